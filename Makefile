@@ -1,0 +1,88 @@
+# clr-dkms. `make` alone tells what there is.
+
+PREFIX ?= /usr
+BINDIR ?= $(PREFIX)/bin
+LIBEXECDIR ?= $(PREFIX)/libexec
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+DATADIR ?= $(PREFIX)/share
+LICENSEDIR ?= $(DATADIR)/licenses/clr-dkms
+BINDIR_FROM ?= target/release
+CARGO ?= cargo
+
+# The installer takes its settings from the environment, so no blank or quote in DESTDIR can break a command line here.
+export DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR BINDIR_FROM
+# rustup's folder is often on the PATH of login shells only. Last, so that it changes no choice that was made.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# install, demo and tests look for the programs here, whatever the caller's environment says.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline clr-dkms-motd clr-dkms-variant
+BUILT := $(PROGRAMS:%=target/release/%)
+SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*/*.rs cmdline.d/* motd.d/* packaging/*.conf)
+
+.PHONY: help build fetch demo test check lint unit shell audit install uninstall clean
+
+help: ## this text
+	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo 'First time:    make build && sudo make install'
+	@echo 'For a package: make build && make install DESTDIR=pkg'
+	@echo 'To be set:     DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR, and BINDIR_FROM (programs built elsewhere)'
+
+build: ## the six programs, in target/release
+	$(CARGO) build --release --locked
+	touch $(BUILT)
+
+# Without the touch, a program that a change did not concern would look out of date to make for ever.
+$(BUILT) &: $(SOURCES)
+	$(MAKE) --no-print-directory build
+
+demo: ## a real update in a scratch root: real dkms, real headers, real modules (installs what is missing, as root)
+	tests/support/ensure-packages.sh build dkms test
+	tests/support/demo.sh
+
+test: ## everything, in under 15 minutes; what CI runs (installs what is missing, as root)
+	tests/support/ensure-packages.sh build dkms test
+	$(MAKE) --no-print-directory lint
+	$(CARGO) test --locked
+	$(MAKE) --no-print-directory shell
+	python3 tests/support/test-stand-in.py
+	tests/support/test-scratch-root.sh
+	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
+
+check: lint unit shell ## the quick part of test: needs no root, no dkms and no kernel headers
+
+# First, and alone: what comes later can do without a network.
+fetch:
+	$(CARGO) fetch --locked --target "$$(rustc -vV | sed -n 's/^host: //p')"
+
+lint: fetch
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+unit: fetch
+	$(CARGO) test --locked --lib --bins
+
+# Every file that starts as a shell script does; the trees in tests/roots are recorded input, not ours.
+shell:
+	find hooks packaging tests .ci -path tests/roots -prune -o -type f -exec \
+	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
+	tests/support/test-install.sh
+
+audit: ## licences, bans and sources of everything that we depend on
+	$(CARGO) deny --version >/dev/null 2>&1 || env -u CARGO_TARGET_DIR $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
+
+# Builds nothing when the programs are there and current, so that `sudo make install` runs no compiler.
+install: $(if $(filter target/release,$(BINDIR_FROM)),$(BUILT)) ## everything into DESTDIR/PREFIX; refuses to overwrite what is not ours
+	packaging/install.sh install
+
+uninstall: ## what install put there, and the records of the programs; says what stays
+	packaging/install.sh uninstall
+
+clean: ## removes target/
+	$(CARGO) clean

@@ -1,0 +1,238 @@
+//! The programs and verbs: which steps, in which order. What they share stands here.
+
+pub mod cmdline;
+pub mod motd;
+pub mod post_update;
+pub mod pre_update;
+pub mod rebuild;
+pub mod status;
+pub mod variant;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, Parser, ValueEnum};
+
+use crate::config::{self, ConfigError};
+use crate::sys::lock::LockError;
+use crate::sys::log::{self, Talk};
+use crate::sys::{Clock, FileError, Root, RootKind, Tools};
+use crate::world::World;
+
+/// Exit codes; the same on every program.
+pub mod exit {
+    /// Done, or nothing to do; healthy.
+    pub const OK: u8 = 0;
+    /// Not all done; attention, but safe.
+    pub const ATTENTION: u8 = 1;
+    /// It cannot be told.
+    pub const UNKNOWN: u8 = 3;
+    /// Wrong usage.
+    pub const USAGE: u8 = 64;
+    /// A fault of ours.
+    pub const FAULT: u8 = 70;
+    /// Another run is at work.
+    pub const BUSY: u8 = 75;
+    /// No permission.
+    pub const DENIED: u8 = 77;
+    /// Bad configuration.
+    pub const CONFIG: u8 = 78;
+}
+
+/// The lock that every program which changes something holds.
+pub const LOCK: &str = "/run/clr-dkms.lock";
+
+/// Whether a process of that name is a run of ours, as opposed to a child that a killed run left behind.
+pub fn is_ours(program: &str) -> bool {
+    program.starts_with("clr-dkms")
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// In any case.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// The options of every program.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Work on the system installed in DIR, which is not running; `--root /` from inside a chroot
+    #[arg(
+        long,
+        short = 'p',
+        visible_alias = "path",
+        value_name = "DIR",
+        global = true,
+        help_heading = "Where"
+    )]
+    pub root: Option<PathBuf>,
+    /// Look at the copy of a live system in DIR: its own proc, sys and run count
+    #[arg(long, value_name = "DIR", conflicts_with = "root", global = true, help_heading = "Where")]
+    pub live_root: Option<PathBuf>,
+    /// Say only what went wrong
+    #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "Talk")]
+    pub quiet: bool,
+    /// Say more; twice: everything
+    #[arg(long, short, action = ArgAction::Count, global = true, help_heading = "Talk")]
+    pub verbose: u8,
+    /// Colour the answer
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        global = true,
+        help_heading = "Talk"
+    )]
+    pub color: Color,
+}
+
+impl Common {
+    fn talk(&self) -> Talk {
+        match (self.quiet, self.verbose) {
+            (true, _) => Talk::Quiet,
+            (false, 0) => Talk::Normal,
+            (false, 1) => Talk::Verbose,
+            (false, _) => Talk::Debug,
+        }
+    }
+
+    /// Starts the log, opens the root and reads the configuration.
+    ///
+    /// # Errors
+    /// When the root cannot be opened. Faults of the configuration are given back: what is right in it counts.
+    pub fn world(&self, program: &'static str) -> anyhow::Result<(World, Vec<ConfigError>)> {
+        let (kind, path) = match (&self.root, &self.live_root) {
+            (Some(path), _) => (RootKind::Image, path.clone()),
+            (None, Some(path)) => (RootKind::LiveCopy, path.clone()),
+            (None, None) => (RootKind::Live, PathBuf::from("/")),
+        };
+        log::start(program, self.talk(), kind == RootKind::Live);
+        let root = Root::open(kind, &path).map_err(BadRoot)?;
+        let (settings, errors) = config::load(&root);
+        let mut tools = Tools::from_environment();
+        for (name, path) in &settings.tools {
+            tools.name(name, path);
+        }
+        Ok((World { root, tools, clock: Clock::from_environment(), settings }, errors))
+    }
+
+    /// As [`Common::world`], for programs that go no further with a faulty configuration.
+    ///
+    /// # Errors
+    /// Also for a faulty configuration: every fault is logged, and the first one is the error.
+    pub fn strict_world(&self, program: &'static str) -> anyhow::Result<World> {
+        let (world, errors) = self.world(program)?;
+        let mut errors = errors.into_iter();
+        let Some(first) = errors.next() else {
+            return Ok(world);
+        };
+        errors.for_each(|e| tracing::error!("{e}"));
+        Err(first.into())
+    }
+}
+
+/// `--root` names no root.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; give --root or --live-root a folder that holds a system")]
+pub struct BadRoot(#[source] pub FileError);
+
+/// A program needs to be root.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} changes the system: run it as root (sudo {0}), or give it a --root of your own")]
+pub struct NeedsRoot(pub &'static str);
+
+/// Whoever changes the live system must be root.
+///
+/// # Errors
+/// [`NeedsRoot`].
+pub fn need_root(world: &World, program: &'static str) -> Result<(), NeedsRoot> {
+    if world.root.is_live() && !rustix::process::geteuid().is_root() {
+        return Err(NeedsRoot(program));
+    }
+    Ok(())
+}
+
+/// Parses the arguments, runs the program and gives its exit code. An error is printed once.
+pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Result<u8>) -> ExitCode {
+    let arguments = match A::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let code = if e.use_stderr() { exit::USAGE } else { exit::OK };
+            // Nothing can be done when even the help cannot be printed.
+            e.print().ok();
+            return code.into();
+        }
+    };
+    match run(arguments) {
+        Ok(code) => code.into(),
+        Err(e) if is_broken_pipe(&e) => exit::OK.into(),
+        Err(e) => {
+            // Not by the log: it may go to the journal, and who called us waits here.
+            anstream::eprintln!("{program}: error: {e:#}");
+            code_of(&e).into()
+        }
+    }
+}
+
+/// Who reads our answer has gone away: `clr-dkms status | head -1`.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if cause.is::<BadRoot>() {
+            return exit::USAGE;
+        }
+        if cause.is::<ConfigError>() {
+            return exit::CONFIG;
+        }
+        if cause.is::<NeedsRoot>() {
+            return exit::DENIED;
+        }
+        match cause.downcast_ref::<LockError>() {
+            Some(LockError::Busy { .. }) => return exit::BUSY,
+            Some(LockError::File(e)) => return code_of_file(e),
+            None => {}
+        }
+        if let Some(e) = cause.downcast_ref::<FileError>() {
+            return code_of_file(e);
+        }
+    }
+    exit::FAULT
+}
+
+fn code_of_file(error: &FileError) -> u8 {
+    if error.is_denied() { exit::DENIED } else { exit::ATTENTION }
+}
+
+/// Prints an answer to stdout.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn answer(text: &str, color: Color) -> anyhow::Result<()> {
+    use std::io::Write;
+    let choice = match color {
+        Color::Auto => anstream::AutoStream::choice(&std::io::stdout()),
+        Color::Always => anstream::ColorChoice::Always,
+        Color::Never => anstream::ColorChoice::Never,
+    };
+    let mut out = anstream::AutoStream::new(std::io::stdout(), choice);
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// A value as JSON with a final newline.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn json<T: serde::Serialize>(value: &T) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}

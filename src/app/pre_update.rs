@@ -1,0 +1,171 @@
+//! `clr-dkms-pre-update`: a snapshot before the update, and a warning about what would make it fail. Quick: it runs no
+//! other program.
+
+use clap::Parser;
+
+use super::{Common, exit};
+use crate::dkms::proof::INSTALLED;
+use crate::dkms::tree::TREE;
+use crate::dkms::{Source, Tree, conf};
+use crate::kernel::inventory::{MODULES, module_folder};
+use crate::kernel::{Headers, Inventory, Running};
+use crate::state::{self, SCHEMA, SNAPSHOT, Snapshot};
+use crate::world::World;
+
+/// What one build may need at its peak besides its result, in bytes; measured on small modules: 3 to 30 MB.
+const BUILD_SPACE: u64 = 64 << 20;
+/// How many times its result a large module's build folder takes.
+const BUILD_FACTOR: u64 = 16;
+
+/// Take a snapshot of kernels and modules before an update, and warn about what would make it fail.
+///
+/// The exit code is always 0 but for wrong usage: an update is never held up.
+#[derive(Debug, Parser)]
+#[command(
+    name = "clr-dkms-pre-update",
+    version,
+    after_help = "Examples:\n  clr-dkms-pre-update\n  \
+    clr-dkms-pre-update --dry-run"
+)]
+pub struct Arguments {
+    /// Warn only; write no snapshot
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs it; whatever goes wrong is logged.
+///
+/// # Errors
+/// Never.
+pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    match arguments.common.world("clr-dkms-pre-update") {
+        Ok((world, config_errors)) => {
+            config_errors.iter().for_each(|e| tracing::error!("{e}"));
+            look(&world, arguments.dry_run);
+        }
+        Err(e) => tracing::error!("{e:#}"),
+    }
+    Ok(exit::OK)
+}
+
+fn look(world: &World, dry_run: bool) {
+    let inventory = Inventory::observe(&world.root);
+    let tree = Tree::observe(&world.root);
+    for reason in inventory.unreadable.iter().chain(&tree.unreadable) {
+        tracing::warn!("{reason}; it cannot be told what this update means for DKMS modules");
+    }
+    for warning in warnings(world, &inventory, &tree) {
+        tracing::warn!("{warning}");
+    }
+    if dry_run || inventory.unreadable.is_some() {
+        return;
+    }
+    let snapshot = Snapshot {
+        schema: SCHEMA,
+        taken: world.clock.now(),
+        running: match &inventory.running {
+            Running::Known { release } => Some(release.clone()),
+            _ => None,
+        },
+        kernels: inventory
+            .kernels
+            .iter()
+            .map(|k| k.name.release())
+            .map(|release| (release.clone(), installed_on(&tree, &release)))
+            .collect(),
+    };
+    // The same state is no reason to write, though some time has passed.
+    let old = state::load::<Snapshot>(&world.root, SNAPSHOT).good();
+    if old.is_some_and(|old| old.kernels == snapshot.kernels && old.running == snapshot.running) {
+        return;
+    }
+    if let Err(e) = state::save(&world.root, SNAPSHOT, &snapshot) {
+        tracing::warn!("no snapshot was taken: {e}");
+    }
+}
+
+fn installed_on(tree: &Tree, release: &str) -> Vec<String> {
+    let on = tree.installed.iter().filter(|((_, on), _)| on == release);
+    on.map(|((name, _), version)| format!("{name}/{version}")).collect()
+}
+
+fn warnings(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if tree.modules.is_empty() {
+        return warnings;
+    }
+    for kernel in inventory.tips().iter().filter(|k| k.headers == Headers::Absent) {
+        let variant = crate::kernel::Variant::of(&kernel.name.variant);
+        let cure = match variant.dkms_bundle() {
+            Some(bundle) => format!("install them with `swupd bundle-add {bundle}`"),
+            None => "no bundle brings them for this variant".to_owned(),
+        };
+        warnings.push(format!(
+            "kernel {} has no headers, so no DKMS module can be built for it or its successor; {cure}",
+            kernel.name
+        ));
+    }
+    if let Some(running) = inventory.running_kernel().or_else(|| inventory.boot_default()) {
+        let release = running.name.release();
+        for registered in tree.newest() {
+            let name = &registered.module.name;
+            if tree.installed_version(name, &release).is_none() {
+                continue;
+            }
+            match &registered.source {
+                Source::Broken { reason } => warnings.push(format!(
+                    "{} is in use on {release} and cannot be built for another kernel: {reason}",
+                    registered.module
+                )),
+                Source::Folder { path, .. } => {
+                    // Without time to ask bash, the text can only advise.
+                    let text = world.root.read(path.join("dkms.conf")).unwrap_or_default();
+                    if conf::seems_autoinstall(&String::from_utf8_lossy(&text)) != Some(true) {
+                        warnings.push(format!(
+                            "{} is in use on {release}, but its dkms.conf does not say AUTOINSTALL=yes: it will not be \
+                             built for a new kernel",
+                            registered.module
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    warnings.extend(too_little_space(world, inventory, tree));
+    warnings
+}
+
+/// Compares the free space with an estimate of what building every installed module for one more kernel takes.
+fn too_little_space(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
+    let root = &world.root;
+    let (mut sum, mut largest) = (0, 0);
+    for kernel in inventory.tips() {
+        let folder = format!("{}/{INSTALLED}", module_folder(&kernel.name.release()));
+        let files = root.list_optional(&folder).unwrap_or_default();
+        let sizes =
+            files.iter().filter_map(|f| root.lookup(format!("{folder}/{}", f.name.to_string_lossy())).stat());
+        let of_kernel: Vec<u64> = sizes.map(|s| s.size).collect();
+        sum = of_kernel.iter().sum::<u64>().max(sum);
+        largest = of_kernel.iter().copied().max().unwrap_or(0).max(largest);
+    }
+    if tree.modules.iter().all(|m| m.builds.is_empty()) {
+        return Vec::new();
+    }
+    let build = BUILD_SPACE.max(largest.saturating_mul(BUILD_FACTOR));
+    [(MODULES, sum), (TREE, sum + build)]
+        .into_iter()
+        .filter_map(|(folder, need)| {
+            let free = root.free_space(folder).ok()?;
+            (free < need).then(|| {
+                format!(
+                    "{} has {} MiB free, and building the modules for a new kernel takes about {} MiB; free some space",
+                    root.spell(folder).display(),
+                    free >> 20,
+                    need.div_ceil(1 << 20),
+                )
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,174 @@
+//! `clr-dkms-variant`: which kind of kernel is this, and does the distribution support DKMS for it?
+
+use clap::Parser;
+use serde::Serialize;
+
+use super::{Common, answer, exit, json};
+use crate::kernel::{Inventory, KernelName, Running, Support, Variant};
+use crate::render::shown;
+
+/// Tell the variant of a kernel, and whether DKMS is supported for it.
+///
+/// Without KERNEL it is the running one. Exit code 0: DKMS is supported for the variant; 1: it is not; 3: it cannot be
+/// told, as the kernel is none of this system. With --all the highest code of all kernels.
+#[derive(Debug, Parser)]
+#[command(
+    name = "clr-dkms-variant",
+    version,
+    after_help = "Examples:\n  \
+    clr-dkms-variant                             native\n  \
+    clr-dkms-variant --long 6.12.38-1550.ltscurrent\n  \
+    clr-dkms-variant -q native && echo supported\n  \
+    clr-dkms-variant --all --json --root /mnt"
+)]
+pub struct Arguments {
+    /// A kernel release, a kernel id or a variant
+    #[arg(value_name = "KERNEL", conflicts_with = "all")]
+    kernel: Option<String>,
+    /// Every installed kernel
+    #[arg(long)]
+    all: bool,
+    /// A table with family and bundles
+    #[arg(long, conflicts_with = "json")]
+    long: bool,
+    /// All of it, as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    #[serde(flatten)]
+    variant: Variant,
+    release: Option<String>,
+    id: Option<String>,
+    installed: bool,
+    running: bool,
+    tip: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    schema: u32,
+    kernels: Vec<Row>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the root or the configuration cannot be used, or stdout cannot be written.
+pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    let world = arguments.common.strict_world("clr-dkms-variant")?;
+    let inventory = Inventory::observe(&world.root);
+    let rows = match rows(&inventory, &arguments) {
+        Ok(rows) => rows,
+        Err(reason) => {
+            tracing::error!("{reason}");
+            return Ok(exit::UNKNOWN);
+        }
+    };
+    let supported = rows.iter().all(|r| r.variant.is_supported());
+    let text = if arguments.json {
+        json(&Document { schema: 1, kernels: rows })?
+    } else if arguments.long {
+        table(&rows)
+    } else if arguments.common.quiet {
+        String::new()
+    } else {
+        rows.iter().map(|r| shown(&r.variant.name) + "\n").collect()
+    };
+    answer(&text, arguments.common.color)?;
+    Ok(if supported { exit::OK } else { exit::ATTENTION })
+}
+
+fn rows(inventory: &Inventory, arguments: &Arguments) -> Result<Vec<Row>, String> {
+    if arguments.all {
+        if let Some(reason) = &inventory.unreadable {
+            return Err(reason.clone());
+        }
+        if inventory.kernels.is_empty() {
+            return Err("no kernel of this system is installed".to_owned());
+        }
+        return Ok(inventory.kernels.iter().map(|k| installed_row(inventory, &k.name)).collect());
+    }
+    let asked = match (&arguments.kernel, &inventory.running) {
+        (Some(kernel), _) => kernel.as_str(),
+        (None, Running::Known { release }) => release,
+        (None, Running::None) => return Err("in an image no kernel runs: name one, or use --all".to_owned()),
+        (None, Running::Unknown { reason }) => {
+            return Err(format!("the running kernel is not known: {reason}"));
+        }
+    };
+    if let Some(kernel) = inventory.find(asked) {
+        return Ok(vec![installed_row(inventory, &kernel.name)]);
+    }
+    // A kernel that is not installed can still be told by its name, when that is of a kind that we know.
+    let by_variant = Variant::of(asked);
+    if by_variant.is_known() {
+        return Ok(vec![Row {
+            variant: by_variant,
+            release: None,
+            id: None,
+            installed: false,
+            running: false,
+            tip: false,
+        }]);
+    }
+    match KernelName::parse(asked, &inventory.namespace) {
+        Ok(name) if Variant::of(&name.variant).is_known() => Ok(vec![installed_row(inventory, &name)]),
+        _ => Err(format!("{} is no kernel of this system", shown(asked))),
+    }
+}
+
+fn installed_row(inventory: &Inventory, name: &KernelName) -> Row {
+    let kernel = inventory.kernels.iter().find(|k| k.name == *name);
+    Row {
+        variant: Variant::of(&name.variant),
+        release: Some(name.release()),
+        id: Some(name.id()),
+        installed: kernel.is_some(),
+        running: kernel.is_some_and(|k| k.running)
+            || inventory.running == Running::Known { release: name.release() },
+        tip: kernel.is_some_and(|k| k.tip),
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut lines =
+        vec![["VARIANT", "FAMILY", "DKMS", "DKMS BUNDLE", "HEADERS BUNDLE", "KERNEL"].map(str::to_owned)];
+    for row in rows {
+        let (dkms, bundle, headers) = match &row.variant.support {
+            Support::Supported { dkms_bundle, headers_bundle } => {
+                ("supported", *dkms_bundle, *headers_bundle)
+            }
+            Support::Deprecated { move_to } => ("deprecated", "-", *move_to),
+            Support::Unsupported => ("unsupported", "-", "-"),
+        };
+        let kernel = row.release.clone().unwrap_or_else(|| "-".to_owned());
+        lines.push([
+            row.variant.name.clone(),
+            row.variant.family.to_string(),
+            dkms.to_owned(),
+            bundle.to_owned(),
+            if dkms == "deprecated" { format!("move to {headers}") } else { headers.to_owned() },
+            kernel,
+        ]);
+    }
+    columns(&lines)
+}
+
+/// Lines with their cells in columns, two blanks apart.
+pub(super) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    lines
+        .iter()
+        .map(|cells| {
+            let line: Vec<String> =
+                cells.iter().zip(&widths).map(|(cell, width)| format!("{:width$}", shown(cell))).collect();
+            line.join("  ").trim_end().to_owned() + "\n"
+        })
+        .collect()
+}

@@ -1,0 +1,102 @@
+//! The boot manager: what it reads, running it, and reading back what it wrote.
+
+pub mod entries;
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
+use crate::kernel::inventory::IMAGES;
+use crate::sys::{Ended, Kind, Output, Root, Tools};
+
+pub use entries::{ReadBack, read_back};
+
+/// How one run of the boot manager ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// What went wrong, in words and with the next step; none after exit code 0.
+    pub error: Option<String>,
+}
+
+/// The fingerprint of everything that `clr-boot-manager update` makes boot entries of: kernels, their companions and
+/// links, and the fragments. Two equal ones mean that a run would change nothing.
+pub fn inputs(root: &Root) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |text: &[u8]| {
+        hash.update(text.len().to_le_bytes());
+        hash.update(text);
+    };
+    for folder in [IMAGES, VENDOR, LOCAL, REMOVALS, "/etc/kernel"] {
+        // What cannot be listed has no part in the fingerprint, as it has none in the entries.
+        for entry in root.list_optional(folder).unwrap_or_default() {
+            let path = format!("{folder}/{}", entry.name.to_string_lossy());
+            add(path.as_bytes());
+            let small = folder != IMAGES || path.starts_with(&format!("{IMAGES}/cmdline-"));
+            match (entry.kind, root.lookup(&path).stat()) {
+                (Kind::Link, _) => {
+                    add(root.read_link(&path).unwrap_or_default().as_os_str().as_encoded_bytes())
+                }
+                (Kind::File, _) if small => add(&root.read(&path).unwrap_or_default()),
+                // An image of 15 MB is not read to find out that nothing has changed.
+                (Kind::File, Some(stat)) => add(format!("{} {}", stat.size, stat.mtime_ns).as_bytes()),
+                _ => {}
+            }
+        }
+    }
+    add(&root.read(ADMIN).unwrap_or_default());
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Why the boot manager must not be run for this root, if so.
+pub fn obstacle(root: &Root) -> Option<String> {
+    if root.kind() == crate::sys::RootKind::Image && root.is_slash() {
+        // Natively it would look for the boot partition of the machine around us.
+        return Some(
+            "in a chroot only the system around it knows the boot partition; from there run \
+             `clr-boot-manager update --path=DIR`"
+                .to_owned(),
+        );
+    }
+    let path = root.path().display().to_string();
+    (!root.is_slash() && path.contains(['[', '*', '?', '\\'])).then(|| {
+        format!("below a path with [ * ? or \\ clr-boot-manager finds no command line fragment: give {path} another name")
+    })
+}
+
+/// Runs `clr-boot-manager update`. Its exit code proves nothing; [`read_back`] does.
+pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
+    let child = match tools.child("clr-boot-manager", deadline) {
+        Ok(child) => child.arg("update").output(Output::Keep(16 << 10)),
+        Err(e) => {
+            return Update { error: Some(e.to_string()) };
+        }
+    };
+    let child = if root.is_slash() {
+        child
+    } else {
+        let mut path = std::ffi::OsString::from("--path=");
+        path.push(root.path());
+        child.arg(path)
+    };
+    let command = child.spelt();
+    let done = match child.run() {
+        Ok(done) => done,
+        Err(e) => {
+            return Update { error: Some(format!("{command} cannot be started: {e}")) };
+        }
+    };
+    let said = String::from_utf8_lossy(&done.output).into_owned();
+    for line in said.lines() {
+        tracing::debug!("clr-boot-manager: {line}");
+    }
+    let hint = match done.ended {
+        Ended::Exit(0) => return Update { error: None },
+        Ended::Signal(11) | Ended::Exit(139) => {
+            "; an empty file in loader/entries, or an empty loader.conf, crashes it: delete that file and run it again"
+        }
+        _ => "",
+    };
+    let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
+    Update { error: Some(format!("{command}: {}: {}{hint}", done.ended, last.trim())) }
+}

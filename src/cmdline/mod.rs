@@ -1,0 +1,14 @@
+//! The kernel command line: the fragments, the line that clr-boot-manager makes of them, how the kernel reads a
+//! parameter of it, and the writer of `module.sig_unenforce`.
+
+pub mod merge;
+pub mod parameter;
+pub mod sources;
+pub mod writer;
+
+pub use merge::effective;
+pub use parameter::Switch;
+pub use sources::{Fragment, Mask, Sources};
+
+/// The parameter that lets a Clear kernel load modules without a trusted signature.
+pub const PARAMETER: &str = "module.sig_unenforce";

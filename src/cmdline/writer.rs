@@ -1,0 +1,337 @@
+//! The writer of `module.sig_unenforce`: the smallest change that switches it on or off, and the way back.
+//!
+//! Only what we wrote ourselves is ever changed or removed. What that is stands in a state file, because an admin's
+//! mask (a link to `/dev/null`, as the distribution's guide teaches) looks exactly like ours.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::PARAMETER;
+use super::merge::{contents, effective};
+use super::parameter::{Switch, read_switch};
+use super::sources::{ADMIN, Fragment, LOCAL, Mask, Sources};
+use crate::sys::{FileError, Root};
+
+/// What we wrote, so that we may take it away again.
+pub const STATE: &str = "/var/lib/clr-dkms/cmdline.json";
+/// Our own fragment, where no bundle ships one. No vendor file has this name.
+pub const OWN_FRAGMENT: &str = "clr-dkms.conf";
+
+/// What is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// The parameter is in the line.
+    Enable,
+    /// It is not.
+    Disable,
+    /// As the vendor and the admin have it: every change of ours is taken back.
+    Default,
+}
+
+/// One change of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "step", content = "path")]
+pub enum Step {
+    /// Write our own fragment.
+    WriteFragment(PathBuf),
+    /// Remove our own fragment.
+    RemoveFragment(PathBuf),
+    /// Mask a vendor's fragment with a link to `/dev/null`.
+    WriteMask(PathBuf),
+    /// Remove our own mask.
+    RemoveMask(PathBuf),
+}
+
+impl Step {
+    fn path(&self) -> &Path {
+        match self {
+            Step::WriteFragment(p) | Step::RemoveFragment(p) | Step::WriteMask(p) | Step::RemoveMask(p) => p,
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path().display();
+        match self {
+            Step::WriteFragment(_) => write!(f, "write {path} with {PARAMETER}"),
+            Step::RemoveFragment(_) => write!(f, "remove {path}, which we wrote"),
+            Step::WriteMask(_) => write!(f, "mask the vendor's fragment with {path} -> /dev/null"),
+            Step::RemoveMask(_) => write!(f, "remove the mask {path}, which we wrote"),
+        }
+    }
+}
+
+/// What stands in the way, and the command that would clear it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Obstacle {
+    /// The file inside the root.
+    pub path: PathBuf,
+    /// What it does.
+    pub what: String,
+    /// What an admin can do.
+    pub clear: String,
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}; to change that: {}", self.path.display(), self.what, self.clear)
+    }
+}
+
+/// What would be done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The changes, in order.
+    pub steps: Vec<Step>,
+    /// Why the wish is not met even so.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// The state file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ours {
+    schema: u32,
+    wrote: Vec<PathBuf>,
+}
+
+impl Ours {
+    /// Reads what we wrote, less what somebody has changed since.
+    ///
+    /// # Errors
+    /// When the state file cannot be read; a file that holds garbage counts as none, and is told.
+    pub fn load(root: &Root) -> Result<Ours, FileError> {
+        let Some(bytes) = root.read_optional(STATE)? else {
+            return Ok(Ours::default());
+        };
+        let mut ours: Ours = serde_json::from_slice(&bytes).unwrap_or_else(|e| {
+            let path = root.spell(STATE);
+            tracing::warn!("{} is damaged ({e}): no fragment or mask counts as ours", path.display());
+            Ours::default()
+        });
+        ours.wrote.retain(|path| {
+            path.parent() == Some(Path::new(LOCAL))
+                && (root.read_link(path).is_ok_and(|text| text == Path::new("/dev/null"))
+                    || root.read(path).is_ok_and(|bytes| bytes == fragment_bytes()))
+        });
+        Ok(ours)
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        self.wrote.iter().any(|p| p == path)
+    }
+
+    fn save(&self, root: &Root) -> Result<(), FileError> {
+        if self.wrote.is_empty() {
+            return root.remove(STATE).map(|_| ());
+        }
+        let mut text = serde_json::to_vec_pretty(&Ours { schema: 1, ..self.clone() }).unwrap_or_default();
+        text.push(b'\n');
+        root.write(STATE, &text, 0o644).map(|_| ())
+    }
+}
+
+/// The contents of our own fragment.
+fn fragment_bytes() -> Vec<u8> {
+    format!("{PARAMETER}\n").into_bytes()
+}
+
+/// What is to be done. `sources` are those of every kernel that matters; they differ in the kernel's own line only.
+pub fn plan(wish: Wish, sources: &[Sources], ours: &Ours) -> Plan {
+    let mut plan = Plan::default();
+    let Some(first) = sources.first() else { return plan };
+    let own = Path::new(LOCAL).join(OWN_FRAGMENT);
+    let our_fragment = || first.local.iter().any(|f| f.path == own && f.mask.is_none()) && ours.has(&own);
+    match wish {
+        Wish::Enable if all(sources, Switch::On) => {}
+        Wish::Enable => enable(&mut plan, first, sources, ours, &own),
+        Wish::Disable => {
+            if our_fragment() {
+                plan.steps.push(Step::RemoveFragment(own));
+            }
+            disable(&mut plan, first, sources);
+        }
+        Wish::Default => {
+            if our_fragment() {
+                plan.steps.push(Step::RemoveFragment(own.clone()));
+            }
+            let masks = ours.wrote.iter().filter(|p| **p != own);
+            plan.steps.extend(masks.map(|p| Step::RemoveMask(p.clone())));
+        }
+    }
+    plan
+}
+
+fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, own: &Path) {
+    let setting: Vec<&Fragment> = first.vendor.iter().filter(|f| sets(f)).collect();
+    let mask_of = |f: &Fragment| Path::new(LOCAL).join(&f.name);
+    for fragment in setting.iter().filter(|f| f.mask.is_some()) {
+        let mask = mask_of(fragment);
+        if ours.has(&mask) {
+            plan.steps.push(Step::RemoveMask(mask));
+        }
+    }
+    if setting.is_empty() && !first.local.iter().any(sets) {
+        match first.local.iter().find(|f| f.path == own) {
+            // Ours and masked cannot be; what is there is an admin's.
+            Some(_) => plan.obstacles.push(Obstacle {
+                path: own.to_owned(),
+                what: "is in the place of our fragment and is not ours".to_owned(),
+                clear: format!("rm {}", own.display()),
+            }),
+            None => plan.steps.push(Step::WriteFragment(own.to_owned())),
+        }
+    }
+    let after: Vec<Sources> = sources.iter().map(|s| with(s, &plan.steps)).collect();
+    if all(&after, Switch::On) {
+        return;
+    }
+    for fragment in setting.iter().filter(|f| f.mask.is_some() && !ours.has(&mask_of(f))) {
+        let mask = mask_of(fragment);
+        plan.obstacles.push(Obstacle {
+            what: format!("masks the vendor's fragment {}", fragment.path.display()),
+            clear: format!("rm {}", mask.display()),
+            path: mask,
+        });
+    }
+    for removal in &first.removals {
+        let without = |s: &Sources| {
+            let mut s = s.copy();
+            s.removals.retain(|r| r.path != removal.path);
+            s
+        };
+        if all(&after.iter().map(without).collect::<Vec<_>>(), Switch::On) {
+            plan.obstacles.push(Obstacle {
+                path: removal.path.clone(),
+                what: format!("takes {PARAMETER} out of the line again"),
+                clear: format!("edit or remove {}", removal.path.display()),
+            });
+        }
+    }
+    if plan.obstacles.is_empty() {
+        plan.obstacles.push(Obstacle {
+            path: PathBuf::from(LOCAL),
+            what: format!("and the other sources do not give a line with {PARAMETER}"),
+            clear: "look at the sources with `clr-dkms-cmdline show --long`".to_owned(),
+        });
+    }
+}
+
+fn disable(plan: &mut Plan, first: &Sources, sources: &[Sources]) {
+    for fragment in first.vendor.iter().filter(|f| f.mask.is_none() && sets(f)) {
+        if holds_only_the_parameter(fragment) {
+            plan.steps.push(Step::WriteMask(Path::new(LOCAL).join(&fragment.name)));
+        } else {
+            plan.obstacles.push(Obstacle {
+                path: fragment.path.clone(),
+                what: format!("sets {PARAMETER} beside other words, which a mask would take away too"),
+                clear: format!("put a changed copy at {LOCAL}/{}", fragment.name.to_string_lossy()),
+            });
+        }
+    }
+    let after: Vec<Sources> = sources.iter().map(|s| with(s, &plan.steps)).collect();
+    if !plan.obstacles.is_empty() || all(&after, Switch::Off) {
+        return;
+    }
+    let theirs = |path: PathBuf| Obstacle {
+        what: format!("sets {PARAMETER}, and is not ours"),
+        clear: format!("take {PARAMETER} out of {}", path.display()),
+        path,
+    };
+    if let Some(after) = after.first() {
+        let local = after.local.iter().filter(|f| f.mask.is_none() && sets(f));
+        plan.obstacles.extend(local.map(|f| theirs(f.path.clone())));
+        if after.admin.as_ref().is_some_and(|bytes| switch_of(bytes) != Switch::Off) {
+            plan.obstacles.push(theirs(PathBuf::from(ADMIN)));
+        }
+    }
+    if sources.iter().any(|s| switch_of(&s.kernel) != Switch::Off) {
+        plan.obstacles.push(Obstacle {
+            path: PathBuf::from("/usr/lib/kernel/cmdline-*"),
+            what: format!("of a kernel sets {PARAMETER} itself"),
+            clear: format!("put {PARAMETER} into a file /etc/kernel/cmdline-removal.d/NAME.conf"),
+        });
+    }
+}
+
+/// The sources after some steps.
+fn with(sources: &Sources, steps: &[Step]) -> Sources {
+    let mut after = sources.copy();
+    for step in steps {
+        let name = step.path().file_name().unwrap_or_default().to_owned();
+        match step {
+            Step::WriteFragment(path) => {
+                let new = Fragment { name, path: path.clone(), bytes: fragment_bytes(), mask: None };
+                after.local.push(new);
+                after.local.sort_by(|a, b| a.name.as_encoded_bytes().cmp(b.name.as_encoded_bytes()));
+            }
+            Step::RemoveFragment(_) => after.local.retain(|f| f.name != name),
+            Step::WriteMask(_) => {
+                after
+                    .vendor
+                    .iter_mut()
+                    .filter(|f| f.name == name)
+                    .for_each(|f| f.mask = Some(Mask::SameName));
+            }
+            Step::RemoveMask(_) => {
+                after.local.retain(|f| f.name != name);
+                after.vendor.iter_mut().filter(|f| f.name == name).for_each(|f| f.mask = None);
+            }
+        }
+    }
+    after
+}
+
+fn all(sources: &[Sources], wanted: Switch) -> bool {
+    sources.iter().all(|s| {
+        // What this system itself makes of its files: the glob trap concerns only who is given a path.
+        let seen = Sources { glob_blind: false, ..s.copy() };
+        read_switch(&effective(&seen), PARAMETER) == wanted
+    })
+}
+
+fn switch_of(bytes: &[u8]) -> Switch {
+    read_switch(&contents(bytes), PARAMETER)
+}
+
+fn sets(fragment: &Fragment) -> bool {
+    switch_of(&fragment.bytes) == Switch::On
+}
+
+fn holds_only_the_parameter(fragment: &Fragment) -> bool {
+    let line = contents(&fragment.bytes);
+    line.split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty())
+        .all(|word| read_switch(word, PARAMETER) == Switch::On)
+}
+
+/// Does what the plan says. What is about to be ours is written down first, so that a crash in between leaves
+/// nothing that we would not know again.
+///
+/// # Errors
+/// At the first file that cannot be changed.
+pub fn apply(root: &Root, plan: &Plan, ours: &Ours) -> Result<(), FileError> {
+    let mut ours = ours.clone();
+    for step in &plan.steps {
+        let path = step.path();
+        match step {
+            Step::WriteFragment(_) | Step::WriteMask(_) => {
+                if !ours.has(path) {
+                    ours.wrote.push(path.to_owned());
+                    ours.save(root)?;
+                }
+                match step {
+                    Step::WriteMask(_) => root.link(path, Path::new("/dev/null"))?,
+                    _ => root.write(path, &fragment_bytes(), 0o644)?,
+                };
+            }
+            Step::RemoveFragment(_) | Step::RemoveMask(_) => {
+                root.remove(path)?;
+                ours.wrote.retain(|p| p != path);
+                ours.save(root)?;
+            }
+        }
+    }
+    Ok(())
+}

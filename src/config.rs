@@ -1,0 +1,291 @@
+//! The configuration: `clr-dkms.conf` and its drop-ins, the last one wins.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ini::{Ini, ParseOption};
+
+use crate::sys::{FileError, Root};
+
+/// The folders that hold `clr-dkms.conf` and `clr-dkms.conf.d`, the strongest last.
+pub const FOLDERS: [&str; 3] = ["/usr/share/defaults/clr-dkms", "/run/clr-dkms", "/etc/clr-dkms"];
+
+/// The programs that `[tools]` may name.
+pub const TOOLS: [&str; 5] = ["bash", "clr-boot-manager", "depmod", "dkms", "motd-update.sh"];
+
+/// When `module.sig_unenforce` is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SigUnenforce {
+    /// While any module that is to be loaded needs it.
+    Auto,
+    /// Always.
+    On,
+    /// Never: it is left as it is.
+    Off,
+}
+
+/// What the configuration says, with the defaults where it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `[build] timeout`: how long one dkms call may take.
+    pub build_timeout: Duration,
+    /// `[run] lock-wait`: how long to wait for another run.
+    pub lock_wait: Duration,
+    /// `[cmdline] sig-unenforce`.
+    pub sig_unenforce: SigUnenforce,
+    /// `[boot] update`: run `clr-boot-manager update`.
+    pub boot_update: bool,
+    /// `[boot] timeout`: how long it may take.
+    pub boot_timeout: Duration,
+    /// `[motd] show`: write the MOTD fragment.
+    pub motd_show: bool,
+    /// `[tools]`: paths of programs by name.
+    pub tools: BTreeMap<String, PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            build_timeout: Duration::from_secs(3600),
+            lock_wait: Duration::from_secs(600),
+            sig_unenforce: SigUnenforce::Auto,
+            boot_update: true,
+            boot_timeout: Duration::from_secs(300),
+            motd_show: true,
+            tools: BTreeMap::new(),
+        }
+    }
+}
+
+/// One thing that is wrong with a configuration file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It is no INI file.
+    #[error("{file}:{line}: {what}", file = file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A section, key or value that we do not know.
+    #[error("{file}: [{section}] {key}: {what}", file = file.display())]
+    Entry {
+        /// The file.
+        file: PathBuf,
+        /// The section.
+        section: String,
+        /// The key.
+        key: String,
+        /// What is wrong, and what is accepted.
+        what: String,
+    },
+}
+
+/// Reads all files of a root. What is wrong is told, and the rest still counts.
+pub fn load(root: &Root) -> (Settings, Vec<ConfigError>) {
+    let (mut settings, mut errors) = (Settings::default(), Vec::new());
+    for folder in FOLDERS {
+        let folder = Path::new(folder);
+        let mut files = vec![folder.join("clr-dkms.conf")];
+        let drop_ins = folder.join("clr-dkms.conf.d");
+        match root.list_optional(&drop_ins) {
+            Ok(entries) => files.extend(
+                entries
+                    .iter()
+                    .filter(|e| e.text().is_some_and(|n| n.ends_with(".conf") && !n.starts_with('.')))
+                    .map(|e| drop_ins.join(&e.name)),
+            ),
+            Err(e) => errors.push(e.into()),
+        }
+        for file in files {
+            match root.read_optional(&file) {
+                Ok(Some(bytes)) => {
+                    read(&root.spell(&file), &bytes, root.is_slash(), &mut settings, &mut errors)
+                }
+                Ok(None) => {}
+                Err(e) => errors.push(e.into()),
+            }
+        }
+    }
+    (settings, errors)
+}
+
+/// Reads one file into the settings. `may_name_tools` is false for a root that is not `/`: a root never changes which
+/// program runs.
+pub fn read(
+    file: &Path,
+    bytes: &[u8],
+    may_name_tools: bool,
+    settings: &mut Settings,
+    errors: &mut Vec<ConfigError>,
+) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Some((line, what)) = misfit(&text) {
+        errors.push(ConfigError::Syntax { file: file.to_owned(), line, what });
+        return;
+    }
+    let options = ParseOption { enabled_quote: false, enabled_escape: false, ..ParseOption::default() };
+    let parsed = match Ini::load_from_str_opt(&text, options) {
+        Ok(parsed) => parsed,
+        Err(e) => {
+            errors.push(ConfigError::Syntax { file: file.to_owned(), line: e.line, what: e.msg.to_string() });
+            return;
+        }
+    };
+    for (section, properties) in &parsed {
+        // In order, so that of a key that stands twice the last one wins.
+        for (key, value) in properties.iter() {
+            let section = section.unwrap_or_default();
+            if let Err(what) = set(settings, section, key, value.trim(), may_name_tools) {
+                let (section, key) = (section.to_owned(), key.to_owned());
+                errors.push(ConfigError::Entry { file: file.to_owned(), section, key, what });
+            }
+        }
+    }
+}
+
+/// The first line that is neither empty, a comment, a section nor `key = value`: the parser would glue it to the next
+/// key.
+fn misfit(text: &str) -> Option<(usize, String)> {
+    text.lines().enumerate().find_map(|(at, line)| {
+        let line = line.trim();
+        let fits = line.is_empty()
+            || line.starts_with(['#', ';'])
+            || (line.starts_with('[') && line.ends_with(']'))
+            || line.contains('=');
+        (!fits).then(|| (at + 1, format!("{line:?} is neither [section] nor key = value")))
+    })
+}
+
+fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: bool) -> Result<(), String> {
+    match (section, key) {
+        ("build", "timeout") => s.build_timeout = duration(value)?,
+        ("run", "lock-wait") => s.lock_wait = duration(value)?,
+        ("cmdline", "sig-unenforce") => {
+            s.sig_unenforce = match value {
+                "auto" => SigUnenforce::Auto,
+                "on" => SigUnenforce::On,
+                "off" => SigUnenforce::Off,
+                _ => return Err(format!("{value:?} is not one of auto, on, off")),
+            };
+        }
+        ("boot", "update") => s.boot_update = yes_or_no(value)?,
+        ("boot", "timeout") => s.boot_timeout = duration(value)?,
+        ("motd", "show") => s.motd_show = yes_or_no(value)?,
+        ("tools", name) if TOOLS.contains(&name) => {
+            let path = Path::new(value);
+            if !path.is_absolute() {
+                return Err(format!("{value:?} is no absolute path"));
+            }
+            if may_name_tools {
+                s.tools.insert(name.to_owned(), path.to_owned());
+            } else {
+                tracing::debug!("[tools] {name} of an image is ignored");
+            }
+        }
+        ("build", _) => return Err("unknown key; known: timeout".to_owned()),
+        ("run", _) => return Err("unknown key; known: lock-wait".to_owned()),
+        ("cmdline", _) => return Err("unknown key; known: sig-unenforce".to_owned()),
+        ("boot", _) => return Err("unknown key; known: update, timeout".to_owned()),
+        ("motd", _) => return Err("unknown key; known: show".to_owned()),
+        ("tools", _) => return Err(format!("unknown program; known: {}", TOOLS.join(", "))),
+        _ => return Err("unknown section; known: build, run, cmdline, boot, motd, tools".to_owned()),
+    }
+    Ok(())
+}
+
+fn yes_or_no(value: &str) -> Result<bool, String> {
+    match value {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(format!("{value:?} is not one of yes, no")),
+    }
+}
+
+fn duration(value: &str) -> Result<Duration, String> {
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let unit = match value[digits.len()..].trim() {
+        "" | "s" => Some(1),
+        "min" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let seconds = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
+    // A week is longer than anything sensible, and keeps the sums with times far from overflow.
+    seconds.filter(|s| *s <= 7 * 24 * 3600).map(Duration::from_secs).ok_or_else(|| {
+        format!("{value:?} is no time; accepted: a number with s, min or h, at most a week (90, 90 s, 2 h)")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parsed(text: &str) -> (Settings, Vec<String>) {
+        let (mut settings, mut errors) = (Settings::default(), Vec::new());
+        read(Path::new("/etc/clr-dkms/clr-dkms.conf"), text.as_bytes(), true, &mut settings, &mut errors);
+        (settings, errors.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn the_shipped_file_says_the_defaults_and_documents_every_key() {
+        let shipped = include_str!("../packaging/clr-dkms.conf");
+        assert_eq!(parsed(shipped), (Settings::default(), Vec::new()));
+        // Every example in a comment is accepted too.
+        let active: String = shipped
+            .lines()
+            .map(|l| match l.strip_prefix('#') {
+                Some(rest) if !rest.starts_with(' ') && rest.contains(" = ") => format!("{rest}\n"),
+                _ => format!("{l}\n"),
+            })
+            .collect();
+        let (settings, errors) = parsed(&active);
+        assert_eq!(errors, Vec::<String>::new());
+        assert_eq!(settings.tools.keys().map(String::as_str).collect::<Vec<_>>(), TOOLS);
+        let without_tools = Settings { tools: BTreeMap::new(), ..settings };
+        assert_eq!(without_tools, Settings::default());
+        for key in ["timeout", "lock-wait", "sig-unenforce", "update", "show"] {
+            assert!(shipped.contains(&format!("#{key} = ")), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_last_one_wins() {
+        let (settings, errors) = parsed("[build]\ntimeout = 2 h\ntimeout = 90\n[motd]\nshow=no\n");
+        assert_eq!((settings.build_timeout.as_secs(), settings.motd_show, errors.len()), (90, false, 0));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let table = [
+            ("[build]\ntimout = 3\n", "[build] timout: unknown key; known: timeout"),
+            ("[build]\ntimeout = 3 # minutes\n", "is no time"),
+            ("[motd]\nshow = true\n", "\"true\" is not one of yes, no"),
+            ("[cmdlin]\nx = 1\n", "unknown section"),
+            ("show = no\n", "unknown section"),
+            ("[motd]\nshow\n", ":2: \"show\" is neither"),
+            ("[tools]\nmake = /usr/bin/make\n", "unknown program"),
+            ("[tools]\ndkms = dkms\n", "no absolute path"),
+        ];
+        for (text, expected) in table {
+            let (settings, errors) = parsed(text);
+            assert_eq!(settings, Settings::default(), "{text}");
+            assert!(errors.len() == 1 && errors[0].contains(expected), "{text}: {errors:?}");
+            assert!(errors[0].starts_with("/etc/clr-dkms/clr-dkms.conf"), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_told_and_does_no_harm() {
+        let (settings, errors) = parsed("\u{0}\u{1}\u{fffd}[[[\n=\n");
+        assert_eq!((settings, errors.len()), (Settings::default(), 1));
+    }
+}

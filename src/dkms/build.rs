@@ -1,0 +1,276 @@
+//! Running dkms and depmod for one module on one kernel, with everything they say kept in a log.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::plan::{Step, build_folder};
+use super::tree::{SOURCES, TREE};
+use super::{Conf, ModuleName, Source, compiler_error};
+use crate::kernel::inventory::{MODULES, module_folder};
+use crate::sys::child::tail;
+use crate::sys::{Ended, Kind, Output, Root, Tools};
+
+/// Where the logs are.
+pub const LOGS: &str = "/var/log/clr-dkms";
+/// How much of the end of a log is searched for the first error, in bytes.
+const LOG_LIMIT: u64 = 16 << 20;
+/// The codes with which dkms says that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
+const EXCLUDED: [i32; 2] = [77, 9];
+
+/// How an attempt ended, when it did not end well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// dkms.conf excludes this kernel, as dkms itself found.
+    Excluded,
+    /// We were asked to stop.
+    Interrupted,
+    /// A step failed.
+    Step {
+        /// What was done, and how it ended.
+        what: String,
+        /// The first error in the log.
+        error: Option<compiler_error::FirstError>,
+        /// The last lines of the log.
+        last_lines: Vec<String>,
+    },
+}
+
+/// The log file of a module on a kernel, inside the root.
+pub fn log_path(module: &ModuleName, release: &str) -> String {
+    format!("{LOGS}/{}-{}/{release}.log", module.name, module.version)
+}
+
+/// Runs the steps of one module on one kernel (all but [`Step::Index`]), one after the other.
+///
+/// # Errors
+/// With how it failed; what dkms says of success is left to the proof.
+pub fn run(
+    root: &Root,
+    tools: &Tools,
+    module: &ModuleName,
+    source: &Source,
+    release: &str,
+    steps: &[Step],
+    deadline: Duration,
+) -> Result<(), Failure> {
+    let path = log_path(module, release);
+    let broken = |what: String| Failure::Step { what, error: None, last_lines: Vec::new() };
+    let mut log = root.create(&path).map_err(|e| broken(e.to_string()))?;
+    portable_source(root, module, source).map_err(|e| broken(e.to_string()))?;
+    for step in steps {
+        let verb = match step {
+            Step::RemoveTree(path) => {
+                note(&mut log, &format!("removing {path}"));
+                root.remove_tree(path).map_err(|e| broken(e.to_string()))?;
+                continue;
+            }
+            Step::RemoveFile(path) => {
+                note(&mut log, &format!("removing {path}"));
+                root.remove(path).map_err(|e| broken(e.to_string()))?;
+                continue;
+            }
+            Step::Index => continue,
+            Step::Unbuild => "unbuild",
+            Step::Build => "build",
+            Step::Install | Step::Reinstall => "install",
+        };
+        let ended = dkms(root, tools, module, release, verb, *step == Step::Reinstall, &mut log, deadline)
+            .map_err(broken)?;
+        match ended {
+            Ended::Exit(0) => continue,
+            Ended::Exit(code) if *step == Step::Build && EXCLUDED.contains(&code) => {
+                return Err(Failure::Excluded);
+            }
+            Ended::Interrupted => return Err(Failure::Interrupted),
+            _ => {}
+        }
+        // The log of a failed build lies where the next build of this module, for any kernel, wipes it.
+        append(root, &mut log, &format!("{TREE}/{}/{}/build/make.log", module.name, module.version));
+        let text = log
+            .try_clone()
+            .and_then(|file| tail(file, LOG_LIMIT))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default();
+        let what = format!("dkms {verb}: {ended}");
+        // After a failed build dkms would only fail again; after a code that dkms gives for another module's file
+        // (4 and 8 come after a good install too) the proof decides.
+        return Err(Failure::Step {
+            what,
+            error: compiler_error::find(&text),
+            last_lines: compiler_error::last_lines(&text, 12),
+        });
+    }
+    append(root, &mut log, &format!("{}/log/make.log", build_folder(module, release)));
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments)] // each is one word of the command
+fn dkms(
+    root: &Root,
+    tools: &Tools,
+    module: &ModuleName,
+    release: &str,
+    verb: &str,
+    force: bool,
+    log: &mut std::fs::File,
+    deadline: Duration,
+) -> Result<Ended, String> {
+    let mut child = tools.child("dkms", deadline).map_err(|e| e.to_string())?.args([
+        verb,
+        "-m",
+        &module.name,
+        "-v",
+        &module.version,
+        "-k",
+        release,
+    ]);
+    if verb == "install" {
+        child = child.arg("--no-depmod");
+    }
+    if force {
+        child = child.arg("--force");
+    }
+    if !root.is_slash() {
+        let real = |path: &str| root.real_path(path).map_err(|e| e.to_string());
+        child = child
+            .arg("--dkmstree")
+            .arg(real(TREE)?)
+            .arg("--sourcetree")
+            .arg(real(SOURCES)?)
+            .arg("--installtree")
+            .arg(real(MODULES)?);
+        if verb != "unbuild" {
+            let headers = real(&format!("{}/build", module_folder(release)))?;
+            // Measured with 3.0.10: whatever --dkmstree says, the signing key is looked for, and made, in the host's
+            // tree; only these variables (of framework.conf) say otherwise.
+            child = child
+                .env("sign_file", headers.join("scripts/sign-file"))
+                .env("mok_signing_key", real(TREE)?.join("mok.key"))
+                .env("mok_certificate", real(TREE)?.join("mok.pub"))
+                .arg("--kernelsourcedir")
+                .arg(headers);
+        }
+    }
+    note(log, &child.spelt());
+    let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
+    let done =
+        child.output(Output::Into(output)).run().map_err(|e| format!("dkms cannot be started: {e}"))?;
+    // The child moved the shared position; writing goes on at the end in any case.
+    log.seek(SeekFrom::End(0)).map_err(|e| format!("cannot write the log: {e}"))?;
+    note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
+    Ok(done.ended)
+}
+
+/// A line of ours in a log. A log that cannot be written (a full disk) is no reason to stop a build.
+fn note(log: &mut std::fs::File, text: &str) {
+    if let Err(e) = writeln!(log, "# clr-dkms: {text}") {
+        tracing::warn!("cannot write the build log: {e}");
+    }
+}
+
+fn append(root: &Root, log: &mut std::fs::File, path: &str) {
+    let copied = match root.open_file(path) {
+        Ok(mut from) => std::io::copy(&mut from, log),
+        Err(e) if e.is_absent() => return,
+        Err(e) => Err(e.source),
+    };
+    if let Err(e) = copied {
+        tracing::warn!("cannot copy {path} into the build log: {e}");
+    }
+}
+
+/// Makes one `depmod` for a kernel.
+///
+/// # Errors
+/// In words. The proof afterwards tells more than depmod's exit code.
+pub fn index(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> Result<(), String> {
+    let mut child = tools.child("depmod", deadline).map_err(|e| e.to_string())?;
+    if !root.is_slash() {
+        // depmod reads BASE/lib/modules with the host's eyes: make sure that this is the root's own folder.
+        let wanted = root.real_path(MODULES).map_err(|e| e.to_string())?;
+        let seen = root.path().join("lib/modules");
+        if seen.canonicalize().ok().as_ref() != Some(&wanted) {
+            return Err(format!("depmod -b needs {} to be a link to usr/lib", root.spell("/lib").display()));
+        }
+        child = child.arg("-b").arg(root.path());
+    }
+    let done = child.args(["-a", release]).run().map_err(|e| format!("depmod cannot be started: {e}"))?;
+    if done.ended.is_success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&done.output);
+    Err(format!("depmod for {release}: {}: {}", done.ended, said.trim()))
+}
+
+/// Why dkms cannot be let loose on this module in this root: a link on its way would lead it outside, or the root's
+/// own path is one that dkms cannot take. None for the system's own root.
+pub fn way_out_of_root(
+    root: &Root,
+    module: &ModuleName,
+    release: &str,
+    conf: &Conf,
+    steps: &[Step],
+) -> Option<String> {
+    if root.is_slash() {
+        return None;
+    }
+    let path = root.path().display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._+-~@,=[]".contains(c);
+    if let Some(bad) = path.chars().find(|c| !plain(*c)) {
+        return Some(format!(
+            "dkms and kbuild cannot work below a path with {bad:?}: give {path} another name"
+        ));
+    }
+    // Measured with 3.0.10: below such a path dkms builds and installs, and takes nothing for installed afterwards.
+    if path.contains(['[', ']']) && steps.iter().any(|s| matches!(s, Step::Unbuild | Step::Reinstall)) {
+        return Some(format!(
+            "dkms cannot take back a build below a path with '[': give {path} another name"
+        ));
+    }
+    let (tree, folder) = (format!("{TREE}/{}", module.name), module_folder(release));
+    let version = format!("{tree}/{}", module.version);
+    let mut on_the_way = vec![
+        tree.clone(),
+        format!("{tree}/original_module"),
+        version.clone(),
+        format!("{version}/build"),
+        format!("{version}/{release}"),
+        build_folder(module, release),
+        folder.clone(),
+        format!("{folder}/updates"),
+        format!("{folder}/updates/dkms"),
+    ];
+    for built in &conf.built {
+        let mut place = PathBuf::from(&folder);
+        for part in Path::new(&built.location).components() {
+            match part {
+                Component::Normal(name) => place.push(name),
+                Component::RootDir | Component::CurDir => {}
+                _ => {
+                    return Some(format!("DEST_MODULE_LOCATION {:?} leads out of the root", built.location));
+                }
+            }
+            on_the_way.push(place.display().to_string());
+        }
+    }
+    on_the_way.iter().find(|path| root.lookup_link(path).is(Kind::Link)).map(|path| {
+        format!("{} is a link, which dkms would follow out of the root", root.spell(path).display())
+    })
+}
+
+/// Gives the `source` link of a module in a root a text that leads to the same folder from inside and from outside:
+/// dkms, which knows nothing of roots, would follow an absolute one into the host.
+fn portable_source(root: &Root, module: &ModuleName, source: &Source) -> Result<(), crate::sys::FileError> {
+    let Source::Folder { path, portable: false } = source else {
+        return Ok(());
+    };
+    let link = format!("{TREE}/{}/{}/source", module.name, module.version);
+    let (target, folder) =
+        (root.real_path(path)?, root.real_path(Path::new(&link).parent().unwrap_or(path))?);
+    let common = target.components().zip(folder.components()).take_while(|(a, b)| a == b).count();
+    let mut text: PathBuf = folder.components().skip(common).map(|_| Component::ParentDir).collect();
+    text.extend(target.components().skip(common));
+    tracing::info!("{link} now says {}, so that it leads nowhere else", text.display());
+    root.link(&link, &text).map(|_| ())
+}

@@ -1,0 +1,89 @@
+//! What is dear to find out and follows from contents alone: evaluated `dkms.conf`s and the vermagic of module
+//! files. Losing it costs time only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::Conf;
+use super::modfile::FileFacts;
+use crate::sys::{FileError, Root, Stat};
+
+/// Where it lies.
+pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
+/// Changed whenever the meaning of a field changes: an old cache is then forgotten.
+const SCHEMA: u32 = 1;
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Contents {
+    schema: u32,
+    confs: BTreeMap<String, Conf>,
+    files: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    identity: String,
+    facts: FileFacts,
+}
+
+/// The cache, and what of it was used.
+#[derive(Debug, Default)]
+pub struct Cache {
+    contents: Contents,
+    used: BTreeSet<String>,
+}
+
+impl Cache {
+    /// Reads it; whatever is wrong with it, an empty one serves too.
+    pub fn load(root: &Root) -> Cache {
+        let contents = root
+            .read(CACHE)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Contents>(&bytes).ok())
+            .filter(|c| c.schema == SCHEMA)
+            .unwrap_or_default();
+        Cache { contents, used: BTreeSet::new() }
+    }
+
+    /// Writes what was used.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&mut self, root: &Root) -> Result<(), FileError> {
+        let used = &self.used;
+        self.contents.schema = SCHEMA;
+        self.contents.confs.retain(|key, _| used.contains(key));
+        self.contents.files.retain(|path, _| used.contains(path));
+        let mut text = serde_json::to_vec(&self.contents).unwrap_or_default();
+        text.push(b'\n');
+        root.write(CACHE, &text, 0o644).map(|_| ())
+    }
+
+    /// The evaluated file of that key.
+    pub fn conf(&mut self, key: &str) -> Option<Conf> {
+        self.used.insert(key.to_owned());
+        self.contents.confs.get(key).cloned()
+    }
+
+    /// Keeps an evaluated file.
+    pub fn keep_conf(&mut self, key: String, conf: Conf) {
+        self.contents.confs.insert(key, conf);
+    }
+
+    /// What is known of a module file that still is the same one.
+    pub fn file(&mut self, path: &str, stat: &Stat) -> Option<FileFacts> {
+        self.used.insert(path.to_owned());
+        self.contents.files.get(path).filter(|e| e.identity == identity(stat)).map(|e| e.facts.clone())
+    }
+
+    /// Keeps what was read from a module file.
+    pub fn keep_file(&mut self, path: &str, stat: &Stat, facts: FileFacts) {
+        self.contents.files.insert(path.to_owned(), Entry { identity: identity(stat), facts });
+    }
+}
+
+/// Any change of the bytes changes the ctime, which no program can set back.
+fn identity(stat: &Stat) -> String {
+    format!("{} {} {} {}", stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns)
+}

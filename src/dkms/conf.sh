@@ -1,0 +1,40 @@
+# Evaluates one dkms.conf (a bash program) and answers with NUL-ended NAME=VALUE records on the first stdout.
+# Arguments: kernelver arch kernel_source_dir dkms_tree source_tree install_tree module module_version FILE…
+exec 3>&1 1>/dev/null 2>/dev/null </dev/null
+kernelver=$1 arch=$2 kernel_source_dir=$3 kernel_config=$3/.config
+dkms_tree=$4 source_tree=$5 install_tree=$6 module=$7 module_version=$8
+_cd_kernel=$1 _cd_arch=$2
+shift 8
+_cd_files=("$@")
+set --
+_cd_say() { printf '%s=%s\0' "$1" "$2" >&3; }
+_cd_answer() {
+    local i n=0
+    for i in ${#BUILT_MODULE_NAME[@]} ${#BUILT_MODULE_LOCATION[@]} ${#DEST_MODULE_NAME[@]} ${#DEST_MODULE_LOCATION[@]}; do
+        ((i > n)) && n=$i
+    done
+    _cd_say package_name "$PACKAGE_NAME"
+    _cd_say package_version "$PACKAGE_VERSION"
+    _cd_say autoinstall "$AUTOINSTALL"
+    for ((i = 0; i < n; i++)); do
+        _cd_say built "${BUILT_MODULE_NAME[i]}"
+        _cd_say dest "${DEST_MODULE_NAME[i]}"
+        _cd_say location "${DEST_MODULE_LOCATION[i]}"
+    done
+    for i in "${BUILD_DEPENDS[@]}"; do _cd_say depends "$i"; done
+    [[ $BUILD_EXCLUSIVE_KERNEL && ! $_cd_kernel =~ $BUILD_EXCLUSIVE_KERNEL ]] &&
+        _cd_say excluded "BUILD_EXCLUSIVE_KERNEL is $BUILD_EXCLUSIVE_KERNEL"
+    [[ $BUILD_EXCLUSIVE_ARCH && ! $_cd_arch =~ $BUILD_EXCLUSIVE_ARCH ]] &&
+        _cd_say excluded "BUILD_EXCLUSIVE_ARCH is $BUILD_EXCLUSIVE_ARCH"
+    _cd_say exclusive_config "$BUILD_EXCLUSIVE_CONFIG"
+    _cd_say kernel_min "$BUILD_EXCLUSIVE_KERNEL_MIN"
+    _cd_say kernel_max "$BUILD_EXCLUSIVE_KERNEL_MAX"
+    _cd_say obsolete_by "$OBSOLETE_BY"
+    _cd_say end end
+}
+# A conf that leaves early counts with what it had assigned until then, as it does for dkms.
+trap _cd_answer EXIT
+for _cd_file in "${_cd_files[@]}"; do
+    # shellcheck source=/dev/null
+    . "$_cd_file"
+done

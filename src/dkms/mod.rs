@@ -1,0 +1,102 @@
+//! DKMS: its tree on disk, `dkms.conf`, which builds in which order, running one build, and proving its result.
+//!
+//! What dkms reports is a hint; what lies on disk is the result. Nothing here believes an exit code or the word
+//! "installed".
+
+pub mod build;
+pub mod cache;
+pub mod compiler_error;
+pub mod conf;
+pub mod modfile;
+pub mod plan;
+pub mod proof;
+pub mod tree;
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use cache::Cache;
+pub use conf::Conf;
+pub use plan::{Decision, Pair, Step};
+pub use proof::{Flaw, Proof};
+pub use tree::{Registered, Source, Stage, Tree};
+
+/// A DKMS module: `name/version`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ModuleName {
+    /// Its name: the folder below the DKMS tree.
+    pub name: String,
+    /// Its version: the folder below that.
+    pub version: String,
+}
+
+impl fmt::Display for ModuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.name, self.version)
+    }
+}
+
+/// Whether dkms, a shell script that splits at blanks, slashes and commas, can take this name or version.
+pub fn is_usable_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~-:@%=^".contains(&b);
+    !text.is_empty() && !text.starts_with(['-', '.']) && text.bytes().all(plain)
+}
+
+/// Compares versions as `sort -V` does for plain ones: runs of digits by value, all else by bytes.
+pub fn compare_versions(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+    while !a.is_empty() && !b.is_empty() {
+        let (run_a, run_b) = (leading_run(a), leading_run(b));
+        let order = if a[0].is_ascii_digit() && b[0].is_ascii_digit() {
+            let number = |run: &[u8]| run.iter().skip_while(|c| **c == b'0').copied().collect::<Vec<_>>();
+            let (x, y) = (number(run_a), number(run_b));
+            x.len().cmp(&y.len()).then_with(|| x.cmp(&y))
+        } else {
+            run_a.cmp(run_b)
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+        (a, b) = (&a[run_a.len()..], &b[run_b.len()..]);
+    }
+    a.len().cmp(&b.len())
+}
+
+/// The digits, or the bytes that are none, at the start.
+fn leading_run(text: &[u8]) -> &[u8] {
+    let digits = text[0].is_ascii_digit();
+    let end = text.iter().position(|b| b.is_ascii_digit() != digits).unwrap_or(text.len());
+    &text[..end]
+}
+
+/// The architecture as dkms and `uname -m` call it.
+pub fn architecture() -> String {
+    rustix::system::uname().machine().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        let sorted = ["1.0", "1.0.1", "1.2", "1.10", "1.10-rc1", "2", "r10"];
+        for pair in sorted.windows(2) {
+            assert_eq!(compare_versions(pair[0], pair[1]), Ordering::Less, "{pair:?}");
+            assert_eq!(compare_versions(pair[1], pair[0]), Ordering::Greater, "{pair:?}");
+        }
+        assert_eq!(compare_versions("1.01", "1.1"), Ordering::Equal);
+    }
+
+    #[test]
+    fn names_that_dkms_cannot_take() {
+        for good in ["v4l2loopback", "nvidia-open", "zfs_2", "1.0~rc1", "2:1.3+git"] {
+            assert!(is_usable_name(good), "{good}");
+        }
+        for bad in ["", "a b", "a'b", "a\"b", "a\nb", "-rf", ".hidden", "a$b", "a/b", "a,b", "a[1]", "ä"] {
+            assert!(!is_usable_name(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The facts that decisions and reports are made from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::boot;
+use crate::cmdline::{PARAMETER, Sources, Switch, effective, parameter};
+use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
+use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Stage, Tree, conf};
+use crate::enforcement::forced_by_configuration;
+use crate::kernel::inventory::{IMAGES, module_folder};
+use crate::kernel::{Installed, Inventory};
+use crate::world::World;
+
+/// The command line of one kernel.
+#[derive(Debug)]
+pub struct Line {
+    /// The kernel release.
+    pub release: String,
+    /// The kernel id.
+    pub id: String,
+    /// What it is made of.
+    pub sources: Sources,
+    /// What clr-boot-manager will write.
+    pub effective: Vec<u8>,
+    /// What that says of `module.sig_unenforce`.
+    pub switch: Switch,
+    /// The kernel's configuration forces signatures; none when there is none to read.
+    pub forced: Option<bool>,
+}
+
+/// Everything that was observed.
+#[derive(Debug)]
+pub struct Facts {
+    /// Kernels.
+    pub inventory: Inventory,
+    /// The DKMS tree.
+    pub tree: Tree,
+    /// Every newest module on every tip, and on the running kernel; kernels in the order of work.
+    pub pairs: Vec<Pair>,
+    /// The command lines of the tips and of the running kernel.
+    pub lines: Vec<Line>,
+    /// The fingerprint of what the boot manager reads.
+    pub boot_inputs: String,
+}
+
+impl Facts {
+    /// Looks at everything.
+    pub fn observe(world: &World, cache: &mut Cache) -> Facts {
+        let inventory = Inventory::observe(&world.root);
+        let tree = Tree::observe(&world.root);
+        let mut pairs = Vec::new();
+        let mut lines = Vec::new();
+        for kernel in kernels_that_matter(&inventory) {
+            pairs.extend(pairs_of(world, cache, &tree, kernel));
+            lines.push(line(world, kernel));
+        }
+        Facts { boot_inputs: boot::inputs(&world.root), inventory, tree, pairs, lines }
+    }
+
+    /// The pairs of one kernel.
+    pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a Pair> {
+        self.pairs.iter().filter(move |p| p.release == release)
+    }
+}
+
+/// The tips, in the order of work, and the running kernel, when it is none of them.
+pub fn kernels_that_matter(inventory: &Inventory) -> Vec<&Installed> {
+    let mut kernels = inventory.tips();
+    kernels.extend(inventory.running_kernel().filter(|k| !k.tip));
+    kernels
+}
+
+/// Every newest module on one kernel.
+pub fn pairs_of(world: &World, cache: &mut Cache, tree: &Tree, kernel: &Installed) -> Vec<Pair> {
+    let root = &world.root;
+    let release = kernel.name.release();
+    let index = Index::load(root, &release);
+    let confs: Vec<(&Registered, Result<Conf, String>)> =
+        tree.newest().map(|m| (m, conf::load(root, &world.tools, cache, m, &release))).collect();
+    let claimed = claimed_files(tree, &confs, &release);
+    confs
+        .into_iter()
+        .map(|(registered, conf)| {
+            let stage = tree.stage(registered, &release);
+            let unknown = |reason: &str| Err(vec![Flaw::Unknown { reason: reason.to_owned() }]);
+            let proof = match (&conf, &index) {
+                (Err(reason), _) | (_, Err(reason)) => unknown(reason),
+                (Ok(conf), Ok(index)) => prove(root, cache, &registered.module, stage, &release, conf, index),
+            };
+            let (mut good, mut orphans) = (false, Vec::new());
+            if let (Ok(conf), true) = (&conf, proof.is_err()) {
+                good = built_files_good(root, cache, &registered.module, &release, conf);
+                if let (Some(claimed), true) = (&claimed, stage != Stage::Installed) {
+                    let folder = format!("{}/{INSTALLED}", module_folder(&release));
+                    let names = conf.built.iter().map(|b| &b.name).filter(|name| !claimed.contains(*name));
+                    orphans.extend(
+                        names.filter_map(|name| find_file(root, &folder, name)).map(|(path, _)| path),
+                    );
+                }
+            }
+            Pair {
+                module: registered.module.clone(),
+                release: release.clone(),
+                source: registered.source.clone(),
+                stage,
+                conf,
+                proof,
+                built_files_good: good,
+                orphans,
+                headers: kernel.headers.clone(),
+            }
+        })
+        .collect()
+}
+
+/// The names of module files that some module has installed on a kernel. None when that cannot be told: then no file
+/// may be taken for an orphan.
+fn claimed_files(
+    tree: &Tree,
+    confs: &[(&Registered, Result<Conf, String>)],
+    release: &str,
+) -> Option<BTreeSet<String>> {
+    let mut claimed = BTreeSet::new();
+    let by_name: BTreeMap<&str, &Result<Conf, String>> =
+        confs.iter().map(|(m, conf)| (m.module.name.as_str(), conf)).collect();
+    for (name, on) in tree.installed.keys() {
+        if on != release {
+            continue;
+        }
+        match by_name.get(name.as_str()) {
+            Some(Ok(conf)) => claimed.extend(conf.built.iter().map(|b| b.name.clone())),
+            _ => return None,
+        }
+    }
+    Some(claimed)
+}
+
+/// The command line of one kernel.
+pub fn line(world: &World, kernel: &Installed) -> Line {
+    let release = kernel.name.release();
+    let sources = Sources::observe(&world.root, &release);
+    let effective = effective(&sources);
+    Line {
+        switch: parameter::read_switch(&effective, PARAMETER),
+        forced: world
+            .root
+            .read(format!("{IMAGES}/config-{release}"))
+            .ok()
+            .map(|c| forced_by_configuration(&c)),
+        id: kernel.id.clone(),
+        release,
+        sources,
+        effective,
+    }
+}

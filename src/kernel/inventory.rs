@@ -1,0 +1,559 @@
+//! What is installed and what is running, as clr-boot-manager would see it.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::KernelName;
+use crate::sys::{FileError, Kind, Listed, Presence, Root, RootKind};
+
+/// The folder of the images.
+pub const IMAGES: &str = "/usr/lib/kernel";
+/// The folder of the module trees.
+pub const MODULES: &str = "/usr/lib/modules";
+/// The folder of the "booted" marks.
+pub const MARKS: &str = "/var/lib/kernel";
+/// Clear Linux's namespace, used where a system has no kernel to read one from.
+pub const DEFAULT_NAMESPACE: &str = "org.clearlinux";
+
+/// The headers of a kernel, in `/usr/lib/modules/RELEASE/build`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Headers {
+    /// They are there, for this release.
+    Present,
+    /// They are not there.
+    Absent,
+    /// They are for another release: modules built with them would not load.
+    OtherRelease {
+        /// What `include/config/kernel.release` says.
+        release: String,
+    },
+    /// The folder is there without `include/config/kernel.release`.
+    Incomplete,
+    /// It cannot be told.
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What is running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Running {
+    /// An image: nothing runs.
+    None,
+    /// `uname -r`.
+    Known {
+        /// The kernel release.
+        release: String,
+    },
+    /// It cannot be told.
+    Unknown {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A file that belongs to a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum There {
+    /// It is there.
+    Yes,
+    /// It is not.
+    No,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl From<&Presence> for There {
+    fn from(p: &Presence) -> There {
+        match p {
+            Presence::There(_) => There::Yes,
+            Presence::Absent => There::No,
+            Presence::Unreadable(_) => There::Unknown,
+        }
+    }
+}
+
+/// The optional files beside an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Companions {
+    /// `config-RELEASE`.
+    pub config: There,
+    /// `System.map-RELEASE`.
+    pub system_map: There,
+    /// `vmlinux-RELEASE`.
+    pub vmlinux: There,
+    /// `initrd-ID`, here or in `/etc/kernel`.
+    pub initrd: There,
+}
+
+/// One installed kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Installed {
+    /// Its name.
+    #[serde(rename = "release")]
+    pub name: KernelName,
+    /// The kernel id.
+    pub id: String,
+    /// The file of the image.
+    pub image: String,
+    /// Other files that clr-boot-manager takes for this kernel too, such as `….bak`.
+    pub copies: Vec<String>,
+    /// Files beside the image.
+    pub companions: Companions,
+    /// The headers.
+    pub headers: Headers,
+    /// The module folder.
+    pub modules: There,
+    /// It has reached multi-user.target once.
+    pub booted: There,
+    /// `default-VARIANT` points to it, or nothing does and it is the highest of its variant.
+    pub tip: bool,
+    /// It is the running kernel.
+    pub running: bool,
+}
+
+impl Installed {
+    /// The module folder inside the root.
+    pub fn module_folder(&self) -> String {
+        module_folder(&self.name.release())
+    }
+}
+
+/// The module folder of a kernel release, inside the root.
+pub fn module_folder(release: &str) -> String {
+    format!("{MODULES}/{release}")
+}
+
+/// Something odd that was found; it is told, and nothing is guessed from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Oddity {
+    /// The path inside the root.
+    pub path: String,
+    /// What is odd, as the rest of a sentence that begins with the path.
+    pub what: String,
+}
+
+/// All kernels of a root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Inventory {
+    /// The namespace of the kernel ids.
+    pub namespace: String,
+    /// What is running.
+    pub running: Running,
+    /// Highest number first.
+    pub kernels: Vec<Installed>,
+    /// `default-VARIANT` links that name an installed kernel: variant and release.
+    pub defaults: BTreeMap<String, String>,
+    /// What was odd.
+    pub oddities: Vec<Oddity>,
+    /// The images could not be listed: nothing may be concluded from a kernel that is not in `kernels`.
+    pub unreadable: Option<String>,
+}
+
+impl Inventory {
+    /// Looks at a root. What cannot be read is told in the result.
+    pub fn observe(root: &Root) -> Inventory {
+        let mut oddities = Vec::new();
+        let (entries, unreadable) = match root.list(IMAGES) {
+            Ok(entries) => (entries, None),
+            Err(e) => (Vec::new(), Some(e.to_string())),
+        };
+        let links = default_links(root, &entries, &mut oddities);
+        let namespace = namespace(&entries, &links);
+        let mut kernels = images(root, &entries, &namespace, &mut oddities);
+        mark_tips(&mut kernels, &links, &mut oddities);
+        let running = running(root);
+        mark_running(&mut kernels, &running, &namespace);
+        let defaults = links
+            .iter()
+            .filter_map(|(variant, target)| {
+                let kernel = kernels.iter().find(|k| k.image == *target || k.copies.contains(target))?;
+                Some((variant.clone(), kernel.name.release()))
+            })
+            .collect();
+        Inventory { namespace, running, kernels, defaults, oddities, unreadable }
+    }
+
+    /// The kernel of that name, in either spelling; for a variant, its tip.
+    pub fn find(&self, asked: &str) -> Option<&Installed> {
+        self.kernels
+            .iter()
+            .find(|k| k.tip && k.name.variant == asked)
+            .or_else(|| {
+                let name = KernelName::parse(asked, &self.namespace).ok()?;
+                self.kernels.iter().find(|k| k.name == name)
+            })
+            .or_else(|| self.kernels.iter().find(|k| k.name.release() == asked))
+    }
+
+    /// The running kernel, when it is one of the installed ones.
+    pub fn running_kernel(&self) -> Option<&Installed> {
+        self.kernels.iter().find(|k| k.running)
+    }
+
+    /// The kernel that `clr-boot-manager update` makes the default of the next boot: the one that `default-VARIANT`
+    /// names for the running variant; in an image, the one with the highest number.
+    pub fn boot_default(&self) -> Option<&Installed> {
+        let variant = match &self.running {
+            Running::None => return self.kernels.first(),
+            Running::Known { release } => match self.running_kernel() {
+                Some(kernel) => kernel.name.variant.clone(),
+                None => KernelName::from_release(release, &self.namespace)?.variant,
+            },
+            Running::Unknown { .. } => return None,
+        };
+        let release = self.defaults.get(&variant)?;
+        self.kernels.iter().find(|k| k.name.release() == *release)
+    }
+
+    /// The tips in the order in which they are worked on: the next boot first, then by number.
+    pub fn tips(&self) -> Vec<&Installed> {
+        let next = self.boot_default().map(|k| &k.name);
+        let mut tips: Vec<_> = self.kernels.iter().filter(|k| k.tip).collect();
+        tips.sort_by_key(|k| (Some(&k.name) != next, Reverse(k.name.compared_number())));
+        tips
+    }
+}
+
+/// `default-VARIANT` links: variant and text.
+fn default_links(root: &Root, entries: &[Listed], oddities: &mut Vec<Oddity>) -> BTreeMap<String, String> {
+    let mut links = BTreeMap::new();
+    for entry in entries {
+        let Some(variant) = entry.text().and_then(|n| n.strip_prefix("default-")) else {
+            continue;
+        };
+        let path = format!("{IMAGES}/default-{variant}");
+        if entry.kind != Kind::Link {
+            oddities.push(Oddity { path, what: "is no link; clr-boot-manager ignores it".to_owned() });
+            continue;
+        }
+        match root.read_link(&path) {
+            Ok(text) => {
+                links.insert(variant.to_owned(), text.to_string_lossy().into_owned());
+            }
+            Err(e) => oddities.push(Oddity { path, what: format!("cannot be read: {}", e.source) }),
+        }
+    }
+    links
+}
+
+/// The namespace is read off the targets of `default-*`, else off an image whose command line file is there.
+fn namespace(entries: &[Listed], links: &BTreeMap<String, String>) -> String {
+    let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
+    let vote = |id: &'_ str, variant: &str| -> Option<usize> {
+        let base = Path::new(id).file_name()?.to_str()?.len();
+        Some(id.len() - base + id[id.len() - base..].find(&format!(".{variant}."))?)
+    };
+    for (variant, target) in links {
+        if let Some(end) = vote(target, variant) {
+            let start = target.rfind('/').map_or(0, |at| at + 1);
+            *votes.entry(&target[start..end]).or_default() += 1;
+        }
+    }
+    if votes.is_empty() {
+        for entry in entries {
+            let Some(release) = entry.text().and_then(|n| n.strip_prefix("cmdline-")) else {
+                continue;
+            };
+            let Some(name) = KernelName::from_release(release, "") else {
+                continue;
+            };
+            // With an empty namespace the id is ".VARIANT.VERSION-NUMBER": the end of the image's name.
+            let end = name.id();
+            for image in entries.iter().filter_map(Listed::text) {
+                if let Some(space) = image.strip_suffix(end.as_str()) {
+                    *votes.entry(space).or_default() += 1;
+                }
+            }
+        }
+        // `initrd-…` ends like an image.
+        votes.retain(|space, _| !space.starts_with("initrd-"));
+    }
+    let best = votes.into_iter().max_by_key(|(space, count)| (*count, Reverse(*space)));
+    best.map_or_else(|| DEFAULT_NAMESPACE.to_owned(), |(space, _)| space.to_owned())
+}
+
+fn images(root: &Root, entries: &[Listed], namespace: &str, oddities: &mut Vec<Oddity>) -> Vec<Installed> {
+    let mut kernels: Vec<Installed> = Vec::new();
+    for entry in entries {
+        let path = format!("{IMAGES}/{}", entry.name.to_string_lossy());
+        let mut odd = |what: &str| oddities.push(Oddity { path: path.clone(), what: what.to_owned() });
+        let Some(text) = entry.text() else {
+            odd("has a name that is no text; it is ignored");
+            continue;
+        };
+        let Some((name, rest)) = KernelName::from_id(text, namespace) else {
+            if !is_companion(text) {
+                let what = match KernelName::from_any_id(text) {
+                    Some(_) => "is a kernel of another namespace; clr-boot-manager ignores it",
+                    None => "is no part of a kernel; it is ignored",
+                };
+                odd(what);
+            }
+            continue;
+        };
+        if entry.kind != Kind::File {
+            odd("is named like a kernel and is no regular file; clr-boot-manager ignores it");
+            continue;
+        }
+        if root.lookup_link(&path).stat().is_some_and(|s| s.size == 0) {
+            odd("is empty; clr-boot-manager ignores it");
+            continue;
+        }
+        // clr-boot-manager wants the command line file to exist at the end of its links; it may be empty.
+        if let Presence::Absent = root.lookup(format!("{IMAGES}/cmdline-{}", name.release())) {
+            odd(&format!("has no cmdline-{}; clr-boot-manager ignores it", name.release()));
+            continue;
+        }
+        if !rest.is_empty() || name.id() != text {
+            odd(&format!(
+                "is taken by clr-boot-manager for the kernel {} and can take over its boot entry; move it away",
+                name.id()
+            ));
+        }
+        match kernels.iter_mut().find(|k| k.name == name) {
+            // Of two files for one kernel the exact name is the image; names are sorted, so it came first.
+            Some(kernel) => kernel.copies.push(text.to_owned()),
+            None => kernels.push(describe(root, name, text)),
+        }
+    }
+    kernels.sort_by(|a, b| {
+        let number = |k: &Installed| Reverse(k.name.compared_number());
+        number(a).cmp(&number(b)).then_with(|| b.name.cmp(&a.name))
+    });
+    kernels
+}
+
+/// Files that stand beside images and are none.
+fn is_companion(name: &str) -> bool {
+    ["cmdline-", "config-", "System.map-", "vmlinux-", "initrd-", "default-", "kernel-", "install.d"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+fn describe(root: &Root, name: KernelName, image: &str) -> Installed {
+    let release = name.release();
+    let id = name.id();
+    let beside = |prefix: &str| There::from(&root.lookup(format!("{IMAGES}/{prefix}-{release}")));
+    let initrd = match There::from(&root.lookup(format!("{IMAGES}/initrd-{id}"))) {
+        There::No => There::from(&root.lookup(format!("/etc/kernel/initrd-{id}"))),
+        other => other,
+    };
+    Installed {
+        companions: Companions {
+            config: beside("config"),
+            system_map: beside("System.map"),
+            vmlinux: beside("vmlinux"),
+            initrd,
+        },
+        headers: headers(root, &release),
+        modules: There::from(&root.lookup(module_folder(&release))),
+        booted: There::from(&root.lookup(format!("{MARKS}/{}", name.booted_mark()))),
+        image: image.to_owned(),
+        copies: Vec::new(),
+        tip: false,
+        running: false,
+        id,
+        name,
+    }
+}
+
+/// The headers of a kernel release.
+pub fn headers(root: &Root, release: &str) -> Headers {
+    let unreadable = |e: &FileError| Headers::Unreadable { reason: e.to_string() };
+    let build = format!("{}/build", module_folder(release));
+    match root.lookup(&build) {
+        Presence::There(s) if s.kind == Kind::Folder => {}
+        Presence::There(_) => {
+            return Headers::Unreadable { reason: format!("{} is no folder", root.spell(&build).display()) };
+        }
+        Presence::Absent => return Headers::Absent,
+        Presence::Unreadable(e) => return unreadable(&e),
+    }
+    match root.read_optional(format!("{build}/include/config/kernel.release")) {
+        Ok(Some(text)) => {
+            let found = String::from_utf8_lossy(&text).trim().to_owned();
+            if found == release { Headers::Present } else { Headers::OtherRelease { release: found } }
+        }
+        Ok(None) => Headers::Incomplete,
+        Err(e) => unreadable(&e),
+    }
+}
+
+fn mark_tips(kernels: &mut [Installed], links: &BTreeMap<String, String>, oddities: &mut Vec<Oddity>) {
+    for (variant, target) in links {
+        let path = format!("{IMAGES}/default-{variant}");
+        let mut odd = |what: String| oddities.push(Oddity { path: path.clone(), what });
+        let named = kernels.iter_mut().find(|k| k.image == *target || k.copies.contains(target));
+        match named {
+            Some(kernel) if kernel.name.variant == *variant => kernel.tip = true,
+            Some(kernel) => {
+                odd(format!("points to {}, a kernel of another variant", kernel.id));
+            }
+            None if target.contains('/') => {
+                odd(format!("points to {target:?}; clr-boot-manager wants the bare file name"));
+            }
+            None => odd(format!("points to {target:?}, which is no usable kernel")),
+        }
+    }
+    // Kernels are sorted: the first of a variant is its highest.
+    for at in 0..kernels.len() {
+        let variant = kernels[at].name.variant.clone();
+        if !kernels.iter().any(|k| k.tip && k.name.variant == variant) {
+            kernels[at].tip = true;
+        }
+    }
+}
+
+fn running(root: &Root) -> Running {
+    if root.kind() == RootKind::Image {
+        return Running::None;
+    }
+    // The same text as uname(2)'s, and it lies under the root of a copied system too.
+    match root.read("/proc/sys/kernel/osrelease") {
+        Ok(text) => Running::Known { release: String::from_utf8_lossy(&text).trim().to_owned() },
+        Err(e) => Running::Unknown { reason: e.to_string() },
+    }
+}
+
+fn mark_running(kernels: &mut [Installed], running: &Running, namespace: &str) {
+    let Running::Known { release } = running else {
+        return;
+    };
+    let Some(name) = KernelName::from_release(release, namespace) else {
+        return;
+    };
+    if let Some(kernel) = kernels.iter_mut().find(|k| k.name.is_same_to_boot_manager(&name)) {
+        kernel.running = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    struct Scratch(tempfile::TempDir);
+
+    impl Scratch {
+        fn new() -> Scratch {
+            let scratch = Scratch(tempfile::tempdir().unwrap());
+            fs::create_dir_all(scratch.0.path().join("usr/lib/kernel")).unwrap();
+            scratch
+        }
+
+        fn file(&self, path: &str, text: &str) -> &Scratch {
+            let path = self.0.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+            self
+        }
+
+        fn kernel(&self, id: &str, release: &str) -> &Scratch {
+            self.file(&format!("usr/lib/kernel/{id}"), "image");
+            self.file(&format!("usr/lib/kernel/cmdline-{release}"), "quiet\n")
+        }
+
+        fn link(&self, path: &str, text: &str) -> &Scratch {
+            symlink(text, self.0.path().join(path)).unwrap();
+            self
+        }
+
+        fn see(&self, kind: RootKind) -> Inventory {
+            Inventory::observe(&Root::open(kind, self.0.path()).unwrap())
+        }
+    }
+
+    fn tips(inventory: &Inventory) -> Vec<String> {
+        inventory.tips().iter().map(|k| k.name.release()).collect()
+    }
+
+    #[test]
+    fn the_tip_of_the_running_variant_is_the_next_boot() {
+        let s = Scratch::new();
+        s.kernel("org.clearlinux.native.6.15.7-1591", "6.15.7-1591.native")
+            .kernel("org.clearlinux.native.6.15.8-1592", "6.15.8-1592.native")
+            .kernel("org.clearlinux.ltscurrent.6.12.38-1550", "6.12.38-1550.ltscurrent")
+            .link("usr/lib/kernel/default-native", "org.clearlinux.native.6.15.8-1592")
+            .link("usr/lib/kernel/default-ltscurrent", "org.clearlinux.ltscurrent.6.12.38-1550")
+            .file("proc/sys/kernel/osrelease", "6.12.38-1550.ltscurrent\n");
+        let live = s.see(RootKind::LiveCopy);
+        assert_eq!(tips(&live), ["6.12.38-1550.ltscurrent", "6.15.8-1592.native"]);
+        assert_eq!(live.running_kernel().unwrap().name.release(), "6.12.38-1550.ltscurrent");
+        assert!(live.oddities.is_empty(), "{:?}", live.oddities);
+        let image = s.see(RootKind::Image);
+        assert_eq!(tips(&image), ["6.15.8-1592.native", "6.12.38-1550.ltscurrent"]);
+        assert_eq!(image.running, Running::None);
+        assert_eq!(image.find("native").unwrap().name.release(), "6.15.8-1592.native");
+        assert_eq!(
+            image.find("org.clearlinux.native.6.15.7-1591").unwrap().image,
+            "org.clearlinux.native.6.15.7-1591"
+        );
+    }
+
+    #[test]
+    fn copies_and_broken_links_are_told() {
+        let s = Scratch::new();
+        s.kernel("org.clearlinux.native.6.15.7-1591", "6.15.7-1591.native")
+            .file("usr/lib/kernel/org.clearlinux.native.6.15.7-1591.bak", "image")
+            .file("usr/lib/kernel/org.clearlinux.native.6.15.9-1600", "no command line file")
+            .file("usr/lib/kernel/README", "x")
+            .link("usr/lib/kernel/default-native", "org.clearlinux.native.6.15.8-1592");
+        let seen = s.see(RootKind::Image);
+        assert_eq!(seen.kernels.len(), 1);
+        assert_eq!(seen.kernels[0].copies, ["org.clearlinux.native.6.15.7-1591.bak"]);
+        assert!(seen.kernels[0].tip, "without a usable link the highest of the variant is the tip");
+        assert!(seen.defaults.is_empty());
+        let told: Vec<_> = seen.oddities.iter().map(|o| o.path.rsplit('/').next().unwrap()).collect();
+        assert_eq!(
+            told,
+            [
+                "README",
+                "org.clearlinux.native.6.15.7-1591.bak",
+                "org.clearlinux.native.6.15.9-1600",
+                "default-native"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_namespace_is_read_off_the_system() {
+        let s = Scratch::new();
+        s.kernel("com.solus-project.current.6.12.1-310", "6.12.1-310.current");
+        assert_eq!(s.see(RootKind::Image).namespace, "com.solus-project");
+        s.link("usr/lib/kernel/default-current", "com.solus-project.current.6.12.1-310");
+        let seen = s.see(RootKind::Image);
+        assert_eq!((seen.namespace.as_str(), seen.kernels.len()), ("com.solus-project", 1));
+    }
+
+    #[test]
+    fn headers_have_five_answers() {
+        let s = Scratch::new();
+        let build = "usr/lib/modules/6.15.7-1591.native/build";
+        let seen =
+            |s: &Scratch| headers(&Root::open(RootKind::Image, s.0.path()).unwrap(), "6.15.7-1591.native");
+        assert_eq!(seen(&s), Headers::Absent);
+        s.file(&format!("{build}/Makefile"), "");
+        assert_eq!(seen(&s), Headers::Incomplete);
+        s.file(&format!("{build}/include/config/kernel.release"), "6.15.6-1590.native\n");
+        assert_eq!(seen(&s), Headers::OtherRelease { release: "6.15.6-1590.native".to_owned() });
+        s.file(&format!("{build}/include/config/kernel.release"), "6.15.7-1591.native\n");
+        assert_eq!(seen(&s), Headers::Present);
+    }
+
+    #[test]
+    fn no_folder_of_images_is_unknown_and_not_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let seen = Inventory::observe(&Root::open(RootKind::Image, folder.path()).unwrap());
+        assert!(seen.unreadable.unwrap().contains("usr/lib/kernel"));
+    }
+}

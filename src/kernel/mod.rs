@@ -1,0 +1,9 @@
+//! Kernels: their names, their variants and bundles, and what is installed and running.
+
+pub mod identity;
+pub mod inventory;
+pub mod variant;
+
+pub use identity::{KernelName, MalformedName};
+pub use inventory::{Headers, Installed, Inventory, Running};
+pub use variant::{Family, Support, Variant};

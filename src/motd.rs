@@ -1,0 +1,87 @@
+//! The fragment for the message of the day: at most three lines, from the status document.
+
+use crate::status::{Document, Verdict};
+
+/// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.
+pub const FRAGMENT: &str = "/run/motd.d/clr-dkms.motd";
+/// Where an admin's own texts are, one file a verdict.
+pub const OWN_TEXTS: &str = "/etc/clr-dkms/motd.d";
+/// The longest line, in characters.
+const WIDTH: usize = 100;
+/// The most lines.
+const LINES: usize = 3;
+
+/// The shipped text for a verdict; none where there is nothing to say.
+pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
+    match verdict {
+        Verdict::Healthy | Verdict::NotApplicable => None,
+        Verdict::RebootPending => Some(include_str!("../motd.d/reboot-pending")),
+        Verdict::Building => Some(include_str!("../motd.d/building")),
+        Verdict::Degraded => Some(include_str!("../motd.d/degraded")),
+        Verdict::Unknown => Some(include_str!("../motd.d/unknown")),
+    }
+}
+
+/// Fills a text: `{kernel}` is the next boot's release, `{problem}` the first thing that is wrong. Nothing to say is
+/// an empty string.
+pub fn fragment(document: &Document, text: &str) -> String {
+    let kernel = document.next_boot.as_deref().unwrap_or("of the next boot");
+    let problem = document.problems.first().map_or("", String::as_str);
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .take(LINES)
+        .map(|line| {
+            // One value cannot bring in another's placeholder: the line is split, not replaced again and again.
+            let filled: String = split_keeping(line)
+                .map(|part| match part {
+                    "{kernel}" => kernel,
+                    "{problem}" => problem,
+                    other => other,
+                })
+                .collect();
+            cut(&filled) + "\n"
+        })
+        .collect()
+}
+
+fn split_keeping(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let place =
+            ["{kernel}", "{problem}"].iter().filter_map(|p| rest.find(p).map(|at| (at, p.len()))).min();
+        let end = match place {
+            Some((0, length)) => length,
+            Some((at, _)) => at,
+            None => rest.len(),
+        };
+        let (part, after) = rest.split_at(end);
+        rest = after;
+        Some(part)
+    })
+}
+
+fn cut(line: &str) -> String {
+    let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if clean.chars().count() <= WIDTH {
+        return clean;
+    }
+    let kept: String = clean.chars().take(WIDTH - 3).collect();
+    kept.trim_end().to_owned() + "..."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_short_and_few() {
+        let long = "x".repeat(300);
+        assert_eq!(cut(&long).chars().count(), WIDTH);
+        assert_eq!(cut("a\u{1b}[31mb"), "a [31mb");
+        let parts: Vec<_> = split_keeping("a {kernel} b{problem}{x}").collect();
+        assert_eq!(parts, ["a ", "{kernel}", " b", "{problem}", "{x}"]);
+    }
+}

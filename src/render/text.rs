@@ -1,0 +1,132 @@
+//! The status screen: the answer first, then what it rests on.
+
+use anstyle::{AnsiColor, Style};
+
+use super::shown;
+use crate::dkms::plan::State;
+use crate::kernel::Headers;
+use crate::status::{Document, KernelStatus, ModuleStatus, Verdict};
+
+/// The width that lines keep to, where what they quote lets them.
+const WIDTH: usize = 80;
+
+/// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
+pub fn screen(document: &Document) -> String {
+    let first = format!("{}: {}\n", painted(document.verdict), shown(&document.summary));
+    let mut lines = Vec::new();
+    if let Some(step) = &document.next_step {
+        lines.push(format!("next step: {step}"));
+    }
+    if !document.kernels.is_empty() {
+        lines.push(String::new());
+        lines.push("Kernels".to_owned());
+        let width = document.kernels.iter().map(|k| k.release.len()).max().unwrap_or(0);
+        lines.extend(document.kernels.iter().map(|k| kernel(k, width)));
+    }
+    if !document.modules.is_empty() {
+        lines.push(String::new());
+        lines.push("Modules".to_owned());
+        for module in &document.modules {
+            lines.extend(self::module(module));
+        }
+    }
+    lines.push(String::new());
+    lines.push(format!("Command line: {}", command_line(document)));
+    lines.push(format!("Boot entries: {}", boot_entries(document)));
+    if let Some(time) = document.last_run {
+        lines.push(format!("Last change:  {}", time.strftime("%Y-%m-%d %H:%M:%S UTC")));
+    }
+    section(&mut lines, "Problems", &document.problems);
+    section(&mut lines, "Seen and left alone", &document.notes);
+    lines.iter().fold(first, |screen, line| screen + &shown(line) + "\n")
+}
+
+fn section(lines: &mut Vec<String>, title: &str, items: &[String]) {
+    if !items.is_empty() {
+        lines.push(String::new());
+        lines.push(title.to_owned());
+        lines.extend(items.iter().flat_map(|item| wrapped(item)));
+    }
+}
+
+fn painted(verdict: Verdict) -> String {
+    let color = match verdict {
+        Verdict::Healthy | Verdict::RebootPending => AnsiColor::Green,
+        Verdict::Degraded => AnsiColor::Red,
+        Verdict::Building | Verdict::Unknown | Verdict::NotApplicable => AnsiColor::Yellow,
+    };
+    let style = Style::new().bold().fg_color(Some(color.into()));
+    format!("{style}{verdict}{style:#}")
+}
+
+fn kernel(kernel: &KernelStatus, width: usize) -> String {
+    let role = match (kernel.running, kernel.next_boot) {
+        (true, true) => "running, next boot",
+        (true, false) => "running",
+        (false, true) => "next boot",
+        (false, false) => "",
+    };
+    let headers = match &kernel.headers {
+        Headers::Present => String::new(),
+        Headers::Absent => ", no headers".to_owned(),
+        Headers::Incomplete => ", headers incomplete".to_owned(),
+        Headers::OtherRelease { release } => format!(", headers of {release}"),
+        Headers::Unreadable { .. } => ", headers unreadable".to_owned(),
+    };
+    let modules = match kernel.modules_needed {
+        0 => "no module needed".to_owned(),
+        n => format!("{} of {n} modules ready", kernel.modules_ready),
+    };
+    format!("  {:width$}  {role:18}  {modules}{headers}", kernel.release)
+}
+
+fn module(module: &ModuleStatus) -> Vec<String> {
+    let mut lines = vec![format!("  {} on {}: {}", module.module, module.kernel, module.state)];
+    if module.state == State::Ok {
+        return lines;
+    }
+    let about =
+        |label: &str, text: &str| wrapped(&format!("{label}{text}")).into_iter().map(|l| format!("  {l}"));
+    if let Some(reason) = &module.reason {
+        lines.extend(about("", reason));
+    }
+    if let Some(error) = &module.error {
+        lines.extend(about("", &error.to_string()));
+    }
+    if let Some(log) = &module.log {
+        lines.push(format!("    log: {log}"));
+    }
+    lines
+}
+
+fn command_line(document: &Document) -> String {
+    let on = document.kernels.iter().filter(|k| k.sig_unenforce == "on").count();
+    let wanted = if document.sig_unenforce_wanted { "wanted" } else { "not wanted" };
+    format!("module.sig_unenforce is {wanted}, and configured for {on} of {} kernels", document.kernels.len())
+}
+
+fn boot_entries(document: &Document) -> String {
+    let when = document.boot_updated.map(|t| t.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
+    match (document.boot_entries.as_deref(), when) {
+        (Some("verified"), Some(when)) => format!("as configured, {when}"),
+        (Some("differs"), Some(when)) => format!("not as configured, {when}"),
+        (Some(_), Some(when)) => format!("updated {when}, not read back (is /boot mounted?)"),
+        _ => "not updated by clr-dkms yet".to_owned(),
+    }
+}
+
+/// A text indented by two blanks and broken at blanks; a word that is too long stays whole, so that it can be copied.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::from(" ")];
+    for word in text.split_whitespace() {
+        let last = lines.last().map_or(0, |l| l.chars().count());
+        if last > 1 && last + 1 + word.chars().count() > WIDTH - 2 {
+            lines.push(String::from("   "));
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push(' ');
+            line.push_str(word);
+        }
+    }
+    lines
+}

@@ -1,0 +1,200 @@
+//! What a run leaves behind for the next one and for the reports: the record of the last run, the mark of a run in
+//! progress, and the snapshot that the pre-update hook takes.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::dkms::compiler_error::FirstError;
+use crate::dkms::plan::State;
+use crate::dkms::{ModuleName, Proof};
+use crate::sys::{FileError, Root, Written};
+
+/// The record of the last run of the post-update hook.
+pub const RECORD: &str = "/var/lib/clr-dkms/last-run.json";
+/// What a run that has begun to change things intends; gone when it has ended.
+pub const IN_PROGRESS: &str = "/var/lib/clr-dkms/in-progress.json";
+/// The snapshot of the pre-update hook.
+pub const SNAPSHOT: &str = "/var/lib/clr-dkms/before-update.json";
+/// The schema of these files. It grows only when a field changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// One module on one kernel, as a run left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleRecord {
+    /// Which module.
+    #[serde(flatten)]
+    pub module: ModuleName,
+    /// On which kernel release.
+    pub kernel: String,
+    /// How it is.
+    pub state: State,
+    /// Why, when it is not simply there.
+    pub reason: Option<String>,
+    /// The first error of the build.
+    pub error: Option<FirstError>,
+    /// The log inside the root, when there was a build.
+    pub log: Option<String>,
+    /// The files that were found good.
+    pub files: Vec<Proof>,
+}
+
+/// What became of the command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CmdlineRecord {
+    /// `module.sig_unenforce` is wanted.
+    pub wanted: bool,
+    /// It is in the effective command line of every tip.
+    pub in_force: bool,
+    /// What stands in the way.
+    pub obstacles: Vec<String>,
+}
+
+/// What became of the boot files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootRecord {
+    /// The fingerprint of what `clr-boot-manager update` read when it last did its work; none when it never did.
+    pub inputs: Option<String>,
+    /// When that was.
+    pub updated: Option<Timestamp>,
+    /// What the boot entries said when they were read back: `verified`, `differs`, `not-visible`.
+    pub entries: Option<String>,
+    /// What went wrong the last time.
+    pub error: Option<String>,
+}
+
+/// The record of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// When the run that found this began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Timestamp,
+    /// The running kernel, and the one that the boot manager makes the default.
+    pub running: Option<String>,
+    /// The kernel release of the next boot.
+    pub next_boot: Option<String>,
+    /// Kernels that were not there before the update.
+    pub new_kernels: Vec<String>,
+    /// Every module on every tip.
+    pub modules: Vec<ModuleRecord>,
+    /// The command line.
+    pub cmdline: CmdlineRecord,
+    /// The boot files.
+    pub boot: BootRecord,
+    /// What else was wrong.
+    pub problems: Vec<String>,
+}
+
+impl Record {
+    /// The two tell the same, though found at different times.
+    pub fn tells_the_same_as(&self, other: &Record) -> bool {
+        let timeless = |r: &Record| {
+            let mut r = r.clone();
+            r.started = Timestamp::UNIX_EPOCH;
+            r.finished = Timestamp::UNIX_EPOCH;
+            r.new_kernels.clear();
+            r
+        };
+        timeless(self) == timeless(other)
+    }
+
+    /// The entry of a module on a kernel.
+    pub fn module(&self, module: &ModuleName, release: &str) -> Option<&ModuleRecord> {
+        self.modules.iter().find(|m| m.module == *module && m.kernel == release)
+    }
+}
+
+/// What a run intends, written before it changes anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InProgress {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// When it began.
+    pub started: Timestamp,
+    /// Its process.
+    pub pid: u32,
+    /// `module/version on kernel`, in order.
+    pub builds: Vec<String>,
+}
+
+/// The kernels and module states before an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// When it was taken.
+    pub taken: Timestamp,
+    /// The running kernel.
+    pub running: Option<String>,
+    /// Kernel release to the modules (`name/version`) that dkms had installed on it.
+    pub kernels: BTreeMap<String, Vec<String>>,
+}
+
+/// What lies in the place of a state file.
+#[derive(Debug)]
+pub enum Stored<T> {
+    /// Nothing.
+    Absent,
+    /// This.
+    Good(T),
+    /// Something that cannot be used, with the reason.
+    Bad(String),
+}
+
+impl<T> Stored<T> {
+    /// The value, if it is good.
+    pub fn good(self) -> Option<T> {
+        match self {
+            Stored::Good(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// A reference to the value, if it is good.
+    pub fn as_good(&self) -> Option<&T> {
+        match self {
+            Stored::Good(value) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a state file.
+pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
+    let bytes = match root.read_optional(path) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Stored::Absent,
+        Err(e) => return Stored::Bad(e.to_string()),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Stored::Good(value),
+        Err(e) => Stored::Bad(format!("{} is damaged: {e}", root.spell(path).display())),
+    }
+}
+
+/// Writes a state file, readable for all: nothing secret is in it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn save<T: Serialize>(root: &Root, path: &str, value: &T) -> Result<Written, FileError> {
+    // Our own types have string keys only: they can always be written as JSON.
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    root.write(path, &text, 0o644)
+}
+
+/// Keeps a damaged state file under another name, so that nothing is lost when a new one is written.
+///
+/// # Errors
+/// When it cannot be copied.
+pub fn set_aside(root: &Root, path: &str) -> Result<String, FileError> {
+    let aside = format!("{path}.damaged");
+    let bytes = root.read(path)?;
+    root.write(&aside, &bytes, 0o644)?;
+    Ok(aside)
+}

@@ -1,0 +1,292 @@
+//! Child processes: an argument vector (no shell), a group of their own, a deadline, no standard input, an
+//! environment that is ours alone, and the output in a file.
+//!
+//! A file, and not a pipe, because a grandchild that lives on would keep a pipe open for ever; a group, because
+//! killing only the leader of a build leaves a subshell that goes on building and installing.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use super::clock::Stopwatch;
+use super::interrupt;
+
+/// How long a group may take to leave after SIGTERM before it is killed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How a child came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It left with this code.
+    Exit(i32),
+    /// A signal killed it.
+    Signal(i32),
+    /// Its deadline passed; its whole group was killed.
+    TimedOut,
+    /// We were asked to stop; its whole group was killed.
+    Interrupted,
+}
+
+impl Ended {
+    /// It left with code 0.
+    pub fn is_success(self) -> bool {
+        self == Ended::Exit(0)
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Exit(code) => write!(f, "exit code {code}"),
+            Ended::Signal(number) => write!(f, "killed by signal {number}"),
+            Ended::TimedOut => f.write_str("stopped at its deadline"),
+            Ended::Interrupted => f.write_str("stopped because we were asked to stop"),
+        }
+    }
+}
+
+/// A child that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How.
+    pub ended: Ended,
+    /// After how long.
+    pub took: Duration,
+    /// Its standard output (and error output, unless that went to a file of its own), when it was kept.
+    pub output: Vec<u8>,
+}
+
+/// Where the output of a child goes.
+#[derive(Debug)]
+pub enum Output {
+    /// Both streams into this file, at its end.
+    Into(File),
+    /// Both streams kept, at most this many bytes of them (the last ones).
+    Keep(u64),
+    /// Only standard output kept, at most this many bytes; error output is dropped.
+    KeepAnswer(u64),
+}
+
+/// A program that is about to run.
+#[derive(Debug)]
+pub struct Child {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    search_path: OsString,
+    deadline: Duration,
+    output: Output,
+}
+
+impl Child {
+    /// `program` with a deadline; `search_path` is the `PATH` it gets.
+    pub fn new(program: &Path, search_path: &OsStr, deadline: Duration) -> Child {
+        Child {
+            program: program.to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            search_path: search_path.to_owned(),
+            deadline,
+            output: Output::Keep(64 << 10),
+        }
+    }
+
+    /// One argument more.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Child {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, arguments: I) -> Child {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// One environment variable beside `PATH`, `HOME` and `LC_ALL`.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Child {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Where its output goes.
+    #[must_use]
+    pub fn output(mut self, output: Output) -> Child {
+        self.output = output;
+        self
+    }
+
+    /// The command as a person would type it; for logs.
+    pub fn spelt(&self) -> String {
+        let mut words = vec![self.program.display().to_string()];
+        words.extend(self.arguments.iter().map(|a| a.to_string_lossy().into_owned()));
+        words.join(" ")
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started, or its output cannot be read back.
+    #[allow(clippy::disallowed_methods)] // the one place that starts a process
+    pub fn run(self) -> io::Result<Finished> {
+        let watch = Stopwatch::start();
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            // dkms, make and bash all obey variables of their callers (MAKEFLAGS, ARCH, KCFLAGS, BASH_ENV …).
+            .env_clear()
+            .env("PATH", &self.search_path)
+            .env("HOME", "/")
+            .env("LC_ALL", "C")
+            .envs(self.environment)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .process_group(0);
+        let mut kept: Option<(File, u64)> = None;
+        match self.output {
+            Output::Into(file) => {
+                command.stdout(file.try_clone()?).stderr(file);
+            }
+            Output::Keep(limit) => {
+                let file = unnamed_file()?;
+                command.stdout(file.try_clone()?).stderr(file.try_clone()?);
+                kept = Some((file, limit));
+            }
+            Output::KeepAnswer(limit) => {
+                let file = unnamed_file()?;
+                command.stdout(file.try_clone()?).stderr(Stdio::null());
+                kept = Some((file, limit));
+            }
+        }
+        let mut child = command.spawn()?;
+        // The builder still holds its ends of the output; they are not needed any more.
+        drop(command);
+        let group = Pid::from_child(&child);
+        let mut pause = Duration::from_millis(1);
+        let ended = loop {
+            if let Some(status) = child.try_wait()? {
+                break ended(status);
+            }
+            let stop = match () {
+                () if interrupt::asked() => Some(Ended::Interrupted),
+                () if watch.elapsed() >= self.deadline => Some(Ended::TimedOut),
+                () => None,
+            };
+            if let Some(reason) = stop {
+                end_group(group, || child.try_wait().map(|s| s.is_some()))?;
+                child.wait()?;
+                break reason;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        };
+        let output = kept.map(|(file, limit)| tail(file, limit)).transpose()?.unwrap_or_default();
+        Ok(Finished { ended, took: watch.elapsed(), output })
+    }
+}
+
+fn ended(status: ExitStatus) -> Ended {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ended::Exit(code),
+        (None, Some(signal)) => Ended::Signal(signal),
+        (None, None) => Ended::Exit(-1),
+    }
+}
+
+/// SIGTERM to the group, and SIGKILL to what is left of it when its leader is gone or the grace is over.
+fn end_group(group: Pid, mut leader_gone: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    let watch = Stopwatch::start();
+    signal_group(group, Signal::TERM)?;
+    while !leader_gone()? && watch.elapsed() < GRACE {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    signal_group(group, Signal::KILL)
+}
+
+fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
+    match rustix::process::kill_process_group(group, signal) {
+        // No process of the group is left: that is what was wanted.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A file without a name, in memory: nothing on disk to clean up, and no full disk to run into.
+fn unnamed_file() -> io::Result<File> {
+    Ok(File::from(rustix::fs::memfd_create("output", rustix::fs::MemfdFlags::CLOEXEC)?))
+}
+
+/// The last `limit` bytes of a file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn tail(mut file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let size = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(size.saturating_sub(limit)))?;
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+
+    fn sh(script: &str, deadline_ms: u64) -> Finished {
+        Child::new(Path::new("/bin/sh"), OsStr::new("/usr/bin:/bin"), Duration::from_millis(deadline_ms))
+            .args(["-c", script])
+            .run()
+            .unwrap()
+    }
+
+    #[test]
+    fn keeps_both_streams_and_the_code() {
+        let done = sh("echo out; echo err >&2; exit 7", 5000);
+        assert_eq!((done.ended, done.output.as_slice()), (Ended::Exit(7), b"out\nerr\n".as_slice()));
+    }
+
+    #[test]
+    fn the_environment_is_ours_alone() {
+        let text = String::from_utf8(sh("env", 5000).output).unwrap();
+        let mut names: Vec<_> = text.lines().filter_map(|l| l.split('=').next()).collect();
+        // `sh` adds PWD by itself, bash as sh also SHLVL and _.
+        names.retain(|n| !["PWD", "SHLVL", "_", "OLDPWD"].contains(n));
+        names.sort_unstable();
+        assert_eq!(names, ["HOME", "LC_ALL", "PATH"]);
+    }
+
+    #[test]
+    fn the_deadline_takes_the_whole_group() {
+        let watch = Stopwatch::start();
+        let done = sh("trap '' TERM; (trap '' TERM; sleep 60) & echo $!; wait", 300);
+        assert_eq!(done.ended, Ended::TimedOut);
+        assert!(watch.elapsed() < Duration::from_secs(10));
+        let pid = String::from_utf8(done.output).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        // Gone, or a zombie that nobody has collected yet.
+        assert!(stat.is_err() || stat.unwrap().contains(") Z "), "the subshell lives on");
+    }
+
+    #[test]
+    fn a_grandchild_that_lives_on_does_not_hold_us_up() {
+        let watch = Stopwatch::start();
+        assert!(sh("sleep 5 & exit 0", 4000).ended.is_success());
+        assert!(watch.elapsed() < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error() {
+        let child = Child::new(Path::new("/no/such/program"), OsStr::new(""), Duration::from_secs(1));
+        assert_eq!(child.run().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

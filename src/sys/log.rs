@@ -1,0 +1,90 @@
+//! The talk: to the journal when this is the live system and its socket is there, else to stderr. stdout is for
+//! answers and never carries a word of this.
+
+use std::io::IsTerminal;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Talk {
+    /// Errors only.
+    Quiet,
+    /// What an admin wants to know.
+    Normal,
+    /// Each step.
+    Verbose,
+    /// Everything.
+    Debug,
+}
+
+impl Talk {
+    fn filter(self) -> LevelFilter {
+        match self {
+            Talk::Quiet => LevelFilter::ERROR,
+            Talk::Normal => LevelFilter::INFO,
+            Talk::Verbose => LevelFilter::DEBUG,
+            Talk::Debug => LevelFilter::TRACE,
+        }
+    }
+}
+
+/// `program: warning: text`, the form that compilers and swupd use too.
+struct Plain {
+    program: &'static str,
+}
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        let word = match *event.metadata().level() {
+            tracing::Level::ERROR => "error: ",
+            tracing::Level::WARN => "warning: ",
+            _ => "",
+        };
+        write!(writer, "{}: {word}", self.program)?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// Starts the log of `program`. `live` is whether the system that runs us is the one we work on.
+pub fn start(program: &'static str, talk: Talk, live: bool) {
+    let journal = if live { tracing_journald::layer().ok() } else { None };
+    let journal = journal.map(|layer| {
+        use tracing_journald::{Priority, PriorityMappings};
+        layer
+            .with_syslog_identifier(program.to_owned())
+            .with_priority_mappings(PriorityMappings {
+                // The default maps INFO to "notice", which many journals show in bold.
+                info: Priority::Informational,
+                debug: Priority::Debug,
+                ..PriorityMappings::new()
+            })
+            .with_filter(talk.filter())
+    });
+    // A person at a terminal wants to see it, whatever the journal gets.
+    let stderr = (journal.is_none() || std::io::stderr().is_terminal()).then(|| {
+        tracing_subscriber::fmt::layer()
+            .event_format(Plain { program })
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .with_filter(talk.filter())
+    });
+    // A second start, as in tests, changes nothing.
+    tracing_subscriber::registry().with(journal).with(stderr).try_init().ok();
+}

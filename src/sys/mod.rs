@@ -1,0 +1,18 @@
+//! The only floor that touches the outside: files under a root, child processes, the lock, the clock, the log.
+//!
+//! Nothing here knows a word of the domain. `.clippy.toml` forbids the rest of the crate to start a process, to
+//! write a file or to read the clock by any other way.
+
+pub mod child;
+pub mod clock;
+pub mod interrupt;
+pub mod lock;
+pub mod log;
+pub mod root;
+pub mod tools;
+
+pub use child::{Child, Ended, Finished, Output};
+pub use clock::Clock;
+pub use lock::Lock;
+pub use root::{FileError, Kind, Listed, Presence, Root, RootKind, Stat, Written};
+pub use tools::Tools;

@@ -1,0 +1,580 @@
+//! Files under a root that no link can leave.
+//!
+//! Paths are absolute inside the root: `/usr/lib/kernel` of an image at `/mnt/x` is `/mnt/x/usr/lib/kernel`. Every
+//! lookup in a root that is not the live system goes through `openat2(2)` with `RESOLVE_IN_ROOT`, so `..` and links,
+//! absolute or relative, mean what they would mean after a `chroot` into it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// The largest file that is read into memory; a larger one is an error, not a reason to run out of memory.
+const READ_LIMIT: u64 = 512 << 20;
+
+/// What a root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootKind {
+    /// `/` of the running system.
+    Live,
+    /// An installed system that is not running: no running kernel, no systemd, no mounting, no loading of modules.
+    Image,
+    /// A copy of a live system: its own `proc`, `sys` and `run` are the machine's, but nothing is started or told.
+    LiveCopy,
+}
+
+/// What went wrong with a file, and with which one.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {path}: {source}", path = path.display())]
+pub struct FileError {
+    /// The verb: "read", "write", "list" …
+    pub action: &'static str,
+    /// The path as the host sees it.
+    pub path: PathBuf,
+    /// The reason.
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// Nothing of that name is there.
+    pub fn is_absent(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    }
+
+    /// The caller may not do this: a matter of privilege, not of the state of the file.
+    pub fn is_denied(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
+    }
+}
+
+/// The kind of a directory entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A FIFO, socket or device.
+    Other,
+}
+
+impl From<FileType> for Kind {
+    fn from(t: FileType) -> Kind {
+        match t {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Folder,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// The facts of one file that tell whether it is still the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes.
+    pub size: u64,
+    /// Time of the last change of contents, nanoseconds since the epoch.
+    pub mtime_ns: i128,
+    /// Time of the last change of the inode, nanoseconds since the epoch.
+    pub ctime_ns: i128,
+    /// Inode number.
+    pub inode: u64,
+}
+
+impl From<rustix::fs::Stat> for Stat {
+    fn from(s: rustix::fs::Stat) -> Stat {
+        // The field types differ between architectures; all of them fit.
+        Stat {
+            kind: FileType::from_raw_mode(s.st_mode).into(),
+            size: u64::try_from(s.st_size).unwrap_or(0),
+            mtime_ns: i128::from(s.st_mtime) * 1_000_000_000 + i128::from(s.st_mtime_nsec),
+            ctime_ns: i128::from(s.st_ctime) * 1_000_000_000 + i128::from(s.st_ctime_nsec),
+            inode: s.st_ino,
+        }
+    }
+}
+
+/// Existence has three answers: what cannot be read is not absent.
+#[derive(Debug)]
+pub enum Presence {
+    /// It is there.
+    There(Stat),
+    /// It is not there.
+    Absent,
+    /// It cannot be told, with the reason.
+    Unreadable(FileError),
+}
+
+impl Presence {
+    /// It is there.
+    pub fn is_there(&self) -> bool {
+        matches!(self, Presence::There(_))
+    }
+
+    /// It is there and of that kind.
+    pub fn is(&self, kind: Kind) -> bool {
+        matches!(self, Presence::There(s) if s.kind == kind)
+    }
+
+    /// The facts, when it is there.
+    pub fn stat(&self) -> Option<Stat> {
+        match self {
+            Presence::There(s) => Some(*s),
+            _ => None,
+        }
+    }
+}
+
+/// One entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name, as bytes.
+    pub name: OsString,
+    /// Its kind; a link is a link, whatever it leads to.
+    pub kind: Kind,
+}
+
+impl Listed {
+    /// The name, when it is text.
+    pub fn text(&self) -> Option<&str> {
+        self.name.to_str()
+    }
+}
+
+/// Whether a write changed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The file was made or replaced.
+    Changed,
+    /// The same bytes and mode were there already.
+    Same,
+}
+
+/// A folder that is somebody's `/`.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+    path: PathBuf,
+    kind: RootKind,
+}
+
+impl Root {
+    /// Opens the folder `path` as a root.
+    ///
+    /// # Errors
+    /// When it is not a folder that can be opened.
+    pub fn open(kind: RootKind, path: &Path) -> Result<Root, FileError> {
+        let fail = |source: io::Error| FileError { action: "open the root", path: path.to_owned(), source };
+        let path = path.canonicalize().map_err(fail)?;
+        let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| fail(e.into()))?;
+        Ok(Root { fd, path, kind })
+    }
+
+    /// What this root is.
+    pub fn kind(&self) -> RootKind {
+        self.kind
+    }
+
+    /// The running system itself: the only root for which systemd is told anything.
+    pub fn is_live(&self) -> bool {
+        self.kind == RootKind::Live
+    }
+
+    /// The root as the host sees it, without links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The root is `/`, live or seen from inside a chroot.
+    pub fn is_slash(&self) -> bool {
+        self.path == Path::new("/")
+    }
+
+    /// How a path inside the root is spelt on the host; for messages. It resolves no link.
+    pub fn spell(&self, path: impl AsRef<Path>) -> PathBuf {
+        let inside = path.as_ref();
+        self.path.join(inside.strip_prefix("/").unwrap_or(inside))
+    }
+
+    fn fail(&self, action: &'static str, path: &Path, source: impl Into<io::Error>) -> FileError {
+        FileError { action, path: self.spell(path), source: source.into() }
+    }
+
+    fn open_at(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        // openat2 refuses O_PATH together with flags that mean nothing to it.
+        let opens = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY };
+        let flags = flags | OFlags::CLOEXEC | opens;
+        if self.is_slash() {
+            return rustix::fs::openat(&self.fd, path, flags, Mode::empty());
+        }
+        loop {
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {
+                // A rename somewhere else raced with the lookup of a `..`: the kernel asks to try again.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// A regular file, opened for reading. Never waits on a FIFO and never touches a device.
+    ///
+    /// # Errors
+    /// When it is absent, unreadable or not a regular file.
+    pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File, FileError> {
+        let path = path.as_ref();
+        let fail = |e: Errno| self.fail("read", path, e);
+        // O_PATH looks without opening: a device or FIFO is found out before anything can happen to it.
+        let looked = self.open_at(path, OFlags::PATH).map_err(fail)?;
+        let stat = rustix::fs::fstat(&looked).map_err(fail)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(fail(Errno::ISDIR)),
+            _ => return Err(self.fail("read", path, io::Error::other("it is not a regular file"))),
+        }
+        Ok(File::from(self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(fail)?))
+    }
+
+    /// The bytes of a regular file.
+    ///
+    /// # Errors
+    /// As [`Root::open_file`]; also for a file that is too large to be one of ours.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, FileError> {
+        let path = path.as_ref();
+        let mut bytes = Vec::new();
+        let file = self.open_file(path)?;
+        file.take(READ_LIMIT + 1).read_to_end(&mut bytes).map_err(|e| self.fail("read", path, e))?;
+        if bytes.len() as u64 > READ_LIMIT {
+            return Err(self.fail("read", path, io::Error::other("it is larger than 512 MiB")));
+        }
+        Ok(bytes)
+    }
+
+    /// As [`Root::read`], with `None` for an absent file.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn read_optional(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>, FileError> {
+        match self.read(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.is_absent() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether `path`, at the end of its links, is there.
+    pub fn lookup(&self, path: impl AsRef<Path>) -> Presence {
+        self.look(path.as_ref(), OFlags::PATH)
+    }
+
+    /// Whether `path` is there; a link is a link.
+    pub fn lookup_link(&self, path: impl AsRef<Path>) -> Presence {
+        self.look(path.as_ref(), OFlags::PATH | OFlags::NOFOLLOW)
+    }
+
+    fn look(&self, path: &Path, flags: OFlags) -> Presence {
+        match self.open_at(path, flags).and_then(|fd| rustix::fs::fstat(&fd)) {
+            Ok(stat) => Presence::There(stat.into()),
+            Err(e) => {
+                let error = self.fail("look at", path, e);
+                if error.is_absent() { Presence::Absent } else { Presence::Unreadable(error) }
+            }
+        }
+    }
+
+    /// The text of a link.
+    ///
+    /// # Errors
+    /// When it is no link, or cannot be read.
+    pub fn read_link(&self, path: impl AsRef<Path>) -> Result<PathBuf, FileError> {
+        let path = path.as_ref();
+        let text = self
+            .open_at(path, OFlags::PATH | OFlags::NOFOLLOW)
+            // An empty path names the link itself that the descriptor stands for.
+            .and_then(|fd| rustix::fs::readlinkat(&fd, "", Vec::new()))
+            .map_err(|e| self.fail("read the link", path, e))?;
+        Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
+    }
+
+    /// The entries of a folder, sorted by bytes.
+    ///
+    /// # Errors
+    /// When it is no folder, or cannot be read to its end.
+    pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<Listed>, FileError> {
+        let path = path.as_ref();
+        let fail = |e: Errno| self.fail("list", path, e);
+        let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
+        let mut entries = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&fd).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                // Some filesystems do not tell the type while listing.
+                FileType::Unknown => {
+                    let stat = rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+                    FileType::from_raw_mode(stat.map_err(fail)?.st_mode)
+                }
+                known => known,
+            };
+            entries.push(Listed { name: OsStr::from_bytes(name).to_owned(), kind: kind.into() });
+        }
+        entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+        Ok(entries)
+    }
+
+    /// As [`Root::list`], with no entries for an absent folder.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn list_optional(&self, path: impl AsRef<Path>) -> Result<Vec<Listed>, FileError> {
+        match self.list(path) {
+            Err(e) if e.is_absent() => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// The path on the host of what `path` leads to: free of links, and inside the root. This is what a program that
+    /// knows nothing of roots may be given.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn real_path(&self, path: impl AsRef<Path>) -> Result<PathBuf, FileError> {
+        let path = path.as_ref();
+        let fd = self.open_at(path, OFlags::PATH).map_err(|e| self.fail("resolve", path, e))?;
+        std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+            .map_err(|e| self.fail("resolve (is /proc mounted?)", path, e))
+    }
+
+    /// The path inside the root that a host path stands for, when it is inside.
+    pub fn inside(&self, host: &Path) -> Option<PathBuf> {
+        host.strip_prefix(&self.path).ok().map(|rest| Path::new("/").join(rest))
+    }
+
+    /// Makes a folder and its parents, mode 0755.
+    ///
+    /// # Errors
+    /// When one of them cannot be made, or is there and is no folder.
+    pub fn make_folders(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
+        let path = path.as_ref();
+        let mut done = PathBuf::from("/");
+        for name in path.components().filter(|c| matches!(c, std::path::Component::Normal(_))) {
+            let parent = done.clone();
+            done.push(name);
+            match self.open_at(&done, OFlags::PATH | OFlags::DIRECTORY) {
+                Ok(_) => continue,
+                Err(Errno::NOENT) => {}
+                Err(e) => return Err(self.fail("make the folder", &done, e)),
+            }
+            let parent_fd = self.folder(&parent)?;
+            match rustix::fs::mkdirat(&parent_fd, name.as_os_str(), Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(self.fail("make the folder", &done, e)),
+            }
+            // What is in the way may be a dangling link: say so here instead of at the write.
+            self.open_at(&done, OFlags::PATH | OFlags::DIRECTORY)
+                .map_err(|e| self.fail("make the folder", &done, e))?;
+        }
+        Ok(())
+    }
+
+    fn folder(&self, path: &Path) -> Result<OwnedFd, FileError> {
+        self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|e| self.fail("open the folder", path, e))
+    }
+
+    fn parent_and_name<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), FileError> {
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => Ok((self.folder(parent)?, name)),
+            _ => Err(self.fail("write", path, Errno::INVAL)),
+        }
+    }
+
+    /// Puts `bytes` at `path`, atomically: a reader sees the old file or the new one, also after a power cut. A link
+    /// at `path` is replaced, not followed. Missing parents are made. Nothing is touched when the same regular file
+    /// is there already.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old file is still there then.
+    pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8], mode: u32) -> Result<Written, FileError> {
+        let path = path.as_ref();
+        if self.has(path, bytes, mode) {
+            return Ok(Written::Same);
+        }
+        if let Some(parent) = path.parent() {
+            self.make_folders(parent)?;
+        }
+        let (folder, name) = self.parent_and_name(path)?;
+        self.in_place_of(path, &folder, name, |temporary| {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&folder, temporary, flags, Mode::from_raw_mode(0o600))?;
+            let mut file = File::from(fd);
+            file.write_all(bytes)?;
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+            file.sync_all()
+        })?;
+        Ok(Written::Changed)
+    }
+
+    fn has(&self, path: &Path, bytes: &[u8], mode: u32) -> bool {
+        let same = |fd: OwnedFd| -> io::Result<bool> {
+            let stat = rustix::fs::fstat(&fd)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+                || stat.st_mode & 0o7777 != mode
+                || u64::try_from(stat.st_size) != Ok(bytes.len() as u64)
+            {
+                return Ok(false);
+            }
+            let mut there = Vec::with_capacity(bytes.len());
+            File::from(fd).read_to_end(&mut there)?;
+            Ok(there == bytes)
+        };
+        // Whatever is wrong with the old file, writing the new one is the answer to it.
+        self.open_at(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)
+            .is_ok_and(|fd| same(fd).unwrap_or(false))
+    }
+
+    /// Makes `path` a link with that text, atomically; nothing is touched when it is one already.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn link(&self, path: impl AsRef<Path>, text: &Path) -> Result<Written, FileError> {
+        let path = path.as_ref();
+        if self.read_link(path).is_ok_and(|there| there == text) {
+            return Ok(Written::Same);
+        }
+        if let Some(parent) = path.parent() {
+            self.make_folders(parent)?;
+        }
+        let (folder, name) = self.parent_and_name(path)?;
+        self.in_place_of(path, &folder, name, |temporary| {
+            Ok(rustix::fs::symlinkat(text, &folder, temporary)?)
+        })?;
+        Ok(Written::Changed)
+    }
+
+    fn in_place_of(
+        &self,
+        path: &Path,
+        folder: &OwnedFd,
+        name: &OsStr,
+        make: impl FnOnce(&OsStr) -> io::Result<()>,
+    ) -> Result<(), FileError> {
+        let mut temporary = OsString::from(".");
+        temporary.push(name);
+        temporary.push(format!(".{}", std::process::id()));
+        let result = remove_if_there(folder, &temporary)
+            .and_then(|()| make(&temporary))
+            .and_then(|()| Ok(rustix::fs::renameat(folder, &temporary, folder, name)?))
+            .and_then(|()| Ok(rustix::fs::fsync(folder)?));
+        if let Err(e) = result {
+            // The first error is the one to tell; a temporary file that stays is replaced by the next write.
+            remove_if_there(folder, &temporary).ok();
+            return Err(self.fail("write", path, e));
+        }
+        Ok(())
+    }
+
+    /// Removes a file or link; true when it was there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
+        let path = path.as_ref();
+        let (folder, name) = match self.parent_and_name(path) {
+            Err(e) if e.is_absent() => return Ok(false),
+            other => other?,
+        };
+        match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+            Ok(()) => rustix::fs::fsync(&folder).map(|()| true).map_err(|e| self.fail("remove", path, e)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(self.fail("remove", path, e)),
+        }
+    }
+
+    /// Removes a folder and all below it, following no link; true when it was there.
+    ///
+    /// # Errors
+    /// When something of it cannot be removed.
+    pub fn remove_tree(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
+        let path = path.as_ref();
+        let fail = |e: Errno| self.fail("remove", path, e);
+        match self.lookup_link(path) {
+            Presence::Absent => return Ok(false),
+            Presence::Unreadable(e) => return Err(e),
+            Presence::There(stat) if stat.kind != Kind::Folder => return self.remove(path),
+            Presence::There(_) => {}
+        }
+        for entry in self.list(path)? {
+            self.remove_tree(path.join(&entry.name))?;
+        }
+        let (folder, name) = self.parent_and_name(path)?;
+        rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR).map_err(fail)?;
+        Ok(true)
+    }
+
+    /// A file opened for a child to write into: truncated, mode 0644, never through a link.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(&self, path: impl AsRef<Path>) -> Result<File, FileError> {
+        self.open_written(path.as_ref(), OFlags::TRUNC, 0o644)
+    }
+
+    /// A file that stays for ever and is only locked: made when absent, never truncated.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open_lock_file(&self, path: impl AsRef<Path>) -> Result<File, FileError> {
+        self.open_written(path.as_ref(), OFlags::empty(), 0o644)
+    }
+
+    fn open_written(&self, path: &Path, flags: OFlags, mode: u32) -> Result<File, FileError> {
+        if let Some(parent) = path.parent() {
+            self.make_folders(parent)?;
+        }
+        let (folder, name) = self.parent_and_name(path)?;
+        let flags = flags
+            | OFlags::RDWR
+            | OFlags::CREATE
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY;
+        rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(mode))
+            .map(File::from)
+            .map_err(|e| self.fail("write", path, e))
+    }
+
+    /// Free bytes for an unprivileged writer on the filesystem that holds `path`.
+    ///
+    /// # Errors
+    /// When `path` is not there.
+    pub fn free_space(&self, path: impl AsRef<Path>) -> Result<u64, FileError> {
+        let path = path.as_ref();
+        let fail = |e: Errno| self.fail("look at the filesystem of", path, e);
+        let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
+        let fs = rustix::fs::fstatvfs(fd.as_fd()).map_err(fail)?;
+        Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
+    }
+}
+
+fn remove_if_there(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,81 @@
+//! Where the programs of others are found: a fixed list of folders, never the caller's `PATH` and never a root.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Child;
+
+/// The folders, in order.
+const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// The environment variable with folders (separated by colons) that are searched first. Tests put recorders there.
+pub const FIRST_FOLDERS: &str = "CLR_DKMS_TOOL_PATH";
+
+/// A program that is not on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} is not installed (looked in {searched})")]
+pub struct MissingTool {
+    /// Its name.
+    pub name: String,
+    /// Where it was looked for.
+    pub searched: String,
+}
+
+/// The programs of this machine.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    folders: Vec<PathBuf>,
+    named: BTreeMap<String, PathBuf>,
+}
+
+impl Tools {
+    /// The fixed folders, with those of [`FIRST_FOLDERS`] before them.
+    pub fn from_environment() -> Tools {
+        let first = std::env::var_os(FIRST_FOLDERS).unwrap_or_default();
+        let folders = std::env::split_paths(&first)
+            .filter(|folder| folder.is_absolute())
+            .chain(FOLDERS.map(PathBuf::from))
+            .collect();
+        Tools { folders, named: BTreeMap::new() }
+    }
+
+    /// Uses `path` for the program `name`, wherever else one of that name may be.
+    pub fn name(&mut self, name: &str, path: &Path) {
+        self.named.insert(name.to_owned(), path.to_owned());
+    }
+
+    /// The `PATH` that children get.
+    pub fn search_path(&self) -> OsString {
+        // Folders that hold a colon were split at it when they were read: joining cannot fail.
+        std::env::join_paths(&self.folders).unwrap_or_default()
+    }
+
+    /// The file of a program.
+    ///
+    /// # Errors
+    /// When no executable file of that name is there.
+    pub fn find(&self, name: &str) -> Result<PathBuf, MissingTool> {
+        let executable =
+            |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+        let (found, searched) = match self.named.get(name) {
+            Some(path) => (executable(path).then(|| path.clone()), path.display().to_string()),
+            None => (
+                self.folders.iter().map(|folder| folder.join(name)).find(|path| executable(path)),
+                self.search_path().to_string_lossy().into_owned(),
+            ),
+        };
+        found.ok_or_else(|| MissingTool { name: name.to_owned(), searched })
+    }
+
+    /// A child that runs the program `name`.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub fn child(&self, name: &str, deadline: Duration) -> Result<Child, MissingTool> {
+        let path: &OsStr = &self.search_path();
+        Ok(Child::new(&self.find(name)?, path, deadline))
+    }
+}

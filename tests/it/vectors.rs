@@ -1,0 +1,70 @@
+//! What the real clr-boot-manager made of 401 sets of files.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use clr_dkms::cmdline::{Sources, effective};
+use clr_dkms::sys::{Root, RootKind};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Vector {
+    name: String,
+    files: Vec<VectorFile>,
+    out: String,
+}
+
+#[derive(Deserialize)]
+struct VectorFile {
+    #[serde(rename = "p")]
+    path: String,
+    #[serde(rename = "k")]
+    kind: String,
+    #[serde(rename = "c")]
+    content: String,
+}
+
+/// The vectors hold bytes, written as the Latin-1 characters of the same numbers.
+fn latin1(text: &str) -> Vec<u8> {
+    text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
+}
+
+fn lay_out(files: &[VectorFile], root: &Path) {
+    use std::os::unix::ffi::OsStrExt;
+    for file in files {
+        let path = root.join(&file.path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match file.kind.as_str() {
+            "file" => fs::write(path, latin1(&file.content)).unwrap(),
+            "link" => symlink(std::ffi::OsStr::from_bytes(&latin1(&file.content)), path).unwrap(),
+            "dir" => fs::create_dir_all(path).unwrap(),
+            other => panic!("unknown kind {other}"),
+        }
+    }
+}
+
+#[test]
+fn the_line_is_the_one_that_clr_boot_manager_wrote() {
+    let vectors = include_str!("../data/cmdline-vectors.jsonl");
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for line in vectors.lines() {
+        let vector: Vector = serde_json::from_str(line).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        lay_out(&vector.files, folder.path());
+        let root = Root::open(RootKind::Image, folder.path()).unwrap();
+        let line = effective(&Sources::observe(&root, "6.15.7-1591.native"));
+        if line != latin1(&vector.out) {
+            wrong.push(format!(
+                "{}: {:?} instead of {:?}",
+                vector.name,
+                String::from_utf8_lossy(&line),
+                vector.out
+            ));
+        }
+        count += 1;
+    }
+    assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(count, 401);
+}
