@@ -1,8 +1,9 @@
 //! The facts that decisions and reports are made from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use crate::boot;
+use crate::boot::{self, ReadBack};
 use crate::cmdline::{PARAMETER, Sources, Switch, effective, parameter};
 use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
 use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Stage, Tree, conf};
@@ -41,6 +42,10 @@ pub struct Facts {
     pub lines: Vec<Line>,
     /// The fingerprint of what the boot manager reads.
     pub boot_inputs: String,
+    /// What the boot entries of these kernels say now.
+    pub boot_entries: ReadBack,
+    /// The root as the host sees it, for paths that a person follows.
+    pub root: PathBuf,
 }
 
 impl Facts {
@@ -54,7 +59,21 @@ impl Facts {
             pairs.extend(pairs_of(world, cache, &tree, kernel));
             lines.push(line(world, kernel));
         }
-        Facts { boot_inputs: boot::inputs(&world.root), inventory, tree, pairs, lines }
+        let expected: Vec<_> = lines.iter().map(|l: &Line| (l.id.clone(), l.effective.clone())).collect();
+        Facts {
+            boot_inputs: boot::inputs(&world.root),
+            boot_entries: boot::read_back(&world.root, &expected),
+            root: world.root.path().to_owned(),
+            inventory,
+            tree,
+            pairs,
+            lines,
+        }
+    }
+
+    /// How a path inside the root is spelt on the host.
+    pub fn spell(&self, path: &str) -> String {
+        self.root.join(path.trim_start_matches('/')).display().to_string()
     }
 
     /// The pairs of one kernel.

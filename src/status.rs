@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::boot::ReadBack;
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::compiler_error::FirstError;
@@ -83,9 +84,9 @@ pub struct ModuleStatus {
     pub reason: Option<String>,
     /// The first error of its last build.
     pub error: Option<FirstError>,
-    /// The log of that build, inside the root.
+    /// The log of that build.
     pub log: Option<String>,
-    /// The installed files, inside the root.
+    /// The installed files.
     pub files: Vec<String>,
 }
 
@@ -110,7 +111,7 @@ pub struct Document {
     pub modules: Vec<ModuleStatus>,
     /// `module.sig_unenforce` is wanted.
     pub sig_unenforce_wanted: bool,
-    /// What the boot entries said when they were read back the last time.
+    /// What the boot entries say: `verified`, `differs`, `not-visible`; none before the first update by us.
     pub boot_entries: Option<String>,
     /// When the boot files were last updated by us.
     pub boot_updated: Option<Timestamp>,
@@ -189,7 +190,12 @@ pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleStatus {
 /// Makes the document.
 pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, settings: &Settings) -> Document {
     let known = record.as_good();
-    let modules: Vec<ModuleStatus> = facts.pairs.iter().map(|p| module_status(p, known)).collect();
+    let spelt = |mut module: ModuleStatus| {
+        module.log = module.log.map(|log| facts.spell(&log));
+        module.files = module.files.iter().map(|file| facts.spell(file)).collect();
+        module
+    };
+    let modules: Vec<ModuleStatus> = facts.pairs.iter().map(|p| spelt(module_status(p, known))).collect();
     let next_boot = facts.inventory.boot_default().map(|k| k.name.release());
     let wanted = sig_unenforce_wanted(settings, facts);
     let problems = problems(facts, record, progress, settings, &modules, next_boot.as_deref());
@@ -208,7 +214,11 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         running,
         next_boot,
         sig_unenforce_wanted: wanted,
-        boot_entries: known.and_then(|r| r.boot.entries.clone()),
+        boot_entries: match &facts.boot_entries {
+            // What was seen by the last run, when more could be seen then.
+            ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
+            seen => Some(seen.word().to_owned()),
+        },
         boot_updated: known.and_then(|r| r.boot.updated),
         last_run: known.map(|r| r.started),
         problems,
@@ -248,7 +258,8 @@ fn problems(
         Stored::Good(record) => {
             let pending = settings.boot_update
                 && record.boot.error.is_none()
-                && record.boot.inputs.as_ref() != Some(&facts.boot_inputs);
+                && record.boot.inputs.as_ref() != Some(&facts.boot_inputs)
+                && facts.boot_entries != ReadBack::Verified;
             if pending {
                 problems
                     .push("kernels or fragments have changed since the boot entries were made".to_owned());

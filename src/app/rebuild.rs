@@ -99,7 +99,7 @@ pub fn run(world: &World, cache: &mut Cache, facts: &Facts, mut planned: Vec<Pla
                 missing.remove(&p.module.name);
             }
             changed |= p.steps.contains(&Step::Index);
-            tell(&attempt);
+            tell(world, &attempt);
             attempts.push(attempt);
         }
         if changed
@@ -184,8 +184,13 @@ fn one(
             attempt.failure = Some((State::NotBuilt, "the run was asked to stop".to_owned()));
         }
         Err(Failure::Step { what, error, last_lines }) => {
-            for line in &last_lines {
-                tracing::error!("{} on {}: | {line}", p.module, p.release);
+            if !last_lines.is_empty() {
+                tracing::error!(
+                    "the end of the log of {} on {}:\n  {}",
+                    p.module,
+                    p.release,
+                    last_lines.join("\n  ")
+                );
             }
             attempt.failure = Some((State::BuildFailed, what));
             attempt.error = error;
@@ -214,14 +219,15 @@ fn spelt(steps: &[Step]) -> String {
 }
 
 /// One line a module: quiet on success, loud on failure.
-fn tell(attempt: &Attempt) {
+fn tell(world: &World, attempt: &Attempt) {
     let (module, release) = (&attempt.module, &attempt.release);
     match (&attempt.failure, &attempt.error) {
         (None, _) => tracing::debug!("{module} on {release}: done"),
         (Some((State::SkippedExclusive, reason)), _) => tracing::info!("{module} on {release}: {reason}"),
         (Some((state, reason)), error) => {
             let error = error.as_ref().map(|e| format!("; {e}")).unwrap_or_default();
-            let log = attempt.log.as_ref().map(|l| format!("; log: {l}")).unwrap_or_default();
+            let log = attempt.log.as_ref().map(|l| format!("; log: {}", world.root.spell(l).display()));
+            let log = log.unwrap_or_default();
             tracing::error!("{module} on {release}: {state}: {reason}{error}{log}");
         }
     }

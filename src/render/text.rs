@@ -21,7 +21,8 @@ pub fn screen(document: &Document) -> String {
         lines.push(String::new());
         lines.push("Kernels".to_owned());
         let width = document.kernels.iter().map(|k| k.release.len()).max().unwrap_or(0);
-        lines.extend(document.kernels.iter().map(|k| kernel(k, width)));
+        let role_width = document.kernels.iter().map(|k| role(k).len()).max().unwrap_or(0);
+        lines.extend(document.kernels.iter().map(|k| kernel(k, width, role_width)));
     }
     if !document.modules.is_empty() {
         lines.push(String::new());
@@ -36,7 +37,9 @@ pub fn screen(document: &Document) -> String {
     if let Some(time) = document.last_run {
         lines.push(format!("Last change:  {}", time.strftime("%Y-%m-%d %H:%M:%S UTC")));
     }
-    section(&mut lines, "Problems", &document.problems);
+    // The first line says the first of them already.
+    let more: Vec<String> = document.problems.iter().filter(|p| **p != document.summary).cloned().collect();
+    section(&mut lines, "More problems", &more);
     section(&mut lines, "Seen and left alone", &document.notes);
     lines.iter().fold(first, |screen, line| screen + &shown(line) + "\n")
 }
@@ -59,13 +62,16 @@ fn painted(verdict: Verdict) -> String {
     format!("{style}{verdict}{style:#}")
 }
 
-fn kernel(kernel: &KernelStatus, width: usize) -> String {
-    let role = match (kernel.running, kernel.next_boot) {
+fn role(kernel: &KernelStatus) -> &'static str {
+    match (kernel.running, kernel.next_boot) {
         (true, true) => "running, next boot",
         (true, false) => "running",
         (false, true) => "next boot",
         (false, false) => "",
-    };
+    }
+}
+
+fn kernel(kernel: &KernelStatus, width: usize, role_width: usize) -> String {
     let headers = match &kernel.headers {
         Headers::Present => String::new(),
         Headers::Absent => ", no headers".to_owned(),
@@ -75,9 +81,10 @@ fn kernel(kernel: &KernelStatus, width: usize) -> String {
     };
     let modules = match kernel.modules_needed {
         0 => "no module needed".to_owned(),
+        1 => format!("{} of 1 module ready", kernel.modules_ready),
         n => format!("{} of {n} modules ready", kernel.modules_ready),
     };
-    format!("  {:width$}  {role:18}  {modules}{headers}", kernel.release)
+    format!("  {:width$}  {:role_width$}  {modules}{headers}", kernel.release, role(kernel))
 }
 
 fn module(module: &ModuleStatus) -> Vec<String> {
@@ -102,7 +109,11 @@ fn module(module: &ModuleStatus) -> Vec<String> {
 fn command_line(document: &Document) -> String {
     let on = document.kernels.iter().filter(|k| k.sig_unenforce == "on").count();
     let wanted = if document.sig_unenforce_wanted { "wanted" } else { "not wanted" };
-    format!("module.sig_unenforce is {wanted}, and configured for {on} of {} kernels", document.kernels.len())
+    let kernels = match document.kernels.len() {
+        1 => "1 kernel".to_owned(),
+        n => format!("{n} kernels"),
+    };
+    format!("module.sig_unenforce is {wanted}, and configured for {on} of {kernels}")
 }
 
 fn boot_entries(document: &Document) -> String {

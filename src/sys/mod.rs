@@ -10,6 +10,7 @@ pub mod lock;
 pub mod log;
 pub mod root;
 pub mod tools;
+mod write;
 
 pub use child::{Child, Ended, Finished, Output};
 pub use clock::Clock;

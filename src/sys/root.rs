@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -207,11 +207,11 @@ impl Root {
         self.path.join(inside.strip_prefix("/").unwrap_or(inside))
     }
 
-    fn fail(&self, action: &'static str, path: &Path, source: impl Into<io::Error>) -> FileError {
+    pub(super) fn fail(&self, action: &'static str, path: &Path, source: impl Into<io::Error>) -> FileError {
         FileError { action, path: self.spell(path), source: source.into() }
     }
 
-    fn open_at(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn open_at(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         // openat2 refuses O_PATH together with flags that mean nothing to it.
         let opens = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY };
         let flags = flags | OFlags::CLOEXEC | opens;
@@ -364,201 +364,6 @@ impl Root {
         host.strip_prefix(&self.path).ok().map(|rest| Path::new("/").join(rest))
     }
 
-    /// Makes a folder and its parents, mode 0755.
-    ///
-    /// # Errors
-    /// When one of them cannot be made, or is there and is no folder.
-    pub fn make_folders(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
-        let path = path.as_ref();
-        let mut done = PathBuf::from("/");
-        for name in path.components().filter(|c| matches!(c, std::path::Component::Normal(_))) {
-            let parent = done.clone();
-            done.push(name);
-            match self.open_at(&done, OFlags::PATH | OFlags::DIRECTORY) {
-                Ok(_) => continue,
-                Err(Errno::NOENT) => {}
-                Err(e) => return Err(self.fail("make the folder", &done, e)),
-            }
-            let parent_fd = self.folder(&parent)?;
-            match rustix::fs::mkdirat(&parent_fd, name.as_os_str(), Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(self.fail("make the folder", &done, e)),
-            }
-            // What is in the way may be a dangling link: say so here instead of at the write.
-            self.open_at(&done, OFlags::PATH | OFlags::DIRECTORY)
-                .map_err(|e| self.fail("make the folder", &done, e))?;
-        }
-        Ok(())
-    }
-
-    fn folder(&self, path: &Path) -> Result<OwnedFd, FileError> {
-        self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)
-            .map_err(|e| self.fail("open the folder", path, e))
-    }
-
-    fn parent_and_name<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), FileError> {
-        match (path.parent(), path.file_name()) {
-            (Some(parent), Some(name)) => Ok((self.folder(parent)?, name)),
-            _ => Err(self.fail("write", path, Errno::INVAL)),
-        }
-    }
-
-    /// Puts `bytes` at `path`, atomically: a reader sees the old file or the new one, also after a power cut. A link
-    /// at `path` is replaced, not followed. Missing parents are made. Nothing is touched when the same regular file
-    /// is there already.
-    ///
-    /// # Errors
-    /// When it cannot be written; the old file is still there then.
-    pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8], mode: u32) -> Result<Written, FileError> {
-        let path = path.as_ref();
-        if self.has(path, bytes, mode) {
-            return Ok(Written::Same);
-        }
-        if let Some(parent) = path.parent() {
-            self.make_folders(parent)?;
-        }
-        let (folder, name) = self.parent_and_name(path)?;
-        self.in_place_of(path, &folder, name, |temporary| {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&folder, temporary, flags, Mode::from_raw_mode(0o600))?;
-            let mut file = File::from(fd);
-            file.write_all(bytes)?;
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-            file.sync_all()
-        })?;
-        Ok(Written::Changed)
-    }
-
-    fn has(&self, path: &Path, bytes: &[u8], mode: u32) -> bool {
-        let same = |fd: OwnedFd| -> io::Result<bool> {
-            let stat = rustix::fs::fstat(&fd)?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
-                || stat.st_mode & 0o7777 != mode
-                || u64::try_from(stat.st_size) != Ok(bytes.len() as u64)
-            {
-                return Ok(false);
-            }
-            let mut there = Vec::with_capacity(bytes.len());
-            File::from(fd).read_to_end(&mut there)?;
-            Ok(there == bytes)
-        };
-        // Whatever is wrong with the old file, writing the new one is the answer to it.
-        self.open_at(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)
-            .is_ok_and(|fd| same(fd).unwrap_or(false))
-    }
-
-    /// Makes `path` a link with that text, atomically; nothing is touched when it is one already.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn link(&self, path: impl AsRef<Path>, text: &Path) -> Result<Written, FileError> {
-        let path = path.as_ref();
-        if self.read_link(path).is_ok_and(|there| there == text) {
-            return Ok(Written::Same);
-        }
-        if let Some(parent) = path.parent() {
-            self.make_folders(parent)?;
-        }
-        let (folder, name) = self.parent_and_name(path)?;
-        self.in_place_of(path, &folder, name, |temporary| {
-            Ok(rustix::fs::symlinkat(text, &folder, temporary)?)
-        })?;
-        Ok(Written::Changed)
-    }
-
-    fn in_place_of(
-        &self,
-        path: &Path,
-        folder: &OwnedFd,
-        name: &OsStr,
-        make: impl FnOnce(&OsStr) -> io::Result<()>,
-    ) -> Result<(), FileError> {
-        let mut temporary = OsString::from(".");
-        temporary.push(name);
-        temporary.push(format!(".{}", std::process::id()));
-        let result = remove_if_there(folder, &temporary)
-            .and_then(|()| make(&temporary))
-            .and_then(|()| Ok(rustix::fs::renameat(folder, &temporary, folder, name)?))
-            .and_then(|()| Ok(rustix::fs::fsync(folder)?));
-        if let Err(e) = result {
-            // The first error is the one to tell; a temporary file that stays is replaced by the next write.
-            remove_if_there(folder, &temporary).ok();
-            return Err(self.fail("write", path, e));
-        }
-        Ok(())
-    }
-
-    /// Removes a file or link; true when it was there.
-    ///
-    /// # Errors
-    /// When it is there and cannot be removed.
-    pub fn remove(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
-        let path = path.as_ref();
-        let (folder, name) = match self.parent_and_name(path) {
-            Err(e) if e.is_absent() => return Ok(false),
-            other => other?,
-        };
-        match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
-            Ok(()) => rustix::fs::fsync(&folder).map(|()| true).map_err(|e| self.fail("remove", path, e)),
-            Err(Errno::NOENT) => Ok(false),
-            Err(e) => Err(self.fail("remove", path, e)),
-        }
-    }
-
-    /// Removes a folder and all below it, following no link; true when it was there.
-    ///
-    /// # Errors
-    /// When something of it cannot be removed.
-    pub fn remove_tree(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
-        let path = path.as_ref();
-        let fail = |e: Errno| self.fail("remove", path, e);
-        match self.lookup_link(path) {
-            Presence::Absent => return Ok(false),
-            Presence::Unreadable(e) => return Err(e),
-            Presence::There(stat) if stat.kind != Kind::Folder => return self.remove(path),
-            Presence::There(_) => {}
-        }
-        for entry in self.list(path)? {
-            self.remove_tree(path.join(&entry.name))?;
-        }
-        let (folder, name) = self.parent_and_name(path)?;
-        rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR).map_err(fail)?;
-        Ok(true)
-    }
-
-    /// A file opened for a child to write into: truncated, mode 0644, never through a link.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn create(&self, path: impl AsRef<Path>) -> Result<File, FileError> {
-        self.open_written(path.as_ref(), OFlags::TRUNC, 0o644)
-    }
-
-    /// A file that stays for ever and is only locked: made when absent, never truncated.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn open_lock_file(&self, path: impl AsRef<Path>) -> Result<File, FileError> {
-        self.open_written(path.as_ref(), OFlags::empty(), 0o644)
-    }
-
-    fn open_written(&self, path: &Path, flags: OFlags, mode: u32) -> Result<File, FileError> {
-        if let Some(parent) = path.parent() {
-            self.make_folders(parent)?;
-        }
-        let (folder, name) = self.parent_and_name(path)?;
-        let flags = flags
-            | OFlags::RDWR
-            | OFlags::CREATE
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC
-            | OFlags::NONBLOCK
-            | OFlags::NOCTTY;
-        rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(mode))
-            .map(File::from)
-            .map_err(|e| self.fail("write", path, e))
-    }
-
     /// Free bytes for an unprivileged writer on the filesystem that holds `path`.
     ///
     /// # Errors
@@ -569,12 +374,5 @@ impl Root {
         let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
         let fs = rustix::fs::fstatvfs(fd.as_fd()).map_err(fail)?;
         Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
-    }
-}
-
-fn remove_if_there(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(e.into()),
     }
 }
