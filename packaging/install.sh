@@ -346,6 +346,12 @@ uninstall_all() {
         flock -n -E 75 -- "$lock" true || die 75 "a program of clr-dkms is at work (it holds $lock), nothing was changed; try again later"
     fi
 
+    # What clr-dkms-cmdline wrote into /etc is ours too, and only it knows which files those are.
+    if there "$LOCALSTATEDIR/lib/clr-dkms/cmdline.json"; then
+        "$DESTDIR$BINDIR/clr-dkms-cmdline" -q default ${DESTDIR:+--root "$DESTDIR"} ||
+            die 1 "clr-dkms-cmdline could not take back what it wrote in $SYSCONFDIR/kernel/cmdline.d, nothing was removed; " \
+                "take it away by hand, remove $DESTDIR$LOCALSTATEDIR/lib/clr-dkms/cmdline.json and try again"
+    fi
     acting=1
     for ((index = ${#old[@]} - 1; index >= 0; index--)); do # callers before what they call
         path=${old[index]}

@@ -71,6 +71,8 @@ if [[ ! -e $source/packaging/clr-dkms.conf ]]; then echo '# placeholder' >"$sour
 for name in "${names[@]}"; do
     cp "$top/target/release/$name" "$programs/$name" 2>/dev/null || printf '#!/bin/sh\n# %s\n' "$name" >"$programs/$name"
 done
+# What uninstall asks of it is what counts here; what it does then has tests of its own.
+printf '#!/bin/sh\necho "$*" >>"%s/cmdline-was-called"\n[ ! -e "%s/cmdline-fails" ]\n' "$scratch" "$scratch" >"$programs/clr-dkms-cmdline"
 printf '#!/bin/sh\necho "$*" >>"%s/systemctl-was-called"\n' "$scratch" >"$shims/systemctl"
 chmod 755 "$shims/systemctl"
 
@@ -246,8 +248,15 @@ for damage in '' 'garbage' $'# clr-dkms manifest 1\nfile\t1234\t/usr/bin/clr-dkm
     refuses "a manifest with '${damage##*$'\n'}'" install 1 "$image$manifest"
     cp -p "$scratch/manifest" "$image$manifest"
 done
+check 'fragments are not touched where none is ours' test ! -e "$scratch/cmdline-was-called"
+put /var/lib/clr-dkms/cmdline.json '{}'
+installed=$(tree)
+touch "$scratch/cmdline-fails"
+refuses 'fragments of ours that cannot be taken back' uninstall 1 'could not take back'
+rm "$scratch/cmdline-fails" "$scratch/cmdline-was-called"
 check 'nothing happened so far' same "$installed" "$(tree)"
 installer uninstall
+check 'fragments of ours are taken back first' same "$(<"$scratch/cmdline-was-called")" "-q default --root $image"
 check 'records are removed, choices of an admin stay' same "$before" "$(tree)"
 for path in /var/lib/clr-dkms /run/clr-dkms.lock "$image/etc/clr-dkms stays" 'cmdline.d/clr-ignore-mod-sig.conf stays'; do
     check "uninstall says '$path'" said "$path"
