@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline clr-dkms-motd clr-dkms-variant
 BUILT := $(PROGRAMS:%=target/release/%)
-SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*/*.rs cmdline.d/* motd.d/* packaging/*.conf)
+SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf)
 
 .PHONY: help build fetch demo test check lint unit shell audit install uninstall clean
 
@@ -47,9 +47,7 @@ demo: ## a real update in a scratch root: real dkms, real headers, real modules 
 
 test: ## everything, in under 15 minutes; what CI runs (installs what is missing, as root)
 	tests/support/ensure-packages.sh build dkms test
-	$(MAKE) --no-print-directory lint
-	$(CARGO) test --locked
-	$(MAKE) --no-print-directory shell
+	$(MAKE) --no-print-directory check
 	python3 tests/support/test-stand-in.py
 	tests/support/test-scratch-root.sh
 	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
@@ -65,11 +63,11 @@ lint: fetch
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 unit: fetch
-	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --locked
 
 # Every file that starts as a shell script does; the trees in tests/roots are recorded input, not ours.
 shell:
-	find hooks packaging tests .ci -path tests/roots -prune -o -type f -exec \
+	find hooks packaging src tests .ci -path tests/roots -prune -o -type f -exec \
 	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
 	tests/support/test-install.sh
 

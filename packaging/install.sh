@@ -325,7 +325,7 @@ install_all() {
 }
 
 uninstall_all() {
-    local path kept='' failed='' count=0 index next='systemctl daemon-reload'
+    local path kept='' failed='' count=0 index next='systemctl daemon-reload' writer=$BINDIR/clr-dkms-cmdline
     local lock=$DESTDIR$RUNSTATEDIR/clr-dkms.lock
     local -a runtime=("$RUNSTATEDIR/clr-dkms.lock" "$RUNSTATEDIR/clr-dkms" "$RUNSTATEDIR/motd.d/clr-dkms.motd"
         "$LOCALSTATEDIR/cache/clr-dkms" "$LOCALSTATEDIR/lib/clr-dkms" "$LOCALSTATEDIR/log/clr-dkms")
@@ -348,7 +348,9 @@ uninstall_all() {
 
     # What clr-dkms-cmdline wrote into /etc is ours too, and only it knows which files those are.
     if there "$LOCALSTATEDIR/lib/clr-dkms/cmdline.json"; then
-        "$DESTDIR$BINDIR/clr-dkms-cmdline" -q default ${DESTDIR:+--root "$DESTDIR"} ||
+        # For an image it is ours that is run: a program of the image has no business on this machine.
+        [[ -z $DESTDIR ]] || writer=$BINDIR_FROM/clr-dkms-cmdline
+        "$writer" -q default ${DESTDIR:+--root "$DESTDIR"} ||
             die 1 "clr-dkms-cmdline could not take back what it wrote in $SYSCONFDIR/kernel/cmdline.d, nothing was removed; " \
                 "take it away by hand, remove $DESTDIR$LOCALSTATEDIR/lib/clr-dkms/cmdline.json and try again"
     fi

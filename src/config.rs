@@ -166,7 +166,7 @@ fn misfit(text: &str) -> Option<(usize, String)> {
 
 fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: bool) -> Result<(), String> {
     match (section, key) {
-        ("build", "timeout") => s.build_timeout = duration(value)?,
+        ("build", "timeout") => s.build_timeout = deadline(value)?,
         ("run", "lock-wait") => s.lock_wait = duration(value)?,
         ("cmdline", "sig-unenforce") => {
             s.sig_unenforce = match value {
@@ -177,7 +177,7 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
             };
         }
         ("boot", "update") => s.boot_update = yes_or_no(value)?,
-        ("boot", "timeout") => s.boot_timeout = duration(value)?,
+        ("boot", "timeout") => s.boot_timeout = deadline(value)?,
         ("motd", "show") => s.motd_show = yes_or_no(value)?,
         ("tools", name) if TOOLS.contains(&name) => {
             let path = Path::new(value);
@@ -206,6 +206,13 @@ fn yes_or_no(value: &str) -> Result<bool, String> {
         "yes" => Ok(true),
         "no" => Ok(false),
         _ => Err(format!("{value:?} is not one of yes, no")),
+    }
+}
+
+fn deadline(value: &str) -> Result<Duration, String> {
+    match duration(value)? {
+        Duration::ZERO => Err("with no time at all nothing would be done; accepted: 1 s and more".to_owned()),
+        time => Ok(time),
     }
 }
 

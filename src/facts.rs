@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::boot::{self, ReadBack};
+use crate::boot::{self, Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Sources, Switch, effective, parameter};
+use crate::dkms::conf::ConfError;
 use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
 use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Stage, Tree, conf};
 use crate::enforcement::forced_by_configuration;
@@ -44,6 +45,8 @@ pub struct Facts {
     pub boot_inputs: String,
     /// What the boot entries of these kernels say now.
     pub boot_entries: ReadBack,
+    /// Why the boot manager cannot be run here.
+    pub boot_obstacle: Option<Obstacle>,
     /// The root as the host sees it, for paths that a person follows.
     pub root: PathBuf,
 }
@@ -63,6 +66,7 @@ impl Facts {
         Facts {
             boot_inputs: boot::inputs(&world.root),
             boot_entries: boot::read_back(&world.root, &expected),
+            boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
             inventory,
             tree,
@@ -94,8 +98,7 @@ pub fn pairs_of(world: &World, cache: &mut Cache, tree: &Tree, kernel: &Installe
     let root = &world.root;
     let release = kernel.name.release();
     let index = Index::load(root, &release);
-    let confs: Vec<(&Registered, Result<Conf, String>)> =
-        tree.newest().map(|m| (m, conf::load(root, &world.tools, cache, m, &release))).collect();
+    let confs = chosen_versions(world, cache, tree, &release);
     let claimed = claimed_files(tree, &confs, &release);
     confs
         .into_iter()
@@ -103,7 +106,9 @@ pub fn pairs_of(world: &World, cache: &mut Cache, tree: &Tree, kernel: &Installe
             let stage = tree.stage(registered, &release);
             let unknown = |reason: &str| Err(vec![Flaw::Unknown { reason: reason.to_owned() }]);
             let proof = match (&conf, &index) {
-                (Err(reason), _) | (_, Err(reason)) => unknown(reason),
+                (Err(ConfError::Unusable(reason) | ConfError::CannotTell(reason)), _) | (_, Err(reason)) => {
+                    unknown(reason)
+                }
                 (Ok(conf), Ok(index)) => prove(root, cache, &registered.module, stage, &release, conf, index),
             };
             let (mut good, mut orphans) = (false, Vec::new());
@@ -132,15 +137,43 @@ pub fn pairs_of(world: &World, cache: &mut Cache, tree: &Tree, kernel: &Installe
         .collect()
 }
 
+/// One version of each module: the highest that asks to be built by itself, as dkms chooses, else the highest.
+fn chosen_versions<'t>(
+    world: &World,
+    cache: &mut Cache,
+    tree: &'t Tree,
+    release: &str,
+) -> Vec<(&'t Registered, Result<Conf, ConfError>)> {
+    let mut chosen: Vec<(&Registered, Result<Conf, ConfError>)> = Vec::new();
+    let asks = |conf: &Result<Conf, ConfError>| conf.as_ref().is_ok_and(|c| c.autoinstall);
+    for registered in &tree.modules {
+        let known = chosen.last().filter(|(last, _)| last.module.name == registered.module.name);
+        // Of one name the highest version comes first; one that cannot be read may ask for it.
+        if known.is_some_and(|(_, conf)| asks(conf) || conf.is_err()) {
+            continue;
+        }
+        let conf = conf::load(&world.root, &world.tools, cache, registered, release);
+        match known.is_some() {
+            false => chosen.push((registered, conf)),
+            true if asks(&conf) => {
+                chosen.pop();
+                chosen.push((registered, conf));
+            }
+            true => {}
+        }
+    }
+    chosen
+}
+
 /// The names of module files that some module has installed on a kernel. None when that cannot be told: then no file
 /// may be taken for an orphan.
 fn claimed_files(
     tree: &Tree,
-    confs: &[(&Registered, Result<Conf, String>)],
+    confs: &[(&Registered, Result<Conf, ConfError>)],
     release: &str,
 ) -> Option<BTreeSet<String>> {
     let mut claimed = BTreeSet::new();
-    let by_name: BTreeMap<&str, &Result<Conf, String>> =
+    let by_name: BTreeMap<&str, &Result<Conf, ConfError>> =
         confs.iter().map(|(m, conf)| (m.module.name.as_str(), conf)).collect();
     for (name, on) in tree.installed.keys() {
         if on != release {

@@ -1,5 +1,6 @@
 //! The fragment for the message of the day: at most three lines, from the status document.
 
+use crate::dkms::compiler_error::FirstError;
 use crate::status::{Document, Verdict};
 
 /// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.
@@ -10,6 +11,9 @@ pub const OWN_TEXTS: &str = "/etc/clr-dkms/motd.d";
 const WIDTH: usize = 100;
 /// The most lines.
 const LINES: usize = 3;
+
+/// What a text may ask for.
+const PLACEHOLDERS: [&str; 4] = ["{kernel}", "{problem}", "{error}", "{log}"];
 
 /// The shipped text for a verdict; none where there is nothing to say.
 pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
@@ -22,26 +26,32 @@ pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
     }
 }
 
-/// Fills a text: `{kernel}` is the next boot's release, `{problem}` the first thing that is wrong. Nothing to say is
-/// an empty string.
+/// Fills a text: `{kernel}` is the next boot's release, `{problem}` the first thing that is wrong, `{error}` the first
+/// error of the first failed build and `{log}` its log. A line with a placeholder that has no value is left out.
+/// Nothing to say is an empty string.
 pub fn fragment(document: &Document, text: &str) -> String {
-    let kernel = document.next_boot.as_deref().unwrap_or("of the next boot");
-    let problem = document.problems.first().map_or("", String::as_str);
+    let failed = document.modules.iter().find(|m| m.error.is_some());
+    let error = failed.and_then(|m| m.error.as_ref()).map(FirstError::short);
+    let value = |placeholder: &str| match placeholder {
+        "{kernel}" => document.next_boot.clone(),
+        "{problem}" => document.problems.first().cloned(),
+        "{error}" => error.clone(),
+        // Read on that system, where the root is /.
+        "{log}" => failed.and_then(|m| m.log.as_deref()).map(|log| inside(log, &document.root)),
+        plain => Some(plain.to_owned()),
+    };
     text.lines()
         .filter(|line| !line.trim().is_empty())
+        // One value cannot bring in another's placeholder: the line is split, not replaced again and again.
+        .filter_map(|line| split_keeping(line).map(value).collect::<Option<String>>())
         .take(LINES)
-        .map(|line| {
-            // One value cannot bring in another's placeholder: the line is split, not replaced again and again.
-            let filled: String = split_keeping(line)
-                .map(|part| match part {
-                    "{kernel}" => kernel,
-                    "{problem}" => problem,
-                    other => other,
-                })
-                .collect();
-            cut(&filled) + "\n"
-        })
+        .map(|line| cut(&line) + "\n")
         .collect()
+}
+
+fn inside(path: &str, root: &str) -> String {
+    let inside = path.strip_prefix(root.trim_end_matches('/'));
+    inside.filter(|rest| rest.starts_with('/')).unwrap_or(path).to_owned()
 }
 
 fn split_keeping(line: &str) -> impl Iterator<Item = &str> {
@@ -50,8 +60,7 @@ fn split_keeping(line: &str) -> impl Iterator<Item = &str> {
         if rest.is_empty() {
             return None;
         }
-        let place =
-            ["{kernel}", "{problem}"].iter().filter_map(|p| rest.find(p).map(|at| (at, p.len()))).min();
+        let place = PLACEHOLDERS.iter().filter_map(|p| rest.find(p).map(|at| (at, p.len()))).min();
         let end = match place {
             Some((0, length)) => length,
             Some((at, _)) => at,

@@ -144,6 +144,8 @@ pub enum Stored<T> {
     Good(T),
     /// Something that cannot be used, with the reason.
     Bad(String),
+    /// Something that cannot be read, with the reason.
+    Unreadable(String),
 }
 
 impl<T> Stored<T> {
@@ -164,13 +166,27 @@ impl<T> Stored<T> {
     }
 }
 
+/// What every state file begins with.
+#[derive(Deserialize)]
+struct Head {
+    schema: u32,
+}
+
 /// Reads a state file.
 pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
     let bytes = match root.read_optional(path) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Stored::Absent,
+        Err(e) if e.is_denied() => return Stored::Unreadable(e.to_string()),
         Err(e) => return Stored::Bad(e.to_string()),
     };
+    match serde_json::from_slice::<Head>(&bytes) {
+        Ok(head) if head.schema > SCHEMA => {
+            return Stored::Bad(format!("{} is of a newer clr-dkms", root.spell(path).display()));
+        }
+        // What else is wrong with it is told below.
+        Ok(_) | Err(_) => {}
+    }
     match serde_json::from_slice(&bytes) {
         Ok(value) => Stored::Good(value),
         Err(e) => Stored::Bad(format!("{} is damaged: {e}", root.spell(path).display())),

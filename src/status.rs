@@ -3,15 +3,14 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::boot::ReadBack;
+use crate::boot::{Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::{Settings, SigUnenforce};
-use crate::dkms::compiler_error::FirstError;
+use crate::dkms::Pair;
 use crate::dkms::plan::{self, Decision, State, decide};
-use crate::dkms::{ModuleName, Pair};
 use crate::facts::Facts;
 use crate::kernel::{Headers, Running, Variant};
-use crate::state::{Record, Stored};
+use crate::state::{ModuleRecord, Record, Stored};
 
 /// The answer in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,26 +69,6 @@ pub struct KernelStatus {
     pub sig_unenforce: &'static str,
 }
 
-/// One module on one kernel.
-#[derive(Debug, Clone, Serialize)]
-pub struct ModuleStatus {
-    /// Which module.
-    #[serde(flatten)]
-    pub module: ModuleName,
-    /// On which kernel release.
-    pub kernel: String,
-    /// How it is.
-    pub state: State,
-    /// Why.
-    pub reason: Option<String>,
-    /// The first error of its last build.
-    pub error: Option<FirstError>,
-    /// The log of that build.
-    pub log: Option<String>,
-    /// The installed files.
-    pub files: Vec<String>,
-}
-
 /// The document.
 #[derive(Debug, Clone, Serialize)]
 pub struct Document {
@@ -99,6 +78,8 @@ pub struct Document {
     pub verdict: Verdict,
     /// The answer in one sentence.
     pub summary: String,
+    /// The root as the host sees it; paths below are spelt with it.
+    pub root: String,
     /// What to do next; none when there is nothing to do.
     pub next_step: Option<String>,
     /// The running kernel release.
@@ -108,7 +89,7 @@ pub struct Document {
     /// Kernels that matter.
     pub kernels: Vec<KernelStatus>,
     /// Modules on them.
-    pub modules: Vec<ModuleStatus>,
+    pub modules: Vec<ModuleRecord>,
     /// `module.sig_unenforce` is wanted.
     pub sig_unenforce_wanted: bool,
     /// What the boot entries say: `verified`, `differs`, `not-visible`; none before the first update by us.
@@ -157,8 +138,8 @@ fn is_needed(pair: &Pair) -> bool {
 }
 
 /// The state of a module on a kernel, from the facts and from what the last run found out about it.
-pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleStatus {
-    let mut status = ModuleStatus {
+pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleRecord {
+    let mut status = ModuleRecord {
         module: pair.module.clone(),
         kernel: pair.release.clone(),
         state: State::Ok,
@@ -181,7 +162,7 @@ pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleStatus {
             }
         }
         (_, proof) => {
-            status.files = proof.iter().flatten().map(|p| p.path.clone()).collect();
+            status.files = proof.clone().unwrap_or_default();
         }
     }
     status
@@ -190,25 +171,44 @@ pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleStatus {
 /// Makes the document.
 pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, settings: &Settings) -> Document {
     let known = record.as_good();
-    let spelt = |mut module: ModuleStatus| {
+    let spelt = |mut module: ModuleRecord| {
         module.log = module.log.map(|log| facts.spell(&log));
-        module.files = module.files.iter().map(|file| facts.spell(file)).collect();
+        for file in &mut module.files {
+            file.path = facts.spell(&file.path);
+        }
         module
     };
-    let modules: Vec<ModuleStatus> = facts.pairs.iter().map(|p| spelt(module_status(p, known))).collect();
+    let modules: Vec<ModuleRecord> = facts.pairs.iter().map(|p| spelt(module_status(p, known))).collect();
     let next_boot = facts.inventory.boot_default().map(|k| k.name.release());
     let wanted = sig_unenforce_wanted(settings, facts);
-    let problems = problems(facts, record, progress, settings, &modules, next_boot.as_deref());
+    let problems = problems(facts, record, progress, settings, &modules);
     let running = match &facts.inventory.running {
         Running::Known { release } => Some(release.clone()),
         _ => None,
     };
-    let verdict = verdict(facts, progress, &modules, &problems, running.as_ref(), next_boot.as_ref());
+    let unreadable = facts.inventory.unreadable().is_some()
+        || facts.tree.unreadable.is_some()
+        || matches!(record, Stored::Unreadable(_))
+        || modules.iter().any(|m| m.state == State::Unknown && counts(m, facts));
+    let verdict = if unreadable {
+        Verdict::Unknown
+    } else if facts.inventory.kernels.is_empty() {
+        Verdict::NotApplicable
+    } else if progress == Progress::Working {
+        Verdict::Building
+    } else if !problems.is_empty() {
+        Verdict::Degraded
+    } else if running.is_some() && next_boot.is_some() && running != next_boot {
+        Verdict::RebootPending
+    } else {
+        Verdict::Healthy
+    };
     let mut document = Document {
         schema: 1,
         verdict,
         summary: String::new(),
         next_step: None,
+        root: facts.root.display().to_string(),
         kernels: kernels(facts, &modules, next_boot.as_deref()),
         modules,
         running,
@@ -234,15 +234,21 @@ fn problems(
     record: &Stored<Record>,
     progress: Progress,
     settings: &Settings,
-    modules: &[ModuleStatus],
-    next_boot: Option<&str>,
+    modules: &[ModuleRecord],
 ) -> Vec<String> {
     let mut problems: Vec<String> = Vec::new();
-    problems.extend(facts.inventory.unreadable.clone());
+    problems.extend(facts.inventory.unreadable().map(str::to_owned));
     problems.extend(facts.tree.unreadable.clone());
-    for module in modules.iter().filter(|m| counts(m, facts, next_boot) && !m.state.is_fine()) {
-        problems
-            .push(format!("{} is not ready for kernel {} ({})", module.module, module.kernel, module.state));
+    for m in modules.iter().filter(|m| is_lacking(m, facts)) {
+        problems.push(match m.state.is_fine() {
+            false => format!("{} is not ready for kernel {} ({})", m.module, m.kernel, m.state),
+            true => {
+                format!("{} is in use and will not be there on kernel {} ({})", m.module, m.kernel, m.state)
+            }
+        });
+    }
+    if let ReadBack::Differs(wrong) = &facts.boot_entries {
+        problems.extend(wrong.iter().cloned());
     }
     if progress == Progress::BrokenOff {
         problems.push("the last run was broken off before its end".to_owned());
@@ -259,16 +265,19 @@ fn problems(
             let pending = settings.boot_update
                 && record.boot.error.is_none()
                 && record.boot.inputs.as_ref() != Some(&facts.boot_inputs)
-                && facts.boot_entries != ReadBack::Verified;
+                && facts.boot_entries != ReadBack::Verified
+                && facts.boot_obstacle != Some(Obstacle::Chroot);
             if pending {
                 problems
                     .push("kernels or fragments have changed since the boot entries were made".to_owned());
             }
-            problems.extend(record.boot.error.iter().cloned());
+            let told = |error: &&String| !problems.iter().any(|p| error.contains(p.as_str()));
+            let error: Vec<String> = record.boot.error.iter().filter(told).cloned().collect();
+            problems.extend(error);
             problems.extend(record.problems.iter().cloned());
         }
-        Stored::Bad(reason) => problems.push(reason.clone()),
-        Stored::Absent if !facts.tree.modules.is_empty() => {
+        Stored::Bad(reason) | Stored::Unreadable(reason) => problems.push(reason.clone()),
+        Stored::Absent if !facts.tree.modules.is_empty() && !facts.inventory.kernels.is_empty() => {
             problems.push("clr-dkms-post-update has not run on this system yet".to_owned());
         }
         Stored::Absent => {}
@@ -277,43 +286,30 @@ fn problems(
 }
 
 /// Whether the state of a module on a kernel matters for the verdict: on the next boot always; on another tip only
-/// where it could be built; on an old kernel that still runs not, as nobody boots it again.
-fn counts(module: &ModuleStatus, facts: &Facts, next_boot: Option<&str>) -> bool {
-    if next_boot == Some(module.kernel.as_str()) {
-        return true;
-    }
+/// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be told
+/// which kernel boots next, every tip matters.
+fn counts(module: &ModuleRecord, facts: &Facts) -> bool {
+    let Some(next) = facts.inventory.boot_default() else { return true };
     let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
-    kernel.is_some_and(|k| k.tip && k.headers != Headers::Absent)
+    kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
 }
 
-fn verdict(
-    facts: &Facts,
-    progress: Progress,
-    modules: &[ModuleStatus],
-    problems: &[String],
-    running: Option<&String>,
-    next_boot: Option<&String>,
-) -> Verdict {
-    let unknown_module =
-        modules.iter().any(|m| m.state == State::Unknown && counts(m, facts, next_boot.map(String::as_str)));
-    if facts.inventory.unreadable.is_some() || facts.tree.unreadable.is_some() {
-        Verdict::Unknown
-    } else if facts.inventory.kernels.is_empty() {
-        Verdict::NotApplicable
-    } else if progress == Progress::Working {
-        Verdict::Building
-    } else if unknown_module {
-        Verdict::Unknown
-    } else if !problems.is_empty() {
-        Verdict::Degraded
-    } else if running.is_some() && next_boot.is_some() && running != next_boot {
-        Verdict::RebootPending
-    } else {
-        Verdict::Healthy
+/// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
+fn is_lacking(module: &ModuleRecord, facts: &Facts) -> bool {
+    if !counts(module, facts) || module.state == State::Ok {
+        return false;
     }
+    let next = facts.inventory.boot_default().map(|k| k.name.release());
+    let in_use = || {
+        facts.inventory.running_kernel().is_some_and(|running| {
+            let mut on_running = facts.pairs.iter().filter(|p| p.release == running.name.release());
+            on_running.any(|p| p.module.name == module.module.name && p.proof.is_ok())
+        })
+    };
+    !module.state.is_fine() || (next.as_ref() == Some(&module.kernel) && in_use())
 }
 
-fn kernels(facts: &Facts, modules: &[ModuleStatus], next_boot: Option<&str>) -> Vec<KernelStatus> {
+fn kernels(facts: &Facts, modules: &[ModuleRecord], next_boot: Option<&str>) -> Vec<KernelStatus> {
     facts
         .lines
         .iter()
@@ -329,7 +325,9 @@ fn kernels(facts: &Facts, modules: &[ModuleStatus], next_boot: Option<&str>) -> 
                 tip: kernel.tip,
                 headers: kernel.headers.clone(),
                 modules_ready: mine().filter(|m| m.state == State::Ok).count(),
-                modules_needed: mine().filter(|m| m.state == State::Ok || !m.state.is_fine()).count(),
+                modules_needed: mine()
+                    .filter(|m| m.state == State::Ok || !m.state.is_fine() || is_lacking(m, facts))
+                    .count(),
                 sig_unenforce: match line.switch {
                     Switch::On => "on",
                     Switch::Off => "off",
@@ -343,6 +341,7 @@ fn kernels(facts: &Facts, modules: &[ModuleStatus], next_boot: Option<&str>) -> 
 fn notes(facts: &Facts) -> Vec<String> {
     let odd = facts.inventory.oddities.iter().chain(&facts.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
+    notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
     let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable);
     notes.extend(unreadable.map(ToString::to_string));
     notes.dedup();
@@ -378,21 +377,18 @@ fn next_step(document: &Document, progress: Progress, facts: &Facts) -> Option<S
         Verdict::Degraded if progress == Progress::BrokenOff => {
             Some(format!("{run}: it goes on where it was"))
         }
-        Verdict::Degraded => {
-            let bad = document
-                .modules
-                .iter()
-                .find(|m| !m.state.is_fine() && counts(m, facts, document.next_boot.as_deref()));
-            Some(match bad {
-                Some(m) => cure(m, document),
-                None => run.to_owned(),
-            })
-        }
+        Verdict::Degraded => Some(match document.modules.iter().find(|m| is_lacking(m, facts)) {
+            Some(m) => cure(m, document),
+            None if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
+                format!("mend the boot entries as the problems say, then {run}")
+            }
+            None => run.to_owned(),
+        }),
     }
 }
 
 /// The next command for a module that is not ready.
-fn cure(module: &ModuleStatus, document: &Document) -> String {
+fn cure(module: &ModuleRecord, document: &Document) -> String {
     let run = "run `clr-dkms-post-update` as root";
     match module.state {
         State::HeadersMissing => {
@@ -403,8 +399,16 @@ fn cure(module: &ModuleStatus, document: &Document) -> String {
             }
         }
         State::HeadersMismatch => "`swupd repair`, then `clr-dkms-post-update`".to_owned(),
+        State::DependencyFailed => format!("bring what it needs, then {run}"),
         State::BuildFailed => {
             format!("mend or update {}, then {run}", module.module)
+        }
+        State::NotAutoinstall => format!(
+            "`dkms install {} -k {}`, or put AUTOINSTALL=\"yes\" into its dkms.conf",
+            module.module, module.kernel
+        ),
+        State::SkippedExclusive => {
+            format!("stay on the running kernel, or find a version of {} for the new one", module.module.name)
         }
         State::BrokenSource => {
             format!("put the source of {} back, or `dkms remove {} --all`", module.module, module.module)

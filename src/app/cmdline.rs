@@ -6,10 +6,11 @@ use serde::Serialize;
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{Mask, PARAMETER, Sources, Switch};
-use crate::dkms::Cache;
-use crate::facts::{Facts, Line};
+use crate::facts::{Line, kernels_that_matter, line};
+use crate::kernel::inventory::IMAGES;
+use crate::kernel::{Images, Inventory};
 use crate::render::shown;
-use crate::sys::Lock;
+use crate::sys::{Lock, Root};
 use crate::world::World;
 
 /// Put module.sig_unenforce on the kernel command line, or take it off, and show the line.
@@ -85,11 +86,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
 
 /// The lines of the tips, or nothing where no kernel can be seen.
 fn lines(world: &World) -> anyhow::Result<Vec<Line>> {
-    let facts = Facts::observe(world, &mut Cache::default());
-    if let Some(reason) = facts.inventory.unreadable {
-        anyhow::bail!(Unreadable(reason));
+    let inventory = Inventory::observe(&world.root);
+    kernels_known(&world.root, &inventory)?;
+    Ok(kernels_that_matter(&inventory).into_iter().map(|k| line(world, k)).collect())
+}
+
+fn kernels_known(root: &Root, inventory: &Inventory) -> Result<(), Unreadable> {
+    match (&inventory.images, inventory.kernels.is_empty()) {
+        (Images::Unreadable { reason }, _) => Err(Unreadable(reason.clone())),
+        (_, true) => Err(Unreadable(format!("there is no kernel in {}", root.spell(IMAGES).display()))),
+        _ => Ok(()),
     }
-    Ok(facts.lines)
 }
 
 /// The kernels cannot be listed.
@@ -100,6 +107,11 @@ struct Unreadable(String);
 fn change(world: &World, wish: Wish, dry_run: bool, common: &Common) -> anyhow::Result<u8> {
     let before = match lines(world) {
         Ok(lines) => lines,
+        // To take back what is ours, no kernel has to be there.
+        Err(e) if e.is::<Unreadable>() && wish == Wish::Default => {
+            tracing::debug!("{e}");
+            Vec::new()
+        }
         Err(e) if e.is::<Unreadable>() => {
             tracing::error!("{e}");
             return Ok(exit::UNKNOWN);
@@ -114,7 +126,8 @@ fn change(world: &World, wish: Wish, dry_run: bool, common: &Common) -> anyhow::
         text += "nothing to change\n";
     }
     for step in &plan.steps {
-        text += &format!("{}{step}\n", if dry_run { "would " } else { "" });
+        text += &shown(&format!("{}{step}", if dry_run { "would " } else { "" }));
+        text.push('\n');
     }
     if !dry_run {
         writer::apply(&world.root, &plan, &ours)?;
@@ -148,9 +161,9 @@ struct Document {
 }
 
 fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
-    let inventory = crate::kernel::Inventory::observe(&world.root);
-    if let Some(reason) = &inventory.unreadable {
-        tracing::error!("{}", Unreadable(reason.clone()));
+    let inventory = Inventory::observe(&world.root);
+    if let Err(e) = kernels_known(&world.root, &inventory) {
+        tracing::error!("{e}");
         return Ok(exit::UNKNOWN);
     }
     let kernels = match &show.kernel {
@@ -163,7 +176,7 @@ fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
             }
         },
     };
-    let lines: Vec<Line> = kernels.iter().map(|k| crate::facts::line(world, k)).collect();
+    let lines: Vec<Line> = kernels.iter().map(|k| line(world, k)).collect();
     let word = |l: &Line| match l.switch {
         Switch::On => "on",
         Switch::Off => "off",

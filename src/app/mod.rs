@@ -140,7 +140,7 @@ impl Common {
 /// `--root` names no root.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; give --root or --live-root a folder that holds a system")]
-pub struct BadRoot(#[source] pub FileError);
+pub struct BadRoot(pub FileError);
 
 /// A program needs to be root.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +160,7 @@ pub fn need_root(world: &World, program: &'static str) -> Result<(), NeedsRoot> 
 
 /// Parses the arguments, runs the program and gives its exit code. An error is printed once.
 pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Result<u8>) -> ExitCode {
+    crate::sys::readable_for_all();
     let arguments = match A::try_parse() {
         Ok(arguments) => arguments,
         Err(e) => {
@@ -174,7 +175,10 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
         Err(e) if is_broken_pipe(&e) => exit::OK.into(),
         Err(e) => {
             // Not by the log: it may go to the journal, and who called us waits here.
-            anstream::eprintln!("{program}: error: {e:#}");
+            use std::io::Write;
+            let text = crate::render::shown(&format!("{e:#}"));
+            // Where stderr is gone too, the exit code is all that can be said.
+            writeln!(anstream::stderr(), "{program}: error: {text}").ok();
             code_of(&e).into()
         }
     }

@@ -6,18 +6,19 @@ use serde::Serialize;
 
 use super::rebuild::{self, Attempt};
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
-use crate::boot::{self, ReadBack};
+use crate::boot::{self, Obstacle, ReadBack};
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, Decision, Step, plan};
 use crate::facts::Facts;
-use crate::kernel::Running;
+use crate::kernel::inventory::IMAGES;
+use crate::kernel::{Images, Running};
 use crate::state::{
     self, BootRecord, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot,
     Stored,
 };
-use crate::status::{Progress, document, module_status, sig_unenforce_wanted};
+use crate::status::{Progress, Verdict, document, module_status, sig_unenforce_wanted};
 use crate::sys::{Lock, interrupt};
 use crate::world::World;
 
@@ -137,7 +138,7 @@ fn dry_run(world: &World) -> Plan {
         .collect();
     let (cmdline, obstacles) = match Ours::load(&world.root) {
         Ok(ours) if sig_unenforce_wanted(&world.settings, &facts) => {
-            let plan = writer::plan(Wish::Enable, &tip_sources(&facts), &ours);
+            let plan = writer::plan(Wish::Ensure, &tip_sources(&facts), &ours);
             (
                 plan.steps.iter().map(ToString::to_string).collect(),
                 plan.obstacles.iter().map(ToString::to_string).collect(),
@@ -146,12 +147,26 @@ fn dry_run(world: &World) -> Plan {
         Ok(_) => (Vec::new(), Vec::new()),
         Err(e) => (Vec::new(), vec![e.to_string()]),
     };
-    let mut boot_update = boot_update_reason(world, record.as_ref().map(|r| &r.boot), &facts.boot_inputs);
+    let mut boot_update = boot_update_reason(world, record.as_ref().map(|r| &r.boot), &facts);
     if boot_update.is_none() && !Vec::is_empty(&cmdline) {
         boot_update = Some("the fragments change".to_owned());
     }
-    let unreadable = facts.inventory.unreadable.iter().chain(&facts.tree.unreadable).cloned().collect();
+    let unreadable = unreadable(world, &facts).into_iter().collect();
     Plan { schema: 1, unreadable, modules, cmdline, cmdline_obstacles: obstacles, boot_update }
+}
+
+/// Why it cannot be told what is to be done.
+fn unreadable(world: &World, facts: &Facts) -> Option<String> {
+    let folder = world.root.spell(IMAGES);
+    match &facts.inventory.images {
+        Images::Absent => Some(format!(
+            "there is no {}: {} is no system with kernels of clr-boot-manager",
+            folder.display(),
+            world.root.path().display()
+        )),
+        Images::Unreadable { reason } => Some(reason.clone()),
+        Images::Listed => facts.tree.unreadable.clone(),
+    }
 }
 
 fn tip_pairs(facts: &Facts) -> impl Iterator<Item = &crate::dkms::Pair> {
@@ -165,112 +180,135 @@ fn tip_sources(facts: &Facts) -> Vec<Sources> {
 }
 
 /// Why the boot manager is to be run, if it is.
-fn boot_update_reason(world: &World, last: Option<&BootRecord>, inputs: &str) -> Option<String> {
+fn boot_update_reason(world: &World, last: Option<&BootRecord>, facts: &Facts) -> Option<String> {
     if !world.settings.boot_update {
         return None;
     }
     match last {
+        _ if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
+            Some("the boot entries are not as configured".to_owned())
+        }
         None => Some("we have not run it on this system yet".to_owned()),
         Some(boot) if boot.error.is_some() => Some("it failed the last time".to_owned()),
-        Some(boot) if boot.inputs.as_deref() != Some(inputs) => {
+        Some(boot) if boot.inputs.as_deref() != Some(&facts.boot_inputs) => {
             Some("kernels or fragments have changed since it last ran".to_owned())
         }
         Some(_) => None,
     }
 }
 
-fn work(world: &World, mut problems: Vec<String>) -> anyhow::Result<u8> {
+fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
     let root = &world.root;
     let started = world.clock.now();
     let before = state::load::<Record>(root, RECORD);
-    let broken_off = state::load::<InProgress>(root, IN_PROGRESS);
     if let Stored::Bad(reason) = &before {
-        let aside = state::set_aside(root, RECORD)?;
-        tracing::warn!("{reason}; it is kept as {}", root.spell(aside).display());
+        match state::set_aside(root, RECORD) {
+            Ok(aside) => tracing::warn!("{reason}; it is kept as {}", root.spell(aside).display()),
+            Err(e) => tracing::warn!("{reason}, and cannot be kept: {e}"),
+        }
     }
-    if !matches!(broken_off, Stored::Absent) {
+    if !matches!(state::load::<InProgress>(root, IN_PROGRESS), Stored::Absent) {
         tracing::warn!("the last run was broken off before its end: going on from what is on disk");
     }
     let mut cache = Cache::load(root);
     let facts = Facts::observe(world, &mut cache);
-    if let Some(reason) = facts.inventory.unreadable.as_ref().or(facts.tree.unreadable.as_ref()) {
-        tracing::error!(
-            "{reason}; nothing has been changed. Is {} the root of a system?",
-            root.path().display()
-        );
+    if let Some(reason) = unreadable(world, &facts) {
+        tracing::error!("{reason}; nothing has been changed");
         return Ok(exit::UNKNOWN);
     }
+    if facts.inventory.kernels.is_empty() {
+        tracing::info!("no kernel of clr-boot-manager is installed: nothing to do");
+        return Ok(exit::OK);
+    }
     for oddity in facts.inventory.oddities.iter().chain(&facts.tree.oddities) {
-        tracing::info!("{} {}", oddity.path, crate::render::shown(&oddity.what));
+        tracing::info!("{} {}", oddity.path, oddity.what);
     }
 
     let plans = rebuild::plan(&facts);
     if !plans.is_empty() {
         let builds = plans.iter().map(|p| format!("{} on {}", p.module, p.release)).collect();
         let intent = InProgress { schema: SCHEMA, started, pid: std::process::id(), builds };
-        state::save(root, IN_PROGRESS, &intent)?;
+        if let Err(e) = state::save(root, IN_PROGRESS, &intent) {
+            tracing::warn!("{e}; should this run be broken off, nobody will be told");
+        }
     }
     let attempts = rebuild::run(world, &mut cache, &facts, plans);
-    let interrupted = interrupt::asked();
-
     // What is true now is read from disk again, not concluded from what was done.
-    let facts = Facts::observe(world, &mut cache);
-    let cmdline = if interrupted { None } else { Some(put_cmdline_right(world, &facts)) };
-    let facts = Facts::observe(world, &mut cache);
-    let last_boot = before.as_good().map(|r| r.boot.clone());
-    let boot = if interrupted { last_boot } else { put_boot_right(world, &facts, last_boot) };
+    let facts = if attempts.is_empty() { facts } else { Facts::observe(world, &mut cache) };
+    if interrupt::asked() {
+        return Ok(stopped());
+    }
+    let (obstacles, changed) = put_cmdline_right(world, &facts);
+    let facts = if changed { Facts::observe(world, &mut cache) } else { facts };
+    if interrupt::asked() {
+        return Ok(stopped());
+    }
+    let last = before.as_good().map(|r| r.boot.clone());
+    let boot = put_boot_right(world, &facts, last.clone());
+    let facts = if last.as_ref() == Some(&boot) { facts } else { Facts::observe(world, &mut cache) };
 
-    let record = {
-        let previous = before.as_good();
-        problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
-        let modules = tip_pairs(&facts).map(|pair| module_record(pair, &attempts, previous)).collect();
-        let wanted = sig_unenforce_wanted(&world.settings, &facts);
-        Record {
-            schema: SCHEMA,
-            started,
-            finished: world.clock.now(),
-            running: match &facts.inventory.running {
-                Running::Known { release } => Some(release.clone()),
-                _ => None,
-            },
-            next_boot: facts.inventory.boot_default().map(|k| k.name.release()),
-            new_kernels: new_kernels(world, &facts),
-            modules,
-            cmdline: CmdlineRecord {
-                wanted,
-                in_force: facts.lines.iter().all(|l| l.switch == Switch::On),
-                obstacles: cmdline.into_iter().flatten().collect(),
-            },
-            boot: boot.unwrap_or(BootRecord { inputs: None, updated: None, entries: None, error: None }),
-            problems,
-        }
+    let mut problems = faults.clone();
+    problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
+    let record = Record {
+        schema: SCHEMA,
+        started,
+        finished: world.clock.now(),
+        running: match &facts.inventory.running {
+            Running::Known { release } => Some(release.clone()),
+            _ => None,
+        },
+        next_boot: facts.inventory.boot_default().map(|k| k.name.release()),
+        new_kernels: new_kernels(world, &facts),
+        modules: tip_pairs(&facts).map(|pair| module_record(pair, &attempts, before.as_good())).collect(),
+        cmdline: CmdlineRecord {
+            wanted: sig_unenforce_wanted(&world.settings, &facts),
+            in_force: facts.lines.iter().all(|l| l.switch == Switch::On),
+            obstacles,
+        },
+        boot,
+        problems,
     };
-    if interrupted {
-        // The mark of the run stays: the next one, and every report, knows that this one did not end.
-        tracing::error!("asked to stop; the next run goes on from here");
-        return Ok(exit::ATTENTION);
+    finish(world, &mut cache, &facts, before, record, &faults, attempts.is_empty())
+}
+
+/// The mark of the run stays: the next one, and every report, knows that this one did not end.
+fn stopped() -> u8 {
+    tracing::error!("asked to stop; the next run goes on from here");
+    exit::ATTENTION
+}
+
+/// Leaves the record and the message of the day, and tells the result.
+fn finish(
+    world: &World,
+    cache: &mut Cache,
+    facts: &Facts,
+    before: Stored<Record>,
+    record: Record,
+    faults: &[String],
+    was_idle: bool,
+) -> anyhow::Result<u8> {
+    let root = &world.root;
+    if let Err(e) = cache.save(root) {
+        tracing::warn!("{e}; the next run takes longer, and nothing else is lost");
     }
-    cache.save(root)?;
-    if !before.as_good().is_some_and(|old| old.tells_the_same_as(&record)) {
-        state::save(root, RECORD, &record)?;
-    }
-    root.remove(IN_PROGRESS)?;
-    let document = document(&facts, &Stored::Good(record.clone()), Progress::None, &world.settings);
-    super::motd::write(world, &document)?;
-    let failed = tip_failures(&record, &document);
+    let known = before.as_good().is_some_and(|old| old.tells_the_same_as(&record));
+    let saved = if known { Ok(()) } else { state::save(root, RECORD, &record).map(|_| ()) };
+    let ended = root.remove(IN_PROGRESS);
+    let document = document(facts, &Stored::Good(record), Progress::None, &world.settings);
+    // One that cannot be written must not keep the others from telling.
+    super::motd::write(world, &document).and(saved).and(ended.map(|_| ()))?;
+    // A fault of the configuration has an exit code of its own.
+    let failed = match document.verdict {
+        Verdict::Unknown => true,
+        Verdict::Degraded => document.problems.iter().any(|p| !faults.contains(p)),
+        _ => false,
+    };
     if failed {
         tracing::error!("{}", document.summary);
-    } else if !attempts.is_empty() {
+    } else if !was_idle {
         tracing::info!("{}", document.summary);
     }
     Ok(if failed { exit::ATTENTION } else { exit::OK })
-}
-
-fn tip_failures(record: &Record, document: &crate::status::Document) -> bool {
-    use crate::status::Verdict;
-    matches!(document.verdict, Verdict::Degraded | Verdict::Unknown)
-        || record.boot.error.is_some()
-        || (record.cmdline.wanted && !record.cmdline.in_force)
 }
 
 /// Kernels that the snapshot before the update did not know.
@@ -312,15 +350,17 @@ fn module_record(
     }
 }
 
-/// Makes sure of the parameter; gives what stands in the way.
-fn put_cmdline_right(world: &World, facts: &Facts) -> Vec<String> {
+/// Makes sure of the parameter; gives what stands in the way, and whether anything was changed.
+fn put_cmdline_right(world: &World, facts: &Facts) -> (Vec<String>, bool) {
     if !sig_unenforce_wanted(&world.settings, facts) {
-        return Vec::new();
+        return (Vec::new(), false);
     }
+    let mut changed = false;
     let done = Ours::load(&world.root).and_then(|ours| {
-        let plan = writer::plan(Wish::Enable, &tip_sources(facts), &ours);
+        let plan = writer::plan(Wish::Ensure, &tip_sources(facts), &ours);
         for step in &plan.steps {
             tracing::info!("command line: {step}");
+            changed = true;
         }
         writer::apply(&world.root, &plan, &ours).map(|()| plan.obstacles)
     });
@@ -331,41 +371,57 @@ fn put_cmdline_right(world: &World, facts: &Facts) -> Vec<String> {
     for obstacle in &obstacles {
         tracing::error!("{PARAMETER} is needed, but {obstacle}");
     }
-    obstacles
+    (obstacles, changed)
 }
 
 /// Refreshes the boot entries when there is a reason to, and reads them back.
-fn put_boot_right(world: &World, facts: &Facts, last: Option<BootRecord>) -> Option<BootRecord> {
-    let Some(why) = boot_update_reason(world, last.as_ref(), &facts.boot_inputs) else {
-        return last;
+fn put_boot_right(world: &World, facts: &Facts, last: Option<BootRecord>) -> BootRecord {
+    let reason = boot_update_reason(world, last.as_ref(), facts);
+    let last = last.unwrap_or(BootRecord { inputs: None, updated: None, entries: None, error: None });
+    let Some(why) = reason else {
+        // What nobody tries again is no error any more.
+        let error = last.error.filter(|_| world.settings.boot_update);
+        return BootRecord { error, ..last };
     };
-    let previous = last.unwrap_or(BootRecord { inputs: None, updated: None, entries: None, error: None });
     let failed = |error: String| {
         tracing::error!("boot entries: {error}");
-        Some(BootRecord { error: Some(error), ..previous.clone() })
+        BootRecord { error: Some(error), ..last.clone() }
     };
-    if let Some(obstacle) = boot::obstacle(&world.root) {
-        return failed(format!("clr-boot-manager was not run: {obstacle}"));
-    }
-    tracing::info!("running clr-boot-manager update, because {why}");
-    let update = boot::update(&world.root, &world.tools, world.settings.boot_timeout);
-    let expected: Vec<(String, Vec<u8>)> =
-        facts.lines.iter().map(|l| (l.id.clone(), l.effective.clone())).collect();
+    let verified = facts.boot_entries == ReadBack::Verified;
+    let update = match &facts.boot_obstacle {
+        // Whoever can run it has done so.
+        Some(_) if verified => boot::Update { error: None },
+        Some(Obstacle::Chroot) => {
+            tracing::info!("{}", Obstacle::Chroot);
+            return BootRecord { error: None, ..last };
+        }
+        Some(obstacle) => return failed(format!("clr-boot-manager was not run: {obstacle}")),
+        None => {
+            tracing::info!("running clr-boot-manager update, because {why}");
+            boot::update(&world.root, &world.tools, world.settings.boot_timeout)
+        }
+    };
+    let expected: Vec<_> = facts.lines.iter().map(|l| (l.id.clone(), l.effective.clone())).collect();
     let seen = boot::read_back(&world.root, &expected);
     let error = match (&seen, update.error) {
         (ReadBack::Differs(wrong), said) => {
             Some(wrong.iter().cloned().chain(said).collect::<Vec<_>>().join("; "))
         }
-        (ReadBack::Verified | ReadBack::NotVisible, said) => said,
+        // On a live system the boot partition is usually not mounted; in a copy or an image nothing else can be it.
+        (ReadBack::NotVisible, None) if !world.root.is_live() && !boot::is_another_loader(&world.root) => {
+            let boot = world.root.spell("/boot");
+            Some(format!("clr-boot-manager update wrote no boot entry below {}", boot.display()))
+        }
+        (_, said) => said,
     };
     if let Some(error) = error {
         return failed(error);
     }
-    Some(BootRecord {
+    BootRecord {
         // Read again: clr-boot-manager deletes old kernels, and that is no change to react to.
         inputs: Some(boot::inputs(&world.root)),
         updated: Some(world.clock.now()),
         entries: Some(seen.word().to_owned()),
         error: None,
-    })
+    }
 }

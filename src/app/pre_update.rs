@@ -53,13 +53,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
 fn look(world: &World, dry_run: bool) {
     let inventory = Inventory::observe(&world.root);
     let tree = Tree::observe(&world.root);
-    for reason in inventory.unreadable.iter().chain(&tree.unreadable) {
+    for reason in inventory.unreadable().into_iter().chain(tree.unreadable.as_deref()) {
         tracing::warn!("{reason}; it cannot be told what this update means for DKMS modules");
     }
     for warning in warnings(world, &inventory, &tree) {
         tracing::warn!("{warning}");
     }
-    if dry_run || inventory.unreadable.is_some() {
+    if dry_run || inventory.kernels.is_empty() {
         return;
     }
     let snapshot = Snapshot {
@@ -115,7 +115,7 @@ fn warnings(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
                 continue;
             }
             match &registered.source {
-                Source::Broken { reason } => warnings.push(format!(
+                Source::Broken { reason } | Source::Unknown { reason } => warnings.push(format!(
                     "{} is in use on {release} and cannot be built for another kernel: {reason}",
                     registered.module
                 )),

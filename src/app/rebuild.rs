@@ -82,7 +82,7 @@ pub fn run(world: &World, cache: &mut Cache, facts: &Facts, mut planned: Vec<Pla
     for p in &mut planned {
         let conf = facts.of_kernel(&p.release).find(|pair| pair.module == p.module).map(|pair| &pair.conf);
         if let Some(Ok(conf)) = conf {
-            p.way_out = build::way_out_of_root(&world.root, &p.module, &p.release, conf, &p.steps);
+            p.way_out = build::way_out_of_root(&world.root, &p.module, &p.release, conf);
         }
     }
     let mut attempts: Vec<Attempt> = Vec::new();
@@ -98,7 +98,8 @@ pub fn run(world: &World, cache: &mut Cache, facts: &Facts, mut planned: Vec<Pla
             if attempt.failure.is_none() {
                 missing.remove(&p.module.name);
             }
-            changed |= p.steps.contains(&Step::Index);
+            // A module that was refused is no reason to let depmod near its kernel.
+            changed |= attempt.log.is_some() || p.steps == [Step::Index];
             tell(world, &attempt);
             attempts.push(attempt);
         }
@@ -156,7 +157,7 @@ fn one(
         return attempt;
     }
     if let Err(missing) = world.tools.find("dkms") {
-        attempt.failure = Some((State::BuildFailed, missing.to_string()));
+        attempt.failure = Some((State::DependencyFailed, missing.to_string()));
         return attempt;
     }
     tracing::info!("{} on {}: {}, because {}", p.module, p.release, spelt(&p.steps), p.why);
@@ -172,6 +173,17 @@ fn one(
             _ => Ok(()),
         }
     });
+    let done = match done {
+        // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
+        Err(Failure::Step { what, .. })
+            if still_to_do(world, cache, kernel, &p.module)
+                .is_some_and(|steps| steps.is_empty() || steps == [Step::Index]) =>
+        {
+            tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
+            Ok(())
+        }
+        other => other,
+    };
     match done {
         Ok(()) => {}
         Err(Failure::Excluded) => {
@@ -199,7 +211,7 @@ fn one(
     attempt
 }
 
-/// What would have to be done for a module now.
+/// What would have to be done for a module now; none when it would be left alone.
 fn still_to_do(
     world: &World,
     cache: &mut Cache,
@@ -210,7 +222,8 @@ fn still_to_do(
     let pairs = pairs_of(world, cache, &tree, kernel);
     match plan::decide(pairs.iter().find(|p| p.module == *module)?) {
         Decision::Work { steps, .. } => Some(steps),
-        _ => None,
+        Decision::Proven => Some(Vec::new()),
+        Decision::Leave { .. } => None,
     }
 }
 

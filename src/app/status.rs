@@ -71,7 +71,8 @@ pub fn look(world: &World) -> Document {
 
 fn progress(world: &World) -> Progress {
     match state::load::<InProgress>(&world.root, IN_PROGRESS) {
-        Stored::Absent => Progress::None,
+        // What may not be read says nothing of a run.
+        Stored::Absent | Stored::Unreadable(_) => Progress::None,
         _ if lock::is_held(&world.root, LOCK) => Progress::Working,
         _ => Progress::BrokenOff,
     }

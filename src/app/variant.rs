@@ -85,8 +85,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
 
 fn rows(inventory: &Inventory, arguments: &Arguments) -> Result<Vec<Row>, String> {
     if arguments.all {
-        if let Some(reason) = &inventory.unreadable {
-            return Err(reason.clone());
+        if let Some(reason) = inventory.unreadable() {
+            return Err(reason.to_owned());
         }
         if inventory.kernels.is_empty() {
             return Err("no kernel of this system is installed".to_owned());

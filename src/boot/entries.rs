@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::sys::Root;
+use crate::sys::{Listed, Root};
 
 /// The folder of systemd-boot's entries, where the boot partition is mounted or part of the root.
 pub const ENTRIES: &str = "/boot/loader/entries";
@@ -40,6 +40,11 @@ impl ReadBack {
             ReadBack::NotVisible => "not-visible",
         }
     }
+}
+
+/// Whether another boot loader than systemd-boot keeps its entries below `/boot`, where we cannot read them yet.
+pub fn is_another_loader(root: &Root) -> bool {
+    ["/boot/grub/grub.cfg", "/boot/syslinux.cfg"].iter().any(|path| root.lookup(path).is_there())
 }
 
 /// Reads one entry.
@@ -86,6 +91,7 @@ pub fn read_back(root: &Root, expected: &[(String, Vec<u8>)]) -> ReadBack {
             Err(e) => wrong.push(e.to_string()),
         }
     }
+    wrong.extend(wrong_default(root, &files));
     for (id, line) in expected {
         match entries.iter().find(|e| e.id.as_deref() == Some(id)) {
             None => wrong.push(format!("there is no boot entry for {id}")),
@@ -98,9 +104,31 @@ pub fn read_back(root: &Root, expected: &[(String, Vec<u8>)]) -> ReadBack {
     if wrong.is_empty() { ReadBack::Verified } else { ReadBack::Differs(wrong) }
 }
 
+/// What is wrong with `loader.conf`: an empty one crashes clr-boot-manager, and a default without an entry boots
+/// whatever the loader finds.
+fn wrong_default(root: &Root, files: &[Listed]) -> Option<String> {
+    let path = root.spell(LOADER);
+    let text = match root.read_optional(LOADER) {
+        Ok(text) => text?,
+        Err(e) => return Some(e.to_string()),
+    };
+    if text.is_empty() {
+        return Some(format!("{} is empty; delete it", path.display()));
+    }
+    let text = String::from_utf8_lossy(&text);
+    let default = text.lines().find_map(|line| line.strip_prefix("default"))?.trim();
+    // The loader compares names without case, takes the ending for granted, and knows patterns and @saved.
+    let wanted = default.strip_suffix(".conf").unwrap_or(default);
+    let known = |file: &str| file.strip_suffix(".conf").is_some_and(|f| f.eq_ignore_ascii_case(wanted));
+    let told_apart = !wanted.is_empty() && !wanted.contains(['*', '?', '[', '@']);
+    (told_apart && !files.iter().filter_map(Listed::text).any(known))
+        .then(|| format!("the default of {} is {default}, which is no entry", path.display()))
+}
+
 /// The words that compare: clr-boot-manager puts some of its own in front.
 fn words(line: &[u8]) -> Vec<&[u8]> {
-    const OWN: [&[u8]; 3] = [b"root=", b"initrd=", b"rd.luks.uuid="];
+    // The last two are Solus's.
+    const OWN: [&[u8]; 5] = [b"root=", b"initrd=", b"rd.luks.uuid=", b"rootflags=", b"rd.vconsole."];
     line.split(|b| b.is_ascii_whitespace())
         .filter(|word| !word.is_empty() && !OWN.iter().any(|own| word.starts_with(own)))
         .collect()

@@ -2,15 +2,16 @@
 
 pub mod entries;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
 use crate::kernel::inventory::IMAGES;
-use crate::sys::{Ended, Kind, Output, Root, Tools};
+use crate::sys::{Ended, Kind, Output, Root, RootKind, Tools};
 
-pub use entries::{ReadBack, read_back};
+pub use entries::{ReadBack, is_another_loader, read_back};
 
 /// How one run of the boot manager ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +36,11 @@ pub fn inputs(root: &Root) -> String {
             let small = folder != IMAGES || path.starts_with(&format!("{IMAGES}/cmdline-"));
             match (entry.kind, root.lookup(&path).stat()) {
                 (Kind::Link, _) => {
-                    add(root.read_link(&path).unwrap_or_default().as_os_str().as_encoded_bytes())
+                    add(root.read_link(&path).unwrap_or_default().as_os_str().as_encoded_bytes());
+                    // A fragment counts with what the link leads to.
+                    if small {
+                        add(&root.read(&path).unwrap_or_default());
+                    }
                 }
                 (Kind::File, _) if small => add(&root.read(&path).unwrap_or_default()),
                 // An image of 15 MB is not read to find out that nothing has changed.
@@ -48,20 +53,38 @@ pub fn inputs(root: &Root) -> String {
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Why the boot manager must not be run for this root, if so.
-pub fn obstacle(root: &Root) -> Option<String> {
-    if root.kind() == crate::sys::RootKind::Image && root.is_slash() {
-        // Natively it would look for the boot partition of the machine around us.
-        return Some(
-            "in a chroot only the system around it knows the boot partition; from there run \
-             `clr-boot-manager update --path=DIR`"
-                .to_owned(),
-        );
+/// Why the boot manager must not be run for a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// We are in a chroot: natively it would look for the boot partition of the machine around us.
+    Chroot,
+    /// A path with a character of glob(7): it would write entries without any fragment.
+    Path(PathBuf),
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Obstacle::Chroot => f.write_str(
+                "the boot entries are left to the system around this one: there, run \
+                 `clr-boot-manager update --path=DIR`",
+            ),
+            Obstacle::Path(path) => write!(
+                f,
+                "below a path with [ * ? or \\ clr-boot-manager finds no command line fragment: give {} another name",
+                path.display()
+            ),
+        }
     }
-    let path = root.path().display().to_string();
-    (!root.is_slash() && path.contains(['[', '*', '?', '\\'])).then(|| {
-        format!("below a path with [ * ? or \\ clr-boot-manager finds no command line fragment: give {path} another name")
-    })
+}
+
+/// What is in the way of running the boot manager for this root, if anything.
+pub fn obstacle(root: &Root) -> Option<Obstacle> {
+    if root.is_slash() {
+        return (root.kind() == RootKind::Image).then_some(Obstacle::Chroot);
+    }
+    let path = root.path();
+    path.to_string_lossy().contains(['[', '*', '?', '\\']).then(|| Obstacle::Path(path.to_owned()))
 }
 
 /// Runs `clr-boot-manager update`. Its exit code proves nothing; [`read_back`] does.
@@ -80,7 +103,8 @@ pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
         child.arg(path)
     };
     let command = child.spelt();
-    let done = match child.run() {
+    // It replaces entries by unlink and create: stopped half-way it leaves one that does not boot.
+    let done = match child.uninterruptible().run() {
         Ok(done) => done,
         Err(e) => {
             return Update { error: Some(format!("{command} cannot be started: {e}")) };

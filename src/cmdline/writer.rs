@@ -21,8 +21,10 @@ pub const OWN_FRAGMENT: &str = "clr-dkms.conf";
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
-    /// The parameter is in the line.
+    /// The parameter is in the line: an admin's order, stronger than an earlier one to mask it.
     Enable,
+    /// The same, as a program wants it by itself: a mask stays, whoever wrote it.
+    Ensure,
     /// It is not.
     Disable,
     /// As the vendor and the admin have it: every change of ours is taken back.
@@ -140,35 +142,37 @@ fn fragment_bytes() -> Vec<u8> {
 /// What is to be done. `sources` are those of every kernel that matters; they differ in the kernel's own line only.
 pub fn plan(wish: Wish, sources: &[Sources], ours: &Ours) -> Plan {
     let mut plan = Plan::default();
-    let Some(first) = sources.first() else { return plan };
     let own = Path::new(LOCAL).join(OWN_FRAGMENT);
+    if wish == Wish::Default {
+        let step = |p: &PathBuf| {
+            if *p == own { Step::RemoveFragment(p.clone()) } else { Step::RemoveMask(p.clone()) }
+        };
+        plan.steps.extend(ours.wrote.iter().map(step));
+        return plan;
+    }
+    let Some(first) = sources.first() else { return plan };
     let our_fragment = || first.local.iter().any(|f| f.path == own && f.mask.is_none()) && ours.has(&own);
     match wish {
-        Wish::Enable if all(sources, Switch::On) => {}
-        Wish::Enable => enable(&mut plan, first, sources, ours, &own),
+        Wish::Enable | Wish::Ensure if all(sources, Switch::On) => {}
+        Wish::Enable => enable(&mut plan, first, sources, ours, &own, true),
+        Wish::Ensure => enable(&mut plan, first, sources, ours, &own, false),
         Wish::Disable => {
             if our_fragment() {
                 plan.steps.push(Step::RemoveFragment(own));
             }
             disable(&mut plan, first, sources);
         }
-        Wish::Default => {
-            if our_fragment() {
-                plan.steps.push(Step::RemoveFragment(own.clone()));
-            }
-            let masks = ours.wrote.iter().filter(|p| **p != own);
-            plan.steps.extend(masks.map(|p| Step::RemoveMask(p.clone())));
-        }
+        Wish::Default => {}
     }
     plan
 }
 
-fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, own: &Path) {
+fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, own: &Path, may_unmask: bool) {
     let setting: Vec<&Fragment> = first.vendor.iter().filter(|f| sets(f)).collect();
     let mask_of = |f: &Fragment| Path::new(LOCAL).join(&f.name);
     for fragment in setting.iter().filter(|f| f.mask.is_some()) {
         let mask = mask_of(fragment);
-        if ours.has(&mask) {
+        if ours.has(&mask) && may_unmask {
             plan.steps.push(Step::RemoveMask(mask));
         }
     }
@@ -187,11 +191,16 @@ fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, ow
     if all(&after, Switch::On) {
         return;
     }
-    for fragment in setting.iter().filter(|f| f.mask.is_some() && !ours.has(&mask_of(f))) {
+    for fragment in setting.iter().filter(|f| f.mask.is_some()) {
         let mask = mask_of(fragment);
+        let clear = match (ours.has(&mask), may_unmask) {
+            (true, true) => continue,
+            (true, false) => "clr-dkms-cmdline enable".to_owned(),
+            (false, _) => format!("rm {}", mask.display()),
+        };
         plan.obstacles.push(Obstacle {
             what: format!("masks the vendor's fragment {}", fragment.path.display()),
-            clear: format!("rm {}", mask.display()),
+            clear,
             path: mask,
         });
     }
@@ -213,7 +222,7 @@ fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, ow
         plan.obstacles.push(Obstacle {
             path: PathBuf::from(LOCAL),
             what: format!("and the other sources do not give a line with {PARAMETER}"),
-            clear: "look at the sources with `clr-dkms-cmdline show --long`".to_owned(),
+            clear: "look at the line with `clr-dkms-cmdline show`".to_owned(),
         });
     }
 }

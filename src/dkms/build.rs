@@ -8,7 +8,7 @@ use super::plan::{Step, build_folder};
 use super::tree::{SOURCES, TREE};
 use super::{Conf, ModuleName, Source, compiler_error};
 use crate::kernel::inventory::{MODULES, module_folder};
-use crate::sys::child::tail;
+use crate::sys::child::{tail, unnamed_file};
 use crate::sys::{Ended, Kind, Output, Root, Tools};
 
 /// Where the logs are.
@@ -56,7 +56,13 @@ pub fn run(
 ) -> Result<(), Failure> {
     let path = log_path(module, release);
     let broken = |what: String| Failure::Step { what, error: None, last_lines: Vec::new() };
-    let mut log = root.create(&path).map_err(|e| broken(e.to_string()))?;
+    let mut log = match root.create(&path) {
+        Ok(log) => log,
+        Err(e) => {
+            tracing::warn!("{e}; the module is built without a log");
+            unnamed_file().map_err(|e| broken(format!("no place for a log: {e}")))?
+        }
+    };
     portable_source(root, module, source).map_err(|e| broken(e.to_string()))?;
     for step in steps {
         let verb = match step {
@@ -71,15 +77,14 @@ pub fn run(
                 continue;
             }
             Step::Index => continue,
-            Step::Unbuild => "unbuild",
-            Step::Build => "build",
+            Step::Build | Step::Rebuild => "build",
             Step::Install | Step::Reinstall => "install",
         };
-        let ended = dkms(root, tools, module, release, verb, *step == Step::Reinstall, &mut log, deadline)
-            .map_err(broken)?;
+        let force = matches!(step, Step::Rebuild | Step::Reinstall);
+        let ended = dkms(root, tools, module, release, verb, force, &mut log, deadline).map_err(broken)?;
         match ended {
             Ended::Exit(0) => continue,
-            Ended::Exit(code) if *step == Step::Build && EXCLUDED.contains(&code) => {
+            Ended::Exit(code) if verb == "build" && EXCLUDED.contains(&code) => {
                 return Err(Failure::Excluded);
             }
             Ended::Interrupted => return Err(Failure::Interrupted),
@@ -140,17 +145,15 @@ fn dkms(
             .arg(real(SOURCES)?)
             .arg("--installtree")
             .arg(real(MODULES)?);
-        if verb != "unbuild" {
-            let headers = real(&format!("{}/build", module_folder(release)))?;
-            // Measured with 3.0.10: whatever --dkmstree says, the signing key is looked for, and made, in the host's
-            // tree; only these variables (of framework.conf) say otherwise.
-            child = child
-                .env("sign_file", headers.join("scripts/sign-file"))
-                .env("mok_signing_key", real(TREE)?.join("mok.key"))
-                .env("mok_certificate", real(TREE)?.join("mok.pub"))
-                .arg("--kernelsourcedir")
-                .arg(headers);
-        }
+        let headers = real(&format!("{}/build", module_folder(release)))?;
+        // Measured with 3.0.10: whatever --dkmstree says, the signing key is looked for, and made, in the host's
+        // tree; only these variables (of framework.conf) say otherwise.
+        child = child
+            .env("sign_file", headers.join("scripts/sign-file"))
+            .env("mok_signing_key", real(TREE)?.join("mok.key"))
+            .env("mok_certificate", real(TREE)?.join("mok.pub"))
+            .arg("--kernelsourcedir")
+            .arg(headers);
     }
     note(log, &child.spelt());
     let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
@@ -173,7 +176,7 @@ fn append(root: &Root, log: &mut std::fs::File, path: &str) {
     let copied = match root.open_file(path) {
         Ok(mut from) => std::io::copy(&mut from, log),
         Err(e) if e.is_absent() => return,
-        Err(e) => Err(e.source),
+        Err(e) => Err(e.cause),
     };
     if let Err(e) = copied {
         tracing::warn!("cannot copy {path} into the build log: {e}");
@@ -187,15 +190,24 @@ fn append(root: &Root, log: &mut std::fs::File, path: &str) {
 pub fn index(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> Result<(), String> {
     let mut child = tools.child("depmod", deadline).map_err(|e| e.to_string())?;
     if !root.is_slash() {
-        // depmod reads BASE/lib/modules with the host's eyes: make sure that this is the root's own folder.
-        let wanted = root.real_path(MODULES).map_err(|e| e.to_string())?;
-        let seen = root.path().join("lib/modules");
+        // depmod reads BASE/lib/modules/RELEASE with the host's eyes: make sure that this is the root's own folder.
+        let wanted = root.real_path(MODULES).map_err(|e| e.to_string())?.join(release);
+        let seen = root.path().join("lib/modules").join(release);
         if seen.canonicalize().ok().as_ref() != Some(&wanted) {
-            return Err(format!("depmod -b needs {} to be a link to usr/lib", root.spell("/lib").display()));
+            return Err(format!(
+                "depmod was not run for {release}: for it {} must be a link to usr/lib, and {} no link",
+                root.spell("/lib").display(),
+                wanted.display()
+            ));
         }
         child = child.arg("-b").arg(root.path());
     }
-    let done = child.args(["-a", release]).run().map_err(|e| format!("depmod cannot be started: {e}"))?;
+    // It writes its files one after the other: half a set would be worse than a late end.
+    let done = child
+        .args(["-a", release])
+        .uninterruptible()
+        .run()
+        .map_err(|e| format!("depmod cannot be started: {e}"))?;
     if done.ended.is_success() {
         return Ok(());
     }
@@ -205,13 +217,7 @@ pub fn index(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> R
 
 /// Why dkms cannot be let loose on this module in this root: a link on its way would lead it outside, or the root's
 /// own path is one that dkms cannot take. None for the system's own root.
-pub fn way_out_of_root(
-    root: &Root,
-    module: &ModuleName,
-    release: &str,
-    conf: &Conf,
-    steps: &[Step],
-) -> Option<String> {
+pub fn way_out_of_root(root: &Root, module: &ModuleName, release: &str, conf: &Conf) -> Option<String> {
     if root.is_slash() {
         return None;
     }
@@ -220,12 +226,6 @@ pub fn way_out_of_root(
     if let Some(bad) = path.chars().find(|c| !plain(*c)) {
         return Some(format!(
             "dkms and kbuild cannot work below a path with {bad:?}: give {path} another name"
-        ));
-    }
-    // Measured with 3.0.10: below such a path dkms builds and installs, and takes nothing for installed afterwards.
-    if path.contains(['[', ']']) && steps.iter().any(|s| matches!(s, Step::Unbuild | Step::Reinstall)) {
-        return Some(format!(
-            "dkms cannot take back a build below a path with '[': give {path} another name"
         ));
     }
     let (tree, folder) = (format!("{TREE}/{}", module.name), module_folder(release));
@@ -237,6 +237,11 @@ pub fn way_out_of_root(
         format!("{version}/build"),
         format!("{version}/{release}"),
         build_folder(module, release),
+        format!("{}/log", build_folder(module, release)),
+        format!("{}/module", build_folder(module, release)),
+        // dkms has openssl write the signing key, through a link too.
+        format!("{TREE}/mok.key"),
+        format!("{TREE}/mok.pub"),
         folder.clone(),
         format!("{folder}/updates"),
         format!("{folder}/updates/dkms"),

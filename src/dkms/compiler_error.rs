@@ -16,6 +16,14 @@ pub struct FirstError {
     pub message: String,
 }
 
+impl FirstError {
+    /// In few words: the file without its folder.
+    pub fn short(&self) -> String {
+        let file = self.file.as_ref().map(|f| f.rsplit('/').next().unwrap_or(f).to_owned());
+        FirstError { file, ..self.clone() }.to_string()
+    }
+}
+
 impl std::fmt::Display for FirstError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.file, self.line) {

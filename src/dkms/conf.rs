@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Cache, ModuleName, Registered, Source, architecture, compare_versions};
 use crate::kernel::inventory::module_folder;
-use crate::sys::{Output, Presence, Root, Tools};
+use crate::sys::{Ended, FileError, Output, Presence, Root, Tools};
 
 /// The program that bash runs.
 const SCRIPT: &str = include_str!("conf.sh");
@@ -42,19 +42,36 @@ pub struct Conf {
     pub faults: Vec<String>,
 }
 
+/// Why there is no evaluated file, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfError {
+    /// It is not there, or bash gets no answer out of it: dkms would not either.
+    Unusable(String),
+    /// It could not be read, or bash not be run: it may be good.
+    CannotTell(String),
+}
+
+impl ConfError {
+    fn of_file(e: &FileError) -> ConfError {
+        if e.is_absent() { ConfError::Unusable(e.to_string()) } else { ConfError::CannotTell(e.to_string()) }
+    }
+}
+
 /// Evaluates the file of a module for a kernel, or takes it from the cache.
 ///
 /// # Errors
-/// In words, when there is no answer: no file, no bash, no end within the deadline.
+/// When there is no answer.
 pub fn load(
     root: &Root,
     tools: &Tools,
     cache: &mut Cache,
     registered: &Registered,
     release: &str,
-) -> Result<Conf, String> {
-    let Source::Folder { path: source, .. } = &registered.source else {
-        return Err("its source is gone".to_owned());
+) -> Result<Conf, ConfError> {
+    let source = match &registered.source {
+        Source::Folder { path, .. } => path,
+        Source::Broken { reason } => return Err(ConfError::Unusable(reason.clone())),
+        Source::Unknown { reason } => return Err(ConfError::CannotTell(reason.clone())),
     };
     let files = files(root, source, &registered.module, release)?;
     let build = format!("{}/build", module_folder(release));
@@ -74,9 +91,9 @@ fn files(
     source: &Path,
     module: &ModuleName,
     release: &str,
-) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
+) -> Result<Vec<(PathBuf, Vec<u8>)>, ConfError> {
     let main = source.join("dkms.conf");
-    let mut files = vec![(main.clone(), root.read(&main).map_err(|e| e.to_string())?)];
+    let mut files = vec![(main.clone(), root.read(&main).map_err(|e| ConfError::of_file(&e))?)];
     let (name, version, architecture) = (&module.name, &module.version, architecture());
     for override_name in [
         format!("{name}.conf"),
@@ -85,7 +102,7 @@ fn files(
         format!("{name}-{version}-{release}-{architecture}.conf"),
     ] {
         let path = Path::new("/etc/dkms").join(override_name);
-        if let Some(bytes) = root.read_optional(&path).map_err(|e| e.to_string())? {
+        if let Some(bytes) = root.read_optional(&path).map_err(|e| ConfError::of_file(&e))? {
             files.push((path, bytes));
         }
     }
@@ -121,26 +138,33 @@ fn evaluate(
     release: &str,
     build: &str,
     files: &[(PathBuf, Vec<u8>)],
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, ConfError> {
+    let cannot_tell = |e: &dyn std::fmt::Display| ConfError::CannotTell(e.to_string());
+    // What is there is given without links, so that nothing of the host is read for a root; what is not there can
+    // only be named.
+    let real = |path: &str| root.real_path(path).unwrap_or_else(|_| root.spell(path));
     let module = &registered.module;
-    let child = tools.child("bash", DEADLINE).map_err(|e| e.to_string())?;
+    let child = tools.child("bash", DEADLINE).map_err(|e| cannot_tell(&e))?;
     let mut child = child
         .args(["--noprofile", "--norc", "-c", SCRIPT, "dkms.conf", release, &architecture()])
-        .arg(root.spell(build))
-        .args(
-            [super::tree::TREE, super::tree::SOURCES, crate::kernel::inventory::MODULES]
-                .map(|p| root.spell(p)),
-        )
+        .arg(real(build))
+        .args([super::tree::TREE, super::tree::SOURCES, crate::kernel::inventory::MODULES].map(real))
         .args([&module.name, &module.version])
-        .output(Output::KeepAnswer(ANSWER_LIMIT));
+        .output(Output::KeepAnswer(ANSWER_LIMIT))
+        .read_only();
     for (path, _) in files {
-        child = child.arg(root.real_path(path).map_err(|e| e.to_string())?);
+        child = child.arg(root.real_path(path).map_err(|e| ConfError::of_file(&e))?);
     }
-    let done = child.run().map_err(|e| format!("bash cannot be started: {e}"))?;
+    let done = child.run().map_err(|e| cannot_tell(&format!("bash cannot be started: {e}")))?;
     if done.output.ends_with(b"end=end\0") {
         return Ok(done.output);
     }
-    Err(format!("evaluating {} gave no answer ({})", files[0].0.display(), done.ended))
+    let what = format!("evaluating {} gave no answer ({})", root.spell(&files[0].0).display(), done.ended);
+    Err(if done.ended == Ended::Interrupted {
+        ConfError::CannotTell(what)
+    } else {
+        ConfError::Unusable(what)
+    })
 }
 
 fn kernel_config(root: &Root, build: &str) -> Option<Vec<u8>> {
@@ -148,11 +172,12 @@ fn kernel_config(root: &Root, build: &str) -> Option<Vec<u8>> {
     root.read(format!("{build}/.config")).ok()
 }
 
-fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result<Conf, String> {
+fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result<Conf, ConfError> {
     let mut conf = Conf::default();
     let mut package_name = String::new();
     for record in answer.split(|b| *b == 0).filter(|r| !r.is_empty()) {
-        let text = std::str::from_utf8(record).map_err(|_| "a value is no text".to_owned())?;
+        let text = std::str::from_utf8(record)
+            .map_err(|_| ConfError::Unusable("its dkms.conf has a value that is no text".to_owned()))?;
         let Some((key, value)) = text.split_once('=') else {
             continue;
         };
@@ -229,10 +254,10 @@ fn is_set(config: &[u8], name: &str) -> bool {
 /// What the text of a file seems to say of `AUTOINSTALL`, without running it: for advice, where there is no time to
 /// ask bash.
 pub fn seems_autoinstall(text: &str) -> Option<bool> {
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("AUTOINSTALL=").map(|v| v.trim_matches(['"', '\'', ' '])))
-        .next_back()
-        .map(|value| value.eq_ignore_ascii_case("yes"))
+    let value = text.lines().filter_map(|line| line.trim().strip_prefix("AUTOINSTALL=")).next_back()?;
+    let unquoted = value.trim_start_matches(['"', '\'']);
+    let end = unquoted.find(['"', '\'', ' ', '\t', ';', '#']).unwrap_or(unquoted.len());
+    Some(unquoted[..end].eq_ignore_ascii_case("yes"))
 }
 
 #[cfg(test)]
@@ -279,6 +304,7 @@ mod tests {
     #[test]
     fn advice_without_bash() {
         assert_eq!(seems_autoinstall("AUTOINSTALL=\"yes\"\n"), Some(true));
+        assert_eq!(seems_autoinstall("AUTOINSTALL='yes' # always\n"), Some(true));
         assert_eq!(seems_autoinstall("AUTOINSTALL=no"), Some(false));
         assert_eq!(seems_autoinstall("#AUTOINSTALL=yes"), None);
     }

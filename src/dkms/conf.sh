@@ -1,3 +1,5 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2034 # the variables are for the files that are sourced
 # Evaluates one dkms.conf (a bash program) and answers with NUL-ended NAME=VALUE records on the first stdout.
 # Arguments: kernelver arch kernel_source_dir dkms_tree source_tree install_tree module module_version FILE…
 exec 3>&1 1>/dev/null 2>/dev/null </dev/null
@@ -10,6 +12,8 @@ set --
 _cd_say() { printf '%s=%s\0' "$1" "$2" >&3; }
 _cd_answer() {
     local i n=0
+    # Whatever the file has set for itself.
+    set +eu
     for i in ${#BUILT_MODULE_NAME[@]} ${#BUILT_MODULE_LOCATION[@]} ${#DEST_MODULE_NAME[@]} ${#DEST_MODULE_LOCATION[@]}; do
         ((i > n)) && n=$i
     done
@@ -38,3 +42,5 @@ for _cd_file in "${_cd_files[@]}"; do
     # shellcheck source=/dev/null
     . "$_cd_file"
 done
+trap - EXIT
+_cd_answer

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::conf::ConfError;
+use super::proof::is_dkms_own;
 use super::{Conf, Flaw, ModuleName, Proof, Source, Stage};
 use crate::kernel::Headers;
 
@@ -76,7 +78,7 @@ pub struct Pair {
     /// How far dkms has come.
     pub stage: Stage,
     /// Its evaluated dkms.conf, or why there is none.
-    pub conf: Result<Conf, String>,
+    pub conf: Result<Conf, ConfError>,
     /// What was proven, or what is wrong.
     pub proof: Result<Vec<Proof>, Vec<Flaw>>,
     /// All built files in the DKMS tree are for this kernel.
@@ -95,10 +97,11 @@ pub enum Step {
     RemoveTree(String),
     /// Remove an installed file that nothing claims, or that is damaged.
     RemoveFile(String),
-    /// `dkms unbuild`.
-    Unbuild,
     /// `dkms build`.
     Build,
+    /// `dkms build --force`: built files are there, and not good. Unlike `dkms unbuild` it leaves what is installed
+    /// alone until there is something better.
+    Rebuild,
     /// `dkms install`.
     Install,
     /// `dkms install --force`, from built files that are good.
@@ -111,8 +114,8 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::RemoveTree(path) | Step::RemoveFile(path) => write!(f, "remove {path}"),
-            Step::Unbuild => f.write_str("dkms unbuild"),
             Step::Build => f.write_str("dkms build"),
+            Step::Rebuild => f.write_str("dkms build --force"),
             Step::Install => f.write_str("dkms install"),
             Step::Reinstall => f.write_str("dkms install --force"),
             Step::Index => f.write_str("depmod"),
@@ -158,32 +161,30 @@ pub fn decide(pair: &Pair) -> Decision {
     if flaws.iter().any(|f| matches!(f, Flaw::Unknown { .. })) {
         return Decision::Leave { state: State::Unknown, why };
     }
+    // A file in the way is removed only when its successor has been built: it may be one that works. It is removed
+    // because dkms either refuses to install over it, or keeps it as an "original" that comes back one day.
+    let orphans = || pair.orphans.iter().cloned().map(Step::RemoveFile);
     let mut steps: Vec<Step> = Vec::new();
-    let remove_files = |steps: &mut Vec<Step>| {
-        steps.extend(pair.orphans.iter().cloned().map(Step::RemoveFile));
-    };
     match (pair.stage, pair.built_files_good) {
-        (Stage::Installed, true) => steps.push(Step::Reinstall),
-        (Stage::Installed, false) => {
-            steps.extend(damaged(flaws));
-            steps.extend([Step::Unbuild, Step::Build, Step::Install]);
+        (Stage::Installed, good) => {
+            steps.extend((!good).then_some(Step::Rebuild));
+            steps.extend(in_the_way(flaws));
+            steps.push(Step::Reinstall);
         }
-        (Stage::Built, true) => {
-            remove_files(&mut steps);
+        (Stage::Built, good) => {
+            steps.extend((!good).then_some(Step::Rebuild));
+            steps.extend(orphans());
             steps.push(Step::Install);
         }
-        (Stage::Built, false) => {
-            remove_files(&mut steps);
-            steps.extend([Step::Unbuild, Step::Build, Step::Install]);
-        }
         (Stage::HalfBuilt, _) => {
-            steps.push(Step::RemoveTree(build_folder(&pair.module, &pair.release)));
-            remove_files(&mut steps);
-            steps.extend([Step::Build, Step::Install]);
+            steps.extend([Step::RemoveTree(build_folder(&pair.module, &pair.release)), Step::Build]);
+            steps.extend(orphans());
+            steps.push(Step::Install);
         }
         (Stage::Added, _) => {
-            remove_files(&mut steps);
-            steps.extend([Step::Build, Step::Install]);
+            steps.push(Step::Build);
+            steps.extend(orphans());
+            steps.push(Step::Install);
         }
     }
     steps.push(Step::Index);
@@ -195,26 +196,37 @@ pub fn build_folder(module: &ModuleName, release: &str) -> String {
     format!("{}/{}/{}/{release}/{}", super::tree::TREE, module.name, module.version, super::architecture())
 }
 
-fn damaged(flaws: &[Flaw]) -> impl Iterator<Item = Step> {
+/// Installed files that are not what they should be; never one that may be the kernel's own.
+fn in_the_way(flaws: &[Flaw]) -> impl Iterator<Item = Step> {
     flaws.iter().filter_map(|flaw| match flaw {
-        Flaw::Damaged { path, .. } | Flaw::Vermagic { path, .. } => Some(Step::RemoveFile(path.clone())),
+        Flaw::Damaged { path, .. } | Flaw::Vermagic { path, .. } | Flaw::Differs { path }
+            if is_dkms_own(path) =>
+        {
+            Some(Step::RemoveFile(path.clone()))
+        }
         _ => None,
     })
 }
 
 fn left_alone(pair: &Pair) -> Option<(State, String)> {
-    if let Source::Broken { reason } = &pair.source {
-        return Some((State::BrokenSource, reason.clone()));
+    match &pair.source {
+        Source::Broken { reason } => return Some((State::BrokenSource, reason.clone())),
+        Source::Unknown { reason } => return Some((State::Unknown, reason.clone())),
+        Source::Folder { .. } => {}
     }
     let conf = match &pair.conf {
         Ok(conf) => conf,
-        Err(reason) => return Some((State::BrokenSource, reason.clone())),
+        Err(ConfError::Unusable(reason)) => return Some((State::BrokenSource, reason.clone())),
+        Err(ConfError::CannotTell(reason)) => return Some((State::Unknown, reason.clone())),
     };
     if let Some(reason) = &conf.excluded {
         return Some((State::SkippedExclusive, reason.clone()));
     }
     if !conf.autoinstall {
         return Some((State::NotAutoinstall, "its dkms.conf has no AUTOINSTALL=yes".to_owned()));
+    }
+    if !super::is_usable_name(&pair.release) {
+        return Some((State::NotBuilt, "dkms cannot take the name of this kernel".to_owned()));
     }
     match &pair.headers {
         Headers::Present => None,
@@ -306,10 +318,10 @@ mod tests {
     #[test]
     fn every_stage_has_its_way_to_a_proof() {
         assert_eq!(steps(&pair(Stage::Added, missing())), "dkms build, dkms install, depmod");
-        assert_eq!(steps(&pair(Stage::Built, missing())), "dkms unbuild, dkms build, dkms install, depmod");
+        assert_eq!(steps(&pair(Stage::Built, missing())), "dkms build --force, dkms install, depmod");
         assert_eq!(
             steps(&pair(Stage::Installed, missing())),
-            "dkms unbuild, dkms build, dkms install, depmod"
+            "dkms build --force, dkms install --force, depmod"
         );
         let good = |stage| Pair { built_files_good: true, ..pair(stage, missing()) };
         assert_eq!(steps(&good(Stage::Built)), "dkms install, depmod");
@@ -319,7 +331,20 @@ mod tests {
                 .starts_with("remove /var/lib/dkms/hello/1.0/6.15.8-1592.native/")
         );
         let orphan = Pair { orphans: vec!["/x.ko".to_owned()], ..pair(Stage::Added, missing()) };
-        assert_eq!(steps(&orphan), "remove /x.ko, dkms build, dkms install, depmod");
+        assert_eq!(steps(&orphan), "dkms build, remove /x.ko, dkms install, depmod");
+        let damaged = |path: &str| {
+            let reason = "it is empty".to_owned();
+            Pair {
+                built_files_good: true,
+                ..pair(Stage::Installed, vec![Flaw::Damaged { path: path.to_owned(), reason }])
+            }
+        };
+        assert_eq!(
+            steps(&damaged("/usr/lib/modules/K/updates/dkms/hello.ko")),
+            "remove /usr/lib/modules/K/updates/dkms/hello.ko, dkms install --force, depmod"
+        );
+        let own = "/usr/lib/modules/K/kernel/drivers/hello.ko";
+        assert_eq!(steps(&damaged(own)), "dkms install --force, depmod", "never the kernel's own file");
         let unlisted = vec![Flaw::NotListed { name: "hello".to_owned(), instead: None }];
         assert_eq!(steps(&pair(Stage::Installed, unlisted)), "depmod");
     }
@@ -339,7 +364,11 @@ mod tests {
         assert_eq!(steps(&Pair { headers: Headers::Absent, ..base() }), "headers-missing");
         let other = Headers::OtherRelease { release: "6.1".to_owned() };
         assert_eq!(steps(&Pair { headers: other, ..base() }), "headers-mismatch");
-        assert_eq!(steps(&Pair { conf: Err("x".to_owned()), ..base() }), "broken-source");
+        assert_eq!(
+            steps(&Pair { conf: Err(ConfError::Unusable("x".to_owned())), ..base() }),
+            "broken-source"
+        );
+        assert_eq!(steps(&Pair { conf: Err(ConfError::CannotTell("x".to_owned())), ..base() }), "unknown");
         assert_eq!(steps(&Pair { proof: Ok(Vec::new()), ..base() }), "proven");
     }
 

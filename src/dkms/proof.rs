@@ -142,6 +142,11 @@ fn is_file_of(file: &[u8], module: &str) -> bool {
         && ENDINGS.iter().any(|ending| &file[module.len()..] == ending.as_bytes())
 }
 
+/// Whether a file lies where only dkms puts files.
+pub fn is_dkms_own(path: &str) -> bool {
+    path.contains("/updates/dkms/")
+}
+
 /// The file of a built module in the kernel's folder: path inside the root, and what it is.
 pub fn installed_file(root: &Root, release: &str, built: &BuiltModule) -> Option<(String, Presence)> {
     let folder = module_folder(release);
@@ -253,9 +258,17 @@ pub fn prove(
         // dkms leaves an older version's file in place when a module has no version of its own, and says "installed".
         let made = find_file(root, &format!("{}/module", build_folder(module, release)), &built.name)
             .and_then(|(path, there)| facts_of(root, cache, &path, &there).ok());
-        if made.is_some_and(|made| made.sha256 != facts.sha256) {
-            flaws.push(Flaw::Differs { path });
-            continue;
+        match made {
+            Some(made) if made.sha256 != facts.sha256 => {
+                flaws.push(Flaw::Differs { path });
+                continue;
+            }
+            // Outside of dkms's own folder it may be the kernel's own module of the same name.
+            None if !is_dkms_own(&path) => {
+                flaws.push(Flaw::Missing { name: built.name.clone() });
+                continue;
+            }
+            _ => {}
         }
         let below = path.strip_prefix(&format!("{}/", module_folder(release))).unwrap_or(&path);
         match listed.get(built.name.as_str()) {

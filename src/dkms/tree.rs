@@ -43,6 +43,11 @@ pub enum Source {
         /// Why.
         reason: String,
     },
+    /// It cannot be told.
+    Unknown {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// One registered module.
@@ -135,7 +140,7 @@ impl Tree {
         let entries = match root.list(&folder) {
             Ok(entries) => entries,
             Err(e) => {
-                self.oddities.push(Oddity { path: folder, what: format!("cannot be listed: {}", e.source) });
+                self.unreadable.get_or_insert(e.to_string());
                 return;
             }
         };
@@ -181,12 +186,13 @@ fn claimed_version(root: &Root, link: &str, release: &str, architecture: &str) -
 fn source(root: &Root, module: &ModuleName) -> Option<Source> {
     let link = format!("{TREE}/{}/{}/source", module.name, module.version);
     let broken = |reason: String| Some(Source::Broken { reason });
+    let unknown = |reason: String| Some(Source::Unknown { reason });
     let text = match root.lookup_link(&link) {
         Presence::There(s) if s.kind == Kind::Link => match root.read_link(&link) {
             Ok(text) => text,
-            Err(e) => return broken(e.to_string()),
+            Err(e) => return unknown(e.to_string()),
         },
-        Presence::Unreadable(e) => return broken(e.to_string()),
+        Presence::Unreadable(e) => return unknown(e.to_string()),
         // A folder or nothing in the place of the link: broken when the source is there, else not listed.
         other => {
             let sources = format!("{SOURCES}/{}-{}", module.name, module.version);
@@ -203,7 +209,7 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
     };
     match root.lookup(&path) {
         Presence::There(s) if s.kind == Kind::Folder => Some(Source::Folder { path, portable }),
-        Presence::Unreadable(e) => broken(e.to_string()),
+        Presence::Unreadable(e) => unknown(e.to_string()),
         _ => broken(format!("the source folder {} is gone", text.display())),
     }
 }

@@ -140,6 +140,21 @@ pub struct Oddity {
     pub what: String,
 }
 
+/// Whether the folder of the images could be listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Images {
+    /// It was listed.
+    Listed,
+    /// There is none: this is no system of clr-boot-manager.
+    Absent,
+    /// It could not: nothing may be concluded from a kernel that was not seen.
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// All kernels of a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inventory {
@@ -149,36 +164,36 @@ pub struct Inventory {
     pub running: Running,
     /// Highest number first.
     pub kernels: Vec<Installed>,
-    /// `default-VARIANT` links that name an installed kernel: variant and release.
-    pub defaults: BTreeMap<String, String>,
     /// What was odd.
     pub oddities: Vec<Oddity>,
-    /// The images could not be listed: nothing may be concluded from a kernel that is not in `kernels`.
-    pub unreadable: Option<String>,
+    /// Whether the images could be listed.
+    pub images: Images,
 }
 
 impl Inventory {
     /// Looks at a root. What cannot be read is told in the result.
     pub fn observe(root: &Root) -> Inventory {
         let mut oddities = Vec::new();
-        let (entries, unreadable) = match root.list(IMAGES) {
-            Ok(entries) => (entries, None),
-            Err(e) => (Vec::new(), Some(e.to_string())),
+        let (entries, images) = match root.list(IMAGES) {
+            Ok(entries) => (entries, Images::Listed),
+            Err(e) if e.is_absent() => (Vec::new(), Images::Absent),
+            Err(e) => (Vec::new(), Images::Unreadable { reason: e.to_string() }),
         };
         let links = default_links(root, &entries, &mut oddities);
         let namespace = namespace(&entries, &links);
-        let mut kernels = images(root, &entries, &namespace, &mut oddities);
+        let mut kernels = read_images(root, &entries, &namespace, &mut oddities);
         mark_tips(&mut kernels, &links, &mut oddities);
         let running = running(root);
         mark_running(&mut kernels, &running, &namespace);
-        let defaults = links
-            .iter()
-            .filter_map(|(variant, target)| {
-                let kernel = kernels.iter().find(|k| k.image == *target || k.copies.contains(target))?;
-                Some((variant.clone(), kernel.name.release()))
-            })
-            .collect();
-        Inventory { namespace, running, kernels, defaults, oddities, unreadable }
+        Inventory { namespace, running, kernels, oddities, images }
+    }
+
+    /// Why the kernels are not known, in words; none when they are, also when there are none.
+    pub fn unreadable(&self) -> Option<&str> {
+        match &self.images {
+            Images::Unreadable { reason } => Some(reason),
+            Images::Listed | Images::Absent => None,
+        }
     }
 
     /// The kernel of that name, in either spelling; for a variant, its tip.
@@ -198,8 +213,8 @@ impl Inventory {
         self.kernels.iter().find(|k| k.running)
     }
 
-    /// The kernel that `clr-boot-manager update` makes the default of the next boot: the one that `default-VARIANT`
-    /// names for the running variant; in an image, the one with the highest number.
+    /// The kernel that `clr-boot-manager update` makes the default of the next boot: the tip of the running variant; in
+    /// an image, the kernel with the highest number.
     pub fn boot_default(&self) -> Option<&Installed> {
         let variant = match &self.running {
             Running::None => return self.kernels.first(),
@@ -209,8 +224,7 @@ impl Inventory {
             },
             Running::Unknown { .. } => return None,
         };
-        let release = self.defaults.get(&variant)?;
-        self.kernels.iter().find(|k| k.name.release() == *release)
+        self.kernels.iter().find(|k| k.tip && k.name.variant == variant)
     }
 
     /// The tips in the order in which they are worked on: the next boot first, then by number.
@@ -238,7 +252,7 @@ fn default_links(root: &Root, entries: &[Listed], oddities: &mut Vec<Oddity>) ->
             Ok(text) => {
                 links.insert(variant.to_owned(), text.to_string_lossy().into_owned());
             }
-            Err(e) => oddities.push(Oddity { path, what: format!("cannot be read: {}", e.source) }),
+            Err(e) => oddities.push(Oddity { path, what: format!("cannot be read: {}", e.cause) }),
         }
     }
     links
@@ -280,7 +294,12 @@ fn namespace(entries: &[Listed], links: &BTreeMap<String, String>) -> String {
     best.map_or_else(|| DEFAULT_NAMESPACE.to_owned(), |(space, _)| space.to_owned())
 }
 
-fn images(root: &Root, entries: &[Listed], namespace: &str, oddities: &mut Vec<Oddity>) -> Vec<Installed> {
+fn read_images(
+    root: &Root,
+    entries: &[Listed],
+    namespace: &str,
+    oddities: &mut Vec<Oddity>,
+) -> Vec<Installed> {
     let mut kernels: Vec<Installed> = Vec::new();
     for entry in entries {
         let path = format!("{IMAGES}/{}", entry.name.to_string_lossy());
@@ -331,11 +350,10 @@ fn images(root: &Root, entries: &[Listed], namespace: &str, oddities: &mut Vec<O
     kernels
 }
 
-/// Files that stand beside images and are none.
+/// Files that stand beside images and are none; `install.conf` and `install.d` belong to systemd's kernel-install.
 fn is_companion(name: &str) -> bool {
-    ["cmdline-", "config-", "System.map-", "vmlinux-", "initrd-", "default-", "kernel-", "install.d"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    const PREFIXES: [&str; 6] = ["cmdline-", "config-", "System.map-", "vmlinux-", "initrd-", "default-"];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || ["install.conf", "install.d"].contains(&name)
 }
 
 fn describe(root: &Root, name: KernelName, image: &str) -> Installed {

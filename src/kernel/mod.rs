@@ -5,5 +5,5 @@ pub mod inventory;
 pub mod variant;
 
 pub use identity::{KernelName, MalformedName};
-pub use inventory::{Headers, Installed, Inventory, Running};
+pub use inventory::{Headers, Images, Installed, Inventory, Running};
 pub use variant::{Family, Support, Variant};

@@ -5,7 +5,8 @@ use anstyle::{AnsiColor, Style};
 use super::shown;
 use crate::dkms::plan::State;
 use crate::kernel::Headers;
-use crate::status::{Document, KernelStatus, ModuleStatus, Verdict};
+use crate::state::ModuleRecord;
+use crate::status::{Document, KernelStatus, Verdict};
 
 /// The width that lines keep to, where what they quote lets them.
 const WIDTH: usize = 80;
@@ -87,7 +88,7 @@ fn kernel(kernel: &KernelStatus, width: usize, role_width: usize) -> String {
     format!("  {:width$}  {:role_width$}  {modules}{headers}", kernel.release, role(kernel))
 }
 
-fn module(module: &ModuleStatus) -> Vec<String> {
+fn module(module: &ModuleRecord) -> Vec<String> {
     let mut lines = vec![format!("  {} on {}: {}", module.module, module.kernel, module.state)];
     if module.state == State::Ok {
         return lines;

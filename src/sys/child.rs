@@ -17,6 +17,9 @@ use rustix::process::{Pid, Signal};
 use super::clock::Stopwatch;
 use super::interrupt;
 
+/// The environment variable that marks our children, with our process id: it tells those that a killed run left
+/// behind from everybody else.
+pub const MARK: &str = "CLR_DKMS_RUN";
 /// How long a group may take to leave after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -82,6 +85,8 @@ pub struct Child {
     search_path: OsString,
     deadline: Duration,
     output: Output,
+    interruptible: bool,
+    read_only: bool,
 }
 
 impl Child {
@@ -94,6 +99,8 @@ impl Child {
             search_path: search_path.to_owned(),
             deadline,
             output: Output::Keep(64 << 10),
+            interruptible: true,
+            read_only: false,
         }
     }
 
@@ -122,6 +129,22 @@ impl Child {
     #[must_use]
     pub fn output(mut self, output: Output) -> Child {
         self.output = output;
+        self
+    }
+
+    /// Being asked to stop does not end it, only the deadline does: for programs that leave a mess when they are
+    /// stopped half-way.
+    #[must_use]
+    pub fn uninterruptible(mut self) -> Child {
+        self.interruptible = false;
+        self
+    }
+
+    /// It and its children may write to no file and open no TCP connection, as far as this kernel's Landlock can see
+    /// to it.
+    #[must_use]
+    pub fn read_only(mut self) -> Child {
+        self.read_only = true;
         self
     }
 
@@ -167,9 +190,8 @@ impl Child {
                 kept = Some((file, limit));
             }
         }
-        let mut child = command.spawn()?;
-        // The builder still holds its ends of the output; they are not needed any more.
-        drop(command);
+        command.env(MARK, std::process::id().to_string());
+        let mut child = if self.read_only { spawn_read_only(command)? } else { command.spawn()? };
         let group = Pid::from_child(&child);
         let mut pause = Duration::from_millis(1);
         let ended = loop {
@@ -177,7 +199,7 @@ impl Child {
                 break ended(status);
             }
             let stop = match () {
-                () if interrupt::asked() => Some(Ended::Interrupted),
+                () if self.interruptible && interrupt::asked() => Some(Ended::Interrupted),
                 () if watch.elapsed() >= self.deadline => Some(Ended::TimedOut),
                 () => None,
             };
@@ -192,6 +214,31 @@ impl Child {
         let output = kept.map(|(file, limit)| tail(file, limit)).transpose()?.unwrap_or_default();
         Ok(Finished { ended, took: watch.elapsed(), output })
     }
+}
+
+/// Starts a command below a thread that has given up writing: a Landlock domain is inherited by children.
+fn spawn_read_only(mut command: Command) -> io::Result<std::process::Child> {
+    use landlock::{
+        ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    };
+    std::thread::spawn(move || {
+        let restricted = || -> Result<(), Box<dyn std::error::Error>> {
+            Ruleset::default()
+                .handle_access(AccessFs::from_write(ABI::V5))?
+                .handle_access(AccessNet::from_all(ABI::V5))?
+                .create()?
+                .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, AccessFs::WriteFile))?
+                .restrict_self()?;
+            Ok(())
+        };
+        // A kernel without Landlock runs it unrestricted, as dkms itself does.
+        if let Err(e) = restricted() {
+            tracing::debug!("no Landlock: {e}");
+        }
+        command.spawn()
+    })
+    .join()
+    .map_err(|_| io::Error::other("the starting thread has died"))?
 }
 
 fn ended(status: ExitStatus) -> Ended {
@@ -221,7 +268,10 @@ fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
 }
 
 /// A file without a name, in memory: nothing on disk to clean up, and no full disk to run into.
-fn unnamed_file() -> io::Result<File> {
+///
+/// # Errors
+/// When the kernel has no memory for it.
+pub fn unnamed_file() -> io::Result<File> {
     Ok(File::from(rustix::fs::memfd_create("output", rustix::fs::MemfdFlags::CLOEXEC)?))
 }
 
@@ -262,7 +312,22 @@ mod tests {
         // `sh` adds PWD by itself, bash as sh also SHLVL and _.
         names.retain(|n| !["PWD", "SHLVL", "_", "OLDPWD"].contains(n));
         names.sort_unstable();
-        assert_eq!(names, ["HOME", "LC_ALL", "PATH"]);
+        assert_eq!(names, [MARK, "HOME", "LC_ALL", "PATH"]);
+    }
+
+    #[test]
+    fn who_may_only_read_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!("echo x >/dev/null && cat /etc/passwd && echo x >{}/x", folder.path().display());
+        let done = Child::new(Path::new("/bin/sh"), OsStr::new("/usr/bin:/bin"), Duration::from_secs(5))
+            .args(["-c", &script])
+            .read_only()
+            .run()
+            .unwrap();
+        assert!(String::from_utf8_lossy(&done.output).contains("root:"), "reading is allowed");
+        let landlock =
+            std::fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|l| l.contains("landlock"));
+        assert!(!landlock || !folder.path().join("x").exists());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! One run at a time: a lock on a file that is never renamed or removed.
 //!
 //! The lock is `flock(2)`'s, and the descriptor is handed on to our children. So the lock outlives a run that was
-//! killed while its children still build: the next run finds those orphans by their open descriptor, which nobody
-//! else can have, ends them, and goes on with a tree that nobody writes to.
+//! killed while its children still build: the next run finds those orphans (they hold the lock, and carry our mark in
+//! their environment), ends them, and goes on with a tree that nobody writes to. A run that ends by itself unlocks,
+//! which takes the lock from any daemon that a build may have left running, too.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -13,6 +14,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal};
 
+use super::child::MARK;
 use super::clock::Stopwatch;
 use super::{FileError, Root, interrupt};
 
@@ -41,19 +43,30 @@ pub enum LockError {
 /// The lock, held until this value goes.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
-/// A process that has the lock file open.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing our descriptor would not be enough where a child still has it.
+        if let Err(e) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
+            tracing::warn!("cannot unlock: {e}");
+        }
+    }
+}
+
+/// A process that holds the lock.
 #[derive(Debug, PartialEq, Eq)]
 struct Holder {
     pid: i32,
     name: String,
+    /// It is a child of a run of ours, and no run itself.
+    is_child: bool,
 }
 
 impl Lock {
-    /// Takes the lock at `path` of `root`, waiting for at most `patience`. `is_owner` says whether a program of that
-    /// name is a run (to be waited for); any other holder is what a killed run left behind, and is ended.
+    /// Takes the lock at `path` of `root`, waiting for at most `patience`. `is_run` says whether a program of that name
+    /// is a run of ours (to be waited for); its children without it are what a killed run left behind, and are ended.
     ///
     /// # Errors
     /// [`LockError::Busy`] when the patience is over or we are asked to stop.
@@ -61,11 +74,11 @@ impl Lock {
         root: &Root,
         path: &str,
         patience: Duration,
-        is_owner: fn(&str) -> bool,
+        is_run: fn(&str) -> bool,
     ) -> Result<Lock, LockError> {
         let file = root.open_lock_file(path)?;
         let real = root.real_path(path)?;
-        let fail = |e: Errno| FileError { action: "lock", path: real.clone(), source: e.into() };
+        let fail = |e: Errno| FileError { action: "lock", path: real.clone(), cause: e.into() };
         let watch = Stopwatch::start();
         let (mut told, mut patience) = (false, patience);
         loop {
@@ -74,8 +87,8 @@ impl Lock {
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(e) => return Err(fail(e).into()),
             }
-            let holders = holders(&real);
-            if !holders.is_empty() && !holders.iter().any(|h| is_owner(&h.name)) {
+            let holders = holders(&real, is_run);
+            if !holders.is_empty() && holders.iter().all(|h| h.is_child) {
                 end_orphans(&holders);
                 patience = patience.max(ORPHANS_LEAVE);
             } else if !told {
@@ -88,15 +101,19 @@ impl Lock {
             std::thread::sleep(LOOK_AGAIN);
         }
         rustix::io::fcntl_setfd(file.as_fd(), FdFlags::empty()).map_err(fail)?;
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
     }
 }
 
-/// Whether somebody holds the lock at `path` now. Changes nothing; what cannot be opened counts as not held.
+/// Whether somebody holds the lock at `path` now. Needs no permission for the file, and changes nothing.
+#[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 pub fn is_held(root: &Root, path: &str) -> bool {
-    root.open_file(path).is_ok_and(|file| {
-        // The shared lock is gone again with the descriptor.
-        matches!(rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
+    let Some(stat) = root.lookup(path).stat() else { return false };
+    let held = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    // "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"; the device is left out, as some filesystems show another one.
+    held.lines().filter(|line| line.contains("FLOCK")).any(|line| {
+        let place = line.split_ascii_whitespace().find(|word| word.matches(':').count() == 2);
+        place.and_then(|p| p.rsplit(':').next()).and_then(|inode| inode.parse().ok()) == Some(stat.inode)
     })
 }
 
@@ -107,30 +124,32 @@ fn describe(holders: &[Holder]) -> String {
     }
 }
 
-/// The processes, other than this one, that have `path` open.
+/// The processes, other than this one, that hold a lock on `path`. To have the file open is not to hold it.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
-fn holders(path: &Path) -> Vec<Holder> {
+fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
     let mut found = Vec::new();
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return found;
-    };
+    let Ok(processes) = std::fs::read_dir("/proc") else { return found };
     for process in processes.flatten() {
         let name = process.file_name();
-        let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else {
-            continue;
-        };
+        let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         if u32::try_from(pid) == Ok(std::process::id()) {
             continue;
         }
+        let folder = process.path();
         // A process may end, or belong to somebody else, while we look: then it is not the one we can name.
-        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else {
-            continue;
-        };
-        let open = descriptors.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|t| t == path));
-        if open {
-            let program = std::fs::read_link(process.path().join("exe")).unwrap_or_default();
+        let Ok(descriptors) = std::fs::read_dir(folder.join("fd")) else { continue };
+        let holds = descriptors.flatten().any(|fd| {
+            let info = || std::fs::read_to_string(folder.join("fdinfo").join(fd.file_name()));
+            std::fs::read_link(fd.path()).is_ok_and(|t| t == path)
+                && info().is_ok_and(|i| i.lines().any(|l| l.starts_with("lock:")))
+        });
+        if holds {
+            let program = std::fs::read_link(folder.join("exe")).unwrap_or_default();
             let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            found.push(Holder { pid, name });
+            let marked = std::fs::read(folder.join("environ")).unwrap_or_default();
+            let mark = format!("{MARK}=");
+            let marked = marked.split(|b| *b == 0).any(|variable| variable.starts_with(mark.as_bytes()));
+            found.push(Holder { pid, is_child: marked && !is_run(&name), name });
         }
     }
     found.sort_by_key(|h| h.pid);
@@ -140,11 +159,10 @@ fn holders(path: &Path) -> Vec<Holder> {
 fn end_orphans(orphans: &[Holder]) {
     for orphan in orphans {
         tracing::warn!("ending {} (pid {}), left behind by a run that was killed", orphan.name, orphan.pid);
-        if let Some(pid) = Pid::from_raw(orphan.pid)
-            && let Err(e) = rustix::process::kill_process(pid, Signal::KILL)
-            && e != Errno::SRCH
-        {
-            tracing::warn!("cannot end pid {}: {e}", orphan.pid);
+        let Some(pid) = Pid::from_raw(orphan.pid) else { continue };
+        match rustix::process::kill_process(pid, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(e) => tracing::warn!("cannot end pid {}: {e}", orphan.pid),
         }
     }
 }
@@ -176,9 +194,17 @@ mod tests {
     fn what_a_killed_run_left_behind_is_ended() {
         let (_folder, root) = scratch();
         let held = Lock::take(&root, "/run/x.lock", Duration::ZERO, |_| true).unwrap();
-        let mut orphan = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
-        drop(held);
-        Lock::take(&root, "/run/x.lock", Duration::from_secs(5), |name| name == "clr-dkms").unwrap();
+        let mut sleep = std::process::Command::new("/bin/sleep");
+        let mut orphan = sleep.arg("60").env(MARK, "1").spawn().unwrap();
+        // As after SIGKILL: closed, and not unlocked.
+        rustix::io::fcntl_setfd(held.file.as_fd(), FdFlags::CLOEXEC).unwrap();
+        let copy = held.file.try_clone().unwrap();
+        std::mem::forget(held);
+        drop(copy);
+        assert!(is_held(&root, "/run/x.lock"));
+        let holders = holders(&root.real_path("/run/x.lock").unwrap(), |name| name == "clr-dkms");
+        assert!(holders.iter().any(|h| h.pid == orphan.id().cast_signed() && h.is_child), "{holders:?}");
+        end_orphans(&holders);
         assert!(!orphan.wait().unwrap().success());
     }
 

@@ -1,7 +1,5 @@
-//! The talk: to the journal when this is the live system and its socket is there, else to stderr. stdout is for
-//! answers and never carries a word of this.
-
-use std::io::IsTerminal;
+//! The talk: to the journal when this is the live system and its socket is there, and to stderr unless that is the
+//! journal too. stdout is for answers and never carries a word of this.
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
@@ -56,10 +54,25 @@ where
             tracing::Level::WARN => "warning: ",
             _ => "",
         };
+        let mut text = String::new();
+        context.field_format().format_fields(Writer::new(&mut text), event)?;
+        // Names and messages of others end up here: their control characters are shown, not obeyed.
         write!(writer, "{}: {word}", self.program)?;
-        context.field_format().format_fields(writer.by_ref(), event)?;
+        for c in text.chars() {
+            match c {
+                '\n' => writer.write_char(c)?,
+                c if c.is_control() => write!(writer, "{}", c.escape_default())?,
+                c => writer.write_char(c)?,
+            }
+        }
         writeln!(writer)
     }
+}
+
+/// Whether systemd has connected our stderr to the journal: `$JOURNAL_STREAM` names its device and inode.
+fn stderr_is_the_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    rustix::fs::fstat(std::io::stderr()).is_ok_and(|s| stream == format!("{}:{}", s.st_dev, s.st_ino))
 }
 
 /// Starts the log of `program`. `live` is whether the system that runs us is the one we work on.
@@ -77,8 +90,8 @@ pub fn start(program: &'static str, talk: Talk, live: bool) {
             })
             .with_filter(talk.filter())
     });
-    // A person at a terminal wants to see it, whatever the journal gets.
-    let stderr = (journal.is_none() || std::io::stderr().is_terminal()).then(|| {
+    // swupd shows our stderr on its terminal, and a person reads it; only where it leads to the journal, once is enough.
+    let stderr = (journal.is_none() || !stderr_is_the_journal()).then(|| {
         tracing_subscriber::fmt::layer()
             .event_format(Plain { program })
             .with_ansi(false)

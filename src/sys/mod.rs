@@ -12,6 +12,12 @@ pub mod root;
 pub mod tools;
 mod write;
 
+/// What we and our children write can be read by everybody, whatever the umask of the caller: there is no secret in
+/// it, and a `modules.dep` that only root can read makes every report of a normal user wrong.
+pub fn readable_for_all() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
+
 pub use child::{Child, Ended, Finished, Output};
 pub use clock::Clock;
 pub use lock::Lock;

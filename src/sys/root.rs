@@ -30,25 +30,25 @@ pub enum RootKind {
 
 /// What went wrong with a file, and with which one.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {path}: {source}", path = path.display())]
+#[error("cannot {action} {path}: {cause}", path = path.display())]
 pub struct FileError {
     /// The verb: "read", "write", "list" …
     pub action: &'static str,
     /// The path as the host sees it.
     pub path: PathBuf,
-    /// The reason.
-    pub source: io::Error,
+    /// The reason. It is part of the text, so it is no source to be printed again.
+    pub cause: io::Error,
 }
 
 impl FileError {
     /// Nothing of that name is there.
     pub fn is_absent(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        matches!(self.cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
     }
 
     /// The caller may not do this: a matter of privilege, not of the state of the file.
     pub fn is_denied(&self) -> bool {
-        self.source.kind() == io::ErrorKind::PermissionDenied
+        self.cause.kind() == io::ErrorKind::PermissionDenied
     }
 }
 
@@ -174,7 +174,7 @@ impl Root {
     /// # Errors
     /// When it is not a folder that can be opened.
     pub fn open(kind: RootKind, path: &Path) -> Result<Root, FileError> {
-        let fail = |source: io::Error| FileError { action: "open the root", path: path.to_owned(), source };
+        let fail = |cause: io::Error| FileError { action: "open the root", path: path.to_owned(), cause };
         let path = path.canonicalize().map_err(fail)?;
         let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| fail(e.into()))?;
@@ -207,8 +207,8 @@ impl Root {
         self.path.join(inside.strip_prefix("/").unwrap_or(inside))
     }
 
-    pub(super) fn fail(&self, action: &'static str, path: &Path, source: impl Into<io::Error>) -> FileError {
-        FileError { action, path: self.spell(path), source: source.into() }
+    pub(super) fn fail(&self, action: &'static str, path: &Path, cause: impl Into<io::Error>) -> FileError {
+        FileError { action, path: self.spell(path), cause: cause.into() }
     }
 
     pub(super) fn open_at(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {

@@ -182,12 +182,13 @@ impl Root {
         self.open_written(path.as_ref(), OFlags::TRUNC, 0o644)
     }
 
-    /// A file that stays for ever and is only locked: made when absent, never truncated.
+    /// A file that stays for ever and is only locked: made when absent, never truncated, and closed to others, who could
+    /// keep us waiting with a lock of theirs.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn open_lock_file(&self, path: impl AsRef<Path>) -> Result<File, FileError> {
-        self.open_written(path.as_ref(), OFlags::empty(), 0o644)
+        self.open_written(path.as_ref(), OFlags::empty(), 0o600)
     }
 
     fn open_written(&self, path: &Path, flags: OFlags, mode: u32) -> Result<File, FileError> {

@@ -121,7 +121,10 @@ for place in "$work/output" "$root/var/lib/clr-dkms/last-run.json"; do
     check "$what names the first compiler error" holds "$place" "storage size of 'now'"
     check "$what names the log" holds "$place" "/$log"
 done
-check "the message of the day names module and kernel" grep -q "hello/1.0.*$new" "$root/run/motd.d/clr-dkms.motd"
+motd=$root/run/motd.d/clr-dkms.motd
+check "the message of the day names module and kernel" grep -q "hello/1.0.*$new" "$motd"
+check "the message of the day names the first compiler error" holds "$motd" "hello.c:6: storage size of 'now'"
+check "the message of the day names the log" holds "$motd" "/$log"
 check "hello.ko for the running kernel is untouched" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko"
 
 step "3. A mended source arrives, and the next run heals it"
