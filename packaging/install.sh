@@ -377,6 +377,8 @@ uninstall_all() {
         if rm -rf --one-file-system -- "$DESTDIR$path"; then removed+=("$path"); else failed=1; fi
         if [[ $path == */clr-dkms.motd && -x /usr/bin/motd-update.sh ]]; then next+=' && motd-update.sh'; fi
     done
+    # Ours, or anybody's who has nothing in it.
+    rmdir -- "$DESTDIR$RUNSTATEDIR/motd.d" 2>/dev/null || true
     drop_folders
     if [[ -z $kept$failed ]]; then
         take "$manifest"

@@ -412,6 +412,10 @@ fn put_boot_right(world: &World, facts: &Facts, last: Option<BootRecord>) -> Boo
             let boot = world.root.spell("/boot");
             Some(format!("clr-boot-manager update wrote no boot entry below {}", boot.display()))
         }
+        (ReadBack::Verified, Some(said)) => {
+            tracing::warn!("{said}; the boot entries are as they should be all the same");
+            None
+        }
         (_, said) => said,
     };
     if let Some(error) = error {

@@ -96,6 +96,9 @@ pub struct Plan {
 pub struct Ours {
     schema: u32,
     wrote: Vec<PathBuf>,
+    /// The folder of the admin's fragments was not there before us.
+    #[serde(default)]
+    made_folder: bool,
 }
 
 impl Ours {
@@ -326,6 +329,7 @@ pub fn apply(root: &Root, plan: &Plan, ours: &Ours) -> Result<(), FileError> {
         let path = step.path();
         match step {
             Step::WriteFragment(_) | Step::WriteMask(_) => {
+                ours.made_folder |= !root.lookup(LOCAL).is_there();
                 if !ours.has(path) {
                     ours.wrote.push(path.to_owned());
                     ours.save(root)?;
@@ -338,6 +342,9 @@ pub fn apply(root: &Root, plan: &Plan, ours: &Ours) -> Result<(), FileError> {
             Step::RemoveFragment(_) | Step::RemoveMask(_) => {
                 root.remove(path)?;
                 ours.wrote.retain(|p| p != path);
+                if ours.made_folder && ours.wrote.is_empty() {
+                    root.remove_empty_folder(LOCAL)?;
+                }
                 ours.save(root)?;
             }
         }

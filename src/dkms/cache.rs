@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::Conf;
+use super::conf::ConfError;
 use super::modfile::FileFacts;
 use crate::sys::{FileError, Root, Stat};
 
 /// Where it lies.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Changed whenever the meaning of a field changes: an old cache is then forgotten.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
@@ -32,6 +33,7 @@ struct Entry {
 pub struct Cache {
     contents: Contents,
     used: BTreeSet<String>,
+    failed: BTreeMap<String, ConfError>,
 }
 
 impl Cache {
@@ -43,7 +45,7 @@ impl Cache {
             .and_then(|bytes| serde_json::from_slice::<Contents>(&bytes).ok())
             .filter(|c| c.schema == SCHEMA)
             .unwrap_or_default();
-        Cache { contents, used: BTreeSet::new() }
+        Cache { contents, ..Cache::default() }
     }
 
     /// Writes what was used.
@@ -61,14 +63,18 @@ impl Cache {
     }
 
     /// The evaluated file of that key.
-    pub fn conf(&mut self, key: &str) -> Option<Conf> {
+    pub fn conf(&mut self, key: &str) -> Option<Result<Conf, ConfError>> {
         self.used.insert(key.to_owned());
-        self.contents.confs.get(key).cloned()
+        let good = self.contents.confs.get(key).map(|conf| Ok(conf.clone()));
+        good.or_else(|| self.failed.get(key).map(|error| Err(error.clone())))
     }
 
-    /// Keeps an evaluated file.
-    pub fn keep_conf(&mut self, key: String, conf: Conf) {
-        self.contents.confs.insert(key, conf);
+    /// Keeps an evaluated file. A failure is kept for this run only: the next one may have more luck.
+    pub fn keep_conf(&mut self, key: String, conf: Result<Conf, ConfError>) {
+        match conf {
+            Ok(conf) => drop(self.contents.confs.insert(key, conf)),
+            Err(error) => drop(self.failed.insert(key, error)),
+        }
     }
 
     /// What is known of a module file that still is the same one.

@@ -38,8 +38,8 @@ pub struct Conf {
     pub depends: Vec<String>,
     /// Why the module is not for this kernel.
     pub excluded: Option<String>,
-    /// What dkms will not accept.
-    pub faults: Vec<String>,
+    /// It has a syntax error: what stands behind it does not count.
+    pub syntax_error: bool,
 }
 
 /// Why there is no evaluated file, in words.
@@ -76,13 +76,13 @@ pub fn load(
     let files = files(root, source, &registered.module, release)?;
     let build = format!("{}/build", module_folder(release));
     let key = key(root, &files, source, &build, release);
-    if let Some(conf) = cache.conf(&key) {
-        return Ok(conf);
+    if let Some(known) = cache.conf(&key) {
+        return known;
     }
-    let answer = evaluate(root, tools, registered, release, &build, &files)?;
-    let conf = from_answer(&answer, release, &kernel_config(root, &build))?;
+    let conf = evaluate(root, tools, registered, release, &build, &files)
+        .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)));
     cache.keep_conf(key, conf.clone());
-    Ok(conf)
+    conf
 }
 
 /// The file itself and the admin's overrides, in dkms's order: paths inside the root and bytes.
@@ -156,7 +156,8 @@ fn evaluate(
         child = child.arg(root.real_path(path).map_err(|e| ConfError::of_file(&e))?);
     }
     let done = child.run().map_err(|e| cannot_tell(&format!("bash cannot be started: {e}")))?;
-    if done.output.ends_with(b"end=end\0") {
+    // Ended by a signal, bash answers all the same, by its EXIT trap.
+    if matches!(done.ended, Ended::Exit(_)) && done.output.ends_with(b"end=end\0") {
         return Ok(done.output);
     }
     let what = format!("evaluating {} gave no answer ({})", root.spell(&files[0].0).display(), done.ended);
@@ -184,7 +185,7 @@ fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result
         let value = value.to_owned();
         match key {
             "package_name" => package_name = value,
-            "package_version" if value.is_empty() => conf.faults.push("no PACKAGE_VERSION".to_owned()),
+            "syntax" => conf.syntax_error = !value.is_empty(),
             // dkms 3.1.7 knows yes, no and nothing; older ones take every word, even "no", for yes.
             "autoinstall" => conf.autoinstall = !value.is_empty() && !value.eq_ignore_ascii_case("no"),
             "built" => conf.built.push(BuiltModule { name: value, location: String::new() }),
@@ -207,20 +208,13 @@ fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result
             }
         }
     }
-    if package_name.is_empty() {
-        conf.faults.push("no PACKAGE_NAME".to_owned());
-    }
     if let [only] = conf.built.as_mut_slice()
         && only.name.is_empty()
     {
         only.name = package_name;
     }
-    if conf.built.is_empty() {
-        conf.faults.push("no BUILT_MODULE_NAME and no DEST_MODULE_LOCATION".to_owned());
-    }
-    if conf.built.iter().any(|b| b.name.is_empty()) {
-        conf.faults.push("a record without BUILT_MODULE_NAME".to_owned());
-    }
+    // A record without a name is none that could be looked for.
+    conf.built.retain(|record| !record.name.is_empty());
     Ok(conf)
 }
 
@@ -286,7 +280,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(conf.built, [BuiltModule { name: "hello".to_owned(), location: "/extra".to_owned() }]);
-        assert!(conf.autoinstall && conf.faults.is_empty() && conf.excluded.is_none());
+        assert!(conf.autoinstall && !conf.syntax_error && conf.excluded.is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ kernelver=$1 arch=$2 kernel_source_dir=$3 kernel_config=$3/.config
 dkms_tree=$4 source_tree=$5 install_tree=$6 module=$7 module_version=$8
 _cd_kernel=$1 _cd_arch=$2
 shift 8
-_cd_files=("$@")
+_cd_files=("$@") _cd_syntax=
 set --
 _cd_say() { printf '%s=%s\0' "$1" "$2" >&3; }
 _cd_answer() {
@@ -34,11 +34,14 @@ _cd_answer() {
     _cd_say kernel_min "$BUILD_EXCLUSIVE_KERNEL_MIN"
     _cd_say kernel_max "$BUILD_EXCLUSIVE_KERNEL_MAX"
     _cd_say obsolete_by "$OBSOLETE_BY"
+    _cd_say syntax "$_cd_syntax"
     _cd_say end end
 }
 # A conf that leaves early counts with what it had assigned until then, as it does for dkms.
 trap _cd_answer EXIT
 for _cd_file in "${_cd_files[@]}"; do
+    # dkms takes what stands before a syntax error, and so do we; but an unclosed quote swallows the rest unseen.
+    "$BASH" -n "$_cd_file" || _cd_syntax=broken
     # shellcheck source=/dev/null
     . "$_cd_file"
 done

@@ -219,6 +219,14 @@ fn left_alone(pair: &Pair) -> Option<(State, String)> {
         Err(ConfError::Unusable(reason)) => return Some((State::BrokenSource, reason.clone())),
         Err(ConfError::CannotTell(reason)) => return Some((State::Unknown, reason.clone())),
     };
+    if conf.syntax_error && !conf.autoinstall {
+        let reason =
+            "its dkms.conf has a syntax error, which hides what stands behind it (bash -n shows where)";
+        return Some((State::BrokenSource, reason.to_owned()));
+    }
+    if conf.built.is_empty() {
+        return Some((State::BrokenSource, "its dkms.conf names no module to build".to_owned()));
+    }
     if let Some(reason) = &conf.excluded {
         return Some((State::SkippedExclusive, reason.clone()));
     }

@@ -153,6 +153,20 @@ impl Root {
         }
     }
 
+    /// Removes a folder, when it is empty; true when it was.
+    ///
+    /// # Errors
+    /// When it cannot be removed for another reason.
+    pub fn remove_empty_folder(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
+        let path = path.as_ref();
+        let (folder, name) = self.parent_and_name(path)?;
+        match rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(false),
+            Err(e) => Err(self.fail("remove the folder", path, e)),
+        }
+    }
+
     /// Removes a folder and all below it, following no link; true when it was there.
     ///
     /// # Errors

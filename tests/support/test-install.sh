@@ -224,7 +224,7 @@ rmdir "$source/motd.d" 2>/dev/null
 fresh
 put /etc/clr-dkms/clr-dkms.conf '[tools]'
 put /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf ''
-mkdir -p "$image"/var/{lib,log,cache} "$image/run/motd.d"
+mkdir -p "$image"/var/{lib,log,cache} "$image/run"
 before=$(tree)
 installer install
 put /var/lib/clr-dkms/last-run.json '{}'
