@@ -50,6 +50,8 @@ test: ## everything, in under 15 minutes; what CI runs (installs what is missing
 	$(MAKE) --no-print-directory check
 	python3 tests/support/test-stand-in.py
 	tests/support/test-scratch-root.sh
+	$(MAKE) --no-print-directory build
+	tests/support/test-live.sh
 	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
 
 check: lint unit shell ## the quick part of test: needs no root, no dkms and no kernel headers

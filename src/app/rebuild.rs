@@ -45,6 +45,8 @@ pub struct Attempt {
     pub error: Option<FirstError>,
     /// Its log inside the root, when dkms was run.
     pub log: Option<String>,
+    /// The kernel's folder may have been changed.
+    touched: bool,
     /// The kernel's `depmod` failed.
     pub index_error: Option<String>,
 }
@@ -98,8 +100,8 @@ pub fn run(world: &World, cache: &mut Cache, facts: &Facts, mut planned: Vec<Pla
             if attempt.failure.is_none() {
                 missing.remove(&p.module.name);
             }
-            // A module that was refused is no reason to let depmod near its kernel.
-            changed |= attempt.log.is_some() || p.steps == [Step::Index];
+            // A module that was refused, or did not compile, is no reason to let depmod near its kernel.
+            changed |= attempt.touched || p.steps == [Step::Index];
             tell(world, &attempt);
             attempts.push(attempt);
         }
@@ -136,6 +138,7 @@ fn one(
         failure: None,
         error: None,
         log: None,
+        touched: false,
         index_error: None,
     };
     if p.steps == [Step::Index] {
@@ -185,7 +188,7 @@ fn one(
         other => other,
     };
     match done {
-        Ok(()) => {}
+        Ok(()) => attempt.touched = true,
         Err(Failure::Excluded) => {
             attempt.failure = Some((
                 State::SkippedExclusive,
@@ -195,7 +198,8 @@ fn one(
         Err(Failure::Interrupted) => {
             attempt.failure = Some((State::NotBuilt, "the run was asked to stop".to_owned()));
         }
-        Err(Failure::Step { what, error, last_lines }) => {
+        Err(Failure::Step { what, error, last_lines, touched }) => {
+            attempt.touched = touched;
             if !last_lines.is_empty() {
                 tracing::error!(
                     "the end of the log of {} on {}:\n  {}",

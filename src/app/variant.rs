@@ -4,7 +4,7 @@ use clap::Parser;
 use serde::Serialize;
 
 use super::{Common, answer, exit, json};
-use crate::kernel::{Inventory, KernelName, Running, Support, Variant};
+use crate::kernel::{Installed, Inventory, KernelName, Running, Support, Variant};
 use crate::render::shown;
 
 /// Tell the variant of a kernel, and whether DKMS is supported for it.
@@ -47,6 +47,8 @@ struct Row {
     installed: bool,
     running: bool,
     tip: bool,
+    /// What lies on disk of it.
+    details: Option<Installed>,
 }
 
 #[derive(Debug, Serialize)]
@@ -114,6 +116,7 @@ fn rows(inventory: &Inventory, arguments: &Arguments) -> Result<Vec<Row>, String
             installed: false,
             running: false,
             tip: false,
+            details: None,
         }]);
     }
     match KernelName::parse(asked, &inventory.namespace) {
@@ -132,6 +135,7 @@ fn installed_row(inventory: &Inventory, name: &KernelName) -> Row {
         running: kernel.is_some_and(|k| k.running)
             || inventory.running == Running::Known { release: name.release() },
         tip: kernel.is_some_and(|k| k.tip),
+        details: kernel.cloned(),
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Failure {
         error: Option<compiler_error::FirstError>,
         /// The last lines of the log.
         last_lines: Vec<String>,
+        /// The kernel's folder may have been changed before.
+        touched: bool,
     },
 }
 
@@ -55,7 +57,7 @@ pub fn run(
     deadline: Duration,
 ) -> Result<(), Failure> {
     let path = log_path(module, release);
-    let broken = |what: String| Failure::Step { what, error: None, last_lines: Vec::new() };
+    let broken = |what: String| Failure::Step { what, error: None, last_lines: Vec::new(), touched: true };
     let mut log = match root.create(&path) {
         Ok(log) => log,
         Err(e) => {
@@ -104,6 +106,7 @@ pub fn run(
             what,
             error: compiler_error::find(&text),
             last_lines: compiler_error::last_lines(&text, 12),
+            touched: verb != "build",
         });
     }
     append(root, &mut log, &format!("{}/log/make.log", build_folder(module, release)));
