@@ -6,14 +6,19 @@ use std::time::Duration;
 use crate::dkms::build::{self, Failure};
 use crate::dkms::compiler_error::FirstError;
 use crate::dkms::plan::State;
+use crate::dkms::tree::TREE;
 use crate::dkms::{Cache, Decision, ModuleName, Pair, Source, Step, Tree, plan};
 use crate::facts::{Facts, pairs_of};
 use crate::kernel::Installed;
+use crate::kernel::inventory::MODULES;
 use crate::sys::interrupt;
 use crate::world::World;
 
 /// How long one `depmod` may take; it takes about a second for 4,000 modules.
 const INDEX_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Less free space than this is none, in bytes.
+const ROOM: u64 = 256 << 10;
 
 /// One module on one kernel that something is to be done about.
 #[derive(Debug, Clone)]
@@ -169,24 +174,23 @@ fn one(
     let run = |steps: &[Step]| {
         build::run(&world.root, &world.tools, &p.module, &p.source, &p.release, steps, timeout)
     };
-    let done = run(&p.steps).and_then(|()| {
+    let mut done = run(&p.steps);
+    let left = still_to_do(world, cache, kernel, &p.module);
+    done = match (done, left) {
         // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
-        match still_to_do(world, cache, kernel, &p.module) {
-            Some(steps) if steps.contains(&Step::Reinstall) => run(&steps),
-            _ => Ok(()),
-        }
-    });
-    let done = match done {
+        (Ok(()), Some(steps)) if steps.contains(&Step::Reinstall) => run(&steps),
         // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
-        Err(Failure::Step { what, .. })
-            if still_to_do(world, cache, kernel, &p.module)
-                .is_some_and(|steps| steps.is_empty() || steps == [Step::Index]) =>
-        {
+        (Err(Failure::Step { what, .. }), Some(steps)) if is_built(&steps) => {
             tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
             Ok(())
         }
-        other => other,
+        (done, _) => done,
     };
+    if done.is_ok() && !still_to_do(world, cache, kernel, &p.module).is_some_and(|steps| is_built(&steps)) {
+        let what = "dkms says that it is done, and it is not".to_owned();
+        let error = build::logged_error(&world.root, &p.module, &p.release);
+        done = Err(Failure::Step { what, error, last_lines: Vec::new(), touched: true });
+    }
     match done {
         Ok(()) => attempt.touched = true,
         Err(Failure::Excluded) => {
@@ -208,7 +212,8 @@ fn one(
                     last_lines.join("\n  ")
                 );
             }
-            attempt.failure = Some((State::BuildFailed, what));
+            let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
+            attempt.failure = Some((State::BuildFailed, what + &full));
             attempt.error = error;
         }
     }
@@ -229,6 +234,19 @@ fn still_to_do(
         Decision::Proven => Some(Vec::new()),
         Decision::Leave { .. } => None,
     }
+}
+
+/// At most the index is left to be made.
+fn is_built(steps: &[Step]) -> bool {
+    steps.is_empty() || steps == [Step::Index]
+}
+
+/// A place that builds write to and that has no room left: what its victims say of it is often lost with the room.
+fn full_filesystem(world: &World) -> Option<String> {
+    [TREE, MODULES, "/tmp"]
+        .into_iter()
+        .find(|place| world.root.free_space(place).is_ok_and(|free| free < ROOM))
+        .map(|place| world.root.spell(place).display().to_string())
 }
 
 fn spelt(steps: &[Step]) -> String {

@@ -43,6 +43,13 @@ pub fn log_path(module: &ModuleName, release: &str) -> String {
     format!("{LOGS}/{}-{}/{release}.log", module.name, module.version)
 }
 
+/// The first error in the log of a module on a kernel.
+pub fn logged_error(root: &Root, module: &ModuleName, release: &str) -> Option<compiler_error::FirstError> {
+    let log = root.open_file(log_path(module, release)).ok()?;
+    let text = tail(log, LOG_LIMIT).ok()?;
+    compiler_error::find(&String::from_utf8_lossy(&text))
+}
+
 /// Runs the steps of one module on one kernel (all but [`Step::Index`]), one after the other.
 ///
 /// # Errors
@@ -79,10 +86,10 @@ pub fn run(
                 continue;
             }
             Step::Index => continue,
-            Step::Build | Step::Rebuild => "build",
+            Step::Build => "build",
             Step::Install | Step::Reinstall => "install",
         };
-        let force = matches!(step, Step::Rebuild | Step::Reinstall);
+        let force = *step == Step::Reinstall;
         let ended = dkms(root, tools, module, release, verb, force, &mut log, deadline).map_err(broken)?;
         match ended {
             Ended::Exit(0) => continue,

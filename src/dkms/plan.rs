@@ -93,15 +93,13 @@ pub struct Pair {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "step", content = "path")]
 pub enum Step {
-    /// Remove a half-deleted build folder, which dkms trips over for ever.
+    /// Remove the folder of a build that is not whole or not good. dkms trips over half of one for ever, with --force
+    /// too; and `dkms unbuild` takes away what is installed before there is anything better.
     RemoveTree(String),
     /// Remove an installed file that nothing claims, or that is damaged.
     RemoveFile(String),
     /// `dkms build`.
     Build,
-    /// `dkms build --force`: built files are there, and not good. Unlike `dkms unbuild` it leaves what is installed
-    /// alone until there is something better.
-    Rebuild,
     /// `dkms install`.
     Install,
     /// `dkms install --force`, from built files that are good.
@@ -115,7 +113,6 @@ impl fmt::Display for Step {
         match self {
             Step::RemoveTree(path) | Step::RemoveFile(path) => write!(f, "remove {path}"),
             Step::Build => f.write_str("dkms build"),
-            Step::Rebuild => f.write_str("dkms build --force"),
             Step::Install => f.write_str("dkms install"),
             Step::Reinstall => f.write_str("dkms install --force"),
             Step::Index => f.write_str("depmod"),
@@ -163,29 +160,18 @@ pub fn decide(pair: &Pair) -> Decision {
     }
     // A file in the way is removed only when its successor has been built: it may be one that works. It is removed
     // because dkms either refuses to install over it, or keeps it as an "original" that comes back one day.
-    let orphans = || pair.orphans.iter().cloned().map(Step::RemoveFile);
     let mut steps: Vec<Step> = Vec::new();
-    match (pair.stage, pair.built_files_good) {
-        (Stage::Installed, good) => {
-            steps.extend((!good).then_some(Step::Rebuild));
-            steps.extend(in_the_way(flaws));
-            steps.push(Step::Reinstall);
-        }
-        (Stage::Built, good) => {
-            steps.extend((!good).then_some(Step::Rebuild));
-            steps.extend(orphans());
-            steps.push(Step::Install);
-        }
-        (Stage::HalfBuilt, _) => {
-            steps.extend([Step::RemoveTree(build_folder(&pair.module, &pair.release)), Step::Build]);
-            steps.extend(orphans());
-            steps.push(Step::Install);
-        }
-        (Stage::Added, _) => {
-            steps.push(Step::Build);
-            steps.extend(orphans());
-            steps.push(Step::Install);
-        }
+    if pair.stage == Stage::Added {
+        steps.push(Step::Build);
+    } else if !pair.built_files_good {
+        steps.extend([Step::RemoveTree(build_folder(&pair.module, &pair.release)), Step::Build]);
+    }
+    if pair.stage == Stage::Installed {
+        steps.extend(in_the_way(flaws));
+        steps.push(Step::Reinstall);
+    } else {
+        steps.extend(pair.orphans.iter().cloned().map(Step::RemoveFile));
+        steps.push(Step::Install);
     }
     steps.push(Step::Index);
     Decision::Work { steps, why }
@@ -326,18 +312,14 @@ mod tests {
     #[test]
     fn every_stage_has_its_way_to_a_proof() {
         assert_eq!(steps(&pair(Stage::Added, missing())), "dkms build, dkms install, depmod");
-        assert_eq!(steps(&pair(Stage::Built, missing())), "dkms build --force, dkms install, depmod");
-        assert_eq!(
-            steps(&pair(Stage::Installed, missing())),
-            "dkms build --force, dkms install --force, depmod"
-        );
+        let folder = build_folder(&pair(Stage::Built, missing()).module, "6.15.8-1592.native");
+        let anew = format!("remove {folder}, dkms build, ");
+        assert_eq!(steps(&pair(Stage::Built, missing())), format!("{anew}dkms install, depmod"));
+        assert_eq!(steps(&pair(Stage::HalfBuilt, missing())), format!("{anew}dkms install, depmod"));
+        assert_eq!(steps(&pair(Stage::Installed, missing())), format!("{anew}dkms install --force, depmod"));
         let good = |stage| Pair { built_files_good: true, ..pair(stage, missing()) };
         assert_eq!(steps(&good(Stage::Built)), "dkms install, depmod");
         assert_eq!(steps(&good(Stage::Installed)), "dkms install --force, depmod");
-        assert!(
-            steps(&pair(Stage::HalfBuilt, missing()))
-                .starts_with("remove /var/lib/dkms/hello/1.0/6.15.8-1592.native/")
-        );
         let orphan = Pair { orphans: vec!["/x.ko".to_owned()], ..pair(Stage::Added, missing()) };
         assert_eq!(steps(&orphan), "dkms build, remove /x.ko, dkms install, depmod");
         let damaged = |path: &str| {

@@ -1,0 +1,191 @@
+//! Roots that are not the machine's own: nothing leaves them, whatever their links and their name.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::listing::Listing;
+use crate::scene::{A, Scene};
+use crate::source::describe;
+
+/// A folder of the host that is removed in any case.
+struct HostFolder(PathBuf);
+
+impl Drop for HostFolder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// Held by tests that change the host, or look whether it has changed.
+static HOST: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    HOST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What of the host a run in a root could touch by mistake.
+fn host() -> Vec<Listing> {
+    ["/var/lib/dkms", "/usr/src", "/lib/modules", "/var/log/clr-dkms", "/var/lib/clr-dkms"]
+        .iter()
+        .map(|folder| Listing::without_contents(&fs::canonicalize(folder).unwrap_or_else(|_| folder.into())))
+        .collect()
+}
+
+#[track_caller]
+fn is_untouched(before: &[Listing]) {
+    for (before, after) in before.iter().zip(host()) {
+        assert_eq!(before.differences(&after), [""; 0]);
+    }
+}
+
+/// Everything of a root that dkms and depmod write to.
+fn work(scene: &Scene) -> Listing {
+    scene.listing().only(&["var/lib/dkms", "usr/src", "usr/lib", "tmp"])
+}
+
+/// Inside of the image `/usr/src/M-V` is right; read from outside it is the host's folder of that name.
+#[test]
+fn the_source_is_the_images_own() {
+    let Some(scene) = Scene::with_kernel("image-source") else { return };
+    let _host = alone();
+    let scene = scene.as_image();
+    scene.module("clrdkmstwin", "1.0", &[]);
+    describe(&scene, "clrdkmstwin-1.0", "clrdkmstwin.c", "from the image");
+    let on_host = HostFolder("/usr/src/clrdkmstwin-1.0".into());
+    fs::create_dir(&on_host.0).unwrap();
+    for file in ["dkms.conf", "Makefile", "clrdkmstwin.c"] {
+        let text = scene.read(&format!("usr/src/clrdkmstwin-1.0/{file}"));
+        fs::write(on_host.0.join(file), text.replace("from the image", "from the host")).unwrap();
+    }
+    let link = scene.path("var/lib/dkms/clrdkmstwin/1.0/source");
+    fs::remove_file(&link).unwrap();
+    symlink("/usr/src/clrdkmstwin-1.0", &link).unwrap();
+
+    let before = host();
+    scene.post_update().exits(0);
+    is_untouched(&before);
+    scene.proven("clrdkmstwin", A);
+    let file = scene.path(&format!("usr/lib/modules/{A}/updates/dkms/clrdkmstwin.ko"));
+    assert_eq!(scene.modinfo(&file, "description").trim(), "clrdkmstwin, from the image");
+    // After a chroot it must still lead to the same folder.
+    let text = fs::read_link(&link).unwrap();
+    assert!(text.is_relative(), "{}", text.display());
+    assert_eq!(fs::canonicalize(&link).unwrap(), scene.path("usr/src/clrdkmstwin-1.0"));
+    scene.settled();
+}
+
+/// As above with the built file gone: the way through `dkms install --force`.
+#[test]
+fn a_source_that_only_the_image_has_is_found_too() {
+    let Some(scene) = Scene::installed("image-own") else { return };
+    let _host = alone();
+    let scene = scene.as_image();
+    let link = scene.path("var/lib/dkms/alpha/1.0/source");
+    fs::remove_file(&link).unwrap();
+    symlink("/usr/src/alpha-1.0", &link).unwrap();
+    fs::remove_file(scene.path(crate::scene::ALPHA)).unwrap();
+    let before = host();
+    scene.heals();
+    is_untouched(&before);
+}
+
+#[test]
+fn a_path_with_a_bracket() {
+    let Some(scene) = Scene::with_kernel("image-bracket") else { return };
+    scene.module("alpha", "1.0", &[]);
+    let scene = scene.as_image().renamed("image-[bracket");
+    // The boot manager finds no fragment there, so it is not run; the modules are built all the same.
+    scene.post_update().exits(1).says(&["clr-boot-manager was not run", "another name"]);
+    scene.proven("alpha", A);
+    assert_eq!(scene.state("alpha/1.0", A), "ok");
+    let before = scene.listing();
+    scene.post_update().exits(1);
+    assert_eq!(before.differences(&scene.listing()), [""; 0]);
+    // Whoever sees this root by another name looks after the boot files and the command line.
+    scene.configure("[boot]\nupdate = no\n[cmdline]\nsig-unenforce = off\n");
+    scene.post_update().exits(0);
+    scene.settled();
+}
+
+#[test]
+fn a_path_with_a_blank() {
+    let Some(scene) = Scene::with_kernel("image-blank") else { return };
+    scene.module("alpha", "1.0", &[]);
+    let scene = scene.as_image().renamed("image- blank");
+    scene.record_calls("dkms");
+    let before = work(&scene);
+    scene.post_update().exits(1).says(&["alpha/1.0", "' '", "another name"]);
+    assert_eq!(before.differences(&work(&scene)), [""; 0]);
+    assert_eq!(scene.calls("dkms"), "");
+    assert_eq!(scene.state("alpha/1.0", A), "build-failed");
+}
+
+#[test]
+fn links_that_lead_out_are_refused() {
+    let Some(scene) = Scene::with_kernel("image-links") else { return };
+    scene.module("alpha", "1.0", &[]);
+    let scene = scene.as_image();
+    let outside = scene.tools.join("outside");
+    fs::create_dir(&outside).unwrap();
+    scene.record_calls("dkms");
+    let folder = scene.path(&format!("usr/lib/modules/{A}/updates"));
+    fs::create_dir(&folder).unwrap();
+    for place in [folder.join("dkms"), folder.clone(), scene.path("var/lib/dkms/alpha/1.0/build")] {
+        refused(&scene, &place, &outside);
+    }
+    scene.post_update().exits(0);
+    scene.proven("alpha", A);
+}
+
+#[track_caller]
+fn refused(scene: &Scene, place: &Path, outside: &Path) {
+    fs::remove_dir(place).ok();
+    symlink(outside, place).unwrap();
+    let before = work(scene);
+    scene.post_update().exits(1).says(&["is a link", &place.display().to_string()]);
+    assert_eq!(before.differences(&work(scene)), [""; 0]);
+    assert_eq!(fs::read_dir(outside).unwrap().count(), 0, "something was written through the link");
+    assert_eq!(scene.calls("dkms"), "");
+    fs::remove_file(place).unwrap();
+}
+
+/// A link in the place of the whole tree: dkms would work outside.
+#[test]
+fn a_tree_that_is_a_link_out_of_the_root() {
+    let Some(scene) = Scene::with_kernel("image-tree") else { return };
+    scene.module("alpha", "1.0", &[]);
+    let scene = scene.as_image();
+    let (tree, outside) = (scene.path("var/lib/dkms"), scene.tools.join("outside"));
+    fs::rename(&tree, &outside).unwrap();
+    symlink(&outside, &tree).unwrap();
+    let before = Listing::of(&outside);
+    // From inside, the link leads nowhere: no module is registered, and none is built.
+    scene.post_update();
+    assert_eq!(before.differences(&Listing::of(&outside)), [""; 0]);
+}
+
+#[test]
+fn depmod_is_kept_in_the_root() {
+    let Some(scene) = Scene::with_kernel("image-lib") else { return };
+    let _host = alone();
+    scene.module("alpha", "1.0", &[]);
+    let scene = scene.as_image();
+    let lib = scene.path("lib");
+    let host_before = host();
+    for link in [None, Some("/usr/lib")] {
+        fs::remove_file(&lib).ok();
+        if let Some(text) = link {
+            symlink(text, &lib).unwrap();
+        }
+        scene.post_update().exits(1).says(&["usr/lib"]);
+        assert_eq!(scene.state("alpha/1.0", A), "not-in-modules-dep");
+    }
+    is_untouched(&host_before);
+    fs::remove_file(&lib).unwrap();
+    symlink("usr/lib", &lib).unwrap();
+    scene.post_update().exits(0);
+    scene.proven("alpha", A);
+    scene.settled();
+}
