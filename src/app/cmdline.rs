@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::cmdline::writer::{self, Ours, Wish};
-use crate::cmdline::{Mask, PARAMETER, Sources, Switch};
+use crate::cmdline::{Mask, PARAMETER, Sources, Switch, effective};
 use crate::facts::{Line, kernels_that_matter, line};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Inventory};
@@ -128,6 +128,18 @@ fn change(world: &World, wish: Wish, dry_run: bool, common: &Common) -> anyhow::
     for step in &plan.steps {
         text += &shown(&format!("{}{step}", if dry_run { "would " } else { "" }));
         text.push('\n');
+    }
+    if dry_run && !plan.steps.is_empty() {
+        for line in &before {
+            let then = effective(&writer::after(&line.sources, &plan.steps));
+            let spelt = |bytes: &[u8]| shown(&String::from_utf8_lossy(bytes));
+            text += &format!(
+                "{}\n  before: {}\n  after:  {}\n",
+                line.release,
+                spelt(&line.effective),
+                spelt(&then)
+            );
+        }
     }
     if !dry_run {
         writer::apply(&world.root, &plan, &ours)?;

@@ -190,8 +190,8 @@ fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, ow
             None => plan.steps.push(Step::WriteFragment(own.to_owned())),
         }
     }
-    let after: Vec<Sources> = sources.iter().map(|s| with(s, &plan.steps)).collect();
-    if all(&after, Switch::On) {
+    let then: Vec<Sources> = sources.iter().map(|s| after(s, &plan.steps)).collect();
+    if all(&then, Switch::On) {
         return;
     }
     for fragment in setting.iter().filter(|f| f.mask.is_some()) {
@@ -213,7 +213,7 @@ fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, ow
             s.removals.retain(|r| r.path != removal.path);
             s
         };
-        if all(&after.iter().map(without).collect::<Vec<_>>(), Switch::On) {
+        if all(&then.iter().map(without).collect::<Vec<_>>(), Switch::On) {
             plan.obstacles.push(Obstacle {
                 path: removal.path.clone(),
                 what: format!("takes {PARAMETER} out of the line again"),
@@ -242,8 +242,8 @@ fn disable(plan: &mut Plan, first: &Sources, sources: &[Sources]) {
             });
         }
     }
-    let after: Vec<Sources> = sources.iter().map(|s| with(s, &plan.steps)).collect();
-    if !plan.obstacles.is_empty() || all(&after, Switch::Off) {
+    let then: Vec<Sources> = sources.iter().map(|s| after(s, &plan.steps)).collect();
+    if !plan.obstacles.is_empty() || all(&then, Switch::Off) {
         return;
     }
     let theirs = |path: PathBuf| Obstacle {
@@ -251,7 +251,7 @@ fn disable(plan: &mut Plan, first: &Sources, sources: &[Sources]) {
         clear: format!("take {PARAMETER} out of {}", path.display()),
         path,
     };
-    if let Some(after) = after.first() {
+    if let Some(after) = then.first() {
         let local = after.local.iter().filter(|f| f.mask.is_none() && sets(f));
         plan.obstacles.extend(local.map(|f| theirs(f.path.clone())));
         if after.admin.as_ref().is_some_and(|bytes| switch_of(bytes) != Switch::Off) {
@@ -268,7 +268,7 @@ fn disable(plan: &mut Plan, first: &Sources, sources: &[Sources]) {
 }
 
 /// The sources after some steps.
-fn with(sources: &Sources, steps: &[Step]) -> Sources {
+pub fn after(sources: &Sources, steps: &[Step]) -> Sources {
     let mut after = sources.copy();
     for step in steps {
         let name = step.path().file_name().unwrap_or_default().to_owned();

@@ -32,6 +32,10 @@ pub fn screen(document: &Document) -> String {
             lines.extend(self::module(module));
         }
     }
+    if document.verdict == Verdict::NotApplicable {
+        section(&mut lines, "Seen and left alone", &document.notes);
+        return lines.iter().fold(first, |screen, line| screen + &shown(line) + "\n");
+    }
     lines.push(String::new());
     lines.push(format!("Command line: {}", command_line(document)));
     lines.push(format!("Boot entries: {}", boot_entries(document)));
