@@ -50,7 +50,7 @@ fn work(scene: &Scene) -> Listing {
 fn the_source_is_the_images_own() {
     let Some(scene) = Scene::with_kernel("image-source") else { return };
     let _host = alone();
-    let scene = scene.as_image();
+    let scene = scene.into_image();
     scene.module("clrdkmstwin", "1.0", &[]);
     describe(&scene, "clrdkmstwin-1.0", "clrdkmstwin.c", "from the image");
     let on_host = HostFolder("/usr/src/clrdkmstwin-1.0".into());
@@ -81,7 +81,7 @@ fn the_source_is_the_images_own() {
 fn a_source_that_only_the_image_has_is_found_too() {
     let Some(scene) = Scene::installed("image-own") else { return };
     let _host = alone();
-    let scene = scene.as_image();
+    let scene = scene.into_image();
     let link = scene.path("var/lib/dkms/alpha/1.0/source");
     fs::remove_file(&link).unwrap();
     symlink("/usr/src/alpha-1.0", &link).unwrap();
@@ -95,7 +95,7 @@ fn a_source_that_only_the_image_has_is_found_too() {
 fn a_path_with_a_bracket() {
     let Some(scene) = Scene::with_kernel("image-bracket") else { return };
     scene.module("alpha", "1.0", &[]);
-    let scene = scene.as_image().renamed("image-[bracket");
+    let scene = scene.into_image().renamed("image-[bracket");
     // The boot manager finds no fragment there, so it is not run; the modules are built all the same.
     scene.post_update().exits(1).says(&["clr-boot-manager was not run", "another name"]);
     scene.proven("alpha", A);
@@ -113,7 +113,7 @@ fn a_path_with_a_bracket() {
 fn a_path_with_a_blank() {
     let Some(scene) = Scene::with_kernel("image-blank") else { return };
     scene.module("alpha", "1.0", &[]);
-    let scene = scene.as_image().renamed("image- blank");
+    let scene = scene.into_image().renamed("image- blank");
     scene.record_calls("dkms");
     let before = work(&scene);
     scene.post_update().exits(1).says(&["alpha/1.0", "' '", "another name"]);
@@ -126,7 +126,7 @@ fn a_path_with_a_blank() {
 fn links_that_lead_out_are_refused() {
     let Some(scene) = Scene::with_kernel("image-links") else { return };
     scene.module("alpha", "1.0", &[]);
-    let scene = scene.as_image();
+    let scene = scene.into_image();
     let outside = scene.tools.join("outside");
     fs::create_dir(&outside).unwrap();
     scene.record_calls("dkms");
@@ -156,7 +156,7 @@ fn refused(scene: &Scene, place: &Path, outside: &Path) {
 fn a_tree_that_is_a_link_out_of_the_root() {
     let Some(scene) = Scene::with_kernel("image-tree") else { return };
     scene.module("alpha", "1.0", &[]);
-    let scene = scene.as_image();
+    let scene = scene.into_image();
     let (tree, outside) = (scene.path("var/lib/dkms"), scene.tools.join("outside"));
     fs::rename(&tree, &outside).unwrap();
     symlink(&outside, &tree).unwrap();
@@ -171,7 +171,7 @@ fn depmod_is_kept_in_the_root() {
     let Some(scene) = Scene::with_kernel("image-lib") else { return };
     let _host = alone();
     scene.module("alpha", "1.0", &[]);
-    let scene = scene.as_image();
+    let scene = scene.into_image();
     let lib = scene.path("lib");
     let host_before = host();
     for link in [None, Some("/usr/lib")] {

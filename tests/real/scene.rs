@@ -112,7 +112,7 @@ impl Scene {
     }
 
     /// The same root, worked on as the image of a system that is not running.
-    pub(crate) fn as_image(mut self) -> Scene {
+    pub(crate) fn into_image(mut self) -> Scene {
         self.option = "--root";
         self
     }

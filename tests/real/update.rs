@@ -106,7 +106,7 @@ fn told_everywhere(scene: &Scene) {
 #[test]
 fn an_image_gets_its_modules_too() {
     let Some(scene) = Scene::bare("update-image") else { return };
-    let scene = scene.as_image();
+    let scene = scene.into_image();
     scene.kernel("native", B);
     scene.module("alpha", "1.0", &[]);
     scene.post_update().exits(0);
