@@ -43,6 +43,7 @@ $(BUILT) &: $(SOURCES)
 
 demo: ## a real update in a scratch root: real dkms, real headers, real modules (installs what is missing, as root)
 	tests/support/ensure-packages.sh build dkms test
+	$(MAKE) --no-print-directory build
 	tests/support/demo.sh
 
 test: ## everything, in under 15 minutes; what CI runs (installs what is missing, as root)

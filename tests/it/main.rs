@@ -1,5 +1,19 @@
 //! Tests of the library and of the programs on fixture roots: no root rights, no network, no kernel headers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod cmdline_change;
+mod cmdline_show;
+mod hostile;
 mod inventory;
+mod motd;
+mod post_update;
+mod post_update_bad;
+mod post_update_boot;
+mod post_update_escape;
+mod post_update_heal;
+mod post_update_stop;
+mod pre_update;
+mod status;
+mod support;
+mod variant;
 mod vectors;

@@ -9,14 +9,14 @@ use clr_dkms::sys::{Root, RootKind};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
-struct Vector {
-    name: String,
-    files: Vec<VectorFile>,
-    out: String,
+pub(crate) struct Vector {
+    pub(crate) name: String,
+    pub(crate) files: Vec<VectorFile>,
+    pub(crate) out: String,
 }
 
 #[derive(Deserialize)]
-struct VectorFile {
+pub(crate) struct VectorFile {
     #[serde(rename = "p")]
     path: String,
     #[serde(rename = "k")]
@@ -26,11 +26,11 @@ struct VectorFile {
 }
 
 /// The vectors hold bytes, written as the Latin-1 characters of the same numbers.
-fn latin1(text: &str) -> Vec<u8> {
+pub(crate) fn latin1(text: &str) -> Vec<u8> {
     text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
 }
 
-fn lay_out(files: &[VectorFile], root: &Path) {
+pub(crate) fn lay_out(files: &[VectorFile], root: &Path) {
     use std::os::unix::ffi::OsStrExt;
     for file in files {
         let path = root.join(&file.path);
@@ -44,13 +44,16 @@ fn lay_out(files: &[VectorFile], root: &Path) {
     }
 }
 
+pub(crate) fn all() -> Vec<Vector> {
+    let vectors = include_str!("../data/cmdline-vectors.jsonl");
+    vectors.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 #[test]
 fn the_line_is_the_one_that_clr_boot_manager_wrote() {
-    let vectors = include_str!("../data/cmdline-vectors.jsonl");
     let mut wrong = Vec::new();
     let mut count = 0;
-    for line in vectors.lines() {
-        let vector: Vector = serde_json::from_str(line).unwrap();
+    for vector in all() {
         let folder = tempfile::tempdir().unwrap();
         lay_out(&vector.files, folder.path());
         let root = Root::open(RootKind::Image, folder.path()).unwrap();
