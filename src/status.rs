@@ -356,9 +356,8 @@ fn summary(document: &Document) -> String {
         n => format!("all {n} DKMS modules are ready for kernel {}", k.release),
     };
     match (document.verdict, next) {
-        (Verdict::Healthy, Some(k)) => ready(k),
+        (Verdict::Healthy | Verdict::RebootPending, Some(k)) => ready(k),
         (Verdict::Healthy, None) => "all DKMS modules are ready".to_owned(),
-        (Verdict::RebootPending, Some(k)) => format!("{}, the next boot", ready(k)),
         (Verdict::Building, _) => "a run is building modules now".to_owned(),
         (Verdict::NotApplicable, _) => "no kernel of clr-boot-manager is installed here".to_owned(),
         _ => document.problems.first().cloned().unwrap_or_else(|| "it cannot be told".to_owned()),

@@ -211,6 +211,8 @@ fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
         tracing::warn!("the last run was broken off before its end: going on from what is on disk");
     }
     let mut cache = Cache::load(root);
+    // What bash did not answer the last time, it may answer now; reports do not wait for it again.
+    cache.forget_failures();
     let facts = Facts::observe(world, &mut cache);
     if let Some(reason) = unreadable(world, &facts) {
         tracing::error!("{reason}; nothing has been changed");
@@ -268,6 +270,17 @@ fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
         boot,
         problems,
     };
+    for m in record.modules.iter().filter(|m| !m.state.is_fine()) {
+        if !attempts.iter().any(|a| a.module == m.module && a.release == m.kernel) {
+            tracing::error!(
+                "{} on {}: {}: {}",
+                m.module,
+                m.kernel,
+                m.state,
+                m.reason.as_deref().unwrap_or("?")
+            );
+        }
+    }
     finish(world, &mut cache, &facts, before, record, &faults, attempts.is_empty())
 }
 
@@ -304,7 +317,8 @@ fn finish(
         _ => false,
     };
     if failed {
-        tracing::error!("{}", document.summary);
+        let step = document.next_step.as_deref().unwrap_or("see `clr-dkms status`");
+        tracing::error!("{}; next step: {step}", document.summary);
     } else if !was_idle {
         tracing::info!("{}", document.summary);
     }

@@ -178,16 +178,17 @@ fn one(
     let left = still_to_do(world, cache, kernel, &p.module);
     done = match (done, left) {
         // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
-        (Ok(()), Some(steps)) if steps.contains(&Step::Reinstall) => run(&steps),
+        (Ok(()), Some((steps, _))) if steps.contains(&Step::Reinstall) => run(&steps),
         // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
-        (Err(Failure::Step { what, .. }), Some(steps)) if is_built(&steps) => {
+        (Err(Failure::Step { what, .. }), Some((steps, _))) if is_built(&steps) => {
             tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
             Ok(())
         }
         (done, _) => done,
     };
-    if done.is_ok() && !still_to_do(world, cache, kernel, &p.module).is_some_and(|steps| is_built(&steps)) {
-        let what = "dkms says that it is done, and it is not".to_owned();
+    let left = if done.is_ok() { still_to_do(world, cache, kernel, &p.module) } else { None };
+    if let Some((_, why)) = left.filter(|(steps, _)| !is_built(steps)) {
+        let what = format!("dkms says that it is done, and it is not: {why}");
         let error = build::logged_error(&world.root, &p.module, &p.release);
         done = Err(Failure::Step { what, error, last_lines: Vec::new(), touched: true });
     }
@@ -220,18 +221,18 @@ fn one(
     attempt
 }
 
-/// What would have to be done for a module now; none when it would be left alone.
+/// What would have to be done for a module now, and why; none when it would be left alone.
 fn still_to_do(
     world: &World,
     cache: &mut Cache,
     kernel: &Installed,
     module: &ModuleName,
-) -> Option<Vec<Step>> {
+) -> Option<(Vec<Step>, String)> {
     let tree = Tree::observe(&world.root);
     let pairs = pairs_of(world, cache, &tree, kernel);
     match plan::decide(pairs.iter().find(|p| p.module == *module)?) {
-        Decision::Work { steps, .. } => Some(steps),
-        Decision::Proven => Some(Vec::new()),
+        Decision::Work { steps, why } => Some((steps, why)),
+        Decision::Proven => Some((Vec::new(), String::new())),
         Decision::Leave { .. } => None,
     }
 }

@@ -201,13 +201,11 @@ pub fn index(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> R
     let mut child = tools.child("depmod", deadline).map_err(|e| e.to_string())?;
     if !root.is_slash() {
         // depmod reads BASE/lib/modules/RELEASE with the host's eyes: make sure that this is the root's own folder.
-        let wanted = root.real_path(MODULES).map_err(|e| e.to_string())?.join(release);
-        let seen = root.path().join("lib/modules").join(release);
-        if seen.canonicalize().ok().as_ref() != Some(&wanted) {
+        if !root.host_agrees(format!("/lib/modules/{release}")) || !same_folder(root, release) {
             return Err(format!(
                 "depmod was not run for {release}: for it {} must be a link to usr/lib, and {} no link",
                 root.spell("/lib").display(),
-                wanted.display()
+                root.spell(module_folder(release)).display()
             ));
         }
         child = child.arg("-b").arg(root.path());
@@ -223,6 +221,13 @@ pub fn index(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> R
     }
     let said = String::from_utf8_lossy(&done.output);
     Err(format!("depmod for {release}: {}: {}", done.ended, said.trim()))
+}
+
+/// Whether `/lib/modules`, which depmod works in, and `/usr/lib/modules` are one.
+fn same_folder(root: &Root, release: &str) -> bool {
+    let folder = |path: &str| root.real_path(path).ok();
+    let wanted = folder(MODULES).map(|modules| modules.join(release));
+    wanted.is_some() && wanted == folder(&format!("/lib/modules/{release}"))
 }
 
 /// Why dkms cannot be let loose on this module in this root: a link on its way would lead it outside, or the root's

@@ -13,12 +13,12 @@ use crate::sys::{FileError, Root, Stat};
 /// Where it lies.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Changed whenever the meaning of a field changes: an old cache is then forgotten.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
     schema: u32,
-    confs: BTreeMap<String, Conf>,
+    confs: BTreeMap<String, Result<Conf, ConfError>>,
     files: BTreeMap<String, Entry>,
 }
 
@@ -33,7 +33,6 @@ struct Entry {
 pub struct Cache {
     contents: Contents,
     used: BTreeSet<String>,
-    failed: BTreeMap<String, ConfError>,
 }
 
 impl Cache {
@@ -65,16 +64,17 @@ impl Cache {
     /// The evaluated file of that key.
     pub fn conf(&mut self, key: &str) -> Option<Result<Conf, ConfError>> {
         self.used.insert(key.to_owned());
-        let good = self.contents.confs.get(key).map(|conf| Ok(conf.clone()));
-        good.or_else(|| self.failed.get(key).map(|error| Err(error.clone())))
+        self.contents.confs.get(key).cloned()
     }
 
-    /// Keeps an evaluated file. A failure is kept for this run only: the next one may have more luck.
+    /// Keeps an evaluated file, or that it cannot be.
     pub fn keep_conf(&mut self, key: String, conf: Result<Conf, ConfError>) {
-        match conf {
-            Ok(conf) => drop(self.contents.confs.insert(key, conf)),
-            Err(error) => drop(self.failed.insert(key, error)),
-        }
+        self.contents.confs.insert(key, conf);
+    }
+
+    /// Forgets files that could not be evaluated.
+    pub fn forget_failures(&mut self) {
+        self.contents.confs.retain(|_, conf| conf.is_ok());
     }
 
     /// What is known of a module file that still is the same one.

@@ -43,7 +43,8 @@ pub struct Conf {
 }
 
 /// Why there is no evaluated file, in words.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ConfError {
     /// It is not there, or bash gets no answer out of it: dkms would not either.
     Unusable(String),

@@ -213,6 +213,9 @@ fn left_alone(pair: &Pair) -> Option<(State, String)> {
     if conf.built.is_empty() {
         return Some((State::BrokenSource, "its dkms.conf names no module to build".to_owned()));
     }
+    if let Some(odd) = conf.built.iter().find(|built| !super::is_usable_name(&built.name)) {
+        return Some((State::BrokenSource, format!("its dkms.conf names a module file {:?}", odd.name)));
+    }
     if let Some(reason) = &conf.excluded {
         return Some((State::SkippedExclusive, reason.clone()));
     }

@@ -145,7 +145,8 @@ fn is_file_of(file: &[u8], module: &str) -> bool {
 
 /// Whether a file lies where only dkms puts files.
 pub fn is_dkms_own(path: &str) -> bool {
-    path.contains("/updates/dkms/")
+    path.rsplit_once('/')
+        .is_some_and(|(folder, _)| folder.ends_with("/updates/dkms") && !folder.contains("/../"))
 }
 
 /// The file of a built module in the kernel's folder: path inside the root, and what it is.

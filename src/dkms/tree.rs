@@ -203,10 +203,12 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
         }
     };
     // dkms, pointed into a root from outside, writes the path as the host sees it.
-    let (path, portable) = match root.inside(&text).filter(|_| text.is_absolute() && !root.is_slash()) {
-        Some(inside) => (inside, true),
-        None => (PathBuf::from(&link), root.is_slash() || text.is_relative()),
+    let path = match root.inside(&text).filter(|_| text.is_absolute() && !root.is_slash()) {
+        Some(inside) => inside,
+        None => PathBuf::from(&link),
     };
+    let portable = root.is_slash()
+        || matches!((root.spell(&link).canonicalize(), root.real_path(&path)), (Ok(a), Ok(b)) if a == b);
     match root.lookup(&path) {
         Presence::There(s) if s.kind == Kind::Folder => Some(Source::Folder { path, portable }),
         Presence::Unreadable(e) => unknown(e.to_string()),

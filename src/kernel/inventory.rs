@@ -326,8 +326,8 @@ fn read_images(
             odd("is empty; clr-boot-manager ignores it");
             continue;
         }
-        // clr-boot-manager wants the command line file to exist at the end of its links; it may be empty.
-        if let Presence::Absent = root.lookup(format!("{IMAGES}/cmdline-{}", name.release())) {
+        // clr-boot-manager wants an entry of that name; it may be empty, or a link that leads nowhere.
+        if let Presence::Absent = root.lookup_link(format!("{IMAGES}/cmdline-{}", name.release())) {
             odd(&format!("has no cmdline-{}; clr-boot-manager ignores it", name.release()));
             continue;
         }

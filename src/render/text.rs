@@ -13,10 +13,14 @@ const WIDTH: usize = 80;
 
 /// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
 pub fn screen(document: &Document) -> String {
-    let first = format!("{}: {}\n", painted(document.verdict), shown(&document.summary));
+    // The verdict is painted after the line has been broken: its colour takes no room.
+    let plain = document.verdict.to_string();
+    let first = broken(&format!("{plain}: {}", document.summary), "", "  ");
+    let first: String = first.iter().map(|line| shown(line) + "\n").collect();
+    let first = first.replacen(&plain, &painted(document.verdict), 1);
     let mut lines = Vec::new();
     if let Some(step) = &document.next_step {
-        lines.push(format!("next step: {step}"));
+        lines.extend(broken(&format!("next step: {step}"), "", "  "));
     }
     if !document.kernels.is_empty() {
         lines.push(String::new());
@@ -81,7 +85,7 @@ fn kernel(kernel: &KernelStatus, width: usize, role_width: usize) -> String {
         Headers::Present => String::new(),
         Headers::Absent => ", no headers".to_owned(),
         Headers::Incomplete => ", headers incomplete".to_owned(),
-        Headers::OtherRelease { release } => format!(", headers of {release}"),
+        Headers::OtherRelease { .. } => ", wrong headers".to_owned(),
         Headers::Unreadable { .. } => ", headers unreadable".to_owned(),
     };
     let modules = match kernel.modules_needed {
@@ -131,18 +135,29 @@ fn boot_entries(document: &Document) -> String {
     }
 }
 
-/// A text indented by two blanks and broken at blanks; a word that is too long stays whole, so that it can be copied.
+/// A text indented by two blanks and broken at blanks.
 fn wrapped(text: &str) -> Vec<String> {
-    let mut lines = vec![String::from(" ")];
+    broken(text, "  ", "    ")
+}
+
+/// A text broken at blanks, with something in front of its first line and of the others; a word that is too long stays
+/// whole, so that it can be copied.
+fn broken(text: &str, first: &str, other: &str) -> Vec<String> {
+    let mut lines = vec![first.to_owned()];
+    let mut fresh = true;
     for word in text.split_whitespace() {
-        let last = lines.last().map_or(0, |l| l.chars().count());
-        if last > 1 && last + 1 + word.chars().count() > WIDTH - 2 {
-            lines.push(String::from("   "));
+        let length = lines.last().map_or(0, |l| l.chars().count());
+        if !fresh && length + 1 + word.chars().count() > WIDTH - 2 {
+            lines.push(other.to_owned());
+            fresh = true;
         }
         if let Some(line) = lines.last_mut() {
-            line.push(' ');
+            if !fresh {
+                line.push(' ');
+            }
             line.push_str(word);
         }
+        fresh = false;
     }
     lines
 }

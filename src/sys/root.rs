@@ -341,8 +341,10 @@ impl Root {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn list_optional(&self, path: impl AsRef<Path>) -> Result<Vec<Listed>, FileError> {
+        let path = path.as_ref();
         match self.list(path) {
-            Err(e) if e.is_absent() => Ok(Vec::new()),
+            // Something that is no folder is there: that is not nothing.
+            Err(e) if e.is_absent() && !self.lookup_link(path).is_there() => Ok(Vec::new()),
             other => other,
         }
     }
@@ -357,6 +359,16 @@ impl Root {
         let fd = self.open_at(path, OFlags::PATH).map_err(|e| self.fail("resolve", path, e))?;
         std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
             .map_err(|e| self.fail("resolve (is /proc mounted?)", path, e))
+    }
+
+    /// Whether the host, which knows nothing of this root, finds the same under that name as the root does.
+    pub fn host_agrees(&self, path: impl AsRef<Path>) -> bool {
+        let path = path.as_ref();
+        self.is_slash()
+            || match (self.spell(path).canonicalize(), self.real_path(path)) {
+                (Ok(seen), Ok(meant)) => seen == meant,
+                _ => false,
+            }
     }
 
     /// The path inside the root that a host path stands for, when it is inside.

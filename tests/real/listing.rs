@@ -6,34 +6,40 @@ use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// What is read of a folder.
+#[derive(Debug, Clone, Copy)]
+struct What {
+    contents: bool,
+    headers: bool,
+}
+
 /// Path, kind, mode, time, size and content of everything below a folder.
 #[derive(Debug)]
 pub(crate) struct Listing(BTreeMap<PathBuf, String>);
 
 impl Listing {
-    /// Reads it. The contents of kernel headers, 60 MB a kernel that nothing may write to, are taken to be unchanged
-    /// while their times are.
+    /// Reads it, but for what lies below the headers of a kernel: 6,800 files that no run looks at closely.
     pub(crate) fn of(folder: &Path) -> Listing {
-        Listing::read(folder, &|path| !is_header(path))
+        Listing::read(folder, What { contents: true, headers: false })
     }
 
-    /// Reads it, all contents included.
-    pub(crate) fn with_all_contents(folder: &Path) -> Listing {
-        Listing::read(folder, &|_| true)
+    /// Reads everything.
+    pub(crate) fn whole(folder: &Path) -> Listing {
+        Listing::read(folder, What { contents: true, headers: true })
     }
 
     /// Reads it without contents.
     pub(crate) fn without_contents(folder: &Path) -> Listing {
-        Listing::read(folder, &|_| false)
+        Listing::read(folder, What { contents: false, headers: true })
     }
 
-    fn read(folder: &Path, hashed: &dyn Fn(&Path) -> bool) -> Listing {
+    fn read(folder: &Path, what: What) -> Listing {
         let mut listing = Listing(BTreeMap::new());
-        listing.add(folder, folder, hashed);
+        listing.add(folder, folder, what);
         listing
     }
 
-    fn add(&mut self, top: &Path, path: &Path, hashed: &dyn Fn(&Path) -> bool) {
+    fn add(&mut self, top: &Path, path: &Path, what: What) {
         let meta = match fs::symlink_metadata(path) {
             Ok(meta) => meta,
             // The host's folders are the host's: something may just have gone.
@@ -42,15 +48,15 @@ impl Listing {
         let mut text = format!("{:o} {} {}.{:09}", meta.mode(), meta.size(), meta.mtime(), meta.mtime_nsec());
         if meta.is_symlink() {
             text = format!("{text} -> {}", fs::read_link(path).unwrap().display());
-        } else if meta.is_file() && hashed(path) {
+        } else if meta.is_file() && what.contents {
             let mut hash = DefaultHasher::new();
             hash.write(&fs::read(path).unwrap());
             text = format!("{text} {:016x}", hash.finish());
         }
         self.0.insert(path.strip_prefix(top).unwrap().to_owned(), text);
-        if meta.is_dir() {
+        if meta.is_dir() && (what.headers || !is_headers(path)) {
             for entry in fs::read_dir(path).into_iter().flatten() {
-                self.add(top, &entry.unwrap().path(), hashed);
+                self.add(top, &entry.unwrap().path(), what);
             }
         }
     }
@@ -77,7 +83,7 @@ impl Listing {
     }
 }
 
-fn is_header(path: &Path) -> bool {
-    let mut parts = path.components().map(|c| c.as_os_str());
-    parts.any(|part| part == "modules") && parts.nth(1).is_some_and(|part| part == "build")
+/// The folder `usr/lib/modules/RELEASE/build`.
+fn is_headers(path: &Path) -> bool {
+    path.ends_with("build") && path.ancestors().nth(2).is_some_and(|above| above.ends_with("modules"))
 }

@@ -56,7 +56,7 @@ fn an_update_brings_a_kernel_and_then_one_that_the_module_does_not_compile_for()
 }
 
 fn nothing_is_touched_or_started(scene: &Scene) {
-    let before = Listing::with_all_contents(&scene.root);
+    let before = Listing::whole(&scene.root);
     let trace = scene.tools.join("trace");
     let program = scene.program("post-update");
     let strace = ["/usr/bin/strace", "/bin/strace"].iter().find(|path| std::path::Path::new(path).exists());
@@ -76,7 +76,7 @@ fn nothing_is_touched_or_started(scene: &Scene) {
             assert_eq!(started, [""; 0]);
         }
     }
-    assert_eq!(before.differences(&Listing::with_all_contents(&scene.root)), [""; 0]);
+    assert_eq!(before.differences(&Listing::whole(&scene.root)), [""; 0]);
 }
 
 fn told_everywhere(scene: &Scene) {

@@ -1,0 +1,9 @@
+//! What the tests share: a builder of roots, stand-ins for the programs of others, and runs of our own programs.
+
+pub(crate) mod elf;
+pub(crate) mod root;
+pub(crate) mod run;
+pub(crate) mod tree;
+
+pub(crate) use root::{A, B, LTS, TestRoot};
+pub(crate) use run::Run;

@@ -1,0 +1,301 @@
+//! A builder of roots laid out as Clear Linux lays them out, with stand-ins for the programs beside them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::run::command;
+use super::tree::{self, Tree};
+use super::{Run, elf};
+
+/// The kernel that runs.
+pub(crate) const A: &str = "6.15.7-1591.native";
+/// The kernel that an update brings.
+pub(crate) const B: &str = "6.15.8-1592.native";
+/// A long-term kernel.
+pub(crate) const LTS: &str = "6.12.38-1550.ltscurrent";
+
+/// The fragment that the DKMS bundle ships.
+pub(crate) const FRAGMENT: &str = "/usr/share/kernel/cmdline.d/clr-ignore-mod-sig.conf";
+
+/// A root, and a folder with stand-ins that belongs to it alone.
+pub(crate) struct TestRoot {
+    temp: tempfile::TempDir,
+    path: PathBuf,
+    live: bool,
+}
+
+/// `VARIANT` of `VERSION-NUMBER.VARIANT`, and the rest.
+fn split(release: &str) -> (&str, &str) {
+    release.rsplit_once('.').unwrap()
+}
+
+impl TestRoot {
+    /// Folders only: no kernel, no module.
+    pub(crate) fn new() -> TestRoot {
+        TestRoot::named("root")
+    }
+
+    /// The same in a folder of that name.
+    pub(crate) fn named(name: &str) -> TestRoot {
+        let temp = tempfile::Builder::new().prefix("clr-dkms-it-").tempdir().unwrap();
+        // The programs spell the root without links; so must who compares with it.
+        let path = temp.path().canonicalize().unwrap().join(name);
+        let root = TestRoot { temp, path, live: false };
+        for folder in [
+            "usr/lib/kernel",
+            "usr/lib/modules",
+            "usr/src",
+            "var/lib/dkms",
+            "var/lib/kernel",
+            "run",
+            "etc",
+            "boot/loader/entries",
+        ] {
+            root.folder(folder);
+        }
+        root.link("lib", "usr/lib");
+        fs::create_dir_all(root.tools().join("templates")).unwrap();
+        fs::create_dir_all(root.outside()).unwrap();
+        for tool in ["dkms", "depmod", "clr-boot-manager", "motd-update.sh"] {
+            // A link: a script that some test has just written may still be open in a child of another test.
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/tools").join(tool);
+            symlink(script, root.tools().join(tool)).unwrap();
+        }
+        root
+    }
+
+    /// A system with the kernel [`A`] running and its headers, and the bundle's fragment.
+    pub(crate) fn system() -> TestRoot {
+        let root = TestRoot::new();
+        root.kernel(A).headers(A).tip(A).file(FRAGMENT, "module.sig_unenforce\n");
+        root.running(A)
+    }
+
+    /// The same after an update has brought the kernel [`B`] with its headers.
+    pub(crate) fn updated() -> TestRoot {
+        let root = TestRoot::system();
+        root.kernel(B).headers(B).tip(B);
+        root
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder with the stand-ins.
+    pub(crate) fn tools(&self) -> PathBuf {
+        self.temp.path().join("tools")
+    }
+
+    /// A folder beside the root that nobody has any business in.
+    pub(crate) fn outside(&self) -> PathBuf {
+        self.path.parent().unwrap().join("outside")
+    }
+
+    /// A path inside the root as the host sees it.
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
+        self.path.join(path.trim_start_matches('/'))
+    }
+
+    pub(crate) fn folder(&self, path: &str) -> &TestRoot {
+        fs::create_dir_all(self.at(path)).unwrap();
+        self
+    }
+
+    pub(crate) fn file(&self, path: &str, bytes: impl AsRef<[u8]>) -> &TestRoot {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+        self
+    }
+
+    pub(crate) fn link(&self, path: &str, text: impl AsRef<Path>) -> &TestRoot {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // A link replaces whatever was there.
+        if path.is_symlink() || path.is_file() {
+            fs::remove_file(&path).unwrap();
+        } else if path.is_dir() {
+            fs::remove_dir_all(&path).unwrap();
+        }
+        symlink(text, path).unwrap();
+        self
+    }
+
+    pub(crate) fn remove(&self, path: &str) -> &TestRoot {
+        let path = self.at(path);
+        if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(path).unwrap();
+        } else {
+            fs::remove_file(path).unwrap();
+        }
+        self
+    }
+
+    /// The end of a chain of changes whose value nobody wants.
+    pub(crate) fn forget(&self) {}
+
+    pub(crate) fn text(&self, path: &str) -> String {
+        fs::read_to_string(self.at(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.at(path).symlink_metadata().is_ok()
+    }
+
+    /// A kernel as its package installs it, without headers.
+    pub(crate) fn kernel(&self, release: &str) -> &TestRoot {
+        self.kernel_of("org.clearlinux", release)
+    }
+
+    pub(crate) fn kernel_of(&self, namespace: &str, release: &str) -> &TestRoot {
+        let (version, variant) = split(release);
+        fs::write(self.tools().join(format!("templates/{release}.ko")), elf::module(release)).unwrap();
+        self.file(&format!("usr/lib/kernel/{namespace}.{variant}.{version}"), "image")
+            .file(&format!("usr/lib/kernel/cmdline-{release}"), "quiet\nrw\n")
+            .file(&format!("usr/lib/kernel/config-{release}"), "CONFIG_MODULE_SIG_FORCE=y\n")
+            .file(&format!("usr/lib/modules/{release}/kernel/own.ko"), elf::module(release))
+            .index(release, "kernel/own.ko:\n")
+    }
+
+    pub(crate) fn headers(&self, release: &str) -> &TestRoot {
+        let build = format!("usr/lib/modules/{release}/build");
+        self.file(&format!("{build}/include/config/kernel.release"), format!("{release}\n"))
+            .file(&format!("{build}/.config"), "CONFIG_MODULES=y\n")
+            .file(&format!("{build}/Makefile"), "VERSION = 6\n")
+    }
+
+    /// Points `default-VARIANT` to it.
+    pub(crate) fn tip(&self, release: &str) -> &TestRoot {
+        let (version, variant) = split(release);
+        self.link(&format!("usr/lib/kernel/default-{variant}"), format!("org.clearlinux.{variant}.{version}"))
+    }
+
+    /// From now on the root is the copy of a live system on which this kernel runs.
+    pub(crate) fn running(mut self, release: &str) -> TestRoot {
+        self.live = true;
+        self.file("proc/sys/kernel/osrelease", format!("{release}\n"));
+        self
+    }
+
+    /// A registered module; `conf` is added to its dkms.conf.
+    pub(crate) fn module(&self, name: &str, version: &str, conf: &str) -> &TestRoot {
+        let text = format!(
+            "PACKAGE_NAME=\"{name}\"\nPACKAGE_VERSION=\"{version}\"\nBUILT_MODULE_NAME[0]=\"{name}\"\n\
+             DEST_MODULE_LOCATION[0]=\"/kernel/extra\"\nAUTOINSTALL=\"yes\"\n{conf}"
+        );
+        self.file(&format!("usr/src/{name}-{version}/dkms.conf"), text)
+            .file(&format!("usr/src/{name}-{version}/{name}.c"), "int x;\n")
+            .link(&format!("var/lib/dkms/{name}/{version}/source"), format!("/usr/src/{name}-{version}"))
+    }
+
+    /// The folder of a module's build for a kernel.
+    pub(crate) fn build(name: &str, version: &str, release: &str) -> String {
+        format!("var/lib/dkms/{name}/{version}/{release}/{}", clr_dkms::dkms::architecture())
+    }
+
+    /// The installed file of a module.
+    pub(crate) fn ko(name: &str, release: &str) -> String {
+        format!("usr/lib/modules/{release}/updates/dkms/{name}.ko")
+    }
+
+    /// A module built, installed and listed, as the stand-in for dkms leaves it.
+    pub(crate) fn installed(&self, name: &str, version: &str, release: &str) -> &TestRoot {
+        let mut bytes = elf::module(release);
+        bytes.extend(format!("{name}/{version}").bytes());
+        let architecture = clr_dkms::dkms::architecture();
+        let dep = format!("usr/lib/modules/{release}/modules.dep");
+        let listed = self.text(&dep) + &format!("updates/dkms/{name}.ko:\n");
+        let build = TestRoot::build(name, version, release);
+        self.file(&format!("{build}/module/{name}.ko"), &bytes)
+            .file(&format!("{build}/log/make.log"), "make\n")
+            .file(&TestRoot::ko(name, release), &bytes)
+            .link(
+                &format!("var/lib/dkms/{name}/kernel-{release}-{architecture}"),
+                format!("{version}/{release}/{architecture}"),
+            )
+            .index(release, &listed)
+    }
+
+    /// `modules.dep` with that text, and `modules.dep.bin` as far as readers of it go: its magic, and each line.
+    pub(crate) fn index(&self, release: &str, text: &str) -> &TestRoot {
+        let path = format!("usr/lib/modules/{release}/modules.dep");
+        let binary = [b"\xb0\x07\xf4\x57", text.as_bytes()].concat();
+        self.file(&path, text).file(&format!("{path}.bin"), binary)
+    }
+
+    /// What the stand-ins do besides: lines of bash, see the stand-in for dkms.
+    pub(crate) fn behave(&self, lines: &str) -> &TestRoot {
+        fs::write(self.tools().join("behaviour"), lines).unwrap();
+        self
+    }
+
+    /// What was called, one line a call, with the paths replaced.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.tools().join("record")).unwrap_or_default();
+        self.redacted(&text).lines().map(str::to_owned).collect()
+    }
+
+    /// The calls in short: program, verb, module, kernel.
+    pub(crate) fn short_calls(&self) -> Vec<String> {
+        let short = |call: &String| -> String {
+            let words: Vec<&str> = call.split(' ').collect();
+            match words.as_slice() {
+                ["dkms", verb, "-m", module, "-v", _, "-k", kernel, rest @ ..] => {
+                    let force = if rest.contains(&"--force") { " --force" } else { "" };
+                    format!("{verb} {module} {kernel}{force}")
+                }
+                ["depmod", .., kernel] => format!("depmod {kernel}"),
+                _ => words[0].to_owned(),
+            }
+        };
+        self.calls().iter().map(short).collect()
+    }
+
+    pub(crate) fn forget_calls(&self) -> &TestRoot {
+        fs::write(self.tools().join("record"), "").unwrap();
+        self
+    }
+
+    pub(crate) fn redacted(&self, text: &str) -> String {
+        let outside = self.outside().display().to_string();
+        text.replace(&self.path.display().to_string(), "ROOT")
+            .replace(&self.tools().display().to_string(), "TOOLS")
+            .replace(&outside, "OUTSIDE")
+    }
+
+    pub(crate) fn tree(&self) -> Tree {
+        tree::read(&self.path)
+    }
+
+    /// The command of a program on this root.
+    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> std::process::Command {
+        let mut command = command(name, &self.tools());
+        command.args(arguments).arg(if self.live { "--live-root" } else { "--root" }).arg(&self.path);
+        command
+    }
+
+    /// Runs a program on this root.
+    pub(crate) fn run(&self, name: &str, arguments: &[&str]) -> Run {
+        let mut command = assert_cmd::Command::from_std(self.command(name, arguments));
+        Run::of(command.output().unwrap(), self)
+    }
+
+    pub(crate) fn post_update(&self) -> Run {
+        self.run("clr-dkms-post-update", &[])
+    }
+
+    /// The record of the last run.
+    pub(crate) fn record(&self) -> serde_json::Value {
+        serde_json::from_str(&self.text("var/lib/clr-dkms/last-run.json")).unwrap()
+    }
+
+    /// The state of a module on a kernel in the record.
+    pub(crate) fn recorded(&self, name: &str, release: &str) -> String {
+        let record = self.record();
+        let modules = record["modules"].as_array().unwrap();
+        let module = modules.iter().find(|m| m["name"] == name && m["kernel"] == release);
+        module.map_or_else(|| "none".to_owned(), |m| m["state"].as_str().unwrap().to_owned())
+    }
+}

@@ -1,0 +1,109 @@
+//! Runs of our programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use predicates::prelude::*;
+
+use super::TestRoot;
+
+/// 2025-07-29 12:00:00 UTC.
+const MOMENT: &str = "1753790400";
+
+/// The file of one of our programs.
+pub(crate) fn program(name: &str) -> PathBuf {
+    PathBuf::from(match name {
+        "clr-dkms" => env!("CARGO_BIN_EXE_clr-dkms"),
+        "clr-dkms-cmdline" => env!("CARGO_BIN_EXE_clr-dkms-cmdline"),
+        "clr-dkms-motd" => env!("CARGO_BIN_EXE_clr-dkms-motd"),
+        "clr-dkms-post-update" => env!("CARGO_BIN_EXE_clr-dkms-post-update"),
+        "clr-dkms-pre-update" => env!("CARGO_BIN_EXE_clr-dkms-pre-update"),
+        "clr-dkms-variant" => env!("CARGO_BIN_EXE_clr-dkms-variant"),
+        other => panic!("no program {other}"),
+    })
+}
+
+/// How a run ended; paths of the test are replaced by `ROOT`, `TOOLS` and `OUTSIDE`.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) raw: Vec<u8>,
+}
+
+impl Run {
+    pub(crate) fn of(output: Output, root: &TestRoot) -> Run {
+        let text = |bytes: &[u8]| root.redacted(&String::from_utf8_lossy(bytes));
+        Run {
+            // A signal has no code; -1 is none that a program could give.
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+            raw: output.stdout,
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn code(&self, expected: i32) -> &Run {
+        assert_eq!(self.code, expected, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn prints(&self, expected: &str) -> &Run {
+        assert_eq!(self.stdout, expected, "stderr:\n{}", self.stderr);
+        self
+    }
+
+    /// All of these are somewhere in stderr.
+    #[track_caller]
+    pub(crate) fn says(&self, parts: &[&str]) -> &Run {
+        for part in parts {
+            assert!(
+                predicate::str::contains(*part).eval(&self.stderr),
+                "no {part:?} in\n{}\nstdout:\n{}",
+                self.stderr,
+                self.stdout
+            );
+        }
+        self
+    }
+
+    /// All of these are somewhere in stdout.
+    #[track_caller]
+    pub(crate) fn shows(&self, parts: &[&str]) -> &Run {
+        for part in parts {
+            assert!(
+                predicate::str::contains(*part).eval(&self.stdout),
+                "no {part:?} in\n{}\nstderr:\n{}",
+                self.stdout,
+                self.stderr
+            );
+        }
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}", self.stdout))
+    }
+}
+
+/// A command of ours with a fixed clock, the stand-ins first, and nothing of the caller's that could matter.
+pub(crate) fn command(name: &str, tools: &Path) -> std::process::Command {
+    let mut command = std::process::Command::new(program(name));
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "TERM"] {
+        command.env_remove(variable);
+    }
+    command.env("SOURCE_DATE_EPOCH", MOMENT).env("CLR_DKMS_TOOL_PATH", tools);
+    command
+}
+
+/// A shell script in mount and user namespaces of its own, where this machine allows that; `$1` … are what is added.
+pub(crate) fn unshared(tools: &Path, script: &str) -> std::process::Command {
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    command.env("SOURCE_DATE_EPOCH", MOMENT).env("CLR_DKMS_TOOL_PATH", tools).env("LC_ALL", "C");
+    command
+}
