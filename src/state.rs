@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::dkms::compiler_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
-use crate::sys::{FileError, Root, Written};
+use crate::sys::{FileError, Root};
 
 /// The record of the last run of the post-update hook.
 pub const RECORD: &str = "/var/lib/clr-dkms/last-run.json";
@@ -191,17 +191,6 @@ pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
         Ok(value) => Stored::Good(value),
         Err(e) => Stored::Bad(format!("{} is damaged: {e}", root.spell(path).display())),
     }
-}
-
-/// Writes a state file, readable for all: nothing secret is in it.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn save<T: Serialize>(root: &Root, path: &str, value: &T) -> Result<Written, FileError> {
-    // Our own types have string keys only: they can always be written as JSON.
-    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
-    text.push(b'\n');
-    root.write(path, &text, 0o644)
 }
 
 /// Keeps a damaged state file under another name, so that nothing is lost when a new one is written.

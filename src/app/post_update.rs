@@ -230,7 +230,7 @@ fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
     if !plans.is_empty() {
         let builds = plans.iter().map(|p| format!("{} on {}", p.module, p.release)).collect();
         let intent = InProgress { schema: SCHEMA, started, pid: std::process::id(), builds };
-        if let Err(e) = state::save(root, IN_PROGRESS, &intent) {
+        if let Err(e) = root.write_json(IN_PROGRESS, &intent) {
             tracing::warn!("{e}; should this run be broken off, nobody will be told");
         }
     }
@@ -305,7 +305,7 @@ fn finish(
         tracing::warn!("{e}; the next run takes longer, and nothing else is lost");
     }
     let known = before.as_good().is_some_and(|old| old.tells_the_same_as(&record));
-    let saved = if known { Ok(()) } else { state::save(root, RECORD, &record).map(|_| ()) };
+    let saved = if known { Ok(()) } else { root.write_json(RECORD, &record).map(|_| ()) };
     let ended = root.remove(IN_PROGRESS);
     let document = document(facts, &Stored::Good(record), Progress::None, &world.settings);
     // One that cannot be written must not keep the others from telling.

@@ -81,7 +81,7 @@ fn look(world: &World, dry_run: bool) {
     if old.is_some_and(|old| old.kernels == snapshot.kernels && old.running == snapshot.running) {
         return;
     }
-    if let Err(e) = state::save(&world.root, SNAPSHOT, &snapshot) {
+    if let Err(e) = world.root.write_json(SNAPSHOT, &snapshot) {
         tracing::warn!("no snapshot was taken: {e}");
     }
 }

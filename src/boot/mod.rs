@@ -21,7 +21,8 @@ pub struct Update {
 }
 
 /// The fingerprint of everything that `clr-boot-manager update` makes boot entries of: kernels, their companions and
-/// links, and the fragments. Two equal ones mean that a run would change nothing.
+/// links, and the fragments. Two equal ones mean that a run would change nothing. A file that cannot be read counts as an
+/// empty one: root, who runs this for real, can read them all.
 pub fn inputs(root: &Root) -> String {
     let mut hash = Sha256::new();
     let mut add = |text: &[u8]| {

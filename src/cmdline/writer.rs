@@ -131,9 +131,7 @@ impl Ours {
         if self.wrote.is_empty() {
             return root.remove(STATE).map(|_| ());
         }
-        let mut text = serde_json::to_vec_pretty(&Ours { schema: 1, ..self.clone() }).unwrap_or_default();
-        text.push(b'\n');
-        root.write(STATE, &text, 0o644).map(|_| ())
+        root.write_json(STATE, &Ours { schema: 1, ..self.clone() }).map(|_| ())
     }
 }
 

@@ -101,6 +101,7 @@ pub fn run(
         }
         // The log of a failed build lies where the next build of this module, for any kernel, wipes it.
         append(root, &mut log, &format!("{TREE}/{}/{}/build/make.log", module.name, module.version));
+        // A log that cannot be read back tells no first error; the exit code is told in any case.
         let text = log
             .try_clone()
             .and_then(|file| tail(file, LOG_LIMIT))

@@ -56,9 +56,7 @@ impl Cache {
         self.contents.schema = SCHEMA;
         self.contents.confs.retain(|key, _| used.contains(key));
         self.contents.files.retain(|path, _| used.contains(path));
-        let mut text = serde_json::to_vec(&self.contents).unwrap_or_default();
-        text.push(b'\n');
-        root.write(CACHE, &text, 0o644).map(|_| ())
+        root.write_json(CACHE, &self.contents).map(|_| ())
     }
 
     /// The evaluated file of that key.

@@ -77,6 +77,21 @@ impl Root {
         Ok(Written::Changed)
     }
 
+    /// Puts a value at `path` as JSON, readable for all: nothing that we keep is a secret.
+    ///
+    /// # Errors
+    /// As [`Root::write`]; also for a value that cannot be written as JSON.
+    pub fn write_json<T: serde::Serialize>(
+        &self,
+        path: impl AsRef<Path>,
+        value: &T,
+    ) -> Result<Written, FileError> {
+        let path = path.as_ref();
+        let mut text = serde_json::to_vec_pretty(value).map_err(|e| self.fail("write", path, e))?;
+        text.push(b'\n');
+        self.write(path, &text, 0o644)
+    }
+
     fn has(&self, path: &Path, bytes: &[u8], mode: u32) -> bool {
         let same = |fd: OwnedFd| -> io::Result<bool> {
             let stat = rustix::fs::fstat(&fd)?;
