@@ -202,7 +202,11 @@ pub fn index(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> R
     let mut child = tools.child("depmod", deadline).map_err(|e| e.to_string())?;
     if !root.is_slash() {
         // depmod reads BASE/lib/modules/RELEASE with the host's eyes: make sure that this is the root's own folder.
-        if !root.host_agrees(format!("/lib/modules/{release}")) || !same_folder(root, release) {
+        let seen = format!("/lib/modules/{release}");
+        // A link on the way may lead elsewhere, even inside the root.
+        if !root.host_finds(&seen, module_folder(release))
+            || root.lookup_link(module_folder(release)).is(Kind::Link)
+        {
             return Err(format!(
                 "depmod was not run for {release}: for it {} must be a link to usr/lib, and {} no link",
                 root.spell("/lib").display(),
@@ -222,13 +226,6 @@ pub fn index(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> R
     }
     let said = String::from_utf8_lossy(&done.output);
     Err(format!("depmod for {release}: {}: {}", done.ended, said.trim()))
-}
-
-/// Whether `/lib/modules`, which depmod works in, and `/usr/lib/modules` are one.
-fn same_folder(root: &Root, release: &str) -> bool {
-    let folder = |path: &str| root.real_path(path).ok();
-    let wanted = folder(MODULES).map(|modules| modules.join(release));
-    wanted.is_some() && wanted == folder(&format!("/lib/modules/{release}"))
 }
 
 /// Why dkms cannot be let loose on this module in this root: a link on its way would lead it outside, or the root's

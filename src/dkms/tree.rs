@@ -207,8 +207,7 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
         Some(inside) => inside,
         None => PathBuf::from(&link),
     };
-    let portable = root.is_slash()
-        || matches!((root.spell(&link).canonicalize(), root.real_path(&path)), (Ok(a), Ok(b)) if a == b);
+    let portable = root.host_finds(&link, &path);
     match root.lookup(&path) {
         Presence::There(s) if s.kind == Kind::Folder => Some(Source::Folder { path, portable }),
         Presence::Unreadable(e) => unknown(e.to_string()),

@@ -175,6 +175,7 @@ impl Root {
     /// When it is not a folder that can be opened.
     pub fn open(kind: RootKind, path: &Path) -> Result<Root, FileError> {
         let fail = |cause: io::Error| FileError { action: "open the root", path: path.to_owned(), cause };
+        #[allow(clippy::disallowed_methods)] // where the root lies is a matter of the host
         let path = path.canonicalize().map_err(fail)?;
         let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| fail(e.into()))?;
@@ -361,14 +362,11 @@ impl Root {
             .map_err(|e| self.fail("resolve (is /proc mounted?)", path, e))
     }
 
-    /// Whether the host, which knows nothing of this root, finds the same under that name as the root does.
-    pub fn host_agrees(&self, path: impl AsRef<Path>) -> bool {
-        let path = path.as_ref();
-        self.is_slash()
-            || match (self.spell(path).canonicalize(), self.real_path(path)) {
-                (Ok(seen), Ok(meant)) => seen == meant,
-                _ => false,
-            }
+    /// Whether a program on the host, which knows nothing of this root and is given `path`, ends up at `meant`.
+    pub fn host_finds(&self, path: impl AsRef<Path>, meant: impl AsRef<Path>) -> bool {
+        #[allow(clippy::disallowed_methods)] // to ask the host is the point
+        let seen = self.spell(path).canonicalize();
+        self.is_slash() || matches!((seen, self.real_path(meant)), (Ok(seen), Ok(meant)) if seen == meant)
     }
 
     /// The path inside the root that a host path stands for, when it is inside.

@@ -4,6 +4,7 @@
 # not take. Every claim of the narration is checked; the exit code is 1 when one was wrong.
 #
 # clr-boot-manager is in no Debian package: a stand-in plays it, unless CLR_BOOT_MANAGER names the real one.
+# shellcheck disable=SC2031 # functions of the library that run in a subshell have a root of their own
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
