@@ -74,7 +74,7 @@ done
 # What uninstall asks of it is what counts here; what it does then has tests of its own.
 printf '#!/bin/sh\necho "$*" >>"%s/cmdline-was-called"\n[ ! -e "%s/cmdline-fails" ]\n' "$scratch" "$scratch" >"$programs/clr-dkms-cmdline"
 printf '#!/bin/sh\necho "$*" >>"%s/systemctl-was-called"\n' "$scratch" >"$shims/systemctl"
-chmod 755 "$shims/systemctl"
+chmod 755 "$shims/systemctl" "$programs/clr-dkms-cmdline"
 
 manifest=/usr/share/clr-dkms/manifest
 fragment=/usr/share/kernel/cmdline.d/clr-ignore-mod-sig.conf
