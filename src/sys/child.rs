@@ -22,6 +22,8 @@ use super::interrupt;
 pub const MARK: &str = "CLR_DKMS_RUN";
 /// How long a group may take to leave after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long killed processes may take to disappear.
+const DYING: Duration = Duration::from_millis(500);
 
 /// How a child came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,7 +258,14 @@ fn end_group(group: Pid, mut leader_gone: impl FnMut() -> io::Result<bool>) -> i
     while !leader_gone()? && watch.elapsed() < GRACE {
         std::thread::sleep(Duration::from_millis(10));
     }
-    signal_group(group, Signal::KILL)
+    signal_group(group, Signal::KILL)?;
+    // The kernel takes a moment; what comes next must not meet them. A zombie that nobody collects is not waited for.
+    let watch = Stopwatch::start();
+    while rustix::process::test_kill_process_group(group).is_ok() && watch.elapsed() < DYING {
+        leader_gone()?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
@@ -337,9 +346,15 @@ mod tests {
         assert_eq!(done.ended, Ended::TimedOut);
         assert!(watch.elapsed() < Duration::from_secs(10));
         let pid = String::from_utf8(done.output).unwrap();
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-        // Gone, or a zombie that nobody has collected yet.
-        assert!(stat.is_err() || stat.unwrap().contains(") Z "), "the subshell lives on");
+        let gone = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+            // Or a zombie that nobody has collected yet.
+            stat.map_or(true, |stat| stat.contains(") Z "))
+        };
+        while !gone() && watch.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(gone(), "the subshell lives on");
     }
 
     #[test]
