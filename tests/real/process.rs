@@ -59,7 +59,8 @@ impl Running {
     /// Sends a signal, named as for kill(1).
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.0.as_ref().unwrap().id().to_string();
-        crate::scene::shell(Command::new("kill").args([&format!("-{name}"), &pid]));
+        // The shell's own: a minimal system has no program of that name.
+        crate::scene::shell(Command::new("sh").args(["-c", "kill \"-$1\" \"$2\"", "sh", name, &pid]));
     }
 
     /// Waits for its end.
