@@ -50,6 +50,8 @@ export CLR_DKMS_TOOL_PATH=$work/tools
 echo $old >"$work/osrelease"
 mount --bind "$work/osrelease" /proc/sys/kernel/osrelease
 
+# What an earlier run of the programs on this machine has left.
+rm -rf /run/clr-dkms* /run/motd.d/clr-dkms.motd /var/{lib,log,cache}/clr-dkms
 before=$(tree)
 check 'make install' is "$(code make install)" 0
 scratch_kernel / native 6.15.7 1591
