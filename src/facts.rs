@@ -1,7 +1,7 @@
 //! The facts that decisions and reports are made from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::boot::{self, Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Sources, Switch, effective, parameter};
@@ -11,6 +11,7 @@ use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Stage, Tree, conf};
 use crate::enforcement::forced_by_configuration;
 use crate::kernel::inventory::{IMAGES, module_folder};
 use crate::kernel::{Installed, Inventory};
+use crate::sys::root::below;
 use crate::world::World;
 
 /// The command line of one kernel.
@@ -62,10 +63,9 @@ impl Facts {
             pairs.extend(pairs_of(world, cache, &tree, kernel));
             lines.push(line(world, kernel));
         }
-        let expected: Vec<_> = lines.iter().map(|l: &Line| (l.id.clone(), l.effective.clone())).collect();
         Facts {
             boot_inputs: boot::inputs(&world.root),
-            boot_entries: boot::read_back(&world.root, &expected),
+            boot_entries: boot::read_back(&world.root, &expected_entries(&lines)),
             boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
             inventory,
@@ -77,13 +77,18 @@ impl Facts {
 
     /// How a path inside the root is spelt on the host.
     pub fn spell(&self, path: &str) -> String {
-        self.root.join(path.trim_start_matches('/')).display().to_string()
+        below(&self.root, Path::new(path)).display().to_string()
     }
 
     /// The pairs of one kernel.
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a Pair> {
         self.pairs.iter().filter(move |p| p.release == release)
     }
+}
+
+/// The boot entries that there should be: kernel ids and effective command lines.
+pub fn expected_entries(lines: &[Line]) -> Vec<(String, Vec<u8>)> {
+    lines.iter().map(|line| (line.id.clone(), line.effective.clone())).collect()
 }
 
 /// The tips, in the order of work, and the running kernel, when it is none of them.

@@ -53,7 +53,7 @@ pub struct CmdlineRecord {
 }
 
 /// What became of the boot files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BootRecord {
     /// The fingerprint of what `clr-boot-manager update` read when it last did its work; none when it never did.
     pub inputs: Option<String>,

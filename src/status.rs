@@ -328,11 +328,7 @@ fn kernels(facts: &Facts, modules: &[ModuleRecord], next_boot: Option<&str>) -> 
                 modules_needed: mine()
                     .filter(|m| m.state == State::Ok || !m.state.is_fine() || is_lacking(m, facts))
                     .count(),
-                sig_unenforce: match line.switch {
-                    Switch::On => "on",
-                    Switch::Off => "off",
-                    Switch::Unknown => "unknown",
-                },
+                sig_unenforce: line.switch.word(),
             })
         })
         .collect()

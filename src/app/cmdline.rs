@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::cmdline::writer::{self, Ours, Wish};
-use crate::cmdline::{Mask, PARAMETER, Sources, Switch, effective};
+use crate::cmdline::{Mask, PARAMETER, Sources, effective};
 use crate::facts::{Line, kernels_that_matter, line};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Inventory};
@@ -84,8 +84,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     self::change(&world, wish, false, &arguments.common)
 }
 
-/// The lines of the tips, or nothing where no kernel can be seen.
-fn lines(world: &World) -> anyhow::Result<Vec<Line>> {
+/// The lines of the kernels that matter.
+fn lines(world: &World) -> Result<Vec<Line>, Unreadable> {
     let inventory = Inventory::observe(&world.root);
     kernels_known(&world.root, &inventory)?;
     Ok(kernels_that_matter(&inventory).into_iter().map(|k| line(world, k)).collect())
@@ -108,15 +108,14 @@ fn change(world: &World, wish: Wish, dry_run: bool, common: &Common) -> anyhow::
     let before = match lines(world) {
         Ok(lines) => lines,
         // To take back what is ours, no kernel has to be there.
-        Err(e) if e.is::<Unreadable>() && wish == Wish::Default => {
+        Err(e) if wish == Wish::Default => {
             tracing::debug!("{e}");
             Vec::new()
         }
-        Err(e) if e.is::<Unreadable>() => {
+        Err(e) => {
             tracing::error!("{e}");
             return Ok(exit::UNKNOWN);
         }
-        Err(e) => return Err(e),
     };
     let sources: Vec<Sources> = before.iter().map(|l| l.sources.copy()).collect();
     let ours = Ours::load(&world.root)?;
@@ -189,11 +188,6 @@ fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
         },
     };
     let lines: Vec<Line> = kernels.iter().map(|k| line(world, k)).collect();
-    let word = |l: &Line| match l.switch {
-        Switch::On => "on",
-        Switch::Off => "off",
-        Switch::Unknown => "unknown",
-    };
     if show.raw {
         // Bytes, not text: what is on the line is not ours to repair.
         let raw: Vec<u8> = lines.iter().flat_map(|l| [l.effective.as_slice(), b"\n"].concat()).collect();
@@ -207,7 +201,7 @@ fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
                 release: l.release.clone(),
                 id: l.id.clone(),
                 cmdline: String::from_utf8_lossy(&l.effective).into_owned(),
-                sig_unenforce: word(l),
+                sig_unenforce: l.switch.word(),
                 masked: masked(&l.sources),
             })
             .collect();
@@ -216,7 +210,7 @@ fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
         let mut text = String::new();
         for line in &lines {
             let words = shown(&String::from_utf8_lossy(&line.effective));
-            text += &format!("{} ({PARAMETER}: {})\n  {words}\n", line.release, word(line));
+            text += &format!("{} ({PARAMETER}: {})\n  {words}\n", line.release, line.switch.word());
             for mask in masked(&line.sources) {
                 text += &format!("  masked: {}\n", shown(&mask));
             }

@@ -11,7 +11,7 @@ use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, Decision, Step, plan};
-use crate::facts::Facts;
+use crate::facts::{Facts, expected_entries};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
 use crate::state::{
@@ -19,7 +19,7 @@ use crate::state::{
     Stored,
 };
 use crate::status::{Progress, Verdict, document, module_status, sig_unenforce_wanted};
-use crate::sys::{Lock, interrupt};
+use crate::sys::{FileError, Lock, interrupt};
 use crate::world::World;
 
 /// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
@@ -136,19 +136,15 @@ fn dry_run(world: &World) -> Plan {
             PlannedModule { module: pair.module.to_string(), kernel: pair.release.clone(), steps, state, why }
         })
         .collect();
-    let (cmdline, obstacles) = match Ours::load(&world.root) {
-        Ok(ours) if sig_unenforce_wanted(&world.settings, &facts) => {
-            let plan = writer::plan(Wish::Ensure, &tip_sources(&facts), &ours);
-            (
-                plan.steps.iter().map(ToString::to_string).collect(),
-                plan.obstacles.iter().map(ToString::to_string).collect(),
-            )
-        }
-        Ok(_) => (Vec::new(), Vec::new()),
+    let (cmdline, obstacles): (Vec<String>, Vec<String>) = match cmdline_plan(world, &facts) {
+        Ok((_, plan)) => (
+            plan.steps.iter().map(ToString::to_string).collect(),
+            plan.obstacles.iter().map(ToString::to_string).collect(),
+        ),
         Err(e) => (Vec::new(), vec![e.to_string()]),
     };
     let mut boot_update = boot_update_reason(world, record.as_ref().map(|r| &r.boot), &facts);
-    if boot_update.is_none() && !Vec::is_empty(&cmdline) {
+    if boot_update.is_none() && !cmdline.is_empty() {
         boot_update = Some("the fragments change".to_owned());
     }
     let unreadable = unreadable(world, &facts).into_iter().collect();
@@ -174,9 +170,17 @@ fn tip_pairs(facts: &Facts) -> impl Iterator<Item = &crate::dkms::Pair> {
     facts.pairs.iter().filter(move |p| is_tip(&p.release))
 }
 
-fn tip_sources(facts: &Facts) -> Vec<Sources> {
+/// What is to be done about the parameter; nothing where it is not wanted.
+fn cmdline_plan(world: &World, facts: &Facts) -> Result<(Ours, writer::Plan), FileError> {
+    if !sig_unenforce_wanted(&world.settings, facts) {
+        return Ok((Ours::default(), writer::Plan::default()));
+    }
+    let ours = Ours::load(&world.root)?;
     let tips: Vec<String> = facts.inventory.tips().iter().map(|k| k.name.release()).collect();
-    facts.lines.iter().filter(|l| tips.contains(&l.release)).map(|l| l.sources.copy()).collect()
+    let of_tips = facts.lines.iter().filter(|l| tips.contains(&l.release));
+    let sources: Vec<Sources> = of_tips.map(|l| l.sources.copy()).collect();
+    let plan = writer::plan(Wish::Ensure, &sources, &ours);
+    Ok((ours, plan))
 }
 
 /// Why the boot manager is to be run, if it is.
@@ -234,7 +238,7 @@ fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
             tracing::warn!("{e}; should this run be broken off, nobody will be told");
         }
     }
-    let attempts = rebuild::run(world, &mut cache, &facts, plans);
+    let attempts = rebuild::run(world, &mut cache, &facts, &plans);
     // What is true now is read from disk again, not concluded from what was done.
     let facts = if attempts.is_empty() { facts } else { Facts::observe(world, &mut cache) };
     if interrupt::asked() {
@@ -341,37 +345,25 @@ fn module_record(
 ) -> state::ModuleRecord {
     let attempt = attempts.iter().find(|a| a.module == pair.module && a.release == pair.release);
     let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
-    let mut status = module_status(pair, if attempt.is_some() { None } else { previous });
-    let mut log = known.and_then(|k| k.log.clone());
+    let mut record = module_status(pair, if attempt.is_some() { None } else { previous });
+    record.log = known.and_then(|k| k.log.clone());
     if let Some(attempt) = attempt {
-        log = attempt.log.clone().or(log);
-        if status.state != State::Ok
+        record.log = attempt.log.clone().or(record.log);
+        if record.state != State::Ok
             && let Some((state, reason)) = &attempt.failure
         {
-            status.state = *state;
-            status.reason = Some(reason.clone());
-            status.error.clone_from(&attempt.error);
+            record.state = *state;
+            record.reason = Some(reason.clone());
+            record.error.clone_from(&attempt.error);
         }
     }
-    state::ModuleRecord {
-        module: pair.module.clone(),
-        kernel: pair.release.clone(),
-        state: status.state,
-        reason: status.reason,
-        error: status.error,
-        log,
-        files: pair.proof.clone().unwrap_or_default(),
-    }
+    record
 }
 
 /// Makes sure of the parameter; gives what stands in the way, and whether anything was changed.
 fn put_cmdline_right(world: &World, facts: &Facts) -> (Vec<String>, bool) {
-    if !sig_unenforce_wanted(&world.settings, facts) {
-        return (Vec::new(), false);
-    }
     let mut changed = false;
-    let done = Ours::load(&world.root).and_then(|ours| {
-        let plan = writer::plan(Wish::Ensure, &tip_sources(facts), &ours);
+    let done = cmdline_plan(world, facts).and_then(|(ours, plan)| {
         for step in &plan.steps {
             tracing::info!("command line: {step}");
             changed = true;
@@ -391,7 +383,7 @@ fn put_cmdline_right(world: &World, facts: &Facts) -> (Vec<String>, bool) {
 /// Refreshes the boot entries when there is a reason to, and reads them back.
 fn put_boot_right(world: &World, facts: &Facts, last: Option<BootRecord>) -> BootRecord {
     let reason = boot_update_reason(world, last.as_ref(), facts);
-    let last = last.unwrap_or(BootRecord { inputs: None, updated: None, entries: None, error: None });
+    let last = last.unwrap_or_default();
     let Some(why) = reason else {
         // What nobody tries again is no error any more.
         let error = last.error.filter(|_| world.settings.boot_update);
@@ -415,8 +407,7 @@ fn put_boot_right(world: &World, facts: &Facts, last: Option<BootRecord>) -> Boo
             boot::update(&world.root, &world.tools, world.settings.boot_timeout)
         }
     };
-    let expected: Vec<_> = facts.lines.iter().map(|l| (l.id.clone(), l.effective.clone())).collect();
-    let seen = boot::read_back(&world.root, &expected);
+    let seen = boot::read_back(&world.root, &expected_entries(&facts.lines));
     let error = match (&seen, update.error) {
         (ReadBack::Differs(wrong), said) => {
             Some(wrong.iter().cloned().chain(said).collect::<Vec<_>>().join("; "))

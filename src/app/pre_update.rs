@@ -120,7 +120,7 @@ fn warnings(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
                     registered.module
                 )),
                 Source::Folder { path, .. } => {
-                    // Without time to ask bash, the text can only advise.
+                    // Without time to ask bash, the text can only advise; one that cannot be read advises the same.
                     let text = world.root.read(path.join("dkms.conf")).unwrap_or_default();
                     if conf::seems_autoinstall(&String::from_utf8_lossy(&text)) != Some(true) {
                         warnings.push(format!(
@@ -143,6 +143,7 @@ fn too_little_space(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<St
     let (mut sum, mut largest) = (0, 0);
     for kernel in inventory.tips() {
         let folder = format!("{}/{INSTALLED}", module_folder(&kernel.name.release()));
+        // For an estimate, what cannot be listed counts as nothing.
         let files = root.list_optional(&folder).unwrap_or_default();
         let sizes =
             files.iter().filter_map(|f| root.lookup(format!("{folder}/{}", f.name.to_string_lossy())).stat());

@@ -7,7 +7,7 @@ use crate::dkms::build::{self, Failure};
 use crate::dkms::compiler_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::tree::TREE;
-use crate::dkms::{Cache, Decision, ModuleName, Pair, Source, Step, Tree, plan};
+use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Step, Tree, plan};
 use crate::facts::{Facts, pairs_of};
 use crate::kernel::Installed;
 use crate::kernel::inventory::MODULES;
@@ -32,9 +32,8 @@ pub struct Planned {
     /// Why.
     pub why: String,
     source: Source,
-    depends: Vec<String>,
+    conf: Conf,
     in_circle: bool,
-    way_out: Option<String>,
 }
 
 /// What became of one planned module.
@@ -62,8 +61,9 @@ pub fn plan(facts: &Facts) -> Vec<Planned> {
     for kernel in facts.inventory.tips() {
         let release = kernel.name.release();
         let pairs: Vec<&Pair> = facts.of_kernel(&release).collect();
-        let depends = |p: &Pair| p.conf.as_ref().map(|c| c.depends.clone()).unwrap_or_default();
-        let named: Vec<_> = pairs.iter().map(|p| (p.module.name.clone(), depends(p))).collect();
+        // A module without a usable dkms.conf is left alone, whatever it depends on.
+        let conf = |p: &Pair| p.conf.clone().unwrap_or_default();
+        let named: Vec<_> = pairs.iter().map(|p| (p.module.name.clone(), conf(p).depends)).collect();
         let (order, circle) = plan::order(&named);
         for at in order {
             let pair = pairs[at];
@@ -74,9 +74,8 @@ pub fn plan(facts: &Facts) -> Vec<Planned> {
                     steps,
                     why,
                     source: pair.source.clone(),
-                    depends: depends(pair),
+                    conf: conf(pair),
                     in_circle: circle.contains(&at),
-                    way_out: None,
                 });
             }
         }
@@ -85,13 +84,7 @@ pub fn plan(facts: &Facts) -> Vec<Planned> {
 }
 
 /// Does the work. A failed module does not stop the others.
-pub fn run(world: &World, cache: &mut Cache, facts: &Facts, mut planned: Vec<Planned>) -> Vec<Attempt> {
-    for p in &mut planned {
-        let conf = facts.of_kernel(&p.release).find(|pair| pair.module == p.module).map(|pair| &pair.conf);
-        if let Some(Ok(conf)) = conf {
-            p.way_out = build::way_out_of_root(&world.root, &p.module, &p.release, conf);
-        }
-    }
+pub fn run(world: &World, cache: &mut Cache, facts: &Facts, planned: &[Planned]) -> Vec<Attempt> {
     let mut attempts: Vec<Attempt> = Vec::new();
     for kernel in facts.inventory.tips() {
         let release = kernel.name.release();
@@ -149,7 +142,7 @@ fn one(
     if p.steps == [Step::Index] {
         return attempt;
     }
-    let needs: Vec<&String> = p.depends.iter().filter(|name| missing.contains(*name)).collect();
+    let needs: Vec<&String> = p.conf.depends.iter().filter(|name| missing.contains(*name)).collect();
     if p.in_circle {
         attempt.failure =
             Some((State::DependencyFailed, "BUILD_DEPENDS leads back to the module itself".to_owned()));
@@ -160,8 +153,8 @@ fn one(
             Some((State::DependencyFailed, format!("it is built upon {first}, which is not there")));
         return attempt;
     }
-    if let Some(reason) = &p.way_out {
-        attempt.failure = Some((State::BuildFailed, reason.clone()));
+    if let Some(reason) = build::way_out_of_root(&world.root, &p.module, &p.release, &p.conf) {
+        attempt.failure = Some((State::BuildFailed, reason));
         return attempt;
     }
     if let Err(missing) = world.tools.find("dkms") {
@@ -175,23 +168,27 @@ fn one(
         build::run(&world.root, &world.tools, &p.module, &p.source, &p.release, steps, timeout)
     };
     let mut done = run(&p.steps);
-    let left = still_to_do(world, cache, kernel, &p.module);
+    let mut left = still_to_do(world, cache, kernel, &p.module);
+    // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
+    if done.is_ok()
+        && let Some((steps, _)) = left.as_ref().filter(|(steps, _)| steps.contains(&Step::Reinstall))
+    {
+        done = run(steps);
+        left = still_to_do(world, cache, kernel, &p.module);
+    }
     done = match (done, left) {
-        // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
-        (Ok(()), Some((steps, _))) if steps.contains(&Step::Reinstall) => run(&steps),
         // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
         (Err(Failure::Step { what, .. }), Some((steps, _))) if is_built(&steps) => {
             tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
             Ok(())
         }
+        (Ok(()), Some((steps, why))) if !is_built(&steps) => {
+            let what = format!("dkms says that it is done, and it is not: {why}");
+            let error = build::logged_error(&world.root, &p.module, &p.release);
+            Err(Failure::Step { what, error, last_lines: Vec::new(), touched: true })
+        }
         (done, _) => done,
     };
-    let left = if done.is_ok() { still_to_do(world, cache, kernel, &p.module) } else { None };
-    if let Some((_, why)) = left.filter(|(steps, _)| !is_built(steps)) {
-        let what = format!("dkms says that it is done, and it is not: {why}");
-        let error = build::logged_error(&world.root, &p.module, &p.release);
-        done = Err(Failure::Step { what, error, last_lines: Vec::new(), touched: true });
-    }
     match done {
         Ok(()) => attempt.touched = true,
         Err(Failure::Excluded) => {

@@ -5,11 +5,9 @@ pub mod entries;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
 use crate::kernel::inventory::IMAGES;
-use crate::sys::{Ended, Kind, Output, Root, RootKind, Tools};
+use crate::sys::{Ended, Fingerprint, Kind, Output, Root, RootKind, Tools};
 
 pub use entries::{ReadBack, is_another_loader, read_back};
 
@@ -24,11 +22,8 @@ pub struct Update {
 /// links, and the fragments. Two equal ones mean that a run would change nothing. A file that cannot be read counts as an
 /// empty one: root, who runs this for real, can read them all.
 pub fn inputs(root: &Root) -> String {
-    let mut hash = Sha256::new();
-    let mut add = |text: &[u8]| {
-        hash.update(text.len().to_le_bytes());
-        hash.update(text);
-    };
+    let mut fingerprint = Fingerprint::default();
+    let mut add = |text: &[u8]| fingerprint.add(text);
     for folder in [IMAGES, VENDOR, LOCAL, REMOVALS, "/etc/kernel"] {
         // What cannot be listed has no part in the fingerprint, as it has none in the entries.
         for entry in root.list_optional(folder).unwrap_or_default() {
@@ -51,7 +46,7 @@ pub fn inputs(root: &Root) -> String {
         }
     }
     add(&root.read(ADMIN).unwrap_or_default());
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    fingerprint.finish()
 }
 
 /// Why the boot manager must not be run for a root.

@@ -14,6 +14,17 @@ pub enum Switch {
     Unknown,
 }
 
+impl Switch {
+    /// One word for reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Switch::On => "on",
+            Switch::Off => "off",
+            Switch::Unknown => "unknown",
+        }
+    }
+}
+
 /// Reads the parameter `name` (as `module.sig_unenforce`).
 pub fn read_switch(line: &[u8], name: &str) -> Switch {
     let line = &line[..line.len().min(LINE_LIMIT)];

@@ -1,10 +1,11 @@
 //! Running dkms and depmod for one module on one kernel, with everything they say kept in a log.
 
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::plan::{Step, build_folder};
+use super::plan::{Step, build_folder, built_folder};
 use super::tree::{SOURCES, TREE};
 use super::{Conf, ModuleName, Source, compiler_error};
 use crate::kernel::inventory::{MODULES, module_folder};
@@ -45,9 +46,12 @@ pub fn log_path(module: &ModuleName, release: &str) -> String {
 
 /// The first error in the log of a module on a kernel.
 pub fn logged_error(root: &Root, module: &ModuleName, release: &str) -> Option<compiler_error::FirstError> {
-    let log = root.open_file(log_path(module, release)).ok()?;
-    let text = tail(log, LOG_LIMIT).ok()?;
-    compiler_error::find(&String::from_utf8_lossy(&text))
+    compiler_error::find(&end_of(root.open_file(log_path(module, release)).ok()?))
+}
+
+/// The end of a log, as text. One that cannot be read back tells no error; the exit code is told in any case.
+fn end_of(log: File) -> String {
+    tail(log, LOG_LIMIT).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 /// Runs the steps of one module on one kernel (all but [`Step::Index`]), one after the other.
@@ -101,12 +105,7 @@ pub fn run(
         }
         // The log of a failed build lies where the next build of this module, for any kernel, wipes it.
         append(root, &mut log, &format!("{TREE}/{}/{}/build/make.log", module.name, module.version));
-        // A log that cannot be read back tells no first error; the exit code is told in any case.
-        let text = log
-            .try_clone()
-            .and_then(|file| tail(file, LOG_LIMIT))
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default();
+        let text = end_of(log);
         let what = format!("dkms {verb}: {ended}");
         // After a failed build dkms would only fail again; after a code that dkms gives for another module's file
         // (4 and 8 come after a good install too) the proof decides.
@@ -129,7 +128,7 @@ fn dkms(
     release: &str,
     verb: &str,
     force: bool,
-    log: &mut std::fs::File,
+    log: &mut File,
     deadline: Duration,
 ) -> Result<Ended, String> {
     let mut child = tools.child("dkms", deadline).map_err(|e| e.to_string())?.args([
@@ -177,13 +176,13 @@ fn dkms(
 }
 
 /// A line of ours in a log. A log that cannot be written (a full disk) is no reason to stop a build.
-fn note(log: &mut std::fs::File, text: &str) {
+fn note(log: &mut File, text: &str) {
     if let Err(e) = writeln!(log, "# clr-dkms: {text}") {
         tracing::warn!("cannot write the build log: {e}");
     }
 }
 
-fn append(root: &Root, log: &mut std::fs::File, path: &str) {
+fn append(root: &Root, log: &mut File, path: &str) {
     let copied = match root.open_file(path) {
         Ok(mut from) => std::io::copy(&mut from, log),
         Err(e) if e.is_absent() => return,
@@ -251,7 +250,7 @@ pub fn way_out_of_root(root: &Root, module: &ModuleName, release: &str, conf: &C
         format!("{version}/{release}"),
         build_folder(module, release),
         format!("{}/log", build_folder(module, release)),
-        format!("{}/module", build_folder(module, release)),
+        built_folder(module, release),
         // dkms has openssl write the signing key, through a link too.
         format!("{TREE}/mok.key"),
         format!("{TREE}/mok.pub"),

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{Cache, ModuleName, Registered, Source, architecture, compare_versions};
 use crate::kernel::inventory::module_folder;
-use crate::sys::{Ended, FileError, Output, Presence, Root, Tools};
+use crate::sys::{Ended, FileError, Fingerprint, Output, Presence, Root, Tools};
 
 /// The program that bash runs.
 const SCRIPT: &str = include_str!("conf.sh");
@@ -112,11 +111,8 @@ fn files(
 
 /// All that the answer depends on: the files, the kernel, its headers, and the folder that a file may source from.
 fn key(root: &Root, files: &[(PathBuf, Vec<u8>)], source: &Path, build: &str, release: &str) -> String {
-    let mut hash = Sha256::new();
-    let mut add = |bytes: &[u8]| {
-        hash.update(bytes.len().to_le_bytes());
-        hash.update(bytes);
-    };
+    let mut fingerprint = Fingerprint::default();
+    let mut add = |bytes: &[u8]| fingerprint.add(bytes);
     for (path, bytes) in files {
         add(path.as_os_str().as_encoded_bytes());
         add(bytes);
@@ -129,7 +125,7 @@ fn key(root: &Root, files: &[(PathBuf, Vec<u8>)], source: &Path, build: &str, re
         }
         add(b"|");
     }
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    fingerprint.finish()
 }
 
 fn evaluate(

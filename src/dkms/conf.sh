@@ -18,7 +18,6 @@ _cd_answer() {
         ((i > n)) && n=$i
     done
     _cd_say package_name "$PACKAGE_NAME"
-    _cd_say package_version "$PACKAGE_VERSION"
     _cd_say autoinstall "$AUTOINSTALL"
     for ((i = 0; i < n; i++)); do
         _cd_say built "${BUILT_MODULE_NAME[i]}"

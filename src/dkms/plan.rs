@@ -182,6 +182,11 @@ pub fn build_folder(module: &ModuleName, release: &str) -> String {
     format!("{}/{}/{}/{release}/{}", super::tree::TREE, module.name, module.version, super::architecture())
 }
 
+/// The folder of a module's built files for a kernel, inside the root.
+pub fn built_folder(module: &ModuleName, release: &str) -> String {
+    build_folder(module, release) + "/module"
+}
+
 /// Installed files that are not what they should be; never one that may be the kernel's own.
 fn in_the_way(flaws: &[Flaw]) -> impl Iterator<Item = Step> {
     flaws.iter().filter_map(|flaw| match flaw {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conf::BuiltModule;
 use super::modfile::{self, ENDINGS, FileFacts};
-use super::plan::build_folder;
+use super::plan::built_folder;
 use super::{Cache, Conf, ModuleName, Stage};
 use crate::kernel::inventory::module_folder;
 use crate::sys::{Presence, Root};
@@ -210,7 +210,7 @@ pub fn built_files_good(
     release: &str,
     conf: &Conf,
 ) -> bool {
-    let folder = format!("{}/module", build_folder(module, release));
+    let folder = built_folder(module, release);
     !conf.built.is_empty()
         && conf.built.iter().all(|built| {
             find_file(root, &folder, &built.name).is_some_and(|(path, there)| {
@@ -258,7 +258,7 @@ pub fn prove(
             continue;
         }
         // dkms leaves an older version's file in place when a module has no version of its own, and says "installed".
-        let made = find_file(root, &format!("{}/module", build_folder(module, release)), &built.name)
+        let made = find_file(root, &built_folder(module, release), &built.name)
             .and_then(|(path, there)| facts_of(root, cache, &path, &there).ok());
         match made {
             Some(made) if made.sha256 != facts.sha256 => {

@@ -176,6 +176,7 @@ impl Tree {
 
 /// The version in the text of a `kernel-K-A` link, when it is the relative `VERSION/K/A` that dkms writes.
 fn claimed_version(root: &Root, link: &str, release: &str, architecture: &str) -> Option<String> {
+    // A link that cannot be read claims nothing: the module then counts as not installed, which is looked into.
     let text = root.read_link(link).ok()?;
     let rest = Path::new(release).join(architecture);
     let version = text.to_str()?.strip_suffix(rest.to_str()?)?.strip_suffix('/')?;

@@ -109,6 +109,7 @@ impl Lock {
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 pub fn is_held(root: &Root, path: &str) -> bool {
     let Some(stat) = root.lookup(path).stat() else { return false };
+    // Without /proc there is nothing to be told by.
     let held = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     // "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"; the device is left out, as some filesystems show another one.
     held.lines().filter(|line| line.contains("FLOCK")).any(|line| {
@@ -144,6 +145,7 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
                 && info().is_ok_and(|i| i.lines().any(|l| l.starts_with("lock:")))
         });
         if holds {
+            // Of a process that has just ended there is nothing to read, and nothing to end either.
             let program = std::fs::read_link(folder.join("exe")).unwrap_or_default();
             let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             let marked = std::fs::read(folder.join("environ")).unwrap_or_default();

@@ -5,6 +5,7 @@
 
 pub mod child;
 pub mod clock;
+pub mod fingerprint;
 pub mod interrupt;
 pub mod lock;
 pub mod log;
@@ -20,6 +21,7 @@ pub fn readable_for_all() {
 
 pub use child::{Child, Ended, Finished, Output};
 pub use clock::Clock;
+pub use fingerprint::Fingerprint;
 pub use lock::Lock;
 pub use root::{FileError, Kind, Listed, Presence, Root, RootKind, Stat, Written};
 pub use tools::Tools;

@@ -160,6 +160,11 @@ pub enum Written {
     Same,
 }
 
+/// How a path inside the root at `root` is spelt on the host. It resolves no link.
+pub fn below(root: &Path, inside: &Path) -> PathBuf {
+    root.join(inside.strip_prefix("/").unwrap_or(inside))
+}
+
 /// A folder that is somebody's `/`.
 #[derive(Debug)]
 pub struct Root {
@@ -204,8 +209,7 @@ impl Root {
 
     /// How a path inside the root is spelt on the host; for messages. It resolves no link.
     pub fn spell(&self, path: impl AsRef<Path>) -> PathBuf {
-        let inside = path.as_ref();
-        self.path.join(inside.strip_prefix("/").unwrap_or(inside))
+        below(&self.path, path.as_ref())
     }
 
     pub(super) fn fail(&self, action: &'static str, path: &Path, cause: impl Into<io::Error>) -> FileError {
