@@ -8,8 +8,8 @@ use crate::cmdline::{PARAMETER, Sources, Switch, effective, parameter};
 use crate::dkms::conf::ConfError;
 use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
 use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Stage, Tree, conf};
-use crate::enforcement::forced_by_configuration;
-use crate::kernel::inventory::{IMAGES, module_folder};
+use crate::enforcement::{KernelFacts, Machine, Patch, Tri, Verdict, at_boot};
+use crate::kernel::inventory::module_folder;
 use crate::kernel::{Installed, Inventory};
 use crate::sys::root::below;
 use crate::world::World;
@@ -27,8 +27,22 @@ pub struct Line {
     pub effective: Vec<u8>,
     /// What that says of `module.sig_unenforce`.
     pub switch: Switch,
-    /// The kernel's configuration forces signatures; none when there is none to read.
-    pub forced: Option<bool>,
+    /// What decides whether it takes modules without a trusted signature.
+    pub kernel: KernelFacts,
+}
+
+impl Line {
+    /// What the kernel does with modules when it is booted with `line`.
+    pub fn verdict_with(&self, line: &[u8], machine: &Machine) -> Verdict {
+        at_boot(&self.kernel.boot(line, machine))
+    }
+
+    /// Whether the parameter makes a difference to this kernel. What cannot be told counts as yes: Clear's kernels all
+    /// demand signatures and know the parameter.
+    pub fn takes_the_parameter(&self, machine: &Machine) -> bool {
+        let verdict = self.verdict_with(&self.effective, machine);
+        verdict.checked != Tri::No && verdict.demanded != Tri::No && self.kernel.patch != Patch::Absent
+    }
 }
 
 /// Everything that was observed.
@@ -36,6 +50,8 @@ pub struct Line {
 pub struct Facts {
     /// Kernels.
     pub inventory: Inventory,
+    /// What decides about modules, whatever the kernel.
+    pub machine: Machine,
     /// The DKMS tree.
     pub tree: Tree,
     /// Every newest module on every tip, and on the running kernel; kernels in the order of work.
@@ -68,6 +84,7 @@ impl Facts {
             boot_entries: boot::read_back(&world.root, &expected_entries(&lines)),
             boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
+            machine: Machine::observe(&world.root),
             inventory,
             tree,
             pairs,
@@ -199,11 +216,7 @@ pub fn line(world: &World, kernel: &Installed) -> Line {
     let effective = effective(&sources);
     Line {
         switch: parameter::read_switch(&effective, PARAMETER),
-        forced: world
-            .root
-            .read(format!("{IMAGES}/config-{release}"))
-            .ok()
-            .map(|c| forced_by_configuration(&c)),
+        kernel: KernelFacts::observe(&world.root, &release, Some(&kernel.image)),
         id: kernel.id.clone(),
         release,
         sources,

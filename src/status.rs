@@ -115,15 +115,15 @@ pub enum Progress {
     BrokenOff,
 }
 
-/// Whether `module.sig_unenforce` is wanted: while a kernel that forces signatures has a module to load.
+/// Whether `module.sig_unenforce` is wanted: while a kernel that demands signatures, and knows the parameter, has a
+/// module to load.
 pub fn sig_unenforce_wanted(settings: &Settings, facts: &Facts) -> bool {
     match settings.sig_unenforce {
         SigUnenforce::On => true,
         SigUnenforce::Off => false,
         SigUnenforce::Auto => facts.pairs.iter().any(|pair| {
-            let forced = facts.lines.iter().find(|l| l.release == pair.release).and_then(|l| l.forced);
-            // Without a configuration to read, the kernel is taken to be one of Clear's, which all force signatures.
-            forced != Some(false) && is_needed(pair)
+            let line = facts.lines.iter().find(|l| l.release == pair.release);
+            line.is_none_or(|line| line.takes_the_parameter(&facts.machine)) && is_needed(pair)
         }),
     }
 }

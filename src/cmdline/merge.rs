@@ -1,68 +1,176 @@
 //! The effective command line, byte for byte as clr-boot-manager 3.3.1 writes it into a boot entry (behind
-//! `root=…`, which is not part of it).
+//! `root=…`, which is not part of it), and where each byte of it comes from.
 //!
 //! `tests/data/cmdline-vectors.jsonl` holds what the real program made of 401 sets of files.
 
-use super::sources::{Fragment, Sources};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::parameter;
+use super::sources::{ADMIN, Fragment, Sources};
+
+/// A line of a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Origin {
+    /// The path inside the root.
+    pub path: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.line)
+    }
+}
+
+/// A piece of the line that comes from one place; none for the blanks that join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The place.
+    pub origin: Option<Origin>,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// One word, as the kernel splits the line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// The bytes, quotes included.
+    pub bytes: Vec<u8>,
+    /// The places that its bytes come from, in order: more than one where a removal glued two words together.
+    pub origins: Vec<Origin>,
+}
+
+/// What one line of a removal file did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// It took these words out.
+    Took(Vec<Word>),
+    /// It began in the middle of a word, and left the rest of it behind, glued to what follows.
+    TookPart {
+        /// The words that lost something, as they were.
+        of: Vec<Word>,
+        /// What stands there now.
+        left: Vec<u8>,
+    },
+    /// Its text is not in the line.
+    NotThere,
+    /// The first place where its text stands is not followed by a blank or the end; later places are not tried.
+    NotAtAnEnd,
+}
+
+/// One line of a removal file, and what it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// The line of the removal file.
+    pub by: Origin,
+    /// Its text.
+    pub text: Vec<u8>,
+    /// What it did.
+    pub effect: Effect,
+}
+
+/// The effective command line, with how it came about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Merged {
+    /// The line.
+    pub line: Vec<u8>,
+    /// The line in pieces, each with its origin.
+    pub pieces: Vec<Piece>,
+    /// The words of the line.
+    pub words: Vec<Word>,
+    /// What the removals did, in their order.
+    pub removed: Vec<Removed>,
+    /// The lines whose NUL byte cut off everything behind it: of the kernel's own line, of all others.
+    pub cut_at: Vec<Origin>,
+}
 
 /// The line.
 pub fn effective(sources: &Sources) -> Vec<u8> {
-    let mut line = cut_at_nul(contents(&sources.kernel));
-    line.push(b' ');
-    if sources.glob_blind {
-        let admin = sources.admin.as_deref().map(contents).unwrap_or_default();
-        line.extend(cut_at_nul(admin));
-        return line;
+    line(sources).0.bytes
+}
+
+/// The line, and how it came about.
+pub fn merge(sources: &Sources) -> Merged {
+    let (buffer, removed, cut_at) = line(sources);
+    Merged {
+        pieces: buffer.pieces(),
+        words: buffer.words(0..buffer.bytes.len()),
+        removed,
+        cut_at,
+        line: buffer.bytes,
     }
-    line.extend(cut_at_nul(global(sources)));
-    remove(line, sources)
+}
+
+fn line(sources: &Sources) -> (Buffer, Vec<Removed>, Vec<Origin>) {
+    let mut cut_at = Vec::new();
+    let mut line = Buffer::default();
+    line.add_contents(&sources.kernel, &sources.kernel_path);
+    cut_at.extend(line.cut_at_nul(0));
+    line.join();
+    let start = line.bytes.len();
+    if sources.glob_blind {
+        if let Some(admin) = &sources.admin {
+            line.add_contents(admin, Path::new(ADMIN));
+        }
+        cut_at.extend(line.cut_at_nul(start));
+        return (line, Vec::new(), cut_at);
+    }
+    global(sources, &mut line);
+    cut_at.extend(line.cut_at_nul(start));
+    let removed = remove(&mut line, sources);
+    (line, removed, cut_at)
 }
 
 /// What all kernels share: vendor fragments, the admin's line, the admin's fragments.
-fn global(sources: &Sources) -> Vec<u8> {
-    let mut line = Vec::new();
-    let mut bump = folder(&sources.vendor, false, &mut line) >= 1;
+fn global(sources: &Sources, line: &mut Buffer) {
+    let mut bump = folder(&sources.vendor, false, line) >= 1;
     if let Some(admin) = &sources.admin {
         if bump {
-            line.push(b' ');
+            line.join();
         }
-        let content = contents(admin);
-        bump |= !content.is_empty();
-        line.extend(content);
+        bump |= line.add_contents(admin, Path::new(ADMIN));
     }
-    folder(&sources.local, bump, &mut line);
-    line
+    folder(&sources.local, bump, line);
 }
 
 /// Appends a folder; gives the number of its files that had content. `bump` says that something came before.
-fn folder(fragments: &[Fragment], mut bump: bool, line: &mut Vec<u8>) -> usize {
+fn folder(fragments: &[Fragment], mut bump: bool, line: &mut Buffer) -> usize {
     let mut with_content = 0;
     for fragment in fragments.iter().filter(|f| f.mask.is_none()) {
         if with_content > 0 || bump {
-            line.push(b' ');
+            line.join();
             bump = false;
         }
-        let content = contents(&fragment.bytes);
-        with_content += usize::from(!content.is_empty());
-        line.extend(content);
+        with_content += usize::from(line.add_contents(&fragment.bytes, &fragment.path));
     }
     with_content
 }
 
 /// The lines of a file that count, joined with one blank.
 pub fn contents(bytes: &[u8]) -> Vec<u8> {
-    lines(bytes).collect::<Vec<_>>().join(&b' ')
+    lines(bytes).map(|(_, line)| line).collect::<Vec<_>>().join(&b' ')
 }
 
-/// The lines of a file that count: stripped, not empty, no comment.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The words of a file, for one that is not part of the line.
+pub fn words_of(bytes: &[u8], path: &Path) -> Vec<Word> {
+    let mut buffer = Buffer::default();
+    buffer.add_contents(bytes, path);
+    buffer.words(0..buffer.bytes.len())
+}
+
+/// The lines of a file that count, with their numbers: stripped, not empty, no comment.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     bytes
         .split(|b| *b == b'\n')
-        .map(|line| {
+        .enumerate()
+        .map(|(at, line)| {
             let start = line.iter().position(|b| !is_blank(*b)).unwrap_or(line.len());
-            strip_end(&line[start..])
+            (at + 1, strip_end(&line[start..]))
         })
-        .filter(|line| !line.is_empty() && !line.starts_with(b"#"))
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#"))
 }
 
 fn is_blank(byte: u8) -> bool {
@@ -74,55 +182,139 @@ fn strip_end(line: &[u8]) -> &[u8] {
     &line[..end]
 }
 
-fn cut_at_nul(mut line: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = line.iter().position(|b| *b == 0) {
-        line.truncate(end);
+/// A line under construction. Each byte knows its place: an index into `places`, [`JOINT`] for a blank that joins.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    from: Vec<usize>,
+    places: Vec<Origin>,
+}
+
+const JOINT: usize = usize::MAX;
+
+impl Buffer {
+    fn add(&mut self, bytes: &[u8], place: usize) {
+        self.bytes.extend_from_slice(bytes);
+        self.from.resize(self.bytes.len(), place);
     }
-    line
+
+    fn join(&mut self) {
+        self.add(b" ", JOINT);
+    }
+
+    /// Appends the lines of a file that count, joined with one blank; true when there were any.
+    fn add_contents(&mut self, bytes: &[u8], path: &Path) -> bool {
+        let mut any = false;
+        for (number, text) in lines(bytes) {
+            if any {
+                self.join();
+            }
+            self.places.push(Origin { path: path.to_owned(), line: number });
+            self.add(text, self.places.len() - 1);
+            any = true;
+        }
+        any
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
+        self.from.truncate(length);
+    }
+
+    /// Cuts what follows the first NUL behind `start`; gives the line that it stood in.
+    fn cut_at_nul(&mut self, start: usize) -> Option<Origin> {
+        let at = start + self.bytes[start..].iter().position(|b| *b == 0)?;
+        let origin = self.places.get(self.from[at]).cloned();
+        self.truncate(at);
+        origin
+    }
+
+    fn pieces(&self) -> Vec<Piece> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut start = 0;
+        for run in self.from.chunk_by(|a, b| a == b) {
+            let bytes = self.bytes[start..start + run.len()].to_vec();
+            pieces.push(Piece { origin: self.places.get(run[0]).cloned(), bytes });
+            start += run.len();
+        }
+        pieces
+    }
+
+    fn words(&self, range: std::ops::Range<usize>) -> Vec<Word> {
+        let spans = parameter::spans(&self.bytes[range.clone()]);
+        spans.into_iter().map(|s| self.word(range.start + s.start..range.start + s.end)).collect()
+    }
+
+    fn word(&self, range: std::ops::Range<usize>) -> Word {
+        let mut origins: Vec<Origin> = Vec::new();
+        for place in self.from[range.clone()].chunk_by(|a, b| a == b) {
+            if let Some(origin) = self.places.get(place[0])
+                && !origins.contains(origin)
+            {
+                origins.push(origin.clone());
+            }
+        }
+        Word { bytes: self.bytes[range].to_vec(), origins }
+    }
 }
 
 /// Takes the removals out. The line is held in a buffer with a length beside it, as clr-boot-manager holds it: a
 /// removal file that cannot be opened strips the buffer but not the length, and leaves a NUL behind.
-fn remove(line: Vec<u8>, sources: &Sources) -> Vec<u8> {
-    let mut buffer = line;
-    let mut length = buffer.len();
-    buffer.push(0);
+fn remove(line: &mut Buffer, sources: &Sources) -> Vec<Removed> {
+    let mut removed = Vec::new();
+    let mut length = line.bytes.len();
+    line.add(b"\0", JOINT);
     for removal in &sources.removals {
-        let stripped = strip_end(&buffer[..length]).len();
+        let stripped = strip_end(&line.bytes[..length]).len();
         // An empty line has no end to strip.
         if length > 0 {
-            buffer[stripped] = 0;
+            line.bytes[stripped] = 0;
         }
         let Some(bytes) = &removal.bytes else { continue };
         length = stripped;
-        for word in lines(bytes) {
-            length = remove_one(&mut buffer, length, word);
+        for (number, text) in lines(bytes) {
+            let (left, effect) = remove_one(line, length, text);
+            length = left;
+            let by = Origin { path: removal.path.clone(), line: number };
+            removed.push(Removed { by, text: text.to_vec(), effect });
         }
     }
-    cut_at_nul(buffer)
+    // Its NUL is ours, or stands where a blank was stripped.
+    line.cut_at_nul(0);
+    removed
 }
 
-/// Takes the first occurrence of `word` out, when it ends there; gives the new length.
-fn remove_one(buffer: &mut [u8], length: usize, word: &[u8]) -> usize {
-    let Some(start) = buffer[..length].windows(word.len()).position(|w| w == word) else {
-        return length;
+/// Takes the first occurrence of `text` out, when it ends there; gives the new length.
+fn remove_one(line: &mut Buffer, length: usize, text: &[u8]) -> (usize, Effect) {
+    let Some(start) = memchr::memmem::find(&line.bytes[..length], text) else {
+        return (length, Effect::NotThere);
     };
-    let mut size = word.len();
+    let mut size = text.len();
     // The character after it is looked at, the one before it is not; later occurrences are not tried.
-    if !matches!(buffer[start + size], 0 | b' ') {
-        return length;
+    if !matches!(line.bytes[start + size], 0 | b' ') {
+        return (length, Effect::NotAtAnEnd);
     }
+    // From the beginning of the word in which it begins.
+    let whole = line.bytes[..start].iter().rposition(|b| parameter::is_separator(*b)).map_or(0, |at| at + 1);
+    let of = line.words(whole..start + size);
     if size == length {
-        buffer[0] = 0;
-        return 0;
+        line.bytes[0] = 0;
+        return (0, Effect::Took(of));
     }
-    if buffer[start + size] == b' ' {
+    if line.bytes[start + size] == b' ' {
         size += 1;
     }
     let rest = (length - start).saturating_sub(size);
-    buffer.copy_within(start + size..start + size + rest, start);
-    buffer[start + rest] = 0;
-    length.saturating_sub(size)
+    line.bytes.copy_within(start + size..start + size + rest, start);
+    line.from.copy_within(start + size..start + size + rest, start);
+    line.bytes[start + rest] = 0;
+    let length = length.saturating_sub(size);
+    if whole == start {
+        return (length, Effect::Took(of));
+    }
+    let end = line.bytes[start..].iter().position(|b| *b == 0 || parameter::is_separator(*b));
+    let left = line.bytes[whole..end.map_or(start, |end| start + end)].to_vec();
+    (length, Effect::TookPart { of, left })
 }
 
 #[cfg(test)]
@@ -151,5 +343,30 @@ mod tests {
         assert_eq!(effective(&sources), b"quiet word");
         sources.glob_blind = true;
         assert_eq!(effective(&sources), b"quiet ");
+    }
+
+    fn with_removals(kernel: &str, removals: &str) -> Merged {
+        let path = PathBuf::from("/etc/kernel/cmdline-removal.d/r.conf");
+        let removal = super::super::sources::Removal { path, bytes: Some(removals.as_bytes().to_vec()) };
+        merge(&Sources { kernel_path: "/k".into(), removals: vec![removal], ..line_of(kernel) })
+    }
+
+    #[test]
+    fn what_a_removal_did() {
+        let merged =
+            with_removals("quiet rw module.sig_unenforce\nfoo=bar\n", "# why\nsig_unenforce\nrw\nqui\nx\n");
+        assert_eq!(merged.line, b"quiet module.foo=bar");
+        let effects: Vec<&Effect> = merged.removed.iter().map(|r| &r.effect).collect();
+        let Effect::TookPart { of, left } = effects[0] else { panic!("{effects:?}") };
+        assert_eq!(
+            (of[0].bytes.as_slice(), left.as_slice()),
+            (b"module.sig_unenforce".as_slice(), b"module.foo=bar".as_slice())
+        );
+        assert_eq!(merged.removed[0].by.line, 2);
+        let Effect::Took(words) = effects[1] else { panic!("{effects:?}") };
+        assert_eq!(words[0].bytes, b"rw");
+        assert_eq!(effects[2..], [&Effect::NotAtAnEnd, &Effect::NotThere]);
+        let glued = merged.words.last().map(|w| w.origins.iter().map(|o| o.line).collect::<Vec<_>>());
+        assert_eq!(glued, Some(vec![1, 2]), "{:?}", merged.words);
     }
 }

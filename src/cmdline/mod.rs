@@ -3,10 +3,11 @@
 
 pub mod merge;
 pub mod parameter;
+pub mod report;
 pub mod sources;
 pub mod writer;
 
-pub use merge::effective;
+pub use merge::{effective, merge};
 pub use parameter::Switch;
 pub use sources::{Fragment, Mask, Sources};
 

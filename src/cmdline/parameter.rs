@@ -1,7 +1,11 @@
-//! How the kernel reads one boolean parameter from its command line; measured on booted kernels.
+//! How the kernel reads its command line: words, quotes, names, booleans. Measured on booted kernels (6.1 and 6.12).
+
+use std::ops::Range;
 
 /// The bytes of a command line that the kernel keeps.
-const LINE_LIMIT: usize = 2047;
+pub const LINE_LIMIT: usize = 2047;
+/// From this length on a line is worth a warning: the boot loader puts some words in front of it.
+pub const LINE_WARNING: usize = 2000;
 
 /// What a command line says of a boolean that, once true, stays true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,100 +29,265 @@ impl Switch {
     }
 }
 
-/// Reads the parameter `name` (as `module.sig_unenforce`).
-pub fn read_switch(line: &[u8], name: &str) -> Switch {
-    let line = &line[..line.len().min(LINE_LIMIT)];
-    let mut result = Switch::Off;
-    for word in words(line) {
-        if word.text == b"--" {
-            break;
-        }
-        if word.unclosed {
-            return if result == Switch::On { Switch::On } else { Switch::Unknown };
-        }
-        let (found, value) = match word.text.iter().position(|b| *b == b'=') {
-            Some(at) => (&word.text[..at], Some(&word.text[at + 1..])),
-            None => (word.text.as_slice(), None),
-        };
-        if found == b"bootconfig" && result == Switch::Off {
-            result = Switch::Unknown;
-        }
-        if !same_name(found, name.as_bytes()) {
-            continue;
-        }
-        match value.map(boolean) {
-            None | Some(Some(true)) => return Switch::On,
-            Some(Some(false)) => {}
-            Some(None) => {
-                if value.is_some_and(|v| matches!(v.first(), Some(b'e' | b'd'))) {
-                    result = Switch::Unknown;
+/// What kernels differ in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dialect {
+    /// It may know `enabled` and `disabled` as booleans. 6.12 and before do not; some later ones do.
+    pub enabled_words: bool,
+    /// It may read an extra command line out of its initrd, when the word `bootconfig` asks for it.
+    pub bootconfig: bool,
+}
+
+/// A kernel of which nothing is known.
+impl Default for Dialect {
+    fn default() -> Dialect {
+        Dialect { enabled_words: true, bootconfig: true }
+    }
+}
+
+/// One word of the line, as the kernel takes it apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Argument {
+    /// What stands before the `=`, without quotes.
+    pub name: Vec<u8>,
+    /// What stands behind the `=`, without quotes; none without `=`.
+    pub value: Option<Vec<u8>>,
+    /// A quote was opened in it and not closed: it goes on to the end of the line.
+    pub unclosed: bool,
+    /// Where it stands in the line.
+    pub span: Range<usize>,
+}
+
+/// Why the kernel takes no notice of a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deaf {
+    /// It stands behind `--`: it is for init.
+    BehindDashes,
+    /// It ends behind the last byte that the kernel keeps.
+    TooFar,
+}
+
+/// A command line, taken apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Arguments {
+    /// What the kernel takes notice of.
+    pub heard: Vec<Argument>,
+    /// What it does not.
+    pub unheard: Vec<(Argument, Deaf)>,
+}
+
+impl Arguments {
+    /// Takes a line apart.
+    pub fn read(line: &[u8]) -> Arguments {
+        let mut arguments = Arguments::default();
+        let mut behind = false;
+        for span in spans(line) {
+            let argument = Argument::read(line, span);
+            // `"--"` too, but not `--=x`.
+            let dashes = argument.name == b"--" && argument.value.is_none();
+            behind |= dashes;
+            if behind {
+                if !dashes {
+                    arguments.unheard.push((argument, Deaf::BehindDashes));
                 }
+            } else if argument.span.end > LINE_LIMIT {
+                arguments.unheard.push((argument, Deaf::TooFar));
+            } else {
+                arguments.heard.push(argument);
             }
         }
+        arguments
     }
-    result
-}
 
-struct Word {
-    text: Vec<u8>,
-    unclosed: bool,
-}
-
-/// The words of a line: separated by blanks outside of double quotes. One pair of quotes around the whole word or
-/// around the whole value goes.
-fn words(line: &[u8]) -> Vec<Word> {
-    let mut found = Vec::new();
-    let mut rest = line;
-    loop {
-        let start = rest.iter().position(|b| !is_separator(*b)).unwrap_or(rest.len());
-        rest = &rest[start..];
-        if rest.is_empty() {
-            return found;
+    /// Reads a boolean that, once true, stays true: `module.sig_enforce`, `module.sig_unenforce`.
+    pub fn switch(&self, name: &str, dialect: Dialect) -> Switch {
+        let mut result = Switch::Off;
+        for argument in &self.heard {
+            if argument.unclosed {
+                // What is swallowed is data; but where the quote stands in the word itself, it depends on what
+                // the boot loader makes of the end of the line.
+                if argument.text_begins_with(name) {
+                    result = Switch::Unknown;
+                }
+                continue;
+            }
+            if dialect.bootconfig && argument.name == b"bootconfig" {
+                result = Switch::Unknown;
+            }
+            if !argument.is_named(name) {
+                continue;
+            }
+            match argument.value.as_deref().map(boolean) {
+                None | Some(Boolean::True) => return Switch::On,
+                Some(Boolean::LaterWord) if dialect.enabled_words => result = Switch::Unknown,
+                Some(Boolean::False | Boolean::LaterWord | Boolean::Wrong) => {}
+            }
         }
-        let mut quoted = false;
-        let end = rest
-            .iter()
-            .position(|b| {
-                quoted ^= *b == b'"';
-                !quoted && is_separator(*b)
-            })
-            .unwrap_or(rest.len());
-        found.push(Word { text: unquoted(&rest[..end]), unclosed: quoted });
-        rest = &rest[end..];
+        // A word that is cut in the middle may keep what matters.
+        let cut = |(a, why): &(Argument, Deaf)| {
+            *why == Deaf::TooFar
+                && a.is_named(name)
+                && a.span.start + name.len() <= LINE_LIMIT
+                && a.value.is_some()
+        };
+        if result == Switch::Off && self.unheard.iter().any(cut) { Switch::Unknown } else { result }
     }
+
+    /// The values of a parameter, in order; a missing one is empty.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.heard
+            .iter()
+            .filter(move |a| a.is_named(name) && !a.unclosed)
+            .map(|a| a.value.as_deref().unwrap_or_default())
+    }
+
+    /// Why words that look like the parameter are not what they seem, in words.
+    pub fn remarks(&self, name: &str) -> Vec<String> {
+        let base = name.rsplit('.').next().unwrap_or(name);
+        let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut remarks = Vec::new();
+        for argument in &self.heard {
+            let whole = shown(&argument.text());
+            if argument.unclosed && argument.mentions(base) {
+                remarks.push("a quote that is not closed swallows the rest of the line".to_owned());
+            } else if argument.is_named(name) {
+                match argument.value.as_deref().map(boolean) {
+                    None | Some(Boolean::True) => {}
+                    Some(Boolean::False) => {
+                        remarks.push(format!("{whole} says false, which changes nothing"))
+                    }
+                    Some(Boolean::LaterWord) => {
+                        remarks.push(format!("whether {whole} counts depends on the kernel's version"));
+                    }
+                    Some(Boolean::Wrong) => {
+                        remarks.push(format!("{whole} has no boolean value: it is ignored"))
+                    }
+                }
+            } else if argument.name_mentions(base) {
+                remarks.push(format!("{whole} is not {name}: the kernel ignores it without a message"));
+            } else if argument.mentions(base) {
+                remarks.push(format!("{whole} holds {base} as data of another parameter"));
+            }
+        }
+        for (argument, why) in self.unheard.iter().filter(|(a, _)| a.is_named(name)) {
+            let whole = shown(&argument.text());
+            remarks.push(match why {
+                Deaf::BehindDashes => format!("{whole} stands behind `--`, where the kernel does not look"),
+                Deaf::TooFar => {
+                    format!("{whole} stands behind byte {LINE_LIMIT}, where the kernel cuts the line")
+                }
+            });
+        }
+        remarks
+    }
+}
+
+impl Argument {
+    fn read(line: &[u8], span: Range<usize>) -> Argument {
+        let raw = &line[span.clone()];
+        let unclosed = raw.iter().filter(|b| **b == b'"').count() % 2 == 1;
+        let strip = |text: &[u8]| -> Vec<u8> {
+            match text.strip_prefix(b"\"") {
+                Some(inner) => inner.strip_suffix(b"\"").unwrap_or(inner).to_vec(),
+                None => text.to_vec(),
+            }
+        };
+        // One pair of quotes around the whole word or around the whole value goes.
+        let text = strip(raw);
+        let (name, value) = match text.iter().position(|b| *b == b'=') {
+            Some(at) => (text[..at].to_vec(), Some(strip(&text[at + 1..]))),
+            None => (text, None),
+        };
+        Argument { name, value, unclosed, span }
+    }
+
+    /// The word without its quotes.
+    fn text(&self) -> Vec<u8> {
+        match &self.value {
+            Some(value) => [&self.name, b"=".as_slice(), value].concat(),
+            None => self.name.clone(),
+        }
+    }
+
+    /// Whether it is that parameter: dash and underscore are one letter; case matters.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name.iter().map(fold).eq(name.as_bytes().iter().map(fold))
+    }
+
+    /// The value as a boolean that every kernel reads so; none for one that is an error.
+    pub fn as_boolean(&self) -> Option<bool> {
+        match self.value.as_deref().map(boolean) {
+            None | Some(Boolean::True) => Some(true),
+            Some(Boolean::False) => Some(false),
+            Some(Boolean::LaterWord | Boolean::Wrong) => None,
+        }
+    }
+
+    fn text_begins_with(&self, name: &str) -> bool {
+        let text = self.text();
+        text.len() >= name.len() && text.iter().zip(name.as_bytes()).all(|(a, b)| fold(a) == fold(b))
+    }
+
+    fn mentions(&self, base: &str) -> bool {
+        mentions(&self.text(), base)
+    }
+
+    fn name_mentions(&self, base: &str) -> bool {
+        mentions(&self.name, base)
+    }
+}
+
+fn fold(byte: &u8) -> u8 {
+    if *byte == b'-' { b'_' } else { *byte }
+}
+
+fn mentions(text: &[u8], base: &str) -> bool {
+    let folded: Vec<u8> = text.iter().map(|b| fold(b).to_ascii_lowercase()).collect();
+    memchr::memmem::find(&folded, base.as_bytes()).is_some()
+}
+
+/// Reads the parameter `name` (as `module.sig_unenforce`) for a kernel of which nothing else is known.
+pub fn read_switch(line: &[u8], name: &str) -> Switch {
+    Arguments::read(line).switch(name, Dialect::default())
+}
+
+/// Where the words of a line stand: separated by blanks outside of double quotes.
+pub fn spans(line: &[u8]) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(start) = line[at..].iter().position(|b| !is_separator(*b)) {
+        let start = at + start;
+        let mut quoted = false;
+        let end = line[start..].iter().position(|b| {
+            quoted ^= *b == b'"';
+            !quoted && is_separator(*b)
+        });
+        at = end.map_or(line.len(), |end| start + end);
+        found.push(start..at);
+    }
+    found
 }
 
 /// Bytes 09 to 0D, 20 and A0: the kernel's `isspace` knows Latin-1.
-fn is_separator(byte: u8) -> bool {
+pub fn is_separator(byte: u8) -> bool {
     matches!(byte, 0x09..=0x0d | 0x20 | 0xa0)
 }
 
-fn unquoted(word: &[u8]) -> Vec<u8> {
-    let strip = |text: &[u8]| -> Vec<u8> {
-        match text.strip_prefix(b"\"") {
-            Some(inner) => inner.strip_suffix(b"\"").unwrap_or(inner).to_vec(),
-            None => text.to_vec(),
-        }
-    };
-    let word = strip(word);
-    match word.iter().position(|b| *b == b'=') {
-        Some(at) => [&word[..=at], &strip(&word[at + 1..])].concat(),
-        None => word,
-    }
-}
-
-/// Dash and underscore are one letter; case matters.
-fn same_name(a: &[u8], b: &[u8]) -> bool {
-    let fold = |byte: &u8| if *byte == b'-' { b'_' } else { *byte };
-    a.iter().map(fold).eq(b.iter().map(fold))
+enum Boolean {
+    True,
+    False,
+    /// `e…` and `d…`, which later kernels know.
+    LaterWord,
+    Wrong,
 }
 
 /// The kernel's boolean: only the first letter counts, after `o` the second.
-fn boolean(value: &[u8]) -> Option<bool> {
+fn boolean(value: &[u8]) -> Boolean {
     match value {
-        [b'1' | b'y' | b'Y' | b't' | b'T', ..] | [b'o' | b'O', b'n' | b'N', ..] => Some(true),
-        [b'0' | b'n' | b'N' | b'f' | b'F', ..] | [b'o' | b'O', b'f' | b'F', ..] => Some(false),
-        _ => None,
+        [b'1' | b'y' | b'Y' | b't' | b'T', ..] | [b'o' | b'O', b'n' | b'N', ..] => Boolean::True,
+        [b'0' | b'n' | b'N' | b'f' | b'F', ..] | [b'o' | b'O', b'f' | b'F', ..] => Boolean::False,
+        [b'e' | b'E' | b'd' | b'D', ..] => Boolean::LaterWord,
+        _ => Boolean::Wrong,
     }
 }
 
@@ -161,7 +330,8 @@ mod tests {
         for line in off {
             assert_eq!(read_switch(line.as_bytes(), super::super::PARAMETER), Switch::Off, "{line}");
         }
-        for line in ["module.sig_unenforce=enabled", "x=\"a module.sig_unenforce", "quiet bootconfig"] {
+        assert_eq!(read_switch(b"x=\"a module.sig_unenforce", super::super::PARAMETER), Switch::Off);
+        for line in ["module.sig_unenforce=enabled", "x \"module.sig_unenforce", "quiet bootconfig"] {
             assert_eq!(read_switch(line.as_bytes(), super::super::PARAMETER), Switch::Unknown, "{line}");
         }
         let late = format!("{} module.sig_unenforce", "x".repeat(2040));

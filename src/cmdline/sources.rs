@@ -54,6 +54,8 @@ pub struct Removal {
 pub struct Sources {
     /// The kernel's own file.
     pub kernel: Vec<u8>,
+    /// The path of it inside the root.
+    pub kernel_path: PathBuf,
     /// The vendor's fragments, sorted.
     pub vendor: Vec<Fragment>,
     /// The admin's line, when any entry of that name is there.
@@ -74,6 +76,7 @@ impl Sources {
     pub fn copy(&self) -> Sources {
         Sources {
             kernel: self.kernel.clone(),
+            kernel_path: self.kernel_path.clone(),
             vendor: self.vendor.clone(),
             admin: self.admin.clone(),
             local: self.local.clone(),
@@ -86,7 +89,8 @@ impl Sources {
     /// Reads what the command line of the kernel `release` is made of.
     pub fn observe(root: &Root, release: &str) -> Sources {
         let mut unreadable = Vec::new();
-        let kernel = content(root, Path::new(&format!("{IMAGES}/cmdline-{release}")), &mut unreadable);
+        let kernel_path = PathBuf::from(format!("{IMAGES}/cmdline-{release}"));
+        let kernel = content(root, &kernel_path, &mut unreadable);
         let local_names = names(root, LOCAL, &mut unreadable);
         // That it cannot be listed is told by the line above.
         let every_local = root.list_optional(LOCAL).unwrap_or_default();
@@ -124,7 +128,8 @@ impl Sources {
             })
             .collect();
         let glob_blind = root.path().to_string_lossy().contains(['[', '*', '?', '\\']);
-        Sources { kernel: kernel.unwrap_or_default(), vendor, admin, local, removals, unreadable, glob_blind }
+        let kernel = kernel.unwrap_or_default();
+        Sources { kernel, kernel_path, vendor, admin, local, removals, unreadable, glob_blind }
     }
 }
 

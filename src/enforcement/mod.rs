@@ -1,21 +1,139 @@
-//! Will this kernel refuse a module without a trusted signature?
+//! Will this kernel take a module without a trusted signature: as configured, at the next boot, and now?
 //!
-//! So far only what the kernel's own configuration says of it: a DKMS module is never signed by a key that a Clear
-//! kernel trusts, so a kernel with `CONFIG_MODULE_SIG_FORCE` needs `module.sig_unenforce`.
+//! [`verdict`] holds the rules, as pure functions on facts; they agree with every row of
+//! `tests/data/enforcement-vectors.jsonl`, which was measured on booted kernels. [`observe`] reads the facts of a root,
+//! [`config`] and [`patch`] those of one kernel; [`report`] is the document that screen, JSON and status are made from.
 
-/// Whether the configuration forces signatures; `config` is the text of `config-RELEASE`.
-pub fn forced_by_configuration(config: &[u8]) -> bool {
-    config.split(|b| *b == b'\n').any(|line| line == b"CONFIG_MODULE_SIG_FORCE=y")
+pub mod config;
+pub mod observe;
+pub mod patch;
+pub mod running;
+pub mod verdict;
+
+use serde::{Deserialize, Serialize};
+
+pub use config::KernelConfig;
+pub use observe::{KernelFacts, Machine};
+pub use patch::Patch;
+pub use running::{Runtime, now};
+pub use verdict::{Boot, Verdict, at_boot};
+
+/// What a fact says, when it may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tri {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+    /// It cannot be told.
+    Unknown,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Tri {
+    /// From a fact that may be missing.
+    pub fn of(fact: Option<bool>) -> Tri {
+        match fact {
+            Some(true) => Tri::Yes,
+            Some(false) => Tri::No,
+            None => Tri::Unknown,
+        }
+    }
 
-    #[test]
-    fn whole_lines_count() {
-        assert!(forced_by_configuration(b"CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_FORCE=y\n"));
-        assert!(!forced_by_configuration(b"# CONFIG_MODULE_SIG_FORCE is not set\nCONFIG_MODULE_SIG=y\n"));
-        assert!(!forced_by_configuration(b""));
+    fn and(self, other: Tri) -> Tri {
+        match (self, other) {
+            (Tri::No, _) | (_, Tri::No) => Tri::No,
+            (Tri::Yes, Tri::Yes) => Tri::Yes,
+            _ => Tri::Unknown,
+        }
+    }
+
+    fn or(self, other: Tri) -> Tri {
+        self.not().and(other.not()).not()
+    }
+
+    fn not(self) -> Tri {
+        match self {
+            Tri::Yes => Tri::No,
+            Tri::No => Tri::Yes,
+            Tri::Unknown => Tri::Unknown,
+        }
+    }
+}
+
+/// UEFI Secure Boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecureBoot {
+    /// It is on.
+    On,
+    /// It is off, or the firmware has none.
+    Off,
+    /// It cannot be told: an image, or variables that cannot be read.
+    Unknown,
+}
+
+/// What the signature of a module is worth to a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Signed by a key that the kernel trusts.
+    Trusted,
+    /// Without a signature that the kernel looks at.
+    Unsigned,
+    /// Signed by a key that the kernel does not know, or in a way that it does not support.
+    UnknownKey,
+    /// Signed by a trusted key, and changed since.
+    Damaged,
+    /// With a signature that cannot be parsed.
+    Unparsable,
+}
+
+/// Why a module is refused, as the system call says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Refusal {
+    /// No trusted signature, and one is demanded; or a damaged module.
+    EKeyRejected,
+    /// Lockdown, or no module is loaded at all any more.
+    EPerm,
+    /// IMA demands a signature of its own.
+    EAcces,
+    /// The signature cannot be parsed.
+    EBadMsg,
+}
+
+/// What happens to a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It loads.
+    Loads,
+    /// It loads, and taints the kernel: `E`, unsigned module.
+    Taints,
+    /// It is refused; none when it depends on a missing fact how.
+    Refused(Option<Refusal>),
+    /// It depends on a missing fact.
+    Unknown,
+}
+
+impl Outcome {
+    /// One word for reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Loads => "loads",
+            Outcome::Taints => "taints",
+            Outcome::Refused(_) => "refused",
+            Outcome::Unknown => "unknown",
+        }
+    }
+
+    /// The error, when it is refused and that is known.
+    pub fn error(self) -> Option<Refusal> {
+        match self {
+            Outcome::Refused(error) => error,
+            _ => None,
+        }
+    }
+
+    /// The module will be there.
+    pub fn is_loaded(self) -> bool {
+        matches!(self, Outcome::Loads | Outcome::Taints)
     }
 }

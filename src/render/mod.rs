@@ -1,6 +1,10 @@
-//! Renderings of the status document for people.
+//! Renderings for people.
 
+pub mod cmdline;
 pub mod text;
+
+/// The width that lines keep to, where what they quote lets them.
+pub const WIDTH: usize = 80;
 
 /// Text that came from files or programs, safe for a terminal: control characters are shown, not obeyed.
 pub fn shown(text: &str) -> String {
@@ -8,4 +12,26 @@ pub fn shown(text: &str) -> String {
         if c.is_control() { c.escape_default().collect() } else { String::from(c) }
     };
     text.chars().map(escape).collect()
+}
+
+/// A text broken at blanks, with something in front of its first line and of the others; a word that is too long stays
+/// whole, so that it can be copied.
+pub fn broken(text: &str, first: &str, other: &str) -> Vec<String> {
+    let mut lines = vec![first.to_owned()];
+    let mut fresh = true;
+    for word in text.split_whitespace() {
+        let length = lines.last().map_or(0, |l| l.chars().count());
+        if !fresh && length + 1 + word.chars().count() > WIDTH - 2 {
+            lines.push(other.to_owned());
+            fresh = true;
+        }
+        if let Some(line) = lines.last_mut() {
+            if !fresh {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        fresh = false;
+    }
+    lines
 }

@@ -2,14 +2,11 @@
 
 use anstyle::{AnsiColor, Style};
 
-use super::shown;
+use super::{broken, shown};
 use crate::dkms::plan::State;
 use crate::kernel::Headers;
 use crate::state::ModuleRecord;
 use crate::status::{Document, KernelStatus, Verdict};
-
-/// The width that lines keep to, where what they quote lets them.
-const WIDTH: usize = 80;
 
 /// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
 pub fn screen(document: &Document) -> String {
@@ -138,26 +135,4 @@ fn boot_entries(document: &Document) -> String {
 /// A text indented by two blanks and broken at blanks.
 fn wrapped(text: &str) -> Vec<String> {
     broken(text, "  ", "    ")
-}
-
-/// A text broken at blanks, with something in front of its first line and of the others; a word that is too long stays
-/// whole, so that it can be copied.
-fn broken(text: &str, first: &str, other: &str) -> Vec<String> {
-    let mut lines = vec![first.to_owned()];
-    let mut fresh = true;
-    for word in text.split_whitespace() {
-        let length = lines.last().map_or(0, |l| l.chars().count());
-        if !fresh && length + 1 + word.chars().count() > WIDTH - 2 {
-            lines.push(other.to_owned());
-            fresh = true;
-        }
-        if let Some(line) = lines.last_mut() {
-            if !fresh {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        fresh = false;
-    }
-    lines
 }

@@ -5,6 +5,7 @@
 
 pub mod child;
 pub mod clock;
+pub mod efi;
 pub mod fingerprint;
 pub mod interrupt;
 pub mod lock;

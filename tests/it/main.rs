@@ -3,6 +3,7 @@
 
 mod cmdline_change;
 mod cmdline_show;
+mod enforcement_vectors;
 mod hostile;
 mod inventory;
 mod motd;

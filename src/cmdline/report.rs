@@ -1,0 +1,194 @@
+//! What an admin may want to know of one kernel's command line: each word with its origin, and what is not on the line
+//! though a file names it, with the reason.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::merge::{Effect, Merged, Origin, Word, words_of};
+use super::parameter::{Arguments, LINE_LIMIT, LINE_WARNING};
+use super::sources::{ADMIN, Fragment, Mask, Sources};
+use super::{PARAMETER, Switch, parameter};
+
+/// What became of a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It is on the line.
+    Effective,
+    /// A removal took it out.
+    Removed,
+    /// A removal took a part of it; what is left stands on the line, as another word.
+    PartRemoved,
+    /// Its fragment is masked.
+    Masked,
+}
+
+/// One word of some file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// The word; bytes that are no UTF-8 are replaced.
+    pub word: String,
+    /// What became of it.
+    pub state: Fate,
+    /// Where it stands.
+    pub origins: Vec<Origin>,
+    /// What took it out or masks it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// A fragment that is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Masked {
+    /// The fragment.
+    pub path: PathBuf,
+    /// What masks it.
+    pub by: PathBuf,
+    /// How: `same-name`, or `dev-null`.
+    pub how: &'static str,
+}
+
+/// One line of a removal file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RemovalReport {
+    /// Where it stands.
+    pub by: Origin,
+    /// Its text.
+    pub text: String,
+    /// `removed`, `part-removed`, or `none`.
+    pub effect: &'static str,
+    /// What was left of the word, or why there was no effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// One kernel's command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LineReport {
+    /// The kernel release.
+    pub release: String,
+    /// The kernel id.
+    pub id: String,
+    /// The line; bytes that are no UTF-8 are replaced (`--raw` has them).
+    pub cmdline: String,
+    /// `on`, `off` or `unknown`.
+    pub sig_unenforce: &'static str,
+    /// The masked fragments, in words.
+    pub masked: Vec<String>,
+    /// Bytes of the line.
+    pub length: usize,
+    /// Every word that some file names.
+    pub words: Vec<Row>,
+    /// The masked fragments.
+    pub masks: Vec<Masked>,
+    /// What the removals did.
+    pub removals: Vec<RemovalReport>,
+    /// What is odd about the line.
+    pub remarks: Vec<String>,
+    /// What could not be read, though it may count.
+    pub unreadable: Vec<String>,
+}
+
+/// Makes it.
+pub fn report(release: &str, id: &str, sources: &Sources, merged: &Merged) -> LineReport {
+    let switch: Switch = parameter::read_switch(&merged.line, PARAMETER);
+    LineReport {
+        release: release.to_owned(),
+        id: id.to_owned(),
+        cmdline: text(&merged.line),
+        sig_unenforce: switch.word(),
+        masked: all_fragments(sources).filter_map(masked_in_words).collect(),
+        length: merged.line.len(),
+        words: rows(sources, merged),
+        masks: all_fragments(sources).filter_map(mask_of).collect(),
+        removals: merged.removed.iter().map(removal).collect(),
+        remarks: remarks(sources, merged),
+        unreadable: sources.unreadable.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn all_fragments(sources: &Sources) -> impl Iterator<Item = &Fragment> {
+    sources.vendor.iter().chain(&sources.local)
+}
+
+fn mask_of(fragment: &Fragment) -> Option<Masked> {
+    let (by, how) = match fragment.mask.as_ref()? {
+        Mask::SameName => (Path::new(super::sources::LOCAL).join(&fragment.name), "same-name"),
+        Mask::DevNull => (PathBuf::from("/dev/null"), "dev-null"),
+    };
+    Some(Masked { path: fragment.path.clone(), by, how })
+}
+
+fn masked_in_words(fragment: &Fragment) -> Option<String> {
+    let by = match fragment.mask.as_ref()? {
+        Mask::SameName => "an entry of the same name in /etc/kernel/cmdline.d",
+        Mask::DevNull => "a link to /dev/null",
+    };
+    Some(format!("{} by {by}", fragment.path.display()))
+}
+
+fn rows(sources: &Sources, merged: &Merged) -> Vec<Row> {
+    let row = |word: &Word, state, by: Option<String>| Row {
+        word: text(&word.bytes),
+        state,
+        origins: word.origins.clone(),
+        by,
+    };
+    let mut rows: Vec<Row> = merged.words.iter().map(|w| row(w, Fate::Effective, None)).collect();
+    for removed in &merged.removed {
+        let (words, state) = match &removed.effect {
+            Effect::Took(words) => (words, Fate::Removed),
+            Effect::TookPart { of, .. } => (of, Fate::PartRemoved),
+            Effect::NotThere | Effect::NotAtAnEnd => continue,
+        };
+        rows.extend(words.iter().map(|w| row(w, state, Some(removed.by.to_string()))));
+    }
+    for fragment in all_fragments(sources) {
+        let Some(mask) = mask_of(fragment) else { continue };
+        let words = words_of(&fragment.bytes, &fragment.path);
+        rows.extend(words.iter().map(|w| row(w, Fate::Masked, Some(mask.by.display().to_string()))));
+    }
+    rows
+}
+
+fn removal(removed: &super::merge::Removed) -> RemovalReport {
+    let (effect, detail) = match &removed.effect {
+        Effect::Took(_) => ("removed", None),
+        Effect::TookPart { left, .. } => ("part-removed", Some(format!("it left {} behind", text(left)))),
+        Effect::NotThere => ("none", Some("it is not on the line".to_owned())),
+        Effect::NotAtAnEnd => (
+            "none",
+            Some("where it first stands, a word goes on behind it; later places are not tried".to_owned()),
+        ),
+    };
+    RemovalReport { by: removed.by.clone(), text: text(&removed.text), effect, detail }
+}
+
+fn remarks(sources: &Sources, merged: &Merged) -> Vec<String> {
+    let mut remarks = Arguments::read(&merged.line).remarks(PARAMETER);
+    for origin in &merged.cut_at {
+        let whose = if origin.path == sources.kernel_path { "of this file" } else { "of all fragments" };
+        remarks.push(format!("a NUL byte in {origin} cuts off what follows it {whose}"));
+    }
+    if merged.line.len() > LINE_LIMIT {
+        let length = merged.line.len();
+        remarks.push(format!("the line has {length} bytes: the kernel cuts it at {LINE_LIMIT}"));
+    } else if merged.line.len() > LINE_WARNING {
+        let length = merged.line.len();
+        remarks.push(format!(
+            "the line has {length} bytes, and the boot loader puts some words in front: the kernel keeps {LINE_LIMIT}"
+        ));
+    }
+    if sources.glob_blind {
+        remarks.push(format!(
+            "the root's path has a character of glob(7): below it clr-boot-manager finds no fragment and no \
+             removal, only {ADMIN}"
+        ));
+    }
+    remarks
+}

@@ -1,0 +1,221 @@
+//! The facts of a root that verdicts are made from.
+
+use crate::kernel::inventory::{IMAGES, module_folder};
+use crate::sys::{Kind, Presence, Root, RootKind, efi};
+
+use super::{Boot, KernelConfig, Patch, Runtime, SecureBoot, patch};
+
+/// How the kernel shows its own parameters.
+const PARAMETERS: &str = "/sys/module/module/parameters";
+/// Where the security modules show themselves.
+const SECURITY: &str = "/sys/kernel/security";
+/// The IMA policy that systemd loads at boot.
+const IMA_POLICY: &str = "/etc/ima/ima-policy";
+/// Shim's word that it does not verify what it starts; its mirror that a running system can read.
+const MOK_STATE: &str = "MokSBStateRT";
+/// The vendor of shim's variables.
+const SHIM: &str = "605dab50-e046-4300-abb6-3dd810dd8b23";
+
+/// What does not depend on the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Secure Boot.
+    pub secure_boot: SecureBoot,
+    /// The admin has an IMA policy that appraises modules.
+    pub ima_policy: bool,
+    /// What the running kernel says of itself; none in an image.
+    pub runtime: Option<Runtime>,
+    /// The command line of the running kernel.
+    pub line: Option<Vec<u8>>,
+    /// What taints the running kernel, as letters.
+    pub taint: Option<String>,
+}
+
+impl Machine {
+    /// Looks at a root.
+    pub fn observe(root: &Root) -> Machine {
+        let live = root.kind() != RootKind::Image;
+        let appraises = |policy: &[u8]| {
+            policy.split(|b| *b == b'\n').any(|rule| {
+                let has = |word: &[u8]| rule.split(u8::is_ascii_whitespace).any(|w| w == word);
+                has(b"appraise") && (has(b"func=MODULE_CHECK") || !contains(rule, b"func="))
+            })
+        };
+        // A policy that cannot be read is one that we cannot promise anything about; there is hardly ever one.
+        let ima_policy = match root.read_optional(IMA_POLICY) {
+            Ok(policy) => policy.as_deref().is_some_and(appraises),
+            Err(_) => true,
+        };
+        Machine {
+            secure_boot: if live { secure_boot(root) } else { SecureBoot::Unknown },
+            ima_policy,
+            runtime: live.then(|| runtime(root, appraises)),
+            line: if live { pseudo_file(root, "/proc/cmdline") } else { None },
+            taint: if live { taint(root) } else { None },
+        }
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    memchr::memmem::find(text, part).is_some()
+}
+
+/// A file in which the kernel says something, without its newline; none when it cannot be read.
+fn pseudo_file(root: &Root, path: &str) -> Option<Vec<u8>> {
+    match root.read(path) {
+        Ok(bytes) => Some(bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec()),
+        Err(e) => {
+            // The verdict names the fact that is missing.
+            tracing::debug!("{e}");
+            None
+        }
+    }
+}
+
+fn flag(root: &Root, path: &str) -> Option<bool> {
+    match pseudo_file(root, path)?.as_slice() {
+        b"Y" | b"1" => Some(true),
+        b"N" | b"0" => Some(false),
+        _ => None,
+    }
+}
+
+fn runtime(root: &Root, appraises: impl Fn(&[u8]) -> bool) -> Runtime {
+    let sig_enforce = flag(root, &format!("{PARAMETERS}/sig_enforce"));
+    let unenforce = format!("{PARAMETERS}/sig_unenforce");
+    let sig_unenforce = match root.lookup(&unenforce) {
+        Presence::There(_) => flag(root, &unenforce).map(Some),
+        // Only beside its sister is its absence a fact.
+        Presence::Absent => sig_enforce.map(|_| None),
+        Presence::Unreadable(_) => None,
+    };
+    let modules: Option<Vec<u8>> = pseudo_file(root, &format!("{SECURITY}/lsm"));
+    let has_lockdown = modules.map(|list| list.split(|b| *b == b',').any(|name| name == b"lockdown"));
+    let level = pseudo_file(root, &format!("{SECURITY}/lockdown"));
+    let raised = level.as_deref().and_then(|text| {
+        let chosen = text.split(|b| *b == b'[').nth(1)?.split(|b| *b == b']').next()?;
+        Some(chosen != b"none")
+    });
+    let locked = match (raised, has_lockdown) {
+        // The file shows a level also where the module never started.
+        (_, Some(false)) | (Some(false), _) => Some(false),
+        (Some(true), Some(true)) => Some(true),
+        _ => None,
+    };
+    let no_ima = has_lockdown.is_some() && !root.lookup(format!("{SECURITY}/ima")).is_there();
+    let policy = pseudo_file(root, &format!("{SECURITY}/ima/policy"));
+    Runtime {
+        sig_enforce,
+        sig_unenforce,
+        modules_disabled: flag(root, "/proc/sys/kernel/modules_disabled"),
+        locked,
+        ima: if no_ima { Some(false) } else { policy.as_deref().map(appraises) },
+    }
+}
+
+/// Secure Boot, as the kernel's own loader decides it: the firmware's word, unless the firmware is still in setup mode
+/// or shim was told not to verify.
+fn secure_boot(root: &Root) -> SecureBoot {
+    if matches!(efi::is_there(root), Presence::Absent) {
+        // A machine without UEFI has no Secure Boot.
+        return SecureBoot::Off;
+    }
+    let byte = |name: &str, guid: &str| match efi::variable(root, name, guid) {
+        Ok(value) => Ok(value.and_then(|v| v.first().copied())),
+        Err(e) => {
+            tracing::debug!("{e}");
+            Err(e)
+        }
+    };
+    match (byte("SecureBoot", efi::GLOBAL), byte("SetupMode", efi::GLOBAL)) {
+        (Ok(Some(1)), Ok(Some(1))) | (Ok(Some(0)), _) => SecureBoot::Off,
+        (Ok(Some(1)), Ok(_)) => match byte(MOK_STATE, SHIM) {
+            Ok(Some(1)) => SecureBoot::Off,
+            _ => SecureBoot::On,
+        },
+        // Where variables can be seen, one that is not there is a firmware without it.
+        (Ok(None), _) if efi::shows_variables(root) => SecureBoot::Off,
+        _ => SecureBoot::Unknown,
+    }
+}
+
+/// The letters that the kernel prints in an oops, by bit.
+const TAINT_LETTERS: &str = "PFSRMBUDAWCIOELKXTNJ";
+
+fn taint(root: &Root) -> Option<String> {
+    let text = pseudo_file(root, "/proc/sys/kernel/tainted")?;
+    let bits: u64 = std::str::from_utf8(&text).ok()?.trim().parse().ok()?;
+    Some(TAINT_LETTERS.chars().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, c)| c).collect())
+}
+
+/// The taint letters of a loaded module; none when it is not loaded.
+pub fn module_taint(root: &Root, module: &str) -> Option<String> {
+    if root.kind() == RootKind::Image {
+        return None;
+    }
+    // The kernel knows modules with underscores.
+    let folder = format!("/sys/module/{}", module.replace('-', "_"));
+    // A built-in module has no `initstate`.
+    if !root.lookup(format!("{folder}/initstate")).is_there() {
+        return None;
+    }
+    let letters = pseudo_file(root, &format!("{folder}/taint")).unwrap_or_default();
+    Some(String::from_utf8_lossy(&letters).trim().to_owned())
+}
+
+/// What is known of one kernel, running or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// Its version.
+    pub version: Option<[u32; 3]>,
+    /// How it was built; none when that cannot be read.
+    pub config: Option<KernelConfig>,
+    /// Whether it knows `module.sig_unenforce`.
+    pub patch: Patch,
+}
+
+impl KernelFacts {
+    /// Reads them. `image` is the file of the kernel in `/usr/lib/kernel`; it is looked into only when
+    /// `modules.builtin.modinfo` says nothing, as that takes a second.
+    pub fn observe(root: &Root, release: &str, image: Option<&str>) -> KernelFacts {
+        let version = patch::version(release);
+        let config = pseudo_file(root, &format!("{IMAGES}/config-{release}"));
+        let modinfo = pseudo_file(root, &format!("{}/modules.builtin.modinfo", module_folder(release)));
+        let known = modinfo.map_or(Patch::Unknown, |bytes| patch::from_modinfo(&bytes, version));
+        KernelFacts {
+            version,
+            config: config.as_deref().and_then(KernelConfig::parse),
+            patch: match (known, image) {
+                (Patch::Unknown, Some(image)) => from_image(root, image, version),
+                (known, _) => known,
+            },
+        }
+    }
+}
+
+impl KernelFacts {
+    /// These facts with a command line, on that machine.
+    pub fn boot<'a>(&'a self, line: &'a [u8], machine: &Machine) -> Boot<'a> {
+        Boot {
+            line,
+            config: self.config.as_ref(),
+            patch: self.patch,
+            secure_boot: machine.secure_boot,
+            version: self.version,
+            ima_policy: machine.ima_policy,
+        }
+    }
+}
+
+fn from_image(root: &Root, image: &str, version: Option<[u32; 3]>) -> Patch {
+    let path = format!("{IMAGES}/{image}");
+    if !root.lookup(&path).is(Kind::File) {
+        return Patch::Unknown;
+    }
+    let read = root.open_file(&path).map_err(|e| e.to_string());
+    let found = read.and_then(|file| patch::from_image(std::io::BufReader::new(file), version));
+    found.unwrap_or_else(|reason| {
+        tracing::debug!("{}: {reason}", root.spell(&path).display());
+        Patch::Unknown
+    })
+}

@@ -1,0 +1,232 @@
+//! Whether a kernel carries the patch that adds `module.sig_unenforce`, and which of its two forms, from the files of a
+//! kernel that need not run.
+
+use std::io::Read;
+
+use memchr::memmem;
+
+/// The first version with the second form of the patch.
+const SECOND_FORM: [u32; 3] = [5, 19, 1];
+/// What a patched kernel holds among its strings: the parameter's name with its end.
+const NAME: &[u8] = b"module.sig_unenforce\0";
+/// What every kernel with module signatures holds.
+const OTHER_NAME: &[u8] = b"module.sig_enforce\0";
+/// The largest kernel after decompression; a larger one is no kernel.
+const KERNEL_LIMIT: u64 = 1 << 30;
+
+/// The patch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patch {
+    /// The first form, before 5.19.1.
+    V1,
+    /// The second form.
+    V2,
+    /// The kernel does not know the parameter.
+    Absent,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl Patch {
+    /// Which form a kernel of that version has, when it has one: nothing but the version tells them apart.
+    pub fn of_version(version: Option<[u32; 3]>) -> Patch {
+        match version {
+            Some(version) if version >= SECOND_FORM => Patch::V2,
+            Some(_) => Patch::V1,
+            None => Patch::Unknown,
+        }
+    }
+
+    fn found(patched: Option<bool>, version: Option<[u32; 3]>) -> Patch {
+        match patched {
+            Some(true) => Patch::of_version(version),
+            Some(false) => Patch::Absent,
+            None => Patch::Unknown,
+        }
+    }
+}
+
+/// The version at the beginning of a kernel release: `6.15.7-1591.native` is 6.15.7, `6.15-1.native` is 6.15.0.
+pub fn version(release: &str) -> Option<[u32; 3]> {
+    let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
+    let mut parts = release[..end].trim_end_matches('.').split('.').map(str::parse::<u32>);
+    let mut next = || parts.next().unwrap_or(Ok(0)).ok();
+    // A number that does not fit is no version.
+    (!release[..end].is_empty()).then(|| Some([next()?, next()?, next()?])).flatten()
+}
+
+/// From the bytes of `modules.builtin.modinfo`: entries that end in NUL.
+pub fn from_modinfo(bytes: &[u8], version: Option<[u32; 3]>) -> Patch {
+    // The code moved from kernel/module.c to kernel/module/signing.c with 5.18.
+    let has = |parameter: &str| {
+        bytes.split(|b| *b == 0).any(|entry| {
+            ["signing", "module"].iter().any(|file| {
+                let start = format!("{file}.parmtype={parameter}:");
+                entry.starts_with(start.as_bytes())
+            })
+        })
+    };
+    let patched = if has("sig_unenforce") { Some(true) } else { has("sig_enforce").then_some(false) };
+    Patch::found(patched, version)
+}
+
+/// From a kernel image (x86 boot protocol), by the strings of the kernel inside it.
+///
+/// # Errors
+/// In words, when it is no image that we can look into.
+pub fn from_image(mut image: impl Read, version: Option<[u32; 3]>) -> Result<Patch, String> {
+    let mut head = [0; 0x250];
+    image.read_exact(&mut head).map_err(|e| format!("it is too short ({e})"))?;
+    if head.get(0x202..0x206) != Some(b"HdrS") {
+        return Err("it has no header of the x86 boot protocol".to_owned());
+    }
+    let number = |at: usize| head[at..at + 4].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+    let sectors = if head[0x1f1] == 0 { 4 } else { u64::from(head[0x1f1]) };
+    let (offset, length) = (number(0x248), number(0x24c));
+    let start = (sectors + 1) * 512 + offset;
+    let Some(skip) = start.checked_sub(head.len() as u64).filter(|_| length > 10) else {
+        return Err("its header does not say where the kernel is".to_owned());
+    };
+    let fail = |e: std::io::Error| format!("it cannot be read ({e})");
+    std::io::copy(&mut image.by_ref().take(skip), &mut std::io::sink()).map_err(fail)?;
+    let mut magic = [0; 6];
+    image.read_exact(&mut magic).map_err(fail)?;
+    // The last four bytes are the size.
+    let payload = magic.as_slice().chain(image.take(length - 4 - magic.len() as u64));
+    let found = match magic {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            search(ruzstd::decoding::StreamingDecoder::new(payload).map_err(|e| format!("zstd: {e}"))?)
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => search(liblzma::read::XzDecoder::new(payload)),
+        [0x1f, 0x8b, ..] => search(flate2::read::GzDecoder::new(payload)),
+        _ => return Err("the kernel in it is not compressed with zstd, xz or gzip".to_owned()),
+    };
+    Ok(Patch::found(found.map_err(|e| format!("the kernel in it cannot be decompressed ({e})"))?, version))
+}
+
+/// Looks for the names; none when neither is there: then it is no kernel that we know how to look into.
+fn search(reader: impl Read) -> std::io::Result<Option<bool>> {
+    let mut reader = reader.take(KERNEL_LIMIT);
+    let (wanted, other) = (memmem::Finder::new(NAME), memmem::Finder::new(OTHER_NAME));
+    let mut block = vec![0; 1 << 20];
+    // What is kept of the block before, so that a name on the border is found.
+    let (mut kept, mut known) = (0, None);
+    loop {
+        let read = reader.read(&mut block[kept..])?;
+        if read == 0 {
+            return Ok(known);
+        }
+        let filled = kept + read;
+        if wanted.find(&block[..filled]).is_some() {
+            return Ok(Some(true));
+        }
+        if known.is_none() && other.find(&block[..filled]).is_some() {
+            known = Some(false);
+        }
+        kept = filled.min(NAME.len());
+        block.copy_within(filled - kept..filled, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    #[test]
+    fn versions() {
+        assert_eq!(version("6.15.7-1591.native"), Some([6, 15, 7]));
+        assert_eq!(version("6.15-1.native"), Some([6, 15, 0]));
+        assert_eq!(version("5.19.1"), Some([5, 19, 1]));
+        assert_eq!(version("6.1.0-56-amd64"), Some([6, 1, 0]));
+        for no in ["", "native", "99999999999.1-1.native", "6..1"] {
+            assert_eq!(version(no), None, "{no}");
+        }
+        assert_eq!(Patch::of_version(version("5.19.0-9.native")), Patch::V1);
+        assert_eq!(Patch::of_version(version("5.19.1-9.native")), Patch::V2);
+        assert_eq!(Patch::of_version(None), Patch::Unknown);
+    }
+
+    #[test]
+    fn the_list_of_built_in_parameters() {
+        let new = Some([6, 15, 7]);
+        let patched = b"a.license=GPL\0signing.parmtype=sig_enforce:bool_enable_only\0signing.parmtype=sig_unenforce:bool_enable_only\0";
+        assert_eq!(from_modinfo(patched, new), Patch::V2);
+        assert_eq!(
+            from_modinfo(b"module.parmtype=sig_unenforce:bool_enable_only\0", Some([5, 10, 0])),
+            Patch::V1
+        );
+        assert_eq!(from_modinfo(b"signing.parmtype=sig_enforce:bool_enable_only\0", new), Patch::Absent);
+        for nothing in [
+            b"".as_slice(),
+            b"garbage",
+            b"x.signing.parmtype=sig_unenforce:bool\0",
+            b"signing.parm=sig_unenforce:x\0",
+        ] {
+            assert_eq!(from_modinfo(nothing, new), Patch::Unknown);
+        }
+    }
+
+    /// An image with that kernel in it.
+    fn image(payload: &[u8]) -> Vec<u8> {
+        let mut image = vec![0; 512 * 2 + 0x40];
+        image[0x1f1] = 1;
+        image.resize(0x250.max(image.len()), 0);
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x248..0x24c].copy_from_slice(&0x40u32.to_le_bytes());
+        image[0x24c..0x250].copy_from_slice(&u32::try_from(payload.len() + 4).unwrap().to_le_bytes());
+        image.extend_from_slice(payload);
+        image.extend_from_slice(&[1, 2, 3, 4]);
+        image
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn xz(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    #[test]
+    fn the_kernel_in_an_image() {
+        let new = Some([6, 15, 7]);
+        // The name stands across the border of two blocks.
+        for pad in [0, 100, (1 << 20) - 30, (1 << 20) - 5, 3 << 20] {
+            let patched =
+                [vec![7; pad], b"\0module.sig_enforce\0module.sig_unenforce\0".to_vec(), vec![7; 99]]
+                    .concat();
+            let plain = [vec![7; pad], b"\0module.sig_enforce\0".to_vec(), vec![7; 99]].concat();
+            for pack in [gzip, xz, zstd] {
+                assert_eq!(from_image(image(&pack(&patched)).as_slice(), new), Ok(Patch::V2), "{pad}");
+                assert_eq!(from_image(image(&pack(&plain)).as_slice(), new), Ok(Patch::Absent), "{pad}");
+                assert_eq!(from_image(image(&pack(b"other")).as_slice(), new), Ok(Patch::Unknown));
+            }
+        }
+        let good = image(&gzip(b"module.sig_enforce\0"));
+        for bad in [&b""[..], b"image", &good[..good.len() - 20], &image(b"lzma..............")] {
+            assert!(from_image(bad, new).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_image_is_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0x200..0x900), offset in 0u32..0x400) {
+            let mut bytes = bytes;
+            bytes.resize(0x250.max(bytes.len()), 0);
+            bytes[0x202..0x206].copy_from_slice(b"HdrS");
+            bytes[0x248..0x24c].copy_from_slice(&offset.to_le_bytes());
+            let _read = (from_image(bytes.as_slice(), None), from_modinfo(&bytes, None));
+        }
+    }
+}

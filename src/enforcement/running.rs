@@ -1,0 +1,139 @@
+//! The verdict on the running kernel: its own parameters count, which can be written at run time.
+
+use super::verdict::{Reasons, at_boot, dialect, is_lenient};
+use super::{Boot, Patch, SecureBoot, Tri, Verdict};
+use crate::cmdline::parameter::Arguments;
+use crate::cmdline::{PARAMETER, Switch};
+
+/// What the running kernel says of itself; none where that cannot be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// `/sys/module/module/parameters/sig_enforce`.
+    pub sig_enforce: Option<bool>,
+    /// `/sys/module/module/parameters/sig_unenforce`; inner none: the kernel has no such parameter.
+    pub sig_unenforce: Option<Option<bool>>,
+    /// `/proc/sys/kernel/modules_disabled`.
+    pub modules_disabled: Option<bool>,
+    /// `/sys/kernel/security/lockdown`, and whether lockdown is among the active security modules.
+    pub locked: Option<bool>,
+    /// The IMA policy in force appraises modules.
+    pub ima: Option<bool>,
+}
+
+/// The verdict on the running kernel. What it says of itself counts; `boot` (with `/proc/cmdline` as its line) only
+/// where it says nothing: parameters can be written at run time.
+pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> Verdict {
+    let started = at_boot(boot);
+    let mut reasons = Reasons::default();
+    let checked = match (runtime.sig_enforce, started.checked) {
+        (Some(_), _) => Tri::Yes,
+        (None, known) => known,
+    };
+    let disabled = match runtime.modules_disabled {
+        Some(true) => {
+            reasons.because("kernel.modules_disabled is 1: no module is loaded any more, until a reboot");
+            Tri::Yes
+        }
+        Some(false) => Tri::No,
+        // It can only be raised.
+        None if started.disabled == Tri::Yes => Tri::Yes,
+        None => {
+            reasons.missing("/proc/sys/kernel/modules_disabled");
+            Tri::Unknown
+        }
+    };
+    let ima = match runtime.ima {
+        Some(true) if !is_lenient(&Arguments::read(boot.line)) || boot.secure_boot == SecureBoot::On => {
+            reasons.because("the IMA policy in force appraises modules");
+            Tri::Yes
+        }
+        Some(_) => Tri::No,
+        None => started.ima,
+    };
+    let enforced =
+        if checked == Tri::No { Tri::No } else { enforced_now(boot, runtime, &started, &mut reasons) };
+    let locked = match runtime.locked {
+        Some(true) => {
+            reasons.because("the kernel is locked down: unsigned modules are refused");
+            Tri::Yes
+        }
+        Some(false) => Tri::No,
+        None if boot.config.is_some_and(|c| !c.has("SECURITY_LOCKDOWN_LSM")) || checked == Tri::No => Tri::No,
+        // It can only be raised.
+        None if started.locked == Tri::Yes => Tri::Yes,
+        None => {
+            if enforced != Tri::Yes {
+                reasons.missing("/sys/kernel/security/lockdown");
+            }
+            Tri::Unknown
+        }
+    };
+    if checked == Tri::Unknown {
+        reasons.missing("/sys/module/module/parameters/sig_enforce");
+    }
+    if checked == Tri::No {
+        reasons.because("the kernel was built without module signatures: it loads every module");
+    }
+    let demanded = Tri::of(runtime.sig_enforce).or(started.demanded);
+    Verdict {
+        disabled,
+        ima,
+        checked,
+        demanded,
+        enforced,
+        locked,
+        because: reasons.because,
+        missing: reasons.missing,
+    }
+}
+
+fn enforced_now(boot: &Boot<'_>, runtime: &Runtime, started: &Verdict, reasons: &mut Reasons) -> Tri {
+    let in_line = Arguments::read(boot.line).switch(PARAMETER, dialect(boot)) == Switch::On;
+    let patch = match (runtime.sig_unenforce, boot.patch) {
+        (Some(None), _) => Patch::Absent,
+        // The parameter is there: only the version tells which patch it is.
+        (Some(Some(_)), Patch::Absent | Patch::Unknown) => Patch::of_version(boot.version),
+        (_, known) => known,
+    };
+    match (runtime.sig_enforce, runtime.sig_unenforce) {
+        (Some(false), _) => {
+            reasons.because("sig_enforce is N: the kernel demands no signature");
+            Tri::No
+        }
+        (Some(true), Some(None)) => {
+            reasons.because("sig_enforce is Y, and this kernel has no sig_unenforce");
+            Tri::Yes
+        }
+        (Some(true), Some(Some(false))) => {
+            reasons.because("sig_enforce is Y and sig_unenforce is N: the kernel demands signatures");
+            Tri::Yes
+        }
+        (Some(true), Some(Some(true))) => match patch {
+            Patch::V2 => {
+                reasons.because(if in_line {
+                    format!("{PARAMETER} was on its command line, and is in force")
+                } else {
+                    format!("{PARAMETER} was switched on at run time: only a reboot undoes that")
+                });
+                Tri::No
+            }
+            Patch::V1 => {
+                reasons.because("sig_enforce is Y: in a kernel before 5.19.1 that alone counts".to_owned());
+                Tri::Yes
+            }
+            Patch::Absent | Patch::Unknown => {
+                reasons.missing("the kernel's version, which decides what sig_unenforce means");
+                Tri::Unknown
+            }
+        },
+        // sysfs does not say it. What the line has switched off stays off; the other way round it proves nothing.
+        (_, _) if started.enforced == Tri::No && boot.patch == Patch::V2 => {
+            reasons.because(format!("{PARAMETER} was on its command line"));
+            Tri::No
+        }
+        (_, _) => {
+            reasons.missing("/sys/module/module/parameters/sig_enforce and sig_unenforce");
+            Tri::Unknown
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The command line of a kernel as a table of words and origins.
+
+use super::{broken, shown};
+use crate::cmdline::report::{Fate, LineReport, Row};
+
+/// The widest first column; a longer word stands on a line of its own.
+const COLUMN: usize = 30;
+
+/// The screen for some kernels.
+pub fn screen(lines: &[LineReport]) -> String {
+    let tables: Vec<String> = lines.iter().map(table).collect();
+    tables.join("\n")
+}
+
+fn table(line: &LineReport) -> String {
+    let mut out = vec![format!("{}: module.sig_unenforce is {}", line.release, line.sig_unenforce)];
+    out.push(format!("  {}", line.cmdline.trim_end()));
+    out.push(String::new());
+    let width = line.words.iter().map(|r| r.word.chars().count()).filter(|n| *n <= COLUMN).max().unwrap_or(0);
+    out.extend(line.words.iter().flat_map(|r| row(r, width)));
+    // A mask that hides no word is worth a line too: it may be there for a fragment to come.
+    for mask in &line.masks {
+        let named = |r: &Row| r.state == Fate::Masked && r.origins.iter().any(|o| o.path == mask.path);
+        if !line.words.iter().any(named) {
+            let by = mask.by.display();
+            out.push(format!("- (no word)  {}\n  masked by {by}", mask.path.display()).replace('\n', "\n  "));
+        }
+    }
+    let idle: Vec<String> = line
+        .removals
+        .iter()
+        .filter(|r| r.effect != "removed")
+        .map(|r| format!("{}: \"{}\": {}", r.by, r.text, r.detail.as_deref().unwrap_or_default()))
+        .collect();
+    section(&mut out, "Removals that did not take whole words", &idle);
+    section(&mut out, "Remarks", &line.remarks);
+    section(&mut out, "Not read", &line.unreadable);
+    out.iter().flat_map(|line| line.split('\n')).map(|line| shown(line) + "\n").collect()
+}
+
+fn row(row: &Row, width: usize) -> Vec<String> {
+    let mark = match row.state {
+        Fate::Effective => ' ',
+        Fate::PartRemoved => '~',
+        Fate::Removed | Fate::Masked => '-',
+    };
+    let mut places: Vec<String> = row.origins.iter().map(ToString::to_string).collect();
+    if let Some(by) = &row.by {
+        let how = match row.state {
+            Fate::Masked => "masked by",
+            Fate::PartRemoved => "part of it removed by",
+            _ => "removed by",
+        };
+        places.push(format!("{how} {by}"));
+    }
+    let mut out = Vec::new();
+    let word = row.word.as_str();
+    let mut places = places.into_iter();
+    if word.chars().count() > width {
+        out.push(format!("{mark} {word}"));
+    } else {
+        let first = places.next().unwrap_or_default();
+        out.push(format!("{mark} {word:width$}  {first}").trim_end().to_owned());
+    }
+    out.extend(places.map(|place| format!("  {:width$}  {place}", "")));
+    out
+}
+
+fn section(out: &mut Vec<String>, title: &str, items: &[String]) {
+    if !items.is_empty() {
+        out.push(String::new());
+        out.push(title.to_owned());
+        out.extend(items.iter().flat_map(|item| broken(item, "  ", "    ")));
+    }
+}
