@@ -119,8 +119,8 @@ fn hint(plain: &[u8]) -> Option<String> {
         header.is_some_and(|bytes| bytes.starts_with(&[0, 0, PKCS7, 0, 0, 0, 0, 0]))
     };
     let cut = (TELLING..MAGIC.len()).rev().find(|length| plain.ends_with(&MAGIC[..*length]));
-    if let Some(length) = cut.filter(|length| header(plain.len() - length)) {
-        return Some(format!("the last {} bytes of its signature are missing", MAGIC.len() - length));
+    if cut.is_some_and(|length| header(plain.len() - length)) {
+        return Some("the end of its signature is missing".to_owned());
     }
     let at = memchr::memmem::rfind(plain, MAGIC).filter(|at| header(*at))?;
     match plain.len() - at - MAGIC.len() {
