@@ -1,5 +1,5 @@
-//! What is dear to find out and follows from contents alone: evaluated `dkms.conf`s and the vermagic of module
-//! files. Losing it costs time only.
+//! What is dear to find out and follows from contents alone: evaluated `dkms.conf`s and what module files say
+//! of themselves. Losing it costs time only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::sys::{FileError, Root, Stat};
 /// Where it lies.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Changed whenever the meaning of a field changes: an old cache is then forgotten.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {

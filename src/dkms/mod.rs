@@ -8,8 +8,10 @@ pub mod cache;
 pub mod compiler_error;
 pub mod conf;
 pub mod modfile;
+mod pkcs7;
 pub mod plan;
 pub mod proof;
+pub mod signature;
 pub mod tree;
 
 use std::cmp::Ordering;
@@ -21,6 +23,7 @@ pub use cache::Cache;
 pub use conf::Conf;
 pub use plan::{Decision, Pair, Step};
 pub use proof::{Flaw, Proof};
+pub use signature::Signature;
 pub use tree::{Registered, Source, Stage, Tree};
 
 /// A DKMS module: `name/version`.

@@ -1,10 +1,13 @@
-//! A module file: which kernel it was made for.
+//! A module file: which kernel it was made for, and what it is signed with.
 
+use std::borrow::Cow;
 use std::io::Read;
 
 use object::{Object, ObjectSection};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use super::signature::{self, Signature};
 
 /// The largest module after decompression; larger ones are refused instead of filling the memory.
 const SIZE_LIMIT: u64 = 1 << 30;
@@ -19,36 +22,40 @@ pub struct FileFacts {
     pub vermagic: Result<String, String>,
     /// SHA-256 of the file as it lies on disk, in hexadecimal.
     pub sha256: String,
+    /// Its signature; compressed modules are signed first.
+    pub signature: Signature,
 }
 
 /// Reads the bytes of a file of that name.
 pub fn read(name: &str, bytes: &[u8]) -> FileFacts {
     let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    FileFacts { vermagic: vermagic(name, bytes), sha256 }
+    match plain(name, bytes) {
+        Ok(plain) => FileFacts { vermagic: vermagic(&plain), sha256, signature: signature::read(&plain) },
+        Err(reason) => {
+            let signature = Signature::Unsigned { note: Some(reason.clone()) };
+            FileFacts { vermagic: Err(reason), sha256, signature }
+        }
+    }
 }
 
-fn vermagic(name: &str, bytes: &[u8]) -> Result<String, String> {
+/// The module without its compression.
+fn plain<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
     if bytes.is_empty() {
         return Err("it is empty".to_owned());
     }
-    let plain;
-    let elf = match name.rsplit('.').next() {
+    Ok(match name.rsplit('.').next() {
         Some("zst") => {
             let reader = ruzstd::decoding::StreamingDecoder::new(bytes).map_err(|e| format!("zstd: {e}"))?;
-            plain = all(reader, "zstd")?;
-            plain.as_slice()
+            all(reader, "zstd")?.into()
         }
-        Some("xz") => {
-            plain = all(liblzma::read::XzDecoder::new_multi_decoder(bytes), "xz")?;
-            plain.as_slice()
-        }
-        Some("gz") => {
-            plain = all(flate2::read::MultiGzDecoder::new(bytes), "gzip")?;
-            plain.as_slice()
-        }
-        _ => bytes,
-    };
-    let file = object::File::parse(elf).map_err(|e| format!("it is no ELF file ({e})"))?;
+        Some("xz") => all(liblzma::read::XzDecoder::new_multi_decoder(bytes), "xz")?.into(),
+        Some("gz") => all(flate2::read::MultiGzDecoder::new(bytes), "gzip")?.into(),
+        _ => bytes.into(),
+    })
+}
+
+fn vermagic(plain: &[u8]) -> Result<String, String> {
+    let file = object::File::parse(plain).map_err(|e| format!("it is no ELF file ({e})"))?;
     let section = file.section_by_name(".modinfo").ok_or("it has no .modinfo section")?;
     let data = section.data().map_err(|e| format!("its .modinfo cannot be read ({e})"))?;
     data.split(|b| *b == 0)
@@ -59,8 +66,9 @@ fn vermagic(name: &str, bytes: &[u8]) -> Result<String, String> {
 
 fn all(reader: impl Read, format: &str) -> Result<Vec<u8>, String> {
     let mut plain = Vec::new();
-    reader.take(SIZE_LIMIT).read_to_end(&mut plain).map_err(|e| format!("{format}: {e}"))?;
-    Ok(plain)
+    let read = reader.take(SIZE_LIMIT + 1).read_to_end(&mut plain).map_err(|e| format!("{format}: {e}"))?;
+    // A module that is cut would look unsigned.
+    if read as u64 > SIZE_LIMIT { Err(format!("{format}: it is larger than 1 GiB")) } else { Ok(plain) }
 }
 
 #[cfg(test)]
@@ -76,7 +84,9 @@ mod tests {
             ("a.ko.xz", b"\xfd7zXZ\0garbage"),
             ("a.ko.gz", b"\x1f\x8bgarbage"),
         ] {
-            assert!(read(name, bytes).vermagic.is_err(), "{name} {bytes:?}");
+            let facts = read(name, bytes);
+            assert!(facts.vermagic.is_err(), "{name} {bytes:?}");
+            assert!(matches!(facts.signature, Signature::Unsigned { .. }), "{name} {bytes:?}");
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::conf::BuiltModule;
 use super::modfile::{self, ENDINGS, FileFacts};
 use super::plan::built_folder;
+use super::signature::Signature;
 use super::{Cache, Conf, ModuleName, Stage};
 use crate::kernel::inventory::module_folder;
 use crate::sys::{Presence, Root};
@@ -25,6 +26,9 @@ pub struct Proof {
     pub vermagic: String,
     /// Bytes.
     pub size: u64,
+    /// Its signature; not in records of before this was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
 }
 
 /// What is wrong with a module on a kernel.
@@ -281,7 +285,7 @@ pub fn prove(
             }),
             other => flaws.push(Flaw::NotListed { name: built.name.clone(), instead: other.cloned() }),
         }
-        proofs.push(Proof { path, vermagic, size });
+        proofs.push(Proof { path, vermagic, size, signature: Some(facts.signature) });
     }
     if stage != Stage::Installed && flaws.is_empty() {
         flaws.push(Flaw::NotInstalled);
