@@ -9,7 +9,7 @@ use crate::dkms::conf::ConfError;
 use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
 use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Stage, Tree, conf};
 use crate::enforcement::{KernelFacts, Machine, Patch, Tri, Verdict, at_boot};
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::{Named, module_folder};
 use crate::kernel::{Installed, Inventory};
 use crate::sys::root::below;
 use crate::world::World;
@@ -77,7 +77,7 @@ impl Facts {
         let mut lines = Vec::new();
         for kernel in kernels_that_matter(&inventory) {
             pairs.extend(pairs_of(world, cache, &tree, kernel));
-            lines.push(line(world, kernel));
+            lines.push(line(world, &Named::of(kernel)));
         }
         Facts {
             boot_inputs: boot::inputs(&world.root),
@@ -210,15 +210,15 @@ fn claimed_files(
 }
 
 /// The command line of one kernel.
-pub fn line(world: &World, kernel: &Installed) -> Line {
-    let release = kernel.name.release();
-    let sources = Sources::observe(&world.root, &release);
+pub fn line(world: &World, kernel: &Named<'_>) -> Line {
+    let sources = Sources::observe(&world.root, &kernel.release);
     let effective = effective(&sources);
+    let image = kernel.installed.map(|k| k.image.as_str());
     Line {
         switch: parameter::read_switch(&effective, PARAMETER),
-        kernel: KernelFacts::observe(&world.root, &release, Some(&kernel.image)),
+        kernel: KernelFacts::observe(&world.root, &kernel.release, image),
         id: kernel.id.clone(),
-        release,
+        release: kernel.release.clone(),
         sources,
         effective,
     }

@@ -1,6 +1,7 @@
 //! The programs and verbs: which steps, in which order. What they share stands here.
 
 pub mod cmdline;
+pub mod enforcement;
 pub mod motd;
 pub mod post_update;
 pub mod pre_update;
@@ -25,6 +26,8 @@ pub mod exit {
     pub const OK: u8 = 0;
     /// Not all done; attention, but safe.
     pub const ATTENTION: u8 = 1;
+    /// Unsafe: something that is in use will be missing.
+    pub const UNSAFE: u8 = 2;
     /// It cannot be told.
     pub const UNKNOWN: u8 = 3;
     /// Wrong usage.

@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
+use super::enforcement::{self, EnforcementArguments};
 use super::{Common, LOCK, answer, exit, json};
 use crate::dkms::Cache;
 use crate::facts::Facts;
@@ -11,7 +12,7 @@ use crate::status::{Document, Progress, Verdict, document};
 use crate::sys::lock;
 use crate::world::World;
 
-/// Tell whether it is safe to reboot, and whether the DKMS modules will be there.
+/// Tell whether it is safe to reboot, and whether the DKMS modules will be there and will be taken.
 #[derive(Debug, Parser)]
 #[command(name = "clr-dkms", version)]
 pub struct Arguments {
@@ -30,6 +31,13 @@ enum Verb {
     #[command(after_help = "Examples:\n  clr-dkms status\n  clr-dkms status --json | jq .verdict\n  \
         clr-dkms status --root /mnt")]
     Status(StatusArguments),
+    /// Tell whether kernels take modules without a trusted signature: as configured, at the next boot, and now
+    ///
+    /// Exit code 0: the three agree and are as wanted; 1: something is pending, differs, or is not as wanted; 2: a module
+    /// that is in use will be refused at the next boot; 3: it cannot be told.
+    #[command(after_help = "Examples:\n  clr-dkms enforcement\n  clr-dkms enforcement --kernel native\n  \
+        clr-dkms enforcement --json | jq '.kernels[0].next_boot.loads'")]
+    Enforcement(EnforcementArguments),
 }
 
 #[derive(Debug, Args)]
@@ -45,7 +53,10 @@ struct StatusArguments {
 /// When the root or the configuration cannot be used, or stdout cannot be written.
 pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let world = arguments.common.strict_world("clr-dkms")?;
-    let Verb::Status(status) = arguments.verb;
+    let status = match arguments.verb {
+        Verb::Status(status) => status,
+        Verb::Enforcement(asked) => return enforcement::run(&world, &asked, &arguments.common),
+    };
     let document = look(&world);
     let text = if status.json { json(&document)? } else { text::screen(&document) };
     answer(&text, arguments.common.color)?;

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod observe;
 pub mod patch;
+pub mod report;
 pub mod running;
 pub mod verdict;
 
@@ -98,6 +99,18 @@ pub enum Refusal {
     EAcces,
     /// The signature cannot be parsed.
     EBadMsg,
+}
+
+impl Refusal {
+    /// Its name, as errno(3) has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Refusal::EKeyRejected => "EKEYREJECTED",
+            Refusal::EPerm => "EPERM",
+            Refusal::EAcces => "EACCES",
+            Refusal::EBadMsg => "EBADMSG",
+        }
+    }
 }
 
 /// What happens to a module.

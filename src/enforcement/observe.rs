@@ -194,6 +194,14 @@ impl KernelFacts {
 }
 
 impl KernelFacts {
+    /// Whether somebody else's key can be trusted: one that was built in, or one that is enrolled later. Clear's kernels
+    /// have neither, and their own key is thrown away.
+    pub fn takes_foreign_keys(&self) -> bool {
+        self.config.as_ref().is_none_or(|c| {
+            c.has("SECONDARY_TRUSTED_KEYRING") || c.text("SYSTEM_TRUSTED_KEYS").is_some_and(|keys| !keys.is_empty())
+        })
+    }
+
     /// These facts with a command line, on that machine.
     pub fn boot<'a>(&'a self, line: &'a [u8], machine: &Machine) -> Boot<'a> {
         Boot {

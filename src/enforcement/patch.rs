@@ -37,6 +37,16 @@ impl Patch {
         }
     }
 
+    /// One word for reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Patch::V1 => "v1",
+            Patch::V2 => "v2",
+            Patch::Absent => "absent",
+            Patch::Unknown => "unknown",
+        }
+    }
+
     fn found(patched: Option<bool>, version: Option<[u32; 3]>) -> Patch {
         match patched {
             Some(true) => Patch::of_version(version),

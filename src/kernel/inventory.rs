@@ -126,6 +126,24 @@ impl Installed {
     }
 }
 
+/// A kernel that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// The kernel release.
+    pub release: String,
+    /// The kernel id.
+    pub id: String,
+    /// It is installed; none when only other files of it are there, which clr-boot-manager does not see.
+    pub installed: Option<&'a Installed>,
+}
+
+impl<'a> Named<'a> {
+    /// An installed one.
+    pub fn of(kernel: &'a Installed) -> Named<'a> {
+        Named { release: kernel.name.release(), id: kernel.id.clone(), installed: Some(kernel) }
+    }
+}
+
 /// The module folder of a kernel release, inside the root.
 pub fn module_folder(release: &str) -> String {
     format!("{MODULES}/{release}")
@@ -206,6 +224,23 @@ impl Inventory {
                 self.kernels.iter().find(|k| k.name == name)
             })
             .or_else(|| self.kernels.iter().find(|k| k.name.release() == asked))
+    }
+
+    /// The kernel of that name, also one whose image is not there: some other file of it is enough.
+    pub fn named(&self, root: &Root, asked: &str) -> Option<Named<'_>> {
+        if let Some(kernel) = self.find(asked) {
+            return Some(Named::of(kernel));
+        }
+        let name = KernelName::parse(asked, &self.namespace).ok()?;
+        let release = name.release();
+        let files = [format!("{IMAGES}/cmdline-{release}"), format!("{IMAGES}/config-{release}"), module_folder(&release)];
+        let any = files.iter().any(|file| root.lookup_link(file).is_there());
+        any.then(|| Named { id: name.id(), release, installed: None })
+    }
+
+    /// Whether that release runs.
+    pub fn runs(&self, release: &str) -> bool {
+        matches!(&self.running, Running::Known { release: running } if running == release)
     }
 
     /// The running kernel, when it is one of the installed ones.

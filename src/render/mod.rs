@@ -1,6 +1,7 @@
 //! Renderings for people.
 
 pub mod cmdline;
+pub mod enforcement;
 pub mod text;
 
 /// The width that lines keep to, where what they quote lets them.

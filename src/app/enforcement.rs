@@ -1,0 +1,129 @@
+//! `clr-dkms enforcement`: will my kernel take my module after the next reboot, and why?
+
+use clap::Args;
+
+use super::{Common, answer, exit, json};
+use crate::boot::BootFiles;
+use crate::dkms::proof::{facts_of, installed_file};
+use crate::dkms::{Cache, Pair, Signature, Tree};
+use crate::enforcement::observe::module_taint;
+use crate::enforcement::report::{self, Document, ModuleFile, Setting, Standing, Subject};
+use crate::facts::{Facts, Line, line, pairs_of};
+use crate::kernel::inventory::Named;
+use crate::kernel::Installed;
+use crate::render::enforcement::screen;
+use crate::render::shown;
+use crate::world::World;
+
+/// The arguments of the verb.
+#[derive(Debug, Args)]
+pub struct EnforcementArguments {
+    /// A kernel release, a kernel id or a variant; without it every installed kernel, the one that boots next first
+    #[arg(long, short, value_name = "KERNEL")]
+    kernel: Option<String>,
+    /// The whole document, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run(world: &World, arguments: &EnforcementArguments, common: &Common) -> anyhow::Result<u8> {
+    let Some(document) = look(world, arguments.kernel.as_deref()) else {
+        let asked = arguments.kernel.as_deref().unwrap_or_default();
+        tracing::error!("{} is no installed kernel; `clr-dkms status` lists them", shown(asked));
+        return Ok(exit::UNKNOWN);
+    };
+    let text = if arguments.json { json(&document)? } else { screen(&document) };
+    answer(&text, common.color)?;
+    Ok(match document.standing {
+        Standing::Settled => exit::OK,
+        Standing::Pending => exit::ATTENTION,
+        Standing::Refused => exit::UNSAFE,
+        Standing::Unknown => exit::UNKNOWN,
+    })
+}
+
+/// One kernel that is looked at.
+struct Looked<'a> {
+    line: Line,
+    installed: Option<&'a Installed>,
+    modules: Vec<ModuleFile>,
+}
+
+/// Observes, and makes the document; none when the kernel that was asked for is not there.
+fn look(world: &World, asked: Option<&str>) -> Option<Document> {
+    let mut cache = Cache::load(&world.root);
+    let facts = Facts::observe(world, &mut cache);
+    let inventory = &facts.inventory;
+    let default = next_kernel(&facts.boot, &facts);
+    let is_default = |release: &str| default.as_deref() == Some(release);
+    let mut looked = Vec::new();
+    if let Some(asked) = asked {
+        let named = inventory.named(&world.root, asked)?;
+        looked.push(look_at(world, &mut cache, &facts.tree, named));
+    } else {
+        let mut kernels: Vec<&Installed> = inventory.kernels.iter().collect();
+        kernels.sort_by_key(|k| (!is_default(&k.name.release()), !k.running));
+        for kernel in kernels {
+            looked.push(look_at(world, &mut cache, &facts.tree, Named::of(kernel)));
+        }
+    }
+    let subjects: Vec<Subject<'_>> = looked
+        .iter()
+        .map(|l| Subject {
+            line: &l.line,
+            running: l.installed.is_some_and(|k| k.running) || inventory.runs(&l.line.release),
+            boots_next: is_default(&l.line.release),
+            entry: facts.boot.of(&l.line.id),
+            modules: l.modules.clone(),
+        })
+        .collect();
+    let policy = super::cmdline::policy(world, &facts);
+    let setting = Setting {
+        machine: &facts.machine,
+        entries_hidden: facts.boot.invisible.as_deref(),
+        entries_needed: world.root.is_live(),
+        policy_met: policy.met,
+        policy_step: policy.step,
+        unreadable: Some(super::cmdline::no_kernels(&world.root, inventory)),
+    };
+    Some(report::document(&subjects, &setting))
+}
+
+/// The kernel of the next boot: what the boot loader has as its default, else what the boot manager makes it.
+fn next_kernel(boot: &BootFiles, facts: &Facts) -> Option<String> {
+    let told = boot.default.as_ref().and_then(|d| d.id.as_deref());
+    let known = told.and_then(|id| facts.inventory.kernels.iter().find(|k| k.id == id));
+    known.or_else(|| facts.inventory.boot_default()).map(|k| k.name.release())
+}
+
+fn look_at<'a>(world: &World, cache: &mut Cache, tree: &Tree, kernel: Named<'a>) -> Looked<'a> {
+    let line = line(world, &kernel);
+    let modules = kernel.installed.map(|k| pairs_of(world, cache, tree, k)).unwrap_or_default();
+    let modules = modules.iter().flat_map(|pair| files(world, cache, pair)).collect();
+    Looked { line, installed: kernel.installed, modules }
+}
+
+/// The installed files of a module, with what they say of their signatures.
+fn files(world: &World, cache: &mut Cache, pair: &Pair) -> Vec<ModuleFile> {
+    let Ok(conf) = &pair.conf else { return Vec::new() };
+    let mut files = Vec::new();
+    for built in &conf.built {
+        let Some((path, there)) = installed_file(&world.root, &pair.release, built) else { continue };
+        let signature = match facts_of(&world.root, cache, &path, &there) {
+            Ok(facts) => facts.signature,
+            // It cannot be read: `status` says so, and no kernel will take it as it is.
+            Err(flaw) => Signature::Broken { reason: flaw.to_string() },
+        };
+        files.push(ModuleFile {
+            module: pair.module.clone(),
+            path: world.root.spell(&path).display().to_string(),
+            signature,
+            loaded: module_taint(&world.root, &built.name),
+        });
+    }
+    files
+}

@@ -1,0 +1,388 @@
+//! The enforcement document: what each kernel does with modules, as configured, at the next boot, and now.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Kind, Machine, Outcome, Refusal, SecureBoot, Verdict, now};
+use crate::boot::Entry;
+use crate::cmdline::{PARAMETER, parameter};
+use crate::dkms::{ModuleName, Signature};
+use crate::facts::Line;
+
+/// One built module of a kernel.
+#[derive(Debug, Clone)]
+pub struct ModuleFile {
+    /// The DKMS module that it belongs to.
+    pub module: ModuleName,
+    /// The path of the file as the host spells it.
+    pub path: String,
+    /// What the file says of its signature.
+    pub signature: Signature,
+    /// The taint letters of the module that is loaded under that name now.
+    pub loaded: Option<String>,
+}
+
+/// What the document says of one kernel is made from this.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    /// The kernel and its configured command line.
+    pub line: &'a Line,
+    /// It runs.
+    pub running: bool,
+    /// It boots next.
+    pub boots_next: bool,
+    /// Its boot entry; none when there is none, or none can be seen.
+    pub entry: Option<&'a Entry>,
+    /// Its built modules.
+    pub modules: Vec<ModuleFile>,
+}
+
+/// What holds for all kernels.
+#[derive(Debug)]
+pub struct Setting<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// Why no boot entry can be seen; none when they can.
+    pub entries_hidden: Option<&'a str>,
+    /// That alone makes the answer unknown: the machine boots from them.
+    pub entries_needed: bool,
+    /// `module.sig_unenforce` is as the configuration wants it.
+    pub policy_met: bool,
+    /// What would make it so.
+    pub policy_step: Option<String>,
+    /// The kernels could not be listed, or there is none.
+    pub unreadable: Option<String>,
+}
+
+/// One word for the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Configuration, boot entry and running kernel agree, and are as wanted.
+    Settled,
+    /// Something is pending, differs, or is not as wanted.
+    Pending,
+    /// A module in use will be refused at the next boot.
+    Refused,
+    /// It cannot be told.
+    Unknown,
+}
+
+/// What a kernel does at one time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct View {
+    /// The command line that decides; none when it cannot be read.
+    pub cmdline: Option<String>,
+    /// `module.sig_unenforce` on it: `on`, `off`, `unknown`.
+    pub sig_unenforce: &'static str,
+    /// `loads`, `taints`, `refused` or `unknown`, by kind of module.
+    pub loads: BTreeMap<&'static str, &'static str>,
+    /// The error of each refusal that is known.
+    pub error: BTreeMap<&'static str, Refusal>,
+    /// Why, in words.
+    pub because: Vec<String>,
+    /// The facts that are missing.
+    pub missing: Vec<String>,
+    /// The boot entry that it was read from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    #[serde(skip)]
+    verdict: Verdict,
+}
+
+/// What happens to one built module, three times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModuleReport {
+    /// The DKMS module.
+    pub module: ModuleName,
+    /// The file.
+    pub path: String,
+    /// What it says of its signature.
+    pub signature: Signature,
+    /// The same in words.
+    pub signature_text: String,
+    /// As configured.
+    pub configured: &'static str,
+    /// At the next boot; none without a boot entry.
+    pub next_boot: Option<&'static str>,
+    /// Now; none where the kernel does not run.
+    pub now: Option<&'static str>,
+    /// The error, where it is refused as configured or at the next boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Refusal>,
+    /// It is loaded now, with these taint letters.
+    pub loaded: Option<String>,
+}
+
+/// One kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KernelReport {
+    /// The kernel release.
+    pub release: String,
+    /// The kernel id.
+    pub id: String,
+    /// It runs.
+    pub running: bool,
+    /// It boots next.
+    pub boots_next: bool,
+    /// Whether it knows `module.sig_unenforce`: `v1`, `v2`, `absent`, `unknown`.
+    pub patch: &'static str,
+    /// Today's files.
+    pub configured: View,
+    /// The boot entry; none when there is none, or it cannot be seen.
+    pub next_boot: Option<View>,
+    /// The running kernel; none for the others.
+    pub now: Option<View>,
+    /// Its built modules.
+    pub modules: Vec<ModuleReport>,
+}
+
+/// The document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Document {
+    /// Grows only when a field changes its meaning.
+    pub schema: u32,
+    /// One word.
+    pub standing: Standing,
+    /// The answer in one sentence.
+    pub summary: String,
+    /// What to do next; none when there is nothing to do.
+    pub next_step: Option<String>,
+    /// `on`, `off` or `unknown`.
+    pub secure_boot: &'static str,
+    /// What taints the running kernel, as letters.
+    pub taint: Option<String>,
+    /// `module.sig_unenforce` is as the configuration wants it.
+    pub policy_met: bool,
+    /// The kernels; the one that boots next first.
+    pub kernels: Vec<KernelReport>,
+    /// What else is to be known.
+    pub notes: Vec<String>,
+}
+
+/// The kinds that reports name.
+const KINDS: [(&str, Kind); 4] = [
+    ("trusted", Kind::Trusted),
+    ("unsigned", Kind::Unsigned),
+    ("unknown_key", Kind::UnknownKey),
+    ("damaged", Kind::Damaged),
+];
+
+/// What one verdict says, with the line that it is about.
+fn view(line: Option<&[u8]>, entry: Option<&Entry>, verdict: Verdict) -> View {
+    let outcomes = || KINDS.iter().map(|(name, kind)| (*name, verdict.of(*kind)));
+    let open = outcomes().any(|(_, outcome)| outcome == Outcome::Unknown);
+    let mut because = verdict.because.clone();
+    because.extend(verdict.missing.iter().filter(|_| open).map(|fact| format!("it is not known: {fact}")));
+    View {
+        cmdline: line.map(|l| String::from_utf8_lossy(l).into_owned()),
+        sig_unenforce: line.map_or("unknown", |l| parameter::read_switch(l, PARAMETER).word()),
+        loads: outcomes().map(|(name, outcome)| (name, outcome.word())).collect(),
+        error: outcomes().filter_map(|(name, outcome)| Some((name, outcome.error()?))).collect(),
+        because,
+        missing: if open { verdict.missing.clone() } else { Vec::new() },
+        entry: entry.map(|e| e.file.clone()),
+        verdict,
+    }
+}
+
+impl View {
+    /// What happens to a module without a trusted signature.
+    pub fn unsigned(&self) -> Outcome {
+        self.verdict.of(Kind::Unsigned)
+    }
+
+    fn differs(&self, other: &View) -> bool {
+        self.loads != other.loads || self.error != other.error
+    }
+}
+
+impl KernelReport {
+    /// Makes it.
+    pub fn new(subject: &Subject<'_>, machine: &Machine) -> KernelReport {
+        let line = subject.line;
+        let configured = view(Some(&line.effective), None, line.verdict_with(&line.effective, machine));
+        let next_boot = subject
+            .entry
+            .map(|entry| view(Some(&entry.options), Some(entry), line.verdict_with(&entry.options, machine)));
+        let runtime = machine.runtime.as_ref().filter(|_| subject.running);
+        let now = runtime.map(|runtime| {
+            let booted = machine.line.as_deref();
+            let verdict = now(&line.kernel.boot(booted.unwrap_or_default(), machine), runtime);
+            view(booted, None, verdict)
+        });
+        let modules = subject.modules.iter().map(|m| module(m, line, &configured, next_boot.as_ref(), now.as_ref()));
+        KernelReport {
+            release: line.release.clone(),
+            id: line.id.clone(),
+            running: subject.running,
+            boots_next: subject.boots_next,
+            patch: line.kernel.patch.word(),
+            modules: modules.collect(),
+            configured,
+            next_boot,
+            now,
+        }
+    }
+
+    /// What counts at the next boot: the entry, or what it will be made of.
+    pub fn coming(&self) -> &View {
+        self.next_boot.as_ref().unwrap_or(&self.configured)
+    }
+
+    fn differs(&self) -> bool {
+        let seen = [self.next_boot.as_ref(), self.now.as_ref()];
+        seen.into_iter().flatten().any(|view| view.differs(&self.configured))
+    }
+}
+
+/// What a kernel does with one file.
+fn outcome(file: &ModuleFile, line: &Line, verdict: &Verdict) -> Outcome {
+    match &file.signature {
+        Signature::Unsigned { .. } => verdict.of(Kind::Unsigned),
+        Signature::Broken { .. } => verdict.of(Kind::Unparsable),
+        Signature::Signed { .. } => {
+            let (unknown, trusted) = (verdict.of(Kind::UnknownKey), verdict.of(Kind::Trusted));
+            // A signature that the running kernel took leaves no E behind: it has the key.
+            let taken = file.loaded.as_deref().is_some_and(|letters| !letters.contains('E'));
+            match (taken, line.kernel.takes_foreign_keys()) {
+                (true, _) => trusted,
+                (false, false) => unknown,
+                (false, true) if unknown.is_loaded() == trusted.is_loaded() => unknown,
+                (false, true) => Outcome::Unknown,
+            }
+        }
+    }
+}
+
+fn module(file: &ModuleFile, line: &Line, configured: &View, next: Option<&View>, now: Option<&View>) -> ModuleReport {
+    let of = |view: &View| outcome(file, line, &view.verdict);
+    let coming = of(next.unwrap_or(configured));
+    ModuleReport {
+        module: file.module.clone(),
+        path: file.path.clone(),
+        signature_text: file.signature.to_string(),
+        signature: file.signature.clone(),
+        configured: of(configured).word(),
+        next_boot: next.map(|view| of(view).word()),
+        now: now.map(|view| of(view).word()),
+        error: coming.error().or_else(|| of(configured).error()),
+        loaded: file.loaded.clone(),
+    }
+}
+
+impl ModuleReport {
+    /// What happens at the next boot.
+    pub fn coming(&self) -> &'static str {
+        self.next_boot.unwrap_or(self.configured)
+    }
+}
+
+/// Makes the document. The first subject is the one that the question is about.
+pub fn document(subjects: &[Subject<'_>], setting: &Setting<'_>) -> Document {
+    let kernels: Vec<KernelReport> = subjects.iter().map(|s| KernelReport::new(s, setting.machine)).collect();
+    let standing = standing(&kernels, setting);
+    let mut notes = Vec::new();
+    notes.extend(setting.entries_hidden.map(str::to_owned));
+    for kernel in kernels.iter().filter(|k| setting.entries_hidden.is_none() && k.next_boot.is_none()) {
+        notes.push(format!("there is no boot entry for {}", kernel.release));
+    }
+    Document {
+        schema: 1,
+        standing,
+        summary: summary(&kernels, setting),
+        next_step: next_step(&kernels, setting, standing),
+        secure_boot: match setting.machine.secure_boot {
+            SecureBoot::On => "on",
+            SecureBoot::Off => "off",
+            SecureBoot::Unknown => "unknown",
+        },
+        taint: setting.machine.taint.clone(),
+        policy_met: setting.policy_met,
+        kernels,
+        notes,
+    }
+}
+
+fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Standing {
+    let Some(first) = kernels.first() else { return Standing::Unknown };
+    let loaded: Vec<&ModuleName> =
+        kernels.iter().flat_map(|k| &k.modules).filter(|m| m.loaded.is_some()).map(|m| &m.module).collect();
+    let in_use = |m: &ModuleReport| loaded.iter().any(|name| name.name == m.module.name);
+    let next = kernels.iter().filter(|k| k.boots_next);
+    if next.flat_map(|k| &k.modules).any(|m| in_use(m) && m.coming() == "refused") {
+        return Standing::Refused;
+    }
+    if first.coming().unsigned() == Outcome::Unknown || (setting.entries_hidden.is_some() && setting.entries_needed) {
+        return Standing::Unknown;
+    }
+    let entry_lacks = setting.entries_hidden.is_none() && first.next_boot.is_none();
+    if kernels.iter().any(KernelReport::differs) || !setting.policy_met || entry_lacks {
+        return Standing::Pending;
+    }
+    Standing::Settled
+}
+
+fn summary(kernels: &[KernelReport], setting: &Setting<'_>) -> String {
+    let Some(kernel) = kernels.first() else {
+        return setting.unreadable.clone().unwrap_or_else(|| "there is no kernel".to_owned());
+    };
+    let when = if kernel.boots_next { "at the next boot" } else { "when it is booted" };
+    let release = &kernel.release;
+    if let Some(m) = kernel.modules.iter().find(|m| m.coming() == "refused") {
+        let error = m.error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
+        return format!("kernel {release} will refuse {} {when}{error}", m.module);
+    }
+    let coming = kernel.coming();
+    let all = kernel.modules.len();
+    let error = coming.unsigned().error().map(|e| format!(" ({})", e.name())).unwrap_or_default();
+    match coming.unsigned() {
+        Outcome::Unknown => {
+            let fact = coming.missing.first().map_or("a fact that is missing", String::as_str);
+            format!("it cannot be told whether kernel {release} will load unsigned modules {when}: it is not known {fact}")
+        }
+        _ if all > 0 && kernel.modules.iter().all(|m| matches!(m.coming(), "loads" | "taints")) => {
+            let what = if all == 1 { "the DKMS module".to_owned() } else { format!("all {all} DKMS modules") };
+            format!("kernel {release} will load {what} {when}")
+        }
+        Outcome::Loads | Outcome::Taints => format!("kernel {release} will load unsigned modules {when}"),
+        Outcome::Refused(_) => format!("kernel {release} will refuse unsigned modules {when}{error}"),
+    }
+}
+
+fn next_step(kernels: &[KernelReport], setting: &Setting<'_>, standing: Standing) -> Option<String> {
+    let kernel = kernels.first()?;
+    if let (false, Some(step)) = (setting.policy_met, &setting.policy_step) {
+        return Some(step.clone());
+    }
+    let refused = kernel.modules.iter().any(|m| m.configured == "refused");
+    if refused && kernel.patch == "absent" && kernel.configured.verdict.enforced == super::Tri::Yes {
+        return Some(format!(
+            "this kernel does not know {PARAMETER}: boot another kernel, or sign the modules with a key that it trusts"
+        ));
+    }
+    let entry_differs = |k: &KernelReport| k.next_boot.as_ref().is_some_and(|view| view.differs(&k.configured));
+    if kernels.iter().any(entry_differs) || (setting.entries_hidden.is_none() && kernel.next_boot.is_none()) {
+        return Some("run `clr-boot-manager update` as root".to_owned());
+    }
+    // What runs is no matter of the kernel that was asked for, but of the machine.
+    let running = kernels.iter().find(|k| k.running && k.now.is_some());
+    if let Some((running, view)) = running.and_then(|k| Some((k, k.now.as_ref()?)))
+        && view.differs(running.coming())
+    {
+        let on_now = view.verdict.enforced == super::Tri::No && running.coming().verdict.enforced == super::Tri::Yes;
+        return Some(if on_now {
+            "only a reboot turns enforcement on again".to_owned()
+        } else {
+            "reboot when it suits you".to_owned()
+        });
+    }
+    match standing {
+        Standing::Unknown => Some(match kernel.coming().missing.first() {
+            Some(fact) => format!("ask again as root, or make it known {fact}"),
+            None => "ask again as root".to_owned(),
+        }),
+        _ => None,
+    }
+}
