@@ -5,10 +5,12 @@
 
 pub mod child;
 pub mod clock;
+pub mod efi;
 pub mod fingerprint;
 pub mod interrupt;
 pub mod lock;
 pub mod log;
+pub mod mount;
 pub mod root;
 pub mod tools;
 mod write;

@@ -1,0 +1,90 @@
+//! Variables of the machine's UEFI firmware, as a root's `sys` shows them.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::root::{FileError, Presence, Root};
+
+/// There with UEFI firmware, not there with a BIOS.
+const FIRMWARE: &str = "/sys/firmware/efi";
+/// Where efivarfs is mounted.
+const VARIABLES: &str = "/sys/firmware/efi/efivars";
+/// The vendor of the variables that the UEFI specification defines.
+pub const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
+/// The vendor of the variables of the Boot Loader Interface, which systemd-boot speaks.
+pub const LOADER: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+
+/// Whether the machine was started by UEFI firmware.
+pub fn is_there(root: &Root) -> Presence {
+    root.lookup(FIRMWARE)
+}
+
+/// Whether its variables can be seen: a container, or a kernel started with `noefi`, shows none.
+pub fn shows_variables(root: &Root) -> bool {
+    // Why they cannot be seen makes no difference to who wants to read one.
+    root.list(VARIABLES).is_ok_and(|files| !files.is_empty())
+}
+
+/// The value of a variable, without its attributes; none when it is not set.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn variable(root: &Root, name: &str, vendor: &str) -> Result<Option<Vec<u8>>, FileError> {
+    let path = PathBuf::from(format!("{VARIABLES}/{name}-{vendor}"));
+    let Some(bytes) = root.read_optional(&path)? else { return Ok(None) };
+    // Four bytes of attributes stand in front of every value.
+    match bytes.split_at_checked(4) {
+        Some((_, value)) => Ok(Some(value.to_vec())),
+        None => Err(root.fail("read", &path, io::Error::other("it is too short for a variable"))),
+    }
+}
+
+/// The text of a variable, which is UTF-16 with a NUL at its end; none when it is not set, or empty.
+///
+/// # Errors
+/// As [`variable`].
+pub fn text(root: &Root, name: &str, vendor: &str) -> Result<Option<String>, FileError> {
+    let value = variable(root, name, vendor)?;
+    Ok(value.map(|value| decode(&value)).filter(|text| !text.is_empty()))
+}
+
+/// UTF-16, little end first, up to the first NUL; what is no character is replaced.
+fn decode(value: &[u8]) -> String {
+    let units = value.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    char::decode_utf16(units.take_while(|unit| *unit != 0)).map(|c| c.unwrap_or('\u{fffd}')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+    use crate::sys::RootKind;
+    use proptest::prelude::*;
+
+    #[test]
+    fn variables() {
+        let folder = tempfile::tempdir().unwrap();
+        let vars = folder.path().join(VARIABLES.trim_start_matches('/'));
+        std::fs::create_dir_all(&vars).unwrap();
+        let root = Root::open(RootKind::LiveCopy, folder.path()).unwrap();
+        assert!(is_there(&root).is_there() && !shows_variables(&root));
+        let put =
+            |name: &str, bytes: &[u8]| std::fs::write(vars.join(format!("{name}-{LOADER}")), bytes).unwrap();
+        put("Text", b"\x07\0\0\0a\0\xfc\0.\0\0\0x\0");
+        put("Unset", b"\x07\0\0\0");
+        put("Short", b"\x07\0");
+        assert!(shows_variables(&root));
+        assert_eq!(text(&root, "Text", LOADER).unwrap().as_deref(), Some("aü."));
+        assert_eq!(text(&root, "Unset", LOADER).unwrap(), None);
+        assert_eq!(variable(&root, "Unset", LOADER).unwrap().as_deref(), Some(&[][..]));
+        assert_eq!(variable(&root, "Text", GLOBAL).unwrap(), None);
+        assert!(variable(&root, "Short", LOADER).unwrap_err().to_string().contains("too short"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_decoded(value in proptest::collection::vec(any::<u8>(), 0..40)) {
+            prop_assert!(!decode(&value).contains('\0'));
+        }
+    }
+}
