@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::boot::{self, Obstacle, ReadBack};
+use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Sources, Switch, effective, parameter};
 use crate::dkms::conf::ConfError;
 use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
@@ -60,6 +60,8 @@ pub struct Facts {
     pub lines: Vec<Line>,
     /// The fingerprint of what the boot manager reads.
     pub boot_inputs: String,
+    /// What lies in the boot partition.
+    pub boot: BootFiles,
     /// What the boot entries of these kernels say now.
     pub boot_entries: ReadBack,
     /// Why the boot manager cannot be run here.
@@ -79,9 +81,11 @@ impl Facts {
             pairs.extend(pairs_of(world, cache, &tree, kernel));
             lines.push(line(world, &Named::of(kernel)));
         }
+        let boot = BootFiles::observe(&world.root, &inventory);
         Facts {
             boot_inputs: boot::inputs(&world.root),
-            boot_entries: boot::read_back(&world.root, &expected_entries(&lines)),
+            boot_entries: boot.read_back(&expected_entries(&lines)),
+            boot,
             boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
             machine: Machine::observe(&world.root),

@@ -337,6 +337,7 @@ fn kernels(facts: &Facts, modules: &[ModuleRecord], next_boot: Option<&str>) -> 
 fn notes(facts: &Facts) -> Vec<String> {
     let odd = facts.inventory.oddities.iter().chain(&facts.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
+    notes.extend(facts.boot.notes());
     notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
     let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable);
     notes.extend(unreadable.map(ToString::to_string));

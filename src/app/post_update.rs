@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::rebuild::{self, Attempt};
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
-use crate::boot::{self, Obstacle, ReadBack};
+use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
@@ -407,13 +407,13 @@ fn put_boot_right(world: &World, facts: &Facts, last: Option<BootRecord>) -> Boo
             boot::update(&world.root, &world.tools, world.settings.boot_timeout)
         }
     };
-    let seen = boot::read_back(&world.root, &expected_entries(&facts.lines));
+    let seen = BootFiles::observe(&world.root, &facts.inventory).read_back(&expected_entries(&facts.lines));
     let error = match (&seen, update.error) {
         (ReadBack::Differs(wrong), said) => {
             Some(wrong.iter().cloned().chain(said).collect::<Vec<_>>().join("; "))
         }
         // On a live system the boot partition is usually not mounted; in a copy or an image nothing else can be it.
-        (ReadBack::NotVisible, None) if !world.root.is_live() && !boot::is_another_loader(&world.root) => {
+        (ReadBack::NotVisible, None) if !world.root.is_live() => {
             let boot = world.root.spell("/boot");
             Some(format!("clr-boot-manager update wrote no boot entry below {}", boot.display()))
         }

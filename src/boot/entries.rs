@@ -1,150 +1,354 @@
-//! Boot entries as they lie in the boot partition, where it can be seen below `/boot`.
+//! systemd-boot's files, also behind shim: `loader.conf`, `entries/*.conf`, and the EFI variables that override them.
+//!
+//! What is said here of the loader was read in the sources of systemd-boot, versions 239 to 258, and in its manual.
 
-use std::path::Path;
+use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, image_name};
+use crate::sys::{FileError, Root, efi};
 
-use crate::sys::{Listed, Root};
+/// The folder of the entries, below the top of the boot partition.
+pub const ENTRIES: &str = "loader/entries";
+/// The configuration, below the top of the boot partition.
+pub const LOADER: &str = "loader/loader.conf";
 
-/// The folder of systemd-boot's entries, where the boot partition is mounted or part of the root.
-pub const ENTRIES: &str = "/boot/loader/entries";
-/// systemd-boot's own configuration.
-pub const LOADER: &str = "/boot/loader/loader.conf";
-
-/// One entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The file's name.
-    pub file: String,
-    /// The kernel id, off the `linux` line.
-    pub id: Option<String>,
-    /// The `options` lines, joined.
-    pub options: Vec<u8>,
+/// What the EFI variables say.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Variables {
+    /// `LoaderEntryOneShot`: the entry of the next boot only.
+    pub one_shot: Option<String>,
+    /// `LoaderEntryDefault`: the entry of each boot, before `loader.conf`.
+    pub default: Option<String>,
 }
 
-/// What the entries say, beside what they should.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReadBack {
-    /// Each kernel that should have an entry has one, with its effective command line.
-    Verified,
-    /// Something is missing or differs.
-    Differs(Vec<String>),
-    /// There is no entry below `/boot`: the boot partition is not mounted, or the boot loader is another one.
-    NotVisible,
-}
-
-impl ReadBack {
-    /// One word for the record.
-    pub fn word(&self) -> &'static str {
-        match self {
-            ReadBack::Verified => "verified",
-            ReadBack::Differs(_) => "differs",
-            ReadBack::NotVisible => "not-visible",
-        }
+impl Variables {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When one of them is set and cannot be read.
+    pub fn read(root: &Root) -> Result<Variables, FileError> {
+        let read = |name| efi::text(root, name, efi::LOADER);
+        Ok(Variables { one_shot: read("LoaderEntryOneShot")?, default: read("LoaderEntryDefault")? })
     }
 }
 
-/// Whether another boot loader than systemd-boot keeps its entries below `/boot`, where we cannot read them yet.
-pub fn is_another_loader(root: &Root) -> bool {
-    ["/boot/grub/grub.cfg", "/boot/syslinux.cfg"].iter().any(|path| root.lookup(path).is_there())
+/// Reads what lies there. `variables` are none where there is no firmware to ask.
+///
+/// # Errors
+/// When this process may not read it.
+pub(super) fn read(place: &Place, namespace: &str, variables: Option<&Variables>) -> Result<Menu, FileError> {
+    let mut menu = Menu::default();
+    let files = match place.list(ENTRIES) {
+        Ok(files) => files,
+        Err(e) if e.is_denied() => return Err(e),
+        Err(e) => {
+            menu.problems.push(Problem::breaks(e.to_string(), None));
+            Vec::new()
+        }
+    };
+    for file in files.iter().filter_map(|f| f.text()).filter(|f| is_entry(f)) {
+        let path = format!("{ENTRIES}/{file}");
+        match place.read(&path) {
+            // It is no entry for the loader; clr-boot-manager crashes on it.
+            Ok(Some(text)) if text.is_empty() => {
+                menu.problems
+                    .push(Problem::breaks(format!("{} is empty", place.spell(&path)), Some("delete it")));
+            }
+            Ok(Some(text)) => menu.entries.push(parse(file, &text, namespace)),
+            Ok(None) => {}
+            Err(e) if e.is_denied() => return Err(e),
+            Err(e) => menu.problems.push(Problem::breaks(e.to_string(), None)),
+        }
+    }
+    let configuration = match place.read(LOADER) {
+        Ok(Some(text)) if text.is_empty() => {
+            let what = format!("{} is empty", place.spell(LOADER));
+            menu.problems.push(Problem::breaks(what, Some("delete it")));
+            None
+        }
+        Ok(text) => text,
+        Err(e) if e.is_denied() => return Err(e),
+        Err(e) => {
+            menu.problems.push(Problem::breaks(e.to_string(), None));
+            None
+        }
+    };
+    let configured = configuration.as_deref().and_then(default_of);
+    choose(&mut menu, configured.as_deref(), variables, &place.spell(LOADER));
+    Ok(menu)
 }
 
-/// Reads one entry.
-pub fn parse(file: &str, text: &[u8]) -> Entry {
-    let mut entry = Entry { file: file.to_owned(), id: None, options: Vec::new() };
-    for line in text.split(|b| *b == b'\n') {
-        let line = line.trim_ascii();
-        let end = line.iter().position(|b| b.is_ascii_whitespace()).unwrap_or(line.len());
-        let (key, value) = (&line[..end], line[end..].trim_ascii());
+/// Whether the loader takes a file of the folder for an entry.
+fn is_entry(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with(".conf") && !name.starts_with('.') && !name.starts_with("auto-")
+}
+
+/// The lines that say something: key and value.
+fn settings(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
+    lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")).map(|line| {
+        let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+        (&line[..end], line[end..].trim_ascii())
+    })
+}
+
+/// Reads one entry. Of `linux` the last one counts; `options` are joined.
+pub fn parse(file: &str, text: &[u8], namespace: &str) -> Entry {
+    let (mut image, mut options) = (None, Vec::new());
+    for (key, value) in settings(text) {
         match key {
-            b"linux" => {
-                let name = String::from_utf8_lossy(value).into_owned();
-                let name = Path::new(&name).file_name().map(|n| n.to_string_lossy().into_owned());
-                // The old layout has no prefix.
-                entry.id = name.map(|n| n.strip_prefix("kernel-").unwrap_or(&n).to_owned());
-            }
+            b"linux" => image = Some(image_name(value)),
             b"options" => {
-                if !entry.options.is_empty() {
-                    entry.options.push(b' ');
+                if !options.is_empty() {
+                    options.push(b' ');
                 }
-                entry.options.extend(value);
+                options.extend(value);
             }
             _ => {}
         }
     }
-    entry
+    Entry::new(file, image, namespace, options)
 }
 
-/// Compares the entries with what they should be: kernel ids and effective command lines.
-pub fn read_back(root: &Root, expected: &[(String, Vec<u8>)]) -> ReadBack {
-    let files = match root.list(ENTRIES) {
-        Ok(files) => files,
-        Err(e) if e.is_absent() => return ReadBack::NotVisible,
-        Err(e) => return ReadBack::Differs(vec![e.to_string()]),
-    };
-    let (mut entries, mut wrong) = (Vec::new(), Vec::new());
-    for file in files.iter().filter_map(|f| f.text()).filter(|f| f.ends_with(".conf")) {
-        let path = format!("{ENTRIES}/{file}");
-        match root.read(&path) {
-            Ok(text) if text.is_empty() => {
-                wrong.push(format!("{} is empty; delete it", root.spell(&path).display()));
-            }
-            Ok(text) => entries.push(parse(file, &text)),
-            Err(e) => wrong.push(e.to_string()),
+/// The `default` of `loader.conf`: the last one counts.
+fn default_of(text: &[u8]) -> Option<String> {
+    let values = settings(text).filter(|(key, value)| *key == b"default" && !value.is_empty());
+    values.last().map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+}
+
+/// What a name comes to among the entries.
+#[derive(Debug, PartialEq, Eq)]
+enum Named<'e> {
+    /// This entry, by its name.
+    Entry(&'e Entry),
+    /// This entry, were it not for the missing `.conf`.
+    WithoutEnding(&'e Entry),
+    /// A pattern, `@saved`, or an entry that the loader makes by itself: it depends on what only the loader sees.
+    Open,
+    /// No entry: the loader goes on as if nothing had been said.
+    Nothing,
+}
+
+fn find<'e>(entries: &'e [Entry], name: &str) -> Named<'e> {
+    let start = name.get(..5).unwrap_or_default();
+    if name.contains(['*', '?', '[']) || name.starts_with('@') || start.eq_ignore_ascii_case("auto-") {
+        return Named::Open;
+    }
+    let known = |name: &str| entries.iter().find(|e| e.file.eq_ignore_ascii_case(name));
+    match (known(name), known(&format!("{name}.conf"))) {
+        (Some(entry), _) => Named::Entry(entry),
+        (None, Some(entry)) => Named::WithoutEnding(entry),
+        (None, None) => Named::Nothing,
+    }
+}
+
+/// Tells the default: the first of `LoaderEntryOneShot`, `LoaderEntryDefault` and `loader.conf` that names an entry.
+/// Without any the loader goes by an order of its own, which differs from version to version.
+fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variables>, path: &str) {
+    let one_shot = variables.and_then(|v| v.one_shot.as_deref());
+    let persistent = variables.and_then(|v| v.default.as_deref());
+    let mut decided = false;
+    for (name, set_by) in [
+        (one_shot, SetBy::LoaderEntryOneShot),
+        (persistent, SetBy::LoaderEntryDefault),
+        (configured, SetBy::LoaderConf),
+    ] {
+        let Some(name) = name else { continue };
+        let source = match set_by {
+            SetBy::LoaderEntryOneShot => "the EFI variable LoaderEntryOneShot",
+            SetBy::LoaderEntryDefault => "the EFI variable LoaderEntryDefault",
+            _ => path,
+        };
+        let named = find(&menu.entries, name);
+        menu.problems.extend(remark(&named, name, set_by, source));
+        if !decided && let Named::Entry(entry) | Named::WithoutEnding(entry) = named {
+            menu.default = Some(DefaultEntry { entry: entry.file.clone(), id: entry.id.clone(), set_by });
         }
+        decided |= named != Named::Nothing;
     }
-    wrong.extend(wrong_default(root, &files));
-    for (id, line) in expected {
-        match entries.iter().find(|e| e.id.as_deref() == Some(id)) {
-            None => wrong.push(format!("there is no boot entry for {id}")),
-            Some(entry) if words(&entry.options) != words(line) => {
-                wrong.push(format!("the boot entry {} has another command line than configured", entry.file));
-            }
-            Some(_) => {}
-        }
+    if !decided && configured.is_none() && menu.entries.len() > 1 {
+        let what = format!("{path} names no default: which entry boots is up to the boot loader");
+        menu.problems.push(Problem::odd(what, None));
     }
-    if wrong.is_empty() { ReadBack::Verified } else { ReadBack::Differs(wrong) }
 }
 
-/// What is wrong with `loader.conf`: an empty one crashes clr-boot-manager, and a default without an entry boots
-/// whatever the loader finds.
-fn wrong_default(root: &Root, files: &[Listed]) -> Option<String> {
-    let path = root.spell(LOADER);
-    let text = match root.read_optional(LOADER) {
-        Ok(text) => text?,
-        Err(e) => return Some(e.to_string()),
+/// What is to be told of a name that something gives as the default.
+fn remark(named: &Named, name: &str, set_by: SetBy, source: &str) -> Option<Problem> {
+    let once = set_by == SetBy::LoaderEntryOneShot;
+    let take_back = match set_by {
+        SetBy::LoaderEntryOneShot => "`bootctl set-oneshot \"\"` takes it back",
+        _ => "`bootctl set-default \"\"` takes it back",
     };
-    if text.is_empty() {
-        return Some(format!("{} is empty; delete it", path.display()));
-    }
-    let text = String::from_utf8_lossy(&text);
-    let default = text.lines().find_map(|line| line.strip_prefix("default"))?.trim();
-    // The loader compares names without case, takes the ending for granted, and knows patterns and @saved.
-    let wanted = default.strip_suffix(".conf").unwrap_or(default);
-    let known = |file: &str| file.strip_suffix(".conf").is_some_and(|f| f.eq_ignore_ascii_case(wanted));
-    let told_apart = !wanted.is_empty() && !wanted.contains(['*', '?', '[', '@']);
-    (told_apart && !files.iter().filter_map(Listed::text).any(known))
-        .then(|| format!("the default of {} is {default}, which is no entry", path.display()))
-}
-
-/// The words that compare: clr-boot-manager puts some of its own in front.
-fn words(line: &[u8]) -> Vec<&[u8]> {
-    // The last two are Solus's.
-    const OWN: [&[u8]; 5] = [b"root=", b"initrd=", b"rd.luks.uuid=", b"rootflags=", b"rd.vconsole."];
-    line.split(|b| b.is_ascii_whitespace())
-        .filter(|word| !word.is_empty() && !OWN.iter().any(|own| word.starts_with(own)))
-        .collect()
+    Some(match (named, set_by) {
+        (Named::Entry(_), SetBy::LoaderConf) => return None,
+        (Named::Entry(entry) | Named::WithoutEnding(entry), _) if set_by != SetBy::LoaderConf => {
+            let when =
+                if once { "for the next boot only" } else { "for every boot, whatever loader.conf says" };
+            Problem::odd(format!("{source} chooses {} {when}", entry.named()), Some(take_back))
+        }
+        // Version 245 made the ending a part of the name.
+        (Named::Entry(entry) | Named::WithoutEnding(entry), _) => Problem::odd(
+            format!(
+                "the default of {source} is {name} without .conf, which systemd-boot ignores since version 245"
+            ),
+            Some(&format!("write `default {}` there", entry.file)),
+        ),
+        (Named::Open, SetBy::LoaderConf) => Problem::odd(
+            format!("the default of {source} is {name}: which entry that is, only the boot loader knows"),
+            None,
+        ),
+        (Named::Open, _) => Problem::odd(
+            format!("{source} chooses {name}: which entry that is, only the boot loader knows"),
+            Some(take_back),
+        ),
+        // A default without an entry boots whatever the loader finds.
+        (Named::Nothing, SetBy::LoaderConf) => {
+            Problem::breaks(format!("the default of {source} is {name}, which is no entry"), None)
+        }
+        (Named::Nothing, _) => Problem::odd(
+            format!("{source} names {name}, which is no entry: the boot loader ignores it"),
+            None,
+        ),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
+
+    const NS: &str = "org.clearlinux";
 
     #[test]
     fn an_entry() {
-        let text = b"title Clear Linux\nlinux /EFI/org.clearlinux/kernel-org.clearlinux.native.6.15.7-1591\n\
-                     options root=PARTUUID=1 quiet  rw\n";
-        let entry = parse("x.conf", text);
+        let text = b"# linux /x\ntitle Clear Linux\nlinux /EFI/org.clearlinux/kernel-org.clearlinux.native.6.15.7-1591\n\
+                     options root=PARTUUID=1 quiet  rw\r\noptions\tmore\n";
+        let entry = parse("x.conf", text, NS);
         assert_eq!(entry.id.as_deref(), Some("org.clearlinux.native.6.15.7-1591"));
-        assert_eq!(words(&entry.options), words(b"quiet rw "));
-        assert_ne!(words(&entry.options), words(b"quiet rw more"));
+        assert_eq!((entry.options.as_slice(), entry.copy), (&b"root=PARTUUID=1 quiet  rw more"[..], false));
+    }
+
+    #[test]
+    fn the_kernel_is_read_off_the_linux_line() {
+        for (line, id, copy) in [
+            (
+                "linux \\EFI\\org.clearlinux\\kernel-org.clearlinux.lts.6.1.1-2",
+                Some("org.clearlinux.lts.6.1.1-2"),
+                false,
+            ),
+            ("linux /org.clearlinux.lts.6.1.1-2", Some("org.clearlinux.lts.6.1.1-2"), false),
+            ("linux /kernel-org.clearlinux.lts.6.1.1-2.bak", Some("org.clearlinux.lts.6.1.1-2"), true),
+            ("linux /a\nlinux /kernel-org.clearlinux.lts.6.1.1-2", Some("org.clearlinux.lts.6.1.1-2"), false),
+            ("linux /vmlinuz-linux", None, false),
+            ("linux /kernel-com.solus-project.current.6.1.1-2", None, false),
+            ("linux", None, false),
+            ("efi /EFI/memtest/memtest.efi", None, false),
+        ] {
+            let entry = parse("x.conf", line.as_bytes(), NS);
+            assert_eq!((entry.id.as_deref(), entry.copy), (id, copy), "{line}");
+        }
+    }
+
+    fn menu() -> Menu {
+        let entry = |file: &str, number: u32| {
+            parse(file, format!("linux /kernel-{NS}.native.6.1.1-{number}").as_bytes(), NS)
+        };
+        Menu { entries: vec![entry("Clear-one.conf", 1), entry("Clear-two.conf", 2)], ..Menu::default() }
+    }
+
+    /// What is told, and whether it breaks something.
+    type Told = Vec<(String, bool)>;
+
+    /// The default and its source, and what is told.
+    fn chosen(
+        loader: &[u8],
+        one_shot: Option<&str>,
+        default: Option<&str>,
+    ) -> (Option<(String, SetBy)>, Told) {
+        let mut menu = menu();
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let variables = Variables { one_shot: owned(one_shot), default: owned(default) };
+        choose(&mut menu, default_of(loader).as_deref(), Some(&variables), "L");
+        let told = menu.problems.iter().map(|p| (p.to_string(), p.breaks)).collect();
+        (menu.default.map(|d| (d.entry, d.set_by)), told)
+    }
+
+    #[test]
+    fn the_default() {
+        use SetBy::{LoaderConf, LoaderEntryDefault, LoaderEntryOneShot};
+        let (one, two) = ("Clear-one.conf", "Clear-two.conf");
+        type Case<'a> = (&'a [u8], Option<&'a str>, Option<&'a str>, Option<(&'a str, SetBy)>, &'a [&'a str]);
+        let table: [Case; 14] = [
+            (b"timeout 5\ndefault Clear-one.conf\n", None, None, Some((one, LoaderConf)), &[]),
+            (b"default CLEAR-ONE.CONF", None, None, Some((one, LoaderConf)), &[]),
+            (b"default Clear-one.conf\ndefault Clear-two.conf", None, None, Some((two, LoaderConf)), &[]),
+            (b"default Clear-one", None, None, Some((one, LoaderConf)), &["`default Clear-one.conf`"]),
+            (b"default Clear-*", None, None, None, &["only the boot loader knows"]),
+            (b"default @saved", None, None, None, &["only the boot loader knows"]),
+            (b"default auto-windows", None, None, None, &["only the boot loader knows"]),
+            (
+                b"default Clear-three.conf",
+                None,
+                None,
+                None,
+                &["default of L is Clear-three.conf, which is no entry"],
+            ),
+            (b"timeout 10\n", None, None, None, &["L names no default"]),
+            (b"defaults Clear-one.conf", None, None, None, &["L names no default"]),
+            (
+                b"default Clear-one.conf",
+                Some(two),
+                None,
+                Some((two, LoaderEntryOneShot)),
+                &["for the next boot only"],
+            ),
+            (
+                b"default Clear-one.conf",
+                None,
+                Some("clear-TWO.conf"),
+                Some((two, LoaderEntryDefault)),
+                &["every boot"],
+            ),
+            (b"default Clear-one.conf", Some("x"), Some("@saved"), None, &["x, which is no entry", "@saved"]),
+            (
+                b"default Clear-one.conf",
+                Some("x"),
+                None,
+                Some((one, LoaderConf)),
+                &["the boot loader ignores it"],
+            ),
+        ];
+        for (loader, one_shot, default, expected, told) in table {
+            let case = format!("{} {one_shot:?} {default:?}", loader.escape_ascii());
+            let (found, said) = chosen(loader, one_shot, default);
+            assert_eq!(found, expected.map(|(name, by)| (name.to_owned(), by)), "{case}");
+            assert_eq!(said.len(), told.len(), "{case}: {said:?}");
+            for ((said, breaks), told) in said.iter().zip(told) {
+                assert!(said.contains(told), "{case}: {said}");
+                assert_eq!(*breaks, said.contains("of L is Clear-three"), "{case}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_are_entries() {
+        for (name, yes) in [
+            ("a.conf", true),
+            ("A.CONF", true),
+            (".a.conf", false),
+            ("auto-x.conf", false),
+            ("a.conf.bak", false),
+        ] {
+            assert_eq!(is_entry(name), yes, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(text in proptest::collection::vec(any::<u8>(), 0..200), name in "\\PC{0,12}") {
+            let mut menu = Menu { entries: vec![parse(&name, &text, NS)], ..Menu::default() };
+            let variables = Variables { one_shot: Some(name.clone()), default: None };
+            choose(&mut menu, default_of(&text).as_deref(), Some(&variables), "L");
+        }
     }
 }

@@ -1,6 +1,11 @@
 //! The boot manager: what it reads, running it, and reading back what it wrote.
 
 pub mod entries;
+pub mod files;
+pub mod grub;
+pub mod menu;
+pub mod partition;
+pub mod syslinux;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +14,8 @@ use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
 use crate::kernel::inventory::IMAGES;
 use crate::sys::{Ended, Fingerprint, Kind, Output, Root, RootKind, Tools};
 
-pub use entries::{ReadBack, is_another_loader, read_back};
+pub use files::{BootFiles, ReadBack};
+pub use menu::{DefaultEntry, Entry, Loader, Problem, SetBy};
 
 /// How one run of the boot manager ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +89,7 @@ pub fn obstacle(root: &Root) -> Option<Obstacle> {
     path.to_string_lossy().contains(['[', '*', '?', '\\']).then(|| Obstacle::Path(path.to_owned()))
 }
 
-/// Runs `clr-boot-manager update`. Its exit code proves nothing; [`read_back`] does.
+/// Runs `clr-boot-manager update`. Its exit code proves nothing; [`BootFiles::read_back`] does.
 pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
     let child = match tools.child("clr-boot-manager", deadline) {
         Ok(child) => child.arg("update").output(Output::Keep(16 << 10)),

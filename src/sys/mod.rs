@@ -10,6 +10,7 @@ pub mod fingerprint;
 pub mod interrupt;
 pub mod lock;
 pub mod log;
+pub mod mount;
 pub mod root;
 pub mod tools;
 mod write;

@@ -89,6 +89,10 @@ pub struct Stat {
     pub ctime_ns: i128,
     /// Inode number.
     pub inode: u64,
+    /// The device that the filesystem is on.
+    pub on: u64,
+    /// The device that a device file stands for.
+    pub stands_for: u64,
 }
 
 impl From<rustix::fs::Stat> for Stat {
@@ -100,6 +104,8 @@ impl From<rustix::fs::Stat> for Stat {
             mtime_ns: i128::from(s.st_mtime) * 1_000_000_000 + i128::from(s.st_mtime_nsec),
             ctime_ns: i128::from(s.st_ctime) * 1_000_000_000 + i128::from(s.st_ctime_nsec),
             inode: s.st_ino,
+            on: s.st_dev,
+            stands_for: s.st_rdev,
         }
     }
 }
@@ -185,6 +191,12 @@ impl Root {
         let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| fail(e.into()))?;
         Ok(Root { fd, path, kind })
+    }
+
+    /// A folder that is open already, and that may be mounted nowhere; `path` is its name in messages.
+    pub(super) fn of_descriptor(fd: OwnedFd, path: &Path) -> Root {
+        // Nothing runs there, whatever the machine around it is.
+        Root { fd, path: path.to_owned(), kind: RootKind::Image }
     }
 
     /// What this root is.

@@ -1,6 +1,7 @@
 //! Tests of the library and of the programs on fixture roots: no root rights, no network, no kernel headers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod boot_files;
 mod cmdline_change;
 mod cmdline_show;
 mod enforcement_vectors;

@@ -1,0 +1,355 @@
+//! What lies in the boot partition: entries, the default, and what is wrong with them.
+
+use super::entries::{self, Variables};
+use super::menu::{DefaultEntry, Entry, Loader, Menu, Place, Problem};
+use super::{grub, partition, syslinux};
+use crate::kernel::inventory::IMAGES;
+use crate::kernel::{Inventory, KernelName};
+use crate::sys::{FileError, Presence, Root, RootKind, efi, mount};
+
+/// Where the boot partition is mounted, or where its files are where there is none.
+const BOOT: &str = "/boot";
+
+/// What the entries say, beside what they should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadBack {
+    /// Each kernel that should have an entry has one, with its effective command line.
+    Verified,
+    /// Something is missing or differs.
+    Differs(Vec<String>),
+    /// No entry can be seen, nor can it be told that there is none.
+    NotVisible,
+}
+
+impl ReadBack {
+    /// One word for the record.
+    pub fn word(&self) -> &'static str {
+        match self {
+            ReadBack::Verified => "verified",
+            ReadBack::Differs(_) => "differs",
+            ReadBack::NotVisible => "not-visible",
+        }
+    }
+}
+
+/// What lies in the boot partition.
+#[derive(Debug, Default)]
+pub struct BootFiles {
+    /// Whose files they are; none when none can be seen.
+    pub loader: Option<Loader>,
+    /// Where they are: the folder as the host spells it, or the device that was looked into.
+    pub place: String,
+    /// The entries, those of other systems too.
+    pub entries: Vec<Entry>,
+    /// The entry that the next boot takes; none when it cannot be told.
+    pub default: Option<DefaultEntry>,
+    /// What is wrong or odd.
+    pub problems: Vec<Problem>,
+    /// Why nothing can be seen, and what to do.
+    pub invisible: Option<String>,
+}
+
+impl BootFiles {
+    /// Looks at them, for the kernels of a root; without a kernel there is nothing to look for. On a live system whose
+    /// boot partition is not mounted root looks into it all the same, and leaves no trace.
+    pub fn observe(root: &Root, inventory: &Inventory) -> BootFiles {
+        if inventory.kernels.is_empty() {
+            return BootFiles::default();
+        }
+        let firmware = match root.kind() {
+            // What the machine around it was started with says nothing of an image.
+            RootKind::Image => None,
+            RootKind::Live | RootKind::LiveCopy => match efi::is_there(root) {
+                Presence::There(_) => Some(true),
+                Presence::Absent => Some(false),
+                Presence::Unreadable(_) => None,
+            },
+        };
+        let here = Place { root, top: BOOT, device: None };
+        match loader_at(&here, firmware) {
+            Ok(Some(loader)) => {
+                let mut files = seen(&here, root, loader, firmware, inventory);
+                if let (true, Some(true)) = (root.is_live(), firmware) {
+                    files.problems.extend(misplaced(root));
+                }
+                files
+            }
+            Ok(None) if root.is_live() => elsewhere(root, firmware == Some(true), inventory),
+            Ok(None) => hidden(format!("there is no boot entry below {}", root.spell(BOOT).display())),
+            Err(e) => hidden(denied(&e)),
+        }
+    }
+
+    /// The entry of a kernel: of several the one that the next boot takes, or that has the name that clr-boot-manager
+    /// would give it.
+    pub fn of(&self, id: &str) -> Option<&Entry> {
+        let mine = || self.entries.iter().filter(|e| e.id.as_deref() == Some(id));
+        let default = self.default.as_ref().map(|d| d.entry.as_str());
+        let usual = KernelName::from_any_id(id)
+            .map(|(name, _)| format!("-{}-{}-{}.conf", name.variant, name.version, name.compared_number()));
+        mine()
+            .find(|e| default == Some(&e.file))
+            .or_else(|| {
+                mine().find(|e| !e.copy && usual.as_deref().is_some_and(|usual| e.file.ends_with(usual)))
+            })
+            .or_else(|| mine().find(|e| !e.copy))
+            .or_else(|| mine().next())
+    }
+
+    /// Compares the entries with what they should be: kernel ids and effective command lines.
+    pub fn read_back(&self, expected: &[(String, Vec<u8>)]) -> ReadBack {
+        if self.loader.is_none() {
+            return ReadBack::NotVisible;
+        }
+        let mut wrong: Vec<String> =
+            self.problems.iter().filter(|p| p.breaks).map(Problem::to_string).collect();
+        for (id, line) in expected {
+            match self.of(id) {
+                None => wrong.push(format!("there is no boot entry for {id}")),
+                Some(entry) if words(&entry.options) != words(line) => {
+                    let mut what =
+                        format!("the boot entry {} has another command line than configured", entry.file);
+                    // clr-boot-manager's script for grub-mkconfig has it inside double quotes.
+                    if self.loader == Some(Loader::Grub) && line.iter().any(|b| b"\"$`\\".contains(b)) {
+                        what += ", because grub-mkconfig puts it through a shell: configure it without \" $ ` and \\";
+                    }
+                    wrong.push(what);
+                }
+                Some(_) => {}
+            }
+        }
+        if wrong.is_empty() { ReadBack::Verified } else { ReadBack::Differs(wrong) }
+    }
+
+    /// What is odd, in sentences.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        self.problems.iter().filter(|p| !p.breaks).map(Problem::to_string).chain(self.invisible.clone())
+    }
+}
+
+fn hidden(why: String) -> BootFiles {
+    BootFiles { invisible: Some(why), ..BootFiles::default() }
+}
+
+fn denied(error: &FileError) -> String {
+    if error.is_denied() { format!("{error}; ask as root") } else { error.to_string() }
+}
+
+/// Whose files lie at a place, by the rule by which clr-boot-manager chooses a loader: with UEFI firmware it writes
+/// systemd-boot's files and no others; without, those of syslinux or GRUB. In an image it takes systemd-boot unless it
+/// finds a legacy boot partition.
+fn loader_at(place: &Place, firmware: Option<bool>) -> Result<Option<Loader>, FileError> {
+    let systemd_boot = place.has(entries::ENTRIES)? || place.has(entries::LOADER)?;
+    if firmware == Some(true) || (firmware.is_none() && systemd_boot) {
+        return Ok(systemd_boot.then_some(Loader::SystemdBoot));
+    }
+    Ok(match (place.has(syslinux::CONFIGURATION)?, place.has(grub::CONFIGURATION)?) {
+        (true, true) => Some(legacy_loader(place)),
+        (true, false) => Some(Loader::Syslinux),
+        (false, true) => Some(Loader::Grub),
+        // Some other program may have written them for a machine with firmware.
+        (false, false) => systemd_boot.then_some(Loader::SystemdBoot),
+    })
+}
+
+/// Of two the one whose file was written last: clr-boot-manager takes GRUB where grub-mkconfig is installed and no
+/// partition of the disk is marked as a legacy boot partition, and leaves the other's file as it was.
+fn legacy_loader(place: &Place) -> Loader {
+    let written = |path: &str| place.root.lookup(place.path(path)).stat().map(|s| s.mtime_ns);
+    if written(grub::CONFIGURATION) > written(syslinux::CONFIGURATION) {
+        Loader::Grub
+    } else {
+        Loader::Syslinux
+    }
+}
+
+/// Reads the files at a place. `root` is the system that they are for.
+fn seen(
+    place: &Place,
+    root: &Root,
+    loader: Loader,
+    firmware: Option<bool>,
+    inventory: &Inventory,
+) -> BootFiles {
+    let namespace = &inventory.namespace;
+    let mut unknown = None;
+    let menu = match loader {
+        Loader::SystemdBoot => {
+            let variables = match firmware {
+                Some(true) if !efi::shows_variables(root) => {
+                    let what =
+                        "the EFI variables cannot be seen here: what they make the default cannot be told";
+                    unknown = Some(Problem::odd(what.to_owned(), None));
+                    None
+                }
+                Some(true) => {
+                    Variables::read(root).map_err(|e| unknown = Some(Problem::odd(e.to_string(), None))).ok()
+                }
+                _ => None,
+            };
+            entries::read(place, namespace, variables.as_ref())
+        }
+        Loader::Syslinux => syslinux::read(place, namespace),
+        Loader::Grub => grub::read(place, namespace),
+    };
+    let mut menu = match menu {
+        Ok(menu) => menu,
+        Err(e) => return hidden(denied(&e)),
+    };
+    menu.problems.extend(unknown);
+    judge(&mut menu, loader, root, inventory);
+    BootFiles {
+        loader: Some(loader),
+        place: place.name(),
+        entries: menu.entries,
+        default: menu.default,
+        problems: menu.problems,
+        invisible: None,
+    }
+}
+
+/// The live system shows no entry below `/boot`: clr-boot-manager unmounts what it has mounted.
+fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
+    let device = match partition::find(live, firmware) {
+        Ok(device) => device,
+        Err(lost) => return hidden(format!("the boot entries cannot be seen: {lost}")),
+    };
+    let opened = match mount::mounted(live, &device) {
+        Ok(Some(root)) => Ok((root, None)),
+        Ok(None) if !rustix::process::geteuid().is_root() => {
+            let device = device.display();
+            return hidden(format!(
+                "the boot partition {device} is not mounted: ask as root, who can look into it"
+            ));
+        }
+        Ok(None) => mount::peek(live, &device).map(|root| (root, Some(device.display().to_string()))),
+        Err(e) => Err(e),
+    };
+    let (root, device) = match opened {
+        Ok(opened) => opened,
+        Err(e) => return hidden(format!("the boot entries cannot be seen: {e}")),
+    };
+    let place = Place { root: &root, top: "", device };
+    match loader_at(&place, Some(firmware)) {
+        Ok(loader) => {
+            // A boot partition without any file of a loader has no entry either.
+            let usual = if firmware { Loader::SystemdBoot } else { Loader::Syslinux };
+            seen(&place, live, loader.unwrap_or(usual), Some(firmware), inventory)
+        }
+        Err(e) => hidden(denied(&e)),
+    }
+}
+
+/// Entries below `/boot` that the firmware never sees: with any file in an unmounted `/boot` clr-boot-manager takes the
+/// system for one without a boot partition.
+fn misplaced(live: &Root) -> Option<Problem> {
+    let on = |path: &str| live.lookup(path).stat().map(|s| s.on);
+    let root = on("/")?;
+    if on("/boot/loader")? != root {
+        return None;
+    }
+    // Where it cannot be told which partition it is, there may be none.
+    let device = partition::find(live, true).ok()?;
+    (live.lookup(&device).stat()?.stands_for != root).then(|| {
+        let device = device.display();
+        Problem::breaks(
+            format!("the boot entries lie in /boot of the root filesystem, and the firmware reads {device}"),
+            Some("move them out of /boot, then run `clr-boot-manager update`"),
+        )
+    })
+}
+
+/// What is wrong with entries and default, whatever the loader.
+fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
+    let is_default = |entry: &Entry| menu.default.as_ref().is_some_and(|d| d.entry == entry.file);
+    let mut problems = Vec::new();
+    for (at, entry) in menu.entries.iter().enumerate() {
+        let Some(id) = &entry.id else { continue };
+        let same = |e: &&Entry| e.id.as_ref() == Some(id) && !e.copy;
+        let Some(kernel) = inventory.kernels.iter().find(|k| k.id == *id) else {
+            let clear = match loader {
+                Loader::SystemdBoot => "delete the entry",
+                Loader::Syslinux | Loader::Grub => "`clr-boot-manager update` writes the file anew",
+            };
+            let what = format!("the boot entry {} is of the kernel {id}, which is not installed", entry.file);
+            problems.push(Problem { what, clear: Some(clear.to_owned()), breaks: is_default(entry) });
+            continue;
+        };
+        if entry.copy {
+            let only = kernel.tip && !menu.entries.iter().any(|e| same(&e));
+            let image = entry.image.as_deref().unwrap_or_default();
+            problems.push(Problem {
+                what: format!("the boot entry {} boots {image}, a copy of {id}", entry.file),
+                clear: Some(format!(
+                    "move the copy out of {}, then run `clr-boot-manager update`",
+                    root.spell(IMAGES).display()
+                )),
+                // Where the copy is all there is, it is the kernel.
+                breaks: kernel.image != image && (is_default(entry) || only),
+            });
+        } else if menu.entries[..at].iter().filter(same).count() == 0 {
+            let names: Vec<&str> = menu.entries.iter().filter(same).map(|e| e.file.as_str()).collect();
+            if names.len() > 1 {
+                let what = format!("the kernel {id} has {} boot entries: {}", names.len(), names.join(", "));
+                problems.push(Problem::odd(what, None));
+            }
+        }
+    }
+    menu.problems.extend(problems);
+    let Some(default) = menu.default.as_ref().filter(|d| !d.set_by.overrides()) else { return };
+    let next = inventory.boot_default();
+    let what = match (&default.id, next) {
+        (None, _) => format!("the boot default is {}, which is no kernel of clr-boot-manager", default.entry),
+        (Some(id), Some(next)) if *id != next.id => {
+            format!("the boot default is {id}, and `clr-boot-manager update` makes it {}", next.id)
+        }
+        _ => return,
+    };
+    menu.problems.push(Problem::odd(what, None));
+}
+
+/// The words that compare: clr-boot-manager puts some of its own in front.
+fn words(line: &[u8]) -> Vec<&[u8]> {
+    // The last two are Solus's.
+    const OWN: [&[u8]; 5] = [b"root=", b"initrd=", b"rd.luks.uuid=", b"rootflags=", b"rd.vconsole."];
+    line.split(|b| b.is_ascii_whitespace())
+        .filter(|word| !word.is_empty() && !OWN.iter().any(|own| word.starts_with(own)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn words_that_compare() {
+        assert_eq!(words(b"root=PARTUUID=1 quiet  rw"), words(b"quiet rw "));
+        assert_ne!(words(b"root=PARTUUID=1 quiet  rw"), words(b"quiet rw more"));
+    }
+
+    #[test]
+    fn the_entry_of_a_kernel() {
+        let id = "org.clearlinux.native.6.15.7-1591";
+        let entry =
+            |file: &str, image: &str| Entry::new(file, Some(image.to_owned()), "org.clearlinux", Vec::new());
+        let mut files = BootFiles {
+            loader: Some(Loader::SystemdBoot),
+            entries: vec![
+                entry("a.conf", &format!("{id}.bak")),
+                entry("b.conf", id),
+                entry("Clear-linux-native-6.15.7-1591.conf", id),
+                entry("d.conf", "org.clearlinux.native.6.15.7-15912"),
+            ],
+            ..BootFiles::default()
+        };
+        let of = |files: &BootFiles, id: &str| files.of(id).map(|e| e.file.clone());
+        assert_eq!(of(&files, id).as_deref(), Some("Clear-linux-native-6.15.7-1591.conf"));
+        files.entries.remove(2);
+        assert_eq!(of(&files, id).as_deref(), Some("b.conf"));
+        files.entries.remove(1);
+        assert_eq!(of(&files, id).as_deref(), Some("a.conf"));
+        assert_eq!(of(&files, "org.clearlinux.native.6.15.7-1"), None);
+        assert_eq!(of(&files, ""), None);
+    }
+}

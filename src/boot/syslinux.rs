@@ -1,0 +1,145 @@
+//! `syslinux.cfg`, which syslinux and extlinux read.
+//!
+//! What is said here of the loader is in the manual of syslinux 6.
+
+use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, image_name};
+use crate::sys::FileError;
+
+/// The configuration, at the top of the boot partition.
+pub const CONFIGURATION: &str = "syslinux.cfg";
+
+/// Reads what lies there.
+///
+/// # Errors
+/// When this process may not read it.
+pub(super) fn read(place: &Place, namespace: &str) -> Result<Menu, FileError> {
+    match place.read(CONFIGURATION) {
+        Ok(Some(text)) if text.is_empty() => {
+            let what = format!("{} is empty", place.spell(CONFIGURATION));
+            Ok(Menu { problems: vec![Problem::breaks(what, None)], ..Menu::default() })
+        }
+        Ok(text) => Ok(parse(&text.unwrap_or_default(), namespace, &place.spell(CONFIGURATION))),
+        Err(e) if e.is_denied() => Err(e),
+        Err(e) => Ok(Menu { problems: vec![Problem::breaks(e.to_string(), None)], ..Menu::default() }),
+    }
+}
+
+/// Reads the text of the file at `path`. Keywords are matched without case; of the same one in an entry, and of
+/// `DEFAULT`, the last counts.
+pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
+    let mut menu = Menu::default();
+    let mut default = None;
+    let mut label: Option<(String, Option<String>, Option<Vec<u8>>)> = None;
+    // An APPEND before the first LABEL is for each entry that has none.
+    let mut common = Vec::new();
+    let mut entry_of = |label: Option<(String, Option<String>, Option<Vec<u8>>)>, common: &[u8]| {
+        let Some((name, image, options)) = label else { return };
+        let options = options.unwrap_or_else(|| common.to_vec());
+        // Without a KERNEL the label is the file.
+        let image = image.unwrap_or_else(|| image_name(name.as_bytes()));
+        menu.entries.push(Entry::new(&name, Some(image), namespace, options));
+    };
+    for line in text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii) {
+        let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+        let (key, value) = (line[..end].to_ascii_lowercase(), line[end..].trim_ascii());
+        match (key.as_slice(), &mut label) {
+            (b"label", _) => {
+                let name = String::from_utf8_lossy(value).into_owned();
+                entry_of(label.replace((name, None, None)), &common);
+            }
+            (b"kernel" | b"linux", Some((_, image, _))) => *image = Some(image_name(value)),
+            // A lone dash says that there is none, not even the common one.
+            (b"append", Some((_, _, options))) => {
+                *options = Some(if value == b"-" { Vec::new() } else { value.to_vec() })
+            }
+            (b"append", None) => common = value.to_vec(),
+            (b"default", _) => default = Some(String::from_utf8_lossy(value).into_owned()),
+            _ => {}
+        }
+    }
+    entry_of(label, &common);
+    match default {
+        Some(name) => match menu.entries.iter().find(|e| e.file == name) {
+            Some(entry) => {
+                let (entry, id) = (entry.file.clone(), entry.id.clone());
+                menu.default = Some(DefaultEntry { entry, id, set_by: SetBy::SyslinuxDefault });
+            }
+            None => {
+                let what = format!("the DEFAULT of {path} is {name}, which is no LABEL");
+                // A menu program is no kernel; what it makes the default, it knows.
+                let menu_program = name.ends_with(".c32");
+                menu.problems.push(Problem { what, clear: None, breaks: !menu_program });
+            }
+        },
+        None if !menu.entries.is_empty() => {
+            let what = format!("{path} names no DEFAULT: somebody must choose at the boot prompt");
+            menu.problems.push(Problem::odd(what, None));
+        }
+        None => {}
+    }
+    menu
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const NS: &str = "org.clearlinux";
+    const A: &str = "org.clearlinux.native.6.15.7-1591";
+    const B: &str = "org.clearlinux.native.6.15.8-1592";
+
+    /// As clr-boot-manager writes it, for two kernels.
+    fn file() -> String {
+        format!(
+            "TIMEOUT 5\nLABEL {A}\n  KERNEL {A}\nAPPEND root=PARTUUID=1 quiet  rw \nDEFAULT {B}\nLABEL {B}\n  KERNEL {B}\n  \
+             INITRD initrd-{B}\nAPPEND root=PARTUUID=1 quiet\n"
+        )
+    }
+
+    #[test]
+    fn clr_boot_managers_file() {
+        let menu = parse(file().as_bytes(), NS, "P");
+        let found: Vec<_> =
+            menu.entries.iter().map(|e| (e.file.as_str(), e.id.as_deref(), e.options.as_slice())).collect();
+        assert_eq!(
+            found,
+            [(A, Some(A), &b"root=PARTUUID=1 quiet  rw"[..]), (B, Some(B), &b"root=PARTUUID=1 quiet"[..])]
+        );
+        let default = menu.default.unwrap();
+        assert_eq!((default.entry.as_str(), default.set_by), (B, SetBy::SyslinuxDefault));
+        assert_eq!(menu.problems, []);
+    }
+
+    #[test]
+    fn files_of_others() {
+        let entry = |text: &str| parse(text.as_bytes(), NS, "P").entries[0].clone();
+        assert_eq!(entry(&format!("append a\nlabel {A}\n")).options, b"a");
+        assert_eq!(entry(&format!("append a\nlabel {A}\n")).id.as_deref(), Some(A));
+        assert_eq!(entry("append a\nlabel x\nappend -\nlinux ../y").options, b"");
+        let bak = entry(&format!("LABEL x\nKERNEL /{A}.bak\nAPPEND b\n"));
+        assert_eq!((bak.id.as_deref(), bak.copy), (Some(A), true));
+        let told = |text: &str| {
+            parse(text.as_bytes(), NS, "P").problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told("DEFAULT vesamenu.c32\nLABEL x\n"),
+            ["the DEFAULT of P is vesamenu.c32, which is no LABEL"]
+        );
+        assert_eq!(told("LABEL x\n"), ["P names no DEFAULT: somebody must choose at the boot prompt"]);
+        assert_eq!(told(""), [""; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            parse(&text, NS, "P");
+        }
+
+        #[test]
+        fn any_words(text in "((label|kernel|append|default|org.clearlinux.native.1-1|-| |\n){0,4}\n){0,10}") {
+            parse(text.as_bytes(), NS, "P");
+        }
+    }
+}

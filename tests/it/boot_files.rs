@@ -1,0 +1,353 @@
+//! What lies in the boot partition, as `clr-dkms status` tells it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use crate::support::{A, B, LTS, TestRoot};
+
+const A_ID: &str = "org.clearlinux.native.6.15.7-1591";
+const B_ID: &str = "org.clearlinux.native.6.15.8-1592";
+const A_ENTRY: &str = "Clear-linux-native-6.15.7-1591.conf";
+const B_ENTRY: &str = "Clear-linux-native-6.15.8-1592.conf";
+const LOADER: &str = "boot/loader/loader.conf";
+
+/// A healthy system after an update: A runs, B is the tip, both have entries, and B is the default.
+fn healthy() -> TestRoot {
+    let root = TestRoot::updated();
+    root.module("hello", "1.0", "").post_update().code(0);
+    root
+}
+
+fn path(entry: &str) -> String {
+    format!("boot/loader/entries/{entry}")
+}
+
+/// The lines of a list in `clr-dkms status --json`; the text says the same.
+#[track_caller]
+fn told(root: &TestRoot, list: &str) -> Vec<String> {
+    let json = root.run("clr-dkms", &["status", "--json"]).json();
+    let lines: Vec<String> =
+        json[list].as_array().unwrap().iter().map(|l| root.redacted(l.as_str().unwrap())).collect();
+    let text = root.run("clr-dkms", &["status"]).stdout;
+    let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for line in &lines {
+        assert!(flat(&text).contains(&flat(line)), "no {line:?} in\n{text}");
+    }
+    lines
+}
+
+/// Sets an EFI variable of the root's firmware.
+fn variable(root: &TestRoot, name: &str, value: &str) {
+    let mut bytes = vec![7, 0, 0, 0];
+    bytes.extend(value.encode_utf16().chain([0]).flat_map(u16::to_le_bytes));
+    root.file(&format!("sys/firmware/efi/efivars/{name}-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"), bytes);
+}
+
+#[track_caller]
+fn is_healthy(root: &TestRoot, notes: &[&str]) {
+    root.run("clr-dkms", &["status"]).code(0);
+    assert_eq!(told(root, "problems"), [""; 0]);
+    assert_eq!(told(root, "notes"), notes);
+}
+
+#[track_caller]
+fn is_degraded(root: &TestRoot, problems: &[&str]) {
+    root.run("clr-dkms", &["status"]).code(1);
+    assert_eq!(told(root, "problems"), problems);
+}
+
+#[test]
+fn all_is_well() {
+    is_healthy(&healthy(), &[]);
+}
+
+#[test]
+fn an_empty_entry_and_an_empty_loader_conf() {
+    let root = healthy();
+    root.file(&path("other.conf"), "");
+    is_degraded(&root, &["ROOT/boot/loader/entries/other.conf is empty; delete it"]);
+    root.remove(&path("other.conf")).file(LOADER, "");
+    is_degraded(&root, &["ROOT/boot/loader/loader.conf is empty; delete it"]);
+    // What the loader does not take for an entry is none.
+    let root = healthy();
+    root.file(&path("README"), "").file(&path(".x.conf"), "");
+    is_healthy(&root, &[]);
+}
+
+#[test]
+fn an_entry_of_a_vanished_kernel() {
+    let root = healthy();
+    let entry = |id: &str| format!("title X\nlinux /EFI/org.clearlinux/kernel-{id}\noptions quiet\n");
+    root.file(&path("Clear-linux-native-6.1.1-9.conf"), entry("org.clearlinux.native.6.1.1-9"));
+    let gone = "the boot entry Clear-linux-native-6.1.1-9.conf is of the kernel org.clearlinux.native.6.1.1-9, \
+                which is not installed; delete the entry";
+    is_healthy(&root, &[gone]);
+    // It is the next boot's: then it is no oddity any more.
+    root.file(LOADER, "default Clear-linux-native-6.1.1-9.conf\n");
+    is_degraded(&root, &[gone]);
+}
+
+#[test]
+fn entries_of_others_are_left_alone() {
+    let root = healthy();
+    root.file(&path("windows.conf"), "title Windows\nefi /EFI/Microsoft/Boot/bootmgfw.efi\n")
+        .file(&path("arch.conf"), "title Arch\nlinux /vmlinuz-linux\noptions rw\n")
+        .file(&path("solus.conf"), "linux /EFI/com.solus-project/kernel-com.solus-project.current.6.1.1-9\n")
+        .file(&path("debian.conf"), "linux /vmlinuz-6.1.0-9-amd64\n");
+    is_healthy(&root, &[]);
+    root.file(LOADER, "default windows.conf\n");
+    is_healthy(&root, &["the boot default is windows.conf, which is no kernel of clr-boot-manager"]);
+}
+
+#[test]
+fn two_entries_for_one_kernel() {
+    let root = healthy();
+    root.file(&path("a-copy.conf"), format!("linux /EFI/org.clearlinux/kernel-{B_ID}\noptions other\n"));
+    // clr-boot-manager's own is the one that counts.
+    is_healthy(&root, &[&format!("the kernel {B_ID} has 2 boot entries: {B_ENTRY}, a-copy.conf")]);
+    // Unless the other one is what boots.
+    root.file(LOADER, "default a-copy.conf\n");
+    is_degraded(&root, &["the boot entry a-copy.conf has another command line than configured"]);
+}
+
+#[test]
+fn an_entry_that_boots_a_copy() {
+    let root = healthy();
+    let entry = root.text(&path(B_ENTRY)).replace(B_ID, &format!("{B_ID}.bak"));
+    root.file(&path(B_ENTRY), entry);
+    is_degraded(
+        &root,
+        &[&format!(
+            "the boot entry {B_ENTRY} boots {B_ID}.bak, a copy of {B_ID}; move the copy out of ROOT/usr/lib/kernel, \
+             then run `clr-boot-manager update`"
+        )],
+    );
+    // Of a kernel that is neither a tip nor the default it is odd.
+    let root = healthy();
+    let entry = root.text(&path(A_ENTRY)).replace(A_ID, &format!("{A_ID}.bak"));
+    root.file(&path(A_ENTRY), entry);
+    assert_eq!(told(&root, "problems"), [""; 0]);
+    assert!(told(&root, "notes")[0].contains(&format!("boots {A_ID}.bak, a copy of {A_ID}")));
+}
+
+#[test]
+fn a_variable_chooses_for_the_next_boot() {
+    let root = healthy();
+    variable(&root, "LoaderEntryOneShot", &A_ENTRY.to_uppercase());
+    is_healthy(
+        &root,
+        &[&format!(
+            "the EFI variable LoaderEntryOneShot chooses {A_ID} (entry {A_ENTRY}) for the next boot only; \
+             `bootctl set-oneshot \"\"` takes it back"
+        )],
+    );
+}
+
+#[test]
+fn a_variable_chooses_for_every_boot() {
+    let root = healthy();
+    variable(&root, "LoaderEntryDefault", A_ENTRY);
+    is_healthy(
+        &root,
+        &[&format!(
+            "the EFI variable LoaderEntryDefault chooses {A_ID} (entry {A_ENTRY}) for every boot, whatever \
+             loader.conf says; `bootctl set-default \"\"` takes it back"
+        )],
+    );
+    variable(&root, "LoaderEntryDefault", "gone.conf");
+    is_healthy(
+        &root,
+        &[
+            "the EFI variable LoaderEntryDefault names gone.conf, which is no entry: the boot loader ignores it",
+        ],
+    );
+}
+
+#[test]
+fn variables_that_cannot_be_read() {
+    let root = healthy();
+    root.folder("sys/firmware/efi/efivars");
+    is_healthy(&root, &["the EFI variables cannot be seen here: what they make the default cannot be told"]);
+    root.file("sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", "x");
+    assert!(told(&root, "notes")[0].contains("it is too short for a variable"));
+}
+
+#[test]
+fn an_image_has_no_firmware() {
+    let root = TestRoot::new();
+    root.kernel(A).headers(A).tip(A).post_update().code(0);
+    variable(&root, "LoaderEntryOneShot", A_ENTRY);
+    is_healthy(&root, &[]);
+}
+
+#[test]
+fn names_of_the_default() {
+    let root = healthy();
+    root.file(LOADER, format!("default {}\n", B_ENTRY.to_uppercase()));
+    is_healthy(&root, &[]);
+    let name = B_ENTRY.strip_suffix(".conf").unwrap();
+    root.file(LOADER, format!("default {name}\n"));
+    is_healthy(
+        &root,
+        &[&format!(
+            "the default of ROOT/boot/loader/loader.conf is {name} without .conf, which systemd-boot ignores since \
+             version 245; write `default {B_ENTRY}` there"
+        )],
+    );
+    for open in ["Clear-linux-*", "@saved", "auto-windows"] {
+        root.file(LOADER, format!("default {open}\n"));
+        is_healthy(
+            &root,
+            &[&format!(
+                "the default of ROOT/boot/loader/loader.conf is {open}: which entry that is, only the boot loader knows"
+            )],
+        );
+    }
+    root.file(LOADER, "default nothing.conf\n");
+    is_degraded(&root, &["the default of ROOT/boot/loader/loader.conf is nothing.conf, which is no entry"]);
+    root.file(LOADER, format!("default {A_ENTRY}\n"));
+    is_healthy(
+        &root,
+        &[&format!("the boot default is {A_ID}, and `clr-boot-manager update` makes it {B_ID}")],
+    );
+    root.file(LOADER, "timeout 10\n");
+    is_healthy(
+        &root,
+        &["ROOT/boot/loader/loader.conf names no default: which entry boots is up to the boot loader"],
+    );
+}
+
+/// The command line that the entries were made with.
+fn line(root: &TestRoot) -> String {
+    let entry = root.text(&path(B_ENTRY));
+    entry.lines().find_map(|l| l.strip_prefix("options ")).unwrap().to_owned()
+}
+
+#[test]
+fn syslinux() {
+    let root = healthy();
+    let line = line(&root);
+    let file = format!(
+        "LABEL {A_ID}\n  KERNEL {A_ID}\nAPPEND {line}\nDEFAULT {B_ID}\nLABEL {B_ID}\n  KERNEL {B_ID}\nAPPEND {line}\n"
+    );
+    root.remove("boot").file("boot/syslinux.cfg", &file);
+    is_healthy(&root, &[]);
+    root.file("boot/syslinux.cfg", file.replace("DEFAULT org", "DEFAULT net.org"));
+    is_degraded(
+        &root,
+        &[
+            "the DEFAULT of ROOT/boot/syslinux.cfg is net.org.clearlinux.native.6.15.8-1592, which is no LABEL",
+        ],
+    );
+    root.file("boot/syslinux.cfg", file.replace("module.sig_unenforce", "quiet"));
+    is_degraded(
+        &root,
+        &[
+            &format!("the boot entry {B_ID} has another command line than configured"),
+            &format!("the boot entry {A_ID} has another command line than configured"),
+        ],
+    );
+    root.file("boot/syslinux.cfg", "");
+    assert_eq!(told(&root, "problems")[0], "ROOT/boot/syslinux.cfg is empty");
+}
+
+#[test]
+fn grub() {
+    let root = healthy();
+    let line = line(&root);
+    let entry = |release: &str, id: &str| {
+        format!(
+            "menuentry 'Clear Linux OS ({release})' --class os $menuentry_id_option 'clear-{release}' {{\n\
+             \techo 'Loading'\n\tlinux /boot/{id} {line}\n}}\n"
+        )
+    };
+    let file = format!(
+        "set default=\"0\"\n{}submenu 'more' {{\n{}}}\nmenuentry 'Debian' {{\n\tlinux /vmlinuz-6.1 ro\n}}\n",
+        entry(B, B_ID),
+        entry(A, A_ID)
+    );
+    root.remove("boot").file("boot/grub/grub.cfg", &file);
+    is_healthy(&root, &[]);
+    root.file("boot/grub/grubenv", "# GRUB Environment Block\nnext_entry=1>0\n####");
+    is_healthy(
+        &root,
+        &[&format!(
+            "next_entry of grubenv chooses {A_ID} (entry Clear Linux OS ({A})) for the next boot only"
+        )],
+    );
+    root.remove("boot/grub/grubenv").file("boot/grub/grub.cfg", file.replace("\"0\"", "\"2\""));
+    is_healthy(&root, &["the boot default is Debian, which is no kernel of clr-boot-manager"]);
+    root.file("boot/grub/grub.cfg", "menuentry\n");
+    is_degraded(
+        &root,
+        &[&format!("there is no boot entry for {B_ID}"), &format!("there is no boot entry for {A_ID}")],
+    );
+    // What a shell takes out of a line is no riddle.
+    root.file("boot/grub/grub.cfg", &file).file("etc/kernel/cmdline", "x=\"a b\"\n");
+    assert!(told(&root, "problems")[0].contains("because grub-mkconfig puts it through a shell"));
+}
+
+#[test]
+fn files_of_two_loaders() {
+    let root = healthy();
+    root.file("boot/syslinux.cfg", "LABEL x\n").file("boot/grub/grub.cfg", "menuentry\n");
+    // Without firmware clr-boot-manager writes no file of systemd-boot.
+    assert!(told(&root, "problems").contains(&format!("there is no boot entry for {B_ID}")));
+    // With it, it writes no other.
+    variable(&root, "LoaderInfo", "systemd-boot");
+    is_healthy(&root, &[]);
+    let root = TestRoot::new();
+    root.kernel(A).headers(A).tip(A).file("boot/syslinux.cfg", "LABEL x\n").post_update().code(0);
+    is_healthy(&root, &[]);
+}
+
+#[test]
+fn firmware_without_entries_is_told() {
+    let root = healthy();
+    root.remove("boot").file("boot/grub/grub.cfg", "menuentry\n").folder("sys/firmware/efi");
+    is_healthy(&root, &["there is no boot entry below ROOT/boot"]);
+}
+
+#[test]
+fn garbage_everywhere() {
+    let garbage: Vec<u8> = (0..=255).cycle().take(3000).collect();
+    let root = healthy();
+    root.file(&path("x.conf"), &garbage)
+        .file("boot/syslinux.cfg", &garbage)
+        .file("boot/grub/grub.cfg", &garbage)
+        .file("boot/grub/grubenv", &garbage);
+    assert_eq!(root.run("clr-dkms", &["status"]).code, 1);
+    variable(&root, "LoaderEntryOneShot", "\u{fffd}\u{7}");
+    root.file("sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", &garbage);
+    root.run("clr-dkms", &["status"]).code(0);
+    root.file(LOADER, &garbage);
+    root.run("clr-dkms", &["status"]);
+    // Things that are no files, and folders that are none.
+    let root = healthy();
+    root.folder(&path("folder.conf"));
+    symlink("/dev/zero", root.at(&path("device.conf"))).unwrap();
+    symlink("loop.conf", root.at(&path("loop.conf"))).unwrap();
+    assert!(
+        std::process::Command::new("mkfifo").arg(root.at(&path("fifo.conf"))).status().unwrap().success()
+    );
+    let problems = told(&root, "problems");
+    for name in ["folder", "fifo", "loop"] {
+        let what = format!("cannot read ROOT/boot/loader/entries/{name}.conf");
+        assert!(problems.iter().any(|p| p.starts_with(&what)), "{name}: {problems:#?}");
+    }
+    root.remove("boot/loader/entries").file("boot/loader/entries", "x");
+    assert!(told(&root, "problems")[0].starts_with("cannot list ROOT/boot/loader/entries"));
+    fs::remove_file(root.at("boot/loader/entries")).unwrap();
+    root.link("boot/loader", "loader");
+    is_healthy(
+        &root,
+        &["cannot look at ROOT/boot/loader/entries: Too many levels of symbolic links (os error 40)"],
+    );
+}
+
+#[test]
+fn another_variant_keeps_its_entries() {
+    let root = healthy();
+    root.kernel(LTS).headers(LTS).tip(LTS).post_update().code(0);
+    is_healthy(&root, &[]);
+}
