@@ -3,27 +3,36 @@
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use super::refresh::{Before, refresh};
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
-use crate::cmdline::writer::{self, Ours, Wish};
-use crate::cmdline::{Mask, PARAMETER, Sources, effective};
-use crate::facts::{Line, kernels_that_matter, line};
-use crate::kernel::inventory::IMAGES;
+use crate::boot::{self, BootFiles, ReadBack};
+use crate::cmdline::report::{LineReport, report};
+use crate::cmdline::writer::{self, Ours, Plan, Wish};
+use crate::cmdline::{PARAMETER, Sources, effective, merge, parameter};
+use crate::dkms::Cache;
+use crate::facts::{Facts, Line, expected_entries, kernels_that_matter, line};
+use crate::kernel::inventory::{IMAGES, Named};
 use crate::kernel::{Images, Inventory};
+use crate::render::cmdline::{screen, word_diff};
 use crate::render::shown;
+use crate::state::{self, RECORD, Record, Stored};
+use crate::status::parameter_wanted;
 use crate::sys::{Lock, Root};
 use crate::world::World;
 
 /// Put module.sig_unenforce on the kernel command line, or take it off, and show the line.
 ///
 /// A Clear Linux kernel refuses every module that was not signed when the kernel was built, unless this parameter is
-/// on its command line. Only files that clr-dkms-cmdline wrote itself are ever changed or removed. Afterwards
-/// `clr-boot-manager update` puts the new line into the boot entries.
+/// on its command line. Only files that clr-dkms-cmdline wrote itself are ever changed or removed: what else stands in
+/// the way is named, with the command that would clear it. Afterwards `clr-boot-manager update` is run, and the boot
+/// entries are read back.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-cmdline",
     version,
     after_help = "Examples:\n  clr-dkms-cmdline show\n  \
-    clr-dkms-cmdline show --kernel native --raw\n  clr-dkms-cmdline enable --dry-run\n  clr-dkms-cmdline default"
+    clr-dkms-cmdline show --kernel native --raw\n  clr-dkms-cmdline enable --dry-run\n  clr-dkms-cmdline default\n  \
+    clr-dkms-cmdline check || clr-dkms-cmdline enable"
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -35,12 +44,26 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make the parameter effective, with the smallest change
+    ///
+    /// Nothing, where a fragment in force sets it; else our own mask is removed, or /etc/kernel/cmdline.d/clr-dkms.conf
+    /// is written. Exit code 0: it is effective; 1: something stands in the way, or the boot entries could not be made.
     Enable(Change),
     /// Take it off the line: mask the vendor's fragment
+    ///
+    /// Exit code 0: it is off; 1: a file that is not ours sets it, or the boot entries could not be made.
     Disable(Change),
     /// Take back every change that clr-dkms-cmdline made
     Default(Change),
+    /// Tell whether the configured line is as the configuration wants it
+    ///
+    /// `[cmdline] sig-unenforce` in clr-dkms.conf: `on` and `off` say it; `auto` wants the parameter on while any DKMS
+    /// module is to be loaded by a kernel that demands signatures. Nothing is printed but what is wrong. Exit code 0: it
+    /// is as wanted; 1: it is not; 3: it cannot be told.
+    Check,
     /// Show the command line that clr-boot-manager makes of the files of today
+    ///
+    /// Each word with the file and line that it comes from; `-` marks what is masked or removed, `~` what lost a part.
+    /// Behind `root=…`, which clr-boot-manager puts in front, this is what the next `clr-boot-manager update` writes.
     Show(Show),
 }
 
@@ -49,6 +72,9 @@ struct Change {
     /// Say what would be changed, and the line before and after
     #[arg(long, short = 'n')]
     dry_run: bool,
+    /// Leave the boot entries as they are
+    #[arg(long)]
+    no_refresh: bool,
 }
 
 #[derive(Debug, Args)]
@@ -72,164 +98,238 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let world = arguments.common.strict_world("clr-dkms-cmdline")?;
     let (wish, change) = match arguments.verb {
         Verb::Show(show) => return self::show(&world, &show, &arguments.common),
+        Verb::Check => return Ok(check(&world)),
         Verb::Enable(change) => (Wish::Enable, change),
         Verb::Disable(change) => (Wish::Disable, change),
         Verb::Default(change) => (Wish::Default, change),
     };
     if change.dry_run {
-        return self::change(&world, wish, true, &arguments.common);
+        return self::change(&world, wish, &change, &arguments.common);
     }
     need_root(&world, "clr-dkms-cmdline")?;
     let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
-    self::change(&world, wish, false, &arguments.common)
+    self::change(&world, wish, &change, &arguments.common)
+}
+
+/// Why there is no kernel to speak of, in words; none when there is one.
+pub fn no_kernels(root: &Root, inventory: &Inventory) -> Option<String> {
+    let why = match (&inventory.images, inventory.kernels.is_empty()) {
+        (Images::Unreadable { reason }, _) => reason.clone(),
+        (_, true) => format!("there is no kernel in {}", root.spell(IMAGES).display()),
+        _ => return None,
+    };
+    Some(format!("{why}; is this the root of a system?"))
 }
 
 /// The lines of the kernels that matter.
-fn lines(world: &World) -> Result<Vec<Line>, Unreadable> {
+fn lines(world: &World, inventory: &Inventory) -> Vec<Line> {
+    kernels_that_matter(inventory).into_iter().map(|k| line(world, &Named::of(k))).collect()
+}
+
+fn change(world: &World, wish: Wish, change: &Change, common: &Common) -> anyhow::Result<u8> {
     let inventory = Inventory::observe(&world.root);
-    kernels_known(&world.root, &inventory)?;
-    Ok(kernels_that_matter(&inventory).into_iter().map(|k| line(world, k)).collect())
-}
-
-fn kernels_known(root: &Root, inventory: &Inventory) -> Result<(), Unreadable> {
-    match (&inventory.images, inventory.kernels.is_empty()) {
-        (Images::Unreadable { reason }, _) => Err(Unreadable(reason.clone())),
-        (_, true) => Err(Unreadable(format!("there is no kernel in {}", root.spell(IMAGES).display()))),
-        _ => Ok(()),
-    }
-}
-
-/// The kernels cannot be listed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}; is this the root of a system?")]
-struct Unreadable(String);
-
-fn change(world: &World, wish: Wish, dry_run: bool, common: &Common) -> anyhow::Result<u8> {
-    let before = match lines(world) {
-        Ok(lines) => lines,
+    if let Some(why) = no_kernels(&world.root, &inventory) {
         // To take back what is ours, no kernel has to be there.
-        Err(e) if wish == Wish::Default => {
-            tracing::debug!("{e}");
-            Vec::new()
-        }
-        Err(e) => {
-            tracing::error!("{e}");
+        if wish != Wish::Default {
+            tracing::error!("{why}");
             return Ok(exit::UNKNOWN);
         }
-    };
+        tracing::debug!("{why}");
+    }
+    let before = lines(world, &inventory);
     let sources: Vec<Sources> = before.iter().map(|l| l.sources.copy()).collect();
     let ours = Ours::load(&world.root)?;
     let plan = writer::plan(wish, &sources, &ours);
-    let mut text = String::new();
+    let would = if change.dry_run { "would " } else { "" };
+    let mut text: String = plan.steps.iter().map(|step| shown(&format!("{would}{step}")) + "\n").collect();
     if plan.steps.is_empty() {
         text += "nothing to change\n";
     }
-    for step in &plan.steps {
-        text += &shown(&format!("{}{step}", if dry_run { "would " } else { "" }));
-        text.push('\n');
-    }
-    if dry_run && !plan.steps.is_empty() {
-        for line in &before {
-            let then = effective(&writer::after(&line.sources, &plan.steps));
-            let spelt = |bytes: &[u8]| shown(&String::from_utf8_lossy(bytes));
-            text += &format!(
-                "{}\n  before: {}\n  after:  {}\n",
-                line.release,
-                spelt(&line.effective),
-                spelt(&then)
-            );
-        }
-    }
-    if !dry_run {
+    if change.dry_run {
+        text += &differences(&before, &plan);
+    } else {
         writer::apply(&world.root, &plan, &ours)?;
     }
     answer(&text, common.color)?;
     for obstacle in &plan.obstacles {
         tracing::error!("{obstacle}");
     }
-    if !dry_run && !plan.steps.is_empty() {
-        let pending =
-            "`clr-boot-manager update` puts it into the boot entries; clr-dkms-post-update runs it too";
-        tracing::info!("{pending}");
-    }
-    Ok(if plan.obstacles.is_empty() { exit::OK } else { exit::ATTENTION })
+    let refreshed = change.dry_run || before.is_empty() || put_into_entries(world, &inventory, change, &plan);
+    Ok(if plan.obstacles.is_empty() && refreshed { exit::OK } else { exit::ATTENTION })
 }
 
-#[derive(Debug, Serialize)]
-struct ShownKernel {
-    release: String,
-    id: String,
-    cmdline: String,
-    sig_unenforce: &'static str,
-    masked: Vec<String>,
+/// The lines before and after, by kernel.
+fn differences(before: &[Line], plan: &Plan) -> String {
+    if plan.steps.is_empty() {
+        return String::new();
+    }
+    let of_kernel = |line: &Line| {
+        let then = effective(&writer::after(&line.sources, &plan.steps));
+        let (before, after) = word_diff(&line.effective, &then);
+        format!("{}\n  before: {before}\n  after:  {after}\n", line.release)
+    };
+    before.iter().map(of_kernel).collect()
+}
+
+/// Has the boot entries made anew, unless they are as configured; false when that was to be done, and was not.
+fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan: &Plan) -> bool {
+    let lines = lines(world, inventory);
+    let boot = BootFiles::observe(&world.root, inventory);
+    let says_otherwise = |line: &Line| {
+        let entry = boot.of(&line.id);
+        entry.is_some_and(|e| parameter::read_switch(&e.options, PARAMETER) != line.switch)
+    };
+    // Without a change of ours only what an earlier run left undone is made good.
+    let stale = match plan.steps.is_empty() {
+        true => plan.obstacles.is_empty() && lines.iter().any(says_otherwise),
+        false => boot.read_back(&expected_entries(&lines)) != ReadBack::Verified,
+    };
+    if !stale {
+        return true;
+    }
+    if change.no_refresh || !world.settings.boot_update {
+        tracing::info!(
+            "pending: `clr-boot-manager update` puts the line into the boot entries; clr-dkms-post-update runs it too"
+        );
+        return true;
+    }
+    // An image may be made on a machine that has no such program; on a live system it must be there.
+    if let (false, Err(missing)) = (world.root.is_live(), world.tools.find("clr-boot-manager")) {
+        tracing::warn!(
+            "pending: {missing}; on a machine that has it, run `clr-boot-manager update --path=DIR`"
+        );
+        return true;
+    }
+    let obstacle = boot::obstacle(&world.root);
+    let before = Before { inventory, lines: &lines, verified: false, obstacle: obstacle.as_ref() };
+    let record = state::load::<Record>(&world.root, RECORD);
+    let last = record.as_good().map(|r| r.boot.clone()).unwrap_or_default();
+    let why =
+        if plan.steps.is_empty() { "the boot entries are not as configured" } else { "the line has changed" };
+    let done = refresh(world, before, last, why);
+    let good = done.error.is_none();
+    match done.entries.as_deref().filter(|_| good) {
+        Some("verified") => tracing::info!("the boot entries have the new line"),
+        Some("not-visible") => {
+            tracing::info!("clr-boot-manager is done; the boot entries could not be read back")
+        }
+        _ => {}
+    }
+    // So that reports know of it. Without a record there is nothing that could become untrue.
+    if let Stored::Good(mut record) = record {
+        record.boot = done;
+        if let Err(e) = world.root.write_json(RECORD, &record) {
+            tracing::warn!("{e}");
+        }
+    }
+    good
+}
+
+/// Whether the parameter is as wanted, and what to do where it is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// It is.
+    pub met: bool,
+    /// What is wrong, in words.
+    pub wrong: Vec<String>,
+    /// The next step.
+    pub step: Option<String>,
+}
+
+/// Compares the configured lines of the tips with what the configuration wants.
+pub fn policy(world: &World, facts: &Facts) -> Policy {
+    let wanted = parameter_wanted(&world.settings, facts);
+    let (wrong, wish) = match wanted.against(facts) {
+        (wrong, Some(wish)) if !wrong.is_empty() => (wrong, wish),
+        _ => return Policy { met: true, wrong: Vec::new(), step: None },
+    };
+    let plan = Ours::load(&world.root).map(|ours| {
+        let sources: Vec<Sources> = facts.lines.iter().map(|l| l.sources.copy()).collect();
+        writer::plan(wish, &sources, &ours)
+    });
+    let step = match plan {
+        Ok(plan) => match plan.obstacles.first() {
+            Some(obstacle) => format!("{obstacle}"),
+            None => format!("run `clr-dkms-cmdline {}` as root", wish.verb()),
+        },
+        Err(e) => e.to_string(),
+    };
+    Policy { met: false, wrong, step: Some(step) }
+}
+
+fn check(world: &World) -> u8 {
+    let mut cache = Cache::load(&world.root);
+    let facts = Facts::observe(world, &mut cache);
+    if let Some(why) = no_kernels(&world.root, &facts.inventory) {
+        tracing::error!("{why}");
+        return exit::UNKNOWN;
+    }
+    let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable).map(ToString::to_string);
+    let unreadable: Vec<String> = unreadable.chain(facts.tree.unreadable.clone()).collect();
+    for what in &unreadable {
+        tracing::error!("{what}; ask as root");
+    }
+    if !unreadable.is_empty() {
+        return exit::UNKNOWN;
+    }
+    let policy = policy(world, &facts);
+    for wrong in &policy.wrong {
+        tracing::error!("{wrong}");
+    }
+    if let Some(step) = &policy.step {
+        tracing::error!("next step: {step}");
+    }
+    if policy.met { exit::OK } else { exit::ATTENTION }
 }
 
 #[derive(Debug, Serialize)]
 struct Document {
     schema: u32,
     parameter: &'static str,
-    kernels: Vec<ShownKernel>,
+    kernels: Vec<LineReport>,
 }
 
 fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
     let inventory = Inventory::observe(&world.root);
-    if let Err(e) = kernels_known(&world.root, &inventory) {
-        tracing::error!("{e}");
-        return Ok(exit::UNKNOWN);
-    }
-    let kernels = match &show.kernel {
-        None => inventory.tips(),
-        Some(asked) => match inventory.find(asked) {
+    let kernels: Vec<Named<'_>> = match &show.kernel {
+        None => inventory.tips().into_iter().map(Named::of).collect(),
+        Some(asked) => match inventory.named(&world.root, asked) {
             Some(kernel) => vec![kernel],
             None => {
-                tracing::error!("{} is no installed kernel", shown(asked));
+                let why = no_kernels(&world.root, &inventory);
+                let why = why.unwrap_or_else(|| format!("{} is no installed kernel", shown(asked)));
+                tracing::error!("{why}");
                 return Ok(exit::UNKNOWN);
             }
         },
     };
-    let lines: Vec<Line> = kernels.iter().map(|k| line(world, k)).collect();
+    if kernels.is_empty() {
+        let why = no_kernels(&world.root, &inventory);
+        tracing::error!("{}", why.unwrap_or_else(|| "no kernel is the tip of its variant".to_owned()));
+        return Ok(exit::UNKNOWN);
+    }
+    for kernel in kernels.iter().filter(|k| k.installed.is_none()) {
+        let folder = world.root.spell(IMAGES);
+        tracing::info!(
+            "{} has no image in {}: clr-boot-manager makes no entry for it",
+            shown(&kernel.release),
+            folder.display()
+        );
+    }
+    let sources: Vec<Sources> = kernels.iter().map(|k| Sources::observe(&world.root, &k.release)).collect();
     if show.raw {
         // Bytes, not text: what is on the line is not ours to repair.
-        let raw: Vec<u8> = lines.iter().flat_map(|l| [l.effective.as_slice(), b"\n"].concat()).collect();
+        let raw: Vec<u8> = sources.iter().flat_map(|s| [effective(s).as_slice(), b"\n"].concat()).collect();
         std::io::Write::write_all(&mut std::io::stdout(), &raw)?;
         return Ok(exit::OK);
     }
+    let lines = kernels.iter().zip(&sources).map(|(k, s)| report(&k.release, &k.id, s, &merge(s)));
+    let lines: Vec<LineReport> = lines.collect();
     let text = if show.json {
-        let kernels = lines
-            .iter()
-            .map(|l| ShownKernel {
-                release: l.release.clone(),
-                id: l.id.clone(),
-                cmdline: String::from_utf8_lossy(&l.effective).into_owned(),
-                sig_unenforce: l.switch.word(),
-                masked: masked(&l.sources),
-            })
-            .collect();
-        json(&Document { schema: 1, parameter: PARAMETER, kernels })?
+        json(&Document { schema: 1, parameter: PARAMETER, kernels: lines })?
     } else {
-        let mut text = String::new();
-        for line in &lines {
-            let words = shown(&String::from_utf8_lossy(&line.effective));
-            text += &format!("{} ({PARAMETER}: {})\n  {words}\n", line.release, line.switch.word());
-            for mask in masked(&line.sources) {
-                text += &format!("  masked: {}\n", shown(&mask));
-            }
-        }
-        text
+        screen(&lines)
     };
     answer(&text, common.color)?;
     Ok(exit::OK)
-}
-
-fn masked(sources: &Sources) -> Vec<String> {
-    let fragments = sources.vendor.iter().chain(&sources.local);
-    fragments
-        .filter_map(|f| {
-            let by = match f.mask.as_ref()? {
-                Mask::SameName => "an entry of the same name in /etc/kernel/cmdline.d",
-                Mask::DevNull => "a link to /dev/null",
-            };
-            Some(format!("{} by {by}", f.path.display()))
-        })
-        .collect()
 }

@@ -9,8 +9,8 @@ use crate::dkms::{Cache, Pair, Signature, Tree};
 use crate::enforcement::observe::module_taint;
 use crate::enforcement::report::{self, Document, ModuleFile, Setting, Standing, Subject};
 use crate::facts::{Facts, Line, line, pairs_of};
-use crate::kernel::inventory::Named;
 use crate::kernel::Installed;
+use crate::kernel::inventory::Named;
 use crate::render::enforcement::screen;
 use crate::render::shown;
 use crate::world::World;
@@ -88,7 +88,7 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
         entries_needed: world.root.is_live(),
         policy_met: policy.met,
         policy_step: policy.step,
-        unreadable: Some(super::cmdline::no_kernels(&world.root, inventory)),
+        unreadable: super::cmdline::no_kernels(&world.root, inventory),
     };
     Some(report::document(&subjects, &setting))
 }

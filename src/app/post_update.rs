@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::rebuild::{self, Attempt};
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
-use crate::boot::{self, BootFiles, Obstacle, ReadBack};
+use crate::boot::ReadBack;
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, Decision, Step, plan};
-use crate::facts::{Facts, expected_entries};
+use crate::facts::Facts;
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
 use crate::state::{
@@ -389,48 +389,5 @@ fn put_boot_right(world: &World, facts: &Facts, last: Option<BootRecord>) -> Boo
         let error = last.error.filter(|_| world.settings.boot_update);
         return BootRecord { error, ..last };
     };
-    let failed = |error: String| {
-        tracing::error!("boot entries: {error}");
-        BootRecord { error: Some(error), ..last.clone() }
-    };
-    let verified = facts.boot_entries == ReadBack::Verified;
-    let update = match &facts.boot_obstacle {
-        // Whoever can run it has done so.
-        Some(_) if verified => boot::Update { error: None },
-        Some(Obstacle::Chroot) => {
-            tracing::info!("{}", Obstacle::Chroot);
-            return BootRecord { error: None, ..last };
-        }
-        Some(obstacle) => return failed(format!("clr-boot-manager was not run: {obstacle}")),
-        None => {
-            tracing::info!("running clr-boot-manager update, because {why}");
-            boot::update(&world.root, &world.tools, world.settings.boot_timeout)
-        }
-    };
-    let seen = BootFiles::observe(&world.root, &facts.inventory).read_back(&expected_entries(&facts.lines));
-    let error = match (&seen, update.error) {
-        (ReadBack::Differs(wrong), said) => {
-            Some(wrong.iter().cloned().chain(said).collect::<Vec<_>>().join("; "))
-        }
-        // On a live system the boot partition is usually not mounted; in a copy or an image nothing else can be it.
-        (ReadBack::NotVisible, None) if !world.root.is_live() => {
-            let boot = world.root.spell("/boot");
-            Some(format!("clr-boot-manager update wrote no boot entry below {}", boot.display()))
-        }
-        (ReadBack::Verified, Some(said)) => {
-            tracing::warn!("{said}; the boot entries are as they should be all the same");
-            None
-        }
-        (_, said) => said,
-    };
-    if let Some(error) = error {
-        return failed(error);
-    }
-    BootRecord {
-        // Read again: clr-boot-manager deletes old kernels, and that is no change to react to.
-        inputs: Some(boot::inputs(&world.root)),
-        updated: Some(world.clock.now()),
-        entries: Some(seen.word().to_owned()),
-        error: None,
-    }
+    super::refresh::refresh(world, facts.into(), last, &why)
 }

@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::PARAMETER;
-use super::merge::{contents, effective};
-use super::parameter::{Switch, read_switch};
+use super::merge::{Effect, Word, contents, effective, merge};
+use super::parameter::{Arguments, Switch, read_switch};
 use super::sources::{ADMIN, Fragment, LOCAL, Mask, Sources};
 use crate::sys::{FileError, Root};
 
 /// What we wrote, so that we may take it away again.
 pub const STATE: &str = "/var/lib/clr-dkms/cmdline.json";
-/// Our own fragment, where no bundle ships one. No vendor file has this name.
+/// Our own fragment, where no bundle ships one. Should a vendor file have this name, which ours would mask, another one
+/// is taken.
 pub const OWN_FRAGMENT: &str = "clr-dkms.conf";
+/// The other ones.
+const OTHER_NAMES: [&str; 2] = ["clr-dkms-sig-unenforce.conf", "zz-clr-dkms.conf"];
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,17 @@ pub enum Wish {
     Disable,
     /// As the vendor and the admin have it: every change of ours is taken back.
     Default,
+}
+
+impl Wish {
+    /// The verb of `clr-dkms-cmdline` for it.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Wish::Enable | Wish::Ensure => "enable",
+            Wish::Disable => "disable",
+            Wish::Default => "default",
+        }
+    }
 }
 
 /// One change of a file.
@@ -96,9 +110,12 @@ pub struct Plan {
 pub struct Ours {
     schema: u32,
     wrote: Vec<PathBuf>,
-    /// The folder of the admin's fragments was not there before us.
+    /// Folders that were not there before us, the outermost first.
     #[serde(default)]
-    made_folder: bool,
+    made: Vec<PathBuf>,
+    /// Which of our files are masks.
+    #[serde(skip)]
+    masks: Vec<PathBuf>,
 }
 
 impl Ours {
@@ -120,7 +137,32 @@ impl Ours {
                 && (root.read_link(path).is_ok_and(|text| text == Path::new("/dev/null"))
                     || root.read(path).is_ok_and(|bytes| bytes == fragment_bytes()))
         });
+        ours.made.retain(|folder| {
+            folder.parent().is_some()
+                && (Path::new(LOCAL).starts_with(folder) || Path::new(STATE).starts_with(folder))
+        });
+        ours.masks = ours.wrote.iter().filter(|path| root.read_link(path).is_ok()).cloned().collect();
         Ok(ours)
+    }
+
+    fn removal_of(&self, path: &Path) -> Step {
+        match self.masks.iter().any(|mask| mask == path) {
+            true => Step::RemoveMask(path.to_owned()),
+            false => Step::RemoveFragment(path.to_owned()),
+        }
+    }
+
+    /// Notes which of the folders above `path` are still to be made.
+    fn note_folders(&mut self, root: &Root, path: &Path) {
+        let mut missing: Vec<PathBuf> = path
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| !root.lookup(folder).is_there())
+            .map(Path::to_owned)
+            .filter(|folder| !self.made.contains(folder))
+            .collect();
+        missing.reverse();
+        self.made.extend(missing);
     }
 
     fn has(&self, path: &Path) -> bool {
@@ -129,7 +171,12 @@ impl Ours {
 
     fn save(&self, root: &Root) -> Result<(), FileError> {
         if self.wrote.is_empty() {
-            return root.remove(STATE).map(|_| ());
+            root.remove(STATE)?;
+            // Whatever somebody else has put into them since keeps them.
+            for folder in self.made.iter().rev() {
+                root.remove_empty_folder(folder)?;
+            }
+            return Ok(());
         }
         root.write_json(STATE, &Ours { schema: 1, ..self.clone() }).map(|_| ())
     }
@@ -143,15 +190,12 @@ fn fragment_bytes() -> Vec<u8> {
 /// What is to be done. `sources` are those of every kernel that matters; they differ in the kernel's own line only.
 pub fn plan(wish: Wish, sources: &[Sources], ours: &Ours) -> Plan {
     let mut plan = Plan::default();
-    let own = Path::new(LOCAL).join(OWN_FRAGMENT);
     if wish == Wish::Default {
-        let step = |p: &PathBuf| {
-            if *p == own { Step::RemoveFragment(p.clone()) } else { Step::RemoveMask(p.clone()) }
-        };
-        plan.steps.extend(ours.wrote.iter().map(step));
+        plan.steps.extend(ours.wrote.iter().map(|path| ours.removal_of(path)));
         return plan;
     }
     let Some(first) = sources.first() else { return plan };
+    let own = own_fragment(first);
     let our_fragment = || first.local.iter().any(|f| f.path == own && f.mask.is_none()) && ours.has(&own);
     match wish {
         Wish::Enable | Wish::Ensure if all(sources, Switch::On) => {}
@@ -166,6 +210,12 @@ pub fn plan(wish: Wish, sources: &[Sources], ours: &Ours) -> Plan {
         Wish::Default => {}
     }
     plan
+}
+
+fn own_fragment(sources: &Sources) -> PathBuf {
+    let is_vendors = |name: &&str| sources.vendor.iter().any(|f| f.name == **name);
+    let name = [OWN_FRAGMENT].into_iter().chain(OTHER_NAMES).find(|name| !is_vendors(name));
+    Path::new(LOCAL).join(name.unwrap_or(OWN_FRAGMENT))
 }
 
 fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, own: &Path, may_unmask: bool) {
@@ -205,19 +255,8 @@ fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, ow
             path: mask,
         });
     }
-    for removal in &first.removals {
-        let without = |s: &Sources| {
-            let mut s = s.copy();
-            s.removals.retain(|r| r.path != removal.path);
-            s
-        };
-        if all(&then.iter().map(without).collect::<Vec<_>>(), Switch::On) {
-            plan.obstacles.push(Obstacle {
-                path: removal.path.clone(),
-                what: format!("takes {PARAMETER} out of the line again"),
-                clear: format!("edit or remove {}", removal.path.display()),
-            });
-        }
+    if let Some(failing) = then.iter().find(|s| !all(std::slice::from_ref(*s), Switch::On)) {
+        plan.obstacles.extend(hindrances(&seen(failing)));
     }
     if plan.obstacles.is_empty() {
         plan.obstacles.push(Obstacle {
@@ -226,6 +265,73 @@ fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, ow
             clear: "look at the line with `clr-dkms-cmdline show`".to_owned(),
         });
     }
+}
+
+/// What keeps a parameter that some file sets from being effective: removals that take it, or a part of a word beside it,
+/// and words that end what the kernel reads.
+fn hindrances(sources: &Sources) -> Vec<Obstacle> {
+    let merged = merge(sources);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let is_ours = |word: &Word| read_switch(&word.bytes, PARAMETER) == Switch::On;
+    let mut obstacles = Vec::new();
+    for removed in &merged.removed {
+        let what = match &removed.effect {
+            Effect::Took(words) if words.iter().any(is_ours) => {
+                format!("takes {PARAMETER} out of the line again")
+            }
+            Effect::TookPart { of, left } if of.iter().any(is_ours) || mentions(left) => {
+                let of = of.iter().map(|w| text(&w.bytes)).collect::<Vec<_>>().join(" ");
+                format!("takes a part of {of}, and leaves {} behind", text(left))
+            }
+            _ => continue,
+        };
+        obstacles.push(Obstacle {
+            what: format!("{what} (line {}: \"{}\")", removed.by.line, text(&removed.text)),
+            clear: format!("edit or remove {}", removed.by.path.display()),
+            path: removed.by.path.clone(),
+        });
+    }
+    let arguments = Arguments::read(&merged.line);
+    let ends = |word: &&Word| {
+        let quotes = word.bytes.iter().filter(|b| **b == b'"').count();
+        word.bytes == b"--" || word.bytes == b"\"--\"" || quotes % 2 == 1
+    };
+    let shown = |bytes: &[u8]| -> String { text(bytes).chars().take(40).collect() };
+    if let Some(word) = merged.words.iter().find(ends)
+        && let Some(origin) = word.origins.first()
+    {
+        obstacles.push(Obstacle {
+            path: origin.path.clone(),
+            what: format!(
+                "has {} in line {}, behind which the kernel reads no parameter",
+                shown(&word.bytes),
+                origin.line
+            ),
+            clear: format!(
+                "edit {}, or look at the line with `clr-dkms-cmdline show`",
+                origin.path.display()
+            ),
+        });
+    }
+    for origin in &merged.cut_at {
+        obstacles.push(Obstacle {
+            path: origin.path.clone(),
+            what: format!("has a NUL byte in line {}, behind which everything is cut off", origin.line),
+            clear: format!("edit {}", origin.path.display()),
+        });
+    }
+    if obstacles.is_empty() {
+        obstacles.extend(arguments.remarks(PARAMETER).into_iter().map(|remark| Obstacle {
+            path: PathBuf::from(LOCAL),
+            what: format!("and the other sources give a line on which {remark}"),
+            clear: "look at the line with `clr-dkms-cmdline show`".to_owned(),
+        }));
+    }
+    obstacles
+}
+
+fn mentions(bytes: &[u8]) -> bool {
+    memchr::memmem::find(bytes, PARAMETER.as_bytes()).is_some()
 }
 
 fn disable(plan: &mut Plan, first: &Sources, sources: &[Sources]) {
@@ -294,11 +400,12 @@ pub fn after(sources: &Sources, steps: &[Step]) -> Sources {
 }
 
 fn all(sources: &[Sources], wanted: Switch) -> bool {
-    sources.iter().all(|s| {
-        // What this system itself makes of its files: the glob trap concerns only who is given a path.
-        let seen = Sources { glob_blind: false, ..s.copy() };
-        read_switch(&effective(&seen), PARAMETER) == wanted
-    })
+    sources.iter().all(|s| read_switch(&effective(&seen(s)), PARAMETER) == wanted)
+}
+
+/// What this system itself makes of its files: the glob trap concerns only who is given a path.
+fn seen(sources: &Sources) -> Sources {
+    Sources { glob_blind: false, ..sources.copy() }
 }
 
 fn switch_of(bytes: &[u8]) -> Switch {
@@ -327,7 +434,8 @@ pub fn apply(root: &Root, plan: &Plan, ours: &Ours) -> Result<(), FileError> {
         let path = step.path();
         match step {
             Step::WriteFragment(_) | Step::WriteMask(_) => {
-                ours.made_folder |= !root.lookup(LOCAL).is_there();
+                ours.note_folders(root, path);
+                ours.note_folders(root, Path::new(STATE));
                 if !ours.has(path) {
                     ours.wrote.push(path.to_owned());
                     ours.save(root)?;
@@ -340,9 +448,6 @@ pub fn apply(root: &Root, plan: &Plan, ours: &Ours) -> Result<(), FileError> {
             Step::RemoveFragment(_) | Step::RemoveMask(_) => {
                 root.remove(path)?;
                 ours.wrote.retain(|p| p != path);
-                if ours.made_folder && ours.wrote.is_empty() {
-                    root.remove_empty_folder(LOCAL)?;
-                }
                 ours.save(root)?;
             }
         }

@@ -198,7 +198,8 @@ impl KernelFacts {
     /// have neither, and their own key is thrown away.
     pub fn takes_foreign_keys(&self) -> bool {
         self.config.as_ref().is_none_or(|c| {
-            c.has("SECONDARY_TRUSTED_KEYRING") || c.text("SYSTEM_TRUSTED_KEYS").is_some_and(|keys| !keys.is_empty())
+            c.has("SECONDARY_TRUSTED_KEYRING")
+                || c.text("SYSTEM_TRUSTED_KEYS").is_some_and(|keys| !keys.is_empty())
         })
     }
 

@@ -212,7 +212,8 @@ impl KernelReport {
             let verdict = now(&line.kernel.boot(booted.unwrap_or_default(), machine), runtime);
             view(booted, None, verdict)
         });
-        let modules = subject.modules.iter().map(|m| module(m, line, &configured, next_boot.as_ref(), now.as_ref()));
+        let modules =
+            subject.modules.iter().map(|m| module(m, line, &configured, next_boot.as_ref(), now.as_ref()));
         KernelReport {
             release: line.release.clone(),
             id: line.id.clone(),
@@ -256,7 +257,13 @@ fn outcome(file: &ModuleFile, line: &Line, verdict: &Verdict) -> Outcome {
     }
 }
 
-fn module(file: &ModuleFile, line: &Line, configured: &View, next: Option<&View>, now: Option<&View>) -> ModuleReport {
+fn module(
+    file: &ModuleFile,
+    line: &Line,
+    configured: &View,
+    next: Option<&View>,
+    now: Option<&View>,
+) -> ModuleReport {
     let of = |view: &View| outcome(file, line, &view.verdict);
     let coming = of(next.unwrap_or(configured));
     ModuleReport {
@@ -314,7 +321,9 @@ fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Standing {
     if next.flat_map(|k| &k.modules).any(|m| in_use(m) && m.coming() == "refused") {
         return Standing::Refused;
     }
-    if first.coming().unsigned() == Outcome::Unknown || (setting.entries_hidden.is_some() && setting.entries_needed) {
+    if first.coming().unsigned() == Outcome::Unknown
+        || (setting.entries_hidden.is_some() && setting.entries_needed)
+    {
         return Standing::Unknown;
     }
     let entry_lacks = setting.entries_hidden.is_none() && first.next_boot.is_none();
@@ -340,10 +349,13 @@ fn summary(kernels: &[KernelReport], setting: &Setting<'_>) -> String {
     match coming.unsigned() {
         Outcome::Unknown => {
             let fact = coming.missing.first().map_or("a fact that is missing", String::as_str);
-            format!("it cannot be told whether kernel {release} will load unsigned modules {when}: it is not known {fact}")
+            format!(
+                "it cannot be told whether kernel {release} will load unsigned modules {when}: it is not known {fact}"
+            )
         }
         _ if all > 0 && kernel.modules.iter().all(|m| matches!(m.coming(), "loads" | "taints")) => {
-            let what = if all == 1 { "the DKMS module".to_owned() } else { format!("all {all} DKMS modules") };
+            let what =
+                if all == 1 { "the DKMS module".to_owned() } else { format!("all {all} DKMS modules") };
             format!("kernel {release} will load {what} {when}")
         }
         Outcome::Loads | Outcome::Taints => format!("kernel {release} will load unsigned modules {when}"),
@@ -362,7 +374,8 @@ fn next_step(kernels: &[KernelReport], setting: &Setting<'_>, standing: Standing
             "this kernel does not know {PARAMETER}: boot another kernel, or sign the modules with a key that it trusts"
         ));
     }
-    let entry_differs = |k: &KernelReport| k.next_boot.as_ref().is_some_and(|view| view.differs(&k.configured));
+    let entry_differs =
+        |k: &KernelReport| k.next_boot.as_ref().is_some_and(|view| view.differs(&k.configured));
     if kernels.iter().any(entry_differs) || (setting.entries_hidden.is_none() && kernel.next_boot.is_none()) {
         return Some("run `clr-boot-manager update` as root".to_owned());
     }
@@ -371,7 +384,8 @@ fn next_step(kernels: &[KernelReport], setting: &Setting<'_>, standing: Standing
     if let Some((running, view)) = running.and_then(|k| Some((k, k.now.as_ref()?)))
         && view.differs(running.coming())
     {
-        let on_now = view.verdict.enforced == super::Tri::No && running.coming().verdict.enforced == super::Tri::Yes;
+        let on_now =
+            view.verdict.enforced == super::Tri::No && running.coming().verdict.enforced == super::Tri::Yes;
         return Some(if on_now {
             "only a reboot turns enforcement on again".to_owned()
         } else {

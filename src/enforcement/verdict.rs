@@ -147,19 +147,21 @@ pub(super) fn dialect(boot: &Boot<'_>) -> Dialect {
 }
 
 fn checked(boot: &Boot<'_>, reasons: &mut Reasons) -> Tri {
-    match (boot.config, boot.patch) {
-        (Some(config), _) if config.has("MODULE_SIG") => Tri::Yes,
-        (Some(_), _) => {
-            reasons.because("the kernel was built without module signatures: it loads every module");
-            Tri::No
-        }
-        // A kernel that has the parameters has the code that checks.
-        (None, Patch::V1 | Patch::V2 | Patch::Absent) => Tri::Yes,
-        (None, Patch::Unknown) => {
-            reasons.missing("the kernel's configuration");
-            Tri::Unknown
-        }
+    // The latter cannot be without the former.
+    let said = |option| boot.config.is_some_and(|c| c.has(option));
+    if said("MODULE_SIG") || said("MODULE_SIG_FORCE") {
+        return Tri::Yes;
     }
+    if boot.config.is_some_and(|c| c.denies("MODULE_SIG")) {
+        reasons.because("the kernel was built without module signatures: it loads every module");
+        return Tri::No;
+    }
+    // A kernel that has the parameters has the code that checks.
+    if boot.patch != Patch::Unknown {
+        return Tri::Yes;
+    }
+    reasons.missing("the kernel's configuration");
+    Tri::Unknown
 }
 
 fn disabled(arguments: &Arguments, reasons: &mut Reasons) -> Tri {

@@ -233,7 +233,11 @@ impl Inventory {
         }
         let name = KernelName::parse(asked, &self.namespace).ok()?;
         let release = name.release();
-        let files = [format!("{IMAGES}/cmdline-{release}"), format!("{IMAGES}/config-{release}"), module_folder(&release)];
+        let files = [
+            format!("{IMAGES}/cmdline-{release}"),
+            format!("{IMAGES}/config-{release}"),
+            module_folder(&release),
+        ];
         let any = files.iter().any(|file| root.lookup_link(file).is_there());
         any.then(|| Named { id: name.id(), release, installed: None })
     }

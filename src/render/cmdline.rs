@@ -66,6 +66,33 @@ fn row(row: &Row, width: usize) -> Vec<String> {
     out
 }
 
+/// Two lines with what is only in the first marked `[-so-]`, and what is only in the second `{+so+}`.
+pub fn word_diff(before: &[u8], after: &[u8]) -> (String, String) {
+    // Words and the blanks between them, so that nothing of the lines is lost.
+    let parts = |line: &[u8]| -> Vec<String> {
+        let same = |a: &u8, b: &u8| a.is_ascii_whitespace() == b.is_ascii_whitespace();
+        line.chunk_by(same).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+    };
+    let (old, new) = (parts(before), parts(after));
+    let (mut first, mut second) = (String::new(), String::new());
+    for change in similar::capture_diff_slices(similar::Algorithm::Myers, &old, &new) {
+        let (is, will) = (old[change.old_range()].concat(), new[change.new_range()].concat());
+        if change.tag() == similar::DiffTag::Equal {
+            first += &shown(&is);
+            second += &shown(&will);
+            continue;
+        }
+        // Blanks come and go with their words.
+        let marked = |text: &str, open: &str, close: &str| match text.trim().is_empty() {
+            true => text.to_owned(),
+            false => format!("{open}{}{close}", shown(text)),
+        };
+        first += &marked(&is, "[-", "-]");
+        second += &marked(&will, "{+", "+}");
+    }
+    (first, second)
+}
+
 fn section(out: &mut Vec<String>, title: &str, items: &[String]) {
     if !items.is_empty() {
         out.push(String::new());

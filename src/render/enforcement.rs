@@ -36,8 +36,11 @@ pub fn screen(document: &Document) -> String {
 /// The times of a kernel; those that agree share a column.
 fn columns(kernel: &KernelReport) -> Vec<(String, &View)> {
     let mut columns: Vec<(String, &View)> = Vec::new();
-    let times =
-        [("configured", Some(&kernel.configured)), ("next boot", kernel.next_boot.as_ref()), ("now", kernel.now.as_ref())];
+    let times = [
+        ("configured", Some(&kernel.configured)),
+        ("next boot", kernel.next_boot.as_ref()),
+        ("now", kernel.now.as_ref()),
+    ];
     for (name, view) in times {
         let Some(view) = view else { continue };
         match columns.iter_mut().find(|(_, known)| known.loads == view.loads && known.error == view.error) {
@@ -52,8 +55,11 @@ fn columns(kernel: &KernelReport) -> Vec<(String, &View)> {
 }
 
 fn kernel(kernel: &KernelReport) -> Vec<String> {
-    let roles: Vec<&str> =
-        [(kernel.boots_next, "next boot"), (kernel.running, "running")].iter().filter(|(is, _)| *is).map(|(_, r)| *r).collect();
+    let roles: Vec<&str> = [(kernel.boots_next, "next boot"), (kernel.running, "running")]
+        .iter()
+        .filter(|(is, _)| *is)
+        .map(|(_, r)| *r)
+        .collect();
     let roles = if roles.is_empty() { String::new() } else { format!(" ({})", roles.join(", ")) };
     let mut out = vec![format!("Kernel {}{roles}", kernel.release)];
     let columns = columns(kernel);

@@ -174,7 +174,10 @@ impl Root {
     /// When it cannot be removed for another reason.
     pub fn remove_empty_folder(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
         let path = path.as_ref();
-        let (folder, name) = self.parent_and_name(path)?;
+        let (folder, name) = match self.parent_and_name(path) {
+            Err(e) if e.is_absent() => return Ok(false),
+            other => other?,
+        };
         match rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR) {
             Ok(()) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(false),
