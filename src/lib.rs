@@ -19,7 +19,7 @@
 //! | [`cmdline`] | fragments, clr-boot-manager's merge, the kernel's reading of a parameter, the writer |
 //! | [`enforcement`] | does a kernel refuse modules without a trusted signature |
 //! | [`dkms`] | the tree on disk, dkms.conf, the plan, running one build, the proof of its result |
-//! | [`boot`] | running clr-boot-manager, reading boot entries back |
+//! | [`boot`] | running clr-boot-manager, what lies in the boot partition, reading entries back |
 //! | [`facts`] | everything that was observed, as one value |
 //! | [`status`] | the document that every report is made from; [`render`] its text, [`motd`] its three lines |
 //! | [`state`] | the record of a run, and what else lies in `/var/lib/clr-dkms` |

@@ -1,6 +1,6 @@
 //! systemd-boot's files, also behind shim: `loader.conf`, `entries/*.conf`, and the EFI variables that override them.
 //!
-//! What is said here of the loader was read in the sources of systemd-boot, versions 239 to 258, and in its manual.
+//! What is said here of the loader is in loader.conf(5) and in the sources of systemd-boot.
 
 use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, image_name};
 use crate::sys::{FileError, Root, efi};

@@ -102,6 +102,14 @@ proptest! {
         let root = TestRoot::updated();
         fs::write(root.at("boot/loader/entries").join(format!("{name}.conf")), &text).ok();
         root.file("boot/loader/loader.conf", &loader);
+        root.file("sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", &text);
+        look(&root);
+    }
+
+    #[test]
+    fn any_menu(text in bytes(), environment in bytes(), of in prop::sample::select(vec!["syslinux.cfg", "grub/grub.cfg"])) {
+        let root = TestRoot::updated();
+        root.remove("boot").file(&format!("boot/{of}"), &text).file("boot/grub/grubenv", &environment);
         look(&root);
     }
 }

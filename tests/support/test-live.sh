@@ -3,6 +3,7 @@
 #
 # In a mount namespace of its own, /usr, /var, /etc, /run and /boot get an overlay in memory and `uname -r` (the file in
 # /proc that the programs read) a name of Clear's, so this machine plays a Clear Linux one and nothing of it is changed.
+# Boot partitions are files behind loop devices, which are given back at the end.
 # The programs must be built (target/release); root is needed for the namespace.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,7 +16,8 @@ if [[ ${1-} != inside ]]; then
 fi
 
 work=$(mktemp -d)
-trap 'cd /; umount -l "$work" 2>/dev/null; rmdir "$work" 2>/dev/null' EXIT
+loops=()
+trap 'cd /; for loop in "${loops[@]}"; do losetup --detach "$loop"; done; umount -l "$work" 2>/dev/null; rmdir "$work" 2>/dev/null' EXIT
 mount -t tmpfs tmpfs "$work"
 for folder in usr var etc run boot; do
     mkdir -p "$work/$folder.upper" "$work/$folder.work"
@@ -76,6 +78,82 @@ check 'the boot entry has the parameter' grep -q module.sig_unenforce /boot/load
 check 'motd-update.sh was run' grep -q $new /run/motd
 check 'status says that a reboot is pending' is "$(code clr-dkms status)" 0
 check 'status names the kernel' said "reboot-pending: the DKMS module is ready for kernel $new"
+
+# The boot partition, mounted nowhere: a filesystem in a file, found as clr-boot-manager finds it.
+overlay_dev() {
+    mkdir -p "$work/dev.upper" "$work/dev.work" && mount -t overlay overlay -o "lowerdir=/dev,upperdir=$work/dev.upper,workdir=$work/dev.work" /dev
+}
+partition() { # IMAGE: makes it the partition that systemd-boot was started from
+    local loop
+    loop=$(losetup --find --show "$1") || return
+    loops+=("$loop")
+    device=$loop
+    ln -sfn "$loop" /dev/disk/by-partuuid/0c1ea12a-0000-4000-8000-00000000c1a0
+}
+variable() { # NAME TEXT
+    { printf '\7\0\0\0'; printf '%s\0' "$2" | iconv -t UTF-16LE; } >"/sys/firmware/efi/efivars/$1-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+}
+# The status of what is on the image, which must be the same afterwards, as must the mounts.
+looked_at() {
+    local image=$1 sum mounts code
+    sum=$(sha256sum "$image") mounts=$(cat /proc/self/mountinfo)
+    clr-dkms status --json >"$work/out" 2>"$work/err"
+    code=$?
+    if ! { is "$(sha256sum "$image")" "$sum" && is "$(cat /proc/self/mountinfo)" "$mounts" && is "$code" "${2-0}"; }; then
+        cat "$work/out" "$work/err"
+        return 1
+    fi
+}
+check 'a /dev of our own' overlay_dev
+check 'a firmware of our own' mount -t tmpfs tmpfs /sys/firmware
+mkdir -p /dev/disk/by-partuuid /sys/firmware/efi/efivars "$work/esp" "$work/mnt"
+variable LoaderDevicePartUUID 0C1EA12A-0000-4000-8000-00000000C1A0
+cp -a /boot/loader "$work/esp"
+for type in ext2 ext4; do
+    check "an $type" mke2fs -q -t $type -d "$work/esp" "$work/$type" 16M
+done
+# The same with an entry that is empty, and with a journal that holds writes which are not on their place yet.
+check 'an ext4 to be written to' cp "$work/ext4" "$work/live"
+check 'it gets a device' partition "$work/live"
+check 'it is mounted' mount "$device" "$work/mnt"
+: >"$work/mnt/loader/entries/empty.conf"
+sync -f "$work/mnt"
+cp "$work/live" "$work/dirty"
+check 'its journal is not empty' grep -q needs_recovery <(dumpe2fs -h "$work/dirty" 2>&1)
+
+check 'a mount hides /boot' mount -t tmpfs tmpfs /boot
+check 'status of what is mounted elsewhere' looked_at "$work/live" 1
+check 'it names the file there' said "$work/mnt/loader/entries/empty.conf is empty; delete it"
+umount "$work/mnt"
+for type in ext2 ext4; do
+    check "the $type gets a device" partition "$work/$type"
+    check "status of an unmounted $type" looked_at "$work/$type"
+    check "its entries were read ($type)" said '"boot_entries": "verified"'
+done
+variable LoaderEntryOneShot CLEAR-LINUX-NATIVE-6.15.7-1591.conf
+check 'status with a one-shot entry' looked_at "$work/ext4"
+check 'it names the kernel' said 'LoaderEntryOneShot chooses org.clearlinux.native.6.15.7-1591'
+check 'the dirty one gets a device' partition "$work/dirty"
+check 'status of an unmounted ext4 with a dirty journal' looked_at "$work/dirty" 1
+check 'it names the file on the device' said "loader/entries/empty.conf on $device is empty; delete it"
+check 'nobody is told to ask as root' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms status --json)" 0
+check 'and which partition it is' said "boot partition $device is not mounted: ask as root"
+# Somebody else has it mounted to be written to: there is no way to it that is sure to write nothing.
+unshare --mount sh -c "mount $device $work/mnt && : >$work/there && exec sleep 60" &
+other=$!
+for _ in {1..100}; do [[ -e $work/there ]] || sleep 0.05; done
+check 'status of what others have mounted' is "$(code clr-dkms status --json)" 0
+check 'it says so' said 'it is mounted where this process cannot see it'
+kill "$other"
+head -c 1M /dev/urandom >"$work/garbage"
+check 'garbage gets a device' partition "$work/garbage"
+check 'status of garbage' looked_at "$work/garbage"
+check 'it says what it is' said "cannot look into $device: it has neither a FAT nor an ext filesystem"
+rm -r /dev/disk
+check 'status without names of partitions' is "$(code clr-dkms status --json)" 0
+check 'it says so' said 'there is no /dev/disk here'
+umount /boot /sys/firmware /dev
+
 check 'nobody may see the status' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms status)" 0
 check 'nobody may not run the hook' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms-post-update)" 77
 check 'and is told why' said 'run it as root'
