@@ -7,10 +7,11 @@ use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Sources, Switch, effective, parameter};
 use crate::dkms::conf::ConfError;
 use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
-use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Stage, Tree, conf};
-use crate::enforcement::{KernelFacts, Machine, Patch, Tri, Verdict, at_boot};
+use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Signature, Stage, Tree, conf};
+use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdict, at_boot};
 use crate::kernel::inventory::{Named, module_folder};
-use crate::kernel::{Installed, Inventory};
+use crate::kernel::{Installed, Inventory, Running};
+use crate::sys::Root;
 use crate::sys::root::below;
 use crate::world::World;
 
@@ -37,6 +38,26 @@ impl Line {
         at_boot(&self.kernel.boot(line, machine))
     }
 
+    /// What the kernel does with a file of that signature, where `verdict` holds. `loaded` are the taint letters of the
+    /// module that is loaded from it.
+    pub fn outcome(&self, signature: &Signature, loaded: Option<&str>, verdict: &Verdict) -> Outcome {
+        match signature {
+            Signature::Unsigned { .. } => verdict.of(Kind::Unsigned),
+            Signature::Broken { .. } => verdict.of(Kind::Unparsable),
+            Signature::Signed { .. } => {
+                let (unknown, trusted) = (verdict.of(Kind::UnknownKey), verdict.of(Kind::Trusted));
+                // A signature that the running kernel took leaves no E behind: it has the key.
+                let taken = loaded.is_some_and(|letters| !letters.contains('E'));
+                match (taken, self.kernel.takes_foreign_keys()) {
+                    (true, _) => trusted,
+                    (false, false) => unknown,
+                    (false, true) if unknown.is_loaded() == trusted.is_loaded() => unknown,
+                    (false, true) => Outcome::Unknown,
+                }
+            }
+        }
+    }
+
     /// Whether the parameter makes a difference to this kernel. What cannot be told counts as yes: Clear's kernels all
     /// demand signatures and know the parameter.
     pub fn takes_the_parameter(&self, machine: &Machine) -> bool {
@@ -52,6 +73,8 @@ pub struct Facts {
     pub inventory: Inventory,
     /// What decides about modules, whatever the kernel.
     pub machine: Machine,
+    /// What is known of the running kernel, also of one that is not installed; none where nothing runs.
+    pub running: Option<KernelFacts>,
     /// The DKMS tree.
     pub tree: Tree,
     /// Every newest module on every tip, and on the running kernel; kernels in the order of work.
@@ -89,6 +112,7 @@ impl Facts {
             boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
             machine: Machine::observe(&world.root),
+            running: running_kernel(&world.root, &inventory, &lines),
             inventory,
             tree,
             pairs,
@@ -101,10 +125,23 @@ impl Facts {
         below(&self.root, Path::new(path)).display().to_string()
     }
 
+    /// The kernel of the next boot: what the boot loader has as its default, else what the boot manager makes it.
+    pub fn next_kernel(&self) -> Option<&Installed> {
+        let told = self.boot.default.as_ref().and_then(|d| d.id.as_deref());
+        let known = told.and_then(|id| self.inventory.kernels.iter().find(|k| k.id == id));
+        known.or_else(|| self.inventory.boot_default())
+    }
+
     /// The pairs of one kernel.
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a Pair> {
         self.pairs.iter().filter(move |p| p.release == release)
     }
+}
+
+fn running_kernel(root: &Root, inventory: &Inventory, lines: &[Line]) -> Option<KernelFacts> {
+    let Running::Known { release } = &inventory.running else { return None };
+    let known = lines.iter().find(|l| l.release == *release).map(|l| l.kernel.clone());
+    Some(known.unwrap_or_else(|| KernelFacts::observe(root, release, None)))
 }
 
 /// The boot entries that there should be: kernel ids and effective command lines.

@@ -13,12 +13,13 @@ const WIDTH: usize = 100;
 const LINES: usize = 3;
 
 /// What a text may ask for.
-const PLACEHOLDERS: [&str; 4] = ["{kernel}", "{problem}", "{error}", "{log}"];
+const PLACEHOLDERS: [&str; 5] = ["{kernel}", "{problem}", "{error}", "{log}", "{enforcement}"];
 
 /// The shipped text for a verdict; none where there is nothing to say.
 pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
     match verdict {
-        Verdict::Healthy | Verdict::NotApplicable => None,
+        Verdict::NotApplicable => None,
+        Verdict::Healthy => Some(include_str!("../motd.d/healthy")),
         Verdict::RebootPending => Some(include_str!("../motd.d/reboot-pending")),
         Verdict::Building => Some(include_str!("../motd.d/building")),
         Verdict::Degraded => Some(include_str!("../motd.d/degraded")),
@@ -27,8 +28,9 @@ pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
 }
 
 /// Fills a text: `{kernel}` is the next boot's release, `{problem}` the first thing that is wrong, `{error}` the first
-/// error of the first failed build and `{log}` its log. A line with a placeholder that has no value is left out.
-/// Nothing to say is an empty string.
+/// error of the first failed build and `{log}` its log; `{enforcement}` says that modules load without a trusted
+/// signature, where they really do or will. A line with a placeholder that has no value is left out, and so is one that
+/// an earlier line begins with. Nothing to say is an empty string.
 pub fn fragment(document: &Document, text: &str) -> String {
     let failed = document.modules.iter().find(|m| m.error.is_some());
     let error = failed.and_then(|m| m.error.as_ref()).map(FirstError::short);
@@ -36,17 +38,18 @@ pub fn fragment(document: &Document, text: &str) -> String {
         "{kernel}" => document.next_boot.clone(),
         "{problem}" => document.problems.first().cloned(),
         "{error}" => error.clone(),
+        "{enforcement}" => document.unsigned_modules.sentence().map(str::to_owned),
         // Read on that system, where the root is /.
         "{log}" => failed.and_then(|m| m.log.as_deref()).map(|log| inside(log, &document.root)),
         plain => Some(plain.to_owned()),
     };
-    text.lines()
-        .filter(|line| !line.trim().is_empty())
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
         // One value cannot bring in another's placeholder: the line is split, not replaced again and again.
-        .filter_map(|line| split_keeping(line).map(value).collect::<Option<String>>())
-        .take(LINES)
-        .map(|line| cut(&line) + "\n")
-        .collect()
+        let filled = split_keeping(line).map(value).collect::<Option<String>>();
+        lines.extend(filled.filter(|line| !lines.iter().any(|known| known.starts_with(line))));
+    }
+    lines.iter().take(LINES).map(|line| cut(line) + "\n").collect()
 }
 
 fn inside(path: &str, root: &str) -> String {

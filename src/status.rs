@@ -4,12 +4,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::boot::{Obstacle, ReadBack};
-use crate::cmdline::writer::Wish;
 use crate::cmdline::{PARAMETER, Switch};
-use crate::config::{Settings, SigUnenforce};
+use crate::config::Settings;
 use crate::dkms::Pair;
 use crate::dkms::plan::{self, Decision, State, decide};
-use crate::facts::{Facts, Line};
+use crate::enforcement::outlook::{Outlook, outlook, refused_modules};
+use crate::enforcement::policy::sig_unenforce_wanted;
+use crate::facts::Facts;
 use crate::kernel::{Headers, Running, Variant};
 use crate::state::{ModuleRecord, Record, Stored};
 
@@ -93,6 +94,8 @@ pub struct Document {
     pub modules: Vec<ModuleRecord>,
     /// `module.sig_unenforce` is wanted.
     pub sig_unenforce_wanted: bool,
+    /// What kernels do with modules without a trusted signature.
+    pub unsigned_modules: Outlook,
     /// What the boot entries say: `verified`, `differs`, `not-visible`; none before the first update by us.
     pub boot_entries: Option<String>,
     /// When the boot files were last updated by us.
@@ -114,63 +117,6 @@ pub enum Progress {
     Working,
     /// One was killed before its end.
     BrokenOff,
-}
-
-/// How `module.sig_unenforce` is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// On the line of every kernel.
-    On,
-    /// On the line of no kernel.
-    Off,
-    /// No module needs it, and nobody forbids it.
-    Either,
-}
-
-impl Wanted {
-    /// What is wrong with the configured lines of the tips, and the wish that would mend it.
-    pub fn against(self, facts: &Facts) -> (Vec<String>, Option<Wish>) {
-        let (right, wish, what) = match self {
-            Wanted::Either => return (Vec::new(), None),
-            Wanted::On => (Switch::On, Wish::Ensure, "is not configured"),
-            Wanted::Off => (Switch::Off, Wish::Disable, "is configured, and not wanted,"),
-        };
-        let tips = facts.inventory.tips();
-        let is_tip = |line: &Line| tips.iter().any(|k| k.name.release() == line.release);
-        let wrong = facts.lines.iter().filter(|l| is_tip(l) && l.switch != right).map(|l| l.release.as_str());
-        let wrong: Vec<&str> = wrong.collect();
-        let said = (!wrong.is_empty()).then(|| format!("{PARAMETER} {what} for kernel {}", wrong.join(", ")));
-        (said.into_iter().collect(), Some(wish))
-    }
-}
-
-/// How `module.sig_unenforce` is wanted: `auto` means on while a kernel that demands signatures, and knows the parameter,
-/// has a module to load.
-pub fn parameter_wanted(settings: &Settings, facts: &Facts) -> Wanted {
-    let needs = |pair: &Pair| {
-        let line = facts.lines.iter().find(|l| l.release == pair.release);
-        line.is_none_or(|line| line.takes_the_parameter(&facts.machine)) && is_needed(pair)
-    };
-    match settings.sig_unenforce {
-        SigUnenforce::On => Wanted::On,
-        SigUnenforce::Off => Wanted::Off,
-        SigUnenforce::Auto if facts.pairs.iter().any(needs) => Wanted::On,
-        SigUnenforce::Auto => Wanted::Either,
-    }
-}
-
-/// Whether `module.sig_unenforce` is wanted.
-pub fn sig_unenforce_wanted(settings: &Settings, facts: &Facts) -> bool {
-    parameter_wanted(settings, facts) == Wanted::On
-}
-
-/// The module should be there on this kernel.
-fn is_needed(pair: &Pair) -> bool {
-    pair.proof.is_ok()
-        || !matches!(
-            decide(pair),
-            Decision::Leave { state: State::SkippedExclusive | State::NotAutoinstall, .. }
-        )
 }
 
 /// The state of a module on a kernel, from the facts and from what the last run found out about it.
@@ -250,6 +196,7 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         running,
         next_boot,
         sig_unenforce_wanted: wanted,
+        unsigned_modules: outlook(facts),
         boot_entries: match &facts.boot_entries {
             // What was seen by the last run, when more could be seen then.
             ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
@@ -296,6 +243,7 @@ fn problems(
             problems.push(format!("{PARAMETER} is not configured for kernel {}", without.join(", ")));
         }
     }
+    problems.extend(refused_modules(facts));
     match record {
         Stored::Good(record) => {
             let pending = settings.boot_update

@@ -3,7 +3,6 @@
 use clap::Args;
 
 use super::{Common, answer, exit, json};
-use crate::boot::BootFiles;
 use crate::dkms::proof::{facts_of, installed_file};
 use crate::dkms::{Cache, Pair, Signature, Tree};
 use crate::enforcement::observe::module_taint;
@@ -58,7 +57,7 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
     let mut cache = Cache::load(&world.root);
     let facts = Facts::observe(world, &mut cache);
     let inventory = &facts.inventory;
-    let default = next_kernel(&facts.boot, &facts);
+    let default = facts.next_kernel().map(|k| k.name.release());
     let is_default = |release: &str| default.as_deref() == Some(release);
     let mut looked = Vec::new();
     if let Some(asked) = asked {
@@ -91,13 +90,6 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
         unreadable: super::cmdline::no_kernels(&world.root, inventory),
     };
     Some(report::document(&subjects, &setting))
-}
-
-/// The kernel of the next boot: what the boot loader has as its default, else what the boot manager makes it.
-fn next_kernel(boot: &BootFiles, facts: &Facts) -> Option<String> {
-    let told = boot.default.as_ref().and_then(|d| d.id.as_deref());
-    let known = told.and_then(|id| facts.inventory.kernels.iter().find(|k| k.id == id));
-    known.or_else(|| facts.inventory.boot_default()).map(|k| k.name.release())
 }
 
 fn look_at<'a>(world: &World, cache: &mut Cache, tree: &Tree, kernel: Named<'a>) -> Looked<'a> {

@@ -6,7 +6,9 @@
 
 pub mod config;
 pub mod observe;
+pub mod outlook;
 pub mod patch;
+pub mod policy;
 pub mod report;
 pub mod running;
 pub mod verdict;

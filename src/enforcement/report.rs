@@ -232,28 +232,13 @@ impl KernelReport {
         self.next_boot.as_ref().unwrap_or(&self.configured)
     }
 
+    fn entry_differs(&self) -> bool {
+        self.next_boot.as_ref().is_some_and(|view| view.differs(&self.configured))
+    }
+
     fn differs(&self) -> bool {
         let seen = [self.next_boot.as_ref(), self.now.as_ref()];
         seen.into_iter().flatten().any(|view| view.differs(&self.configured))
-    }
-}
-
-/// What a kernel does with one file.
-fn outcome(file: &ModuleFile, line: &Line, verdict: &Verdict) -> Outcome {
-    match &file.signature {
-        Signature::Unsigned { .. } => verdict.of(Kind::Unsigned),
-        Signature::Broken { .. } => verdict.of(Kind::Unparsable),
-        Signature::Signed { .. } => {
-            let (unknown, trusted) = (verdict.of(Kind::UnknownKey), verdict.of(Kind::Trusted));
-            // A signature that the running kernel took leaves no E behind: it has the key.
-            let taken = file.loaded.as_deref().is_some_and(|letters| !letters.contains('E'));
-            match (taken, line.kernel.takes_foreign_keys()) {
-                (true, _) => trusted,
-                (false, false) => unknown,
-                (false, true) if unknown.is_loaded() == trusted.is_loaded() => unknown,
-                (false, true) => Outcome::Unknown,
-            }
-        }
     }
 }
 
@@ -264,7 +249,7 @@ fn module(
     next: Option<&View>,
     now: Option<&View>,
 ) -> ModuleReport {
-    let of = |view: &View| outcome(file, line, &view.verdict);
+    let of = |view: &View| line.outcome(&file.signature, file.loaded.as_deref(), &view.verdict);
     let coming = of(next.unwrap_or(configured));
     ModuleReport {
         module: file.module.clone(),
@@ -294,6 +279,11 @@ pub fn document(subjects: &[Subject<'_>], setting: &Setting<'_>) -> Document {
     notes.extend(setting.entries_hidden.map(str::to_owned));
     for kernel in kernels.iter().filter(|k| setting.entries_hidden.is_none() && k.next_boot.is_none()) {
         notes.push(format!("there is no boot entry for {}", kernel.release));
+    }
+    if kernels.iter().any(KernelReport::entry_differs) {
+        notes.push(
+            "the next `clr-boot-manager update`, which each update runs, makes the boot entries as configured".to_owned(),
+        );
     }
     Document {
         schema: 1,

@@ -19,12 +19,13 @@ fn table(line: &LineReport) -> String {
     let width = line.words.iter().map(|r| r.word.chars().count()).filter(|n| *n <= COLUMN).max().unwrap_or(0);
     out.extend(line.words.iter().flat_map(|r| row(r, width)));
     // A mask that hides no word is worth a line too: it may be there for a fragment to come.
-    for mask in &line.masks {
-        let named = |r: &Row| r.state == Fate::Masked && r.origins.iter().any(|o| o.path == mask.path);
-        if !line.words.iter().any(named) {
-            let by = mask.by.display();
-            out.push(format!("- (no word)  {}\n  masked by {by}", mask.path.display()).replace('\n', "\n  "));
-        }
+    let tells = |r: &Row, path: &std::path::Path| {
+        r.origins.iter().any(|o| o.path == path)
+            || r.by.as_deref().is_some_and(|by| std::path::Path::new(by) == path)
+    };
+    for mask in line.masks.iter().filter(|m| !line.words.iter().any(|r| tells(r, &m.path))) {
+        out.push(format!("- {:width$}  {}", "(no word)", mask.path.display()));
+        out.push(format!("  {:width$}  masked by {}", "", mask.by.display()));
     }
     let idle: Vec<String> = line
         .removals

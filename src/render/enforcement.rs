@@ -16,11 +16,20 @@ pub fn screen(document: &Document) -> String {
     let mut out = broken(&document.summary, "", "  ");
     let step = document.next_step.as_deref().unwrap_or("none");
     out.extend(broken(&format!("next step: {step}"), "", "  "));
-    for kernel in &document.kernels {
-        out.push(String::new());
-        out.extend(self::kernel(kernel));
+    // The one that was asked for, or boots next, and the running one whole; of the others what matters.
+    for (at, kernel) in document.kernels.iter().enumerate() {
+        if at == 0 || kernel.running {
+            out.push(String::new());
+            out.extend(self::kernel(kernel));
+        }
     }
     out.push(String::new());
+    for kernel in document.kernels.iter().skip(1).filter(|k| !k.running) {
+        let times =
+            columns(kernel).into_iter().map(|(names, view)| format!("{} ({names})", cell(view, "unsigned")));
+        let times: Vec<String> = times.collect();
+        out.extend(broken(&format!("Kernel {}: unsigned: {}", kernel.release, times.join("; ")), "", "  "));
+    }
     let taint = match document.taint.as_deref() {
         None => String::new(),
         Some("") => "; the running kernel is not tainted".to_owned(),
@@ -63,16 +72,6 @@ fn kernel(kernel: &KernelReport) -> Vec<String> {
     let roles = if roles.is_empty() { String::new() } else { format!(" ({})", roles.join(", ")) };
     let mut out = vec![format!("Kernel {}{roles}", kernel.release)];
     let columns = columns(kernel);
-    let cell = |view: &View, kind: &str| {
-        let word = match view.loads.get(kind).copied().unwrap_or_default() {
-            "taints" => "loads, taints E",
-            word => word,
-        };
-        match view.error.get(kind) {
-            Some(error) => format!("{word} {}", error.name()),
-            None => word.to_owned(),
-        }
-    };
     let row = |label: &str, cells: Vec<String>| {
         let cells: String = cells.iter().map(|cell| format!("{cell:22}")).collect();
         format!("  {label:12}  {cells}").trim_end().to_owned()
@@ -91,6 +90,17 @@ fn kernel(kernel: &KernelReport) -> Vec<String> {
     }
     out.extend(kernel.modules.iter().flat_map(module));
     out
+}
+
+fn cell(view: &View, kind: &str) -> String {
+    let word = match view.loads.get(kind).copied().unwrap_or_default() {
+        "taints" => "loads, taints E",
+        word => word,
+    };
+    match view.error.get(kind) {
+        Some(error) => format!("{word} {}", error.name()),
+        None => word.to_owned(),
+    }
 }
 
 fn module(module: &ModuleReport) -> Vec<String> {

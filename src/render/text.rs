@@ -39,6 +39,7 @@ pub fn screen(document: &Document) -> String {
     }
     lines.push(String::new());
     lines.push(format!("Command line: {}", command_line(document)));
+    lines.push(format!("Signatures:   {}", unsigned(document)));
     lines.push(format!("Boot entries: {}", boot_entries(document)));
     if let Some(time) = document.last_run {
         lines.push(format!("Last change:  {}", time.strftime("%Y-%m-%d %H:%M:%S UTC")));
@@ -120,6 +121,25 @@ fn command_line(document: &Document) -> String {
         n => format!("{n} kernels"),
     };
     format!("module.sig_unenforce is {wanted}, and configured for {on} of {kernels}")
+}
+
+fn unsigned(document: &Document) -> String {
+    let known = |word: Option<&'static str>, time: &str| match word {
+        Some("loads" | "taints") => Some(("load", time.to_owned())),
+        Some("refused") => Some(("are refused", time.to_owned())),
+        _ => None,
+    };
+    let outlook = &document.unsigned_modules;
+    match (known(outlook.now, "now"), known(outlook.next_boot, "at the next boot")) {
+        (None, None) => "it is not known whether unsigned modules load".to_owned(),
+        (Some((same, now)), Some((word, next))) if same == word => {
+            format!("unsigned modules {word} {now} and {next}")
+        }
+        (now, next) => {
+            let times = now.into_iter().chain(next).map(|(word, time)| format!("{word} {time}"));
+            format!("unsigned modules {}", times.collect::<Vec<_>>().join(", "))
+        }
+    }
 }
 
 fn boot_entries(document: &Document) -> String {

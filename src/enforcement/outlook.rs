@@ -1,0 +1,73 @@
+//! The enforcement verdict as `status` and the message of the day tell it: in a word, now and at the next boot.
+
+use serde::Serialize;
+
+use super::{Kind, Outcome, Tri, Verdict, now};
+use crate::cmdline::Switch;
+use crate::dkms::Signature;
+use crate::facts::{Facts, Line};
+
+/// What kernels do with modules without a trusted signature: `loads`, `taints`, `refused`, `unknown`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Outlook {
+    /// The running kernel, now; none in an image.
+    pub now: Option<&'static str>,
+    /// The kernel of the next boot, with its boot entry or, where that cannot be seen, the configured command line; none
+    /// when there is no such kernel.
+    pub next_boot: Option<&'static str>,
+}
+
+impl Outlook {
+    /// The sentence for the message of the day: only where such modules really load, or will.
+    pub fn sentence(&self) -> Option<&'static str> {
+        let loads = |word: Option<&str>| matches!(word, Some("loads" | "taints"));
+        match (loads(self.now), loads(self.next_boot)) {
+            (true, true) => Some("signature enforcement is disabled"),
+            (false, true) => Some("signature enforcement will be disabled at the next boot"),
+            // What the next boot does is not known, or is the contrary.
+            (true, false) if self.next_boot == Some("refused") => {
+                Some("signature enforcement is disabled until the next boot")
+            }
+            (true, false) => Some("signature enforcement is disabled now"),
+            (false, false) => None,
+        }
+    }
+}
+
+/// Makes it.
+pub fn outlook(facts: &Facts) -> Outlook {
+    let next = next_boot(facts).map(|(_, verdict)| verdict.of(Kind::Unsigned).word());
+    let now = facts.machine.runtime.as_ref().zip(facts.running.as_ref()).map(|(runtime, kernel)| {
+        let line = facts.machine.line.as_deref().unwrap_or_default();
+        now(&kernel.boot(line, &facts.machine), runtime).of(Kind::Unsigned).word()
+    });
+    Outlook { now, next_boot: next }
+}
+
+/// The kernel of the next boot, and what it will do.
+fn next_boot(facts: &Facts) -> Option<(&Line, Verdict)> {
+    let release = facts.next_kernel()?.name.release();
+    let line = facts.lines.iter().find(|l| l.release == release)?;
+    let entry = facts.boot.of(&line.id);
+    let words = entry.map_or(line.effective.as_slice(), |e| e.options.as_slice());
+    Some((line, line.verdict_with(words, &facts.machine)))
+}
+
+/// The modules that are there and that the kernel of the next boot will refuse, in sentences. Where the parameter would
+/// help and is not configured, that is said elsewhere.
+pub fn refused_modules(facts: &Facts) -> Vec<String> {
+    let Some((line, verdict)) = next_boot(facts) else { return Vec::new() };
+    if line.switch != Switch::On && verdict.disabled != Tri::Yes && line.takes_the_parameter(&facts.machine) {
+        return Vec::new();
+    }
+    let refused = |signature: &Signature| match line.outcome(signature, None, &verdict) {
+        Outcome::Refused(error) => Some(error.map(|e| format!(" ({})", e.name())).unwrap_or_default()),
+        _ => None,
+    };
+    let good = facts.of_kernel(&line.release).filter_map(|pair| Some((pair, pair.proof.as_ref().ok()?)));
+    good.filter_map(|(pair, proofs)| {
+        let error = proofs.iter().filter_map(|p| p.signature.as_ref()).find_map(refused)?;
+        Some(format!("kernel {} will refuse {} at the next boot{error}", line.release, pair.module))
+    })
+    .collect()
+}
