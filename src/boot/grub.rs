@@ -140,6 +140,7 @@ fn find(items: &[Item], wanted: &str) -> Option<usize> {
         return Some(entry);
     }
     let (first, rest) = wanted.split_once('>').map_or((wanted, None), |(first, rest)| (first, Some(rest)));
+    // What is no number is a title or an id.
     let numbered = first.parse::<usize>().ok().and_then(|at| items.get(at));
     let item =
         numbered.or_else(|| items.iter().find(|i| i.title == first || i.id.as_deref() == Some(first)))?;

@@ -79,6 +79,7 @@ fn is_legacy_bootable(text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text);
     let value =
         |name: &str| text.lines().find_map(|l| l.strip_prefix("E:")?.strip_prefix(name)?.strip_prefix('='));
+    // What is no number is no attribute.
     let flags =
         value("ID_PART_ENTRY_FLAGS").and_then(|f| u64::from_str_radix(f.trim_start_matches("0x"), 16).ok());
     value("ID_PART_ENTRY_SCHEME") == Some("gpt") && flags.is_some_and(|f| f & LEGACY_BOOTABLE != 0)

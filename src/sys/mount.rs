@@ -74,6 +74,8 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 /// Opens the filesystem on a device file for reading. It is mounted nowhere: no process sees it, and it is gone when
 /// the root is dropped. Nothing is written to the device, not even what a journal still holds.
 ///
+/// Until then nobody else can mount the device to be written to (the kernel says EBUSY): look, and drop it at once.
+///
 /// # Errors
 /// When it has no filesystem of a boot partition (FAT, ext2 to ext4), when this process may not mount (it takes root),
 /// or when the kernel cannot.
