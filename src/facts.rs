@@ -98,13 +98,16 @@ impl Facts {
     pub fn observe(world: &World, cache: &mut Cache) -> Facts {
         let inventory = Inventory::observe(&world.root);
         let tree = Tree::observe(&world.root);
+        let boot = BootFiles::observe(&world.root, &inventory);
+        let mut kernels = kernels_that_matter(&inventory);
+        // An admin may have chosen another one.
+        kernels.extend(next_kernel(&boot, &inventory).filter(|k| !k.tip && !k.running));
         let mut pairs = Vec::new();
         let mut lines = Vec::new();
-        for kernel in kernels_that_matter(&inventory) {
+        for kernel in kernels {
             pairs.extend(pairs_of(world, cache, &tree, kernel));
             lines.push(line(world, &Named::of(kernel)));
         }
-        let boot = BootFiles::observe(&world.root, &inventory);
         Facts {
             boot_inputs: boot::inputs(&world.root),
             boot_entries: boot.read_back(&expected_entries(&lines)),
@@ -127,15 +130,19 @@ impl Facts {
 
     /// The kernel of the next boot: what the boot loader has as its default, else what the boot manager makes it.
     pub fn next_kernel(&self) -> Option<&Installed> {
-        let told = self.boot.default.as_ref().and_then(|d| d.id.as_deref());
-        let known = told.and_then(|id| self.inventory.kernels.iter().find(|k| k.id == id));
-        known.or_else(|| self.inventory.boot_default())
+        next_kernel(&self.boot, &self.inventory)
     }
 
     /// The pairs of one kernel.
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a Pair> {
         self.pairs.iter().filter(move |p| p.release == release)
     }
+}
+
+fn next_kernel<'a>(boot: &BootFiles, inventory: &'a Inventory) -> Option<&'a Installed> {
+    let told = boot.default.as_ref().and_then(|d| d.id.as_deref());
+    let known = told.and_then(|id| inventory.kernels.iter().find(|k| k.id == id));
+    known.or_else(|| inventory.boot_default())
 }
 
 fn running_kernel(root: &Root, inventory: &Inventory, lines: &[Line]) -> Option<KernelFacts> {

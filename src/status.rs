@@ -161,7 +161,7 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         module
     };
     let modules: Vec<ModuleRecord> = facts.pairs.iter().map(|p| spelt(module_status(p, known))).collect();
-    let next_boot = facts.inventory.boot_default().map(|k| k.name.release());
+    let next_boot = facts.next_kernel().map(|k| k.name.release());
     let wanted = sig_unenforce_wanted(settings, facts);
     let problems = problems(facts, record, progress, settings, &modules);
     let running = match &facts.inventory.running {
@@ -230,6 +230,7 @@ fn problems(
             }
         });
     }
+    problems.extend(refused_modules(facts));
     if let ReadBack::Differs(wrong) = &facts.boot_entries {
         problems.extend(wrong.iter().cloned());
     }
@@ -243,7 +244,6 @@ fn problems(
             problems.push(format!("{PARAMETER} is not configured for kernel {}", without.join(", ")));
         }
     }
-    problems.extend(refused_modules(facts));
     match record {
         Stored::Good(record) => {
             let pending = settings.boot_update
@@ -273,7 +273,7 @@ fn problems(
 /// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be told
 /// which kernel boots next, every tip matters.
 fn counts(module: &ModuleRecord, facts: &Facts) -> bool {
-    let Some(next) = facts.inventory.boot_default() else { return true };
+    let Some(next) = facts.next_kernel() else { return true };
     let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
 }
@@ -283,7 +283,7 @@ fn is_lacking(module: &ModuleRecord, facts: &Facts) -> bool {
     if !counts(module, facts) || module.state == State::Ok {
         return false;
     }
-    let next = facts.inventory.boot_default().map(|k| k.name.release());
+    let next = facts.next_kernel().map(|k| k.name.release());
     let in_use = || {
         facts.inventory.running_kernel().is_some_and(|running| {
             let mut on_running = facts.pairs.iter().filter(|p| p.release == running.name.release());

@@ -13,8 +13,9 @@ const LOADER: &str = "boot/loader/loader.conf";
 
 /// A healthy system after an update: A runs, B is the tip, both have entries, and B is the default.
 fn healthy() -> TestRoot {
-    let root = TestRoot::updated();
+    let root = TestRoot::system();
     root.module("hello", "1.0", "").post_update().code(0);
+    root.kernel(B).headers(B).tip(B).post_update().code(0);
     root
 }
 
@@ -107,7 +108,11 @@ fn two_entries_for_one_kernel() {
     is_healthy(&root, &[&format!("the kernel {B_ID} has 2 boot entries: {B_ENTRY}, a-copy.conf")]);
     // Unless the other one is what boots.
     root.file(LOADER, "default a-copy.conf\n");
-    is_degraded(&root, &["the boot entry a-copy.conf has another command line than configured"]);
+    let problems = [
+        format!("kernel {B} will refuse hello/1.0 at the next boot (EKEYREJECTED)"),
+        "the boot entry a-copy.conf has another command line than configured".to_owned(),
+    ];
+    is_degraded(&root, &[&problems[0], &problems[1]]);
 }
 
 #[test]
@@ -243,6 +248,7 @@ fn syslinux() {
     is_degraded(
         &root,
         &[
+            &format!("kernel {B} will refuse hello/1.0 at the next boot (EKEYREJECTED)"),
             &format!("the boot entry {B_ID} has another command line than configured"),
             &format!("the boot entry {A_ID} has another command line than configured"),
         ],

@@ -10,8 +10,9 @@ const MASK: &str = "etc/kernel/cmdline.d/clr-ignore-mod-sig.conf";
 const OWN: &str = "etc/kernel/cmdline.d/clr-dkms.conf";
 const STATE: &str = "var/lib/clr-dkms/cmdline.json";
 
+/// The verb, with the boot entries left as they are.
 fn cmdline(root: &TestRoot, verb: &str) -> Run {
-    let run = root.run("clr-dkms-cmdline", &[verb]);
+    let run = root.run("clr-dkms-cmdline", &[verb, "--no-refresh"]);
     no_empty_fragment(root);
     run
 }
@@ -260,13 +261,13 @@ fn dry_run_says_what_and_changes_nothing() {
             &bare,
             "enable",
             "would write /etc/kernel/cmdline.d/clr-dkms.conf with module.sig_unenforce\n\
-             6.15.7-1591.native\n  before: quiet rw \n  after:  quiet rw module.sig_unenforce\n",
+             6.15.7-1591.native\n  before: quiet rw \n  after:  quiet rw {+module.sig_unenforce+}\n",
         ),
         (
             &system,
             "disable",
             "would mask the vendor's fragment with /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf -> /dev/null\n\
-             6.15.7-1591.native\n  before: quiet rw module.sig_unenforce\n  after:  quiet rw \n",
+             6.15.7-1591.native\n  before: quiet rw [-module.sig_unenforce-]\n  after:  quiet rw \n",
         ),
         (&system, "default", "nothing to change\n"),
     ] {
