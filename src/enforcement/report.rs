@@ -382,11 +382,9 @@ fn next_step(kernels: &[KernelReport], setting: &Setting<'_>, standing: Standing
             "reboot when it suits you".to_owned()
         });
     }
-    match standing {
-        Standing::Unknown => Some(match kernel.coming().missing.first() {
-            Some(fact) => format!("ask again as root, or make it known {fact}"),
-            None => "ask again as root".to_owned(),
-        }),
-        _ => None,
-    }
+    (standing == Standing::Unknown).then(|| match setting.entries_needed {
+        true => "ask again as root; what is missing then cannot be known here".to_owned(),
+        // An image has no firmware, and nothing runs in it.
+        false => "ask `clr-dkms enforcement` on the machine that boots it".to_owned(),
+    })
 }
