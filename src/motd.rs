@@ -12,6 +12,8 @@ const WIDTH: usize = 100;
 /// The most lines.
 const LINES: usize = 3;
 
+/// What may be shortened in the middle of a line.
+const ELASTIC: [&str; 2] = ["{problem}", "{error}"];
 /// What a text may ask for.
 const PLACEHOLDERS: [&str; 5] = ["{kernel}", "{problem}", "{error}", "{log}", "{enforcement}"];
 
@@ -43,13 +45,33 @@ pub fn fragment(document: &Document, text: &str) -> String {
         "{log}" => failed.and_then(|m| m.log.as_deref()).map(|log| inside(log, &document.root)),
         plain => Some(plain.to_owned()),
     };
-    let mut lines: Vec<String> = Vec::new();
+    let mut lines: Vec<(String, String)> = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         // One value cannot bring in another's placeholder: the line is split, not replaced again and again.
-        let filled = split_keeping(line).map(value).collect::<Option<String>>();
-        lines.extend(filled.filter(|line| !lines.iter().any(|known| known.starts_with(line))));
+        let parts = split_keeping(line).map(|part| Some((ELASTIC.contains(&part), value(part)?)));
+        let Some(parts) = parts.collect::<Option<Vec<(bool, String)>>>() else { continue };
+        let whole: String = parts.iter().map(|(_, text)| text.as_str()).collect();
+        if !lines.iter().any(|(known, _)| known.starts_with(&whole)) {
+            lines.push((whole, fitted(&parts)));
+        }
     }
-    lines.iter().take(LINES).map(|line| cut(line) + "\n").collect()
+    lines.iter().take(LINES).map(|(_, line)| cut(line) + "\n").collect()
+}
+
+/// The parts as one line. What is elastic gives way, so that what stands behind it is not cut off.
+fn fitted(parts: &[(bool, String)]) -> String {
+    let length = |text: &str| text.chars().count();
+    let excess = parts.iter().map(|(_, text)| length(text)).sum::<usize>().saturating_sub(WIDTH);
+    let mut gives =
+        parts.iter().position(|(elastic, text)| *elastic && excess > 0 && length(text) > excess + 20);
+    let shorter = |(at, (_, text)): (usize, &(bool, String))| match gives.take_if(|gives| *gives == at) {
+        Some(_) => {
+            let kept: String = text.chars().take(length(text) - excess - 3).collect();
+            kept.trim_end().to_owned() + "..."
+        }
+        None => text.clone(),
+    };
+    parts.iter().enumerate().map(shorter).collect()
 }
 
 fn inside(path: &str, root: &str) -> String {
@@ -95,5 +117,18 @@ mod tests {
         assert_eq!(cut("a\u{1b}[31mb"), "a [31mb");
         let parts: Vec<_> = split_keeping("a {kernel} b{problem}{x}").collect();
         assert_eq!(parts, ["a ", "{kernel}", " b", "{problem}", "{x}"]);
+    }
+
+    #[test]
+    fn what_is_elastic_gives_way() {
+        let part = |elastic, length| (elastic, if elastic { "e" } else { "x" }.repeat(length));
+        for parts in [vec![part(true, 200), part(false, 40)], vec![part(false, 10), part(true, 90), part(false, 30)]] {
+            let line = fitted(&parts);
+            assert_eq!(line.chars().count(), WIDTH, "{line}");
+            assert!(line.ends_with('x') && line.contains("e...x"), "{line}");
+        }
+        // What fits is left alone, and so is what would hardly be left.
+        assert_eq!(fitted(&[part(true, 50), part(false, 50)]).len(), 100);
+        assert_eq!(fitted(&[part(true, 20), part(false, 150)]).len(), 170);
     }
 }

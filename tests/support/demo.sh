@@ -58,6 +58,13 @@ machine() {
     scratch_running "$root" "$old"
     cp "$here/cmdline.d/clr-ignore-mod-sig.conf" "$root/usr/share/kernel/cmdline.d/"
     touch "$root/var/lib/kernel/k_booted_$old"
+    # It was started with the parameter, and the kernel says so.
+    mkdir -p "$root/sys/module/module/parameters" "$root/sys/kernel/security"
+    printf 'initrd=\\EFI\\x root=PARTUUID=1 %s module.sig_unenforce\n' \
+        "$(tr '\n' ' ' < "$root/usr/lib/kernel/cmdline-$old")" > "$root/proc/cmdline"
+    echo Y | tee "$root"/sys/module/module/parameters/sig_{,un}enforce > /dev/null
+    echo 0 | tee "$root"/proc/sys/kernel/{modules_disabled,tainted} > /dev/null
+    printf capability > "$root/sys/kernel/security/lsm"
     scratch_module "$root" hello 1.0 --autoinstall yes "${@:2}" > /dev/null
     expect_code 0 clr-dkms-post-update --live-root "$root"
     check "hello.ko is there for $old" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko"
@@ -99,6 +106,9 @@ expect_code 0 clr-dkms status --live-root "$root"
 say "the message of the day:"
 sed 's/^/   /' "$root/run/motd.d/clr-dkms.motd"
 check "the message of the day names $new" holds "$root/run/motd.d/clr-dkms.motd" "$new"
+step "Will the kernel take the module, and why?"
+expect_code 0 clr-dkms enforcement --live-root "$root"
+check "unsigned modules load at the next boot" holds "$work/output" "will load the DKMS module at the next boot"
 step "A second run of the hook finds nothing to do"
 listing > "$work/before"
 expect_code 0 clr-dkms-post-update --live-root "$root"
@@ -126,6 +136,7 @@ motd=$root/run/motd.d/clr-dkms.motd
 check "the message of the day names module and kernel" grep -q "hello/1.0.*$new" "$motd"
 check "the message of the day names the first compiler error" holds "$motd" "hello.c:6: storage size of 'now'"
 check "the message of the day names the log" holds "$motd" "/$log"
+check "the message of the day tells that enforcement is off" holds "$motd" "signature enforcement is disabled"
 check "hello.ko for the running kernel is untouched" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko"
 
 step "3. A mended source arrives, and the next run heals it"
