@@ -122,7 +122,9 @@ mod tests {
     #[test]
     fn what_is_elastic_gives_way() {
         let part = |elastic, length| (elastic, if elastic { "e" } else { "x" }.repeat(length));
-        for parts in [vec![part(true, 200), part(false, 40)], vec![part(false, 10), part(true, 90), part(false, 30)]] {
+        for parts in
+            [vec![part(true, 200), part(false, 40)], vec![part(false, 10), part(true, 90), part(false, 30)]]
+        {
             let line = fitted(&parts);
             assert_eq!(line.chars().count(), WIDTH, "{line}");
             assert!(line.ends_with('x') && line.contains("e...x"), "{line}");

@@ -81,9 +81,13 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
         })
         .collect();
     let policy = super::cmdline::policy(world, &facts);
+    // Without an installed kernel nobody has looked for entries.
+    let nothing =
+        || facts.boot.loader.is_none().then(|| "there is no boot entry: no kernel is installed".to_owned());
+    let hidden = facts.boot.invisible.clone().or_else(nothing);
     let setting = Setting {
         machine: &facts.machine,
-        entries_hidden: facts.boot.invisible.as_deref(),
+        entries_hidden: hidden.as_deref(),
         entries_needed: world.root.is_live(),
         policy_met: policy.met,
         policy_step: policy.step,

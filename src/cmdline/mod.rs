@@ -5,6 +5,7 @@ pub mod merge;
 pub mod parameter;
 pub mod report;
 pub mod sources;
+pub mod story;
 pub mod writer;
 
 pub use merge::{effective, merge};

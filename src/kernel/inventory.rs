@@ -231,15 +231,16 @@ impl Inventory {
         if let Some(kernel) = self.find(asked) {
             return Some(Named::of(kernel));
         }
-        let name = KernelName::parse(asked, &self.namespace).ok()?;
-        let release = name.release();
-        let files = [
-            format!("{IMAGES}/cmdline-{release}"),
-            format!("{IMAGES}/config-{release}"),
-            module_folder(&release),
-        ];
+        // Somebody else's kernel has a release of another form, and no id.
+        let name = KernelName::parse(asked, &self.namespace).ok();
+        let (release, id) = name.map_or((asked.to_owned(), asked.to_owned()), |n| (n.release(), n.id()));
+        if ["", ".", ".."].contains(&release.as_str()) || release.contains(['/', '\0']) {
+            return None;
+        }
+        let config = format!("{IMAGES}/config-{release}");
+        let files = [format!("{IMAGES}/cmdline-{release}"), config, module_folder(&release)];
         let any = files.iter().any(|file| root.lookup_link(file).is_there());
-        any.then(|| Named { id: name.id(), release, installed: None })
+        any.then_some(Named { release, id, installed: None })
     }
 
     /// Whether that release runs.

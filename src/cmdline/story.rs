@@ -1,0 +1,65 @@
+//! How `module.sig_unenforce` came onto a configured line, or why it is not there, in sentences.
+
+use super::PARAMETER;
+use super::merge::{Effect, Merged, Word, contents};
+use super::parameter::{Switch, read_switch};
+use super::sources::{Fragment, LOCAL, Mask, Sources};
+
+/// Makes the sentences; none when no file says anything of it.
+pub fn story(sources: &Sources, merged: &Merged) -> Vec<String> {
+    let sets = |word: &Word| read_switch(&word.bytes, PARAMETER) == Switch::On;
+    let places = |word: &Word| word.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let mut told: Vec<String> =
+        merged.words.iter().filter(|w| sets(w)).map(|w| format!("it comes from {}", places(w))).collect();
+    for removed in &merged.removed {
+        let (words, what) = match &removed.effect {
+            Effect::Took(words) => (words, "takes it out again"),
+            Effect::TookPart { of, .. } => (of, "takes a part of it out again"),
+            Effect::NotThere | Effect::NotAtAnEnd => continue,
+        };
+        told.extend(
+            words
+                .iter()
+                .filter(|w| sets(w))
+                .map(|w| format!("{} sets it, and {} {what}", places(w), removed.by)),
+        );
+    }
+    let masked = sources.vendor.iter().filter(|f| f.mask == Some(Mask::SameName) && is_setting(f));
+    told.extend(masked.map(|f| {
+        format!("{} sets it, and is masked by {LOCAL}/{}", f.path.display(), f.name.to_string_lossy())
+    }));
+    told
+}
+
+fn is_setting(fragment: &Fragment) -> bool {
+    read_switch(&contents(&fragment.bytes), PARAMETER) == Switch::On
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::merge::merge;
+    use super::super::sources::Removal;
+    use super::*;
+
+    #[test]
+    fn who_set_it_and_who_took_it_away() {
+        let fragment = |mask| Fragment {
+            name: "v.conf".into(),
+            path: "/usr/share/kernel/cmdline.d/v.conf".into(),
+            bytes: b"# why\nmodule.sig_unenforce\n".to_vec(),
+            mask,
+        };
+        let told = |sources: &Sources| story(sources, &merge(sources));
+        let mut sources = Sources { vendor: vec![fragment(None)], ..Sources::default() };
+        assert_eq!(told(&sources), ["it comes from /usr/share/kernel/cmdline.d/v.conf:2"]);
+        sources.removals.push(Removal { path: "/r.conf".into(), bytes: Some(b"sig_unenforce\n".to_vec()) });
+        let part = "/usr/share/kernel/cmdline.d/v.conf:2 sets it, and /r.conf:1 takes a part of it out again";
+        assert_eq!(told(&sources), [part]);
+        sources.vendor = vec![fragment(Some(Mask::SameName))];
+        let masked =
+            "/usr/share/kernel/cmdline.d/v.conf sets it, and is masked by /etc/kernel/cmdline.d/v.conf";
+        assert_eq!(told(&sources), [masked]);
+        sources.vendor.clear();
+        assert_eq!(told(&sources), [""; 0]);
+    }
+}
