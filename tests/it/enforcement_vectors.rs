@@ -7,6 +7,8 @@ use clr_dkms::enforcement::{
 };
 use serde::Deserialize;
 
+use crate::support::TestRoot;
+
 #[derive(Deserialize)]
 pub(crate) struct Row {
     pub(crate) kernel: String,
@@ -143,6 +145,96 @@ fn the_verdict_is_what_was_measured() {
                 }
             }
         }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The kinds that the document names.
+fn named(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Trusted => Some("trusted"),
+        Kind::Unsigned => Some("unsigned"),
+        Kind::UnknownKey => Some("unknown_key"),
+        Kind::Damaged => Some("damaged"),
+        Kind::Unparsable => None,
+    }
+}
+
+/// What the document should say: the word, and the error beside it. Each of the measured kernels checks signatures.
+fn words(kind: Kind, measured: &str) -> (&'static str, Option<&str>) {
+    match (measured, kind) {
+        ("ok", Kind::Trusted) => ("loads", None),
+        ("ok", _) => ("taints", None),
+        (error, _) => ("refused", Some(error)),
+    }
+}
+
+/// The row as files: configuration, list of built-in parameters, command line, EFI variables; no image, no proc.
+fn written(row: &Row) -> TestRoot {
+    let root = TestRoot::new();
+    let release = row.release();
+    let line = [b"console=ttyS0 panic=-1 ".as_slice(), &row.line(), b"\n"].concat();
+    root.config(release, &row.config_text())
+        .modinfo(release, row.patch.is_some())
+        .file(&format!("usr/lib/kernel/cmdline-{release}"), line);
+    if let Some(state) = row.secboot.as_deref() {
+        root.secure_boot(state == "on");
+    }
+    root
+}
+
+/// What one view of the document says otherwise than it was measured.
+fn differences(row: &Row, view: &serde_json::Value) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (kind, measured) in row.measured() {
+        let Some(name) = named(kind) else { continue };
+        let told = (view["loads"][name].as_str().unwrap_or("nothing"), view["error"][name].as_str());
+        if told != words(kind, measured) {
+            wrong.push(format!("{}: {name} {told:?}, measured {measured}: {}", row.name(), view["because"]));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn the_program_tells_what_was_measured_from_the_files_of_a_kernel() {
+    let mut wrong = Vec::new();
+    for row in rows() {
+        let root = written(&row).live();
+        let run = root.run("clr-dkms", &["enforcement", "--json", "--kernel", row.release()]);
+        wrong.extend(differences(&row, &run.json()["kernels"][0]["configured"]));
+        if run.json()["kernels"][0]["now"] != serde_json::Value::Null {
+            wrong.push(format!("{}: something runs where there is no proc", row.name()));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The same from what a running kernel says of itself; its files say nothing of its command line.
+#[test]
+fn the_program_tells_what_was_measured_from_a_running_kernel() {
+    let mut wrong = Vec::new();
+    for row in rows() {
+        let root = written(&row).running(row.release());
+        root.file(&format!("usr/lib/kernel/cmdline-{}", row.release()), "");
+        root.booted("", row.params.sig_enforce.as_deref().unwrap(), row.params.sig_unenforce.as_deref())
+            .file("proc/cmdline", [b"console=ttyS0 panic=-1 ".as_slice(), &row.line(), b"\n"].concat());
+        if row.loads["signed"] == "EPERM" {
+            root.file("proc/sys/kernel/modules_disabled", "1\n");
+        }
+        if let Some(level) = row.lockdown_level.as_deref() {
+            root.locked_down(level);
+        }
+        // Whether it has a policy that appraises modules a kernel says only if it was built to say so.
+        if row.config["IMA"].is_some() {
+            root.folder("sys/kernel/security/ima");
+        }
+        // Measured: the file shows a level also where the module never started.
+        if row.kernel == "lsmlate" && row.cmdline.contains("lsm=capability") {
+            root.file("sys/kernel/security/lsm", "capability");
+        }
+        let run = root.run("clr-dkms", &["enforcement", "--json", "--kernel", row.release()]);
+        wrong.extend(differences(&row, &run.json()["kernels"][0]["now"]));
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -1,6 +1,7 @@
 //! What the tests share: a builder of roots, stand-ins for the programs of others, and runs of our own programs.
 
 pub(crate) mod elf;
+pub(crate) mod machine;
 pub(crate) mod root;
 pub(crate) mod run;
 pub(crate) mod tree;

@@ -172,11 +172,16 @@ impl TestRoot {
         self.link(&format!("usr/lib/kernel/default-{variant}"), format!("org.clearlinux.{variant}.{version}"))
     }
 
-    /// From now on the root is the copy of a live system on which this kernel runs.
-    pub(crate) fn running(mut self, release: &str) -> TestRoot {
+    /// From now on the root is the copy of a live system.
+    pub(crate) fn live(mut self) -> TestRoot {
         self.live = true;
-        self.file("proc/sys/kernel/osrelease", format!("{release}\n"));
         self
+    }
+
+    /// From now on the root is the copy of a live system on which this kernel runs.
+    pub(crate) fn running(self, release: &str) -> TestRoot {
+        self.file("proc/sys/kernel/osrelease", format!("{release}\n"));
+        self.live()
     }
 
     /// A registered module; `conf` is added to its dkms.conf.
