@@ -74,6 +74,7 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
         .iter()
         .map(|l| Subject {
             line: &l.line,
+            installed: l.installed.is_some(),
             running: l.installed.is_some_and(|k| k.running) || inventory.runs(&l.line.release),
             boots_next: is_default(&l.line.release),
             entry: facts.boot.of(&l.line.id),
@@ -89,6 +90,7 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
         machine: &facts.machine,
         entries_hidden: hidden.as_deref(),
         entries_needed: world.root.is_live(),
+        entry_notes: facts.boot.problems.iter().map(ToString::to_string).collect(),
         policy_met: policy.met,
         policy_step: policy.step,
         unreadable: super::cmdline::no_kernels(&world.root, inventory),

@@ -2,8 +2,10 @@
 //!
 //! [`verdict`] holds the rules, as pure functions on facts; they agree with every row of
 //! `tests/data/enforcement-vectors.jsonl`, which was measured on booted kernels. [`observe`] reads the facts of a root,
-//! [`config`] and [`patch`] those of one kernel; [`report`] is the document that screen, JSON and status are made from.
+//! [`config`] and [`patch`] those of one kernel; [`report`] is the document that screen and JSON are made from, [`outlook`] what
+//! status and the message of the day say.
 
+mod advice;
 pub mod config;
 pub mod observe;
 pub mod outlook;

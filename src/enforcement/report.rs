@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Kind, Machine, Outcome, Refusal, SecureBoot, Verdict, now};
+use super::advice::{next_step, standing, summary};
+use super::{Kind, Machine, Outcome, Refusal, SecureBoot, Tri, Verdict, now};
 use crate::boot::Entry;
-use crate::cmdline::{PARAMETER, parameter};
+use crate::cmdline::story::story;
+use crate::cmdline::{PARAMETER, merge, parameter};
 use crate::dkms::{ModuleName, Signature};
 use crate::facts::Line;
 
@@ -28,6 +30,8 @@ pub struct ModuleFile {
 pub struct Subject<'a> {
     /// The kernel and its configured command line.
     pub line: &'a Line,
+    /// Its image is there; without one nothing can boot it.
+    pub installed: bool,
     /// It runs.
     pub running: bool,
     /// It boots next.
@@ -47,6 +51,8 @@ pub struct Setting<'a> {
     pub entries_hidden: Option<&'a str>,
     /// That alone makes the answer unknown: the machine boots from them.
     pub entries_needed: bool,
+    /// What is odd or wrong with the boot entries, and which of them the next boot takes.
+    pub entry_notes: Vec<String>,
     /// `module.sig_unenforce` is as the configuration wants it.
     pub policy_met: bool,
     /// What would make it so.
@@ -88,7 +94,7 @@ pub struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
     #[serde(skip)]
-    verdict: Verdict,
+    pub(super) verdict: Verdict,
 }
 
 /// What happens to one built module, three times.
@@ -122,6 +128,8 @@ pub struct KernelReport {
     pub release: String,
     /// The kernel id.
     pub id: String,
+    /// Its image is there; without one nothing can boot it.
+    pub installed: bool,
     /// It runs.
     pub running: bool,
     /// It boots next.
@@ -174,7 +182,7 @@ fn view(line: Option<&[u8]>, entry: Option<&Entry>, verdict: Verdict) -> View {
     let outcomes = || KINDS.iter().map(|(name, kind)| (*name, verdict.of(*kind)));
     let open = outcomes().any(|(_, outcome)| outcome == Outcome::Unknown);
     let mut because = verdict.because.clone();
-    because.extend(verdict.missing.iter().filter(|_| open).map(|fact| format!("it is not known: {fact}")));
+    because.extend(verdict.missing.iter().filter(|_| open).map(|fact| format!("not known: {fact}")));
     View {
         cmdline: line.map(|l| String::from_utf8_lossy(l).into_owned()),
         sig_unenforce: line.map_or("unknown", |l| parameter::read_switch(l, PARAMETER).word()),
@@ -193,7 +201,7 @@ impl View {
         self.verdict.of(Kind::Unsigned)
     }
 
-    fn differs(&self, other: &View) -> bool {
+    pub(super) fn differs(&self, other: &View) -> bool {
         self.loads != other.loads || self.error != other.error
     }
 }
@@ -202,7 +210,10 @@ impl KernelReport {
     /// Makes it.
     pub fn new(subject: &Subject<'_>, machine: &Machine) -> KernelReport {
         let line = subject.line;
-        let configured = view(Some(&line.effective), None, line.verdict_with(&line.effective, machine));
+        let mut configured = view(Some(&line.effective), None, line.verdict_with(&line.effective, machine));
+        if configured.verdict.demanded != Tri::No {
+            configured.because.extend(story(&line.sources, &merge(&line.sources)));
+        }
         let next_boot = subject
             .entry
             .map(|entry| view(Some(&entry.options), Some(entry), line.verdict_with(&entry.options, machine)));
@@ -217,6 +228,7 @@ impl KernelReport {
         KernelReport {
             release: line.release.clone(),
             id: line.id.clone(),
+            installed: subject.installed,
             running: subject.running,
             boots_next: subject.boots_next,
             patch: line.kernel.patch.word(),
@@ -232,11 +244,27 @@ impl KernelReport {
         self.next_boot.as_ref().unwrap_or(&self.configured)
     }
 
-    fn entry_differs(&self) -> bool {
+    /// The files of modules that fare so at the next boot: `loads`, `taints`, `refused`, `unknown`.
+    pub(super) fn with<'a>(&'a self, word: &'a str) -> impl Iterator<Item = &'a ModuleReport> {
+        self.modules.iter().filter(move |m| m.coming() == word)
+    }
+
+    /// It is configured without the parameter, and would do otherwise with it: whether that is as wanted is a matter of
+    /// the policy.
+    pub(super) fn parameter_would_help(&self) -> bool {
+        let verdict = &self.configured.verdict;
+        self.configured.sig_unenforce != "on"
+            && verdict.disabled != Tri::Yes
+            && verdict.checked != Tri::No
+            && verdict.demanded != Tri::No
+            && self.patch != "absent"
+    }
+
+    pub(super) fn entry_differs(&self) -> bool {
         self.next_boot.as_ref().is_some_and(|view| view.differs(&self.configured))
     }
 
-    fn differs(&self) -> bool {
+    pub(super) fn differs(&self) -> bool {
         let seen = [self.next_boot.as_ref(), self.now.as_ref()];
         seen.into_iter().flatten().any(|view| view.differs(&self.configured))
     }
@@ -277,9 +305,17 @@ pub fn document(subjects: &[Subject<'_>], setting: &Setting<'_>) -> Document {
     let standing = standing(&kernels, setting);
     let mut notes = Vec::new();
     notes.extend(setting.entries_hidden.map(str::to_owned));
-    for kernel in kernels.iter().filter(|k| setting.entries_hidden.is_none() && k.next_boot.is_none()) {
-        notes.push(format!("there is no boot entry for {}", kernel.release));
+    for kernel in &kernels {
+        if !kernel.installed {
+            notes.push(format!(
+                "{} has no image: clr-boot-manager makes no boot entry for it",
+                kernel.release
+            ));
+        } else if setting.entries_hidden.is_none() && kernel.next_boot.is_none() {
+            notes.push(format!("there is no boot entry for {}", kernel.release));
+        }
     }
+    notes.extend(setting.entry_notes.iter().cloned());
     if kernels.iter().any(KernelReport::entry_differs) {
         notes.push(
             "the next `clr-boot-manager update`, which each update runs, makes the boot entries as configured".to_owned(),
@@ -300,91 +336,4 @@ pub fn document(subjects: &[Subject<'_>], setting: &Setting<'_>) -> Document {
         kernels,
         notes,
     }
-}
-
-fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Standing {
-    let Some(first) = kernels.first() else { return Standing::Unknown };
-    let loaded: Vec<&ModuleName> =
-        kernels.iter().flat_map(|k| &k.modules).filter(|m| m.loaded.is_some()).map(|m| &m.module).collect();
-    let in_use = |m: &ModuleReport| loaded.iter().any(|name| name.name == m.module.name);
-    let next = kernels.iter().filter(|k| k.boots_next);
-    if next.flat_map(|k| &k.modules).any(|m| in_use(m) && m.coming() == "refused") {
-        return Standing::Refused;
-    }
-    if first.coming().unsigned() == Outcome::Unknown
-        || (setting.entries_hidden.is_some() && setting.entries_needed)
-    {
-        return Standing::Unknown;
-    }
-    let entry_lacks = setting.entries_hidden.is_none() && first.next_boot.is_none();
-    if kernels.iter().any(KernelReport::differs) || !setting.policy_met || entry_lacks {
-        return Standing::Pending;
-    }
-    Standing::Settled
-}
-
-fn summary(kernels: &[KernelReport], setting: &Setting<'_>) -> String {
-    let Some(kernel) = kernels.first() else {
-        return setting.unreadable.clone().unwrap_or_else(|| "there is no kernel".to_owned());
-    };
-    let when = if kernel.boots_next { "at the next boot" } else { "when it is booted" };
-    let release = &kernel.release;
-    if let Some(m) = kernel.modules.iter().find(|m| m.coming() == "refused") {
-        let error = m.error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
-        return format!("kernel {release} will refuse {} {when}{error}", m.module);
-    }
-    let coming = kernel.coming();
-    let all = kernel.modules.len();
-    let error = coming.unsigned().error().map(|e| format!(" ({})", e.name())).unwrap_or_default();
-    match coming.unsigned() {
-        Outcome::Unknown => {
-            let fact = coming.missing.first().map_or("a fact that is missing", String::as_str);
-            format!(
-                "it cannot be told whether kernel {release} will load unsigned modules {when}: it is not known {fact}"
-            )
-        }
-        _ if all > 0 && kernel.modules.iter().all(|m| matches!(m.coming(), "loads" | "taints")) => {
-            let what =
-                if all == 1 { "the DKMS module".to_owned() } else { format!("all {all} DKMS modules") };
-            format!("kernel {release} will load {what} {when}")
-        }
-        Outcome::Loads | Outcome::Taints => format!("kernel {release} will load unsigned modules {when}"),
-        Outcome::Refused(_) => format!("kernel {release} will refuse unsigned modules {when}{error}"),
-    }
-}
-
-fn next_step(kernels: &[KernelReport], setting: &Setting<'_>, standing: Standing) -> Option<String> {
-    let kernel = kernels.first()?;
-    if let (false, Some(step)) = (setting.policy_met, &setting.policy_step) {
-        return Some(step.clone());
-    }
-    let refused = kernel.modules.iter().any(|m| m.configured == "refused");
-    if refused && kernel.patch == "absent" && kernel.configured.verdict.enforced == super::Tri::Yes {
-        return Some(format!(
-            "this kernel does not know {PARAMETER}: boot another kernel, or sign the modules with a key that it trusts"
-        ));
-    }
-    let entry_differs =
-        |k: &KernelReport| k.next_boot.as_ref().is_some_and(|view| view.differs(&k.configured));
-    if kernels.iter().any(entry_differs) || (setting.entries_hidden.is_none() && kernel.next_boot.is_none()) {
-        return Some("run `clr-boot-manager update` as root".to_owned());
-    }
-    // What runs is no matter of the kernel that was asked for, but of the machine.
-    let running = kernels.iter().find(|k| k.running && k.now.is_some());
-    if let Some((running, view)) = running.and_then(|k| Some((k, k.now.as_ref()?)))
-        && view.differs(running.coming())
-    {
-        let on_now =
-            view.verdict.enforced == super::Tri::No && running.coming().verdict.enforced == super::Tri::Yes;
-        return Some(if on_now {
-            "only a reboot turns enforcement on again".to_owned()
-        } else {
-            "reboot when it suits you".to_owned()
-        });
-    }
-    (standing == Standing::Unknown).then(|| match setting.entries_needed {
-        true => "ask again as root; what is missing then cannot be known here".to_owned(),
-        // An image has no firmware, and nothing runs in it.
-        false => "ask `clr-dkms enforcement` on the machine that boots it".to_owned(),
-    })
 }

@@ -107,7 +107,12 @@ pub fn at_boot(boot: &Boot<'_>) -> Verdict {
     let (mut demanded, mut enforced, mut locked) = (Tri::No, Tri::No, Tri::No);
     if checked != Tri::No {
         (demanded, enforced) = self::enforced(boot, &arguments, dialect, &mut reasons);
+        let before = reasons.because.len();
         locked = self::locked(boot, &arguments, dialect, enforced, &mut reasons);
+        if (enforced, locked) == (Tri::No, Tri::Yes) {
+            // What decides comes first.
+            reasons.because.rotate_left(before);
+        }
     }
     for remark in arguments.remarks(PARAMETER) {
         reasons.because(remark);

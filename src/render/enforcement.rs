@@ -25,10 +25,15 @@ pub fn screen(document: &Document) -> String {
     }
     out.push(String::new());
     for kernel in document.kernels.iter().skip(1).filter(|k| !k.running) {
-        let times =
-            columns(kernel).into_iter().map(|(names, view)| format!("{} ({names})", cell(view, "unsigned")));
+        let columns = columns(kernel);
+        let times = columns
+            .iter()
+            .filter_map(|column| Some(format!("{} ({})", cell(column.view()?, "unsigned"), column.name())));
         let times: Vec<String> = times.collect();
         out.extend(broken(&format!("Kernel {}: unsigned: {}", kernel.release, times.join("; ")), "", "  "));
+    }
+    if out.last().is_some_and(|line| !line.is_empty()) {
+        out.push(String::new());
     }
     let taint = match document.taint.as_deref() {
         None => String::new(),
@@ -42,33 +47,48 @@ pub fn screen(document: &Document) -> String {
     out.iter().map(|line| shown(line) + "\n").collect()
 }
 
+/// A kernel at one time, or at several at which it does the same.
+struct Column<'a> {
+    times: Vec<(&'static str, &'a View)>,
+}
+
+impl Column<'_> {
+    fn view(&self) -> Option<&View> {
+        self.times.first().map(|(_, view)| *view)
+    }
+
+    fn name(&self) -> String {
+        names(&self.times)
+    }
+}
+
+fn names(times: &[(&'static str, &View)]) -> String {
+    times.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
 /// The times of a kernel; those that agree share a column.
-fn columns(kernel: &KernelReport) -> Vec<(String, &View)> {
-    let mut columns: Vec<(String, &View)> = Vec::new();
+fn columns(kernel: &KernelReport) -> Vec<Column<'_>> {
+    let mut columns: Vec<Column<'_>> = Vec::new();
     let times = [
         ("configured", Some(&kernel.configured)),
-        ("next boot", kernel.next_boot.as_ref()),
+        // The next boot of a kernel that somebody would have to choose first.
+        (if kernel.boots_next { "next boot" } else { "boot entry" }, kernel.next_boot.as_ref()),
         ("now", kernel.now.as_ref()),
     ];
     for (name, view) in times {
         let Some(view) = view else { continue };
-        match columns.iter_mut().find(|(_, known)| known.loads == view.loads && known.error == view.error) {
-            Some((names, _)) => {
-                names.push_str(", ");
-                names.push_str(name);
-            }
-            None => columns.push((name.to_owned(), view)),
+        let same = |known: &&View| known.loads == view.loads && known.error == view.error;
+        match columns.iter_mut().find(|c| c.view().as_ref().is_some_and(same)) {
+            Some(column) => column.times.push((name, view)),
+            None => columns.push(Column { times: vec![(name, view)] }),
         }
     }
     columns
 }
 
 fn kernel(kernel: &KernelReport) -> Vec<String> {
-    let roles: Vec<&str> = [(kernel.boots_next, "next boot"), (kernel.running, "running")]
-        .iter()
-        .filter(|(is, _)| *is)
-        .map(|(_, r)| *r)
-        .collect();
+    let roles = [(kernel.boots_next, "next boot"), (kernel.running, "running")];
+    let roles: Vec<&str> = roles.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect();
     let roles = if roles.is_empty() { String::new() } else { format!(" ({})", roles.join(", ")) };
     let mut out = vec![format!("Kernel {}{roles}", kernel.release)];
     let columns = columns(kernel);
@@ -76,19 +96,37 @@ fn kernel(kernel: &KernelReport) -> Vec<String> {
         let cells: String = cells.iter().map(|cell| format!("{cell:22}")).collect();
         format!("  {label:12}  {cells}").trim_end().to_owned()
     };
-    out.push(row("", columns.iter().map(|(names, _)| names.clone()).collect()));
+    out.push(row("", columns.iter().map(Column::name).collect()));
     for (kind, label) in KINDS {
-        out.push(row(label, columns.iter().map(|(_, view)| cell(view, kind)).collect()));
+        out.push(row(label, columns.iter().filter_map(Column::view).map(|view| cell(view, kind)).collect()));
     }
-    for (names, view) in &columns {
-        let label = if columns.len() > 1 { format!("why ({names}): ") } else { "why: ".to_owned() };
-        let mut label = label.as_str();
-        for reason in &view.because {
-            out.extend(broken(&format!("{label}{reason}"), "  ", "    "));
-            label = "and: ";
+    out.extend(reasons(&columns));
+    out.extend(kernel.modules.iter().flat_map(module));
+    out
+}
+
+/// Why, for each column; where the same comes of different lines, for each of them.
+fn reasons(columns: &[Column<'_>]) -> Vec<String> {
+    let mut groups: Vec<Vec<(&'static str, &View)>> = Vec::new();
+    for column in columns {
+        let of_before = groups.len();
+        for (name, view) in &column.times {
+            let same = |g: &&mut Vec<(&'static str, &View)>| g[0].1.sig_unenforce == view.sig_unenforce;
+            match groups[of_before..].iter_mut().find(same) {
+                Some(group) => group.push((name, view)),
+                None => groups.push(vec![(name, view)]),
+            }
         }
     }
-    out.extend(kernel.modules.iter().flat_map(module));
+    let mut out = Vec::new();
+    for group in &groups {
+        let mut label =
+            if groups.len() > 1 { format!("why ({}): ", names(group)) } else { "why: ".to_owned() };
+        for reason in &group[0].1.because {
+            out.extend(broken(&format!("{label}{reason}"), "  ", "    "));
+            label = "and: ".to_owned();
+        }
+    }
     out
 }
 
