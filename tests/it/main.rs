@@ -4,6 +4,8 @@
 mod boot_files;
 mod cmdline_change;
 mod cmdline_show;
+mod enforcement;
+mod enforcement_roots;
 mod enforcement_vectors;
 mod hostile;
 mod inventory;

@@ -54,9 +54,11 @@ impl TestRoot {
     pub(crate) fn booted(&self, line: &str, enforce: &str, unenforce: Option<&str>) -> &TestRoot {
         self.file("proc/cmdline", format!("initrd=\\x {line}\n"))
             .file("proc/sys/kernel/modules_disabled", "0\n")
-            .file("proc/sys/kernel/tainted", "0\n")
             .file("sys/kernel/security/lsm", "capability,landlock,yama,bpf")
             .file("sys/module/module/parameters/sig_enforce", format!("{enforce}\n"));
+        if !self.has("proc/sys/kernel/tainted") {
+            self.file("proc/sys/kernel/tainted", "0\n");
+        }
         if let Some(unenforce) = unenforce {
             self.file("sys/module/module/parameters/sig_unenforce", format!("{unenforce}\n"));
         }
