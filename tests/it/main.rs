@@ -5,6 +5,7 @@ mod boot_files;
 mod cmdline_change;
 mod cmdline_show;
 mod enforcement;
+mod enforcement_hostile;
 mod enforcement_roots;
 mod enforcement_vectors;
 mod hostile;
