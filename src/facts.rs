@@ -106,7 +106,7 @@ impl Facts {
         let mut lines = Vec::new();
         for kernel in kernels {
             pairs.extend(pairs_of(world, cache, &tree, kernel));
-            lines.push(line(world, &Named::of(kernel)));
+            lines.push(line(world, cache, &Named::of(kernel)));
         }
         Facts {
             boot_inputs: boot::inputs(&world.root),
@@ -115,7 +115,7 @@ impl Facts {
             boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
             machine: Machine::observe(&world.root),
-            running: running_kernel(&world.root, &inventory, &lines),
+            running: running_kernel(&world.root, cache, &inventory, &lines),
             inventory,
             tree,
             pairs,
@@ -145,10 +145,15 @@ fn next_kernel<'a>(boot: &BootFiles, inventory: &'a Inventory) -> Option<&'a Ins
     known.or_else(|| inventory.boot_default())
 }
 
-fn running_kernel(root: &Root, inventory: &Inventory, lines: &[Line]) -> Option<KernelFacts> {
+fn running_kernel(
+    root: &Root,
+    cache: &mut Cache,
+    inventory: &Inventory,
+    lines: &[Line],
+) -> Option<KernelFacts> {
     let Running::Known { release } = &inventory.running else { return None };
     let known = lines.iter().find(|l| l.release == *release).map(|l| l.kernel.clone());
-    Some(known.unwrap_or_else(|| KernelFacts::observe(root, release, None)))
+    Some(known.unwrap_or_else(|| KernelFacts::observe(root, cache, release, None)))
 }
 
 /// The boot entries that there should be: kernel ids and effective command lines.
@@ -258,13 +263,13 @@ fn claimed_files(
 }
 
 /// The command line of one kernel.
-pub fn line(world: &World, kernel: &Named<'_>) -> Line {
+pub fn line(world: &World, cache: &mut Cache, kernel: &Named<'_>) -> Line {
     let sources = Sources::observe(&world.root, &kernel.release);
     let effective = effective(&sources);
     let image = kernel.installed.map(|k| k.image.as_str());
     Line {
         switch: parameter::read_switch(&effective, PARAMETER),
-        kernel: KernelFacts::observe(&world.root, &kernel.release, image),
+        kernel: KernelFacts::observe(&world.root, cache, &kernel.release, image),
         id: kernel.id.clone(),
         release: kernel.release.clone(),
         sources,

@@ -123,7 +123,8 @@ pub fn no_kernels(root: &Root, inventory: &Inventory) -> Option<String> {
 
 /// The lines of the kernels that matter.
 fn lines(world: &World, inventory: &Inventory) -> Vec<Line> {
-    kernels_that_matter(inventory).into_iter().map(|k| line(world, &Named::of(k))).collect()
+    let mut cache = Cache::load(&world.root);
+    kernels_that_matter(inventory).into_iter().map(|k| line(world, &mut cache, &Named::of(k))).collect()
 }
 
 fn change(world: &World, wish: Wish, change: &Change, common: &Common) -> anyhow::Result<u8> {

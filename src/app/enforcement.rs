@@ -99,7 +99,7 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
 }
 
 fn look_at<'a>(world: &World, cache: &mut Cache, tree: &Tree, kernel: Named<'a>) -> Looked<'a> {
-    let line = line(world, &kernel);
+    let line = line(world, cache, &kernel);
     let modules = kernel.installed.map(|k| pairs_of(world, cache, tree, k)).unwrap_or_default();
     let modules = modules.iter().flat_map(|pair| files(world, cache, pair)).collect();
     Looked { line, installed: kernel.installed, modules }

@@ -1,5 +1,5 @@
-//! What is dear to find out and follows from contents alone: evaluated `dkms.conf`s and what module files say
-//! of themselves. Losing it costs time only.
+//! What is dear to find out and follows from contents alone: evaluated `dkms.conf`s, what module files say of
+//! themselves, and what is found in kernel images. Losing it costs time only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,15 @@ struct Contents {
     schema: u32,
     confs: BTreeMap<String, Result<Conf, ConfError>>,
     files: BTreeMap<String, Entry>,
+    #[serde(default)]
+    images: BTreeMap<String, Image>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Image {
+    identity: String,
+    /// It holds the parameter's name; none when it could not be looked into.
+    patched: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +65,7 @@ impl Cache {
         self.contents.schema = SCHEMA;
         self.contents.confs.retain(|key, _| used.contains(key));
         self.contents.files.retain(|path, _| used.contains(path));
+        self.contents.images.retain(|path, _| used.contains(path));
         root.write_json(CACHE, &self.contents).map(|_| ())
     }
 
@@ -79,6 +89,20 @@ impl Cache {
     pub fn file(&mut self, path: &str, stat: &Stat) -> Option<FileFacts> {
         self.used.insert(path.to_owned());
         self.contents.files.get(path).filter(|e| e.identity == identity(stat)).map(|e| e.facts.clone())
+    }
+
+    /// Whether a kernel image holds the parameter's name, as `look` finds it out.
+    pub fn image(&mut self, path: &str, stat: &Stat, look: impl FnOnce() -> Option<bool>) -> Option<bool> {
+        self.used.insert(path.to_owned());
+        let identity = identity(stat);
+        match self.contents.images.get(path) {
+            Some(known) if known.identity == identity => known.patched,
+            _ => {
+                let patched = look();
+                self.contents.images.insert(path.to_owned(), Image { identity, patched });
+                patched
+            }
+        }
     }
 
     /// Keeps what was read from a module file.

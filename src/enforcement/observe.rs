@@ -1,5 +1,6 @@
 //! The facts of a root that verdicts are made from.
 
+use crate::dkms::Cache;
 use crate::kernel::inventory::{IMAGES, module_folder};
 use crate::sys::{Kind, Presence, Root, RootKind, efi};
 
@@ -177,7 +178,7 @@ pub struct KernelFacts {
 impl KernelFacts {
     /// Reads them. `image` is the file of the kernel in `/usr/lib/kernel`; it is looked into only when
     /// `modules.builtin.modinfo` says nothing, as that takes a second.
-    pub fn observe(root: &Root, release: &str, image: Option<&str>) -> KernelFacts {
+    pub fn observe(root: &Root, cache: &mut Cache, release: &str, image: Option<&str>) -> KernelFacts {
         let version = patch::version(release);
         let config = pseudo_file(root, &format!("{IMAGES}/config-{release}"));
         let modinfo = pseudo_file(root, &format!("{}/modules.builtin.modinfo", module_folder(release)));
@@ -186,7 +187,7 @@ impl KernelFacts {
             version,
             config: config.as_deref().and_then(KernelConfig::parse),
             patch: match (known, image) {
-                (Patch::Unknown, Some(image)) => from_image(root, image, version),
+                (Patch::Unknown, Some(image)) => from_image(root, cache, image, version),
                 (known, _) => known,
             },
         }
@@ -216,15 +217,18 @@ impl KernelFacts {
     }
 }
 
-fn from_image(root: &Root, image: &str, version: Option<[u32; 3]>) -> Patch {
+fn from_image(root: &Root, cache: &mut Cache, image: &str, version: Option<[u32; 3]>) -> Patch {
     let path = format!("{IMAGES}/{image}");
-    if !root.lookup(&path).is(Kind::File) {
+    let Some(stat) = root.lookup(&path).stat().filter(|s| s.kind == Kind::File) else {
         return Patch::Unknown;
-    }
-    let read = root.open_file(&path).map_err(|e| e.to_string());
-    let found = read.and_then(|file| patch::from_image(std::io::BufReader::new(file), version));
-    found.unwrap_or_else(|reason| {
-        tracing::debug!("{}: {reason}", root.spell(&path).display());
-        Patch::Unknown
-    })
+    };
+    let look = || {
+        let read = root.open_file(&path).map_err(|e| e.to_string());
+        let found = read.and_then(|file| patch::from_image(std::io::BufReader::new(file)));
+        found.unwrap_or_else(|reason| {
+            tracing::debug!("{}: {reason}", root.spell(&path).display());
+            None
+        })
+    };
+    Patch::found(cache.image(&path, &stat, look), version)
 }

@@ -116,7 +116,7 @@ const KINDS: [Kind; 5] = [Kind::Trusted, Kind::Unsigned, Kind::UnknownKey, Kind:
 /// Observes and judges as the library's users do; the rules that hold whatever the files say.
 fn judged(root: &Root) {
     let machine = Machine::observe(root);
-    let kernel = KernelFacts::observe(root, A, Some(A_ID));
+    let kernel = KernelFacts::observe(root, &mut clr_dkms::dkms::Cache::default(), A, Some(A_ID));
     let line = effective(&Sources::observe(root, A));
     observe::module_taint(root, "hello");
     let booted = machine.line.clone().unwrap_or_default();
