@@ -22,7 +22,7 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%)
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf)
 
-.PHONY: help build fetch demo test check lint unit shell audit install uninstall clean
+.PHONY: help build fetch demo test check lint unit shell bench audit install uninstall clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
@@ -73,6 +73,9 @@ shell:
 	find hooks packaging src tests .ci -path tests/roots -prune -o -type f -exec \
 	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
 	tests/support/test-install.sh
+
+bench: ## how long the merge of command lines and the enforcement verdict take
+	$(CARGO) bench --locked --bench verdict
 
 audit: ## licences, bans and sources of everything that we depend on
 	$(CARGO) deny --version >/dev/null 2>&1 || env -u CARGO_TARGET_DIR $(CARGO) install --locked cargo-deny
