@@ -12,7 +12,7 @@ const NAME: &[u8] = b"module.sig_unenforce\0";
 /// What every kernel with module signatures holds.
 const OTHER_NAME: &[u8] = b"module.sig_enforce\0";
 /// The largest kernel after decompression; a larger one is no kernel.
-const KERNEL_LIMIT: u64 = 1 << 30;
+const KERNEL_LIMIT: u64 = 512 << 20;
 
 /// The patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +126,8 @@ fn search(reader: impl Read) -> std::io::Result<Option<bool>> {
     loop {
         let read = reader.read(&mut block[kept..])?;
         if read == 0 {
-            return Ok(known);
+            // What was not looked at may hold the name.
+            return Ok(known.filter(|_| reader.limit() > 0));
         }
         let filled = kept + read;
         if wanted.find(&block[..filled]).is_some() {
