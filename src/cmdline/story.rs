@@ -9,8 +9,12 @@ use super::sources::{Fragment, LOCAL, Mask, Sources};
 pub fn story(sources: &Sources, merged: &Merged) -> Vec<String> {
     let sets = |word: &Word| read_switch(&word.bytes, PARAMETER) == Switch::On;
     let places = |word: &Word| word.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-    let mut told: Vec<String> =
-        merged.words.iter().filter(|w| sets(w)).map(|w| format!("it comes from {}", places(w))).collect();
+    let mut told: Vec<String> = merged
+        .words
+        .iter()
+        .filter(|w| sets(w))
+        .map(|w| format!("{PARAMETER} comes from {}", places(w)))
+        .collect();
     for removed in &merged.removed {
         let (words, what) = match &removed.effect {
             Effect::Took(words) => (words, "takes it out again"),
@@ -21,12 +25,16 @@ pub fn story(sources: &Sources, merged: &Merged) -> Vec<String> {
             words
                 .iter()
                 .filter(|w| sets(w))
-                .map(|w| format!("{} sets it, and {} {what}", places(w), removed.by)),
+                .map(|w| format!("{} sets {PARAMETER}, and {} {what}", places(w), removed.by)),
         );
     }
     let masked = sources.vendor.iter().filter(|f| f.mask == Some(Mask::SameName) && is_setting(f));
     told.extend(masked.map(|f| {
-        format!("{} sets it, and is masked by {LOCAL}/{}", f.path.display(), f.name.to_string_lossy())
+        format!(
+            "{} sets {PARAMETER}, and is masked by {LOCAL}/{}",
+            f.path.display(),
+            f.name.to_string_lossy()
+        )
     }));
     told
 }
@@ -51,13 +59,12 @@ mod tests {
         };
         let told = |sources: &Sources| story(sources, &merge(sources));
         let mut sources = Sources { vendor: vec![fragment(None)], ..Sources::default() };
-        assert_eq!(told(&sources), ["it comes from /usr/share/kernel/cmdline.d/v.conf:2"]);
+        assert_eq!(told(&sources), ["module.sig_unenforce comes from /usr/share/kernel/cmdline.d/v.conf:2"]);
         sources.removals.push(Removal { path: "/r.conf".into(), bytes: Some(b"sig_unenforce\n".to_vec()) });
-        let part = "/usr/share/kernel/cmdline.d/v.conf:2 sets it, and /r.conf:1 takes a part of it out again";
+        let part = "/usr/share/kernel/cmdline.d/v.conf:2 sets module.sig_unenforce, and /r.conf:1 takes a part of it out again";
         assert_eq!(told(&sources), [part]);
         sources.vendor = vec![fragment(Some(Mask::SameName))];
-        let masked =
-            "/usr/share/kernel/cmdline.d/v.conf sets it, and is masked by /etc/kernel/cmdline.d/v.conf";
+        let masked = "/usr/share/kernel/cmdline.d/v.conf sets module.sig_unenforce, and is masked by /etc/kernel/cmdline.d/v.conf";
         assert_eq!(told(&sources), [masked]);
         sources.vendor.clear();
         assert_eq!(told(&sources), [""; 0]);
