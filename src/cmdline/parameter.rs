@@ -74,6 +74,9 @@ pub struct Arguments {
     pub heard: Vec<Argument>,
     /// What it does not.
     pub unheard: Vec<(Argument, Deaf)>,
+    /// What is left of a word that goes on behind the last byte that the kernel keeps. Whether that is heard depends on
+    /// how the kernel was started: its own EFI loader drops the word, others cut it.
+    pub cut: Option<Argument>,
 }
 
 impl Arguments {
@@ -91,6 +94,10 @@ impl Arguments {
                     arguments.unheard.push((argument, Deaf::BehindDashes));
                 }
             } else if argument.span.end > LINE_LIMIT {
+                if argument.span.start < LINE_LIMIT {
+                    arguments.cut =
+                        Some(Argument::read(&line[..LINE_LIMIT], argument.span.start..LINE_LIMIT));
+                }
                 arguments.unheard.push((argument, Deaf::TooFar));
             } else {
                 arguments.heard.push(argument);
@@ -103,42 +110,56 @@ impl Arguments {
     pub fn switch(&self, name: &str, dialect: Dialect) -> Switch {
         let mut result = Switch::Off;
         for argument in &self.heard {
-            if argument.unclosed {
-                // What is swallowed is data; but where the quote stands in the word itself, it depends on what
-                // the boot loader makes of the end of the line.
-                if argument.text_begins_with(name) {
-                    result = Switch::Unknown;
-                }
-                continue;
-            }
             if dialect.bootconfig && argument.name == b"bootconfig" {
                 result = Switch::Unknown;
             }
-            if !argument.is_named(name) {
-                continue;
-            }
-            match argument.value.as_deref().map(boolean) {
-                None | Some(Boolean::True) => return Switch::On,
-                Some(Boolean::LaterWord) if dialect.enabled_words => result = Switch::Unknown,
-                Some(Boolean::False | Boolean::LaterWord | Boolean::Wrong) => {}
+            match argument.says(name) {
+                // Once true, for ever true.
+                Some(Boolean::True) => return Switch::On,
+                Some(Boolean::LaterWord) if !dialect.enabled_words => {}
+                Some(Boolean::LaterWord | Boolean::Open) => result = Switch::Unknown,
+                Some(Boolean::False | Boolean::Wrong) | None => {}
             }
         }
-        // A word that is cut in the middle may keep what matters.
-        let cut = |(a, why): &(Argument, Deaf)| {
-            *why == Deaf::TooFar
-                && a.is_named(name)
-                && a.span.start + name.len() <= LINE_LIMIT
-                && a.value.is_some()
-        };
-        if result == Switch::Off && self.unheard.iter().any(cut) { Switch::Unknown } else { result }
+        let cut = self.cut.as_ref().and_then(|a| a.says(name));
+        match (result, cut) {
+            (Switch::Off, Some(Boolean::True | Boolean::LaterWord | Boolean::Open)) => Switch::Unknown,
+            (known, _) => known,
+        }
     }
 
-    /// The values of a parameter, in order; a missing one is empty.
+    /// Reads a boolean of which the last word that can be read wins: `nomodule`.
+    pub fn last_switch(&self, name: &str, dialect: Dialect) -> Switch {
+        let mut result = Switch::Off;
+        for said in self.heard.iter().chain(&self.cut).filter_map(|a| a.says(name)) {
+            match said {
+                Boolean::True => result = Switch::On,
+                Boolean::False => result = Switch::Off,
+                Boolean::LaterWord if !dialect.enabled_words => {}
+                Boolean::LaterWord | Boolean::Open => result = Switch::Unknown,
+                Boolean::Wrong => {}
+            }
+        }
+        // Of a word that was cut it is not even known whether it is heard.
+        let cut = self.cut.as_ref().is_some_and(|a| a.says(name).is_some());
+        if cut { Switch::Unknown } else { result }
+    }
+
+    /// A parameter of that name is on the line, with a value or without.
+    pub fn has(&self, name: &str) -> bool {
+        self.heard.iter().any(|a| a.is_named(name))
+    }
+
+    /// The kernel's end of the line makes it uncertain what a parameter of that name says: a quote that is not closed, or a
+    /// word that is cut in the middle.
+    pub fn is_open(&self, name: &str) -> bool {
+        let unclosed = self.heard.iter().any(|a| a.unclosed && a.begins_with(name));
+        unclosed || self.cut.as_ref().is_some_and(|a| a.begins_with(name))
+    }
+
+    /// The values of a parameter, in order. A word without `=` has none: to the kernel it is another word.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.heard
-            .iter()
-            .filter(move |a| a.is_named(name) && !a.unclosed)
-            .map(|a| a.value.as_deref().unwrap_or_default())
+        self.heard.iter().filter(move |a| a.is_named(name) && !a.unclosed).filter_map(|a| a.value.as_deref())
     }
 
     /// Why words that look like the parameter are not what they seem, in words.
@@ -148,11 +169,14 @@ impl Arguments {
         let mut remarks = Vec::new();
         for argument in &self.heard {
             let whole = shown(&argument.text());
-            if argument.unclosed && argument.mentions(base) {
+            if argument.unclosed
+                && argument.mentions(base)
+                && !matches!(argument.says(name), Some(Boolean::True))
+            {
                 remarks.push("a quote that is not closed swallows the rest of the line".to_owned());
             } else if argument.is_named(name) {
-                match argument.value.as_deref().map(boolean) {
-                    None | Some(Boolean::True) => {}
+                match argument.says(name) {
+                    None | Some(Boolean::True | Boolean::Open) => {}
                     Some(Boolean::False) => {
                         remarks.push(format!("{whole} says false, which changes nothing"))
                     }
@@ -186,19 +210,35 @@ impl Argument {
     fn read(line: &[u8], span: Range<usize>) -> Argument {
         let raw = &line[span.clone()];
         let unclosed = raw.iter().filter(|b| **b == b'"').count() % 2 == 1;
-        let strip = |text: &[u8]| -> Vec<u8> {
-            match text.strip_prefix(b"\"") {
-                Some(inner) => inner.strip_suffix(b"\"").unwrap_or(inner).to_vec(),
-                None => text.to_vec(),
-            }
-        };
-        // One pair of quotes around the whole word or around the whole value goes.
-        let text = strip(raw);
+        // One quote goes from in front of the word and of the value each; at the end one, and no more.
+        let (quoted, text) = raw.strip_prefix(b"\"").map_or((false, raw), |inner| (true, inner));
         let (name, value) = match text.iter().position(|b| *b == b'=') {
-            Some(at) => (text[..at].to_vec(), Some(strip(&text[at + 1..]))),
+            Some(at) => (&text[..at], Some(&text[at + 1..])),
             None => (text, None),
         };
+        let inner = value.and_then(|v| v.strip_prefix(b"\""));
+        let end = |text: &[u8], quoted: bool| -> Vec<u8> {
+            text.strip_suffix(b"\"").filter(|_| quoted).unwrap_or(text).to_vec()
+        };
+        let (name, value) = match value {
+            Some(value) => (name.to_vec(), Some(end(inner.unwrap_or(value), quoted || inner.is_some()))),
+            None => (end(name, quoted), None),
+        };
         Argument { name, value, unclosed, span }
+    }
+
+    /// What it says of that boolean; none when it is another word.
+    fn says(&self, name: &str) -> Option<Boolean> {
+        match (self.is_named(name), &self.value, self.unclosed) {
+            (true, None, false) => Some(Boolean::True),
+            // The first letters decide, whatever an open quote swallows behind them.
+            (true, Some(value), false) => Some(boolean(value)),
+            (true, Some(value), true) if value.len() > 1 => Some(boolean(value)),
+            // Where the quote stands in the name, it depends on what the boot loader makes of the end of the line.
+            (true, Some(_), true) => Some(Boolean::Open),
+            (_, None, true) if self.begins_with(name) => Some(Boolean::Open),
+            _ => None,
+        }
     }
 
     /// The word without its quotes.
@@ -214,16 +254,7 @@ impl Argument {
         self.name.iter().map(fold).eq(name.as_bytes().iter().map(fold))
     }
 
-    /// The value as a boolean that every kernel reads so; none for one that is an error.
-    pub fn as_boolean(&self) -> Option<bool> {
-        match self.value.as_deref().map(boolean) {
-            None | Some(Boolean::True) => Some(true),
-            Some(Boolean::False) => Some(false),
-            Some(Boolean::LaterWord | Boolean::Wrong) => None,
-        }
-    }
-
-    fn text_begins_with(&self, name: &str) -> bool {
+    fn begins_with(&self, name: &str) -> bool {
         let text = self.text();
         text.len() >= name.len() && text.iter().zip(name.as_bytes()).all(|(a, b)| fold(a) == fold(b))
     }
@@ -278,6 +309,8 @@ enum Boolean {
     False,
     /// `e…` and `d…`, which later kernels know.
     LaterWord,
+    /// It depends on what follows an open quote.
+    Open,
     Wrong,
 }
 
@@ -308,6 +341,8 @@ mod tests {
             "module.sig_unenforce=0 module.sig_unenforce=on",
             "a\u{b}module.sig_unenforce",
             "--=x module.sig_unenforce",
+            // The first letter decides, whatever the open quote swallows.
+            "module.sig_unenforce=\"1 quiet",
         ];
         for line in on {
             assert_eq!(read_switch(line.as_bytes(), super::super::PARAMETER), Switch::On, "{line}");
@@ -334,7 +369,32 @@ mod tests {
         for line in ["module.sig_unenforce=enabled", "x \"module.sig_unenforce", "quiet bootconfig"] {
             assert_eq!(read_switch(line.as_bytes(), super::super::PARAMETER), Switch::Unknown, "{line}");
         }
-        let late = format!("{} module.sig_unenforce", "x".repeat(2040));
-        assert_eq!(read_switch(late.as_bytes(), super::super::PARAMETER), Switch::Off);
+        // Behind the last byte it is lost; a word on the border is cut, or dropped.
+        for (blanks, expected) in [(2027, Switch::On), (2030, Switch::Off), (2047, Switch::Off)] {
+            let late = format!("{}module.sig_unenforce", " ".repeat(blanks));
+            assert_eq!(read_switch(late.as_bytes(), super::super::PARAMETER), expected, "{blanks}");
+        }
+        for rest in ["d", "=0", "=1"] {
+            let cut = format!("{}module.sig_unenforce{rest}", " ".repeat(2027));
+            assert_eq!(read_switch(cut.as_bytes(), super::super::PARAMETER), Switch::Unknown, "{rest}");
+        }
+    }
+
+    #[test]
+    fn of_quotes_one_goes_at_each_end() {
+        let table: [(&str, &str, Option<&str>); 6] = [
+            ("\"a=b\"", "a", Some("b")),
+            ("a=\"b\"", "a", Some("b")),
+            ("\"a=\"b\"\"", "a", Some("b\"")),
+            ("\"a\"", "a", None),
+            ("a=b\"c d\"", "a", Some("b\"c d\"")),
+            ("a=\"", "a", Some("")),
+        ];
+        for (text, name, value) in table {
+            let arguments = Arguments::read(text.as_bytes());
+            let first = &arguments.heard[0];
+            let read = (first.name.as_slice(), first.value.as_deref());
+            assert_eq!(read, (name.as_bytes(), value.map(str::as_bytes)), "{text}");
+        }
     }
 }

@@ -128,7 +128,7 @@ fn cure(kernel: &KernelReport, module: &ModuleReport, setting: &Setting<'_>) -> 
     const SIGN: &str = "sign the modules with a key that this kernel trusts";
     let verdict = &kernel.configured.verdict;
     let line = kernel.configured.cmdline.as_deref().unwrap_or_default();
-    let on_line = |name: &str| Arguments::read(line.as_bytes()).values(name).next().is_some();
+    let on_line = |name: &str| Arguments::read(line.as_bytes()).has(name);
     let firmware = setting.machine.secure_boot == SecureBoot::On;
     Some(if matches!(module.signature, Signature::Broken { .. }) {
         let (module, release) = (&module.module, &kernel.release);
@@ -162,7 +162,7 @@ fn how_to_know(kernel: &KernelReport, setting: &Setting<'_>) -> String {
     let coming = kernel.coming();
     let line = coming.cmdline.as_deref().unwrap_or_default();
     let open = coming.unsigned() == Outcome::Unknown;
-    if open && Arguments::read(line.as_bytes()).values("bootconfig").next().is_some() {
+    if open && Arguments::read(line.as_bytes()).has("bootconfig") {
         "boot it and ask again: what the bootconfig in its initrd adds shows only then".to_owned()
     } else if open && coming.sig_unenforce == "unknown" {
         format!(

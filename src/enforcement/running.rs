@@ -110,10 +110,13 @@ fn enforced_now(boot: &Boot<'_>, runtime: &Runtime, started: &Verdict, reasons: 
         }
         (Some(true), Some(Some(true))) => match patch {
             Patch::V2 => {
-                reasons.because(if in_line {
-                    format!("{PARAMETER} was on its command line, and is in force")
-                } else {
-                    format!("{PARAMETER} was switched on at run time: only a reboot undoes that")
+                reasons.because(match (in_line, boot.line.is_empty()) {
+                    (true, _) => format!("{PARAMETER} was on its command line, and is in force"),
+                    // Its line cannot be read.
+                    (false, true) => format!("sig_unenforce is Y: {PARAMETER} is in force"),
+                    (false, false) => {
+                        format!("{PARAMETER} was switched on at run time: only a reboot undoes that")
+                    }
                 });
                 Tri::No
             }

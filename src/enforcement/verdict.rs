@@ -102,7 +102,7 @@ pub fn at_boot(boot: &Boot<'_>) -> Verdict {
     let dialect = dialect(boot);
     let mut reasons = Reasons::default();
     let checked = checked(boot, &mut reasons);
-    let disabled = disabled(&arguments, &mut reasons);
+    let disabled = disabled(&arguments, dialect, &mut reasons);
     let ima = ima(boot, &arguments, &mut reasons);
     let (mut demanded, mut enforced, mut locked) = (Tri::No, Tri::No, Tri::No);
     if checked != Tri::No {
@@ -169,16 +169,9 @@ fn checked(boot: &Boot<'_>, reasons: &mut Reasons) -> Tri {
     Tri::Unknown
 }
 
-fn disabled(arguments: &Arguments, reasons: &mut Reasons) -> Tri {
-    // `nomodule` is no sticky boolean: the last one that can be read wins.
-    let mut off = false;
-    for argument in arguments.heard.iter().filter(|a| a.is_named("nomodule") && !a.unclosed) {
-        match argument.as_boolean() {
-            Some(value) => off = value,
-            None => continue,
-        }
-    }
-    if off {
+fn disabled(arguments: &Arguments, dialect: Dialect, reasons: &mut Reasons) -> Tri {
+    let nomodule = arguments.last_switch("nomodule", dialect);
+    if nomodule == Switch::On {
         reasons.because("nomodule on the command line: no module is loaded at all");
         return Tri::Yes;
     }
@@ -186,20 +179,40 @@ fn disabled(arguments: &Arguments, reasons: &mut Reasons) -> Tri {
     let path = b"sysctl.kernel.modules_disabled";
     let dotted =
         |name: &[u8]| -> Vec<u8> { name.iter().map(|b| if *b == b'/' { b'.' } else { *b }).collect() };
-    let is_one = |value: &[u8]| value.trim_ascii() == b"1";
     let mut heard = arguments.heard.iter().filter(|a| dotted(&a.name) == path);
-    if heard.any(|a| a.value.as_deref().is_some_and(is_one)) {
+    if heard.any(|a| a.value.as_deref().is_some_and(|value| number(value) == Some(1))) {
         reasons.because("sysctl.kernel.modules_disabled=1 on the command line: no module is loaded at all");
         return Tri::Yes;
     }
+    let cut = arguments.cut.as_ref().is_some_and(|a| dotted(&a.name) == path);
+    if nomodule == Switch::Unknown || cut {
+        reasons.missing(AT_THE_END);
+        return Tri::Unknown;
+    }
     Tri::No
+}
+
+/// What stands in for the reading of a word that the end of the line leaves open.
+const AT_THE_END: &str = "how the kernel reads the end of the line: a quote is not closed, or a word is cut";
+
+/// The first number of a sysctl's value, as the kernel reads it: octal after a 0, hexadecimal after 0x.
+fn number(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?.trim_start();
+    let first = text.split_ascii_whitespace().next()?;
+    let hexadecimal = first.strip_prefix("0x").or_else(|| first.strip_prefix("0X"));
+    match (hexadecimal, first.strip_prefix('0')) {
+        (Some(digits), _) => u64::from_str_radix(digits, 16).ok(),
+        (None, Some(digits)) if !digits.is_empty() => u64::from_str_radix(digits, 8).ok(),
+        _ => first.parse().ok(),
+    }
 }
 
 fn ima(boot: &Boot<'_>, arguments: &Arguments, reasons: &mut Reasons) -> Tri {
     let asked = arguments.values("ima_policy").any(|value| {
         value.split(|b| matches!(b, b' ' | b'|' | b'\n')).any(|policy| policy == b"secure_boot")
     });
-    if !asked && !boot.ima_policy {
+    let open = arguments.is_open("ima_policy") || (asked && arguments.is_open("ima_appraise"));
+    if !asked && !boot.ima_policy && !open {
         return Tri::No;
     }
     let Some(config) = boot.config else {
@@ -208,6 +221,10 @@ fn ima(boot: &Boot<'_>, arguments: &Arguments, reasons: &mut Reasons) -> Tri {
     };
     if !config.has("IMA") || !config.has("IMA_APPRAISE") {
         return Tri::No;
+    }
+    if open {
+        reasons.missing(AT_THE_END);
+        return Tri::Unknown;
     }
     if is_lenient(arguments) && !config.denies("IMA_APPRAISE_BOOTPARAM") {
         match boot.secure_boot {
@@ -228,13 +245,16 @@ fn ima(boot: &Boot<'_>, arguments: &Arguments, reasons: &mut Reasons) -> Tri {
     Tri::Unknown
 }
 
-/// Whether signatures are demanded, and whether that is enforced.
-/// IMA only logs, repairs or skips what it would refuse.
+/// IMA only logs, repairs or skips what it would refuse: the last mode that it knows counts.
 pub(super) fn is_lenient(arguments: &Arguments) -> bool {
-    let begins = |value: &[u8]| [b"log", b"fix", b"off"].iter().any(|mode| value.starts_with(*mode));
-    arguments.values("ima_appraise").last().is_some_and(begins)
+    let mode = |value: &[u8]| {
+        let known = [b"log".as_slice(), b"fix", b"off", b"enforce"];
+        known.into_iter().find(|mode| value.starts_with(mode)).map(|mode| mode != b"enforce")
+    };
+    arguments.values("ima_appraise").filter_map(mode).last().unwrap_or(false)
 }
 
+/// Whether signatures are demanded, and whether that is enforced.
 fn enforced(boot: &Boot<'_>, arguments: &Arguments, dialect: Dialect, reasons: &mut Reasons) -> (Tri, Tri) {
     let force = Tri::of(boot.config.map(|c| c.has("MODULE_SIG_FORCE")));
     let asked = of_switch(arguments.switch("module.sig_enforce", dialect));
@@ -323,10 +343,21 @@ fn missing_for(
     if secure == Tri::Unknown && boot.config.is_some_and(|c| c.has("IMA_ARCH_POLICY")) {
         reasons.missing("whether Secure Boot is on");
     }
-    let bootconfig = dialect.bootconfig && arguments.heard.iter().any(|a| a.name == b"bootconfig");
-    if bootconfig {
-        reasons.missing("the bootconfig in the initrd, which may hold more parameters");
-    } else if switch == Switch::Unknown {
+    if asks_for_bootconfig(arguments, dialect) {
+        reasons.missing(BOOTCONFIG);
+        return;
+    }
+    let asked = arguments.switch("module.sig_enforce", dialect);
+    for name in ["module.sig_enforce", PARAMETER] {
+        if arguments.is_open(name) {
+            reasons.missing(AT_THE_END);
+            return;
+        }
+    }
+    if asked == Switch::Unknown {
+        reasons.missing("how this kernel reads module.sig_enforce as it is written");
+    }
+    if switch == Switch::Unknown {
         reasons.missing(format!("how this kernel reads {PARAMETER} as it is written"));
     }
 }
@@ -360,6 +391,10 @@ fn locked(
     let built_in = config.text("LSM").unwrap_or_default().into_bytes();
     let list = arguments.values("lsm").last().unwrap_or(&built_in);
     let early = config.has("SECURITY_LOCKDOWN_LSM_EARLY");
+    if !early && arguments.is_open("lsm") {
+        reasons.missing(AT_THE_END);
+        return Tri::Unknown;
+    }
     if !early && !list.split(|b| *b == b',').any(|name| name == b"lockdown") {
         if arguments.values("lockdown").next().is_some() {
             reasons.because("lockdown is not among the security modules that start: it refuses nothing");
@@ -390,8 +425,20 @@ fn locked(
             }
         }
     }
-    if dialect.bootconfig && arguments.heard.iter().any(|a| a.name == b"bootconfig") {
+    if asks_for_bootconfig(arguments, dialect) {
+        reasons.missing(BOOTCONFIG);
+        return Tri::Unknown;
+    }
+    if arguments.is_open("lockdown") {
+        reasons.missing(AT_THE_END);
         return Tri::Unknown;
     }
     Tri::No
+}
+
+/// The fact that is missing where a bootconfig is asked for.
+const BOOTCONFIG: &str = "the bootconfig in the initrd, which may hold more parameters";
+
+fn asks_for_bootconfig(arguments: &Arguments, dialect: Dialect) -> bool {
+    dialect.bootconfig && arguments.heard.iter().any(|a| a.name == b"bootconfig")
 }
