@@ -17,7 +17,7 @@ pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Stand
         return Standing::Refused;
     }
     let open = first.coming().unsigned() == Outcome::Unknown || first.with("unknown").next().is_some();
-    if open || (setting.entries_hidden.is_some() && setting.entries_needed) {
+    if open || now_unknown(kernels) || (setting.entries_hidden.is_some() && setting.entries_needed) {
         return Standing::Unknown;
     }
     let helpless = first.with("refused").next().is_some() && !first.parameter_would_help();
@@ -26,6 +26,11 @@ pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Stand
         return Standing::Pending;
     }
     Standing::Settled
+}
+
+/// The running kernel does not say what it does.
+fn now_unknown(kernels: &[KernelReport]) -> bool {
+    kernels.iter().filter_map(|k| k.now.as_ref()).any(|now| now.unsigned() == Outcome::Unknown)
 }
 
 fn lacks_entry(kernel: &KernelReport, setting: &Setting<'_>) -> bool {
@@ -107,12 +112,12 @@ pub(super) fn next_step(
         return Some("run `clr-boot-manager update` as root".to_owned());
     }
     if standing == Standing::Unknown {
-        return Some(how_to_know(kernel, setting));
+        return Some(how_to_know(kernels, kernel, setting));
     }
     // What runs is no matter of the kernel that was asked for, but of the machine.
     let running = kernels.iter().find(|k| k.running)?;
     let (now, coming) = (running.now.as_ref()?, running.coming());
-    if !now.differs(coming) || coming.unsigned() == Outcome::Unknown {
+    if !now.differs(coming) {
         return None;
     }
     let on_again = now.verdict.enforced == Tri::No && coming.verdict.enforced == Tri::Yes;
@@ -158,7 +163,7 @@ fn cure(kernel: &KernelReport, module: &ModuleReport, setting: &Setting<'_>) -> 
 }
 
 /// How what is not known can be found out.
-fn how_to_know(kernel: &KernelReport, setting: &Setting<'_>) -> String {
+fn how_to_know(kernels: &[KernelReport], kernel: &KernelReport, setting: &Setting<'_>) -> String {
     let coming = kernel.coming();
     let line = coming.cmdline.as_deref().unwrap_or_default();
     let open = coming.unsigned() == Outcome::Unknown;
@@ -171,6 +176,8 @@ fn how_to_know(kernel: &KernelReport, setting: &Setting<'_>) -> String {
     } else if let (false, Some(module)) = (open, kernel.with("unknown").next()) {
         let name = &module.module.name;
         format!("load {name} while this kernel runs and ask again: whether it trusts the key shows only then")
+    } else if !open && now_unknown(kernels) {
+        "ask again as root, with /proc and /sys as the kernel shows them".to_owned()
     } else if setting.entries_needed {
         "ask again as root; what is missing then shows only when that kernel runs".to_owned()
     } else {

@@ -264,6 +264,11 @@ pub(crate) const SITUATIONS: &[Situation] = situations! {
         root.remove(&format!("usr/lib/modules/{A}/modules.builtin.modinfo"));
         root
     };
+    running_kernel_says_nothing 3 [] {
+        let root = in_force();
+        root.remove("sys/module/module").remove("proc/cmdline").remove("proc/sys/kernel/tainted");
+        root
+    };
     image_that_tells 0 [] {
         let root = in_force();
         root.remove(&format!("usr/lib/modules/{A}/modules.builtin.modinfo"));
