@@ -292,6 +292,11 @@ fn end(sources: &Sources) -> Option<(Origin, Edit, String)> {
             let why = format!("a quote that is not closed, in {}", shown(word));
             return Some((origin.clone(), Edit::CloseQuote, deaf(why)));
         }
+        // Without removals nothing but a quote goes on from line to line. Another one closes this one behind ours.
+        if word.origins.len() > 1 && memchr::memmem::find(&word.bytes, PARAMETER.as_bytes()).is_some() {
+            let what = format!("opens a quote that is not closed before {PARAMETER}, in {}", shown(word));
+            return Some((origin.clone(), Edit::CloseQuote, what));
+        }
     }
     // One in the kernel's own line cuts off that line only.
     let cut = merged.cut_at.into_iter().find(|o| o.path != sources.kernel_path)?;

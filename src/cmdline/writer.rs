@@ -61,7 +61,8 @@ pub enum Step {
 }
 
 impl Step {
-    fn path(&self) -> &Path {
+    /// The file inside the root.
+    pub fn path(&self) -> &Path {
         match self {
             Step::WriteFragment(p) | Step::RemoveFragment(p) | Step::WriteMask(p) | Step::RemoveMask(p) => p,
         }

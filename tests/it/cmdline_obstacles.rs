@@ -187,6 +187,16 @@ fn what_ends_the_line_for_the_kernel() {
     }
 }
 
+/// Its end, too, is in a file of another.
+#[test]
+fn a_quote_that_goes_on_over_ours() {
+    let root = without_fragment();
+    root.file("etc/kernel/cmdline", "x=\"a\n").file(&format!("{LOCAL}/z.conf"), "b\"\n");
+    let said =
+        "ROOT/etc/kernel/cmdline:1 opens a quote that is not closed before module.sig_unenforce, in x=\"a";
+    cleared("quote", &root, "enable", &[said]);
+}
+
 #[test]
 fn several_at_once() {
     let root = TestRoot::updated();
