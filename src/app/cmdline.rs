@@ -19,7 +19,7 @@ use crate::kernel::inventory::{IMAGES, Named};
 use crate::kernel::{Images, Inventory};
 use crate::render::cmdline::{screen, word_diff};
 use crate::render::shown;
-use crate::state::{self, RECORD, Record, Stored};
+use crate::state::{self, BootRecord, RECORD, Record, Stored};
 use crate::sys::{Lock, Root};
 use crate::world::World;
 
@@ -191,6 +191,11 @@ fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan:
     let as_configured = boot.read_back(&expected_entries(&lines)) == ReadBack::Verified;
     // Without a change of ours only what an earlier run left undone is made good.
     let undone = || last.error.is_some() || lines.iter().any(says_otherwise);
+    if as_configured && last.error.is_some() {
+        let (inputs, entries) = (Some(boot::inputs(&world.root)), Some(ReadBack::Verified.word().to_owned()));
+        note(world, record, BootRecord { inputs, entries, error: None, ..last });
+        return true;
+    }
     if as_configured || (plan.steps.is_empty() && !(plan.obstacles.is_empty() && undone())) {
         return true;
     }
@@ -228,14 +233,17 @@ fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan:
         }
         _ => {}
     }
-    // So that reports know of it. Without a record there is nothing that could become untrue.
-    if let Stored::Good(mut record) = record {
-        record.boot = done;
-        if let Err(e) = world.root.write_json(RECORD, &record) {
-            tracing::warn!("{e}");
-        }
-    }
+    note(world, record, done);
     good
+}
+
+/// Puts it into the record, so that reports know of it. Without a record there is nothing that could become untrue.
+fn note(world: &World, record: Stored<Record>, boot: BootRecord) {
+    if let Stored::Good(record) = record
+        && let Err(e) = world.root.write_json(RECORD, &Record { boot, ..record })
+    {
+        tracing::warn!("{e}");
+    }
 }
 
 /// Tells, once each, what cannot be read; true when there is any.
