@@ -1,14 +1,17 @@
 //! `clr-dkms-cmdline`: `module.sig_unenforce` on the kernel command line.
 
+use std::collections::BTreeSet;
+
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use super::refresh::{Before, refresh};
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
-use crate::boot::{self, BootFiles, ReadBack};
+use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::report::{LineReport, report};
 use crate::cmdline::writer::{self, Ours, Plan, Wish};
 use crate::cmdline::{PARAMETER, Sources, effective, merge, parameter};
+use crate::config::SigUnenforce;
 use crate::dkms::Cache;
 use crate::enforcement::policy::parameter_wanted;
 use crate::facts::{Facts, Line, expected_entries, kernels_that_matter, line};
@@ -16,7 +19,7 @@ use crate::kernel::inventory::{IMAGES, Named};
 use crate::kernel::{Images, Inventory};
 use crate::render::cmdline::{screen, word_diff};
 use crate::render::shown;
-use crate::state::{self, RECORD, Record, Stored};
+use crate::state::{self, BootRecord, RECORD, Record, Stored};
 use crate::sys::{Lock, Root};
 use crate::world::World;
 
@@ -138,6 +141,10 @@ fn change(world: &World, wish: Wish, change: &Change, common: &Common) -> anyhow
         tracing::debug!("{why}");
     }
     let before = lines(world, &inventory);
+    // What cannot be read may set the parameter, or be in the place where we would write. Taking back needs none of it.
+    if wish != Wish::Default && tell_unreadable(before.iter().flat_map(|l| &l.sources.unreadable)) {
+        return Ok(exit::UNKNOWN);
+    }
     let sources: Vec<Sources> = before.iter().map(|l| l.sources.copy()).collect();
     let ours = Ours::load(&world.root)?;
     let plan = writer::plan(wish, &sources, &ours);
@@ -153,7 +160,7 @@ fn change(world: &World, wish: Wish, change: &Change, common: &Common) -> anyhow
     }
     answer(&text, common.color)?;
     for obstacle in &plan.obstacles {
-        tracing::error!("{obstacle}");
+        tracing::error!("{}", obstacle.told(&world.root));
     }
     let refreshed = change.dry_run || before.is_empty() || put_into_entries(world, &inventory, change, &plan);
     Ok(if plan.obstacles.is_empty() && refreshed { exit::OK } else { exit::ATTENTION })
@@ -180,31 +187,42 @@ fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan:
         let entry = boot.of(&line.id);
         entry.is_some_and(|e| parameter::read_switch(&e.options, PARAMETER) != line.switch)
     };
+    let record = state::load::<Record>(&world.root, RECORD);
+    let last = record.as_good().map(|r| r.boot.clone()).unwrap_or_default();
+    let as_configured = boot.read_back(&expected_entries(&lines)) == ReadBack::Verified;
     // Without a change of ours only what an earlier run left undone is made good.
-    let stale = match plan.steps.is_empty() {
-        true => plan.obstacles.is_empty() && lines.iter().any(says_otherwise),
-        false => boot.read_back(&expected_entries(&lines)) != ReadBack::Verified,
-    };
-    if !stale {
+    let undone = || last.error.is_some() || lines.iter().any(says_otherwise);
+    if as_configured && last.error.is_some() {
+        let (inputs, entries) = (Some(boot::inputs(&world.root)), Some(ReadBack::Verified.word().to_owned()));
+        note(world, record, BootRecord { inputs, entries, error: None, ..last });
+        return true;
+    }
+    if as_configured || (plan.steps.is_empty() && !(plan.obstacles.is_empty() && undone())) {
+        return true;
+    }
+    let obstacle = boot::obstacle(&world.root);
+    if obstacle == Some(Obstacle::Chroot) {
+        tracing::info!("pending: {}", Obstacle::Chroot);
         return true;
     }
     if change.no_refresh || !world.settings.boot_update {
-        tracing::info!(
-            "pending: `clr-boot-manager update` puts the line into the boot entries; clr-dkms-post-update runs it too"
-        );
+        let command = boot::update_command(&world.root);
+        let who = match world.settings.boot_update {
+            true => "; clr-dkms-post-update runs it too",
+            false => ", and [boot] update = no keeps clr-dkms from running it",
+        };
+        tracing::info!("pending: `{command}` puts the line into the boot entries{who}");
         return true;
     }
-    // An image may be made on a machine that has no such program; on a live system it must be there.
+    // An image may be made on a machine that has no such program, and nothing boots from a copy; on a live system it must
+    // be there.
     if let (false, Err(missing)) = (world.root.is_live(), world.tools.find("clr-boot-manager")) {
         tracing::warn!(
             "pending: {missing}; on a machine that has it, run `clr-boot-manager update --path=DIR`"
         );
         return true;
     }
-    let obstacle = boot::obstacle(&world.root);
     let before = Before { inventory, lines: &lines, verified: false, obstacle: obstacle.as_ref() };
-    let record = state::load::<Record>(&world.root, RECORD);
-    let last = record.as_good().map(|r| r.boot.clone()).unwrap_or_default();
     let why =
         if plan.steps.is_empty() { "the boot entries are not as configured" } else { "the line has changed" };
     let done = refresh(world, before, last, why);
@@ -216,14 +234,26 @@ fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan:
         }
         _ => {}
     }
-    // So that reports know of it. Without a record there is nothing that could become untrue.
-    if let Stored::Good(mut record) = record {
-        record.boot = done;
-        if let Err(e) = world.root.write_json(RECORD, &record) {
-            tracing::warn!("{e}");
-        }
-    }
+    note(world, record, done);
     good
+}
+
+/// Puts it into the record, so that reports know of it. Without a record there is nothing that could become untrue.
+fn note(world: &World, record: Stored<Record>, boot: BootRecord) {
+    if let Stored::Good(record) = record
+        && let Err(e) = world.root.write_json(RECORD, &Record { boot, ..record })
+    {
+        tracing::warn!("{e}");
+    }
+}
+
+/// Tells, once each, what cannot be read; true when there is any.
+fn tell_unreadable(what: impl Iterator<Item = impl ToString>) -> bool {
+    let what: BTreeSet<String> = what.map(|w| w.to_string()).collect();
+    for what in &what {
+        tracing::error!("{what}; ask as root");
+    }
+    !what.is_empty()
 }
 
 /// Whether the parameter is as wanted, and what to do where it is not.
@@ -250,7 +280,7 @@ pub fn policy(world: &World, facts: &Facts) -> Policy {
     });
     let step = match plan {
         Ok(plan) => match plan.obstacles.first() {
-            Some(obstacle) => format!("{obstacle}"),
+            Some(obstacle) => obstacle.told(&world.root),
             None => format!("run `clr-dkms-cmdline {}` as root", wish.verb()),
         },
         Err(e) => e.to_string(),
@@ -265,12 +295,11 @@ fn check(world: &World) -> u8 {
         tracing::error!("{why}");
         return exit::UNKNOWN;
     }
-    let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable).map(ToString::to_string);
-    let unreadable: Vec<String> = unreadable.chain(facts.tree.unreadable.clone()).collect();
-    for what in &unreadable {
-        tracing::error!("{what}; ask as root");
-    }
-    if !unreadable.is_empty() {
+    let of_lines = facts.lines.iter().flat_map(|l| &l.sources.unreadable).map(ToString::to_string);
+    // What modules there are is asked only where it depends on them.
+    let auto = world.settings.sig_unenforce == SigUnenforce::Auto;
+    let of_tree = facts.tree.unreadable.clone().filter(|_| auto);
+    if tell_unreadable(of_lines.chain(of_tree)) {
         return exit::UNKNOWN;
     }
     let policy = policy(world, &facts);

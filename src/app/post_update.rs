@@ -140,7 +140,7 @@ fn dry_run(world: &World) -> Plan {
     let (cmdline, obstacles): (Vec<String>, Vec<String>) = match cmdline_plan(world, &facts) {
         Ok((_, plan)) => (
             plan.steps.iter().map(ToString::to_string).collect(),
-            plan.obstacles.iter().map(ToString::to_string).collect(),
+            plan.obstacles.iter().map(|o| o.told(&world.root)).collect(),
         ),
         Err(e) => (Vec::new(), vec![e.to_string()]),
     };
@@ -372,7 +372,7 @@ fn put_cmdline_right(world: &World, facts: &Facts) -> (Vec<String>, bool) {
         writer::apply(&world.root, &plan, &ours).map(|()| plan.obstacles)
     });
     let obstacles: Vec<String> = match done {
-        Ok(obstacles) => obstacles.iter().map(ToString::to_string).collect(),
+        Ok(obstacles) => obstacles.iter().map(|o| o.told(&world.root)).collect(),
         Err(e) => vec![e.to_string()],
     };
     for obstacle in &obstacles {

@@ -89,6 +89,14 @@ pub fn obstacle(root: &Root) -> Option<Obstacle> {
     path.to_string_lossy().contains(['[', '*', '?', '\\']).then(|| Obstacle::Path(path.to_owned()))
 }
 
+/// The command that makes the boot entries anew, for a person.
+pub fn update_command(root: &Root) -> String {
+    match root.is_slash() {
+        true => "clr-boot-manager update".to_owned(),
+        false => format!("clr-boot-manager update --path={}", root.path().display()),
+    }
+}
+
 /// Runs `clr-boot-manager update`. Its exit code proves nothing; [`BootFiles::read_back`] does.
 pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
     let child = match tools.child("clr-boot-manager", deadline) {

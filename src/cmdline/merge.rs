@@ -3,6 +3,7 @@
 //!
 //! `tests/data/cmdline-vectors.jsonl` holds what the real program made of 401 sets of files.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -240,12 +241,12 @@ impl Buffer {
         pieces
     }
 
-    fn words(&self, range: std::ops::Range<usize>) -> Vec<Word> {
+    fn words(&self, range: Range<usize>) -> Vec<Word> {
         let spans = parameter::spans(&self.bytes[range.clone()]);
         spans.into_iter().map(|s| self.word(range.start + s.start..range.start + s.end)).collect()
     }
 
-    fn word(&self, range: std::ops::Range<usize>) -> Word {
+    fn word(&self, range: Range<usize>) -> Word {
         let mut origins: Vec<Origin> = Vec::new();
         for place in self.from[range.clone()].chunk_by(|a, b| a == b) {
             if let Some(origin) = self.places.get(place[0])
@@ -294,14 +295,18 @@ fn remove_one(line: &mut Buffer, length: usize, text: &[u8]) -> (usize, Effect) 
     if !matches!(line.bytes[start + size], 0 | b' ') {
         return (length, Effect::NotAtAnEnd);
     }
-    // From the beginning of the word in which it begins.
-    let whole = line.bytes[..start].iter().rposition(|b| parameter::is_separator(*b)).map_or(0, |at| at + 1);
-    let of = line.words(whole..start + size);
+    let end = start + size;
+    // The words that lose something, as the kernel splits the line: a blank inside of quotes is no end.
+    let touched: Vec<Range<usize>> = parameter::spans(&line.bytes[..length]);
+    let touched: Vec<Range<usize>> = touched.into_iter().filter(|w| w.start < end && w.end > start).collect();
+    let whole =
+        touched.first().is_none_or(|w| w.start == start) && touched.last().is_none_or(|w| w.end == end);
+    let of: Vec<Word> = touched.iter().map(|w| line.word(w.clone())).collect();
     if size == length {
         line.bytes[0] = 0;
         return (0, Effect::Took(of));
     }
-    if line.bytes[start + size] == b' ' {
+    if line.bytes[end] == b' ' {
         size += 1;
     }
     let rest = (length - start).saturating_sub(size);
@@ -309,11 +314,12 @@ fn remove_one(line: &mut Buffer, length: usize, text: &[u8]) -> (usize, Effect) 
     line.from.copy_within(start + size..start + size + rest, start);
     line.bytes[start + rest] = 0;
     let length = length.saturating_sub(size);
-    if whole == start {
+    if whole {
         return (length, Effect::Took(of));
     }
-    let end = line.bytes[start..].iter().position(|b| *b == 0 || parameter::is_separator(*b));
-    let left = line.bytes[whole..end.map_or(start, |end| start + end)].to_vec();
+    let mut now = parameter::spans(&line.bytes[..length]).into_iter();
+    let left = now.find(|w| w.start <= start && start <= w.end);
+    let left = left.map(|w| line.bytes[w].to_vec()).unwrap_or_default();
     (length, Effect::TookPart { of, left })
 }
 

@@ -2,6 +2,8 @@
 //! parameter of it, and the writer of `module.sig_unenforce`.
 
 pub mod merge;
+pub mod obstacle;
+pub mod ours;
 pub mod parameter;
 pub mod report;
 pub mod sources;

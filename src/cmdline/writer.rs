@@ -1,20 +1,21 @@
 //! The writer of `module.sig_unenforce`: the smallest change that switches it on or off, and the way back.
 //!
-//! Only what we wrote ourselves is ever changed or removed. What that is stands in a state file, because an admin's
-//! mask (a link to `/dev/null`, as the distribution's guide teaches) looks exactly like ours.
+//! Only what we wrote ourselves is ever changed or removed.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::PARAMETER;
-use super::merge::{Effect, Word, contents, effective, merge};
-use super::parameter::{Arguments, Switch, read_switch};
-use super::sources::{ADMIN, Fragment, LOCAL, Mask, Sources};
+use super::obstacle::{gather, hindrances, holds_only_the_parameter, is_now, setters, switch_of};
+use super::ours::fragment_bytes;
+use super::sources::{Fragment, LOCAL, Mask, Sources};
+use super::{PARAMETER, Switch};
 use crate::sys::{FileError, Root};
 
-/// What we wrote, so that we may take it away again.
-pub const STATE: &str = "/var/lib/clr-dkms/cmdline.json";
+pub use super::obstacle::{Clear, Obstacle};
+pub use super::ours::{Ours, STATE};
+
 /// Our own fragment, where no bundle ships one. Should a vendor file have this name, which ours would mask, another one
 /// is taken.
 pub const OWN_FRAGMENT: &str = "clr-dkms.conf";
@@ -60,7 +61,8 @@ pub enum Step {
 }
 
 impl Step {
-    fn path(&self) -> &Path {
+    /// The file inside the root.
+    pub fn path(&self) -> &Path {
         match self {
             Step::WriteFragment(p) | Step::RemoveFragment(p) | Step::WriteMask(p) | Step::RemoveMask(p) => p,
         }
@@ -79,23 +81,6 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// What stands in the way, and the command that would clear it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Obstacle {
-    /// The file inside the root.
-    pub path: PathBuf,
-    /// What it does.
-    pub what: String,
-    /// What an admin can do.
-    pub clear: String,
-}
-
-impl std::fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}; to change that: {}", self.path.display(), self.what, self.clear)
-    }
-}
-
 /// What would be done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
@@ -105,322 +90,150 @@ pub struct Plan {
     pub obstacles: Vec<Obstacle>,
 }
 
-/// The state file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ours {
-    schema: u32,
-    wrote: Vec<PathBuf>,
-    /// Folders that were not there before us, the outermost first.
-    #[serde(default)]
-    made: Vec<PathBuf>,
-    /// Which of our files are masks.
-    #[serde(skip)]
-    masks: Vec<PathBuf>,
-}
-
-impl Ours {
-    /// Reads what we wrote, less what somebody has changed since.
-    ///
-    /// # Errors
-    /// When the state file cannot be read; a file that holds garbage counts as none, and is told.
-    pub fn load(root: &Root) -> Result<Ours, FileError> {
-        let Some(bytes) = root.read_optional(STATE)? else {
-            return Ok(Ours::default());
-        };
-        let mut ours: Ours = serde_json::from_slice(&bytes).unwrap_or_else(|e| {
-            let path = root.spell(STATE);
-            tracing::warn!("{} is damaged ({e}): no fragment or mask counts as ours", path.display());
-            Ours::default()
-        });
-        ours.wrote.retain(|path| {
-            path.parent() == Some(Path::new(LOCAL))
-                && (root.read_link(path).is_ok_and(|text| text == Path::new("/dev/null"))
-                    || root.read(path).is_ok_and(|bytes| bytes == fragment_bytes()))
-        });
-        ours.made.retain(|folder| {
-            folder.parent().is_some()
-                && (Path::new(LOCAL).starts_with(folder) || Path::new(STATE).starts_with(folder))
-        });
-        ours.masks = ours.wrote.iter().filter(|path| root.read_link(path).is_ok()).cloned().collect();
-        Ok(ours)
-    }
-
-    fn removal_of(&self, path: &Path) -> Step {
-        match self.masks.iter().any(|mask| mask == path) {
-            true => Step::RemoveMask(path.to_owned()),
-            false => Step::RemoveFragment(path.to_owned()),
-        }
-    }
-
-    /// Notes which of the folders above `path` are still to be made.
-    fn note_folders(&mut self, root: &Root, path: &Path) {
-        let mut missing: Vec<PathBuf> = path
-            .ancestors()
-            .skip(1)
-            .take_while(|folder| !root.lookup(folder).is_there())
-            .map(Path::to_owned)
-            .filter(|folder| !self.made.contains(folder))
-            .collect();
-        missing.reverse();
-        self.made.extend(missing);
-    }
-
-    fn has(&self, path: &Path) -> bool {
-        self.wrote.iter().any(|p| p == path)
-    }
-
-    fn save(&self, root: &Root) -> Result<(), FileError> {
-        if self.wrote.is_empty() {
-            root.remove(STATE)?;
-            // Whatever somebody else has put into them since keeps them.
-            for folder in self.made.iter().rev() {
-                root.remove_empty_folder(folder)?;
-            }
-            return Ok(());
-        }
-        root.write_json(STATE, &Ours { schema: 1, ..self.clone() }).map(|_| ())
-    }
-}
-
-/// The contents of our own fragment.
-fn fragment_bytes() -> Vec<u8> {
-    format!("{PARAMETER}\n").into_bytes()
-}
-
 /// What is to be done. `sources` are those of every kernel that matters; they differ in the kernel's own line only.
 pub fn plan(wish: Wish, sources: &[Sources], ours: &Ours) -> Plan {
     let mut plan = Plan::default();
-    if wish == Wish::Default {
-        plan.steps.extend(ours.wrote.iter().map(|path| ours.removal_of(path)));
-        return plan;
-    }
-    let Some(first) = sources.first() else { return plan };
-    let own = own_fragment(first);
-    let our_fragment = || first.local.iter().any(|f| f.path == own && f.mask.is_none()) && ours.has(&own);
     match wish {
-        Wish::Enable | Wish::Ensure if all(sources, Switch::On) => {}
-        Wish::Enable => enable(&mut plan, first, sources, ours, &own, true),
-        Wish::Ensure => enable(&mut plan, first, sources, ours, &own, false),
-        Wish::Disable => {
-            if our_fragment() {
-                plan.steps.push(Step::RemoveFragment(own));
-            }
-            disable(&mut plan, first, sources);
+        Wish::Default => {
+            plan.steps.extend(ours.fragments().cloned().map(Step::RemoveFragment));
+            plan.steps.extend(ours.masks().cloned().map(Step::RemoveMask));
         }
-        Wish::Default => {}
+        Wish::Enable => enable(&mut plan, sources, ours, true),
+        Wish::Ensure => enable(&mut plan, sources, ours, false),
+        Wish::Disable => disable(&mut plan, sources, ours),
     }
+    gather(&mut plan.obstacles);
     plan
 }
 
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
+}
+
+/// Where our own fragment is, or is to be.
 fn own_fragment(sources: &Sources) -> PathBuf {
     let is_vendors = |name: &&str| sources.vendor.iter().any(|f| f.name == **name);
     let name = [OWN_FRAGMENT].into_iter().chain(OTHER_NAMES).find(|name| !is_vendors(name));
     Path::new(LOCAL).join(name.unwrap_or(OWN_FRAGMENT))
 }
 
-fn enable(plan: &mut Plan, first: &Sources, sources: &[Sources], ours: &Ours, own: &Path, may_unmask: bool) {
-    let setting: Vec<&Fragment> = first.vendor.iter().filter(|f| sets(f)).collect();
-    let mask_of = |f: &Fragment| Path::new(LOCAL).join(&f.name);
-    for fragment in setting.iter().filter(|f| f.mask.is_some()) {
-        let mask = mask_of(fragment);
-        if ours.has(&mask) && may_unmask {
-            plan.steps.push(Step::RemoveMask(mask));
-        }
+fn enable(plan: &mut Plan, sources: &[Sources], ours: &Ours, may_unmask: bool) {
+    let Some(first) = sources.first() else { return };
+    let vendors = |path: &&PathBuf| first.vendor.iter().find(|f| f.name == name_of(path));
+    // A vendor has come to ship a file of our name: ours must not hide it.
+    plan.steps.extend(ours.fragments().filter(|p| vendors(p).is_some()).cloned().map(Step::RemoveFragment));
+    if all(&after_all(sources, &plan.steps), Switch::On) {
+        return;
     }
-    if setting.is_empty() && !first.local.iter().any(sets) {
-        match first.local.iter().find(|f| f.path == own) {
-            // Ours and masked cannot be; what is there is an admin's.
-            Some(_) => plan.obstacles.push(Obstacle {
-                path: own.to_owned(),
-                what: "is in the place of our fragment and is not ours".to_owned(),
-                clear: format!("rm {}", own.display()),
+    // What our mask hides, it must not hide any longer; nor may it stand in the place of our fragment.
+    let in_the_way = |p: &&PathBuf| vendors(p).is_none_or(sets);
+    if may_unmask {
+        plan.steps.extend(ours.masks().filter(in_the_way).cloned().map(Step::RemoveMask));
+    }
+    let now = after(first, &plan.steps);
+    let own = own_fragment(first);
+    let mut blocked = Vec::new();
+    let mut would = plan.steps.clone();
+    let masked: Vec<&Fragment> = now.vendor.iter().filter(|f| f.mask.is_some() && sets(f)).collect();
+    if !now.vendor.iter().any(sets) && !now.local.iter().any(|f| f.mask.is_none() && sets(f)) {
+        let write = Step::WriteFragment(own.clone());
+        would.push(write.clone());
+        match now.local.iter().find(|f| f.path == own) {
+            Some(_) => blocked.push(Obstacle {
+                what: "is in the place of our fragment, and is not ours".to_owned(),
+                clear: match ours.has(&own) {
+                    true => Clear::Verb("enable"),
+                    false => Clear::Remove,
+                },
+                line: None,
+                path: own,
             }),
-            None => plan.steps.push(Step::WriteFragment(own.to_owned())),
+            None => plan.steps.push(write),
         }
     }
-    let then: Vec<Sources> = sources.iter().map(|s| after(s, &plan.steps)).collect();
-    if all(&then, Switch::On) {
-        return;
-    }
-    for fragment in setting.iter().filter(|f| f.mask.is_some()) {
-        let mask = mask_of(fragment);
-        let clear = match (ours.has(&mask), may_unmask) {
-            (true, true) => continue,
-            (true, false) => "clr-dkms-cmdline enable".to_owned(),
-            (false, _) => format!("rm {}", mask.display()),
-        };
-        plan.obstacles.push(Obstacle {
+    for fragment in masked {
+        let path = Path::new(LOCAL).join(&fragment.name);
+        would.push(Step::RemoveMask(path.clone()));
+        blocked.push(Obstacle {
             what: format!("masks the vendor's fragment {}", fragment.path.display()),
-            clear,
-            path: mask,
+            clear: match ours.has(&path) {
+                true => Clear::Verb("enable"),
+                false => Clear::Remove,
+            },
+            line: None,
+            path,
         });
     }
-    if let Some(failing) = then.iter().find(|s| !all(std::slice::from_ref(*s), Switch::On)) {
-        plan.obstacles.extend(hindrances(&seen(failing)));
-    }
-    if plan.obstacles.is_empty() {
-        plan.obstacles.push(Obstacle {
-            path: PathBuf::from(LOCAL),
-            what: format!("and the other sources do not give a line with {PARAMETER}"),
-            clear: "look at the line with `clr-dkms-cmdline show`".to_owned(),
-        });
-    }
-}
-
-/// What keeps a parameter that some file sets from being effective: removals that take it, or a part of a word beside it,
-/// and words that end what the kernel reads.
-fn hindrances(sources: &Sources) -> Vec<Obstacle> {
-    let merged = merge(sources);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let is_ours = |word: &Word| read_switch(&word.bytes, PARAMETER) == Switch::On;
-    let mut obstacles = Vec::new();
-    for removed in &merged.removed {
-        let what = match &removed.effect {
-            Effect::Took(words) if words.iter().any(is_ours) => {
-                format!("takes {PARAMETER} out of the line again")
-            }
-            Effect::TookPart { of, left } if of.iter().any(is_ours) || mentions(left) => {
-                let of = of.iter().map(|w| text(&w.bytes)).collect::<Vec<_>>().join(" ");
-                format!("takes a part of {of}, and leaves {} behind", text(left))
-            }
-            _ => continue,
-        };
-        obstacles.push(Obstacle {
-            what: format!("{what} (line {}: \"{}\")", removed.by.line, text(&removed.text)),
-            clear: format!("edit or remove {}", removed.by.path.display()),
-            path: removed.by.path.clone(),
-        });
-    }
-    let arguments = Arguments::read(&merged.line);
-    let ends = |word: &&Word| {
-        let quotes = word.bytes.iter().filter(|b| **b == b'"').count();
-        word.bytes == b"--" || word.bytes == b"\"--\"" || quotes % 2 == 1
-    };
-    let shown = |bytes: &[u8]| -> String { text(bytes).chars().take(40).collect() };
-    if let Some(word) = merged.words.iter().find(ends)
-        && let Some(origin) = word.origins.first()
-    {
-        obstacles.push(Obstacle {
-            path: origin.path.clone(),
-            what: format!(
-                "has {} in line {}, behind which the kernel reads no parameter",
-                shown(&word.bytes),
-                origin.line
-            ),
-            clear: format!(
-                "edit {}, or look at the line with `clr-dkms-cmdline show`",
-                origin.path.display()
-            ),
-        });
-    }
-    for origin in &merged.cut_at {
-        obstacles.push(Obstacle {
-            path: origin.path.clone(),
-            what: format!("has a NUL byte in line {}, behind which everything is cut off", origin.line),
-            clear: format!("edit {}", origin.path.display()),
-        });
-    }
-    if obstacles.is_empty() {
-        obstacles.extend(arguments.remarks(PARAMETER).into_iter().map(|remark| Obstacle {
-            path: PathBuf::from(LOCAL),
-            what: format!("and the other sources give a line on which {remark}"),
-            clear: "look at the line with `clr-dkms-cmdline show`".to_owned(),
-        }));
-    }
-    obstacles
-}
-
-fn mentions(bytes: &[u8]) -> bool {
-    memchr::memmem::find(bytes, PARAMETER.as_bytes()).is_some()
-}
-
-fn disable(plan: &mut Plan, first: &Sources, sources: &[Sources]) {
-    for fragment in first.vendor.iter().filter(|f| f.mask.is_none() && sets(f)) {
-        if holds_only_the_parameter(fragment) {
-            plan.steps.push(Step::WriteMask(Path::new(LOCAL).join(&fragment.name)));
-        } else {
-            plan.obstacles.push(Obstacle {
-                path: fragment.path.clone(),
-                what: format!("sets {PARAMETER} beside other words, which a mask would take away too"),
-                clear: format!("put a changed copy at {LOCAL}/{}", fragment.name.to_string_lossy()),
-            });
-        }
-    }
-    let then: Vec<Sources> = sources.iter().map(|s| after(s, &plan.steps)).collect();
-    if !plan.obstacles.is_empty() || all(&then, Switch::Off) {
+    if all(&after_all(sources, &plan.steps), Switch::On) {
         return;
     }
-    let theirs = |path: PathBuf| Obstacle {
-        what: format!("sets {PARAMETER}, and is not ours"),
-        clear: format!("take {PARAMETER} out of {}", path.display()),
-        path,
-    };
-    if let Some(after) = then.first() {
-        let local = after.local.iter().filter(|f| f.mask.is_none() && sets(f));
-        plan.obstacles.extend(local.map(|f| theirs(f.path.clone())));
-        if after.admin.as_ref().is_some_and(|bytes| switch_of(bytes) != Switch::Off) {
-            plan.obstacles.push(theirs(PathBuf::from(ADMIN)));
+    plan.obstacles = blocked;
+    for sources in after_all(sources, &would) {
+        plan.add(hindrances(&sources));
+    }
+}
+
+fn disable(plan: &mut Plan, sources: &[Sources], ours: &Ours) {
+    let Some(first) = sources.first() else { return };
+    plan.steps.extend(ours.fragments().cloned().map(Step::RemoveFragment));
+    if all(&after_all(sources, &plan.steps), Switch::Off) {
+        return;
+    }
+    let now = after(first, &plan.steps);
+    let to_mask =
+        |f: &&Fragment| f.mask.is_none() && switch_of(&f.bytes) != Switch::Off && holds_only_the_parameter(f);
+    let masks = now.vendor.iter().filter(to_mask).map(|f| Path::new(LOCAL).join(&f.name));
+    plan.steps.extend(masks.map(Step::WriteMask));
+    for sources in after_all(sources, &plan.steps) {
+        if is_now(&sources) != Switch::Off {
+            plan.add(setters(&sources));
         }
     }
-    if sources.iter().any(|s| switch_of(&s.kernel) != Switch::Off) {
-        plan.obstacles.push(Obstacle {
-            path: PathBuf::from("/usr/lib/kernel/cmdline-*"),
-            what: format!("of a kernel sets {PARAMETER} itself"),
-            clear: format!("put {PARAMETER} into a file /etc/kernel/cmdline-removal.d/NAME.conf"),
-        });
+}
+
+impl Plan {
+    /// The kernels have most of their files in common.
+    fn add(&mut self, obstacles: Vec<Obstacle>) {
+        for obstacle in obstacles {
+            if !self.obstacles.contains(&obstacle) {
+                self.obstacles.push(obstacle);
+            }
+        }
     }
+}
+
+fn after_all(sources: &[Sources], steps: &[Step]) -> Vec<Sources> {
+    sources.iter().map(|s| after(s, steps)).collect()
 }
 
 /// The sources after some steps.
 pub fn after(sources: &Sources, steps: &[Step]) -> Sources {
     let mut after = sources.copy();
     for step in steps {
-        let name = step.path().file_name().unwrap_or_default().to_owned();
-        match step {
-            Step::WriteFragment(path) => {
-                let new = Fragment { name, path: path.clone(), bytes: fragment_bytes(), mask: None };
-                after.local.push(new);
-                after.local.sort_by(|a, b| a.name.as_encoded_bytes().cmp(b.name.as_encoded_bytes()));
-            }
-            Step::RemoveFragment(_) => after.local.retain(|f| f.name != name),
-            Step::WriteMask(_) => {
-                after
-                    .vendor
-                    .iter_mut()
-                    .filter(|f| f.name == name)
-                    .for_each(|f| f.mask = Some(Mask::SameName));
-            }
-            Step::RemoveMask(_) => {
-                after.local.retain(|f| f.name != name);
-                after.vendor.iter_mut().filter(|f| f.name == name).for_each(|f| f.mask = None);
-            }
-        }
+        let name = name_of(step.path()).to_owned();
+        let mask = match step {
+            Step::WriteFragment(_) | Step::WriteMask(_) => Some(Mask::SameName),
+            Step::RemoveFragment(_) | Step::RemoveMask(_) => None,
+        };
+        after.vendor.iter_mut().filter(|f| f.name == name).for_each(|f| f.mask.clone_from(&mask));
+        after.local.retain(|f| f.name != name);
+        let (bytes, mask) = match step {
+            Step::WriteFragment(_) => (fragment_bytes(), None),
+            Step::WriteMask(_) => (Vec::new(), Some(Mask::DevNull)),
+            Step::RemoveFragment(_) | Step::RemoveMask(_) => continue,
+        };
+        after.local.push(Fragment { name, path: step.path().to_owned(), bytes, mask });
+        after.local.sort_by(|a, b| a.name.as_encoded_bytes().cmp(b.name.as_encoded_bytes()));
     }
     after
 }
 
 fn all(sources: &[Sources], wanted: Switch) -> bool {
-    sources.iter().all(|s| read_switch(&effective(&seen(s)), PARAMETER) == wanted)
-}
-
-/// What this system itself makes of its files: the glob trap concerns only who is given a path.
-fn seen(sources: &Sources) -> Sources {
-    Sources { glob_blind: false, ..sources.copy() }
-}
-
-fn switch_of(bytes: &[u8]) -> Switch {
-    read_switch(&contents(bytes), PARAMETER)
+    sources.iter().all(|s| is_now(s) == wanted)
 }
 
 fn sets(fragment: &Fragment) -> bool {
     switch_of(&fragment.bytes) == Switch::On
-}
-
-fn holds_only_the_parameter(fragment: &Fragment) -> bool {
-    let line = contents(&fragment.bytes);
-    line.split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty())
-        .all(|word| read_switch(word, PARAMETER) == Switch::On)
 }
 
 /// Does what the plan says. What is about to be ours is written down first, so that a crash in between leaves
@@ -433,24 +246,20 @@ pub fn apply(root: &Root, plan: &Plan, ours: &Ours) -> Result<(), FileError> {
     for step in &plan.steps {
         let path = step.path();
         match step {
-            Step::WriteFragment(_) | Step::WriteMask(_) => {
-                ours.note_folders(root, path);
-                ours.note_folders(root, Path::new(STATE));
-                if !ours.has(path) {
-                    ours.wrote.push(path.to_owned());
-                    ours.save(root)?;
-                }
-                match step {
-                    Step::WriteMask(_) => root.link(path, Path::new("/dev/null"))?,
-                    _ => root.write(path, &fragment_bytes(), 0o644)?,
-                };
+            Step::WriteFragment(_) => {
+                ours.add(root, path)?;
+                root.write(path, &fragment_bytes(), 0o644)?;
+            }
+            Step::WriteMask(_) => {
+                ours.add(root, path)?;
+                root.link(path, Path::new("/dev/null"))?;
             }
             Step::RemoveFragment(_) | Step::RemoveMask(_) => {
                 root.remove(path)?;
-                ours.wrote.retain(|p| p != path);
-                ours.save(root)?;
+                ours.forget(root, path)?;
             }
         }
     }
-    Ok(())
+    // What an admin makes in the place of a file that is gone is not ours.
+    if ours.is_stale() { ours.save(root) } else { Ok(()) }
 }

@@ -3,7 +3,12 @@
 
 mod boot_files;
 mod cmdline_change;
+mod cmdline_check;
+mod cmdline_obstacles;
+mod cmdline_properties;
+mod cmdline_refresh;
 mod cmdline_show;
+mod cmdline_trouble;
 mod enforcement;
 mod enforcement_hostile;
 mod enforcement_roots;

@@ -107,3 +107,38 @@ pub(crate) fn unshared(tools: &Path, script: &str) -> std::process::Command {
     command.env("SOURCE_DATE_EPOCH", MOMENT).env("CLR_DKMS_TOOL_PATH", tools).env("LC_ALL", "C");
     command
 }
+
+/// A command of ours on that root, by a user who is not root; none where this machine lets us be no other one.
+pub(crate) fn as_nobody(root: &TestRoot, name: &str, arguments: &[&str]) -> Option<std::process::Command> {
+    let plain = root.command(name, arguments);
+    if !rustix::process::geteuid().is_root() {
+        return Some(plain);
+    }
+    // The folder of a test is closed to others.
+    set_mode(root.path().parent().unwrap(), 0o755);
+    let nobody = || {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command
+    };
+    let reachable = nobody().args(["test", "-x"]).arg(program(name)).status();
+    if !reachable.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: nobody cannot run {}", program(name).display());
+        return None;
+    }
+    let mut command = nobody();
+    command.arg(plain.get_program()).args(plain.get_args());
+    for (variable, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(variable, value),
+            None => command.env_remove(variable),
+        };
+    }
+    Some(command)
+}
+
+/// Sets the mode of a file or folder.
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}

@@ -1,0 +1,363 @@
+//! What stands in the way of a wish, and the command that would clear it. Each hindrance is found by trying: the line is
+//! merged again without it.
+
+use std::path::{Path, PathBuf};
+
+use super::PARAMETER;
+use super::merge::{Effect, Origin, Word, contents, effective, merge};
+use super::parameter::{LINE_LIMIT, Switch, read_switch};
+use super::sources::{ADMIN, Fragment, LOCAL, REMOVALS, Sources, VENDOR};
+use crate::sys::{Kind, Root, RootKind};
+
+/// A line has no more hindrances than that, or it is not worth while to name them all.
+const MOST: usize = 16;
+
+/// What stands in the way, and the command that would clear it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The file inside the root.
+    pub path: PathBuf,
+    /// The line of it, where it is one.
+    pub line: Option<usize>,
+    /// What it does.
+    pub what: String,
+    /// What an admin can do.
+    pub clear: Clear,
+}
+
+/// A command that clears an obstacle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Clear {
+    /// Take the file away.
+    Remove,
+    /// Change lines, named by their numbers. A vendor's file stays as it is: a changed copy takes its place.
+    Edit(Vec<(usize, Edit)>),
+    /// Have these bytes taken out of the line again.
+    TakeOut(Vec<u8>),
+    /// A verb of `clr-dkms-cmdline`.
+    Verb(&'static str),
+}
+
+/// A change of one line of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// Make a comment of it.
+    Comment,
+    /// Close the quote that it opens.
+    CloseQuote,
+    /// Take the word `--` out.
+    DropDashes,
+    /// Take its NUL bytes out.
+    DropNul,
+    /// Take the parameter out.
+    DropParameter,
+}
+
+impl Edit {
+    /// For `sed -E`.
+    fn script(self) -> &'static str {
+        match self {
+            Edit::Comment => "s/^/# /",
+            Edit::CloseQuote => "s/$/\"/",
+            Edit::DropDashes => "s/(^|\\s)\"?--\"?(\\s|$)/\\1\\2/",
+            Edit::DropNul => "s/\\x00//g",
+            Edit::DropParameter => {
+                "s/(^|\\s)\"?module[.]sig[-_]unenforce(=\"[^\"]*\"|=\\S*)?\"?(\\s|$)/\\1\\3/g"
+            }
+        }
+    }
+
+    /// The line as that makes it; [`Edit::DropParameter`] is never tried.
+    fn of(self, line: &[u8]) -> Vec<u8> {
+        match self {
+            Edit::Comment => [b"# ".as_slice(), line].concat(),
+            Edit::CloseQuote => [line, b"\""].concat(),
+            Edit::DropNul => line.iter().copied().filter(|b| *b != 0).collect(),
+            Edit::DropDashes => {
+                let words = super::parameter::spans(line);
+                match words.into_iter().find(|w| is_dashes(&line[w.clone()])) {
+                    Some(w) => [&line[..w.start], &line[w.end..]].concat(),
+                    None => line.to_vec(),
+                }
+            }
+            Edit::DropParameter => line.to_vec(),
+        }
+    }
+}
+
+impl Obstacle {
+    /// In a sentence, with the paths as the host spells them: a command for an image must not hit the host.
+    pub fn told(&self, root: &Root) -> String {
+        let path = root.spell(&self.path);
+        let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
+        format!("{}{line} {}; to change that: `{}`", path.display(), self.what, self.command(root))
+    }
+
+    /// The command that clears it.
+    pub fn command(&self, root: &Root) -> String {
+        let path = quoted(&root.spell(&self.path));
+        match &self.clear {
+            // A folder may hold something that is worth keeping.
+            Clear::Remove if root.lookup_link(&self.path).is(Kind::Folder) => format!("mv {path} {path}.off"),
+            Clear::Remove => format!("rm {path}"),
+            Clear::Edit(edits) => {
+                let scripts = edits.iter().map(|(line, edit)| format!("{line}{}", edit.script()));
+                let script = format!("'{}'", scripts.collect::<Vec<_>>().join(";"));
+                match (self.path.starts_with(VENDOR), self.path.file_name()) {
+                    (true, Some(name)) => {
+                        let (folder, copy) = (root.spell(LOCAL), root.spell(Path::new(LOCAL).join(name)));
+                        let (folder, copy) = (quoted(&folder), quoted(&copy));
+                        format!("mkdir -p {folder} && sed -E {script} {path} >{copy}")
+                    }
+                    _ => format!("sed -i -E {script} {path}"),
+                }
+            }
+            Clear::TakeOut(bytes) => {
+                let file = Path::new(REMOVALS).join("no-sig-unenforce.conf");
+                let (folder, file) = (quoted(&root.spell(REMOVALS)), quoted(&root.spell(file)));
+                let text = quoted(Path::new(&*String::from_utf8_lossy(bytes)));
+                format!("mkdir -p {folder} && printf '%s\\n' {text} >>{file}")
+            }
+            Clear::Verb(verb) => {
+                let root_path = quoted(root.path());
+                match root.kind() {
+                    RootKind::Live => format!("clr-dkms-cmdline {verb}"),
+                    RootKind::Image => format!("clr-dkms-cmdline {verb} --root {root_path}"),
+                    RootKind::LiveCopy => format!("clr-dkms-cmdline {verb} --live-root {root_path}"),
+                }
+            }
+        }
+    }
+}
+
+/// A changed copy of a vendor's file is made anew by each command: it has to have the changes of those before it too.
+pub(super) fn gather(obstacles: &mut [Obstacle]) {
+    for at in 1..obstacles.len() {
+        let (before, rest) = obstacles.split_at_mut(at);
+        let Obstacle { path, clear: Clear::Edit(edits), .. } = &mut rest[0] else { continue };
+        if let Some(Clear::Edit(earlier)) =
+            before.iter().rev().find(|o| o.path == *path && path.starts_with(VENDOR)).map(|o| &o.clear)
+        {
+            let new: Vec<_> = edits.iter().filter(|e| !earlier.contains(e)).copied().collect();
+            *edits = earlier.iter().copied().chain(new).collect();
+        }
+    }
+}
+
+/// A word for a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// What this system itself makes of its files: the glob trap concerns only who is given a path.
+pub(super) fn seen(sources: &Sources) -> Sources {
+    Sources { glob_blind: false, ..sources.copy() }
+}
+
+/// What the line of these files says of the parameter.
+pub(super) fn is_now(sources: &Sources) -> Switch {
+    read_switch(&effective(&seen(sources)), PARAMETER)
+}
+
+/// What a file alone would say.
+pub(super) fn switch_of(bytes: &[u8]) -> Switch {
+    read_switch(&contents(bytes), PARAMETER)
+}
+
+/// Nothing would be lost with the fragment but the parameter.
+pub(super) fn holds_only_the_parameter(fragment: &Fragment) -> bool {
+    let line = contents(&fragment.bytes);
+    super::parameter::spans(&line).into_iter().all(|w| read_switch(&line[w], PARAMETER) != Switch::Off)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn is_dashes(word: &[u8]) -> bool {
+    word == b"--" || word == b"\"--\""
+}
+
+/// What keeps a parameter that some file sets from being effective: removals that take it, or a part of a word beside it,
+/// and what ends the part of the line that the kernel reads.
+pub(super) fn hindrances(sources: &Sources) -> Vec<Obstacle> {
+    let mut sources = seen(sources);
+    let mut found = Vec::new();
+    while is_now(&sources) != Switch::On && found.len() < MOST {
+        let culprits = culprits(&sources);
+        if !culprits.is_empty() {
+            found.extend(culprits.iter().map(|by| removal(&sources, by, &culprits)));
+            return found;
+        }
+        let Some((origin, edit, what)) = end(&without(&sources, &every_removal(&sources))) else {
+            found.push(length(&sources));
+            break;
+        };
+        change(&mut sources, &origin, edit);
+        found.push(Obstacle {
+            path: origin.path,
+            line: Some(origin.line),
+            what,
+            clear: Clear::Edit(vec![(origin.line, edit)]),
+        });
+    }
+    found
+}
+
+fn every_removal(sources: &Sources) -> Vec<Origin> {
+    merge(sources).removed.into_iter().map(|r| r.by).collect()
+}
+
+/// The fewest lines of removals without which the parameter is effective; none when they are not the reason.
+fn culprits(sources: &Sources) -> Vec<Origin> {
+    let mut culprits = every_removal(sources);
+    if culprits.is_empty() || is_now(&without(sources, &culprits)) != Switch::On {
+        return Vec::new();
+    }
+    let mut at = 0;
+    while at < culprits.len() {
+        let one = culprits.remove(at);
+        if is_now(&without(sources, &culprits)) != Switch::On {
+            culprits.insert(at, one);
+            at += 1;
+        }
+    }
+    culprits
+}
+
+fn without(sources: &Sources, lines: &[Origin]) -> Sources {
+    let mut sources = sources.copy();
+    for line in lines {
+        change(&mut sources, line, Edit::Comment);
+    }
+    sources
+}
+
+/// Changes one line of one of the files.
+fn change(sources: &mut Sources, at: &Origin, edit: Edit) {
+    let fragments = sources.vendor.iter_mut().chain(&mut sources.local).map(|f| (&f.path, &mut f.bytes));
+    let removals = sources.removals.iter_mut().filter_map(|r| Some((&r.path, r.bytes.as_mut()?)));
+    let mut files = fragments.chain(removals);
+    let bytes = match files.find(|(path, _)| **path == at.path) {
+        Some((_, bytes)) => bytes,
+        None if at.path == Path::new(ADMIN) => sources.admin.get_or_insert_default(),
+        None => &mut sources.kernel,
+    };
+    let lines = bytes.split(|b| *b == b'\n').enumerate();
+    let lines = lines.map(|(n, line)| if n + 1 == at.line { edit.of(line) } else { line.to_vec() });
+    *bytes = lines.collect::<Vec<_>>().join(&b'\n');
+}
+
+/// A line of removals that is at fault. What it does shows where the others are gone.
+fn removal(sources: &Sources, by: &Origin, culprits: &[Origin]) -> Obstacle {
+    let others: Vec<Origin> = culprits.iter().filter(|o| *o != by).cloned().collect();
+    let merged = merge(&without(sources, &others));
+    let removed = merged.removed.iter().find(|r| r.by == *by);
+    let is_ours = |word: &Word| read_switch(&word.bytes, PARAMETER) == Switch::On;
+    let what = match removed.map(|r| &r.effect) {
+        Some(Effect::Took(words)) if words.iter().any(is_ours) => {
+            format!("takes {PARAMETER} out of the line again")
+        }
+        Some(Effect::TookPart { of, left }) => {
+            let of = of.iter().map(|w| text(&w.bytes)).collect::<Vec<_>>().join(" ");
+            format!("takes a part of {of} out of the line, and leaves {} behind", text(left))
+        }
+        _ => format!("keeps {PARAMETER} from being effective"),
+    };
+    let said = removed.map(|r| format!(" (\"{}\")", text(&r.text))).unwrap_or_default();
+    Obstacle {
+        path: by.path.clone(),
+        line: Some(by.line),
+        what: format!("{what}{said}"),
+        clear: Clear::Edit(vec![(by.line, Edit::Comment)]),
+    }
+}
+
+/// Where the kernel, or clr-boot-manager, stops to read.
+fn end(sources: &Sources) -> Option<(Origin, Edit, String)> {
+    let merged = merge(sources);
+    let shown = |word: &Word| -> String { text(&word.bytes).chars().take(40).collect() };
+    for word in &merged.words {
+        let Some(origin) = word.origins.first() else { continue };
+        let deaf = |why: String| format!("has {why}, behind which the kernel reads no parameter");
+        if is_dashes(&word.bytes) {
+            return Some((origin.clone(), Edit::DropDashes, deaf("the word --".to_owned())));
+        }
+        if word.bytes.iter().filter(|b| **b == b'"').count() % 2 == 1 {
+            let why = format!("a quote that is not closed, in {}", shown(word));
+            return Some((origin.clone(), Edit::CloseQuote, deaf(why)));
+        }
+        // Without removals nothing but a quote goes on from line to line. Another one closes this one behind ours.
+        if word.origins.len() > 1 && memchr::memmem::find(&word.bytes, PARAMETER.as_bytes()).is_some() {
+            let what = format!("opens a quote that is not closed before {PARAMETER}, in {}", shown(word));
+            return Some((origin.clone(), Edit::CloseQuote, what));
+        }
+    }
+    // One in the kernel's own line cuts off that line only.
+    let cut = merged.cut_at.into_iter().find(|o| o.path != sources.kernel_path)?;
+    Some((cut, Edit::DropNul, "has a NUL byte, behind which every fragment is cut off".to_owned()))
+}
+
+/// Nothing ends the line too early: it is too long.
+fn length(sources: &Sources) -> Obstacle {
+    let merged = merge(sources);
+    let bytes_of = |path: &Path| -> usize {
+        let of_it = merged.pieces.iter().filter(|p| p.origin.as_ref().is_some_and(|o| o.path == path));
+        of_it.map(|p| p.bytes.len()).sum()
+    };
+    let paths = merged.pieces.iter().filter_map(|p| Some(p.origin.as_ref()?.path.clone()));
+    let path = paths.max_by_key(|path| bytes_of(path)).unwrap_or_else(|| sources.kernel_path.clone());
+    let what = match merged.line.len() {
+        all if all > LINE_LIMIT => {
+            let own = bytes_of(&path);
+            format!("has {own} of the {all} bytes of a line of which the kernel reads {LINE_LIMIT}")
+        }
+        _ => format!("and the other files do not give a line with {PARAMETER}"),
+    };
+    Obstacle { path, line: None, what, clear: Clear::Verb("show") }
+}
+
+/// What sets the parameter, where no file of ours does.
+pub(super) fn setters(sources: &Sources) -> Vec<Obstacle> {
+    let merged = merge(&seen(sources));
+    let mut found = Vec::new();
+    for word in merged.words.iter().filter(|w| read_switch(&w.bytes, PARAMETER) != Switch::Off) {
+        found.extend(word.origins.iter().map(|origin| setter(sources, word, origin)));
+    }
+    if found.is_empty() {
+        found.push(length(sources));
+    }
+    found
+}
+
+fn setter(sources: &Sources, word: &Word, origin: &Origin) -> Obstacle {
+    let is_it = |f: &&Fragment| f.path == origin.path;
+    let obstacle =
+        |what: String, clear| Obstacle { path: origin.path.clone(), line: Some(origin.line), what, clear };
+    if word.origins.len() > 1 {
+        let what = format!("has a part of {}, which a removal has glued together", text(&word.bytes));
+        return obstacle(what, Clear::Verb("show"));
+    }
+    if memchr::memmem::find(&word.bytes, b"unenforce").is_none() {
+        let what =
+            format!("has {}: whether an initrd then sets {PARAMETER} cannot be told", text(&word.bytes));
+        return obstacle(what, Clear::Verb("show"));
+    }
+    if origin.path == sources.kernel_path {
+        let what = format!("is the kernel's own line, and sets {PARAMETER}");
+        return obstacle(what, Clear::TakeOut(word.bytes.clone()));
+    }
+    let drop = || Clear::Edit(vec![(origin.line, Edit::DropParameter)]);
+    if sources.vendor.iter().any(|f| is_it(&f)) {
+        let what = format!("sets {PARAMETER} beside other words, which a mask would take away too");
+        return obstacle(what, drop());
+    }
+    let whole = sources.local.iter().find(is_it).is_some_and(holds_only_the_parameter);
+    let clear = if whole { Clear::Remove } else { drop() };
+    obstacle(format!("sets {PARAMETER}, and is not ours"), clear)
+}

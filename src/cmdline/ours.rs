@@ -1,0 +1,148 @@
+//! What we wrote, so that we may take it away again: an admin's mask (a link to `/dev/null`, as the distribution's guide
+//! teaches) looks exactly like ours.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::PARAMETER;
+use super::sources::LOCAL;
+use crate::sys::{FileError, Kind, Presence, Root};
+
+/// The state file.
+pub const STATE: &str = "/var/lib/clr-dkms/cmdline.json";
+
+/// What it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ours {
+    schema: u32,
+    wrote: Vec<PathBuf>,
+    /// Folders that were not there before us, the outermost first.
+    #[serde(default)]
+    made: Vec<PathBuf>,
+    /// Which of our files are masks.
+    #[serde(skip)]
+    masks: Vec<PathBuf>,
+    /// The state file names more than there is: a run was killed, or somebody has removed or changed what we wrote.
+    #[serde(skip)]
+    stale: bool,
+}
+
+/// The contents of our own fragment.
+pub(super) fn fragment_bytes() -> Vec<u8> {
+    format!("{PARAMETER}\n").into_bytes()
+}
+
+/// Whether what stands there is what we wrote; none when it cannot be told.
+fn is_ours(root: &Root, path: &Path) -> Option<bool> {
+    if path.parent() != Some(Path::new(LOCAL)) {
+        return Some(false);
+    }
+    match root.lookup_link(path) {
+        Presence::Absent => Some(false),
+        Presence::Unreadable(_) => None,
+        Presence::There(stat) => match stat.kind {
+            Kind::Link => root.read_link(path).ok().map(|text| text == Path::new("/dev/null")),
+            Kind::File => root.read(path).ok().map(|bytes| bytes == fragment_bytes()),
+            Kind::Folder | Kind::Other => Some(false),
+        },
+    }
+}
+
+impl Ours {
+    /// Reads what we wrote, less what somebody has changed since.
+    ///
+    /// # Errors
+    /// When the state file cannot be read; a file that holds garbage counts as none, and is told.
+    pub fn load(root: &Root) -> Result<Ours, FileError> {
+        let Some(bytes) = root.read_optional(STATE)? else {
+            return Ok(Ours::default());
+        };
+        let mut ours: Ours = match serde_json::from_slice(&bytes) {
+            Ok(ours) => ours,
+            Err(e) => {
+                let path = root.spell(STATE);
+                tracing::warn!("{} is damaged ({e}): no fragment or mask counts as ours", path.display());
+                return Ok(Ours::default());
+            }
+        };
+        let named = ours.wrote.clone();
+        ours.wrote.retain(|path| is_ours(root, path) == Some(true));
+        let lost = |path: &PathBuf| is_ours(root, path) == Some(false);
+        ours.stale = ours.wrote.is_empty() || named.iter().any(lost);
+        ours.made.retain(|folder| {
+            folder.parent().is_some()
+                && (Path::new(LOCAL).starts_with(folder)
+                    || Path::new(STATE).parent().is_some_and(|of_state| of_state.starts_with(folder)))
+        });
+        ours.masks = ours.wrote.iter().filter(|path| root.read_link(path).is_ok()).cloned().collect();
+        Ok(ours)
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Notes which of the folders above `path` are still to be made.
+    fn note_folders(&mut self, root: &Root, path: &Path) {
+        let mut missing: Vec<PathBuf> = path
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| !root.lookup(folder).is_there())
+            .map(Path::to_owned)
+            .filter(|folder| !self.made.contains(folder))
+            .collect();
+        missing.reverse();
+        self.made.extend(missing);
+    }
+
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.wrote.iter().any(|p| p == path)
+    }
+
+    fn is_mask(&self, path: &Path) -> bool {
+        self.masks.iter().any(|mask| mask == path)
+    }
+
+    /// Our fragments.
+    pub(super) fn fragments(&self) -> impl Iterator<Item = &PathBuf> {
+        self.wrote.iter().filter(|path| !self.is_mask(path))
+    }
+
+    /// Our masks.
+    pub(super) fn masks(&self) -> impl Iterator<Item = &PathBuf> {
+        self.masks.iter()
+    }
+
+    /// Notes that we are about to write `path`.
+    pub(super) fn add(&mut self, root: &Root, path: &Path) -> Result<(), FileError> {
+        self.note_folders(root, path);
+        self.note_folders(root, Path::new(STATE));
+        if !self.has(path) {
+            self.wrote.push(path.to_owned());
+        }
+        self.save(root)
+    }
+
+    /// Notes that we have removed `path`.
+    pub(super) fn forget(&mut self, root: &Root, path: &Path) -> Result<(), FileError> {
+        self.wrote.retain(|p| p != path);
+        self.masks.retain(|p| p != path);
+        self.save(root)
+    }
+
+    pub(super) fn save(&mut self, root: &Root) -> Result<(), FileError> {
+        self.stale = false;
+        if !self.wrote.is_empty() {
+            return root.write_json(STATE, &Ours { schema: 1, ..self.clone() }).map(|_| ());
+        }
+        root.remove(STATE)?;
+        // Whatever somebody else has put into them since keeps them.
+        for folder in self.made.iter().rev() {
+            if let Err(e) = root.remove_empty_folder(folder) {
+                tracing::debug!("{e}; what stands there now is not what we made");
+            }
+        }
+        Ok(())
+    }
+}
