@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
-use crate::cmdline::{PARAMETER, Sources, Switch, effective, parameter};
+use crate::cmdline::{Sources, Switch, effective};
 use crate::dkms::conf::ConfError;
 use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
 use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Signature, Stage, Tree, conf};
@@ -39,20 +39,21 @@ impl Line {
     }
 
     /// What the kernel does with a file of that signature, where `verdict` holds. `loaded` are the taint letters of the
-    /// module that is loaded from it.
+    /// module that this kernel, which runs, has loaded under that name.
     pub fn outcome(&self, signature: &Signature, loaded: Option<&str>, verdict: &Verdict) -> Outcome {
         match signature {
             Signature::Unsigned { .. } => verdict.of(Kind::Unsigned),
             Signature::Broken { .. } => verdict.of(Kind::Unparsable),
             Signature::Signed { .. } => {
                 let (unknown, trusted) = (verdict.of(Kind::UnknownKey), verdict.of(Kind::Trusted));
-                // A signature that the running kernel took leaves no E behind: it has the key.
-                let taken = loaded.is_some_and(|letters| !letters.contains('E'));
-                match (taken, self.kernel.takes_foreign_keys()) {
-                    (true, _) => trusted,
-                    (false, false) => unknown,
-                    (false, true) if unknown.is_loaded() == trusted.is_loaded() => unknown,
-                    (false, true) => Outcome::Unknown,
+                // A signature that the kernel took leaves no E behind: it has the key. (The kernel's own module of the
+                // same name would have no O.)
+                let taken = loaded.is_some_and(|letters| letters.contains('O') && !letters.contains('E'));
+                match (self.kernel.takes_foreign_keys(), taken) {
+                    (false, _) => unknown,
+                    (true, true) => trusted,
+                    (true, false) if unknown.is_loaded() == trusted.is_loaded() => unknown,
+                    (true, false) => Outcome::Unknown,
                 }
             }
         }
@@ -140,9 +141,11 @@ impl Facts {
 }
 
 fn next_kernel<'a>(boot: &BootFiles, inventory: &'a Inventory) -> Option<&'a Installed> {
-    let told = boot.default.as_ref().and_then(|d| d.id.as_deref());
-    let known = told.and_then(|id| inventory.kernels.iter().find(|k| k.id == id));
-    known.or_else(|| inventory.boot_default())
+    match boot.default.as_ref().map(|d| d.id.as_deref()) {
+        Some(Some(id)) => inventory.kernels.iter().find(|k| k.id == id).or_else(|| inventory.boot_default()),
+        // Another system boots next; what is asked then is what this one will do when it is its turn.
+        Some(None) | None => inventory.boot_default(),
+    }
 }
 
 fn running_kernel(
@@ -267,9 +270,10 @@ pub fn line(world: &World, cache: &mut Cache, kernel: &Named<'_>) -> Line {
     let sources = Sources::observe(&world.root, &kernel.release);
     let effective = effective(&sources);
     let image = kernel.installed.map(|k| k.image.as_str());
+    let facts = KernelFacts::observe(&world.root, cache, &kernel.release, image);
     Line {
-        switch: parameter::read_switch(&effective, PARAMETER),
-        kernel: KernelFacts::observe(&world.root, cache, &kernel.release, image),
+        switch: facts.switch(&effective),
+        kernel: facts,
         id: kernel.id.clone(),
         release: kernel.release.clone(),
         sources,

@@ -208,7 +208,7 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         notes: notes(facts),
     };
     document.summary = summary(&document);
-    document.next_step = next_step(&document, progress, facts);
+    document.next_step = next_step(&document, progress, facts, known);
     document
 }
 
@@ -345,7 +345,12 @@ fn summary(document: &Document) -> String {
     }
 }
 
-fn next_step(document: &Document, progress: Progress, facts: &Facts) -> Option<String> {
+fn next_step(
+    document: &Document,
+    progress: Progress,
+    facts: &Facts,
+    known: Option<&Record>,
+) -> Option<String> {
     let run = "run `clr-dkms-post-update` as root";
     match document.verdict {
         Verdict::Healthy | Verdict::NotApplicable => None,
@@ -359,6 +364,15 @@ fn next_step(document: &Document, progress: Progress, facts: &Facts) -> Option<S
         }
         Verdict::Degraded => Some(match document.modules.iter().find(|m| is_lacking(m, facts)) {
             Some(m) => cure(m, document),
+            None if !refused_modules(facts).is_empty() => {
+                "`clr-dkms enforcement` tells why, and what helps".to_owned()
+            }
+            // What post-update leaves alone has been tried already, and stands in the record.
+            None if known.is_some_and(|r| !r.cmdline.obstacles.is_empty())
+                && document.sig_unenforce_wanted =>
+            {
+                "`clr-dkms-cmdline enable` as root names what stands in the way".to_owned()
+            }
             None if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
                 format!("mend the boot entries as the problems say, then {run}")
             }

@@ -10,10 +10,10 @@ use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::report::{LineReport, report};
 use crate::cmdline::writer::{self, Ours, Plan, Wish};
-use crate::cmdline::{PARAMETER, Sources, effective, merge, parameter};
+use crate::cmdline::{PARAMETER, Sources, effective, merge};
 use crate::config::SigUnenforce;
 use crate::dkms::Cache;
-use crate::enforcement::policy::parameter_wanted;
+use crate::enforcement::policy::{Breach, parameter_wanted};
 use crate::facts::{Facts, Line, expected_entries, kernels_that_matter, line};
 use crate::kernel::inventory::{IMAGES, Named};
 use crate::kernel::{Images, Inventory};
@@ -185,7 +185,7 @@ fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan:
     let boot = BootFiles::observe(&world.root, inventory);
     let says_otherwise = |line: &Line| {
         let entry = boot.of(&line.id);
-        entry.is_some_and(|e| parameter::read_switch(&e.options, PARAMETER) != line.switch)
+        entry.is_some_and(|e| line.kernel.switch(&e.options) != line.switch)
     };
     let record = state::load::<Record>(&world.root, RECORD);
     let last = record.as_good().map(|r| r.boot.clone()).unwrap_or_default();
@@ -263,6 +263,8 @@ pub struct Policy {
     pub met: bool,
     /// What is wrong, in words.
     pub wrong: Vec<String>,
+    /// What cannot be told, in words.
+    pub unknown: Vec<String>,
     /// The next step.
     pub step: Option<String>,
 }
@@ -270,9 +272,9 @@ pub struct Policy {
 /// Compares the configured lines of the tips with what the configuration wants.
 pub fn policy(world: &World, facts: &Facts) -> Policy {
     let wanted = parameter_wanted(&world.settings, facts);
-    let (wrong, wish) = match wanted.against(facts) {
-        (wrong, Some(wish)) if !wrong.is_empty() => (wrong, wish),
-        _ => return Policy { met: true, wrong: Vec::new(), step: None },
+    let Breach { wrong, unknown, wish } = wanted.against(facts);
+    let Some(wish) = wish.filter(|_| !wrong.is_empty() || !unknown.is_empty()) else {
+        return Policy { met: true, wrong, unknown, step: None };
     };
     let plan = Ours::load(&world.root).map(|ours| {
         let sources: Vec<Sources> = facts.lines.iter().map(|l| l.sources.copy()).collect();
@@ -285,7 +287,7 @@ pub fn policy(world: &World, facts: &Facts) -> Policy {
         },
         Err(e) => e.to_string(),
     };
-    Policy { met: false, wrong, step: Some(step) }
+    Policy { met: false, wrong, unknown, step: Some(step) }
 }
 
 fn check(world: &World) -> u8 {
@@ -303,13 +305,17 @@ fn check(world: &World) -> u8 {
         return exit::UNKNOWN;
     }
     let policy = policy(world, &facts);
-    for wrong in &policy.wrong {
+    for wrong in policy.wrong.iter().chain(&policy.unknown) {
         tracing::error!("{wrong}");
     }
     if let Some(step) = &policy.step {
         tracing::error!("next step: {step}");
     }
-    if policy.met { exit::OK } else { exit::ATTENTION }
+    match (policy.met, policy.wrong.is_empty()) {
+        (true, _) => exit::OK,
+        (false, false) => exit::ATTENTION,
+        (false, true) => exit::UNKNOWN,
+    }
 }
 
 #[derive(Debug, Serialize)]

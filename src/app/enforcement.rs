@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Common, answer, exit, json};
-use crate::dkms::proof::{facts_of, installed_file};
+use crate::dkms::proof::{facts_of, installed_file, vermagic_of};
 use crate::dkms::{Cache, Pair, Signature, Tree};
 use crate::enforcement::observe::module_taint;
 use crate::enforcement::report::{self, Document, ModuleFile, Setting, Standing, Subject};
@@ -59,6 +59,8 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
     let inventory = &facts.inventory;
     let default = facts.next_kernel().map(|k| k.name.release());
     let is_default = |release: &str| default.as_deref() == Some(release);
+    // Another system boots next.
+    let another = facts.boot.default.as_ref().is_some_and(|d| d.id.is_none());
     let mut looked = Vec::new();
     if let Some(asked) = asked {
         let named = inventory.named(&world.root, asked)?;
@@ -76,7 +78,8 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
             line: &l.line,
             installed: l.installed.is_some(),
             running: l.installed.is_some_and(|k| k.running) || inventory.runs(&l.line.release),
-            boots_next: is_default(&l.line.release),
+            refreshed: l.installed.is_some_and(|k| k.tip || k.running),
+            boots_next: is_default(&l.line.release) && !another,
             entry: facts.boot.of(&l.line.id),
             modules: l.modules.clone(),
         })
@@ -111,15 +114,18 @@ fn files(world: &World, cache: &mut Cache, pair: &Pair) -> Vec<ModuleFile> {
     let mut files = Vec::new();
     for built in &conf.built {
         let Some((path, there)) = installed_file(&world.root, &pair.release, built) else { continue };
-        let signature = match facts_of(&world.root, cache, &path, &there) {
-            Ok(facts) => facts.signature,
-            // It cannot be read: `status` says so, and no kernel will take it as it is.
-            Err(flaw) => Signature::Broken { reason: flaw.to_string() },
+        let (signature, unfit) = match facts_of(&world.root, cache, &path, &there) {
+            Ok(facts) => {
+                let flaw = vermagic_of(&facts, &pair.release, &path).err();
+                (facts.signature, flaw.map(|flaw| flaw.to_string()))
+            }
+            Err(flaw) => (Signature::Unsigned { note: None }, Some(flaw.to_string())),
         };
         files.push(ModuleFile {
             module: pair.module.clone(),
             path: world.root.spell(&path).display().to_string(),
             signature,
+            unfit,
             loaded: module_taint(&world.root, &built.name),
         });
     }

@@ -106,7 +106,7 @@ impl BootFiles {
         for (id, line) in expected {
             match self.of(id) {
                 None => wrong.push(format!("there is no boot entry for {id}")),
-                Some(entry) if words(&entry.options) != words(line) => {
+                Some(entry) if !is_made_of(&entry.options, line) => {
                     let mut what =
                         format!("the boot entry {} has another command line than configured", entry.file);
                     // clr-boot-manager's script for grub-mkconfig has it inside double quotes.
@@ -308,13 +308,16 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
     menu.problems.push(Problem::odd(what, None));
 }
 
-/// The words that compare: clr-boot-manager puts some of its own in front.
-fn words(line: &[u8]) -> Vec<&[u8]> {
+/// Whether the words of an entry are those of a line, behind some that clr-boot-manager puts in front.
+fn is_made_of(options: &[u8], line: &[u8]) -> bool {
     // The last two are Solus's.
     const OWN: [&[u8]; 5] = [b"root=", b"initrd=", b"rd.luks.uuid=", b"rootflags=", b"rd.vconsole."];
-    line.split(|b| b.is_ascii_whitespace())
-        .filter(|word| !word.is_empty() && !OWN.iter().any(|own| word.starts_with(own)))
-        .collect()
+    let words = |text: &'_ [u8]| -> Vec<Vec<u8>> {
+        text.split(u8::is_ascii_whitespace).filter(|w| !w.is_empty()).map(<[u8]>::to_vec).collect()
+    };
+    let (is, should) = (words(options), words(line));
+    let Some(front) = is.len().checked_sub(should.len()) else { return false };
+    is[front..] == should && is[..front].iter().all(|word| OWN.iter().any(|own| word.starts_with(own)))
 }
 
 #[cfg(test)]
@@ -324,8 +327,13 @@ mod tests {
 
     #[test]
     fn words_that_compare() {
-        assert_eq!(words(b"root=PARTUUID=1 quiet  rw"), words(b"quiet rw "));
-        assert_ne!(words(b"root=PARTUUID=1 quiet  rw"), words(b"quiet rw more"));
+        let entry = b"root=PARTUUID=1 rootflags=a quiet  rw";
+        assert!(is_made_of(entry, b"quiet rw ") && is_made_of(b"quiet rw", b"quiet rw"));
+        // What an admin configures counts, also where clr-boot-manager has such words itself.
+        assert!(is_made_of(b"root=PARTUUID=1 quiet rootflags=b", b"quiet rootflags=b"));
+        for other in [b"quiet rw more".as_slice(), b"quiet", b"rw", b"quiet rw rootflags=a", b"x quiet rw"] {
+            assert!(!is_made_of(entry, other), "{}", other.escape_ascii());
+        }
     }
 
     #[test]

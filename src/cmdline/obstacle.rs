@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::PARAMETER;
 use super::merge::{Effect, Origin, Word, contents, effective, merge};
-use super::parameter::{LINE_LIMIT, Switch, read_switch};
+use super::parameter::{LINE_LIMIT, Switch, written_switch};
 use super::sources::{ADMIN, Fragment, LOCAL, REMOVALS, Sources, VENDOR};
 use crate::sys::{Kind, Root, RootKind};
 
@@ -161,18 +161,18 @@ pub(super) fn seen(sources: &Sources) -> Sources {
 
 /// What the line of these files says of the parameter.
 pub(super) fn is_now(sources: &Sources) -> Switch {
-    read_switch(&effective(&seen(sources)), PARAMETER)
+    written_switch(&effective(&seen(sources)), PARAMETER)
 }
 
 /// What a file alone would say.
 pub(super) fn switch_of(bytes: &[u8]) -> Switch {
-    read_switch(&contents(bytes), PARAMETER)
+    written_switch(&contents(bytes), PARAMETER)
 }
 
 /// Nothing would be lost with the fragment but the parameter.
 pub(super) fn holds_only_the_parameter(fragment: &Fragment) -> bool {
     let line = contents(&fragment.bytes);
-    super::parameter::spans(&line).into_iter().all(|w| read_switch(&line[w], PARAMETER) != Switch::Off)
+    super::parameter::spans(&line).into_iter().all(|w| written_switch(&line[w], PARAMETER) != Switch::Off)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -258,7 +258,7 @@ fn removal(sources: &Sources, by: &Origin, culprits: &[Origin]) -> Obstacle {
     let others: Vec<Origin> = culprits.iter().filter(|o| *o != by).cloned().collect();
     let merged = merge(&without(sources, &others));
     let removed = merged.removed.iter().find(|r| r.by == *by);
-    let is_ours = |word: &Word| read_switch(&word.bytes, PARAMETER) == Switch::On;
+    let is_ours = |word: &Word| written_switch(&word.bytes, PARAMETER) == Switch::On;
     let what = match removed.map(|r| &r.effect) {
         Some(Effect::Took(words)) if words.iter().any(is_ours) => {
             format!("takes {PARAMETER} out of the line again")
@@ -326,7 +326,7 @@ fn length(sources: &Sources) -> Obstacle {
 pub(super) fn setters(sources: &Sources) -> Vec<Obstacle> {
     let merged = merge(&seen(sources));
     let mut found = Vec::new();
-    for word in merged.words.iter().filter(|w| read_switch(&w.bytes, PARAMETER) != Switch::Off) {
+    for word in merged.words.iter().filter(|w| written_switch(&w.bytes, PARAMETER) != Switch::Off) {
         found.extend(word.origins.iter().map(|origin| setter(sources, word, origin)));
     }
     if found.is_empty() {

@@ -282,6 +282,11 @@ pub fn read_switch(line: &[u8], name: &str) -> Switch {
     Arguments::read(line).switch(name, Dialect::default())
 }
 
+/// What a line itself says of the parameter, whatever a bootconfig may add.
+pub fn written_switch(line: &[u8], name: &str) -> Switch {
+    Arguments::read(line).switch(name, Dialect { bootconfig: false, ..Dialect::default() })
+}
+
 /// Where the words of a line stand: separated by blanks outside of double quotes.
 pub fn spans(line: &[u8]) -> Vec<Range<usize>> {
     let mut found = Vec::new();

@@ -157,7 +157,8 @@ fn content(root: &Root, path: &Path, unreadable: &mut Vec<FileError>) -> Option<
         Ok(bytes) => Some(bytes),
         Err(e) if e.is_absent() => None,
         Err(e) => {
-            if e.is_denied() {
+            // A folder, a FIFO, a loop of links: clr-boot-manager cannot read them either.
+            if !e.is_no_file() {
                 unreadable.push(e);
             }
             None

@@ -2,12 +2,12 @@
 
 use super::PARAMETER;
 use super::merge::{Effect, Merged, Word, contents};
-use super::parameter::{Switch, read_switch};
+use super::parameter::{Switch, written_switch};
 use super::sources::{Fragment, LOCAL, Mask, Sources};
 
 /// Makes the sentences; none when no file says anything of it.
 pub fn story(sources: &Sources, merged: &Merged) -> Vec<String> {
-    let sets = |word: &Word| read_switch(&word.bytes, PARAMETER) == Switch::On;
+    let sets = |word: &Word| written_switch(&word.bytes, PARAMETER) == Switch::On;
     let places = |word: &Word| word.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     let mut told: Vec<String> = merged
         .words
@@ -40,7 +40,7 @@ pub fn story(sources: &Sources, merged: &Merged) -> Vec<String> {
 }
 
 fn is_setting(fragment: &Fragment) -> bool {
-    read_switch(&contents(&fragment.bytes), PARAMETER) == Switch::On
+    written_switch(&contents(&fragment.bytes), PARAMETER) == Switch::On
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ fn cure(kernel: &KernelReport, module: &ModuleReport, setting: &Setting<'_>) -> 
     let line = kernel.configured.cmdline.as_deref().unwrap_or_default();
     let on_line = |name: &str| Arguments::read(line.as_bytes()).has(name);
     let firmware = setting.machine.secure_boot == SecureBoot::On;
-    Some(if matches!(module.signature, Signature::Broken { .. }) {
+    Some(if module.unfit || matches!(module.signature, Signature::Broken { .. }) {
         let (module, release) = (&module.module, &kernel.release);
         // Not `dkms remove`: for the module's last kernel that would forget the module.
         format!(

@@ -1,9 +1,12 @@
 //! The facts of a root that verdicts are made from.
 
+use crate::cmdline::parameter::Arguments;
+use crate::cmdline::{PARAMETER, Switch};
 use crate::dkms::Cache;
 use crate::kernel::inventory::{IMAGES, module_folder};
 use crate::sys::{Kind, Presence, Root, RootKind, efi};
 
+use super::verdict::dialect_of;
 use super::{Boot, KernelConfig, Patch, Runtime, SecureBoot, patch};
 
 /// How the kernel shows its own parameters.
@@ -202,6 +205,11 @@ impl KernelFacts {
             c.has("SECONDARY_TRUSTED_KEYRING")
                 || c.text("SYSTEM_TRUSTED_KEYS").is_some_and(|keys| !keys.is_empty())
         })
+    }
+
+    /// What a command line says of `module.sig_unenforce` to this kernel.
+    pub fn switch(&self, line: &[u8]) -> Switch {
+        Arguments::read(line).switch(PARAMETER, dialect_of(self.config.as_ref(), self.version))
     }
 
     /// These facts with a command line, on that machine.

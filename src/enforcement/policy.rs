@@ -3,8 +3,9 @@
 use crate::cmdline::writer::Wish;
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::{Settings, SigUnenforce};
-use crate::dkms::Pair;
 use crate::dkms::plan::{Decision, State, decide};
+use crate::dkms::proof::Proof;
+use crate::dkms::{Pair, Signature};
 use crate::facts::{Facts, Line};
 
 /// How `module.sig_unenforce` is wanted.
@@ -18,20 +19,38 @@ pub enum Wanted {
     Either,
 }
 
+/// What is not as wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Breach {
+    /// In sentences.
+    pub wrong: Vec<String>,
+    /// What cannot be told, in sentences.
+    pub unknown: Vec<String>,
+    /// The wish that would mend it.
+    pub wish: Option<Wish>,
+}
+
 impl Wanted {
-    /// What is wrong with the configured lines of the tips, and the wish that would mend it.
-    pub fn against(self, facts: &Facts) -> (Vec<String>, Option<Wish>) {
+    /// What is wrong with the configured lines of the tips.
+    pub fn against(self, facts: &Facts) -> Breach {
         let (right, wish, what) = match self {
-            Wanted::Either => return (Vec::new(), None),
+            Wanted::Either => return Breach::default(),
             Wanted::On => (Switch::On, Wish::Ensure, "is not configured"),
             Wanted::Off => (Switch::Off, Wish::Disable, "is configured, and not wanted,"),
         };
         let tips = facts.inventory.tips();
-        let is_tip = |line: &Line| tips.iter().any(|k| k.name.release() == line.release);
-        let wrong = facts.lines.iter().filter(|l| is_tip(l) && l.switch != right).map(|l| l.release.as_str());
-        let wrong: Vec<&str> = wrong.collect();
-        let said = (!wrong.is_empty()).then(|| format!("{PARAMETER} {what} for kernel {}", wrong.join(", ")));
-        (said.into_iter().collect(), Some(wish))
+        let is_tip = |line: &&Line| tips.iter().any(|k| k.name.release() == line.release);
+        let said = |unknown: bool, what: &str| {
+            let lines = facts.lines.iter().filter(is_tip).filter(|l| l.switch != right);
+            let lines = lines.filter(|l| (l.switch == Switch::Unknown) == unknown);
+            let releases: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
+            (!releases.is_empty()).then(|| format!("{PARAMETER} {what} for kernel {}", releases.join(", ")))
+        };
+        Breach {
+            wrong: said(false, what).into_iter().collect(),
+            unknown: said(true, "is written in a way that cannot be told").into_iter().collect(),
+            wish: Some(wish),
+        }
     }
 }
 
@@ -40,7 +59,8 @@ impl Wanted {
 pub fn parameter_wanted(settings: &Settings, facts: &Facts) -> Wanted {
     let needs = |pair: &Pair| {
         let line = facts.lines.iter().find(|l| l.release == pair.release);
-        line.is_none_or(|line| line.takes_the_parameter(&facts.machine)) && is_needed(pair)
+        let needed = |line: &Line| line.takes_the_parameter(&facts.machine) && !is_signed_for(pair, line);
+        line.is_none_or(needed) && is_needed(pair)
     };
     match settings.sig_unenforce {
         SigUnenforce::On => Wanted::On,
@@ -53,6 +73,14 @@ pub fn parameter_wanted(settings: &Settings, facts: &Facts) -> Wanted {
 /// Whether `module.sig_unenforce` is wanted.
 pub fn sig_unenforce_wanted(settings: &Settings, facts: &Facts) -> bool {
     parameter_wanted(settings, facts) == Wanted::On
+}
+
+/// Whoever signs modules for a kernel that can be given keys means it to take them: the parameter is not for them.
+fn is_signed_for(pair: &Pair, line: &Line) -> bool {
+    let signed = |proof: &Proof| matches!(proof.signature, Some(Signature::Signed { .. }));
+    line.kernel.takes_foreign_keys()
+        && line.kernel.config.is_some()
+        && pair.proof.as_ref().is_ok_and(|proofs| proofs.iter().all(signed))
 }
 
 /// The module should be there on this kernel.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::advice::{next_step, standing, summary};
-use super::{Kind, Machine, Outcome, Refusal, SecureBoot, Tri, Verdict, now};
+use super::{KernelFacts, Kind, Machine, Outcome, Refusal, SecureBoot, Tri, Verdict, now};
 use crate::boot::Entry;
+use crate::cmdline::merge;
 use crate::cmdline::story::story;
-use crate::cmdline::{PARAMETER, merge, parameter};
 use crate::dkms::{ModuleName, Signature};
 use crate::facts::Line;
 
@@ -21,6 +21,8 @@ pub struct ModuleFile {
     pub path: String,
     /// What the file says of its signature.
     pub signature: Signature,
+    /// Why no kernel takes it, whatever its signature: it is no module, or one of another kernel.
+    pub unfit: Option<String>,
     /// The taint letters of the module that is loaded under that name now.
     pub loaded: Option<String>,
 }
@@ -34,6 +36,8 @@ pub struct Subject<'a> {
     pub installed: bool,
     /// It runs.
     pub running: bool,
+    /// It is a tip, or runs: clr-boot-manager refreshes its entry. Others it leaves alone, or deletes.
+    pub refreshed: bool,
     /// It boots next.
     pub boots_next: bool,
     /// Its boot entry; none when there is none, or none can be seen.
@@ -106,8 +110,11 @@ pub struct ModuleReport {
     pub path: String,
     /// What it says of its signature.
     pub signature: Signature,
-    /// The same in words.
+    /// The same in words, or why no kernel takes the file.
     pub signature_text: String,
+    /// No kernel takes the file, whatever its signature.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unfit: bool,
     /// As configured.
     pub configured: &'static str,
     /// At the next boot; none without a boot entry.
@@ -134,6 +141,9 @@ pub struct KernelReport {
     pub running: bool,
     /// It boots next.
     pub boots_next: bool,
+    /// clr-boot-manager refreshes its boot entry.
+    #[serde(skip)]
+    pub(super) refreshed: bool,
     /// Whether it knows `module.sig_unenforce`: `v1`, `v2`, `absent`, `unknown`.
     pub patch: &'static str,
     /// Today's files.
@@ -178,14 +188,14 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// What one verdict says, with the line that it is about.
-fn view(line: Option<&[u8]>, entry: Option<&Entry>, verdict: Verdict) -> View {
+fn view(line: Option<&[u8]>, entry: Option<&Entry>, kernel: &KernelFacts, verdict: Verdict) -> View {
     let outcomes = || KINDS.iter().map(|(name, kind)| (*name, verdict.of(*kind)));
     let open = outcomes().any(|(_, outcome)| outcome == Outcome::Unknown);
     let mut because = verdict.because.clone();
     because.extend(verdict.missing.iter().filter(|_| open).map(|fact| format!("not known: {fact}")));
     View {
         cmdline: line.map(|l| String::from_utf8_lossy(l).into_owned()),
-        sig_unenforce: line.map_or("unknown", |l| parameter::read_switch(l, PARAMETER).word()),
+        sig_unenforce: line.map_or("unknown", |l| kernel.switch(l).word()),
         loads: outcomes().map(|(name, outcome)| (name, outcome.word())).collect(),
         error: outcomes().filter_map(|(name, outcome)| Some((name, outcome.error()?))).collect(),
         because,
@@ -201,8 +211,15 @@ impl View {
         self.verdict.of(Kind::Unsigned)
     }
 
+    /// What is known of both is not the same.
     pub(super) fn differs(&self, other: &View) -> bool {
-        self.loads != other.loads || self.error != other.error
+        let differ = |(kind, word): (&&str, &&str)| {
+            let there = other.loads.get(kind).copied().unwrap_or("unknown");
+            let errors = (self.error.get(kind), other.error.get(kind));
+            let known = *word != "unknown" && there != "unknown";
+            known && (*word != there || matches!(errors, (Some(one), Some(another)) if one != another))
+        };
+        self.loads.iter().any(differ)
     }
 }
 
@@ -210,18 +227,19 @@ impl KernelReport {
     /// Makes it.
     pub fn new(subject: &Subject<'_>, machine: &Machine) -> KernelReport {
         let line = subject.line;
-        let mut configured = view(Some(&line.effective), None, line.verdict_with(&line.effective, machine));
+        let mut configured =
+            view(Some(&line.effective), None, &line.kernel, line.verdict_with(&line.effective, machine));
         if configured.verdict.demanded != Tri::No {
             configured.because.extend(story(&line.sources, &merge(&line.sources)));
         }
-        let next_boot = subject
-            .entry
-            .map(|entry| view(Some(&entry.options), Some(entry), line.verdict_with(&entry.options, machine)));
+        let next_boot = subject.entry.map(|entry| {
+            view(Some(&entry.options), Some(entry), &line.kernel, line.verdict_with(&entry.options, machine))
+        });
         let runtime = machine.runtime.as_ref().filter(|_| subject.running);
         let now = runtime.map(|runtime| {
             let booted = machine.line.as_deref();
             let verdict = now(&line.kernel.boot(booted.unwrap_or_default(), machine), runtime);
-            view(booted, None, verdict)
+            view(booted, None, &line.kernel, verdict)
         });
         let modules =
             subject.modules.iter().map(|m| module(m, line, &configured, next_boot.as_ref(), now.as_ref()));
@@ -231,6 +249,7 @@ impl KernelReport {
             installed: subject.installed,
             running: subject.running,
             boots_next: subject.boots_next,
+            refreshed: subject.refreshed,
             patch: line.kernel.patch.word(),
             modules: modules.collect(),
             configured,
@@ -261,12 +280,11 @@ impl KernelReport {
     }
 
     pub(super) fn entry_differs(&self) -> bool {
-        self.next_boot.as_ref().is_some_and(|view| view.differs(&self.configured))
+        self.refreshed && self.next_boot.as_ref().is_some_and(|view| view.differs(&self.configured))
     }
 
     pub(super) fn differs(&self) -> bool {
-        let seen = [self.next_boot.as_ref(), self.now.as_ref()];
-        seen.into_iter().flatten().any(|view| view.differs(&self.configured))
+        self.entry_differs() || self.now.as_ref().is_some_and(|view| view.differs(self.coming()))
     }
 }
 
@@ -277,13 +295,19 @@ fn module(
     next: Option<&View>,
     now: Option<&View>,
 ) -> ModuleReport {
-    let of = |view: &View| line.outcome(&file.signature, file.loaded.as_deref(), &view.verdict);
+    // What another kernel has loaded is no evidence for this one.
+    let loaded = file.loaded.as_deref().filter(|_| now.is_some());
+    let of = |view: &View| match &file.unfit {
+        Some(_) => Outcome::Refused(None),
+        None => line.outcome(&file.signature, loaded, &view.verdict),
+    };
     let coming = of(next.unwrap_or(configured));
     ModuleReport {
         module: file.module.clone(),
         path: file.path.clone(),
-        signature_text: file.signature.to_string(),
+        signature_text: file.unfit.clone().unwrap_or_else(|| file.signature.to_string()),
         signature: file.signature.clone(),
+        unfit: file.unfit.is_some(),
         configured: of(configured).word(),
         next_boot: next.map(|view| of(view).word()),
         now: now.map(|view| of(view).word()),
@@ -317,9 +341,14 @@ pub fn document(subjects: &[Subject<'_>], setting: &Setting<'_>) -> Document {
     }
     notes.extend(setting.entry_notes.iter().cloned());
     if kernels.iter().any(KernelReport::entry_differs) {
-        notes.push(
-            "the next `clr-boot-manager update`, which each update runs, makes the boot entries as configured".to_owned(),
-        );
+        let mut note = "the next `clr-boot-manager update`, which each update runs, makes the boot entries as configured".to_owned();
+        let lost = |k: &&KernelReport| {
+            k.modules.iter().any(|m| m.configured == "refused" && m.coming() != "refused")
+        };
+        if let Some(kernel) = kernels.iter().find(lost) {
+            note += &format!(": then kernel {} refuses modules that it takes now", kernel.release);
+        }
+        notes.push(note);
     }
     Document {
         schema: 1,

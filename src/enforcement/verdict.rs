@@ -144,10 +144,15 @@ fn whole_line(boot: &Boot<'_>) -> Vec<u8> {
 }
 
 pub(super) fn dialect(boot: &Boot<'_>) -> Dialect {
+    dialect_of(boot.config, boot.version)
+}
+
+/// How a kernel reads its command line.
+pub fn dialect_of(config: Option<&KernelConfig>, version: Option<[u32; 3]>) -> Dialect {
     Dialect {
         // Measured: 6.1 and 6.12 do not know them; some later kernel does.
-        enabled_words: boot.version.is_none_or(|[major, minor, _]| (major, minor) > (6, 12)),
-        bootconfig: boot.config.is_none_or(|c| c.has("BOOT_CONFIG")),
+        enabled_words: version.is_none_or(|[major, minor, _]| (major, minor) > (6, 12)),
+        bootconfig: config.is_none_or(|c| c.has("BOOT_CONFIG")),
     }
 }
 

@@ -93,7 +93,7 @@ fn kernel(kernel: &KernelReport) -> Vec<String> {
     let mut out = vec![format!("Kernel {}{roles}", kernel.release)];
     let columns = columns(kernel);
     let row = |label: &str, cells: Vec<String>| {
-        let cells: String = cells.iter().map(|cell| format!("{cell:22}")).collect();
+        let cells: String = cells.iter().map(|cell| format!("{cell:24}")).collect();
         format!("  {label:12}  {cells}").trim_end().to_owned()
     };
     out.push(row("", columns.iter().map(Column::name).collect()));

@@ -46,6 +46,12 @@ impl FileError {
         matches!(self.cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
     }
 
+    /// What is there is no file that anybody could read: a folder, a FIFO, a device, a loop of links.
+    pub fn is_no_file(&self) -> bool {
+        self.cause.kind() == io::ErrorKind::Other
+            || [Errno::ISDIR, Errno::LOOP].iter().any(|e| self.cause.raw_os_error() == Some(e.raw_os_error()))
+    }
+
     /// The caller may not do this: a matter of privilege, not of the state of the file.
     pub fn is_denied(&self) -> bool {
         self.cause.kind() == io::ErrorKind::PermissionDenied
@@ -273,7 +279,11 @@ impl Root {
         let file = self.open_file(path)?;
         file.take(READ_LIMIT + 1).read_to_end(&mut bytes).map_err(|e| self.fail("read", path, e))?;
         if bytes.len() as u64 > READ_LIMIT {
-            return Err(self.fail("read", path, io::Error::other("it is larger than 512 MiB")));
+            return Err(self.fail(
+                "read",
+                path,
+                io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 512 MiB"),
+            ));
         }
         Ok(bytes)
     }
