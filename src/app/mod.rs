@@ -237,10 +237,18 @@ pub fn answer(text: &str, color: Color) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A value as JSON with a final newline.
+/// A value as JSON with a final newline. Control characters that JSON lets stand are escaped too: what takes the colour
+/// out of an answer would take them out with it.
 ///
 /// # Errors
 /// When it cannot be written as JSON.
 pub fn json<T: serde::Serialize>(value: &T) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(value)? + "\n")
+    let mut text = String::new();
+    for c in serde_json::to_string_pretty(value)?.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ => text.push(c),
+        }
+    }
+    Ok(text + "\n")
 }

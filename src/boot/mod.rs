@@ -7,7 +7,7 @@ pub mod menu;
 pub mod partition;
 pub mod syslinux;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
@@ -16,6 +16,9 @@ use crate::sys::{Ended, Fingerprint, Kind, Output, Root, RootKind, Tools};
 
 pub use files::{BootFiles, ReadBack};
 pub use menu::{DefaultEntry, Entry, Loader, Problem, SetBy};
+
+/// The number of the device `/dev/null`: major 1, minor 3.
+const DEV_NULL: u64 = 1 << 8 | 3;
 
 /// How one run of the boot manager ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub enum Obstacle {
     Chroot,
     /// A path with a character of glob(7): it would write entries without any fragment.
     Path(PathBuf),
+    /// A FIFO, socket or device where it reads a fragment: it would wait for ever.
+    Endless(PathBuf),
 }
 
 impl std::fmt::Display for Obstacle {
@@ -76,17 +81,40 @@ impl std::fmt::Display for Obstacle {
                 "below a path with [ * ? or \\ clr-boot-manager finds no command line fragment: give {} another name",
                 path.display()
             ),
+            Obstacle::Endless(path) => {
+                let path = path.display();
+                write!(f, "{path} is no file, and would keep clr-boot-manager waiting for ever: rm {path}")
+            }
         }
     }
 }
 
 /// What is in the way of running the boot manager for this root, if anything.
 pub fn obstacle(root: &Root) -> Option<Obstacle> {
-    if root.is_slash() {
-        return (root.kind() == RootKind::Image).then_some(Obstacle::Chroot);
+    if root.is_slash() && root.kind() == RootKind::Image {
+        return Some(Obstacle::Chroot);
     }
     let path = root.path();
-    path.to_string_lossy().contains(['[', '*', '?', '\\']).then(|| Obstacle::Path(path.to_owned()))
+    if path.to_string_lossy().contains(['[', '*', '?', '\\']) {
+        return Some(Obstacle::Path(path.to_owned()));
+    }
+    endless(root).map(|path| Obstacle::Endless(root.spell(path)))
+}
+
+/// What is no file where clr-boot-manager reads one.
+fn endless(root: &Root) -> Option<PathBuf> {
+    let in_folders = [VENDOR, LOCAL, REMOVALS].into_iter().flat_map(|folder| {
+        // What cannot be listed is told where the line is made of it.
+        let entries = root.list_optional(folder).unwrap_or_default().into_iter();
+        let names = entries.map(|e| e.name).filter(|n| n.as_encoded_bytes().ends_with(b".conf"));
+        names.map(move |name| Path::new(folder).join(name))
+    });
+    let mut paths = in_folders.chain([PathBuf::from(ADMIN)]);
+    // A link to /dev/null is a mask, or an empty file.
+    let waits = |path: &PathBuf| {
+        root.lookup(path).stat().is_some_and(|s| s.kind == Kind::Other && s.stands_for != DEV_NULL)
+    };
+    paths.find(waits)
 }
 
 /// The command that makes the boot entries anew, for a person.

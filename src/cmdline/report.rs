@@ -72,6 +72,9 @@ pub struct LineReport {
     pub id: String,
     /// The line; bytes that are no UTF-8 are replaced (`--raw` has them).
     pub cmdline: String,
+    /// The bytes of the line in hexadecimal, where they are no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmdline_hex: Option<String>,
     /// `on`, `off` or `unknown`.
     pub sig_unenforce: &'static str,
     /// The masked fragments, in words.
@@ -97,6 +100,9 @@ pub fn report(release: &str, id: &str, sources: &Sources, merged: &Merged) -> Li
         release: release.to_owned(),
         id: id.to_owned(),
         cmdline: text(&merged.line),
+        cmdline_hex: std::str::from_utf8(&merged.line)
+            .is_err()
+            .then(|| merged.line.iter().map(|b| format!("{b:02x}")).collect()),
         sig_unenforce: switch.word(),
         masked: all_fragments(sources).filter_map(masked_in_words).collect(),
         length: merged.line.len(),

@@ -1,10 +1,13 @@
 //! The command line of a kernel as a table of words and origins.
 
-use super::{broken, shown};
+use super::{WIDTH, broken, shown};
 use crate::cmdline::report::{Fate, LineReport, Row};
 
-/// The widest first column; a longer word stands on a line of its own.
-const COLUMN: usize = 30;
+/// The widest first column, with which the path of the usual fragment still fits in; a longer word stands on a line of its
+/// own.
+const COLUMN: usize = 22;
+/// How far a place is indented that does not fit in behind the first column.
+const NARROW: usize = 6;
 
 /// The screen for some kernels.
 pub fn screen(lines: &[LineReport]) -> String {
@@ -14,7 +17,11 @@ pub fn screen(lines: &[LineReport]) -> String {
 
 fn table(line: &LineReport) -> String {
     let mut out = vec![format!("{}: module.sig_unenforce is {}", line.release, line.sig_unenforce)];
-    out.push(format!("  {}", line.cmdline.trim_end()));
+    // As it is, where it fits in; whoever wants the bytes asks for them.
+    match line.cmdline.trim_end() {
+        short if short.chars().count() <= WIDTH - 2 => out.push(format!("  {short}")),
+        long => out.extend(broken(long, "  ", "  ")),
+    }
     out.push(String::new());
     let width = line.words.iter().map(|r| r.word.chars().count()).filter(|n| *n <= COLUMN).max().unwrap_or(0);
     out.extend(line.words.iter().flat_map(|r| row(r, width)));
@@ -54,17 +61,19 @@ fn row(row: &Row, width: usize) -> Vec<String> {
         };
         places.push(format!("{how} {by}"));
     }
-    let mut out = Vec::new();
     let word = row.word.as_str();
-    let mut places = places.into_iter();
-    if word.chars().count() > width {
-        out.push(format!("{mark} {word}"));
-    } else {
-        let first = places.next().unwrap_or_default();
-        out.push(format!("{mark} {word:width$}  {first}").trim_end().to_owned());
-    }
-    out.extend(places.map(|place| format!("  {:width$}  {place}", "")));
-    out
+    let fits = |place: &String| width + 4 + place.chars().count() <= WIDTH;
+    let mut places = places.iter().peekable();
+    let beside = places.next_if(|place| word.chars().count() <= width && fits(place));
+    let first = match beside {
+        Some(place) => format!("{mark} {word:width$}  {place}"),
+        None => format!("{mark} {word}"),
+    };
+    let indented = |place: &String| {
+        let blanks = if fits(place) { width + 4 } else { NARROW };
+        format!("{:blanks$}{place}", "")
+    };
+    [first].into_iter().chain(places.map(indented)).collect()
 }
 
 /// Two lines with what is only in the first marked `[-so-]`, and what is only in the second `{+so+}`.

@@ -14,13 +14,16 @@ fn raw_is_the_line_and_a_newline_and_nothing_else() {
     let mut wrong = Vec::new();
     let vectors = vectors::all();
     assert_eq!(vectors.len(), 401);
+    let talk = format!(
+        "clr-dkms-cmdline: {KERNEL} has no image in ROOT/usr/lib/kernel: clr-boot-manager makes no entry for it\n"
+    );
     for vector in vectors {
-        let root = TestRoot::new();
-        root.file("usr/lib/kernel/org.clearlinux.native.6.15.7-1591", "image");
+        // The vector's own files and nothing else: no image, no folder of modules.
+        let root = TestRoot::bare();
         vectors::lay_out(&vector.files, root.path());
         let run = show(&root, &["--raw", "--kernel", KERNEL]);
         let expected = [vectors::latin1(&vector.out).as_slice(), b"\n"].concat();
-        if run.code != 0 || run.raw != expected || !run.stderr.is_empty() {
+        if run.code != 0 || run.raw != expected || run.stderr != talk {
             let (is, should) = (run.raw.escape_ascii(), expected.escape_ascii());
             wrong.push(format!("{}: {} {is} instead of {should}; {}", vector.name, run.code, run.stderr));
         }
@@ -49,6 +52,40 @@ fn the_screen_names_every_tip_and_what_is_masked() {
     root.link("etc/kernel/cmdline.d/99-null.conf", "/dev/null");
     insta::assert_snapshot!("cmdline_show", show(&root, &[]).code(0).stdout);
     insta::assert_snapshot!("cmdline_show_json", show(&root, &["--json"]).code(0).stdout);
+}
+
+/// Everything that can become of a word.
+fn eventful() -> TestRoot {
+    let root = TestRoot::system();
+    root.file(
+        &format!("usr/lib/kernel/cmdline-{A}"),
+        "init=/usr/bin/initra-desktop\nquiet console=tty0 rw module.sig_unenforce=2\n# no\n\n",
+    );
+    root.file("usr/share/kernel/cmdline.d/20-graphics.conf", "nvidia-drm.modeset=1 nvidia-drm.fbdev=1\n");
+    root.file("usr/share/kernel/cmdline.d/30-file.conf", "by=file");
+    root.file("usr/share/kernel/cmdline.d/31-folder.conf", "by=folder and=more");
+    root.file("usr/share/kernel/cmdline.d/32-dangling.conf", "by=dangling");
+    root.file("etc/kernel/cmdline.d/30-file.conf", "# off\n").folder("etc/kernel/cmdline.d/31-folder.conf");
+    root.link("etc/kernel/cmdline.d/32-dangling.conf", "nowhere")
+        .link("etc/kernel/cmdline.d/99-x.conf", "/dev/null");
+    root.file(
+        "etc/kernel/cmdline",
+        "Module.sig_unenforce mitigations=auto,nosmt,and,a,value,that,is,long\nx=\"a b\" --\nfor-init",
+    );
+    root.file("etc/kernel/cmdline-removal.d/10-a.conf", "console=tty0\nmodeset=1\nnot-there\nqui\n");
+    root.file("etc/kernel/cmdline-removal.d/20-b.conf", "rw module.sig_unenforce=2\n");
+    root
+}
+
+#[test]
+fn what_became_of_every_word() {
+    let root = eventful();
+    let screen = show(&root, &[]).code(0).stdout.clone();
+    for line in screen.lines().filter(|line| line.chars().count() > 80) {
+        assert!(!line.trim().contains(' '), "{line:?} could be broken");
+    }
+    insta::assert_snapshot!("cmdline_show_eventful", screen);
+    insta::assert_snapshot!("cmdline_show_eventful_json", show(&root, &["--json"]).code(0).stdout);
 }
 
 #[test]
@@ -82,4 +119,107 @@ fn without_a_folder_of_kernels_it_cannot_be_told() {
         let lock_only = crate::support::tree::difference(&before, &root.tree(), false);
         assert!(lock_only.is_empty() || lock_only == ["+ run/clr-dkms.lock"], "{lock_only:?}");
     }
+}
+
+/// What is on the admin's line, and what is said of it.
+#[test]
+fn remarks() {
+    let long = |length: usize| "x".repeat(length - "quiet rw ".len());
+    let cases: Vec<(String, &str, &str)> = vec![
+        ("-- module.sig_unenforce".to_owned(), "off", "stands behind `--`, where the kernel does not look"),
+        ("\"module.sig_unenforce".to_owned(), "unknown", "a quote that is not closed swallows the rest"),
+        ("x=\"module.sig_unenforce".to_owned(), "off", "a quote that is not closed swallows the rest"),
+        ("x=\"module.sig_unenforce\"".to_owned(), "off", "holds sig_unenforce as data of another parameter"),
+        (
+            "module.sig_unenforce=2".to_owned(),
+            "off",
+            "module.sig_unenforce=2 has no boolean value: it is ignored",
+        ),
+        ("module.sig_unenforce=0".to_owned(), "off", "says false, which changes nothing"),
+        ("module.sig_unenforce=enabled".to_owned(), "unknown", "depends on the kernel's version"),
+        ("Module.sig_unenforce".to_owned(), "off", "is not module.sig_unenforce: the kernel ignores it"),
+        ("sig_unenforce".to_owned(), "off", "is not module.sig_unenforce"),
+        (long(2001), "off", "the line has 2001 bytes, and the boot loader puts some words in front"),
+        (long(2048), "off", "the line has 2048 bytes: the kernel cuts it at 2047"),
+        (
+            long(2048) + " module.sig_unenforce",
+            "off",
+            "stands behind byte 2047, where the kernel cuts the line",
+        ),
+        (
+            "a\0b".to_owned(),
+            "off",
+            "a NUL byte in /etc/kernel/cmdline:1 cuts off what follows it of all fragments",
+        ),
+    ];
+    for (line, switch, said) in cases {
+        let root = TestRoot::system();
+        root.remove(crate::support::root::FRAGMENT).file("etc/kernel/cmdline", &line);
+        let json = show(&root, &["--json"]).code(0).json();
+        let kernel = &json["kernels"][0];
+        assert_eq!(kernel["sig_unenforce"], switch, "{line}");
+        let remarks = kernel["remarks"].as_array().unwrap();
+        assert!(remarks.iter().any(|r| r.as_str().unwrap().contains(said)), "{line}: {remarks:?}");
+        let flat = show(&root, &[]).code(0).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains(said), "{line}: {flat}");
+    }
+    let root = TestRoot::system();
+    root.remove(crate::support::root::FRAGMENT).file("etc/kernel/cmdline", long(2000));
+    assert_eq!(show(&root, &["--json"]).json()["kernels"][0]["remarks"], serde_json::json!([]));
+}
+
+#[test]
+fn nul_bytes_cut_each_part_alone() {
+    let root = TestRoot::system();
+    root.file(&format!("usr/lib/kernel/cmdline-{A}"), "quiet\nsplash\0gone\ngone too\n");
+    show(&root, &["--raw", "-k", A]).prints("quiet splash module.sig_unenforce\n");
+    root.file("usr/share/kernel/cmdline.d/00.conf", "a\0b").file("etc/kernel/cmdline.d/z.conf", "c");
+    show(&root, &["--raw", "-k", A]).prints("quiet splash a\n");
+    let run = show(&root, &[]);
+    run.code(0).shows(&[
+        "module.sig_unenforce is off",
+        "cmdline-6.15.7-1591.native:2",
+        "/usr/share/kernel/cmdline.d/00.conf:1",
+    ]);
+}
+
+/// Below such a path clr-boot-manager finds no fragment; the line is what it makes all the same.
+#[test]
+fn a_root_with_characters_of_glob() {
+    for name in ["a[b]", "what?", "st*r"] {
+        let root = TestRoot::named(name);
+        root.kernel(A).headers(A).tip(A).file(crate::support::root::FRAGMENT, "module.sig_unenforce\n");
+        root.file("etc/kernel/cmdline", "admin=1\n").file("etc/kernel/cmdline-removal.d/r.conf", "quiet\n");
+        show(&root, &["--raw", "-k", A]).code(0).prints("quiet rw admin=1\n");
+        let flat = show(&root, &[]).code(0).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains("the root's path has a character of glob(7)"), "{flat}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let root = TestRoot::system();
+    root.file("etc/kernel/cmdline", b"a=\xff\xfe\xa0b\x7f\xc2\x9b31m");
+    let run = show(&root, &["--raw", "-k", A]);
+    assert_eq!(run.code(0).raw, b"quiet rw module.sig_unenforce a=\xff\xfe\xa0b\x7f\xc2\x9b31m\n");
+    let json = show(&root, &["--json"]).code(0).json();
+    let kernel = &json["kernels"][0];
+    assert!(kernel["cmdline_hex"].as_str().unwrap().ends_with("613dfffea0627fc29b33316d"), "{kernel}");
+    // The kernel takes A0 for a blank.
+    let words: Vec<&str> =
+        kernel["words"].as_array().unwrap().iter().map(|w| w["word"].as_str().unwrap()).collect();
+    assert_eq!(words[3..], ["a=\u{fffd}\u{fffd}", "b\u{7f}\u{9b}31m"]);
+    assert!(!show(&root, &[]).stdout.contains(['\u{7f}', '\u{9b}']));
+}
+
+/// What programs of others have come to read stays as it was.
+#[test]
+fn the_first_fields_of_the_json_stay() {
+    let json = show(&eventful(), &["--json"]).code(0).json();
+    assert_eq!((&json["schema"], &json["parameter"]), (&1.into(), &"module.sig_unenforce".into()));
+    let kernel = &json["kernels"][0];
+    for text in ["release", "id", "cmdline", "sig_unenforce"] {
+        assert!(kernel[text].is_string(), "{text}");
+    }
+    assert!(kernel["masked"].as_array().unwrap().iter().all(serde_json::Value::is_string));
 }

@@ -4,9 +4,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use clr_dkms::cmdline::{Sources, effective};
+use clr_dkms::cmdline::merge::Effect;
+use clr_dkms::cmdline::{Sources, effective, merge};
 use clr_dkms::sys::{Root, RootKind};
 use serde::Deserialize;
+
+use crate::cmdline_properties::is_left_of;
 
 #[derive(Deserialize)]
 pub(crate) struct Vector {
@@ -57,7 +60,9 @@ fn the_line_is_the_one_that_clr_boot_manager_wrote() {
         let folder = tempfile::tempdir().unwrap();
         lay_out(&vector.files, folder.path());
         let root = Root::open(RootKind::Image, folder.path()).unwrap();
-        let line = effective(&Sources::observe(&root, "6.15.7-1591.native"));
+        let sources = Sources::observe(&root, "6.15.7-1591.native");
+        let line = effective(&sources);
+        origins(&vector.name, folder.path(), &sources);
         if line != latin1(&vector.out) {
             wrong.push(format!(
                 "{}: {:?} instead of {:?}",
@@ -70,4 +75,29 @@ fn the_line_is_the_one_that_clr_boot_manager_wrote() {
     }
     assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(count, 401);
+}
+
+/// The pieces give the line, and each comes from the line of the file that it names.
+fn origins(name: &str, folder: &Path, sources: &Sources) {
+    let merged = merge(sources);
+    let joined: Vec<u8> = merged.pieces.iter().flat_map(|p| p.bytes.clone()).collect();
+    assert_eq!(joined, effective(sources), "{name}");
+    let whole = merged.removed.iter().all(|r| matches!(r.effect, Effect::NotThere | Effect::NotAtAnEnd));
+    for piece in &merged.pieces {
+        let Some(origin) = &piece.origin else {
+            assert!(piece.bytes.iter().all(|b| *b == b' '), "{name}: {piece:?}");
+            continue;
+        };
+        let bytes = fs::read(folder.join(origin.path.strip_prefix("/").unwrap())).unwrap();
+        let text = bytes.split(|b| *b == b'\n').nth(origin.line - 1).unwrap();
+        // Out of the middle of a piece a removal may have taken something.
+        let found = match whole {
+            true => memchr::memmem::find(text, &piece.bytes).is_some(),
+            false => is_left_of(&piece.bytes, text),
+        };
+        assert!(found, "{name}: {piece:?} is not in {}", text.escape_ascii());
+    }
+    for word in &merged.words {
+        assert!(!word.origins.is_empty(), "{name}: {word:?}");
+    }
 }

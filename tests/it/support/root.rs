@@ -36,7 +36,15 @@ impl TestRoot {
         TestRoot::named("root")
     }
 
-    /// The same in a folder of that name.
+    /// Nothing at all.
+    pub(crate) fn bare() -> TestRoot {
+        let root = TestRoot::new();
+        fs::remove_dir_all(&root.path).unwrap();
+        root.folder("");
+        root
+    }
+
+    /// As [`TestRoot::new`], in a folder of that name.
     pub(crate) fn named(name: &str) -> TestRoot {
         let temp = tempfile::Builder::new().prefix("clr-dkms-it-").tempdir().unwrap();
         // The programs spell the root without links; so must who compares with it.
