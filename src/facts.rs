@@ -134,6 +134,12 @@ impl Facts {
         next_kernel(&self.boot, &self.inventory)
     }
 
+    /// The same, but for a machine on which another system boots next.
+    pub fn boots_next(&self) -> Option<&Installed> {
+        let another = self.boot.default.as_ref().is_some_and(|d| d.id.is_none());
+        if another { None } else { self.next_kernel() }
+    }
+
     /// The pairs of one kernel.
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a Pair> {
         self.pairs.iter().filter(move |p| p.release == release)
@@ -267,10 +273,11 @@ fn claimed_files(
 
 /// The command line of one kernel.
 pub fn line(world: &World, cache: &mut Cache, kernel: &Named<'_>) -> Line {
-    let sources = Sources::observe(&world.root, &kernel.release);
+    let mut sources = Sources::observe(&world.root, &kernel.release);
     let effective = effective(&sources);
     let image = kernel.installed.map(|k| k.image.as_str());
     let facts = KernelFacts::observe(&world.root, cache, &kernel.release, image);
+    sources.dialect = facts.dialect();
     Line {
         switch: facts.switch(&effective),
         kernel: facts,

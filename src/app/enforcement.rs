@@ -59,8 +59,6 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
     let inventory = &facts.inventory;
     let default = facts.next_kernel().map(|k| k.name.release());
     let is_default = |release: &str| default.as_deref() == Some(release);
-    // Another system boots next.
-    let another = facts.boot.default.as_ref().is_some_and(|d| d.id.is_none());
     let mut looked = Vec::new();
     if let Some(asked) = asked {
         let named = inventory.named(&world.root, asked)?;
@@ -79,7 +77,7 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
             installed: l.installed.is_some(),
             running: l.installed.is_some_and(|k| k.running) || inventory.runs(&l.line.release),
             refreshed: l.installed.is_some_and(|k| k.tip || k.running),
-            boots_next: is_default(&l.line.release) && !another,
+            boots_next: facts.boots_next().is_some_and(|k| k.name.release() == l.line.release),
             entry: facts.boot.of(&l.line.id),
             modules: l.modules.clone(),
         })

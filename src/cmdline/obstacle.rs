@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::PARAMETER;
 use super::merge::{Effect, Origin, Word, contents, effective, merge};
-use super::parameter::{LINE_LIMIT, Switch, written_switch};
+use super::parameter::{Arguments, LINE_LIMIT, Switch, written_switch};
 use super::sources::{ADMIN, Fragment, LOCAL, REMOVALS, Sources, VENDOR};
 use crate::sys::{Kind, Root, RootKind};
 
@@ -161,7 +161,7 @@ pub(super) fn seen(sources: &Sources) -> Sources {
 
 /// What the line of these files says of the parameter.
 pub(super) fn is_now(sources: &Sources) -> Switch {
-    written_switch(&effective(&seen(sources)), PARAMETER)
+    Arguments::read(&effective(&seen(sources))).switch(PARAMETER, sources.dialect)
 }
 
 /// What a file alone would say.
@@ -325,8 +325,9 @@ fn length(sources: &Sources) -> Obstacle {
 /// What sets the parameter, where no file of ours does.
 pub(super) fn setters(sources: &Sources) -> Vec<Obstacle> {
     let merged = merge(&seen(sources));
+    let sets = |w: &Word| Arguments::read(&w.bytes).switch(PARAMETER, sources.dialect) != Switch::Off;
     let mut found = Vec::new();
-    for word in merged.words.iter().filter(|w| written_switch(&w.bytes, PARAMETER) != Switch::Off) {
+    for word in merged.words.iter().filter(|w| sets(w)) {
         found.extend(word.origins.iter().map(|origin| setter(sources, word, origin)));
     }
     if found.is_empty() {

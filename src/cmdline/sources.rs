@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
+use super::parameter::Dialect;
 use crate::kernel::inventory::IMAGES;
 use crate::sys::{FileError, Kind, Presence, Root};
 
@@ -69,6 +70,8 @@ pub struct Sources {
     /// The root's path holds a character of glob(7): a clr-boot-manager that is given this path finds no fragment
     /// and no removal in it.
     pub glob_blind: bool,
+    /// How the kernel reads its line, as far as that is known.
+    pub dialect: Dialect,
 }
 
 impl Sources {
@@ -83,6 +86,7 @@ impl Sources {
             removals: self.removals.clone(),
             unreadable: Vec::new(),
             glob_blind: self.glob_blind,
+            dialect: self.dialect,
         }
     }
 
@@ -129,7 +133,8 @@ impl Sources {
             .collect();
         let glob_blind = root.path().to_string_lossy().contains(['[', '*', '?', '\\']);
         let kernel = kernel.unwrap_or_default();
-        Sources { kernel, kernel_path, vendor, admin, local, removals, unreadable, glob_blind }
+        let dialect = Dialect::default();
+        Sources { kernel, kernel_path, vendor, admin, local, removals, unreadable, glob_blind, dialect }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The facts of a root that verdicts are made from.
 
-use crate::cmdline::parameter::Arguments;
+use crate::cmdline::parameter::{Arguments, Dialect};
 use crate::cmdline::{PARAMETER, Switch};
 use crate::dkms::Cache;
 use crate::kernel::inventory::{IMAGES, module_folder};
@@ -209,7 +209,12 @@ impl KernelFacts {
 
     /// What a command line says of `module.sig_unenforce` to this kernel.
     pub fn switch(&self, line: &[u8]) -> Switch {
-        Arguments::read(line).switch(PARAMETER, dialect_of(self.config.as_ref(), self.version))
+        Arguments::read(line).switch(PARAMETER, self.dialect())
+    }
+
+    /// How it reads its command line.
+    pub fn dialect(&self) -> Dialect {
+        dialect_of(self.config.as_ref(), self.version)
     }
 
     /// These facts with a command line, on that machine.

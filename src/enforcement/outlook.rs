@@ -46,7 +46,7 @@ pub fn outlook(facts: &Facts) -> Outlook {
 
 /// The kernel of the next boot, and what it will do.
 fn next_boot(facts: &Facts) -> Option<(&Line, Verdict)> {
-    let release = facts.next_kernel()?.name.release();
+    let release = facts.boots_next()?.name.release();
     let line = facts.lines.iter().find(|l| l.release == release)?;
     let entry = facts.boot.of(&line.id);
     let words = entry.map_or(line.effective.as_slice(), |e| e.options.as_slice());

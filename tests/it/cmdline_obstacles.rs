@@ -302,6 +302,10 @@ fn what_is_off_already_needs_no_change() {
 fn a_bootconfig_may_set_anything() {
     let root = without_fragment();
     root.file("etc/kernel/cmdline", "bootconfig\n");
+    // Clear's kernels do not know the word.
+    change(&root, "disable").code(0).prints("nothing to change\n");
+    let config = format!("usr/lib/kernel/config-{A}");
+    root.file(&config, root.text(&config) + "CONFIG_BOOT_CONFIG=y\n");
     change(&root, "disable")
         .code(1)
         .says(&["ROOT/etc/kernel/cmdline:1 has bootconfig: whether an initrd then sets"]);
