@@ -17,11 +17,11 @@
 //! | --- | --- |
 //! | [`kernel`] | identity (two spellings of one kernel), variant and bundles, what is installed and running |
 //! | [`cmdline`] | fragments, clr-boot-manager's merge, the kernel's reading of a parameter, the writer |
-//! | [`enforcement`] | does a kernel refuse modules without a trusted signature |
+//! | [`enforcement`] | does a kernel refuse modules without a trusted signature: facts and rules |
 //! | [`dkms`] | the tree on disk, dkms.conf, the plan, running one build, the proof of its result |
 //! | [`boot`] | running clr-boot-manager, what lies in the boot partition, reading entries back |
 //! | [`facts`] | everything that was observed, as one value |
-//! | [`status`] | the document that every report is made from; [`render`] its text, [`motd`] its three lines |
+//! | [`status`] | the documents that every report is made from, of the whole and of enforcement; [`render`] their texts, [`motd`] its three lines |
 //! | [`state`] | the record of a run, and what else lies in `/var/lib/clr-dkms` |
 //! | [`config`] | `clr-dkms.conf`; [`world`] is the one value that is handed down |
 

@@ -13,13 +13,13 @@ use crate::cmdline::writer::{self, Ours, Plan, Wish};
 use crate::cmdline::{PARAMETER, Sources, effective, merge};
 use crate::config::SigUnenforce;
 use crate::dkms::Cache;
-use crate::enforcement::policy::{Breach, parameter_wanted};
 use crate::facts::{Facts, Line, expected_entries, kernels_that_matter, line};
 use crate::kernel::inventory::{IMAGES, Named};
 use crate::kernel::{Images, Inventory};
 use crate::render::cmdline::{screen, word_diff};
 use crate::render::shown;
 use crate::state::{self, BootRecord, RECORD, Record, Stored};
+use crate::status::policy::{Breach, parameter_wanted};
 use crate::sys::{Lock, Root};
 use crate::world::World;
 

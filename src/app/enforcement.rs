@@ -6,12 +6,12 @@ use super::{Common, answer, exit, json};
 use crate::dkms::proof::{facts_of, installed_file, vermagic_of};
 use crate::dkms::{Cache, Pair, Signature, Tree};
 use crate::enforcement::observe::module_taint;
-use crate::enforcement::report::{self, Document, ModuleFile, Setting, Standing, Subject};
 use crate::facts::{Facts, Line, line, pairs_of};
 use crate::kernel::Installed;
 use crate::kernel::inventory::Named;
 use crate::render::enforcement::screen;
 use crate::render::shown;
+use crate::status::enforcement::{self as report, Document, ModuleFile, Setting, Standing, Subject};
 use crate::world::World;
 
 /// The arguments of the verb.

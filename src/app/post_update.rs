@@ -11,7 +11,6 @@ use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, Decision, Step, plan};
-use crate::enforcement::policy::sig_unenforce_wanted;
 use crate::facts::Facts;
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
@@ -19,6 +18,7 @@ use crate::state::{
     self, BootRecord, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot,
     Stored,
 };
+use crate::status::policy::sig_unenforce_wanted;
 use crate::status::{Progress, Verdict, document, module_status};
 use crate::sys::{FileError, Lock, interrupt};
 use crate::world::World;

@@ -2,16 +2,11 @@
 //!
 //! [`verdict`] holds the rules, as pure functions on facts; they agree with every row of
 //! `tests/data/enforcement-vectors.jsonl`, which was measured on booted kernels. [`observe`] reads the facts of a root,
-//! [`config`] and [`patch`] those of one kernel; [`report`] is the document that screen and JSON are made from, [`outlook`] what
-//! status and the message of the day say.
+//! [`config`] and [`patch`] those of one kernel. What is told of them is in [`crate::status`].
 
-mod advice;
 pub mod config;
 pub mod observe;
-pub mod outlook;
 pub mod patch;
-pub mod policy;
-pub mod report;
 pub mod running;
 pub mod verdict;
 

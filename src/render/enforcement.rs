@@ -1,7 +1,7 @@
 //! The enforcement screen: the answer, the times side by side where they differ, and why.
 
 use super::{broken, shown};
-use crate::enforcement::report::{Document, KernelReport, ModuleReport, View};
+use crate::status::enforcement::{Document, KernelReport, ModuleReport, View};
 
 /// The kinds of modules, as the table spells them.
 const KINDS: [(&str, &str); 4] = [
@@ -93,7 +93,9 @@ fn kernel(kernel: &KernelReport) -> Vec<String> {
     let mut out = vec![format!("Kernel {}{roles}", kernel.release)];
     let columns = columns(kernel);
     let row = |label: &str, cells: Vec<String>| {
-        let cells: String = cells.iter().map(|cell| format!("{cell:24}")).collect();
+        // Three fit into 80 columns only when they stand closer.
+        let width = if cells.len() > 2 { 22 } else { 24 };
+        let cells: String = cells.iter().map(|cell| format!("{cell:width$}")).collect();
         format!("  {label:12}  {cells}").trim_end().to_owned()
     };
     out.push(row("", columns.iter().map(Column::name).collect()));

@@ -1,5 +1,10 @@
 //! The status document: one value, made from facts and the record; text, JSON and the MOTD are renderings of it.
 
+mod advice;
+pub mod enforcement;
+pub mod outlook;
+pub mod policy;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -8,11 +13,11 @@ use crate::cmdline::{PARAMETER, Switch};
 use crate::config::Settings;
 use crate::dkms::Pair;
 use crate::dkms::plan::{self, Decision, State, decide};
-use crate::enforcement::outlook::{Outlook, outlook, refused_modules};
-use crate::enforcement::policy::sig_unenforce_wanted;
 use crate::facts::Facts;
 use crate::kernel::{Headers, Running, Variant};
 use crate::state::{ModuleRecord, Record, Stored};
+use outlook::{Outlook, outlook, refused_modules};
+use policy::sig_unenforce_wanted;
 
 /// The answer in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,10 +1,10 @@
 //! What the enforcement document comes to: one word, one sentence, one next step.
 
-use super::report::{KernelReport, ModuleReport, Setting, Standing};
-use super::{Outcome, SecureBoot, Tri};
+use super::enforcement::{KernelReport, ModuleReport, Setting, Standing};
 use crate::cmdline::PARAMETER;
 use crate::cmdline::parameter::Arguments;
 use crate::dkms::{ModuleName, Signature};
+use crate::enforcement::{Outcome, Refusal, SecureBoot, Tri};
 
 /// One word for the whole.
 pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Standing {
@@ -45,7 +45,7 @@ pub(super) fn summary(kernels: &[KernelReport], setting: &Setting<'_>) -> String
     let when = if kernel.boots_next { "at the next boot" } else { "when it is booted" };
     let release = &kernel.release;
     let coming = kernel.coming();
-    let named = |error: Option<super::Refusal>| error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
+    let named = |error: Option<Refusal>| error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
     let refused = names(kernel.with("refused"));
     if let Some(first) = kernel.with("refused").next() {
         return format!("kernel {release} will refuse {} {when}{}", list(&refused), named(first.error));

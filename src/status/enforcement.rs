@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::advice::{next_step, standing, summary};
-use super::{KernelFacts, Kind, Machine, Outcome, Refusal, SecureBoot, Tri, Verdict, now};
 use crate::boot::Entry;
 use crate::cmdline::merge;
 use crate::cmdline::story::story;
 use crate::dkms::{ModuleName, Signature};
+use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Refusal, SecureBoot, Tri, Verdict, now};
 use crate::facts::Line;
 
 /// One built module of a kernel.

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Kind, Outcome, Tri, Verdict, now};
 use crate::cmdline::Switch;
 use crate::dkms::Signature;
+use crate::enforcement::{Kind, Outcome, Tri, Verdict, now};
 use crate::facts::{Facts, Line};
 
 /// What kernels do with modules without a trusted signature: `loads`, `taints`, `refused`, `unknown`.
