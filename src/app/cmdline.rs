@@ -53,7 +53,8 @@ enum Verb {
     Enable(Change),
     /// Take it off the line: mask the vendor's fragment
     ///
-    /// Exit code 0: it is off; 1: a file that is not ours sets it, or the boot entries could not be made.
+    /// Where no bundle ships a fragment there is nothing to mask: `[cmdline] sig-unenforce = off` in clr-dkms.conf keeps
+    /// clr-dkms-post-update from writing ours again. Exit code 0: it is off; 1: a file that is not ours sets it, or the boot entries could not be made.
     Disable(Change),
     /// Take back every change that clr-dkms-cmdline made
     Default(Change),

@@ -176,6 +176,12 @@ fn content(root: &Root, path: &Path, unreadable: &mut Vec<FileError>) -> Option<
 fn leads_to_dev_null(root: &Root, path: &Path) -> bool {
     let mut path = path.to_owned();
     for _ in 0..LINKS {
+        // A folder on the way may be a link too. One that is not there, as /dev in an image, is what it is called.
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Some(real) = root.real_path(parent).ok().and_then(|real| root.inside(&real))
+        {
+            path = real.join(name);
+        }
         if path == Path::new("/dev/null") {
             return true;
         }

@@ -332,12 +332,12 @@ fn an_admins_mask_is_told_and_kept() {
     root.link("etc/kernel/cmdline.d/clr-ignore-mod-sig.conf", "/dev/null");
     root.post_update()
         .code(1)
-        .says(&["module.sig_unenforce is needed", "rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"]);
+        .says(&["module.sig_unenforce is needed", "`rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"]);
     assert!(root.at("etc/kernel/cmdline.d/clr-ignore-mod-sig.conf").is_symlink());
     assert_eq!(root.recorded("hello", B), "ok");
     assert_eq!(root.record()["cmdline"]["in_force"], false);
     let dry = root.run("clr-dkms-post-update", &["-n"]);
-    dry.code(0).shows(&["rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"]);
+    dry.code(0).shows(&["`rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"]);
 }
 
 #[test]
