@@ -21,7 +21,7 @@ pub enum SigUnenforce {
     Auto,
     /// Always.
     On,
-    /// Never: it is left as it is.
+    /// Never. No run takes it away by itself; `clr-dkms-cmdline check` tells of it.
     Off,
 }
 
