@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ini::{Ini, ParseOption};
 
-use crate::sys::{FileError, Root};
+use crate::sys::{FileError, Root, capacity};
 
 /// The folders that hold `clr-dkms.conf` and `clr-dkms.conf.d`, the strongest last.
 pub const FOLDERS: [&str; 3] = ["/usr/share/defaults/clr-dkms", "/run/clr-dkms", "/etc/clr-dkms"];
@@ -25,11 +25,54 @@ pub enum SigUnenforce {
     Off,
 }
 
+/// How many modules are built at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jobs {
+    /// As many as processors and memory allow.
+    Auto,
+    /// At most so many.
+    Most(usize),
+}
+
+/// How the processors are shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Modules at a time.
+    pub jobs: usize,
+    /// Processors for each; none for all of them, which is dkms's own default.
+    pub make_jobs: Option<usize>,
+}
+
+/// What one build may take, in bytes: a compiler or two with the headers of a kernel, and the linker.
+const MEMORY_OF_A_BUILD: u64 = 768 << 20;
+
+impl Jobs {
+    /// The share of each of so many modules on this machine.
+    pub fn share(self, modules: usize) -> Share {
+        let (processors, memory) = capacity();
+        self.share_of(modules, processors, memory)
+    }
+
+    fn share_of(self, modules: usize, processors: usize, memory: Option<u64>) -> Share {
+        let roomy =
+            memory.map_or(processors, |m| usize::try_from(m / MEMORY_OF_A_BUILD).unwrap_or(processors));
+        // More than one a processor gained nothing when it was measured.
+        let most = match self {
+            Jobs::Auto => processors.min(roomy),
+            Jobs::Most(number) => number,
+        };
+        let jobs = most.min(modules).max(1);
+        Share { jobs, make_jobs: (jobs > 1).then(|| (processors / jobs).max(1)) }
+    }
+}
+
 /// What the configuration says, with the defaults where it says nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// `[build] timeout`: how long one dkms call may take.
     pub build_timeout: Duration,
+    /// `[build] jobs`: how many modules are built at a time.
+    pub build_jobs: Jobs,
     /// `[run] lock-wait`: how long to wait for another run.
     pub lock_wait: Duration,
     /// `[cmdline] sig-unenforce`.
@@ -48,6 +91,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             build_timeout: Duration::from_secs(3600),
+            build_jobs: Jobs::Auto,
             lock_wait: Duration::from_secs(600),
             sig_unenforce: SigUnenforce::Auto,
             boot_update: true,
@@ -167,6 +211,7 @@ fn misfit(text: &str) -> Option<(usize, String)> {
 fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: bool) -> Result<(), String> {
     match (section, key) {
         ("build", "timeout") => s.build_timeout = deadline(value)?,
+        ("build", "jobs") => s.build_jobs = jobs(value)?,
         ("run", "lock-wait") => s.lock_wait = duration(value)?,
         ("cmdline", "sig-unenforce") => {
             s.sig_unenforce = match value {
@@ -190,7 +235,7 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
                 tracing::debug!("[tools] {name} of an image is ignored");
             }
         }
-        ("build", _) => return Err("unknown key; known: timeout".to_owned()),
+        ("build", _) => return Err("unknown key; known: timeout, jobs".to_owned()),
         ("run", _) => return Err("unknown key; known: lock-wait".to_owned()),
         ("cmdline", _) => return Err("unknown key; known: sig-unenforce".to_owned()),
         ("boot", _) => return Err("unknown key; known: update, timeout".to_owned()),
@@ -199,6 +244,14 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
         _ => return Err("unknown section; known: build, run, cmdline, boot, motd, tools".to_owned()),
     }
     Ok(())
+}
+
+fn jobs(value: &str) -> Result<Jobs, String> {
+    match (value, value.parse()) {
+        ("auto", _) => Ok(Jobs::Auto),
+        (_, Ok(number @ 1..=256)) => Ok(Jobs::Most(number)),
+        _ => Err(format!("{value:?} is neither auto nor a number from 1 to 256")),
+    }
 }
 
 fn yes_or_no(value: &str) -> Result<bool, String> {
@@ -259,8 +312,27 @@ mod tests {
         assert_eq!(settings.tools.keys().map(String::as_str).collect::<Vec<_>>(), TOOLS);
         let without_tools = Settings { tools: BTreeMap::new(), ..settings };
         assert_eq!(without_tools, Settings::default());
-        for key in ["timeout", "lock-wait", "sig-unenforce", "update", "show"] {
+        for key in ["timeout", "jobs", "lock-wait", "sig-unenforce", "update", "show"] {
             assert!(shipped.contains(&format!("#{key} = ")), "{key}");
+        }
+    }
+
+    #[test]
+    fn processors_and_memory_are_shared() {
+        let gigabytes = |n: u64| Some(n << 30);
+        let table = [
+            ((Jobs::Auto, 8, 2, gigabytes(16)), (2, Some(1))),
+            ((Jobs::Auto, 1, 8, gigabytes(16)), (1, None)),
+            ((Jobs::Auto, 8, 8, gigabytes(2)), (2, Some(4))),
+            ((Jobs::Auto, 8, 4, Some(1)), (1, None)),
+            ((Jobs::Auto, 8, 4, None), (4, Some(1))),
+            ((Jobs::Most(1), 8, 4, gigabytes(16)), (1, None)),
+            ((Jobs::Most(16), 8, 4, gigabytes(1)), (8, Some(1))),
+            ((Jobs::Auto, 0, 4, None), (1, None)),
+        ];
+        for ((jobs, modules, processors, memory), (at_a_time, make_jobs)) in table {
+            let share = jobs.share_of(modules, processors, memory);
+            assert_eq!(share, Share { jobs: at_a_time, make_jobs }, "{jobs:?} {modules} {processors}");
         }
     }
 
@@ -273,7 +345,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let table = [
-            ("[build]\ntimout = 3\n", "[build] timout: unknown key; known: timeout"),
+            ("[build]\ntimout = 3\n", "[build] timout: unknown key; known: timeout, jobs"),
+            ("[build]\njobs = 0\n", "neither auto nor a number"),
             ("[build]\ntimeout = 3 # minutes\n", "is no time"),
             ("[motd]\nshow = true\n", "\"true\" is not one of yes, no"),
             ("[cmdlin]\nx = 1\n", "unknown section"),

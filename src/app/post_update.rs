@@ -4,7 +4,7 @@
 use clap::Parser;
 use serde::Serialize;
 
-use super::rebuild::{self, Attempt};
+use super::engine::{self, Attempt};
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::boot::ReadBack;
 use crate::cmdline::writer::{self, Ours, Wish};
@@ -231,7 +231,7 @@ fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
         tracing::info!("{} {}", oddity.path, oddity.what);
     }
 
-    let plans = rebuild::plan(&facts);
+    let plans = engine::plan(&facts);
     if !plans.is_empty() {
         let builds = plans.iter().map(|p| format!("{} on {}", p.module, p.release)).collect();
         let intent = InProgress { schema: SCHEMA, started, pid: std::process::id(), builds };
@@ -239,7 +239,7 @@ fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
             tracing::warn!("{e}; should this run be broken off, nobody will be told");
         }
     }
-    let attempts = rebuild::run(world, &mut cache, &facts, &plans);
+    let attempts = engine::run(world, &mut cache, &facts, &plans);
     // What is true now is read from disk again, not concluded from what was done.
     let facts = if attempts.is_empty() { facts } else { Facts::observe(world, &mut cache) };
     if interrupt::asked() {

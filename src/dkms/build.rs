@@ -39,6 +39,15 @@ pub enum Failure {
     },
 }
 
+/// What one call of dkms may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Its time.
+    pub deadline: Duration,
+    /// The processors for make; none for all of them.
+    pub make_jobs: Option<usize>,
+}
+
 /// The log file of a module on a kernel, inside the root.
 pub fn log_path(module: &ModuleName, release: &str) -> String {
     format!("{LOGS}/{}-{}/{release}.log", module.name, module.version)
@@ -65,7 +74,7 @@ pub fn run(
     source: &Source,
     release: &str,
     steps: &[Step],
-    deadline: Duration,
+    limits: Limits,
 ) -> Result<(), Failure> {
     let path = log_path(module, release);
     let broken = |what: String| Failure::Step { what, error: None, last_lines: Vec::new(), touched: true };
@@ -94,7 +103,7 @@ pub fn run(
             Step::Install | Step::Reinstall => "install",
         };
         let force = *step == Step::Reinstall;
-        let ended = dkms(root, tools, module, release, verb, force, &mut log, deadline).map_err(broken)?;
+        let ended = dkms(root, tools, module, release, verb, force, &mut log, limits).map_err(broken)?;
         match ended {
             Ended::Exit(0) => continue,
             Ended::Exit(code) if verb == "build" && EXCLUDED.contains(&code) => {
@@ -129,9 +138,9 @@ fn dkms(
     verb: &str,
     force: bool,
     log: &mut File,
-    deadline: Duration,
+    limits: Limits,
 ) -> Result<Ended, String> {
-    let mut child = tools.child("dkms", deadline).map_err(|e| e.to_string())?.args([
+    let mut child = tools.child("dkms", limits.deadline).map_err(|e| e.to_string())?.args([
         verb,
         "-m",
         &module.name,
@@ -142,6 +151,10 @@ fn dkms(
     ]);
     if verb == "install" {
         child = child.arg("--no-depmod");
+    }
+    if let (Some(number), "build") = (limits.make_jobs, verb) {
+        // Its own default is all processors, for each of the builds beside each other.
+        child = child.arg("-j").arg(number.to_string());
     }
     if force {
         child = child.arg("--force");

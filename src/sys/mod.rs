@@ -21,6 +21,25 @@ pub fn readable_for_all() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 }
 
+/// From now on this thread, and what it starts, comes behind everybody else: a build need not be noticed. The I/O
+/// schedulers go by the same number (ioprio_set(2), "if no I/O priority is set").
+pub fn work_politely() {
+    if let Err(e) = rustix::process::setpriority_process(None, 10) {
+        tracing::debug!("cannot lower the priority: {e}");
+    }
+}
+
+/// The processors that this process may use, and the memory that is free for it, in bytes.
+#[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
+pub fn capacity() -> (usize, Option<u64>) {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Without /proc the processors alone decide.
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kilobytes = available.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    (processors, kilobytes.map(|k| k << 10))
+}
+
 pub use child::{Child, Ended, Finished, Output};
 pub use clock::Clock;
 pub use fingerprint::Fingerprint;

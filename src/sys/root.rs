@@ -138,6 +138,11 @@ impl Presence {
         matches!(self, Presence::There(s) if s.kind == kind)
     }
 
+    /// It is certainly not there.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Presence::Absent)
+    }
+
     /// The facts, when it is there.
     pub fn stat(&self) -> Option<Stat> {
         match self {

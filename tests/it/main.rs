@@ -16,6 +16,7 @@ mod enforcement_vectors;
 mod hostile;
 mod inventory;
 mod motd;
+mod parallel;
 mod post_update;
 mod post_update_bad;
 mod post_update_boot;

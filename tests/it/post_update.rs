@@ -111,6 +111,7 @@ fn the_next_boot_comes_first() {
     for (running, first, second) in [(A, B, LTS), (LTS, LTS, B)] {
         let root = TestRoot::updated().running(running);
         root.kernel(LTS).headers(LTS).tip(LTS).module("b", "1", "").module("a", "1", "");
+        root.file("etc/clr-dkms/clr-dkms.conf", "[build]\njobs = 1\n");
         root.post_update().code(0);
         let builds = |k: &str| -> Vec<String> {
             let mut calls: Vec<String> = ["a", "b"]

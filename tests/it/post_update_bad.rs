@@ -337,7 +337,7 @@ fn a_root_with_a_blank() {
 
 #[test]
 fn dkms_that_is_not_installed() {
-    use clr_dkms::{app::rebuild, config::Settings, dkms::Cache, facts::Facts, sys::*, world::World};
+    use clr_dkms::{app::engine, config::Settings, dkms::Cache, facts::Facts, sys::*, world::World};
     // By the library: a root cannot hide the machine's own dkms.
     let root = pending();
     let mut tools = Tools::from_environment();
@@ -350,7 +350,7 @@ fn dkms_that_is_not_installed() {
     };
     let mut cache = Cache::default();
     let facts = Facts::observe(&world, &mut cache);
-    let attempts = rebuild::run(&world, &mut cache, &facts, &rebuild::plan(&facts));
+    let attempts = engine::run(&world, &mut cache, &facts, &engine::plan(&facts));
     let (_, reason) = attempts[0].failure.clone().unwrap();
     assert_eq!(root.redacted(&reason), "dkms is not installed (looked in OUTSIDE/dkms)");
     assert!(!root.has(&TestRoot::ko("hello", B)));

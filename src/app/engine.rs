@@ -1,6 +1,10 @@
-//! Building what the plan says, kernel after kernel, and one `depmod` for each kernel that changed.
+//! Building what the plan says, several modules at a time, and one `depmod` for each kernel that changed.
+//!
+//! The kernel of the next boot comes first. Two kernels of one module are never built at once: dkms has one build folder
+//! for all of them, and without a lock puts files of one kernel into the other (measured).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::dkms::build::{self, Failure};
@@ -9,13 +13,15 @@ use crate::dkms::plan::State;
 use crate::dkms::tree::TREE;
 use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Step, Tree, plan};
 use crate::facts::{Facts, pairs_of};
-use crate::kernel::Installed;
 use crate::kernel::inventory::MODULES;
-use crate::sys::interrupt;
+use crate::sys::{interrupt, work_politely};
 use crate::world::World;
 
 /// How long one `depmod` may take; it takes about a second for 4,000 modules.
 const INDEX_DEADLINE: Duration = Duration::from_secs(300);
+
+/// How often a worker without work looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Less free space than this is none, in bytes.
 const ROOM: u64 = 256 << 10;
@@ -83,36 +89,138 @@ pub fn plan(facts: &Facts) -> Vec<Planned> {
     planned
 }
 
-/// Does the work. A failed module does not stop the others.
+/// Does the work, several modules at a time. A failed module does not stop the others.
 pub fn run(world: &World, cache: &mut Cache, facts: &Facts, planned: &[Planned]) -> Vec<Attempt> {
-    let mut attempts: Vec<Attempt> = Vec::new();
-    for kernel in facts.inventory.tips() {
-        let release = kernel.name.release();
-        let mut missing: BTreeSet<String> = not_ready(facts, &release);
-        let mut changed = false;
-        for p in planned.iter().filter(|p| p.release == release) {
-            if interrupt::asked() {
-                break;
-            }
-            let attempt = one(world, cache, kernel, p, &missing);
-            if attempt.failure.is_none() {
+    if planned.is_empty() {
+        return Vec::new();
+    }
+    let modules: BTreeSet<&str> = planned.iter().map(|p| p.module.name.as_str()).collect();
+    let share = world.settings.build_jobs.share(modules.len());
+    tracing::debug!("at most {} modules at a time", share.jobs);
+    let missing = |release: &str| not_ready(facts, release);
+    let releases: BTreeSet<&str> = planned.iter().map(|p| p.release.as_str()).collect();
+    let queue = Mutex::new(Queue {
+        waiting: planned.iter().collect(),
+        busy: Vec::new(),
+        missing: releases.iter().map(|r| ((*r).to_owned(), missing(r))).collect(),
+        changed: BTreeSet::new(),
+        attempts: Vec::new(),
+        alone: world.root.lookup(SIGNING_KEY).is_absent(),
+    });
+    let (ready, cache) = (Condvar::new(), Mutex::new(cache));
+    std::thread::scope(|scope| {
+        for _ in 0..share.jobs {
+            scope.spawn(|| {
+                work_politely();
+                while let Some(p) = next(&queue, &ready) {
+                    let missing = held(&queue).missing.get(&p.release).cloned().unwrap_or_default();
+                    let attempt = one(world, &cache, facts, p, &missing, share.make_jobs);
+                    tell(world, &attempt);
+                    // Not in the condition below: the lock would be held for its whole body.
+                    let finished = held(&queue).done(p, attempt);
+                    if let Some(release) = finished {
+                        index(world, &queue, &release);
+                    }
+                    ready.notify_all();
+                }
+            });
+        }
+    });
+    // A worker that has panicked has left its module undone; the others are told all the same.
+    queue.into_inner().unwrap_or_else(PoisonError::into_inner).attempts
+}
+
+/// dkms makes this key when it first signs a module, without a lock: two at once would each sign with one of their own.
+const SIGNING_KEY: &str = "/var/lib/dkms/mok.key";
+
+/// The work that is left, and what is at work.
+struct Queue<'a> {
+    waiting: VecDeque<&'a Planned>,
+    busy: Vec<&'a Planned>,
+    /// By kernel: the names of modules that others are built upon and that are not there.
+    missing: BTreeMap<String, BTreeSet<String>>,
+    /// Kernels that want a `depmod`.
+    changed: BTreeSet<String>,
+    attempts: Vec<Attempt>,
+    /// Until one module has been built there is no signing key: nobody else works meanwhile.
+    alone: bool,
+}
+
+impl<'a> Queue<'a> {
+    /// The next one that can be worked on: the first whose module nobody works on, for whatever kernel (its versions and
+    /// kernels share folders), and whose dependencies are done.
+    fn take(&mut self) -> Option<&'a Planned> {
+        if self.alone && !self.busy.is_empty() {
+            return None;
+        }
+        let is_left = |release: &str, name: &str| {
+            let same = |p: &&Planned| p.release == release && p.module.name == name;
+            self.waiting.iter().any(same) || self.busy.iter().any(same)
+        };
+        let free = |p: &&Planned| {
+            let busy = self.busy.iter().any(|b| b.module.name == p.module.name);
+            // Those of a circle fail without being built: they need not wait for each other.
+            let built = p.in_circle || !p.conf.depends.iter().any(|name| is_left(&p.release, name));
+            !busy && built
+        };
+        let at = self.waiting.iter().position(free)?;
+        let p = self.waiting.remove(at)?;
+        self.busy.push(p);
+        Some(p)
+    }
+
+    /// Notes an attempt; gives the kernel, when it was the last one of a kernel that wants a `depmod`.
+    fn done(&mut self, p: &Planned, attempt: Attempt) -> Option<String> {
+        self.busy.retain(|b| !std::ptr::eq(*b, p));
+        if attempt.failure.is_none() {
+            if let Some(missing) = self.missing.get_mut(&p.release) {
                 missing.remove(&p.module.name);
             }
-            // A module that was refused, or did not compile, is no reason to let depmod near its kernel.
-            changed |= attempt.touched || p.steps == [Step::Index];
-            tell(world, &attempt);
-            attempts.push(attempt);
+            // It has been signed now, or this kernel wants no signature.
+            self.alone &= attempt.log.is_none();
         }
-        if changed
-            && !interrupt::asked()
-            && let Err(e) = build::index(&world.root, &world.tools, &release, INDEX_DEADLINE)
-        {
-            tracing::error!("{e}");
-            let of_kernel = attempts.iter_mut().filter(|a| a.release == release);
-            of_kernel.take(1).for_each(|a| a.index_error = Some(e.clone()));
+        // A module that was refused, or did not compile, is no reason to let depmod near its kernel.
+        if attempt.touched || p.steps == [Step::Index] {
+            self.changed.insert(p.release.clone());
         }
+        self.attempts.push(attempt);
+        let same = |other: &&Planned| other.release == p.release;
+        let last = !self.waiting.iter().any(same) && !self.busy.iter().any(same);
+        (last && self.changed.remove(&p.release)).then(|| p.release.clone())
     }
-    attempts
+}
+
+fn held<'q, 'a>(queue: &'q Mutex<Queue<'a>>) -> MutexGuard<'q, Queue<'a>> {
+    // What a worker that has panicked left behind is still a queue.
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for something to do; none when nothing is left, or we are asked to stop.
+fn next<'a>(queue: &Mutex<Queue<'a>>, ready: &Condvar) -> Option<&'a Planned> {
+    let mut queue = held(queue);
+    loop {
+        if interrupt::asked() || queue.waiting.is_empty() {
+            return None;
+        }
+        if let Some(p) = queue.take() {
+            return Some(p);
+        }
+        // Looked at again now and then, so that a signal is noticed.
+        let (again, _) = ready.wait_timeout(queue, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner);
+        queue = again;
+    }
+}
+
+fn index(world: &World, queue: &Mutex<Queue<'_>>, release: &str) {
+    if interrupt::asked() {
+        return;
+    }
+    if let Err(e) = build::index(&world.root, &world.tools, release, INDEX_DEADLINE) {
+        tracing::error!("{e}");
+        let mut queue = held(queue);
+        let of_kernel = queue.attempts.iter_mut().filter(|a| a.release == release);
+        of_kernel.take(1).for_each(|a| a.index_error = Some(e.clone()));
+    }
 }
 
 /// The names of the modules of a kernel that are not proven: nothing can be built upon them.
@@ -125,10 +233,11 @@ fn not_ready(facts: &Facts, release: &str) -> BTreeSet<String> {
 
 fn one(
     world: &World,
-    cache: &mut Cache,
-    kernel: &Installed,
+    cache: &Mutex<&mut Cache>,
+    facts: &Facts,
     p: &Planned,
     missing: &BTreeSet<String>,
+    make_jobs: Option<usize>,
 ) -> Attempt {
     let mut attempt = Attempt {
         module: p.module.clone(),
@@ -165,16 +274,24 @@ fn one(
     attempt.log = Some(build::log_path(&p.module, &p.release));
     let timeout = world.settings.build_timeout;
     let run = |steps: &[Step]| {
-        build::run(&world.root, &world.tools, &p.module, &p.source, &p.release, steps, timeout)
+        build::run(
+            &world.root,
+            &world.tools,
+            &p.module,
+            &p.source,
+            &p.release,
+            steps,
+            build::Limits { deadline: timeout, make_jobs },
+        )
     };
     let mut done = run(&p.steps);
-    let mut left = still_to_do(world, cache, kernel, &p.module);
+    let mut left = still_to_do(world, cache, facts, p);
     // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
     if done.is_ok()
         && let Some((steps, _)) = left.as_ref().filter(|(steps, _)| steps.contains(&Step::Reinstall))
     {
         done = run(steps);
-        left = still_to_do(world, cache, kernel, &p.module);
+        left = still_to_do(world, cache, facts, p);
     }
     done = match (done, left) {
         // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
@@ -221,13 +338,17 @@ fn one(
 /// What would have to be done for a module now, and why; none when it would be left alone.
 fn still_to_do(
     world: &World,
-    cache: &mut Cache,
-    kernel: &Installed,
-    module: &ModuleName,
+    cache: &Mutex<&mut Cache>,
+    facts: &Facts,
+    planned: &Planned,
 ) -> Option<(Vec<Step>, String)> {
+    let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == planned.release)?;
     let tree = Tree::observe(&world.root);
-    let pairs = pairs_of(world, cache, &tree, kernel);
-    match plan::decide(pairs.iter().find(|p| p.module == *module)?) {
+    let pairs = {
+        let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+        pairs_of(world, &mut cache, &tree, kernel)
+    };
+    match plan::decide(pairs.iter().find(|p| p.module == planned.module)?) {
         Decision::Work { steps, why } => Some((steps, why)),
         Decision::Proven => Some((Vec::new(), String::new())),
         Decision::Leave { .. } => None,
