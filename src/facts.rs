@@ -97,12 +97,22 @@ pub struct Facts {
 impl Facts {
     /// Looks at everything.
     pub fn observe(world: &World, cache: &mut Cache) -> Facts {
+        Facts::observe_also(world, cache, &[])
+    }
+
+    /// The same, also for some kernels that are neither tips nor run nor boot next.
+    pub fn observe_also(world: &World, cache: &mut Cache, also: &[String]) -> Facts {
         let inventory = Inventory::observe(&world.root);
         let tree = Tree::observe(&world.root);
         let boot = BootFiles::observe(&world.root, &inventory);
         let mut kernels = kernels_that_matter(&inventory);
         // An admin may have chosen another one.
         kernels.extend(next_kernel(&boot, &inventory).filter(|k| !k.tip && !k.running));
+        for kernel in inventory.kernels.iter().filter(|k| also.contains(&k.name.release())) {
+            if !kernels.contains(&kernel) {
+                kernels.push(kernel);
+            }
+        }
         let mut pairs = Vec::new();
         let mut lines = Vec::new();
         for kernel in kernels {

@@ -37,6 +37,9 @@ pub struct ModuleRecord {
     pub error: Option<FirstError>,
     /// The log inside the root, when there was a build.
     pub log: Option<String>,
+    /// The fingerprint of the inputs that the build failed with: with the same ones it is not tried again by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<String>,
     /// The files that were found good.
     pub files: Vec<Proof>,
 }

@@ -11,9 +11,10 @@ use crate::dkms::build::{self, Failure};
 use crate::dkms::compiler_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::tree::TREE;
-use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Step, Tree, plan};
+use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Step, Tree, inputs, plan};
 use crate::facts::{Facts, pairs_of};
 use crate::kernel::inventory::MODULES;
+use crate::state::Record;
 use crate::sys::{interrupt, work_politely};
 use crate::world::World;
 
@@ -42,6 +43,26 @@ pub struct Planned {
     in_circle: bool,
 }
 
+impl std::fmt::Display for Planned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} on {}: {}, because {}", self.module, self.release, spelt(&self.steps), self.why)
+    }
+}
+
+impl Planned {
+    fn inputs(&self, world: &World) -> String {
+        inputs::fingerprint(&world.root, &world.tools, &self.module, &self.source, &self.release)
+    }
+
+    /// The last attempt failed with the very same inputs, as the record says.
+    pub fn would_fail_again(&self, world: &World, record: Option<&Record>) -> bool {
+        let known = record.and_then(|r| r.module(&self.module, &self.release));
+        let before = known.and_then(|m| m.inputs.as_ref());
+        // Only a build is spared; files that are good want to be installed all the same.
+        self.steps.contains(&Step::Build) && before.is_some_and(|before| *before == self.inputs(world))
+    }
+}
+
 /// What became of one planned module.
 #[derive(Debug, Clone)]
 pub struct Attempt {
@@ -55,25 +76,64 @@ pub struct Attempt {
     pub error: Option<FirstError>,
     /// Its log inside the root, when dkms was run.
     pub log: Option<String>,
+    /// The fingerprint of the inputs that it failed with, where it follows from them.
+    pub inputs: Option<String>,
     /// The kernel's folder may have been changed.
     touched: bool,
     /// The kernel's `depmod` failed.
     pub index_error: Option<String>,
 }
 
+/// What is to be built.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Modules, as NAME or NAME/VERSION; none means all.
+    pub modules: Vec<String>,
+    /// Kernel releases; none means the tips.
+    pub kernels: Vec<String>,
+    /// Also what is proven.
+    pub force: bool,
+    /// A person wants it: what failed before is tried again.
+    pub by_hand: bool,
+}
+
+impl Order {
+    /// Whether a module is meant by a word.
+    pub fn names(&self, asked: &str, module: &ModuleName) -> bool {
+        asked == module.name || asked == module.to_string()
+    }
+
+    fn wants(&self, module: &ModuleName) -> bool {
+        self.modules.is_empty() || self.modules.iter().any(|asked| self.names(asked, module))
+    }
+
+    /// What is to be done about a pair, for this order.
+    fn decide(&self, pair: &Pair) -> Decision {
+        match plan::decide(pair) {
+            Decision::Proven if self.force => plan::forced(pair, "it was asked for"),
+            // Who names it asks for it.
+            Decision::Leave { state: State::NotAutoinstall, .. } if !self.modules.is_empty() => {
+                plan::decide(&plan::asked_for(pair))
+            }
+            decision => decision,
+        }
+    }
+}
+
 /// The work, in order: the next boot's kernel first, what others are built upon before them.
-pub fn plan(facts: &Facts) -> Vec<Planned> {
+pub fn plan(facts: &Facts, order: &Order) -> Vec<Planned> {
     let mut planned = Vec::new();
-    for kernel in facts.inventory.tips() {
-        let release = kernel.name.release();
+    let tips = facts.inventory.tips().into_iter().map(|k| k.name.release());
+    let kernels: Vec<String> = if order.kernels.is_empty() { tips.collect() } else { order.kernels.clone() };
+    for release in kernels {
         let pairs: Vec<&Pair> = facts.of_kernel(&release).collect();
         // A module without a usable dkms.conf is left alone, whatever it depends on.
         let conf = |p: &Pair| p.conf.clone().unwrap_or_default();
         let named: Vec<_> = pairs.iter().map(|p| (p.module.name.clone(), conf(p).depends)).collect();
-        let (order, circle) = plan::order(&named);
-        for at in order {
+        let (in_order, circle) = plan::order(&named);
+        for at in in_order {
             let pair = pairs[at];
-            if let Decision::Work { steps, why } = plan::decide(pair) {
+            if let (true, Decision::Work { steps, why }) = (order.wants(&pair.module), order.decide(pair)) {
                 planned.push(Planned {
                     module: pair.module.clone(),
                     release: release.clone(),
@@ -245,6 +305,7 @@ fn one(
         failure: None,
         error: None,
         log: None,
+        inputs: None,
         touched: false,
         index_error: None,
     };
@@ -270,8 +331,10 @@ fn one(
         attempt.failure = Some((State::DependencyFailed, missing.to_string()));
         return attempt;
     }
-    tracing::info!("{} on {}: {}, because {}", p.module, p.release, spelt(&p.steps), p.why);
+    tracing::info!("{p}");
     attempt.log = Some(build::log_path(&p.module, &p.release));
+    // Before the build: what somebody changes meanwhile is a reason to build again.
+    let inputs = p.inputs(world);
     let timeout = world.settings.build_timeout;
     let run = |steps: &[Step]| {
         build::run(
@@ -284,6 +347,8 @@ fn one(
             build::Limits { deadline: timeout, make_jobs },
         )
     };
+    // What is there after a failed build is then the build from before.
+    let anew = p.steps.iter().any(|step| matches!(step, Step::SetAside(_)));
     let mut done = run(&p.steps);
     let mut left = still_to_do(world, cache, facts, p);
     // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
@@ -295,14 +360,16 @@ fn one(
     }
     done = match (done, left) {
         // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
-        (Err(Failure::Step { what, .. }), Some((steps, _))) if is_built(&steps) => {
+        (Err(Failure::Step { what, touched, .. }), Some((steps, _)))
+            if is_built(&steps) && (touched || !anew) =>
+        {
             tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
             Ok(())
         }
         (Ok(()), Some((steps, why))) if !is_built(&steps) => {
             let what = format!("dkms says that it is done, and it is not: {why}");
             let error = build::logged_error(&world.root, &p.module, &p.release);
-            Err(Failure::Step { what, error, last_lines: Vec::new(), touched: true })
+            Err(Failure::Step { what, error, last_lines: Vec::new(), touched: true, lasting: false })
         }
         (done, _) => done,
     };
@@ -317,7 +384,7 @@ fn one(
         Err(Failure::Interrupted) => {
             attempt.failure = Some((State::NotBuilt, "the run was asked to stop".to_owned()));
         }
-        Err(Failure::Step { what, error, last_lines, touched }) => {
+        Err(Failure::Step { what, error, last_lines, touched, lasting }) => {
             attempt.touched = touched;
             if !last_lines.is_empty() {
                 tracing::error!(
@@ -328,6 +395,7 @@ fn one(
                 );
             }
             let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
+            attempt.inputs = Some(inputs).filter(|_| lasting && full.is_empty());
             attempt.failure = Some((State::BuildFailed, what + &full));
             attempt.error = error;
         }

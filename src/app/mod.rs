@@ -6,6 +6,7 @@ pub mod engine;
 pub mod motd;
 pub mod post_update;
 pub mod pre_update;
+pub mod rebuild;
 pub mod refresh;
 pub mod status;
 pub mod variant;

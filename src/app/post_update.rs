@@ -4,13 +4,13 @@
 use clap::Parser;
 use serde::Serialize;
 
-use super::engine::{self, Attempt};
+use super::engine::{self, Attempt, Order};
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::boot::ReadBack;
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
-use crate::dkms::{Cache, Decision, Step, plan};
+use crate::dkms::{Cache, Decision, ModuleName, Step, plan};
 use crate::facts::Facts;
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
@@ -71,10 +71,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         need_root(&world, "clr-dkms-post-update")?;
         interrupt::watch()?;
         let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
-        work(&world, faults.clone())?
+        work(&world, faults.clone(), &Order::default())?.code
     };
     Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
 }
+
+/// Why a module that failed is left alone.
+const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and compiler; `clr-dkms rebuild` tries it again";
 
 /// What a run would do.
 #[derive(Debug, Serialize)]
@@ -127,11 +130,21 @@ fn dry_run(world: &World) -> Plan {
     let mut cache = Cache::load(&world.root);
     let facts = Facts::observe(world, &mut cache);
     let record = state::load::<Record>(&world.root, RECORD).good();
+    let planned = engine::plan(&facts, &Order::default());
+    let again: Vec<(&ModuleName, &str)> = planned
+        .iter()
+        .filter(|p| p.would_fail_again(world, record.as_ref()))
+        .map(|p| (&p.module, p.release.as_str()))
+        .collect();
     let modules = tip_pairs(&facts)
         .map(|pair| {
             let (steps, state, why) = match plan::decide(pair) {
                 Decision::Proven => (Vec::new(), State::Ok, String::new()),
-                Decision::Work { steps, why } => (steps, State::NotBuilt, why),
+                Decision::Work { steps, why } => match again.contains(&(&pair.module, pair.release.as_str()))
+                {
+                    true => (Vec::new(), State::BuildFailed, FAILED_BEFORE.to_owned()),
+                    false => (steps, State::NotBuilt, why),
+                },
                 Decision::Leave { state, why } => (Vec::new(), state, why),
             };
             PlannedModule { module: pair.module.to_string(), kernel: pair.release.clone(), steps, state, why }
@@ -202,7 +215,26 @@ fn boot_update_reason(world: &World, last: Option<&BootRecord>, facts: &Facts) -
     }
 }
 
-fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
+/// What a run came to.
+#[derive(Debug)]
+pub struct Done {
+    /// The exit code.
+    pub code: u8,
+    /// What was tried.
+    pub attempts: Vec<Attempt>,
+}
+
+impl From<u8> for Done {
+    fn from(code: u8) -> Done {
+        Done { code, attempts: Vec::new() }
+    }
+}
+
+/// Does all the work of a run.
+///
+/// # Errors
+/// When it cannot write what it found.
+pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result<Done> {
     let root = &world.root;
     let started = world.clock.now();
     let before = state::load::<Record>(root, RECORD);
@@ -218,20 +250,29 @@ fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
     let mut cache = Cache::load(root);
     // What bash did not answer the last time, it may answer now; reports do not wait for it again.
     cache.forget_failures();
-    let facts = Facts::observe(world, &mut cache);
-    if let Some(reason) = unreadable(world, &facts) {
+    let observe = |cache: &mut Cache| Facts::observe_also(world, cache, &order.kernels);
+    let facts = observe(&mut cache);
+    let unknown = super::rebuild::unknown_module(&facts, order);
+    if let Some(reason) = unreadable(world, &facts).or(unknown) {
         tracing::error!("{reason}; nothing has been changed");
-        return Ok(exit::UNKNOWN);
+        return Ok(exit::UNKNOWN.into());
     }
     if facts.inventory.kernels.is_empty() {
         tracing::info!("no kernel of clr-boot-manager is installed: nothing to do");
-        return Ok(exit::OK);
+        return Ok(exit::OK.into());
     }
     for oddity in facts.inventory.oddities.iter().chain(&facts.tree.oddities) {
         tracing::info!("{} {}", oddity.path, oddity.what);
     }
 
-    let plans = engine::plan(&facts);
+    let mut plans = engine::plan(&facts, order);
+    plans.retain(|p| {
+        let again = !order.by_hand && p.would_fail_again(world, before.as_good());
+        if again {
+            tracing::info!("{} on {}: {FAILED_BEFORE}", p.module, p.release);
+        }
+        !again
+    });
     if !plans.is_empty() {
         let builds = plans.iter().map(|p| format!("{} on {}", p.module, p.release)).collect();
         let intent = InProgress { schema: SCHEMA, started, pid: std::process::id(), builds };
@@ -241,18 +282,18 @@ fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
     }
     let attempts = engine::run(world, &mut cache, &facts, &plans);
     // What is true now is read from disk again, not concluded from what was done.
-    let facts = if attempts.is_empty() { facts } else { Facts::observe(world, &mut cache) };
+    let facts = if attempts.is_empty() { facts } else { observe(&mut cache) };
     if interrupt::asked() {
-        return Ok(stopped());
+        return Ok(Done { code: stopped(), attempts });
     }
     let (obstacles, changed) = put_cmdline_right(world, &facts);
-    let facts = if changed { Facts::observe(world, &mut cache) } else { facts };
+    let facts = if changed { observe(&mut cache) } else { facts };
     if interrupt::asked() {
-        return Ok(stopped());
+        return Ok(Done { code: stopped(), attempts });
     }
     let last = before.as_good().map(|r| r.boot.clone());
     let boot = put_boot_right(world, &facts, last.clone());
-    let facts = if last.as_ref() == Some(&boot) { facts } else { Facts::observe(world, &mut cache) };
+    let facts = if last.as_ref() == Some(&boot) { facts } else { observe(&mut cache) };
 
     let mut problems = faults.clone();
     problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
@@ -286,7 +327,8 @@ fn work(world: &World, faults: Vec<String>) -> anyhow::Result<u8> {
             );
         }
     }
-    finish(world, &mut cache, &facts, before, record, &faults, attempts.is_empty())
+    let code = finish(world, &mut cache, &facts, before, record, &faults, attempts.is_empty())?;
+    Ok(Done { code, attempts })
 }
 
 /// The mark of the run stays: the next one, and every report, knows that this one did not end.
@@ -356,6 +398,7 @@ fn module_record(
             record.state = *state;
             record.reason = Some(reason.clone());
             record.error.clone_from(&attempt.error);
+            record.inputs.clone_from(&attempt.inputs);
         }
     }
     record

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use super::enforcement::{self, EnforcementArguments};
+use super::rebuild::{self, RebuildArguments};
 use super::{Common, LOCK, answer, exit, json};
 use crate::dkms::Cache;
 use crate::facts::Facts;
@@ -38,6 +39,15 @@ enum Verb {
     #[command(after_help = "Examples:\n  clr-dkms enforcement\n  clr-dkms enforcement --kernel native\n  \
         clr-dkms enforcement --json | jq '.kernels[0].next_boot.loads'")]
     Enforcement(EnforcementArguments),
+    /// Build and install modules by hand, as clr-dkms-post-update does after an update
+    ///
+    /// What is proven to be there is left alone, unless --force is given; what failed before is tried again. A module that is
+    /// named is built also when its dkms.conf has no AUTOINSTALL=yes. With --force a module that worked stays when the new
+    /// build fails. Exit code 0: all that was asked for is there; 1: something is not; 3: there is no such module or
+    /// kernel.
+    #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
+        clr-dkms rebuild --all-kernels --dry-run")]
+    Rebuild(RebuildArguments),
 }
 
 #[derive(Debug, Args)]
@@ -56,6 +66,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let status = match arguments.verb {
         Verb::Status(status) => status,
         Verb::Enforcement(asked) => return enforcement::run(&world, &asked, &arguments.common),
+        Verb::Rebuild(asked) => return rebuild::run(&world, asked, &arguments.common),
     };
     let document = look(&world);
     let text = if status.json { json(&document)? } else { text::screen(&document) };

@@ -36,6 +36,8 @@ pub enum Failure {
         last_lines: Vec<String>,
         /// The kernel's folder may have been changed before.
         touched: bool,
+        /// It follows from the inputs of the build: while they are the same it would fail again.
+        lasting: bool,
     },
 }
 
@@ -46,6 +48,33 @@ pub struct Limits {
     pub deadline: Duration,
     /// The processors for make; none for all of them.
     pub make_jobs: Option<usize>,
+}
+
+/// How many attempts have their logs kept.
+const ATTEMPTS: usize = 5;
+
+/// Words of an error that has nothing to do with source and kernel, and may be gone tomorrow.
+fn is_passing(log: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "No space left on device",
+        "Killed",
+        "Cannot allocate memory",
+        "virtual memory exhausted",
+        "Read-only file system",
+        "Input/output error",
+    ];
+    WORDS.iter().any(|words| log.contains(words))
+}
+
+/// Makes room for the log of a new attempt: the last one is `K.log`, those before it `K.log.1` and so on.
+fn rotate(root: &Root, path: &str) {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let numbered = |text: &str, n: usize| if n == 0 { text.to_owned() } else { format!("{text}.{n}") };
+    for n in (0..ATTEMPTS - 1).rev() {
+        if let Err(e) = root.rename(numbered(path, n), &numbered(name, n + 1)) {
+            tracing::warn!("{e}; that log is overwritten");
+        }
+    }
 }
 
 /// The log file of a module on a kernel, inside the root.
@@ -77,8 +106,15 @@ pub fn run(
     limits: Limits,
 ) -> Result<(), Failure> {
     let path = log_path(module, release);
-    let broken = |what: String| Failure::Step { what, error: None, last_lines: Vec::new(), touched: true };
-    let mut log = match root.create(&path) {
+    let broken = |what: String| Failure::Step {
+        what,
+        error: None,
+        last_lines: Vec::new(),
+        touched: true,
+        lasting: false,
+    };
+    rotate(root, &path);
+    let log = match root.create(&path) {
         Ok(log) => log,
         Err(e) => {
             tracing::warn!("{e}; the module is built without a log");
@@ -86,11 +122,68 @@ pub fn run(
         }
     };
     portable_source(root, module, source).map_err(|e| broken(e.to_string()))?;
+    let aside = steps.iter().find_map(|step| if let Step::SetAside(path) = step { Some(path) } else { None });
+    let done = run_steps(root, tools, module, release, steps, limits, log);
+    if let Some(path) = aside {
+        put_aside_right(root, path, done.is_ok());
+    }
+    done
+}
+
+/// The name of a build that is set aside: dkms sees nothing that begins with a dot.
+fn aside_name(path: &str) -> String {
+    format!(".tmp_{}_aside", path.rsplit('/').next().unwrap_or(path))
+}
+
+/// Takes a build back that was set aside, or throws it away when there is another one.
+fn put_aside_right(root: &Root, path: &str, superseded: bool) {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let aside = format!("{folder}/{}", aside_name(path));
+    let result = if superseded || root.lookup(built_part(path)).is_there() {
+        root.remove_tree(&aside)
+    } else {
+        root.remove_tree(path).and_then(|_| root.rename(&aside, name))
+    };
+    if let Err(e) = result {
+        tracing::warn!("{e}; the next run builds what is missing");
+    }
+}
+
+fn built_part(path: &str) -> String {
+    format!("{path}/module")
+}
+
+fn run_steps(
+    root: &Root,
+    tools: &Tools,
+    module: &ModuleName,
+    release: &str,
+    steps: &[Step],
+    limits: Limits,
+    mut log: File,
+) -> Result<(), Failure> {
+    let broken = |what: String| Failure::Step {
+        what,
+        error: None,
+        last_lines: Vec::new(),
+        touched: true,
+        lasting: false,
+    };
     for step in steps {
         let verb = match step {
             Step::RemoveTree(path) => {
                 note(&mut log, &format!("removing {path}"));
                 root.remove_tree(path).map_err(|e| broken(e.to_string()))?;
+                continue;
+            }
+            Step::SetAside(path) => {
+                note(&mut log, &format!("setting {path} aside"));
+                // What an interrupted run has left there is older than this one.
+                let aside = path.rsplit_once('/').map(|(folder, _)| format!("{folder}/{}", aside_name(path)));
+                aside
+                    .map_or(Ok(false), |aside| root.remove_tree(aside))
+                    .map_err(|e| broken(e.to_string()))?;
+                root.rename(path, &aside_name(path)).map_err(|e| broken(e.to_string()))?;
                 continue;
             }
             Step::RemoveFile(path) => {
@@ -123,6 +216,7 @@ pub fn run(
             error: compiler_error::find(&text),
             last_lines: compiler_error::last_lines(&text, 12),
             touched: verb != "build",
+            lasting: verb == "build" && !is_passing(&text),
         });
     }
     append(root, &mut log, &format!("{}/log/make.log", build_folder(module, release)));

@@ -7,6 +7,7 @@ pub mod build;
 pub mod cache;
 pub mod compiler_error;
 pub mod conf;
+pub mod inputs;
 pub mod modfile;
 mod pkcs7;
 pub mod plan;

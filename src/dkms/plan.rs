@@ -96,6 +96,8 @@ pub enum Step {
     /// Remove the folder of a build that is not whole or not good. dkms trips over half of one for ever, with --force
     /// too; and `dkms unbuild` takes away what is installed before there is anything better.
     RemoveTree(String),
+    /// Set the folder of a build that works aside, until the next step has made another one.
+    SetAside(String),
     /// Remove an installed file that nothing claims, or that is damaged.
     RemoveFile(String),
     /// `dkms build`.
@@ -112,6 +114,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::RemoveTree(path) | Step::RemoveFile(path) => write!(f, "remove {path}"),
+            Step::SetAside(path) => write!(f, "set {path} aside"),
             Step::Build => f.write_str("dkms build"),
             Step::Install => f.write_str("dkms install"),
             Step::Reinstall => f.write_str("dkms install --force"),
@@ -175,6 +178,27 @@ pub fn decide(pair: &Pair) -> Decision {
     }
     steps.push(Step::Index);
     Decision::Work { steps, why }
+}
+
+/// The steps that build a pair anew, whatever there is. What works stays until its successor is built.
+pub fn forced(pair: &Pair, why: &str) -> Decision {
+    let mut steps = Vec::new();
+    if pair.stage != Stage::Added {
+        steps.push(Step::SetAside(build_folder(&pair.module, &pair.release)));
+    }
+    steps.push(Step::Build);
+    steps.push(if pair.stage == Stage::Installed { Step::Reinstall } else { Step::Install });
+    steps.push(Step::Index);
+    Decision::Work { steps, why: why.to_owned() }
+}
+
+/// The pair as if its dkms.conf asked to be built by itself.
+pub fn asked_for(pair: &Pair) -> Pair {
+    let mut pair = pair.clone();
+    if let Ok(conf) = &mut pair.conf {
+        conf.autoinstall = true;
+    }
+    pair
 }
 
 /// The folder of a module's build for a kernel, inside the root.

@@ -133,6 +133,7 @@ pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleRecord {
         reason: None,
         error: None,
         log: None,
+        inputs: None,
         files: Vec::new(),
     };
     match (decide(pair), &pair.proof) {
@@ -146,6 +147,7 @@ pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleRecord {
                 status.reason.clone_from(&known.reason);
                 status.error.clone_from(&known.error);
                 status.log.clone_from(&known.log);
+                status.inputs.clone_from(&known.inputs);
             }
         }
         (_, proof) => {
@@ -160,6 +162,8 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
     let known = record.as_good();
     let spelt = |mut module: ModuleRecord| {
         module.log = module.log.map(|log| facts.spell(&log));
+        // A matter of the record alone.
+        module.inputs = None;
         for file in &mut module.files {
             file.path = facts.spell(&file.path);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,6 +68,13 @@ impl Tools {
             ),
         };
         found.ok_or_else(|| MissingTool { name: name.to_owned(), searched })
+    }
+
+    /// What tells a program from another one of its name: path, size and time; none when there is none.
+    pub fn identity(&self, name: &str) -> Option<String> {
+        let path = self.find(name).ok()?;
+        let stat = path.metadata().ok()?;
+        Some(format!("{} {} {}.{}", path.display(), stat.size(), stat.mtime(), stat.mtime_nsec()))
     }
 
     /// A child that runs the program `name`.

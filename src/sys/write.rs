@@ -168,6 +168,23 @@ impl Root {
         }
     }
 
+    /// Gives a file or folder another name in its own folder, in place of what has that name; true when it was there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be renamed.
+    pub fn rename(&self, path: impl AsRef<Path>, name: &str) -> Result<bool, FileError> {
+        let path = path.as_ref();
+        let (folder, old) = match self.parent_and_name(path) {
+            Err(e) if e.is_absent() => return Ok(false),
+            other => other?,
+        };
+        match rustix::fs::renameat(&folder, old, &folder, name) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(self.fail("rename", path, e)),
+        }
+    }
+
     /// Removes a folder, when it is empty; true when it was.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ fn each_verdict_has_its_text() {
         .code(1);
     motd(&root);
     all += &format!("build failed:\n{}", root.text(FRAGMENT));
-    root.behave("").post_update().code(0);
+    root.mend("hello-1.0").post_update().code(0);
     motd(&root);
     all += &format!("reboot pending:\n{}", root.text(FRAGMENT));
     root.remove(&format!("usr/lib/modules/{B}/modules.dep"))

@@ -193,9 +193,15 @@ fn a_module_that_fails_does_not_stop_the_others() {
     // All modules that could be built are indexed, and the boot manager runs in any case.
     assert_eq!(root.short_calls()[5..], [format!("depmod {B}"), "clr-boot-manager".to_owned()]);
     assert!(root.text("run/motd.d/clr-dkms.motd").contains("bad/2.5"));
+    // With the same inputs it would fail again: it is left alone, and told.
+    let known = root.record()["modules"].clone();
+    root.forget_calls().post_update().code(1).says(&["bad/2.5 on 6.15.8-1592.native: left alone"]);
+    assert_eq!(root.calls(), Vec::<String>::new());
+    assert_eq!(root.record()["modules"], known);
+    let dry = root.run("clr-dkms-post-update", &["-n"]);
+    dry.code(0).shows(&["bad/2.5 on 6.15.8-1592.native: left alone (build-failed)"]);
     // Mended, the next run makes it good, and nothing of the failure stays.
-    root.behave("");
-    root.forget_calls().post_update().code(0);
+    root.mend("bad-2.5").post_update().code(0);
     assert_eq!(root.short_calls()[..2], [format!("build bad {B}"), format!("install bad {B}")]);
     assert!(!root.text("run/motd.d/clr-dkms.motd").contains("bad/2.5"));
     settles(&root);

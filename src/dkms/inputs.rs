@@ -1,0 +1,80 @@
+//! What the outcome of a build follows from: source, `dkms.conf` with its overrides, headers, compiler, dkms. A build that
+//! failed fails again while all of that is the same.
+
+use crate::kernel::inventory::module_folder;
+use crate::sys::{Fingerprint, Kind, Root, Stat, Tools};
+
+use super::{ModuleName, Source};
+
+/// Where an admin's overrides lie.
+const OVERRIDES: &str = "/etc/dkms";
+/// The headers by what changes with each of their builds.
+const HEADERS: [&str; 6] = [
+    ".config",
+    "Makefile",
+    "Module.symvers",
+    "include/config/kernel.release",
+    "include/generated/autoconf.h",
+    "include/generated/utsrelease.h",
+];
+/// The programs that a build is made with.
+const PROGRAMS: [&str; 6] = ["dkms", "make", "gcc", "cc", "clang", "ld"];
+/// A source tree with more entries than this is told apart by its first ones.
+const MOST: usize = 20_000;
+
+/// The fingerprint of a build's inputs. Files count by name, size and times, as for make: nobody reads 40 MB of source to
+/// find out that nothing is to be done.
+pub fn fingerprint(
+    root: &Root,
+    tools: &Tools,
+    module: &ModuleName,
+    source: &Source,
+    release: &str,
+) -> String {
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.add(format!("{module} {release}"));
+    if let Source::Folder { path, .. } = source {
+        let mut left = MOST;
+        tree(root, &path.to_string_lossy(), &mut left, &mut fingerprint);
+    }
+    // What cannot be listed has no part in it: dkms cannot read it either.
+    for file in root.list_optional(OVERRIDES).unwrap_or_default() {
+        entry(root, &format!("{OVERRIDES}/{}", file.name.to_string_lossy()), &mut fingerprint);
+    }
+    let headers = format!("{}/build", module_folder(release));
+    for file in HEADERS {
+        entry(root, &format!("{headers}/{file}"), &mut fingerprint);
+    }
+    for program in PROGRAMS {
+        fingerprint.add(tools.identity(program).unwrap_or_default());
+    }
+    fingerprint.finish()
+}
+
+fn tree(root: &Root, folder: &str, left: &mut usize, fingerprint: &mut Fingerprint) {
+    // A folder that cannot be listed counts by its own times, which its parent has told.
+    for found in root.list_optional(folder).unwrap_or_default() {
+        let Some(less) = left.checked_sub(1) else { return };
+        *left = less;
+        let path = format!("{folder}/{}", found.name.to_string_lossy());
+        entry(root, &path, fingerprint);
+        match found.kind {
+            Kind::Folder => tree(root, &path, left, fingerprint),
+            // A link counts with its text, and with what it leads to.
+            Kind::Link => {
+                fingerprint.add(root.read_link(&path).unwrap_or_default().as_os_str().as_encoded_bytes())
+            }
+            Kind::File | Kind::Other => {}
+        }
+    }
+}
+
+/// A folder counts by name alone: its times change when somebody looks in with an editor.
+fn entry(root: &Root, path: &str, fingerprint: &mut Fingerprint) {
+    fingerprint.add(path);
+    match root.lookup(path).stat() {
+        Some(Stat { kind: Kind::Folder, .. }) => fingerprint.add("folder"),
+        Some(stat) => fingerprint.add(format!("{} {}", stat.size, stat.mtime_ns)),
+        None => fingerprint.add("none"),
+    }
+}

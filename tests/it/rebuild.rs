@@ -1,0 +1,145 @@
+//! `clr-dkms rebuild`: the work of an update by hand.
+
+use crate::support::{A, B, LTS, Run, TestRoot};
+
+fn rebuild(root: &TestRoot, arguments: &[&str]) -> Run {
+    root.run("clr-dkms", &[&["rebuild"], arguments].concat())
+}
+
+/// Two modules, proven on both kernels.
+fn settled() -> TestRoot {
+    let root = TestRoot::system();
+    root.module("hello", "1.0", "").module("other", "2", "").post_update().code(0);
+    root.kernel(B).headers(B).tip(B).post_update().code(0);
+    root.forget_calls();
+    root
+}
+
+#[test]
+fn what_is_there_is_left_alone() {
+    let root = settled();
+    let before = root.tree();
+    rebuild(&root, &[]).code(0).prints("nothing to do\n");
+    rebuild(&root, &["hello", "-k", "native"]).code(0).prints("nothing to do\n");
+    assert_eq!(root.calls(), Vec::<String>::new());
+    let difference = crate::support::tree::difference(&before, &root.tree(), true);
+    assert_eq!(difference, Vec::<String>::new());
+}
+
+#[test]
+fn by_force_a_module_is_built_anew() {
+    let root = settled();
+    rebuild(&root, &["hello", "--force", "-n"]).code(0).shows(&[
+        "hello/1.0 on",
+        "set ",
+        "dkms build",
+        "it was asked for",
+    ]);
+    assert_eq!(root.calls(), Vec::<String>::new());
+    rebuild(&root, &["hello", "--force"]).code(0).prints(&format!("hello/1.0 on {B}: ok\n"));
+    let expected = [format!("build hello {B}"), format!("install hello {B} --force"), format!("depmod {B}")];
+    assert_eq!(root.short_calls(), expected);
+    // The older kernel, by name; nothing is left of what was set aside.
+    rebuild(&root, &["hello/1.0", "-f", "-k", A]).code(0).prints(&format!("hello/1.0 on {A}: ok\n"));
+    assert!(!root.tree().keys().any(|path| path.contains("_aside")));
+    root.run("clr-dkms", &["status"]).code(0);
+}
+
+#[test]
+fn what_worked_stays_when_the_new_build_fails() {
+    let root = settled();
+    let installed = format!("usr/lib/modules/{B}/updates/dkms/hello.ko");
+    let before = std::fs::read(root.at(&installed)).unwrap();
+    root.behave(
+        "[[ $verb != build ]] || { mkdir -p \"$built/log\"; code=10; said='/src/hello.c:1:1: error: no'; }",
+    );
+    let run = rebuild(&root, &["hello", "--force"]);
+    run.code(1).shows(&[&format!("hello/1.0 on {B}: build-failed: dkms build: exit code 10")]);
+    assert_eq!(std::fs::read(root.at(&installed)).unwrap(), before);
+    assert!(!root.tree().keys().any(|path| path.contains("_aside")));
+    root.behave("").forget_calls();
+    // The record knows of the failure, the disk says that all is there.
+    root.post_update().code(0);
+    assert_eq!(root.calls(), Vec::<String>::new());
+    root.run("clr-dkms", &["status"]).code(0);
+}
+
+#[test]
+fn what_failed_before_is_tried_again_by_hand_only() {
+    let root = TestRoot::system();
+    root.module("hello", "1.0", "");
+    root.behave("[[ $verb != build ]] || { code=10; said='/src/hello.c:1:1: error: no'; }")
+        .post_update()
+        .code(1);
+    root.forget_calls().post_update().code(1).says(&["left alone", "`clr-dkms rebuild`"]);
+    assert_eq!(root.calls(), Vec::<String>::new());
+    root.behave("");
+    rebuild(&root, &["hello"]).code(0).prints(&format!("hello/1.0 on {A}: ok\n"));
+    assert_eq!(root.recorded("hello", A), "ok");
+}
+
+/// A full disk, a killed compiler: they say nothing of source and kernel.
+#[test]
+fn a_passing_trouble_is_tried_again_by_itself() {
+    let root = TestRoot::system();
+    root.module("hello", "1.0", "");
+    for said in
+        ["as: write error: No space left on device", "gcc: fatal error: Killed signal terminated program cc1"]
+    {
+        root.behave(&format!("[[ $verb != build ]] || {{ code=10; said='{said}'; }}")).post_update().code(1);
+        root.forget_calls().post_update().code(1);
+        assert_eq!(root.short_calls()[0], format!("build hello {A}"), "{said}");
+    }
+}
+
+#[test]
+fn the_logs_of_five_attempts_are_kept() {
+    let root = TestRoot::system();
+    root.module("hello", "1.0", "");
+    for attempt in 1..=7 {
+        root.behave(&format!("[[ $verb != build ]] || {{ code=10; said='attempt {attempt}'; }}"));
+        rebuild(&root, &["hello"]).code(1);
+    }
+    let log = format!("var/log/clr-dkms/hello-1.0/{A}.log");
+    for (name, attempt) in [(log.clone(), 7), (format!("{log}.1"), 6), (format!("{log}.4"), 3)] {
+        assert!(root.text(&name).contains(&format!("attempt {attempt}")), "{name}");
+    }
+    assert!(!root.has(&format!("{log}.5")));
+}
+
+#[test]
+fn what_does_not_ask_for_it_is_built_when_it_is_named() {
+    let root = TestRoot::system();
+    root.module("quiet", "1", "AUTOINSTALL=\"\"\n");
+    rebuild(&root, &[]).code(0).prints("nothing to do\n");
+    rebuild(&root, &["quiet"]).code(0).prints(&format!("quiet/1 on {A}: ok\n"));
+}
+
+#[test]
+fn kernels_are_chosen() {
+    let root = TestRoot::updated();
+    root.kernel(LTS).headers(LTS).tip(LTS).module("hello", "1.0", "");
+    let planned = |arguments: &[&str]| -> Vec<String> {
+        let run = rebuild(&root, &[&["-n"], arguments].concat());
+        let text = run.code(0).stdout.clone();
+        text.lines()
+            .filter_map(|l| Some(l.strip_prefix("hello/1.0 on ")?.split(':').next()?.to_owned()))
+            .collect()
+    };
+    assert_eq!(planned(&[]), [B, LTS]);
+    assert_eq!(planned(&["-k", "ltscurrent"]), [LTS]);
+    assert_eq!(planned(&["-k", A, "-k", LTS]), [A, LTS]);
+    assert_eq!(planned(&["--all-kernels"]).len(), 3);
+    rebuild(&root, &["--all-kernels", "-k", A]).code(64);
+    rebuild(&root, &["-k", A]).code(0).prints(&format!("hello/1.0 on {A}: ok\n"));
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let root = settled();
+    rebuild(&root, &["helo"]).code(3).prints("").says(&["helo is no module", "hello/1.0, other/2"]);
+    rebuild(&root, &["hello/2.0", "-n"]).code(3).prints("").says(&["hello/2.0 is no module"]);
+    rebuild(&root, &["-k", LTS]).code(3).prints("").says(&[LTS, "is no installed kernel"]);
+    rebuild(&TestRoot::new(), &[]).code(3).prints("").says(&["there is no kernel in"]);
+    assert_eq!(root.calls(), Vec::<String>::new());
+}
