@@ -147,7 +147,11 @@ impl<'a> Bench<'a> {
             given.pop();
         }
         match root.lookup(&inside) {
-            Presence::There(stat) if stat.kind == Kind::Folder => Asked::Folder(inside, given),
+            Presence::There(stat) if stat.kind == Kind::Folder => {
+                // In a root that is not ours a path means another one to whoever reads it.
+                let given = if root.is_slash() { given } else { root.spell(&inside) };
+                Asked::Folder(inside, given)
+            }
             Presence::There(_) => {
                 let why = "it is no folder; take an archive apart first (tar -xf)";
                 Asked::Nothing(given.to_string_lossy().into_owned(), why.to_owned())
@@ -202,7 +206,9 @@ impl<'a> Bench<'a> {
     /// Reads a source folder: inside the root, and as it is to be shown.
     fn read(&self, name: String, folder: &Path, spelt: &Path, module: Option<ModuleName>) -> Target {
         let (root, tools) = (&self.world.root, &self.world.tools);
-        let builds_here = module.is_some() || folder.starts_with(tree::SOURCES);
+        let real = root.real_path(folder).ok().and_then(|host| root.inside(&host));
+        let below_sources = real.is_some_and(|real| real.starts_with(tree::SOURCES));
+        let builds_here = module.is_some() || below_sources;
         let source = SourceFiles::observe(root, folder, &self.trust(builds_here));
         let show = |path: &Path| show(spelt, folder, path, root);
         let mut target = Target { name, folder: Some(show(folder)), unreadable: None, findings: Vec::new() };

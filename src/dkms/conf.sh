@@ -33,7 +33,8 @@ _cd_answer() {
     for i in CLEAN REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE \
         MODULES_CONF_OBSOLETE_ONLY; do
         n="${i}[@]"
-        [[ ${!n} ]] && _cd_say deprecated "$i"
+        # CLEAN=true is what a file says that serves old versions too, and dkms does not mind it.
+        [[ ${!n} && $i${!n} != CLEANtrue ]] && _cd_say deprecated "$i"
     done
     [[ $BUILD_EXCLUSIVE_KERNEL && ! $_cd_kernel =~ $BUILD_EXCLUSIVE_KERNEL ]] &&
         _cd_say excluded "BUILD_EXCLUSIVE_KERNEL is $BUILD_EXCLUSIVE_KERNEL"

@@ -319,6 +319,7 @@ impl Found<'_> {
                 true => (Severity::Error, "; root runs what stands there at each new kernel"),
                 false => (Severity::Warning, ""),
             };
+            let folder = quoted(folder);
             let clear = match self.subject.builds_here {
                 true => format!(
                     "`chown -R root:root {folder}` and `chmod -R go-w {folder}`, when the files are good"
@@ -341,6 +342,13 @@ impl Found<'_> {
             );
         }
     }
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._+~-:@%".contains(&b);
+    let path = if path.starts_with('-') { format!("./{path}") } else { path.to_owned() };
+    if path.bytes().all(plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
 /// Equal things together, with the kernels that they are so for, in the order of their first appearance.

@@ -3,7 +3,7 @@
 //! believes bash first.
 
 /// The directives of a `dkms.conf`.
-pub const DIRECTIVES: [&str; 36] = [
+pub const DIRECTIVES: [&str; 33] = [
     "AUTOINSTALL",
     "BUILD_DEPENDS",
     "BUILD_DEPENDS_REBUILD",
@@ -36,10 +36,7 @@ pub const DIRECTIVES: [&str; 36] = [
     "PRE_BUILD",
     "PRE_INSTALL",
     "REMAKE_INITRD",
-    "SIGN_FILE",
     "STRIP",
-    "WEAK_MODULES",
-    "module_signing_script",
 ];
 
 /// `NAME=`, `NAME[INDEX]=` or `NAME=(`, somewhere a command or its word may begin.

@@ -237,15 +237,9 @@ impl Rules<'_, '_> {
             self.add((0, None), Severity::Error, "no-makefile", what, "write a Makefile, or MAKE[0]");
         }
         for directive in &told.deprecated {
-            let what = format!("{directive} is deprecated: newer versions of dkms pass over it");
-            let place = self.found.place(directive);
-            self.add(
-                place,
-                Severity::Advice,
-                "deprecated",
-                what,
-                "take it out, when only newer dkms is to be served",
-            );
+            let since = if directive == "CLEAN" { "3.1.8" } else { "3.0" };
+            let what = format!("{directive} is deprecated: since {since} dkms does nothing for it");
+            self.add(self.found.place(directive), Severity::Advice, "deprecated", what, "take it out");
         }
         for name in &told.depends {
             let place = self.found.place("BUILD_DEPENDS");
