@@ -87,6 +87,7 @@ impl Script {
             at: 0,
             line: 1,
             open: Vec::new(),
+            doubles: 0,
             documents: Vec::new(),
             found: Script::default(),
         };
@@ -139,6 +140,8 @@ struct Reader<'a> {
     at: usize,
     line: usize,
     open: Vec<(Open, usize)>,
+    /// How many of them are double quotes.
+    doubles: usize,
     /// Ends of here-documents that begin on the next line; true when tabs in front of them do not count.
     documents: Vec<(Vec<u8>, bool)>,
     found: Script,
@@ -199,12 +202,14 @@ impl Reader<'_> {
     }
 
     fn push(&mut self, open: Open, bytes: usize) {
+        self.doubles += usize::from(open == Open::Double);
         self.open.push((open, self.line));
         self.skip(bytes);
     }
 
     fn close(&mut self, bytes: usize) {
-        self.open.pop();
+        let closed = self.open.pop();
+        self.doubles -= usize::from(closed.is_some_and(|(open, _)| open == Open::Double));
         self.skip(bytes);
     }
 
@@ -231,7 +236,7 @@ impl Reader<'_> {
         match byte {
             b'\\' => self.skip(2),
             // Within double quotes a single one inside `${…}` is a letter like any other.
-            b'\'' if self.open.iter().any(|(open, _)| *open == Open::Double) => self.next(),
+            b'\'' if self.doubles > 0 => self.next(),
             b'\'' => self.push(Open::Single, 1),
             b'"' => self.push(Open::Double, 1),
             b'`' => self.push(Open::Backtick, 1),
@@ -284,6 +289,10 @@ impl Reader<'_> {
         let Some((name, index, length)) = left_side(rest) else {
             return;
         };
+        // Nobody asks for another, and there may be very many.
+        if !DIRECTIVES.contains(&name.as_str()) {
+            return;
+        }
         if rest.get(length) == Some(&b'=') || rest[length..].starts_with(b"+=") {
             let equals = length + usize::from(rest.get(length) == Some(&b'+'));
             let array = rest.get(equals + 1) == Some(&b'(');

@@ -88,6 +88,7 @@ const CONFS: &[(&str, &str, &[&str])] = &[
     // Bash says line 6, where it gave up.
     ("\"1.0\"", "\"1.0", &["unterminated-quote error 2"]),
     ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=\"yes", &["unterminated-quote error 5"]),
+    ("\"1.0\"", "\"1.0\nMAKE=\"(a; b)\"", &["unterminated-quote error 2"]),
     ("AUTOINSTALL=", "if true; then\nAUTOINSTALL=", &["syntax-error error 6"]),
     ("AUTOINSTALL=", ") \nAUTOINSTALL=", &["syntax-error error 5"]),
     ("AUTOINSTALL=", "MAKE=\"make\nCLEAN=\"make\nAUTOINSTALL=", &["quote-swallows warning 5"]),
@@ -95,6 +96,7 @@ const CONFS: &[(&str, &str, &[&str])] = &[
     ("\"/extra\"", "\"/lib/modules\"", &["destination error 4"]),
     ("\"/extra\"", "\"/kernel/../../../etc\"", &["destination warning 4"]),
     ("\"/extra\"", "/extras", &["destination warning 4"]),
+    ("\"/extra\"", "/kernel/../updates/", &[]),
     ("\"/extra\"", "/kernel/drivers/net/", &[]),
     (
         "\"/extra\"",

@@ -2,7 +2,11 @@
 
 use super::{Expected, Found, Place, Severity};
 use crate::dkms::is_usable_name;
-use crate::dkms::told::{Record, Told};
+use crate::dkms::script::Script;
+use crate::dkms::told::{Record, SyntaxError, Told};
+
+/// No module has a tenth as many records; a file that has is not to keep anybody waiting.
+const RECORD_LIMIT: usize = 500;
 
 /// Place, severity, id, what is wrong, what clears it.
 pub(super) type Judged = (Place, Severity, &'static str, String, String);
@@ -12,6 +16,28 @@ pub(super) fn judge(found: &Found<'_>, told: &Told) -> Vec<Judged> {
     let mut rules = Rules { found, findings: Vec::new() };
     rules.judge(told);
     rules.findings
+}
+
+/// The line of the quote that bash stumbles over, when it is one. Text that a wrong quote has laid bare may look like
+/// any other error; a quote with a directive in it then tells.
+fn open_quote(script: &Script, error: &SyntaxError) -> Option<usize> {
+    if ["matching `\"'", "matching `''", "matching ``'"].iter().any(|m| error.message.contains(m)) {
+        return script.unclosed;
+    }
+    let first = script.swallows.first().map(|s| s.opened)?;
+    error.line.is_none_or(|line| first <= line).then_some(first)
+}
+
+/// The folder that a path means, without its `..`.
+fn first_folder(path: &str) -> Option<&str> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
+        match part {
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    parts.first().copied()
 }
 
 struct Rules<'f, 'a> {
@@ -71,7 +97,7 @@ impl Rules<'_, '_> {
             gone => format!("what stands behind it does not count; without a value: {}", gone.join(", ")),
         };
         let script = self.found.subject.texts.get(error.file).map(|t| &t.script);
-        match script.and_then(|s| s.unclosed) {
+        match script.and_then(|s| open_quote(s, error)) {
             Some(line) => {
                 let what = format!("the quote that opens here is never closed: {rest}");
                 self.add(
@@ -148,8 +174,7 @@ impl Rules<'_, '_> {
             let what = "AUTOINSTALL is missing: the module is not rebuilt after an update";
             self.add(place, Severity::Warning, "autoinstall-missing", what, clear);
         } else if value.eq_ignore_ascii_case("no") {
-            let what =
-                "AUTOINSTALL is no: the module is not rebuilt after an update, but by dkms before 3.1.7";
+            let what = "AUTOINSTALL is no: the module is not rebuilt after an update (dkms before 3.1.7 takes it for yes)";
             self.add(
                 place,
                 Severity::Warning,
@@ -172,7 +197,7 @@ impl Rules<'_, '_> {
             return;
         }
         let one_place = told.records.iter().filter(|r| !r.location.is_empty()).count() == 1;
-        for (at, record) in told.records.iter().enumerate() {
+        for (at, record) in told.records.iter().take(RECORD_LIMIT).enumerate() {
             self.module_name(at, record, one_place);
             self.destination(at, &record.location);
         }
@@ -206,25 +231,18 @@ impl Rules<'_, '_> {
     fn destination(&mut self, at: usize, location: &str) {
         let clear = "use /extra, /updates, or a folder below /kernel";
         let place = self.found.place_of_element("DEST_MODULE_LOCATION", at);
-        let begins = ["/kernel", "/updates", "/extra"].iter().find_map(|p| location.strip_prefix(p));
-        let (severity, id, what) = match begins {
-            _ if location.is_empty() => {
-                let what = format!("DEST_MODULE_LOCATION[{at}] is missing: dkms refuses the file");
-                (Severity::Error, "destination-missing", what)
-            }
-            None => {
-                let what = format!("DEST_MODULE_LOCATION[{at}] is {location:?}: dkms refuses the file");
-                (Severity::Error, "destination", what)
-            }
-            Some(rest)
-                if !(rest.is_empty() || rest.starts_with('/')) || rest.split('/').any(|p| p == "..") =>
-            {
-                let what = format!(
-                    "DEST_MODULE_LOCATION[{at}] is {location:?}, outside the folders that dkms means"
-                );
-                (Severity::Warning, "destination", what)
-            }
-            Some(_) => return,
+        let (severity, id, what) = if location.is_empty() {
+            let what = format!("DEST_MODULE_LOCATION[{at}] is missing: dkms refuses the file");
+            (Severity::Error, "destination-missing", what)
+        } else if !["/kernel", "/updates", "/extra"].iter().any(|folder| location.starts_with(folder)) {
+            let what = format!("DEST_MODULE_LOCATION[{at}] is {location:?}: dkms refuses the file");
+            (Severity::Error, "destination", what)
+        } else if !matches!(first_folder(location), Some("kernel" | "updates" | "extra")) {
+            let what =
+                format!("DEST_MODULE_LOCATION[{at}] is {location:?}, outside the folders that dkms means");
+            (Severity::Warning, "destination", what)
+        } else {
+            return;
         };
         self.add(place, severity, id, what, clear);
     }
