@@ -22,12 +22,12 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%)
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf)
 
-.PHONY: help build fetch demo test check lint unit shell bench audit install uninstall clean
+.PHONY: help build fetch demo test test-packages check lint unit shell bench audit install uninstall clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'First time:    make build && sudo make install'
 	@echo 'For a package: make build && make install DESTDIR=pkg'
@@ -54,6 +54,11 @@ test: ## everything, in under 15 minutes; what CI runs (installs what is missing
 	$(MAKE) --no-print-directory build
 	tests/support/test-live.sh
 	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
+
+# Outside of test: what it downloads changes without us.
+test-packages: ## `clr-dkms lint` finds no error in any *-dkms package of this Debian (downloads them, installs none)
+	$(CARGO) build --locked
+	tests/support/lint-packages.sh target/debug/clr-dkms
 
 check: lint unit shell ## the quick part of test: needs no root, no dkms and no kernel headers
 

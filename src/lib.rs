@@ -18,7 +18,7 @@
 //! | [`kernel`] | identity (two spellings of one kernel), variant and bundles, what is installed and running |
 //! | [`cmdline`] | fragments, clr-boot-manager's merge, the kernel's reading of a parameter, the writer |
 //! | [`enforcement`] | does a kernel refuse modules without a trusted signature: facts and rules |
-//! | [`dkms`] | the tree on disk, dkms.conf, the plan, running one build, the proof of its result |
+//! | [`dkms`] | the tree on disk, dkms.conf, the plan, running one build, the proof of its result, advice on what others wrote |
 //! | [`boot`] | running clr-boot-manager, what lies in the boot partition, reading entries back |
 //! | [`facts`] | everything that was observed, as one value |
 //! | [`status`] | the documents that every report is made from, of the whole and of enforcement; [`render`] their texts, [`motd`] its three lines |

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use super::enforcement::{self, EnforcementArguments};
+use super::lint::{self, LintArguments};
 use super::rebuild::{self, RebuildArguments};
 use super::{Common, LOCK, answer, exit, json};
 use crate::dkms::Cache;
@@ -48,6 +49,18 @@ enum Verb {
     #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
         clr-dkms rebuild --all-kernels --dry-run")]
     Rebuild(RebuildArguments),
+    /// Read dkms.conf files and their sources, and say what is wrong, on which line, and what clears it
+    ///
+    /// Each dkms.conf is read as text, and run by bash as dkms would run it, but without write access. An error keeps a
+    /// module from being built or lets others have root run what they like; a warning is most likely not what was meant.
+    /// The name in brackets at the end of a finding stays the same in later versions.
+    ///
+    /// Exit code 0: nothing but advice; 1: warnings or errors; 3: something cannot be read.
+    #[command(
+        after_help = "Examples:\n  clr-dkms lint\n  clr-dkms lint v4l2loopback\n  clr-dkms lint ./my-module\n  \
+        clr-dkms lint --kernel native hello/1.0\n  clr-dkms lint --json | jq '.targets[].findings[].id'"
+    )]
+    Lint(LintArguments),
 }
 
 #[derive(Debug, Args)]
@@ -67,6 +80,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Verb::Status(status) => status,
         Verb::Enforcement(asked) => return enforcement::run(&world, &asked, &arguments.common),
         Verb::Rebuild(asked) => return rebuild::run(&world, asked, &arguments.common),
+        Verb::Lint(asked) => return lint::run(&world, &asked, &arguments.common),
     };
     let document = look(&world);
     let text = if status.json { json(&document)? } else { text::screen(&document) };

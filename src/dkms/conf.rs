@@ -79,14 +79,14 @@ pub fn load(
     if let Some(known) = cache.conf(&key) {
         return known;
     }
-    let conf = evaluate(root, tools, registered, release, &build, &files)
+    let conf = evaluate(root, tools, &registered.module, release, &files)
         .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)));
     cache.keep_conf(key, conf.clone());
     conf
 }
 
 /// The file itself and the admin's overrides, in dkms's order: paths inside the root and bytes.
-fn files(
+pub(super) fn files(
     root: &Root,
     source: &Path,
     module: &ModuleName,
@@ -128,23 +128,23 @@ fn key(root: &Root, files: &[(PathBuf, Vec<u8>)], source: &Path, build: &str, re
     fingerprint.finish()
 }
 
-fn evaluate(
+/// Lets bash evaluate the files for a kernel: its whole answer.
+pub(super) fn evaluate(
     root: &Root,
     tools: &Tools,
-    registered: &Registered,
+    module: &ModuleName,
     release: &str,
-    build: &str,
     files: &[(PathBuf, Vec<u8>)],
 ) -> Result<Vec<u8>, ConfError> {
     let cannot_tell = |e: &dyn std::fmt::Display| ConfError::CannotTell(e.to_string());
     // What is there is given without links, so that nothing of the host is read for a root; what is not there can
     // only be named.
     let real = |path: &str| root.real_path(path).unwrap_or_else(|_| root.spell(path));
-    let module = &registered.module;
+    let build = format!("{}/build", module_folder(release));
     let child = tools.child("bash", DEADLINE).map_err(|e| cannot_tell(&e))?;
     let mut child = child
         .args(["--noprofile", "--norc", "-c", SCRIPT, "dkms.conf", release, &architecture()])
-        .arg(real(build))
+        .arg(real(&build))
         .args([super::tree::TREE, super::tree::SOURCES, crate::kernel::inventory::MODULES].map(real))
         .args([&module.name, &module.version])
         .output(Output::KeepAnswer(ANSWER_LIMIT))
@@ -165,7 +165,7 @@ fn evaluate(
     })
 }
 
-fn kernel_config(root: &Root, build: &str) -> Option<Vec<u8>> {
+pub(super) fn kernel_config(root: &Root, build: &str) -> Option<Vec<u8>> {
     // dkms skips its test of the configuration when the file is not there; so do we.
     root.read(format!("{build}/.config")).ok()
 }
@@ -216,7 +216,7 @@ fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result
 }
 
 /// The exclusions that bash was not asked about.
-fn excluded(key: &str, value: &str, release: &str, config: Option<&[u8]>) -> Option<String> {
+pub(super) fn excluded(key: &str, value: &str, release: &str, config: Option<&[u8]>) -> Option<String> {
     let older = |than: &str| compare_versions(release, than).is_lt();
     match key {
         "exclusive_config" => {

@@ -17,7 +17,10 @@ _cd_answer() {
     for i in ${#BUILT_MODULE_NAME[@]} ${#BUILT_MODULE_LOCATION[@]} ${#DEST_MODULE_NAME[@]} ${#DEST_MODULE_LOCATION[@]}; do
         ((i > n)) && n=$i
     done
+    # What a reader that keeps only the end of a long answer would miss.
+    _cd_say start start
     _cd_say package_name "$PACKAGE_NAME"
+    _cd_say package_version "$PACKAGE_VERSION"
     _cd_say autoinstall "$AUTOINSTALL"
     for ((i = 0; i < n; i++)); do
         _cd_say built "${BUILT_MODULE_NAME[i]}"
@@ -25,6 +28,14 @@ _cd_answer() {
         _cd_say location "${DEST_MODULE_LOCATION[i]}"
     done
     for i in "${BUILD_DEPENDS[@]}"; do _cd_say depends "$i"; done
+    _cd_say make "${MAKE[*]}"
+    _cd_say prepares "$PRE_BUILD$POST_ADD${PATCH[*]}"
+    for i in CLEAN REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE \
+        MODULES_CONF_OBSOLETE_ONLY; do
+        n="${i}[@]"
+        # CLEAN=true is what a file says that serves old versions too, and dkms does not mind it.
+        [[ ${!n} && $i${!n} != CLEANtrue ]] && _cd_say deprecated "$i"
+    done
     [[ $BUILD_EXCLUSIVE_KERNEL && ! $_cd_kernel =~ $BUILD_EXCLUSIVE_KERNEL ]] &&
         _cd_say excluded "BUILD_EXCLUSIVE_KERNEL is $BUILD_EXCLUSIVE_KERNEL"
     [[ $BUILD_EXCLUSIVE_ARCH && ! $_cd_arch =~ $BUILD_EXCLUSIVE_ARCH ]] &&
@@ -40,7 +51,7 @@ _cd_answer() {
 trap _cd_answer EXIT
 for _cd_file in "${_cd_files[@]}"; do
     # dkms takes what stands before a syntax error, and so do we; but an unclosed quote swallows the rest unseen.
-    "$BASH" -n "$_cd_file" || _cd_syntax=broken
+    _cd_said=$("$BASH" -n "$_cd_file" 2>&1) || _cd_syntax+=${_cd_said:-broken}$'\n'
     # shellcheck source=/dev/null
     . "$_cd_file"
 done

@@ -8,11 +8,15 @@ pub mod cache;
 pub mod compiler_error;
 pub mod conf;
 pub mod inputs;
+pub mod lint;
 pub mod modfile;
 mod pkcs7;
 pub mod plan;
 pub mod proof;
+pub mod script;
 pub mod signature;
+pub mod source;
+pub mod told;
 pub mod tree;
 
 use std::cmp::Ordering;

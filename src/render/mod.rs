@@ -2,6 +2,7 @@
 
 pub mod cmdline;
 pub mod enforcement;
+pub mod lint;
 pub mod text;
 
 /// The width that lines keep to, where what they quote lets them.

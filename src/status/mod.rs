@@ -2,6 +2,7 @@
 
 mod advice;
 pub mod enforcement;
+pub mod lint;
 pub mod outlook;
 pub mod policy;
 

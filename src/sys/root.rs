@@ -99,6 +99,12 @@ pub struct Stat {
     pub on: u64,
     /// The device that a device file stands for.
     pub stands_for: u64,
+    /// The twelve bits of its mode.
+    pub mode: u32,
+    /// Its owner.
+    pub owner: u32,
+    /// Its group.
+    pub group: u32,
 }
 
 impl From<rustix::fs::Stat> for Stat {
@@ -112,6 +118,9 @@ impl From<rustix::fs::Stat> for Stat {
             inode: s.st_ino,
             on: s.st_dev,
             stands_for: s.st_rdev,
+            mode: s.st_mode & 0o7777,
+            owner: s.st_uid,
+            group: s.st_gid,
         }
     }
 }

@@ -15,6 +15,7 @@ mod enforcement_roots;
 mod enforcement_vectors;
 mod hostile;
 mod inventory;
+mod lint;
 mod motd;
 mod parallel;
 mod post_update;

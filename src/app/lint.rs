@@ -1,0 +1,292 @@
+//! `clr-dkms lint`: what is wrong with a `dkms.conf` or its source, on which line, and what clears it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Common, answer, exit, json};
+use crate::dkms::conf::ConfError;
+use crate::dkms::lint::{Answer, Expected, Severity, Subject, Text, lint, without_conf, without_source};
+use crate::dkms::script::Script;
+use crate::dkms::source::{SourceFiles, Trust};
+use crate::dkms::{ModuleName, Source, Tree, told, tree};
+use crate::kernel::inventory::module_folder;
+use crate::kernel::{Inventory, Running};
+use crate::render::lint::screen;
+use crate::render::shown;
+use crate::status::lint::{Document, Target};
+use crate::sys::{Kind, Presence, Root};
+use crate::world::World;
+
+/// Stands for any kernel where none is known: a file may compute with the numbers.
+const ANY_KERNEL: &str = "6.15.0-1.native";
+
+/// The arguments of the verb.
+#[derive(Debug, Args)]
+pub struct LintArguments {
+    /// A folder with a dkms.conf (./NAME for one that is called as a module is), or a registered module; without any,
+    /// every registered module
+    #[arg(value_name = "DIR|MODULE[/VERSION]")]
+    targets: Vec<PathBuf>,
+    /// Evaluate for this kernel: a release, a kernel id or a variant; without it, for every installed kernel
+    #[arg(long, short, value_name = "KERNEL")]
+    kernel: Option<String>,
+    /// The whole document, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run(world: &World, arguments: &LintArguments, common: &Common) -> anyhow::Result<u8> {
+    let kernels = match kernels(world, arguments.kernel.as_deref()) {
+        Ok(kernels) => kernels,
+        Err(reason) => {
+            tracing::error!("{reason}");
+            return Ok(exit::UNKNOWN);
+        }
+    };
+    let tree = Tree::observe(&world.root);
+    let bench = Bench::new(world, &tree, kernels);
+    let targets = if arguments.targets.is_empty() {
+        if let Some(reason) = &tree.unreadable {
+            tracing::error!("{reason}");
+            return Ok(exit::UNKNOWN);
+        }
+        tree.modules.iter().map(Asked::of).collect()
+    } else {
+        arguments.targets.iter().flat_map(|target| bench.named(target)).collect::<Vec<_>>()
+    };
+    let targets = targets.into_iter().map(|asked| bench.look(asked)).collect();
+    let known = bench.kernels.iter().filter(|(_, matters)| *matters).map(|(release, _)| release.clone());
+    let document = Document::of(known.collect(), targets);
+    let text = if arguments.json { json(&document)? } else { screen(&document) };
+    answer(&text, common.color)?;
+    Ok(match (document.unreadable(), document.count(Severity::Error) + document.count(Severity::Warning)) {
+        (0, 0) => exit::OK,
+        (0, _) => exit::ATTENTION,
+        _ => exit::UNKNOWN,
+    })
+}
+
+/// Kernel releases to evaluate for, and whether modules for them matter here.
+fn kernels(world: &World, asked: Option<&str>) -> Result<Vec<(String, bool)>, String> {
+    let inventory = Inventory::observe(&world.root);
+    if let Some(asked) = asked {
+        return match inventory.named(&world.root, asked) {
+            Some(named) => Ok(vec![(named.release, true)]),
+            None => Err(format!("{} is no installed kernel; `clr-dkms status` lists them", shown(asked))),
+        };
+    }
+    let installed: Vec<_> = inventory.kernels.iter().map(|k| (k.name.release(), true)).collect();
+    Ok(match (&inventory.running, installed.is_empty()) {
+        (_, false) => installed,
+        (Running::Known { release }, true) => vec![(release.clone(), true)],
+        (Running::None | Running::Unknown { .. }, true) => vec![(ANY_KERNEL.to_owned(), false)],
+    })
+}
+
+/// What is to be looked at.
+enum Asked {
+    /// A registered module.
+    Module(ModuleName, Source),
+    /// A folder inside the root, and its name as it was given.
+    Folder(PathBuf, PathBuf),
+    /// Nothing of that name is there.
+    Nothing(String, String),
+}
+
+impl Asked {
+    fn of(registered: &tree::Registered) -> Asked {
+        Asked::Module(registered.module.clone(), registered.source.clone())
+    }
+}
+
+/// Everything that all targets share.
+struct Bench<'a> {
+    world: &'a World,
+    tree: &'a Tree,
+    kernels: Vec<(String, bool)>,
+    names: Option<BTreeSet<String>>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(world: &'a World, tree: &'a Tree, kernels: Vec<(String, bool)>) -> Bench<'a> {
+        let names = tree.modules.iter().map(|m| m.module.name.clone()).collect();
+        let names = tree.unreadable.is_none().then_some(names);
+        Bench { world, tree, kernels, names }
+    }
+
+    /// What a word of the command line means.
+    fn named(&self, target: &Path) -> Vec<Asked> {
+        let given = target.to_string_lossy();
+        let is_path = target.is_absolute() || given.starts_with('.') || given.ends_with('/');
+        if !is_path {
+            let named = |m: &&tree::Registered| *given == *m.module.name || given == m.module.to_string();
+            let found: Vec<Asked> = self.tree.modules.iter().filter(named).map(Asked::of).collect();
+            if !found.is_empty() {
+                return found;
+            }
+        }
+        vec![self.folder(target)]
+    }
+
+    /// The folder that a path means: from where we stand, or from `/` of a root that is not ours.
+    fn folder(&self, target: &Path) -> Asked {
+        let root = &self.world.root;
+        let from = match std::env::current_dir() {
+            Ok(here) if root.is_slash() => here,
+            _ => PathBuf::from("/"),
+        };
+        let (mut inside, mut given): (PathBuf, _) =
+            (from.join(target).components().collect(), target.to_owned());
+        if inside.ends_with("dkms.conf") && root.lookup(&inside).is(Kind::File) {
+            inside.pop();
+            given.pop();
+        }
+        match root.lookup(&inside) {
+            Presence::There(stat) if stat.kind == Kind::Folder => {
+                // In a root that is not ours a path means another one to whoever reads it.
+                let given = if root.is_slash() { given } else { root.spell(&inside) };
+                Asked::Folder(inside, given)
+            }
+            Presence::There(_) => {
+                let why = "it is no folder; take an archive apart first (tar -xf)";
+                Asked::Nothing(given.to_string_lossy().into_owned(), why.to_owned())
+            }
+            Presence::Absent => {
+                let why =
+                    "it is neither a registered module nor a folder; `clr-dkms status` lists the modules";
+                Asked::Nothing(given.to_string_lossy().into_owned(), why.to_owned())
+            }
+            Presence::Unreadable(e) => Asked::Nothing(given.to_string_lossy().into_owned(), e.to_string()),
+        }
+    }
+
+    fn look(&self, asked: Asked) -> Target {
+        let root = &self.world.root;
+        match asked {
+            Asked::Nothing(name, reason) => {
+                Target { name, folder: None, unreadable: Some(reason), findings: Vec::new() }
+            }
+            Asked::Module(module, Source::Folder { path, .. }) => {
+                // The source, and not the link in the DKMS tree that leads to it.
+                let path = root.real_path(&path).ok().and_then(|host| root.inside(&host)).unwrap_or(path);
+                let spelt = root.spell(&path);
+                self.read(module.to_string(), &path, &spelt, Some(module))
+            }
+            Asked::Module(module, Source::Broken { reason }) => Target {
+                name: module.to_string(),
+                folder: None,
+                unreadable: None,
+                findings: vec![without_source(&module, &reason)],
+            },
+            Asked::Module(module, Source::Unknown { reason }) => Target {
+                name: module.to_string(),
+                folder: None,
+                unreadable: Some(reason),
+                findings: Vec::new(),
+            },
+            Asked::Folder(inside, given) => {
+                // An archive that `dkms mktarball` made holds the source one folder further down.
+                let below = |folder: &Path| folder.join("dkms_source_tree");
+                let packed = !root.lookup(inside.join("dkms.conf")).is_there()
+                    && root.lookup(below(&inside).join("dkms.conf")).is_there();
+                let name = show(&given, &inside, &inside, root);
+                match packed {
+                    true => self.read(name, &below(&inside), &below(&given), None),
+                    false => self.read(name, &inside, &given, None),
+                }
+            }
+        }
+    }
+
+    /// Reads a source folder: inside the root, and as it is to be shown.
+    fn read(&self, name: String, folder: &Path, spelt: &Path, module: Option<ModuleName>) -> Target {
+        let (root, tools) = (&self.world.root, &self.world.tools);
+        let real = root.real_path(folder).ok().and_then(|host| root.inside(&host));
+        let below_sources = real.is_some_and(|real| real.starts_with(tree::SOURCES));
+        let builds_here = module.is_some() || below_sources;
+        let source = SourceFiles::observe(root, folder, &self.trust(builds_here));
+        let show = |path: &Path| show(spelt, folder, path, root);
+        let mut target = Target { name, folder: Some(show(folder)), unreadable: None, findings: Vec::new() };
+        let mut texts = Vec::new();
+        let mut answers = Vec::new();
+        for (release, matters) in &self.kernels {
+            let files = match told::files(root, folder, module.as_ref(), release) {
+                Ok(files) => files,
+                Err(ConfError::Unusable(_)) => {
+                    let binaries = root.lookup(folder.join("dkms_binaries_only")).is_there();
+                    target.findings.push(without_conf(&show(folder), &source, binaries));
+                    return target;
+                }
+                Err(ConfError::CannotTell(reason)) => {
+                    target.unreadable = Some(reason);
+                    return target;
+                }
+            };
+            for (path, bytes) in &files {
+                let name = show(path);
+                if !texts.iter().any(|t: &Text| t.name == name) {
+                    texts.push(Text { name, script: Script::read(bytes) });
+                }
+            }
+            let told = match told::tell(root, tools, &files, module.as_ref(), release) {
+                Ok(told) => Ok(told),
+                Err(ConfError::Unusable(reason)) => Err(reason),
+                Err(ConfError::CannotTell(reason)) => {
+                    target.unreadable = Some(reason);
+                    continue;
+                }
+            };
+            let headers = root.lookup(format!("{}/build/.config", module_folder(release))).is_there();
+            let silent = told.is_err();
+            answers.push(Answer { release: release.clone(), matters: *matters, headers, told });
+            // One that does not end for this kernel is not waited for again.
+            if silent {
+                break;
+            }
+        }
+        let expected = match (module, folder.file_name().and_then(|n| n.to_str())) {
+            (Some(module), _) => Expected::Module(module),
+            (None, Some(name)) if builds_here => Expected::Folder(name.to_owned()),
+            (None, _) => Expected::Anything,
+        };
+        let subject = Subject {
+            texts,
+            folder: show(folder),
+            expected,
+            builds_here,
+            answers,
+            modules: self.names.as_ref(),
+            source: &source,
+        };
+        target.findings = lint(&subject);
+        target
+    }
+
+    /// On the system that runs only root may own what root builds from; a copy may be anybody's.
+    fn trust(&self, builds_here: bool) -> Trust {
+        let me = rustix::process::geteuid().as_raw();
+        match (builds_here, self.world.root.is_live()) {
+            (false, _) => Trust::Owner,
+            (true, true) => Trust::Users(vec![0]),
+            (true, false) => Trust::Users(vec![0, me]),
+        }
+    }
+}
+
+/// A path for people: what is below the source as it was named, the rest as the host sees it.
+fn show(spelt: &Path, folder: &Path, path: &Path, root: &Root) -> String {
+    let shown = match path.strip_prefix(folder) {
+        Ok(rest) if rest.as_os_str().is_empty() => spelt.to_owned(),
+        Ok(rest) => spelt.join(rest),
+        Err(_) => root.spell(path),
+    };
+    let shown = shown.strip_prefix(".").unwrap_or(&shown);
+    let shown = if shown.as_os_str().is_empty() { Path::new(".") } else { shown };
+    shown.to_string_lossy().into_owned()
+}

@@ -1,0 +1,67 @@
+//! The document of `clr-dkms lint`.
+
+use serde::Serialize;
+
+use crate::dkms::lint::{Finding, Severity};
+
+/// What was found in all targets.
+#[derive(Debug, Serialize)]
+pub struct Document {
+    /// Grows when a field changes its meaning.
+    pub schema: u32,
+    /// The sum, in one sentence.
+    pub summary: String,
+    /// The kernels that the files were evaluated for; none when no kernel is known.
+    pub kernels: Vec<String>,
+    /// The modules and folders, in the order in which they were named.
+    pub targets: Vec<Target>,
+}
+
+/// One module or folder.
+#[derive(Debug, Serialize)]
+pub struct Target {
+    /// `name/version` of a registered module, or the folder as it was named.
+    pub name: String,
+    /// The source folder.
+    pub folder: Option<String>,
+    /// Why it could not be read, or not all of it.
+    pub unreadable: Option<String>,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+impl Document {
+    /// The document of these targets.
+    pub fn of(kernels: Vec<String>, targets: Vec<Target>) -> Document {
+        let mut document = Document { schema: 1, summary: String::new(), kernels, targets };
+        document.summary = document.sum();
+        document
+    }
+
+    /// How many findings are of that severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.targets.iter().flat_map(|t| &t.findings).filter(|f| f.severity == severity).count()
+    }
+
+    /// How many targets could not be read.
+    pub fn unreadable(&self) -> usize {
+        self.targets.iter().filter(|t| t.unreadable.is_some()).count()
+    }
+
+    fn sum(&self) -> String {
+        if self.targets.is_empty() {
+            return "no module is registered with DKMS".to_owned();
+        }
+        let counted = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        let parts = [
+            (self.count(Severity::Error), "error", "errors"),
+            (self.count(Severity::Warning), "warning", "warnings"),
+            (self.count(Severity::Advice), "piece of advice", "pieces of advice"),
+        ];
+        let found = parts.iter().filter(|(n, ..)| *n > 0).map(|(n, one, many)| counted(*n, one, many));
+        let unread = Some(self.unreadable()).filter(|n| *n > 0).map(|n| format!("{n} could not be read"));
+        let found: Vec<String> = found.chain(unread).collect();
+        let found = if found.is_empty() { "nothing found".to_owned() } else { found.join(", ") };
+        format!("{}: {found}", counted(self.targets.len(), "module", "modules"))
+    }
+}

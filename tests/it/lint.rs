@@ -1,0 +1,475 @@
+//! `clr-dkms lint`: every finding with its line, the screens, the exit codes, and files that are no files.
+
+use std::fs;
+use std::process::Command;
+
+use clr_dkms::dkms::lint::{Answer, Expected, Severity, Subject, Text, lint};
+use clr_dkms::dkms::script::Script;
+use clr_dkms::dkms::source::SourceFiles;
+use clr_dkms::dkms::told::{Record, SyntaxError, Told};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::support::run::{as_nobody, set_mode};
+use crate::support::tree::difference;
+use crate::support::{A, B, LTS, Run, TestRoot};
+
+/// Nothing is to be said of this one.
+const GOOD: &str = "PACKAGE_NAME=\"hello\"\nPACKAGE_VERSION=\"1.0\"\nBUILT_MODULE_NAME[0]=\"hello\"\n\
+     DEST_MODULE_LOCATION[0]=\"/extra\"\nAUTOINSTALL=\"yes\"\n";
+const CONF: &str = "usr/src/hello-1.0/dkms.conf";
+
+/// A system with the module hello/1.0, whose dkms.conf has that text.
+fn system(conf: &str) -> TestRoot {
+    let root = TestRoot::system();
+    root.module("hello", "1.0", "").file(CONF, conf).file("usr/src/hello-1.0/Makefile", "obj-m := hello.o\n");
+    tidy(&root);
+    root
+}
+
+/// Whatever the umask of who runs the tests.
+fn tidy(root: &TestRoot) {
+    set_mode(&root.at("usr/src/hello-1.0"), 0o755);
+    for file in fs::read_dir(root.at("usr/src/hello-1.0")).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_file() && !path.is_symlink() {
+            set_mode(&path, 0o644);
+        }
+    }
+}
+
+fn run(root: &TestRoot, more: &[&str]) -> Run {
+    root.run("clr-dkms", &[&["lint"], more].concat())
+}
+
+/// The same with its lines put together again.
+fn flat(root: &TestRoot, more: &[&str]) -> Run {
+    let run = run(root, more);
+    Run { stdout: run.stdout.split_whitespace().collect::<Vec<_>>().join(" "), ..run }
+}
+
+/// `id severity line` of every finding.
+fn found(root: &TestRoot, more: &[&str]) -> (i32, Vec<String>) {
+    let run = run(root, &[&["--json"], more].concat());
+    let document = run.json();
+    let targets = document["targets"].as_array().unwrap();
+    let findings = targets.iter().flat_map(|t| t["findings"].as_array().unwrap());
+    let short = |f: &Value| {
+        let line = f["line"].as_u64().map_or_else(|| "-".to_owned(), |n| n.to_string());
+        format!("{} {} {line}", f["id"].as_str().unwrap(), f["severity"].as_str().unwrap())
+    };
+    (run.code, findings.map(short).collect())
+}
+
+/// What is replaced in the good file by what, and what comes of it.
+const CONFS: &[(&str, &str, &[&str])] = &[
+    ("", "", &[]),
+    ("PACKAGE_NAME=\"hello\"\n", "", &["name-missing error -"]),
+    ("PACKAGE_NAME=\"hello\"", "PACKAGE_NAME=", &["name-missing error 1"]),
+    ("PACKAGE_VERSION=\"1.0\"\n", "", &["version-missing error -"]),
+    ("PACKAGE_NAME=\"hello\"", "PACKAGE_NAME=hallo", &["name-differs warning 1"]),
+    ("PACKAGE_VERSION=\"1.0\"", "PACKAGE_VERSION=1.1", &["version-differs warning 2"]),
+    (
+        "=\"hello\"",
+        "=\"he llo\"",
+        &["name-unusable warning 1", "name-differs warning 1", "module-name-unusable warning 3"],
+    ),
+    ("AUTOINSTALL=\"yes\"\n", "", &["autoinstall-missing warning -"]),
+    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=\"\"", &["autoinstall-missing warning 5"]),
+    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=YES", &[]),
+    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=No", &["autoinstall-no warning 5"]),
+    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=true", &["autoinstall-word error 5"]),
+    (
+        "AUTOINSTALL=\"yes\"",
+        "AUTOINSTALL = yes",
+        &["autoinstall-missing warning -", "blank-at-equals warning 5"],
+    ),
+    ("AUTOINSTALL=", "X='AUTOINSTALL=no'; AUTOINSTALL=", &[]),
+    // Bash says line 6, where it gave up.
+    ("\"1.0\"", "\"1.0", &["unterminated-quote error 2"]),
+    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=\"yes", &["unterminated-quote error 5"]),
+    ("\"1.0\"", "\"1.0\nMAKE=\"(a; b)\"", &["unterminated-quote error 2"]),
+    ("AUTOINSTALL=", "if true; then\nAUTOINSTALL=", &["syntax-error error 6"]),
+    ("AUTOINSTALL=", ") \nAUTOINSTALL=", &["syntax-error error 5"]),
+    ("AUTOINSTALL=", "MAKE=\"make\nCLEAN=\"make\nAUTOINSTALL=", &["quote-swallows warning 5"]),
+    ("DEST_MODULE_LOCATION[0]=\"/extra\"\n", "", &["destination-missing error -"]),
+    ("\"/extra\"", "\"/lib/modules\"", &["destination error 4"]),
+    ("\"/extra\"", "\"/kernel/../../../etc\"", &["destination warning 4"]),
+    ("\"/extra\"", "/extras", &["destination warning 4"]),
+    ("\"/extra\"", "/kernel/../updates/", &[]),
+    ("\"/extra\"", "/kernel/drivers/net/", &[]),
+    (
+        "\"/extra\"",
+        "/extra\nDEST_MODULE_LOCATION[1]=/x\nBUILT_MODULE_NAME[1]=b.ko",
+        &["destination error 5", "module-name-ending error 6"],
+    ),
+    ("[0]=\"/extra\"", "[0]=/extra\nDEST_MODULE_LOCATION[1]=/extra", &["module-name-missing error 5"]),
+    ("BUILT_MODULE_NAME[0]=\"hello\"\n", "", &[]),
+    (
+        "AUTOINSTALL=",
+        "CLEAN=\"make clean\"\nREMAKE_INITRD=no\nAUTOINSTALL=",
+        &["deprecated advice 5", "deprecated advice 6"],
+    ),
+    ("AUTOINSTALL=", "CLEAN=true\nAUTOINSTALL=", &[]),
+    ("AUTOINSTALL=", "BUILD_DEPENDS[0]=nothing\nAUTOINSTALL=", &["depends-unknown warning 5"]),
+    ("AUTOINSTALL=", "BUILD_DEPENDS=(hello)\nAUTOINSTALL=", &["depends-itself error 5"]),
+    ("AUTOINSTALL=", "BUILD_EXCLUSIVE_KERNEL='^5\\.'\nAUTOINSTALL=", &["excluded warning 5"]),
+    ("AUTOINSTALL=", "BUILD_EXCLUSIVE_KERNEL='^6\\.'\nAUTOINSTALL=", &[]),
+    ("AUTOINSTALL=", "BUILD_EXCLUSIVE_ARCH=vax\nAUTOINSTALL=", &["excluded warning 5"]),
+    (
+        "AUTOINSTALL=",
+        "BUILD_EXCLUSIVE_CONFIG='CONFIG_MODULES CONFIG_X'\nAUTOINSTALL=",
+        &["excluded warning 5"],
+    ),
+    (
+        "AUTOINSTALL=",
+        "BUILD_EXCLUSIVE_KERNEL_MIN=7\nBUILD_EXCLUSIVE_KERNEL_MAX=6.1\nOBSOLETE_BY=6.2\nAUTOINSTALL=",
+        &["excluded warning 5", "excluded warning 6", "excluded warning 7"],
+    ),
+    ("\n", "\r\n", &["carriage-return error 1"]),
+    ("AUTOINSTALL=", "X=a\0b\nAUTOINSTALL=", &["not-text warning 5"]),
+    ("AUTOINSTALL=", "kill -9 $$\nAUTOINSTALL=", &["no-answer error -"]),
+    ("AUTOINSTALL=", "PACKAGE_NAME=$'\\xff'\nAUTOINSTALL=", &["no-answer error -"]),
+    // What a static reader alone would take for a fault.
+    ("AUTOINSTALL=", "i=0\nX=\"it's\" # isn't it\ncat <<E >/dev/null\nit's \"\nE\nAUTOINSTALL=", &[]),
+    ("\"/extra\"", "\"$(echo /ex)tra\"", &[]),
+    ("\"yes\"", "$(test -f $kernel_source_dir/.config && echo yes)", &[]),
+    ("AUTOINSTALL=\"yes\"", "set -eu; f() { AUTOINSTALL=yes; }; f", &[]),
+    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=yes\nexit 0\nAUTOINSTALL=no\n\"", &["unterminated-quote error 8"]),
+    ("PACKAGE_NAME=\"hello\"", "PACKAGE_NAME=$module", &[]),
+];
+
+#[test]
+fn every_finding_and_its_line() {
+    let mut wrong = Vec::new();
+    for (from, to, expected) in CONFS {
+        let root = system(&GOOD.replace(from, to));
+        let (code, found) = found(&root, &[]);
+        let mut expected: Vec<String> = expected.iter().map(|e| (*e).to_owned()).collect();
+        expected.sort();
+        let mut sorted = found.clone();
+        sorted.sort();
+        let serious = found.iter().any(|f| !f.contains(" advice "));
+        if sorted != expected || code != i32::from(serious) {
+            wrong.push(format!("{from:?} to {to:?}: {code} {found:?} instead of {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn findings_on_the_source() {
+    let change = |change: &dyn Fn(&TestRoot)| {
+        let root = system(GOOD);
+        change(&root);
+        found(&root, &[])
+    };
+    let source = "usr/src/hello-1.0";
+    let one = |id: &str| (1, vec![format!("{id} error -")]);
+    let no_makefile = |root: &TestRoot| root.remove(&format!("{source}/Makefile")).forget();
+    assert_eq!(change(&no_makefile), one("no-makefile"));
+    for made in ["MAKE[0]=make", "PRE_BUILD=configure", "MAKE_MATCH[1]=x\nMAKE[1]=make"] {
+        let quiet = change(&|root| {
+            no_makefile(root);
+            root.file(CONF, format!("{GOOD}{made}\n")).forget();
+            tidy(root);
+        });
+        assert_eq!(quiet, (0, vec![]), "{made}");
+    }
+    assert_eq!(change(&|root| root.remove(CONF).forget()), one("no-conf"));
+    assert_eq!(change(&|root| root.remove(source).forget()), one("no-source"));
+    let compiled = |root: &TestRoot| {
+        root.remove(&format!("{source}/hello.c")).file(&format!("{source}/{A}/hello.ko.xz"), "x");
+        set_mode(&root.at(&format!("{source}/{A}")), 0o755);
+        set_mode(&root.at(&format!("{source}/{A}/hello.ko.xz")), 0o644);
+    };
+    assert_eq!(change(&compiled), one("precompiled-only"));
+    let bare = |root: &TestRoot| {
+        compiled(root);
+        root.remove(CONF).forget();
+    };
+    assert_eq!(change(&bare), one("precompiled-only"));
+    let beside = |root: &TestRoot| {
+        root.file(&format!("{source}/hello.ko"), "x");
+        tidy(root);
+    };
+    assert_eq!(change(&beside), (0, vec!["precompiled-beside advice -".to_owned()]));
+    for (path, mode) in [("", 0o757), ("dkms.conf", 0o646), ("Makefile", 0o666)] {
+        let writable = |root: &TestRoot| set_mode(&root.at(&format!("{source}/{path}")), mode);
+        assert_eq!(change(&writable), one("writable-by-others"), "{path}");
+    }
+    if rustix::process::geteuid().is_root() {
+        for owner in [(Some(1), None), (None, Some(1))] {
+            let given = |root: &TestRoot| {
+                let path = root.at(CONF);
+                std::os::unix::fs::chown(&path, owner.0, owner.1).unwrap();
+                set_mode(&path, 0o664);
+            };
+            assert_eq!(change(&given), one("writable-by-others"), "{owner:?}");
+        }
+    }
+}
+
+#[test]
+fn a_checkout_belongs_to_whoever_has_it() {
+    let root = system(GOOD);
+    // Its group may write it, and it may have any name.
+    root.file("home/me/hello/dkms.conf", GOOD)
+        .file("home/me/hello/Makefile", "x")
+        .file("home/me/hello/a.c", "x");
+    for (path, mode) in [("", 0o775), ("/dkms.conf", 0o664), ("/Makefile", 0o664), ("/a.c", 0o664)] {
+        set_mode(&root.at(&format!("home/me/hello{path}")), mode);
+    }
+    for name in ["/home/me/hello", "home/me/hello/", "./home/me/hello", "/home/me/hello/dkms.conf"] {
+        assert_eq!(found(&root, &[name]), (0, vec![]), "{name}");
+    }
+    set_mode(&root.at("home/me/hello/a.c"), 0o666);
+    assert_eq!(found(&root, &["/home/me/hello"]), (1, vec!["writable-by-others warning -".to_owned()]));
+    root.link("home/me/it's", "hello");
+    flat(&root, &["/home/me/it's"]).shows(&["`chmod -R go-w 'ROOT/home/me/it'\\''s'`"]);
+    // A source that dkms would take from where it lies has the name that dkms looks for.
+    root.link("usr/src/hello-1.1", "hello-1.0");
+    assert_eq!(found(&root, &["/usr/src/hello-1.1"]), (1, vec!["version-differs warning 2".to_owned()]));
+    root.link("usr/src/other", "hello-1.0");
+    assert_eq!(found(&root, &["/usr/src/other"]), (1, vec!["name-differs warning 1".to_owned()]));
+}
+
+#[test]
+fn an_archive_that_dkms_made() {
+    let root = system(GOOD);
+    root.file("a/dkms_source_tree/dkms.conf", GOOD.replace("yes", "no"))
+        .file("a/dkms_source_tree/Makefile", "x")
+        .file("b/dkms_binaries_only", "");
+    set_mode(&root.at("a/dkms_source_tree"), 0o755);
+    for file in ["dkms.conf", "Makefile"] {
+        set_mode(&root.at(&format!("a/dkms_source_tree/{file}")), 0o644);
+    }
+    assert_eq!(found(&root, &["/a"]), (1, vec!["autoinstall-no warning 5".to_owned()]));
+    flat(&root, &["/a"]).shows(&["ROOT/a/dkms_source_tree/dkms.conf:5: warning: AUTOINSTALL is no"]);
+    set_mode(&root.at("b"), 0o755);
+    assert_eq!(found(&root, &["/b"]), (1, vec!["precompiled-only error -".to_owned()]));
+}
+
+#[test]
+fn what_an_admin_overrides_counts_and_is_named() {
+    let root = system(GOOD);
+    root.file("etc/dkms/hello.conf", "# mine\nAUTOINSTALL=perhaps\n");
+    let run = flat(&root, &[]);
+    run.code(1).shows(&["ROOT/etc/dkms/hello.conf:2: error: AUTOINSTALL is \"perhaps\""]);
+    // The file of the source is not the one that is registered when it is looked at as a folder.
+    assert_eq!(found(&root, &["/usr/src/hello-1.0"]), (0, vec![]));
+}
+
+#[test]
+fn kernels() {
+    let exclusive = format!("{GOOD}BUILD_EXCLUSIVE_KERNEL=\"^6\\.12\\.\"\n");
+    let root = system(&exclusive);
+    root.kernel(B).headers(B).kernel(LTS).headers(LTS);
+    let text = |more: &[&str]| flat(&root, more).stdout;
+    let both = format!("kernel {B}, {A} are left out: BUILD_EXCLUSIVE_KERNEL is ^6\\.12\\. [excluded]");
+    assert!(text(&[]).contains(&both), "{}", text(&[]));
+    assert!(text(&["--kernel", A]).contains(&format!("kernel {A} is left out")));
+    assert_eq!(found(&root, &["--kernel", LTS]), (0, vec![]));
+    run(&root, &["--kernel", "6.1"]).code(3).prints("").says(&["is no installed kernel"]);
+    // A file looks into the configuration of a kernel whose headers are not there.
+    root.remove(&format!("usr/lib/modules/{B}/build/.config"));
+    root.file(CONF, format!("{GOOD}test -f $kernel_config || BUILD_EXCLUSIVE_ARCH=none\n"));
+    tidy(&root);
+    assert_eq!(found(&root, &[]), (0, vec!["excluded advice 6".to_owned()]));
+    // Something is wrong for one kernel only.
+    root.file(CONF, format!("{GOOD}[[ $kernelver == 6.12* ]] && AUTOINSTALL=x\n"));
+    tidy(&root);
+    flat(&root, &[]).code(1).shows(&[&format!("(for kernel {LTS})")]);
+    // And where no kernel is known, nothing is said of any.
+    let none = TestRoot::new();
+    none.module("hello", "1.0", "").file(CONF, &exclusive).file("usr/src/hello-1.0/Makefile", "x");
+    tidy(&none);
+    assert_eq!(found(&none, &[]), (0, vec![]));
+    assert_eq!(run(&none, &["--json"]).json()["kernels"], serde_json::json!([]));
+}
+
+#[test]
+fn the_screen_and_the_document() {
+    let root =
+        system(&format!("{}CLEAN=\"make clean\"\n", GOOD.replace("/extra", "/lib").replace("yes", "no")));
+    root.module("other", "2.0", "MAKE=make\nBUILD_DEPENDS=hello\n");
+    for path in ["", "/dkms.conf", "/other.c"] {
+        set_mode(&root.at(&format!("usr/src/other-2.0{path}")), if path.is_empty() { 0o755 } else { 0o644 });
+    }
+    let before = root.tree();
+    let screen = run(&root, &[]);
+    screen.code(1);
+    assert_eq!(screen.stderr, "");
+    // Where a line breaks depends on how long the path of the root is.
+    let short = |line: &str| line.chars().count() <= 80 || line.starts_with("ROOT/");
+    assert!(screen.stdout.lines().all(short), "{}", screen.stdout);
+    insta::assert_snapshot!(
+        "lint",
+        flat(&root, &[]).stdout.replace(" next step:", "\n  next step:").replace(" ROOT", "\nROOT")
+    );
+    insta::assert_snapshot!("lint_json", run(&root, &["--json"]).stdout);
+    assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new(), "who looks changes nothing");
+    run(&root, &["other", "other/2.0"])
+        .code(0)
+        .prints("2 modules: nothing found\nother/2.0: nothing found\nother/2.0: nothing found\n");
+    let empty = TestRoot::system();
+    run(&empty, &[]).code(0).prints("no module is registered with DKMS\n");
+}
+
+#[test]
+fn what_cannot_be_read() {
+    let root = system(GOOD);
+    let cannot = |root: &TestRoot, target: &[&str], parts: &[&str]| {
+        flat(root, target).code(3).shows(&[&["cannot tell: "], parts].concat());
+        assert_eq!(run(root, &[&["--json"], target].concat()).code(3).json()["schema"], 1);
+    };
+    cannot(&root, &["nothing"], &["neither a registered module nor a folder"]);
+    cannot(&root, &["hello/2.0"], &["neither a registered module nor a folder"]);
+    cannot(&root, &["/usr/src/hello-1.0/Makefile"], &["no folder"]);
+    // One that cannot be read does not hide the others.
+    cannot(&root, &["hello", "nothing"], &["2 modules: 1 could not be read", "hello/1.0: nothing found"]);
+    fs::File::options().write(true).open(root.at(CONF)).unwrap().set_len(1 << 30).unwrap();
+    cannot(&root, &[], &["larger than 1 MiB"]);
+    root.remove(CONF);
+    assert!(Command::new("mkfifo").arg(root.at(CONF)).status().unwrap().success());
+    cannot(&root, &[], &["not a regular file"]);
+    root.remove(CONF).folder(CONF);
+    cannot(&root, &[], &["cannot read"]);
+    root.link(CONF, "dkms.conf");
+    cannot(&root, &[], &["cannot read"]);
+    root.run("clr-dkms", &["lint", "--no-such-option"]).code(64);
+}
+
+#[test]
+fn what_nobody_may_read() {
+    let root = system(GOOD);
+    set_mode(&root.at(CONF), 0o000);
+    let Some(mut command) = as_nobody(&root, "clr-dkms", &["lint"]) else { return };
+    Run::of(command.output().unwrap(), &root).code(3).shows(&["cannot tell: cannot read", "(os error 13)"]);
+    set_mode(&root.at(CONF), 0o644);
+    root.folder("usr/src/hello-1.0/secret");
+    set_mode(&root.at("usr/src/hello-1.0/secret"), 0o000);
+    let run = Run::of(as_nobody(&root, "clr-dkms", &["lint"]).unwrap().output().unwrap(), &root);
+    run.shows(&["[not-all-seen]"]);
+    set_mode(&root.at("usr/src/hello-1.0/secret"), 0o755);
+}
+
+#[test]
+fn hostile_sources() {
+    // Nothing is followed, waited for or obeyed.
+    let root = system(&format!("{GOOD}PACKAGE_NAME=$'he\\e[31m\\nllo'\nBUILD_EXCLUSIVE_KERNEL=$'\\e[2J'\n"));
+    fs::write(root.outside().join("world"), "x").unwrap();
+    set_mode(&root.outside().join("world"), 0o666);
+    root.link("usr/src/hello-1.0/loop", ".")
+        .link("usr/src/hello-1.0/away", root.outside())
+        .link("usr/src/hello-1.0/world", root.outside().join("world"));
+    assert!(Command::new("mkfifo").arg(root.at("usr/src/hello-1.0/fifo")).status().unwrap().success());
+    set_mode(&root.at("usr/src/hello-1.0/fifo"), 0o644);
+    let run = run(&root, &[]);
+    run.code(1).shows(&["[excluded]"]);
+    assert!(!run.stdout.contains('\u{1b}') && !run.stdout.contains("[writable"), "{}", run.stdout);
+    let mut deep = "usr/src/hello-1.0".to_owned();
+    for _ in 0..40 {
+        deep += "/d";
+    }
+    root.folder(&deep);
+    flat(&root, &[]).shows(&["[not-all-seen]"]);
+    // It writes nothing, whatever it is told to.
+    root.file(CONF, format!("{GOOD}echo x >{}/written\n", root.outside().display()));
+    flat(&root, &[]).code(0);
+    let landlock = fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|l| l.contains("landlock"));
+    assert!(!landlock || !root.outside().join("written").exists());
+}
+
+/// A text of the things that matter to the reader, in any order.
+fn script() -> impl Strategy<Value = Vec<u8>> {
+    let pieces = prop::sample::select(vec![
+        "\n",
+        "'",
+        "\"",
+        "`",
+        "$(",
+        ")",
+        "((",
+        "))",
+        "${",
+        "}",
+        "\\",
+        "#",
+        " ",
+        "<<E\n",
+        "E\n",
+        "<<-",
+        "$'",
+        "=",
+        "[",
+        "]",
+        "MAKE",
+        "AUTOINSTALL=",
+        "PACKAGE_NAME=\"a\"\n",
+        "DEST_MODULE_LOCATION[0]=",
+        "\r\n",
+        "\0",
+        "\t",
+        "x",
+        "ä",
+    ]);
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..400),
+        prop::collection::vec(pieces, 0..60).prop_map(|p| p.concat().into_bytes()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_text_and_any_values(
+        text in script(), words in prop::collection::vec(".{0,12}", 6), line in any::<Option<usize>>(), file in 0usize..3,
+        broken in any::<bool>(), excluded in any::<bool>(),
+    ) {
+        let script = Script::read(&text);
+        let lines = script.lines;
+        let record = Record { built: words[3].clone(), dest: words[4].clone(), location: words[5].clone() };
+        let told = Told {
+            name: words[0].clone(),
+            version: words[1].clone(),
+            autoinstall: words[2].clone(),
+            records: vec![record, Record::default()],
+            depends: words.clone(),
+            deprecated: vec!["CLEAN".to_owned(), "MAKE".to_owned()],
+            excluded: if excluded { vec!["AUTOINSTALL is x".to_owned(), String::new()] } else { Vec::new() },
+            syntax: broken.then(|| SyntaxError { file, line, message: "x".to_owned() }),
+            ..Told::default()
+        };
+        let answer = |told| Answer { release: "6.1".to_owned(), matters: true, headers: true, told };
+        let subject = Subject {
+            texts: vec![Text { name: "dkms.conf".to_owned(), script }],
+            folder: ".".to_owned(),
+            expected: Expected::Folder("a-1".to_owned()),
+            builds_here: true,
+            answers: vec![answer(Ok(told)), answer(Err("x".to_owned()))],
+            modules: None,
+            source: &SourceFiles::default(),
+        };
+        for finding in lint(&subject) {
+            if let Some(line) = finding.line {
+                prop_assert!(line >= 1 && line <= lines.max(1), "{finding:?} of {lines}");
+            }
+            prop_assert!(!finding.clear.is_empty() && finding.severity <= Severity::Advice);
+        }
+    }
+}
+
+#[test]
+fn a_checkout_is_named_from_where_one_stands() {
+    let root = system(&GOOD.replace("yes", "no"));
+    let stand = |folder: &str, target: &str| {
+        let mut command = crate::support::run::command("clr-dkms", &root.tools());
+        // The machine's own root: nothing of it is looked at but the folder.
+        command.args(["lint", target]).current_dir(root.at(folder));
+        Run::of(command.output().unwrap(), &root)
+    };
+    stand("usr/src/hello-1.0", ".").code(1).shows(&["\ndkms.conf:5: warning: AUTOINSTALL is no"]);
+    stand("usr/src", "hello-1.0").code(1).shows(&["\nhello-1.0/dkms.conf:5: warning:"]);
+    stand("usr/src", "./hello-1.0/dkms.conf").code(1).shows(&["\nhello-1.0/dkms.conf:5: warning:"]);
+    stand("usr/src/hello-1.0", "nothing-here").code(3).shows(&["nothing-here: cannot tell"]);
+}
