@@ -2,6 +2,7 @@
 
 pub mod cmdline;
 pub mod enforcement;
+pub mod gc;
 pub mod motd;
 pub mod post_update;
 pub mod pre_update;

@@ -7,12 +7,15 @@ pub mod build;
 pub mod cache;
 pub mod compiler_error;
 pub mod conf;
+pub mod gc;
+pub mod leftovers;
 pub mod modfile;
 mod pkcs7;
 pub mod plan;
 pub mod proof;
 pub mod signature;
 pub mod tree;
+pub mod unbuild;
 
 use std::cmp::Ordering;
 use std::fmt;
