@@ -286,3 +286,118 @@ pub fn claimed_release(name: &str) -> Option<String> {
     let rest = name.strip_prefix("kernel-")?.strip_suffix(&architecture())?;
     rest.strip_suffix('-').map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GONE: &str = "6.15.8-1592.native";
+
+    fn kept() -> Kept {
+        let name = |release: &str| KernelName::from_release(release, "org.clearlinux");
+        Kept {
+            namespace: "org.clearlinux".to_owned(),
+            running: Some("6.15.7-1591.native".to_owned()),
+            installed: name("6.15.7-1591.native").into_iter().collect(),
+            ..Kept::default()
+        }
+    }
+
+    fn thing(left: Left, path: &str) -> Thing {
+        Thing { release: GONE.to_owned(), left, path: path.to_owned(), bytes: 7, obstacle: None }
+    }
+
+    fn build(dkms_can: bool) -> Left {
+        Left::Build { module: ModuleName { name: "a".to_owned(), version: "1".to_owned() }, dkms_can }
+    }
+
+    #[test]
+    fn what_names_a_kernel_keeps_it() {
+        for (text, keeps) in [
+            ("cmdline-6.15.8-1592.native", true),
+            ("org.clearlinux.native.6.15.8-1592", true),
+            ("com.solus-project.native.6.15.8-1592.bak", true),
+            ("kernel-org.clearlinux.NATIVE.6.15.8-1592", true),
+            ("Clear-linux-native-6.15.8-1592.conf", true),
+            ("default-native -> org.clearlinux.native.6.15.8-1592", true),
+            ("the boot entry x is of the kernel org.clearlinux.native.6.15.8-1592, which", true),
+            ("org.clearlinux.native.6.15.8-15920", false),
+            ("cmdline-16.15.8-1592.native", false),
+            ("org.clearlinux.ltscurrent.6.15.8-1592", false),
+            ("cmdline-6.15.7-1591.native", false),
+            ("", false),
+        ] {
+            let beside = Kept { beside_images: vec![text.to_owned()], ..kept() };
+            let to_boot = Kept { to_boot: vec![text.to_owned()], ..kept() };
+            assert_eq!(beside.why(GONE).is_some(), keeps, "{text}");
+            assert_eq!(to_boot.why(GONE).is_some(), keeps, "{text}");
+        }
+        // What clr-boot-manager takes for the same kernel is the same: it compares 16 bits.
+        assert_eq!(kept().why("6.15.7-67127.native").as_deref(), Some("it is running"));
+        let wrapped = Kept { to_boot: vec!["Clear-linux-native-6.15.8-1592.conf".to_owned()], ..kept() };
+        assert!(wrapped.why("6.15.8-67128.native").is_some());
+    }
+
+    #[test]
+    fn namings_of_others() {
+        for other in [
+            "",
+            "6.15.8",
+            "6.1.0-50-amd64",
+            "6.15.8-1592x.native",
+            "6.15.8-01592.native",
+            "6.15.8- 1592.native",
+        ] {
+            let why = kept().why(other);
+            assert_eq!(
+                why.as_deref(),
+                Some("it is not named as clr-boot-manager names its kernels"),
+                "{other}"
+            );
+        }
+        assert_eq!(kept().why(GONE), None);
+    }
+
+    #[test]
+    fn the_order_of_removals() {
+        let modules = Left::Modules { files: Vec::new(), folders: Vec::new() };
+        let things = vec![
+            thing(Left::Scratch, "/s"),
+            thing(build(false), "/b"),
+            thing(Left::Claim, "/c"),
+            thing(modules, "/m"),
+            thing(build(true), "/u"),
+            thing(Left::Original, "/o"),
+        ];
+        let plan = decide(&kept(), &Observed { things, ..Observed::default() });
+        let paths: Vec<&str> = plan.removals.iter().map(|r| r.path.as_str()).collect();
+        assert_eq!(paths, ["/o", "/u", "/m", "/c", "/b", "/s"]);
+        let by_dkms: Vec<&str> =
+            plan.removals.iter().filter(|r| r.how == How::DkmsUnbuild).map(|r| r.path.as_str()).collect();
+        assert_eq!(by_dkms, ["/u"]);
+    }
+
+    #[test]
+    fn one_odd_thing_keeps_its_kernel() {
+        let odd = |left| Thing { obstacle: Some("is a link".to_owned()), ..thing(left, "/odd") };
+        let decided = |left| {
+            let things = vec![thing(build(true), "/b"), odd(left)];
+            decide(&kept(), &Observed { things, ..Observed::default() })
+        };
+        let plan = decided(Left::Claim);
+        let refusal = Refusal { what: GONE.to_owned(), why: "/odd is a link".to_owned() };
+        assert_eq!((plan.removals.len(), plan.left_alone), (0, vec![refusal]));
+        // The build folder is no part of the kernel's: it is left by itself.
+        let plan = decided(Left::Scratch);
+        assert_eq!((plan.removals.len(), plan.left_alone.len()), (1, 1));
+    }
+
+    #[test]
+    fn an_empty_set_of_kernels_is_no_reason_to_remove_all() {
+        let observed = Observed { things: vec![thing(build(true), "/b")], ..Observed::default() };
+        let none = Kept { installed: Vec::new(), ..kept() };
+        let plan = decide(&none, &observed);
+        assert_eq!((plan.removals.len(), plan.unreadable.len()), (0, 1));
+        assert_eq!(decide(&kept(), &observed).removals.len(), 1);
+    }
+}

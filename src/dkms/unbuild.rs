@@ -47,6 +47,11 @@ pub fn run(
         "--no-depmod",
     ]);
     if !root.is_slash() {
+        // It asks whether originals of other kernels are left by an unquoted path, and removes them all when it finds
+        // none: to bash such a path is a pattern.
+        if root.path().to_string_lossy().contains(['[', '*', '?', '\\']) {
+            return Err("dkms takes the path of this root for a pattern".to_owned());
+        }
         let conf = match conf::load(root, tools, cache, registered, release) {
             Ok(conf) => conf,
             Err(ConfError::Unusable(why) | ConfError::CannotTell(why)) => return Err(why),

@@ -230,3 +230,15 @@ fn an_image_is_worked_on_too() {
     assert_eq!(fs::read_to_string(root.tools().join("sources")).unwrap().trim(), source);
     assert_eq!(root.short_calls(), [format!("unbuild alpha {B}")]);
 }
+
+/// dkms would take the path for a pattern, and then lose the originals of other kernels.
+#[test]
+fn below_a_path_that_is_a_pattern_dkms_is_not_called() {
+    let root = TestRoot::named("a[b]");
+    root.kernel(A).headers(A).tip(A).kernel(B).headers(B).module("alpha", "1.0", "");
+    root.installed("alpha", "1.0", A).installed("alpha", "1.0", B);
+    take_away(&root, B);
+    root.run("clr-dkms", &["gc"]).code(0).shows(&["removed 3 leftovers"]).says(&["for a pattern"]);
+    assert_eq!(root.calls(), [""; 0]);
+    assert!(root.has("var/lib/dkms/alpha/1.0/source") && root.has(&TestRoot::ko("alpha", A)));
+}
