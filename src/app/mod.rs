@@ -3,6 +3,7 @@
 pub mod cmdline;
 pub mod enforcement;
 pub mod engine;
+pub mod gc;
 pub mod lint;
 pub mod motd;
 pub mod post_update;

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use super::enforcement::{self, EnforcementArguments};
+use super::gc::{self, GcArguments};
 use super::lint::{self, LintArguments};
 use super::rebuild::{self, RebuildArguments};
 use super::{Common, LOCK, answer, exit, json};
@@ -61,6 +62,15 @@ enum Verb {
         clr-dkms lint --kernel native hello/1.0\n  clr-dkms lint --json | jq '.targets[].findings[].id'"
     )]
     Lint(LintArguments),
+    /// Remove what DKMS has left of kernels that are gone
+    ///
+    /// Built modules, links and folders in /var/lib/dkms and /usr/lib/modules, of kernels that have no image, no boot
+    /// entry and no file of their own any more; by `dkms unbuild`, so that every module stays registered for the kernels
+    /// to come. What is not proven to be garbage stays, and where anything cannot be read, everything does. Exit code 0:
+    /// done, or nothing to do; 1: something could not be removed; 3: something could not be read, and nothing was
+    /// changed; 75: another run is at work; 77: no permission.
+    #[command(after_help = "Examples:\n  clr-dkms gc --dry-run\n  clr-dkms gc\n  clr-dkms gc --root /mnt")]
+    Gc(GcArguments),
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +91,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Verb::Enforcement(asked) => return enforcement::run(&world, &asked, &arguments.common),
         Verb::Rebuild(asked) => return rebuild::run(&world, asked, &arguments.common),
         Verb::Lint(asked) => return lint::run(&world, &asked, &arguments.common),
+        Verb::Gc(asked) => return gc::run(&world, &asked, &arguments.common),
     };
     let document = look(&world);
     let text = if status.json { json(&document)? } else { text::screen(&document) };

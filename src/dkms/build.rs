@@ -385,7 +385,11 @@ pub fn way_out_of_root(root: &Root, module: &ModuleName, release: &str, conf: &C
 
 /// Gives the `source` link of a module in a root a text that leads to the same folder from inside and from outside:
 /// dkms, which knows nothing of roots, would follow an absolute one into the host.
-fn portable_source(root: &Root, module: &ModuleName, source: &Source) -> Result<(), crate::sys::FileError> {
+pub(super) fn portable_source(
+    root: &Root,
+    module: &ModuleName,
+    source: &Source,
+) -> Result<(), crate::sys::FileError> {
     let Source::Folder { path, portable: false } = source else {
         return Ok(());
     };

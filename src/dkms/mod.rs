@@ -7,7 +7,9 @@ pub mod build;
 pub mod cache;
 pub mod compiler_error;
 pub mod conf;
+pub mod gc;
 pub mod inputs;
+pub mod leftovers;
 pub mod lint;
 pub mod modfile;
 mod pkcs7;
@@ -18,6 +20,7 @@ pub mod signature;
 pub mod source;
 pub mod told;
 pub mod tree;
+pub mod unbuild;
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -13,6 +13,7 @@ pub mod log;
 pub mod mount;
 pub mod root;
 pub mod tools;
+pub mod users;
 mod write;
 
 /// What we and our children write can be read by everybody, whatever the umask of the caller: there is no secret in

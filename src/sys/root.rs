@@ -390,6 +390,24 @@ impl Root {
         }
     }
 
+    /// Whether another filesystem, or another part of this one, is mounted at `path` itself. A link is no mount.
+    ///
+    /// # Errors
+    /// When it is not there, or cannot be told.
+    pub fn is_mounted_on(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
+        let path = path.as_ref();
+        let fail = |e: Errno| self.fail("look at", path, e);
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(true) };
+        let parent = self.open_at(parent, OFlags::PATH | OFlags::DIRECTORY).map_err(fail)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // The device number would not tell a bind mount.
+        match rustix::fs::openat2(&parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+            Ok(_) => Ok(false),
+            Err(Errno::XDEV) => Ok(true),
+            Err(e) => Err(fail(e)),
+        }
+    }
+
     /// The path on the host of what `path` leads to: free of links, and inside the root. This is what a program that
     /// knows nothing of roots may be given.
     ///

@@ -9,6 +9,7 @@
 mod boot_manager;
 mod conf;
 mod damage;
+mod gc;
 mod image;
 mod killed;
 mod listing;

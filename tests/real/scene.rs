@@ -224,6 +224,8 @@ impl Scene {
         match name {
             "status" => command.args(["status", "--json"]),
             "screen" => command.arg("status"),
+            "gc" => command.arg("gc"),
+            "gc-plan" => command.args(["gc", "--dry-run", "--json"]),
             _ => &mut command,
         };
         command.arg(self.option).arg(&self.root);

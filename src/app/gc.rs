@@ -1,0 +1,296 @@
+//! `clr-dkms gc`: remove what DKMS has left of kernels that are gone.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
+use crate::boot::{BootFiles, entries, grub, syslinux};
+use crate::dkms::gc::{How, Kept, Left, Plan, Refusal, Removal, decide};
+use crate::dkms::{Cache, ModuleName, Tree, architecture, leftovers, unbuild};
+use crate::kernel::inventory::IMAGES;
+use crate::kernel::{Inventory, Running};
+use crate::render::shown;
+use crate::sys::{FileError, Kind, Lock, Presence, Root, interrupt};
+use crate::world::World;
+
+/// Where boot files may be, beside the entries.
+const BOOT: [&str; 5] = ["/boot", "/boot/loader", "/boot/loader/entries", "/boot/grub", "/boot/syslinux"];
+
+/// The arguments of the verb.
+#[derive(Debug, Args)]
+pub struct GcArguments {
+    /// Say what would be removed, and what is left alone, and why; change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// What is (or would be) removed and left alone, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was to be done, and what came of it.
+#[derive(Debug, Serialize)]
+struct Document {
+    schema: u32,
+    dry_run: bool,
+    #[serde(flatten)]
+    plan: Plan,
+    /// What could not be removed, and why.
+    failed: Vec<Refusal>,
+    /// Bytes; in a dry run those that would be freed.
+    freed: u64,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the lock cannot be had, or stdout cannot be written.
+pub fn run(world: &World, arguments: &GcArguments, common: &Common) -> anyhow::Result<u8> {
+    let document = if arguments.dry_run {
+        let plan = look(world);
+        Document { schema: 1, dry_run: true, freed: room(&plan.removals), failed: Vec::new(), plan }
+    } else {
+        need_root(world, "clr-dkms gc")?;
+        interrupt::watch()?;
+        let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
+        collect(world)
+    };
+    for what in &document.plan.unreadable {
+        tracing::error!("{what}; nothing was changed");
+    }
+    for failed in &document.failed {
+        tracing::error!("{}: {}", failed.what, failed.why);
+    }
+    let text = if arguments.json { json(&document)? } else { screen(&document) };
+    answer(&text, common.color)?;
+    Ok(match (document.plan.unreadable.is_empty(), document.failed.is_empty()) {
+        (false, _) => exit::UNKNOWN,
+        (true, false) => exit::ATTENTION,
+        (true, true) => exit::OK,
+    })
+}
+
+/// Observes and decides. Changes nothing.
+fn look(world: &World) -> Plan {
+    let root = &world.root;
+    let inventory = Inventory::observe(root);
+    let mut unreadable: Vec<String> = inventory.unreadable().map(str::to_owned).into_iter().collect();
+    if let Running::Unknown { reason } = &inventory.running {
+        unreadable.push(reason.clone());
+    }
+    let mut keep = |names: Result<Vec<String>, FileError>| {
+        names.unwrap_or_else(|e| {
+            unreadable.push(e.to_string());
+            Vec::new()
+        })
+    };
+    let beside_images = keep(names_in(root, IMAGES));
+    let mut to_boot: Vec<String> = BOOT.iter().flat_map(|folder| keep(names_in(root, folder))).collect();
+    let boot = BootFiles::observe(root, &inventory);
+    // Without kernels there was nothing to look for, which stops us for itself.
+    if !inventory.kernels.is_empty() {
+        to_boot.extend(named_by(&boot));
+        unreadable.extend(blind(root, &boot));
+    }
+    let kept = Kept::new(&inventory, beside_images, to_boot);
+    let now = world.clock.now().as_nanosecond();
+    let mut observed = leftovers::observe(root, &kept, now);
+    unreadable.append(&mut observed.unreadable);
+    observed.unreadable = unreadable;
+    decide(&kept, &observed)
+}
+
+/// The names in a folder, and the texts of links there.
+fn names_in(root: &Root, folder: &str) -> Result<Vec<String>, FileError> {
+    let mut names = Vec::new();
+    for entry in root.list_optional(folder)? {
+        let name = entry.name.to_string_lossy().into_owned();
+        if entry.kind == Kind::Link {
+            let target = root.read_link(format!("{folder}/{name}"))?;
+            names.push(format!("{name} -> {}", target.display()));
+        } else {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Everything in the boot files that may name a kernel. Entries that cannot be read are named in the problems.
+fn named_by(boot: &BootFiles) -> Vec<String> {
+    let of_entries = boot.entries.iter().flat_map(|e| {
+        // An entry whose line is not understood may still be named after its kernel.
+        [Some(e.file.clone()), e.id.clone(), e.image.clone()].into_iter().flatten()
+    });
+    let of_default = boot.default.iter().flat_map(|d| [Some(d.entry.clone()), d.id.clone()]).flatten();
+    of_entries.chain(of_default).chain(boot.problems.iter().map(|p| p.what.clone())).collect()
+}
+
+/// Why it cannot be told what the boot entries name.
+fn blind(root: &Root, boot: &BootFiles) -> Option<String> {
+    let Some(why) = &boot.invisible else {
+        // An entry that cannot be read may be of any kernel; and who has to mend the boot files needs no less of what
+        // there is to boot from.
+        let broken = boot.problems.iter().find(|p| p.breaks);
+        return broken.map(|p| format!("the boot files are not in order: {p}"));
+    };
+    // A live system has them somewhere. An image is often made before it has any.
+    let files = [entries::ENTRIES, entries::LOADER, syslinux::CONFIGURATION, grub::CONFIGURATION];
+    let any = || files.iter().any(|file| !matches!(root.lookup(format!("/boot/{file}")), Presence::Absent));
+    (root.is_live() || any()).then(|| why.clone())
+}
+
+/// Removes, and looks again at what remains.
+fn collect(world: &World) -> Document {
+    let plan = look(world);
+    let mut cache = Cache::load(&world.root);
+    let tree = Tree::observe(&world.root);
+    let mut failed: Vec<Refusal> = Vec::new();
+    // What dkms left of a build goes last, when the files that are known by it are gone.
+    let mut after: Vec<&Removal> = Vec::new();
+    for (at, removal) in plan.removals.iter().enumerate() {
+        if interrupt::asked() {
+            break;
+        }
+        tracing::info!("removing {}: {}", removal.path, removal.why);
+        match &removal.what {
+            Left::Build { module, .. } if removal.how == How::DkmsUnbuild => {
+                let done =
+                    unbuild::run(&world.root, &world.tools, &mut cache, &tree, module, &removal.kernel);
+                if let Err(why) = done {
+                    tracing::info!("{module} on {}: {why}; removed without dkms", removal.kernel);
+                }
+                after.push(removal);
+            }
+            _ => note(&mut failed, removal, remove(&world.root, removal)),
+        }
+        let last = plan.removals.get(at + 1).is_none_or(|next| next.kernel != removal.kernel);
+        if last {
+            for removal in after.drain(..) {
+                note(&mut failed, removal, remove(&world.root, removal));
+            }
+        }
+    }
+    if plan.removals.is_empty() {
+        return Document { schema: 1, dry_run: false, plan, failed, freed: 0 };
+    }
+    // Nothing counts as removed because somebody said so.
+    let left = look(world);
+    for removal in left.removals.iter().chain(&plan.removals) {
+        let known = failed.iter().any(|f| f.what == removal.path);
+        if !known && !matches!(world.root.lookup_link(&removal.path), Presence::Absent) {
+            let why = if interrupt::asked() { "the run was asked to stop" } else { "it is still there" };
+            failed.push(Refusal { what: removal.path.clone(), why: why.to_owned() });
+        }
+    }
+    for (removal, module) in plan.removals.iter().filter_map(|r| Some((r, module_of(r)?))) {
+        if let Some(why) = unregistered(&world.root, &tree, module) {
+            failed.push(Refusal { what: removal.path.clone(), why });
+        }
+    }
+    let gone: Vec<Removal> =
+        plan.removals.iter().filter(|r| failed.iter().all(|f| f.what != r.path)).cloned().collect();
+    Document { schema: 1, dry_run: false, freed: room(&gone), plan, failed }
+}
+
+fn module_of(removal: &Removal) -> Option<&ModuleName> {
+    match &removal.what {
+        Left::Build { module, .. } => Some(module),
+        _ => None,
+    }
+}
+
+/// Says so when a module that was registered no longer is.
+fn unregistered(root: &Root, before: &Tree, module: &ModuleName) -> Option<String> {
+    let knows = |tree: &Tree| tree.modules.iter().any(|m| m.module == *module);
+    (knows(before) && !knows(&Tree::observe(root)))
+        .then(|| format!("{module} is no longer registered: run `dkms add {module}`"))
+}
+
+fn note(failed: &mut Vec<Refusal>, removal: &Removal, done: Result<(), String>) {
+    if let Err(why) = done {
+        failed.push(Refusal { what: removal.path.clone(), why });
+    }
+}
+
+/// Removes one thing, with the folders around it that are empty then.
+fn remove(root: &Root, removal: &Removal) -> Result<(), String> {
+    let words = |e: FileError| e.to_string();
+    match &removal.what {
+        Left::Modules { files, folders } => {
+            // File by file: what came in between is nobody's garbage.
+            for file in files {
+                root.remove(file).map_err(words)?;
+            }
+            for folder in folders {
+                root.remove_empty_folder(folder).map_err(words)?;
+            }
+        }
+        Left::Claim => {
+            root.remove(&removal.path).map_err(words)?;
+        }
+        Left::Build { .. } => {
+            let own = architecture();
+            for entry in root.list_optional(&removal.path).map_err(words)? {
+                let name = entry.name.to_string_lossy();
+                if name == own.as_str() || name.starts_with(&format!(".tmp_{own}_")) {
+                    root.remove_tree(format!("{}/{name}", removal.path)).map_err(words)?;
+                }
+            }
+            root.remove_empty_folder(&removal.path).map_err(words)?;
+        }
+        Left::Original => {
+            root.remove_tree(&removal.path).map_err(words)?;
+            let around = removal.path.rsplit_once('/').map_or("", |(around, _)| around);
+            root.remove_empty_folder(around).map_err(words)?;
+        }
+        Left::Scratch => {
+            root.remove_tree(&removal.path).map_err(words)?;
+        }
+    }
+    Ok(())
+}
+
+fn room(removals: &[Removal]) -> u64 {
+    removals.iter().map(|r| r.bytes).sum()
+}
+
+/// The answer for a person.
+fn screen(document: &Document) -> String {
+    let Document { plan, failed, dry_run, .. } = document;
+    if !plan.unreadable.is_empty() {
+        return "nothing is removed: not everything could be read\n".to_owned();
+    }
+    let mut lines = Vec::new();
+    if *dry_run {
+        for r in &plan.removals {
+            let how = match r.how {
+                How::DkmsUnbuild => "`dkms unbuild`",
+                How::Remove => "remove",
+            };
+            lines.push(format!("would {how} {}: {}", r.path, r.why));
+        }
+        lines.extend(plan.left_alone.iter().map(|l| format!("left alone: {}: {}", l.what, l.why)));
+    }
+    let gone = plan.removals.iter().filter(|r| failed.iter().all(|f| f.what != r.path)).count();
+    let freed = size(document.freed);
+    lines.push(match (plan.removals.len(), dry_run) {
+        (0, _) => "nothing to remove".to_owned(),
+        (_, true) => format!("would remove {}, {freed}", counted(gone)),
+        (_, false) => format!("removed {}, {freed} freed", counted(gone)),
+    });
+    lines.iter().map(|line| shown(line) + "\n").collect()
+}
+
+fn counted(things: usize) -> String {
+    if things == 1 { "1 leftover".to_owned() } else { format!("{things} leftovers") }
+}
+
+/// Bytes, as a person reads them.
+fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let fits = UNITS.iter().find(|(_, unit)| bytes >= *unit);
+    match fits {
+        // Rounded down: no more than was there.
+        Some((name, unit)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+        None => format!("{bytes} bytes"),
+    }
+}

@@ -1,0 +1,428 @@
+//! Looking for what is left of kernels that are gone: in the DKMS tree, and in the folder of the module trees.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::gc::{Kept, Left, Observed, Refusal, Thing, claimed_release};
+use super::modfile::ENDINGS;
+use super::proof::{INSTALLED, is_dkms_own};
+use super::tree::TREE;
+use super::{ModuleName, architecture, is_usable_name};
+use crate::kernel::inventory::{MODULES, module_folder};
+use crate::sys::users::user_of;
+use crate::sys::{FileError, Kind, Listed, Presence, Root};
+
+/// What depmod writes; `modules.order` and `modules.builtin*` otherwise come with a kernel.
+const DEPMOD: [&str; 11] = [
+    "modules.alias",
+    "modules.alias.bin",
+    "modules.builtin.alias.bin",
+    "modules.builtin.bin",
+    "modules.dep",
+    "modules.dep.bin",
+    "modules.devname",
+    "modules.softdep",
+    "modules.symbols",
+    "modules.symbols.bin",
+    "modules.weakdep",
+];
+/// Where dkms may install to besides: there a file counts as dkms's when a build of its name is in the tree.
+const ELSEWHERE: [&str; 3] = ["extra/", "updates/", "kernel/extra/"];
+/// What changed less than this many nanoseconds ago may be a dkms at work that some admin has called: our lock does not
+/// keep it away. A day, because a build may stand still for as long as a laptop sleeps, and because garbage has time.
+const RECENT: i128 = 24 * 3600 * 1_000_000_000;
+
+/// One file or folder, found by walking.
+struct Piece {
+    path: PathBuf,
+    kind: Kind,
+    bytes: u64,
+    mtime_ns: i128,
+    mounted: bool,
+}
+
+/// Observes. `now_ns` is the time in nanoseconds since the epoch.
+pub fn observe(root: &Root, kept: &Kept, now_ns: i128) -> Observed {
+    let mut look = Look { root, kept, now_ns, found: Observed::default(), built: BTreeMap::new() };
+    for folder in [TREE, MODULES] {
+        match root.lookup_link(folder) {
+            // What it leads to may be another system's.
+            Presence::There(s) if s.kind != Kind::Folder => {
+                let what = root.spell(folder).display().to_string();
+                look.found
+                    .unreadable
+                    .push(format!("{what} is no folder: what is in it may be somebody else's"));
+            }
+            Presence::Unreadable(e) => look.unreadable(&e),
+            Presence::There(_) | Presence::Absent => {}
+        }
+    }
+    if look.found.unreadable.is_empty() {
+        look.tree();
+        look.modules();
+    }
+    look.found
+}
+
+struct Look<'a> {
+    root: &'a Root,
+    kept: &'a Kept,
+    now_ns: i128,
+    found: Observed,
+    /// Kernel release to the names, without ending, of what dkms has built for it.
+    built: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Look<'_> {
+    fn unreadable(&mut self, error: &FileError) {
+        self.found.unreadable.push(error.to_string());
+    }
+
+    fn odd(&mut self, path: &str, why: &str) {
+        self.found.odd.push(Refusal { what: path.to_owned(), why: why.to_owned() });
+    }
+
+    fn list(&mut self, path: &str) -> Vec<Listed> {
+        self.root.list_optional(path).unwrap_or_else(|e| {
+            self.unreadable(&e);
+            Vec::new()
+        })
+    }
+
+    /// The text of a name below `folder` that dkms could have given.
+    fn usable(&mut self, folder: &str, entry: &Listed) -> Option<String> {
+        match entry.text().filter(|n| is_usable_name(n)) {
+            Some(name) => Some(name.to_owned()),
+            None => {
+                let shown = entry.name.to_string_lossy().escape_debug().to_string();
+                self.odd(&format!("{folder}/{shown}"), "has a name that dkms does not give");
+                None
+            }
+        }
+    }
+
+    fn mounted(&mut self, path: &str) -> bool {
+        match self.root.is_mounted_on(path) {
+            Ok(mounted) => mounted,
+            Err(e) => {
+                self.unreadable(&e);
+                true
+            }
+        }
+    }
+
+    fn tree(&mut self) {
+        for entry in self.list(TREE) {
+            if entry.kind != Kind::Folder {
+                if entry.kind == Kind::Link {
+                    let path = format!("{TREE}/{}", entry.name.to_string_lossy());
+                    self.odd(&path, "is a link in the place of a folder");
+                }
+                continue;
+            }
+            let Some(name) = self.usable(TREE, &entry) else { continue };
+            let folder = format!("{TREE}/{name}");
+            if self.mounted(&folder) {
+                self.odd(&folder, "is a filesystem of its own");
+                continue;
+            }
+            self.module(&name, &folder);
+        }
+    }
+
+    fn module(&mut self, name: &str, folder: &str) {
+        for entry in self.list(folder) {
+            let Some(text) = self.usable(folder, &entry) else { continue };
+            let path = format!("{folder}/{text}");
+            if text == "original_module" {
+                self.originals(&path, entry.kind);
+            } else if text.starts_with("kernel-") {
+                match claimed_release(&text) {
+                    Some(release) => self.claim(release, path, entry.kind),
+                    None => self.odd(&path, "is of another architecture"),
+                }
+            } else if entry.kind != Kind::Folder {
+                self.odd(&path, "is no folder");
+            } else if self.mounted(&path) {
+                self.odd(&path, "is a filesystem of its own");
+            } else {
+                self.version(&ModuleName { name: name.to_owned(), version: text }, &path);
+            }
+        }
+    }
+
+    fn originals(&mut self, folder: &str, kind: Kind) {
+        if kind != Kind::Folder || self.mounted(folder) {
+            self.odd(folder, "is no plain folder");
+            return;
+        }
+        for entry in self.list(folder) {
+            let Some(release) = self.usable(folder, &entry) else { continue };
+            let path = format!("{folder}/{release}");
+            self.folder_of(release, Left::Original, path, entry.kind);
+        }
+    }
+
+    fn claim(&mut self, release: String, path: String, kind: Kind) {
+        let end = format!("/{release}/{}", architecture());
+        let obstacle = match kind {
+            Kind::Link => match self.root.read_link(&path) {
+                Ok(text) => {
+                    let version = text.to_str().and_then(|t| t.strip_suffix(&end));
+                    let as_dkms = version.is_some_and(is_usable_name);
+                    (!as_dkms).then(|| format!("leads to {}, and not where dkms lets it", text.display()))
+                }
+                Err(e) => return self.unreadable(&e),
+            },
+            _ => Some("is no link".to_owned()),
+        };
+        self.found.things.push(Thing { release, left: Left::Claim, path, bytes: 0, obstacle });
+    }
+
+    fn version(&mut self, module: &ModuleName, folder: &str) {
+        let source = self.root.lookup(format!("{folder}/source/dkms.conf")).is(Kind::File);
+        for entry in self.list(folder) {
+            let Some(name) = self.usable(folder, &entry) else { continue };
+            let path = format!("{folder}/{name}");
+            if name == "build" {
+                self.scratch(path, entry.kind);
+            } else if name.starts_with(|c: char| c.is_ascii_digit()) {
+                let files = self.list_folder(&format!("{path}/{}/module", architecture()));
+                let stems = files.iter().filter_map(|f| stem(f.text()?)).map(str::to_owned);
+                self.built.entry(name.clone()).or_default().extend(stems);
+                let dkms_can = source && !files.is_empty();
+                self.folder_of(name, Left::Build { module: module.clone(), dkms_can }, path, entry.kind);
+            }
+        }
+    }
+
+    /// The entries of what may be no folder: that is told elsewhere.
+    fn list_folder(&mut self, path: &str) -> Vec<Listed> {
+        if self.root.lookup_link(path).is(Kind::Folder) { self.list(path) } else { Vec::new() }
+    }
+
+    /// A folder of a kernel in the tree. Its contents matter only where the kernel may be gone.
+    fn folder_of(&mut self, release: String, left: Left, path: String, kind: Kind) {
+        let mut thing = Thing { release, left, path, bytes: 0, obstacle: None };
+        if self.kept.why(&thing.release).is_none() {
+            match self.walk(&thing.path, kind) {
+                Ok(pieces) => {
+                    thing.bytes = pieces.iter().map(|p| p.bytes).sum();
+                    thing.obstacle =
+                        self.other_than_dkms(&thing, &pieces).or_else(|| self.at_work(&thing.path, &pieces));
+                }
+                Err(e) => return self.unreadable(&e),
+            }
+        }
+        self.found.things.push(thing);
+    }
+
+    /// Why the folder is not as dkms leaves it.
+    fn other_than_dkms(&self, thing: &Thing, pieces: &[Piece]) -> Option<String> {
+        if let Some(why) = not_plain(self.root, pieces) {
+            return Some(why);
+        }
+        let (own, staging) = (architecture(), format!(".tmp_{}_", architecture()));
+        let below =
+            pieces.iter().filter_map(|p| p.path.strip_prefix(&thing.path).ok()?.iter().next()?.to_str());
+        let other = below.into_iter().find(|name| *name != own && !name.starts_with(&staging));
+        other.map(|name| format!("holds {}, which is not of this architecture's dkms", name.escape_debug()))
+    }
+
+    /// Why a dkms may be at work there: something is staged, and it is new or somebody has it open.
+    fn at_work(&self, path: &str, pieces: &[Piece]) -> Option<String> {
+        let is_staged = |p: &&Piece| p.path.to_string_lossy().contains("/.tmp_");
+        let mut staged = pieces.iter().filter(is_staged).peekable();
+        staged.peek()?;
+        // What lies in the future is of an unknown age.
+        if staged.any(|p| self.now_ns - p.mtime_ns < RECENT) {
+            return Some("holds a build that is not a day old: a dkms may be at work".to_owned());
+        }
+        self.in_use(path)
+    }
+
+    fn in_use(&self, path: &str) -> Option<String> {
+        let user = self.root.real_path(path).map_err(|e| e.to_string());
+        match user.and_then(|real| user_of(&real).map_err(|e| e.to_string())) {
+            Ok(None) => None,
+            Ok(Some(who)) => Some(format!("is in use by {who}")),
+            Err(e) => Some(format!("may be in use: {e}")),
+        }
+    }
+
+    /// The build folder is one for all kernels; whose it is stands in the first line of its log.
+    fn scratch(&mut self, path: String, kind: Kind) {
+        if kind != Kind::Folder {
+            return self.odd(&path, "is no folder");
+        }
+        let log = match self.root.read_optional(format!("{path}/make.log")) {
+            Ok(log) => log.unwrap_or_default(),
+            Err(e) => return self.unreadable(&e),
+        };
+        let Some(release) = kernel_of_log(&log) else {
+            return self.odd(&path, "does not say for which kernel it was; dkms clears it at the next build");
+        };
+        if self.kept.why(&release).is_some() {
+            return;
+        }
+        let pieces = match self.walk(&path, kind) {
+            Ok(pieces) => pieces,
+            Err(e) => return self.unreadable(&e),
+        };
+        // Links in it are a source's own, and are removed as links.
+        let mounted = pieces.iter().any(|p| p.mounted).then(|| "holds a filesystem of its own".to_owned());
+        let fresh = pieces.iter().any(|p| self.now_ns - p.mtime_ns < RECENT);
+        let fresh = fresh.then(|| "is not a day old: a dkms may be at work".to_owned());
+        let obstacle = mounted.or(fresh).or_else(|| self.in_use(&path));
+        let bytes = pieces.iter().map(|p| p.bytes).sum();
+        self.found.things.push(Thing { release, left: Left::Scratch, path, bytes, obstacle });
+    }
+
+    fn modules(&mut self) {
+        for entry in self.list(MODULES) {
+            // A name that is no text is none of a kernel of ours.
+            let Some(release) = entry.text().map(str::to_owned) else { continue };
+            let path = module_folder(&release);
+            let empty = Left::Modules { files: Vec::new(), folders: Vec::new() };
+            let mut thing = Thing { release, left: empty, path, bytes: 0, obstacle: None };
+            if self.kept.why(&thing.release).is_none() {
+                let pieces = match self.walk(&thing.path, entry.kind) {
+                    Ok(pieces) => pieces,
+                    Err(e) => {
+                        self.unreadable(&e);
+                        continue;
+                    }
+                };
+                let none = BTreeSet::new();
+                let built = self.built.get(&thing.release).unwrap_or(&none);
+                thing.obstacle = not_plain(self.root, &pieces).or_else(|| {
+                    let files = pieces.iter().filter(|p| p.kind == Kind::File);
+                    let mut own = files.filter(|p| !is_left_by_dkms(&p.path, &thing.path, built));
+                    let first = own.next()?.path.strip_prefix(&thing.path).ok()?.display().to_string();
+                    Some(format!("holds {}, which is not of dkms or depmod", first.escape_debug()))
+                });
+                thing.bytes = pieces.iter().map(|p| p.bytes).sum();
+                let (folders, files): (Vec<_>, Vec<_>) =
+                    pieces.into_iter().partition(|p| p.kind == Kind::Folder);
+                thing.left = Left::Modules {
+                    files: files.into_iter().map(|p| p.path).collect(),
+                    // Found from the outside in.
+                    folders: folders.into_iter().rev().map(|p| p.path).collect(),
+                };
+            }
+            self.found.things.push(thing);
+        }
+    }
+
+    /// `path` and all below it, the outer before the inner. What is mounted there is not entered.
+    fn walk(&self, path: &str, kind: Kind) -> Result<Vec<Piece>, FileError> {
+        let mut pieces = Vec::new();
+        let mut open = vec![(PathBuf::from(path), kind)];
+        while let Some((path, kind)) = open.pop() {
+            let stat = match self.root.lookup_link(&path) {
+                Presence::There(stat) => stat,
+                // It was there a moment ago: somebody works here, and the next run will see what came of it.
+                Presence::Absent => continue,
+                Presence::Unreadable(e) => return Err(e),
+            };
+            let mounted = self.root.is_mounted_on(&path)?;
+            if kind == Kind::Folder && !mounted {
+                open.extend(self.root.list(&path)?.into_iter().map(|e| (path.join(&e.name), e.kind)));
+            }
+            let bytes = if stat.kind == Kind::File { stat.size } else { 0 };
+            pieces.push(Piece { path, kind: stat.kind, bytes, mtime_ns: stat.mtime_ns, mounted });
+        }
+        Ok(pieces)
+    }
+}
+
+/// Why what was walked is not just folders and files of this filesystem.
+fn not_plain(root: &Root, pieces: &[Piece]) -> Option<String> {
+    pieces.iter().enumerate().find_map(|(at, piece)| {
+        let what = match piece.kind {
+            _ if piece.mounted => "a filesystem of its own",
+            Kind::Link => "a link",
+            Kind::Other => "no file",
+            Kind::File if at == 0 => "no folder",
+            Kind::File | Kind::Folder => return None,
+        };
+        let path = root.spell(&piece.path).display().to_string();
+        Some(if at == 0 {
+            format!("is {what}")
+        } else {
+            format!("is not as dkms leaves it: {path} is {what}")
+        })
+    })
+}
+
+/// The name of a module file without its ending.
+fn stem(file: &str) -> Option<&str> {
+    ENDINGS.iter().find_map(|ending| file.strip_suffix(ending)).filter(|stem| !stem.is_empty())
+}
+
+/// Whether a file in the folder of a kernel's modules was put there by dkms or by depmod.
+fn is_left_by_dkms(path: &Path, folder: &str, built: &BTreeSet<String>) -> bool {
+    let Some(text) = path.strip_prefix(folder).ok().and_then(Path::to_str) else { return false };
+    let Some((place, name)) = text.rsplit_once('/') else { return DEPMOD.contains(&text) };
+    let Some(stem) = stem(name) else { return false };
+    let full = format!("{folder}/{text}");
+    (place == INSTALLED && is_dkms_own(&full))
+        || (built.contains(stem) && ELSEWHERE.iter().any(|e| text.starts_with(e)))
+}
+
+/// The kernel in the first line of a `make.log`: `DKMS make.log for M-V for kernel K (A)`.
+fn kernel_of_log(log: &[u8]) -> Option<String> {
+    let line = String::from_utf8_lossy(log.split(|b| *b == b'\n').next()?).into_owned();
+    let (_, rest) = line.starts_with("DKMS ").then_some(line.rsplit_once(" for kernel "))??;
+    let release = rest.strip_suffix(&format!(" ({})", architecture()))?;
+    is_usable_name(release).then(|| release.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_dkms_leaves() {
+        let built = BTreeSet::from(["alpha".to_owned()]);
+        let left = |text: &str| {
+            is_left_by_dkms(Path::new(&format!("/usr/lib/modules/K/{text}")), "/usr/lib/modules/K", &built)
+        };
+        for yes in
+            ["updates/dkms/any.ko", "updates/dkms/any.ko.zst", "extra/alpha.ko.xz", "kernel/extra/alpha.ko"]
+        {
+            assert!(left(yes), "{yes}");
+        }
+        assert!(left("modules.dep") && left("modules.dep.bin"));
+        for no in [
+            "extra/own.ko",
+            "kernel/fs/alpha.ko",
+            "modules.order",
+            "modules.builtin",
+            "modules.builtin.modinfo",
+            "updates/dkms/notes",
+            "updates/dkms/.ko",
+            "updates/dkms/sub/any.ko",
+            "vmlinuz",
+            "build/Makefile",
+            "extra/modules.dep",
+        ] {
+            assert!(!left(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_of_a_log() {
+        let line = |text: &str| kernel_of_log(format!("{text}\nmore\n").as_bytes());
+        let own = architecture();
+        let release = Some("6.15.7-1591.native".to_owned());
+        assert_eq!(line(&format!("DKMS make.log for a-1.0 for kernel 6.15.7-1591.native ({own})")), release);
+        let newer = format!("DKMS (dkms-3.2.1) make.log for a/1.0 for kernel 6.15.7-1591.native ({own})");
+        assert_eq!(line(&newer), release);
+        for none in
+            ["", "make", "DKMS make.log", "DKMS make.log for kernel ../x (x86_64)", "DKMS for kernel  ()"]
+        {
+            assert_eq!(line(none), None, "{none}");
+        }
+    }
+}
