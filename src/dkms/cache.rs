@@ -13,7 +13,7 @@ use crate::sys::{FileError, Root, Stat};
 /// Where it lies.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Changed whenever the meaning of a field changes: an old cache is then forgotten.
-const SCHEMA: u32 = 4;
+const SCHEMA: u32 = 5;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
@@ -22,6 +22,14 @@ struct Contents {
     files: BTreeMap<String, Entry>,
     #[serde(default)]
     images: BTreeMap<String, Image>,
+    #[serde(default)]
+    dkms: Option<Program>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Program {
+    identity: String,
+    version: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +97,14 @@ impl Cache {
     pub fn file(&mut self, path: &str, stat: &Stat) -> Option<FileFacts> {
         self.used.insert(path.to_owned());
         self.contents.files.get(path).filter(|e| e.identity == identity(stat)).map(|e| e.facts.clone())
+    }
+
+    /// The version of the dkms program with that identity, as `look` finds it out.
+    pub fn dkms_version(&mut self, identity: &str, look: impl FnOnce() -> Option<String>) -> Option<String> {
+        if self.contents.dkms.as_ref().is_none_or(|known| known.identity != identity) {
+            self.contents.dkms = Some(Program { identity: identity.to_owned(), version: look() });
+        }
+        self.contents.dkms.as_ref().and_then(|known| known.version.clone())
     }
 
     /// Whether a kernel image holds the parameter's name, as `look` finds it out.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::version::{self, Autoinstall};
 use super::{Cache, ModuleName, Registered, Source, architecture, compare_versions};
 use crate::kernel::inventory::module_folder;
 use crate::sys::{Ended, FileError, Fingerprint, Output, Presence, Root, Tools};
@@ -29,8 +30,11 @@ pub struct BuiltModule {
 /// An evaluated `dkms.conf`, for one kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Conf {
-    /// `AUTOINSTALL` asks for it.
+    /// `AUTOINSTALL` asks for it, by the rule of the installed dkms.
+    #[serde(skip)]
     pub autoinstall: bool,
+    /// What it says.
+    pub autoinstall_value: String,
     /// What a build makes.
     pub built: Vec<BuiltModule>,
     /// `BUILD_DEPENDS`: names of modules.
@@ -77,12 +81,18 @@ pub fn load(
     let build = format!("{}/build", module_folder(release));
     let key = key(root, &files, source, &build, release);
     if let Some(known) = cache.conf(&key) {
-        return known;
+        return known.and_then(|conf| by_rule(conf, version::rule(tools, cache)));
     }
     let conf = evaluate(root, tools, &registered.module, release, &files)
         .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)));
     cache.keep_conf(key, conf.clone());
-    conf
+    conf.and_then(|conf| by_rule(conf, version::rule(tools, cache)))
+}
+
+/// The rule is not part of what is cached: the next dkms may have another one.
+fn by_rule(mut conf: Conf, rule: Autoinstall) -> Result<Conf, ConfError> {
+    conf.autoinstall = rule.asks(&conf.autoinstall_value).map_err(ConfError::Unusable)?;
+    Ok(conf)
 }
 
 /// The file itself and the admin's overrides, in dkms's order: paths inside the root and bytes.
@@ -183,8 +193,7 @@ fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result
         match key {
             "package_name" => package_name = value,
             "syntax" => conf.syntax_error = !value.is_empty(),
-            // dkms 3.1.7 knows yes, no and nothing; older ones take every word, even "no", for yes.
-            "autoinstall" => conf.autoinstall = !value.is_empty() && !value.eq_ignore_ascii_case("no"),
+            "autoinstall" => conf.autoinstall_value = value,
             "built" => conf.built.push(BuiltModule { name: value, location: String::new() }),
             "dest" => {
                 if let Some(last) = conf.built.last_mut().filter(|_| !value.is_empty()) {
@@ -277,7 +286,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(conf.built, [BuiltModule { name: "hello".to_owned(), location: "/extra".to_owned() }]);
-        assert!(conf.autoinstall && !conf.syntax_error && conf.excluded.is_none());
+        assert!(conf.autoinstall_value == "yes" && !conf.syntax_error && conf.excluded.is_none());
     }
 
     #[test]

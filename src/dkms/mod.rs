@@ -21,6 +21,7 @@ pub mod source;
 pub mod told;
 pub mod tree;
 pub mod unbuild;
+pub mod version;
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -70,6 +70,14 @@ impl Tools {
         found.ok_or_else(|| MissingTool { name: name.to_owned(), searched })
     }
 
+    /// The bytes of a program that is a script; none when it is not there, or is no script.
+    #[allow(clippy::disallowed_methods)] // a program of the machine we run on, whatever the root is
+    pub fn text(&self, name: &str) -> Option<Vec<u8>> {
+        let path = self.find(name).ok()?;
+        // Who cannot read it cannot run it either.
+        std::fs::read(path).ok().filter(|bytes| bytes.starts_with(b"#!"))
+    }
+
     /// What tells a program from another one of its name: path, size and time; none when there is none.
     pub fn identity(&self, name: &str) -> Option<String> {
         let path = self.find(name).ok()?;

@@ -1,0 +1,107 @@
+//! The version of the installed dkms, and what it decides.
+//!
+//! It is read out of the program, which is a script that prints it: no process is started to find out that there is nothing
+//! to do. (3.0.10 and 3.2.1 both hold the text `dkms-VERSION`.)
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cache, compare_versions};
+use crate::sys::Tools;
+
+/// The first version that knows only `yes`, `no` and nothing as a value of `AUTOINSTALL`.
+const STRICT: &str = "3.1.7";
+
+/// How `AUTOINSTALL` is understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Autoinstall {
+    /// Any word means yes, even "no": before 3.1.7.
+    AnyWord,
+    /// `yes`, `no` or nothing; another word makes the whole file invalid.
+    YesOrNo,
+    /// The version is not known: any word but "no" means yes.
+    Unknown,
+}
+
+impl Autoinstall {
+    /// The rule of a version.
+    pub fn of_version(version: Option<&str>) -> Autoinstall {
+        match version {
+            None => Autoinstall::Unknown,
+            Some(version) if compare_versions(version, STRICT).is_lt() => Autoinstall::AnyWord,
+            Some(_) => Autoinstall::YesOrNo,
+        }
+    }
+
+    /// Whether a value asks to be built by itself.
+    ///
+    /// # Errors
+    /// In words, for a value that makes the file invalid.
+    pub fn asks(self, value: &str) -> Result<bool, String> {
+        let is = |word: &str| value.eq_ignore_ascii_case(word);
+        match self {
+            Autoinstall::AnyWord => Ok(!value.is_empty()),
+            Autoinstall::Unknown => Ok(!value.is_empty() && !is("no")),
+            Autoinstall::YesOrNo if is("yes") => Ok(true),
+            Autoinstall::YesOrNo if is("no") || value.is_empty() => Ok(false),
+            Autoinstall::YesOrNo => Err(format!(
+                "its dkms.conf has AUTOINSTALL={value:?}: the installed dkms knows only yes and no, and takes the whole \
+                 file for invalid"
+            )),
+        }
+    }
+}
+
+/// The rule of the installed dkms.
+pub fn rule(tools: &Tools, cache: &mut Cache) -> Autoinstall {
+    let Some(identity) = tools.identity("dkms") else { return Autoinstall::Unknown };
+    let look = || tools.text("dkms").as_deref().and_then(find);
+    Autoinstall::of_version(cache.dkms_version(&identity, look).as_deref())
+}
+
+/// The first `dkms-1.2.3` in a text.
+fn find(text: &[u8]) -> Option<String> {
+    let at_digits = |at: usize| {
+        let rest = &text[at + b"dkms-".len()..];
+        let end = rest.iter().position(|b| !b.is_ascii_digit() && *b != b'.').unwrap_or(rest.len());
+        let version = std::str::from_utf8(&rest[..end]).unwrap_or_default().trim_end_matches('.');
+        (version.contains('.') && version.starts_with(|c: char| c.is_ascii_digit()))
+            .then(|| version.to_owned())
+    };
+    memchr::memmem::find_iter(text, b"dkms-").find_map(at_digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_in_a_script() {
+        let table = [
+            ("mktemp /tmp/dkms-XXXX\necho $\"dkms-3.0.10\"\n", Some("3.0.10")),
+            ("echo \"DKMS (dkms-3.2.1) make.log\"", Some("3.2.1")),
+            ("a dkms-3 b dkms- c dkms-x.1", None),
+            ("", None),
+        ];
+        for (text, version) in table {
+            assert_eq!(find(text.as_bytes()).as_deref(), version, "{text}");
+        }
+    }
+
+    #[test]
+    fn values_by_version() {
+        let rule = |version| Autoinstall::of_version(Some(version));
+        assert_eq!((rule("3.0.10"), rule("3.1.6")), (Autoinstall::AnyWord, Autoinstall::AnyWord));
+        assert_eq!((rule("3.1.7"), rule("3.2.1")), (Autoinstall::YesOrNo, Autoinstall::YesOrNo));
+        let table = [
+            ("yes", [Some(true), Some(true), Some(true)]),
+            ("YES", [Some(true), Some(true), Some(true)]),
+            ("no", [Some(true), Some(false), Some(false)]),
+            ("", [Some(false), Some(false), Some(false)]),
+            ("true", [Some(true), None, Some(true)]),
+        ];
+        for (value, expected) in table {
+            let rules = [Autoinstall::AnyWord, Autoinstall::YesOrNo, Autoinstall::Unknown];
+            assert_eq!(rules.map(|rule| rule.asks(value).ok()), expected, "{value}");
+        }
+    }
+}
