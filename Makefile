@@ -79,7 +79,10 @@ shell:
 	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
 	tests/support/test-install.sh
 
-bench: ## how long the merge of command lines and the enforcement verdict take
+bench: ## whole programs beside today's scripts (real dkms, some minutes), and the rules alone
+	tests/support/ensure-packages.sh build dkms test
+	$(MAKE) --no-print-directory build
+	tests/support/bench.py
 	$(CARGO) bench --locked --bench verdict
 
 audit: ## licences, bans and sources of everything that we depend on

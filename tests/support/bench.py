@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Whole programs beside what users have today, on one machine, in one run; prints a table for the README.
+
+Both work on scratch roots with eight DKMS modules and two kernels, made with real headers by scratch-root.sh. Today's way is
+`dkms autoinstall -k` and `depmod -A` for each kernel, then `dkms status`: what the stock scripts run after each update.
+It is spared the `depmod -a` that dkms runs after each installation, as it would look into the host's folders.
+"""
+
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+PROGRAMS = os.path.join(TOP, "target", "release")
+WORK = os.path.join(TOP, "target", "bench")
+KERNELS = [("6.15.7", "1591"), ("6.15.8", "1592")]
+RELEASES = [f"{version}-{number}.native" for version, number in KERNELS]
+MODULES = 8
+ENVIRONMENT = {
+    **os.environ,
+    "SCRATCH_CACHE": os.path.join(TOP, "target", "scratch-cache"),
+    "CLR_DKMS_TOOL_PATH": os.path.join(WORK, "tools"),
+    "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin",
+}
+
+
+def scratch(*words):
+    """Calls a function of scratch-root.sh."""
+    command = [os.path.join(HERE, "scratch-root.sh"), *words]
+    subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def root(name, modules=MODULES):
+    path = os.path.join(WORK, name)
+    scratch("scratch_skeleton", path)
+    for version, number in KERNELS:
+        scratch("scratch_kernel", path, "native", version, number)
+    scratch("scratch_running", path, RELEASES[1])
+    for number in range(modules):
+        scratch("scratch_module", path, f"module{number}", "1.0", "--autoinstall", "yes")
+    return path
+
+
+def ours(path, *words, code=0):
+    """Seconds and peak memory in MiB of one of our programs."""
+    program = os.path.join(PROGRAMS, words[0])
+    begin = time.perf_counter()
+    child = subprocess.Popen(
+        [program, *words[1:], "--live-root", path], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(child.pid, 0)
+    took = time.perf_counter() - begin
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != code:
+        sys.exit(f"bench: {' '.join(words)}: exit code {child.returncode} instead of {code}")
+    return took, usage.ru_maxrss / 1024
+
+
+def stock(path, build=True):
+    """Seconds of today's loop."""
+    begin = time.perf_counter()
+    for release in RELEASES:
+        scratch("scratch_dkms", path, "autoinstall", "-k", release)
+        subprocess.run(["depmod", "-A", "-b", path, release], env=ENVIRONMENT, check=True)
+    if not build:
+        scratch("scratch_dkms", path, "status")
+    return time.perf_counter() - begin
+
+
+def median(times, run):
+    return statistics.median(run() for _ in range(times))
+
+
+def row(what, today, here):
+    print(f"| {what} | {spelt(today)} | {spelt(here)} | {today / here:.1f} |", flush=True)
+
+
+def spelt(seconds):
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def main():
+    if not os.path.exists(os.path.join(PROGRAMS, "clr-dkms-post-update")):
+        sys.exit("bench: the programs are not built: use `make bench`")
+    shutil.rmtree(WORK, ignore_errors=True)
+    os.makedirs(os.path.join(WORK, "tools"))
+    os.symlink(os.path.join(HERE, "clr-boot-manager"), os.path.join(WORK, "tools", "clr-boot-manager"))
+    print(f"{MODULES} modules, {len(KERNELS)} kernels, {os.cpu_count()} processors")
+    print("| what | today | clr-dkms | times faster |")
+    print("| --- | --- | --- | --- |", flush=True)
+    one, other = root("ours"), root("today")
+    # After a warm-up on a module that neither counts, so that both find the headers in memory.
+    warm = root("warm", modules=1)
+    stock(warm)
+    today = stock(other)
+    here, _ = ours(one, "clr-dkms-post-update")
+    row("building from nothing", today, here)
+    peak = 0
+
+    # The peak of a run that builds would be that of the compiler.
+    def idle():
+        nonlocal peak
+        took, memory = ours(one, "clr-dkms-post-update")
+        peak = max(peak, memory)
+        return took
+
+    row("an update with nothing to do", median(3, lambda: stock(other, build=False)), median(50, idle))
+    status = median(3, lambda: timed(lambda: scratch("scratch_dkms", other, "status")))
+    row("all states", status, median(50, lambda: ours(one, "clr-dkms", "status", "--json")[0]))
+    print(f"\npeak memory with nothing to do: {peak:.1f} MiB")
+    shutil.rmtree(WORK)
+
+
+def timed(run):
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    main()
