@@ -1,5 +1,8 @@
 //! `clr-dkms gc`: remove what DKMS has left of kernels that are gone.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -71,6 +74,40 @@ pub fn run(world: &World, arguments: &GcArguments, common: &Common) -> anyhow::R
 
 /// Observes and decides. Changes nothing.
 fn look(world: &World) -> Plan {
+    let (kept, unreadable) = kept(world);
+    let now = world.clock.now().as_nanosecond();
+    let mut observed = leftovers::observe(&world.root, &kept, now);
+    observed.unreadable.splice(0..0, unreadable);
+    decide(&kept, &observed)
+}
+
+/// When each file of a module folder was last changed.
+fn times(root: &Root, plan: &Plan) -> BTreeMap<PathBuf, i128> {
+    let of_folders = plan.removals.iter().filter_map(|r| match &r.what {
+        Left::Modules { files, .. } => Some(files),
+        _ => None,
+    });
+    let time = |file: &PathBuf| Some((file.clone(), root.lookup_link(file).stat()?.ctime_ns));
+    of_folders.flatten().filter_map(time).collect()
+}
+
+/// Why something is no leftover any more: its kernel is there again, or somebody has written into it since we looked.
+fn come_back(world: &World, seen: &BTreeMap<PathBuf, i128>, removal: &Removal) -> Option<String> {
+    let (kept, unreadable) = kept(world);
+    if let Some(why) = unreadable.into_iter().next().or_else(|| kept.why(&removal.kernel)) {
+        return Some(format!("{why}; it was not so when we began"));
+    }
+    let Left::Modules { files, .. } = &removal.what else { return None };
+    // What dkms has removed meanwhile is gone, as it should be.
+    let changed = files.iter().find(|file| {
+        let now = world.root.lookup_link(file).stat().map(|s| s.ctime_ns);
+        now.is_some() && now.as_ref() != seen.get(*file)
+    })?;
+    Some(format!("{} has been written since we began", changed.display()))
+}
+
+/// What keeps a kernel, and what could not be read of it.
+fn kept(world: &World) -> (Kept, Vec<String>) {
     let root = &world.root;
     let inventory = Inventory::observe(root);
     let mut unreadable: Vec<String> = inventory.unreadable().map(str::to_owned).into_iter().collect();
@@ -91,12 +128,7 @@ fn look(world: &World) -> Plan {
         to_boot.extend(named_by(&boot));
         unreadable.extend(blind(root, &boot));
     }
-    let kept = Kept::new(&inventory, beside_images, to_boot);
-    let now = world.clock.now().as_nanosecond();
-    let mut observed = leftovers::observe(root, &kept, now);
-    unreadable.append(&mut observed.unreadable);
-    observed.unreadable = unreadable;
-    decide(&kept, &observed)
+    (Kept::new(&inventory, beside_images, to_boot), unreadable)
 }
 
 /// The names in a folder, and the texts of links there.
@@ -141,6 +173,7 @@ fn blind(root: &Root, boot: &BootFiles) -> Option<String> {
 /// Removes, and looks again at what remains.
 fn collect(world: &World) -> Document {
     let plan = look(world);
+    let seen = times(&world.root, &plan);
     let mut cache = Cache::load(&world.root);
     let tree = Tree::observe(&world.root);
     let mut failed: Vec<Refusal> = Vec::new();
@@ -149,6 +182,11 @@ fn collect(world: &World) -> Document {
     for (at, removal) in plan.removals.iter().enumerate() {
         if interrupt::asked() {
             break;
+        }
+        // An update may bring the kernel back while we work on others.
+        if let Some(why) = come_back(world, &seen, removal) {
+            failed.push(Refusal { what: removal.path.clone(), why });
+            continue;
         }
         tracing::info!("removing {}: {}", removal.path, removal.why);
         match &removal.what {
@@ -165,6 +203,11 @@ fn collect(world: &World) -> Document {
         let last = plan.removals.get(at + 1).is_none_or(|next| next.kernel != removal.kernel);
         if last {
             for removal in after.drain(..) {
+                // Also while dkms was at work.
+                if let Some(why) = come_back(world, &seen, removal) {
+                    failed.push(Refusal { what: removal.path.clone(), why });
+                    continue;
+                }
                 note(&mut failed, removal, remove(&world.root, removal));
             }
         }

@@ -295,7 +295,12 @@ impl Look<'_> {
                 };
                 let none = BTreeSet::new();
                 let built = self.built.get(&thing.release).unwrap_or(&none);
-                thing.obstacle = not_plain(self.root, &pieces).or_else(|| {
+                // Who puts a kernel in place may begin with its folders.
+                let known = self.found.things.iter().any(|other| other.release == thing.release);
+                let fresh = !known && pieces.iter().any(|p| self.now_ns - p.mtime_ns < RECENT);
+                let too_fresh =
+                    fresh.then(|| "is not a day old, and dkms knows nothing of that kernel".to_owned());
+                thing.obstacle = not_plain(self.root, &pieces).or(too_fresh).or_else(|| {
                     let files = pieces.iter().filter(|p| p.kind == Kind::File);
                     let mut own = files.filter(|p| !is_left_by_dkms(&p.path, &thing.path, built));
                     let first = own.next()?.path.strip_prefix(&thing.path).ok()?.display().to_string();

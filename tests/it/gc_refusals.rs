@@ -206,3 +206,38 @@ fn who_else_is_at_work_is_waited_for() {
     assert_eq!(code, 75);
     assert!(root.has(&TestRoot::build("alpha", "1.0", B)));
 }
+
+/// Who puts a kernel in place may begin with its folders.
+#[test]
+fn folders_of_a_kernel_that_is_just_coming_are_left_alone() {
+    let root = crate::support::TestRoot::system();
+    root.folder("usr/lib/modules/6.16.0-1600.native/kernel");
+    root.run("clr-dkms", &["gc", "-n"]).code(0).shows(&["6.16.0-1600.native", "is not a day old"]);
+    root.run("clr-dkms", &["gc"]).code(0);
+    assert!(root.has("usr/lib/modules/6.16.0-1600.native/kernel"));
+}
+
+/// An update that goes on beside us: the kernel comes back while dkms is at work.
+#[test]
+fn a_kernel_that_comes_back_meanwhile_is_left_alone() {
+    let root = crate::support::TestRoot::updated().running(crate::support::A);
+    let gone = crate::support::B;
+    root.module("alpha", "1.0", "").post_update().code(0);
+    for file in [
+        "usr/lib/kernel/org.clearlinux.native.6.15.8-1592".to_owned(),
+        format!("usr/lib/kernel/cmdline-{gone}"),
+        format!("usr/lib/kernel/config-{gone}"),
+        format!("usr/lib/modules/{gone}/kernel/own.ko"),
+        "boot/loader/entries/Clear-linux-native-6.15.8-1592.conf".to_owned(),
+    ] {
+        root.remove(&file);
+    }
+    root.remove(&format!("usr/lib/modules/{gone}/build"));
+    root.link("usr/lib/kernel/default-native", "org.clearlinux.native.6.15.7-1591");
+    root.file("boot/loader/loader.conf", "default Clear-linux-native-6.15.7-1591.conf\n");
+    root.run("clr-dkms", &["gc", "-n"]).code(0).shows(&["would `dkms unbuild`", "would remove"]);
+    let modules = root.at(&format!("usr/lib/modules/{gone}"));
+    root.behave(&format!("[[ $verb != unbuild ]] || echo new >{}/modules.dep", modules.display()));
+    root.run("clr-dkms", &["gc"]).code(1).says(&["modules.dep", "has been written since we began"]);
+    assert_eq!(root.text(&format!("usr/lib/modules/{gone}/modules.dep")), "new\n");
+}
