@@ -50,8 +50,13 @@ impl std::fmt::Display for Planned {
 }
 
 impl Planned {
-    fn inputs(&self, world: &World) -> String {
-        inputs::fingerprint(&world.root, &world.tools, &self.module, &self.source, &self.release)
+    /// The fingerprint of its inputs; none where it would not tell everything.
+    fn inputs(&self, world: &World) -> Option<String> {
+        // What it is built upon may be built anew in the same run.
+        let alone = self.conf.depends.is_empty();
+        let look =
+            || inputs::fingerprint(&world.root, &world.tools, &self.module, &self.source, &self.release);
+        alone.then(look).flatten()
     }
 
     /// The last attempt failed with the very same inputs, as the record says.
@@ -59,7 +64,7 @@ impl Planned {
         let known = record.and_then(|r| r.module(&self.module, &self.release));
         let before = known.and_then(|m| m.inputs.as_ref());
         // Only a build is spared; files that are good want to be installed all the same.
-        self.steps.contains(&Step::Build) && before.is_some_and(|before| *before == self.inputs(world))
+        self.steps.contains(&Step::Build) && before.is_some() && before == self.inputs(world).as_ref()
     }
 }
 
@@ -111,6 +116,9 @@ impl Order {
     fn decide(&self, pair: &Pair) -> Decision {
         match plan::decide(pair) {
             Decision::Proven if self.force => plan::forced(pair, "it was asked for"),
+            Decision::Work { steps, why } if self.force && !steps.contains(&Step::Build) => {
+                plan::forced(pair, &why)
+            }
             // Who names it asks for it.
             Decision::Leave { state: State::NotAutoinstall, .. } if !self.modules.is_empty() => {
                 plan::decide(&plan::asked_for(pair))
@@ -118,6 +126,19 @@ impl Order {
             decision => decision,
         }
     }
+}
+
+/// The named modules that are left alone on a kernel, with state and reason.
+pub fn left_alone(facts: &Facts, order: &Order) -> Vec<(ModuleName, String, State, String)> {
+    let tips: Vec<String> = facts.inventory.tips().into_iter().map(|k| k.name.release()).collect();
+    let kernels = if order.kernels.is_empty() { &tips } else { &order.kernels };
+    let named = |pair: &&Pair| !order.modules.is_empty() && order.wants(&pair.module);
+    let on = facts.pairs.iter().filter(|pair| kernels.contains(&pair.release)).filter(named);
+    on.filter_map(|pair| match order.decide(pair) {
+        Decision::Leave { state, why } => Some((pair.module.clone(), pair.release.clone(), state, why)),
+        _ => None,
+    })
+    .collect()
 }
 
 /// The work, in order: the next boot's kernel first, what others are built upon before them.
@@ -369,7 +390,14 @@ fn one(
         (Ok(()), Some((steps, why))) if !is_built(&steps) => {
             let what = format!("dkms says that it is done, and it is not: {why}");
             let error = build::logged_error(&world.root, &p.module, &p.release);
-            Err(Failure::Step { what, error, last_lines: Vec::new(), touched: true, lasting: false })
+            Err(Failure::Step {
+                what,
+                error,
+                last_lines: Vec::new(),
+                touched: true,
+                lasting: false,
+                installing: false,
+            })
         }
         (done, _) => done,
     };
@@ -384,7 +412,7 @@ fn one(
         Err(Failure::Interrupted) => {
             attempt.failure = Some((State::NotBuilt, "the run was asked to stop".to_owned()));
         }
-        Err(Failure::Step { what, error, last_lines, touched, lasting }) => {
+        Err(Failure::Step { what, error, last_lines, touched, lasting, .. }) => {
             attempt.touched = touched;
             if !last_lines.is_empty() {
                 tracing::error!(
@@ -395,7 +423,7 @@ fn one(
                 );
             }
             let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
-            attempt.inputs = Some(inputs).filter(|_| lasting && full.is_empty());
+            attempt.inputs = inputs.filter(|_| lasting && full.is_empty());
             attempt.failure = Some((State::BuildFailed, what + &full));
             attempt.error = error;
         }
@@ -416,7 +444,8 @@ fn still_to_do(
         let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
         pairs_of(world, &mut cache, &tree, kernel)
     };
-    match plan::decide(pairs.iter().find(|p| p.module == planned.module)?) {
+    // Who is built by name need not ask for it.
+    match plan::decide(&plan::asked_for(pairs.iter().find(|p| p.module == planned.module)?)) {
         Decision::Work { steps, why } => Some((steps, why)),
         Decision::Proven => Some((Vec::new(), String::new())),
         Decision::Leave { .. } => None,

@@ -10,7 +10,7 @@ use crate::boot::ReadBack;
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
-use crate::dkms::{Cache, Decision, ModuleName, Step, plan};
+use crate::dkms::{Cache, Decision, ModuleName, Step, Tree, build, plan};
 use crate::facts::Facts;
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
@@ -222,11 +222,13 @@ pub struct Done {
     pub code: u8,
     /// What was tried.
     pub attempts: Vec<Attempt>,
+    /// What was named and left alone: module, kernel, state and reason.
+    pub left_alone: Vec<(ModuleName, String, State, String)>,
 }
 
 impl From<u8> for Done {
     fn from(code: u8) -> Done {
-        Done { code, attempts: Vec::new() }
+        Done { code, attempts: Vec::new(), left_alone: Vec::new() }
     }
 }
 
@@ -250,6 +252,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
     let mut cache = Cache::load(root);
     // What bash did not answer the last time, it may answer now; reports do not wait for it again.
     cache.forget_failures();
+    build::recover(root, &Tree::observe(root).modules);
     let observe = |cache: &mut Cache| Facts::observe_also(world, cache, &order.kernels);
     let facts = observe(&mut cache);
     let unknown = super::rebuild::unknown_module(&facts, order);
@@ -265,6 +268,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         tracing::info!("{} {}", oddity.path, oddity.what);
     }
 
+    let left_alone = engine::left_alone(&facts, order);
     let mut plans = engine::plan(&facts, order);
     plans.retain(|p| {
         let again = !order.by_hand && p.would_fail_again(world, before.as_good());
@@ -284,12 +288,12 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
     // What is true now is read from disk again, not concluded from what was done.
     let facts = if attempts.is_empty() { facts } else { observe(&mut cache) };
     if interrupt::asked() {
-        return Ok(Done { code: stopped(), attempts });
+        return Ok(Done { code: stopped(), attempts, left_alone });
     }
     let (obstacles, changed) = put_cmdline_right(world, &facts);
     let facts = if changed { observe(&mut cache) } else { facts };
     if interrupt::asked() {
-        return Ok(Done { code: stopped(), attempts });
+        return Ok(Done { code: stopped(), attempts, left_alone });
     }
     let last = before.as_good().map(|r| r.boot.clone());
     let boot = put_boot_right(world, &facts, last.clone());
@@ -328,7 +332,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         }
     }
     let code = finish(world, &mut cache, &facts, before, record, &faults, attempts.is_empty())?;
-    Ok(Done { code, attempts })
+    Ok(Done { code, attempts, left_alone })
 }
 
 /// The mark of the run stays: the next one, and every report, knows that this one did not end.

@@ -1,11 +1,14 @@
 //! `clr-dkms rebuild`: the same work as after an update, by hand, for chosen modules and kernels.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 
 use super::engine::{self, Attempt, Order};
 use super::post_update::{self, Done};
 use super::{Common, LOCK, answer, exit, is_ours, need_root};
-use crate::dkms::Cache;
+use crate::dkms::plan::State;
+use crate::dkms::{Cache, ModuleName};
 use crate::facts::Facts;
 use crate::kernel::Inventory;
 use crate::render::shown;
@@ -53,17 +56,21 @@ pub fn run(world: &World, arguments: RebuildArguments, common: &Common) -> anyho
         }
         let planned = engine::plan(&facts, &order);
         let lines: String = planned.iter().map(|p| shown(&p.to_string()) + "\n").collect();
-        answer(if lines.is_empty() { "nothing to do\n" } else { &lines }, common.color)?;
+        let left_alone = engine::left_alone(&facts, &order);
+        let lines =
+            if lines.is_empty() || !left_alone.is_empty() { lines + &told(&[], &left_alone) } else { lines };
+        answer(&lines, common.color)?;
         return Ok(exit::OK);
     }
     need_root(world, "clr-dkms rebuild")?;
     interrupt::watch()?;
     let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
-    let Done { code, attempts } = post_update::work(world, Vec::new(), &order)?;
+    let Done { code, attempts, left_alone } = post_update::work(world, Vec::new(), &order)?;
     if code != exit::UNKNOWN || !attempts.is_empty() {
-        answer(&told(&attempts), common.color)?;
+        answer(&told(&attempts, &left_alone), common.color)?;
     }
-    let failed = attempts.iter().any(|a| a.failure.is_some());
+    let failed = attempts.iter().any(|a| a.failure.is_some() || a.index_error.is_some())
+        || left_alone.iter().any(|(.., state, _)| !state.is_fine());
     // What else is wrong with this system is told by `status`, and is no failure of what was asked for here.
     Ok(match (failed, code) {
         (true, _) => exit::ATTENTION,
@@ -86,7 +93,8 @@ fn order(world: &World, arguments: &RebuildArguments) -> Result<Order, String> {
     if arguments.all_kernels {
         kernels = inventory.kernels.iter().map(|k| k.name.release()).collect();
     }
-    kernels.dedup();
+    let mut once = BTreeSet::new();
+    kernels.retain(|release| once.insert(release.clone()));
     Ok(Order { modules: arguments.modules.clone(), kernels, force: arguments.force, by_hand: true })
 }
 
@@ -102,17 +110,25 @@ pub fn unknown_module(facts: &Facts, order: &Order) -> Option<String> {
     ))
 }
 
-fn told(attempts: &[Attempt]) -> String {
-    if attempts.is_empty() {
+fn told(attempts: &[Attempt], left_alone: &[(ModuleName, String, State, String)]) -> String {
+    if attempts.is_empty() && left_alone.is_empty() {
         return "nothing to do\n".to_owned();
     }
     let line = |attempt: &Attempt| {
         let (module, release) = (&attempt.module, &attempt.release);
         let outcome = match &attempt.failure {
-            None => "ok".to_owned(),
+            None => {
+                match attempts.iter().filter(|a| a.release == *release).find_map(|a| a.index_error.as_ref()) {
+                    None => "ok".to_owned(),
+                    Some(error) => format!("{}: {error}", State::NotInModulesDep),
+                }
+            }
             Some((state, reason)) => format!("{state}: {reason}"),
         };
         shown(&format!("{module} on {release}: {outcome}")) + "\n"
     };
-    attempts.iter().map(line).collect()
+    let kept = left_alone.iter().map(|(module, release, state, why)| {
+        shown(&format!("{module} on {release}: left alone ({state}): {why}")) + "\n"
+    });
+    attempts.iter().map(line).chain(kept).collect()
 }

@@ -38,6 +38,8 @@ pub enum Failure {
         touched: bool,
         /// It follows from the inputs of the build: while they are the same it would fail again.
         lasting: bool,
+        /// It was `dkms install` that failed: whatever it says, the module may be there.
+        installing: bool,
     },
 }
 
@@ -55,13 +57,20 @@ const ATTEMPTS: usize = 5;
 
 /// Words of an error that has nothing to do with source and kernel, and may be gone tomorrow.
 fn is_passing(log: &str) -> bool {
-    const WORDS: [&str; 6] = [
+    const WORDS: [&str; 13] = [
         "No space left on device",
         "Killed",
         "Cannot allocate memory",
         "virtual memory exhausted",
         "Read-only file system",
         "Input/output error",
+        "out of memory",
+        "memory exhausted",
+        "Resource temporarily unavailable",
+        "Too many open files",
+        "Disk quota exceeded",
+        "Text file busy",
+        "Stale file handle",
     ];
     WORDS.iter().any(|words| log.contains(words))
 }
@@ -112,6 +121,7 @@ pub fn run(
         last_lines: Vec::new(),
         touched: true,
         lasting: false,
+        installing: false,
     };
     rotate(root, &path);
     let log = match root.create(&path) {
@@ -123,9 +133,10 @@ pub fn run(
     };
     portable_source(root, module, source).map_err(|e| broken(e.to_string()))?;
     let aside = steps.iter().find_map(|step| if let Step::SetAside(path) = step { Some(path) } else { None });
-    let done = run_steps(root, tools, module, release, steps, limits, log);
+    let mut built = false;
+    let done = run_steps(root, tools, module, release, steps, limits, log, &mut built);
     if let Some(path) = aside {
-        put_aside_right(root, path, done.is_ok());
+        put_aside_right(root, path, built);
     }
     done
 }
@@ -139,7 +150,7 @@ fn aside_name(path: &str) -> String {
 fn put_aside_right(root: &Root, path: &str, superseded: bool) {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
     let aside = format!("{folder}/{}", aside_name(path));
-    let result = if superseded || root.lookup(built_part(path)).is_there() {
+    let result = if superseded {
         root.remove_tree(&aside)
     } else {
         root.remove_tree(path).and_then(|_| root.rename(&aside, name))
@@ -149,10 +160,24 @@ fn put_aside_right(root: &Root, path: &str, superseded: bool) {
     }
 }
 
-fn built_part(path: &str) -> String {
-    format!("{path}/module")
+/// Takes builds back that a killed run has set aside, before anybody looks at the tree: its own may be a part of one.
+pub fn recover(root: &Root, modules: &[super::Registered]) {
+    let own = super::architecture();
+    for module in modules.iter().map(|m| &m.module) {
+        let folder = format!("{TREE}/{}/{}", module.name, module.version);
+        // What cannot be listed is told by who reads the tree.
+        for kernel in root.list_optional(&folder).unwrap_or_default() {
+            let path = format!("{folder}/{}/{own}", kernel.name.to_string_lossy());
+            let aside = format!("{folder}/{}/{}", kernel.name.to_string_lossy(), aside_name(&path));
+            if kernel.kind == Kind::Folder && root.lookup_link(&aside).is(Kind::Folder) {
+                tracing::warn!("{path}: the build from before an interrupted one is taken back");
+                put_aside_right(root, &path, false);
+            }
+        }
+    }
 }
 
+#[allow(clippy::too_many_arguments)] // those of its caller, and what it has come to
 fn run_steps(
     root: &Root,
     tools: &Tools,
@@ -161,6 +186,7 @@ fn run_steps(
     steps: &[Step],
     limits: Limits,
     mut log: File,
+    built: &mut bool,
 ) -> Result<(), Failure> {
     let broken = |what: String| Failure::Step {
         what,
@@ -168,6 +194,7 @@ fn run_steps(
         last_lines: Vec::new(),
         touched: true,
         lasting: false,
+        installing: false,
     };
     for step in steps {
         let verb = match step {
@@ -198,7 +225,10 @@ fn run_steps(
         let force = *step == Step::Reinstall;
         let ended = dkms(root, tools, module, release, verb, force, &mut log, limits).map_err(broken)?;
         match ended {
-            Ended::Exit(0) => continue,
+            Ended::Exit(0) => {
+                *built |= verb == "build";
+                continue;
+            }
             Ended::Exit(code) if verb == "build" && EXCLUDED.contains(&code) => {
                 return Err(Failure::Excluded);
             }
@@ -209,14 +239,21 @@ fn run_steps(
         append(root, &mut log, &format!("{TREE}/{}/{}/build/make.log", module.name, module.version));
         let text = end_of(log);
         let what = format!("dkms {verb}: {ended}");
+        let error = compiler_error::find(&text);
+        // Only what a compiler says of a line of source follows from the source: a missing program, header or byte of memory
+        // may be there tomorrow, without any sign of it in the inputs.
+        let in_source =
+            error.as_ref().is_some_and(|e| e.line.is_some() && !e.message.contains("No such file"));
+        let lasting = verb == "build" && matches!(ended, Ended::Exit(_)) && in_source && !is_passing(&text);
         // After a failed build dkms would only fail again; after a code that dkms gives for another module's file
         // (4 and 8 come after a good install too) the proof decides.
         return Err(Failure::Step {
             what,
-            error: compiler_error::find(&text),
+            error,
             last_lines: compiler_error::last_lines(&text, 12),
             touched: verb != "build",
-            lasting: verb == "build" && !is_passing(&text),
+            lasting,
+            installing: verb == "install",
         });
     }
     append(root, &mut log, &format!("{}/log/make.log", build_folder(module, release)));

@@ -19,28 +19,27 @@ const HEADERS: [&str; 6] = [
 ];
 /// The programs that a build is made with.
 const PROGRAMS: [&str; 6] = ["dkms", "make", "gcc", "cc", "clang", "ld"];
-/// A source tree with more entries than this is told apart by its first ones.
+/// A source tree with more entries than this is not looked through.
 const MOST: usize = 20_000;
 
 /// The fingerprint of a build's inputs. Files count by name, size and times, as for make: nobody reads 40 MB of source to
-/// find out that nothing is to be done.
+/// find out that nothing is to be done. None when the source is larger than that, or leads elsewhere by links to folders.
 pub fn fingerprint(
     root: &Root,
     tools: &Tools,
     module: &ModuleName,
     source: &Source,
     release: &str,
-) -> String {
+) -> Option<String> {
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(format!("{module} {release}"));
+    let mut left = MOST;
     if let Source::Folder { path, .. } = source {
-        let mut left = MOST;
-        tree(root, &path.to_string_lossy(), &mut left, &mut fingerprint);
+        tree(root, &path.to_string_lossy(), &mut left, &mut fingerprint)?;
     }
-    // What cannot be listed has no part in it: dkms cannot read it either.
-    for file in root.list_optional(OVERRIDES).unwrap_or_default() {
-        entry(root, &format!("{OVERRIDES}/{}", file.name.to_string_lossy()), &mut fingerprint);
-    }
+    tree(root, OVERRIDES, &mut left, &mut fingerprint)?;
+    // An update of the system may mend what no file above tells of.
+    fingerprint.add(root.read("/usr/lib/os-release").unwrap_or_default());
     let headers = format!("{}/build", module_folder(release));
     for file in HEADERS {
         entry(root, &format!("{headers}/{file}"), &mut fingerprint);
@@ -48,18 +47,21 @@ pub fn fingerprint(
     for program in PROGRAMS {
         fingerprint.add(tools.identity(program).unwrap_or_default());
     }
-    fingerprint.finish()
+    Some(fingerprint.finish())
 }
 
-fn tree(root: &Root, folder: &str, left: &mut usize, fingerprint: &mut Fingerprint) {
+fn tree(root: &Root, folder: &str, left: &mut usize, fingerprint: &mut Fingerprint) -> Option<()> {
     // A folder that cannot be listed counts by its own times, which its parent has told.
     for found in root.list_optional(folder).unwrap_or_default() {
-        let Some(less) = left.checked_sub(1) else { return };
-        *left = less;
+        if found.name == ".git" {
+            continue;
+        }
+        *left = left.checked_sub(1)?;
         let path = format!("{folder}/{}", found.name.to_string_lossy());
         entry(root, &path, fingerprint);
         match found.kind {
-            Kind::Folder => tree(root, &path, left, fingerprint),
+            Kind::Folder => tree(root, &path, left, fingerprint)?,
+            Kind::Link if root.lookup(&path).is(Kind::Folder) => return None,
             // A link counts with its text, and with what it leads to.
             Kind::Link => {
                 fingerprint.add(root.read_link(&path).unwrap_or_default().as_os_str().as_encoded_bytes())
@@ -67,6 +69,7 @@ fn tree(root: &Root, folder: &str, left: &mut usize, fingerprint: &mut Fingerpri
             Kind::File | Kind::Other => {}
         }
     }
+    Some(())
 }
 
 /// A folder counts by name alone: its times change when somebody looks in with an editor.
@@ -74,7 +77,7 @@ fn entry(root: &Root, path: &str, fingerprint: &mut Fingerprint) {
     fingerprint.add(path);
     match root.lookup(path).stat() {
         Some(Stat { kind: Kind::Folder, .. }) => fingerprint.add("folder"),
-        Some(stat) => fingerprint.add(format!("{} {}", stat.size, stat.mtime_ns)),
+        Some(stat) => fingerprint.add(format!("{} {} {}", stat.size, stat.mtime_ns, stat.ctime_ns)),
         None => fingerprint.add("none"),
     }
 }

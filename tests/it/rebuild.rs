@@ -141,3 +141,57 @@ fn what_is_not_there_is_named() {
     rebuild(&TestRoot::new(), &[]).code(3).prints("").says(&["there is no kernel in"]);
     assert_eq!(root.calls(), Vec::<String>::new());
 }
+
+/// Killed while the old build was set aside, with a part of a new one in its place.
+#[test]
+fn what_a_killed_run_has_set_aside_is_taken_back() {
+    let root = settled();
+    let folder = root.at(&format!("var/lib/dkms/hello/1.0/{B}"));
+    let own = std::env::consts::ARCH;
+    std::fs::rename(folder.join(own), folder.join(format!(".tmp_{own}_aside"))).unwrap();
+    std::fs::create_dir_all(folder.join(own).join("module")).unwrap();
+    root.post_update().code(0).says(&["is taken back"]);
+    assert_eq!(root.calls(), Vec::<String>::new());
+    assert!(!root.tree().keys().any(|path| path.contains("_aside")));
+    root.run("clr-dkms", &["status"]).code(0);
+}
+
+#[test]
+fn a_build_that_ends_in_the_middle_of_its_files_is_no_successor() {
+    let root = settled();
+    root.behave("[[ $verb != build ]] || { mkdir -p \"$built/module\"; kill -9 $$; }");
+    rebuild(&root, &["hello", "-f"]).code(1);
+    root.behave("").forget_calls().post_update().code(0);
+    assert_eq!(root.calls(), Vec::<String>::new());
+    root.run("clr-dkms", &["status"]).code(0);
+}
+
+#[test]
+fn what_is_named_and_left_alone_is_told() {
+    let root = settled();
+    root.remove(&format!("usr/lib/modules/{B}/build")).remove(&format!("usr/lib/modules/{B}/updates"));
+    rebuild(&root, &["hello"]).code(1).shows(&[&format!("hello/1.0 on {B}: left alone (headers-missing)")]);
+    rebuild(&root, &["hello", "-n"]).code(0).shows(&["left alone (headers-missing)"]);
+}
+
+#[test]
+fn a_kernel_that_is_named_twice_is_built_once() {
+    let root = settled();
+    rebuild(&root, &["hello", "-f", "-k", A, "-k", B, "-k", A]).code(0);
+    let builds = root.short_calls().into_iter().filter(|call| call.starts_with("build")).count();
+    assert_eq!(builds, 2);
+}
+
+/// Only what a compiler says of a line of the source follows from the source.
+#[test]
+fn a_missing_program_or_header_is_looked_for_again() {
+    let root = TestRoot::system();
+    root.module("hello", "1.0", "");
+    for said in
+        ["/bin/sh: 1: flex: not found", "/src/a.c:1:10: fatal error: linux/x.h: No such file or directory"]
+    {
+        root.behave(&format!("[[ $verb != build ]] || {{ code=10; said='{said}'; }}")).post_update().code(1);
+        root.forget_calls().post_update().code(1);
+        assert_eq!(root.short_calls()[0], format!("build hello {A}"), "{said}");
+    }
+}
