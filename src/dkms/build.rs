@@ -43,6 +43,18 @@ pub enum Failure {
     },
 }
 
+/// Something of ours went wrong on the way: nothing is known of what has been done.
+fn broken(what: String) -> Failure {
+    Failure::Step {
+        what,
+        error: None,
+        last_lines: Vec::new(),
+        touched: true,
+        lasting: false,
+        installing: false,
+    }
+}
+
 /// What one call of dkms may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -115,14 +127,6 @@ pub fn run(
     limits: Limits,
 ) -> Result<(), Failure> {
     let path = log_path(module, release);
-    let broken = |what: String| Failure::Step {
-        what,
-        error: None,
-        last_lines: Vec::new(),
-        touched: true,
-        lasting: false,
-        installing: false,
-    };
     rotate(root, &path);
     let log = match root.create(&path) {
         Ok(log) => log,
@@ -188,14 +192,6 @@ fn run_steps(
     mut log: File,
     built: &mut bool,
 ) -> Result<(), Failure> {
-    let broken = |what: String| Failure::Step {
-        what,
-        error: None,
-        last_lines: Vec::new(),
-        touched: true,
-        lasting: false,
-        installing: false,
-    };
     for step in steps {
         let verb = match step {
             Step::RemoveTree(path) => {
