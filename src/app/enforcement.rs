@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Common, answer, exit, json};
 use crate::dkms::proof::{facts_of, installed_file, vermagic_of};
-use crate::dkms::{Cache, Pair, Signature, Tree};
+use crate::dkms::{Cache, Pair, Signature};
 use crate::enforcement::observe::module_taint;
 use crate::facts::{Facts, Line, line, pairs_of};
 use crate::kernel::Installed;
@@ -45,13 +45,6 @@ pub fn run(world: &World, arguments: &EnforcementArguments, common: &Common) -> 
     })
 }
 
-/// One kernel that is looked at.
-struct Looked<'a> {
-    line: Line,
-    installed: Option<&'a Installed>,
-    modules: Vec<ModuleFile>,
-}
-
 /// Observes, and makes the document; none when the kernel that was asked for is not there.
 fn look(world: &World, asked: Option<&str>) -> Option<Document> {
     let mut cache = Cache::load(&world.root);
@@ -59,29 +52,37 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
     let inventory = &facts.inventory;
     let default = facts.next_kernel().map(|k| k.name.release());
     let is_default = |release: &str| default.as_deref() == Some(release);
-    let mut looked = Vec::new();
-    if let Some(asked) = asked {
-        let named = inventory.named(&world.root, asked)?;
-        looked.push(look_at(world, &mut cache, &facts.tree, named));
+    let kernels: Vec<Named<'_>> = if let Some(asked) = asked {
+        vec![inventory.named(&world.root, asked)?]
     } else {
         let mut kernels: Vec<&Installed> = inventory.kernels.iter().collect();
         kernels.sort_by_key(|k| (!is_default(&k.name.release()), !k.running));
-        for kernel in kernels {
-            looked.push(look_at(world, &mut cache, &facts.tree, Named::of(kernel)));
-        }
+        kernels.into_iter().map(Named::of).collect()
+    };
+    // The facts are of the kernels that matter; what is known of the others is looked up here.
+    let of = |lines: &[Line], release: &str| lines.iter().position(|l| l.release == release);
+    let others = kernels.iter().filter(|k| of(&facts.lines, &k.release).is_none());
+    let others: Vec<Line> = others.map(|k| line(world, &mut cache, k)).collect();
+    let mut subjects = Vec::new();
+    for kernel in &kernels {
+        let release = kernel.release.as_str();
+        let known = of(&facts.lines, release).map(|at| &facts.lines[at]);
+        let Some(line) = known.or_else(|| of(&others, release).map(|at| &others[at])) else { continue };
+        let pairs = match kernel.installed {
+            _ if known.is_some() => facts.of_kernel(release).cloned().collect(),
+            Some(installed) => pairs_of(world, &mut cache, &facts.tree, installed),
+            None => Vec::new(),
+        };
+        subjects.push(Subject {
+            line,
+            installed: kernel.installed.is_some(),
+            running: kernel.installed.is_some_and(|k| k.running) || inventory.runs(release),
+            refreshed: kernel.installed.is_some_and(|k| k.tip || k.running),
+            boots_next: facts.boots_next().is_some_and(|k| k.name.release() == release),
+            entry: facts.boot.of(&line.id),
+            modules: pairs.iter().flat_map(|pair| files(world, &mut cache, pair)).collect(),
+        });
     }
-    let subjects: Vec<Subject<'_>> = looked
-        .iter()
-        .map(|l| Subject {
-            line: &l.line,
-            installed: l.installed.is_some(),
-            running: l.installed.is_some_and(|k| k.running) || inventory.runs(&l.line.release),
-            refreshed: l.installed.is_some_and(|k| k.tip || k.running),
-            boots_next: facts.boots_next().is_some_and(|k| k.name.release() == l.line.release),
-            entry: facts.boot.of(&l.line.id),
-            modules: l.modules.clone(),
-        })
-        .collect();
     let policy = super::cmdline::policy(world, &facts);
     // Without an installed kernel nobody has looked for entries.
     let nothing =
@@ -97,13 +98,6 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
         unreadable: super::cmdline::no_kernels(&world.root, inventory),
     };
     Some(report::document(&subjects, &setting))
-}
-
-fn look_at<'a>(world: &World, cache: &mut Cache, tree: &Tree, kernel: Named<'a>) -> Looked<'a> {
-    let line = line(world, cache, &kernel);
-    let modules = kernel.installed.map(|k| pairs_of(world, cache, tree, k)).unwrap_or_default();
-    let modules = modules.iter().flat_map(|pair| files(world, cache, pair)).collect();
-    Looked { line, installed: kernel.installed, modules }
 }
 
 /// The installed files of a module, with what they say of their signatures.

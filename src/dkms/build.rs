@@ -10,7 +10,7 @@ use super::tree::{SOURCES, TREE};
 use super::{Conf, ModuleName, Source, compiler_error};
 use crate::kernel::inventory::{MODULES, module_folder};
 use crate::sys::child::{tail, unnamed_file};
-use crate::sys::{Ended, Kind, Output, Root, Tools};
+use crate::sys::{Child, Ended, Kind, Output, Root, Tools};
 
 /// Where the logs are.
 pub const LOGS: &str = "/var/log/clr-dkms";
@@ -267,15 +267,7 @@ fn dkms(
     log: &mut File,
     limits: Limits,
 ) -> Result<Ended, String> {
-    let mut child = tools.child("dkms", limits.deadline).map_err(|e| e.to_string())?.args([
-        verb,
-        "-m",
-        &module.name,
-        "-v",
-        &module.version,
-        "-k",
-        release,
-    ]);
+    let mut child = call(tools, verb, module, release, limits.deadline)?;
     if verb == "install" {
         child = child.arg("--no-depmod");
     }
@@ -288,13 +280,7 @@ fn dkms(
     }
     if !root.is_slash() {
         let real = |path: &str| root.real_path(path).map_err(|e| e.to_string());
-        child = child
-            .arg("--dkmstree")
-            .arg(real(TREE)?)
-            .arg("--sourcetree")
-            .arg(real(SOURCES)?)
-            .arg("--installtree")
-            .arg(real(MODULES)?);
+        child = in_root(root, child)?;
         let headers = real(&format!("{}/build", module_folder(release)))?;
         // Measured with 3.0.10: whatever --dkmstree says, the signing key is looked for, and made, in the host's
         // tree; only these variables (of framework.conf) say otherwise.
@@ -313,6 +299,26 @@ fn dkms(
     log.seek(SeekFrom::End(0)).map_err(|e| format!("cannot write the log: {e}"))?;
     note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
     Ok(done.ended)
+}
+
+/// dkms with one of its verbs, for a module on a kernel.
+pub(super) fn call(
+    tools: &Tools,
+    verb: &str,
+    module: &ModuleName,
+    release: &str,
+    deadline: Duration,
+) -> Result<Child, String> {
+    let child = tools.child("dkms", deadline).map_err(|e| e.to_string())?;
+    Ok(child.args([verb, "-m", &module.name, "-v", &module.version, "-k", release]))
+}
+
+/// The same for a root that is not the system's own: dkms knows nothing of roots, and is told each folder.
+pub(super) fn in_root(root: &Root, mut child: Child) -> Result<Child, String> {
+    for (option, folder) in [("--dkmstree", TREE), ("--sourcetree", SOURCES), ("--installtree", MODULES)] {
+        child = child.arg(option).arg(root.real_path(folder).map_err(|e| e.to_string())?);
+    }
+    Ok(child)
 }
 
 /// A line of ours in a log. A log that cannot be written (a full disk) is no reason to stop a build.

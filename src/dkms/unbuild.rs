@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::conf::ConfError;
-use super::tree::{SOURCES, TREE};
 use super::{Cache, ModuleName, Source, Tree, build, conf};
 use crate::kernel::inventory::{MODULES, module_folder};
 use crate::sys::{Ended, Root, Tools};
@@ -35,17 +34,8 @@ pub fn run(
     if let Source::Broken { reason } | Source::Unknown { reason } = &registered.source {
         return Err(reason.clone());
     }
-    let mut child = tools.child("dkms", DEADLINE).map_err(|e| e.to_string())?.args([
-        "unbuild",
-        "-m",
-        &module.name,
-        "-v",
-        &module.version,
-        "-k",
-        release,
-        // There is no kernel that would read an index.
-        "--no-depmod",
-    ]);
+    // There is no kernel that would read an index.
+    let mut child = build::call(tools, "unbuild", module, release, DEADLINE)?.arg("--no-depmod");
     if !root.is_slash() {
         // It asks whether originals of other kernels are left by an unquoted path, and removes them all when it finds
         // none: to bash such a path is a pattern.
@@ -60,19 +50,10 @@ pub fn run(
             return Err(reason);
         }
         build::portable_source(root, module, &registered.source).map_err(|e| e.to_string())?;
-        let real = |path: &str| root.real_path(path).map_err(|e| e.to_string());
-        let modules = real(MODULES)?;
+        let modules = root.real_path(MODULES).map_err(|e| e.to_string())?;
         // The headers are gone with the kernel: it is named so that dkms does not look for the host's.
         let headers: PathBuf = modules.join(release).join("build");
-        child = child
-            .arg("--dkmstree")
-            .arg(real(TREE)?)
-            .arg("--sourcetree")
-            .arg(real(SOURCES)?)
-            .arg("--installtree")
-            .arg(modules)
-            .arg("--kernelsourcedir")
-            .arg(headers);
+        child = build::in_root(root, child)?.arg("--kernelsourcedir").arg(headers);
     }
     tracing::debug!("{} ({})", child.spelt(), module_folder(release));
     // It takes away link, file and build one after the other; what a stop would leave is removed by the next run, and
