@@ -32,6 +32,7 @@ pub mod config;
 pub mod dkms;
 pub mod enforcement;
 pub mod facts;
+pub mod guard;
 pub mod kernel;
 pub mod motd;
 pub mod render;

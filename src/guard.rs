@@ -1,0 +1,400 @@
+//! The boot guard: may the new kernel become the boot default, and which kernel should be? Pure.
+//!
+//! clr-boot-manager makes the tip of the running kernel's type the default. That is allowed once every module that this
+//! machine needs, and that works on the running kernel, is proven for it. Until then another kernel is to be booted:
+//! the running one, or the newest one that has been booted and has what is needed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How much a module is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// Nothing is held back for it.
+    Optional,
+    /// It is installed for, or loaded in, the running kernel.
+    Wanted,
+    /// Without it there is no root, no disk, no network or no picture.
+    Critical,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Class::Optional => "optional",
+            Class::Wanted => "wanted",
+            Class::Critical => "critical",
+        })
+    }
+}
+
+/// What a module is to this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    /// The name of the DKMS module, without a version: it stays the same over updates and variants.
+    pub module: String,
+    /// How much it is needed.
+    pub class: Class,
+    /// Why: `backs /home (zfs)`, `drives the default route (r8125)`, `listed in clr-dkms.conf`.
+    pub reason: String,
+    /// The running kernel has it: loaded, or proven on disk.
+    pub works: bool,
+}
+
+/// Whether a module will be there on a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ready {
+    /// Proven, and the kernel will load it.
+    Yes,
+    /// It will not, and why.
+    No(String),
+    /// It cannot be told, and why.
+    Unknown(String),
+}
+
+/// A kernel that could be the boot default.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The kernel release.
+    pub release: String,
+    /// It can be booted: its image, its modules, and an entry that is there or would be made.
+    pub bootable: bool,
+    /// It runs.
+    pub running: bool,
+    /// It has reached multi-user.target once.
+    pub booted: bool,
+    /// By module name; what is not in here counts as absent.
+    pub modules: BTreeMap<String, Ready>,
+}
+
+/// What an admin has said. It lasts until the admin says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wishes {
+    /// The kernel release that is to be booted, whatever else there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<String>,
+    /// Kernel releases that may be booted in spite of what they lack.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub released: BTreeSet<String>,
+}
+
+/// What the decision says of the boot files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ruling {
+    /// The target may become the default.
+    Allow,
+    /// It may not: another kernel stays the default.
+    Defer,
+}
+
+/// A module that is needed and not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lack {
+    /// Its name.
+    pub module: String,
+    /// How much it is needed.
+    pub class: Class,
+    /// What it is needed for.
+    pub needed: String,
+    /// Why it is not there.
+    pub reason: String,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}: {}): {}", self.module, self.class, self.needed, self.reason)
+    }
+}
+
+/// Why the default is what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Because {
+    /// All that is needed is proven for the target.
+    Proven,
+    /// An admin has released the target in spite of what it lacks.
+    Released,
+    /// An admin holds a kernel.
+    Held,
+    /// The target lacks something that the default has.
+    Lacking,
+    /// No kernel has all that is needed; this one is the best there is.
+    Best,
+    /// There is no other kernel to fall back to.
+    Only,
+}
+
+/// The decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Whether the boot files may be made for the target.
+    pub ruling: Ruling,
+    /// The kernel release that should be the default; none where there is no kernel to choose.
+    pub default: Option<String>,
+    /// The kernel release that clr-boot-manager would make the default.
+    pub target: Option<String>,
+    /// Why.
+    pub because: Because,
+    /// The default lacks a critical module, or no kernel has what is needed: what boots next is not safe.
+    pub is_unsafe: bool,
+    /// What the target lacks of what is needed.
+    pub lacking: Vec<Lack>,
+    /// What the default lacks of what is critical.
+    pub default_lacks: Vec<Lack>,
+}
+
+/// What a kernel lacks among some needs.
+fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Need>) -> Vec<Lack> {
+    let lack = |need: &Need, reason: String| Lack {
+        module: need.module.clone(),
+        class: need.class,
+        needed: need.reason.clone(),
+        reason,
+    };
+    let check = |need: &Need| match kernel.modules.get(&need.module) {
+        Some(Ready::Yes) => None,
+        Some(Ready::No(why) | Ready::Unknown(why)) => Some(lack(need, why.clone())),
+        None => Some(lack(need, "it is not registered with dkms".to_owned())),
+    };
+    needs.filter_map(check).collect()
+}
+
+/// Decides. `kernels` in ascending order: the newest one last. `target` is the release that clr-boot-manager would make
+/// the default.
+pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishes: &Wishes) -> Decision {
+    let find = |release: &str| kernels.iter().find(|k| k.release == release);
+    // What does not work today is no reason to keep a machine from its updates.
+    let needed = || needs.iter().filter(|n| n.works && n.class >= Class::Wanted);
+    let critical = || needs.iter().filter(|n| n.class == Class::Critical);
+    let has_all = |k: &Candidate| lacks(k, needed()).is_empty();
+    let the_target = target.and_then(find).filter(|k| k.bootable);
+    let lacking = the_target.map(|k| lacks(k, needed())).unwrap_or_default();
+
+    let (ruling, chosen, because) = choose(kernels, the_target, wishes, has_all, |k| {
+        let missing = lacks(k, critical()).len();
+        (critical().count() - missing, needed().count() - lacks(k, needed()).len())
+    });
+    let default_lacks = chosen.map(|k| lacks(k, critical())).unwrap_or_default();
+    Decision {
+        ruling,
+        default: chosen.map(|k| k.release.clone()),
+        target: target.map(str::to_owned),
+        because,
+        is_unsafe: !default_lacks.is_empty()
+            || matches!(because, Because::Best)
+            || (because == Because::Only && !lacking.is_empty())
+            || (chosen.is_none() && critical().next().is_some()),
+        lacking,
+        default_lacks,
+    }
+}
+
+fn choose<'k>(
+    kernels: &'k [Candidate],
+    target: Option<&'k Candidate>,
+    wishes: &Wishes,
+    has_all: impl Fn(&Candidate) -> bool,
+    worth: impl Fn(&Candidate) -> (usize, usize),
+) -> (Ruling, Option<&'k Candidate>, Because) {
+    let bootable = || kernels.iter().filter(|k| k.bootable);
+    // A kernel that is held and gone holds nothing.
+    if let Some(held) = bootable().find(|k| wishes.hold.as_ref() == Some(&k.release)) {
+        let is_target = target.is_some_and(|t| t.release == held.release);
+        return (if is_target { Ruling::Allow } else { Ruling::Defer }, Some(held), Because::Held);
+    }
+    match target {
+        Some(t) if has_all(t) => return (Ruling::Allow, target, Because::Proven),
+        Some(t) if wishes.released.contains(&t.release) => return (Ruling::Allow, target, Because::Released),
+        _ => {}
+    }
+    // Never one that nobody has booted yet: the target is not let in for the same reason.
+    let tried = || bootable().filter(|k| k.running || k.booted);
+    let full = tried().filter(|k| has_all(k)).max_by_key(|k| k.running);
+    if let Some(kernel) = full {
+        return (Ruling::Defer, Some(kernel), Because::Lacking);
+    }
+    let running = tried().find(|k| k.running);
+    // Of equals the last one, which is the newest.
+    match running.or_else(|| tried().max_by_key(|k| worth(k))) {
+        Some(kernel) if target.is_some_and(|t| t.release == kernel.release) => {
+            (Ruling::Allow, target, Because::Only)
+        }
+        Some(kernel) => (Ruling::Defer, Some(kernel), Because::Best),
+        None => (Ruling::Allow, target, Because::Only),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn kernel(release: &str, flags: &str, modules: &[(&str, Ready)]) -> Candidate {
+        Candidate {
+            release: release.to_owned(),
+            bootable: !flags.contains('-'),
+            running: flags.contains('r'),
+            booted: flags.contains('b'),
+            modules: modules.iter().map(|(name, ready)| ((*name).to_owned(), ready.clone())).collect(),
+        }
+    }
+
+    fn need(module: &str, class: Class, works: bool) -> Need {
+        Need { module: module.to_owned(), class, reason: "backs /home".to_owned(), works }
+    }
+
+    fn no() -> Ready {
+        Ready::No("build-failed".to_owned())
+    }
+
+    fn told(d: &Decision) -> String {
+        let default = d.default.as_deref().unwrap_or("none");
+        format!("{:?} {default} {:?}{}", d.ruling, d.because, if d.is_unsafe { " unsafe" } else { "" })
+    }
+
+    /// Running kernel 1, target 2, with a critical module `zfs`.
+    fn usual(on_1: Ready, on_2: Ready, needs: &[Need], wishes: &Wishes) -> String {
+        let kernels = [kernel("1", "rb", &[("zfs", on_1)]), kernel("2", "", &[("zfs", on_2)])];
+        told(&decide(&kernels, Some("2"), needs, wishes))
+    }
+
+    #[test]
+    fn a_new_kernel_becomes_the_default_once_it_is_proven() {
+        let zfs = [need("zfs", Class::Critical, true)];
+        let nothing = Wishes::default();
+        assert_eq!(usual(Ready::Yes, Ready::Yes, &zfs, &nothing), "Allow 2 Proven");
+        assert_eq!(usual(Ready::Yes, no(), &zfs, &nothing), "Defer 1 Lacking");
+        let unknown = Ready::Unknown("permission denied".to_owned());
+        assert_eq!(usual(Ready::Yes, unknown, &zfs, &nothing), "Defer 1 Lacking");
+        let wanted = [need("zfs", Class::Wanted, true)];
+        assert_eq!(usual(Ready::Yes, no(), &wanted, &nothing), "Defer 1 Lacking");
+        assert_eq!(
+            usual(Ready::Yes, no(), &[need("zfs", Class::Optional, true)], &nothing),
+            "Allow 2 Proven"
+        );
+        // What does not work now holds nothing back; a critical one is told all the same.
+        assert_eq!(usual(no(), no(), &[need("zfs", Class::Wanted, false)], &nothing), "Allow 2 Proven");
+        assert_eq!(
+            usual(no(), no(), &[need("zfs", Class::Critical, false)], &nothing),
+            "Allow 2 Proven unsafe"
+        );
+        // Loaded, and gone from the disk of both.
+        assert_eq!(usual(no(), no(), &zfs, &nothing), "Defer 1 Best unsafe");
+    }
+
+    #[test]
+    fn an_admin_has_the_last_word() {
+        let zfs = [need("zfs", Class::Critical, true)];
+        let hold = |release: &str| Wishes { hold: Some(release.to_owned()), ..Wishes::default() };
+        assert_eq!(usual(Ready::Yes, Ready::Yes, &zfs, &hold("1")), "Defer 1 Held");
+        assert_eq!(usual(Ready::Yes, no(), &zfs, &hold("2")), "Allow 2 Held unsafe");
+        assert_eq!(usual(Ready::Yes, no(), &zfs, &hold("gone")), "Defer 1 Lacking");
+        let released = Wishes { released: BTreeSet::from(["2".to_owned()]), ..Wishes::default() };
+        assert_eq!(usual(Ready::Yes, no(), &zfs, &released), "Allow 2 Released unsafe");
+        let other = Wishes { released: BTreeSet::from(["3".to_owned()]), ..Wishes::default() };
+        assert_eq!(usual(Ready::Yes, no(), &zfs, &other), "Defer 1 Lacking");
+    }
+
+    #[test]
+    fn what_one_falls_back_to() {
+        let zfs = [need("zfs", Class::Critical, true), need("v4l", Class::Wanted, true)];
+        let both = [("zfs", Ready::Yes), ("v4l", Ready::Yes)];
+        let table: [(&[Candidate], &str); 6] = [
+            // The running kernel is gone from the disk: the newest one that was booted and has all.
+            (&[kernel("0", "b", &both), kernel("1", "b", &both), kernel("2", "", &[])], "Defer 1 Lacking"),
+            (&[kernel("0", "b", &both), kernel("1", "-rb", &both), kernel("2", "", &[])], "Defer 0 Lacking"),
+            // None has all: most critical ones, then most of what is needed, then the newest.
+            (
+                &[
+                    kernel("0", "b", &[("zfs", Ready::Yes)]),
+                    kernel("1", "b", &[("v4l", Ready::Yes)]),
+                    kernel("2", "", &[]),
+                ],
+                "Defer 0 Best unsafe",
+            ),
+            (&[kernel("0", "b", &[]), kernel("1", "b", &[]), kernel("2", "", &[])], "Defer 1 Best unsafe"),
+            (&[kernel("2", "", &[])], "Allow 2 Only unsafe"),
+            (&[kernel("0", "", &both), kernel("2", "rb", &[])], "Allow 2 Only unsafe"),
+        ];
+        for (kernels, expected) in table {
+            assert_eq!(told(&decide(kernels, Some("2"), &zfs, &Wishes::default())), expected, "{kernels:?}");
+        }
+        assert_eq!(told(&decide(&[], None, &zfs, &Wishes::default())), "Allow none Only unsafe");
+        assert_eq!(told(&decide(&[], None, &[], &Wishes::default())), "Allow none Only");
+    }
+
+    const MODULES: [&str; 4] = ["a", "b", "c", "d"];
+
+    /// A situation out of random bits: cheap enough for a hundred thousand of them, and still shrunk by proptest.
+    fn situation(mut bits: u128) -> (Vec<Candidate>, String, Vec<Need>, Wishes) {
+        let mut take = |below: u128| {
+            let n = bits % below;
+            bits /= below;
+            usize::try_from(n).unwrap_or_default()
+        };
+        let count = 1 + take(4);
+        let running = take(6);
+        let kernels: Vec<Candidate> = (0..count)
+            .map(|at| Candidate {
+                release: at.to_string(),
+                bootable: take(4) > 0,
+                running: at == running,
+                booted: take(2) > 0,
+                modules: MODULES
+                    .iter()
+                    .filter_map(|name| match take(6) {
+                        0 => None,
+                        1 => Some(((*name).to_owned(), no())),
+                        2 => Some(((*name).to_owned(), Ready::Unknown("unreadable".to_owned()))),
+                        _ => Some(((*name).to_owned(), Ready::Yes)),
+                    })
+                    .collect(),
+            })
+            .collect();
+        let classes = [Class::Critical, Class::Wanted, Class::Optional];
+        let needs = MODULES.iter().filter_map(|name| match take(7) {
+            6 => None,
+            n => Some(need(name, classes[n / 2], n % 2 == 0)),
+        });
+        let needs = needs.collect();
+        let hold = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string());
+        let released = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string()).into_iter().collect();
+        (kernels, (count - 1).to_string(), needs, Wishes { hold, released })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100_000, ..ProptestConfig::default() })]
+        #[test]
+        fn the_default_has_all_that_is_critical_or_it_is_unsafe(bits in any::<u128>()) {
+            let (kernels, target, needs, wishes) = situation(bits);
+            let decision = decide(&kernels, Some(&target), &needs, &wishes);
+            let is_there = |k: &Candidate, n: &Need| k.modules.get(&n.module) == Some(&Ready::Yes);
+            let critical = || needs.iter().filter(|n| n.class == Class::Critical);
+            let Some(default) = decision.default.as_deref() else {
+                prop_assert!(decision.is_unsafe || critical().next().is_none());
+                prop_assert!(!kernels.iter().any(|k| k.bootable && (k.running || k.booted)));
+                return Ok(());
+            };
+            let default = kernels.iter().find(|k| k.release == default).expect("a kernel that is there");
+            prop_assert!(default.bootable);
+            prop_assert!(decision.is_unsafe || critical().all(|n| is_there(default, n)));
+            // Allow means the target and nothing else; an untried kernel is never the default unless it is allowed.
+            prop_assert_eq!(decision.ruling == Ruling::Allow, default.release == target);
+            let chosen = wishes.hold.as_deref() == Some(&default.release);
+            prop_assert!(default.release == target || default.running || default.booted || chosen);
+            // What works today still works after the next boot, or somebody has said that it need not, or it is unsafe.
+            let works = needs.iter().filter(|n| n.works && n.class >= Class::Wanted);
+            let kept = works.clone().all(|n| is_there(default, n));
+            let said = chosen || wishes.released.contains(&default.release);
+            prop_assert!(kept || said || decision.is_unsafe);
+            // Nothing is held back without a reason.
+            let full = kernels.iter().find(|k| k.release == target).filter(|k| k.bootable);
+            let full = full.is_some_and(|k| works.clone().all(|n| is_there(k, n)));
+            prop_assert!(!full || decision.ruling == Ruling::Allow || decision.because == Because::Held);
+        }
+    }
+}
