@@ -35,6 +35,7 @@ pub mod facts;
 pub mod guard;
 pub mod kernel;
 pub mod motd;
+pub mod needs;
 pub mod render;
 pub mod state;
 pub mod status;

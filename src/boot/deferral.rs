@@ -1,0 +1,226 @@
+//! Deferral: swupd is told to leave clr-boot-manager alone, so that the boot files change only after the proof.
+//!
+//! swupd 7 reads three files, line by line, and the last word counts. What was measured of its reader: a comment begins in
+//! the first column with `#` or `;`; a section is a whole line; a name may be spelt with `_` or `-` and in any case; only
+//! `true`, in any case, is true; blanks belong to name and value. A line without a newline, with a NUL, or of 8,191 bytes
+//! and more ends the reading there, without a word. A setting outside of any section, or in `[GLOBAL]`, counts for every
+//! command, `os-install` too: that is why ours stands in the sections of three commands.
+
+use crate::sys::{FileError, Presence, Root};
+
+/// Where ours goes. It is gone after a reboot.
+pub const CONFIG: &str = "/run/swupd/config";
+/// The files in the order in which swupd reads them.
+const FILES: [&str; 3] = ["/usr/share/defaults/swupd/config", CONFIG, "/etc/swupd/config"];
+/// The commands that may bring a kernel to a system that runs.
+const COMMANDS: [&str; 3] = ["update", "bundle-add", "repair"];
+/// One setting for all of them, in swupd's spelling.
+const SETTING: &str = "no_boot_update";
+/// The longest line that swupd reads whole, with its newline.
+const LONGEST_LINE: usize = 8191;
+
+const BEGIN: &str =
+    "# clr-dkms: the boot files change after the DKMS modules are proven; this goes with the next reboot";
+const END: &str = "# clr-dkms: end";
+
+/// What swupd will do about the boot files by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deferral {
+    /// It leaves them to us.
+    Armed,
+    /// It runs clr-boot-manager itself.
+    Off {
+        /// The file and line that says so against us, for a person.
+        overridden_by: Option<String>,
+        /// Why ours could not be put there.
+        refused: Option<String>,
+    },
+}
+
+/// Looks at what swupd will read. A file that cannot be read says nothing: swupd runs as root.
+pub fn observe(root: &Root) -> Deferral {
+    let files: Vec<(&str, Vec<u8>)> =
+        FILES.iter().map(|path| (*path, root.read(path).unwrap_or_default())).collect();
+    let spell = |path: &str, line: usize| format!("{}:{line}", root.spell(path).display());
+    let mut overridden_by = None;
+    for command in COMMANDS {
+        match effective(&files, command) {
+            Some((true, ..)) => {}
+            Some((false, path, line)) => {
+                overridden_by = overridden_by.or_else(|| Some(spell(path, line)));
+            }
+            None => {
+                return Deferral::Off { overridden_by, refused: ours(root).err() };
+            }
+        }
+    }
+    match overridden_by {
+        None => Deferral::Armed,
+        by => Deferral::Off { overridden_by: by, refused: None },
+    }
+}
+
+/// The last word for a command: its value, the file, and the line in it.
+fn effective<'f>(files: &'f [(&'f str, Vec<u8>)], command: &str) -> Option<(bool, &'f str, usize)> {
+    let mut last = None;
+    for (path, text) in files {
+        let mut section: Option<String> = None;
+        for (at, line) in lines(text).enumerate() {
+            let Ok(line) = line else { break };
+            if line.starts_with([';', '#']) {
+                continue;
+            }
+            if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                section = Some(name.to_ascii_lowercase());
+                continue;
+            }
+            let Some((name, value)) = line.split_once('=') else { continue };
+            let counts = section.as_deref().is_none_or(|s| s == "global" || s == command);
+            let is_ours = name.to_ascii_lowercase().replace('_', "-") == "no-boot-update";
+            if counts && is_ours && !value.is_empty() && !value.contains('=') {
+                last = Some((value.eq_ignore_ascii_case("true"), *path, at + 1));
+            }
+        }
+    }
+    last
+}
+
+/// The lines as swupd sees them; an error, with its reason, is where it stops.
+fn lines(text: &[u8]) -> impl Iterator<Item = Result<String, &'static str>> {
+    text.split_inclusive(|b| *b == b'\n').map(|line| match line.strip_suffix(b"\n") {
+        None => Err("its last line has no newline"),
+        Some(_) if line.len() > LONGEST_LINE => Err("it has a line of more than 8,190 bytes"),
+        Some(line) if line.contains(&0) => Err("it has a NUL in it"),
+        Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
+    })
+}
+
+/// What is ours to write to.
+fn ours(root: &Root) -> Result<Option<Vec<u8>>, String> {
+    let refused = |why: String| format!("{} is left alone: {why}", root.spell(CONFIG).display());
+    match root.lookup_link(CONFIG) {
+        Presence::Absent => return Ok(None),
+        Presence::There(stat) if stat.kind == crate::sys::Kind::File => {}
+        Presence::There(_) => return Err(refused("it is no plain file".to_owned())),
+        Presence::Unreadable(e) => return Err(e.to_string()),
+    }
+    let text = root.read(CONFIG).map_err(|e| e.to_string())?;
+    without(&text).map_err(|why| refused(why.to_owned()))?;
+    Ok(Some(text))
+}
+
+fn block() -> String {
+    let sections = COMMANDS.map(|command| format!("[{command}]\n{SETTING}=true\n"));
+    format!("{BEGIN}\n{}{END}\n", sections.concat())
+}
+
+/// A file without our block; every other byte stays.
+fn without(text: &[u8]) -> Result<Vec<u8>, &'static str> {
+    if let Some(why) = lines(text).find_map(Result::err) {
+        return Err(why);
+    }
+    let mut kept = Vec::with_capacity(text.len());
+    let mut inside = false;
+    for line in text.split_inclusive(|b| *b == b'\n') {
+        let is = |mark: &str| line.strip_suffix(b"\n") == Some(mark.as_bytes());
+        match inside {
+            false if is(BEGIN) => inside = true,
+            true if is(END) => inside = false,
+            true => {}
+            false => kept.extend_from_slice(line),
+        }
+    }
+    if inside { Err("our lines in it begin and do not end") } else { Ok(kept) }
+}
+
+/// Puts ours there. Gives whether anything changed.
+///
+/// # Errors
+/// In words, when a foreign file cannot be added to, or nothing can be written.
+pub fn arm(root: &Root) -> Result<bool, String> {
+    let known = ours(root)?.unwrap_or_default();
+    // Behind what others wrote: the last word counts.
+    let mut text = without(&known).map_err(str::to_owned)?;
+    text.extend_from_slice(block().as_bytes());
+    if text == known {
+        return Ok(false);
+    }
+    let mode = root.lookup(CONFIG).stat().map_or(0o644, |s| s.mode & 0o777);
+    root.write(CONFIG, &text, mode).map(|_| true).map_err(|e| e.to_string())
+}
+
+/// Takes ours away, and the file with it where nothing else is in it. Gives whether anything changed.
+///
+/// # Errors
+/// In words.
+pub fn disarm(root: &Root) -> Result<bool, String> {
+    let Some(known) = ours(root)? else { return Ok(false) };
+    let text = without(&known).map_err(str::to_owned)?;
+    if text == known {
+        return Ok(false);
+    }
+    let said = |e: FileError| e.to_string();
+    if text.is_empty() {
+        root.remove(CONFIG).map_err(said)?;
+        root.remove_empty_folder("/run/swupd").map_err(said)?;
+        return Ok(true);
+    }
+    let mode = root.lookup(CONFIG).stat().map_or(0o644, |s| s.mode & 0o777);
+    root.write(CONFIG, &text, mode).map(|_| true).map_err(said)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn said(text: &str, command: &str) -> Option<bool> {
+        effective(&[("/c", text.as_bytes().to_vec())], command).map(|(value, ..)| value)
+    }
+
+    #[test]
+    fn settings_are_read_as_swupd_reads_them() {
+        let table = [
+            ("[update]\nno_boot_update=true\n", Some(true)),
+            ("[UPDATE]\nNo-Boot_Update=TRUE\n", Some(true)),
+            ("[GLOBAL]\nno_boot_update=true\n", Some(true)),
+            ("no_boot_update=true\n", Some(true)),
+            ("[repair]\nno_boot_update=true\n", None),
+            ("[update]\nno_boot_update=yes\n", Some(false)),
+            ("[update]\nno_boot_update=true \n", Some(false)),
+            ("[update]\n no_boot_update=true\n", None),
+            ("[update]\nno_boot_update = true\n", None),
+            ("[update]\nno_boot_update=\n", None),
+            ("[update]\nno_boot_update=true=true\n", None),
+            (" [update]\nno_boot_update=true\n", Some(true)),
+            ("#[update]\nno_boot_update=false\n", Some(false)),
+            ("[update]\nno_boot_update=true", None),
+            ("[update]\nx\0\nno_boot_update=true\n", None),
+            ("[update]\nno_boot_update=true\nno_boot_update=false\n", Some(false)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(said(text, "update"), expected, "{text:?}");
+        }
+        let long = format!("{}\n[update]\nno_boot_update=true\n", "x".repeat(LONGEST_LINE));
+        assert_eq!(said(&long, "update"), None);
+        for command in COMMANDS {
+            assert_eq!(said(&block(), command), Some(true));
+        }
+        assert_eq!(said(&block(), "os-install"), None);
+    }
+
+    #[test]
+    fn no_byte_of_others_is_lost() {
+        for foreign in ["", "[update]\nurl=x\n", "\n\n# x\r\n[a]\n", "[update]\nno_boot_update=false\n"] {
+            let armed = [foreign.as_bytes(), block().as_bytes()].concat();
+            assert_eq!(without(&armed).unwrap(), foreign.as_bytes());
+            // Somebody added something behind ours.
+            let more = [&armed, b"[x]\ny=z\n".as_slice()].concat();
+            assert_eq!(without(&more).unwrap(), [foreign.as_bytes(), b"[x]\ny=z\n"].concat());
+            assert_eq!(said(&String::from_utf8(armed).unwrap(), "update"), Some(true));
+        }
+        for bad in ["x", "a\0b\n", &format!("{BEGIN}\n[update]\n")] {
+            assert!(without(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+}
