@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::boot::deferral::{self, Deferral};
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::{Sources, Switch, effective};
 use crate::dkms::conf::ConfError;
 use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
 use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Signature, Stage, Tree, conf};
 use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdict, at_boot};
+use crate::guard::Wishes;
 use crate::kernel::inventory::{Named, module_folder};
 use crate::kernel::{Installed, Inventory, Running};
+use crate::needs::InUse;
+use crate::state;
 use crate::sys::Root;
 use crate::sys::root::below;
 use crate::world::World;
@@ -92,6 +96,12 @@ pub struct Facts {
     pub boot_obstacle: Option<Obstacle>,
     /// The root as the host sees it, for paths that a person follows.
     pub root: PathBuf,
+    /// What is in use on the running machine, and the modules that it hangs on.
+    pub in_use: InUse,
+    /// What an admin has said of the boot default.
+    pub wishes: Wishes,
+    /// Whether swupd leaves the boot files to us.
+    pub deferral: Deferral,
 }
 
 impl Facts {
@@ -126,6 +136,9 @@ impl Facts {
             boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
             machine: Machine::observe(&world.root),
+            in_use: in_use(&world.root, &inventory, &tree),
+            wishes: state::wishes(&world.root),
+            deferral: deferral::observe(&world.root),
             running: running_kernel(&world.root, cache, &inventory, &lines),
             inventory,
             tree,
@@ -153,6 +166,14 @@ impl Facts {
     /// The pairs of one kernel.
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a Pair> {
         self.pairs.iter().filter(move |p| p.release == release)
+    }
+}
+
+/// Without a module nobody asks what hangs on it.
+fn in_use(root: &Root, inventory: &Inventory, tree: &Tree) -> InUse {
+    match &inventory.running {
+        Running::Known { release } if !tree.modules.is_empty() => InUse::observe(root, release),
+        _ => InUse::default(),
     }
 }
 

@@ -4,10 +4,14 @@
 //! machine needs, and that works on the running kernel, is proven for it. Until then another kernel is to be booted:
 //! the running one, or the newest one that has been booted and has what is needed.
 
+pub mod judge;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use judge::{Judgement, judge};
 
 /// How much a module is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
