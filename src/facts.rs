@@ -7,7 +7,8 @@ use crate::boot::deferral::{self, Deferral};
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::{Sources, Switch, effective};
 use crate::dkms::conf::ConfError;
-use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
+use crate::dkms::proof::{INSTALLED, built_files_good, find_file, prove};
+use crate::dkms::scope::Scope;
 use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Signature, Stage, Tree, conf};
 use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdict, at_boot};
 use crate::guard::Wishes;
@@ -212,7 +213,7 @@ pub fn kernels_that_matter(inventory: &Inventory) -> Vec<&Installed> {
 pub fn pairs_of(world: &World, cache: &mut Cache, tree: &Tree, kernel: &Installed) -> Vec<Pair> {
     let root = &world.root;
     let release = kernel.name.release();
-    let index = Index::load(root, &release);
+    let scope = Scope::load(root, &release, &kernel.headers, world.clock.now());
     let confs = chosen_versions(world, cache, tree, &release);
     let claimed = claimed_files(tree, &confs, &release);
     confs
@@ -220,15 +221,16 @@ pub fn pairs_of(world: &World, cache: &mut Cache, tree: &Tree, kernel: &Installe
         .map(|(registered, conf)| {
             let stage = tree.stage(registered, &release);
             let unknown = |reason: &str| Err(vec![Flaw::Unknown { reason: reason.to_owned() }]);
-            let proof = match (&conf, &index) {
+            let proof = match (&conf, &scope) {
                 (Err(ConfError::Unusable(reason) | ConfError::CannotTell(reason)), _) | (_, Err(reason)) => {
                     unknown(reason)
                 }
-                (Ok(conf), Ok(index)) => prove(root, cache, &registered.module, stage, &release, conf, index),
+                (Ok(conf), Ok(scope)) => prove(scope, cache, &registered.module, stage, conf),
             };
             let (mut good, mut orphans) = (false, Vec::new());
-            if let (Ok(conf), true) = (&conf, proof.is_err()) {
-                good = built_files_good(root, cache, &registered.module, &release, conf);
+            if let (Ok(conf), Ok(scope), true) = (&conf, &scope, proof.is_err()) {
+                good = built_files_good(scope, cache, &registered.module, conf)
+                    && !proof.as_ref().is_err_and(|f| f.iter().any(|f| matches!(f, Flaw::Symbols { .. })));
                 if let (Some(claimed), true) = (&claimed, stage != Stage::Installed) {
                     let folder = format!("{}/{INSTALLED}", module_folder(&release));
                     let names = conf.built.iter().map(|b| &b.name).filter(|name| !claimed.contains(*name));

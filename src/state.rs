@@ -124,6 +124,7 @@ impl Record {
             r.started = Timestamp::UNIX_EPOCH;
             r.finished = Timestamp::UNIX_EPOCH;
             r.new_kernels.clear();
+            r.modules.iter_mut().flat_map(|m| &mut m.files).for_each(|file| file.checked = None);
             r
         };
         timeless(self) == timeless(other)

@@ -11,7 +11,7 @@ use crate::dkms::build::{self, Failure};
 use crate::dkms::compiler_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::tree::TREE;
-use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Step, Tree, inputs, plan};
+use crate::dkms::{Cache, Conf, Decision, Flaw, ModuleName, Pair, Source, Step, Tree, inputs, plan};
 use crate::facts::{Facts, pairs_of};
 use crate::kernel::inventory::MODULES;
 use crate::state::Record;
@@ -374,20 +374,20 @@ fn one(
     let mut left = still_to_do(world, cache, facts, p);
     // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
     if done.is_ok()
-        && let Some((steps, _)) = left.as_ref().filter(|(steps, _)| steps.contains(&Step::Reinstall))
+        && let Some((steps, ..)) = left.as_ref().filter(|(steps, ..)| steps.contains(&Step::Reinstall))
     {
         done = run(steps);
         left = still_to_do(world, cache, facts, p);
     }
     done = match (done, left) {
         // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
-        (Err(Failure::Step { what, touched, .. }), Some((steps, _)))
+        (Err(Failure::Step { what, touched, .. }), Some((steps, ..)))
             if is_built(&steps) && (touched || !anew) =>
         {
             tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
             Ok(())
         }
-        (Ok(()), Some((steps, why))) if !is_built(&steps) => {
+        (Ok(()), Some((steps, why, lasting))) if !is_built(&steps) => {
             let what = format!("dkms says that it is done, and it is not: {why}");
             let error = build::logged_error(&world.root, &p.module, &p.release);
             Err(Failure::Step {
@@ -395,7 +395,7 @@ fn one(
                 error,
                 last_lines: Vec::new(),
                 touched: true,
-                lasting: false,
+                lasting,
                 installing: false,
             })
         }
@@ -431,23 +431,26 @@ fn one(
     attempt
 }
 
-/// What would have to be done for a module now, and why; none when it would be left alone.
+/// What would have to be done for a module now, and why, and whether another build of the same would not help; none when
+/// it would be left alone.
 fn still_to_do(
     world: &World,
     cache: &Mutex<&mut Cache>,
     facts: &Facts,
     planned: &Planned,
-) -> Option<(Vec<Step>, String)> {
+) -> Option<(Vec<Step>, String, bool)> {
     let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == planned.release)?;
     let tree = Tree::observe(&world.root);
     let pairs = {
         let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
         pairs_of(world, &mut cache, &tree, kernel)
     };
+    let pair = pairs.iter().find(|p| p.module == planned.module)?;
+    let is_symbols = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }));
     // Who is built by name need not ask for it.
-    match plan::decide(&plan::asked_for(pairs.iter().find(|p| p.module == planned.module)?)) {
-        Decision::Work { steps, why } => Some((steps, why)),
-        Decision::Proven => Some((Vec::new(), String::new())),
+    match plan::decide(&plan::asked_for(pair)) {
+        Decision::Work { steps, why } => Some((steps, why, pair.proof.as_ref().is_err_and(is_symbols))),
+        Decision::Proven => Some((Vec::new(), String::new(), false)),
         Decision::Leave { .. } => None,
     }
 }

@@ -311,7 +311,9 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         },
         next_boot: facts.inventory.boot_default().map(|k| k.name.release()),
         new_kernels: new_kernels(world, &facts),
-        modules: tip_pairs(&facts).map(|pair| module_record(pair, &attempts, before.as_good())).collect(),
+        modules: tip_pairs(&facts)
+            .map(|pair| module_record(&facts, pair, &attempts, before.as_good()))
+            .collect(),
         cmdline: CmdlineRecord {
             wanted: sig_unenforce_wanted(&world.settings, &facts),
             in_force: facts.lines.iter().all(|l| l.switch == Switch::On),
@@ -386,17 +388,18 @@ fn new_kernels(world: &World, facts: &Facts) -> Vec<String> {
 }
 
 fn module_record(
+    facts: &Facts,
     pair: &crate::dkms::Pair,
     attempts: &[Attempt],
     previous: Option<&Record>,
 ) -> state::ModuleRecord {
     let attempt = attempts.iter().find(|a| a.module == pair.module && a.release == pair.release);
     let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
-    let mut record = module_status(pair, if attempt.is_some() { None } else { previous });
+    let mut record = module_status(facts, pair, if attempt.is_some() { None } else { previous });
     record.log = known.and_then(|k| k.log.clone());
     if let Some(attempt) = attempt {
         record.log = attempt.log.clone().or(record.log);
-        if record.state != State::Ok
+        if !record.state.is_proven()
             && let Some((state, reason)) = &attempt.failure
         {
             record.state = *state;

@@ -34,6 +34,10 @@ pub enum State {
     BrokenSource,
     /// The installed file is for another kernel.
     VermagicMismatch,
+    /// It was built against other symbol versions, or needs a symbol that is not there.
+    SymbolsMismatch,
+    /// The kernel will refuse it for its signature, or for having none.
+    SignatureRefused,
     /// modprobe does not find it.
     NotInModulesDep,
     /// It cannot be told.
@@ -41,6 +45,11 @@ pub enum State {
 }
 
 impl State {
+    /// Its files are proven; whether the kernel takes them is another matter.
+    pub fn is_proven(self) -> bool {
+        matches!(self, State::Ok | State::SignatureRefused)
+    }
+
     /// Nobody has to do anything about it.
     pub fn is_fine(self) -> bool {
         matches!(self, State::Ok | State::SkippedExclusive | State::NotAutoinstall)
@@ -60,6 +69,8 @@ impl fmt::Display for State {
             State::NotAutoinstall => "not-autoinstall",
             State::BrokenSource => "broken-source",
             State::VermagicMismatch => "vermagic-mismatch",
+            State::SymbolsMismatch => "symbols-mismatch",
+            State::SignatureRefused => "signature-refused",
             State::NotInModulesDep => "not-in-modules-dep",
             State::Unknown => "unknown",
         })
@@ -152,7 +163,11 @@ pub fn decide(pair: &Pair) -> Decision {
     };
     let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
     // Files that are good and not listed want an index, whoever had them built.
-    if pair.stage == Stage::Installed && flaws.iter().all(|f| matches!(f, Flaw::NotListed { .. })) {
+    let is_unlisted = |f: &Flaw| matches!(f, Flaw::NotListed { .. });
+    // Who needs a module that is not there can be helped only by that one.
+    let is_anothers = |f: &Flaw| matches!(f, Flaw::Dependency { .. });
+    let unlisted = flaws.iter().any(is_unlisted) && flaws.iter().all(|f| is_unlisted(f) || is_anothers(f));
+    if pair.stage == Stage::Installed && unlisted {
         return Decision::Work { steps: vec![Step::Index], why };
     }
     if let Some((state, why)) = left_alone(pair) {
@@ -160,6 +175,9 @@ pub fn decide(pair: &Pair) -> Decision {
     }
     if flaws.iter().any(|f| matches!(f, Flaw::Unknown { .. })) {
         return Decision::Leave { state: State::Unknown, why };
+    }
+    if flaws.iter().all(is_anothers) {
+        return Decision::Leave { state: State::DependencyFailed, why };
     }
     // A file in the way is removed only when its successor has been built: it may be one that works. It is removed
     // because dkms either refuses to install over it, or keeps it as an "original" that comes back one day.
@@ -214,7 +232,10 @@ pub fn built_folder(module: &ModuleName, release: &str) -> String {
 /// Installed files that are not what they should be; never one that may be the kernel's own.
 fn in_the_way(flaws: &[Flaw]) -> impl Iterator<Item = Step> {
     flaws.iter().filter_map(|flaw| match flaw {
-        Flaw::Damaged { path, .. } | Flaw::Vermagic { path, .. } | Flaw::Differs { path }
+        Flaw::Damaged { path, .. }
+        | Flaw::Vermagic { path, .. }
+        | Flaw::Differs { path }
+        | Flaw::Symbols { path, .. }
             if is_dkms_own(path) =>
         {
             Some(Step::RemoveFile(path.clone()))
@@ -277,8 +298,12 @@ pub fn state_of(flaws: &[Flaw]) -> State {
         State::NotBuilt
     } else if is(|f| matches!(f, Flaw::Vermagic { .. })) {
         State::VermagicMismatch
+    } else if is(|f| matches!(f, Flaw::Symbols { .. })) {
+        State::SymbolsMismatch
     } else if is(|f| matches!(f, Flaw::NotListed { .. })) {
         State::NotInModulesDep
+    } else if is(|f| matches!(f, Flaw::Dependency { .. })) {
+        State::DependencyFailed
     } else {
         State::Unknown
     }

@@ -14,10 +14,11 @@ use crate::cmdline::{PARAMETER, Switch};
 use crate::config::Settings;
 use crate::dkms::Pair;
 use crate::dkms::plan::{self, Decision, State, decide};
+use crate::dkms::proof::{Check, Subject};
 use crate::facts::Facts;
 use crate::kernel::{Headers, Running, Variant};
 use crate::state::{ModuleRecord, Record, Stored};
-use outlook::{Outlook, outlook, refused_modules};
+use outlook::{Fate, Outlook, fate, outlook, parameter_would_help};
 use policy::sig_unenforce_wanted;
 
 /// The answer in one word.
@@ -126,7 +127,7 @@ pub enum Progress {
 }
 
 /// The state of a module on a kernel, from the facts and from what the last run found out about it.
-pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleRecord {
+pub fn module_status(facts: &Facts, pair: &Pair, record: Option<&Record>) -> ModuleRecord {
     let mut status = ModuleRecord {
         module: pair.module.clone(),
         kernel: pair.release.clone(),
@@ -142,7 +143,7 @@ pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleRecord {
         (Decision::Work { why, .. }, Err(flaws)) => {
             (status.state, status.reason) = (plan::state_of(flaws), Some(why));
             if let Some(known) = record.and_then(|r| r.module(&pair.module, &pair.release))
-                && known.state != State::Ok
+                && !known.state.is_proven()
             {
                 status.state = known.state;
                 status.reason.clone_from(&known.reason);
@@ -153,6 +154,17 @@ pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleRecord {
         }
         (_, proof) => {
             status.files = proof.clone().unwrap_or_default();
+            let not_made = match fate(facts, pair, &status.files) {
+                Fate::Taken => None,
+                Fate::Unknown => Some("it cannot be told what the kernel does with it".to_owned()),
+                Fate::Refused(why) => {
+                    (status.state, status.reason) = (State::SignatureRefused, Some(why));
+                    None
+                }
+            };
+            for file in &mut status.files {
+                file.checks.push(Check { check: Subject::Signature, not_made: not_made.clone() });
+            }
         }
     }
     status
@@ -170,7 +182,8 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         }
         module
     };
-    let modules: Vec<ModuleRecord> = facts.pairs.iter().map(|p| spelt(module_status(p, known))).collect();
+    let modules: Vec<ModuleRecord> =
+        facts.pairs.iter().map(|p| spelt(module_status(facts, p, known))).collect();
     let next_boot = facts.next_kernel().map(|k| k.name.release());
     let wanted = sig_unenforce_wanted(settings, facts);
     let problems = problems(facts, record, progress, settings, &modules);
@@ -218,7 +231,7 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         notes: notes(facts),
     };
     document.summary = summary(&document);
-    document.next_step = next_step(&document, progress, facts, known);
+    document.next_step = next_step(&document, progress, facts, known, settings);
     document
 }
 
@@ -232,7 +245,9 @@ fn problems(
     let mut problems: Vec<String> = Vec::new();
     problems.extend(facts.inventory.unreadable().map(str::to_owned));
     problems.extend(facts.tree.unreadable.clone());
-    for m in modules.iter().filter(|m| is_lacking(m, facts)) {
+    let (refused, lacking): (Vec<&ModuleRecord>, Vec<_>) =
+        modules.iter().filter(|m| is_lacking(m, facts)).partition(|m| m.state == State::SignatureRefused);
+    for m in lacking {
         problems.push(match m.state.is_fine() {
             false => format!("{} is not ready for kernel {} ({})", m.module, m.kernel, m.state),
             true => {
@@ -240,7 +255,8 @@ fn problems(
             }
         });
     }
-    problems.extend(refused_modules(facts));
+    let told = |m: &&ModuleRecord| !is_told_below(m, facts, settings);
+    problems.extend(refused.into_iter().filter(told).filter_map(|m| m.reason.clone()));
     if let ReadBack::Differs(wrong) = &facts.boot_entries {
         problems.extend(wrong.iter().cloned());
     }
@@ -286,6 +302,13 @@ fn counts(module: &ModuleRecord, facts: &Facts) -> bool {
     let Some(next) = facts.next_kernel() else { return true };
     let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
+}
+
+/// The kernel refuses the module, and the parameter would help: what is told then is that it is not configured.
+fn is_told_below(module: &ModuleRecord, facts: &Facts, settings: &Settings) -> bool {
+    module.state == State::SignatureRefused
+        && sig_unenforce_wanted(settings, facts)
+        && parameter_would_help(facts, &module.kernel)
 }
 
 /// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
@@ -360,8 +383,10 @@ fn next_step(
     progress: Progress,
     facts: &Facts,
     known: Option<&Record>,
+    settings: &Settings,
 ) -> Option<String> {
     let run = "run `clr-dkms-post-update` as root";
+    let lacking = || document.modules.iter().filter(|m| is_lacking(m, facts));
     match document.verdict {
         Verdict::Healthy | Verdict::NotApplicable => None,
         Verdict::RebootPending => Some("reboot when it suits you".to_owned()),
@@ -372,9 +397,9 @@ fn next_step(
         Verdict::Degraded if progress == Progress::BrokenOff => {
             Some(format!("{run}: it goes on where it was"))
         }
-        Verdict::Degraded => Some(match document.modules.iter().find(|m| is_lacking(m, facts)) {
+        Verdict::Degraded => Some(match lacking().find(|m| m.state != State::SignatureRefused) {
             Some(m) => cure(m, document),
-            None if !refused_modules(facts).is_empty() => {
+            None if lacking().any(|m| !is_told_below(m, facts, settings)) => {
                 "`clr-dkms enforcement` tells why, and what helps".to_owned()
             }
             // What post-update leaves alone has been tried already, and stands in the record.

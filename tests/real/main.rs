@@ -18,5 +18,6 @@ mod scene;
 mod source;
 mod space;
 mod speed;
+mod symbols;
 mod update;
 mod versions;
