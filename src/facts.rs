@@ -12,7 +12,7 @@ use crate::dkms::scope::Scope;
 use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Signature, Stage, Tree, conf};
 use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdict, at_boot};
 use crate::guard::Wishes;
-use crate::kernel::inventory::{Named, module_folder};
+use crate::kernel::inventory::{Named, There, module_folder};
 use crate::kernel::{Installed, Inventory, Running};
 use crate::needs::InUse;
 use crate::state;
@@ -85,6 +85,8 @@ pub struct Facts {
     pub tree: Tree,
     /// Every newest module on every tip, and on the running kernel; kernels in the order of work.
     pub pairs: Vec<Pair>,
+    /// The same for kernels that have been booted once and are none of these: what could be fallen back to.
+    pub fallbacks: Vec<Pair>,
     /// The command lines of the tips and of the running kernel.
     pub lines: Vec<Line>,
     /// The fingerprint of what the boot manager reads.
@@ -126,6 +128,10 @@ impl Facts {
         }
         let mut pairs = Vec::new();
         let mut lines = Vec::new();
+        let mut fallbacks = Vec::new();
+        for kernel in inventory.kernels.iter().filter(|k| k.booted == There::Yes && !kernels.contains(k)) {
+            fallbacks.extend(pairs_of(world, cache, &tree, kernel));
+        }
         for kernel in kernels {
             pairs.extend(pairs_of(world, cache, &tree, kernel));
             lines.push(line(world, cache, &Named::of(kernel)));
@@ -144,6 +150,7 @@ impl Facts {
             inventory,
             tree,
             pairs,
+            fallbacks,
             lines,
         }
     }

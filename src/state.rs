@@ -231,6 +231,16 @@ pub fn set_aside(root: &Root, path: &str) -> Result<String, FileError> {
     Ok(aside)
 }
 
+/// The file that keeps what an admin has said of the boot default.
+#[derive(Debug, Serialize)]
+pub struct WishesFile {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What was said.
+    #[serde(flatten)]
+    pub wishes: Wishes,
+}
+
 /// What an admin has said of the boot default. A file that cannot be used says nothing: the rules decide then.
 pub fn wishes(root: &Root) -> Wishes {
     match load::<Wishes>(root, WISHES) {

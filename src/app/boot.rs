@@ -126,7 +126,14 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision, again: 
     if chosen.and_then(|d| d.id.as_ref()) == Some(&kernel.id) {
         return Ok(());
     }
-    default::set(&world.root, &world.tools, world.settings.boot_timeout, files, &facts.inventory, &kernel.id)?;
+    default::set(
+        &world.root,
+        &world.tools,
+        world.settings.boot_timeout,
+        files,
+        &facts.inventory,
+        &kernel.id,
+    )?;
     tracing::warn!("{release} is the boot default again, because {}", why(decision));
     Ok(())
 }

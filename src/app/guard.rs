@@ -97,7 +97,8 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     }
     let seen = look(world, &mut cache);
     let held_back = seen.record.as_ref().and_then(|r| r.boot.held_back.as_ref());
-    let report = GuardReport::new(&seen.facts, &world.settings, &seen.judgement, held_back);
+    let report =
+        GuardReport::new(&seen.facts, &world.settings, &seen.judgement, held_back, world.clock.now());
     let text = if arguments.json { json(&report)? } else { render::guard::text(&report) };
     answer(&text, common.color)?;
     Ok(if seen.facts.inventory.unreadable().is_some() { exit::UNKNOWN } else { report.exit_code() })
@@ -132,7 +133,9 @@ fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
 
 /// 0 in doubt: the mark is the rule, and only what is known to be lost keeps it away.
 fn may_mark_booted(seen: &Seen) -> u8 {
-    let Some(running) = seen.facts.inventory.running_kernel().map(|k| k.name.release()) else { return exit::OK };
+    let Some(running) = seen.facts.inventory.running_kernel().map(|k| k.name.release()) else {
+        return exit::OK;
+    };
     let loaded = |module: &str| {
         let mine = seen.facts.pairs.iter().filter(|p| p.module.name == module);
         let confs = mine.filter_map(|p| p.conf.as_ref().ok());
@@ -141,8 +144,8 @@ fn may_mark_booted(seen: &Seen) -> u8 {
     let lost = seen.judgement.needs.iter().find(|need| {
         let elsewhere = need.worked_on.as_ref().is_some_and(|on| *on != running);
         let before = seen.record.iter().flat_map(|r| &r.needs).find(|n| n.module == need.module);
-        let elsewhere = elsewhere
-            || before.is_some_and(|n| n.worked_on.as_ref().is_some_and(|on| *on != running));
+        let elsewhere =
+            elsewhere || before.is_some_and(|n| n.worked_on.as_ref().is_some_and(|on| *on != running));
         need.class == Class::Critical && elsewhere && !loaded(&need.module)
     });
     let Some(lost) = lost else { return exit::OK };
@@ -164,7 +167,9 @@ pub fn hold(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> {
             Some(asked) => facts.inventory.find(asked).ok_or_else(|| {
                 format!("{} is no installed kernel; `clr-dkms status` lists them", shown(asked))
             })?,
-            None => facts.inventory.running_kernel().ok_or("the running kernel is not installed: name one")?,
+            None => {
+                facts.inventory.running_kernel().ok_or("the running kernel is not installed: name one")?
+            }
         };
         let mut wishes = facts.wishes.clone();
         wishes.hold = Some(kernel.name.release());
@@ -199,7 +204,12 @@ pub fn release(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> 
         };
         match target {
             Some(target) => {
-                for lack in judgement.decision.lacking.iter().filter(|_| judgement.decision.target.as_ref() == Some(&target)) {
+                for lack in judgement
+                    .decision
+                    .lacking
+                    .iter()
+                    .filter(|_| judgement.decision.target.as_ref() == Some(&target))
+                {
                     tracing::warn!("{target} will be without {lack}");
                 }
                 wishes.released.insert(target);
@@ -241,7 +251,9 @@ fn wish(
         world.root.write_json(WISHES, &state::WishesFile { schema: SCHEMA, wishes })?;
     }
     if !boot::is_guarded(world) {
-        tracing::warn!("[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as they are");
+        tracing::warn!(
+            "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as they are"
+        );
     }
     Ok(post_update::work(world, Vec::new(), &Order::default())?.code)
 }

@@ -5,18 +5,17 @@ use clap::Parser;
 use serde::Serialize;
 
 use super::engine::{self, Attempt, Order};
-use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
-use crate::boot::ReadBack;
+use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root};
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, Decision, ModuleName, Step, Tree, build, plan};
 use crate::facts::Facts;
+use crate::guard::judge;
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
 use crate::state::{
-    self, BootRecord, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot,
-    Stored,
+    self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot, Stored,
 };
 use crate::status::policy::sig_unenforce_wanted;
 use crate::status::{Progress, Verdict, document, module_status};
@@ -157,7 +156,8 @@ fn dry_run(world: &World) -> Plan {
         ),
         Err(e) => (Vec::new(), vec![e.to_string()]),
     };
-    let mut boot_update = boot_update_reason(world, record.as_ref().map(|r| &r.boot), &facts);
+    let judgement = judge(&facts, &world.settings, record.as_ref());
+    let mut boot_update = boot::update_reason(world, record.as_ref().map(|r| &r.boot), &facts, &judgement);
     if boot_update.is_none() && !cmdline.is_empty() {
         boot_update = Some("the fragments change".to_owned());
     }
@@ -195,24 +195,6 @@ fn cmdline_plan(world: &World, facts: &Facts) -> Result<(Ours, writer::Plan), Fi
     let sources: Vec<Sources> = of_tips.map(|l| l.sources.copy()).collect();
     let plan = writer::plan(Wish::Ensure, &sources, &ours);
     Ok((ours, plan))
-}
-
-/// Why the boot manager is to be run, if it is.
-fn boot_update_reason(world: &World, last: Option<&BootRecord>, facts: &Facts) -> Option<String> {
-    if !world.settings.boot_update {
-        return None;
-    }
-    match last {
-        _ if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
-            Some("the boot entries are not as configured".to_owned())
-        }
-        None => Some("we have not run it on this system yet".to_owned()),
-        Some(boot) if boot.error.is_some() => Some("it failed the last time".to_owned()),
-        Some(boot) if boot.inputs.as_deref() != Some(&facts.boot_inputs) => {
-            Some("kernels or fragments have changed since it last ran".to_owned())
-        }
-        Some(_) => None,
-    }
 }
 
 /// What a run came to.
@@ -296,8 +278,10 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         return Ok(Done { code: stopped(), attempts, left_alone });
     }
     let last = before.as_good().map(|r| r.boot.clone());
-    let boot = put_boot_right(world, &facts, last.clone());
-    let facts = if last.as_ref() == Some(&boot) { facts } else { observe(&mut cache) };
+    let judgement = judge(&facts, &world.settings, before.as_good());
+    boot::put_deferral_right(world, &facts, &judgement);
+    let boot = boot::put_right(world, &facts, &judgement, last.clone());
+    let facts = observe(&mut cache);
 
     let mut problems = faults.clone();
     problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
@@ -321,6 +305,8 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         },
         boot,
         problems,
+        needs: judgement.needs,
+        guard: Some(judgement.decision),
     };
     for m in record.modules.iter().filter(|m| !m.state.is_fine()) {
         if !attempts.iter().any(|a| a.module == m.module && a.release == m.kernel) {
@@ -360,12 +346,12 @@ fn finish(
     let known = before.as_good().is_some_and(|old| old.tells_the_same_as(&record));
     let saved = if known { Ok(()) } else { root.write_json(RECORD, &record).map(|_| ()) };
     let ended = root.remove(IN_PROGRESS);
-    let document = document(facts, &Stored::Good(record), Progress::None, &world.settings);
+    let document = document(facts, &Stored::Good(record), Progress::None, &world.settings, world.clock.now());
     // One that cannot be written must not keep the others from telling.
     super::motd::write(world, &document).and(saved).and(ended.map(|_| ()))?;
     // A fault of the configuration has an exit code of its own.
     let failed = match document.verdict {
-        Verdict::Unknown => true,
+        Verdict::Unknown | Verdict::Held | Verdict::Unsafe => true,
         Verdict::Degraded => document.problems.iter().any(|p| !faults.contains(p)),
         _ => false,
     };
@@ -375,7 +361,11 @@ fn finish(
     } else if !was_idle {
         tracing::info!("{}", document.summary);
     }
-    Ok(if failed { exit::ATTENTION } else { exit::OK })
+    Ok(match (document.verdict, failed) {
+        (Verdict::Unsafe, _) => exit::UNSAFE,
+        (_, true) => exit::ATTENTION,
+        (_, false) => exit::OK,
+    })
 }
 
 /// Kernels that the snapshot before the update did not know.
@@ -429,16 +419,4 @@ fn put_cmdline_right(world: &World, facts: &Facts) -> (Vec<String>, bool) {
         tracing::error!("{PARAMETER} is needed, but {obstacle}");
     }
     (obstacles, changed)
-}
-
-/// Refreshes the boot entries when there is a reason to, and reads them back.
-fn put_boot_right(world: &World, facts: &Facts, last: Option<BootRecord>) -> BootRecord {
-    let reason = boot_update_reason(world, last.as_ref(), facts);
-    let last = last.unwrap_or_default();
-    let Some(why) = reason else {
-        // What nobody tries again is no error any more.
-        let error = last.error.filter(|_| world.settings.boot_update);
-        return BootRecord { error, ..last };
-    };
-    super::refresh::refresh(world, facts.into(), last, &why)
 }

@@ -75,5 +75,6 @@ pub fn refresh(world: &World, before: Before<'_>, last: BootRecord, why: &str) -
         updated: Some(world.clock.now()),
         entries: Some(seen.word().to_owned()),
         error: None,
+        ..last
     }
 }

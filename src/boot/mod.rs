@@ -1,5 +1,6 @@
 //! The boot manager: what it reads, running it, and reading back what it wrote.
 
+pub mod default;
 pub mod deferral;
 pub mod entries;
 pub mod files;

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Candidate, Decision, Need, Ready, decide};
+use super::{Candidate, Class, Decision, Lack, Missing, Need, Ready, decide, lacks};
 use crate::config::Settings;
 use crate::dkms::plan::State;
 use crate::facts::Facts;
-use crate::kernel::Installed;
 use crate::kernel::inventory::There;
+use crate::kernel::{Installed, Running};
 use crate::needs::{Known, classify};
 use crate::state::{ModuleRecord, Record};
 use crate::status::module_status;
@@ -19,9 +19,18 @@ pub struct Judgement {
     pub needs: Vec<Need>,
     /// The decision.
     pub decision: Decision,
+    /// The kernel release that boots next as things are; none when it cannot be told, or when it is another system's.
+    pub next: Option<String>,
+    /// What that one lacks of what is critical.
+    pub next_lacks: Vec<Lack>,
 }
 
 impl Judgement {
+    /// What boots next, or would by the decision, is without something critical.
+    pub fn is_unsafe(&self) -> bool {
+        self.decision.is_unsafe || !self.next_lacks.is_empty()
+    }
+
     /// The need of a module, by its name.
     pub fn need(&self, module: &str) -> Option<&Need> {
         self.needs.iter().find(|need| need.module == module)
@@ -30,21 +39,25 @@ impl Judgement {
 
 /// Judges. `record` is that of the last run.
 pub fn judge(facts: &Facts, settings: &Settings, record: Option<&Record>) -> Judgement {
-    let states: Vec<ModuleRecord> = facts.pairs.iter().map(|p| module_status(facts, p, record)).collect();
+    let pairs = facts.pairs.iter().chain(&facts.fallbacks);
+    let states: Vec<ModuleRecord> = pairs.map(|p| module_status(facts, p, record)).collect();
     let needs = needs(facts, settings, record, &states);
     // Ascending: the inventory begins with the newest.
     let kernels: Vec<Candidate> =
         facts.inventory.kernels.iter().rev().map(|kernel| candidate(facts, kernel, &states)).collect();
     let target = facts.inventory.boot_default().map(|k| k.name.release());
-    Judgement { decision: decide(&kernels, target.as_deref(), &needs, &facts.wishes), needs }
+    let next = facts.boots_next().map(|k| k.name.release());
+    let critical = || needs.iter().filter(|n| n.class == Class::Critical);
+    let booted_next = kernels.iter().find(|k| Some(&k.release) == next.as_ref());
+    Judgement {
+        decision: decide(&kernels, target.as_deref(), &needs, &facts.wishes),
+        next_lacks: booted_next.map(|k| lacks(k, critical())).unwrap_or_default(),
+        next,
+        needs,
+    }
 }
 
-fn needs(
-    facts: &Facts,
-    settings: &Settings,
-    record: Option<&Record>,
-    states: &[ModuleRecord],
-) -> Vec<Need> {
+fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[ModuleRecord]) -> Vec<Need> {
     let names: BTreeSet<&str> = facts.pairs.iter().map(|p| p.module.name.as_str()).collect();
     let proven = |name: &str| {
         let on_running = |s: &&ModuleRecord| s.module.name == name && facts.inventory.runs(&s.kernel);
@@ -64,7 +77,11 @@ fn needs(
         }
     }
     let before = record.map(|r| r.needs.as_slice()).unwrap_or_default();
-    classify(&modules, &settings.modules, &facts.in_use, before)
+    let running = match &facts.inventory.running {
+        Running::Known { release } => Some(release.as_str()),
+        _ => None,
+    };
+    classify(&modules, &settings.modules, &facts.in_use, before, running)
 }
 
 fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord]) -> Candidate {
@@ -84,10 +101,14 @@ fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord]) -> Cand
 }
 
 fn ready(status: &ModuleRecord) -> Ready {
-    let why = || status.reason.clone().unwrap_or_else(|| status.state.to_string());
+    let missing = || Missing {
+        version: status.module.version.clone(),
+        state: status.state.to_string(),
+        reason: status.reason.clone().unwrap_or_default(),
+    };
     match status.state {
         State::Ok => Ready::Yes,
-        State::Unknown => Ready::Unknown(why()),
-        _ => Ready::No(why()),
+        State::Unknown => Ready::Unknown(missing()),
+        _ => Ready::No(missing()),
     }
 }

@@ -62,8 +62,8 @@ fn section(lines: &mut Vec<String>, title: &str, items: &[String]) {
 fn painted(verdict: Verdict) -> String {
     let color = match verdict {
         Verdict::Healthy | Verdict::RebootPending => AnsiColor::Green,
-        Verdict::Degraded => AnsiColor::Red,
-        Verdict::Building | Verdict::Unknown | Verdict::NotApplicable => AnsiColor::Yellow,
+        Verdict::Degraded | Verdict::Unsafe => AnsiColor::Red,
+        Verdict::Held | Verdict::Building | Verdict::Unknown | Verdict::NotApplicable => AnsiColor::Yellow,
     };
     let style = Style::new().bold().fg_color(Some(color.into()));
     format!("{style}{verdict}{style:#}")

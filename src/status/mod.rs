@@ -2,6 +2,7 @@
 
 mod advice;
 pub mod enforcement;
+pub mod guard;
 pub mod lint;
 pub mod outlook;
 pub mod policy;
@@ -11,13 +12,15 @@ use serde::Serialize;
 
 use crate::boot::{Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Switch};
-use crate::config::Settings;
+use crate::config::{Policy, Settings};
 use crate::dkms::Pair;
 use crate::dkms::plan::{self, Decision, State, decide};
 use crate::dkms::proof::{Check, Subject};
-use crate::facts::Facts;
+use crate::facts::{Facts, expected_entries};
+use crate::guard::{Judgement, Ruling, judge};
 use crate::kernel::{Headers, Running, Variant};
 use crate::state::{ModuleRecord, Record, Stored};
+use guard::GuardReport;
 use outlook::{Fate, Outlook, fate, outlook, parameter_would_help};
 use policy::sig_unenforce_wanted;
 
@@ -33,6 +36,10 @@ pub enum Verdict {
     Building,
     /// Something is missing or failed.
     Degraded,
+    /// The newest kernel is kept from becoming the boot default; what boots next has what is needed.
+    Held,
+    /// What boots next is without a module that is critical.
+    Unsafe,
     /// It cannot be told.
     Unknown,
     /// No kernel of this system is installed.
@@ -46,6 +53,8 @@ impl std::fmt::Display for Verdict {
             Verdict::RebootPending => "reboot-pending",
             Verdict::Building => "building",
             Verdict::Degraded => "degraded",
+            Verdict::Held => "held",
+            Verdict::Unsafe => "unsafe",
             Verdict::Unknown => "unknown",
             Verdict::NotApplicable => "not-applicable",
         })
@@ -113,6 +122,8 @@ pub struct Document {
     pub problems: Vec<String>,
     /// Odd things that were seen and left alone.
     pub notes: Vec<String>,
+    /// Which kernel boots next, which should, and why.
+    pub guard: GuardReport,
 }
 
 /// Whether a run is at work, or was broken off.
@@ -171,7 +182,13 @@ pub fn module_status(facts: &Facts, pair: &Pair, record: Option<&Record>) -> Mod
 }
 
 /// Makes the document.
-pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, settings: &Settings) -> Document {
+pub fn document(
+    facts: &Facts,
+    record: &Stored<Record>,
+    progress: Progress,
+    settings: &Settings,
+    now: Timestamp,
+) -> Document {
     let known = record.as_good();
     let spelt = |mut module: ModuleRecord| {
         module.log = module.log.map(|log| facts.spell(&log));
@@ -186,7 +203,13 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         facts.pairs.iter().map(|p| spelt(module_status(facts, p, known))).collect();
     let next_boot = facts.next_kernel().map(|k| k.name.release());
     let wanted = sig_unenforce_wanted(settings, facts);
-    let problems = problems(facts, record, progress, settings, &modules);
+    let judgement = judge(facts, settings, known);
+    let mut problems = problems(facts, record, progress, settings, &modules, &judgement);
+    let (danger, held) = (guard::danger(&judgement), guard::held(&judgement));
+    let is_held = held.is_some() && judgement.next == judgement.decision.default;
+    for told in [held.filter(|_| acts_here(facts, settings)), danger.clone()].into_iter().flatten() {
+        problems.insert(0, told);
+    }
     let running = match &facts.inventory.running {
         Running::Known { release } => Some(release.clone()),
         _ => None,
@@ -201,6 +224,10 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         Verdict::NotApplicable
     } else if progress == Progress::Working {
         Verdict::Building
+    } else if danger.is_some() {
+        Verdict::Unsafe
+    } else if is_held && acts_here(facts, settings) {
+        Verdict::Held
     } else if !problems.is_empty() {
         Verdict::Degraded
     } else if running.is_some() && next_boot.is_some() && running != next_boot {
@@ -220,7 +247,7 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         next_boot,
         sig_unenforce_wanted: wanted,
         unsigned_modules: outlook(facts),
-        boot_entries: match &facts.boot_entries {
+        boot_entries: match &entries(facts, held_back(facts, settings, &judgement)) {
             // What was seen by the last run, when more could be seen then.
             ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
             seen => Some(seen.word().to_owned()),
@@ -228,7 +255,14 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         boot_updated: known.and_then(|r| r.boot.updated),
         last_run: known.map(|r| r.started),
         problems,
-        notes: notes(facts),
+        notes: notes(facts, held_back(facts, settings, &judgement).is_some()),
+        guard: GuardReport::new(
+            facts,
+            settings,
+            &judgement,
+            known.and_then(|r| r.boot.held_back.as_ref()),
+            now,
+        ),
     };
     document.summary = summary(&document);
     document.next_step = next_step(&document, progress, facts, known, settings);
@@ -241,13 +275,20 @@ fn problems(
     progress: Progress,
     settings: &Settings,
     modules: &[ModuleRecord],
+    judgement: &Judgement,
 ) -> Vec<String> {
     let mut problems: Vec<String> = Vec::new();
     problems.extend(facts.inventory.unreadable().map(str::to_owned));
     problems.extend(facts.tree.unreadable.clone());
     let (refused, lacking): (Vec<&ModuleRecord>, Vec<_>) =
         modules.iter().filter(|m| is_lacking(m, facts)).partition(|m| m.state == State::SignatureRefused);
-    for m in lacking {
+    let held_back = held_back(facts, settings, judgement);
+    // Why a kernel is held back is told in one sentence.
+    let is_told = |m: &&ModuleRecord| {
+        let of_target = judgement.decision.target.as_ref() == Some(&m.kernel) && held_back.is_some();
+        of_target && judgement.decision.lacking.iter().any(|l| l.module == m.module.to_string())
+    };
+    for m in lacking.into_iter().filter(|m| !is_told(m)) {
         problems.push(match m.state.is_fine() {
             false => format!("{} is not ready for kernel {} ({})", m.module, m.kernel, m.state),
             true => {
@@ -257,8 +298,8 @@ fn problems(
     }
     let told = |m: &&ModuleRecord| !is_told_below(m, facts, settings);
     problems.extend(refused.into_iter().filter(told).filter_map(|m| m.reason.clone()));
-    if let ReadBack::Differs(wrong) = &facts.boot_entries {
-        problems.extend(wrong.iter().cloned());
+    if let ReadBack::Differs(wrong) = entries(facts, held_back) {
+        problems.extend(wrong);
     }
     if progress == Progress::BrokenOff {
         problems.push("the last run was broken off before its end".to_owned());
@@ -273,6 +314,7 @@ fn problems(
     match record {
         Stored::Good(record) => {
             let pending = settings.boot_update
+                && held_back.is_none()
                 && record.boot.error.is_none()
                 && record.boot.inputs.as_ref() != Some(&facts.boot_inputs)
                 && facts.boot_entries != ReadBack::Verified
@@ -293,6 +335,27 @@ fn problems(
         Stored::Absent => {}
     }
     problems
+}
+
+/// Whether the guard acts on this system: not on an image, nor where it was told to report only.
+fn acts_here(facts: &Facts, settings: &Settings) -> bool {
+    facts.inventory.running != Running::None && settings.boot_update && settings.boot_policy != Policy::Report
+}
+
+/// The kernel id whose boot entry is not made yet, on purpose.
+fn held_back<'f>(facts: &'f Facts, settings: &Settings, judgement: &Judgement) -> Option<&'f str> {
+    let decision = &judgement.decision;
+    let is_held = acts_here(facts, settings) && decision.ruling == Ruling::Defer;
+    let target = decision.target.as_ref().filter(|_| is_held)?;
+    facts.lines.iter().find(|l| l.release == *target).map(|l| l.id.as_str())
+}
+
+/// What the boot entries say, but for one kernel's.
+fn entries(facts: &Facts, but_for: Option<&str>) -> ReadBack {
+    let Some(id) = but_for else { return facts.boot_entries.clone() };
+    let mut expected = expected_entries(&facts.lines);
+    expected.retain(|(of, _)| of != id);
+    facts.boot.read_back(&expected)
 }
 
 /// Whether the state of a module on a kernel matters for the verdict: on the next boot always; on another tip only
@@ -351,10 +414,13 @@ fn kernels(facts: &Facts, modules: &[ModuleRecord], next_boot: Option<&str>) -> 
         .collect()
 }
 
-fn notes(facts: &Facts) -> Vec<String> {
+fn notes(facts: &Facts, is_held: bool) -> Vec<String> {
     let odd = facts.inventory.oddities.iter().chain(&facts.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
-    notes.extend(facts.boot.notes());
+    // That clr-boot-manager would have it otherwise is why it is held.
+    notes.extend(
+        facts.boot.notes().filter(|n| !(is_held && n.contains("`clr-boot-manager update` makes it"))),
+    );
     notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
     let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable);
     notes.extend(unreadable.map(ToString::to_string));
@@ -389,6 +455,7 @@ fn next_step(
     let lacking = || document.modules.iter().filter(|m| is_lacking(m, facts));
     match document.verdict {
         Verdict::Healthy | Verdict::NotApplicable => None,
+        Verdict::Held | Verdict::Unsafe => Some(guard_step(document)),
         Verdict::RebootPending => Some("reboot when it suits you".to_owned()),
         Verdict::Building => Some("wait for it to end, and do not reboot before".to_owned()),
         Verdict::Unknown => {
@@ -413,6 +480,31 @@ fn next_step(
             }
             None => run.to_owned(),
         }),
+    }
+}
+
+/// What mends the module that a kernel is held back for, else what the guard says.
+fn guard_step(document: &Document) -> String {
+    let guard = &document.guard;
+    let said = || guard.next_step.clone().unwrap_or_else(|| "`clr-dkms guard` tells more".to_owned());
+    let (lack, kernel) = match (guard.next_lacks.first(), guard.lacking.first()) {
+        (Some(lack), _) => (Some(lack), &guard.boots_next),
+        (None, lack) => (lack, &guard.target),
+    };
+    let is_it = |m: &&ModuleRecord| {
+        Some(&m.kernel) == kernel.as_ref() && lack.is_some_and(|l| l.module == m.module.to_string())
+    };
+    let known = document.modules.iter().find(is_it);
+    match known {
+        Some(module) if guard.boots_next == guard.default || !guard.next_lacks.is_empty() => {
+            let release = if guard.ruling == Ruling::Defer && guard.next_lacks.is_empty() {
+                "; or `clr-dkms release` goes ahead without it"
+            } else {
+                ""
+            };
+            cure(module, document) + release
+        }
+        _ => said(),
     }
 }
 
