@@ -171,6 +171,16 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
     }
 }
 
+/// The variable that decides, where only the boot loader knows for which entry.
+pub(super) fn undecided(entries: &[Entry], variables: &Variables) -> Option<SetBy> {
+    let named = |name: &Option<String>| name.as_deref().map_or(Named::Nothing, |name| find(entries, name));
+    match (named(&variables.one_shot), named(&variables.default)) {
+        (Named::Open, _) => Some(SetBy::LoaderEntryOneShot),
+        (Named::Nothing, Named::Open) => Some(SetBy::LoaderEntryDefault),
+        _ => None,
+    }
+}
+
 /// What is to be told of a name that something gives as the default.
 fn remark(named: &Named, name: &str, set_by: SetBy, source: &str) -> Option<Problem> {
     let once = set_by == SetBy::LoaderEntryOneShot;

@@ -2,13 +2,14 @@
 
 use super::entries::{self, Variables};
 use super::menu::{DefaultEntry, Entry, Loader, Menu, Place, Problem};
-use super::{grub, partition, syslinux};
+use super::partition::{self, Lost};
+use super::{grub, syslinux};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, KernelName};
-use crate::sys::{FileError, Presence, Root, RootKind, efi, mount};
+use crate::sys::{FileError, Presence, Root, RootKind, efi};
 
 /// Where the boot partition is mounted, or where its files are where there is none.
-const BOOT: &str = "/boot";
+pub(super) const BOOT: &str = "/boot";
 
 /// What the entries say, beside what they should.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,8 +86,7 @@ impl BootFiles {
     pub fn of(&self, id: &str) -> Option<&Entry> {
         let mine = || self.entries.iter().filter(|e| e.id.as_deref() == Some(id));
         let default = self.default.as_ref().map(|d| d.entry.as_str());
-        let usual = KernelName::from_any_id(id)
-            .map(|(name, _)| format!("-{}-{}-{}.conf", name.variant, name.version, name.compared_number()));
+        let usual = usual_ending(id);
         mine()
             .find(|e| default == Some(&e.file))
             .or_else(|| {
@@ -125,6 +125,12 @@ impl BootFiles {
     pub fn notes(&self) -> impl Iterator<Item = String> {
         self.problems.iter().filter(|p| !p.breaks).map(Problem::to_string).chain(self.invisible.clone())
     }
+}
+
+/// How the name of systemd-boot's entry for a kernel id ends; a name of the vendor, compiled in, is in front.
+pub(super) fn usual_ending(id: &str) -> Option<String> {
+    let (name, _) = KernelName::from_any_id(id)?;
+    Some(format!("-{}-{}-{}.conf", name.variant, name.version, name.compared_number()))
 }
 
 fn hidden(why: String) -> BootFiles {
@@ -210,26 +216,14 @@ fn seen(
 
 /// The live system shows no entry below `/boot`: clr-boot-manager unmounts what it has mounted.
 fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
-    let device = match partition::find(live, firmware) {
-        Ok(device) => device,
+    let opened = partition::find(live, firmware).and_then(|device| partition::open(live, device));
+    let partition = match opened {
+        Ok(partition) => partition,
+        Err(closed @ Lost::Closed(_)) => return hidden(closed.to_string()),
         Err(lost) => return hidden(format!("the boot entries cannot be seen: {lost}")),
     };
-    let opened = match mount::mounted(live, &device) {
-        Ok(Some(root)) => Ok((root, None)),
-        Ok(None) if !rustix::process::geteuid().is_root() => {
-            let device = device.display();
-            return hidden(format!(
-                "the boot partition {device} is not mounted: ask as root, who can look into it"
-            ));
-        }
-        Ok(None) => mount::peek(live, &device).map(|root| (root, Some(device.display().to_string()))),
-        Err(e) => Err(e),
-    };
-    let (root, device) = match opened {
-        Ok(opened) => opened,
-        Err(e) => return hidden(format!("the boot entries cannot be seen: {e}")),
-    };
-    let place = Place { root: &root, top: "", device };
+    let device = partition.device.map(|device| device.display().to_string());
+    let place = Place { root: &partition.root, top: "", device };
     match loader_at(&place, Some(firmware)) {
         Ok(loader) => {
             // A boot partition without any file of a loader has no entry either.

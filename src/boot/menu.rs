@@ -83,6 +83,20 @@ impl SetBy {
     }
 }
 
+impl fmt::Display for SetBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SetBy::LoaderConf => "the default of loader.conf",
+            SetBy::LoaderEntryDefault => "the EFI variable LoaderEntryDefault",
+            SetBy::LoaderEntryOneShot => "the EFI variable LoaderEntryOneShot",
+            SetBy::SyslinuxDefault => "the DEFAULT of syslinux.cfg",
+            SetBy::GrubDefault => "the default of grub.cfg",
+            SetBy::GrubSavedEntry => "saved_entry of grubenv",
+            SetBy::GrubNextEntry => "next_entry of grubenv",
+        })
+    }
+}
+
 /// The entry that the next boot takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefaultEntry {

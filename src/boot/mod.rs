@@ -7,12 +7,14 @@ pub mod files;
 pub mod grub;
 pub mod menu;
 pub mod partition;
+pub mod ready;
 pub mod syslinux;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
+use crate::kernel::Inventory;
 use crate::kernel::inventory::IMAGES;
 use crate::sys::{Ended, Fingerprint, Kind, Output, Root, RootKind, Tools};
 
@@ -127,40 +129,74 @@ pub fn update_command(root: &Root) -> String {
     }
 }
 
-/// Runs `clr-boot-manager update`. Its exit code proves nothing; [`BootFiles::read_back`] does.
+/// Runs `clr-boot-manager update`. Its exit code proves nothing; [`BootFiles::read_back`] does. After a crash or exit code
+/// 1 the reason may be mended ([`ready::prepare`]) or have passed: then it is run once more.
 pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
-    let child = match tools.child("clr-boot-manager", deadline) {
-        Ok(child) => child.arg("update").output(Output::Keep(16 << 10)),
-        Err(e) => {
-            return Update { error: Some(e.to_string()) };
-        }
+    let run = || run(root, tools, deadline, &["update"]);
+    let error = match run() {
+        Err(first) if first.may_pass() => match ready::prepare(root, &Inventory::observe(root)) {
+            Ok(mended) => {
+                for what in &mended {
+                    tracing::warn!("{what}");
+                }
+                tracing::warn!("{}; running it again", first.what);
+                run().err().map(|last| last.what)
+            }
+            Err(why) => Some(format!("{}; it was not run again: {why}", first.what)),
+        },
+        done => done.err().map(|failed| failed.what),
     };
-    let child = if root.is_slash() {
-        child
-    } else {
+    Update { error }
+}
+
+/// A run that went wrong.
+struct Failed {
+    /// None when it was not started.
+    ended: Option<Ended>,
+    /// What went wrong, in words.
+    what: String,
+}
+
+impl Failed {
+    /// Another run may do better.
+    fn may_pass(&self) -> bool {
+        matches!(self.ended, Some(Ended::Signal(11) | Ended::Exit(1 | 139)))
+    }
+}
+
+/// Runs one of its commands.
+fn run(root: &Root, tools: &Tools, deadline: Duration, words: &[&str]) -> Result<(), Failed> {
+    let failed = |ended: Option<Ended>, what: String| Failed { ended, what };
+    let mut child = tools.child("clr-boot-manager", deadline).map_err(|e| failed(None, e.to_string()))?;
+    child = child.args(words).output(Output::Keep(16 << 10));
+    if !root.is_slash() {
         let mut path = std::ffi::OsString::from("--path=");
         path.push(root.path());
-        child.arg(path)
-    };
+        child = child.arg(path);
+    }
     let command = child.spelt();
-    // It replaces entries by unlink and create: stopped half-way it leaves one that does not boot.
-    let done = match child.uninterruptible().run() {
-        Ok(done) => done,
-        Err(e) => {
-            return Update { error: Some(format!("{command} cannot be started: {e}")) };
-        }
-    };
+    // It replaces files by unlink and create: stopped half-way it leaves an entry that does not boot.
+    let done = child
+        .uninterruptible()
+        .run()
+        .map_err(|e| failed(None, format!("{command} cannot be started: {e}")))?;
     let said = String::from_utf8_lossy(&done.output).into_owned();
     for line in said.lines() {
         tracing::debug!("clr-boot-manager: {line}");
     }
     let hint = match done.ended {
-        Ended::Exit(0) => return Update { error: None },
+        Ended::Exit(0) => return Ok(()),
         Ended::Signal(11) | Ended::Exit(139) => {
             "; an empty file in loader/entries, or an empty loader.conf, crashes it: delete that file and run it again"
         }
         _ => "",
     };
     let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
-    Update { error: Some(format!("{command}: {}: {}{hint}", done.ended, last.trim())) }
+    Err(failed(Some(done.ended), format!("{command}: {}: {}{hint}", done.ended, last.trim())))
+}
+
+/// Why it must not be run by this process, if so: without root it says so and exits with 0.
+fn unprivileged(root: &Root) -> Option<String> {
+    let refused = root.is_live() && !rustix::process::geteuid().is_root();
+    refused.then(|| "clr-boot-manager does nothing without root: run this as root".to_owned())
 }

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::sys::{FileError, Root, efi};
+use crate::sys::{FileError, Root, efi, mount};
 
 /// The names of partitions, kept by udev.
 const NAMES: &str = "/dev/disk";
@@ -24,6 +24,29 @@ pub enum Lost {
     /// Nothing here is named as it would be.
     #[error("{0}; mount the boot partition at /boot and ask again")]
     Unnamed(String),
+    /// It is mounted nowhere, and to look into it takes root.
+    #[error("the boot partition {path} is not mounted: ask as root, who can look into it", path = .0.display())]
+    Closed(PathBuf),
+}
+
+/// A boot partition that can be read.
+pub(super) struct Opened {
+    /// Its top.
+    pub(super) root: Root,
+    /// Its device file, where it is mounted nowhere: then nobody can write to it through this root.
+    pub(super) device: Option<PathBuf>,
+}
+
+/// Opens the partition of a device file where it is mounted, else by itself.
+///
+/// # Errors
+/// When it cannot be read, with what to do.
+pub(super) fn open(live: &Root, device: PathBuf) -> Result<Opened, Lost> {
+    match mount::mounted(live, &device)? {
+        Some(root) => Ok(Opened { root, device: None }),
+        None if !rustix::process::geteuid().is_root() => Err(Lost::Closed(device)),
+        None => Ok(Opened { root: mount::peek(live, &device)?, device: Some(device) }),
+    }
 }
 
 /// The device file of the boot partition, free of links.

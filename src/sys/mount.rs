@@ -1,4 +1,4 @@
-//! Reading a partition that is mounted nowhere, without anybody seeing it.
+//! A partition that is mounted nowhere, read and mended without anybody seeing it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -80,27 +80,49 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 /// When it has no filesystem of a boot partition (FAT, ext2 to ext4), when this process may not mount (it takes root),
 /// or when the kernel cannot.
 pub fn peek(live: &Root, device: &Path) -> Result<Root, FileError> {
-    let fail = |e: io::Error| live.fail("look into", device, e);
+    attach(live, device, Access::Read)
+}
+
+/// As [`peek`], to be written to, journal and all. Another root of the same device must have been dropped before.
+/// [`Root::sync`] tells whether all has reached the device; dropping the root cannot.
+///
+/// # Errors
+/// As [`peek`]; also for a device that cannot be written to.
+pub fn open_for_writing(live: &Root, device: &Path) -> Result<Root, FileError> {
+    attach(live, device, Access::Write)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+fn attach(live: &Root, device: &Path, access: Access) -> Result<Root, FileError> {
+    let action = if access == Access::Read { "look into" } else { "write to" };
+    let fail = |e: io::Error| live.fail(action, device, e);
     let head = head_of(live, device).map_err(|e| fail(e.into()))?;
     let Some(filesystem) = filesystem(&head) else {
         return Err(fail(io::Error::other("it has neither a FAT nor an ext filesystem")));
     };
-    let attach = || -> rustix::io::Result<_> {
+    let attached = || -> rustix::io::Result<_> {
         let context = fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&context, "source", device)?;
-        // Without it the kernel would clean the filesystem up on the device itself.
-        fsconfig_set_flag(&context, "ro")?;
-        if filesystem == "ext4" {
-            fsconfig_set_flag(&context, "noload")?;
-        }
-        fsconfig_create(&context)?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NODEV
+        let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        if access == Access::Read {
+            // Without it the kernel would clean the filesystem up on the device itself.
+            fsconfig_set_flag(&context, "ro")?;
+            if filesystem == "ext4" {
+                fsconfig_set_flag(&context, "noload")?;
+            }
+            attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+        }
+        fsconfig_create(&context)?;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
-    match attach() {
+    match attached() {
         Ok(fd) => Ok(Root::of_descriptor(fd, device)),
         // To share a mount that can be written would be to make one, should that end meanwhile.
         Err(Errno::BUSY) => Err(fail(io::Error::other("it is mounted where this process cannot see it"))),

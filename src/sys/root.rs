@@ -437,10 +437,22 @@ impl Root {
     /// # Errors
     /// When `path` is not there.
     pub fn free_space(&self, path: impl AsRef<Path>) -> Result<u64, FileError> {
-        let path = path.as_ref();
+        let fs = self.filesystem_of(path.as_ref())?;
+        Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
+    }
+
+    /// Free bytes for root, to whom a filesystem gives its reserve too.
+    ///
+    /// # Errors
+    /// As [`Root::free_space`].
+    pub fn free_space_for_root(&self, path: impl AsRef<Path>) -> Result<u64, FileError> {
+        let fs = self.filesystem_of(path.as_ref())?;
+        Ok(fs.f_bfree.saturating_mul(fs.f_frsize))
+    }
+
+    fn filesystem_of(&self, path: &Path) -> Result<rustix::fs::StatVfs, FileError> {
         let fail = |e: Errno| self.fail("look at the filesystem of", path, e);
         let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
-        let fs = rustix::fs::fstatvfs(fd.as_fd()).map_err(fail)?;
-        Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
+        rustix::fs::fstatvfs(fd.as_fd()).map_err(fail)
     }
 }

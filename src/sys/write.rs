@@ -185,6 +185,15 @@ impl Root {
         }
     }
 
+    /// Waits until all that was written to the filesystem that holds `path` is on its device.
+    ///
+    /// # Errors
+    /// When it cannot be, or `path` is no folder there.
+    pub fn sync(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
+        let path = path.as_ref();
+        rustix::fs::syncfs(self.folder(path)?).map_err(|e| self.fail("sync", path, e))
+    }
+
     /// Removes a folder, when it is empty; true when it was.
     ///
     /// # Errors

@@ -1,0 +1,151 @@
+//! The boot default: which kernel boots next, and pointing it to another one.
+
+use std::time::Duration;
+
+use super::entries::{self, Variables};
+use super::files::usual_ending;
+use super::{BootFiles, DefaultEntry, Entry, Loader, SetBy};
+use crate::kernel::{Inventory, KernelName};
+use crate::sys::{Root, RootKind, Tools};
+
+/// What boots next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Next {
+    /// The name of the entry.
+    pub entry: String,
+    /// The kernel id; none for what is no kernel of this system.
+    pub id: Option<String>,
+    /// The kernel release, under the same condition.
+    pub release: Option<String>,
+    /// What says so.
+    pub set_by: SetBy,
+}
+
+/// What boots next according to the boot files; none when they do not tell.
+pub fn get(files: &BootFiles) -> Option<Next> {
+    let DefaultEntry { entry, id, set_by } = files.default.clone()?;
+    let name = id.as_deref().and_then(KernelName::from_any_id);
+    Some(Next { release: name.map(|(name, _)| name.release()), entry, id, set_by })
+}
+
+/// Makes the kernel `id` the boot default with `clr-boot-manager set-kernel`, and reads the boot files back. `files` is what
+/// they are now, and [`super::ready::prepare`] has been called. The next `clr-boot-manager update` makes a tip the default
+/// again. Nothing is run when it is the default already.
+///
+/// # Errors
+/// Why it was not done or did not work, with the next step. A refusal has changed nothing.
+pub fn set(
+    root: &Root,
+    tools: &Tools,
+    deadline: Duration,
+    files: &BootFiles,
+    inventory: &Inventory,
+    id: &str,
+) -> Result<(), String> {
+    if boots(files, inventory, id) {
+        return Ok(());
+    }
+    refusal(root, files, inventory, id)
+        .map_or(Ok(()), |why| Err(format!("{id} is not made the boot default: {why}")))?;
+    let run = super::run(root, tools, deadline, &["set-kernel", id]);
+    // Its exit code proves nothing, neither way.
+    let seen = BootFiles::observe(root, inventory);
+    let said = run.err().map(|failed| failed.what);
+    if boots(&seen, inventory, id) {
+        if let Some(said) = said {
+            tracing::warn!("{said}; the boot default is {id} all the same");
+        }
+        return Ok(());
+    }
+    let is = match (&seen.default, seen.invisible) {
+        (Some(default), _) => format!("it is {}", default.id.as_ref().unwrap_or(&default.entry)),
+        (None, Some(why)) => why,
+        (None, None) => "the boot files name none".to_owned(),
+    };
+    let said = said.map(|said| format!("{said}; ")).unwrap_or_default();
+    Err(format!(
+        "{said}{id} is not the boot default after `clr-boot-manager set-kernel`: {is}; choose it in the boot menu"
+    ))
+}
+
+/// Whether the next boot takes that kernel, and not a copy of another one that has its entry.
+fn boots(files: &BootFiles, inventory: &Inventory, id: &str) -> bool {
+    let default = files.default.as_ref().filter(|default| default.id.as_deref() == Some(id));
+    default.is_some_and(|d| files.entries.iter().any(|e| e.file == d.entry && is_of(e, inventory, id)))
+}
+
+fn is_of(entry: &Entry, inventory: &Inventory, id: &str) -> bool {
+    let image = || inventory.kernels.iter().find(|k| k.id == id).map(|k| &k.image);
+    entry.id.as_deref() == Some(id) && (!entry.copy || entry.image.as_ref() == image())
+}
+
+/// Why it must not be tried.
+fn refusal(root: &Root, files: &BootFiles, inventory: &Inventory, id: &str) -> Option<String> {
+    if let Some(why) = super::unprivileged(root) {
+        return Some(why);
+    }
+    if let Some(obstacle) = super::obstacle(root) {
+        return Some(obstacle.to_string());
+    }
+    let Some(loader) = files.loader else {
+        let why = files.invisible.as_deref().unwrap_or("there is no kernel");
+        return Some(format!("the boot files cannot be seen: {why}"));
+    };
+    if !inventory.kernels.iter().any(|k| k.id == id) {
+        return Some("it is not installed".to_owned());
+    }
+    let entries = || files.entries.iter().filter(|entry| is_of(entry, inventory, id));
+    let Some(first) = entries().next() else {
+        let command = super::update_command(root);
+        return Some(format!("it has no boot entry; `{command}` makes one of each tip"));
+    };
+    let usual = usual_ending(id).unwrap_or_default().to_ascii_lowercase();
+    match loader {
+        Loader::Grub => {
+            return Some(format!(
+                "with GRUB clr-boot-manager would make an entry that does not boot; with GRUB_DEFAULT=saved in \
+                 /etc/default/grub, `grub-set-default '{}'` does it",
+                first.file
+            ));
+        }
+        // What it writes is a name, whether or not an entry has it.
+        Loader::SystemdBoot if !entries().any(|e| e.file.to_ascii_lowercase().ends_with(&usual)) => {
+            return Some(format!(
+                "its boot entry {} has not the name that clr-boot-manager knows",
+                first.file
+            ));
+        }
+        Loader::Syslinux if !entries().any(|e| e.file == id) => {
+            return Some(format!("its LABEL {} is not the one that clr-boot-manager knows", first.file));
+        }
+        Loader::SystemdBoot | Loader::Syslinux => {}
+    }
+    match &files.default {
+        Some(default) if default.set_by.overrides() => {
+            let what = default.id.as_ref().unwrap_or(&default.entry);
+            Some(theirs(default.set_by, &format!("chooses {what}")))
+        }
+        Some(default) if default.id.is_none() => Some(format!(
+            "{} is {}, which is no kernel of this system: an admin has chosen it, and can choose another one",
+            default.set_by, default.entry
+        )),
+        Some(_) => None,
+        // What the machine around it was started with says nothing of an image.
+        None if root.kind() == RootKind::Image || loader != Loader::SystemdBoot => None,
+        None => match Variables::read(root) {
+            Ok(variables) => entries::undecided(&files.entries, &variables)
+                .map(|by| theirs(by, "leaves the choice to the boot loader")),
+            Err(e) => Some(e.to_string()),
+        },
+    }
+}
+
+/// A choice that is an admin's, and what takes it back.
+fn theirs(by: SetBy, does: &str) -> String {
+    let take_back = match by {
+        SetBy::LoaderEntryOneShot => "; `bootctl set-oneshot \"\"` takes it back",
+        SetBy::LoaderEntryDefault => "; `bootctl set-default \"\"` takes it back",
+        _ => "",
+    };
+    format!("{by} {does}, whatever clr-boot-manager writes: that is an admin's choice{take_back}")
+}

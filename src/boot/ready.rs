@@ -1,0 +1,290 @@
+//! What must hold before clr-boot-manager is run: it notices none of this by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::entries::{ENTRIES, LOADER};
+use super::files::BOOT;
+use super::menu::Place;
+use super::partition;
+use crate::kernel::inventory::{IMAGES, Installed, There};
+use crate::kernel::{Inventory, KernelName};
+use crate::sys::{FileError, Kind, Root, efi, mount};
+
+/// Room for the entries, `loader.conf`, and the boot loader's own files.
+const FOR_ENTRIES: u64 = 1 << 20;
+/// Where initrds lie that belong to no kernel; the first one of a name counts.
+const FREESTANDING: [&str; 2] = ["/etc/initrd.d", "/usr/lib/initrd.d"];
+/// The end of the name of a file that clr-boot-manager has not written to its end.
+const HALF_WRITTEN: &str = ".TmpWrite";
+
+/// Makes sure that `clr-boot-manager update`, or `set-kernel`, can be run. Gives what was mended, in sentences: empty
+/// files, which crash it, get `.empty` at the end of their names. Nothing is mended when it must not be run.
+///
+/// # Errors
+/// Why it must not be run, with the next step. What cannot be told is no reason.
+pub fn prepare(root: &Root, inventory: &Inventory) -> Result<Vec<String>, String> {
+    if let Some(why) = super::unprivileged(root) {
+        return Err(why);
+    }
+    let below_boot = || make_ready(&Place { root, top: BOOT, device: None }, root, inventory);
+    if !root.is_live() {
+        return below_boot();
+    }
+    let firmware = efi::is_there(root).is_there();
+    // Without a partition of their own the boot files are in /boot, as they are when the root filesystem is that one.
+    let Ok(device) = partition::find(root, firmware) else { return below_boot() };
+    let number = root.lookup(&device).stat().map(|s| s.stands_for);
+    let on = |path: &str| root.lookup(path).stat().map(|s| s.on);
+    // Listed first: that is what mounts an automount.
+    let in_boot = root.list_optional(BOOT).unwrap_or_default();
+    if number == on("/") {
+        return below_boot();
+    }
+    if firmware && !in_boot.is_empty() && on(BOOT) == on("/") {
+        let names: Vec<_> = in_boot.iter().map(|file| file.name.to_string_lossy()).collect();
+        return Err(stray(&device, &names));
+    }
+    let opened = match partition::open(root, device) {
+        Ok(opened) => opened,
+        Err(e) => {
+            tracing::warn!("whether clr-boot-manager can write to the boot partition cannot be told: {e}");
+            return Ok(Vec::new());
+        }
+    };
+    let name = opened.device.as_ref().map(|device| device.display().to_string());
+    let place = Place { root: &opened.root, top: "", device: name.clone() };
+    let Some(device) = &opened.device else { return make_ready(&place, root, inventory) };
+    enough_room(&place, root, inventory)?;
+    let empty = empty_files(&place);
+    if empty.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The kernel lets nobody write while somebody has it open to be read only.
+    drop(opened.root);
+    let written = mount::open_for_writing(root, device)
+        .map_err(|e| unmendable(&place_of(name.as_deref(), &empty), &e))?;
+    move_away(&Place { root: &written, top: "", device: name }, &empty)
+}
+
+fn place_of(device: Option<&str>, empty: &[String]) -> String {
+    format!("{} on {}", empty.join(", "), device.unwrap_or_default())
+}
+
+fn unmendable(what: &str, error: &FileError) -> String {
+    format!("{what}: empty, which crashes clr-boot-manager, and {error}; delete the empty files")
+}
+
+fn make_ready(place: &Place, root: &Root, inventory: &Inventory) -> Result<Vec<String>, String> {
+    enough_room(place, root, inventory)?;
+    move_away(place, &empty_files(place))
+}
+
+fn stray(device: &Path, names: &[impl AsRef<str>]) -> String {
+    let mut some: Vec<&str> = names.iter().take(3).map(AsRef::as_ref).collect();
+    if names.len() > some.len() {
+        some.push("…");
+    }
+    let device = device.display();
+    format!(
+        "/boot is not empty ({}) while the boot partition {device} is not mounted there: clr-boot-manager would write \
+         everything to the root filesystem, where the firmware does not look; move these files out of /boot, then run \
+         `clr-boot-manager update`",
+        some.join(", ")
+    )
+}
+
+/// The empty files on which clr-boot-manager crashes, below the top of the boot partition.
+fn empty_files(place: &Place) -> Vec<String> {
+    let (folder, configuration) = LOADER.rsplit_once('/').unwrap_or_default();
+    let is_empty = |path: &String| {
+        place.root.lookup(place.path(path)).stat().is_some_and(|s| s.kind == Kind::File && s.size == 0)
+    };
+    // What cannot be listed is told by who reads the boot files.
+    let named = |folder: &str, matches: &dyn Fn(&str) -> bool| -> Vec<String> {
+        let listed = place.list(folder).unwrap_or_default();
+        let names =
+            listed.iter().filter_map(|file| file.text()).filter(|name| matches(&name.to_ascii_lowercase()));
+        names.map(|name| format!("{folder}/{name}")).filter(is_empty).collect()
+    };
+    let mut empty = named(ENTRIES, &|name| name.ends_with(".conf"));
+    empty.extend(named(folder, &|name| name == configuration));
+    empty
+}
+
+fn move_away(place: &Place, empty: &[String]) -> Result<Vec<String>, String> {
+    let mut mended = Vec::new();
+    for path in empty {
+        let fail = |e: FileError| unmendable(&place.spell(path), &e);
+        let Some((folder, name)) = path.rsplit_once('/') else { continue };
+        let new = format!("{name}.empty");
+        if place.root.rename(place.path(path), &new).map_err(fail)? {
+            place.root.sync(place.path(folder)).map_err(fail)?;
+            mended.push(format!(
+                "{} was empty, which crashes clr-boot-manager: it is {new} now",
+                place.spell(path)
+            ));
+        }
+    }
+    Ok(mended)
+}
+
+/// The kernels that `clr-boot-manager update` will install: all in an image; natively the running one, and of each type
+/// the tip and the highest one that was booted.
+fn to_install(inventory: &Inventory, native: bool) -> Vec<&Installed> {
+    let kernels = &inventory.kernels;
+    let last_good = |kernel: &Installed| {
+        let good = |k: &&Installed| k.name.variant == kernel.name.variant && k.booted == There::Yes;
+        kernels.iter().find(good).is_some_and(|good| good.name == kernel.name)
+    };
+    kernels.iter().filter(|k| !native || k.running || k.tip || last_good(k)).collect()
+}
+
+/// The files that it will want on the boot partition: their names there, and bytes.
+fn wanted(root: &Root, inventory: &Inventory) -> BTreeMap<String, u64> {
+    let native = root.is_live();
+    let size = |path: String| root.lookup(path).stat().filter(|s| s.kind == Kind::File).map(|s| s.size);
+    let mut files = BTreeMap::new();
+    for kernel in to_install(inventory, native) {
+        let copies = kernel.copies.iter().filter(|_| !native);
+        for image in copies.chain([&kernel.image]) {
+            files.extend(size(format!("{IMAGES}/{image}")).map(|size| (format!("kernel-{image}"), size)));
+        }
+        let initrd = format!("initrd-{}", kernel.id);
+        let found = size(format!("{IMAGES}/{initrd}")).or_else(|| size(format!("/etc/kernel/{initrd}")));
+        files.extend(found.map(|size| (initrd, size)));
+    }
+    let mut seen = BTreeSet::new();
+    for folder in FREESTANDING {
+        // What cannot be listed cannot be copied either.
+        for file in root.list_optional(folder).unwrap_or_default() {
+            let name = file.name.to_string_lossy().into_owned();
+            if seen.insert(name.clone()) && file.kind == Kind::File {
+                files.extend(
+                    size(format!("{folder}/{name}")).map(|size| (format!("freestanding-{name}"), size)),
+                );
+            }
+        }
+    }
+    files
+}
+
+/// The most bytes that are taken at any moment while files are replaced in some order: their sizes, and those of the files
+/// of the same name that are there. Each is copied to a name of its own before the old one goes.
+fn most_at_once(files: &[(u64, Option<u64>)]) -> u64 {
+    let altered = || files.iter().filter(|(new, old)| *old != Some(*new));
+    let growth: u64 = altered().map(|(new, old)| new.saturating_sub(old.unwrap_or(0))).sum();
+    growth + altered().map(|(new, old)| *new.min(&old.unwrap_or(0))).max().unwrap_or(0)
+}
+
+/// Refuses when what will be written does not fit.
+fn enough_room(place: &Place, root: &Root, inventory: &Inventory) -> Result<(), String> {
+    // Without a folder there is no filesystem to ask; clr-boot-manager makes one.
+    let Ok(free) = place.root.free_space_for_root(place.path("")) else { return Ok(()) };
+    let folder = format!("EFI/{}", inventory.namespace);
+    let there = |path: String| place.root.lookup(place.path(&path)).stat().map(|s| s.size);
+    let wanted = wanted(root, inventory);
+    let files: Vec<_> = wanted
+        .iter()
+        .map(|(name, size)| {
+            // Without firmware they are at the top, and a kernel has the name of its id.
+            let at_top = name.strip_prefix("kernel-").unwrap_or(name).to_owned();
+            (*size, there(format!("{folder}/{name}")).or_else(|| there(at_top)))
+        })
+        .collect();
+    let needed = match most_at_once(&files) {
+        0 => return Ok(()),
+        bytes => bytes + FOR_ENTRIES,
+    };
+    if needed <= free {
+        return Ok(());
+    }
+    let spare: Vec<String> = place
+        .list(&folder)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|file| file.text())
+        .filter(|name| !wanted.contains_key(*name) && is_spare(name, inventory))
+        .map(|name| format!("{folder}/{name}"))
+        .collect();
+    Err(too_little(&place.name(), needed, free, &spare))
+}
+
+/// Whether a file beside the kernels is of no use any more.
+fn is_spare(name: &str, inventory: &Inventory) -> bool {
+    if name.ends_with(HALF_WRITTEN) {
+        return true;
+    }
+    let id = name.strip_prefix("kernel-").or_else(|| name.strip_prefix("initrd-")).unwrap_or_default();
+    KernelName::from_id(id, &inventory.namespace).is_some_and(|(name, _)| {
+        !inventory.runs(&name.release()) && !inventory.kernels.iter().any(|kernel| kernel.name == name)
+    })
+}
+
+fn too_little(place: &str, needed: u64, free: u64, spare: &[String]) -> String {
+    let clear = match spare {
+        [] => {
+            "remove from it what is not needed, such as a kernel of another variant (`swupd bundle-remove`)"
+                .to_owned()
+        }
+        files => format!("remove from it what is of kernels that are gone: {}", files.join(", ")),
+    };
+    format!(
+        "the boot partition {place} has {} MiB free, and clr-boot-manager needs {} MiB to write the kernels; {clear}",
+        free >> 20,
+        needed.div_ceil(1 << 20)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn room_for_replacing_files() {
+        for (files, most) in [
+            (&[][..], 0),
+            (&[(45, Some(45))], 0),
+            (&[(45, None), (7, None)], 52),
+            // Beside each other for a moment.
+            (&[(45, Some(44))], 45),
+            (&[(40, Some(45))], 40),
+            // One after the other: never both twice.
+            (&[(45, Some(44)), (45, Some(44))], 46),
+            (&[(45, Some(0))], 45),
+        ] {
+            assert_eq!(most_at_once(files), most, "{files:?}");
+        }
+    }
+
+    proptest! {
+        /// In whichever order they are replaced, it is enough; and in some order nothing less is, when none shrinks.
+        #[test]
+        fn replacing_in_any_order(
+            files in proptest::collection::vec((0u64..50, proptest::option::of(0u64..50)), 0..6)
+                .prop_flat_map(|files| Just(files).prop_shuffle())
+        ) {
+            let (mut used, mut peak) = (0i128, 0i128);
+            for (new, old) in files.iter().filter(|(new, old)| *old != Some(*new)) {
+                peak = peak.max(used + i128::from(*new));
+                used += i128::from(*new) - i128::from(old.unwrap_or(0));
+            }
+            let most = i128::from(most_at_once(&files));
+            prop_assert!(peak <= most, "{} > {}", peak, most);
+            prop_assert!(most <= files.iter().map(|(new, _)| i128::from(*new)).sum::<i128>());
+        }
+    }
+
+    #[test]
+    fn what_a_refusal_says() {
+        let said = stray(Path::new("/dev/sda1"), &["a", "b", "c", "d"]);
+        assert!(
+            said.contains("(a, b, c, …)") && said.contains("partition /dev/sda1 is not mounted"),
+            "{said}"
+        );
+        assert!(stray(Path::new("/dev/sda1"), &["a"]).contains("(a)"));
+        let said = too_little("/dev/sda1", (45 << 20) + 1, (3 << 20) - 1, &[]);
+        assert!(said.contains("/dev/sda1 has 2 MiB free") && said.contains("needs 46 MiB"), "{said}");
+    }
+}
