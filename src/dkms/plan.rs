@@ -393,7 +393,11 @@ mod tests {
         let own = "/usr/lib/modules/K/kernel/drivers/hello.ko";
         assert_eq!(steps(&damaged(own)), "dkms install --force, depmod", "never the kernel's own file");
         let unlisted = vec![Flaw::NotListed { name: "hello".to_owned(), instead: None }];
-        assert_eq!(steps(&pair(Stage::Installed, unlisted)), "depmod");
+        assert_eq!(steps(&pair(Stage::Installed, unlisted.clone())), "depmod");
+        // Another's file that is not there is no reason to build this one.
+        let lost = vec![Flaw::Dependency { name: "hello".to_owned(), needs: "other".to_owned() }];
+        assert_eq!(steps(&pair(Stage::Installed, [unlisted, lost.clone()].concat())), "depmod");
+        assert_eq!(steps(&pair(Stage::Installed, lost)), "dependency-failed");
     }
 
     #[test]

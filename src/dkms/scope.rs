@@ -2,11 +2,12 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 
 use jiff::Timestamp;
 
 use super::index::{Entry, Index, is_file_of};
-use super::proof::{Flaw, INSTALLED, find_file};
+use super::proof::{Flaw, INSTALLED};
 use super::symbols::{self, Exporter, Wrong};
 use super::{Cache, cache, modfile};
 use crate::kernel::Headers;
@@ -144,31 +145,33 @@ impl<'a> Scope<'a> {
                 Presence::Unreadable(e) => not_made = Some(e.to_string()),
             }
         }
-        let strangers: Vec<&str> = names.into_iter().filter(|name| !listed.contains_key(name)).collect();
-        if !strangers.is_empty() {
-            let builtin = self.root.read_optional(self.inside("modules.builtin"));
-            match builtin
-                .map_err(|e| e.to_string())
-                .and_then(|text| text.ok_or_else(|| "there is no modules.builtin".to_owned()))
-            {
-                Err(reason) => not_made = Some(reason),
-                Ok(text) => {
-                    let file = |line: &'_ [u8]| line.rsplit(|b| *b == b'/').next().map(<[u8]>::to_vec);
-                    let files: Vec<Vec<u8>> = text.split(|b| *b == b'\n').filter_map(file).collect();
-                    for needs in strangers {
-                        if files.iter().any(|file| is_file_of(file, needs)) {
-                        } else if find_file(self.root, &self.inside(INSTALLED), needs).is_some() {
-                            unlisted.push(Flaw::NotListed { name: needs.to_owned(), instead: None });
-                        } else {
-                            gone.insert(needs.replace('-', "_"));
-                        }
-                    }
+        for needs in names.into_iter().filter(|name| !listed.contains_key(name)) {
+            match (self.is_built_in(needs), self.is_among_ours(needs)) {
+                (Ok(true), _) => {}
+                (_, Ok(true)) => unlisted.push(Flaw::NotListed { name: needs.to_owned(), instead: None }),
+                (Ok(false), Ok(false)) => {
+                    gone.insert(needs.replace('-', "_"));
                 }
+                (Err(reason), _) | (_, Err(reason)) => not_made = Some(reason),
             }
         }
         let gone = gone.into_iter().map(|needs| Flaw::Dependency { name: name.to_owned(), needs });
         let flaws: Vec<Flaw> = gone.chain(unlisted).collect();
         if flaws.is_empty() { Ok(not_made) } else { Err(flaws) }
+    }
+
+    fn is_built_in(&self, module: &str) -> Result<bool, String> {
+        let text = self.root.read_optional(self.inside("modules.builtin")).map_err(|e| e.to_string())?;
+        let text = text.ok_or("there is no modules.builtin")?;
+        let base =
+            |line: &[u8]| line.rsplit(|b| *b == b'/').next().is_some_and(|file| is_file_of(file, module));
+        Ok(text.split(|b| *b == b'\n').any(base))
+    }
+
+    /// Its file lies where dkms installs to.
+    fn is_among_ours(&self, module: &str) -> Result<bool, String> {
+        let files = self.root.list_optional(self.inside(INSTALLED)).map_err(|e| e.to_string())?;
+        Ok(files.iter().any(|file| is_file_of(file.name.as_bytes(), module)))
     }
 }
 

@@ -265,7 +265,7 @@ pub fn document(
         ),
     };
     document.summary = summary(&document);
-    document.next_step = next_step(&document, progress, facts, known, settings);
+    document.next_step = next_step(&document, progress, facts, known);
     document
 }
 
@@ -296,7 +296,7 @@ fn problems(
             }
         });
     }
-    let told = |m: &&ModuleRecord| !is_told_below(m, facts, settings);
+    let told = |m: &&ModuleRecord| !is_told_below(m, facts);
     problems.extend(refused.into_iter().filter(told).filter_map(|m| m.reason.clone()));
     if let ReadBack::Differs(wrong) = entries(facts, held_back) {
         problems.extend(wrong);
@@ -367,11 +367,10 @@ fn counts(module: &ModuleRecord, facts: &Facts) -> bool {
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
 }
 
-/// The kernel refuses the module, and the parameter would help: what is told then is that it is not configured.
-fn is_told_below(module: &ModuleRecord, facts: &Facts, settings: &Settings) -> bool {
-    module.state == State::SignatureRefused
-        && sig_unenforce_wanted(settings, facts)
-        && parameter_would_help(facts, &module.kernel)
+/// The kernel refuses the module, and the parameter would help. That it is not configured is told where it is wanted; where
+/// the admin does not want it, all is as it should be.
+fn is_told_below(module: &ModuleRecord, facts: &Facts) -> bool {
+    module.state == State::SignatureRefused && parameter_would_help(facts, &module.kernel)
 }
 
 /// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
@@ -436,6 +435,11 @@ fn summary(document: &Document) -> String {
         n => format!("all {n} DKMS modules are ready for kernel {}", k.release),
     };
     match (document.verdict, next) {
+        // Of a healthy system only what its admin wants refused is not ready.
+        (Verdict::Healthy | Verdict::RebootPending, Some(k)) if k.modules_ready < k.modules_needed => {
+            let refused = document.modules.iter().filter(|m| m.kernel == k.release);
+            refused.filter_map(|m| m.reason.clone()).next().unwrap_or_else(|| ready(k))
+        }
         (Verdict::Healthy | Verdict::RebootPending, Some(k)) => ready(k),
         (Verdict::Healthy, None) => "all DKMS modules are ready".to_owned(),
         (Verdict::Building, _) => "a run is building modules now".to_owned(),
@@ -449,7 +453,6 @@ fn next_step(
     progress: Progress,
     facts: &Facts,
     known: Option<&Record>,
-    settings: &Settings,
 ) -> Option<String> {
     let run = "run `clr-dkms-post-update` as root";
     let lacking = || document.modules.iter().filter(|m| is_lacking(m, facts));
@@ -466,7 +469,7 @@ fn next_step(
         }
         Verdict::Degraded => Some(match lacking().find(|m| m.state != State::SignatureRefused) {
             Some(m) => cure(m, document),
-            None if lacking().any(|m| !is_told_below(m, facts, settings)) => {
+            None if lacking().any(|m| !is_told_below(m, facts)) => {
                 "`clr-dkms enforcement` tells why, and what helps".to_owned()
             }
             // What post-update leaves alone has been tried already, and stands in the record.

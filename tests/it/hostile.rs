@@ -4,7 +4,7 @@ use std::fs;
 
 use clr_dkms::cmdline::{PARAMETER, Sources, effective, parameter};
 use clr_dkms::config::{self, Settings};
-use clr_dkms::dkms::{Cache, Tree, compiler_error, modfile};
+use clr_dkms::dkms::{Cache, Tree, compiler_error, modfile, symbols};
 use clr_dkms::facts::Facts;
 use clr_dkms::render::text;
 use clr_dkms::state::{self, RECORD, Record};
@@ -131,6 +131,17 @@ proptest! {
         file[at % length] = byte;
         file.truncate(end);
         modfile::read("x.ko", &file);
+    }
+
+    #[test]
+    fn a_module_file_with_flawed_symbols(at in 0usize..1500, byte in any::<u8>(), end in 300usize..1500) {
+        let mut file = elf::with_symbols(A, "x", &[("printk", 7, false), ("weak", 8, true)], &[("given", 9)]);
+        let length = file.len();
+        file[at % length] = byte;
+        file.truncate(end);
+        if let Ok(symbols) = symbols::read(&file) {
+            drop(symbols.against_kernel(b"0x07\tprintk\tvmlinux\n", |_| true));
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod post_update_escape;
 mod post_update_heal;
 mod post_update_stop;
 mod pre_update;
+mod proof;
 mod rebuild;
 mod signature;
 mod status;

@@ -143,9 +143,9 @@ impl Scene {
     }
 
     /// Whenever another root links to the shared headers, or is removed, their ctime changes. A real system's do not:
-    /// so the two files that are looked at by their times are this root's alone.
+    /// so the three files that are looked at by their times are this root's alone.
     fn own_headers(&self, release: &str) {
-        for name in [".config", "Makefile"] {
+        for name in [".config", "Makefile", "Module.symvers"] {
             let inside = format!("usr/lib/modules/{release}/build/{name}");
             let (bytes, modified) =
                 (self.read(&inside), fs::metadata(self.path(&inside)).unwrap().modified());
