@@ -1,7 +1,7 @@
 //! The boot files, after the modules: made by clr-boot-manager when the guard allows it, and else kept, or pointed to
 //! the kernel that should be booted.
 
-use super::refresh::refresh;
+use super::refresh::{prepare, refresh};
 use crate::boot::deferral::{self, Deferral};
 use crate::boot::{ReadBack, default};
 use crate::config::Policy;
@@ -115,6 +115,10 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision, again: 
     let Some(kernel) = facts.inventory.kernels.iter().find(|k| k.name.release() == release) else {
         return Ok(());
     };
+    // Where nothing of it can be seen, nothing can be said of it, nor changed.
+    if facts.boot_obstacle.is_some() {
+        return Ok(());
+    }
     let seen;
     let files = if again {
         seen = crate::boot::BootFiles::observe(&world.root, &facts.inventory);
@@ -126,6 +130,7 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision, again: 
     if chosen.and_then(|d| d.id.as_ref()) == Some(&kernel.id) {
         return Ok(());
     }
+    prepare(world, &facts.inventory)?;
     default::set(
         &world.root,
         &world.tools,

@@ -104,6 +104,14 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     Ok(if seen.facts.inventory.unreadable().is_some() { exit::UNKNOWN } else { report.exit_code() })
 }
 
+/// Points the default back, after something had clr-boot-manager run.
+pub fn assert_again(world: &World) {
+    let seen = look(world, &mut Cache::load(&world.root));
+    if let Err(e) = boot::assert_default(world, &seen.facts, &seen.judgement.decision, false) {
+        tracing::error!("the boot default: {e}");
+    }
+}
+
 /// The first thing after a boot: quick, and without a build.
 fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
     let _lock = Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours)?;

@@ -1,6 +1,8 @@
 //! `clr-dkms-post-update`, the main job: after an update, build what is missing, prove it, put the command line and
 //! the boot entries right, and leave a record.
 
+use std::time::Duration;
+
 use clap::Parser;
 use serde::Serialize;
 
@@ -19,7 +21,7 @@ use crate::state::{
 };
 use crate::status::policy::sig_unenforce_wanted;
 use crate::status::{Progress, Verdict, document, module_status};
-use crate::sys::{FileError, Lock, interrupt};
+use crate::sys::{FileError, Lock, interrupt, lock};
 use crate::world::World;
 
 /// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
@@ -45,6 +47,9 @@ pub struct Arguments {
     /// With --dry-run: the plan as JSON
     #[arg(long, requires = "dry_run")]
     json: bool,
+    /// Wait for a swupd that is at work: half of its files are no kernel (clr-dkms.service)
+    #[arg(long, help_heading = "For units", conflicts_with = "dry_run")]
+    after_swupd: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -69,11 +74,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     } else {
         need_root(&world, "clr-dkms-post-update")?;
         interrupt::watch()?;
+        if arguments.after_swupd {
+            lock::wait_while_held(&world.root, SWUPD_LOCK, SWUPD_PATIENCE);
+        }
         let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
         work(&world, faults.clone(), &Order::default())?.code
     };
     Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
 }
+
+/// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).
+const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
+/// The longest that swupd is waited for: one that hangs must not keep modules from being built.
+const SWUPD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// Why a module that failed is left alone.
 const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and compiler; `clr-dkms rebuild` tries it again";
