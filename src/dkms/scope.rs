@@ -69,6 +69,8 @@ impl<'a> Scope<'a> {
         let needs = entry.map_or(&[][..], |entry| &entry.needs);
         let mut inputs = Fingerprint::default();
         inputs.add(cache::identity(&list_stat));
+        // An answer without the line is one that asked nobody else.
+        inputs.add(if entry.is_some() { "all" } else { "the kernel alone" });
         for need in needs {
             inputs.add(need);
             let stat = self.root.lookup(self.inside(need)).stat();
