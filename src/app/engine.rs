@@ -374,7 +374,8 @@ fn one(
     let mut left = still_to_do(world, cache, facts, p);
     // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
     if done.is_ok()
-        && let Some((steps, ..)) = left.as_ref().filter(|(steps, ..)| steps.contains(&Step::Reinstall))
+        && let Some((steps, ..)) =
+            left.as_ref().filter(|(steps, _, anew)| !anew && steps.contains(&Step::Reinstall))
     {
         done = run(steps);
         left = still_to_do(world, cache, facts, p);

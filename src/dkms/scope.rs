@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::index::{Entry, Index, is_file_of};
 use super::proof::{Flaw, INSTALLED};
-use super::symbols::{self, Exporter, Wrong};
+use super::symbols::{self, Wrong};
 use super::{Cache, cache, modfile};
 use crate::kernel::Headers;
 use crate::kernel::inventory::module_folder;
@@ -69,6 +69,8 @@ impl<'a> Scope<'a> {
         let needs = entry.map_or(&[][..], |entry| &entry.needs);
         let mut inputs = Fingerprint::default();
         inputs.add(cache::identity(&list_stat));
+        // An answer without the line is one that asked nobody else.
+        inputs.add(if entry.is_some() { "all" } else { "the kernel alone" });
         for need in needs {
             inputs.add(need);
             let stat = self.root.lookup(self.inside(need)).stat();
@@ -106,12 +108,11 @@ impl<'a> Scope<'a> {
         for need in needs {
             let path = self.inside(need);
             let bytes = self.root.read(&path).map_err(|e| e.to_string())?;
-            files.push((need, modfile::plain(&path, &bytes)?.into_owned()));
+            files.push(modfile::plain(&path, &bytes)?.into_owned());
         }
         let mut exporters = Vec::new();
-        for (need, plain) in &files {
-            let name = symbols::module_name(need.as_bytes());
-            exporters.push(Exporter { name, symbols: symbols::read(plain)? });
+        for plain in &files {
+            exporters.push(symbols::read(plain)?);
         }
         let all = self.root.read_optional(self.inside("modules.symbols")).map_err(|e| e.to_string())?;
         let all = all.unwrap_or_default();

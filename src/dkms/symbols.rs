@@ -31,15 +31,6 @@ pub struct Symbols<'a> {
     exports: HashMap<&'a [u8], Option<u32>>,
 }
 
-/// Somebody whom the module is loaded on top of.
-#[derive(Debug)]
-pub struct Exporter<'a> {
-    /// The name of the module, with underscores.
-    pub name: String,
-    /// Its symbols.
-    pub symbols: Symbols<'a>,
-}
-
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -171,12 +162,12 @@ fn borrowed<'a>(needs: &BTreeMap<&'a [u8], Need>, name: &[u8]) -> &'a [u8] {
 /// With the first that has another version, or that nothing exports.
 pub fn against_modules(
     open: &[Open<'_>],
-    exporters: &[Exporter<'_>],
+    exporters: &[Symbols<'_>],
     listed: impl Fn(&str) -> bool,
 ) -> Result<(), Wrong> {
     for symbol in open {
         let found: Vec<Option<u32>> =
-            exporters.iter().filter_map(|e| e.symbols.exports.get(symbol.name).copied()).collect();
+            exporters.iter().filter_map(|e| e.exports.get(symbol.name).copied()).collect();
         let name = text(symbol.name);
         if found.iter().any(|version| agree(symbol.need.version, *version)) {
             continue;

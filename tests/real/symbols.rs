@@ -67,7 +67,7 @@ fn a_module_on_top_of_one_that_goes_away() {
     let calls = scene.read(top).replace("return 0;", "return base_answer() - 42;");
     scene.write(top, calls.replace("static int __init", "int base_answer(void);\nstatic int __init"));
     let conf = "usr/src/top-1.0/dkms.conf";
-    let make = "BUILD_DEPENDS=base\nMAKE[0]='make -C $kernel_source_dir M=$dkms_tree/top/1.0/build KBUILD_MODPOST_WARN=1'\n";
+    let make = "MAKE[0]='make -C $kernel_source_dir M=$dkms_tree/top/1.0/build KBUILD_MODPOST_WARN=1'\n";
     scene.write(conf, scene.read(conf) + make);
     scene.post_update().exits(0);
     scene.proven("top", A);
@@ -83,7 +83,14 @@ fn a_module_on_top_of_one_that_goes_away() {
     scene.post_update().exits(1).says(&["top needs base, which is not there"]);
     shell(Command::new(which("depmod")).arg("-b").arg(&scene.root).args(["-a", A]));
     let why = "top.ko needs symbol base_answer, which nothing exports";
-    assert!(told(&scene, "top/1.0").ends_with(why), "{}", told(&scene, "top/1.0"));
+    scene.record_calls("dkms");
+    scene.post_update().exits(1).says(&[why]);
+    let calls = scene.calls("dkms");
+    assert_eq!(calls.lines().filter(|l| l.starts_with("build ")).count(), 1, "{calls}");
+    assert!(told(&scene, "top/1.0").starts_with("build-failed: "), "{}", told(&scene, "top/1.0"));
+    // With the same source and headers it would be the same again.
+    scene.post_update().exits(1);
+    assert_eq!(scene.calls("dkms"), calls);
 }
 
 /// Every module of a whole kernel as its makers ship it, with its headers: nothing is wrong with any.
