@@ -424,7 +424,7 @@ fn cure(module: &ModuleRecord, document: &Document) -> String {
             format!("put the source of {} back, or `dkms remove {} --all`", module.module, module.module)
         }
         State::Conflict => format!(
-            "keep one of the two: `dkms remove {} --all`, or `dkms remove` the other one and {run}",
+            "keep one of the two: `dkms remove {} --all`, or the same for the other one, then {run}",
             module.module
         ),
         State::CompilerMissing => {
