@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::dkms::build::{self, Failure};
 use crate::dkms::compiler_error::FirstError;
 use crate::dkms::plan::State;
+use crate::dkms::rival::{self, Rival};
 use crate::dkms::tree::TREE;
 use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Stage, Step, Tree, inputs, plan};
 use crate::facts::{Facts, pairs_of};
@@ -40,7 +41,8 @@ pub struct Planned {
     pub why: String,
     source: Source,
     conf: Conf,
-    in_circle: bool,
+    /// Why it fails without being tried.
+    hopeless: Option<(State, String)>,
     drift: Option<String>,
 }
 
@@ -165,13 +167,22 @@ pub fn plan(facts: &Facts, order: &Order) -> Vec<Planned> {
         for at in in_order {
             let pair = pairs[at];
             if let (true, Decision::Work { steps, why }) = (order.wants(&pair.module), order.decide(pair)) {
+                let conf = conf(pair);
+                // Two that nobody asked for but a person, now: the file goes to one of them.
+                let taken = planned.iter().filter(|p: &&Planned| p.release == release).find_map(|p| {
+                    let file = rival::shared(&p.conf.built, &conf.built)?;
+                    Some((State::Conflict, Rival { module: p.module.clone(), file }.to_string()))
+                });
+                let in_circle = || "BUILD_DEPENDS leads back to the module itself".to_owned();
+                let in_circle = circle.contains(&at).then(|| (State::DependencyFailed, in_circle()));
+                let hopeless = in_circle.or(taken);
                 planned.push(Planned {
                     module: pair.module.clone(),
                     release: release.clone(),
                     why,
                     source: pair.source.clone(),
-                    conf: conf(pair),
-                    in_circle: circle.contains(&at),
+                    conf,
+                    hopeless,
                     drift: plan::drift(pair, &steps),
                     steps,
                 });
@@ -286,9 +297,8 @@ fn one(
         return attempt;
     }
     let needs: Vec<&String> = p.conf.depends.iter().filter(|name| missing.contains(*name)).collect();
-    if p.in_circle {
-        attempt.failure =
-            Some((State::DependencyFailed, "BUILD_DEPENDS leads back to the module itself".to_owned()));
+    if p.hopeless.is_some() {
+        attempt.failure.clone_from(&p.hopeless);
         return attempt;
     }
     if let Some(first) = needs.first() {

@@ -33,7 +33,7 @@ pub fn missing(config: &[u8], has: impl Fn(&str) -> bool) -> Vec<String> {
     let lacking = needed.iter().filter(|(_, any)| !any.iter().any(|name| has(name)));
     lacking
         .map(|(what, any)| match any {
-            [only] if only == what => format!("{only}"),
+            [only] if only == what => (*only).to_owned(),
             any => format!("the {what} {}", any[0]),
         })
         .collect()

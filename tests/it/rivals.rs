@@ -141,20 +141,17 @@ fn a_loser_keeps_nobody_from_anything() {
     rests(&root);
 }
 
-/// Nobody asks for them but the person who names both: one after the other.
+/// Nobody asks for them but the person who names both.
 #[test]
-fn two_that_are_named_at_once_are_kept_apart() {
+fn of_two_that_are_named_at_once_one_gets_it() {
     let root = TestRoot::updated();
     let quiet = format!("AUTOINSTALL=\"\"\n{SHARED}");
     root.module("one", "1", &quiet).module("two", "1", &quiet);
-    let lock = root.tools().join("held");
-    root.behave(&format!(
-        "[[ $verb != build ]] || {{ mkdir '{0}' || code=99; sleep 0.3; rmdir '{0}'; }}",
-        lock.display()
-    ));
-    root.file("etc/clr-dkms/clr-dkms.conf", "[build]\njobs = 2\n").file("var/lib/dkms/mok.key", "key\n");
-    root.run("clr-dkms", &["rebuild", "one", "two"]);
-    let builds = root.short_calls().into_iter().filter(|call| call.starts_with("build")).count();
-    assert_eq!(builds, 2);
-    assert!(!root.record().to_string().contains("99"), "two builds at once");
+    let told = format!("one/1 on {B}: ok\ntwo/1 on {B}: conflict: shared.ko on this kernel is that of one/1");
+    root.run("clr-dkms", &["rebuild", "one", "two"]).code(1).shows(&[&told]);
+    assert!(!root.short_calls().iter().any(|call| call.contains("two")));
+    is_of(&root, "shared", "one/1");
+    let told = format!("two/1 on {B}: left alone (conflict)");
+    root.forget_calls().run("clr-dkms", &["rebuild", "two"]).code(1).shows(&[&told]);
+    assert_eq!(root.calls(), Vec::<String>::new());
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::{Attempt, Planned};
 use crate::dkms::Step;
-use crate::dkms::rival::shared;
 use crate::sys::interrupt;
 
 /// How often a worker without work looks again.
@@ -27,7 +26,7 @@ pub(super) struct Queue<'a> {
 
 impl<'a> Queue<'a> {
     /// The next one that can be worked on: the first whose module nobody works on, for whatever kernel (its versions and
-    /// kernels share folders), nor on one that makes a file of the same name, and whose dependencies are done.
+    /// kernels share folders), and whose dependencies are done.
     fn take(&mut self) -> Option<&'a Planned> {
         if self.alone && !self.busy.is_empty() {
             return None;
@@ -37,13 +36,9 @@ impl<'a> Queue<'a> {
             self.waiting.iter().any(same) || self.busy.iter().any(same)
         };
         let free = |p: &&Planned| {
-            let is_in_its_way = |b: &&Planned| {
-                b.module.name == p.module.name
-                    || (b.release == p.release && shared(&b.conf.built, &p.conf.built).is_some())
-            };
-            let busy = self.busy.iter().any(is_in_its_way);
-            // Those of a circle fail without being built: they need not wait for each other.
-            let built = p.in_circle || !p.conf.depends.iter().any(|name| is_left(&p.release, name));
+            let busy = self.busy.iter().any(|b| b.module.name == p.module.name);
+            // Who fails without being built waits for nobody: those of a circle would for ever.
+            let built = p.hopeless.is_some() || !p.conf.depends.iter().any(|name| is_left(&p.release, name));
             !busy && built
         };
         let at = self.waiting.iter().position(free)?;
