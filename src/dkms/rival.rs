@@ -1,5 +1,6 @@
 //! Modules that make a file of one name: only one of them can have it on a kernel. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::conf::BuiltModule;
@@ -29,36 +30,38 @@ impl fmt::Display for Rival {
 /// A file stays with who has it proven, else with whom dkms has it installed, else it goes to the first by name that
 /// asks for it: so no run ever takes back what the one before it gave.
 pub fn find(pairs: &mut [Pair]) {
-    let mut ranked: Vec<usize> = (0..pairs.len()).filter(|at| is_contender(&pairs[*at])).collect();
+    let names: Vec<Vec<String>> = pairs
+        .iter()
+        .map(|pair| pair.conf.iter().flat_map(|conf| &conf.built).map(|built| fold(&built.name)).collect())
+        .collect();
+    let contends = |at: &usize| pairs[*at].rival.is_none() && is_contender(&pairs[*at]);
+    let mut ranked: Vec<usize> = (0..pairs.len()).filter(contends).collect();
     // Stable: pairs come by name.
-    ranked.sort_by_key(|at| rank(&pairs[*at]));
-    let mut winners: Vec<usize> = Vec::new();
+    ranked.sort_by_cached_key(|at| rank(&pairs[*at]));
+    let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
     for at in ranked {
-        if pairs[at].rival.is_none()
-            && winners.iter().all(|winner| shared_by(&pairs[*winner], &pairs[at]).is_none())
-        {
-            winners.push(at);
+        if names[at].iter().all(|name| !taken.contains_key(name.as_str())) {
+            taken.extend(names[at].iter().map(|name| (name.as_str(), at)));
         }
     }
     for at in 0..pairs.len() {
-        if pairs[at].rival.is_none() && !winners.contains(&at) {
-            pairs[at].rival = winners.iter().find_map(|winner| {
-                let file = shared_by(&pairs[*winner], &pairs[at])?;
-                Some(Rival { module: pairs[*winner].module.clone(), file })
-            });
+        let lost = names[at].iter().position(|name| taken.get(name.as_str()).is_some_and(|by| *by != at));
+        if let (None, Some(lost), Ok(conf)) = (&pairs[at].rival, lost, &pairs[at].conf) {
+            let (file, by) = (conf.built[lost].name.clone(), taken[names[at][lost].as_str()]);
+            pairs[at].rival = Some(Rival { module: pairs[by].module.clone(), file });
         }
     }
 }
 
-/// The name of a file that both lists have: dash and underscore are one letter, as for modprobe.
-pub fn shared(one: &[BuiltModule], other: &[BuiltModule]) -> Option<String> {
-    let fold = |name: &str| name.replace('-', "_");
-    let is_made = |name: &str| one.iter().any(|built| fold(&built.name) == fold(name));
-    other.iter().find(|built| is_made(&built.name)).map(|built| built.name.clone())
+/// Dash and underscore are one letter, as for modprobe.
+fn fold(name: &str) -> String {
+    name.replace('-', "_")
 }
 
-fn shared_by(one: &Pair, other: &Pair) -> Option<String> {
-    shared(&one.conf.as_ref().ok()?.built, &other.conf.as_ref().ok()?.built)
+/// The name of a file that both lists have.
+pub fn shared(one: &[BuiltModule], other: &[BuiltModule]) -> Option<String> {
+    let is_made = |name: &str| one.iter().any(|built| fold(&built.name) == fold(name));
+    other.iter().find(|built| is_made(&built.name)).map(|built| built.name.clone())
 }
 
 /// Who neither has a file nor asks for it keeps nobody from it.
@@ -102,6 +105,10 @@ mod tests {
             rival: None,
             programs_missing: Vec::new(),
         }
+    }
+
+    fn shared_by(one: &Pair, other: &Pair) -> Option<String> {
+        shared(&one.conf.as_ref().ok()?.built, &other.conf.as_ref().ok()?.built)
     }
 
     /// Who loses, and to whom.

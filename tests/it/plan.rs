@@ -116,3 +116,14 @@ fn without_a_compiler_nothing_is_tried() {
     );
     assert!(document.next_step.unwrap().contains("`swupd bundle-add c-basic`"));
 }
+
+/// What a record says of the headers is over once they have come.
+#[test]
+fn what_is_seen_on_the_disk_is_not_taken_from_the_record() {
+    let root = TestRoot::updated();
+    root.remove(&format!("usr/lib/modules/{B}/build")).module("hello", "1.0", "").post_update();
+    assert_eq!(root.recorded("hello", B), "headers-missing");
+    root.headers(B);
+    let status = root.run("clr-dkms", &["status", "--json"]).json();
+    assert_eq!(status["modules"][0]["state"], "not-built", "{status:#}");
+}
