@@ -11,7 +11,7 @@ use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root};
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
-use crate::dkms::{Cache, Decision, ModuleName, Step, Tree, build, plan};
+use crate::dkms::{Cache, Decision, ModuleName, Step, Tree, aside, plan};
 use crate::facts::Facts;
 use crate::guard::judge;
 use crate::kernel::inventory::IMAGES;
@@ -247,7 +247,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
     let mut cache = Cache::load(root);
     // What bash did not answer the last time, it may answer now; reports do not wait for it again.
     cache.forget_failures();
-    build::recover(root, &Tree::observe(root).modules);
+    aside::recover(root, &Tree::observe(root).modules);
     let observe = |cache: &mut Cache| Facts::observe_also(world, cache, &order.kernels);
     let facts = observe(&mut cache);
     let unknown = super::rebuild::unknown_module(&facts, order);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::plan::{Step, build_folder, built_folder};
 use super::tree::{SOURCES, TREE};
-use super::{Conf, ModuleName, Source, compiler_error};
+use super::{Conf, ModuleName, Source, aside, compiler_error};
 use crate::kernel::inventory::{MODULES, module_folder};
 use crate::sys::child::{tail, unnamed_file};
 use crate::sys::{Child, Ended, Kind, Output, Root, Tools};
@@ -113,10 +113,24 @@ fn end_of(log: File) -> String {
     tail(log, LOG_LIMIT).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
+/// The log of a new attempt; those before it move up. A file without a name where none can be made.
+///
+/// # Errors
+/// When not even that is possible.
+pub fn new_log(root: &Root, module: &ModuleName, release: &str) -> Result<File, Failure> {
+    let path = log_path(module, release);
+    rotate(root, &path);
+    root.create(&path).or_else(|e| {
+        tracing::warn!("{e}; the module is built without a log");
+        unnamed_file().map_err(|e| broken(format!("no place for a log: {e}")))
+    })
+}
+
 /// Runs the steps of one module on one kernel (all but [`Step::Index`]), one after the other.
 ///
 /// # Errors
 /// With how it failed; what dkms says of success is left to the proof.
+#[allow(clippy::too_many_arguments)] // each is one word of an order
 pub fn run(
     root: &Root,
     tools: &Tools,
@@ -125,60 +139,21 @@ pub fn run(
     release: &str,
     steps: &[Step],
     limits: Limits,
+    log: &File,
 ) -> Result<(), Failure> {
-    let path = log_path(module, release);
-    rotate(root, &path);
-    let log = match root.create(&path) {
-        Ok(log) => log,
-        Err(e) => {
-            tracing::warn!("{e}; the module is built without a log");
-            unnamed_file().map_err(|e| broken(format!("no place for a log: {e}")))?
-        }
-    };
+    let log = log.try_clone().map_err(|e| broken(format!("cannot share the log: {e}")))?;
     portable_source(root, module, source).map_err(|e| broken(e.to_string()))?;
-    let aside = steps.iter().find_map(|step| if let Step::SetAside(path) = step { Some(path) } else { None });
     let mut built = false;
     let done = run_steps(root, tools, module, release, steps, limits, log, &mut built);
-    if let Some(path) = aside {
-        put_aside_right(root, path, built);
-    }
-    done
-}
-
-/// The name of a build that is set aside: dkms sees nothing that begins with a dot.
-fn aside_name(path: &str) -> String {
-    format!(".tmp_{}_aside", path.rsplit('/').next().unwrap_or(path))
-}
-
-/// Takes a build back that was set aside, or throws it away when there is another one.
-fn put_aside_right(root: &Root, path: &str, superseded: bool) {
-    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let aside = format!("{folder}/{}", aside_name(path));
-    let result = if superseded {
-        root.remove_tree(&aside)
-    } else {
-        root.remove_tree(path).and_then(|_| root.rename(&aside, name))
-    };
-    if let Err(e) = result {
-        tracing::warn!("{e}; the next run builds what is missing");
-    }
-}
-
-/// Takes builds back that a killed run has set aside, before anybody looks at the tree: its own may be a part of one.
-pub fn recover(root: &Root, modules: &[super::Registered]) {
-    let own = super::architecture();
-    for module in modules.iter().map(|m| &m.module) {
-        let folder = format!("{TREE}/{}/{}", module.name, module.version);
-        // What cannot be listed is told by who reads the tree.
-        for kernel in root.list_optional(&folder).unwrap_or_default() {
-            let path = format!("{folder}/{}/{own}", kernel.name.to_string_lossy());
-            let aside = format!("{folder}/{}/{}", kernel.name.to_string_lossy(), aside_name(&path));
-            if kernel.kind == Kind::Folder && root.lookup_link(&aside).is(Kind::Folder) {
-                tracing::warn!("{path}: the build from before an interrupted one is taken back");
-                put_aside_right(root, &path, false);
-            }
+    let build = build_folder(module, release);
+    for step in steps {
+        match step {
+            Step::SetAside(path) if *path == build => aside::settle_build(root, path, built),
+            Step::SetAside(path) => aside::settle_file(root, path, release, [module]),
+            _ => {}
         }
     }
+    done
 }
 
 #[allow(clippy::too_many_arguments)] // those of its caller, and what it has come to
@@ -201,17 +176,7 @@ fn run_steps(
             }
             Step::SetAside(path) => {
                 note(&mut log, &format!("setting {path} aside"));
-                // What an interrupted run has left there is older than this one.
-                let aside = path.rsplit_once('/').map(|(folder, _)| format!("{folder}/{}", aside_name(path)));
-                aside
-                    .map_or(Ok(false), |aside| root.remove_tree(aside))
-                    .map_err(|e| broken(e.to_string()))?;
-                root.rename(path, &aside_name(path)).map_err(|e| broken(e.to_string()))?;
-                continue;
-            }
-            Step::RemoveFile(path) => {
-                note(&mut log, &format!("removing {path}"));
-                root.remove(path).map_err(|e| broken(e.to_string()))?;
+                aside::set(root, path).map_err(|e| broken(e.to_string()))?;
                 continue;
             }
             Step::Index => continue,

@@ -3,6 +3,7 @@
 //! What dkms reports is a hint; what lies on disk is the result. Nothing here believes an exit code or the word
 //! "installed".
 
+pub mod aside;
 pub mod build;
 pub mod cache;
 pub mod compiler_error;
@@ -16,12 +17,14 @@ pub mod modfile;
 mod pkcs7;
 pub mod plan;
 pub mod proof;
+pub mod rival;
 pub mod scope;
 pub mod script;
 pub mod signature;
 pub mod source;
 pub mod symbols;
 pub mod told;
+pub mod toolchain;
 pub mod tree;
 pub mod unbuild;
 pub mod version;

@@ -155,6 +155,7 @@ pub fn module_status(facts: &Facts, pair: &Pair, record: Option<&Record>) -> Mod
             (status.state, status.reason) = (plan::state_of(flaws), Some(why));
             if let Some(known) = record.and_then(|r| r.module(&pair.module, &pair.release))
                 && !known.state.is_proven()
+                && !known.state.is_seen()
             {
                 status.state = known.state;
                 status.reason.clone_from(&known.reason);
@@ -290,6 +291,11 @@ fn problems(
     };
     for m in lacking.into_iter().filter(|m| !is_told(m)) {
         problems.push(match m.state.is_fine() {
+            // Two modules are in it: the other one's name is half of the news.
+            false if m.state == State::Conflict => {
+                let why = m.reason.as_deref().unwrap_or("another module has its file");
+                format!("{} is not ready for kernel {} (conflict): {why}", m.module, m.kernel)
+            }
             false => format!("{} is not ready for kernel {} ({})", m.module, m.kernel, m.state),
             true => {
                 format!("{} is in use and will not be there on kernel {} ({})", m.module, m.kernel, m.state)
@@ -536,6 +542,13 @@ fn cure(module: &ModuleRecord, document: &Document) -> String {
         }
         State::BrokenSource => {
             format!("put the source of {} back, or `dkms remove {} --all`", module.module, module.module)
+        }
+        State::Conflict => format!(
+            "keep one of the two: `dkms remove {} --all`, or the same for the other one, then {run}",
+            module.module
+        ),
+        State::CompilerMissing => {
+            format!("`swupd bundle-add c-basic` (for clang: llvm), which brings it, then {run}")
         }
         _ => run.to_owned(),
     }

@@ -29,7 +29,7 @@ fn look(root: &TestRoot) -> String {
     };
     let facts = Facts::observe(&world, &mut Cache::default());
     let record = state::load::<Record>(&world.root, RECORD);
-    text::screen(&document(&facts, &record, Progress::None, &world.settings))
+    text::screen(&document(&facts, &record, Progress::None, &world.settings, world.clock.now()))
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {

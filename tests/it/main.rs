@@ -1,6 +1,7 @@
 //! Tests of the library and of the programs on fixture roots: no root rights, no network, no kernel headers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod aside;
 mod boot_files;
 mod cmdline_change;
 mod cmdline_check;
@@ -21,6 +22,7 @@ mod inventory;
 mod lint;
 mod motd;
 mod parallel;
+mod plan;
 mod post_update;
 mod post_update_bad;
 mod post_update_boot;
@@ -30,6 +32,7 @@ mod post_update_stop;
 mod pre_update;
 mod proof;
 mod rebuild;
+mod rivals;
 mod signature;
 mod status;
 mod support;

@@ -14,6 +14,7 @@ mod image;
 mod killed;
 mod listing;
 mod process;
+mod rivals;
 mod scene;
 mod source;
 mod space;
