@@ -8,7 +8,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::dkms::build::{self, Failure};
-use crate::dkms::compiler_error::FirstError;
+use crate::dkms::first_error::FirstError;
+use crate::dkms::log;
 use crate::dkms::plan::State;
 use crate::dkms::tree::TREE;
 use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Step, Tree, inputs, plan};
@@ -353,7 +354,7 @@ fn one(
         return attempt;
     }
     tracing::info!("{p}");
-    attempt.log = Some(build::log_path(&p.module, &p.release));
+    attempt.log = Some(log::path(&p.module, &p.release));
     // Before the build: what somebody changes meanwhile is a reason to build again.
     let inputs = p.inputs(world);
     let timeout = world.settings.build_timeout;
@@ -389,7 +390,7 @@ fn one(
         }
         (Ok(()), Some((steps, why))) if !is_built(&steps) => {
             let what = format!("dkms says that it is done, and it is not: {why}");
-            let error = build::logged_error(&world.root, &p.module, &p.release);
+            let error = log::first_error(&world.root, &p.module, &p.release);
             Err(Failure::Step {
                 what,
                 error,
