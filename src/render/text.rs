@@ -2,7 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 
-use super::{broken, shown};
+use super::{WIDTH, broken, shown};
 use crate::dkms::plan::State;
 use crate::kernel::Headers;
 use crate::state::ModuleRecord;
@@ -106,6 +106,8 @@ fn module(module: &ModuleRecord) -> Vec<String> {
     }
     if let Some(error) = &module.error {
         lines.extend(about("", &error.to_string()));
+        // Not broken anew: a caret must stay below what it points to.
+        lines.extend(error.context.iter().map(|line| cut(&format!("      {}", shown(line)))));
     }
     if let Some(log) = &module.log {
         lines.push(format!("    log: {log}"));
@@ -150,6 +152,14 @@ fn boot_entries(document: &Document) -> String {
         (Some(_), Some(when)) => format!("updated {when}, not read back (is /boot mounted?)"),
         _ => "not updated by clr-dkms yet".to_owned(),
     }
+}
+
+/// A line that ends at the width of the screen.
+fn cut(line: &str) -> String {
+    if line.chars().count() <= WIDTH {
+        return line.to_owned();
+    }
+    line.chars().take(WIDTH - 3).chain("...".chars()).collect()
 }
 
 /// A text indented by two blanks and broken at blanks.
