@@ -390,7 +390,7 @@ fn one(
         }
         (Ok(()), Some((steps, why))) if !is_built(&steps) => {
             let what = format!("dkms says that it is done, and it is not: {why}");
-            let error = log::first_error(&world.root, &p.module, &p.release);
+            let error = log::first_error(&world.root, &p.module, &p.release).map(Box::new);
             Err(Failure::Step {
                 what,
                 error,
@@ -426,7 +426,7 @@ fn one(
             let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
             attempt.inputs = inputs.filter(|_| lasting && full.is_empty());
             attempt.failure = Some((State::BuildFailed, what + &full));
-            attempt.error = error;
+            attempt.error = error.map(|error| *error);
         }
     }
     attempt

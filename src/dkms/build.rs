@@ -27,7 +27,7 @@ pub enum Failure {
         /// What was done, and how it ended.
         what: String,
         /// The first error in the log.
-        error: Option<FirstError>,
+        error: Option<Box<FirstError>>,
         /// The last lines of the log.
         last_lines: Vec<String>,
         /// The kernel's folder may have been changed before.
@@ -180,7 +180,7 @@ fn run_steps(
         // (4 and 8 come after a good install too) the proof decides.
         return Err(Failure::Step {
             what,
-            error: told.error,
+            error: told.error.map(Box::new),
             last_lines: told.last_lines,
             touched: verb != "build",
             lasting,

@@ -4,6 +4,7 @@
 //! rank is told, and of several the first: a full disk explains all the rest, a compiler's own line wins over what make
 //! says of it later. A log of any size is read once, in a small and constant room.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::LazyLock;
@@ -124,6 +125,7 @@ pub fn find(log: &str) -> Findings {
 struct Patterns {
     set: RegexSet,
     one: Vec<Regex>,
+    passing: Regex,
 }
 
 #[allow(clippy::expect_used)] // a test compiles each of them
@@ -131,6 +133,7 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     let texts = || CLASSES.iter().map(|class| class.pattern);
     Patterns {
         set: RegexSet::new(texts()).expect("patterns"),
+        passing: Regex::new(PASSING).expect("pattern"),
         one: texts().map(|text| Regex::new(text).expect("pattern")).collect(),
     }
 });
@@ -182,15 +185,20 @@ impl Search {
 
     /// The next line.
     pub fn line(&mut self, raw: &str) {
-        let plain = anstream::adapter::strip_str(raw.trim_end()).to_string();
+        let raw = raw.trim_end();
+        let plain = if raw.contains('\u{1b}') {
+            anstream::adapter::strip_str(raw).to_string().into()
+        } else {
+            Cow::from(raw)
+        };
         // What a carriage return has written over was progress.
         let line = plain.rsplit('\r').next().unwrap_or(&plain);
         if line.trim().is_empty() {
             return;
         }
         self.number += 1;
-        self.passing |= PASSING.iter().any(|words| line.contains(words));
-        push(&mut self.last, shortened(line.trim()), LAST_LINES);
+        self.passing |= PATTERNS.passing.is_match(line);
+        push(&mut self.last, line, LAST_LINES);
         let first = PATTERNS.set.matches(line).iter().next();
         let class = first.and_then(|at| Some((&CLASSES[at], PATTERNS.one[at].captures(line)?)));
         match class {
@@ -217,13 +225,14 @@ impl Search {
             let text = |name| captures.name(name).map(|m| m.as_str());
             let file = text("file").map(shortened);
             let number = text("line").and_then(|n| n.parse().ok()).filter(|_| file.is_some());
-            let context = if rank >= ECHO { self.before.iter().cloned().collect() } else { Vec::new() };
+            let context =
+                if rank >= ECHO { self.before.iter().map(|l| shortened(l)).collect() } else { Vec::new() };
             let message = shortened(text("message").unwrap_or(line).trim());
             self.found[rank] = Some((self.number, FirstError { kind, file, line: number, message, context }));
             self.open = (rank < ECHO).then_some((rank, class));
         }
         if rank < ECHO {
-            push(&mut self.before, shortened(line), 2);
+            push(&mut self.before, line, 2);
         }
     }
 
@@ -250,7 +259,7 @@ impl Search {
             }
         }
         if role != Some(Role::Noise) {
-            push(&mut self.before, shortened(line), 2);
+            push(&mut self.before, line, 2);
         }
     }
 
@@ -298,11 +307,12 @@ fn stem(path: &str) -> &str {
     name.split_once('.').map_or(name, |(stem, _)| stem)
 }
 
-fn push(lines: &mut VecDeque<String>, line: String, limit: usize) {
-    if lines.len() == limit {
-        lines.pop_front();
-    }
-    lines.push_back(line);
+/// Puts a line behind the last ones, in the room of the one that leaves them.
+fn push(lines: &mut VecDeque<String>, line: &str, limit: usize) {
+    let mut room = if lines.len() == limit { lines.pop_front() } else { None }.unwrap_or_default();
+    room.clear();
+    room.push_str(line);
+    lines.push_back(room);
 }
 
 /// At most [`MESSAGE_LIMIT`] characters; what a terminal would obey is shown or left out.

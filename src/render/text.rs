@@ -166,3 +166,30 @@ fn cut(line: &str) -> String {
 fn wrapped(text: &str) -> Vec<String> {
     broken(text, "  ", "    ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dkms::ModuleName;
+    use crate::dkms::first_error::find;
+
+    #[test]
+    fn what_belongs_to_an_error_keeps_its_columns() {
+        let far = "x".repeat(90);
+        let log = format!("a.c:7:3: error: no\n    7 |   y = 3;\n      |   ^\n    8 | {far}\n");
+        let record = ModuleRecord {
+            module: ModuleName { name: "a".to_owned(), version: "1".to_owned() },
+            kernel: "6.15.7-1591.native".to_owned(),
+            state: State::BuildFailed,
+            reason: None,
+            error: find(&log).error,
+            log: None,
+            inputs: None,
+            files: Vec::new(),
+        };
+        let cut = format!("          8 | {}...", "x".repeat(63));
+        let lines = ["    a.c:7: no", "          7 |   y = 3;", "            |   ^", cut.as_str()];
+        assert_eq!(module(&record)[1..], lines);
+        assert_eq!(cut.len(), WIDTH);
+    }
+}

@@ -274,7 +274,7 @@ fn old_logs_of_kernels_and_modules_that_are_gone() {
         root.file(&format!("{logs}/{path}"), "a log");
         aged(&root, &format!("{logs}/{path}"), days);
     }
-    root.link(&format!("{logs}/link"), &root.at(&format!("{logs}/gone")));
+    root.link(&format!("{logs}/link"), root.at(&format!("{logs}/gone")));
     let run = root.run("clr-dkms", &["gc", "--dry-run"]);
     run.code(0).shows(&[
         &format!("would remove /{logs}/alpha/1.0/{B}.log.1: a log of more than 90 days; the kernel is gone"),
