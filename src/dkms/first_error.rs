@@ -298,7 +298,8 @@ impl Search {
     /// What was found.
     pub fn finish(self) -> Findings {
         let found = self.found.into_iter().flatten().next().or(self.ignored);
-        Findings { error: found.map(|(_, error)| error), passing: self.passing, last_lines: self.last.into() }
+        let last_lines = self.last.iter().map(|line| shortened(line.trim())).collect();
+        Findings { error: found.map(|(_, error)| error), passing: self.passing, last_lines }
     }
 }
 
