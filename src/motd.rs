@@ -1,6 +1,6 @@
 //! The fragment for the message of the day: at most three lines, from the status document.
 
-use crate::dkms::compiler_error::FirstError;
+use crate::dkms::first_error::FirstError;
 use crate::status::{Document, Verdict};
 
 /// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.

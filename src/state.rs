@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::dkms::compiler_error::FirstError;
+use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
 use crate::guard::{Decision, Need, Wishes};

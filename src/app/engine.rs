@@ -10,7 +10,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::dkms::build::{self, Failure};
-use crate::dkms::compiler_error::FirstError;
+use crate::dkms::first_error::FirstError;
+use crate::dkms::log;
 use crate::dkms::plan::State;
 use crate::dkms::rival::{self, Rival};
 use crate::dkms::tree::TREE;
@@ -315,7 +316,7 @@ fn one(
         return attempt;
     }
     tracing::info!("{p}");
-    attempt.log = Some(build::log_path(&p.module, &p.release));
+    attempt.log = Some(log::path(&p.module, &p.release));
     // Before the build: what somebody changes meanwhile is a reason to build again.
     let inputs = p.inputs(world);
     let timeout = world.settings.build_timeout;
@@ -356,7 +357,7 @@ fn one(
         }
         (Ok(()), Some((steps, why, lasting))) if !is_built(&steps) => {
             let what = format!("dkms says that it is done, and it is not: {why}");
-            let error = build::logged_error(&world.root, &p.module, &p.release);
+            let error = log::first_error(&world.root, &p.module, &p.release).map(Box::new);
             Err(Failure::Step {
                 what,
                 error,
@@ -392,7 +393,7 @@ fn one(
             let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
             attempt.inputs = inputs.filter(|_| lasting && full.is_empty());
             attempt.failure = Some((State::BuildFailed, what + &full));
-            attempt.error = error;
+            attempt.error = error.map(|error| *error);
         }
     }
     attempt

@@ -89,9 +89,10 @@ enum Verb {
     ///
     /// Built modules, links and folders in /var/lib/dkms and /usr/lib/modules, of kernels that have no image, no boot
     /// entry and no file of their own any more; by `dkms unbuild`, so that every module stays registered for the kernels
-    /// to come. What is not proven to be garbage stays, and where anything cannot be read, everything does. Exit code 0:
-    /// done, or nothing to do; 1: something could not be removed; 3: something could not be read, and nothing was
-    /// changed; 75: another run is at work; 77: no permission.
+    /// to come. Logs of builds for such kernels, and of modules that are gone, when they are older than 90 days. What is
+    /// not proven to be garbage stays, and where anything cannot be read, everything does. Exit code 0: done, or nothing
+    /// to do; 1: something could not be removed; 3: something could not be read, and nothing was changed; 75: another
+    /// run is at work; 77: no permission.
     #[command(after_help = "Examples:\n  clr-dkms gc --dry-run\n  clr-dkms gc\n  clr-dkms gc --root /mnt")]
     Gc(GcArguments),
 }

@@ -378,7 +378,7 @@ fn is_left_by_dkms(path: &Path, folder: &str, built: &BTreeSet<String>) -> bool 
 }
 
 /// The kernel in the first line of a `make.log`: `DKMS make.log for M-V for kernel K (A)`.
-fn kernel_of_log(log: &[u8]) -> Option<String> {
+pub(super) fn kernel_of_log(log: &[u8]) -> Option<String> {
     let line = String::from_utf8_lossy(log.split(|b| *b == b'\n').next()?).into_owned();
     let (_, rest) = line.starts_with("DKMS ").then_some(line.rsplit_once(" for kernel "))??;
     let release = rest.strip_suffix(&format!(" ({})", architecture()))?;

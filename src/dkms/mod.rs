@@ -6,14 +6,17 @@
 pub mod aside;
 pub mod build;
 pub mod cache;
-pub mod compiler_error;
 pub mod conf;
+pub mod first_error;
+mod first_error_classes;
 pub mod gc;
 pub mod index;
 pub mod inputs;
 pub mod leftovers;
 pub mod lint;
+pub mod log;
 pub mod modfile;
+pub mod old_logs;
 mod pkcs7;
 pub mod plan;
 pub mod proof;

@@ -14,6 +14,7 @@ mod enforcement;
 mod enforcement_hostile;
 mod enforcement_roots;
 mod enforcement_vectors;
+mod first_error;
 mod gc;
 mod gc_properties;
 mod gc_refusals;

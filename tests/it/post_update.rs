@@ -44,7 +44,7 @@ fn a_new_kernel_gets_its_module() {
         fs::read(root.at(&TestRoot::ko("hello", B))).unwrap().windows(B.len()).any(|w| w == B.as_bytes())
     );
     assert!(root.text(&format!("usr/lib/modules/{B}/modules.dep")).contains("updates/dkms/hello.ko:"));
-    let log = root.redacted(&root.text(&format!("var/log/clr-dkms/hello-1.0/{B}.log")));
+    let log = root.redacted(&root.text(&format!("var/log/clr-dkms/hello/1.0/{B}.log")));
     assert!(log.contains("dkms build -m hello") && log.contains("make of hello for"), "{log}");
     assert!(!root.has("var/lib/clr-dkms/in-progress.json"));
     insta::assert_snapshot!(
@@ -184,10 +184,10 @@ fn a_module_that_fails_does_not_stop_the_others() {
         "/src/bad.c:7: no such thing",
         "make: *** [x] Error 1",
     ]);
-    run.says(&[&format!("var/log/clr-dkms/bad-2.5/{B}.log")]);
+    run.says(&[&format!("var/log/clr-dkms/bad/2.5/{B}.log")]);
     assert_eq!(["a", "bad", "z"].map(|m| root.recorded(m, B)), ["ok", "build-failed", "ok"]);
     assert!(
-        root.text(&format!("var/log/clr-dkms/bad-2.5/{B}.log"))
+        root.text(&format!("var/log/clr-dkms/bad/2.5/{B}.log"))
             .contains("/src/bad.c:7:3: error: no such thing")
     );
     // All modules that could be built are indexed, and the boot manager runs in any case.

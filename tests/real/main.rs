@@ -13,6 +13,7 @@ mod gc;
 mod image;
 mod killed;
 mod listing;
+mod logs;
 mod process;
 mod rivals;
 mod scene;

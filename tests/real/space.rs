@@ -6,17 +6,17 @@ use std::process::Command;
 use crate::scene::{A, Scene, entry, shell};
 
 /// Something mounted, until the end of the test.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
-    fn small(place: PathBuf, size: &str) -> Mount {
+    pub(crate) fn small(place: PathBuf, size: &str) -> Mount {
         std::fs::create_dir_all(&place).unwrap();
         let options = format!("size={size},mode=755");
         shell(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&place));
         Mount(place)
     }
 
-    fn grow(&self, size: &str) {
+    pub(crate) fn grow(&self, size: &str) {
         shell(Command::new("mount").args(["-o", &format!("remount,size={size}")]).arg(&self.0));
     }
 
