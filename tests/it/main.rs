@@ -32,5 +32,6 @@ mod rebuild;
 mod signature;
 mod status;
 mod support;
+mod tree_properties;
 mod variant;
 mod vectors;

@@ -9,6 +9,7 @@
 mod boot_manager;
 mod conf;
 mod damage;
+mod faults;
 mod gc;
 mod image;
 mod killed;
