@@ -19,5 +19,6 @@ mod scene;
 mod source;
 mod space;
 mod speed;
+mod states;
 mod update;
 mod versions;
