@@ -237,10 +237,10 @@ scratch_module() {
 }
 
 # What dkms and depmod would leave on disk: modules m0 … on the kernels of variants v0 …, each the tip of its own. No
-# headers but the files that tell whose they are.
+# headers but the files that tell whose they are; an index as long as that of a distribution's kernel.
 scratch_many() {
     (($# == 3)) || _scratch_die "scratch_many ROOT MODULES KERNELS" || return
-    local root arch k m release modules ko built installed
+    local root arch k m release modules first='' ko built installed
     root=$(_scratch_root "$1") && arch=$(uname -m) && ko=$root/tmp/many.ko || return
     for ((m = 0; m < $2; m++)); do
         mkdir -p "$root/usr/src/m$m-1.0" "$root/var/lib/dkms/m$m/1.0" &&
@@ -263,7 +263,17 @@ scratch_many() {
         done
         mkdir -p "${built[@]}" || return
         for ((m = 0; m < $2; m++)); do built[m]+=/m$m.ko; done
-        tee "${built[@]}" "${installed[@]}" <"$ko" >/dev/null && depmod -b "$root" "$release" || return
+        tee "${built[@]}" "${installed[@]}" <"$ko" >/dev/null || return
+        if [[ $first ]]; then
+            # It names no kernel.
+            cp -p "$first"/modules.* "$modules" || return
+        else
+            first=$modules
+            mkdir -p "$modules/kernel/others" &&
+                printf '%s\n' "$modules/kernel/others/other_module_"{1..4000}.ko |
+                xargs -n 500 sh -c 'tee "$@" <"$0" >/dev/null' "$ko" &&
+                depmod -b "$root" "$release" && rm -rf "$modules/kernel/others" || return
+        fi
     done
     rm -f "$ko"
 }
