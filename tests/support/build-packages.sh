@@ -33,11 +33,11 @@ fail() {
 # The packages of Debian 12 that build on its kernel 6.1. openafs-modules is one too, and takes as long as all others:
 # it is built when it is named.
 readonly good=(acpi-call adv-17v35x apfs bbswitch dahdi ddcci digimend dm-writeboost dpdk-kmods evdi falcosecurity-scap
-    gost-crypto jool langford lime-forensics nat-rtsp openrazer-driver openvpn-dco rapiddisk rtpengine-kernel tp-smapi
+    gost-crypto jool langford lime-forensics nat-rtsp openvpn-dco rapiddisk rtpengine-kernel tp-smapi
     v4l2loopback vpoll xtables-addons xtrx)
 # These may fail, and then say why: two want the headers of libxtables, of which one looks for the sources of another
-# module in /var/lib/dkms; two do not take what the kernel's later updates changed.
-readonly may_fail=(iptables-netflow west-chamber librem-ec-acpi lttng-modules)
+# module in /var/lib/dkms; three do not take what the kernel's later updates changed.
+readonly may_fail=(iptables-netflow west-chamber librem-ec-acpi lttng-modules openrazer-driver)
 
 for tool in apt-get dpkg-deb dkms python3; do
     command -v "$tool" >/dev/null || { say "there is no $tool"; exit 2; }

@@ -269,6 +269,7 @@ scratch_many() {
             cp -p "$first"/modules.* "$modules" || return
         else
             first=$modules
+            # shellcheck disable=SC2016 # for the inner shell
             mkdir -p "$modules/kernel/others" &&
                 printf '%s\n' "$modules/kernel/others/other_module_"{1..4000}.ko |
                 xargs -n 500 sh -c 'tee "$@" <"$0" >/dev/null' "$ko" &&
