@@ -37,5 +37,6 @@ mod rivals;
 mod signature;
 mod status;
 mod support;
+mod tree_properties;
 mod variant;
 mod vectors;

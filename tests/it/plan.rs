@@ -113,6 +113,7 @@ fn without_a_compiler_nothing_is_tried() {
         &clr_dkms::state::Stored::Absent,
         clr_dkms::status::Progress::None,
         &world.settings,
+        world.clock.now(),
     );
     assert!(document.next_step.unwrap().contains("`swupd bundle-add c-basic`"));
 }

@@ -9,6 +9,7 @@
 mod boot_manager;
 mod conf;
 mod damage;
+mod faults;
 mod gc;
 mod image;
 mod killed;
@@ -20,6 +21,7 @@ mod scene;
 mod source;
 mod space;
 mod speed;
+mod states;
 mod symbols;
 mod update;
 mod versions;

@@ -6,6 +6,7 @@ use std::process::Command;
 use crate::scene::{A, Scene, entry, shell};
 
 /// Something mounted, until the end of the test.
+#[derive(Debug)]
 pub(crate) struct Mount(PathBuf);
 
 impl Mount {
@@ -20,7 +21,7 @@ impl Mount {
         shell(Command::new("mount").args(["-o", &format!("remount,size={size}")]).arg(&self.0));
     }
 
-    fn read_only(root: &Path) -> Mount {
+    pub(crate) fn read_only(root: &Path) -> Mount {
         shell(Command::new("mount").arg("--bind").args([root, root]));
         let mount = Mount(root.to_owned());
         shell(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(root));
