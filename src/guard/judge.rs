@@ -11,6 +11,7 @@ use crate::kernel::{Installed, Running};
 use crate::needs::{Known, classify};
 use crate::state::{ModuleRecord, Record};
 use crate::status::module_status;
+use crate::status::outlook::would_be_taken;
 
 /// What this machine needs, and what follows for the boot default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,14 +45,15 @@ pub fn judge(facts: &Facts, settings: &Settings, record: Option<&Record>) -> Jud
     let needs = needs(facts, settings, record, &states);
     // Ascending: the inventory begins with the newest.
     let kernels: Vec<Candidate> =
-        facts.inventory.kernels.iter().rev().map(|kernel| candidate(facts, kernel, &states)).collect();
+        facts.inventory.kernels.iter().rev().map(|kernel| candidate(facts, kernel, &states, true)).collect();
     let target = facts.inventory.boot_default().map(|k| k.name.release());
     let next = facts.boots_next().map(|k| k.name.release());
     let critical = || needs.iter().filter(|n| n.class == Class::Critical);
-    let booted_next = kernels.iter().find(|k| Some(&k.release) == next.as_ref());
+    // As the boot entries are now, and not as clr-boot-manager would make them.
+    let booted_next = facts.boots_next().map(|kernel| candidate(facts, kernel, &states, false));
     Judgement {
         decision: decide(&kernels, target.as_deref(), &needs, &facts.wishes),
-        next_lacks: booted_next.map(|k| lacks(k, critical())).unwrap_or_default(),
+        next_lacks: booted_next.map(|k| lacks(&k, critical())).unwrap_or_default(),
         next,
         needs,
     }
@@ -84,10 +86,17 @@ fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[
     classify(&modules, &settings.modules, &facts.in_use, before, running)
 }
 
-fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord]) -> Candidate {
+/// `as_configured`: with the command line that clr-boot-manager would write, where its entry has another one.
+fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord], as_configured: bool) -> Candidate {
     let release = kernel.name.release();
+    let taken = |s: &ModuleRecord| {
+        as_configured
+            && s.state == State::SignatureRefused
+            && would_be_taken(facts, &release, &s.module, &s.files)
+    };
     let mine = states.iter().filter(|s| s.kernel == release);
-    let modules: BTreeMap<String, Ready> = mine.map(|s| (s.module.name.clone(), ready(s))).collect();
+    let modules: BTreeMap<String, Ready> =
+        mine.map(|s| (s.module.name.clone(), if taken(s) { Ready::Yes } else { ready(s) })).collect();
     // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
     let entry = facts.boot.loader.is_none() || facts.boot.of(&kernel.id).is_some();
     Candidate {

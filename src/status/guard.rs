@@ -137,12 +137,16 @@ pub fn held(judgement: &Judgement) -> Option<String> {
         return None;
     }
     let target = decision.target.as_deref().unwrap_or("the new one");
-    Some(match decision.lacking.first() {
-        _ if decision.because == Because::Held => {
-            format!("an admin holds kernel {}", decision.default.as_deref().unwrap_or("?"))
+    let default = decision.default.as_deref().unwrap_or("another one");
+    let next = judgement.next.as_deref().filter(|next| Some(*next) != decision.default.as_deref());
+    Some(match (next, decision.lacking.first()) {
+        (Some(next), Some(lack)) if decision.because != Because::Held && next == target => {
+            format!("kernel {next} boots next, and lacks {lack}")
         }
-        Some(lack) => format!("kernel {target} is held back: it lacks {lack}"),
-        None => format!("kernel {target} is held back: it cannot be booted"),
+        (Some(next), _) => format!("kernel {next} boots next, and should not: {default} should"),
+        (None, _) if decision.because == Because::Held => format!("an admin holds kernel {default}"),
+        (None, Some(lack)) => format!("kernel {target} is held back: it lacks {lack}"),
+        (None, None) => format!("kernel {target} is held back: it cannot be booted"),
     })
 }
 

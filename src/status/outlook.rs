@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cmdline::Switch;
-use crate::dkms::{Pair, Proof};
+use crate::dkms::{ModuleName, Pair, Proof};
 use crate::enforcement::{Kind, Outcome, Tri, Verdict, now};
 use crate::facts::{Facts, Line};
 
@@ -71,10 +71,23 @@ pub enum Fate {
 
 /// Tells it.
 pub fn fate(facts: &Facts, pair: &Pair, proofs: &[Proof]) -> Fate {
-    let Some(line) = facts.lines.iter().find(|l| l.release == pair.release) else { return Fate::Unknown };
-    let verdict = coming(facts, line);
+    match facts.lines.iter().find(|l| l.release == pair.release) {
+        Some(line) => fate_with(facts, line, &pair.module, proofs, &coming(facts, line)),
+        None => Fate::Unknown,
+    }
+}
+
+/// Whether a kernel would take them with its configured command line, which clr-boot-manager puts into its entry.
+pub fn would_be_taken(facts: &Facts, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
+    facts.lines.iter().find(|l| l.release == release).is_some_and(|line| {
+        let verdict = line.verdict_with(&line.effective, &facts.machine);
+        !matches!(fate_with(facts, line, module, proofs, &verdict), Fate::Refused(_))
+    })
+}
+
+fn fate_with(facts: &Facts, line: &Line, module: &ModuleName, proofs: &[Proof], verdict: &Verdict) -> Fate {
     let outcome = |proof: &Proof| {
-        proof.signature.as_ref().map_or(Outcome::Unknown, |known| line.outcome(known, None, &verdict))
+        proof.signature.as_ref().map_or(Outcome::Unknown, |known| line.outcome(known, None, verdict))
     };
     let outcomes: Vec<Outcome> = proofs.iter().map(outcome).collect();
     let refused = outcomes.iter().find_map(|outcome| match outcome {
@@ -82,11 +95,11 @@ pub fn fate(facts: &Facts, pair: &Pair, proofs: &[Proof]) -> Fate {
         _ => None,
     });
     let which =
-        if facts.boots_next().is_some_and(|k| k.name.release() == pair.release) { "the" } else { "its" };
+        if facts.boots_next().is_some_and(|k| k.name.release() == line.release) { "the" } else { "its" };
     match refused {
         Some(error) => Fate::Refused(format!(
             "kernel {} will refuse {} at {which} next boot{error}",
-            line.release, pair.module
+            line.release, module
         )),
         None if outcomes.contains(&Outcome::Unknown) => Fate::Unknown,
         None => Fate::Taken,

@@ -67,7 +67,7 @@ fn one_attempt_has_one_log() {
         root.short_calls()[..3],
         [&calls[0], &calls[1], &(calls[2].clone() + " --force")].map(Clone::clone)
     );
-    let log = format!("var/log/clr-dkms/hello-2.0/{B}.log");
+    let log = format!("var/log/clr-dkms/hello/2.0/{B}.log");
     let text = root.text(&log);
     assert!(text.find("dkms build").unwrap() < text.find("--force").unwrap(), "{text}");
     assert!(!root.has(&format!("{log}.1")));

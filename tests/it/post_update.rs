@@ -260,10 +260,10 @@ fn headers_decide_whether_it_can_be_built() {
                 .file(&format!("usr/lib/modules/{B}/build"), ""),
         };
         let run = root.post_update();
-        run.code(1).says(&["hello/1.0 is not ready for kernel", state]);
+        run.code(1).says(&[&format!("kernel {B} is held back: it lacks hello/1.0 (wanted; {state})")]);
         assert_eq!(root.recorded("hello", B), state);
         assert!(root.record().to_string().contains(step), "{}", root.record());
-        assert_eq!(root.short_calls(), ["clr-boot-manager"]);
+        assert_eq!(root.short_calls(), ["clr-boot-manager", "clr-boot-manager"], "update and set-kernel");
         assert!(root.text("run/motd.d/clr-dkms.motd").contains("DKMS"));
     }
 }

@@ -130,10 +130,11 @@ fn a_failing_code_after_good_work_is_told_and_is_no_failure() {
 }
 
 #[test]
-fn empty_entries_are_named() {
+fn empty_entries_are_moved_away() {
     let root = mounted();
     root.file("boot/loader/entries/Clear-linux-old.conf", "");
-    root.post_update().code(1).says(&["ROOT/boot/loader/entries/Clear-linux-old.conf is empty; delete it"]);
+    root.post_update().code(0).says(&["ROOT/boot/loader/entries/Clear-linux-old.conf was empty"]);
+    assert!(root.has("boot/loader/entries/Clear-linux-old.conf.empty"));
 }
 
 #[test]
