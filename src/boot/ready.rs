@@ -238,7 +238,9 @@ fn too_little(place: &str, needed: u64, free: u64, spare: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::sys::RootKind;
     use proptest::prelude::*;
 
     #[test]
@@ -274,6 +276,37 @@ mod tests {
             prop_assert!(peak <= most, "{} > {}", peak, most);
             prop_assert!(most <= files.iter().map(|(new, _)| i128::from(*new)).sum::<i128>());
         }
+    }
+
+    #[test]
+    fn kernels_that_will_be_installed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::LiveCopy, folder.path()).unwrap();
+        let put = |path: String| _ = root.write(path, b"x", 0o644).unwrap();
+        put("/proc/sys/kernel/osrelease".to_owned());
+        for (kernel, release) in [
+            ("native.6.1.1-1", "6.1.1-1.native"),
+            ("native.6.1.2-2", "6.1.2-2.native"),
+            ("native.6.1.3-3", "6.1.3-3.native"),
+            ("native.6.1.4-4", "6.1.4-4.native"),
+            ("lts.6.0.1-5", "6.0.1-5.lts"),
+            ("lts.6.0.2-6", "6.0.2-6.lts"),
+        ] {
+            put(format!("{IMAGES}/org.clearlinux.{kernel}"));
+            put(format!("{IMAGES}/cmdline-{release}"));
+        }
+        for mark in ["6.1.1-1.native", "6.1.2-2.native"] {
+            put(format!("/var/lib/kernel/k_booted_{mark}"));
+        }
+        let numbers = |native: bool| -> Vec<u32> {
+            let inventory = Inventory::observe(&root);
+            to_install(&inventory, native).iter().map(|k| k.name.number).collect()
+        };
+        assert_eq!(numbers(false), [6, 5, 4, 3, 2, 1]);
+        // What runs cannot be told: each tip and the last good one.
+        assert_eq!(numbers(true), [6, 4, 2]);
+        root.write("/proc/sys/kernel/osrelease", b"6.1.1-1.native\n", 0o644).unwrap();
+        assert_eq!(numbers(true), [6, 4, 2, 1]);
     }
 
     #[test]

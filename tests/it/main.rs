@@ -1,7 +1,9 @@
 //! Tests of the library and of the programs on fixture roots: no root rights, no network, no kernel headers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod boot_default;
 mod boot_files;
+mod boot_ready;
 mod cmdline_change;
 mod cmdline_check;
 mod cmdline_obstacles;
