@@ -110,6 +110,21 @@ fn a_default_that_boots_a_copy_is_not_that_kernel() {
 }
 
 #[test]
+fn empty_files_are_moved_away_and_kernels_need_no_room() {
+    let root = healthy();
+    root.file(LOADER, "").file(&path("x.conf"), "");
+    let free = Boot::of(&root).root.free_space_for_root("/").unwrap();
+    let image =
+        std::fs::File::options().write(true).open(root.at(&format!("usr/lib/kernel/{B_ID}"))).unwrap();
+    image.set_len(free + (64 << 30)).unwrap();
+    let boot = Boot::of(&root);
+    assert!(boot.prepare().is_err(), "there is no room for the kernel");
+    assert_eq!(boot.set(A_ID), Ok(()));
+    assert_eq!(root.text(LOADER), format!("default {A_ENTRY}\n"));
+    assert!(root.has("boot/loader/loader.conf.empty") && root.has(&path("x.conf.empty")));
+}
+
+#[test]
 fn the_choice_of_an_admin_stays() {
     let set = |name: &str, value: &str| {
         let root = healthy();

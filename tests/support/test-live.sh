@@ -140,7 +140,17 @@ check 'it names the file on the device' said "loader/entries/empty.conf on $devi
 check 'nobody is told to ask as root' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms status --json)" 0
 check 'and which partition it is' said "boot partition $device is not mounted: ask as root"
 # clr-boot-manager mounts it, and crashes: the empty entry, which only the journal knows, is moved away on the partition.
-printf '#!/bin/sh\nmount "%s" /boot || exit 1\n%s "$@"\ncode=$?\numount /boot\nexit $code\n' "$device" "$stand_in" >"$work/tools/clr-boot-manager"
+mounting() {
+    cat >"$work/tools/clr-boot-manager" <<END
+#!/bin/sh
+mount $device /boot || exit 1
+$stand_in "\$@"
+code=\$?
+umount /boot
+exit \$code
+END
+}
+mounting
 mkdir -p /etc/kernel/cmdline.d
 echo live=1 >/etc/kernel/cmdline.d/live.conf
 mounts=$(cat /proc/self/mountinfo)
@@ -161,6 +171,7 @@ umount "$work/mnt"
 kernel=(/usr/lib/kernel/org.clearlinux.native.6.15.8-1592)
 cp -a "${kernel[0]}" "$work/image"
 truncate -s 1G "${kernel[0]}"
+echo live=3 >/etc/kernel/cmdline.d/live.conf
 printf '#!/bin/sh\nexit 1\n' >"$work/tools/clr-boot-manager"
 check 'a run with too little room' is "$(code clr-dkms-post-update)" 1
 check 'it names partition and need' said "the boot partition $device has "
@@ -168,11 +179,13 @@ check 'nothing was written' looked_at "$work/dirty" 1
 mv "$work/image" "${kernel[0]}"
 # Files in /boot itself, on the root filesystem: clr-boot-manager would take that for the boot partition.
 mount --bind / /boot && mount -o remount,bind,ro /boot
-echo live=3 >/etc/kernel/cmdline.d/live.conf
+echo live=4 >/etc/kernel/cmdline.d/live.conf
 check 'a run with files in an unmounted /boot' is "$(code clr-dkms-post-update)" 1
 check 'it says why it is not run' said "while the boot partition $device is not mounted there"
 umount /boot
-rm /etc/kernel/cmdline.d/live.conf
+rm -r /etc/kernel/cmdline.d
+mounting
+check 'all is well again' is "$(code clr-dkms-post-update)" 0
 printf '#!/bin/sh\n%s "$@"\n' "$stand_in" >"$work/tools/clr-boot-manager"
 # Somebody else has it mounted to be written to: there is no way to it that is sure to write nothing.
 unshare --mount sh -c "mount $device $work/mnt && : >$work/there && exec sleep 60" &
