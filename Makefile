@@ -56,9 +56,11 @@ test: ## everything, in under 15 minutes; what CI runs (installs what is missing
 	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
 
 # Outside of test: what it downloads changes without us.
-test-packages: ## `clr-dkms lint` finds no error in any *-dkms package of this Debian (downloads them, installs none)
+test-packages: ## the *-dkms packages of this Debian: linted, built and proven (downloads them, installs none; as root)
+	tests/support/ensure-packages.sh build dkms test
 	$(CARGO) build --locked
 	tests/support/lint-packages.sh target/debug/clr-dkms
+	tests/support/build-packages.sh target/debug
 
 check: lint unit shell ## the quick part of test: needs no root, no dkms and no kernel headers
 

@@ -1,11 +1,13 @@
 //! The configuration: `clr-dkms.conf` and its drop-ins, the last one wins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ini::{Ini, ParseOption};
 
+use crate::dkms::is_usable_name;
+use crate::needs::Listed;
 use crate::sys::{FileError, Root, capacity};
 
 /// The folders that hold `clr-dkms.conf` and `clr-dkms.conf.d`, the strongest last.
@@ -23,6 +25,17 @@ pub enum SigUnenforce {
     On,
     /// Never. No run takes it away by itself; `clr-dkms-cmdline check` tells of it.
     Off,
+}
+
+/// What keeps an unproven kernel from becoming the boot default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// swupd leaves clr-boot-manager to us; it runs after the proof.
+    Defer,
+    /// swupd runs it; afterwards the default is pointed to the kernel that should be booted.
+    Hold,
+    /// Nothing: it is said, and nothing else.
+    Report,
 }
 
 /// How many modules are built at a time.
@@ -81,6 +94,10 @@ pub struct Settings {
     pub boot_update: bool,
     /// `[boot] timeout`: how long it may take.
     pub boot_timeout: Duration,
+    /// `[boot] policy`.
+    pub boot_policy: Policy,
+    /// `[modules]`: how much modules are needed, whatever is seen.
+    pub modules: Listed,
     /// `[motd] show`: write the MOTD fragment.
     pub motd_show: bool,
     /// `[tools]`: paths of programs by name.
@@ -96,6 +113,8 @@ impl Default for Settings {
             sig_unenforce: SigUnenforce::Auto,
             boot_update: true,
             boot_timeout: Duration::from_secs(300),
+            boot_policy: Policy::Defer,
+            modules: Listed::default(),
             motd_show: true,
             tools: BTreeMap::new(),
         }
@@ -223,6 +242,17 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
         }
         ("boot", "update") => s.boot_update = yes_or_no(value)?,
         ("boot", "timeout") => s.boot_timeout = deadline(value)?,
+        ("boot", "policy") => {
+            s.boot_policy = match value {
+                "defer" => Policy::Defer,
+                "hold" => Policy::Hold,
+                "report" => Policy::Report,
+                _ => return Err(format!("{value:?} is not one of defer, hold, report")),
+            };
+        }
+        ("modules", "critical") => s.modules.critical = names(value)?,
+        ("modules", "wanted") => s.modules.wanted = names(value)?,
+        ("modules", "optional") => s.modules.optional = names(value)?,
         ("motd", "show") => s.motd_show = yes_or_no(value)?,
         ("tools", name) if TOOLS.contains(&name) => {
             let path = Path::new(value);
@@ -238,10 +268,11 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
         ("build", _) => return Err("unknown key; known: timeout, jobs".to_owned()),
         ("run", _) => return Err("unknown key; known: lock-wait".to_owned()),
         ("cmdline", _) => return Err("unknown key; known: sig-unenforce".to_owned()),
-        ("boot", _) => return Err("unknown key; known: update, timeout".to_owned()),
+        ("boot", _) => return Err("unknown key; known: policy, update, timeout".to_owned()),
+        ("modules", _) => return Err("unknown key; known: critical, wanted, optional".to_owned()),
         ("motd", _) => return Err("unknown key; known: show".to_owned()),
         ("tools", _) => return Err(format!("unknown program; known: {}", TOOLS.join(", "))),
-        _ => return Err("unknown section; known: build, run, cmdline, boot, motd, tools".to_owned()),
+        _ => return Err("unknown section; known: build, run, cmdline, boot, modules, motd, tools".to_owned()),
     }
     Ok(())
 }
@@ -251,6 +282,16 @@ fn jobs(value: &str) -> Result<Jobs, String> {
         ("auto", _) => Ok(Jobs::Auto),
         (_, Ok(number @ 1..=256)) => Ok(Jobs::Most(number)),
         _ => Err(format!("{value:?} is neither auto nor a number from 1 to 256")),
+    }
+}
+
+/// Names of DKMS modules, with blanks or commas between them.
+fn names(value: &str) -> Result<BTreeSet<String>, String> {
+    let names: Vec<&str> = value.split([' ', '\t', ',']).filter(|name| !name.is_empty()).collect();
+    match names.iter().find(|name| !is_usable_name(name)) {
+        Some(odd) if odd.contains('/') => Err(format!("{odd:?}: give the name alone, without a version")),
+        Some(odd) => Err(format!("{odd:?} is no name of a module")),
+        None => Ok(names.into_iter().map(str::to_owned).collect()),
     }
 }
 
@@ -303,7 +344,7 @@ mod tests {
         let active: String = shipped
             .lines()
             .map(|l| match l.strip_prefix('#') {
-                Some(rest) if !rest.starts_with(' ') && rest.contains(" = ") => format!("{rest}\n"),
+                Some(rest) if !rest.starts_with(' ') && rest.contains(" =") => format!("{rest}\n"),
                 _ => format!("{l}\n"),
             })
             .collect();
@@ -312,8 +353,19 @@ mod tests {
         assert_eq!(settings.tools.keys().map(String::as_str).collect::<Vec<_>>(), TOOLS);
         let without_tools = Settings { tools: BTreeMap::new(), ..settings };
         assert_eq!(without_tools, Settings::default());
-        for key in ["timeout", "jobs", "lock-wait", "sig-unenforce", "update", "show"] {
-            assert!(shipped.contains(&format!("#{key} = ")), "{key}");
+        for key in [
+            "timeout",
+            "jobs",
+            "lock-wait",
+            "sig-unenforce",
+            "update",
+            "policy",
+            "critical",
+            "wanted",
+            "optional",
+            "show",
+        ] {
+            assert!(shipped.contains(&format!("#{key} =")), "{key}");
         }
     }
 
@@ -348,6 +400,8 @@ mod tests {
             ("[build]\ntimout = 3\n", "[build] timout: unknown key; known: timeout, jobs"),
             ("[build]\njobs = 0\n", "neither auto nor a number"),
             ("[build]\ntimeout = 3 # minutes\n", "is no time"),
+            ("[boot]\npolicy = never\n", "\"never\" is not one of defer, hold, report"),
+            ("[modules]\ncritical = zfs/2.2\n", "give the name alone"),
             ("[motd]\nshow = true\n", "\"true\" is not one of yes, no"),
             ("[cmdlin]\nx = 1\n", "unknown section"),
             ("show = no\n", "unknown section"),

@@ -3,14 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::boot::deferral::{self, Deferral};
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::{Sources, Switch, effective};
 use crate::dkms::conf::ConfError;
-use crate::dkms::proof::{INSTALLED, Index, built_files_good, find_file, prove};
-use crate::dkms::{Cache, Conf, Flaw, Pair, Registered, Signature, Stage, Tree, conf};
+use crate::dkms::plan::built_folder;
+use crate::dkms::proof::{INSTALLED, built_files_good, facts_of, find_file, prove};
+use crate::dkms::rival::{self, Rival};
+use crate::dkms::scope::Scope;
+use crate::dkms::{Cache, Conf, Flaw, ModuleName, Pair, Registered, Signature, Stage, Tree, conf, toolchain};
 use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdict, at_boot};
-use crate::kernel::inventory::{Named, module_folder};
+use crate::guard::Wishes;
+use crate::kernel::inventory::{Named, There, module_folder};
 use crate::kernel::{Installed, Inventory, Running};
+use crate::needs::InUse;
+use crate::state;
 use crate::sys::Root;
 use crate::sys::root::below;
 use crate::world::World;
@@ -80,6 +87,8 @@ pub struct Facts {
     pub tree: Tree,
     /// Every newest module on every tip, and on the running kernel; kernels in the order of work.
     pub pairs: Vec<Pair>,
+    /// The same for kernels that have been booted once and are none of these: what could be fallen back to.
+    pub fallbacks: Vec<Pair>,
     /// The command lines of the tips and of the running kernel.
     pub lines: Vec<Line>,
     /// The fingerprint of what the boot manager reads.
@@ -92,6 +101,12 @@ pub struct Facts {
     pub boot_obstacle: Option<Obstacle>,
     /// The root as the host sees it, for paths that a person follows.
     pub root: PathBuf,
+    /// What is in use on the running machine, and the modules that it hangs on.
+    pub in_use: InUse,
+    /// What an admin has said of the boot default.
+    pub wishes: Wishes,
+    /// Whether swupd leaves the boot files to us.
+    pub deferral: Deferral,
 }
 
 impl Facts {
@@ -115,6 +130,10 @@ impl Facts {
         }
         let mut pairs = Vec::new();
         let mut lines = Vec::new();
+        let mut fallbacks = Vec::new();
+        for kernel in inventory.kernels.iter().filter(|k| k.booted == There::Yes && !kernels.contains(k)) {
+            fallbacks.extend(pairs_of(world, cache, &tree, kernel));
+        }
         for kernel in kernels {
             pairs.extend(pairs_of(world, cache, &tree, kernel));
             lines.push(line(world, cache, &Named::of(kernel)));
@@ -126,10 +145,14 @@ impl Facts {
             boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
             machine: Machine::observe(&world.root),
+            in_use: in_use(&world.root, &inventory, &tree),
+            wishes: state::wishes(&world.root),
+            deferral: deferral::observe(&world.root),
             running: running_kernel(&world.root, cache, &inventory, &lines),
             inventory,
             tree,
             pairs,
+            fallbacks,
             lines,
         }
     }
@@ -153,6 +176,14 @@ impl Facts {
     /// The pairs of one kernel.
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a Pair> {
         self.pairs.iter().filter(move |p| p.release == release)
+    }
+}
+
+/// Without a module nobody asks what hangs on it.
+fn in_use(root: &Root, inventory: &Inventory, tree: &Tree) -> InUse {
+    match &inventory.running {
+        Running::Known { release } if !tree.modules.is_empty() => InUse::observe(root, release),
+        _ => InUse::default(),
     }
 }
 
@@ -191,44 +222,80 @@ pub fn kernels_that_matter(inventory: &Inventory) -> Vec<&Installed> {
 pub fn pairs_of(world: &World, cache: &mut Cache, tree: &Tree, kernel: &Installed) -> Vec<Pair> {
     let root = &world.root;
     let release = kernel.name.release();
-    let index = Index::load(root, &release);
+    let scope = Scope::load(root, &release, &kernel.headers, world.clock.now());
     let confs = chosen_versions(world, cache, tree, &release);
     let claimed = claimed_files(tree, &confs, &release);
-    confs
+    let mut pairs: Vec<Pair> = confs
         .into_iter()
         .map(|(registered, conf)| {
             let stage = tree.stage(registered, &release);
             let unknown = |reason: &str| Err(vec![Flaw::Unknown { reason: reason.to_owned() }]);
-            let proof = match (&conf, &index) {
+            let proof = match (&conf, &scope) {
                 (Err(ConfError::Unusable(reason) | ConfError::CannotTell(reason)), _) | (_, Err(reason)) => {
                     unknown(reason)
                 }
-                (Ok(conf), Ok(index)) => prove(root, cache, &registered.module, stage, &release, conf, index),
+                (Ok(conf), Ok(scope)) => prove(scope, cache, &registered.module, stage, conf),
             };
-            let (mut good, mut orphans) = (false, Vec::new());
-            if let (Ok(conf), true) = (&conf, proof.is_err()) {
-                good = built_files_good(root, cache, &registered.module, &release, conf);
-                if let (Some(claimed), true) = (&claimed, stage != Stage::Installed) {
-                    let folder = format!("{}/{INSTALLED}", module_folder(&release));
-                    let names = conf.built.iter().map(|b| &b.name).filter(|name| !claimed.contains(*name));
-                    orphans.extend(
-                        names.filter_map(|name| find_file(root, &folder, name)).map(|(path, _)| path),
-                    );
-                }
-            }
-            Pair {
+            let mut pair = Pair {
                 module: registered.module.clone(),
                 release: release.clone(),
                 source: registered.source.clone(),
                 stage,
                 conf,
                 proof,
-                built_files_good: good,
-                orphans,
+                built_files_good: false,
+                in_the_way: Vec::new(),
                 headers: kernel.headers.clone(),
+                rival: None,
+                programs_missing: Vec::new(),
+            };
+            if let (Ok(conf), Ok(scope), Err(flaws)) = (&pair.conf, &scope, &pair.proof) {
+                pair.built_files_good = built_files_good(scope, cache, &pair.module, conf)
+                    && !flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }));
+                let files = own_files(root, conf, &release);
+                pair.rival =
+                    files.iter().find_map(|(name, path)| owner(root, cache, tree, &pair, name, path));
+                let free = |name: &str| claimed.as_ref().is_some_and(|claimed| !claimed.contains(name));
+                let files = files.into_iter().filter(|(name, _)| stage == Stage::Installed || free(name));
+                pair.in_the_way = files.map(|(_, path)| path).collect();
             }
+            pair
         })
-        .collect()
+        .collect();
+    rival::find(&mut pairs);
+    if pairs.iter().any(|pair| pair.proof.is_err()) {
+        let missing =
+            toolchain::missing(&toolchain::config(root, &release), |name| world.tools.find(name).is_ok());
+        pairs.iter_mut().for_each(|pair| pair.programs_missing.clone_from(&missing));
+    }
+    pairs
+}
+
+/// The files with the names of a module in the folder that only dkms installs to: names and paths.
+fn own_files(root: &Root, conf: &Conf, release: &str) -> Vec<(String, String)> {
+    let folder = format!("{}/{INSTALLED}", module_folder(release));
+    let found = |name: &String| Some((name.clone(), find_file(root, &folder, name)?.0));
+    conf.built.iter().filter_map(|built| found(&built.name)).collect()
+}
+
+/// The module whose build an installed file is, when it is that of another one than of the pair: it may be one whose
+/// dkms.conf cannot be read any more.
+fn owner(root: &Root, cache: &mut Cache, tree: &Tree, pair: &Pair, file: &str, path: &str) -> Option<Rival> {
+    let mut contents = |folder: &str| {
+        let (path, there) = find_file(root, folder, file)?;
+        facts_of(root, cache, &path, &there).ok().map(|facts| facts.sha256)
+    };
+    let installed = contents(path.rsplit_once('/')?.0)?;
+    if contents(&built_folder(&pair.module, &pair.release)).as_ref() == Some(&installed) {
+        return None;
+    }
+    let others =
+        tree.installed.iter().filter(|((name, on), _)| *on == pair.release && *name != pair.module.name);
+    others.into_iter().find_map(|((name, _), version)| {
+        let module = ModuleName { name: name.clone(), version: version.clone() };
+        let built = contents(&built_folder(&module, &pair.release))?;
+        (built == installed).then(|| Rival { module, file: file.to_owned() })
+    })
 }
 
 /// One version of each module: the highest that asks to be built by itself, as dkms chooses, else the highest.

@@ -1,6 +1,6 @@
 //! The fragment for the message of the day: at most three lines, from the status document.
 
-use crate::dkms::compiler_error::FirstError;
+use crate::dkms::first_error::FirstError;
 use crate::status::{Document, Verdict};
 
 /// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.
@@ -15,7 +15,9 @@ const LINES: usize = 3;
 /// What may be shortened in the middle of a line.
 const ELASTIC: [&str; 2] = ["{problem}", "{error}"];
 /// What a text may ask for.
-const PLACEHOLDERS: [&str; 5] = ["{kernel}", "{problem}", "{error}", "{log}", "{enforcement}"];
+const PLACEHOLDERS: [&str; 6] = ["{kernel}", "{problem}", "{error}", "{log}", "{enforcement}", "{waiting}"];
+/// From when on it is told that microcode and boot loader wait too, in days.
+const LONG: i64 = 3;
 
 /// The shipped text for a verdict; none where there is nothing to say.
 pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
@@ -25,13 +27,15 @@ pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
         Verdict::RebootPending => Some(include_str!("../motd.d/reboot-pending")),
         Verdict::Building => Some(include_str!("../motd.d/building")),
         Verdict::Degraded => Some(include_str!("../motd.d/degraded")),
+        Verdict::Held => Some(include_str!("../motd.d/held")),
+        Verdict::Unsafe => Some(include_str!("../motd.d/unsafe")),
         Verdict::Unknown => Some(include_str!("../motd.d/unknown")),
     }
 }
 
 /// Fills a text: `{kernel}` is the next boot's release, `{problem}` the first thing that is wrong, `{error}` the first
 /// error of the first failed build and `{log}` its log; `{enforcement}` says that modules load without a trusted
-/// signature, where they really do or will. A line with a placeholder that has no value is left out, and so is one that
+/// signature, where they really do or will; `{waiting}` since when the boot files wait, after three days. A line with a placeholder that has no value is left out, and so is one that
 /// an earlier line begins with. Nothing to say is an empty string.
 pub fn fragment(document: &Document, text: &str) -> String {
     let failed = document.modules.iter().find(|m| m.error.is_some());
@@ -41,6 +45,11 @@ pub fn fragment(document: &Document, text: &str) -> String {
         "{problem}" => document.problems.first().cloned(),
         "{error}" => error.clone(),
         "{enforcement}" => document.unsigned_modules.sentence().map(str::to_owned),
+        "{waiting}" => document
+            .guard
+            .held_days
+            .filter(|days| *days >= LONG && document.guard.deferred)
+            .map(|days| format!("for {days} days microcode and boot loader have been waiting too")),
         // Read on that system, where the root is /.
         "{log}" => failed.and_then(|m| m.log.as_deref()).map(|log| inside(log, &document.root)),
         plain => Some(plain.to_owned()),

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::dkms::compiler_error::FirstError;
+use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
+use crate::guard::{Decision, Need, Wishes};
 use crate::sys::{FileError, Root};
 
 /// The record of the last run of the post-update hook.
@@ -18,6 +19,8 @@ pub const RECORD: &str = "/var/lib/clr-dkms/last-run.json";
 pub const IN_PROGRESS: &str = "/var/lib/clr-dkms/in-progress.json";
 /// The snapshot of the pre-update hook.
 pub const SNAPSHOT: &str = "/var/lib/clr-dkms/before-update.json";
+/// What an admin has said of the boot default.
+pub const WISHES: &str = "/var/lib/clr-dkms/boot-wishes.json";
 /// The schema of these files. It grows only when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 
@@ -66,6 +69,20 @@ pub struct BootRecord {
     pub entries: Option<String>,
     /// What went wrong the last time.
     pub error: Option<String>,
+    /// A kernel is kept from becoming the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<HeldBack>,
+}
+
+/// A kernel that is kept from becoming the boot default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBack {
+    /// Its release.
+    pub kernel: String,
+    /// Since when any kernel is.
+    pub since: Timestamp,
+    /// The boot files have not been touched since: microcode and boot loader wait too.
+    pub deferred: bool,
 }
 
 /// The record of a run.
@@ -91,6 +108,12 @@ pub struct Record {
     pub boot: BootRecord,
     /// What else was wrong.
     pub problems: Vec<String>,
+    /// How much each module is needed; what was critical is remembered while it is not loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<Need>,
+    /// What was decided about the boot default; not in records of before there was a guard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Decision>,
 }
 
 impl Record {
@@ -101,6 +124,7 @@ impl Record {
             r.started = Timestamp::UNIX_EPOCH;
             r.finished = Timestamp::UNIX_EPOCH;
             r.new_kernels.clear();
+            r.modules.iter_mut().flat_map(|m| &mut m.files).for_each(|file| file.checked = None);
             r
         };
         timeless(self) == timeless(other)
@@ -205,4 +229,26 @@ pub fn set_aside(root: &Root, path: &str) -> Result<String, FileError> {
     let bytes = root.read(path)?;
     root.write(&aside, &bytes, 0o644)?;
     Ok(aside)
+}
+
+/// The file that keeps what an admin has said of the boot default.
+#[derive(Debug, Serialize)]
+pub struct WishesFile {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What was said.
+    #[serde(flatten)]
+    pub wishes: Wishes,
+}
+
+/// What an admin has said of the boot default. A file that cannot be used says nothing: the rules decide then.
+pub fn wishes(root: &Root) -> Wishes {
+    match load::<Wishes>(root, WISHES) {
+        Stored::Good(wishes) => wishes,
+        Stored::Absent => Wishes::default(),
+        Stored::Bad(reason) | Stored::Unreadable(reason) => {
+            tracing::debug!("{reason}");
+            Wishes::default()
+        }
+    }
 }

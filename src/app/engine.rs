@@ -3,26 +3,28 @@
 //! The kernel of the next boot comes first. Two kernels of one module are never built at once: dkms has one build folder
 //! for all of them, and without a lock puts files of one kernel into the other (measured).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+mod queue;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::dkms::build::{self, Failure};
-use crate::dkms::compiler_error::FirstError;
+use crate::dkms::first_error::FirstError;
+use crate::dkms::log;
 use crate::dkms::plan::State;
+use crate::dkms::rival::{self, Rival};
 use crate::dkms::tree::TREE;
-use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Step, Tree, inputs, plan};
+use crate::dkms::{Cache, Conf, Decision, Flaw, ModuleName, Pair, Source, Stage, Step, Tree, inputs, plan};
 use crate::facts::{Facts, pairs_of};
 use crate::kernel::inventory::MODULES;
 use crate::state::Record;
 use crate::sys::{interrupt, work_politely};
 use crate::world::World;
+use queue::{Queue, held, next};
 
 /// How long one `depmod` may take; it takes about a second for 4,000 modules.
 const INDEX_DEADLINE: Duration = Duration::from_secs(300);
-
-/// How often a worker without work looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Less free space than this is none, in bytes.
 const ROOM: u64 = 256 << 10;
@@ -40,7 +42,9 @@ pub struct Planned {
     pub why: String,
     source: Source,
     conf: Conf,
-    in_circle: bool,
+    /// Why it fails without being tried.
+    hopeless: Option<(State, String)>,
+    drift: Option<String>,
 }
 
 impl std::fmt::Display for Planned {
@@ -83,6 +87,8 @@ pub struct Attempt {
     pub log: Option<String>,
     /// The fingerprint of the inputs that it failed with, where it follows from them.
     pub inputs: Option<String>,
+    /// What was there before and had to be healed, in words.
+    pub drift: Option<String>,
     /// The kernel's folder may have been changed.
     touched: bool,
     /// The kernel's `depmod` failed.
@@ -128,10 +134,15 @@ impl Order {
     }
 }
 
+/// The kernels of an order.
+fn kernels(facts: &Facts, order: &Order) -> Vec<String> {
+    let tips = facts.inventory.tips().into_iter().map(|k| k.name.release());
+    if order.kernels.is_empty() { tips.collect() } else { order.kernels.clone() }
+}
+
 /// The named modules that are left alone on a kernel, with state and reason.
 pub fn left_alone(facts: &Facts, order: &Order) -> Vec<(ModuleName, String, State, String)> {
-    let tips: Vec<String> = facts.inventory.tips().into_iter().map(|k| k.name.release()).collect();
-    let kernels = if order.kernels.is_empty() { &tips } else { &order.kernels };
+    let kernels = kernels(facts, order);
     let named = |pair: &&Pair| !order.modules.is_empty() && order.wants(&pair.module);
     let on = facts.pairs.iter().filter(|pair| kernels.contains(&pair.release)).filter(named);
     on.filter_map(|pair| match order.decide(pair) {
@@ -141,11 +152,13 @@ pub fn left_alone(facts: &Facts, order: &Order) -> Vec<(ModuleName, String, Stat
     .collect()
 }
 
-/// The work, in order: the next boot's kernel first, what others are built upon before them.
+/// The work, in order: the next boot's kernel first, then the running one; what others are built upon before them.
 pub fn plan(facts: &Facts, order: &Order) -> Vec<Planned> {
     let mut planned = Vec::new();
-    let tips = facts.inventory.tips().into_iter().map(|k| k.name.release());
-    let kernels: Vec<String> = if order.kernels.is_empty() { tips.collect() } else { order.kernels.clone() };
+    let mut kernels = kernels(facts, order);
+    let next = facts.next_kernel().map(|k| k.name.release());
+    // Stable: else as they were named, or by their numbers.
+    kernels.sort_by_key(|release| (next.as_ref() != Some(release), !facts.inventory.runs(release)));
     for release in kernels {
         let pairs: Vec<&Pair> = facts.of_kernel(&release).collect();
         // A module without a usable dkms.conf is left alone, whatever it depends on.
@@ -155,14 +168,24 @@ pub fn plan(facts: &Facts, order: &Order) -> Vec<Planned> {
         for at in in_order {
             let pair = pairs[at];
             if let (true, Decision::Work { steps, why }) = (order.wants(&pair.module), order.decide(pair)) {
+                let conf = conf(pair);
+                // Two that nobody asked for but a person, now: the file goes to one of them.
+                let taken = planned.iter().filter(|p: &&Planned| p.release == release).find_map(|p| {
+                    let file = rival::shared(&p.conf.built, &conf.built)?;
+                    Some((State::Conflict, Rival { module: p.module.clone(), file }.to_string()))
+                });
+                let in_circle = || "BUILD_DEPENDS leads back to the module itself".to_owned();
+                let in_circle = circle.contains(&at).then(|| (State::DependencyFailed, in_circle()));
+                let hopeless = in_circle.or(taken);
                 planned.push(Planned {
                     module: pair.module.clone(),
                     release: release.clone(),
-                    steps,
                     why,
                     source: pair.source.clone(),
-                    conf: conf(pair),
-                    in_circle: circle.contains(&at),
+                    conf,
+                    hopeless,
+                    drift: plan::drift(pair, &steps),
+                    steps,
                 });
             }
         }
@@ -208,89 +231,24 @@ pub fn run(world: &World, cache: &mut Cache, facts: &Facts, planned: &[Planned])
         }
     });
     // A worker that has panicked has left its module undone; the others are told all the same.
-    queue.into_inner().unwrap_or_else(PoisonError::into_inner).attempts
+    let attempts = queue.into_inner().unwrap_or_else(PoisonError::into_inner).attempts;
+    tell_drift(&attempts);
+    attempts
+}
+
+/// What was healed is no failure of the update, and yet somebody may wonder who has altered it.
+fn tell_drift(attempts: &[Attempt]) {
+    for a in attempts.iter().filter(|a| a.failure.is_none()) {
+        let unindexed =
+            attempts.iter().any(|other| other.release == a.release && other.index_error.is_some());
+        if let (Some(drift), false) = (&a.drift, unindexed) {
+            tracing::info!("drift: {} on {}: {drift}", a.module, a.release);
+        }
+    }
 }
 
 /// dkms makes this key when it first signs a module, without a lock: two at once would each sign with one of their own.
 const SIGNING_KEY: &str = "/var/lib/dkms/mok.key";
-
-/// The work that is left, and what is at work.
-struct Queue<'a> {
-    waiting: VecDeque<&'a Planned>,
-    busy: Vec<&'a Planned>,
-    /// By kernel: the names of modules that others are built upon and that are not there.
-    missing: BTreeMap<String, BTreeSet<String>>,
-    /// Kernels that want a `depmod`.
-    changed: BTreeSet<String>,
-    attempts: Vec<Attempt>,
-    /// Until one module has been built there is no signing key: nobody else works meanwhile.
-    alone: bool,
-}
-
-impl<'a> Queue<'a> {
-    /// The next one that can be worked on: the first whose module nobody works on, for whatever kernel (its versions and
-    /// kernels share folders), and whose dependencies are done.
-    fn take(&mut self) -> Option<&'a Planned> {
-        if self.alone && !self.busy.is_empty() {
-            return None;
-        }
-        let is_left = |release: &str, name: &str| {
-            let same = |p: &&Planned| p.release == release && p.module.name == name;
-            self.waiting.iter().any(same) || self.busy.iter().any(same)
-        };
-        let free = |p: &&Planned| {
-            let busy = self.busy.iter().any(|b| b.module.name == p.module.name);
-            // Those of a circle fail without being built: they need not wait for each other.
-            let built = p.in_circle || !p.conf.depends.iter().any(|name| is_left(&p.release, name));
-            !busy && built
-        };
-        let at = self.waiting.iter().position(free)?;
-        let p = self.waiting.remove(at)?;
-        self.busy.push(p);
-        Some(p)
-    }
-
-    /// Notes an attempt; gives the kernel, when it was the last one of a kernel that wants a `depmod`.
-    fn done(&mut self, p: &Planned, attempt: Attempt) -> Option<String> {
-        self.busy.retain(|b| !std::ptr::eq(*b, p));
-        if attempt.failure.is_none() {
-            if let Some(missing) = self.missing.get_mut(&p.release) {
-                missing.remove(&p.module.name);
-            }
-            // It has been signed now, or this kernel wants no signature.
-            self.alone &= attempt.log.is_none();
-        }
-        // A module that was refused, or did not compile, is no reason to let depmod near its kernel.
-        if attempt.touched || p.steps == [Step::Index] {
-            self.changed.insert(p.release.clone());
-        }
-        self.attempts.push(attempt);
-        let same = |other: &&Planned| other.release == p.release;
-        let last = !self.waiting.iter().any(same) && !self.busy.iter().any(same);
-        (last && self.changed.remove(&p.release)).then(|| p.release.clone())
-    }
-}
-
-fn held<'q, 'a>(queue: &'q Mutex<Queue<'a>>) -> MutexGuard<'q, Queue<'a>> {
-    // What a worker that has panicked left behind is still a queue.
-    queue.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits for something to do; none when nothing is left, or we are asked to stop.
-fn next<'a>(queue: &Mutex<Queue<'a>>, ready: &Condvar) -> Option<&'a Planned> {
-    let mut queue = held(queue);
-    loop {
-        if interrupt::asked() || queue.waiting.is_empty() {
-            return None;
-        }
-        if let Some(p) = queue.take() {
-            return Some(p);
-        }
-        // Looked at again now and then, so that a signal is noticed.
-        let (again, _) = ready.wait_timeout(queue, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner);
-        queue = again;
-    }
-}
 
 fn index(world: &World, queue: &Mutex<Queue<'_>>, release: &str) {
     if interrupt::asked() {
@@ -304,10 +262,15 @@ fn index(world: &World, queue: &Mutex<Queue<'_>>, release: &str) {
     }
 }
 
-/// The names of the modules of a kernel that are not proven: nothing can be built upon them.
+/// The names of the modules of a kernel that are not there: nothing can be built upon them. What only `modules.dep` does
+/// not list is there.
 fn not_ready(facts: &Facts, release: &str) -> BTreeSet<String> {
+    let is_there = |p: &Pair| match &p.proof {
+        Ok(_) => true,
+        Err(flaws) => p.stage == Stage::Installed && plan::is_unlisted_only(flaws),
+    };
     let states: BTreeMap<&str, bool> =
-        facts.of_kernel(release).map(|p| (p.module.name.as_str(), p.proof.is_ok())).collect();
+        facts.of_kernel(release).map(|p| (p.module.name.as_str(), is_there(p))).collect();
     let named = facts.of_kernel(release).filter_map(|p| p.conf.as_ref().ok()).flat_map(|c| c.depends.iter());
     named.filter(|name| states.get(name.as_str()) != Some(&true)).cloned().collect()
 }
@@ -327,6 +290,7 @@ fn one(
         error: None,
         log: None,
         inputs: None,
+        drift: p.drift.clone(),
         touched: false,
         index_error: None,
     };
@@ -334,9 +298,8 @@ fn one(
         return attempt;
     }
     let needs: Vec<&String> = p.conf.depends.iter().filter(|name| missing.contains(*name)).collect();
-    if p.in_circle {
-        attempt.failure =
-            Some((State::DependencyFailed, "BUILD_DEPENDS leads back to the module itself".to_owned()));
+    if p.hopeless.is_some() {
+        attempt.failure.clone_from(&p.hopeless);
         return attempt;
     }
     if let Some(first) = needs.first() {
@@ -353,11 +316,13 @@ fn one(
         return attempt;
     }
     tracing::info!("{p}");
-    attempt.log = Some(build::log_path(&p.module, &p.release));
+    attempt.log = Some(log::path(&p.module, &p.release));
     // Before the build: what somebody changes meanwhile is a reason to build again.
     let inputs = p.inputs(world);
     let timeout = world.settings.build_timeout;
+    let log = build::new_log(&world.root, &p.module, &p.release);
     let run = |steps: &[Step]| {
+        let log = log.as_ref().map_err(Clone::clone)?;
         build::run(
             &world.root,
             &world.tools,
@@ -366,36 +331,39 @@ fn one(
             &p.release,
             steps,
             build::Limits { deadline: timeout, make_jobs },
+            log,
         )
     };
     // What is there after a failed build is then the build from before.
-    let anew = p.steps.iter().any(|step| matches!(step, Step::SetAside(_)));
+    let build = plan::build_folder(&p.module, &p.release);
+    let anew = p.steps.iter().any(|step| matches!(step, Step::SetAside(path) if *path == build));
     let mut done = run(&p.steps);
     let mut left = still_to_do(world, cache, facts, p);
     // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
     if done.is_ok()
-        && let Some((steps, _)) = left.as_ref().filter(|(steps, _)| steps.contains(&Step::Reinstall))
+        && let Some((steps, ..)) =
+            left.as_ref().filter(|(steps, _, anew)| !anew && steps.contains(&Step::Reinstall))
     {
         done = run(steps);
         left = still_to_do(world, cache, facts, p);
     }
     done = match (done, left) {
         // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
-        (Err(Failure::Step { what, touched, .. }), Some((steps, _)))
+        (Err(Failure::Step { what, touched, .. }), Some((steps, ..)))
             if is_built(&steps) && (touched || !anew) =>
         {
             tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
             Ok(())
         }
-        (Ok(()), Some((steps, why))) if !is_built(&steps) => {
+        (Ok(()), Some((steps, why, lasting))) if !is_built(&steps) => {
             let what = format!("dkms says that it is done, and it is not: {why}");
-            let error = build::logged_error(&world.root, &p.module, &p.release);
+            let error = log::first_error(&world.root, &p.module, &p.release).map(Box::new);
             Err(Failure::Step {
                 what,
                 error,
                 last_lines: Vec::new(),
                 touched: true,
-                lasting: false,
+                lasting,
                 installing: false,
             })
         }
@@ -425,29 +393,32 @@ fn one(
             let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
             attempt.inputs = inputs.filter(|_| lasting && full.is_empty());
             attempt.failure = Some((State::BuildFailed, what + &full));
-            attempt.error = error;
+            attempt.error = error.map(|error| *error);
         }
     }
     attempt
 }
 
-/// What would have to be done for a module now, and why; none when it would be left alone.
+/// What would have to be done for a module now, and why, and whether another build of the same would not help; none when
+/// it would be left alone.
 fn still_to_do(
     world: &World,
     cache: &Mutex<&mut Cache>,
     facts: &Facts,
     planned: &Planned,
-) -> Option<(Vec<Step>, String)> {
+) -> Option<(Vec<Step>, String, bool)> {
     let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == planned.release)?;
     let tree = Tree::observe(&world.root);
     let pairs = {
         let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
         pairs_of(world, &mut cache, &tree, kernel)
     };
+    let pair = pairs.iter().find(|p| p.module == planned.module)?;
+    let is_symbols = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }));
     // Who is built by name need not ask for it.
-    match plan::decide(&plan::asked_for(pairs.iter().find(|p| p.module == planned.module)?)) {
-        Decision::Work { steps, why } => Some((steps, why)),
-        Decision::Proven => Some((Vec::new(), String::new())),
+    match plan::decide(&plan::asked_for(pair)) {
+        Decision::Work { steps, why } => Some((steps, why, pair.proof.as_ref().is_err_and(is_symbols))),
+        Decision::Proven => Some((Vec::new(), String::new(), false)),
         Decision::Leave { .. } => None,
     }
 }

@@ -1,7 +1,7 @@
 //! `clr-dkms gc`: remove what DKMS has left of kernels that are gone.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::boot::{BootFiles, entries, grub, syslinux};
 use crate::dkms::gc::{How, Kept, Left, Plan, Refusal, Removal, decide};
-use crate::dkms::{Cache, ModuleName, Tree, architecture, leftovers, unbuild};
+use crate::dkms::log::LOGS;
+use crate::dkms::{Cache, ModuleName, Tree, architecture, leftovers, old_logs, unbuild};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, Running};
 use crate::render::shown;
@@ -77,6 +78,9 @@ fn look(world: &World) -> Plan {
     let (kept, unreadable) = kept(world);
     let now = world.clock.now().as_nanosecond();
     let mut observed = leftovers::observe(&world.root, &kept, now);
+    if observed.unreadable.is_empty() {
+        old_logs::observe(&world.root, now, &mut observed);
+    }
     observed.unreadable.splice(0..0, unreadable);
     decide(&kept, &observed)
 }
@@ -94,7 +98,9 @@ fn times(root: &Root, plan: &Plan) -> BTreeMap<PathBuf, i128> {
 /// Why something is no leftover any more: its kernel is there again, or somebody has written into it since we looked.
 fn come_back(world: &World, seen: &BTreeMap<PathBuf, i128>, removal: &Removal) -> Option<String> {
     let (kept, unreadable) = kept(world);
-    if let Some(why) = unreadable.into_iter().next().or_else(|| kept.why(&removal.kernel)) {
+    let of_kernel = removal.what != Left::Log { orphan: true };
+    let kernel = || kept.why(&removal.kernel).filter(|_| of_kernel);
+    if let Some(why) = unreadable.into_iter().next().or_else(kernel) {
         return Some(format!("{why}; it was not so when we began"));
     }
     let Left::Modules { files, .. } = &removal.what else { return None };
@@ -287,6 +293,13 @@ fn remove(root: &Root, removal: &Removal) -> Result<(), String> {
         }
         Left::Scratch => {
             root.remove_tree(&removal.path).map_err(words)?;
+        }
+        Left::Log { .. } => {
+            root.remove(&removal.path).map_err(words)?;
+            let around = Path::new(&removal.path).ancestors().skip(1);
+            for folder in around.take_while(|folder| *folder != Path::new(LOGS)) {
+                root.remove_empty_folder(folder).map_err(words)?;
+            }
         }
     }
     Ok(())

@@ -1,9 +1,11 @@
 //! The programs and verbs: which steps, in which order. What they share stands here.
 
+pub mod boot;
 pub mod cmdline;
 pub mod enforcement;
 pub mod engine;
 pub mod gc;
+pub mod guard;
 pub mod lint;
 pub mod motd;
 pub mod post_update;

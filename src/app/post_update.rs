@@ -1,26 +1,27 @@
 //! `clr-dkms-post-update`, the main job: after an update, build what is missing, prove it, put the command line and
 //! the boot entries right, and leave a record.
 
+use std::time::Duration;
+
 use clap::Parser;
 use serde::Serialize;
 
 use super::engine::{self, Attempt, Order};
-use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
-use crate::boot::ReadBack;
+use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root};
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
-use crate::dkms::{Cache, Decision, ModuleName, Step, Tree, build, plan};
+use crate::dkms::{Cache, Decision, ModuleName, Step, Tree, aside, plan};
 use crate::facts::Facts;
+use crate::guard::judge;
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
 use crate::state::{
-    self, BootRecord, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot,
-    Stored,
+    self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot, Stored,
 };
 use crate::status::policy::sig_unenforce_wanted;
 use crate::status::{Progress, Verdict, document, module_status};
-use crate::sys::{FileError, Lock, interrupt};
+use crate::sys::{FileError, Lock, interrupt, lock};
 use crate::world::World;
 
 /// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
@@ -46,6 +47,9 @@ pub struct Arguments {
     /// With --dry-run: the plan as JSON
     #[arg(long, requires = "dry_run")]
     json: bool,
+    /// Wait for a swupd that is at work: half of its files are no kernel (clr-dkms.service)
+    #[arg(long, help_heading = "For units", conflicts_with = "dry_run")]
+    after_swupd: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -70,11 +74,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     } else {
         need_root(&world, "clr-dkms-post-update")?;
         interrupt::watch()?;
+        if arguments.after_swupd {
+            lock::wait_while_held(&world.root, SWUPD_LOCK, SWUPD_PATIENCE);
+        }
         let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
         work(&world, faults.clone(), &Order::default())?.code
     };
     Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
 }
+
+/// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).
+const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
+/// The longest that swupd is waited for: one that hangs must not keep modules from being built.
+const SWUPD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// Why a module that failed is left alone.
 const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and compiler; `clr-dkms rebuild` tries it again";
@@ -157,7 +169,8 @@ fn dry_run(world: &World) -> Plan {
         ),
         Err(e) => (Vec::new(), vec![e.to_string()]),
     };
-    let mut boot_update = boot_update_reason(world, record.as_ref().map(|r| &r.boot), &facts);
+    let judgement = judge(&facts, &world.settings, record.as_ref());
+    let mut boot_update = boot::update_reason(world, record.as_ref().map(|r| &r.boot), &facts, &judgement);
     if boot_update.is_none() && !cmdline.is_empty() {
         boot_update = Some("the fragments change".to_owned());
     }
@@ -197,24 +210,6 @@ fn cmdline_plan(world: &World, facts: &Facts) -> Result<(Ours, writer::Plan), Fi
     Ok((ours, plan))
 }
 
-/// Why the boot manager is to be run, if it is.
-fn boot_update_reason(world: &World, last: Option<&BootRecord>, facts: &Facts) -> Option<String> {
-    if !world.settings.boot_update {
-        return None;
-    }
-    match last {
-        _ if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
-            Some("the boot entries are not as configured".to_owned())
-        }
-        None => Some("we have not run it on this system yet".to_owned()),
-        Some(boot) if boot.error.is_some() => Some("it failed the last time".to_owned()),
-        Some(boot) if boot.inputs.as_deref() != Some(&facts.boot_inputs) => {
-            Some("kernels or fragments have changed since it last ran".to_owned())
-        }
-        Some(_) => None,
-    }
-}
-
 /// What a run came to.
 #[derive(Debug)]
 pub struct Done {
@@ -252,7 +247,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
     let mut cache = Cache::load(root);
     // What bash did not answer the last time, it may answer now; reports do not wait for it again.
     cache.forget_failures();
-    build::recover(root, &Tree::observe(root).modules);
+    aside::recover(root, &Tree::observe(root).modules);
     let observe = |cache: &mut Cache| Facts::observe_also(world, cache, &order.kernels);
     let facts = observe(&mut cache);
     let unknown = super::rebuild::unknown_module(&facts, order);
@@ -296,8 +291,10 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         return Ok(Done { code: stopped(), attempts, left_alone });
     }
     let last = before.as_good().map(|r| r.boot.clone());
-    let boot = put_boot_right(world, &facts, last.clone());
-    let facts = if last.as_ref() == Some(&boot) { facts } else { observe(&mut cache) };
+    let judgement = judge(&facts, &world.settings, before.as_good());
+    boot::put_deferral_right(world, &facts, &judgement);
+    let boot = boot::put_right(world, &facts, &judgement, last.clone());
+    let facts = observe(&mut cache);
 
     let mut problems = faults.clone();
     problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
@@ -311,7 +308,9 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         },
         next_boot: facts.inventory.boot_default().map(|k| k.name.release()),
         new_kernels: new_kernels(world, &facts),
-        modules: tip_pairs(&facts).map(|pair| module_record(pair, &attempts, before.as_good())).collect(),
+        modules: tip_pairs(&facts)
+            .map(|pair| module_record(&facts, pair, &attempts, before.as_good()))
+            .collect(),
         cmdline: CmdlineRecord {
             wanted: sig_unenforce_wanted(&world.settings, &facts),
             in_force: facts.lines.iter().all(|l| l.switch == Switch::On),
@@ -319,6 +318,8 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         },
         boot,
         problems,
+        needs: judgement.needs,
+        guard: Some(judgement.decision),
     };
     for m in record.modules.iter().filter(|m| !m.state.is_fine()) {
         if !attempts.iter().any(|a| a.module == m.module && a.release == m.kernel) {
@@ -358,12 +359,12 @@ fn finish(
     let known = before.as_good().is_some_and(|old| old.tells_the_same_as(&record));
     let saved = if known { Ok(()) } else { root.write_json(RECORD, &record).map(|_| ()) };
     let ended = root.remove(IN_PROGRESS);
-    let document = document(facts, &Stored::Good(record), Progress::None, &world.settings);
+    let document = document(facts, &Stored::Good(record), Progress::None, &world.settings, world.clock.now());
     // One that cannot be written must not keep the others from telling.
     super::motd::write(world, &document).and(saved).and(ended.map(|_| ()))?;
     // A fault of the configuration has an exit code of its own.
     let failed = match document.verdict {
-        Verdict::Unknown => true,
+        Verdict::Unknown | Verdict::Held | Verdict::Unsafe => true,
         Verdict::Degraded => document.problems.iter().any(|p| !faults.contains(p)),
         _ => false,
     };
@@ -373,7 +374,11 @@ fn finish(
     } else if !was_idle {
         tracing::info!("{}", document.summary);
     }
-    Ok(if failed { exit::ATTENTION } else { exit::OK })
+    Ok(match (document.verdict, failed) {
+        (Verdict::Unsafe, _) => exit::UNSAFE,
+        (_, true) => exit::ATTENTION,
+        (_, false) => exit::OK,
+    })
 }
 
 /// Kernels that the snapshot before the update did not know.
@@ -386,17 +391,18 @@ fn new_kernels(world: &World, facts: &Facts) -> Vec<String> {
 }
 
 fn module_record(
+    facts: &Facts,
     pair: &crate::dkms::Pair,
     attempts: &[Attempt],
     previous: Option<&Record>,
 ) -> state::ModuleRecord {
     let attempt = attempts.iter().find(|a| a.module == pair.module && a.release == pair.release);
     let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
-    let mut record = module_status(pair, if attempt.is_some() { None } else { previous });
+    let mut record = module_status(facts, pair, if attempt.is_some() { None } else { previous });
     record.log = known.and_then(|k| k.log.clone());
     if let Some(attempt) = attempt {
         record.log = attempt.log.clone().or(record.log);
-        if record.state != State::Ok
+        if !record.state.is_proven()
             && let Some((state, reason)) = &attempt.failure
         {
             record.state = *state;
@@ -426,16 +432,4 @@ fn put_cmdline_right(world: &World, facts: &Facts) -> (Vec<String>, bool) {
         tracing::error!("{PARAMETER} is needed, but {obstacle}");
     }
     (obstacles, changed)
-}
-
-/// Refreshes the boot entries when there is a reason to, and reads them back.
-fn put_boot_right(world: &World, facts: &Facts, last: Option<BootRecord>) -> BootRecord {
-    let reason = boot_update_reason(world, last.as_ref(), facts);
-    let last = last.unwrap_or_default();
-    let Some(why) = reason else {
-        // What nobody tries again is no error any more.
-        let error = last.error.filter(|_| world.settings.boot_update);
-        return BootRecord { error, ..last };
-    };
-    super::refresh::refresh(world, facts.into(), last, &why)
 }

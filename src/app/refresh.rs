@@ -30,6 +30,17 @@ impl<'a> From<&'a Facts> for Before<'a> {
     }
 }
 
+/// Makes sure that clr-boot-manager can be run, and tells what was mended for it.
+///
+/// # Errors
+/// Why it must not be run, with the next step.
+pub fn prepare(world: &World, inventory: &Inventory) -> Result<(), String> {
+    for mended in boot::ready::prepare(&world.root, inventory)? {
+        tracing::warn!("{mended}");
+    }
+    Ok(())
+}
+
 /// Runs `clr-boot-manager update` where it can be run, and reads the entries back. An error is logged, and is in the
 /// record that is given back; `last` is what it was before.
 pub fn refresh(world: &World, before: Before<'_>, last: BootRecord, why: &str) -> BootRecord {
@@ -46,6 +57,9 @@ pub fn refresh(world: &World, before: Before<'_>, last: BootRecord, why: &str) -
         }
         Some(obstacle) => return failed(format!("clr-boot-manager was not run: {obstacle}")),
         None => {
+            if let Err(why) = prepare(world, before.inventory) {
+                return failed(format!("clr-boot-manager was not run: {why}"));
+            }
             tracing::info!("running clr-boot-manager update, because {why}");
             boot::update(&world.root, &world.tools, world.settings.boot_timeout)
         }
@@ -75,5 +89,6 @@ pub fn refresh(world: &World, before: Before<'_>, last: BootRecord, why: &str) -
         updated: Some(world.clock.now()),
         entries: Some(seen.word().to_owned()),
         error: None,
+        ..last
     }
 }

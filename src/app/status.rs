@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::enforcement::{self, EnforcementArguments};
 use super::gc::{self, GcArguments};
+use super::guard::{self, GuardArguments, KernelArguments};
 use super::lint::{self, LintArguments};
 use super::rebuild::{self, RebuildArguments};
 use super::{Common, LOCK, answer, exit, json};
@@ -62,13 +63,36 @@ enum Verb {
         clr-dkms lint --kernel native hello/1.0\n  clr-dkms lint --json | jq '.targets[].findings[].id'"
     )]
     Lint(LintArguments),
+    /// Tell which kernel boots next, which one should, and why
+    ///
+    /// A new kernel becomes the boot default once the modules that this machine needs are proven for it. Until then the
+    /// kernel that has them stays the default.
+    ///
+    /// Exit code 0: the newest kernel may be booted; 1: another one is kept, and is safe; 2: what boots next is without a
+    /// module that is critical; 3: it cannot be told.
+    #[command(
+        after_help = "Examples:\n  clr-dkms guard\n  clr-dkms guard --json | jq '.needs[] | select(.class == \"critical\")'"
+    )]
+    Guard(GuardArguments),
+    /// Keep a kernel as the boot default, whatever is proven: without one, the running kernel
+    ///
+    /// It lasts until `clr-dkms release`, over updates and reboots.
+    #[command(after_help = "Examples:\n  clr-dkms hold\n  clr-dkms hold 6.15.7-1591.native")]
+    Hold(KernelArguments),
+    /// Let go of a kernel that is held, or go ahead with one that lacks a module
+    ///
+    /// Without KERNEL: what `clr-dkms hold` said is taken back; where nothing was said, the kernel that is held back may be
+    /// booted in spite of what it lacks. That is remembered for this kernel, and for no other.
+    #[command(after_help = "Examples:\n  clr-dkms release\n  clr-dkms release 6.15.8-1592.native")]
+    Release(KernelArguments),
     /// Remove what DKMS has left of kernels that are gone
     ///
     /// Built modules, links and folders in /var/lib/dkms and /usr/lib/modules, of kernels that have no image, no boot
     /// entry and no file of their own any more; by `dkms unbuild`, so that every module stays registered for the kernels
-    /// to come. What is not proven to be garbage stays, and where anything cannot be read, everything does. Exit code 0:
-    /// done, or nothing to do; 1: something could not be removed; 3: something could not be read, and nothing was
-    /// changed; 75: another run is at work; 77: no permission.
+    /// to come. Logs of builds for such kernels, and of modules that are gone, when they are older than 90 days. What is
+    /// not proven to be garbage stays, and where anything cannot be read, everything does. Exit code 0: done, or nothing
+    /// to do; 1: something could not be removed; 3: something could not be read, and nothing was changed; 75: another
+    /// run is at work; 77: no permission.
     #[command(after_help = "Examples:\n  clr-dkms gc --dry-run\n  clr-dkms gc\n  clr-dkms gc --root /mnt")]
     Gc(GcArguments),
 }
@@ -85,8 +109,19 @@ struct StatusArguments {
 /// # Errors
 /// When the root or the configuration cannot be used, or stdout cannot be written.
 pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    let world = arguments.common.strict_world("clr-dkms")?;
+    let world = match arguments.verb {
+        // A typo in the configuration must not keep the boot guard from its work.
+        Verb::Guard(_) => {
+            let (world, errors) = arguments.common.world("clr-dkms")?;
+            errors.iter().for_each(|e| tracing::error!("{e}"));
+            world
+        }
+        _ => arguments.common.strict_world("clr-dkms")?,
+    };
     let status = match arguments.verb {
+        Verb::Guard(asked) => return guard::run(&world, asked, &arguments.common),
+        Verb::Hold(asked) => return guard::hold(&world, asked),
+        Verb::Release(asked) => return guard::release(&world, asked),
         Verb::Status(status) => status,
         Verb::Enforcement(asked) => return enforcement::run(&world, &asked, &arguments.common),
         Verb::Rebuild(asked) => return rebuild::run(&world, asked, &arguments.common),
@@ -103,7 +138,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
 pub fn code(verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Healthy | Verdict::RebootPending => exit::OK,
-        Verdict::Building | Verdict::Degraded => exit::ATTENTION,
+        Verdict::Building | Verdict::Degraded | Verdict::Held => exit::ATTENTION,
+        Verdict::Unsafe => exit::UNSAFE,
         Verdict::Unknown | Verdict::NotApplicable => exit::UNKNOWN,
     }
 }
@@ -113,7 +149,7 @@ pub fn look(world: &World) -> Document {
     let mut cache = Cache::load(&world.root);
     let facts = Facts::observe(world, &mut cache);
     let record = state::load(&world.root, RECORD);
-    document(&facts, &record, progress(world), &world.settings)
+    document(&facts, &record, progress(world), &world.settings, world.clock.now())
 }
 
 fn progress(world: &World) -> Progress {

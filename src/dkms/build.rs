@@ -1,21 +1,17 @@
 //! Running dkms and depmod for one module on one kernel, with everything they say kept in a log.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use super::first_error::FirstError;
+use super::log::{self, append, note};
 use super::plan::{Step, build_folder, built_folder};
 use super::tree::{SOURCES, TREE};
-use super::{Conf, ModuleName, Source, compiler_error};
+use super::{Conf, ModuleName, Source, aside};
 use crate::kernel::inventory::{MODULES, module_folder};
-use crate::sys::child::{tail, unnamed_file};
 use crate::sys::{Child, Ended, Kind, Output, Root, Tools};
 
-/// Where the logs are.
-pub const LOGS: &str = "/var/log/clr-dkms";
-/// How much of the end of a log is searched for the first error, in bytes.
-const LOG_LIMIT: u64 = 16 << 20;
 /// The codes with which dkms says that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
 const EXCLUDED: [i32; 2] = [77, 9];
 
@@ -31,7 +27,7 @@ pub enum Failure {
         /// What was done, and how it ended.
         what: String,
         /// The first error in the log.
-        error: Option<compiler_error::FirstError>,
+        error: Option<Box<FirstError>>,
         /// The last lines of the log.
         last_lines: Vec<String>,
         /// The kernel's folder may have been changed before.
@@ -64,59 +60,19 @@ pub struct Limits {
     pub make_jobs: Option<usize>,
 }
 
-/// How many attempts have their logs kept.
-const ATTEMPTS: usize = 5;
-
-/// Words of an error that has nothing to do with source and kernel, and may be gone tomorrow.
-fn is_passing(log: &str) -> bool {
-    const WORDS: [&str; 13] = [
-        "No space left on device",
-        "Killed",
-        "Cannot allocate memory",
-        "virtual memory exhausted",
-        "Read-only file system",
-        "Input/output error",
-        "out of memory",
-        "memory exhausted",
-        "Resource temporarily unavailable",
-        "Too many open files",
-        "Disk quota exceeded",
-        "Text file busy",
-        "Stale file handle",
-    ];
-    WORDS.iter().any(|words| log.contains(words))
-}
-
-/// Makes room for the log of a new attempt: the last one is `K.log`, those before it `K.log.1` and so on.
-fn rotate(root: &Root, path: &str) {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    let numbered = |text: &str, n: usize| if n == 0 { text.to_owned() } else { format!("{text}.{n}") };
-    for n in (0..ATTEMPTS - 1).rev() {
-        if let Err(e) = root.rename(numbered(path, n), &numbered(name, n + 1)) {
-            tracing::warn!("{e}; that log is overwritten");
-        }
-    }
-}
-
-/// The log file of a module on a kernel, inside the root.
-pub fn log_path(module: &ModuleName, release: &str) -> String {
-    format!("{LOGS}/{}-{}/{release}.log", module.name, module.version)
-}
-
-/// The first error in the log of a module on a kernel.
-pub fn logged_error(root: &Root, module: &ModuleName, release: &str) -> Option<compiler_error::FirstError> {
-    compiler_error::find(&end_of(root.open_file(log_path(module, release)).ok()?))
-}
-
-/// The end of a log, as text. One that cannot be read back tells no error; the exit code is told in any case.
-fn end_of(log: File) -> String {
-    tail(log, LOG_LIMIT).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+/// The log of a new attempt; those before it move up. A file without a name where none can be made.
+///
+/// # Errors
+/// When not even that is possible.
+pub fn new_log(root: &Root, module: &ModuleName, release: &str) -> Result<File, Failure> {
+    log::begin(root, &log::path(module, release)).map_err(broken)
 }
 
 /// Runs the steps of one module on one kernel (all but [`Step::Index`]), one after the other.
 ///
 /// # Errors
 /// With how it failed; what dkms says of success is left to the proof.
+#[allow(clippy::too_many_arguments)] // each is one word of an order
 pub fn run(
     root: &Root,
     tools: &Tools,
@@ -125,60 +81,21 @@ pub fn run(
     release: &str,
     steps: &[Step],
     limits: Limits,
+    log: &File,
 ) -> Result<(), Failure> {
-    let path = log_path(module, release);
-    rotate(root, &path);
-    let log = match root.create(&path) {
-        Ok(log) => log,
-        Err(e) => {
-            tracing::warn!("{e}; the module is built without a log");
-            unnamed_file().map_err(|e| broken(format!("no place for a log: {e}")))?
-        }
-    };
+    let log = log.try_clone().map_err(|e| broken(format!("cannot share the log: {e}")))?;
     portable_source(root, module, source).map_err(|e| broken(e.to_string()))?;
-    let aside = steps.iter().find_map(|step| if let Step::SetAside(path) = step { Some(path) } else { None });
     let mut built = false;
     let done = run_steps(root, tools, module, release, steps, limits, log, &mut built);
-    if let Some(path) = aside {
-        put_aside_right(root, path, built);
-    }
-    done
-}
-
-/// The name of a build that is set aside: dkms sees nothing that begins with a dot.
-fn aside_name(path: &str) -> String {
-    format!(".tmp_{}_aside", path.rsplit('/').next().unwrap_or(path))
-}
-
-/// Takes a build back that was set aside, or throws it away when there is another one.
-fn put_aside_right(root: &Root, path: &str, superseded: bool) {
-    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let aside = format!("{folder}/{}", aside_name(path));
-    let result = if superseded {
-        root.remove_tree(&aside)
-    } else {
-        root.remove_tree(path).and_then(|_| root.rename(&aside, name))
-    };
-    if let Err(e) = result {
-        tracing::warn!("{e}; the next run builds what is missing");
-    }
-}
-
-/// Takes builds back that a killed run has set aside, before anybody looks at the tree: its own may be a part of one.
-pub fn recover(root: &Root, modules: &[super::Registered]) {
-    let own = super::architecture();
-    for module in modules.iter().map(|m| &m.module) {
-        let folder = format!("{TREE}/{}/{}", module.name, module.version);
-        // What cannot be listed is told by who reads the tree.
-        for kernel in root.list_optional(&folder).unwrap_or_default() {
-            let path = format!("{folder}/{}/{own}", kernel.name.to_string_lossy());
-            let aside = format!("{folder}/{}/{}", kernel.name.to_string_lossy(), aside_name(&path));
-            if kernel.kind == Kind::Folder && root.lookup_link(&aside).is(Kind::Folder) {
-                tracing::warn!("{path}: the build from before an interrupted one is taken back");
-                put_aside_right(root, &path, false);
-            }
+    let build = build_folder(module, release);
+    for step in steps {
+        match step {
+            Step::SetAside(path) if *path == build => aside::settle_build(root, path, built),
+            Step::SetAside(path) => aside::settle_file(root, path, release, [module]),
+            _ => {}
         }
     }
+    done
 }
 
 #[allow(clippy::too_many_arguments)] // those of its caller, and what it has come to
@@ -201,17 +118,7 @@ fn run_steps(
             }
             Step::SetAside(path) => {
                 note(&mut log, &format!("setting {path} aside"));
-                // What an interrupted run has left there is older than this one.
-                let aside = path.rsplit_once('/').map(|(folder, _)| format!("{folder}/{}", aside_name(path)));
-                aside
-                    .map_or(Ok(false), |aside| root.remove_tree(aside))
-                    .map_err(|e| broken(e.to_string()))?;
-                root.rename(path, &aside_name(path)).map_err(|e| broken(e.to_string()))?;
-                continue;
-            }
-            Step::RemoveFile(path) => {
-                note(&mut log, &format!("removing {path}"));
-                root.remove(path).map_err(|e| broken(e.to_string()))?;
+                aside::set(root, path).map_err(|e| broken(e.to_string()))?;
                 continue;
             }
             Step::Index => continue,
@@ -231,22 +138,18 @@ fn run_steps(
             Ended::Interrupted => return Err(Failure::Interrupted),
             _ => {}
         }
-        // The log of a failed build lies where the next build of this module, for any kernel, wipes it.
-        append(root, &mut log, &format!("{TREE}/{}/{}/build/make.log", module.name, module.version));
-        let text = end_of(log);
+        let told = log::findings(root, log, &make_log(module), release);
         let what = format!("dkms {verb}: {ended}");
-        let error = compiler_error::find(&text);
         // Only what a compiler says of a line of source follows from the source: a missing program, header or byte of memory
         // may be there tomorrow, without any sign of it in the inputs.
-        let in_source =
-            error.as_ref().is_some_and(|e| e.line.is_some() && !e.message.contains("No such file"));
-        let lasting = verb == "build" && matches!(ended, Ended::Exit(_)) && in_source && !is_passing(&text);
+        let in_source = told.error.as_ref().is_some_and(FirstError::is_in_source);
+        let lasting = verb == "build" && matches!(ended, Ended::Exit(_)) && in_source && !told.passing;
         // After a failed build dkms would only fail again; after a code that dkms gives for another module's file
         // (4 and 8 come after a good install too) the proof decides.
         return Err(Failure::Step {
             what,
-            error,
-            last_lines: compiler_error::last_lines(&text, 12),
+            error: told.error.map(Box::new),
+            last_lines: told.last_lines,
             touched: verb != "build",
             lasting,
             installing: verb == "install",
@@ -254,6 +157,11 @@ fn run_steps(
     }
     append(root, &mut log, &format!("{}/log/make.log", build_folder(module, release)));
     Ok(())
+}
+
+/// Where dkms lets make write while it builds, for any kernel.
+fn make_log(module: &ModuleName) -> String {
+    format!("{TREE}/{}/{}/build/make.log", module.name, module.version)
 }
 
 #[allow(clippy::too_many_arguments)] // each is one word of the command
@@ -293,10 +201,10 @@ fn dkms(
     }
     note(log, &child.spelt());
     let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
-    let done =
-        child.output(Output::Into(output)).run().map_err(|e| format!("dkms cannot be started: {e}"))?;
-    // The child moved the shared position; writing goes on at the end in any case.
-    log.seek(SeekFrom::End(0)).map_err(|e| format!("cannot write the log: {e}"))?;
+    let child = child.output(Output::Into(output));
+    let done = log::kept_small(root, log, &make_log(module), || child.run())
+        .map_err(|e| format!("dkms cannot be started: {e}"))?;
+    log::settle(log);
     note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
     Ok(done.ended)
 }
@@ -319,24 +227,6 @@ pub(super) fn in_root(root: &Root, mut child: Child) -> Result<Child, String> {
         child = child.arg(option).arg(root.real_path(folder).map_err(|e| e.to_string())?);
     }
     Ok(child)
-}
-
-/// A line of ours in a log. A log that cannot be written (a full disk) is no reason to stop a build.
-fn note(log: &mut File, text: &str) {
-    if let Err(e) = writeln!(log, "# clr-dkms: {text}") {
-        tracing::warn!("cannot write the build log: {e}");
-    }
-}
-
-fn append(root: &Root, log: &mut File, path: &str) {
-    let copied = match root.open_file(path) {
-        Ok(mut from) => std::io::copy(&mut from, log),
-        Err(e) if e.is_absent() => return,
-        Err(e) => Err(e.cause),
-    };
-    if let Err(e) = copied {
-        tracing::warn!("cannot copy {path} into the build log: {e}");
-    }
 }
 
 /// Makes one `depmod` for a kernel.

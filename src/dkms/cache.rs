@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::Conf;
 use super::conf::ConfError;
 use super::modfile::FileFacts;
+use super::symbols::Wrong;
 use crate::sys::{FileError, Root, Stat};
 
 /// Where it lies.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Changed whenever the meaning of a field changes: an old cache is then forgotten.
-const SCHEMA: u32 = 5;
+const SCHEMA: u32 = 6;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
@@ -43,6 +44,8 @@ struct Image {
 struct Entry {
     identity: String,
     facts: FileFacts,
+    /// What was found out about its symbols, with the identity of what they were compared with.
+    symbols: Option<(String, Result<(), Wrong>)>,
 }
 
 /// The cache, and what of it was used.
@@ -123,11 +126,37 @@ impl Cache {
 
     /// Keeps what was read from a module file.
     pub fn keep_file(&mut self, path: &str, stat: &Stat, facts: FileFacts) {
-        self.contents.files.insert(path.to_owned(), Entry { identity: identity(stat), facts });
+        self.contents.files.insert(path.to_owned(), Entry { identity: identity(stat), facts, symbols: None });
+    }
+
+    /// Whether the symbols of a module file, whose facts are known, are there: as `look` finds it out. `inputs` is the
+    /// identity of what they are compared with.
+    ///
+    /// # Errors
+    /// As `look`; that is not kept.
+    pub fn symbols(
+        &mut self,
+        path: &str,
+        stat: &Stat,
+        inputs: &str,
+        look: impl FnOnce() -> Result<Result<(), Wrong>, String>,
+    ) -> Result<Result<(), Wrong>, String> {
+        let known = self.contents.files.get_mut(path).filter(|e| e.identity == identity(stat));
+        match known.as_ref().and_then(|e| e.symbols.as_ref()) {
+            Some((compared, answer)) if compared == inputs => Ok(answer.clone()),
+            _ => {
+                let answer = look()?;
+                // Another module, which is none of the inputs, may bring what is missing.
+                if let (Some(known), false) = (known, matches!(answer, Err(Wrong::Missing(_)))) {
+                    known.symbols = Some((inputs.to_owned(), answer.clone()));
+                }
+                Ok(answer)
+            }
+        }
     }
 }
 
 /// Any change of the bytes changes the ctime, which no program can set back.
-fn identity(stat: &Stat) -> String {
+pub(super) fn identity(stat: &Stat) -> String {
     format!("{} {} {} {}", stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns)
 }

@@ -36,6 +36,8 @@ _cd_answer() {
         # CLEAN=true is what a file says that serves old versions too, and dkms does not mind it.
         [[ ${!n} && $i${!n} != CLEANtrue ]] && _cd_say deprecated "$i"
     done
+    # Of an array the first value counts, for the whole source: so it is for dkms before 3.3.0, which knows no such
+    # directive for a single file.
     [[ $BUILD_EXCLUSIVE_KERNEL && ! $_cd_kernel =~ $BUILD_EXCLUSIVE_KERNEL ]] &&
         _cd_say excluded "BUILD_EXCLUSIVE_KERNEL is $BUILD_EXCLUSIVE_KERNEL"
     [[ $BUILD_EXCLUSIVE_ARCH && ! $_cd_arch =~ $BUILD_EXCLUSIVE_ARCH ]] &&

@@ -126,6 +126,12 @@ pub enum Left {
     Claim,
     /// `T/M/V/build`, from a build for the kernel that failed or was killed.
     Scratch,
+    /// A log of ours that is long out of use.
+    Log {
+        /// The module is gone: then it does not matter whether the kernel is.
+        #[serde(skip)]
+        orphan: bool,
+    },
 }
 
 /// One thing that was found.
@@ -215,6 +221,13 @@ pub fn decide(kept: &Kept, observed: &Observed) -> Plan {
     plan.left_alone = observed.odd.clone();
     let mut releases: BTreeMap<&str, Vec<&Thing>> = BTreeMap::new();
     for thing in &observed.things {
+        if let Left::Log { orphan } = thing.left {
+            // A log tells nothing about its kernel, and keeps nothing.
+            if orphan || kept.why(&thing.release).is_none() {
+                plan.removals.push(removal(thing));
+            }
+            continue;
+        }
         releases.entry(&thing.release).or_default().push(thing);
     }
     for (release, things) in releases {
@@ -258,6 +271,7 @@ fn order(left: &Left) -> u8 {
         Left::Claim => 3,
         Left::Build { dkms_can: false, .. } => 4,
         Left::Scratch => 5,
+        Left::Log { .. } => 6,
     }
 }
 
@@ -270,7 +284,9 @@ fn removal(thing: &Thing) -> Removal {
         Left::Modules { .. } => ("holds only what dkms and depmod put there", How::Remove),
         Left::Claim => ("says what is installed on it", How::Remove),
         Left::Scratch => ("the remains of a build for it", How::Remove),
+        Left::Log { .. } => ("a log of more than 90 days", How::Remove),
     };
+    let gone = if thing.left == (Left::Log { orphan: true }) { "the module is gone" } else { gone };
     Removal {
         kernel: thing.release.clone(),
         what: thing.left.clone(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::aside::name_before;
 use super::gc::{Kept, Left, Observed, Refusal, Thing, claimed_release};
 use super::modfile::ENDINGS;
 use super::proof::{INSTALLED, is_dkms_own};
@@ -369,14 +370,15 @@ fn stem(file: &str) -> Option<&str> {
 fn is_left_by_dkms(path: &Path, folder: &str, built: &BTreeSet<String>) -> bool {
     let Some(text) = path.strip_prefix(folder).ok().and_then(Path::to_str) else { return false };
     let Some((place, name)) = text.rsplit_once('/') else { return DEPMOD.contains(&text) };
-    let Some(stem) = stem(name) else { return false };
+    // Also what a run of ours had set aside when it was killed.
+    let Some(stem) = stem(name_before(name).unwrap_or(name)) else { return false };
     let full = format!("{folder}/{text}");
     (place == INSTALLED && is_dkms_own(&full))
         || (built.contains(stem) && ELSEWHERE.iter().any(|e| text.starts_with(e)))
 }
 
 /// The kernel in the first line of a `make.log`: `DKMS make.log for M-V for kernel K (A)`.
-fn kernel_of_log(log: &[u8]) -> Option<String> {
+pub(super) fn kernel_of_log(log: &[u8]) -> Option<String> {
     let line = String::from_utf8_lossy(log.split(|b| *b == b'\n').next()?).into_owned();
     let (_, rest) = line.starts_with("DKMS ").then_some(line.rsplit_once(" for kernel "))??;
     let release = rest.strip_suffix(&format!(" ({})", architecture()))?;
@@ -393,9 +395,13 @@ mod tests {
         let left = |text: &str| {
             is_left_by_dkms(Path::new(&format!("/usr/lib/modules/K/{text}")), "/usr/lib/modules/K", &built)
         };
-        for yes in
-            ["updates/dkms/any.ko", "updates/dkms/any.ko.zst", "extra/alpha.ko.xz", "kernel/extra/alpha.ko"]
-        {
+        for yes in [
+            "updates/dkms/any.ko",
+            "updates/dkms/any.ko.zst",
+            "updates/dkms/.tmp_any.ko_aside",
+            "extra/alpha.ko.xz",
+            "kernel/extra/alpha.ko",
+        ] {
             assert!(left(yes), "{yes}");
         }
         assert!(left("modules.dep") && left("modules.dep.bin"));
@@ -407,6 +413,8 @@ mod tests {
             "modules.builtin.modinfo",
             "updates/dkms/notes",
             "updates/dkms/.ko",
+            "updates/dkms/.tmp_.ko_aside",
+            "updates/dkms/.tmp_any_aside",
             "updates/dkms/sub/any.ko",
             "vmlinuz",
             "build/Makefile",

@@ -3,22 +3,31 @@
 //! What dkms reports is a hint; what lies on disk is the result. Nothing here believes an exit code or the word
 //! "installed".
 
+pub mod aside;
 pub mod build;
 pub mod cache;
-pub mod compiler_error;
 pub mod conf;
+pub mod first_error;
+mod first_error_classes;
 pub mod gc;
+pub mod index;
 pub mod inputs;
 pub mod leftovers;
 pub mod lint;
+pub mod log;
 pub mod modfile;
+pub mod old_logs;
 mod pkcs7;
 pub mod plan;
 pub mod proof;
+pub mod rival;
+pub mod scope;
 pub mod script;
 pub mod signature;
 pub mod source;
+pub mod symbols;
 pub mod told;
+pub mod toolchain;
 pub mod tree;
 pub mod unbuild;
 pub mod version;

@@ -22,6 +22,8 @@ pub struct FileFacts {
     pub vermagic: Result<String, String>,
     /// SHA-256 of the file as it lies on disk, in hexadecimal.
     pub sha256: String,
+    /// The modules that it says it is loaded on top of.
+    pub depends: Vec<String>,
     /// Its signature; compressed modules are signed first.
     pub signature: Signature,
 }
@@ -30,16 +32,22 @@ pub struct FileFacts {
 pub fn read(name: &str, bytes: &[u8]) -> FileFacts {
     let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     match plain(name, bytes) {
-        Ok(plain) => FileFacts { vermagic: vermagic(&plain), sha256, signature: signature::read(&plain) },
+        Ok(plain) => {
+            let signature = signature::read(&plain);
+            match modinfo(&plain) {
+                Ok((vermagic, depends)) => FileFacts { vermagic: Ok(vermagic), sha256, depends, signature },
+                Err(reason) => FileFacts { vermagic: Err(reason), sha256, depends: Vec::new(), signature },
+            }
+        }
         Err(reason) => {
             let signature = Signature::Unsigned { note: Some(reason.clone()) };
-            FileFacts { vermagic: Err(reason), sha256, signature }
+            FileFacts { vermagic: Err(reason), sha256, depends: Vec::new(), signature }
         }
     }
 }
 
 /// The module without its compression.
-fn plain<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+pub(super) fn plain<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
     if bytes.is_empty() {
         return Err("it is empty".to_owned());
     }
@@ -54,14 +62,18 @@ fn plain<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
     })
 }
 
-fn vermagic(plain: &[u8]) -> Result<String, String> {
+/// Vermagic and dependencies.
+fn modinfo(plain: &[u8]) -> Result<(String, Vec<String>), String> {
     let file = object::File::parse(plain).map_err(|e| format!("it is no ELF file ({e})"))?;
     let section = file.section_by_name(".modinfo").ok_or("it has no .modinfo section")?;
     let data = section.data().map_err(|e| format!("its .modinfo cannot be read ({e})"))?;
-    data.split(|b| *b == 0)
-        .find_map(|entry| entry.strip_prefix(b"vermagic="))
-        .map(|text| String::from_utf8_lossy(text).trim().to_owned())
-        .ok_or_else(|| "its .modinfo has no vermagic".to_owned())
+    let value = |key: &[u8]| {
+        let value = data.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(key));
+        value.map(|text| String::from_utf8_lossy(text).trim().to_owned())
+    };
+    let vermagic = value(b"vermagic=").ok_or("its .modinfo has no vermagic")?;
+    let depends = value(b"depends=").unwrap_or_default();
+    Ok((vermagic, depends.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()))
 }
 
 fn all(reader: impl Read, format: &str) -> Result<Vec<u8>, String> {

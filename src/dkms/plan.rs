@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conf::ConfError;
 use super::proof::is_dkms_own;
+use super::rival::Rival;
 use super::{Conf, Flaw, ModuleName, Proof, Source, Stage};
 use crate::kernel::Headers;
 
@@ -30,10 +31,18 @@ pub enum State {
     SkippedExclusive,
     /// Its dkms.conf does not ask to be built by itself.
     NotAutoinstall,
+    /// Another module makes a file of the same name, and has it on this kernel.
+    Conflict,
+    /// A program that builds are made with is not installed: the kernel's compiler, make or a linker.
+    CompilerMissing,
     /// Its source or its dkms.conf cannot be used.
     BrokenSource,
     /// The installed file is for another kernel.
     VermagicMismatch,
+    /// It was built against other symbol versions, or needs a symbol that is not there.
+    SymbolsMismatch,
+    /// The kernel will refuse it for its signature, or for having none.
+    SignatureRefused,
     /// modprobe does not find it.
     NotInModulesDep,
     /// It cannot be told.
@@ -41,9 +50,20 @@ pub enum State {
 }
 
 impl State {
+    /// Its files are proven; whether the kernel takes them is another matter.
+    pub fn is_proven(self) -> bool {
+        matches!(self, State::Ok | State::SignatureRefused)
+    }
+
     /// Nobody has to do anything about it.
     pub fn is_fine(self) -> bool {
         matches!(self, State::Ok | State::SkippedExclusive | State::NotAutoinstall)
+    }
+
+    /// It is seen on the disk at any time: what a record says of it may be over.
+    pub fn is_seen(self) -> bool {
+        use State::{CompilerMissing, Conflict, HeadersMismatch, HeadersMissing};
+        matches!(self, Conflict | CompilerMissing | HeadersMissing | HeadersMismatch)
     }
 }
 
@@ -58,8 +78,12 @@ impl fmt::Display for State {
             State::HeadersMismatch => "headers-mismatch",
             State::SkippedExclusive => "skipped-exclusive",
             State::NotAutoinstall => "not-autoinstall",
+            State::Conflict => "conflict",
+            State::CompilerMissing => "compiler-missing",
             State::BrokenSource => "broken-source",
             State::VermagicMismatch => "vermagic-mismatch",
+            State::SymbolsMismatch => "symbols-mismatch",
+            State::SignatureRefused => "signature-refused",
             State::NotInModulesDep => "not-in-modules-dep",
             State::Unknown => "unknown",
         })
@@ -83,10 +107,14 @@ pub struct Pair {
     pub proof: Result<Vec<Proof>, Vec<Flaw>>,
     /// All built files in the DKMS tree are for this kernel.
     pub built_files_good: bool,
-    /// Files in the kernel's `updates/dkms` with the names of this module that no version of it claims.
-    pub orphans: Vec<String>,
+    /// Files in the kernel's `updates/dkms` with the names of this module that no other module has.
+    pub in_the_way: Vec<String>,
     /// The headers of the kernel.
     pub headers: Headers,
+    /// Who else makes a file of this module's, and has it.
+    pub rival: Option<Rival>,
+    /// Programs that a build for this kernel needs, and that are not installed.
+    pub programs_missing: Vec<String>,
 }
 
 /// One step towards a proof.
@@ -96,10 +124,9 @@ pub enum Step {
     /// Remove the folder of a build that is not whole or not good. dkms trips over half of one for ever, with --force
     /// too; and `dkms unbuild` takes away what is installed before there is anything better.
     RemoveTree(String),
-    /// Set the folder of a build that works aside, until the next step has made another one.
+    /// Set a build, or an installed file, aside until the next step has made another one. An installed file, because
+    /// dkms either refuses to install over it, or keeps it as an "original" that comes back one day.
     SetAside(String),
-    /// Remove an installed file that nothing claims, or that is damaged.
-    RemoveFile(String),
     /// `dkms build`.
     Build,
     /// `dkms install`.
@@ -113,7 +140,7 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::RemoveTree(path) | Step::RemoveFile(path) => write!(f, "remove {path}"),
+            Step::RemoveTree(path) => write!(f, "remove {path}"),
             Step::SetAside(path) => write!(f, "set {path} aside"),
             Step::Build => f.write_str("dkms build"),
             Step::Install => f.write_str("dkms install"),
@@ -151,45 +178,94 @@ pub fn decide(pair: &Pair) -> Decision {
         Err(flaws) => flaws,
     };
     let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
+    if let Some(rival) = &pair.rival {
+        let (state, why) = unwanted(pair).unwrap_or_else(|| (State::Conflict, rival.to_string()));
+        return Decision::Leave { state, why };
+    }
     // Files that are good and not listed want an index, whoever had them built.
-    if pair.stage == Stage::Installed && flaws.iter().all(|f| matches!(f, Flaw::NotListed { .. })) {
+    let is_unlisted = |f: &Flaw| matches!(f, Flaw::NotListed { .. });
+    // Who needs a module that is not there can be helped only by that one.
+    let is_anothers = |f: &Flaw| matches!(f, Flaw::Dependency { .. });
+    let unlisted = flaws.iter().any(is_unlisted) && flaws.iter().all(|f| is_unlisted(f) || is_anothers(f));
+    if pair.stage == Stage::Installed && unlisted {
         return Decision::Work { steps: vec![Step::Index], why };
     }
-    if let Some((state, why)) = left_alone(pair) {
+    if let Some((state, why)) = unwanted(pair).or_else(|| without_headers(pair)) {
         return Decision::Leave { state, why };
     }
     if flaws.iter().any(|f| matches!(f, Flaw::Unknown { .. })) {
         return Decision::Leave { state: State::Unknown, why };
     }
-    // A file in the way is removed only when its successor has been built: it may be one that works. It is removed
-    // because dkms either refuses to install over it, or keeps it as an "original" that comes back one day.
+    if flaws.iter().all(is_anothers) {
+        return Decision::Leave { state: State::DependencyFailed, why };
+    }
     let mut steps: Vec<Step> = Vec::new();
     if pair.stage == Stage::Added {
         steps.push(Step::Build);
     } else if !pair.built_files_good {
         steps.extend([Step::RemoveTree(build_folder(&pair.module, &pair.release)), Step::Build]);
     }
-    if pair.stage == Stage::Installed {
-        steps.extend(in_the_way(flaws));
-        steps.push(Step::Reinstall);
-    } else {
-        steps.extend(pair.orphans.iter().cloned().map(Step::RemoveFile));
-        steps.push(Step::Install);
-    }
-    steps.push(Step::Index);
-    Decision::Work { steps, why }
+    steps.extend(pair.in_the_way.iter().cloned().map(Step::SetAside));
+    built_with(pair, installed_by(pair, steps), why)
 }
 
-/// The steps that build a pair anew, whatever there is. What works stays until its successor is built.
+/// The steps that build a pair anew, whatever there is. What works stays until its successor is there.
 pub fn forced(pair: &Pair, why: &str) -> Decision {
+    if let Some(rival) = &pair.rival {
+        return Decision::Leave { state: State::Conflict, why: rival.to_string() };
+    }
     let mut steps = Vec::new();
     if pair.stage != Stage::Added {
         steps.push(Step::SetAside(build_folder(&pair.module, &pair.release)));
     }
     steps.push(Step::Build);
+    let proven = pair.proof.iter().flatten().map(|proof| &proof.path).filter(|path| is_dkms_own(path));
+    steps.extend(proven.chain(&pair.in_the_way).cloned().map(Step::SetAside));
+    built_with(pair, installed_by(pair, steps), why.to_owned())
+}
+
+fn installed_by(pair: &Pair, mut steps: Vec<Step>) -> Vec<Step> {
     steps.push(if pair.stage == Stage::Installed { Step::Reinstall } else { Step::Install });
     steps.push(Step::Index);
-    Decision::Work { steps, why: why.to_owned() }
+    steps
+}
+
+/// The steps, where the programs for them are there.
+fn built_with(pair: &Pair, steps: Vec<Step>, why: String) -> Decision {
+    if pair.programs_missing.is_empty() || !steps.contains(&Step::Build) {
+        return Decision::Work { steps, why };
+    }
+    let why = format!("to build it, {} must be installed", pair.programs_missing.join(" and "));
+    Decision::Leave { state: State::CompilerMissing, why }
+}
+
+/// Nothing is wrong but `modules.dep`: the files are there, and good.
+pub fn is_unlisted_only(flaws: &[Flaw]) -> bool {
+    flaws.iter().all(|f| matches!(f, Flaw::NotListed { .. }))
+}
+
+/// What a heal comes to, in words; none for a module that was not there before.
+pub fn drift(pair: &Pair, steps: &[Step]) -> Option<String> {
+    let flaws = pair.proof.as_ref().err()?;
+    if pair.stage == Stage::Added && pair.in_the_way.is_empty() {
+        return None;
+    }
+    let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let what = |flaw: &Flaw| match flaw {
+        Flaw::Missing { name } => format!("{name}.ko was gone"),
+        Flaw::Damaged { path, reason } => format!("{} was damaged ({reason})", name(path)),
+        Flaw::Vermagic { path, .. } => format!("{} was made for another kernel", name(path)),
+        Flaw::NotInstalled => "it was built and not installed".to_owned(),
+        Flaw::Differs { path } => format!("{} was altered", name(path)),
+        Flaw::NotListed { name, .. } => format!("{name}.ko was not in modules.dep"),
+        other => other.to_string(),
+    };
+    let cure = match steps {
+        [Step::Index] => "indexed again",
+        _ if steps.contains(&Step::Build) => "built again",
+        _ => "reinstalled",
+    };
+    Some(format!("{}: {cure}", flaws.iter().map(what).collect::<Vec<_>>().join(", ")))
 }
 
 /// The pair as if its dkms.conf asked to be built by itself.
@@ -211,19 +287,8 @@ pub fn built_folder(module: &ModuleName, release: &str) -> String {
     build_folder(module, release) + "/module"
 }
 
-/// Installed files that are not what they should be; never one that may be the kernel's own.
-fn in_the_way(flaws: &[Flaw]) -> impl Iterator<Item = Step> {
-    flaws.iter().filter_map(|flaw| match flaw {
-        Flaw::Damaged { path, .. } | Flaw::Vermagic { path, .. } | Flaw::Differs { path }
-            if is_dkms_own(path) =>
-        {
-            Some(Step::RemoveFile(path.clone()))
-        }
-        _ => None,
-    })
-}
-
-fn left_alone(pair: &Pair) -> Option<(State, String)> {
+/// Why nobody wants this module on this kernel, or can: it is not for it, does not ask for it, or is broken.
+pub fn unwanted(pair: &Pair) -> Option<(State, String)> {
     match &pair.source {
         Source::Broken { reason } => return Some((State::BrokenSource, reason.clone())),
         Source::Unknown { reason } => return Some((State::Unknown, reason.clone())),
@@ -254,6 +319,10 @@ fn left_alone(pair: &Pair) -> Option<(State, String)> {
     if !super::is_usable_name(&pair.release) {
         return Some((State::NotBuilt, "dkms cannot take the name of this kernel".to_owned()));
     }
+    None
+}
+
+fn without_headers(pair: &Pair) -> Option<(State, String)> {
     match &pair.headers {
         Headers::Present => None,
         Headers::Absent => Some((State::HeadersMissing, "the kernel's headers are not installed".to_owned())),
@@ -277,33 +346,42 @@ pub fn state_of(flaws: &[Flaw]) -> State {
         State::NotBuilt
     } else if is(|f| matches!(f, Flaw::Vermagic { .. })) {
         State::VermagicMismatch
+    } else if is(|f| matches!(f, Flaw::Symbols { .. })) {
+        State::SymbolsMismatch
     } else if is(|f| matches!(f, Flaw::NotListed { .. })) {
         State::NotInModulesDep
+    } else if is(|f| matches!(f, Flaw::Dependency { .. })) {
+        State::DependencyFailed
     } else {
         State::Unknown
     }
 }
 
 /// The order of the modules of one kernel: what others are built upon first, else as given. A second list holds the
-/// modules that depend on each other in a circle.
+/// modules that depend on each other in a circle; what is merely built upon one of those stands behind it.
 pub fn order(modules: &[(String, Vec<String>)]) -> (Vec<usize>, BTreeSet<usize>) {
     let by_name: BTreeMap<&str, usize> =
         modules.iter().enumerate().map(|(at, (name, _))| (name.as_str(), at)).collect();
     let needs = |at: usize| modules[at].1.iter().filter_map(|name| by_name.get(name.as_str()).copied());
-    let (mut ordered, mut placed) = (Vec::new(), BTreeSet::new());
-    loop {
-        let ready: Vec<usize> = (0..modules.len())
-            .filter(|at| !placed.contains(at) && needs(*at).all(|need| placed.contains(&need)))
-            .collect();
-        if ready.is_empty() {
-            break;
+    let needs_itself = |at: usize| {
+        let (mut open, mut seen) = (vec![at], BTreeSet::new());
+        while let Some(need) = open.pop() {
+            open.extend(needs(need).filter(|need| seen.insert(*need)));
         }
+        seen.contains(&at)
+    };
+    let circle: BTreeSet<usize> = (0..modules.len()).filter(|at| needs_itself(*at)).collect();
+    let (mut ordered, mut placed) = (Vec::new(), BTreeSet::new());
+    // Without the circles, which come in the first round, no round is left without one that is ready.
+    while ordered.len() < modules.len() {
+        let is_ready = |at: &usize| needs(*at).all(|need| placed.contains(&need));
+        let ready: Vec<usize> = (0..modules.len())
+            .filter(|at| !placed.contains(at) && (circle.contains(at) || is_ready(at)))
+            .collect();
         placed.extend(ready.iter().copied());
         ordered.extend(ready);
     }
-    let rest: BTreeSet<usize> = (0..modules.len()).filter(|at| !placed.contains(at)).collect();
-    ordered.extend(rest.iter().copied());
-    (ordered, rest)
+    (ordered, circle)
 }
 
 #[cfg(test)]
@@ -324,8 +402,10 @@ mod tests {
             }),
             proof: Err(flaws),
             built_files_good: false,
-            orphans: Vec::new(),
+            in_the_way: Vec::new(),
             headers: Headers::Present,
+            rival: None,
+            programs_missing: Vec::new(),
         }
     }
 
@@ -352,23 +432,21 @@ mod tests {
         let good = |stage| Pair { built_files_good: true, ..pair(stage, missing()) };
         assert_eq!(steps(&good(Stage::Built)), "dkms install, depmod");
         assert_eq!(steps(&good(Stage::Installed)), "dkms install --force, depmod");
-        let orphan = Pair { orphans: vec!["/x.ko".to_owned()], ..pair(Stage::Added, missing()) };
-        assert_eq!(steps(&orphan), "dkms build, remove /x.ko, dkms install, depmod");
-        let damaged = |path: &str| {
-            let reason = "it is empty".to_owned();
-            Pair {
-                built_files_good: true,
-                ..pair(Stage::Installed, vec![Flaw::Damaged { path: path.to_owned(), reason }])
-            }
-        };
+        let file = "/usr/lib/modules/K/updates/dkms/hello.ko";
+        let there = |stage| Pair { in_the_way: vec![file.to_owned()], ..good(stage) };
+        assert_eq!(steps(&there(Stage::Built)), format!("set {file} aside, dkms install, depmod"));
         assert_eq!(
-            steps(&damaged("/usr/lib/modules/K/updates/dkms/hello.ko")),
-            "remove /usr/lib/modules/K/updates/dkms/hello.ko, dkms install --force, depmod"
+            steps(&there(Stage::Installed)),
+            format!("set {file} aside, dkms install --force, depmod")
         );
-        let own = "/usr/lib/modules/K/kernel/drivers/hello.ko";
-        assert_eq!(steps(&damaged(own)), "dkms install --force, depmod", "never the kernel's own file");
+        let orphan = Pair { built_files_good: false, ..there(Stage::Added) };
+        assert_eq!(steps(&orphan), format!("dkms build, set {file} aside, dkms install, depmod"));
         let unlisted = vec![Flaw::NotListed { name: "hello".to_owned(), instead: None }];
-        assert_eq!(steps(&pair(Stage::Installed, unlisted)), "depmod");
+        assert_eq!(steps(&pair(Stage::Installed, unlisted.clone())), "depmod");
+        // Another's file that is not there is no reason to build this one.
+        let lost = vec![Flaw::Dependency { name: "hello".to_owned(), needs: "other".to_owned() }];
+        assert_eq!(steps(&pair(Stage::Installed, [unlisted, lost.clone()].concat())), "depmod");
+        assert_eq!(steps(&pair(Stage::Installed, lost)), "dependency-failed");
     }
 
     #[test]
@@ -392,6 +470,19 @@ mod tests {
         );
         assert_eq!(steps(&Pair { conf: Err(ConfError::CannotTell("x".to_owned())), ..base() }), "unknown");
         assert_eq!(steps(&Pair { proof: Ok(Vec::new()), ..base() }), "proven");
+        let programs_missing = vec!["make".to_owned()];
+        let without = Pair { programs_missing, ..base() };
+        assert_eq!(steps(&without), "compiler-missing");
+        let built = Pair { stage: Stage::Built, built_files_good: true, ..without };
+        assert_eq!(steps(&built), "dkms install, depmod", "nothing is to be compiled");
+        let module = ModuleName { name: "other".to_owned(), version: "2".to_owned() };
+        let rival = Some(Rival { module, file: "hello".to_owned() });
+        let beaten = Pair { rival, ..base() };
+        assert_eq!(steps(&beaten), "conflict");
+        assert!(matches!(forced(&beaten, "x"), Decision::Leave { state: State::Conflict, .. }));
+        let unlisted = vec![Flaw::NotListed { name: "hello".to_owned(), instead: None }];
+        let listed_never = Pair { stage: Stage::Installed, proof: Err(unlisted), ..beaten };
+        assert_eq!(steps(&listed_never), "conflict", "depmod would list the other one again");
     }
 
     #[test]
@@ -404,6 +495,28 @@ mod tests {
             (vec![1, 2, 0], BTreeSet::new())
         );
         let (all, circle) = order(&named(&[("a", &["b"]), ("b", &["a"]), ("c", &[])]));
-        assert_eq!((all, circle), (vec![2, 0, 1], BTreeSet::from([0, 1])));
+        assert_eq!((all, circle), (vec![0, 1, 2], BTreeSet::from([0, 1])));
+        // What is built upon one of a circle, or lies between two of them, is not in it, and comes behind it.
+        let list: &[(&str, &[&str])] =
+            &[("d", &["c"]), ("c", &["a"]), ("a", &["b"]), ("b", &["a"]), ("e", &["e", "c"])];
+        assert_eq!(order(&named(list)), (vec![2, 3, 4, 1, 0], BTreeSet::from([2, 3, 4])));
+    }
+
+    #[test]
+    fn a_heal_is_told_by_what_was_wrong() {
+        let told = |stage, flaw: Flaw| {
+            let pair = Pair { built_files_good: true, ..pair(stage, vec![flaw]) };
+            let Decision::Work { steps, .. } = decide(&pair) else { return None };
+            drift(&pair, &steps)
+        };
+        let altered = Flaw::Differs { path: "/x/hello.ko.zst".to_owned() };
+        assert_eq!(told(Stage::Installed, altered).as_deref(), Some("hello.ko.zst was altered: reinstalled"));
+        let unlisted = Flaw::NotListed { name: "hello".to_owned(), instead: None };
+        let indexed = "hello.ko was not in modules.dep: indexed again";
+        assert_eq!(told(Stage::Installed, unlisted).as_deref(), Some(indexed));
+        let gone = || Flaw::Missing { name: "hello".to_owned() };
+        assert_eq!(told(Stage::Installed, gone()).as_deref(), Some("hello.ko was gone: reinstalled"));
+        assert_eq!(told(Stage::HalfBuilt, gone()).as_deref(), Some("hello.ko was gone: reinstalled"));
+        assert_eq!(told(Stage::Added, gone()), None, "a new module is none that has drifted");
     }
 }

@@ -1,15 +1,18 @@
 //! The proof that a module is there for a kernel: every built file exists, was made for that kernel, and is the one
 //! that modprobe will find.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::conf::BuiltModule;
+use super::index::Entry;
 use super::modfile::{self, ENDINGS, FileFacts};
 use super::plan::built_folder;
+use super::scope::Scope;
 use super::signature::Signature;
+use super::symbols::Wrong;
 use super::{Cache, Conf, ModuleName, Stage};
 use crate::kernel::inventory::module_folder;
 use crate::sys::{Presence, Root};
@@ -29,6 +32,45 @@ pub struct Proof {
     /// Its signature; not in records of before this was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
+    /// When its contents last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtime: Option<Timestamp>,
+    /// SHA-256 of the file, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// When it was checked, in whole seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<Timestamp>,
+    /// What was checked; empty in records of before this was kept, as the three above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
+}
+
+/// Something that was to be checked of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What.
+    pub check: Subject,
+    /// Why it could not be; none when it was, and the file is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_made: Option<String>,
+}
+
+/// What can be checked of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// It was made for this kernel release.
+    Vermagic,
+    /// What it takes from the kernel and from other modules is there, in the version that it was built against.
+    Symbols,
+    /// modprobe finds it.
+    #[serde(rename = "modules.dep")]
+    ModulesDep,
+    /// The modules that it is loaded on top of are there.
+    Dependencies,
+    /// The kernel takes its signature, or takes it without one, at its next boot.
+    Signature,
 }
 
 /// What is wrong with a module on a kernel.
@@ -68,6 +110,20 @@ pub enum Flaw {
         /// What `modules.dep` lists instead, if anything.
         instead: Option<String>,
     },
+    /// It was built against other versions of the kernel's symbols, or takes one that is not there.
+    Symbols {
+        /// The path inside the root.
+        path: String,
+        /// Which.
+        wrong: Wrong,
+    },
+    /// A module that it is loaded on top of is not there.
+    Dependency {
+        /// The name, without ending.
+        name: String,
+        /// The name of the other one.
+        needs: String,
+    },
     /// It cannot be told.
     Unknown {
         /// Why.
@@ -90,61 +146,16 @@ impl fmt::Display for Flaw {
             Flaw::NotListed { name, instead: Some(path) } => {
                 write!(f, "modules.dep lists {path} for {name}")
             }
+            Flaw::Symbols { path, wrong: Wrong::Version(symbol) } => {
+                write!(f, "{path} was built against other symbol versions: {symbol}")
+            }
+            Flaw::Symbols { path, wrong: Wrong::Missing(symbol) } => {
+                write!(f, "{path} needs symbol {symbol}, which nothing exports")
+            }
+            Flaw::Dependency { name, needs } => write!(f, "{name} needs {needs}, which is not there"),
             Flaw::Unknown { reason } => f.write_str(reason),
         }
     }
-}
-
-/// Which file modprobe takes for which module of a kernel: `modules.dep` and `modules.dep.bin`, read once.
-#[derive(Debug, Default)]
-pub struct Index {
-    text: Vec<u8>,
-    binary: Vec<u8>,
-}
-
-impl Index {
-    /// Reads the index of a kernel; an absent one lists nothing.
-    ///
-    /// # Errors
-    /// In words, when it is there and cannot be read.
-    pub fn load(root: &Root, release: &str) -> Result<Index, String> {
-        let path = format!("{}/modules.dep", module_folder(release));
-        let read = |path: &str| root.read_optional(path).map_err(|e| e.to_string());
-        Ok(Index {
-            text: read(&path)?.unwrap_or_default(),
-            binary: read(&format!("{path}.bin"))?.unwrap_or_default(),
-        })
-    }
-
-    /// The files of some modules, by name with underscores.
-    fn find<'a>(&self, names: &[&'a str]) -> BTreeMap<&'a str, String> {
-        let mut found = BTreeMap::new();
-        for line in self.text.split(|b| *b == b'\n') {
-            let Some(end) = memchr::memchr(b':', line) else { continue };
-            let path = &line[..end];
-            let base = memchr::memrchr(b'/', path).map_or(0, |at| at + 1);
-            for name in names {
-                if is_file_of(&path[base..], name) {
-                    found.insert(*name, String::from_utf8_lossy(path).into_owned());
-                }
-            }
-        }
-        found
-    }
-
-    /// Whether modprobe, which reads only the binary file, knows that path. It holds each line of the text as it is;
-    /// the times of the two files tell nothing once one of them was copied or restored.
-    fn modprobe_knows(&self, path: &str) -> bool {
-        memchr::memmem::find(&self.binary, format!("{path}:").as_bytes()).is_some()
-    }
-}
-
-/// Whether a file name is that of a module; dash and underscore are one letter, as for modprobe.
-fn is_file_of(file: &[u8], module: &str) -> bool {
-    let fold = |b: &u8| if *b == b'-' { b'_' } else { *b };
-    file.len() > module.len()
-        && file.iter().zip(module.as_bytes()).all(|(a, b)| fold(a) == fold(b))
-        && ENDINGS.iter().any(|ending| &file[module.len()..] == ending.as_bytes())
 }
 
 /// Whether a file lies where only dkms puts files.
@@ -207,19 +218,14 @@ pub fn vermagic_of(facts: &FileFacts, release: &str, path: &str) -> Result<Strin
 }
 
 /// Whether every built file of a module in the DKMS tree is there and was made for the kernel.
-pub fn built_files_good(
-    root: &Root,
-    cache: &mut Cache,
-    module: &ModuleName,
-    release: &str,
-    conf: &Conf,
-) -> bool {
-    let folder = built_folder(module, release);
+pub fn built_files_good(scope: &Scope<'_>, cache: &mut Cache, module: &ModuleName, conf: &Conf) -> bool {
+    let (root, folder) = (scope.root, built_folder(module, scope.release));
     !conf.built.is_empty()
         && conf.built.iter().all(|built| {
             find_file(root, &folder, &built.name).is_some_and(|(path, there)| {
                 let facts = facts_of(root, cache, &path, &there);
-                facts.and_then(|facts| vermagic_of(&facts, release, &path)).is_ok()
+                facts.and_then(|facts| vermagic_of(&facts, scope.release, &path)).is_ok()
+                    && !matches!(scope.symbols(cache, &path, &there, None), Ok(Err(_)))
             })
         })
 }
@@ -229,63 +235,23 @@ pub fn built_files_good(
 /// # Errors
 /// With every flaw that was found.
 pub fn prove(
-    root: &Root,
+    scope: &Scope<'_>,
     cache: &mut Cache,
     module: &ModuleName,
     stage: Stage,
-    release: &str,
     conf: &Conf,
-    index: &Index,
 ) -> Result<Vec<Proof>, Vec<Flaw>> {
     let (mut proofs, mut flaws) = (Vec::new(), Vec::new());
     if conf.built.is_empty() {
         flaws.push(Flaw::Unknown { reason: "its dkms.conf names no module".to_owned() });
     }
     let names: Vec<&str> = conf.built.iter().map(|b| b.name.as_str()).collect();
-    let listed = index.find(&names);
+    let listed = scope.index.find(&names);
     for built in &conf.built {
-        let Some((path, there)) = installed_file(root, release, built) else {
-            flaws.push(Flaw::Missing { name: built.name.clone() });
-            continue;
-        };
-        let size = there.stat().map_or(0, |s| s.size);
-        let checked = facts_of(root, cache, &path, &there)
-            .and_then(|facts| vermagic_of(&facts, release, &path).map(|vermagic| (facts, vermagic)));
-        let (facts, vermagic) = match checked {
-            Ok(good) => good,
-            Err(flaw) => {
-                flaws.push(flaw);
-                continue;
-            }
-        };
-        if stage != Stage::Installed {
-            continue;
+        match prove_one(scope, cache, module, stage, built, listed.get(built.name.as_str())) {
+            Ok(proof) => proofs.push(proof),
+            Err(more) => flaws.extend(more),
         }
-        // dkms leaves an older version's file in place when a module has no version of its own, and says "installed".
-        let made = find_file(root, &built_folder(module, release), &built.name)
-            .and_then(|(path, there)| facts_of(root, cache, &path, &there).ok());
-        match made {
-            Some(made) if made.sha256 != facts.sha256 => {
-                flaws.push(Flaw::Differs { path });
-                continue;
-            }
-            // Outside of dkms's own folder it may be the kernel's own module of the same name.
-            None if !is_dkms_own(&path) => {
-                flaws.push(Flaw::Missing { name: built.name.clone() });
-                continue;
-            }
-            _ => {}
-        }
-        let below = path.strip_prefix(&format!("{}/", module_folder(release))).unwrap_or(&path);
-        match listed.get(built.name.as_str()) {
-            Some(entry) if entry == below && index.modprobe_knows(entry) => {}
-            Some(entry) if entry == below => flaws.push(Flaw::NotListed {
-                name: built.name.clone(),
-                instead: Some("something else in modules.dep.bin".to_owned()),
-            }),
-            other => flaws.push(Flaw::NotListed { name: built.name.clone(), instead: other.cloned() }),
-        }
-        proofs.push(Proof { path, vermagic, size, signature: Some(facts.signature) });
     }
     if stage != Stage::Installed && flaws.is_empty() {
         flaws.push(Flaw::NotInstalled);
@@ -293,19 +259,72 @@ pub fn prove(
     if flaws.is_empty() { Ok(proofs) } else { Err(flaws) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modules_dep_is_read_by_whole_names() {
-        let index = Index {
-            text: b"kernel/a/hello.ko.zst:\nupdates/dkms/snd-x.ko: kernel/a/hello.ko.zst\nkernel/hello_more.ko:\n".to_vec(),
-            binary: Vec::new(),
-        };
-        let found = index.find(&["hello", "snd_x", "more", "hell"]);
-        assert_eq!(found.get("hello").map(String::as_str), Some("kernel/a/hello.ko.zst"));
-        assert_eq!(found.get("snd_x").map(String::as_str), Some("updates/dkms/snd-x.ko"));
-        assert_eq!(found.len(), 2);
+fn prove_one(
+    scope: &Scope<'_>,
+    cache: &mut Cache,
+    module: &ModuleName,
+    stage: Stage,
+    built: &BuiltModule,
+    listed: Option<&Entry>,
+) -> Result<Proof, Vec<Flaw>> {
+    let root = scope.root;
+    let missing = || vec![Flaw::Missing { name: built.name.clone() }];
+    let (path, there) = installed_file(root, scope.release, built).ok_or_else(missing)?;
+    let facts = facts_of(root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
+    let vermagic = vermagic_of(&facts, scope.release, &path).map_err(|flaw| vec![flaw])?;
+    let mut proof = Proof {
+        vermagic,
+        size: there.stat().map_or(0, |stat| stat.size),
+        signature: Some(facts.signature),
+        mtime: there.stat().and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok()),
+        sha256: Some(facts.sha256),
+        checked: Some(scope.now),
+        checks: vec![Check { check: Subject::Vermagic, not_made: None }],
+        path,
+    };
+    if stage != Stage::Installed {
+        return Ok(proof);
     }
+    let path = &proof.path;
+    // dkms leaves an older version's file in place when a module has no version of its own, and says "installed".
+    let made = find_file(root, &built_folder(module, scope.release), &built.name)
+        .and_then(|(path, there)| facts_of(root, cache, &path, &there).ok());
+    match made {
+        Some(made) if Some(&made.sha256) != proof.sha256.as_ref() => {
+            return Err(vec![Flaw::Differs { path: path.clone() }]);
+        }
+        // Outside of dkms's own folder it may be the kernel's own module of the same name.
+        None if !is_dkms_own(path) => return Err(missing()),
+        _ => {}
+    }
+    let mut flaws = Vec::new();
+    let below = path.strip_prefix(&scope.inside("")).unwrap_or(path);
+    let entry = listed.filter(|entry| entry.path == below && scope.index.modprobe_knows(below));
+    if entry.is_none() {
+        let instead = listed.map(|entry| match entry.path == below {
+            true => "something else in modules.dep.bin".to_owned(),
+            false => entry.path.clone(),
+        });
+        flaws.push(Flaw::NotListed { name: built.name.clone(), instead });
+    }
+    let depended = entry.map_or(Ok(None), |entry| scope.dependencies(&built.name, &facts.depends, entry));
+    // Of modules that are not there nothing can be asked.
+    let asked = entry.filter(|_| matches!(depended, Ok(None)));
+    let symbols = match scope.symbols(cache, path, &there, asked) {
+        Ok(Ok(())) => None,
+        Ok(Err(wrong)) => {
+            flaws.push(Flaw::Symbols { path: path.clone(), wrong });
+            None
+        }
+        Err(reason) => Some(reason),
+    };
+    match depended {
+        Ok(not_made) => {
+            let done =
+                [(Subject::Symbols, symbols), (Subject::ModulesDep, None), (Subject::Dependencies, not_made)];
+            proof.checks.extend(done.map(|(check, not_made)| Check { check, not_made }));
+        }
+        Err(more) => flaws.extend(more),
+    }
+    if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
 }

@@ -39,8 +39,20 @@ pub fn kernel_spelling(name: &str) -> String {
 
 /// The needs, one for each module. `before` are those of the last run: what was critical stays so while the module is not
 /// loaded, for on a kernel without it nothing can hang on it.
-pub fn classify(modules: &[Known], listed: &Listed, in_use: &InUse, before: &[Need]) -> Vec<Need> {
-    modules.iter().map(|module| need(module, listed, in_use, before)).collect()
+/// `running` is the release that runs, if one does.
+pub fn classify(
+    modules: &[Known],
+    listed: &Listed,
+    in_use: &InUse,
+    before: &[Need],
+    running: Option<&str>,
+) -> Vec<Need> {
+    let with_kernel = |mut need: Need| {
+        let known = before.iter().find(|n| n.module == need.module).and_then(|n| n.worked_on.clone());
+        need.worked_on = if need.works { running.map(str::to_owned) } else { known };
+        need
+    };
+    modules.iter().map(|module| with_kernel(need(module, listed, in_use, before))).collect()
 }
 
 const LISTED: &str = "listed in clr-dkms.conf";
@@ -49,8 +61,13 @@ fn need(module: &Known, listed: &Listed, in_use: &InUse, before: &[Need]) -> Nee
     let files: Vec<String> = module.built.iter().map(|name| kernel_spelling(name)).collect();
     let loaded = files.iter().any(|file| in_use.loaded.contains(file));
     let works = loaded || module.proven;
-    let found =
-        |class, reason: &str| Need { module: module.name.clone(), class, reason: reason.to_owned(), works };
+    let found = |class, reason: &str| Need {
+        module: module.name.clone(),
+        class,
+        reason: reason.to_owned(),
+        works,
+        worked_on: None,
+    };
     for (class, names) in [
         (Class::Optional, &listed.optional),
         (Class::Critical, &listed.critical),
@@ -120,7 +137,7 @@ mod tests {
         ];
         let listed = Listed::default();
         assert_eq!(
-            told(&classify(&modules, &listed, &in_use, &[])),
+            told(&classify(&modules, &listed, &in_use, &[], None)),
             [
                 "zfs critical true: backs /home (zfs)",
                 "loop wanted true: loaded in the running kernel",
@@ -133,7 +150,8 @@ mod tests {
             optional: ["zfs".to_owned()].into(),
             ..Listed::default()
         };
-        let needs = classify(&modules, &listed, &in_use, &[]);
+        let needs = classify(&modules, &listed, &in_use, &[], Some("K"));
+        assert_eq!(needs[0].worked_on.as_deref(), Some("K"));
         assert_eq!(told(&needs)[0], "zfs optional true: listed in clr-dkms.conf");
         assert_eq!(told(&needs)[3], "y critical false: listed in clr-dkms.conf");
     }
@@ -145,10 +163,13 @@ mod tests {
             class: Class::Critical,
             reason: "backs /home (zfs)".to_owned(),
             works: true,
+            worked_on: Some("K1".to_owned()),
         }];
         let mut in_use = InUse::default();
         let gone = [known("zfs", &["zfs"], false)];
-        let now = |in_use: &InUse| told(&classify(&gone, &Listed::default(), in_use, &before));
+        let needs = |in_use: &InUse| classify(&gone, &Listed::default(), in_use, &before, Some("K2"));
+        let now = |in_use: &InUse| told(&needs(in_use));
+        assert_eq!(needs(&in_use)[0].worked_on.as_deref(), Some("K1"));
         assert_eq!(now(&in_use), ["zfs critical false: backs /home (zfs)"]);
         in_use.loaded.insert("zfs".to_owned());
         assert_eq!(

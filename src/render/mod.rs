@@ -2,6 +2,7 @@
 
 pub mod cmdline;
 pub mod enforcement;
+pub mod guard;
 pub mod lint;
 pub mod text;
 

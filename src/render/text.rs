@@ -2,7 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 
-use super::{broken, shown};
+use super::{WIDTH, broken, shown};
 use crate::dkms::plan::State;
 use crate::kernel::Headers;
 use crate::state::ModuleRecord;
@@ -62,8 +62,8 @@ fn section(lines: &mut Vec<String>, title: &str, items: &[String]) {
 fn painted(verdict: Verdict) -> String {
     let color = match verdict {
         Verdict::Healthy | Verdict::RebootPending => AnsiColor::Green,
-        Verdict::Degraded => AnsiColor::Red,
-        Verdict::Building | Verdict::Unknown | Verdict::NotApplicable => AnsiColor::Yellow,
+        Verdict::Degraded | Verdict::Unsafe => AnsiColor::Red,
+        Verdict::Held | Verdict::Building | Verdict::Unknown | Verdict::NotApplicable => AnsiColor::Yellow,
     };
     let style = Style::new().bold().fg_color(Some(color.into()));
     format!("{style}{verdict}{style:#}")
@@ -106,6 +106,8 @@ fn module(module: &ModuleRecord) -> Vec<String> {
     }
     if let Some(error) = &module.error {
         lines.extend(about("", &error.to_string()));
+        // Not broken anew: a caret must stay below what it points to.
+        lines.extend(error.context.iter().map(|line| cut(&format!("      {}", shown(line)))));
     }
     if let Some(log) = &module.log {
         lines.push(format!("    log: {log}"));
@@ -152,7 +154,42 @@ fn boot_entries(document: &Document) -> String {
     }
 }
 
+/// A line that ends at the width of the screen.
+fn cut(line: &str) -> String {
+    if line.chars().count() <= WIDTH {
+        return line.to_owned();
+    }
+    line.chars().take(WIDTH - 3).chain("...".chars()).collect()
+}
+
 /// A text indented by two blanks and broken at blanks.
 fn wrapped(text: &str) -> Vec<String> {
     broken(text, "  ", "    ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dkms::ModuleName;
+    use crate::dkms::first_error::find;
+
+    #[test]
+    fn what_belongs_to_an_error_keeps_its_columns() {
+        let far = "x".repeat(90);
+        let log = format!("a.c:7:3: error: no\n    7 |   y = 3;\n      |   ^\n    8 | {far}\n");
+        let record = ModuleRecord {
+            module: ModuleName { name: "a".to_owned(), version: "1".to_owned() },
+            kernel: "6.15.7-1591.native".to_owned(),
+            state: State::BuildFailed,
+            reason: None,
+            error: find(&log).error,
+            log: None,
+            inputs: None,
+            files: Vec::new(),
+        };
+        let cut = format!("          8 | {}...", "x".repeat(63));
+        let lines = ["    a.c:7: no", "          7 |   y = 3;", "            |   ^", cut.as_str()];
+        assert_eq!(module(&record)[1..], lines);
+        assert_eq!(cut.len(), WIDTH);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod advice;
 pub mod enforcement;
+pub mod guard;
 pub mod lint;
 pub mod outlook;
 pub mod policy;
@@ -11,13 +12,16 @@ use serde::Serialize;
 
 use crate::boot::{Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Switch};
-use crate::config::Settings;
+use crate::config::{Policy, Settings};
 use crate::dkms::Pair;
 use crate::dkms::plan::{self, Decision, State, decide};
-use crate::facts::Facts;
+use crate::dkms::proof::{Check, Subject};
+use crate::facts::{Facts, expected_entries};
+use crate::guard::{Judgement, Ruling, judge};
 use crate::kernel::{Headers, Running, Variant};
 use crate::state::{ModuleRecord, Record, Stored};
-use outlook::{Outlook, outlook, refused_modules};
+use guard::GuardReport;
+use outlook::{Fate, Outlook, fate, outlook, parameter_would_help};
 use policy::sig_unenforce_wanted;
 
 /// The answer in one word.
@@ -32,6 +36,10 @@ pub enum Verdict {
     Building,
     /// Something is missing or failed.
     Degraded,
+    /// The newest kernel is kept from becoming the boot default; what boots next has what is needed.
+    Held,
+    /// What boots next is without a module that is critical.
+    Unsafe,
     /// It cannot be told.
     Unknown,
     /// No kernel of this system is installed.
@@ -45,6 +53,8 @@ impl std::fmt::Display for Verdict {
             Verdict::RebootPending => "reboot-pending",
             Verdict::Building => "building",
             Verdict::Degraded => "degraded",
+            Verdict::Held => "held",
+            Verdict::Unsafe => "unsafe",
             Verdict::Unknown => "unknown",
             Verdict::NotApplicable => "not-applicable",
         })
@@ -112,6 +122,8 @@ pub struct Document {
     pub problems: Vec<String>,
     /// Odd things that were seen and left alone.
     pub notes: Vec<String>,
+    /// Which kernel boots next, which should, and why.
+    pub guard: GuardReport,
 }
 
 /// Whether a run is at work, or was broken off.
@@ -126,7 +138,7 @@ pub enum Progress {
 }
 
 /// The state of a module on a kernel, from the facts and from what the last run found out about it.
-pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleRecord {
+pub fn module_status(facts: &Facts, pair: &Pair, record: Option<&Record>) -> ModuleRecord {
     let mut status = ModuleRecord {
         module: pair.module.clone(),
         kernel: pair.release.clone(),
@@ -142,7 +154,8 @@ pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleRecord {
         (Decision::Work { why, .. }, Err(flaws)) => {
             (status.state, status.reason) = (plan::state_of(flaws), Some(why));
             if let Some(known) = record.and_then(|r| r.module(&pair.module, &pair.release))
-                && known.state != State::Ok
+                && !known.state.is_proven()
+                && !known.state.is_seen()
             {
                 status.state = known.state;
                 status.reason.clone_from(&known.reason);
@@ -153,13 +166,30 @@ pub fn module_status(pair: &Pair, record: Option<&Record>) -> ModuleRecord {
         }
         (_, proof) => {
             status.files = proof.clone().unwrap_or_default();
+            let not_made = match fate(facts, pair, &status.files) {
+                Fate::Taken => None,
+                Fate::Unknown => Some("it cannot be told what the kernel does with it".to_owned()),
+                Fate::Refused(why) => {
+                    (status.state, status.reason) = (State::SignatureRefused, Some(why));
+                    None
+                }
+            };
+            for file in &mut status.files {
+                file.checks.push(Check { check: Subject::Signature, not_made: not_made.clone() });
+            }
         }
     }
     status
 }
 
 /// Makes the document.
-pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, settings: &Settings) -> Document {
+pub fn document(
+    facts: &Facts,
+    record: &Stored<Record>,
+    progress: Progress,
+    settings: &Settings,
+    now: Timestamp,
+) -> Document {
     let known = record.as_good();
     let spelt = |mut module: ModuleRecord| {
         module.log = module.log.map(|log| facts.spell(&log));
@@ -170,10 +200,17 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         }
         module
     };
-    let modules: Vec<ModuleRecord> = facts.pairs.iter().map(|p| spelt(module_status(p, known))).collect();
+    let modules: Vec<ModuleRecord> =
+        facts.pairs.iter().map(|p| spelt(module_status(facts, p, known))).collect();
     let next_boot = facts.next_kernel().map(|k| k.name.release());
     let wanted = sig_unenforce_wanted(settings, facts);
-    let problems = problems(facts, record, progress, settings, &modules);
+    let judgement = judge(facts, settings, known);
+    let mut problems = problems(facts, record, progress, settings, &modules, &judgement);
+    let (danger, held) = (guard::danger(&judgement), guard::held(&judgement));
+    let is_held = held.is_some() && judgement.next == judgement.decision.default;
+    for told in [held.filter(|_| acts_here(facts, settings)), danger.clone()].into_iter().flatten() {
+        problems.insert(0, told);
+    }
     let running = match &facts.inventory.running {
         Running::Known { release } => Some(release.clone()),
         _ => None,
@@ -188,6 +225,10 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         Verdict::NotApplicable
     } else if progress == Progress::Working {
         Verdict::Building
+    } else if danger.is_some() {
+        Verdict::Unsafe
+    } else if is_held && acts_here(facts, settings) {
+        Verdict::Held
     } else if !problems.is_empty() {
         Verdict::Degraded
     } else if running.is_some() && next_boot.is_some() && running != next_boot {
@@ -207,7 +248,7 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         next_boot,
         sig_unenforce_wanted: wanted,
         unsigned_modules: outlook(facts),
-        boot_entries: match &facts.boot_entries {
+        boot_entries: match &entries(facts, held_back(facts, settings, &judgement)) {
             // What was seen by the last run, when more could be seen then.
             ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
             seen => Some(seen.word().to_owned()),
@@ -215,7 +256,14 @@ pub fn document(facts: &Facts, record: &Stored<Record>, progress: Progress, sett
         boot_updated: known.and_then(|r| r.boot.updated),
         last_run: known.map(|r| r.started),
         problems,
-        notes: notes(facts),
+        notes: notes(facts, held_back(facts, settings, &judgement).is_some()),
+        guard: GuardReport::new(
+            facts,
+            settings,
+            &judgement,
+            known.and_then(|r| r.boot.held_back.as_ref()),
+            now,
+        ),
     };
     document.summary = summary(&document);
     document.next_step = next_step(&document, progress, facts, known);
@@ -228,21 +276,36 @@ fn problems(
     progress: Progress,
     settings: &Settings,
     modules: &[ModuleRecord],
+    judgement: &Judgement,
 ) -> Vec<String> {
     let mut problems: Vec<String> = Vec::new();
     problems.extend(facts.inventory.unreadable().map(str::to_owned));
     problems.extend(facts.tree.unreadable.clone());
-    for m in modules.iter().filter(|m| is_lacking(m, facts)) {
+    let (refused, lacking): (Vec<&ModuleRecord>, Vec<_>) =
+        modules.iter().filter(|m| is_lacking(m, facts)).partition(|m| m.state == State::SignatureRefused);
+    let held_back = held_back(facts, settings, judgement);
+    // Why a kernel is held back is told in one sentence.
+    let is_told = |m: &&ModuleRecord| {
+        let of_target = judgement.decision.target.as_ref() == Some(&m.kernel) && held_back.is_some();
+        of_target && judgement.decision.lacking.iter().any(|l| l.module == m.module.to_string())
+    };
+    for m in lacking.into_iter().filter(|m| !is_told(m)) {
         problems.push(match m.state.is_fine() {
+            // Two modules are in it: the other one's name is half of the news.
+            false if m.state == State::Conflict => {
+                let why = m.reason.as_deref().unwrap_or("another module has its file");
+                format!("{} is not ready for kernel {} (conflict): {why}", m.module, m.kernel)
+            }
             false => format!("{} is not ready for kernel {} ({})", m.module, m.kernel, m.state),
             true => {
                 format!("{} is in use and will not be there on kernel {} ({})", m.module, m.kernel, m.state)
             }
         });
     }
-    problems.extend(refused_modules(facts));
-    if let ReadBack::Differs(wrong) = &facts.boot_entries {
-        problems.extend(wrong.iter().cloned());
+    let told = |m: &&ModuleRecord| !is_told_below(m, facts);
+    problems.extend(refused.into_iter().filter(told).filter_map(|m| m.reason.clone()));
+    if let ReadBack::Differs(wrong) = entries(facts, held_back) {
+        problems.extend(wrong);
     }
     if progress == Progress::BrokenOff {
         problems.push("the last run was broken off before its end".to_owned());
@@ -257,6 +320,7 @@ fn problems(
     match record {
         Stored::Good(record) => {
             let pending = settings.boot_update
+                && held_back.is_none()
                 && record.boot.error.is_none()
                 && record.boot.inputs.as_ref() != Some(&facts.boot_inputs)
                 && facts.boot_entries != ReadBack::Verified
@@ -279,6 +343,27 @@ fn problems(
     problems
 }
 
+/// Whether the guard acts on this system: not on an image, nor where it was told to report only.
+fn acts_here(facts: &Facts, settings: &Settings) -> bool {
+    facts.inventory.running != Running::None && settings.boot_update && settings.boot_policy != Policy::Report
+}
+
+/// The kernel id whose boot entry is not made yet, on purpose.
+fn held_back<'f>(facts: &'f Facts, settings: &Settings, judgement: &Judgement) -> Option<&'f str> {
+    let decision = &judgement.decision;
+    let is_held = acts_here(facts, settings) && decision.ruling == Ruling::Defer;
+    let target = decision.target.as_ref().filter(|_| is_held)?;
+    facts.lines.iter().find(|l| l.release == *target).map(|l| l.id.as_str())
+}
+
+/// What the boot entries say, but for one kernel's.
+fn entries(facts: &Facts, but_for: Option<&str>) -> ReadBack {
+    let Some(id) = but_for else { return facts.boot_entries.clone() };
+    let mut expected = expected_entries(&facts.lines);
+    expected.retain(|(of, _)| of != id);
+    facts.boot.read_back(&expected)
+}
+
 /// Whether the state of a module on a kernel matters for the verdict: on the next boot always; on another tip only
 /// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be told
 /// which kernel boots next, every tip matters.
@@ -286,6 +371,12 @@ fn counts(module: &ModuleRecord, facts: &Facts) -> bool {
     let Some(next) = facts.next_kernel() else { return true };
     let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
+}
+
+/// The kernel refuses the module, and the parameter would help. That it is not configured is told where it is wanted; where
+/// the admin does not want it, all is as it should be.
+fn is_told_below(module: &ModuleRecord, facts: &Facts) -> bool {
+    module.state == State::SignatureRefused && parameter_would_help(facts, &module.kernel)
 }
 
 /// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
@@ -328,10 +419,13 @@ fn kernels(facts: &Facts, modules: &[ModuleRecord], next_boot: Option<&str>) -> 
         .collect()
 }
 
-fn notes(facts: &Facts) -> Vec<String> {
+fn notes(facts: &Facts, is_held: bool) -> Vec<String> {
     let odd = facts.inventory.oddities.iter().chain(&facts.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
-    notes.extend(facts.boot.notes());
+    // That clr-boot-manager would have it otherwise is why it is held.
+    notes.extend(
+        facts.boot.notes().filter(|n| !(is_held && n.contains("`clr-boot-manager update` makes it"))),
+    );
     notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
     let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable);
     notes.extend(unreadable.map(ToString::to_string));
@@ -347,6 +441,11 @@ fn summary(document: &Document) -> String {
         n => format!("all {n} DKMS modules are ready for kernel {}", k.release),
     };
     match (document.verdict, next) {
+        // Of a healthy system only what its admin wants refused is not ready.
+        (Verdict::Healthy | Verdict::RebootPending, Some(k)) if k.modules_ready < k.modules_needed => {
+            let refused = document.modules.iter().filter(|m| m.kernel == k.release);
+            refused.filter_map(|m| m.reason.clone()).next().unwrap_or_else(|| ready(k))
+        }
         (Verdict::Healthy | Verdict::RebootPending, Some(k)) => ready(k),
         (Verdict::Healthy, None) => "all DKMS modules are ready".to_owned(),
         (Verdict::Building, _) => "a run is building modules now".to_owned(),
@@ -362,8 +461,10 @@ fn next_step(
     known: Option<&Record>,
 ) -> Option<String> {
     let run = "run `clr-dkms-post-update` as root";
+    let lacking = || document.modules.iter().filter(|m| is_lacking(m, facts));
     match document.verdict {
         Verdict::Healthy | Verdict::NotApplicable => None,
+        Verdict::Held | Verdict::Unsafe => Some(guard_step(document)),
         Verdict::RebootPending => Some("reboot when it suits you".to_owned()),
         Verdict::Building => Some("wait for it to end, and do not reboot before".to_owned()),
         Verdict::Unknown => {
@@ -372,9 +473,9 @@ fn next_step(
         Verdict::Degraded if progress == Progress::BrokenOff => {
             Some(format!("{run}: it goes on where it was"))
         }
-        Verdict::Degraded => Some(match document.modules.iter().find(|m| is_lacking(m, facts)) {
+        Verdict::Degraded => Some(match lacking().find(|m| m.state != State::SignatureRefused) {
             Some(m) => cure(m, document),
-            None if !refused_modules(facts).is_empty() => {
+            None if lacking().any(|m| !is_told_below(m, facts)) => {
                 "`clr-dkms enforcement` tells why, and what helps".to_owned()
             }
             // What post-update leaves alone has been tried already, and stands in the record.
@@ -388,6 +489,31 @@ fn next_step(
             }
             None => run.to_owned(),
         }),
+    }
+}
+
+/// What mends the module that a kernel is held back for, else what the guard says.
+fn guard_step(document: &Document) -> String {
+    let guard = &document.guard;
+    let said = || guard.next_step.clone().unwrap_or_else(|| "`clr-dkms guard` tells more".to_owned());
+    let (lack, kernel) = match (guard.next_lacks.first(), guard.lacking.first()) {
+        (Some(lack), _) => (Some(lack), &guard.boots_next),
+        (None, lack) => (lack, &guard.target),
+    };
+    let is_it = |m: &&ModuleRecord| {
+        Some(&m.kernel) == kernel.as_ref() && lack.is_some_and(|l| l.module == m.module.to_string())
+    };
+    let known = document.modules.iter().find(is_it);
+    match known {
+        Some(module) if guard.boots_next == guard.default || !guard.next_lacks.is_empty() => {
+            let release = if guard.ruling == Ruling::Defer && guard.next_lacks.is_empty() {
+                "; or `clr-dkms release` goes ahead without it"
+            } else {
+                ""
+            };
+            cure(module, document) + release
+        }
+        _ => said(),
     }
 }
 
@@ -416,6 +542,13 @@ fn cure(module: &ModuleRecord, document: &Document) -> String {
         }
         State::BrokenSource => {
             format!("put the source of {} back, or `dkms remove {} --all`", module.module, module.module)
+        }
+        State::Conflict => format!(
+            "keep one of the two: `dkms remove {} --all`, or the same for the other one, then {run}",
+            module.module
+        ),
+        State::CompilerMissing => {
+            format!("`swupd bundle-add c-basic` (for clang: llvm), which brings it, then {run}")
         }
         _ => run.to_owned(),
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cmdline::Switch;
-use crate::dkms::Signature;
+use crate::dkms::{Pair, Proof};
 use crate::enforcement::{Kind, Outcome, Tri, Verdict, now};
 use crate::facts::{Facts, Line};
 
@@ -48,26 +48,57 @@ pub fn outlook(facts: &Facts) -> Outlook {
 fn next_boot(facts: &Facts) -> Option<(&Line, Verdict)> {
     let release = facts.boots_next()?.name.release();
     let line = facts.lines.iter().find(|l| l.release == release)?;
-    let entry = facts.boot.of(&line.id);
-    let words = entry.map_or(line.effective.as_slice(), |e| e.options.as_slice());
-    Some((line, line.verdict_with(words, &facts.machine)))
+    Some((line, coming(facts, line)))
 }
 
-/// The modules that are there and that the kernel of the next boot will refuse, in sentences. Where the parameter would
-/// help and is not configured, that is said elsewhere.
-pub fn refused_modules(facts: &Facts) -> Vec<String> {
-    let Some((line, verdict)) = next_boot(facts) else { return Vec::new() };
-    if line.switch != Switch::On && verdict.disabled != Tri::Yes && line.takes_the_parameter(&facts.machine) {
-        return Vec::new();
-    }
-    let refused = |signature: &Signature| match line.outcome(signature, None, &verdict) {
+/// What a kernel does at its next boot: with its boot entry or, where that cannot be seen, as configured.
+fn coming(facts: &Facts, line: &Line) -> Verdict {
+    let entry = facts.boot.of(&line.id);
+    let words = entry.map_or(line.effective.as_slice(), |e| e.options.as_slice());
+    line.verdict_with(words, &facts.machine)
+}
+
+/// What a kernel does with the proven files of a module at its next boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It takes them.
+    Taken,
+    /// It cannot be told.
+    Unknown,
+    /// It refuses one of them; a sentence.
+    Refused(String),
+}
+
+/// Tells it.
+pub fn fate(facts: &Facts, pair: &Pair, proofs: &[Proof]) -> Fate {
+    let Some(line) = facts.lines.iter().find(|l| l.release == pair.release) else { return Fate::Unknown };
+    let verdict = coming(facts, line);
+    let outcome = |proof: &Proof| {
+        proof.signature.as_ref().map_or(Outcome::Unknown, |known| line.outcome(known, None, &verdict))
+    };
+    let outcomes: Vec<Outcome> = proofs.iter().map(outcome).collect();
+    let refused = outcomes.iter().find_map(|outcome| match outcome {
         Outcome::Refused(error) => Some(error.map(|e| format!(" ({})", e.name())).unwrap_or_default()),
         _ => None,
-    };
-    let good = facts.of_kernel(&line.release).filter_map(|pair| Some((pair, pair.proof.as_ref().ok()?)));
-    good.filter_map(|(pair, proofs)| {
-        let error = proofs.iter().filter_map(|p| p.signature.as_ref()).find_map(refused)?;
-        Some(format!("kernel {} will refuse {} at the next boot{error}", line.release, pair.module))
+    });
+    let which =
+        if facts.boots_next().is_some_and(|k| k.name.release() == pair.release) { "the" } else { "its" };
+    match refused {
+        Some(error) => Fate::Refused(format!(
+            "kernel {} will refuse {} at {which} next boot{error}",
+            line.release, pair.module
+        )),
+        None if outcomes.contains(&Outcome::Unknown) => Fate::Unknown,
+        None => Fate::Taken,
+    }
+}
+
+/// Whether the parameter would help a kernel that refuses modules, and is not configured: that is told by itself.
+pub fn parameter_would_help(facts: &Facts, release: &str) -> bool {
+    let line = facts.lines.iter().find(|l| l.release == release);
+    line.is_some_and(|line| {
+        line.switch != Switch::On
+            && coming(facts, line).disabled != Tri::Yes
+            && line.takes_the_parameter(&facts.machine)
     })
-    .collect()
 }

@@ -105,6 +105,19 @@ impl Lock {
     }
 }
 
+/// Waits until nobody holds the lock at `path`, for at most `patience`, or until we are asked to stop.
+pub fn wait_while_held(root: &Root, path: &str, patience: Duration) {
+    let watch = Stopwatch::start();
+    let mut told = false;
+    while is_held(root, path) && watch.elapsed() < patience && !interrupt::asked() {
+        if !told {
+            tracing::info!("waiting for who holds {}", root.spell(path).display());
+            told = true;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
 /// Whether somebody holds the lock at `path` now. Needs no permission for the file, and changes nothing.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 pub fn is_held(root: &Root, path: &str) -> bool {
@@ -112,7 +125,9 @@ pub fn is_held(root: &Root, path: &str) -> bool {
     // Without /proc there is nothing to be told by.
     let held = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     // "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"; the device is left out, as some filesystems show another one.
-    held.lines().filter(|line| line.contains("FLOCK")).any(|line| {
+    // swupd locks with fcntl(2), which stands there as POSIX.
+    let kinds = ["FLOCK", "POSIX"];
+    held.lines().filter(|line| kinds.iter().any(|kind| line.contains(kind))).any(|line| {
         let place = line.split_ascii_whitespace().find(|word| word.matches(':').count() == 2);
         place.and_then(|p| p.rsplit(':').next()).and_then(|inode| inode.parse().ok()) == Some(stat.inode)
     })

@@ -7,6 +7,7 @@ pub mod child;
 pub mod clock;
 pub mod efi;
 pub mod fingerprint;
+mod hollow;
 pub mod interrupt;
 pub mod lock;
 pub mod log;
@@ -44,6 +45,7 @@ pub fn capacity() -> (usize, Option<u64>) {
 pub use child::{Child, Ended, Finished, Output};
 pub use clock::Clock;
 pub use fingerprint::Fingerprint;
+pub use hollow::hollow;
 pub use lock::Lock;
 pub use root::{FileError, Kind, Listed, Presence, Root, RootKind, Stat, Written};
 pub use tools::Tools;

@@ -242,3 +242,71 @@ fn below_a_path_that_is_a_pattern_dkms_is_not_called() {
     assert_eq!(root.calls(), [""; 0]);
     assert!(root.has("var/lib/dkms/alpha/1.0/source") && root.has(&TestRoot::ko("alpha", A)));
 }
+
+/// Everything below there was last changed so many days before the tests' moment.
+fn aged(root: &TestRoot, path: &str, days: u64) {
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_753_790_400 - days * 86_400);
+    fs::File::open(root.at(path)).unwrap().set_modified(then).unwrap();
+}
+
+#[test]
+fn old_logs_of_kernels_and_modules_that_are_gone() {
+    let root = left_over();
+    let logs = "var/log/clr-dkms";
+    for (path, days) in [
+        (format!("alpha/1.0/{A}.log"), 400),
+        (format!("alpha/1.0/{B}.log"), 89),
+        (format!("alpha/1.0/{B}.log.1"), 91),
+        // Of a module that is gone, also those of a kernel that is there.
+        (format!("gone/2/{A}.log"), 91),
+        (format!("gone/2/{A}.log.3"), 300),
+        (format!("gone/2/{A}.log.x"), 300),
+        (format!("gone/3/{A}.log"), 300),
+        (format!("gone/4/{A}.log"), 89),
+        // The earlier layout.
+        (format!("alpha-1.0/{A}.log"), 400),
+        (format!("alpha-1.0/{B}.log"), 400),
+        (format!("gone-2-3/{A}.log"), 400),
+        // Not a name of ours.
+        ("alpha/1.0/6.1.0-50-amd64.log".to_owned(), 400),
+        ("notes.log".to_owned(), 400),
+    ] {
+        root.file(&format!("{logs}/{path}"), "a log");
+        aged(&root, &format!("{logs}/{path}"), days);
+    }
+    root.link(&format!("{logs}/link"), root.at(&format!("{logs}/gone")));
+    let run = root.run("clr-dkms", &["gc", "--dry-run"]);
+    run.code(0).shows(&[
+        &format!("would remove /{logs}/alpha/1.0/{B}.log.1: a log of more than 90 days; the kernel is gone"),
+        &format!("would remove /{logs}/gone/2/{A}.log: a log of more than 90 days; the module is gone"),
+    ]);
+    let document = root.run("clr-dkms", &["gc", "-n", "--json"]).code(0).json();
+    let kinds = document["removals"].as_array().unwrap().iter().map(|r| r["kind"].as_str().unwrap());
+    assert_eq!(kinds.filter(|kind| *kind == "log").count(), 6);
+    let mut gone = changes(&root, &[], 0);
+    gone.retain(|change| change.contains(logs));
+    let mut expected: Vec<String> = [
+        format!("alpha/1.0/{B}.log.1"),
+        format!("gone/2/{A}.log"),
+        format!("gone/2/{A}.log.3"),
+        "gone/3".to_owned(),
+        format!("gone/3/{A}.log"),
+        format!("alpha-1.0/{B}.log"),
+        "gone-2-3".to_owned(),
+        format!("gone-2-3/{A}.log"),
+    ]
+    .iter()
+    .map(|path| format!("- {logs}/{path}"))
+    .collect();
+    expected.sort();
+    gone.sort();
+    assert_eq!(gone, expected);
+}
+
+/// Logs tell nothing about kernels: what is wrong with them stops nothing.
+#[test]
+fn logs_that_are_no_folder_stop_nothing() {
+    let root = left_over();
+    root.file("var/log/clr-dkms", "a file");
+    assert_eq!(changes(&root, &[], 0), all_of_b());
+}

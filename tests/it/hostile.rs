@@ -4,7 +4,7 @@ use std::fs;
 
 use clr_dkms::cmdline::{PARAMETER, Sources, effective, parameter};
 use clr_dkms::config::{self, Settings};
-use clr_dkms::dkms::{Cache, Tree, compiler_error, modfile};
+use clr_dkms::dkms::{Cache, Tree, first_error, modfile, symbols};
 use clr_dkms::facts::Facts;
 use clr_dkms::render::text;
 use clr_dkms::state::{self, RECORD, Record};
@@ -29,7 +29,7 @@ fn look(root: &TestRoot) -> String {
     };
     let facts = Facts::observe(&world, &mut Cache::default());
     let record = state::load::<Record>(&world.root, RECORD);
-    text::screen(&document(&facts, &record, Progress::None, &world.settings))
+    text::screen(&document(&facts, &record, Progress::None, &world.settings, world.clock.now()))
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -134,6 +134,17 @@ proptest! {
     }
 
     #[test]
+    fn a_module_file_with_flawed_symbols(at in 0usize..1500, byte in any::<u8>(), end in 300usize..1500) {
+        let mut file = elf::with_symbols(A, "x", &[("printk", 7, false), ("weak", 8, true)], &[("given", 9)]);
+        let length = file.len();
+        file[at % length] = byte;
+        file.truncate(end);
+        if let Ok(symbols) = symbols::read(&file) {
+            drop(symbols.against_kernel(b"0x07\tprintk\tvmlinux\n", |_| true));
+        }
+    }
+
+    #[test]
     fn any_modinfo(text in bytes()) {
         if let Ok(vermagic) = modfile::read("x.ko", &elf::with_modinfo(&text)).vermagic {
             prop_assert!(text.windows(9).any(|w| w == b"vermagic="), "{}", vermagic);
@@ -162,10 +173,12 @@ proptest! {
     #[test]
     fn any_log(text in bytes(), likely in "([a-z/:]{0,9}:[0-9]{0,11}:[0-9:]{0,4} (fatal )?error: .{0,20}\n|\\*\\*\\* .{0,9}\n){0,5}") {
         for text in [String::from_utf8_lossy(&text).into_owned(), likely] {
-            if let Some(error) = compiler_error::find(&text) {
-                prop_assert!(!error.message.contains(char::is_control));
-            }
-            prop_assert!(compiler_error::last_lines(&text, 3).len() <= 3);
+            let told = first_error::find(&text);
+            let lines = told.error.iter().flat_map(|e| e.context.iter().chain([&e.message]));
+            prop_assert!(!lines.chain(&told.last_lines).any(|line| line.contains(char::is_control)));
+            let mut search = first_error::Search::default();
+            search.read(text.as_bytes()).unwrap();
+            prop_assert_eq!(search.finish(), told);
         }
     }
 

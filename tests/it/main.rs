@@ -1,6 +1,7 @@
 //! Tests of the library and of the programs on fixture roots: no root rights, no network, no kernel headers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod aside;
 mod boot_default;
 mod boot_files;
 mod boot_ready;
@@ -15,6 +16,7 @@ mod enforcement;
 mod enforcement_hostile;
 mod enforcement_roots;
 mod enforcement_vectors;
+mod first_error;
 mod gc;
 mod gc_properties;
 mod gc_refusals;
@@ -23,6 +25,7 @@ mod inventory;
 mod lint;
 mod motd;
 mod parallel;
+mod plan;
 mod post_update;
 mod post_update_bad;
 mod post_update_boot;
@@ -30,9 +33,12 @@ mod post_update_escape;
 mod post_update_heal;
 mod post_update_stop;
 mod pre_update;
+mod proof;
 mod rebuild;
+mod rivals;
 mod signature;
 mod status;
 mod support;
+mod tree_properties;
 mod variant;
 mod vectors;

@@ -299,7 +299,7 @@ fn built_names_with_blanks_and_slashes_harm_nobody() {
         let run = root.post_update();
         is_built(&root, &run);
         let log =
-            std::fs::read_to_string(root.at(&format!("var/log/clr-dkms/bad-1/{B}.log"))).unwrap_or_default();
+            std::fs::read_to_string(root.at(&format!("var/log/clr-dkms/bad/1/{B}.log"))).unwrap_or_default();
         assert!(root.has("etc/passwd.ko"), "{name:?} led us to etc/passwd.ko:\n{}", root.redacted(&log));
     }
 }

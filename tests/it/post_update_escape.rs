@@ -75,7 +75,8 @@ fn our_own_folders() {
     for path in [
         "var/lib/clr-dkms",
         "var/log/clr-dkms",
-        "var/log/clr-dkms/hello-1.0",
+        "var/log/clr-dkms/hello",
+        "var/log/clr-dkms/hello/1.0",
         "var/cache/clr-dkms",
         "var/log",
         "var/cache",
@@ -99,7 +100,7 @@ fn our_own_files() {
         "run/motd.d/clr-dkms.motd",
         "etc/kernel/cmdline.d/clr-dkms.conf",
         "run/clr-dkms.lock",
-        "var/log/clr-dkms/hello-1.0/6.15.8-1592.native.log",
+        "var/log/clr-dkms/hello/1.0/6.15.8-1592.native.log",
     ] {
         link_at(path, "file");
         link_at(path, "not-there");

@@ -70,19 +70,6 @@ fn an_orphan_beside_a_good_build() {
 }
 
 #[test]
-fn a_file_that_another_module_claims_is_no_orphan() {
-    let root = proven();
-    // Both make hello.ko; only one of them can have it.
-    root.module("rival", "2", "BUILT_MODULE_NAME[0]=hello\n");
-    root.post_update();
-    assert!(root.has(&TestRoot::ko("hello", B)));
-    assert!(
-        fs::read(root.at(&TestRoot::ko("hello", B))).unwrap().ends_with(b"hello/1.0"),
-        "the file was taken away"
-    );
-}
-
-#[test]
 fn a_module_of_another_kernel_in_its_place() {
     let root = proven();
     root.file(&TestRoot::ko("hello", B), elf::module(A));

@@ -98,7 +98,7 @@ fn the_logs_of_five_attempts_are_kept() {
         root.behave(&format!("[[ $verb != build ]] || {{ code=10; said='attempt {attempt}'; }}"));
         rebuild(&root, &["hello"]).code(1);
     }
-    let log = format!("var/log/clr-dkms/hello-1.0/{A}.log");
+    let log = format!("var/log/clr-dkms/hello/1.0/{A}.log");
     for (name, attempt) in [(log.clone(), 7), (format!("{log}.1"), 6), (format!("{log}.4"), 3)] {
         assert!(root.text(&name).contains(&format!("attempt {attempt}")), "{name}");
     }

@@ -228,6 +228,20 @@ fn an_old_binary_index_with_a_new_time() {
     scene.heals();
 }
 
+/// Its words are all there; what leads to them, at its end, or the mark at its beginning, is not: modprobe finds nothing.
+#[test]
+#[ignore = "wants the binary index to be read as modprobe reads it"]
+fn a_binary_index_that_is_cut_or_has_another_mark() {
+    let Some(scene) = Scene::installed("cut-binary") else { return };
+    let binary = format!("usr/lib/modules/{A}/modules.dep.bin");
+    let good = fs::read(scene.path(&binary)).unwrap();
+    for bad in [good[..good.len() - 40].to_vec(), [b"XXXX", &good[4..]].concat()] {
+        scene.write(&binary, bad);
+        assert_eq!(scene.state("alpha/1.0", A), "not-in-modules-dep");
+        scene.heals();
+    }
+}
+
 #[test]
 fn leftovers_of_a_build_are_in_nobodys_way() {
     let Some(scene) = Scene::installed("leftovers") else { return };

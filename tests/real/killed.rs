@@ -177,3 +177,41 @@ fn a_build_that_does_not_end() {
     scene.configure("");
     scene.heals();
 }
+
+/// After the built file is in its place, and before dkms's mark.
+#[test]
+fn killed_at_the_mark() {
+    let Some(scene) = Scene::with_kernel("killed-mark") else { return };
+    scene.module("alpha", "1.0", &[]);
+    killed_in(&scene, &Trap::set(&scene, "ln", "*kernel-*"));
+}
+
+/// In the proof, the boot files, the record, the message: none of them is a program that could be trapped, so it is
+/// struck at many moments. What others read is whole at each of them.
+#[test]
+fn killed_at_any_moment() {
+    let Some(scene) = Scene::installed("killed-anywhere") else { return };
+    let index = format!("usr/lib/modules/{A}/modules.dep");
+    let begin = Instant::now();
+    scene.write(&index, "");
+    scene.post_update().exits(0);
+    let whole = begin.elapsed();
+    let (rounds, mut broken_off) = (40, 0);
+    for round in 0..rounds {
+        // An index without the module: depmod, the proof, the record and the message are all to be made.
+        scene.write(&index, "");
+        let run = Running::start(&mut scene.program("post-update"));
+        std::thread::sleep(whole * round * 3 / rounds / 4);
+        run.signal("KILL");
+        broken_off += u32::from(run.ends().code.is_none());
+        scene.record();
+        let said = scene.run("status");
+        assert!(said.code.is_some_and(|code| code <= 1), "{said:?}");
+        scene.post_update().exits(0);
+        scene.proven("alpha", A);
+        assert!(!scene.path("var/lib/clr-dkms/in-progress.json").exists());
+    }
+    println!("{broken_off} of {rounds} runs of {whole:?} were broken off");
+    assert!(broken_off * 4 > rounds, "{broken_off} of {rounds}");
+    scene.heals();
+}

@@ -143,14 +143,14 @@ impl Scene {
     }
 
     /// Whenever another root links to the shared headers, or is removed, their ctime changes. A real system's do not:
-    /// so the two files that are looked at by their times are this root's alone.
+    /// so the files that are looked at by their times are this root's alone.
     fn own_headers(&self, release: &str) {
-        for name in [".config", "Makefile"] {
+        for name in [".config", "Makefile", "Module.symvers", "include/generated/autoconf.h"] {
             let inside = format!("usr/lib/modules/{release}/build/{name}");
-            let (bytes, modified) =
-                (self.read(&inside), fs::metadata(self.path(&inside)).unwrap().modified());
+            let path = self.path(&inside);
+            let (bytes, modified) = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified());
             self.write(&inside, bytes);
-            let file = fs::File::options().write(true).open(self.path(&inside)).unwrap();
+            let file = fs::File::options().write(true).open(path).unwrap();
             file.set_modified(modified.unwrap()).unwrap();
         }
     }

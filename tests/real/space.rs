@@ -6,21 +6,22 @@ use std::process::Command;
 use crate::scene::{A, Scene, entry, shell};
 
 /// Something mounted, until the end of the test.
-struct Mount(PathBuf);
+#[derive(Debug)]
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
-    fn small(place: PathBuf, size: &str) -> Mount {
+    pub(crate) fn small(place: PathBuf, size: &str) -> Mount {
         std::fs::create_dir_all(&place).unwrap();
         let options = format!("size={size},mode=755");
         shell(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&place));
         Mount(place)
     }
 
-    fn grow(&self, size: &str) {
+    pub(crate) fn grow(&self, size: &str) {
         shell(Command::new("mount").args(["-o", &format!("remount,size={size}")]).arg(&self.0));
     }
 
-    fn read_only(root: &Path) -> Mount {
+    pub(crate) fn read_only(root: &Path) -> Mount {
         shell(Command::new("mount").arg("--bind").args([root, root]));
         let mount = Mount(root.to_owned());
         shell(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(root));

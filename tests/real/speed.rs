@@ -33,6 +33,58 @@ fn eight_modules_on_two_kernels_with_nothing_to_do() {
     assert!(times[5] < Duration::from_millis(100), "{times:?}");
 }
 
+/// The whole process, as `make build` makes it, on trees that no build has made: with nothing to do it takes a time that
+/// grows as modules times kernels do, and little memory. The limits leave room for a machine that does other things too;
+/// what it really takes, `make bench` tells.
+#[test]
+fn a_hundred_modules_on_ten_kernels() {
+    let mut times = Vec::new();
+    for (name, modules, kernels) in [("many-few", 50, 5), ("many-all", 100, 10)] {
+        let Some(scene) = Scene::bare(name) else { return };
+        scene.scratch("scratch_many", &[&format!("{modules}"), &format!("{kernels}")]);
+        scene.scratch("scratch_running", &["6.15.0-1591.v0"]);
+        scene.post_update().exits(0);
+        let document = scene.status(0);
+        let entries = document["modules"].as_array().unwrap();
+        assert_eq!(entries.len(), modules * kernels);
+        assert!(entries.iter().all(|entry| entry["state"] == "ok"), "{document:#}");
+        let runs: Vec<(Duration, u64)> = (0..20).map(|_| release_run(&scene)).collect();
+        let best = runs.iter().map(|run| run.0).min().unwrap();
+        let peak = runs.iter().map(|run| run.1).max().unwrap();
+        println!("{modules} x {kernels}: best of 20 is {best:?}, {peak} KiB at the most");
+        assert!(peak > 1024 && peak < 32 << 10, "{peak} KiB");
+        times.push(best);
+    }
+    assert!(times[1] < Duration::from_millis(1000), "{times:?}");
+    // Four times as many.
+    assert!(times[1] < times[0] * 6, "{times:?}");
+}
+
+/// How long a run with nothing to do takes, and how much memory it had at the most, in KiB.
+fn release_run(scene: &Scene) -> (Duration, u64) {
+    let program = target().join("release/clr-dkms-post-update");
+    assert!(program.is_file(), "{} is not there: run `make build`", program.display());
+    let mut command = Command::new(program);
+    command.env("CLR_DKMS_TOOL_PATH", &scene.tools).arg("--live-root").arg(&scene.root).stdin(Stdio::null());
+    let start = Instant::now();
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    // Its memory is gone with it: the last look at it counts.
+    let ended = loop {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let high = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let high = high.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        peak = high.unwrap_or(0).max(peak);
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    assert!(ended.success(), "{ended}");
+    (start.elapsed(), peak)
+}
+
 /// The whole process, from its start to its end, as `make build` makes it.
 #[test]
 fn the_line_of_a_kernel_among_three_with_twenty_fragments() {

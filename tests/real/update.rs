@@ -94,7 +94,7 @@ fn told_everywhere(scene: &Scene) {
         assert!(text.contains(failed["error"]["message"].as_str().unwrap()), "{log}:\n{text}");
     }
     let text = scene.run("screen").exits(1).out;
-    for word in ["alpha/1.0", C, "alpha.c", "now", "/var/log/clr-dkms/alpha-1.0/"] {
+    for word in ["alpha/1.0", C, "alpha.c", "now", "/var/log/clr-dkms/alpha/1.0/"] {
         assert!(text.contains(word), "{word} is not on the screen:\n{text}");
     }
     for word in ["alpha/1.0", C, "clr-dkms status"] {

@@ -113,7 +113,26 @@ def main():
     status = median(3, lambda: timed(lambda: scratch("scratch_dkms", other, "status")))
     row("all states", status, median(50, lambda: ours(one, "clr-dkms", "status", "--json")[0]))
     print(f"\npeak memory with nothing to do: {peak:.1f} MiB")
+    growth()
     shutil.rmtree(WORK)
+
+
+def growth():
+    """How a run with nothing to do grows with modules and kernels, on trees that no build has made."""
+    print("\n| modules x kernels | all states | an update with nothing to do | microseconds a pair | peak memory |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
+    for modules, kernels in [(25, 5), (50, 5), (100, 5), (100, 10), (200, 10)]:
+        path = os.path.join(WORK, "many")
+        shutil.rmtree(path, ignore_errors=True)
+        scratch("scratch_skeleton", path)
+        scratch("scratch_many", path, str(modules), str(kernels))
+        scratch("scratch_running", path, "6.15.0-1591.v0")
+        ours(path, "clr-dkms-post-update")
+        runs = [ours(path, "clr-dkms-post-update") for _ in range(20)]
+        idle, peak = statistics.median(took for took, _ in runs), max(memory for _, memory in runs)
+        status = median(20, lambda: ours(path, "clr-dkms", "status", "--json")[0])
+        pair = status * 1e6 / (modules * kernels)
+        print(f"| {modules} x {kernels} | {spelt(status)} | {spelt(idle)} | {pair:.0f} | {peak:.1f} MiB |", flush=True)
 
 
 def timed(run):

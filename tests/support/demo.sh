@@ -124,7 +124,7 @@ step "What the admin sees"
 expect_code 1 clr-dkms status --live-root "$root"
 say "the message of the day:"
 sed 's/^/   /' "$root/run/motd.d/clr-dkms.motd"
-log=var/log/clr-dkms/hello-1.0/$new.log
+log=var/log/clr-dkms/hello/1.0/$new.log
 check "the log is there, with the compiler's error" holds "$root/$log" "error: "
 for place in "$work/output" "$root/var/lib/clr-dkms/last-run.json"; do
     what=$([[ $place = "$work/output" ]] && echo "the status screen" || echo "the record")

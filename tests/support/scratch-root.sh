@@ -9,6 +9,7 @@
 #   scratch_headers  ROOT RELEASE     headers that say RELEASE, VERSION-RELNUM.VARIANT
 #   scratch_module   ROOT NAME VERSION [--autoinstall yes|no|'']
 #                    [--broken-for REGEX] [--built-name N]…
+#   scratch_many     ROOT MODULES KERNELS      as if so many modules were installed on so many kernels, without a build
 #   scratch_dkms     ROOT ARGS…       the real dkms, in the root
 # ROOT's path must not contain blanks. The merged headers (60 MB, made once, then
 # shared by hard links) are kept in $SCRATCH_CACHE, by default ROOT/../.headers-cache;
@@ -233,6 +234,49 @@ scratch_module() {
             'ccflags-y += -DSCRATCH_OLD_TIME_API' endif >>"$source/Makefile"
     fi
     [[ -L $root/var/lib/dkms/$name/$version/source ]] || scratch_dkms "$root" add "$name/$version"
+}
+
+# What dkms and depmod would leave on disk: modules m0 … on the kernels of variants v0 …, each the tip of its own. No
+# headers but the files that tell whose they are; an index as long as that of a distribution's kernel.
+scratch_many() {
+    (($# == 3)) || _scratch_die "scratch_many ROOT MODULES KERNELS" || return
+    local root arch k m release modules first='' ko built installed
+    root=$(_scratch_root "$1") && arch=$(uname -m) && ko=$root/tmp/many.ko || return
+    for ((m = 0; m < $2; m++)); do
+        mkdir -p "$root/usr/src/m$m-1.0" "$root/var/lib/dkms/m$m/1.0" &&
+            ln -s "../../../../../usr/src/m$m-1.0" "$root/var/lib/dkms/m$m/1.0/source" || return
+        printf '%s="%s"\n' PACKAGE_NAME "m$m" PACKAGE_VERSION 1.0 'BUILT_MODULE_NAME[0]' "m$m" \
+            'DEST_MODULE_LOCATION[0]' /updates/dkms AUTOINSTALL yes >"$root/usr/src/m$m-1.0/dkms.conf"
+    done
+    for ((k = 0; k < $3; k++)); do
+        release=6.15.$k-1591.v$k modules=$root/usr/lib/modules/6.15.$k-1591.v$k
+        scratch_kernel "$root" "v$k" "6.15.$k" 1591 --no-headers || return
+        mkdir -p "$modules"/{build/include/config,updates/dkms} &&
+            printf '%s\n' "$release" >"$modules/build/include/config/kernel.release" &&
+            printf 'CONFIG_MODULES=y\n' | tee "$modules/build/.config" >"$modules/build/Makefile" &&
+            _scratch_ko "$ko" many "$release" many && zstd -q -d --rm -f "$ko.zst" || return
+        built=() installed=()
+        for ((m = 0; m < $2; m++)); do
+            built+=("$root/var/lib/dkms/m$m/1.0/$release/$arch/module")
+            installed+=("$modules/updates/dkms/m$m.ko")
+            ln -s "1.0/$release/$arch" "$root/var/lib/dkms/m$m/kernel-$release-$arch" || return
+        done
+        mkdir -p "${built[@]}" || return
+        for ((m = 0; m < $2; m++)); do built[m]+=/m$m.ko; done
+        tee "${built[@]}" "${installed[@]}" <"$ko" >/dev/null || return
+        if [[ $first ]]; then
+            # It names no kernel.
+            cp -p "$first"/modules.* "$modules" || return
+        else
+            first=$modules
+            # shellcheck disable=SC2016 # for the inner shell
+            mkdir -p "$modules/kernel/others" &&
+                printf '%s\n' "$modules/kernel/others/other_module_"{1..4000}.ko |
+                xargs -n 500 sh -c 'tee "$@" <"$0" >/dev/null' "$ko" &&
+                depmod -b "$root" "$release" && rm -rf "$modules/kernel/others" || return
+        fi
+    done
+    rm -f "$ko"
 }
 
 # What dkms 3.0.10 does with a tree elsewhere, read in its source and tried:

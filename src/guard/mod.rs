@@ -4,10 +4,14 @@
 //! machine needs, and that works on the running kernel, is proven for it. Until then another kernel is to be booted:
 //! the running one, or the newest one that has been booted and has what is needed.
 
+pub mod judge;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use judge::{Judgement, judge};
 
 /// How much a module is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,6 +46,9 @@ pub struct Need {
     pub reason: String,
     /// The running kernel has it: loaded, or proven on disk.
     pub works: bool,
+    /// The kernel release on which it was seen to work last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worked_on: Option<String>,
 }
 
 /// Whether a module will be there on a kernel.
@@ -50,9 +57,20 @@ pub enum Ready {
     /// Proven, and the kernel will load it.
     Yes,
     /// It will not, and why.
-    No(String),
+    No(Missing),
     /// It cannot be told, and why.
-    Unknown(String),
+    Unknown(Missing),
+}
+
+/// A module that is not ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// The version that should be there.
+    pub version: String,
+    /// Its state, in a word.
+    pub state: String,
+    /// Why, in a sentence.
+    pub reason: String,
 }
 
 /// A kernel that could be the boot default.
@@ -94,19 +112,25 @@ pub enum Ruling {
 /// A module that is needed and not there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lack {
-    /// Its name.
+    /// `name/version`, or the name where no version is registered.
     pub module: String,
     /// How much it is needed.
     pub class: Class,
     /// What it is needed for.
     pub needed: String,
-    /// Why it is not there.
+    /// Its state, in a word.
+    pub state: String,
+    /// Why it is not there, in a sentence.
     pub reason: String,
 }
 
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}: {}): {}", self.module, self.class, self.needed, self.reason)
+        match self.class {
+            // What it is needed for is what an admin has to know then.
+            Class::Critical => write!(f, "{} (critical: {}; {})", self.module, self.needed, self.state),
+            class => write!(f, "{} ({class}; {})", self.module, self.state),
+        }
     }
 }
 
@@ -148,17 +172,20 @@ pub struct Decision {
 }
 
 /// What a kernel lacks among some needs.
-fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Need>) -> Vec<Lack> {
-    let lack = |need: &Need, reason: String| Lack {
-        module: need.module.clone(),
+pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Need>) -> Vec<Lack> {
+    let lack = |need: &Need, module: String, state: &str, reason: &str| Lack {
+        module,
         class: need.class,
         needed: need.reason.clone(),
-        reason,
+        state: state.to_owned(),
+        reason: reason.to_owned(),
     };
     let check = |need: &Need| match kernel.modules.get(&need.module) {
         Some(Ready::Yes) => None,
-        Some(Ready::No(why) | Ready::Unknown(why)) => Some(lack(need, why.clone())),
-        None => Some(lack(need, "it is not registered with dkms".to_owned())),
+        Some(Ready::No(m) | Ready::Unknown(m)) => {
+            Some(lack(need, format!("{}/{}", need.module, m.version), &m.state, &m.reason))
+        }
+        None => Some(lack(need, need.module.clone(), "not-registered", "dkms does not know of it")),
     };
     needs.filter_map(check).collect()
 }
@@ -244,11 +271,11 @@ mod tests {
     }
 
     fn need(module: &str, class: Class, works: bool) -> Need {
-        Need { module: module.to_owned(), class, reason: "backs /home".to_owned(), works }
+        Need { module: module.to_owned(), class, reason: "backs /home".to_owned(), works, worked_on: None }
     }
 
     fn no() -> Ready {
-        Ready::No("build-failed".to_owned())
+        Ready::No(Missing::default())
     }
 
     fn told(d: &Decision) -> String {
@@ -268,7 +295,7 @@ mod tests {
         let nothing = Wishes::default();
         assert_eq!(usual(Ready::Yes, Ready::Yes, &zfs, &nothing), "Allow 2 Proven");
         assert_eq!(usual(Ready::Yes, no(), &zfs, &nothing), "Defer 1 Lacking");
-        let unknown = Ready::Unknown("permission denied".to_owned());
+        let unknown = Ready::Unknown(Missing::default());
         assert_eq!(usual(Ready::Yes, unknown, &zfs, &nothing), "Defer 1 Lacking");
         let wanted = [need("zfs", Class::Wanted, true)];
         assert_eq!(usual(Ready::Yes, no(), &wanted, &nothing), "Defer 1 Lacking");
@@ -349,7 +376,7 @@ mod tests {
                     .filter_map(|name| match take(6) {
                         0 => None,
                         1 => Some(((*name).to_owned(), no())),
-                        2 => Some(((*name).to_owned(), Ready::Unknown("unreadable".to_owned()))),
+                        2 => Some(((*name).to_owned(), Ready::Unknown(Missing::default()))),
                         _ => Some(((*name).to_owned(), Ready::Yes)),
                     })
                     .collect(),

@@ -1,0 +1,179 @@
+//! The boot files, after the modules: made by clr-boot-manager when the guard allows it, and else kept, or pointed to
+//! the kernel that should be booted.
+
+use super::refresh::{prepare, refresh};
+use crate::boot::deferral::{self, Deferral};
+use crate::boot::{ReadBack, default};
+use crate::config::Policy;
+use crate::facts::{Facts, expected_entries};
+use crate::guard::{Because, Decision, Judgement, Ruling};
+use crate::state::{BootRecord, HeldBack};
+use crate::sys::RootKind;
+use crate::world::World;
+
+/// Whether the guard acts here: not on an image, whose boot files nobody boots from while it is one.
+pub fn is_guarded(world: &World) -> bool {
+    world.root.kind() != RootKind::Image
+        && world.settings.boot_update
+        && world.settings.boot_policy != Policy::Report
+}
+
+/// Why the boot manager is to be run, if it is. `last` is what became of it the last time.
+pub fn update_reason(
+    world: &World,
+    last: Option<&BootRecord>,
+    facts: &Facts,
+    judgement: &Judgement,
+) -> Option<String> {
+    if !world.settings.boot_update {
+        return None;
+    }
+    let decision = &judgement.decision;
+    if is_guarded(world) && decision.ruling == Ruling::Defer && world.settings.boot_policy == Policy::Defer {
+        // Whatever is to boot must boot as configured; all else waits for the proof.
+        return match entries_of(facts, decision.default.as_deref()) {
+            ReadBack::Differs(_) => Some(format!(
+                "the boot entry of {} is not as configured",
+                decision.default.as_deref().unwrap_or("the default")
+            )),
+            _ => None,
+        };
+    }
+    match last {
+        _ if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
+            Some("the boot entries are not as configured".to_owned())
+        }
+        None => Some("we have not run it on this system yet".to_owned()),
+        Some(boot) if boot.error.is_some() => Some("it failed the last time".to_owned()),
+        Some(boot) if boot.inputs.as_deref() != Some(&facts.boot_inputs) => {
+            Some("kernels or fragments have changed since it last ran".to_owned())
+        }
+        Some(boot) if boot.held_back.is_some() && decision.ruling == Ruling::Allow => {
+            Some(format!("{} is held back no more", decision.target.as_deref().unwrap_or("no kernel")))
+        }
+        Some(_) => None,
+    }
+}
+
+/// The entries of one kernel, beside what they should be.
+fn entries_of(facts: &Facts, release: Option<&str>) -> ReadBack {
+    let mut expected = expected_entries(&facts.lines);
+    let id = facts.lines.iter().find(|l| Some(l.release.as_str()) == release).map(|l| &l.id);
+    expected.retain(|(of, _)| Some(of) == id);
+    facts.boot.read_back(&expected)
+}
+
+/// Makes the boot files right, as far as the guard allows it.
+pub fn put_right(
+    world: &World,
+    facts: &Facts,
+    judgement: &Judgement,
+    last: Option<BootRecord>,
+) -> BootRecord {
+    let reason = update_reason(world, last.as_ref(), facts, judgement);
+    let was_held = last.as_ref().and_then(|l| l.held_back.clone());
+    let last = last.unwrap_or_default();
+    let ran = reason.is_some();
+    let mut boot = match reason {
+        Some(why) => refresh(world, facts.into(), last, &why),
+        // What nobody tries again is no error any more.
+        None => BootRecord { error: last.error.filter(|_| world.settings.boot_update), ..last },
+    };
+    let decision = &judgement.decision;
+    boot.held_back = held_back(world, decision).map(|kernel| HeldBack {
+        kernel,
+        since: was_held.as_ref().map_or_else(|| world.clock.now(), |held| held.since),
+        deferred: !ran && was_held.is_none_or(|held| held.deferred),
+    });
+    if !ran && boot.held_back.is_some() {
+        // Nothing was to be done with it, and an older failure is told again when there is.
+        boot.error = None;
+    }
+    if let Err(e) = assert_default(world, facts, decision, ran) {
+        tracing::error!("the boot default: {e}");
+        boot.error = Some(boot.error.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
+    }
+    boot
+}
+
+/// The kernel that is kept from becoming the default.
+fn held_back(world: &World, decision: &Decision) -> Option<String> {
+    let held = is_guarded(world) && decision.ruling == Ruling::Defer;
+    decision.target.clone().filter(|_| held)
+}
+
+/// Points the boot default to the kernel of the decision, where clr-boot-manager would not have it so by itself. `again`:
+/// the boot files have changed since the facts were seen.
+///
+/// # Errors
+/// In words, with the next step.
+pub fn assert_default(world: &World, facts: &Facts, decision: &Decision, again: bool) -> Result<(), String> {
+    let by_itself = decision.ruling == Ruling::Allow && decision.because != Because::Held;
+    let Some(release) = decision.default.as_deref().filter(|_| is_guarded(world) && !by_itself) else {
+        return Ok(());
+    };
+    let Some(kernel) = facts.inventory.kernels.iter().find(|k| k.name.release() == release) else {
+        return Ok(());
+    };
+    // Where nothing of it can be seen, nothing can be said of it, nor changed.
+    if facts.boot_obstacle.is_some() {
+        return Ok(());
+    }
+    let seen;
+    let files = if again {
+        seen = crate::boot::BootFiles::observe(&world.root, &facts.inventory);
+        &seen
+    } else {
+        &facts.boot
+    };
+    let chosen = files.default.as_ref();
+    if chosen.and_then(|d| d.id.as_ref()) == Some(&kernel.id) {
+        return Ok(());
+    }
+    prepare(world, &facts.inventory)?;
+    default::set(
+        &world.root,
+        &world.tools,
+        world.settings.boot_timeout,
+        files,
+        &facts.inventory,
+        &kernel.id,
+    )?;
+    tracing::warn!("{release} is the boot default again, because {}", why(decision));
+    Ok(())
+}
+
+/// Why the default is what it is, in words.
+pub fn why(decision: &Decision) -> String {
+    match (decision.because, decision.lacking.first()) {
+        (Because::Held, _) => "an admin holds it".to_owned(),
+        (_, Some(lack)) => {
+            let target = decision.target.as_deref().unwrap_or("the new kernel");
+            format!("{target} lacks {lack}")
+        }
+        _ => "it has what is needed".to_owned(),
+    }
+}
+
+/// Tells swupd whether to leave the boot files to us.
+pub fn put_deferral_right(world: &World, facts: &Facts, judgement: &Judgement) {
+    if !world.root.is_slash() && world.root.kind() == RootKind::Image {
+        return;
+    }
+    let wanted = is_guarded(world)
+        && world.settings.boot_policy == Policy::Defer
+        && judgement.needs.iter().any(|n| n.class > crate::guard::Class::Optional);
+    let done = match wanted {
+        true => deferral::arm(&world.root),
+        false => deferral::disarm(&world.root),
+    };
+    match done {
+        Ok(true) if wanted => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
+        Ok(true) => tracing::info!("swupd makes the boot files itself again: no DKMS module is needed"),
+        Ok(false) => {}
+        Err(e) => tracing::warn!("{e}"),
+    }
+    if let (true, Deferral::Off { overridden_by: Some(by), .. }) = (wanted, &facts.deferral) {
+        tracing::warn!("{by} has swupd run clr-boot-manager before the modules are proven");
+    }
+}

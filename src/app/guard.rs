@@ -1,0 +1,267 @@
+//! `clr-dkms guard`, `hold` and `release`: which kernel boots next, and why; and an admin's word on it.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::engine::{self, Order};
+use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
+use crate::dkms::{Cache, Step, build};
+use crate::facts::Facts;
+use crate::guard::{Class, Judgement, Ruling, judge};
+use crate::needs::kernel_spelling;
+use crate::render::{self, shown};
+use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
+use crate::status::guard::GuardReport;
+use crate::sys::{Lock, interrupt};
+use crate::world::World;
+
+/// A request to the worker: its path unit waits for it.
+const REQUEST: &str = "/run/clr-dkms/requested";
+/// How long a boot or a shutdown waits for a run that is at work.
+const SHORT: Duration = Duration::from_secs(15);
+/// How long a `depmod` may take.
+const INDEX_DEADLINE: Duration = Duration::from_secs(300);
+
+/// The arguments of `guard`.
+#[derive(Debug, Args)]
+pub struct GuardArguments {
+    /// The answer as JSON
+    #[arg(long)]
+    json: bool,
+    /// Point the boot default to the kernel that should be booted (clr-dkms-hold.service, at boot and shutdown)
+    #[arg(long, help_heading = "For units", conflicts_with = "json")]
+    assert: bool,
+    /// Tell swupd, mend modules.dep, put the message of the day back, ask for a run (clr-dkms-boot.service)
+    #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert"])]
+    at_boot: bool,
+    /// Exit 1 when the running kernel lacks a critical module that the last good one had, else 0
+    #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert", "at_boot"])]
+    may_mark_booted: bool,
+    /// Take back what --at-boot told swupd (before clr-dkms is removed)
+    #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert", "at_boot", "may_mark_booted"])]
+    disarm: bool,
+}
+
+/// The arguments of `hold` and `release`.
+#[derive(Debug, Args)]
+pub struct KernelArguments {
+    /// A kernel release, a kernel id or a variant
+    #[arg(value_name = "KERNEL")]
+    kernel: Option<String>,
+}
+
+struct Seen {
+    facts: Facts,
+    record: Option<Record>,
+    judgement: Judgement,
+}
+
+fn look(world: &World, cache: &mut Cache) -> Seen {
+    let record = state::load::<Record>(&world.root, RECORD).good();
+    let facts = Facts::observe(world, cache);
+    let judgement = judge(&facts, &world.settings, record.as_ref());
+    Seen { facts, record, judgement }
+}
+
+/// Runs `guard`.
+///
+/// # Errors
+/// When the lock cannot be had, or something cannot be written.
+pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow::Result<u8> {
+    let mut cache = Cache::load(&world.root);
+    if arguments.may_mark_booted {
+        let seen = look(world, &mut cache);
+        return Ok(may_mark_booted(&seen));
+    }
+    if arguments.disarm {
+        need_root(world, "clr-dkms guard --disarm")?;
+        crate::boot::deferral::disarm(&world.root).map_err(anyhow::Error::msg)?;
+        return Ok(exit::OK);
+    }
+    if arguments.at_boot {
+        need_root(world, "clr-dkms guard --at-boot")?;
+        return at_boot(world, &mut cache);
+    }
+    if arguments.assert {
+        need_root(world, "clr-dkms guard --assert")?;
+        let _lock = Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours)?;
+        let seen = look(world, &mut cache);
+        return Ok(match boot::assert_default(world, &seen.facts, &seen.judgement.decision, false) {
+            Ok(()) => exit::OK,
+            Err(e) => {
+                tracing::error!("the boot default: {e}");
+                exit::ATTENTION
+            }
+        });
+    }
+    let seen = look(world, &mut cache);
+    let held_back = seen.record.as_ref().and_then(|r| r.boot.held_back.as_ref());
+    let report =
+        GuardReport::new(&seen.facts, &world.settings, &seen.judgement, held_back, world.clock.now());
+    let text = if arguments.json { json(&report)? } else { render::guard::text(&report) };
+    answer(&text, common.color)?;
+    Ok(if seen.facts.inventory.unreadable().is_some() { exit::UNKNOWN } else { report.exit_code() })
+}
+
+/// Points the default back, after something had clr-boot-manager run.
+pub fn assert_again(world: &World) {
+    let seen = look(world, &mut Cache::load(&world.root));
+    if let Err(e) = boot::assert_default(world, &seen.facts, &seen.judgement.decision, false) {
+        tracing::error!("the boot default: {e}");
+    }
+}
+
+/// The first thing after a boot: quick, and without a build.
+fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
+    let _lock = Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours)?;
+    let mut seen = look(world, cache);
+    // swupd may have put its own modules.dep back: what is installed is found again before anybody looks for it.
+    let due = engine::plan(&seen.facts, &Order::default());
+    let mut kernels: Vec<String> =
+        due.iter().filter(|p| p.steps == [Step::Index]).map(|p| p.release.clone()).collect();
+    kernels.dedup();
+    for release in &kernels {
+        tracing::warn!("modules.dep of {release} does not list all that is installed: making it anew");
+        if let Err(e) = build::index(&world.root, &world.tools, release, INDEX_DEADLINE) {
+            tracing::error!("{e}");
+        }
+    }
+    if !kernels.is_empty() {
+        seen = look(world, cache);
+    }
+    boot::put_deferral_right(world, &seen.facts, &seen.judgement);
+    // Whatever was broken off by a power cut goes on; with nothing to do the worker ends at once.
+    if !seen.facts.tree.modules.is_empty() {
+        world.root.write(REQUEST, b"", 0o644)?;
+    }
+    super::motd::write(world, &super::status::look(world))?;
+    Ok(exit::OK)
+}
+
+/// 0 in doubt: the mark is the rule, and only what is known to be lost keeps it away.
+fn may_mark_booted(seen: &Seen) -> u8 {
+    let Some(running) = seen.facts.inventory.running_kernel().map(|k| k.name.release()) else {
+        return exit::OK;
+    };
+    let loaded = |module: &str| {
+        let mine = seen.facts.pairs.iter().filter(|p| p.module.name == module);
+        let confs = mine.filter_map(|p| p.conf.as_ref().ok());
+        confs.flat_map(|c| &c.built).any(|b| seen.facts.in_use.loaded.contains(&kernel_spelling(&b.name)))
+    };
+    let lost = seen.judgement.needs.iter().find(|need| {
+        let elsewhere = need.worked_on.as_ref().is_some_and(|on| *on != running);
+        let before = seen.record.iter().flat_map(|r| &r.needs).find(|n| n.module == need.module);
+        let elsewhere =
+            elsewhere || before.is_some_and(|n| n.worked_on.as_ref().is_some_and(|on| *on != running));
+        need.class == Class::Critical && elsewhere && !loaded(&need.module)
+    });
+    let Some(lost) = lost else { return exit::OK };
+    tracing::warn!(
+        "{running} is not marked as booted: {} is critical ({}), worked before, and is not loaded now",
+        lost.module,
+        lost.reason
+    );
+    exit::ATTENTION
+}
+
+/// Runs `hold`.
+///
+/// # Errors
+/// When the lock cannot be had, or something cannot be written.
+pub fn hold(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> {
+    wish(world, "clr-dkms hold", |facts, _| {
+        let kernel = match &arguments.kernel {
+            Some(asked) => facts.inventory.find(asked).ok_or_else(|| {
+                format!("{} is no installed kernel; `clr-dkms status` lists them", shown(asked))
+            })?,
+            None => {
+                facts.inventory.running_kernel().ok_or("the running kernel is not installed: name one")?
+            }
+        };
+        let mut wishes = facts.wishes.clone();
+        wishes.hold = Some(kernel.name.release());
+        tracing::info!("{} is the boot default until `clr-dkms release`", kernel.name.release());
+        Ok(wishes)
+    })
+}
+
+/// Runs `release`.
+///
+/// # Errors
+/// As [`hold`].
+pub fn release(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> {
+    wish(world, "clr-dkms release", |facts, judgement| {
+        let mut wishes = facts.wishes.clone();
+        let held = wishes.hold.take();
+        if let Some(held) = &held {
+            tracing::info!("{held} is held no more");
+        }
+        let target = match &arguments.kernel {
+            Some(asked) => Some(
+                facts
+                    .inventory
+                    .find(asked)
+                    .map(|k| k.name.release())
+                    .ok_or_else(|| format!("{} is no installed kernel", shown(asked)))?,
+            ),
+            // To let go of a hold is one thing, to go ahead without a module another.
+            None if held.is_some() => None,
+            None if judgement.decision.ruling == Ruling::Defer => judgement.decision.target.clone(),
+            None => None,
+        };
+        match target {
+            Some(target) => {
+                for lack in judgement
+                    .decision
+                    .lacking
+                    .iter()
+                    .filter(|_| judgement.decision.target.as_ref() == Some(&target))
+                {
+                    tracing::warn!("{target} will be without {lack}");
+                }
+                wishes.released.insert(target);
+            }
+            None if held.is_none() => tracing::info!("no kernel is held back: nothing to release"),
+            None => {}
+        }
+        Ok(wishes)
+    })
+}
+
+/// Keeps what an admin says, and does what follows.
+fn wish(
+    world: &World,
+    verb: &'static str,
+    change: impl FnOnce(&Facts, &Judgement) -> Result<crate::guard::Wishes, String>,
+) -> anyhow::Result<u8> {
+    need_root(world, verb)?;
+    interrupt::watch()?;
+    let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
+    let mut cache = Cache::load(&world.root);
+    let seen = look(world, &mut cache);
+    let mut wishes = match change(&seen.facts, &seen.judgement) {
+        Ok(wishes) => wishes,
+        Err(why) => {
+            tracing::error!("{why}");
+            return Ok(exit::UNKNOWN);
+        }
+    };
+    // What is said of kernels that are gone says nothing any more.
+    let installed: Vec<String> = seen.facts.inventory.kernels.iter().map(|k| k.name.release()).collect();
+    wishes.released.retain(|release| installed.contains(release));
+    if wishes == seen.facts.wishes {
+        return Ok(exit::OK);
+    }
+    if wishes == crate::guard::Wishes::default() {
+        world.root.remove(WISHES)?;
+    } else {
+        world.root.write_json(WISHES, &state::WishesFile { schema: SCHEMA, wishes })?;
+    }
+    if !boot::is_guarded(world) {
+        tracing::warn!(
+            "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as they are"
+        );
+    }
+    Ok(post_update::work(world, Vec::new(), &Order::default())?.code)
+}

@@ -1,0 +1,323 @@
+//! The first error of a build log: what an admin wants to see of ten thousand lines.
+//!
+//! Each line belongs to the first class of [`CLASSES`] whose pattern it matches. Of the errors the one of the lowest
+//! rank is told, and of several the first: a full disk explains all the rest, a compiler's own line wins over what make
+//! says of it later. A log of any size is read once, in a small and constant room.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex, RegexSet};
+use serde::{Deserialize, Serialize};
+
+use super::first_error_classes::{CLASSES, Class, PASSING, RANKS, Role};
+
+/// The longest message or line that is kept, in characters.
+const MESSAGE_LIMIT: usize = 300;
+/// How much of a line is looked at, in bytes.
+const LINE_LIMIT: usize = 8 << 10;
+/// How many lines are kept beside the error's own.
+const CONTEXT: usize = 4;
+/// How many of the last lines are kept.
+const LAST_LINES: usize = 12;
+/// The rank from which on an error is but the echo of what went wrong before it.
+const ECHO: usize = 6;
+
+/// Who has said it, or what it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The disk is full, or a quota.
+    NoSpace,
+    /// There was no memory; somebody was killed for it.
+    NoMemory,
+    /// The disk cannot be written or read.
+    Disk,
+    /// Compiler or assembler.
+    Compiler,
+    /// Linker.
+    Linker,
+    /// kbuild's check of symbols.
+    Modpost,
+    /// kbuild's check of machine code.
+    Objtool,
+    /// A patch that does not fit.
+    Patch,
+    /// A program that is not there.
+    MissingProgram,
+    /// A shell, Perl or Python script.
+    Script,
+    /// make itself.
+    Make,
+    /// dkms itself.
+    Dkms,
+    /// Another program, or a kind that a later version knows.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// The first error of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstError {
+    /// Who has said it.
+    #[serde(default)]
+    pub kind: Kind,
+    /// The source file, as the log names it, when one was said.
+    pub file: Option<String>,
+    /// The line in it.
+    pub line: Option<u32>,
+    /// The message, without control characters.
+    pub message: String,
+    /// What belongs to it in the log, at most four lines: the line of source, notes, more of the same; of an echo of
+    /// make or dkms the lines before it. Without control characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub context: Vec<String>,
+}
+
+impl FirstError {
+    /// In few words: the file without its folder.
+    pub fn short(&self) -> String {
+        let file = self.file.as_ref().map(|f| f.rsplit('/').next().unwrap_or(f).to_owned());
+        FirstError { file, ..self.clone() }.to_string()
+    }
+
+    /// It is said of a line of source: the same source gives it again. A header may be installed tomorrow, and a
+    /// compiler that breaks down may have met bad memory.
+    pub fn is_in_source(&self) -> bool {
+        let passing = ["No such file", "internal compiler error"];
+        self.kind == Kind::Compiler
+            && self.line.is_some()
+            && !passing.iter().any(|words| self.message.contains(words))
+    }
+}
+
+impl std::fmt::Display for FirstError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => write!(f, "{file}:{line}: {}", self.message),
+            (Some(file), None) => write!(f, "{file}: {}", self.message),
+            _ => f.write_str(&self.message),
+        }
+    }
+}
+
+/// What a log tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The first error.
+    pub error: Option<FirstError>,
+    /// Something is said that has nothing to do with source and kernel, and may be gone tomorrow.
+    pub passing: bool,
+    /// The last lines that are not empty, without control characters, for the journal.
+    pub last_lines: Vec<String>,
+}
+
+/// Finds it in a text.
+pub fn find(log: &str) -> Findings {
+    let mut search = Search::default();
+    log.lines().for_each(|line| search.line(line));
+    search.finish()
+}
+
+struct Patterns {
+    set: RegexSet,
+    one: Vec<Regex>,
+    passing: Regex,
+}
+
+#[allow(clippy::expect_used)] // a test compiles each of them
+static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
+    let texts = || CLASSES.iter().map(|class| class.pattern);
+    Patterns {
+        set: RegexSet::new(texts()).expect("patterns"),
+        passing: Regex::new(PASSING).expect("pattern"),
+        one: texts().map(|text| Regex::new(text).expect("pattern")).collect(),
+    }
+});
+
+/// The search through one log, or several after each other.
+#[derive(Debug, Default)]
+pub struct Search {
+    /// The first error of each rank, with the number of its line.
+    found: [Option<(usize, FirstError)>; RANKS],
+    /// An error of a command whose failure make ignores.
+    ignored: Option<(usize, FirstError)>,
+    /// The rank whose error still collects its context, and what belongs to it.
+    open: Option<(usize, &'static Class)>,
+    number: usize,
+    /// The number of the last line in which make gives up a target.
+    given_up: usize,
+    /// The last lines that are no noise.
+    before: VecDeque<String>,
+    last: VecDeque<String>,
+    passing: bool,
+}
+
+impl Search {
+    /// Reads a log to its end.
+    ///
+    /// # Errors
+    /// When it cannot be read; what was read until then counts.
+    pub fn read(&mut self, mut log: impl Read) -> io::Result<()> {
+        let mut block = vec![0; 64 << 10];
+        let mut line = Vec::with_capacity(LINE_LIMIT);
+        loop {
+            let length = match log.read(&mut block) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            for part in block[..length].split_inclusive(|b| *b == b'\n') {
+                line.extend_from_slice(&part[..part.len().min(LINE_LIMIT - line.len())]);
+                if part.ends_with(b"\n") {
+                    self.line(&String::from_utf8_lossy(&line));
+                    line.clear();
+                }
+            }
+            if length == 0 {
+                self.line(&String::from_utf8_lossy(&line));
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next line.
+    pub fn line(&mut self, raw: &str) {
+        let raw = raw.trim_end();
+        let plain = if raw.contains('\u{1b}') {
+            anstream::adapter::strip_str(raw).to_string().into()
+        } else {
+            Cow::from(raw)
+        };
+        // What a carriage return has written over was progress.
+        let line = plain.rsplit('\r').next().unwrap_or(&plain);
+        if line.trim().is_empty() {
+            return;
+        }
+        self.number += 1;
+        self.passing |= PATTERNS.passing.is_match(line);
+        push(&mut self.last, line, LAST_LINES);
+        let first = PATTERNS.set.matches(line).iter().next();
+        let class = first.and_then(|at| Some((&CLASSES[at], PATTERNS.one[at].captures(line)?)));
+        match class {
+            Some((class, captures)) => match class.role {
+                Role::Error(kind, rank) => self.error(class, kind, rank, line, &captures),
+                Role::Ignored => self.ignore(),
+                Role::Detail | Role::Noise => self.context(line, Some(class), Some(&captures)),
+            },
+            None => self.context(line, None, None),
+        }
+    }
+
+    fn error(&mut self, class: &'static Class, kind: Kind, rank: usize, line: &str, captures: &Captures<'_>) {
+        if rank == ECHO {
+            self.give_up(captures.name("target").map_or("", |m| m.as_str()));
+        }
+        // More of the same belongs to the first one.
+        if let Some((open, _)) = self.open.filter(|(open, of)| *open == rank && of.more) {
+            self.add(open, line);
+            return;
+        }
+        self.open = None;
+        if self.found[rank].is_none() {
+            let text = |name| captures.name(name).map(|m| m.as_str());
+            let file = text("file").map(shortened);
+            let number = text("line").and_then(|n| n.parse().ok()).filter(|_| file.is_some());
+            let context =
+                if rank >= ECHO { self.before.iter().map(|l| shortened(l)).collect() } else { Vec::new() };
+            let message = shortened(text("message").unwrap_or(line).trim());
+            self.found[rank] = Some((self.number, FirstError { kind, file, line: number, message, context }));
+            self.open = (rank < ECHO).then_some((rank, class));
+        }
+        if rank < ECHO {
+            push(&mut self.before, line, 2);
+        }
+    }
+
+    /// A line that is no error of its own.
+    fn context(&mut self, line: &str, class: Option<&Class>, captures: Option<&Captures<'_>>) {
+        let role = class.map(|class| class.role);
+        if let Some((rank, of)) = self.open {
+            let belongs = match role {
+                Some(Role::Detail) => true,
+                Some(_) => false,
+                None => of.more || (of.indented && line.starts_with(char::is_whitespace)),
+            };
+            if belongs {
+                let place =
+                    captures.and_then(|c| Some((c.name("file")?, c.name("line")?.as_str().parse().ok()?)));
+                if let (Some((_, error)), Some((file, number))) = (&mut self.found[rank], place)
+                    && error.file.is_none()
+                {
+                    (error.file, error.line) = (Some(shortened(file.as_str())), Some(number));
+                }
+                self.add(rank, line);
+            } else {
+                self.open = None;
+            }
+        }
+        if role != Some(Role::Noise) {
+            push(&mut self.before, line, 2);
+        }
+    }
+
+    fn add(&mut self, rank: usize, line: &str) {
+        if let Some((_, error)) = &mut self.found[rank] {
+            if error.context.len() < CONTEXT {
+                error.context.push(shortened(line));
+            } else {
+                self.open = None;
+            }
+        }
+    }
+
+    /// make goes on in spite of an error: what was found since it last gave up a target may be that one.
+    fn ignore(&mut self) {
+        self.open = None;
+        for found in &mut self.found {
+            if let Some(error) = found.take_if(|(number, _)| *number > self.given_up) {
+                self.ignored.get_or_insert(error);
+            }
+        }
+        self.before.clear();
+    }
+
+    /// make gives up a target. With several jobs at once, the error may have come before one that was ignored.
+    fn give_up(&mut self, target: &str) {
+        self.given_up = self.number;
+        let mine = |(_, error): &mut (usize, FirstError)| {
+            error.file.as_deref().is_some_and(|file| stem(file) == stem(target))
+        };
+        if self.found[1].is_none() {
+            self.found[1] = self.ignored.take_if(mine);
+        }
+    }
+
+    /// What was found.
+    pub fn finish(self) -> Findings {
+        let found = self.found.into_iter().flatten().next().or(self.ignored);
+        let last_lines = self.last.iter().map(|line| shortened(line.trim())).collect();
+        Findings { error: found.map(|(_, error)| error), passing: self.passing, last_lines }
+    }
+}
+
+fn stem(path: &str) -> &str {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.split_once('.').map_or(name, |(stem, _)| stem)
+}
+
+/// Puts a line behind the last ones, in the room of the one that leaves them.
+fn push(lines: &mut VecDeque<String>, line: &str, limit: usize) {
+    let mut room = if lines.len() == limit { lines.pop_front() } else { None }.unwrap_or_default();
+    room.clear();
+    room.push_str(line);
+    lines.push_back(room);
+}
+
+/// At most [`MESSAGE_LIMIT`] characters; what a terminal would obey is shown or left out.
+fn shortened(line: &str) -> String {
+    let line = line.trim_end().replace('\t', "        ");
+    line.chars().filter(|c| !c.is_control()).take(MESSAGE_LIMIT).collect()
+}

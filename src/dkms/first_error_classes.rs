@@ -1,0 +1,183 @@
+//! What the lines of a build log are: the patterns of [`super::first_error`], in the order in which they are tried.
+
+use super::first_error::Kind;
+
+/// How many ranks there are.
+pub(super) const RANKS: usize = 9;
+
+/// Words of an error that has nothing to do with source and kernel, and may be gone tomorrow.
+pub(super) const PASSING: &str = "No space left on device|Killed|Cannot allocate memory|virtual memory exhausted|\
+    Read-only file system|Input/output error|out of memory|memory exhausted|Resource temporarily unavailable|\
+    Too many open files|Disk quota exceeded|Text file busy|Stale file handle";
+
+/// What a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Progress, warnings, commands as they are echoed: it belongs to nothing.
+    Noise,
+    /// It belongs to the error before it.
+    Detail,
+    /// make says that it ignores the error before it.
+    Ignored,
+    /// An error, with its rank: 0 explains all others; 1 is a tool's own word on what it was given; 2 to 4 are less and
+    /// less certain to be why; 5 is dkms's own; 6 and 7 are the echo of make and dkms; 8 is a probe that may well fail.
+    Error(Kind, usize),
+}
+
+/// One class of lines.
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) role: Role,
+    /// With the groups `file`, `line`, `message` (else the whole line) and `target`, where there are such.
+    pub(super) pattern: &'static str,
+    /// More lines of its rank, and lines of no class, right behind it belong to it.
+    pub(super) more: bool,
+    /// Indented lines right behind it belong to it.
+    pub(super) indented: bool,
+}
+
+const fn line(role: Role, pattern: &'static str) -> Class {
+    Class { role, pattern, more: false, indented: false }
+}
+
+const fn error(kind: Kind, rank: usize, pattern: &'static str) -> Class {
+    Class { role: Role::Error(kind, rank), pattern, more: false, indented: true }
+}
+
+const fn list(kind: Kind, rank: usize, pattern: &'static str) -> Class {
+    Class { role: Role::Error(kind, rank), pattern, more: true, indented: true }
+}
+
+/// The classes.
+pub(super) const CLASSES: &[Class] = &[
+    // Lines of source, carets, and where an error of Rust or of lld is.
+    line(Role::Detail, r"^ *\d* \|"),
+    line(Role::Detail, r"^\s*~*\^[~^ ]*$"),
+    line(Role::Detail, r"^\s*--> (?P<file>\S+?):(?P<line>\d+):\d+$"),
+    line(Role::Detail, r"^>>> "),
+    line(Role::Detail, r"^\S+: note: "),
+    // Progress of kbuild, our own lines, commands that a shell or make echoes.
+    line(Role::Noise, r"^  [A-Z][A-Z0-9_]*\s+(?:\[M\]\s+)?\S+$"),
+    line(Role::Noise, r"^(?:# |\++ )"),
+    line(
+        Role::Noise,
+        r"^\s*(?:\S*/)?(?:[\w.]+-)*(?:gcc|g\+\+|cc|clang|ld|make|rm|sh|set|echo|test)(?:-[\d.]+)? [^:]*(?: -|;)",
+    ),
+    line(Role::Noise, r"^\S+: (?:[Ww]arning|remark|info): "),
+    line(Role::Noise, r"^(?:\S*/)?(?:[\w.]+-)*ld(?:\.\w+)?: (?:.*: )?(?:warning: |in function )"),
+    line(Role::Noise, r"^\S+: in function "),
+    line(
+        Role::Noise,
+        r"^\S*make(?:\[\d+\])?: (?:Entering|Leaving|Nothing|\*\*\* (?:Waiting|Deleting|wait:)|[Ww]arning)",
+    ),
+    line(Role::Ignored, r"^\S*make(?:\[\d+\])?: \[.*\(ignored\)$"),
+    // What explains everything else.
+    error(Kind::NoSpace, 0, r"(?:^|[:\]] )\W?(?:No space left on device|Disk quota exceeded)\b"),
+    error(
+        Kind::NoMemory,
+        0,
+        r"Killed signal terminated program|memory exhausted|: out of memory allocating |: \W?Cannot allocate memory\b|^(?:\S+: )*(?:LLVM ERROR: )?out of memory\W*$|^\S*make(?:\[\d+\])?: \*\*\* \[.*\] (?:Killed|Error 137)\b|: line \d+: +\d+ Killed\b|^Killed$|^MemoryError\b",
+    ),
+    error(Kind::Disk, 0, r": \W?(?:Read-only file system|Input/output error|Structure needs cleaning)\W*$"),
+    // Compiler and assembler. What configure tries out is meant to fail now and then.
+    error(
+        Kind::Compiler,
+        8,
+        r"^(?P<file>(?:\S*/)?conftest\w*\.\w+|<stdin>):(?P<line>\d+)(?::\d+)?: (?:fatal )?error: (?P<message>.*)",
+    ),
+    error(
+        Kind::Compiler,
+        1,
+        r"^(?P<file>\S+?):(?P<line>\d+)(?:[.:]\d+(?:-[\d.]+)?)?: (?:[Ff]atal )?[Ee]rror: (?P<message>.*)",
+    ),
+    error(
+        Kind::Compiler,
+        1,
+        r"^(?P<file>\S+?):(?P<line>\d+)(?::\d+)?: (?P<message>internal compiler error: .*)",
+    ),
+    error(Kind::Compiler, 1, r"^error\[E\d+\]: (?P<message>.*)"),
+    // kbuild's own checks.
+    error(
+        Kind::Objtool,
+        1,
+        r"^(?:(?P<file>\S+): )?(?:error: objtool|(?:\S*/)?objtool: error|objtool): (?P<message>.*)",
+    ),
+    list(Kind::Modpost, 1, r"^(?:ERROR|FATAL): (?:modpost: |\S+ \[\S+\] undefined!)"),
+    // Linker.
+    line(Role::Detail, r"^(?:collect2: error: ld returned|clang\S*: error: linker command failed)"),
+    list(
+        Kind::Linker,
+        1,
+        r"^(?:(?:\S*/)?(?:[\w.]+-)*ld(?:\.\w+)?: )?(?P<file>\S+?):(?P<line>\d+|\(\S+\)): (?P<message>(?:undefined reference to|multiple definition of) .*)",
+    ),
+    list(Kind::Linker, 1, r"^(?:\S*/)?(?:[\w.]+-)*ld(?:\.\w+)?: (?:error: )?(?P<message>.*)"),
+    // A compiler that says nothing of a line.
+    error(
+        Kind::Compiler,
+        1,
+        r"^(?:\S*/)?(?:[\w.]+-)*(?:gcc|g\+\+|cc1(?:plus)?|clang|cc|as|cpp|lto1|rustc)(?:-[\d.]+)?: (?:[Ff]atal |internal compiler )?[Ee]rror: (?P<message>.*)",
+    ),
+    // Patches, as dkms and patch say it.
+    error(Kind::Patch, 1, r"^Error!\s+(?P<message>(?:Application of )?[Pp]atch .*)"),
+    list(Kind::Patch, 2, r"^(?:Hunk #\d+ FAILED|patch: \*\*\*\*|error: patch failed)"),
+    // make: what it found by itself, and what it says of others.
+    error(Kind::Make, 6, r"^\S*make(?:\[\d+\])?: \*\*\* \[(?:\S+:\d+: )?(?P<target>.*)\] "),
+    error(Kind::Make, 2, r"^(?P<file>\S+?):(?P<line>\d+): \*\*\* (?P<message>.*)"),
+    error(
+        Kind::MissingProgram,
+        3,
+        r"^\S*make(?:\[\d+\])?: (?P<message>\S+: (?:No such file or directory|Permission denied|[Cc]ommand not found))$",
+    ),
+    error(Kind::Make, 2, r"^\S*make(?:\[\d+\])?: \*\*\* (?P<message>.*)"),
+    // Programs that are not there, and scripts that fail.
+    error(
+        Kind::MissingProgram,
+        3,
+        r"^(?:(?:/\S*/)?(?:ba|da)?sh|(?P<file>\S+)): (?:line )?(?P<line>\d+): (?P<message>\S+: (?:command )?not found)$",
+    ),
+    error(Kind::MissingProgram, 3, r"^(?:\S*/)?env: .*: No such file or directory$|: bad interpreter: "),
+    error(
+        Kind::Script,
+        3,
+        r"^(?:(?:/\S*/)?(?:ba|da)?sh|(?P<file>\S+)): line (?P<line>\d+): +(?P<message>.*)",
+    ),
+    error(
+        Kind::Script,
+        3,
+        r"^(?:(?:/\S*/)?(?:ba|da)?sh|(?P<file>\S+)): (?P<line>\d+): (?P<message>[Ss]yntax error.*|cannot .*)",
+    ),
+    error(Kind::Script, 3, r"^(?P<message>\S.* at \S+ line \d+\.)$"),
+    error(Kind::Script, 3, r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?$"),
+    // Anybody who calls it an error.
+    error(Kind::Other, 3, r"^\s*(?:ERROR|FATAL|[Ee]rror|[Ff]atal|FAILED)(?: error)?: "),
+    error(Kind::Other, 3, r"^\S+: (?:fatal )?(?:error|ERROR): "),
+    error(
+        Kind::Other,
+        4,
+        r"^[\w./+-]+: (?:[Cc]annot|[Cc]an't|[Uu]nable to|unrecognized|invalid|missing|failed) ",
+    ),
+    error(
+        Kind::Other,
+        4,
+        r"^[\w./+-]+: .*: (?:No such file or directory|Permission denied|Not a directory|Is a directory|Exec format error)$",
+    ),
+    error(Kind::Other, 4, r"\bSegmentation fault\b"),
+    error(Kind::Make, 4, r"^\*\*\* (?P<message>\w.*)"),
+    // dkms.
+    error(Kind::Dkms, 7, r"^Error!\s+(?P<message>(?:Bad return status|Build of |One or more ).*)"),
+    list(Kind::Dkms, 5, r"^(?:dkms\.conf: )?Error!\s+(?P<message>.*)"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pattern_compiles_and_has_its_rank() {
+        assert!(regex::Regex::new(PASSING).is_ok());
+        for class in CLASSES {
+            assert!(regex::Regex::new(class.pattern).is_ok(), "{}", class.pattern);
+            assert!(!matches!(class.role, Role::Error(_, rank) if rank >= RANKS), "{}", class.pattern);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The log of a build: one file for a module and a kernel, the attempts before it beside it, and none of them large.
+//!
+//! A build that writes without end must fill no disk, and must not fail because of us. So dkms writes into plain files,
+//! and while it does we give back the room in the middle of those that grow too large. A pipe would be a way to count
+//! too, but dkms dies of a closed one, and whoever make leaves behind keeps it open.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::ModuleName;
+use super::first_error::{Findings, FirstError, Search};
+use super::leftovers::kernel_of_log;
+use crate::sys::child::unnamed_file;
+use crate::sys::{FileError, Root, hollow};
+
+/// Where the logs are.
+pub const LOGS: &str = "/var/log/clr-dkms";
+/// How many attempts have their logs kept.
+pub const ATTEMPTS: usize = 5;
+/// What is kept of the beginning, and of the end, of what dkms says, and of what make says, in bytes.
+const HEAD: u64 = 8 << 20;
+const TAIL: u64 = 8 << 20;
+/// From which size on the middle is left out: what stands in its place has to fit in.
+const LIMIT: u64 = HEAD + TAIL + (64 << 10);
+/// How often the sizes are looked at. A gigabyte a second can write 50 MB meanwhile.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The log file of a module on a kernel, inside the root. A name holds no slash, so no two modules share one.
+pub fn path(module: &ModuleName, release: &str) -> String {
+    format!("{LOGS}/{}/{}/{release}.log", module.name, module.version)
+}
+
+/// The first error in the log of a module on a kernel.
+pub fn first_error(root: &Root, module: &ModuleName, release: &str) -> Option<FirstError> {
+    let mut search = Search::default();
+    look(&mut search, root.open_file(path(module, release)).ok()?);
+    search.finish().error
+}
+
+/// Makes room for the log of a new attempt, and begins it: the last one is `K.log`, those before it `K.log.1` and so
+/// on. Where it cannot be written it is in memory only: the module is wanted all the same.
+///
+/// # Errors
+/// When there is no memory for it either.
+pub(super) fn begin(root: &Root, path: &str) -> Result<File, String> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let numbered = |text: &str, n: usize| if n == 0 { text.to_owned() } else { format!("{text}.{n}") };
+    for n in (0..ATTEMPTS - 1).rev() {
+        if let Err(e) = root.rename(numbered(path, n), &numbered(name, n + 1)) {
+            tracing::warn!("{e}; that log is overwritten");
+        }
+    }
+    let plain = |file: &File| file.metadata().is_ok_and(|m| m.is_file());
+    match root.create(path) {
+        Ok(log) if plain(&log) => return Ok(log),
+        Ok(_) => tracing::warn!("{path} is no file; the module is built without a log"),
+        Err(e) => tracing::warn!("{e}; the module is built without a log"),
+    }
+    unnamed_file().map_err(|e| format!("no place for a log: {e}"))
+}
+
+/// A line of ours. A log that cannot be written (a full disk) is no reason to stop a build.
+pub(super) fn note(log: &mut File, text: &str) {
+    if let Err(e) = writeln!(log, "# clr-dkms: {text}") {
+        tracing::warn!("cannot write the build log: {e}");
+    }
+}
+
+/// Does the work that writes into the log and into the file `beside`, and keeps both from growing without end.
+pub(super) fn kept_small<T>(root: &Root, log: &File, beside: &str, work: impl FnOnce() -> T) -> T {
+    let (working, done) = mpsc::channel::<()>();
+    let watch = move || {
+        while done.recv_timeout(PAUSE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let given_back = hollow(log, HEAD, TAIL, LIMIT)
+                .map_err(|e| e.to_string())
+                .and_then(|()| root.hollow(beside, HEAD, TAIL, LIMIT).map_err(|e| e.to_string()));
+            if let Err(e) = given_back {
+                tracing::warn!("the size of the build log is not watched: {e}");
+                return;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(watch);
+        let result = work();
+        drop(working);
+        result
+    })
+}
+
+/// Leaves out the middle of a log that has grown too large; writing goes on at its end.
+pub(super) fn settle(log: &mut File) {
+    let mut settled = || -> io::Result<()> {
+        let mut ends = Ends::of(log.try_clone()?)?;
+        let mut at = HEAD;
+        if ends.size > LIMIT {
+            ends.at = HEAD;
+            let mut block = vec![0; 64 << 10];
+            loop {
+                let length = ends.read(&mut block)?;
+                if length == 0 {
+                    break;
+                }
+                log.write_all_at(&block[..length], at)?;
+                at += length as u64;
+            }
+            log.set_len(at)?;
+        }
+        // The child has moved the position that we share with it.
+        log.seek(SeekFrom::End(0)).map(|_| ())
+    };
+    if let Err(e) = settled() {
+        tracing::warn!("cannot write the build log: {e}");
+    }
+}
+
+/// Copies the log of make into ours.
+pub(super) fn append(root: &Root, log: &mut File, path: &str) {
+    match root.open_file(path) {
+        Ok(from) => copy(from, log, path),
+        Err(e) if e.is_absent() => {}
+        Err(e) => tracing::warn!("{e}; it is missing in the build log"),
+    }
+}
+
+fn copy(from: File, log: &mut File, path: &str) {
+    if let Err(e) = Ends::of(from).and_then(|mut ends| io::copy(&mut ends, log)) {
+        tracing::warn!("cannot copy {path} into the build log: {e}");
+    }
+}
+
+/// What the log of a failed step tells, and make's log, which is copied into it: the next build of this module, for any
+/// kernel, wipes that one. Both are read where they were written, for the copy may not fit on the disk.
+pub(super) fn findings(root: &Root, mut log: File, make_log: &str, release: &str) -> Findings {
+    let mut search = Search::default();
+    match log.try_clone() {
+        Ok(file) => look(&mut search, file),
+        Err(e) => tracing::warn!("cannot read the build log: {e}"),
+    }
+    match root.open_file(make_log).and_then(|f| Ok((is_of(&f, release, root, make_log)?, f))) {
+        Ok((true, file)) => {
+            match file.try_clone() {
+                Ok(file) => look(&mut search, file),
+                Err(e) => tracing::warn!("cannot read {make_log}: {e}"),
+            }
+            copy(file, &mut log, make_log);
+        }
+        Ok((false, _)) => {}
+        Err(e) if e.is_absent() => {}
+        Err(e) => tracing::warn!("{e}; it is missing in the build log"),
+    }
+    search.finish()
+}
+
+/// Whether make's log is of that kernel: one that failed earlier for another may still lie there.
+fn is_of(log: &File, release: &str, root: &Root, path: &str) -> Result<bool, FileError> {
+    let mut start = [0; 512];
+    let length = log.read_at(&mut start, 0).map_err(|cause| FileError {
+        action: "read",
+        path: root.spell(path),
+        cause,
+    })?;
+    Ok(kernel_of_log(&start[..length]).is_none_or(|kernel| kernel == release))
+}
+
+fn look(search: &mut Search, log: File) {
+    // What cannot be read back tells no error; how the step ended is told in any case.
+    if let Err(e) = Ends::of(log).and_then(|ends| search.read(ends)) {
+        tracing::warn!("cannot read a build log: {e}");
+    }
+}
+
+/// A file without the middle of it, where it is too large. It does not depend on the position that is shared with
+/// a child.
+struct Ends {
+    file: File,
+    at: u64,
+    size: u64,
+    /// Where the end begins, and what stands in front of it.
+    tail: u64,
+    left_out: io::Cursor<String>,
+}
+
+impl Ends {
+    fn of(file: File) -> io::Result<Ends> {
+        let size = file.metadata()?.len();
+        let mut ends = Ends { file, at: 0, size, tail: 0, left_out: io::Cursor::default() };
+        if size > LIMIT {
+            // From the beginning of a line, when there is one near.
+            let mut start = [0; 4096];
+            let length = ends.file.read_at(&mut start, size - TAIL)?;
+            let line = start[..length].iter().position(|b| *b == b'\n').map_or(0, |at| at as u64 + 1);
+            ends.tail = size - TAIL + line;
+            let note = format!("\n# clr-dkms: {} bytes are left out here\n", ends.tail - HEAD);
+            ends.left_out = io::Cursor::new(note);
+        }
+        Ok(ends)
+    }
+}
+
+impl Read for Ends {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut room = into.len();
+        if self.tail > 0 && self.at < self.tail {
+            room = room.min(usize::try_from(HEAD.saturating_sub(self.at)).unwrap_or(room));
+            if room == 0 {
+                let length = self.left_out.read(into)?;
+                if length > 0 {
+                    return Ok(length);
+                }
+                (self.at, room) = (self.tail, into.len());
+            }
+        }
+        // What is written meanwhile belongs to nobody.
+        room = room.min(usize::try_from(self.size.saturating_sub(self.at)).unwrap_or(room));
+        let length = self.file.read_at(&mut into[..room], self.at)?;
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A log in memory, of numbered lines of 64 bytes.
+    fn large(size: u64) -> File {
+        let mut file = unnamed_file().unwrap();
+        let text: String = (0..size / 64).map(|n| format!("{n:063}\n")).collect();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_middle_is_left_out_and_the_end_stays() {
+        for size in [0, 6400, LIMIT, LIMIT + 64, 50 << 20] {
+            let mut log = large(size);
+            hollow(&log, HEAD, TAIL, LIMIT).unwrap();
+            settle(&mut log);
+            note(&mut log, "the end");
+            let mut text = String::new();
+            log.rewind().unwrap();
+            log.read_to_string(&mut text).unwrap();
+            assert!(text.len() as u64 <= LIMIT + 64, "{size}: {}", text.len());
+            assert!(!text.contains('\0'), "{size}");
+            assert!(text.ends_with("\n# clr-dkms: the end\n") || size == 0);
+            assert_eq!(text.contains("bytes are left out here\n"), size > LIMIT, "{size}");
+            if size > 0 {
+                let (first, last) = (format!("{:063}\n", 0), format!("{:063}\n# clr-dkms", size / 64 - 1));
+                assert!(text.starts_with(&first) && text.contains(&last), "{size}");
+                assert!(text.lines().all(|l| l.len() == 63 || l.is_empty() || l.starts_with('#')), "{size}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_grows_gives_its_room_back() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(crate::sys::RootKind::Image, folder.path()).unwrap();
+        let (log, mut beside) = (large(40 << 20), root.create("/make.log").unwrap());
+        io::copy(&mut Ends::of(large(LIMIT)).unwrap(), &mut beside).unwrap();
+        io::copy(&mut Ends::of(large(LIMIT)).unwrap(), &mut beside).unwrap();
+        kept_small(&root, &log, "/make.log", || std::thread::sleep(PAUSE * 4));
+        for (file, size) in [(&log, 40 << 20), (&beside, LIMIT * 2)] {
+            let stat = file.metadata().unwrap();
+            assert_eq!(stat.len(), size);
+            assert!(stat.blocks() * 512 <= LIMIT, "{} blocks", stat.blocks());
+        }
+    }
+}

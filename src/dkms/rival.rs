@@ -1,0 +1,164 @@
+//! Modules that make a file of one name: only one of them can have it on a kernel. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::conf::BuiltModule;
+use super::{ModuleName, Pair, Stage, plan};
+
+/// Who else makes a file of a module's, and has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rival {
+    /// The module that has it.
+    pub module: ModuleName,
+    /// The name of the file, without ending.
+    pub file: String,
+}
+
+impl fmt::Display for Rival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}.ko on this kernel is that of {}, and only one module can have it",
+            self.file, self.module
+        )
+    }
+}
+
+/// Names each pair's rival, where it has one. The pairs are those of one kernel.
+///
+/// A file stays with who has it proven, else with whom dkms has it installed, else it goes to the first by name that
+/// asks for it: so no run ever takes back what the one before it gave.
+pub fn find(pairs: &mut [Pair]) {
+    let names: Vec<Vec<String>> = pairs
+        .iter()
+        .map(|pair| pair.conf.iter().flat_map(|conf| &conf.built).map(|built| fold(&built.name)).collect())
+        .collect();
+    let contends = |at: &usize| pairs[*at].rival.is_none() && is_contender(&pairs[*at]);
+    let mut ranked: Vec<usize> = (0..pairs.len()).filter(contends).collect();
+    // Stable: pairs come by name.
+    ranked.sort_by_cached_key(|at| rank(&pairs[*at]));
+    let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+    for at in ranked {
+        if names[at].iter().all(|name| !taken.contains_key(name.as_str())) {
+            taken.extend(names[at].iter().map(|name| (name.as_str(), at)));
+        }
+    }
+    for at in 0..pairs.len() {
+        let lost = names[at].iter().position(|name| taken.get(name.as_str()).is_some_and(|by| *by != at));
+        if let (None, Some(lost), Ok(conf)) = (&pairs[at].rival, lost, &pairs[at].conf) {
+            let (file, by) = (conf.built[lost].name.clone(), taken[names[at][lost].as_str()]);
+            pairs[at].rival = Some(Rival { module: pairs[by].module.clone(), file });
+        }
+    }
+}
+
+/// Dash and underscore are one letter, as for modprobe.
+fn fold(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// The name of a file that both lists have.
+pub fn shared(one: &[BuiltModule], other: &[BuiltModule]) -> Option<String> {
+    let is_made = |name: &str| one.iter().any(|built| fold(&built.name) == fold(name));
+    other.iter().find(|built| is_made(&built.name)).map(|built| built.name.clone())
+}
+
+/// Who neither has a file nor asks for it keeps nobody from it.
+fn is_contender(pair: &Pair) -> bool {
+    pair.stage == Stage::Installed || plan::unwanted(pair).is_none()
+}
+
+/// Who has the file, then who asks for it, then who has it no more and does not ask for it.
+fn rank(pair: &Pair) -> u8 {
+    let installed = pair.stage == Stage::Installed;
+    match &pair.proof {
+        Ok(_) => 0,
+        Err(flaws) if installed && plan::is_unlisted_only(flaws) => 0,
+        Err(_) if plan::unwanted(pair).is_some() => 3,
+        Err(_) if installed => 1,
+        Err(_) => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dkms::{Conf, Flaw, Source};
+    use crate::kernel::Headers;
+
+    /// A module that makes these files. Its proof: 0 proven, 1 installed and altered, 2 new, 3 new and not asked for.
+    fn pair(name: &str, files: &[&str], how: u8) -> Pair {
+        let built = files.iter().map(|f| BuiltModule { name: (*f).to_owned(), location: String::new() });
+        Pair {
+            module: ModuleName { name: name.to_owned(), version: "1".to_owned() },
+            release: "6.15.8-1592.native".to_owned(),
+            source: Source::Folder { path: "/usr/src/x-1".into(), portable: true },
+            stage: if how < 2 { Stage::Installed } else { Stage::Added },
+            conf: Ok(Conf { autoinstall: how != 3, built: built.collect(), ..Conf::default() }),
+            proof: if how == 0 { Ok(Vec::new()) } else { Err(vec![Flaw::Differs { path: "/x".to_owned() }]) },
+            built_files_good: false,
+            in_the_way: Vec::new(),
+            headers: Headers::Present,
+            rival: None,
+            programs_missing: Vec::new(),
+        }
+    }
+
+    fn shared_by(one: &Pair, other: &Pair) -> Option<String> {
+        shared(&one.conf.as_ref().ok()?.built, &other.conf.as_ref().ok()?.built)
+    }
+
+    /// Who loses, and to whom.
+    fn lost(mut pairs: Vec<Pair>) -> Vec<String> {
+        find(&mut pairs);
+        let told = |p: &Pair| Some(format!("{} to {}", p.module.name, p.rival.as_ref()?.module.name));
+        pairs.iter().filter_map(told).collect()
+    }
+
+    #[test]
+    fn who_has_it_then_who_asks_for_it_then_by_name() {
+        let two = |a, b| lost(vec![pair("a", &["x"], a), pair("b", &["x"], b)]);
+        for (a, b, told) in [
+            (2, 2, "b to a"),
+            (2, 0, "a to b"),
+            (2, 1, "a to b"),
+            (1, 1, "b to a"),
+            (1, 0, "a to b"),
+            (3, 2, "a to b"),
+            (2, 3, "b to a"),
+        ] {
+            assert_eq!(two(a, b), [told], "{a} {b}");
+        }
+        assert_eq!(two(3, 3), [""; 0], "who does not ask for it keeps nobody from it");
+        let chain = vec![pair("a", &["w", "x-y"], 2), pair("b", &["x_y", "z"], 2), pair("c", &["z"], 2)];
+        assert_eq!(lost(chain), ["b to a"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_is_given_twice_and_none_is_kept_back(
+            modules in prop::collection::vec((prop::collection::vec("[xyz]", 1..3), 0u8..3), 0..6),
+        ) {
+            let mut pairs: Vec<Pair> = modules.iter().enumerate().map(|(at, (files, how))| {
+                let files: Vec<&str> = files.iter().map(String::as_str).collect();
+                pair(&format!("m{at}"), &files, *how)
+            }).collect();
+            find(&mut pairs);
+            let winners: Vec<&Pair> = pairs.iter().filter(|p| p.rival.is_none()).collect();
+            for (at, one) in winners.iter().enumerate() {
+                prop_assert!(winners[at + 1..].iter().all(|other| shared_by(one, other).is_none()));
+            }
+            for beaten in pairs.iter().filter(|p| p.rival.is_some()) {
+                prop_assert!(winners.iter().any(|winner| shared_by(winner, beaten).is_some()));
+            }
+            let before: Vec<_> = pairs.iter().map(|p| p.rival.clone()).collect();
+            pairs.iter_mut().for_each(|p| p.rival = None);
+            find(&mut pairs);
+            let again: Vec<_> = pairs.iter().map(|p| p.rival.clone()).collect();
+            prop_assert_eq!(before, again);
+        }
+    }
+}

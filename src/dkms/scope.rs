@@ -1,0 +1,182 @@
+//! A kernel as a module meets it when it is loaded: its index, its symbols, the modules beneath.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+
+use jiff::Timestamp;
+
+use super::index::{Entry, Index, is_file_of};
+use super::proof::{Flaw, INSTALLED};
+use super::symbols::{self, Wrong};
+use super::{Cache, cache, modfile};
+use crate::kernel::Headers;
+use crate::kernel::inventory::module_folder;
+use crate::sys::{Fingerprint, Presence, Root};
+
+/// A kernel that modules are proven on.
+#[derive(Debug)]
+pub struct Scope<'a> {
+    pub(super) root: &'a Root,
+    pub(super) release: &'a str,
+    headers: &'a Headers,
+    pub(super) index: Index,
+    pub(super) now: Timestamp,
+    symvers: OnceCell<Result<Vec<u8>, String>>,
+}
+
+impl<'a> Scope<'a> {
+    /// Reads what is asked about each module.
+    ///
+    /// # Errors
+    /// In words, when `modules.dep` is there and cannot be read.
+    pub fn load(
+        root: &'a Root,
+        release: &'a str,
+        headers: &'a Headers,
+        now: Timestamp,
+    ) -> Result<Scope<'a>, String> {
+        let index = Index::load(root, release)?;
+        Ok(Scope { root, release, headers, index, now, symvers: OnceCell::new() })
+    }
+
+    pub(super) fn inside(&self, below: &str) -> String {
+        format!("{}/{below}", module_folder(self.release))
+    }
+
+    /// Whether what a file takes from the kernel and from other modules is there; `entry` is its line of `modules.dep`,
+    /// without which nothing is known of other modules.
+    ///
+    /// # Errors
+    /// Says why it cannot be told.
+    pub fn symbols(
+        &self,
+        cache: &mut Cache,
+        path: &str,
+        there: &Presence,
+        entry: Option<&Entry>,
+    ) -> Result<Result<(), Wrong>, String> {
+        if *self.headers != Headers::Present {
+            return Err("the headers of this kernel are not there".to_owned());
+        }
+        let list = self.inside("build/Module.symvers");
+        let (list_stat, stat) = match (self.root.lookup(&list), there) {
+            (Presence::There(list), Presence::There(stat)) => (list, stat),
+            (Presence::Unreadable(e), _) => return Err(e.to_string()),
+            (_, Presence::Unreadable(e)) => return Err(e.to_string()),
+            _ => return Err("the headers of this kernel have no Module.symvers".to_owned()),
+        };
+        let needs = entry.map_or(&[][..], |entry| &entry.needs);
+        let mut inputs = Fingerprint::default();
+        inputs.add(cache::identity(&list_stat));
+        // An answer without the line is one that asked nobody else.
+        inputs.add(if entry.is_some() { "all" } else { "the kernel alone" });
+        for need in needs {
+            inputs.add(need);
+            let stat = self.root.lookup(self.inside(need)).stat();
+            inputs.add(stat.map(|stat| cache::identity(&stat)).unwrap_or_default());
+        }
+        cache.symbols(path, stat, &inputs.finish(), || self.judge(path, &list, entry, needs))
+    }
+
+    fn judge(
+        &self,
+        path: &str,
+        list: &str,
+        entry: Option<&Entry>,
+        needs: &[String],
+    ) -> Result<Result<(), Wrong>, String> {
+        let list = self.symvers.get_or_init(|| self.root.read(list).map_err(|e| e.to_string()));
+        let list = list.as_ref().map_err(Clone::clone)?;
+        let bytes = self.root.read(path).map_err(|e| e.to_string())?;
+        let plain = modfile::plain(path, &bytes)?;
+        let own = |module: &str| {
+            needs.iter().any(|n| is_kernels_own(n) && symbols::module_name(n.as_bytes()) == module)
+        };
+        let file = symbols::read(&plain)?;
+        let open = match file.against_kernel(list, own) {
+            Ok(None) => {
+                return Err("the Module.symvers of this kernel lists nothing of the kernel".to_owned());
+            }
+            Ok(Some(open)) => open,
+            Err(wrong) => return Ok(Err(wrong)),
+        };
+        if open.is_empty() {
+            return Ok(Ok(()));
+        }
+        let mut files = Vec::new();
+        for need in needs {
+            let path = self.inside(need);
+            let bytes = self.root.read(&path).map_err(|e| e.to_string())?;
+            files.push(modfile::plain(&path, &bytes)?.into_owned());
+        }
+        let mut exporters = Vec::new();
+        for plain in &files {
+            exporters.push(symbols::read(plain)?);
+        }
+        let all = self.root.read_optional(self.inside("modules.symbols")).map_err(|e| e.to_string())?;
+        let all = all.unwrap_or_default();
+        let listed = |name: &str| {
+            entry.is_none()
+                || memchr::memmem::find(&all, format!("alias symbol:{name} ").as_bytes()).is_some()
+        };
+        Ok(symbols::against_modules(&open, &exporters, listed))
+    }
+
+    /// Whether the modules are there that a module is loaded on top of: those that depmod found, and those that it
+    /// names itself (`depends`). Gives why not all of it could be checked.
+    ///
+    /// # Errors
+    /// With every one that is not there.
+    pub fn dependencies(
+        &self,
+        name: &str,
+        depends: &[String],
+        entry: &Entry,
+    ) -> Result<Option<String>, Vec<Flaw>> {
+        let (mut gone, mut unlisted, mut not_made) = (BTreeSet::new(), Vec::new(), None);
+        let names: Vec<&str> = depends.iter().map(String::as_str).collect();
+        let listed = if names.is_empty() { BTreeMap::new() } else { self.index.find(&names) };
+        for path in entry.needs.iter().chain(listed.values().map(|entry| &entry.path)) {
+            match self.root.lookup(self.inside(path)) {
+                Presence::There(_) => {}
+                Presence::Absent => {
+                    gone.insert(symbols::module_name(path.as_bytes()));
+                }
+                Presence::Unreadable(e) => not_made = Some(e.to_string()),
+            }
+        }
+        for needs in names.into_iter().filter(|name| !listed.contains_key(name)) {
+            match (self.is_built_in(needs), self.is_among_ours(needs)) {
+                (Ok(true), _) => {}
+                (_, Ok(true)) => unlisted.push(Flaw::NotListed { name: needs.to_owned(), instead: None }),
+                (Ok(false), Ok(false)) => {
+                    gone.insert(needs.replace('-', "_"));
+                }
+                (Err(reason), _) | (_, Err(reason)) => not_made = Some(reason),
+            }
+        }
+        let gone = gone.into_iter().map(|needs| Flaw::Dependency { name: name.to_owned(), needs });
+        let flaws: Vec<Flaw> = gone.chain(unlisted).collect();
+        if flaws.is_empty() { Ok(not_made) } else { Err(flaws) }
+    }
+
+    fn is_built_in(&self, module: &str) -> Result<bool, String> {
+        let text = self.root.read_optional(self.inside("modules.builtin")).map_err(|e| e.to_string())?;
+        let text = text.ok_or("there is no modules.builtin")?;
+        let base =
+            |line: &[u8]| line.rsplit(|b| *b == b'/').next().is_some_and(|file| is_file_of(file, module));
+        Ok(text.split(|b| *b == b'\n').any(base))
+    }
+
+    /// Its file lies where dkms installs to.
+    fn is_among_ours(&self, module: &str) -> Result<bool, String> {
+        let files = self.root.list_optional(self.inside(INSTALLED)).map_err(|e| e.to_string())?;
+        Ok(files.iter().any(|file| is_file_of(file.name.as_bytes(), module)))
+    }
+}
+
+/// A file below the module folder that came with the kernel.
+fn is_kernels_own(below: &str) -> bool {
+    below.starts_with("kernel/")
+}

@@ -1,0 +1,202 @@
+//! Symbols: what a module takes from the kernel and from other modules, in which version, and whether that is there.
+//!
+//! Nobody may be sent to rebuild a module that loads. So a version counts as wrong only against the one who really
+//! exports the symbol, and a symbol as missing only when everybody who could export it was asked.
+
+use std::collections::{BTreeMap, HashMap};
+
+use object::{Endianness, File, Object, ObjectSection, ObjectSymbol};
+use serde::{Deserialize, Serialize};
+
+/// What the linkers of some architectures leave undefined; the kernel passes over them.
+const SPECIAL: [&[u8]; 2] = [b"_GLOBAL_OFFSET_TABLE_", b".TOC."];
+/// Its version stands for the layout of the kernel's own structures; the kernel looks at it first.
+const LAYOUT: &[u8] = b"module_layout";
+/// A record of `__versions`: a long, and the name in what is left.
+const RECORD: usize = 64;
+
+/// One symbol that a module takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Need {
+    /// The version (CRC) that it was built against; none without versions.
+    version: Option<u32>,
+    /// The module does without it.
+    weak: bool,
+}
+
+/// The symbols of one module file.
+#[derive(Debug, Default)]
+pub struct Symbols<'a> {
+    needs: BTreeMap<&'a [u8], Need>,
+    exports: HashMap<&'a [u8], Option<u32>>,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wrong {
+    /// This symbol has another version.
+    Version(String),
+    /// Nothing exports this symbol.
+    Missing(String),
+}
+
+/// A symbol that the kernel alone cannot answer for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open<'a> {
+    name: &'a [u8],
+    need: Need,
+    /// `Module.symvers` knows it, of a module.
+    known: bool,
+}
+
+/// Reads a module that is not compressed any more.
+///
+/// # Errors
+/// Says why it cannot be read.
+pub fn read(plain: &[u8]) -> Result<Symbols<'_>, String> {
+    let told = |e: object::Error| e.to_string();
+    let file = File::parse(plain).map_err(told)?;
+    let mut symbols = Symbols::default();
+    let versions = versions(&file).map_err(told)?;
+    for symbol in file.symbols() {
+        let name = symbol.name_bytes().map_err(told)?;
+        if symbol.is_undefined() && !name.is_empty() && !SPECIAL.contains(&name) {
+            let need = Need { version: versions.get(name).copied(), weak: symbol.is_weak() };
+            symbols.needs.insert(name, need);
+        } else if let Some(name) = name.strip_prefix(b"__crc_") {
+            symbols.exports.insert(name, version_of(&file, &symbol));
+        } else if let Some(name) = name.strip_prefix(b"__ksymtab_") {
+            symbols.exports.entry(name).or_default();
+        }
+    }
+    if let Some(version) = versions.get(LAYOUT) {
+        symbols.needs.insert(LAYOUT, Need { version: Some(*version), weak: true });
+    }
+    // Names of namespaces stand there too: more exports than there are lead to no false alarm.
+    if let Some(section) = file.section_by_name("__ksymtab_strings") {
+        for name in section.data().map_err(told)?.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+            symbols.exports.entry(name).or_default();
+        }
+    }
+    Ok(symbols)
+}
+
+/// The version of an export: the value itself, or four bytes where it points to.
+fn version_of<'a>(file: &File<'a>, symbol: &impl ObjectSymbol<'a>) -> Option<u32> {
+    let Some(index) = symbol.section_index() else { return u32::try_from(symbol.address()).ok() };
+    let data = file.section_by_index(index).ok()?.data().ok()?;
+    let start = usize::try_from(symbol.address()).ok()?;
+    number(data.get(start..)?, file.endianness())
+}
+
+fn number(bytes: &[u8], endianness: Endianness) -> Option<u32> {
+    let bytes = *bytes.first_chunk()?;
+    Some(if endianness == Endianness::Little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
+}
+
+/// `__versions`, and the pair of sections that holds longer names.
+fn versions<'a>(file: &File<'a>) -> Result<HashMap<&'a [u8], u32>, object::Error> {
+    let data = |name: &str| file.section_by_name(name).map_or(Ok(&[][..]), |section| section.data());
+    let endianness = file.endianness();
+    let long = if file.is_64() { 8 } else { 4 };
+    // The low half of the long, which the other byte order puts last.
+    let low = if endianness == Endianness::Little { 0 } else { long - 4 };
+    let mut versions = HashMap::new();
+    let until_zero = |name: &'a [u8]| name.split(|b| *b == 0).next().unwrap_or_default();
+    for record in data("__versions")?.chunks_exact(RECORD) {
+        versions.extend(number(&record[low..], endianness).map(|crc| (until_zero(&record[long..]), crc)));
+    }
+    let crcs = data("__version_ext_crcs")?.chunks_exact(4).filter_map(|crc| number(crc, endianness));
+    versions.extend(data("__version_ext_names")?.split(|b| *b == 0).zip(crcs));
+    Ok(versions)
+}
+
+impl<'a> Symbols<'a> {
+    /// Compares with the `Module.symvers` of the kernel. `own` tells of a module, with underscores, whether the file
+    /// that is loaded under that name is the kernel's own. Gives what only other modules can answer for.
+    ///
+    /// # Errors
+    /// With the first symbol that the kernel itself exports in another version. None when the list tells nothing.
+    pub fn against_kernel(
+        &self,
+        list: &[u8],
+        own: impl Fn(&str) -> bool,
+    ) -> Result<Option<Vec<Open<'a>>>, Wrong> {
+        let (mut left, mut open, mut whole) = (self.needs.clone(), Vec::new(), false);
+        let mut wrong = None;
+        for line in list.split(|b| *b == b'\n') {
+            let mut columns = line.split(|b| *b == b'\t');
+            let (Some(crc), Some(name), Some(module)) = (columns.next(), columns.next(), columns.next())
+            else {
+                continue;
+            };
+            whole |= module == b"vmlinux";
+            let Some(need) = left.remove(name) else { continue };
+            let crc = crc.strip_prefix(b"0x").and_then(|hex| str::from_utf8(hex).ok());
+            let crc = crc.and_then(|hex| u32::from_str_radix(hex, 16).ok());
+            let same = agree(need.version, crc);
+            if module == b"vmlinux" {
+                wrong = wrong.or_else(|| (!same).then(|| Wrong::Version(text(name))));
+            } else if !same || !own(&module_name(module)) {
+                open.push(Open { name: borrowed(&self.needs, name), need, known: true });
+            }
+        }
+        if !whole {
+            return Ok(None);
+        }
+        open.extend(left.into_iter().map(|(name, need)| Open { name, need, known: false }));
+        wrong.map_or(Ok(Some(open)), Err)
+    }
+}
+
+/// The key of the map that is equal to a name: it lives as long as the file.
+fn borrowed<'a>(needs: &BTreeMap<&'a [u8], Need>, name: &[u8]) -> &'a [u8] {
+    needs.get_key_value(name).map_or(&[], |(key, _)| *key)
+}
+
+/// Asks the modules that the module is loaded on top of, all of them; `listed` tells whether the kernel's list of all
+/// symbols of modules has one.
+///
+/// # Errors
+/// With the first that has another version, or that nothing exports.
+pub fn against_modules(
+    open: &[Open<'_>],
+    exporters: &[Symbols<'_>],
+    listed: impl Fn(&str) -> bool,
+) -> Result<(), Wrong> {
+    for symbol in open {
+        let found: Vec<Option<u32>> =
+            exporters.iter().filter_map(|e| e.exports.get(symbol.name).copied()).collect();
+        let name = text(symbol.name);
+        if found.iter().any(|version| agree(symbol.need.version, *version)) {
+            continue;
+        }
+        if !found.is_empty() {
+            return Err(Wrong::Version(name));
+        }
+        if !symbol.known && !symbol.need.weak && !listed(&name) {
+            return Err(Wrong::Missing(name));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two versions do not contradict each other; zero stands for none.
+fn agree(one: Option<u32>, other: Option<u32>) -> bool {
+    match (one.filter(|v| *v != 0), other.filter(|v| *v != 0)) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    }
+}
+
+/// The name of a module by a path without or with an ending: with underscores, as the kernel has it.
+pub fn module_name(path: &[u8]) -> String {
+    let file = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+    let end = memchr::memmem::find(file, b".ko").unwrap_or(file.len());
+    text(&file[..end]).replace('-', "_")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

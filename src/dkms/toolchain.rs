@@ -1,0 +1,77 @@
+//! The programs that a kernel's modules are built with, as the configuration of its headers names them.
+
+use crate::kernel::inventory::module_folder;
+use crate::sys::Root;
+
+/// The configuration of a kernel's headers; empty where there is none to read, and the usual programs count.
+pub fn config(root: &Root, release: &str) -> Vec<u8> {
+    let build = format!("{}/build", module_folder(release));
+    let files = [".config", "include/config/auto.conf"].map(|file| format!("{build}/{file}"));
+    files.iter().find_map(|file| root.read(file).ok()).unwrap_or_default()
+}
+
+/// Which programs a build with that configuration lacks, in words; `has` tells whether one is installed.
+///
+/// dkms takes the compiler that the configuration names, if there is one of that name, and leaves it to make otherwise;
+/// for a kernel made by clang it asks for clang. Whatever may do counts as enough: a build that fails tells more than
+/// one that is wrongly left alone.
+pub fn missing(config: &[u8], has: impl Fn(&str) -> bool) -> Vec<String> {
+    let value = |name: &str| {
+        let mut lines = config.split(|b| *b == b'\n');
+        lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    };
+    let is_set = |name: &str| value(name) == Some(b"y");
+    // The first word of `"gcc-12 (Debian 12.2.0-14) 12.2.0"`, as dkms reads it.
+    let text = value("CONFIG_CC_VERSION_TEXT").map(|text| String::from_utf8_lossy(text).into_owned());
+    let named = text.as_deref().and_then(|text| text.strip_prefix('"')?.split([' ', '"']).next());
+    let named = named.filter(|name| name.contains("cc") || name.contains("clang"));
+    let mut compilers: Vec<&str> =
+        if is_set("CONFIG_CC_IS_CLANG") { vec!["clang"] } else { vec!["gcc", "cc"] };
+    compilers.splice(0..0, named.filter(|name| !compilers.contains(name)));
+    let linkers = if is_set("CONFIG_LD_IS_LLD") { ["ld.lld", "ld"] } else { ["ld", "ld.lld"] };
+    let needed: [(&str, &[&str]); 3] = [("compiler", &compilers), ("make", &["make"]), ("linker", &linkers)];
+    let lacking = needed.iter().filter(|(_, any)| !any.iter().any(|name| has(name)));
+    lacking
+        .map(|(what, any)| match any {
+            [only] if only == what => (*only).to_owned(),
+            any => format!("the {what} {}", any[0]),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_build_lacks() {
+        let told = |config: &str, there: &[&str]| {
+            missing(config.as_bytes(), |name| there.contains(&name)).join(", ")
+        };
+        let debian = "CONFIG_CC_VERSION_TEXT=\"gcc-12 (Debian 12.2.0-14) 12.2.0\"\nCONFIG_CC_IS_GCC=y\n";
+        let clang =
+            "CONFIG_CC_VERSION_TEXT=\"Debian clang version 18\"\nCONFIG_CC_IS_CLANG=y\nCONFIG_LD_IS_LLD=y\n";
+        for (config, there, lacking) in [
+            ("", &["gcc", "make", "ld"][..], ""),
+            ("", &["cc", "make", "ld"], ""),
+            ("", &["clang", "make", "ld"], "the compiler gcc"),
+            ("", &[], "the compiler gcc, make, the linker ld"),
+            (debian, &["gcc-12", "make", "ld"], ""),
+            (debian, &["gcc", "make", "ld"], ""),
+            (debian, &["gcc-14", "make", "ld"], "the compiler gcc-12"),
+            (debian, &["gcc-12", "make"], "the linker ld"),
+            (debian, &["gcc-12", "ld"], "make"),
+            (clang, &["gcc", "make", "ld.lld"], "the compiler clang"),
+            (clang, &["clang", "make", "ld"], ""),
+            (clang, &["clang", "make"], "the linker ld.lld"),
+            (
+                "CONFIG_CC_VERSION_TEXT=\"Some gcc y\"\nCONFIG_CC_IS_GCC=n\n",
+                &["make", "ld"],
+                "the compiler gcc",
+            ),
+            ("# CONFIG_CC_IS_CLANG is not set\nCONFIG_CC_VERSION_TEXT=", &["make", "ld"], "the compiler gcc"),
+        ] {
+            assert_eq!(told(config, there), lacking, "{config:?} {there:?}");
+        }
+    }
+}

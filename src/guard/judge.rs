@@ -1,0 +1,114 @@
+//! From facts to the decision: what each kernel has of what this machine needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Candidate, Class, Decision, Lack, Missing, Need, Ready, decide, lacks};
+use crate::config::Settings;
+use crate::dkms::plan::State;
+use crate::facts::Facts;
+use crate::kernel::inventory::There;
+use crate::kernel::{Installed, Running};
+use crate::needs::{Known, classify};
+use crate::state::{ModuleRecord, Record};
+use crate::status::module_status;
+
+/// What this machine needs, and what follows for the boot default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// One for each module.
+    pub needs: Vec<Need>,
+    /// The decision.
+    pub decision: Decision,
+    /// The kernel release that boots next as things are; none when it cannot be told, or when it is another system's.
+    pub next: Option<String>,
+    /// What that one lacks of what is critical.
+    pub next_lacks: Vec<Lack>,
+}
+
+impl Judgement {
+    /// What boots next, or would by the decision, is without something critical.
+    pub fn is_unsafe(&self) -> bool {
+        self.decision.is_unsafe || !self.next_lacks.is_empty()
+    }
+
+    /// The need of a module, by its name.
+    pub fn need(&self, module: &str) -> Option<&Need> {
+        self.needs.iter().find(|need| need.module == module)
+    }
+}
+
+/// Judges. `record` is that of the last run.
+pub fn judge(facts: &Facts, settings: &Settings, record: Option<&Record>) -> Judgement {
+    let pairs = facts.pairs.iter().chain(&facts.fallbacks);
+    let states: Vec<ModuleRecord> = pairs.map(|p| module_status(facts, p, record)).collect();
+    let needs = needs(facts, settings, record, &states);
+    // Ascending: the inventory begins with the newest.
+    let kernels: Vec<Candidate> =
+        facts.inventory.kernels.iter().rev().map(|kernel| candidate(facts, kernel, &states)).collect();
+    let target = facts.inventory.boot_default().map(|k| k.name.release());
+    let next = facts.boots_next().map(|k| k.name.release());
+    let critical = || needs.iter().filter(|n| n.class == Class::Critical);
+    let booted_next = kernels.iter().find(|k| Some(&k.release) == next.as_ref());
+    Judgement {
+        decision: decide(&kernels, target.as_deref(), &needs, &facts.wishes),
+        next_lacks: booted_next.map(|k| lacks(k, critical())).unwrap_or_default(),
+        next,
+        needs,
+    }
+}
+
+fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[ModuleRecord]) -> Vec<Need> {
+    let names: BTreeSet<&str> = facts.pairs.iter().map(|p| p.module.name.as_str()).collect();
+    let proven = |name: &str| {
+        let on_running = |s: &&ModuleRecord| s.module.name == name && facts.inventory.runs(&s.kernel);
+        states.iter().filter(on_running).any(|s| s.state == State::Ok)
+    };
+    let known = |name: &str| {
+        // Another version, or the same one on another kernel, may have other files: all of them are this module.
+        let confs = facts.pairs.iter().filter(|p| p.module.name == name).filter_map(|p| p.conf.as_ref().ok());
+        let built: BTreeSet<String> = confs.flat_map(|c| c.built.iter().map(|b| b.name.clone())).collect();
+        Known { name: name.to_owned(), built: built.into_iter().collect(), proven: proven(name) }
+    };
+    let mut modules: Vec<Known> = names.iter().map(|name| known(name)).collect();
+    // What an admin has listed is needed, whether or not dkms knows of it.
+    for name in settings.modules.critical.iter().chain(&settings.modules.wanted) {
+        if !names.contains(name.as_str()) && !modules.iter().any(|m| m.name == *name) {
+            modules.push(Known { name: name.clone(), built: vec![name.clone()], proven: false });
+        }
+    }
+    let before = record.map(|r| r.needs.as_slice()).unwrap_or_default();
+    let running = match &facts.inventory.running {
+        Running::Known { release } => Some(release.as_str()),
+        _ => None,
+    };
+    classify(&modules, &settings.modules, &facts.in_use, before, running)
+}
+
+fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord]) -> Candidate {
+    let release = kernel.name.release();
+    let mine = states.iter().filter(|s| s.kernel == release);
+    let modules: BTreeMap<String, Ready> = mine.map(|s| (s.module.name.clone(), ready(s))).collect();
+    // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
+    let entry = facts.boot.loader.is_none() || facts.boot.of(&kernel.id).is_some();
+    Candidate {
+        bootable: kernel.modules != There::No && (entry || kernel.tip || kernel.running),
+        running: kernel.running,
+        // A mark that cannot be read is no reason to doubt a kernel.
+        booted: kernel.booted != There::No,
+        release,
+        modules,
+    }
+}
+
+fn ready(status: &ModuleRecord) -> Ready {
+    let missing = || Missing {
+        version: status.module.version.clone(),
+        state: status.state.to_string(),
+        reason: status.reason.clone().unwrap_or_default(),
+    };
+    match status.state {
+        State::Ok => Ready::Yes,
+        State::Unknown => Ready::Unknown(missing()),
+        _ => Ready::No(missing()),
+    }
+}

@@ -1,0 +1,130 @@
+//! Which work there is, in which order, and how it is told.
+
+use clr_dkms::dkms::plan::{State, decide};
+use clr_dkms::dkms::{Cache, Decision};
+use clr_dkms::facts::Facts;
+use clr_dkms::sys::{Clock, Root, RootKind, Tools};
+use clr_dkms::world::World;
+
+use crate::support::{A, B, LTS, TestRoot, elf};
+
+/// Kernel and module of each planned line.
+fn planned(root: &TestRoot, arguments: &[&str]) -> Vec<String> {
+    let run = root.run("clr-dkms", &[&["rebuild", "-n"], arguments].concat());
+    let text = run.code(0).stdout.clone();
+    text.lines().filter_map(|line| Some(line.split(": ").next()?.to_owned())).collect()
+}
+
+#[test]
+fn the_next_boot_comes_first_and_what_others_are_built_upon() {
+    let root = TestRoot::updated();
+    root.kernel(LTS).headers(LTS).tip(LTS);
+    root.module("base", "1.9", "").module("base", "1.10", "").module("all", "1", "BUILD_DEPENDS[0]=base\n");
+    let on = |release: &str| [format!("base/1.10 on {release}"), format!("all/1 on {release}")];
+    assert_eq!(planned(&root, &[]), [on(B), on(LTS)].concat());
+    // Whatever the boot manager would make the default: the boot loader says what comes next.
+    root.entry("org.clearlinux.ltscurrent.6.12.38-1550", "", true);
+    assert_eq!(planned(&root, &[]), [on(LTS), on(B)].concat());
+    assert_eq!(planned(&root, &["--all-kernels"]), [on(LTS), on(A), on(B)].concat());
+    root.file("etc/clr-dkms/clr-dkms.conf", "[build]\njobs = 1\n").post_update();
+    let builds: Vec<String> = root.short_calls().into_iter().filter(|c| c.starts_with("build")).collect();
+    assert_eq!(builds, [LTS, B].map(|k| [format!("build base {k}"), format!("build all {k}")]).concat());
+}
+
+/// The module is there for whoever is built upon it; only depmod is due.
+#[test]
+fn what_only_the_index_does_not_list_is_there_to_build_upon() {
+    let root = TestRoot::updated();
+    root.module("base", "1", "").module("all", "1", "BUILD_DEPENDS[0]=base\n").installed("base", "1", B);
+    root.index(B, "kernel/own.ko:\n");
+    root.run("clr-dkms", &["rebuild", "all"]).code(0).prints(&format!("all/1 on {B}: ok\n"));
+}
+
+#[test]
+fn what_is_built_upon_a_circle_is_not_in_it() {
+    let root = TestRoot::updated();
+    for (name, needs) in [("all", "one"), ("one", "two"), ("two", "one"), ("more", "all")] {
+        root.module(name, "1", &format!("BUILD_DEPENDS[0]={needs}\n"));
+    }
+    root.post_update().code(1).says(&[
+        &format!("one/1 on {B}: dependency-failed: BUILD_DEPENDS leads back to the module itself"),
+        &format!("two/1 on {B}: dependency-failed: BUILD_DEPENDS leads back to the module itself"),
+        &format!("all/1 on {B}: dependency-failed: it is built upon one, which is not there"),
+        &format!("more/1 on {B}: dependency-failed: it is built upon all, which is not there"),
+    ]);
+}
+
+/// dkms says that it is done, and leaves the file of another version: it is called again, with force.
+#[test]
+fn one_attempt_has_one_log() {
+    let root = TestRoot::updated();
+    root.module("hello", "1.0", "").post_update().code(0);
+    root.module("hello", "2.0", "");
+    root.behave("[[ $verb != install || $force ]] || { ln -sfn \"$version/$kernel/$(uname -m)\" \"$claim\"; exit 0; }");
+    root.forget_calls().post_update().code(0);
+    let calls = ["build hello", "install hello", "install hello"].map(|call| format!("{call} {B}"));
+    assert_eq!(
+        root.short_calls()[..3],
+        [&calls[0], &calls[1], &(calls[2].clone() + " --force")].map(Clone::clone)
+    );
+    let log = format!("var/log/clr-dkms/hello-2.0/{B}.log");
+    let text = root.text(&log);
+    assert!(text.find("dkms build").unwrap() < text.find("--force").unwrap(), "{text}");
+    assert!(!root.has(&format!("{log}.1")));
+}
+
+#[test]
+fn a_heal_is_told_as_drift() {
+    let root = TestRoot::updated();
+    let first = root.module("hello", "1.0", "").post_update();
+    assert!(!first.code(0).stderr.contains("drift"), "{}", first.stderr);
+    root.file(&TestRoot::ko("hello", B), elf::module(B));
+    let told = format!("drift: hello/1.0 on {B}: hello.ko was altered: reinstalled");
+    root.post_update().code(0).says(&[&told]);
+    root.index(B, "kernel/own.ko:\n");
+    let told = format!("drift: hello/1.0 on {B}: hello.ko was not in modules.dep: indexed again");
+    root.post_update().code(0).says(&[&told]);
+    // What could not be healed is a failure, and no drift.
+    root.file(&TestRoot::ko("hello", B), "").behave("[[ $verb != install ]] || code=6");
+    let run = root.post_update();
+    assert!(!run.code(1).says(&["build-failed"]).stderr.contains("drift"), "{}", run.stderr);
+}
+
+#[test]
+fn without_a_compiler_nothing_is_tried() {
+    let root = TestRoot::system();
+    root.module("hello", "1.0", "").module("there", "1", "").installed("there", "1", A);
+    let mut tools = Tools::from_environment();
+    for program in ["gcc", "cc"] {
+        tools.name(program, std::path::Path::new("/nowhere/cc"));
+    }
+    let world = World {
+        root: Root::open(RootKind::LiveCopy, root.path()).unwrap(),
+        tools,
+        clock: Clock::from_environment(),
+        settings: clr_dkms::config::Settings::default(),
+    };
+    let facts = Facts::observe(&world, &mut Cache::default());
+    let decisions: Vec<Decision> = facts.pairs.iter().map(decide).collect();
+    let why = "to build it, the compiler gcc must be installed".to_owned();
+    assert_eq!(decisions, [Decision::Leave { state: State::CompilerMissing, why }, Decision::Proven]);
+    let document = clr_dkms::status::document(
+        &facts,
+        &clr_dkms::state::Stored::Absent,
+        clr_dkms::status::Progress::None,
+        &world.settings,
+        world.clock.now(),
+    );
+    assert!(document.next_step.unwrap().contains("`swupd bundle-add c-basic`"));
+}
+
+/// What a record says of the headers is over once they have come.
+#[test]
+fn what_is_seen_on_the_disk_is_not_taken_from_the_record() {
+    let root = TestRoot::updated();
+    root.remove(&format!("usr/lib/modules/{B}/build")).module("hello", "1.0", "").post_update();
+    assert_eq!(root.recorded("hello", B), "headers-missing");
+    root.headers(B);
+    let status = root.run("clr-dkms", &["status", "--json"]).json();
+    assert_eq!(status["modules"][0]["state"], "not-built", "{status:#}");
+}
