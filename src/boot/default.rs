@@ -45,8 +45,13 @@ pub fn set(
     if boots(files, inventory, id) {
         return Ok(());
     }
-    refusal(root, files, inventory, id)
-        .map_or(Ok(()), |why| Err(format!("{id} is not made the boot default: {why}")))?;
+    let refused = |why: String| format!("{id} is not made the boot default: {why}");
+    if let Some(why) = refusal(root, files, inventory, id) {
+        return Err(refused(why));
+    }
+    for what in super::ready::mend(root).map_err(refused)? {
+        tracing::warn!("{what}");
+    }
     let run = super::run(root, tools, deadline, &["set-kernel", id]);
     // Its exit code proves nothing, neither way.
     let seen = BootFiles::observe(root, inventory);

@@ -18,16 +18,34 @@ const FREESTANDING: [&str; 2] = ["/etc/initrd.d", "/usr/lib/initrd.d"];
 /// The end of the name of a file that clr-boot-manager has not written to its end.
 const HALF_WRITTEN: &str = ".TmpWrite";
 
-/// Makes sure that `clr-boot-manager update`, or `set-kernel`, can be run. Gives what was mended, in sentences: empty
-/// files, which crash it, get `.empty` at the end of their names. Nothing is mended when it must not be run.
+/// Makes sure that `clr-boot-manager update` can be run. Gives what was mended, in sentences: empty files, which crash it,
+/// get `.empty` at the end of their names. Nothing is mended when it must not be run.
 ///
 /// # Errors
 /// Why it must not be run, with the next step. What cannot be told is no reason.
 pub fn prepare(root: &Root, inventory: &Inventory) -> Result<Vec<String>, String> {
+    see_to(root, Some(inventory))
+}
+
+/// The same for a command that copies no kernel, such as `set-kernel`: it does not take room for them.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn mend(root: &Root) -> Result<Vec<String>, String> {
+    see_to(root, None)
+}
+
+/// `to_copy` are the kernels that need room.
+fn see_to(root: &Root, to_copy: Option<&Inventory>) -> Result<Vec<String>, String> {
     if let Some(why) = super::unprivileged(root) {
         return Err(why);
     }
-    let below_boot = || make_ready(&Place { root, top: BOOT, device: None }, root, inventory);
+    let enough_room = |place: &Place| to_copy.map_or(Ok(()), |kernels| enough_room(place, root, kernels));
+    let where_it_is = |place: &Place| {
+        enough_room(place)?;
+        move_away(place, &empty_files(place))
+    };
+    let below_boot = || where_it_is(&Place { root, top: BOOT, device: None });
     if !root.is_live() {
         return below_boot();
     }
@@ -54,30 +72,23 @@ pub fn prepare(root: &Root, inventory: &Inventory) -> Result<Vec<String>, String
     };
     let name = opened.device.as_ref().map(|device| device.display().to_string());
     let place = Place { root: &opened.root, top: "", device: name.clone() };
-    let Some(device) = &opened.device else { return make_ready(&place, root, inventory) };
-    enough_room(&place, root, inventory)?;
+    let Some(device) = &opened.device else { return where_it_is(&place) };
+    enough_room(&place)?;
     let empty = empty_files(&place);
     if empty.is_empty() {
         return Ok(Vec::new());
     }
+    let spelt: Vec<String> = empty.iter().map(|path| place.spell(path)).collect();
     // The kernel lets nobody write while somebody has it open to be read only.
     drop(opened.root);
-    let written = mount::open_for_writing(root, device)
-        .map_err(|e| unmendable(&place_of(name.as_deref(), &empty), &e))?;
-    move_away(&Place { root: &written, top: "", device: name }, &empty)
+    let root = mount::open_for_writing(root, device).map_err(|e| stuck(&spelt.join(", "), &e))?;
+    move_away(&Place { root: &root, top: "", device: name }, &empty)
 }
 
-fn place_of(device: Option<&str>, empty: &[String]) -> String {
-    format!("{} on {}", empty.join(", "), device.unwrap_or_default())
-}
-
-fn unmendable(what: &str, error: &FileError) -> String {
-    format!("{what}: empty, which crashes clr-boot-manager, and {error}; delete the empty files")
-}
-
-fn make_ready(place: &Place, root: &Root, inventory: &Inventory) -> Result<Vec<String>, String> {
-    enough_room(place, root, inventory)?;
-    move_away(place, &empty_files(place))
+fn stuck(what: &str, error: &FileError) -> String {
+    format!(
+        "empty files crash clr-boot-manager, and what is there cannot be moved away ({error}); delete {what}"
+    )
 }
 
 fn stray(device: &Path, names: &[impl AsRef<str>]) -> String {
@@ -115,7 +126,7 @@ fn empty_files(place: &Place) -> Vec<String> {
 fn move_away(place: &Place, empty: &[String]) -> Result<Vec<String>, String> {
     let mut mended = Vec::new();
     for path in empty {
-        let fail = |e: FileError| unmendable(&place.spell(path), &e);
+        let fail = |e: FileError| stuck(&place.spell(path), &e);
         let Some((folder, name)) = path.rsplit_once('/') else { continue };
         let new = format!("{name}.empty");
         if place.root.rename(place.path(path), &new).map_err(fail)? {
@@ -238,7 +249,9 @@ fn too_little(place: &str, needed: u64, free: u64, spare: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::sys::RootKind;
     use proptest::prelude::*;
 
     #[test]
@@ -274,6 +287,37 @@ mod tests {
             prop_assert!(peak <= most, "{} > {}", peak, most);
             prop_assert!(most <= files.iter().map(|(new, _)| i128::from(*new)).sum::<i128>());
         }
+    }
+
+    #[test]
+    fn kernels_that_will_be_installed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::LiveCopy, folder.path()).unwrap();
+        let put = |path: String| _ = root.write(path, b"x", 0o644).unwrap();
+        put("/proc/sys/kernel/osrelease".to_owned());
+        for (kernel, release) in [
+            ("native.6.1.1-1", "6.1.1-1.native"),
+            ("native.6.1.2-2", "6.1.2-2.native"),
+            ("native.6.1.3-3", "6.1.3-3.native"),
+            ("native.6.1.4-4", "6.1.4-4.native"),
+            ("lts.6.0.1-5", "6.0.1-5.lts"),
+            ("lts.6.0.2-6", "6.0.2-6.lts"),
+        ] {
+            put(format!("{IMAGES}/org.clearlinux.{kernel}"));
+            put(format!("{IMAGES}/cmdline-{release}"));
+        }
+        for mark in ["6.1.1-1.native", "6.1.2-2.native"] {
+            put(format!("/var/lib/kernel/k_booted_{mark}"));
+        }
+        let numbers = |native: bool| -> Vec<i32> {
+            let inventory = Inventory::observe(&root);
+            to_install(&inventory, native).iter().map(|k| k.name.number).collect()
+        };
+        assert_eq!(numbers(false), [6, 5, 4, 3, 2, 1]);
+        // What runs cannot be told: each tip and the last good one.
+        assert_eq!(numbers(true), [6, 4, 2]);
+        root.write("/proc/sys/kernel/osrelease", b"6.1.1-1.native\n", 0o644).unwrap();
+        assert_eq!(numbers(true), [6, 4, 2, 1]);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod aside;
+mod boot_default;
 mod boot_files;
+mod boot_ready;
 mod cmdline_change;
 mod cmdline_check;
 mod cmdline_obstacles;

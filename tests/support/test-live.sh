@@ -44,7 +44,8 @@ tree() { (cd / && find usr/bin usr/lib/systemd usr/libexec usr/share etc/kernel 
 old=6.15.7-1591.native new=6.15.8-1592.native
 mkdir -p "$work/tools" /usr/lib/kernel /var/lib/kernel
 # The stand-in refuses a real /; here / is an overlay.
-printf '#!/bin/sh\nSTAND_IN_ALLOW_HOST=1 exec %s "$@"\n' "$PWD/tests/support/clr-boot-manager" >"$work/tools/clr-boot-manager"
+stand_in="STAND_IN_ALLOW_HOST=1 $PWD/tests/support/clr-boot-manager"
+printf '#!/bin/sh\n%s "$@"\n' "$stand_in" >"$work/tools/clr-boot-manager"
 printf '#!/bin/sh\ncat /run/motd.d/* >/run/motd\n' >"$work/tools/motd-update.sh"
 printf '#!/bin/sh\necho "$*" >>%s/systemctl-was-called\n' "$work" >"$work/tools/systemctl"
 chmod -R a+rX,a+x "$work" "$work/tools"
@@ -138,6 +139,54 @@ check 'status of an unmounted ext4 with a dirty journal' looked_at "$work/dirty"
 check 'it names the file on the device' said "loader/entries/empty.conf on $device is empty; delete it"
 check 'nobody is told to ask as root' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms status --json)" 0
 check 'and which partition it is' said "boot partition $device is not mounted: ask as root"
+# clr-boot-manager mounts it, and crashes: the empty entry, which only the journal knows, is moved away on the partition.
+mounting() {
+    cat >"$work/tools/clr-boot-manager" <<END
+#!/bin/sh
+mount $device /boot || exit 1
+$stand_in "\$@"
+code=\$?
+umount /boot
+exit \$code
+END
+}
+mounting
+mkdir -p /etc/kernel/cmdline.d
+echo live=1 >/etc/kernel/cmdline.d/live.conf
+mounts=$(cat /proc/self/mountinfo)
+check 'a run with an empty entry on an unmounted partition' is "$(code clr-dkms-post-update)" 0
+check 'it says what it has mended' said "loader/entries/empty.conf on $device was empty"
+check 'nothing stays mounted' is "$(cat /proc/self/mountinfo)" "$mounts"
+check 'the filesystem is clean' e2fsck -fn "$device"
+check 'it is mounted to be looked at' mount "$device" "$work/mnt"
+check 'the empty file is moved away' test -e "$work/mnt/loader/entries/empty.conf.empty" -a ! -e "$work/mnt/loader/entries/empty.conf"
+check 'the entries are written' grep -q live=1 "$work/mnt/loader/entries/"*-6.15.8-1592.conf
+: >"$work/mnt/loader/loader.conf"
+echo live=2 >/etc/kernel/cmdline.d/live.conf
+check 'a run with an empty loader.conf on a partition that is mounted elsewhere' is "$(code clr-dkms-post-update)" 0
+check 'it says so' said "$work/mnt/loader/loader.conf was empty"
+check 'the default is written' grep -q default "$work/mnt/loader/loader.conf"
+umount "$work/mnt"
+# Too little room for what has grown: the reason is told in place of clr-boot-manager's.
+kernel=(/usr/lib/kernel/org.clearlinux.native.6.15.8-1592)
+cp -a "${kernel[0]}" "$work/image"
+truncate -s 1G "${kernel[0]}"
+echo live=3 >/etc/kernel/cmdline.d/live.conf
+printf '#!/bin/sh\nexit 1\n' >"$work/tools/clr-boot-manager"
+check 'a run with too little room' is "$(code clr-dkms-post-update)" 1
+check 'it names partition and need' said "the boot partition $device has "
+check 'nothing was written' looked_at "$work/dirty" 1
+mv "$work/image" "${kernel[0]}"
+# Files in /boot itself, on the root filesystem: clr-boot-manager would take that for the boot partition.
+mount --bind / /boot && mount -o remount,bind,ro /boot
+echo live=4 >/etc/kernel/cmdline.d/live.conf
+check 'a run with files in an unmounted /boot' is "$(code clr-dkms-post-update)" 1
+check 'it says why it is not run' said "while the boot partition $device is not mounted there"
+umount /boot
+rm -r /etc/kernel/cmdline.d
+mounting
+check 'all is well again' is "$(code clr-dkms-post-update)" 0
+printf '#!/bin/sh\n%s "$@"\n' "$stand_in" >"$work/tools/clr-boot-manager"
 # Somebody else has it mounted to be written to: there is no way to it that is sure to write nothing.
 unshare --mount sh -c "mount $device $work/mnt && : >$work/there && exec sleep 60" &
 other=$!

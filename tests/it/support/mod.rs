@@ -1,5 +1,6 @@
 //! What the tests share: a builder of roots, stand-ins for the programs of others, and runs of our own programs.
 
+pub(crate) mod boot;
 pub(crate) mod elf;
 pub(crate) mod machine;
 pub(crate) mod root;

@@ -1,0 +1,255 @@
+//! What is seen to before clr-boot-manager is run, and running it again.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+use clr_dkms::boot;
+use clr_dkms::kernel::Inventory;
+use clr_dkms::sys::{Root, RootKind, Tools};
+
+use crate::support::boot::{Boot, DEADLINE};
+use crate::support::{A, B, LTS, TestRoot};
+
+const A_ID: &str = "org.clearlinux.native.6.15.7-1591";
+const A_ENTRY: &str = "boot/loader/entries/Clear-linux-native-6.15.7-1591.conf";
+const IMAGES: &str = "boot/EFI/org.clearlinux";
+
+/// What was done, or why nothing may be, with the paths of the test replaced.
+fn prepare(root: &TestRoot) -> Result<Vec<String>, String> {
+    let redacted = |lines: Vec<String>| lines.iter().map(|l| root.redacted(l)).collect();
+    Boot::of(root).prepare().map(redacted).map_err(|why| root.redacted(&why))
+}
+
+#[test]
+fn empty_files_are_moved_away() {
+    for root in [TestRoot::updated(), TestRoot::new()] {
+        root.kernel(A).tip(A);
+        let boot = Boot::of(&root);
+        assert_eq!(boot.update().error, None);
+        let good = root.text(A_ENTRY);
+        root.file("boot/loader/entries/Other.CONF", "")
+            .file("boot/loader/entries/x.conf", "")
+            .file("boot/loader/entries/x.conf.empty", "from an earlier time")
+            .file("boot/loader/loader.conf", "")
+            // These crash nothing.
+            .file("boot/loader/entries/README", "")
+            .file("boot/loader/random-seed", "")
+            .folder("boot/loader/entries/folder.conf");
+        let moved = |path: &str, name: &str| {
+            format!(
+                "ROOT/boot/loader/{path}{name} was empty, which crashes clr-boot-manager: it is {name}.empty now"
+            )
+        };
+        let expected =
+            [moved("entries/", "Other.CONF"), moved("entries/", "x.conf"), moved("", "loader.conf")];
+        assert_eq!(prepare(&root).unwrap(), expected);
+        assert_eq!(prepare(&root).unwrap(), [""; 0], "there is nothing left to do");
+        for path in ["entries/Other.CONF", "entries/x.conf", "loader.conf"] {
+            assert!(!root.has(&format!("boot/loader/{path}")), "{path}");
+            assert_eq!(root.text(&format!("boot/loader/{path}.empty")), "", "{path}");
+        }
+        for path in ["entries/README", "random-seed", "entries/folder.conf"] {
+            assert!(root.has(&format!("boot/loader/{path}")), "{path}");
+        }
+        assert_eq!(root.text(A_ENTRY), good);
+        root.remove("boot/loader/entries/folder.conf");
+        assert_eq!(boot.update().error, None);
+    }
+}
+
+#[test]
+fn nothing_outside_of_the_root_is_touched() {
+    let root = TestRoot::updated();
+    let entries = root.outside().join("entries");
+    fs::create_dir_all(&entries).unwrap();
+    fs::write(entries.join("x.conf"), "").unwrap();
+    fs::write(root.outside().join("loader.conf"), "").unwrap();
+    root.link("boot/loader", root.outside());
+    assert_eq!(prepare(&root).unwrap(), [""; 0]);
+    assert!(entries.join("x.conf").exists() && root.outside().join("loader.conf").exists());
+}
+
+#[test]
+fn an_empty_file_that_cannot_be_moved() {
+    let root = TestRoot::updated();
+    root.file("boot/loader/entries/x.conf", "").folder("boot/loader/entries/x.conf.empty");
+    let why = prepare(&root).unwrap_err();
+    assert!(
+        why.contains("moved away (cannot rename ROOT/boot/loader/entries/x.conf: Is a directory"),
+        "{why}"
+    );
+    assert!(why.ends_with("; delete ROOT/boot/loader/entries/x.conf"), "{why}");
+}
+
+/// A file that takes no room, and is larger than all that is free.
+fn huge(root: &TestRoot, path: &str) {
+    let free = Root::open(RootKind::Image, root.path()).unwrap().free_space_for_root("/").unwrap();
+    root.file(path, "");
+    // What others delete meanwhile must not make it fit.
+    File::options().write(true).open(root.at(path)).unwrap().set_len(free + (64 << 30)).unwrap();
+}
+
+#[track_caller]
+fn too_little(root: &TestRoot, clear: &str) {
+    let entries = || {
+        fs::read_dir(root.at("boot/loader/entries"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect::<Vec<_>>()
+    };
+    let before = entries();
+    let why = prepare(root).unwrap_err();
+    assert!(
+        why.starts_with("the boot partition ROOT/boot has ")
+            && why.contains(" MiB free, and clr-boot-manager needs ")
+    );
+    assert!(why.ends_with(clear), "{why}");
+    assert!(before == entries(), "a refusal changes nothing");
+}
+
+const GONE: &str = "remove from it what is of kernels that are gone: ";
+
+#[test]
+fn too_little_room_is_told_before() {
+    let root = TestRoot::updated();
+    huge(&root, &format!("usr/lib/kernel/{A_ID}"));
+    root.file("boot/loader/entries/x.conf", "");
+    too_little(&root, "such as a kernel of another variant (`swupd bundle-remove`)");
+    for name in ["kernel-org.clearlinux.native.6.1.1-9", "initrd-org.clearlinux.native.6.1.1-9", "x.TmpWrite"]
+    {
+        root.file(&format!("{IMAGES}/{name}"), "x");
+        too_little(&root, &format!("{GONE}EFI/org.clearlinux/{name}"));
+        root.remove(&format!("{IMAGES}/{name}"));
+    }
+    // What runs, what is installed and what is not ours is of use.
+    for name in [&format!("kernel-{A_ID}"), "kernel-org.other.native.6.1.1-9", "shim.efi"] {
+        root.file(&format!("{IMAGES}/{name}"), "x");
+        too_little(&root, "(`swupd bundle-remove`)");
+    }
+    // It is there already: nothing will be copied.
+    huge(&root, &format!("{IMAGES}/kernel-{A_ID}"));
+    let sized = |path: &str| File::options().write(true).open(root.at(path)).unwrap();
+    sized(&format!("{IMAGES}/kernel-{A_ID}"))
+        .set_len(sized(&format!("usr/lib/kernel/{A_ID}")).metadata().unwrap().len())
+        .unwrap();
+    assert_eq!(prepare(&root).unwrap().len(), 1);
+    // Where there is no firmware it lies at the top.
+    fs::rename(root.at(&format!("{IMAGES}/kernel-{A_ID}")), root.at(&format!("boot/{A_ID}"))).unwrap();
+    assert_eq!(prepare(&root).unwrap(), [""; 0]);
+    // It cannot be told how much there is.
+    root.remove("boot");
+    assert_eq!(prepare(&root).unwrap(), [""; 0]);
+}
+
+#[test]
+fn initrds_need_room_too() {
+    for path in [
+        format!("usr/lib/kernel/initrd-{A_ID}"),
+        format!("etc/kernel/initrd-{A_ID}"),
+        "usr/lib/initrd.d/x".to_owned(),
+        "etc/initrd.d/x".to_owned(),
+    ] {
+        let root = TestRoot::updated();
+        huge(&root, &path);
+        too_little(&root, "(`swupd bundle-remove`)");
+    }
+    let root = TestRoot::updated();
+    huge(&root, "usr/lib/initrd.d/x");
+    root.link("etc/initrd.d/x", "/dev/null");
+    assert_eq!(prepare(&root).unwrap(), [""; 0], "it is masked");
+    huge(&root, "usr/lib/kernel/initrd-org.clearlinux.native.6.1.1-9");
+    assert_eq!(prepare(&root).unwrap(), [""; 0], "it is of no kernel");
+}
+
+#[test]
+fn an_image_gets_all_kernels() {
+    let root = TestRoot::new();
+    root.kernel(A).kernel(B).kernel(LTS).tip(B);
+    assert_eq!(prepare(&root).unwrap(), [""; 0]);
+    huge(&root, &format!("usr/lib/kernel/{A_ID}"));
+    too_little(&root, "(`swupd bundle-remove`)");
+}
+
+fn calls(root: &TestRoot) -> usize {
+    root.calls().iter().filter(|call| call.starts_with("clr-boot-manager update")).count()
+}
+
+#[test]
+fn a_crash_is_mended_and_it_is_run_again() {
+    let root = TestRoot::updated();
+    root.file("boot/loader/entries/x.conf", "");
+    assert_eq!(Boot::of(&root).update().error, None);
+    assert_eq!(calls(&root), 2);
+    assert!(root.has(A_ENTRY) && root.has("boot/loader/entries/x.conf.empty"));
+}
+
+#[test]
+fn what_may_pass_is_tried_twice() {
+    let root = TestRoot::updated();
+    let once = |end: &str| format!("[[ -e $here/tried ]] || {{ >$here/tried; idle=yes; {end}; }}");
+    for (at, end) in ["code=1", "code=139", "kill -SEGV $$"].iter().enumerate() {
+        root.behave(&once(end));
+        fs::remove_file(root.tools().join("tried")).ok();
+        assert_eq!(Boot::recorded(&root).update().error, None, "{end}");
+        assert_eq!(calls(&root), 2 * (at + 1), "{end}");
+    }
+    for (lines, runs, said) in [
+        ("code=1; [[ -e $here/twice ]] && echo second >&2; >$here/twice; code=1", 2, "it was told to fail"),
+        ("code=139", 2, "exit code 139"),
+        ("code=2", 1, "exit code 2"),
+    ] {
+        root.forget_calls().behave(lines);
+        let error = Boot::recorded(&root).update().error.unwrap();
+        assert!(error.contains(said), "{error}");
+        assert_eq!(calls(&root), runs, "{lines}");
+    }
+}
+
+#[test]
+fn it_is_not_run_again_where_it_cannot_work() {
+    let root = TestRoot::updated();
+    root.file("boot/loader/entries/x.conf", "").folder("boot/loader/entries/x.conf.empty");
+    let error = Boot::of(&root).update().error.unwrap();
+    assert!(error.contains("killed by signal 11"), "{error}");
+    assert!(
+        error.contains("; it was not run again: ")
+            && root.redacted(&error).ends_with("delete ROOT/boot/loader/entries/x.conf"),
+        "{error}"
+    );
+    assert_eq!(calls(&root), 1);
+    // The partition fills up while a kernel is copied: then too, the reason is told.
+    let root = TestRoot::updated();
+    let boot = Boot::of(&root);
+    boot.switch("STAND_IN_ESP_FULL=copy");
+    assert!(boot.update().error.unwrap().contains("No space left on device"));
+    assert_eq!(calls(&root), 2);
+}
+
+#[test]
+fn a_live_system_takes_root() {
+    if rustix::process::geteuid().is_root() {
+        let nobody = || {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+            command
+        };
+        let me = std::env::current_exe().unwrap();
+        if !nobody().args(["test", "-x"]).arg(&me).status().is_ok_and(|status| status.success()) {
+            eprintln!("skipped: nobody cannot run {}", me.display());
+            return;
+        }
+        let run =
+            nobody().arg(me).args(["--exact", "boot_ready::a_live_system_takes_root"]).output().unwrap();
+        let said = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let live = Root::open(RootKind::Live, Path::new("/")).unwrap();
+    let inventory = Inventory::observe(&live);
+    let why = boot::ready::prepare(&live, &inventory).unwrap_err();
+    assert_eq!(why, "clr-boot-manager does nothing without root: run this as root");
+    let (tools, files) = (Tools::from_environment(), boot::BootFiles::default());
+    let refused = boot::default::set(&live, &tools, DEADLINE, &files, &inventory, A_ID).unwrap_err();
+    assert_eq!(refused, format!("{A_ID} is not made the boot default: {why}"));
+}
