@@ -1,7 +1,7 @@
 //! The boot files, after the modules: made by clr-boot-manager when the guard allows it, and else kept, or pointed to
 //! the kernel that should be booted.
 
-use super::refresh::{prepare, refresh};
+use super::refresh::refresh;
 use crate::boot::deferral::{self, Deferral};
 use crate::boot::{ReadBack, default};
 use crate::config::Policy;
@@ -126,12 +126,7 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision, again: 
     } else {
         &facts.boot
     };
-    let chosen = files.default.as_ref();
-    if chosen.and_then(|d| d.id.as_ref()) == Some(&kernel.id) {
-        return Ok(());
-    }
-    prepare(world, &facts.inventory)?;
-    default::set(
+    let changed = default::set(
         &world.root,
         &world.tools,
         world.settings.boot_timeout,
@@ -139,7 +134,9 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision, again: 
         &facts.inventory,
         &kernel.id,
     )?;
-    tracing::warn!("{release} is the boot default again, because {}", why(decision));
+    if changed {
+        tracing::warn!("{release} is the boot default again, because {}", why(decision));
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::dkms::build::{self, Failure};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::log;
+use crate::dkms::order as dkms_order;
 use crate::dkms::plan::State;
 use crate::dkms::rival::{self, Rival};
 use crate::dkms::tree::TREE;
@@ -164,7 +165,7 @@ pub fn plan(facts: &Facts, order: &Order) -> Vec<Planned> {
         // A module without a usable dkms.conf is left alone, whatever it depends on.
         let conf = |p: &Pair| p.conf.clone().unwrap_or_default();
         let named: Vec<_> = pairs.iter().map(|p| (p.module.name.clone(), conf(p).depends)).collect();
-        let (in_order, circle) = plan::order(&named);
+        let (in_order, circle) = dkms_order::order(&named);
         for at in in_order {
             let pair = pairs[at];
             if let (true, Decision::Work { steps, why }) = (order.wants(&pair.module), order.decide(pair)) {

@@ -30,7 +30,7 @@ pub fn get(files: &BootFiles) -> Option<Next> {
 
 /// Makes the kernel `id` the boot default with `clr-boot-manager set-kernel`, and reads the boot files back. `files` is what
 /// they are now, and [`super::ready::prepare`] has been called. The next `clr-boot-manager update` makes a tip the default
-/// again. Nothing is run when it is the default already.
+/// again. Nothing is run when it is the default already; gives whether it was made so.
 ///
 /// # Errors
 /// Why it was not done or did not work, with the next step. A refusal has changed nothing.
@@ -41,9 +41,9 @@ pub fn set(
     files: &BootFiles,
     inventory: &Inventory,
     id: &str,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     if boots(files, inventory, id) {
-        return Ok(());
+        return Ok(false);
     }
     let refused = |why: String| format!("{id} is not made the boot default: {why}");
     if let Some(why) = refusal(root, files, inventory, id) {
@@ -60,7 +60,7 @@ pub fn set(
         if let Some(said) = said {
             tracing::warn!("{said}; the boot default is {id} all the same");
         }
-        return Ok(());
+        return Ok(true);
     }
     let is = match (&seen.default, seen.invisible) {
         (Some(default), _) => format!("it is {}", default.id.as_ref().unwrap_or(&default.entry)),

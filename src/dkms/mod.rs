@@ -17,6 +17,7 @@ pub mod lint;
 pub mod log;
 pub mod modfile;
 pub mod old_logs;
+pub mod order;
 mod pkcs7;
 pub mod plan;
 pub mod proof;

@@ -1,6 +1,5 @@
 //! Which module to build for which kernel, in which order, and why; and which to leave alone, and why. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -357,33 +356,6 @@ pub fn state_of(flaws: &[Flaw]) -> State {
     }
 }
 
-/// The order of the modules of one kernel: what others are built upon first, else as given. A second list holds the
-/// modules that depend on each other in a circle; what is merely built upon one of those stands behind it.
-pub fn order(modules: &[(String, Vec<String>)]) -> (Vec<usize>, BTreeSet<usize>) {
-    let by_name: BTreeMap<&str, usize> =
-        modules.iter().enumerate().map(|(at, (name, _))| (name.as_str(), at)).collect();
-    let needs = |at: usize| modules[at].1.iter().filter_map(|name| by_name.get(name.as_str()).copied());
-    let needs_itself = |at: usize| {
-        let (mut open, mut seen) = (vec![at], BTreeSet::new());
-        while let Some(need) = open.pop() {
-            open.extend(needs(need).filter(|need| seen.insert(*need)));
-        }
-        seen.contains(&at)
-    };
-    let circle: BTreeSet<usize> = (0..modules.len()).filter(|at| needs_itself(*at)).collect();
-    let (mut ordered, mut placed) = (Vec::new(), BTreeSet::new());
-    // Without the circles, which come in the first round, no round is left without one that is ready.
-    while ordered.len() < modules.len() {
-        let is_ready = |at: &usize| needs(*at).all(|need| placed.contains(&need));
-        let ready: Vec<usize> = (0..modules.len())
-            .filter(|at| !placed.contains(at) && (circle.contains(at) || is_ready(at)))
-            .collect();
-        placed.extend(ready.iter().copied());
-        ordered.extend(ready);
-    }
-    (ordered, circle)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,23 +455,6 @@ mod tests {
         let unlisted = vec![Flaw::NotListed { name: "hello".to_owned(), instead: None }];
         let listed_never = Pair { stage: Stage::Installed, proof: Err(unlisted), ..beaten };
         assert_eq!(steps(&listed_never), "conflict", "depmod would list the other one again");
-    }
-
-    #[test]
-    fn what_others_need_comes_first_and_circles_are_named() {
-        let named = |list: &[(&str, &[&str])]| -> Vec<(String, Vec<String>)> {
-            list.iter().map(|(n, d)| ((*n).to_owned(), d.iter().map(|s| (*s).to_owned()).collect())).collect()
-        };
-        assert_eq!(
-            order(&named(&[("a", &["b"]), ("b", &[]), ("c", &["nothing"])])),
-            (vec![1, 2, 0], BTreeSet::new())
-        );
-        let (all, circle) = order(&named(&[("a", &["b"]), ("b", &["a"]), ("c", &[])]));
-        assert_eq!((all, circle), (vec![0, 1, 2], BTreeSet::from([0, 1])));
-        // What is built upon one of a circle, or lies between two of them, is not in it, and comes behind it.
-        let list: &[(&str, &[&str])] =
-            &[("d", &["c"]), ("c", &["a"]), ("a", &["b"]), ("b", &["a"]), ("e", &["e", "c"])];
-        assert_eq!(order(&named(list)), (vec![2, 3, 4, 1, 0], BTreeSet::from([2, 3, 4])));
     }
 
     #[test]

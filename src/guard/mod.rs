@@ -257,6 +257,7 @@ fn choose<'k>(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
     use super::*;
     use proptest::prelude::*;
 

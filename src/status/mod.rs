@@ -6,6 +6,7 @@ pub mod guard;
 pub mod lint;
 pub mod outlook;
 pub mod policy;
+mod steps;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -266,7 +267,7 @@ pub fn document(
         ),
     };
     document.summary = summary(&document);
-    document.next_step = next_step(&document, progress, facts, known);
+    document.next_step = steps::next_step(&document, progress, facts, known);
     document
 }
 
@@ -451,105 +452,5 @@ fn summary(document: &Document) -> String {
         (Verdict::Building, _) => "a run is building modules now".to_owned(),
         (Verdict::NotApplicable, _) => "no kernel of clr-boot-manager is installed here".to_owned(),
         _ => document.problems.first().cloned().unwrap_or_else(|| "it cannot be told".to_owned()),
-    }
-}
-
-fn next_step(
-    document: &Document,
-    progress: Progress,
-    facts: &Facts,
-    known: Option<&Record>,
-) -> Option<String> {
-    let run = "run `clr-dkms-post-update` as root";
-    let lacking = || document.modules.iter().filter(|m| is_lacking(m, facts));
-    match document.verdict {
-        Verdict::Healthy | Verdict::NotApplicable => None,
-        Verdict::Held | Verdict::Unsafe => Some(guard_step(document)),
-        Verdict::RebootPending => Some("reboot when it suits you".to_owned()),
-        Verdict::Building => Some("wait for it to end, and do not reboot before".to_owned()),
-        Verdict::Unknown => {
-            Some("ask again as root; the problems below say what could not be read".to_owned())
-        }
-        Verdict::Degraded if progress == Progress::BrokenOff => {
-            Some(format!("{run}: it goes on where it was"))
-        }
-        Verdict::Degraded => Some(match lacking().find(|m| m.state != State::SignatureRefused) {
-            Some(m) => cure(m, document),
-            None if lacking().any(|m| !is_told_below(m, facts)) => {
-                "`clr-dkms enforcement` tells why, and what helps".to_owned()
-            }
-            // What post-update leaves alone has been tried already, and stands in the record.
-            None if known.is_some_and(|r| !r.cmdline.obstacles.is_empty())
-                && document.sig_unenforce_wanted =>
-            {
-                "`clr-dkms-cmdline enable` as root names what stands in the way".to_owned()
-            }
-            None if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
-                format!("mend the boot entries as the problems say, then {run}")
-            }
-            None => run.to_owned(),
-        }),
-    }
-}
-
-/// What mends the module that a kernel is held back for, else what the guard says.
-fn guard_step(document: &Document) -> String {
-    let guard = &document.guard;
-    let said = || guard.next_step.clone().unwrap_or_else(|| "`clr-dkms guard` tells more".to_owned());
-    let (lack, kernel) = match (guard.next_lacks.first(), guard.lacking.first()) {
-        (Some(lack), _) => (Some(lack), &guard.boots_next),
-        (None, lack) => (lack, &guard.target),
-    };
-    let is_it = |m: &&ModuleRecord| {
-        Some(&m.kernel) == kernel.as_ref() && lack.is_some_and(|l| l.module == m.module.to_string())
-    };
-    let known = document.modules.iter().find(is_it);
-    match known {
-        Some(module) if guard.boots_next == guard.default || !guard.next_lacks.is_empty() => {
-            let release = if guard.ruling == Ruling::Defer && guard.next_lacks.is_empty() {
-                "; or `clr-dkms release` goes ahead without it"
-            } else {
-                ""
-            };
-            cure(module, document) + release
-        }
-        _ => said(),
-    }
-}
-
-/// The next command for a module that is not ready.
-fn cure(module: &ModuleRecord, document: &Document) -> String {
-    let run = "run `clr-dkms-post-update` as root";
-    match module.state {
-        State::HeadersMissing => {
-            let kernel = document.kernels.iter().find(|k| k.release == module.kernel);
-            match kernel.and_then(|k| k.variant.dkms_bundle()) {
-                Some(bundle) => format!("`swupd bundle-add {bundle}`, which brings the headers"),
-                None => format!("install the headers of kernel {}", module.kernel),
-            }
-        }
-        State::HeadersMismatch => "`swupd repair`, then `clr-dkms-post-update`".to_owned(),
-        State::DependencyFailed => format!("bring what it needs, then {run}"),
-        State::BuildFailed => {
-            format!("mend or update {}, then {run}", module.module)
-        }
-        State::NotAutoinstall => format!(
-            "`dkms install {} -k {}`, or put AUTOINSTALL=\"yes\" into its dkms.conf",
-            module.module, module.kernel
-        ),
-        State::SkippedExclusive => {
-            format!("stay on the running kernel, or find a version of {} for the new one", module.module.name)
-        }
-        State::BrokenSource => {
-            format!("put the source of {} back, or `dkms remove {} --all`", module.module, module.module)
-        }
-        State::Conflict => format!(
-            "keep one of the two: `dkms remove {} --all`, or the same for the other one, then {run}",
-            module.module
-        ),
-        State::CompilerMissing => {
-            format!("`swupd bundle-add c-basic` (for clang: llvm), which brings it, then {run}")
-        }
-        _ => run.to_owned(),
     }
 }

@@ -64,6 +64,6 @@ impl Boot {
     }
 
     pub(crate) fn set(&self, id: &str) -> Result<(), String> {
-        boot::default::set(&self.root, &self.tools, DEADLINE, &self.files(), &self.inventory(), id)
+        boot::default::set(&self.root, &self.tools, DEADLINE, &self.files(), &self.inventory(), id).map(drop)
     }
 }
