@@ -89,10 +89,6 @@ pub fn put_right(
         // Nothing was to be done with it, and an older failure is told again when there is.
         boot.error = None;
     }
-    if let Err(e) = assert_default(world, facts, decision, ran) {
-        tracing::error!("the boot default: {e}");
-        boot.error = Some(boot.error.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
-    }
     boot
 }
 
@@ -102,42 +98,35 @@ fn held_back(world: &World, decision: &Decision) -> Option<String> {
     decision.target.clone().filter(|_| held)
 }
 
-/// Points the boot default to the kernel of the decision, where clr-boot-manager would not have it so by itself. `again`:
-/// the boot files have changed since the facts were seen.
+/// Points the boot default to the kernel of the decision, where clr-boot-manager would not have it so by itself. Gives whether
+/// anything was changed.
 ///
 /// # Errors
 /// In words, with the next step.
-pub fn assert_default(world: &World, facts: &Facts, decision: &Decision, again: bool) -> Result<(), String> {
+pub fn assert_default(world: &World, facts: &Facts, decision: &Decision) -> Result<bool, String> {
     let by_itself = decision.ruling == Ruling::Allow && decision.because != Because::Held;
     let Some(release) = decision.default.as_deref().filter(|_| is_guarded(world) && !by_itself) else {
-        return Ok(());
+        return Ok(false);
     };
     let Some(kernel) = facts.inventory.kernels.iter().find(|k| k.name.release() == release) else {
-        return Ok(());
+        return Ok(false);
     };
     // Where nothing of it can be seen, nothing can be said of it, nor changed.
     if facts.boot_obstacle.is_some() {
-        return Ok(());
+        return Ok(false);
     }
-    let seen;
-    let files = if again {
-        seen = crate::boot::BootFiles::observe(&world.root, &facts.inventory);
-        &seen
-    } else {
-        &facts.boot
-    };
     let changed = default::set(
         &world.root,
         &world.tools,
         world.settings.boot_timeout,
-        files,
+        &facts.boot,
         &facts.inventory,
         &kernel.id,
     )?;
     if changed {
         tracing::warn!("{release} is the boot default again, because {}", why(decision));
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Why the default is what it is, in words.

@@ -87,8 +87,8 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
         need_root(world, "clr-dkms guard --assert")?;
         let _lock = Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours)?;
         let seen = look(world, &mut cache);
-        return Ok(match boot::assert_default(world, &seen.facts, &seen.judgement.decision, false) {
-            Ok(()) => exit::OK,
+        return Ok(match boot::assert_default(world, &seen.facts, &seen.judgement.decision) {
+            Ok(_) => exit::OK,
             Err(e) => {
                 tracing::error!("the boot default: {e}");
                 exit::ATTENTION
@@ -107,7 +107,7 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
 /// Points the default back, after something had clr-boot-manager run.
 pub fn assert_again(world: &World) {
     let seen = look(world, &mut Cache::load(&world.root));
-    if let Err(e) = boot::assert_default(world, &seen.facts, &seen.judgement.decision, false) {
+    if let Err(e) = boot::assert_default(world, &seen.facts, &seen.judgement.decision) {
         tracing::error!("the boot default: {e}");
     }
 }

@@ -292,9 +292,19 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
     }
     let last = before.as_good().map(|r| r.boot.clone());
     let judgement = judge(&facts, &world.settings, before.as_good());
+    let mut boot = boot::put_right(world, &facts, &judgement, last);
+    let mut facts = observe(&mut cache);
+    // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
+    let judgement = judge(&facts, &world.settings, before.as_good());
+    match boot::assert_default(world, &facts, &judgement.decision) {
+        Ok(true) => facts = observe(&mut cache),
+        Ok(false) => {}
+        Err(e) => {
+            tracing::error!("the boot default: {e}");
+            boot.error = Some(boot.error.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
+        }
+    }
     boot::put_deferral_right(world, &facts, &judgement);
-    let boot = boot::put_right(world, &facts, &judgement, last.clone());
-    let facts = observe(&mut cache);
 
     let mut problems = faults.clone();
     problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));

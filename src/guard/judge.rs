@@ -63,7 +63,7 @@ fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[
     let names: BTreeSet<&str> = facts.pairs.iter().map(|p| p.module.name.as_str()).collect();
     let proven = |name: &str| {
         let on_running = |s: &&ModuleRecord| s.module.name == name && facts.inventory.runs(&s.kernel);
-        states.iter().filter(on_running).any(|s| s.state == State::Ok)
+        states.iter().filter(on_running).any(|s| s.state == State::Ok || refused_by_entry_only(facts, s))
     };
     let known = |name: &str| {
         // Another version, or the same one on another kernel, may have other files: all of them are this module.
@@ -89,11 +89,7 @@ fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[
 /// `as_configured`: with the command line that clr-boot-manager would write, where its entry has another one.
 fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord], as_configured: bool) -> Candidate {
     let release = kernel.name.release();
-    let taken = |s: &ModuleRecord| {
-        as_configured
-            && s.state == State::SignatureRefused
-            && would_be_taken(facts, &release, &s.module, &s.files)
-    };
+    let taken = |s: &ModuleRecord| as_configured && refused_by_entry_only(facts, s);
     let mine = states.iter().filter(|s| s.kernel == release);
     let modules: BTreeMap<String, Ready> =
         mine.map(|s| (s.module.name.clone(), if taken(s) { Ready::Yes } else { ready(s) })).collect();
@@ -104,9 +100,16 @@ fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord], as_conf
         running: kernel.running,
         // A mark that cannot be read is no reason to doubt a kernel.
         booted: kernel.booted != There::No,
+        default: facts.boot.default.as_ref().is_some_and(|d| d.id.as_ref() == Some(&kernel.id)),
         release,
         modules,
     }
+}
+
+/// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write anew.
+fn refused_by_entry_only(facts: &Facts, status: &ModuleRecord) -> bool {
+    status.state == State::SignatureRefused
+        && would_be_taken(facts, &status.kernel, &status.module, &status.files)
 }
 
 fn ready(status: &ModuleRecord) -> Ready {

@@ -84,6 +84,8 @@ pub struct Candidate {
     pub running: bool,
     /// It has reached multi-user.target once.
     pub booted: bool,
+    /// It is the boot default now.
+    pub default: bool,
     /// By module name; what is not in here counts as absent.
     pub modules: BTreeMap<String, Ready>,
 }
@@ -238,9 +240,12 @@ fn choose<'k>(
         Some(t) if wishes.released.contains(&t.release) => return (Ruling::Allow, target, Because::Released),
         _ => {}
     }
-    // Never one that nobody has booted yet: the target is not let in for the same reason.
+    // What is the default and has all stays it: an update before this one may have brought it, and nobody has booted it
+    // yet. Else never one that nobody has tried.
     let tried = || bootable().filter(|k| k.running || k.booted);
-    let full = tried().filter(|k| has_all(k)).max_by_key(|k| k.running);
+    let full = bootable()
+        .filter(|k| (k.default || k.running || k.booted) && has_all(k))
+        .max_by_key(|k| (k.default, k.running));
     if let Some(kernel) = full {
         return (Ruling::Defer, Some(kernel), Because::Lacking);
     }
@@ -267,6 +272,7 @@ mod tests {
             bootable: !flags.contains('-'),
             running: flags.contains('r'),
             booted: flags.contains('b'),
+            default: flags.contains('d'),
             modules: modules.iter().map(|(name, ready)| ((*name).to_owned(), ready.clone())).collect(),
         }
     }
@@ -331,9 +337,12 @@ mod tests {
     fn what_one_falls_back_to() {
         let zfs = [need("zfs", Class::Critical, true), need("v4l", Class::Wanted, true)];
         let both = [("zfs", Ready::Yes), ("v4l", Ready::Yes)];
-        let table: [(&[Candidate], &str); 6] = [
+        let table: [(&[Candidate], &str); 8] = [
             // The running kernel is gone from the disk: the newest one that was booted and has all.
             (&[kernel("0", "b", &both), kernel("1", "b", &both), kernel("2", "", &[])], "Defer 1 Lacking"),
+            // The default of an update before this one, which nobody has booted yet.
+            (&[kernel("0", "rb", &both), kernel("1", "d", &both), kernel("2", "", &[])], "Defer 1 Lacking"),
+            (&[kernel("0", "rb", &both), kernel("1", "d", &[]), kernel("2", "", &[])], "Defer 0 Lacking"),
             (&[kernel("0", "b", &both), kernel("1", "-rb", &both), kernel("2", "", &[])], "Defer 0 Lacking"),
             // None has all: most critical ones, then most of what is needed, then the newest.
             (
@@ -365,13 +374,14 @@ mod tests {
             usize::try_from(n).unwrap_or_default()
         };
         let count = 1 + take(4);
-        let running = take(6);
+        let (running, default) = (take(6), take(6));
         let kernels: Vec<Candidate> = (0..count)
             .map(|at| Candidate {
                 release: at.to_string(),
                 bootable: take(4) > 0,
                 running: at == running,
                 booted: take(2) > 0,
+                default: at == default,
                 modules: MODULES
                     .iter()
                     .filter_map(|name| match take(6) {
@@ -413,7 +423,8 @@ mod tests {
             // Allow means the target and nothing else; an untried kernel is never the default unless it is allowed.
             prop_assert_eq!(decision.ruling == Ruling::Allow, default.release == target);
             let chosen = wishes.hold.as_deref() == Some(&default.release);
-            prop_assert!(default.release == target || default.running || default.booted || chosen);
+            let tried = default.running || default.booted || default.default;
+            prop_assert!(default.release == target || tried || chosen);
             // What works today still works after the next boot, or somebody has said that it need not, or it is unsafe.
             let works = needs.iter().filter(|n| n.works && n.class >= Class::Wanted);
             let kept = works.clone().all(|n| is_there(default, n));

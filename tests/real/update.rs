@@ -81,7 +81,8 @@ fn nothing_is_touched_or_started(scene: &Scene) {
 
 fn told_everywhere(scene: &Scene) {
     let status = scene.status(1);
-    assert_eq!(status["verdict"], "degraded");
+    assert_eq!(status["verdict"], "held");
+    assert_eq!(status["next_boot"], A);
     for document in [&status, &scene.record()] {
         let failed = entry(document, "alpha/1.0", C);
         assert_eq!(failed["state"], "build-failed");
