@@ -7,6 +7,7 @@ use crate::boot::{ReadBack, default};
 use crate::config::Policy;
 use crate::facts::{Facts, expected_entries};
 use crate::guard::{Because, Decision, Judgement, Ruling};
+use crate::message;
 use crate::state::{BootRecord, HeldBack};
 use crate::sys::RootKind;
 use crate::world::World;
@@ -124,7 +125,12 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision) -> Resu
         &kernel.id,
     )?;
     if changed {
-        tracing::warn!("{release} is the boot default again, because {}", why(decision));
+        tracing::warn!(
+            message_id = message::DEFAULT_PUT_BACK,
+            dkms_kernel = release,
+            "{release} is the boot default again, because {}",
+            why(decision)
+        );
     }
     Ok(changed)
 }
@@ -160,6 +166,9 @@ pub fn put_deferral_right(world: &World, facts: &Facts, judgement: &Judgement) {
         Err(e) => tracing::warn!("{e}"),
     }
     if let (true, Deferral::Off { overridden_by: Some(by), .. }) = (wanted, &facts.deferral) {
-        tracing::warn!("{by} has swupd run clr-boot-manager before the modules are proven");
+        tracing::warn!(
+            message_id = message::SWUPD_OVERRIDES,
+            "{by} has swupd run clr-boot-manager before the modules are proven"
+        );
     }
 }

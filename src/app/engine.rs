@@ -19,7 +19,9 @@ use crate::dkms::tree::TREE;
 use crate::dkms::{Cache, Conf, Decision, Flaw, ModuleName, Pair, Source, Stage, Step, Tree, inputs, plan};
 use crate::facts::{Facts, pairs_of};
 use crate::kernel::inventory::MODULES;
+use crate::message;
 use crate::state::Record;
+use crate::sys::child::Companion;
 use crate::sys::{interrupt, work_politely};
 use crate::world::World;
 use queue::{Queue, held, next};
@@ -199,6 +201,7 @@ pub fn run(world: &World, cache: &mut Cache, facts: &Facts, planned: &[Planned])
     if planned.is_empty() {
         return Vec::new();
     }
+    let _awake = hold_off_shutdown(world, planned);
     let modules: BTreeSet<&str> = planned.iter().map(|p| p.module.name.as_str()).collect();
     let share = world.settings.build_jobs.share(modules.len());
     tracing::debug!("at most {} modules at a time", share.jobs);
@@ -243,9 +246,33 @@ fn tell_drift(attempts: &[Attempt]) {
         let unindexed =
             attempts.iter().any(|other| other.release == a.release && other.index_error.is_some());
         if let (Some(drift), false) = (&a.drift, unindexed) {
-            tracing::info!("drift: {} on {}: {drift}", a.module, a.release);
+            tracing::info!(
+                message_id = message::DRIFT,
+                dkms_module = %a.module,
+                dkms_kernel = a.release.as_str(),
+                "drift: {} on {}: {drift}",
+                a.module,
+                a.release
+            );
         }
     }
+}
+
+/// Has logind refuse a shutdown while modules are built; a person can insist. It ends with the value, and with us.
+fn hold_off_shutdown(world: &World, planned: &[Planned]) -> Option<Companion> {
+    let builds = planned.iter().any(|p| p.steps.contains(&Step::Build));
+    if !builds || !world.root.is_live() {
+        return None;
+    }
+    let child = world.tools.child("systemd-inhibit", INDEX_DEADLINE).ok()?.args([
+        "--what=shutdown",
+        "--mode=block",
+        "--who=clr-dkms",
+        "--why=DKMS modules are being built",
+        "cat",
+    ]);
+    // Without logind nobody asks it; a build that is cut short is gone on with after the boot.
+    child.beside().map_err(|e| tracing::debug!("a shutdown is not held off: {e}")).ok()
 }
 
 /// dkms makes this key when it first signs a module, without a lock: two at once would each sign with one of their own.
@@ -451,7 +478,12 @@ fn tell(world: &World, attempt: &Attempt) {
             let error = error.as_ref().map(|e| format!("; {e}")).unwrap_or_default();
             let log = attempt.log.as_ref().map(|l| format!("; log: {}", world.root.spell(l).display()));
             let log = log.unwrap_or_default();
-            tracing::error!("{module} on {release}: {state}: {reason}{error}{log}");
+            tracing::error!(
+                message_id = message::BUILD_FAILED,
+                dkms_module = %module,
+                dkms_kernel = release.as_str(),
+                "{module} on {release}: {state}: {reason}{error}{log}"
+            );
         }
     }
 }

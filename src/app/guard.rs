@@ -9,6 +9,7 @@ use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_upd
 use crate::dkms::{Cache, Step, build};
 use crate::facts::Facts;
 use crate::guard::{Class, Judgement, Ruling, judge};
+use crate::message;
 use crate::needs::kernel_spelling;
 use crate::render::{self, shown};
 use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
@@ -122,7 +123,11 @@ fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
         due.iter().filter(|p| p.steps == [Step::Index]).map(|p| p.release.clone()).collect();
     kernels.dedup();
     for release in &kernels {
-        tracing::warn!("modules.dep of {release} does not list all that is installed: making it anew");
+        tracing::warn!(
+            message_id = message::INDEX_HEALED,
+            dkms_kernel = release.as_str(),
+            "modules.dep of {release} does not list all that is installed: making it anew"
+        );
         if let Err(e) = build::index(&world.root, &world.tools, release, INDEX_DEADLINE) {
             tracing::error!("{e}");
         }
@@ -158,6 +163,8 @@ fn may_mark_booted(seen: &Seen) -> u8 {
     });
     let Some(lost) = lost else { return exit::OK };
     tracing::warn!(
+        message_id = message::NOT_MARKED,
+        dkms_kernel = running.as_str(),
         "{running} is not marked as booted: {} is critical ({}), worked before, and is not loaded now",
         lost.module,
         lost.reason

@@ -16,6 +16,7 @@ use crate::facts::Facts;
 use crate::guard::judge;
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
+use crate::message;
 use crate::state::{
     self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot, Stored,
 };
@@ -380,7 +381,13 @@ fn finish(
     };
     if failed {
         let step = document.next_step.as_deref().unwrap_or("see `clr-dkms status`");
-        tracing::error!("{}; next step: {step}", document.summary);
+        let kernel = document.guard.target.as_deref().unwrap_or_default();
+        let told = format!("{}; next step: {step}", document.summary);
+        match document.verdict {
+            Verdict::Unsafe => tracing::error!(message_id = message::UNSAFE, dkms_kernel = kernel, "{told}"),
+            Verdict::Held => tracing::error!(message_id = message::HELD_BACK, dkms_kernel = kernel, "{told}"),
+            _ => tracing::error!("{told}"),
+        }
     } else if !was_idle {
         tracing::info!("{}", document.summary);
     }

@@ -157,13 +157,8 @@ impl Child {
         words.join(" ")
     }
 
-    /// Runs it to its end.
-    ///
-    /// # Errors
-    /// When it cannot be started, or its output cannot be read back.
     #[allow(clippy::disallowed_methods)] // the one place that starts a process
-    pub fn run(self) -> io::Result<Finished> {
-        let watch = Stopwatch::start();
+    fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
@@ -172,10 +167,32 @@ impl Child {
             .env("PATH", &self.search_path)
             .env("HOME", "/")
             .env("LC_ALL", "C")
-            .envs(self.environment)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env(MARK, std::process::id().to_string())
             .current_dir("/")
             .stdin(Stdio::null())
             .process_group(0);
+        command
+    }
+
+    /// Starts it with a standard input that ends when the result is dropped, or when we die: for programs that go on for
+    /// as long as they can read.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn beside(self) -> io::Result<Companion> {
+        let mut command = self.command();
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Companion { child: command.spawn()? })
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started, or its output cannot be read back.
+    pub fn run(self) -> io::Result<Finished> {
+        let watch = Stopwatch::start();
+        let mut command = self.command();
         let mut kept: Option<(File, u64)> = None;
         match self.output {
             Output::Into(file) => {
@@ -192,7 +209,6 @@ impl Child {
                 kept = Some((file, limit));
             }
         }
-        command.env(MARK, std::process::id().to_string());
         let mut child = if self.read_only { spawn_read_only(command)? } else { command.spawn()? };
         let group = Pid::from_child(&child);
         let mut pause = Duration::from_millis(1);
@@ -215,6 +231,27 @@ impl Child {
         };
         let output = kept.map(|(file, limit)| tail(file, limit)).transpose()?.unwrap_or_default();
         Ok(Finished { ended, took: watch.elapsed(), output })
+    }
+}
+
+/// A program that runs beside us, and ends with this value.
+#[derive(Debug)]
+pub struct Companion {
+    child: std::process::Child,
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let group = Pid::from_child(&self.child);
+        let watch = Stopwatch::start();
+        while matches!(self.child.try_wait(), Ok(None)) && watch.elapsed() < GRACE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // What cannot be ended is left to init.
+        if let Err(e) = end_group(group, || self.child.try_wait().map(|s| s.is_some())) {
+            tracing::debug!("{e}");
+        }
     }
 }
 
