@@ -34,6 +34,7 @@ pub mod enforcement;
 pub mod facts;
 pub mod guard;
 pub mod kernel;
+pub mod message;
 pub mod motd;
 pub mod needs;
 pub mod render;

@@ -45,7 +45,7 @@ where
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        _context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &tracing::Event<'_>,
     ) -> std::fmt::Result {
@@ -54,11 +54,12 @@ where
             tracing::Level::WARN => "warning: ",
             _ => "",
         };
-        let mut text = String::new();
-        context.field_format().format_fields(Writer::new(&mut text), event)?;
+        // The other fields are for the journal.
+        let mut text = Message::default();
+        event.record(&mut text);
         // Names and messages of others end up here: their control characters are shown, not obeyed.
         write!(writer, "{}: {word}", self.program)?;
-        for c in text.chars() {
+        for c in text.0.chars() {
             match c {
                 '\n' => writer.write_char(c)?,
                 c if c.is_control() => write!(writer, "{}", c.escape_default())?,
@@ -66,6 +67,18 @@ where
             }
         }
         writeln!(writer)
+    }
+}
+
+/// What an event says, in words.
+#[derive(Default)]
+struct Message(String);
+
+impl tracing::field::Visit for Message {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
     }
 }
 
@@ -82,6 +95,8 @@ pub fn start(program: &'static str, talk: Talk, live: bool) {
         use tracing_journald::{Priority, PriorityMappings};
         layer
             .with_syslog_identifier(program.to_owned())
+            // So that `message_id` becomes MESSAGE_ID, which the catalog goes by.
+            .with_field_prefix(None)
             .with_priority_mappings(PriorityMappings {
                 // The default maps INFO to "notice", which many journals show in bold.
                 info: Priority::Informational,
