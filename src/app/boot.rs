@@ -40,6 +40,13 @@ pub fn update_reason(
             _ => None,
         };
     }
+    let target = facts.lines.iter().find(|l| Some(&l.release) == decision.target.as_ref());
+    match (last, target) {
+        (_, Some(line)) if facts.boot.loader.is_some() && facts.boot.of(&line.id).is_none() => {
+            return Some(format!("{} has no boot entry yet, and what this machine needs", line.release));
+        }
+        _ => {}
+    }
     match last {
         _ if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
             Some("the boot entries are not as configured".to_owned())

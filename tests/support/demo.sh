@@ -71,17 +71,19 @@ machine() {
     check "hello.ko is there for $old" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko"
 }
 
-# What swupd does: the pre-update hook, the files, the boot manager, and then our hook.
+# What swupd does: the pre-update hook, the files, and then our hook. clr-boot-manager it leaves to us.
 update() {
     step "swupd update: the pre-update hook"
     expect_code 0 clr-dkms-pre-update --live-root "$root"
-    step "swupd update: the files of kernel $new arrive, and swupd runs clr-boot-manager before any module is built"
+    step "swupd update: the files of kernel $new arrive; clr-boot-manager is not run, because /run/swupd/config says so"
+    check "swupd is told to leave the boot files alone" holds "$root/run/swupd/config" "[update] no_boot_update=true"
     scratch_kernel "$root" native 6.15.8 1592
-    run clr-boot-manager update "--path=$root" || true
-    say "the boot default is now: $(sed -n 's/^default //p' "$root/boot/loader/loader.conf")"
+    say "the boot default is still: $(default)"
     expect_code 1 clr-dkms status --live-root "$root"
     step "swupd update: the post-update hook"
 }
+default() { sed -n 's/^default //p' "$root/boot/loader/loader.conf"; }
+boot_files() { (cd "$root/boot" && find . -type f -exec sha256sum {} + | sort); }
 
 mkdir -p "$work/tools"
 rm -f "$work/tools/clr-boot-manager"
@@ -101,6 +103,7 @@ check "the module's vermagic is $new" \
 check "modules.dep lists it" holds "$root/usr/lib/modules/$new/modules.dep" updates/dkms/hello.ko
 check "the boot entry of $new holds module.sig_unenforce" \
     holds "$root/boot/loader/entries/Clear-linux-native-6.15.8-1592.conf" module.sig_unenforce
+check "the boot default is $new now" test "$(default)" = Clear-linux-native-6.15.8-1592.conf
 check "the record says so" holds "$root/var/lib/clr-dkms/last-run.json" "\"vermagic\": \"$new"
 step "What the admin sees"
 expect_code 0 clr-dkms status --live-root "$root"
@@ -119,7 +122,12 @@ check "no file of the root has changed" cmp "$work/before" "$work/after"
 step "2. The same machine, but the source of hello/1.0 does not compile for $new"
 machine failing --broken-for '^6\.15\.8-'
 update
+boot_files > "$work/before"
 expect_code 1 clr-dkms-post-update --live-root "$root"
+boot_files > "$work/after"
+check "every file of the boot partition is as it was" cmp "$work/before" "$work/after"
+say "the boot default is still: $(default)"
+check "the next boot is $old, which has the module" test "$(default)" = Clear-linux-native-6.15.7-1591.conf
 step "What the admin sees"
 expect_code 1 clr-dkms status --live-root "$root"
 say "the message of the day:"
@@ -134,15 +142,24 @@ for place in "$work/output" "$root/var/lib/clr-dkms/last-run.json"; do
     check "$what names the log" holds "$place" "/$log"
 done
 motd=$root/run/motd.d/clr-dkms.motd
-check "the message of the day names module and kernel" grep -q "hello/1.0.*$new" "$motd"
+check "the message of the day names module and kernel" grep -q "$new.*hello/1.0" "$motd"
 check "the message of the day names the first compiler error" holds "$motd" "hello.c:6: storage size of 'now'"
-check "the message of the day names the log" holds "$motd" "/$log"
-check "the message of the day tells that enforcement is off" holds "$motd" "signature enforcement is disabled"
+check "the message of the day names the kernel of the next boot" holds "$motd" "The next boot is $old"
 check "hello.ko for the running kernel is untouched" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko"
 
-step "3. A mended source arrives, and the next run heals it"
+step "Somebody runs clr-boot-manager by hand, which makes the new kernel the default"
+run clr-boot-manager update "--path=$root" || true
+say "the boot default is now: $(default)"
+step "At shutdown, clr-dkms-hold.service points it back"
+expect_code 0 clr-dkms guard --assert --live-root "$root"
+check "the boot default is $old again" test "$(default)" = Clear-linux-native-6.15.7-1591.conf
+step "Why?"
+expect_code 1 clr-dkms guard --live-root "$root"
+
+step "3. A mended source arrives, and the next run lets the kernel in"
 scratch_module "$root" hello 1.0 --autoinstall yes > /dev/null
 expect_code 0 clr-dkms-post-update --live-root "$root"
+check "the boot default is $new now" test "$(default)" = Clear-linux-native-6.15.8-1592.conf
 expect_code 0 clr-dkms status --live-root "$root"
 
 rm -f "$work/before" "$work/after" "$work/output"
