@@ -19,6 +19,11 @@ pub fn is_guarded(world: &World) -> bool {
         && world.settings.boot_policy != Policy::Report
 }
 
+/// Whether swupd is to leave the boot files to us here.
+pub fn defers(world: &World) -> bool {
+    is_guarded(world) && world.settings.boot_policy == Policy::Defer
+}
+
 /// Why the boot manager is to be run, if it is. `last` is what became of it the last time.
 pub fn update_reason(
     world: &World,
@@ -30,7 +35,7 @@ pub fn update_reason(
         return None;
     }
     let decision = &judgement.decision;
-    if is_guarded(world) && decision.ruling == Ruling::Defer && world.settings.boot_policy == Policy::Defer {
+    if defers(world) && decision.ruling == Ruling::Defer {
         // Whatever is to boot must boot as configured; all else waits for the proof.
         return match entries_of(facts, decision.default.as_deref()) {
             ReadBack::Differs(_) => Some(format!(
@@ -159,9 +164,7 @@ pub fn put_deferral_right(world: &World, facts: &Facts, judgement: &Judgement) {
     if !world.root.is_slash() && world.root.kind() == RootKind::Image {
         return;
     }
-    let wanted = is_guarded(world)
-        && world.settings.boot_policy == Policy::Defer
-        && judgement.needs.iter().any(|n| n.class > crate::guard::Class::Optional);
+    let wanted = defers(world) && judgement.needs.iter().any(|n| n.class > crate::guard::Class::Optional);
     let done = match wanted {
         true => deferral::arm(&world.root),
         false => deferral::disarm(&world.root),

@@ -3,7 +3,9 @@
 
 use clap::Parser;
 
+use super::boot::defers;
 use super::{Common, exit};
+use crate::boot::deferral::{self, Deferral};
 use crate::dkms::proof::INSTALLED;
 use crate::dkms::tree::TREE;
 use crate::dkms::{Source, Tree, conf};
@@ -132,6 +134,14 @@ fn warnings(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
                 }
             }
         }
+    }
+    // What a file in /run lacks is put there again after this update, and the default pointed back if need be.
+    if let (true, Deferral::Off { overridden_by: Some(by), .. }) =
+        (defers(world), deferral::observe(&world.root))
+    {
+        warnings.push(format!(
+            "{by} has swupd make the boot files before the modules are built: take that line out"
+        ));
     }
     warnings.extend(too_little_space(world, inventory, tree));
     warnings
