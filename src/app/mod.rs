@@ -4,6 +4,7 @@ pub mod boot;
 pub mod cmdline;
 pub mod enforcement;
 pub mod engine;
+pub mod explain;
 pub mod gc;
 pub mod guard;
 pub mod lint;

@@ -1,8 +1,9 @@
 //! `clr-dkms status`: may I reboot, and will my modules be there?
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::enforcement::{self, EnforcementArguments};
+use super::explain::{self, ExplainArguments};
 use super::gc::{self, GcArguments};
 use super::guard::{self, GuardArguments, KernelArguments};
 use super::lint::{self, LintArguments};
@@ -10,7 +11,7 @@ use super::rebuild::{self, RebuildArguments};
 use super::{Common, LOCK, answer, exit, json};
 use crate::dkms::Cache;
 use crate::facts::Facts;
-use crate::render::text;
+use crate::render::{metrics, text};
 use crate::state::{self, IN_PROGRESS, InProgress, RECORD, Stored};
 use crate::status::{Document, Progress, Verdict, document};
 use crate::sys::lock;
@@ -74,6 +75,19 @@ enum Verb {
         after_help = "Examples:\n  clr-dkms guard\n  clr-dkms guard --json | jq '.needs[] | select(.class == \"critical\")'"
     )]
     Guard(GuardArguments),
+    /// Tell by the exit code alone, for monitors and scripts; nothing is printed
+    ///
+    /// Exit code 0: healthy, also with a reboot pending; 1: attention, but safe; 2: unsafe; 3: it cannot be told: as
+    /// Nagios and Icinga expect.
+    #[command(
+        after_help = "Examples:\n  clr-dkms check || clr-dkms status\n  clr-dkms check --reboot-pending && systemctl reboot"
+    )]
+    Check(CheckArguments),
+    /// Explain a verdict or a state of a module: what it means, where it comes from, what to do
+    #[command(
+        after_help = "Examples:\n  clr-dkms explain\n  clr-dkms explain CD-102\n  clr-dkms explain build-failed"
+    )]
+    Explain(ExplainArguments),
     /// Keep a kernel as the boot default, whatever is proven: without one, the running kernel
     ///
     /// It lasts until `clr-dkms release`, over updates and reboots.
@@ -99,9 +113,29 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct StatusArguments {
-    /// The whole document, as JSON
-    #[arg(long)]
+    /// The whole document, as JSON; the same as --format json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// How to print it
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// The whole document.
+    Json,
+    /// Metrics, as node_exporter's textfile collector reads them.
+    Prometheus,
+}
+
+#[derive(Debug, Args)]
+struct CheckArguments {
+    /// Exit 0 when a reboot is pending and safe, 1 when none is, or it is not safe
+    #[arg(long)]
+    reboot_pending: bool,
 }
 
 /// Runs it.
@@ -109,6 +143,9 @@ struct StatusArguments {
 /// # Errors
 /// When the root or the configuration cannot be used, or stdout cannot be written.
 pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    if let Verb::Explain(asked) = &arguments.verb {
+        return explain::run(asked, &arguments.common);
+    }
     let world = match arguments.verb {
         // A typo in the configuration must not keep the boot guard from its work.
         Verb::Guard(_) => {
@@ -123,13 +160,26 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Verb::Hold(asked) => return guard::hold(&world, asked),
         Verb::Release(asked) => return guard::release(&world, asked),
         Verb::Status(status) => status,
+        Verb::Explain(_) => return Ok(exit::OK),
+        Verb::Check(asked) => {
+            let verdict = look(&world).verdict;
+            return Ok(match asked.reboot_pending {
+                true if verdict == Verdict::RebootPending => exit::OK,
+                true => exit::ATTENTION,
+                false => code(verdict),
+            });
+        }
         Verb::Enforcement(asked) => return enforcement::run(&world, &asked, &arguments.common),
         Verb::Rebuild(asked) => return rebuild::run(&world, asked, &arguments.common),
         Verb::Lint(asked) => return lint::run(&world, &asked, &arguments.common),
         Verb::Gc(asked) => return gc::run(&world, &asked, &arguments.common),
     };
     let document = look(&world);
-    let text = if status.json { json(&document)? } else { text::screen(&document) };
+    let text = match status.format {
+        Format::Prometheus => metrics::text(&document),
+        Format::Text if !status.json => text::screen(&document),
+        Format::Text | Format::Json => json(&document)?,
+    };
     answer(&text, arguments.common.color)?;
     Ok(code(document.verdict))
 }

@@ -4,6 +4,7 @@ pub mod cmdline;
 pub mod enforcement;
 pub mod guard;
 pub mod lint;
+pub mod metrics;
 pub mod text;
 
 /// The width that lines keep to, where what they quote lets them.

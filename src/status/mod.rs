@@ -6,6 +6,7 @@ pub mod guard;
 pub mod lint;
 pub mod outlook;
 pub mod policy;
+pub mod states;
 mod steps;
 
 use jiff::Timestamp;

@@ -16,6 +16,7 @@ mod enforcement;
 mod enforcement_hostile;
 mod enforcement_roots;
 mod enforcement_vectors;
+mod explain;
 mod first_error;
 mod gc;
 mod gc_properties;

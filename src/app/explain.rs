@@ -1,0 +1,64 @@
+//! `clr-dkms explain`: what a verdict or a state means, where it comes from, and what to do.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Common, answer, exit, json};
+use crate::render::{broken, shown};
+use crate::status::states::{self, Explained};
+
+/// The arguments of the verb.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// An id (CD-102) or a word of a screen (build-failed); without one, all of them
+    #[arg(value_name = "ID")]
+    id: Option<String>,
+    /// The answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    schema: u32,
+    states: Vec<Explained>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run(arguments: &ExplainArguments, common: &Common) -> anyhow::Result<u8> {
+    let rows = match &arguments.id {
+        None => states::all(),
+        Some(asked) => states::find(asked),
+    };
+    if let (true, Some(asked)) = (rows.is_empty(), &arguments.id) {
+        tracing::error!("{} is neither an id nor a state; `clr-dkms explain` lists them", shown(asked));
+        return Ok(exit::UNKNOWN);
+    }
+    let text = match (arguments.json, &arguments.id) {
+        (true, _) => json(&Document { schema: 1, states: rows })?,
+        (false, None) => rows.iter().map(short).collect(),
+        (false, Some(_)) => rows.iter().map(whole).collect::<Vec<_>>().join("\n"),
+    };
+    answer(&text, common.color)?;
+    Ok(exit::OK)
+}
+
+fn short(row: &Explained) -> String {
+    let first = format!("{}  {:<19} ", row.id, row.name);
+    broken(row.meaning, &first, &" ".repeat(first.len())).join("\n") + "\n"
+}
+
+fn whole(row: &Explained) -> String {
+    let mut lines = vec![format!("{}: {}", row.id, row.name)];
+    let mut part = |name: &str, text: &str| {
+        let first = format!("  {name:<10} ");
+        lines.extend(broken(text, &first, &" ".repeat(first.len())));
+    };
+    part("meaning", row.meaning);
+    part("cause", row.cause);
+    part("next step", row.next.unwrap_or("none"));
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,286 @@
+//! Every verdict and every state of a module, with an id that stays the same, what it means, where it comes from, and one
+//! next command. `clr-dkms explain` and clr-dkms-states(7) are made of this table.
+
+use serde::Serialize;
+
+use super::Verdict;
+use crate::dkms::plan::State;
+
+/// One row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Explained {
+    /// `CD-0…` for verdicts, `CD-1…` for states of a module on a kernel.
+    pub id: &'static str,
+    /// The word that screens and JSON use.
+    pub name: &'static str,
+    /// What it means, in one sentence.
+    pub meaning: &'static str,
+    /// Where it comes from.
+    pub cause: &'static str,
+    /// The next command or step; none where there is nothing to do.
+    pub next: Option<&'static str>,
+}
+
+const fn row(
+    id: &'static str,
+    name: &'static str,
+    meaning: &'static str,
+    cause: &'static str,
+    next: Option<&'static str>,
+) -> Explained {
+    Explained { id, name, meaning, cause, next }
+}
+
+/// The row of a verdict.
+pub fn verdict(verdict: Verdict) -> Explained {
+    match verdict {
+        Verdict::Healthy => row(
+            "CD-001",
+            "healthy",
+            "The kernel that runs is the one that boots next, and all modules are there.",
+            "Nothing has to be done.",
+            None,
+        ),
+        Verdict::RebootPending => row(
+            "CD-002",
+            "reboot-pending",
+            "Another kernel boots next than the one that runs, and all modules are there for it.",
+            "An update has brought a kernel; its modules are built and proven.",
+            Some("reboot when it suits you"),
+        ),
+        Verdict::Building => row(
+            "CD-003",
+            "building",
+            "Modules are being built now.",
+            "An update, or somebody with `clr-dkms rebuild`, has asked for it.",
+            Some("`journalctl -fu clr-dkms` shows how it goes; do not reboot before its end"),
+        ),
+        Verdict::Degraded => row(
+            "CD-004",
+            "degraded",
+            "Something is missing or failed; what boots next has all that is critical.",
+            "The problems on the screen of `clr-dkms status` say what.",
+            Some("`clr-dkms status`"),
+        ),
+        Verdict::Held => row(
+            "CD-005",
+            "held",
+            "The newest kernel is kept from becoming the boot default; a kernel that has what is needed boots next.",
+            "A module that works on the running kernel and is needed is not proven for the newest one, or an admin holds a \
+             kernel.",
+            Some("`clr-dkms guard` tells what it lacks; `clr-dkms release` goes ahead without it"),
+        ),
+        Verdict::Unsafe => row(
+            "CD-006",
+            "unsafe",
+            "What boots next is without a module that is critical, or no kernel has all that is needed.",
+            "The boot default was changed by something else, or the module is gone from every kernel.",
+            Some("do not reboot; `clr-dkms guard` tells which kernel is the best, and why"),
+        ),
+        Verdict::Unknown => row(
+            "CD-007",
+            "unknown",
+            "It cannot be told whether the modules will be there.",
+            "A file or folder cannot be read: most often because a normal user asks.",
+            Some("`sudo clr-dkms status`"),
+        ),
+        Verdict::NotApplicable => row(
+            "CD-008",
+            "not-applicable",
+            "There is no kernel of clr-boot-manager on this system.",
+            "It is no Clear Linux, or its kernels come from elsewhere.",
+            None,
+        ),
+    }
+}
+
+/// The row of a state.
+pub fn state(state: State) -> Explained {
+    match state {
+        State::Ok => row(
+            "CD-100",
+            "ok",
+            "The module is proven: built for this kernel, found by modprobe, and taken by the kernel.",
+            "Nothing has to be done.",
+            None,
+        ),
+        State::NotBuilt => row(
+            "CD-101",
+            "not-built",
+            "The module should be there and is not; nothing has been tried yet.",
+            "A kernel or a module is new, or files were deleted.",
+            Some("`sudo clr-dkms-post-update`"),
+        ),
+        State::BuildFailed => row(
+            "CD-102",
+            "build-failed",
+            "dkms, the compiler or the installation failed.",
+            "Most often the source of the module does not know this kernel yet; also a full disk or too little memory. With \
+             the same source, headers and compiler it is not tried again by itself.",
+            Some(
+                "`clr-dkms status` shows the first error; mend or update the module, then `sudo clr-dkms rebuild MODULE`",
+            ),
+        ),
+        State::DependencyFailed => row(
+            "CD-103",
+            "dependency-failed",
+            "Something that the module needs is not there.",
+            "A module that it is built upon (BUILD_DEPENDS), or that it is loaded on top of, is missing for this kernel.",
+            Some("bring that module, then `sudo clr-dkms-post-update`"),
+        ),
+        State::HeadersMissing => row(
+            "CD-104",
+            "headers-missing",
+            "The kernel's headers are not installed: nothing can be built for it.",
+            "The kernel's bundle is there without the one that brings its headers.",
+            Some(
+                "`sudo swupd bundle-add kernel-native-dkms`, or the bundle of your variant (`clr-dkms-variant`)",
+            ),
+        ),
+        State::HeadersMismatch => row(
+            "CD-105",
+            "headers-mismatch",
+            "The headers are those of another kernel: modules built with them would not load.",
+            "Kernel and headers were updated by halves, or a link in /usr/lib/modules leads elsewhere.",
+            Some("`sudo swupd repair`, then `sudo clr-dkms-post-update`"),
+        ),
+        State::SkippedExclusive => row(
+            "CD-106",
+            "skipped-exclusive",
+            "The module's dkms.conf excludes this kernel.",
+            "BUILD_EXCLUSIVE_KERNEL and its sisters: its author says that it is not for this kernel.",
+            Some("`clr-dkms lint MODULE` shows the pattern; look for a newer version of the module"),
+        ),
+        State::NotAutoinstall => row(
+            "CD-107",
+            "not-autoinstall",
+            "The module's dkms.conf does not ask to be built by itself.",
+            "AUTOINSTALL is missing or is not `yes`.",
+            Some(
+                "put AUTOINSTALL=\"yes\" into its dkms.conf, or `sudo clr-dkms rebuild MODULE` for this time",
+            ),
+        ),
+        State::BrokenSource => row(
+            "CD-108",
+            "broken-source",
+            "The source or the dkms.conf of the module cannot be used.",
+            "The folder in /usr/src is gone, or its dkms.conf has an error.",
+            Some("`clr-dkms lint MODULE` says what is wrong and where"),
+        ),
+        State::VermagicMismatch => row(
+            "CD-109",
+            "vermagic-mismatch",
+            "The installed file was made for another kernel: this one refuses it.",
+            "A build with the headers of another kernel, or two runs of dkms at once.",
+            Some("`sudo clr-dkms-post-update` builds it anew"),
+        ),
+        State::NotInModulesDep => row(
+            "CD-110",
+            "not-in-modules-dep",
+            "The file is there, and modprobe does not find it.",
+            "swupd has put its own modules.dep back, or depmod was not run.",
+            Some("`sudo clr-dkms-post-update` runs depmod"),
+        ),
+        State::SignatureRefused => row(
+            "CD-111",
+            "signature-refused",
+            "The module is there, and the kernel will refuse it for its signature.",
+            "The kernel demands signatures, and module.sig_unenforce is not in force.",
+            Some("`clr-dkms enforcement` tells why, and what helps"),
+        ),
+        State::Unknown => row(
+            "CD-112",
+            "unknown",
+            "It cannot be told.",
+            "A file cannot be read, or a dkms.conf could not be evaluated in time.",
+            Some("`sudo clr-dkms status`"),
+        ),
+        State::SymbolsMismatch => row(
+            "CD-113",
+            "symbols-mismatch",
+            "The module needs a symbol that nothing exports, or in another version than it is exported.",
+            "The kernel, or a module beneath, was built anew since the module was.",
+            Some("`sudo clr-dkms rebuild MODULE --force`"),
+        ),
+        State::Conflict => row(
+            "CD-114",
+            "conflict",
+            "Another module has a file of the same name installed.",
+            "Two modules make one file: one of them can have it.",
+            Some(
+                "remove the one that is not wanted: `sudo dkms remove MODULE/VERSION --all`, then `sudo clr-dkms-post-update`",
+            ),
+        ),
+        State::CompilerMissing => row(
+            "CD-115",
+            "compiler-missing",
+            "The compiler, the linker or make is not installed: nothing can be built.",
+            "The bundle c-basic is not there.",
+            Some("`sudo swupd bundle-add c-basic`"),
+        ),
+    }
+}
+
+/// All rows, by id.
+pub fn all() -> Vec<Explained> {
+    use State as S;
+    use Verdict as V;
+    let verdicts = [
+        V::Healthy,
+        V::RebootPending,
+        V::Building,
+        V::Degraded,
+        V::Held,
+        V::Unsafe,
+        V::Unknown,
+        V::NotApplicable,
+    ];
+    let states = [
+        S::Ok,
+        S::NotBuilt,
+        S::BuildFailed,
+        S::DependencyFailed,
+        S::HeadersMissing,
+        S::HeadersMismatch,
+        S::SkippedExclusive,
+        S::NotAutoinstall,
+        S::BrokenSource,
+        S::VermagicMismatch,
+        S::NotInModulesDep,
+        S::SignatureRefused,
+        S::Unknown,
+        S::SymbolsMismatch,
+        S::Conflict,
+        S::CompilerMissing,
+    ];
+    verdicts.map(verdict).into_iter().chain(states.map(state)).collect()
+}
+
+/// The rows that an id or a name stands for: `unknown` is a verdict and a state.
+pub fn find(asked: &str) -> Vec<Explained> {
+    let fits = |row: &Explained| row.id.eq_ignore_ascii_case(asked) || row.name.eq_ignore_ascii_case(asked);
+    all().into_iter().filter(fits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_row_has_its_own_id_and_the_word_of_the_screens() {
+        let rows = all();
+        let ids: BTreeSet<&str> = rows.iter().map(|r| r.id).collect();
+        assert_eq!(ids.len(), rows.len());
+        assert!(rows.windows(2).all(|pair| pair[0].id < pair[1].id), "by id");
+        for verdict in [Verdict::Healthy, Verdict::Held, Verdict::Unsafe, Verdict::NotApplicable] {
+            assert_eq!(super::verdict(verdict).name, verdict.to_string());
+        }
+        for state in [State::Ok, State::SymbolsMismatch, State::CompilerMissing, State::NotInModulesDep] {
+            assert_eq!(super::state(state).name, state.to_string());
+        }
+        assert_eq!(find("cd-102")[0].name, "build-failed");
+        assert_eq!(find("unknown").len(), 2);
+        assert!(find("nothing").is_empty());
+    }
+}
