@@ -286,7 +286,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         return Ok(Done { code: stopped(), attempts, left_alone });
     }
     let (obstacles, changed) = put_cmdline_right(world, &facts);
-    let facts = if changed { observe(&mut cache) } else { facts };
+    let facts = if changed { facts.observe_again(world, &mut cache, &order.kernels) } else { facts };
     if interrupt::asked() {
         return Ok(Done { code: stopped(), attempts, left_alone });
     }
@@ -294,7 +294,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
     let judgement = judge(&facts, &world.settings, before.as_good());
     boot::put_deferral_right(world, &facts, &judgement);
     let boot = boot::put_right(world, &facts, &judgement, last.clone());
-    let facts = observe(&mut cache);
+    let facts = facts.observe_again(world, &mut cache, &order.kernels);
 
     let mut problems = faults.clone();
     problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
