@@ -332,6 +332,8 @@ pub(super) fn excluded(key: &str, value: &str, release: &str, config: Option<&[u
         "kernel_max" => {
             compare_versions(release, value).is_gt().then(|| format!("BUILD_EXCLUSIVE_KERNEL_MAX is {value}"))
         }
+        // Without a word for it when building, dkms then refuses to install on that kernel and on later ones, whatever
+        // the highest version is.
         "obsolete_by" => (!older(value)).then(|| format!("OBSOLETE_BY is {value}")),
         _ => None,
     }
@@ -390,6 +392,7 @@ mod tests {
         assert!(is("exclusive_config", "!CONFIG_AB"));
         assert!(is("kernel_min", "6.16") && !is("kernel_min", "6.15"));
         assert!(is("kernel_max", "6.14") && !is("kernel_max", "6.16"));
+        assert!(is("obsolete_by", "6.15.8-1592.native") && !is("obsolete_by", "6.15.8-1593"));
         assert!(is("obsolete_by", "6.15.8") && !is("obsolete_by", "6.16"));
     }
 
