@@ -117,8 +117,27 @@ impl Facts {
 
     /// The same, also for some kernels that are neither tips nor run nor boot next.
     pub fn observe_also(world: &World, cache: &mut Cache, also: &[String]) -> Facts {
-        let inventory = Inventory::observe(&world.root);
         let tree = Tree::observe(&world.root);
+        Facts::observe_around(world, cache, also, tree, BTreeMap::new())
+    }
+
+    /// The same again, after something other than modules has changed: what is known of these is not looked at anew.
+    pub fn observe_again(self, world: &World, cache: &mut Cache, also: &[String]) -> Facts {
+        let mut known = BTreeMap::new();
+        for pair in self.pairs.into_iter().chain(self.fallbacks) {
+            known.entry(pair.release.clone()).or_insert_with(Vec::new).push(pair);
+        }
+        Facts::observe_around(world, cache, also, self.tree, known)
+    }
+
+    fn observe_around(
+        world: &World,
+        cache: &mut Cache,
+        also: &[String],
+        tree: Tree,
+        mut known: BTreeMap<String, Vec<Pair>>,
+    ) -> Facts {
+        let inventory = Inventory::observe(&world.root);
         let boot = BootFiles::observe(&world.root, &inventory);
         let mut kernels = kernels_that_matter(&inventory);
         // An admin may have chosen another one.
@@ -131,11 +150,16 @@ impl Facts {
         let mut pairs = Vec::new();
         let mut lines = Vec::new();
         let mut fallbacks = Vec::new();
+        let sources = conf::Sources::default();
+        let mut pairs_on = |cache: &mut Cache, kernel: &Installed| {
+            let known = known.remove(&kernel.name.release());
+            known.unwrap_or_else(|| pairs_with(world, cache, &sources, &tree, kernel))
+        };
         for kernel in inventory.kernels.iter().filter(|k| k.booted == There::Yes && !kernels.contains(k)) {
-            fallbacks.extend(pairs_of(world, cache, &tree, kernel));
+            fallbacks.extend(pairs_on(cache, kernel));
         }
         for kernel in kernels {
-            pairs.extend(pairs_of(world, cache, &tree, kernel));
+            pairs.extend(pairs_on(cache, kernel));
             lines.push(line(world, cache, &Named::of(kernel)));
         }
         Facts {
@@ -220,10 +244,20 @@ pub fn kernels_that_matter(inventory: &Inventory) -> Vec<&Installed> {
 
 /// Every newest module on one kernel.
 pub fn pairs_of(world: &World, cache: &mut Cache, tree: &Tree, kernel: &Installed) -> Vec<Pair> {
+    pairs_with(world, cache, &conf::Sources::default(), tree, kernel)
+}
+
+fn pairs_with(
+    world: &World,
+    cache: &mut Cache,
+    sources: &conf::Sources,
+    tree: &Tree,
+    kernel: &Installed,
+) -> Vec<Pair> {
     let root = &world.root;
     let release = kernel.name.release();
     let scope = Scope::load(root, &release, &kernel.headers, world.clock.now());
-    let confs = chosen_versions(world, cache, tree, &release);
+    let confs = chosen_versions(world, cache, sources, tree, &release);
     let claimed = claimed_files(tree, &confs, &release);
     let mut pairs: Vec<Pair> = confs
         .into_iter()
@@ -302,18 +336,20 @@ fn owner(root: &Root, cache: &mut Cache, tree: &Tree, pair: &Pair, file: &str, p
 fn chosen_versions<'t>(
     world: &World,
     cache: &mut Cache,
+    sources: &conf::Sources,
     tree: &'t Tree,
     release: &str,
 ) -> Vec<(&'t Registered, Result<Conf, ConfError>)> {
     let mut chosen: Vec<(&Registered, Result<Conf, ConfError>)> = Vec::new();
     let asks = |conf: &Result<Conf, ConfError>| conf.as_ref().is_ok_and(|c| c.autoinstall);
+    let reader = conf::Reader::new(&world.root, &world.tools, cache, sources, release);
     for registered in &tree.modules {
         let known = chosen.last().filter(|(last, _)| last.module.name == registered.module.name);
         // Of one name the highest version comes first; one that cannot be read may ask for it.
         if known.is_some_and(|(_, conf)| asks(conf) || conf.is_err()) {
             continue;
         }
-        let conf = conf::load(&world.root, &world.tools, cache, registered, release);
+        let conf = reader.load(cache, registered);
         match known.is_some() {
             false => chosen.push((registered, conf)),
             true if asks(&conf) => {

@@ -287,18 +287,18 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         return Ok(Done { code: stopped(), attempts, left_alone });
     }
     let (obstacles, changed) = put_cmdline_right(world, &facts);
-    let facts = if changed { observe(&mut cache) } else { facts };
+    let facts = if changed { facts.observe_again(world, &mut cache, &order.kernels) } else { facts };
     if interrupt::asked() {
         return Ok(Done { code: stopped(), attempts, left_alone });
     }
     let last = before.as_good().map(|r| r.boot.clone());
     let judgement = judge(&facts, &world.settings, before.as_good());
     let mut boot = boot::put_right(world, &facts, &judgement, last);
-    let mut facts = observe(&mut cache);
+    let mut facts = facts.observe_again(world, &mut cache, &order.kernels);
     // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
     let judgement = judge(&facts, &world.settings, before.as_good());
     match boot::assert_default(world, &facts, &judgement.decision) {
-        Ok(true) => facts = observe(&mut cache),
+        Ok(true) => facts = facts.observe_again(world, &mut cache, &order.kernels),
         Ok(false) => {}
         Err(e) => {
             tracing::error!("the boot default: {e}");

@@ -14,7 +14,7 @@ use crate::sys::{FileError, Root, Stat};
 /// Where it lies.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Changed whenever the meaning of a field changes: an old cache is then forgotten.
-const SCHEMA: u32 = 6;
+const SCHEMA: u32 = 7;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
@@ -53,6 +53,8 @@ struct Entry {
 pub struct Cache {
     contents: Contents,
     used: BTreeSet<String>,
+    /// Something was found out, or forgotten, since it was read.
+    changed: bool,
 }
 
 impl Cache {
@@ -62,21 +64,27 @@ impl Cache {
             .read(CACHE)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Contents>(&bytes).ok())
-            .filter(|c| c.schema == SCHEMA)
-            .unwrap_or_default();
-        Cache { contents, ..Cache::default() }
+            .filter(|c| c.schema == SCHEMA);
+        let changed = contents.is_none();
+        Cache { contents: contents.unwrap_or_default(), changed, ..Cache::default() }
     }
 
-    /// Writes what was used.
+    /// Writes what was used, when that is not what was read.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn save(&mut self, root: &Root) -> Result<(), FileError> {
         let used = &self.used;
-        self.contents.schema = SCHEMA;
-        self.contents.confs.retain(|key, _| used.contains(key));
-        self.contents.files.retain(|path, _| used.contains(path));
-        self.contents.images.retain(|path, _| used.contains(path));
+        let kept = &mut self.contents;
+        let count = |kept: &Contents| kept.confs.len() + kept.files.len() + kept.images.len();
+        let before = count(kept);
+        kept.schema = SCHEMA;
+        kept.confs.retain(|key, _| used.contains(key));
+        kept.files.retain(|path, _| used.contains(path));
+        kept.images.retain(|path, _| used.contains(path));
+        if !self.changed && count(kept) == before {
+            return Ok(());
+        }
         root.write_json(CACHE, &self.contents).map(|_| ())
     }
 
@@ -89,11 +97,14 @@ impl Cache {
     /// Keeps an evaluated file, or that it cannot be.
     pub fn keep_conf(&mut self, key: String, conf: Result<Conf, ConfError>) {
         self.contents.confs.insert(key, conf);
+        self.changed = true;
     }
 
     /// Forgets files that could not be evaluated.
     pub fn forget_failures(&mut self) {
+        let before = self.contents.confs.len();
         self.contents.confs.retain(|_, conf| conf.is_ok());
+        self.changed |= self.contents.confs.len() != before;
     }
 
     /// What is known of a module file that still is the same one.
@@ -106,6 +117,7 @@ impl Cache {
     pub fn dkms_version(&mut self, identity: &str, look: impl FnOnce() -> Option<String>) -> Option<String> {
         if self.contents.dkms.as_ref().is_none_or(|known| known.identity != identity) {
             self.contents.dkms = Some(Program { identity: identity.to_owned(), version: look() });
+            self.changed = true;
         }
         self.contents.dkms.as_ref().and_then(|known| known.version.clone())
     }
@@ -119,6 +131,7 @@ impl Cache {
             _ => {
                 let patched = look();
                 self.contents.images.insert(path.to_owned(), Image { identity, patched });
+                self.changed = true;
                 patched
             }
         }
@@ -127,6 +140,7 @@ impl Cache {
     /// Keeps what was read from a module file.
     pub fn keep_file(&mut self, path: &str, stat: &Stat, facts: FileFacts) {
         self.contents.files.insert(path.to_owned(), Entry { identity: identity(stat), facts, symbols: None });
+        self.changed = true;
     }
 
     /// Whether the symbols of a module file, whose facts are known, are there: as `look` finds it out. `inputs` is the
@@ -149,6 +163,7 @@ impl Cache {
                 // Another module, which is none of the inputs, may bring what is missing.
                 if let (Some(known), false) = (known, matches!(answer, Err(Wrong::Missing(_)))) {
                     known.symbols = Some((inputs.to_owned(), answer.clone()));
+                    self.changed = true;
                 }
                 Ok(answer)
             }

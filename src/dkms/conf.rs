@@ -1,18 +1,23 @@
 //! `dkms.conf` is a bash program whose values may differ per kernel, so bash evaluates it. A static reading can only
 //! advise.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::version::{self, Autoinstall};
+use super::version::{self, Rules};
 use super::{Cache, ModuleName, Registered, Source, architecture, compare_versions};
 use crate::kernel::inventory::module_folder;
-use crate::sys::{Ended, FileError, Fingerprint, Output, Presence, Root, Tools};
+use crate::sys::{Ended, FileError, Fingerprint, Output, Root, Tools};
 
 /// The program that bash runs.
 const SCRIPT: &str = include_str!("conf.sh");
+/// Where an admin's additions to the files are.
+const OVERRIDES: &str = "/etc/dkms";
 /// How long one evaluation may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How much it may answer, in bytes.
@@ -41,6 +46,8 @@ pub struct Conf {
     pub depends: Vec<String>,
     /// Why the module is not for this kernel.
     pub excluded: Option<String>,
+    /// The same, for a dkms that knows [`Rules::knows_ranges`]; only on the way to what is above.
+    pub(super) out_of_range: Option<String>,
     /// It has a syntax error: what stands behind it does not count.
     pub syntax_error: bool,
 }
@@ -61,6 +68,105 @@ impl ConfError {
     }
 }
 
+/// What the files of all modules have in common on one kernel, looked at once.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    root: &'a Root,
+    tools: &'a Tools,
+    release: &'a str,
+    /// What lies in [`OVERRIDES`]; none when that cannot be told.
+    overrides: Option<BTreeSet<OsString>>,
+    rules: Rules,
+    sources: &'a Sources,
+    /// The fingerprint of the kernel's headers and of [`SCRIPT`].
+    around: String,
+}
+
+impl<'a> Reader<'a> {
+    /// Looks at it.
+    pub fn new(
+        root: &'a Root,
+        tools: &'a Tools,
+        cache: &mut Cache,
+        sources: &'a Sources,
+        release: &'a str,
+    ) -> Reader<'a> {
+        let build = format!("{}/build", module_folder(release));
+        let mut around = Fingerprint::default();
+        for text in [release, SCRIPT] {
+            around.add(text);
+        }
+        for path in [".config", "Makefile"] {
+            around.add(identity(root, Path::new(&build).join(path)));
+        }
+        let (overrides, around) = (overrides(root), around.finish());
+        Reader { root, tools, release, overrides, sources, rules: version::rules(tools, cache), around }
+    }
+
+    /// Evaluates the file of a module, or takes it from the cache.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn load(&self, cache: &mut Cache, registered: &Registered) -> Result<Conf, ConfError> {
+        let (root, release) = (self.root, self.release);
+        let source = match &registered.source {
+            Source::Folder { path, .. } => path,
+            Source::Broken { reason } => return Err(ConfError::Unusable(reason.clone())),
+            Source::Unknown { reason } => return Err(ConfError::CannotTell(reason.clone())),
+        };
+        let (main, folder) = self.sources.main(root, source)?;
+        let files = with_overrides(root, main, &registered.module, release, self.overrides.as_ref())?;
+        let key = self.key(&files, &folder);
+        let conf = cache.conf(&key).unwrap_or_else(|| {
+            let build = format!("{}/build", module_folder(release));
+            let conf = evaluate(root, self.tools, &registered.module, release, &files)
+                .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)));
+            cache.keep_conf(key, conf.clone());
+            conf
+        });
+        conf.and_then(|conf| by_rules(conf, self.rules))
+    }
+
+    /// All that the answer depends on: the files, the kernel, its headers, and the folder that a file may source from.
+    fn key(&self, files: &[(PathBuf, Vec<u8>)], folder: &str) -> String {
+        let mut key = Fingerprint::default();
+        for (path, bytes) in files {
+            key.add(path.as_os_str().as_encoded_bytes());
+            key.add(bytes);
+        }
+        key.add(folder);
+        key.add(&self.around);
+        key.finish()
+    }
+}
+
+/// What the files of a module are on every kernel: read once in a look at all of them.
+#[derive(Debug, Default)]
+pub struct Sources(RefCell<BTreeMap<PathBuf, (Vec<u8>, String)>>);
+
+impl Sources {
+    /// The `dkms.conf` in a source folder, and the identity of the folder.
+    fn main(&self, root: &Root, source: &Path) -> Result<((PathBuf, Vec<u8>), String), ConfError> {
+        let path = source.join("dkms.conf");
+        if let Some((bytes, folder)) = self.0.borrow().get(&path) {
+            return Ok(((path, bytes.clone()), folder.clone()));
+        }
+        let bytes = root.read(&path).map_err(|e| ConfError::of_file(&e))?;
+        let folder = identity(root, source);
+        self.0.borrow_mut().insert(path.clone(), (bytes.clone(), folder.clone()));
+        Ok(((path, bytes), folder))
+    }
+}
+
+fn identity(root: &Root, path: impl AsRef<Path>) -> String {
+    let stat = root.lookup(path).stat();
+    stat.map_or_else(String::new, |stat| format!("{} {} {}", stat.size, stat.mtime_ns, stat.ctime_ns))
+}
+
+fn overrides(root: &Root) -> Option<BTreeSet<OsString>> {
+    Some(root.list_optional(OVERRIDES).ok()?.into_iter().map(|entry| entry.name).collect())
+}
+
 /// Evaluates the file of a module for a kernel, or takes it from the cache.
 ///
 /// # Errors
@@ -72,26 +178,14 @@ pub fn load(
     registered: &Registered,
     release: &str,
 ) -> Result<Conf, ConfError> {
-    let source = match &registered.source {
-        Source::Folder { path, .. } => path,
-        Source::Broken { reason } => return Err(ConfError::Unusable(reason.clone())),
-        Source::Unknown { reason } => return Err(ConfError::CannotTell(reason.clone())),
-    };
-    let files = files(root, source, &registered.module, release)?;
-    let build = format!("{}/build", module_folder(release));
-    let key = key(root, &files, source, &build, release);
-    if let Some(known) = cache.conf(&key) {
-        return known.and_then(|conf| by_rule(conf, version::rule(tools, cache)));
-    }
-    let conf = evaluate(root, tools, &registered.module, release, &files)
-        .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)));
-    cache.keep_conf(key, conf.clone());
-    conf.and_then(|conf| by_rule(conf, version::rule(tools, cache)))
+    Reader::new(root, tools, cache, &Sources::default(), release).load(cache, registered)
 }
 
-/// The rule is not part of what is cached: the next dkms may have another one.
-fn by_rule(mut conf: Conf, rule: Autoinstall) -> Result<Conf, ConfError> {
-    conf.autoinstall = rule.asks(&conf.autoinstall_value).map_err(ConfError::Unusable)?;
+/// The rules are not part of what is cached: the next dkms may have others.
+fn by_rules(mut conf: Conf, rules: Rules) -> Result<Conf, ConfError> {
+    conf.autoinstall = rules.autoinstall.asks(&conf.autoinstall_value).map_err(ConfError::Unusable)?;
+    let out_of_range = conf.out_of_range.take().filter(|_| rules.knows_ranges);
+    conf.excluded = conf.excluded.or(out_of_range);
     Ok(conf)
 }
 
@@ -102,8 +196,18 @@ pub(super) fn files(
     module: &ModuleName,
     release: &str,
 ) -> Result<Vec<(PathBuf, Vec<u8>)>, ConfError> {
-    let main = source.join("dkms.conf");
-    let mut files = vec![(main.clone(), root.read(&main).map_err(|e| ConfError::of_file(&e))?)];
+    let (main, _) = Sources::default().main(root, source)?;
+    with_overrides(root, main, module, release, overrides(root).as_ref())
+}
+
+fn with_overrides(
+    root: &Root,
+    main: (PathBuf, Vec<u8>),
+    module: &ModuleName,
+    release: &str,
+    overrides: Option<&BTreeSet<OsString>>,
+) -> Result<Vec<(PathBuf, Vec<u8>)>, ConfError> {
+    let mut files = vec![main];
     let (name, version, architecture) = (&module.name, &module.version, architecture());
     for override_name in [
         format!("{name}.conf"),
@@ -111,31 +215,15 @@ pub(super) fn files(
         format!("{name}-{version}-{release}.conf"),
         format!("{name}-{version}-{release}-{architecture}.conf"),
     ] {
-        let path = Path::new("/etc/dkms").join(override_name);
+        if overrides.is_some_and(|names| !names.contains(OsStr::new(&override_name))) {
+            continue;
+        }
+        let path = Path::new(OVERRIDES).join(override_name);
         if let Some(bytes) = root.read_optional(&path).map_err(|e| ConfError::of_file(&e))? {
             files.push((path, bytes));
         }
     }
     Ok(files)
-}
-
-/// All that the answer depends on: the files, the kernel, its headers, and the folder that a file may source from.
-fn key(root: &Root, files: &[(PathBuf, Vec<u8>)], source: &Path, build: &str, release: &str) -> String {
-    let mut fingerprint = Fingerprint::default();
-    let mut add = |bytes: &[u8]| fingerprint.add(bytes);
-    for (path, bytes) in files {
-        add(path.as_os_str().as_encoded_bytes());
-        add(bytes);
-    }
-    add(release.as_bytes());
-    add(SCRIPT.as_bytes());
-    for path in [source.to_owned(), Path::new(build).join(".config"), Path::new(build).join("Makefile")] {
-        if let Presence::There(stat) = root.lookup(&path) {
-            add(format!("{} {} {}", stat.size, stat.mtime_ns, stat.ctime_ns).as_bytes());
-        }
-        add(b"|");
-    }
-    fingerprint.finish()
 }
 
 /// Lets bash evaluate the files for a kernel: its whole answer.
@@ -207,6 +295,10 @@ fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result
             }
             "depends" => conf.depends.push(value),
             "excluded" => conf.excluded = Some(value),
+            "kernel_min" | "kernel_max" if !value.is_empty() => {
+                let why = excluded(key, &value, release, None);
+                conf.out_of_range = conf.out_of_range.or(why);
+            }
             _ => {
                 if conf.excluded.is_none() && !value.is_empty() {
                     conf.excluded = excluded(key, &value, release, config.as_deref());
@@ -240,6 +332,8 @@ pub(super) fn excluded(key: &str, value: &str, release: &str, config: Option<&[u
         "kernel_max" => {
             compare_versions(release, value).is_gt().then(|| format!("BUILD_EXCLUSIVE_KERNEL_MAX is {value}"))
         }
+        // Without a word for it when building, dkms then refuses to install on that kernel and on later ones, whatever
+        // the highest version is.
         "obsolete_by" => (!older(value)).then(|| format!("OBSOLETE_BY is {value}")),
         _ => None,
     }
@@ -298,6 +392,7 @@ mod tests {
         assert!(is("exclusive_config", "!CONFIG_AB"));
         assert!(is("kernel_min", "6.16") && !is("kernel_min", "6.15"));
         assert!(is("kernel_max", "6.14") && !is("kernel_max", "6.16"));
+        assert!(is("obsolete_by", "6.15.8-1592.native") && !is("obsolete_by", "6.15.8-1593"));
         assert!(is("obsolete_by", "6.15.8") && !is("obsolete_by", "6.16"));
     }
 

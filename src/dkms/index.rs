@@ -1,16 +1,34 @@
 //! Which file modprobe takes for which module of a kernel, and what it loads before.
+//!
+//! modprobe reads `modules.dep.bin` alone: a trie of module names, all numbers big-endian, that holds each line of
+//! `modules.dep` as it is. It begins with a mark, a version and the place of the root node. The upper bits of a place say
+//! what stands there, in this order: a prefix (text up to a NUL), children (the first and the last letter, then a place
+//! for each letter between them, 0 for none), values (their number, then of each a priority and text up to a NUL).
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::ops::Range;
 
 use super::modfile::ENDINGS;
 use crate::kernel::inventory::module_folder;
 use crate::sys::Root;
+
+const MARK: u32 = 0xB007_F457;
+/// The upper half of the version; the lower one is for additions.
+const VERSION: u32 = 2;
+const HAS_PREFIX: u32 = 1 << 31;
+const HAS_VALUES: u32 = 1 << 30;
+const HAS_CHILDREN: u32 = 1 << 29;
+const PLACE: u32 = (1 << 28) - 1;
 
 /// `modules.dep` and `modules.dep.bin`, read once.
 #[derive(Debug, Default)]
 pub struct Index {
     text: Vec<u8>,
     binary: Vec<u8>,
+    /// Where the line of a module is in the text, by [`number_of`] its name. Two names with one number would lead to a
+    /// line that is not what modprobe finds, and that is looked at.
+    lines: OnceCell<HashMap<u64, Range<usize>>>,
 }
 
 /// A line of it; paths are below the module folder.
@@ -22,6 +40,15 @@ pub struct Entry {
     pub needs: Vec<String>,
 }
 
+impl Entry {
+    fn of_line(line: &[u8]) -> Option<Entry> {
+        let (path, needs) = line.split_at_checked(memchr::memchr(b':', line)?)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let needs = needs[1..].split(u8::is_ascii_whitespace).filter(|need| !need.is_empty());
+        Some(Entry { path: text(path), needs: needs.map(text).collect() })
+    }
+}
+
 impl Index {
     /// Reads the index of a kernel; an absent one lists nothing.
     ///
@@ -30,34 +57,139 @@ impl Index {
     pub fn load(root: &Root, release: &str) -> Result<Index, String> {
         let path = format!("{}/modules.dep", module_folder(release));
         let read = |path: &str| root.read_optional(path).map_err(|e| e.to_string());
-        Ok(Index {
-            text: read(&path)?.unwrap_or_default(),
-            binary: read(&format!("{path}.bin"))?.unwrap_or_default(),
-        })
+        let (text, binary) = (read(&path)?, read(&format!("{path}.bin"))?);
+        Ok(Index::new(text.unwrap_or_default(), binary.unwrap_or_default()))
     }
 
-    /// The entries of some modules, by the names as they are given.
-    pub fn find<'a>(&self, names: &[&'a str]) -> BTreeMap<&'a str, Entry> {
-        let mut found = BTreeMap::new();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        for line in self.text.split(|b| *b == b'\n') {
-            let Some(end) = memchr::memchr(b':', line) else { continue };
-            let path = &line[..end];
-            let base = memchr::memrchr(b'/', path).map_or(0, |at| at + 1);
-            for name in names {
-                if is_file_of(&path[base..], name) {
-                    let needs = line[end + 1..].split(u8::is_ascii_whitespace).filter(|n| !n.is_empty());
-                    found.insert(*name, Entry { path: text(path), needs: needs.map(text).collect() });
-                }
+    /// The index in two files' bytes.
+    pub fn new(text: Vec<u8>, binary: Vec<u8>) -> Index {
+        Index { text, binary, lines: OnceCell::new() }
+    }
+
+    /// The line of a module, when `modules.dep` and modprobe say the same of it.
+    ///
+    /// # Errors
+    /// With what stands in its place, if anything.
+    pub fn entry(&self, module: &str) -> Result<Entry, Option<String>> {
+        let lines = self.lines.get_or_init(|| lines(&self.text));
+        let line = lines.get(&number_of(module.as_bytes())).and_then(|at| self.text.get(at.clone()));
+        let Some(line) = line else { return Err(None) };
+        match look_up(&self.binary, &folded(module.as_bytes())) {
+            // The times of the two files tell nothing once one of them was copied or restored.
+            Ok(Some(same)) if same == line => Entry::of_line(line).ok_or(None),
+            Ok(_) => Err(Some("something else in modules.dep.bin".to_owned())),
+            Err(why) => Err(Some(format!("nothing that modprobe can read (modules.dep.bin {why})"))),
+        }
+    }
+
+    /// The line that modprobe finds for a module.
+    pub fn modprobe(&self, module: &str) -> Option<Entry> {
+        Entry::of_line(look_up(&self.binary, &folded(module.as_bytes())).ok()??)
+    }
+}
+
+/// Where the line of each module is.
+fn lines(text: &[u8]) -> HashMap<u64, Range<usize>> {
+    // Few lines are shorter; growing costs as much as all the rest.
+    let mut lines = HashMap::with_capacity(text.len() / 32);
+    let ends = memchr::memchr_iter(b'\n', text).chain([text.len()]);
+    ends.fold(0, |start, end| {
+        if let Some(colon) = memchr::memchr(b':', &text[start..end]) {
+            let path = &text[start..start + colon];
+            let base = &path[memchr::memrchr(b'/', path).map_or(0, |at| at + 1)..];
+            if let Some(name) = ENDINGS.iter().find_map(|ending| base.strip_suffix(ending.as_bytes())) {
+                lines.insert(number_of(name), start..end);
             }
         }
-        found
+        end + 1
+    });
+    lines
+}
+
+/// Dash and underscore are one letter, as for modprobe.
+fn folded(name: &[u8]) -> Vec<u8> {
+    name.iter().map(|b| if *b == b'-' { b'_' } else { *b }).collect()
+}
+
+/// A number for a name (FNV-1a), the same for both spellings, without a copy of it.
+fn number_of(name: &[u8]) -> u64 {
+    let fold = |b: &u8| if *b == b'-' { b'_' } else { *b };
+    name.iter()
+        .map(fold)
+        .fold(0xCBF2_9CE4_8422_2325, |n, b| (n ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3))
+}
+
+/// The first value of a key, which is what modprobe takes.
+///
+/// # Errors
+/// When it is no index, or what is to be read lies outside of it; in words that go on from its name.
+fn look_up<'a>(index: &'a [u8], key: &[u8]) -> Result<Option<&'a [u8]>, &'static str> {
+    let mut at = Reader { index, at: 0 };
+    if at.number().ok() != Some(MARK) {
+        return Err("is no index");
+    }
+    if at.number()? >> 16 != VERSION {
+        return Err("is of another version");
+    }
+    let mut place = at.number()?;
+    let mut key = key.iter();
+    // Each turn but the last takes a letter of the key.
+    loop {
+        let mut node = Reader { index, at: (place & PLACE) as usize };
+        if place & HAS_PREFIX != 0 && !node.text()?.iter().all(|letter| key.next() == Some(letter)) {
+            return Ok(None);
+        }
+        let letter = key.next();
+        let mut child = 0;
+        if place & HAS_CHILDREN != 0 {
+            let (first, last) = (node.byte()?, node.byte()?);
+            let children = node.at;
+            let among = letter.filter(|letter| (first..=last).contains(letter));
+            if let Some(letter) = among {
+                node.at = children + 4 * usize::from(letter - first);
+                child = node.number()?;
+            }
+            node.at = children + 4 * (usize::from(last) + 1).saturating_sub(usize::from(first));
+        }
+        if letter.is_some() {
+            if child & PLACE == 0 {
+                return Ok(None);
+            }
+            place = child;
+        } else if place & HAS_VALUES != 0 && node.number()? > 0 {
+            node.number()?;
+            return node.text().map(Some);
+        } else {
+            return Ok(None);
+        }
+    }
+}
+
+struct Reader<'a> {
+    index: &'a [u8],
+    at: usize,
+}
+
+const CUT: &str = "is cut short";
+
+impl<'a> Reader<'a> {
+    fn byte(&mut self) -> Result<u8, &'static str> {
+        let byte = self.index.get(self.at).ok_or(CUT)?;
+        self.at += 1;
+        Ok(*byte)
     }
 
-    /// Whether modprobe, which reads only the binary file, knows that path. It holds each line of the text as it is;
-    /// the times of the two files tell nothing once one of them was copied or restored.
-    pub fn modprobe_knows(&self, path: &str) -> bool {
-        memchr::memmem::find(&self.binary, format!("{path}:").as_bytes()).is_some()
+    fn number(&mut self) -> Result<u32, &'static str> {
+        let bytes = self.index.get(self.at..).and_then(|rest| rest.first_chunk()).ok_or(CUT)?;
+        self.at += 4;
+        Ok(u32::from_be_bytes(*bytes))
+    }
+
+    fn text(&mut self) -> Result<&'a [u8], &'static str> {
+        let rest = self.index.get(self.at..).ok_or(CUT)?;
+        let text = &rest[..memchr::memchr(0, rest).ok_or(CUT)?];
+        self.at += text.len() + 1;
+        Ok(text)
     }
 }
 
@@ -72,17 +204,98 @@ pub fn is_file_of(file: &[u8], module: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    const TEXT: &[u8] =
+        b"kernel/a/hello.ko.zst:\nupdates/dkms/snd-x.ko: kernel/a/hello.ko.zst b.ko\nkernel/hell.ko:";
+
+    /// The three names of [`TEXT`], put together by hand: `hell` with a child `o`, beside `snd_x`.
+    fn binary() -> Vec<u8> {
+        let mut index = vec![0; 12];
+        let mut node = |flags: u32, prefix: &[u8], children: &[(u8, u32)], value: Option<&[u8]>| {
+            let place = u32::try_from(index.len()).unwrap_or(0);
+            index.extend(prefix.iter().copied().chain(Some(0)));
+            if let [(first, _), .., (last, _)] | [(first, last)] =
+                &children.iter().map(|c| (c.0, c.0)).collect::<Vec<_>>()[..]
+            {
+                index.extend([*first, *last]);
+                for letter in *first..=*last {
+                    let child = children.iter().find(|child| child.0 == letter);
+                    index.extend(child.map_or(0, |child| child.1).to_be_bytes());
+                }
+            }
+            if let Some(value) = value {
+                index.extend([0, 0, 0, 1, 0, 0, 0, 9]);
+                index.extend(value.iter().copied().chain(Some(0)));
+            }
+            place | HAS_PREFIX | flags
+        };
+        let lines: Vec<&[u8]> = TEXT.split(|b| *b == b'\n').collect();
+        let hello = node(HAS_VALUES, b"", &[], Some(lines[0]));
+        let snd = node(HAS_VALUES, b"nd_x", &[], Some(lines[1]));
+        let hell = node(HAS_VALUES | HAS_CHILDREN, b"ell", &[(b'o', hello)], Some(lines[2]));
+        let top = node(HAS_CHILDREN, b"", &[(b'h', hell), (b's', snd)], None);
+        for (at, number) in [MARK, (VERSION << 16) + 1, top].into_iter().enumerate() {
+            index[4 * at..4 * at + 4].copy_from_slice(&number.to_be_bytes());
+        }
+        index
+    }
+
+    fn told(index: &Index, name: &str) -> String {
+        match index.entry(name) {
+            Ok(entry) => format!("{} after {:?}", entry.path, entry.needs),
+            Err(instead) => instead.unwrap_or_else(|| "nothing".to_owned()),
+        }
+    }
 
     #[test]
-    fn modules_dep_is_read_by_whole_names() {
-        let index = Index {
-            text: b"kernel/a/hello.ko.zst:\nupdates/dkms/snd-x.ko: kernel/a/hello.ko.zst b.ko\nkernel/hello_more.ko:\n".to_vec(),
-            binary: Vec::new(),
-        };
-        let found = index.find(&["hello", "snd_x", "more", "hell"]);
-        let entry = |name: &str| found.get(name).map(|e| (e.path.as_str(), e.needs.join(" ")));
-        assert_eq!(entry("hello"), Some(("kernel/a/hello.ko.zst", String::new())));
-        assert_eq!(entry("snd_x"), Some(("updates/dkms/snd-x.ko", "kernel/a/hello.ko.zst b.ko".to_owned())));
-        assert_eq!(found.len(), 2);
+    fn modules_are_found_by_whole_names() {
+        let index = Index::new(TEXT.to_vec(), binary());
+        assert_eq!(told(&index, "hello"), "kernel/a/hello.ko.zst after []");
+        assert_eq!(told(&index, "hell"), "kernel/hell.ko after []");
+        for name in ["snd_x", "snd-x"] {
+            assert_eq!(
+                told(&index, name),
+                "updates/dkms/snd-x.ko after [\"kernel/a/hello.ko.zst\", \"b.ko\"]"
+            );
+        }
+        for name in ["", "h", "hel", "hellx", "hello_", "snd", "snd_", "snd_xx", "t", "a"] {
+            assert_eq!((told(&index, name), index.modprobe(name)), ("nothing".to_owned(), None), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_modprobe_cannot_read_or_reads_otherwise() {
+        let (text, good) = (TEXT.to_vec(), binary());
+        let with = |binary: Vec<u8>| told(&Index::new(text.clone(), binary), "hello");
+        let unreadable = |why: &str| format!("nothing that modprobe can read (modules.dep.bin {why})");
+        assert_eq!(with(Vec::new()), unreadable("is no index"));
+        assert_eq!(with([b"XXXX", &good[4..]].concat()), unreadable("is no index"));
+        assert_eq!(
+            with([&good[..4], b"\0\x03\0\x01", &good[8..]].concat()),
+            unreadable("is of another version")
+        );
+        assert_eq!(with(good[..good.len() - 50].to_vec()), unreadable("is cut short"));
+        let other = Index::new(b"kernel/hell.ko: more.ko\nnew.ko:\n".to_vec(), good);
+        assert_eq!([told(&other, "hell"), told(&other, "new")], ["something else in modules.dep.bin"; 2]);
+        assert_eq!(other.modprobe("hell").map(|e| e.path).as_deref(), Some("kernel/hell.ko"));
+    }
+
+    proptest! {
+        /// Whatever the bytes are, what is found stands in them.
+        #[test]
+        fn any_index(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..9), cut in any::<prop::sample::Index>(), key in "[a-z_]{0,6}") {
+            let mut index = binary();
+            for (at, byte) in changes {
+                let at = at.index(index.len());
+                index[at] = byte;
+            }
+            let whole = look_up(&index, key.as_bytes()).ok().flatten();
+            prop_assert!(whole.is_none_or(|line| memchr::memmem::find(&index, line).is_some()));
+            let cut = &index[..cut.index(index.len() + 1)];
+            if let Ok(found) = look_up(cut, key.as_bytes()) {
+                prop_assert_eq!(found, whole);
+            }
+        }
     }
 }

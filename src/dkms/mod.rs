@@ -35,6 +35,7 @@ pub mod version;
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +96,9 @@ fn leading_run(text: &[u8]) -> &[u8] {
 
 /// The architecture as dkms and `uname -m` call it.
 pub fn architecture() -> String {
-    rustix::system::uname().machine().to_string_lossy().into_owned()
+    static MACHINE: OnceLock<String> = OnceLock::new();
+    let machine = || rustix::system::uname().machine().to_string_lossy().into_owned();
+    MACHINE.get_or_init(machine).clone()
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::conf::BuiltModule;
-use super::index::Entry;
 use super::modfile::{self, ENDINGS, FileFacts};
 use super::plan::built_folder;
 use super::scope::Scope;
@@ -15,7 +14,7 @@ use super::signature::Signature;
 use super::symbols::Wrong;
 use super::{Cache, Conf, ModuleName, Stage};
 use crate::kernel::inventory::module_folder;
-use crate::sys::{Presence, Root};
+use crate::sys::{Folder, Presence, Root};
 
 /// Where Clear's and Debian's dkms install to, below the module folder.
 pub const INSTALLED: &str = "updates/dkms";
@@ -173,13 +172,17 @@ pub fn installed_file(root: &Root, release: &str, built: &BuiltModule) -> Option
 
 /// The file `NAME.ko*` in a folder, whatever it is.
 pub fn find_file(root: &Root, folder: &str, name: &str) -> Option<(String, Presence)> {
-    ENDINGS.iter().find_map(|ending| {
-        let path = format!("{folder}/{name}{ending}");
-        match root.lookup(&path) {
-            Presence::Absent if !root.lookup_link(&path).is_there() => None,
-            presence => Some((path, presence)),
-        }
-    })
+    let at = |name: &str| format!("{folder}/{name}");
+    match root.open_folder(folder) {
+        Ok(opened) => find_in(&opened, name).map(|(file, there)| (at(&file), there)),
+        Err(e) if e.is_absent() => None,
+        Err(e) => Some((at(&format!("{name}{}", ENDINGS[0])), Presence::Unreadable(e))),
+    }
+}
+
+fn find_in(folder: &Folder<'_>, name: &str) -> Option<(String, Presence)> {
+    let files = ENDINGS.iter().map(|ending| format!("{name}{ending}"));
+    files.into_iter().find_map(|file| folder.lookup(&file).map(|there| (file, there)))
 }
 
 /// What a module file says of itself, from the cache or from the file.
@@ -245,10 +248,8 @@ pub fn prove(
     if conf.built.is_empty() {
         flaws.push(Flaw::Unknown { reason: "its dkms.conf names no module".to_owned() });
     }
-    let names: Vec<&str> = conf.built.iter().map(|b| b.name.as_str()).collect();
-    let listed = scope.index.find(&names);
     for built in &conf.built {
-        match prove_one(scope, cache, module, stage, built, listed.get(built.name.as_str())) {
+        match prove_one(scope, cache, module, stage, built) {
             Ok(proof) => proofs.push(proof),
             Err(more) => flaws.extend(more),
         }
@@ -265,11 +266,15 @@ fn prove_one(
     module: &ModuleName,
     stage: Stage,
     built: &BuiltModule,
-    listed: Option<&Entry>,
 ) -> Result<Proof, Vec<Flaw>> {
     let root = scope.root;
     let missing = || vec![Flaw::Missing { name: built.name.clone() }];
-    let (path, there) = installed_file(root, scope.release, built).ok_or_else(missing)?;
+    let (path, there) = scope
+        .installed()
+        .and_then(|folder| find_in(folder, &built.name))
+        .map(|(file, there)| (scope.inside(&format!("{INSTALLED}/{file}")), there))
+        .or_else(|| installed_file(root, scope.release, built))
+        .ok_or_else(missing)?;
     let facts = facts_of(root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
     let vermagic = vermagic_of(&facts, scope.release, &path).map_err(|flaw| vec![flaw])?;
     let mut proof = Proof {
@@ -299,14 +304,14 @@ fn prove_one(
     }
     let mut flaws = Vec::new();
     let below = path.strip_prefix(&scope.inside("")).unwrap_or(path);
-    let entry = listed.filter(|entry| entry.path == below && scope.index.modprobe_knows(below));
-    if entry.is_none() {
-        let instead = listed.map(|entry| match entry.path == below {
-            true => "something else in modules.dep.bin".to_owned(),
-            false => entry.path.clone(),
-        });
-        flaws.push(Flaw::NotListed { name: built.name.clone(), instead });
-    }
+    let entry = match scope.index.entry(&built.name) {
+        Ok(entry) if entry.path == below => Ok(entry),
+        Ok(entry) => Err(Some(entry.path)),
+        Err(instead) => Err(instead),
+    };
+    let entry =
+        entry.map_err(|instead| flaws.push(Flaw::NotListed { name: built.name.clone(), instead })).ok();
+    let entry = entry.as_ref();
     let depended = entry.map_or(Ok(None), |entry| scope.dependencies(&built.name, &facts.depends, entry));
     // Of modules that are not there nothing can be asked.
     let asked = entry.filter(|_| matches!(depended, Ok(None)));

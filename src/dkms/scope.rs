@@ -1,7 +1,7 @@
 //! A kernel as a module meets it when it is loaded: its index, its symbols, the modules beneath.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use super::symbols::{self, Wrong};
 use super::{Cache, cache, modfile};
 use crate::kernel::Headers;
 use crate::kernel::inventory::module_folder;
-use crate::sys::{Fingerprint, Presence, Root};
+use crate::sys::{Fingerprint, Folder, Presence, Root};
 
 /// A kernel that modules are proven on.
 #[derive(Debug)]
@@ -23,6 +23,9 @@ pub struct Scope<'a> {
     pub(super) index: Index,
     pub(super) now: Timestamp,
     symvers: OnceCell<Result<Vec<u8>, String>>,
+    symvers_there: OnceCell<Presence>,
+    built_in: OnceCell<Result<Vec<u8>, String>>,
+    installed: OnceCell<Option<Folder<'a>>>,
 }
 
 impl<'a> Scope<'a> {
@@ -37,7 +40,22 @@ impl<'a> Scope<'a> {
         now: Timestamp,
     ) -> Result<Scope<'a>, String> {
         let index = Index::load(root, release)?;
-        Ok(Scope { root, release, headers, index, now, symvers: OnceCell::new() })
+        Ok(Scope {
+            root,
+            release,
+            headers,
+            index,
+            now,
+            symvers: OnceCell::new(),
+            symvers_there: OnceCell::new(),
+            built_in: OnceCell::new(),
+            installed: OnceCell::new(),
+        })
+    }
+
+    /// Where dkms installs to, when it is there.
+    pub(super) fn installed(&self) -> Option<&Folder<'a>> {
+        self.installed.get_or_init(|| self.root.open_folder(self.inside(INSTALLED)).ok()).as_ref()
     }
 
     pub(super) fn inside(&self, below: &str) -> String {
@@ -60,7 +78,8 @@ impl<'a> Scope<'a> {
             return Err("the headers of this kernel are not there".to_owned());
         }
         let list = self.inside("build/Module.symvers");
-        let (list_stat, stat) = match (self.root.lookup(&list), there) {
+        let list_there = self.symvers_there.get_or_init(|| self.root.lookup(&list));
+        let (list_stat, stat) = match (list_there, there) {
             (Presence::There(list), Presence::There(stat)) => (list, stat),
             (Presence::Unreadable(e), _) => return Err(e.to_string()),
             (_, Presence::Unreadable(e)) => return Err(e.to_string()),
@@ -68,7 +87,7 @@ impl<'a> Scope<'a> {
         };
         let needs = entry.map_or(&[][..], |entry| &entry.needs);
         let mut inputs = Fingerprint::default();
-        inputs.add(cache::identity(&list_stat));
+        inputs.add(cache::identity(list_stat));
         // An answer without the line is one that asked nobody else.
         inputs.add(if entry.is_some() { "all" } else { "the kernel alone" });
         for need in needs {
@@ -135,9 +154,12 @@ impl<'a> Scope<'a> {
         entry: &Entry,
     ) -> Result<Option<String>, Vec<Flaw>> {
         let (mut gone, mut unlisted, mut not_made) = (BTreeSet::new(), Vec::new(), None);
-        let names: Vec<&str> = depends.iter().map(String::as_str).collect();
-        let listed = if names.is_empty() { BTreeMap::new() } else { self.index.find(&names) };
-        for path in entry.needs.iter().chain(listed.values().map(|entry| &entry.path)) {
+        let (listed, others): (Vec<_>, Vec<_>) = depends
+            .iter()
+            .map(|name| (name, self.index.modprobe(name)))
+            .partition(|(_, entry)| entry.is_some());
+        let depended = listed.iter().filter_map(|(_, entry)| Some(&entry.as_ref()?.path));
+        for path in entry.needs.iter().chain(depended.filter(|path| !entry.needs.contains(path))) {
             match self.root.lookup(self.inside(path)) {
                 Presence::There(_) => {}
                 Presence::Absent => {
@@ -146,10 +168,10 @@ impl<'a> Scope<'a> {
                 Presence::Unreadable(e) => not_made = Some(e.to_string()),
             }
         }
-        for needs in names.into_iter().filter(|name| !listed.contains_key(name)) {
+        for (needs, _) in others {
             match (self.is_built_in(needs), self.is_among_ours(needs)) {
                 (Ok(true), _) => {}
-                (_, Ok(true)) => unlisted.push(Flaw::NotListed { name: needs.to_owned(), instead: None }),
+                (_, Ok(true)) => unlisted.push(Flaw::NotListed { name: needs.clone(), instead: None }),
                 (Ok(false), Ok(false)) => {
                     gone.insert(needs.replace('-', "_"));
                 }
@@ -162,8 +184,11 @@ impl<'a> Scope<'a> {
     }
 
     fn is_built_in(&self, module: &str) -> Result<bool, String> {
-        let text = self.root.read_optional(self.inside("modules.builtin")).map_err(|e| e.to_string())?;
-        let text = text.ok_or("there is no modules.builtin")?;
+        let read = || {
+            let text = self.root.read_optional(self.inside("modules.builtin")).map_err(|e| e.to_string())?;
+            text.ok_or_else(|| "there is no modules.builtin".to_owned())
+        };
+        let text = self.built_in.get_or_init(read).as_ref().map_err(Clone::clone)?;
         let base =
             |line: &[u8]| line.rsplit(|b| *b == b'/').next().is_some_and(|file| is_file_of(file, module));
         Ok(text.split(|b| *b == b'\n').any(base))

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ModuleName, architecture, compare_versions, is_usable_name};
 use crate::kernel::inventory::Oddity;
-use crate::sys::{Kind, Listed, Presence, Root};
+use crate::sys::{Folder, Kind, Listed, Presence, Root};
 
 /// Where a dkms that nobody configured keeps its tree.
 pub const TREE: &str = "/var/lib/dkms";
@@ -145,6 +145,7 @@ impl Tree {
             }
         };
         let mut versions = Vec::new();
+        let opened = root.open_folder(&folder).ok();
         for entry in &entries {
             let text = entry.text().unwrap_or_default();
             if let Some(kernel) = text.strip_prefix("kernel-").and_then(|k| k.strip_suffix(architecture)) {
@@ -152,8 +153,9 @@ impl Tree {
                     continue;
                 };
                 if entry.kind == Kind::Link
-                    && let Some(version) =
-                        claimed_version(root, &format!("{folder}/{text}"), release, architecture)
+                    && let Some(version) = opened
+                        .as_ref()
+                        .and_then(|folder| claimed_version(folder, text, release, architecture))
                 {
                     self.installed.insert((name.to_owned(), release.to_owned()), version);
                 }
@@ -175,9 +177,9 @@ impl Tree {
 }
 
 /// The version in the text of a `kernel-K-A` link, when it is the relative `VERSION/K/A` that dkms writes.
-fn claimed_version(root: &Root, link: &str, release: &str, architecture: &str) -> Option<String> {
+fn claimed_version(folder: &Folder<'_>, link: &str, release: &str, architecture: &str) -> Option<String> {
     // A link that cannot be read claims nothing: the module then counts as not installed, which is looked into.
-    let text = root.read_link(link).ok()?;
+    let text = folder.read_link(link).ok()?;
     let rest = Path::new(release).join(architecture);
     let version = text.to_str()?.strip_suffix(rest.to_str()?)?.strip_suffix('/')?;
     is_usable_name(version).then(|| version.to_owned())
@@ -228,8 +230,9 @@ fn builds(root: &Root, module: &ModuleName, architecture: &str) -> BTreeMap<Stri
             continue;
         }
         let kernel = format!("{folder}/{release}/{architecture}");
-        if root.lookup(&kernel).is_there() {
-            builds.insert(release.to_owned(), root.lookup(format!("{kernel}/module")).is(Kind::Folder));
+        let is_built = root.lookup(format!("{kernel}/module")).is(Kind::Folder);
+        if is_built || root.lookup(&kernel).is_there() {
+            builds.insert(release.to_owned(), is_built);
         }
     }
     builds

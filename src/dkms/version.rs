@@ -11,6 +11,9 @@ use crate::sys::Tools;
 /// The first version that knows only `yes`, `no` and nothing as a value of `AUTOINSTALL`.
 const STRICT: &str = "3.1.7";
 
+/// The first version that looks at the lowest and the highest kernel version of a module.
+const RANGES: &str = "3.0.11";
+
 /// How `AUTOINSTALL` is understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Autoinstall {
@@ -51,11 +54,30 @@ impl Autoinstall {
     }
 }
 
-/// The rule of the installed dkms.
-pub fn rule(tools: &Tools, cache: &mut Cache) -> Autoinstall {
-    let Some(identity) = tools.identity("dkms") else { return Autoinstall::Unknown };
+/// What a version makes of a `dkms.conf`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How `AUTOINSTALL` is understood.
+    pub autoinstall: Autoinstall,
+    /// `BUILD_EXCLUSIVE_KERNEL_MIN` and `_MAX` are looked at.
+    pub knows_ranges: bool,
+}
+
+impl Rules {
+    /// Those of a version; one that is not known is taken for a new one.
+    pub fn of_version(version: Option<&str>) -> Rules {
+        Rules {
+            autoinstall: Autoinstall::of_version(version),
+            knows_ranges: version.is_none_or(|version| compare_versions(version, RANGES).is_ge()),
+        }
+    }
+}
+
+/// The rules of the installed dkms.
+pub fn rules(tools: &Tools, cache: &mut Cache) -> Rules {
     let look = || tools.text("dkms").as_deref().and_then(find);
-    Autoinstall::of_version(cache.dkms_version(&identity, look).as_deref())
+    let version = tools.identity("dkms").and_then(|identity| cache.dkms_version(&identity, look));
+    Rules::of_version(version.as_deref())
 }
 
 /// The first `dkms-1.2.3` in a text.
@@ -91,6 +113,8 @@ mod tests {
     fn values_by_version() {
         let rule = |version| Autoinstall::of_version(Some(version));
         assert_eq!((rule("3.0.10"), rule("3.1.6")), (Autoinstall::AnyWord, Autoinstall::AnyWord));
+        let ranges = |version| Rules::of_version(version).knows_ranges;
+        assert!(!ranges(Some("3.0.10")) && ranges(Some("3.0.11")) && ranges(Some("3.2.1")) && ranges(None));
         assert_eq!((rule("3.1.7"), rule("3.2.1")), (Autoinstall::YesOrNo, Autoinstall::YesOrNo));
         let table = [
             ("yes", [Some(true), Some(true), Some(true)]),

@@ -88,6 +88,7 @@ impl Look<'_> {
     fn filesystems(&mut self, release: &str) {
         let mounts = text(self.root, "/proc/self/mountinfo");
         let aliases = self.root.read(format!("{}/modules.alias", module_folder(release))).unwrap_or_default();
+        let aliases = filesystem_aliases(&aliases);
         let mut kinds = BTreeSet::new();
         for line in mounts.lines() {
             // proc_pid_mountinfo(5): the optional fields end at a dash.
@@ -234,15 +235,20 @@ impl Look<'_> {
 }
 
 /// The modules that serve a filesystem type: the one of its name, and those that say so in `modules.alias`.
-fn filesystem_modules(aliases: &[u8], kind: &str) -> BTreeSet<String> {
-    let wanted = format!("\nalias fs-{kind} ");
-    let mut found = BTreeSet::from([kernel_spelling(kind)]);
-    for at in memchr::memmem::find_iter(aliases, &wanted) {
-        let rest = &aliases[at + wanted.len()..];
-        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-        found.insert(kernel_spelling(String::from_utf8_lossy(&rest[..end]).trim()));
-    }
-    found
+fn filesystem_modules(aliases: &[(String, String)], kind: &str) -> BTreeSet<String> {
+    let named = aliases.iter().filter(|(of, _)| of == kind).map(|(_, module)| module.clone());
+    named.chain([kernel_spelling(kind)]).collect()
+}
+
+/// Types and modules of `alias fs-TYPE MODULE`: there are few of them in a large file.
+fn filesystem_aliases(text: &[u8]) -> Vec<(String, String)> {
+    const START: &[u8] = b"\nalias fs-";
+    let alias = |at: usize| {
+        let rest = &text[at + START.len()..];
+        let line = String::from_utf8_lossy(&rest[..memchr::memchr(b'\n', rest).unwrap_or(rest.len())]);
+        line.split_once(' ').map(|(kind, module)| (kind.to_owned(), kernel_spelling(module.trim())))
+    };
+    memchr::memmem::find_iter(text, START).filter_map(alias).collect()
 }
 
 /// Blanks and the like stand as `\040` in files of proc.
@@ -273,7 +279,8 @@ mod tests {
     #[test]
     fn filesystems_find_their_modules_by_alias() {
         let aliases = b"# x\nalias fs-zfs zfs\nalias fs-ntfs ntfs3\nalias fs-ntfs3 ntfs3\n";
-        let found = |kind| filesystem_modules(aliases, kind).into_iter().collect::<Vec<_>>();
+        let aliases = filesystem_aliases(aliases);
+        let found = |kind| filesystem_modules(&aliases, kind).into_iter().collect::<Vec<_>>();
         assert_eq!(found("ntfs"), ["ntfs", "ntfs3"]);
         assert_eq!(found("zfs"), ["zfs"]);
         assert_eq!(found("nt"), ["nt"]);

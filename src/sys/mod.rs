@@ -7,6 +7,7 @@ pub mod child;
 pub mod clock;
 pub mod efi;
 pub mod fingerprint;
+mod folder;
 mod hollow;
 pub mod interrupt;
 pub mod lock;
@@ -45,6 +46,7 @@ pub fn capacity() -> (usize, Option<u64>) {
 pub use child::{Child, Ended, Finished, Output};
 pub use clock::Clock;
 pub use fingerprint::Fingerprint;
+pub use folder::Folder;
 pub use hollow::hollow;
 pub use lock::Lock;
 pub use root::{FileError, Kind, Listed, Presence, Root, RootKind, Stat, Written};

@@ -270,17 +270,22 @@ impl Root {
     /// # Errors
     /// When it is absent, unreadable or not a regular file.
     pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File, FileError> {
-        let path = path.as_ref();
+        self.open_sized(path.as_ref()).map(|(file, _)| file)
+    }
+
+    /// The file, and about how many bytes are in it.
+    fn open_sized(&self, path: &Path) -> Result<(File, u64), FileError> {
         let fail = |e: Errno| self.fail("read", path, e);
         // O_PATH looks without opening: a device or FIFO is found out before anything can happen to it.
         let looked = self.open_at(path, OFlags::PATH).map_err(fail)?;
-        let stat = rustix::fs::fstat(&looked).map_err(fail)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(fail(Errno::ISDIR)),
+        let stat = Stat::from(rustix::fs::fstat(&looked).map_err(fail)?);
+        match stat.kind {
+            Kind::File => {}
+            Kind::Folder => return Err(fail(Errno::ISDIR)),
             _ => return Err(self.fail("read", path, io::Error::other("it is not a regular file"))),
         }
-        Ok(File::from(self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(fail)?))
+        let fd = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(fail)?;
+        Ok((File::from(fd), stat.size))
     }
 
     /// The bytes of a regular file.
@@ -289,17 +294,17 @@ impl Root {
     /// As [`Root::open_file`]; also for a file that is too large to be one of ours.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, FileError> {
         let path = path.as_ref();
-        let mut bytes = Vec::new();
-        let file = self.open_file(path)?;
-        file.take(READ_LIMIT + 1).read_to_end(&mut bytes).map_err(|e| self.fail("read", path, e))?;
-        if bytes.len() as u64 > READ_LIMIT {
-            return Err(self.fail(
-                "read",
-                path,
-                io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 512 MiB"),
-            ));
+        let (file, size) = self.open_sized(path)?;
+        let too_large = || {
+            self.fail("read", path, io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 512 MiB"))
+        };
+        if size > READ_LIMIT {
+            return Err(too_large());
         }
-        Ok(bytes)
+        // One more than there is: the end is then seen without growing.
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+        file.take(READ_LIMIT + 1).read_to_end(&mut bytes).map_err(|e| self.fail("read", path, e))?;
+        if bytes.len() as u64 > READ_LIMIT { Err(too_large()) } else { Ok(bytes) }
     }
 
     /// As [`Root::read`], with `None` for an absent file.
@@ -325,7 +330,14 @@ impl Root {
     }
 
     fn look(&self, path: &Path, flags: OFlags) -> Presence {
-        match self.open_at(path, flags).and_then(|fd| rustix::fs::fstat(&fd)) {
+        let looked = if self.is_slash() {
+            let links = flags.contains(OFlags::NOFOLLOW);
+            let links = if links { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
+            rustix::fs::statat(&self.fd, path, links)
+        } else {
+            self.open_at(path, flags).and_then(|fd| rustix::fs::fstat(&fd))
+        };
+        match looked {
             Ok(stat) => Presence::There(stat.into()),
             Err(e) => {
                 let error = self.fail("look at", path, e);

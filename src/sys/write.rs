@@ -4,10 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use super::root::{FileError, Kind, Presence, Root, Written};
 
@@ -69,10 +71,13 @@ impl Root {
         self.in_place_of(path, &folder, name, |temporary| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(&folder, temporary, flags, Mode::from_raw_mode(0o600))?;
+            // Ends with this process, whatever ends it: see `sweep`.
+            rustix::fs::flock(&fd, FlockOperation::LockShared)?;
             let mut file = File::from(fd);
             file.write_all(bytes)?;
             rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-            file.sync_all()
+            file.sync_all()?;
+            Ok(Some(file))
         })?;
         Ok(Written::Changed)
     }
@@ -124,7 +129,8 @@ impl Root {
         }
         let (folder, name) = self.parent_and_name(path)?;
         self.in_place_of(path, &folder, name, |temporary| {
-            Ok(rustix::fs::symlinkat(text, &folder, temporary)?)
+            rustix::fs::symlinkat(text, &folder, temporary)?;
+            Ok(None)
         })?;
         Ok(Written::Changed)
     }
@@ -134,17 +140,18 @@ impl Root {
         path: &Path,
         folder: &OwnedFd,
         name: &OsStr,
-        make: impl FnOnce(&OsStr) -> io::Result<()>,
+        make: impl FnOnce(&OsStr) -> io::Result<Option<File>>,
     ) -> Result<(), FileError> {
         let mut temporary = OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".{}", std::process::id()));
-        let result = remove_if_there(folder, &temporary)
+        let result = sweep(folder, name)
             .and_then(|()| make(&temporary))
-            .and_then(|()| Ok(rustix::fs::renameat(folder, &temporary, folder, name)?))
+            // The lock on the file is kept until it has its name.
+            .and_then(|_locked| Ok(rustix::fs::renameat(folder, &temporary, folder, name)?))
             .and_then(|()| Ok(rustix::fs::fsync(folder)?));
         if let Err(e) = result {
-            // The first error is the one to tell; a temporary file that stays is replaced by the next write.
+            // The first error is the one to tell; a temporary file that stays is removed by the next write.
             remove_if_there(folder, &temporary).ok();
             return Err(self.fail("write", path, e));
         }
@@ -265,6 +272,34 @@ impl Root {
             .map(File::from)
             .map_err(|e| self.fail("write", path, e))
     }
+}
+
+/// Removes the temporary files of writers of `name` that were killed: the process is gone, and nobody has the file locked,
+/// as one of a container that shares the folder would.
+fn sweep(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let mut left = Vec::new();
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let file = entry?.file_name().to_owned();
+        let of = file.to_bytes().strip_prefix(b".").and_then(|rest| rest.strip_prefix(name.as_bytes()));
+        let writer = of.and_then(|rest| std::str::from_utf8(rest.strip_prefix(b".")?).ok()?.parse().ok());
+        left.extend(writer.and_then(Pid::from_raw).map(|writer| (file, writer)));
+    }
+    for (file, writer) in left {
+        if writer != rustix::process::getpid()
+            && rustix::process::test_kill_process(writer) != Err(Errno::SRCH)
+        {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // A link cannot be opened so, nor locked.
+        let locked = rustix::fs::openat(folder, &*file, flags, Mode::empty()).is_ok_and(|fd| {
+            rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+        });
+        if !locked {
+            remove_if_there(folder, OsStr::from_bytes(file.to_bytes()))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_if_there(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {

@@ -1,6 +1,9 @@
 //! Several modules at a time: what may run beside each other, and what may not.
 
 use std::fs;
+use std::path::Path;
+
+use clr_dkms::sys::{Root, RootKind};
 
 use crate::support::{B, LTS, TestRoot};
 
@@ -147,4 +150,49 @@ fn a_failure_among_many_stops_nobody_else() {
         assert_eq!(root.recorded(module, B), "ok");
         assert_eq!(root.recorded(module, LTS), "ok");
     }
+}
+
+/// A writer that was killed leaves the file that it had not renamed yet; one that still writes has it locked.
+#[test]
+fn what_killed_writers_left_goes_with_the_next_write() {
+    let root = TestRoot::new();
+    let folder = "var/lib/clr-dkms";
+    root.file(&format!("{folder}/.x.json.4194301"), "half")
+        .file(&format!("{folder}/.x.json.4194302"), "half");
+    root.link(&format!("{folder}/.x.json.4194303"), "half");
+    root.file(&format!("{folder}/.x.json.copy"), "own")
+        .file(&format!("{folder}/.y.json.4194301"), "of another");
+    let writing = fs::File::open(root.at(&format!("{folder}/.x.json.4194302"))).unwrap();
+    rustix::fs::flock(&writing, rustix::fs::FlockOperation::LockShared).unwrap();
+    let system = Root::open(RootKind::LiveCopy, root.path()).unwrap();
+    let names = || -> Vec<String> {
+        let entries = system.list("/var/lib/clr-dkms").unwrap();
+        entries.iter().map(|entry| entry.text().unwrap().to_owned()).collect()
+    };
+    system.write("/var/lib/clr-dkms/x.json", b"whole", 0o644).unwrap();
+    assert_eq!(names(), [".x.json.4194302", ".x.json.copy", ".y.json.4194301", "x.json"]);
+    // A child that another test is just starting may hold the file too: closing it would not do.
+    rustix::fs::flock(&writing, rustix::fs::FlockOperation::Unlock).unwrap();
+    system.link("/var/lib/clr-dkms/x.json", Path::new("y.json")).unwrap();
+    assert_eq!(names(), [".x.json.copy", ".y.json.4194301", "x.json"]);
+}
+
+/// Each of two that write the same file at once leaves it whole.
+#[test]
+fn two_writers_of_one_file() {
+    let root = TestRoot::new();
+    let system = Root::open(RootKind::LiveCopy, root.path()).unwrap();
+    let whole = [vec![b'a'; 1 << 20], vec![b'b'; 1 << 20]];
+    let mut other = std::process::Command::new("bash");
+    // As our programs do it, by another process.
+    let script = "for i in {1..60}; do t=.x.$BASHPID; exec 9>$t; flock -s 9; head -c 1048576 /dev/zero | tr '\\0' b >&9; mv $t x || exit 1; done";
+    other.args(["-c", script]).current_dir(root.at("var"));
+    let mut other = other.spawn().unwrap();
+    let mut seen = 0;
+    while other.try_wait().unwrap().is_none() {
+        system.write("/var/x", &whole[0], 0o644).unwrap();
+        assert!(whole.contains(&fs::read(root.at("var/x")).unwrap()), "a mixture");
+        seen += 1;
+    }
+    assert!(seen > 0 && other.wait().unwrap().success());
 }

@@ -16,10 +16,8 @@ use clr_dkms::{config::Settings, world::World};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use crate::support::{A, TestRoot, elf};
+use crate::support::{A, TestRoot, elf, modules_dep_bin};
 
-/// What the binary index begins with.
-const MAGIC: &[u8] = b"\xb0\x07\xf4\x57";
 const NAMES: [&str; 2] = ["alpha", "be-ta"];
 const VERSIONS: [&str; 2] = ["1.0", "1.1"];
 
@@ -220,22 +218,25 @@ fn lay_out(root: &TestRoot, modules: &[Module], indexes: (Listed, Listed)) {
         }
     }
     let index = format!("usr/lib/modules/{A}/modules.dep");
-    let whole = |text: String| text.into_bytes();
-    let binary = |text: String| [MAGIC, text.as_bytes()].concat();
-    list(root, &index, indexes.0, &whole);
-    list(root, &format!("{index}.bin"), indexes.1, &binary);
+    list(root, &index, indexes.0, &|text| text.into_bytes());
+    list(root, &format!("{index}.bin"), indexes.1, &|text| modules_dep_bin(&text));
+}
+
+fn lines(folder: &str) -> String {
+    NAMES.iter().chain(&["second"]).map(|name| format!("{folder}/{name}.ko:\n")).collect()
+}
+
+fn all_lines() -> String {
+    format!("kernel/own.ko:\n{}", lines("updates/dkms"))
 }
 
 fn list(root: &TestRoot, path: &str, listed: Listed, form: &dyn Fn(String) -> Vec<u8>) {
-    let of = |folder: &str| -> String {
-        NAMES.iter().chain(&["second"]).map(|name| format!("{folder}/{name}.ko:\n")).collect()
-    };
     root.remove(path);
     let (thing, text) = match listed {
-        Listed::All => (Thing::Good, format!("kernel/own.ko:\n{}", of("updates/dkms"))),
+        Listed::All => (Thing::Good, all_lines()),
         Listed::Stale => (Thing::Good, "kernel/own.ko:\n".to_owned()),
-        Listed::Elsewhere => (Thing::Good, of("kernel/extra")),
-        Listed::Not(thing) => (thing, of("updates/dkms")),
+        Listed::Elsewhere => (Thing::Good, lines("kernel/extra")),
+        Listed::Not(thing) => (thing, lines("updates/dkms")),
     };
     put(root, path, thing, &form(text));
 }
@@ -294,21 +295,23 @@ impl Oracle<'_> {
         let claim = fs::read_link(self.0.join(&tree[1..]).join(format!("kernel-{release}-{architecture}")));
         let relative = format!("{version}/{release}/{architecture}");
         let claimed = claim.is_ok_and(|text| text == Path::new(&relative));
-        let lists = |index: &str, file: &str| {
-            let bytes = self.file(&format!("{modules}/{index}")).unwrap_or_default();
-            let text = bytes.strip_prefix(MAGIC).unwrap_or(&bytes);
-            String::from_utf8_lossy(text)
+        let read = |index: &str| self.file(&format!("{modules}/{index}")).unwrap_or_default();
+        let lists = |file: &str| {
+            String::from_utf8_lossy(&read("modules.dep"))
                 .lines()
                 .any(|line| line.split_once(':').is_some_and(|l| l.0 == file))
         };
+        let binary = read("modules.dep.bin");
+        let modprobe_reads =
+            [all_lines(), lines("updates/dkms")].iter().any(|text| modules_dep_bin(text) == binary);
         let good = |built: &String| {
             let file = format!("updates/dkms/{built}.ko");
             let Some(bytes) = self.file(&format!("{modules}/{file}")) else { return false };
             let made = self.file(&format!("{tree}/{relative}/module/{built}.ko"));
             bytes.starts_with(&elf::module(release))
                 && made.is_none_or(|made| made == bytes)
-                && lists("modules.dep", &file)
-                && lists("modules.dep.bin", &file)
+                && lists(&file)
+                && modprobe_reads
         };
         is_link
             && self.folder(&source)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scene::{A, Scene, entry};
+use crate::scene::{A, Scene, entry, which};
 use crate::source::{add_to_conf, edit};
 
 #[test]
@@ -46,6 +46,27 @@ fn what_does_not_ask_to_be_built_is_not() {
     scene.settled();
     assert_eq!(scene.calls("dkms"), calls);
     assert_eq!(scene.status(0)["verdict"], "healthy");
+}
+
+/// dkms 3.0.10 does not look at the range of kernel versions; each one refuses to install what is obsolete.
+#[test]
+fn kernels_that_a_module_is_not_for() {
+    let Some(scene) = Scene::with_kernel("ranges") else { return };
+    for (name, line) in [
+        ("max", "BUILD_EXCLUSIVE_KERNEL_MAX=\"6.14\"\n".to_owned()),
+        ("min", "BUILD_EXCLUSIVE_KERNEL_MIN=\"6.16\"\n".to_owned()),
+        ("obsolete", format!("OBSOLETE_BY=\"{A}\"\nBUILD_EXCLUSIVE_KERNEL_MAX=\"6.20\"\n")),
+    ] {
+        scene.module(name, "1.0", &[]);
+        add_to_conf(&scene, &format!("{name}-1.0"), &line);
+    }
+    scene.post_update().exits(0);
+    let program = std::fs::read_to_string(which("dkms")).unwrap();
+    let state = if program.contains("dkms-3.0.10") { "ok" } else { "skipped-exclusive" };
+    for (name, state) in [("max", state), ("min", state), ("obsolete", "skipped-exclusive")] {
+        assert_eq!(scene.state(&format!("{name}/1.0"), A), state, "{name}");
+    }
+    scene.settled();
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod damage;
 mod faults;
 mod gc;
 mod image;
+mod index;
 mod killed;
 mod listing;
 mod logs;

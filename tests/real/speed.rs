@@ -31,6 +31,9 @@ fn eight_modules_on_two_kernels_with_nothing_to_do() {
     times.sort();
     println!("8 modules x 2 kernels, nothing to do: median of 10 is {:?}, best {:?}", times[5], times[0]);
     assert!(times[5] < Duration::from_millis(100), "{times:?}");
+    let best = (0..20).map(|_| release_run(&scene).0).min().unwrap();
+    println!("as it is installed: best of 20 is {best:?}");
+    assert!(best < Duration::from_millis(18), "{best:?}");
 }
 
 /// The whole process, as `make build` makes it, on trees that no build has made: with nothing to do it takes a time that
@@ -55,7 +58,7 @@ fn a_hundred_modules_on_ten_kernels() {
         assert!(peak > 1024 && peak < 32 << 10, "{peak} KiB");
         times.push(best);
     }
-    assert!(times[1] < Duration::from_millis(1000), "{times:?}");
+    assert!(times[1] < Duration::from_millis(300), "{times:?}");
     // Four times as many.
     assert!(times[1] < times[0] * 6, "{times:?}");
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use clr_dkms::dkms::{Cache, index::Index, modfile, scope::Scope};
+use clr_dkms::dkms::index::{Entry, Index};
+use clr_dkms::dkms::{Cache, modfile, scope::Scope};
 use clr_dkms::kernel::Headers;
 use clr_dkms::sys::{Root, RootKind};
 
@@ -109,8 +110,9 @@ fn no_module_of_a_real_kernel_is_found_wanting() {
         Some(file.split(".ko").next()?.to_owned())
     };
     let names: Vec<String> = list.lines().filter_map(name).collect();
-    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
-    let entries = Index::load(&root, &release).unwrap().find(&asked);
+    let index = Index::load(&root, &release).unwrap();
+    let entries: BTreeMap<&String, Entry> =
+        names.iter().map(|name| (name, index.entry(name).unwrap())).collect();
     let scope = Scope::load(&root, &release, &Headers::Present, jiff::Timestamp::UNIX_EPOCH).unwrap();
     let (mut wrong, mut counts, mut cache) = (Vec::new(), BTreeMap::new(), Cache::default());
     let start = Instant::now();

@@ -7,5 +7,5 @@ pub(crate) mod root;
 pub(crate) mod run;
 pub(crate) mod tree;
 
-pub(crate) use root::{A, B, LTS, TestRoot};
+pub(crate) use root::{A, B, LTS, TestRoot, modules_dep_bin};
 pub(crate) use run::Run;

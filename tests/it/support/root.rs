@@ -1,8 +1,12 @@
 //! A builder of roots laid out as Clear Linux lays them out, with stand-ins for the programs beside them.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use super::run::command;
 use super::tree::{self, Tree};
@@ -67,8 +71,7 @@ impl TestRoot {
         fs::create_dir_all(root.outside()).unwrap();
         for tool in ["dkms", "depmod", "clr-boot-manager", "motd-update.sh"] {
             // A link: a script that some test has just written may still be open in a child of another test.
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/tools").join(tool);
-            symlink(script, root.tools().join(tool)).unwrap();
+            symlink(script(tool), root.tools().join(tool)).unwrap();
         }
         // Looked for before anything is built, and never called: the stand-in for dkms compiles nothing.
         for program in ["gcc", "make", "ld"] {
@@ -235,11 +238,10 @@ impl TestRoot {
             .index(release, &listed)
     }
 
-    /// `modules.dep` with that text, and `modules.dep.bin` as far as readers of it go: its magic, and each line.
+    /// `modules.dep` with that text, and its `modules.dep.bin`.
     pub(crate) fn index(&self, release: &str, text: &str) -> &TestRoot {
         let path = format!("usr/lib/modules/{release}/modules.dep");
-        let binary = [b"\xb0\x07\xf4\x57", text.as_bytes()].concat();
-        self.file(&path, text).file(&format!("{path}.bin"), binary)
+        self.file(&path, text).file(&format!("{path}.bin"), modules_dep_bin(text))
     }
 
     /// What the stand-ins do besides: lines of bash, see the stand-in for dkms.
@@ -329,4 +331,20 @@ impl TestRoot {
         let module = modules.iter().find(|m| m["name"] == name && m["kernel"] == release);
         module.map_or_else(|| "none".to_owned(), |m| m["state"].as_str().unwrap().to_owned())
     }
+}
+
+fn script(tool: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/tools").join(tool)
+}
+
+/// The form of `modules.dep` that modprobe reads, made once of each text.
+pub(crate) fn modules_dep_bin(text: &str) -> Vec<u8> {
+    static MADE: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let make = || {
+        let mut child = Command::new(script("modules-dep-bin"));
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        child.wait_with_output().unwrap().stdout
+    };
+    MADE.lock().unwrap().entry(text.to_owned()).or_insert_with(make).clone()
 }

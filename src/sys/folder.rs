@@ -1,0 +1,61 @@
+//! A folder that is held open: what is in it is looked at without going the way to it each time.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::io::Errno;
+
+use super::root::{FileError, Presence, Root};
+
+/// The folder.
+#[derive(Debug)]
+pub struct Folder<'r> {
+    root: &'r Root,
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Root {
+    /// Opens a folder to look at what is in it.
+    ///
+    /// # Errors
+    /// When it is no folder, or cannot be opened.
+    pub fn open_folder(&self, path: impl AsRef<Path>) -> Result<Folder<'_>, FileError> {
+        let path = path.as_ref().to_owned();
+        let fd = self.open_at(&path, OFlags::PATH | OFlags::DIRECTORY);
+        Ok(Folder { root: self, fd: fd.map_err(|e| self.fail("look at", &path, e))?, path })
+    }
+}
+
+impl Folder<'_> {
+    /// What `name` in it leads to; none when nothing of that name is there, not even a link.
+    pub fn lookup(&self, name: &str) -> Option<Presence> {
+        let path = self.path.join(name);
+        // A name that leads on is left to those who keep it inside the root.
+        if name.contains('/') || name == ".." {
+            let presence = self.root.lookup(&path);
+            return (!presence.is_absent() || self.root.lookup_link(&path).is_there()).then_some(presence);
+        }
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+                Some(self.root.lookup(path))
+            }
+            Ok(stat) => Some(Presence::There(stat.into())),
+            Err(Errno::NOENT) => None,
+            Err(e) => Some(Presence::Unreadable(self.root.fail("look at", &path, e))),
+        }
+    }
+
+    /// The text of a link in it.
+    ///
+    /// # Errors
+    /// When it is no link, or cannot be read.
+    pub fn read_link(&self, name: &str) -> Result<PathBuf, FileError> {
+        let text = rustix::fs::readlinkat(&self.fd, name, Vec::new());
+        let text = text.map_err(|e| self.root.fail("read the link", &self.path.join(name), e))?;
+        Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
+    }
+}
