@@ -143,12 +143,9 @@ struct CheckArguments {
 /// # Errors
 /// When the root or the configuration cannot be used, or stdout cannot be written.
 pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    if let Verb::Explain(asked) = &arguments.verb {
-        return explain::run(asked, &arguments.common);
-    }
     let world = match arguments.verb {
         // A typo in the configuration must not keep the boot guard from its work.
-        Verb::Guard(_) => {
+        Verb::Guard(_) | Verb::Explain(_) => {
             let (world, errors) = arguments.common.world("clr-dkms")?;
             errors.iter().for_each(|e| tracing::error!("{e}"));
             world
@@ -160,7 +157,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Verb::Hold(asked) => return guard::hold(&world, asked),
         Verb::Release(asked) => return guard::release(&world, asked),
         Verb::Status(status) => status,
-        Verb::Explain(_) => return Ok(exit::OK),
+        Verb::Explain(asked) => return explain::run(&asked, &arguments.common),
         Verb::Check(asked) => {
             let verdict = look(&world).verdict;
             return Ok(match asked.reboot_pending {
