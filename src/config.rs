@@ -100,6 +100,10 @@ pub struct Settings {
     pub modules: Listed,
     /// `[motd] show`: write the MOTD fragment.
     pub motd_show: bool,
+    /// `[report] metrics`: the file for node_exporter's textfile collector.
+    pub metrics: Option<PathBuf>,
+    /// `[report] notify-timeout`: the time of each program in notify.d.
+    pub notify_timeout: Duration,
     /// `[tools]`: paths of programs by name.
     pub tools: BTreeMap<String, PathBuf>,
 }
@@ -116,6 +120,8 @@ impl Default for Settings {
             boot_policy: Policy::Defer,
             modules: Listed::default(),
             motd_show: true,
+            metrics: None,
+            notify_timeout: Duration::from_secs(30),
             tools: BTreeMap::new(),
         }
     }
@@ -254,6 +260,14 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
         ("modules", "wanted") => s.modules.wanted = names(value)?,
         ("modules", "optional") => s.modules.optional = names(value)?,
         ("motd", "show") => s.motd_show = yes_or_no(value)?,
+        ("report", "metrics") => {
+            s.metrics = match value {
+                "" => None,
+                path if path.starts_with('/') => Some(PathBuf::from(path)),
+                _ => return Err(format!("{value:?} is no absolute path")),
+            };
+        }
+        ("report", "notify-timeout") => s.notify_timeout = deadline(value)?,
         ("tools", name) if TOOLS.contains(&name) => {
             let path = Path::new(value);
             if !path.is_absolute() {
@@ -271,8 +285,13 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
         ("boot", _) => return Err("unknown key; known: policy, update, timeout".to_owned()),
         ("modules", _) => return Err("unknown key; known: critical, wanted, optional".to_owned()),
         ("motd", _) => return Err("unknown key; known: show".to_owned()),
+        ("report", _) => return Err("unknown key; known: metrics, notify-timeout".to_owned()),
         ("tools", _) => return Err(format!("unknown program; known: {}", TOOLS.join(", "))),
-        _ => return Err("unknown section; known: build, run, cmdline, boot, modules, motd, tools".to_owned()),
+        _ => {
+            return Err(
+                "unknown section; known: build, run, cmdline, boot, modules, motd, report, tools".to_owned()
+            );
+        }
     }
     Ok(())
 }
@@ -364,6 +383,8 @@ mod tests {
             "wanted",
             "optional",
             "show",
+            "metrics",
+            "notify-timeout",
         ] {
             assert!(shipped.contains(&format!("#{key} =")), "{key}");
         }

@@ -111,6 +111,9 @@ pub struct Record {
     /// How much each module is needed; what was critical is remembered while it is not loaded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<Need>,
+    /// The verdict of `clr-dkms status` after the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
     /// What was decided about the boot default; not in records of before there was a guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Decision>,

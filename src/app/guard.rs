@@ -140,7 +140,7 @@ fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
     if !seen.facts.tree.modules.is_empty() {
         world.root.write(REQUEST, b"", 0o644)?;
     }
-    super::motd::write(world, &super::status::look(world))?;
+    super::surfaces::write(world, &super::status::look(world))?;
     Ok(exit::OK)
 }
 

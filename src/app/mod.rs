@@ -14,6 +14,7 @@ pub mod pre_update;
 pub mod rebuild;
 pub mod refresh;
 pub mod status;
+pub mod surfaces;
 pub mod variant;
 
 use std::path::PathBuf;

@@ -330,6 +330,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         boot,
         problems,
         needs: judgement.needs,
+        verdict: None,
         guard: Some(judgement.decision),
     };
     for m in record.modules.iter().filter(|m| !m.state.is_fine()) {
@@ -367,12 +368,20 @@ fn finish(
     if let Err(e) = cache.save(root) {
         tracing::warn!("{e}; the next run takes longer, and nothing else is lost");
     }
-    let known = before.as_good().is_some_and(|old| old.tells_the_same_as(&record));
-    let saved = if known { Ok(()) } else { root.write_json(RECORD, &record).map(|_| ()) };
+    let verdict = before.as_good().and_then(|old| old.verdict.clone());
+    let now = world.clock.now();
+    let stored = Stored::Good(record);
+    let document = document(facts, &stored, Progress::None, &world.settings, now);
+    let record = stored.good().map(|record| Record { verdict: Some(document.verdict.to_string()), ..record });
+    let saved = match &record {
+        Some(record) if !before.as_good().is_some_and(|old| old.tells_the_same_as(record)) => {
+            root.write_json(RECORD, record).map(|_| ())
+        }
+        _ => Ok(()),
+    };
     let ended = root.remove(IN_PROGRESS);
-    let document = document(facts, &Stored::Good(record), Progress::None, &world.settings, world.clock.now());
     // One that cannot be written must not keep the others from telling.
-    super::motd::write(world, &document).and(saved).and(ended.map(|_| ()))?;
+    super::surfaces::write_all(world, &document, verdict.as_deref()).and(saved).and(ended.map(|_| ()))?;
     // A fault of the configuration has an exit code of its own.
     let failed = match document.verdict {
         Verdict::Unknown | Verdict::Held | Verdict::Unsafe => true,

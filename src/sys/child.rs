@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -89,6 +89,7 @@ pub struct Child {
     output: Output,
     interruptible: bool,
     read_only: bool,
+    input: Option<Vec<u8>>,
 }
 
 impl Child {
@@ -103,6 +104,7 @@ impl Child {
             output: Output::Keep(64 << 10),
             interruptible: true,
             read_only: false,
+            input: None,
         }
     }
 
@@ -139,6 +141,13 @@ impl Child {
     #[must_use]
     pub fn uninterruptible(mut self) -> Child {
         self.interruptible = false;
+        self
+    }
+
+    /// What it reads from its standard input; without this, nothing.
+    #[must_use]
+    pub fn input(mut self, bytes: Vec<u8>) -> Child {
+        self.input = Some(bytes);
         self
     }
 
@@ -193,6 +202,13 @@ impl Child {
     pub fn run(self) -> io::Result<Finished> {
         let watch = Stopwatch::start();
         let mut command = self.command();
+        if let Some(bytes) = &self.input {
+            // A file and not a pipe: who does not read it keeps nobody waiting.
+            let mut file = unnamed_file()?;
+            file.write_all(bytes)?;
+            file.rewind()?;
+            command.stdin(file);
+        }
         let mut kept: Option<(File, u64)> = None;
         match self.output {
             Output::Into(file) => {

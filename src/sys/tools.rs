@@ -85,6 +85,11 @@ impl Tools {
         Some(format!("{} {} {}.{}", path.display(), stat.size(), stat.mtime(), stat.mtime_nsec()))
     }
 
+    /// A child that runs the program in that file.
+    pub fn child_at(&self, path: &Path, deadline: Duration) -> Child {
+        Child::new(path, &self.search_path(), deadline)
+    }
+
     /// A child that runs the program `name`.
     ///
     /// # Errors
