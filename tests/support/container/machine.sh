@@ -47,6 +47,9 @@ choose_kernel() {
     printf 'initrd=\\EFI\\x %s\n' "$options" >"$root/etc/machine/cmdline"
 }
 
+# A host name has no underscore.
+name_of() { local name=${1##*/}; printf 'clr-dkms-%s' "${name//_/-}"; }
+
 # boot: starts the machine, and waits until all its jobs are done.
 boot() {
     choose_kernel
@@ -57,7 +60,7 @@ boot() {
             [[ -f $tree/cgroup.procs ]] || continue
             mkdir -p "$tree/$group" && echo "$BASHPID" >"$tree/$group/cgroup.procs"
         done
-        exec systemd-nspawn --quiet --directory="$root" --machine="${machine##*/}" --register=no --keep-unit --console=pipe \
+        exec systemd-nspawn --quiet --directory="$root" --machine="$(name_of "$machine")" --register=no --keep-unit --console=pipe \
             --bind-ro="$top/packaging:/srv/packaging" --bind-ro="$payload:/srv/update" \
             --bind="$machine/esp:/boot" --boot systemd.show_status=no \
             </dev/null >>"$machine/console" 2>&1

@@ -8,7 +8,7 @@ unchanged() { diff <(printf '%s\n' "$1") <(boot_files); }
 failed_are() { is "$(inside systemctl --failed --plain --no-legend | cut -d' ' -f1 | paste -sd' ')" "$1"; }
 status() { inside clr-dkms status --json >"$machine/status.json"; }
 verdict_is() { status; is "$(sed -n 's/^  "verdict": "\(.*\)",$/\1/p' "$machine/status.json")" "$1"; }
-told() { status; grep -F -- "$1" "$machine/status.json" || { cat "$machine/status.json"; false; }; }
+told() { status; grep -F -- "$1" "$machine/status.json" || { sed -n '/"problems"/,/"needs"/p' "$machine/status.json"; false; }; }
 runs() { is "$(inside cat /proc/sys/kernel/osrelease)" "$1"; }
 worker() { is "$(inside systemctl show -P Result clr-dkms.service)" "$1"; }
 motd_says() { grep -F -- "$1" "/proc/$(leader)/root/run/motd.d/clr-dkms.motd" || { inside cat /run/motd.d/clr-dkms.motd; false; }; }
@@ -252,7 +252,7 @@ scenario_removed() {
     check 'deferral is disarmed' is "$(config)" '# theirs'
     # An admin's choice, and what the tests put there themselves.
     check 'no trace is left' is "$(cd "$there" && find run etc usr var -xdev \( -name '*clr-dkms*' -o -name '*clr_pre_update*' \) \
-        ! -path 'etc/clr-dkms' ! -path 'etc/systemd/system/*.d' ! -path 'run/systemd/*' ! -path 'var/lib/systemd/*' ! -path 'var/tmp/*')" ''
+        ! -path 'etc/clr-dkms*' ! -path 'etc/systemd/system/*.d' ! -path 'run/systemd/*' ! -path 'var/lib/systemd/*' ! -path 'var/tmp/*')" ''
     check 'no unit of ours is left' is "$(inside systemctl list-units --all --plain --no-legend 'clr-dkms*' | grep -v not-found)" ''
     check 'the triggers are pulled' inside systemctl restart update-triggers.target
     check 'the stock unit works again' test -e "$there/run/stock-new-kernel"
