@@ -19,7 +19,8 @@ if [[ ! ${CLR_DKMS_TEST_NAMESPACE:-} ]]; then
     CLR_DKMS_TEST_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
 fi
 
-mkdir -p "$cache"
+# nspawn wants to have its own things in memory, as /run is where systemd runs.
+mkdir -p "$cache" /run/systemd/nspawn && mount -t tmpfs tmpfs /run/systemd/nspawn || exit 1
 work=$(mktemp -d "$cache/run.XXXXXX") payload=$work/payload
 export SCRATCH_CACHE=$cache/headers
 # shellcheck disable=SC1091 # they lie beside this script, and are checked by themselves

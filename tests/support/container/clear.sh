@@ -28,7 +28,7 @@ unit() { # unit NAME: a stock unit, its text on standard input
 # make_clear: makes the machine's root one of Clear Linux with two modules, before it is booted for the first time.
 make_clear() {
     local name
-    mkdir -p "$root"/{boot,etc/machine,etc/clr-dkms,usr/lib/kernel,usr/lib/motd.d,usr/libexec/updater,usr/share/clear/bundles} \
+    mkdir -p "$root"/{boot,etc/machine,etc/clr-dkms,etc/swupd,usr/lib/kernel,usr/lib/motd.d,usr/libexec/updater,usr/share/clear/bundles} \
         "$root"/var/lib/{kernel,swupd} || return
     printf '%s\n' 'NAME="Clear Linux OS"' ID=clear-linux-os VERSION_ID=43670 >"$root/etc/os-release"
     # Debian's own hooks and timers have no part in this.

@@ -4,7 +4,7 @@
 # The layers, from below: `base` (Debian with systemd and dkms; kept in target/), `clear` (what makes it a Clear Linux
 # machine, see clear.sh), and one for each machine, below $work/NAME. All functions mean the machine $machine.
 
-nspawn=''  # process id of systemd-nspawn, while the machine runs
+nspawn='' leader=''  # process ids of systemd-nspawn and of the machine's first process, while the machine runs
 
 # The packages of the base; the rest of Debian's minimum comes by itself.
 base_packages=systemd,systemd-sysv,dbus,kmod,dkms,gcc,make,openssl,zstd,xz-utils,python3,libelf1
@@ -41,7 +41,8 @@ overlay() {
 choose_kernel() {
     local entry options
     entry=$machine/esp/loader/entries/$(sed -n 's/^default //p' "$machine/esp/loader/loader.conf" 2>/dev/null)
-    [[ -f $entry ]] || return 0 # the first boot: whatever is there already
+    # The first boot, or an entry that the boot loader would pass over: what was there before.
+    [[ -s $entry && -f $entry ]] || return 0
     sed -n 's|^linux .*/kernel-org\.clearlinux\.\([^.]*\)\.\(.*\)$|\2.\1|p' "$entry" >"$root/etc/machine/osrelease"
     options=$(sed -n 's/^options //p' "$entry")
     printf 'initrd=\\EFI\\x %s\n' "$options" >"$root/etc/machine/cmdline"
@@ -60,19 +61,15 @@ boot() {
             [[ -f $tree/cgroup.procs ]] || continue
             mkdir -p "$tree/$group" && echo "$BASHPID" >"$tree/$group/cgroup.procs"
         done
-        exec systemd-nspawn --quiet --directory="$root" --machine="$(name_of "$machine")" --register=no --keep-unit --console=pipe \
+        exec systemd-nspawn --quiet --directory="$root" --machine="$(name_of "$machine")" --register=no --keep-unit --console=read-only \
             --bind-ro="$top/packaging:/srv/packaging" --bind-ro="$payload:/srv/update" \
             --bind="$machine/esp:/boot" --boot systemd.show_status=no \
             </dev/null >>"$machine/console" 2>&1
     ) &
-    nspawn=$!
-    booted
-}
-
-# booted: waits until the machine that was started is up.
-booted() {
+    nspawn=$! leader=''
     local i state
-    for ((i = 0; i < 300; i++)); do
+    for ((i = 0; i < 600; i++)); do
+        leader=$(pgrep -P "$nspawn" | head -n 1)
         state=$(inside systemctl is-system-running 2>/dev/null)
         case $state in running | degraded) return 0 ;; esac
         kill -0 "$nspawn" 2>/dev/null || break
@@ -84,21 +81,17 @@ booted() {
     return 1
 }
 
-# The first process of the machine.
-leader() { pgrep -P "$nspawn" | head -n 1; }
-
 # inside COMMAND…: runs it in the machine.
 inside() {
-    local pid
-    pid=$(leader) && [[ $pid ]] &&
-        nsenter -t "$pid" --mount --uts --ipc --net --pid --cgroup --root --wd -- \
-            env -i PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C "$@" </dev/null
+    [[ $leader ]] || { echo 'the machine is off'; return 1; }
+    nsenter -t "$leader" --mount --uts --ipc --net --pid --cgroup --root --wd -- \
+        env -i PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C "$@" </dev/null
 }
 
-gone() { # waits until the machine has ended
+gone() { # waits until the machine has ended: sets `ended` to the exit code of systemd-nspawn
     local i
     for ((i = 0; i < 400; i++)); do
-        kill -0 "$nspawn" 2>/dev/null || { wait "$nspawn" 2>/dev/null; nspawn=''; return 0; }
+        kill -0 "$nspawn" 2>/dev/null || { wait "$nspawn" 2>/dev/null; ended=$? nspawn='' leader=''; return 0; }
         sleep 0.05
     done
     echo 'it does not end'
@@ -108,21 +101,22 @@ gone() { # waits until the machine has ended
 
 shut_down() { inside systemctl poweroff >/dev/null 2>&1; gone; }
 
+# What systemd-nspawn says of a machine that wants to be started again.
+reboot() { inside systemctl reboot >/dev/null 2>&1; gone && [[ $ended == 133 ]]; }
+
 power_cut() {
-    local pid
-    pid=$(leader)
-    [[ ! $pid ]] || kill -KILL "$pid"
+    [[ ! $leader ]] || kill -KILL "$leader"
     for _ in {1..100}; do kill -0 "$nspawn" 2>/dev/null || break; sleep 0.05; done
     kill -KILL "$nspawn" 2>/dev/null
     wait "$nspawn" 2>/dev/null
-    nspawn=''
+    nspawn='' leader=''
 }
 
 # settled: waits until no job of systemd is left, no worker runs, and no request waits for one.
 settled() {
     local i calm=0
     for ((i = 0; i < 900; i++)); do
-        if [[ $(inside systemctl is-active clr-dkms.service) != activating && ! -e /proc/$(leader)/root/run/clr-dkms/requested &&
+        if [[ $(inside systemctl is-active clr-dkms.service) != activating && ! -e /proc/$leader/root/run/clr-dkms/requested &&
             $(inside systemctl list-jobs --no-legend) == '' ]]; then
             ((++calm < 2)) || return 0
         else
