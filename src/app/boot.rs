@@ -3,7 +3,7 @@
 
 use super::refresh::{prepare, refresh};
 use crate::boot::deferral::{self, Deferral};
-use crate::boot::{ReadBack, default};
+use crate::boot::{BootFiles, ReadBack, default};
 use crate::config::Policy;
 use crate::facts::{Facts, expected_entries};
 use crate::guard::{Because, Decision, Judgement, Ruling};
@@ -93,7 +93,36 @@ pub fn put_right(
         tracing::error!("the boot default: {e}");
         boot.error = Some(boot.error.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
     }
+    if ran
+        && boot.error.is_some()
+        && let Err(e) = fall_back(world, facts, decision)
+    {
+        tracing::error!("the boot default: {e}");
+    }
     boot
+}
+
+/// Where clr-boot-manager has failed half-way, the default may be a kernel that has no entry, and what boots then only the
+/// boot loader knows. The running kernel has shown that it boots.
+fn fall_back(world: &World, facts: &Facts, decision: &Decision) -> Result<(), String> {
+    let kernels = &facts.inventory.kernels;
+    let chosen = kernels.iter().find(|k| Some(k.name.release()) == decision.default);
+    let (Some(chosen), Some(running)) = (chosen, facts.inventory.running_kernel()) else { return Ok(()) };
+    if !is_guarded(world) || facts.boot_obstacle.is_some() {
+        return Ok(());
+    }
+    let observe = || BootFiles::observe(&world.root, &facts.inventory);
+    let seen = observe();
+    let default = seen.default.as_ref().and_then(|d| d.id.as_ref());
+    if seen.of(&chosen.id).is_some() || seen.of(&running.id).is_none() || default == Some(&running.id) {
+        return Ok(());
+    }
+    prepare(world, &facts.inventory)?;
+    let deadline = world.settings.boot_timeout;
+    default::set(&world.root, &world.tools, deadline, &observe(), &facts.inventory, &running.id)?;
+    let (now, later) = (running.name.release(), chosen.name.release());
+    tracing::warn!("{now} is the boot default for now: {later} has no boot entry that is whole");
+    Ok(())
 }
 
 /// The kernel that is kept from becoming the default.
@@ -121,7 +150,7 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision, again: 
     }
     let seen;
     let files = if again {
-        seen = crate::boot::BootFiles::observe(&world.root, &facts.inventory);
+        seen = BootFiles::observe(&world.root, &facts.inventory);
         &seen
     } else {
         &facts.boot

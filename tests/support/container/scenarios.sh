@@ -196,7 +196,7 @@ scenario_partition_full() {
     check 'the status says what is missing' told 'there is no boot entry for org.clearlinux.native.6.15.8-1592'
     switch STAND_IN_ESP_FULL=entry
     update other
-    # An empty entry is passed over by the boot loader, whatever loader.conf says.
+    check 'an empty entry is no default' default_is "$old"
     check 'the old kernel boots next' told "\"boots_next\": \"$old\""
     check 'systemd tells of it again' failed_are clr-dkms.service
     switch
