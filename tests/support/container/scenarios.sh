@@ -265,13 +265,76 @@ scenario_removed() {
     check 'the kernel is marked as booted' booted_mark "$good"
 }
 
+# A shutdown while a build goes on: it is ended, nothing is lost, and nobody waits for long.
+scenario_shutdown_in_build() {
+    local before start
+    before=$(boot_files)
+    touch "$root/etc/machine/hold-build"
+    check 'swupd' inside swupd update good
+    check 'the build has begun' until_there var/lib/dkms/at-build
+    start=$SECONDS
+    check 'it shuts down' shut_down
+    check 'within 15 seconds' test $((SECONDS - start)) -le 15
+    check 'the boot partition is as it was' unchanged "$before"
+    after_a_cut
+}
+
+by_hand() { # by_hand UPDATE
+    check "the modules of $1 come" inside cp -a --remove-destination "/srv/update/$1/usr/lib/modules" /usr/lib/
+    check "the kernel $1 comes" inside cp -a --remove-destination "/srv/update/$1/usr/lib/kernel" /usr/lib/
+}
+
+# Files that came without swupd and its triggers.
+scenario_no_trigger() {
+    by_hand good
+    check 'the worker ends' settled
+    check 'its modules are there' has_module "$good"
+    check 'it is the default' default_is "$good"
+    # And while the worker is busy.
+    touch "$root/etc/machine/hold-build"
+    by_hand bad
+    check 'the build has begun' until_there var/lib/dkms/at-build
+    by_hand good-but
+    rm "$root/etc/machine/hold-build"
+    check 'the worker ends again' settled
+    check 'the later kernel was seen' default_is "$good_but"
+}
+
+# What an admin says holds until an admin says otherwise.
+scenario_admin() {
+    check 'hold' inside clr-dkms hold
+    update good
+    check 'the modules are built' has_module "$good"
+    check 'the old kernel is the default' default_is "$old"
+    check 'a reboot' reboot
+    check 'it boots' boot
+    check 'the old kernel runs' runs "$old"
+    check 'release' inside clr-dkms release
+    check 'the new kernel is the default' default_is "$good"
+    update bad
+    check 'a kernel without its module is no default' not default_is "$bad"
+    inside clr-dkms release >/dev/null
+    check 'but when it is released it is' default_is "$bad"
+    check 'which is unsafe' verdict_is unsafe
+}
+
+# More runs of swupd than systemd would start a failing unit.
+scenario_many_runs() {
+    local i
+    for i in {1..22}; do inside swupd bundle-add other >/dev/null || echo "run $i failed"; settled; done
+    check 'there were more than twenty of the worker' test "$(journal -b -u clr-dkms.service | grep -c ^Starting)" -gt 20
+    update good
+    check 'no unit failed' failed_are ''
+    check 'the new kernel is the default' default_is "$good"
+}
+
 # What systemd itself thinks of the units.
 scenario_units() {
     local unit most figure
-    check 'verify' is "$(cd "$top/systemd/usr/lib/systemd/system" && inside systemd-analyze verify --man=no clr-dkms.service clr-dkms.path \
+    check 'verify' is "$(cd "$top/systemd/usr/lib/systemd/system" && inside systemd-analyze verify --man=no clr-dkms.service clr-dkms.path clr-dkms-watch.path clr-dkms-watch.service \
         clr-dkms-boot.service clr-dkms-hold.service clr-dkms-trigger.service clr-boot-manager-booted.service \
         dkms-new-kernel.service dkms-remove-old.service swupd-update.service 2>&1)" ''
-    for unit in clr-dkms:45 clr-dkms-boot:20 clr-dkms-hold:45 clr-dkms-trigger:20; do
+    for unit in clr-dkms:45 clr-dkms-boot:20 clr-dkms-hold:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
         most=${unit#*:} unit=${unit%:*}.service
         cp "$top/systemd/usr/lib/systemd/system/$unit" "$machine/$unit"
         figure=$(systemd-analyze security --offline=true --no-pager "$machine/$unit" 2>&1 | sed -n 's/.*exposure level for .*: \([0-9]*\)\.\([0-9]\).*/\1\2/p')
