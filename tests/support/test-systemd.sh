@@ -5,6 +5,7 @@
 #
 # Root, systemd-nspawn and debootstrap are needed (`ensure-packages.sh systemd`), and the programs in target/release, or
 # in PROGRAMS. The first run makes a Debian of 600 MB in target/container. Nothing outside of target/ is changed.
+# shellcheck disable=SC2030,SC2031,SC2034,SC2154 # names are shared with the files that are sourced
 set -uo pipefail
 export LC_ALL=C
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)

@@ -1,5 +1,7 @@
+#!/usr/bin/env bash
 # What makes a container a Clear Linux machine: kernels in Clear's layout, its stock units, stand-ins of its programs.
 # Sourced by run.sh.
+# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with who sources it
 
 old=6.15.7-1591.native good=6.15.8-1592.native bad=6.15.9-1593.native
 # The critical module does not compile for $bad, the optional one not for $good_but.
@@ -13,7 +15,7 @@ make_payload() {
         scratch_skeleton "$update" && scratch_kernel "$update" native "${name%-*}" "${name#*-}" || return
         # Files only: of the rest the machine has its own.
         find "$update" -mindepth 1 -maxdepth 1 ! -name usr -exec rm -rf {} + &&
-            rm -rf "$update"/usr/{bin,src,share,lib/motd.d} || return
+            rm -rf "${update:?}"/usr/{bin,src,share,lib/motd.d} || return
     done
     # A mended source of the critical module, and a file that concerns nobody.
     scratch_skeleton "$work/mended" && scratch_module "$work/mended" hello 1.0 >/dev/null &&
@@ -38,6 +40,7 @@ make_clear() {
         scratch_module "$root" extra 1.0 --broken-for '^6\.15\.10-' >/dev/null || return
     # A test can have a build, or an install, wait for it.
     printf '%s\n' 'PRE_BUILD="wait.sh build"' 'POST_INSTALL="wait.sh install"' >>"$root/usr/src/hello-1.0/dkms.conf"
+    # shellcheck disable=SC2016 # for the script itself
     printf '#!/bin/sh\n[ ! -e "/etc/machine/hold-$1" ] || touch "/var/lib/dkms/at-$1"\nwhile [ -e "/etc/machine/hold-$1" ]; do sleep 0.05; done\n' \
         >"$root/usr/src/hello-1.0/wait.sh"
     chmod 755 "$root/usr/src/hello-1.0/wait.sh"

@@ -1,8 +1,10 @@
+#!/usr/bin/env bash
 # Machines under real systemd, for tests: containers whose root is an overlay, so that each begins fresh in no time.
 # Sourced by run.sh, in a mount namespace of its own: every mount goes with it.
 #
 # The layers, from below: `base` (Debian with systemd and dkms; kept in target/), `clear` (what makes it a Clear Linux
 # machine, see clear.sh), and one for each machine, below $work/NAME. All functions mean the machine $machine.
+# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with who sources it
 
 nspawn='' leader=''  # process ids of systemd-nspawn and of the machine's first process, while the machine runs
 

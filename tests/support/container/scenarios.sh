@@ -1,4 +1,6 @@
+#!/usr/bin/env bash
 # The life of a machine, each scenario on a fresh one. Sourced by test-systemd.sh; facts are read from the disk.
+# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with who sources it
 
 # --- what is asked of a machine --------------------------------------------------------------------------------------
 
