@@ -33,8 +33,8 @@ set +e
 . "$here/container/clear.sh"
 # shellcheck disable=SC1091
 . "$here/container/scenarios.sh"
-# Killed here: the containers end with their supervisors.
-trap 'for pid in $(jobs -p); do kill "$pid"; done 2>/dev/null; wait; umount -l "$work"/*/root 2>/dev/null; rm -rf --one-file-system "$work"; rmdir /sys/fs/cgroup/{,unified/,systemd/}clr-dkms-test-$$-* 2>/dev/null' EXIT
+nspawn=''
+trap 'for pid in $(jobs -p); do [[ $pid == "$nspawn" ]] || kill "$pid"; done 2>/dev/null; [[ ! $nspawn ]] || power_cut; wait; umount -l "$work"/*/root 2>/dev/null; rm -rf --one-file-system "$work"; rmdir /sys/fs/cgroup/{,unified/,systemd/}clr-dkms-test-$$-* 2>/dev/null' EXIT
 
 passed=0 failed=0
 check() { # check WHAT COMMAND…
@@ -84,7 +84,8 @@ mapfile -t names < <(declare -F | sed -n 's/^declare -f scenario_//p')
 (($# == 0)) || names=("$@")
 for name in "${names[@]}"; do
     while (($(jobs -rp | wc -l) >= ${JOBS:-2})); do wait -n; done
-    (trap - EXIT; passed=0 failed=0; scenario "$name") >"$work/$name.out" 2>&1 &
+    # Broken off, it takes its container with it.
+    (trap '[[ ! $nspawn ]] || power_cut' EXIT; trap 'exit 1' TERM; passed=0 failed=0; scenario "$name") >"$work/$name.out" 2>&1 &
 done
 wait
 for name in "${names[@]}"; do
