@@ -34,7 +34,7 @@ set +e
 # shellcheck disable=SC1091
 . "$here/container/scenarios.sh"
 nspawn=''
-trap 'for pid in $(jobs -p); do [[ $pid == "$nspawn" ]] || kill "$pid"; done 2>/dev/null; [[ ! $nspawn ]] || power_cut; wait; umount -l "$work"/*/root 2>/dev/null; rm -rf --one-file-system "$work"; rmdir /sys/fs/cgroup/{,unified/,systemd/}clr-dkms-test-$$-* 2>/dev/null' EXIT
+trap 'for pid in $(jobs -p); do [[ $pid == "$nspawn" ]] || kill "$pid"; done 2>/dev/null; [[ ! $nspawn ]] || power_cut; wait; umount -l "$work"/*/root 2>/dev/null; rm -rf --one-file-system "$work"; drop_groups' EXIT
 
 passed=0 failed=0
 check() { # check WHAT COMMAND…
