@@ -22,7 +22,7 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%)
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf)
 
-.PHONY: help build fetch demo test test-packages check lint unit shell bench audit install uninstall clean
+.PHONY: help build fetch demo test test-systemd test-packages check lint unit shell bench audit install uninstall clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
@@ -47,13 +47,19 @@ demo: ## a real update in a scratch root: real dkms, real headers, real modules 
 	tests/support/demo.sh
 
 test: ## everything, in under 15 minutes; what CI runs (installs what is missing, as root)
-	tests/support/ensure-packages.sh build dkms test
+	tests/support/ensure-packages.sh build dkms test systemd
 	$(MAKE) --no-print-directory check
 	python3 tests/support/test-stand-in.py
 	tests/support/test-scratch-root.sh
 	$(MAKE) --no-print-directory build
 	tests/support/test-live.sh
+	tests/support/test-systemd.sh
 	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
+
+test-systemd: ## the part of test that boots containers: updates, failures, power cuts under the real systemd (as root)
+	tests/support/ensure-packages.sh build dkms test systemd
+	$(MAKE) --no-print-directory build
+	tests/support/test-systemd.sh
 
 # Outside of test: what it downloads changes without us.
 test-packages: ## the *-dkms packages of this Debian: linted, built and proven (downloads them, installs none; as root)

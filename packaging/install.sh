@@ -354,6 +354,12 @@ uninstall_all() {
             die 1 "clr-dkms-cmdline could not take back what it wrote in $SYSCONFDIR/kernel/cmdline.d, nothing was removed; " \
                 "take it away by hand, remove $DESTDIR$LOCALSTATEDIR/lib/clr-dkms/cmdline.json and try again"
     fi
+    if [[ -z $DESTDIR && $RUNSTATEDIR == /run ]]; then
+        # Else swupd would leave the boot files to a program that is gone, until the next reboot.
+        "$BINDIR/clr-dkms" -q guard --disarm || warn "/run/swupd/config still tells swupd to leave clr-boot-manager alone: mend it by hand"
+        # Their stop actions are programs of ours. There are none to be stopped where systemd knows of none.
+        [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-hold.service 2>/dev/null || true
+    fi
     acting=1
     for ((index = ${#old[@]} - 1; index >= 0; index--)); do # callers before what they call
         path=${old[index]}

@@ -3,7 +3,7 @@
 
 use super::refresh::refresh;
 use crate::boot::deferral::{self, Deferral};
-use crate::boot::{ReadBack, default};
+use crate::boot::{BootFiles, ReadBack, default};
 use crate::config::Policy;
 use crate::facts::{Facts, expected_entries};
 use crate::guard::{Because, Decision, Judgement, Ruling};
@@ -102,7 +102,35 @@ pub fn put_right(
         // Nothing was to be done with it, and an older failure is told again when there is.
         boot.error = None;
     }
+    if ran
+        && boot.error.is_some()
+        && let Err(e) = fall_back(world, facts, decision)
+    {
+        tracing::error!("the boot default: {e}");
+    }
     boot
+}
+
+/// Where clr-boot-manager has failed half-way, the default may be a kernel that has no entry, and what boots then only the
+/// boot loader knows. The running kernel has shown that it boots.
+fn fall_back(world: &World, facts: &Facts, decision: &Decision) -> Result<(), String> {
+    let kernels = &facts.inventory.kernels;
+    let chosen = kernels.iter().find(|k| Some(k.name.release()) == decision.default);
+    let (Some(chosen), Some(running)) = (chosen, facts.inventory.running_kernel()) else { return Ok(()) };
+    if !is_guarded(world) || facts.boot_obstacle.is_some() {
+        return Ok(());
+    }
+    let observe = || BootFiles::observe(&world.root, &facts.inventory);
+    let seen = observe();
+    let default = seen.default.as_ref().and_then(|d| d.id.as_ref());
+    if seen.of(&chosen.id).is_some() || seen.of(&running.id).is_none() || default == Some(&running.id) {
+        return Ok(());
+    }
+    let deadline = world.settings.boot_timeout;
+    default::set(&world.root, &world.tools, deadline, &observe(), &facts.inventory, &running.id)?;
+    let (now, later) = (running.name.release(), chosen.name.release());
+    tracing::warn!("{now} is the boot default for now: {later} has no boot entry that is whole");
+    Ok(())
 }
 
 /// The kernel that is kept from becoming the default.

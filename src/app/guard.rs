@@ -10,7 +10,7 @@ use crate::dkms::{Cache, Step, build};
 use crate::facts::Facts;
 use crate::guard::{Class, Judgement, Ruling, judge};
 use crate::message;
-use crate::needs::kernel_spelling;
+use crate::needs::{LISTED, kernel_spelling};
 use crate::render::{self, shown};
 use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
 use crate::status::guard::GuardReport;
@@ -159,7 +159,9 @@ fn may_mark_booted(seen: &Seen) -> u8 {
         let before = seen.record.iter().flat_map(|r| &r.needs).find(|n| n.module == need.module);
         let elsewhere =
             elsewhere || before.is_some_and(|n| n.worked_on.as_ref().is_some_and(|on| *on != running));
-        need.class == Class::Critical && elsewhere && !loaded(&need.module)
+        // Whether one that an admin has listed was ever loaded is not known: some are, on demand only.
+        let missing = !need.works || (need.reason != LISTED && !loaded(&need.module));
+        need.class == Class::Critical && elsewhere && missing
     });
     let Some(lost) = lost else { return exit::OK };
     tracing::warn!(

@@ -90,6 +90,13 @@ pub struct Candidate {
     pub modules: BTreeMap<String, Ready>,
 }
 
+impl Candidate {
+    /// It can be booted, and has shown it.
+    fn is_tried(&self) -> bool {
+        self.bootable && (self.running || self.booted)
+    }
+}
+
 /// What an admin has said. It lasts until the admin says otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wishes {
@@ -196,14 +203,24 @@ pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Need>) -> V
 /// the default.
 pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishes: &Wishes) -> Decision {
     let find = |release: &str| kernels.iter().find(|k| k.release == release);
-    // What does not work today is no reason to keep a machine from its updates.
-    let needed = || needs.iter().filter(|n| n.works && n.class >= Class::Wanted);
+    let is_there = |k: &Candidate, n: &Need| k.modules.get(&n.module) == Some(&Ready::Yes);
+    let somewhere = |n: &Need| kernels.iter().any(|k| k.is_tried() && is_there(k, n));
+    // What does not work today is no reason to keep a machine from its updates; but where a kernel with what is critical can
+    // be gone back to, it is: the one that runs may have been booted by mistake.
+    let needed = || {
+        let counts = |n: &&Need| match n.class {
+            Class::Critical => n.works || somewhere(n),
+            Class::Wanted => n.works,
+            Class::Optional => false,
+        };
+        needs.iter().filter(counts)
+    };
     let critical = || needs.iter().filter(|n| n.class == Class::Critical);
     let has_all = |k: &Candidate| lacks(k, needed()).is_empty();
     let the_target = target.and_then(find).filter(|k| k.bootable);
     let lacking = the_target.map(|k| lacks(k, needed())).unwrap_or_default();
 
-    let (ruling, chosen, because) = choose(kernels, the_target, wishes, has_all, |k| {
+    let (ruling, chosen, because) = choose(kernels, the_target, target.is_some(), wishes, has_all, |k| {
         let missing = lacks(k, critical()).len();
         (critical().count() - missing, needed().count() - lacks(k, needed()).len())
     });
@@ -225,26 +242,29 @@ pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishe
 fn choose<'k>(
     kernels: &'k [Candidate],
     target: Option<&'k Candidate>,
+    has_target: bool,
     wishes: &Wishes,
     has_all: impl Fn(&Candidate) -> bool,
     worth: impl Fn(&Candidate) -> (usize, usize),
 ) -> (Ruling, Option<&'k Candidate>, Because) {
     let bootable = || kernels.iter().filter(|k| k.bootable);
+    let tried = || kernels.iter().filter(|k| k.is_tried());
     // A kernel that is held and gone holds nothing.
     if let Some(held) = bootable().find(|k| wishes.hold.as_ref() == Some(&k.release)) {
         let is_target = target.is_some_and(|t| t.release == held.release);
         return (if is_target { Ruling::Allow } else { Ruling::Defer }, Some(held), Because::Held);
     }
     match target {
+        // The running kernel is none of clr-boot-manager's: it makes no kernel the default, and keeps all of them.
+        None if !has_target => return (Ruling::Allow, bootable().find(|k| k.default), Because::Only),
         Some(t) if has_all(t) => return (Ruling::Allow, target, Because::Proven),
         Some(t) if wishes.released.contains(&t.release) => return (Ruling::Allow, target, Because::Released),
         _ => {}
     }
     // What is the default and has all stays it: an update before this one may have brought it, and nobody has booted it
     // yet. Else never one that nobody has tried.
-    let tried = || bootable().filter(|k| k.running || k.booted);
     let full = bootable()
-        .filter(|k| (k.default || k.running || k.booted) && has_all(k))
+        .filter(|k| (k.default || k.is_tried()) && has_all(k))
         .max_by_key(|k| (k.default, k.running));
     if let Some(kernel) = full {
         return (Ruling::Defer, Some(kernel), Because::Lacking);
@@ -310,11 +330,19 @@ mod tests {
             usual(Ready::Yes, no(), &[need("zfs", Class::Optional, true)], &nothing),
             "Allow 2 Proven"
         );
-        // What does not work now holds nothing back; a critical one is told all the same.
+        // Nothing is gained by going back: it works nowhere. A critical one is told all the same.
         assert_eq!(usual(no(), no(), &[need("zfs", Class::Wanted, false)], &nothing), "Allow 2 Proven");
         assert_eq!(
             usual(no(), no(), &[need("zfs", Class::Critical, false)], &nothing),
             "Allow 2 Proven unsafe"
+        );
+        // The kernel that runs was booted without it, by mistake or by force.
+        let back = [kernel("1", "b", &[("zfs", Ready::Yes)]), kernel("2", "rb", &[("zfs", no())])];
+        let lost = [need("zfs", Class::Critical, false)];
+        assert_eq!(told(&decide(&back, Some("2"), &lost, &nothing)), "Defer 1 Lacking");
+        assert_eq!(
+            told(&decide(&back, Some("2"), &[need("zfs", Class::Wanted, false)], &nothing)),
+            "Allow 2 Proven"
         );
         // Loaded, and gone from the disk of both.
         assert_eq!(usual(no(), no(), &zfs, &nothing), "Defer 1 Best unsafe");
@@ -362,6 +390,9 @@ mod tests {
         }
         assert_eq!(told(&decide(&[], None, &zfs, &Wishes::default())), "Allow none Only unsafe");
         assert_eq!(told(&decide(&[], None, &[], &Wishes::default())), "Allow none Only");
+        // A kernel of somebody else runs.
+        let kernels = [kernel("0", "b", &both), kernel("1", "bd", &both)];
+        assert_eq!(told(&decide(&kernels, None, &zfs, &Wishes::default())), "Allow 1 Only");
     }
 
     const MODULES: [&str; 4] = ["a", "b", "c", "d"];
@@ -417,8 +448,9 @@ mod tests {
                 prop_assert!(!kernels.iter().any(|k| k.bootable && (k.running || k.booted)));
                 return Ok(());
             };
-            let default = kernels.iter().find(|k| k.release == default).expect("a kernel that is there");
-            prop_assert!(default.bootable);
+            let default = kernels.iter().find(|k| k.release == default);
+            prop_assert!(default.is_some_and(|k| k.bootable));
+            let Some(default) = default else { return Ok(()) };
             prop_assert!(decision.is_unsafe || critical().all(|n| is_there(default, n)));
             // Allow means the target and nothing else; an untried kernel is never the default unless it is allowed.
             prop_assert_eq!(decision.ruling == Ruling::Allow, default.release == target);
@@ -426,7 +458,13 @@ mod tests {
             let tried = default.running || default.booted || default.default;
             prop_assert!(default.release == target || tried || chosen);
             // What works today still works after the next boot, or somebody has said that it need not, or it is unsafe.
-            let works = needs.iter().filter(|n| n.works && n.class >= Class::Wanted);
+            let there = |n: &Need| {
+                kernels.iter().any(|k| k.bootable && (k.running || k.booted) && is_there(k, n))
+            };
+            let works = needs.iter().filter(|n| match n.class {
+                Class::Critical => n.works || there(n),
+                class => n.works && class == Class::Wanted,
+            });
             let kept = works.clone().all(|n| is_there(default, n));
             let said = chosen || wishes.released.contains(&default.release);
             prop_assert!(kept || said || decision.is_unsafe);

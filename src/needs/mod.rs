@@ -55,7 +55,8 @@ pub fn classify(
     modules.iter().map(|module| with_kernel(need(module, listed, in_use, before))).collect()
 }
 
-const LISTED: &str = "listed in clr-dkms.conf";
+/// The reason of a need that is configured.
+pub const LISTED: &str = "listed in clr-dkms.conf";
 
 fn need(module: &Known, listed: &Listed, in_use: &InUse, before: &[Need]) -> Need {
     let files: Vec<String> = module.built.iter().map(|name| kernel_spelling(name)).collect();

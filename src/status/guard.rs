@@ -156,7 +156,7 @@ fn summary(judgement: &Judgement) -> String {
     }
     match &judgement.decision.target {
         Some(target) => format!("kernel {target} may be booted: it has what this machine needs"),
-        None => "there is no kernel that could become the default".to_owned(),
+        None => "clr-boot-manager makes no kernel the default here: none of its own runs".to_owned(),
     }
 }
 

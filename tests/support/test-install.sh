@@ -91,11 +91,12 @@ check 'install is silent on stderr' silent
 for path in "${names[@]/#//usr/bin/}" /usr/bin/clr_pre_update.sh /usr/libexec/updater/50-clr-dkms-hook.sh; do
     check "$path is a program" same "$(stat -c %a "$image$path")" 755
 done
-for path in $units/clr-dkms.service $units/clr-dkms-motd.service $fragment $manifest /usr/share/defaults/clr-dkms/clr-dkms.conf \
+for path in $units/clr-dkms.service $units/clr-dkms-boot.service $fragment $manifest /usr/share/defaults/clr-dkms/clr-dkms.conf \
     /usr/share/licenses/clr-dkms/LICENSE-MIT /usr/share/licenses/clr-dkms/LICENSE-APACHE; do
     check "$path is a file" same "$(stat -c %a "$image$path")" 644
 done
-for link in update-triggers.target.wants/clr-dkms.service multi-user.target.wants/clr-dkms-motd.service; do
+for link in update-triggers.target.wants/clr-dkms-trigger.service sysinit.target.wants/clr-dkms-boot.service \
+    multi-user.target.wants/clr-dkms{-hold.service,-watch.path,.path}; do
     check "$link is a relative link" same "$(readlink "$image$units/$link")" "../${link##*/}"
     check "$link leads to the unit" test -f "$image$units/$link"
 done
@@ -150,8 +151,8 @@ put $fragment 'module.sig_unenforce quiet'
 refuses 'another fragment' install 1 "$image$fragment" 'move it away' 'nothing was changed'
 fresh
 put /usr/bin/clr_pre_update.sh 'echo mine'
-put $units/clr-dkms-motd.service '[Unit]'
-refuses 'two files in the way' install 1 "$image/usr/bin/clr_pre_update.sh" "$image$units/clr-dkms-motd.service"
+put $units/clr-dkms-hold.service '[Unit]'
+refuses 'two files in the way' install 1 "$image/usr/bin/clr_pre_update.sh" "$image$units/clr-dkms-hold.service"
 fresh
 mkdir -p "$image/usr/bin/clr-dkms"
 refuses 'a folder in the way' install 1 "$image/usr/bin/clr-dkms is in the way"
@@ -298,7 +299,7 @@ live=(DESTDIR='' PREFIX="$local_root/usr" SYSCONFDIR="$local_root/etc" LOCALSTAT
 installer install "${live[@]}"
 check 'install without DESTDIR succeeds' ended 0
 check 'install without DESTDIR names the next command' said "Next: systemctl daemon-reload && $local_root/usr/bin/clr-dkms-post-update"
-check 'a prefix is written into the units' grep -qx "ExecStart=$local_root/usr/bin/clr-dkms-post-update" \
+check 'a prefix is written into the units' grep -qx "ExecStart=$local_root/usr/bin/clr-dkms-post-update --after-swupd" \
     "$local_root/usr/lib/systemd/system/clr-dkms.service"
 
 run_hook() { "$local_root/usr/$1" >"$out" 2>"$err" </dev/null; code=$?; }
@@ -369,7 +370,7 @@ if command -v systemd-analyze >/dev/null; then
     fresh
     installer install
     printf '[Unit]\nDescription=stub\n' >"$image$units/update-triggers.target"
-    for unit in clr-dkms.service clr-dkms-motd.service; do
+    for unit in clr-dkms{,-boot,-hold,-trigger,-watch}.service; do
         # The programs are in the image only; everything else about the unit has to be right.
         systemd-analyze verify --man=no "$image$units/$unit" >"$out" 2>&1 8>&-
         check "$unit: systemd has nothing to say" same \

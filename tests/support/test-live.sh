@@ -50,6 +50,8 @@ printf '#!/bin/sh\ncat /run/motd.d/* >/run/motd\n' >"$work/tools/motd-update.sh"
 printf '#!/bin/sh\necho "$*" >>%s/systemctl-was-called\n' "$work" >"$work/tools/systemctl"
 chmod -R a+rX,a+x "$work" "$work/tools"
 export CLR_DKMS_TOOL_PATH=$work/tools
+# `make uninstall` stops our units: those of this machine are none of its business.
+export SYSTEMD_OFFLINE=1
 echo $old >"$work/osrelease"
 mount --bind "$work/osrelease" /proc/sys/kernel/osrelease
 

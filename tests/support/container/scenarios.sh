@@ -1,0 +1,346 @@
+#!/usr/bin/env bash
+# The life of a machine, each scenario on a fresh one. Sourced by test-systemd.sh; facts are read from the disk.
+# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with who sources it
+
+# --- what is asked of a machine --------------------------------------------------------------------------------------
+
+default_is() { is "$(sed -n 's/^default Clear-linux-native-\(.*\)\.conf$/\1.native/p' "$machine/esp/loader/loader.conf")" "$1"; }
+boot_files() { (cd "$machine/esp" && find . -printf '%y %P\n' | sort && find . -type f -exec sha256sum {} + | sort); }
+unchanged() { diff <(printf '%s\n' "$1") <(boot_files); }
+failed_are() { is "$(inside systemctl --failed --plain --no-legend | cut -d' ' -f1 | paste -sd' ')" "$1"; }
+status() { inside clr-dkms status --json >"$machine/status.json"; }
+verdict_is() { status; is "$(sed -n 's/^  "verdict": "\(.*\)",$/\1/p' "$machine/status.json")" "$1"; }
+told() { status; grep -F -- "$1" "$machine/status.json" || { sed -n '/"problems"/,/"needs"/p' "$machine/status.json"; false; }; }
+runs() { is "$(inside cat /proc/sys/kernel/osrelease)" "$1"; }
+worker() { is "$(inside systemctl show -P Result clr-dkms.service)" "$1"; }
+motd_says() { grep -F -- "$1" "/proc/$leader/root/run/motd.d/clr-dkms.motd" || { inside cat /run/motd.d/clr-dkms.motd; false; }; }
+journal() { inside journalctl --no-pager -o cat "$@"; }
+logged() { journal -b "${@:2}" | grep -F -- "$1"; }
+has_module() { find "$root/usr/lib/modules/$1/updates/dkms" -name 'hello.ko*' -size +0 | grep . && grep updates/dkms/hello.ko "$root/usr/lib/modules/$1/modules.dep"; }
+booted_mark() { [[ -e $root/var/lib/kernel/k_booted_$1 ]]; }
+calls() { grep -c "^clr-boot-manager $1" "$root/var/log/clr-boot-manager-calls"; }
+config() { cat "/proc/$leader/root/run/swupd/config"; }
+until_there() { for _ in {1..300}; do [[ ! -e $root/$1 ]] || return 0; sleep 0.05; done; echo "no $1"; return 1; }
+update() { check "swupd update $1" inside swupd update "$1" && check 'the worker ends' settled; }
+switch() { printf '%s\n' "$@" >"$root/etc/machine/stand-in"; }
+
+# --- the scenarios -----------------------------------------------------------------------------------------------------
+
+# The new kernel becomes the default once its modules are there, and not before.
+scenario_proven() {
+    local before
+    before=$(calls update)
+    update good
+    check 'the new kernel is the default' default_is "$good"
+    check 'its modules are there' has_module "$good"
+    check 'clr-boot-manager was run once' is "$(calls update)" $((before + 1))
+    check 'the worker succeeded' worker success
+    check 'no unit failed' failed_are ''
+    check 'the stock unit was left out' not test -e "/proc/$leader/root/run/stock-new-kernel"
+    check 'a reboot is pending' verdict_is reboot-pending
+    check 'it shuts down' shut_down
+    check 'it boots' boot
+    check 'the new kernel runs' runs "$good"
+    check 'the worker ends' settled
+    check 'all is well' verdict_is healthy
+    check 'no unit failed after the reboot' failed_are ''
+    check 'the new kernel is marked as booted' booted_mark "$good"
+}
+
+# A critical module that does not compile: nothing of the boot partition changes, until it is mended.
+scenario_held() {
+    local before
+    before=$(boot_files)
+    update bad
+    check 'the boot partition is as it was' unchanged "$before"
+    check 'the old kernel is the default' default_is "$old"
+    check 'the worker failed' worker exit-code
+    check 'systemd tells of it' failed_are clr-dkms.service
+    check 'the status is held' verdict_is held
+    check 'it names the module' told "$bad is held back: it lacks hello/1.0 (critical: listed in clr-dkms.conf; build-failed)"
+    check 'so does the message of the day' motd_says "hello/1.0"
+    check 'and the journal' logged "hello/1.0 on $bad: build-failed" -u clr-dkms.service -p err
+    check 'with the compiler'"'"'s words' logged "storage size of 'now' isn't known" -u clr-dkms.service
+    update other
+    check 'another update changes nothing' unchanged "$before"
+    check 'it shuts down' shut_down
+    check 'it boots' boot
+    check 'the old kernel runs' runs "$old"
+    check 'the worker ends after the reboot' settled
+    check 'nothing has changed by that' unchanged "$before"
+    check 'it is held still' verdict_is held
+    # The fix arrives.
+    update mended
+    check 'the mended module is there' has_module "$bad"
+    check 'the new kernel is the default' default_is "$bad"
+    check 'the worker succeeded' worker success
+    check 'no unit failed' failed_are ''
+    check 'a reboot is pending' verdict_is reboot-pending
+}
+
+scenario_optional() {
+    update good-but
+    check 'the new kernel is the default' default_is "$good_but"
+    check 'the critical module is there' has_module "$good_but"
+    check 'the optional one is told of' told 'extra/1.0'
+    check 'nothing is held' not grep -q '"verdict": "held"' "$machine/status.json"
+}
+
+# Somebody runs clr-boot-manager while a kernel is held.
+scenario_by_hand() {
+    update bad
+    check 'somebody runs clr-boot-manager' inside clr-boot-manager update
+    check 'the new kernel is the default' default_is "$bad"
+    check 'it shuts down' shut_down
+    check 'the old kernel is the default again' default_is "$old"
+    check 'the console says why' grep -F "$old is the boot default again, because $bad lacks hello/1.0" "$machine/console"
+    check 'it boots' boot
+    check 'the old kernel runs' runs "$old"
+    check 'somebody runs clr-boot-manager again' inside clr-boot-manager update
+    check 'it reboots' reboot
+    check 'the old kernel is the default after a reboot' default_is "$old"
+    check 'it is up again' boot
+    check 'that was done before the reboot' grep -F "$old is the boot default again" <(journal -b -1 -u clr-dkms-hold.service)
+}
+
+# A second swupd run while a build goes on.
+scenario_two_runs() {
+    local first runs
+    touch "$root/etc/machine/hold-build"
+    check 'swupd does not wait for the build' inside timeout 20 swupd update good
+    check 'the build has begun' until_there var/lib/dkms/at-build
+    first=$(inside systemctl show -P InvocationID clr-dkms.service)
+    check 'a second swupd run' inside timeout 20 swupd update other
+    check 'the worker is at work' is "$(inside systemctl is-active clr-dkms.service)" activating
+    check 'it is the same one' is "$(inside systemctl show -P InvocationID clr-dkms.service)" "$first"
+    check 'the second request is kept' test -e "/proc/$leader/root/run/clr-dkms/requested"
+    rm "$root/etc/machine/hold-build"
+    check 'the worker ends' settled
+    check 'the build was not broken off' not logged 'broken off' -u clr-dkms.service
+    check 'the second request was served' not is "$(inside systemctl show -P InvocationID clr-dkms.service)" "$first"
+    check 'the new kernel is the default' default_is "$good"
+    check 'no unit failed' failed_are ''
+}
+
+# What follows a power cut: `where` it was, with the boot files as they were.
+after_a_cut() { # after_a_cut BOOT_FILES
+    check 'the boot default is the old one' default_is "$old"
+    rm -f "$root"/etc/machine/{hold-*,stand-in}
+    check 'it boots' boot
+    check 'the old kernel runs' runs "$old"
+    check 'the worker ends' settled
+    check 'its modules are there' has_module "$good"
+    check 'the new kernel is the default' default_is "$good"
+    check 'no unit failed' failed_are ''
+    check 'a reboot is pending' verdict_is reboot-pending
+    check 'no empty file is left' is "$(find "$machine/esp/loader" -name '*.conf' -empty)" ''
+}
+
+cut_at() { # cut_at build|install
+    local before
+    before=$(boot_files)
+    touch "$root/etc/machine/hold-$1"
+    check 'swupd' inside swupd update good
+    check "the $1 has begun" until_there "var/lib/dkms/at-$1"
+    power_cut
+    check 'the boot partition is as it was' unchanged "$before"
+    after_a_cut
+}
+scenario_cut_in_build() { cut_at build; }
+scenario_cut_in_install() { cut_at install; }
+scenario_cut_in_boot_update() {
+    switch CUT=1
+    check 'swupd' inside swupd update good
+    check 'the boot update has begun' until_there var/lib/dkms/at-update
+    power_cut
+    after_a_cut
+    check 'it boots again' eval 'shut_down && boot'
+    check 'the new kernel runs' runs "$good"
+}
+
+# An admin has swupd run clr-boot-manager: the default is pointed back.
+scenario_overridden() {
+    printf '[update]\nno_boot_update=false\n' >"$root/etc/swupd/config"
+    update bad
+    check 'swupd ran clr-boot-manager' test -e "$machine/esp/loader/entries/Clear-linux-native-${bad%.native}.conf"
+    check 'the old kernel is the default all the same' default_is "$old"
+    check 'by set-kernel' not is "$(calls set-kernel)" 0
+    check 'it is held' verdict_is held
+    check 'the status says what overrides us' told /etc/swupd/config:2
+}
+
+scenario_foreign_config() {
+    local folder
+    folder=/proc/$leader/root/run/swupd
+    check 'deferral is armed' grep -c no_boot_update=true "$folder/config"
+    printf '\n# theirs\n[update]\r\nurl=x y\n;\n' >"$machine/foreign"
+    cp "$machine/foreign" "$folder/config"
+    update good
+    check 'theirs comes first' cmp -n "$(stat -c %s "$machine/foreign")" "$machine/foreign" "$folder/config"
+    check 'ours is behind it' grep -c no_boot_update=true "$folder/config"
+    check 'disarm' inside clr-dkms guard --disarm
+    check 'theirs is byte for byte what it was' cmp "$machine/foreign" "$folder/config"
+    printf '[update]\nurl=x' >"$machine/foreign"
+    cp "$machine/foreign" "$folder/config"
+    update other
+    check 'one that swupd cannot read to its end is left alone' cmp "$machine/foreign" "$folder/config"
+    check 'the status says so' told 'is left alone: its last line has no newline'
+}
+
+scenario_partition_full() {
+    local before where
+    before=$(boot_files)
+    switch STAND_IN_ESP_FULL=copy
+    update good
+    check 'the boot partition is as it was' unchanged "$before"
+    check 'systemd tells of it' failed_are clr-dkms.service
+    check 'the journal says why' logged 'No space left on device' -u clr-dkms.service -p err
+    check 'the status says what is missing' told 'there is no boot entry for org.clearlinux.native.6.15.8-1592'
+    switch STAND_IN_ESP_FULL=entry
+    update other
+    check 'an empty entry is no default' default_is "$old"
+    check 'the old kernel boots next' told "\"boots_next\": \"$old\""
+    check 'systemd tells of it again' failed_are clr-dkms.service
+    switch
+    update other
+    check 'with room the new kernel is the default' default_is "$good"
+    check 'no unit failed' failed_are ''
+    for where in "$machine"/esp/loader/entries/*.conf; do check "$where has content" test -s "$where"; done
+}
+
+scenario_empty_entry() {
+    : >"$machine/esp/loader/entries/Clear-linux-native-1.0-1.conf"
+    update good
+    check 'the new kernel is the default' default_is "$good"
+    check 'the empty entry is out of the way' test -e "$machine/esp/loader/entries/Clear-linux-native-1.0-1.conf.empty"
+    check 'no unit failed' failed_are ''
+}
+
+# A kernel without its critical module was booted in spite of all.
+scenario_mark() {
+    update bad
+    check 'somebody runs clr-boot-manager' inside clr-boot-manager update
+    power_cut
+    check 'it boots' boot
+    check 'the kernel without the module runs' runs "$bad"
+    check 'the worker ends' settled
+    check 'it is not marked as booted' not booted_mark "$bad"
+    check 'the unit was skipped' is "$(inside systemctl show -P ActiveState clr-boot-manager-booted.service)" inactive
+    check 'the mark of the good one is there' booted_mark "$old"
+    # What does not work on the running kernel is not asked of the next one: nothing is held, and it is told.
+    check 'it is unsafe' verdict_is unsafe
+    check 'the journal says why' logged "$bad is not marked as booted: hello is critical"
+}
+
+# swupd puts back its own modules.dep for a kernel that did not change.
+scenario_modules_dep() {
+    local modules=$root/usr/lib/modules/$old
+    check 'it shuts down' shut_down
+    mv "$modules/updates" "$machine/aside" && depmod -b "$root" "$old" && mv "$machine/aside" "$modules/updates"
+    check 'modules.dep does not list it' not has_module "$old"
+    check 'it boots' boot
+    check 'modules.dep lists it again' has_module "$old"
+    check 'before sysinit.target' is "$(journal -b | grep -o -e "modules.dep of $old does not list all" -e 'Reached target sysinit.target' | head -n 1)" \
+        "modules.dep of $old does not list all"
+    check 'the worker ends' settled
+    check 'all is well' verdict_is healthy
+}
+
+scenario_removed() {
+    local there=/proc/$leader/root
+    printf '# theirs\n' | cat - "$there/run/swupd/config" >"$machine/config" && cp "$machine/config" "$there/run/swupd/config"
+    check 'uninstall' inside /srv/packaging/install.sh uninstall
+    check 'daemon-reload' inside systemctl daemon-reload
+    check 'deferral is disarmed' is "$(config)" '# theirs'
+    # An admin's choice, and what the tests put there themselves.
+    check 'no trace is left' is "$(cd "$there" && find run etc usr var -xdev \( -name '*clr-dkms*' -o -name '*clr_pre_update*' \) \
+        ! -path 'etc/clr-dkms*' ! -path 'etc/systemd/system/*.d' ! -path 'run/systemd/*' ! -path 'var/lib/systemd/*' ! -path 'var/tmp/*')" ''
+    check 'no unit of ours is left' is "$(inside systemctl list-units --all --plain --no-legend 'clr-dkms*' | grep -v not-found)" ''
+    check 'the triggers are pulled' inside systemctl restart update-triggers.target
+    check 'the stock unit works again' test -e "$there/run/stock-new-kernel"
+    check 'and the other one' test -e "$there/run/stock-remove-old"
+    check 'swupd update' inside swupd update good
+    check 'clr-boot-manager made the new kernel the default' default_is "$good"
+    check 'it shuts down' shut_down
+    check 'it boots' boot
+    check 'no unit failed' failed_are ''
+    check 'the kernel is marked as booted' booted_mark "$good"
+}
+
+# A shutdown while a build goes on: it is ended, nothing is lost, and nobody waits for long.
+scenario_shutdown_in_build() {
+    local before start
+    before=$(boot_files)
+    touch "$root/etc/machine/hold-build"
+    check 'swupd' inside swupd update good
+    check 'the build has begun' until_there var/lib/dkms/at-build
+    start=$SECONDS
+    check 'it shuts down' shut_down
+    check 'within 15 seconds' test $((SECONDS - start)) -le 15
+    check 'the boot partition is as it was' unchanged "$before"
+    after_a_cut
+}
+
+by_hand() { # by_hand UPDATE
+    check "the modules of $1 come" inside cp -a --remove-destination "/srv/update/$1/usr/lib/modules" /usr/lib/
+    check "the kernel $1 comes" inside cp -a --remove-destination "/srv/update/$1/usr/lib/kernel" /usr/lib/
+}
+
+# Files that came without swupd and its triggers.
+scenario_no_trigger() {
+    by_hand good
+    check 'the worker ends' settled
+    check 'its modules are there' has_module "$good"
+    check 'it is the default' default_is "$good"
+    # And while the worker is busy.
+    touch "$root/etc/machine/hold-build"
+    by_hand bad
+    check 'the build has begun' until_there var/lib/dkms/at-build
+    by_hand good-but
+    rm "$root/etc/machine/hold-build"
+    check 'the worker ends again' settled
+    check 'the later kernel was seen' default_is "$good_but"
+}
+
+# What an admin says holds until an admin says otherwise.
+scenario_admin() {
+    check 'hold' inside clr-dkms hold
+    update good
+    check 'the modules are built' has_module "$good"
+    check 'the old kernel is the default' default_is "$old"
+    check 'a reboot' reboot
+    check 'it boots' boot
+    check 'the old kernel runs' runs "$old"
+    check 'release' inside clr-dkms release
+    check 'the new kernel is the default' default_is "$good"
+    update bad
+    check 'a kernel without its module is no default' not default_is "$bad"
+    inside clr-dkms release >/dev/null 2>&1
+    check 'but when it is released it is' default_is "$bad"
+    check 'which is unsafe' verdict_is unsafe
+}
+
+# More runs of swupd than systemd would start a failing unit.
+scenario_many_runs() {
+    local i
+    for i in {1..22}; do inside swupd bundle-add other >/dev/null || echo "run $i failed"; settled; done
+    check 'there were more than twenty of the worker' test "$(journal -b -u clr-dkms.service | grep -c ^Starting)" -gt 20
+    update good
+    check 'no unit failed' failed_are ''
+    check 'the new kernel is the default' default_is "$good"
+}
+
+# What systemd itself thinks of the units.
+scenario_units() {
+    local unit most figure
+    check 'verify' is "$(cd "$top/systemd/usr/lib/systemd/system" && inside systemd-analyze verify --man=no clr-dkms.service clr-dkms.path clr-dkms-watch.path clr-dkms-watch.service \
+        clr-dkms-boot.service clr-dkms-hold.service clr-dkms-trigger.service clr-boot-manager-booted.service \
+        dkms-new-kernel.service dkms-remove-old.service swupd-update.service 2>&1)" ''
+    for unit in clr-dkms:45 clr-dkms-boot:20 clr-dkms-hold:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
+        most=${unit#*:} unit=${unit%:*}.service
+        cp "$top/systemd/usr/lib/systemd/system/$unit" "$machine/$unit"
+        figure=$(systemd-analyze security --offline=true --no-pager "$machine/$unit" 2>&1 | sed -n 's/.*exposure level for .*: \([0-9]*\)\.\([0-9]\).*/\1\2/p')
+        echo "exposure of $unit: ${figure%?}.${figure: -1}, of at most ${most%?}.${most: -1}"
+        check "exposure of $unit" test "${figure:-99}" -le "$most"
+    done
+}
