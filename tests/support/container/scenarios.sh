@@ -227,8 +227,9 @@ scenario_mark() {
     check 'it is not marked as booted' not booted_mark "$bad"
     check 'the unit was skipped' is "$(inside systemctl show -P ActiveState clr-boot-manager-booted.service)" inactive
     check 'the mark of the good one is there' booted_mark "$old"
-    # What does not work on the running kernel is not asked of the next one: nothing is held, and it is told.
-    check 'it is unsafe' verdict_is unsafe
+    # The good one can be gone back to, and is what boots next.
+    check 'it is held' verdict_is held
+    check 'the good one is the default' default_is "$old"
     check 'the journal says why' logged "$bad is not marked as booted: hello is critical"
 }
 
