@@ -82,7 +82,8 @@ pub fn put_right(
     let decision = &judgement.decision;
     boot.held_back = held_back(world, decision).map(|kernel| HeldBack {
         kernel,
-        since: was_held.as_ref().map_or_else(|| world.clock.now(), |held| held.since),
+        // A clock that was wrong once must not hide for years how long it has been.
+        since: was_held.as_ref().map_or(world.clock.now(), |held| held.since.min(world.clock.now())),
         deferred: !ran && was_held.is_none_or(|held| held.deferred),
     });
     if !ran && boot.held_back.is_some() {
@@ -146,6 +147,10 @@ pub fn put_deferral_right(world: &World, facts: &Facts, judgement: &Judgement) {
     if !world.root.is_slash() && world.root.kind() == RootKind::Image {
         return;
     }
+    if facts.tree.unreadable.is_some() {
+        // What is needed cannot be told: whatever swupd was told before stays.
+        return;
+    }
     let wanted = is_guarded(world)
         && world.settings.boot_policy == Policy::Defer
         && judgement.needs.iter().any(|n| n.class > crate::guard::Class::Optional);
@@ -159,7 +164,7 @@ pub fn put_deferral_right(world: &World, facts: &Facts, judgement: &Judgement) {
         Ok(false) => {}
         Err(e) => tracing::warn!("{e}"),
     }
-    if let (true, Deferral::Off { overridden_by: Some(by), .. }) = (wanted, &facts.deferral) {
+    if let (true, Deferral::Off { overridden_by: Some(by), .. }) = (wanted, deferral::observe(&world.root)) {
         tracing::warn!("{by} has swupd run clr-boot-manager before the modules are proven");
     }
 }

@@ -47,16 +47,29 @@ pub fn judge(facts: &Facts, settings: &Settings, record: Option<&Record>) -> Jud
     let kernels: Vec<Candidate> =
         facts.inventory.kernels.iter().rev().map(|kernel| candidate(facts, kernel, &states, true)).collect();
     let target = facts.inventory.boot_default().map(|k| k.name.release());
-    let next = facts.boots_next().map(|k| k.name.release());
+    let unseen = unseen_default(facts, record, target.as_deref());
+    let next_kernel = match &unseen {
+        Some(release) => facts.inventory.kernels.iter().find(|k| k.name.release() == *release),
+        None => facts.boots_next(),
+    };
+    let next = next_kernel.map(|k| k.name.release());
     let critical = || needs.iter().filter(|n| n.class == Class::Critical);
     // As the boot entries are now, and not as clr-boot-manager would make them.
-    let booted_next = facts.boots_next().map(|kernel| candidate(facts, kernel, &states, false));
+    let booted_next = next_kernel.map(|kernel| candidate(facts, kernel, &states, false));
     Judgement {
         decision: decide(&kernels, target.as_deref(), &needs, &facts.wishes),
         next_lacks: booted_next.map(|k| lacks(&k, critical())).unwrap_or_default(),
         next,
         needs,
     }
+}
+
+/// The boot default where the boot files cannot be seen (an unmounted partition, a user who is not root), and the last run,
+/// which could see them, has kept another kernel than the target there.
+fn unseen_default(facts: &Facts, record: Option<&Record>, target: Option<&str>) -> Option<String> {
+    let record = record.filter(|r| facts.boot.default.is_none() && r.boot.error.is_none())?;
+    let kept = record.boot.held_back.as_ref().filter(|held| Some(held.kernel.as_str()) == target);
+    kept.and(record.guard.as_ref()).and_then(|decision| decision.default.clone())
 }
 
 fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[ModuleRecord]) -> Vec<Need> {
@@ -93,10 +106,8 @@ fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord], as_conf
     let mine = states.iter().filter(|s| s.kernel == release);
     let modules: BTreeMap<String, Ready> =
         mine.map(|s| (s.module.name.clone(), if taken(s) { Ready::Yes } else { ready(s) })).collect();
-    // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
-    let entry = facts.boot.loader.is_none() || facts.boot.of(&kernel.id).is_some();
     Candidate {
-        bootable: kernel.modules != There::No && (entry || kernel.tip || kernel.running),
+        bootable: is_bootable(facts, kernel),
         running: kernel.running,
         // A mark that cannot be read is no reason to doubt a kernel.
         booted: kernel.booted != There::No,
@@ -104,6 +115,13 @@ fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord], as_conf
         release,
         modules,
     }
+}
+
+/// Whether the boot default can be pointed to it.
+pub fn is_bootable(facts: &Facts, kernel: &Installed) -> bool {
+    // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
+    let entry = facts.boot.loader.is_none() || facts.boot.of(&kernel.id).is_some();
+    kernel.modules != There::No && (entry || kernel.tip || kernel.running)
 }
 
 /// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write anew.

@@ -99,6 +99,9 @@ pub struct Wishes {
     /// Kernel releases that may be booted in spite of what they lack.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub released: BTreeSet<String>,
+    /// Why what was said cannot be read; the hold is then the one that the last run knew of.
+    #[serde(skip)]
+    pub fault: Option<String>,
 }
 
 /// What the decision says of the boot files.
@@ -203,7 +206,7 @@ pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishe
     let the_target = target.and_then(find).filter(|k| k.bootable);
     let lacking = the_target.map(|k| lacks(k, needed())).unwrap_or_default();
 
-    let (ruling, chosen, because) = choose(kernels, the_target, wishes, has_all, |k| {
+    let (ruling, chosen, because) = choose(kernels, target, wishes, has_all, |k| {
         let missing = lacks(k, critical()).len();
         (critical().count() - missing, needed().count() - lacks(k, needed()).len())
     });
@@ -224,16 +227,22 @@ pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishe
 
 fn choose<'k>(
     kernels: &'k [Candidate],
-    target: Option<&'k Candidate>,
+    target: Option<&str>,
     wishes: &Wishes,
     has_all: impl Fn(&Candidate) -> bool,
     worth: impl Fn(&Candidate) -> (usize, usize),
 ) -> (Ruling, Option<&'k Candidate>, Because) {
     let bootable = || kernels.iter().filter(|k| k.bootable);
+    let is_named = target.is_some();
+    let target = bootable().find(|k| Some(k.release.as_str()) == target);
     // A kernel that is held and gone holds nothing.
     if let Some(held) = bootable().find(|k| wishes.hold.as_ref() == Some(&k.release)) {
         let is_target = target.is_some_and(|t| t.release == held.release);
         return (if is_target { Ruling::Allow } else { Ruling::Defer }, Some(held), Because::Held);
+    }
+    if !is_named {
+        // clr-boot-manager does not know what runs, and leaves the default as it is: there is nothing to keep it from.
+        return (Ruling::Allow, bootable().find(|k| k.default), Because::Only);
     }
     match target {
         Some(t) if has_all(t) => return (Ruling::Allow, target, Because::Proven),
@@ -362,6 +371,9 @@ mod tests {
         }
         assert_eq!(told(&decide(&[], None, &zfs, &Wishes::default())), "Allow none Only unsafe");
         assert_eq!(told(&decide(&[], None, &[], &Wishes::default())), "Allow none Only");
+        // A kernel runs that is none of clr-boot-manager's.
+        let beside = [kernel("1", "b", &both), kernel("2", "bd", &[])];
+        assert_eq!(told(&decide(&beside, None, &zfs, &Wishes::default())), "Allow 2 Only unsafe");
     }
 
     const MODULES: [&str; 4] = ["a", "b", "c", "d"];
@@ -401,7 +413,7 @@ mod tests {
         let needs = needs.collect();
         let hold = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string());
         let released = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string()).into_iter().collect();
-        (kernels, (count - 1).to_string(), needs, Wishes { hold, released })
+        (kernels, (count - 1).to_string(), needs, Wishes { hold, released, fault: None })
     }
 
     proptest! {

@@ -77,6 +77,14 @@ fn need(module: &Known, listed: &Listed, in_use: &InUse, before: &[Need]) -> Nee
             return found(class, LISTED);
         }
     }
+    // A module of another make that does not say so is known by its installed file.
+    if !module.proven
+        && let Some(own) = files.iter().find(|file| in_use.own.contains(*file))
+        && !files.iter().any(|file| in_use.loaded.contains(file) && !in_use.own.contains(file))
+    {
+        let reason = format!("the kernel's own {own} is loaded in its place");
+        return Need { works: false, ..found(Class::Optional, &reason) };
+    }
     if let Some(reason) = files.iter().find_map(|file| in_use.hangs_on.get(file)) {
         return found(Class::Critical, reason);
     }
@@ -128,6 +136,7 @@ mod tests {
         let in_use = InUse {
             hangs_on: BTreeMap::from([("zfs".to_owned(), "backs /home (zfs)".to_owned())]),
             loaded: ["zfs", "v4l2loopback"].map(str::to_owned).into(),
+            own: BTreeSet::new(),
         };
         let modules = [
             known("zfs", &["spl", "zfs"], true),

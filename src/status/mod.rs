@@ -308,6 +308,10 @@ fn problems(
     if let ReadBack::Differs(wrong) = entries(facts, held_back) {
         problems.extend(wrong);
     }
+    problems.extend(guard::lost_wish(facts, judgement));
+    if acts_here(facts, settings) {
+        problems.extend(guard::not_deferred(facts, settings, judgement));
+    }
     if progress == Progress::BrokenOff {
         problems.push("the last run was broken off before its end".to_owned());
     }
