@@ -232,7 +232,7 @@ pub fn set_aside(root: &Root, path: &str) -> Result<String, FileError> {
 }
 
 /// The file that keeps what an admin has said of the boot default.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct WishesFile {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -244,8 +244,8 @@ pub struct WishesFile {
 /// What an admin has said of the boot default. Where the file cannot be used, a hold is the one that the last run knew of,
 /// and for the rest the rules decide.
 pub fn wishes(root: &Root) -> Wishes {
-    match load::<Wishes>(root, WISHES) {
-        Stored::Good(wishes) => wishes,
+    match load::<WishesFile>(root, WISHES) {
+        Stored::Good(file) => file.wishes,
         Stored::Absent => Wishes::default(),
         Stored::Bad(reason) | Stored::Unreadable(reason) => {
             let last = load::<Record>(root, RECORD).good().and_then(|record| record.guard);

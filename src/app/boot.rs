@@ -70,6 +70,9 @@ pub fn put_right(
     judgement: &Judgement,
     last: Option<BootRecord>,
 ) -> BootRecord {
+    if let Some(fault) = &facts.wishes.fault {
+        tracing::warn!("{fault}; `clr-dkms hold` or `release` says anew what is wanted");
+    }
     let reason = update_reason(world, last.as_ref(), facts, judgement);
     let was_held = last.as_ref().and_then(|l| l.held_back.clone());
     let last = last.unwrap_or_default();

@@ -137,8 +137,8 @@ fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
 fn mend_indexes(world: &World, cache: &mut Cache, seen: &mut Seen) {
     // swupd may have put its own modules.dep back: what is installed is found again before anybody looks for it.
     let due = engine::plan(&seen.facts, &Order::default());
-    let mut kernels: Vec<String> =
-        due.iter().filter(|p| p.steps == [Step::Index]).map(|p| p.release.clone()).collect();
+    let due = due.into_iter().chain(engine::index_plans(&seen.facts));
+    let mut kernels: Vec<String> = due.filter(|p| p.steps == [Step::Index]).map(|p| p.release).collect();
     kernels.dedup();
     for release in &kernels {
         tracing::warn!("modules.dep of {release} does not list all that is installed: making it anew");

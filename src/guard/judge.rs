@@ -81,14 +81,25 @@ fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[
     let known = |name: &str| {
         // Another version, or the same one on another kernel, may have other files: all of them are this module.
         let confs = facts.pairs.iter().filter(|p| p.module.name == name).filter_map(|p| p.conf.as_ref().ok());
-        let built: BTreeSet<String> = confs.flat_map(|c| c.built.iter().map(|b| b.name.clone())).collect();
-        Known { name: name.to_owned(), built: built.into_iter().collect(), proven: proven(name) }
+        let mut built: BTreeSet<String> =
+            confs.flat_map(|c| c.built.iter().map(|b| b.name.clone())).collect();
+        let unclear = built.is_empty();
+        if unclear {
+            // Most have one file of their own name.
+            built.insert(name.to_owned());
+        }
+        Known { name: name.to_owned(), built: built.into_iter().collect(), proven: proven(name), unclear }
     };
     let mut modules: Vec<Known> = names.iter().map(|name| known(name)).collect();
     // What an admin has listed is needed, whether or not dkms knows of it.
     for name in settings.modules.critical.iter().chain(&settings.modules.wanted) {
         if !names.contains(name.as_str()) && !modules.iter().any(|m| m.name == *name) {
-            modules.push(Known { name: name.clone(), built: vec![name.clone()], proven: false });
+            modules.push(Known {
+                name: name.clone(),
+                built: vec![name.clone()],
+                proven: false,
+                unclear: false,
+            });
         }
     }
     let before = record.map(|r| r.needs.as_slice()).unwrap_or_default();

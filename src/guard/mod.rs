@@ -195,12 +195,23 @@ pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Need>) -> V
     needs.filter_map(check).collect()
 }
 
+/// What does not work today is no reason to keep a machine from its updates: but for what is critical, while there is a
+/// kernel that has it. Without it one may run by a choice in the boot menu, and that is no reason to stay there.
+fn is_needed(kernels: &[Candidate], need: &Need) -> bool {
+    let has = |k: &Candidate| k.bootable && k.modules.get(&need.module) == Some(&Ready::Yes);
+    let is_there = || kernels.iter().any(|k| (k.running || k.booted || k.default) && has(k));
+    match need.class {
+        Class::Optional => false,
+        Class::Wanted => need.works,
+        Class::Critical => need.works || is_there(),
+    }
+}
+
 /// Decides. `kernels` in ascending order: the newest one last. `target` is the release that clr-boot-manager would make
 /// the default.
 pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishes: &Wishes) -> Decision {
     let find = |release: &str| kernels.iter().find(|k| k.release == release);
-    // What does not work today is no reason to keep a machine from its updates.
-    let needed = || needs.iter().filter(|n| n.works && n.class >= Class::Wanted);
+    let needed = || needs.iter().filter(|n| is_needed(kernels, n));
     let critical = || needs.iter().filter(|n| n.class == Class::Critical);
     let has_all = |k: &Candidate| lacks(k, needed()).is_empty();
     let the_target = target.and_then(find).filter(|k| k.bootable);
@@ -325,6 +336,10 @@ mod tests {
             usual(no(), no(), &[need("zfs", Class::Critical, false)], &nothing),
             "Allow 2 Proven unsafe"
         );
+        // It runs without, and the kernel that has it is there: that one is better than none.
+        let aside = [kernel("1", "b", &[("zfs", Ready::Yes)]), kernel("2", "r", &[("zfs", no())])];
+        let lost = [need("zfs", Class::Critical, false)];
+        assert_eq!(told(&decide(&aside, Some("2"), &lost, &nothing)), "Defer 1 Lacking");
         // Loaded, and gone from the disk of both.
         assert_eq!(usual(no(), no(), &zfs, &nothing), "Defer 1 Best unsafe");
     }
@@ -444,7 +459,7 @@ mod tests {
             prop_assert!(kept || said || decision.is_unsafe);
             // Nothing is held back without a reason.
             let full = kernels.iter().find(|k| k.release == target).filter(|k| k.bootable);
-            let full = full.is_some_and(|k| works.clone().all(|n| is_there(k, n)));
+            let full = full.is_some_and(|k| works.clone().chain(critical()).all(|n| is_there(k, n)));
             prop_assert!(!full || decision.ruling == Ruling::Allow || decision.because == Because::Held);
         }
     }

@@ -30,6 +30,8 @@ pub struct Known {
     pub built: Vec<String>,
     /// It is proven for the running kernel.
     pub proven: bool,
+    /// No dkms.conf of it can be read: it may have other files than these.
+    pub unclear: bool,
 }
 
 /// The name of a module as the kernel spells it.
@@ -77,6 +79,11 @@ fn need(module: &Known, listed: &Listed, in_use: &InUse, before: &[Need]) -> Nee
             return found(class, LISTED);
         }
     }
+    if module.unclear
+        && let Some(known) = before.iter().find(|n| n.module == module.name && n.reason != LISTED)
+    {
+        return Need { works: works || known.works, ..known.clone() };
+    }
     // A module of another make that does not say so is known by its installed file.
     if !module.proven
         && let Some(own) = files.iter().find(|file| in_use.own.contains(*file))
@@ -123,7 +130,12 @@ mod tests {
     use super::*;
 
     fn known(name: &str, built: &[&str], proven: bool) -> Known {
-        Known { name: name.to_owned(), built: built.iter().map(|b| (*b).to_owned()).collect(), proven }
+        Known {
+            name: name.to_owned(),
+            built: built.iter().map(|b| (*b).to_owned()).collect(),
+            proven,
+            unclear: false,
+        }
     }
 
     fn told(needs: &[Need]) -> Vec<String> {

@@ -6,7 +6,8 @@ use super::{A, B, TestRoot};
 pub(crate) const ID_A: &str = "org.clearlinux.native.6.15.7-1591";
 pub(crate) const ID_B: &str = "org.clearlinux.native.6.15.8-1592";
 /// Lines for [`TestRoot::behave`]: nothing compiles for [`B`].
-pub(crate) const FAILS_ON_B: &str = "[[ $verb != build || $kernel != *1592* ]] || code=10";
+pub(crate) const FAILS_ON_B: &str =
+    "[[ $verb != build || $kernel != *1592* ]] || { code=10; said='hello.c:1:5: error: no'; }";
 /// Lines for the same: nor does `hello`, while the others do.
 pub(crate) const HELLO_FAILS_ON_B: &str =
     "[[ $verb != build || $module != hello || $kernel != *1592* ]] || code=10";
