@@ -71,7 +71,7 @@ pub fn put_right(
     last: Option<BootRecord>,
 ) -> BootRecord {
     if let Some(fault) = &facts.wishes.fault {
-        tracing::warn!("{fault}; `clr-dkms hold` or `release` says anew what is wanted");
+        tracing::warn!("what an admin said of the boot default is lost: {fault}");
     }
     let reason = update_reason(world, last.as_ref(), facts, judgement);
     let was_held = last.as_ref().and_then(|l| l.held_back.clone());

@@ -156,11 +156,10 @@ pub fn held(judgement: &Judgement) -> Option<String> {
 /// What is wrong with an admin's word: it cannot be read, or the kernel that it holds cannot be booted.
 pub fn lost_wish(facts: &Facts, judgement: &Judgement) -> Option<String> {
     let wishes = &facts.wishes;
-    let said = "`clr-dkms hold` or `release` says anew what is wanted";
     match (&wishes.fault, &wishes.hold) {
-        (Some(fault), _) => Some(format!("{fault}; {said}")),
+        (Some(fault), _) => Some(format!("what an admin said of the boot default is lost: {fault}")),
         (None, Some(hold)) if judgement.decision.because != Because::Held => {
-            Some(format!("an admin holds kernel {hold}, which cannot be booted; {said}"))
+            Some(format!("an admin holds kernel {hold}, which cannot be booted"))
         }
         _ => None,
     }

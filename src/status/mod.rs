@@ -203,9 +203,9 @@ pub fn document(
     };
     let modules: Vec<ModuleRecord> =
         facts.pairs.iter().map(|p| spelt(module_status(facts, p, known))).collect();
-    let next_boot = facts.next_kernel().map(|k| k.name.release());
     let wanted = sig_unenforce_wanted(settings, facts);
     let judgement = judge(facts, settings, known);
+    let next_boot = judgement.next.clone().or_else(|| facts.next_kernel().map(|k| k.name.release()));
     let mut problems = problems(facts, record, progress, settings, &modules, &judgement);
     let (danger, held) = (guard::danger(&judgement), guard::held(&judgement));
     let is_held = held.is_some() && judgement.next == judgement.decision.default;
