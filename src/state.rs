@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
-use crate::guard::{Decision, Need, Wishes};
+use crate::guard::{Because, Decision, Need, Wishes};
 use crate::sys::{FileError, Root};
 
 /// The record of the last run of the post-update hook.
@@ -235,7 +235,7 @@ pub fn set_aside(root: &Root, path: &str) -> Result<String, FileError> {
 }
 
 /// The file that keeps what an admin has said of the boot default.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct WishesFile {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -244,14 +244,20 @@ pub struct WishesFile {
     pub wishes: Wishes,
 }
 
-/// What an admin has said of the boot default. A file that cannot be used says nothing: the rules decide then.
+/// What an admin has said of the boot default. Where the file cannot be used, a hold is the one that the last run knew of,
+/// and for the rest the rules decide.
 pub fn wishes(root: &Root) -> Wishes {
-    match load::<Wishes>(root, WISHES) {
-        Stored::Good(wishes) => wishes,
+    match load::<WishesFile>(root, WISHES) {
+        Stored::Good(file) => file.wishes,
         Stored::Absent => Wishes::default(),
         Stored::Bad(reason) | Stored::Unreadable(reason) => {
-            tracing::debug!("{reason}");
-            Wishes::default()
+            let last = load::<Record>(root, RECORD).good().and_then(|record| record.guard);
+            let held = last.filter(|decision| decision.because == Because::Held);
+            Wishes {
+                hold: held.and_then(|decision| decision.default),
+                fault: Some(reason),
+                ..Wishes::default()
+            }
         }
     }
 }

@@ -83,6 +83,9 @@ pub fn put_right(
     judgement: &Judgement,
     last: Option<BootRecord>,
 ) -> BootRecord {
+    if let Some(fault) = &facts.wishes.fault {
+        tracing::warn!("what an admin said of the boot default is lost: {fault}");
+    }
     let reason = update_reason(world, last.as_ref(), facts, judgement);
     let was_held = last.as_ref().and_then(|l| l.held_back.clone());
     let last = last.unwrap_or_default();
@@ -95,7 +98,8 @@ pub fn put_right(
     let decision = &judgement.decision;
     boot.held_back = held_back(world, decision).map(|kernel| HeldBack {
         kernel,
-        since: was_held.as_ref().map_or_else(|| world.clock.now(), |held| held.since),
+        // A clock that was wrong once must not hide for years how long it has been.
+        since: was_held.as_ref().map_or(world.clock.now(), |held| held.since.min(world.clock.now())),
         deferred: !ran && was_held.is_none_or(|held| held.deferred),
     });
     if !ran && boot.held_back.is_some() {
@@ -192,6 +196,10 @@ pub fn put_deferral_right(world: &World, facts: &Facts, judgement: &Judgement) {
     if !world.root.is_slash() && world.root.kind() == RootKind::Image {
         return;
     }
+    if facts.tree.unreadable.is_some() {
+        // What is needed cannot be told: whatever swupd was told before stays.
+        return;
+    }
     let wanted = defers(world) && judgement.needs.iter().any(|n| n.class > crate::guard::Class::Optional);
     let done = match wanted {
         true => deferral::arm(&world.root),
@@ -203,7 +211,7 @@ pub fn put_deferral_right(world: &World, facts: &Facts, judgement: &Judgement) {
         Ok(false) => {}
         Err(e) => tracing::warn!("{e}"),
     }
-    if let (true, Deferral::Off { overridden_by: Some(by), .. }) = (wanted, &facts.deferral) {
+    if let (true, Deferral::Off { overridden_by: Some(by), .. }) = (wanted, deferral::observe(&world.root)) {
         tracing::warn!(
             message_id = message::SWUPD_OVERRIDES,
             "{by} has swupd run clr-boot-manager before the modules are proven"

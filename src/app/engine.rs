@@ -98,6 +98,19 @@ pub struct Attempt {
     pub index_error: Option<String>,
 }
 
+/// The kernels that are no tips and run, where `modules.dep` alone is not as it should be.
+pub fn index_plans(facts: &Facts) -> Vec<Planned> {
+    let is_tip = |release: &str| facts.inventory.kernels.iter().any(|k| k.tip && k.name.release() == release);
+    let kernels: Vec<String> =
+        facts.lines.iter().map(|l| l.release.clone()).filter(|release| !is_tip(release)).collect();
+    if kernels.is_empty() {
+        return Vec::new();
+    }
+    let mut planned = plan(facts, &Order { kernels, ..Order::default() });
+    planned.retain(|p| p.steps == [Step::Index]);
+    planned
+}
+
 /// What is to be built.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Order {

@@ -6,11 +6,12 @@ use clap::Args;
 
 use super::engine::{self, Order};
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
-use crate::dkms::{Cache, Step, build};
+use crate::dkms::{Cache, Pair, Step, build};
 use crate::facts::Facts;
-use crate::guard::{Class, Judgement, Ruling, judge};
+use crate::guard::judge::is_bootable;
+use crate::guard::{Class, Judgement, Ruling, Wishes, judge};
 use crate::message;
-use crate::needs::{LISTED, kernel_spelling};
+use crate::needs::{InUse, LISTED, kernel_spelling};
 use crate::render::{self, shown};
 use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
 use crate::status::guard::GuardReport;
@@ -73,7 +74,7 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     let mut cache = Cache::load(&world.root);
     if arguments.may_mark_booted {
         let seen = look(world, &mut cache);
-        return Ok(may_mark_booted(&seen));
+        return Ok(may_mark_booted(world, &seen));
     }
     if arguments.disarm {
         need_root(world, "clr-dkms guard --disarm")?;
@@ -102,7 +103,8 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
         GuardReport::new(&seen.facts, &world.settings, &seen.judgement, held_back, world.clock.now());
     let text = if arguments.json { json(&report)? } else { render::guard::text(&report) };
     answer(&text, common.color)?;
-    Ok(if seen.facts.inventory.unreadable().is_some() { exit::UNKNOWN } else { report.exit_code() })
+    let unreadable = seen.facts.inventory.unreadable().is_some() || seen.facts.tree.unreadable.is_some();
+    Ok(if unreadable { exit::UNKNOWN } else { report.exit_code() })
 }
 
 /// Points the default back, after something had clr-boot-manager run.
@@ -113,14 +115,31 @@ pub fn assert_again(world: &World) {
     }
 }
 
-/// The first thing after a boot: quick, and without a build.
+/// The first thing after a boot: quick, and without a build. What fails keeps nothing else from being done.
 fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
-    let _lock = Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours)?;
     let mut seen = look(world, cache);
+    // First, and without the lock: a run that is at work may take an hour, and swupd may come before its end.
+    boot::put_deferral_right(world, &seen.facts, &seen.judgement);
+    let mut done = Ok(());
+    match Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours) {
+        Ok(_lock) => mend_indexes(world, cache, &mut seen),
+        // Whoever holds it mends them too.
+        Err(e) => done = Err(e.into()),
+    }
+    // Whatever was broken off by a power cut goes on; with nothing to do the worker ends at once.
+    if !seen.facts.tree.modules.is_empty() {
+        done = done.and(world.root.write(REQUEST, b"", 0o644).map(drop).map_err(anyhow::Error::from));
+    }
+    done = done.and(super::surfaces::write(world, &super::status::look(world)).map_err(anyhow::Error::from));
+    done.map(|()| exit::OK)
+}
+
+/// Makes `modules.dep` anew where it does not list what is installed.
+fn mend_indexes(world: &World, cache: &mut Cache, seen: &mut Seen) {
     // swupd may have put its own modules.dep back: what is installed is found again before anybody looks for it.
     let due = engine::plan(&seen.facts, &Order::default());
-    let mut kernels: Vec<String> =
-        due.iter().filter(|p| p.steps == [Step::Index]).map(|p| p.release.clone()).collect();
+    let due = due.into_iter().chain(engine::index_plans(&seen.facts));
+    let mut kernels: Vec<String> = due.filter(|p| p.steps == [Step::Index]).map(|p| p.release).collect();
     kernels.dedup();
     for release in &kernels {
         tracing::warn!(
@@ -133,26 +152,26 @@ fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
         }
     }
     if !kernels.is_empty() {
-        seen = look(world, cache);
+        *seen = look(world, cache);
     }
-    boot::put_deferral_right(world, &seen.facts, &seen.judgement);
-    // Whatever was broken off by a power cut goes on; with nothing to do the worker ends at once.
-    if !seen.facts.tree.modules.is_empty() {
-        world.root.write(REQUEST, b"", 0o644)?;
-    }
-    super::surfaces::write(world, &super::status::look(world))?;
-    Ok(exit::OK)
 }
 
 /// 0 in doubt: the mark is the rule, and only what is known to be lost keeps it away.
-fn may_mark_booted(seen: &Seen) -> u8 {
+fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
     let Some(running) = seen.facts.inventory.running_kernel().map(|k| k.name.release()) else {
         return exit::OK;
     };
+    // Without a list of what is loaded, or of what dkms knows, nothing is known to be lost.
+    if !InUse::can_tell(&world.root) || seen.facts.tree.modules.is_empty() {
+        return exit::OK;
+    }
     let loaded = |module: &str| {
-        let mine = seen.facts.pairs.iter().filter(|p| p.module.name == module);
-        let confs = mine.filter_map(|p| p.conf.as_ref().ok());
-        confs.flat_map(|c| &c.built).any(|b| seen.facts.in_use.loaded.contains(&kernel_spelling(&b.name)))
+        let is_loaded = |file: &str| seen.facts.in_use.loaded.contains(&kernel_spelling(file));
+        // A dkms.conf that cannot be read does not tell the names of its files.
+        let of_conf = |pair: &Pair| {
+            pair.conf.as_ref().map_or(true, |conf| conf.built.iter().any(|b| is_loaded(&b.name)))
+        };
+        is_loaded(module) || seen.facts.pairs.iter().filter(|p| p.module.name == module).any(of_conf)
     };
     let lost = seen.judgement.needs.iter().find(|need| {
         let elsewhere = need.worked_on.as_ref().is_some_and(|on| *on != running);
@@ -188,8 +207,15 @@ pub fn hold(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> {
                 facts.inventory.running_kernel().ok_or("the running kernel is not installed: name one")?
             }
         };
-        let mut wishes = facts.wishes.clone();
-        wishes.hold = Some(kernel.name.release());
+        if !is_bootable(facts, kernel) {
+            return Err(format!(
+                "{} cannot be booted: it has no boot entry, and clr-boot-manager makes one only for the tip of each \
+                 variant and for the running kernel",
+                kernel.name.release()
+            ));
+        }
+        // The last word counts: what was released before is to be proven again.
+        let wishes = Wishes { hold: Some(kernel.name.release()), ..Wishes::default() };
         tracing::info!("{} is the boot default until `clr-dkms release`", kernel.name.release());
         Ok(wishes)
     })
@@ -219,8 +245,13 @@ pub fn release(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> 
             None if judgement.decision.ruling == Ruling::Defer => judgement.decision.target.clone(),
             None => None,
         };
+        // To let go of a kernel does not say that it may lack something.
+        let target = target.filter(|target| held.as_ref() != Some(target));
         match target {
             Some(target) => {
+                if judgement.decision.target.as_ref() != Some(&target) {
+                    tracing::info!("{target} is not held back: it is remembered for when it would be");
+                }
                 for lack in judgement
                     .decision
                     .lacking
@@ -242,7 +273,7 @@ pub fn release(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> 
 fn wish(
     world: &World,
     verb: &'static str,
-    change: impl FnOnce(&Facts, &Judgement) -> Result<crate::guard::Wishes, String>,
+    change: impl FnOnce(&Facts, &Judgement) -> Result<Wishes, String>,
 ) -> anyhow::Result<u8> {
     need_root(world, verb)?;
     interrupt::watch()?;
@@ -259,10 +290,24 @@ fn wish(
     // What is said of kernels that are gone says nothing any more.
     let installed: Vec<String> = seen.facts.inventory.kernels.iter().map(|k| k.name.release()).collect();
     wishes.released.retain(|release| installed.contains(release));
-    if wishes == seen.facts.wishes {
+    let is_damaged = wishes.fault.take().is_some() || seen.facts.wishes.fault.is_some();
+    let is_new = wishes != seen.facts.wishes;
+    // The same word again, where something has happened to the boot default since, is carried out again.
+    let is_done = seen.judgement.next == seen.judgement.decision.default || !boot::is_guarded(world);
+    if !is_new && is_done {
         return Ok(exit::OK);
     }
-    if wishes == crate::guard::Wishes::default() {
+    if is_damaged {
+        match state::set_aside(&world.root, WISHES) {
+            Ok(aside) => {
+                tracing::warn!("what was said before is kept as {}", world.root.spell(aside).display())
+            }
+            Err(e) => tracing::warn!("what was said before cannot be kept: {e}"),
+        }
+    }
+    if !is_new {
+        tracing::debug!("it has been said before");
+    } else if wishes == Wishes::default() {
         world.root.remove(WISHES)?;
     } else {
         world.root.write_json(WISHES, &state::WishesFile { schema: SCHEMA, wishes })?;

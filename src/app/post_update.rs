@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::engine::{self, Attempt, Order};
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root};
+use crate::boot::deferral;
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
@@ -266,6 +267,10 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
 
     let left_alone = engine::left_alone(&facts, order);
     let mut plans = engine::plan(&facts, order);
+    // A kernel that still runs while the tip is held back boots next: nothing is built for it, but it finds what it has.
+    if order.kernels.is_empty() {
+        plans.extend(engine::index_plans(&facts).into_iter().filter(|p| facts.inventory.runs(&p.release)));
+    }
     plans.retain(|p| {
         let again = !order.by_hand && p.would_fail_again(world, before.as_good());
         if again {
@@ -306,6 +311,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         }
     }
     boot::put_deferral_right(world, &facts, &judgement);
+    facts.deferral = deferral::observe(root);
 
     let mut problems = faults.clone();
     problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));

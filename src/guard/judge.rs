@@ -47,16 +47,29 @@ pub fn judge(facts: &Facts, settings: &Settings, record: Option<&Record>) -> Jud
     let kernels: Vec<Candidate> =
         facts.inventory.kernels.iter().rev().map(|kernel| candidate(facts, kernel, &states, true)).collect();
     let target = facts.inventory.boot_default().map(|k| k.name.release());
-    let next = facts.boots_next().map(|k| k.name.release());
+    let unseen = unseen_default(facts, record, target.as_deref());
+    let next_kernel = match &unseen {
+        Some(release) => facts.inventory.kernels.iter().find(|k| k.name.release() == *release),
+        None => facts.boots_next(),
+    };
+    let next = next_kernel.map(|k| k.name.release());
     let critical = || needs.iter().filter(|n| n.class == Class::Critical);
     // As the boot entries are now, and not as clr-boot-manager would make them.
-    let booted_next = facts.boots_next().map(|kernel| candidate(facts, kernel, &states, false));
+    let booted_next = next_kernel.map(|kernel| candidate(facts, kernel, &states, false));
     Judgement {
         decision: decide(&kernels, target.as_deref(), &needs, &facts.wishes),
         next_lacks: booted_next.map(|k| lacks(&k, critical())).unwrap_or_default(),
         next,
         needs,
     }
+}
+
+/// The boot default where the boot files cannot be seen (an unmounted partition, a user who is not root), and the last run,
+/// which could see them, has kept another kernel than the target there.
+fn unseen_default(facts: &Facts, record: Option<&Record>, target: Option<&str>) -> Option<String> {
+    let record = record.filter(|r| facts.boot.default.is_none() && r.boot.error.is_none())?;
+    let kept = record.boot.held_back.as_ref().filter(|held| Some(held.kernel.as_str()) == target);
+    kept.and(record.guard.as_ref()).and_then(|decision| decision.default.clone())
 }
 
 fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[ModuleRecord]) -> Vec<Need> {
@@ -68,14 +81,25 @@ fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[
     let known = |name: &str| {
         // Another version, or the same one on another kernel, may have other files: all of them are this module.
         let confs = facts.pairs.iter().filter(|p| p.module.name == name).filter_map(|p| p.conf.as_ref().ok());
-        let built: BTreeSet<String> = confs.flat_map(|c| c.built.iter().map(|b| b.name.clone())).collect();
-        Known { name: name.to_owned(), built: built.into_iter().collect(), proven: proven(name) }
+        let mut built: BTreeSet<String> =
+            confs.flat_map(|c| c.built.iter().map(|b| b.name.clone())).collect();
+        let unclear = built.is_empty();
+        if unclear {
+            // Most have one file of their own name.
+            built.insert(name.to_owned());
+        }
+        Known { name: name.to_owned(), built: built.into_iter().collect(), proven: proven(name), unclear }
     };
     let mut modules: Vec<Known> = names.iter().map(|name| known(name)).collect();
     // What an admin has listed is needed, whether or not dkms knows of it.
     for name in settings.modules.critical.iter().chain(&settings.modules.wanted) {
         if !names.contains(name.as_str()) && !modules.iter().any(|m| m.name == *name) {
-            modules.push(Known { name: name.clone(), built: vec![name.clone()], proven: false });
+            modules.push(Known {
+                name: name.clone(),
+                built: vec![name.clone()],
+                proven: false,
+                unclear: false,
+            });
         }
     }
     let before = record.map(|r| r.needs.as_slice()).unwrap_or_default();
@@ -93,10 +117,8 @@ fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord], as_conf
     let mine = states.iter().filter(|s| s.kernel == release);
     let modules: BTreeMap<String, Ready> =
         mine.map(|s| (s.module.name.clone(), if taken(s) { Ready::Yes } else { ready(s) })).collect();
-    // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
-    let entry = facts.boot.loader.is_none() || facts.boot.of(&kernel.id).is_some();
     Candidate {
-        bootable: kernel.modules != There::No && (entry || kernel.tip || kernel.running),
+        bootable: is_bootable(facts, kernel),
         running: kernel.running,
         // A mark that cannot be read is no reason to doubt a kernel.
         booted: kernel.booted != There::No,
@@ -104,6 +126,13 @@ fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord], as_conf
         release,
         modules,
     }
+}
+
+/// Whether the boot default can be pointed to it.
+pub fn is_bootable(facts: &Facts, kernel: &Installed) -> bool {
+    // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
+    let entry = facts.boot.loader.is_none() || facts.boot.of(&kernel.id).is_some();
+    kernel.modules != There::No && (entry || kernel.tip || kernel.running)
 }
 
 /// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write anew.

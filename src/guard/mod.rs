@@ -106,6 +106,9 @@ pub struct Wishes {
     /// Kernel releases that may be booted in spite of what they lack.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub released: BTreeSet<String>,
+    /// Why what was said cannot be read; the hold is then the one that the last run knew of.
+    #[serde(skip)]
+    pub fault: Option<String>,
 }
 
 /// What the decision says of the boot files.
@@ -199,28 +202,29 @@ pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Need>) -> V
     needs.filter_map(check).collect()
 }
 
+/// What does not work today is no reason to keep a machine from its updates: but for what is critical, while there is a
+/// kernel that has it. Without it one may run by a choice in the boot menu, and that is no reason to stay there.
+fn is_needed(kernels: &[Candidate], need: &Need) -> bool {
+    let has = |k: &Candidate| k.bootable && k.modules.get(&need.module) == Some(&Ready::Yes);
+    let is_there = || kernels.iter().any(|k| (k.default || k.is_tried()) && has(k));
+    match need.class {
+        Class::Optional => false,
+        Class::Wanted => need.works,
+        Class::Critical => need.works || is_there(),
+    }
+}
+
 /// Decides. `kernels` in ascending order: the newest one last. `target` is the release that clr-boot-manager would make
 /// the default.
 pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishes: &Wishes) -> Decision {
     let find = |release: &str| kernels.iter().find(|k| k.release == release);
-    let is_there = |k: &Candidate, n: &Need| k.modules.get(&n.module) == Some(&Ready::Yes);
-    let somewhere = |n: &Need| kernels.iter().any(|k| k.is_tried() && is_there(k, n));
-    // What does not work today is no reason to keep a machine from its updates; but where a kernel with what is critical can
-    // be gone back to, it is: the one that runs may have been booted by mistake.
-    let needed = || {
-        let counts = |n: &&Need| match n.class {
-            Class::Critical => n.works || somewhere(n),
-            Class::Wanted => n.works,
-            Class::Optional => false,
-        };
-        needs.iter().filter(counts)
-    };
+    let needed = || needs.iter().filter(|n| is_needed(kernels, n));
     let critical = || needs.iter().filter(|n| n.class == Class::Critical);
     let has_all = |k: &Candidate| lacks(k, needed()).is_empty();
     let the_target = target.and_then(find).filter(|k| k.bootable);
     let lacking = the_target.map(|k| lacks(k, needed())).unwrap_or_default();
 
-    let (ruling, chosen, because) = choose(kernels, the_target, target.is_some(), wishes, has_all, |k| {
+    let (ruling, chosen, because) = choose(kernels, target, wishes, has_all, |k| {
         let missing = lacks(k, critical()).len();
         (critical().count() - missing, needed().count() - lacks(k, needed()).len())
     });
@@ -241,22 +245,24 @@ pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishe
 
 fn choose<'k>(
     kernels: &'k [Candidate],
-    target: Option<&'k Candidate>,
-    has_target: bool,
+    target: Option<&str>,
     wishes: &Wishes,
     has_all: impl Fn(&Candidate) -> bool,
     worth: impl Fn(&Candidate) -> (usize, usize),
 ) -> (Ruling, Option<&'k Candidate>, Because) {
     let bootable = || kernels.iter().filter(|k| k.bootable);
-    let tried = || kernels.iter().filter(|k| k.is_tried());
+    let is_named = target.is_some();
+    let target = bootable().find(|k| Some(k.release.as_str()) == target);
     // A kernel that is held and gone holds nothing.
     if let Some(held) = bootable().find(|k| wishes.hold.as_ref() == Some(&k.release)) {
         let is_target = target.is_some_and(|t| t.release == held.release);
         return (if is_target { Ruling::Allow } else { Ruling::Defer }, Some(held), Because::Held);
     }
+    if !is_named {
+        // clr-boot-manager does not know what runs, and leaves the default as it is: there is nothing to keep it from.
+        return (Ruling::Allow, bootable().find(|k| k.default), Because::Only);
+    }
     match target {
-        // The running kernel is none of clr-boot-manager's: it makes no kernel the default, and keeps all of them.
-        None if !has_target => return (Ruling::Allow, bootable().find(|k| k.default), Because::Only),
         Some(t) if has_all(t) => return (Ruling::Allow, target, Because::Proven),
         Some(t) if wishes.released.contains(&t.release) => return (Ruling::Allow, target, Because::Released),
         _ => {}
@@ -269,6 +275,7 @@ fn choose<'k>(
     if let Some(kernel) = full {
         return (Ruling::Defer, Some(kernel), Because::Lacking);
     }
+    let tried = || kernels.iter().filter(|k| k.is_tried());
     let running = tried().find(|k| k.running);
     // Of equals the last one, which is the newest.
     match running.or_else(|| tried().max_by_key(|k| worth(k))) {
@@ -336,14 +343,10 @@ mod tests {
             usual(no(), no(), &[need("zfs", Class::Critical, false)], &nothing),
             "Allow 2 Proven unsafe"
         );
-        // The kernel that runs was booted without it, by mistake or by force.
-        let back = [kernel("1", "b", &[("zfs", Ready::Yes)]), kernel("2", "rb", &[("zfs", no())])];
+        // It runs without, and the kernel that has it is there: that one is better than none.
+        let aside = [kernel("1", "b", &[("zfs", Ready::Yes)]), kernel("2", "r", &[("zfs", no())])];
         let lost = [need("zfs", Class::Critical, false)];
-        assert_eq!(told(&decide(&back, Some("2"), &lost, &nothing)), "Defer 1 Lacking");
-        assert_eq!(
-            told(&decide(&back, Some("2"), &[need("zfs", Class::Wanted, false)], &nothing)),
-            "Allow 2 Proven"
-        );
+        assert_eq!(told(&decide(&aside, Some("2"), &lost, &nothing)), "Defer 1 Lacking");
         // Loaded, and gone from the disk of both.
         assert_eq!(usual(no(), no(), &zfs, &nothing), "Defer 1 Best unsafe");
     }
@@ -390,9 +393,9 @@ mod tests {
         }
         assert_eq!(told(&decide(&[], None, &zfs, &Wishes::default())), "Allow none Only unsafe");
         assert_eq!(told(&decide(&[], None, &[], &Wishes::default())), "Allow none Only");
-        // A kernel of somebody else runs.
-        let kernels = [kernel("0", "b", &both), kernel("1", "bd", &both)];
-        assert_eq!(told(&decide(&kernels, None, &zfs, &Wishes::default())), "Allow 1 Only");
+        // A kernel runs that is none of clr-boot-manager's.
+        let beside = [kernel("1", "b", &both), kernel("2", "bd", &[])];
+        assert_eq!(told(&decide(&beside, None, &zfs, &Wishes::default())), "Allow 2 Only unsafe");
     }
 
     const MODULES: [&str; 4] = ["a", "b", "c", "d"];
@@ -432,7 +435,7 @@ mod tests {
         let needs = needs.collect();
         let hold = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string());
         let released = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string()).into_iter().collect();
-        (kernels, (count - 1).to_string(), needs, Wishes { hold, released })
+        (kernels, (count - 1).to_string(), needs, Wishes { hold, released, fault: None })
     }
 
     proptest! {
@@ -470,7 +473,7 @@ mod tests {
             prop_assert!(kept || said || decision.is_unsafe);
             // Nothing is held back without a reason.
             let full = kernels.iter().find(|k| k.release == target).filter(|k| k.bootable);
-            let full = full.is_some_and(|k| works.clone().all(|n| is_there(k, n)));
+            let full = full.is_some_and(|k| works.clone().chain(critical()).all(|n| is_there(k, n)));
             prop_assert!(!full || decision.ruling == Ruling::Allow || decision.because == Because::Held);
         }
     }

@@ -2,13 +2,16 @@
 //! displays through sysfs to drivers. What cannot be read hangs on nothing: then a loaded module is still *wanted*.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 
 use super::{kernel_spelling, spread};
 use crate::kernel::inventory::module_folder;
 use crate::sys::Root;
 
-/// The deepest stack of devices (partition, volume, array, disk; bond, bridge, card) that is followed.
-const DEPTH: usize = 8;
+/// The longest file that is read: the longest real one, `modules.alias`, has a quarter of that.
+const LONGEST: u64 = 16 << 20;
+/// The most mounts, and the most devices below them, that are followed.
+const MOST: usize = 4096;
 
 /// What is in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,36 +20,60 @@ pub struct InUse {
     pub hangs_on: BTreeMap<String, String>,
     /// Every loaded module.
     pub loaded: BTreeSet<String>,
+    /// Those of them that came with the kernel: they do not taint it as modules from elsewhere do.
+    pub own: BTreeSet<String>,
 }
+
+const MODULES: &str = "/proc/modules";
 
 impl InUse {
     /// Looks, on a machine whose kernel `release` runs.
     pub fn observe(root: &Root, release: &str) -> InUse {
-        let mut look = Look { root, found: BTreeMap::new() };
+        let mut look = Look { root, found: BTreeMap::new(), seen: BTreeSet::new() };
         look.filesystems(release);
         look.swap();
         look.pools();
         look.default_route();
         look.displays();
         let mut hangs_on = look.found;
-        let loaded: BTreeSet<String> = text(root, "/proc/modules")
-            .lines()
-            .filter_map(|line| line.split_ascii_whitespace().next())
-            .map(str::to_owned)
-            .collect();
-        let holders = |name: &String| (name.clone(), names(root, &format!("/sys/module/{name}/holders")));
-        spread(&mut hangs_on, &loaded.iter().map(holders).collect());
-        InUse { hangs_on, loaded }
+        let list = text(root, MODULES);
+        let names = |own: bool| {
+            let lines = list.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+            // Behind the address, in brackets: O stands for a module from outside of the kernel's tree.
+            let is_own = |line: &Vec<&str>| !line.iter().skip(6).any(|taint| taint.contains('O'));
+            let names = lines.filter(|line| !own || is_own(line)).filter_map(|line| line.first().copied());
+            names.map(str::to_owned).collect::<BTreeSet<String>>()
+        };
+        let (loaded, own) = (names(false), names(true));
+        // What is in use and not loaded is built into the kernel.
+        hangs_on.retain(|module, _| loaded.contains(module) || !InUse::can_tell(root));
+        let holders = |name: &String| (name.clone(), listed(root, &format!("/sys/module/{name}/holders")));
+        spread(&mut hangs_on, &loaded.iter().take(MOST).map(holders).collect());
+        InUse { hangs_on, loaded, own }
+    }
+
+    /// Whether the running kernel says what is loaded.
+    pub fn can_tell(root: &Root) -> bool {
+        root.open_file(MODULES).is_ok()
     }
 }
 
 fn text(root: &Root, path: &str) -> String {
-    root.read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    String::from_utf8_lossy(&bytes(root, path)).into_owned()
 }
 
-fn names(root: &Root, folder: &str) -> Vec<String> {
-    let listed = root.list_optional(folder).unwrap_or_default();
-    listed.iter().filter_map(|entry| entry.text()).map(str::to_owned).collect()
+/// The beginning of a file; nothing where it cannot be read.
+fn bytes(root: &Root, path: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match root.open_file(path).map(|file| file.take(LONGEST).read_to_end(&mut bytes)) {
+        Ok(Ok(_)) => bytes,
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+fn listed(root: &Root, folder: &str) -> Vec<String> {
+    let entries = root.list_optional(folder).unwrap_or_default();
+    entries.iter().filter_map(|entry| entry.text()).map(str::to_owned).collect()
 }
 
 /// The first line of a file of sysfs.
@@ -58,6 +85,8 @@ fn word(root: &Root, path: &str) -> Option<String> {
 struct Look<'r> {
     root: &'r Root,
     found: BTreeMap<String, String>,
+    /// Block devices by number and interfaces by name: each is followed once, for whatever is on it first.
+    seen: BTreeSet<String>,
 }
 
 impl Look<'_> {
@@ -82,15 +111,26 @@ impl Look<'_> {
             {
                 self.add(&name.to_string_lossy(), what);
             }
+            // A disk with several paths is a virtual device; its controllers stand beside it.
+            if place.parent().is_some_and(|folder| folder.ends_with("nvme-subsystem")) {
+                let subsystem = place.to_string_lossy().into_owned();
+                let controllers = listed(self.root, &subsystem).into_iter().filter(|n| n.starts_with("nvme"));
+                for controller in controllers.filter(|n| !n["nvme".len()..].contains('n')) {
+                    let path = format!("{subsystem}/{controller}");
+                    if self.seen.len() < 2 * MOST && self.seen.insert(path.clone()) {
+                        self.add_drivers(&path, what);
+                    }
+                }
+            }
         }
     }
 
     fn filesystems(&mut self, release: &str) {
         let mounts = text(self.root, "/proc/self/mountinfo");
-        let aliases = self.root.read(format!("{}/modules.alias", module_folder(release))).unwrap_or_default();
+        let aliases = bytes(self.root, &format!("{}/modules.alias", module_folder(release)));
         let aliases = filesystem_aliases(&aliases);
         let mut kinds = BTreeSet::new();
-        for line in mounts.lines() {
+        for line in mounts.lines().take(MOST) {
             // proc_pid_mountinfo(5): the optional fields end at a dash.
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let left: Vec<&str> = left.split(' ').collect();
@@ -98,7 +138,11 @@ impl Look<'_> {
             let (Some(number), Some(point), Some(kind)) = (left.get(2), left.get(4), right.first()) else {
                 continue;
             };
-            let what = format!("backs {}", unescaped(point));
+            let point = unescaped(point);
+            if self.is_passing(number, &point) {
+                continue;
+            }
+            let what = format!("backs {point}");
             // `fuse.sshfs` is served by `fuse`.
             let kind = kind.split('.').next().unwrap_or(kind);
             if kinds.insert(kind.to_owned()) {
@@ -106,7 +150,7 @@ impl Look<'_> {
                     self.add(&module, &what);
                 }
             }
-            self.add_block(number, &what, DEPTH);
+            self.add_block(number, &what);
             // The members of a filesystem on several devices have no number of their own in the mount.
             if let Some(source) = right.get(1).filter(|source| source.starts_with("/dev/")) {
                 self.add_source(&unescaped(source), &what);
@@ -117,17 +161,31 @@ impl Look<'_> {
         }
     }
 
-    /// A block device by its number, and what it lies on.
-    fn add_block(&mut self, number: &str, what: &str, depth: usize) {
+    /// What somebody has plugged in for a while: the system does not need it to boot.
+    fn is_passing(&self, number: &str, point: &str) -> bool {
         let device = format!("/sys/dev/block/{number}");
-        if depth == 0 || !self.root.lookup(&device).is_there() {
-            return;
-        }
-        self.add_drivers(&device, what);
-        // A partition's disk has the slaves of neither; the partition's own folder has none.
-        for slave in names(self.root, &format!("{device}/slaves")) {
-            if let Some(number) = word(self.root, &format!("/sys/class/block/{slave}/dev")) {
-                self.add_block(&number, what, depth - 1);
+        // Of a partition, its disk says so.
+        let says = |file: &str| word(self.root, &format!("{device}/{file}")).as_deref() == Some("1");
+        let for_a_while = ["/media/", "/mnt/"].iter().any(|folder| point.starts_with(folder));
+        point.starts_with("/run/media/") || (for_a_while && (says("removable") || says("../removable")))
+    }
+
+    /// A block device by its number, and what it lies on.
+    fn add_block(&mut self, number: &str, what: &str) {
+        let mut todo = vec![number.to_owned()];
+        while let Some(number) = todo.pop() {
+            let device = format!("/sys/dev/block/{number}");
+            let is_new = self.seen.len() < 2 * MOST && self.seen.insert(number);
+            if !is_new || !self.root.lookup(&device).is_there() {
+                continue;
+            }
+            self.add_drivers(&device, what);
+            for slave in listed(self.root, &format!("{device}/slaves")) {
+                todo.extend(word(self.root, &format!("/sys/class/block/{slave}/dev")));
+            }
+            // What a partition lies on is known to its disk, which may be an array.
+            if self.root.lookup(format!("{device}/partition")).is_there() {
+                todo.extend(word(self.root, &format!("{device}/../dev")));
             }
         }
     }
@@ -136,21 +194,28 @@ impl Look<'_> {
         let stat = self.root.lookup(device).stat().filter(|stat| stat.stands_for != 0);
         if let Some(stat) = stat {
             let (major, minor) = (rustix::fs::major(stat.stands_for), rustix::fs::minor(stat.stands_for));
-            self.add_block(&format!("{major}:{minor}"), what, DEPTH);
+            self.add_block(&format!("{major}:{minor}"), what);
+        } else if let Some(number) = device
+            .rsplit('/')
+            .next()
+            .and_then(|name| word(self.root, &format!("/sys/class/block/{name}/dev")))
+        {
+            // A copy of a system has no device files.
+            self.add_block(&number, what);
         }
     }
 
     /// All devices of the filesystem that one of them belongs to.
     fn add_btrfs(&mut self, source: &str, what: &str) {
         let Some(name) = source.rsplit('/').next() else { return };
-        for filesystem in names(self.root, "/sys/fs/btrfs") {
-            let devices = names(self.root, &format!("/sys/fs/btrfs/{filesystem}/devices"));
+        for filesystem in listed(self.root, "/sys/fs/btrfs") {
+            let devices = listed(self.root, &format!("/sys/fs/btrfs/{filesystem}/devices"));
             if !devices.iter().any(|device| device == name) {
                 continue;
             }
             for device in devices {
                 if let Some(number) = word(self.root, &format!("/sys/class/block/{device}/dev")) {
-                    self.add_block(&number, what, DEPTH);
+                    self.add_block(&number, what);
                 }
             }
         }
@@ -167,7 +232,7 @@ impl Look<'_> {
     /// OpenZFS has a folder for each imported pool.
     fn pools(&mut self) {
         const POOLS: &str = "/proc/spl/kstat/zfs";
-        for pool in names(self.root, POOLS) {
+        for pool in listed(self.root, POOLS) {
             if self.root.lookup(format!("{POOLS}/{pool}/state")).is_there() {
                 self.add("zfs", &format!("holds the pool {pool}"));
             }
@@ -190,33 +255,38 @@ impl Look<'_> {
         });
         let interfaces: BTreeSet<String> = v4.chain(v6).filter(|name| name != "lo").collect();
         for interface in interfaces {
-            self.add_interface(&interface, DEPTH);
+            self.add_interface(interface);
         }
     }
 
-    fn add_interface(&mut self, name: &str, depth: usize) {
-        const WHAT: &str = "drives the default route";
-        let folder = format!("/sys/class/net/{name}");
-        if depth == 0 || !self.root.lookup(&folder).is_there() {
-            return;
+    fn add_interface(&mut self, name: String) {
+        let mut todo = vec![name];
+        while let Some(name) = todo.pop() {
+            let folder = format!("/sys/class/net/{name}");
+            let is_new = self.seen.len() < 2 * MOST && self.seen.insert(name);
+            if is_new && self.root.lookup(&folder).is_there() {
+                todo.extend(self.add_one_interface(&folder));
+            }
         }
+    }
+
+    /// Gives those that lie below it.
+    fn add_one_interface(&mut self, folder: &str) -> Vec<String> {
+        const WHAT: &str = "drives the default route";
         self.add_drivers(&format!("{folder}/device"), WHAT);
         // A tunnel has no device behind it: its type is its module.
         let uevent = text(self.root, &format!("{folder}/uevent"));
         if let Some(kind) = uevent.lines().find_map(|line| line.strip_prefix("DEVTYPE=")) {
             self.add(kind, WHAT);
         }
-        for lower in names(self.root, &folder) {
-            if let Some(lower) = lower.strip_prefix("lower_") {
-                self.add_interface(lower, depth - 1);
-            }
-        }
+        let below = listed(self.root, folder);
+        below.iter().filter_map(|name| name.strip_prefix("lower_")).map(str::to_owned).collect()
     }
 
     fn displays(&mut self) {
         const WHAT: &str = "drives the display";
         const CARDS: &str = "/sys/class/drm";
-        for connector in names(self.root, CARDS) {
+        for connector in listed(self.root, CARDS) {
             let Some((card, _)) = connector.split_once('-') else { continue };
             let says = |file: &str| word(self.root, &format!("{CARDS}/{connector}/{file}"));
             if says("status").as_deref() == Some("connected") && says("enabled").as_deref() == Some("enabled")
@@ -226,7 +296,7 @@ impl Look<'_> {
         }
         // A driver without mode setting has no connectors: the card that the firmware used is the one.
         const PCI: &str = "/sys/bus/pci/devices";
-        for device in names(self.root, PCI) {
+        for device in listed(self.root, PCI) {
             if word(self.root, &format!("{PCI}/{device}/boot_vga")).as_deref() == Some("1") {
                 self.add_drivers(&format!("{PCI}/{device}"), WHAT);
             }

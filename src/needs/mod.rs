@@ -30,6 +30,8 @@ pub struct Known {
     pub built: Vec<String>,
     /// It is proven for the running kernel.
     pub proven: bool,
+    /// No dkms.conf of it can be read: it may have other files than these.
+    pub unclear: bool,
 }
 
 /// The name of a module as the kernel spells it.
@@ -78,6 +80,19 @@ fn need(module: &Known, listed: &Listed, in_use: &InUse, before: &[Need]) -> Nee
             return found(class, LISTED);
         }
     }
+    if module.unclear
+        && let Some(known) = before.iter().find(|n| n.module == module.name && n.reason != LISTED)
+    {
+        return Need { works: works || known.works, ..known.clone() };
+    }
+    // A module of another make that does not say so is known by its installed file.
+    if !module.proven
+        && let Some(own) = files.iter().find(|file| in_use.own.contains(*file))
+        && !files.iter().any(|file| in_use.loaded.contains(file) && !in_use.own.contains(file))
+    {
+        let reason = format!("the kernel's own {own} is loaded in its place");
+        return Need { works: false, ..found(Class::Optional, &reason) };
+    }
     if let Some(reason) = files.iter().find_map(|file| in_use.hangs_on.get(file)) {
         return found(Class::Critical, reason);
     }
@@ -116,7 +131,12 @@ mod tests {
     use super::*;
 
     fn known(name: &str, built: &[&str], proven: bool) -> Known {
-        Known { name: name.to_owned(), built: built.iter().map(|b| (*b).to_owned()).collect(), proven }
+        Known {
+            name: name.to_owned(),
+            built: built.iter().map(|b| (*b).to_owned()).collect(),
+            proven,
+            unclear: false,
+        }
     }
 
     fn told(needs: &[Need]) -> Vec<String> {
@@ -129,6 +149,7 @@ mod tests {
         let in_use = InUse {
             hangs_on: BTreeMap::from([("zfs".to_owned(), "backs /home (zfs)".to_owned())]),
             loaded: ["zfs", "v4l2loopback"].map(str::to_owned).into(),
+            own: BTreeSet::new(),
         };
         let modules = [
             known("zfs", &["spl", "zfs"], true),

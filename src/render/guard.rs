@@ -33,6 +33,9 @@ pub fn text(report: &GuardReport) -> String {
     if let Some(hold) = &report.wishes.hold {
         row("admin holds", hold);
     }
+    if let Some(lost) = &report.lost_wish {
+        row("admin's word", lost);
+    }
     for release in &report.wishes.released {
         row("admin released", release);
     }

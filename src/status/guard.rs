@@ -7,7 +7,7 @@ use crate::boot::deferral::Deferral;
 use crate::boot::menu::SetBy;
 use crate::config::{Policy, Settings};
 use crate::facts::Facts;
-use crate::guard::{Because, Judgement, Lack, Need, Ruling, Wishes};
+use crate::guard::{Because, Class, Judgement, Lack, Need, Ruling, Wishes};
 use crate::state::HeldBack;
 
 /// What swupd does about the boot files.
@@ -55,6 +55,8 @@ pub struct GuardReport {
     pub swupd: Swupd,
     /// What an admin has said.
     pub wishes: Wishes,
+    /// What is wrong with that.
+    pub lost_wish: Option<String>,
     /// What the target lacks of what is needed.
     pub lacking: Vec<Lack>,
     /// What the kernel that boots next lacks of what is critical.
@@ -94,10 +96,11 @@ impl GuardReport {
             default: decision.default.clone(),
             boots_next: judgement.next.clone(),
             held_since: held.map(|h| h.since),
-            held_days: held.map(|h| now.duration_since(h.since).as_hours() / 24),
+            held_days: held.map(|h| (now.duration_since(h.since).as_hours() / 24).max(0)),
             deferred: held.is_some_and(|h| h.deferred),
             swupd: Swupd { defers: facts.deferral == Deferral::Armed, overridden_by, refused },
             wishes: facts.wishes.clone(),
+            lost_wish: lost_wish(facts, judgement),
             lacking: decision.lacking.clone(),
             next_lacks: judgement.next_lacks.clone(),
             needs: judgement.needs.clone(),
@@ -150,13 +153,40 @@ pub fn held(judgement: &Judgement) -> Option<String> {
     })
 }
 
+/// What is wrong with an admin's word: it cannot be read, or the kernel that it holds cannot be booted.
+pub fn lost_wish(facts: &Facts, judgement: &Judgement) -> Option<String> {
+    let wishes = &facts.wishes;
+    match (&wishes.fault, &wishes.hold) {
+        (Some(fault), _) => Some(format!("what an admin said of the boot default is lost: {fault}")),
+        (None, Some(hold)) if judgement.decision.because != Because::Held => {
+            Some(format!("an admin holds kernel {hold}, which cannot be booted"))
+        }
+        _ => None,
+    }
+}
+
+/// What keeps swupd from leaving the boot files to us, where it should.
+pub fn not_deferred(facts: &Facts, settings: &Settings, judgement: &Judgement) -> Option<String> {
+    let wanted = settings.boot_update
+        && settings.boot_policy == Policy::Defer
+        && judgement.needs.iter().any(|n| n.class > Class::Optional);
+    match &facts.deferral {
+        Deferral::Off { overridden_by: Some(by), .. } if wanted => {
+            Some(format!("{by} has swupd run clr-boot-manager before the modules are proven"))
+        }
+        Deferral::Off { refused: Some(why), .. } if wanted => Some(why.clone()),
+        _ => None,
+    }
+}
+
 fn summary(judgement: &Judgement) -> String {
     if let Some(text) = danger(judgement).or_else(|| held(judgement)) {
         return text;
     }
     match &judgement.decision.target {
         Some(target) => format!("kernel {target} may be booted: it has what this machine needs"),
-        None => "clr-boot-manager makes no kernel the default here: none of its own runs".to_owned(),
+        None => "the running kernel is none of clr-boot-manager's, which leaves the boot default as it is"
+            .to_owned(),
     }
 }
 

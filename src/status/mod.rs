@@ -204,9 +204,9 @@ pub fn document(
     };
     let modules: Vec<ModuleRecord> =
         facts.pairs.iter().map(|p| spelt(module_status(facts, p, known))).collect();
-    let next_boot = facts.next_kernel().map(|k| k.name.release());
     let wanted = sig_unenforce_wanted(settings, facts);
     let judgement = judge(facts, settings, known);
+    let next_boot = judgement.next.clone().or_else(|| facts.next_kernel().map(|k| k.name.release()));
     let mut problems = problems(facts, record, progress, settings, &modules, &judgement);
     let (danger, held) = (guard::danger(&judgement), guard::held(&judgement));
     let is_held = held.is_some() && judgement.next == judgement.decision.default;
@@ -308,6 +308,10 @@ fn problems(
     problems.extend(refused.into_iter().filter(told).filter_map(|m| m.reason.clone()));
     if let ReadBack::Differs(wrong) = entries(facts, held_back) {
         problems.extend(wrong);
+    }
+    problems.extend(guard::lost_wish(facts, judgement));
+    if acts_here(facts, settings) {
+        problems.extend(guard::not_deferred(facts, settings, judgement));
     }
     if progress == Progress::BrokenOff {
         problems.push("the last run was broken off before its end".to_owned());

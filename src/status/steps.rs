@@ -41,6 +41,9 @@ pub(super) fn next_step(
             None if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
                 format!("mend the boot entries as the problems say, then {run}")
             }
+            None if document.guard.lost_wish.as_ref() == document.problems.first() => {
+                "say it anew with `clr-dkms hold` or `clr-dkms release` as root".to_owned()
+            }
             None => run.to_owned(),
         }),
     }
@@ -59,7 +62,8 @@ fn guard_step(document: &Document) -> String {
     };
     let known = document.modules.iter().find(is_it);
     match known {
-        Some(module) if guard.boots_next == guard.default || !guard.next_lacks.is_empty() => {
+        // The boot default comes first where another kernel has what this one lacks.
+        Some(module) if guard.boots_next == guard.default => {
             let release = if guard.ruling == Ruling::Defer && guard.next_lacks.is_empty() {
                 "; or `clr-dkms release` goes ahead without it"
             } else {

@@ -2,6 +2,7 @@
 
 pub(crate) mod boot;
 pub(crate) mod elf;
+pub(crate) mod guard;
 pub(crate) mod machine;
 pub(crate) mod root;
 pub(crate) mod run;

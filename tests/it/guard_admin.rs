@@ -1,0 +1,182 @@
+//! `clr-dkms hold` and `release`: an admin has the last word, and it is not lost.
+
+use crate::support::guard::{FAILS_ON_B, ID_A, ID_B};
+use crate::support::{A, B, LTS, TestRoot};
+
+const C: &str = "6.15.9-1593.native";
+const WISHES: &str = "var/lib/clr-dkms/boot-wishes.json";
+
+fn hold(root: &TestRoot, kernel: &[&str]) -> crate::support::Run {
+    root.run("clr-dkms", &[&["hold"], kernel].concat())
+}
+
+fn release(root: &TestRoot, kernel: &[&str]) -> crate::support::Run {
+    root.run("clr-dkms", &[&["release"], kernel].concat())
+}
+
+fn wishes(root: &TestRoot) -> serde_json::Value {
+    root.guard()["wishes"].clone()
+}
+
+#[test]
+fn a_hold_lasts_until_it_is_released() {
+    let root = TestRoot::proven();
+    hold(&root, &[]).code(1).says(&[&format!("{A} is the boot default until `clr-dkms release`")]);
+    assert_eq!(root.boot_default(), ID_A);
+    for _ in 0..2 {
+        root.updated_by_hand().post_update().code(1).says(&["an admin holds"]);
+        assert_eq!(root.boot_default(), ID_A);
+    }
+    root.run("clr-dkms", &["guard"]).code(1).shows(&["`clr-dkms release` lets go of it"]);
+    release(&root, &[]).code(0).says(&["is held no more"]);
+    assert_eq!((root.boot_default().as_str(), root.has(WISHES)), (ID_B, false));
+}
+
+#[test]
+fn a_hold_said_twice_is_made_true_twice() {
+    let root = TestRoot::proven();
+    hold(&root, &["native"]).code(0);
+    hold(&root, &[A]).code(1);
+    root.updated_by_hand();
+    hold(&root, &[A]);
+    assert_eq!(root.boot_default(), ID_A);
+}
+
+#[test]
+fn a_hold_of_nothing_that_can_be_held() {
+    let root = TestRoot::proven();
+    hold(&root, &["6.1.1-1.native"]).code(3).says(&["no installed kernel"]);
+    // Neither a tip nor running: nobody makes an entry for it.
+    root.kernel("6.15.1-1500.native");
+    hold(&root, &["6.15.1-1500.native"]).code(3).says(&["has no boot entry"]);
+    assert!(!root.has(WISHES));
+}
+
+#[test]
+fn the_kernel_of_a_hold_is_removed() {
+    let root = TestRoot::proven().running(B);
+    root.loads(&["hello"]);
+    hold(&root, &[A]).code(1);
+    root.remove("usr/lib/kernel/org.clearlinux.native.6.15.7-1591").remove(&format!("usr/lib/modules/{A}"));
+    root.remove("boot/loader/entries/Clear-linux-native-6.15.7-1591.conf").updated_by_hand();
+    root.remove("boot/loader/entries/Clear-linux-native-6.15.7-1591.conf");
+    root.post_update().code(1).says(&["an admin holds kernel 6.15.7-1591.native, which cannot be booted"]);
+    assert_eq!(root.boot_default(), ID_B);
+    root.run("clr-dkms", &["guard"]).shows(&["6.15.7-1591.native, which cannot be\n"]);
+    release(&root, &[]).code(0);
+    root.run("clr-dkms", &["status"]).code(0);
+}
+
+#[test]
+fn a_release_goes_ahead_for_one_kernel() {
+    let root = TestRoot::held();
+    release(&root, &[]).code(2).says(&["6.15.8-1592.native will be without hello/1.0 (critical"]);
+    assert_eq!(root.boot_default(), ID_B);
+    root.post_update().code(2);
+    assert_eq!(root.boot_default(), ID_B, "it is remembered");
+    // Another kernel has to be proven itself.
+    root.kernel(C).headers(C).tip(C).behave("[[ $verb != build ]] || code=10").post_update();
+    assert_ne!(root.boot_default(), "org.clearlinux.native.6.15.9-1593");
+}
+
+#[test]
+fn nothing_to_release() {
+    let root = TestRoot::proven();
+    root.forget_calls();
+    release(&root, &[]).code(0).says(&["nothing to release"]);
+    assert_eq!((root.calls().len(), root.has(WISHES)), (0, false));
+    release(&root, &["6.1.1-1.native"]).code(3).says(&["no installed kernel"]);
+}
+
+#[test]
+fn a_release_of_the_held_kernel_is_no_licence() {
+    // It lets go of the hold; that this kernel may lack something has not been said.
+    let root = TestRoot::proven();
+    hold(&root, &[A]).code(1);
+    release(&root, &[A]).code(0);
+    assert_eq!((wishes(&root), root.boot_default().as_str()), (serde_json::json!({}), ID_B));
+}
+
+#[test]
+fn a_release_of_another_kernel_is_told_to_be_for_later() {
+    let root = TestRoot::held();
+    root.kernel(LTS).headers(LTS).tip(LTS);
+    release(&root, &[LTS]).says(&["6.12.38-1550.ltscurrent is not held back"]);
+    assert_eq!(root.boot_default(), ID_A);
+}
+
+#[test]
+fn a_hold_takes_a_release_back() {
+    let root = TestRoot::held();
+    release(&root, &[]).code(2);
+    hold(&root, &[A]).code(1);
+    assert_eq!((wishes(&root), root.boot_default().as_str()), (serde_json::json!({"hold": A}), ID_A));
+    release(&root, &[]).code(1);
+    assert_eq!((wishes(&root), root.boot_default().as_str()), (serde_json::json!({}), ID_A));
+    hold(&root, &[B]).code(2);
+    assert_eq!(root.boot_default(), ID_B);
+}
+
+#[test]
+fn a_damaged_file_loses_no_hold() {
+    for garbage in ["", "{", "[]", "{\"schema\": 1, \"hold\": 7}", "{\"schema\": 99}"] {
+        let root = TestRoot::proven();
+        hold(&root, &[A]).code(1);
+        root.file(WISHES, garbage);
+        root.run("clr-dkms", &["status"]).code(1).shows(&["boot-wishes.json"]);
+        root.updated_by_hand().post_update().code(1).says(&["boot-wishes.json"]);
+        assert_eq!(root.boot_default(), ID_A, "{garbage:?}: the record knows of it");
+        assert_eq!(root.text(WISHES), garbage, "only an admin's word changes it");
+        release(&root, &[]).code(0);
+        assert_eq!((root.boot_default().as_str(), root.has(WISHES)), (ID_B, false), "{garbage:?}");
+        assert_eq!(root.text(&format!("{WISHES}.damaged")), garbage);
+        root.run("clr-dkms", &["status"]).code(0);
+    }
+}
+
+#[test]
+fn a_damaged_file_and_no_record() {
+    let root = TestRoot::held();
+    root.remove("var/lib/clr-dkms/last-run.json").folder(WISHES);
+    root.run("clr-dkms", &["guard"]).code(1).shows(&["boot-wishes.json"]);
+    root.post_update().code(1);
+    assert_eq!(root.boot_default(), ID_A);
+}
+
+#[test]
+fn a_new_word_in_place_of_a_damaged_one() {
+    let root = TestRoot::proven();
+    root.file(WISHES, "garbage");
+    hold(&root, &[A]).code(1).says(&["boot-wishes.json.damaged"]);
+    assert_eq!(wishes(&root), serde_json::json!({"hold": A}));
+    assert_eq!(root.text(&format!("{WISHES}.damaged")), "garbage");
+}
+
+#[test]
+fn a_word_on_a_machine_that_only_reports() {
+    let root = TestRoot::proven();
+    root.conf("[boot]\npolicy = report\n");
+    hold(&root, &[A]).says(&["it is remembered, and the boot files stay as they are"]);
+    assert_eq!((root.boot_default().as_str(), wishes(&root)), (ID_B, serde_json::json!({"hold": A})));
+}
+
+#[test]
+fn a_hold_while_another_run_is_at_work_waits_and_says_so() {
+    let root = TestRoot::proven();
+    root.conf("[run]\nlock-wait = 0\n");
+    let other = root.path().join("run/clr-dkms.lock");
+    let file = std::fs::File::create(&other).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    hold(&root, &[A]).code(75);
+    root.run("clr-dkms", &["guard", "--assert"]).code(75);
+    assert!(!root.has(WISHES));
+}
+
+#[test]
+fn a_hold_of_what_is_held_back_is_a_release_that_lasts() {
+    let root = TestRoot::held();
+    hold(&root, &[B]).code(2);
+    assert_eq!(root.boot_default(), ID_B);
+    root.behave(FAILS_ON_B).post_update().code(2);
+    assert_eq!(root.boot_default(), ID_B);
+}

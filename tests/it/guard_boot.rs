@@ -1,0 +1,190 @@
+//! What units ask of the guard: at boot, at shutdown, and when clr-boot-manager wants to mark a kernel as good.
+
+use std::time::{Duration, Instant};
+
+use crate::support::guard::{FAILS_ON_B, ID_A, ID_B};
+use crate::support::{A, B, TestRoot};
+
+const MARK: [&str; 2] = ["guard", "--may-mark-booted"];
+const AT_BOOT: [&str; 2] = ["guard", "--at-boot"];
+const RECORD: &str = "var/lib/clr-dkms/last-run.json";
+
+/// Booted into the kernel without the module all the same.
+fn lost() -> TestRoot {
+    TestRoot::held().rebooted(B)
+}
+
+#[test]
+fn a_known_loss_keeps_the_mark_away() {
+    lost()
+        .run("clr-dkms", &MARK)
+        .code(1)
+        .says(&["hello is critical (backs /data (hello))", "not loaded now"]);
+    let back = lost();
+    back.loads(&["hello"]).run("clr-dkms", &MARK).code(0);
+    TestRoot::held().run("clr-dkms", &MARK).code(0);
+}
+
+#[test]
+fn what_was_only_wanted_keeps_no_mark_away() {
+    let root = TestRoot::guarded();
+    root.mounts(&[]).behave(FAILS_ON_B).post_update().code(1);
+    root.rebooted(B).run("clr-dkms", &MARK).code(0);
+}
+
+#[test]
+fn in_doubt_the_mark_is_made() {
+    type Change = fn(&TestRoot);
+    let cases: [(&str, Change); 14] = [
+        ("no record", |r| r.remove(RECORD).forget()),
+        ("an empty record", |r| r.file(RECORD, "").forget()),
+        ("garbage", |r| r.file(RECORD, "{\"schema\": 1, \"needs\": 5}").forget()),
+        ("a record of the future", |r| r.file(RECORD, "{\"schema\": 99}").forget()),
+        ("no list of modules", |r| r.remove("proc/modules").forget()),
+        ("a list that cannot be read", |r| r.remove("proc/modules").folder("proc/modules").forget()),
+        ("no release", |r| r.remove("proc/sys/kernel/osrelease").forget()),
+        ("a custom kernel", |r| r.file("proc/sys/kernel/osrelease", "6.16.0-mine\n").forget()),
+        ("no tree", |r| r.remove("var/lib/dkms").forget()),
+        ("a tree that cannot be read", |r| r.remove("var/lib/dkms").file("var/lib/dkms", "").forget()),
+        ("no kernel", |r| r.remove("usr/lib/kernel").forget()),
+        ("its dkms.conf is gone", |r| r.remove("usr/src/hello-1.0/dkms.conf").loads(&["hello"]).forget()),
+        ("its conf asks in vain", |r| {
+            r.file("usr/src/hello-1.0/dkms.conf", "exit 1\n").loads(&["hello"]).forget()
+        }),
+        ("nothing at all", |r| {
+            for folder in ["proc", "var", "usr", "boot"] {
+                r.remove(folder);
+            }
+        }),
+    ];
+    for (what, change) in cases {
+        let root = lost();
+        change(&root);
+        let run = root.run("clr-dkms", &MARK);
+        assert_eq!(run.code, 0, "{what}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_fault_in_the_configuration_makes_no_loss() {
+    let root = TestRoot::proven();
+    root.conf("nonsense\n[boot]\npolicy = x\n").run("clr-dkms", &MARK).code(0).says(&["clr-dkms.conf"]);
+    let root = lost();
+    root.conf("nonsense\n").run("clr-dkms", &MARK).code(1);
+}
+
+#[test]
+fn a_module_that_was_taken_away_is_no_loss() {
+    let root = lost();
+    root.remove("var/lib/dkms/hello").run("clr-dkms", &MARK).code(0);
+    root.module("other", "1", "").run("clr-dkms", &MARK).code(0);
+    // Listed, known to nobody, and loaded all the same.
+    let root = lost();
+    root.remove("var/lib/dkms/hello").module("other", "1", "").conf("[modules]\ncritical = hello\n");
+    root.loads(&["hello"]).run("clr-dkms", &MARK).code(0);
+}
+
+#[test]
+fn at_boot_all_is_put_back() {
+    let root = TestRoot::held();
+    root.remove("run/swupd").remove("run/motd.d").index(A, "kernel/own.ko:\n").forget_calls();
+    root.run("clr-dkms", &AT_BOOT).code(0);
+    assert_eq!(root.short_calls(), [format!("depmod {A}")]);
+    for path in ["run/swupd/config", "run/motd.d/clr-dkms.motd", "run/clr-dkms/requested"] {
+        assert!(root.has(path), "{path}");
+    }
+    root.forget_calls().run("clr-dkms", &AT_BOOT).code(0);
+    assert_eq!(root.calls(), Vec::<String>::new());
+}
+
+#[test]
+fn at_boot_one_part_that_fails_keeps_no_other_from_its_work() {
+    type Change = fn(&TestRoot);
+    let cases: [(&str, Change, &[&str]); 6] = [
+        ("arming", |r| r.file("run/swupd", "").forget(), &["motd.d/clr-dkms.motd", "clr-dkms/requested"]),
+        ("a request", |r| r.file("run/clr-dkms", "").forget(), &["motd.d/clr-dkms.motd", "swupd/config"]),
+        ("the message", |r| r.file("run/motd.d", "").forget(), &["swupd/config", "clr-dkms/requested"]),
+        ("the lock", |r| r.folder("run/clr-dkms.lock").forget(), &["motd.d/clr-dkms.motd", "swupd/config"]),
+        ("depmod", |r| r.index(A, "").behave("code=1").forget(), &["motd.d/clr-dkms.motd", "swupd/config"]),
+        ("a record", |r| r.file(RECORD, "{").forget(), &["motd.d/clr-dkms.motd", "swupd/config"]),
+    ];
+    for (what, change, expected) in cases {
+        let root = TestRoot::held();
+        for path in ["run/swupd", "run/motd.d", "run/clr-dkms.lock"] {
+            if root.has(path) {
+                root.remove(path);
+            }
+        }
+        change(&root);
+        let run = root.run("clr-dkms", &AT_BOOT);
+        for path in expected {
+            assert!(root.has(&format!("run/{path}")), "{what}: no {path}\n{}", run.stderr);
+        }
+        assert!(run.code == 0 || !run.stderr.is_empty(), "{what} is told");
+    }
+}
+
+#[test]
+fn at_boot_while_another_run_is_at_work() {
+    let root = TestRoot::held();
+    root.remove("run/swupd").conf("[run]\nlock-wait = 0\n");
+    let file = std::fs::File::create(root.at("run/clr-dkms.lock")).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    root.run("clr-dkms", &AT_BOOT);
+    assert!(root.has("run/swupd/config"), "that run may take an hour, and swupd may come before its end");
+}
+
+#[test]
+fn at_boot_it_is_quick() {
+    let root = TestRoot::held();
+    root.run("clr-dkms", &AT_BOOT).code(0);
+    let best = (0..5).map(|_| {
+        let start = Instant::now();
+        root.run("clr-dkms", &AT_BOOT).code(0);
+        start.elapsed()
+    });
+    // Not optimised, and beside other tests: a build or a depmod would show all the same.
+    let best = best.min().unwrap();
+    assert!(best < Duration::from_millis(500), "{best:?}");
+}
+
+#[test]
+fn at_boot_a_tree_that_cannot_be_read_does_not_disarm() {
+    let root = TestRoot::held();
+    root.remove("var/lib/dkms").file("var/lib/dkms", "").run("clr-dkms", &AT_BOOT);
+    assert!(root.has("run/swupd/config"));
+}
+
+#[test]
+fn after_the_boot_into_the_held_kernel() {
+    // Somebody chose B in the menu: it runs now, without the module, and A stays the better one.
+    let root = lost();
+    root.updated_by_hand().post_update();
+    assert_eq!(root.boot_default(), ID_A);
+    root.mend("hello-1.0").post_update().code(0);
+    assert_eq!(root.boot_default(), ID_B);
+}
+
+#[test]
+fn disarming_leaves_nothing() {
+    let root = TestRoot::held();
+    root.run("clr-dkms", &["guard", "--disarm"]).code(0);
+    assert!(!root.has("run/swupd"));
+    root.run("clr-dkms", &["guard", "--disarm"]).code(0);
+}
+
+#[test]
+fn two_runs_at_once_end_with_one_result() {
+    let root = TestRoot::guarded();
+    root.behave(FAILS_ON_B);
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            root.command("clr-dkms-post-update", &[]).stderr(std::process::Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
+    assert_eq!(root.boot_default(), ID_A);
+    assert_eq!(root.short_calls().iter().filter(|c| c.starts_with("build")).count(), 1);
+}
