@@ -7,10 +7,11 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 DATADIR ?= $(PREFIX)/share
 LICENSEDIR ?= $(DATADIR)/licenses/clr-dkms
 BINDIR_FROM ?= target/release
+PAGES_FROM ?= target/pages
 CARGO ?= cargo
 
 # The installer takes its settings from the environment, so no blank or quote in DESTDIR can break a command line here.
-export DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR BINDIR_FROM
+export DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR BINDIR_FROM PAGES_FROM
 # rustup's folder is often on the PATH of login shells only. Last, so that it changes no choice that was made.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 # install, demo and tests look for the programs here, whatever the caller's environment says.
@@ -19,8 +20,8 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline clr-dkms-motd clr-dkms-variant
-BUILT := $(PROGRAMS:%=target/release/%)
-SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf)
+BUILT := $(PROGRAMS:%=target/release/%) target/pages/man/man8/clr-dkms.8
+SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf packaging/pages/Cargo.toml packaging/pages/src/*)
 
 .PHONY: help build fetch demo test test-packages check lint unit shell bench audit install uninstall clean
 
@@ -31,10 +32,13 @@ help: ## this text
 	@echo
 	@echo 'First time:    make build && sudo make install'
 	@echo 'For a package: make build && make install DESTDIR=pkg'
-	@echo 'To be set:     DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR, and BINDIR_FROM (programs built elsewhere)'
+	@echo 'To be set:     DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR, and BINDIR_FROM, PAGES_FROM (built elsewhere)'
 
-build: ## the six programs, in target/release
-	$(CARGO) build --release --locked
+build: ## the six programs, in target/release, and their manual pages and completions, in target/pages
+	$(CARGO) build --release --locked --workspace
+	rm -rf target/pages
+	mkdir target/pages
+	target/release/clr-dkms-pages target/pages
 	touch $(BUILT)
 
 # Without the touch, a program that a change did not concern would look out of date to make for ever.
@@ -69,8 +73,8 @@ fetch:
 	$(CARGO) fetch --locked --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
 lint: fetch
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 unit: fetch
 	$(CARGO) test --locked
@@ -80,6 +84,7 @@ shell:
 	find hooks packaging src tests .ci -path tests/roots -prune -o -type f -exec \
 	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
 	tests/support/test-install.sh
+	tests/support/test-pages.sh
 
 bench: ## whole programs beside today's scripts (real dkms, some minutes), and the rules alone
 	tests/support/ensure-packages.sh build dkms test

@@ -4,7 +4,7 @@
 set -uo pipefail
 export LC_ALL=C
 # Called by make, we inherit the settings that it exports; these tests set their own.
-unset DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR SYSCONFDIR LOCALSTATEDIR RUNSTATEDIR BINDIR_FROM
+unset DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR SYSCONFDIR LOCALSTATEDIR RUNSTATEDIR BINDIR_FROM PAGES_FROM
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
@@ -65,7 +65,12 @@ refuses() { # refuses WHAT VERB CODE TEXT…: ends with this code, changes nothi
 # --- what is installed -------------------------------------------------------------------------------------------------
 
 mkdir "$source" "$programs" "$shims"
-(cd "$top" && cp -R Makefile LICENSE-* packaging hooks systemd cmdline.d "$source")
+(cd "$top" && cp -R Makefile LICENSE-* packaging hooks systemd cmdline.d man "$source")
+pages="$source/target/pages"
+for path in man/man8/clr-dkms.8 bash-completion/completions/clr-dkms zsh/site-functions/_clr-dkms; do
+    mkdir -p "$pages/${path%/*}"
+    echo "# $path" >"$pages/$path"
+done
 if [[ -d $top/motd.d ]]; then cp -R "$top/motd.d" "$source"; fi
 if [[ ! -e $source/packaging/clr-dkms.conf ]]; then echo '# placeholder' >"$source/packaging/clr-dkms.conf"; fi
 for name in "${names[@]}"; do
@@ -91,11 +96,12 @@ check 'install is silent on stderr' silent
 for path in "${names[@]/#//usr/bin/}" /usr/bin/clr_pre_update.sh /usr/libexec/updater/50-clr-dkms-hook.sh; do
     check "$path is a program" same "$(stat -c %a "$image$path")" 755
 done
-for path in $units/clr-dkms.service $units/clr-dkms-motd.service $fragment $manifest /usr/share/defaults/clr-dkms/clr-dkms.conf \
-    /usr/share/licenses/clr-dkms/LICENSE-MIT /usr/share/licenses/clr-dkms/LICENSE-APACHE; do
+for path in $units/clr-dkms.service $units/clr-dkms-boot.service $fragment $manifest /usr/share/defaults/clr-dkms/clr-dkms.conf \
+    /usr/share/licenses/clr-dkms/LICENSE-MIT /usr/share/licenses/clr-dkms/LICENSE-APACHE /usr/share/man/man8/clr-dkms.8 \
+    /usr/share/man/man5/clr-dkms.conf.5 /usr/share/bash-completion/completions/clr-dkms /usr/share/zsh/site-functions/_clr-dkms; do
     check "$path is a file" same "$(stat -c %a "$image$path")" 644
 done
-for link in update-triggers.target.wants/clr-dkms.service multi-user.target.wants/clr-dkms-motd.service; do
+for link in update-triggers.target.wants/clr-dkms-trigger.service multi-user.target.wants/clr-dkms.path; do
     check "$link is a relative link" same "$(readlink "$image$units/$link")" "../${link##*/}"
     check "$link leads to the unit" test -f "$image$units/$link"
 done
@@ -150,8 +156,8 @@ put $fragment 'module.sig_unenforce quiet'
 refuses 'another fragment' install 1 "$image$fragment" 'move it away' 'nothing was changed'
 fresh
 put /usr/bin/clr_pre_update.sh 'echo mine'
-put $units/clr-dkms-motd.service '[Unit]'
-refuses 'two files in the way' install 1 "$image/usr/bin/clr_pre_update.sh" "$image$units/clr-dkms-motd.service"
+put $units/clr-dkms-boot.service '[Unit]'
+refuses 'two files in the way' install 1 "$image/usr/bin/clr_pre_update.sh" "$image$units/clr-dkms-boot.service"
 fresh
 mkdir -p "$image/usr/bin/clr-dkms"
 refuses 'a folder in the way' install 1 "$image/usr/bin/clr-dkms is in the way"
@@ -298,7 +304,7 @@ live=(DESTDIR='' PREFIX="$local_root/usr" SYSCONFDIR="$local_root/etc" LOCALSTAT
 installer install "${live[@]}"
 check 'install without DESTDIR succeeds' ended 0
 check 'install without DESTDIR names the next command' said "Next: systemctl daemon-reload && $local_root/usr/bin/clr-dkms-post-update"
-check 'a prefix is written into the units' grep -qx "ExecStart=$local_root/usr/bin/clr-dkms-post-update" \
+check 'a prefix is written into the units' grep -qx "ExecStart=$local_root/usr/bin/clr-dkms-post-update --after-swupd" \
     "$local_root/usr/lib/systemd/system/clr-dkms.service"
 
 run_hook() { "$local_root/usr/$1" >"$out" 2>"$err" </dev/null; code=$?; }
@@ -335,6 +341,9 @@ check 'an unknown verb: exit code 64' ended 64
 installer install BINDIR_FROM="$scratch/nowhere"
 check 'a missing program: exit code 1' ended 1
 check 'a missing program: says what to do' said 'make build'
+installer install PAGES_FROM="$scratch/nowhere"
+check 'missing pages: exit code 1' ended 1
+check 'missing pages: says what to do' said 'make build'
 check 'nothing of this changed anything' same "$empty" "$(tree)"
 if [[ $(id -u) == 0 ]] && command -v setpriv >/dev/null; then
     chmod 555 "$image"
@@ -359,6 +368,7 @@ check 'make alone tells what there is' said 'make install'
 mkdir -p "$source/src" "$source/target/release"
 touch -d '1 hour ago' "$source/src/lib.rs"
 for name in "${names[@]}"; do touch "$source/target/release/$name"; done
+touch "$pages"/man/man8/*
 make -C "$source" -n install >"$out" 2>"$err"
 check 'make install builds nothing when the programs are current' not said 'build --release'
 touch -d 'next hour' "$source/src/lib.rs"
@@ -369,7 +379,7 @@ if command -v systemd-analyze >/dev/null; then
     fresh
     installer install
     printf '[Unit]\nDescription=stub\n' >"$image$units/update-triggers.target"
-    for unit in clr-dkms.service clr-dkms-motd.service; do
+    for unit in clr-dkms.service clr-dkms.path clr-dkms-boot.service clr-dkms-hold.service clr-dkms-trigger.service; do
         # The programs are in the image only; everything else about the unit has to be right.
         systemd-analyze verify --man=no "$image$units/$unit" >"$out" 2>&1 8>&-
         check "$unit: systemd has nothing to say" same \
