@@ -23,7 +23,7 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%) target/pages/man/man8/clr-dkms.8
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf packaging/pages/Cargo.toml packaging/pages/src/*)
 
-.PHONY: help build fetch demo test test-packages check lint unit shell bench audit install uninstall clean
+.PHONY: help build fetch demo test test-packages check lint unit shell bench audit install uninstall deb clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
@@ -57,6 +57,7 @@ test: ## everything, in under 15 minutes; what CI runs (installs what is missing
 	tests/support/test-scratch-root.sh
 	$(MAKE) --no-print-directory build
 	tests/support/test-live.sh
+	tests/support/test-packaging.sh
 	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
 
 # Outside of test: what it downloads changes without us.
@@ -102,6 +103,9 @@ install: $(if $(filter target/release,$(BINDIR_FROM)),$(BUILT)) ## everything in
 
 uninstall: ## what install put there, and the records of the programs; says what stays
 	packaging/install.sh uninstall
+
+deb: $(if $(filter target/release,$(BINDIR_FROM)),$(BUILT)) ## a Debian package for trying it out, in target/
+	packaging/deb/build.sh target
 
 clean: ## removes target/
 	$(CARGO) clean
