@@ -94,7 +94,7 @@ struct Change {
 
 #[derive(Debug, Args)]
 struct Show {
-    /// A kernel release, a kernel id or a variant; without it the tip of each variant
+    /// A kernel release, a kernel id or a variant; without it the default kernel of each variant
     #[arg(long, short, value_name = "KERNEL")]
     kernel: Option<String>,
     /// The line and nothing else

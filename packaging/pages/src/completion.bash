@@ -1,4 +1,5 @@
 # Completion of @PROGRAM@ in bash. It starts no process, so that nobody waits for a Tab.
+# shellcheck shell=bash disable=SC2086 # lists of words are meant to be split
 
 # Sets what may follow: `verbs`; `options`; `takes`, the kind of value after an option; `operand`, the kind of an argument.
 _@FUNCTION@_known() {
@@ -57,7 +58,7 @@ _@FUNCTION@() {
         elif [[ -n $pending ]]; then
             # What belongs to that root is offered.
             if [[ $pending == --root= || $pending == --path= || $pending == -p= || $pending == --live-root= ]]; then
-                word=${word//\\/}
+                word=${word//[\\\"\']/}
                 root=${word/#\~/$HOME}
             fi
             pending=''

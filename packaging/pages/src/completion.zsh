@@ -1,13 +1,16 @@
 # What of the system is offered. Nothing here starts a process, so that nobody waits for a Tab.
-_clr_dkms_root() { # the root that was asked for, in `root`
+_clr_dkms_root() { # the root that was asked for, in `root`; _arguments hides it from us in $words
+    local -a typed=(${(z)LBUFFER})
     local -i at
     root=
-    for ((at = 1; at < CURRENT; at++)); do
-        case $words[at] in
-            --root=* | --path=* | --live-root=*) root=${(Q)words[at]#*=} ;;
-            -p | --root | --path | --live-root) root=${(Q)words[at+1]} ;;
+    for ((at = 1; at < ${#typed}; at++)); do
+        case $typed[at] in
+            clr-dkms* | */clr-dkms*) root= ;;
+            --root=* | --path=* | --live-root=*) root=${(Q)typed[at]#*=} ;;
+            -p | --root | --path | --live-root) root=${(Q)typed[at+1]} ;;
         esac
     done
+    root=${root/#\~/$HOME}
 }
 
 _clr_dkms_kernels() {

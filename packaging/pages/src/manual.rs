@@ -307,7 +307,7 @@ fn highlighted(page: &str) -> String {
     for line in page.split_inclusive('\n') {
         let parts: Vec<&str> = line.split('`').collect();
         // An odd one is no pair.
-        if parts.len() % 2 == 0 {
+        if parts.len().is_multiple_of(2) {
             out.push_str(line);
             continue;
         }
