@@ -7,10 +7,11 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 DATADIR ?= $(PREFIX)/share
 LICENSEDIR ?= $(DATADIR)/licenses/clr-dkms
 BINDIR_FROM ?= target/release
+PAGES_FROM ?= target/pages
 CARGO ?= cargo
 
 # The installer takes its settings from the environment, so no blank or quote in DESTDIR can break a command line here.
-export DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR BINDIR_FROM
+export DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR BINDIR_FROM PAGES_FROM
 # rustup's folder is often on the PATH of login shells only. Last, so that it changes no choice that was made.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 # install, demo and tests look for the programs here, whatever the caller's environment says.
@@ -19,10 +20,10 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline clr-dkms-motd clr-dkms-variant
-BUILT := $(PROGRAMS:%=target/release/%)
-SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf)
+BUILT := $(PROGRAMS:%=target/release/%) target/pages/man/man8/clr-dkms.8
+SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf packaging/pages/Cargo.toml packaging/pages/src/*)
 
-.PHONY: help build fetch demo test test-systemd test-packages check lint unit shell bench audit install uninstall clean
+.PHONY: help build fetch demo test test-systemd test-packages check lint unit shell bench audit install uninstall deb clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
@@ -31,10 +32,13 @@ help: ## this text
 	@echo
 	@echo 'First time:    make build && sudo make install'
 	@echo 'For a package: make build && make install DESTDIR=pkg'
-	@echo 'To be set:     DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR, and BINDIR_FROM (programs built elsewhere)'
+	@echo 'To be set:     DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR, and BINDIR_FROM, PAGES_FROM (built elsewhere)'
 
-build: ## the six programs, in target/release
-	$(CARGO) build --release --locked
+build: ## the six programs, in target/release, and their manual pages and completions, in target/pages
+	$(CARGO) build --release --locked --workspace
+	rm -rf target/pages
+	mkdir target/pages
+	target/release/clr-dkms-pages target/pages
 	touch $(BUILT)
 
 # Without the touch, a program that a change did not concern would look out of date to make for ever.
@@ -54,6 +58,7 @@ test: ## everything, in under 15 minutes; what CI runs (installs what is missing
 	$(MAKE) --no-print-directory build
 	tests/support/test-live.sh
 	tests/support/test-systemd.sh
+	tests/support/test-packaging.sh
 	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
 
 test-systemd: ## the part of test that boots containers: updates, failures, power cuts under the real systemd (as root)
@@ -75,8 +80,8 @@ fetch:
 	$(CARGO) fetch --locked --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
 lint: fetch
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 unit: fetch
 	$(CARGO) test --locked
@@ -86,6 +91,7 @@ shell:
 	find hooks packaging src tests .ci -path tests/roots -prune -o -type f -exec \
 	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
 	tests/support/test-install.sh
+	tests/support/test-pages.sh
 
 bench: ## whole programs beside today's scripts (real dkms, some minutes), and the rules alone
 	tests/support/ensure-packages.sh build dkms test
@@ -103,6 +109,9 @@ install: $(if $(filter target/release,$(BINDIR_FROM)),$(BUILT)) ## everything in
 
 uninstall: ## what install put there, and the records of the programs; says what stays
 	packaging/install.sh uninstall
+
+deb: $(if $(filter target/release,$(BINDIR_FROM)),$(BUILT)) ## a Debian package for trying it out, in target/
+	packaging/deb/build.sh target
 
 clean: ## removes target/
 	$(CARGO) clean

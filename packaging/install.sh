@@ -64,6 +64,7 @@ settings() {
     folder LOCALSTATEDIR /var
     folder RUNSTATEDIR /run
     BINDIR_FROM=${BINDIR_FROM:-$top/target/release} # where the built programs are
+    PAGES_FROM=${PAGES_FROM:-$top/target/pages}     # where the pages and completions that were made are, as below DATADIR
     DESTDIR=${DESTDIR:-}                            # a package folder or an image; any characters
     [[ -z $DESTDIR || $DESTDIR == /* ]] || DESTDIR=$PWD/$DESTDIR
     real_root=$(realpath -m -- "${DESTDIR:-/}")
@@ -114,6 +115,13 @@ make_plan() {
     add_file "$top/LICENSE-APACHE" "$LICENSEDIR/LICENSE-APACHE" 644
     add_file "$top/LICENSE-MIT" "$LICENSEDIR/LICENSE-MIT" 644
     add_file "$top/cmdline.d/$fragment_name" "$fragment" 644
+    [[ -d $PAGES_FROM ]] || die 1 "$PAGES_FROM is missing; run 'make build' first"
+    while IFS= read -r -d '' entry; do
+        add_file "$entry" "$DATADIR/${entry#"$PAGES_FROM"/}" 644
+    done < <(find "$PAGES_FROM" -type f -print0 | sort -z)
+    for entry in "$top"/man/*.[1-8]; do
+        add_file "$entry" "$DATADIR/man/man${entry##*.}/${entry##*/}" 644
+    done
     while IFS= read -r -d '' entry; do
         path=${entry#"$top/systemd/usr"}
         case $path in

@@ -49,25 +49,36 @@ enum Verb {
     /// Make the parameter effective, with the smallest change
     ///
     /// Nothing, where a fragment in force sets it; else our own mask is removed, or /etc/kernel/cmdline.d/clr-dkms.conf
-    /// is written. Exit code 0: it is effective; 1: something stands in the way, or the boot entries could not be made.
+    /// is written.
+    ///
+    /// Exit code 0: it is effective; 1: something stands in the way, or the boot entries could not be made; 3: it
+    /// cannot be told what sets it.
     Enable(Change),
     /// Take it off the line: mask the vendor's fragment
     ///
     /// Where no bundle ships a fragment there is nothing to mask: `[cmdline] sig-unenforce = off` in clr-dkms.conf keeps
-    /// clr-dkms-post-update from writing ours again. Exit code 0: it is off; 1: a file that is not ours sets it, or the boot entries could not be made.
+    /// clr-dkms-post-update from writing ours again.
+    ///
+    /// Exit code 0: it is off; 1: a file that is not ours sets it, or the boot entries could not be made; 3: it
+    /// cannot be told what sets it.
     Disable(Change),
     /// Take back every change that clr-dkms-cmdline made
+    ///
+    /// Exit code 0: done, or nothing to do; 1: something is in the way, or the boot entries could not be made.
     Default(Change),
     /// Tell whether the configured line is as the configuration wants it
     ///
     /// `[cmdline] sig-unenforce` in clr-dkms.conf: `on` and `off` say it; `auto` wants the parameter on while any DKMS
-    /// module is to be loaded by a kernel that demands signatures. Nothing is printed but what is wrong. Exit code 0: it
-    /// is as wanted; 1: it is not; 3: it cannot be told.
+    /// module is to be loaded by a kernel that demands signatures. Nothing is printed but what is wrong.
+    ///
+    /// Exit code 0: it is as wanted; 1: it is not; 3: it cannot be told.
     Check,
     /// Show the command line that clr-boot-manager makes of the files of today
     ///
     /// Each word with the file and line that it comes from; `-` marks what is masked or removed, `~` what lost a part.
     /// Behind `root=…`, which clr-boot-manager puts in front, this is what the next `clr-boot-manager update` writes.
+    ///
+    /// Exit code 0: shown; 3: it cannot be told, or there is no such kernel.
     Show(Show),
 }
 
@@ -83,7 +94,7 @@ struct Change {
 
 #[derive(Debug, Args)]
 struct Show {
-    /// A kernel release, a kernel id or a variant; without it the tip of each variant
+    /// A kernel release, a kernel id or a variant; without it the default kernel of each variant
     #[arg(long, short, value_name = "KERNEL")]
     kernel: Option<String>,
     /// The line and nothing else

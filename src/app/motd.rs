@@ -17,6 +17,8 @@ const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// At most three lines go to /run/motd.d/clr-dkms.motd; where there is nothing to say the file is removed. Afterwards
 /// motd-update.sh is run, where it exists and something has changed.
+///
+/// Exit code 0: done, or nothing to do; 1: the file could not be written.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-motd",

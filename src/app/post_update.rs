@@ -28,13 +28,15 @@ use crate::world::World;
 
 /// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
 ///
-/// For each kernel that is the tip of its variant, every DKMS module that asks for it is built and installed unless it
-/// is proven to be there already. Then module.sig_unenforce is made sure of, the boot entries are refreshed when
-/// kernels or fragments have changed, and the record and the message of the day are written. With nothing to do,
+/// systemd runs it after an update; by hand it does no harm. For the kernel of each variant that boots by default, every
+/// DKMS module that asks for it is built and installed unless it is proven to be there already. Then
+/// module.sig_unenforce is made sure of; the boot entries are refreshed when kernels or fragments have changed and
+/// the new kernel has what this machine needs; the record and the message of the day are written. With nothing to do,
 /// nothing is changed.
 ///
-/// Exit code 0: done, or nothing to do; 1: not all done; 3: it cannot be told what is to be done; 75: another run is at
-/// work; 77: no permission; 78: the configuration has a fault (all the rest is done).
+/// Exit code 0: done, or nothing to do; 1: not all done; 2: what boots next is without something that is needed; 3: it
+/// cannot be told what is to be done; 75: another run is at work; 77: no permission; 78: the configuration has a fault
+/// (all the rest is done).
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-post-update",

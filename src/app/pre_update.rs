@@ -21,7 +21,9 @@ const BUILD_FACTOR: u64 = 16;
 
 /// Take a snapshot of kernels and modules before an update, and warn about what would make it fail.
 ///
-/// The exit code is always 0 but for wrong usage: an update is never held up.
+/// swupd calls it. What it warns of can be mended before the update is begun.
+///
+/// Exit code 0: always, but for wrong usage: an update is never held up.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-pre-update",

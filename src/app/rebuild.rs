@@ -21,7 +21,7 @@ pub struct RebuildArguments {
     /// Modules, as NAME or NAME/VERSION; without one all that ask for it
     #[arg(value_name = "MODULE")]
     modules: Vec<String>,
-    /// A kernel release, a kernel id or a variant; without one the tip of each variant
+    /// A kernel release, a kernel id or a variant; without one the default kernel of each variant
     #[arg(long, short, value_name = "KERNEL", conflicts_with = "all_kernels")]
     kernel: Vec<String>,
     /// Every installed kernel

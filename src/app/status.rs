@@ -18,8 +18,19 @@ use crate::sys::lock;
 use crate::world::World;
 
 /// Tell whether it is safe to reboot, and whether the DKMS modules will be there and will be taken.
+///
+/// Begin with `clr-dkms status`: its first line is the answer, its second what to do next. A KERNEL is named by its
+/// release (6.15.7-1591.native), by its id (org.clearlinux.native.6.15.7-1591) or by its variant (native, ltscurrent …),
+/// which is the kernel that boots by default of that variant.
+///
+/// Exit code 0: healthy, or done, or nothing to do; 1: attention, but safe, or not all done; 2: unsafe, what boots next is
+/// without something that is needed; 3: it cannot be told.
 #[derive(Debug, Parser)]
-#[command(name = "clr-dkms", version)]
+#[command(
+    name = "clr-dkms",
+    version,
+    after_help = "Examples:\n  clr-dkms status\n  clr-dkms rebuild\n  clr-dkms help rebuild"
+)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -31,8 +42,8 @@ pub struct Arguments {
 enum Verb {
     /// Show kernels and modules, and one verdict
     ///
-    /// Exit code 0: all is there, also when a reboot is pending; 1: something is missing, failed or being built; 3: it
-    /// cannot be told.
+    /// Exit code 0: all is there, also when a reboot is pending; 1: something is missing, failed or being built, but the next
+    /// boot is safe; 2: what boots next is without something that is needed; 3: it cannot be told.
     #[command(after_help = "Examples:\n  clr-dkms status\n  clr-dkms status --json | jq .verdict\n  \
         clr-dkms status --root /mnt")]
     Status(StatusArguments),
@@ -47,8 +58,9 @@ enum Verb {
     ///
     /// What is proven to be there is left alone, unless --force is given; what failed before is tried again. A module that is
     /// named is built also when its dkms.conf has no AUTOINSTALL=yes. With --force a module that worked stays when the new
-    /// build fails. Exit code 0: all that was asked for is there; 1: something is not; 3: there is no such module or
-    /// kernel.
+    /// build fails.
+    ///
+    /// Exit code 0: all that was asked for is there; 1: something is not; 3: there is no such module or kernel.
     #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
         clr-dkms rebuild --all-kernels --dry-run")]
     Rebuild(RebuildArguments),
@@ -84,19 +96,27 @@ enum Verb {
     )]
     Check(CheckArguments),
     /// Explain a verdict or a state of a module: what it means, where it comes from, what to do
+    ///
+    /// Exit code 0: explained; 3: there is no such id or word.
     #[command(
         after_help = "Examples:\n  clr-dkms explain\n  clr-dkms explain CD-102\n  clr-dkms explain build-failed"
     )]
     Explain(ExplainArguments),
-    /// Keep a kernel as the boot default, whatever is proven: without one, the running kernel
+    /// Keep a kernel as the boot default, whatever is proven; without KERNEL, the running one
     ///
     /// It lasts until `clr-dkms release`, over updates and reboots.
+    ///
+    /// Exit code 0: done, or so already; 1: done, but a module is not there; 2: done, but what boots next is without something
+    /// that is needed; 3: there is no such kernel, or it cannot be told which one.
     #[command(after_help = "Examples:\n  clr-dkms hold\n  clr-dkms hold 6.15.7-1591.native")]
     Hold(KernelArguments),
     /// Let go of a kernel that is held, or go ahead with one that lacks a module
     ///
     /// Without KERNEL: what `clr-dkms hold` said is taken back; where nothing was said, the kernel that is held back may be
     /// booted in spite of what it lacks. That is remembered for this kernel, and for no other.
+    ///
+    /// Exit code 0: done, or nothing to let go of; 1: done, but a module is not there; 2: done, but what boots next is without
+    /// something that is needed; 3: there is no such kernel, or it cannot be told which one.
     #[command(after_help = "Examples:\n  clr-dkms release\n  clr-dkms release 6.15.8-1592.native")]
     Release(KernelArguments),
     /// Remove what DKMS has left of kernels that are gone
@@ -104,9 +124,10 @@ enum Verb {
     /// Built modules, links and folders in /var/lib/dkms and /usr/lib/modules, of kernels that have no image, no boot
     /// entry and no file of their own any more; by `dkms unbuild`, so that every module stays registered for the kernels
     /// to come. Logs of builds for such kernels, and of modules that are gone, when they are older than 90 days. What is
-    /// not proven to be garbage stays, and where anything cannot be read, everything does. Exit code 0: done, or nothing
-    /// to do; 1: something could not be removed; 3: something could not be read, and nothing was changed; 75: another
-    /// run is at work; 77: no permission.
+    /// not proven to be garbage stays, and where anything cannot be read, everything does.
+    ///
+    /// Exit code 0: done, or nothing to do; 1: something could not be removed; 3: something could not be read, and nothing
+    /// was changed; 75: another run is at work; 77: no permission.
     #[command(after_help = "Examples:\n  clr-dkms gc --dry-run\n  clr-dkms gc\n  clr-dkms gc --root /mnt")]
     Gc(GcArguments),
 }

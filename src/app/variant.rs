@@ -9,14 +9,17 @@ use crate::render::shown;
 
 /// Tell the variant of a kernel, and whether DKMS is supported for it.
 ///
-/// Without KERNEL it is the running one. Exit code 0: DKMS is supported for the variant; 1: it is not; 3: it cannot be
-/// told, as the kernel is none of this system. With --all the highest code of all kernels.
+/// Without KERNEL it is the running one. A KERNEL is named by its release (6.15.7-1591.native), by its id
+/// (org.clearlinux.native.6.15.7-1591) or by its variant (native).
+///
+/// Exit code 0: DKMS is supported for the variant, with --all for each; 1: it is not; 3: it cannot be told, as the kernel
+/// is none of this system.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-variant",
     version,
     after_help = "Examples:\n  \
-    clr-dkms-variant                             native\n  \
+    clr-dkms-variant\n  \
     clr-dkms-variant --long 6.12.38-1550.ltscurrent\n  \
     clr-dkms-variant -q native && echo supported\n  \
     clr-dkms-variant --all --json --root /mnt"

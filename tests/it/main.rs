@@ -12,6 +12,7 @@ mod cmdline_properties;
 mod cmdline_refresh;
 mod cmdline_show;
 mod cmdline_trouble;
+mod conf_page;
 mod deferral;
 mod enforcement;
 mod enforcement_hostile;

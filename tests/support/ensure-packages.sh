@@ -140,9 +140,13 @@ group_dkms() {
 
 group_test() {
     has python3 || lack python3 python3 python3-basic
-    # Clear Linux has no bundle with it: the lint is left out there.
+    # Clear Linux has no bundle with some of them: what needs one is left out there.
     if has apt-get; then
         has shellcheck || lack shellcheck shellcheck ""
+        has mandoc || lack mandoc mandoc ""
+        has man || lack man man-db ""
+        has zsh || lack zsh zsh ""
+        has rpmbuild || lack rpmbuild rpm ""
     fi
 }
 

@@ -4,7 +4,7 @@
 set -uo pipefail
 export LC_ALL=C
 # Called by make, we inherit the settings that it exports; these tests set their own.
-unset DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR SYSCONFDIR LOCALSTATEDIR RUNSTATEDIR BINDIR_FROM
+unset DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR SYSCONFDIR LOCALSTATEDIR RUNSTATEDIR BINDIR_FROM PAGES_FROM
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
@@ -65,7 +65,12 @@ refuses() { # refuses WHAT VERB CODE TEXT…: ends with this code, changes nothi
 # --- what is installed -------------------------------------------------------------------------------------------------
 
 mkdir "$source" "$programs" "$shims"
-(cd "$top" && cp -R Makefile LICENSE-* packaging hooks systemd cmdline.d "$source")
+(cd "$top" && cp -R Makefile LICENSE-* packaging hooks systemd cmdline.d man "$source")
+pages="$source/target/pages"
+for path in man/man8/clr-dkms.8 bash-completion/completions/clr-dkms zsh/site-functions/_clr-dkms; do
+    mkdir -p "$pages/${path%/*}"
+    echo "# $path" >"$pages/$path"
+done
 if [[ -d $top/motd.d ]]; then cp -R "$top/motd.d" "$source"; fi
 if [[ ! -e $source/packaging/clr-dkms.conf ]]; then echo '# placeholder' >"$source/packaging/clr-dkms.conf"; fi
 for name in "${names[@]}"; do
@@ -92,7 +97,8 @@ for path in "${names[@]/#//usr/bin/}" /usr/bin/clr_pre_update.sh /usr/libexec/up
     check "$path is a program" same "$(stat -c %a "$image$path")" 755
 done
 for path in $units/clr-dkms.service $units/clr-dkms-boot.service $fragment $manifest /usr/share/defaults/clr-dkms/clr-dkms.conf \
-    /usr/share/licenses/clr-dkms/LICENSE-MIT /usr/share/licenses/clr-dkms/LICENSE-APACHE; do
+    /usr/share/licenses/clr-dkms/LICENSE-MIT /usr/share/licenses/clr-dkms/LICENSE-APACHE /usr/share/man/man8/clr-dkms.8 \
+    /usr/share/man/man5/clr-dkms.conf.5 /usr/share/bash-completion/completions/clr-dkms /usr/share/zsh/site-functions/_clr-dkms; do
     check "$path is a file" same "$(stat -c %a "$image$path")" 644
 done
 for link in update-triggers.target.wants/clr-dkms-trigger.service sysinit.target.wants/clr-dkms-boot.service \
@@ -336,6 +342,9 @@ check 'an unknown verb: exit code 64' ended 64
 installer install BINDIR_FROM="$scratch/nowhere"
 check 'a missing program: exit code 1' ended 1
 check 'a missing program: says what to do' said 'make build'
+installer install PAGES_FROM="$scratch/nowhere"
+check 'missing pages: exit code 1' ended 1
+check 'missing pages: says what to do' said 'make build'
 check 'nothing of this changed anything' same "$empty" "$(tree)"
 if [[ $(id -u) == 0 ]] && command -v setpriv >/dev/null; then
     chmod 555 "$image"
@@ -360,6 +369,7 @@ check 'make alone tells what there is' said 'make install'
 mkdir -p "$source/src" "$source/target/release"
 touch -d '1 hour ago' "$source/src/lib.rs"
 for name in "${names[@]}"; do touch "$source/target/release/$name"; done
+touch "$pages"/man/man8/*
 make -C "$source" -n install >"$out" 2>"$err"
 check 'make install builds nothing when the programs are current' not said 'build --release'
 touch -d 'next hour' "$source/src/lib.rs"

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Makes a Debian package for trying it out: packaging/deb/build.sh FOLDER, called by `make deb`.
+#
+# What is in it is what `make install` puts into a folder, so there is one list of files and not two; cargo-deb would want
+# a second one. The manifest of the installer stays out: dpkg has its own, and `make uninstall` must not take away what
+# belongs to a package. Settings of the installer (BINDIR_FROM, PAGES_FROM) count; those of places do not.
+set -euo pipefail
+umask 022
+
+out=$(realpath -- "${1:?FOLDER}")
+here=$(dirname -- "${BASH_SOURCE[0]}")
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
+package=$work/package
+
+unset PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR SYSCONFDIR LOCALSTATEDIR RUNSTATEDIR
+DESTDIR=$package "$here/../install.sh" install
+rm "$package/usr/share/clr-dkms/manifest"
+
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)
+architecture=$(dpkg --print-architecture)
+# The newest version of a symbol that any of them asks for.
+glibc=$(objdump -T "$package"/usr/bin/clr-dkms* 2>/dev/null | grep -o 'GLIBC_[0-9][0-9.]*' | sed 's/GLIBC_//' | sort -uV | tail -n 1) || true
+mkdir "$package/DEBIAN"
+sed "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@GLIBC@/${glibc:-2.34}/" "$here/control" >"$package/DEBIAN/control"
+printf 'Installed-Size: %s\n' "$(du -sk --exclude=DEBIAN "$package" | cut -f 1)" >>"$work/size"
+sed -i "/^Architecture:/r $work/size" "$package/DEBIAN/control"
+install -m 755 -- "$here/postinst" "$here/prerm" "$here/postrm" "$package/DEBIAN"
+(cd "$package" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | sort -z | xargs -0 md5sum) >"$package/DEBIAN/md5sums"
+dpkg-deb --root-owner-group --build "$package" "$out/clr-dkms_${version}_$architecture.deb"

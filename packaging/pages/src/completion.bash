@@ -1,0 +1,86 @@
+# Completion of @PROGRAM@ in bash. It starts no process, so that nobody waits for a Tab.
+# shellcheck shell=bash disable=SC2086 # lists of words are meant to be split
+
+# Sets what may follow: `verbs`; `options`; `takes`, the kind of value after an option; `operand`, the kind of an argument.
+_@FUNCTION@_known() {
+    case $1 in
+@KNOWN@
+    esac
+}
+
+# Adds what begins as the word under the cursor does. Odd names are left out: they would need quotes.
+_@FUNCTION@_offer() {
+    local word
+    for word; do
+        [[ $word == "$cur"* && $word != *[!A-Za-z0-9._+/-]* && " ${COMPREPLY[*]} " != *" $word "* ]] || continue
+        COMPREPLY+=("$word")
+    done
+}
+
+_@FUNCTION@_value() {
+    local path name folder
+    case $1 in
+        *,*) _@FUNCTION@_offer ${1//,/ } ;;
+    esac
+    case $1 in *KERNEL*)
+        # org.clearlinux.native.6.15.7-1591 is 6.15.7-1591.native
+        for path in "$root"/usr/lib/kernel/*; do
+            [[ ${path##*/} =~ \.([^.]+)\.([0-9][^-]*-[0-9]+)$ ]] || continue
+            _@FUNCTION@_offer "${BASH_REMATCH[2]}.${BASH_REMATCH[1]}" "${BASH_REMATCH[1]}"
+        done ;;
+    esac
+    case $1 in *MODULE*)
+        for path in "$root"/var/lib/dkms/*/*/source; do
+            [[ -L $path || -d $path ]] || continue
+            path=${path%/source} name=${path%/*}
+            _@FUNCTION@_offer "${name##*/}" "${name##*/}/${path##*/}"
+        done ;;
+    esac
+    case $1 in *DIR*)
+        while IFS= read -r folder; do COMPREPLY+=("$folder"); done < <(compgen -d -- "$cur")
+        # Outside of a Tab there is nothing to set.
+        compopt -o filenames 2>/dev/null ;;
+    esac
+    return 0
+}
+
+_@FUNCTION@() {
+    local cur=${COMP_WORDS[COMP_CWORD]} verb='' root='' pending='' plain='' word at
+    local verbs options takes operand
+    COMPREPLY=()
+    # bash makes three words of --root=DIR.
+    [[ $cur != '=' ]] || cur=''
+    _@FUNCTION@_known ''
+    for ((at = 1; at < COMP_CWORD; at++)); do
+        word=${COMP_WORDS[at]}
+        if [[ $word == '=' ]]; then
+            continue
+        elif [[ -n $pending ]]; then
+            # What belongs to that root is offered.
+            if [[ $pending == --root= || $pending == --path= || $pending == -p= || $pending == --live-root= ]]; then
+                word=${word//[\\\"\']/}
+                root=${word/#\~/$HOME}
+            fi
+            pending=''
+        elif [[ -z $plain && $word == -- ]]; then
+            plain=1
+        elif [[ -z $plain && $word == -* ]]; then
+            [[ $takes != *" $word="* ]] || pending=$word=
+        elif [[ -z $verb && -n $verbs ]]; then
+            verb=$word
+            _@FUNCTION@_known "$verb"
+        fi
+    done
+    if [[ -n $pending ]]; then
+        word=${takes#*" $pending"}
+        _@FUNCTION@_value "${word%% *}"
+    elif [[ -z $plain && $cur == -* ]]; then
+        _@FUNCTION@_offer $options
+    elif [[ -z $verb && -n $verbs ]]; then
+        _@FUNCTION@_offer $verbs
+    else
+        _@FUNCTION@_value "$operand"
+    fi
+}
+
+complete -F _@FUNCTION@ @PROGRAM@

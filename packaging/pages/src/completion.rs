@@ -1,0 +1,120 @@
+//! Completions for bash, zsh and fish.
+//!
+//! Those of zsh and fish are clap_complete's. For bash that one completes neither behind an option nor a value of the
+//! system, so there the table is ours, made of the same commands; what reads it is `completion.bash`.
+
+use clap::builder::ValueHint;
+use clap::{Arg, Command};
+use clap_complete::{Shell, generate};
+
+const BASH: &str = include_str!("completion.bash");
+const ZSH: &str = include_str!("completion.zsh");
+
+/// The files of one program, by their path below `/usr/share`.
+///
+/// # Errors
+/// When what clap_complete makes is not what we know how to complete.
+pub(crate) fn of(program: &Command) -> anyhow::Result<[(String, String); 3]> {
+    let name = program.get_name();
+    let (zsh, fish) = (generated(Shell::Zsh, program)?, generated(Shell::Fish, program)?);
+    Ok([
+        (format!("bash-completion/completions/{name}"), bash(program)),
+        (format!("zsh/site-functions/_{name}"), with_system(&zsh)?),
+        (format!("fish/vendor_completions.d/{name}.fish"), fish),
+    ])
+}
+
+/// What an argument takes: values with commas between them, or a word that names KERNEL, MODULE or DIR; else nothing.
+fn kind(argument: &Arg) -> String {
+    if !argument.get_num_args().is_some_and(|n| n.takes_values()) {
+        return String::new();
+    }
+    let values: Vec<String> =
+        argument.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect();
+    if values.is_empty() {
+        let names = argument.get_value_names().unwrap_or_default();
+        names.iter().map(ToString::to_string).collect::<Vec<_>>().join("|").replace([' ', '[', ']', '/'], "")
+    } else {
+        values.join(",")
+    }
+}
+
+fn bash(program: &Command) -> String {
+    let known: Vec<String> = [("", program)]
+        .into_iter()
+        .chain(program.get_subcommands().map(|verb| (verb.get_name(), verb)))
+        .map(|(verb, command)| format!("        {}) {} ;;", quoted(verb), table(command)))
+        .collect();
+    BASH.replace("@KNOWN@", &known.join("\n"))
+        .replace("@FUNCTION@", &program.get_name().replace('-', "_"))
+        .replace("@PROGRAM@", program.get_name())
+}
+
+fn table(command: &Command) -> String {
+    let (mut options, mut takes, mut operand) = (Vec::new(), String::from(" "), String::new());
+    for argument in command.get_arguments().filter(|a| !a.is_hide_set()) {
+        if argument.is_positional() {
+            operand = kind(argument);
+            continue;
+        }
+        let long = argument.get_long_and_visible_aliases().unwrap_or_default();
+        let short = argument.get_short_and_visible_aliases().unwrap_or_default();
+        let spellings = long.iter().map(|l| format!("--{l}")).chain(short.iter().map(|s| format!("-{s}")));
+        for spelling in spellings {
+            let kind = kind(argument);
+            if !kind.is_empty() {
+                takes.push_str(&format!("{spelling}={kind} "));
+            }
+            options.push(spelling);
+        }
+    }
+    let verbs: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
+    // `help` takes a verb.
+    let operand = if command.get_name() == "help" { verbs.join(",") } else { operand };
+    let verbs = if command.get_name() == "help" { String::new() } else { verbs.join(" ") };
+    format!(
+        "verbs={} options={} takes={} operand={}",
+        quoted(&verbs),
+        quoted(&options.join(" ")),
+        quoted(&takes),
+        quoted(&operand)
+    )
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn generated(shell: Shell, program: &Command) -> anyhow::Result<String> {
+    let mut command = hinted(program.clone());
+    let mut out = Vec::new();
+    generate(shell, &mut command, program.get_name(), &mut out);
+    Ok(String::from_utf8(out)?)
+}
+
+/// Of the hints that clap_complete knows, three that no program of ours means stand for what only we know.
+fn hinted(command: Command) -> Command {
+    command
+        .mut_args(|argument| {
+            let kind = kind(&argument);
+            match (kind.contains("KERNEL"), kind.contains("MODULE"), kind.contains("DIR")) {
+                (true, ..) => argument.value_hint(ValueHint::Hostname),
+                (_, true, true) => argument.value_hint(ValueHint::EmailAddress),
+                (_, true, _) => argument.value_hint(ValueHint::Username),
+                (.., true) => argument.value_hint(ValueHint::DirPath),
+                _ => argument,
+            }
+        })
+        .mut_subcommands(hinted)
+}
+
+fn with_system(zsh: &str) -> anyhow::Result<String> {
+    let end = zsh.rfind("if [ \"$funcstack[1]\"");
+    let end = end.ok_or_else(|| anyhow::anyhow!("the completion for zsh does not end as it did"))?;
+    let (body, end) = zsh.split_at(end);
+    let body = body
+        .replace(":_hosts'", ":_clr_dkms_kernels'")
+        .replace(":_users'", ":_clr_dkms_modules'")
+        .replace(":_email_addresses'", ":_clr_dkms_modules_or_folders'");
+    Ok(format!("{body}{ZSH}{end}"))
+}

@@ -1,0 +1,60 @@
+//! Writes the manual pages and the completions of every program: `clr-dkms-pages DIR`.
+//!
+//! They are made of what the programs accept, so that they never drift. DIR is laid out as `/usr/share` is.
+
+mod completion;
+mod manual;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Command, CommandFactory};
+use clr_dkms::app;
+use clr_dkms::sys::{Root, RootKind};
+
+/// The six programs, as clap knows them, with everything that comes from a parent filled in.
+fn programs() -> [Command; 6] {
+    let mut programs = [
+        app::status::Arguments::command(),
+        app::pre_update::Arguments::command(),
+        app::post_update::Arguments::command(),
+        app::cmdline::Arguments::command(),
+        app::motd::Arguments::command(),
+        app::variant::Arguments::command(),
+    ];
+    programs.iter_mut().for_each(Command::build);
+    programs
+}
+
+/// Every file, by its path below `/usr/share`.
+fn files() -> anyhow::Result<Vec<(String, String)>> {
+    let programs = programs();
+    let mut files = manual::pages(&programs)?;
+    for program in &programs {
+        files.extend(completion::of(program)?);
+    }
+    Ok(files)
+}
+
+fn write(folder: &Path) -> anyhow::Result<()> {
+    let root = Root::open(RootKind::Image, folder)?;
+    for (path, text) in files()? {
+        root.write(Path::new("/").join(&path), text.as_bytes(), 0o644)?;
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let Some(folder) = std::env::args_os().nth(1) else {
+        eprintln!("usage: clr-dkms-pages DIR");
+        return ExitCode::from(app::exit::USAGE);
+    };
+    match write(Path::new(&folder)).context("clr-dkms-pages") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e:#}");
+            ExitCode::from(app::exit::FAULT)
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The manual pages of section 8: one for each program, and one for each verb of `clr-dkms`.
+
+use anyhow::{Context, ensure};
+use clap::Command;
+use clap_mangen::Man;
+use roff::{Roff, bold, roman};
+
+/// The day of the last change to what all pages say. Not the day of the build: the same source makes the same pages.
+const DATE: &str = "2026-11-22";
+
+/// What every program may answer, beside its own codes.
+const COMMON_EXITS: [(&str, &str); 5] = [
+    ("64", "Wrong usage."),
+    ("70", "A fault of the program."),
+    ("75", "Another run is at work, and did not end in time."),
+    ("77", "No permission: what changes the system needs root."),
+    ("78", "Bad configuration."),
+];
+
+/// Path, what it is, and what the names of the pages that speak of it end with; none for all.
+const FILES: [(&str, &str, &[&str]); 12] = [
+    ("/etc/clr-dkms/clr-dkms.conf", "The configuration; see clr-dkms.conf(5).", &[]),
+    (
+        "/var/lib/clr-dkms/last-run.json",
+        "The record of the last run: what was built and proven, with each file's size and hash.",
+        &["dkms", "-status", "-post-update", "-rebuild", "-guard", "-motd"],
+    ),
+    (
+        "/var/log/clr-dkms/MODULE/VERSION/KERNEL.log",
+        "What dkms and make said in the last build; .log.1 to .log.4 are of the attempts before.",
+        &["dkms", "-status", "-post-update", "-rebuild", "-gc"],
+    ),
+    (
+        "/var/lib/clr-dkms/before-update.json",
+        "The kernels and modules that were there before the update.",
+        &["-pre-update"],
+    ),
+    (
+        "/var/lib/clr-dkms/boot-wishes.json",
+        "What `clr-dkms hold` and `clr-dkms release` said.",
+        &["-guard", "-hold", "-release"],
+    ),
+    (
+        "/run/swupd/config",
+        "Tells swupd to leave clr-boot-manager alone until the modules are proven; only some lines of it are ours.",
+        &["dkms", "-guard", "-post-update"],
+    ),
+    (
+        "/etc/kernel/cmdline.d/clr-dkms.conf",
+        "Sets module.sig_unenforce, where no bundle does.",
+        &["-post-update", "-cmdline"],
+    ),
+    (
+        "/usr/share/kernel/cmdline.d/clr-ignore-mod-sig.conf",
+        "The vendor's fragment that sets module.sig_unenforce.",
+        &["-cmdline", "-enforcement"],
+    ),
+    (
+        "/run/motd.d/clr-dkms.motd",
+        "The fragment of the message of the day.",
+        &["dkms", "-motd", "-post-update"],
+    ),
+    ("/etc/clr-dkms/motd.d/VERDICT", "An admin's own text for a verdict.", &["-motd"]),
+    (
+        "/var/lib/dkms, /usr/src",
+        "The modules as DKMS keeps them, and their sources.",
+        &["-rebuild", "-lint", "-gc", "-post-update"],
+    ),
+    (
+        "/usr/lib/kernel",
+        "The kernels that are installed.",
+        &["-guard", "-variant", "-gc", "-hold", "-release"],
+    ),
+];
+
+/// Every page, by its path below `/usr/share`.
+///
+/// # Errors
+/// When a program or a verb says nothing of itself, of its exit codes, or has no example: no page without these.
+pub(crate) fn pages(programs: &[Command]) -> anyhow::Result<Vec<(String, String)>> {
+    let mut commands: Vec<&Command> = Vec::new();
+    for program in programs {
+        commands.push(program);
+        // The verbs of the others are few and short: they stand in the page of their program.
+        if has_verb_pages(program) {
+            commands.extend(verbs(program));
+        }
+    }
+    let names: Vec<&str> = commands.iter().map(|c| name(c)).collect();
+    commands
+        .iter()
+        .map(|command| {
+            let text =
+                page(command, &names).with_context(|| format!("the manual page of {}", name(command)))?;
+            Ok((format!("man/man8/{}.8", name(command)), text))
+        })
+        .collect()
+}
+
+fn has_verb_pages(program: &Command) -> bool {
+    program.get_name() == "clr-dkms"
+}
+
+/// What may be asked for; `help` is a way to ask for this very text.
+fn verbs(command: &Command) -> impl Iterator<Item = &Command> {
+    command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set())
+}
+
+/// `clr-dkms-status`
+fn name(command: &Command) -> &str {
+    command.get_display_name().unwrap_or_else(|| command.get_name())
+}
+
+fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
+    // One section for all options: headings of --help become sections of their own else.
+    let plain =
+        command.clone().mut_args(|argument| argument.help_heading(None)).override_usage(usage(command));
+    let man = Man::new(plain)
+        .title(name(command).to_uppercase())
+        .section("8")
+        .date(DATE)
+        .source(format!("clr-dkms {}", env!("CARGO_PKG_VERSION")))
+        .manual("System Administration");
+    let (description, mut exits) = description(command)?;
+    ensure!(command.get_about().is_some(), "it has no first line");
+
+    let mut out = Vec::new();
+    man.render_title(&mut out)?;
+    let mut roff = Roff::new();
+    // Names of programs and pages are to be copied: no hyphen of ours is put into them.
+    roff.control("nh", []).control("ad", ["l"]);
+    roff.to_writer(&mut out)?;
+    man.render_name_section(&mut out)?;
+    man.render_synopsis_section(&mut out)?;
+    section("DESCRIPTION", &paragraphs(&description)).to_writer(&mut out)?;
+    if verbs(command).next().is_some() {
+        section("COMMANDS", &[]).to_writer(&mut out)?;
+        for verb in verbs(command) {
+            if has_verb_pages(command) {
+                items(&[(verb.get_name(), &format!("{}. See {}(8).", about(verb), name(verb)))])
+                    .to_writer(&mut out)?;
+            } else {
+                exits.extend(verb_in_page(verb, &mut out)?);
+            }
+        }
+    }
+    man.render_options_section(&mut out)?;
+    section("EXIT STATUS", &[]).to_writer(&mut out)?;
+    ensure!(!exits.is_empty(), "it says nothing of \"Exit code 0:\"");
+    for (of, codes) in &exits {
+        let mut roff = Roff::new();
+        if !of.is_empty() {
+            roff.control("SS", [of.as_str()]);
+        }
+        roff.to_writer(&mut out)?;
+        items(&codes.iter().map(|(code, what)| (code.as_str(), what.as_str())).collect::<Vec<_>>())
+            .to_writer(&mut out)?;
+    }
+    if exits.len() > 1 {
+        let mut roff = Roff::new();
+        roff.control("SS", ["all"]);
+        roff.to_writer(&mut out)?;
+    }
+    let told = |code: &str| exits.iter().flat_map(|(_, codes)| codes).any(|(own, _)| own == code);
+    items(&COMMON_EXITS.into_iter().filter(|(code, _)| !told(code)).collect::<Vec<_>>())
+        .to_writer(&mut out)?;
+    section("FILES", &[]).to_writer(&mut out)?;
+    let files: Vec<(&str, &str)> = FILES
+        .iter()
+        .filter(|(.., who)| who.is_empty() || who.iter().any(|end| name(command).ends_with(end)))
+        .map(|(path, what, _)| (*path, *what))
+        .collect();
+    items(&files).to_writer(&mut out)?;
+    section("EXAMPLES", &[]).to_writer(&mut out)?;
+    examples(command)?.to_writer(&mut out)?;
+    section("SEE ALSO", &[see_also(command, names)]).to_writer(&mut out)?;
+    // A line break on both sides of an empty line is one too many for mandoc.
+    Ok(highlighted(&String::from_utf8(out)?.replace("\n.br\n\n.br\n", "\n.sp\n")))
+}
+
+/// A verb as a part of its program's page; gives its exit codes, to be told with those of the others.
+fn verb_in_page(verb: &Command, out: &mut Vec<u8>) -> anyhow::Result<Option<Exits>> {
+    let (description, exits) = description(verb)?;
+    let mut roff = Roff::new();
+    roff.control("SS", [verb.get_name()]);
+    paragraph(&mut roff, &format!("{}.", about(verb)));
+    for text in paragraphs(&description).iter().filter(|text| **text != format!("{}.", about(verb))) {
+        roff.control("PP", []);
+        paragraph(&mut roff, text);
+    }
+    roff.to_writer(out)?;
+    // What all verbs take is told once, for the program.
+    let own = verb.clone().mut_args(|argument| {
+        let hide = argument.is_global_set() || argument.get_id() == "help";
+        argument.hide(hide)
+    });
+    let mut options = Vec::new();
+    Man::new(own).render_options_section(&mut options)?;
+    let options = String::from_utf8(options)?;
+    out.extend(options.replace(".SH OPTIONS\n", "").into_bytes());
+    Ok(exits.into_iter().next().map(|(_, codes)| (verb.get_name().to_owned(), codes)))
+}
+
+/// Whose codes, empty where there is no need to say; each code with what it means.
+type Exits = (String, Vec<(String, String)>);
+
+/// The description, and the exit codes that are told in it: `Exit code 0: all is there; 1: something is not.`
+fn description(command: &Command) -> anyhow::Result<(String, Vec<Exits>)> {
+    let text = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string);
+    let text = text.context("it has no description")?;
+    let about = about(command);
+    // The first line stands in NAME already.
+    let text = text.strip_prefix(&about).unwrap_or(&text).trim_start_matches('.').trim().to_owned();
+    let (before, codes) = match text.split_once("Exit code 0: ") {
+        Some((before, codes)) => (before.trim().to_owned(), codes),
+        None => return Ok((if text.is_empty() { about + "." } else { text }, Vec::new())),
+    };
+    let (codes, after) = codes.split_once("\n\n").unwrap_or((codes, ""));
+    let mut found = vec![("0".to_owned(), String::new())];
+    for part in codes.trim().trim_end_matches('.').split("; ") {
+        let next = part.split_once(": ").filter(|(code, _)| code.bytes().all(|b| b.is_ascii_digit()));
+        match (next, found.last_mut()) {
+            (Some((code, what)), _) => found.push((code.to_owned(), what.to_owned())),
+            (None, Some((_, what))) if what.is_empty() => part.clone_into(what),
+            (None, Some((_, what))) => *what = format!("{what}; {part}"),
+            (None, None) => {}
+        }
+    }
+    for (_, what) in &mut found {
+        *what = sentence(what);
+    }
+    let rest = format!("{before}\n\n{after}");
+    let rest = if rest.trim().is_empty() { about + "." } else { rest.trim().to_owned() };
+    Ok((rest, vec![(String::new(), found)]))
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}
+
+fn about(command: &Command) -> String {
+    command.get_about().map(ToString::to_string).unwrap_or_default()
+}
+
+fn usage(command: &Command) -> String {
+    let usage = command.clone().render_usage().to_string();
+    usage.trim_start_matches("Usage:").trim().to_owned()
+}
+
+fn paragraphs(text: &str) -> Vec<String> {
+    text.split("\n\n").map(|p| p.replace('\n', " ")).filter(|p| !p.trim().is_empty()).collect()
+}
+
+fn paragraph(roff: &mut Roff, text: &str) {
+    roff.text([roman(text)]);
+}
+
+fn section(title: &str, paragraphs: &[String]) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", [title]);
+    for (at, text) in paragraphs.iter().enumerate() {
+        if at > 0 {
+            roff.control("PP", []);
+        }
+        paragraph(&mut roff, text);
+    }
+    roff
+}
+
+fn items(items: &[(&str, &str)]) -> Roff {
+    let mut roff = Roff::new();
+    for (term, what) in items {
+        roff.control("TP", []);
+        roff.text([bold(*term)]);
+        roff.text([roman(*what)]);
+    }
+    roff
+}
+
+fn examples(command: &Command) -> anyhow::Result<Roff> {
+    let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let lines = text.strip_prefix("Examples:\n").context("it has no examples")?;
+    let mut roff = Roff::new();
+    roff.control("EX", []);
+    lines.lines().for_each(|line| paragraph(&mut roff, line.trim_start()));
+    roff.control("EE", []);
+    Ok(roff)
+}
+
+/// The program's page names all; every other one names the program's, which leads to all.
+fn see_also(command: &Command, names: &[&str]) -> String {
+    let own = name(command);
+    let mut pages: Vec<String> = names
+        .iter()
+        .filter(|n| **n != own && (own == "clr-dkms" || **n == "clr-dkms"))
+        .map(|n| format!("{n}(8)"))
+        .collect();
+    pages.extend(["clr-dkms.conf(5)", "clr-boot-manager(1)", "dkms(8)", "swupd(1)"].map(str::to_owned));
+    pages.join(", ")
+}
+
+/// What stands between backquotes is printed bold, without them.
+fn highlighted(page: &str) -> String {
+    let mut out = String::new();
+    for line in page.split_inclusive('\n') {
+        let parts: Vec<&str> = line.split('`').collect();
+        // An odd one is no pair.
+        if parts.len().is_multiple_of(2) {
+            out.push_str(line);
+            continue;
+        }
+        for (at, part) in parts.iter().enumerate() {
+            match at % 2 {
+                0 => out.push_str(part),
+                _ => out.push_str(&format!("\\fB{part}\\fR")),
+            }
+        }
+    }
+    out
+}
