@@ -44,11 +44,11 @@ for name in "${programs[@]}" ${verbs//help/}; do
     check "$name has a page" test -s "$share/man/man8/$name.8"
 done
 check 'there are verbs' test -n "$verbs"
-for page in "$share"/man/man8/*.8 "$top"/man/*; do
+for page in "$share"/man/man[78]/*.[78] "$top"/man/*; do
     for title in NAME SYNOPSIS DESCRIPTION EXAMPLES FILES 'SEE ALSO'; do
         check "${page##*/}: $title" grep -qx "\.SH \"\?$title\"\?" "$page"
     done
-    [[ $page == *.5 ]] || check "${page##*/}: EXIT STATUS" grep -qx '\.SH "EXIT STATUS"' "$page"
+    [[ $page == *.[57] ]] || check "${page##*/}: EXIT STATUS" grep -qx '\.SH "EXIT STATUS"' "$page"
     if has mandoc; then check "${page##*/}: mandoc has nothing to say" silent mandoc -T lint -W warning "$page"; fi
     if has man; then
         check "${page##*/}: groff has nothing to say" silent warnings "$page"
@@ -56,7 +56,7 @@ for page in "$share"/man/man8/*.8 "$top"/man/*; do
     fi
 done
 # A page that is named is there, but for those of other projects.
-grep -rhoE 'clr\\?-dkms[a-z\\.-]*(\\fR)? ?\([58]\)' "$share/man" "$top/man" | tr -d '\\ ' | sort -u | while read -r named; do
+grep -rhoE 'clr\\?-dkms[a-z\\.-]*(\\fR)? ?\([578]\)' "$share/man" "$top/man" | tr -d '\\ ' | sort -u | while read -r named; do
     name=${named//\(/.}
     find "$share/man" "$top/man" -name "${name%)}" | grep -q . || printf '%s\n' "$named"
 done >"$scratch/missing"

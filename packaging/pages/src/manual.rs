@@ -18,7 +18,7 @@ const COMMON_EXITS: [(&str, &str); 5] = [
 ];
 
 /// Path, what it is, and what the names of the pages that speak of it end with; none for all.
-const FILES: [(&str, &str, &[&str]); 12] = [
+const FILES: [(&str, &str, &[&str]); 14] = [
     ("/etc/clr-dkms/clr-dkms.conf", "The configuration; see clr-dkms.conf(5).", &[]),
     (
         "/var/lib/clr-dkms/last-run.json",
@@ -60,6 +60,16 @@ const FILES: [(&str, &str, &[&str]); 12] = [
         "The fragment of the message of the day.",
         &["dkms", "-motd", "-post-update"],
     ),
+    (
+        "/etc/clr-dkms/notify.d/*",
+        "Programs that get the status as JSON on their standard input when the verdict changes.",
+        &["dkms", "-post-update"],
+    ),
+    (
+        "/run/clr-dkms/reboot-required",
+        "There while a reboot is pending, and safe.",
+        &["dkms", "-post-update", "-status"],
+    ),
     ("/etc/clr-dkms/motd.d/VERDICT", "An admin's own text for a verdict.", &["-motd"]),
     (
         "/var/lib/dkms, /usr/src",
@@ -94,7 +104,55 @@ pub(crate) fn pages(programs: &[Command]) -> anyhow::Result<Vec<(String, String)
                 page(command, &names).with_context(|| format!("the manual page of {}", name(command)))?;
             Ok((format!("man/man8/{}.8", name(command)), text))
         })
+        .chain([states()])
         .collect()
+}
+
+/// clr-dkms-states(7): every verdict and every state of a module.
+fn states() -> anyhow::Result<(String, String)> {
+    let rows = clr_dkms::status::states::all();
+    let mut roff = Roff::new();
+    let version = format!("clr-dkms {}", env!("CARGO_PKG_VERSION"));
+    roff.control("TH", ["CLR-DKMS-STATES", "7", DATE, &version, "System Administration"]);
+    roff.control("nh", []).control("ad", ["l"]);
+    roff.control("SH", ["NAME"]);
+    roff.text([roman("clr-dkms-states - what the verdicts and states of clr-dkms mean")]);
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text([bold("clr-dkms explain"), roman(" [ID]")]);
+    roff.control("SH", ["DESCRIPTION"]);
+    paragraph(
+        &mut roff,
+        "Each verdict on a system, and each state of a module on a kernel, has an id that stays the same, a cause, and one next \
+         step. `clr-dkms status` shows the words, `clr-dkms explain` tells what stands here.",
+    );
+    for (title, prefix) in [("VERDICTS", "CD-0"), ("STATES OF A MODULE", "CD-1")] {
+        roff.control("SH", [title]);
+        for row in rows.iter().filter(|row| row.id.starts_with(prefix)) {
+            roff.control("TP", []);
+            roff.text([bold(format!("{} {}", row.id, row.name))]);
+            paragraph(&mut roff, row.meaning);
+            roff.control("RS", []);
+            roff.control("PP", []);
+            paragraph(&mut roff, &format!("Cause: {}", row.cause));
+            if let Some(next) = row.next {
+                roff.control("PP", []);
+                paragraph(&mut roff, &format!("Next step: {next}."));
+            }
+            roff.control("RE", []);
+        }
+    }
+    roff.control("SH", ["EXAMPLES"]);
+    roff.control("EX", []);
+    paragraph(&mut roff, "clr-dkms explain CD-102");
+    paragraph(&mut roff, "clr-dkms explain build-failed");
+    roff.control("EE", []);
+    roff.control("SH", ["FILES"]);
+    roff.control("TP", []);
+    roff.text([bold("/etc/clr-dkms/motd.d/VERDICT")]);
+    paragraph(&mut roff, "An admin's own text for a verdict, in the message of the day.");
+    roff.control("SH", ["SEE ALSO"]);
+    paragraph(&mut roff, "clr-dkms(8), clr-dkms-status(8), clr-dkms-explain(8)");
+    Ok(("man/man7/clr-dkms-states.7".to_owned(), highlighted(&roff.to_roff())))
 }
 
 fn has_verb_pages(program: &Command) -> bool {
@@ -297,7 +355,10 @@ fn see_also(command: &Command, names: &[&str]) -> String {
         .filter(|n| **n != own && (own == "clr-dkms" || **n == "clr-dkms"))
         .map(|n| format!("{n}(8)"))
         .collect();
-    pages.extend(["clr-dkms.conf(5)", "clr-boot-manager(1)", "dkms(8)", "swupd(1)"].map(str::to_owned));
+    pages.extend(
+        ["clr-dkms.conf(5)", "clr-dkms-states(7)", "clr-boot-manager(1)", "dkms(8)", "swupd(1)"]
+            .map(str::to_owned),
+    );
     pages.join(", ")
 }
 
