@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::engine::{self, Order};
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
-use crate::dkms::{Cache, Pair, Step, build};
+use crate::dkms::{Cache, Flaw, Pair, Step, build};
 use crate::facts::Facts;
 use crate::guard::judge::is_bootable;
 use crate::guard::{Class, Judgement, Ruling, Wishes, judge};
@@ -161,10 +161,17 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
     let Some(running) = seen.facts.inventory.running_kernel().map(|k| k.name.release()) else {
         return exit::OK;
     };
-    // Without a list of what is loaded, or of what dkms knows, nothing is known to be lost.
-    if !InUse::can_tell(&world.root) || seen.facts.tree.modules.is_empty() {
+    // Without a list of what dkms knows nothing is known to be lost.
+    if seen.facts.tree.modules.is_empty() {
         return exit::OK;
     }
+    // Where it is not known what is loaded, only a file that is not there cannot have been.
+    let can_tell = InUse::can_tell(&world.root);
+    let has_no_file = |module: &str| {
+        let mut pairs = seen.facts.of_kernel(&running).filter(|p| p.module.name == module);
+        let is_gone = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Missing { .. }));
+        pairs.any(|p| p.proof.as_ref().is_err_and(is_gone))
+    };
     let loaded = |module: &str| {
         let is_loaded = |file: &str| seen.facts.in_use.loaded.contains(&kernel_spelling(file));
         // A dkms.conf that cannot be read does not tell the names of its files.
@@ -179,7 +186,10 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
         let elsewhere =
             elsewhere || before.is_some_and(|n| n.worked_on.as_ref().is_some_and(|on| *on != running));
         // Whether one that an admin has listed was ever loaded is not known: some are, on demand only.
-        let missing = !need.works || (need.reason != LISTED && !loaded(&need.module));
+        let missing = match can_tell {
+            true => !need.works || (need.reason != LISTED && !loaded(&need.module)),
+            false => has_no_file(&need.module),
+        };
         need.class == Class::Critical && elsewhere && missing
     });
     let Some(lost) = lost else { return exit::OK };

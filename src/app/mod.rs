@@ -8,6 +8,7 @@ pub mod explain;
 pub mod gc;
 pub mod guard;
 pub mod lint;
+pub mod logs;
 pub mod motd;
 pub mod post_update;
 pub mod pre_update;

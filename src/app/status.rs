@@ -7,6 +7,7 @@ use super::explain::{self, ExplainArguments};
 use super::gc::{self, GcArguments};
 use super::guard::{self, GuardArguments, KernelArguments};
 use super::lint::{self, LintArguments};
+use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
 use super::{Common, LOCK, answer, exit, json};
 use crate::dkms::Cache;
@@ -95,6 +96,16 @@ enum Verb {
         after_help = "Examples:\n  clr-dkms check || clr-dkms status\n  clr-dkms check --reboot-pending && systemctl reboot"
     )]
     Check(CheckArguments),
+    /// Show the last log of a build, the first error first
+    ///
+    /// Without MODULE: the newest log of a build that failed, else the newest of all. On a terminal it goes through a
+    /// pager ($PAGER, else less).
+    ///
+    /// Exit code 0: shown; 3: there is no such log, or it cannot be read.
+    #[command(
+        after_help = "Examples:\n  clr-dkms logs\n  clr-dkms logs v4l2loopback\n  clr-dkms logs hello/1.0 -k native | grep warning"
+    )]
+    Logs(LogsArguments),
     /// Explain a verdict or a state of a module: what it means, where it comes from, what to do
     ///
     /// Exit code 0: explained; 3: there is no such id or word.
@@ -178,6 +189,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Verb::Hold(asked) => return guard::hold(&world, asked),
         Verb::Release(asked) => return guard::release(&world, asked),
         Verb::Status(status) => status,
+        Verb::Logs(asked) => return logs::run(&world, &asked, &arguments.common),
         Verb::Explain(asked) => return explain::run(&asked, &arguments.common),
         Verb::Check(asked) => {
             let verdict = look(&world).verdict;

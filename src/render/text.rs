@@ -41,6 +41,10 @@ pub fn screen(document: &Document) -> String {
     lines.push(format!("Command line: {}", command_line(document)));
     lines.push(format!("Signatures:   {}", unsigned(document)));
     lines.push(format!("Boot entries: {}", boot_entries(document)));
+    if let Some(since) = document.guard.held_since {
+        let waiting = if document.guard.deferred { "; microcode and boot loader wait too" } else { "" };
+        lines.push(format!("Held back:    since {}{waiting}", since.strftime("%Y-%m-%d %H:%M:%S UTC")));
+    }
     if let Some(time) = document.last_run {
         lines.push(format!("Last change:  {}", time.strftime("%Y-%m-%d %H:%M:%S UTC")));
     }

@@ -13,6 +13,7 @@ pub mod interrupt;
 pub mod lock;
 pub mod log;
 pub mod mount;
+pub mod pager;
 pub mod root;
 pub mod tools;
 pub mod users;

@@ -40,3 +40,21 @@ fn the_metrics_are_as_prometheus_wants_them() {
         metrics.lines().filter(|l| !l.contains("_seconds ")).map(|l| l.to_owned() + "\n").collect();
     insta::assert_snapshot!("metrics", metrics);
 }
+
+#[test]
+fn the_last_log_is_shown_the_first_error_first() {
+    let root = TestRoot::updated();
+    root.module("hello", "1.0", "").module("other", "2", "");
+    root.run("clr-dkms", &["logs"]).code(3).says(&["there is no log in"]);
+    root.behave("[[ $verb != build || $module != hello ]] || { echo 'hello.c:3:1: error: no \u{1b}[31mgood'; code=10; }");
+    root.post_update();
+    let run = root.run("clr-dkms", &["logs"]);
+    run.code(0);
+    let mut lines = run.stdout.lines();
+    assert!(lines.next().is_some_and(|l| l.starts_with(&format!("hello/1.0 on {B}: "))), "{}", run.stdout);
+    assert!(lines.next().is_some_and(|l| l.starts_with("first error: hello.c:3: no ")), "{}", run.stdout);
+    assert!(run.stdout.contains("# clr-dkms: ") && !run.stdout.contains('\u{1b}'), "{}", run.stdout);
+    root.run("clr-dkms", &["logs", "other", "-k", "native"]).code(0).shows(&[&format!("other/2 on {B}: ")]);
+    root.run("clr-dkms", &["logs", "none"]).code(3).says(&["there is no log of none"]);
+    root.run("clr-dkms", &["logs", "other", "-k", "6.1"]).code(3).says(&["for kernel 6.1"]);
+}

@@ -32,6 +32,18 @@ fn what_was_only_wanted_keeps_no_mark_away() {
     root.rebooted(B).run("clr-dkms", &MARK).code(0);
 }
 
+/// Something is there that may have been loaded.
+fn with_a_file(root: &TestRoot) {
+    root.file(&format!("usr/lib/modules/{B}/updates/dkms/hello.ko"), "what was loaded");
+}
+
+#[test]
+fn what_has_no_file_was_not_loaded() {
+    let root = lost();
+    root.remove("proc/modules");
+    root.run("clr-dkms", &MARK).code(1).says(&["is not marked as booted"]);
+}
+
 #[test]
 fn in_doubt_the_mark_is_made() {
     type Change = fn(&TestRoot);
@@ -40,8 +52,8 @@ fn in_doubt_the_mark_is_made() {
         ("an empty record", |r| r.file(RECORD, "").forget()),
         ("garbage", |r| r.file(RECORD, "{\"schema\": 1, \"needs\": 5}").forget()),
         ("a record of the future", |r| r.file(RECORD, "{\"schema\": 99}").forget()),
-        ("no list of modules", |r| r.remove("proc/modules").forget()),
-        ("a list that cannot be read", |r| r.remove("proc/modules").folder("proc/modules").forget()),
+        ("no list of modules", |r| with_a_file(r.remove("proc/modules"))),
+        ("a list that cannot be read", |r| with_a_file(r.remove("proc/modules").folder("proc/modules"))),
         ("no release", |r| r.remove("proc/sys/kernel/osrelease").forget()),
         ("a custom kernel", |r| r.file("proc/sys/kernel/osrelease", "6.16.0-mine\n").forget()),
         ("no tree", |r| r.remove("var/lib/dkms").forget()),

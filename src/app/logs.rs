@@ -1,0 +1,124 @@
+//! `clr-dkms logs`: the last log of a build, the first error first.
+
+use std::io::{IsTerminal, Write};
+
+use clap::Args;
+
+use super::{Common, answer, exit};
+use crate::dkms::ModuleName;
+use crate::dkms::log::{self, LOGS};
+use crate::kernel::Inventory;
+use crate::render::shown;
+use crate::state::{self, RECORD, Record};
+use crate::sys::{FileError, Kind, Root, pager};
+use crate::world::World;
+
+/// The arguments of the verb.
+#[derive(Debug, Args)]
+pub struct LogsArguments {
+    /// A module, as NAME or NAME/VERSION
+    #[arg(value_name = "MODULE")]
+    module: Option<String>,
+    /// A kernel release, a kernel id or a variant; without one the kernel of the newest log
+    #[arg(long, short, value_name = "KERNEL")]
+    kernel: Option<String>,
+    /// Print it as it is, also on a terminal
+    #[arg(long)]
+    no_pager: bool,
+}
+
+/// One log that is there.
+struct Found {
+    module: ModuleName,
+    release: String,
+    /// When it was written last, in nanoseconds since the epoch.
+    written: i128,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run(world: &World, arguments: &LogsArguments, common: &Common) -> anyhow::Result<u8> {
+    let root = &world.root;
+    let kernel = arguments.kernel.as_ref().map(|asked| {
+        let inventory = Inventory::observe(root);
+        // A kernel that is gone still has its logs.
+        inventory.find(asked).map_or_else(|| asked.clone(), |kernel| kernel.name.release())
+    });
+    let mut logs = match found(root) {
+        Ok(logs) => logs,
+        Err(e) => {
+            tracing::error!("{e}");
+            return Ok(exit::UNKNOWN);
+        }
+    };
+    logs.retain(|log| kernel.as_ref().is_none_or(|release| *release == log.release));
+    if let Some(asked) = &arguments.module {
+        logs.retain(|log| log.module.name == *asked || log.module.to_string() == *asked);
+    }
+    let record = state::load::<Record>(root, RECORD).good();
+    let failed = |log: &Found| {
+        let known = record.as_ref().and_then(|r| r.module(&log.module, &log.release));
+        arguments.module.is_none() && known.is_some_and(|m| m.error.is_some())
+    };
+    let Some(log) = logs.iter().max_by_key(|log| (failed(log), log.written)) else {
+        let of = arguments.module.as_ref().map(|m| format!(" of {}", shown(m))).unwrap_or_default();
+        let on = kernel.map(|k| format!(" for kernel {}", shown(&k))).unwrap_or_default();
+        tracing::error!("there is no log{of}{on} in {}", root.spell(LOGS).display());
+        return Ok(exit::UNKNOWN);
+    };
+    let path = log::path(&log.module, &log.release);
+    let bytes = match root.read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) => {
+            tracing::error!("{e}");
+            return Ok(exit::UNKNOWN);
+        }
+    };
+    let mut text = format!("{} on {}: {}\n", log.module, log.release, root.spell(&path).display());
+    if let Some(error) = log::first_error(root, &log.module, &log.release) {
+        text += &format!("first error: {}\n", shown(&error.to_string()));
+        text.extend(error.context.iter().map(|line| format!("    {}\n", shown(line))));
+    }
+    text.push('\n');
+    // Of a terminal nothing is asked by what compilers and scripts have printed.
+    for line in String::from_utf8_lossy(&bytes).lines() {
+        text += &line.split('\t').map(shown).collect::<Vec<_>>().join("\t");
+        text.push('\n');
+    }
+    if arguments.no_pager || !std::io::stdout().is_terminal() {
+        answer(&text, common.color)?;
+    } else if let Some(mut pager) = pager::start(&world.tools) {
+        // Who leaves the pager early has seen enough.
+        pager.input().write_all(text.as_bytes()).ok();
+        pager.wait();
+    } else {
+        answer(&text, common.color)?;
+    }
+    Ok(exit::OK)
+}
+
+/// The last log of each module on each kernel.
+fn found(root: &Root) -> Result<Vec<Found>, FileError> {
+    let mut logs = Vec::new();
+    let folders = |path: &str| -> Result<Vec<String>, FileError> {
+        let listed = root.list_optional(path)?;
+        let folders = listed.iter().filter(|entry| entry.kind == Kind::Folder);
+        Ok(folders.filter_map(|entry| entry.text().map(str::to_owned)).collect())
+    };
+    for name in folders(LOGS)? {
+        for version in folders(&format!("{LOGS}/{name}"))? {
+            let folder = format!("{LOGS}/{name}/{version}");
+            for file in root.list_optional(&folder)? {
+                let Some(release) = file.text().and_then(|text| text.strip_suffix(".log")) else { continue };
+                let stat = root.lookup_link(format!("{folder}/{release}.log")).stat();
+                if let Some(stat) = stat.filter(|stat| stat.kind == Kind::File) {
+                    let module = ModuleName { name: name.clone(), version: version.clone() };
+                    logs.push(Found { module, release: release.to_owned(), written: stat.mtime_ns });
+                }
+            }
+        }
+    }
+    Ok(logs)
+}
