@@ -228,7 +228,8 @@ fn a_module_that_is_not_built_by_itself_and_works() {
 #[test]
 fn a_state_that_cannot_be_told_is_no_proof() {
     let root = TestRoot::guarded();
-    root.remove("usr/src/hello-1.0/dkms.conf").file("usr/src/hello-1.0/dkms.conf", "sleep 600\n");
+    let index = format!("usr/lib/modules/{B}/modules.dep");
+    root.remove(&index).folder(&index);
     root.post_update();
     assert_eq!(root.boot_default(), ID_A);
     assert_ne!(root.run("clr-dkms", &["guard"]).code, 0);

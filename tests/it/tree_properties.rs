@@ -236,6 +236,8 @@ fn list(root: &TestRoot, path: &str, listed: Listed, form: &dyn Fn(String) -> Ve
         Listed::All => (Thing::Good, all_lines()),
         Listed::Stale => (Thing::Good, "kernel/own.ko:\n".to_owned()),
         Listed::Elsewhere => (Thing::Good, lines("kernel/extra")),
+        // What stands behind the tree of the binary one, modprobe does not look at.
+        Listed::Not(Thing::OfOtherVersion) => (Thing::Good, "kernel/other.ko:\n".to_owned()),
         Listed::Not(thing) => (thing, lines("updates/dkms")),
     };
     put(root, path, thing, &form(text));
