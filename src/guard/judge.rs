@@ -149,7 +149,8 @@ fn ready(status: &ModuleRecord) -> Ready {
     };
     match status.state {
         State::Ok => Ready::Yes,
-        State::Unknown => Ready::Unknown(missing()),
+        // Without its dkms.conf nobody knows the names of its files: they may be there.
+        State::Unknown | State::BrokenSource => Ready::Unknown(missing()),
         _ => Ready::No(missing()),
     }
 }

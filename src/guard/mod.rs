@@ -229,14 +229,20 @@ pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishe
         (critical().count() - missing, needed().count() - lacks(k, needed()).len())
     });
     let default_lacks = chosen.map(|k| lacks(k, critical())).unwrap_or_default();
+    // To boot the running kernel again is as good as what runs now, where nothing is known to be lost.
+    let is_lost = |k: &Candidate, n: &Need| match k.modules.get(&n.module) {
+        Some(Ready::Yes) => false,
+        Some(Ready::Unknown(_)) => !k.running,
+        Some(Ready::No(_)) | None => true,
+    };
+    let loses = chosen.is_some_and(|k| needed().any(|n| is_lost(k, n)));
     Decision {
         ruling,
         default: chosen.map(|k| k.release.clone()),
         target: target.map(str::to_owned),
         because,
         is_unsafe: !default_lacks.is_empty()
-            || matches!(because, Because::Best)
-            || (because == Because::Only && !lacking.is_empty())
+            || (matches!(because, Because::Best | Because::Only) && loses)
             || (chosen.is_none() && critical().next().is_some()),
         lacking,
         default_lacks,
@@ -468,7 +474,8 @@ mod tests {
                 Class::Critical => n.works || there(n),
                 class => n.works && class == Class::Wanted,
             });
-            let kept = works.clone().all(|n| is_there(default, n));
+            let unclear = |n: &Need| matches!(default.modules.get(&n.module), Some(Ready::Unknown(_)));
+            let kept = works.clone().all(|n| is_there(default, n) || (default.running && unclear(n)));
             let said = chosen || wishes.released.contains(&default.release);
             prop_assert!(kept || said || decision.is_unsafe);
             // Nothing is held back without a reason.
