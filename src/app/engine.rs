@@ -21,8 +21,7 @@ use crate::facts::{Facts, pairs_of};
 use crate::kernel::inventory::MODULES;
 use crate::message;
 use crate::state::Record;
-use crate::sys::child::Companion;
-use crate::sys::{interrupt, work_politely};
+use crate::sys::{child::Companion, interrupt, work_politely};
 use crate::world::World;
 use queue::{Queue, held, next};
 
@@ -273,8 +272,7 @@ fn tell_drift(attempts: &[Attempt]) {
 
 /// Has logind refuse a shutdown while modules are built; a person can insist. It ends with the value, and with us.
 fn hold_off_shutdown(world: &World, planned: &[Planned]) -> Option<Companion> {
-    let builds = planned.iter().any(|p| p.steps.contains(&Step::Build));
-    if !builds || !world.root.is_live() {
+    if !world.root.is_live() || !planned.iter().any(|p| p.steps.contains(&Step::Build)) {
         return None;
     }
     let child = world.tools.child("systemd-inhibit", INDEX_DEADLINE).ok()?.args([
