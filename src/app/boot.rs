@@ -124,14 +124,13 @@ fn fall_back(world: &World, facts: &Facts, decision: &Decision) -> Result<(), St
     if !is_guarded(world) || facts.boot_obstacle.is_some() {
         return Ok(());
     }
-    let observe = || BootFiles::observe(&world.root, &facts.inventory);
-    let seen = observe();
+    let seen = BootFiles::observe(&world.root, &facts.inventory);
     let default = seen.default.as_ref().and_then(|d| d.id.as_ref());
     if seen.of(&chosen.id).is_some() || seen.of(&running.id).is_none() || default == Some(&running.id) {
         return Ok(());
     }
     let deadline = world.settings.boot_timeout;
-    default::set(&world.root, &world.tools, deadline, &observe(), &facts.inventory, &running.id)?;
+    default::set(&world.root, &world.tools, deadline, &seen, &facts.inventory, &running.id)?;
     let (now, later) = (running.name.release(), chosen.name.release());
     tracing::warn!("{now} is the boot default for now: {later} has no boot entry that is whole");
     Ok(())

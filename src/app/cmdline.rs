@@ -239,7 +239,7 @@ fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan:
         if plan.steps.is_empty() { "the boot entries are not as configured" } else { "the line has changed" };
     let done = refresh(world, before, last, why);
     // clr-boot-manager has made the tip the default, whether or not it has its modules.
-    super::guard::assert_again(world);
+    super::guard::assert_again(world, &mut Cache::load(&world.root));
     let good = done.error.is_none();
     match done.entries.as_deref().filter(|_| good) {
         Some("verified") => tracing::info!("the boot entries have the new line"),

@@ -26,7 +26,7 @@ use crate::world::World;
 use queue::{Queue, held, next};
 
 /// How long one `depmod` may take; it takes about a second for 4,000 modules.
-const INDEX_DEADLINE: Duration = Duration::from_secs(300);
+pub const INDEX_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Less free space than this is none, in bytes.
 const ROOM: u64 = 256 << 10;

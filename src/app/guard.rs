@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::engine::{self, Order};
+use super::engine::{self, INDEX_DEADLINE, Order};
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
 use crate::dkms::{Cache, Flaw, Pair, Step, build};
 use crate::facts::Facts;
@@ -22,9 +22,6 @@ use crate::world::World;
 const REQUEST: &str = "/run/clr-dkms/requested";
 /// How long a boot or a shutdown waits for a run that is at work.
 const SHORT: Duration = Duration::from_secs(15);
-/// How long a `depmod` may take.
-const INDEX_DEADLINE: Duration = Duration::from_secs(300);
-
 /// The arguments of `guard`.
 #[derive(Debug, Args)]
 pub struct GuardArguments {
@@ -88,14 +85,7 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     if arguments.assert {
         need_root(world, "clr-dkms guard --assert")?;
         let _lock = Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours)?;
-        let seen = look(world, &mut cache);
-        return Ok(match boot::assert_default(world, &seen.facts, &seen.judgement.decision) {
-            Ok(_) => exit::OK,
-            Err(e) => {
-                tracing::error!("the boot default: {e}");
-                exit::ATTENTION
-            }
-        });
+        return Ok(if assert_again(world, &mut cache) { exit::OK } else { exit::ATTENTION });
     }
     let seen = look(world, &mut cache);
     let held_back = seen.record.as_ref().and_then(|r| r.boot.held_back.as_ref());
@@ -107,12 +97,12 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     Ok(if unreadable { exit::UNKNOWN } else { report.exit_code() })
 }
 
-/// Points the default back, after something had clr-boot-manager run.
-pub fn assert_again(world: &World) {
-    let seen = look(world, &mut Cache::load(&world.root));
-    if let Err(e) = boot::assert_default(world, &seen.facts, &seen.judgement.decision) {
-        tracing::error!("the boot default: {e}");
-    }
+/// Points the default back, after something had clr-boot-manager run; false, and told, when that failed.
+pub fn assert_again(world: &World, cache: &mut Cache) -> bool {
+    let seen = look(world, cache);
+    boot::assert_default(world, &seen.facts, &seen.judgement.decision)
+        .inspect_err(|e| tracing::error!("the boot default: {e}"))
+        .is_ok()
 }
 
 /// The first thing after a boot: quick, and without a build. What fails keeps nothing else from being done.

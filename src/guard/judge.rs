@@ -31,11 +31,6 @@ impl Judgement {
     pub fn is_unsafe(&self) -> bool {
         self.decision.is_unsafe || !self.next_lacks.is_empty()
     }
-
-    /// The need of a module, by its name.
-    pub fn need(&self, module: &str) -> Option<&Need> {
-        self.needs.iter().find(|need| need.module == module)
-    }
 }
 
 /// Judges. `record` is that of the last run.
