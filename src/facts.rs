@@ -107,6 +107,8 @@ pub struct Facts {
     pub wishes: Wishes,
     /// Whether swupd leaves the boot files to us.
     pub deferral: Deferral,
+    /// What we were not allowed to look at, as the host spells it.
+    pub denied: Vec<PathBuf>,
 }
 
 impl Facts {
@@ -178,6 +180,8 @@ impl Facts {
             pairs,
             fallbacks,
             lines,
+            // The last one: by now all has been asked for.
+            denied: world.root.denied(),
         }
     }
 

@@ -38,7 +38,7 @@ pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
 /// signature, where they really do or will; `{waiting}` since when the boot files wait, after three days. A line with a placeholder that has no value is left out, and so is one that
 /// an earlier line begins with. Nothing to say is an empty string.
 pub fn fragment(document: &Document, text: &str) -> String {
-    let failed = document.modules.iter().find(|m| m.error.is_some());
+    let failed = document.modules.iter().map(|m| &m.record).find(|m| m.error.is_some());
     let error = failed.and_then(|m| m.error.as_ref()).map(FirstError::short);
     let value = |placeholder: &str| match placeholder {
         "{kernel}" => document.next_boot.clone(),

@@ -379,7 +379,7 @@ fn finish(
     let verdict = before.as_good().and_then(|old| old.verdict.clone());
     let now = world.clock.now();
     let stored = Stored::Good(record);
-    let document = document(facts, &stored, Progress::None, &world.settings, now);
+    let document = document(facts, &stored, &Progress::None, &world.settings, now);
     let record = stored.good().map(|record| Record { verdict: Some(document.verdict.to_string()), ..record });
     let saved = match &record {
         Some(record) if !before.as_good().is_some_and(|old| old.tells_the_same_as(record)) => {

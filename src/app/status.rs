@@ -12,10 +12,11 @@ use super::rebuild::{self, RebuildArguments};
 use super::{Common, LOCK, answer, exit, json};
 use crate::dkms::Cache;
 use crate::facts::Facts;
+use crate::render::look::Look;
 use crate::render::{metrics, text};
 use crate::state::{self, IN_PROGRESS, InProgress, RECORD, Stored};
 use crate::status::{Document, Progress, Verdict, document};
-use crate::sys::lock;
+use crate::sys::{lock, terminal};
 use crate::world::World;
 
 /// Tell whether it is safe to reboot, and whether the DKMS modules will be there and will be taken.
@@ -151,6 +152,9 @@ struct StatusArguments {
     /// How to print it
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     format: Format,
+    /// Every kernel, module and note, on however many lines
+    #[arg(long, short)]
+    all: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -207,11 +211,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let document = look(&world);
     let text = match status.format {
         Format::Prometheus => metrics::text(&document),
-        Format::Text if !status.json => text::screen(&document),
+        Format::Text if !status.json => text::screen(&document, &look_of(&status)),
         Format::Text | Format::Json => json(&document)?,
     };
     answer(&text, arguments.common.color)?;
     Ok(code(document.verdict))
+}
+
+fn look_of(status: &StatusArguments) -> Look {
+    Look { width: terminal::width(), unicode: terminal::shows_unicode(), all: status.all }
 }
 
 /// The exit code of a verdict.
@@ -227,16 +235,19 @@ pub fn code(verdict: Verdict) -> u8 {
 /// Observes, and makes the document. Changes nothing.
 pub fn look(world: &World) -> Document {
     let mut cache = Cache::load(&world.root);
-    let facts = Facts::observe(world, &mut cache);
     let record = state::load(&world.root, RECORD);
-    document(&facts, &record, progress(world), &world.settings, world.clock.now())
+    let progress = progress(world);
+    let facts = Facts::observe(world, &mut cache);
+    document(&facts, &record, &progress, &world.settings, world.clock.now())
 }
 
 fn progress(world: &World) -> Progress {
     match state::load::<InProgress>(&world.root, IN_PROGRESS) {
         // What may not be read says nothing of a run.
         Stored::Absent | Stored::Unreadable(_) => Progress::None,
-        _ if lock::is_held(&world.root, LOCK) => Progress::Working,
+        known if lock::is_held(&world.root, LOCK) => {
+            Progress::Working(known.good().map(|run| run.builds).unwrap_or_default())
+        }
         _ => Progress::BrokenOff,
     }
 }

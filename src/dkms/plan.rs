@@ -18,6 +18,8 @@ pub enum State {
     Ok,
     /// It should be there and is not; nothing has been tried yet.
     NotBuilt,
+    /// A run that is at work builds it now.
+    Building,
     /// dkms, the compiler or the installation failed.
     BuildFailed,
     /// Something it needs is not there.
@@ -71,6 +73,7 @@ impl fmt::Display for State {
         f.write_str(match self {
             State::Ok => "ok",
             State::NotBuilt => "not-built",
+            State::Building => "building",
             State::BuildFailed => "build-failed",
             State::DependencyFailed => "dependency-failed",
             State::HeadersMissing => "headers-missing",

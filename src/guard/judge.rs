@@ -31,6 +31,11 @@ impl Judgement {
     pub fn is_unsafe(&self) -> bool {
         self.decision.is_unsafe || !self.next_lacks.is_empty()
     }
+
+    /// How much a module, by its name, is needed.
+    pub fn class_of(&self, module: &str) -> Class {
+        self.needs.iter().find(|need| need.module == module).map_or(Class::Optional, |need| need.class)
+    }
 }
 
 /// Judges. `record` is that of the last run.

@@ -199,7 +199,10 @@ pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Need>) -> V
         }
         None => Some(lack(need, need.module.clone(), "not-registered", "dkms does not know of it")),
     };
-    needs.filter_map(check).collect()
+    let mut lacking: Vec<Lack> = needs.filter_map(check).collect();
+    // The first one is what a sentence names.
+    lacking.sort_by_key(|lack| std::cmp::Reverse(lack.class));
+    lacking
 }
 
 /// What does not work today is no reason to keep a machine from its updates: but for what is critical, while there is a

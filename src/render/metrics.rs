@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use crate::dkms::plan::State;
-use crate::guard::Class;
 use crate::status::{Document, Verdict};
 
 const VERDICTS: [Verdict; 8] = [
@@ -28,6 +27,9 @@ pub fn text(document: &Document) -> String {
     family(&mut out, "unsafe", "Whether what boots next is without something that is needed.", |add| {
         add(&[], i64::from(document.verdict == Verdict::Unsafe));
     });
+    family(&mut out, "may_reboot", "Whether the machine may be rebooted now.", |add| {
+        add(&[], i64::from(document.may_reboot == Some(true)));
+    });
     family(&mut out, "reboot_pending", "Whether another kernel boots next, with all its modules.", |add| {
         add(&[], i64::from(document.verdict == Verdict::RebootPending));
     });
@@ -49,16 +51,15 @@ pub fn text(document: &Document) -> String {
     });
     family(&mut out, "module_ok", "Whether a module is proven for a kernel.", |add| {
         for module in &document.modules {
-            let need = document.guard.needs.iter().find(|n| n.module == module.module.name);
-            let class = need.map_or(Class::Optional, |n| n.class).to_string();
+            let of = &module.record;
             let labels = [
-                ("module", module.module.name.as_str()),
-                ("version", &module.module.version),
-                ("kernel", &module.kernel),
-                ("state", &module.state.to_string()),
-                ("class", &class),
+                ("module", of.module.name.as_str()),
+                ("version", &of.module.version),
+                ("kernel", &of.kernel),
+                ("state", &of.state.to_string()),
+                ("class", &module.class.to_string()),
             ];
-            add(&labels, i64::from(module.state == State::Ok));
+            add(&labels, i64::from(of.state == State::Ok));
         }
     });
     family(

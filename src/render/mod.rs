@@ -4,7 +4,9 @@ pub mod cmdline;
 pub mod enforcement;
 pub mod guard;
 pub mod lint;
+pub mod look;
 pub mod metrics;
+mod modules;
 pub mod text;
 
 /// The width that lines keep to, where what they quote lets them.
@@ -21,11 +23,16 @@ pub fn shown(text: &str) -> String {
 /// A text broken at blanks, with something in front of its first line and of the others; a word that is too long stays
 /// whole, so that it can be copied.
 pub fn broken(text: &str, first: &str, other: &str) -> Vec<String> {
+    broken_to(WIDTH, text, first, other)
+}
+
+/// The same for a screen of that many columns.
+pub fn broken_to(width: usize, text: &str, first: &str, other: &str) -> Vec<String> {
     let mut lines = vec![first.to_owned()];
     let mut fresh = true;
     for word in text.split_whitespace() {
         let length = lines.last().map_or(0, |l| l.chars().count());
-        if !fresh && length + 1 + word.chars().count() > WIDTH - 2 {
+        if !fresh && length + 1 + word.chars().count() > width - 2 {
             lines.push(other.to_owned());
             fresh = true;
         }

@@ -1,132 +1,225 @@
-//! The status screen: the answer first, then what it rests on.
+//! The status screen: the answer first, then what it rests on. What does not matter gives way, so that it stays on one page.
 
-use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
 
-use super::{WIDTH, broken, shown};
-use crate::dkms::plan::State;
+use super::broken_to;
+use super::look::{Line, Look, Tone, bold, painted, plain, toned};
+use super::modules::Modules;
 use crate::kernel::Headers;
-use crate::state::ModuleRecord;
 use crate::status::{Document, KernelStatus, Verdict};
 
+/// What fits on the screen of a terminal, in lines.
+pub const PAGE: usize = 24;
+/// Kernels and problems that are shown in any case.
+const SOME: usize = 4;
+
 /// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
-pub fn screen(document: &Document) -> String {
-    // The verdict is painted after the line has been broken: its colour takes no room.
-    let plain = document.verdict.to_string();
-    let first = broken(&format!("{plain}: {}", document.summary), "", "  ");
-    let first: String = first.iter().map(|line| shown(line) + "\n").collect();
-    let first = first.replacen(&plain, &painted(document.verdict), 1);
-    let mut lines = Vec::new();
-    if let Some(step) = &document.next_step {
-        lines.extend(broken(&format!("next step: {step}"), "", "  "));
-    }
-    if !document.kernels.is_empty() {
-        lines.push(String::new());
-        lines.push("Kernels".to_owned());
-        let width = document.kernels.iter().map(|k| k.release.len()).max().unwrap_or(0);
-        let role_width = document.kernels.iter().map(|k| role(k).len()).max().unwrap_or(0);
-        lines.extend(document.kernels.iter().map(|k| kernel(k, width, role_width)));
-    }
-    if !document.modules.is_empty() {
-        lines.push(String::new());
-        lines.push("Modules".to_owned());
-        for module in &document.modules {
-            lines.extend(self::module(module));
-        }
-    }
+pub fn screen(document: &Document, look: &Look) -> String {
+    let mut lines = head(document, look);
     if document.verdict == Verdict::NotApplicable {
-        section(&mut lines, "Seen and left alone", &document.notes);
-        return lines.iter().fold(first, |screen, line| screen + &shown(line) + "\n");
+        lines.extend(section("Seen and left alone", &document.notes, usize::MAX, look));
+        return painted(&lines, look);
     }
-    lines.push(String::new());
-    lines.push(format!("Command line: {}", command_line(document)));
-    lines.push(format!("Signatures:   {}", unsigned(document)));
-    lines.push(format!("Boot entries: {}", boot_entries(document)));
-    if let Some(since) = document.guard.held_since {
-        let waiting = if document.guard.deferred { "; microcode and boot loader wait too" } else { "" };
-        lines.push(format!("Held back:    since {}{waiting}", since.strftime("%Y-%m-%d %H:%M:%S UTC")));
+    let mut footer = footer(document, look);
+    let untold: Vec<String> = document.problems.iter().filter(|p| !is_told(document, p)).cloned().collect();
+    let all = if look.all { usize::MAX } else { SOME };
+    let problems = section("More problems", &untold, all, look);
+    let notes = section("Seen and left alone", &document.notes, usize::MAX, look);
+    lines.extend(kernels(document, look));
+    let room = if look.all { usize::MAX } else { PAGE.saturating_sub(lines.len() + footer.len()) };
+    let table = Modules::of(document, look);
+    let without = |more: usize| room.saturating_sub(more);
+    let few = usize::from(!document.notes.is_empty());
+    if let Some(modules) = table.fitted(without(problems.len() + notes.len()), (3, 3)) {
+        lines.extend([modules, footer, problems, notes].concat());
+    } else if let Some(modules) = table.fitted(without(problems.len() + few), (2, 2)) {
+        footer.extend(left_out(0, document.notes.len(), look));
+        lines.extend([modules, footer, problems].concat());
+    } else {
+        footer.extend(left_out(untold.len(), document.notes.len(), look));
+        lines.extend(table.squeezed(without(few.max(usize::from(!untold.is_empty())))));
+        lines.extend(footer);
     }
-    if let Some(time) = document.last_run {
-        lines.push(format!("Last change:  {}", time.strftime("%Y-%m-%d %H:%M:%S UTC")));
-    }
-    // The first line says the first of them already.
-    let more: Vec<String> = document.problems.iter().filter(|p| **p != document.summary).cloned().collect();
-    section(&mut lines, "More problems", &more);
-    section(&mut lines, "Seen and left alone", &document.notes);
-    lines.iter().fold(first, |screen, line| screen + &shown(line) + "\n")
+    painted(&lines, look)
 }
 
-fn section(lines: &mut Vec<String>, title: &str, items: &[String]) {
-    if !items.is_empty() {
-        lines.push(String::new());
-        lines.push(title.to_owned());
-        lines.extend(items.iter().flat_map(|item| wrapped(item)));
-    }
-}
-
-fn painted(verdict: Verdict) -> String {
-    let color = match verdict {
-        Verdict::Healthy | Verdict::RebootPending => AnsiColor::Green,
-        Verdict::Degraded | Verdict::Unsafe => AnsiColor::Red,
-        Verdict::Held | Verdict::Building | Verdict::Unknown | Verdict::NotApplicable => AnsiColor::Yellow,
+/// What there was no room for.
+fn left_out(problems: usize, notes: usize, look: &Look) -> Vec<Line> {
+    let count = |n: usize, one: &str, many: &str| match n {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {many}")),
     };
-    let style = Style::new().bold().fg_color(Some(color.into()));
-    format!("{style}{verdict}{style:#}")
-}
-
-fn role(kernel: &KernelStatus) -> &'static str {
-    match (kernel.running, kernel.next_boot) {
-        (true, true) => "running, next boot",
-        (true, false) => "running",
-        (false, true) => "next boot",
-        (false, false) => "",
+    let counted = [count(problems, "problem", "problems"), count(notes, "note", "notes")];
+    let what = counted.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+    match what.as_str() {
+        "" => Vec::new(),
+        what => row("Left out", &format!("{what}: `clr-dkms status --all`"), look),
     }
 }
 
-fn kernel(kernel: &KernelStatus, width: usize, role_width: usize) -> String {
-    let headers = match &kernel.headers {
-        Headers::Present => String::new(),
-        Headers::Absent => ", no headers".to_owned(),
-        Headers::Incomplete => ", headers incomplete".to_owned(),
-        Headers::OtherRelease { .. } => ", wrong headers".to_owned(),
-        Headers::Unreadable { .. } => ", headers unreadable".to_owned(),
-    };
-    let modules = match kernel.modules_needed {
-        0 => "no module needed".to_owned(),
-        1 => format!("{} of 1 module ready", kernel.modules_ready),
-        n => format!("{} of {n} modules ready", kernel.modules_ready),
-    };
-    format!("  {:width$}  {:role_width$}  {modules}{headers}", kernel.release, role(kernel))
+/// The first lines say it already, or the table of modules does.
+fn is_told(document: &Document, problem: &str) -> bool {
+    let told = |text: &str| text == problem;
+    told(&document.summary) || document.modules.iter().filter_map(|m| m.problem.as_deref()).any(told)
 }
 
-fn module(module: &ModuleRecord) -> Vec<String> {
-    let mut lines = vec![format!("  {} on {}: {}", module.module, module.kernel, module.state)];
-    if module.state == State::Ok {
-        return lines;
+fn line(text: String) -> Line {
+    vec![plain(text)]
+}
+
+/// The verdict and what to do about it; below that, why.
+fn head(document: &Document, look: &Look) -> Vec<Line> {
+    let tone = tone(document.verdict);
+    let first = format!("{} {}:", tone.symbol(look), document.verdict);
+    let action = document.next_step.as_deref().unwrap_or("nothing to do");
+    let mut texts = broken_to(look.width, action, &format!("{first} "), "  ").into_iter();
+    let answer = texts.next().unwrap_or_default();
+    let rest = answer.strip_prefix(&first).unwrap_or_default().to_owned();
+    let mut lines = vec![vec![bold(first, tone), plain(rest)]];
+    lines.extend(texts.map(line));
+    let why = format!("{} [{}]", document.summary, document.id);
+    lines.extend(broken_to(look.width, &why, "  ", "  ").into_iter().map(line));
+    lines
+}
+
+fn tone(verdict: Verdict) -> Tone {
+    match verdict {
+        Verdict::Healthy | Verdict::RebootPending => Tone::Good,
+        Verdict::Building => Tone::Busy,
+        Verdict::Degraded | Verdict::Held => Tone::Attention,
+        Verdict::Unsafe => Tone::Bad,
+        Verdict::Unknown => Tone::Unknown,
+        Verdict::NotApplicable => Tone::Plain,
     }
-    let about =
-        |label: &str, text: &str| wrapped(&format!("{label}{text}")).into_iter().map(|l| format!("  {l}"));
-    if let Some(reason) = &module.reason {
-        lines.extend(about("", reason));
+}
+
+/// A title and its items; of many the first ones, and how many there are more.
+fn section(title: &str, items: &[String], most: usize, look: &Look) -> Vec<Line> {
+    if items.is_empty() {
+        return Vec::new();
     }
-    if let Some(error) = &module.error {
-        lines.extend(about("", &error.to_string()));
-        // Not broken anew: a caret must stay below what it points to.
-        lines.extend(error.context.iter().map(|line| cut(&format!("      {}", shown(line)))));
-    }
-    if let Some(log) = &module.log {
-        lines.push(format!("    log: {log}"));
+    let mut lines = vec![Line::new(), vec![bold(title, Tone::Plain)]];
+    let shown = if items.len() > most { &items[..most.saturating_sub(1)] } else { items };
+    lines.extend(shown.iter().flat_map(|item| broken_to(look.width, item, "  ", "    ")).map(line));
+    if shown.len() < items.len() {
+        let more = items.len() - shown.len();
+        lines.push(line(format!("  and {more} more: `clr-dkms status --all`")));
     }
     lines
 }
 
-fn command_line(document: &Document) -> String {
+/// How much a kernel matters for the next boot.
+pub(super) fn weight(kernel: &KernelStatus) -> (bool, bool, bool, bool, bool) {
+    let lacks = kernel.modules_ready < kernel.modules_needed;
+    (kernel.next_boot, kernel.running, kernel.held_back, lacks, kernel.tip)
+}
+
+/// The ones that matter most, in the order that they have.
+pub(super) fn foremost(kernels: &[KernelStatus], most: usize) -> Vec<&KernelStatus> {
+    let mut ranked: Vec<&KernelStatus> = kernels.iter().collect();
+    ranked.sort_by_key(|k| std::cmp::Reverse(weight(k)));
+    ranked.truncate(most);
+    kernels.iter().filter(|k| ranked.iter().any(|r| std::ptr::eq(*r, *k))).collect()
+}
+
+fn kernels(document: &Document, look: &Look) -> Vec<Line> {
+    let all = document.kernels.len();
+    // Of many those with a role.
+    let with_role = document.kernels.iter().filter(|k| k.running || k.next_boot || k.held_back).count();
+    let most = if look.all || all <= SOME { all } else { with_role.max(1) };
+    let shown = foremost(&document.kernels, most);
+    if shown.is_empty() {
+        return Vec::new();
+    }
+    let mut rows: Vec<[String; 4]> = vec![["Kernels", "role", "modules ready", "headers"].map(str::to_owned)];
+    rows.extend(shown.iter().map(|k| [format!("  {}", k.release), role(k), ready(k), headers(k).to_owned()]));
+    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0) + 2;
+    let widths = [width(0), width(1), width(2)];
+    let mut lines = vec![Line::new()];
+    for (at, row) in rows.iter().enumerate() {
+        let cell = |column: usize| format!("{:w$}", row[column], w = widths[column]);
+        let kernel = at.checked_sub(1).and_then(|at| shown.get(at));
+        let tone = match kernel {
+            Some(k) if k.modules_ready < k.modules_needed => Tone::Bad,
+            _ => Tone::Plain,
+        };
+        let name = if kernel.is_none() { bold(cell(0), Tone::Plain) } else { plain(cell(0)) };
+        lines.push(vec![name, plain(cell(1)), toned(cell(2), tone), plain(row[3].clone())]);
+    }
+    if shown.len() < all {
+        let others = document.kernels.iter().filter(|k| !shown.iter().any(|s| s.release == k.release));
+        let lacking = others.filter(|k| k.modules_ready < k.modules_needed).count();
+        let how = match lacking {
+            0 => "with all that they need".to_owned(),
+            n => format!("{n} of them without something"),
+        };
+        lines.push(line(format!("  and {} more, {how}: `clr-dkms status --all`", all - shown.len())));
+    }
+    lines
+}
+
+fn role(kernel: &KernelStatus) -> String {
+    let roles =
+        [(kernel.running, "running"), (kernel.next_boot, "next boot"), (kernel.held_back, "held back")];
+    roles.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect::<Vec<_>>().join(", ")
+}
+
+fn ready(kernel: &KernelStatus) -> String {
+    match kernel.modules_needed {
+        0 => "none needed".to_owned(),
+        needed => format!("{} of {needed}", kernel.modules_ready),
+    }
+}
+
+fn headers(kernel: &KernelStatus) -> &'static str {
+    match kernel.headers {
+        Headers::Present => "present",
+        Headers::Absent => "missing",
+        Headers::Incomplete => "incomplete",
+        Headers::OtherRelease { .. } => "of another kernel",
+        Headers::Unreadable { .. } => "unreadable",
+    }
+}
+
+/// What holds for the whole machine.
+fn footer(document: &Document, look: &Look) -> Vec<Line> {
+    let mut lines = vec![Line::new()];
+    let mut row = |name: &str, text: &str| lines.extend(row(name, text, look));
+    row("Signatures", &format!("{} ({})", unsigned(document), parameter(document)));
+    row("Boot files", &boot_files(document));
+    if let Some(time) = document.last_run {
+        row("Changed", &utc(time));
+    }
+    if let Some(first) = document.unreadable.first() {
+        let more = match document.unreadable.len() - 1 {
+            0 => String::new(),
+            // All of them are a matter of the JSON, and of a person who asks for all.
+            n if !look.all => format!(" and {n} more places"),
+            _ => document.unreadable[1..].iter().map(|path| format!(", {path}")).collect(),
+        };
+        row("Not seen", &format!("{first}{more}: no permission; ask as root"));
+    }
+    lines
+}
+
+fn row(name: &str, text: &str, look: &Look) -> Vec<Line> {
+    broken_to(look.width, text, &format!("{name:<12}"), "            ").into_iter().map(line).collect()
+}
+
+fn utc(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// What became of `module.sig_unenforce`.
+fn parameter(document: &Document) -> String {
     let on = document.kernels.iter().filter(|k| k.sig_unenforce == "on").count();
-    let wanted = if document.sig_unenforce_wanted { "wanted" } else { "not wanted" };
-    let kernels = match document.kernels.len() {
-        1 => "1 kernel".to_owned(),
-        n => format!("{n} kernels"),
-    };
-    format!("module.sig_unenforce is {wanted}, and configured for {on} of {kernels}")
+    match (on, document.kernels.len(), document.sig_unenforce_wanted) {
+        (0, _, true) => "sig_unenforce: wanted, and not configured".to_owned(),
+        (0, _, false) => "sig_unenforce: not needed".to_owned(),
+        (on, all, _) if on == all => "sig_unenforce: on".to_owned(),
+        (on, all, _) => format!("sig_unenforce: on for {on} of {all} kernels"),
+    }
 }
 
 fn unsigned(document: &Document) -> String {
@@ -148,52 +241,20 @@ fn unsigned(document: &Document) -> String {
     }
 }
 
-fn boot_entries(document: &Document) -> String {
-    let when = document.boot_updated.map(|t| t.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
-    match (document.boot_entries.as_deref(), when) {
-        (Some("verified"), Some(when)) => format!("as configured, {when}"),
-        (Some("differs"), Some(when)) => format!("not as configured, {when}"),
-        (Some(_), Some(when)) => format!("updated {when}, not read back (is /boot mounted?)"),
-        _ => "not updated by clr-dkms yet".to_owned(),
-    }
-}
-
-/// A line that ends at the width of the screen.
-fn cut(line: &str) -> String {
-    if line.chars().count() <= WIDTH {
-        return line.to_owned();
-    }
-    line.chars().take(WIDTH - 3).chain("...".chars()).collect()
-}
-
-/// A text indented by two blanks and broken at blanks.
-fn wrapped(text: &str) -> Vec<String> {
-    broken(text, "  ", "    ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dkms::ModuleName;
-    use crate::dkms::first_error::find;
-
-    #[test]
-    fn what_belongs_to_an_error_keeps_its_columns() {
-        let far = "x".repeat(90);
-        let log = format!("a.c:7:3: error: no\n    7 |   y = 3;\n      |   ^\n    8 | {far}\n");
-        let record = ModuleRecord {
-            module: ModuleName { name: "a".to_owned(), version: "1".to_owned() },
-            kernel: "6.15.7-1591.native".to_owned(),
-            state: State::BuildFailed,
-            reason: None,
-            error: find(&log).error,
-            log: None,
-            inputs: None,
-            files: Vec::new(),
-        };
-        let cut = format!("          8 | {}...", "x".repeat(63));
-        let lines = ["    a.c:7: no", "          7 |   y = 3;", "            |   ^", cut.as_str()];
-        assert_eq!(module(&record)[1..], lines);
-        assert_eq!(cut.len(), WIDTH);
-    }
+/// Whether they are current, since when they wait, and what has swupd write them itself.
+fn boot_files(document: &Document) -> String {
+    let made = match (document.boot_entries.as_deref(), document.boot_updated.map(utc)) {
+        (Some("verified"), Some(when)) => format!("as configured, made {when}"),
+        (Some("verified"), None) => "as configured".to_owned(),
+        (Some("differs"), _) => "not as configured".to_owned(),
+        (_, Some(when)) => format!("made {when}, not read back (is /boot mounted?)"),
+        (_, None) => "not made by clr-dkms yet".to_owned(),
+    };
+    let guard = &document.guard;
+    let waits = guard.held_since.map(|since| match guard.deferred {
+        true => format!("deferred since {}, microcode and boot loader too", utc(since)),
+        false => format!("the newest kernel waits since {}", utc(since)),
+    });
+    let overridden = guard.swupd.overridden_by.as_ref().map(|by| format!("overridden by {by}"));
+    [Some(made), waits, overridden].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

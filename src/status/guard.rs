@@ -117,13 +117,19 @@ impl GuardReport {
     }
 }
 
+/// The first of them, and how many there are more; none when there is none.
+fn lacks(lacking: &[Lack]) -> Option<String> {
+    let (first, more) = lacking.split_first()?;
+    Some(if more.is_empty() { first.to_string() } else { format!("{first} and {} more", more.len()) })
+}
+
 /// The sentence on what is not safe; none when it is.
 pub fn danger(judgement: &Judgement) -> Option<String> {
     let decision = &judgement.decision;
-    if let (Some(lack), Some(next)) = (judgement.next_lacks.first(), &judgement.next) {
+    if let (Some(lack), Some(next)) = (lacks(&judgement.next_lacks), &judgement.next) {
         return Some(format!("kernel {next} boots next, without {lack}"));
     }
-    let lack = decision.default_lacks.first().or(decision.lacking.first());
+    let lack = lacks(&decision.default_lacks).or_else(|| lacks(&decision.lacking));
     match (lack, &decision.default) {
         (Some(lack), Some(default)) if decision.is_unsafe => {
             Some(format!("no kernel has all that is needed; the best is {default}, without {lack}"))
@@ -142,7 +148,7 @@ pub fn held(judgement: &Judgement) -> Option<String> {
     let target = decision.target.as_deref().unwrap_or("the new one");
     let default = decision.default.as_deref().unwrap_or("another one");
     let next = judgement.next.as_deref().filter(|next| Some(*next) != decision.default.as_deref());
-    Some(match (next, decision.lacking.first()) {
+    Some(match (next, lacks(&decision.lacking)) {
         (Some(next), Some(lack)) if decision.because != Because::Held && next == target => {
             format!("kernel {next} boots next, and lacks {lack}")
         }

@@ -6,25 +6,26 @@ pub mod guard;
 pub mod lint;
 pub mod outlook;
 pub mod policy;
+mod problems;
 pub mod states;
 mod steps;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::boot::{Obstacle, ReadBack};
-use crate::cmdline::{PARAMETER, Switch};
-use crate::config::{Policy, Settings};
+use crate::boot::ReadBack;
+use crate::config::Settings;
 use crate::dkms::Pair;
 use crate::dkms::plan::{self, Decision, State, decide};
 use crate::dkms::proof::{Check, Subject};
-use crate::facts::{Facts, expected_entries};
-use crate::guard::{Judgement, Ruling, judge};
+use crate::facts::Facts;
+use crate::guard::{Class, Judgement, judge};
 use crate::kernel::{Headers, Running, Variant};
 use crate::state::{ModuleRecord, Record, Stored};
 use guard::GuardReport;
 use outlook::{Fate, Outlook, fate, outlook, parameter_would_help};
 use policy::sig_unenforce_wanted;
+use problems::{acts_here, entries, held_back, problems};
 
 /// The answer in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -77,6 +78,8 @@ pub struct KernelStatus {
     pub running: bool,
     /// The boot manager makes it the default.
     pub next_boot: bool,
+    /// It is kept from becoming the default.
+    pub held_back: bool,
     /// It is the tip of its variant.
     pub tip: bool,
     /// Its headers.
@@ -89,6 +92,24 @@ pub struct KernelStatus {
     pub sig_unenforce: &'static str,
 }
 
+/// One module on one kernel.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModuleStatus {
+    /// Which, and how it is; paths as the host spells them.
+    #[serde(flatten)]
+    pub record: ModuleRecord,
+    /// The id of its state, which `clr-dkms explain` knows.
+    pub id: &'static str,
+    /// How much this machine needs it.
+    pub class: Class,
+    /// It should be there, or is in use now, and will not be there on a kernel that may be booted.
+    pub missed: bool,
+    /// The sentence that [`Document::problems`] has on it; none where nothing is wrong, or another sentence tells it.
+    pub problem: Option<String>,
+    /// What brings it there; none where nothing has to be done.
+    pub next_step: Option<String>,
+}
+
 /// The document.
 #[derive(Debug, Clone, Serialize)]
 pub struct Document {
@@ -96,6 +117,10 @@ pub struct Document {
     pub schema: u32,
     /// The answer.
     pub verdict: Verdict,
+    /// The id of the verdict, which `clr-dkms explain` knows.
+    pub id: &'static str,
+    /// Whether the machine may be rebooted now: nothing that is critical will be missing. None where that cannot be told.
+    pub may_reboot: Option<bool>,
     /// The answer in one sentence.
     pub summary: String,
     /// The root as the host sees it; paths below are spelt with it.
@@ -109,7 +134,7 @@ pub struct Document {
     /// Kernels that matter.
     pub kernels: Vec<KernelStatus>,
     /// Modules on them.
-    pub modules: Vec<ModuleRecord>,
+    pub modules: Vec<ModuleStatus>,
     /// `module.sig_unenforce` is wanted.
     pub sig_unenforce_wanted: bool,
     /// What kernels do with modules without a trusted signature.
@@ -124,19 +149,29 @@ pub struct Document {
     pub problems: Vec<String>,
     /// Odd things that were seen and left alone.
     pub notes: Vec<String>,
+    /// Files and folders that we were not allowed to look at.
+    pub unreadable: Vec<String>,
     /// Which kernel boots next, which should, and why.
     pub guard: GuardReport,
 }
 
 /// Whether a run is at work, or was broken off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// Neither.
     None,
-    /// One is at work.
-    Working,
+    /// One is at work; what it builds, each as `module/version on kernel`.
+    Working(Vec<String>),
     /// One was killed before its end.
     BrokenOff,
+}
+
+impl Progress {
+    /// Whether a run builds that module for that kernel now, or will.
+    fn builds(&self, module: &ModuleRecord) -> bool {
+        let this = || format!("{} on {}", module.module, module.kernel);
+        matches!(self, Progress::Working(builds) if builds.contains(&this()))
+    }
 }
 
 /// The state of a module on a kernel, from the facts and from what the last run found out about it.
@@ -188,7 +223,7 @@ pub fn module_status(facts: &Facts, pair: &Pair, record: Option<&Record>) -> Mod
 pub fn document(
     facts: &Facts,
     record: &Stored<Record>,
-    progress: Progress,
+    progress: &Progress,
     settings: &Settings,
     now: Timestamp,
 ) -> Document {
@@ -200,6 +235,9 @@ pub fn document(
         for file in &mut module.files {
             file.path = facts.spell(&file.path);
         }
+        if !module.state.is_proven() && progress.builds(&module) {
+            module = ModuleRecord { state: State::Building, reason: None, error: None, log: None, ..module };
+        }
         module
     };
     let modules: Vec<ModuleRecord> =
@@ -207,10 +245,15 @@ pub fn document(
     let wanted = sig_unenforce_wanted(settings, facts);
     let judgement = judge(facts, settings, known);
     let next_boot = judgement.next.clone().or_else(|| facts.next_kernel().map(|k| k.name.release()));
+    let kernels = kernels(facts, settings, &judgement, &modules, next_boot.as_deref());
+    let modules = statuses(modules, facts, settings, &judgement, &kernels);
     let mut problems = problems(facts, record, progress, settings, &modules, &judgement);
     let (danger, held) = (guard::danger(&judgement), guard::held(&judgement));
     let is_held = held.is_some() && judgement.next == judgement.decision.default;
-    for told in [held.filter(|_| acts_here(facts, settings)), danger.clone()].into_iter().flatten() {
+    // That it boots next without something is told once.
+    let twice = danger.is_some() && judgement.next.is_some() && judgement.next == judgement.decision.target;
+    let held = held.filter(|_| acts_here(facts, settings) && !twice);
+    for told in [held, danger.clone()].into_iter().flatten() {
         problems.insert(0, told);
     }
     let running = match &facts.inventory.running {
@@ -220,15 +263,16 @@ pub fn document(
     let unreadable = facts.inventory.unreadable().is_some()
         || facts.tree.unreadable.is_some()
         || matches!(record, Stored::Unreadable(_))
-        || modules.iter().any(|m| m.state == State::Unknown && counts(m, facts));
+        || modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, facts));
     let verdict = if unreadable {
         Verdict::Unknown
     } else if facts.inventory.kernels.is_empty() {
         Verdict::NotApplicable
-    } else if progress == Progress::Working {
-        Verdict::Building
     } else if danger.is_some() {
+        // Also while a run is at work: until it ends this is what a reboot would find.
         Verdict::Unsafe
+    } else if matches!(progress, Progress::Working(_)) {
+        Verdict::Building
     } else if is_held && acts_here(facts, settings) {
         Verdict::Held
     } else if !problems.is_empty() {
@@ -241,10 +285,16 @@ pub fn document(
     let mut document = Document {
         schema: 1,
         verdict,
+        id: states::verdict(verdict).id,
+        may_reboot: match verdict {
+            Verdict::Healthy | Verdict::RebootPending | Verdict::Degraded | Verdict::Held => Some(true),
+            Verdict::Building | Verdict::Unsafe => Some(false),
+            Verdict::Unknown | Verdict::NotApplicable => None,
+        },
         summary: String::new(),
         next_step: None,
         root: facts.root.display().to_string(),
-        kernels: kernels(facts, &modules, next_boot.as_deref()),
+        kernels,
         modules,
         running,
         next_boot,
@@ -259,6 +309,7 @@ pub fn document(
         last_run: known.map(|r| r.started),
         problems,
         notes: notes(facts, held_back(facts, settings, &judgement).is_some()),
+        unreadable: facts.denied.iter().map(|path| path.display().to_string()).collect(),
         guard: GuardReport::new(
             facts,
             settings,
@@ -272,102 +323,25 @@ pub fn document(
     document
 }
 
-fn problems(
+fn statuses(
+    modules: Vec<ModuleRecord>,
     facts: &Facts,
-    record: &Stored<Record>,
-    progress: Progress,
     settings: &Settings,
-    modules: &[ModuleRecord],
     judgement: &Judgement,
-) -> Vec<String> {
-    let mut problems: Vec<String> = Vec::new();
-    problems.extend(facts.inventory.unreadable().map(str::to_owned));
-    problems.extend(facts.tree.unreadable.clone());
-    let (refused, lacking): (Vec<&ModuleRecord>, Vec<_>) =
-        modules.iter().filter(|m| is_lacking(m, facts)).partition(|m| m.state == State::SignatureRefused);
-    let held_back = held_back(facts, settings, judgement);
-    // Why a kernel is held back is told in one sentence.
-    let is_told = |m: &&ModuleRecord| {
-        let of_target = judgement.decision.target.as_ref() == Some(&m.kernel) && held_back.is_some();
-        of_target && judgement.decision.lacking.iter().any(|l| l.module == m.module.to_string())
+    kernels: &[KernelStatus],
+) -> Vec<ModuleStatus> {
+    let status = |record: ModuleRecord| {
+        let missed = is_lacking(&record, facts);
+        ModuleStatus {
+            id: states::state(record.state).id,
+            class: judgement.class_of(&record.module.name),
+            missed,
+            problem: problems::of_module(&record, facts, settings, judgement),
+            next_step: steps::of_module(&record, missed, kernels),
+            record,
+        }
     };
-    for m in lacking.into_iter().filter(|m| !is_told(m)) {
-        problems.push(match m.state.is_fine() {
-            // Two modules are in it: the other one's name is half of the news.
-            false if m.state == State::Conflict => {
-                let why = m.reason.as_deref().unwrap_or("another module has its file");
-                format!("{} is not ready for kernel {} (conflict): {why}", m.module, m.kernel)
-            }
-            false => format!("{} is not ready for kernel {} ({})", m.module, m.kernel, m.state),
-            true => {
-                format!("{} is in use and will not be there on kernel {} ({})", m.module, m.kernel, m.state)
-            }
-        });
-    }
-    let told = |m: &&ModuleRecord| !is_told_below(m, facts);
-    problems.extend(refused.into_iter().filter(told).filter_map(|m| m.reason.clone()));
-    if let ReadBack::Differs(wrong) = entries(facts, held_back) {
-        problems.extend(wrong);
-    }
-    problems.extend(guard::lost_wish(facts, judgement));
-    if acts_here(facts, settings) {
-        problems.extend(guard::not_deferred(facts, settings, judgement));
-    }
-    if progress == Progress::BrokenOff {
-        problems.push("the last run was broken off before its end".to_owned());
-    }
-    if sig_unenforce_wanted(settings, facts) {
-        let without: Vec<&str> =
-            facts.lines.iter().filter(|l| l.switch != Switch::On).map(|l| l.release.as_str()).collect();
-        if !without.is_empty() {
-            problems.push(format!("{PARAMETER} is not configured for kernel {}", without.join(", ")));
-        }
-    }
-    match record {
-        Stored::Good(record) => {
-            let pending = settings.boot_update
-                && held_back.is_none()
-                && record.boot.error.is_none()
-                && record.boot.inputs.as_ref() != Some(&facts.boot_inputs)
-                && facts.boot_entries != ReadBack::Verified
-                && facts.boot_obstacle != Some(Obstacle::Chroot);
-            if pending {
-                problems
-                    .push("kernels or fragments have changed since the boot entries were made".to_owned());
-            }
-            let told = |error: &&String| !problems.iter().any(|p| error.contains(p.as_str()));
-            let error: Vec<String> = record.boot.error.iter().filter(told).cloned().collect();
-            problems.extend(error);
-            problems.extend(record.problems.iter().cloned());
-        }
-        Stored::Bad(reason) | Stored::Unreadable(reason) => problems.push(reason.clone()),
-        Stored::Absent if !facts.tree.modules.is_empty() && !facts.inventory.kernels.is_empty() => {
-            problems.push("clr-dkms-post-update has not run on this system yet".to_owned());
-        }
-        Stored::Absent => {}
-    }
-    problems
-}
-
-/// Whether the guard acts on this system: not on an image, nor where it was told to report only.
-fn acts_here(facts: &Facts, settings: &Settings) -> bool {
-    facts.inventory.running != Running::None && settings.boot_update && settings.boot_policy != Policy::Report
-}
-
-/// The kernel id whose boot entry is not made yet, on purpose.
-fn held_back<'f>(facts: &'f Facts, settings: &Settings, judgement: &Judgement) -> Option<&'f str> {
-    let decision = &judgement.decision;
-    let is_held = acts_here(facts, settings) && decision.ruling == Ruling::Defer;
-    let target = decision.target.as_ref().filter(|_| is_held)?;
-    facts.lines.iter().find(|l| l.release == *target).map(|l| l.id.as_str())
-}
-
-/// What the boot entries say, but for one kernel's.
-fn entries(facts: &Facts, but_for: Option<&str>) -> ReadBack {
-    let Some(id) = but_for else { return facts.boot_entries.clone() };
-    let mut expected = expected_entries(&facts.lines);
-    expected.retain(|(of, _)| of != id);
-    facts.boot.read_back(&expected)
+    modules.into_iter().map(status).collect()
 }
 
 /// Whether the state of a module on a kernel matters for the verdict: on the next boot always; on another tip only
@@ -387,7 +361,7 @@ fn is_told_below(module: &ModuleRecord, facts: &Facts) -> bool {
 
 /// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
 fn is_lacking(module: &ModuleRecord, facts: &Facts) -> bool {
-    if !counts(module, facts) || module.state == State::Ok {
+    if !counts(module, facts) || matches!(module.state, State::Ok | State::Building) {
         return false;
     }
     let next = facts.next_kernel().map(|k| k.name.release());
@@ -400,7 +374,14 @@ fn is_lacking(module: &ModuleRecord, facts: &Facts) -> bool {
     !module.state.is_fine() || (next.as_ref() == Some(&module.kernel) && in_use())
 }
 
-fn kernels(facts: &Facts, modules: &[ModuleRecord], next_boot: Option<&str>) -> Vec<KernelStatus> {
+fn kernels(
+    facts: &Facts,
+    settings: &Settings,
+    judgement: &Judgement,
+    modules: &[ModuleRecord],
+    next_boot: Option<&str>,
+) -> Vec<KernelStatus> {
+    let held_back = held_back(facts, settings, judgement);
     facts
         .lines
         .iter()
@@ -413,6 +394,7 @@ fn kernels(facts: &Facts, modules: &[ModuleRecord], next_boot: Option<&str>) -> 
                 variant: Variant::of(&kernel.name.variant),
                 running: kernel.running,
                 next_boot: next_boot == Some(line.release.as_str()),
+                held_back: held_back == Some(line.id.as_str()) && next_boot != Some(line.release.as_str()),
                 tip: kernel.tip,
                 headers: kernel.headers.clone(),
                 modules_ready: mine().filter(|m| m.state == State::Ok).count(),
@@ -449,8 +431,8 @@ fn summary(document: &Document) -> String {
     match (document.verdict, next) {
         // Of a healthy system only what its admin wants refused is not ready.
         (Verdict::Healthy | Verdict::RebootPending, Some(k)) if k.modules_ready < k.modules_needed => {
-            let refused = document.modules.iter().filter(|m| m.kernel == k.release);
-            refused.filter_map(|m| m.reason.clone()).next().unwrap_or_else(|| ready(k))
+            let refused = document.modules.iter().filter(|m| m.record.kernel == k.release);
+            refused.filter_map(|m| m.record.reason.clone()).next().unwrap_or_else(|| ready(k))
         }
         (Verdict::Healthy | Verdict::RebootPending, Some(k)) => ready(k),
         (Verdict::Healthy, None) => "all DKMS modules are ready".to_owned(),

@@ -111,6 +111,13 @@ pub fn state(state: State) -> Explained {
             "A kernel or a module is new, or files were deleted.",
             Some("`sudo clr-dkms-post-update`"),
         ),
+        State::Building => row(
+            "CD-116",
+            "building",
+            "A run that is at work builds the module now, or will.",
+            "An update, or somebody with `clr-dkms rebuild`, has asked for it.",
+            Some("`journalctl -fu clr-dkms` shows how it goes; do not reboot before its end"),
+        ),
         State::BuildFailed => row(
             "CD-102",
             "build-failed",
@@ -252,6 +259,7 @@ pub fn all() -> Vec<Explained> {
         S::SymbolsMismatch,
         S::Conflict,
         S::CompilerMissing,
+        S::Building,
     ];
     verdicts.map(verdict).into_iter().chain(states.map(state)).collect()
 }

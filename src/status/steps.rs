@@ -1,34 +1,48 @@
 //! The next step: one command for each thing that is wrong.
 
-use super::{Document, Progress, Verdict, is_lacking, is_told_below};
+use super::{Document, KernelStatus, ModuleStatus, Progress, Verdict, is_lacking, is_told_below};
 use crate::boot::ReadBack;
 use crate::dkms::plan::State;
 use crate::facts::Facts;
 use crate::guard::Ruling;
 use crate::state::{ModuleRecord, Record};
 
+const WAIT: &str = "wait for the run to end, and do not reboot before";
+
+/// What brings a module to a kernel; none where nothing has to be done.
+pub(super) fn of_module(module: &ModuleRecord, is_lacking: bool, kernels: &[KernelStatus]) -> Option<String> {
+    match module.state {
+        State::Building => Some(WAIT.to_owned()),
+        state if state.is_fine() && !is_lacking => None,
+        State::SignatureRefused => Some("`clr-dkms enforcement` tells why, and what helps".to_owned()),
+        _ => Some(cure(module, kernels)),
+    }
+}
+
 /// What to do next; none when there is nothing to do.
 pub(super) fn next_step(
     document: &Document,
-    progress: Progress,
+    progress: &Progress,
     facts: &Facts,
     known: Option<&Record>,
 ) -> Option<String> {
     let run = "run `clr-dkms-post-update` as root";
-    let lacking = || document.modules.iter().filter(|m| is_lacking(m, facts));
+    let lacking = || document.modules.iter().map(|m| &m.record).filter(|m| is_lacking(m, facts));
     match document.verdict {
         Verdict::Healthy | Verdict::NotApplicable => None,
-        Verdict::Held | Verdict::Unsafe => Some(guard_step(document)),
+        Verdict::Unsafe if matches!(progress, Progress::Working(_)) => Some(WAIT.to_owned()),
+        Verdict::Held => Some(guard_step(document)),
+        Verdict::Unsafe => Some(format!("do not reboot yet; {}", guard_step(document))),
         Verdict::RebootPending => Some("reboot when it suits you".to_owned()),
-        Verdict::Building => Some("wait for it to end, and do not reboot before".to_owned()),
+        Verdict::Building => Some(WAIT.to_owned()),
         Verdict::Unknown => {
             Some("ask again as root; the problems below say what could not be read".to_owned())
         }
-        Verdict::Degraded if progress == Progress::BrokenOff => {
+        Verdict::Degraded if *progress == Progress::BrokenOff => {
             Some(format!("{run}: it goes on where it was"))
         }
         Verdict::Degraded => Some(match lacking().find(|m| m.state != State::SignatureRefused) {
-            Some(m) => cure(m, document),
+            Some(m) => cure(m, &document.kernels),
             None if lacking().any(|m| !is_told_below(m, facts)) => {
                 "`clr-dkms enforcement` tells why, and what helps".to_owned()
             }
@@ -57,7 +71,8 @@ fn guard_step(document: &Document) -> String {
         (Some(lack), _) => (Some(lack), &guard.boots_next),
         (None, lack) => (lack, &guard.target),
     };
-    let is_it = |m: &&ModuleRecord| {
+    let is_it = |m: &&ModuleStatus| {
+        let m = &m.record;
         Some(&m.kernel) == kernel.as_ref() && lack.is_some_and(|l| l.module == m.module.to_string())
     };
     let known = document.modules.iter().find(is_it);
@@ -69,24 +84,29 @@ fn guard_step(document: &Document) -> String {
             } else {
                 ""
             };
-            cure(module, document) + release
+            cure(&module.record, &document.kernels) + release
         }
         _ => said(),
     }
 }
 
 /// The next command for a module that is not ready.
-fn cure(module: &ModuleRecord, document: &Document) -> String {
-    let run = "run `clr-dkms-post-update` as root";
+fn cure(module: &ModuleRecord, kernels: &[KernelStatus]) -> String {
+    // Of itself a run builds for the kernel that is the default of its variant.
+    let is_tip = kernels.iter().any(|k| k.release == module.kernel && k.tip);
+    let run = match is_tip {
+        true => "run `clr-dkms-post-update` as root".to_owned(),
+        false => format!("run `clr-dkms rebuild {} -k {}` as root", module.module.name, module.kernel),
+    };
     match module.state {
         State::HeadersMissing => {
-            let kernel = document.kernels.iter().find(|k| k.release == module.kernel);
+            let kernel = kernels.iter().find(|k| k.release == module.kernel);
             match kernel.and_then(|k| k.variant.dkms_bundle()) {
                 Some(bundle) => format!("`swupd bundle-add {bundle}`, which brings the headers"),
                 None => format!("install the headers of kernel {}", module.kernel),
             }
         }
-        State::HeadersMismatch => "`swupd repair`, then `clr-dkms-post-update`".to_owned(),
+        State::HeadersMismatch => format!("`swupd repair`, then {run}"),
         State::DependencyFailed => format!("bring what it needs, then {run}"),
         State::BuildFailed => {
             format!("mend or update {}, then {run}", module.module)
@@ -108,6 +128,6 @@ fn cure(module: &ModuleRecord, document: &Document) -> String {
         State::CompilerMissing => {
             format!("`swupd bundle-add c-basic` (for clang: llvm), which brings it, then {run}")
         }
-        _ => run.to_owned(),
+        _ => run,
     }
 }

@@ -15,6 +15,7 @@ pub mod log;
 pub mod mount;
 pub mod pager;
 pub mod root;
+pub mod terminal;
 pub mod tools;
 pub mod users;
 mod write;

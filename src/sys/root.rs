@@ -4,12 +4,14 @@
 //! lookup in a root that is not the live system goes through `openat2(2)` with `RESOLVE_IN_ROOT`, so `..` and links,
 //! absolute or relative, mean what they would mean after a `chroot` into it.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -197,6 +199,7 @@ pub struct Root {
     fd: OwnedFd,
     path: PathBuf,
     kind: RootKind,
+    denied: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Root {
@@ -210,13 +213,13 @@ impl Root {
         let path = path.canonicalize().map_err(fail)?;
         let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| fail(e.into()))?;
-        Ok(Root { fd, path, kind })
+        Ok(Root { fd, path, kind, denied: Mutex::default() })
     }
 
     /// A folder that is open already, and that may be mounted nowhere; `path` is its name in messages.
     pub(super) fn of_descriptor(fd: OwnedFd, path: &Path) -> Root {
         // Nothing runs there, whatever the machine around it is.
-        Root { fd, path: path.to_owned(), kind: RootKind::Image }
+        Root { fd, path: path.to_owned(), kind: RootKind::Image, denied: Mutex::default() }
     }
 
     /// What this root is.
@@ -245,7 +248,17 @@ impl Root {
     }
 
     pub(super) fn fail(&self, action: &'static str, path: &Path, cause: impl Into<io::Error>) -> FileError {
-        FileError { action, path: self.spell(path), cause: cause.into() }
+        let error = FileError { action, path: self.spell(path), cause: cause.into() };
+        if error.is_denied() {
+            let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+            denied.insert(error.path.clone());
+        }
+        error
+    }
+
+    /// Everything that we were not allowed to look at so far, as the host spells it, sorted.
+    pub fn denied(&self) -> Vec<PathBuf> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     pub(super) fn open_at(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {

@@ -6,6 +6,7 @@ use clr_dkms::cmdline::{PARAMETER, Sources, effective, parameter};
 use clr_dkms::config::{self, Settings};
 use clr_dkms::dkms::{Cache, Tree, first_error, modfile, symbols};
 use clr_dkms::facts::Facts;
+use clr_dkms::render::look::Look;
 use clr_dkms::render::text;
 use clr_dkms::state::{self, RECORD, Record};
 use clr_dkms::status::{Progress, document};
@@ -29,7 +30,8 @@ fn look(root: &TestRoot) -> String {
     };
     let facts = Facts::observe(&world, &mut Cache::default());
     let record = state::load::<Record>(&world.root, RECORD);
-    text::screen(&document(&facts, &record, Progress::None, &world.settings, world.clock.now()))
+    let document = document(&facts, &record, &Progress::None, &world.settings, world.clock.now());
+    text::screen(&document, &Look::default())
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -93,8 +95,8 @@ proptest! {
         root.file("usr/lib/modules/6.15.8-1592.native/build/.config", &text);
         root.file("usr/lib/kernel/config-6.15.8-1592.native", &binary);
         let screen = look(&root);
-        prop_assert!(screen.contains("hello/1.0 on 6.15.8-1592.native: "));
-        prop_assert!(!screen.contains("6.15.8-1592.native: ok"));
+        prop_assert!(screen.contains("  hello/1.0  "));
+        prop_assert!(!screen.contains("✔ ok"));
     }
 
     #[test]

@@ -47,6 +47,7 @@ mod rebuild;
 mod rivals;
 mod signature;
 mod status;
+mod status_screens;
 mod support;
 mod tree_properties;
 mod variant;

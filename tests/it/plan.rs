@@ -111,7 +111,7 @@ fn without_a_compiler_nothing_is_tried() {
     let document = clr_dkms::status::document(
         &facts,
         &clr_dkms::state::Stored::Absent,
-        clr_dkms::status::Progress::None,
+        &clr_dkms::status::Progress::None,
         &world.settings,
         world.clock.now(),
     );

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use clr_dkms::dkms::{Cache, architecture, plan::State};
 use clr_dkms::facts::Facts;
+use clr_dkms::render::look::Look;
 use clr_dkms::render::text;
 use clr_dkms::state::Stored;
 use clr_dkms::status::{Progress, document, module_status};
@@ -348,13 +349,8 @@ fn ok_is_said_where_the_disk_says_so_and_nowhere_else() {
             seen.set(seen.get() + 1);
             ok.set(ok.get() + usize::from(expected));
         }
-        let screen = text::screen(&document(
-            &facts,
-            &Stored::Absent,
-            Progress::None,
-            &world.settings,
-            world.clock.now(),
-        ));
+        let document = document(&facts, &Stored::Absent, &Progress::None, &world.settings, world.clock.now());
+        let screen = text::screen(&document, &Look::default());
         let rings = screen.contains('\u{7}');
         prop_assert!(!rings);
         Ok(())

@@ -38,6 +38,17 @@ impl TestRoot {
         root
     }
 
+    /// A run is at work until the value goes: what it builds, each as `module/version on kernel`.
+    pub(crate) fn at_work(&self, builds: &[&str]) -> std::fs::File {
+        let mark = serde_json::json!({
+            "schema": 1, "started": "2025-07-29T12:00:00Z", "pid": 1, "builds": builds,
+        });
+        self.file("var/lib/clr-dkms/in-progress.json", mark.to_string()).file("run/clr-dkms.lock", "");
+        let lock = std::fs::File::open(self.at("run/clr-dkms.lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        lock
+    }
+
     /// What is loaded, each of it from outside the kernel's own tree.
     pub(crate) fn loads(&self, modules: &[&str]) -> &TestRoot {
         let line = |name: &&str| format!("{name} 16384 1 - Live 0x0000000000000000 (OE)\n");

@@ -50,7 +50,10 @@ impl TestRoot {
 
     /// As [`TestRoot::new`], in a folder of that name.
     pub(crate) fn named(name: &str) -> TestRoot {
-        let temp = tempfile::Builder::new().prefix("clr-dkms-it-").tempdir().unwrap();
+        // Of the same length wherever temporary files are: screens are broken around these paths.
+        let base = std::env::temp_dir().canonicalize().unwrap();
+        let prefix = format!("{:-<w$}", "clr-dkms-it-", w = 30usize.saturating_sub(base.as_os_str().len()));
+        let temp = tempfile::Builder::new().prefix(&prefix).tempdir_in(base).unwrap();
         // The programs spell the root without links; so must who compares with it.
         let path = temp.path().canonicalize().unwrap().join(name);
         let root = TestRoot { temp, path, live: false };

@@ -1,0 +1,256 @@
+//! The table of modules on the status screen: by class, with the state on each kernel, and below each failure what went
+//! wrong, the log, and the next command.
+
+use super::look::{Line, Look, Tone, bold, columns, plain, toned};
+use super::text::foremost;
+use super::{broken_to, shown};
+use crate::dkms::first_error::FirstError;
+use crate::dkms::plan::State;
+use crate::guard::Class;
+use crate::status::{Document, KernelStatus, ModuleStatus};
+
+/// Names that are longer do not widen the table.
+const NAME: usize = 28;
+/// Modules that are shown in any case, the most important first.
+const SOME: usize = 6;
+/// With fewer of these it is no table.
+const FEWEST: usize = 3;
+/// Indents of what stands below a module.
+const BELOW: &str = "    ";
+
+/// One module on all kernels.
+struct Row<'a> {
+    name: String,
+    class: Class,
+    on: Vec<&'a ModuleStatus>,
+}
+
+impl Row<'_> {
+    fn is_missed(&self) -> bool {
+        self.on.iter().any(|m| m.missed)
+    }
+
+    /// Where it stands: what will be missed or is being built, then what is needed most.
+    fn rank(&self) -> (bool, Class) {
+        (self.on.iter().any(|m| m.missed || m.record.state == State::Building), self.class)
+    }
+}
+
+/// The table, with its rows in their order.
+pub(super) struct Modules<'a> {
+    look: &'a Look,
+    kernels: Vec<&'a KernelStatus>,
+    others: usize,
+    rows: Vec<Row<'a>>,
+}
+
+/// How a state looks.
+fn tone_of(state: State) -> Tone {
+    match state {
+        State::Ok => Tone::Good,
+        State::SkippedExclusive | State::NotAutoinstall => Tone::Plain,
+        State::Building => Tone::Busy,
+        State::Unknown => Tone::Unknown,
+        State::NotBuilt => Tone::Attention,
+        _ => Tone::Bad,
+    }
+}
+
+impl<'a> Modules<'a> {
+    pub(super) fn of(document: &'a Document, look: &'a Look) -> Modules<'a> {
+        let mut rows: Vec<Row<'a>> = Vec::new();
+        for module in &document.modules {
+            let name = shown(&module.record.module.to_string());
+            match rows.iter_mut().find(|row| row.name == name) {
+                Some(row) => row.on.push(module),
+                None => rows.push(Row { name, class: module.class, on: vec![module] }),
+            }
+        }
+        rows.sort_by(|a, b| b.rank().cmp(&a.rank()).then_with(|| a.name.cmp(&b.name)));
+        let mut table = Modules { look, kernels: Vec::new(), others: 0, rows };
+        let all = document.kernels.len();
+        let needed = document.kernels.iter().filter(|k| k.next_boot || k.running || k.held_back).count();
+        // As many kernels as fit beside each other, and a word on the others.
+        for most in (needed.clamp(1, all.max(1))..=all).rev() {
+            table.kernels = foremost(&document.kernels, most);
+            table.others = all - most;
+            if columns(&table.title()) <= look.width {
+                return table;
+            }
+        }
+        table.others = 0;
+        table
+    }
+
+    /// Those that are shown in any case.
+    fn foremost(&self) -> &[Row<'a>] {
+        if self.look.all { &self.rows } else { &self.rows[..self.rows.len().min(SOME)] }
+    }
+
+    fn name_width(&self) -> usize {
+        self.foremost().iter().map(|r| r.name.chars().count()).max().unwrap_or(0).min(NAME)
+    }
+
+    fn cell_width(&self, release: &str) -> usize {
+        let here = self.foremost().iter().flat_map(|row| &row.on).filter(|m| m.record.kernel == release);
+        let states = here.map(|m| m.record.state.to_string().len() + 2);
+        states.max().unwrap_or(0).max(release.chars().count())
+    }
+
+    fn title(&self) -> Line {
+        let mut title = vec![
+            bold("Modules", Tone::Plain),
+            plain(format!("{:w$}{:10}", "", "class", w = self.name_width().saturating_sub(7) + 4)),
+        ];
+        title.extend(
+            self.kernels
+                .iter()
+                .map(|k| plain(format!("{:w$}", k.release, w = self.cell_width(&k.release) + 2))),
+        );
+        if self.others > 0 {
+            title.push(plain("other kernels"));
+        }
+        title
+    }
+
+    fn row(&self, row: &Row) -> Line {
+        let width = self.name_width();
+        let mut line = vec![plain(format!("  {:width$}  {:10}", row.name, row.class.to_string()))];
+        for kernel in &self.kernels {
+            let width = self.cell_width(&kernel.release) + 2;
+            let cell = row.on.iter().find(|m| m.record.kernel == kernel.release).map(|m| {
+                let tone = tone_of(m.record.state);
+                toned(format!("{:width$}", format!("{} {}", tone.symbol(self.look), m.record.state)), tone)
+            });
+            line.push(cell.unwrap_or_else(|| plain(" ".repeat(width))));
+        }
+        if self.others > 0 {
+            let hidden =
+                || row.on.iter().filter(|m| !self.kernels.iter().any(|k| k.release == m.record.kernel));
+            let (tone, text) = match hidden().filter(|m| m.missed).count() {
+                0 => (Tone::Good, "ok".to_owned()),
+                n => (Tone::Bad, format!("{n} not ready")),
+            };
+            line.push(toned(format!("{} {text}", tone.symbol(self.look)), tone));
+        }
+        line
+    }
+
+    /// The lines, with a blank one in front; none when they do not fit into `room` lines with at least that much told of
+    /// the first module that will be missed, and of each other one: 0 is nothing, 4 is everything.
+    pub(super) fn fitted(&self, room: usize, least: (usize, usize)) -> Option<Vec<Line>> {
+        let most = self.foremost().len();
+        (FEWEST.min(most)..=most)
+            .rev()
+            .map(|rows| self.table(rows, room, least))
+            .find(|lines| lines.len() <= room)
+    }
+
+    /// The same, of as much as needs be.
+    pub(super) fn squeezed(&self, room: usize) -> Vec<Line> {
+        let fitted = [(2, 1), (1, 1), (2, 0), (1, 0)].into_iter().find_map(|least| self.fitted(room, least));
+        fitted.unwrap_or_else(|| self.table(FEWEST.min(self.rows.len()), room, (0, 0)))
+    }
+
+    /// With that many rows, in `room` lines if that can be. What can be read elsewhere goes first.
+    fn table(&self, most: usize, room: usize, least: (usize, usize)) -> Vec<Line> {
+        if self.rows.is_empty() {
+            return Vec::new();
+        }
+        let (rows, hidden) = self.rows.split_at(most);
+        let mut told: Vec<(usize, Told)> = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            let several = row.on.iter().filter(|m| m.missed).count() > 1;
+            let worth = row.on.iter().filter(|m| m.record.state != State::Ok && m.record.reason.is_some());
+            told.extend(worth.map(|m| (at, Told::of(m, several, self.look))));
+        }
+        let fixed = 2 + rows.len() + usize::from(!hidden.is_empty());
+        let mut levels = vec![Told::LEVELS; told.len()];
+        let height = |levels: &[usize]| -> usize {
+            fixed + told.iter().zip(levels).map(|((_, told), level)| told.levels[*level].len()).sum::<usize>()
+        };
+        'fits: for level in (1..=Told::LEVELS).rev() {
+            for at in (0..levels.len()).rev() {
+                if height(&levels) <= room {
+                    break 'fits;
+                }
+                let least = match (told[at].1.missed, at) {
+                    (false, _) => 0,
+                    (true, 0) => least.0,
+                    (true, _) => least.1,
+                };
+                if levels[at] == level && level > least {
+                    levels[at] -= 1;
+                }
+            }
+        }
+        let mut lines = vec![Line::new(), self.title()];
+        for (at, row) in rows.iter().enumerate() {
+            lines.push(self.row(row));
+            let mine = told.iter().zip(&levels).filter(|((of, _), _)| *of == at);
+            lines.extend(mine.flat_map(|((_, told), level)| told.levels[*level].clone()));
+        }
+        if !hidden.is_empty() {
+            let how = match hidden.iter().filter(|row| row.is_missed()).count() {
+                0 => "none of them missed".to_owned(),
+                n => format!("{n} of them not ready"),
+            };
+            lines.push(vec![plain(format!("  and {} more, {how}: `clr-dkms status --all`", hidden.len()))]);
+        }
+        lines
+    }
+}
+
+/// What there is to tell of a module on a kernel, from much to little.
+struct Told {
+    missed: bool,
+    /// 0: nothing; 1: one line; 2: the error and the log; 3: and the next command; 4: everything.
+    levels: [Vec<Line>; Told::LEVELS + 1],
+}
+
+impl Told {
+    const LEVELS: usize = 4;
+
+    fn of(module: &ModuleStatus, several: bool, look: &Look) -> Told {
+        let record = &module.record;
+        let on = if several { format!(" on {}", record.kernel) } else { String::new() };
+        let id = format!("{}{on}: ", module.id);
+        let wrapped = |text: &str, first: &str| -> Vec<Line> {
+            let first = format!("{BELOW}{first}");
+            broken_to(look.width, text, &first, "      ").into_iter().map(|text| vec![plain(text)]).collect()
+        };
+        let reason = record.reason.as_deref().unwrap_or_default();
+        let missed = module.missed;
+        if !missed {
+            // Why it is not there is worth a line where there is room.
+            let line = wrapped(reason, &format!("{} on {}: ", module.id, record.kernel));
+            return Told { missed, levels: [Vec::new(), Vec::new(), Vec::new(), Vec::new(), line] };
+        }
+        let short = record.error.as_ref().map_or_else(|| reason.to_owned(), FirstError::short);
+        let error = record.error.as_ref().map_or_else(|| reason.to_owned(), ToString::to_string);
+        let one = vec![vec![plain(cut(&format!("{BELOW}{id}{}", shown(&short)), look.width))]];
+        let log = record.log.iter().map(|log| vec![plain(format!("{BELOW}log:  {log}"))]);
+        let next: Vec<Line> = module.next_step.iter().flat_map(|step| wrapped(step, "next: ")).collect();
+        let with_log: Vec<Line> = wrapped(&error, &id).into_iter().chain(log.clone()).collect();
+        let with_next: Vec<Line> = with_log.iter().cloned().chain(next.clone()).collect();
+        let mut all = wrapped(reason, &id);
+        if let Some(error) = &record.error {
+            all.extend(wrapped(&error.to_string(), ""));
+            // Not broken anew: a caret must stay below what it points to.
+            let context =
+                error.context.iter().map(|line| cut(&format!("{BELOW}  {}", shown(line)), look.width));
+            all.extend(context.map(|line| vec![plain(line)]));
+        }
+        all.extend(log);
+        all.extend(next);
+        Told { missed, levels: [Vec::new(), one, with_log, with_next, all] }
+    }
+}
+
+/// A line that ends at the width of the screen.
+fn cut(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    line.chars().take(width.saturating_sub(3)).chain("...".chars()).collect()
+}

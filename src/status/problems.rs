@@ -1,0 +1,125 @@
+//! Everything that is wrong, in sentences.
+
+use super::policy::sig_unenforce_wanted;
+use super::{ModuleStatus, Progress, guard, is_lacking, is_told_below};
+use crate::boot::{Obstacle, ReadBack};
+use crate::cmdline::{PARAMETER, Switch};
+use crate::config::{Policy, Settings};
+use crate::dkms::plan::State;
+use crate::facts::{Facts, expected_entries};
+use crate::guard::{Judgement, Ruling};
+use crate::kernel::Running;
+use crate::state::{ModuleRecord, Record, Stored};
+
+/// The sentence on a module; none where nothing is wrong with it, or another sentence tells it.
+pub(super) fn of_module(
+    m: &ModuleRecord,
+    facts: &Facts,
+    settings: &Settings,
+    judgement: &Judgement,
+) -> Option<String> {
+    let decision = &judgement.decision;
+    // Why a kernel is held back is told in one sentence.
+    let is_told = held_back(facts, settings, judgement).is_some()
+        && decision.target.as_ref() == Some(&m.kernel)
+        && decision.lacking.iter().any(|l| l.module == m.module.to_string());
+    if !is_lacking(m, facts) || is_told {
+        return None;
+    }
+    Some(match (m.state, m.state.is_fine()) {
+        (State::SignatureRefused, _) => return m.reason.clone().filter(|_| !is_told_below(m, facts)),
+        // Two modules are in it: the other one's name is half of the news.
+        (State::Conflict, _) => {
+            let why = m.reason.as_deref().unwrap_or("another module has its file");
+            format!("{} is not ready for kernel {} (conflict): {why}", m.module, m.kernel)
+        }
+        (_, false) => format!("{} is not ready for kernel {} ({})", m.module, m.kernel, m.state),
+        (_, true) => {
+            format!("{} is in use and will not be there on kernel {} ({})", m.module, m.kernel, m.state)
+        }
+    })
+}
+
+/// All of them, the most important first.
+pub(super) fn problems(
+    facts: &Facts,
+    record: &Stored<Record>,
+    progress: &Progress,
+    settings: &Settings,
+    modules: &[ModuleStatus],
+    judgement: &Judgement,
+) -> Vec<String> {
+    let mut problems: Vec<String> = Vec::new();
+    problems.extend(facts.inventory.unreadable().map(str::to_owned));
+    problems.extend(facts.tree.unreadable.clone());
+    let (refused, lacking): (Vec<&ModuleStatus>, Vec<_>) =
+        modules.iter().partition(|m| m.record.state == State::SignatureRefused);
+    problems.extend(lacking.into_iter().chain(refused).filter_map(|m| m.problem.clone()));
+    let held_back = held_back(facts, settings, judgement);
+    if let ReadBack::Differs(wrong) = entries(facts, held_back) {
+        problems.extend(wrong);
+    }
+    problems.extend(guard::lost_wish(facts, judgement));
+    if acts_here(facts, settings) {
+        problems.extend(guard::not_deferred(facts, settings, judgement));
+    }
+    if *progress == Progress::BrokenOff {
+        problems.push("the last run was broken off before its end".to_owned());
+    }
+    if sig_unenforce_wanted(settings, facts) {
+        let without: Vec<&str> =
+            facts.lines.iter().filter(|l| l.switch != Switch::On).map(|l| l.release.as_str()).collect();
+        if !without.is_empty() {
+            problems.push(format!("{PARAMETER} is not configured for kernel {}", without.join(", ")));
+        }
+    }
+    match record {
+        Stored::Good(record) => {
+            let pending = settings.boot_update
+                && held_back.is_none()
+                && record.boot.error.is_none()
+                && record.boot.inputs.as_ref() != Some(&facts.boot_inputs)
+                && facts.boot_entries != ReadBack::Verified
+                && facts.boot_obstacle != Some(Obstacle::Chroot);
+            if pending {
+                problems
+                    .push("kernels or fragments have changed since the boot entries were made".to_owned());
+            }
+            let told = |error: &&String| !problems.iter().any(|p| error.contains(p.as_str()));
+            let error: Vec<String> = record.boot.error.iter().filter(told).cloned().collect();
+            problems.extend(error);
+            problems.extend(record.problems.iter().cloned());
+        }
+        Stored::Bad(reason) | Stored::Unreadable(reason) => problems.push(reason.clone()),
+        Stored::Absent
+            if !matches!(progress, Progress::Working(_))
+                && !facts.tree.modules.is_empty()
+                && !facts.inventory.kernels.is_empty() =>
+        {
+            problems.push("clr-dkms-post-update has not run on this system yet".to_owned());
+        }
+        Stored::Absent => {}
+    }
+    problems
+}
+
+/// Whether the guard acts on this system: not on an image, nor where it was told to report only.
+pub(super) fn acts_here(facts: &Facts, settings: &Settings) -> bool {
+    facts.inventory.running != Running::None && settings.boot_update && settings.boot_policy != Policy::Report
+}
+
+/// The kernel id whose boot entry is not made yet, on purpose.
+pub(super) fn held_back<'f>(facts: &'f Facts, settings: &Settings, judgement: &Judgement) -> Option<&'f str> {
+    let decision = &judgement.decision;
+    let is_held = acts_here(facts, settings) && decision.ruling == Ruling::Defer;
+    let target = decision.target.as_ref().filter(|_| is_held)?;
+    facts.lines.iter().find(|l| l.release == *target).map(|l| l.id.as_str())
+}
+
+/// What the boot entries say, but for one kernel's.
+pub(super) fn entries(facts: &Facts, but_for: Option<&str>) -> ReadBack {
+    let Some(id) = but_for else { return facts.boot_entries.clone() };
+    let mut expected = expected_entries(&facts.lines);
+    expected.retain(|(of, _)| of != id);
+    facts.boot.read_back(&expected)
+}

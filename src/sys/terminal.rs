@@ -1,0 +1,21 @@
+//! What the terminal, or whatever stands in its place, can show.
+
+/// Columns where nobody says otherwise.
+const WIDTH: usize = 80;
+/// Narrower than this no table can be drawn, and wider than that no line can be read.
+const LIMITS: std::ops::RangeInclusive<usize> = 40..=200;
+
+/// The columns of stdout: `$COLUMNS`, else those of the terminal, else 80.
+pub fn width() -> usize {
+    let asked = std::env::var("COLUMNS").ok().and_then(|text| text.trim().parse().ok());
+    let seen = || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+    asked.or_else(seen).filter(|columns| *columns > 0).unwrap_or(WIDTH).clamp(*LIMITS.start(), *LIMITS.end())
+}
+
+/// Whether the locale is one of UTF-8. The console of Linux has no font for more than letters.
+pub fn shows_unicode() -> bool {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale =
+        ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_ascii_lowercase();
+    (locale.contains("utf-8") || locale.contains("utf8")) && set("TERM").is_none_or(|term| term != "linux")
+}
