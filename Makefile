@@ -101,7 +101,7 @@ shell:
 	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
 	tests/support/test-install.sh
 	tests/support/test-pages.sh
-	tests/support/pictures-timeline.py check
+	tests/support/test-pictures.sh
 
 bench: ## whole programs beside today's scripts (real dkms, some minutes), and the rules alone
 	tests/support/ensure-packages.sh build dkms test
