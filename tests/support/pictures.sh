@@ -121,14 +121,18 @@ scene_pending() {
     update 0
     picture status-reboot-pending 0 clr-dkms status
 }
-# An admin wants to be rid of the parameter, and takes a part of it away.
+# The module is in use, unsigned; an admin wants to be rid of the parameter, and takes a part of it away.
 scene_refused() {
     machine
     module hello 1.0
     quietly 0 clr-dkms-post-update
+    mkdir /sys/module/hello
+    echo OE >/sys/module/hello/taint
+    echo live >/sys/module/hello/initstate
+    echo $((1 << 12 | 1 << 13)) >/proc/sys/kernel/tainted
     echo sig_unenforce >/etc/kernel/cmdline-removal.d/10-mine.conf
     quietly 0 "$work/tools/clr-boot-manager" update
-    picture enforcement-refused 1 clr-dkms enforcement
+    picture enforcement-refused 2 clr-dkms enforcement
 }
 
 case ${1-} in
