@@ -23,7 +23,7 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%) target/pages/man/man8/clr-dkms.8
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf packaging/pages/Cargo.toml packaging/pages/src/*)
 
-.PHONY: help build fetch demo test test-systemd test-packages check lint unit shell bench audit install uninstall deb clean
+.PHONY: help build fetch demo timeline pictures test test-systemd test-packages check lint unit shell bench audit install uninstall deb clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
@@ -49,6 +49,15 @@ demo: ## a real update in a scratch root: real dkms, real headers, real modules 
 	tests/support/ensure-packages.sh build dkms test
 	$(MAKE) --no-print-directory build
 	tests/support/demo.sh
+
+timeline: ## docs/update-timeline.svg, drawn from its .dot (installs graphviz, as root)
+	tests/support/ensure-packages.sh timeline
+	tests/support/pictures-timeline.py draw
+
+pictures: timeline ## and docs/*.png: screens in a real terminal, of machines as in demo (installs it, as root)
+	tests/support/ensure-packages.sh build dkms test pictures
+	$(MAKE) --no-print-directory build
+	tests/support/pictures.sh
 
 test: ## everything, in under 15 minutes; what CI runs (installs what is missing, as root)
 	tests/support/ensure-packages.sh build dkms test systemd
@@ -92,6 +101,7 @@ shell:
 	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
 	tests/support/test-install.sh
 	tests/support/test-pages.sh
+	tests/support/test-pictures.sh
 
 bench: ## whole programs beside today's scripts (real dkms, some minutes), and the rules alone
 	tests/support/ensure-packages.sh build dkms test

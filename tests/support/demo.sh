@@ -56,16 +56,7 @@ machine() {
     rm -rf "$root"
     scratch_skeleton "$root"
     scratch_kernel "$root" native 6.15.7 1591
-    scratch_running "$root" "$old"
-    cp "$here/cmdline.d/clr-ignore-mod-sig.conf" "$root/usr/share/kernel/cmdline.d/"
-    touch "$root/var/lib/kernel/k_booted_$old"
-    # It was started with the parameter, and the kernel says so.
-    mkdir -p "$root/sys/module/module/parameters" "$root/sys/kernel/security"
-    printf 'initrd=\\EFI\\x root=PARTUUID=1 %s module.sig_unenforce\n' \
-        "$(tr '\n' ' ' < "$root/usr/lib/kernel/cmdline-$old")" > "$root/proc/cmdline"
-    echo Y | tee "$root"/sys/module/module/parameters/sig_{,un}enforce > /dev/null
-    echo 0 | tee "$root"/proc/sys/kernel/{modules_disabled,tainted} > /dev/null
-    printf capability > "$root/sys/kernel/security/lsm"
+    scratch_booted "$root" "$old"
     scratch_module "$root" hello 1.0 --autoinstall yes "${@:2}" > /dev/null
     expect_code 0 clr-dkms-post-update --live-root "$root"
     check "hello.ko is there for $old" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what the make targets call is on this machine.
 #
-#   ensure-packages.sh GROUP…     build | dkms | test | systemd
+#   ensure-packages.sh GROUP…     build | dkms | test | systemd | timeline | pictures
 #   ensure-packages.sh --cargo    prints the path of a cargo that is new enough
 #
 # It looks for commands and files, not for package names, so that a tool from
@@ -158,6 +158,20 @@ group_systemd() {
     fi
 }
 
+# What draws docs/: no bundle of Clear Linux is known for most of it.
+group_timeline() {
+    has neato || lack graphviz graphviz ""
+}
+
+group_pictures() {
+    has xterm || lack xterm xterm ""
+    has Xvfb || lack Xvfb xvfb ""
+    has import || lack ImageMagick imagemagick ""
+    has optipng || lack optipng optipng ""
+    some_path /usr/share/fonts/truetype/dejavu/DejaVuSansMono-Bold.ttf ||
+        lack "the font DejaVu Sans Mono" fonts-dejavu-core ""
+}
+
 # Debian's metapackage of the headers for this architecture.
 headers_deb() {
     local arch
@@ -229,7 +243,7 @@ by_hand() {
 }
 
 if (($# == 0)); then
-    say "usage: $self build|dkms|test|systemd…   or: $self --cargo"
+    say "usage: $self build|dkms|test|systemd|timeline|pictures…   or: $self --cargo"
     exit 2
 fi
 if [[ $1 == --cargo ]]; then
@@ -242,7 +256,7 @@ if [[ $1 == --cargo ]]; then
 fi
 for group; do
     if ! declare -F "group_$group" >/dev/null; then
-        say "no such group: $group (there are: build, dkms, test, systemd)"
+        say "no such group: $group (there are: build, dkms, test, systemd, timeline, pictures)"
         exit 2
     fi
 done

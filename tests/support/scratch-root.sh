@@ -5,6 +5,7 @@
 # To be sourced, or called as `scratch-root.sh FUNCTION ARGS…`:
 #   scratch_skeleton ROOT             the bare folders
 #   scratch_running  ROOT RELEASE     what `uname -r` says there
+#   scratch_booted   ROOT RELEASE     that, and all else that a kernel says which was started with module.sig_unenforce
 #   scratch_kernel   ROOT VARIANT VERSION RELNUM [--no-headers]
 #   scratch_headers  ROOT RELEASE     headers that say RELEASE, VERSION-RELNUM.VARIANT
 #   scratch_module   ROOT NAME VERSION [--autoinstall yes|no|'']
@@ -51,6 +52,20 @@ scratch_skeleton() {
 
 scratch_running() {
     printf '%s\n' "${2:?RELEASE}" >"$1/proc/sys/kernel/osrelease"
+}
+
+# The fragment and the mark of the good kernel too: this is how an update finds a machine with the DKMS bundle.
+scratch_booted() {
+    local root release=${2:?RELEASE} here=${BASH_SOURCE[0]%/*}
+    root=$(_scratch_root "$1") && scratch_running "$root" "$release" &&
+        cp "$here/../../cmdline.d/clr-ignore-mod-sig.conf" "$root/usr/share/kernel/cmdline.d/" &&
+        touch "$root/var/lib/kernel/k_booted_$release" &&
+        mkdir -p "$root/sys/module/module/parameters" "$root/sys/kernel/security" || return
+    printf 'initrd=\\EFI\\x root=PARTUUID=1 %s module.sig_unenforce\n' \
+        "$(tr '\n' ' ' <"$root/usr/lib/kernel/cmdline-$release")" >"$root/proc/cmdline" &&
+        echo Y | tee "$root"/sys/module/module/parameters/sig_{,un}enforce >/dev/null &&
+        echo 0 | tee "$root"/proc/sys/kernel/{modules_disabled,tainted} >/dev/null &&
+        printf capability >"$root/sys/kernel/security/lsm"
 }
 
 # Clear's answers where the project looks at a kernel's configuration.
