@@ -1,0 +1,125 @@
+//! Status, message of the day, check, JSON, metrics and guard are asked about every state of a module on a kernel of every
+//! role: they tell the same, and what they tell is true.
+
+mod cures;
+mod oracle;
+mod random;
+mod scene;
+mod surfaces;
+
+use std::collections::BTreeSet;
+
+use clr_dkms::dkms::plan::State;
+use clr_dkms::guard::Class;
+use clr_dkms::status::states;
+
+use self::scene::{Flavour, Kernel, Module, STATES, Scene, Staged};
+use self::surfaces::Told;
+use crate::support::{A, B, LTS};
+
+/// A kernel of before, which nothing boots any more.
+const OLD: &str = "6.15.6-1590.native";
+
+/// What a kernel is to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    RunningAndNext,
+    Running,
+    Next,
+    HeldBack,
+    OtherVariant,
+    None,
+}
+
+const ROLES: [Role; 6] =
+    [Role::RunningAndNext, Role::Running, Role::Next, Role::HeldBack, Role::OtherVariant, Role::None];
+
+impl Role {
+    /// The kernels, that of the role first.
+    fn kernels(self) -> Vec<Kernel> {
+        let kernels: &[(&'static str, &str)] = match self {
+            Role::RunningAndNext => &[(A, "rnt")],
+            Role::Running => &[(A, "r"), (B, "nt")],
+            Role::Next => &[(B, "nt"), (A, "r")],
+            Role::HeldBack => &[(B, "t-"), (A, "rn")],
+            Role::OtherVariant => &[(LTS, "t"), (A, "rnt")],
+            Role::None => &[(OLD, ""), (A, "rnt")],
+        };
+        kernels.iter().map(|(release, roles)| Kernel::new(release, roles)).collect()
+    }
+
+    /// One module, in that state on the kernel of that role, and all right on the other one.
+    fn scene(self, state: State, class: Class) -> Scene {
+        let mut kernels = self.kernels();
+        kernels[0].flavour = Flavour::for_state(state).unwrap_or(Flavour::Usual);
+        let mut on = vec![State::Ok; kernels.len()];
+        on[0] = state;
+        let module = Module { name: "hello".to_owned(), version: "1.0", class: Some(class), on };
+        Scene { kernels, modules: vec![module] }
+    }
+}
+
+/// All of it about one machine; the programs are asked too where `programs` says so.
+fn check(scene: Scene, programs: impl FnOnce(&str) -> bool) -> Staged {
+    let staged = scene.stage();
+    let document = staged.document();
+    staged.is_as_meant(&document);
+    let told = Told::inside(&staged, &document);
+    told.agrees();
+    staged.scene.is_told_by(&told);
+    if programs(told.verdict()) {
+        Told::by_programs(&staged, &told).agrees();
+    }
+    staged
+}
+
+/// Runs it, and says on which machine it failed, and how.
+fn on<T>(what: &str, run: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).map_err(|why| {
+        let why = why.downcast_ref::<String>().map(String::as_str).or(why.downcast_ref::<&str>().copied());
+        format!("{what}: {}", why.unwrap_or("no reason"))
+    })
+}
+
+/// Every state on every role, for modules of one class.
+fn walk(class: Class) {
+    let mut verdicts = BTreeSet::new();
+    let mut failed = Vec::new();
+    for (at, (state, role)) in STATES.iter().flat_map(|s| ROLES.map(|r| (*s, r))).enumerate() {
+        let programs = |verdict: &str| verdicts.insert(verdict.to_owned()) || at % 7 == 0;
+        let result =
+            on(&format!("{state} on {role:?}"), || drop(check(role.scene(state, class), programs)));
+        failed.extend(result.err());
+    }
+    assert!(failed.is_empty(), "{class}, {} of them:\n{}", failed.len(), failed.join("\n\n"));
+    // None of them would do to be right by chance.
+    let all = ["building", "degraded", "healthy", "reboot-pending", "unknown"];
+    assert!(all.iter().all(|v| verdicts.contains(*v)), "{verdicts:?}");
+    assert_eq!(verdicts.contains("unsafe"), class == Class::Critical, "{verdicts:?}");
+    assert_eq!(verdicts.contains("held"), class != Class::Optional, "{verdicts:?}");
+}
+
+#[test]
+fn critical_modules() {
+    walk(Class::Critical);
+}
+
+#[test]
+fn wanted_modules() {
+    walk(Class::Wanted);
+}
+
+#[test]
+fn optional_modules() {
+    walk(Class::Optional);
+}
+
+#[test]
+fn the_walk_knows_every_state() {
+    let known: BTreeSet<String> = STATES.iter().map(ToString::to_string).collect();
+    let rows = states::all();
+    let explained: BTreeSet<String> =
+        rows.iter().filter(|row| row.id >= "CD-1").map(|row| row.name.to_owned()).collect();
+    assert_eq!(known, explained);
+    assert_eq!(known.len(), STATES.len());
+}

@@ -1,0 +1,105 @@
+//! What is true of a machine, by the rules of the README and without a look at how the programs find it out.
+
+use clr_dkms::dkms::plan::State;
+use clr_dkms::guard::Class;
+
+use super::scene::{Flavour, Module, Scene};
+use super::surfaces::Told;
+
+impl Scene {
+    fn is_ok(&self, module: &Module, kernel: usize) -> bool {
+        module.on[kernel] == State::Ok
+    }
+
+    fn is_critical(module: &Module) -> bool {
+        module.class == Some(Class::Critical)
+    }
+
+    /// The kernels for which a module ought to be there: the one that boots next, and each variant's own.
+    fn matters(&self, at: usize) -> bool {
+        let kernel = &self.kernels[at];
+        at == self.next() || (kernel.tip && kernel.flavour != Flavour::Bare)
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&Module, usize, State)> {
+        self.modules.iter().flat_map(|m| m.on.iter().enumerate().map(move |(at, state)| (m, at, *state)))
+    }
+
+    /// Some kernel that this machine can fall back to, or boots anyway, has all that it needs: what is critical and there is
+    /// somewhere, and what is wanted and works now.
+    fn has_a_whole_kernel(&self) -> bool {
+        let is_there = |m: &Module| (0..self.kernels.len()).any(|at| self.is_ok(m, at));
+        let needed = |m: &&Module| match m.class {
+            Some(Class::Optional) => false,
+            Some(Class::Critical) => is_there(m),
+            _ => self.is_ok(m, self.running()),
+        };
+        let whole = |at: usize| self.modules.iter().filter(needed).all(|m| self.is_ok(m, at));
+        (0..self.kernels.len()).any(whole)
+    }
+
+    /// Fails where what is told is not so.
+    pub(super) fn is_told_by(&self, told: &Told) {
+        let (next, running) = (self.next(), self.running());
+        let critical = || self.modules.iter().filter(|m| Scene::is_critical(m));
+        let lost = || critical().filter(|m| !self.is_ok(m, next));
+        let known_lost = lost().any(|m| m.on[next] != State::Unknown);
+        let unknown = self.pairs().any(|(_, at, state)| state == State::Unknown && self.matters(at));
+        let builds = self.pairs().any(|(.., state)| state == State::Building);
+
+        // Unsafe is what boots next without something critical, or where no kernel has all that is needed.
+        if known_lost {
+            assert_eq!((told.verdict(), told.may_reboot(), told.code), ("unsafe", Some(false), 2));
+            return;
+        }
+        if told.verdict() == "unsafe" {
+            assert!(lost().next().is_some() || !self.has_a_whole_kernel(), "nothing critical will be missing");
+            return;
+        }
+        // What cannot be told is not told.
+        assert_eq!(told.code == 3, unknown, "{}", told.verdict());
+        if unknown {
+            assert_eq!((told.verdict(), told.may_reboot()), ("unknown", None));
+            return;
+        }
+        assert_eq!(told.verdict() == "building", builds);
+        if builds {
+            return;
+        }
+        assert_eq!(told.may_reboot(), Some(true), "{}", told.verdict());
+
+        // What is missed keeps it from being all good.
+        let is_missed = |(module, at, state): &(&Module, usize, State)| match state {
+            State::Ok | State::Building => false,
+            State::SkippedExclusive | State::NotAutoinstall => *at == next && self.is_ok(module, running),
+            _ => self.matters(*at),
+        };
+        let missed: Vec<_> = self.pairs().filter(is_missed).collect();
+        for module in told.modules() {
+            let (name, kernel) = (module["name"].as_str().unwrap(), module["kernel"].as_str().unwrap());
+            let is_it = |(m, at, _): &&(&Module, usize, State)| {
+                m.name == name && self.kernels[*at].release == kernel
+            };
+            assert_eq!(module["missed"] == true, missed.iter().any(|m| is_it(&m)), "{module:#}");
+        }
+        let lacks_what_works = self.modules.iter().any(|m| {
+            m.class != Some(Class::Optional) && self.is_ok(m, running) && !self.is_ok(m, next)
+        });
+        assert!(!lacks_what_works || told.code != 0, "what works now will be gone");
+        if !missed.is_empty() {
+            assert_eq!(told.code, 1, "{} with {} missed", told.verdict(), missed.len());
+        } else if next == self.target() {
+            let expected = if next == running { "healthy" } else { "reboot-pending" };
+            assert_eq!(told.verdict(), expected);
+        }
+        // A kernel is held back where it lacks what the one that boots next has.
+        let held = |m: &Module| {
+            m.class != Some(Class::Optional) && self.is_ok(m, running) && !self.is_ok(m, self.target())
+        };
+        if next == running && next != self.target() {
+            assert_eq!(told.verdict() == "held", self.modules.iter().any(held), "{:#}", told.json);
+        } else if next == self.target() {
+            assert_ne!(told.verdict(), "held");
+        }
+    }
+}

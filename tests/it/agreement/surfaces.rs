@@ -1,0 +1,311 @@
+//! Everything that a person or a program is told of a machine, and what of it has to agree.
+
+use std::collections::BTreeSet;
+
+use clr_dkms::app::{status, surfaces};
+use clr_dkms::motd;
+use clr_dkms::render::look::Look;
+use clr_dkms::render::{metrics, text};
+use clr_dkms::status::{Document, Verdict, states};
+use serde_json::Value;
+
+use super::scene::Staged;
+
+const PENDING: &str = "reboot when it suits you";
+
+/// All of it.
+pub(super) struct Told {
+    pub(super) json: Value,
+    pub(super) code: u8,
+    screen: String,
+    all: String,
+    metrics: String,
+    motd: String,
+    check: u8,
+    pending: u8,
+    marker: Option<String>,
+    guard: Value,
+}
+
+/// Without styles, and on one line.
+fn words(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('\u{1b}') {
+        out.push_str(&rest[..at]);
+        rest = rest[at..].split_once('m').map_or("", |(_, rest)| rest);
+    }
+    out.push_str(rest);
+    out
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn timeless(value: &Value) -> String {
+    crate::support::TestRoot::timeless(&serde_json::to_string_pretty(value).unwrap())
+}
+
+impl Told {
+    /// Made in this process.
+    pub(super) fn inside(staged: &Staged, document: &Document) -> Told {
+        let code = status::code(document.verdict);
+        surfaces::write(&staged.world, document).unwrap();
+        let read = |path: &str| staged.root.has(path).then(|| staged.root.text(path));
+        let shipped = motd::shipped_text(document.verdict);
+        let fragment = shipped.map(|text| motd::fragment(document, text)).unwrap_or_default();
+        assert_eq!(read(motd::FRAGMENT).unwrap_or_default(), fragment);
+        Told {
+            json: serde_json::to_value(document).unwrap(),
+            code,
+            screen: words(&text::screen(document, &Look::default())),
+            all: words(&text::screen(document, &Look { all: true, width: 500, ..Look::default() })),
+            metrics: metrics::text(document),
+            motd: fragment,
+            check: code,
+            pending: u8::from(document.verdict != Verdict::RebootPending),
+            marker: read(surfaces::REBOOT_REQUIRED),
+            guard: serde_json::to_value(&document.guard).unwrap(),
+        }
+    }
+
+    /// By the programs.
+    pub(super) fn by_programs(staged: &Staged, inside: &Told) -> Told {
+        let root = &staged.root;
+        let run = |arguments: &[&str]| {
+            let mut command = root.command("clr-dkms", arguments);
+            let output = command.env("COLUMNS", "80").output().unwrap();
+            assert!(output.stderr.is_empty(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+            let code = u8::try_from(output.status.code().unwrap()).unwrap();
+            (code, String::from_utf8(output.stdout).unwrap())
+        };
+        let (code, screen) = run(&["status"]);
+        let (all_code, _) = run(&["status", "--all"]);
+        let mut wide = root.command("clr-dkms", &["status", "--all"]);
+        let wide = wide.env("COLUMNS", "500").output().unwrap().stdout;
+        let (json_code, json) = run(&["status", "--json"]);
+        let (metrics_code, metrics) = run(&["status", "--format", "prometheus"]);
+        assert_eq!([all_code, json_code, metrics_code], [code; 3]);
+        let (check, nothing) = run(&["check"]);
+        let (pending, nothing_again) = run(&["check", "--reboot-pending"]);
+        assert_eq!((nothing, nothing_again), (String::new(), String::new()));
+        let (guard_code, guard) = run(&["guard", "--json"]);
+        let guard: Value = serde_json::from_str(&guard).unwrap();
+        assert_eq!(guard_code == 2, guard["unsafe"] == true, "{guard:#}");
+        let told = Told {
+            json: serde_json::from_str(&json).unwrap(),
+            code,
+            screen,
+            all: String::from_utf8(wide).unwrap(),
+            metrics,
+            motd: String::from_utf8(root.run("clr-dkms-motd", &["--dry-run"]).code(0).raw.clone()).unwrap(),
+            check,
+            pending,
+            marker: inside.marker.clone(),
+            guard,
+        };
+        // One document, whoever makes it.
+        assert_eq!(timeless(&told.json), timeless(&inside.json));
+        assert_eq!((&told.motd, &told.metrics, told.code), (&inside.motd, &inside.metrics, inside.code));
+        told
+    }
+
+    pub(super) fn verdict(&self) -> &str {
+        self.json["verdict"].as_str().unwrap()
+    }
+
+    pub(super) fn may_reboot(&self) -> Option<bool> {
+        self.json["may_reboot"].as_bool()
+    }
+
+    fn text(&self, field: &str) -> &str {
+        self.json[field].as_str().unwrap_or_default()
+    }
+
+    pub(super) fn modules(&self) -> impl Iterator<Item = &Value> {
+        self.json["modules"].as_array().unwrap().iter()
+    }
+
+    /// Fails where two of them contradict each other.
+    pub(super) fn agrees(&self) {
+        self.agrees_on_the_verdict();
+        self.agrees_on_the_motd();
+        self.agrees_on_metrics();
+        self.agrees_on_modules();
+    }
+
+    /// The line of a table of the screen.
+    #[track_caller]
+    fn row(&self, title: &str, name: &str) -> &str {
+        let mut table = self.all.lines().skip_while(|line| !line.starts_with(title));
+        let row = table.find(|line| line.starts_with(&format!("  {name} ")));
+        row.unwrap_or_else(|| panic!("no {name} in\n{}", self.all))
+    }
+
+    fn agrees_on_the_verdict(&self) {
+        let verdict = self.verdict();
+        let rows = states::find(self.text("id"));
+        assert_eq!((rows.len(), rows[0].name), (1, verdict));
+        let expected = match verdict {
+            "healthy" | "reboot-pending" => 0,
+            "building" | "degraded" | "held" => 1,
+            "unsafe" => 2,
+            "unknown" | "not-applicable" => 3,
+            other => panic!("{other}"),
+        };
+        assert_eq!((self.code, self.check), (expected, expected), "{verdict}");
+        let may = match verdict {
+            "building" | "unsafe" => Some(false),
+            "unknown" | "not-applicable" => None,
+            _ => Some(true),
+        };
+        assert_eq!(self.may_reboot(), may, "{verdict}");
+        let is_pending = verdict == "reboot-pending";
+        assert_eq!(self.pending, u8::from(!is_pending), "check --reboot-pending");
+        let marker = is_pending.then(|| format!("{}\n", self.text("summary")));
+        assert_eq!(self.marker, marker, "the mark stands for a reboot that is pending and safe");
+        assert_eq!(is_pending, verdict != "healthy" && self.code == 0);
+        if is_pending {
+            assert_ne!(self.json["running"], self.json["next_boot"]);
+            assert!(self.text("summary").contains(self.text("next_boot")));
+        }
+
+        let step = self.json["next_step"].as_str();
+        assert_eq!(step.is_none(), ["healthy", "not-applicable"].contains(&verdict), "{step:?}");
+        assert!(!self.text("summary").is_empty());
+        for screen in [&self.screen, &self.all] {
+            let first = screen.lines().next().unwrap();
+            let words: Vec<&str> = first.split(' ').collect();
+            assert_eq!(words[1], format!("{verdict}:"), "{first}");
+            let answer = format!("{verdict}: {}", step.unwrap_or("nothing to do"));
+            let why = format!("{} [{}]", self.text("summary"), self.text("id"));
+            for part in [answer, why] {
+                let shown = one_line(screen);
+                assert!(shown.contains(&one_line(&part)), "no {part:?} in\n{screen}");
+            }
+            assert_eq!(screen.contains(PENDING), is_pending, "{screen}");
+        }
+        if let Some(step) = step.filter(|step| step.contains("do not reboot")) {
+            assert_eq!(self.may_reboot(), Some(false), "{step}");
+        }
+        assert_eq!(self.guard["unsafe"] == true, verdict == "unsafe" || self.is_masked(), "{verdict}");
+        if let Some(next) = self.guard["boots_next"].as_str() {
+            assert_eq!(next, self.text("next_boot"));
+        }
+    }
+
+    /// What the guard knows to be unsafe is told as unknown where something else cannot be read.
+    fn is_masked(&self) -> bool {
+        self.verdict() == "unknown" && self.guard["unsafe"] == true
+    }
+
+    fn agrees_on_the_motd(&self) {
+        let (motd, verdict) = (&self.motd, self.verdict());
+        assert!(motd.lines().count() <= 3 && motd.lines().all(|l| l.chars().count() <= 100), "{motd}");
+        let told: Vec<&str> = motd.lines().filter(|l| !l.contains("signature enforcement is ")).collect();
+        let told: Vec<&str> =
+            told.into_iter().filter(|l| !l.starts_with(" * Kernel modules: signature ")).collect();
+        assert_eq!(told.is_empty(), ["healthy", "not-applicable"].contains(&verdict), "{motd}");
+        assert_eq!(motd.contains(PENDING), verdict == "reboot-pending", "{motd}");
+        assert_eq!(motd.contains("do not reboot"), verdict == "unsafe", "{motd}");
+        let first = motd.lines().next().unwrap_or_default();
+        match verdict {
+            "reboot-pending" | "held" => assert!(motd.contains(self.text("next_boot")), "{motd}"),
+            _ => {}
+        }
+        // The same kernel and module as the screen's summary, as far as there is room.
+        if ["held", "unsafe", "degraded", "unknown"].contains(&verdict) {
+            let start: String = self.text("summary").chars().take(25).collect();
+            assert!(first.contains(&start), "no {start:?} in {first}");
+            assert_eq!(self.text("summary"), self.json["problems"][0], "the first problem is the summary");
+        }
+    }
+
+    fn agrees_on_metrics(&self) {
+        let value = |name: &str| -> f64 {
+            let start = format!("clr_dkms_{name} ");
+            let line = self.metrics.lines().find_map(|l| l.strip_prefix(&start));
+            line.unwrap_or_else(|| panic!("no {name}:\n{}", self.metrics)).parse().unwrap()
+        };
+        let is = |name: &str| value(name) > 0.5;
+        let verdict = self.verdict();
+        let hot: Vec<&str> = self
+            .metrics
+            .lines()
+            .filter_map(|l| l.strip_prefix("clr_dkms_verdict{verdict=\"")?.strip_suffix("\"} 1"))
+            .collect();
+        assert_eq!(hot, [verdict]);
+        assert_eq!(is("unsafe"), verdict == "unsafe");
+        assert_eq!(is("may_reboot"), self.may_reboot() == Some(true));
+        assert_eq!(is("reboot_pending"), verdict == "reboot-pending");
+        assert_eq!(is("held_back"), verdict == "held");
+        let family = |name: &str| -> BTreeSet<String> {
+            let start = format!("clr_dkms_{name}{{");
+            self.metrics.lines().filter(|l| l.starts_with(&start)).map(str::to_owned).collect()
+        };
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let modules: BTreeSet<String> = self
+            .modules()
+            .map(|m| {
+                format!(
+                    "clr_dkms_module_ok{{module=\"{}\",version=\"{}\",kernel=\"{}\",state=\"{}\",class=\"{}\"}} {}",
+                    text(&m["name"]),
+                    text(&m["version"]),
+                    text(&m["kernel"]),
+                    text(&m["state"]),
+                    text(&m["class"]),
+                    u8::from(m["state"] == "ok"),
+                )
+            })
+            .collect();
+        assert_eq!(family("module_ok"), modules);
+        for kernel in self.json["kernels"].as_array().unwrap() {
+            let release = text(&kernel["release"]);
+            let ready = self.modules().filter(|m| m["kernel"] == kernel["release"] && m["state"] == "ok");
+            assert_eq!(kernel["modules_ready"], ready.count(), "{release}");
+            for count in ["modules_ready", "modules_needed"] {
+                let line = format!("clr_dkms_{count}{{kernel=\"{release}\"}} {}", kernel[count]);
+                assert!(family(count).contains(&line), "no {line}");
+            }
+            let info = format!(
+                "clr_dkms_kernel_info{{kernel=\"{release}\",running=\"{}\",next_boot=\"{}\"}} 1",
+                kernel["running"], kernel["next_boot"]
+            );
+            assert!(family("kernel_info").contains(&info), "no {info}");
+            assert_eq!(kernel["next_boot"] == true, kernel["release"] == self.json["next_boot"]);
+            assert_eq!(kernel["running"] == true, kernel["release"] == self.json["running"]);
+            let row = self.row("Kernels", &release);
+            for (role, word) in
+                [("running", "running"), ("next_boot", "next boot"), ("held_back", "held back")]
+            {
+                assert_eq!(row.contains(word), kernel[role] == true, "{row}");
+            }
+            let ready = format!("{} of {}", kernel["modules_ready"], kernel["modules_needed"]);
+            assert!(row.contains(&ready) || kernel["modules_needed"] == 0, "{row}");
+        }
+    }
+
+    fn agrees_on_modules(&self) {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        for module in self.modules() {
+            let (state, id) = (text(&module["state"]), text(&module["id"]));
+            let rows = states::find(&id);
+            assert_eq!((rows.len(), rows[0].name), (1, state.as_str()), "{id}");
+            assert_eq!(rows[0].next.is_none(), state == "ok", "{id}");
+            let missed = module["missed"] == true;
+            assert!(!(missed && self.code == 0), "{} with {module:#}", self.verdict());
+            assert!(module["next_step"].is_string() || !missed, "{module:#}");
+            assert!(module["next_step"].is_null() || state != "ok", "{module:#}");
+            if let Some(problem) = module["problem"].as_str() {
+                assert!(missed && self.json["problems"].as_array().unwrap().contains(&problem.into()));
+            }
+            let name = format!("{}/{}", text(&module["name"]), text(&module["version"]));
+            let row = self.row("Modules", &name);
+            assert!(row.contains(&state) && row.contains(&text(&module["class"])), "{row}");
+            let is_told = self.all.lines().any(|l| l.trim_start().starts_with(&id));
+            // A run that is at work is told by the first lines.
+            assert_eq!(is_told, !["ok", "building"].contains(&state.as_str()), "{id}:\n{}", self.all);
+        }
+    }
+}
