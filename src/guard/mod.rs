@@ -227,17 +227,18 @@ pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishe
     let the_target = target.and_then(find).filter(|k| k.bootable);
     let lacking = the_target.map(|k| lacks(k, needed())).unwrap_or_default();
 
-    let (ruling, chosen, because) = choose(kernels, target, wishes, has_all, |k| {
-        let missing = lacks(k, critical()).len();
-        (critical().count() - missing, needed().count() - lacks(k, needed()).len())
-    });
-    let default_lacks = chosen.map(|k| lacks(k, critical())).unwrap_or_default();
     // To boot the running kernel again is as good as what runs now, where nothing is known to be lost.
     let is_lost = |k: &Candidate, n: &Need| match k.modules.get(&n.module) {
         Some(Ready::Yes) => false,
         Some(Ready::Unknown(_)) => !k.running,
         Some(Ready::No(_)) | None => true,
     };
+
+    let (ruling, chosen, because) = choose(kernels, target, wishes, has_all, |k| {
+        let there = critical().filter(|n| !is_lost(k, n)).count();
+        (there, k.running, needed().count() - lacks(k, needed()).len())
+    });
+    let default_lacks = chosen.map(|k| lacks(k, critical())).unwrap_or_default();
     let loses = chosen.is_some_and(|k| needed().any(|n| is_lost(k, n)));
     Decision {
         ruling,
@@ -257,7 +258,7 @@ fn choose<'k>(
     target: Option<&str>,
     wishes: &Wishes,
     has_all: impl Fn(&Candidate) -> bool,
-    worth: impl Fn(&Candidate) -> (usize, usize),
+    worth: impl Fn(&Candidate) -> (usize, bool, usize),
 ) -> (Ruling, Option<&'k Candidate>, Because) {
     let bootable = || kernels.iter().filter(|k| k.bootable);
     let is_named = target.is_some();
@@ -284,10 +285,10 @@ fn choose<'k>(
     if let Some(kernel) = full {
         return (Ruling::Defer, Some(kernel), Because::Lacking);
     }
-    let tried = || kernels.iter().filter(|k| k.is_tried());
-    let running = tried().find(|k| k.running);
-    // Of equals the last one, which is the newest.
-    match running.or_else(|| tried().max_by_key(|k| worth(k))) {
+    // What is critical comes first; then the running one, which is as good as what runs now. Of equals the last one, which
+    // is the newest.
+    let best = kernels.iter().filter(|k| k.is_tried()).max_by_key(|k| worth(k));
+    match best {
         Some(kernel) if target.is_some_and(|t| t.release == kernel.release) => {
             (Ruling::Allow, target, Because::Only)
         }
@@ -377,7 +378,7 @@ mod tests {
     fn what_one_falls_back_to() {
         let zfs = [need("zfs", Class::Critical, true), need("v4l", Class::Wanted, true)];
         let both = [("zfs", Ready::Yes), ("v4l", Ready::Yes)];
-        let table: [(&[Candidate], &str); 8] = [
+        let table: [(&[Candidate], &str); 9] = [
             // The running kernel is gone from the disk: the newest one that was booted and has all.
             (&[kernel("0", "b", &both), kernel("1", "b", &both), kernel("2", "", &[])], "Defer 1 Lacking"),
             // The default of an update before this one, which nobody has booted yet.
@@ -389,6 +390,15 @@ mod tests {
                 &[
                     kernel("0", "b", &[("zfs", Ready::Yes)]),
                     kernel("1", "b", &[("v4l", Ready::Yes)]),
+                    kernel("2", "", &[]),
+                ],
+                "Defer 0 Best unsafe",
+            ),
+            // Also where the running one has what is only wanted.
+            (
+                &[
+                    kernel("0", "b", &[("zfs", Ready::Yes)]),
+                    kernel("1", "rb", &[("v4l", Ready::Yes)]),
                     kernel("2", "", &[]),
                 ],
                 "Defer 0 Best unsafe",
