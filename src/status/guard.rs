@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::boot::deferral::Deferral;
 use crate::boot::menu::SetBy;
 use crate::config::{Policy, Settings};
+use crate::dkms::plan::State;
 use crate::facts::Facts;
 use crate::guard::{Because, Class, Judgement, Lack, Need, Ruling, Wishes};
 use crate::state::HeldBack;
@@ -137,6 +138,14 @@ pub fn danger(judgement: &Judgement) -> Option<String> {
         _ if decision.is_unsafe => Some("there is no kernel with what is needed".to_owned()),
         _ => None,
     }
+}
+
+/// Whether the danger rests on nothing but what cannot be told.
+pub fn is_unseen(judgement: &Judgement) -> bool {
+    let decision = &judgement.decision;
+    let lacks = [&judgement.next_lacks, &decision.default_lacks, &decision.lacking];
+    let unknown = State::Unknown.to_string();
+    lacks.iter().find(|l| !l.is_empty()).is_some_and(|l| l.iter().all(|lack| lack.state == unknown))
 }
 
 /// The sentence on a kernel that is held back; none when none is.

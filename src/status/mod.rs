@@ -262,15 +262,19 @@ pub fn document(
     };
     let unreadable = facts.inventory.unreadable().is_some()
         || facts.tree.unreadable.is_some()
-        || matches!(record, Stored::Unreadable(_))
-        || modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, facts));
+        || matches!(record, Stored::Unreadable(_));
+    let unknown = modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, facts));
+    // What is seen to be missing is missing, whatever else cannot be read.
+    let is_unsafe = danger.is_some() && !(unknown && guard::is_unseen(&judgement));
     let verdict = if unreadable {
         Verdict::Unknown
     } else if facts.inventory.kernels.is_empty() {
         Verdict::NotApplicable
-    } else if danger.is_some() {
+    } else if is_unsafe {
         // Also while a run is at work: until it ends this is what a reboot would find.
         Verdict::Unsafe
+    } else if unknown {
+        Verdict::Unknown
     } else if matches!(progress, Progress::Working(_)) {
         Verdict::Building
     } else if is_held && acts_here(facts, settings) {
