@@ -87,8 +87,7 @@ fn walk(class: Class) {
     let mut failed = Vec::new();
     for (at, (state, role)) in STATES.iter().flat_map(|s| ROLES.map(|r| (*s, r))).enumerate() {
         let programs = |verdict: &str| verdicts.insert(verdict.to_owned()) || at % 7 == 0;
-        let result =
-            on(&format!("{state} on {role:?}"), || drop(check(role.scene(state, class), programs)));
+        let result = on(&format!("{state} on {role:?}"), || drop(check(role.scene(state, class), programs)));
         failed.extend(result.err());
     }
     assert!(failed.is_empty(), "{class}, {} of them:\n{}", failed.len(), failed.join("\n\n"));

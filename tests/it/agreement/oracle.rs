@@ -47,13 +47,25 @@ impl Scene {
         let unknown = self.pairs().any(|(_, at, state)| state == State::Unknown && self.matters(at));
         let builds = self.pairs().any(|(.., state)| state == State::Building);
 
+        // No kernel without what is critical is the default, if there is one with it. The one that runs is not left for what
+        // cannot be told of it.
+        let has_critical = |at: usize| critical().all(|m| self.is_ok(m, at));
+        let default = self.kernels.iter().position(|k| Some(k.release) == told.default()).unwrap();
+        let unclear = |m: &Module| matches!(m.on[default], State::Unknown | State::BrokenSource);
+        let kept = critical().all(|m| self.is_ok(m, default) || (default == running && unclear(m)));
+        let better = (0..self.kernels.len()).find(|at| self.kernels[*at].entry && has_critical(*at));
+        assert!(kept || better.is_none(), "the guard's default is {default}, not {better:?}");
+
         // Unsafe is what boots next without something critical, or where no kernel has all that is needed.
         if known_lost {
             assert_eq!((told.verdict(), told.may_reboot(), told.code), ("unsafe", Some(false), 2));
             return;
         }
         if told.verdict() == "unsafe" {
-            assert!(lost().next().is_some() || !self.has_a_whole_kernel(), "nothing critical will be missing");
+            assert!(
+                lost().next().is_some() || !self.has_a_whole_kernel(),
+                "nothing critical will be missing"
+            );
             return;
         }
         // What cannot be told is not told.
@@ -77,14 +89,14 @@ impl Scene {
         let missed: Vec<_> = self.pairs().filter(is_missed).collect();
         for module in told.modules() {
             let (name, kernel) = (module["name"].as_str().unwrap(), module["kernel"].as_str().unwrap());
-            let is_it = |(m, at, _): &&(&Module, usize, State)| {
-                m.name == name && self.kernels[*at].release == kernel
-            };
+            let is_it =
+                |(m, at, _): &&(&Module, usize, State)| m.name == name && self.kernels[*at].release == kernel;
             assert_eq!(module["missed"] == true, missed.iter().any(|m| is_it(&m)), "{module:#}");
         }
-        let lacks_what_works = self.modules.iter().any(|m| {
-            m.class != Some(Class::Optional) && self.is_ok(m, running) && !self.is_ok(m, next)
-        });
+        let lacks_what_works = self
+            .modules
+            .iter()
+            .any(|m| m.class != Some(Class::Optional) && self.is_ok(m, running) && !self.is_ok(m, next));
         assert!(!lacks_what_works || told.code != 0, "what works now will be gone");
         if !missed.is_empty() {
             assert_eq!(told.code, 1, "{} with {} missed", told.verdict(), missed.len());

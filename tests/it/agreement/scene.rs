@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::OnceLock;
 
-use clr_dkms::config;
 use clr_dkms::dkms::plan::State;
 use clr_dkms::dkms::{Cache, ModuleName, architecture};
 use clr_dkms::facts::Facts;
@@ -13,6 +12,7 @@ use clr_dkms::state::{BootRecord, CmdlineRecord, ModuleRecord, RECORD, Record, S
 use clr_dkms::status::{Document, Progress, document};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::world::World;
+use clr_dkms::{boot, config};
 use jiff::Timestamp;
 
 use crate::support::guard::FAILS_ON_B;
@@ -39,7 +39,8 @@ pub(super) const STATES: [State; 17] = [
     State::Unknown,
 ];
 
-const LIST: &str = "0x0000aaaa\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n0x0000bbbb\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t\n";
+const LIST: &str =
+    "0x0000aaaa\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n0x0000bbbb\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t\n";
 
 /// What a kernel is like, whatever the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,15 +161,16 @@ impl Scene {
 
     /// The modules that others make a file of the same name of, each beside the one that it takes it from.
     fn with_rivals(mut self) -> Scene {
+        let state = |(kernel, state): (&Kernel, &State)| match (state, kernel.flavour) {
+            (State::Conflict, Flavour::Strict) => State::SignatureRefused,
+            (State::Conflict, _) => State::Ok,
+            _ => State::SkippedExclusive,
+        };
         let rival = |m: &Module| Module {
             name: format!("rival-{}", m.name),
             version: "2",
             class: Some(Class::Optional),
-            on: m
-                .on
-                .iter()
-                .map(|s| if *s == State::Conflict { State::Ok } else { State::SkippedExclusive })
-                .collect(),
+            on: self.kernels.iter().zip(&m.on).map(state).collect(),
         };
         let rivals: Vec<Module> =
             self.modules.iter().filter(|m| m.on.contains(&State::Conflict)).map(rival).collect();
@@ -225,11 +227,10 @@ impl Scene {
         let root_there = Root::open(RootKind::LiveCopy, root.path()).unwrap();
         let (settings, errors) = config::load(&root_there);
         assert!(errors.is_empty(), "{errors:?}");
-        let world =
-            World { root: root_there, tools: tools(&root), clock: Clock::Fixed(moment()), settings };
+        let world = World { root: root_there, tools: tools(&root), clock: Clock::Fixed(moment()), settings };
         let mut staged = Staged { scene, root, world, record, progress, _run: run };
         // As the last run left it: with the boot files as they are.
-        staged.record.boot.inputs = Some(staged.facts().boot_inputs);
+        staged.record.boot.inputs = Some(boot::inputs(&staged.world.root));
         staged.root.file(RECORD, serde_json::to_string(&staged.record).unwrap());
         staged
     }
@@ -261,24 +262,23 @@ impl Scene {
 
     /// What is added to the dkms.conf of a module.
     fn conf(&self, module: &Module) -> String {
-        let on = |state: State| {
-            let releases = self.kernels.iter().zip(&module.on).filter(move |(_, s)| **s == state);
+        let on = |is_it: &dyn Fn(State) -> bool| {
+            let releases = self.kernels.iter().zip(&module.on).filter(|(_, s)| is_it(**s));
             releases.map(|(k, _)| k.release.replace('.', "\\.")).collect::<Vec<_>>().join("|")
         };
         let mut conf = String::new();
         if let Some(of) = module.name.strip_prefix("rival-") {
-            conf += &format!("BUILT_MODULE_NAME[0]={of}\nBUILD_EXCLUSIVE_KERNEL=\"^({})$\"\n", on(State::Ok));
-        } else if module.on.contains(&State::SkippedExclusive) {
-            let others = STATES.iter().filter(|s| **s != State::SkippedExclusive).map(|s| on(*s));
-            let others: Vec<String> = others.filter(|releases| !releases.is_empty()).collect();
-            let pattern = if others.is_empty() { "9\\.9".to_owned() } else { others.join("|") };
+            conf += &format!("BUILT_MODULE_NAME[0]={of}\n");
+        }
+        if module.on.contains(&State::SkippedExclusive) {
+            let others = on(&|state| state != State::SkippedExclusive);
+            let pattern = if others.is_empty() { "9\\.9".to_owned() } else { others };
             conf += &format!("BUILD_EXCLUSIVE_KERNEL=\"^({pattern})$\"\n");
         }
-        for (state, line) in [
-            (State::NotAutoinstall, "AUTOINSTALL=no"),
-            (State::BrokenSource, "BUILT_MODULE_NAME[0]=../x"),
-        ] {
-            let releases = on(state).replace('\\', "");
+        for (state, line) in
+            [(State::NotAutoinstall, "AUTOINSTALL=no"), (State::BrokenSource, "BUILT_MODULE_NAME[0]=../x")]
+        {
+            let releases = on(&|on| on == state).replace('\\', "");
             if !releases.is_empty() {
                 conf += &format!("case $kernelver in {releases}) {line};; esac\n");
             }
@@ -380,14 +380,11 @@ fn record() -> Record {
 }
 
 impl Staged {
-    fn facts(&self) -> Facts {
-        Facts::observe(&self.world, &mut Cache::default())
-    }
-
     /// The document, made in this process.
     pub(super) fn document(&self) -> Document {
         let record = Stored::Good(self.record.clone());
-        document(&self.facts(), &record, &self.progress, &self.world.settings, self.world.clock.now())
+        let facts = Facts::observe(&self.world, &mut Cache::default());
+        document(&facts, &record, &self.progress, &self.world.settings, self.world.clock.now())
     }
 
     /// The pairs in the document are in the states that they were put into.
