@@ -201,6 +201,14 @@ impl Facts {
         if another { None } else { self.next_kernel() }
     }
 
+    /// The command lines that count: those of the tips, and that of the next boot. An old kernel that still runs nobody boots
+    /// again.
+    pub fn coming_lines(&self) -> impl Iterator<Item = &Line> {
+        let next = self.next_kernel().map(|k| &k.id);
+        let tips = self.inventory.tips();
+        self.lines.iter().filter(move |l| next == Some(&l.id) || tips.iter().any(|k| k.id == l.id))
+    }
+
     /// The pairs of one kernel.
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a Pair> {
         self.pairs.iter().filter(move |p| p.release == release)

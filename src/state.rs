@@ -52,7 +52,7 @@ pub struct ModuleRecord {
 pub struct CmdlineRecord {
     /// `module.sig_unenforce` is wanted.
     pub wanted: bool,
-    /// It is in the effective command line of every tip.
+    /// It is in the effective command line of every tip, and of the next boot.
     pub in_force: bool,
     /// What stands in the way.
     pub obstacles: Vec<String>,

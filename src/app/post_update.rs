@@ -207,9 +207,7 @@ fn cmdline_plan(world: &World, facts: &Facts) -> Result<(Ours, writer::Plan), Fi
         return Ok((Ours::default(), writer::Plan::default()));
     }
     let ours = Ours::load(&world.root)?;
-    let tips: Vec<String> = facts.inventory.tips().iter().map(|k| k.name.release()).collect();
-    let of_tips = facts.lines.iter().filter(|l| tips.contains(&l.release));
-    let sources: Vec<Sources> = of_tips.map(|l| l.sources.copy()).collect();
+    let sources: Vec<Sources> = facts.coming_lines().map(|l| l.sources.copy()).collect();
     let plan = writer::plan(Wish::Ensure, &sources, &ours);
     Ok((ours, plan))
 }
@@ -332,7 +330,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
             .collect(),
         cmdline: CmdlineRecord {
             wanted: sig_unenforce_wanted(&world.settings, &facts),
-            in_force: facts.lines.iter().all(|l| l.switch == Switch::On),
+            in_force: facts.coming_lines().all(|l| l.switch == Switch::On),
             obstacles,
         },
         boot,

@@ -31,17 +31,15 @@ pub struct Breach {
 }
 
 impl Wanted {
-    /// What is wrong with the configured lines of the tips.
+    /// What is wrong with the configured lines of the tips and of the next boot.
     pub fn against(self, facts: &Facts) -> Breach {
         let (right, wish, what) = match self {
             Wanted::Either => return Breach::default(),
             Wanted::On => (Switch::On, Wish::Ensure, "is not configured"),
             Wanted::Off => (Switch::Off, Wish::Disable, "is configured, and not wanted,"),
         };
-        let tips = facts.inventory.tips();
-        let is_tip = |line: &&Line| tips.iter().any(|k| k.name.release() == line.release);
         let said = |unknown: bool, what: &str| {
-            let lines = facts.lines.iter().filter(is_tip).filter(|l| l.switch != right);
+            let lines = facts.coming_lines().filter(|l| l.switch != right);
             let lines = lines.filter(|l| (l.switch == Switch::Unknown) == unknown);
             let releases: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
             (!releases.is_empty()).then(|| format!("{PARAMETER} {what} for kernel {}", releases.join(", ")))

@@ -6,7 +6,7 @@ use crate::boot::{Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::{Policy, Settings};
 use crate::dkms::plan::State;
-use crate::facts::{Facts, Line, expected_entries};
+use crate::facts::{Facts, expected_entries};
 use crate::guard::{Judgement, Ruling};
 use crate::kernel::Running;
 use crate::state::{ModuleRecord, Record, Stored};
@@ -67,11 +67,7 @@ pub(super) fn problems(
         problems.push("the last run was broken off before its end".to_owned());
     }
     if sig_unenforce_wanted(settings, facts) {
-        let next = facts.next_kernel().map(|k| &k.id);
-        let tips = facts.inventory.tips();
-        // Nobody boots an old kernel again that still runs.
-        let is_booted = |l: &&Line| next == Some(&l.id) || tips.iter().any(|k| k.id == l.id);
-        let lines = facts.lines.iter().filter(is_booted).filter(|l| l.switch != Switch::On);
+        let lines = facts.coming_lines().filter(|l| l.switch != Switch::On);
         let without: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
         if !without.is_empty() {
             problems.push(format!("{PARAMETER} is not configured for kernel {}", without.join(", ")));

@@ -13,7 +13,7 @@ use clr_dkms::dkms::plan::State;
 use clr_dkms::guard::Class;
 use clr_dkms::status::states;
 
-use self::scene::{Flavour, Kernel, Module, STATES, Scene, Staged};
+use self::scene::{Flavour, Kernel, Module, STATES, Scene};
 use self::surfaces::Told;
 use crate::support::{A, B, LTS};
 
@@ -60,7 +60,7 @@ impl Role {
 }
 
 /// All of it about one machine; the programs are asked too where `programs` says so.
-fn check(scene: Scene, programs: impl FnOnce(&str) -> bool) -> Staged {
+fn check(scene: Scene, programs: impl FnOnce(&str) -> bool) -> Told {
     let staged = scene.stage();
     let document = staged.document();
     staged.is_as_meant(&document);
@@ -70,7 +70,7 @@ fn check(scene: Scene, programs: impl FnOnce(&str) -> bool) -> Staged {
     if programs(told.verdict()) {
         Told::by_programs(&staged, &told).agrees();
     }
-    staged
+    told
 }
 
 /// Runs it, and says on which machine it failed, and how.
@@ -84,13 +84,16 @@ fn on<T>(what: &str, run: impl FnOnce() -> T) -> Result<T, String> {
 /// Every state on every role, for modules of one class.
 fn walk(class: Class) {
     let mut verdicts = BTreeSet::new();
-    let mut failed = Vec::new();
+    let (mut failed, mut steps) = (Vec::new(), BTreeSet::new());
     for (at, (state, role)) in STATES.iter().flat_map(|s| ROLES.map(|r| (*s, r))).enumerate() {
         let programs = |verdict: &str| verdicts.insert(verdict.to_owned()) || at % 7 == 0;
-        let result = on(&format!("{state} on {role:?}"), || drop(check(role.scene(state, class), programs)));
-        failed.extend(result.err());
+        match on(&format!("{state} on {role:?}"), || check(role.scene(state, class), programs)) {
+            Ok(told) => steps.extend(told.steps()),
+            Err(why) => failed.push(why),
+        }
     }
     assert!(failed.is_empty(), "{class}, {} of them:\n{}", failed.len(), failed.join("\n\n"));
+    cures::are_there(&steps);
     // None of them would do to be right by chance.
     let all = ["building", "degraded", "healthy", "reboot-pending", "unknown"];
     assert!(all.iter().all(|v| verdicts.contains(*v)), "{verdicts:?}");

@@ -83,7 +83,10 @@ impl Scene {
         // What is missed keeps it from being all good.
         let is_missed = |(module, at, state): &(&Module, usize, State)| match state {
             State::Ok | State::Building => false,
-            State::SkippedExclusive | State::NotAutoinstall => *at == next && self.is_ok(module, running),
+            // Nobody asks for it there, but it is installed for the kernel that runs.
+            State::SkippedExclusive | State::NotAutoinstall => {
+                *at == next && matches!(module.on[running], State::Ok | State::SignatureRefused)
+            }
             _ => self.matters(*at),
         };
         let missed: Vec<_> = self.pairs().filter(is_missed).collect();

@@ -127,7 +127,7 @@ pub(super) struct Staged {
     pub(super) world: World,
     record: Record,
     progress: Progress,
-    _run: Option<File>,
+    run: Option<File>,
 }
 
 /// What a real run leaves in its record of a module that does not compile.
@@ -228,7 +228,7 @@ impl Scene {
         let (settings, errors) = config::load(&root_there);
         assert!(errors.is_empty(), "{errors:?}");
         let world = World { root: root_there, tools: tools(&root), clock: Clock::Fixed(moment()), settings };
-        let mut staged = Staged { scene, root, world, record, progress, _run: run };
+        let mut staged = Staged { scene, root, world, record, progress, run };
         // As the last run left it: with the boot files as they are.
         staged.record.boot.inputs = Some(boot::inputs(&staged.world.root));
         staged.root.file(RECORD, serde_json::to_string(&staged.record).unwrap());
@@ -385,6 +385,11 @@ impl Staged {
         let record = Stored::Good(self.record.clone());
         let facts = Facts::observe(&self.world, &mut Cache::default());
         document(&facts, &record, &self.progress, &self.world.settings, self.world.clock.now())
+    }
+
+    /// The run that is at work is killed.
+    pub(super) fn end_run(&mut self) {
+        self.run = None;
     }
 
     /// The pairs in the document are in the states that they were put into.

@@ -126,6 +126,12 @@ impl Told {
         self.json["modules"].as_array().unwrap().iter()
     }
 
+    /// Every next step of the document.
+    pub(super) fn steps(&self) -> BTreeSet<String> {
+        let all = self.modules().chain([&self.json, &self.guard]);
+        all.filter_map(|value| value["next_step"].as_str().map(str::to_owned)).collect()
+    }
+
     /// Fails where two of them contradict each other.
     pub(super) fn agrees(&self) {
         self.agrees_on_the_verdict();
