@@ -100,7 +100,7 @@ pub struct Record {
     pub next_boot: Option<String>,
     /// Kernels that were not there before the update.
     pub new_kernels: Vec<String>,
-    /// Every module on every tip.
+    /// Every module on every tip, and what was built by hand for other kernels.
     pub modules: Vec<ModuleRecord>,
     /// The command line.
     pub cmdline: CmdlineRecord,

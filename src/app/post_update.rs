@@ -12,7 +12,7 @@ use crate::boot::deferral;
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
-use crate::dkms::{Cache, Decision, ModuleName, Step, Tree, aside, plan};
+use crate::dkms::{Cache, Decision, ModuleName, Pair, Step, Tree, aside, plan};
 use crate::facts::Facts;
 use crate::guard::judge;
 use crate::kernel::inventory::IMAGES;
@@ -196,9 +196,20 @@ fn unreadable(world: &World, facts: &Facts) -> Option<String> {
     }
 }
 
-fn tip_pairs(facts: &Facts) -> impl Iterator<Item = &crate::dkms::Pair> {
-    let is_tip = |release: &str| facts.inventory.kernels.iter().any(|k| k.tip && k.name.release() == release);
-    facts.pairs.iter().filter(move |p| is_tip(&p.release))
+fn tip_pairs(facts: &Facts) -> impl Iterator<Item = &Pair> {
+    facts.pairs.iter().filter(|pair| is_of_tip(facts, pair))
+}
+
+fn is_of_tip(facts: &Facts, pair: &Pair) -> bool {
+    facts.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release)
+}
+
+/// What was built by hand for another kernel is remembered too: that it failed is no longer "nothing has been tried yet".
+fn is_recorded(facts: &Facts, pair: &Pair, attempts: &[Attempt], previous: Option<&Record>) -> bool {
+    let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
+    is_of_tip(facts, pair)
+        || attempts.iter().any(|a| a.module == pair.module && a.release == pair.release)
+        || known.is_some_and(|m| m.state == State::BuildFailed)
 }
 
 /// What is to be done about the parameter; nothing where it is not wanted.
@@ -325,7 +336,10 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
         },
         next_boot: facts.inventory.boot_default().map(|k| k.name.release()),
         new_kernels: new_kernels(world, &facts),
-        modules: tip_pairs(&facts)
+        modules: facts
+            .pairs
+            .iter()
+            .filter(|pair| is_recorded(&facts, pair, &attempts, before.as_good()))
             .map(|pair| module_record(&facts, pair, &attempts, before.as_good()))
             .collect(),
         cmdline: CmdlineRecord {
@@ -424,7 +438,7 @@ fn new_kernels(world: &World, facts: &Facts) -> Vec<String> {
 
 fn module_record(
     facts: &Facts,
-    pair: &crate::dkms::Pair,
+    pair: &Pair,
     attempts: &[Attempt],
     previous: Option<&Record>,
 ) -> state::ModuleRecord {

@@ -140,3 +140,21 @@ fn what_is_said_brings_the_module_to_another_kernel() {
     let command = format!("clr-dkms rebuild hello -k {A}");
     cures(&[Kernel::new(A, "rn"), Kernel::new(B, "t")], &command);
 }
+
+/// Tried and failed is no longer "nothing has been tried yet", on a kernel that is no tip either.
+#[test]
+fn what_did_not_help_is_told() {
+    let kernels = vec![Kernel::new(A, "rn"), Kernel::new(B, "t")];
+    let on = vec![State::NotBuilt, State::Ok];
+    let module = Module { name: "hello".to_owned(), version: "1.0", class: Some(Class::Wanted), on };
+    let staged = Scene { kernels, modules: vec![module] }.stage();
+    staged.root.behave("[[ $verb != build ]] || { code=10; said='hello.c:1:5: error: no'; }");
+    let run = staged.root.run("clr-dkms", &["rebuild", "hello", "-k", A]);
+    run.code(1).shows(&["hello/1.0 on 6.15.7-1591.native: build-failed"]);
+    let told = hello(&staged);
+    assert_eq!(told["state"], "build-failed", "{told:#}");
+    assert_eq!(told["error"]["message"], "no", "{told:#}");
+    // The last word of the run is that of the screen.
+    let document = staged.root.run("clr-dkms", &["status", "--json"]).json();
+    run.says(&[document["summary"].as_str().unwrap(), document["next_step"].as_str().unwrap()]);
+}
