@@ -45,6 +45,7 @@ mod pre_update;
 mod proof;
 mod rebuild;
 mod rivals;
+mod schema;
 mod signature;
 mod status;
 mod support;
