@@ -20,6 +20,7 @@ mod enforcement_roots;
 mod enforcement_vectors;
 mod explain;
 mod first_error;
+mod fleet;
 mod gc;
 mod gc_properties;
 mod gc_refusals;
