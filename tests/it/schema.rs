@@ -101,13 +101,14 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
         ("reboot-pending", TestRoot::proven()),
         ("building", at_work()),
         ("before the first run", TestRoot::guarded()),
-        ("degraded", with_errors()),
+        (
+            "degraded",
+            with(TestRoot::proven().rebooted(B), |r| r.file("etc/kernel/cmdline.d/x.conf", "x=1\n").forget()),
+        ),
+        ("headers of each kind", with_errors()),
         ("held", TestRoot::held()),
         ("unsafe", with(TestRoot::held(), |r| r.updated_by_hand().forget())),
-        (
-            "unknown",
-            with(TestRoot::guarded(), |r| r.remove("usr/lib/kernel").file("usr/lib/kernel", "").forget()),
-        ),
+        ("unknown", with(TestRoot::guarded(), |r| r.link("usr/lib/kernel", "kernel").forget())),
         ("not-applicable", TestRoot::new()),
         (
             "an image",
@@ -139,7 +140,7 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
             r.file(&built, &bytes).file(&TestRoot::ko("hello", A), &bytes).forget()
         }),
     ));
-    assert_eq!(roots.len(), 17, "three situations of these names");
+    assert_eq!(roots.len(), 18, "three situations of these names");
     roots
 }
 
@@ -349,6 +350,8 @@ fn each_verdict_is_among_them_and_has_its_exit_code() {
             _ => 3,
         };
         assert_eq!(said.code, expected, "{}", said.name);
+        let verdict = said.document["verdict"].as_str().unwrap();
+        assert!(!all.contains(said.name) || said.name == verdict, "{}: {verdict}", said.name);
     }
 }
 
