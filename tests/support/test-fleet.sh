@@ -10,7 +10,8 @@ export LC_ALL=C
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 cd "$top" || exit
 target=${CARGO_TARGET_DIR:-$top/target}
-promtool=$target/promtool/promtool
+# One that is installed counts too.
+promtool=$(command -v promtool) || promtool=$target/promtool/promtool
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
 passed=0 failed=0
@@ -27,7 +28,9 @@ get_promtool() {
     local options=(-q -o Dpkg::Use-Pty=0)
     # root's apt would hand the download to a user who may not write here.
     ((EUID)) || options+=(-o APT::Sandbox::User=root)
-    (cd "$scratch" && apt-get "${options[@]}" download prometheus) && dpkg-deb -x "$scratch"/prometheus_*.deb "$scratch/package" &&
+    # A fresh machine has no list of packages yet.
+    download() { (cd "$scratch" && apt-get "${options[@]}" download prometheus); }
+    { download || { apt-get "${options[@]}" update && download; }; } && dpkg-deb -x "$scratch"/prometheus_*.deb "$scratch/package" &&
         mkdir -p "${promtool%/*}" && mv "$scratch/package/usr/bin/promtool" "$promtool.new" && mv "$promtool.new" "$promtool"
 }
 if ! "$promtool" --version >/dev/null 2>&1 && ! get_promtool >"$scratch/out" 2>&1; then
