@@ -257,10 +257,12 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
     let unknown = super::rebuild::unknown_module(&facts, order);
     if let Some(reason) = unreadable(world, &facts).or(unknown) {
         tracing::error!("{reason}; nothing has been changed");
+        super::surfaces::write_metrics(world, &super::status::look(world));
         return Ok(exit::UNKNOWN.into());
     }
     if facts.inventory.kernels.is_empty() {
         tracing::info!("no kernel of clr-boot-manager is installed: nothing to do");
+        super::surfaces::write_metrics(world, &super::status::look(world));
         return Ok(exit::OK.into());
     }
     for oddity in facts.inventory.oddities.iter().chain(&facts.tree.oddities) {

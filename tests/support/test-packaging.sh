@@ -88,12 +88,15 @@ END
     "$root/usr/bin/clr-dkms-cmdline" -q --root "$root" disable --no-refresh >/dev/null
     check 'a mask is in /etc' test -L "$root/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"
     mkdir -p "$root"/{run/clr-dkms,run/motd.d,var/log/clr-dkms/hello,var/cache/clr-dkms}
+    echo '# HELP clr_dkms_verdict x' >"$root/var/lib/clr-dkms.prom"
+    ln -s /var/lib/clr-dkms.prom "$root/var/lib/clr-dkms/metrics"
     touch "$root"/{run/clr-dkms.lock,run/motd.d/clr-dkms.motd,var/log/clr-dkms/hello/log,var/cache/clr-dkms/x}
     check 'installed again, over itself' deb -i "$package"
     check 'an upgrade leaves records and logs' test -e "$root/var/log/clr-dkms/hello/log"
     check 'it is removed' deb -r clr-dkms
     check 'removed: swupd is told nothing of ours any more' same "$(cat "$root/run/swupd/config")" $'[GLOBAL]\n# of an admin'
     check 'removed: no mask in /etc' test ! -L "$root/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"
+    check 'removed: no metrics' test ! -e "$root/var/lib/clr-dkms.prom"
     check 'removed: no program' test ! -e "$root/usr/bin/clr-dkms"
     check 'removed: logs stay until a purge' test -e "$root/var/log/clr-dkms/hello/log"
     check 'it is purged' deb -P clr-dkms

@@ -44,7 +44,7 @@ for name in "${programs[@]}" ${verbs//help/}; do
     check "$name has a page" test -s "$share/man/man8/$name.8"
 done
 check 'there are verbs' test -n "$verbs"
-for page in "$share"/man/man[78]/*.[78] "$top"/man/*; do
+for page in "$share"/man/man[578]/*.[578] "$top"/man/*; do
     for title in NAME SYNOPSIS DESCRIPTION EXAMPLES FILES 'SEE ALSO'; do
         check "${page##*/}: $title" grep -qx "\.SH \"\?$title\"\?" "$page"
     done
