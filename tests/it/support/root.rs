@@ -52,7 +52,8 @@ impl TestRoot {
     pub(crate) fn named(name: &str) -> TestRoot {
         // Of the same length wherever temporary files are: screens are broken around these paths.
         let base = std::env::temp_dir().canonicalize().unwrap();
-        let prefix = format!("{:-<w$}", "clr-dkms-it-", w = 30usize.saturating_sub(base.as_os_str().len()));
+        let base = if base.as_os_str().len() > 14 { PathBuf::from("/tmp") } else { base };
+        let prefix = format!("{:-<w$}", "clr-it", w = 21 - base.as_os_str().len());
         let temp = tempfile::Builder::new().prefix(&prefix).tempdir_in(base).unwrap();
         // The programs spell the root without links; so must who compares with it.
         let path = temp.path().canonicalize().unwrap().join(name);
