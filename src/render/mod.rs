@@ -5,6 +5,8 @@ pub mod enforcement;
 pub mod guard;
 pub mod lint;
 pub mod metrics;
+pub mod progress;
+pub mod rebuild;
 pub mod text;
 
 /// The width that lines keep to, where what they quote lets them.

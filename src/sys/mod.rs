@@ -15,6 +15,7 @@ pub mod log;
 pub mod mount;
 pub mod pager;
 pub mod root;
+pub mod terminal;
 pub mod tools;
 pub mod users;
 mod write;
@@ -45,7 +46,7 @@ pub fn capacity() -> (usize, Option<u64>) {
 }
 
 pub use child::{Child, Ended, Finished, Output};
-pub use clock::Clock;
+pub use clock::{Clock, Stopwatch};
 pub use fingerprint::Fingerprint;
 pub use folder::Folder;
 pub use hollow::hollow;
