@@ -143,7 +143,7 @@ fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
             next: next.filter(|_| !cut_short),
             state,
             reason,
-            did: (!cut_short).then(|| a.did.word()),
+            action: (!cut_short).then(|| a.did.word()),
             error: a.error.clone(),
             log: a.log.as_ref().map(|log| world.root.spell(log).display().to_string()),
             seconds: seconds(a.took),
@@ -155,7 +155,7 @@ fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
         module: module.to_string(),
         kernel: release.clone(),
         state: *state,
-        did: None,
+        action: None,
         reason: Some(why.clone()),
         error: None,
         log: None,
@@ -163,14 +163,14 @@ fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
         next: next_step(&module.to_string(), release, *state, false),
     });
     let mut modules: Vec<Outcome> = tried.collect();
-    let undone = modules.iter().filter(|m| m.did.is_none()).count();
+    let undone = modules.iter().filter(|m| m.action.is_none()).count();
     modules.extend(kept);
     let count = |which: &dyn Fn(&Outcome) -> bool| modules.iter().filter(|m| which(m)).count();
     Report {
         schema: 1,
-        built: count(&|m| m.state == State::Ok && m.did == Some(Did::Built.word())),
-        put_right: count(&|m| m.state == State::Ok && m.did != Some(Did::Built.word())),
-        failed: count(&|m| m.did.is_some() && m.state != State::Ok),
+        built: count(&|m| m.state == State::Ok && m.action == Some(Did::Built.word())),
+        put_right: count(&|m| m.state == State::Ok && m.action != Some(Did::Built.word())),
+        failed: count(&|m| m.action.is_some() && m.state != State::Ok),
         left_alone: done.left_alone.len(),
         stopped: interrupt::asked().then_some(undone),
         seconds: seconds(took),

@@ -130,7 +130,15 @@ fn run_steps(job: &Job<'_>, steps: &[Step], mut log: File, built: &mut bool) -> 
             Ended::Exit(code) if verb == "build" && EXCLUDED.contains(&code) => {
                 return Err(Failure::Excluded);
             }
-            Ended::Interrupted => return Err(Failure::Interrupted),
+            Ended::Interrupted => {
+                // Whoever goes on empties it first; till then half a build would lie about, of any size.
+                if verb == "build"
+                    && let Err(e) = root.remove_tree(scratch(module))
+                {
+                    tracing::warn!("{e}; the next build does away with it");
+                }
+                return Err(Failure::Interrupted);
+            }
             _ => {}
         }
         let told = log::findings(root, log, &make_log(module), release);
@@ -154,9 +162,14 @@ fn run_steps(job: &Job<'_>, steps: &[Step], mut log: File, built: &mut bool) -> 
     Ok(())
 }
 
-/// Where dkms lets make write while it builds, for any kernel.
+/// Where dkms builds, for any kernel.
+fn scratch(module: &ModuleName) -> String {
+    format!("{TREE}/{}/{}/build", module.name, module.version)
+}
+
+/// Where dkms lets make write meanwhile.
 fn make_log(module: &ModuleName) -> String {
-    format!("{TREE}/{}/{}/build/make.log", module.name, module.version)
+    scratch(module) + "/make.log"
 }
 
 fn dkms(job: &Job<'_>, verb: &str, force: bool, log: &mut File) -> Result<Ended, String> {

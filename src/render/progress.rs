@@ -37,9 +37,11 @@ const STAGE: usize = 7;
 pub fn lines(board: &Board, rows: usize, columns: usize) -> Vec<String> {
     let stopping = if board.stopping { "; stopping, what was begun is taken back" } else { "" };
     let sum = format!("{} of {} done, {}{stopping}", board.done, board.total, whole(board.took));
+    let times: Vec<String> = board.rows.iter().map(|r| whole(r.took)).collect();
+    let width = times.iter().map(String::len).max().unwrap_or(0);
     let ends: Vec<String> =
-        board.rows.iter().map(|r| format!("{:STAGE$} {:>5}", r.stage, whole(r.took))).collect();
-    let end = ends.iter().map(|end| end.chars().count()).max().unwrap_or(0);
+        board.rows.iter().zip(&times).map(|(r, time)| format!("{:STAGE$} {time:>width$}", r.stage)).collect();
+    let end = ends.iter().map(String::len).max().unwrap_or(0);
     let names: Vec<String> = board.rows.iter().map(|r| shown(&r.what)).collect();
     let longest = names.iter().map(|name| console::measure_text_width(name)).max().unwrap_or(0);
     let room = longest.min(columns.saturating_sub(end + 4));
@@ -87,7 +89,7 @@ mod tests {
             lines(&board(), 24, 79),
             [
                 "2 of 5 done, 3:20 min",
-                "  hello/1.0 on 6.15.8-1592.native            build    12 s",
+                "  hello/1.0 on 6.15.8-1592.native            build       12 s",
                 "  v4l2loopback/0.15.1 on 6.15.8-1592.native  install 3:07 min",
             ]
         );
@@ -99,7 +101,7 @@ mod tests {
             lines(&board(), 24, 39),
             [
                 "2 of 5 done, 3:20 min",
-                "  hello/1.0 on 6.15...  build    12 s",
+                "  hello/1.0 on 6.15..  build       12 s",
                 "  v4l2loopback/0.15..  install 3:07 min",
             ]
         );

@@ -41,8 +41,8 @@ pub struct Outcome {
     pub kernel: String,
     /// What is true of it now.
     pub state: State,
-    /// What was done: `built`, `installed`, `indexed`; nothing for what was left alone or not begun.
-    pub did: Option<&'static str>,
+    /// What was tried: `build` (and install), `install`, `depmod`; nothing of what was left alone or cut short.
+    pub action: Option<&'static str>,
     /// Why it is not ok.
     pub reason: Option<String>,
     /// The first error of its log.
@@ -73,9 +73,10 @@ pub fn screen(report: &Report) -> String {
 fn outcome(m: &Outcome) -> Vec<String> {
     let took = spent(Duration::from_secs_f64(m.seconds));
     let reason = m.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    let how = match (m.did, m.state) {
-        (Some("indexed"), State::Ok) => "ok (listed in modules.dep)".to_owned(),
-        (Some(did), State::Ok) => format!("ok ({did} in {took})"),
+    let how = match (m.action, m.state) {
+        (Some("depmod"), State::Ok) => "ok (listed in modules.dep)".to_owned(),
+        (Some("build"), State::Ok) => format!("ok (built in {took})"),
+        (Some(_), State::Ok) => format!("ok (installed in {took})"),
         // Who was not tried took no time.
         (Some(_), state) if m.log.is_some() => format!("{state} after {took}{reason}"),
         (Some(_), state) => format!("{state}{reason}"),
@@ -83,14 +84,16 @@ fn outcome(m: &Outcome) -> Vec<String> {
         (None, state) => format!("left alone ({state}){reason}"),
     };
     let mut lines = broken(&format!("{} on {}: {how}", m.module, m.kernel), "", "    ");
-    let more = [
-        ("first error: ", m.error.as_ref().map(FirstError::to_string)),
-        ("log: ", m.log.clone().filter(|_| m.state != State::Ok)),
-        ("next step: ", m.next.clone()),
-    ];
-    for (word, text) in more {
-        lines.extend(text.iter().flat_map(|text| broken(text, &format!("  {word}"), "    ")));
-    }
+    let more = |word: &str, text: &str| broken(text, &format!("  {word}: "), "    ");
+    lines.extend(m.error.iter().flat_map(|error| more("first error", &error.to_string())));
+    // A path is not broken at its blanks.
+    lines.extend(
+        m.log
+            .iter()
+            .filter(|_| m.action.is_some() && m.state != State::Ok)
+            .map(|log| format!("  log: {log}")),
+    );
+    lines.extend(m.next.iter().flat_map(|next| more("next step", next)));
     lines
 }
 

@@ -59,7 +59,8 @@ fn what_worked_stays_when_the_new_build_fails() {
     let before = std::fs::read(root.at(&installed)).unwrap();
     root.behave("[[ $verb != build ]] || { code=10; said='/src/hello.c:1:1: error: no'; }");
     let run = rebuild(&root, &["hello", "--force"]);
-    run.code(1).shows(&[&format!("hello/1.0 on {B}: build-failed after 0.0 s: dkms build: exit code 10")]);
+    run.code(1)
+        .shows(&[&format!("hello/1.0 on {B}: build-failed after 0.0 s: dkms build: exit"), "hello.c:1: no"]);
     assert_eq!(std::fs::read(root.at(&installed)).unwrap(), before);
     assert!(!root.tree().keys().any(|path| path.contains("_aside")));
     root.behave("").forget_calls();

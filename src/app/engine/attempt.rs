@@ -61,9 +61,9 @@ impl Did {
     /// The word of reports.
     pub fn word(self) -> &'static str {
         match self {
-            Did::Built => "built",
-            Did::Installed => "installed",
-            Did::Indexed => "indexed",
+            Did::Built => "build",
+            Did::Installed => "install",
+            Did::Indexed => "depmod",
         }
     }
 }
