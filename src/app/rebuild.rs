@@ -186,7 +186,9 @@ fn next_step(module: &str, kernel: &str, state: State, has_log: bool) -> Option<
             "`clr-dkms logs {module} -k {kernel}`; then mend it, and `clr-dkms rebuild {module} -k {kernel}`"
         )),
         state if state.is_fine() => None,
-        state => explained(state).next.map(str::to_owned),
+        // Which of the two is not wanted is not known here.
+        State::Conflict => explained(state).next.map(str::to_owned),
+        state => explained(state).next.map(|next| next.replace("MODULE", module)),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -119,7 +118,7 @@ impl Drop for Terminal {
 
 /// Whether a program has left the terminal's settings as they were.
 pub(crate) fn is_sane(root: &TestRoot) -> bool {
-    let read = |name: &str| std::fs::read_to_string(PathBuf::from(root.tools()).join(name)).unwrap();
+    let read = |name: &str| std::fs::read_to_string(root.tools().join(name)).unwrap();
     read("before") == read("after")
 }
 
