@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::engine::{self, INDEX_DEADLINE, Order};
+use super::progress::Show;
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
 use crate::dkms::{Cache, Flaw, Pair, Step, build};
 use crate::facts::Facts;
@@ -321,5 +322,5 @@ fn wish(
             "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as they are"
         );
     }
-    Ok(post_update::work(world, Vec::new(), &Order::default())?.code)
+    Ok(post_update::work(world, Vec::new(), &Order::default(), Show::Nothing)?.code)
 }

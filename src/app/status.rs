@@ -60,11 +60,13 @@ enum Verb {
     ///
     /// What is proven to be there is left alone, unless --force is given; what failed before is tried again. A module that is
     /// named is built also when its dkms.conf has no AUTOINSTALL=yes. With --force a module that worked stays when the new
-    /// build fails.
+    /// build fails. On a terminal it shows what is at work, elsewhere a line at the begin and at the end of each module (on
+    /// stderr; none with -q); at the end what became of each module. Ctrl-C ends what is being built and takes it back;
+    /// what was done before stays.
     ///
     /// Exit code 0: all that was asked for is there; 1: something is not; 3: there is no such module or kernel.
     #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
-        clr-dkms rebuild --all-kernels --dry-run")]
+        clr-dkms rebuild --all-kernels --dry-run\n  clr-dkms rebuild -q --json | jq '.modules[] | select(.state != \"ok\")'")]
     Rebuild(RebuildArguments),
     /// Read dkms.conf files and their sources, and say what is wrong, on which line, and what clears it
     ///

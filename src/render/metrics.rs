@@ -76,9 +76,14 @@ pub fn text(document: &Document) -> String {
         });
     }
     if let Some(run) = document.last_run {
-        family(&mut out, "last_change_timestamp_seconds", "When the last run that found something new began.", |add| {
-            add(&[], run.as_second());
-        });
+        family(
+            &mut out,
+            "last_change_timestamp_seconds",
+            "When the last run that found something new began.",
+            |add| {
+                add(&[], run.as_second());
+            },
+        );
     }
     out
 }

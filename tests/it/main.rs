@@ -45,6 +45,7 @@ mod post_update_stop;
 mod pre_update;
 mod proof;
 mod rebuild;
+mod rebuild_progress;
 mod rivals;
 mod schema;
 mod signature;
