@@ -392,7 +392,7 @@ fn hostile_names_stay_within_their_quotes() {
     let kernel = document.kernels[0].clone();
     for name in hostile {
         let (mut module, mut kernel) = (module.clone(), kernel.clone());
-        (module.module.name, module.module.version, kernel.release) =
+        (module.record.module.name, module.record.module.version, kernel.release) =
             (name.to_owned(), name.to_owned(), name.to_owned());
         document.modules.push(module);
         document.kernels.push(kernel);
