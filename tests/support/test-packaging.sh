@@ -11,7 +11,8 @@ PATH=$PATH:/usr/sbin:/sbin
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
-passed=0 failed=0 out=$scratch/out
+# shellcheck disable=SC1091 # it lies beside this script, and is checked by itself
+. "$top/tests/support/checks.sh"
 built=$top/target/release
 [[ -x $built/clr-dkms-pages ]] || built=$top/target/debug
 [[ -x $built/clr-dkms-pages && -x $built/clr-dkms ]] || { echo 'the programs are not built: make build' >&2; exit 1; }
@@ -23,18 +24,6 @@ for program in clr-dkms{,-pre-update,-post-update,-cmdline,-motd,-variant}; do
 done
 "$built/clr-dkms-pages" "$PAGES_FROM" || exit 1
 
-check() { # check WHAT COMMAND…: passes if the command succeeds; what it prints is shown when it does not
-    local what=$1
-    shift
-    if "$@" >"$out" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        printf 'FAILED: %s\n' "$what"
-        sed 's/^/  | /' "$out"
-    fi
-}
-has() { command -v -- "$1" >/dev/null || { printf '%s is not here: left out\n' "$1" >&2; false; }; }
 same() { diff <(printf '%s\n' "$1") <(printf '%s\n' "$2"); }
 # Every file and link below a folder, with mode and link text.
 list() { (cd "$1" && find . ! -type d -printf '%m /%P %l\n' | sed 's/ $//' | sort); }

@@ -6,6 +6,7 @@ pub(crate) mod guard;
 pub(crate) mod machine;
 pub(crate) mod root;
 pub(crate) mod run;
+pub(crate) mod scratch;
 pub(crate) mod terminal;
 pub(crate) mod tree;
 
