@@ -16,7 +16,7 @@ use crate::render::look::Look;
 use crate::render::{metrics, text};
 use crate::state::{self, IN_PROGRESS, InProgress, RECORD, Stored};
 use crate::status::{Document, Progress, Verdict, document};
-use crate::sys::{lock, terminal};
+use crate::sys::{lock, terminal, users};
 use crate::world::World;
 
 /// Tell whether it is safe to reboot, and whether the DKMS modules will be there and will be taken.
@@ -247,8 +247,9 @@ fn progress(world: &World) -> Progress {
     match state::load::<InProgress>(&world.root, IN_PROGRESS) {
         // What may not be read says nothing of a run.
         Stored::Absent | Stored::Unreadable(_) => Progress::None,
-        known if lock::is_held(&world.root, LOCK) => {
-            Progress::Working(known.good().map(|run| run.builds).unwrap_or_default())
+        // Of a run that was killed, what it has left behind may hold the lock for a while.
+        Stored::Good(run) if lock::is_held(&world.root, LOCK) && users::is_alive(run.pid) => {
+            Progress::Working(run.builds)
         }
         _ => Progress::BrokenOff,
     }

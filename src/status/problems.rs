@@ -69,8 +69,14 @@ pub(super) fn problems(
     if sig_unenforce_wanted(settings, facts) {
         let without: Vec<&str> =
             facts.lines.iter().filter(|l| l.switch != Switch::On).map(|l| l.release.as_str()).collect();
-        if !without.is_empty() {
-            problems.push(format!("{PARAMETER} is not configured for kernel {}", without.join(", ")));
+        match without.as_slice() {
+            [] => {}
+            [one, other, third, more @ ..] if !more.is_empty() => problems.push(format!(
+                "{PARAMETER} is not configured for {} of {} kernels: {one}, {other}, {third} …",
+                without.len(),
+                facts.lines.len()
+            )),
+            few => problems.push(format!("{PARAMETER} is not configured for kernel {}", few.join(", "))),
         }
     }
     match record {
