@@ -68,6 +68,7 @@ test: ## everything, in under 15 minutes; what CI runs (installs what is missing
 	tests/support/test-live.sh
 	tests/support/test-systemd.sh
 	tests/support/test-packaging.sh
+	tests/support/test-fleet.sh
 	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
 
 test-systemd: ## the part of test that boots containers: updates, failures, power cuts under the real systemd (as root)

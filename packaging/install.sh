@@ -108,6 +108,7 @@ make_plan() {
         add_file "$BINDIR_FROM/$name" "$BINDIR/$name" 755
     done
     add_file "$top/packaging/clr-dkms.conf" "$DATADIR/defaults/clr-dkms/clr-dkms.conf" 644
+    add_file "$top/packaging/status.schema.json" "$DATADIR/clr-dkms/status.schema.json" 644
     for entry in "$top"/motd.d/*; do
         [[ $entry != *'~' ]] || continue # an editor's copy
         add_file "$entry" "$DATADIR/clr-dkms/motd.d/${entry##*/}" 644
@@ -344,6 +345,9 @@ uninstall_all() {
         printf 'nothing to do: there is no %s (DESTDIR and PREFIX must be those of the installation)\n' "$DESTDIR$manifest"
         return 0
     fi
+    # The metrics that nobody will write any more: [report] metrics may name any file, and this link tells which it was.
+    path=$(readlink -- "$DESTDIR$LOCALSTATEDIR/lib/clr-dkms/metrics") || path=
+    if [[ $path == /* && -f $DESTDIR$path && $(head -c 16 -- "$DESTDIR$path" | tr -d '\0') == '# HELP clr_dkms_' ]]; then runtime+=("$path"); fi
     for path in "${old[@]}" "${runtime[@]}" "$manifest"; do
         stays_inside "${path%/*}"
         if there "$path"; then can_change "${path%/*}"; fi

@@ -74,10 +74,7 @@ fn fitted(parts: &[(bool, String)]) -> String {
     let mut gives =
         parts.iter().position(|(elastic, text)| *elastic && excess > 0 && length(text) > excess + 20);
     let shorter = |(at, (_, text)): (usize, &(bool, String))| match gives.take_if(|gives| *gives == at) {
-        Some(_) => {
-            let kept: String = text.chars().take(length(text) - excess - 3).collect();
-            kept.trim_end().to_owned() + "..."
-        }
+        Some(_) => shortened(text, length(text) - excess),
         None => text.clone(),
     };
     parts.iter().enumerate().map(shorter).collect()
@@ -111,8 +108,14 @@ fn cut(line: &str) -> String {
     if clean.chars().count() <= WIDTH {
         return clean;
     }
-    let kept: String = clean.chars().take(WIDTH - 3).collect();
-    kept.trim_end().to_owned() + "..."
+    shortened(&clean, WIDTH)
+}
+
+/// At most that many characters, cut between words where one ends near enough.
+fn shortened(text: &str, length: usize) -> String {
+    let kept: String = text.chars().take(length.saturating_sub(3)).collect();
+    let whole = kept.rfind(' ').filter(|at| kept.len() - at < 20).map_or(kept.as_str(), |at| &kept[..at]);
+    whole.trim_end_matches([' ', ';', ',', ':', '(']).to_owned() + "..."
 }
 
 #[cfg(test)]
@@ -124,6 +127,7 @@ mod tests {
         let long = "x".repeat(300);
         assert_eq!(cut(&long).chars().count(), WIDTH);
         assert_eq!(cut("a\u{1b}[31mb"), "a [31mb");
+        assert_eq!(shortened("lacks hello/1.0 (wanted; build-failed) and", 36), "lacks hello/1.0 (wanted...");
         let parts: Vec<_> = split_keeping("a {kernel} b{problem}{x}").collect();
         assert_eq!(parts, ["a ", "{kernel}", " b", "{problem}", "{x}"]);
     }

@@ -3,33 +3,49 @@
 //! The kernel of the next boot comes first. Two kernels of one module are never built at once: dkms has one build folder
 //! for all of them, and without a lock puts files of one kernel into the other (measured).
 
+mod attempt;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::dkms::build::{self, Failure};
-use crate::dkms::first_error::FirstError;
-use crate::dkms::log;
+use crate::dkms::build;
 use crate::dkms::order as dkms_order;
 use crate::dkms::plan::State;
 use crate::dkms::rival::{self, Rival};
-use crate::dkms::tree::TREE;
-use crate::dkms::{Cache, Conf, Decision, Flaw, ModuleName, Pair, Source, Stage, Step, Tree, inputs, plan};
-use crate::facts::{Facts, pairs_of};
-use crate::kernel::inventory::MODULES;
-use crate::message;
+use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Stage, Step, inputs, plan};
+use crate::facts::Facts;
 use crate::state::Record;
 use crate::sys::{child::Companion, interrupt, work_politely};
 use crate::world::World;
+pub use attempt::{Attempt, Did};
+use attempt::{one, tell, tell_drift};
 use queue::{Queue, held, next};
+
+/// Why something was not done.
+const STOPPED: &str = "the run was asked to stop";
 
 /// How long one `depmod` may take; it takes about a second for 4,000 modules.
 pub const INDEX_DEADLINE: Duration = Duration::from_secs(300);
 
-/// Less free space than this is none, in bytes.
-const ROOM: u64 = 256 << 10;
+/// What happens during the work.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// A module has its turn.
+    Begun(&'a Planned),
+    /// A step of it is begun.
+    Step(&'a Planned, &'a Step),
+    /// It has come to an end, good or bad.
+    Done(&'a Attempt),
+    /// `depmod` is begun for a kernel.
+    Index(&'a str),
+    /// It has ended.
+    Indexed(&'a str),
+}
+
+/// Who is told of each event when it happens, by several threads.
+pub type Observer<'a> = dyn Fn(Event<'_>) + Sync + 'a;
 
 /// One module on one kernel that something is to be done about.
 #[derive(Debug, Clone)]
@@ -74,27 +90,8 @@ impl Planned {
     }
 }
 
-/// What became of one planned module.
-#[derive(Debug, Clone)]
-pub struct Attempt {
-    /// The module.
-    pub module: ModuleName,
-    /// The kernel release.
-    pub release: String,
-    /// How it failed, in a state and in words.
-    pub failure: Option<(State, String)>,
-    /// The first error of its log.
-    pub error: Option<FirstError>,
-    /// Its log inside the root, when dkms was run.
-    pub log: Option<String>,
-    /// The fingerprint of the inputs that it failed with, where it follows from them.
-    pub inputs: Option<String>,
-    /// What was there before and had to be healed, in words.
-    pub drift: Option<String>,
-    /// The kernel's folder may have been changed.
-    touched: bool,
-    /// The kernel's `depmod` failed.
-    pub index_error: Option<String>,
+fn spelt(steps: &[Step]) -> String {
+    steps.iter().map(Step::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The kernels that are no tips and run, where `modules.dep` alone is not as it should be.
@@ -208,8 +205,15 @@ pub fn plan(facts: &Facts, order: &Order) -> Vec<Planned> {
     planned
 }
 
-/// Does the work, several modules at a time. A failed module does not stop the others.
-pub fn run(world: &World, cache: &mut Cache, facts: &Facts, planned: &[Planned]) -> Vec<Attempt> {
+/// Does the work, several modules at a time. A failed module does not stop the others; when we are asked to stop, those
+/// that were not begun are given as such.
+pub fn run(
+    world: &World,
+    cache: &mut Cache,
+    facts: &Facts,
+    planned: &[Planned],
+    observer: &Observer<'_>,
+) -> Vec<Attempt> {
     if planned.is_empty() {
         return Vec::new();
     }
@@ -234,12 +238,16 @@ pub fn run(world: &World, cache: &mut Cache, facts: &Facts, planned: &[Planned])
                 work_politely();
                 while let Some(p) = next(&queue, &ready) {
                     let missing = held(&queue).missing.get(&p.release).cloned().unwrap_or_default();
-                    let attempt = one(world, &cache, facts, p, &missing, share.make_jobs);
+                    let watch = world.clock.stopwatch();
+                    observer(Event::Begun(p));
+                    let mut attempt = one(world, &cache, facts, p, &missing, share.make_jobs, observer);
+                    attempt.took = watch.elapsed();
                     tell(world, &attempt);
+                    observer(Event::Done(&attempt));
                     // Not in the condition below: the lock would be held for its whole body.
                     let finished = held(&queue).done(p, attempt);
                     if let Some(release) = finished {
-                        index(world, &queue, &release);
+                        index(world, &queue, &release, observer);
                     }
                     ready.notify_all();
                 }
@@ -247,27 +255,14 @@ pub fn run(world: &World, cache: &mut Cache, facts: &Facts, planned: &[Planned])
         }
     });
     // A worker that has panicked has left its module undone; the others are told all the same.
-    let attempts = queue.into_inner().unwrap_or_else(PoisonError::into_inner).attempts;
+    let Queue { mut attempts, waiting, changed, .. } =
+        queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if interrupt::asked() {
+        changed.iter().for_each(|release| unindexed(&mut attempts, release, STOPPED));
+        attempts.extend(waiting.into_iter().map(Attempt::stopped));
+    }
     tell_drift(&attempts);
     attempts
-}
-
-/// What was healed is no failure of the update, and yet somebody may wonder who has altered it.
-fn tell_drift(attempts: &[Attempt]) {
-    for a in attempts.iter().filter(|a| a.failure.is_none()) {
-        let unindexed =
-            attempts.iter().any(|other| other.release == a.release && other.index_error.is_some());
-        if let (Some(drift), false) = (&a.drift, unindexed) {
-            tracing::info!(
-                message_id = message::DRIFT,
-                dkms_module = %a.module,
-                dkms_kernel = a.release.as_str(),
-                "drift: {} on {}: {drift}",
-                a.module,
-                a.release
-            );
-        }
-    }
 }
 
 /// Has logind refuse a shutdown while modules are built; a person can insist. It ends with the value, and with us.
@@ -289,16 +284,24 @@ fn hold_off_shutdown(world: &World, planned: &[Planned]) -> Option<Companion> {
 /// dkms makes this key when it first signs a module, without a lock: two at once would each sign with one of their own.
 const SIGNING_KEY: &str = "/var/lib/dkms/mok.key";
 
-fn index(world: &World, queue: &Mutex<Queue<'_>>, release: &str) {
+fn index(world: &World, queue: &Mutex<Queue<'_>>, release: &str, observer: &Observer<'_>) {
     if interrupt::asked() {
+        held(queue).changed.insert(release.to_owned());
         return;
     }
-    if let Err(e) = build::index(&world.root, &world.tools, release, INDEX_DEADLINE) {
+    observer(Event::Index(release));
+    let done = build::index(&world.root, &world.tools, release, INDEX_DEADLINE);
+    observer(Event::Indexed(release));
+    if let Err(e) = done {
         tracing::error!("{e}");
-        let mut queue = held(queue);
-        let of_kernel = queue.attempts.iter_mut().filter(|a| a.release == release);
-        of_kernel.take(1).for_each(|a| a.index_error = Some(e.clone()));
+        unindexed(&mut held(queue).attempts, release, &e);
     }
+}
+
+/// Leaves word that a kernel has no new index.
+fn unindexed(attempts: &mut [Attempt], release: &str, why: &str) {
+    let of_kernel = attempts.iter_mut().filter(|a| a.release == release);
+    of_kernel.take(1).for_each(|a| a.index_error = Some(why.to_owned()));
 }
 
 /// The names of the modules of a kernel that are not there: nothing can be built upon them. What only `modules.dep` does
@@ -312,189 +315,4 @@ fn not_ready(facts: &Facts, release: &str) -> BTreeSet<String> {
         facts.of_kernel(release).map(|p| (p.module.name.as_str(), is_there(p))).collect();
     let named = facts.of_kernel(release).filter_map(|p| p.conf.as_ref().ok()).flat_map(|c| c.depends.iter());
     named.filter(|name| states.get(name.as_str()) != Some(&true)).cloned().collect()
-}
-
-fn one(
-    world: &World,
-    cache: &Mutex<&mut Cache>,
-    facts: &Facts,
-    p: &Planned,
-    missing: &BTreeSet<String>,
-    make_jobs: Option<usize>,
-) -> Attempt {
-    let mut attempt = Attempt {
-        module: p.module.clone(),
-        release: p.release.clone(),
-        failure: None,
-        error: None,
-        log: None,
-        inputs: None,
-        drift: p.drift.clone(),
-        touched: false,
-        index_error: None,
-    };
-    if p.steps == [Step::Index] {
-        return attempt;
-    }
-    let needs: Vec<&String> = p.conf.depends.iter().filter(|name| missing.contains(*name)).collect();
-    if p.hopeless.is_some() {
-        attempt.failure.clone_from(&p.hopeless);
-        return attempt;
-    }
-    if let Some(first) = needs.first() {
-        attempt.failure =
-            Some((State::DependencyFailed, format!("it is built upon {first}, which is not there")));
-        return attempt;
-    }
-    if let Some(reason) = build::way_out_of_root(&world.root, &p.module, &p.release, &p.conf) {
-        attempt.failure = Some((State::BuildFailed, reason));
-        return attempt;
-    }
-    if let Err(missing) = world.tools.find("dkms") {
-        attempt.failure = Some((State::DependencyFailed, missing.to_string()));
-        return attempt;
-    }
-    tracing::info!("{p}");
-    attempt.log = Some(log::path(&p.module, &p.release));
-    // Before the build: what somebody changes meanwhile is a reason to build again.
-    let inputs = p.inputs(world);
-    let timeout = world.settings.build_timeout;
-    let log = build::new_log(&world.root, &p.module, &p.release);
-    let run = |steps: &[Step]| {
-        let log = log.as_ref().map_err(Clone::clone)?;
-        build::run(
-            &world.root,
-            &world.tools,
-            &p.module,
-            &p.source,
-            &p.release,
-            steps,
-            build::Limits { deadline: timeout, make_jobs },
-            log,
-        )
-    };
-    // What is there after a failed build is then the build from before.
-    let build = plan::build_folder(&p.module, &p.release);
-    let anew = p.steps.iter().any(|step| matches!(step, Step::SetAside(path) if *path == build));
-    let mut done = run(&p.steps);
-    let mut left = still_to_do(world, cache, facts, p);
-    // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
-    if done.is_ok()
-        && let Some((steps, ..)) =
-            left.as_ref().filter(|(steps, _, anew)| !anew && steps.contains(&Step::Reinstall))
-    {
-        done = run(steps);
-        left = still_to_do(world, cache, facts, p);
-    }
-    done = match (done, left) {
-        // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
-        (Err(Failure::Step { what, touched, .. }), Some((steps, ..)))
-            if is_built(&steps) && (touched || !anew) =>
-        {
-            tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
-            Ok(())
-        }
-        (Ok(()), Some((steps, why, lasting))) if !is_built(&steps) => {
-            let what = format!("dkms says that it is done, and it is not: {why}");
-            let error = log::first_error(&world.root, &p.module, &p.release).map(Box::new);
-            Err(Failure::Step {
-                what,
-                error,
-                last_lines: Vec::new(),
-                touched: true,
-                lasting,
-                installing: false,
-            })
-        }
-        (done, _) => done,
-    };
-    match done {
-        Ok(()) => attempt.touched = true,
-        Err(Failure::Excluded) => {
-            attempt.failure = Some((
-                State::SkippedExclusive,
-                "dkms says that its dkms.conf excludes this kernel".to_owned(),
-            ));
-        }
-        Err(Failure::Interrupted) => {
-            attempt.failure = Some((State::NotBuilt, "the run was asked to stop".to_owned()));
-        }
-        Err(Failure::Step { what, error, last_lines, touched, lasting, .. }) => {
-            attempt.touched = touched;
-            if !last_lines.is_empty() {
-                tracing::error!(
-                    "the end of the log of {} on {}:\n  {}",
-                    p.module,
-                    p.release,
-                    last_lines.join("\n  ")
-                );
-            }
-            let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
-            attempt.inputs = inputs.filter(|_| lasting && full.is_empty());
-            attempt.failure = Some((State::BuildFailed, what + &full));
-            attempt.error = error.map(|error| *error);
-        }
-    }
-    attempt
-}
-
-/// What would have to be done for a module now, and why, and whether another build of the same would not help; none when
-/// it would be left alone.
-fn still_to_do(
-    world: &World,
-    cache: &Mutex<&mut Cache>,
-    facts: &Facts,
-    planned: &Planned,
-) -> Option<(Vec<Step>, String, bool)> {
-    let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == planned.release)?;
-    let tree = Tree::observe(&world.root);
-    let pairs = {
-        let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-        pairs_of(world, &mut cache, &tree, kernel)
-    };
-    let pair = pairs.iter().find(|p| p.module == planned.module)?;
-    let is_symbols = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }));
-    // Who is built by name need not ask for it.
-    match plan::decide(&plan::asked_for(pair)) {
-        Decision::Work { steps, why } => Some((steps, why, pair.proof.as_ref().is_err_and(is_symbols))),
-        Decision::Proven => Some((Vec::new(), String::new(), false)),
-        Decision::Leave { .. } => None,
-    }
-}
-
-/// At most the index is left to be made.
-fn is_built(steps: &[Step]) -> bool {
-    steps.is_empty() || steps == [Step::Index]
-}
-
-/// A place that builds write to and that has no room left: what its victims say of it is often lost with the room.
-fn full_filesystem(world: &World) -> Option<String> {
-    [TREE, MODULES, "/tmp"]
-        .into_iter()
-        .find(|place| world.root.free_space(place).is_ok_and(|free| free < ROOM))
-        .map(|place| world.root.spell(place).display().to_string())
-}
-
-fn spelt(steps: &[Step]) -> String {
-    steps.iter().map(Step::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// One line a module: quiet on success, loud on failure.
-fn tell(world: &World, attempt: &Attempt) {
-    let (module, release) = (&attempt.module, &attempt.release);
-    match (&attempt.failure, &attempt.error) {
-        (None, _) => tracing::debug!("{module} on {release}: done"),
-        (Some((State::SkippedExclusive, reason)), _) => tracing::info!("{module} on {release}: {reason}"),
-        (Some((state, reason)), error) => {
-            let error = error.as_ref().map(|e| format!("; {e}")).unwrap_or_default();
-            let log = attempt.log.as_ref().map(|l| format!("; log: {}", world.root.spell(l).display()));
-            let log = log.unwrap_or_default();
-            tracing::error!(
-                message_id = message::BUILD_FAILED,
-                dkms_module = %module,
-                dkms_kernel = release.as_str(),
-                "{module} on {release}: {state}: {reason}{error}{log}"
-            );
-        }
-    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::engine::{self, INDEX_DEADLINE, Order};
+use super::progress::Show;
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
 use crate::dkms::{Cache, Flaw, Pair, Step, build};
 use crate::facts::Facts;
@@ -116,11 +117,15 @@ fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
         // Whoever holds it mends them too.
         Err(e) => done = Err(e.into()),
     }
-    // Whatever was broken off by a power cut goes on; with nothing to do the worker ends at once.
-    if !seen.facts.tree.modules.is_empty() {
+    let document = super::status::look(world);
+    let known = seen.record.as_ref().and_then(|record| record.verdict.as_ref());
+    let is_news = known.is_some_and(|verdict| *verdict != document.verdict.to_string());
+    // Whatever was broken off by a power cut goes on, and who wants to know of a new verdict is told when there is a network;
+    // with nothing to do the worker ends at once.
+    if is_news || !seen.facts.tree.modules.is_empty() {
         done = done.and(world.root.write(REQUEST, b"", 0o644).map(drop).map_err(anyhow::Error::from));
     }
-    done = done.and(super::surfaces::write(world, &super::status::look(world)).map_err(anyhow::Error::from));
+    done = done.and(super::surfaces::write(world, &document).map_err(anyhow::Error::from));
     done.map(|()| exit::OK)
 }
 
@@ -317,5 +322,5 @@ fn wish(
             "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as they are"
         );
     }
-    Ok(post_update::work(world, Vec::new(), &Order::default())?.code)
+    Ok(post_update::work(world, Vec::new(), &Order::default(), Show::Nothing)?.code)
 }

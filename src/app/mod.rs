@@ -12,6 +12,7 @@ pub mod logs;
 pub mod motd;
 pub mod post_update;
 pub mod pre_update;
+pub mod progress;
 pub mod rebuild;
 pub mod refresh;
 pub mod status;

@@ -1,12 +1,14 @@
 //! `clr-dkms-post-update`, the main job: after an update, build what is missing, prove it, put the command line and
 //! the boot entries right, and leave a record.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Parser;
 use serde::Serialize;
 
 use super::engine::{self, Attempt, Order};
+use super::progress::{Display, Show};
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root};
 use crate::boot::deferral;
 use crate::cmdline::writer::{self, Ours, Wish};
@@ -82,7 +84,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
             lock::wait_while_held(&world.root, SWUPD_LOCK, SWUPD_PATIENCE);
         }
         let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
-        work(&world, faults.clone(), &Order::default())?.code
+        // swupd's hooks and systemd give it no input: there nobody watches, and what it says is kept.
+        let watched = std::io::stdin().is_terminal();
+        let show = if watched { Show::live_or(Show::Nothing, arguments.common.quiet) } else { Show::Nothing };
+        work(&world, faults.clone(), &Order::default(), show)?.code
     };
     Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
 }
@@ -244,7 +249,7 @@ impl From<u8> for Done {
 ///
 /// # Errors
 /// When it cannot write what it found.
-pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result<Done> {
+pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> anyhow::Result<Done> {
     let root = &world.root;
     let started = world.clock.now();
     let before = state::load::<Record>(root, RECORD);
@@ -266,10 +271,12 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
     let unknown = super::rebuild::unknown_module(&facts, order);
     if let Some(reason) = unreadable(world, &facts).or(unknown) {
         tracing::error!("{reason}; nothing has been changed");
+        super::surfaces::write_metrics(world, &super::status::look(world));
         return Ok(exit::UNKNOWN.into());
     }
     if facts.inventory.kernels.is_empty() {
         tracing::info!("no kernel of clr-boot-manager is installed: nothing to do");
+        super::surfaces::write_metrics(world, &super::status::look(world));
         return Ok(exit::OK.into());
     }
     for oddity in facts.inventory.oddities.iter().chain(&facts.tree.oddities) {
@@ -296,7 +303,9 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order) -> anyhow::Result
             tracing::warn!("{e}; should this run be broken off, nobody will be told");
         }
     }
-    let attempts = engine::run(world, &mut cache, &facts, &plans);
+    let display = Display::of(plans.len(), show, world.clock);
+    let attempts = engine::run(world, &mut cache, &facts, &plans, &|event| display.note(event));
+    drop(display);
     // What is true now is read from disk again, not concluded from what was done.
     let facts = if attempts.is_empty() { facts } else { observe(&mut cache) };
     if interrupt::asked() {

@@ -16,7 +16,7 @@ use crate::render::look::Look;
 use crate::render::{metrics, text};
 use crate::state::{self, IN_PROGRESS, InProgress, RECORD, Stored};
 use crate::status::{Document, Progress, Verdict, document};
-use crate::sys::{lock, terminal};
+use crate::sys::{lock, terminal, users};
 use crate::world::World;
 
 /// Tell whether it is safe to reboot, and whether the DKMS modules will be there and will be taken.
@@ -60,11 +60,13 @@ enum Verb {
     ///
     /// What is proven to be there is left alone, unless --force is given; what failed before is tried again. A module that is
     /// named is built also when its dkms.conf has no AUTOINSTALL=yes. With --force a module that worked stays when the new
-    /// build fails.
+    /// build fails. On a terminal it shows what is at work, elsewhere a line at the begin and at the end of each module (on
+    /// stderr; none with -q); at the end what became of each module. Ctrl-C ends what is being built and takes it back;
+    /// what was done before stays.
     ///
     /// Exit code 0: all that was asked for is there; 1: something is not; 3: there is no such module or kernel.
     #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
-        clr-dkms rebuild --all-kernels --dry-run")]
+        clr-dkms rebuild --all-kernels --dry-run\n  clr-dkms rebuild -q --json | jq '.modules[] | select(.state != \"ok\")'")]
     Rebuild(RebuildArguments),
     /// Read dkms.conf files and their sources, and say what is wrong, on which line, and what clears it
     ///
@@ -245,8 +247,9 @@ fn progress(world: &World) -> Progress {
     match state::load::<InProgress>(&world.root, IN_PROGRESS) {
         // What may not be read says nothing of a run.
         Stored::Absent | Stored::Unreadable(_) => Progress::None,
-        known if lock::is_held(&world.root, LOCK) => {
-            Progress::Working(known.good().map(|run| run.builds).unwrap_or_default())
+        // Of a run that was killed, what it has left behind may hold the lock for a while.
+        Stored::Good(run) if lock::is_held(&world.root, LOCK) && users::is_alive(run.pid) => {
+            Progress::Working(run.builds)
         }
         _ => Progress::BrokenOff,
     }

@@ -1,6 +1,7 @@
 //! Where the document of a run goes beside the record: the message of the day, the mark that a reboot is due, metrics, and
 //! the programs of an admin that want to know of a new verdict.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::status::{Document, Verdict};
@@ -12,10 +13,17 @@ pub const REBOOT_REQUIRED: &str = "/run/clr-dkms/reboot-required";
 /// Executables that get the document on their standard input when the verdict has changed.
 const NOTIFY: &str = "/etc/clr-dkms/notify.d";
 
-/// Writes the message of the day and the mark.
+/// A link to the metrics file that was written last: when the setting changes or goes away, nobody writes that file any
+/// more, and what reads it does not ask for its age.
+const METRICS: &str = "/var/lib/clr-dkms/metrics";
+/// What every metrics file of ours begins with.
+const METRICS_BEGIN: &[u8] = b"# HELP clr_dkms_";
+
+/// Writes the message of the day, the mark and the metrics.
 ///
 /// # Errors
-/// When one of them cannot be written; the other is written all the same.
+/// When the message of the day or the mark cannot be written; the other is written all the same. Metrics are a gift to
+/// others: what goes wrong there is told, and is no failure of ours.
 pub fn write(world: &World, document: &Document) -> Result<(), FileError> {
     let marked = match document.verdict {
         Verdict::RebootPending => {
@@ -23,26 +31,52 @@ pub fn write(world: &World, document: &Document) -> Result<(), FileError> {
         }
         _ => world.root.remove(REBOOT_REQUIRED).map(|_| ()),
     };
+    write_metrics(world, document);
     super::motd::write(world, document).and(marked)
 }
 
-/// The same after a run, with metrics, and the programs that want to know.
+/// The same after a run, and tells the programs that want to know when the verdict is not the one of `before`.
 ///
 /// # Errors
-/// When the message of the day or the mark cannot be written. Metrics and programs are a gift to others: what goes wrong
-/// there is told, and is no failure of ours.
+/// As [`write`]: programs are a gift to others too.
 pub fn write_all(world: &World, document: &Document, before: Option<&str>) -> Result<(), FileError> {
     let written = write(world, document);
-    if let Some(path) = &world.settings.metrics {
-        let text = crate::render::metrics::text(document);
-        if let Err(e) = world.root.write(path, text.as_bytes(), 0o644) {
-            tracing::warn!("[report] metrics: {e}");
-        }
-    }
     if before != Some(document.verdict.to_string().as_str()) {
         notify(world, document, before.unwrap_or("none"));
     }
     written
+}
+
+/// Writes the metrics where they are wanted, and removes the file that is wanted no more.
+pub fn write_metrics(world: &World, document: &Document) {
+    if let Err(e) = put_metrics(world, document) {
+        tracing::warn!("[report] metrics: {e}");
+    }
+}
+
+fn put_metrics(world: &World, document: &Document) -> anyhow::Result<()> {
+    let root = &world.root;
+    let wanted = world.settings.metrics.as_ref();
+    if let Some(old) = root.read_link(METRICS).ok().filter(|old| Some(old) != wanted) {
+        if is_metrics(world, &old)? {
+            root.remove(&old)?;
+        }
+        root.remove(METRICS)?;
+    }
+    let Some(path) = wanted else { return Ok(()) };
+    // A slip in the setting must not cost a file of somebody else.
+    if root.lookup_link(path).stat().is_some() && !is_metrics(world, path)? {
+        anyhow::bail!("{} is there, and holds no metrics of ours: left alone", root.spell(path).display());
+    }
+    root.link(METRICS, path)?;
+    root.write(path, crate::render::metrics::text(document).as_bytes(), 0o644)?;
+    Ok(())
+}
+
+/// It is a file that we have written, or an empty one that was made for us.
+fn is_metrics(world: &World, path: &PathBuf) -> Result<bool, FileError> {
+    let bytes = world.root.read_optional(path)?;
+    Ok(bytes.is_some_and(|bytes| bytes.is_empty() || bytes.starts_with(METRICS_BEGIN)))
 }
 
 /// Runs the programs one after the other. Of a root that is not `/` no program is run.
@@ -68,6 +102,20 @@ fn notify(world: &World, document: &Document, before: &str) {
             tracing::debug!("{path} is no executable file");
             continue;
         }
+        match open_to_others(world, Path::new(&path)) {
+            Ok(None) => {}
+            Ok(Some(open)) => {
+                tracing::warn!(
+                    "{path} is not run: {} can be changed by others than root; `chown root` and `chmod go-w` close it",
+                    open.display()
+                );
+                continue;
+            }
+            Err(e) => {
+                tracing::warn!("{path} is not run: {e}");
+                continue;
+            }
+        }
         let limit: Duration = world.settings.notify_timeout;
         let child = world
             .tools
@@ -84,4 +132,14 @@ fn notify(world: &World, document: &Document, before: &str) {
             Err(e) => tracing::warn!("{path} cannot be started: {e}"),
         }
     }
+}
+
+/// What has a say in what a program is (itself, what it is a link to, and the folders above), and can be changed by others
+/// than root: who can do that could have us run anything.
+fn open_to_others(world: &World, path: &Path) -> Result<Option<PathBuf>, FileError> {
+    let real = world.root.real_path(path)?;
+    let is_open = |part: &&Path| {
+        world.root.lookup(part).stat().is_none_or(|stat| stat.owner != 0 || stat.mode & 0o022 != 0)
+    };
+    Ok(real.ancestors().chain(path.ancestors().skip(1)).find(is_open).map(Path::to_owned))
 }

@@ -51,13 +51,25 @@ fn broken(what: String) -> Failure {
     }
 }
 
-/// What one call of dkms may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Its time.
+/// What is worked on, with what.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// The system.
+    pub root: &'a Root,
+    /// The programs.
+    pub tools: &'a Tools,
+    /// The module.
+    pub module: &'a ModuleName,
+    /// Its source.
+    pub source: &'a Source,
+    /// The kernel release.
+    pub release: &'a str,
+    /// The time of one call of dkms.
     pub deadline: Duration,
     /// The processors for make; none for all of them.
     pub make_jobs: Option<usize>,
+    /// Told of each step when it is begun.
+    pub begun: &'a dyn Fn(&Step),
 }
 
 /// The log of a new attempt; those before it move up. A file without a name where none can be made.
@@ -72,21 +84,12 @@ pub fn new_log(root: &Root, module: &ModuleName, release: &str) -> Result<File, 
 ///
 /// # Errors
 /// With how it failed; what dkms says of success is left to the proof.
-#[allow(clippy::too_many_arguments)] // each is one word of an order
-pub fn run(
-    root: &Root,
-    tools: &Tools,
-    module: &ModuleName,
-    source: &Source,
-    release: &str,
-    steps: &[Step],
-    limits: Limits,
-    log: &File,
-) -> Result<(), Failure> {
+pub fn run(job: &Job<'_>, steps: &[Step], log: &File) -> Result<(), Failure> {
+    let Job { root, module, release, .. } = *job;
     let log = log.try_clone().map_err(|e| broken(format!("cannot share the log: {e}")))?;
-    portable_source(root, module, source).map_err(|e| broken(e.to_string()))?;
+    portable_source(root, module, job.source).map_err(|e| broken(e.to_string()))?;
     let mut built = false;
-    let done = run_steps(root, tools, module, release, steps, limits, log, &mut built);
+    let done = run_steps(job, steps, log, &mut built);
     let build = build_folder(module, release);
     for step in steps {
         match step {
@@ -98,18 +101,10 @@ pub fn run(
     done
 }
 
-#[allow(clippy::too_many_arguments)] // those of its caller, and what it has come to
-fn run_steps(
-    root: &Root,
-    tools: &Tools,
-    module: &ModuleName,
-    release: &str,
-    steps: &[Step],
-    limits: Limits,
-    mut log: File,
-    built: &mut bool,
-) -> Result<(), Failure> {
+fn run_steps(job: &Job<'_>, steps: &[Step], mut log: File, built: &mut bool) -> Result<(), Failure> {
+    let Job { root, module, release, .. } = *job;
     for step in steps {
+        (job.begun)(step);
         let verb = match step {
             Step::RemoveTree(path) => {
                 note(&mut log, &format!("removing {path}"));
@@ -126,7 +121,7 @@ fn run_steps(
             Step::Install | Step::Reinstall => "install",
         };
         let force = *step == Step::Reinstall;
-        let ended = dkms(root, tools, module, release, verb, force, &mut log, limits).map_err(broken)?;
+        let ended = dkms(job, verb, force, &mut log).map_err(broken)?;
         match ended {
             Ended::Exit(0) => {
                 *built |= verb == "build";
@@ -135,7 +130,15 @@ fn run_steps(
             Ended::Exit(code) if verb == "build" && EXCLUDED.contains(&code) => {
                 return Err(Failure::Excluded);
             }
-            Ended::Interrupted => return Err(Failure::Interrupted),
+            Ended::Interrupted => {
+                // Whoever goes on empties it first; till then half a build would lie about, of any size.
+                if verb == "build"
+                    && let Err(e) = root.remove_tree(scratch(module))
+                {
+                    tracing::warn!("{e}; the next build does away with it");
+                }
+                return Err(Failure::Interrupted);
+            }
             _ => {}
         }
         let told = log::findings(root, log, &make_log(module), release);
@@ -159,27 +162,23 @@ fn run_steps(
     Ok(())
 }
 
-/// Where dkms lets make write while it builds, for any kernel.
-fn make_log(module: &ModuleName) -> String {
-    format!("{TREE}/{}/{}/build/make.log", module.name, module.version)
+/// Where dkms builds, for any kernel.
+fn scratch(module: &ModuleName) -> String {
+    format!("{TREE}/{}/{}/build", module.name, module.version)
 }
 
-#[allow(clippy::too_many_arguments)] // each is one word of the command
-fn dkms(
-    root: &Root,
-    tools: &Tools,
-    module: &ModuleName,
-    release: &str,
-    verb: &str,
-    force: bool,
-    log: &mut File,
-    limits: Limits,
-) -> Result<Ended, String> {
-    let mut child = call(tools, verb, module, release, limits.deadline)?;
+/// Where dkms lets make write meanwhile.
+fn make_log(module: &ModuleName) -> String {
+    scratch(module) + "/make.log"
+}
+
+fn dkms(job: &Job<'_>, verb: &str, force: bool, log: &mut File) -> Result<Ended, String> {
+    let Job { root, tools, module, release, .. } = *job;
+    let mut child = call(tools, verb, module, release, job.deadline)?;
     if verb == "install" {
         child = child.arg("--no-depmod");
     }
-    if let (Some(number), "build") = (limits.make_jobs, verb) {
+    if let (Some(number), "build") = (job.make_jobs, verb) {
         // Its own default is all processors, for each of the builds beside each other.
         child = child.arg("-j").arg(number.to_string());
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Candidate, Class, Decision, Lack, Missing, Need, Ready, decide, lacks};
-use crate::config::Settings;
+use crate::config::{Settings, SigUnenforce};
 use crate::dkms::plan::State;
 use crate::facts::Facts;
 use crate::kernel::inventory::There;
@@ -11,7 +11,7 @@ use crate::kernel::{Installed, Running};
 use crate::needs::{Known, classify};
 use crate::state::{ModuleRecord, Record};
 use crate::status::module_status;
-use crate::status::outlook::would_be_taken;
+use crate::status::outlook::{refused_now, would_be_taken};
 
 /// What this machine needs, and what follows for the boot default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,10 @@ fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[
     let names: BTreeSet<&str> = facts.pairs.iter().map(|p| p.module.name.as_str()).collect();
     let proven = |name: &str| {
         let on_running = |s: &&ModuleRecord| s.module.name == name && facts.inventory.runs(&s.kernel);
-        states.iter().filter(on_running).any(|s| s.state == State::Ok || refused_by_entry_only(facts, s))
+        states
+            .iter()
+            .filter(on_running)
+            .any(|s| s.state == State::Ok || works_until_reboot(facts, settings, s))
     };
     let known = |name: &str| {
         // Another version, or the same one on another kernel, may have other files: all of them are this module.
@@ -133,6 +136,15 @@ pub fn is_bootable(facts: &Facts, kernel: &Installed) -> bool {
     // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
     let entry = facts.boot.loader.is_none() || facts.boot.of(&kernel.id).is_some();
     kernel.modules != There::No && (entry || kernel.tip || kernel.running)
+}
+
+/// It is there, and the running kernel takes it; that the next boot of it will not is no reason to say that nobody needs
+/// it. Who has switched the parameter off for good does not.
+fn works_until_reboot(facts: &Facts, settings: &Settings, status: &ModuleRecord) -> bool {
+    status.state == State::SignatureRefused
+        && (refused_by_entry_only(facts, status)
+            || (settings.sig_unenforce != SigUnenforce::Off
+                && !refused_now(facts, &status.module, &status.files)))
 }
 
 /// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write anew.

@@ -71,14 +71,19 @@ pub fn text(document: &Document) -> String {
         },
     );
     if let Some(since) = document.guard.held_since {
-        family(&mut out, "held_back_since_seconds", "Since when a kernel is held back.", |add| {
+        family(&mut out, "held_back_since_timestamp_seconds", "Since when a kernel is held back.", |add| {
             add(&[], since.as_second());
         });
     }
     if let Some(run) = document.last_run {
-        family(&mut out, "last_change_seconds", "When the last run that found something new began.", |add| {
-            add(&[], run.as_second());
-        });
+        family(
+            &mut out,
+            "last_change_timestamp_seconds",
+            "When the last run that found something new began.",
+            |add| {
+                add(&[], run.as_second());
+            },
+        );
     }
     out
 }

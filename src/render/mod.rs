@@ -7,6 +7,8 @@ pub mod lint;
 pub mod look;
 pub mod metrics;
 mod modules;
+pub mod progress;
+pub mod rebuild;
 pub mod text;
 
 /// The width that lines keep to, where what they quote lets them.

@@ -227,11 +227,10 @@ impl Told {
             return Told { missed, levels: [Vec::new(), Vec::new(), Vec::new(), Vec::new(), line] };
         }
         let short = record.error.as_ref().map_or_else(|| reason.to_owned(), FirstError::short);
-        let error = record.error.as_ref().map_or_else(|| reason.to_owned(), ToString::to_string);
         let one = vec![vec![plain(cut(&format!("{BELOW}{id}{}", shown(&short)), look.width))]];
         let log = record.log.iter().map(|log| vec![plain(format!("{BELOW}log:  {log}"))]);
         let next: Vec<Line> = module.next_step.iter().flat_map(|step| wrapped(step, "next: ")).collect();
-        let with_log: Vec<Line> = wrapped(&error, &id).into_iter().chain(log.clone()).collect();
+        let with_log: Vec<Line> = wrapped(&short, &id).into_iter().chain(log.clone()).collect();
         let with_next: Vec<Line> = with_log.iter().cloned().chain(next.clone()).collect();
         let mut all = wrapped(reason, &id);
         if let Some(error) = &record.error {

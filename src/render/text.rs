@@ -72,8 +72,9 @@ fn line(text: String) -> Line {
 fn head(document: &Document, look: &Look) -> Vec<Line> {
     let tone = tone(document.verdict);
     let first = format!("{} {}:", tone.symbol(look), document.verdict);
-    let action = document.next_step.as_deref().unwrap_or("nothing to do");
-    let mut texts = broken_to(look.width, action, &format!("{first} "), "  ").into_iter();
+    let step = document.next_step.clone().unwrap_or_else(|| "nothing to do".to_owned());
+    let action: Vec<String> = document.on_reboot().into_iter().chain([step]).collect();
+    let mut texts = broken_to(look.width, &action.join("; "), &format!("{first} "), "  ").into_iter();
     let answer = texts.next().unwrap_or_default();
     let rest = answer.strip_prefix(&first).unwrap_or_default().to_owned();
     let mut lines = vec![vec![bold(first, tone), plain(rest)]];
@@ -151,10 +152,10 @@ fn kernels(document: &Document, look: &Look) -> Vec<Line> {
         let others = document.kernels.iter().filter(|k| !shown.iter().any(|s| s.release == k.release));
         let lacking = others.filter(|k| k.modules_ready < k.modules_needed).count();
         let how = match lacking {
-            0 => "with all that they need".to_owned(),
-            n => format!("{n} of them without something"),
+            0 => "complete".to_owned(),
+            n => format!("{n} of them not complete"),
         };
-        lines.push(line(format!("  and {} more, {how}: `clr-dkms status --all`", all - shown.len())));
+        lines.push(line(format!("  and {} more kernels, {how}: `clr-dkms status --all`", all - shown.len())));
     }
     lines
 }

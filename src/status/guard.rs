@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::steps::listed;
 use crate::boot::deferral::Deferral;
 use crate::boot::menu::SetBy;
 use crate::config::{Policy, Settings};
@@ -118,10 +119,22 @@ impl GuardReport {
     }
 }
 
-/// The first of them, and how many there are more; none when there is none.
+/// Them in a sentence: of one why it is needed and how it is, of several their names, and what hangs on the first; none
+/// when there is none.
 fn lacks(lacking: &[Lack]) -> Option<String> {
-    let (first, more) = lacking.split_first()?;
-    Some(if more.is_empty() { first.to_string() } else { format!("{first} and {} more", more.len()) })
+    let named = |lack: &Lack| match lack.class {
+        Class::Critical => format!("{} ({})", lack.module, lack.needed),
+        _ => lack.module.clone(),
+    };
+    match lacking {
+        [] => None,
+        [one] => Some(one.to_string()),
+        [first, others @ ..] => {
+            let first = named(first);
+            let names = std::iter::once(first.as_str()).chain(others.iter().map(|lack| lack.module.as_str()));
+            Some(listed(&names.collect::<Vec<_>>()))
+        }
+    }
 }
 
 /// The sentence on what is not safe; none when it is.

@@ -166,6 +166,31 @@ pub enum Progress {
     BrokenOff,
 }
 
+impl Document {
+    /// What a reboot would come to, where the verdict alone does not say it.
+    pub fn on_reboot(&self) -> Option<String> {
+        let ok_now = |name: &str| {
+            let running = |m: &&ModuleStatus| Some(&m.record.kernel) == self.running.as_ref();
+            self.modules
+                .iter()
+                .filter(running)
+                .any(|m| m.record.module.name == name && m.record.state == State::Ok)
+        };
+        let next = self.next_boot.as_ref()?;
+        let missed = self.modules.iter().filter(|m| m.missed && m.record.kernel == *next);
+        let lost = missed.filter(|m| ok_now(&m.record.module.name)).map(|m| m.record.module.to_string());
+        let lost: Vec<String> = lost.collect();
+        let names: Vec<&str> = lost.iter().map(String::as_str).collect();
+        match (self.verdict, names.as_slice()) {
+            (Verdict::Held | Verdict::Degraded, []) => Some("a reboot is safe".to_owned()),
+            (Verdict::Held | Verdict::Degraded, names) => {
+                Some(format!("a reboot loses {}", steps::listed(names)))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Progress {
     /// Whether a run builds that module for that kernel now, or will.
     fn builds(&self, module: &ModuleRecord) -> bool {
@@ -323,7 +348,8 @@ pub fn document(
         ),
     };
     document.summary = summary(&document);
-    document.next_step = steps::next_step(&document, progress, facts, known);
+    document.next_step =
+        steps::next_step(&document, progress, facts, known).map(|step| steps::for_root(step, facts));
     document
 }
 
@@ -341,7 +367,8 @@ fn statuses(
             class: judgement.class_of(&record.module.name),
             missed,
             problem: problems::of_module(&record, facts, settings, judgement),
-            next_step: steps::of_module(&record, missed, kernels),
+            next_step: steps::of_module(&record, missed, facts, kernels)
+                .map(|step| steps::for_root(step, facts)),
             record,
         }
     };
@@ -441,6 +468,14 @@ fn summary(document: &Document) -> String {
         (Verdict::Healthy | Verdict::RebootPending, Some(k)) => ready(k),
         (Verdict::Healthy, None) => "all DKMS modules are ready".to_owned(),
         (Verdict::Building, _) => "a run is building modules now".to_owned(),
+        (Verdict::Unknown, _) if !document.unreadable.is_empty() => {
+            let more = match document.unreadable.len() - 1 {
+                0 => String::new(),
+                1 => " and another place".to_owned(),
+                n => format!(" and {n} other places"),
+            };
+            format!("this user may not look at {}{more}", document.unreadable[0])
+        }
         (Verdict::NotApplicable, _) => "no kernel of clr-boot-manager is installed here".to_owned(),
         _ => document.problems.first().cloned().unwrap_or_else(|| "it cannot be told".to_owned()),
     }

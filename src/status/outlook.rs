@@ -6,6 +6,7 @@ use crate::cmdline::Switch;
 use crate::dkms::{ModuleName, Pair, Proof};
 use crate::enforcement::{Kind, Outcome, Tri, Verdict, now};
 use crate::facts::{Facts, Line};
+use crate::kernel::Running;
 
 /// What kernels do with modules without a trusted signature: `loads`, `taints`, `refused`, `unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -83,6 +84,16 @@ pub fn would_be_taken(facts: &Facts, release: &str, module: &ModuleName, proofs:
         let verdict = line.verdict_with(&line.effective, &facts.machine);
         !matches!(fate_with(facts, line, module, proofs, &verdict), Fate::Refused(_))
     })
+}
+
+/// Whether the running kernel refuses them now: then nothing that works today is lost with them.
+pub fn refused_now(facts: &Facts, module: &ModuleName, proofs: &[Proof]) -> bool {
+    let (Some(runtime), Some(kernel)) = (&facts.machine.runtime, &facts.running) else { return false };
+    let Running::Known { release } = &facts.inventory.running else { return false };
+    let Some(line) = facts.lines.iter().find(|l| l.release == *release) else { return false };
+    let words = facts.machine.line.as_deref().unwrap_or_default();
+    let verdict = now(&kernel.boot(words, &facts.machine), runtime);
+    matches!(fate_with(facts, line, module, proofs, &verdict), Fate::Refused(_))
 }
 
 fn fate_with(facts: &Facts, line: &Line, module: &ModuleName, proofs: &[Proof], verdict: &Verdict) -> Fate {

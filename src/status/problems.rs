@@ -69,8 +69,14 @@ pub(super) fn problems(
     if sig_unenforce_wanted(settings, facts) {
         let lines = facts.coming_lines().filter(|l| l.switch != Switch::On);
         let without: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
-        if !without.is_empty() {
-            problems.push(format!("{PARAMETER} is not configured for kernel {}", without.join(", ")));
+        match without.as_slice() {
+            [] => {}
+            [one, other, third, more @ ..] if !more.is_empty() => problems.push(format!(
+                "{PARAMETER} is not configured for {} of {} kernels: {one}, {other}, {third} …",
+                without.len(),
+                facts.coming_lines().count()
+            )),
+            few => problems.push(format!("{PARAMETER} is not configured for kernel {}", few.join(", "))),
         }
     }
     match record {

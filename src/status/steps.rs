@@ -1,21 +1,32 @@
 //! The next step: one command for each thing that is wrong.
 
-use super::{Document, KernelStatus, ModuleStatus, Progress, Verdict, is_lacking, is_told_below};
+use std::path::Path;
+
+use super::outlook::parameter_would_help;
+use super::{Document, KernelStatus, ModuleStatus, Progress, Verdict};
 use crate::boot::ReadBack;
+use crate::cmdline::PARAMETER;
+use crate::dkms::Source;
 use crate::dkms::plan::State;
 use crate::facts::Facts;
-use crate::guard::Ruling;
+use crate::guard::{Because, Class, Ruling};
+use crate::kernel::Running;
 use crate::state::{ModuleRecord, Record};
 
-const WAIT: &str = "wait for the run to end, and do not reboot before";
+const WAIT: &str = "wait for the run to end, and do not reboot until then";
+const RUN: &str = "run `clr-dkms-post-update` as root";
 
 /// What brings a module to a kernel; none where nothing has to be done.
-pub(super) fn of_module(module: &ModuleRecord, is_lacking: bool, kernels: &[KernelStatus]) -> Option<String> {
+pub(super) fn of_module(
+    module: &ModuleRecord,
+    is_lacking: bool,
+    facts: &Facts,
+    kernels: &[KernelStatus],
+) -> Option<String> {
     match module.state {
         State::Building => Some(WAIT.to_owned()),
         state if state.is_fine() && !is_lacking => None,
-        State::SignatureRefused => Some("`clr-dkms enforcement` tells why, and what helps".to_owned()),
-        _ => Some(cure(module, kernels)),
+        _ => Some(cure(module, &module.module.to_string(), facts, kernels)),
     }
 }
 
@@ -26,79 +37,128 @@ pub(super) fn next_step(
     facts: &Facts,
     known: Option<&Record>,
 ) -> Option<String> {
-    let run = "run `clr-dkms-post-update` as root";
-    let lacking = || document.modules.iter().map(|m| &m.record).filter(|m| is_lacking(m, facts));
     match document.verdict {
         Verdict::Healthy | Verdict::NotApplicable => None,
         Verdict::Unsafe if matches!(progress, Progress::Working(_)) => Some(WAIT.to_owned()),
-        Verdict::Held => Some(guard_step(document)),
-        Verdict::Unsafe => Some(format!("do not reboot yet; {}", guard_step(document))),
+        Verdict::Held => Some(guard_step(document, facts)),
+        Verdict::Unsafe => Some(format!("do not reboot yet; {}", guard_step(document, facts))),
         Verdict::RebootPending => Some("reboot when it suits you".to_owned()),
         Verdict::Building => Some(WAIT.to_owned()),
-        Verdict::Unknown => {
-            Some("ask again as root; the problems below say what could not be read".to_owned())
-        }
+        Verdict::Unknown if !document.unreadable.is_empty() => Some("run `sudo clr-dkms status`".to_owned()),
+        Verdict::Unknown => Some("see to what cannot be read, then ask again".to_owned()),
         Verdict::Degraded if *progress == Progress::BrokenOff => {
-            Some(format!("{run}: it goes on where it was"))
+            Some(format!("{RUN}: it goes on where it was"))
         }
-        Verdict::Degraded => Some(match lacking().find(|m| m.state != State::SignatureRefused) {
-            Some(m) => cure(m, &document.kernels),
-            None if lacking().any(|m| !is_told_below(m, facts)) => {
-                "`clr-dkms enforcement` tells why, and what helps".to_owned()
-            }
-            // What post-update leaves alone has been tried already, and stands in the record.
-            None if known.is_some_and(|r| !r.cmdline.obstacles.is_empty())
-                && document.sig_unenforce_wanted =>
-            {
-                "`clr-dkms-cmdline enable` as root names what stands in the way".to_owned()
-            }
-            None if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
-                format!("mend the boot entries as the problems say, then {run}")
-            }
-            None if document.guard.lost_wish.as_ref() == document.problems.first() => {
-                "say it anew with `clr-dkms hold` or `clr-dkms release` as root".to_owned()
-            }
-            None => run.to_owned(),
-        }),
+        Verdict::Degraded => Some(of_problem(document, facts, known)),
     }
 }
 
-/// What mends the module that a kernel is held back for, else what the guard says.
-fn guard_step(document: &Document) -> String {
+/// What helps against the first problem, which is the one that the summary tells.
+fn of_problem(document: &Document, facts: &Facts, known: Option<&Record>) -> String {
+    let Some(first) = document.problems.first() else { return RUN.to_owned() };
+    let guard = &document.guard;
+    if let Some(module) = document.modules.iter().find(|m| m.problem.as_ref() == Some(first)) {
+        return module.next_step.clone().unwrap_or_else(|| RUN.to_owned());
+    }
+    if *first == guard.summary {
+        return guard_step(document, facts);
+    }
+    if guard.lost_wish.as_ref() == Some(first) {
+        return "say it anew with `clr-dkms hold` or `clr-dkms release` as root".to_owned();
+    }
+    if let Some(by) = guard.swupd.overridden_by.as_ref().filter(|by| first.starts_with(by.as_str())) {
+        return format!("take that line out of {}, or set `[boot] policy = hold`", file_of(by));
+    }
+    // What post-update leaves alone has been tried already, and stands in the record.
+    if first.starts_with(PARAMETER) && known.is_some_and(|r| !r.cmdline.obstacles.is_empty()) {
+        return ENABLE.to_owned();
+    }
+    match &facts.boot_entries {
+        ReadBack::Differs(wrong) if wrong.contains(first) => {
+            format!("correct the boot entries as the problems say, then {RUN}")
+        }
+        _ => RUN.to_owned(),
+    }
+}
+
+fn file_of(place: &str) -> &str {
+    place.rsplit_once(':').map_or(place, |(file, _)| file)
+}
+
+const ENABLE: &str =
+    "run `clr-dkms-cmdline enable` as root: it adds module.sig_unenforce, or names what is in the way";
+
+/// What brings the modules that a kernel is held back for, else what the guard says.
+fn guard_step(document: &Document, facts: &Facts) -> String {
     let guard = &document.guard;
     let said = || guard.next_step.clone().unwrap_or_else(|| "`clr-dkms guard` tells more".to_owned());
-    let (lack, kernel) = match (guard.next_lacks.first(), guard.lacking.first()) {
-        (Some(lack), _) => (Some(lack), &guard.boots_next),
-        (None, lack) => (lack, &guard.target),
+    // The boot default comes first where another kernel has what this one lacks, and an admin's word is an admin's.
+    if guard.boots_next != guard.default || matches!(guard.because, Because::Held | Because::Released) {
+        return said();
+    }
+    let (lacks, kernel) = match guard.next_lacks.as_slice() {
+        [] => (&guard.lacking, &guard.target),
+        _ => (&guard.next_lacks, &guard.boots_next),
     };
-    let is_it = |m: &&ModuleStatus| {
-        let m = &m.record;
-        Some(&m.kernel) == kernel.as_ref() && lack.is_some_and(|l| l.module == m.module.to_string())
+    let on_kernel = |module: &str| {
+        let is_it = |m: &&ModuleStatus| {
+            Some(&m.record.kernel) == kernel.as_ref() && m.record.module.to_string() == module
+        };
+        document.modules.iter().find(is_it)
     };
-    let known = document.modules.iter().find(is_it);
-    match known {
-        // The boot default comes first where another kernel has what this one lacks.
-        Some(module) if guard.boots_next == guard.default => {
-            let release = if guard.ruling == Ruling::Defer && guard.next_lacks.is_empty() {
-                "; or `clr-dkms release` goes ahead without it"
-            } else {
-                ""
-            };
-            cure(&module.record, &document.kernels) + release
-        }
-        _ => said(),
+    let Some(module) = lacks.first().and_then(|lack| on_kernel(&lack.module)) else { return said() };
+    // What one step helps is named in it.
+    let alike = lacks.iter().filter(|l| l.state == module.record.state.to_string());
+    let names: Vec<&str> = alike.map(|l| l.module.as_str()).collect();
+    let step = cure(&module.record, &listed(&names), facts, &document.kernels);
+    let may_go_ahead = document.verdict == Verdict::Held
+        && guard.ruling == Ruling::Defer
+        && guard.next_lacks.is_empty()
+        && lacks.iter().all(|lack| lack.class < Class::Critical);
+    match (may_go_ahead, lacks.len()) {
+        (false, _) => step,
+        (true, 1) => step + "; or `clr-dkms release` goes ahead without it",
+        (true, _) => step + "; or `clr-dkms release` goes ahead without them",
     }
 }
 
-/// The next command for a module that is not ready.
-fn cure(module: &ModuleRecord, kernels: &[KernelStatus]) -> String {
+/// Names in a sentence: all of three, of more the first two.
+pub(super) fn listed(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [one, other] => format!("{one} and {other}"),
+        [one, other, third] => format!("{one}, {other} and {third}"),
+        [one, other, more @ ..] => format!("{one}, {other} and {} more", more.len()),
+    }
+}
+
+/// In an image the commands are for that image, and not for the system that asks.
+pub(super) fn for_root(step: String, facts: &Facts) -> String {
+    if facts.inventory.running != Running::None || facts.root == Path::new("/") {
+        return step;
+    }
+    let root = facts.root.display();
+    let command = |(at, part): (usize, &str)| match (at % 2, part.split(' ').next()) {
+        (1, Some("swupd")) => format!("{part} --path {root}"),
+        (1, Some("dkms")) => format!("chroot {root} {part}"),
+        (1, Some(program)) if program.starts_with("clr-dkms") => format!("{part} --root {root}"),
+        _ => part.to_owned(),
+    };
+    step.split('`').enumerate().map(command).collect::<Vec<_>>().join("`")
+}
+
+/// The next command for a module that is not ready. `names` is that module, and others that the same is done for.
+fn cure(module: &ModuleRecord, names: &str, facts: &Facts, kernels: &[KernelStatus]) -> String {
     // Of itself a run builds for the kernel that is the default of its variant.
     let is_tip = kernels.iter().any(|k| k.release == module.kernel && k.tip);
     let run = match is_tip {
-        true => "run `clr-dkms-post-update` as root".to_owned(),
+        true => RUN.to_owned(),
         false => format!("run `clr-dkms rebuild {} -k {}` as root", module.module.name, module.kernel),
     };
     match module.state {
+        State::SignatureRefused if parameter_would_help(facts, &module.kernel) => ENABLE.to_owned(),
+        State::SignatureRefused => "`clr-dkms enforcement` tells why, and what helps".to_owned(),
         State::HeadersMissing => {
             let kernel = kernels.iter().find(|k| k.release == module.kernel);
             match kernel.and_then(|k| k.variant.dkms_bundle()) {
@@ -109,7 +169,7 @@ fn cure(module: &ModuleRecord, kernels: &[KernelStatus]) -> String {
         State::HeadersMismatch => format!("`swupd repair`, then {run}"),
         State::DependencyFailed => format!("bring what it needs, then {run}"),
         State::BuildFailed => {
-            format!("mend or update {}, then {run}", module.module)
+            format!("fix or update {names}, then {run}")
         }
         State::NotAutoinstall => format!(
             "`dkms install {} -k {}`, or put AUTOINSTALL=\"yes\" into its dkms.conf",
@@ -118,8 +178,14 @@ fn cure(module: &ModuleRecord, kernels: &[KernelStatus]) -> String {
         State::SkippedExclusive => {
             format!("stay on the running kernel, or find a version of {} for the new one", module.module.name)
         }
-        State::BrokenSource => {
+        State::BrokenSource if is_gone(module, facts) => {
             format!("put the source of {} back, or `dkms remove {} --all`", module.module, module.module)
+        }
+        State::BrokenSource => {
+            format!(
+                "`clr-dkms lint {}` tells what is wrong; or give it up: `dkms remove {} --all`",
+                module.module.name, module.module
+            )
         }
         State::Conflict => format!(
             "keep one of the two: `dkms remove {} --all`, or the same for the other one, then {run}",
@@ -130,4 +196,8 @@ fn cure(module: &ModuleRecord, kernels: &[KernelStatus]) -> String {
         }
         _ => run,
     }
+}
+
+fn is_gone(module: &ModuleRecord, facts: &Facts) -> bool {
+    facts.pairs.iter().any(|p| p.module == module.module && matches!(p.source, Source::Broken { .. }))
 }

@@ -9,6 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::live;
+
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Talk {
@@ -110,7 +112,7 @@ pub fn start(program: &'static str, talk: Talk, live: bool) {
         tracing_subscriber::fmt::layer()
             .event_format(Plain { program })
             .with_ansi(false)
-            .with_writer(std::io::stderr)
+            .with_writer(|| live::Above)
             .with_filter(talk.filter())
     });
     // A second start, as in tests, changes nothing.

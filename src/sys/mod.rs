@@ -10,6 +10,7 @@ pub mod fingerprint;
 mod folder;
 mod hollow;
 pub mod interrupt;
+pub mod live;
 pub mod lock;
 pub mod log;
 pub mod mount;
@@ -46,7 +47,7 @@ pub fn capacity() -> (usize, Option<u64>) {
 }
 
 pub use child::{Child, Ended, Finished, Output};
-pub use clock::Clock;
+pub use clock::{Clock, Stopwatch};
 pub use fingerprint::Fingerprint;
 pub use folder::Folder;
 pub use hollow::hollow;

@@ -8,7 +8,7 @@ const LIMITS: std::ops::RangeInclusive<usize> = 40..=200;
 /// The columns of stdout: `$COLUMNS`, else those of the terminal, else 80.
 pub fn width() -> usize {
     let asked = std::env::var("COLUMNS").ok().and_then(|text| text.trim().parse().ok());
-    let seen = || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+    let seen = || console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
     asked.or_else(seen).filter(|columns| *columns > 0).unwrap_or(WIDTH).clamp(*LIMITS.start(), *LIMITS.end())
 }
 

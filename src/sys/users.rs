@@ -32,6 +32,19 @@ pub fn user_of(folder: &Path) -> std::io::Result<Option<String>> {
     Ok(None)
 }
 
+/// Whether a process of that number runs; one that has ended and that nobody has waited for does not.
+#[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
+pub fn is_alive(pid: u32) -> bool {
+    let Some(number) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
+    match rustix::process::test_kill_process(number) {
+        // Where others' processes are hidden there is no more to be told.
+        Ok(()) | Err(rustix::io::Errno::PERM) => {
+            std::fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |command| !command.is_empty())
+        }
+        Err(_) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
@@ -51,5 +64,18 @@ mod tests {
         assert!(found.is_some_and(|who| who.ends_with(&format!("(pid {})", child.id()))));
         assert_eq!(beside, None);
         assert_eq!(user_of(&real).unwrap(), None);
+    }
+
+    #[test]
+    fn who_has_ended_is_not_alive() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        assert!(is_alive(child.id()) && is_alive(std::process::id()));
+        child.kill().unwrap();
+        // Nobody has waited for it yet.
+        while is_alive(child.id()) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child.wait().unwrap();
+        assert!(!is_alive(child.id()) && !is_alive(0) && !is_alive(u32::MAX));
     }
 }

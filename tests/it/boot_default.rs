@@ -2,14 +2,9 @@
 
 use clr_dkms::boot::{SetBy, default};
 
-use crate::support::boot::Boot;
+use crate::support::boot::{A_ENTRY, B_ENTRY, Boot, LOADER, path};
+use crate::support::guard::{ID_A as A_ID, ID_B as B_ID};
 use crate::support::{A, B, LTS, TestRoot};
-
-const A_ID: &str = "org.clearlinux.native.6.15.7-1591";
-const B_ID: &str = "org.clearlinux.native.6.15.8-1592";
-const A_ENTRY: &str = "Clear-linux-native-6.15.7-1591.conf";
-const B_ENTRY: &str = "Clear-linux-native-6.15.8-1592.conf";
-const LOADER: &str = "boot/loader/loader.conf";
 
 /// A runs, both have entries, and B is the default.
 fn healthy() -> TestRoot {
@@ -18,16 +13,6 @@ fn healthy() -> TestRoot {
     assert_eq!(root.text(LOADER), format!("default {B_ENTRY}\n"));
     root.forget_calls();
     root
-}
-
-fn path(entry: &str) -> String {
-    format!("boot/loader/entries/{entry}")
-}
-
-fn variable(root: &TestRoot, name: &str, value: &str) {
-    let mut bytes = vec![7, 0, 0, 0];
-    bytes.extend(value.encode_utf16().chain([0]).flat_map(u16::to_le_bytes));
-    root.file(&format!("sys/firmware/efi/efivars/{name}-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"), bytes);
 }
 
 #[test]
@@ -128,7 +113,7 @@ fn empty_files_are_moved_away_and_kernels_need_no_room() {
 fn the_choice_of_an_admin_stays() {
     let set = |name: &str, value: &str| {
         let root = healthy();
-        variable(&root, name, value);
+        root.loader_variable(name, value);
         root
     };
     let theirs = "whatever clr-boot-manager writes: that is an admin's choice; `bootctl";

@@ -3,13 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use crate::support::boot::{A_ENTRY, B_ENTRY, LOADER, path};
+use crate::support::guard::{ID_A as A_ID, ID_B as B_ID};
 use crate::support::{A, B, LTS, TestRoot};
-
-const A_ID: &str = "org.clearlinux.native.6.15.7-1591";
-const B_ID: &str = "org.clearlinux.native.6.15.8-1592";
-const A_ENTRY: &str = "Clear-linux-native-6.15.7-1591.conf";
-const B_ENTRY: &str = "Clear-linux-native-6.15.8-1592.conf";
-const LOADER: &str = "boot/loader/loader.conf";
 
 /// A healthy system after an update: A runs, B is the tip, both have entries, and B is the default.
 fn healthy() -> TestRoot {
@@ -17,10 +13,6 @@ fn healthy() -> TestRoot {
     root.module("hello", "1.0", "").post_update().code(0);
     root.kernel(B).headers(B).tip(B).post_update().code(0);
     root
-}
-
-fn path(entry: &str) -> String {
-    format!("boot/loader/entries/{entry}")
 }
 
 /// The lines of a list in `clr-dkms status --json`; the text says the same.
@@ -35,13 +27,6 @@ fn told(root: &TestRoot, list: &str) -> Vec<String> {
         assert!(flat(&text).contains(&flat(line)), "no {line:?} in\n{text}");
     }
     lines
-}
-
-/// Sets an EFI variable of the root's firmware.
-fn variable(root: &TestRoot, name: &str, value: &str) {
-    let mut bytes = vec![7, 0, 0, 0];
-    bytes.extend(value.encode_utf16().chain([0]).flat_map(u16::to_le_bytes));
-    root.file(&format!("sys/firmware/efi/efivars/{name}-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"), bytes);
 }
 
 #[track_caller]
@@ -138,7 +123,7 @@ fn an_entry_that_boots_a_copy() {
 #[test]
 fn a_variable_chooses_for_the_next_boot() {
     let root = healthy();
-    variable(&root, "LoaderEntryOneShot", &A_ENTRY.to_uppercase());
+    root.loader_variable("LoaderEntryOneShot", &A_ENTRY.to_uppercase());
     is_healthy(
         &root,
         &[&format!(
@@ -151,7 +136,7 @@ fn a_variable_chooses_for_the_next_boot() {
 #[test]
 fn a_variable_chooses_for_every_boot() {
     let root = healthy();
-    variable(&root, "LoaderEntryDefault", A_ENTRY);
+    root.loader_variable("LoaderEntryDefault", A_ENTRY);
     is_healthy(
         &root,
         &[&format!(
@@ -159,7 +144,7 @@ fn a_variable_chooses_for_every_boot() {
              loader.conf says; `bootctl set-default \"\"` takes it back"
         )],
     );
-    variable(&root, "LoaderEntryDefault", "gone.conf");
+    root.loader_variable("LoaderEntryDefault", "gone.conf");
     is_healthy(
         &root,
         &[
@@ -181,7 +166,7 @@ fn variables_that_cannot_be_read() {
 fn an_image_has_no_firmware() {
     let root = TestRoot::new();
     root.kernel(A).headers(A).tip(A).post_update().code(0);
-    variable(&root, "LoaderEntryOneShot", A_ENTRY);
+    root.loader_variable("LoaderEntryOneShot", A_ENTRY);
     is_healthy(&root, &[]);
 }
 
@@ -300,7 +285,7 @@ fn files_of_two_loaders() {
     // Without firmware clr-boot-manager writes no file of systemd-boot.
     assert!(told(&root, "problems").contains(&format!("there is no boot entry for {B_ID}")));
     // With it, it writes no other.
-    variable(&root, "LoaderInfo", "systemd-boot");
+    root.loader_variable("LoaderInfo", "systemd-boot");
     is_healthy(&root, &[]);
     let root = TestRoot::new();
     root.kernel(A).headers(A).tip(A).file("boot/syslinux.cfg", "LABEL x\n").post_update().code(0);
@@ -323,7 +308,7 @@ fn garbage_everywhere() {
         .file("boot/grub/grub.cfg", &garbage)
         .file("boot/grub/grubenv", &garbage);
     assert_eq!(root.run("clr-dkms", &["status"]).code, 1);
-    variable(&root, "LoaderEntryOneShot", "\u{fffd}\u{7}");
+    root.loader_variable("LoaderEntryOneShot", "\u{fffd}\u{7}");
     root.file("sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", &garbage);
     root.run("clr-dkms", &["status"]).code(0);
     root.file(LOADER, &garbage);

@@ -11,8 +11,8 @@ use clr_dkms::cmdline::{Fragment, Mask, PARAMETER, Sources, Switch, effective, m
 use clr_dkms::sys::{Root, RootKind};
 use proptest::prelude::*;
 
-use crate::support::A;
 use crate::support::tree::{Tree, difference, read};
+use crate::support::{A, scratch};
 
 const RELEASES: [&str; 2] = [A, "6.12.38-1550.ltscurrent"];
 
@@ -189,7 +189,7 @@ struct Laid {
 }
 
 fn lay_out((first, second, things): &(String, String, Things)) -> Laid {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch::folder();
     let at = |path: &str| folder.path().join(path);
     fs::create_dir_all(at("usr/lib/kernel")).unwrap();
     for (release, line) in RELEASES.iter().zip([first, second]) {

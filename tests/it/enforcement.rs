@@ -105,7 +105,7 @@ fn status_and_the_message_of_the_day_tell_the_same() {
             wrong.push(format!("{name}: status says {}", status["problems"]));
         }
         // A module in use that will be refused is nothing that status calls healthy.
-        if situation.code == 2 && status["verdict"] != "degraded" {
+        if situation.code == 2 && !["unsafe", "degraded"].contains(&status["verdict"].as_str().unwrap()) {
             wrong.push(format!("{name}: status says {}", status["verdict"]));
         }
     }
@@ -121,7 +121,7 @@ fn a_kernel_that_is_not_there() {
         assert!(!run.stderr.contains('\u{1b}'), "{:?}", run.stderr);
     }
     root.remove("usr/lib/kernel");
-    root.run("clr-dkms", &["enforcement"]).code(3).shows(&["there is no kernel in ROOT/usr/lib/kernel"]);
+    root.run("clr-dkms", &["enforcement"]).code(3).shows(&["there is no kernel in", "ROOT/usr/lib/kernel"]);
     root.file("usr/lib/kernel", "a file");
     root.run("clr-dkms", &["enforcement"]).code(3).shows(&["ROOT/usr/lib/kernel"]);
 }

@@ -14,7 +14,7 @@ use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::world::World;
 use proptest::prelude::*;
 
-use crate::support::{A, B, TestRoot, elf};
+use crate::support::{A, B, TestRoot, elf, scratch};
 
 fn root_of(root: &TestRoot) -> Root {
     Root::open(RootKind::LiveCopy, root.path()).unwrap()
@@ -166,7 +166,7 @@ proptest! {
 
     #[test]
     fn any_record(text in bytes()) {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch::folder();
         let root = Root::open(RootKind::Image, folder.path()).unwrap();
         root.write(RECORD, &text, 0o644).unwrap();
         prop_assert!(state::load::<Record>(&root, RECORD).as_good().is_none());

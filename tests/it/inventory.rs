@@ -6,11 +6,13 @@ use clr_dkms::sys::{Root, RootKind};
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use crate::support::scratch;
+
 struct Scratch(tempfile::TempDir);
 
 impl Scratch {
     fn new() -> Scratch {
-        let scratch = Scratch(tempfile::tempdir().unwrap());
+        let scratch = Scratch(scratch::folder());
         fs::create_dir_all(scratch.0.path().join("usr/lib/kernel")).unwrap();
         scratch
     }
@@ -114,7 +116,7 @@ fn headers_have_five_answers() {
 
 #[test]
 fn no_folder_of_images_is_known() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch::folder();
     let seen = Inventory::observe(&Root::open(RootKind::Image, folder.path()).unwrap());
     assert_eq!((seen.images, seen.kernels.len()), (Images::Absent, 0));
 }

@@ -350,7 +350,8 @@ fn dkms_that_is_not_installed() {
     };
     let mut cache = Cache::default();
     let facts = Facts::observe(&world, &mut cache);
-    let attempts = engine::run(&world, &mut cache, &facts, &engine::plan(&facts, &engine::Order::default()));
+    let plans = engine::plan(&facts, &engine::Order::default());
+    let attempts = engine::run(&world, &mut cache, &facts, &plans, &|_| {});
     let (_, reason) = attempts[0].failure.clone().unwrap();
     assert_eq!(root.redacted(&reason), "dkms is not installed (looked in OUTSIDE/dkms)");
     assert!(!root.has(&TestRoot::ko("hello", B)));

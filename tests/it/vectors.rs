@@ -10,6 +10,7 @@ use clr_dkms::sys::{Root, RootKind};
 use serde::Deserialize;
 
 use crate::cmdline_properties::is_left_of;
+use crate::support::scratch;
 
 #[derive(Deserialize)]
 pub(crate) struct Vector {
@@ -57,7 +58,7 @@ fn the_line_is_the_one_that_clr_boot_manager_wrote() {
     let mut wrong = Vec::new();
     let mut count = 0;
     for vector in all() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch::folder();
         lay_out(&vector.files, folder.path());
         let root = Root::open(RootKind::Image, folder.path()).unwrap();
         let sources = Sources::observe(&root, "6.15.7-1591.native");

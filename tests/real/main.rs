@@ -13,6 +13,7 @@ mod faults;
 mod gc;
 mod image;
 mod index;
+mod keyboard;
 mod killed;
 mod listing;
 mod logs;

@@ -225,6 +225,7 @@ impl Scene {
             "status" => command.args(["status", "--json"]),
             "screen" => command.arg("status"),
             "gc" => command.arg("gc"),
+            "rebuild" => command.arg("rebuild"),
             "gc-plan" => command.args(["gc", "--dry-run", "--json"]),
             _ => &mut command,
         };

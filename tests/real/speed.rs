@@ -34,6 +34,31 @@ fn eight_modules_on_two_kernels_with_nothing_to_do() {
     let best = (0..20).map(|_| release_run(&scene).0).min().unwrap();
     println!("as it is installed: best of 20 is {best:?}");
     assert!(best < Duration::from_millis(18), "{best:?}");
+    status_beside_dkms(&scene, &names);
+}
+
+/// The same question to both, in the same run: the states of all modules, by whole processes.
+fn status_beside_dkms(scene: &Scene, names: &[String]) {
+    let told = |command: &mut Command| {
+        let start = Instant::now();
+        let output = command.stderr(Stdio::inherit()).output().unwrap();
+        (start.elapsed(), String::from_utf8(output.stdout).unwrap())
+    };
+    let asked = ["scratch_dkms".as_ref(), scene.root.as_os_str(), "status".as_ref()];
+    let (theirs, text) = told(Command::new(crate::scene::support("scratch-root.sh")).args(asked));
+    assert_eq!(text.lines().filter(|line| line.contains("installed")).count(), 2 * names.len(), "{text}");
+    let mut ours: Vec<Duration> = (0..50)
+        .map(|_| {
+            let mut command = Command::new(target().join("release/clr-dkms"));
+            command.env("CLR_DKMS_TOOL_PATH", &scene.tools).args(["status", "--all", "--live-root"]);
+            let (time, text) = told(command.arg(&scene.root));
+            assert!(names.iter().all(|name| text.contains(&format!("{name}/1.0"))), "{text}");
+            time
+        })
+        .collect();
+    ours.sort();
+    println!("clr-dkms status: median of 50 is {:?}; dkms status: {theirs:?}", ours[25]);
+    assert!(ours[25] < Duration::from_millis(10) && ours[25] * 20 < theirs, "{ours:?} {theirs:?}");
 }
 
 /// The whole process, as `make build` makes it, on trees that no build has made: with nothing to do it takes a time that

@@ -12,7 +12,6 @@ set -euo pipefail
 # the scratch root's.
 ((EUID == 0)) || { echo "${0##*/}: must be run as root" >&2; exit 2; }
 [[ ${CLR_DKMS_UNSHARED-} ]] || CLR_DKMS_UNSHARED=1 exec unshare --mount --propagation private "$0" "$@"
-readonly self=${0##*/}
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
 programs=$(realpath -- "${1:?the folder of the programs}")
@@ -22,13 +21,9 @@ export LC_ALL=C SCRATCH_CACHE=$top/target/scratch-cache
 
 # shellcheck disable=SC1091 # it lies beside this script, and is checked by itself
 . "$here/scratch-root.sh"
-
-say() { printf '%s: %s\n' "$self" "$*" >&2; }
+# shellcheck disable=SC1091
+. "$here/debian-packages.sh"
 failed=0
-fail() {
-    say "FAILED: $*"
-    failed=1
-}
 
 # The packages of Debian 12 that build on its kernel 6.1. openafs-modules is one too, and takes as long as all others:
 # it is built when it is named.
@@ -39,9 +34,7 @@ readonly good=(acpi-call adv-17v35x apfs bbswitch dahdi ddcci digimend dm-writeb
 # module in /var/lib/dkms; three do not take what the kernel's later updates changed.
 readonly may_fail=(iptables-netflow west-chamber librem-ec-acpi lttng-modules openrazer-driver)
 
-for tool in apt-get dpkg-deb dkms python3; do
-    command -v "$tool" >/dev/null || { say "there is no $tool"; exit 2; }
-done
+needs apt-get dpkg-deb dkms python3
 wanted=("${@%-dkms}")
 (($#)) || wanted=("${good[@]}" "${may_fail[@]}")
 
@@ -54,14 +47,7 @@ export CLR_DKMS_TOOL_PATH=$work/tools
 if [[ ${CLR_DKMS_DEBS-} ]]; then
     cp -- "$CLR_DKMS_DEBS"/*.deb "$work/debs/"
 else
-    options=(-q -o Dpkg::Use-Pty=0)
-    # root's apt would hand the download to a user who may not write here.
-    ((EUID)) || options+=(-o APT::Sandbox::User=root)
-    if ! (cd "$work/debs" && apt-get "${options[@]}" download "${wanted[@]/%/-dkms}" >"$work/log" 2>&1); then
-        tail -n 5 "$work/log" >&2
-        say 'the packages cannot be downloaded: run apt-get update as root first'
-        exit 2
-    fi
+    download "$work/debs" "${wanted[@]/%/-dkms}"
 fi
 
 # The kernel has the version of its headers: that is what the sources ask for.
@@ -96,7 +82,7 @@ for package in "${wanted[@]}"; do
     [[ -e ${confs[0]} ]] || { fail "$package-dkms has no dkms.conf"; continue; }
     folder=$(basename "$(dirname "${confs[0]}")")
     mv -- "$work/one/usr/src/$folder" "$root/usr/src/"
-    module=$(sed -n 's/^PACKAGE_NAME="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$root/usr/src/$folder/dkms.conf")
+    module=$(named "$root/usr/src/$folder/dkms.conf")
     version=${folder#"$module"-}
     scratch_dkms "$root" add "$module/$version" >"$work/add.log" 2>&1 || fail "$package: dkms add: $(<"$work/add.log")"
     start=${EPOCHREALTIME/./} code=0

@@ -142,6 +142,7 @@ group_test() {
     has python3 || lack python3 python3 python3-basic
     # Clear Linux has no bundle with some of them: what needs one is left out there.
     if has apt-get; then
+        has script || lack script bsdutils ""
         has shellcheck || lack shellcheck shellcheck ""
         has mandoc || lack mandoc mandoc ""
         has man || lack man man-db ""

@@ -8,9 +8,11 @@
 # Exit: 0 no error was reported, 1 one was, or a package is not there, 2 it cannot be tried here.
 set -euo pipefail
 
-readonly self=${0##*/}
 program=$(realpath -- "${1:?the program to test}")
 readonly program
+# shellcheck disable=SC1091 # it lies beside this script, and is checked by itself
+. "$(dirname "$0")/debian-packages.sh"
+failed=0
 export LC_ALL=C
 # Packages of Debian 12 whose files do what a static reading gets wrong, and all others of that release: they must
 # have been read, whatever else is found.
@@ -19,19 +21,7 @@ readonly debian_12=(acpi-call adv-17v35x apfs bbswitch dahdi ddcci digimend dm-w
     openafs-modules openrazer-driver openvpn-dco rapiddisk rtpengine-kernel tp-smapi v4l2loopback vpoll west-chamber
     xtables-addons xtrx)
 
-say() { printf '%s: %s\n' "$self" "$*" >&2; }
-failed=0
-fail() {
-    say "FAILED: $*"
-    failed=1
-}
-
-for tool in apt-cache apt-get dpkg-deb; do
-    if ! command -v "$tool" >/dev/null; then
-        say "there is no $tool: this test reads the packages of a Debian"
-        exit 2
-    fi
-done
+needs apt-cache apt-get dpkg-deb
 mapfile -t packages < <(apt-cache search --names-only -- '-dkms$' | awk '{ print $1 }' | sort)
 if ((${#packages[@]} == 0)); then
     say 'apt knows no *-dkms package: run apt-get update as root first'
@@ -41,14 +31,7 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 mkdir "$work/debs" "$work/root"
-options=(-q -o Dpkg::Use-Pty=0)
-# root's apt would hand the download to a user who may not write here.
-((EUID)) || options+=(-o APT::Sandbox::User=root)
-if ! (cd "$work/debs" && apt-get "${options[@]}" download "${packages[@]}" >"$work/log" 2>&1); then
-    tail -n 5 "$work/log" >&2
-    say 'the packages cannot be downloaded'
-    exit 2
-fi
+download "$work/debs" "${packages[@]}"
 
 # One system with all of them, registered as their packages would do it.
 root=$work/root
@@ -64,7 +47,7 @@ for deb in "$work"/debs/*.deb; do
         [[ -e $conf ]] || continue
         folder=${conf%/dkms.conf}
         folder=${folder##*/}
-        name=$(sed -n 's/^PACKAGE_NAME="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$conf")
+        name=$(named "$conf")
         [[ $folder == "$name"-* ]] || fail "$package: $folder is not the folder of $name"
         mkdir -p "$root/usr/src" "$root/var/lib/dkms/$name/${folder#"$name"-}"
         mv -- "${conf%/dkms.conf}" "$root/usr/src/"

@@ -232,9 +232,12 @@ fresh
 put /etc/clr-dkms/clr-dkms.conf '[tools]'
 put /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf ''
 mkdir -p "$image"/var/{lib,log,cache} "$image/run"
+put /var/lib/node_exporter/of-another.prom 'x 1'
 before=$(tree)
 installer install
 put /var/lib/clr-dkms/last-run.json '{}'
+put /var/lib/node_exporter/clr-dkms.prom '# HELP clr_dkms_verdict x'
+ln -s /var/lib/node_exporter/clr-dkms.prom "$image/var/lib/clr-dkms/metrics"
 put /var/log/clr-dkms/x/make.log 'error'
 put /var/cache/clr-dkms/x ''
 put /run/clr-dkms.lock 1
@@ -265,9 +268,15 @@ check 'nothing happened so far' same "$installed" "$(tree)"
 installer uninstall
 check 'fragments of ours are taken back first' same "$(<"$scratch/cmdline-was-called")" "-q default --root $image"
 check 'records are removed, choices of an admin stay' same "$before" "$(tree)"
-for path in /var/lib/clr-dkms /run/clr-dkms.lock "$image/etc/clr-dkms stays" 'cmdline.d/clr-ignore-mod-sig.conf stays'; do
+for path in /var/lib/clr-dkms /var/lib/node_exporter/clr-dkms.prom /run/clr-dkms.lock "$image/etc/clr-dkms stays" 'cmdline.d/clr-ignore-mod-sig.conf stays'; do
     check "uninstall says '$path'" said "$path"
 done
+# Where the link tells of a file that holds no metrics of ours, that file is somebody else's.
+installer install
+mkdir -p "$image/var/lib/clr-dkms"
+ln -s /var/lib/node_exporter/of-another.prom "$image/var/lib/clr-dkms/metrics"
+installer uninstall
+check 'metrics of others stay' same "$before" "$(tree)"
 
 # A run that is killed at any of its steps is mended by the next one; nothing is forgotten.
 cat >"$scratch/mv" <<'END'

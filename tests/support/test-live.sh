@@ -82,6 +82,89 @@ check 'motd-update.sh was run' grep -q $new /run/motd
 check 'status says that a reboot is pending' is "$(code clr-dkms status)" 0
 check 'status names the kernel' said "reboot-pending: the DKMS module is ready for kernel $new"
 
+# Programs that want to know of a new verdict. Each run of `told` begins with another verdict in the record than the one that is
+# true, as after a reboot, and takes less than the seconds that are given.
+notify=/etc/clr-dkms/notify.d
+program() { # NAME LINES…: one in notify.d
+    printf '%s\n' '#!/bin/sh' "${@:2}" >"$notify/$1"
+    chmod 755 "$notify/$1"
+}
+told() { # SECONDS
+    local watch=$SECONDS
+    sed -i 's/"verdict": "[a-z-]*"/"verdict": "degraded"/' /var/lib/clr-dkms/last-run.json
+    is "$(code clr-dkms-post-update)" 0 || { cat "$work/err"; return 1; }
+    ((SECONDS - watch < $1)) || { printf '%s seconds\n' $((SECONDS - watch)); return 1; }
+}
+# Nor a zombie that nobody has collected yet.
+lives() { grep -v ') Z ' "/proc/$(cat "$work/$1")/stat"; }
+# When it was looked at is another matter.
+same_status() { diff <(clr-dkms status --json | grep -v '"checked"') <(grep -v '"checked"' "$work/notified"); }
+not() { ! "$@"; }
+mkdir -p $notify /etc/clr-dkms
+printf '[report]\nnotify-timeout = 2 s\nmetrics = /var/lib/node_exporter/clr-dkms.prom\n' >/etc/clr-dkms/clr-dkms.conf
+program 10-good "cat >$work/notified; echo \$CLR_DKMS_VERDICT_BEFORE \$CLR_DKMS_VERDICT >$work/verdicts"
+check 'a new verdict is told' told 10
+check 'the document is that of status' same_status
+check 'before and after' is "$(cat "$work/verdicts")" 'degraded reboot-pending'
+check 'the metrics are written' grep -q '^clr_dkms_reboot_pending 1' /var/lib/node_exporter/clr-dkms.prom
+rm "$work/notified"
+check 'a run without news' is "$(code clr-dkms-post-update)" 0
+check 'nobody is told of it' test ! -e "$work/notified"
+# The reboot itself changes the verdict.
+echo $new >"$work/osrelease"
+rm -f /run/clr-dkms/requested
+check 'the boot' is "$(code clr-dkms guard --at-boot)" 0
+check 'the metrics are of this boot' grep -q '^clr_dkms_reboot_pending 0' /var/lib/node_exporter/clr-dkms.prom
+check 'the boot itself tells nobody, as there is no network yet' test ! -e "$work/notified"
+check 'it asks for the worker' test -e /run/clr-dkms/requested
+check 'the worker' is "$(code clr-dkms-post-update)" 0
+check 'the worker tells them' is "$(cat "$work/verdicts")" 'reboot-pending healthy'
+echo $old >"$work/osrelease"
+check 'back again' is "$(code clr-dkms-post-update)" 0
+check 'they are told of that too' is "$(cat "$work/verdicts")" 'healthy reboot-pending'
+# Bad ones, before and after the good one.
+program 00-hangs "sleep 613 & echo \$! >$work/child; sleep 613"
+program 01-deaf 'exec <&-; exit 0'
+program 02-fails 'echo it went wrong; exit 3'
+program 03-daemon "setsid sleep 614 & echo \$! >$work/daemon"
+program 04-killed 'kill -9 $$'
+printf 'no program' >$notify/05-no-program && chmod 755 $notify/05-no-program
+ln -s /no/such/file $notify/06-dangling
+mkdir $notify/07-folder
+for name in 08-plain 09-backup~ .hidden 11-writable 12-of-nobody; do program "$name" "touch $work/ran$name"; done
+chmod 644 "$notify/08-plain"
+chmod 757 "$notify/11-writable"
+chown nobody "$notify/12-of-nobody"
+mkdir -m 777 "$work/open"
+mv "$notify/12-of-nobody" "$notify/13-of-nobody"
+program 14-behind-a-link "touch $work/ran14"
+mv "$notify/14-behind-a-link" "$work/open/" && ln -s "$work/open/14-behind-a-link" $notify/
+rm "$work/notified"
+check 'bad ones do not keep the good one from its news' told 20
+check 'the good one is told' same_status
+cp "$work/err" "$work/err.notify"
+hears() { grep -F -- "$1" "$work/err.notify" || { cat "$work/err.notify"; false; }; }
+check 'the hanging one is told of' hears '00-hangs: stopped at its deadline'
+check 'it is gone with its children' not lives child
+check 'who does not listen is no fault' not grep -F 01-deaf "$work/err.notify"
+check 'a failing one is told of, with what it said' hears '02-fails: exit code 3: it went wrong'
+check 'a daemon that goes on keeps nobody waiting' lives daemon
+check 'a killed one is told of' hears '04-killed: killed by signal 9'
+check 'what cannot be started is told of' hears '05-no-program cannot be started'
+check 'what others can write is refused' hears "11-writable is not run: $notify/11-writable can be changed by others than root"
+check 'what belongs to others is refused' hears "13-of-nobody is not run: $notify/13-of-nobody can be changed"
+check 'what lies in a folder of others is refused' hears "14-behind-a-link is not run: $work/open"
+check 'none of them has run' is "$(find "$work" -maxdepth 1 -name 'ran*')" ''
+kill "$(cat "$work/daemon")"
+chmod 775 $notify
+check 'a folder that others can write to' told 5
+check 'nothing in it is run' said "10-good is not run: $notify can be changed by others than root"
+chmod 755 $notify
+rm -r /etc/clr-dkms
+check 'the settings go' is "$(code clr-dkms-post-update)" 0
+check 'and with them the metrics' test ! -e /var/lib/node_exporter/clr-dkms.prom
+rm -rf /var/lib/node_exporter
+
 # The boot partition, mounted nowhere: a filesystem in a file, found as clr-boot-manager finds it.
 overlay_dev() {
     mkdir -p "$work/dev.upper" "$work/dev.work" && mount -t overlay overlay -o "lowerdir=/dev,upperdir=$work/dev.upper,workdir=$work/dev.work" /dev

@@ -11,7 +11,8 @@ PATH=$PATH:/usr/sbin:/sbin
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
-passed=0 failed=0 out=$scratch/out
+# shellcheck disable=SC1091 # it lies beside this script, and is checked by itself
+. "$top/tests/support/checks.sh"
 built=$top/target/release
 [[ -x $built/clr-dkms-pages ]] || built=$top/target/debug
 [[ -x $built/clr-dkms-pages && -x $built/clr-dkms ]] || { echo 'the programs are not built: make build' >&2; exit 1; }
@@ -23,18 +24,6 @@ for program in clr-dkms{,-pre-update,-post-update,-cmdline,-motd,-variant}; do
 done
 "$built/clr-dkms-pages" "$PAGES_FROM" || exit 1
 
-check() { # check WHAT COMMAND…: passes if the command succeeds; what it prints is shown when it does not
-    local what=$1
-    shift
-    if "$@" >"$out" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        printf 'FAILED: %s\n' "$what"
-        sed 's/^/  | /' "$out"
-    fi
-}
-has() { command -v -- "$1" >/dev/null || { printf '%s is not here: left out\n' "$1" >&2; false; }; }
 same() { diff <(printf '%s\n' "$1") <(printf '%s\n' "$2"); }
 # Every file and link below a folder, with mode and link text.
 list() { (cd "$1" && find . ! -type d -printf '%m /%P %l\n' | sed 's/ $//' | sort); }
@@ -88,12 +77,15 @@ END
     "$root/usr/bin/clr-dkms-cmdline" -q --root "$root" disable --no-refresh >/dev/null
     check 'a mask is in /etc' test -L "$root/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"
     mkdir -p "$root"/{run/clr-dkms,run/motd.d,var/log/clr-dkms/hello,var/cache/clr-dkms}
+    echo '# HELP clr_dkms_verdict x' >"$root/var/lib/clr-dkms.prom"
+    ln -s /var/lib/clr-dkms.prom "$root/var/lib/clr-dkms/metrics"
     touch "$root"/{run/clr-dkms.lock,run/motd.d/clr-dkms.motd,var/log/clr-dkms/hello/log,var/cache/clr-dkms/x}
     check 'installed again, over itself' deb -i "$package"
     check 'an upgrade leaves records and logs' test -e "$root/var/log/clr-dkms/hello/log"
     check 'it is removed' deb -r clr-dkms
     check 'removed: swupd is told nothing of ours any more' same "$(cat "$root/run/swupd/config")" $'[GLOBAL]\n# of an admin'
     check 'removed: no mask in /etc' test ! -L "$root/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"
+    check 'removed: no metrics' test ! -e "$root/var/lib/clr-dkms.prom"
     check 'removed: no program' test ! -e "$root/usr/bin/clr-dkms"
     check 'removed: logs stay until a purge' test -e "$root/var/log/clr-dkms/hello/log"
     check 'it is purged' deb -P clr-dkms

@@ -10,22 +10,12 @@ unset MANPAGER PAGER MANPATH MANOPT BASH_ENV ENV
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
-passed=0 failed=0 out=$scratch/out share=$scratch/share
+# shellcheck disable=SC1091 # it lies beside this script, and is checked by itself
+. "$top/tests/support/checks.sh"
+share=$scratch/share
 system="$scratch/a system"
 programs=(clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline clr-dkms-motd clr-dkms-variant)
 
-check() { # check WHAT COMMAND…: passes if the command succeeds; what it prints is shown when it does not
-    local what=$1
-    shift
-    if "$@" >"$out" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        printf 'FAILED: %s\n' "$what"
-        sed 's/^/  | /' "$out"
-    fi
-}
-has() { command -v -- "$1" >/dev/null || { printf '%s is not here: left out\n' "$1" >&2; false; }; }
 same() { [[ $1 == "$2" ]] || { printf '%s\nis not\n%s\n' "$1" "$2"; false; }; }
 silent() { ! "$@" 2>&1 | grep .; }
 
@@ -44,7 +34,7 @@ for name in "${programs[@]}" ${verbs//help/}; do
     check "$name has a page" test -s "$share/man/man8/$name.8"
 done
 check 'there are verbs' test -n "$verbs"
-for page in "$share"/man/man[78]/*.[78] "$top"/man/*; do
+for page in "$share"/man/man[578]/*.[578] "$top"/man/*; do
     for title in NAME SYNOPSIS DESCRIPTION EXAMPLES FILES 'SEE ALSO'; do
         check "${page##*/}: $title" grep -qx "\.SH \"\?$title\"\?" "$page"
     done

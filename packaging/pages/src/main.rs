@@ -3,6 +3,7 @@
 //! They are made of what the programs accept, so that they never drift. DIR is laid out as `/usr/share` is.
 
 mod completion;
+mod document;
 mod manual;
 
 use std::path::Path;

@@ -6,7 +6,7 @@ use clap_mangen::Man;
 use roff::{Roff, bold, roman};
 
 /// The day of the last change to what all pages say. Not the day of the build: the same source makes the same pages.
-const DATE: &str = "2026-11-22";
+pub(crate) const DATE: &str = "2026-11-22";
 
 /// What every program may answer, beside its own codes.
 const COMMON_EXITS: [(&str, &str); 5] = [
@@ -18,7 +18,7 @@ const COMMON_EXITS: [(&str, &str); 5] = [
 ];
 
 /// Path, what it is, and what the names of the pages that speak of it end with; none for all.
-const FILES: [(&str, &str, &[&str]); 14] = [
+const FILES: [(&str, &str, &[&str]); 15] = [
     ("/etc/clr-dkms/clr-dkms.conf", "The configuration; see clr-dkms.conf(5).", &[]),
     (
         "/var/lib/clr-dkms/last-run.json",
@@ -62,8 +62,13 @@ const FILES: [(&str, &str, &[&str]); 14] = [
     ),
     (
         "/etc/clr-dkms/notify.d/*",
-        "Programs that get the status as JSON on their standard input when the verdict changes.",
-        &["dkms", "-post-update"],
+        "Programs that get the status as JSON on their standard input when the verdict changes; see clr-dkms.conf(5).",
+        &["dkms", "-post-update", "-status"],
+    ),
+    (
+        "/usr/share/clr-dkms/status.schema.json",
+        "A JSON Schema of `clr-dkms status --json`; clr-dkms-status(5) is made of it.",
+        &["-status"],
     ),
     (
         "/run/clr-dkms/reboot-required",
@@ -104,7 +109,7 @@ pub(crate) fn pages(programs: &[Command]) -> anyhow::Result<Vec<(String, String)
                 page(command, &names).with_context(|| format!("the manual page of {}", name(command)))?;
             Ok((format!("man/man8/{}.8", name(command)), text))
         })
-        .chain([states()])
+        .chain([states(), crate::document::page()])
         .collect()
 }
 
@@ -311,7 +316,7 @@ fn paragraphs(text: &str) -> Vec<String> {
     text.split("\n\n").map(|p| p.replace('\n', " ")).filter(|p| !p.trim().is_empty()).collect()
 }
 
-fn paragraph(roff: &mut Roff, text: &str) {
+pub(crate) fn paragraph(roff: &mut Roff, text: &str) {
     roff.text([roman(text)]);
 }
 
@@ -356,14 +361,21 @@ fn see_also(command: &Command, names: &[&str]) -> String {
         .map(|n| format!("{n}(8)"))
         .collect();
     pages.extend(
-        ["clr-dkms.conf(5)", "clr-dkms-states(7)", "clr-boot-manager(1)", "dkms(8)", "swupd(1)"]
-            .map(str::to_owned),
+        [
+            "clr-dkms.conf(5)",
+            "clr-dkms-status(5)",
+            "clr-dkms-states(7)",
+            "clr-boot-manager(1)",
+            "dkms(8)",
+            "swupd(1)",
+        ]
+        .map(str::to_owned),
     );
     pages.join(", ")
 }
 
 /// What stands between backquotes is printed bold, without them.
-fn highlighted(page: &str) -> String {
+pub(crate) fn highlighted(page: &str) -> String {
     let mut out = String::new();
     for line in page.split_inclusive('\n') {
         let parts: Vec<&str> = line.split('`').collect();

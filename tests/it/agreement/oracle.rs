@@ -101,6 +101,9 @@ impl Scene {
             .iter()
             .any(|m| m.class != Some(Class::Optional) && self.is_ok(m, running) && !self.is_ok(m, next));
         assert!(!lacks_what_works || told.code != 0, "what works now will be gone");
+        let loses = missed.iter().any(|(m, at, _)| *at == next && self.is_ok(m, running));
+        let said = told.on_reboot.as_deref().map(|said| said != "a reboot is safe");
+        assert_eq!(said.unwrap_or(loses), loses, "{:?}", told.on_reboot);
         if !missed.is_empty() {
             assert_eq!(told.code, 1, "{} with {} missed", told.verdict(), missed.len());
         } else if next == self.target() {

@@ -25,6 +25,8 @@ pub(super) struct Told {
     pending: u8,
     marker: Option<String>,
     guard: Value,
+    /// What the first line says of a reboot.
+    pub(super) on_reboot: Option<String>,
 }
 
 /// Without styles.
@@ -67,6 +69,7 @@ impl Told {
             pending: u8::from(document.verdict != Verdict::RebootPending),
             marker: read(surfaces::REBOOT_REQUIRED),
             guard: serde_json::to_value(&document.guard).unwrap(),
+            on_reboot: document.on_reboot(),
         }
     }
 
@@ -103,6 +106,7 @@ impl Told {
             pending,
             marker: inside.marker.clone(),
             guard,
+            on_reboot: inside.on_reboot.clone(),
         };
         // One document, whoever makes it.
         assert_eq!(timeless(&told.json), timeless(&inside.json));
@@ -183,7 +187,9 @@ impl Told {
             let first = screen.lines().next().unwrap();
             let words: Vec<&str> = first.split(' ').collect();
             assert_eq!(words[1], format!("{verdict}:"), "{first}");
-            let answer = format!("{verdict}: {}", step.unwrap_or("nothing to do"));
+            let on_reboot = self.on_reboot.iter().map(String::as_str);
+            let answer = on_reboot.chain([step.unwrap_or("nothing to do")]).collect::<Vec<_>>().join("; ");
+            let answer = format!("{verdict}: {answer}");
             let why = format!("{} [{}]", self.text("summary"), self.text("id"));
             for part in [answer, why] {
                 let shown = one_line(screen);
@@ -191,6 +197,7 @@ impl Told {
             }
             assert_eq!(screen.contains(PENDING), is_pending, "{screen}");
         }
+        assert!(self.on_reboot.is_none() || self.may_reboot() == Some(true), "{:?}", self.on_reboot);
         if let Some(step) = step.filter(|step| step.contains("do not reboot")) {
             assert_eq!(self.may_reboot(), Some(false), "{step}");
         }

@@ -11,6 +11,16 @@ use clr_dkms::sys::{Root, RootKind, Tools};
 
 use super::TestRoot;
 
+/// The entries of the kernels [`A`](super::A) and [`B`](super::B), and the file that names the default.
+pub(crate) const A_ENTRY: &str = "Clear-linux-native-6.15.7-1591.conf";
+pub(crate) const B_ENTRY: &str = "Clear-linux-native-6.15.8-1592.conf";
+pub(crate) const LOADER: &str = "boot/loader/loader.conf";
+
+/// The path of an entry in a root.
+pub(crate) fn path(entry: &str) -> String {
+    format!("boot/loader/entries/{entry}")
+}
+
 /// A root as the library sees it.
 pub(crate) struct Boot {
     pub(crate) root: Root,

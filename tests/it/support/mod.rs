@@ -6,6 +6,8 @@ pub(crate) mod guard;
 pub(crate) mod machine;
 pub(crate) mod root;
 pub(crate) mod run;
+pub(crate) mod scratch;
+pub(crate) mod terminal;
 pub(crate) mod tree;
 
 pub(crate) use root::{A, B, LTS, TestRoot, modules_dep_bin};

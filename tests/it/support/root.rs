@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use super::run::command;
 use super::tree::{self, Tree};
-use super::{Run, elf};
+use super::{Run, elf, scratch};
 
 /// The kernel that runs.
 pub(crate) const A: &str = "6.15.7-1591.native";
@@ -50,10 +50,7 @@ impl TestRoot {
 
     /// As [`TestRoot::new`], in a folder of that name.
     pub(crate) fn named(name: &str) -> TestRoot {
-        // Of the same length wherever temporary files are: screens are broken around these paths.
-        let base = std::env::temp_dir().canonicalize().unwrap();
-        let prefix = format!("{:-<w$}", "clr-dkms-it-", w = 30usize.saturating_sub(base.as_os_str().len()));
-        let temp = tempfile::Builder::new().prefix(&prefix).tempdir_in(base).unwrap();
+        let temp = scratch::folder();
         // The programs spell the root without links; so must who compares with it.
         let path = temp.path().canonicalize().unwrap().join(name);
         let root = TestRoot { temp, path, live: false };

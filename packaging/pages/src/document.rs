@@ -1,0 +1,153 @@
+//! clr-dkms-status(5): the document of `clr-dkms status --json`, field by field, made of its schema.
+
+use anyhow::Context;
+use indexmap::IndexMap;
+use roff::{Roff, bold, roman};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::manual::{DATE, highlighted, paragraph};
+
+const SCHEMA: &str = include_str!("../../status.schema.json");
+
+/// As much of JSON Schema as ours uses. Properties keep their order, which is that of the document.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Schema {
+    description: Option<String>,
+    #[serde(rename = "$ref")]
+    reference: Option<String>,
+    #[serde(rename = "type")]
+    kind: Value,
+    format: Option<String>,
+    #[serde(rename = "const")]
+    only: Option<Value>,
+    #[serde(rename = "enum")]
+    words: Vec<Value>,
+    #[serde(rename = "anyOf")]
+    any_of: Vec<Schema>,
+    required: Vec<String>,
+    properties: IndexMap<String, Schema>,
+    items: Option<Box<Schema>>,
+    #[serde(rename = "$defs")]
+    definitions: IndexMap<String, Schema>,
+}
+
+impl Schema {
+    /// What it refers to, with the description that stands here, if one does.
+    fn resolved(&self, whole: &Schema) -> anyhow::Result<Schema> {
+        let Some(reference) = &self.reference else { return Ok(self.clone()) };
+        let name = reference.trim_start_matches("#/$defs/");
+        let mut found =
+            whole.definitions.get(name).with_context(|| format!("there is no {reference}"))?.clone();
+        if self.description.is_some() {
+            found.description.clone_from(&self.description);
+        }
+        Ok(found)
+    }
+
+    /// What a value may be: `string or null`, `array of objects`, `one of allow, defer`.
+    fn shape(&self, whole: &Schema) -> anyhow::Result<String> {
+        let schema = self.resolved(whole)?;
+        let mut shapes: Vec<String> = match &schema.kind {
+            Value::String(kind) => vec![kind.clone()],
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        if let (Some(items), Some(shape)) = (&schema.items, shapes.first_mut()) {
+            *shape = format!("array of {}s", items.resolved(whole)?.kind.as_str().unwrap_or("value"));
+        }
+        if let (Some("date-time"), Some(shape)) = (schema.format.as_deref(), shapes.first_mut()) {
+            "time".clone_into(shape);
+        }
+        shapes.extend(schema.only.iter().map(ToString::to_string));
+        let word = |word: &Value| word.as_str().map_or_else(|| word.to_string(), str::to_owned);
+        if !schema.words.is_empty() {
+            let words: Vec<String> = schema.words.iter().map(word).collect();
+            shapes.push(format!("one of {}", words.join(", ")));
+        }
+        for alternative in &schema.any_of {
+            shapes.push(alternative.shape(whole)?);
+        }
+        Ok(shapes.join(" or "))
+    }
+}
+
+/// The page, with its path below `/usr/share`.
+///
+/// # Errors
+/// When the schema is none, or a field is not described.
+pub(crate) fn page() -> anyhow::Result<(String, String)> {
+    let whole: Schema = serde_json::from_str(SCHEMA)?;
+    let mut roff = Roff::new();
+    let version = format!("clr-dkms {}", env!("CARGO_PKG_VERSION"));
+    roff.control("TH", ["CLR-DKMS-STATUS", "5", DATE, &version, "File Formats"]);
+    roff.control("nh", []).control("ad", ["l"]);
+    roff.control("SH", ["NAME"]);
+    roff.text([roman("clr-dkms-status - the JSON document of clr-dkms status")]);
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text([bold("clr-dkms status --json")]);
+    roff.control("SH", ["DESCRIPTION"]);
+    paragraph(&mut roff, whole.description.as_deref().context("the schema says nothing of itself")?);
+    roff.control("PP", []);
+    paragraph(
+        &mut roff,
+        "Brackets behind a name stand for each value of an array, a dot for a field of an object. A field is always there \
+         unless it is called optional.",
+    );
+    let mut told = Vec::new();
+    roff.control("SH", ["FIELDS"]);
+    fields(&mut roff, &whole, &whole, "", &mut told)?;
+    roff.control("SH", ["EXAMPLES"]);
+    roff.control("EX", []);
+    for line in [
+        "clr-dkms status --json | jq -r .verdict",
+        "clr-dkms status --json | jq '.modules[] | select(.state != \"ok\")'",
+    ] {
+        paragraph(&mut roff, line);
+    }
+    roff.control("EE", []);
+    roff.control("SH", ["FILES"]);
+    roff.control("TP", []);
+    roff.text([bold("/usr/share/clr-dkms/status.schema.json")]);
+    paragraph(&mut roff, "The schema that this page is made of (JSON Schema, draft 2020-12).");
+    roff.control("SH", ["SEE ALSO"]);
+    paragraph(
+        &mut roff,
+        "clr-dkms(8), clr-dkms-status(8), clr-dkms-guard(8), clr-dkms.conf(5), clr-dkms-states(7)",
+    );
+    Ok(("man/man5/clr-dkms-status.5".to_owned(), highlighted(&roff.to_roff())))
+}
+
+/// The fields of an object, each followed by its own; `told` has what was told before, and where.
+fn fields(
+    roff: &mut Roff,
+    whole: &Schema,
+    object: &Schema,
+    way: &str,
+    told: &mut Vec<(String, String)>,
+) -> anyhow::Result<()> {
+    for (name, field) in &object.properties {
+        let way = format!("{way}{name}");
+        let resolved = field.resolved(whole)?;
+        let optional = if object.required.contains(name) { "" } else { "optional " };
+        roff.control("TP", []);
+        roff.text([bold(&way), roman(format!(" ({optional}{})", field.shape(whole)?))]);
+        let said = resolved.description.as_deref().with_context(|| format!("{way} is not described"))?;
+        let inner = resolved.items.as_deref().or(resolved.any_of.iter().find(|s| s.reference.is_some()));
+        let inner = inner.unwrap_or(field);
+        let below = if resolved.items.is_some() { format!("{way}[]") } else { way };
+        let before = inner.reference.as_ref().and_then(|r| told.iter().find(|(known, _)| known == r));
+        let inside = inner.resolved(whole)?;
+        match before {
+            Some((_, place)) if !inside.properties.is_empty() => {
+                paragraph(roff, &format!("{said} Its fields are those of {place}."));
+                continue;
+            }
+            _ => paragraph(roff, said),
+        }
+        told.extend(inner.reference.iter().map(|r| (r.clone(), below.clone())));
+        fields(roff, whole, &inside, &format!("{below}."), told)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Who is shown how the work goes, and how: lines that live on a terminal, lines of the log elsewhere.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::engine::{Attempt, Event};
+use crate::dkms::Step;
+use crate::render::progress::{self, Board, Row, spent};
+use crate::sys::live::{self, Live};
+use crate::sys::{Clock, Stopwatch, interrupt};
+
+/// How the work is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// By lines on the terminal that are written anew.
+    Live,
+    /// By a line of the log at the end of each module; the one at its begin is always there.
+    Log,
+    /// Not at all.
+    Nothing,
+}
+
+impl Show {
+    /// On a terminal, unless nothing is to be said, else in this way.
+    pub fn live_or(otherwise: Show, quiet: bool) -> Show {
+        match quiet {
+            true => Show::Nothing,
+            false if live::is_lively() => Show::Live,
+            false => otherwise,
+        }
+    }
+}
+
+/// What is shown of one run of the engine, until it is dropped.
+#[derive(Debug)]
+pub struct Display {
+    clock: Clock,
+    show: Show,
+    work: Arc<Mutex<Work>>,
+    _live: Option<Live>,
+}
+
+#[derive(Debug)]
+struct Work {
+    done: usize,
+    total: usize,
+    watch: Stopwatch,
+    rows: Vec<(String, &'static str, Stopwatch)>,
+}
+
+impl Work {
+    fn board(&self) -> Board {
+        let row = |(what, stage, watch): &(String, &'static str, Stopwatch)| Row {
+            what: what.clone(),
+            stage,
+            took: watch.elapsed(),
+        };
+        Board {
+            done: self.done,
+            total: self.total,
+            took: self.watch.elapsed(),
+            stopping: interrupt::asked(),
+            rows: self.rows.iter().map(row).collect(),
+        }
+    }
+
+    /// Gives the time that it was at work.
+    fn end(&mut self, what: &str) -> Option<Stopwatch> {
+        let at = self.rows.iter().position(|(name, ..)| name == what)?;
+        Some(self.rows.remove(at).2)
+    }
+}
+
+impl Display {
+    /// Of so many modules.
+    pub fn of(total: usize, show: Show, clock: Clock) -> Display {
+        let work = Work { done: 0, total, watch: clock.stopwatch(), rows: Vec::new() };
+        let work = Arc::new(Mutex::new(work));
+        let seen = Arc::clone(&work);
+        let live = (show == Show::Live && total > 0).then(|| {
+            Live::show(Box::new(move |rows, columns| progress::lines(&held(&seen).board(), rows, columns)))
+        });
+        Display { clock, show, work, _live: live }
+    }
+
+    /// Takes note of an event.
+    pub fn note(&self, event: Event<'_>) {
+        let begun = |what: String, stage| held(&self.work).rows.push((what, stage, self.clock.stopwatch()));
+        match event {
+            Event::Begun(p) => begun(format!("{} on {}", p.module, p.release), "prepare"),
+            Event::Step(p, step) => {
+                let what = format!("{} on {}", p.module, p.release);
+                held(&self.work)
+                    .rows
+                    .iter_mut()
+                    .filter(|row| row.0 == what)
+                    .for_each(|row| row.1 = stage(step));
+            }
+            Event::Done(attempt) => {
+                let mut work = held(&self.work);
+                work.done += usize::from(!attempt.is_stopped());
+                work.end(&format!("{} on {}", attempt.module, attempt.release));
+                drop(work);
+                if self.show == Show::Log {
+                    log(attempt);
+                }
+            }
+            Event::Index(release) => begun(release.to_owned(), "depmod"),
+            Event::Indexed(release) => {
+                let watch = held(&self.work).end(release);
+                if let (Show::Log, Some(watch)) = (self.show, watch) {
+                    tracing::info!("{release}: depmod ended after {}", spent(watch.elapsed()));
+                }
+            }
+        }
+    }
+}
+
+fn held(work: &Mutex<Work>) -> MutexGuard<'_, Work> {
+    work.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stage(step: &Step) -> &'static str {
+    match step {
+        Step::RemoveTree(_) | Step::SetAside(_) => "prepare",
+        Step::Build => "build",
+        Step::Install | Step::Reinstall => "install",
+        // Its depmod comes after the kernel's last module; what is done of it now is the proof.
+        Step::Index => "prove",
+    }
+}
+
+/// The end of what has a line for its begin: dkms was run.
+fn log(attempt: &Attempt) {
+    let Attempt { module, release, took, .. } = attempt;
+    match (&attempt.log, &attempt.failure) {
+        (None, _) => {}
+        (_, None) => tracing::info!("{module} on {release}: done after {}", spent(*took)),
+        (_, Some((state, _))) => tracing::info!("{module} on {release}: {state} after {}", spent(*took)),
+    }
+}

@@ -1,0 +1,120 @@
+//! The last lines of the terminal, written anew while something goes on; what is logged meanwhile goes above them. All
+//! of it is stderr: stdout is for answers.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use console::Term;
+
+/// How often the lines are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What makes the lines, for so many rows and columns: as many, at most, and none longer.
+pub type Lines = Box<dyn Fn(usize, usize) -> Vec<String> + Send>;
+
+/// One for the process, as there is one stderr.
+static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
+
+struct Screen {
+    term: Term,
+    lines: Lines,
+    drawn: Vec<String>,
+}
+
+impl Screen {
+    /// Puts text above the lines, and draws them where they have changed.
+    ///
+    /// They are cut before the last column and each has an end of its own, so that a terminal that is made wider has
+    /// nothing to join; one that is made narrower may leave the upper part of what it has broken, and what is above is
+    /// never written over.
+    fn draw(&mut self, above: &str) -> io::Result<()> {
+        let (rows, columns) = self.term.size();
+        let lines = (self.lines)(usize::from(rows).saturating_sub(1), usize::from(columns).saturating_sub(1));
+        if above.is_empty() && lines == self.drawn {
+            return Ok(());
+        }
+        self.take_back()?;
+        self.term.write_str(above)?;
+        for line in &lines {
+            self.term.write_line(line)?;
+        }
+        self.drawn = lines;
+        // One write: nobody sees the terminal without its lines.
+        self.term.flush()
+    }
+
+    /// As if there had been none. The cursor stands below the last line, behind a `^C` perhaps.
+    fn take_back(&mut self) -> io::Result<()> {
+        self.term.move_cursor_up(self.drawn.len())?;
+        self.drawn.clear();
+        self.term.clear_to_end_of_screen()
+    }
+}
+
+fn screen() -> MutexGuard<'static, Option<Screen>> {
+    SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether stderr is a terminal that can move its cursor.
+pub fn is_lively() -> bool {
+    Term::stderr().is_term() && !console::is_dumb()
+}
+
+/// Lines that are shown for as long as this lives.
+#[derive(Debug)]
+pub struct Live {
+    stop: Option<Sender<()>>,
+    ticker: Option<JoinHandle<()>>,
+}
+
+impl Live {
+    /// Shows them.
+    pub fn show(lines: Lines) -> Live {
+        let mut first = Screen { term: Term::buffered_stderr(), lines, drawn: Vec::new() };
+        // A terminal that has gone away needs no lines; here and below.
+        first.draw("").ok();
+        *screen() = Some(first);
+        let (stop, stopped) = mpsc::channel::<()>();
+        let ticker = std::thread::spawn(move || {
+            while stopped.recv_timeout(LOOK_AGAIN) == Err(RecvTimeoutError::Timeout) {
+                if let Some(screen) = screen().as_mut() {
+                    screen.draw("").ok();
+                }
+            }
+        });
+        Live { stop: Some(stop), ticker: Some(ticker) }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // A ticker that has panicked draws no more, and that is all that is asked of it.
+        self.ticker.take().map(JoinHandle::join);
+        if let Some(mut last) = screen().take() {
+            last.take_back().and_then(|()| last.term.flush()).ok();
+        }
+    }
+}
+
+/// stderr, above the lines. Whole lines at a time, without control characters. It never fails: when the terminal has gone
+/// away the build is still to be ended in good order.
+#[derive(Debug)]
+pub struct Above;
+
+impl Write for Above {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match screen().as_mut() {
+            Some(screen) => screen.draw(&String::from_utf8_lossy(bytes)).ok(),
+            None => io::stderr().write_all(bytes).ok(),
+        };
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

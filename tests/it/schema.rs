@@ -1,0 +1,409 @@
+//! The schema of `clr-dkms status --json`, held against documents of each verdict and against the types that write them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use boon::{Compiler, Schemas};
+use clr_dkms::cmdline::Switch;
+use clr_dkms::dkms::first_error::Kind;
+use clr_dkms::dkms::proof::Subject;
+use clr_dkms::enforcement::Outcome;
+use clr_dkms::guard::{Because, Class, Ruling};
+use clr_dkms::kernel::variant::Family;
+use clr_dkms::render::metrics;
+use clr_dkms::status::states;
+use clr_dkms::sys::{Clock, Root, RootKind, Tools};
+use clr_dkms::{app, config::Settings, world::World};
+use rustix::fs::FlockOperation;
+use serde_json::{Value, json};
+
+use crate::enforcement_roots::SITUATIONS;
+use crate::support::guard::FAILS_ON_B;
+use crate::support::{A, B, LTS, TestRoot};
+
+/// The schema as it is installed.
+fn schema() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/status.schema.json");
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The same for us: what it does not name must not be there. Who reads documents of later versions has to be more generous.
+fn strict(mut schema: Value) -> Value {
+    match &mut schema {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(|v| *v = strict(v.take()));
+            if fields.get("type") == Some(&json!("object")) {
+                fields.insert("additionalProperties".to_owned(), json!(false));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|v| *v = strict(v.take())),
+        _ => {}
+    }
+    schema
+}
+
+/// What is wrong with documents, by their names.
+fn faults<'d>(schema: &Value, of: &str, documents: impl IntoIterator<Item = (&'d str, &'d Value)>) -> String {
+    let mut compiler = Compiler::new();
+    compiler.enable_format_assertions();
+    compiler.add_resource("status.schema.json", schema.clone()).unwrap();
+    let mut schemas = Schemas::new();
+    let index = compiler.compile(&format!("status.schema.json{of}"), &mut schemas).unwrap();
+    let fault = |(name, document): (&str, &Value)| {
+        schemas.validate(document, index).err().map(|e| format!("{name}: {e:#}\n"))
+    };
+    documents.into_iter().filter_map(fault).collect()
+}
+
+/// A fixture root, and what the program says of it.
+struct Said {
+    name: &'static str,
+    code: i32,
+    document: Value,
+    /// Those of `--format prometheus`.
+    metrics: String,
+}
+
+/// Somebody holds the lock, as a run at work does.
+fn at_work() -> TestRoot {
+    let root = TestRoot::guarded();
+    root.file(
+        "var/lib/clr-dkms/in-progress.json",
+        r#"{"schema": 1, "started": "2025-07-29T12:00:00Z", "pid": 1, "builds": []}"#,
+    );
+    root.file("run/clr-dkms.lock", "");
+    root
+}
+
+fn with_errors() -> TestRoot {
+    let root = TestRoot::held();
+    // Beside kernels without headers, with those of another one, and of a variant that is given up.
+    let of_another = format!("usr/lib/modules/{LTS}/build/include/config/kernel.release");
+    root.kernel(LTS).headers(LTS).tip(LTS).file(&of_another, A);
+    root.kernel("5.15.1-7.lts2021").tip("5.15.1-7.lts2021").kernel("6.1.1-7.kvm").tip("6.1.1-7.kvm");
+    root.link("usr/lib/modules/6.1.1-7.kvm/build", "build");
+    root.file("usr/lib/kernel/README", "x").file("etc/swupd/config", "[update]\nno_boot_update=false\n");
+    root.behave("code=10; said=$'/src/hello.c:12:5: error: no\\n  y = 3;\\n  ^'");
+    root.run("clr-dkms", &["rebuild"]).code(1);
+    root
+}
+
+/// A machine of each kind.
+fn roots() -> Vec<(&'static str, TestRoot)> {
+    let with = |root: TestRoot, change: fn(&TestRoot)| {
+        change(&root);
+        root
+    };
+    let mut roots = vec![
+        ("healthy", TestRoot::proven().rebooted(B)),
+        ("reboot-pending", TestRoot::proven()),
+        ("building", at_work()),
+        ("before the first run", TestRoot::guarded()),
+        (
+            "degraded",
+            with(TestRoot::proven().rebooted(B), |r| r.file("etc/kernel/cmdline.d/x.conf", "x=1\n").forget()),
+        ),
+        ("headers of each kind", with_errors()),
+        ("held", TestRoot::held()),
+        ("unsafe", with(TestRoot::held(), |r| r.updated_by_hand().forget())),
+        ("unknown", with(TestRoot::guarded(), |r| r.link("usr/lib/kernel", "kernel").forget())),
+        ("not-applicable", TestRoot::new()),
+        (
+            "an image",
+            with(TestRoot::new(), |r| r.kernel(B).headers(B).tip(B).module("hello", "1.0", "").forget()),
+        ),
+        ("released", with(TestRoot::held(), |r| drop(r.run("clr-dkms", &["release"])))),
+        (
+            "a hold of what is gone",
+            with(TestRoot::proven(), |r| {
+                r.file("var/lib/clr-dkms/boot-wishes.json", r#"{"schema": 1, "hold": "6.1.1-1.native"}"#);
+                r.file("run/swupd/config", "[update]\nurl=x").forget()
+            }),
+        ),
+        (
+            "a module that nobody registered",
+            with(TestRoot::guarded(), |r| {
+                r.behave(FAILS_ON_B).conf("[modules]\ncritical = none\n").post_update();
+            }),
+        ),
+    ];
+    let signed = ["signed_module_of_a_foreign_key", "signed_module_that_may_be_trusted", "broken_signature"];
+    roots.extend(SITUATIONS.iter().filter(|s| signed.contains(&s.name)).map(|s| (s.name, (s.root)())));
+    let signed = SITUATIONS.iter().find(|s| s.name == signed[0]).unwrap();
+    roots.push((
+        "a byte behind the signature",
+        with((signed.root)(), |r| {
+            let bytes = [fs::read(r.at(&TestRoot::ko("hello", A))).unwrap(), b"\n".to_vec()].concat();
+            let built = format!("{}/module/hello.ko", TestRoot::build("hello", "1.0", A));
+            r.file(&built, &bytes).file(&TestRoot::ko("hello", A), &bytes).forget()
+        }),
+    ));
+    assert_eq!(roots.len(), 18, "three situations of these names");
+    roots
+}
+
+/// What is said of them; found out once for all tests.
+fn said() -> &'static [Said] {
+    static SAID: OnceLock<Vec<Said>> = OnceLock::new();
+    SAID.get_or_init(|| {
+        let mut said = Vec::new();
+        for (name, root) in roots() {
+            let lock = (name == "building").then(|| fs::File::open(root.at("run/clr-dkms.lock")).unwrap());
+            if let Some(lock) = &lock {
+                rustix::fs::flock(lock, FlockOperation::LockExclusive).unwrap();
+            }
+            let run = root.run("clr-dkms", &["status", "--json"]);
+            let metrics = root.run("clr-dkms", &["status", "--format", "prometheus"]);
+            assert_eq!(run.code, metrics.code, "{name}");
+            assert_eq!(run.code, root.run("clr-dkms", &["check"]).code, "{name}");
+            said.push(Said { name, code: run.code, document: run.json(), metrics: metrics.stdout });
+        }
+        said
+    })
+}
+
+fn documents() -> Vec<(&'static str, &'static Value)> {
+    said().iter().map(|s| (s.name, &s.document)).collect()
+}
+
+/// The golden documents that hold all of `fields`; times of files are of no clock of ours.
+fn golden(fields: &[&str]) -> Vec<(String, Value)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/snapshots");
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let documents = paths.filter(|path| path.extension().is_some_and(|e| e == "snap")).filter_map(|path| {
+        let text = fs::read_to_string(&path).unwrap().replace("[time]", "2025-07-29T12:00:00Z");
+        let document: Value = serde_json::from_str(text.splitn(3, "---\n").nth(2)?).ok()?;
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        fields.iter().all(|f| document.get(f).is_some()).then_some((name, document))
+    });
+    documents.collect()
+}
+
+#[test]
+fn every_document_is_as_the_schema_says() {
+    assert_eq!(faults(&strict(schema()), "", documents()), "");
+    let golden = golden(&["verdict", "kernels", "modules", "guard"]);
+    assert!(golden.len() >= 7, "the golden files of status: {}", golden.len());
+    assert_eq!(faults(&strict(schema()), "", golden.iter().map(|(name, d)| (name.as_str(), d))), "");
+}
+
+#[test]
+fn the_guards_own_document_is_a_part_of_it() {
+    let golden = golden(&["ruling", "because", "swupd"]);
+    assert!(golden.len() >= 9, "the golden files of guard: {}", golden.len());
+    let documents = golden.iter().map(|(name, d)| (name.as_str(), d));
+    assert_eq!(faults(&strict(schema()), "#/$defs/guard", documents), "");
+}
+
+#[test]
+fn other_documents_are_refused() {
+    let refuses = |what: &str, change: fn(&mut Value)| {
+        let mut document = said().iter().find(|s| s.name == "held").unwrap().document.clone();
+        assert_eq!(faults(&strict(schema()), "", [("held", &document)]), "");
+        change(&mut document);
+        assert_ne!(faults(&strict(schema()), "", [("held", &document)]), "", "{what} is taken");
+    };
+    refuses("an unknown field", |d| d["new"] = json!(1));
+    refuses("one further below", |d| d["modules"][0]["new"] = json!(1));
+    refuses("one in the guard's part", |d| d["guard"]["needs"][0]["new"] = json!(1));
+    refuses("a word for a number", |d| d["kernels"][0]["modules_ready"] = json!("2"));
+    refuses("null where something is always said", |d| d["summary"] = json!(null));
+    refuses("a time that is none", |d| d["last_run"] = json!("yesterday"));
+    refuses("a verdict that is none", |d| d["verdict"] = json!("fine"));
+    refuses("a state that is none", |d| d["modules"][0]["state"] = json!("fine"));
+    refuses("no bundle for a variant that has one", |d| {
+        d["kernels"][0].as_object_mut().unwrap().remove("dkms_bundle");
+    });
+    for field in said().iter().find(|s| s.name == "held").unwrap().document.as_object().unwrap().keys() {
+        let mut document = said()[0].document.clone();
+        document.as_object_mut().unwrap().remove(field);
+        assert_ne!(
+            faults(&strict(schema()), "", [("x", &document)]),
+            "",
+            "a document without {field} is taken"
+        );
+    }
+    // As a monitor should read it: what later versions add is no fault.
+    let mut later = said()[0].document.clone();
+    later["new"] = json!(1);
+    assert_eq!(faults(&schema(), "", [("later", &later)]), "");
+}
+
+/// Follows a document along its schema, and notes which properties say something.
+fn cover<'s>(whole: &'s Value, mut schema: &'s Value, value: &Value, seen: &mut BTreeSet<*const Value>) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        schema = whole.pointer(reference.trim_start_matches('#')).unwrap();
+    }
+    for alternative in schema["anyOf"].as_array().into_iter().flatten() {
+        cover(whole, alternative, value, seen);
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        if let Some(there) = value.get(name).filter(|there| !there.is_null()) {
+            seen.insert(std::ptr::from_ref(property));
+            cover(whole, property, there, seen);
+        }
+    }
+    for item in value.as_array().into_iter().flatten() {
+        cover(whole, &schema["items"], item, seen);
+    }
+}
+
+/// Every property below a schema, with the way to it.
+fn properties<'s>(schema: &'s Value, way: &str, found: &mut Vec<(String, &'s Value)>) {
+    for (name, part) in schema.as_object().into_iter().flatten() {
+        // What is said of a property under a condition is said of the same property.
+        if name == "allOf" {
+            continue;
+        }
+        let way = format!("{way}/{name}");
+        if way.ends_with(&format!("/properties/{name}")) {
+            found.push((way.clone(), part));
+        }
+        properties(part, &way, found);
+    }
+    for part in schema.as_array().into_iter().flatten() {
+        properties(part, way, found);
+    }
+}
+
+#[test]
+fn nothing_in_the_schema_is_stale_or_without_a_word() {
+    let schema = schema();
+    let mut seen = BTreeSet::new();
+    for (_, document) in documents() {
+        cover(&schema, &schema, document, &mut seen);
+    }
+    let mut all = Vec::new();
+    properties(&schema, "", &mut all);
+    assert!(all.len() > 80, "{}", all.len());
+    let stale: Vec<&str> = all
+        .iter()
+        .filter(|(_, p)| !seen.contains(&std::ptr::from_ref(*p)))
+        .map(|(w, _)| w.as_str())
+        .collect();
+    assert_eq!(stale, [""; 0], "properties that no document has");
+    let told = |property: &Value| {
+        let target = property["$ref"].as_str().and_then(|r| schema.pointer(r.trim_start_matches('#')));
+        property["description"].is_string() || target.is_some_and(|t| t["description"].is_string())
+    };
+    let mute: Vec<&str> = all.iter().filter(|(_, p)| !told(p)).map(|(w, _)| w.as_str()).collect();
+    assert_eq!(mute, [""; 0], "properties without a description");
+}
+
+/// The words of an enum. It does not compile when the type has a word that is not listed here.
+macro_rules! words {
+    ($type:ident: $($variant:ident)*) => {{
+        fn all_are_listed(value: $type) {
+            match value { $($type::$variant => ()),* }
+        }
+        [$($type::$variant),*].map(|value| { all_are_listed(value); json!(value) })
+    }};
+}
+
+#[test]
+fn the_words_are_those_of_the_program() {
+    let schema = schema();
+    let of = |way: &str| -> BTreeSet<String> {
+        let at = way.replace(' ', "/properties/");
+        let words = schema.pointer(&format!("/$defs/{at}/enum")).unwrap_or_else(|| panic!("{way}"));
+        words.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    let explained = |prefix: &str| -> BTreeSet<String> {
+        states::all().iter().filter(|row| row.id.starts_with(prefix)).map(|row| row.name.to_owned()).collect()
+    };
+    assert_eq!(of("verdict"), explained("CD-0"));
+    assert_eq!(of("state"), explained("CD-1"));
+    let typed = |words: &[Value]| -> BTreeSet<String> {
+        words.iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(of("class"), typed(&words!(Class: Optional Wanted Critical)));
+    assert_eq!(of("kernel family"), typed(&words!(Family: Native Lts Other)));
+    assert_eq!(of("guard ruling"), typed(&words!(Ruling: Allow Defer)));
+    assert_eq!(of("guard because"), typed(&words!(Because: Proven Released Held Lacking Best Only)));
+    let checks = words!(Subject: Vermagic Symbols ModulesDep Dependencies Signature);
+    assert_eq!(of("check check"), typed(&checks));
+    let kinds = words!(Kind: NoSpace NoMemory Disk Compiler Linker Modpost Objtool Patch MissingProgram Script Make Dkms Other);
+    assert_eq!(of("error kind"), typed(&kinds));
+    let words = |words: &[&str]| -> BTreeSet<String> { words.iter().map(|w| (*w).to_owned()).collect() };
+    assert_eq!(
+        of("kernel sig_unenforce"),
+        words(&[Switch::On, Switch::Off, Switch::Unknown].map(Switch::word))
+    );
+    let outcomes = [Outcome::Loads, Outcome::Taints, Outcome::Refused(None), Outcome::Unknown];
+    assert_eq!(of("outcome"), words(&outcomes.map(|o| o.word())));
+}
+
+#[test]
+fn each_verdict_is_among_them_and_has_its_exit_code() {
+    let found: BTreeSet<&str> = said().iter().map(|s| s.document["verdict"].as_str().unwrap()).collect();
+    let all: BTreeSet<&str> =
+        states::all().iter().filter(|row| row.id.starts_with("CD-0")).map(|row| row.name).collect();
+    assert_eq!(found, all);
+    for said in said() {
+        // As Nagios and Icinga count: OK, WARNING, CRITICAL, UNKNOWN.
+        let expected = match said.document["verdict"].as_str().unwrap() {
+            "healthy" | "reboot-pending" => 0,
+            "building" | "degraded" | "held" => 1,
+            "unsafe" => 2,
+            _ => 3,
+        };
+        assert_eq!(said.code, expected, "{}", said.name);
+        let verdict = said.document["verdict"].as_str().unwrap();
+        assert!(!all.contains(said.name) || said.name == verdict, "{}: {verdict}", said.name);
+    }
+}
+
+/// Where tests/support/test-fleet.sh, which asks promtool, finds them.
+fn kept(name: &str, metrics: &str) {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("metrics");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(format!("{}.prom", name.replace(' ', "-"))), metrics).unwrap();
+}
+
+#[test]
+fn the_metrics_of_all_of_them_tell_the_same() {
+    for said in said() {
+        let verdict = said.document["verdict"].as_str().unwrap();
+        let line = format!("clr_dkms_verdict{{verdict=\"{verdict}\"}} 1\n");
+        assert!(said.metrics.contains(&line), "{}: {}", said.name, said.metrics);
+        assert_eq!(
+            said.metrics.matches("clr_dkms_verdict{").count(),
+            states::all().iter().filter(|r| r.id < "CD-1").count()
+        );
+        kept(said.name, &said.metrics);
+    }
+}
+
+/// No name that dkms takes has such characters; should one get through, the file must stay one.
+#[test]
+fn hostile_names_stay_within_their_quotes() {
+    let root = TestRoot::held();
+    let world = World {
+        root: Root::open(RootKind::LiveCopy, root.path()).unwrap(),
+        tools: Tools::from_environment(),
+        clock: Clock::from_environment(),
+        settings: Settings::default(),
+    };
+    let mut document = app::status::look(&world);
+    let hostile = ["a\"} 1\n# TYPE x counter\nx 2", "back\\slash\\", "ü \u{1b}[31m\0\r\u{9b}", "\\n\\\"", ""];
+    let module = document.modules[0].clone();
+    let kernel = document.kernels[0].clone();
+    for name in hostile {
+        let (mut module, mut kernel) = (module.clone(), kernel.clone());
+        (module.record.module.name, module.record.module.version, kernel.release) =
+            (name.to_owned(), name.to_owned(), name.to_owned());
+        document.modules.push(module);
+        document.kernels.push(kernel);
+    }
+    let text = metrics::text(&document);
+    let sample = regex::Regex::new(
+        r#"^clr_dkms_[a-z_]+(\{([a-z_]+="([^"\\\p{Cc}]|\\[\\"n])*",?)+\})? -?[0-9]+$|^# (HELP|TYPE) clr_dkms_[a-z_]+ "#,
+    );
+    let sample = sample.unwrap();
+    let wrong: Vec<&str> =
+        text.split('\n').filter(|line| !line.is_empty() && !sample.is_match(line)).collect();
+    assert_eq!(wrong, [""; 0]);
+    kept("hostile names", &text);
+}
