@@ -33,7 +33,6 @@ fn states(flavour: Flavour) -> Vec<State> {
         (_, Flavour::Strict) => Flavour::for_state(*state) == Some(Flavour::Usual),
         (state, _) => Flavour::for_state(*state).is_none_or(|needed| needed == flavour),
     };
-    // Two modules of one file are a matter of two kernels at least.
     STATES.into_iter().filter(fits).collect()
 }
 

@@ -107,7 +107,7 @@ impl Kernel {
 pub(super) struct Module {
     pub(super) name: String,
     pub(super) version: &'static str,
-    /// As the configuration lists it; none where it is left to the machine.
+    /// As the configuration lists it; none where it is left to the machine, and is optional or wanted.
     pub(super) class: Option<Class>,
     /// By kernel, in their order.
     pub(super) on: Vec<State>,
@@ -194,8 +194,9 @@ impl Scene {
         let mut builds = Vec::new();
         let mut indices: Vec<String> = vec!["kernel/own.ko:\n".to_owned(); scene.kernels.len()];
         for module in &scene.modules {
-            listed.extend(module.class.filter(|class| !listed.contains_key(class)).map(|c| (c, Vec::new())));
-            module.class.map(|class| listed.get_mut(&class).unwrap().push(&module.name));
+            if let Some(class) = module.class {
+                listed.entry(class).or_default().push(&module.name);
+            }
             root.module(&module.name, module.version, &scene.conf(module));
             for (at, state) in module.on.iter().enumerate() {
                 let release = scene.kernels[at].release;
