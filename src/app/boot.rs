@@ -48,7 +48,15 @@ pub fn update_reason(
     let target = facts.lines.iter().find(|l| Some(&l.release) == decision.target.as_ref());
     match (last, target) {
         (_, Some(line)) if facts.boot.loader.is_some() && facts.boot.of(&line.id).is_none() => {
-            return Some(format!("{} has no boot entry yet, and what this machine needs", line.release));
+            let how = match decision.because {
+                Because::Released => " (released by an admin)",
+                Because::Held if decision.ruling == Ruling::Allow => " (held by an admin)",
+                Because::Proven if decision.default_lacks.is_empty() => {
+                    " (all that this machine needs is proven)"
+                }
+                _ => "",
+            };
+            return Some(format!("kernel {} has no boot entry yet{how}", line.release));
         }
         _ => {}
     }
@@ -168,12 +176,13 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision) -> Resu
         &kernel.id,
     )?;
     if changed {
-        tracing::warn!(
-            message_id = message::DEFAULT_PUT_BACK,
-            dkms_kernel = release,
-            "{release} is the boot default again, because {}",
-            why(decision)
-        );
+        let told = format!("{release} is the boot default again, because {}", why(decision));
+        let id = message::DEFAULT_PUT_BACK;
+        match decision.because {
+            // As asked for.
+            Because::Held => tracing::info!(message_id = id, dkms_kernel = release, "{told}"),
+            _ => tracing::warn!(message_id = id, dkms_kernel = release, "{told}"),
+        }
     }
     Ok(changed)
 }

@@ -9,17 +9,20 @@ use super::refresh::{Before, refresh};
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::report::{LineReport, report};
-use crate::cmdline::writer::{self, Ours, Plan, Wish};
-use crate::cmdline::{PARAMETER, Sources, effective, merge};
+use crate::cmdline::writer::{self, Ours, Plan, Step, Wish};
+use crate::cmdline::{PARAMETER, Sources, Switch, effective, merge};
 use crate::config::SigUnenforce;
 use crate::dkms::Cache;
+use crate::dkms::plan::State;
 use crate::facts::{Facts, Line, expected_entries, kernels_that_matter, line};
+use crate::guard::{Class, judge};
 use crate::kernel::inventory::{IMAGES, Named};
 use crate::kernel::{Images, Inventory};
 use crate::render::cmdline::{screen, word_diff};
-use crate::render::shown;
+use crate::render::{WIDTH, broken, shown};
 use crate::state::{self, BootRecord, RECORD, Record, Stored};
 use crate::status::policy::{Breach, parameter_wanted};
+use crate::status::{Progress, Verdict, document};
 use crate::sys::{Lock, Root};
 use crate::world::World;
 
@@ -59,8 +62,11 @@ enum Verb {
     /// Where no bundle ships a fragment there is nothing to mask: `[cmdline] sig-unenforce = off` in clr-dkms.conf keeps
     /// clr-dkms-post-update from writing ours again.
     ///
-    /// Exit code 0: it is off; 1: a file that is not ours sets it, or the boot entries could not be made; 3: it
-    /// cannot be told what sets it.
+    /// Modules that this machine uses, and that the next boot will refuse because of it, are named.
+    ///
+    /// Exit code 0: it is off; 1: a file that is not ours sets it, the boot entries could not be made, or a module that is wanted
+    /// will be refused; 2: what boots next will be without a module that is critical; 3: it cannot be told what sets it. The same
+    /// with --dry-run.
     Disable(Change),
     /// Take back every change that clr-dkms-cmdline made
     ///
@@ -160,8 +166,11 @@ fn change(world: &World, wish: Wish, change: &Change, common: &Common) -> anyhow
     let sources: Vec<Sources> = before.iter().map(|l| l.sources.copy()).collect();
     let ours = Ours::load(&world.root)?;
     let plan = writer::plan(wish, &sources, &ours);
+    // Before the change: what a kernel refuses does not look as if it were used.
+    let refused = (wish == Wish::Disable).then(|| Refused::foresee(world, &plan));
     let would = if change.dry_run { "would " } else { "" };
-    let mut text: String = plan.steps.iter().map(|step| shown(&format!("{would}{step}")) + "\n").collect();
+    let steps = plan.steps.iter().flat_map(|step| broken(&format!("{would}{step}"), "", "  "));
+    let mut text: String = steps.map(|line| shown(&line) + "\n").collect();
     if plan.steps.is_empty() {
         text += "nothing to change\n";
     }
@@ -175,7 +184,60 @@ fn change(world: &World, wish: Wish, change: &Change, common: &Common) -> anyhow
         tracing::error!("{}", obstacle.told(&world.root));
     }
     let refreshed = change.dry_run || before.is_empty() || put_into_entries(world, &inventory, change, &plan);
-    Ok(if plan.obstacles.is_empty() && refreshed { exit::OK } else { exit::ATTENTION })
+    let done = if plan.obstacles.is_empty() && refreshed { exit::OK } else { exit::ATTENTION };
+    Ok(done.max(refused.map_or(exit::OK, |refused| refused.tell(&plan))))
+}
+
+/// Modules that this machine uses, and that the next boot will refuse without the parameter.
+struct Refused {
+    /// Each as `name/version`.
+    modules: Vec<String>,
+    is_unsafe: bool,
+}
+
+impl Refused {
+    /// Once the boot entries have the line that the plan makes.
+    fn foresee(world: &World, plan: &Plan) -> Refused {
+        let mut facts = Facts::observe(world, &mut Cache::load(&world.root));
+        let record = state::load::<Record>(&world.root, RECORD);
+        let needs = judge(&facts, &world.settings, record.as_good()).needs;
+        let is_used = |name: &str| needs.iter().any(|n| n.module == name && n.class > Class::Optional);
+        for line in &mut facts.lines {
+            line.sources = writer::after(&line.sources, &plan.steps);
+            line.effective = effective(&line.sources);
+            line.switch = line.kernel.switch(&line.effective);
+            let mine = facts.boot.entries.iter_mut().filter(|e| e.id.as_ref() == Some(&line.id));
+            mine.for_each(|entry| entry.options.clone_from(&line.effective));
+        }
+        let then = document(&facts, &record, &Progress::None, &world.settings, world.clock.now());
+        let by_line = |kernel: &str| {
+            let line = facts.lines.iter().find(|l| l.release == kernel);
+            line.is_some_and(|l| l.switch != Switch::On && l.takes_the_parameter(&facts.machine))
+        };
+        let modules = then.modules.iter().map(|m| &m.record).filter(|m| {
+            m.state == State::SignatureRefused
+                && then.next_boot.as_ref() == Some(&m.kernel)
+                && is_used(&m.module.name)
+                && by_line(&m.kernel)
+        });
+        Refused {
+            modules: modules.map(|m| m.module.to_string()).collect(),
+            is_unsafe: then.verdict == Verdict::Unsafe,
+        }
+    }
+
+    /// Says so, and gives the exit code.
+    fn tell(&self, plan: &Plan) -> u8 {
+        if self.modules.is_empty() {
+            return exit::OK;
+        }
+        // What was ours and is removed comes back by another verb than what was masked.
+        let masks = plan.steps.iter().any(|step| matches!(step, Step::WriteMask(_)));
+        let undo = if masks { "default" } else { "enable" };
+        let modules = self.modules.join(", ");
+        tracing::warn!("{modules} will be refused at the next boot; undo: `clr-dkms-cmdline {undo}`");
+        if self.is_unsafe { exit::UNSAFE } else { exit::ATTENTION }
+    }
 }
 
 /// The lines before and after, by kernel.
@@ -183,10 +245,19 @@ fn differences(before: &[Line], plan: &Plan) -> String {
     if plan.steps.is_empty() {
         return String::new();
     }
+    // As it is, where it fits in.
+    let quoted = |name: &str, text: &str| -> String {
+        let whole = format!("{name}{text}").trim_end().to_owned();
+        if whole.chars().count() <= WIDTH {
+            return whole + "\n";
+        }
+        let lines = broken(text, name, &" ".repeat(name.len()));
+        lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
+    };
     let of_kernel = |line: &Line| {
         let then = effective(&writer::after(&line.sources, &plan.steps));
         let (before, after) = word_diff(&line.effective, &then);
-        format!("{}\n  before: {before}\n  after:  {after}\n", line.release)
+        format!("{}\n{}{}", line.release, quoted("  before: ", &before), quoted("  after:  ", &after))
     };
     before.iter().map(of_kernel).collect()
 }
@@ -347,7 +418,7 @@ fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
             Some(kernel) => vec![kernel],
             None => {
                 let why = no_kernels(&world.root, &inventory);
-                let why = why.unwrap_or_else(|| format!("{} is no installed kernel", shown(asked)));
+                let why = why.unwrap_or_else(|| format!("{} is not an installed kernel", shown(asked)));
                 tracing::error!("{why}");
                 return Ok(exit::UNKNOWN);
             }

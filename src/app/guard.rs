@@ -10,13 +10,16 @@ use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_upd
 use crate::dkms::{Cache, Flaw, Pair, Step, build};
 use crate::facts::Facts;
 use crate::guard::judge::is_bootable;
-use crate::guard::{Class, Judgement, Ruling, Wishes, judge};
+use crate::guard::{Because, Class, Judgement, Lack, Need, Ruling, Wishes, judge};
+use crate::kernel::Installed;
 use crate::message;
 use crate::needs::{InUse, LISTED, kernel_spelling};
+use crate::render::look::Look;
 use crate::render::{self, shown};
 use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
-use crate::status::guard::GuardReport;
-use crate::sys::{Lock, interrupt};
+use crate::status::guard::{GuardReport, lacks, lacks_on};
+use crate::status::{Progress, Verdict};
+use crate::sys::{Lock, interrupt, terminal};
 use crate::world::World;
 
 /// A request to the worker: its path unit waits for it.
@@ -49,6 +52,19 @@ pub struct KernelArguments {
     /// A kernel release, a kernel id or a variant
     #[arg(value_name = "KERNEL")]
     kernel: Option<String>,
+    /// Say what would be written, and which kernel would boot then; change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+}
+
+/// The arguments of `release`.
+#[derive(Debug, Args)]
+pub struct ReleaseArguments {
+    #[command(flatten)]
+    of: KernelArguments,
+    /// Go ahead without a module that is critical, too
+    #[arg(long, short)]
+    force: bool,
 }
 
 struct Seen {
@@ -90,12 +106,16 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     }
     let seen = look(world, &mut cache);
     let held_back = seen.record.as_ref().and_then(|r| r.boot.held_back.as_ref());
-    let report =
-        GuardReport::new(&seen.facts, &world.settings, &seen.judgement, held_back, world.clock.now());
-    let text = if arguments.json { json(&report)? } else { render::guard::text(&report) };
+    let mut report =
+        GuardReport::new(&seen.facts, &world.settings, &seen.judgement, held_back, world.clock.now())
+            .with_errors(seen.record.as_ref());
+    if matches!(super::status::progress(world), Progress::Working(_)) {
+        report = report.while_building();
+    }
+    let look = Look { width: terminal::width(), unicode: terminal::shows_unicode(), all: true };
+    let text = if arguments.json { json(&report)? } else { render::guard::text(&report, &look) };
     answer(&text, common.color)?;
-    let unreadable = seen.facts.inventory.unreadable().is_some() || seen.facts.tree.unreadable.is_some();
-    Ok(if unreadable { exit::UNKNOWN } else { report.exit_code() })
+    Ok(report.exit_code())
 }
 
 /// Points the default back, after something had clr-boot-manager run; false, and told, when that failed.
@@ -202,74 +222,98 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
 ///
 /// # Errors
 /// When the lock cannot be had, or something cannot be written.
-pub fn hold(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> {
-    wish(world, "clr-dkms hold", |facts, _| {
+pub fn hold(world: &World, arguments: &KernelArguments, common: &Common) -> anyhow::Result<u8> {
+    wish(world, "clr-dkms hold", arguments.dry_run, common, |facts, _| {
         let kernel = match &arguments.kernel {
-            Some(asked) => facts.inventory.find(asked).ok_or_else(|| {
-                format!("{} is no installed kernel; `clr-dkms status` lists them", shown(asked))
-            })?,
-            None => {
-                facts.inventory.running_kernel().ok_or("the running kernel is not installed: name one")?
-            }
+            Some(asked) => named(facts, asked)?,
+            None => facts
+                .inventory
+                .running_kernel()
+                .ok_or_else(|| Refusal::unknown("the running kernel is not installed: name one"))?,
         };
+        let release = kernel.name.release();
         if !is_bootable(facts, kernel) {
-            return Err(format!(
-                "{} cannot be booted: it has no boot entry, and clr-boot-manager makes one only for the tip of each \
-                 variant and for the running kernel",
-                kernel.name.release()
-            ));
+            return Err(Refusal::unknown(format!(
+                "{release} cannot be booted: it has no boot entry, and clr-boot-manager makes one only for the tip \
+                 of each variant and for the running kernel"
+            )));
+        }
+        if !arguments.dry_run {
+            tracing::info!("{release} is the boot default until `clr-dkms release`");
         }
         // The last word counts: what was released before is to be proven again.
-        let wishes = Wishes { hold: Some(kernel.name.release()), ..Wishes::default() };
-        tracing::info!("{} is the boot default until `clr-dkms release`", kernel.name.release());
-        Ok(wishes)
+        Ok(Wishes { hold: Some(release), ..Wishes::default() })
     })
+}
+
+fn named<'f>(facts: &'f Facts, asked: &str) -> Result<&'f Installed, Refusal> {
+    let why = || format!("{} is not an installed kernel; `clr-dkms status` lists them", shown(asked));
+    facts.inventory.find(asked).ok_or_else(|| Refusal::unknown(why()))
+}
+
+/// Why an admin's word is not taken.
+struct Refusal {
+    code: u8,
+    why: String,
+}
+
+impl Refusal {
+    fn unknown(why: impl Into<String>) -> Refusal {
+        Refusal { code: exit::UNKNOWN, why: why.into() }
+    }
 }
 
 /// Runs `release`.
 ///
 /// # Errors
 /// As [`hold`].
-pub fn release(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> {
-    wish(world, "clr-dkms release", |facts, judgement| {
+pub fn release(world: &World, arguments: &ReleaseArguments, common: &Common) -> anyhow::Result<u8> {
+    let dry = arguments.of.dry_run;
+    wish(world, "clr-dkms release", dry, common, |facts, judgement| {
+        let decision = &judgement.decision;
         let mut wishes = facts.wishes.clone();
         let held = wishes.hold.take();
-        if let Some(held) = &held {
+        if let Some(held) = held.as_ref().filter(|_| !dry) {
             tracing::info!("{held} is held no more");
         }
-        let target = match &arguments.kernel {
-            Some(asked) => Some(
-                facts
-                    .inventory
-                    .find(asked)
-                    .map(|k| k.name.release())
-                    .ok_or_else(|| format!("{} is no installed kernel", shown(asked)))?,
-            ),
+        let target = match &arguments.of.kernel {
+            Some(asked) => Some(named(facts, asked)?.name.release()),
             // To let go of a hold is one thing, to go ahead without a module another.
             None if held.is_some() => None,
-            None if judgement.decision.ruling == Ruling::Defer => judgement.decision.target.clone(),
+            None if decision.ruling == Ruling::Defer => decision.target.clone(),
             None => None,
         };
         // To let go of a kernel does not say that it may lack something.
-        let target = target.filter(|target| held.as_ref() != Some(target));
-        match target {
-            Some(target) => {
-                if judgement.decision.target.as_ref() != Some(&target) {
-                    tracing::info!("{target} is not held back: it is remembered for when it would be");
-                }
-                for lack in judgement
-                    .decision
-                    .lacking
-                    .iter()
-                    .filter(|_| judgement.decision.target.as_ref() == Some(&target))
-                {
-                    tracing::warn!("{target} will be without {lack}");
-                }
-                wishes.released.insert(target);
+        let Some(target) = target.filter(|target| held.as_ref() != Some(target)) else {
+            if held.is_none() {
+                tracing::info!("no kernel is held back: nothing to release");
             }
-            None if held.is_none() => tracing::info!("no kernel is held back: nothing to release"),
-            None => {}
+            return Ok(wishes);
+        };
+        let is_target = decision.target.as_ref() == Some(&target);
+        let lacking = match is_target {
+            true => decision.lacking.clone(),
+            false => lacks_on(facts, &target, &judgement.needs.iter().collect::<Vec<_>>()),
+        };
+        let critical: Vec<Lack> = lacking.iter().filter(|l| l.class == Class::Critical).cloned().collect();
+        let is_said = arguments.force || wishes.released.contains(&target);
+        if let Some(lack) = lacks(&critical).filter(|_| !is_said) {
+            let why =
+                format!("kernel {target} lacks {lack}: `clr-dkms release --force` goes ahead without it");
+            if held.is_none() {
+                return Err(Refusal { code: exit::UNSAFE, why });
+            }
+            // The hold goes in any case.
+            tracing::warn!("{why}");
+            return Ok(wishes);
         }
+        if !is_target {
+            tracing::info!("{target} is not held back: it is remembered for when it would be");
+        }
+        for lack in lacking.iter().filter(|_| is_target) {
+            tracing::warn!("{target} {} without {lack}", if dry { "would be" } else { "will be" });
+        }
+        wishes.released.insert(target);
         Ok(wishes)
     })
 }
@@ -278,29 +322,37 @@ pub fn release(world: &World, arguments: KernelArguments) -> anyhow::Result<u8> 
 fn wish(
     world: &World,
     verb: &'static str,
-    change: impl FnOnce(&Facts, &Judgement) -> Result<Wishes, String>,
+    dry_run: bool,
+    common: &Common,
+    change: impl FnOnce(&Facts, &Judgement) -> Result<Wishes, Refusal>,
 ) -> anyhow::Result<u8> {
-    need_root(world, verb)?;
-    interrupt::watch()?;
-    let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
+    let mut lock = None;
+    if !dry_run {
+        need_root(world, verb)?;
+        interrupt::watch()?;
+        lock = Some(Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?);
+    }
     let mut cache = Cache::load(&world.root);
     let seen = look(world, &mut cache);
     let mut wishes = match change(&seen.facts, &seen.judgement) {
         Ok(wishes) => wishes,
-        Err(why) => {
-            tracing::error!("{why}");
-            return Ok(exit::UNKNOWN);
+        Err(refusal) => {
+            tracing::error!("{}", refusal.why);
+            return Ok(refusal.code);
         }
     };
     // What is said of kernels that are gone says nothing any more.
     let installed: Vec<String> = seen.facts.inventory.kernels.iter().map(|k| k.name.release()).collect();
     wishes.released.retain(|release| installed.contains(release));
     let is_damaged = wishes.fault.take().is_some() || seen.facts.wishes.fault.is_some();
-    let is_new = wishes != seen.facts.wishes;
+    let is_new = is_damaged || wishes != seen.facts.wishes;
+    if dry_run {
+        return foretold(world, seen, wishes, is_new, common);
+    }
     // The same word again, where something has happened to the boot default since, is carried out again.
     let is_done = seen.judgement.next == seen.judgement.decision.default || !boot::is_guarded(world);
     if !is_new && is_done {
-        return Ok(exit::OK);
+        return Ok(if wishes == Wishes::default() { exit::OK } else { code_of(&seen) });
     }
     if is_damaged {
         match state::set_aside(&world.root, WISHES) {
@@ -322,5 +374,58 @@ fn wish(
             "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as they are"
         );
     }
-    Ok(post_update::work(world, Vec::new(), &Order::default(), Show::Nothing)?.code)
+    let done = post_update::work(world, Vec::new(), &Order::default(), Show::Nothing)?;
+    drop(lock);
+    // What an admin has said is done; what the other kernel lacks is no failure of it.
+    let document = super::status::look(world);
+    let boots = document.kernels.iter().find(|k| k.next_boot);
+    let is_whole = boots.is_some_and(|k| k.modules_ready >= k.modules_needed);
+    let is_done = document.guard.boots_next == document.guard.default && is_whole;
+    Ok(match document.verdict {
+        Verdict::Held if document.guard.because == Because::Held && is_done => exit::OK,
+        _ => done.code,
+    })
+}
+
+/// What a word would come to.
+fn foretold(
+    world: &World,
+    mut seen: Seen,
+    wishes: Wishes,
+    is_new: bool,
+    common: &Common,
+) -> anyhow::Result<u8> {
+    let file = world.root.spell(WISHES);
+    let mut lines = match (is_new, wishes == Wishes::default()) {
+        (false, _) => vec!["nothing to write".to_owned()],
+        (true, true) => vec![format!("would remove {}", file.display())],
+        (true, false) => vec![format!("would write {}", file.display())],
+    };
+    if is_new {
+        lines.extend(wishes.hold.iter().map(|kernel| format!("  hold {kernel}")));
+        lines.extend(wishes.released.iter().map(|kernel| format!("  release {kernel}")));
+    }
+    seen.facts.wishes = wishes;
+    seen.judgement = judge(&seen.facts, &world.settings, seen.record.as_ref());
+    lines.push(match (boot::is_guarded(world), &seen.judgement.decision.default) {
+        (true, Some(release)) => format!("{release} would boot next"),
+        (true, None) => "no kernel would be chosen".to_owned(),
+        (false, _) => "the boot files would stay as they are".to_owned(),
+    });
+    answer(&lines.iter().map(|line| shown(line) + "\n").collect::<String>(), common.color)?;
+    Ok(code_of(&seen))
+}
+
+/// The exit code where the decision has been carried out.
+fn code_of(seen: &Seen) -> u8 {
+    let decision = &seen.judgement.decision;
+    let needed = |n: &&Need| n.class == Class::Critical || (n.class == Class::Wanted && n.works);
+    let needs: Vec<&Need> = seen.judgement.needs.iter().filter(needed).collect();
+    let lacks = || decision.default.as_ref().is_some_and(|k| !lacks_on(&seen.facts, k, &needs).is_empty());
+    match decision.is_unsafe {
+        true => exit::UNSAFE,
+        false if decision.ruling == Ruling::Defer && decision.because != Because::Held => exit::ATTENTION,
+        false if lacks() => exit::ATTENTION,
+        false => exit::OK,
+    }
 }

@@ -16,7 +16,7 @@ use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, Decision, ModuleName, Pair, Step, Tree, aside, plan};
 use crate::facts::Facts;
-use crate::guard::judge;
+use crate::guard::{Because, judge};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
 use crate::message;
@@ -417,7 +417,14 @@ fn finish(
         Verdict::Degraded => document.problems.iter().any(|p| !faults.contains(p)),
         _ => false,
     };
-    if failed {
+    // What an admin has said is no error; whatever else is wrong is one.
+    let by_admin = document.verdict == Verdict::Held && document.guard.because == Because::Held;
+    let untold = document.problems.iter().find(|p| **p != document.summary && !faults.contains(p));
+    let failed = failed && !(by_admin && untold.is_none() && document.guard.lacking.is_empty());
+    if by_admin {
+        tracing::info!("{}", document.summary);
+        untold.inspect(|problem| tracing::error!("{problem}"));
+    } else if failed {
         let step = document.next_step.as_deref().unwrap_or("see `clr-dkms status`");
         let kernel = document.guard.target.as_deref().unwrap_or_default();
         let told = format!("{}; next step: {step}", document.summary);

@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::enforcement::{self, EnforcementArguments};
 use super::explain::{self, ExplainArguments};
 use super::gc::{self, GcArguments};
-use super::guard::{self, GuardArguments, KernelArguments};
+use super::guard::{self, GuardArguments, KernelArguments, ReleaseArguments};
 use super::lint::{self, LintArguments};
 use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
@@ -85,8 +85,9 @@ enum Verb {
     /// A new kernel becomes the boot default once the modules that this machine needs are proven for it. Until then the
     /// kernel that has them stays the default.
     ///
-    /// Exit code 0: the newest kernel may be booted; 1: another one is kept, and is safe; 2: what boots next is without a
-    /// module that is critical; 3: it cannot be told.
+    /// Exit code 0: the newest kernel may be booted; 1: another one is kept, and is safe, or it boots without a module that is
+    /// wanted, by an admin's word; 2: what boots next is without a module that is critical; 3: it cannot be told, or there is no
+    /// kernel of clr-boot-manager.
     #[command(
         after_help = "Examples:\n  clr-dkms guard\n  clr-dkms guard --json | jq '.needs[] | select(.class == \"critical\")'"
     )]
@@ -120,19 +121,26 @@ enum Verb {
     ///
     /// It lasts until `clr-dkms release`, over updates and reboots.
     ///
-    /// Exit code 0: done, or so already; 1: done, but a module is not there; 2: done, but what boots next is without something
-    /// that is needed; 3: there is no such kernel, or it cannot be told which one.
-    #[command(after_help = "Examples:\n  clr-dkms hold\n  clr-dkms hold 6.15.7-1591.native")]
+    /// `clr-dkms status` says `held` from then on.
+    ///
+    /// Exit code 0: done, or so already; 1: done, but a module is not there on the kernel that boots next; 2: done, but what boots
+    /// next is without something that is needed; 3: there is no such kernel, or it cannot be told which one.
+    #[command(
+        after_help = "Examples:\n  clr-dkms hold\n  clr-dkms hold 6.15.7-1591.native\n  clr-dkms hold --dry-run native"
+    )]
     Hold(KernelArguments),
     /// Let go of a kernel that is held, or go ahead with one that lacks a module
     ///
     /// Without KERNEL: what `clr-dkms hold` said is taken back; where nothing was said, the kernel that is held back may be
-    /// booted in spite of what it lacks. That is remembered for this kernel, and for no other.
+    /// booted in spite of what it lacks. That is remembered for this kernel, and for no other. Without a module that is
+    /// critical (on which a disk, the network or the display hangs) it goes ahead with --force only.
     ///
     /// Exit code 0: done, or nothing to let go of; 1: done, but a module is not there; 2: done, but what boots next is without
-    /// something that is needed; 3: there is no such kernel, or it cannot be told which one.
-    #[command(after_help = "Examples:\n  clr-dkms release\n  clr-dkms release 6.15.8-1592.native")]
-    Release(KernelArguments),
+    /// something that is needed, or refused for want of --force; 3: there is no such kernel, or it cannot be told which one.
+    #[command(
+        after_help = "Examples:\n  clr-dkms release --dry-run\n  clr-dkms release\n  clr-dkms release --force 6.15.8-1592.native"
+    )]
+    Release(ReleaseArguments),
     /// Remove what DKMS has left of kernels that are gone
     ///
     /// Built modules, links and folders in /var/lib/dkms and /usr/lib/modules, of kernels that have no image, no boot
@@ -192,8 +200,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     };
     let status = match arguments.verb {
         Verb::Guard(asked) => return guard::run(&world, asked, &arguments.common),
-        Verb::Hold(asked) => return guard::hold(&world, asked),
-        Verb::Release(asked) => return guard::release(&world, asked),
+        Verb::Hold(asked) => return guard::hold(&world, &asked, &arguments.common),
+        Verb::Release(asked) => return guard::release(&world, &asked, &arguments.common),
         Verb::Status(status) => status,
         Verb::Logs(asked) => return logs::run(&world, &asked, &arguments.common),
         Verb::Explain(asked) => return explain::run(&asked, &arguments.common),
@@ -243,7 +251,8 @@ pub fn look(world: &World) -> Document {
     document(&facts, &record, &progress, &world.settings, world.clock.now())
 }
 
-fn progress(world: &World) -> Progress {
+/// Whether a run is at work, or was broken off.
+pub fn progress(world: &World) -> Progress {
     match state::load::<InProgress>(&world.root, IN_PROGRESS) {
         // What may not be read says nothing of a run.
         Stored::Absent | Stored::Unreadable(_) => Progress::None,

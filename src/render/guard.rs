@@ -1,24 +1,33 @@
 //! The screen of `clr-dkms guard`.
 
-use super::{broken, shown};
-use crate::guard::{Class, Ruling};
-use crate::status::guard::GuardReport;
+use super::broken_to;
+use super::look::{Line, Look, Tone, bold, painted, plain, toned};
+use super::text::{NOTHING, answer};
+use crate::guard::Class;
+use crate::status::guard::{GuardReport, Word};
 
-/// The whole screen.
-pub fn text(report: &GuardReport) -> String {
-    let word = match (report.is_unsafe, report.ruling) {
-        (true, _) => "unsafe",
-        (false, Ruling::Defer) => "held",
-        (false, Ruling::Allow) => "allowed",
+/// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
+pub fn text(report: &GuardReport, look: &Look) -> String {
+    let tone = match report.word {
+        Word::Allowed => Tone::Good,
+        Word::Released | Word::Held => Tone::Attention,
+        Word::Unsafe => Tone::Bad,
+        Word::Unknown => Tone::Unknown,
+        Word::NotApplicable => Tone::Plain,
     };
-    let mut lines = broken(&format!("{word}: {}", report.summary), "", "  ");
-    if let Some(step) = &report.next_step {
-        lines.extend(broken(&format!("next step: {step}"), "", "  "));
+    let step = report.next_step.as_deref().unwrap_or(NOTHING);
+    let mut lines = answer(&report.word.to_string(), tone, step, &report.summary, look);
+    if report.word == Word::NotApplicable {
+        return painted(&lines, look);
     }
-    lines.push(String::new());
+    let wrapped = |text: &str, first: &str, other: &str| -> Vec<Line> {
+        broken_to(look.width, text, first, other).into_iter().map(|text| vec![plain(text)]).collect()
+    };
+    let title = |text: String| vec![Line::new(), vec![bold(text, Tone::Plain)]];
+    lines.push(Line::new());
     let mut row = |name: &str, text: &str| {
         let first = format!("{name:<15} ");
-        lines.extend(broken(text, &first, &" ".repeat(first.len())));
+        lines.extend(wrapped(text, &first, &" ".repeat(first.len())));
     };
     let unknown = "it cannot be told";
     row("boots next", report.boots_next.as_deref().unwrap_or(unknown));
@@ -40,29 +49,31 @@ pub fn text(report: &GuardReport) -> String {
         row("admin released", release);
     }
     if !report.needs.is_empty() {
-        lines.push(String::new());
-        lines.push("Modules".to_owned());
-        let width = report.needs.iter().map(|n| n.module.len()).max().unwrap_or(0);
+        lines.extend(title("Modules".to_owned()));
+        let name = |module: &str| report.versions.get(module).map_or(module, String::as_str).to_owned();
+        let width = report.needs.iter().map(|n| name(&n.module).chars().count()).max().unwrap_or(0);
         let mut needs = report.needs.clone();
         needs.sort_by(|a, b| b.class.cmp(&a.class).then_with(|| a.module.cmp(&b.module)));
         for need in &needs {
-            let now = match (need.works, need.class) {
-                (false, Class::Critical | Class::Wanted) => "; does not work now",
-                _ => "",
-            };
-            let first = format!("  {:<width$}  {:<8}  ", need.module, need.class.to_string());
-            lines.extend(broken(&format!("{}{now}", need.reason), &first, &" ".repeat(first.len())));
+            let is_missed = !need.works && need.class > Class::Optional;
+            let now = if is_missed { "; does not work now" } else { "" };
+            let first = format!("  {:<width$}  {:<8}  ", name(&need.module), need.class.to_string());
+            let other = " ".repeat(first.chars().count());
+            let tone = if is_missed { Tone::Bad } else { Tone::Plain };
+            let texts = broken_to(look.width, &format!("{}{now}", need.reason), &first, &other);
+            lines.extend(texts.into_iter().map(|text| vec![toned(text, tone)]));
         }
     }
     if !report.lacking.is_empty() {
-        lines.push(String::new());
-        lines.push(format!("What {} lacks", report.target.as_deref().unwrap_or("the newest kernel")));
+        lines
+            .extend(title(format!("What {} lacks", report.target.as_deref().unwrap_or("the newest kernel"))));
         for lack in &report.lacking {
-            let why = format!("{} ({}: {}): {}", lack.module, lack.class, lack.needed, lack.reason);
-            lines.extend(broken(&why, "  ", "    "));
+            let reason = report.errors.get(&lack.module).unwrap_or(&lack.reason);
+            let why = format!("{} ({}: {}): {reason}", lack.module, lack.class, lack.needed);
+            lines.extend(wrapped(&why, "  ", "    "));
         }
     }
-    lines.iter().map(|line| shown(line.trim_end()) + "\n").collect()
+    painted(&lines, look)
 }
 
 fn swupd(report: &GuardReport) -> String {

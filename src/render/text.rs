@@ -70,17 +70,24 @@ fn line(text: String) -> Line {
 
 /// The verdict and what to do about it; below that, why.
 fn head(document: &Document, look: &Look) -> Vec<Line> {
-    let tone = tone(document.verdict);
-    let first = format!("{} {}:", tone.symbol(look), document.verdict);
-    let step = document.next_step.clone().unwrap_or_else(|| "nothing to do".to_owned());
+    let why = format!("{} [{}]", document.summary, document.id);
+    let step = document.next_step.clone().unwrap_or_else(|| NOTHING.to_owned());
     let action: Vec<String> = document.on_reboot().into_iter().chain([step]).collect();
-    let mut texts = broken_to(look.width, &action.join("; "), &format!("{first} "), "  ").into_iter();
+    answer(&document.verdict.to_string(), tone(document.verdict), &action.join("; "), &why, look)
+}
+
+/// What is to be done where nothing is.
+pub(super) const NOTHING: &str = "nothing to do";
+
+/// A word and what to do; below that, why.
+pub(super) fn answer(word: &str, tone: Tone, action: &str, why: &str, look: &Look) -> Vec<Line> {
+    let first = format!("{} {word}:", tone.symbol(look));
+    let mut texts = broken_to(look.width, action, &format!("{first} "), "  ").into_iter();
     let answer = texts.next().unwrap_or_default();
     let rest = answer.strip_prefix(&first).unwrap_or_default().to_owned();
     let mut lines = vec![vec![bold(first, tone), plain(rest)]];
     lines.extend(texts.map(line));
-    let why = format!("{} [{}]", document.summary, document.id);
-    lines.extend(broken_to(look.width, &why, "  ", "  ").into_iter().map(line));
+    lines.extend(broken_to(look.width, why, "  ", "  ").into_iter().map(line));
     lines
 }
 

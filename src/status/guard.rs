@@ -1,5 +1,7 @@
 //! What the boot guard has decided, as a document.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -9,8 +11,10 @@ use crate::boot::menu::SetBy;
 use crate::config::{Policy, Settings};
 use crate::dkms::plan::State;
 use crate::facts::Facts;
-use crate::guard::{Because, Class, Judgement, Lack, Need, Ruling, Wishes};
-use crate::state::HeldBack;
+use crate::guard::judge::is_bootable;
+use crate::guard::{Because, Class, Decision, Judgement, Lack, Need, Ruling, Wishes};
+use crate::needs::LISTED;
+use crate::state::{HeldBack, Record};
 
 /// What swupd does about the boot files.
 #[derive(Debug, Clone, Serialize)]
@@ -21,6 +25,36 @@ pub struct Swupd {
     pub overridden_by: Option<String>,
     /// Why it could not be told.
     pub refused: Option<String>,
+}
+
+/// The answer in one word; the screen and the exit code are made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// The newest kernel may be booted.
+    Allowed,
+    /// It boots without something that is wanted, by an admin's word.
+    Released,
+    /// Another kernel is kept.
+    Held,
+    /// What boots next is without something critical.
+    Unsafe,
+    /// It cannot be told.
+    Unknown,
+    /// No kernel of this system is installed.
+    NotApplicable,
+}
+
+impl std::fmt::Display for Word {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Word::Allowed => "allowed",
+            Word::Released => "released",
+            Word::Held => "held",
+            Word::Unsafe => "unsafe",
+            Word::Unknown => "unknown",
+            Word::NotApplicable => "not-applicable",
+        })
+    }
 }
 
 /// The document.
@@ -65,6 +99,15 @@ pub struct GuardReport {
     pub next_lacks: Vec<Lack>,
     /// How much each module is needed.
     pub needs: Vec<Need>,
+    /// The answer in one word.
+    #[serde(skip)]
+    pub word: Word,
+    /// `name/version` by name, where there is one version.
+    #[serde(skip)]
+    pub versions: BTreeMap<String, String>,
+    /// The first error of the compiler, by what the target lacks.
+    #[serde(skip)]
+    pub errors: BTreeMap<String, String>,
 }
 
 impl GuardReport {
@@ -84,8 +127,12 @@ impl GuardReport {
         };
         GuardReport {
             schema: 1,
-            summary: summary(judgement),
-            next_step: next_step(facts, settings, judgement),
+            summary: summary(facts, judgement),
+            next_step: match word(facts, judgement) {
+                Word::Unknown => Some("ask again as root".to_owned()),
+                Word::NotApplicable => None,
+                _ => next_step(facts, settings, judgement),
+            },
             ruling: decision.ruling,
             because: decision.because,
             is_unsafe: judgement.is_unsafe(),
@@ -106,22 +153,134 @@ impl GuardReport {
             lacking: decision.lacking.clone(),
             next_lacks: judgement.next_lacks.clone(),
             needs: judgement.needs.clone(),
+            word: word(facts, judgement),
+            versions: versions(facts),
+            errors: BTreeMap::new(),
         }
     }
 
-    /// 0: the newest kernel may boot; 1: another one is kept, safely; 2: what boots next is not safe.
+    /// While a run is at work nothing else is to be done.
+    #[must_use]
+    pub fn while_building(mut self) -> GuardReport {
+        self.next_step = Some("wait for the run to end, and do not reboot until then".to_owned());
+        self
+    }
+
+    /// With what the compiler said when the last run failed to build what the target lacks.
+    #[must_use]
+    pub fn with_errors(mut self, record: Option<&Record>) -> GuardReport {
+        let known =
+            record.iter().flat_map(|r| &r.modules).filter(|m| self.target.as_ref() == Some(&m.kernel));
+        for module in known {
+            let is_it =
+                |l: &&Lack| l.module == module.module.to_string() && l.state == module.state.to_string();
+            if let (Some(lack), Some(error)) = (self.lacking.iter().find(is_it), &module.error) {
+                self.errors.insert(lack.module.clone(), error.to_string());
+            }
+        }
+        self
+    }
+
+    /// 0: the newest kernel may boot; 1: another one is kept, safely, or it boots without something that is wanted; 2: what
+    /// boots next is not safe; 3: it cannot be told, or there is no kernel.
     pub fn exit_code(&self) -> u8 {
-        match (self.is_unsafe, self.ruling) {
-            (true, _) => 2,
-            (false, Ruling::Defer) => 1,
-            (false, Ruling::Allow) => 0,
+        match self.word {
+            Word::Allowed => 0,
+            Word::Released | Word::Held => 1,
+            Word::Unsafe => 2,
+            Word::Unknown | Word::NotApplicable => 3,
         }
     }
 }
 
+fn word(facts: &Facts, judgement: &Judgement) -> Word {
+    let decision = &judgement.decision;
+    if unreadable(facts).is_some() {
+        Word::Unknown
+    } else if facts.inventory.kernels.is_empty() {
+        Word::NotApplicable
+    } else if judgement.is_unsafe() {
+        Word::Unsafe
+    } else if decision.ruling == Ruling::Defer {
+        Word::Held
+    } else if said(decision).is_some() {
+        Word::Released
+    } else {
+        Word::Allowed
+    }
+}
+
+fn unreadable(facts: &Facts) -> Option<&str> {
+    facts.inventory.unreadable().or(facts.tree.unreadable.as_deref())
+}
+
+/// Who lets the target boot in spite of what it lacks; none where it lacks nothing, or nobody has said so.
+fn said(decision: &Decision) -> Option<&'static str> {
+    let lacks = !decision.lacking.is_empty() || !decision.default_lacks.is_empty();
+    match decision.because {
+        Because::Released if lacks => Some("released by an admin"),
+        Because::Held if lacks && decision.ruling == Ruling::Allow => Some("held by an admin"),
+        _ => None,
+    }
+}
+
+/// `name/version` by name, where no two versions are registered.
+fn versions(facts: &Facts) -> BTreeMap<String, String> {
+    let mut versions: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for pair in facts.pairs.iter().chain(&facts.fallbacks) {
+        let spelt = pair.module.to_string();
+        let known = versions.entry(pair.module.name.clone()).or_insert_with(|| Some(spelt.clone()));
+        *known = known.take().filter(|known| *known == spelt);
+    }
+    versions.into_iter().filter_map(|(name, spelt)| Some((name, spelt?))).collect()
+}
+
+/// What a kernel lacks among some needs: whatever is not proven for it.
+pub fn lacks_on(facts: &Facts, release: &str, needs: &[&Need]) -> Vec<Lack> {
+    let pairs = || facts.pairs.iter().chain(&facts.fallbacks).filter(|p| p.release == release);
+    let lack = |need: &&Need| {
+        let mine = pairs().filter(|p| p.module.name == need.module);
+        let states: Vec<_> = mine.map(|p| super::module_status(facts, p, None)).collect();
+        let lack = |module: String, state: String, reason: String| Lack {
+            module,
+            class: need.class,
+            needed: need.reason.clone(),
+            state,
+            reason,
+        };
+        match states.iter().find(|s| s.state == State::Ok).or(states.first()) {
+            Some(s) if s.state == State::Ok => None,
+            Some(s) => {
+                Some(lack(s.module.to_string(), s.state.to_string(), s.reason.clone().unwrap_or_default()))
+            }
+            // Of a kernel that nobody boots of itself nothing was looked at.
+            None => Some(lack(need.module.clone(), State::Unknown.to_string(), String::new())),
+        }
+    };
+    needs.iter().filter_map(lack).collect()
+}
+
+/// A kernel that has all that works and is needed, other than the target: the running one, else the newest.
+fn full(facts: &Facts, judgement: &Judgement) -> Option<String> {
+    let needed = |n: &&Need| match n.class {
+        Class::Critical => true,
+        class => class == Class::Wanted && n.works,
+    };
+    let needs: Vec<&Need> = judgement.needs.iter().filter(needed).collect();
+    let kernels = &facts.inventory.kernels;
+    let mut others = kernels.iter().filter(|k| k.running).chain(kernels.iter().filter(|k| !k.running));
+    let found = others.find(|k| {
+        let release = k.name.release();
+        judgement.decision.target.as_ref() != Some(&release)
+            && is_bootable(facts, k)
+            && lacks_on(facts, &release, &needs).is_empty()
+    });
+    found.map(|k| k.name.release())
+}
+
 /// Them in a sentence: of one why it is needed and how it is, of several their names, and what hangs on the first; none
 /// when there is none.
-fn lacks(lacking: &[Lack]) -> Option<String> {
+pub fn lacks(lacking: &[Lack]) -> Option<String> {
     let named = |lack: &Lack| match lack.class {
         Class::Critical => format!("{} ({})", lack.module, lack.needed),
         _ => lack.module.clone(),
@@ -141,7 +300,14 @@ fn lacks(lacking: &[Lack]) -> Option<String> {
 pub fn danger(judgement: &Judgement) -> Option<String> {
     let decision = &judgement.decision;
     if let (Some(lack), Some(next)) = (lacks(&judgement.next_lacks), &judgement.next) {
-        return Some(format!("kernel {next} boots next, without {lack}"));
+        let who = said(decision).filter(|_| decision.target.as_ref() == Some(next));
+        return Some(match who {
+            Some(who) => {
+                let lack = lacks(&decision.lacking).unwrap_or(lack);
+                format!("kernel {next} boots next although it lacks {lack}: {who}")
+            }
+            None => format!("kernel {next} boots next, without {lack}"),
+        });
     }
     let lack = lacks(&decision.default_lacks).or_else(|| lacks(&decision.lacking));
     match (lack, &decision.default) {
@@ -207,14 +373,29 @@ pub fn not_deferred(facts: &Facts, settings: &Settings, judgement: &Judgement) -
     }
 }
 
-fn summary(judgement: &Judgement) -> String {
+fn summary(facts: &Facts, judgement: &Judgement) -> String {
+    match word(facts, judgement) {
+        Word::Unknown => return unreadable(facts).unwrap_or("it cannot be told").to_owned(),
+        Word::NotApplicable => return "no kernel of clr-boot-manager is installed here".to_owned(),
+        _ => {}
+    }
     if let Some(text) = danger(judgement).or_else(|| held(judgement)) {
         return text;
     }
-    match &judgement.decision.target {
-        Some(target) => format!("kernel {target} may be booted: it has what this machine needs"),
-        None => "the running kernel is none of clr-boot-manager's, which leaves the boot default as it is"
-            .to_owned(),
+    let decision = &judgement.decision;
+    let Some(target) = &decision.target else {
+        return "the running kernel is none of clr-boot-manager's, which leaves the boot default as it is"
+            .to_owned();
+    };
+    let boots = if judgement.next.as_ref() == Some(target) { "boots next" } else { "may be booted" };
+    match (lacks(&decision.lacking), said(decision)) {
+        (Some(lack), Some(who)) => format!("kernel {target} {boots} although it lacks {lack}: {who}"),
+        (Some(lack), None) => {
+            format!(
+                "kernel {target} may be booted: no other one is better, but it is not proven to have {lack}"
+            )
+        }
+        (None, _) => format!("kernel {target} may be booted: it has what this machine needs"),
     }
 }
 
@@ -246,12 +427,22 @@ pub fn next_step(facts: &Facts, settings: &Settings, judgement: &Judgement) -> O
             (false, Ruling::Allow) => "run `clr-boot-manager update` as root".to_owned(),
         });
     }
+    if said(decision).is_some()
+        && let Some(kernel) = full(facts, judgement)
+    {
+        return Some(format!("`clr-dkms hold {kernel}` keeps the kernel that has it"));
+    }
+    let mut missing = judgement.next_lacks.iter().chain(&decision.default_lacks).chain(&decision.lacking);
+    if missing.any(|l| l.state == "not-registered" && l.needed == LISTED) {
+        return Some("correct the name in clr-dkms.conf, or register it with `dkms add`".to_owned());
+    }
     match (decision.because, decision.lacking.first()) {
         (Because::Held, _) => Some("`clr-dkms release` lets go of it".to_owned()),
         (Because::Lacking | Because::Best, Some(lack)) => Some(format!(
-            "bring {} to kernel {}, or `clr-dkms release` goes ahead without it",
+            "bring {} to kernel {}, or `clr-dkms release{}` goes ahead without it",
             lack.module,
-            decision.target.as_deref().unwrap_or("?")
+            decision.target.as_deref().unwrap_or("?"),
+            if decision.lacking.iter().any(|l| l.class == Class::Critical) { " --force" } else { "" }
         )),
         _ => None,
     }

@@ -99,7 +99,7 @@ fn our_own_mask_comes_and_goes() {
     let before = settings(&root);
     let run = cmdline(&root, "disable");
     run.code(0).prints(
-        "mask the vendor's fragment with /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf -> /dev/null\n",
+        "mask the vendor's fragment with /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf\n  -> /dev/null\n",
     );
     run.says(&["clr-boot-manager update"]);
     assert_eq!(fs::read_link(root.at(MASK)).unwrap().to_str(), Some("/dev/null"));
@@ -253,13 +253,13 @@ fn dry_run_says_what_and_changes_nothing() {
             &bare,
             "enable",
             "would write /etc/kernel/cmdline.d/clr-dkms.conf with module.sig_unenforce\n\
-             6.15.7-1591.native\n  before: quiet rw \n  after:  quiet rw {+module.sig_unenforce+}\n",
+             6.15.7-1591.native\n  before: quiet rw\n  after:  quiet rw {+module.sig_unenforce+}\n",
         ),
         (
             &system,
             "disable",
-            "would mask the vendor's fragment with /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf -> /dev/null\n\
-             6.15.7-1591.native\n  before: quiet rw [-module.sig_unenforce-]\n  after:  quiet rw \n",
+            "would mask the vendor's fragment with\n  /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf -> /dev/null\n\
+             6.15.7-1591.native\n  before: quiet rw [-module.sig_unenforce-]\n  after:  quiet rw\n",
         ),
         (&system, "default", "nothing to change\n"),
     ] {
@@ -328,4 +328,48 @@ fn usage_and_configuration_have_their_codes() {
             .says(&["ROOT/etc/clr-dkms/clr-dkms.conf: [cmdline] sig-unenforced", "known: sig-unenforce"]);
     }
     assert!(!root.has(STATE));
+}
+
+#[test]
+fn what_is_used_and_will_be_refused_is_named() {
+    let warned = "warning: hello/1.0 will be refused at the next boot; undo: `clr-dkms-cmdline default`";
+    // Critical, and on no kernel any more.
+    let root = TestRoot::proven();
+    root.run("clr-dkms-cmdline", &["disable", "--dry-run"]).code(2).says(&[warned]);
+    assert_eq!(root.run("clr-dkms", &["status"]).code, 0, "nothing is changed");
+    root.run("clr-dkms-cmdline", &["disable"]).code(2).says(&[warned]);
+    root.run("clr-dkms", &["status"]).code(2);
+    // Said again, it is undone by what clears the line.
+    root.run("clr-dkms-cmdline", &["disable"]).code(2).says(&["undo: `clr-dkms-cmdline enable`"]);
+    root.run("clr-dkms-cmdline", &["enable"]).code(0);
+    root.run("clr-dkms", &["status"]).code(0);
+    cmdline(&root, "disable").code(2).says(&[warned]);
+    // A fragment of ours does not come back with `default`.
+    let root = TestRoot::proven();
+    root.remove(FRAGMENT).run("clr-dkms-cmdline", &["enable"]).code(0);
+    cmdline(&root, "disable").code(2).says(&["undo: `clr-dkms-cmdline enable`"]);
+}
+
+#[test]
+fn what_is_not_used_may_be_refused() {
+    // Optional, or of a kernel that takes it all the same.
+    let root = TestRoot::proven();
+    root.conf("[modules]\noptional = hello\n").run("clr-dkms-cmdline", &["disable", "-n"]).code(0);
+    let root = TestRoot::proven();
+    root.file(&format!("usr/lib/kernel/config-{B}"), "# CONFIG_MODULE_SIG_FORCE is not set\n");
+    let run = root.run("clr-dkms-cmdline", &["disable", "-n"]);
+    run.code(0);
+    assert!(!run.stderr.contains("refused"), "{}", run.stderr);
+}
+
+#[test]
+fn dry_run_stays_in_eighty_columns() {
+    let root = TestRoot::system();
+    let words: String = (0..12).map(|n| format!("first.parameter{n}=some-value ")).collect();
+    root.file("etc/kernel/cmdline", format!("{words}\n"));
+    let run = root.run("clr-dkms-cmdline", &["disable", "--dry-run"]);
+    run.code(0).shows(&["  before: ", "[-module.sig_unenforce"]);
+    for line in run.stdout.lines() {
+        assert!(line.chars().count() <= 80 && line == line.trim_end(), "{line:?}");
+    }
 }

@@ -319,7 +319,7 @@ fn a_name_that_a_vendor_has_is_not_taken() {
     root.file(vendor, "vendor=1\n");
     change(&root, "enable")
         .code(0)
-        .prints("write /etc/kernel/cmdline.d/clr-dkms-sig-unenforce.conf with module.sig_unenforce\n");
+        .prints("write /etc/kernel/cmdline.d/clr-dkms-sig-unenforce.conf with\n  module.sig_unenforce\n");
     change(&root, "default").code(0);
     // It comes to have it later.
     root.remove(vendor);
@@ -330,7 +330,7 @@ fn a_name_that_a_vendor_has_is_not_taken() {
     line("quiet rw module.sig_unenforce\n");
     change(&root, "enable").code(0).prints(
         "remove /etc/kernel/cmdline.d/clr-dkms.conf, which we wrote\n\
-         write /etc/kernel/cmdline.d/clr-dkms-sig-unenforce.conf with module.sig_unenforce\n",
+         write /etc/kernel/cmdline.d/clr-dkms-sig-unenforce.conf with\n  module.sig_unenforce\n",
     );
     line("quiet rw vendor=1 module.sig_unenforce\n");
     change(&root, "default").code(0);

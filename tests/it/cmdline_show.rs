@@ -38,7 +38,7 @@ fn a_kernel_may_be_named_in_three_ways() {
         show(&root, &["--raw", "-k", asked]).code(0).prints("quiet rw module.sig_unenforce\n");
     }
     show(&root, &["--raw", "-k", A]).code(0).prints("quiet rw module.sig_unenforce\n");
-    show(&root, &["-k", LTS]).code(3).prints("").says(&[LTS, "is no installed kernel"]);
+    show(&root, &["-k", LTS]).code(3).prints("").says(&[LTS, "is not an installed kernel"]);
     show(&root, &["--raw"]).code(64).prints("");
     show(&root, &["--raw", "--json", "-k", B]).code(64).prints("");
 }

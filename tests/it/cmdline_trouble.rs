@@ -150,7 +150,7 @@ fn roots_that_are_none() {
     root.run("clr-dkms-cmdline", &["show", "-k", "9.9.9-1.native"])
         .code(3)
         .prints("")
-        .says(&["9.9.9-1.native is no installed kernel"]);
+        .says(&["9.9.9-1.native is not an installed kernel"]);
     for asked in ["", "../../etc/passwd", "native/..", "\u{1b}[31m"] {
         let run = root.run("clr-dkms-cmdline", &["show", "-k", asked]);
         assert!(!run.code(3).prints("").stderr.contains('\u{1b}'));

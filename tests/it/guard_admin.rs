@@ -21,12 +21,21 @@ fn wishes(root: &TestRoot) -> serde_json::Value {
 #[test]
 fn a_hold_lasts_until_it_is_released() {
     let root = TestRoot::proven();
-    hold(&root, &[]).code(1).says(&[&format!("{A} is the boot default until `clr-dkms release`")]);
+    let run = hold(&root, &[]);
+    run.code(0).says(&[&format!("{A} is the boot default until `clr-dkms release`")]);
     assert_eq!(root.boot_default(), ID_A);
     for _ in 0..2 {
-        root.updated_by_hand().post_update().code(1).says(&["an admin holds"]);
+        let run = root.updated_by_hand().post_update();
+        run.code(0).says(&["clr-dkms-post-update: an admin holds"]);
+        assert!(!run.stderr.contains("error") && !run.stderr.contains("warning"), "{}", run.stderr);
         assert_eq!(root.boot_default(), ID_A);
     }
+    assert!(!run.stderr.contains("error") && !run.stderr.contains("warning"), "{}", run.stderr);
+    root.run("clr-dkms", &["status"]).code(1).shows(&["held: "]);
+    // Something else that is wrong is an error all the same.
+    root.file("etc/swupd/config", "[update]\nno_boot_update=false\n");
+    root.post_update().code(1).says(&["an admin holds", "error: ROOT/etc/swupd/config:2 has swupd run"]);
+    root.remove("etc/swupd/config");
     root.run("clr-dkms", &["guard"]).code(1).shows(&["`clr-dkms release` lets go of it"]);
     release(&root, &[]).code(0).says(&["is held no more"]);
     assert_eq!((root.boot_default().as_str(), root.has(WISHES)), (ID_B, false));
@@ -36,7 +45,7 @@ fn a_hold_lasts_until_it_is_released() {
 fn a_hold_said_twice_is_made_true_twice() {
     let root = TestRoot::proven();
     hold(&root, &["native"]).code(0);
-    hold(&root, &[A]).code(1);
+    hold(&root, &[A]).code(0);
     root.updated_by_hand();
     hold(&root, &[A]);
     assert_eq!(root.boot_default(), ID_A);
@@ -45,7 +54,7 @@ fn a_hold_said_twice_is_made_true_twice() {
 #[test]
 fn a_hold_of_nothing_that_can_be_held() {
     let root = TestRoot::proven();
-    hold(&root, &["6.1.1-1.native"]).code(3).says(&["no installed kernel"]);
+    hold(&root, &["6.1.1-1.native"]).code(3).says(&["not an installed kernel"]);
     // Neither a tip nor running: nobody makes an entry for it.
     root.kernel("6.15.1-1500.native");
     hold(&root, &["6.15.1-1500.native"]).code(3).says(&["has no boot entry"]);
@@ -56,7 +65,7 @@ fn a_hold_of_nothing_that_can_be_held() {
 fn the_kernel_of_a_hold_is_removed() {
     let root = TestRoot::proven().running(B);
     root.loads(&["hello"]);
-    hold(&root, &[A]).code(1);
+    hold(&root, &[A]).code(0);
     root.remove("usr/lib/kernel/org.clearlinux.native.6.15.7-1591").remove(&format!("usr/lib/modules/{A}"));
     root.remove("boot/loader/entries/Clear-linux-native-6.15.7-1591.conf").updated_by_hand();
     root.remove("boot/loader/entries/Clear-linux-native-6.15.7-1591.conf");
@@ -70,8 +79,9 @@ fn the_kernel_of_a_hold_is_removed() {
 #[test]
 fn a_release_goes_ahead_for_one_kernel() {
     let root = TestRoot::held();
-    release(&root, &[]).code(2).says(&["6.15.8-1592.native will be without hello/1.0 (critical"]);
+    release(&root, &["--force"]).code(2).says(&["6.15.8-1592.native will be without hello/1.0 (critical"]);
     assert_eq!(root.boot_default(), ID_B);
+    release(&root, &[B]).code(2).says(&["without hello/1.0"]);
     root.post_update().code(2);
     assert_eq!(root.boot_default(), ID_B, "it is remembered");
     // Another kernel has to be proven itself.
@@ -85,31 +95,117 @@ fn nothing_to_release() {
     root.forget_calls();
     release(&root, &[]).code(0).says(&["nothing to release"]);
     assert_eq!((root.calls().len(), root.has(WISHES)), (0, false));
-    release(&root, &["6.1.1-1.native"]).code(3).says(&["no installed kernel"]);
+    release(&root, &["6.1.1-1.native"]).code(3).says(&["not an installed kernel"]);
 }
 
 #[test]
 fn a_release_of_the_held_kernel_is_no_licence() {
     // It lets go of the hold; that this kernel may lack something has not been said.
     let root = TestRoot::proven();
-    hold(&root, &[A]).code(1);
+    hold(&root, &[A]).code(0);
     release(&root, &[A]).code(0);
     assert_eq!((wishes(&root), root.boot_default().as_str()), (serde_json::json!({}), ID_B));
+}
+
+#[test]
+fn without_what_is_critical_only_by_force() {
+    for kernel in [&[][..], &[B], &["native"]] {
+        let root = TestRoot::held();
+        root.forget_calls();
+        release(&root, kernel).code(2).says(&[
+            "error: kernel 6.15.8-1592.native lacks hello/1.0 (critical: backs /data (hello); build-failed): \
+             `clr-dkms release --force` goes ahead without it",
+        ]);
+        assert_eq!((root.has(WISHES), root.boot_default().as_str(), root.calls().len()), (false, ID_A, 0));
+    }
+    let root = TestRoot::held();
+    root.run("clr-dkms", &["guard"]).code(1).shows(&["`clr-dkms release\n  --force` goes ahead"]);
+    // To let go of a hold is allowed, and says nothing of what the other kernel may lack.
+    hold(&root, &[A]).code(0);
+    release(&root, &[B])
+        .code(1)
+        .says(&["is held no more", "warning: kernel 6.15.8-1592.native lacks hello/1.0"]);
+    assert_eq!((wishes(&root), root.boot_default().as_str()), (serde_json::json!({}), ID_A));
+}
+
+/// Two modules that are wanted do not compile for [`B`].
+fn wanted() -> TestRoot {
+    let root = TestRoot::guarded();
+    root.module("other", "2", "").installed("other", "2", A).loads(&["hello", "other"]).mounts(&[]);
+    root.behave(FAILS_ON_B).post_update().code(1);
+    root
+}
+
+#[test]
+fn without_what_is_wanted_it_is_released() {
+    let root = wanted();
+    release(&root, &[]).code(1).says(&[
+        "because kernel 6.15.8-1592.native has no boot entry yet (released by an admin)",
+        "6.15.8-1592.native will be without other/2 (wanted",
+    ]);
+    let guard = root.run("clr-dkms", &["guard"]);
+    guard.code(1).shows(&["! released: `clr-dkms hold 6.15.7-1591.native` keeps the kernel that has it\n"]);
+    let summary = "kernel 6.15.8-1592.native boots next although it lacks hello/1.0 (wanted; build-failed) and \
+                   other/2 (wanted; build-failed)";
+    assert_eq!(root.guard()["summary"], format!("{summary}: released by an admin"));
+    // No kernel has all any more.
+    root.remove(&TestRoot::ko("other", A));
+    assert_eq!(root.guard()["next_step"], serde_json::Value::Null);
+    let root = wanted();
+    hold(&root, &[B]).code(1).says(&["no boot entry yet (held by an admin)"]);
+    assert_eq!(root.guard()["summary"], format!("{summary}: held by an admin"));
+    root.run("clr-dkms", &["guard"]).code(1).shows(&["! released: `clr-dkms hold 6.15.7-1591.native`"]);
+}
+
+#[test]
+fn what_a_word_would_come_to() {
+    type Case<'a> = (TestRoot, &'a [&'a str], i32, &'a str);
+    let held = || {
+        let root = TestRoot::proven();
+        hold(&root, &[]).code(0);
+        root
+    };
+    let nothing = format!("nothing to write\n{B} would boot next\n");
+    let hold_a = format!("would write ROOT/{WISHES}\n  hold {A}\n{A} would boot next\n");
+    let forced = format!("would write ROOT/{WISHES}\n  release {B}\n{B} would boot next\n");
+    let let_go = format!("would remove ROOT/{WISHES}\n{B} would boot next\n");
+    let cases: [Case; 7] = [
+        (TestRoot::proven(), &["hold", "-n"], 0, &hold_a),
+        (TestRoot::held(), &["hold", "--dry-run", B], 2, &forced.replace("release", "hold")),
+        (TestRoot::held(), &["release", "-n"], 2, ""),
+        (TestRoot::held(), &["release", "-n", "--force"], 2, &forced),
+        (wanted(), &["release", "-n"], 1, &forced),
+        (held(), &["release", "-n"], 0, &let_go),
+        (TestRoot::proven(), &["release", "-n"], 0, &nothing),
+    ];
+    for (root, words, code, expected) in cases {
+        let before = root.tree();
+        root.run("clr-dkms", words).code(code).prints(expected);
+        let after = root.tree();
+        let changed = crate::support::tree::difference(&before, &after, true);
+        assert_eq!(changed, Vec::<String>::new(), "{words:?}");
+        // Quiet in words only.
+        root.run("clr-dkms", &[words, &["-q"]].concat()).code(code);
+    }
+    let root = TestRoot::proven();
+    root.conf("[boot]\npolicy = report\n").run("clr-dkms", &["hold", "-n"]).code(0);
+    root.run("clr-dkms", &["hold", "-n"]).shows(&["the boot files would stay as they are"]);
 }
 
 #[test]
 fn a_release_of_another_kernel_is_told_to_be_for_later() {
     let root = TestRoot::held();
     root.kernel(LTS).headers(LTS).tip(LTS);
-    release(&root, &[LTS]).says(&["6.12.38-1550.ltscurrent is not held back"]);
+    release(&root, &[LTS]).code(2).says(&["6.12.38-1550.ltscurrent lacks hello/1.0 (critical"]);
+    release(&root, &["--force", LTS]).says(&["6.12.38-1550.ltscurrent is not held back"]);
     assert_eq!(root.boot_default(), ID_A);
 }
 
 #[test]
 fn a_hold_takes_a_release_back() {
     let root = TestRoot::held();
-    release(&root, &[]).code(2);
-    hold(&root, &[A]).code(1);
+    release(&root, &["--force"]).code(2);
+    hold(&root, &[A]).code(0);
     assert_eq!((wishes(&root), root.boot_default().as_str()), (serde_json::json!({"hold": A}), ID_A));
     release(&root, &[]).code(1);
     assert_eq!((wishes(&root), root.boot_default().as_str()), (serde_json::json!({}), ID_A));
@@ -121,7 +217,7 @@ fn a_hold_takes_a_release_back() {
 fn a_damaged_file_loses_no_hold() {
     for garbage in ["", "{", "[]", "{\"schema\": 1, \"hold\": 7}", "{\"schema\": 99}"] {
         let root = TestRoot::proven();
-        hold(&root, &[A]).code(1);
+        hold(&root, &[A]).code(0);
         root.file(WISHES, garbage);
         root.run("clr-dkms", &["status"]).code(1).shows(&["boot-wishes.json"]);
         root.updated_by_hand().post_update().code(1).says(&["boot-wishes.json"]);
@@ -147,7 +243,7 @@ fn a_damaged_file_and_no_record() {
 fn a_new_word_in_place_of_a_damaged_one() {
     let root = TestRoot::proven();
     root.file(WISHES, "garbage");
-    hold(&root, &[A]).code(1).says(&["boot-wishes.json.damaged"]);
+    hold(&root, &[A]).code(0).says(&["boot-wishes.json.damaged"]);
     assert_eq!(wishes(&root), serde_json::json!({"hold": A}));
     assert_eq!(root.text(&format!("{WISHES}.damaged")), "garbage");
 }

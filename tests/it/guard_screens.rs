@@ -47,15 +47,66 @@ fn unsafe_on_every_kernel() {
 #[test]
 fn held_by_an_admin() {
     let root = TestRoot::proven();
-    root.run("clr-dkms", &["hold"]).code(1);
+    root.run("clr-dkms", &["hold"]).code(0);
     golden("held_by_an_admin", &root, 1, 1);
 }
 
 #[test]
 fn released() {
     let root = TestRoot::held();
-    root.run("clr-dkms", &["release"]).code(2);
+    root.run("clr-dkms", &["release", "--force"]).code(2);
     golden("released", &root, 2, 2);
+}
+
+#[test]
+fn as_the_terminal_is() {
+    let root = TestRoot::held();
+    let mut command = root.command("clr-dkms", &["guard", "--color", "always"]);
+    let run =
+        crate::support::Run::of(command.env("COLUMNS", "50").env("LC_ALL", "C").output().unwrap(), &root);
+    assert!(run.stdout.starts_with("\u{1b}[1m\u{1b}[33m! held:\u{1b}[0m "), "{:?}", run.stdout);
+    let mut command = root.command("clr-dkms", &["guard"]);
+    let run =
+        crate::support::Run::of(command.env("COLUMNS", "50").env("LC_ALL", "C").output().unwrap(), &root);
+    assert!(run.stdout.is_ascii() && run.stdout.lines().all(|l| l.chars().count() <= 50), "{}", run.stdout);
+}
+
+#[test]
+fn not_applicable() {
+    let root = TestRoot::new();
+    root.run("clr-dkms", &["guard"])
+        .code(3)
+        .prints("– not-applicable: nothing to do\n  no kernel of clr-boot-manager is installed here\n");
+    let status = root.run("clr-dkms", &["status", "--json"]).json();
+    assert_eq!((root.guard()["summary"].clone(), 3), (status["summary"].clone(), 3));
+    // Listed as critical or not.
+    root.conf("[modules]\ncritical = ghost\n").run("clr-dkms", &["guard"]).code(3).shows(&["not-applicable"]);
+}
+
+#[test]
+fn unknown() {
+    let root = TestRoot::proven();
+    root.remove("var/lib/dkms").file("var/lib/dkms", "");
+    root.run("clr-dkms", &["guard"]).code(3).shows(&["? unknown: ask again as root\n  ", "var/lib/dkms"]);
+}
+
+#[test]
+fn while_a_run_is_at_work() {
+    let root = TestRoot::held();
+    let wait = "wait for the run to end, and do not reboot until then";
+    let lock = root.at_work(&["hello/1.0 on 6.15.8-1592.native"]);
+    root.run("clr-dkms", &["guard"]).code(1).shows(&[&format!("! held: {wait}\n")]);
+    assert_eq!(root.guard()["next_step"], wait);
+    drop(lock);
+    assert_ne!(root.guard()["next_step"], wait);
+}
+
+#[test]
+fn a_name_that_nobody_has() {
+    let root = TestRoot::proven();
+    root.conf("[modules]\ncritical = zsf\n");
+    let step = "correct the name in clr-dkms.conf, or register it with `dkms add`";
+    root.run("clr-dkms", &["guard"]).code(2).shows(&[&format!("✘ unsafe: {step}\n"), "not-registered"]);
 }
 
 #[test]

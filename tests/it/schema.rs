@@ -114,7 +114,7 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
             "an image",
             with(TestRoot::new(), |r| r.kernel(B).headers(B).tip(B).module("hello", "1.0", "").forget()),
         ),
-        ("released", with(TestRoot::held(), |r| drop(r.run("clr-dkms", &["release"])))),
+        ("released", with(TestRoot::held(), |r| drop(r.run("clr-dkms", &["release", "--force"])))),
         (
             "a hold of what is gone",
             with(TestRoot::proven(), |r| {
