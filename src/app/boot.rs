@@ -177,11 +177,12 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision) -> Resu
     )?;
     if changed {
         let told = format!("{release} is the boot default again, because {}", why(decision));
-        let id = message::DEFAULT_PUT_BACK;
         match decision.because {
-            // As asked for.
-            Because::Held => tracing::info!(message_id = id, dkms_kernel = release, "{told}"),
-            _ => tracing::warn!(message_id = id, dkms_kernel = release, "{told}"),
+            // As asked for, and not for what the catalogue says of the others.
+            Because::Held => tracing::info!("{told}"),
+            _ => {
+                tracing::warn!(message_id = message::DEFAULT_PUT_BACK, dkms_kernel = release, "{told}");
+            }
         }
     }
     Ok(changed)

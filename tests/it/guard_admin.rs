@@ -42,6 +42,20 @@ fn a_hold_lasts_until_it_is_released() {
 }
 
 #[test]
+fn a_hold_of_a_kernel_that_lacks_something() {
+    let root = TestRoot::guarded();
+    root.module("other", "2", "").installed("other", "2", A).loads(&["hello", "other"]);
+    root.post_update().code(0);
+    root.remove(&TestRoot::ko("other", A))
+        .remove(&format!("{}/module/other.ko", TestRoot::build("other", "2", A)));
+    for _ in 0..2 {
+        hold(&root, &[A]).code(1);
+        root.run("clr-dkms", &["hold", "-n"]).code(1);
+    }
+    assert_eq!(root.boot_default(), ID_A);
+}
+
+#[test]
 fn a_hold_said_twice_is_made_true_twice() {
     let root = TestRoot::proven();
     hold(&root, &["native"]).code(0);

@@ -316,7 +316,9 @@ scenario_admin() {
     check 'the new kernel is the default' default_is "$good"
     update bad
     check 'a kernel without its module is no default' not default_is "$bad"
-    inside clr-dkms release >/dev/null 2>&1
+    check 'without what is critical it is not released' not inside clr-dkms release
+    check 'the default stays' not default_is "$bad"
+    inside clr-dkms release --force >/dev/null 2>&1
     check 'but when it is released it is' default_is "$bad"
     check 'which is unsafe' verdict_is unsafe
 }
