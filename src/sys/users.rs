@@ -39,7 +39,9 @@ pub fn is_alive(pid: u32) -> bool {
     match rustix::process::test_kill_process(number) {
         // Where others' processes are hidden there is no more to be told.
         Ok(()) | Err(rustix::io::Errno::PERM) => {
-            std::fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |command| !command.is_empty())
+            // "123 (name) S 1 …": a name may hold anything, also a parenthesis.
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
         }
         Err(_) => false,
     }
