@@ -17,6 +17,7 @@ use crate::dkms::rival::{self, Rival};
 use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Stage, Step, inputs, plan};
 use crate::facts::Facts;
 use crate::state::Record;
+use crate::status::module_status;
 use crate::sys::{child::Companion, interrupt, work_politely};
 use crate::world::World;
 pub use attempt::{Attempt, Did};
@@ -152,16 +153,55 @@ fn kernels(facts: &Facts, order: &Order) -> Vec<String> {
     if order.kernels.is_empty() { tips.collect() } else { order.kernels.clone() }
 }
 
-/// The named modules that are left alone on a kernel, with state and reason.
-pub fn left_alone(facts: &Facts, order: &Order) -> Vec<(ModuleName, String, State, String)> {
+/// A module that nothing can be done about on a kernel, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// The module.
+    pub module: ModuleName,
+    /// The kernel release.
+    pub release: String,
+    /// What is true of it.
+    pub state: State,
+    /// Why.
+    pub why: String,
+}
+
+impl LeftAlone {
+    /// Whether it is that module on that kernel.
+    pub fn is(&self, module: &ModuleName, release: &str) -> bool {
+        self.module == *module && self.release == release
+    }
+}
+
+fn asked<'a>(facts: &'a Facts, order: &'a Order) -> impl Iterator<Item = &'a Pair> {
     let kernels = kernels(facts, order);
-    let named = |pair: &&Pair| !order.modules.is_empty() && order.wants(&pair.module);
-    let on = facts.pairs.iter().filter(|pair| kernels.contains(&pair.release)).filter(named);
-    on.filter_map(|pair| match order.decide(pair) {
-        Decision::Leave { state, why } => Some((pair.module.clone(), pair.release.clone(), state, why)),
+    facts.pairs.iter().filter(move |p| kernels.contains(&p.release) && order.wants(&p.module))
+}
+
+/// What an order leaves alone: all that should be there and cannot be built, and what was named in any case.
+pub fn left_alone(facts: &Facts, order: &Order) -> Vec<LeftAlone> {
+    let left = |pair: &Pair| match order.decide(pair) {
+        Decision::Leave { state, why } if !order.modules.is_empty() || !state.is_fine() => {
+            Some(LeftAlone { module: pair.module.clone(), release: pair.release.clone(), state, why })
+        }
         _ => None,
-    })
-    .collect()
+    };
+    asked(facts, order).filter_map(left).collect()
+}
+
+/// What an order asks for, is proven, and will be refused for its signature.
+pub fn refused(facts: &Facts, order: &Order) -> Vec<LeftAlone> {
+    let proven = asked(facts, order).filter(|pair| pair.proof.is_ok());
+    let known = proven.map(|pair| module_status(facts, pair, None));
+    known
+        .filter(|m| m.state == State::SignatureRefused)
+        .map(|m| LeftAlone {
+            module: m.module,
+            release: m.kernel,
+            state: m.state,
+            why: m.reason.unwrap_or_default(),
+        })
+        .collect()
 }
 
 /// The work, in order: the next boot's kernel first, then the running one; what others are built upon before them.

@@ -1,4 +1,4 @@
-//! `clr-dkms explain`: what a verdict or a state means, where it comes from, and what to do.
+//! `clr-dkms explain`: what a verdict, a state or a class means, where it comes from, and what to do.
 
 use clap::Args;
 use serde::Serialize;
@@ -34,7 +34,10 @@ pub fn run(arguments: &ExplainArguments, common: &Common) -> anyhow::Result<u8> 
         Some(asked) => states::find(asked),
     };
     if let (true, Some(asked)) = (rows.is_empty(), &arguments.id) {
-        tracing::error!("{} is neither an id nor a state; `clr-dkms explain` lists them", shown(asked));
+        tracing::error!(
+            "{} is neither an id nor a word of a screen; `clr-dkms explain` lists them",
+            shown(asked)
+        );
         return Ok(exit::UNKNOWN);
     }
     let text = match (arguments.json, &arguments.id) {

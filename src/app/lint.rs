@@ -78,7 +78,7 @@ fn kernels(world: &World, asked: Option<&str>) -> Result<Vec<(String, bool)>, St
     if let Some(asked) = asked {
         return match inventory.named(&world.root, asked) {
             Some(named) => Ok(vec![(named.release, true)]),
-            None => Err(format!("{} is no installed kernel; `clr-dkms status` lists them", shown(asked))),
+            None => Err(format!("{} is not an installed kernel; `clr-dkms status` lists them", shown(asked))),
         };
     }
     let installed: Vec<_> = inventory.kernels.iter().map(|k| (k.name.release(), true)).collect();

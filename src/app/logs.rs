@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Common, answer, exit};
 use crate::dkms::ModuleName;
 use crate::dkms::log::{self, LOGS};
-use crate::kernel::Inventory;
+use crate::kernel::{Inventory, KernelName};
 use crate::render::shown;
 use crate::state::{self, RECORD, Record};
 use crate::sys::{FileError, Kind, Root, pager};
@@ -44,7 +44,12 @@ pub fn run(world: &World, arguments: &LogsArguments, common: &Common) -> anyhow:
     let kernel = arguments.kernel.as_ref().map(|asked| {
         let inventory = Inventory::observe(root);
         // A kernel that is gone still has its logs.
-        inventory.find(asked).map_or_else(|| asked.clone(), |kernel| kernel.name.release())
+        let gone = || match KernelName::parse(asked, &inventory.namespace) {
+            Ok(name) => name.release(),
+            Err(_) => asked.clone(),
+        };
+        let installed = inventory.find(asked).map(|kernel| kernel.name.release());
+        (installed.is_some(), installed.unwrap_or_else(gone))
     });
     let mut logs = match found(root) {
         Ok(logs) => logs,
@@ -53,7 +58,14 @@ pub fn run(world: &World, arguments: &LogsArguments, common: &Common) -> anyhow:
             return Ok(exit::UNKNOWN);
         }
     };
-    logs.retain(|log| kernel.as_ref().is_none_or(|release| *release == log.release));
+    logs.retain(|log| kernel.as_ref().is_none_or(|(_, release)| *release == log.release));
+    if let (true, Some((false, release))) = (logs.is_empty(), &kernel) {
+        tracing::error!(
+            "{} is not an installed kernel, and no log is left of it; `clr-dkms status` lists the kernels",
+            shown(release)
+        );
+        return Ok(exit::UNKNOWN);
+    }
     if let Some(asked) = &arguments.module {
         logs.retain(|log| log.module.name == *asked || log.module.to_string() == *asked);
     }
@@ -64,7 +76,7 @@ pub fn run(world: &World, arguments: &LogsArguments, common: &Common) -> anyhow:
     };
     let Some(log) = logs.iter().max_by_key(|log| (failed(log), log.written)) else {
         let of = arguments.module.as_ref().map(|m| format!(" of {}", shown(m))).unwrap_or_default();
-        let on = kernel.map(|k| format!(" for kernel {}", shown(&k))).unwrap_or_default();
+        let on = kernel.map(|(_, release)| format!(" for kernel {}", shown(&release))).unwrap_or_default();
         tracing::error!("there is no log{of}{on} in {}", root.spell(LOGS).display());
         return Ok(exit::UNKNOWN);
     };

@@ -85,7 +85,14 @@ pub struct Common {
     )]
     pub root: Option<PathBuf>,
     /// Look at the copy of a live system in DIR: its own proc, sys and run count
-    #[arg(long, value_name = "DIR", conflicts_with = "root", global = true, help_heading = "Where")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with = "root",
+        global = true,
+        help_heading = "Where",
+        hide_short_help = true
+    )]
     pub live_root: Option<PathBuf>,
     /// Say only what went wrong
     #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "Talk")]
@@ -157,8 +164,24 @@ pub struct BadRoot(pub FileError);
 
 /// A program needs to be root.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} changes the system: run it as root (sudo {0}), or give it a --root of your own")]
+#[error("{0} changes the system: run it as root (`{again}`), or give it a --root of your own", again = as_root())]
 pub struct NeedsRoot(pub &'static str);
+
+/// The answer cannot be written: a full disk, a terminal that is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the answer: {0}")]
+pub struct CannotAnswer(pub std::io::Error);
+
+fn as_root() -> String {
+    let words = std::env::args_os().map(|word| crate::render::shown(&word.to_string_lossy()));
+    sudo(words.collect())
+}
+
+/// The command line that runs the same as root, as a shell reads it.
+fn sudo(words: Vec<String>) -> String {
+    let quoted = words.iter().map(|word| shlex::try_quote(word).unwrap_or_default());
+    ["sudo".into()].into_iter().chain(quoted).collect::<Vec<_>>().join(" ")
+}
 
 /// Whoever changes the live system must be root.
 ///
@@ -187,19 +210,25 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
         Ok(code) => code.into(),
         Err(e) if is_broken_pipe(&e) => exit::OK.into(),
         Err(e) => {
+            let code = code_of(&e);
+            let is_root = rustix::process::geteuid().is_root();
+            let hint = match code == exit::DENIED && !is_root && !e.is::<NeedsRoot>() {
+                true => format!("; run it as root (`{}`)", as_root()),
+                false => String::new(),
+            };
             // Not by the log: it may go to the journal, and who called us waits here.
             use std::io::Write;
-            let text = crate::render::shown(&format!("{e:#}"));
+            let text = crate::render::shown(&format!("{e:#}{hint}"));
             // Where stderr is gone too, the exit code is all that can be said.
             writeln!(anstream::stderr(), "{program}: error: {text}").ok();
-            code_of(&e).into()
+            code.into()
         }
     }
 }
 
 /// Who reads our answer has gone away: `clr-dkms status | head -1`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<CannotAnswer>().is_some_and(|e| e.0.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
@@ -212,6 +241,9 @@ fn code_of(error: &anyhow::Error) -> u8 {
         }
         if cause.is::<NeedsRoot>() {
             return exit::DENIED;
+        }
+        if cause.is::<CannotAnswer>() {
+            return exit::ATTENTION;
         }
         match cause.downcast_ref::<LockError>() {
             Some(LockError::Busy { .. }) => return exit::BUSY,
@@ -241,8 +273,7 @@ pub fn answer(text: &str, color: Color) -> anyhow::Result<()> {
         Color::Never => anstream::ColorChoice::Never,
     };
     let mut out = anstream::AutoStream::new(std::io::stdout(), choice);
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CannotAnswer)?;
     Ok(())
 }
 
@@ -260,4 +291,30 @@ pub fn json<T: serde::Serialize>(value: &T) -> anyhow::Result<String> {
         }
     }
     Ok(text + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_can_be_typed() {
+        let words = |words: &[&str]| sudo(words.iter().map(|&word| word.to_owned()).collect());
+        assert_eq!(words(&["clr-dkms-cmdline", "enable"]), "sudo clr-dkms-cmdline enable");
+        assert_eq!(
+            words(&["clr-dkms", "gc", "--root", "/mnt/a b", "$(x)"]),
+            "sudo clr-dkms gc --root '/mnt/a b' '$(x)'"
+        );
+    }
+
+    #[test]
+    fn each_error_has_its_code() {
+        let full = || CannotAnswer(std::io::ErrorKind::StorageFull.into());
+        assert_eq!(code_of(&full().into()), exit::ATTENTION);
+        assert!(full().to_string().starts_with("cannot write the answer: "));
+        assert!(is_broken_pipe(&CannotAnswer(std::io::ErrorKind::BrokenPipe.into()).into()));
+        assert!(!is_broken_pipe(&full().into()));
+        assert_eq!(code_of(&NeedsRoot("clr-dkms gc").into()), exit::DENIED);
+        assert_eq!(code_of(&anyhow::anyhow!("?")), exit::FAULT);
+    }
 }

@@ -1,20 +1,21 @@
 //! `clr-dkms-post-update`, the main job: after an update, build what is missing, prove it, put the command line and
 //! the boot entries right, and leave a record.
 
+mod dry_run;
+
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Parser;
-use serde::Serialize;
 
-use super::engine::{self, Attempt, Order};
+use super::engine::{self, Attempt, LeftAlone, Order};
 use super::progress::{Display, Show};
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root};
 use crate::boot::deferral;
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::dkms::plan::State;
-use crate::dkms::{Cache, Decision, ModuleName, Pair, Step, Tree, aside, plan};
+use crate::dkms::{Cache, Pair, Tree, aside};
 use crate::facts::Facts;
 use crate::guard::{Because, judge};
 use crate::kernel::inventory::IMAGES;
@@ -73,7 +74,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         tracing::error!("{fault}");
     }
     let code = if arguments.dry_run {
-        let plan = dry_run(&world);
+        let plan = dry_run::plan(&world);
         let text = if arguments.json { json(&plan)? } else { plan.text() };
         answer(&text, arguments.common.color)?;
         plan.code()
@@ -97,98 +98,13 @@ const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
 /// The longest that swupd is waited for: one that hangs must not keep modules from being built.
 const SWUPD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
+/// Why nothing is done where there is no kernel.
+const NO_KERNEL: &str = "no kernel of clr-boot-manager is installed: nothing to do";
 /// Why a module that failed is left alone.
 const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and compiler; `clr-dkms rebuild` tries it again";
 
-/// What a run would do.
-#[derive(Debug, Serialize)]
-struct Plan {
-    schema: u32,
-    unreadable: Vec<String>,
-    modules: Vec<PlannedModule>,
-    cmdline: Vec<String>,
-    cmdline_obstacles: Vec<String>,
-    boot_update: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct PlannedModule {
-    module: String,
-    kernel: String,
-    steps: Vec<Step>,
-    state: State,
-    why: String,
-}
-
-impl Plan {
-    fn text(&self) -> String {
-        let mut lines: Vec<String> = self.unreadable.clone();
-        for m in &self.modules {
-            let steps: Vec<String> = m.steps.iter().map(Step::to_string).collect();
-            lines.push(match (m.steps.is_empty(), m.state) {
-                (true, State::Ok) => format!("{} on {}: proven, nothing to do", m.module, m.kernel),
-                (true, state) => format!("{} on {}: left alone ({state}): {}", m.module, m.kernel, m.why),
-                (false, _) => {
-                    format!("{} on {}: {}, because {}", m.module, m.kernel, steps.join(", "), m.why)
-                }
-            });
-        }
-        lines.extend(self.cmdline.iter().map(|step| format!("command line: {step}")));
-        lines.extend(self.cmdline_obstacles.iter().map(|o| format!("command line: {o}")));
-        lines.extend(self.boot_update.iter().map(|why| format!("clr-boot-manager update, because {why}")));
-        if lines.is_empty() {
-            lines.push("nothing to do".to_owned());
-        }
-        lines.iter().map(|line| crate::render::shown(line) + "\n").collect()
-    }
-
-    fn code(&self) -> u8 {
-        if self.unreadable.is_empty() { exit::OK } else { exit::UNKNOWN }
-    }
-}
-
-fn dry_run(world: &World) -> Plan {
-    let mut cache = Cache::load(&world.root);
-    let facts = Facts::observe(world, &mut cache);
-    let record = state::load::<Record>(&world.root, RECORD).good();
-    let planned = engine::plan(&facts, &Order::default());
-    let again: Vec<(&ModuleName, &str)> = planned
-        .iter()
-        .filter(|p| p.would_fail_again(world, record.as_ref()))
-        .map(|p| (&p.module, p.release.as_str()))
-        .collect();
-    let modules = tip_pairs(&facts)
-        .map(|pair| {
-            let (steps, state, why) = match plan::decide(pair) {
-                Decision::Proven => (Vec::new(), State::Ok, String::new()),
-                Decision::Work { steps, why } => match again.contains(&(&pair.module, pair.release.as_str()))
-                {
-                    true => (Vec::new(), State::BuildFailed, FAILED_BEFORE.to_owned()),
-                    false => (steps, State::NotBuilt, why),
-                },
-                Decision::Leave { state, why } => (Vec::new(), state, why),
-            };
-            PlannedModule { module: pair.module.to_string(), kernel: pair.release.clone(), steps, state, why }
-        })
-        .collect();
-    let (cmdline, obstacles): (Vec<String>, Vec<String>) = match cmdline_plan(world, &facts) {
-        Ok((_, plan)) => (
-            plan.steps.iter().map(ToString::to_string).collect(),
-            plan.obstacles.iter().map(|o| o.told(&world.root)).collect(),
-        ),
-        Err(e) => (Vec::new(), vec![e.to_string()]),
-    };
-    let judgement = judge(&facts, &world.settings, record.as_ref());
-    let mut boot_update = boot::update_reason(world, record.as_ref().map(|r| &r.boot), &facts, &judgement);
-    if boot_update.is_none() && !cmdline.is_empty() {
-        boot_update = Some("the fragments change".to_owned());
-    }
-    let unreadable = unreadable(world, &facts).into_iter().collect();
-    Plan { schema: 1, unreadable, modules, cmdline, cmdline_obstacles: obstacles, boot_update }
-}
-
 /// Why it cannot be told what is to be done.
-fn unreadable(world: &World, facts: &Facts) -> Option<String> {
+pub(super) fn unreadable(world: &World, facts: &Facts) -> Option<String> {
     let folder = world.root.spell(IMAGES);
     match &facts.inventory.images {
         Images::Absent => Some(format!(
@@ -218,7 +134,7 @@ fn is_recorded(facts: &Facts, pair: &Pair, attempts: &[Attempt], previous: Optio
 }
 
 /// What is to be done about the parameter; nothing where it is not wanted.
-fn cmdline_plan(world: &World, facts: &Facts) -> Result<(Ours, writer::Plan), FileError> {
+pub(super) fn cmdline_plan(world: &World, facts: &Facts) -> Result<(Ours, writer::Plan), FileError> {
     if !sig_unenforce_wanted(&world.settings, facts) {
         return Ok((Ours::default(), writer::Plan::default()));
     }
@@ -235,13 +151,15 @@ pub struct Done {
     pub code: u8,
     /// What was tried.
     pub attempts: Vec<Attempt>,
-    /// What was named and left alone: module, kernel, state and reason.
-    pub left_alone: Vec<(ModuleName, String, State, String)>,
+    /// What was asked for and left alone.
+    pub left_alone: Vec<LeftAlone>,
+    /// What is there, and will be refused for its signature.
+    pub refused: Vec<LeftAlone>,
 }
 
 impl From<u8> for Done {
     fn from(code: u8) -> Done {
-        Done { code, attempts: Vec::new(), left_alone: Vec::new() }
+        Done { code, attempts: Vec::new(), left_alone: Vec::new(), refused: Vec::new() }
     }
 }
 
@@ -275,7 +193,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
         return Ok(exit::UNKNOWN.into());
     }
     if facts.inventory.kernels.is_empty() {
-        tracing::info!("no kernel of clr-boot-manager is installed: nothing to do");
+        tracing::info!("{NO_KERNEL}");
         super::surfaces::write_metrics(world, &super::status::look(world));
         return Ok(exit::OK.into());
     }
@@ -283,7 +201,6 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
         tracing::info!("{} {}", oddity.path, oddity.what);
     }
 
-    let left_alone = engine::left_alone(&facts, order);
     let mut plans = engine::plan(&facts, order);
     // A kernel that still runs while the tip is held back boots next: nothing is built for it, but it finds what it has.
     if order.kernels.is_empty() {
@@ -308,13 +225,15 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     drop(display);
     // What is true now is read from disk again, not concluded from what was done.
     let facts = if attempts.is_empty() { facts } else { observe(&mut cache) };
+    let mut left_alone = engine::left_alone(&facts, order);
+    left_alone.retain(|left| !attempts.iter().any(|a| left.is(&a.module, &a.release)));
     if interrupt::asked() {
-        return Ok(Done { code: stopped(), attempts, left_alone });
+        return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
     }
     let (obstacles, changed) = put_cmdline_right(world, &facts);
     let facts = if changed { facts.observe_again(world, &mut cache, &order.kernels) } else { facts };
     if interrupt::asked() {
-        return Ok(Done { code: stopped(), attempts, left_alone });
+        return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
     }
     let last = before.as_good().map(|r| r.boot.clone());
     let judgement = judge(&facts, &world.settings, before.as_good());
@@ -362,8 +281,12 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
         verdict: None,
         guard: Some(judgement.decision),
     };
+    let refused = engine::refused(&facts, order);
     for m in record.modules.iter().filter(|m| !m.state.is_fine()) {
-        if !attempts.iter().any(|a| a.module == m.module && a.release == m.kernel) {
+        // Who asked by hand is told at the end.
+        let told =
+            order.by_hand && left_alone.iter().chain(&refused).any(|left| left.is(&m.module, &m.kernel));
+        if !told && !attempts.iter().any(|a| a.module == m.module && a.release == m.kernel) {
             tracing::error!(
                 "{} on {}: {}: {}",
                 m.module,
@@ -374,7 +297,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
         }
     }
     let code = finish(world, &mut cache, &facts, before, record, &faults, attempts.is_empty())?;
-    Ok(Done { code, attempts, left_alone })
+    Ok(Done { code, attempts, left_alone, refused })
 }
 
 /// The mark of the run stays: the next one, and every report, knows that this one did not end.

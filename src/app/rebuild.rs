@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::engine::{self, Attempt, Did, Order};
+use super::engine::{self, Attempt, Did, LeftAlone, Order};
 use super::post_update::{self, Done};
 use super::progress::Show;
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::dkms::Cache;
 use crate::dkms::plan::State;
 use crate::facts::Facts;
-use crate::kernel::Inventory;
-use crate::render::rebuild::{Outcome, Report, screen, seconds};
-use crate::render::shown;
+use crate::kernel::{Inventory, Variant};
+use crate::render::rebuild::{Outcome, Report, outcome, screen, seconds};
+use crate::render::{broken, shown};
 use crate::status::states::state as explained;
 use crate::sys::{Lock, interrupt};
 use crate::world::World;
@@ -57,20 +57,13 @@ pub fn run(world: &World, arguments: RebuildArguments, common: &Common) -> anyho
     if arguments.dry_run {
         let mut cache = Cache::load(&world.root);
         let facts = Facts::observe_also(world, &mut cache, &order.kernels);
-        if let Some(unknown) = unknown_module(&facts, &order) {
-            tracing::error!("{unknown}");
+        if let Some(why) = post_update::unreadable(world, &facts).or(unknown_module(&facts, &order)) {
+            tracing::error!("{why}");
             return Ok(exit::UNKNOWN);
         }
-        let planned = engine::plan(&facts, &order);
-        let lines: String = planned.iter().map(|p| shown(&p.to_string()) + "\n").collect();
-        let left_alone = engine::left_alone(&facts, &order);
-        let kept = left_alone.iter().map(|(module, release, state, why)| {
-            shown(&format!("{module} on {release}: left alone ({state}): {why}")) + "\n"
-        });
-        let lines: String = std::iter::once(lines).chain(kept).collect();
-        let lines = if lines.is_empty() { "nothing to do\n".to_owned() } else { lines };
-        answer(&lines, common.color)?;
-        return Ok(exit::OK);
+        let (text, code) = planned(world, &facts, &order);
+        answer(&text, common.color)?;
+        return Ok(code);
     }
     need_root(world, "clr-dkms rebuild")?;
     interrupt::watch()?;
@@ -78,14 +71,15 @@ pub fn run(world: &World, arguments: RebuildArguments, common: &Common) -> anyho
     let watch = world.clock.stopwatch();
     let show = Show::live_or(Show::Log, common.quiet);
     let done = post_update::work(world, Vec::new(), &order, show)?;
-    let Done { code, attempts, left_alone } = &done;
+    let Done { code, attempts, left_alone, refused } = &done;
     if *code != exit::UNKNOWN || !attempts.is_empty() {
         let report = report(world, &done, watch.elapsed(), &again(&arguments));
         let text = if arguments.json { json(&report)? } else { screen(&report) };
         answer(&text, common.color)?;
     }
     let failed = attempts.iter().any(|a| a.failure.is_some() || a.index_error.is_some())
-        || left_alone.iter().any(|(.., state, _)| !state.is_fine());
+        || !refused.is_empty()
+        || left_alone.iter().any(|left| !left.state.is_fine());
     // What else is wrong with this system is told by `status`, and is no failure of what was asked for here.
     Ok(match (failed, *code) {
         (true, _) => exit::ATTENTION,
@@ -102,7 +96,7 @@ fn order(world: &World, arguments: &RebuildArguments) -> Result<Order, String> {
     }
     let release = |asked: &String| match inventory.find(asked) {
         Some(kernel) => Ok(kernel.name.release()),
-        None => Err(format!("{} is no installed kernel; `clr-dkms status` lists them", shown(asked))),
+        None => Err(format!("{} is not an installed kernel; `clr-dkms status` lists them", shown(asked))),
     };
     let mut kernels = arguments.kernel.iter().map(release).collect::<Result<Vec<_>, _>>()?;
     if arguments.all_kernels {
@@ -113,6 +107,29 @@ fn order(world: &World, arguments: &RebuildArguments) -> Result<Order, String> {
     Ok(Order { modules: arguments.modules.clone(), kernels, force: arguments.force, by_hand: true })
 }
 
+/// What would be done, and the exit code of it.
+fn planned(world: &World, facts: &Facts, order: &Order) -> (String, u8) {
+    let planned = engine::plan(facts, order);
+    let mut left = engine::left_alone(facts, order);
+    // What waits for another module may be there with that one.
+    left.retain(|l| l.state != State::DependencyFailed || !planned.iter().any(|p| p.release == l.release));
+    // A run would write the parameter first.
+    if post_update::cmdline_plan(world, facts).is_ok_and(|(_, plan)| plan.steps.is_empty()) {
+        left.extend(engine::refused(facts, order));
+    }
+    let missing = left.iter().filter(|l| !l.state.is_fine()).count();
+    let mut lines: Vec<String> = planned.iter().flat_map(|p| broken(&p.to_string(), "", "    ")).collect();
+    let inventory = &facts.inventory;
+    lines.extend(left.into_iter().flat_map(|l| outcome(&kept(inventory, l))));
+    match (lines.is_empty(), missing) {
+        (true, _) => lines.push("nothing to do".to_owned()),
+        (false, 0) => {}
+        (false, _) => lines.push(format!("{} to do, {missing} cannot be done", planned.len())),
+    }
+    let text = lines.iter().map(|line| shown(line) + "\n").collect();
+    (text, if missing > 0 { exit::ATTENTION } else { exit::OK })
+}
+
 /// A module that was asked for and is not there, in a sentence.
 pub fn unknown_module(facts: &Facts, order: &Order) -> Option<String> {
     let is_there = |asked: &&String| facts.pairs.iter().any(|pair| order.names(asked, &pair.module));
@@ -120,13 +137,14 @@ pub fn unknown_module(facts: &Facts, order: &Order) -> Option<String> {
     let names: Vec<String> = facts.tree.modules.iter().map(|m| m.module.to_string()).collect();
     let known = if names.is_empty() { "no module is registered".to_owned() } else { names.join(", ") };
     Some(format!(
-        "{} is no module of the DKMS tree, or not its newest version; there are: {known}",
+        "{} is not a module of the DKMS tree, or not its newest version; there are: {known}",
         shown(missing)
     ))
 }
 
 /// What became of each module, and the sum.
 fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
+    let inventory = Inventory::observe(&world.root);
     let unindexed = |a: &Attempt| {
         let errors = done.attempts.iter().filter(|other| other.release == a.release);
         errors.filter_map(|other| other.index_error.clone()).next()
@@ -134,10 +152,15 @@ fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
     let tried = done.attempts.iter().map(|a| {
         let unindexed = unindexed(a).filter(|_| a.failure.is_none());
         let cut_short = a.is_stopped() || (interrupt::asked() && unindexed.is_some());
-        let failure = a.failure.clone().or_else(|| Some((State::NotInModulesDep, unindexed?)));
+        let refused = || {
+            let refused = done.refused.iter().find(|r| r.is(&a.module, &a.release))?;
+            Some((refused.state, refused.why.clone()))
+        };
+        let failure =
+            a.failure.clone().or_else(|| Some((State::NotInModulesDep, unindexed?))).or_else(refused);
         let (state, reason) = failure.map_or((State::Ok, None), |(state, reason)| (state, Some(reason)));
         let (module, kernel) = (a.module.to_string(), a.release.clone());
-        let next = next_step(&module, &kernel, state, a.log.is_some());
+        let next = next_step(&inventory, &module, &kernel, state, a.log.is_some());
         Outcome {
             // What was cut short has one next step, in the sum.
             next: next.filter(|_| !cut_short),
@@ -151,27 +174,23 @@ fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
             kernel,
         }
     });
-    let kept = done.left_alone.iter().map(|(module, release, state, why)| Outcome {
-        module: module.to_string(),
-        kernel: release.clone(),
-        state: *state,
-        action: None,
-        reason: Some(why.clone()),
-        error: None,
-        log: None,
-        seconds: 0.0,
-        next: next_step(&module.to_string(), release, *state, false),
-    });
+    let is_tried = |r: &&LeftAlone| done.attempts.iter().any(|a| r.is(&a.module, &a.release));
+    let refused = done.refused.iter().filter(|r| !is_tried(r));
     let mut modules: Vec<Outcome> = tried.collect();
     let undone = modules.iter().filter(|m| m.action.is_none()).count();
-    modules.extend(kept);
+    modules.extend(done.left_alone.iter().chain(refused).map(|l| kept(&inventory, l.clone())));
     let count = |which: &dyn Fn(&Outcome) -> bool| modules.iter().filter(|m| which(m)).count();
+    let is_left = |state: &dyn Fn(State) -> bool| done.left_alone.iter().filter(|l| state(l.state)).count();
     Report {
         schema: 1,
-        built: count(&|m| m.state == State::Ok && m.action == Some(Did::Built.word())),
-        put_right: count(&|m| m.state == State::Ok && m.action != Some(Did::Built.word())),
-        failed: count(&|m| m.action.is_some() && m.state != State::Ok),
+        built: count(&|m| m.state.is_proven() && m.action == Some(Did::Built.word())),
+        put_right: count(&|m| {
+            m.state.is_proven() && m.action.is_some_and(|action| action != Did::Built.word())
+        }),
+        failed: count(&|m| m.action.is_some() && !m.state.is_proven()),
         left_alone: done.left_alone.len(),
+        cannot: is_left(&|state| !state.is_fine()),
+        refused: count(&|m| m.state == State::SignatureRefused),
         stopped: interrupt::asked().then_some(undone),
         seconds: seconds(took),
         next: interrupt::asked().then(|| again.to_owned()),
@@ -179,12 +198,42 @@ fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
     }
 }
 
+/// What nothing was done about.
+fn kept(inventory: &Inventory, left: LeftAlone) -> Outcome {
+    let module = left.module.to_string();
+    Outcome {
+        next: next_step(inventory, &module, &left.release, left.state, false),
+        module,
+        kernel: left.release,
+        state: left.state,
+        action: None,
+        reason: Some(left.why),
+        error: None,
+        log: None,
+        seconds: 0.0,
+    }
+}
+
 /// What to do about a module that is not there; nothing about one that is as it should be.
-fn next_step(module: &str, kernel: &str, state: State, has_log: bool) -> Option<String> {
+fn next_step(
+    inventory: &Inventory,
+    module: &str,
+    kernel: &str,
+    state: State,
+    has_log: bool,
+) -> Option<String> {
+    let again = format!("`clr-dkms rebuild {module} -k {kernel}`");
+    let variant = || inventory.find(kernel).map(|k| Variant::of(&k.name.variant));
     match state {
-        State::BuildFailed if has_log => Some(format!(
-            "`clr-dkms logs {module} -k {kernel}`; then mend it, and `clr-dkms rebuild {module} -k {kernel}`"
-        )),
+        State::BuildFailed if has_log => {
+            Some(format!("`clr-dkms logs {module} -k {kernel}`; then fix it, and {again}"))
+        }
+        State::BuildFailed => Some(format!("fix it, then {again}")),
+        State::DependencyFailed => Some(format!("bring what it needs, then {again}")),
+        State::HeadersMissing => Some(match variant().and_then(|v| v.dkms_bundle()) {
+            Some(bundle) => format!("`sudo swupd bundle-add {bundle}` brings them"),
+            None => format!("install the headers of kernel {kernel}"),
+        }),
         state if state.is_fine() => None,
         // Which of the two is not wanted is not known here.
         State::Conflict => explained(state).next.map(str::to_owned),

@@ -19,9 +19,15 @@ use crate::status::{Document, Progress, Verdict, document};
 use crate::sys::{lock, terminal, users};
 use crate::world::World;
 
+macro_rules! status_examples {
+    () => {
+        "  clr-dkms status\n  clr-dkms status --json | jq .verdict\n  clr-dkms status --root /mnt"
+    };
+}
+
 /// Tell whether it is safe to reboot, and whether the DKMS modules will be there and will be taken.
 ///
-/// Begin with `clr-dkms status`: its first line is the answer, its second what to do next. A KERNEL is named by its
+/// Begin with `clr-dkms status`: its first line is the verdict and what to do, the lines below it say why. A KERNEL is named by its
 /// release (6.15.7-1591.native), by its id (org.clearlinux.native.6.15.7-1591) or by its variant (native, ltscurrent …),
 /// which is the kernel that boots by default of that variant.
 ///
@@ -44,10 +50,16 @@ pub struct Arguments {
 enum Verb {
     /// Show kernels and modules, and one verdict
     ///
+    /// The first line is the verdict and what to do next, the lines below it say why; then come the kernels, the modules on
+    /// the kernels that matter, and what is known of the boot. What has no room is counted; --all shows it. Each word and
+    /// each id is explained by `clr-dkms explain WORD`, and in clr-dkms-states(7).
+    ///
     /// Exit code 0: all is there, also when a reboot is pending; 1: something is missing, failed or being built, but the next
     /// boot is safe; 2: what boots next is without something that is needed; 3: it cannot be told.
-    #[command(after_help = "Examples:\n  clr-dkms status\n  clr-dkms status --json | jq .verdict\n  \
-        clr-dkms status --root /mnt")]
+    #[command(
+        after_help = concat!("Examples:\n", status_examples!()),
+        after_long_help = concat!("Examples:\n", status_examples!(), "\n\n", include_str!("status/screen.txt"))
+    )]
     Status(StatusArguments),
     /// Tell whether kernels take modules without a trusted signature: as configured, at the next boot, and now
     ///
@@ -64,7 +76,8 @@ enum Verb {
     /// stderr; none with -q); at the end what became of each module. Ctrl-C ends what is being built and takes it back;
     /// what was done before stays.
     ///
-    /// Exit code 0: all that was asked for is there; 1: something is not; 3: there is no such module or kernel.
+    /// Exit code 0: all that was asked for is there; 1: something is not, or cannot be built; 3: there is no such module or
+    /// kernel.
     #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
         clr-dkms rebuild --all-kernels --dry-run\n  clr-dkms rebuild -q --json | jq '.modules[] | select(.state != \"ok\")'")]
     Rebuild(RebuildArguments),
@@ -110,11 +123,11 @@ enum Verb {
         after_help = "Examples:\n  clr-dkms logs\n  clr-dkms logs v4l2loopback\n  clr-dkms logs hello/1.0 -k native | grep warning"
     )]
     Logs(LogsArguments),
-    /// Explain a verdict or a state of a module: what it means, where it comes from, what to do
+    /// Explain a verdict, a state or a class of a module: what it means, where it comes from, what to do
     ///
     /// Exit code 0: explained; 3: there is no such id or word.
     #[command(
-        after_help = "Examples:\n  clr-dkms explain\n  clr-dkms explain CD-102\n  clr-dkms explain build-failed"
+        after_help = "Examples:\n  clr-dkms explain\n  clr-dkms explain CD-102\n  clr-dkms explain build-failed\n  clr-dkms explain critical"
     )]
     Explain(ExplainArguments),
     /// Keep a kernel as the boot default, whatever is proven; without KERNEL, the running one

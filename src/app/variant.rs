@@ -13,7 +13,7 @@ use crate::render::shown;
 /// (org.clearlinux.native.6.15.7-1591) or by its variant (native).
 ///
 /// Exit code 0: DKMS is supported for the variant, with --all for each; 1: it is not; 3: it cannot be told, as the kernel
-/// is none of this system.
+/// is not one of this system.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-variant",
@@ -28,7 +28,7 @@ pub struct Arguments {
     /// A kernel release, a kernel id or a variant
     #[arg(value_name = "KERNEL", conflicts_with = "all")]
     kernel: Option<String>,
-    /// Every installed kernel
+    /// Every installed kernel, with its release
     #[arg(long)]
     all: bool,
     /// A table with family and bundles
@@ -81,6 +81,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         table(&rows)
     } else if arguments.common.quiet {
         String::new()
+    } else if arguments.all {
+        // Several kernels are of one variant.
+        let row = |r: &Row| [r.variant.name.clone(), r.release.clone().unwrap_or_default()];
+        columns(&rows.iter().map(row).collect::<Vec<_>>())
     } else {
         rows.iter().map(|r| shown(&r.variant.name) + "\n").collect()
     };
@@ -124,7 +128,10 @@ fn rows(inventory: &Inventory, arguments: &Arguments) -> Result<Vec<Row>, String
     }
     match KernelName::parse(asked, &inventory.namespace) {
         Ok(name) if Variant::of(&name.variant).is_known() => Ok(vec![installed_row(inventory, &name)]),
-        _ => Err(format!("{} is no kernel of this system", shown(asked))),
+        _ if inventory.runs(asked) => {
+            Err(format!("{} runs, and is not one of clr-boot-manager's kernels", shown(asked)))
+        }
+        _ => Err(format!("{} is not a kernel of this system", shown(asked))),
     }
 }
 

@@ -10,7 +10,7 @@ pub fn screen(document: &Document) -> String {
     for target in &document.targets {
         // The findings name their file; a module without any wants to be named too.
         if target.findings.is_empty() && target.unreadable.is_none() {
-            out.push(format!("{}: nothing found", target.name));
+            out.push(format!("{}: no findings", target.name));
         }
         out.extend(unreadable(target));
         out.extend(target.findings.iter().flat_map(finding));

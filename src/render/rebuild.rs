@@ -22,8 +22,12 @@ pub struct Report {
     pub put_right: usize,
     /// How many are not there because something went wrong.
     pub failed: usize,
-    /// How many were left alone.
+    /// How many were left alone, those that cannot be built among them.
     pub left_alone: usize,
+    /// How many should be there and cannot be built.
+    pub cannot: usize,
+    /// How many are there and will be refused for their signature.
+    pub refused: usize,
     /// We were asked to stop: how many were not done.
     pub stopped: Option<usize>,
     /// How long all of it took, in seconds.
@@ -70,18 +74,20 @@ pub fn screen(report: &Report) -> String {
     lines.iter().map(|line| shown(line) + "\n").collect()
 }
 
-fn outcome(m: &Outcome) -> Vec<String> {
+/// What is told of one module.
+pub fn outcome(m: &Outcome) -> Vec<String> {
     let took = spent(Duration::from_secs_f64(m.seconds));
     let reason = m.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let how = match (m.action, m.state) {
         (Some("depmod"), State::Ok) => "ok (listed in modules.dep)".to_owned(),
         (Some("build"), State::Ok) => format!("ok (built in {took})"),
         (Some(_), State::Ok) => format!("ok (installed in {took})"),
+        (_, State::SignatureRefused) => format!("{}{reason}", m.state),
         // Who was not tried took no time.
         (Some(_), state) if m.log.is_some() => format!("{state} after {took}{reason}"),
         (Some(_), state) => format!("{state}{reason}"),
-        (None, state @ (State::NotBuilt | State::NotInModulesDep)) => format!("{state}{reason}"),
-        (None, state) => format!("left alone ({state}){reason}"),
+        (None, state) if state.is_fine() => format!("left alone ({state}){reason}"),
+        (None, state) => format!("{state}{reason}"),
     };
     let mut lines = broken(&format!("{} on {}: {how}", m.module, m.kernel), "", "    ");
     let more = |word: &str, text: &str| broken(text, &format!("  {word}: "), "    ");
@@ -90,7 +96,7 @@ fn outcome(m: &Outcome) -> Vec<String> {
     lines.extend(
         m.log
             .iter()
-            .filter(|_| m.action.is_some() && m.state != State::Ok)
+            .filter(|_| m.action.is_some() && !m.state.is_proven())
             .map(|log| format!("  log: {log}")),
     );
     lines.extend(m.next.iter().flat_map(|next| more("next step", next)));
@@ -99,16 +105,20 @@ fn outcome(m: &Outcome) -> Vec<String> {
 
 fn sum(report: &Report) -> String {
     let took = spent(Duration::from_secs_f64(report.seconds));
-    let Report { built, put_right, failed, left_alone, .. } = *report;
+    let Report { built, put_right, failed, left_alone, cannot, refused, .. } = *report;
     if let Some(undone) = report.stopped {
         let done = built + put_right + failed;
         let failed = if failed > 0 { format!(" ({failed} failed)") } else { String::new() };
         let next = report.next.as_deref().unwrap_or_default();
         return format!("stopped after {took}: {done} of {} done{failed}; {next}", done + undone);
     }
-    let mut parts = vec![format!("{built} built")];
-    if put_right > 0 {
-        parts.push(format!("{put_right} put right without a build"));
-    }
-    format!("{}, {failed} failed, {left_alone} left alone in {took}", parts.join(", "))
+    let others = [
+        (put_right, "put right without a build"),
+        (failed, "failed"),
+        (cannot, "cannot be built"),
+        (refused, "refused for the signature"),
+        (left_alone - cannot, "left alone"),
+    ];
+    let others = others.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}"));
+    format!("{built} built{} in {took}", others.collect::<String>())
 }

@@ -61,7 +61,7 @@ impl Document {
         let found = parts.iter().filter(|(n, ..)| *n > 0).map(|(n, one, many)| counted(*n, one, many));
         let unread = Some(self.unreadable()).filter(|n| *n > 0).map(|n| format!("{n} could not be read"));
         let found: Vec<String> = found.chain(unread).collect();
-        let found = if found.is_empty() { "nothing found".to_owned() } else { found.join(", ") };
+        let found = if found.is_empty() { "no findings".to_owned() } else { found.join(", ") };
         format!("{}: {found}", counted(self.targets.len(), "module", "modules"))
     }
 }

@@ -1,15 +1,16 @@
-//! Every verdict and every state of a module, with an id that stays the same, what it means, where it comes from, and one
+//! Every verdict, every state of a module and every class, with an id that stays the same, what it means, where it comes from, and one
 //! next command. `clr-dkms explain` and clr-dkms-states(7) are made of this table.
 
 use serde::Serialize;
 
 use super::Verdict;
 use crate::dkms::plan::State;
+use crate::guard::Class;
 
 /// One row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Explained {
-    /// `CD-0…` for verdicts, `CD-1…` for states of a module on a kernel.
+    /// `CD-0…` for verdicts, `CD-1…` for states of a module on a kernel, `CD-2…` for how much a module is needed.
     pub id: &'static str,
     /// The word that screens and JSON use.
     pub name: &'static str,
@@ -38,7 +39,7 @@ pub fn verdict(verdict: Verdict) -> Explained {
             "CD-001",
             "healthy",
             "The kernel that runs is the one that boots next, and all modules are there.",
-            "Nothing has to be done.",
+            "Every module that this machine wants is built and proven, and no reboot is due.",
             None,
         ),
         Verdict::RebootPending => row(
@@ -53,28 +54,30 @@ pub fn verdict(verdict: Verdict) -> Explained {
             "building",
             "Modules are being built now.",
             "An update, or somebody with `clr-dkms rebuild`, has asked for it.",
-            Some("`journalctl -fu clr-dkms` shows how it goes; do not reboot before its end"),
+            Some("`journalctl -fu clr-dkms` shows how it goes; do not reboot until it has ended"),
         ),
         Verdict::Degraded => row(
             "CD-004",
             "degraded",
             "Something is missing or failed; what boots next has all that is critical.",
-            "The problems on the screen of `clr-dkms status` say what.",
-            Some("`clr-dkms status`"),
+            "A build failed or something that builds need is missing; or the boot files, the command line or the configuration \
+             are not as they should be. The screen of `clr-dkms status` names it below its first line.",
+            Some("`sudo clr-dkms rebuild` tries again what failed, and gives the next step of each module"),
         ),
         Verdict::Held => row(
             "CD-005",
             "held",
             "The newest kernel is kept from becoming the boot default; a kernel that has what is needed boots next.",
             "A module that works on the running kernel and is needed is not proven for the newest one, or an admin holds a \
-             kernel.",
-            Some("`clr-dkms guard` tells what it lacks; `clr-dkms release` goes ahead without it"),
+             kernel. `sudo clr-dkms release` goes ahead all the same.",
+            Some("`clr-dkms guard` tells what it lacks, and what brings it"),
         ),
         Verdict::Unsafe => row(
             "CD-006",
             "unsafe",
             "What boots next is without a module that is critical, or no kernel has all that is needed.",
-            "The boot default was changed by something else, or the module is gone from every kernel.",
+            "The boot default was changed by something else, the module is gone from every kernel or will be refused for its \
+             signature, or an admin released a kernel that lacks it.",
             Some("do not reboot; `clr-dkms guard` tells which kernel is the best, and why"),
         ),
         Verdict::Unknown => row(
@@ -101,7 +104,7 @@ pub fn state(state: State) -> Explained {
             "CD-100",
             "ok",
             "The module is proven: built for this kernel, found by modprobe, and taken by the kernel.",
-            "Nothing has to be done.",
+            "It was built with the headers of this kernel, and has not been changed since.",
             None,
         ),
         State::NotBuilt => row(
@@ -116,56 +119,53 @@ pub fn state(state: State) -> Explained {
             "building",
             "A run that is at work builds the module now, or will.",
             "An update, or somebody with `clr-dkms rebuild`, has asked for it.",
-            Some("`journalctl -fu clr-dkms` shows how it goes; do not reboot before its end"),
+            Some("`journalctl -fu clr-dkms` shows how it goes; do not reboot until it has ended"),
         ),
         State::BuildFailed => row(
             "CD-102",
             "build-failed",
             "dkms, the compiler or the installation failed.",
             "Most often the source of the module does not know this kernel yet; also a full disk or too little memory. With \
-             the same source, headers and compiler it is not tried again by itself.",
-            Some(
-                "`clr-dkms status` shows the first error; mend or update the module, then `sudo clr-dkms rebuild MODULE`",
-            ),
+             the same source, headers and compiler it is not tried again by itself: fix or update the module, then \
+             `sudo clr-dkms rebuild MODULE`.",
+            Some("`clr-dkms logs MODULE` shows the first error"),
         ),
         State::DependencyFailed => row(
             "CD-103",
             "dependency-failed",
             "Something that the module needs is not there.",
-            "A module that it is built upon (BUILD_DEPENDS), or that it is loaded on top of, is missing for this kernel.",
-            Some("bring that module, then `sudo clr-dkms-post-update`"),
+            "A module that it is built upon (BUILD_DEPENDS), or that it is loaded on top of, is missing for this kernel. \
+             One that is not registered with dkms has to be installed first.",
+            Some("`sudo clr-dkms rebuild` builds it and what it needs, and names what it lacks"),
         ),
         State::HeadersMissing => row(
             "CD-104",
             "headers-missing",
             "The kernel's headers are not installed: nothing can be built for it.",
-            "The kernel's bundle is there without the one that brings its headers.",
-            Some(
-                "`sudo swupd bundle-add kernel-native-dkms`, or the bundle of your variant (`clr-dkms-variant`)",
-            ),
+            "The kernel's bundle is there without the one that brings its headers: kernel-native-dkms for native; \
+             `clr-dkms-variant --long` names that of another variant.",
+            Some("`sudo swupd bundle-add BUNDLE`"),
         ),
         State::HeadersMismatch => row(
             "CD-105",
             "headers-mismatch",
             "The headers are those of another kernel: modules built with them would not load.",
-            "Kernel and headers were updated by halves, or a link in /usr/lib/modules leads elsewhere.",
+            "Kernel and headers were updated only in part, or a link in /usr/lib/modules leads elsewhere.",
             Some("`sudo swupd repair`, then `sudo clr-dkms-post-update`"),
         ),
         State::SkippedExclusive => row(
             "CD-106",
             "skipped-exclusive",
             "The module's dkms.conf excludes this kernel.",
-            "BUILD_EXCLUSIVE_KERNEL and its sisters: its author says that it is not for this kernel.",
+            "BUILD_EXCLUSIVE_KERNEL or the like: its author says that it is not for this kernel.",
             Some("`clr-dkms lint MODULE` shows the pattern; look for a newer version of the module"),
         ),
         State::NotAutoinstall => row(
             "CD-107",
             "not-autoinstall",
             "The module's dkms.conf does not ask to be built by itself.",
-            "AUTOINSTALL is missing or is not `yes`.",
-            Some(
-                "put AUTOINSTALL=\"yes\" into its dkms.conf, or `sudo clr-dkms rebuild MODULE` for this time",
-            ),
+            "AUTOINSTALL is missing or is not `yes`: with AUTOINSTALL=\"yes\" it is built after each update.",
+            Some("`sudo clr-dkms rebuild MODULE` builds it this once"),
         ),
         State::BrokenSource => row(
             "CD-108",
@@ -228,6 +228,34 @@ pub fn state(state: State) -> Explained {
     }
 }
 
+/// The row of a class.
+pub fn class(class: Class) -> Explained {
+    let next = Some("`clr-dkms guard` tells what each module is needed for");
+    match class {
+        Class::Critical => row(
+            "CD-201",
+            "critical",
+            "Without the module there is no root, no disk, no network or no picture: a kernel without it is held back.",
+            "Something that is mounted, connected or shown hangs on it, or `[modules] critical` in clr-dkms.conf lists it.",
+            next,
+        ),
+        Class::Wanted => row(
+            "CD-202",
+            "wanted",
+            "The module is in use here: a kernel without it is held back.",
+            "It is loaded in the running kernel, or installed for it.",
+            next,
+        ),
+        Class::Optional => row(
+            "CD-203",
+            "optional",
+            "The module is built like the others, and no kernel is held back for it.",
+            "It is registered with dkms, and the running kernel does not have it; or `[modules] optional` lists it.",
+            next,
+        ),
+    }
+}
+
 /// All rows, by id.
 pub fn all() -> Vec<Explained> {
     use State as S;
@@ -261,7 +289,8 @@ pub fn all() -> Vec<Explained> {
         S::CompilerMissing,
         S::Building,
     ];
-    verdicts.map(verdict).into_iter().chain(states.map(state)).collect()
+    let classes = [Class::Critical, Class::Wanted, Class::Optional];
+    verdicts.map(verdict).into_iter().chain(states.map(state)).chain(classes.map(class)).collect()
 }
 
 /// The rows that an id or a name stands for: `unknown` is a verdict and a state.
@@ -286,6 +315,9 @@ mod tests {
         }
         for state in [State::Ok, State::SymbolsMismatch, State::CompilerMissing, State::NotInModulesDep] {
             assert_eq!(super::state(state).name, state.to_string());
+        }
+        for class in [Class::Critical, Class::Wanted, Class::Optional] {
+            assert_eq!(super::class(class).name, class.to_string());
         }
         assert_eq!(find("cd-102")[0].name, "build-failed");
         assert_eq!(find("unknown").len(), 2);

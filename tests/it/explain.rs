@@ -1,6 +1,7 @@
 //! `clr-dkms explain`, `check`, and the status as metrics.
 
-use crate::support::{B, TestRoot};
+use crate::support::run::as_nobody;
+use crate::support::{A, B, LTS, Run, TestRoot};
 
 #[test]
 fn every_id_is_explained_and_every_word_too() {
@@ -16,7 +17,12 @@ fn every_id_is_explained_and_every_word_too() {
     }
     let one = root.run("clr-dkms", &["explain", "build-failed"]).code(0).stdout.clone();
     assert!(one.starts_with("CD-102: build-failed\n"), "{one}");
-    root.run("clr-dkms", &["explain", "no\u{1b}such"]).code(3).says(&["neither an id nor a state"]);
+    root.run("clr-dkms", &["explain", "no\u{1b}such"])
+        .code(3)
+        .says(&["neither an id nor a word of a screen"]);
+    for class in ["critical", "wanted", "optional"] {
+        root.run("clr-dkms", &["explain", class]).code(0).shows(&["CD-20", "next step  `clr-dkms guard`"]);
+    }
 }
 
 #[test]
@@ -56,5 +62,97 @@ fn the_last_log_is_shown_the_first_error_first() {
     assert!(run.stdout.contains("# clr-dkms: ") && !run.stdout.contains('\u{1b}'), "{}", run.stdout);
     root.run("clr-dkms", &["logs", "other", "-k", "native"]).code(0).shows(&[&format!("other/2 on {B}: ")]);
     root.run("clr-dkms", &["logs", "none"]).code(3).says(&["there is no log of none"]);
-    root.run("clr-dkms", &["logs", "other", "-k", "6.1"]).code(3).says(&["for kernel 6.1"]);
+    for asked in ["6.1", "lts"] {
+        let run = root.run("clr-dkms", &["logs", "other", "-k", asked]);
+        run.code(3).says(&[&format!("{asked} is not an installed kernel, and no log is left of it")]);
+    }
+    // Of an installed kernel, and of one that is gone, by either name.
+    root.run("clr-dkms", &["logs", "-k", A]).code(3).says(&[&format!("there is no log for kernel {A}")]);
+    root.file(&format!("var/log/clr-dkms/other/2/{LTS}.log"), "the old log\n");
+    for gone in [LTS, "org.clearlinux.ltscurrent.6.12.38-1550"] {
+        root.run("clr-dkms", &["logs", "-k", gone]).code(0).shows(&["the old log"]);
+    }
+    root.run("clr-dkms", &["logs", "hello", "-k", LTS])
+        .code(3)
+        .says(&["there is no log of hello for kernel"]);
+}
+
+/// The rows as README.md shows them.
+fn rows() -> String {
+    let root = TestRoot::new();
+    let json = root.run("clr-dkms", &["explain", "--json"]).code(0).json();
+    let row = |row: &serde_json::Value| {
+        let word = |name: &str| row[name].as_str().map(str::to_owned);
+        let next = word("next").unwrap_or_else(|| "nothing has to be done".to_owned());
+        format!(
+            "| {} | `{}` | {} | {next} |\n",
+            word("id").unwrap(),
+            word("name").unwrap(),
+            word("cause").unwrap()
+        )
+    };
+    json["states"].as_array().unwrap().iter().map(row).collect()
+}
+
+#[test]
+fn the_readme_has_the_same_rows() {
+    let readme = include_str!("../../README.md");
+    let told: String =
+        readme.lines().filter(|l| l.starts_with("| CD-")).map(|l| l.to_owned() + "\n").collect();
+    let rows = rows();
+    assert!(told == rows, "\"Troubleshooting by id\" in README.md wants these rows:\n{rows}");
+}
+
+/// The words of the screens, and nothing that the screen has not.
+#[test]
+fn the_help_of_status_explains_its_screen() {
+    let root = TestRoot::new();
+    let help = root.run("clr-dkms", &["status", "--help"]).code(0).stdout.clone();
+    let screen = help.split_once("The screen:\n").unwrap().1;
+    assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
+    let screens = concat!(
+        include_str!("../../src/render/text.rs"),
+        include_str!("../../src/render/modules.rs"),
+        include_str!("../../src/render/look.rs"),
+        include_str!("../../src/sys/terminal.rs"),
+    );
+    for word in [
+        "role",
+        "class",
+        "Signatures",
+        "Boot files",
+        "Changed",
+        "Not seen",
+        "Left out",
+        "COLUMNS",
+        "modules ready",
+    ] {
+        assert!(help.contains(word) && screens.contains(&format!("\"{word}\"")), "{word}");
+    }
+    for symbols in ["✔ ! ✘ … – ?", "+ ! x ~ - ?"] {
+        assert!(help.contains(symbols));
+        assert!(symbols.split(' ').all(|symbol| screens.contains(&format!("\"{symbol}\""))), "{symbols}");
+    }
+    let short = root.run("clr-dkms", &["status", "-h"]).code(0).stdout.clone();
+    assert!(!short.contains("--live-root") && short.contains("--root"), "{short}");
+    assert!(help.contains("--live-root") && help.contains("After \"held\""), "{help}");
+}
+
+/// A full disk is no fault of the program.
+#[test]
+fn an_answer_that_cannot_be_written() {
+    let root = TestRoot::updated();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let run = Run::of(root.command("clr-dkms", &["explain"]).stdout(full).output().unwrap(), &root);
+    run.code(1).says(&["cannot write the answer: No space left on device"]);
+    assert_eq!(run.stderr.matches("No space").count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn who_may_not_write_is_told_what_to_type() {
+    let root = TestRoot::updated();
+    let Some(mut command) = as_nobody(&root, "clr-dkms-cmdline", &["enable"]) else { return };
+    let run = Run::of(command.output().unwrap(), &root);
+    run.code(77)
+        .says(&["Permission denied (os error 13); run it as root (`sudo ", "clr-dkms-cmdline enable"]);
 }

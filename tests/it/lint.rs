@@ -270,7 +270,7 @@ fn kernels() {
     assert!(text(&[]).contains(&both), "{}", text(&[]));
     assert!(text(&["--kernel", A]).contains(&format!("kernel {A} is left out")));
     assert_eq!(found(&root, &["--kernel", LTS]), (0, vec![]));
-    run(&root, &["--kernel", "6.1"]).code(3).prints("").says(&["is no installed kernel"]);
+    run(&root, &["--kernel", "6.1"]).code(3).prints("").says(&["is not an installed kernel"]);
     // A file looks into the configuration of a kernel whose headers are not there.
     root.remove(&format!("usr/lib/modules/{B}/build/.config"));
     root.file(CONF, format!("{GOOD}test -f $kernel_config || BUILD_EXCLUSIVE_ARCH=none\n"));
@@ -311,7 +311,7 @@ fn the_screen_and_the_document() {
     assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new(), "who looks changes nothing");
     run(&root, &["other", "other/2.0"])
         .code(0)
-        .prints("2 modules: nothing found\nother/2.0: nothing found\nother/2.0: nothing found\n");
+        .prints("2 modules: no findings\nother/2.0: no findings\nother/2.0: no findings\n");
     let empty = TestRoot::system();
     run(&empty, &[]).code(0).prints("no module is registered with DKMS\n");
 }
@@ -327,7 +327,7 @@ fn what_cannot_be_read() {
     cannot(&root, &["hello/2.0"], &["neither a registered module nor a folder"]);
     cannot(&root, &["/usr/src/hello-1.0/Makefile"], &["no folder"]);
     // One that cannot be read does not hide the others.
-    cannot(&root, &["hello", "nothing"], &["2 modules: 1 could not be read", "hello/1.0: nothing found"]);
+    cannot(&root, &["hello", "nothing"], &["2 modules: 1 could not be read", "hello/1.0: no findings"]);
     fs::File::options().write(true).open(root.at(CONF)).unwrap().set_len(1 << 30).unwrap();
     cannot(&root, &[], &["larger than 1 MiB"]);
     root.remove(CONF);

@@ -12,7 +12,10 @@ use crate::support::{A, B, LTS, TestRoot, elf};
 fn planned(root: &TestRoot, arguments: &[&str]) -> Vec<String> {
     let run = root.run("clr-dkms", &[&["rebuild", "-n"], arguments].concat());
     let text = run.code(0).stdout.clone();
-    text.lines().filter_map(|line| Some(line.split(": ").next()?.to_owned())).collect()
+    text.lines()
+        .filter(|line| !line.starts_with(' '))
+        .filter_map(|line| Some(line.split(": ").next()?.to_owned()))
+        .collect()
 }
 
 #[test]

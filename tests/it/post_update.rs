@@ -177,13 +177,12 @@ fn a_circle_is_told_and_stops_nobody_else() {
 fn a_module_that_fails_does_not_stop_the_others() {
     let root = TestRoot::updated();
     root.module("a", "1", "").module("bad", "2.5", "").module("z", "1", "");
-    root.behave("[[ $module != bad ]] || { code=10; said=$'/src/bad.c:7:3: error: no such thing\\nmake: *** [x] Error 1'; }");
+    root.behave("[[ $module != bad ]] || { code=10; said=$'/src/bad.c:7:3: error: no such thing\\n    7 | int x;\\nmake: *** [x] Error 1'; }");
     let run = root.post_update();
-    run.code(1).says(&[
-        "bad/2.5 on 6.15.8-1592.native: build-failed",
-        "/src/bad.c:7: no such thing",
-        "make: *** [x] Error 1",
-    ]);
+    run.code(1).says(&["bad/2.5 on 6.15.8-1592.native: build-failed", "/src/bad.c:7: no such thing"]);
+    // The first error is known: what belongs to it is told, and no end of the log.
+    run.says(&["the first error of bad/2.5 on", ".log):\n  /src/bad.c:7: no such thing\n", "7 | int x;"]);
+    assert!(!run.stderr.contains("make: ***"), "{}", run.stderr);
     run.says(&[&format!("var/log/clr-dkms/bad/2.5/{B}.log")]);
     assert_eq!(["a", "bad", "z"].map(|m| root.recorded(m, B)), ["ok", "build-failed", "ok"]);
     assert!(
@@ -321,6 +320,24 @@ fn dry_run_of_a_settled_system_finds_nothing() {
         .prints("hello/1.0 on 6.15.8-1592.native: proven, nothing to do\n");
 }
 
+/// What it promises is what a run does.
+#[test]
+fn dry_run_without_kernels_promises_nothing() {
+    let root = TestRoot::new();
+    root.module("hello", "1.0", "").folder("usr/lib/kernel");
+    let dry = root.run("clr-dkms-post-update", &["-n"]);
+    dry.code(0).prints("no kernel of clr-boot-manager is installed: nothing to do\n");
+    let json = root.run("clr-dkms-post-update", &["-n", "--json"]).code(0).json();
+    assert_eq!((&json["boot_update"], &json["cmdline"]), (&serde_json::Value::Null, &serde_json::json!([])));
+    root.post_update().code(0).says(&["no kernel of clr-boot-manager is installed: nothing to do"]);
+    assert_eq!(root.calls(), Vec::<String>::new());
+    root.remove("usr/lib/kernel");
+    let dry = root.run("clr-dkms-post-update", &["-n"]);
+    dry.code(3).shows(&["there is no"]);
+    assert!(!dry.stdout.contains("clr-boot-manager update"), "{}", dry.stdout);
+    root.post_update().code(3);
+}
+
 #[test]
 fn the_fragment_is_made_sure_of() {
     let root = one_module();
@@ -345,7 +362,7 @@ fn an_admins_mask_is_told_and_kept() {
     assert_eq!(root.recorded("hello", B), "signature-refused");
     assert_eq!(root.record()["cmdline"]["in_force"], false);
     let dry = root.run("clr-dkms-post-update", &["-n"]);
-    dry.code(0).shows(&["`rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"]);
+    dry.code(0).shows(&["`rm\n    ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ fn rebuild(root: &TestRoot, arguments: &[&str]) -> Run {
 }
 
 /// The sum of what built one module, while the clock stands still.
-const ONE: &str = "1 built, 0 failed, 0 left alone in 0.0 s\n";
+const ONE: &str = "1 built in 0.0 s\n";
 
 /// Two modules, proven on both kernels.
 fn settled() -> TestRoot {
@@ -34,7 +34,7 @@ fn by_force_a_module_is_built_anew() {
     let root = settled();
     rebuild(&root, &["hello", "--force", "-n"]).code(0).shows(&[
         "hello/1.0 on",
-        "set ",
+        "set\n    /var/lib/dkms/hello/1.0/",
         "dkms build",
         "it was asked for",
     ]);
@@ -143,9 +143,9 @@ fn kernels_are_chosen() {
 #[test]
 fn what_is_not_there_is_named() {
     let root = settled();
-    rebuild(&root, &["helo"]).code(3).prints("").says(&["helo is no module", "hello/1.0, other/2"]);
-    rebuild(&root, &["hello/2.0", "-n"]).code(3).prints("").says(&["hello/2.0 is no module"]);
-    rebuild(&root, &["-k", LTS]).code(3).prints("").says(&[LTS, "is no installed kernel"]);
+    rebuild(&root, &["helo"]).code(3).prints("").says(&["helo is not a module", "hello/1.0, other/2"]);
+    rebuild(&root, &["hello/2.0", "-n"]).code(3).prints("").says(&["hello/2.0 is not a module"]);
+    rebuild(&root, &["-k", LTS]).code(3).prints("").says(&[LTS, "is not an installed kernel"]);
     rebuild(&TestRoot::new(), &[]).code(3).prints("").says(&["there is no kernel in"]);
     assert_eq!(root.calls(), Vec::<String>::new());
 }
@@ -177,9 +177,49 @@ fn a_build_that_ends_in_the_middle_of_its_files_is_no_successor() {
 #[test]
 fn what_is_named_and_left_alone_is_told() {
     let root = settled();
+    root.module("old", "1", "BUILD_EXCLUSIVE_KERNEL=\"^5[.]\"\n");
+    let old = format!("old/1 on {B}: left alone (skipped-exclusive)");
+    rebuild(&root, &["old"]).code(0).shows(&[&old, "0 built, 1 left alone in 0.0 s\n"]);
+    rebuild(&root, &["old", "-n"]).code(0).shows(&[&old]);
+}
+
+#[test]
+fn what_cannot_be_built_is_told_named_or_not() {
+    let root = settled();
     root.remove(&format!("usr/lib/modules/{B}/build")).remove(&format!("usr/lib/modules/{B}/updates"));
-    rebuild(&root, &["hello"]).code(1).shows(&[&format!("hello/1.0 on {B}: left alone (headers-missing)")]);
-    rebuild(&root, &["hello", "-n"]).code(0).shows(&["left alone (headers-missing)"]);
+    root.module("old", "1", "BUILD_EXCLUSIVE_KERNEL=\"^5[.]\"\n").module("off", "1", "AUTOINSTALL=\"\"\n");
+    let told = |module: &str| {
+        format!(
+            "{module} on {B}: headers-missing: the kernel's headers are not\n    installed\n  \
+             next step: `sudo swupd bundle-add kernel-native-dkms` brings them\n"
+        )
+    };
+    let all = told("hello/1.0") + &told("other/2");
+    rebuild(&root, &["-n"]).code(1).prints(&format!("{all}0 to do, 2 cannot be done\n"));
+    let run = rebuild(&root, &[]);
+    run.code(1).prints(&format!("{all}0 built, 2 cannot be built in 0.0 s\n"));
+    assert!(!run.stderr.contains("error: hello/1.0 on"), "it is told once: {}", run.stderr);
+    let one = told("hello/1.0");
+    rebuild(&root, &["hello"]).code(1).prints(&format!("{one}0 built, 1 cannot be built in 0.0 s\n"));
+    rebuild(&root, &["hello", "-n"]).code(1).prints(&format!("{one}0 to do, 1 cannot be done\n"));
+    let json = rebuild(&root, &["--json"]).code(1).json();
+    assert_eq!((&json["built"], &json["cannot"]), (&0.into(), &2.into()));
+    assert_eq!(json["modules"][1]["state"], "headers-missing");
+    // On the kernel that has headers nothing is missing.
+    rebuild(&root, &["-k", A]).code(0).prints("nothing to do\n");
+    assert!(!root.calls().iter().any(|call| call.contains("build")), "{:?}", root.calls());
+}
+
+#[test]
+fn what_the_kernel_will_refuse_is_not_done() {
+    let root = settled();
+    root.link("etc/kernel/cmdline.d/clr-ignore-mod-sig.conf", "/dev/null");
+    root.post_update();
+    let refused = format!("hello/1.0 on {B}: signature-refused: ");
+    rebuild(&root, &["hello", "-n"]).code(1).shows(&[&refused, "0 to do, 1 cannot be done\n"]);
+    let run = rebuild(&root, &["hello"]);
+    run.code(1).shows(&[&refused, "`clr-dkms enforcement`", "0 built, 1 refused for the signature in"]);
+    rebuild(&root, &["hello", "-f"]).code(1).shows(&[&refused, "1 built, 1 refused for the signature in"]);
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn on_a_terminal_each_module_at_work_has_a_line() {
         assert_eq!(lively(&rows), Vec::<&String>::new(), "{rows:#?}");
         let end = format!("hello/1.0 on {B}: ok (built in 0.0 s)");
         let end: String = rows.join("").split(&end).skip(1).collect();
-        assert!(end.contains("2 built, 0 failed, 0 left alone in 0.0 s"), "{rows:#?}");
+        assert!(end.contains("2 built in 0.0 s"), "{rows:#?}");
         for line in drawn(&terminal.text()) {
             assert!(line.chars().count() < columns, "{line:?}");
         }

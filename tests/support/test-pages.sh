@@ -98,6 +98,11 @@ offers 'hello hello/1.0 kernel zfs zfs/2.2.4' clr-dkms lint -p "$system" -k nati
 offers '' clr-dkms status -p "$system" ''
 offers '--dry-run' clr-dkms-post-update --dr
 offers 'always auto' clr-dkms-cmdline --color a
+offers 'json prometheus text' clr-dkms status --format ''
+offers 'prometheus' clr-dkms status --format = p
+offers 'CD-001 CD-002 CD-003 CD-004 CD-005 CD-006 CD-007 CD-008' clr-dkms explain CD-0
+offers 'build-failed building' clr-dkms explain bu
+offers 'critical' clr-dkms explain cr
 offers '' clr-dkms rebuild -- -
 # The loop and what starts bash are in it: less than 10 ms each, also on a busy machine.
 tabs() { # shellcheck source=/dev/null
@@ -158,6 +163,8 @@ types() { # types SHELL START LINE WANTED
 }
 bash_start="stty cols 500; . '$share/bash-completion/completions/clr-dkms'"
 types 'bash --norc --noprofile -i' "$bash_start" 'clr-dkms enf' 'clr-dkms enforcement'
+types 'bash --norc --noprofile -i' "$bash_start" 'clr-dkms explain build-' 'clr-dkms explain build-failed'
+types 'bash --norc --noprofile -i' "$bash_start" 'clr-dkms status --format=pro' 'clr-dkms status --format=prometheus'
 types 'bash --norc --noprofile -i' "$bash_start" "clr-dkms --root='$system' rebuild --kernel=6.15.7" \
     "clr-dkms --root=$system rebuild --kernel=6.15.7-1591.native"
 if [[ -r /usr/share/bash-completion/bash_completion ]]; then
@@ -168,6 +175,9 @@ fi
 if has zsh; then
     zsh_start="stty cols 500; fpath=('$share/zsh/site-functions' \$fpath); autoload -Uz compinit; compinit -D -u"
     types 'zsh -f -i' "$zsh_start" 'clr-dkms enf' 'clr-dkms enforcement'
+    types 'zsh -f -i' "$zsh_start" 'clr-dkms explain build-' 'clr-dkms explain build-failed'
+    types 'zsh -f -i' "$zsh_start" 'clr-dkms status --format pro' 'clr-dkms status --format prometheus'
+    types 'zsh -f -i' "$zsh_start" 'clr-dkms status --color al' 'clr-dkms status --color always'
     types 'zsh -f -i' "$zsh_start" 'clr-dkms status --js' 'clr-dkms status --json'
     types 'zsh -f -i' "$zsh_start" "clr-dkms --root '$system' rebuild --kernel 6.15.7" \
         "clr-dkms --root $system rebuild --kernel 6.15.7-1591.native"
@@ -184,6 +194,14 @@ if has fish; then
     for name in "${programs[@]}"; do
         check "fish: $name: syntax" fish --no-execute "$share/fish/vendor_completions.d/$name.fish"
     done
+    # complete_fish LINE: what fish offers for it, without its descriptions.
+    complete_fish() {
+        fish --no-config -c "source '$share/fish/vendor_completions.d/clr-dkms.fish'; complete -C '$1'" | cut -f 1 |
+            sort | paste -sd ' '
+    }
+    check 'fish: explain is completed' same "$(complete_fish 'clr-dkms explain bu')" 'build-failed building'
+    check 'fish: --format is completed' same "$(complete_fish 'clr-dkms status --format ')" 'json prometheus text'
+    check 'fish: --color is completed' same "$(complete_fish 'clr-dkms status --color a')" 'always auto'
 fi
 
 printf '%d passed, %d failed\n' "$passed" "$failed"

@@ -3,9 +3,10 @@
 //! Those of zsh and fish are clap_complete's. For bash that one completes neither behind an option nor a value of the
 //! system, so there the table is ours, made of the same commands; what reads it is `completion.bash`.
 
-use clap::builder::ValueHint;
+use clap::builder::{PossibleValuesParser, ValueHint};
 use clap::{Arg, Command};
 use clap_complete::{Shell, generate};
+use clr_dkms::status::states;
 
 const BASH: &str = include_str!("completion.bash");
 const ZSH: &str = include_str!("completion.zsh");
@@ -15,13 +16,29 @@ const ZSH: &str = include_str!("completion.zsh");
 /// # Errors
 /// When what clap_complete makes is not what we know how to complete.
 pub(crate) fn of(program: &Command) -> anyhow::Result<[(String, String); 3]> {
+    let program = &worded(program.clone());
     let name = program.get_name();
-    let (zsh, fish) = (generated(Shell::Zsh, program)?, generated(Shell::Fish, program)?);
+    let (zsh, fish) =
+        (generated(Shell::Zsh, program)?, with_words(&generated(Shell::Fish, program)?, program));
     Ok([
         (format!("bash-completion/completions/{name}"), bash(program)),
         (format!("zsh/site-functions/_{name}"), with_system(&zsh)?),
         (format!("fish/vendor_completions.d/{name}.fish"), fish),
     ])
+}
+
+/// What `explain` knows is offered to it. It takes any word all the same, and says itself what it does not know.
+fn worded(program: Command) -> Command {
+    let mut words: Vec<&str> = states::all().iter().flat_map(|row| [row.id, row.name]).collect();
+    words.sort_unstable();
+    words.dedup();
+    let named = |argument: &Arg| argument.get_value_names().is_some_and(|names| names == ["ID"]);
+    program.mut_subcommands(|verb| {
+        verb.mut_args(|argument| match named(&argument) {
+            true => argument.value_parser(PossibleValuesParser::new(words.clone())),
+            false => argument,
+        })
+    })
 }
 
 /// What an argument takes: values with commas between them, or a word that names KERNEL, MODULE or DIR; else nothing.
@@ -106,6 +123,25 @@ fn hinted(command: Command) -> Command {
             }
         })
         .mut_subcommands(hinted)
+}
+
+/// What clap_complete leaves out for fish: the words that an argument of a verb may be.
+fn with_words(fish: &str, program: &Command) -> String {
+    let function = program.get_name().replace('-', "_");
+    let mut lines = fish.to_owned();
+    for verb in program.get_subcommands() {
+        let values = verb.get_positionals().flat_map(Arg::get_possible_values);
+        let words: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
+        if !words.is_empty() {
+            lines.push_str(&format!(
+                "complete -c {} -n {} -f -a {}\n",
+                program.get_name(),
+                quoted(&format!("__fish_{function}_using_subcommand {}", verb.get_name())),
+                quoted(&words.join(" "))
+            ));
+        }
+    }
+    lines
 }
 
 fn with_system(zsh: &str) -> anyhow::Result<String> {

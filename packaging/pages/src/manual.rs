@@ -127,10 +127,12 @@ fn states() -> anyhow::Result<(String, String)> {
     roff.control("SH", ["DESCRIPTION"]);
     paragraph(
         &mut roff,
-        "Each verdict on a system, and each state of a module on a kernel, has an id that stays the same, a cause, and one next \
-         step. `clr-dkms status` shows the words, `clr-dkms explain` tells what stands here.",
+        "Each verdict on a system, each state of a module on a kernel, and each class (how much a machine needs a module), has \
+         an id that stays the same, a cause, and one next step. `clr-dkms status` shows the words, `clr-dkms explain` tells what stands here.",
     );
-    for (title, prefix) in [("VERDICTS", "CD-0"), ("STATES OF A MODULE", "CD-1")] {
+    for (title, prefix) in
+        [("VERDICTS", "CD-0"), ("STATES OF A MODULE", "CD-1"), ("CLASSES OF A MODULE", "CD-2")]
+    {
         roff.control("SH", [title]);
         for row in rows.iter().filter(|row| row.id.starts_with(prefix)) {
             roff.control("TP", []);
@@ -176,8 +178,10 @@ fn name(command: &Command) -> &str {
 
 fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
     // One section for all options: headings of --help become sections of their own else.
-    let plain =
-        command.clone().mut_args(|argument| argument.help_heading(None)).override_usage(usage(command));
+    let plain = command
+        .clone()
+        .mut_args(|a| a.help_heading(None).hide_short_help(false))
+        .override_usage(usage(command));
     let man = Man::new(plain)
         .title(name(command).to_uppercase())
         .section("8")
@@ -208,6 +212,9 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
         }
     }
     man.render_options_section(&mut out)?;
+    for (title, lines) in more(command) {
+        example(&title, &lines).to_writer(&mut out)?;
+    }
     section("EXIT STATUS", &[]).to_writer(&mut out)?;
     ensure!(!exits.is_empty(), "it says nothing of \"Exit code 0:\"");
     for (of, codes) in &exits {
@@ -239,6 +246,35 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
     section("SEE ALSO", &[see_also(command, names)]).to_writer(&mut out)?;
     // A line break on both sides of an empty line is one too many for mandoc.
     Ok(highlighted(&String::from_utf8(out)?.replace("\n.br\n\n.br\n", "\n.sp\n")))
+}
+
+/// What `--help` says after the examples: titles with a colon, each followed by lines that stay as they are.
+fn more(command: &Command) -> Vec<(String, Vec<String>)> {
+    let text = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+    let mut parts: Vec<(String, Vec<String>)> = Vec::new();
+    for line in text.lines() {
+        match (line.strip_suffix(':').filter(|title| !title.starts_with(' ')), parts.last_mut()) {
+            (Some(title), _) => parts.push((title.replace('"', "").to_uppercase(), Vec::new())),
+            (None, Some((_, lines))) => lines.push(line.strip_prefix("  ").unwrap_or(line).to_owned()),
+            (None, None) => {}
+        }
+    }
+    parts.retain(|(title, _)| title != "EXAMPLES");
+    parts
+}
+
+fn example(title: &str, lines: &[String]) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", [title]).control("EX", []);
+    let end = lines.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
+    for line in &lines[..end] {
+        match line.as_str() {
+            "" => roff.control("sp", []),
+            line => roff.text([roman(line)]),
+        };
+    }
+    roff.control("EE", []);
+    roff
 }
 
 /// A verb as a part of its program's page; gives its exit codes, to be told with those of the others.

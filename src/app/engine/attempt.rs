@@ -200,14 +200,7 @@ pub(super) fn one(
         }
         Err(Failure::Step { what, error, last_lines, touched, lasting, .. }) => {
             attempt.touched = touched;
-            if !last_lines.is_empty() {
-                tracing::error!(
-                    "the end of the log of {} on {}:\n  {}",
-                    p.module,
-                    p.release,
-                    last_lines.join("\n  ")
-                );
-            }
+            tell_log(world, &attempt, error.as_deref(), &last_lines);
             let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
             attempt.inputs = inputs.filter(|_| lasting && full.is_empty());
             attempt.failure = Some((State::BuildFailed, what + &full));
@@ -215,6 +208,23 @@ pub(super) fn one(
         }
     }
     attempt
+}
+
+/// What its log says of a failure: the first error with the lines around it, else the end.
+fn tell_log(world: &World, attempt: &Attempt, error: Option<&FirstError>, last_lines: &[String]) {
+    let Attempt { module, release, log, .. } = attempt;
+    let log = log.as_ref().map(|log| world.root.spell(log).display().to_string()).unwrap_or_default();
+    match error.filter(|error| !error.context.is_empty()) {
+        Some(error) => tracing::error!(
+            "the first error of {module} on {release} ({log}):\n  {error}\n    {}",
+            error.context.join("\n    ")
+        ),
+        None if error.is_none() && !last_lines.is_empty() => tracing::error!(
+            "the end of the log of {module} on {release} ({log}):\n  {}",
+            last_lines.join("\n  ")
+        ),
+        None => {}
+    }
 }
 
 /// What would have to be done for a module now, and why, and whether another build of the same would not help; none when

@@ -1,0 +1,113 @@
+//! `clr-dkms-post-update --dry-run`: what a run would do, and why.
+
+use serde::Serialize;
+
+use super::{FAILED_BEFORE, NO_KERNEL, cmdline_plan, tip_pairs, unreadable};
+use crate::app::engine::{self, Order};
+use crate::app::{boot, exit};
+use crate::dkms::plan::{State, decide};
+use crate::dkms::{Cache, Decision, ModuleName, Step};
+use crate::facts::Facts;
+use crate::guard::judge;
+use crate::render::{broken, shown};
+use crate::state::{self, RECORD, Record};
+use crate::world::World;
+
+/// What a run would do.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Plan {
+    schema: u32,
+    unreadable: Vec<String>,
+    /// Why there is nothing to do, where it is not that all is done.
+    idle: Option<&'static str>,
+    modules: Vec<PlannedModule>,
+    cmdline: Vec<String>,
+    cmdline_obstacles: Vec<String>,
+    boot_update: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct PlannedModule {
+    module: String,
+    kernel: String,
+    steps: Vec<Step>,
+    state: State,
+    why: String,
+}
+
+impl Plan {
+    /// The text of it, at most 80 columns where names let it.
+    pub(super) fn text(&self) -> String {
+        let mut lines: Vec<String> =
+            self.unreadable.iter().cloned().chain(self.idle.map(str::to_owned)).collect();
+        for m in &self.modules {
+            let steps: Vec<String> = m.steps.iter().map(Step::to_string).collect();
+            lines.push(match (m.steps.is_empty(), m.state) {
+                (true, State::Ok) => format!("{} on {}: proven, nothing to do", m.module, m.kernel),
+                (true, state) => format!("{} on {}: left alone ({state}): {}", m.module, m.kernel, m.why),
+                (false, _) => {
+                    format!("{} on {}: {}, because {}", m.module, m.kernel, steps.join(", "), m.why)
+                }
+            });
+        }
+        lines.extend(self.cmdline.iter().map(|step| format!("command line: {step}")));
+        lines.extend(self.cmdline_obstacles.iter().map(|o| format!("command line: {o}")));
+        lines.extend(self.boot_update.iter().map(|why| format!("clr-boot-manager update, because {why}")));
+        if lines.is_empty() {
+            lines.push("nothing to do".to_owned());
+        }
+        let lines = lines.iter().flat_map(|line| broken(line, "", "    "));
+        lines.map(|line| shown(&line) + "\n").collect()
+    }
+
+    /// The exit code.
+    pub(super) fn code(&self) -> u8 {
+        if self.unreadable.is_empty() { exit::OK } else { exit::UNKNOWN }
+    }
+}
+
+/// What a run would do now.
+pub(super) fn plan(world: &World) -> Plan {
+    let mut cache = Cache::load(&world.root);
+    let facts = Facts::observe(world, &mut cache);
+    let unreadable: Vec<String> = unreadable(world, &facts).into_iter().collect();
+    let idle = (unreadable.is_empty() && facts.inventory.kernels.is_empty()).then_some(NO_KERNEL);
+    // A run goes no further then.
+    if !unreadable.is_empty() || idle.is_some() {
+        return Plan { schema: 1, unreadable, idle, ..Plan::default() };
+    }
+    let record = state::load::<Record>(&world.root, RECORD).good();
+    let planned = engine::plan(&facts, &Order::default());
+    let again: Vec<(&ModuleName, &str)> = planned
+        .iter()
+        .filter(|p| p.would_fail_again(world, record.as_ref()))
+        .map(|p| (&p.module, p.release.as_str()))
+        .collect();
+    let modules = tip_pairs(&facts)
+        .map(|pair| {
+            let (steps, state, why) = match decide(pair) {
+                Decision::Proven => (Vec::new(), State::Ok, String::new()),
+                Decision::Work { steps, why } => match again.contains(&(&pair.module, pair.release.as_str()))
+                {
+                    true => (Vec::new(), State::BuildFailed, FAILED_BEFORE.to_owned()),
+                    false => (steps, State::NotBuilt, why),
+                },
+                Decision::Leave { state, why } => (Vec::new(), state, why),
+            };
+            PlannedModule { module: pair.module.to_string(), kernel: pair.release.clone(), steps, state, why }
+        })
+        .collect();
+    let (cmdline, obstacles): (Vec<String>, Vec<String>) = match cmdline_plan(world, &facts) {
+        Ok((_, plan)) => (
+            plan.steps.iter().map(ToString::to_string).collect(),
+            plan.obstacles.iter().map(|o| o.told(&world.root)).collect(),
+        ),
+        Err(e) => (Vec::new(), vec![e.to_string()]),
+    };
+    let judgement = judge(&facts, &world.settings, record.as_ref());
+    let mut boot_update = boot::update_reason(world, record.as_ref().map(|r| &r.boot), &facts, &judgement);
+    if boot_update.is_none() && !cmdline.is_empty() {
+        boot_update = Some("the fragments change".to_owned());
+    }
+    Plan { schema: 1, unreadable, idle, modules, cmdline, cmdline_obstacles: obstacles, boot_update }
+}
