@@ -162,7 +162,8 @@ impl<'a> Modules<'a> {
         for (at, row) in rows.iter().enumerate() {
             let several = row.on.iter().filter(|m| m.missed).count() > 1;
             let worth = row.on.iter().filter(|m| m.record.state != State::Ok && m.record.reason.is_some());
-            told.extend(worth.map(|m| (at, Told::of(m, several, self.look))));
+            let is_seen = |m: &ModuleStatus| self.kernels.iter().any(|k| k.release == m.record.kernel);
+            told.extend(worth.map(|m| (at, Told::of(m, several || !is_seen(m), self.look))));
         }
         let fixed = 2 + rows.len() + usize::from(!hidden.is_empty());
         let mut levels = vec![Told::LEVELS; told.len()];
@@ -195,7 +196,7 @@ impl<'a> Modules<'a> {
                 0 => "none of them missed".to_owned(),
                 n => format!("{n} of them not ready"),
             };
-            lines.push(vec![plain(format!("  and {} more, {how}: `clr-dkms status --all`", hidden.len()))]);
+            lines.push(vec![plain(format!("  and {} more, {how}; `--all` shows them", hidden.len()))]);
         }
         lines
     }

@@ -33,8 +33,7 @@ pub fn screen(document: &Document, look: &Look) -> String {
     if let Some(modules) = table.fitted(without(problems.len() + notes.len()), (3, 3)) {
         lines.extend([modules, footer, problems, notes].concat());
     } else if let Some(modules) = table.fitted(without(problems.len() + few), (2, 2)) {
-        footer.extend(left_out(0, document.notes.len(), look));
-        lines.extend([modules, footer, problems].concat());
+        lines.extend([modules, footer, problems, left_out(0, document.notes.len(), look)].concat());
     } else {
         footer.extend(left_out(untold.len(), document.notes.len(), look));
         lines.extend(table.squeezed(without(few.max(usize::from(!untold.is_empty())))));
@@ -54,7 +53,7 @@ fn left_out(problems: usize, notes: usize, look: &Look) -> Vec<Line> {
     let what = counted.into_iter().flatten().collect::<Vec<_>>().join(" and ");
     match what.as_str() {
         "" => Vec::new(),
-        what => row("Left out", &format!("{what}: `clr-dkms status --all`"), look),
+        what => row("Left out", &format!("{what}; `--all` shows them"), look),
     }
 }
 
@@ -112,7 +111,7 @@ fn section(title: &str, items: &[String], most: usize, look: &Look) -> Vec<Line>
     lines.extend(shown.iter().flat_map(|item| broken_to(look.width, item, "  ", "    ")).map(line));
     if shown.len() < items.len() {
         let more = items.len() - shown.len();
-        lines.push(line(format!("  and {more} more: `clr-dkms status --all`")));
+        lines.push(line(format!("  and {more} more; `--all` shows them")));
     }
     lines
 }
@@ -162,7 +161,7 @@ fn kernels(document: &Document, look: &Look) -> Vec<Line> {
             0 => "complete".to_owned(),
             n => format!("{n} of them not complete"),
         };
-        lines.push(line(format!("  and {} more kernels, {how}: `clr-dkms status --all`", all - shown.len())));
+        lines.push(line(format!("  and {} more kernels, {how}; `--all` shows them", all - shown.len())));
     }
     lines
 }

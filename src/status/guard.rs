@@ -14,7 +14,7 @@ use crate::facts::Facts;
 use crate::guard::judge::is_bootable;
 use crate::guard::{Because, Class, Decision, Judgement, Lack, Need, Ruling, Wishes};
 use crate::needs::LISTED;
-use crate::state::{HeldBack, Record};
+use crate::state::{HeldBack, Record, WISHES};
 
 /// What swupd does about the boot files.
 #[derive(Debug, Clone, Serialize)]
@@ -210,8 +210,14 @@ fn word(facts: &Facts, judgement: &Judgement) -> Word {
     }
 }
 
-fn unreadable(facts: &Facts) -> Option<&str> {
-    facts.inventory.unreadable().or(facts.tree.unreadable.as_deref())
+pub(super) fn unreadable(facts: &Facts) -> Option<&str> {
+    let wishes = || facts.wishes.fault.as_deref().filter(|_| !may_read_wishes(facts));
+    facts.inventory.unreadable().or(facts.tree.unreadable.as_deref()).or_else(wishes)
+}
+
+/// This user may; who may not cannot say that they are lost.
+fn may_read_wishes(facts: &Facts) -> bool {
+    !facts.denied.iter().any(|path| path.display().to_string() == facts.spell(WISHES))
 }
 
 /// Who lets the target boot in spite of what it lacks; none where it lacks nothing, or nobody has said so.
@@ -351,6 +357,7 @@ pub fn held(judgement: &Judgement) -> Option<String> {
 pub fn lost_wish(facts: &Facts, judgement: &Judgement) -> Option<String> {
     let wishes = &facts.wishes;
     match (&wishes.fault, &wishes.hold) {
+        (Some(_), _) if !may_read_wishes(facts) => None,
         (Some(fault), _) => Some(format!("what an admin said of the boot default is lost: {fault}")),
         (None, Some(hold)) if judgement.decision.because != Because::Held => {
             Some(format!("an admin holds kernel {hold}, which cannot be booted"))

@@ -285,9 +285,7 @@ pub fn document(
         Running::Known { release } => Some(release.clone()),
         _ => None,
     };
-    let unreadable = facts.inventory.unreadable().is_some()
-        || facts.tree.unreadable.is_some()
-        || matches!(record, Stored::Unreadable(_));
+    let unreadable = guard::unreadable(facts).is_some() || matches!(record, Stored::Unreadable(_));
     let unknown = modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, facts));
     // What is seen to be missing is missing, whatever else cannot be read.
     let is_unsafe = danger.is_some() && !(unknown && guard::is_unseen(&judgement));
@@ -349,7 +347,7 @@ pub fn document(
     };
     document.summary = summary(&document);
     document.next_step =
-        steps::next_step(&document, progress, facts, known).map(|step| steps::for_root(step, facts));
+        steps::next_step(&document, progress, facts).map(|step| steps::for_root(step, facts));
     document
 }
 

@@ -11,7 +11,7 @@ use crate::dkms::plan::State;
 use crate::facts::Facts;
 use crate::guard::{Because, Class, Ruling};
 use crate::kernel::Running;
-use crate::state::{ModuleRecord, Record};
+use crate::state::ModuleRecord;
 
 const WAIT: &str = "wait for the run to end, and do not reboot until then";
 const RUN: &str = "run `clr-dkms-post-update` as root";
@@ -31,12 +31,7 @@ pub(super) fn of_module(
 }
 
 /// What to do next; none when there is nothing to do.
-pub(super) fn next_step(
-    document: &Document,
-    progress: &Progress,
-    facts: &Facts,
-    known: Option<&Record>,
-) -> Option<String> {
+pub(super) fn next_step(document: &Document, progress: &Progress, facts: &Facts) -> Option<String> {
     match document.verdict {
         Verdict::Healthy | Verdict::NotApplicable => None,
         Verdict::Unsafe if matches!(progress, Progress::Working(_)) => Some(WAIT.to_owned()),
@@ -49,12 +44,12 @@ pub(super) fn next_step(
         Verdict::Degraded if *progress == Progress::BrokenOff => {
             Some(format!("{RUN}: it goes on where it was"))
         }
-        Verdict::Degraded => Some(of_problem(document, facts, known)),
+        Verdict::Degraded => Some(of_problem(document, facts)),
     }
 }
 
 /// What helps against the first problem, which is the one that the summary tells.
-fn of_problem(document: &Document, facts: &Facts, known: Option<&Record>) -> String {
+fn of_problem(document: &Document, facts: &Facts) -> String {
     let Some(first) = document.problems.first() else { return RUN.to_owned() };
     let guard = &document.guard;
     if let Some(module) = document.modules.iter().find(|m| m.problem.as_ref() == Some(first)) {
@@ -69,8 +64,7 @@ fn of_problem(document: &Document, facts: &Facts, known: Option<&Record>) -> Str
     if let Some(by) = guard.swupd.overridden_by.as_ref().filter(|by| first.starts_with(by.as_str())) {
         return format!("take that line out of {}, or set `[boot] policy = hold`", file_of(by));
     }
-    // What post-update leaves alone has been tried already, and stands in the record.
-    if first.starts_with(PARAMETER) && known.is_some_and(|r| !r.cmdline.obstacles.is_empty()) {
+    if first.starts_with(PARAMETER) {
         return ENABLE.to_owned();
     }
     match &facts.boot_entries {

@@ -80,7 +80,8 @@ check 'modprobe would find it for the new kernel' modprobe --dry-run --set-versi
 check 'the boot entry has the parameter' grep -q module.sig_unenforce /boot/loader/entries/*-6.15.8-1592.conf
 check 'motd-update.sh was run' grep -q $new /run/motd
 check 'status says that a reboot is pending' is "$(code clr-dkms status)" 0
-check 'status names the kernel' said "reboot-pending: the DKMS module is ready for kernel $new"
+check 'status says what to do' said 'reboot-pending: reboot when it suits you'
+check 'status names the kernel' said "the DKMS module is ready for kernel $new [CD-002]"
 
 # Programs that want to know of a new verdict. Each run of `told` begins with another verdict in the record than the one that is
 # true, as after a reboot, and takes less than the seconds that are given.
@@ -296,7 +297,7 @@ check 'and is told why' said 'run it as root'
 rm /usr/lib/modules/$new/updates/dkms/hello.ko*
 check 'the hook of an image' is "$(code /usr/libexec/updater/50-clr-dkms-hook.sh)" 0
 check 'the hook of an image has put the module back' test -n "$(find /usr/lib/modules/$new/updates/dkms -name "hello.ko*" -size +0)"
-check 'disable masks the fragment' is "$(code clr-dkms-cmdline disable)" 0
+check 'disable masks the fragment, and says that a module will be refused' is "$(code clr-dkms-cmdline disable)" 1
 check 'with a link' is "$(readlink /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf)" /dev/null
 check 'a service of systemd was never touched' test ! -e "$work/systemctl-was-called"
 
