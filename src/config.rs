@@ -108,6 +108,13 @@ pub struct Settings {
     pub tools: BTreeMap<String, PathBuf>,
 }
 
+impl Settings {
+    /// Whether the boot default may be decided about, and not only told.
+    pub fn guards(&self) -> bool {
+        self.boot_update && self.boot_policy != Policy::Report
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {

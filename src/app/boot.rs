@@ -14,9 +14,7 @@ use crate::world::World;
 
 /// Whether the guard acts here: not on an image, whose boot files nobody boots from while it is one.
 pub fn is_guarded(world: &World) -> bool {
-    world.root.kind() != RootKind::Image
-        && world.settings.boot_update
-        && world.settings.boot_policy != Policy::Report
+    world.root.kind() != RootKind::Image && world.settings.guards()
 }
 
 /// Whether swupd is to leave the boot files to us here.

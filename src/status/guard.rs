@@ -410,7 +410,7 @@ fn summary(facts: &Facts, judgement: &Judgement) -> String {
 pub fn next_step(facts: &Facts, settings: &Settings, judgement: &Judgement) -> Option<String> {
     let decision = &judgement.decision;
     let should = decision.default.as_ref();
-    let acts = settings.boot_update && settings.boot_policy != Policy::Report;
+    let acts = settings.guards();
     if let Some(by) = facts.boot.default.as_ref().filter(|d| d.set_by.overrides())
         && judgement.next.as_ref() != should
         && should.is_some()

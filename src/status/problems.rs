@@ -111,7 +111,7 @@ pub(super) fn problems(
 
 /// Whether the guard acts on this system: not on an image, nor where it was told to report only.
 pub(super) fn acts_here(facts: &Facts, settings: &Settings) -> bool {
-    facts.inventory.running != Running::None && settings.boot_update && settings.boot_policy != Policy::Report
+    facts.inventory.running != Running::None && settings.guards()
 }
 
 /// The kernel id whose boot entry is not made yet, on purpose.
