@@ -59,10 +59,10 @@ pictures: timeline ## and docs/*.png: screens in a real terminal, of machines as
 	$(MAKE) --no-print-directory build
 	tests/support/pictures.sh
 
+# The tests of the stand-in wait for the most part: beside the build.
 test: ## everything, in under 15 minutes; what CI runs (installs what is missing, as root)
 	tests/support/ensure-packages.sh build dkms test systemd
 	$(MAKE) --no-print-directory check
-	# It waits for the most part.
 	python3 tests/support/test-stand-in.py & $(MAKE) --no-print-directory build && wait $$!
 	tests/support/test-scratch-root.sh
 	tests/support/test-live.sh

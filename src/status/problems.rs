@@ -4,7 +4,7 @@ use super::policy::sig_unenforce_wanted;
 use super::{ModuleStatus, Progress, guard, is_lacking, is_told_below};
 use crate::boot::{Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Switch};
-use crate::config::{Policy, Settings};
+use crate::config::Settings;
 use crate::dkms::plan::State;
 use crate::facts::{Facts, expected_entries};
 use crate::guard::{Judgement, Ruling};
