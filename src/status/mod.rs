@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::boot::ReadBack;
-use crate::config::Settings;
+use crate::config::{Settings, SigUnenforce};
 use crate::dkms::Pair;
 use crate::dkms::plan::{self, Decision, State, decide};
 use crate::dkms::proof::{Check, Subject};
@@ -359,13 +359,16 @@ fn statuses(
     kernels: &[KernelStatus],
 ) -> Vec<ModuleStatus> {
     let status = |record: ModuleRecord| {
-        let missed = is_lacking(&record, facts);
+        // What an admin wants refused is missed by nobody.
+        let by_wish = settings.sig_unenforce == SigUnenforce::Off && is_told_below(&record, facts);
+        let missed = is_lacking(&record, facts) && !by_wish;
         ModuleStatus {
             id: states::state(record.state).id,
             class: judgement.class_of(&record.module.name),
             missed,
             problem: problems::of_module(&record, facts, settings, judgement),
             next_step: steps::of_module(&record, missed, facts, kernels)
+                .filter(|_| !by_wish)
                 .map(|step| steps::for_root(step, facts)),
             record,
         }

@@ -134,6 +134,23 @@ fn the_parameter_is_masked() {
 }
 
 #[test]
+fn what_an_admin_wants_refused_is_not_missed() {
+    let root = pending();
+    root.file("etc/clr-dkms/clr-dkms.conf", "[cmdline]\nsig-unenforce = off\n");
+    root.link("etc/kernel/cmdline.d/clr-ignore-mod-sig.conf", "/dev/null").post_update();
+    let document = root.run("clr-dkms", &["status", "--json"]).json();
+    for module in document["modules"].as_array().unwrap() {
+        assert_eq!(module["state"], "signature-refused");
+        assert_eq!(
+            (&module["missed"], &module["next_step"]),
+            (&false.into(), &serde_json::Value::Null),
+            "{document:#}"
+        );
+    }
+    assert_eq!((&document["verdict"], &document["may_reboot"]), (&"reboot-pending".into(), &true.into()));
+}
+
+#[test]
 fn what_changed_since_the_entries_were_made_is_told() {
     let root = pending();
     root.post_update().code(0);
