@@ -41,7 +41,8 @@ impl Terminal {
         );
         File::create(&file).unwrap().write_all(text.as_bytes()).unwrap();
         let mut command = Command::new("script");
-        command.args(["-qefc", &format!("sh '{}'", file.display()), "/dev/null"]);
+        // In place of the shell that script(1) starts, which a ^C would end.
+        command.args(["-qefc", &format!("exec sh '{}'", file.display()), "/dev/null"]);
         for (variable, value) in inner.get_envs() {
             match value {
                 Some(value) => command.env(variable, value),
