@@ -19,7 +19,7 @@ use crate::render::{self, shown};
 use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
 use crate::status::guard::{GuardReport, lacks, lacks_on};
 use crate::status::{Progress, Verdict};
-use crate::sys::{Lock, interrupt, terminal};
+use crate::sys::{Lock, interrupt};
 use crate::world::World;
 
 /// A request to the worker: its path unit waits for it.
@@ -112,8 +112,7 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     if matches!(super::status::progress(world), Progress::Working(_)) {
         report = report.while_building();
     }
-    let look = Look { width: terminal::width(), unicode: terminal::shows_unicode(), all: true };
-    let text = if arguments.json { json(&report)? } else { render::guard::text(&report, &look) };
+    let text = if arguments.json { json(&report)? } else { render::guard::text(&report, &Look::here(true)) };
     answer(&text, common.color)?;
     Ok(report.exit_code())
 }

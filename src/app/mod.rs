@@ -179,6 +179,7 @@ fn as_root() -> String {
 
 /// The command line that runs the same as root, as a shell reads it.
 fn sudo(words: Vec<String>) -> String {
+    // It fails for a NUL alone, and an argument holds none.
     let quoted = words.iter().map(|word| shlex::try_quote(word).unwrap_or_default());
     ["sudo".into()].into_iter().chain(quoted).collect::<Vec<_>>().join(" ")
 }

@@ -16,7 +16,7 @@ use crate::render::look::Look;
 use crate::render::{metrics, text};
 use crate::state::{self, IN_PROGRESS, InProgress, RECORD, Stored};
 use crate::status::{Document, Progress, Verdict, document};
-use crate::sys::{lock, terminal, users};
+use crate::sys::{lock, users};
 use crate::world::World;
 
 macro_rules! status_examples {
@@ -234,15 +234,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let document = look(&world);
     let text = match status.format {
         Format::Prometheus => metrics::text(&document),
-        Format::Text if !status.json => text::screen(&document, &look_of(&status)),
+        Format::Text if !status.json => text::screen(&document, &Look::here(status.all)),
         Format::Text | Format::Json => json(&document)?,
     };
     answer(&text, arguments.common.color)?;
     Ok(code(document.verdict))
-}
-
-fn look_of(status: &StatusArguments) -> Look {
-    Look { width: terminal::width(), unicode: terminal::shows_unicode(), all: status.all }
 }
 
 /// The exit code of a verdict.

@@ -3,6 +3,7 @@
 use anstyle::{AnsiColor, Style};
 
 use super::shown;
+use crate::sys::terminal;
 
 /// How the screen of a document is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,13 @@ pub struct Look {
     pub unicode: bool,
     /// Everything, however long.
     pub all: bool,
+}
+
+impl Look {
+    /// That of where we are run; `all` is as it says.
+    pub fn here(all: bool) -> Look {
+        Look { width: terminal::width(), unicode: terminal::shows_unicode(), all }
+    }
 }
 
 impl Default for Look {

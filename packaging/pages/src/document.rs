@@ -6,7 +6,7 @@ use roff::{Roff, bold, roman};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::manual::{DATE, highlighted, paragraph};
+use crate::manual::{begun, highlighted, paragraph};
 
 const SCHEMA: &str = include_str!("../../status.schema.json");
 
@@ -79,12 +79,7 @@ impl Schema {
 /// When the schema is none, or a field is not described.
 pub(crate) fn page() -> anyhow::Result<(String, String)> {
     let whole: Schema = serde_json::from_str(SCHEMA)?;
-    let mut roff = Roff::new();
-    let version = format!("clr-dkms {}", env!("CARGO_PKG_VERSION"));
-    roff.control("TH", ["CLR-DKMS-STATUS", "5", DATE, &version, "File Formats"]);
-    roff.control("nh", []).control("ad", ["l"]);
-    roff.control("SH", ["NAME"]);
-    roff.text([roman("clr-dkms-status - the JSON document of clr-dkms status")]);
+    let mut roff = begun("clr-dkms-status", "5", "File Formats", "the JSON document of clr-dkms status");
     roff.control("SH", ["SYNOPSIS"]);
     roff.text([bold("clr-dkms status --json")]);
     roff.control("SH", ["DESCRIPTION"]);

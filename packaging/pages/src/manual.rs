@@ -6,7 +6,7 @@ use clap_mangen::Man;
 use roff::{Roff, bold, roman};
 
 /// The day of the last change to what all pages say. Not the day of the build: the same source makes the same pages.
-pub(crate) const DATE: &str = "2026-11-22";
+const DATE: &str = "2026-11-22";
 
 /// What every program may answer, beside its own codes.
 const COMMON_EXITS: [(&str, &str); 5] = [
@@ -116,12 +116,8 @@ pub(crate) fn pages(programs: &[Command]) -> anyhow::Result<Vec<(String, String)
 /// clr-dkms-states(7): every verdict and every state of a module.
 fn states() -> anyhow::Result<(String, String)> {
     let rows = clr_dkms::status::states::all();
-    let mut roff = Roff::new();
-    let version = format!("clr-dkms {}", env!("CARGO_PKG_VERSION"));
-    roff.control("TH", ["CLR-DKMS-STATES", "7", DATE, &version, "System Administration"]);
-    roff.control("nh", []).control("ad", ["l"]);
-    roff.control("SH", ["NAME"]);
-    roff.text([roman("clr-dkms-states - what the verdicts and states of clr-dkms mean")]);
+    let what = "what the verdicts and states of clr-dkms mean";
+    let mut roff = begun("clr-dkms-states", "7", "System Administration", what);
     roff.control("SH", ["SYNOPSIS"]);
     roff.text([bold("clr-dkms explain"), roman(" [ID]")]);
     roff.control("SH", ["DESCRIPTION"]);
@@ -350,6 +346,17 @@ fn usage(command: &Command) -> String {
 
 fn paragraphs(text: &str) -> Vec<String> {
     text.split("\n\n").map(|p| p.replace('\n', " ")).filter(|p| !p.trim().is_empty()).collect()
+}
+
+/// A page that is not made from a command, up to its name.
+pub(crate) fn begun(name: &str, section: &str, group: &str, what: &str) -> Roff {
+    let mut roff = Roff::new();
+    let version = format!("clr-dkms {}", env!("CARGO_PKG_VERSION"));
+    roff.control("TH", [name.to_uppercase().as_str(), section, DATE, &version, group]);
+    roff.control("nh", []).control("ad", ["l"]);
+    roff.control("SH", ["NAME"]);
+    roff.text([roman(format!("{name} - {what}"))]);
+    roff
 }
 
 pub(crate) fn paragraph(roff: &mut Roff, text: &str) {
