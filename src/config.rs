@@ -7,7 +7,7 @@ use std::time::Duration;
 use ini::{Ini, ParseOption};
 
 use crate::dkms::is_usable_name;
-use crate::needs::Listed;
+use crate::requirement::ListedModules;
 use crate::sys::{FileError, Root, capacity};
 
 /// The folders that hold `clr-dkms.conf` and `clr-dkms.conf.d`, the strongest last.
@@ -97,7 +97,7 @@ pub struct Settings {
     /// `[boot] policy`.
     pub boot_policy: Policy,
     /// `[modules]`: how much modules are needed, whatever is seen.
-    pub modules: Listed,
+    pub modules: ListedModules,
     /// `[motd] show`: write the MOTD fragment.
     pub motd_show: bool,
     /// `[report] metrics`: the file for node_exporter's textfile collector.
@@ -125,7 +125,7 @@ impl Default for Settings {
             boot_update: true,
             boot_timeout: Duration::from_secs(300),
             boot_policy: Policy::Defer,
-            modules: Listed::default(),
+            modules: ListedModules::default(),
             motd_show: true,
             metrics: None,
             notify_timeout: Duration::from_secs(30),

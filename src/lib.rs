@@ -2,16 +2,17 @@
 //!
 //! # The way the data goes
 //!
-//! One direction, nothing goes back: **observe** ([`facts`]: facts from a root folder) → **decide** ([`dkms::plan`],
-//! [`cmdline::writer::plan`], [`status::document`]: pure functions on values) → **act** ([`app`], with [`dkms::build`],
+//! One direction, nothing goes back: **observe** ([`system`]: one value, read from a root directory) → **decide** ([`decide`],
+//! [`dkms::plan`], [`cmdline::writer::plan`]: pure functions on values) → **act** ([`app`], with [`dkms::build`],
 //! [`cmdline::writer::apply`], [`boot::update`]) → **report** ([`state`], [`status`], [`render`], [`motd`]: renderings of
 //! the same values). What cannot be read is unknown, which is not absent.
 //!
-//! # The floors
+//! # The layers
 //!
-//! `bin → app → {kernel, cmdline, enforcement, dkms, boot, status, motd, facts, state} → sys`. A program parses and calls
-//! its file in [`app`]; a file in `app` says which steps, in which order; the rooms below know the rules; [`sys`] alone
-//! starts a process, writes a file, reads the clock, and knows no word of the domain. `.clippy.toml` holds that.
+//! `bin → app → {status, render, motd} → decide → {system, usage} → {boot, enforcement, dkms, cmdline, kernel} → sys`;
+//! imports go down only, and `tests/it/layers.rs` checks it. A program parses its arguments and calls its file in [`app`],
+//! which says which steps are taken, in which order. [`sys`] alone starts a process, writes a file and reads the clock, and
+//! knows nothing of kernels or DKMS: `.clippy.toml` checks that.
 //!
 //! | room | what |
 //! | --- | --- |
@@ -20,25 +21,30 @@
 //! | [`enforcement`] | does a kernel refuse modules without a trusted signature: facts and rules |
 //! | [`dkms`] | the tree on disk, dkms.conf, the plan, running one build, the proof of its result, advice on what others wrote |
 //! | [`boot`] | running clr-boot-manager, what lies in the boot partition, reading entries back |
-//! | [`facts`] | everything that was observed, as one value |
+//! | [`usage`] | what the running machine uses, and the modules that this depends on |
+//! | [`system`] | everything that was observed, as one value |
+//! | [`decide`] | the state of a module on a kernel, how much it is required, which kernel may be the boot default, whether the parameter is wanted |
+//! | [`requirement`], [`boot_decision`] | what is required, and what was decided, as it is recorded and reported |
 //! | [`status`] | the documents that every report is made from, of the whole and of enforcement; [`render`] their texts, [`motd`] its three lines |
 //! | [`state`] | the record of a run, and what else lies in `/var/lib/clr-dkms` |
 //! | [`config`] | `clr-dkms.conf`; [`world`] is the one value that is handed down |
 
 pub mod app;
 pub mod boot;
+pub mod boot_decision;
 pub mod cmdline;
 pub mod config;
+pub mod decide;
 pub mod dkms;
 pub mod enforcement;
-pub mod facts;
-pub mod guard;
 pub mod kernel;
 pub mod message;
 pub mod motd;
-pub mod needs;
 pub mod render;
+pub mod requirement;
 pub mod state;
 pub mod status;
 pub mod sys;
+pub mod system;
+pub mod usage;
 pub mod world;

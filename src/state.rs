@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::boot_decision::{AdminOverrides, BootDecision, Reason};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
-use crate::guard::{Because, Decision, Need, Wishes};
+use crate::requirement::Requirement;
 use crate::sys::{FileError, Root};
 
 /// The record of the last run of the post-update hook.
@@ -110,13 +111,13 @@ pub struct Record {
     pub problems: Vec<String>,
     /// How much each module is needed; what was critical is remembered while it is not loaded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub needs: Vec<Need>,
+    pub needs: Vec<Requirement>,
     /// The verdict of `clr-dkms status` after the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
     /// What was decided about the boot default; not in records of before there was a guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guard: Option<Decision>,
+    pub guard: Option<BootDecision>,
 }
 
 impl Record {
@@ -241,22 +242,22 @@ pub struct WishesFile {
     pub schema: u32,
     /// What was said.
     #[serde(flatten)]
-    pub wishes: Wishes,
+    pub wishes: AdminOverrides,
 }
 
 /// What an admin has said of the boot default. Where the file cannot be used, a hold is the one that the last run knew of,
 /// and for the rest the rules decide.
-pub fn wishes(root: &Root) -> Wishes {
+pub fn wishes(root: &Root) -> AdminOverrides {
     match load::<WishesFile>(root, WISHES) {
         Stored::Good(file) => file.wishes,
-        Stored::Absent => Wishes::default(),
+        Stored::Absent => AdminOverrides::default(),
         Stored::Bad(reason) | Stored::Unreadable(reason) => {
             let last = load::<Record>(root, RECORD).good().and_then(|record| record.guard);
-            let held = last.filter(|decision| decision.because == Because::Held);
-            Wishes {
+            let held = last.filter(|decision| decision.because == Reason::Held);
+            AdminOverrides {
                 hold: held.and_then(|decision| decision.default),
                 fault: Some(reason),
-                ..Wishes::default()
+                ..AdminOverrides::default()
             }
         }
     }

@@ -4,12 +4,13 @@
 use super::refresh::refresh;
 use crate::boot::deferral::{self, Deferral};
 use crate::boot::{BootFiles, ReadBack, default};
+use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::config::Policy;
-use crate::facts::{Facts, expected_entries};
-use crate::guard::{Because, Decision, Judgement, Ruling};
+use crate::decide::assessment::BootAssessment;
 use crate::message;
 use crate::state::{BootRecord, HeldBack};
 use crate::sys::RootKind;
+use crate::system::{System, expected_entries};
 use crate::world::World;
 
 /// Whether the guard acts here: not on an image, whose boot files nobody boots from while it is one.
@@ -26,8 +27,8 @@ pub fn defers(world: &World) -> bool {
 pub fn update_reason(
     world: &World,
     last: Option<&BootRecord>,
-    facts: &Facts,
-    judgement: &Judgement,
+    facts: &System,
+    judgement: &BootAssessment,
 ) -> Option<String> {
     if !world.settings.boot_update {
         return None;
@@ -47,9 +48,9 @@ pub fn update_reason(
     match (last, target) {
         (_, Some(line)) if facts.boot.loader.is_some() && facts.boot.of(&line.id).is_none() => {
             let how = match decision.because {
-                Because::Released => " (released by an admin)",
-                Because::Held if decision.ruling == Ruling::Allow => " (held by an admin)",
-                Because::Proven if decision.default_lacks.is_empty() => {
+                Reason::Released => " (released by an admin)",
+                Reason::Held if decision.ruling == Ruling::Allow => " (held by an admin)",
+                Reason::Proven if decision.default_lacks.is_empty() => {
                     " (all that this machine needs is proven)"
                 }
                 _ => "",
@@ -75,7 +76,7 @@ pub fn update_reason(
 }
 
 /// The entries of one kernel, beside what they should be.
-fn entries_of(facts: &Facts, release: Option<&str>) -> ReadBack {
+fn entries_of(facts: &System, release: Option<&str>) -> ReadBack {
     let mut expected = expected_entries(&facts.lines);
     let id = facts.lines.iter().find(|l| Some(l.release.as_str()) == release).map(|l| &l.id);
     expected.retain(|(of, _)| Some(of) == id);
@@ -85,8 +86,8 @@ fn entries_of(facts: &Facts, release: Option<&str>) -> ReadBack {
 /// Makes the boot files right, as far as the guard allows it.
 pub fn put_right(
     world: &World,
-    facts: &Facts,
-    judgement: &Judgement,
+    facts: &System,
+    judgement: &BootAssessment,
     last: Option<BootRecord>,
 ) -> BootRecord {
     if let Some(fault) = &facts.wishes.fault {
@@ -123,7 +124,7 @@ pub fn put_right(
 
 /// Where clr-boot-manager has failed half-way, the default may be a kernel that has no entry, and what boots then only the
 /// boot loader knows. The running kernel has shown that it boots.
-fn fall_back(world: &World, facts: &Facts, decision: &Decision) -> Result<(), String> {
+fn fall_back(world: &World, facts: &System, decision: &BootDecision) -> Result<(), String> {
     let kernels = &facts.inventory.kernels;
     let chosen = kernels.iter().find(|k| Some(k.name.release()) == decision.default);
     let (Some(chosen), Some(running)) = (chosen, facts.inventory.running_kernel()) else { return Ok(()) };
@@ -143,7 +144,7 @@ fn fall_back(world: &World, facts: &Facts, decision: &Decision) -> Result<(), St
 }
 
 /// The kernel that is kept from becoming the default.
-fn held_back(world: &World, decision: &Decision) -> Option<String> {
+fn held_back(world: &World, decision: &BootDecision) -> Option<String> {
     let held = is_guarded(world) && decision.ruling == Ruling::Defer;
     decision.target.clone().filter(|_| held)
 }
@@ -153,8 +154,8 @@ fn held_back(world: &World, decision: &Decision) -> Option<String> {
 ///
 /// # Errors
 /// In words, with the next step.
-pub fn assert_default(world: &World, facts: &Facts, decision: &Decision) -> Result<bool, String> {
-    let by_itself = decision.ruling == Ruling::Allow && decision.because != Because::Held;
+pub fn assert_default(world: &World, facts: &System, decision: &BootDecision) -> Result<bool, String> {
+    let by_itself = decision.ruling == Ruling::Allow && decision.because != Reason::Held;
     let Some(release) = decision.default.as_deref().filter(|_| is_guarded(world) && !by_itself) else {
         return Ok(false);
     };
@@ -177,7 +178,7 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision) -> Resu
         let told = format!("{release} is the boot default again, because {}", why(decision));
         match decision.because {
             // As asked for, and not for what the catalogue says of the others.
-            Because::Held => tracing::info!("{told}"),
+            Reason::Held => tracing::info!("{told}"),
             _ => {
                 tracing::warn!(message_id = message::DEFAULT_PUT_BACK, dkms_kernel = release, "{told}");
             }
@@ -187,9 +188,9 @@ pub fn assert_default(world: &World, facts: &Facts, decision: &Decision) -> Resu
 }
 
 /// Why the default is what it is, in words.
-pub fn why(decision: &Decision) -> String {
+pub fn why(decision: &BootDecision) -> String {
     match (decision.because, decision.lacking.first()) {
-        (Because::Held, _) => "an admin holds it".to_owned(),
+        (Reason::Held, _) => "an admin holds it".to_owned(),
         (_, Some(lack)) => {
             let target = decision.target.as_deref().unwrap_or("the new kernel");
             format!("{target} lacks {lack}")
@@ -199,7 +200,7 @@ pub fn why(decision: &Decision) -> String {
 }
 
 /// Tells swupd whether to leave the boot files to us.
-pub fn put_deferral_right(world: &World, facts: &Facts, judgement: &Judgement) {
+pub fn put_deferral_right(world: &World, facts: &System, judgement: &BootAssessment) {
     if !world.root.is_slash() && world.root.kind() == RootKind::Image {
         return;
     }
@@ -207,7 +208,8 @@ pub fn put_deferral_right(world: &World, facts: &Facts, judgement: &Judgement) {
         // What is needed cannot be told: whatever swupd was told before stays.
         return;
     }
-    let wanted = defers(world) && judgement.needs.iter().any(|n| n.class > crate::guard::Class::Optional);
+    let wanted =
+        defers(world) && judgement.needs.iter().any(|n| n.class > crate::requirement::Importance::Optional);
     let done = match wanted {
         true => deferral::arm(&world.root),
         false => deferral::disarm(&world.root),

@@ -12,18 +12,19 @@ use crate::cmdline::report::{LineReport, report};
 use crate::cmdline::writer::{self, Ours, Plan, Step, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch, effective, merge};
 use crate::config::SigUnenforce;
+use crate::decide::assessment::assess;
+use crate::decide::sig_unenforce::{Breach, parameter_wanted};
 use crate::dkms::Cache;
 use crate::dkms::plan::State;
-use crate::facts::{Facts, Line, expected_entries, kernels_that_matter, line};
-use crate::guard::{Class, judge};
 use crate::kernel::inventory::{IMAGES, Named};
 use crate::kernel::{Images, Inventory};
 use crate::render::cmdline::{screen, word_diff};
 use crate::render::{WIDTH, broken, shown};
+use crate::requirement::Importance;
 use crate::state::{self, BootRecord, RECORD, Record, Stored};
-use crate::status::policy::{Breach, parameter_wanted};
 use crate::status::{Progress, Verdict, document};
 use crate::sys::{Lock, Root};
+use crate::system::{Line, System, expected_entries, kernels_that_matter, line};
 use crate::world::World;
 
 /// Put module.sig_unenforce on the kernel command line, or take it off, and show the line.
@@ -198,10 +199,10 @@ struct Refused {
 impl Refused {
     /// Once the boot entries have the line that the plan makes.
     fn foresee(world: &World, plan: &Plan) -> Refused {
-        let mut facts = Facts::observe(world, &mut Cache::load(&world.root));
+        let mut facts = System::observe(world, &mut Cache::load(&world.root));
         let record = state::load::<Record>(&world.root, RECORD);
-        let needs = judge(&facts, &world.settings, record.as_good()).needs;
-        let is_used = |name: &str| needs.iter().any(|n| n.module == name && n.class > Class::Optional);
+        let needs = assess(&facts, &world.settings, record.as_good()).needs;
+        let is_used = |name: &str| needs.iter().any(|n| n.module == name && n.class > Importance::Optional);
         for line in &mut facts.lines {
             line.sources = writer::after(&line.sources, &plan.steps);
             line.effective = effective(&line.sources);
@@ -355,7 +356,7 @@ pub struct Policy {
 }
 
 /// Compares the configured lines of the tips with what the configuration wants.
-pub fn policy(world: &World, facts: &Facts) -> Policy {
+pub fn policy(world: &World, facts: &System) -> Policy {
     let wanted = parameter_wanted(&world.settings, facts);
     let Breach { wrong, unknown, wish } = wanted.against(facts);
     let Some(wish) = wish.filter(|_| !wrong.is_empty() || !unknown.is_empty()) else {
@@ -377,7 +378,7 @@ pub fn policy(world: &World, facts: &Facts) -> Policy {
 
 fn check(world: &World) -> u8 {
     let mut cache = Cache::load(&world.root);
-    let facts = Facts::observe(world, &mut cache);
+    let facts = System::observe(world, &mut cache);
     if let Some(why) = no_kernels(&world.root, &facts.inventory) {
         tracing::error!("{why}");
         return exit::UNKNOWN;

@@ -6,12 +6,12 @@ use super::{Common, answer, exit, json};
 use crate::dkms::proof::{facts_of, installed_file, vermagic_of};
 use crate::dkms::{Cache, Pair, Signature};
 use crate::enforcement::observe::module_taint;
-use crate::facts::{Facts, Line, line, pairs_of};
 use crate::kernel::Installed;
 use crate::kernel::inventory::Named;
 use crate::render::enforcement::screen;
 use crate::render::shown;
 use crate::status::enforcement::{self as report, Document, ModuleFile, Setting, Standing, Subject};
+use crate::system::{Line, System, line, pairs_of};
 use crate::world::World;
 
 /// The arguments of the verb.
@@ -48,7 +48,7 @@ pub fn run(world: &World, arguments: &EnforcementArguments, common: &Common) -> 
 /// Observes, and makes the document; none when the kernel that was asked for is not there.
 fn look(world: &World, asked: Option<&str>) -> Option<Document> {
     let mut cache = Cache::load(&world.root);
-    let facts = Facts::observe(world, &mut cache);
+    let facts = System::observe(world, &mut cache);
     let inventory = &facts.inventory;
     let default = facts.next_kernel().map(|k| k.name.release());
     let is_default = |release: &str| default.as_deref() == Some(release);

@@ -10,15 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::decide::module_state::module_status;
 use crate::dkms::build;
 use crate::dkms::order as dkms_order;
 use crate::dkms::plan::State;
 use crate::dkms::rival::{self, Rival};
 use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Stage, Step, inputs, plan};
-use crate::facts::Facts;
 use crate::state::Record;
-use crate::status::module_status;
 use crate::sys::{child::Companion, interrupt, work_politely};
+use crate::system::System;
 use crate::world::World;
 pub use attempt::{Attempt, Did};
 use attempt::{one, tell, tell_drift};
@@ -96,7 +96,7 @@ fn spelt(steps: &[Step]) -> String {
 }
 
 /// The kernels that are no tips and run, where `modules.dep` alone is not as it should be.
-pub fn index_plans(facts: &Facts) -> Vec<Planned> {
+pub fn index_plans(facts: &System) -> Vec<Planned> {
     let is_tip = |release: &str| facts.inventory.kernels.iter().any(|k| k.tip && k.name.release() == release);
     let kernels: Vec<String> =
         facts.lines.iter().map(|l| l.release.clone()).filter(|release| !is_tip(release)).collect();
@@ -148,7 +148,7 @@ impl Order {
 }
 
 /// The kernels of an order.
-fn kernels(facts: &Facts, order: &Order) -> Vec<String> {
+fn kernels(facts: &System, order: &Order) -> Vec<String> {
     let tips = facts.inventory.tips().into_iter().map(|k| k.name.release());
     if order.kernels.is_empty() { tips.collect() } else { order.kernels.clone() }
 }
@@ -173,13 +173,13 @@ impl LeftAlone {
     }
 }
 
-fn asked<'a>(facts: &'a Facts, order: &'a Order) -> impl Iterator<Item = &'a Pair> {
+fn asked<'a>(facts: &'a System, order: &'a Order) -> impl Iterator<Item = &'a Pair> {
     let kernels = kernels(facts, order);
     facts.pairs.iter().filter(move |p| kernels.contains(&p.release) && order.wants(&p.module))
 }
 
 /// What an order leaves alone: all that should be there and cannot be built, and what was named in any case.
-pub fn left_alone(facts: &Facts, order: &Order) -> Vec<LeftAlone> {
+pub fn left_alone(facts: &System, order: &Order) -> Vec<LeftAlone> {
     let left = |pair: &Pair| match order.decide(pair) {
         Decision::Leave { state, why } if !order.modules.is_empty() || !state.is_fine() => {
             Some(LeftAlone { module: pair.module.clone(), release: pair.release.clone(), state, why })
@@ -190,7 +190,7 @@ pub fn left_alone(facts: &Facts, order: &Order) -> Vec<LeftAlone> {
 }
 
 /// What an order asks for, is proven, and will be refused for its signature.
-pub fn refused(facts: &Facts, order: &Order) -> Vec<LeftAlone> {
+pub fn refused(facts: &System, order: &Order) -> Vec<LeftAlone> {
     let proven = asked(facts, order).filter(|pair| pair.proof.is_ok());
     let known = proven.map(|pair| module_status(facts, pair, None));
     known
@@ -205,7 +205,7 @@ pub fn refused(facts: &Facts, order: &Order) -> Vec<LeftAlone> {
 }
 
 /// The work, in order: the next boot's kernel first, then the running one; what others are built upon before them.
-pub fn plan(facts: &Facts, order: &Order) -> Vec<Planned> {
+pub fn plan(facts: &System, order: &Order) -> Vec<Planned> {
     let mut planned = Vec::new();
     let mut kernels = kernels(facts, order);
     let next = facts.next_kernel().map(|k| k.name.release());
@@ -250,7 +250,7 @@ pub fn plan(facts: &Facts, order: &Order) -> Vec<Planned> {
 pub fn run(
     world: &World,
     cache: &mut Cache,
-    facts: &Facts,
+    facts: &System,
     planned: &[Planned],
     observer: &Observer<'_>,
 ) -> Vec<Attempt> {
@@ -346,7 +346,7 @@ fn unindexed(attempts: &mut [Attempt], release: &str, why: &str) {
 
 /// The names of the modules of a kernel that are not there: nothing can be built upon them. What only `modules.dep` does
 /// not list is there.
-fn not_ready(facts: &Facts, release: &str) -> BTreeSet<String> {
+fn not_ready(facts: &System, release: &str) -> BTreeSet<String> {
     let is_there = |p: &Pair| match &p.proof {
         Ok(_) => true,
         Err(flaws) => p.stage == Stage::Installed && plan::is_unlisted_only(flaws),

@@ -7,19 +7,22 @@ use clap::Args;
 use super::engine::{self, INDEX_DEADLINE, Order};
 use super::progress::Show;
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
+use crate::boot_decision::{AdminOverrides, Reason, Ruling};
+use crate::decide::assessment::is_bootable;
+use crate::decide::assessment::{BootAssessment, assess};
 use crate::dkms::{Cache, Flaw, Pair, Step, build};
-use crate::facts::Facts;
-use crate::guard::judge::is_bootable;
-use crate::guard::{Because, Class, Judgement, Lack, Need, Ruling, Wishes, judge};
 use crate::kernel::Installed;
 use crate::message;
-use crate::needs::{InUse, LISTED, kernel_spelling};
 use crate::render::look::Look;
 use crate::render::{self, shown};
+use crate::requirement::LISTED;
+use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
 use crate::status::guard::{GuardReport, lacks, lacks_on};
 use crate::status::{Progress, Verdict};
 use crate::sys::{Lock, interrupt};
+use crate::system::System;
+use crate::usage::{Usage, kernel_spelling};
 use crate::world::World;
 
 /// A request to the worker: its path unit waits for it.
@@ -68,15 +71,15 @@ pub struct ReleaseArguments {
 }
 
 struct Seen {
-    facts: Facts,
+    facts: System,
     record: Option<Record>,
-    judgement: Judgement,
+    judgement: BootAssessment,
 }
 
 fn look(world: &World, cache: &mut Cache) -> Seen {
     let record = state::load::<Record>(&world.root, RECORD).good();
-    let facts = Facts::observe(world, cache);
-    let judgement = judge(&facts, &world.settings, record.as_ref());
+    let facts = System::observe(world, cache);
+    let judgement = assess(&facts, &world.settings, record.as_ref());
     Seen { facts, record, judgement }
 }
 
@@ -180,7 +183,7 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
         return exit::OK;
     }
     // Where it is not known what is loaded, only a file that is not there cannot have been.
-    let can_tell = InUse::can_tell(&world.root);
+    let can_tell = Usage::can_tell(&world.root);
     let has_no_file = |module: &str| {
         let mut pairs = seen.facts.of_kernel(&running).filter(|p| p.module.name == module);
         let is_gone = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Missing { .. }));
@@ -204,7 +207,7 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
             true => !need.works || (need.reason != LISTED && !loaded(&need.module)),
             false => has_no_file(&need.module),
         };
-        need.class == Class::Critical && elsewhere && missing
+        need.class == Importance::Critical && elsewhere && missing
     });
     let Some(lost) = lost else { return exit::OK };
     tracing::warn!(
@@ -241,11 +244,11 @@ pub fn hold(world: &World, arguments: &KernelArguments, common: &Common) -> anyh
             tracing::info!("{release} is the boot default until `clr-dkms release`");
         }
         // The last word counts: what was released before is to be proven again.
-        Ok(Wishes { hold: Some(release), ..Wishes::default() })
+        Ok(AdminOverrides { hold: Some(release), ..AdminOverrides::default() })
     })
 }
 
-fn named<'f>(facts: &'f Facts, asked: &str) -> Result<&'f Installed, Refusal> {
+fn named<'f>(facts: &'f System, asked: &str) -> Result<&'f Installed, Refusal> {
     let why = || format!("{} is not an installed kernel; `clr-dkms status` lists them", shown(asked));
     facts.inventory.find(asked).ok_or_else(|| Refusal::unknown(why()))
 }
@@ -294,7 +297,8 @@ pub fn release(world: &World, arguments: &ReleaseArguments, common: &Common) -> 
             true => decision.lacking.clone(),
             false => lacks_on(facts, &target, &judgement.needs.iter().collect::<Vec<_>>()),
         };
-        let critical: Vec<Lack> = lacking.iter().filter(|l| l.class == Class::Critical).cloned().collect();
+        let critical: Vec<MissingModule> =
+            lacking.iter().filter(|l| l.class == Importance::Critical).cloned().collect();
         let is_said = arguments.force || wishes.released.contains(&target);
         if let Some(lack) = lacks(&critical).filter(|_| !is_said) {
             let why =
@@ -323,7 +327,7 @@ fn wish(
     verb: &'static str,
     dry_run: bool,
     common: &Common,
-    change: impl FnOnce(&Facts, &Judgement) -> Result<Wishes, Refusal>,
+    change: impl FnOnce(&System, &BootAssessment) -> Result<AdminOverrides, Refusal>,
 ) -> anyhow::Result<u8> {
     let mut lock = None;
     if !dry_run {
@@ -351,7 +355,7 @@ fn wish(
     // The same word again, where something has happened to the boot default since, is carried out again.
     let is_done = seen.judgement.next == seen.judgement.decision.default || !boot::is_guarded(world);
     if !is_new && is_done {
-        return Ok(if wishes == Wishes::default() { exit::OK } else { code_of(&seen) });
+        return Ok(if wishes == AdminOverrides::default() { exit::OK } else { code_of(&seen) });
     }
     if is_damaged {
         match state::set_aside(&world.root, WISHES) {
@@ -363,7 +367,7 @@ fn wish(
     }
     if !is_new {
         tracing::debug!("it has been said before");
-    } else if wishes == Wishes::default() {
+    } else if wishes == AdminOverrides::default() {
         world.root.remove(WISHES)?;
     } else {
         world.root.write_json(WISHES, &state::WishesFile { schema: SCHEMA, wishes })?;
@@ -381,7 +385,7 @@ fn wish(
     let is_whole = boots.is_some_and(|k| k.modules_ready >= k.modules_needed);
     let is_done = document.guard.boots_next == document.guard.default && is_whole;
     Ok(match document.verdict {
-        Verdict::Held if document.guard.because == Because::Held && is_done => exit::OK,
+        Verdict::Held if document.guard.because == Reason::Held && is_done => exit::OK,
         _ => done.code,
     })
 }
@@ -390,12 +394,12 @@ fn wish(
 fn foretold(
     world: &World,
     mut seen: Seen,
-    wishes: Wishes,
+    wishes: AdminOverrides,
     is_new: bool,
     common: &Common,
 ) -> anyhow::Result<u8> {
     let file = world.root.spell(WISHES);
-    let mut lines = match (is_new, wishes == Wishes::default()) {
+    let mut lines = match (is_new, wishes == AdminOverrides::default()) {
         (false, _) => vec!["nothing to write".to_owned()],
         (true, true) => vec![format!("would remove {}", file.display())],
         (true, false) => vec![format!("would write {}", file.display())],
@@ -405,7 +409,7 @@ fn foretold(
         lines.extend(wishes.released.iter().map(|kernel| format!("  release {kernel}")));
     }
     seen.facts.wishes = wishes;
-    seen.judgement = judge(&seen.facts, &world.settings, seen.record.as_ref());
+    seen.judgement = assess(&seen.facts, &world.settings, seen.record.as_ref());
     lines.push(match (boot::is_guarded(world), &seen.judgement.decision.default) {
         (true, Some(release)) => format!("{release} would boot next"),
         (true, None) => "no kernel would be chosen".to_owned(),
@@ -418,12 +422,13 @@ fn foretold(
 /// The exit code where the decision has been carried out.
 fn code_of(seen: &Seen) -> u8 {
     let decision = &seen.judgement.decision;
-    let needed = |n: &&Need| n.class == Class::Critical || (n.class == Class::Wanted && n.works);
-    let needs: Vec<&Need> = seen.judgement.needs.iter().filter(needed).collect();
+    let needed =
+        |n: &&Requirement| n.class == Importance::Critical || (n.class == Importance::Wanted && n.works);
+    let needs: Vec<&Requirement> = seen.judgement.needs.iter().filter(needed).collect();
     let lacks = || decision.default.as_ref().is_some_and(|k| !lacks_on(&seen.facts, k, &needs).is_empty());
     match decision.is_unsafe {
         true => exit::UNSAFE,
-        false if decision.ruling == Ruling::Defer && decision.because != Because::Held => exit::ATTENTION,
+        false if decision.ruling == Ruling::Defer && decision.because != Reason::Held => exit::ATTENTION,
         false if lacks() => exit::ATTENTION,
         false => exit::OK,
     }

@@ -12,21 +12,23 @@ use super::engine::{self, Attempt, LeftAlone, Order};
 use super::progress::{Display, Show};
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root};
 use crate::boot::deferral;
+use crate::boot_decision::Reason;
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
+use crate::decide::assessment::assess;
+use crate::decide::module_state::module_status;
+use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, Pair, Tree, aside};
-use crate::facts::Facts;
-use crate::guard::{Because, judge};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
 use crate::message;
 use crate::state::{
     self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot, Stored,
 };
-use crate::status::policy::sig_unenforce_wanted;
-use crate::status::{Progress, Verdict, document, module_status};
+use crate::status::{Progress, Verdict, document};
 use crate::sys::{FileError, Lock, interrupt, lock};
+use crate::system::System;
 use crate::world::World;
 
 /// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
@@ -104,7 +106,7 @@ const NO_KERNEL: &str = "no kernel of clr-boot-manager is installed: nothing to 
 const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and compiler; `clr-dkms rebuild` tries it again";
 
 /// Why it cannot be told what is to be done.
-pub(super) fn unreadable(world: &World, facts: &Facts) -> Option<String> {
+pub(super) fn unreadable(world: &World, facts: &System) -> Option<String> {
     let folder = world.root.spell(IMAGES);
     match &facts.inventory.images {
         Images::Absent => Some(format!(
@@ -117,16 +119,16 @@ pub(super) fn unreadable(world: &World, facts: &Facts) -> Option<String> {
     }
 }
 
-fn tip_pairs(facts: &Facts) -> impl Iterator<Item = &Pair> {
+fn tip_pairs(facts: &System) -> impl Iterator<Item = &Pair> {
     facts.pairs.iter().filter(|pair| is_of_tip(facts, pair))
 }
 
-fn is_of_tip(facts: &Facts, pair: &Pair) -> bool {
+fn is_of_tip(facts: &System, pair: &Pair) -> bool {
     facts.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release)
 }
 
 /// What was built by hand for another kernel is remembered too: that it failed is no longer "nothing has been tried yet".
-fn is_recorded(facts: &Facts, pair: &Pair, attempts: &[Attempt], previous: Option<&Record>) -> bool {
+fn is_recorded(facts: &System, pair: &Pair, attempts: &[Attempt], previous: Option<&Record>) -> bool {
     let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
     is_of_tip(facts, pair)
         || attempts.iter().any(|a| a.module == pair.module && a.release == pair.release)
@@ -134,7 +136,7 @@ fn is_recorded(facts: &Facts, pair: &Pair, attempts: &[Attempt], previous: Optio
 }
 
 /// What is to be done about the parameter; nothing where it is not wanted.
-pub(super) fn cmdline_plan(world: &World, facts: &Facts) -> Result<(Ours, writer::Plan), FileError> {
+pub(super) fn cmdline_plan(world: &World, facts: &System) -> Result<(Ours, writer::Plan), FileError> {
     if !sig_unenforce_wanted(&world.settings, facts) {
         return Ok((Ours::default(), writer::Plan::default()));
     }
@@ -184,7 +186,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     // What bash did not answer the last time, it may answer now; reports do not wait for it again.
     cache.forget_failures();
     aside::recover(root, &Tree::observe(root).modules);
-    let observe = |cache: &mut Cache| Facts::observe_also(world, cache, &order.kernels);
+    let observe = |cache: &mut Cache| System::observe_also(world, cache, &order.kernels);
     let facts = observe(&mut cache);
     let unknown = super::rebuild::unknown_module(&facts, order);
     if let Some(reason) = unreadable(world, &facts).or(unknown) {
@@ -236,11 +238,11 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
         return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
     }
     let last = before.as_good().map(|r| r.boot.clone());
-    let judgement = judge(&facts, &world.settings, before.as_good());
+    let judgement = assess(&facts, &world.settings, before.as_good());
     let mut boot = boot::put_right(world, &facts, &judgement, last);
     let mut facts = facts.observe_again(world, &mut cache, &order.kernels);
     // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
-    let judgement = judge(&facts, &world.settings, before.as_good());
+    let judgement = assess(&facts, &world.settings, before.as_good());
     match boot::assert_default(world, &facts, &judgement.decision) {
         Ok(true) => facts = facts.observe_again(world, &mut cache, &order.kernels),
         Ok(false) => {}
@@ -310,7 +312,7 @@ fn stopped() -> u8 {
 fn finish(
     world: &World,
     cache: &mut Cache,
-    facts: &Facts,
+    facts: &System,
     before: Stored<Record>,
     record: Record,
     faults: &[String],
@@ -341,7 +343,7 @@ fn finish(
         _ => false,
     };
     // What an admin has said is no error; whatever else is wrong is one.
-    let by_admin = document.verdict == Verdict::Held && document.guard.because == Because::Held;
+    let by_admin = document.verdict == Verdict::Held && document.guard.because == Reason::Held;
     let untold = document.problems.iter().find(|p| **p != document.summary && !faults.contains(p));
     let failed = failed && !(by_admin && untold.is_none() && document.guard.lacking.is_empty());
     if by_admin {
@@ -367,7 +369,7 @@ fn finish(
 }
 
 /// Kernels that the snapshot before the update did not know.
-fn new_kernels(world: &World, facts: &Facts) -> Vec<String> {
+fn new_kernels(world: &World, facts: &System) -> Vec<String> {
     let Some(snapshot) = state::load::<Snapshot>(&world.root, SNAPSHOT).good() else {
         return Vec::new();
     };
@@ -376,7 +378,7 @@ fn new_kernels(world: &World, facts: &Facts) -> Vec<String> {
 }
 
 fn module_record(
-    facts: &Facts,
+    facts: &System,
     pair: &Pair,
     attempts: &[Attempt],
     previous: Option<&Record>,
@@ -400,7 +402,7 @@ fn module_record(
 }
 
 /// Makes sure of the parameter; gives what stands in the way, and whether anything was changed.
-fn put_cmdline_right(world: &World, facts: &Facts) -> (Vec<String>, bool) {
+fn put_cmdline_right(world: &World, facts: &System) -> (Vec<String>, bool) {
     let mut changed = false;
     let done = cmdline_plan(world, facts).and_then(|(ours, plan)| {
         for step in &plan.steps {

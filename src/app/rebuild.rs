@@ -11,12 +11,12 @@ use super::progress::Show;
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::dkms::Cache;
 use crate::dkms::plan::State;
-use crate::facts::Facts;
 use crate::kernel::{Inventory, Variant};
 use crate::render::rebuild::{Outcome, Report, outcome, screen, seconds};
 use crate::render::{broken, shown};
 use crate::status::states::state as explained;
 use crate::sys::{Lock, interrupt};
+use crate::system::System;
 use crate::world::World;
 
 /// The arguments of the verb.
@@ -56,7 +56,7 @@ pub fn run(world: &World, arguments: RebuildArguments, common: &Common) -> anyho
     };
     if arguments.dry_run {
         let mut cache = Cache::load(&world.root);
-        let facts = Facts::observe_also(world, &mut cache, &order.kernels);
+        let facts = System::observe_also(world, &mut cache, &order.kernels);
         if let Some(why) = post_update::unreadable(world, &facts).or(unknown_module(&facts, &order)) {
             tracing::error!("{why}");
             return Ok(exit::UNKNOWN);
@@ -108,7 +108,7 @@ fn order(world: &World, arguments: &RebuildArguments) -> Result<Order, String> {
 }
 
 /// What would be done, and the exit code of it.
-fn planned(world: &World, facts: &Facts, order: &Order) -> (String, u8) {
+fn planned(world: &World, facts: &System, order: &Order) -> (String, u8) {
     let planned = engine::plan(facts, order);
     let mut left = engine::left_alone(facts, order);
     // What waits for another module may be there with that one.
@@ -131,7 +131,7 @@ fn planned(world: &World, facts: &Facts, order: &Order) -> (String, u8) {
 }
 
 /// A module that was asked for and is not there, in a sentence.
-pub fn unknown_module(facts: &Facts, order: &Order) -> Option<String> {
+pub fn unknown_module(facts: &System, order: &Order) -> Option<String> {
     let is_there = |asked: &&String| facts.pairs.iter().any(|pair| order.names(asked, &pair.module));
     let missing = order.modules.iter().find(|asked| !is_there(asked))?;
     let names: Vec<String> = facts.tree.modules.iter().map(|m| m.module.to_string()).collect();

@@ -1,9 +1,9 @@
 //! Refreshing the boot entries with clr-boot-manager, and reading them back.
 
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
-use crate::facts::{Facts, Line, expected_entries};
 use crate::kernel::Inventory;
 use crate::state::BootRecord;
+use crate::system::{Line, System, expected_entries};
 use crate::world::World;
 
 /// What a refresh has to know.
@@ -19,8 +19,8 @@ pub struct Before<'a> {
     pub obstacle: Option<&'a Obstacle>,
 }
 
-impl<'a> From<&'a Facts> for Before<'a> {
-    fn from(facts: &'a Facts) -> Before<'a> {
+impl<'a> From<&'a System> for Before<'a> {
+    fn from(facts: &'a System) -> Before<'a> {
         Before {
             inventory: &facts.inventory,
             lines: &facts.lines,

@@ -11,12 +11,12 @@ use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
 use super::{Common, LOCK, answer, exit, json};
 use crate::dkms::Cache;
-use crate::facts::Facts;
 use crate::render::look::Look;
 use crate::render::{metrics, text};
 use crate::state::{self, IN_PROGRESS, InProgress, RECORD, Stored};
 use crate::status::{Document, Progress, Verdict, document};
 use crate::sys::{lock, users};
+use crate::system::System;
 use crate::world::World;
 
 macro_rules! status_examples {
@@ -256,7 +256,7 @@ pub fn look(world: &World) -> Document {
     let mut cache = Cache::load(&world.root);
     let record = state::load(&world.root, RECORD);
     let progress = progress(world);
-    let facts = Facts::observe(world, &mut cache);
+    let facts = System::observe(world, &mut cache);
     document(&facts, &record, &progress, &world.settings, world.clock.now())
 }
 

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex, RegexSet};
 use serde::{Deserialize, Serialize};
 
-use super::first_error_classes::{CLASSES, Class, PASSING, RANKS, Role};
+use super::first_error_classes::{CLASSES, Importance, PASSING, RANKS, Role};
 
 /// The longest message or line that is kept, in characters.
 const MESSAGE_LIMIT: usize = 300;
@@ -146,7 +146,7 @@ pub struct Search {
     /// An error of a command whose failure make ignores.
     ignored: Option<(usize, FirstError)>,
     /// The rank whose error still collects its context, and what belongs to it.
-    open: Option<(usize, &'static Class)>,
+    open: Option<(usize, &'static Importance)>,
     number: usize,
     /// The number of the last line in which make gives up a target.
     given_up: usize,
@@ -211,7 +211,14 @@ impl Search {
         }
     }
 
-    fn error(&mut self, class: &'static Class, kind: Kind, rank: usize, line: &str, captures: &Captures<'_>) {
+    fn error(
+        &mut self,
+        class: &'static Importance,
+        kind: Kind,
+        rank: usize,
+        line: &str,
+        captures: &Captures<'_>,
+    ) {
         if rank == ECHO {
             self.give_up(captures.name("target").map_or("", |m| m.as_str()));
         }
@@ -237,7 +244,7 @@ impl Search {
     }
 
     /// A line that is no error of its own.
-    fn context(&mut self, line: &str, class: Option<&Class>, captures: Option<&Captures<'_>>) {
+    fn context(&mut self, line: &str, class: Option<&Importance>, captures: Option<&Captures<'_>>) {
         let role = class.map(|class| class.role);
         if let Some((rank, of)) = self.open {
             let belongs = match role {

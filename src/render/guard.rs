@@ -3,7 +3,7 @@
 use super::broken_to;
 use super::look::{Line, Look, Tone, bold, painted, plain, toned};
 use super::text::{NOTHING, answer};
-use crate::guard::Class;
+use crate::requirement::Importance;
 use crate::status::guard::{GuardReport, Word};
 
 /// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
@@ -55,7 +55,7 @@ pub fn text(report: &GuardReport, look: &Look) -> String {
         let mut needs = report.needs.clone();
         needs.sort_by(|a, b| b.class.cmp(&a.class).then_with(|| a.module.cmp(&b.module)));
         for need in &needs {
-            let is_missed = !need.works && need.class > Class::Optional;
+            let is_missed = !need.works && need.class > Importance::Optional;
             let now = if is_missed { "; does not work now" } else { "" };
             let first = format!("  {:<width$}  {:<8}  ", name(&need.module), need.class.to_string());
             let other = " ".repeat(first.chars().count());

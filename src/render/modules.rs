@@ -6,7 +6,7 @@ use super::text::foremost;
 use super::{broken_to, shown};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
-use crate::guard::Class;
+use crate::requirement::Importance;
 use crate::status::{Document, KernelStatus, ModuleStatus};
 
 /// Names that are longer do not widen the table.
@@ -21,7 +21,7 @@ const BELOW: &str = "    ";
 /// One module on all kernels.
 struct Row<'a> {
     name: String,
-    class: Class,
+    class: Importance,
     on: Vec<&'a ModuleStatus>,
 }
 
@@ -31,7 +31,7 @@ impl Row<'_> {
     }
 
     /// Where it stands: what will be missed or is being built, then what is needed most.
-    fn rank(&self) -> (bool, Class) {
+    fn rank(&self) -> (bool, Importance) {
         (self.on.iter().any(|m| m.missed || m.record.state == State::Building), self.class)
     }
 }

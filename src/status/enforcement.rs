@@ -10,7 +10,7 @@ use crate::cmdline::merge;
 use crate::cmdline::story::story;
 use crate::dkms::{ModuleName, Signature};
 use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Refusal, SecureBoot, Tri, Verdict, now};
-use crate::facts::Line;
+use crate::system::Line;
 
 /// One built module of a kernel.
 #[derive(Debug, Clone)]

@@ -8,13 +8,16 @@ use serde::Serialize;
 use super::steps::listed;
 use crate::boot::deferral::Deferral;
 use crate::boot::menu::SetBy;
+use crate::boot_decision::{AdminOverrides, BootDecision, Reason, Ruling};
 use crate::config::{Policy, Settings};
+use crate::decide::assessment::BootAssessment;
+use crate::decide::assessment::is_bootable;
+use crate::decide::module_state::module_status;
 use crate::dkms::plan::State;
-use crate::facts::Facts;
-use crate::guard::judge::is_bootable;
-use crate::guard::{Because, Class, Decision, Judgement, Lack, Need, Ruling, Wishes};
-use crate::needs::LISTED;
+use crate::requirement::LISTED;
+use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{HeldBack, Record, WISHES};
+use crate::system::System;
 
 /// What swupd does about the boot files.
 #[derive(Debug, Clone, Serialize)]
@@ -69,7 +72,7 @@ pub struct GuardReport {
     /// `allow` or `defer`.
     pub ruling: Ruling,
     /// Why.
-    pub because: Because,
+    pub because: Reason,
     /// What boots next is, or would be, without something critical.
     #[serde(rename = "unsafe")]
     pub is_unsafe: bool,
@@ -90,15 +93,15 @@ pub struct GuardReport {
     /// What swupd does.
     pub swupd: Swupd,
     /// What an admin has said.
-    pub wishes: Wishes,
+    pub wishes: AdminOverrides,
     /// What is wrong with that.
     pub lost_wish: Option<String>,
     /// What the target lacks of what is needed.
-    pub lacking: Vec<Lack>,
+    pub lacking: Vec<MissingModule>,
     /// What the kernel that boots next lacks of what is critical.
-    pub next_lacks: Vec<Lack>,
+    pub next_lacks: Vec<MissingModule>,
     /// How much each module is needed.
-    pub needs: Vec<Need>,
+    pub needs: Vec<Requirement>,
     /// The answer in one word.
     #[serde(skip)]
     pub word: Word,
@@ -113,9 +116,9 @@ pub struct GuardReport {
 impl GuardReport {
     /// Makes it.
     pub fn new(
-        facts: &Facts,
+        facts: &System,
         settings: &Settings,
-        judgement: &Judgement,
+        judgement: &BootAssessment,
         held_back: Option<&HeldBack>,
         now: Timestamp,
     ) -> GuardReport {
@@ -172,8 +175,9 @@ impl GuardReport {
         let known =
             record.iter().flat_map(|r| &r.modules).filter(|m| self.target.as_ref() == Some(&m.kernel));
         for module in known {
-            let is_it =
-                |l: &&Lack| l.module == module.module.to_string() && l.state == module.state.to_string();
+            let is_it = |l: &&MissingModule| {
+                l.module == module.module.to_string() && l.state == module.state.to_string()
+            };
             if let (Some(lack), Some(error)) = (self.lacking.iter().find(is_it), &module.error) {
                 self.errors.insert(lack.module.clone(), error.to_string());
             }
@@ -193,7 +197,7 @@ impl GuardReport {
     }
 }
 
-fn word(facts: &Facts, judgement: &Judgement) -> Word {
+fn word(facts: &System, judgement: &BootAssessment) -> Word {
     let decision = &judgement.decision;
     if unreadable(facts).is_some() {
         Word::Unknown
@@ -210,28 +214,28 @@ fn word(facts: &Facts, judgement: &Judgement) -> Word {
     }
 }
 
-pub(super) fn unreadable(facts: &Facts) -> Option<&str> {
+pub(super) fn unreadable(facts: &System) -> Option<&str> {
     let wishes = || facts.wishes.fault.as_deref().filter(|_| !may_read_wishes(facts));
     facts.inventory.unreadable().or(facts.tree.unreadable.as_deref()).or_else(wishes)
 }
 
 /// This user may; who may not cannot say that they are lost.
-fn may_read_wishes(facts: &Facts) -> bool {
+fn may_read_wishes(facts: &System) -> bool {
     !facts.denied.iter().any(|path| path.display().to_string() == facts.spell(WISHES))
 }
 
 /// Who lets the target boot in spite of what it lacks; none where it lacks nothing, or nobody has said so.
-fn said(decision: &Decision) -> Option<&'static str> {
+fn said(decision: &BootDecision) -> Option<&'static str> {
     let lacks = !decision.lacking.is_empty() || !decision.default_lacks.is_empty();
     match decision.because {
-        Because::Released if lacks => Some("released by an admin"),
-        Because::Held if lacks && decision.ruling == Ruling::Allow => Some("held by an admin"),
+        Reason::Released if lacks => Some("released by an admin"),
+        Reason::Held if lacks && decision.ruling == Ruling::Allow => Some("held by an admin"),
         _ => None,
     }
 }
 
 /// `name/version` by name, where no two versions are registered.
-fn versions(facts: &Facts) -> BTreeMap<String, String> {
+fn versions(facts: &System) -> BTreeMap<String, String> {
     let mut versions: BTreeMap<String, Option<String>> = BTreeMap::new();
     for pair in facts.pairs.iter().chain(&facts.fallbacks) {
         let spelt = pair.module.to_string();
@@ -242,12 +246,12 @@ fn versions(facts: &Facts) -> BTreeMap<String, String> {
 }
 
 /// What a kernel lacks among some needs: whatever is not proven for it.
-pub fn lacks_on(facts: &Facts, release: &str, needs: &[&Need]) -> Vec<Lack> {
+pub fn lacks_on(facts: &System, release: &str, needs: &[&Requirement]) -> Vec<MissingModule> {
     let pairs = || facts.pairs.iter().chain(&facts.fallbacks).filter(|p| p.release == release);
-    let lack = |need: &&Need| {
+    let lack = |need: &&Requirement| {
         let mine = pairs().filter(|p| p.module.name == need.module);
-        let states: Vec<_> = mine.map(|p| super::module_status(facts, p, None)).collect();
-        let lack = |module: String, state: String, reason: String| Lack {
+        let states: Vec<_> = mine.map(|p| module_status(facts, p, None)).collect();
+        let lack = |module: String, state: String, reason: String| MissingModule {
             module,
             class: need.class,
             needed: need.reason.clone(),
@@ -267,12 +271,12 @@ pub fn lacks_on(facts: &Facts, release: &str, needs: &[&Need]) -> Vec<Lack> {
 }
 
 /// A kernel that has all that works and is needed, other than the target: the running one, else the newest.
-fn full(facts: &Facts, judgement: &Judgement) -> Option<String> {
-    let needed = |n: &&Need| match n.class {
-        Class::Critical => true,
-        class => class == Class::Wanted && n.works,
+fn full(facts: &System, judgement: &BootAssessment) -> Option<String> {
+    let needed = |n: &&Requirement| match n.class {
+        Importance::Critical => true,
+        class => class == Importance::Wanted && n.works,
     };
-    let needs: Vec<&Need> = judgement.needs.iter().filter(needed).collect();
+    let needs: Vec<&Requirement> = judgement.needs.iter().filter(needed).collect();
     let kernels = &facts.inventory.kernels;
     let mut others = kernels.iter().filter(|k| k.running).chain(kernels.iter().filter(|k| !k.running));
     let found = others.find(|k| {
@@ -286,9 +290,9 @@ fn full(facts: &Facts, judgement: &Judgement) -> Option<String> {
 
 /// Them in a sentence: of one why it is needed and how it is, of several their names, and what hangs on the first; none
 /// when there is none.
-pub fn lacks(lacking: &[Lack]) -> Option<String> {
-    let named = |lack: &Lack| match lack.class {
-        Class::Critical => format!("{} ({})", lack.module, lack.needed),
+pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
+    let named = |lack: &MissingModule| match lack.class {
+        Importance::Critical => format!("{} ({})", lack.module, lack.needed),
         _ => lack.module.clone(),
     };
     match lacking {
@@ -303,7 +307,7 @@ pub fn lacks(lacking: &[Lack]) -> Option<String> {
 }
 
 /// The sentence on what is not safe; none when it is.
-pub fn danger(judgement: &Judgement) -> Option<String> {
+pub fn danger(judgement: &BootAssessment) -> Option<String> {
     let decision = &judgement.decision;
     if let (Some(lack), Some(next)) = (lacks(&judgement.next_lacks), &judgement.next) {
         let who = said(decision).filter(|_| decision.target.as_ref() == Some(next));
@@ -326,7 +330,7 @@ pub fn danger(judgement: &Judgement) -> Option<String> {
 }
 
 /// Whether the danger rests on nothing but what cannot be told.
-pub fn is_unseen(judgement: &Judgement) -> bool {
+pub fn is_unseen(judgement: &BootAssessment) -> bool {
     let decision = &judgement.decision;
     let lacks = [&judgement.next_lacks, &decision.default_lacks, &decision.lacking];
     let unknown = State::Unknown.to_string();
@@ -334,7 +338,7 @@ pub fn is_unseen(judgement: &Judgement) -> bool {
 }
 
 /// The sentence on a kernel that is held back; none when none is.
-pub fn held(judgement: &Judgement) -> Option<String> {
+pub fn held(judgement: &BootAssessment) -> Option<String> {
     let decision = &judgement.decision;
     if decision.ruling == Ruling::Allow {
         return None;
@@ -343,23 +347,23 @@ pub fn held(judgement: &Judgement) -> Option<String> {
     let default = decision.default.as_deref().unwrap_or("another one");
     let next = judgement.next.as_deref().filter(|next| Some(*next) != decision.default.as_deref());
     Some(match (next, lacks(&decision.lacking)) {
-        (Some(next), Some(lack)) if decision.because != Because::Held && next == target => {
+        (Some(next), Some(lack)) if decision.because != Reason::Held && next == target => {
             format!("kernel {next} boots next, and lacks {lack}")
         }
         (Some(next), _) => format!("kernel {next} boots next, and should not: {default} should"),
-        (None, _) if decision.because == Because::Held => format!("an admin holds kernel {default}"),
+        (None, _) if decision.because == Reason::Held => format!("an admin holds kernel {default}"),
         (None, Some(lack)) => format!("kernel {target} is held back: it lacks {lack}"),
         (None, None) => format!("kernel {target} is held back: it cannot be booted"),
     })
 }
 
 /// What is wrong with an admin's word: it cannot be read, or the kernel that it holds cannot be booted.
-pub fn lost_wish(facts: &Facts, judgement: &Judgement) -> Option<String> {
+pub fn lost_wish(facts: &System, judgement: &BootAssessment) -> Option<String> {
     let wishes = &facts.wishes;
     match (&wishes.fault, &wishes.hold) {
         (Some(_), _) if !may_read_wishes(facts) => None,
         (Some(fault), _) => Some(format!("what an admin said of the boot default is lost: {fault}")),
-        (None, Some(hold)) if judgement.decision.because != Because::Held => {
+        (None, Some(hold)) if judgement.decision.because != Reason::Held => {
             Some(format!("an admin holds kernel {hold}, which cannot be booted"))
         }
         _ => None,
@@ -367,10 +371,10 @@ pub fn lost_wish(facts: &Facts, judgement: &Judgement) -> Option<String> {
 }
 
 /// What keeps swupd from leaving the boot files to us, where it should.
-pub fn not_deferred(facts: &Facts, settings: &Settings, judgement: &Judgement) -> Option<String> {
+pub fn not_deferred(facts: &System, settings: &Settings, judgement: &BootAssessment) -> Option<String> {
     let wanted = settings.boot_update
         && settings.boot_policy == Policy::Defer
-        && judgement.needs.iter().any(|n| n.class > Class::Optional);
+        && judgement.needs.iter().any(|n| n.class > Importance::Optional);
     match &facts.deferral {
         Deferral::Off { overridden_by: Some(by), .. } if wanted => {
             Some(format!("{by} has swupd run clr-boot-manager before the modules are proven"))
@@ -380,7 +384,7 @@ pub fn not_deferred(facts: &Facts, settings: &Settings, judgement: &Judgement) -
     }
 }
 
-fn summary(facts: &Facts, judgement: &Judgement) -> String {
+fn summary(facts: &System, judgement: &BootAssessment) -> String {
     match word(facts, judgement) {
         Word::Unknown => return unreadable(facts).unwrap_or("it cannot be told").to_owned(),
         Word::NotApplicable => return "no kernel of clr-boot-manager is installed here".to_owned(),
@@ -407,7 +411,7 @@ fn summary(facts: &Facts, judgement: &Judgement) -> String {
 }
 
 /// The step that an admin can take; none when there is nothing to do.
-pub fn next_step(facts: &Facts, settings: &Settings, judgement: &Judgement) -> Option<String> {
+pub fn next_step(facts: &System, settings: &Settings, judgement: &BootAssessment) -> Option<String> {
     let decision = &judgement.decision;
     let should = decision.default.as_ref();
     let acts = settings.guards();
@@ -444,12 +448,12 @@ pub fn next_step(facts: &Facts, settings: &Settings, judgement: &Judgement) -> O
         return Some("correct the name in clr-dkms.conf, or register it with `dkms add`".to_owned());
     }
     match (decision.because, decision.lacking.first()) {
-        (Because::Held, _) => Some("`clr-dkms release` lets go of it".to_owned()),
-        (Because::Lacking | Because::Best, Some(lack)) => Some(format!(
+        (Reason::Held, _) => Some("`clr-dkms release` lets go of it".to_owned()),
+        (Reason::Lacking | Reason::Best, Some(lack)) => Some(format!(
             "bring {} to kernel {}, or `clr-dkms release{}` goes ahead without it",
             lack.module,
             decision.target.as_deref().unwrap_or("?"),
-            if decision.lacking.iter().any(|l| l.class == Class::Critical) { " --force" } else { "" }
+            if decision.lacking.iter().any(|l| l.class == Importance::Critical) { " --force" } else { "" }
         )),
         _ => None,
     }

@@ -5,7 +5,6 @@ pub mod enforcement;
 pub mod guard;
 pub mod lint;
 pub mod outlook;
-pub mod policy;
 mod problems;
 pub mod states;
 mod steps;
@@ -15,16 +14,16 @@ use serde::Serialize;
 
 use crate::boot::ReadBack;
 use crate::config::{Settings, SigUnenforce};
-use crate::dkms::Pair;
-use crate::dkms::plan::{self, Decision, State, decide};
-use crate::dkms::proof::{Check, Subject};
-use crate::facts::Facts;
-use crate::guard::{Class, Judgement, judge};
+use crate::decide::assessment::{BootAssessment, assess};
+use crate::decide::module_state::{module_status, parameter_would_help};
+use crate::decide::sig_unenforce::sig_unenforce_wanted;
+use crate::dkms::plan::State;
 use crate::kernel::{Headers, Running, Variant};
+use crate::requirement::Importance;
 use crate::state::{ModuleRecord, Record, Stored};
+use crate::system::System;
 use guard::GuardReport;
-use outlook::{Fate, Outlook, fate, outlook, parameter_would_help};
-use policy::sig_unenforce_wanted;
+use outlook::{Outlook, outlook};
 use problems::{acts_here, entries, held_back, problems};
 
 /// The answer in one word.
@@ -101,7 +100,7 @@ pub struct ModuleStatus {
     /// The id of its state, which `clr-dkms explain` knows.
     pub id: &'static str,
     /// How much this machine needs it.
-    pub class: Class,
+    pub class: Importance,
     /// It should be there, or is in use now, and will not be there on a kernel that may be booted.
     pub missed: bool,
     /// The sentence that [`Document::problems`] has on it; none where nothing is wrong, or another sentence tells it.
@@ -199,54 +198,9 @@ impl Progress {
     }
 }
 
-/// The state of a module on a kernel, from the facts and from what the last run found out about it.
-pub fn module_status(facts: &Facts, pair: &Pair, record: Option<&Record>) -> ModuleRecord {
-    let mut status = ModuleRecord {
-        module: pair.module.clone(),
-        kernel: pair.release.clone(),
-        state: State::Ok,
-        reason: None,
-        error: None,
-        log: None,
-        inputs: None,
-        files: Vec::new(),
-    };
-    match (decide(pair), &pair.proof) {
-        (Decision::Leave { state, why }, _) => (status.state, status.reason) = (state, Some(why)),
-        (Decision::Work { why, .. }, Err(flaws)) => {
-            (status.state, status.reason) = (plan::state_of(flaws), Some(why));
-            if let Some(known) = record.and_then(|r| r.module(&pair.module, &pair.release))
-                && !known.state.is_proven()
-                && !known.state.is_seen()
-            {
-                status.state = known.state;
-                status.reason.clone_from(&known.reason);
-                status.error.clone_from(&known.error);
-                status.log.clone_from(&known.log);
-                status.inputs.clone_from(&known.inputs);
-            }
-        }
-        (_, proof) => {
-            status.files = proof.clone().unwrap_or_default();
-            let not_made = match fate(facts, pair, &status.files) {
-                Fate::Taken => None,
-                Fate::Unknown => Some("it cannot be told what the kernel does with it".to_owned()),
-                Fate::Refused(why) => {
-                    (status.state, status.reason) = (State::SignatureRefused, Some(why));
-                    None
-                }
-            };
-            for file in &mut status.files {
-                file.checks.push(Check { check: Subject::Signature, not_made: not_made.clone() });
-            }
-        }
-    }
-    status
-}
-
 /// Makes the document.
 pub fn document(
-    facts: &Facts,
+    facts: &System,
     record: &Stored<Record>,
     progress: &Progress,
     settings: &Settings,
@@ -268,7 +222,7 @@ pub fn document(
     let modules: Vec<ModuleRecord> =
         facts.pairs.iter().map(|p| spelt(module_status(facts, p, known))).collect();
     let wanted = sig_unenforce_wanted(settings, facts);
-    let judgement = judge(facts, settings, known);
+    let judgement = assess(facts, settings, known);
     let next_boot = judgement.next.clone().or_else(|| facts.next_kernel().map(|k| k.name.release()));
     let kernels = kernels(facts, settings, &judgement, &modules, next_boot.as_deref());
     let modules = statuses(modules, facts, settings, &judgement, &kernels);
@@ -353,9 +307,9 @@ pub fn document(
 
 fn statuses(
     modules: Vec<ModuleRecord>,
-    facts: &Facts,
+    facts: &System,
     settings: &Settings,
-    judgement: &Judgement,
+    judgement: &BootAssessment,
     kernels: &[KernelStatus],
 ) -> Vec<ModuleStatus> {
     let status = |record: ModuleRecord| {
@@ -379,7 +333,7 @@ fn statuses(
 /// Whether the state of a module on a kernel matters for the verdict: on the next boot always; on another tip only
 /// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be told
 /// which kernel boots next, every tip matters.
-fn counts(module: &ModuleRecord, facts: &Facts) -> bool {
+fn counts(module: &ModuleRecord, facts: &System) -> bool {
     let Some(next) = facts.next_kernel() else { return true };
     let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
@@ -387,12 +341,12 @@ fn counts(module: &ModuleRecord, facts: &Facts) -> bool {
 
 /// The kernel refuses the module, and the parameter would help. That it is not configured is told where it is wanted; where
 /// the admin does not want it, all is as it should be.
-fn is_told_below(module: &ModuleRecord, facts: &Facts) -> bool {
+fn is_told_below(module: &ModuleRecord, facts: &System) -> bool {
     module.state == State::SignatureRefused && parameter_would_help(facts, &module.kernel)
 }
 
 /// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
-fn is_lacking(module: &ModuleRecord, facts: &Facts) -> bool {
+fn is_lacking(module: &ModuleRecord, facts: &System) -> bool {
     if !counts(module, facts) || matches!(module.state, State::Ok | State::Building) {
         return false;
     }
@@ -407,9 +361,9 @@ fn is_lacking(module: &ModuleRecord, facts: &Facts) -> bool {
 }
 
 fn kernels(
-    facts: &Facts,
+    facts: &System,
     settings: &Settings,
-    judgement: &Judgement,
+    judgement: &BootAssessment,
     modules: &[ModuleRecord],
     next_boot: Option<&str>,
 ) -> Vec<KernelStatus> {
@@ -439,7 +393,7 @@ fn kernels(
         .collect()
 }
 
-fn notes(facts: &Facts, is_held: bool) -> Vec<String> {
+fn notes(facts: &System, is_held: bool) -> Vec<String> {
     let odd = facts.inventory.oddities.iter().chain(&facts.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
     // That clr-boot-manager would have it otherwise is why it is held.

@@ -1,22 +1,23 @@
 //! Everything that is wrong, in sentences.
 
-use super::policy::sig_unenforce_wanted;
 use super::{ModuleStatus, Progress, guard, is_lacking, is_told_below};
 use crate::boot::{Obstacle, ReadBack};
+use crate::boot_decision::Ruling;
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::Settings;
+use crate::decide::assessment::BootAssessment;
+use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
-use crate::facts::{Facts, expected_entries};
-use crate::guard::{Judgement, Ruling};
 use crate::kernel::Running;
 use crate::state::{ModuleRecord, Record, Stored};
+use crate::system::{System, expected_entries};
 
 /// The sentence on a module; none where nothing is wrong with it, or another sentence tells it.
 pub(super) fn of_module(
     m: &ModuleRecord,
-    facts: &Facts,
+    facts: &System,
     settings: &Settings,
-    judgement: &Judgement,
+    judgement: &BootAssessment,
 ) -> Option<String> {
     let decision = &judgement.decision;
     // Why a kernel is held back is told in one sentence.
@@ -42,12 +43,12 @@ pub(super) fn of_module(
 
 /// All of them, the most important first.
 pub(super) fn problems(
-    facts: &Facts,
+    facts: &System,
     record: &Stored<Record>,
     progress: &Progress,
     settings: &Settings,
     modules: &[ModuleStatus],
-    judgement: &Judgement,
+    judgement: &BootAssessment,
 ) -> Vec<String> {
     let mut problems: Vec<String> = Vec::new();
     problems.extend(facts.inventory.unreadable().map(str::to_owned));
@@ -110,12 +111,16 @@ pub(super) fn problems(
 }
 
 /// Whether the guard acts on this system: not on an image, nor where it was told to report only.
-pub(super) fn acts_here(facts: &Facts, settings: &Settings) -> bool {
+pub(super) fn acts_here(facts: &System, settings: &Settings) -> bool {
     facts.inventory.running != Running::None && settings.guards()
 }
 
 /// The kernel id whose boot entry is not made yet, on purpose.
-pub(super) fn held_back<'f>(facts: &'f Facts, settings: &Settings, judgement: &Judgement) -> Option<&'f str> {
+pub(super) fn held_back<'f>(
+    facts: &'f System,
+    settings: &Settings,
+    judgement: &BootAssessment,
+) -> Option<&'f str> {
     let decision = &judgement.decision;
     let is_held = acts_here(facts, settings) && decision.ruling == Ruling::Defer;
     let target = decision.target.as_ref().filter(|_| is_held)?;
@@ -123,7 +128,7 @@ pub(super) fn held_back<'f>(facts: &'f Facts, settings: &Settings, judgement: &J
 }
 
 /// What the boot entries say, but for one kernel's.
-pub(super) fn entries(facts: &Facts, but_for: Option<&str>) -> ReadBack {
+pub(super) fn entries(facts: &System, but_for: Option<&str>) -> ReadBack {
     let Some(id) = but_for else { return facts.boot_entries.clone() };
     let mut expected = expected_entries(&facts.lines);
     expected.retain(|(of, _)| of != id);

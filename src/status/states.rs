@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::Verdict;
 use crate::dkms::plan::State;
-use crate::guard::Class;
+use crate::requirement::Importance;
 
 /// One row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -229,24 +229,24 @@ pub fn state(state: State) -> Explained {
 }
 
 /// The row of a class.
-pub fn class(class: Class) -> Explained {
+pub fn class(class: Importance) -> Explained {
     let next = Some("`clr-dkms guard` tells what each module is needed for");
     match class {
-        Class::Critical => row(
+        Importance::Critical => row(
             "CD-201",
             "critical",
             "Without the module there is no root, no disk, no network or no picture: a kernel without it is held back.",
             "Something that is mounted, connected or shown hangs on it, or `[modules] critical` in clr-dkms.conf lists it.",
             next,
         ),
-        Class::Wanted => row(
+        Importance::Wanted => row(
             "CD-202",
             "wanted",
             "The module is in use here: a kernel without it is held back.",
             "It is loaded in the running kernel, or installed for it.",
             next,
         ),
-        Class::Optional => row(
+        Importance::Optional => row(
             "CD-203",
             "optional",
             "The module is built like the others, and no kernel is held back for it.",
@@ -289,7 +289,7 @@ pub fn all() -> Vec<Explained> {
         S::CompilerMissing,
         S::Building,
     ];
-    let classes = [Class::Critical, Class::Wanted, Class::Optional];
+    let classes = [Importance::Critical, Importance::Wanted, Importance::Optional];
     verdicts.map(verdict).into_iter().chain(states.map(state)).chain(classes.map(class)).collect()
 }
 
@@ -316,7 +316,7 @@ mod tests {
         for state in [State::Ok, State::SymbolsMismatch, State::CompilerMissing, State::NotInModulesDep] {
             assert_eq!(super::state(state).name, state.to_string());
         }
-        for class in [Class::Critical, Class::Wanted, Class::Optional] {
+        for class in [Importance::Critical, Importance::Wanted, Importance::Optional] {
             assert_eq!(super::class(class).name, class.to_string());
         }
         assert_eq!(find("cd-102")[0].name, "build-failed");

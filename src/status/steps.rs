@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use super::outlook::parameter_would_help;
 use super::{Document, KernelStatus, ModuleStatus, Progress, Verdict};
 use crate::boot::ReadBack;
+use crate::boot_decision::{Reason, Ruling};
 use crate::cmdline::PARAMETER;
+use crate::decide::module_state::parameter_would_help;
 use crate::dkms::Source;
 use crate::dkms::plan::State;
-use crate::facts::Facts;
-use crate::guard::{Because, Class, Ruling};
 use crate::kernel::Running;
+use crate::requirement::Importance;
 use crate::state::ModuleRecord;
+use crate::system::System;
 
 const WAIT: &str = "wait for the run to end, and do not reboot until then";
 const RUN: &str = "run `clr-dkms-post-update` as root";
@@ -20,7 +21,7 @@ const RUN: &str = "run `clr-dkms-post-update` as root";
 pub(super) fn of_module(
     module: &ModuleRecord,
     is_lacking: bool,
-    facts: &Facts,
+    facts: &System,
     kernels: &[KernelStatus],
 ) -> Option<String> {
     match module.state {
@@ -31,7 +32,7 @@ pub(super) fn of_module(
 }
 
 /// What to do next; none when there is nothing to do.
-pub(super) fn next_step(document: &Document, progress: &Progress, facts: &Facts) -> Option<String> {
+pub(super) fn next_step(document: &Document, progress: &Progress, facts: &System) -> Option<String> {
     match document.verdict {
         Verdict::Healthy | Verdict::NotApplicable => None,
         Verdict::Unsafe if matches!(progress, Progress::Working(_)) => Some(WAIT.to_owned()),
@@ -49,7 +50,7 @@ pub(super) fn next_step(document: &Document, progress: &Progress, facts: &Facts)
 }
 
 /// What helps against the first problem, which is the one that the summary tells.
-fn of_problem(document: &Document, facts: &Facts) -> String {
+fn of_problem(document: &Document, facts: &System) -> String {
     let Some(first) = document.problems.first() else { return RUN.to_owned() };
     let guard = &document.guard;
     if let Some(module) = document.modules.iter().find(|m| m.problem.as_ref() == Some(first)) {
@@ -83,11 +84,11 @@ const ENABLE: &str =
     "run `clr-dkms-cmdline enable` as root: it adds module.sig_unenforce, or names what is in the way";
 
 /// What brings the modules that a kernel is held back for, else what the guard says.
-fn guard_step(document: &Document, facts: &Facts) -> String {
+fn guard_step(document: &Document, facts: &System) -> String {
     let guard = &document.guard;
     let said = || guard.next_step.clone().unwrap_or_else(|| "`clr-dkms guard` tells more".to_owned());
     // The boot default comes first where another kernel has what this one lacks, and an admin's word is an admin's.
-    if guard.boots_next != guard.default || matches!(guard.because, Because::Held | Because::Released) {
+    if guard.boots_next != guard.default || matches!(guard.because, Reason::Held | Reason::Released) {
         return said();
     }
     let (lacks, kernel) = match guard.next_lacks.as_slice() {
@@ -108,7 +109,7 @@ fn guard_step(document: &Document, facts: &Facts) -> String {
     let may_go_ahead = document.verdict == Verdict::Held
         && guard.ruling == Ruling::Defer
         && guard.next_lacks.is_empty()
-        && lacks.iter().all(|lack| lack.class < Class::Critical);
+        && lacks.iter().all(|lack| lack.class < Importance::Critical);
     match (may_go_ahead, lacks.len()) {
         (false, _) => step,
         (true, 1) => step + "; or `clr-dkms release` goes ahead without it",
@@ -128,7 +129,7 @@ pub(super) fn listed(names: &[&str]) -> String {
 }
 
 /// In an image the commands are for that image, and not for the system that asks.
-pub(super) fn for_root(step: String, facts: &Facts) -> String {
+pub(super) fn for_root(step: String, facts: &System) -> String {
     if facts.inventory.running != Running::None || facts.root == Path::new("/") {
         return step;
     }
@@ -143,7 +144,7 @@ pub(super) fn for_root(step: String, facts: &Facts) -> String {
 }
 
 /// The next command for a module that is not ready. `names` is that module, and others that the same is done for.
-fn cure(module: &ModuleRecord, names: &str, facts: &Facts, kernels: &[KernelStatus]) -> String {
+fn cure(module: &ModuleRecord, names: &str, facts: &System, kernels: &[KernelStatus]) -> String {
     // Of itself a run builds for the kernel that is the default of its variant.
     let is_tip = kernels.iter().any(|k| k.release == module.kernel && k.tip);
     let run = match is_tip {
@@ -192,6 +193,6 @@ fn cure(module: &ModuleRecord, names: &str, facts: &Facts, kernels: &[KernelStat
     }
 }
 
-fn is_gone(module: &ModuleRecord, facts: &Facts) -> bool {
+fn is_gone(module: &ModuleRecord, facts: &System) -> bool {
     facts.pairs.iter().any(|p| p.module == module.module && matches!(p.source, Source::Broken { .. }))
 }

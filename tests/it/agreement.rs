@@ -10,7 +10,7 @@ mod surfaces;
 use std::collections::BTreeSet;
 
 use clr_dkms::dkms::plan::State;
-use clr_dkms::guard::Class;
+use clr_dkms::requirement::Importance;
 use clr_dkms::status::states;
 
 use self::scene::{Flavour, Kernel, Module, STATES, Scene};
@@ -49,7 +49,7 @@ impl Role {
     }
 
     /// One module, in that state on the kernel of that role, and all right on the other one.
-    fn scene(self, state: State, class: Class) -> Scene {
+    fn scene(self, state: State, class: Importance) -> Scene {
         let mut kernels = self.kernels();
         kernels[0].flavour = Flavour::for_state(state).unwrap_or(Flavour::Usual);
         let mut on = vec![State::Ok; kernels.len()];
@@ -82,7 +82,7 @@ fn on<T>(what: &str, run: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 /// Every state on every role, for modules of one class.
-fn walk(class: Class) {
+fn walk(class: Importance) {
     let mut verdicts = BTreeSet::new();
     let (mut failed, mut steps) = (Vec::new(), BTreeSet::new());
     for (at, (state, role)) in STATES.iter().flat_map(|s| ROLES.map(|r| (*s, r))).enumerate() {
@@ -97,23 +97,23 @@ fn walk(class: Class) {
     // None of them would do to be right by chance.
     let all = ["building", "degraded", "healthy", "reboot-pending", "unknown"];
     assert!(all.iter().all(|v| verdicts.contains(*v)), "{verdicts:?}");
-    assert_eq!(verdicts.contains("unsafe"), class == Class::Critical, "{verdicts:?}");
-    assert_eq!(verdicts.contains("held"), class != Class::Optional, "{verdicts:?}");
+    assert_eq!(verdicts.contains("unsafe"), class == Importance::Critical, "{verdicts:?}");
+    assert_eq!(verdicts.contains("held"), class != Importance::Optional, "{verdicts:?}");
 }
 
 #[test]
 fn critical_modules() {
-    walk(Class::Critical);
+    walk(Importance::Critical);
 }
 
 #[test]
 fn wanted_modules() {
-    walk(Class::Wanted);
+    walk(Importance::Wanted);
 }
 
 #[test]
 fn optional_modules() {
-    walk(Class::Optional);
+    walk(Importance::Optional);
 }
 
 #[test]

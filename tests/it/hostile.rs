@@ -5,12 +5,12 @@ use std::fs;
 use clr_dkms::cmdline::{PARAMETER, Sources, effective, parameter};
 use clr_dkms::config::{self, Settings};
 use clr_dkms::dkms::{Cache, Tree, first_error, modfile, symbols};
-use clr_dkms::facts::Facts;
 use clr_dkms::render::look::Look;
 use clr_dkms::render::text;
 use clr_dkms::state::{self, RECORD, Record};
 use clr_dkms::status::{Progress, document};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
+use clr_dkms::system::System;
 use clr_dkms::world::World;
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ fn look(root: &TestRoot) -> String {
         clock: Clock::System,
         settings: Settings::default(),
     };
-    let facts = Facts::observe(&world, &mut Cache::default());
+    let facts = System::observe(&world, &mut Cache::default());
     let record = state::load::<Record>(&world.root, RECORD);
     let document = document(&facts, &record, &Progress::None, &world.settings, world.clock.now());
     text::screen(&document, &Look::default())

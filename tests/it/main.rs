@@ -31,6 +31,7 @@ mod guard_decision;
 mod guard_screens;
 mod hostile;
 mod inventory;
+mod layers;
 mod lint;
 mod motd;
 mod needs_devices;

@@ -2,8 +2,8 @@
 
 use clr_dkms::dkms::plan::{State, decide};
 use clr_dkms::dkms::{Cache, Decision};
-use clr_dkms::facts::Facts;
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
+use clr_dkms::system::System;
 use clr_dkms::world::World;
 
 use crate::support::{A, B, LTS, TestRoot, elf};
@@ -109,7 +109,7 @@ fn without_a_compiler_nothing_is_tried() {
         clock: Clock::from_environment(),
         settings: clr_dkms::config::Settings::default(),
     };
-    let facts = Facts::observe(&world, &mut Cache::default());
+    let facts = System::observe(&world, &mut Cache::default());
     let decisions: Vec<Decision> = facts.pairs.iter().map(decide).collect();
     let why = "to build it, the compiler gcc must be installed".to_owned();
     assert_eq!(decisions, [Decision::Leave { state: State::CompilerMissing, why }, Decision::Proven]);

@@ -337,7 +337,7 @@ fn a_root_with_a_blank() {
 
 #[test]
 fn dkms_that_is_not_installed() {
-    use clr_dkms::{app::engine, config::Settings, dkms::Cache, facts::Facts, sys::*, world::World};
+    use clr_dkms::{app::engine, config::Settings, dkms::Cache, sys::*, system::System, world::World};
     // By the library: a root cannot hide the machine's own dkms.
     let root = pending();
     let mut tools = Tools::from_environment();
@@ -349,7 +349,7 @@ fn dkms_that_is_not_installed() {
         settings: Settings::default(),
     };
     let mut cache = Cache::default();
-    let facts = Facts::observe(&world, &mut cache);
+    let facts = System::observe(&world, &mut cache);
     let plans = engine::plan(&facts, &engine::Order::default());
     let attempts = engine::run(&world, &mut cache, &facts, &plans, &|_| {});
     let (_, reason) = attempts[0].failure.clone().unwrap();

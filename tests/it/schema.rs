@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use boon::{Compiler, Schemas};
+use clr_dkms::boot_decision::{Reason, Ruling};
 use clr_dkms::cmdline::Switch;
 use clr_dkms::dkms::first_error::Kind;
 use clr_dkms::dkms::proof::Subject;
 use clr_dkms::enforcement::Outcome;
-use clr_dkms::guard::{Because, Class, Ruling};
 use clr_dkms::kernel::variant::Family;
 use clr_dkms::render::metrics;
+use clr_dkms::requirement::Importance;
 use clr_dkms::status::states;
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::{app, config::Settings, world::World};
@@ -318,10 +319,10 @@ fn the_words_are_those_of_the_program() {
     let typed = |words: &[Value]| -> BTreeSet<String> {
         words.iter().map(|word| word.as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(of("class"), typed(&words!(Class: Optional Wanted Critical)));
+    assert_eq!(of("class"), typed(&words!(Importance: Optional Wanted Critical)));
     assert_eq!(of("kernel family"), typed(&words!(Family: Native Lts Other)));
     assert_eq!(of("guard ruling"), typed(&words!(Ruling: Allow Defer)));
-    assert_eq!(of("guard because"), typed(&words!(Because: Proven Released Held Lacking Best Only)));
+    assert_eq!(of("guard because"), typed(&words!(Reason: Proven Released Held Lacking Best Only)));
     let checks = words!(Subject: Vermagic Symbols ModulesDep Dependencies Signature);
     assert_eq!(of("check check"), typed(&checks));
     let kinds = words!(Kind: NoSpace NoMemory Disk Compiler Linker Modpost Objtool Patch MissingProgram Script Make Dkms Other);

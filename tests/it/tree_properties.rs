@@ -6,13 +6,14 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
+use clr_dkms::decide::module_state::module_status;
 use clr_dkms::dkms::{Cache, architecture, plan::State};
-use clr_dkms::facts::Facts;
 use clr_dkms::render::look::Look;
 use clr_dkms::render::text;
 use clr_dkms::state::Stored;
-use clr_dkms::status::{Progress, document, module_status};
+use clr_dkms::status::{Progress, document};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
+use clr_dkms::system::System;
 use clr_dkms::{config::Settings, world::World};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -340,7 +341,7 @@ fn ok_is_said_where_the_disk_says_so_and_nowhere_else() {
         let root = TestRoot::system();
         lay_out(&root, &modules, indexes);
         let world = world(&root);
-        let facts = Facts::observe(&world, &mut Cache::default());
+        let facts = System::observe(&world, &mut Cache::default());
         for pair in &facts.pairs {
             let module = &pair.module;
             let said = module_status(&facts, pair, None).state;

@@ -11,9 +11,9 @@ use crate::dkms::log;
 use crate::dkms::plan::State;
 use crate::dkms::tree::TREE;
 use crate::dkms::{Cache, Decision, Flaw, ModuleName, Step, Tree, plan};
-use crate::facts::{Facts, pairs_of};
 use crate::kernel::inventory::MODULES;
 use crate::message;
+use crate::system::{System, pairs_of};
 use crate::world::World;
 
 /// Less free space than this is none, in bytes.
@@ -105,7 +105,7 @@ impl Attempt {
 pub(super) fn one(
     world: &World,
     cache: &Mutex<&mut Cache>,
-    facts: &Facts,
+    facts: &System,
     p: &Planned,
     missing: &BTreeSet<String>,
     make_jobs: Option<usize>,
@@ -232,7 +232,7 @@ fn tell_log(world: &World, attempt: &Attempt, error: Option<&FirstError>, last_l
 fn still_to_do(
     world: &World,
     cache: &Mutex<&mut Cache>,
-    facts: &Facts,
+    facts: &System,
     planned: &Planned,
 ) -> Option<(Vec<Step>, String, bool)> {
     let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == planned.release)?;

@@ -5,12 +5,12 @@ use serde::Serialize;
 use super::{FAILED_BEFORE, NO_KERNEL, cmdline_plan, tip_pairs, unreadable};
 use crate::app::engine::{self, Order};
 use crate::app::{boot, exit};
+use crate::decide::assessment::assess;
 use crate::dkms::plan::{State, decide};
 use crate::dkms::{Cache, Decision, ModuleName, Step};
-use crate::facts::Facts;
-use crate::guard::judge;
 use crate::render::{broken, shown};
 use crate::state::{self, RECORD, Record};
+use crate::system::System;
 use crate::world::World;
 
 /// What a run would do.
@@ -69,7 +69,7 @@ impl Plan {
 /// What a run would do now.
 pub(super) fn plan(world: &World) -> Plan {
     let mut cache = Cache::load(&world.root);
-    let facts = Facts::observe(world, &mut cache);
+    let facts = System::observe(world, &mut cache);
     let unreadable: Vec<String> = unreadable(world, &facts).into_iter().collect();
     let idle = (unreadable.is_empty() && facts.inventory.kernels.is_empty()).then_some(NO_KERNEL);
     // A run goes no further then.
@@ -104,7 +104,7 @@ pub(super) fn plan(world: &World) -> Plan {
         ),
         Err(e) => (Vec::new(), vec![e.to_string()]),
     };
-    let judgement = judge(&facts, &world.settings, record.as_ref());
+    let judgement = assess(&facts, &world.settings, record.as_ref());
     let mut boot_update = boot::update_reason(world, record.as_ref().map(|r| &r.boot), &facts, &judgement);
     if boot_update.is_none() && !cmdline.is_empty() {
         boot_update = Some("the fragments change".to_owned());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 
 use clr_dkms::dkms::plan::State;
-use clr_dkms::guard::Class;
+use clr_dkms::requirement::Importance;
 use clr_dkms::status::states;
 use serde_json::Value;
 
@@ -82,7 +82,7 @@ fn cure(kernels: [Kernel; 2], state: State) -> Vec<String> {
     let module = Module {
         name: "hello".to_owned(),
         version: "1.0",
-        class: Some(Class::Wanted),
+        class: Some(Importance::Wanted),
         on: vec![state, State::Ok],
     };
     let mut staged = Scene { kernels, modules: vec![module] }.stage();
@@ -148,7 +148,7 @@ fn what_is_said_brings_the_module_to_another_kernel() {
 fn what_did_not_help_is_told() {
     let kernels = vec![Kernel::new(A, "rn"), Kernel::new(B, "t")];
     let on = vec![State::NotBuilt, State::Ok];
-    let module = Module { name: "hello".to_owned(), version: "1.0", class: Some(Class::Wanted), on };
+    let module = Module { name: "hello".to_owned(), version: "1.0", class: Some(Importance::Wanted), on };
     let staged = Scene { kernels, modules: vec![module] }.stage();
     staged.root.behave("[[ $verb != build ]] || { code=10; said='hello.c:1:5: error: no'; }");
     let run = staged.root.run("clr-dkms", &["rebuild", "hello", "-k", A]);

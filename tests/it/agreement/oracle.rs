@@ -1,7 +1,7 @@
 //! What is true of a machine, by the rules of the README and without a look at how the programs find it out.
 
 use clr_dkms::dkms::plan::State;
-use clr_dkms::guard::Class;
+use clr_dkms::requirement::Importance;
 
 use super::scene::{Flavour, Module, Scene};
 use super::surfaces::Told;
@@ -12,7 +12,7 @@ impl Scene {
     }
 
     fn is_critical(module: &Module) -> bool {
-        module.class == Some(Class::Critical)
+        module.class == Some(Importance::Critical)
     }
 
     /// The kernels for which a module ought to be there: the one that boots next, and each variant's own.
@@ -30,8 +30,8 @@ impl Scene {
     fn has_a_whole_kernel(&self) -> bool {
         let is_there = |m: &Module| (0..self.kernels.len()).any(|at| self.is_ok(m, at));
         let needed = |m: &&Module| match m.class {
-            Some(Class::Optional) => false,
-            Some(Class::Critical) => is_there(m),
+            Some(Importance::Optional) => false,
+            Some(Importance::Critical) => is_there(m),
             _ => self.is_ok(m, self.running()),
         };
         let whole = |at: usize| self.modules.iter().filter(needed).all(|m| self.is_ok(m, at));
@@ -99,7 +99,7 @@ impl Scene {
         let lacks_what_works = self
             .modules
             .iter()
-            .any(|m| m.class != Some(Class::Optional) && self.is_ok(m, running) && !self.is_ok(m, next));
+            .any(|m| m.class != Some(Importance::Optional) && self.is_ok(m, running) && !self.is_ok(m, next));
         assert!(!lacks_what_works || told.code != 0, "what works now will be gone");
         let loses = missed.iter().any(|(m, at, _)| *at == next && self.is_ok(m, running));
         let said = told.on_reboot.as_deref().map(|said| said != "a reboot is safe");
@@ -112,7 +112,7 @@ impl Scene {
         }
         // A kernel is held back where it lacks what the one that boots next has.
         let held = |m: &Module| {
-            m.class != Some(Class::Optional) && self.is_ok(m, running) && !self.is_ok(m, self.target())
+            m.class != Some(Importance::Optional) && self.is_ok(m, running) && !self.is_ok(m, self.target())
         };
         if next == running && next != self.target() {
             assert_eq!(told.verdict() == "held", self.modules.iter().any(held), "{:#}", told.json);

@@ -1,7 +1,7 @@
 //! The same of machines with several kernels, and several modules in any states.
 
 use clr_dkms::dkms::plan::State;
-use clr_dkms::guard::Class;
+use clr_dkms::requirement::Importance;
 use proptest::prelude::*;
 
 use super::scene::{Flavour, Kernel, Module, STATES, Scene};
@@ -10,7 +10,7 @@ use crate::support::{A, B, LTS};
 
 const FLAVOURS: [Flavour; 5] =
     [Flavour::Usual, Flavour::Bare, Flavour::Mixed, Flavour::Foreign, Flavour::Strict];
-const CLASSES: [Class; 3] = [Class::Critical, Class::Wanted, Class::Optional];
+const CLASSES: [Importance; 3] = [Importance::Critical, Importance::Wanted, Importance::Optional];
 
 /// Kernels and their roles: each machine has one that runs, one that boots next, and the tip of the running one's variant.
 const MACHINES: [&[(&str, &str)]; 8] = [
@@ -58,7 +58,7 @@ fn scenes() -> impl Strategy<Value = Scene> {
         let on: Vec<_> = kernels.iter().map(|k| state_on(k.flavour)).collect();
         let modules = prop::collection::vec((prop::sample::select(CLASSES.to_vec()), on), 0..=4);
         modules.prop_map(move |modules| {
-            let module = |(at, (class, on)): (usize, (Class, Vec<State>))| Module {
+            let module = |(at, (class, on)): (usize, (Importance, Vec<State>))| Module {
                 name: ["hello", "nvidia", "v4l2loopback", "zfs"][at].to_owned(),
                 version: "1.0",
                 class: Some(class),

@@ -6,11 +6,11 @@ use std::sync::OnceLock;
 
 use clr_dkms::dkms::plan::State;
 use clr_dkms::dkms::{Cache, ModuleName, architecture};
-use clr_dkms::facts::Facts;
-use clr_dkms::guard::Class;
+use clr_dkms::requirement::Importance;
 use clr_dkms::state::{BootRecord, CmdlineRecord, ModuleRecord, RECORD, Record, Stored};
 use clr_dkms::status::{Document, Progress, document};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
+use clr_dkms::system::System;
 use clr_dkms::world::World;
 use clr_dkms::{boot, config};
 use jiff::Timestamp;
@@ -108,7 +108,7 @@ pub(super) struct Module {
     pub(super) name: String,
     pub(super) version: &'static str,
     /// As the configuration lists it; none where it is left to the machine, and is optional or wanted.
-    pub(super) class: Option<Class>,
+    pub(super) class: Option<Importance>,
     /// By kernel, in their order.
     pub(super) on: Vec<State>,
 }
@@ -169,7 +169,7 @@ impl Scene {
         let rival = |m: &Module| Module {
             name: format!("rival-{}", m.name),
             version: "2",
-            class: Some(Class::Optional),
+            class: Some(Importance::Optional),
             on: self.kernels.iter().zip(&m.on).map(state).collect(),
         };
         let rivals: Vec<Module> =
@@ -189,7 +189,7 @@ impl Scene {
         let unenforce = if running.flavour == Flavour::Strict { "N" } else { "Y" };
         root.secure_boot(false).booted(words(running), "Y", Some(unenforce));
         let root = root.running(running.release);
-        let mut listed: BTreeMap<Class, Vec<&str>> = BTreeMap::new();
+        let mut listed: BTreeMap<Importance, Vec<&str>> = BTreeMap::new();
         let mut record = record();
         let mut builds = Vec::new();
         let mut indices: Vec<String> = vec!["kernel/own.ko:\n".to_owned(); scene.kernels.len()];
@@ -384,7 +384,7 @@ impl Staged {
     /// The document, made in this process.
     pub(super) fn document(&self) -> Document {
         let record = Stored::Good(self.record.clone());
-        let facts = Facts::observe(&self.world, &mut Cache::default());
+        let facts = System::observe(&self.world, &mut Cache::default());
         document(&facts, &record, &self.progress, &self.world.settings, self.world.clock.now())
     }
 

@@ -4,52 +4,10 @@
 //! machine needs, and that works on the running kernel, is proven for it. Until then another kernel is to be booted:
 //! the running one, or the newest one that has been booted and has what is needed.
 
-pub mod judge;
+use std::collections::BTreeMap;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
-pub use judge::{Judgement, judge};
-
-/// How much a module is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    /// Nothing is held back for it.
-    Optional,
-    /// It is installed for, or loaded in, the running kernel.
-    Wanted,
-    /// Without it there is no root, no disk, no network or no picture.
-    Critical,
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Class::Optional => "optional",
-            Class::Wanted => "wanted",
-            Class::Critical => "critical",
-        })
-    }
-}
-
-/// What a module is to this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Need {
-    /// The name of the DKMS module, without a version: it stays the same over updates and variants.
-    pub module: String,
-    /// How much it is needed.
-    pub class: Class,
-    /// Why: `backs /home (zfs)`, `drives the default route (r8125)`, `listed in clr-dkms.conf`.
-    pub reason: String,
-    /// The running kernel has it: loaded, or proven on disk.
-    pub works: bool,
-    /// The kernel release on which it was seen to work last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub worked_on: Option<String>,
-}
+use crate::boot_decision::{AdminOverrides, BootDecision, Reason, Ruling};
+use crate::requirement::{Importance, MissingModule, Requirement};
 
 /// Whether a module will be there on a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,109 +55,23 @@ impl Candidate {
     }
 }
 
-/// What an admin has said. It lasts until the admin says otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wishes {
-    /// The kernel release that is to be booted, whatever else there is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<String>,
-    /// Kernel releases that may be booted in spite of what they lack.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub released: BTreeSet<String>,
-    /// Why what was said cannot be read; the hold is then the one that the last run knew of.
-    #[serde(skip)]
-    pub fault: Option<String>,
-}
-
-/// What the decision says of the boot files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ruling {
-    /// The target may become the default.
-    Allow,
-    /// It may not: another kernel stays the default.
-    Defer,
-}
-
-/// A module that is needed and not there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lack {
-    /// `name/version`, or the name where no version is registered.
-    pub module: String,
-    /// How much it is needed.
-    pub class: Class,
-    /// What it is needed for.
-    pub needed: String,
-    /// Its state, in a word.
-    pub state: String,
-    /// Why it is not there, in a sentence.
-    pub reason: String,
-}
-
-impl fmt::Display for Lack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.class {
-            // What it is needed for is what an admin has to know then.
-            Class::Critical => write!(f, "{} (critical: {}; {})", self.module, self.needed, self.state),
-            class => write!(f, "{} ({class}; {})", self.module, self.state),
-        }
-    }
-}
-
-/// Why the default is what it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Because {
-    /// All that is needed is proven for the target.
-    Proven,
-    /// An admin has released the target in spite of what it lacks.
-    Released,
-    /// An admin holds a kernel.
-    Held,
-    /// The target lacks something that the default has.
-    Lacking,
-    /// No kernel has all that is needed; this one is the best there is.
-    Best,
-    /// There is no other kernel to fall back to.
-    Only,
-}
-
-/// The decision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decision {
-    /// Whether the boot files may be made for the target.
-    pub ruling: Ruling,
-    /// The kernel release that should be the default; none where there is no kernel to choose.
-    pub default: Option<String>,
-    /// The kernel release that clr-boot-manager would make the default.
-    pub target: Option<String>,
-    /// Why.
-    pub because: Because,
-    /// The default lacks a critical module, or no kernel has what is needed: what boots next is not safe.
-    pub is_unsafe: bool,
-    /// What the target lacks of what is needed.
-    pub lacking: Vec<Lack>,
-    /// What the default lacks of what is critical.
-    pub default_lacks: Vec<Lack>,
-}
-
 /// What a kernel lacks among some needs.
-pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Need>) -> Vec<Lack> {
-    let lack = |need: &Need, module: String, state: &str, reason: &str| Lack {
+pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Requirement>) -> Vec<MissingModule> {
+    let lack = |need: &Requirement, module: String, state: &str, reason: &str| MissingModule {
         module,
         class: need.class,
         needed: need.reason.clone(),
         state: state.to_owned(),
         reason: reason.to_owned(),
     };
-    let check = |need: &Need| match kernel.modules.get(&need.module) {
+    let check = |need: &Requirement| match kernel.modules.get(&need.module) {
         Some(Ready::Yes) => None,
         Some(Ready::No(m) | Ready::Unknown(m)) => {
             Some(lack(need, format!("{}/{}", need.module, m.version), &m.state, &m.reason))
         }
         None => Some(lack(need, need.module.clone(), "not-registered", "dkms does not know of it")),
     };
-    let mut lacking: Vec<Lack> = needs.filter_map(check).collect();
+    let mut lacking: Vec<MissingModule> = needs.filter_map(check).collect();
     // The first one is what a sentence names.
     lacking.sort_by_key(|lack| std::cmp::Reverse(lack.class));
     lacking
@@ -207,28 +79,33 @@ pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Need>) -> V
 
 /// What does not work today is no reason to keep a machine from its updates: but for what is critical, while there is a
 /// kernel that has it. Without it one may run by a choice in the boot menu, and that is no reason to stay there.
-fn is_needed(kernels: &[Candidate], need: &Need) -> bool {
+fn is_needed(kernels: &[Candidate], need: &Requirement) -> bool {
     let has = |k: &Candidate| k.bootable && k.modules.get(&need.module) == Some(&Ready::Yes);
     let is_there = || kernels.iter().any(|k| (k.default || k.is_tried()) && has(k));
     match need.class {
-        Class::Optional => false,
-        Class::Wanted => need.works,
-        Class::Critical => need.works || is_there(),
+        Importance::Optional => false,
+        Importance::Wanted => need.works,
+        Importance::Critical => need.works || is_there(),
     }
 }
 
 /// Decides. `kernels` in ascending order: the newest one last. `target` is the release that clr-boot-manager would make
 /// the default.
-pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishes: &Wishes) -> Decision {
+pub fn choose_default(
+    kernels: &[Candidate],
+    target: Option<&str>,
+    needs: &[Requirement],
+    wishes: &AdminOverrides,
+) -> BootDecision {
     let find = |release: &str| kernels.iter().find(|k| k.release == release);
     let needed = || needs.iter().filter(|n| is_needed(kernels, n));
-    let critical = || needs.iter().filter(|n| n.class == Class::Critical);
+    let critical = || needs.iter().filter(|n| n.class == Importance::Critical);
     let has_all = |k: &Candidate| lacks(k, needed()).is_empty();
     let the_target = target.and_then(find).filter(|k| k.bootable);
     let lacking = the_target.map(|k| lacks(k, needed())).unwrap_or_default();
 
     // To boot the running kernel again is as good as what runs now, where nothing is known to be lost.
-    let is_lost = |k: &Candidate, n: &Need| match k.modules.get(&n.module) {
+    let is_lost = |k: &Candidate, n: &Requirement| match k.modules.get(&n.module) {
         Some(Ready::Yes) => false,
         Some(Ready::Unknown(_)) => !k.running,
         Some(Ready::No(_)) | None => true,
@@ -240,13 +117,13 @@ pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishe
     });
     let default_lacks = chosen.map(|k| lacks(k, critical())).unwrap_or_default();
     let loses = chosen.is_some_and(|k| needed().any(|n| is_lost(k, n)));
-    Decision {
+    BootDecision {
         ruling,
         default: chosen.map(|k| k.release.clone()),
         target: target.map(str::to_owned),
         because,
         is_unsafe: !default_lacks.is_empty()
-            || (matches!(because, Because::Best | Because::Only) && loses)
+            || (matches!(because, Reason::Best | Reason::Only) && loses)
             || (chosen.is_none() && critical().next().is_some()),
         lacking,
         default_lacks,
@@ -256,25 +133,25 @@ pub fn decide(kernels: &[Candidate], target: Option<&str>, needs: &[Need], wishe
 fn choose<'k>(
     kernels: &'k [Candidate],
     target: Option<&str>,
-    wishes: &Wishes,
+    wishes: &AdminOverrides,
     has_all: impl Fn(&Candidate) -> bool,
     worth: impl Fn(&Candidate) -> (usize, bool, usize),
-) -> (Ruling, Option<&'k Candidate>, Because) {
+) -> (Ruling, Option<&'k Candidate>, Reason) {
     let bootable = || kernels.iter().filter(|k| k.bootable);
     let is_named = target.is_some();
     let target = bootable().find(|k| Some(k.release.as_str()) == target);
     // A kernel that is held and gone holds nothing.
     if let Some(held) = bootable().find(|k| wishes.hold.as_ref() == Some(&k.release)) {
         let is_target = target.is_some_and(|t| t.release == held.release);
-        return (if is_target { Ruling::Allow } else { Ruling::Defer }, Some(held), Because::Held);
+        return (if is_target { Ruling::Allow } else { Ruling::Defer }, Some(held), Reason::Held);
     }
     if !is_named {
         // clr-boot-manager does not know what runs, and leaves the default as it is: there is nothing to keep it from.
-        return (Ruling::Allow, bootable().find(|k| k.default), Because::Only);
+        return (Ruling::Allow, bootable().find(|k| k.default), Reason::Only);
     }
     match target {
-        Some(t) if has_all(t) => return (Ruling::Allow, target, Because::Proven),
-        Some(t) if wishes.released.contains(&t.release) => return (Ruling::Allow, target, Because::Released),
+        Some(t) if has_all(t) => return (Ruling::Allow, target, Reason::Proven),
+        Some(t) if wishes.released.contains(&t.release) => return (Ruling::Allow, target, Reason::Released),
         _ => {}
     }
     // What is the default and has all stays it: an update before this one may have brought it, and nobody has booted it
@@ -283,23 +160,25 @@ fn choose<'k>(
         .filter(|k| (k.default || k.is_tried()) && has_all(k))
         .max_by_key(|k| (k.default, k.running));
     if let Some(kernel) = full {
-        return (Ruling::Defer, Some(kernel), Because::Lacking);
+        return (Ruling::Defer, Some(kernel), Reason::Lacking);
     }
     // What is critical comes first; then the running one, which is as good as what runs now. Of equals the last one, which
     // is the newest.
     let best = kernels.iter().filter(|k| k.is_tried()).max_by_key(|k| worth(k));
     match best {
         Some(kernel) if target.is_some_and(|t| t.release == kernel.release) => {
-            (Ruling::Allow, target, Because::Only)
+            (Ruling::Allow, target, Reason::Only)
         }
-        Some(kernel) => (Ruling::Defer, Some(kernel), Because::Best),
-        None => (Ruling::Allow, target, Because::Only),
+        Some(kernel) => (Ruling::Defer, Some(kernel), Reason::Best),
+        None => (Ruling::Allow, target, Reason::Only),
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::expect_used)]
+    use std::collections::BTreeSet;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -314,69 +193,78 @@ mod tests {
         }
     }
 
-    fn need(module: &str, class: Class, works: bool) -> Need {
-        Need { module: module.to_owned(), class, reason: "backs /home".to_owned(), works, worked_on: None }
+    fn need(module: &str, class: Importance, works: bool) -> Requirement {
+        Requirement {
+            module: module.to_owned(),
+            class,
+            reason: "backs /home".to_owned(),
+            works,
+            worked_on: None,
+        }
     }
 
     fn no() -> Ready {
         Ready::No(Missing::default())
     }
 
-    fn told(d: &Decision) -> String {
+    fn told(d: &BootDecision) -> String {
         let default = d.default.as_deref().unwrap_or("none");
         format!("{:?} {default} {:?}{}", d.ruling, d.because, if d.is_unsafe { " unsafe" } else { "" })
     }
 
     /// Running kernel 1, target 2, with a critical module `zfs`.
-    fn usual(on_1: Ready, on_2: Ready, needs: &[Need], wishes: &Wishes) -> String {
+    fn usual(on_1: Ready, on_2: Ready, needs: &[Requirement], wishes: &AdminOverrides) -> String {
         let kernels = [kernel("1", "rb", &[("zfs", on_1)]), kernel("2", "", &[("zfs", on_2)])];
-        told(&decide(&kernels, Some("2"), needs, wishes))
+        told(&choose_default(&kernels, Some("2"), needs, wishes))
     }
 
     #[test]
     fn a_new_kernel_becomes_the_default_once_it_is_proven() {
-        let zfs = [need("zfs", Class::Critical, true)];
-        let nothing = Wishes::default();
+        let zfs = [need("zfs", Importance::Critical, true)];
+        let nothing = AdminOverrides::default();
         assert_eq!(usual(Ready::Yes, Ready::Yes, &zfs, &nothing), "Allow 2 Proven");
         assert_eq!(usual(Ready::Yes, no(), &zfs, &nothing), "Defer 1 Lacking");
         let unknown = Ready::Unknown(Missing::default());
         assert_eq!(usual(Ready::Yes, unknown, &zfs, &nothing), "Defer 1 Lacking");
-        let wanted = [need("zfs", Class::Wanted, true)];
+        let wanted = [need("zfs", Importance::Wanted, true)];
         assert_eq!(usual(Ready::Yes, no(), &wanted, &nothing), "Defer 1 Lacking");
         assert_eq!(
-            usual(Ready::Yes, no(), &[need("zfs", Class::Optional, true)], &nothing),
+            usual(Ready::Yes, no(), &[need("zfs", Importance::Optional, true)], &nothing),
             "Allow 2 Proven"
         );
         // Nothing is gained by going back: it works nowhere. A critical one is told all the same.
-        assert_eq!(usual(no(), no(), &[need("zfs", Class::Wanted, false)], &nothing), "Allow 2 Proven");
+        assert_eq!(usual(no(), no(), &[need("zfs", Importance::Wanted, false)], &nothing), "Allow 2 Proven");
         assert_eq!(
-            usual(no(), no(), &[need("zfs", Class::Critical, false)], &nothing),
+            usual(no(), no(), &[need("zfs", Importance::Critical, false)], &nothing),
             "Allow 2 Proven unsafe"
         );
         // It runs without, and the kernel that has it is there: that one is better than none.
         let aside = [kernel("1", "b", &[("zfs", Ready::Yes)]), kernel("2", "r", &[("zfs", no())])];
-        let lost = [need("zfs", Class::Critical, false)];
-        assert_eq!(told(&decide(&aside, Some("2"), &lost, &nothing)), "Defer 1 Lacking");
+        let lost = [need("zfs", Importance::Critical, false)];
+        assert_eq!(told(&choose_default(&aside, Some("2"), &lost, &nothing)), "Defer 1 Lacking");
         // Loaded, and gone from the disk of both.
         assert_eq!(usual(no(), no(), &zfs, &nothing), "Defer 1 Best unsafe");
     }
 
     #[test]
     fn an_admin_has_the_last_word() {
-        let zfs = [need("zfs", Class::Critical, true)];
-        let hold = |release: &str| Wishes { hold: Some(release.to_owned()), ..Wishes::default() };
+        let zfs = [need("zfs", Importance::Critical, true)];
+        let hold =
+            |release: &str| AdminOverrides { hold: Some(release.to_owned()), ..AdminOverrides::default() };
         assert_eq!(usual(Ready::Yes, Ready::Yes, &zfs, &hold("1")), "Defer 1 Held");
         assert_eq!(usual(Ready::Yes, no(), &zfs, &hold("2")), "Allow 2 Held unsafe");
         assert_eq!(usual(Ready::Yes, no(), &zfs, &hold("gone")), "Defer 1 Lacking");
-        let released = Wishes { released: BTreeSet::from(["2".to_owned()]), ..Wishes::default() };
+        let released =
+            AdminOverrides { released: BTreeSet::from(["2".to_owned()]), ..AdminOverrides::default() };
         assert_eq!(usual(Ready::Yes, no(), &zfs, &released), "Allow 2 Released unsafe");
-        let other = Wishes { released: BTreeSet::from(["3".to_owned()]), ..Wishes::default() };
+        let other =
+            AdminOverrides { released: BTreeSet::from(["3".to_owned()]), ..AdminOverrides::default() };
         assert_eq!(usual(Ready::Yes, no(), &zfs, &other), "Defer 1 Lacking");
     }
 
     #[test]
     fn what_one_falls_back_to() {
-        let zfs = [need("zfs", Class::Critical, true), need("v4l", Class::Wanted, true)];
+        let zfs = [need("zfs", Importance::Critical, true), need("v4l", Importance::Wanted, true)];
         let both = [("zfs", Ready::Yes), ("v4l", Ready::Yes)];
         let table: [(&[Candidate], &str); 9] = [
             // The running kernel is gone from the disk: the newest one that was booted and has all.
@@ -408,19 +296,29 @@ mod tests {
             (&[kernel("0", "", &both), kernel("2", "rb", &[])], "Allow 2 Only unsafe"),
         ];
         for (kernels, expected) in table {
-            assert_eq!(told(&decide(kernels, Some("2"), &zfs, &Wishes::default())), expected, "{kernels:?}");
+            assert_eq!(
+                told(&choose_default(kernels, Some("2"), &zfs, &AdminOverrides::default())),
+                expected,
+                "{kernels:?}"
+            );
         }
-        assert_eq!(told(&decide(&[], None, &zfs, &Wishes::default())), "Allow none Only unsafe");
-        assert_eq!(told(&decide(&[], None, &[], &Wishes::default())), "Allow none Only");
+        assert_eq!(
+            told(&choose_default(&[], None, &zfs, &AdminOverrides::default())),
+            "Allow none Only unsafe"
+        );
+        assert_eq!(told(&choose_default(&[], None, &[], &AdminOverrides::default())), "Allow none Only");
         // A kernel runs that is none of clr-boot-manager's.
         let beside = [kernel("1", "b", &both), kernel("2", "bd", &[])];
-        assert_eq!(told(&decide(&beside, None, &zfs, &Wishes::default())), "Allow 2 Only unsafe");
+        assert_eq!(
+            told(&choose_default(&beside, None, &zfs, &AdminOverrides::default())),
+            "Allow 2 Only unsafe"
+        );
     }
 
     const MODULES: [&str; 4] = ["a", "b", "c", "d"];
 
     /// A situation out of random bits: cheap enough for a hundred thousand of them, and still shrunk by proptest.
-    fn situation(mut bits: u128) -> (Vec<Candidate>, String, Vec<Need>, Wishes) {
+    fn situation(mut bits: u128) -> (Vec<Candidate>, String, Vec<Requirement>, AdminOverrides) {
         let mut take = |below: u128| {
             let n = bits % below;
             bits /= below;
@@ -446,7 +344,7 @@ mod tests {
                     .collect(),
             })
             .collect();
-        let classes = [Class::Critical, Class::Wanted, Class::Optional];
+        let classes = [Importance::Critical, Importance::Wanted, Importance::Optional];
         let needs = MODULES.iter().filter_map(|name| match take(7) {
             6 => None,
             n => Some(need(name, classes[n / 2], n % 2 == 0)),
@@ -454,7 +352,7 @@ mod tests {
         let needs = needs.collect();
         let hold = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string());
         let released = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string()).into_iter().collect();
-        (kernels, (count - 1).to_string(), needs, Wishes { hold, released, fault: None })
+        (kernels, (count - 1).to_string(), needs, AdminOverrides { hold, released, fault: None })
     }
 
     proptest! {
@@ -462,9 +360,9 @@ mod tests {
         #[test]
         fn the_default_has_all_that_is_critical_or_it_is_unsafe(bits in any::<u128>()) {
             let (kernels, target, needs, wishes) = situation(bits);
-            let decision = decide(&kernels, Some(&target), &needs, &wishes);
-            let is_there = |k: &Candidate, n: &Need| k.modules.get(&n.module) == Some(&Ready::Yes);
-            let critical = || needs.iter().filter(|n| n.class == Class::Critical);
+            let decision = choose_default(&kernels, Some(&target), &needs, &wishes);
+            let is_there = |k: &Candidate, n: &Requirement| k.modules.get(&n.module) == Some(&Ready::Yes);
+            let critical = || needs.iter().filter(|n| n.class == Importance::Critical);
             let Some(default) = decision.default.as_deref() else {
                 prop_assert!(decision.is_unsafe || critical().next().is_none());
                 prop_assert!(!kernels.iter().any(|k| k.bootable && (k.running || k.booted)));
@@ -480,21 +378,21 @@ mod tests {
             let tried = default.running || default.booted || default.default;
             prop_assert!(default.release == target || tried || chosen);
             // What works today still works after the next boot, or somebody has said that it need not, or it is unsafe.
-            let there = |n: &Need| {
+            let there = |n: &Requirement| {
                 kernels.iter().any(|k| k.bootable && (k.running || k.booted) && is_there(k, n))
             };
             let works = needs.iter().filter(|n| match n.class {
-                Class::Critical => n.works || there(n),
-                class => n.works && class == Class::Wanted,
+                Importance::Critical => n.works || there(n),
+                class => n.works && class == Importance::Wanted,
             });
-            let unclear = |n: &Need| matches!(default.modules.get(&n.module), Some(Ready::Unknown(_)));
+            let unclear = |n: &Requirement| matches!(default.modules.get(&n.module), Some(Ready::Unknown(_)));
             let kept = works.clone().all(|n| is_there(default, n) || (default.running && unclear(n)));
             let said = chosen || wishes.released.contains(&default.release);
             prop_assert!(kept || said || decision.is_unsafe);
             // Nothing is held back without a reason.
             let full = kernels.iter().find(|k| k.release == target).filter(|k| k.bootable);
             let full = full.is_some_and(|k| works.clone().chain(critical()).all(|n| is_there(k, n)));
-            prop_assert!(!full || decision.ruling == Ruling::Allow || decision.because == Because::Held);
+            prop_assert!(!full || decision.ruling == Ruling::Allow || decision.because == Reason::Held);
         }
     }
 }

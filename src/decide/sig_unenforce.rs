@@ -6,7 +6,7 @@ use crate::config::{Settings, SigUnenforce};
 use crate::dkms::plan::{Decision, State, decide};
 use crate::dkms::proof::Proof;
 use crate::dkms::{Pair, Signature};
-use crate::facts::{Facts, Line};
+use crate::system::{Line, System};
 
 /// How `module.sig_unenforce` is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Breach {
 
 impl Wanted {
     /// What is wrong with the configured lines of the tips and of the next boot.
-    pub fn against(self, facts: &Facts) -> Breach {
+    pub fn against(self, facts: &System) -> Breach {
         let (right, wish, what) = match self {
             Wanted::Either => return Breach::default(),
             Wanted::On => (Switch::On, Wish::Ensure, "is not configured"),
@@ -54,7 +54,7 @@ impl Wanted {
 
 /// How `module.sig_unenforce` is wanted: `auto` means on while a kernel that demands signatures, and knows the parameter,
 /// has a module to load.
-pub fn parameter_wanted(settings: &Settings, facts: &Facts) -> Wanted {
+pub fn parameter_wanted(settings: &Settings, facts: &System) -> Wanted {
     let needs = |pair: &Pair| {
         let line = facts.lines.iter().find(|l| l.release == pair.release);
         let needed = |line: &Line| line.takes_the_parameter(&facts.machine) && !is_signed_for(pair, line);
@@ -69,7 +69,7 @@ pub fn parameter_wanted(settings: &Settings, facts: &Facts) -> Wanted {
 }
 
 /// Whether `module.sig_unenforce` is wanted.
-pub fn sig_unenforce_wanted(settings: &Settings, facts: &Facts) -> bool {
+pub fn sig_unenforce_wanted(settings: &Settings, facts: &System) -> bool {
     parameter_wanted(settings, facts) == Wanted::On
 }
 

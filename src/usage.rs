@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
-use super::{kernel_spelling, spread};
 use crate::kernel::inventory::module_folder;
 use crate::sys::Root;
 
@@ -15,7 +14,7 @@ const MOST: usize = 4096;
 
 /// What is in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InUse {
+pub struct Usage {
     /// Kernel module (with underscores) to what hangs on it.
     pub hangs_on: BTreeMap<String, String>,
     /// Every loaded module.
@@ -26,9 +25,9 @@ pub struct InUse {
 
 const MODULES: &str = "/proc/modules";
 
-impl InUse {
+impl Usage {
     /// Looks, on a machine whose kernel `release` runs.
-    pub fn observe(root: &Root, release: &str) -> InUse {
+    pub fn observe(root: &Root, release: &str) -> Usage {
         let mut look = Look { root, found: BTreeMap::new(), seen: BTreeSet::new() };
         look.filesystems(release);
         look.swap();
@@ -46,10 +45,10 @@ impl InUse {
         };
         let (loaded, own) = (names(false), names(true));
         // What is in use and not loaded is built into the kernel.
-        hangs_on.retain(|module, _| loaded.contains(module) || !InUse::can_tell(root));
+        hangs_on.retain(|module, _| loaded.contains(module) || !Usage::can_tell(root));
         let holders = |name: &String| (name.clone(), listed(root, &format!("/sys/module/{name}/holders")));
         spread(&mut hangs_on, &loaded.iter().take(MOST).map(holders).collect());
-        InUse { hangs_on, loaded, own }
+        Usage { hangs_on, loaded, own }
     }
 
     /// Whether the running kernel says what is loaded.
@@ -342,6 +341,30 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// The name of a module as the kernel spells it.
+pub fn kernel_spelling(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// Spreads what hangs on a module to what that module hangs on: who holds whom is in `holders`.
+fn spread(hangs_on: &mut BTreeMap<String, String>, holders: &BTreeMap<String, Vec<String>>) {
+    loop {
+        let more: Vec<(String, String)> = holders
+            .iter()
+            .filter(|(module, _)| !hangs_on.contains_key(*module))
+            .filter_map(|(module, by)| {
+                let (holder, reason) = by.iter().find_map(|h| Some((h, hangs_on.get(h)?)))?;
+                let through = if reason.contains(holder.as_str()) { "" } else { " through its dependents" };
+                Some((module.clone(), format!("{reason}{through}")))
+            })
+            .collect();
+        if more.is_empty() {
+            return;
+        }
+        hangs_on.extend(more);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,5 +383,18 @@ mod tests {
     fn blanks_of_proc() {
         assert_eq!(unescaped("/my\\040disk\\134"), "/my disk\\");
         assert_eq!(unescaped("/a\\9x\\"), "/a\\9x\\");
+    }
+
+    #[test]
+    fn what_a_critical_module_is_built_upon_is_critical() {
+        let mut hangs_on = BTreeMap::from([("c".to_owned(), "backs / (c)".to_owned())]);
+        let holders = BTreeMap::from([
+            ("a".to_owned(), vec!["b".to_owned()]),
+            ("b".to_owned(), vec!["c".to_owned()]),
+            ("x".to_owned(), vec!["a".to_owned(), "y".to_owned()]),
+            ("z".to_owned(), Vec::new()),
+        ]);
+        spread(&mut hangs_on, &holders);
+        assert_eq!(hangs_on.keys().collect::<Vec<_>>(), ["a", "b", "c", "x"]);
     }
 }

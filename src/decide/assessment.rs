@@ -2,44 +2,45 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Candidate, Class, Decision, Lack, Missing, Need, Ready, decide, lacks};
+use super::boot_choice::{Candidate, Missing, Ready, choose_default, lacks};
+use super::importance::{KnownModule, classify};
+use super::module_state::{module_status, refused_now, would_be_taken};
+use crate::boot_decision::BootDecision;
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::plan::State;
-use crate::facts::Facts;
 use crate::kernel::inventory::There;
 use crate::kernel::{Installed, Running};
-use crate::needs::{Known, classify};
+use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{ModuleRecord, Record};
-use crate::status::module_status;
-use crate::status::outlook::{refused_now, would_be_taken};
+use crate::system::System;
 
 /// What this machine needs, and what follows for the boot default.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
+pub struct BootAssessment {
     /// One for each module.
-    pub needs: Vec<Need>,
+    pub needs: Vec<Requirement>,
     /// The decision.
-    pub decision: Decision,
+    pub decision: BootDecision,
     /// The kernel release that boots next as things are; none when it cannot be told, or when it is another system's.
     pub next: Option<String>,
     /// What that one lacks of what is critical.
-    pub next_lacks: Vec<Lack>,
+    pub next_lacks: Vec<MissingModule>,
 }
 
-impl Judgement {
+impl BootAssessment {
     /// What boots next, or would by the decision, is without something critical.
     pub fn is_unsafe(&self) -> bool {
         self.decision.is_unsafe || !self.next_lacks.is_empty()
     }
 
     /// How much a module, by its name, is needed.
-    pub fn class_of(&self, module: &str) -> Class {
-        self.needs.iter().find(|need| need.module == module).map_or(Class::Optional, |need| need.class)
+    pub fn class_of(&self, module: &str) -> Importance {
+        self.needs.iter().find(|need| need.module == module).map_or(Importance::Optional, |need| need.class)
     }
 }
 
 /// Judges. `record` is that of the last run.
-pub fn judge(facts: &Facts, settings: &Settings, record: Option<&Record>) -> Judgement {
+pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> BootAssessment {
     let pairs = facts.pairs.iter().chain(&facts.fallbacks);
     let states: Vec<ModuleRecord> = pairs.map(|p| module_status(facts, p, record)).collect();
     let needs = needs(facts, settings, record, &states);
@@ -53,11 +54,11 @@ pub fn judge(facts: &Facts, settings: &Settings, record: Option<&Record>) -> Jud
         None => facts.boots_next(),
     };
     let next = next_kernel.map(|k| k.name.release());
-    let critical = || needs.iter().filter(|n| n.class == Class::Critical);
+    let critical = || needs.iter().filter(|n| n.class == Importance::Critical);
     // As the boot entries are now, and not as clr-boot-manager would make them.
     let booted_next = next_kernel.map(|kernel| candidate(facts, kernel, &states, false));
-    Judgement {
-        decision: decide(&kernels, target.as_deref(), &needs, &facts.wishes),
+    BootAssessment {
+        decision: choose_default(&kernels, target.as_deref(), &needs, &facts.wishes),
         next_lacks: booted_next.map(|k| lacks(&k, critical())).unwrap_or_default(),
         next,
         needs,
@@ -66,13 +67,18 @@ pub fn judge(facts: &Facts, settings: &Settings, record: Option<&Record>) -> Jud
 
 /// The boot default where the boot files cannot be seen (an unmounted partition, a user who is not root), and the last run,
 /// which could see them, has kept another kernel than the target there.
-fn unseen_default(facts: &Facts, record: Option<&Record>, target: Option<&str>) -> Option<String> {
+fn unseen_default(facts: &System, record: Option<&Record>, target: Option<&str>) -> Option<String> {
     let record = record.filter(|r| facts.boot.default.is_none() && r.boot.error.is_none())?;
     let kept = record.boot.held_back.as_ref().filter(|held| Some(held.kernel.as_str()) == target);
     kept.and(record.guard.as_ref()).and_then(|decision| decision.default.clone())
 }
 
-fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[ModuleRecord]) -> Vec<Need> {
+fn needs(
+    facts: &System,
+    settings: &Settings,
+    record: Option<&Record>,
+    states: &[ModuleRecord],
+) -> Vec<Requirement> {
     let names: BTreeSet<&str> = facts.pairs.iter().map(|p| p.module.name.as_str()).collect();
     let proven = |name: &str| {
         let on_running = |s: &&ModuleRecord| s.module.name == name && facts.inventory.runs(&s.kernel);
@@ -91,13 +97,18 @@ fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[
             // Most have one file of their own name.
             built.insert(name.to_owned());
         }
-        Known { name: name.to_owned(), built: built.into_iter().collect(), proven: proven(name), unclear }
+        KnownModule {
+            name: name.to_owned(),
+            built: built.into_iter().collect(),
+            proven: proven(name),
+            unclear,
+        }
     };
-    let mut modules: Vec<Known> = names.iter().map(|name| known(name)).collect();
+    let mut modules: Vec<KnownModule> = names.iter().map(|name| known(name)).collect();
     // What an admin has listed is needed, whether or not dkms knows of it.
     for name in settings.modules.critical.iter().chain(&settings.modules.wanted) {
         if !names.contains(name.as_str()) && !modules.iter().any(|m| m.name == *name) {
-            modules.push(Known {
+            modules.push(KnownModule {
                 name: name.clone(),
                 built: vec![name.clone()],
                 proven: false,
@@ -114,7 +125,7 @@ fn needs(facts: &Facts, settings: &Settings, record: Option<&Record>, states: &[
 }
 
 /// `as_configured`: with the command line that clr-boot-manager would write, where its entry has another one.
-fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord], as_configured: bool) -> Candidate {
+fn candidate(facts: &System, kernel: &Installed, states: &[ModuleRecord], as_configured: bool) -> Candidate {
     let release = kernel.name.release();
     let taken = |s: &ModuleRecord| as_configured && refused_by_entry_only(facts, s);
     let mine = states.iter().filter(|s| s.kernel == release);
@@ -132,7 +143,7 @@ fn candidate(facts: &Facts, kernel: &Installed, states: &[ModuleRecord], as_conf
 }
 
 /// Whether the boot default can be pointed to it.
-pub fn is_bootable(facts: &Facts, kernel: &Installed) -> bool {
+pub fn is_bootable(facts: &System, kernel: &Installed) -> bool {
     // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
     let entry = facts.boot.loader.is_none() || facts.boot.of(&kernel.id).is_some();
     kernel.modules != There::No && (entry || kernel.tip || kernel.running)
@@ -140,7 +151,7 @@ pub fn is_bootable(facts: &Facts, kernel: &Installed) -> bool {
 
 /// It is there, and the running kernel takes it; that the next boot of it will not is no reason to say that nobody needs
 /// it. Who has switched the parameter off for good does not.
-fn works_until_reboot(facts: &Facts, settings: &Settings, status: &ModuleRecord) -> bool {
+fn works_until_reboot(facts: &System, settings: &Settings, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
         && (refused_by_entry_only(facts, status)
             || (settings.sig_unenforce != SigUnenforce::Off
@@ -148,7 +159,7 @@ fn works_until_reboot(facts: &Facts, settings: &Settings, status: &ModuleRecord)
 }
 
 /// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write anew.
-fn refused_by_entry_only(facts: &Facts, status: &ModuleRecord) -> bool {
+fn refused_by_entry_only(facts: &System, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
         && would_be_taken(facts, &status.kernel, &status.module, &status.files)
 }

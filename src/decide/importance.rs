@@ -3,27 +3,12 @@
 //! A module is critical when what is in use hangs on it: a mounted filesystem, swap, an imported pool, the interface of
 //! the default route, the display. What a machine without a running kernel needs only its configuration knows.
 
-pub mod devices;
-
-use std::collections::{BTreeMap, BTreeSet};
-
-pub use crate::guard::{Class, Need};
-pub use devices::InUse;
-
-/// What the configuration lists, by names of DKMS modules.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listed {
-    /// `[modules] critical`.
-    pub critical: BTreeSet<String>,
-    /// `[modules] wanted`.
-    pub wanted: BTreeSet<String>,
-    /// `[modules] optional`.
-    pub optional: BTreeSet<String>,
-}
+use crate::requirement::{Importance, LISTED, ListedModules, Requirement};
+use crate::usage::{Usage, kernel_spelling};
 
 /// A DKMS module, as far as its need goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownModule {
     /// Its name, without a version.
     pub name: String,
     /// The names of its module files.
@@ -34,22 +19,17 @@ pub struct Known {
     pub unclear: bool,
 }
 
-/// The name of a module as the kernel spells it.
-pub fn kernel_spelling(name: &str) -> String {
-    name.replace('-', "_")
-}
-
 /// The needs, one for each module. `before` are those of the last run: what was critical stays so while the module is not
 /// loaded, for on a kernel without it nothing can hang on it.
 /// `running` is the release that runs, if one does.
 pub fn classify(
-    modules: &[Known],
-    listed: &Listed,
-    in_use: &InUse,
-    before: &[Need],
+    modules: &[KnownModule],
+    listed: &ListedModules,
+    in_use: &Usage,
+    before: &[Requirement],
     running: Option<&str>,
-) -> Vec<Need> {
-    let with_kernel = |mut need: Need| {
+) -> Vec<Requirement> {
+    let with_kernel = |mut need: Requirement| {
         let known = before.iter().find(|n| n.module == need.module).and_then(|n| n.worked_on.clone());
         need.worked_on = if need.works { running.map(str::to_owned) } else { known };
         need
@@ -57,14 +37,11 @@ pub fn classify(
     modules.iter().map(|module| with_kernel(need(module, listed, in_use, before))).collect()
 }
 
-/// The reason of a need that is configured.
-pub const LISTED: &str = "listed in clr-dkms.conf";
-
-fn need(module: &Known, listed: &Listed, in_use: &InUse, before: &[Need]) -> Need {
+fn need(module: &KnownModule, listed: &ListedModules, in_use: &Usage, before: &[Requirement]) -> Requirement {
     let files: Vec<String> = module.built.iter().map(|name| kernel_spelling(name)).collect();
     let loaded = files.iter().any(|file| in_use.loaded.contains(file));
     let works = loaded || module.proven;
-    let found = |class, reason: &str| Need {
+    let found = |class, reason: &str| Requirement {
         module: module.name.clone(),
         class,
         reason: reason.to_owned(),
@@ -72,9 +49,9 @@ fn need(module: &Known, listed: &Listed, in_use: &InUse, before: &[Need]) -> Nee
         worked_on: None,
     };
     for (class, names) in [
-        (Class::Optional, &listed.optional),
-        (Class::Critical, &listed.critical),
-        (Class::Wanted, &listed.wanted),
+        (Importance::Optional, &listed.optional),
+        (Importance::Critical, &listed.critical),
+        (Importance::Wanted, &listed.wanted),
     ] {
         if names.contains(&module.name) {
             return found(class, LISTED);
@@ -83,7 +60,7 @@ fn need(module: &Known, listed: &Listed, in_use: &InUse, before: &[Need]) -> Nee
     if module.unclear
         && let Some(known) = before.iter().find(|n| n.module == module.name && n.reason != LISTED)
     {
-        return Need { works: works || known.works, ..known.clone() };
+        return Requirement { works: works || known.works, ..known.clone() };
     }
     // A module of another make that does not say so is known by its installed file.
     if !module.proven
@@ -91,47 +68,30 @@ fn need(module: &Known, listed: &Listed, in_use: &InUse, before: &[Need]) -> Nee
         && !files.iter().any(|file| in_use.loaded.contains(file) && !in_use.own.contains(file))
     {
         let reason = format!("the kernel's own {own} is loaded in its place");
-        return Need { works: false, ..found(Class::Optional, &reason) };
+        return Requirement { works: false, ..found(Importance::Optional, &reason) };
     }
     if let Some(reason) = files.iter().find_map(|file| in_use.hangs_on.get(file)) {
-        return found(Class::Critical, reason);
+        return found(Importance::Critical, reason);
     }
     let remembered = before.iter().find(|n| n.module == module.name && n.reason != LISTED);
-    if let (Some(known), false) = (remembered.filter(|n| n.class == Class::Critical), loaded) {
-        return found(Class::Critical, &known.reason);
+    if let (Some(known), false) = (remembered.filter(|n| n.class == Importance::Critical), loaded) {
+        return found(Importance::Critical, &known.reason);
     }
     match (loaded, module.proven) {
-        (true, _) => found(Class::Wanted, "loaded in the running kernel"),
-        (_, true) => found(Class::Wanted, "installed for the running kernel"),
-        _ => found(Class::Optional, "neither loaded in the running kernel nor installed for it"),
-    }
-}
-
-/// Spreads what hangs on a module to what that module hangs on: who holds whom is in `holders`.
-fn spread(hangs_on: &mut BTreeMap<String, String>, holders: &BTreeMap<String, Vec<String>>) {
-    loop {
-        let more: Vec<(String, String)> = holders
-            .iter()
-            .filter(|(module, _)| !hangs_on.contains_key(*module))
-            .filter_map(|(module, by)| {
-                let (holder, reason) = by.iter().find_map(|h| Some((h, hangs_on.get(h)?)))?;
-                let through = if reason.contains(holder.as_str()) { "" } else { " through its dependents" };
-                Some((module.clone(), format!("{reason}{through}")))
-            })
-            .collect();
-        if more.is_empty() {
-            return;
-        }
-        hangs_on.extend(more);
+        (true, _) => found(Importance::Wanted, "loaded in the running kernel"),
+        (_, true) => found(Importance::Wanted, "installed for the running kernel"),
+        _ => found(Importance::Optional, "neither loaded in the running kernel nor installed for it"),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
-    fn known(name: &str, built: &[&str], proven: bool) -> Known {
-        Known {
+    fn known(name: &str, built: &[&str], proven: bool) -> KnownModule {
+        KnownModule {
             name: name.to_owned(),
             built: built.iter().map(|b| (*b).to_owned()).collect(),
             proven,
@@ -139,14 +99,14 @@ mod tests {
         }
     }
 
-    fn told(needs: &[Need]) -> Vec<String> {
-        let one = |n: &Need| format!("{} {} {}: {}", n.module, n.class, n.works, n.reason);
+    fn told(needs: &[Requirement]) -> Vec<String> {
+        let one = |n: &Requirement| format!("{} {} {}: {}", n.module, n.class, n.works, n.reason);
         needs.iter().map(one).collect()
     }
 
     #[test]
     fn what_hangs_on_a_module_makes_it_critical() {
-        let in_use = InUse {
+        let in_use = Usage {
             hangs_on: BTreeMap::from([("zfs".to_owned(), "backs /home (zfs)".to_owned())]),
             loaded: ["zfs", "v4l2loopback"].map(str::to_owned).into(),
             own: BTreeSet::new(),
@@ -157,7 +117,7 @@ mod tests {
             known("x", &["snd-x"], true),
             known("y", &["y"], false),
         ];
-        let listed = Listed::default();
+        let listed = ListedModules::default();
         assert_eq!(
             told(&classify(&modules, &listed, &in_use, &[], None)),
             [
@@ -167,10 +127,10 @@ mod tests {
                 "y optional false: neither loaded in the running kernel nor installed for it",
             ]
         );
-        let listed = Listed {
+        let listed = ListedModules {
             critical: ["y".to_owned()].into(),
             optional: ["zfs".to_owned()].into(),
-            ..Listed::default()
+            ..ListedModules::default()
         };
         let needs = classify(&modules, &listed, &in_use, &[], Some("K"));
         assert_eq!(needs[0].worked_on.as_deref(), Some("K"));
@@ -180,17 +140,17 @@ mod tests {
 
     #[test]
     fn what_was_critical_stays_so_while_it_is_not_loaded() {
-        let before = [Need {
+        let before = [Requirement {
             module: "zfs".to_owned(),
-            class: Class::Critical,
+            class: Importance::Critical,
             reason: "backs /home (zfs)".to_owned(),
             works: true,
             worked_on: Some("K1".to_owned()),
         }];
-        let mut in_use = InUse::default();
+        let mut in_use = Usage::default();
         let gone = [known("zfs", &["zfs"], false)];
-        let needs = |in_use: &InUse| classify(&gone, &Listed::default(), in_use, &before, Some("K2"));
-        let now = |in_use: &InUse| told(&needs(in_use));
+        let needs = |in_use: &Usage| classify(&gone, &ListedModules::default(), in_use, &before, Some("K2"));
+        let now = |in_use: &Usage| told(&needs(in_use));
         assert_eq!(needs(&in_use)[0].worked_on.as_deref(), Some("K1"));
         assert_eq!(now(&in_use), ["zfs critical false: backs /home (zfs)"]);
         in_use.loaded.insert("zfs".to_owned());
@@ -199,18 +159,5 @@ mod tests {
             ["zfs wanted true: loaded in the running kernel"],
             "in use for nothing any more"
         );
-    }
-
-    #[test]
-    fn what_a_critical_module_is_built_upon_is_critical() {
-        let mut hangs_on = BTreeMap::from([("c".to_owned(), "backs / (c)".to_owned())]);
-        let holders = BTreeMap::from([
-            ("a".to_owned(), vec!["b".to_owned()]),
-            ("b".to_owned(), vec!["c".to_owned()]),
-            ("x".to_owned(), vec!["a".to_owned(), "y".to_owned()]),
-            ("z".to_owned(), Vec::new()),
-        ]);
-        spread(&mut hangs_on, &holders);
-        assert_eq!(hangs_on.keys().collect::<Vec<_>>(), ["a", "b", "c", "x"]);
     }
 }

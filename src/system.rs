@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::boot::deferral::{self, Deferral};
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
+use crate::boot_decision::AdminOverrides;
 use crate::cmdline::{Sources, Switch, effective};
 use crate::dkms::conf::ConfError;
 use crate::dkms::plan::built_folder;
@@ -13,13 +14,12 @@ use crate::dkms::rival::{self, Rival};
 use crate::dkms::scope::Scope;
 use crate::dkms::{Cache, Conf, Flaw, ModuleName, Pair, Registered, Signature, Stage, Tree, conf, toolchain};
 use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdict, at_boot};
-use crate::guard::Wishes;
 use crate::kernel::inventory::{Named, There, module_folder};
 use crate::kernel::{Installed, Inventory, Running};
-use crate::needs::InUse;
 use crate::state;
 use crate::sys::Root;
 use crate::sys::root::below;
+use crate::usage::Usage;
 use crate::world::World;
 
 /// The command line of one kernel.
@@ -76,7 +76,7 @@ impl Line {
 
 /// Everything that was observed.
 #[derive(Debug)]
-pub struct Facts {
+pub struct System {
     /// Kernels.
     pub inventory: Inventory,
     /// What decides about modules, whatever the kernel.
@@ -102,34 +102,34 @@ pub struct Facts {
     /// The root as the host sees it, for paths that a person follows.
     pub root: PathBuf,
     /// What is in use on the running machine, and the modules that it hangs on.
-    pub in_use: InUse,
+    pub in_use: Usage,
     /// What an admin has said of the boot default.
-    pub wishes: Wishes,
+    pub wishes: AdminOverrides,
     /// Whether swupd leaves the boot files to us.
     pub deferral: Deferral,
     /// What we were not allowed to look at, as the host spells it.
     pub denied: Vec<PathBuf>,
 }
 
-impl Facts {
+impl System {
     /// Looks at everything.
-    pub fn observe(world: &World, cache: &mut Cache) -> Facts {
-        Facts::observe_also(world, cache, &[])
+    pub fn observe(world: &World, cache: &mut Cache) -> System {
+        System::observe_also(world, cache, &[])
     }
 
     /// The same, also for some kernels that are neither tips nor run nor boot next.
-    pub fn observe_also(world: &World, cache: &mut Cache, also: &[String]) -> Facts {
+    pub fn observe_also(world: &World, cache: &mut Cache, also: &[String]) -> System {
         let tree = Tree::observe(&world.root);
-        Facts::observe_around(world, cache, also, tree, BTreeMap::new())
+        System::observe_around(world, cache, also, tree, BTreeMap::new())
     }
 
     /// The same again, after something other than modules has changed: what is known of these is not looked at anew.
-    pub fn observe_again(self, world: &World, cache: &mut Cache, also: &[String]) -> Facts {
+    pub fn observe_again(self, world: &World, cache: &mut Cache, also: &[String]) -> System {
         let mut known = BTreeMap::new();
         for pair in self.pairs.into_iter().chain(self.fallbacks) {
             known.entry(pair.release.clone()).or_insert_with(Vec::new).push(pair);
         }
-        Facts::observe_around(world, cache, also, self.tree, known)
+        System::observe_around(world, cache, also, self.tree, known)
     }
 
     fn observe_around(
@@ -138,7 +138,7 @@ impl Facts {
         also: &[String],
         tree: Tree,
         mut known: BTreeMap<String, Vec<Pair>>,
-    ) -> Facts {
+    ) -> System {
         let inventory = Inventory::observe(&world.root);
         let boot = BootFiles::observe(&world.root, &inventory);
         let mut kernels = kernels_that_matter(&inventory);
@@ -164,7 +164,7 @@ impl Facts {
             pairs.extend(pairs_on(cache, kernel));
             lines.push(line(world, cache, &Named::of(kernel)));
         }
-        Facts {
+        System {
             boot_inputs: boot::inputs(&world.root),
             boot_entries: boot.read_back(&expected_entries(&lines)),
             boot,
@@ -216,10 +216,10 @@ impl Facts {
 }
 
 /// Without a module nobody asks what hangs on it.
-fn in_use(root: &Root, inventory: &Inventory, tree: &Tree) -> InUse {
+fn in_use(root: &Root, inventory: &Inventory, tree: &Tree) -> Usage {
     match &inventory.running {
-        Running::Known { release } if !tree.modules.is_empty() => InUse::observe(root, release),
-        _ => InUse::default(),
+        Running::Known { release } if !tree.modules.is_empty() => Usage::observe(root, release),
+        _ => Usage::default(),
     }
 }
 

@@ -1,0 +1,68 @@
+//! The decision about the boot default, as it is recorded and reported, and what an admin has asked for.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::requirement::MissingModule;
+
+/// What an admin has said. It lasts until the admin says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminOverrides {
+    /// The kernel release that is to be booted, whatever else there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<String>,
+    /// Kernel releases that may be booted in spite of what they lack.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub released: BTreeSet<String>,
+    /// Why what was said cannot be read; the hold is then the one that the last run knew of.
+    #[serde(skip)]
+    pub fault: Option<String>,
+}
+
+/// What the decision says of the boot files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ruling {
+    /// The target may become the default.
+    Allow,
+    /// It may not: another kernel stays the default.
+    Defer,
+}
+
+/// Why the default is what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// All that is needed is proven for the target.
+    Proven,
+    /// An admin has released the target in spite of what it lacks.
+    Released,
+    /// An admin holds a kernel.
+    Held,
+    /// The target lacks something that the default has.
+    Lacking,
+    /// No kernel has all that is needed; this one is the best there is.
+    Best,
+    /// There is no other kernel to fall back to.
+    Only,
+}
+
+/// The decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootDecision {
+    /// Whether the boot files may be made for the target.
+    pub ruling: Ruling,
+    /// The kernel release that should be the default; none where there is no kernel to choose.
+    pub default: Option<String>,
+    /// The kernel release that clr-boot-manager would make the default.
+    pub target: Option<String>,
+    /// Why.
+    pub because: Reason,
+    /// The default lacks a critical module, or no kernel has what is needed: what boots next is not safe.
+    pub is_unsafe: bool,
+    /// What the target lacks of what is needed.
+    pub lacking: Vec<MissingModule>,
+    /// What the default lacks of what is critical.
+    pub default_lacks: Vec<MissingModule>,
+}

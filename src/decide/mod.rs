@@ -1,0 +1,9 @@
+//! The decisions: pure functions on an observed system, the settings and the last record. Each question has one function.
+
+pub mod assessment;
+pub mod boot_choice;
+pub mod importance;
+pub mod module_state;
+pub mod sig_unenforce;
+
+pub use assessment::{BootAssessment, assess};

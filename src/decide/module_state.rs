@@ -1,0 +1,131 @@
+//! The state of a module on a kernel: from what is on disk, from what the last run found out about it, and from what the
+//! kernel does with it at its next boot.
+
+use crate::cmdline::Switch;
+use crate::dkms::plan::{self, Decision, State, decide};
+use crate::dkms::proof::{Check, Subject};
+use crate::dkms::{ModuleName, Pair, Proof};
+use crate::enforcement::{Outcome, Tri, Verdict, now};
+use crate::kernel::Running;
+use crate::state::{ModuleRecord, Record};
+use crate::system::{Line, System};
+
+/// The state of a module on a kernel, from the facts and from what the last run found out about it.
+pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> ModuleRecord {
+    let mut status = ModuleRecord {
+        module: pair.module.clone(),
+        kernel: pair.release.clone(),
+        state: State::Ok,
+        reason: None,
+        error: None,
+        log: None,
+        inputs: None,
+        files: Vec::new(),
+    };
+    match (decide(pair), &pair.proof) {
+        (Decision::Leave { state, why }, _) => (status.state, status.reason) = (state, Some(why)),
+        (Decision::Work { why, .. }, Err(flaws)) => {
+            (status.state, status.reason) = (plan::state_of(flaws), Some(why));
+            if let Some(known) = record.and_then(|r| r.module(&pair.module, &pair.release))
+                && !known.state.is_proven()
+                && !known.state.is_seen()
+            {
+                status.state = known.state;
+                status.reason.clone_from(&known.reason);
+                status.error.clone_from(&known.error);
+                status.log.clone_from(&known.log);
+                status.inputs.clone_from(&known.inputs);
+            }
+        }
+        (_, proof) => {
+            status.files = proof.clone().unwrap_or_default();
+            let not_made = match fate(facts, pair, &status.files) {
+                Fate::Taken => None,
+                Fate::Unknown => Some("it cannot be told what the kernel does with it".to_owned()),
+                Fate::Refused(why) => {
+                    (status.state, status.reason) = (State::SignatureRefused, Some(why));
+                    None
+                }
+            };
+            for file in &mut status.files {
+                file.checks.push(Check { check: Subject::Signature, not_made: not_made.clone() });
+            }
+        }
+    }
+    status
+}
+
+/// What a kernel does at its next boot: with its boot entry or, where that cannot be seen, as configured.
+pub fn coming(facts: &System, line: &Line) -> Verdict {
+    let entry = facts.boot.of(&line.id);
+    let words = entry.map_or(line.effective.as_slice(), |e| e.options.as_slice());
+    line.verdict_with(words, &facts.machine)
+}
+
+/// What a kernel does with the proven files of a module at its next boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It takes them.
+    Taken,
+    /// It cannot be told.
+    Unknown,
+    /// It refuses one of them; a sentence.
+    Refused(String),
+}
+
+/// Tells it.
+pub fn fate(facts: &System, pair: &Pair, proofs: &[Proof]) -> Fate {
+    match facts.lines.iter().find(|l| l.release == pair.release) {
+        Some(line) => fate_with(facts, line, &pair.module, proofs, &coming(facts, line)),
+        None => Fate::Unknown,
+    }
+}
+
+/// Whether a kernel would take them with its configured command line, which clr-boot-manager puts into its entry.
+pub fn would_be_taken(facts: &System, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
+    facts.lines.iter().find(|l| l.release == release).is_some_and(|line| {
+        let verdict = line.verdict_with(&line.effective, &facts.machine);
+        !matches!(fate_with(facts, line, module, proofs, &verdict), Fate::Refused(_))
+    })
+}
+
+/// Whether the running kernel refuses them now: then nothing that works today is lost with them.
+pub fn refused_now(facts: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
+    let (Some(runtime), Some(kernel)) = (&facts.machine.runtime, &facts.running) else { return false };
+    let Running::Known { release } = &facts.inventory.running else { return false };
+    let Some(line) = facts.lines.iter().find(|l| l.release == *release) else { return false };
+    let words = facts.machine.line.as_deref().unwrap_or_default();
+    let verdict = now(&kernel.boot(words, &facts.machine), runtime);
+    matches!(fate_with(facts, line, module, proofs, &verdict), Fate::Refused(_))
+}
+
+fn fate_with(facts: &System, line: &Line, module: &ModuleName, proofs: &[Proof], verdict: &Verdict) -> Fate {
+    let outcome = |proof: &Proof| {
+        proof.signature.as_ref().map_or(Outcome::Unknown, |known| line.outcome(known, None, verdict))
+    };
+    let outcomes: Vec<Outcome> = proofs.iter().map(outcome).collect();
+    let refused = outcomes.iter().find_map(|outcome| match outcome {
+        Outcome::Refused(error) => Some(error.map(|e| format!(" ({})", e.name())).unwrap_or_default()),
+        _ => None,
+    });
+    let which =
+        if facts.boots_next().is_some_and(|k| k.name.release() == line.release) { "the" } else { "its" };
+    match refused {
+        Some(error) => Fate::Refused(format!(
+            "kernel {} will refuse {} at {which} next boot{error}",
+            line.release, module
+        )),
+        None if outcomes.contains(&Outcome::Unknown) => Fate::Unknown,
+        None => Fate::Taken,
+    }
+}
+
+/// Whether the parameter would help a kernel that refuses modules, and is not configured: that is told by itself.
+pub fn parameter_would_help(facts: &System, release: &str) -> bool {
+    let line = facts.lines.iter().find(|l| l.release == release);
+    line.is_some_and(|line| {
+        line.switch != Switch::On
+            && coming(facts, line).disabled != Tri::Yes
+            && line.takes_the_parameter(&facts.machine)
+    })
+}

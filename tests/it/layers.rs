@@ -1,0 +1,81 @@
+//! Imports go down the layers of `src/lib.rs` only: no module depends on one above it, so there is no import circle.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// The modules of the crate from the bottom up. Modules of one row know nothing of each other.
+const LAYERS: [&[&str]; 15] = [
+    &["sys", "message"],
+    &["kernel"],
+    &["cmdline"],
+    &["boot", "dkms"],
+    &["enforcement"],
+    &["requirement"],
+    &["boot_decision"],
+    &["config"],
+    &["state", "world"],
+    &["usage"],
+    &["system"],
+    &["decide"],
+    &["status"],
+    &["render", "motd"],
+    &["app"],
+];
+
+fn sources(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => sources(&path, found),
+            false => found.push(path),
+        }
+    }
+}
+
+/// The modules that a source file names as `crate::NAME` or in `use crate::{…}`.
+fn imported(text: &str) -> BTreeSet<String> {
+    let name = |rest: &str| -> String {
+        rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+    };
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code: String = code.collect::<Vec<_>>().join("\n");
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        match rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+            Some((list, _)) => names.extend(list.split(',').map(|part| name(part.trim()))),
+            None => drop(names.insert(name(rest))),
+        }
+    }
+    names
+}
+
+#[test]
+fn imports_go_down_only() {
+    let level = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for file in files {
+        let inside = file.strip_prefix(&root).unwrap();
+        let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+        let module = first.trim_end_matches(".rs").to_owned();
+        if ["lib", "bin"].contains(&module.as_str()) {
+            continue;
+        }
+        let own = level(&module).unwrap_or_else(|| panic!("{module} is in no layer: add it to LAYERS"));
+        for other in imported(&fs::read_to_string(&file).unwrap()) {
+            // Names of the crate itself, such as `crate::{…}` of a type, are not modules.
+            let Some(below) = level(&other) else { continue };
+            seen += 1;
+            if other != module && below >= own {
+                wrong.push(format!("{} imports {other}", inside.display()));
+            }
+        }
+    }
+    assert!(seen > 200, "the sources were not read: {seen} imports");
+    assert_eq!(wrong, Vec::<String>::new());
+}
