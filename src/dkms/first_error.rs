@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex, RegexSet};
 use serde::{Deserialize, Serialize};
 
-use super::first_error_classes::{CLASSES, Importance, PASSING, RANKS, Role};
+use super::first_error_classes::{CLASSES, LineClass, PASSING, RANKS, Role};
 
 /// The longest message or line that is kept, in characters.
 const MESSAGE_LIMIT: usize = 300;
@@ -146,7 +146,7 @@ pub struct Search {
     /// An error of a command whose failure make ignores.
     ignored: Option<(usize, FirstError)>,
     /// The rank whose error still collects its context, and what belongs to it.
-    open: Option<(usize, &'static Importance)>,
+    open: Option<(usize, &'static LineClass)>,
     number: usize,
     /// The number of the last line in which make gives up a target.
     given_up: usize,
@@ -213,7 +213,7 @@ impl Search {
 
     fn error(
         &mut self,
-        class: &'static Importance,
+        class: &'static LineClass,
         kind: Kind,
         rank: usize,
         line: &str,
@@ -244,7 +244,7 @@ impl Search {
     }
 
     /// A line that is no error of its own.
-    fn context(&mut self, line: &str, class: Option<&Importance>, captures: Option<&Captures<'_>>) {
+    fn context(&mut self, line: &str, class: Option<&LineClass>, captures: Option<&Captures<'_>>) {
         let role = class.map(|class| class.role);
         if let Some((rank, of)) = self.open {
             let belongs = match role {

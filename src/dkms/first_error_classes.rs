@@ -26,7 +26,7 @@ pub(super) enum Role {
 
 /// One class of lines.
 #[derive(Debug)]
-pub(super) struct Importance {
+pub(super) struct LineClass {
     pub(super) role: Role,
     /// With the groups `file`, `line`, `message` (else the whole line) and `target`, where there are such.
     pub(super) pattern: &'static str,
@@ -36,20 +36,20 @@ pub(super) struct Importance {
     pub(super) indented: bool,
 }
 
-const fn line(role: Role, pattern: &'static str) -> Importance {
-    Importance { role, pattern, more: false, indented: false }
+const fn line(role: Role, pattern: &'static str) -> LineClass {
+    LineClass { role, pattern, more: false, indented: false }
 }
 
-const fn error(kind: Kind, rank: usize, pattern: &'static str) -> Importance {
-    Importance { role: Role::Error(kind, rank), pattern, more: false, indented: true }
+const fn error(kind: Kind, rank: usize, pattern: &'static str) -> LineClass {
+    LineClass { role: Role::Error(kind, rank), pattern, more: false, indented: true }
 }
 
-const fn list(kind: Kind, rank: usize, pattern: &'static str) -> Importance {
-    Importance { role: Role::Error(kind, rank), pattern, more: true, indented: true }
+const fn list(kind: Kind, rank: usize, pattern: &'static str) -> LineClass {
+    LineClass { role: Role::Error(kind, rank), pattern, more: true, indented: true }
 }
 
 /// The classes.
-pub(super) const CLASSES: &[Importance] = &[
+pub(super) const CLASSES: &[LineClass] = &[
     // Lines of source, carets, and where an error of Rust or of lld is.
     line(Role::Detail, r"^ *\d* \|"),
     line(Role::Detail, r"^\s*~*\^[~^ ]*$"),

@@ -17,7 +17,7 @@ const RECORD: usize = 64;
 
 /// One symbol that a module takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Requirement {
+struct SymbolUse {
     /// The version (CRC) that it was built against; none without versions.
     version: Option<u32>,
     /// The module does without it.
@@ -27,7 +27,7 @@ struct Requirement {
 /// The symbols of one module file.
 #[derive(Debug, Default)]
 pub struct Symbols<'a> {
-    needs: BTreeMap<&'a [u8], Requirement>,
+    needs: BTreeMap<&'a [u8], SymbolUse>,
     exports: HashMap<&'a [u8], Option<u32>>,
 }
 
@@ -45,7 +45,7 @@ pub enum Wrong {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open<'a> {
     name: &'a [u8],
-    need: Requirement,
+    need: SymbolUse,
     /// `Module.symvers` knows it, of a module.
     known: bool,
 }
@@ -62,7 +62,7 @@ pub fn read(plain: &[u8]) -> Result<Symbols<'_>, String> {
     for symbol in file.symbols() {
         let name = symbol.name_bytes().map_err(told)?;
         if symbol.is_undefined() && !name.is_empty() && !SPECIAL.contains(&name) {
-            let need = Requirement { version: versions.get(name).copied(), weak: symbol.is_weak() };
+            let need = SymbolUse { version: versions.get(name).copied(), weak: symbol.is_weak() };
             symbols.needs.insert(name, need);
         } else if let Some(name) = name.strip_prefix(b"__crc_") {
             symbols.exports.insert(name, version_of(&file, &symbol));
@@ -71,7 +71,7 @@ pub fn read(plain: &[u8]) -> Result<Symbols<'_>, String> {
         }
     }
     if let Some(version) = versions.get(LAYOUT) {
-        symbols.needs.insert(LAYOUT, Requirement { version: Some(*version), weak: true });
+        symbols.needs.insert(LAYOUT, SymbolUse { version: Some(*version), weak: true });
     }
     // Names of namespaces stand there too: more exports than there are lead to no false alarm.
     if let Some(section) = file.section_by_name("__ksymtab_strings") {
@@ -151,7 +151,7 @@ impl<'a> Symbols<'a> {
 }
 
 /// The key of the map that is equal to a name: it lives as long as the file.
-fn borrowed<'a>(needs: &BTreeMap<&'a [u8], Requirement>, name: &[u8]) -> &'a [u8] {
+fn borrowed<'a>(needs: &BTreeMap<&'a [u8], SymbolUse>, name: &[u8]) -> &'a [u8] {
     needs.get_key_value(name).map_or(&[], |(key, _)| *key)
 }
 
