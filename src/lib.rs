@@ -9,8 +9,8 @@
 //!
 //! # The layers
 //!
-//! `bin → app → {status, render, motd} → decide → {system, usage} → {boot, enforcement, dkms, cmdline, kernel} → sys`;
-//! imports go down only, and `tests/it/layers.rs` checks it. A program parses its arguments and calls its file in [`app`],
+//! `bin → app → {status, render, motd} → decide → {system, usage} →
+//! {boot, enforcement, dkms, initrd, modprobe, cmdline, kernel} → sys`; imports go down only, and `tests/it/layers.rs` checks it. A program parses its arguments and calls its file in [`app`],
 //! which says which steps are taken, in which order. [`sys`] alone starts a process, writes a file and reads the clock, and
 //! knows nothing of kernels or DKMS: `.clippy.toml` checks that.
 //!
@@ -19,6 +19,8 @@
 //! | [`kernel`] | identity (two spellings of one kernel), variant and bundles, what is installed and running |
 //! | [`cmdline`] | fragments, clr-boot-manager's merge, the kernel's reading of a parameter, the writer |
 //! | [`enforcement`] | does a kernel refuse modules without a trusted signature: facts and rules |
+//! | [`modprobe`] | which file modprobe takes for a module's name, and what keeps it from loading it |
+//! | [`initrd`] | the cpio archives that the boot loader hands to a kernel, and the modules in them |
 //! | [`dkms`] | the tree on disk, dkms.conf, the plan, running one build, the proof of its result, advice on what others wrote |
 //! | [`boot`] | running clr-boot-manager, what lies in the boot partition, reading entries back |
 //! | [`usage`] | what the running machine uses, and the modules that this depends on |
@@ -37,8 +39,10 @@ pub mod config;
 pub mod decide;
 pub mod dkms;
 pub mod enforcement;
+pub mod initrd;
 pub mod kernel;
 pub mod message;
+pub mod modprobe;
 pub mod motd;
 pub mod render;
 pub mod requirement;

@@ -10,7 +10,6 @@ pub mod conf;
 pub mod first_error;
 mod first_error_classes;
 pub mod gc;
-pub mod index;
 pub mod inputs;
 pub mod leftovers;
 pub mod lint;

@@ -6,12 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 
 use jiff::Timestamp;
 
-use super::index::{Entry, Index, is_file_of};
 use super::proof::{Flaw, INSTALLED};
 use super::symbols::{self, Wrong};
 use super::{Cache, cache, modfile};
 use crate::kernel::Headers;
 use crate::kernel::inventory::module_folder;
+use crate::modprobe::index::{Entry, Index, is_file_of};
 use crate::sys::{Fingerprint, Folder, Presence, Root};
 
 /// A kernel that modules are proven on.

@@ -2,6 +2,7 @@
 
 pub mod identity;
 pub mod inventory;
+pub mod module_file;
 pub mod variant;
 
 pub use identity::{KernelName, MalformedName};

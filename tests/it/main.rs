@@ -33,6 +33,7 @@ mod hostile;
 mod inventory;
 mod layers;
 mod lint;
+mod modprobe;
 mod motd;
 mod needs_devices;
 mod needs_hostile;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use clr_dkms::dkms::index::Index;
+use clr_dkms::modprobe::index::Index;
 
 use crate::scene::{A, ALPHA, Scene, shell, which};
 

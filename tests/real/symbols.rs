@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use clr_dkms::dkms::index::{Entry, Index};
 use clr_dkms::dkms::{Cache, modfile, scope::Scope};
 use clr_dkms::kernel::Headers;
+use clr_dkms::modprobe::index::{Entry, Index};
 use clr_dkms::sys::{Root, RootKind};
 
 use crate::scene::{A, ALPHA, ALPHA_BUILT, Scene, entry, shell, which};

@@ -9,8 +9,8 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::modfile::ENDINGS;
 use crate::kernel::inventory::module_folder;
+use crate::kernel::module_file::ENDINGS;
 use crate::sys::Root;
 
 const MARK: u32 = 0xB007_F457;
@@ -82,9 +82,22 @@ impl Index {
         }
     }
 
+    /// Neither file is there, or both are empty.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.binary.is_empty()
+    }
+
     /// The line that modprobe finds for a module.
     pub fn modprobe(&self, module: &str) -> Option<Entry> {
-        Entry::of_line(look_up(&self.binary, &folded(module.as_bytes())).ok()??)
+        self.found(module).ok()?
+    }
+
+    /// The line that modprobe finds for a module, none where there is no line; modprobe reads `modules.dep.bin` alone.
+    ///
+    /// # Errors
+    /// Says what is wrong with `modules.dep.bin`, in words that go on from its name.
+    pub fn found(&self, module: &str) -> Result<Option<Entry>, &'static str> {
+        Ok(look_up(&self.binary, &folded(module.as_bytes()))?.and_then(Entry::of_line))
     }
 }
 

@@ -1,0 +1,167 @@
+//! What a kernel module file says about itself, without regard to where the file is or which program made it.
+
+use std::borrow::Cow;
+use std::io::Read;
+
+use object::{Object, ObjectSection};
+use serde::{Deserialize, Serialize};
+
+/// The largest module after decompression; larger ones are refused instead of filling the memory.
+const SIZE_LIMIT: u64 = 1 << 30;
+
+/// The endings of module files, in the order in which they are looked for.
+pub const ENDINGS: [&str; 4] = [".ko", ".ko.zst", ".ko.xz", ".ko.gz"];
+
+/// The module name in a file name: `snd-x` for `kernel/sound/snd-x.ko.zst`; none when it is not a module file.
+pub fn stem(path: &str) -> Option<&str> {
+    let base = path.rsplit('/').next().unwrap_or(path);
+    ENDINGS.iter().find_map(|ending| base.strip_suffix(ending)).filter(|stem| !stem.is_empty())
+}
+
+/// A module name as the kernel writes it: `-` and `_` are one letter.
+pub fn kernel_name(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// The fields of a module's `.modinfo` section that are used here, and its build id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModuleInfo {
+    /// Release and build options of the kernel that it was made for; none in a section without it.
+    pub vermagic: Option<String>,
+    /// The modules that it is loaded on top of.
+    pub depends: Vec<String>,
+    /// Patterns of the devices, filesystems and protocols that it serves.
+    pub aliases: Vec<String>,
+    /// Which build it is.
+    pub build: BuildIdentity,
+}
+
+/// What distinguishes one build of a module from another, however the file is compressed, stripped or signed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildIdentity {
+    /// A hash of the sources, where the kernel's configuration asks for it or the module has a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub srcversion: Option<String>,
+    /// The linker's hash of the contents, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_id: Option<String>,
+}
+
+impl BuildIdentity {
+    /// Whether both are the same build; none when they have no field in common. Equal sources decide before the
+    /// linker's hash, which also changes with the compiler and the build directory.
+    pub fn same_as(&self, other: &BuildIdentity) -> Option<bool> {
+        let equal = |a: &Option<String>, b: &Option<String>| Some(a.as_ref()? == b.as_ref()?);
+        equal(&self.srcversion, &other.srcversion).or_else(|| equal(&self.build_id, &other.build_id))
+    }
+}
+
+/// The module without its compression, which the ending of its name shows.
+///
+/// # Errors
+/// In words, when it is empty, damaged or too large.
+pub fn decompress<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+    if bytes.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    Ok(match name.rsplit('.').next() {
+        Some("zst") => {
+            let reader = ruzstd::decoding::StreamingDecoder::new(bytes).map_err(|e| format!("zstd: {e}"))?;
+            all(reader, "zstd")?.into()
+        }
+        Some("xz") => all(liblzma::read::XzDecoder::new_multi_decoder(bytes), "xz")?.into(),
+        Some("gz") => all(flate2::read::MultiGzDecoder::new(bytes), "gzip")?.into(),
+        _ => bytes.into(),
+    })
+}
+
+fn all(reader: impl Read, format: &str) -> Result<Vec<u8>, String> {
+    let mut plain = Vec::new();
+    let read = reader.take(SIZE_LIMIT + 1).read_to_end(&mut plain).map_err(|e| format!("{format}: {e}"))?;
+    // A module that is cut would look unsigned.
+    if read as u64 > SIZE_LIMIT { Err(format!("{format}: it is larger than 1 GiB")) } else { Ok(plain) }
+}
+
+/// Reads an uncompressed module.
+///
+/// # Errors
+/// In words, when it is not an ELF file with a `.modinfo` section.
+pub fn info(plain: &[u8]) -> Result<ModuleInfo, String> {
+    let file = object::File::parse(plain).map_err(|e| format!("it is not an ELF file ({e})"))?;
+    let section = file.section_by_name(".modinfo").ok_or("it has no .modinfo section")?;
+    let data = section.data().map_err(|e| format!("its .modinfo cannot be read ({e})"))?;
+    let mut info = fields(data.split(|b| *b == 0));
+    // A damaged note leaves the module usable.
+    info.build.build_id =
+        file.build_id().ok().flatten().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
+    Ok(info)
+}
+
+/// Reads the entries of one module, each `key=value`. The first entry of a key counts, as for kmod, except `alias`.
+pub fn fields<'a>(entries: impl Iterator<Item = &'a [u8]>) -> ModuleInfo {
+    let mut info = ModuleInfo::default();
+    let mut depends = None;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    for entry in entries {
+        let Some(at) = memchr::memchr(b'=', entry) else { continue };
+        let (key, value) = (&entry[..at], &entry[at + 1..]);
+        match key {
+            b"vermagic" if info.vermagic.is_none() => info.vermagic = Some(text(value)),
+            b"depends" if depends.is_none() => depends = Some(text(value)),
+            b"srcversion" if info.build.srcversion.is_none() => info.build.srcversion = Some(text(value)),
+            b"alias" => info.aliases.push(text(value)),
+            _ => {}
+        }
+    }
+    let depends = depends.unwrap_or_default();
+    info.depends = depends.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    info
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_of_modinfo() {
+        let text = b"license=GPL\0alias=fs-x\0vermagic=6.1 SMP \0depends=a,b-c\0alias=pci:v*\0srcversion=AB\0vermagic=z\0x";
+        let info = fields(text.split(|b| *b == 0));
+        assert_eq!(info.vermagic.as_deref(), Some("6.1 SMP"));
+        assert_eq!(info.depends, ["a", "b-c"]);
+        assert_eq!(info.aliases, ["fs-x", "pci:v*"]);
+        assert_eq!(info.build.srcversion.as_deref(), Some("AB"));
+    }
+
+    #[test]
+    fn builds_are_compared_by_what_both_have() {
+        let build = |src: &str, id: &str| BuildIdentity {
+            srcversion: Some(src.to_owned()).filter(|s| !s.is_empty()),
+            build_id: Some(id.to_owned()).filter(|s| !s.is_empty()),
+        };
+        let table = [
+            (("A", "1"), ("A", "2"), Some(true)),
+            (("A", "1"), ("B", "1"), Some(false)),
+            (("", "1"), ("B", "1"), Some(true)),
+            (("A", "1"), ("", "2"), Some(false)),
+            (("A", ""), ("", "2"), None),
+            (("", ""), ("", ""), None),
+        ];
+        for (one, other, expected) in table {
+            assert_eq!(build(one.0, one.1).same_as(&build(other.0, other.1)), expected, "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_files() {
+        for (path, name) in [
+            ("kernel/a/snd-x.ko", Some("snd-x")),
+            ("x.ko.zst", Some("x")),
+            ("a.ko.xz", Some("a")),
+            (".ko", None),
+            ("a.ko.bak", None),
+            ("a", None),
+        ] {
+            assert_eq!(stem(path), name, "{path}");
+        }
+    }
+}

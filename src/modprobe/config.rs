@@ -1,0 +1,267 @@
+//! `modprobe.d`: the lines that change what is loaded for a name.
+
+use std::collections::BTreeMap;
+
+use super::pattern;
+use crate::sys::{Kind, Presence, Root};
+
+/// Where modprobe looks, the first of several files of one name counts.
+pub const DIRECTORIES: [&str; 5] = [
+    "/etc/modprobe.d",
+    "/run/modprobe.d",
+    "/usr/local/lib/modprobe.d",
+    "/usr/lib/modprobe.d",
+    "/lib/modprobe.d",
+];
+
+/// Where a line is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigLine {
+    /// The path inside the root.
+    pub path: String,
+    /// Its number; of a line that goes on in others, that of the first.
+    pub line: usize,
+}
+
+/// A line that means something, with names as kmod stores them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Directive {
+    /// `blacklist MODULE`: the module's own aliases do not load it.
+    Blacklist {
+        /// The module.
+        module: String,
+    },
+    /// `install PATTERN COMMAND`: the command runs in place of loading.
+    Install {
+        /// Names of modules.
+        pattern: String,
+        /// The rest of the line.
+        command: String,
+    },
+    /// `alias PATTERN MODULE`: another name, which comes before the names of modules.
+    Alias {
+        /// What is asked for.
+        pattern: String,
+        /// What is loaded.
+        module: String,
+    },
+    /// `options MODULE TEXT`.
+    Options {
+        /// The module, or an alias.
+        module: String,
+        /// The rest of the line.
+        text: String,
+    },
+    /// `softdep PATTERN pre: … post: …`: other modules that are loaded with it.
+    SoftDependency {
+        /// Names of modules.
+        pattern: String,
+        /// The modules before and after it.
+        others: Vec<String>,
+    },
+}
+
+/// All of `modprobe.d`, in the order in which kmod reads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModprobeConfig {
+    /// The lines.
+    pub directives: Vec<(ConfigLine, Directive)>,
+    /// Why something of it is not known.
+    pub unreadable: Vec<String>,
+}
+
+impl ModprobeConfig {
+    /// Reads all of it.
+    pub fn load(root: &Root) -> ModprobeConfig {
+        let mut config = ModprobeConfig::default();
+        let files = files(root, &DIRECTORIES, &mut config.unreadable);
+        for path in files {
+            match root.read_optional(&path) {
+                Ok(Some(bytes)) => config.directives.extend(parse(&path, &bytes)),
+                Ok(None) => {}
+                Err(e) => config.unreadable.push(e.to_string()),
+            }
+        }
+        config
+    }
+
+    /// The modules that are loaded together with `module`, by their names.
+    pub fn soft_dependencies(&self, module: &str) -> impl Iterator<Item = &str> {
+        self.directives
+            .iter()
+            .filter_map(move |(_, directive)| match directive {
+                Directive::SoftDependency { pattern, others } if pattern::matches(pattern, module) => {
+                    Some(others)
+                }
+                _ => None,
+            })
+            .flatten()
+            .map(String::as_str)
+    }
+
+    /// The aliases that the configuration adds to a module.
+    pub fn aliases_of(&self, module: &str) -> impl Iterator<Item = &str> {
+        self.directives.iter().filter_map(move |(_, directive)| match directive {
+            Directive::Alias { pattern, module: of } if of == module => Some(pattern.as_str()),
+            _ => None,
+        })
+    }
+}
+
+/// The `*.conf` files of several directories, sorted by name; of one name the first directory counts. What is not known
+/// is added to `unreadable`.
+pub(super) fn files(root: &Root, directories: &[&str], unreadable: &mut Vec<String>) -> Vec<String> {
+    let mut files: BTreeMap<String, String> = BTreeMap::new();
+    let mut dangling: BTreeMap<String, String> = BTreeMap::new();
+    for directory in directories {
+        let listed = match root.list_optional(directory) {
+            Ok(listed) => listed,
+            // kmod and systemd go on without a directory that is a file or a loop of symlinks.
+            Err(e) if e.is_absent() || e.is_no_file() => Vec::new(),
+            Err(e) => {
+                unreadable.push(e.to_string());
+                continue;
+            }
+        };
+        for entry in &listed {
+            let Some(name) = entry.text() else { continue };
+            if name.starts_with('.') || !name.ends_with(".conf") || files.contains_key(name) {
+                continue;
+            }
+            let path = format!("{directory}/{name}");
+            match (entry.kind, root.lookup(&path)) {
+                // An image need not have that device.
+                (Kind::Link, _) if is_null(root, &path) => {}
+                (Kind::Link, Presence::Absent) => {
+                    dangling.insert(name.to_owned(), path);
+                    continue;
+                }
+                (_, Presence::There(stat)) if stat.kind == Kind::Folder => continue,
+                (_, Presence::Unreadable(e)) if e.is_no_file() => continue,
+                _ => {}
+            }
+            // kmod 30 takes a symlink that leads nowhere for an empty file, kmod 34 skips it.
+            if let Some(symlink) = dangling.get(name) {
+                let (symlink, path) = (root.spell(symlink), root.spell(&path));
+                let (symlink, path) = (symlink.display(), path.display());
+                let why = format!(
+                    "{symlink} leads nowhere: whether it hides {path} depends on the version of kmod"
+                );
+                unreadable.push(why);
+                continue;
+            }
+            files.insert(name.to_owned(), path);
+        }
+    }
+    files.into_values().filter(|path| !is_null(root, path)).collect()
+}
+
+/// Whether a path is a symlink to `/dev/null`: it hides other files of that name and has no lines. Below an image there
+/// need not be such a device.
+fn is_null(root: &Root, path: &str) -> bool {
+    root.read_link(path).is_ok_and(|text| text == std::path::Path::new("/dev/null"))
+}
+
+/// Reads one file.
+pub fn parse(path: &str, bytes: &[u8]) -> Vec<(ConfigLine, Directive)> {
+    let mut directives = Vec::new();
+    for (line, text) in wrapped_lines(bytes) {
+        // A comment goes on in the next line too.
+        if text.starts_with(b"#") {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&text);
+        if let Some(directive) = directive(&text) {
+            directives.push((ConfigLine { path: path.to_owned(), line }, directive));
+        }
+    }
+    directives
+}
+
+/// The lines with the number of their first one. A backslash at the end of a line joins the next; before any other
+/// character it vanishes.
+fn wrapped_lines(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
+    let mut lines = Vec::new();
+    let (mut line, mut first) = (Vec::new(), 1);
+    let mut number = 1;
+    let mut bytes = bytes.iter();
+    while let Some(byte) = bytes.next() {
+        let byte = if *byte == b'\\' { bytes.next().map(|next| (true, *next)) } else { Some((false, *byte)) };
+        match byte {
+            None => break,
+            Some((true, b'\n')) => number += 1,
+            Some((false, b'\n')) => {
+                number += 1;
+                lines.push((first, std::mem::take(&mut line)));
+                first = number;
+            }
+            Some((_, byte)) => line.push(byte),
+        }
+    }
+    lines.push((first, line));
+    lines
+}
+
+fn directive(text: &str) -> Option<Directive> {
+    // A string ends at a NUL for kmod.
+    let text = text.split('\0').next()?;
+    let (command, rest) = word(text)?;
+    let (name, rest) = word(rest)?;
+    let name = pattern::normalized(name)?;
+    // What follows the separator counts, further blanks included; kmod wants at least one character.
+    let tail = || rest.get(1..).filter(|tail| !tail.is_empty()).map(str::to_owned);
+    Some(match command {
+        "alias" => Directive::Alias { pattern: name, module: pattern::normalized(word(rest)?.0)? },
+        "blacklist" => Directive::Blacklist { module: name },
+        "install" => Directive::Install { pattern: name, command: tail()? },
+        "options" => Directive::Options { module: name, text: tail()? },
+        "softdep" => {
+            let tail = tail()?;
+            let others = tail.split_ascii_whitespace().filter(|w| !matches!(*w, "pre:" | "post:"));
+            let others = others.map(crate::kernel::module_file::kernel_name).collect();
+            Directive::SoftDependency { pattern: name, others }
+        }
+        _ => return None,
+    })
+}
+
+/// The first word, and what follows it.
+fn word(text: &str) -> Option<(&str, &str)> {
+    let text = text.trim_start_matches([' ', '\t']);
+    let end = text.find([' ', '\t']).unwrap_or(text.len());
+    (end > 0).then(|| text.split_at(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn numbers_of_lines() {
+        let lines: Vec<(usize, String)> =
+            parse("/f", b"# a \\\nb\n\nblacklist x-y\ninstall a\\\nb /bin/\\true\nblacklist z")
+                .into_iter()
+                .map(|(at, what)| (at.line, format!("{what:?}")))
+                .collect();
+        assert_eq!(
+            lines,
+            [
+                (4, "Blacklist { module: \"x_y\" }".to_owned()),
+                (5, "Install { pattern: \"ab\", command: \"/bin/true\" }".to_owned()),
+                (7, "Blacklist { module: \"z\" }".to_owned()),
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_file(bytes in prop::collection::vec(prop_oneof![
+            4 => prop::sample::select(b"blacklist install alias softdep\n\n\\ \t#[]-\0\xff".to_vec()),
+            1 => any::<u8>(),
+        ], 0..200)) {
+            let lines = bytes.iter().filter(|b| **b == b'\n').count() + 1;
+            prop_assert!(parse("/f", &bytes).iter().all(|(at, _)| at.line <= lines));
+        }
+    }
+}

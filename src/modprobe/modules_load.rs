@@ -1,0 +1,62 @@
+//! `modules-load.d`: the modules that systemd loads at each boot.
+
+use super::config::{ConfigLine, files};
+use crate::kernel::module_file::kernel_name;
+use crate::sys::Root;
+
+/// Where systemd looks; the first of several files of one name counts.
+pub const DIRECTORIES: [&str; 5] = [
+    "/etc/modules-load.d",
+    "/run/modules-load.d",
+    "/usr/local/lib/modules-load.d",
+    "/usr/lib/modules-load.d",
+    "/lib/modules-load.d",
+];
+
+/// All of `modules-load.d`.
+///
+/// systemd honours `blacklist` of `modprobe.d` for these names too: a blacklisted module is not loaded by being listed here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModulesLoad {
+    /// Names or aliases, as the kernel writes names, each with the place of its line.
+    pub names: Vec<(ConfigLine, String)>,
+    /// Why something of it is not known.
+    pub unreadable: Vec<String>,
+}
+
+impl ModulesLoad {
+    /// Reads all of it.
+    pub fn load(root: &Root) -> ModulesLoad {
+        let mut found = ModulesLoad::default();
+        for path in files(root, &DIRECTORIES, &mut found.unreadable) {
+            match root.read_optional(&path) {
+                Ok(bytes) => found.names.extend(parse(&path, &bytes.unwrap_or_default())),
+                Err(e) => found.unreadable.push(e.to_string()),
+            }
+        }
+        found
+    }
+}
+
+/// Reads one file: a name on each line, comments with `#` or `;`.
+pub fn parse(path: &str, bytes: &[u8]) -> Vec<(ConfigLine, String)> {
+    let text = String::from_utf8_lossy(bytes);
+    let named = text.lines().enumerate().filter_map(|(at, line)| {
+        let name = line.trim_matches([' ', '\t', '\n', '\r']);
+        let counts = !name.is_empty() && !name.starts_with(['#', ';']);
+        counts.then(|| (ConfigLine { path: path.to_owned(), line: at + 1 }, kernel_name(name)))
+    });
+    named.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_a_file() {
+        let names = parse("/f", b"# c\n; d\n\n  v4l2-loopback \nzfs\r\n");
+        let names: Vec<(usize, &str)> = names.iter().map(|(at, name)| (at.line, name.as_str())).collect();
+        assert_eq!(names, [(4, "v4l2_loopback"), (5, "zfs")]);
+    }
+}

@@ -1,0 +1,146 @@
+//! fnmatch(3) without flags, as kmod uses it: for the aliases of modules, and for names in `modprobe.d`.
+
+use crate::kernel::module_file::kernel_name;
+
+/// A pattern as kmod stores it: `-` becomes `_`, but for what is between brackets. None for a pattern that kmod
+/// refuses: a bracket without its counterpart.
+pub fn normalized(pattern: &str) -> Option<String> {
+    let mut out = String::with_capacity(pattern.len());
+    let mut rest = pattern;
+    while let Some(at) = rest.find(['[', ']']) {
+        let inside = rest[at..].strip_prefix('[')?;
+        out.push_str(&kernel_name(&rest[..at]));
+        let end = at + 1 + inside.find(']')?;
+        out.push_str(&rest[at..=end]);
+        rest = &rest[end + 1..];
+    }
+    out.push_str(&kernel_name(rest));
+    Some(out)
+}
+
+/// Whether a pattern matches a whole text. Both are as kmod stores them.
+pub fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    // The last `*`, and how much of the text it has taken so far.
+    let mut star: Option<(usize, usize)> = None;
+    loop {
+        let matched = match (pattern.get(p), text.get(t)) {
+            (None, None) => return true,
+            (Some(b'*'), _) => {
+                star = Some((p + 1, t));
+                p += 1;
+                continue;
+            }
+            (Some(b'['), Some(byte)) => match bracket(&pattern[p..], *byte) {
+                Some((length, hit)) => hit.then_some(length),
+                // An open bracket without an end stands for itself.
+                None => (*byte == b'[').then_some(1),
+            },
+            (Some(b'?'), Some(_)) => Some(1),
+            (Some(b'\\'), Some(byte)) => match pattern.get(p + 1) {
+                Some(literal) => (literal == byte).then_some(2),
+                None => None,
+            },
+            (Some(literal), Some(byte)) => (literal == byte).then_some(1),
+            _ => None,
+        };
+        match (matched, star) {
+            (Some(length), _) => {
+                p += length;
+                t += 1;
+            }
+            (None, Some((after, taken))) if taken < text.len() => {
+                star = Some((after, taken + 1));
+                (p, t) = (after, taken + 1);
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// The length of the bracket expression at the start of a pattern, and whether a byte is in it; none when it has no end.
+fn bracket(pattern: &[u8], byte: u8) -> Option<(usize, bool)> {
+    let negated = matches!(pattern.get(1), Some(b'!' | b'^'));
+    let first = if negated { 2 } else { 1 };
+    let (mut at, mut hit) = (first, false);
+    loop {
+        match *pattern.get(at)? {
+            b']' if at > first => return Some((at + 1, hit != negated)),
+            low => {
+                let range = (pattern.get(at + 1) == Some(&b'-')).then(|| pattern.get(at + 2)).flatten();
+                match range.filter(|high| **high != b']') {
+                    Some(high) => {
+                        hit |= (low..=*high).contains(&byte);
+                        at += 3;
+                    }
+                    None => {
+                        hit |= low == byte;
+                        at += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_fnmatch() {
+        let table = [
+            ("pci:v00008086d*sv*sd*bc03sc*i*", "pci:v00008086d00001912sv00001458sd0000D000bc03sc00i00", true),
+            (
+                "pci:v00008086d*sv*sd*bc03sc*i*",
+                "pci:v00008086d00001912sv00001458sd0000D000bc04sc00i00",
+                false,
+            ),
+            ("fs_ext4", "fs_ext4", true),
+            ("fs_ext", "fs_ext4", false),
+            ("usb:v*p*d*dc*dsc*dp*ic08isc06ip50in*", "usb:v1p2d3dc4dsc5dp6ic08isc06ip50in00", true),
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("**a", "ba", true),
+            ("a*b*c", "aXbXbYc", true),
+            ("a*b*c", "aXbXbY", false),
+            ("?", "", false),
+            ("[0-9a-f]", "c", true),
+            ("[0-9a-f]", "g", false),
+            ("[!0-9]x", "ax", true),
+            ("[!0-9]x", "1x", false),
+            ("[]]", "]", true),
+            ("[a-]", "-", true),
+            ("[a", "[a", true),
+            ("a\\*", "a*", true),
+            ("a\\*", "ab", false),
+            ("a\\", "a\\", false),
+            ("acpi*:LNXPOWER:*", "acpi:LNXPOWER:", true),
+            ("of:N*T*Cbrcm,bcm2835_pm", "of:NpowerTCbrcm,bcm2835_pm", true),
+        ];
+        for (pattern, text, expected) in table {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn names_with_dashes() {
+        for (pattern, stored) in [
+            ("net-pf-10", Some("net_pf_10")),
+            ("a-[b-c]-d", Some("a_[b-c]_d")),
+            ("a]", None),
+            ("a[b", None),
+            ("[a][b-c]", Some("[a][b-c]")),
+        ] {
+            assert_eq!(normalized(pattern).as_deref(), stored, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn many_stars_take_no_exponential_time() {
+        let pattern = "a*".repeat(200) + "b";
+        assert!(!matches(&pattern, &"a".repeat(5000)));
+    }
+}

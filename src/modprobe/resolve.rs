@@ -1,0 +1,242 @@
+//! Which file of a kernel belongs to a module's name, and what that module serves.
+
+use std::cell::OnceCell;
+
+use super::index::{Index, is_file_of};
+use super::pattern;
+use crate::kernel::inventory::module_folder;
+use crate::kernel::module_file::{self, ModuleInfo};
+use crate::sys::{Presence, Root};
+
+/// Which part of a kernel's module directory a file is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// `updates/dkms`.
+    Dkms,
+    /// `updates`, which depmod prefers to what the kernel brought.
+    Updates,
+    /// `extra`, where `make modules_install` of a module puts it.
+    Extra,
+    /// `kernel`: the kernel brought it, or something replaced what it brought.
+    InTree,
+    /// Anywhere else.
+    Other,
+}
+
+impl Origin {
+    /// Of a path below the module directory.
+    pub fn of(path: &str) -> Origin {
+        match path.split_once('/').map(|(first, rest)| (first, rest.starts_with("dkms/"))) {
+            Some(("updates", true)) => Origin::Dkms,
+            Some(("updates", false)) => Origin::Updates,
+            Some(("extra", _)) => Origin::Extra,
+            Some(("kernel", _)) => Origin::InTree,
+            _ => Origin::Other,
+        }
+    }
+}
+
+/// What modprobe finds for a module's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// It is part of the kernel image: modprobe loads nothing, also where there is a file of that name.
+    BuiltIn,
+    /// This file.
+    File {
+        /// The path inside the root.
+        path: String,
+        /// Where it is from.
+        origin: Origin,
+        /// The names of the modules that are loaded before it.
+        needs: Vec<String>,
+    },
+    /// `modules.dep` names a file that is not there.
+    Dangling {
+        /// The path inside the root.
+        path: String,
+    },
+    /// Nothing.
+    Absent,
+    /// It is not known.
+    Unknown(String),
+}
+
+/// Whether a module serves a device, a filesystem or a protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// One of its aliases matches.
+    Yes,
+    /// None does.
+    No,
+    /// Its aliases are not known.
+    Unknown(String),
+}
+
+/// The modules of one kernel. Each index is read when it is first asked.
+#[derive(Debug)]
+pub struct KernelModules<'r> {
+    root: &'r Root,
+    directory: String,
+    release: String,
+    index: OnceCell<Result<Index, String>>,
+    built_in: OnceCell<Result<Vec<u8>, String>>,
+    built_in_info: OnceCell<Result<Option<Vec<u8>>, String>>,
+}
+
+impl<'r> KernelModules<'r> {
+    /// Those of a kernel release.
+    pub fn new(root: &'r Root, release: &str) -> KernelModules<'r> {
+        KernelModules {
+            root,
+            directory: module_folder(release),
+            release: release.to_owned(),
+            index: OnceCell::new(),
+            built_in: OnceCell::new(),
+            built_in_info: OnceCell::new(),
+        }
+    }
+
+    /// What modprobe finds for a name.
+    pub fn resolve(&self, module: &str) -> Resolution {
+        match self.built_in() {
+            Err(reason) => return Resolution::Unknown(reason.clone()),
+            Ok(list) if is_listed(list, module) => return Resolution::BuiltIn,
+            Ok(_) => {}
+        }
+        let index = match self.index.get_or_init(|| Index::load(self.root, &self.release)) {
+            Err(reason) => return Resolution::Unknown(reason.clone()),
+            Ok(index) => index,
+        };
+        let entry = match index.found(module) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Resolution::Absent,
+            Err(_) if index.is_empty() => return Resolution::Absent,
+            Err(why) => {
+                let path = self.root.spell(format!("{}/modules.dep.bin", self.directory));
+                return Resolution::Unknown(format!("{} {why}", path.display()));
+            }
+        };
+        // depmod.d can name directories elsewhere.
+        let path = match entry.path.starts_with('/') {
+            true => entry.path.clone(),
+            false => format!("{}/{}", self.directory, entry.path),
+        };
+        match self.root.lookup(&path) {
+            Presence::There(_) => Resolution::File {
+                path,
+                origin: Origin::of(&entry.path),
+                needs: entry.needs.iter().filter_map(|n| module_file::stem(n)).map(str::to_owned).collect(),
+            },
+            Presence::Absent => Resolution::Dangling { path },
+            Presence::Unreadable(e) => Resolution::Unknown(e.to_string()),
+        }
+    }
+
+    /// The aliases of a module: of its file, or of a built-in one from `modules.builtin.modinfo`.
+    ///
+    /// # Errors
+    /// Says why they are not known.
+    pub fn aliases(&self, module: &str) -> Result<Vec<String>, String> {
+        match self.resolve(module) {
+            Resolution::BuiltIn => self.built_in_aliases(module),
+            Resolution::File { path, .. } => {
+                let bytes = self.root.read(&path).map_err(|e| e.to_string())?;
+                let plain = module_file::decompress(&path, &bytes);
+                let info = plain.and_then(|plain| module_file::info(&plain));
+                info.map(|info| info.aliases).map_err(|why| format!("{path}: {why}"))
+            }
+            Resolution::Dangling { .. } | Resolution::Absent => Ok(Vec::new()),
+            Resolution::Unknown(reason) => Err(reason),
+        }
+    }
+
+    /// Whether a module serves `alias`: a device's modalias, `fs-TYPE`, `net-pf-N`.
+    pub fn claims(&self, module: &str, alias: &str) -> Claim {
+        match self.aliases(module) {
+            Ok(patterns) if claims(patterns.iter().map(String::as_str), alias) => Claim::Yes,
+            Ok(_) => Claim::No,
+            Err(reason) => Claim::Unknown(reason),
+        }
+    }
+
+    fn built_in(&self) -> &Result<Vec<u8>, String> {
+        self.built_in.get_or_init(|| {
+            let list = self.root.read_optional(format!("{}/modules.builtin", self.directory));
+            list.map(Option::unwrap_or_default).map_err(|e| e.to_string())
+        })
+    }
+
+    fn built_in_aliases(&self, module: &str) -> Result<Vec<String>, String> {
+        let path = format!("{}/modules.builtin.modinfo", self.directory);
+        let all =
+            self.built_in_info.get_or_init(|| self.root.read_optional(&path).map_err(|e| e.to_string()));
+        match all {
+            Ok(Some(all)) => Ok(info_of_built_in(all, module).aliases),
+            // Kernels before 5.2 have none, and an absent list is not an empty one.
+            Ok(None) => Err(format!("there is no {}", self.root.spell(&path).display())),
+            Err(reason) => Err(reason.clone()),
+        }
+    }
+}
+
+/// Whether one of a module's alias patterns matches.
+pub fn claims<'p>(patterns: impl IntoIterator<Item = &'p str>, alias: &str) -> bool {
+    let alias = pattern::normalized(alias).unwrap_or_else(|| alias.to_owned());
+    let matches = |p: &str| pattern::normalized(p).is_some_and(|p| pattern::matches(&p, &alias));
+    patterns.into_iter().any(matches)
+}
+
+/// Whether `modules.builtin` lists a module.
+fn is_listed(list: &[u8], module: &str) -> bool {
+    let base = |line: &[u8]| memchr::memrchr(b'/', line).map_or(0, |at| at + 1);
+    list.split(|b| *b == b'\n').any(|line| is_file_of(&line[base(line)..], module))
+}
+
+/// The entries of a module in `modules.builtin.modinfo`: `MODULE.key=value`, separated by NUL.
+fn info_of_built_in(all: &[u8], module: &str) -> ModuleInfo {
+    let name = module_file::kernel_name(module);
+    module_file::fields(all.split(|b| *b == 0).filter_map(|entry| {
+        let dot = memchr::memchr(b'.', entry)?;
+        let fits = entry[..dot].iter().map(|b| if *b == b'-' { b'_' } else { *b }).eq(name.bytes());
+        fits.then(|| &entry[dot + 1..])
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins() {
+        for (path, origin) in [
+            ("updates/dkms/a.ko", Origin::Dkms),
+            ("updates/a.ko", Origin::Updates),
+            ("updates/dkmsx/a.ko", Origin::Updates),
+            ("extra/a/b.ko.xz", Origin::Extra),
+            ("kernel/drivers/a.ko", Origin::InTree),
+            ("weak-updates/a.ko", Origin::Other),
+            ("/opt/x/a.ko", Origin::Other),
+            ("a.ko", Origin::Other),
+        ] {
+            assert_eq!(Origin::of(path), origin, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_built_in() {
+        let list = b"kernel/fs/ext4/ext4.ko\nkernel/a/snd-x.ko\n";
+        assert!(is_listed(list, "ext4") && is_listed(list, "snd_x"));
+        assert!(!is_listed(list, "ext") && !is_listed(list, "fs"));
+        let info = b"ext4.alias=fs-ext4\0ext4.license=GPL\0snd_x.alias=pci:v*\0ext4.alias=ext3\0";
+        assert_eq!(info_of_built_in(info, "ext4").aliases, ["fs-ext4", "ext3"]);
+        assert_eq!(info_of_built_in(info, "snd-x").aliases, ["pci:v*"]);
+        assert!(info_of_built_in(info, "none").aliases.is_empty());
+    }
+
+    #[test]
+    fn claimed_by_any_alias() {
+        let of = |alias: &str| claims(["fs-zfs", "pci:v00001234d*sv*"], alias);
+        assert!(of("fs-zfs") && of("fs_zfs") && of("pci:v00001234d00000001sv0"));
+        assert!(!of("fs-xfs") && !of("pci:v00004321d00000001sv0"));
+    }
+}
