@@ -61,25 +61,36 @@ impl BuildIdentity {
 /// # Errors
 /// In words, when it is empty, damaged or too large.
 pub fn decompress<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+    decompress_within(name, bytes, SIZE_LIMIT)
+}
+
+/// The same, with a limit for what it may come to.
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_within<'a>(name: &str, bytes: &'a [u8], limit: u64) -> Result<Cow<'a, [u8]>, String> {
     if bytes.is_empty() {
         return Err("it is empty".to_owned());
     }
     Ok(match name.rsplit('.').next() {
         Some("zst") => {
             let reader = ruzstd::decoding::StreamingDecoder::new(bytes).map_err(|e| format!("zstd: {e}"))?;
-            all(reader, "zstd")?.into()
+            all(reader, "zstd", limit)?.into()
         }
-        Some("xz") => all(liblzma::read::XzDecoder::new_multi_decoder(bytes), "xz")?.into(),
-        Some("gz") => all(flate2::read::MultiGzDecoder::new(bytes), "gzip")?.into(),
+        Some("xz") => all(liblzma::read::XzDecoder::new_multi_decoder(bytes), "xz", limit)?.into(),
+        Some("gz") => all(flate2::read::MultiGzDecoder::new(bytes), "gzip", limit)?.into(),
         _ => bytes.into(),
     })
 }
 
-fn all(reader: impl Read, format: &str) -> Result<Vec<u8>, String> {
+fn all(reader: impl Read, format: &str, limit: u64) -> Result<Vec<u8>, String> {
     let mut plain = Vec::new();
-    let read = reader.take(SIZE_LIMIT + 1).read_to_end(&mut plain).map_err(|e| format!("{format}: {e}"))?;
+    let read = reader.take(limit + 1).read_to_end(&mut plain).map_err(|e| format!("{format}: {e}"))?;
     // A module that is cut would look unsigned.
-    if read as u64 > SIZE_LIMIT { Err(format!("{format}: it is larger than 1 GiB")) } else { Ok(plain) }
+    match read as u64 > limit {
+        true => Err(format!("{format}: it is larger than {} MiB", limit >> 20)),
+        false => Ok(plain),
+    }
 }
 
 /// Reads an uncompressed module.

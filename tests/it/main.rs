@@ -30,6 +30,7 @@ mod guard_boot;
 mod guard_decision;
 mod guard_screens;
 mod hostile;
+mod initrd;
 mod inventory;
 mod layers;
 mod lint;

@@ -1,0 +1,160 @@
+//! cpio archives of the format newc, one after another in a member.
+
+use std::io::{self, Read};
+
+/// The longest name of a file; the kernel's own limit is PATH_MAX.
+const LONGEST_NAME: u64 = 4096;
+const HEADER: usize = 110;
+const TRAILER: &[u8] = b"TRAILER!!!";
+const TYPE: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
+const SYMLINK: u32 = 0o120_000;
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EntryKind {
+    Regular,
+    Symlink,
+    Other,
+}
+
+/// One entry, whose contents can be read from the archive.
+pub(super) struct Entry<'e, R> {
+    pub(super) name: String,
+    pub(super) kind: EntryKind,
+    pub(super) size: u64,
+    body: io::Take<&'e mut R>,
+}
+
+impl<R: Read> Entry<'_, R> {
+    /// The contents.
+    pub(super) fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.body.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn archive(&mut self) -> &mut R {
+        self.body.get_mut()
+    }
+}
+
+/// Where an archive is read, counted from its first byte: everything in it begins at a multiple of four.
+struct Counted<R> {
+    inner: R,
+    at: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// Gives each entry of the archives in a member to `visit`. With `one` it ends behind the first archive, else at the end of
+/// the member.
+///
+/// # Errors
+/// In words, when something in it is not an archive of this format.
+pub(super) fn entries<R: Read>(
+    member: &mut R,
+    one: bool,
+    mut visit: impl FnMut(&mut Entry<'_, R>) -> Result<(), String>,
+) -> Result<(), String> {
+    let failed = |e: io::Error| e.to_string();
+    loop {
+        let mut archive = Counted { inner: &mut *member, at: 0 };
+        let Some(first) = after_padding(&mut archive).map_err(failed)? else { return Ok(()) };
+        let mut header = [0; HEADER];
+        header[0] = first;
+        // The padding belongs to nothing.
+        archive.at = 1;
+        archive.read_exact(&mut header[1..]).map_err(|e| cut(&e))?;
+        while !entry(&mut archive, &header, &mut visit)? {
+            archive.read_exact(&mut header).map_err(|e| cut(&e))?;
+        }
+        if one {
+            return Ok(());
+        }
+    }
+}
+
+fn cut(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof => "it is cut short".to_owned(),
+        _ => e.to_string(),
+    }
+}
+
+/// The first byte that is not NUL.
+fn after_padding(archive: &mut impl Read) -> io::Result<Option<u8>> {
+    let mut byte = [0];
+    loop {
+        match archive.read(&mut byte) {
+            Ok(0) => return Ok(None),
+            Ok(_) if byte[0] != 0 => return Ok(Some(byte[0])),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Reads the entry of that header, of which `true` is the last one.
+fn entry<R: Read>(
+    archive: &mut Counted<&mut R>,
+    header: &[u8; HEADER],
+    visit: &mut impl FnMut(&mut Entry<'_, R>) -> Result<(), String>,
+) -> Result<bool, String> {
+    // The last digit says whether there are checksums, which the kernel does not look at.
+    if !matches!(&header[..6], b"070701" | b"070702") {
+        return Err("it is not a cpio archive of the format newc".to_owned());
+    }
+    let field = |at: usize| number(&header[6 + 8 * at..14 + 8 * at]).ok_or("a damaged header");
+    let (mode, size, name_size) = (field(1)?, u64::from(field(6)?), u64::from(field(11)?));
+    if name_size == 0 || name_size > LONGEST_NAME {
+        return Err("a damaged header: the length of a name".to_owned());
+    }
+    let mut name = vec![0; usize::try_from(name_size).map_err(|e| e.to_string())?];
+    archive.read_exact(&mut name).map_err(|e| cut(&e))?;
+    align(archive)?;
+    let name = name.split(|b| *b == 0).next().unwrap_or_default();
+    if name == TRAILER {
+        skip(archive, size)?;
+        return Ok(true);
+    }
+    let kind = match mode & TYPE {
+        REGULAR => EntryKind::Regular,
+        SYMLINK => EntryKind::Symlink,
+        _ => EntryKind::Other,
+    };
+    let mut found = Entry {
+        name: String::from_utf8_lossy(name).into_owned(),
+        kind,
+        size,
+        body: (&mut *archive.inner).take(size),
+    };
+    visit(&mut found)?;
+    let left = found.body.limit();
+    archive.at += size - left;
+    skip(archive, left)?;
+    align(archive)?;
+    Ok(false)
+}
+
+fn number(digits: &[u8]) -> Option<u32> {
+    // from_str_radix takes a sign, the kernel does not.
+    let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
+    u32::from_str_radix(text, 16).ok()
+}
+
+fn align(archive: &mut Counted<impl Read>) -> Result<(), String> {
+    skip(archive, archive.at.next_multiple_of(4) - archive.at)
+}
+
+fn skip(archive: &mut Counted<impl Read>, bytes: u64) -> Result<(), String> {
+    let skipped = io::copy(&mut archive.take(bytes), &mut io::sink()).map_err(|e| e.to_string())?;
+    if skipped == bytes { Ok(()) } else { Err("it is cut short".to_owned()) }
+}

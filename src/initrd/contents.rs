@@ -1,0 +1,219 @@
+//! Which kernel modules are in an initrd, and which builds they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::archive::{self, Entry, EntryKind};
+use super::unpack::{Budget, Limited, members};
+use crate::kernel::module_file::{self, BuildIdentity, kernel_name};
+use crate::modprobe::index::is_file_of;
+
+/// The largest module inside, before and after decompression.
+const LARGEST_MODULE: u64 = 256 << 20;
+/// The largest `modules.dep` inside.
+const LARGEST_INDEX: u64 = 16 << 20;
+/// Endings of files that are filesystems of their own, in which modules may be.
+const IMAGES: [&str; 5] = [".squashfs", ".erofs", ".sfs", ".img", ".ext4"];
+
+/// A module inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitrdModule {
+    /// Its path in the archive, without `/` in front.
+    pub path: String,
+    /// Which build it is; none where that was not asked, an error where it is not known.
+    pub build: Option<Result<ModuleBuild, String>>,
+}
+
+impl InitrdModule {
+    /// Another file of the same module is there, at another path: which one is loaded is not known.
+    fn unclear_beside(&mut self, other: &InitrdModule) {
+        if self.path != other.path {
+            self.build = Some(Err(format!("{} and {} are both in it", other.path, self.path)));
+        }
+    }
+}
+
+/// What distinguishes a module's build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleBuild {
+    /// Its vermagic; the first word is the kernel release.
+    pub vermagic: Option<String>,
+    /// Its source and its contents.
+    pub identity: BuildIdentity,
+}
+
+/// What an initrd says about a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found<'c> {
+    /// It is in there.
+    Module(&'c InitrdModule),
+    /// It is not.
+    Absent,
+    /// It is not known.
+    Unknown(&'c str),
+}
+
+/// The modules of one or more initrds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitrdContents {
+    /// Of each kernel release, by the name that the kernel uses.
+    modules: BTreeMap<String, BTreeMap<String, InitrdModule>>,
+    /// Why there may be more.
+    unknown: Option<String>,
+}
+
+impl InitrdContents {
+    /// Reads an initrd. Only of the modules named in `wanted` (as the kernel writes names) it is looked which build
+    /// they are.
+    pub fn read(bytes: &[u8], wanted: &BTreeSet<String>) -> InitrdContents {
+        let mut reading =
+            Reading { wanted, found: InitrdContents::default(), again: Vec::new(), indexes: BTreeMap::new() };
+        let read = members(bytes, &mut Budget::default(), |mut member, plain| {
+            // A member that is not compressed ends where its archive does.
+            archive::entries(&mut member, plain, |entry| reading.visit(entry))
+        });
+        let mut found = reading.finish();
+        if let Err(reason) = read {
+            found.unknown = Some(reason);
+        }
+        found
+    }
+
+    /// One that could not be read.
+    pub fn unreadable(reason: String) -> InitrdContents {
+        InitrdContents { unknown: Some(reason), ..InitrdContents::default() }
+    }
+
+    /// Adds an initrd that is loaded after this one.
+    pub fn extend(&mut self, later: InitrdContents) {
+        for (release, modules) in later.modules {
+            let mine = self.modules.entry(release).or_default();
+            for (name, module) in modules {
+                let known = mine.insert(name.clone(), module);
+                if let (Some(known), Some(module)) = (known, mine.get_mut(&name)) {
+                    module.unclear_beside(&known);
+                }
+            }
+        }
+        self.unknown = self.unknown.take().or(later.unknown);
+    }
+
+    /// What it says about a module of a kernel.
+    pub fn find(&self, release: &str, module: &str) -> Found<'_> {
+        match (self.modules.get(release).and_then(|m| m.get(&kernel_name(module))), &self.unknown) {
+            (Some(module), _) => Found::Module(module),
+            (None, Some(reason)) => Found::Unknown(reason),
+            (None, None) => Found::Absent,
+        }
+    }
+
+    /// The names of the modules of a kernel, as the kernel writes them.
+    pub fn modules(&self, release: &str) -> impl Iterator<Item = &str> {
+        self.modules.get(release).into_iter().flat_map(BTreeMap::keys).map(String::as_str)
+    }
+
+    /// The kernel releases that it has modules of.
+    pub fn releases(&self) -> impl Iterator<Item = &str> {
+        self.modules.keys().map(String::as_str)
+    }
+
+    /// Why there may be more in it than was found.
+    pub fn unknown(&self) -> Option<&str> {
+        self.unknown.as_deref()
+    }
+}
+
+struct Reading<'w> {
+    wanted: &'w BTreeSet<String>,
+    found: InitrdContents,
+    /// Further files of modules that are there already: release, name, module.
+    again: Vec<(String, String, InitrdModule)>,
+    /// `modules.dep` of each release; it is often behind the modules.
+    indexes: BTreeMap<String, Vec<u8>>,
+}
+
+type Member<'b, 'r> = Limited<'b, &'r mut (dyn std::io::Read + 'r)>;
+
+impl Reading<'_> {
+    fn visit(&mut self, entry: &mut Entry<'_, Member<'_, '_>>) -> Result<(), String> {
+        let path = entry.name.trim_start_matches("./").trim_start_matches('/').to_owned();
+        if entry.kind == EntryKind::Other {
+            return Ok(());
+        }
+        let Some((release, below)) = below_modules(&path) else {
+            if self.found.unknown.is_none() && IMAGES.iter().any(|ending| path.ends_with(ending)) {
+                self.found.unknown = Some(format!("it holds {path}, a filesystem of its own"));
+            }
+            return Ok(());
+        };
+        if below == "modules.dep" && entry.size <= LARGEST_INDEX {
+            let text = entry.read().map_err(|e| e.to_string())?;
+            self.indexes.insert(release.to_owned(), text);
+            return Ok(());
+        }
+        let Some(name) = module_file::stem(below).map(kernel_name) else { return Ok(()) };
+        let build = if self.wanted.contains(&name) { Some(build(&path, entry)?) } else { None };
+        let module = InitrdModule { path: path.clone(), build };
+        let modules = self.found.modules.entry(release.to_owned()).or_default();
+        match modules.get(&name) {
+            // The same path again replaces the earlier file.
+            Some(known) if known.path != path => self.again.push((release.to_owned(), name, module)),
+            _ => drop(modules.insert(name, module)),
+        }
+        Ok(())
+    }
+
+    /// Of several files of a module, that counts which `modules.dep` names.
+    fn finish(mut self) -> InitrdContents {
+        for (release, name, other) in self.again {
+            let known = self.found.modules.get_mut(&release).and_then(|modules| modules.get_mut(&name));
+            let Some(known) = known else { continue };
+            let listed = self.indexes.get(&release).and_then(|text| listed(text, &name));
+            let is_listed = |m: &InitrdModule| {
+                listed.is_some() && below_modules(&m.path).map(|(_, below)| below) == listed
+            };
+            if is_listed(&other) {
+                *known = other;
+            } else if !is_listed(known) {
+                known.unclear_beside(&other);
+            }
+        }
+        self.found
+    }
+}
+
+/// The release, and the path below its module directory.
+fn below_modules(path: &str) -> Option<(&str, &str)> {
+    let path = path.strip_prefix("usr/").unwrap_or(path).strip_prefix("lib/modules/")?;
+    path.split_once('/')
+}
+
+/// The path that `modules.dep` has for a module.
+fn listed<'t>(text: &'t [u8], module: &str) -> Option<&'t str> {
+    text.split(|b| *b == b'\n').find_map(|line| {
+        let path = &line[..memchr::memchr(b':', line)?];
+        let base = memchr::memrchr(b'/', path).map_or(0, |at| at + 1);
+        is_file_of(&path[base..], module).then(|| std::str::from_utf8(path).ok())?
+    })
+}
+
+/// Which build a module is; the outer error is one of the archive.
+fn build(path: &str, entry: &mut Entry<'_, Member<'_, '_>>) -> Result<Result<ModuleBuild, String>, String> {
+    if entry.kind == EntryKind::Symlink {
+        return Ok(Err(format!("{path} is a symlink")));
+    }
+    if entry.size > LARGEST_MODULE {
+        return Ok(Err(format!("{path} is larger than 256 MiB")));
+    }
+    let bytes = entry.read().map_err(|e| e.to_string())?;
+    let plain = match module_file::decompress_within(path, &bytes, LARGEST_MODULE) {
+        Ok(plain) => plain,
+        Err(why) => return Ok(Err(format!("{path}: {why}"))),
+    };
+    entry.archive().budget().spend(plain.len() as u64).map_err(|e| e.to_string())?;
+    Ok(match module_file::info(&plain) {
+        Ok(info) => Ok(ModuleBuild { vermagic: info.vermagic, identity: info.build }),
+        Err(why) => Err(format!("{path}: {why}")),
+    })
+}
