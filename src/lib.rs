@@ -10,9 +10,10 @@
 //! # The layers
 //!
 //! `bin → app → {status, render, motd} → decide → {system, usage} →
-//! {boot, enforcement, dkms, initrd, modprobe, cmdline, kernel} → sys`; imports go down only, and `tests/it/layers.rs` checks it. A program parses its arguments and calls its file in [`app`],
-//! which says which steps are taken, in which order. [`sys`] alone starts a process, writes a file and reads the clock, and
-//! knows nothing of kernels or DKMS: `.clippy.toml` checks that.
+//! {boot, enforcement, dkms, initrd, modprobe, cmdline, kernel} → sys`; imports go down only, and `tests/it/layers.rs`
+//! checks it. A program parses its arguments and calls its file in [`app`], which says which steps are taken, in which order.
+//! [`sys`] alone starts a process, writes a file and reads the clock, and knows nothing of kernels or DKMS: `.clippy.toml`
+//! checks that.
 //!
 //! | room | what |
 //! | --- | --- |

@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 
 /// The modules of the crate from the bottom up. Modules of one row know nothing of each other.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 17] = [
     &["sys", "message"],
     &["kernel"],
     &["cmdline"],
+    &["modprobe"],
+    &["initrd"],
     &["boot", "dkms"],
     &["enforcement"],
     &["requirement"],
