@@ -199,6 +199,7 @@ mod tests {
         let table = [
             ("org.clearlinux.native.6.15.7-1591", some("native", "6.15.7", 1591, "")),
             ("org.clearlinux.preempt-rt.5.19.0-70", some("preempt-rt", "5.19.0", 70, "")),
+            ("org.clearlinux.preempt_rt.5.10.59-83", some("preempt_rt", "5.10.59", 83, "")),
             ("org.clearlinux.native.6.15.7-1591.bak", some("native", "6.15.7", 1591, ".bak")),
             ("org.clearlinux.native.6.15.7-1591-old~", some("native", "6.15.7", 1591, "-old~")),
             ("org.clearlinux.native.6.15.7-+12", some("native", "6.15.7", 12, "")),
@@ -232,6 +233,7 @@ mod tests {
         let variant = |text| KernelName::from_release(text, NS).map(|k| k.variant);
         assert_eq!(variant("6.15.7-1591.native").as_deref(), Some("native"));
         assert_eq!(variant("5.19.0-70.preempt-rt").as_deref(), Some("preempt-rt"));
+        assert_eq!(variant("5.10.59-83.preempt_rt").as_deref(), Some("preempt_rt"));
         assert_eq!(variant("5.4.1-9.hyperv-lts").as_deref(), Some("hyperv-lts"));
         for no in
             ["6.12.48+deb13-amd64", "6.9.3-custom", "6.11.4-301.fc41.x86_64", "6.1-.native", "6.1-x.native"]
@@ -257,7 +259,7 @@ mod tests {
         }
 
         #[test]
-        fn both_spellings_come_back(variant in "[a-z][a-z0-9-]{0,20}", version in "[0-9]{1,2}(\\.[0-9]{1,3}){1,2}",
+        fn both_spellings_come_back(variant in "[a-z][a-z0-9_-]{0,20}", version in "[0-9]{1,2}(\\.[0-9]{1,3}){1,2}",
                                     number in 0..=32767i32) {
             let name = KernelName { namespace: NS.to_owned(), variant, version, number };
             prop_assert_eq!(&KernelName::parse(&name.id(), NS).unwrap(), &name);

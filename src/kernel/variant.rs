@@ -61,8 +61,8 @@ pub struct Variant {
 }
 
 /// The variants without a DKMS bundle that are known by name.
-const WITHOUT_BUNDLE: [&str; 8] =
-    ["kvm", "hyperv", "hyperv-lts", "gce", "preempt-rt", "rt", "iot-lts", "current"];
+const WITHOUT_BUNDLE: [&str; 9] =
+    ["kvm", "hyperv", "hyperv-lts", "gce", "preempt_rt", "preempt-rt", "rt", "iot-lts", "current"];
 
 impl Variant {
     /// What is known of the variant of that name.
@@ -120,7 +120,13 @@ mod tests {
             ("aws", Family::Other, Some("kernel-aws-dkms"), true),
             ("kvm", Family::Other, None, true),
             ("hyperv-lts", Family::Other, None, true),
+            ("hyperv", Family::Other, None, true),
+            ("gce", Family::Other, None, true),
+            // As bundle kernel-rt names it, beside the spelling of other sources.
+            ("preempt_rt", Family::Other, None, true),
             ("preempt-rt", Family::Other, None, true),
+            ("rt", Family::Other, None, true),
+            ("current", Family::Other, None, true),
             ("iot-lts", Family::Other, None, true),
             ("custom", Family::Other, None, false),
             ("ltsx", Family::Other, None, false),
