@@ -281,9 +281,10 @@ impl Look<'_> {
 
     fn modules(&mut self) {
         for entry in self.list(MODULES) {
-            // A name that is no text is none of a kernel of ours.
-            let Some(release) = entry.text().map(str::to_owned) else { continue };
-            let path = module_folder(&release);
+            // A name that is not text does not belong to a kernel of ours.
+            let Some(name) = entry.text() else { continue };
+            let path = module_folder(name);
+            let release = moved_by_swupd(name).unwrap_or(name).to_owned();
             let empty = Left::Modules { files: Vec::new(), folders: Vec::new() };
             let mut thing = Thing { release, left: empty, path, bytes: 0, obstacle: None };
             if self.kept.why(&thing.release).is_none() {
@@ -377,6 +378,14 @@ fn is_left_by_dkms(path: &Path, folder: &str, built: &BTreeSet<String>) -> bool 
         || (built.contains(stem) && ELSEWHERE.iter().any(|e| text.starts_with(e)))
 }
 
+/// The kernel of a directory that `swupd bundle-remove` could not remove, because it was not empty, and has renamed to
+/// `.deleted.SECONDS.RELEASE`.
+fn moved_by_swupd(name: &str) -> Option<&str> {
+    let (seconds, release) = name.strip_prefix(".deleted.")?.split_once('.')?;
+    let is_time = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+    is_time.then_some(release)
+}
+
 /// The kernel in the first line of a `make.log`: `DKMS make.log for M-V for kernel K (A)`.
 pub(super) fn kernel_of_log(log: &[u8]) -> Option<String> {
     let line = String::from_utf8_lossy(log.split(|b| *b == b'\n').next()?).into_owned();
@@ -421,6 +430,15 @@ mod tests {
             "extra/modules.dep",
         ] {
             assert!(!left(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn directories_that_swupd_has_moved() {
+        let release = Some("6.15.8-1592.native");
+        assert_eq!(moved_by_swupd(".deleted.1753790400.6.15.8-1592.native"), release);
+        for none in ["6.15.8-1592.native", ".deleted.6-15.native", ".deleted..x", ".deleted.1", ".deleted."] {
+            assert_eq!(moved_by_swupd(none), None, "{none}");
         }
     }
 

@@ -95,6 +95,43 @@ fn what_a_gone_kernel_left_is_removed_and_the_module_stays_registered() {
     root.run("clr-dkms", &["gc"]).code(0).prints("nothing to remove\n");
 }
 
+/// `swupd bundle-remove` removes the files of its bundle, and renames what is not empty.
+#[test]
+fn what_swupd_has_renamed_belongs_to_the_kernel_in_its_name() {
+    let renamed = |root: &TestRoot, release: &str| {
+        let new = format!("usr/lib/modules/.deleted.1753700000.{release}");
+        fs::rename(root.at(&format!("usr/lib/modules/{release}")), root.at(&new)).unwrap();
+        new
+    };
+    let root = left_over();
+    let new = renamed(&root, B);
+    let old = format!("usr/lib/modules/{B}");
+    let mut expected: Vec<String> = all_of_b().iter().map(|change| change.replace(&old, &new)).collect();
+    expected.sort();
+    let mut changed = changes(&root, &[], 0);
+    changed.sort();
+    assert_eq!(changed, expected);
+
+    // Whatever is of another program in it keeps it, and all else of that kernel.
+    let root = left_over();
+    let new = renamed(&root, B);
+    root.file(&format!("{new}/notes"), "");
+    assert_eq!(changes(&root, &[], 0), [""; 0]);
+    let why = format!("/{new} holds notes, which is not of dkms or depmod");
+    root.run("clr-dkms", &["gc", "-n"]).code(0).shows(&[&format!("left alone: {B}: {why}")]);
+
+    // So does an image, a boot entry, or that it runs.
+    let root = left_over();
+    renamed(&root, B);
+    renamed(&root, A);
+    root.file("boot/loader/entries/Clear-linux-native-6.15.8-1592.conf", "title x\n");
+    let gone = changes(&root, &[], 0);
+    assert_eq!(gone, [""; 0]);
+    root.run("clr-dkms", &["gc", "-n"])
+        .code(0)
+        .shows(&[&format!("left alone: {A}: it is running"), &format!("left alone: {B}: a boot entry may")]);
+}
+
 #[test]
 fn a_dry_run_tells_it_all_and_changes_nothing() {
     let root = left_over();
