@@ -336,7 +336,11 @@ fn deadline(value: &str) -> Result<Duration, String> {
     }
 }
 
-fn duration(value: &str) -> Result<Duration, String> {
+/// Reads a time as it is written in the configuration: a number with `s` (also when left out), `min` or `h`.
+///
+/// # Errors
+/// In words, for what is not such a time.
+pub fn duration(value: &str) -> Result<Duration, String> {
     let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
     let unit = match value[digits.len()..].trim() {
         "" | "s" => Some(1),

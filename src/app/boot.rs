@@ -7,8 +7,10 @@ use crate::boot::{BootFiles, ReadBack, default};
 use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::config::Policy;
 use crate::decide::assessment::BootAssessment;
+use crate::dkms::Tree;
 use crate::message;
-use crate::state::{BootRecord, HeldBack};
+use crate::requirement::Importance;
+use crate::state::{self, BootRecord, HeldBack, RECORD, Record, Stored};
 use crate::sys::RootKind;
 use crate::system::{System, expected_entries};
 use crate::world::World;
@@ -199,6 +201,24 @@ pub fn why(decision: &BootDecision) -> String {
     }
 }
 
+/// Has swupd leave the boot files to us where the last run knew of a module that is needed, or where no run has left a
+/// record and there is any module. It costs next to nothing; [`put_deferral_right`] has the last word.
+pub fn defer_by_record(world: &World, tree: &Tree) {
+    let needed = match state::load::<Record>(&world.root, RECORD) {
+        Stored::Good(record) => record.needs.iter().any(|need| need.class > Importance::Optional),
+        _ => !tree.modules.is_empty(),
+    };
+    if !needed || !defers(world) {
+        return;
+    }
+    match deferral::arm(&world.root) {
+        Ok(true) => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
+        Ok(false) => {}
+        // It is tried again, and said, when all is known.
+        Err(e) => tracing::debug!("{e}"),
+    }
+}
+
 /// Tells swupd whether to leave the boot files to us.
 pub fn put_deferral_right(world: &World, facts: &System, judgement: &BootAssessment) {
     if !world.root.is_slash() && world.root.kind() == RootKind::Image {
@@ -208,8 +228,7 @@ pub fn put_deferral_right(world: &World, facts: &System, judgement: &BootAssessm
         // What is needed cannot be told: whatever swupd was told before stays.
         return;
     }
-    let wanted =
-        defers(world) && judgement.needs.iter().any(|n| n.class > crate::requirement::Importance::Optional);
+    let wanted = defers(world) && judgement.needs.iter().any(|n| n.class > Importance::Optional);
     let done = match wanted {
         true => deferral::arm(&world.root),
         false => deferral::disarm(&world.root),

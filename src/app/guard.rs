@@ -8,9 +8,10 @@ use super::engine::{self, INDEX_DEADLINE, Order};
 use super::progress::Show;
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
 use crate::boot_decision::{AdminOverrides, Reason, Ruling};
+use crate::config::duration;
 use crate::decide::assessment::is_bootable;
 use crate::decide::assessment::{BootAssessment, assess};
-use crate::dkms::{Cache, Flaw, Pair, Step, build};
+use crate::dkms::{Cache, Flaw, Pair, Step, Tree, build};
 use crate::kernel::Installed;
 use crate::message;
 use crate::render::look::Look;
@@ -20,7 +21,7 @@ use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
 use crate::status::guard::{GuardReport, lacks, lacks_on};
 use crate::status::{Progress, Verdict};
-use crate::sys::{Lock, interrupt};
+use crate::sys::{Lock, interrupt, watchdog};
 use crate::system::System;
 use crate::usage::{Usage, kernel_spelling};
 use crate::world::World;
@@ -41,6 +42,10 @@ pub struct GuardArguments {
     /// Tell swupd, mend modules.dep, put the message of the day back, ask for a run (clr-dkms-boot.service)
     #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert"])]
     at_boot: bool,
+    /// With --at-boot or --assert: end after TIME, and leave the rest to the next run
+    #[arg(long, help_heading = "For units", value_name = "TIME", value_parser = duration,
+        conflicts_with_all = ["json", "may_mark_booted", "disarm"])]
+    within: Option<Duration>,
     /// Exit 1 when the running kernel lacks a critical module that the last good one had, else 0
     #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert", "at_boot"])]
     may_mark_booted: bool,
@@ -100,10 +105,13 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     }
     if arguments.at_boot {
         need_root(world, "clr-dkms guard --at-boot")?;
-        return at_boot(world, &mut cache);
+        return at_boot(world, &mut cache, arguments.within);
     }
     if arguments.assert {
         need_root(world, "clr-dkms guard --assert")?;
+        if let Some(limit) = arguments.within {
+            watchdog::end_after(limit, exit::ATTENTION, "the boot default may not be as it should be");
+        }
         let _lock = Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours)?;
         return Ok(if assert_again(world, &mut cache) { exit::OK } else { exit::ATTENTION });
     }
@@ -128,26 +136,39 @@ pub fn assert_again(world: &World, cache: &mut Cache) -> bool {
         .is_ok()
 }
 
-/// The first thing after a boot: quick, and without a build. What fails keeps nothing else from being done.
-fn at_boot(world: &World, cache: &mut Cache) -> anyhow::Result<u8> {
-    let mut seen = look(world, cache);
-    // First, and without the lock: a run that is at work may take an hour, and swupd may come before its end.
-    boot::put_deferral_right(world, &seen.facts, &seen.judgement);
+/// The first thing after a boot, without a build. What is cheap and vital comes first. What fails keeps nothing else from
+/// being done.
+fn at_boot(world: &World, cache: &mut Cache, within: Option<Duration>) -> anyhow::Result<u8> {
     let mut done = Ok(());
+    let tree = Tree::observe(&world.root);
+    // Without the lock: a run that is at work may take an hour, and swupd may come before its end.
+    boot::defer_by_record(world, &tree);
+    // Whatever was broken off by a power cut goes on; with nothing to do the worker ends at once.
+    let request = || world.root.write(REQUEST, b"", 0o644).map(drop).map_err(anyhow::Error::from);
+    if !tree.modules.is_empty() {
+        done = done.and(request());
+    }
+    if let Some(limit) = within {
+        let code = if done.is_ok() { exit::OK } else { exit::ATTENTION };
+        watchdog::end_after(limit, code, "the rest is left to clr-dkms.service, which is asked for");
+    }
+    let mut seen = look(world, cache);
+    boot::put_deferral_right(world, &seen.facts, &seen.judgement);
     match Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours) {
         Ok(_lock) => mend_indexes(world, cache, &mut seen),
-        // Whoever holds it mends them too.
+        // The run that holds it repairs them too.
         Err(e) => done = Err(e.into()),
     }
-    let document = super::status::look(world);
+    let document = super::status::look_with(world, cache);
     let known = seen.record.as_ref().and_then(|record| record.verdict.as_ref());
-    let is_news = known.is_some_and(|verdict| *verdict != document.verdict.to_string());
-    // Whatever was broken off by a power cut goes on, and who wants to know of a new verdict is told when there is a network;
-    // with nothing to do the worker ends at once.
-    if is_news || !seen.facts.tree.modules.is_empty() {
-        done = done.and(world.root.write(REQUEST, b"", 0o644).map(drop).map_err(anyhow::Error::from));
+    // A program that wants to know of a new verdict is run when there is a network.
+    if tree.modules.is_empty() && known.is_some_and(|verdict| *verdict != document.verdict.to_string()) {
+        done = done.and(request());
     }
     done = done.and(super::surfaces::write(world, &document).map_err(anyhow::Error::from));
+    if let Err(e) = cache.save(&world.root) {
+        tracing::debug!("{e}; the worker finds out again what was found out now");
+    }
     done.map(|()| exit::OK)
 }
 

@@ -253,10 +253,14 @@ pub fn code(verdict: Verdict) -> u8 {
 
 /// Observes, and makes the document. Changes nothing.
 pub fn look(world: &World) -> Document {
-    let mut cache = Cache::load(&world.root);
+    look_with(world, &mut Cache::load(&world.root))
+}
+
+/// The same, with a cache that was loaded before.
+pub fn look_with(world: &World, cache: &mut Cache) -> Document {
     let record = state::load(&world.root, RECORD);
     let progress = progress(world);
-    let facts = System::observe(world, &mut cache);
+    let facts = System::observe(world, cache);
     document(&facts, &record, &progress, &world.settings, world.clock.now())
 }
 

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -118,9 +119,11 @@ impl<'a> Reader<'a> {
         let files = with_overrides(root, main, &registered.module, release, self.overrides.as_ref())?;
         let key = self.key(&files, &folder);
         let conf = cache.conf(&key).unwrap_or_else(|| {
-            let build = format!("{}/build", module_folder(release));
-            let conf = evaluate(root, self.tools, &registered.module, release, &files)
-                .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)));
+            let conf = once(root, &key, || {
+                let build = format!("{}/build", module_folder(release));
+                evaluate(root, self.tools, &registered.module, release, &files)
+                    .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)))
+            });
             cache.keep_conf(key, conf.clone());
             conf
         });
@@ -138,6 +141,27 @@ impl<'a> Reader<'a> {
         key.add(&self.around);
         key.finish()
     }
+}
+
+/// What was evaluated, by root and key.
+type Evaluated = BTreeMap<(PathBuf, String), Result<Conf, ConfError>>;
+
+/// The answer that this process has had for that key, else that of `evaluate`: on a slow machine a file costs a second, and
+/// a process may look at the machine more than once with a cache that was empty, or could not be written.
+fn once(
+    root: &Root,
+    key: &str,
+    evaluate: impl FnOnce() -> Result<Conf, ConfError>,
+) -> Result<Conf, ConfError> {
+    static EVALUATED: Mutex<Evaluated> = Mutex::new(BTreeMap::new());
+    let known = || EVALUATED.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = (root.path().to_owned(), key.to_owned());
+    if let Some(conf) = known().get(&at) {
+        return conf.clone();
+    }
+    let conf = evaluate();
+    known().insert(at, conf.clone());
+    conf
 }
 
 /// What the files of a module are on every kernel: read once in a look at all of them.

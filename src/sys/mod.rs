@@ -19,6 +19,7 @@ pub mod root;
 pub mod terminal;
 pub mod tools;
 pub mod users;
+pub mod watchdog;
 mod write;
 
 /// What we and our children write can be read by everybody, whatever the umask of the caller: there is no secret in
