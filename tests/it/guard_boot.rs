@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::guard::{FAILS_ON_B, ID_A, ID_B};
+use crate::support::run::set_mode;
 use crate::support::{A, B, TestRoot};
 
 const MARK: [&str; 2] = ["guard", "--may-mark-booted"];
@@ -144,6 +145,93 @@ fn at_boot_while_another_run_is_at_work() {
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
     root.run("clr-dkms", &AT_BOOT);
     assert!(root.has("run/swupd/config"), "that run may take an hour, and swupd may come before its end");
+}
+
+/// Lets the bash that evaluates a dkms.conf begin with `first`.
+fn before_bash(root: &TestRoot, first: &str) {
+    let bash = root.tools().join("bash");
+    // The stand-ins are scripts of bash too; only what is given to it with -c is a dkms.conf.
+    let script = format!("#!/bin/bash\n[[ $* != *-c* ]] || {{ {first}; }}\nexec /bin/bash \"$@\"\n");
+    std::fs::write(&bash, script).unwrap();
+    set_mode(&bash, 0o755);
+}
+
+/// How often a dkms.conf is evaluated by a run. That bash may write to nothing but what was open before.
+fn evaluations(root: &TestRoot, arguments: &[&str]) -> usize {
+    let log = root.tools().join("evaluated");
+    std::fs::write(&log, "").unwrap();
+    before_bash(root, "echo x >&9");
+    let ours = root.command("clr-dkms", arguments);
+    let mut run = std::process::Command::new("sh");
+    run.args(["-c", "exec 9>>\"$0\"; exec \"$@\""]).arg(&log).arg(ours.get_program()).args(ours.get_args());
+    run.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert!(run.output().unwrap().status.code().is_some());
+    std::fs::read_to_string(&log).unwrap().lines().count()
+}
+
+#[test]
+fn at_boot_on_a_machine_on_which_all_takes_its_time() {
+    let root = TestRoot::held();
+    let cold = |root: &TestRoot| {
+        for path in ["run/swupd", "run/motd.d", "run/clr-dkms", "var/cache/clr-dkms"] {
+            if root.has(path) {
+                root.remove(path);
+            }
+        }
+    };
+    cold(&root);
+    before_bash(&root, "sleep 5");
+    let start = Instant::now();
+    let run = root.run("clr-dkms", &[&AT_BOOT[..], &["--within", "1 s"]].concat());
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    run.code(0).says(&["not done within 1 s: the rest is left to clr-dkms.service"]);
+    for path in ["run/swupd/config", "run/clr-dkms/requested"] {
+        assert!(root.has(path), "{path}");
+    }
+    assert!(!root.has("run/motd.d/clr-dkms.motd"), "what is not known is not written");
+
+    // Without a record too: what is there may be needed.
+    cold(&root);
+    root.remove(RECORD);
+    root.run("clr-dkms", &[&AT_BOOT[..], &["--within", "1 s"]].concat()).code(0);
+    assert!(root.has("run/swupd/config") && root.has("run/clr-dkms/requested"));
+}
+
+#[test]
+fn what_the_record_says_is_not_needed_is_not_deferred_for() {
+    let root = TestRoot::guarded();
+    root.conf("[modules]\noptional = hello\n").post_update();
+    before_bash(&root, "sleep 5");
+    root.remove("var/cache/clr-dkms");
+    if root.has("run/swupd") {
+        root.remove("run/swupd");
+    }
+    root.run("clr-dkms", &[&AT_BOOT[..], &["--within", "1 s"]].concat());
+    assert!(!root.has("run/swupd/config"));
+}
+
+#[test]
+fn at_boot_each_dkms_conf_is_evaluated_once() {
+    let root = TestRoot::held();
+    root.module("other", "1", "exit 1\n").remove("var/cache/clr-dkms").index(A, "");
+    let by_boot = evaluations(&root, &AT_BOOT);
+    assert_eq!(by_boot, 4, "two modules on two kernels, one of which gives no answer");
+    assert!(root.has("var/cache/clr-dkms/facts.json"), "the worker does not ask again");
+    // An admin's word is carried out by several parts, each with a look of its own.
+    root.remove("var/cache/clr-dkms");
+    assert_eq!(evaluations(&root, &["hold"]), 4);
+}
+
+#[test]
+fn the_boot_default_is_not_waited_for_without_end() {
+    let root = TestRoot::held();
+    let _lock = root.at_work(&["hello/1.0 on x"]);
+    let start = Instant::now();
+    let run = root.run("clr-dkms", &["guard", "--assert", "--within", "1"]);
+    run.code(1).says(&["the boot default may not be as it should be"]);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    root.run("clr-dkms", &["guard", "--within", "1", "--json"]).code(64);
+    root.run("clr-dkms", &["guard", "--at-boot", "--within", "soon"]).code(64);
 }
 
 #[test]
