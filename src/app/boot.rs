@@ -3,7 +3,7 @@
 
 use super::refresh::refresh;
 use crate::boot::deferral::{self, Deferral};
-use crate::boot::{BootFiles, ReadBack, default};
+use crate::boot::{BootFiles, ReadBack, default, removal};
 use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::config::Policy;
 use crate::decide::assessment::BootAssessment;
@@ -211,7 +211,7 @@ pub fn defer_by_record(world: &World, tree: &Tree) {
     if !needed || !defers(world) {
         return;
     }
-    match deferral::arm(&world.root) {
+    match removal::defer(&world.root, &world.tools) {
         Ok(true) => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
         Ok(false) => {}
         // It is tried again, and said, when all is known.
@@ -230,8 +230,8 @@ pub fn put_deferral_right(world: &World, facts: &System, judgement: &BootAssessm
     }
     let wanted = defers(world) && judgement.needs.iter().any(|n| n.class > Importance::Optional);
     let done = match wanted {
-        true => deferral::arm(&world.root),
-        false => deferral::disarm(&world.root),
+        true => removal::defer(&world.root, &world.tools),
+        false => removal::stop_deferring(&world.root, &world.tools),
     };
     match done {
         Ok(true) if wanted => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),

@@ -7,6 +7,7 @@ use clap::Args;
 use super::engine::{self, INDEX_DEADLINE, Order};
 use super::progress::Show;
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
+use crate::boot::removal;
 use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::config::duration;
 use crate::decide::assessment::is_bootable;
@@ -100,7 +101,7 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     }
     if arguments.disarm {
         need_root(world, "clr-dkms guard --disarm")?;
-        crate::boot::deferral::disarm(&world.root).map_err(anyhow::Error::msg)?;
+        removal::stop_deferring(&world.root, &world.tools).map_err(anyhow::Error::msg)?;
         return Ok(exit::OK);
     }
     if arguments.at_boot {

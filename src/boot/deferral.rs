@@ -19,9 +19,10 @@ const SETTING: &str = "no_boot_update";
 /// The longest line that swupd reads whole, with its newline.
 const LONGEST_LINE: usize = 8191;
 
-const BEGIN: &str =
+/// The first of our lines, and the last one.
+pub(super) const BEGIN: &str =
     "# clr-dkms: the boot files change after the DKMS modules are proven; this goes with the next reboot";
-const END: &str = "# clr-dkms: end";
+pub(super) const END: &str = "# clr-dkms: end";
 
 /// What swupd will do about the boot files by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

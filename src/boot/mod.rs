@@ -8,6 +8,7 @@ pub mod grub;
 pub mod menu;
 pub mod partition;
 pub mod ready;
+pub mod removal;
 pub mod syslinux;
 
 use std::path::{Path, PathBuf};

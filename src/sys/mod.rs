@@ -36,6 +36,15 @@ pub fn work_politely() {
     }
 }
 
+/// The directory that our programs lie in.
+///
+/// # Errors
+/// When it is unknown, as without `/proc`.
+pub fn own_directory() -> std::io::Result<std::path::PathBuf> {
+    let program = std::env::current_exe()?;
+    program.parent().map(std::path::Path::to_owned).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+}
+
 /// The processors that this process may use, and the memory that is free for it, in bytes.
 #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
 pub fn capacity() -> (usize, Option<u64>) {

@@ -1,0 +1,155 @@
+//! What must not outlive us: swupd removes a bundle without running a script of it, and what we have had it do would then
+//! be done for nobody.
+//!
+//! The answer is two units below `/run`, which no removal of our files takes away: one watches our program, the other
+//! takes our lines out of swupd's configuration once that program is gone. They end with the next reboot, as these lines do.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::deferral::{self, BEGIN, CONFIG, END};
+use crate::sys::{Root, Tools, Written, own_directory};
+
+/// Where units go that end with a reboot.
+const UNITS: &str = "/run/systemd/system";
+/// The name of both.
+const NAME: &str = "clr-dkms-gone";
+/// How long systemd may take to answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Has swupd leave the boot files to us for as long as we are there. Gives whether anything changed.
+///
+/// # Errors
+/// In words, as [`deferral::arm`]. Without a watch, which is logged, the lines stay until the next reboot at most.
+pub fn defer(root: &Root, tools: &Tools) -> Result<bool, String> {
+    let armed = deferral::arm(root)?;
+    if let Err(why) = watch(root, tools) {
+        tracing::warn!("should clr-dkms be removed, {CONFIG} stays until the next reboot: {why}");
+    }
+    Ok(armed)
+}
+
+/// Takes our lines away, and the watch with them. Gives whether anything changed.
+///
+/// # Errors
+/// In words, as [`deferral::disarm`].
+pub fn stop_deferring(root: &Root, tools: &Tools) -> Result<bool, String> {
+    let disarmed = deferral::disarm(root)?;
+    if is_possible(root) {
+        let mut was_there = false;
+        for kind in ["path", "service"] {
+            was_there |= root.remove(unit(kind)).map_err(|e| e.to_string())?;
+        }
+        if was_there {
+            systemctl(tools, &["stop", &format!("{NAME}.path")])?;
+        }
+    }
+    Ok(disarmed)
+}
+
+/// Only the running system has a systemd that could watch.
+fn is_possible(root: &Root) -> bool {
+    root.is_live() && root.lookup(UNITS).is_there()
+}
+
+fn watch(root: &Root, tools: &Tools) -> Result<(), String> {
+    if !is_possible(root) {
+        return Ok(());
+    }
+    let program = own_directory().map_err(|e| format!("our own place is unknown: {e}"))?.join("clr-dkms");
+    let write =
+        |kind: &str, text: String| root.write(unit(kind), text.as_bytes(), 0o644).map_err(|e| e.to_string());
+    write("service", service_text(&program))?;
+    if write("path", path_text(&program))? == Written::Same {
+        return Ok(());
+    }
+    systemctl(tools, &["--no-block", "start", &format!("{NAME}.path")]).inspect_err(|_| {
+        // The next run tries it again. What cannot be removed now is in the way of nobody.
+        root.remove(unit("path")).ok();
+    })
+}
+
+fn systemctl(tools: &Tools, words: &[&str]) -> Result<(), String> {
+    let child = tools.child("systemctl", DEADLINE).map_err(|e| e.to_string())?;
+    let done = child.args(words).run().map_err(|e| format!("systemctl cannot be started: {e}"))?;
+    let said = String::from_utf8_lossy(&done.output).trim().to_owned();
+    if done.ended.is_success() { Ok(()) } else { Err(format!("systemctl {}: {said}", words.join(" "))) }
+}
+
+fn unit(kind: &str) -> String {
+    format!("{UNITS}/{NAME}.{kind}")
+}
+
+fn path_text(program: &Path) -> String {
+    format!(
+        "# Written by clr-dkms; it ends with the next reboot.\n\
+         [Unit]\n\
+         Description=Watch for the removal of clr-dkms\n\
+         Documentation=man:clr-dkms(8)\n\
+         \n\
+         [Path]\n\
+         PathChanged={}\n",
+        program.display()
+    )
+}
+
+/// It holds all that is to be done: by then nothing else of ours is there.
+fn service_text(program: &Path) -> String {
+    let program = program.display();
+    let ours = [
+        "/run/clr-dkms".to_owned(),
+        "/run/clr-dkms.lock".to_owned(),
+        "/run/motd.d/clr-dkms.motd".to_owned(),
+        unit("service"),
+        unit("path"),
+    ];
+    let paths = ["clr-dkms.path", "clr-dkms-watch.path", "clr-dkms-motd.path", "clr-dkms-motd.timer"];
+    // In a unit a dollar sign is doubled.
+    format!(
+        "# Written by clr-dkms; it ends with the next reboot.\n\
+         [Unit]\n\
+         Description=Give the boot files back to swupd after the removal of clr-dkms\n\
+         Documentation=man:clr-dkms(8)\n\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         # An update replaces the program; only a removal takes it away.\n\
+         ExecCondition=/bin/sh -c '[ ! -e {program} ]'\n\
+         ExecStart=-/bin/sed -i '/^{BEGIN}$$/,/^{END}$$/d' {CONFIG}\n\
+         ExecStart=-/bin/sh -c '[ -s {CONFIG} ] || rm -f {CONFIG}; rmdir /run/swupd 2>/dev/null; true'\n\
+         ExecStart=-/bin/rm -rf {ours}\n\
+         ExecStart=-/bin/sh -c '[ ! -x /usr/bin/motd-update.sh ] || exec /usr/bin/motd-update.sh'\n\
+         ExecStart=-/bin/systemctl --no-block stop {paths} {NAME}.path\n\
+         ExecStart=/bin/echo 'clr-dkms is gone: swupd makes the boot files itself again. What waited for clr-dkms \
+         is applied by clr-boot-manager update'\n",
+        ours = ours.join(" "),
+        paths = paths.join(" "),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+    use crate::sys::RootKind;
+
+    /// The command of the unit that edits the file, as systemd would run it.
+    #[test]
+    fn the_lines_are_taken_out_as_we_take_them_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::LiveCopy, folder.path()).unwrap();
+        for foreign in ["", "# theirs\n[update]\nurl=x y\n", "[a]\n# clr-dkms: end\n"] {
+            root.write(CONFIG, foreign.as_bytes(), 0o644).unwrap();
+            assert!(deferral::arm(&root).unwrap());
+            let text = service_text(Path::new("/usr/bin/clr-dkms"));
+            let line = text.lines().find(|line| line.contains("/bin/sed")).unwrap();
+            let words = shlex::split(line.strip_prefix("ExecStart=-").unwrap()).unwrap();
+            let file = folder.path().join(CONFIG.trim_start_matches('/'));
+            let mut sed = std::process::Command::new(&words[0]);
+            sed.args([&words[1], &words[2].replace("$$", "$")]).arg(&file);
+            assert!(sed.status().unwrap().success());
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), foreign);
+        }
+        assert!(![BEGIN, END].iter().any(|line| line.contains(['/', '\'', '$', '*', '[', '.', '%', '\\'])));
+    }
+}
