@@ -4,6 +4,7 @@
 mod dry_run;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
@@ -27,7 +28,7 @@ use crate::state::{
     self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot, Stored,
 };
 use crate::status::{Progress, Verdict, document};
-use crate::sys::{FileError, Lock, interrupt, lock};
+use crate::sys::{FileError, Lock, chroot, interrupt, lock};
 use crate::system::System;
 use crate::world::World;
 
@@ -69,10 +70,13 @@ pub struct Arguments {
 /// When it cannot begin, or cannot write what it found. Failures of single modules are no errors here: they are in
 /// the record and in the exit code.
 pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    // Before anything is opened, and without a log yet: what it says comes below.
+    let bare = bare_chroot(&arguments.common);
     let (world, config_errors) = arguments.common.world("clr-dkms-post-update")?;
     // A typo must not keep modules from being built: what is right in the configuration counts.
     let faults: Vec<String> = config_errors.iter().map(ToString::to_string).collect();
-    for fault in &faults {
+    let known: Vec<String> = faults.iter().cloned().chain(bare).collect();
+    for fault in &known {
         tracing::error!("{fault}");
     }
     let code = if arguments.dry_run {
@@ -90,9 +94,26 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         // swupd's hooks and systemd give it no input: there nobody watches, and what it says is kept.
         let watched = std::io::stdin().is_terminal();
         let show = if watched { Show::live_or(Show::Nothing, arguments.common.quiet) } else { Show::Nothing };
-        work(&world, faults.clone(), &Order::default(), show)?.code
+        work(&world, known, &Order::default(), show)?.code
     };
     Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
+}
+
+/// Where update-trigger.sh runs us in a plain chroot, what dkms needs is mounted for us alone. Gives why it could not be: the
+/// next report shows it.
+fn bare_chroot(common: &Common) -> Option<String> {
+    let is_slash = common.root.as_deref() == Some(Path::new("/"));
+    if !is_slash || !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let refused = chroot::furnish().err();
+    (!chroot::is_furnished()).then(|| {
+        format!(
+            "no module could be looked at or built: this chroot has no /proc or no /dev/null, and they cannot be \
+             mounted ({}); run `clr-dkms-post-update --root DIR` on the system around it",
+            refused.map_or_else(|| "nothing was tried".to_owned(), |e| e.to_string())
+        )
+    })
 }
 
 /// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).

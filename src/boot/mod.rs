@@ -96,7 +96,7 @@ impl std::fmt::Display for Obstacle {
 
 /// What is in the way of running the boot manager for this root, if anything.
 pub fn obstacle(root: &Root) -> Option<Obstacle> {
-    if root.is_slash() && root.kind() == RootKind::Image {
+    if root.image_path().is_none() && root.kind() == RootKind::Image {
         return Some(Obstacle::Chroot);
     }
     let path = root.path();
@@ -170,9 +170,9 @@ fn run(root: &Root, tools: &Tools, deadline: Duration, words: &[&str]) -> Result
     let failed = |ended: Option<Ended>, what: String| Failed { ended, what };
     let mut child = tools.child("clr-boot-manager", deadline).map_err(|e| failed(None, e.to_string()))?;
     child = child.args(words).output(Output::Keep(16 << 10));
-    if !root.is_slash() {
+    if let Some(image) = root.image_path() {
         let mut path = std::ffi::OsString::from("--path=");
-        path.push(root.path());
+        path.push(image);
         child = child.arg(path);
     }
     let command = child.spelt();

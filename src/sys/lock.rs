@@ -77,7 +77,8 @@ impl Lock {
         is_run: fn(&str) -> bool,
     ) -> Result<Lock, LockError> {
         let file = root.open_lock_file(path)?;
-        let real = root.real_path(path)?;
+        // Without /proc it cannot be resolved, and no holder can be found either.
+        let real = root.real_path(path).unwrap_or_else(|_| root.spell(path));
         let fail = |e: Errno| FileError { action: "lock", path: real.clone(), cause: e.into() };
         let watch = Stopwatch::start();
         let (mut told, mut patience) = (false, patience);

@@ -4,6 +4,7 @@
 //! write a file or to read the clock by any other way.
 
 pub mod child;
+pub mod chroot;
 pub mod clock;
 pub mod efi;
 pub mod fingerprint;

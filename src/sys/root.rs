@@ -242,6 +242,14 @@ impl Root {
         self.path == Path::new("/")
     }
 
+    /// The path that makes a program take this root for an image: none for a `/` that has no other path.
+    pub fn image_path(&self) -> Option<&Path> {
+        if !self.is_slash() {
+            return Some(&self.path);
+        }
+        super::chroot::image_path().filter(|_| self.kind == RootKind::Image)
+    }
+
     /// How a path inside the root is spelt on the host; for messages. It resolves no link.
     pub fn spell(&self, path: impl AsRef<Path>) -> PathBuf {
         below(&self.path, path.as_ref())
