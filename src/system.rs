@@ -1,5 +1,7 @@
 //! The facts that decisions and reports are made from.
 
+mod module_files;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -14,13 +16,14 @@ use crate::dkms::rival::{self, Rival};
 use crate::dkms::scope::Scope;
 use crate::dkms::{Cache, Conf, Flaw, ModuleName, Pair, Registered, Signature, Stage, Tree, conf, toolchain};
 use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdict, at_boot};
-use crate::kernel::inventory::{Named, There, module_folder};
+use crate::kernel::inventory::{Headers, Named, There, headers, module_folder};
 use crate::kernel::{Installed, Inventory, Running};
-use crate::state;
+use crate::state::{self, RECORD, Record};
 use crate::sys::Root;
 use crate::sys::root::below;
 use crate::usage::Usage;
 use crate::world::World;
+pub use module_files::{InForce, ModuleFiles};
 
 /// The command line of one kernel.
 #[derive(Debug)]
@@ -103,6 +106,8 @@ pub struct System {
     pub root: PathBuf,
     /// What is in use on the running machine, and the modules that it hangs on.
     pub in_use: Usage,
+    /// The files of the modules that it may require, on each kernel.
+    pub files: ModuleFiles,
     /// What an admin has said of the boot default.
     pub wishes: AdminOverrides,
     /// Whether swupd leaves the boot files to us.
@@ -157,13 +162,19 @@ impl System {
             let known = known.remove(&kernel.name.release());
             known.unwrap_or_else(|| pairs_with(world, cache, &sources, &tree, kernel))
         };
+        let mut seen: Vec<(String, Headers)> = Vec::new();
         for kernel in inventory.kernels.iter().filter(|k| k.booted == There::Yes && !kernels.contains(k)) {
+            seen.push((kernel.name.release(), kernel.headers.clone()));
             fallbacks.extend(pairs_on(cache, kernel));
         }
         for kernel in kernels {
+            seen.push((kernel.name.release(), kernel.headers.clone()));
             pairs.extend(pairs_on(cache, kernel));
             lines.push(line(world, cache, &Named::of(kernel)));
         }
+        let in_use = in_use(&world.root, &inventory);
+        let all_pairs = pairs.iter().chain(&fallbacks).collect();
+        let files = files_of(world, cache, &inventory, &tree, &in_use, all_pairs, seen);
         System {
             boot_inputs: boot::inputs(&world.root),
             boot_entries: boot.read_back(&expected_entries(&lines)),
@@ -171,7 +182,8 @@ impl System {
             boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
             machine: Machine::observe(&world.root),
-            in_use: in_use(&world.root, &inventory, &tree),
+            in_use,
+            files,
             wishes: state::wishes(&world.root),
             deferral: deferral::observe(&world.root),
             running: running_kernel(&world.root, cache, &inventory, &lines),
@@ -215,12 +227,36 @@ impl System {
     }
 }
 
-/// Without a module nobody asks what hangs on it.
-fn in_use(root: &Root, inventory: &Inventory, tree: &Tree) -> Usage {
+fn in_use(root: &Root, inventory: &Inventory) -> Usage {
     match &inventory.running {
-        Running::Known { release } if !tree.modules.is_empty() => Usage::observe(root, release),
+        Running::Known { release } => Usage::observe(root, release),
         _ => Usage::default(),
     }
+}
+
+fn files_of(
+    world: &World,
+    cache: &mut Cache,
+    inventory: &Inventory,
+    tree: &Tree,
+    in_use: &Usage,
+    pairs: Vec<&Pair>,
+    mut kernels: Vec<(String, Headers)>,
+) -> ModuleFiles {
+    let running = match &inventory.running {
+        Running::Known { release } => Some(release.as_str()),
+        _ => None,
+    };
+    if let Some(release) = running.filter(|running| !kernels.iter().any(|(of, _)| of == running)) {
+        kernels.push((release.to_owned(), headers(&world.root, release)));
+    }
+    let record = state::load::<Record>(&world.root, RECORD).good();
+    let before = record.map(|record| record.needs).unwrap_or_default();
+    module_files::observe(
+        world,
+        cache,
+        &module_files::Known { tree, pairs, kernels, running, in_use, before: &before },
+    )
 }
 
 fn next_kernel<'a>(boot: &BootFiles, inventory: &'a Inventory) -> Option<&'a Installed> {

@@ -1,26 +1,50 @@
 //! What is in use on a machine that runs, and the kernel modules that it hangs on: from mounts, swap, pools, routes and
 //! displays through sysfs to drivers. What cannot be read hangs on nothing: then a loaded module is still *wanted*.
 
+mod configured;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use crate::kernel::inventory::module_folder;
+use crate::kernel::module_file::kernel_name;
+use crate::requirement::Use;
 use crate::sys::Root;
+pub use configured::{Boot, Configured};
 
 /// The longest file that is read: the longest real one, `modules.alias`, has a quarter of that.
 const LONGEST: u64 = 16 << 20;
 /// The most mounts, and the most devices below them, that are followed.
 const MOST: usize = 4096;
+/// The most uses and aliases that are kept of one module.
+const MOST_USES: usize = 16;
+
+/// What depends on a module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dependents {
+    /// The first of [`Dependents::uses`] in words, with the module that it was found by.
+    pub reason: String,
+    /// What it is used for.
+    pub uses: Vec<Use>,
+    /// What modules are found by for these uses: the modalias of a device, `fs-TYPE`, `rtnl-link-KIND`.
+    pub aliases: BTreeSet<String>,
+    /// Only other modules use it: they need it, and name it themselves.
+    pub through_modules: bool,
+}
 
 /// What is in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Kernel module (with underscores) to what hangs on it.
-    pub hangs_on: BTreeMap<String, String>,
+    /// Kernel module (with underscores) to what depends on it.
+    pub depended_on: BTreeMap<String, Dependents>,
     /// Every loaded module.
     pub loaded: BTreeSet<String>,
     /// Those of them that came with the kernel: they do not taint it as modules from elsewhere do.
     pub own: BTreeSet<String>,
+    /// What the machine is configured to use.
+    pub configured: Configured,
+    /// The boot that this machine is in.
+    pub boot: Boot,
 }
 
 const MODULES: &str = "/proc/modules";
@@ -28,13 +52,15 @@ const MODULES: &str = "/proc/modules";
 impl Usage {
     /// Looks, on a machine whose kernel `release` runs.
     pub fn observe(root: &Root, release: &str) -> Usage {
+        let aliases = bytes(root, &format!("{}/modules.alias", module_folder(release)));
+        let aliases = filesystem_aliases(&aliases);
         let mut look = Look { root, found: BTreeMap::new(), seen: BTreeSet::new() };
-        look.filesystems(release);
+        look.filesystems(&aliases);
         look.swap();
         look.pools();
         look.default_route();
         look.displays();
-        let mut hangs_on = look.found;
+        let mut depended_on = look.found;
         let list = text(root, MODULES);
         let names = |own: bool| {
             let lines = list.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
@@ -45,15 +71,21 @@ impl Usage {
         };
         let (loaded, own) = (names(false), names(true));
         // What is in use and not loaded is built into the kernel.
-        hangs_on.retain(|module, _| loaded.contains(module) || !Usage::can_tell(root));
+        depended_on.retain(|module, _| loaded.contains(module) || !Usage::can_tell(root));
         let holders = |name: &String| (name.clone(), listed(root, &format!("/sys/module/{name}/holders")));
-        spread(&mut hangs_on, &loaded.iter().take(MOST).map(holders).collect());
-        Usage { hangs_on, loaded, own }
+        spread(&mut depended_on, &loaded.iter().take(MOST).map(holders).collect());
+        let configured = Configured::observe(root, &aliases);
+        Usage { depended_on, loaded, own, configured, boot: Boot::observe(root, release) }
     }
 
     /// Whether the running kernel says what is loaded.
     pub fn can_tell(root: &Root) -> bool {
         root.open_file(MODULES).is_ok()
+    }
+
+    /// The loaded modules that did not come with the kernel.
+    pub fn out_of_tree(&self) -> impl Iterator<Item = &String> {
+        self.loaded.difference(&self.own)
     }
 }
 
@@ -83,21 +115,29 @@ fn word(root: &Root, path: &str) -> Option<String> {
 
 struct Look<'r> {
     root: &'r Root,
-    found: BTreeMap<String, String>,
+    found: BTreeMap<String, Dependents>,
     /// Block devices by number and interfaces by name: each is followed once, for whatever is on it first.
     seen: BTreeSet<String>,
 }
 
 impl Look<'_> {
     /// The first reason for a module is kept: `/` is looked at before `/home`.
-    fn add(&mut self, module: &str, what: &str) {
-        let module = kernel_spelling(module);
-        let reason = format!("{what} ({module})");
-        self.found.entry(module).or_insert(reason);
+    fn add(&mut self, module: &str, what: &Use, alias: Option<String>) {
+        let module = kernel_name(module);
+        let found = self.found.entry(module.clone()).or_default();
+        if found.uses.is_empty() {
+            found.reason = format!("{what} ({module})");
+        }
+        if found.uses.len() < MOST_USES && !found.uses.contains(what) {
+            found.uses.push(what.clone());
+        }
+        if found.aliases.len() < MOST_USES {
+            found.aliases.extend(alias);
+        }
     }
 
     /// The modules of the drivers of a device and of all that it is plugged into.
-    fn add_drivers(&mut self, device: &str, what: &str) {
+    fn add_drivers(&mut self, device: &str, what: &Use) {
         // Links of sysfs lead to /sys/devices: its ancestors are the buses.
         let real = self.root.real_path(device).ok().and_then(|host| self.root.inside(&host));
         let Some(real) = real else { return };
@@ -108,7 +148,8 @@ impl Look<'_> {
             if let Ok(module) = self.root.read_link(place.join("driver/module"))
                 && let Some(name) = module.file_name()
             {
-                self.add(&name.to_string_lossy(), what);
+                let alias = word(self.root, &place.join("modalias").to_string_lossy());
+                self.add(&name.to_string_lossy(), what, alias);
             }
             // A disk with several paths is a virtual device; its controllers stand beside it.
             if place.parent().is_some_and(|folder| folder.ends_with("nvme-subsystem")) {
@@ -124,10 +165,8 @@ impl Look<'_> {
         }
     }
 
-    fn filesystems(&mut self, release: &str) {
+    fn filesystems(&mut self, aliases: &[(String, String)]) {
         let mounts = text(self.root, "/proc/self/mountinfo");
-        let aliases = bytes(self.root, &format!("{}/modules.alias", module_folder(release)));
-        let aliases = filesystem_aliases(&aliases);
         let mut kinds = BTreeSet::new();
         for line in mounts.lines().take(MOST) {
             // proc_pid_mountinfo(5): the optional fields end at a dash.
@@ -141,12 +180,12 @@ impl Look<'_> {
             if self.is_passing(number, &point) {
                 continue;
             }
-            let what = format!("backs {point}");
             // `fuse.sshfs` is served by `fuse`.
             let kind = kind.split('.').next().unwrap_or(kind);
+            let what = Use::Mount { point, fs: kind.to_owned() };
             if kinds.insert(kind.to_owned()) {
-                for module in filesystem_modules(&aliases, kind) {
-                    self.add(&module, &what);
+                for module in filesystem_modules(aliases, kind) {
+                    self.add(&module, &what, Some(format!("fs-{kind}")));
                 }
             }
             self.add_block(number, &what);
@@ -170,7 +209,7 @@ impl Look<'_> {
     }
 
     /// A block device by its number, and what it lies on.
-    fn add_block(&mut self, number: &str, what: &str) {
+    fn add_block(&mut self, number: &str, what: &Use) {
         let mut todo = vec![number.to_owned()];
         while let Some(number) = todo.pop() {
             let device = format!("/sys/dev/block/{number}");
@@ -189,7 +228,7 @@ impl Look<'_> {
         }
     }
 
-    fn add_source(&mut self, device: &str, what: &str) {
+    fn add_source(&mut self, device: &str, what: &Use) {
         let stat = self.root.lookup(device).stat().filter(|stat| stat.stands_for != 0);
         if let Some(stat) = stat {
             let (major, minor) = (rustix::fs::major(stat.stands_for), rustix::fs::minor(stat.stands_for));
@@ -205,7 +244,7 @@ impl Look<'_> {
     }
 
     /// All devices of the filesystem that one of them belongs to.
-    fn add_btrfs(&mut self, source: &str, what: &str) {
+    fn add_btrfs(&mut self, source: &str, what: &Use) {
         let Some(name) = source.rsplit('/').next() else { return };
         for filesystem in listed(self.root, "/sys/fs/btrfs") {
             let devices = listed(self.root, &format!("/sys/fs/btrfs/{filesystem}/devices"));
@@ -223,7 +262,8 @@ impl Look<'_> {
     fn swap(&mut self) {
         for line in text(self.root, "/proc/swaps").lines().skip(1) {
             if let Some(device) = line.split_ascii_whitespace().next().filter(|d| d.starts_with("/dev/")) {
-                self.add_source(&unescaped(device), &format!("backs the swap on {}", unescaped(device)));
+                let device = unescaped(device);
+                self.add_source(&device, &Use::Swap { device: device.clone() });
             }
         }
     }
@@ -233,7 +273,7 @@ impl Look<'_> {
         const POOLS: &str = "/proc/spl/kstat/zfs";
         for pool in listed(self.root, POOLS) {
             if self.root.lookup(format!("{POOLS}/{pool}/state")).is_there() {
-                self.add("zfs", &format!("holds the pool {pool}"));
+                self.add("zfs", &Use::Pool { pool }, Some("fs-zfs".to_owned()));
             }
         }
     }
@@ -259,31 +299,31 @@ impl Look<'_> {
     }
 
     fn add_interface(&mut self, name: String) {
+        let what = Use::DefaultRoute { interface: name.clone() };
         let mut todo = vec![name];
         while let Some(name) = todo.pop() {
             let folder = format!("/sys/class/net/{name}");
             let is_new = self.seen.len() < 2 * MOST && self.seen.insert(name);
             if is_new && self.root.lookup(&folder).is_there() {
-                todo.extend(self.add_one_interface(&folder));
+                todo.extend(self.add_one_interface(&folder, &what));
             }
         }
     }
 
     /// Gives those that lie below it.
-    fn add_one_interface(&mut self, folder: &str) -> Vec<String> {
-        const WHAT: &str = "drives the default route";
-        self.add_drivers(&format!("{folder}/device"), WHAT);
+    fn add_one_interface(&mut self, folder: &str, what: &Use) -> Vec<String> {
+        self.add_drivers(&format!("{folder}/device"), what);
         // A tunnel has no device behind it: its type is its module.
         let uevent = text(self.root, &format!("{folder}/uevent"));
         if let Some(kind) = uevent.lines().find_map(|line| line.strip_prefix("DEVTYPE=")) {
-            self.add(kind, WHAT);
+            self.add(kind, what, Some(format!("rtnl-link-{kind}")));
         }
         let below = listed(self.root, folder);
         below.iter().filter_map(|name| name.strip_prefix("lower_")).map(str::to_owned).collect()
     }
 
     fn displays(&mut self) {
-        const WHAT: &str = "drives the display";
+        const WHAT: &Use = &Use::Display;
         const CARDS: &str = "/sys/class/drm";
         for connector in listed(self.root, CARDS) {
             let Some((card, _)) = connector.split_once('-') else { continue };
@@ -306,7 +346,7 @@ impl Look<'_> {
 /// The modules that serve a filesystem type: the one of its name, and those that say so in `modules.alias`.
 fn filesystem_modules(aliases: &[(String, String)], kind: &str) -> BTreeSet<String> {
     let named = aliases.iter().filter(|(of, _)| of == kind).map(|(_, module)| module.clone());
-    named.chain([kernel_spelling(kind)]).collect()
+    named.chain([kernel_name(kind)]).collect()
 }
 
 /// Types and modules of `alias fs-TYPE MODULE`: there are few of them in a large file.
@@ -315,7 +355,7 @@ fn filesystem_aliases(text: &[u8]) -> Vec<(String, String)> {
     let alias = |at: usize| {
         let rest = &text[at + START.len()..];
         let line = String::from_utf8_lossy(&rest[..memchr::memchr(b'\n', rest).unwrap_or(rest.len())]);
-        line.split_once(' ').map(|(kind, module)| (kind.to_owned(), kernel_spelling(module.trim())))
+        line.split_once(' ').map(|(kind, module)| (kind.to_owned(), kernel_name(module.trim())))
     };
     memchr::memmem::find_iter(text, START).filter_map(alias).collect()
 }
@@ -341,27 +381,25 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The name of a module as the kernel spells it.
-pub fn kernel_spelling(name: &str) -> String {
-    name.replace('-', "_")
-}
-
-/// Spreads what hangs on a module to what that module hangs on: who holds whom is in `holders`.
-fn spread(hangs_on: &mut BTreeMap<String, String>, holders: &BTreeMap<String, Vec<String>>) {
+/// Spreads what depends on a module to what that module depends on: who holds whom is in `holders`.
+fn spread(depended_on: &mut BTreeMap<String, Dependents>, holders: &BTreeMap<String, Vec<String>>) {
     loop {
-        let more: Vec<(String, String)> = holders
+        let more: Vec<(String, Dependents)> = holders
             .iter()
-            .filter(|(module, _)| !hangs_on.contains_key(*module))
+            .filter(|(module, _)| !depended_on.contains_key(*module))
             .filter_map(|(module, by)| {
-                let (holder, reason) = by.iter().find_map(|h| Some((h, hangs_on.get(h)?)))?;
-                let through = if reason.contains(holder.as_str()) { "" } else { " through its dependents" };
-                Some((module.clone(), format!("{reason}{through}")))
+                let found = by.iter().find_map(|holder| depended_on.get(holder))?;
+                let (reason, uses) = (found.reason.clone(), found.uses.clone());
+                Some((
+                    module.clone(),
+                    Dependents { reason, uses, aliases: BTreeSet::new(), through_modules: true },
+                ))
             })
             .collect();
         if more.is_empty() {
             return;
         }
-        hangs_on.extend(more);
+        depended_on.extend(more);
     }
 }
 
@@ -387,7 +425,8 @@ mod tests {
 
     #[test]
     fn what_a_critical_module_is_built_upon_is_critical() {
-        let mut hangs_on = BTreeMap::from([("c".to_owned(), "backs / (c)".to_owned())]);
+        let root = Dependents { reason: "backs / (c)".to_owned(), ..Dependents::default() };
+        let mut hangs_on = BTreeMap::from([("c".to_owned(), root)]);
         let holders = BTreeMap::from([
             ("a".to_owned(), vec!["b".to_owned()]),
             ("b".to_owned(), vec!["c".to_owned()]),

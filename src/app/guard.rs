@@ -12,19 +12,20 @@ use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::config::duration;
 use crate::decide::assessment::is_bootable;
 use crate::decide::assessment::{BootAssessment, assess};
+use crate::dkms::loadable::Loadable;
 use crate::dkms::{Cache, Flaw, Pair, Step, Tree, build};
 use crate::kernel::Installed;
+use crate::kernel::module_file::kernel_name;
 use crate::message;
 use crate::render::look::Look;
 use crate::render::{self, shown};
-use crate::requirement::LISTED;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
 use crate::status::guard::{GuardReport, lacks, lacks_on};
 use crate::status::{Progress, Verdict};
 use crate::sys::{Lock, interrupt, watchdog};
 use crate::system::System;
-use crate::usage::{Usage, kernel_spelling};
+use crate::usage::Usage;
 use crate::world::World;
 
 /// A request to the worker: its path unit waits for it.
@@ -162,8 +163,11 @@ fn at_boot(world: &World, cache: &mut Cache, within: Option<Duration>) -> anyhow
     }
     let document = super::status::look_with(world, cache);
     let known = seen.record.as_ref().and_then(|record| record.verdict.as_ref());
-    // A program that wants to know of a new verdict is run when there is a network.
-    if tree.modules.is_empty() && known.is_some_and(|verdict| *verdict != document.verdict.to_string()) {
+    // A program that wants to know of a new verdict is run when there is a network, and a machine may require what the tree
+    // does not know.
+    let is_news = known.is_some_and(|verdict| *verdict != document.verdict.to_string());
+    let requires = seen.judgement.needs.iter().any(|need| need.class > Importance::Optional);
+    if tree.modules.is_empty() && (is_news || requires) {
         done = done.and(request());
     }
     done = done.and(super::surfaces::write(world, &document).map_err(anyhow::Error::from));
@@ -200,19 +204,33 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
     let Some(running) = seen.facts.inventory.running_kernel().map(|k| k.name.release()) else {
         return exit::OK;
     };
-    // Without a list of what dkms knows nothing is known to be lost.
-    if seen.facts.tree.modules.is_empty() {
+    if seen.facts.tree.unreadable.is_some() {
         return exit::OK;
     }
     // Where it is not known what is loaded, only a file that is not there cannot have been.
     let can_tell = Usage::can_tell(&world.root);
-    let has_no_file = |module: &str| {
+    let has_no_file = |need: &Requirement| {
+        let module = need.module.as_str();
+        let files = need.modules();
+        let is_registered = seen.facts.pairs.iter().any(|p| p.module.name == module);
+        let is_absent = |file: &String| seen.facts.files.on(&running, file) == Some(&Loadable::Absent);
+        if !is_registered && files.iter().all(is_absent) {
+            return true;
+        }
         let mut pairs = seen.facts.of_kernel(&running).filter(|p| p.module.name == module);
         let is_gone = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Missing { .. }));
         pairs.any(|p| p.proof.as_ref().is_err_and(is_gone))
     };
-    let loaded = |module: &str| {
-        let is_loaded = |file: &str| seen.facts.in_use.loaded.contains(&kernel_spelling(file));
+    let loaded = |need: &Requirement| {
+        let module = need.module.as_str();
+        // What is part of the kernel is not loaded.
+        let is_built_in =
+            |file: &str| matches!(seen.facts.files.on(&running, file), Some(Loadable::BuiltIn { .. }));
+        let is_loaded =
+            |file: &str| seen.facts.in_use.loaded.contains(&kernel_name(file)) || is_built_in(file);
+        if need.modules().iter().any(|file| is_loaded(file)) {
+            return true;
+        }
         // A dkms.conf that cannot be read does not tell the names of its files.
         let of_conf = |pair: &Pair| {
             pair.conf.as_ref().map_or(true, |conf| conf.built.iter().any(|b| is_loaded(&b.name)))
@@ -226,8 +244,8 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
             elsewhere || before.is_some_and(|n| n.worked_on.as_ref().is_some_and(|on| *on != running));
         // Whether one that an admin has listed was ever loaded is not known: some are, on demand only.
         let missing = match can_tell {
-            true => !need.works || (need.reason != LISTED && !loaded(&need.module)),
-            false => has_no_file(&need.module),
+            true => !need.works || (!need.is_listed() && !loaded(need)),
+            false => has_no_file(need),
         };
         need.class == Importance::Critical && elsewhere && missing
     });

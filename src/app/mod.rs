@@ -5,6 +5,7 @@ pub mod cmdline;
 pub mod enforcement;
 pub mod engine;
 pub mod explain;
+pub mod forget;
 pub mod gc;
 pub mod guard;
 pub mod lint;

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::enforcement::{self, EnforcementArguments};
 use super::explain::{self, ExplainArguments};
+use super::forget::{self, ForgetArguments};
 use super::gc::{self, GcArguments};
 use super::guard::{self, GuardArguments, KernelArguments, ReleaseArguments};
 use super::lint::{self, LintArguments};
@@ -154,6 +155,16 @@ enum Verb {
         after_help = "Examples:\n  clr-dkms release --dry-run\n  clr-dkms release\n  clr-dkms release --force 6.15.8-1592.native"
     )]
     Release(ReleaseArguments),
+    /// Say that a module is not required any more, which is only remembered to be
+    ///
+    /// What this machine used once is required of every kernel until a boot has shown that nothing uses it any more, also
+    /// when its file or its entry in the DKMS tree is lost. This ends it at once. What is in use, installed for the running
+    /// kernel or listed is required all the same: `[modules] optional` in clr-dkms.conf is for that.
+    ///
+    /// Exit code 0: it is forgotten, or was not required; 1: it is required for another reason than memory, or something else
+    /// is wrong; 2: what boots next is without a module that is critical; 3: no such module is remembered.
+    #[command(after_help = "Examples:\n  clr-dkms forget zfs\n  clr-dkms forget --dry-run zfs")]
+    Forget(ForgetArguments),
     /// Remove what DKMS has left of kernels that are gone
     ///
     /// Built modules, links and folders in /var/lib/dkms and /usr/lib/modules, of kernels that have no image, no boot
@@ -215,6 +226,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Verb::Guard(asked) => return guard::run(&world, asked, &arguments.common),
         Verb::Hold(asked) => return guard::hold(&world, &asked, &arguments.common),
         Verb::Release(asked) => return guard::release(&world, &asked, &arguments.common),
+        Verb::Forget(asked) => return forget::run(&world, &asked, &arguments.common),
         Verb::Status(status) => status,
         Verb::Logs(asked) => return logs::run(&world, &asked, &arguments.common),
         Verb::Explain(asked) => return explain::run(&asked, &arguments.common),

@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::boot_choice::{Candidate, Missing, Ready, choose_default, lacks};
+use super::boot_choice::{Candidate, Ready, choose_default, lacks};
 use super::importance::{KnownModule, classify};
+use super::memory::{Trace, is_removed};
 use super::module_state::{module_status, refused_now, would_be_taken};
+use super::satisfaction::{origin_of, satisfied};
 use crate::boot_decision::BootDecision;
 use crate::config::{Settings, SigUnenforce};
+use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::State;
 use crate::kernel::inventory::There;
+use crate::kernel::module_file::kernel_name;
 use crate::kernel::{Installed, Running};
-use crate::requirement::{Importance, MissingModule, Requirement};
+use crate::modprobe::Origin;
+use crate::requirement::{Importance, MissingModule, ModuleOrigin, Requirement};
 use crate::state::{ModuleRecord, Record};
 use crate::system::System;
 
@@ -45,8 +50,13 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
     let states: Vec<ModuleRecord> = pairs.map(|p| module_status(facts, p, record)).collect();
     let needs = needs(facts, settings, record, &states);
     // Ascending: the inventory begins with the newest.
-    let kernels: Vec<Candidate> =
-        facts.inventory.kernels.iter().rev().map(|kernel| candidate(facts, kernel, &states, true)).collect();
+    let kernels: Vec<Candidate> = facts
+        .inventory
+        .kernels
+        .iter()
+        .rev()
+        .map(|kernel| candidate(facts, kernel, &states, &needs, true))
+        .collect();
     let target = facts.inventory.boot_default().map(|k| k.name.release());
     let unseen = unseen_default(facts, record, target.as_deref());
     let next_kernel = match &unseen {
@@ -56,7 +66,7 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
     let next = next_kernel.map(|k| k.name.release());
     let critical = || needs.iter().filter(|n| n.class == Importance::Critical);
     // As the boot entries are now, and not as clr-boot-manager would make them.
-    let booted_next = next_kernel.map(|kernel| candidate(facts, kernel, &states, false));
+    let booted_next = next_kernel.map(|kernel| candidate(facts, kernel, &states, &needs, false));
     BootAssessment {
         decision: choose_default(&kernels, target.as_deref(), &needs, &facts.wishes),
         next_lacks: booted_next.map(|k| lacks(&k, critical())).unwrap_or_default(),
@@ -79,58 +89,149 @@ fn needs(
     record: Option<&Record>,
     states: &[ModuleRecord],
 ) -> Vec<Requirement> {
-    let names: BTreeSet<&str> = facts.pairs.iter().map(|p| p.module.name.as_str()).collect();
-    let proven = |name: &str| {
-        let on_running = |s: &&ModuleRecord| s.module.name == name && facts.inventory.runs(&s.kernel);
-        states
-            .iter()
-            .filter(on_running)
-            .any(|s| s.state == State::Ok || works_until_reboot(facts, settings, s))
-    };
-    let known = |name: &str| {
-        // Another version, or the same one on another kernel, may have other files: all of them are this module.
-        let confs = facts.pairs.iter().filter(|p| p.module.name == name).filter_map(|p| p.conf.as_ref().ok());
-        let mut built: BTreeSet<String> =
-            confs.flat_map(|c| c.built.iter().map(|b| b.name.clone())).collect();
-        let unclear = built.is_empty();
-        if unclear {
-            // Most have one file of their own name.
-            built.insert(name.to_owned());
-        }
-        KnownModule {
-            name: name.to_owned(),
-            built: built.into_iter().collect(),
-            proven: proven(name),
-            unclear,
-        }
-    };
-    let mut modules: Vec<KnownModule> = names.iter().map(|name| known(name)).collect();
-    // What an admin has listed is needed, whether or not dkms knows of it.
-    for name in settings.modules.critical.iter().chain(&settings.modules.wanted) {
-        if !names.contains(name.as_str()) && !modules.iter().any(|m| m.name == *name) {
-            modules.push(KnownModule {
-                name: name.clone(),
-                built: vec![name.clone()],
-                proven: false,
-                unclear: false,
-            });
-        }
-    }
-    let before = record.map(|r| r.needs.as_slice()).unwrap_or_default();
     let running = match &facts.inventory.running {
         Running::Known { release } => Some(release.as_str()),
         _ => None,
     };
-    classify(&modules, &settings.modules, &facts.in_use, before, running)
+    let before: Vec<Requirement> = record.map(|r| r.needs.as_slice()).unwrap_or_default().to_vec();
+    let before: Vec<Requirement> =
+        before.into_iter().filter(|n| !record.is_some_and(|r| was_removed(facts, r, n))).collect();
+    let mut modules: Vec<KnownModule> = Vec::new();
+    let registered: BTreeSet<&str> = facts.pairs.iter().map(|p| p.module.name.as_str()).collect();
+    modules.extend(registered.iter().map(|name| managed(facts, settings, states, running, name, &before)));
+    let mut add = |name: &str, files: Vec<String>, was_managed: bool| {
+        let is_known = |m: &KnownModule| m.name == name || files.iter().any(|file| m.built.contains(file));
+        if !modules.iter().any(is_known) {
+            modules.push(unmanaged(facts, running, name, files, was_managed));
+        }
+    };
+    // What an admin has listed is needed, whether or not dkms knows of it.
+    for name in settings.modules.critical.iter().chain(&settings.modules.wanted) {
+        add(name, vec![kernel_name(name)], false);
+    }
+    for need in before.iter().filter(|n| n.class > Importance::Optional && !n.is_listed()) {
+        // Version 0.1 knew modules of DKMS only.
+        add(&need.module, need.modules(), need.origin.is_none_or(|origin| origin == ModuleOrigin::Dkms));
+    }
+    for name in facts.in_use.out_of_tree().filter(|name| !facts.files.without_file.contains(*name)) {
+        add(name, vec![name.clone()], false);
+    }
+    let mut needs = classify(&modules, &settings.modules, &facts.in_use, &before, running);
+    for need in needs.iter_mut().filter(|need| !need.works && need.class > Importance::Optional) {
+        let ready = running.and_then(|release| satisfied(facts, need, release, None));
+        need.works = ready == Some(Ready::Yes) && !registered.contains(need.module.as_str());
+    }
+    needs
+}
+
+/// A module that DKMS knows.
+fn managed(
+    facts: &System,
+    settings: &Settings,
+    states: &[ModuleRecord],
+    running: Option<&str>,
+    name: &str,
+    before: &[Requirement],
+) -> KnownModule {
+    // Another version, or the same one on another kernel, may have other files: all of them are this module.
+    let mut built = facts.files.of_dkms.get(name).cloned().unwrap_or_default();
+    let confs = || facts.pairs.iter().filter(|p| p.module.name == name);
+    let unclear = !confs().any(|p| p.conf.is_ok());
+    if built.is_empty() {
+        // Most have one file of their own name.
+        built.extend(before.iter().filter(|n| n.module == name).flat_map(Requirement::modules));
+        built.insert(kernel_name(name));
+    }
+    let status = states.iter().find(|s| s.module.name == name && running == Some(s.kernel.as_str()));
+    let is_conflict = status.is_some_and(|s| s.state == State::Conflict);
+    let installed: Vec<String> = built
+        .iter()
+        .filter(|file| running.is_some_and(|release| is_installed(facts, release, file)) && !is_conflict)
+        .cloned()
+        .collect();
+    let is_ok = status.is_some_and(|s| s.state == State::Ok || works_until_reboot(facts, settings, s));
+    let proven = is_ok || !installed.is_empty();
+    KnownModule {
+        name: name.to_owned(),
+        built: built.into_iter().collect(),
+        installed,
+        proven,
+        is_loadable: proven,
+        unclear,
+        is_managed: true,
+        origin: Some(ModuleOrigin::Dkms),
+    }
+}
+
+/// dkms has installed it, in whatever version, and it is proven.
+fn is_installed(facts: &System, release: &str, file: &str) -> bool {
+    matches!(facts.files.on(release, file), Some(Loadable::File { origin: Origin::Dkms, proof: Ok(_), .. }))
+}
+
+/// A module that DKMS does not know, or does not know any more.
+fn unmanaged(
+    facts: &System,
+    running: Option<&str>,
+    name: &str,
+    files: Vec<String>,
+    was_managed: bool,
+) -> KnownModule {
+    let on_running = |file: &String| running.and_then(|release| facts.files.on(release, file));
+    let is_there = |file: &&String| matches!(on_running(file), Some(Loadable::File { proof: Ok(_), .. }));
+    let installed: Vec<String> = files.iter().filter(is_there).cloned().collect();
+    let origin = files.iter().find_map(|file| on_running(file).and_then(origin_of));
+    let dkms = Some(ModuleOrigin::Dkms);
+    KnownModule {
+        name: name.to_owned(),
+        proven: false,
+        is_loadable: !files.is_empty() && installed.len() == files.len(),
+        unclear: false,
+        is_managed: was_managed || origin == dkms,
+        origin: origin.or(dkms.filter(|_| was_managed)),
+        installed,
+        built: files,
+    }
+}
+
+/// An admin has removed the module with dkms since the last run.
+fn was_removed(facts: &System, record: &Record, need: &Requirement) -> bool {
+    let is_registered = facts.tree.modules.iter().any(|m| m.module.name == need.module);
+    let mut known = record.modules.iter().filter(|m| m.module.name == need.module).peekable();
+    if is_registered || known.peek().is_none() {
+        return false;
+    }
+    let had: BTreeSet<&str> = known
+        .filter(|m| m.state.is_proven())
+        .map(|m| m.kernel.as_str())
+        .chain(need.worked_on.as_deref())
+        .filter(|release| facts.files.loadable.contains_key(*release))
+        .collect();
+    let files = need.modules();
+    let is_gone =
+        |release: &&&str| files.iter().all(|file| facts.files.on(release, file) == Some(&Loadable::Absent));
+    is_removed(Trace {
+        has_tree: facts.files.has_tree && facts.tree.unreadable.is_none(),
+        kernels: had.len(),
+        without: had.iter().filter(is_gone).count(),
+    })
 }
 
 /// `as_configured`: with the command line that clr-boot-manager would write, where its entry has another one.
-fn candidate(facts: &System, kernel: &Installed, states: &[ModuleRecord], as_configured: bool) -> Candidate {
+fn candidate(
+    facts: &System,
+    kernel: &Installed,
+    states: &[ModuleRecord],
+    needs: &[Requirement],
+    as_configured: bool,
+) -> Candidate {
     let release = kernel.name.release();
-    let taken = |s: &ModuleRecord| as_configured && refused_by_entry_only(facts, s);
-    let mine = states.iter().filter(|s| s.kernel == release);
-    let modules: BTreeMap<String, Ready> =
-        mine.map(|s| (s.module.name.clone(), if taken(s) { Ready::Yes } else { ready(s) })).collect();
+    let ready = |need: &Requirement| {
+        let status = states.iter().find(|s| s.kernel == release && s.module.name == need.module);
+        let taken = status.is_some_and(|s| as_configured && refused_by_entry_only(facts, s));
+        let ready = if taken { Some(Ready::Yes) } else { satisfied(facts, need, &release, status) };
+        ready.map(|ready| (need.module.clone(), ready))
+    };
+    let modules: BTreeMap<String, Ready> = needs.iter().filter_map(ready).collect();
     Candidate {
         bootable: is_bootable(facts, kernel),
         running: kernel.running,
@@ -162,18 +263,4 @@ fn works_until_reboot(facts: &System, settings: &Settings, status: &ModuleRecord
 fn refused_by_entry_only(facts: &System, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
         && would_be_taken(facts, &status.kernel, &status.module, &status.files)
-}
-
-fn ready(status: &ModuleRecord) -> Ready {
-    let missing = || Missing {
-        version: status.module.version.clone(),
-        state: status.state.to_string(),
-        reason: status.reason.clone().unwrap_or_default(),
-    };
-    match status.state {
-        State::Ok => Ready::Yes,
-        // Without its dkms.conf nobody knows the names of its files: they may be there.
-        State::Unknown | State::BrokenSource => Ready::Unknown(missing()),
-        _ => Ready::No(missing()),
-    }
 }

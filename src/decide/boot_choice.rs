@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use super::satisfaction::NOT_REGISTERED;
 use crate::boot_decision::{AdminOverrides, BootDecision, Reason, Ruling};
+use crate::dkms::ModuleName;
 use crate::requirement::{Importance, MissingModule, Requirement};
 
 /// Whether a module will be there on a kernel.
@@ -67,9 +69,10 @@ pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Requirement
     let check = |need: &Requirement| match kernel.modules.get(&need.module) {
         Some(Ready::Yes) => None,
         Some(Ready::No(m) | Ready::Unknown(m)) => {
-            Some(lack(need, format!("{}/{}", need.module, m.version), &m.state, &m.reason))
+            let module = ModuleName { name: need.module.clone(), version: m.version.clone() };
+            Some(lack(need, module.to_string(), &m.state, &m.reason))
         }
-        None => Some(lack(need, need.module.clone(), "not-registered", "dkms does not know of it")),
+        None => Some(lack(need, need.module.clone(), NOT_REGISTERED, "dkms does not know of it")),
     };
     let mut lacking: Vec<MissingModule> = needs.filter_map(check).collect();
     // The first one is what a sentence names.
@@ -198,8 +201,13 @@ mod tests {
             module: module.to_owned(),
             class,
             reason: "backs /home".to_owned(),
+            why: Vec::new(),
+            files: Vec::new(),
+            aliases: Vec::new(),
+            origin: None,
             works,
             worked_on: None,
+            idle: None,
         }
     }
 

@@ -3,7 +3,9 @@
 pub mod assessment;
 pub mod boot_choice;
 pub mod importance;
+pub mod memory;
 pub mod module_state;
+pub mod satisfaction;
 pub mod sig_unenforce;
 
 pub use assessment::{BootAssessment, assess};

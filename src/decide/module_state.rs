@@ -2,26 +2,27 @@
 //! kernel does with it at its next boot.
 
 use crate::cmdline::Switch;
+use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{self, Decision, State, decide};
 use crate::dkms::proof::{Check, Subject};
 use crate::dkms::{ModuleName, Pair, Proof};
 use crate::enforcement::{Outcome, Tri, Verdict, now};
 use crate::kernel::Running;
+use crate::modprobe::Origin;
 use crate::state::{ModuleRecord, Record};
-use crate::system::{Line, System};
+use crate::system::{InForce, Line, System};
 
 /// The state of a module on a kernel, from the facts and from what the last run found out about it.
+///
+/// No run builds the newest version for a kernel that is not the tip of its variant: there the version counts that is
+/// installed.
 pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> ModuleRecord {
-    let mut status = ModuleRecord {
-        module: pair.module.clone(),
-        kernel: pair.release.clone(),
-        state: State::Ok,
-        reason: None,
-        error: None,
-        log: None,
-        inputs: None,
-        files: Vec::new(),
-    };
+    let is_tip = facts.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release);
+    let older = if is_tip { None } else { facts.files.in_force(&pair.module.name, &pair.release) };
+    if let Some(status) = older.and_then(|older| status_in_force(facts, older)) {
+        return status;
+    }
+    let mut status = status_of(&pair.module, &pair.release);
     match (decide(pair), &pair.proof) {
         (Decision::Leave { state, why }, _) => (status.state, status.reason) = (state, Some(why)),
         (Decision::Work { why, .. }, Err(flaws)) => {
@@ -55,6 +56,39 @@ pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> Mo
     status
 }
 
+/// That of a module that is proven.
+pub(super) fn status_of(module: &ModuleName, release: &str) -> ModuleRecord {
+    ModuleRecord {
+        module: module.clone(),
+        kernel: release.to_owned(),
+        state: State::Ok,
+        reason: None,
+        error: None,
+        log: None,
+        inputs: None,
+        files: Vec::new(),
+    }
+}
+
+/// The state of an older version that is installed; none where its files are not proven.
+pub fn status_in_force(facts: &System, older: &InForce) -> Option<ModuleRecord> {
+    let mut status = status_of(&older.module, &older.release);
+    for file in &older.files {
+        match facts.files.on(&older.release, file)? {
+            Loadable::File { origin: Origin::Dkms, proof: Ok(proof), .. } => {
+                status.files.push(Proof::clone(proof))
+            }
+            _ => return None,
+        }
+    }
+    let line = facts.lines.iter().find(|line| line.release == older.release);
+    let fate = line.map(|line| fate_of(facts, line, &older.module, &status.files, &coming(facts, line)));
+    if let Some(Fate::Refused(why)) = fate {
+        (status.state, status.reason) = (State::SignatureRefused, Some(why));
+    }
+    Some(status)
+}
+
 /// What a kernel does at its next boot: with its boot entry or, where that cannot be seen, as configured.
 pub fn coming(facts: &System, line: &Line) -> Verdict {
     let entry = facts.boot.of(&line.id);
@@ -76,7 +110,7 @@ pub enum Fate {
 /// Tells it.
 pub fn fate(facts: &System, pair: &Pair, proofs: &[Proof]) -> Fate {
     match facts.lines.iter().find(|l| l.release == pair.release) {
-        Some(line) => fate_with(facts, line, &pair.module, proofs, &coming(facts, line)),
+        Some(line) => fate_of(facts, line, &pair.module, proofs, &coming(facts, line)),
         None => Fate::Unknown,
     }
 }
@@ -85,7 +119,7 @@ pub fn fate(facts: &System, pair: &Pair, proofs: &[Proof]) -> Fate {
 pub fn would_be_taken(facts: &System, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
     facts.lines.iter().find(|l| l.release == release).is_some_and(|line| {
         let verdict = line.verdict_with(&line.effective, &facts.machine);
-        !matches!(fate_with(facts, line, module, proofs, &verdict), Fate::Refused(_))
+        !matches!(fate_of(facts, line, module, proofs, &verdict), Fate::Refused(_))
     })
 }
 
@@ -96,10 +130,17 @@ pub fn refused_now(facts: &System, module: &ModuleName, proofs: &[Proof]) -> boo
     let Some(line) = facts.lines.iter().find(|l| l.release == *release) else { return false };
     let words = facts.machine.line.as_deref().unwrap_or_default();
     let verdict = now(&kernel.boot(words, &facts.machine), runtime);
-    matches!(fate_with(facts, line, module, proofs, &verdict), Fate::Refused(_))
+    matches!(fate_of(facts, line, module, proofs, &verdict), Fate::Refused(_))
 }
 
-fn fate_with(facts: &System, line: &Line, module: &ModuleName, proofs: &[Proof], verdict: &Verdict) -> Fate {
+/// What a kernel does with the proven files of a module, where `verdict` holds.
+pub fn fate_of(
+    facts: &System,
+    line: &Line,
+    module: &ModuleName,
+    proofs: &[Proof],
+    verdict: &Verdict,
+) -> Fate {
     let outcome = |proof: &Proof| {
         proof.signature.as_ref().map_or(Outcome::Unknown, |known| line.outcome(known, None, verdict))
     };

@@ -13,6 +13,7 @@ pub mod gc;
 pub mod inputs;
 pub mod leftovers;
 pub mod lint;
+pub mod loadable;
 pub mod log;
 pub mod modfile;
 pub mod old_logs;
@@ -54,9 +55,19 @@ pub struct ModuleName {
     pub version: String,
 }
 
+impl ModuleName {
+    /// DKMS knows it: others have no version.
+    pub fn is_managed(&self) -> bool {
+        !self.version.is_empty()
+    }
+}
+
 impl fmt::Display for ModuleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.name, self.version)
+        match self.is_managed() {
+            true => write!(f, "{}/{}", self.name, self.version),
+            false => f.write_str(&self.name),
+        }
     }
 }
 

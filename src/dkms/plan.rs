@@ -46,6 +46,8 @@ pub enum State {
     SignatureRefused,
     /// modprobe does not find it.
     NotInModulesDep,
+    /// It is in use, this kernel does not have it, and DKMS does not know it.
+    NotManaged,
     /// It cannot be told.
     Unknown,
 }
@@ -87,6 +89,7 @@ impl fmt::Display for State {
             State::SymbolsMismatch => "symbols-mismatch",
             State::SignatureRefused => "signature-refused",
             State::NotInModulesDep => "not-in-modules-dep",
+            State::NotManaged => "not-managed",
             State::Unknown => "unknown",
         })
     }

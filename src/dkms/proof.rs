@@ -14,6 +14,7 @@ use super::signature::Signature;
 use super::symbols::Wrong;
 use super::{Cache, Conf, ModuleName, Stage};
 use crate::kernel::inventory::module_folder;
+use crate::modprobe::index::Entry;
 use crate::sys::{Folder, Presence, Root};
 
 /// Where Clear's and Debian's dkms install to, below the module folder.
@@ -43,6 +44,28 @@ pub struct Proof {
     /// What was checked; empty in records of before this was kept, as the three above.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
+}
+
+impl Proof {
+    /// Of a file that was made for the kernel; nothing else of it has been checked.
+    pub(super) fn of_file(
+        path: String,
+        vermagic: String,
+        facts: &FileFacts,
+        there: &Presence,
+        now: Timestamp,
+    ) -> Proof {
+        Proof {
+            vermagic,
+            size: there.stat().map_or(0, |stat| stat.size),
+            signature: Some(facts.signature.clone()),
+            mtime: there.stat().and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok()),
+            sha256: Some(facts.sha256.clone()),
+            checked: Some(now),
+            checks: vec![Check { check: Subject::Vermagic, not_made: None }],
+            path,
+        }
+    }
 }
 
 /// Something that was to be checked of a file.
@@ -277,16 +300,7 @@ fn prove_one(
         .ok_or_else(missing)?;
     let facts = facts_of(root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
     let vermagic = vermagic_of(&facts, scope.release, &path).map_err(|flaw| vec![flaw])?;
-    let mut proof = Proof {
-        vermagic,
-        size: there.stat().map_or(0, |stat| stat.size),
-        signature: Some(facts.signature),
-        mtime: there.stat().and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok()),
-        sha256: Some(facts.sha256),
-        checked: Some(scope.now),
-        checks: vec![Check { check: Subject::Vermagic, not_made: None }],
-        path,
-    };
+    let mut proof = Proof::of_file(path, vermagic, &facts, &there, scope.now);
     if stage != Stage::Installed {
         return Ok(proof);
     }
@@ -311,14 +325,31 @@ fn prove_one(
     };
     let entry =
         entry.map_err(|instead| flaws.push(Flaw::NotListed { name: built.name.clone(), instead })).ok();
-    let entry = entry.as_ref();
-    let depended = entry.map_or(Ok(None), |entry| scope.dependencies(&built.name, &facts.depends, entry));
+    let checks = loads_with(scope, cache, &built.name, path, &there, &facts, entry.as_ref(), &mut flaws);
+    proof.checks.extend(checks);
+    if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
+}
+
+/// What a file is loaded with: the symbols that it takes, and the modules beneath. Gives what was checked, or could not be,
+/// and adds what is wrong.
+#[expect(clippy::too_many_arguments, reason = "each is a fact of one file, read once by the caller")]
+pub(super) fn loads_with(
+    scope: &Scope<'_>,
+    cache: &mut Cache,
+    name: &str,
+    path: &str,
+    there: &Presence,
+    facts: &FileFacts,
+    entry: Option<&Entry>,
+    flaws: &mut Vec<Flaw>,
+) -> Vec<Check> {
+    let depended = entry.map_or(Ok(None), |entry| scope.dependencies(name, &facts.depends, entry));
     // Of modules that are not there nothing can be asked.
     let asked = entry.filter(|_| matches!(depended, Ok(None)));
-    let symbols = match scope.symbols(cache, path, &there, asked) {
+    let symbols = match scope.symbols(cache, path, there, asked) {
         Ok(Ok(())) => None,
         Ok(Err(wrong)) => {
-            flaws.push(Flaw::Symbols { path: path.clone(), wrong });
+            flaws.push(Flaw::Symbols { path: path.to_owned(), wrong });
             None
         }
         Err(reason) => Some(reason),
@@ -327,9 +358,11 @@ fn prove_one(
         Ok(not_made) => {
             let done =
                 [(Subject::Symbols, symbols), (Subject::ModulesDep, None), (Subject::Dependencies, not_made)];
-            proof.checks.extend(done.map(|(check, not_made)| Check { check, not_made }));
+            done.map(|(check, not_made)| Check { check, not_made }).into()
         }
-        Err(more) => flaws.extend(more),
+        Err(more) => {
+            flaws.extend(more);
+            Vec::new()
+        }
     }
-    if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
 }

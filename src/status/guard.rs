@@ -12,9 +12,11 @@ use crate::boot_decision::{AdminOverrides, BootDecision, Reason, Ruling};
 use crate::config::{Policy, Settings};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::assessment::is_bootable;
+use crate::decide::boot_choice::Ready;
 use crate::decide::module_state::module_status;
+use crate::decide::satisfaction::{NOT_REGISTERED, satisfied};
+use crate::dkms::ModuleName;
 use crate::dkms::plan::State;
-use crate::requirement::LISTED;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{HeldBack, Record, WISHES};
 use crate::system::System;
@@ -249,23 +251,22 @@ fn versions(facts: &System) -> BTreeMap<String, String> {
 pub fn lacks_on(facts: &System, release: &str, needs: &[&Requirement]) -> Vec<MissingModule> {
     let pairs = || facts.pairs.iter().chain(&facts.fallbacks).filter(|p| p.release == release);
     let lack = |need: &&Requirement| {
-        let mine = pairs().filter(|p| p.module.name == need.module);
-        let states: Vec<_> = mine.map(|p| module_status(facts, p, None)).collect();
-        let lack = |module: String, state: String, reason: String| MissingModule {
-            module,
+        let mut mine = pairs().filter(|p| p.module.name == need.module);
+        let status = mine.next().map(|p| module_status(facts, p, None));
+        let (version, state, reason) = match satisfied(facts, need, release, status.as_ref()) {
+            Some(Ready::Yes) => return None,
+            Some(Ready::No(m) | Ready::Unknown(m)) => (m.version, m.state, m.reason),
+            // Of a kernel that nobody boots of itself nothing was looked at.
+            None => (String::new(), State::Unknown.to_string(), String::new()),
+        };
+        let module = ModuleName { name: need.module.clone(), version };
+        Some(MissingModule {
+            module: module.to_string(),
             class: need.class,
             needed: need.reason.clone(),
             state,
             reason,
-        };
-        match states.iter().find(|s| s.state == State::Ok).or(states.first()) {
-            Some(s) if s.state == State::Ok => None,
-            Some(s) => {
-                Some(lack(s.module.to_string(), s.state.to_string(), s.reason.clone().unwrap_or_default()))
-            }
-            // Of a kernel that nobody boots of itself nothing was looked at.
-            None => Some(lack(need.module.clone(), State::Unknown.to_string(), String::new())),
-        }
+        })
     };
     needs.iter().filter_map(lack).collect()
 }
@@ -444,7 +445,8 @@ pub fn next_step(facts: &System, settings: &Settings, judgement: &BootAssessment
         return Some(format!("`clr-dkms hold {kernel}` keeps the kernel that has it"));
     }
     let mut missing = judgement.next_lacks.iter().chain(&decision.default_lacks).chain(&decision.lacking);
-    if missing.any(|l| l.state == "not-registered" && l.needed == LISTED) {
+    let is_listed = |module: &str| judgement.needs.iter().any(|n| n.module == module && n.is_listed());
+    if missing.any(|l| l.state == NOT_REGISTERED && is_listed(&l.module)) {
         return Some("correct the name in clr-dkms.conf, or register it with `dkms add`".to_owned());
     }
     match (decision.because, decision.lacking.first()) {

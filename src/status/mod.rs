@@ -8,6 +8,7 @@ pub mod outlook;
 mod problems;
 pub mod states;
 mod steps;
+mod unmanaged;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -15,7 +16,9 @@ use serde::Serialize;
 use crate::boot::ReadBack;
 use crate::config::{Settings, SigUnenforce};
 use crate::decide::assessment::{BootAssessment, assess};
+use crate::decide::boot_choice::Ready;
 use crate::decide::module_state::{module_status, parameter_would_help};
+use crate::decide::satisfaction::satisfied;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
 use crate::kernel::{Headers, Running, Variant};
@@ -224,6 +227,8 @@ pub fn document(
     let wanted = sig_unenforce_wanted(settings, facts);
     let judgement = assess(facts, settings, known);
     let next_boot = judgement.next.clone().or_else(|| facts.next_kernel().map(|k| k.name.release()));
+    let modules: Vec<ModuleRecord> =
+        modules.into_iter().chain(unmanaged::rows(facts, &judgement).map(spelt)).collect();
     let kernels = kernels(facts, settings, &judgement, &modules, next_boot.as_deref());
     let modules = statuses(modules, facts, settings, &judgement, &kernels);
     let mut problems = problems(facts, record, progress, settings, &modules, &judgement);
@@ -315,7 +320,7 @@ fn statuses(
     let status = |record: ModuleRecord| {
         // What an admin wants refused is missed by nobody.
         let by_wish = settings.sig_unenforce == SigUnenforce::Off && is_told_below(&record, facts);
-        let missed = is_lacking(&record, facts) && !by_wish;
+        let missed = is_lacking(&record, facts, judgement) && !by_wish;
         ModuleStatus {
             id: states::state(record.state).id,
             class: judgement.class_of(&record.module.name),
@@ -335,6 +340,10 @@ fn statuses(
 /// which kernel boots next, every tip matters.
 fn counts(module: &ModuleRecord, facts: &System) -> bool {
     let Some(next) = facts.next_kernel() else { return true };
+    if !module.module.is_managed() {
+        // Nothing brings it to the other kernels, and nothing was meant to.
+        return next.name.release() == module.kernel;
+    }
     let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
 }
@@ -346,7 +355,7 @@ fn is_told_below(module: &ModuleRecord, facts: &System) -> bool {
 }
 
 /// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
-fn is_lacking(module: &ModuleRecord, facts: &System) -> bool {
+fn is_lacking(module: &ModuleRecord, facts: &System, judgement: &BootAssessment) -> bool {
     if !counts(module, facts) || matches!(module.state, State::Ok | State::Building) {
         return false;
     }
@@ -354,10 +363,17 @@ fn is_lacking(module: &ModuleRecord, facts: &System) -> bool {
     let in_use = || {
         facts.inventory.running_kernel().is_some_and(|running| {
             let mut on_running = facts.pairs.iter().filter(|p| p.release == running.name.release());
-            on_running.any(|p| p.module.name == module.module.name && p.proof.is_ok())
+            let name = &module.module.name;
+            on_running.any(|p| p.module.name == *name && p.proof.is_ok())
+                || facts.files.in_force(name, &running.name.release()).is_some()
         })
     };
-    !module.state.is_fine() || (next.as_ref() == Some(&module.kernel) && in_use())
+    // Its author may leave out a kernel that has come to have the module itself.
+    let is_there = || {
+        let need = judgement.needs.iter().find(|need| need.module == module.module.name);
+        need.is_some_and(|need| satisfied(facts, need, &module.kernel, Some(module)) == Some(Ready::Yes))
+    };
+    !module.state.is_fine() || (next.as_ref() == Some(&module.kernel) && in_use() && !is_there())
 }
 
 fn kernels(
@@ -385,7 +401,10 @@ fn kernels(
                 headers: kernel.headers.clone(),
                 modules_ready: mine().filter(|m| m.state == State::Ok).count(),
                 modules_needed: mine()
-                    .filter(|m| m.state == State::Ok || !m.state.is_fine() || is_lacking(m, facts))
+                    .filter(|m| {
+                        let should_be = !m.state.is_fine() && m.module.is_managed();
+                        m.state == State::Ok || should_be || is_lacking(m, facts, judgement)
+                    })
                     .count(),
                 sig_unenforce: line.switch.word(),
             })
@@ -400,6 +419,7 @@ fn notes(facts: &System, is_held: bool) -> Vec<String> {
     notes.extend(
         facts.boot.notes().filter(|n| !(is_held && n.contains("`clr-boot-manager update` makes it"))),
     );
+    notes.extend(unmanaged::notes(facts));
     notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
     let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable);
     notes.extend(unreadable.map(ToString::to_string));
@@ -409,10 +429,12 @@ fn notes(facts: &System, is_held: bool) -> Vec<String> {
 
 fn summary(document: &Document) -> String {
     let next = document.kernels.iter().find(|k| k.next_boot);
+    let is_managed = document.modules.iter().all(|m| m.record.module.is_managed());
+    let dkms = if is_managed { "DKMS " } else { "" };
     let ready = |k: &KernelStatus| match k.modules_needed {
-        0 => format!("kernel {} needs no DKMS module", k.release),
-        1 => format!("the DKMS module is ready for kernel {}", k.release),
-        n => format!("all {n} DKMS modules are ready for kernel {}", k.release),
+        0 => format!("kernel {} needs no {dkms}module", k.release),
+        1 => format!("the {dkms}module is ready for kernel {}", k.release),
+        n => format!("all {n} {dkms}modules are ready for kernel {}", k.release),
     };
     match (document.verdict, next) {
         // Of a healthy system only what its admin wants refused is not ready.

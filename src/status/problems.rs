@@ -6,6 +6,7 @@ use crate::boot_decision::Ruling;
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::Settings;
 use crate::decide::assessment::BootAssessment;
+use crate::decide::module_state::status_in_force;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
 use crate::kernel::Running;
@@ -24,7 +25,7 @@ pub(super) fn of_module(
     let is_told = held_back(facts, settings, judgement).is_some()
         && decision.target.as_ref() == Some(&m.kernel)
         && decision.lacking.iter().any(|l| l.module == m.module.to_string());
-    if !is_lacking(m, facts) || is_told {
+    if !is_lacking(m, facts, judgement) || is_told {
         return None;
     }
     Some(match (m.state, m.state.is_fine()) {
@@ -34,7 +35,19 @@ pub(super) fn of_module(
             let why = m.reason.as_deref().unwrap_or("another module has its file");
             format!("{} is not ready for kernel {} (conflict): {why}", m.module, m.kernel)
         }
-        (_, false) => format!("{} is not ready for kernel {} ({})", m.module, m.kernel, m.state),
+        (State::NotManaged, _) => {
+            format!(
+                "a reboot loses {}: DKMS does not manage it, and kernel {} does not have it",
+                m.module, m.kernel
+            )
+        }
+        (_, false) => {
+            let older = facts.files.in_force(&m.module.name, &m.kernel);
+            let older =
+                older.filter(|older| status_in_force(facts, older).is_some_and(|s| s.state == State::Ok));
+            let rest = older.map(|older| format!("; {} is in force there", older.module)).unwrap_or_default();
+            format!("{} is not ready for kernel {} ({}){rest}", m.module, m.kernel, m.state)
+        }
         (_, true) => {
             format!("{} is in use and will not be there on kernel {} ({})", m.module, m.kernel, m.state)
         }

@@ -225,6 +225,16 @@ pub fn state(state: State) -> Explained {
             "The bundle c-basic is not there.",
             Some("`sudo swupd bundle-add c-basic`"),
         ),
+        State::NotManaged => row(
+            "CD-117",
+            "not-managed",
+            "The module is in use, DKMS does not manage it, and this kernel does not have it: a reboot loses it.",
+            "It was installed by hand, by a vendor's installer or by a package, for another kernel; or its entry in the DKMS tree \
+             is lost. No run builds it: its source has to be registered first.",
+            Some(
+                "`sudo dkms add DIRECTORY` with its source, then `sudo clr-dkms-post-update`; or install it again for this kernel",
+            ),
+        ),
     }
 }
 
@@ -236,21 +246,25 @@ pub fn class(class: Importance) -> Explained {
             "CD-201",
             "critical",
             "Without the module there is no root, no disk, no network or no picture: a kernel without it is held back.",
-            "Something that is mounted, connected or shown hangs on it, or `[modules] critical` in clr-dkms.conf lists it.",
+            "Something that is mounted, connected or shown depends on it, or did when it could load last, or `[modules] critical` \
+             in clr-dkms.conf lists it. Whether DKMS manages it makes no difference. `clr-dkms forget MODULE` ends what is only \
+             remembered.",
             next,
         ),
         Importance::Wanted => row(
             "CD-202",
             "wanted",
             "The module is in use here: a kernel without it is held back.",
-            "It is loaded in the running kernel, or installed for it.",
+            "It is loaded in the running kernel, installed for it in some version, listed in modules-load.d or in `[modules] \
+             wanted`, or was so before and was lost without being removed. `clr-dkms forget MODULE` ends what is only remembered.",
             next,
         ),
         Importance::Optional => row(
             "CD-203",
             "optional",
-            "The module is built like the others, and no kernel is held back for it.",
-            "It is registered with dkms, and the running kernel does not have it; or `[modules] optional` lists it.",
+            "No kernel is held back for the module; a run builds it like the others, if DKMS manages it.",
+            "The running kernel does not have it and nothing names it; or DKMS does not manage it and nothing depends on it; or \
+             `[modules] optional` lists it.",
             next,
         ),
     }
@@ -288,6 +302,7 @@ pub fn all() -> Vec<Explained> {
         S::Conflict,
         S::CompilerMissing,
         S::Building,
+        S::NotManaged,
     ];
     let classes = [Importance::Critical, Importance::Wanted, Importance::Optional];
     verdicts.map(verdict).into_iter().chain(states.map(state)).chain(classes.map(class)).collect()

@@ -10,6 +10,7 @@ use crate::decide::module_state::parameter_would_help;
 use crate::dkms::Source;
 use crate::dkms::plan::State;
 use crate::kernel::Running;
+use crate::kernel::module_file::kernel_name;
 use crate::requirement::Importance;
 use crate::state::ModuleRecord;
 use crate::system::System;
@@ -186,10 +187,27 @@ fn cure(module: &ModuleRecord, names: &str, facts: &System, kernels: &[KernelSta
             "keep one of the two: `dkms remove {} --all`, or the same for the other one, then {run}",
             module.module
         ),
+        State::NotManaged => not_managed(module, facts, &run),
         State::CompilerMissing => {
             format!("`swupd bundle-add c-basic` (for clang: llvm), which brings it, then {run}")
         }
         _ => run,
+    }
+}
+
+/// The next step for a module that DKMS does not manage.
+fn not_managed(module: &ModuleRecord, facts: &System, run: &str) -> String {
+    let name = &module.module.name;
+    let step = match facts.files.unregistered_source(name) {
+        Some(path) => format!("`dkms add {path}`, then {run}"),
+        None => format!(
+            "install {name} for kernel {} as it was installed before, or have DKMS manage it: `dkms add` with its source",
+            module.kernel
+        ),
+    };
+    match facts.in_use.loaded.contains(&kernel_name(name)) {
+        true => step,
+        false => format!("{step}; or `clr-dkms forget {name}`, if it is not wanted any more"),
     }
 }
 

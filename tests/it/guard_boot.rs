@@ -48,7 +48,7 @@ fn what_has_no_file_was_not_loaded() {
 #[test]
 fn in_doubt_the_mark_is_made() {
     type Change = fn(&TestRoot);
-    let cases: [(&str, Change); 14] = [
+    let cases: [(&str, Change); 13] = [
         ("no record", |r| r.remove(RECORD).forget()),
         ("an empty record", |r| r.file(RECORD, "").forget()),
         ("garbage", |r| r.file(RECORD, "{\"schema\": 1, \"needs\": 5}").forget()),
@@ -57,7 +57,6 @@ fn in_doubt_the_mark_is_made() {
         ("a list that cannot be read", |r| with_a_file(r.remove("proc/modules").folder("proc/modules"))),
         ("no release", |r| r.remove("proc/sys/kernel/osrelease").forget()),
         ("a custom kernel", |r| r.file("proc/sys/kernel/osrelease", "6.16.0-mine\n").forget()),
-        ("no tree", |r| r.remove("var/lib/dkms").forget()),
         ("a tree that cannot be read", |r| r.remove("var/lib/dkms").file("var/lib/dkms", "").forget()),
         ("no kernel", |r| r.remove("usr/lib/kernel").forget()),
         ("its dkms.conf is gone", |r| r.remove("usr/src/hello-1.0/dkms.conf").loads(&["hello"]).forget()),
@@ -89,12 +88,23 @@ fn a_fault_in_the_configuration_makes_no_loss() {
 #[test]
 fn a_module_that_was_taken_away_is_no_loss() {
     let root = lost();
-    root.remove("var/lib/dkms/hello").run("clr-dkms", &MARK).code(0);
+    root.removed("hello", &[A]).run("clr-dkms", &MARK).code(0);
     root.module("other", "1", "").run("clr-dkms", &MARK).code(0);
     // Listed, known to nobody, and loaded all the same.
     let root = lost();
     root.remove("var/lib/dkms/hello").module("other", "1", "").conf("[modules]\ncritical = hello\n");
     root.loads(&["hello"]).run("clr-dkms", &MARK).code(0);
+}
+
+#[test]
+fn a_lost_tree_is_a_loss() {
+    for lost_part in ["var/lib/dkms/hello", "var/lib/dkms"] {
+        let root = lost();
+        root.remove(lost_part)
+            .run("clr-dkms", &MARK)
+            .code(1)
+            .says(&["hello is critical (backs /data (hello))"]);
+    }
 }
 
 #[test]

@@ -91,6 +91,21 @@ fn with_errors() -> TestRoot {
     root
 }
 
+/// A vendor's driver of the network, a swap disk and a pool, and what was used in an earlier boot.
+fn unmanaged() -> TestRoot {
+    let root = TestRoot::guarded();
+    let disk = "pci0000:00/0000:00:1d.0/0000:02:00.0";
+    root.post_update().code(0);
+    root.boot("1").file(&format!("usr/lib/modules/{A}/extra/vendor.ko"), crate::support::elf::module(A));
+    root.index(A, "updates/dkms/hello.ko:\nextra/vendor.ko:\n").loads(&["vendor", "zfs"]).mounts(&[]);
+    root.device(disk, "vendor").interface("eth0", disk, "", &[]).route("eth0");
+    root.block("8:3", &format!("{disk}/ata1/host0/block/sda/sda3"), &[]);
+    root.file("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n/dev/sda3 partition 1 0 -2\n");
+    root.module("zfs", "2.3", "").file("proc/spl/kstat/zfs/tank/state", "ONLINE\n");
+    root.module("late", "1", "").file("etc/modules-load.d/late.conf", "late\n");
+    root
+}
+
 /// A machine of each kind.
 fn roots() -> Vec<(&'static str, TestRoot)> {
     let with = |root: TestRoot, change: fn(&TestRoot)| {
@@ -130,6 +145,7 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
             }),
         ),
     ];
+    roots.push(("modules that DKMS does not manage", unmanaged()));
     let signed = ["signed_module_of_a_foreign_key", "signed_module_that_may_be_trusted", "broken_signature"];
     roots.extend(SITUATIONS.iter().filter(|s| signed.contains(&s.name)).map(|s| (s.name, (s.root)())));
     let signed = SITUATIONS.iter().find(|s| s.name == signed[0]).unwrap();
@@ -141,7 +157,7 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
             r.file(&built, &bytes).file(&TestRoot::ko("hello", A), &bytes).forget()
         }),
     ));
-    assert_eq!(roots.len(), 18, "three situations of these names");
+    assert_eq!(roots.len(), 19, "three situations of these names");
     roots
 }
 

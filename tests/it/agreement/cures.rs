@@ -62,6 +62,13 @@ fn mend(staged: &mut Staged, state: State) -> bool {
             let line = "updates/dkms/hello.ko: updates/dkms/gone-one.ko\nupdates/dkms/gone-one.ko:\n";
             root.file(&TestRoot::ko("gone-one", A), crate::support::elf::module(A)).index(A, line).forget();
         }
+        // Its admin installs it again.
+        State::NotManaged => {
+            let file = crate::support::elf::module(A);
+            root.file(&format!("usr/lib/modules/{A}/extra/hello.ko"), file)
+                .index(A, "extra/hello.ko:\n")
+                .forget();
+        }
         State::Unknown => root.remove(&TestRoot::ko("hello", A)).forget(),
         State::Ok => unreachable!("there is nothing to mend"),
     }
@@ -121,6 +128,7 @@ fn cures(kernels: &[Kernel; 2], command: &str) {
         let expected = match state {
             State::SignatureRefused => vec!["clr-dkms-cmdline enable"],
             State::BrokenSource => vec!["clr-dkms lint hello", command],
+            State::NotManaged => Vec::new(),
             _ => vec![command],
         };
         match super::on(&state.to_string(), || cure(kernels.clone(), state)) {

@@ -11,6 +11,23 @@ impl Scene {
         module.on[kernel] == State::Ok
     }
 
+    /// Another module has installed a file of the same name there, which is loaded in its place.
+    fn has_twin(&self, module: &Module, at: usize) -> bool {
+        let plain = |m: &Module| m.name.trim_start_matches("rival-").to_owned();
+        let twin = |m: &&Module| plain(m) == plain(module) && m.name != module.name;
+        self.modules.iter().filter(twin).any(|m| self.is_ok(m, at))
+    }
+
+    /// What the machine needs of it is there: for what is critical the module itself, else any file of its name.
+    fn has(&self, module: &Module, at: usize) -> bool {
+        self.is_ok(module, at) || (!Scene::is_critical(module) && self.has_twin(module, at))
+    }
+
+    /// It works now: what DKMS does not know is loaded, whether or not there is a file.
+    fn works(&self, module: &Module) -> bool {
+        self.is_ok(module, self.running()) || !module.is_managed()
+    }
+
     fn is_critical(module: &Module) -> bool {
         module.class == Some(Importance::Critical)
     }
@@ -32,9 +49,9 @@ impl Scene {
         let needed = |m: &&Module| match m.class {
             Some(Importance::Optional) => false,
             Some(Importance::Critical) => is_there(m),
-            _ => self.is_ok(m, self.running()),
+            _ => self.works(m),
         };
-        let whole = |at: usize| self.modules.iter().filter(needed).all(|m| self.is_ok(m, at));
+        let whole = |at: usize| self.modules.iter().filter(needed).all(|m| self.has(m, at));
         (0..self.kernels.len()).any(whole)
     }
 
@@ -51,7 +68,10 @@ impl Scene {
         // cannot be told of it.
         let has_critical = |at: usize| critical().all(|m| self.is_ok(m, at));
         let default = self.kernels.iter().position(|k| Some(k.release) == told.default()).unwrap();
-        let unclear = |m: &Module| matches!(m.on[default], State::Unknown | State::BrokenSource);
+        // Nor for another module's file of the same name, which may serve as well.
+        let unclear = |m: &Module| {
+            matches!(m.on[default], State::Unknown | State::BrokenSource) || self.has_twin(m, default)
+        };
         let kept = critical().all(|m| self.is_ok(m, default) || (default == running && unclear(m)));
         let better = (0..self.kernels.len()).find(|at| self.kernels[*at].entry && has_critical(*at));
         assert!(kept || better.is_none(), "the guard's default is {default}, not {better:?}");
@@ -85,8 +105,11 @@ impl Scene {
             State::Ok | State::Building => false,
             // Nobody asks for it there, but it is installed for the kernel that runs.
             State::SkippedExclusive | State::NotAutoinstall => {
-                *at == next && matches!(module.on[running], State::Ok | State::SignatureRefused)
+                *at == next
+                    && !self.has(module, next)
+                    && matches!(module.on[running], State::Ok | State::SignatureRefused)
             }
+            State::NotManaged => *at == next,
             _ => self.matters(*at),
         };
         let missed: Vec<_> = self.pairs().filter(is_missed).collect();
@@ -99,7 +122,7 @@ impl Scene {
         let lacks_what_works = self
             .modules
             .iter()
-            .any(|m| m.class != Some(Importance::Optional) && self.is_ok(m, running) && !self.is_ok(m, next));
+            .any(|m| m.class != Some(Importance::Optional) && self.is_ok(m, running) && !self.has(m, next));
         assert!(!lacks_what_works || told.code != 0, "what works now will be gone");
         let loses = missed.iter().any(|(m, at, _)| *at == next && self.is_ok(m, running));
         let said = told.on_reboot.as_deref().map(|said| said != "a reboot is safe");
@@ -112,7 +135,7 @@ impl Scene {
         }
         // A kernel is held back where it lacks what the one that boots next has.
         let held = |m: &Module| {
-            m.class != Some(Importance::Optional) && self.is_ok(m, running) && !self.is_ok(m, self.target())
+            m.class != Some(Importance::Optional) && self.is_ok(m, running) && !self.has(m, self.target())
         };
         if next == running && next != self.target() {
             assert_eq!(told.verdict() == "held", self.modules.iter().any(held), "{:#}", told.json);

@@ -27,6 +27,8 @@ const MACHINES: [&[(&str, &str)]; 8] = [
 /// The states that a module may be in on such a kernel.
 fn states(flavour: Flavour) -> Vec<State> {
     let fits = |state: &State| match (state, flavour) {
+        // A matter of a module on all kernels, and not of one.
+        (State::NotManaged, _) => false,
         // What is installed is refused there, and stays installed without headers and compiler.
         (State::Ok, _) => flavour != Flavour::Strict,
         (State::SignatureRefused, _) => flavour == Flavour::Strict,

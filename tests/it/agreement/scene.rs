@@ -19,7 +19,7 @@ use crate::support::guard::FAILS_ON_B;
 use crate::support::{B, TestRoot, elf, machine};
 
 /// Every state. A new one does not compile in [`Scene::put`], and is missed here by `the_walk_knows_every_state`.
-pub(super) const STATES: [State; 17] = [
+pub(super) const STATES: [State; 18] = [
     State::Ok,
     State::NotBuilt,
     State::Building,
@@ -36,6 +36,7 @@ pub(super) const STATES: [State; 17] = [
     State::SymbolsMismatch,
     State::SignatureRefused,
     State::NotInModulesDep,
+    State::NotManaged,
     State::Unknown,
 ];
 
@@ -143,6 +144,13 @@ fn failure() -> &'static ModuleRecord {
     })
 }
 
+impl Module {
+    /// DKMS knows it. Others are loaded in the running kernel.
+    pub(super) fn is_managed(&self) -> bool {
+        !self.on.contains(&State::NotManaged)
+    }
+}
+
 impl Scene {
     pub(super) fn next(&self) -> usize {
         self.kernels.iter().position(|k| k.next).unwrap()
@@ -197,7 +205,11 @@ impl Scene {
             if let Some(class) = module.class {
                 listed.entry(class).or_default().push(&module.name);
             }
-            root.module(&module.name, module.version, &scene.conf(module));
+            if module.is_managed() {
+                root.module(&module.name, module.version, &scene.conf(module));
+            } else {
+                root.loads(&[&module.name]);
+            }
             for (at, state) in module.on.iter().enumerate() {
                 let release = scene.kernels[at].release;
                 scene.put(&root, module, at, &mut indices[at]);
@@ -296,6 +308,13 @@ impl Scene {
             let takes = [("printk", 0xaaaa, false), ("module_layout", layout, false)];
             elf::with_symbols(release, depends, &takes, &[])
         };
+        if !module.is_managed() {
+            if module.on[at] == State::Ok {
+                root.file(&format!("usr/lib/modules/{release}/extra/{file}.ko"), good());
+                *index += &format!("extra/{file}.ko:\n");
+            }
+            return;
+        }
         let (bytes, listed) = match module.on[at] {
             State::Ok | State::SignatureRefused => (good(), true),
             State::NotInModulesDep => (good(), false),
@@ -319,6 +338,7 @@ impl Scene {
             | State::NotAutoinstall
             | State::Conflict
             | State::CompilerMissing
+            | State::NotManaged
             | State::BrokenSource => return,
         };
         self.install(root, module, release, file, &bytes);

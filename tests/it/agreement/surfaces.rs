@@ -318,7 +318,10 @@ impl Told {
             if let Some(problem) = module["problem"].as_str() {
                 assert!(missed && self.json["problems"].as_array().unwrap().contains(&problem.into()));
             }
-            let name = format!("{}/{}", text(&module["name"]), text(&module["version"]));
+            let name = match text(&module["version"]).as_str() {
+                "" => text(&module["name"]),
+                version => format!("{}/{version}", text(&module["name"])),
+            };
             let row = self.row("Modules", &name);
             assert!(row.contains(&state) && row.contains(&text(&module["class"])), "{row}");
             let is_told = self.all.lines().any(|l| l.trim_start().starts_with(&id));

@@ -49,6 +49,27 @@ impl TestRoot {
         lock
     }
 
+    /// A boot with that id has got as far as multi-user.target.
+    pub(crate) fn boot(&self, id: &str) -> &TestRoot {
+        let running = self.text("proc/sys/kernel/osrelease");
+        self.file("proc/sys/kernel/random/boot_id", format!("{id}\n"))
+            .file("proc/stat", "cpu 0 0\nbtime 1000\n")
+            .file(&format!("var/lib/kernel/k_booted_{}", running.trim()), "")
+    }
+
+    /// As `dkms remove --all` leaves it: nothing in the tree, no installed file, a new index.
+    pub(crate) fn removed(&self, name: &str, kernels: &[&str]) -> &TestRoot {
+        self.remove(&format!("var/lib/dkms/{name}"));
+        for release in kernels {
+            let index = self.text(&format!("usr/lib/modules/{release}/modules.dep"));
+            let file = format!("updates/dkms/{name}.ko:");
+            let left = index.lines().filter(|line| !line.starts_with(&file));
+            let index: String = left.map(|line| format!("{line}\n")).collect();
+            self.remove(&TestRoot::ko(name, release)).index(release, &index);
+        }
+        self
+    }
+
     /// What is loaded, each of it from outside the kernel's own tree.
     pub(crate) fn loads(&self, modules: &[&str]) -> &TestRoot {
         let line = |name: &&str| format!("{name} 16384 1 - Live 0x0000000000000000 (OE)\n");

@@ -1,0 +1,88 @@
+//! `clr-dkms forget`: an admin says that a module is not required any more.
+
+use clap::Args;
+
+use super::engine::Order;
+use super::progress::Show;
+use super::{Common, LOCK, answer, exit, is_ours, need_root, post_update};
+use crate::decide::assess;
+use crate::dkms::Cache;
+use crate::render::shown;
+use crate::requirement::{Importance, Requirement, Use};
+use crate::state::{self, RECORD, Record, Stored};
+use crate::sys::{Lock, interrupt};
+use crate::system::System;
+use crate::world::World;
+
+/// The arguments of the verb.
+#[derive(Debug, Args)]
+pub struct ForgetArguments {
+    /// A module, by the name that `clr-dkms guard` shows, without a version
+    #[arg(value_name = "MODULE")]
+    module: String,
+    /// Say what would be forgotten; change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the lock cannot be had, or something cannot be written.
+pub fn run(world: &World, arguments: &ForgetArguments, common: &Common) -> anyhow::Result<u8> {
+    let mut lock = None;
+    if !arguments.dry_run {
+        need_root(world, "clr-dkms forget")?;
+        interrupt::watch()?;
+        lock = Some(Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?);
+    }
+    let record = match state::load::<Record>(&world.root, RECORD) {
+        Stored::Good(record) => record,
+        Stored::Absent => {
+            tracing::error!("nothing is remembered: clr-dkms-post-update has not run on this system yet");
+            return Ok(exit::UNKNOWN);
+        }
+        Stored::Bad(reason) | Stored::Unreadable(reason) => {
+            tracing::error!("what is remembered is not known: {reason}");
+            return Ok(exit::UNKNOWN);
+        }
+    };
+    let mut cache = Cache::load(&world.root);
+    let facts = System::observe(world, &mut cache);
+    let needs = assess(&facts, &world.settings, Some(&record)).needs;
+    let name = arguments.module.as_str();
+    let is_remembered = |need: &&Requirement| need.why.contains(&Use::Remembered);
+    let Some(need) = needs.iter().find(|need| need.module == name) else {
+        let names: Vec<&str> = needs.iter().filter(is_remembered).map(|need| need.module.as_str()).collect();
+        let known = if names.is_empty() { "nothing is".to_owned() } else { names.join(", ") };
+        tracing::error!("{} is not a module that is remembered; remembered: {known}", shown(name));
+        return Ok(exit::UNKNOWN);
+    };
+    if !is_remembered(&need) {
+        if need.class == Importance::Optional {
+            tracing::info!("{name} is optional: there is nothing to forget");
+            return Ok(exit::OK);
+        }
+        tracing::error!(
+            "{name} is {} for what is seen now ({}), not for what is remembered: `optional = {name}` under [modules] in \
+             clr-dkms.conf makes it optional",
+            need.class,
+            need.reason
+        );
+        return Ok(exit::ATTENTION);
+    }
+    if arguments.dry_run {
+        answer(
+            &format!("would forget {} ({}: {})\n", shown(name), need.class, shown(&need.reason)),
+            common.color,
+        )?;
+        return Ok(exit::OK);
+    }
+    tracing::info!("{name} is forgotten; it was {} ({})", need.class, need.reason);
+    let mut record = record;
+    record.needs.retain(|need| need.module != name);
+    world.root.write_json(RECORD, &record)?;
+    let done = post_update::work(world, Vec::new(), &Order::default(), Show::Nothing)?;
+    drop(lock);
+    Ok(done.code)
+}

@@ -1,0 +1,140 @@
+//! How long a module is remembered that was required once.
+//!
+//! It never ends because a file, or the entry of a module in the DKMS tree, is not there any more: both are lost by
+//! accident. It ends
+//! - when a boot has passed in which the module could load, and was used for nothing that is known or configured. Whether it
+//!   could load at a boot is known of a kernel that was seen to have it in a boot before: so it takes two boots of one
+//!   kernel, both of them complete;
+//! - when an admin says so: `clr-dkms forget`, or `[modules] optional`;
+//! - when an admin has removed it with dkms, which is recognised by what `dkms remove` leaves: [`is_removed`].
+
+use super::importance::KnownModule;
+use crate::requirement::{IdleBoot, Importance, Requirement};
+use crate::usage::Usage;
+
+/// What becomes of a remembered requirement that nothing in use explains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Memory {
+    /// It stays. With the boot in which the module could load and was not used, if that is known.
+    Kept(Option<IdleBoot>),
+    /// It ends.
+    Ended,
+}
+
+/// Decides. `known` is the requirement of the last run.
+pub fn recall(known: &Requirement, module: &KnownModule, in_use: &Usage, running: Option<&str>) -> Memory {
+    if known.class == Importance::Optional {
+        return Memory::Ended;
+    }
+    if in_use.configured.names(&known.modules(), &known.why) {
+        return Memory::Kept(None);
+    }
+    let (Some(boot), Some(kernel)) = (&in_use.boot.id, running) else {
+        return Memory::Kept(known.idle.clone());
+    };
+    if !module.is_loadable || !in_use.boot.is_complete {
+        return Memory::Kept(known.idle.clone());
+    }
+    match &known.idle {
+        Some(idle) if idle.kernel == kernel && idle.boot != *boot => Memory::Ended,
+        Some(idle) if idle.kernel == kernel => Memory::Kept(Some(idle.clone())),
+        _ => Memory::Kept(Some(IdleBoot { boot: boot.clone(), kernel: kernel.to_owned() })),
+    }
+}
+
+/// What is known of a module that the DKMS tree does not list, and listed at the last run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trace {
+    /// The DKMS tree is there, and could be read.
+    pub has_tree: bool,
+    /// Kernels that are still installed, and that had the module at the last run.
+    pub kernels: usize,
+    /// Those of them on which neither a file nor `modules.dep` names it any more.
+    pub without: usize,
+}
+
+/// Whether `dkms remove` has removed a module: it deletes the directory below the tree and the installed files, and runs
+/// depmod. A tree that is lost leaves the installed files, and lost files leave the tree; what is not clear is kept.
+pub fn is_removed(trace: Trace) -> bool {
+    trace.has_tree && trace.kernels > 0 && trace.without == trace.kernels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::requirement::Use;
+    use crate::usage::Boot;
+
+    fn critical(idle: Option<(&str, &str)>) -> Requirement {
+        Requirement {
+            module: "zfs".to_owned(),
+            class: Importance::Critical,
+            reason: "backs /home (zfs)".to_owned(),
+            why: vec![Use::Mount { point: "/home".to_owned(), fs: "zfs".to_owned() }],
+            files: vec!["zfs".to_owned()],
+            aliases: Vec::new(),
+            origin: None,
+            works: true,
+            worked_on: None,
+            idle: idle.map(|(boot, kernel)| IdleBoot { boot: boot.to_owned(), kernel: kernel.to_owned() }),
+        }
+    }
+
+    /// In boot `boot` of the kernel K.
+    fn now(boot: &str, is_complete: bool) -> Usage {
+        Usage { boot: Boot { id: Some(boot.to_owned()), is_complete }, ..Usage::default() }
+    }
+
+    fn kept(memory: &Memory) -> String {
+        match memory {
+            Memory::Ended => "ended".to_owned(),
+            Memory::Kept(None) => "kept".to_owned(),
+            Memory::Kept(Some(idle)) => format!("kept, idle in {} on {}", idle.boot, idle.kernel),
+        }
+    }
+
+    #[test]
+    fn it_takes_a_boot_in_which_it_could_load() {
+        let could = KnownModule { is_loadable: true, ..KnownModule::default() };
+        let told =
+            |idle, boot, complete| kept(&recall(&critical(idle), &could, &now(boot, complete), Some("K")));
+        assert_eq!(told(None, "2", true), "kept, idle in 2 on K");
+        assert_eq!(told(Some(("2", "K")), "2", true), "kept, idle in 2 on K");
+        assert_eq!(told(Some(("2", "K")), "3", true), "ended");
+        // The other kernel may have got it after it was booted.
+        assert_eq!(told(Some(("2", "J")), "3", true), "kept, idle in 3 on K");
+        assert_eq!(told(None, "2", false), "kept");
+        assert_eq!(told(Some(("2", "K")), "3", false), "kept, idle in 2 on K");
+        let cannot = KnownModule::default();
+        let lost = recall(&critical(Some(("2", "K"))), &cannot, &now("3", true), Some("K"));
+        assert_eq!(kept(&lost), "kept, idle in 2 on K");
+        let nothing_known = recall(&critical(None), &could, &Usage::default(), Some("K"));
+        assert_eq!(kept(&nothing_known), "kept");
+    }
+
+    #[test]
+    fn what_is_configured_is_remembered() {
+        let could = KnownModule { is_loadable: true, ..KnownModule::default() };
+        let known = critical(Some(("2", "K")));
+        let told = |in_use: &Usage| kept(&recall(&known, &could, in_use, Some("K")));
+        let mut in_use = now("3", true);
+        in_use.configured.mount_points.insert("/home".to_owned());
+        assert_eq!(told(&in_use), "kept");
+        let mut in_use = now("3", true);
+        in_use.configured.filesystems.insert("zfs".to_owned());
+        assert_eq!(told(&in_use), "kept");
+        let mut in_use = now("3", true);
+        in_use.configured.modules_load.insert("zfs".to_owned(), "/etc/modules-load.d/zfs.conf".to_owned());
+        assert_eq!(told(&in_use), "kept");
+        assert_eq!(told(&now("3", true)), "ended");
+    }
+
+    #[test]
+    fn only_what_dkms_removes_whole_is_removed() {
+        let removed = |has_tree, kernels, without| is_removed(Trace { has_tree, kernels, without });
+        assert!(removed(true, 2, 2));
+        assert!(!removed(true, 2, 1), "the directory below the tree is lost");
+        assert!(!removed(false, 2, 2), "the tree is lost");
+        assert!(!removed(true, 0, 0), "no kernel is left that had it");
+    }
+}

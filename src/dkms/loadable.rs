@@ -1,0 +1,98 @@
+//! What modprobe would load under a module's name on a kernel, whoever put it there, and whether the kernel accepts it.
+
+use super::Cache;
+use super::proof::{Flaw, Proof, facts_of, loads_with, vermagic_of};
+use super::scope::Scope;
+use crate::modprobe::{Claim, KernelModules, Origin, Resolution};
+
+/// What modprobe would load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loadable {
+    /// Nothing: it is part of the kernel.
+    BuiltIn {
+        /// It serves what the module is used for.
+        serves: Serves,
+    },
+    /// A file.
+    File {
+        /// Where it is from.
+        origin: Origin,
+        /// It serves what the module is used for.
+        serves: Serves,
+        /// The same proof as that of a module of DKMS.
+        proof: Result<Box<Proof>, Vec<Flaw>>,
+    },
+    /// Nothing.
+    Absent,
+    /// It is not known.
+    Unknown {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Whether the aliases of a file match the device, filesystem or protocol that a module is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// One of them does.
+    Yes,
+    /// None does.
+    No,
+    /// It was not asked, or nothing is known to compare with.
+    Unknown,
+}
+
+/// Looks for it. `aliases` are what the module is found by for what it is used for.
+pub fn loadable<'a>(
+    scope: &Scope<'_>,
+    modules: &KernelModules<'_>,
+    cache: &mut Cache,
+    name: &str,
+    aliases: impl IntoIterator<Item = &'a String>,
+) -> Loadable {
+    let serves = || serves(modules, name, aliases);
+    match modules.resolve(name) {
+        Resolution::BuiltIn => Loadable::BuiltIn { serves: serves() },
+        Resolution::File { path, origin, .. } => {
+            let serves = match origin {
+                Origin::Dkms => Serves::Unknown,
+                _ => serves(),
+            };
+            Loadable::File { origin, serves, proof: prove_listed(scope, cache, name, path).map(Box::new) }
+        }
+        Resolution::Dangling { .. } | Resolution::Absent => Loadable::Absent,
+        Resolution::Unknown(reason) => Loadable::Unknown { reason },
+    }
+}
+
+fn serves<'a>(
+    modules: &KernelModules<'_>,
+    name: &str,
+    aliases: impl IntoIterator<Item = &'a String>,
+) -> Serves {
+    let claims = aliases.into_iter().map(|alias| modules.claims(name, alias));
+    claims.fold(Serves::Unknown, |known, claim| match (known, claim) {
+        (Serves::Yes, _) | (_, Claim::Yes) => Serves::Yes,
+        (_, Claim::No) => Serves::No,
+        (known, Claim::Unknown(_)) => known,
+    })
+}
+
+/// Proves the file that modprobe finds for a name.
+fn prove_listed(scope: &Scope<'_>, cache: &mut Cache, name: &str, path: String) -> Result<Proof, Vec<Flaw>> {
+    let there = scope.root.lookup(&path);
+    let facts = facts_of(scope.root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
+    let vermagic = vermagic_of(&facts, scope.release, &path).map_err(|flaw| vec![flaw])?;
+    let mut proof = Proof::of_file(path, vermagic, &facts, &there, scope.now);
+    let mut flaws = Vec::new();
+    let entry = match scope.index.modprobe(name) {
+        Some(entry) => Some(entry),
+        None => {
+            flaws.push(Flaw::NotListed { name: name.to_owned(), instead: None });
+            None
+        }
+    };
+    let checks = loads_with(scope, cache, name, &proof.path, &there, &facts, entry.as_ref(), &mut flaws);
+    proof.checks.extend(checks);
+    if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
+}

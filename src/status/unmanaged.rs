@@ -1,0 +1,38 @@
+//! What is said of modules that DKMS does not manage.
+
+use crate::decide::assessment::BootAssessment;
+use crate::decide::satisfaction::unmanaged_status;
+use crate::requirement::{Importance, Requirement};
+use crate::state::ModuleRecord;
+use crate::system::System;
+
+/// Those that the machine uses or requires, on each kernel that matters.
+pub(super) fn rows<'a>(
+    facts: &'a System,
+    judgement: &'a BootAssessment,
+) -> impl Iterator<Item = ModuleRecord> + 'a {
+    let is_managed =
+        |need: &Requirement| facts.tree.modules.iter().any(|known| known.module.name == need.module);
+    // Of what only the configuration lists, the name may be wrong: the guard says so.
+    let is_seen = |need: &Requirement| {
+        need.origin.is_some() || need.works || (need.class > Importance::Optional && !need.is_listed())
+    };
+    // What cannot be listed may be in the tree.
+    let is_known = facts.tree.unreadable.is_none();
+    let needs = judgement.needs.iter().filter(move |need| is_known && !is_managed(need) && is_seen(need));
+    needs.flat_map(move |need| {
+        facts.lines.iter().map(move |line| unmanaged_status(facts, need, &line.release))
+    })
+}
+
+/// What is only reported.
+pub(super) fn notes(facts: &System) -> Vec<String> {
+    let without = facts.files.without_file.iter().map(|module| {
+        format!("{module} is loaded and has no file below /usr/lib/modules: a reboot loses it")
+    });
+    let unregistered = facts.files.unregistered.iter().map(|path| {
+        let path = facts.spell(path);
+        format!("{path} has a dkms.conf and is not registered: `dkms add {path}` has DKMS manage it")
+    });
+    without.chain(unregistered).collect()
+}

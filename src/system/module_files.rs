@@ -1,0 +1,240 @@
+//! The files of the modules that a machine may require: what modprobe would load for them on each kernel, whoever put it
+//! there, and what DKMS does not know of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::dkms::loadable::{Loadable, loadable};
+use crate::dkms::plan::built_folder;
+use crate::dkms::scope::Scope;
+use crate::dkms::tree::SOURCES;
+use crate::dkms::{Cache, ModuleName, Pair, Source, Tree};
+use crate::kernel::Headers;
+use crate::kernel::inventory::module_folder;
+use crate::kernel::module_file::{kernel_name, stem};
+use crate::modprobe::KernelModules;
+use crate::modprobe::index::is_file_of;
+use crate::requirement::Requirement;
+use crate::sys::{Kind, Root};
+use crate::usage::Usage;
+use crate::world::World;
+
+/// The most entries of a module directory that are looked at for one file.
+const MOST_ENTRIES: usize = 50_000;
+
+/// An older version that is installed where the newest one is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// The version that is installed.
+    pub module: ModuleName,
+    /// On which kernel release.
+    pub release: String,
+    /// Its kernel modules.
+    pub files: BTreeSet<String>,
+}
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModuleFiles {
+    /// The kernel modules of each DKMS module, as the kernel names them, in any version that is known.
+    pub of_dkms: BTreeMap<String, BTreeSet<String>>,
+    /// Kernel release and kernel module to what modprobe would load; only of modules that are not proven as modules of DKMS.
+    pub loadable: BTreeMap<String, BTreeMap<String, Loadable>>,
+    /// Older versions that are installed where the newest one is not.
+    pub in_force: Vec<InForce>,
+    /// Loaded modules that did not come with the kernel and have no file in its module directory: insmod loaded them.
+    pub without_file: BTreeSet<String>,
+    /// Directories with a dkms.conf that are not registered.
+    pub unregistered: Vec<String>,
+    /// The DKMS tree is there.
+    pub has_tree: bool,
+}
+
+impl ModuleFiles {
+    /// What modprobe would load on a kernel.
+    pub fn on(&self, release: &str, module: &str) -> Option<&Loadable> {
+        self.loadable.get(release)?.get(&kernel_name(module))
+    }
+
+    /// The older version of a DKMS module that is installed on a kernel.
+    pub fn in_force(&self, name: &str, release: &str) -> Option<&InForce> {
+        self.in_force.iter().find(|found| found.module.name == name && found.release == release)
+    }
+
+    /// The source of a module that is not registered.
+    pub fn unregistered_source(&self, module: &str) -> Option<&str> {
+        let is_it = |path: &&String| {
+            let name = path.rsplit('/').next().and_then(|name| name.rsplit_once('-'));
+            name.is_some_and(|(name, _)| kernel_name(name) == kernel_name(module))
+        };
+        self.unregistered.iter().find(is_it).map(String::as_str)
+    }
+}
+
+/// What is known when the files are looked at.
+pub(super) struct Known<'a> {
+    pub(super) tree: &'a Tree,
+    /// Each on the kernels that matter, and on those that could be fallen back to.
+    pub(super) pairs: Vec<&'a Pair>,
+    /// These kernels, and the running one.
+    pub(super) kernels: Vec<(String, Headers)>,
+    pub(super) running: Option<&'a str>,
+    pub(super) in_use: &'a Usage,
+    /// What the last record required.
+    pub(super) before: &'a [Requirement],
+}
+
+/// Looks.
+pub(super) fn observe(world: &World, cache: &mut Cache, known: &Known<'_>) -> ModuleFiles {
+    let root = &world.root;
+    let mut found = ModuleFiles {
+        of_dkms: files_of_dkms(root, known),
+        in_force: in_force(root, known),
+        unregistered: unregistered(root, known.tree),
+        has_tree: root.lookup(crate::dkms::tree::TREE).is_there(),
+        ..ModuleFiles::default()
+    };
+    let managed: BTreeSet<String> = found.of_dkms.values().flatten().cloned().collect();
+    let others = unmanaged(world, known, &managed);
+    for (release, headers) in &known.kernels {
+        let mut names = others.clone();
+        for pair in known.pairs.iter().filter(|p| p.release == *release && p.proof.is_err()) {
+            let remembered = known.before.iter().filter(|n| n.module == pair.module.name);
+            names.extend(remembered.flat_map(Requirement::modules));
+            names.extend(found.of_dkms.get(&pair.module.name).into_iter().flatten().cloned());
+        }
+        if !names.is_empty() {
+            found.loadable.insert(release.clone(), files_on(world, cache, known, release, headers, &names));
+        }
+    }
+    if let Some(running) = known.running {
+        let remembered = |name: &String| known.before.iter().any(|need| need.modules().contains(name));
+        let absent = |name: &&String| {
+            let is_known = managed.contains(*name) || remembered(name);
+            !is_known && found.on(running, name) == Some(&Loadable::Absent)
+        };
+        let suspects: BTreeSet<&String> = known.in_use.out_of_tree().filter(absent).collect();
+        let folder = module_folder(running);
+        let has_none = |name: &&&String| !has_file(root, &folder, name, &mut MOST_ENTRIES.clone());
+        found.without_file = suspects.iter().filter(has_none).map(|name| (*name).clone()).collect();
+    }
+    found
+}
+
+fn files_on(
+    world: &World,
+    cache: &mut Cache,
+    known: &Known<'_>,
+    release: &str,
+    headers: &Headers,
+    names: &BTreeSet<String>,
+) -> BTreeMap<String, Loadable> {
+    let modules = KernelModules::new(&world.root, release);
+    let aliases = |name: &String| -> BTreeSet<String> {
+        let used = known.in_use.depended_on.get(name).map(|found| found.aliases.clone());
+        let before = known.before.iter().filter(|n| n.modules().contains(name));
+        used.into_iter().flatten().chain(before.flat_map(|n| n.aliases.clone())).collect()
+    };
+    match Scope::load(&world.root, release, headers, world.clock.now()) {
+        Ok(scope) => {
+            let one = |name: &String| (name.clone(), loadable(&scope, &modules, cache, name, &aliases(name)));
+            names.iter().map(one).collect()
+        }
+        Err(reason) => {
+            let unknown = |name: &String| (name.clone(), Loadable::Unknown { reason: reason.clone() });
+            names.iter().map(unknown).collect()
+        }
+    }
+}
+
+/// By what their dkms.conf names, and by what was built of the version that a kernel has installed.
+fn files_of_dkms(root: &Root, known: &Known<'_>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for pair in &known.pairs {
+        let of = files.entry(pair.module.name.clone()).or_default();
+        let built = pair.conf.iter().flat_map(|conf| &conf.built);
+        of.extend(built.map(|built| kernel_name(&built.name)));
+        let version = known.tree.installed_version(&pair.module.name, &pair.release);
+        if pair.proof.is_err()
+            && let Some(version) = version
+        {
+            of.extend(built_files(root, &pair.module.name, version, &pair.release));
+        }
+    }
+    files
+}
+
+/// The kernel modules in the directory of a build; nothing where it cannot be listed: then other sources name them.
+fn built_files(root: &Root, name: &str, version: &str, release: &str) -> BTreeSet<String> {
+    let module = ModuleName { name: name.to_owned(), version: version.to_owned() };
+    let files = root.list_optional(built_folder(&module, release)).unwrap_or_default();
+    files.iter().filter_map(|file| stem(file.text()?)).map(kernel_name).collect()
+}
+
+fn in_force(root: &Root, known: &Known<'_>) -> Vec<InForce> {
+    let older = |pair: &&&Pair| {
+        let installed = known.tree.installed_version(&pair.module.name, &pair.release)?;
+        let module = ModuleName { name: pair.module.name.clone(), version: installed.to_owned() };
+        let files = built_files(root, &module.name, installed, &pair.release);
+        let is_older = pair.proof.is_err() && module != pair.module && !files.is_empty();
+        is_older.then(|| InForce { module, release: pair.release.clone(), files })
+    };
+    known.pairs.iter().filter_map(|pair| older(&pair)).collect()
+}
+
+/// The modules that are required, or may be, and that DKMS does not know.
+fn unmanaged(world: &World, known: &Known<'_>, managed: &BTreeSet<String>) -> BTreeSet<String> {
+    let listed = &world.settings.modules;
+    let registered = |name: &str| known.tree.modules.iter().any(|m| m.module.name == name);
+    let configured = listed.critical.iter().chain(&listed.wanted).filter(|name| !registered(name));
+    let before = known.before.iter().filter(|n| !registered(&n.module));
+    let names = known.in_use.out_of_tree().cloned();
+    names
+        .chain(configured.map(|name| kernel_name(name)))
+        .chain(before.flat_map(Requirement::modules))
+        .chain(known.in_use.configured.modules_load.keys().cloned())
+        .filter(|name| !managed.contains(name))
+        .collect()
+}
+
+/// Whether a directory or one below it holds the file of a module. What cannot be listed may hold it.
+fn has_file(root: &Root, directory: &str, module: &str, left: &mut usize) -> bool {
+    let Ok(entries) = root.list_optional(directory) else { return true };
+    for entry in &entries {
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            return true;
+        }
+        let below = |name: &str| format!("{directory}/{name}");
+        match (entry.kind, entry.text()) {
+            (Kind::Folder, Some(name)) if has_file(root, &below(name), module, left) => return true,
+            (Kind::Folder, _) => {}
+            (_, Some(name)) if is_file_of(name.as_bytes(), module) => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The directories in /usr/src with a dkms.conf that dkms does not know of.
+fn unregistered(root: &Root, tree: &Tree) -> Vec<String> {
+    if tree.unreadable.is_some() {
+        return Vec::new();
+    }
+    let is_known = |name: &str, path: &str| {
+        tree.modules.iter().any(|known| {
+            let is_source =
+                matches!(&known.source, Source::Folder { path: of, .. } if of.as_os_str() == path);
+            is_source || format!("{}-{}", known.module.name, known.module.version) == name
+        })
+    };
+    // What cannot be listed is not a reason for a note here: it is reported where a source is needed.
+    let entries = root.list_optional(SOURCES).unwrap_or_default();
+    let found = entries.iter().filter(|entry| matches!(entry.kind, Kind::Folder | Kind::Link));
+    let found = found.filter_map(|entry| {
+        let name = entry.text()?;
+        let path = format!("{SOURCES}/{name}");
+        let is_dkms = !is_known(name, &path) && root.lookup(format!("{path}/dkms.conf")).is(Kind::File);
+        is_dkms.then_some(path)
+    });
+    found.collect()
+}

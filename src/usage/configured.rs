@@ -1,0 +1,118 @@
+//! What a machine is configured to use, whether or not it is in use now, and which boot it is in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::{MOST, filesystem_modules, text, unescaped, word};
+use crate::kernel::inventory::MARKS;
+use crate::kernel::module_file::kernel_name;
+use crate::modprobe::ModulesLoad;
+use crate::requirement::Use;
+use crate::sys::Root;
+
+/// The pools that OpenZFS imports at boot.
+const POOL_CACHE: &str = "/etc/zfs/zpool.cache";
+
+/// What is configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Configured {
+    /// Modules that modules-load.d lists, as the kernel names them, to the file.
+    pub modules_load: BTreeMap<String, String>,
+    /// The modules of the filesystem types of fstab, and of the pools that are imported at boot.
+    pub filesystems: BTreeSet<String>,
+    /// The mount points of fstab.
+    pub mount_points: BTreeSet<String>,
+    /// Fstab has swap.
+    pub swap: bool,
+}
+
+impl Configured {
+    /// Reads it. `aliases` are the types and modules of `alias fs-TYPE MODULE`.
+    pub(super) fn observe(root: &Root, aliases: &[(String, String)]) -> Configured {
+        let mut found = Configured::default();
+        for (line, module) in ModulesLoad::load(root).names {
+            found.modules_load.entry(module).or_insert(line.path);
+        }
+        found.read_fstab(&text(root, "/etc/fstab"), aliases);
+        if root.lookup(POOL_CACHE).stat().is_some_and(|stat| stat.size > 0) {
+            found.filesystems.insert("zfs".to_owned());
+        }
+        found
+    }
+
+    fn read_fstab(&mut self, fstab: &str, aliases: &[(String, String)]) {
+        for line in fstab.lines().filter(|line| !line.trim_start().starts_with('#')).take(MOST) {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let (Some(point), Some(kinds)) = (fields.next(), fields.next()) else { continue };
+            if kinds == "swap" {
+                self.swap = true;
+                continue;
+            }
+            self.mount_points.insert(unescaped(point));
+            for kind in kinds.split(',').map(|kind| kind.split('.').next().unwrap_or(kind)) {
+                self.filesystems.extend(filesystem_modules(aliases, kind));
+            }
+        }
+    }
+
+    /// Whether something configured names a module, or what it was used for.
+    pub fn names(&self, modules: &[String], uses: &[Use]) -> bool {
+        let used = |was: &Use| match was {
+            Use::Mount { point, .. } => self.mount_points.contains(point),
+            Use::Swap { .. } => self.swap,
+            _ => false,
+        };
+        let listed = |module: &String| {
+            let module = kernel_name(module);
+            self.modules_load.contains_key(&module) || self.filesystems.contains(&module)
+        };
+        modules.iter().any(listed) || uses.iter().any(used)
+    }
+}
+
+/// The boot that a machine is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Boot {
+    /// Its id; none where it is not known.
+    pub id: Option<String>,
+    /// It is known to have reached multi-user.target: whatever loads modules at boot has had its turn.
+    pub is_complete: bool,
+}
+
+impl Boot {
+    /// `release` is the kernel that runs.
+    pub(super) fn observe(root: &Root, release: &str) -> Boot {
+        let id = word(root, "/proc/sys/kernel/random/boot_id");
+        // clr-boot-manager writes the mark of the running kernel again at each boot that gets there.
+        let mark = root.lookup(format!("{MARKS}/k_booted_{release}")).stat();
+        let marked = mark.and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok());
+        let stat = text(root, "/proc/stat");
+        let began = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
+        let began = began.and_then(|seconds| Timestamp::from_second(seconds).ok());
+        Boot { id, is_complete: marked.zip(began).is_some_and(|(marked, began)| marked >= began) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fstab_names_filesystems_mount_points_and_swap() {
+        let mut found = Configured::default();
+        let fstab = "# UUID=1 /old xfs\nUUID=2 /my\\040disk tux3 defaults\n/dev/x none swap sw 0 0\nshort\n\
+                     h:/x /net fuse.sshfs noauto\n";
+        found.read_fstab(fstab, &[("tux3".to_owned(), "hello".to_owned())]);
+        assert_eq!(found.mount_points.iter().collect::<Vec<_>>(), ["/my disk", "/net"]);
+        assert_eq!(found.filesystems.iter().collect::<Vec<_>>(), ["fuse", "hello", "tux3"]);
+        assert!(found.swap);
+        let names = |modules: &[&str], uses: &[Use]| {
+            found.names(&modules.iter().map(|m| (*m).to_owned()).collect::<Vec<_>>(), uses)
+        };
+        let mount = |point: &str| [Use::Mount { point: point.to_owned(), fs: "x".to_owned() }];
+        assert!(names(&["hello"], &[]) && names(&[], &mount("/net")));
+        assert!(names(&[], &[Use::Swap { device: "/dev/y".to_owned() }]));
+        assert!(!names(&["xfs"], &mount("/old")) && !names(&[], &[Use::Display, Use::Loaded]));
+    }
+}
