@@ -50,6 +50,7 @@ mod pre_update;
 mod proof;
 mod rebuild;
 mod rebuild_progress;
+mod requirements;
 mod rivals;
 mod schema;
 mod signature;

@@ -18,6 +18,7 @@ mod killed;
 mod listing;
 mod logs;
 mod process;
+mod removed;
 mod rivals;
 mod scene;
 mod source;
