@@ -172,7 +172,7 @@ impl System {
             pairs.extend(pairs_on(cache, kernel));
             lines.push(line(world, cache, &Named::of(kernel)));
         }
-        let in_use = in_use(&world.root, &inventory);
+        let in_use = in_use(world, &inventory);
         let all_pairs = pairs.iter().chain(&fallbacks).collect();
         let files = files_of(world, cache, &inventory, &tree, &in_use, all_pairs, seen);
         System {
@@ -227,9 +227,9 @@ impl System {
     }
 }
 
-fn in_use(root: &Root, inventory: &Inventory) -> Usage {
+fn in_use(world: &World, inventory: &Inventory) -> Usage {
     match &inventory.running {
-        Running::Known { release } => Usage::observe(root, release),
+        Running::Known { release } => Usage::observe(&world.root, release, world.clock.now()),
         _ => Usage::default(),
     }
 }

@@ -6,6 +6,8 @@ mod configured;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+use jiff::Timestamp;
+
 use crate::kernel::inventory::module_folder;
 use crate::kernel::module_file::kernel_name;
 use crate::requirement::Use;
@@ -51,7 +53,7 @@ const MODULES: &str = "/proc/modules";
 
 impl Usage {
     /// Looks, on a machine whose kernel `release` runs.
-    pub fn observe(root: &Root, release: &str) -> Usage {
+    pub fn observe(root: &Root, release: &str, now: Timestamp) -> Usage {
         let aliases = bytes(root, &format!("{}/modules.alias", module_folder(release)));
         let aliases = filesystem_aliases(&aliases);
         let mut look = Look { root, found: BTreeMap::new(), seen: BTreeSet::new() };
@@ -75,7 +77,7 @@ impl Usage {
         let holders = |name: &String| (name.clone(), listed(root, &format!("/sys/module/{name}/holders")));
         spread(&mut depended_on, &loaded.iter().take(MOST).map(holders).collect());
         let configured = Configured::observe(root, &aliases);
-        Usage { depended_on, loaded, own, configured, boot: Boot::observe(root, release) }
+        Usage { depended_on, loaded, own, configured, boot: Boot::observe(root, release, now) }
     }
 
     /// Whether the running kernel says what is loaded.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{Span, Timestamp};
 
 use super::{MOST, filesystem_modules, text, unescaped, word};
 use crate::kernel::inventory::MARKS;
@@ -82,14 +82,15 @@ pub struct Boot {
 
 impl Boot {
     /// `release` is the kernel that runs.
-    pub(super) fn observe(root: &Root, release: &str) -> Boot {
+    pub(super) fn observe(root: &Root, release: &str, now: Timestamp) -> Boot {
         let id = word(root, "/proc/sys/kernel/random/boot_id");
         // clr-boot-manager writes the mark of the running kernel again at each boot that gets there.
         let mark = root.lookup(format!("{MARKS}/k_booted_{release}")).stat();
         let marked = mark.and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok());
-        let stat = text(root, "/proc/stat");
-        let began = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
-        let began = began.and_then(|seconds| Timestamp::from_second(seconds).ok());
+        // Of /proc/stat, which names the moment, the kernel makes pages on large machines.
+        let uptime = word(root, "/proc/uptime");
+        let seconds = uptime.as_deref().and_then(|text| text.split(['.', ' ']).next()?.parse::<i64>().ok());
+        let began = seconds.and_then(|seconds| now.checked_sub(Span::new().try_seconds(seconds).ok()?).ok());
         Boot { id, is_complete: marked.zip(began).is_some_and(|(marked, began)| marked >= began) }
     }
 }

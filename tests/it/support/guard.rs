@@ -53,7 +53,7 @@ impl TestRoot {
     pub(crate) fn boot(&self, id: &str) -> &TestRoot {
         let running = self.text("proc/sys/kernel/osrelease");
         self.file("proc/sys/kernel/random/boot_id", format!("{id}\n"))
-            .file("proc/stat", "cpu 0 0\nbtime 1000\n")
+            .file("proc/uptime", "1000.00 1900.00\n")
             .file(&format!("var/lib/kernel/k_booted_{}", running.trim()), "")
     }
 
