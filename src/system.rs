@@ -5,6 +5,8 @@ mod module_files;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use crate::boot::deferral::{self, Deferral};
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::boot_decision::AdminOverrides;
@@ -18,7 +20,8 @@ use crate::dkms::{Cache, Conf, Flaw, ModuleName, Pair, Registered, Signature, St
 use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdict, at_boot};
 use crate::kernel::inventory::{Headers, Named, There, headers, module_folder};
 use crate::kernel::{Installed, Inventory, Running};
-use crate::state::{self, RECORD, Record};
+use crate::requirement::Requirement;
+use crate::state::{self, RECORD};
 use crate::sys::Root;
 use crate::sys::root::below;
 use crate::usage::Usage;
@@ -234,6 +237,13 @@ fn in_use(world: &World, inventory: &Inventory) -> Usage {
     }
 }
 
+/// The part of the last record that says what was required: the rest is long.
+#[derive(Debug, Deserialize)]
+struct LastNeeds {
+    #[serde(default)]
+    needs: Vec<Requirement>,
+}
+
 fn files_of(
     world: &World,
     cache: &mut Cache,
@@ -250,8 +260,8 @@ fn files_of(
     if let Some(release) = running.filter(|running| !kernels.iter().any(|(of, _)| of == running)) {
         kernels.push((release.to_owned(), headers(&world.root, release)));
     }
-    let record = state::load::<Record>(&world.root, RECORD).good();
-    let before = record.map(|record| record.needs).unwrap_or_default();
+    let before = state::load::<LastNeeds>(&world.root, RECORD).good();
+    let before = before.map(|record| record.needs).unwrap_or_default();
     module_files::observe(
         world,
         cache,

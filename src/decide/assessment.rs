@@ -6,7 +6,7 @@ use super::boot_choice::{Candidate, Ready, choose_default, lacks};
 use super::importance::{KnownModule, classify};
 use super::memory::{Trace, is_removed};
 use super::module_state::{module_status, refused_now, would_be_taken};
-use super::satisfaction::{origin_of, satisfied};
+use super::satisfaction::{CommandLine, origin_of, satisfied, satisfied_with};
 use crate::boot_decision::BootDecision;
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::loadable::Loadable;
@@ -93,9 +93,10 @@ fn needs(
         Running::Known { release } => Some(release.as_str()),
         _ => None,
     };
-    let before: Vec<Requirement> = record.map(|r| r.needs.as_slice()).unwrap_or_default().to_vec();
-    let before: Vec<Requirement> =
-        before.into_iter().filter(|n| !record.is_some_and(|r| was_removed(facts, r, n))).collect();
+    let before: Vec<Requirement> = record
+        .iter()
+        .flat_map(|record| record.needs.iter().filter(|need| !was_removed(facts, record, need)).cloned())
+        .collect();
     let mut modules: Vec<KnownModule> = Vec::new();
     let registered: BTreeSet<&str> = facts.pairs.iter().map(|p| p.module.name.as_str()).collect();
     modules.extend(registered.iter().map(|name| managed(facts, settings, states, running, name, &before)));
@@ -113,7 +114,9 @@ fn needs(
         // Version 0.1 knew modules of DKMS only.
         add(&need.module, need.modules(), need.origin.is_none_or(|origin| origin == ModuleOrigin::Dkms));
     }
-    for name in facts.in_use.out_of_tree().filter(|name| !facts.files.without_file.contains(*name)) {
+    // What is loaded without a file is reported, and cannot be required of a kernel.
+    let has_file = |name: &&String| !facts.files.without_file.contains(*name);
+    for name in facts.in_use.out_of_tree().filter(has_file) {
         add(name, vec![name.clone()], false);
     }
     let mut needs = classify(&modules, &settings.modules, &facts.in_use, &before, running);
@@ -228,7 +231,9 @@ fn candidate(
     let ready = |need: &Requirement| {
         let status = states.iter().find(|s| s.kernel == release && s.module.name == need.module);
         let taken = status.is_some_and(|s| as_configured && refused_by_entry_only(facts, s));
-        let ready = if taken { Some(Ready::Yes) } else { satisfied(facts, need, &release, status) };
+        let line = if as_configured { CommandLine::Configured } else { CommandLine::Coming };
+        let ready =
+            if taken { Some(Ready::Yes) } else { satisfied_with(facts, need, &release, status, line) };
         ready.map(|ready| (need.module.clone(), ready))
     };
     let modules: BTreeMap<String, Ready> = needs.iter().filter_map(ready).collect();

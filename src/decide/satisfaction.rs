@@ -29,6 +29,15 @@ pub fn origin_of(loadable: &Loadable) -> Option<ModuleOrigin> {
     }
 }
 
+/// The command line that a kernel is booted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandLine {
+    /// That of its boot entry or, where that cannot be seen, the configured one.
+    Coming,
+    /// The configured one, which clr-boot-manager puts into its entry.
+    Configured,
+}
+
 /// What a kernel makes of the files of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum FilesVerdict {
@@ -54,10 +63,10 @@ impl FilesVerdict {
 }
 
 /// All that a module consists of: the worst of it counts. None where nothing was looked at.
-fn all_files(facts: &System, need: &Requirement, release: &str) -> Option<FilesVerdict> {
+fn all_files(facts: &System, need: &Requirement, release: &str, line: CommandLine) -> Option<FilesVerdict> {
     let modules = need.modules();
     let is_seen = modules.iter().any(|module| facts.files.on(release, module).is_some());
-    let all = modules.iter().map(|module| one_file(facts, need, release, module));
+    let all = modules.iter().map(|module| one_file(facts, need, release, module, line));
     all.max_by_key(FilesVerdict::rank).filter(|_| is_seen)
 }
 
@@ -69,10 +78,21 @@ pub fn satisfied(
     release: &str,
     status: Option<&ModuleRecord>,
 ) -> Option<Ready> {
+    satisfied_with(facts, need, release, status, CommandLine::Coming)
+}
+
+/// The same with another command line.
+pub fn satisfied_with(
+    facts: &System,
+    need: &Requirement,
+    release: &str,
+    status: Option<&ModuleRecord>,
+    line: CommandLine,
+) -> Option<Ready> {
     if status.is_some_and(|status| status.state == State::Ok) {
         return Some(Ready::Yes);
     }
-    let files = all_files(facts, need, release);
+    let files = all_files(facts, need, release, line);
     let Some(status) = status else {
         let missing =
             |state: State, reason| Missing { version: String::new(), state: state.to_string(), reason };
@@ -103,7 +123,7 @@ pub fn satisfied(
 pub fn unmanaged_status(facts: &System, need: &Requirement, release: &str) -> ModuleRecord {
     let module = ModuleName { name: need.module.clone(), version: String::new() };
     let mut status = status_of(&module, release);
-    let (state, reason) = match all_files(facts, need, release) {
+    let (state, reason) = match all_files(facts, need, release, CommandLine::Coming) {
         Some(FilesVerdict::Loads) => {
             let files = need.modules();
             let proofs = files.iter().filter_map(|file| match facts.files.on(release, file) {
@@ -139,7 +159,13 @@ fn is_of_another(facts: &System, need: &Requirement, release: &str, file: &str) 
     !installed(&need.module) && facts.files.of_dkms.iter().any(has_it)
 }
 
-fn one_file(facts: &System, need: &Requirement, release: &str, module: &str) -> FilesVerdict {
+fn one_file(
+    facts: &System,
+    need: &Requirement,
+    release: &str,
+    module: &str,
+    with: CommandLine,
+) -> FilesVerdict {
     let absent = || FilesVerdict::Not(State::NotManaged, format!("kernel {release} has no module {module}"));
     let Some(found) = facts.files.on(release, module) else { return absent() };
     let serves = match found {
@@ -150,7 +176,11 @@ fn one_file(facts: &System, need: &Requirement, release: &str, module: &str) -> 
             let name = ModuleName { name: need.module.clone(), version: String::new() };
             let line = facts.lines.iter().find(|line| line.release == release);
             let fate = line.map(|line| {
-                fate_of(facts, line, &name, std::slice::from_ref(proof.as_ref()), &coming(facts, line))
+                let verdict = match with {
+                    CommandLine::Coming => coming(facts, line),
+                    CommandLine::Configured => line.verdict_with(&line.effective, &facts.machine),
+                };
+                fate_of(facts, line, &name, std::slice::from_ref(proof.as_ref()), &verdict)
             });
             if let Some(Fate::Refused(why)) = fate {
                 return FilesVerdict::Not(State::SignatureRefused, why);

@@ -294,7 +294,7 @@ pub fn document(
         boot_updated: known.and_then(|r| r.boot.updated),
         last_run: known.map(|r| r.started),
         problems,
-        notes: notes(facts, held_back(facts, settings, &judgement).is_some()),
+        notes: notes(facts, &judgement, held_back(facts, settings, &judgement).is_some()),
         unreadable: facts.denied.iter().map(|path| path.display().to_string()).collect(),
         guard: GuardReport::new(
             facts,
@@ -412,14 +412,14 @@ fn kernels(
         .collect()
 }
 
-fn notes(facts: &System, is_held: bool) -> Vec<String> {
+fn notes(facts: &System, judgement: &BootAssessment, is_held: bool) -> Vec<String> {
     let odd = facts.inventory.oddities.iter().chain(&facts.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
     // That clr-boot-manager would have it otherwise is why it is held.
     notes.extend(
         facts.boot.notes().filter(|n| !(is_held && n.contains("`clr-boot-manager update` makes it"))),
     );
-    notes.extend(unmanaged::notes(facts));
+    notes.extend(unmanaged::notes(facts, judgement));
     notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
     let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable);
     notes.extend(unreadable.map(ToString::to_string));

@@ -26,8 +26,10 @@ pub(super) fn rows<'a>(
 }
 
 /// What is only reported.
-pub(super) fn notes(facts: &System) -> Vec<String> {
-    let without = facts.files.without_file.iter().map(|module| {
+pub(super) fn notes(facts: &System, judgement: &BootAssessment) -> Vec<String> {
+    let is_required = |module: &String| judgement.needs.iter().any(|need| need.modules().contains(module));
+    let without = facts.files.without_file.iter().filter(|module| !is_required(module));
+    let without = without.map(|module| {
         format!("{module} is loaded and has no file below /usr/lib/modules: a reboot loses it")
     });
     let unregistered = facts.files.unregistered.iter().map(|path| {

@@ -107,11 +107,8 @@ pub(super) fn observe(world: &World, cache: &mut Cache, known: &Known<'_>) -> Mo
         }
     }
     if let Some(running) = known.running {
-        let remembered = |name: &String| known.before.iter().any(|need| need.modules().contains(name));
-        let absent = |name: &&String| {
-            let is_known = managed.contains(*name) || remembered(name);
-            !is_known && found.on(running, name) == Some(&Loadable::Absent)
-        };
+        let absent =
+            |name: &&String| !managed.contains(*name) && found.on(running, name) == Some(&Loadable::Absent);
         let suspects: BTreeSet<&String> = known.in_use.out_of_tree().filter(absent).collect();
         let folder = module_folder(running);
         let has_none = |name: &&&String| !has_file(root, &folder, name, &mut MOST_ENTRIES.clone());

@@ -2,7 +2,8 @@
 //! remembered.
 
 use crate::support::guard::{ID_A, ID_B};
-use crate::support::{A, B, TestRoot, elf};
+use crate::support::root::FRAGMENT;
+use crate::support::{A, B, TestRoot, elf, machine};
 
 /// `gpu` 2.0 compiles for no kernel.
 const GPU_2_FAILS: &str = "[[ $verb != build || $module != gpu || $version != 2.0 ]] || code=10";
@@ -345,6 +346,12 @@ fn what_dkms_has_removed_is_not_missed() {
     assert_eq!(root.need("hello"), "none");
     verdict(&root, "reboot-pending", 0);
     assert_eq!(root.record()["needs"].as_array().map_or(0, Vec::len), 0);
+    // Also while it is still in use: what is loaded then has no file.
+    let root = TestRoot::proven();
+    root.removed("hello", &[A, B]).post_update().code(0);
+    assert_eq!(root.need("hello"), "none");
+    let notes = status(&root)["notes"].to_string();
+    assert!(notes.contains("hello is loaded and has no file below"), "{notes}");
     // One of the two is lost by accident.
     let root = TestRoot::proven();
     root.loads(&[]).mounts(&[]).remove("var/lib/dkms/hello").post_update();
@@ -370,6 +377,21 @@ fn a_record_of_version_0_1_is_read() {
     assert_eq!(root.need("hello"), "critical: backs /data (hello)");
     root.post_update();
     assert_eq!(root.need("hello"), "critical: backs /data (hello)");
+}
+
+#[test]
+fn the_proof_of_a_module_that_dkms_does_not_manage_covers_its_signature() {
+    let root = vendor();
+    root.secure_boot(false).booted("quiet rw", "Y", Some("Y"));
+    put(&root, B, "extra/hello.ko", "fs-hello");
+    root.remove(FRAGMENT).config(B, machine::CLEAR).modinfo(B, true).post_update();
+    assert_eq!(root.boot_default(), ID_A);
+    let (state, step) = on(&root, "hello", B);
+    assert_eq!(state, "signature-refused");
+    assert!(step.contains("`clr-dkms-cmdline enable`"), "{step}");
+    // With the parameter, which clr-boot-manager has yet to put into the entry.
+    root.file(FRAGMENT, "module.sig_unenforce\n").post_update().code(0);
+    assert_eq!((root.boot_default().as_str(), on(&root, "hello", B).0.as_str()), (ID_B, "ok"));
 }
 
 #[test]

@@ -23,7 +23,7 @@ const FILES: [(&str, &str, &[&str]); 15] = [
     (
         "/var/lib/clr-dkms/last-run.json",
         "The record of the last run: what was built and proven, with each file's size and hash.",
-        &["dkms", "-status", "-post-update", "-rebuild", "-guard", "-motd"],
+        &["dkms", "-status", "-post-update", "-rebuild", "-guard", "-forget", "-motd"],
     ),
     (
         "/var/log/clr-dkms/MODULE/VERSION/KERNEL.log",
