@@ -86,8 +86,10 @@ impl Tree {
                 return tree;
             }
         };
-        for entry in entries.iter().filter(|e| e.kind == Kind::Folder) {
-            if let Some(name) = tree.usable(TREE, entry) {
+        for entry in &entries {
+            if is_directory(root, TREE, entry)
+                && let Some(name) = tree.usable(TREE, entry)
+            {
                 tree.read_module(root, &name, &architecture);
             }
         }
@@ -159,7 +161,9 @@ impl Tree {
                 {
                     self.installed.insert((name.to_owned(), release.to_owned()), version);
                 }
-            } else if entry.kind == Kind::Folder && text != "original_module" && !text.starts_with("kernel-")
+            } else if text != "original_module"
+                && !text.starts_with("kernel-")
+                && is_directory(root, &folder, entry)
             {
                 versions.extend(self.usable(&folder, entry));
             }
@@ -173,6 +177,18 @@ impl Tree {
             let builds = builds(root, &module, architecture);
             self.modules.push(Registered { module, source, builds });
         }
+    }
+}
+
+/// Whether an entry is a directory to dkms, which asks `[[ -d … ]]`: a symlink to one counts. Resolved below the root, so
+/// that no symlink leads out of it.
+fn is_directory(root: &Root, parent: &str, entry: &Listed) -> bool {
+    match entry.kind {
+        Kind::Folder => true,
+        Kind::Link => {
+            entry.text().is_some_and(|name| root.lookup(format!("{parent}/{name}")).is(Kind::Folder))
+        }
+        Kind::File | Kind::Other => false,
     }
 }
 

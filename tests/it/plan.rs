@@ -1,12 +1,14 @@
 //! Which work there is, in which order, and how it is told.
 
+use std::fs;
+
 use clr_dkms::dkms::plan::{State, decide};
 use clr_dkms::dkms::{Cache, Decision};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::system::System;
 use clr_dkms::world::World;
 
-use crate::support::{A, B, LTS, TestRoot, elf};
+use crate::support::{A, B, LTS, TestRoot, elf, tree};
 
 /// Kernel and module of each planned line.
 fn planned(root: &TestRoot, arguments: &[&str]) -> Vec<String> {
@@ -132,4 +134,42 @@ fn what_is_seen_on_the_disk_is_not_taken_from_the_record() {
     root.headers(B);
     let status = root.run("clr-dkms", &["status", "--json"]).json();
     assert_eq!(status["modules"][0]["state"], "not-built", "{status:#}");
+}
+
+/// dkms asks `[[ -d … ]]`, so a symlink to a directory is as good as one.
+#[test]
+fn a_module_directory_that_is_a_symlink() {
+    for (link, text) in [
+        ("var/lib/dkms/hello", "../modules/hello"),
+        ("var/lib/dkms/hello/1.0", "../../modules/hello-1.0"),
+        ("var/lib/dkms", "modules"),
+    ] {
+        let root = TestRoot::updated();
+        root.module("hello", "1.0", "");
+        let target = root.at(link).parent().unwrap().join(text);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::rename(root.at(link), &target).unwrap();
+        root.link(link, text).post_update().code(0);
+        assert_eq!(root.recorded("hello", B), "ok", "{link}");
+        assert!(root.has(&TestRoot::ko("hello", B)), "{link}");
+        root.forget_calls().post_update().code(0);
+        assert_eq!(root.calls(), Vec::<String>::new(), "{link}");
+    }
+}
+
+/// Below a root, what a symlink leads to outside of it is not there; nothing is read or written outside.
+#[test]
+fn a_module_directory_that_is_a_symlink_out_of_the_root() {
+    let root = TestRoot::updated();
+    root.module("hello", "1.0", "").module("other", "1.0", "");
+    let outside = root.outside().join("other");
+    fs::create_dir_all(root.outside()).unwrap();
+    fs::rename(root.at("var/lib/dkms/other"), &outside).unwrap();
+    root.link("var/lib/dkms/other", &outside);
+    let before = tree::read(&root.outside());
+    root.post_update();
+    assert!(root.calls().iter().all(|call| !call.contains("-m other")), "{:?}", root.calls());
+    let after = tree::read(&root.outside());
+    assert_eq!(tree::difference(&before, &after, true), Vec::<String>::new());
+    assert_eq!(root.recorded("hello", B), "ok");
 }
