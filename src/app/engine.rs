@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::decide::module_state::module_status;
-use crate::dkms::build;
+use crate::dkms::depmod;
 use crate::dkms::order as dkms_order;
 use crate::dkms::plan::State;
 use crate::dkms::rival::{self, Rival};
@@ -330,7 +330,7 @@ fn index(world: &World, queue: &Mutex<Queue<'_>>, release: &str, observer: &Obse
         return;
     }
     observer(Event::Index(release));
-    let done = build::index(&world.root, &world.tools, release, INDEX_DEADLINE);
+    let done = depmod::run(&world.root, &world.tools, release, INDEX_DEADLINE);
     observer(Event::Indexed(release));
     if let Err(e) = done {
         tracing::error!("{e}");

@@ -13,7 +13,7 @@ use crate::config::duration;
 use crate::decide::assessment::is_bootable;
 use crate::decide::assessment::{BootAssessment, assess};
 use crate::dkms::loadable::Loadable;
-use crate::dkms::{Cache, Flaw, Pair, Step, Tree, build};
+use crate::dkms::{Cache, Flaw, Pair, Step, Tree, depmod};
 use crate::kernel::Installed;
 use crate::kernel::module_file::kernel_name;
 use crate::message;
@@ -190,7 +190,7 @@ fn mend_indexes(world: &World, cache: &mut Cache, seen: &mut Seen) {
             dkms_kernel = release.as_str(),
             "modules.dep of {release} does not list all that is installed: making it anew"
         );
-        if let Err(e) = build::index(&world.root, &world.tools, release, INDEX_DEADLINE) {
+        if let Err(e) = depmod::run(&world.root, &world.tools, release, INDEX_DEADLINE) {
             tracing::error!("{e}");
         }
     }

@@ -238,40 +238,6 @@ pub(super) fn in_root(root: &Root, mut child: Child) -> Result<Child, String> {
     Ok(child)
 }
 
-/// Makes one `depmod` for a kernel.
-///
-/// # Errors
-/// In words. The proof afterwards tells more than depmod's exit code.
-pub fn index(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> Result<(), String> {
-    let mut child = tools.child("depmod", deadline).map_err(|e| e.to_string())?;
-    if !root.is_slash() {
-        // depmod reads BASE/lib/modules/RELEASE with the host's eyes: make sure that this is the root's own folder.
-        let seen = format!("/lib/modules/{release}");
-        // A link on the way may lead elsewhere, even inside the root.
-        if !root.host_finds(&seen, module_folder(release))
-            || root.lookup_link(module_folder(release)).is(Kind::Link)
-        {
-            return Err(format!(
-                "depmod was not run for {release}: for it {} must be a link to usr/lib, and {} no link",
-                root.spell("/lib").display(),
-                root.spell(module_folder(release)).display()
-            ));
-        }
-        child = child.arg("-b").arg(root.path());
-    }
-    // It writes its files one after the other: half a set would be worse than a late end.
-    let done = child
-        .args(["-a", release])
-        .uninterruptible()
-        .run()
-        .map_err(|e| format!("depmod cannot be started: {e}"))?;
-    if done.ended.is_success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&done.output);
-    Err(format!("depmod for {release}: {}: {}", done.ended, said.trim()))
-}
-
 /// Why dkms cannot be let loose on this module in this root: a link on its way would lead it outside, or the root's
 /// own path is one that dkms cannot take. None for the system's own root.
 pub fn way_out_of_root(root: &Root, module: &ModuleName, release: &str, conf: &Conf) -> Option<String> {

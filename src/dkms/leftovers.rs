@@ -14,7 +14,7 @@ use crate::sys::users::user_of;
 use crate::sys::{FileError, Kind, Listed, Presence, Root};
 
 /// What depmod writes; `modules.order` and `modules.builtin*` otherwise come with a kernel.
-const DEPMOD: [&str; 11] = [
+pub(super) const DEPMOD: [&str; 11] = [
     "modules.alias",
     "modules.alias.bin",
     "modules.builtin.alias.bin",

@@ -7,6 +7,7 @@ pub mod aside;
 pub mod build;
 pub mod cache;
 pub mod conf;
+pub mod depmod;
 pub mod first_error;
 mod first_error_classes;
 pub mod gc;

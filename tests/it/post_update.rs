@@ -36,7 +36,7 @@ fn a_new_kernel_gets_its_module() {
         [
             format!("dkms build -m hello -v 1.0 -k {B} {dirs}"),
             format!("dkms install -m hello -v 1.0 -k {B} --no-depmod {dirs}"),
-            format!("depmod -b ROOT -a {B}"),
+            format!("depmod -b ROOT/var/lib/clr-dkms/depmod/{B} -a {B}"),
             "clr-boot-manager update --path=ROOT".to_owned(),
         ]
     );

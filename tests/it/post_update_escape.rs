@@ -209,17 +209,14 @@ fn a_folder_of_a_kernel_that_only_wants_an_index() {
     }
 }
 
+/// depmod is given a base directory of our own: the root's own /lib leads it nowhere.
 #[test]
 fn a_lib_that_leads_to_the_machines_own() {
     for target in ["/usr/lib", "/lib", "../../../../../../../../../../../../../../../../usr/lib"] {
         let outside = Outside::new();
-        outside.root.link("lib", target).behave("[[ $verb != depmod ]] || exit 99");
-        outside
-            .root
-            .post_update()
-            .code(1)
-            .says(&["depmod was not run", "ROOT/lib must be a link to usr/lib"]);
-        assert!(outside.root.calls().iter().all(|c| !c.starts_with("depmod")), "{:?}", outside.root.calls());
+        outside.root.link("lib", target);
+        outside.root.post_update().code(0);
+        assert_eq!(outside.root.recorded("hello", B), "ok");
         outside.is_untouched(target);
     }
 }
