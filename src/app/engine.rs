@@ -5,17 +5,19 @@
 
 mod attempt;
 mod queue;
+mod settle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::decide::module_state::module_status;
-use crate::dkms::depmod;
 use crate::dkms::order as dkms_order;
 use crate::dkms::plan::State;
 use crate::dkms::rival::{self, Rival};
-use crate::dkms::{Cache, Conf, Decision, ModuleName, Pair, Source, Stage, Step, inputs, plan};
+use crate::dkms::{
+    Cache, Conf, Decision, ModuleName, Pair, Source, Stage, Step, Tree, depmod, inputs, plan, replace,
+};
 use crate::state::Record;
 use crate::sys::{child::Companion, interrupt, work_politely};
 use crate::system::System;
@@ -23,6 +25,7 @@ use crate::world::World;
 pub use attempt::{Attempt, Did};
 use attempt::{one, tell, tell_drift};
 use queue::{Queue, held, next};
+use settle::Settling;
 
 /// Why something was not done.
 const STOPPED: &str = "the run was asked to stop";
@@ -245,6 +248,19 @@ pub fn plan(facts: &System, order: &Order) -> Vec<Planned> {
     planned
 }
 
+/// Makes whole what an interrupted run has left of replacing modules, before anything is observed; true when
+/// there was something.
+pub fn recover(world: &World) -> bool {
+    let World { root, tools, .. } = world;
+    let recovered = replace::recover(root, &Tree::observe(root).modules);
+    for release in recovered.iter().flatten() {
+        if let Err(e) = depmod::run(root, tools, release, &[], INDEX_DEADLINE) {
+            tracing::error!("{e}");
+        }
+    }
+    recovered.is_some()
+}
+
 /// Does the work, several modules at a time. A failed module does not stop the others; when we are asked to stop, those
 /// that were not begun are given as such.
 pub fn run(
@@ -267,11 +283,12 @@ pub fn run(
         waiting: planned.iter().collect(),
         busy: Vec::new(),
         missing: releases.iter().map(|r| ((*r).to_owned(), missing(r))).collect(),
-        changed: BTreeSet::new(),
         attempts: Vec::new(),
         alone: world.root.lookup(SIGNING_KEY).is_absent(),
     });
     let (ready, cache) = (Condvar::new(), Mutex::new(cache));
+    let settling =
+        |release: &str| Settling { world, cache: &cache, facts, release: release.to_owned(), observer };
     std::thread::scope(|scope| {
         for _ in 0..share.jobs {
             scope.spawn(|| {
@@ -281,13 +298,20 @@ pub fn run(
                     let watch = world.clock.stopwatch();
                     observer(Event::Begun(p));
                     let mut attempt = one(world, &cache, facts, p, &missing, share.make_jobs, observer);
+                    // What waits for it is built upon what dkms knows and modprobe finds.
+                    if attempt.replaced.is_some() && held(&queue).is_awaited(p) {
+                        settling(&p.release).settle(std::slice::from_mut(&mut attempt), false);
+                    }
                     attempt.took = watch.elapsed();
                     tell(world, &attempt);
                     observer(Event::Done(&attempt));
                     // Not in the condition below: the lock would be held for its whole body.
                     let finished = held(&queue).done(p, attempt);
                     if let Some(release) = finished {
-                        index(world, &queue, &release, observer);
+                        // The others build on; what they add to is not of this kernel.
+                        let mut attempts = std::mem::take(&mut held(&queue).attempts);
+                        settling(&release).settle(&mut attempts, true);
+                        held(&queue).attempts.extend(attempts);
                     }
                     ready.notify_all();
                 }
@@ -295,10 +319,12 @@ pub fn run(
         }
     });
     // A worker that has panicked has left its module undone; the others are told all the same.
-    let Queue { mut attempts, waiting, changed, .. } =
-        queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Queue { mut attempts, waiting, .. } = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
     if interrupt::asked() {
-        changed.iter().for_each(|release| unindexed(&mut attempts, release, STOPPED));
+        // What is in its place is completed: it takes a second.
+        let begun: BTreeSet<String> =
+            attempts.iter().filter(|a| a.replaced.is_some()).map(|a| a.release.clone()).collect();
+        begun.iter().for_each(|release| settling(release).settle(&mut attempts, true));
         attempts.extend(waiting.into_iter().map(Attempt::stopped));
     }
     tell_drift(&attempts);
@@ -323,20 +349,6 @@ fn hold_off_shutdown(world: &World, planned: &[Planned]) -> Option<Companion> {
 
 /// dkms makes this key when it first signs a module, without a lock: two at once would each sign with one of their own.
 const SIGNING_KEY: &str = "/var/lib/dkms/mok.key";
-
-fn index(world: &World, queue: &Mutex<Queue<'_>>, release: &str, observer: &Observer<'_>) {
-    if interrupt::asked() {
-        held(queue).changed.insert(release.to_owned());
-        return;
-    }
-    observer(Event::Index(release));
-    let done = depmod::run(&world.root, &world.tools, release, INDEX_DEADLINE);
-    observer(Event::Indexed(release));
-    if let Err(e) = done {
-        tracing::error!("{e}");
-        unindexed(&mut held(queue).attempts, release, &e);
-    }
-}
 
 /// Leaves word that a kernel has no new index.
 fn unindexed(attempts: &mut [Attempt], release: &str, why: &str) {

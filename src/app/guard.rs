@@ -154,9 +154,15 @@ fn at_boot(world: &World, cache: &mut Cache, within: Option<Duration>) -> anyhow
         let code = if done.is_ok() { exit::OK } else { exit::ATTENTION };
         watchdog::end_after(limit, code, "the rest is left to clr-dkms.service, which is asked for");
     }
+    let lock = Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours);
+    if lock.is_ok() {
+        // A power cut may have left the files of two versions, and services will ask for them. Without a journal this costs
+        // nothing.
+        engine::recover(world);
+    }
     let mut seen = look(world, cache);
     boot::put_deferral_right(world, &seen.facts, &seen.judgement);
-    match Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours) {
+    match lock {
         Ok(_lock) => mend_indexes(world, cache, &mut seen),
         // The run that holds it repairs them too.
         Err(e) => done = Err(e.into()),
@@ -190,7 +196,7 @@ fn mend_indexes(world: &World, cache: &mut Cache, seen: &mut Seen) {
             dkms_kernel = release.as_str(),
             "modules.dep of {release} does not list all that is installed: making it anew"
         );
-        if let Err(e) = depmod::run(&world.root, &world.tools, release, INDEX_DEADLINE) {
+        if let Err(e) = depmod::run(&world.root, &world.tools, release, &[], INDEX_DEADLINE) {
             tracing::error!("{e}");
         }
     }

@@ -20,7 +20,7 @@ use crate::decide::assessment::assess;
 use crate::decide::module_state::module_status;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
-use crate::dkms::{Cache, Pair, Tree, aside};
+use crate::dkms::{Cache, Pair};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
 use crate::message;
@@ -206,7 +206,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     let mut cache = Cache::load(root);
     // What bash did not answer the last time, it may answer now; reports do not wait for it again.
     cache.forget_failures();
-    aside::recover(root, &Tree::observe(root).modules);
+    engine::recover(world);
     let observe = |cache: &mut Cache| System::observe_also(world, cache, &order.kernels);
     let facts = observe(&mut cache);
     let unknown = super::rebuild::unknown_module(&facts, order);

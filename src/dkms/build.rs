@@ -1,14 +1,17 @@
 //! Running dkms and depmod for one module on one kernel, with everything they say kept in a log.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::first_error::FirstError;
 use super::log::{self, append, note};
 use super::plan::{Step, build_folder, built_folder};
+use super::replace::{self, Replacement};
+use super::staging::Staging;
 use super::tree::{SOURCES, TREE};
-use super::{Conf, ModuleName, Source, aside};
+use super::{Conf, ModuleName, Source};
 use crate::kernel::inventory::{MODULES, module_folder};
 use crate::sys::{Child, Ended, Kind, Output, Root, Tools};
 
@@ -30,25 +33,14 @@ pub enum Failure {
         error: Option<Box<FirstError>>,
         /// The last lines of the log.
         last_lines: Vec<String>,
-        /// The kernel's folder may have been changed before.
-        touched: bool,
         /// It follows from the inputs of the build: while they are the same it would fail again.
         lasting: bool,
-        /// It was `dkms install` that failed: whatever it says, the module may be there.
-        installing: bool,
     },
 }
 
-/// Something of ours went wrong on the way: nothing is known of what has been done.
+/// Something of ours went wrong on the way.
 fn broken(what: String) -> Failure {
-    Failure::Step {
-        what,
-        error: None,
-        last_lines: Vec::new(),
-        touched: true,
-        lasting: false,
-        installing: false,
-    }
+    Failure::Step { what, error: None, last_lines: Vec::new(), lasting: false }
 }
 
 /// What is worked on, with what.
@@ -62,14 +54,19 @@ pub struct Job<'a> {
     pub module: &'a ModuleName,
     /// Its source.
     pub source: &'a Source,
+    /// Its evaluated dkms.conf.
+    pub conf: &'a Conf,
     /// The kernel release.
     pub release: &'a str,
     /// The time of one call of dkms.
     pub deadline: Duration,
     /// The processors for make; none for all of them.
     pub make_jobs: Option<usize>,
-    /// Told of each step when it is begun.
+    /// Called with each step when it is begun.
     pub begun: &'a dyn Fn(&Step),
+    /// Whether the build may take the place of what is installed, and whether that is proven and may come
+    /// back; else why not, and whether another build of the same would not help.
+    pub judge: &'a dyn Fn() -> Result<bool, (String, bool)>,
 }
 
 /// The log of a new attempt; those before it move up. A file without a name where none can be made.
@@ -80,86 +77,150 @@ pub fn new_log(root: &Root, module: &ModuleName, release: &str) -> Result<File, 
     log::begin(root, &log::path(module, release)).map_err(broken)
 }
 
-/// Runs the steps of one module on one kernel (all but [`Step::Index`]), one after the other.
+/// Runs the steps of one module on one kernel (all but [`Step::Index`]), one after the other. Gives the
+/// replacement of its installed files: they are in place, and neither the index nor dkms knows of them yet.
 ///
 /// # Errors
-/// With how it failed; what dkms says of success is left to the proof.
-pub fn run(job: &Job<'_>, steps: &[Step], log: &File) -> Result<(), Failure> {
+/// With how it failed; the installed files are those from before then.
+pub fn run(job: &Job<'_>, steps: &[Step], log: &File) -> Result<Option<Replacement>, Failure> {
     let Job { root, module, release, .. } = *job;
     let log = log.try_clone().map_err(|e| broken(format!("cannot share the log: {e}")))?;
     portable_source(root, module, job.source).map_err(|e| broken(e.to_string()))?;
-    let mut built = false;
-    let done = run_steps(job, steps, log, &mut built);
-    let build = build_folder(module, release);
-    for step in steps {
-        match step {
-            Step::SetAside(path) if *path == build => aside::settle_build(root, path, built),
-            Step::SetAside(path) => aside::settle_file(root, path, release, [module]),
-            _ => {}
-        }
+    let done = run_steps(job, steps, log);
+    if !matches!(done, Ok(Some(_))) {
+        replace::settle_build(root, &build_folder(module, release), false);
     }
     done
 }
 
-fn run_steps(job: &Job<'_>, steps: &[Step], mut log: File, built: &mut bool) -> Result<(), Failure> {
+fn run_steps(job: &Job<'_>, steps: &[Step], mut log: File) -> Result<Option<Replacement>, Failure> {
     let Job { root, module, release, .. } = *job;
+    let mut replacement = None;
     for step in steps {
         (job.begun)(step);
-        let verb = match step {
+        match step {
             Step::RemoveTree(path) => {
                 note(&mut log, &format!("removing {path}"));
                 root.remove_tree(path).map_err(|e| broken(e.to_string()))?;
-                continue;
             }
             Step::SetAside(path) => {
                 note(&mut log, &format!("setting {path} aside"));
-                aside::set(root, path).map_err(|e| broken(e.to_string()))?;
-                continue;
+                replace::set_build_aside(root, path).map_err(|e| broken(e.to_string()))?;
             }
-            Step::Index => continue,
-            Step::Build => "build",
-            Step::Install | Step::Reinstall => "install",
-        };
-        let force = *step == Step::Reinstall;
-        let ended = dkms(job, verb, force, &mut log).map_err(broken)?;
-        match ended {
-            Ended::Exit(0) => {
-                *built |= verb == "build";
-                continue;
+            Step::Index => {}
+            Step::Build => build(job, &mut log)?,
+            Step::Install | Step::Reinstall => {
+                replacement = Some(install(job, *step == Step::Reinstall, &mut log)?);
             }
-            Ended::Exit(code) if verb == "build" && EXCLUDED.contains(&code) => {
-                return Err(Failure::Excluded);
-            }
-            Ended::Interrupted => {
-                // Whoever goes on empties it first; till then half a build would lie about, of any size.
-                if verb == "build"
-                    && let Err(e) = root.remove_tree(scratch(module))
-                {
-                    tracing::warn!("{e}; the next build does away with it");
-                }
-                return Err(Failure::Interrupted);
-            }
-            _ => {}
         }
-        let told = log::findings(root, log, &make_log(module), release);
-        let what = format!("dkms {verb}: {ended}");
-        // Only what a compiler says of a line of source follows from the source: a missing program, header or byte of memory
-        // may be there tomorrow, without any sign of it in the inputs.
-        let in_source = told.error.as_ref().is_some_and(FirstError::is_in_source);
-        let lasting = verb == "build" && matches!(ended, Ended::Exit(_)) && in_source && !told.passing;
-        // After a failed build dkms would only fail again; after a code that dkms gives for another module's file
-        // (4 and 8 come after a good install too) the proof decides.
-        return Err(Failure::Step {
-            what,
-            error: told.error.map(Box::new),
-            last_lines: told.last_lines,
-            touched: verb != "build",
-            lasting,
-            installing: verb == "install",
-        });
     }
     append(root, &mut log, &format!("{}/log/make.log", build_folder(module, release)));
-    Ok(())
+    Ok(replacement)
+}
+
+fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
+    match dkms(job, "build", None, &[], log).map_err(broken)? {
+        Ended::Exit(0) => Ok(()),
+        Ended::Exit(code) if EXCLUDED.contains(&code) => Err(Failure::Excluded),
+        Ended::Interrupted => {
+            // The next build empties it first; until then half a build would lie there, of any size.
+            if let Err(e) = job.root.remove_tree(scratch(job.module)) {
+                tracing::warn!("{e}; the next build removes it");
+            }
+            Err(Failure::Interrupted)
+        }
+        ended => Err(failed(job, "build", ended, log)),
+    }
+}
+
+fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
+    let log = match log.try_clone() {
+        Ok(log) => log,
+        Err(e) => return broken(format!("cannot share the log: {e}")),
+    };
+    let findings = log::findings(job.root, log, &make_log(job.module), job.release);
+    // Only what a compiler says of a line of source follows from the source: a missing program, header or
+    // byte of memory may be there tomorrow, without any sign of it in the inputs.
+    let in_source = findings.error.as_ref().is_some_and(FirstError::is_in_source);
+    Failure::Step {
+        what: format!("dkms {verb}: {ended}"),
+        lasting: verb == "build" && matches!(ended, Ended::Exit(_)) && in_source && !findings.passing,
+        error: findings.error.map(Box::new),
+        last_lines: findings.last_lines,
+    }
+}
+
+/// Has the build judged, has dkms install it in trees of ours, and puts the files into their places.
+fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<Replacement, Failure> {
+    let Job { root, module, release, conf, .. } = *job;
+    let refused = |(why, lasting): (String, bool)| Failure::Step {
+        what: format!("it was built, and is not installed: {why}"),
+        error: log::first_error(root, module, release).map(Box::new),
+        last_lines: Vec::new(),
+        lasting,
+    };
+    let old_proven = (job.judge)().map_err(refused)?;
+    let late: &[&str] = if conf.post_install { &["POST_INSTALL="] } else { &[] };
+    let files = staged_install(job, force, late, log)?;
+    let set = Replacement::stage(root, module, release, &files, old_proven, conf.post_install);
+    let switched = set.and_then(|set| set.switch(root).map(|()| set));
+    switched.map_err(|e| {
+        note(log, "putting the files into their places failed");
+        // As a line of its own: a full disk is then found in the log.
+        if let Err(e) = writeln!(log, "{e}") {
+            tracing::warn!("cannot write the build log: {e}");
+        }
+        Failure::Step {
+            what: e.to_string(),
+            error: log::first_error(root, module, release).map(Box::new),
+            last_lines: Vec::new(),
+            lasting: false,
+        }
+    })
+}
+
+/// `dkms install` in trees of ours: where the built files belong.
+fn staged_install(
+    job: &Job<'_>,
+    force: bool,
+    directives: &[&str],
+    log: &mut File,
+) -> Result<Vec<(String, String)>, Failure> {
+    let Job { root, module, release, conf, .. } = *job;
+    // dkms may keep the kernel's own module of the same version and say "installed": then, and only then,
+    // force it.
+    for force in if force { &[true][..] } else { &[false, true] } {
+        let staging = Staging::lay_out(root, module, release, conf).map_err(|e| broken(e.to_string()))?;
+        let ended = dkms(job, "install", Some((&staging, *force)), directives, log).map_err(broken)?;
+        // The code says little (4 and 8 come after a good install too): the disk decides.
+        match (staging.installed(conf), ended) {
+            (Ok(Some(files)), _) => return Ok(files),
+            (_, Ended::Interrupted) => return Err(Failure::Interrupted),
+            (Ok(None), Ended::Exit(0)) => {}
+            (Ok(None), ended) => return Err(failed(job, "install", ended, log)),
+            (Err(e), _) => return Err(broken(e.to_string())),
+        }
+    }
+    Err(Failure::Step {
+        what: "dkms says that it is done, and has not installed all files".to_owned(),
+        error: log::first_error(root, module, release).map(Box::new),
+        last_lines: Vec::new(),
+        lasting: false,
+    })
+}
+
+/// Runs the POST_INSTALL script of a module that is in place, in the way of dkms: with the module as it is, a
+/// second `dkms install` in trees of ours runs nothing else.
+///
+/// # Errors
+/// In words. dkms itself goes on when the script fails.
+pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), String> {
+    let mut log = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
+    match staged_install(job, true, &["PRE_INSTALL="], &mut log) {
+        Ok(_) => Ok(()),
+        Err(Failure::Step { what, .. }) => Err(what),
+        Err(Failure::Interrupted | Failure::Excluded) => Err("it was interrupted".to_owned()),
+    }
 }
 
 /// Where dkms builds, for any kernel.
@@ -172,31 +233,39 @@ fn make_log(module: &ModuleName) -> String {
     scratch(module) + "/make.log"
 }
 
-fn dkms(job: &Job<'_>, verb: &str, force: bool, log: &mut File) -> Result<Ended, String> {
+fn dkms(
+    job: &Job<'_>,
+    verb: &str,
+    staging: Option<(&Staging<'_>, bool)>,
+    directives: &[&str],
+    log: &mut File,
+) -> Result<Ended, String> {
     let Job { root, tools, module, release, .. } = *job;
+    let host = |path: &str| root.host_path(path).map_err(|e| e.to_string());
     let mut child = call(tools, verb, module, release, job.deadline)?;
-    if verb == "install" {
-        child = child.arg("--no-depmod");
-    }
-    if let (Some(number), "build") = (job.make_jobs, verb) {
+    if let (Some(number), None) = (job.make_jobs, staging) {
         // Its own default is all processors, for each of the builds beside each other.
         child = child.arg("-j").arg(number.to_string());
     }
-    if force {
-        child = child.arg("--force");
+    let headers = host(&format!("{}/build", module_folder(release)))?;
+    if let Some((staging, force)) = staging {
+        let [tree, modules] = staging.paths().map_err(|e| e.to_string())?;
+        child = child.arg("--no-depmod").arg("--dkmstree").arg(tree).arg("--installtree").arg(modules);
+        child = child.arg("--sourcetree").arg(host(SOURCES)?).arg("--kernelsourcedir").arg(&headers);
+        child = if force { child.arg("--force") } else { child };
+        for directive in directives {
+            child = child.arg("--directive").arg(*directive);
+        }
+    } else if !root.is_slash() {
+        child = in_root(root, child)?.arg("--kernelsourcedir").arg(&headers);
     }
     if !root.is_slash() {
-        let real = |path: &str| root.real_path(path).map_err(|e| e.to_string());
-        child = in_root(root, child)?;
-        let headers = real(&format!("{}/build", module_folder(release)))?;
         // Measured with 3.0.10: whatever --dkmstree says, the signing key is looked for, and made, in the host's
         // tree; only these variables (of framework.conf) say otherwise.
         child = child
             .env("sign_file", headers.join("scripts/sign-file"))
-            .env("mok_signing_key", real(TREE)?.join("mok.key"))
-            .env("mok_certificate", real(TREE)?.join("mok.pub"))
-            .arg("--kernelsourcedir")
-            .arg(headers);
+            .env("mok_signing_key", host(TREE)?.join("mok.key"))
+            .env("mok_certificate", host(TREE)?.join("mok.pub"));
     }
     note(log, &child.spelt());
     let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
@@ -217,8 +286,9 @@ pub(super) fn call(
     deadline: Duration,
 ) -> Result<Child, String> {
     let child = tools.child("dkms", deadline).map_err(|e| e.to_string())?;
-    // From 3.4 on dkms does not sign what it builds in a chroot, and takes a unit with mounts of its own for one. A value
-    // in framework.conf overrides the environment, so what an admin has set there stays (measured with 3.4.3).
+    // From 3.4 on dkms does not sign what it builds in a chroot, and takes a unit with mounts of its own for
+    // one. A value in framework.conf overrides the environment, so what an admin has set there stays
+    // (measured with 3.4.3).
     Ok(child.env("try_sign_modules", "true").args([
         verb,
         "-m",

@@ -45,6 +45,9 @@ pub struct Conf {
     pub built: Vec<BuiltModule>,
     /// `BUILD_DEPENDS`: names of modules.
     pub depends: Vec<String>,
+    /// It has a `POST_INSTALL` script.
+    #[serde(default)]
+    pub post_install: bool,
     /// Why the module is not for this kernel.
     pub excluded: Option<String>,
     /// The same, for a dkms that knows [`Rules::knows_ranges`]; only on the way to what is above.
@@ -318,6 +321,7 @@ fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result
                 }
             }
             "depends" => conf.depends.push(value),
+            "post_install" => conf.post_install = !value.is_empty(),
             "excluded" => conf.excluded = Some(value),
             "kernel_min" | "kernel_max" if !value.is_empty() => {
                 let why = excluded(key, &value, release, None);

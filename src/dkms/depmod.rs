@@ -1,38 +1,45 @@
-//! `depmod` for one kernel, in a directory of its own: the indexes that modprobe reads are replaced when all of them are
-//! made, and only then.
+//! `depmod` for one kernel, in a directory of its own: the indexes that modprobe reads are replaced when all
+//! of them are made, and only then.
 //!
-//! depmod writes each index beside the old one and renames it. On a full disk it renames a truncated one all the same
-//! (kmod 30: an empty `modules.dep`, exit code 1), and a truncated `modules.dep.bin` is a kernel without any module. It
-//! also does not sync. `--outdir` exists from kmod 31 on only; a base directory with symlinks to the parts of the module
-//! directory gives the same bytes with every version.
+//! depmod writes each index beside the old one and renames it. On a full disk it renames a truncated one all
+//! the same (kmod 30: an empty `modules.dep`, exit code 1), and a truncated `modules.dep.bin` is a kernel
+//! without any module. It also does not sync. `--outdir` exists from kmod 31 on only; a base directory with
+//! symlinks to the parts of the module directory gives the same bytes with every version.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::leftovers::DEPMOD;
 use crate::kernel::inventory::module_folder;
 use crate::sys::{FileError, Kind, Presence, Root, Tools};
 
-/// Where the base directories are. Not below `/usr/lib/modules`: what is killed there would be another kernel.
-const BASES: &str = "/var/lib/clr-dkms/depmod";
+/// What the base directories begin with: a few megabytes, which need no disk. Not below `/usr/lib/modules`:
+/// what is left there by a run that was killed would look like another kernel.
+const BASES: &str = "/run/clr-dkms-depmod-";
 /// Without these two modprobe finds nothing.
 const VITAL: [&str; 2] = ["modules.dep", "modules.dep.bin"];
 
-/// Makes the indexes of a kernel.
+/// Makes the indexes of a kernel. `without` are the paths of files in it that are about to be removed: they
+/// stay while the old index names them, and the new one does not know them.
 ///
 /// # Errors
 /// In words. The old indexes are in place then, or some of them with the others new.
-pub fn run(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> Result<(), String> {
-    let folder = module_folder(release);
+pub fn run(
+    root: &Root,
+    tools: &Tools,
+    release: &str,
+    without: &[&str],
+    deadline: Duration,
+) -> Result<(), String> {
+    let directory = module_folder(release);
     // Below a root it may lead to another kernel's directory.
-    if !root.is_slash() && root.lookup_link(&folder).is(Kind::Link) {
+    if !root.is_slash() && root.lookup_link(&directory).is(Kind::Link) {
         return Err(format!(
             "depmod was not run for {release}: {} is a symlink",
-            root.spell(&folder).display()
+            root.spell(&directory).display()
         ));
     }
-    let base = format!("{BASES}/{release}");
-    let made = laid_out(root, &base, release).map_err(|e| e.to_string()).and_then(|made| {
+    let base = format!("{BASES}{release}");
+    let made = laid_out(root, &base, release, without).map_err(|e| e.to_string()).and_then(|made| {
         called(root, tools, &base, release, deadline)?;
         replace(root, &made, release)
     });
@@ -43,30 +50,37 @@ pub fn run(root: &Root, tools: &Tools, release: &str, deadline: Duration) -> Res
 }
 
 /// Lays out the base directory; gives the directory in it that stands for the module directory.
-fn laid_out(root: &Root, base: &str, release: &str) -> Result<String, FileError> {
-    let (folder, made) = (module_folder(release), format!("{base}/lib/modules/{release}"));
+fn laid_out(root: &Root, base: &str, release: &str, without: &[&str]) -> Result<String, FileError> {
+    let made = format!("{base}/lib/modules/{release}");
     root.remove_tree(base)?;
-    root.make_folders(&made)?;
-    for entry in root.list(&folder)? {
-        // depmod enters neither `build` nor `source`, at any depth.
-        let is_read = |name: &&str| !DEPMOD.contains(name) && !["build", "source"].contains(name);
-        let Some(name) = entry.text().filter(is_read) else { continue };
-        let path = format!("{folder}/{name}");
-        if let Presence::There(_) = root.lookup(&path) {
-            root.link(format!("{made}/{name}"), &on_the_host(root, &path)?)?;
-        }
-    }
+    mirror(root, &module_folder(release), &made, without)?;
     Ok(made)
 }
 
-/// The path as depmod sees it. Where there is no `/proc`, as in a bare chroot, only the system's own root has paths.
-fn on_the_host(root: &Root, path: &str) -> Result<PathBuf, FileError> {
-    if root.is_slash() { Ok(PathBuf::from(path)) } else { root.real_path(path) }
+/// A directory with symlinks to the entries of another one, but for some files below it.
+fn mirror(root: &Root, directory: &str, made: &str, without: &[&str]) -> Result<(), FileError> {
+    root.make_folders(made)?;
+    for entry in root.list(directory)? {
+        // depmod enters neither `build` nor `source`, at any depth.
+        let is_read = |name: &&str| !DEPMOD.contains(name) && !["build", "source"].contains(name);
+        let Some(name) = entry.text().filter(is_read) else { continue };
+        let (path, link) = (format!("{directory}/{name}"), format!("{made}/{name}"));
+        let is_within = |file: &&str| file.strip_prefix(&path).is_some_and(|rest| rest.starts_with('/'));
+        if without.contains(&path.as_str()) {
+            continue;
+        }
+        if without.iter().any(is_within) {
+            mirror(root, &path, &link, without)?;
+        } else if let Presence::There(_) = root.lookup(&path) {
+            root.link(link, &root.host_path(&path)?)?;
+        }
+    }
+    Ok(())
 }
 
 fn called(root: &Root, tools: &Tools, base: &str, release: &str, deadline: Duration) -> Result<(), String> {
     let child = tools.child("depmod", deadline).map_err(|e| e.to_string())?;
-    let base = on_the_host(root, base).map_err(|e| e.to_string())?;
+    let base = root.host_path(base).map_err(|e| e.to_string())?;
     // It is over in a second, and without it what was installed before is not found.
     let child = child.arg("-b").arg(base).args(["-a", release]).uninterruptible();
     let done = child.run().map_err(|e| format!("depmod cannot be started: {e}"))?;

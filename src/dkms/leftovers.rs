@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::aside::name_before;
 use super::gc::{Kept, Left, Observed, Refusal, Thing, claimed_release};
 use super::modfile::ENDINGS;
 use super::proof::{INSTALLED, is_dkms_own};
+use super::replace::name_before;
 use super::tree::TREE;
 use super::{ModuleName, architecture, is_usable_name};
 use crate::kernel::inventory::{MODULES, module_folder};

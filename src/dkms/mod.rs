@@ -3,7 +3,6 @@
 //! What dkms reports is a hint; what lies on disk is the result. Nothing here believes an exit code or the word
 //! "installed".
 
-pub mod aside;
 pub mod build;
 pub mod cache;
 pub mod conf;
@@ -22,11 +21,13 @@ pub mod order;
 mod pkcs7;
 pub mod plan;
 pub mod proof;
+pub mod replace;
 pub mod rival;
 pub mod scope;
 pub mod script;
 pub mod signature;
 pub mod source;
+mod staging;
 pub mod symbols;
 pub mod told;
 pub mod toolchain;

@@ -24,9 +24,14 @@ pub struct FileFacts {
     pub build: BuildIdentity,
 }
 
+/// SHA-256 in hexadecimal.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Reads the bytes of a file of that name.
 pub fn read(name: &str, bytes: &[u8]) -> FileFacts {
-    let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = sha256(bytes);
     let (info, signature) = match plain(name, bytes) {
         Ok(plain) => (module_file::info(&plain), signature::read(&plain)),
         Err(reason) => (Err(reason.clone()), Signature::Unsigned { note: Some(reason) }),

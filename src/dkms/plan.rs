@@ -5,7 +5,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::conf::ConfError;
-use super::proof::is_dkms_own;
 use super::rival::Rival;
 use super::{Conf, Flaw, ModuleName, Proof, Source, Stage};
 use crate::kernel::Headers;
@@ -129,14 +128,13 @@ pub enum Step {
     /// Remove the folder of a build that is not whole or not good. dkms trips over half of one for ever, with --force
     /// too; and `dkms unbuild` takes away what is installed before there is anything better.
     RemoveTree(String),
-    /// Set a build, or an installed file, aside until the next step has made another one. An installed file, because
-    /// dkms either refuses to install over it, or keeps it as an "original" that comes back one day.
+    /// Set a build aside until there is another one.
     SetAside(String),
     /// `dkms build`.
     Build,
-    /// `dkms install`.
+    /// `dkms install` beside what is installed, and the replacement of that.
     Install,
-    /// `dkms install --force`, from built files that are good.
+    /// The same with `--force`, which overrules what dkms has against it.
     Reinstall,
     /// `depmod`, once for all modules of the kernel.
     Index,
@@ -210,7 +208,6 @@ pub fn decide(pair: &Pair) -> Decision {
     } else if !pair.built_files_good {
         steps.extend([Step::RemoveTree(build_folder(&pair.module, &pair.release)), Step::Build]);
     }
-    steps.extend(pair.in_the_way.iter().cloned().map(Step::SetAside));
     built_with(pair, installed_by(pair, steps), why)
 }
 
@@ -224,8 +221,6 @@ pub fn forced(pair: &Pair, why: &str) -> Decision {
         steps.push(Step::SetAside(build_folder(&pair.module, &pair.release)));
     }
     steps.push(Step::Build);
-    let proven = pair.proof.iter().flatten().map(|proof| &proof.path).filter(|path| is_dkms_own(path));
-    steps.extend(proven.chain(&pair.in_the_way).cloned().map(Step::SetAside));
     built_with(pair, installed_by(pair, steps), why.to_owned())
 }
 
@@ -410,15 +405,13 @@ mod tests {
         let good = |stage| Pair { built_files_good: true, ..pair(stage, missing()) };
         assert_eq!(steps(&good(Stage::Built)), "dkms install, depmod");
         assert_eq!(steps(&good(Stage::Installed)), "dkms install --force, depmod");
+        // Whatever is in its place stays until its successor is there.
         let file = "/usr/lib/modules/K/updates/dkms/hello.ko";
         let there = |stage| Pair { in_the_way: vec![file.to_owned()], ..good(stage) };
-        assert_eq!(steps(&there(Stage::Built)), format!("set {file} aside, dkms install, depmod"));
-        assert_eq!(
-            steps(&there(Stage::Installed)),
-            format!("set {file} aside, dkms install --force, depmod")
-        );
+        assert_eq!(steps(&there(Stage::Built)), "dkms install, depmod");
+        assert_eq!(steps(&there(Stage::Installed)), "dkms install --force, depmod");
         let orphan = Pair { built_files_good: false, ..there(Stage::Added) };
-        assert_eq!(steps(&orphan), format!("dkms build, set {file} aside, dkms install, depmod"));
+        assert_eq!(steps(&orphan), "dkms build, dkms install, depmod");
         let unlisted = vec![Flaw::NotListed { name: "hello".to_owned(), instead: None }];
         assert_eq!(steps(&pair(Stage::Installed, unlisted.clone())), "depmod");
         // Another's file that is not there is no reason to build this one.

@@ -256,6 +256,99 @@ pub fn built_files_good(scope: &Scope<'_>, cache: &mut Cache, module: &ModuleNam
         })
 }
 
+/// What is known of a build before any of it is installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Its files were made for this kernel, and find in it all that they take.
+    Proven,
+    /// Nothing speaks against it, but not all could be checked.
+    Unchecked(String),
+    /// The kernel will not load it.
+    Flawed(Vec<Flaw>),
+}
+
+/// Proves the build of a module in the DKMS tree against what will be loaded before it; gives its signatures
+/// too.
+pub fn prove_built(
+    scope: &Scope<'_>,
+    cache: &mut Cache,
+    module: &ModuleName,
+    conf: &Conf,
+) -> (Standing, Vec<Signature>) {
+    let directory = built_folder(module, scope.release);
+    let (mut flaws, mut unchecked, mut set, mut signatures) = (Vec::new(), None, Vec::new(), Vec::new());
+    for built in &conf.built {
+        match find_file(scope.root, &directory, &built.name) {
+            Some((path, there)) => set.push((built.name.clone(), path, there)),
+            None => flaws.push(Flaw::Missing { name: built.name.clone() }),
+        }
+    }
+    let paths: Vec<(String, String)> =
+        set.iter().map(|(name, path, _)| (name.clone(), path.clone())).collect();
+    for (_, path, there) in &set {
+        let facts = match facts_of(scope.root, cache, path, there) {
+            Ok(facts) => facts,
+            Err(flaw) => {
+                flaws.push(flaw);
+                continue;
+            }
+        };
+        if let Err(flaw) = vermagic_of(&facts, scope.release, path) {
+            flaws.push(flaw);
+            continue;
+        }
+        if let Signature::Broken { reason } = &facts.signature {
+            flaws.push(Flaw::Damaged { path: path.clone(), reason: reason.clone() });
+        }
+        let judged =
+            scope.files_before(&facts.depends, &paths).and_then(|needs| scope.symbols_with(path, &needs));
+        signatures.push(facts.signature);
+        match judged {
+            Ok(Ok(())) => {}
+            Ok(Err(wrong @ Wrong::Version(_))) => flaws.push(Flaw::Symbols { path: path.clone(), wrong }),
+            // What is installed in the same run may export it: the next index knows.
+            Ok(Err(wrong @ Wrong::Missing(_))) => {
+                unchecked = Some(Flaw::Symbols { path: path.clone(), wrong }.to_string());
+            }
+            Err(reason) => unchecked = Some(reason),
+        }
+    }
+    let standing = match (flaws.is_empty(), unchecked) {
+        (false, _) => Standing::Flawed(flaws),
+        (true, Some(reason)) => Standing::Unchecked(reason),
+        (true, None) => Standing::Proven,
+    };
+    (standing, signatures)
+}
+
+/// Installed files that work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledSet {
+    /// Their signatures.
+    pub signatures: Vec<Signature>,
+    /// Nothing about them is unchecked.
+    pub checked: bool,
+}
+
+/// The installed files with the names of a module, when all of them are proven as those of the version that
+/// dkms has installed, whichever that is; none when there is nothing that works.
+pub fn prove_installed(
+    scope: &Scope<'_>,
+    cache: &mut Cache,
+    installed: &ModuleName,
+    conf: &Conf,
+) -> Option<InstalledSet> {
+    let there = conf.built.iter().filter(|built| installed_file(scope.root, scope.release, built).is_some());
+    let proofs: Result<Vec<Proof>, Vec<Flaw>> =
+        there.map(|built| prove_one(scope, cache, installed, Stage::Installed, built)).collect();
+    let proofs = proofs.ok().filter(|proofs| !proofs.is_empty())?;
+    let checked = proofs.iter().flat_map(|proof| &proof.checks).all(|check| check.not_made.is_none());
+    Some(InstalledSet {
+        signatures: proofs.into_iter().filter_map(|proof| proof.signature).collect(),
+        checked,
+    })
+}
+
 /// Proves all built modules of a module on one kernel.
 ///
 /// # Errors

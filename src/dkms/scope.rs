@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use jiff::Timestamp;
 
-use super::proof::{Flaw, INSTALLED};
+use super::proof::{Flaw, INSTALLED, find_file};
 use super::symbols::{self, Wrong};
 use super::{Cache, cache, modfile};
 use crate::kernel::Headers;
@@ -95,22 +95,36 @@ impl<'a> Scope<'a> {
             let stat = self.root.lookup(self.inside(need)).stat();
             inputs.add(stat.map(|stat| cache::identity(&stat)).unwrap_or_default());
         }
-        cache.symbols(path, stat, &inputs.finish(), || self.judge(path, &list, entry, needs))
+        let needs: Vec<String> = needs.iter().map(|need| self.inside(need)).collect();
+        cache.symbols(path, stat, &inputs.finish(), || self.judge(path, &list, entry.is_some(), &needs))
     }
 
+    /// The same for a file that is not installed yet, with the files that will be loaded before it.
+    ///
+    /// # Errors
+    /// Says why it cannot be determined.
+    pub(super) fn symbols_with(&self, path: &str, needs: &[String]) -> Result<Result<(), Wrong>, String> {
+        if *self.headers != Headers::Present {
+            return Err("the headers of this kernel are not there".to_owned());
+        }
+        self.judge(path, &self.inside("build/Module.symvers"), true, needs)
+    }
+
+    /// `all`: nothing but these files is loaded before it.
     fn judge(
         &self,
         path: &str,
         list: &str,
-        entry: Option<&Entry>,
+        all: bool,
         needs: &[String],
     ) -> Result<Result<(), Wrong>, String> {
         let list = self.symvers.get_or_init(|| self.root.read(list).map_err(|e| e.to_string()));
         let list = list.as_ref().map_err(Clone::clone)?;
         let bytes = self.root.read(path).map_err(|e| e.to_string())?;
         let plain = modfile::plain(path, &bytes)?;
+        let kernel = self.inside("kernel/");
         let own = |module: &str| {
-            needs.iter().any(|n| is_kernels_own(n) && symbols::module_name(n.as_bytes()) == module)
+            needs.iter().any(|n| n.starts_with(&kernel) && symbols::module_name(n.as_bytes()) == module)
         };
         let file = symbols::read(&plain)?;
         let open = match file.against_kernel(list, own) {
@@ -124,20 +138,18 @@ impl<'a> Scope<'a> {
             return Ok(Ok(()));
         }
         let mut files = Vec::new();
-        for need in needs {
-            let path = self.inside(need);
-            let bytes = self.root.read(&path).map_err(|e| e.to_string())?;
-            files.push(modfile::plain(&path, &bytes)?.into_owned());
+        for path in needs {
+            let bytes = self.root.read(path).map_err(|e| e.to_string())?;
+            files.push(modfile::plain(path, &bytes)?.into_owned());
         }
         let mut exporters = Vec::new();
         for plain in &files {
             exporters.push(symbols::read(plain)?);
         }
-        let all = self.root.read_optional(self.inside("modules.symbols")).map_err(|e| e.to_string())?;
-        let all = all.unwrap_or_default();
+        let exports = self.root.read_optional(self.inside("modules.symbols")).map_err(|e| e.to_string())?;
+        let exports = exports.unwrap_or_default();
         let listed = |name: &str| {
-            entry.is_none()
-                || memchr::memmem::find(&all, format!("alias symbol:{name} ").as_bytes()).is_some()
+            !all || memchr::memmem::find(&exports, format!("alias symbol:{name} ").as_bytes()).is_some()
         };
         Ok(symbols::against_modules(&open, &exporters, listed))
     }
@@ -183,6 +195,39 @@ impl<'a> Scope<'a> {
         if flaws.is_empty() { Ok(not_made) } else { Err(flaws) }
     }
 
+    /// The files that modprobe will load before one that names these modules; those of the same set are not
+    /// installed yet.
+    ///
+    /// # Errors
+    /// With the first module that is not there, or why that is unknown.
+    pub(super) fn files_before(
+        &self,
+        depends: &[String],
+        set: &[(String, String)],
+    ) -> Result<Vec<String>, String> {
+        let mut files: Vec<String> = Vec::new();
+        let mut add = |path: String| {
+            if !files.contains(&path) {
+                files.push(path);
+            }
+        };
+        for name in depends {
+            let of_set = set.iter().find(|(built, _)| is_file_of(format!("{built}.ko").as_bytes(), name));
+            if let Some((_, path)) = of_set {
+                add(path.clone());
+            } else if let Some(entry) = self.index.modprobe(name) {
+                add(self.inside(&entry.path));
+                entry.needs.iter().for_each(|need| add(self.inside(need)));
+            } else if let Some((path, _)) = find_file(self.root, &self.inside(INSTALLED), name) {
+                // Installed in this run; the index follows.
+                add(path);
+            } else if !self.is_built_in(name)? {
+                return Err(format!("{name}, which it is loaded on top of, is not there"));
+            }
+        }
+        Ok(files)
+    }
+
     fn is_built_in(&self, module: &str) -> Result<bool, String> {
         let read = || {
             let text = self.root.read_optional(self.inside("modules.builtin")).map_err(|e| e.to_string())?;
@@ -199,9 +244,4 @@ impl<'a> Scope<'a> {
         let files = self.root.list_optional(self.inside(INSTALLED)).map_err(|e| e.to_string())?;
         Ok(files.iter().any(|file| is_file_of(file.name.as_bytes(), module)))
     }
-}
-
-/// A file below the module folder that came with the kernel.
-fn is_kernels_own(below: &str) -> bool {
-    below.starts_with("kernel/")
 }

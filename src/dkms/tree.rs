@@ -180,8 +180,8 @@ impl Tree {
     }
 }
 
-/// Whether an entry is a directory to dkms, which asks `[[ -d … ]]`: a symlink to one counts. Resolved below the root, so
-/// that no symlink leads out of it.
+/// Whether an entry is a directory to dkms, which asks `[[ -d … ]]`: a symlink to one counts. Resolved below
+/// the root, so that no symlink leads out of it.
 fn is_directory(root: &Root, parent: &str, entry: &Listed) -> bool {
     match entry.kind {
         Kind::Folder => true,

@@ -453,6 +453,14 @@ impl Root {
             .map_err(|e| self.fail("resolve (is /proc mounted?)", path, e))
     }
 
+    /// The same, where the system's own root needs no `/proc`: its paths are the host's.
+    ///
+    /// # Errors
+    /// As [`Root::real_path`].
+    pub fn host_path(&self, path: impl AsRef<Path>) -> Result<PathBuf, FileError> {
+        if self.is_slash() { Ok(path.as_ref().to_owned()) } else { self.real_path(path) }
+    }
+
     /// Whether a program on the host, which knows nothing of this root and is given `path`, ends up at `meant`.
     pub fn host_finds(&self, path: impl AsRef<Path>, meant: impl AsRef<Path>) -> bool {
         #[allow(clippy::disallowed_methods)] // to ask the host is the point

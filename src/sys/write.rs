@@ -192,6 +192,27 @@ impl Root {
         }
     }
 
+    /// Gives a file or symlink a second name in its own directory; its contents then stay as long as either
+    /// name.
+    ///
+    /// # Errors
+    /// When the name is taken, or the filesystem has no hard links.
+    pub fn hard_link(&self, path: impl AsRef<Path>, name: &str) -> Result<(), FileError> {
+        let path = path.as_ref();
+        let (folder, old) = self.parent_and_name(path)?;
+        nix::unistd::linkat(&folder, old, &folder, name, nix::fcntl::AtFlags::empty())
+            .map_err(|e| self.fail("link", path, e))
+    }
+
+    /// Waits until the names in a directory are on its device.
+    ///
+    /// # Errors
+    /// When they cannot be, or it is not there.
+    pub fn sync_directory(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
+        let path = path.as_ref();
+        nix::unistd::fsync(self.folder(path)?).map_err(|e| self.fail("sync", path, e))
+    }
+
     /// Waits until all that was written to the filesystem that holds `path` is on its device.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod agreement;
-mod aside;
 mod boot_default;
 mod boot_files;
 mod boot_ready;
@@ -50,6 +49,7 @@ mod pre_update;
 mod proof;
 mod rebuild;
 mod rebuild_progress;
+mod replace;
 mod requirements;
 mod rivals;
 mod schema;

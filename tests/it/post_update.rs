@@ -31,12 +31,18 @@ fn a_new_kernel_gets_its_module() {
     run.code(0).prints("").says(&["hello/1.0 on 6.15.8-1592.native", "dkms build, dkms install"]);
     let dirs = "--dkmstree ROOT/var/lib/dkms --sourcetree ROOT/usr/src --installtree ROOT/usr/lib/modules \
                 --kernelsourcedir ROOT/usr/lib/modules/6.15.8-1592.native/build";
+    // What is installed is nothing to dkms: it installs in trees of ours.
+    let staging = format!("ROOT/var/lib/clr-dkms/staging-hello-1.0-{B}");
+    let own = format!(
+        "--dkmstree {staging}/dkms --installtree {staging}/modules --sourcetree ROOT/usr/src \
+         --kernelsourcedir ROOT/usr/lib/modules/{B}/build"
+    );
     assert_eq!(
         root.calls(),
         [
             format!("dkms build -m hello -v 1.0 -k {B} {dirs}"),
-            format!("dkms install -m hello -v 1.0 -k {B} --no-depmod {dirs}"),
-            format!("depmod -b ROOT/var/lib/clr-dkms/depmod/{B} -a {B}"),
+            format!("dkms install -m hello -v 1.0 -k {B} --no-depmod {own}"),
+            format!("depmod -b ROOT/run/clr-dkms-depmod-{B} -a {B}"),
             "clr-boot-manager update --path=ROOT".to_owned(),
         ]
     );

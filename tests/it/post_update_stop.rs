@@ -201,7 +201,7 @@ fn killed_between_copy_and_claim() {
     );
     let run = root.post_update();
     assert_eq!(run.code, -1);
-    assert!(root.has(&TestRoot::ko("hello", B)));
+    assert!(!root.has(&TestRoot::ko("hello", B)), "dkms works in trees of ours");
     go_on(&root);
     converges(&root, &["hello", "other"]);
 }

@@ -180,13 +180,14 @@ fn depmod_is_kept_in_the_root() {
         if let Some(text) = link {
             symlink(text, &lib).unwrap();
         }
-        scene.post_update().exits(1).says(&["usr/lib"]);
-        assert_eq!(scene.state("alpha/1.0", A), "not-in-modules-dep");
+        // depmod is given a base directory of ours, and the root's own /lib leads it nowhere.
+        fs::remove_file(scene.path(&format!("usr/lib/modules/{A}/modules.dep"))).ok();
+        scene.post_update().exits(0);
+        assert_eq!(scene.state("alpha/1.0", A), "ok");
+        scene.settled();
     }
     is_untouched(&host_before);
     fs::remove_file(&lib).unwrap();
     symlink("usr/lib", &lib).unwrap();
-    scene.post_update().exits(0);
     scene.proven("alpha", A);
-    scene.settled();
 }

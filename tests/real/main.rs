@@ -19,6 +19,7 @@ mod listing;
 mod logs;
 mod process;
 mod removed;
+mod replace;
 mod rivals;
 mod scene;
 mod source;

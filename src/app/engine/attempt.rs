@@ -1,16 +1,22 @@
 //! One planned module: its steps, what the disk says afterwards, and what is told of it.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::fs::File;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Event, Observer, Planned, STOPPED};
+use crate::decide::module_state::coming;
 use crate::dkms::build::{self, Failure, Job};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::log;
 use crate::dkms::plan::State;
+use crate::dkms::proof::{InstalledSet, Standing, prove_built, prove_installed};
+use crate::dkms::replace::Replacement;
+use crate::dkms::scope::Scope;
 use crate::dkms::tree::TREE;
-use crate::dkms::{Cache, Decision, Flaw, ModuleName, Step, Tree, plan};
+use crate::dkms::{Cache, Decision, Flaw, ModuleName, Pair, Signature, Step, Tree, plan};
+use crate::enforcement::Outcome;
 use crate::kernel::inventory::MODULES;
 use crate::message;
 use crate::system::{System, pairs_of};
@@ -44,6 +50,19 @@ pub struct Attempt {
     pub did: Did,
     /// How long it took.
     pub took: Duration,
+    /// Its files, which are in place while the index and dkms do not know them yet.
+    pub(super) replaced: Option<Replaced>,
+}
+
+/// What is needed to complete the replacement of a module's files, or to roll it back.
+#[derive(Debug, Clone)]
+pub(super) struct Replaced {
+    pub(super) replacement: Replacement,
+    pub(super) planned: Planned,
+    pub(super) inputs: Option<String>,
+    pub(super) log: Arc<File>,
+    /// It is complete, and can still be rolled back.
+    pub(super) settled: bool,
 }
 
 /// What a plan comes to, in a word.
@@ -87,6 +106,7 @@ impl Attempt {
                 _ => Did::Installed,
             },
             took: Duration::ZERO,
+            replaced: None,
         }
     }
 
@@ -113,6 +133,7 @@ pub(super) fn one(
 ) -> Attempt {
     let mut attempt = Attempt::new(p);
     if p.steps == [Step::Index] {
+        attempt.touched = true;
         return attempt;
     }
     let needs: Vec<&String> = p.conf.depends.iter().filter(|name| missing.contains(*name)).collect();
@@ -137,58 +158,33 @@ pub(super) fn one(
     attempt.log = Some(log::path(&p.module, &p.release));
     // Before the build: what somebody changes meanwhile is a reason to build again.
     let inputs = p.inputs(world);
+    let installed = installed(world, facts, p);
     let log = build::new_log(&world.root, &p.module, &p.release);
-    let job = Job {
-        root: &world.root,
-        tools: &world.tools,
-        module: &p.module,
-        source: &p.source,
-        release: &p.release,
-        deadline: world.settings.build_timeout,
-        make_jobs,
-        begun: &|step| observer(Event::Step(p, step)),
-    };
-    let run = |steps: &[Step]| {
-        let log = log.as_ref().map_err(Clone::clone)?;
-        build::run(&job, steps, log)
-    };
-    // What is there after a failed build is then the build from before.
-    let build = plan::build_folder(&p.module, &p.release);
-    let anew = p.steps.iter().any(|step| matches!(step, Step::SetAside(path) if *path == build));
-    let mut done = run(&p.steps);
-    let mut left = still_to_do(world, cache, facts, p);
-    // dkms may say "installed" and leave another version's file in place: then, and only then, force it.
-    if done.is_ok()
-        && let Some((steps, ..)) =
-            left.as_ref().filter(|(steps, _, anew)| !anew && steps.contains(&Step::Reinstall))
+    let judge = || judge(world, cache, facts, p, installed.as_ref());
+    let begun = |step: &Step| observer(Event::Step(p, step));
+    let job = job(world, p, make_jobs, &begun, &judge);
+    let mut done = log.as_ref().map_err(Clone::clone).and_then(|log| build::run(&job, &p.steps, log));
+    // Somebody else's dkms may have done it meanwhile. After a failed build of what was there already, that
+    // is no sign.
+    let forced = p.steps.iter().any(|step| matches!(step, Step::SetAside(_)));
+    if let Err(Failure::Step { what, .. }) = &done
+        && !forced
+        && still_to_do(world, cache, facts, p).is_some_and(|left| left.is_done())
     {
-        done = run(steps);
-        left = still_to_do(world, cache, facts, p);
+        tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
+        done = Ok(None);
     }
-    done = match (done, left) {
-        // dkms gives 4 and 8 for another module's file after it has installed this one: the disk decides.
-        (Err(Failure::Step { what, touched, .. }), Some((steps, ..)))
-            if is_built(&steps) && (touched || !anew) =>
-        {
-            tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
-            Ok(())
-        }
-        (Ok(()), Some((steps, why, lasting))) if !is_built(&steps) => {
-            let what = format!("dkms says that it is done, and it is not: {why}");
-            let error = log::first_error(&world.root, &p.module, &p.release).map(Box::new);
-            Err(Failure::Step {
-                what,
-                error,
-                last_lines: Vec::new(),
-                touched: true,
-                lasting,
-                installing: false,
-            })
-        }
-        (done, _) => done,
-    };
     match done {
-        Ok(()) => attempt.touched = true,
+        Ok(replacement) => {
+            attempt.touched = true;
+            attempt.replaced = replacement.zip(log.ok()).map(|(replacement, log)| Replaced {
+                replacement,
+                planned: p.clone(),
+                inputs,
+                log: Arc::new(log),
+                settled: false,
+            });
+        }
         Err(Failure::Excluded) => {
             attempt.failure = Some((
                 State::SkippedExclusive,
@@ -198,8 +194,7 @@ pub(super) fn one(
         Err(Failure::Interrupted) => {
             attempt.failure = Some((State::NotBuilt, STOPPED.to_owned()));
         }
-        Err(Failure::Step { what, error, last_lines, touched, lasting, .. }) => {
-            attempt.touched = touched;
+        Err(Failure::Step { what, error, last_lines, lasting }) => {
             tell_log(world, &attempt, error.as_deref(), &last_lines);
             let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
             attempt.inputs = inputs.filter(|_| lasting && full.is_empty());
@@ -208,6 +203,87 @@ pub(super) fn one(
         }
     }
     attempt
+}
+
+/// What dkms is to be called with for a planned module.
+pub(super) fn job<'a>(
+    world: &'a World,
+    p: &'a Planned,
+    make_jobs: Option<usize>,
+    begun: &'a dyn Fn(&Step),
+    judge: &'a dyn Fn() -> Result<bool, (String, bool)>,
+) -> Job<'a> {
+    Job {
+        root: &world.root,
+        tools: &world.tools,
+        module: &p.module,
+        source: &p.source,
+        conf: &p.conf,
+        release: &p.release,
+        deadline: world.settings.build_timeout,
+        make_jobs,
+        begun,
+        judge,
+    }
+}
+
+/// The kernel of a planned module as modules meet it.
+fn with_symbols<T>(
+    world: &World,
+    facts: &System,
+    release: &str,
+    ask: impl FnOnce(&Scope<'_>) -> T,
+) -> Result<T, String> {
+    let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == release);
+    let kernel = kernel.ok_or_else(|| format!("kernel {release} is not installed"))?;
+    Scope::load(&world.root, release, &kernel.headers, world.clock.now()).map(|scope| ask(&scope))
+}
+
+/// What is installed and proven now, in whatever version.
+fn installed(world: &World, facts: &System, p: &Planned) -> Option<InstalledSet> {
+    let tree = Tree::observe(&world.root);
+    let version = tree.installed_version(&p.module.name, &p.release)?.to_owned();
+    let module = ModuleName { name: p.module.name.clone(), version };
+    // The next run does not ask about this version: what is known of it is not kept.
+    let mut cache = Cache::default();
+    with_symbols(world, facts, &p.release, |scope| prove_installed(scope, &mut cache, &module, &p.conf))
+        .ok()
+        .flatten()
+}
+
+/// Whether the build of a module may take the place of what is installed; gives whether that may come back.
+fn judge(
+    world: &World,
+    cache: &Mutex<&mut Cache>,
+    facts: &System,
+    p: &Planned,
+    installed: Option<&InstalledSet>,
+) -> Result<bool, (String, bool)> {
+    let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+    let known =
+        with_symbols(world, facts, &p.release, |scope| prove_built(scope, &mut cache, &p.module, &p.conf));
+    let (standing, signatures) = known.map_err(|reason| (reason, false))?;
+    match (standing, installed) {
+        (Standing::Flawed(flaws), _) => {
+            let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
+            return Err((why, flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }))));
+        }
+        (Standing::Unchecked(reason), Some(InstalledSet { checked: true, .. })) => {
+            return Err((format!("{reason}, and the installed file works"), false));
+        }
+        (Standing::Unchecked(_) | Standing::Proven, _) => {}
+    }
+    // With a file that the kernel refuses, one that it takes would be lost.
+    let line = facts.lines.iter().find(|line| line.release == p.release);
+    let refused = |signature: &Signature| {
+        line.is_some_and(|line| {
+            matches!(line.outcome(signature, None, &coming(facts, line)), Outcome::Refused(_))
+        })
+    };
+    if installed.is_some_and(|set| !set.signatures.iter().any(refused)) && signatures.iter().any(refused) {
+        return Err(("the kernel will refuse its signature, and takes the installed file".to_owned(), false));
+    }
+    Ok(installed.is_some())
 }
 
 /// What its log says of a failure: the first error with the lines around it, else the end.
@@ -227,33 +303,55 @@ fn tell_log(world: &World, attempt: &Attempt, error: Option<&FirstError>, last_l
     }
 }
 
-/// What would have to be done for a module now, and why, and whether another build of the same would not help; none when
-/// it would be left alone.
-fn still_to_do(
-    world: &World,
-    cache: &Mutex<&mut Cache>,
-    facts: &System,
-    planned: &Planned,
-) -> Option<(Vec<Step>, String, bool)> {
-    let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == planned.release)?;
-    let tree = Tree::observe(&world.root);
-    let pairs = {
-        let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-        pairs_of(world, &mut cache, &tree, kernel)
-    };
-    let pair = pairs.iter().find(|p| p.module == planned.module)?;
-    let is_symbols = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }));
-    // Who is built by name need not ask for it.
-    match plan::decide(&plan::asked_for(pair)) {
-        Decision::Work { steps, why } => Some((steps, why, pair.proof.as_ref().is_err_and(is_symbols))),
-        Decision::Proven => Some((Vec::new(), String::new(), false)),
-        Decision::Leave { .. } => None,
+/// What would have to be done for a module now.
+pub(super) struct Left {
+    steps: Vec<Step>,
+    /// Why.
+    pub(super) why: String,
+    /// Another build of the same would not help.
+    pub(super) lasting: bool,
+}
+
+impl Left {
+    /// At most the index is left to be made.
+    pub(super) fn is_done(&self) -> bool {
+        self.steps.is_empty() || self.steps == [Step::Index]
+    }
+
+    /// None when the module would be left alone.
+    pub(super) fn of(pair: &Pair) -> Option<Left> {
+        let is_symbols = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }));
+        // What is built by name need not ask for it.
+        match plan::decide(&plan::asked_for(pair)) {
+            Decision::Work { steps, why } => {
+                Some(Left { steps, why, lasting: pair.proof.as_ref().is_err_and(is_symbols) })
+            }
+            Decision::Proven => Some(Left { steps: Vec::new(), why: String::new(), lasting: false }),
+            Decision::Leave { .. } => None,
+        }
     }
 }
 
-/// At most the index is left to be made.
-fn is_built(steps: &[Step]) -> bool {
-    steps.is_empty() || steps == [Step::Index]
+fn still_to_do(world: &World, cache: &Mutex<&mut Cache>, facts: &System, planned: &Planned) -> Option<Left> {
+    pairs_now(world, cache, facts, &planned.release)
+        .iter()
+        .find(|p| p.module == planned.module)
+        .and_then(Left::of)
+}
+
+/// Every newest module on a kernel, as the disk is now.
+pub(super) fn pairs_now(
+    world: &World,
+    cache: &Mutex<&mut Cache>,
+    facts: &System,
+    release: &str,
+) -> Vec<Pair> {
+    let Some(kernel) = facts.inventory.kernels.iter().find(|k| k.name.release() == release) else {
+        return Vec::new();
+    };
+    let tree = Tree::observe(&world.root);
+    let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+    pairs_of(world, &mut cache, &tree, kernel)
 }
 
 /// A place that builds write to and that has no room left: what its victims say of it is often lost with the room.

@@ -5,7 +5,6 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Attempt, Planned};
-use crate::dkms::Step;
 use crate::sys::interrupt;
 
 /// How often a worker without work looks again.
@@ -17,8 +16,6 @@ pub(super) struct Queue<'a> {
     pub(super) busy: Vec<&'a Planned>,
     /// By kernel: the names of modules that others are built upon and that are not there.
     pub(super) missing: BTreeMap<String, BTreeSet<String>>,
-    /// Kernels that want a `depmod`.
-    pub(super) changed: BTreeSet<String>,
     pub(super) attempts: Vec<Attempt>,
     /// Until one module has been built there is no signing key: nobody else works meanwhile.
     pub(super) alone: bool,
@@ -47,7 +44,14 @@ impl<'a> Queue<'a> {
         Some(p)
     }
 
-    /// Notes an attempt; gives the kernel, when it was the last one of a kernel that wants a `depmod`.
+    /// Whether something that is left is built upon a module.
+    pub(super) fn is_awaited(&self, p: &Planned) -> bool {
+        let upon =
+            |other: &&Planned| other.release == p.release && other.conf.depends.contains(&p.module.name);
+        self.waiting.iter().any(upon)
+    }
+
+    /// Notes an attempt; gives the kernel, when it was the last one of a kernel that is to be completed.
     pub(super) fn done(&mut self, p: &Planned, attempt: Attempt) -> Option<String> {
         self.busy.retain(|b| !std::ptr::eq(*b, p));
         if attempt.failure.is_none() {
@@ -57,14 +61,12 @@ impl<'a> Queue<'a> {
             // It has been signed now, or this kernel wants no signature.
             self.alone &= attempt.log.is_none();
         }
-        // A module that was refused, or did not compile, is no reason to let depmod near its kernel.
-        if attempt.touched || p.steps == [Step::Index] {
-            self.changed.insert(p.release.clone());
-        }
         self.attempts.push(attempt);
         let same = |other: &&Planned| other.release == p.release;
         let last = !self.waiting.iter().any(same) && !self.busy.iter().any(same);
-        (last && self.changed.remove(&p.release)).then(|| p.release.clone())
+        // A module that was refused, or did not compile, is no reason to let depmod near its kernel.
+        let changed = |a: &Attempt| a.release == p.release && (a.touched || a.replaced.is_some());
+        (last && self.attempts.iter().any(changed)).then(|| p.release.clone())
     }
 }
 

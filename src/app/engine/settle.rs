@@ -1,0 +1,201 @@
+//! Completing what was put into its place on a kernel: the index, dkms's link, the proof. What does not stand
+//! it is rolled back to what worked before.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use super::attempt::{Left, Replaced, job, pairs_now};
+use super::{Attempt, Event, INDEX_DEADLINE, Observer, unindexed};
+use crate::dkms::plan::State;
+use crate::dkms::proof::{facts_of, installed_file};
+use crate::dkms::{Cache, Flaw, Pair, build, depmod};
+use crate::system::System;
+use crate::world::World;
+
+/// What one kernel is completed with.
+pub(super) struct Settling<'a, 'c> {
+    pub(super) world: &'a World,
+    pub(super) cache: &'a Mutex<&'c mut Cache>,
+    pub(super) facts: &'a System,
+    pub(super) release: String,
+    pub(super) observer: &'a Observer<'a>,
+}
+
+impl Settling<'_, '_> {
+    /// Completes the attempts of the kernel. `last`: nothing more is built for it, so nothing more will be
+    /// rolled back.
+    pub(super) fn settle(&self, attempts: &mut [Attempt], last: bool) {
+        let mut ours: Vec<&mut Attempt> = attempts.iter_mut().filter(|a| a.release == self.release).collect();
+        let fresh = |a: &Attempt| a.replaced.as_ref().is_some_and(|r| !r.settled);
+        if ours.iter().any(|a| a.touched) {
+            let superseded: Vec<String> = ours
+                .iter()
+                .filter(|a| fresh(a))
+                .flat_map(|a| a.replaced.iter().flat_map(|r| r.replacement.superseded()))
+                .map(str::to_owned)
+                .collect();
+            let indexed = self.index(&superseded.iter().map(String::as_str).collect::<Vec<_>>());
+            let pairs = match &indexed {
+                Ok(()) => self.claimed(&ours),
+                Err(_) => Vec::new(),
+            };
+            let mut back = false;
+            for attempt in ours.iter_mut().filter(|a| fresh(a)) {
+                back |= match &indexed {
+                    Ok(()) => self.prove(attempt, &pairs),
+                    Err(e) => self.unindexed(attempt, e),
+                };
+            }
+            if back && indexed.is_ok() {
+                self.index_again();
+            }
+            if let Err(e) = indexed {
+                unindexed(attempts, &self.release, &e);
+            }
+        }
+        let mut ours: Vec<&mut Attempt> = attempts.iter_mut().filter(|a| a.release == self.release).collect();
+        for attempt in &mut ours {
+            attempt.touched = false;
+            self.run_post_install(attempt);
+        }
+        if last {
+            self.keep_dependents(&mut ours);
+            for replaced in ours.iter_mut().filter_map(|a| a.replaced.take()) {
+                replaced.replacement.finish(&self.world.root);
+            }
+        }
+    }
+
+    fn index(&self, superseded: &[&str]) -> Result<(), String> {
+        let World { root, tools, .. } = self.world;
+        (self.observer)(Event::Index(&self.release));
+        let done = depmod::run(root, tools, &self.release, superseded, INDEX_DEADLINE);
+        (self.observer)(Event::Indexed(&self.release));
+        done.inspect_err(|e| tracing::error!("{e}"))
+    }
+
+    /// After a roll-back. Where it fails, the index names files that are there, and the next run makes it.
+    fn index_again(&self) {
+        if let Err(e) = self.index(&[]) {
+            tracing::error!("{e}");
+        }
+    }
+
+    /// Makes dkms's links; gives every module of the kernel as it is then.
+    fn claimed(&self, attempts: &[&mut Attempt]) -> Vec<Pair> {
+        for replaced in attempts.iter().filter_map(|a| a.replaced.as_ref()).filter(|r| !r.settled) {
+            // Without its link the module is not proven, which is looked at next.
+            if let Err(e) = replaced.replacement.claim(&self.world.root) {
+                tracing::error!("{e}");
+            }
+        }
+        pairs_now(self.world, self.cache, self.facts, &self.release)
+    }
+
+    /// Whether it was rolled back.
+    fn prove(&self, attempt: &mut Attempt, pairs: &[Pair]) -> bool {
+        let Some(replaced) = &attempt.replaced else { return false };
+        let Some(pair) = pairs.iter().find(|p| p.module == attempt.module) else { return false };
+        let Err(flaws) = &pair.proof else { return false };
+        let left = Left::of(pair);
+        let lasting = left.as_ref().is_some_and(|left| left.lasting);
+        let inputs = replaced.inputs.clone().filter(|_| lasting);
+        if replaced.replacement.can_go_back() {
+            let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
+            attempt.inputs = inputs;
+            self.roll_back(attempt, &why);
+            return true;
+        }
+        if let Some(left) = left.filter(|left| !left.is_done()) {
+            let what = format!("dkms says that it is done, and it is not: {}", left.why);
+            attempt.inputs = inputs;
+            attempt.failure = Some((State::BuildFailed, what));
+        }
+        false
+    }
+
+    /// Without an index: what worked is found by the old one. What is new is left as dkms leaves it.
+    fn unindexed(&self, attempt: &mut Attempt, error: &str) -> bool {
+        let Some(replaced) = &attempt.replaced else { return false };
+        if replaced.replacement.can_go_back() {
+            self.roll_back(attempt, error);
+            return true;
+        }
+        if let Err(e) = replaced.replacement.claim(&self.world.root) {
+            tracing::error!("{e}");
+        }
+        false
+    }
+
+    fn roll_back(&self, attempt: &mut Attempt, why: &str) {
+        if let Some(replaced) = attempt.replaced.take() {
+            replaced.replacement.go_back(&self.world.root);
+            let what = format!("it was built, and what was installed before is in place again: {why}");
+            attempt.failure = Some((State::BuildFailed, what));
+            super::attempt::tell(self.world, attempt);
+        }
+    }
+
+    fn run_post_install(&self, attempt: &mut Attempt) {
+        let Some(replaced) = &mut attempt.replaced else { return };
+        replaced.settled = true;
+        let Replaced { replacement, planned, log, .. } = replaced;
+        if replacement.wants_post_install() {
+            let job = job(self.world, planned, None, &|_| {}, &|| Ok(false));
+            // dkms goes on too when this script fails.
+            if let Err(e) = build::post_install(&job, log) {
+                tracing::warn!("POST_INSTALL of {} on {}: {e}", attempt.module, attempt.release);
+            }
+            replacement.post_install_done(&self.world.root);
+        }
+    }
+
+    /// Rolls back what other modules that worked do not work with.
+    fn keep_dependents(&self, attempts: &mut [&mut Attempt]) {
+        if !attempts.iter().any(|a| a.replaced.as_ref().is_some_and(|r| r.replacement.can_go_back())) {
+            return;
+        }
+        let worked = |pair: &&Pair| {
+            self.facts.of_kernel(&self.release).any(|p| p.module.name == pair.module.name && p.proof.is_ok())
+        };
+        let is_broken = |pair: &&Pair| {
+            let of_others = |f: &Flaw| matches!(f, Flaw::Symbols { .. } | Flaw::Dependency { .. });
+            pair.proof.as_ref().is_err_and(|flaws| flaws.iter().any(of_others))
+        };
+        let pairs = pairs_now(self.world, self.cache, self.facts, &self.release);
+        let mut back = false;
+        for broken in pairs.iter().filter(worked).filter(is_broken) {
+            let mut beneath = self.beneath(broken);
+            let why = format!("{} does not load with it", broken.module);
+            // What was built upon one that goes back goes back as well.
+            while let Some(attempt) = attempts.iter_mut().find(|a| {
+                a.replaced.as_ref().is_some_and(|r| {
+                    let conf = &r.planned.conf;
+                    r.replacement.can_go_back()
+                        && (conf.built.iter().any(|built| beneath.contains(&built.name.replace('-', "_")))
+                            || conf.depends.iter().any(|name| beneath.contains(&format!("upon {name}"))))
+                })
+            }) {
+                beneath.insert(format!("upon {}", attempt.module.name));
+                self.roll_back(attempt, &why);
+                back = true;
+            }
+        }
+        if back {
+            self.index_again();
+        }
+    }
+
+    /// The names, with underscores, of the modules that the files of a module are loaded on top of.
+    fn beneath(&self, pair: &Pair) -> BTreeSet<String> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let root = &self.world.root;
+        let built = pair.conf.iter().flat_map(|conf| &conf.built);
+        built
+            .filter_map(|built| installed_file(root, &self.release, built))
+            .filter_map(|(path, there)| facts_of(root, &mut cache, &path, &there).ok())
+            .flat_map(|facts| facts.depends)
+            .map(|name| name.replace('-', "_"))
+            .collect()
+    }
+}

@@ -1,0 +1,439 @@
+//! Replacing the installed files of a module on a kernel, as one set: at no instant is a file that modprobe
+//! resolves missing, cut short or unproven.
+//!
+//! dkms copies onto the installed file in place, one file after the other, and puts its own link before the
+//! index. Here a proven build is written beside the installed files under names that neither depmod nor dkms
+//! takes for modules, the files from before get a second name (a hard link needs no room, and keeps theirs),
+//! and what is about to happen is written down. Only then are the new files renamed into their places. The
+//! index follows, then dkms's link, and at last the second names and the journal go. Whatever ends a run in
+//! between, [`recover`] makes one version whole: the one from before, when that was proven, else the new one.
+//!
+//! depmod reads every file that ends in `.ko`, `.ko.zst` and so on, also in hidden directories (kmod 30), so
+//! the names end otherwise.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::modfile::{self, ENDINGS};
+use super::plan::build_folder;
+use super::proof::{INSTALLED, is_dkms_own};
+use super::staging::STAGING;
+use super::tree::TREE;
+use super::{ModuleName, Registered, architecture};
+use crate::kernel::inventory::{MODULES, module_folder};
+use crate::sys::{FileError, Kind, Root};
+
+/// Our state directory.
+pub(super) const STATE: &str = "/var/lib/clr-dkms";
+/// What the name of a journal in it begins with: there is one for each module and kernel.
+const JOURNAL: &str = "replacing-";
+
+/// A file with its contents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    path: String,
+    sha256: String,
+}
+
+/// The files of a module on a kernel that take the place of others; also what the journal says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replacement {
+    module: ModuleName,
+    release: String,
+    new: Vec<Known>,
+    /// All files with these names, whatever their ending.
+    old: Vec<Known>,
+    /// The old files are proven: they may come back.
+    old_proven: bool,
+    /// The text of dkms's link before.
+    claim: Option<String>,
+    /// A POST_INSTALL script is still to be run.
+    post_install: bool,
+}
+
+/// What may be done with a set whose replacement was interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// All is done.
+    Finish,
+    /// The old files are proven and there.
+    Back,
+    /// The new files are there.
+    Forward,
+    /// Neither set is whole.
+    None,
+}
+
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+fn beside(path: &str, what: &str) -> String {
+    let (directory, name) = split(path);
+    format!("{directory}/.tmp_{name}_{what}")
+}
+
+/// The second name of an old file.
+fn backup(path: &str) -> String {
+    beside(path, "aside")
+}
+
+/// The name of a new file until it is in its place.
+fn staged(path: &str) -> String {
+    beside(path, "new")
+}
+
+/// The name of the file that something of ours stands for; none for what is not ours.
+pub fn name_before(name: &str) -> Option<&str> {
+    let name = name.strip_prefix(".tmp_")?;
+    name.strip_suffix("_aside").or_else(|| name.strip_suffix("_new"))
+}
+
+/// The name of a module file without its ending.
+fn stem(file: &str) -> Option<&str> {
+    ENDINGS.iter().find_map(|ending| file.strip_suffix(ending)).filter(|stem| !stem.is_empty())
+}
+
+fn contents(root: &Root, path: &str) -> Option<String> {
+    // What cannot be read is not the file that is looked for.
+    root.read(path).ok().map(|bytes| modfile::sha256(&bytes))
+}
+
+fn has(root: &Root, path: &str, sha256: &str) -> bool {
+    contents(root, path).as_deref() == Some(sha256)
+}
+
+impl Replacement {
+    /// Writes the new files, gives the old ones their second names, and writes the journal: from here on all
+    /// room that is needed is taken. `files` are the paths of built files and where they belong.
+    ///
+    /// # Errors
+    /// When there is no room, or something cannot be read; nothing has changed then.
+    pub(super) fn stage(
+        root: &Root,
+        module: &ModuleName,
+        release: &str,
+        files: &[(String, String)],
+        old_proven: bool,
+        post_install: bool,
+    ) -> Result<Replacement, FileError> {
+        let claim = root.read_link(claim_path(module, release)).ok();
+        let mut set = Replacement {
+            module: module.clone(),
+            release: release.to_owned(),
+            new: Vec::new(),
+            old: Vec::new(),
+            old_proven,
+            claim: claim.and_then(|text| text.to_str().map(str::to_owned)),
+            post_install,
+        };
+        let staged = files.iter().try_for_each(|(built, path)| set.add(root, built, path));
+        let done = staged.and_then(|()| root.write_json(set.journal(), &set).map(drop));
+        done.inspect_err(|_| set.remove_traces(root)).map(|()| set)
+    }
+
+    fn add(&mut self, root: &Root, built: &str, path: &str) -> Result<(), FileError> {
+        let bytes = root.read(built)?;
+        root.remove_tree(staged(path))?;
+        root.write(staged(path), &bytes, 0o644)?;
+        self.new.push(Known { path: path.to_owned(), sha256: modfile::sha256(&bytes) });
+        let (directory, name) = split(path);
+        for ending in ENDINGS {
+            let old = format!("{directory}/{}{ending}", stem(name).unwrap_or(name));
+            match root.lookup_link(&old).stat().map(|stat| stat.kind) {
+                None => {}
+                Some(Kind::Folder) => {
+                    // It is not a module, and no file can take its place.
+                    root.remove_tree(backup(&old))?;
+                    root.rename(&old, split(&backup(&old)).1)?;
+                }
+                Some(_) => {
+                    root.remove_tree(backup(&old))?;
+                    root.hard_link(&old, split(&backup(&old)).1)?;
+                    self.keep_original(root, &old)?;
+                    // What cannot be read has no contents that could come back.
+                    let sha256 = contents(root, &old).unwrap_or_default();
+                    self.old.push(Known { path: old, sha256 });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// dkms archives a kernel's own module whose place it takes, and brings it back when it is uninstalled.
+    /// Where dkms installs to its own directory nothing of the kernel is touched, and depmod prefers that
+    /// directory.
+    fn keep_original(&self, root: &Root, path: &str) -> Result<(), FileError> {
+        if self.claim.is_some() || is_dkms_own(path) {
+            return Ok(());
+        }
+        let (name, release, own) = (&self.module.name, &self.release, architecture());
+        let archive = format!("{TREE}/{name}/original_module/{release}/{own}/{}", split(path).1);
+        root.write(archive, &root.read(path)?, 0o644).map(drop)
+    }
+
+    fn journal(&self) -> String {
+        format!("{STATE}/{JOURNAL}{}@{}.json", self.module.name, self.release)
+    }
+
+    /// The old files may come back.
+    pub fn can_go_back(&self) -> bool {
+        self.old_proven && !self.old.is_empty()
+    }
+
+    /// Old files that are still there beside the new ones: the next index must not see them.
+    pub fn superseded(&self) -> impl Iterator<Item = &str> {
+        let is_new = |path: &str| self.new.iter().any(|new| new.path == path);
+        self.old.iter().map(|old| old.path.as_str()).filter(move |path| !is_new(path))
+    }
+
+    /// Puts all new files into their places.
+    ///
+    /// # Errors
+    /// When one cannot be renamed; the old ones are back then, where that is possible.
+    pub(super) fn switch(&self, root: &Root) -> Result<(), FileError> {
+        let rename = |new: &Known| root.rename(staged(&new.path), split(&new.path).1);
+        let done = self.new.iter().try_for_each(|new| rename(new).map(drop)).and_then(|()| self.sync(root));
+        done.inspect_err(|_| self.go_back(root))
+    }
+
+    fn sync(&self, root: &Root) -> Result<(), FileError> {
+        let directories: BTreeSet<&str> = self.new.iter().map(|new| split(&new.path).0).collect();
+        directories.into_iter().try_for_each(|directory| root.sync_directory(directory))
+    }
+
+    /// Makes dkms's link: from now on dkms says that the module is installed.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn claim(&self, root: &Root) -> Result<(), FileError> {
+        let text = format!("{}/{}/{}", self.module.version, self.release, architecture());
+        root.link(claim_path(&self.module, &self.release), text.as_ref()).map(drop)
+    }
+
+    /// A POST_INSTALL script is still to be run.
+    pub fn wants_post_install(&self) -> bool {
+        self.post_install
+    }
+
+    /// It has been run: nothing but the traces is left to be removed.
+    pub fn post_install_done(&mut self, root: &Root) {
+        self.post_install = false;
+        if let Err(e) = root.write_json(self.journal(), self) {
+            tracing::warn!("{e}; after an interruption the POST_INSTALL script is run again");
+        }
+    }
+
+    /// Ends it: the new files stay.
+    pub fn finish(&self, root: &Root) {
+        for path in self.superseded() {
+            remove(root, path);
+        }
+        settle_build(root, &build_folder(&self.module, &self.release), true);
+        self.remove_traces(root);
+    }
+
+    /// Puts the old files back, and the link, and the build that was set aside for this one.
+    pub fn go_back(&self, root: &Root) {
+        for old in &self.old {
+            let kept = backup(&old.path);
+            if self.old_proven
+                && has(root, &kept, &old.sha256)
+                && let Err(e) = root.rename(&kept, split(&old.path).1)
+            {
+                tracing::warn!("{e}; the next run goes on from here");
+                return;
+            }
+        }
+        for new in self.new.iter().filter(|new| !self.old.iter().any(|old| old.path == new.path)) {
+            if has(root, &new.path, &new.sha256) {
+                remove(root, &new.path);
+            }
+        }
+        let link = claim_path(&self.module, &self.release);
+        let claimed = match &self.claim {
+            Some(text) => root.link(&link, text.as_ref()).map(drop),
+            None => root.remove(&link).map(drop),
+        };
+        if let Err(e) = claimed.and_then(|()| self.sync(root)) {
+            tracing::warn!("{e}; the next run goes on from here");
+            return;
+        }
+        settle_build(root, &build_folder(&self.module, &self.release), false);
+        self.remove_traces(root);
+    }
+
+    fn remove_traces(&self, root: &Root) {
+        // The journal last: with it a second name is known to be one.
+        let staged = self.new.iter().map(|new| staged(&new.path));
+        let backups = self.new.iter().flat_map(|new| {
+            let (directory, name) = split(&new.path);
+            let stem = stem(name).unwrap_or(name);
+            ENDINGS.map(|ending| backup(&format!("{directory}/{stem}{ending}")))
+        });
+        for path in staged.chain(backups).chain([self.journal()]) {
+            remove(root, &path);
+        }
+    }
+
+    fn way(&self, root: &Root) -> Way {
+        let there = |known: &Known, second: &dyn Fn(&str) -> String| {
+            has(root, &known.path, &known.sha256) || has(root, &second(&known.path), &known.sha256)
+        };
+        let in_place = self.new.iter().all(|new| has(root, &new.path, &new.sha256));
+        let text = format!("{}/{}/{}", self.module.version, self.release, architecture());
+        let link = root.read_link(claim_path(&self.module, &self.release));
+        if in_place && !self.post_install && link.is_ok_and(|link| link.as_os_str() == text.as_str()) {
+            Way::Finish
+        } else if self.can_go_back() && self.old.iter().all(|old| there(old, &backup)) {
+            Way::Back
+        } else if self.new.iter().all(|new| there(new, &staged)) {
+            Way::Forward
+        } else {
+            Way::None
+        }
+    }
+
+    /// Makes one version whole.
+    fn recover(&self, root: &Root) {
+        let (module, release) = (&self.module, &self.release);
+        let way = self.way(root);
+        match way {
+            Way::Finish => self.finish(root),
+            Way::Back => self.go_back(root),
+            Way::Forward => {
+                let switched = self.new.iter().try_for_each(|new| {
+                    let there = has(root, &new.path, &new.sha256);
+                    if there { Ok(()) } else { root.rename(staged(&new.path), split(&new.path).1).map(drop) }
+                });
+                // Without the link the module is installed again, with its script.
+                let claimed = |()| if self.post_install { Ok(()) } else { self.claim(root) };
+                match switched.and_then(claimed) {
+                    Ok(()) => self.finish(root),
+                    Err(e) => tracing::warn!("{e}; the next run goes on from here"),
+                }
+            }
+            Way::None => self.remove_traces(root),
+        }
+        tracing::warn!(
+            "{module} on {release}: an interrupted installation was {}",
+            match way {
+                Way::Finish | Way::Forward => "completed",
+                Way::Back => "rolled back",
+                Way::None => "given up: neither set of files is whole",
+            }
+        );
+    }
+}
+
+/// dkms's own mark of the version that is installed on a kernel.
+fn claim_path(module: &ModuleName, release: &str) -> String {
+    format!("{TREE}/{}/kernel-{release}-{}", module.name, architecture())
+}
+
+fn remove(root: &Root, path: &str) {
+    if let Err(e) = root.remove_tree(path) {
+        tracing::warn!("{e}; the next run removes it");
+    }
+}
+
+/// Sets a build in the DKMS tree aside until there is another one.
+///
+/// # Errors
+/// When it cannot be renamed; then it is where it was.
+pub(super) fn set_build_aside(root: &Root, path: &str) -> Result<(), FileError> {
+    // What an interrupted run has left there is older than this one.
+    root.remove_tree(backup(path))?;
+    root.rename(path, split(&backup(path)).1).map(drop)
+}
+
+/// Takes such a build back, or removes it when there is another one.
+pub(super) fn settle_build(root: &Root, path: &str, superseded: bool) {
+    let kept = backup(path);
+    if !root.lookup_link(&kept).is_there() {
+        return;
+    }
+    let result = if superseded {
+        root.remove_tree(&kept)
+    } else {
+        root.remove_tree(path).and_then(|_| root.rename(&kept, split(path).1))
+    };
+    if let Err(e) = result {
+        tracing::warn!("{e}; the next run goes on from here");
+    }
+}
+
+/// Makes whole what an interrupted run has left, before anything is observed. Gives the kernels whose index
+/// may not belong to the files that are in place now; none when nothing was left.
+pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> {
+    let (mut stale, mut found) = (BTreeSet::new(), false);
+    // A directory that cannot be listed is reported by the next write to it.
+    for entry in root.list_optional(STATE).unwrap_or_default() {
+        let Some(name) = entry.text() else { continue };
+        let path = format!("{STATE}/{name}");
+        if name.starts_with(STAGING) {
+            remove(root, &path);
+        }
+        if !name.starts_with(JOURNAL) {
+            continue;
+        }
+        found = true;
+        let read = root.read(&path).ok().and_then(|bytes| serde_json::from_slice::<Replacement>(&bytes).ok());
+        match read {
+            Some(set) => {
+                set.recover(root);
+                stale.insert(set.release);
+            }
+            None => remove(root, &path),
+        }
+    }
+    found |= recover_builds(root, modules);
+    for release in directories(root, MODULES) {
+        let directory = format!("{}/{INSTALLED}", module_folder(&release));
+        for entry in root.list_optional(&directory).unwrap_or_default() {
+            let Some(name) = entry.text() else { continue };
+            let Some(before) = name_before(name) else { continue };
+            found = true;
+            let (path, old) = (format!("{directory}/{name}"), format!("{directory}/{before}"));
+            // Without a journal only a name that is gone is a reason to take back what was made for this
+            // kernel.
+            let is_lost = name == split(&backup(&old)).1 && root.lookup_link(&old).is_absent();
+            let is_of_kernel = |bytes: Vec<u8>| {
+                let vermagic = modfile::read(before, &bytes).vermagic;
+                vermagic.is_ok_and(|text| text.split_ascii_whitespace().next() == Some(&release))
+            };
+            if is_lost && root.read(&path).is_ok_and(is_of_kernel) && root.rename(&path, before).is_ok() {
+                tracing::warn!("{old}: the file from before an interrupted installation is taken back");
+                stale.insert(release.clone());
+            } else {
+                remove(root, &path);
+            }
+        }
+    }
+    found.then_some(stale)
+}
+
+/// Whether there was one.
+fn recover_builds(root: &Root, modules: &[Registered]) -> bool {
+    let (own, mut found) = (architecture(), false);
+    for module in modules.iter().map(|m| &m.module) {
+        let directory = format!("{TREE}/{}/{}", module.name, module.version);
+        for kernel in directories(root, &directory) {
+            let path = format!("{directory}/{kernel}/{own}");
+            if root.lookup_link(backup(&path)).is(Kind::Folder) {
+                tracing::warn!("{path}: the build from before an interrupted one is taken back");
+                settle_build(root, &path, false);
+                found = true;
+            }
+        }
+    }
+    found
+}
+
+/// The names of the directories in a directory. What cannot be listed is reported by the observation of it.
+fn directories(root: &Root, path: &str) -> Vec<String> {
+    let entries = root.list_optional(path).unwrap_or_default();
+    let directories = entries.iter().filter(|entry| entry.kind == Kind::Folder);
+    directories.filter_map(|entry| entry.text().map(str::to_owned)).collect()
+}

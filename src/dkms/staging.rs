@@ -1,0 +1,170 @@
+//! Directories in which `dkms install` does its work without touching what is installed.
+//!
+//! What dkms does when it installs, apart from copying files: the scripts of dkms.conf, OBSOLETE_BY, the
+//! comparison with the kernel's own module of the same name, and the choice of the place, which depends on
+//! the distribution. All of it it does as well in a DKMS tree and a module tree of ours (`--dkmstree`,
+//! `--installtree`; measured with 3.0.10 and 3.4.3), which hold just what it looks at. The result says what
+//! belongs where; what dkms would do to other modules (3.2 rebuilds those with BUILD_DEPENDS_REBUILD,
+//! uninstalling them first) does not happen.
+
+use std::path::PathBuf;
+
+use super::modfile::{self, ENDINGS};
+use super::plan::{build_folder, built_folder};
+use super::proof::find_file;
+use super::replace::STATE;
+use super::tree::TREE;
+use super::{Conf, ModuleName, architecture};
+use crate::kernel::inventory::module_folder;
+use crate::sys::{FileError, Kind, Presence, Root};
+
+/// Where they are: each begins with this name in the state directory.
+pub(super) const STAGING: &str = "staging-";
+
+/// The two trees for one module on one kernel.
+pub(super) struct Staging<'a> {
+    root: &'a Root,
+    module: &'a ModuleName,
+    release: &'a str,
+    base: String,
+}
+
+impl<'a> Staging<'a> {
+    /// Lays them out.
+    ///
+    /// # Errors
+    /// When something cannot be read or written.
+    pub(super) fn lay_out(
+        root: &'a Root,
+        module: &'a ModuleName,
+        release: &'a str,
+        conf: &Conf,
+    ) -> Result<Staging<'a>, FileError> {
+        let base = format!("{STATE}/{STAGING}{}-{}-{release}", module.name, module.version);
+        let staging = Staging { root, module, release, base };
+        root.remove_tree(&staging.base)?;
+        let (own, kernel_directory) = (architecture(), module_folder(release));
+        let version = format!("{}/{}/{}", staging.dkms_tree(), module.name, module.version);
+        let source = format!("{TREE}/{}/{}/source", module.name, module.version);
+        staging.link(&format!("{version}/source"), &source)?;
+        staging.link(&format!("{version}/{release}/{own}"), &build_folder(module, release))?;
+        let kernel = format!("{}/{release}", staging.install_tree());
+        for name in ["build", "modules.dep"] {
+            let path = format!("{kernel_directory}/{name}");
+            if root.lookup(&path).is_there() {
+                staging.link(&format!("{kernel}/{name}"), &path)?;
+            }
+        }
+        // dkms takes the compression of the kernel's modules for that of its own: some look for it here.
+        for ending in staging.built_endings()? {
+            root.write(format!("{kernel}/kernel/compressed{ending}"), b"", 0o644)?;
+        }
+        for path in staging.originals(conf)? {
+            root.write(format!("{kernel}/{path}"), &root.read(format!("{kernel_directory}/{path}"))?, 0o644)?;
+        }
+        Ok(staging)
+    }
+
+    /// The DKMS tree inside the root.
+    pub(super) fn dkms_tree(&self) -> String {
+        format!("{}/dkms", self.base)
+    }
+
+    /// The directory of the module trees inside the root.
+    pub(super) fn install_tree(&self) -> String {
+        format!("{}/modules", self.base)
+    }
+
+    fn link(&self, path: &str, to: &str) -> Result<(), FileError> {
+        self.root.link(path, &self.root.host_path(to)?).map(drop)
+    }
+
+    fn built_endings(&self) -> Result<Vec<&'static str>, FileError> {
+        let files = self.root.list_optional(built_folder(self.module, self.release))?;
+        let ends = |ending: &&str| files.iter().any(|f| f.text().is_some_and(|name| name.ends_with(*ending)));
+        Ok(ENDINGS[1..].iter().copied().filter(ends).collect())
+    }
+
+    /// The kernel's own files with the names of the module, below the module directory.
+    fn originals(&self, conf: &Conf) -> Result<Vec<String>, FileError> {
+        let kernel_directory = module_folder(self.release);
+        let order = self.root.read_optional(format!("{kernel_directory}/modules.order"))?.unwrap_or_default();
+        let order = String::from_utf8_lossy(&order);
+        let mut found = Vec::new();
+        for (directory, name) in order.lines().filter_map(|line| line.strip_suffix(".ko")?.rsplit_once('/')) {
+            if conf.built.iter().any(|built| built.name == name)
+                && let Some((path, Presence::There(stat))) =
+                    find_file(self.root, &format!("{kernel_directory}/{directory}"), name)
+                && stat.kind == Kind::File
+            {
+                found.extend(path.strip_prefix(&format!("{kernel_directory}/")).map(str::to_owned));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What dkms has installed: the paths of the built files and where they belong. None where it has not
+    /// done so.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub(super) fn installed(&self, conf: &Conf) -> Result<Option<Vec<(String, String)>>, FileError> {
+        let link =
+            format!("{}/{}/kernel-{}-{}", self.dkms_tree(), self.module.name, self.release, architecture());
+        if !self.root.lookup_link(link).is(Kind::Link) {
+            return Ok(None);
+        }
+        let kernel = format!("{}/{}", self.install_tree(), self.release);
+        let mut there = Vec::new();
+        self.walk(&kernel, &mut there)?;
+        let mut files = Vec::new();
+        for built in &conf.built {
+            let Some((path, _)) = find_file(self.root, &built_folder(self.module, self.release), &built.name)
+            else {
+                return Ok(None);
+            };
+            let name = path.rsplit('/').next().unwrap_or(&path);
+            let sha256 = modfile::sha256(&self.root.read(&path)?);
+            let is_it = |(at, kind): &&(String, Kind)| {
+                at.rsplit('/').next() == Some(name)
+                    // With symlink_modules, dkms links to the built file.
+                    && (*kind == Kind::Link
+                        || self.root.read(at).is_ok_and(|bytes| modfile::sha256(&bytes) == sha256))
+            };
+            match there.iter().find(is_it).and_then(|(at, _)| at.strip_prefix(&format!("{kernel}/"))) {
+                Some(below) => files.push((path, format!("{}/{below}", module_folder(self.release)))),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(files).filter(|files| !files.is_empty()))
+    }
+
+    fn walk(&self, directory: &str, found: &mut Vec<(String, Kind)>) -> Result<(), FileError> {
+        for entry in self.root.list_optional(directory)? {
+            let Some(name) = entry.text() else { continue };
+            let path = format!("{directory}/{name}");
+            match entry.kind {
+                Kind::Folder => self.walk(&path, found)?,
+                Kind::File | Kind::Link => found.push((path, entry.kind)),
+                Kind::Other => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// As a program on the host is given them.
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub(super) fn paths(&self) -> Result<[PathBuf; 2], FileError> {
+        Ok([self.root.host_path(self.dkms_tree())?, self.root.host_path(self.install_tree())?])
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = self.root.remove_tree(&self.base) {
+            tracing::warn!("{e}; the next installation removes it");
+        }
+    }
+}
