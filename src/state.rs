@@ -46,6 +46,9 @@ pub struct ModuleRecord {
     pub inputs: Option<String>,
     /// The files that were found good.
     pub files: Vec<Proof>,
+    /// The older version that is installed and works meanwhile, where this one is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<String>,
 }
 
 /// What became of the command line.

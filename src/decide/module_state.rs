@@ -23,6 +23,9 @@ pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> Mo
         return status;
     }
     let mut status = status_of(&pair.module, &pair.release);
+    let works = facts.files.in_force(&pair.module.name, &pair.release);
+    let works = works.filter(|older| status_in_force(facts, older).is_some_and(|s| s.state == State::Ok));
+    status.in_force = works.map(|older| older.module.version.clone());
     match (decide(pair), &pair.proof) {
         (Decision::Leave { state, why }, _) => (status.state, status.reason) = (state, Some(why)),
         (Decision::Work { why, .. }, Err(flaws)) => {
@@ -67,6 +70,7 @@ pub(super) fn status_of(module: &ModuleName, release: &str) -> ModuleRecord {
         log: None,
         inputs: None,
         files: Vec::new(),
+        in_force: None,
     }
 }
 

@@ -132,8 +132,20 @@ fn a_newer_version_for_another_kernel() {
         assert_eq!(installed(&root), before);
         still_works(&root);
         assert_eq!(root.recorded("hello", B), "build-failed");
+        // What is recorded, and reported, is that the older version is in force.
+        let status = root.run("clr-dkms", &["status", "--json"]).code(1).json();
+        assert_eq!(status["verdict"], "degraded");
+        for document in [root.record(), status] {
+            let modules = document["modules"].as_array().unwrap().clone();
+            let of_kernel: Vec<_> = modules.iter().filter(|m| m["kernel"] == B).collect();
+            assert!(
+                of_kernel.iter().any(|m| m["version"] == "2.0" && m["in_force"] == "1.0"),
+                "{document:#}"
+            );
+        }
     }
     heals(&root, "2.0");
+    assert!(!root.record()["modules"].to_string().contains("in_force"));
 }
 
 #[test]

@@ -122,6 +122,13 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
             with(TestRoot::proven().rebooted(B), |r| r.file("etc/kernel/cmdline.d/x.conf", "x=1\n").forget()),
         ),
         ("headers of each kind", with_errors()),
+        (
+            "an older version is in force",
+            with(TestRoot::proven().rebooted(B), |r| {
+                r.module("hello", "9.0", "").behave("[[ $verb != build ]] || code=10");
+                drop(r.run("clr-dkms-post-update", &[]));
+            }),
+        ),
         ("held", TestRoot::held()),
         ("unsafe", with(TestRoot::held(), |r| r.updated_by_hand().forget())),
         ("unknown", with(TestRoot::guarded(), |r| r.link("usr/lib/kernel", "kernel").forget())),
@@ -157,7 +164,7 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
             r.file(&built, &bytes).file(&TestRoot::ko("hello", A), &bytes).forget()
         }),
     ));
-    assert_eq!(roots.len(), 19, "three situations of these names");
+    assert_eq!(roots.len(), 20, "three situations of these names");
     roots
 }
 
