@@ -80,6 +80,15 @@ impl Line {
     }
 }
 
+/// What an observation takes over from the one before.
+#[derive(Debug, Default)]
+struct PriorObservation {
+    /// By kernel release.
+    pairs: BTreeMap<String, Vec<Pair>>,
+    in_use: Option<Usage>,
+    files: Option<ModuleFiles>,
+}
+
 /// Everything that was observed.
 #[derive(Debug)]
 pub struct System {
@@ -128,14 +137,18 @@ impl System {
     /// The same, also for some kernels that are neither tips nor run nor boot next.
     pub fn observe_also(world: &World, cache: &mut Cache, also: &[String]) -> System {
         let tree = Tree::observe(&world.root);
-        System::observe_around(world, cache, also, tree, BTreeMap::new())
+        System::observe_around(world, cache, also, tree, PriorObservation::default())
     }
 
     /// The same again, after something other than modules has changed: what is known of these is not looked at anew.
     pub fn observe_again(self, world: &World, cache: &mut Cache, also: &[String]) -> System {
-        let mut known = BTreeMap::new();
+        let mut known = PriorObservation {
+            in_use: Some(self.in_use),
+            files: Some(self.files),
+            ..PriorObservation::default()
+        };
         for pair in self.pairs.into_iter().chain(self.fallbacks) {
-            known.entry(pair.release.clone()).or_insert_with(Vec::new).push(pair);
+            known.pairs.entry(pair.release.clone()).or_default().push(pair);
         }
         System::observe_around(world, cache, also, self.tree, known)
     }
@@ -145,7 +158,7 @@ impl System {
         cache: &mut Cache,
         also: &[String],
         tree: Tree,
-        mut known: BTreeMap<String, Vec<Pair>>,
+        mut known: PriorObservation,
     ) -> System {
         let inventory = Inventory::observe(&world.root);
         let boot = BootFiles::observe(&world.root, &inventory);
@@ -162,7 +175,7 @@ impl System {
         let mut fallbacks = Vec::new();
         let sources = conf::Sources::default();
         let mut pairs_on = |cache: &mut Cache, kernel: &Installed| {
-            let known = known.remove(&kernel.name.release());
+            let known = known.pairs.remove(&kernel.name.release());
             known.unwrap_or_else(|| pairs_with(world, cache, &sources, &tree, kernel))
         };
         let mut seen: Vec<(String, Headers)> = Vec::new();
@@ -175,9 +188,12 @@ impl System {
             pairs.extend(pairs_on(cache, kernel));
             lines.push(line(world, cache, &Named::of(kernel)));
         }
-        let in_use = in_use(world, &inventory);
+        let in_use = known.in_use.unwrap_or_else(|| in_use(world, &inventory));
         let all_pairs = pairs.iter().chain(&fallbacks).collect();
-        let files = files_of(world, cache, &inventory, &tree, &in_use, all_pairs, seen);
+        let is_known = |files: &ModuleFiles| seen.iter().all(|(release, _)| files.kernels.contains(release));
+        let files = known.files.filter(is_known);
+        let files =
+            files.unwrap_or_else(|| files_of(world, cache, &inventory, &tree, &in_use, all_pairs, seen));
         System {
             boot_inputs: boot::inputs(&world.root),
             boot_entries: boot.read_back(&expected_entries(&lines)),
@@ -265,7 +281,7 @@ fn files_of(
     module_files::observe(
         world,
         cache,
-        &module_files::Known { tree, pairs, kernels, running, in_use, before: &before },
+        &module_files::FilesQuery { tree, pairs, kernels, running, in_use, before: &before },
     )
 }
 

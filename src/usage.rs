@@ -12,7 +12,7 @@ use crate::kernel::inventory::module_folder;
 use crate::kernel::module_file::kernel_name;
 use crate::requirement::Use;
 use crate::sys::Root;
-pub use configured::{Boot, Configured};
+pub use configured::{Configured, CurrentBoot};
 
 /// The longest file that is read: the longest real one, `modules.alias`, has a quarter of that.
 const LONGEST: u64 = 16 << 20;
@@ -46,7 +46,7 @@ pub struct Usage {
     /// What the machine is configured to use.
     pub configured: Configured,
     /// The boot that this machine is in.
-    pub boot: Boot,
+    pub boot: CurrentBoot,
 }
 
 const MODULES: &str = "/proc/modules";
@@ -77,7 +77,7 @@ impl Usage {
         let holders = |name: &String| (name.clone(), listed(root, &format!("/sys/module/{name}/holders")));
         spread(&mut depended_on, &loaded.iter().take(MOST).map(holders).collect());
         let configured = Configured::observe(root, &aliases);
-        Usage { depended_on, loaded, own, configured, boot: Boot::observe(root, release, now) }
+        Usage { depended_on, loaded, own, configured, boot: CurrentBoot::observe(root, release, now) }
     }
 
     /// Whether the running kernel says what is loaded.

@@ -63,7 +63,7 @@ pub fn is_removed(trace: Trace) -> bool {
 mod tests {
     use super::*;
     use crate::requirement::Use;
-    use crate::usage::Boot;
+    use crate::usage::CurrentBoot;
 
     fn critical(idle: Option<(&str, &str)>) -> Requirement {
         Requirement {
@@ -82,7 +82,7 @@ mod tests {
 
     /// In boot `boot` of the kernel K.
     fn now(boot: &str, is_complete: bool) -> Usage {
-        Usage { boot: Boot { id: Some(boot.to_owned()), is_complete }, ..Usage::default() }
+        Usage { boot: CurrentBoot { id: Some(boot.to_owned()), is_complete }, ..Usage::default() }
     }
 
     fn kept(memory: &Memory) -> String {

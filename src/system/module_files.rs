@@ -35,6 +35,8 @@ pub struct InForce {
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModuleFiles {
+    /// The kernels that were looked at.
+    pub kernels: BTreeSet<String>,
     /// The kernel modules of each DKMS module, as the kernel names them, in any version that is known.
     pub of_dkms: BTreeMap<String, BTreeSet<String>>,
     /// Kernel release and kernel module to what modprobe would load; only of modules that are not proven as modules of DKMS.
@@ -71,7 +73,7 @@ impl ModuleFiles {
 }
 
 /// What is known when the files are looked at.
-pub(super) struct Known<'a> {
+pub(super) struct FilesQuery<'a> {
     pub(super) tree: &'a Tree,
     /// Each on the kernels that matter, and on those that could be fallen back to.
     pub(super) pairs: Vec<&'a Pair>,
@@ -84,9 +86,10 @@ pub(super) struct Known<'a> {
 }
 
 /// Looks.
-pub(super) fn observe(world: &World, cache: &mut Cache, known: &Known<'_>) -> ModuleFiles {
+pub(super) fn observe(world: &World, cache: &mut Cache, known: &FilesQuery<'_>) -> ModuleFiles {
     let root = &world.root;
     let mut found = ModuleFiles {
+        kernels: known.kernels.iter().map(|(release, _)| release.clone()).collect(),
         of_dkms: files_of_dkms(root, known),
         in_force: in_force(root, known),
         unregistered: unregistered(root, known.tree),
@@ -120,7 +123,7 @@ pub(super) fn observe(world: &World, cache: &mut Cache, known: &Known<'_>) -> Mo
 fn files_on(
     world: &World,
     cache: &mut Cache,
-    known: &Known<'_>,
+    known: &FilesQuery<'_>,
     release: &str,
     headers: &Headers,
     names: &BTreeSet<String>,
@@ -144,7 +147,7 @@ fn files_on(
 }
 
 /// By what their dkms.conf names, and by what was built of the version that a kernel has installed.
-fn files_of_dkms(root: &Root, known: &Known<'_>) -> BTreeMap<String, BTreeSet<String>> {
+fn files_of_dkms(root: &Root, known: &FilesQuery<'_>) -> BTreeMap<String, BTreeSet<String>> {
     let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for pair in &known.pairs {
         let of = files.entry(pair.module.name.clone()).or_default();
@@ -167,7 +170,7 @@ fn built_files(root: &Root, name: &str, version: &str, release: &str) -> BTreeSe
     files.iter().filter_map(|file| stem(file.text()?)).map(kernel_name).collect()
 }
 
-fn in_force(root: &Root, known: &Known<'_>) -> Vec<InForce> {
+fn in_force(root: &Root, known: &FilesQuery<'_>) -> Vec<InForce> {
     let older = |pair: &&&Pair| {
         let installed = known.tree.installed_version(&pair.module.name, &pair.release)?;
         let module = ModuleName { name: pair.module.name.clone(), version: installed.to_owned() };
@@ -179,7 +182,7 @@ fn in_force(root: &Root, known: &Known<'_>) -> Vec<InForce> {
 }
 
 /// The modules that are required, or may be, and that DKMS does not know.
-fn unmanaged(world: &World, known: &Known<'_>, managed: &BTreeSet<String>) -> BTreeSet<String> {
+fn unmanaged(world: &World, known: &FilesQuery<'_>, managed: &BTreeSet<String>) -> BTreeSet<String> {
     let listed = &world.settings.modules;
     let registered = |name: &str| known.tree.modules.iter().any(|m| m.module.name == name);
     let configured = listed.critical.iter().chain(&listed.wanted).filter(|name| !registered(name));

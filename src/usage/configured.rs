@@ -73,16 +73,16 @@ impl Configured {
 
 /// The boot that a machine is in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Boot {
+pub struct CurrentBoot {
     /// Its id; none where it is not known.
     pub id: Option<String>,
     /// It is known to have reached multi-user.target: whatever loads modules at boot has had its turn.
     pub is_complete: bool,
 }
 
-impl Boot {
+impl CurrentBoot {
     /// `release` is the kernel that runs.
-    pub(super) fn observe(root: &Root, release: &str, now: Timestamp) -> Boot {
+    pub(super) fn observe(root: &Root, release: &str, now: Timestamp) -> CurrentBoot {
         let id = word(root, "/proc/sys/kernel/random/boot_id");
         // clr-boot-manager writes the mark of the running kernel again at each boot that gets there.
         let mark = root.lookup(format!("{MARKS}/k_booted_{release}")).stat();
@@ -91,7 +91,7 @@ impl Boot {
         let uptime = word(root, "/proc/uptime");
         let seconds = uptime.as_deref().and_then(|text| text.split(['.', ' ']).next()?.parse::<i64>().ok());
         let began = seconds.and_then(|seconds| now.checked_sub(Span::new().try_seconds(seconds).ok()?).ok());
-        Boot { id, is_complete: marked.zip(began).is_some_and(|(marked, began)| marked >= began) }
+        CurrentBoot { id, is_complete: marked.zip(began).is_some_and(|(marked, began)| marked >= began) }
     }
 }
 
