@@ -16,7 +16,8 @@ const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
 /// Write the message of the day's fragment from the present state.
 ///
 /// At most three lines go to /run/motd.d/clr-dkms.motd; where there is nothing to say the file is removed. Afterwards
-/// motd-update.sh is run, where it exists and something has changed.
+/// motd-update.sh is run, where it exists and something has changed. The mark /run/clr-dkms/reboot-required and the metrics
+/// are brought up to date too.
 ///
 /// Exit code 0: done, or nothing to do; 1: the file could not be written.
 #[derive(Debug, Parser)]
@@ -45,7 +46,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         return Ok(exit::OK);
     }
     need_root(&world, "clr-dkms-motd")?;
-    write(&world, &document)?;
+    // The mark that a reboot is safe must not outlive that any more than the message.
+    super::surfaces::write(&world, &document)?;
     Ok(exit::OK)
 }
 

@@ -1,19 +1,27 @@
 //! `clr-dkms-pre-update`: a snapshot before the update, and a warning about what would make it fail. Quick: it runs no
 //! other program.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
 use clap::Parser;
 
 use super::boot::defers;
 use super::{Common, exit};
-use crate::boot::deferral::{self, Deferral};
+use crate::boot::deferral::{self, CONFIG, Deferral};
 use crate::dkms::proof::INSTALLED;
 use crate::dkms::tree::TREE;
 use crate::dkms::{Source, Tree, conf};
 use crate::kernel::inventory::{MODULES, module_folder};
 use crate::kernel::{Headers, Inventory, Running};
 use crate::state::{self, SCHEMA, SNAPSHOT, Snapshot};
+use crate::sys::{Kind, Root, RootKind, users};
 use crate::world::World;
 
+/// What swupd runs in an image, and what that runs.
+const HOOK: &str = "/usr/libexec/updater/50-clr-dkms-hook.sh";
+const PROGRAM: &str = "/usr/bin/clr-dkms-post-update";
 /// What one build may need at its peak besides its result, in bytes; measured on small modules: 3 to 30 MB.
 const BUILD_SPACE: u64 = 64 << 20;
 /// How many times its result a large module's build folder takes.
@@ -54,13 +62,49 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
+/// The directory that swupd was given by `--path`, when that is not the running system.
+fn image_of(words: &[OsString]) -> Option<PathBuf> {
+    let mut words = words.iter().skip(1);
+    let mut image = None;
+    while let Some(word) = words.next() {
+        let bytes = word.as_encoded_bytes();
+        let joined = bytes.strip_prefix(b"--path=").or_else(|| bytes.strip_prefix(b"-p"));
+        image = match joined {
+            _ if word == "-p" || word == "--path" => words.next().map(PathBuf::from),
+            Some(path) => Some(PathBuf::from(OsStr::from_bytes(path))),
+            None => continue,
+        };
+    }
+    image.filter(|path| path.is_absolute() && path != Path::new("/"))
+}
+
+/// With `--path` swupd reads the settings of the running system, and runs its hooks, ours too: what we have it leave alone
+/// here it leaves alone there as well. Where the image has a hook of ours, that makes up for it.
+fn boot_files_of_image(root: &Root, words: &[OsString]) -> Option<String> {
+    let path = image_of(words)?;
+    if deferral::observe(root) != Deferral::Armed {
+        return None;
+    }
+    let image = Root::open(RootKind::Image, &path).ok()?;
+    let has_hook = [HOOK, PROGRAM].iter().all(|file| image.lookup(file).is(Kind::File));
+    (!has_hook).then(|| {
+        format!(
+            "swupd leaves the boot files of {0} alone too, as it does here ({CONFIG}), and no clr-dkms is in there to make \
+             them: after this update run `clr-boot-manager update --path={0}`",
+            path.display()
+        )
+    })
+}
+
 fn look(world: &World, dry_run: bool) {
     let inventory = Inventory::observe(&world.root);
     let tree = Tree::observe(&world.root);
     for reason in inventory.unreadable().into_iter().chain(tree.unreadable.as_deref()) {
         tracing::warn!("{reason}; it cannot be told what this update means for DKMS modules");
     }
-    for warning in warnings(world, &inventory, &tree) {
+    let caller = if world.root.kind() == RootKind::Image { None } else { users::caller("swupd") };
+    let of_image = caller.and_then(|words| boot_files_of_image(&world.root, &words));
+    for warning in warnings(world, &inventory, &tree).into_iter().chain(of_image) {
         tracing::warn!("{warning}");
     }
     if dry_run || inventory.kernels.is_empty() {
@@ -181,4 +225,30 @@ fn too_little_space(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<St
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_that_swupd_works_on() {
+        let image = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            image_of(&words).map(|path| path.display().to_string())
+        };
+        for (line, expected) in [
+            ("swupd update", None),
+            ("swupd update --path /mnt", Some("/mnt")),
+            ("swupd update --path=/mnt --quiet", Some("/mnt")),
+            ("/usr/bin/swupd -p /mnt update", Some("/mnt")),
+            ("swupd update -p/mnt", Some("/mnt")),
+            ("swupd update --path /", None),
+            ("swupd update --path", None),
+            ("swupd update --path /mnt --path /", None),
+            ("swupd update --path mnt", None),
+        ] {
+            assert_eq!(image(line).as_deref(), expected, "{line}");
+        }
+    }
 }

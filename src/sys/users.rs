@@ -1,5 +1,7 @@
 //! Who has something of a folder open.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 /// A process, other than this one, that has a file below `folder` open, or stands in it: its name and number. `folder`
@@ -45,6 +47,27 @@ pub fn is_alive(pid: u32) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// How far up a caller is looked for: a hook is a script that its caller may start through a shell.
+const GENERATIONS: usize = 5;
+
+/// The arguments, the program itself first, of the process of that name which has started us, by itself or through others;
+/// none where there is none to be seen.
+#[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
+pub fn caller(name: &str) -> Option<Vec<OsString>> {
+    let mut pid = std::process::id();
+    for _ in 0..GENERATIONS {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        if field("Name:") == Some(name) {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let words = words.strip_suffix(b"\0").unwrap_or(&words);
+            return Some(words.split(|b| *b == 0).map(|word| OsString::from_vec(word.to_vec())).collect());
+        }
+        pid = field("PPid:")?.parse().ok().filter(|pid| *pid > 0)?;
+    }
+    None
 }
 
 #[cfg(test)]

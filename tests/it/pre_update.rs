@@ -158,3 +158,37 @@ fn it_is_quick() {
     let bound = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 20 });
     assert!(times[2] < bound, "{times:?}");
 }
+
+/// What the hook says when a swupd that works on `image` has started it.
+fn started_by_swupd(root: &TestRoot, image: &str) -> Run {
+    let swupd = root.tools().join("swupd");
+    let script = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\n\"$@\"\nexit 0\n";
+    std::fs::write(&swupd, script).unwrap();
+    crate::support::run::set_mode(&swupd, 0o755);
+    let ours = root.command("clr-dkms-pre-update", &["--dry-run"]);
+    let mut run = std::process::Command::new(swupd);
+    run.args(["update", "--path", image, "--", "sh", "-c", "\"$@\"; exit $?", "sh"]);
+    run.arg(ours.get_program()).args(ours.get_args());
+    run.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Run::of(run.output().unwrap(), root)
+}
+
+#[test]
+fn an_image_that_swupd_leaves_alone_because_of_us_is_not_forgotten() {
+    let root = TestRoot::held();
+    let image = TestRoot::updated();
+    let path = image.path().display().to_string();
+    let said = format!("after this update run `clr-boot-manager update --path={path}`");
+    started_by_swupd(&root, &path).code(0).says(&[&said]);
+    // Where swupd makes the boot files, or a hook in the image does, there is nothing to say.
+    let quiet = |root: &TestRoot, path: &str| {
+        let run = started_by_swupd(root, path);
+        assert!(!run.stderr.contains("--path="), "{}", run.stderr);
+    };
+    quiet(&root, "/");
+    root.run("clr-dkms", &["guard", "--disarm"]).code(0);
+    quiet(&root, &path);
+    let root = TestRoot::held();
+    image.file("usr/libexec/updater/50-clr-dkms-hook.sh", "").file("usr/bin/clr-dkms-post-update", "");
+    quiet(&root, &path);
+}

@@ -33,8 +33,8 @@ set +e
 . "$here/container/clear.sh"
 # shellcheck disable=SC1091
 . "$here/container/scenarios.sh"
-nspawn=''
-trap 'for pid in $(jobs -p); do [[ $pid == "$nspawn" ]] || kill "$pid"; done 2>/dev/null; [[ ! $nspawn ]] || power_cut; wait; umount -l "$work"/*/root 2>/dev/null; rm -rf --one-file-system "$work"; drop_groups' EXIT
+nspawn='' loop=''
+trap 'for pid in $(jobs -p); do [[ $pid == "$nspawn" ]] || kill "$pid"; done 2>/dev/null; [[ ! $nspawn ]] || power_cut; wait; umount -l "$work"/*/esp "$work"/*/root 2>/dev/null; drop_loop; rm -rf --one-file-system "$work"; drop_groups' EXIT
 
 passed=0 failed=0
 check() { # check WHAT COMMAND…
@@ -54,7 +54,7 @@ at() { machine=$work/$1 root=$work/$1/root; } # at NAME: that machine is meant f
 scenario() {
     local start=$SECONDS
     at "$1"
-    overlay "$1" "$work/clear/upper" "$base" && cp -a "$work/clear/esp/." "$machine/esp" || exit 1
+    overlay "$1" "$work/clear/upper" "$base" && cp "$work/clear/esp.img" "$machine/" || exit 1
     if check 'it boots' boot && check 'it settles' settled; then "scenario_$1"; fi
     if ((failed > 0)) && [[ $nspawn ]]; then
         echo "the end of its journal:"
@@ -68,7 +68,7 @@ base=$(base_root) || { echo 'test-systemd: no base' >&2; exit 1; }
 make_payload || { echo 'test-systemd: no payload' >&2; exit 1; }
 # The machine that all begin with: installed, booted for the first time, its modules built, its boot files made.
 at clear
-overlay clear "$base" && make_clear && install_programs >/dev/null || exit 1
+overlay clear "$base" && make_esp && make_clear && install_programs >/dev/null || exit 1
 check 'the first boot' boot
 check 'the worker ends' settled
 check 'no unit failed' failed_are ''
@@ -79,13 +79,14 @@ check 'the machine is marked as booted' booted_mark "$old"
 if ((failed > 0)); then inside journalctl --no-pager -b | tail -n 60; fi
 check 'it shuts down' shut_down
 umount "$root"
+drop_loop
 
 mapfile -t names < <(declare -F | sed -n 's/^declare -f scenario_//p')
 (($# == 0)) || names=("$@")
 for name in "${names[@]}"; do
     while (($(jobs -rp | wc -l) >= ${JOBS:-2})); do wait -n; done
     # Broken off, it takes its container with it.
-    (trap '[[ ! $nspawn ]] || power_cut' EXIT; trap 'exit 1' TERM; passed=0 failed=0; scenario "$name") >"$work/$name.out" 2>&1 &
+    (trap '[[ ! $nspawn ]] || power_cut; drop_loop' EXIT; trap 'exit 1' TERM; passed=0 failed=0; scenario "$name") >"$work/$name.out" 2>&1 &
 done
 wait
 for name in "${names[@]}"; do

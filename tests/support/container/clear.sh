@@ -63,9 +63,13 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart=/usr/bin/mount --bind /etc/machine/osrelease /proc/sys/kernel/osrelease
 ExecStart=/usr/bin/mount --bind /etc/machine/cmdline /proc/cmdline
+# A machine with UEFI firmware, whose boot partition is found by its label, as udev would name it.
+ExecStart=/usr/bin/mount -t tmpfs tmpfs /sys/firmware
+ExecStart=/usr/bin/mkdir -p /sys/firmware/efi /dev/disk/by-partlabel
+ExecStart=/usr/bin/ln -sfn ../../esp /dev/disk/by-partlabel/ESP
 UNIT
     # A service whose sandbox has a /proc of its own needs them there too.
-    for name in clr-dkms clr-dkms-boot clr-dkms-hold; do
+    for name in clr-dkms clr-dkms-boot clr-dkms-hold clr-dkms-motd; do
         mkdir -p "$root/etc/systemd/system/$name.service.d"
         printf '[Service]\nBindReadOnlyPaths=/etc/machine/%s\n' osrelease:/proc/sys/kernel/osrelease cmdline:/proc/cmdline \
             >"$root/etc/systemd/system/$name.service.d/machine.conf"
@@ -97,6 +101,11 @@ UNIT
     cat >"$root/usr/bin/clr-boot-manager" <<'WRAPPER'
 #!/bin/sh
 set -a
+# Like the real one, it mounts the boot partition for itself.
+if [ "$1" != report-booted ] && ! mountpoint -q /boot; then
+    mount /dev/disk/by-partlabel/ESP /boot || exit 1
+    trap 'umount /boot' EXIT
+fi
 STAND_IN_ALLOW_HOST=1 STAND_IN_RECORD=/var/log/clr-boot-manager-calls
 [ ! -f /etc/machine/stand-in ] || . /etc/machine/stand-in
 if [ "$CUT" = 1 ] && [ "$1" = update ]; then # the files that are there in the middle of it
@@ -106,7 +115,7 @@ if [ "$CUT" = 1 ] && [ "$1" = update ]; then # the files that are there in the m
     touch /var/lib/dkms/at-update
     sleep 60
 fi
-exec /usr/libexec/clr-boot-manager "$@"
+/usr/libexec/clr-boot-manager "$@"
 WRAPPER
     cp "$top/tests/support/clr-boot-manager" "$root/usr/libexec/"
     cp "$top/tests/support/swupd" "$root/usr/bin/"

@@ -6,7 +6,7 @@
 # machine, see clear.sh), and one for each machine, below $work/NAME. All functions mean the machine $machine.
 # shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with who sources it
 
-nspawn='' leader=''  # process ids of systemd-nspawn and of the machine's first process, while the machine runs
+nspawn='' leader='' loop=''  # process ids of systemd-nspawn and of the machine's first process, while the machine runs
 
 # The packages of the base; the rest of Debian's minimum comes by itself.
 base_packages=systemd,systemd-sysv,dbus,kmod,dkms,gcc,make,openssl,zstd,xz-utils,python3,libelf1
@@ -39,6 +39,24 @@ overlay() {
     mount -t overlay overlay -o "lowerdir=$lower,upperdir=$at/upper,workdir=$at/work" "$at/root"
 }
 
+# make_esp: an empty boot partition for the machine. In the machine it is found by its label, and mounted nowhere.
+make_esp() { truncate -s 64M "$machine/esp.img" && mkfs.vfat -F 32 -n ESP "$machine/esp.img" >/dev/null; }
+
+# on_esp COMMAND…: runs it with the boot partition mounted at $machine/esp. The programs in the machine cannot look into it
+# meanwhile: only for a moment, while nothing runs there.
+on_esp() {
+    local i code
+    for ((i = 0; i < 50; i++)); do
+        # Somebody in the machine may have it at the moment.
+        mount -t vfat "$loop" "$machine/esp" 2>"$machine/mount" && break
+        sleep 0.1
+    done
+    ((i < 50)) || { cat "$machine/mount"; return 1; }
+    "$@"
+    code=$?
+    umount "$machine/esp" && return "$code"
+}
+
 # What the firmware and the boot loader do: the kernel that loader.conf names is the one that runs.
 choose_kernel() {
     local entry options
@@ -55,7 +73,8 @@ name_of() { local name=${1##*/}; printf 'clr-dkms-%s' "${name//_/-}"; }
 
 # boot: starts the machine, and waits until all its jobs are done.
 boot() {
-    choose_kernel
+    [[ $loop ]] || loop=$(losetup --find --show "$machine/esp.img") || return
+    on_esp choose_kernel || return
     (
         group="clr-dkms-test-$$-${machine##*/}"
         # systemd in the container takes the whole group that it finds itself in for its own.
@@ -65,7 +84,7 @@ boot() {
         done
         exec systemd-nspawn --quiet --directory="$root" --machine="$(name_of "$machine")" --register=no --keep-unit --console=read-only \
             --bind-ro="$top/packaging:/srv/packaging" --bind-ro="$payload:/srv/update" \
-            --bind="$machine/esp:/boot" --boot systemd.show_status=no \
+            --bind="$loop:/dev/esp" --boot systemd.show_status=no \
             </dev/null >>"$machine/console" 2>&1
     ) &
     nspawn=$! leader=''
@@ -137,5 +156,9 @@ settled() {
 # forget: unmounts the machine, and frees its disk.
 forget() {
     [[ ! $nspawn ]] || power_cut
-    umount -l "$root" && rm -rf --one-file-system "$machine"
+    umount -l "$root"
+    drop_loop
+    rm -rf --one-file-system "$machine"
 }
+
+drop_loop() { [[ ! $loop ]] || losetup --detach "$loop"; loop=''; }

@@ -4,8 +4,10 @@
 
 # --- what is asked of a machine --------------------------------------------------------------------------------------
 
-default_is() { is "$(sed -n 's/^default Clear-linux-native-\(.*\)\.conf$/\1.native/p' "$machine/esp/loader/loader.conf")" "$1"; }
-boot_files() { (cd "$machine/esp" && find . -printf '%y %P\n' | sort && find . -type f -exec sha256sum {} + | sort); }
+boot_default() { sed -n 's/^default Clear-linux-native-\(.*\)\.conf$/\1.native/p' "$machine/esp/loader/loader.conf"; }
+default_is() { is "$(on_esp boot_default)" "$1"; }
+all_files() { (cd "$machine/esp" && find . -printf '%y %P\n' | sort && find . -type f -exec sha256sum {} + | sort); }
+boot_files() { on_esp all_files; }
 unchanged() { diff <(printf '%s\n' "$1") <(boot_files); }
 failed_are() { is "$(inside systemctl --failed --plain --no-legend | cut -d' ' -f1 | paste -sd' ')" "$1"; }
 status() { inside clr-dkms status --json >"$machine/status.json"; }
@@ -133,7 +135,7 @@ after_a_cut() { # after_a_cut BOOT_FILES
     check 'the new kernel is the default' default_is "$good"
     check 'no unit failed' failed_are ''
     check 'a reboot is pending' verdict_is reboot-pending
-    check 'no empty file is left' is "$(find "$machine/esp/loader" -name '*.conf' -empty)" ''
+    check 'no empty file is left' is "$(on_esp find "$machine/esp/loader" -name '*.conf' -empty)" ''
 }
 
 cut_at() { # cut_at build|install
@@ -162,7 +164,7 @@ scenario_cut_in_boot_update() {
 scenario_overridden() {
     printf '[update]\nno_boot_update=false\n' >"$root/etc/swupd/config"
     update bad
-    check 'swupd ran clr-boot-manager' test -e "$machine/esp/loader/entries/Clear-linux-native-${bad%.native}.conf"
+    check 'swupd ran clr-boot-manager' on_esp test -e "$machine/esp/loader/entries/Clear-linux-native-${bad%.native}.conf"
     check 'the old kernel is the default all the same' default_is "$old"
     check 'by set-kernel' not is "$(calls set-kernel)" 0
     check 'it is held' verdict_is held
@@ -188,7 +190,7 @@ scenario_foreign_config() {
 }
 
 scenario_partition_full() {
-    local before where
+    local before
     before=$(boot_files)
     switch STAND_IN_ESP_FULL=copy
     update good
@@ -205,14 +207,15 @@ scenario_partition_full() {
     update other
     check 'with room the new kernel is the default' default_is "$good"
     check 'no unit failed' failed_are ''
-    for where in "$machine"/esp/loader/entries/*.conf; do check "$where has content" test -s "$where"; done
+    check 'each entry has content' is "$(on_esp find "$machine/esp/loader/entries" -name '*.conf' -size 0)" ''
+    check 'there are entries' not is "$(on_esp find "$machine/esp/loader/entries" -name '*.conf')" ''
 }
 
 scenario_empty_entry() {
-    : >"$machine/esp/loader/entries/Clear-linux-native-1.0-1.conf"
+    on_esp touch "$machine/esp/loader/entries/Clear-linux-native-1.0-1.conf"
     update good
     check 'the new kernel is the default' default_is "$good"
-    check 'the empty entry is out of the way' test -e "$machine/esp/loader/entries/Clear-linux-native-1.0-1.conf.empty"
+    check 'the empty entry is out of the way' on_esp test -e "$machine/esp/loader/entries/Clear-linux-native-1.0-1.conf.empty"
     check 'no unit failed' failed_are ''
 }
 
