@@ -370,7 +370,7 @@ uninstall_all() {
         # Else swupd would leave the boot files to a program that is gone, until the next reboot.
         "$BINDIR/clr-dkms" -q guard --disarm || warn "/run/swupd/config still tells swupd to leave clr-boot-manager alone: mend it by hand"
         # Their stop actions are programs of ours. There are none to be stopped where systemd knows of none.
-        [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-hold.service 2>/dev/null || true
+        [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-hold.service 2>/dev/null || true
     fi
     acting=1
     for ((index = ${#old[@]} - 1; index >= 0; index--)); do # callers before what they call

@@ -297,6 +297,35 @@ check 'and is told why' said 'run it as root'
 rm /usr/lib/modules/$new/updates/dkms/hello.ko*
 check 'the hook of an image' is "$(code /usr/libexec/updater/50-clr-dkms-hook.sh)" 0
 check 'the hook of an image has put the module back' test -n "$(find /usr/lib/modules/$new/updates/dkms -name "hello.ko*" -size +0)"
+
+# The same as it is really called: in a plain chroot, with nothing in /proc, /sys and /dev, and the output thrown away. A
+# mount of it that others could see would be seen here.
+image=$work/image
+mkdir -p "$image"/{usr,var,etc,boot,dev,proc,sys,run,tmp}
+mount --bind "$image" "$image" && mount --make-shared "$image"
+for folder in usr var etc boot; do mount --bind "/$folder" "$image/$folder"; done
+for folder in bin sbin lib lib64; do ln -s "usr/$folder" "$image/$folder"; done
+printf '#!/bin/sh\nSTAND_IN_ALLOW_HOST=1 exec /usr/bin/stand-in "$@"\n' >/usr/bin/clr-boot-manager
+cp tests/support/clr-boot-manager /usr/bin/stand-in
+chmod 755 /usr/bin/{stand-in,clr-boot-manager}
+in_chroot() { env -i PATH=/usr/sbin:/usr/bin "$@" chroot "$image" /usr/libexec/updater/50-clr-dkms-hook.sh >/dev/null 2>&1; }
+has_files() { [[ -n $(find /usr/lib/modules/$new/updates/dkms -name "hello.ko*" -size +0) ]]; }
+rm /usr/lib/modules/$new/updates/dkms/hello.ko*
+mounts=$(wc -l </proc/self/mountinfo)
+check 'the hook in a plain chroot without the right to mount' is "$(code in_chroot setpriv --bounding-set=-sys_admin)" 0
+check 'it could not build' not has_files
+check 'the next status shows why' is "$(code clr-dkms status --root "$image")" 1
+check 'with what to do' said 'clr-dkms-post-update --root DIR'
+rm "$image"/boot/loader/entries/*-6.15.8-1592.conf
+check 'the hook in a plain chroot' is "$(code in_chroot)" 0
+check 'the hook in a plain chroot has put the module back' has_files
+check 'and made the boot entry of the image' grep -q module.sig_unenforce "$image"/boot/loader/entries/*-6.15.8-1592.conf
+check 'the next status is good' is "$(code clr-dkms status --root "$image")" 0
+check 'nobody has seen a mount' is "$(wc -l </proc/self/mountinfo)" "$mounts"
+check 'nothing is left of it' is "$(find "$image"/{dev,proc,sys,run/clr-dkms/root} -mindepth 1)" ''
+umount "$image"/{usr,var,etc,boot} "$image"
+rm -r "$image" /usr/bin/{stand-in,clr-boot-manager}
+
 check 'disable masks the fragment, and says that a module will be refused' is "$(code clr-dkms-cmdline disable)" 1
 check 'with a link' is "$(readlink /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf)" /dev/null
 check 'a service of systemd was never touched' test ! -e "$work/systemctl-was-called"

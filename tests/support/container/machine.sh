@@ -39,8 +39,12 @@ overlay() {
     mount -t overlay overlay -o "lowerdir=$lower,upperdir=$at/upper,workdir=$at/work" "$at/root"
 }
 
+# A FAT, where this kernel has it.
+esp_type=ext4
+if modprobe -q vfat || grep -qw vfat /proc/filesystems; then esp_type=vfat; fi
+
 # make_esp: an empty boot partition for the machine. In the machine it is found by its label, and mounted nowhere.
-make_esp() { truncate -s 64M "$machine/esp.img" && mkfs.vfat -F 32 -n ESP "$machine/esp.img" >/dev/null; }
+make_esp() { truncate -s 64M "$machine/esp.img" && "mkfs.$esp_type" "$machine/esp.img" >/dev/null 2>&1; }
 
 # on_esp COMMAND…: runs it with the boot partition mounted at $machine/esp. The programs in the machine cannot look into it
 # meanwhile: only for a moment, while nothing runs there.
@@ -48,7 +52,7 @@ on_esp() {
     local i code
     for ((i = 0; i < 50; i++)); do
         # Somebody in the machine may have it at the moment.
-        mount -t vfat "$loop" "$machine/esp" 2>"$machine/mount" && break
+        mount -t "$esp_type" "$loop" "$machine/esp" 2>"$machine/mount" && break
         sleep 0.1
     done
     ((i < 50)) || { cat "$machine/mount"; return 1; }

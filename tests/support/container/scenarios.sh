@@ -250,6 +250,54 @@ scenario_modules_dep() {
     check 'all is well' verdict_is healthy
 }
 
+nothing_watches() {
+    local i left
+    for ((i = 0; i < 50; i++)); do
+        left=$(inside systemctl list-units --plain --no-legend --state=active 'clr-dkms*.path' 'clr-dkms*.timer')
+        [[ $left ]] || return 0
+        sleep 0.1
+    done
+    echo "$left"
+    return 1
+}
+
+# As `swupd bundle-remove` does it: the files go, and no script of ours is run.
+scenario_removed_by_swupd() {
+    local there=/proc/$leader/root
+    check 'deferral is armed' grep no_boot_update=true "$there/run/swupd/config"
+    check 'our files go' inside sh -c 'cut -f 3 /usr/share/clr-dkms/manifest | grep "^/" | xargs rm -f 2>/dev/null; rm -r /usr/share/clr-dkms'
+    for _ in {1..100}; do [[ -e $there/run/systemd/system/clr-dkms-gone.path ]] || break; sleep 0.1; done
+    check 'swupd is free again' test ! -e "$there/run/swupd"
+    check 'what we said is gone' is "$(cd "$there/run" && find . -name '*clr-dkms*' ! -path './systemd/*' ! -path './credentials/*')" ''
+    check 'nothing of ours watches any more' nothing_watches
+    check 'swupd update' inside swupd update good
+    check 'clr-boot-manager made the new kernel the default' default_is "$good"
+    check 'it shuts down' shut_down
+    check 'it boots' boot
+    check 'the new kernel runs' runs "$good"
+    check 'no unit failed' failed_are ''
+}
+
+# The mount of the boot partition is masked, and what points the boot default back fails at boot.
+scenario_masked() {
+    ln -s /dev/null "$root/etc/systemd/system/boot.mount"
+    printf '/dev/disk/by-partlabel/ESP /boot auto defaults 0 0\n' >>"$root/etc/fstab"
+    update bad
+    check 'somebody runs clr-boot-manager' inside clr-boot-manager update
+    switch STAND_IN_DO_NOTHING=1
+    power_cut
+    check 'it boots' boot
+    check 'the kernel without the module runs' runs "$bad"
+    check 'the worker ends' settled
+    check 'it was started' logged 'Starting' -u clr-dkms.service
+    check 'the boot default could not be pointed back' default_is "$bad"
+    check 'the journal says so' logged 'the boot default' -u clr-dkms-hold.service
+    check 'the unit is there to be stopped' is "$(inside systemctl is-active clr-dkms-hold.service)" active
+    switch
+    check 'it shuts down' shut_down
+    check 'at the shutdown it was pointed back' default_is "$old"
+}
+
 scenario_removed() {
     local there=/proc/$leader/root
     printf '# theirs\n' | cat - "$there/run/swupd/config" >"$machine/config" && cp "$machine/config" "$there/run/swupd/config"
@@ -336,13 +384,37 @@ scenario_many_runs() {
     check 'the new kernel is the default' default_is "$good"
 }
 
+# probe NAME SET LINES…: runs the system calls of that set in a unit of those lines; its answers are in /var/log/NAME.
+probe() {
+    printf '%s\n' "${@:3}" "ExecStart=/usr/bin/python3 /usr/libexec/probe.py $2" "StandardOutput=truncate:/var/log/$1" \
+        >"/proc/$leader/root/run/systemd/system/$1.service"
+    if ! { inside systemctl daemon-reload && inside systemctl start "$1.service"; }; then
+        journal -b -u "$1.service"
+        return 1
+    fi
+    grep -c . "$root/var/log/$1"
+}
+
+# sandbox_allows UNIT SET: the system calls of that set have the same answer in the sandbox of the unit as in a plain unit.
+sandbox_allows() {
+    local -a lines
+    mapfile -t lines < <(sed -n '/^\[Service\]/,$p' "$top/systemd/usr/lib/systemd/system/$1.service" | grep -Ev '^(Exec|RemainAfterExit|Standard)')
+    probe "probe-$1" "$2" "${lines[@]}" && probe plain "$2" '[Service]' Type=oneshot && diff "$root/var/log/plain" "$root/var/log/probe-$1"
+}
+
 # What systemd itself thinks of the units.
 scenario_units() {
     local unit most figure
     check 'verify' is "$(cd "$top/systemd/usr/lib/systemd/system" && inside systemd-analyze verify --man=no clr-dkms.service clr-dkms.path clr-dkms-watch.path clr-dkms-watch.service \
-        clr-dkms-boot.service clr-dkms-hold.service clr-dkms-trigger.service clr-boot-manager-booted.service \
+        clr-dkms-boot.service clr-dkms-hold.service clr-dkms-motd.service clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-trigger.service clr-boot-manager-booted.service \
         dkms-new-kernel.service dkms-remove-old.service swupd-update.service 2>&1)" ''
-    for unit in clr-dkms:45 clr-dkms-boot:20 clr-dkms-hold:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
+    cp "$top/tests/support/container/probe.py" "$root/usr/libexec/"
+    check 'what a sandbox takes away is seen' probe strict boot '[Service]' Type=oneshot RestrictSUIDSGID=yes
+    check 'such as openat2' grep -x 'openat2 38' "$root/var/log/strict"
+    for unit in clr-dkms:work clr-dkms-boot:boot clr-dkms-hold:look clr-dkms-motd:look; do
+        check "the sandbox of ${unit%:*}.service gets in no one's way" sandbox_allows "${unit%:*}" "${unit#*:}"
+    done
+    for unit in clr-dkms:45 clr-dkms-boot:22 clr-dkms-hold:45 clr-dkms-motd:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
         most=${unit#*:} unit=${unit%:*}.service
         cp "$top/systemd/usr/lib/systemd/system/$unit" "$machine/$unit"
         figure=$(systemd-analyze security --offline=true --no-pager "$machine/$unit" 2>&1 | sed -n 's/.*exposure level for .*: \([0-9]*\)\.\([0-9]\).*/\1\2/p')
