@@ -414,7 +414,7 @@ scenario_units() {
     for unit in clr-dkms:work clr-dkms-boot:boot clr-dkms-hold:look clr-dkms-motd:look; do
         check "the sandbox of ${unit%:*}.service gets in no one's way" sandbox_allows "${unit%:*}" "${unit#*:}"
     done
-    for unit in clr-dkms:45 clr-dkms-boot:22 clr-dkms-hold:45 clr-dkms-motd:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
+    for unit in clr-dkms:45 clr-dkms-boot:20 clr-dkms-hold:45 clr-dkms-motd:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
         most=${unit#*:} unit=${unit%:*}.service
         cp "$top/systemd/usr/lib/systemd/system/$unit" "$machine/$unit"
         figure=$(systemd-analyze security --offline=true --no-pager "$machine/$unit" 2>&1 | sed -n 's/.*exposure level for .*: \([0-9]*\)\.\([0-9]\).*/\1\2/p')
