@@ -71,7 +71,7 @@ pub struct Arguments {
 /// the record and in the exit code.
 pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     // Before anything is opened, and without a log yet: what it says comes below.
-    let bare = bare_chroot(&arguments.common);
+    let bare = bare_chroot(&arguments.common, arguments.dry_run);
     let (world, config_errors) = arguments.common.world("clr-dkms-post-update")?;
     // A typo must not keep modules from being built: what is right in the configuration counts.
     let faults: Vec<String> = config_errors.iter().map(ToString::to_string).collect();
@@ -101,12 +101,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
 
 /// Where update-trigger.sh runs us in a plain chroot, what dkms needs is mounted for us alone. Gives why it could not be: the
 /// next report shows it.
-fn bare_chroot(common: &Common) -> Option<String> {
+fn bare_chroot(common: &Common, dry_run: bool) -> Option<String> {
     let is_slash = common.root.as_deref() == Some(Path::new("/"));
     if !is_slash || !rustix::process::geteuid().is_root() {
         return None;
     }
-    let refused = chroot::furnish().err();
+    let refused = chroot::furnish(!dry_run).err();
     (!chroot::is_furnished()).then(|| {
         format!(
             "no module could be looked at or built: this chroot has no /proc or no /dev/null, and they cannot be \

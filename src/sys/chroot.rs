@@ -40,11 +40,12 @@ fn is_null_device() -> bool {
 }
 
 /// Mounts what is missing, when `/` is the root of a chroot. To be called before there is a second thread, and before a
-/// directory is held open. Elsewhere nothing is done.
+/// directory is held open. Elsewhere nothing is done. `second` makes the image reachable by another path too, for which a
+/// directory is made in it.
 ///
 /// # Errors
 /// When the kernel refuses it, as in a container without the privilege: it is as bare then as it was.
-pub fn furnish() -> io::Result<()> {
+pub fn furnish(second: bool) -> io::Result<()> {
     // The root of the first process can be seen where there is a /proc, by root.
     let of_init = stat("/proc/1/root/.");
     if is_furnished() && of_init.is_ok_and(|init| stat("/").is_ok_and(|own| is_same(&own, &init))) {
@@ -61,6 +62,9 @@ pub fn furnish() -> io::Result<()> {
         // The one of the machine, with its disks; where that is not to be had, the few that every program uses.
         let whole = put(Path::new("/dev/null"), "devtmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC);
         whole.or_else(|_| minimal_devices())?;
+    }
+    if !second {
+        return Ok(());
     }
     make_directory("/run/clr-dkms")?;
     make_directory(SECOND)?;

@@ -312,6 +312,9 @@ in_chroot() { env -i PATH=/usr/sbin:/usr/bin "$@" chroot "$image" /usr/libexec/u
 has_files() { [[ -n $(find /usr/lib/modules/$new/updates/dkms -name "hello.ko*" -size +0) ]]; }
 rm /usr/lib/modules/$new/updates/dkms/hello.ko*
 mounts=$(wc -l </proc/self/mountinfo)
+code env -i PATH=/usr/sbin:/usr/bin chroot "$image" clr-dkms-post-update --root / --dry-run
+check 'a dry run there knows what would be done' said "hello/1.0 on $new"
+check 'and writes nothing' is "$(find "$image"/{dev,proc,sys,run} -mindepth 1)" ''
 check 'the hook in a plain chroot without the right to mount' is "$(code in_chroot setpriv --bounding-set=-sys_admin)" 0
 check 'it could not build' not has_files
 check 'the next status shows why' is "$(code clr-dkms status --root "$image")" 1
