@@ -22,7 +22,7 @@ has_module() { find "$root/usr/lib/modules/$1/updates/dkms" -name 'hello.ko*' -s
 booted_mark() { [[ -e $root/var/lib/kernel/k_booted_$1 ]]; }
 calls() { grep -c "^clr-boot-manager $1" "$root/var/log/clr-boot-manager-calls"; }
 config() { cat "/proc/$leader/root/run/swupd/config"; }
-until_there() { for _ in {1..300}; do [[ ! -e $root/$1 ]] || return 0; sleep 0.05; done; echo "no $1"; return 1; }
+until_there() { for _ in {1..1200}; do [[ ! -e $root/$1 ]] || return 0; sleep 0.05; done; echo "no $1"; return 1; }
 update() { check "swupd update $1" inside swupd update "$1" && check 'the worker ends' settled; }
 switch() { printf '%s\n' "$@" >"$root/etc/machine/stand-in"; }
 
