@@ -20,6 +20,20 @@ pub struct AdminOverrides {
     pub fault: Option<String>,
 }
 
+/// How the kernel that boots next is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NextBootSource {
+    /// The boot files were read: it is the default entry.
+    Entry,
+    /// An EFI variable chooses it, before the boot files.
+    EfiVariable,
+    /// It is unknown now; the last run saw it.
+    Remembered,
+    /// An image without boot files: clr-boot-manager will make it the default.
+    Expected,
+}
+
 /// What the decision says of the boot files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,6 +60,9 @@ pub enum Reason {
     Best,
     /// There is no other kernel to fall back to.
     Only,
+    /// The running kernel is not installed any more, and clr-boot-manager makes no other one the default:
+    /// this one is the best of those that are installed.
+    Removed,
 }
 
 /// The decision.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::boot_decision::{AdminOverrides, BootDecision, Reason};
+use crate::boot_decision::{AdminOverrides, BootDecision, NextBootSource, Reason};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
@@ -98,10 +98,14 @@ pub struct Record {
     pub started: Timestamp,
     /// When it ended.
     pub finished: Timestamp,
-    /// The running kernel, and the one that the boot manager makes the default.
+    /// The release of the running kernel.
     pub running: Option<String>,
-    /// The kernel release of the next boot.
+    /// The release of the kernel that boots next; none where it was unknown.
     pub next_boot: Option<String>,
+    /// How that was known; none in records of versions that recorded what clr-boot-manager would make the
+    /// default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_boot_source: Option<NextBootSource>,
     /// Kernels that were not there before the update.
     pub new_kernels: Vec<String>,
     /// Every module on every tip, and what was built by hand for other kernels.

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::boot::deferral::{self, Deferral};
+use crate::boot::loader_interface::LoaderInterface;
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
-use crate::boot_decision::AdminOverrides;
+use crate::boot_decision::{AdminOverrides, NextBootSource};
 use crate::cmdline::{Sources, Switch, effective};
 use crate::dkms::conf::ConfError;
 use crate::dkms::plan::built_folder;
@@ -21,7 +22,7 @@ use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdic
 use crate::kernel::inventory::{Headers, Named, There, headers, module_folder};
 use crate::kernel::{Installed, Inventory, Running};
 use crate::requirement::Requirement;
-use crate::state::{self, RECORD};
+use crate::state::{self, RECORD, Record};
 use crate::sys::Root;
 use crate::sys::root::below;
 use crate::usage::Usage;
@@ -102,10 +103,18 @@ pub struct System {
     pub tree: Tree,
     /// Every newest module on every tip, and on the running kernel; kernels in the order of work.
     pub pairs: Vec<Pair>,
-    /// The same for kernels that have been booted once and are none of these: what could be fallen back to.
+    /// The same for kernels that are none of these, and have been booted once or have a boot entry: what
+    /// could be fallen back to.
     pub fallbacks: Vec<Pair>,
     /// The command lines of the tips and of the running kernel.
     pub lines: Vec<Line>,
+    /// Those of the fallbacks.
+    pub fallback_lines: Vec<Line>,
+    /// The variables of the boot loader, or why they cannot be read; only read where the boot files are not
+    /// visible.
+    pub loader_interface: Option<Result<LoaderInterface, String>>,
+    /// The release that the last run saw as the next boot; only read where the boot files do not say it.
+    pub remembered_boot: Option<String>,
     /// The fingerprint of what the boot manager reads.
     pub boot_inputs: String,
     /// What lies in the boot partition.
@@ -164,7 +173,8 @@ impl System {
         let boot = BootFiles::observe(&world.root, &inventory);
         let mut kernels = kernels_that_matter(&inventory);
         // An admin may have chosen another one.
-        kernels.extend(next_kernel(&boot, &inventory).filter(|k| !k.tip && !k.running));
+        let default = boot.default.as_ref().and_then(|d| d.id.as_ref());
+        kernels.extend(inventory.kernels.iter().filter(|k| Some(&k.id) == default && !k.tip && !k.running));
         for kernel in inventory.kernels.iter().filter(|k| also.contains(&k.name.release())) {
             if !kernels.contains(&kernel) {
                 kernels.push(kernel);
@@ -174,19 +184,28 @@ impl System {
         let mut lines = Vec::new();
         let mut fallbacks = Vec::new();
         let sources = conf::Sources::default();
-        let mut pairs_on = |cache: &mut Cache, kernel: &Installed| {
+        let mut pairs_on = |cache: &mut Cache, kernel: &Installed, endless: &Endless| {
             let known = known.pairs.remove(&kernel.name.release());
-            known.unwrap_or_else(|| pairs_with(world, cache, &sources, &tree, kernel))
+            known.unwrap_or_else(|| pairs_with(world, cache, &sources, &tree, kernel, endless))
         };
         let mut seen: Vec<(String, Headers)> = Vec::new();
-        for kernel in inventory.kernels.iter().filter(|k| k.booted == There::Yes && !kernels.contains(k)) {
+        for kernel in &kernels {
             seen.push((kernel.name.release(), kernel.headers.clone()));
-            fallbacks.extend(pairs_on(cache, kernel));
-        }
-        for kernel in kernels {
-            seen.push((kernel.name.release(), kernel.headers.clone()));
-            pairs.extend(pairs_on(cache, kernel));
+            pairs.extend(pairs_on(cache, kernel, &Endless::new()));
             lines.push(line(world, cache, &Named::of(kernel)));
+        }
+        // What bash did not come to an end with for a kernel that matters is not waited for once more.
+        let timed_out = |p: &Pair| match &p.conf {
+            Err(error @ ConfError::TimedOut(_)) => Some((p.module.clone(), error.clone())),
+            _ => None,
+        };
+        let endless: Endless = pairs.iter().filter_map(timed_out).collect();
+        let mut fallback_lines = Vec::new();
+        let is_fallback = |k: &&Installed| k.booted == There::Yes || boot.of(&k.id).is_some();
+        for kernel in inventory.kernels.iter().filter(|k| is_fallback(k) && !kernels.contains(k)) {
+            seen.push((kernel.name.release(), kernel.headers.clone()));
+            fallbacks.extend(pairs_on(cache, kernel, &endless));
+            fallback_lines.push(line(world, cache, &Named::of(kernel)));
         }
         let in_use = known.in_use.unwrap_or_else(|| in_use(world, &inventory));
         let all_pairs = pairs.iter().chain(&fallbacks).collect();
@@ -197,6 +216,8 @@ impl System {
         System {
             boot_inputs: boot::inputs(&world.root),
             boot_entries: boot.read_back(&expected_entries(&lines)),
+            loader_interface: loader_interface(&world.root, &inventory, &boot),
+            remembered_boot: boot.default.is_none().then(|| remembered_boot(&world.root)).flatten(),
             boot,
             boot_obstacle: boot::obstacle(&world.root),
             root: world.root.path().to_owned(),
@@ -211,6 +232,7 @@ impl System {
             pairs,
             fallbacks,
             lines,
+            fallback_lines,
             // The last one: by now all has been asked for.
             denied: world.root.denied(),
         }
@@ -221,23 +243,9 @@ impl System {
         below(&self.root, Path::new(path)).display().to_string()
     }
 
-    /// The kernel of the next boot: what the boot loader has as its default, else what the boot manager makes it.
-    pub fn next_kernel(&self) -> Option<&Installed> {
-        next_kernel(&self.boot, &self.inventory)
-    }
-
-    /// The same, but for a machine on which another system boots next.
-    pub fn boots_next(&self) -> Option<&Installed> {
-        let another = self.boot.default.as_ref().is_some_and(|d| d.id.is_none());
-        if another { None } else { self.next_kernel() }
-    }
-
-    /// The command lines that count: those of the tips, and that of the next boot. An old kernel that still runs nobody boots
-    /// again.
-    pub fn coming_lines(&self) -> impl Iterator<Item = &Line> {
-        let next = self.next_kernel().map(|k| &k.id);
-        let tips = self.inventory.tips();
-        self.lines.iter().filter(move |l| next == Some(&l.id) || tips.iter().any(|k| k.id == l.id))
+    /// The command line of a kernel, also of one that could be fallen back to.
+    pub fn line_of(&self, release: &str) -> Option<&Line> {
+        self.lines.iter().chain(&self.fallback_lines).find(|l| l.release == release)
     }
 
     /// The pairs of one kernel.
@@ -285,12 +293,22 @@ fn files_of(
     )
 }
 
-fn next_kernel<'a>(boot: &BootFiles, inventory: &'a Inventory) -> Option<&'a Installed> {
-    match boot.default.as_ref().map(|d| d.id.as_deref()) {
-        Some(Some(id)) => inventory.kernels.iter().find(|k| k.id == id).or_else(|| inventory.boot_default()),
-        // Another system boots next; what is asked then is what this one will do when it is its turn.
-        Some(None) | None => inventory.boot_default(),
-    }
+/// The variables of the boot loader, where its files are not visible and something runs that it has booted.
+fn loader_interface(
+    root: &Root,
+    inventory: &Inventory,
+    boot: &BootFiles,
+) -> Option<Result<LoaderInterface, String>> {
+    let is_needed = boot.loader.is_none() && inventory.running != Running::None;
+    is_needed.then(|| LoaderInterface::read(root).map_err(|e| e.to_string()))
+}
+
+/// The kernel that the last run saw as the default of the boot files. What an EFI variable chose then is not
+/// remembered: it can be read now.
+fn remembered_boot(root: &Root) -> Option<String> {
+    let record = state::load::<Record>(root, RECORD).good()?;
+    let was_seen = |source| matches!(source, NextBootSource::Entry | NextBootSource::Remembered);
+    record.next_boot.filter(|_| record.next_boot_source.is_some_and(was_seen))
 }
 
 fn running_kernel(
@@ -318,8 +336,11 @@ pub fn kernels_that_matter(inventory: &Inventory) -> Vec<&Installed> {
 
 /// Every newest module on one kernel.
 pub fn pairs_of(world: &World, cache: &mut Cache, tree: &Tree, kernel: &Installed) -> Vec<Pair> {
-    pairs_with(world, cache, &conf::Sources::default(), tree, kernel)
+    pairs_with(world, cache, &conf::Sources::default(), tree, kernel, &Endless::new())
 }
+
+/// The modules whose dkms.conf was not evaluated in time for another kernel.
+type Endless = BTreeMap<ModuleName, ConfError>;
 
 fn pairs_with(
     world: &World,
@@ -327,11 +348,12 @@ fn pairs_with(
     sources: &conf::Sources,
     tree: &Tree,
     kernel: &Installed,
+    endless: &Endless,
 ) -> Vec<Pair> {
     let root = &world.root;
     let release = kernel.name.release();
     let scope = Scope::load(root, &release, &kernel.headers, world.clock.now());
-    let confs = chosen_versions(world, cache, sources, tree, &release);
+    let confs = chosen_versions(world, cache, sources, tree, &release, endless);
     let claimed = claimed_files(tree, &confs, &release);
     let mut pairs: Vec<Pair> = confs
         .into_iter()
@@ -339,9 +361,15 @@ fn pairs_with(
             let stage = tree.stage(registered, &release);
             let unknown = |reason: &str| Err(vec![Flaw::Unknown { reason: reason.to_owned() }]);
             let proof = match (&conf, &scope) {
-                (Err(ConfError::Unusable(reason) | ConfError::CannotTell(reason)), _) | (_, Err(reason)) => {
-                    unknown(reason)
-                }
+                (
+                    Err(
+                        ConfError::Unusable(reason)
+                        | ConfError::CannotTell(reason)
+                        | ConfError::TimedOut(reason),
+                    ),
+                    _,
+                )
+                | (_, Err(reason)) => unknown(reason),
                 (Ok(conf), Ok(scope)) => prove(scope, cache, &registered.module, stage, conf),
             };
             let mut pair = Pair {
@@ -413,6 +441,7 @@ fn chosen_versions<'t>(
     sources: &conf::Sources,
     tree: &'t Tree,
     release: &str,
+    endless: &Endless,
 ) -> Vec<(&'t Registered, Result<Conf, ConfError>)> {
     let mut chosen: Vec<(&Registered, Result<Conf, ConfError>)> = Vec::new();
     let asks = |conf: &Result<Conf, ConfError>| conf.as_ref().is_ok_and(|c| c.autoinstall);
@@ -423,7 +452,10 @@ fn chosen_versions<'t>(
         if known.is_some_and(|(_, conf)| asks(conf) || conf.is_err()) {
             continue;
         }
-        let conf = reader.load(cache, registered);
+        let conf = match endless.get(&registered.module) {
+            Some(error) => Err(error.clone()),
+            None => reader.load(cache, registered),
+        };
         match known.is_some() {
             false => chosen.push((registered, conf)),
             true if asks(&conf) => {

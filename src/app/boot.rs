@@ -6,7 +6,8 @@ use crate::boot::deferral::{self, Deferral};
 use crate::boot::{BootFiles, ReadBack, default, removal};
 use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::config::Policy;
-use crate::decide::assessment::BootAssessment;
+use crate::decide::assessment::{BootAssessment, guard_acts};
+use crate::decide::next_boot::NextBoot;
 use crate::dkms::Tree;
 use crate::message;
 use crate::requirement::Importance;
@@ -15,14 +16,10 @@ use crate::sys::RootKind;
 use crate::system::{System, expected_entries};
 use crate::world::World;
 
-/// Whether the guard acts here: not on an image, whose boot files nobody boots from while it is one.
-pub fn is_guarded(world: &World) -> bool {
-    world.root.kind() != RootKind::Image && world.settings.guards()
-}
-
 /// Whether swupd is to leave the boot files to us here.
 pub fn defers(world: &World) -> bool {
-    is_guarded(world) && world.settings.boot_policy == Policy::Defer
+    guard_acts(world.root.kind() == RootKind::Image, &world.settings)
+        && world.settings.boot_policy == Policy::Defer
 }
 
 /// Why the boot manager is to be run, if it is. `last` is what became of it the last time.
@@ -104,8 +101,7 @@ pub fn put_right(
         // What nobody tries again is no error any more.
         None => BootRecord { error: last.error.filter(|_| world.settings.boot_update), ..last },
     };
-    let decision = &judgement.decision;
-    boot.held_back = held_back(world, decision).map(|kernel| HeldBack {
+    boot.held_back = judgement.held_back.clone().map(|kernel| HeldBack {
         kernel,
         // A clock that was wrong once must not hide for years how long it has been.
         since: was_held.as_ref().map_or(world.clock.now(), |held| held.since.min(world.clock.now())),
@@ -117,7 +113,7 @@ pub fn put_right(
     }
     if ran
         && boot.error.is_some()
-        && let Err(e) = fall_back(world, facts, decision)
+        && let Err(e) = fall_back(world, facts, judgement)
     {
         tracing::error!("the boot default: {e}");
     }
@@ -126,11 +122,11 @@ pub fn put_right(
 
 /// Where clr-boot-manager has failed half-way, the default may be a kernel that has no entry, and what boots then only the
 /// boot loader knows. The running kernel has shown that it boots.
-fn fall_back(world: &World, facts: &System, decision: &BootDecision) -> Result<(), String> {
+fn fall_back(world: &World, facts: &System, judgement: &BootAssessment) -> Result<(), String> {
     let kernels = &facts.inventory.kernels;
-    let chosen = kernels.iter().find(|k| Some(k.name.release()) == decision.default);
+    let chosen = kernels.iter().find(|k| Some(k.name.release()) == judgement.decision.default);
     let (Some(chosen), Some(running)) = (chosen, facts.inventory.running_kernel()) else { return Ok(()) };
-    if !is_guarded(world) || facts.boot_obstacle.is_some() {
+    if !judgement.acts || facts.boot_obstacle.is_some() {
         return Ok(());
     }
     let seen = BootFiles::observe(&world.root, &facts.inventory);
@@ -145,20 +141,17 @@ fn fall_back(world: &World, facts: &System, decision: &BootDecision) -> Result<(
     Ok(())
 }
 
-/// The kernel that is kept from becoming the default.
-fn held_back(world: &World, decision: &BootDecision) -> Option<String> {
-    let held = is_guarded(world) && decision.ruling == Ruling::Defer;
-    decision.target.clone().filter(|_| held)
-}
-
 /// Points the boot default to the kernel of the decision, where clr-boot-manager would not have it so by itself. Gives whether
 /// anything was changed.
 ///
 /// # Errors
 /// In words, with the next step.
-pub fn assert_default(world: &World, facts: &System, decision: &BootDecision) -> Result<bool, String> {
-    let by_itself = decision.ruling == Ruling::Allow && decision.because != Reason::Held;
-    let Some(release) = decision.default.as_deref().filter(|_| is_guarded(world) && !by_itself) else {
+pub fn assert_default(world: &World, facts: &System, judgement: &BootAssessment) -> Result<bool, String> {
+    let decision = &judgement.decision;
+    let by_itself = decision.ruling == Ruling::Allow
+        && !matches!(decision.because, Reason::Held | Reason::Removed)
+        && !judgement.next.is_removed();
+    let Some(release) = decision.default.as_deref().filter(|_| judgement.acts && !by_itself) else {
         return Ok(false);
     };
     let Some(kernel) = facts.inventory.kernels.iter().find(|k| k.name.release() == release) else {
@@ -177,12 +170,17 @@ pub fn assert_default(world: &World, facts: &System, decision: &BootDecision) ->
         &kernel.id,
     )?;
     if changed {
-        let told = format!("{release} is the boot default again, because {}", why(decision));
+        let message = match &judgement.next {
+            NextBoot::Removed { release: gone, .. } => {
+                format!("{release} is the boot default: it was {gone}, which is not installed any more")
+            }
+            _ => format!("{release} is the boot default again, because {}", why(decision)),
+        };
         match decision.because {
             // As asked for, and not for what the catalogue says of the others.
-            Reason::Held => tracing::info!("{told}"),
+            Reason::Held => tracing::info!("{message}"),
             _ => {
-                tracing::warn!(message_id = message::DEFAULT_PUT_BACK, dkms_kernel = release, "{told}");
+                tracing::warn!(message_id = message::DEFAULT_PUT_BACK, dkms_kernel = release, "{message}");
             }
         }
     }

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Common, answer, exit, json};
+use crate::decide::next_boot::{next_boot, presumed};
 use crate::dkms::proof::{facts_of, installed_file, vermagic_of};
 use crate::dkms::{Cache, Pair, Signature};
 use crate::enforcement::observe::module_taint;
@@ -50,7 +51,8 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
     let mut cache = Cache::load(&world.root);
     let facts = System::observe(world, &mut cache);
     let inventory = &facts.inventory;
-    let default = facts.next_kernel().map(|k| k.name.release());
+    let next = next_boot(&facts);
+    let default = presumed(&facts).map(|k| k.name.release());
     let is_default = |release: &str| default.as_deref() == Some(release);
     let kernels: Vec<Named<'_>> = if let Some(asked) = asked {
         vec![inventory.named(&world.root, asked)?]
@@ -78,7 +80,7 @@ fn look(world: &World, asked: Option<&str>) -> Option<Document> {
             installed: kernel.installed.is_some(),
             running: kernel.installed.is_some_and(|k| k.running) || inventory.runs(release),
             refreshed: kernel.installed.is_some_and(|k| k.tip || k.running),
-            boots_next: facts.boots_next().is_some_and(|k| k.name.release() == release),
+            boots_next: next.is(release),
             entry: facts.boot.of(&line.id),
             modules: pairs.iter().flat_map(|pair| files(world, &mut cache, pair)).collect(),
         });

@@ -12,6 +12,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::decide::module_state::module_status;
+use crate::decide::next_boot::presumed;
 use crate::dkms::order as dkms_order;
 use crate::dkms::plan::State;
 use crate::dkms::rival::{self, Rival};
@@ -211,7 +212,7 @@ pub fn refused(facts: &System, order: &Order) -> Vec<LeftAlone> {
 pub fn plan(facts: &System, order: &Order) -> Vec<Planned> {
     let mut planned = Vec::new();
     let mut kernels = kernels(facts, order);
-    let next = facts.next_kernel().map(|k| k.name.release());
+    let next = presumed(facts).map(|k| k.name.release());
     // Stable: else as they were named, or by their numbers.
     kernels.sort_by_key(|release| (next.as_ref() != Some(release), !facts.inventory.runs(release)));
     for release in kernels {

@@ -21,7 +21,7 @@ use crate::render::look::Look;
 use crate::render::{self, shown};
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{self, RECORD, Record, SCHEMA, WISHES};
-use crate::status::guard::{GuardReport, lacks, lacks_on};
+use crate::status::guard::{GuardReport, lacks};
 use crate::status::{Progress, Verdict};
 use crate::sys::{Lock, interrupt, watchdog};
 use crate::system::System;
@@ -133,7 +133,7 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
 /// Points the default back, after something had clr-boot-manager run; false, and told, when that failed.
 pub fn assert_again(world: &World, cache: &mut Cache) -> bool {
     let seen = look(world, cache);
-    boot::assert_default(world, &seen.facts, &seen.judgement.decision)
+    boot::assert_default(world, &seen.facts, &seen.judgement)
         .inspect_err(|e| tracing::error!("the boot default: {e}"))
         .is_ok()
 }
@@ -341,7 +341,7 @@ pub fn release(world: &World, arguments: &ReleaseArguments, common: &Common) -> 
         let is_target = decision.target.as_ref() == Some(&target);
         let lacking = match is_target {
             true => decision.lacking.clone(),
-            false => lacks_on(facts, &target, &judgement.needs.iter().collect::<Vec<_>>()),
+            false => judgement.lacks_on(&target, |_| true),
         };
         let critical: Vec<MissingModule> =
             lacking.iter().filter(|l| l.class == Importance::Critical).cloned().collect();
@@ -399,7 +399,7 @@ fn wish(
         return foretold(world, seen, wishes, is_new, common);
     }
     // The same word again, where something has happened to the boot default since, is carried out again.
-    let is_done = seen.judgement.next == seen.judgement.decision.default || !boot::is_guarded(world);
+    let is_done = seen.judgement.is_carried_out() || !seen.judgement.acts;
     if !is_new && is_done {
         return Ok(if wishes == AdminOverrides::default() { exit::OK } else { code_of(&seen) });
     }
@@ -418,7 +418,7 @@ fn wish(
     } else {
         world.root.write_json(WISHES, &state::WishesFile { schema: SCHEMA, wishes })?;
     }
-    if !boot::is_guarded(world) {
+    if !seen.judgement.acts {
         tracing::warn!(
             "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as they are"
         );
@@ -456,7 +456,7 @@ fn foretold(
     }
     seen.facts.wishes = wishes;
     seen.judgement = assess(&seen.facts, &world.settings, seen.record.as_ref());
-    lines.push(match (boot::is_guarded(world), &seen.judgement.decision.default) {
+    lines.push(match (seen.judgement.acts, &seen.judgement.decision.default) {
         (true, Some(release)) => format!("{release} would boot next"),
         (true, None) => "no kernel would be chosen".to_owned(),
         (false, _) => "the boot files would stay as they are".to_owned(),
@@ -469,9 +469,9 @@ fn foretold(
 fn code_of(seen: &Seen) -> u8 {
     let decision = &seen.judgement.decision;
     let needed =
-        |n: &&Requirement| n.class == Importance::Critical || (n.class == Importance::Wanted && n.works);
-    let needs: Vec<&Requirement> = seen.judgement.needs.iter().filter(needed).collect();
-    let lacks = || decision.default.as_ref().is_some_and(|k| !lacks_on(&seen.facts, k, &needs).is_empty());
+        |n: &Requirement| n.class == Importance::Critical || (n.class == Importance::Wanted && n.works);
+    let default = decision.default.as_ref();
+    let lacks = || default.is_some_and(|k| !seen.judgement.lacks_on(k, needed).is_empty());
     match decision.is_unsafe {
         true => exit::UNSAFE,
         false if decision.ruling == Ruling::Defer && decision.because != Reason::Held => exit::ATTENTION,

@@ -218,7 +218,7 @@ impl<'a> Bench<'a> {
         for (release, matters) in &self.kernels {
             let files = match told::files(root, folder, module.as_ref(), release) {
                 Ok(files) => files,
-                Err(ConfError::Unusable(_)) => {
+                Err(ConfError::Unusable(_) | ConfError::TimedOut(_)) => {
                     let binaries = root.lookup(folder.join("dkms_binaries_only")).is_there();
                     target.findings.push(without_conf(&show(folder), &source, binaries));
                     return target;
@@ -236,7 +236,7 @@ impl<'a> Bench<'a> {
             }
             let told = match told::tell(root, tools, &files, module.as_ref(), release) {
                 Ok(told) => Ok(told),
-                Err(ConfError::Unusable(reason)) => Err(reason),
+                Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => Err(reason),
                 Err(ConfError::CannotTell(reason)) => {
                     target.unreadable = Some(reason);
                     continue;

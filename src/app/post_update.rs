@@ -18,6 +18,7 @@ use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::decide::assessment::assess;
 use crate::decide::module_state::module_status;
+use crate::decide::next_boot::{coming_lines, next_boot};
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, Pair};
@@ -162,7 +163,7 @@ pub(super) fn cmdline_plan(world: &World, facts: &System) -> Result<(Ours, write
         return Ok((Ours::default(), writer::Plan::default()));
     }
     let ours = Ours::load(&world.root)?;
-    let sources: Vec<Sources> = facts.coming_lines().map(|l| l.sources.copy()).collect();
+    let sources: Vec<Sources> = coming_lines(facts).map(|l| l.sources.copy()).collect();
     let plan = writer::plan(Wish::Ensure, &sources, &ours);
     Ok((ours, plan))
 }
@@ -264,7 +265,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     let mut facts = facts.observe_again(world, &mut cache, &order.kernels);
     // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
     let judgement = assess(&facts, &world.settings, before.as_good());
-    match boot::assert_default(world, &facts, &judgement.decision) {
+    match boot::assert_default(world, &facts, &judgement) {
         Ok(true) => facts = facts.observe_again(world, &mut cache, &order.kernels),
         Ok(false) => {}
         Err(e) => {
@@ -277,6 +278,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
 
     let mut problems = faults.clone();
     problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
+    let next = next_boot(&facts);
     let record = Record {
         schema: SCHEMA,
         started,
@@ -285,7 +287,8 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
             Running::Known { release } => Some(release.clone()),
             _ => None,
         },
-        next_boot: facts.inventory.boot_default().map(|k| k.name.release()),
+        next_boot: next.shown().map(str::to_owned),
+        next_boot_source: next.source(),
         new_kernels: new_kernels(world, &facts),
         modules: facts
             .pairs
@@ -295,7 +298,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
             .collect(),
         cmdline: CmdlineRecord {
             wanted: sig_unenforce_wanted(&world.settings, &facts),
-            in_force: facts.coming_lines().all(|l| l.switch == Switch::On),
+            in_force: coming_lines(&facts).all(|l| l.switch == Switch::On),
             obstacles,
         },
         boot,
@@ -384,6 +387,7 @@ fn finish(
     }
     Ok(match (document.verdict, failed) {
         (Verdict::Unsafe, _) => exit::UNSAFE,
+        (Verdict::Unknown, _) => exit::UNKNOWN,
         (_, true) => exit::ATTENTION,
         (_, false) => exit::OK,
     })

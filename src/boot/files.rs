@@ -128,7 +128,7 @@ impl BootFiles {
 }
 
 /// How the name of systemd-boot's entry for a kernel id ends; a name of the vendor, compiled in, is in front.
-pub(super) fn usual_ending(id: &str) -> Option<String> {
+pub fn usual_ending(id: &str) -> Option<String> {
     let (name, _) = KernelName::from_any_id(id)?;
     Some(format!("-{}-{}-{}.conf", name.variant, name.version, name.compared_number()))
 }

@@ -5,6 +5,7 @@ pub mod deferral;
 pub mod entries;
 pub mod files;
 pub mod grub;
+pub mod loader_interface;
 pub mod menu;
 pub mod partition;
 pub mod ready;

@@ -6,41 +6,87 @@ use super::boot_choice::{Candidate, Ready, choose_default, lacks};
 use super::importance::{KnownModule, classify};
 use super::memory::{Trace, is_removed};
 use super::module_state::{module_status, refused_now, would_be_taken};
+use super::next_boot::{NextBoot, booted_from_installed, next_boot};
 use super::satisfaction::{CommandLine, origin_of, satisfied, satisfied_with};
-use crate::boot_decision::BootDecision;
+use crate::boot_decision::{BootDecision, Ruling};
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::State;
 use crate::kernel::inventory::There;
 use crate::kernel::module_file::kernel_name;
-use crate::kernel::{Installed, Running};
+use crate::kernel::{Installed, KernelName, Running};
 use crate::modprobe::Origin;
 use crate::requirement::{Importance, MissingModule, ModuleOrigin, Requirement};
 use crate::state::{ModuleRecord, Record};
 use crate::system::System;
 
 /// What this machine needs, and what follows for the boot default.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct BootAssessment {
     /// One for each module.
     pub needs: Vec<Requirement>,
     /// The decision.
     pub decision: BootDecision,
-    /// The kernel release that boots next as things are; none when it cannot be told, or when it is another system's.
-    pub next: Option<String>,
-    /// What that one lacks of what is critical.
+    /// What boots next as things are.
+    pub next: NextBoot,
+    /// What that lacks of what is critical; nothing where it is unknown.
     pub next_lacks: Vec<MissingModule>,
+    /// It is unknown which kernel boots next, and the kernels differ in what this machine needs.
+    pub is_open: bool,
+    /// Whether the guard acts on this system.
+    pub acts: bool,
+    /// The release of the kernel that is kept from becoming the boot default.
+    pub held_back: Option<String>,
+    /// The modules that the running kernel lacks, and that the kernel that boots next has.
+    pub comes_back: Vec<String>,
+    /// The modules, `name/version`, that are proven for the running kernel, which boots next, and that it
+    /// refuses until then.
+    pub refused_until_reboot: Vec<String>,
+    /// All installed kernels, in ascending order, as clr-boot-manager would boot them.
+    candidates: Vec<Candidate>,
 }
 
 impl BootAssessment {
-    /// What boots next, or would by the decision, is without something critical.
+    /// What boots next, or would by the decision, is without something critical, or without all of its
+    /// modules.
     pub fn is_unsafe(&self) -> bool {
-        self.decision.is_unsafe || !self.next_lacks.is_empty()
+        self.decision.is_unsafe || !self.next_lacks.is_empty() || self.next.is_removed()
     }
 
     /// How much a module, by its name, is needed.
     pub fn class_of(&self, module: &str) -> Importance {
         self.needs.iter().find(|need| need.module == module).map_or(Importance::Optional, |need| need.class)
+    }
+
+    /// The boot default is the one that it should be.
+    pub fn is_carried_out(&self) -> bool {
+        self.decision.default.as_deref() == self.next.release()
+    }
+
+    /// What a kernel lacks of those needs: whatever is not proven for it.
+    pub fn lacks_on(&self, release: &str, needs: impl Fn(&Requirement) -> bool) -> Vec<MissingModule> {
+        let needs = self.needs.iter().filter(|need| needs(need));
+        match self.candidates.iter().find(|k| k.release == release) {
+            Some(kernel) => lacks(kernel, needs),
+            None => needs.map(missing_with_kernel).collect(),
+        }
+    }
+}
+
+/// Whether the guard acts on this system: not on an image, whose boot files nothing boots from while it is
+/// one, nor where it was asked to report only.
+pub fn guard_acts(is_image: bool, settings: &Settings) -> bool {
+    !is_image && settings.guards()
+}
+
+/// What a machine is without once it has booted a kernel that is not installed any more.
+fn missing_with_kernel(need: &Requirement) -> MissingModule {
+    MissingModule {
+        module: need.module.clone(),
+        class: need.class,
+        needed: need.reason.clone(),
+        state: State::NotBuilt.to_string(),
+        reason: "the kernel is not installed any more".to_owned(),
     }
 }
 
@@ -49,38 +95,102 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
     let pairs = facts.pairs.iter().chain(&facts.fallbacks);
     let states: Vec<ModuleRecord> = pairs.map(|p| module_status(facts, p, record)).collect();
     let needs = needs(facts, settings, record, &states);
-    // Ascending: the inventory begins with the newest.
-    let kernels: Vec<Candidate> = facts
-        .inventory
-        .kernels
-        .iter()
-        .rev()
-        .map(|kernel| candidate(facts, kernel, &states, &needs, true))
-        .collect();
-    let target = facts.inventory.boot_default().map(|k| k.name.release());
-    let unseen = unseen_default(facts, record, target.as_deref());
-    let next_kernel = match &unseen {
-        Some(release) => facts.inventory.kernels.iter().find(|k| k.name.release() == *release),
-        None => facts.boots_next(),
+    let next = next_boot(facts);
+    let as_seen = |as_configured: bool| -> Vec<Candidate> {
+        let candidate = |kernel| candidate(facts, kernel, &states, &needs, next.shown(), as_configured);
+        // Ascending: the inventory begins with the newest.
+        facts.inventory.kernels.iter().rev().map(candidate).collect()
     };
-    let next = next_kernel.map(|k| k.name.release());
-    let critical = || needs.iter().filter(|n| n.class == Importance::Critical);
+    let candidates = as_seen(true);
     // As the boot entries are now, and not as clr-boot-manager would make them.
-    let booted_next = next_kernel.map(|kernel| candidate(facts, kernel, &states, &needs, false));
+    let as_booted = as_seen(false);
+    let target = facts.inventory.boot_default().map(|k| k.name.release());
+    let decision = choose_default(&candidates, target.as_deref(), is_orphaned(facts), &needs, &facts.wishes);
+    let critical = || needs.iter().filter(|n| n.class == Importance::Critical);
+    let booted_next = as_booted.iter().find(|k| next.is(&k.release));
+    let next_lacks = match (&next, booted_next) {
+        (NextBoot::Removed { .. }, _) => critical().map(missing_with_kernel).collect(),
+        (_, Some(kernel)) => lacks(kernel, critical()),
+        (_, None) => Vec::new(),
+    };
+    let acts = guard_acts(facts.inventory.running == Running::None, settings);
     BootAssessment {
-        decision: choose_default(&kernels, target.as_deref(), &needs, &facts.wishes),
-        next_lacks: booted_next.map(|k| lacks(&k, critical())).unwrap_or_default(),
+        is_open: next.unknown().is_some() && makes_a_difference(facts, record, &as_booted, &needs),
+        held_back: decision.target.clone().filter(|_| acts && decision.ruling == Ruling::Defer),
+        comes_back: match booted_next {
+            Some(kernel) if !kernel.running && next_lacks.is_empty() => comes_back(kernel, &needs),
+            _ => Vec::new(),
+        },
+        refused_until_reboot: match booted_next {
+            Some(kernel) if kernel.running => refused_until_reboot(facts, &states),
+            _ => Vec::new(),
+        },
+        candidates,
+        acts,
+        decision,
+        next_lacks,
         next,
         needs,
     }
 }
 
-/// The boot default where the boot files cannot be seen (an unmounted partition, a user who is not root), and the last run,
-/// which could see them, has kept another kernel than the target there.
-fn unseen_default(facts: &System, record: Option<&Record>, target: Option<&str>) -> Option<String> {
-    let record = record.filter(|r| facts.boot.default.is_none() && r.boot.error.is_none())?;
-    let kept = record.boot.held_back.as_ref().filter(|held| Some(held.kernel.as_str()) == target);
-    kept.and(record.guard.as_ref()).and_then(|decision| decision.default.clone())
+/// A kernel of this system runs, and neither it nor another one of its variant is installed any more:
+/// clr-boot-manager then leaves the boot default as it is, and an entry of a kernel without modules may be
+/// it.
+fn is_orphaned(facts: &System) -> bool {
+    let Running::Known { release } = &facts.inventory.running else { return false };
+    facts.inventory.boot_default().is_none()
+        && KernelName::from_release(release, &facts.inventory.namespace).is_some()
+}
+
+/// Whether it matters which kernel boots next, where that is unknown. It does not where nothing is needed,
+/// nor where every kernel that can be meant has all that is needed. These are the kernels of the entries,
+/// where they are visible; else all that are installed, if the last run saw one of them as the default and
+/// nothing that decides it has changed since.
+fn makes_a_difference(
+    facts: &System,
+    record: Option<&Record>,
+    kernels: &[Candidate],
+    needs: &[Requirement],
+) -> bool {
+    let needed = || needs.iter().filter(|n| n.class > Importance::Optional);
+    let is_whole = |k: &Candidate| lacks(k, needed()).is_empty();
+    if needed().next().is_none() {
+        return false;
+    }
+    let entries = &facts.boot.entries;
+    if facts.boot.loader.is_some() {
+        let of_whole_kernel = |id: &String| {
+            let kernel = facts.inventory.kernels.iter().find(|k| k.id == *id);
+            kernel.is_some_and(|k| kernels.iter().any(|c| c.release == k.name.release() && is_whole(c)))
+        };
+        return entries.is_empty() || !entries.iter().all(|e| e.id.as_ref().is_some_and(of_whole_kernel));
+    }
+    let is_as_before = || {
+        record.is_some_and(|r| r.boot.inputs.as_ref() == Some(&facts.boot_inputs))
+            && kernels.iter().any(|k| k.default)
+            && booted_from_installed(facts)
+    };
+    !(is_as_before() && kernels.iter().all(is_whole))
+}
+
+/// The modules that do not work now and are on that kernel.
+fn comes_back(kernel: &Candidate, needs: &[Requirement]) -> Vec<String> {
+    let is_back = |need: &&Requirement| {
+        need.class > Importance::Optional
+            && !need.works
+            && kernel.modules.get(&need.module) == Some(&Ready::Yes)
+    };
+    needs.iter().filter(is_back).map(|need| need.module.clone()).collect()
+}
+
+/// The modules that are there for the running kernel, which takes them when it is booted again, and refuses
+/// them now.
+fn refused_until_reboot(facts: &System, states: &[ModuleRecord]) -> Vec<String> {
+    let is_refused = |s: &&ModuleRecord| {
+        s.state == State::Ok && facts.inventory.runs(&s.kernel) && refused_now(facts, &s.module, &s.files)
+    };
+    states.iter().filter(is_refused).map(|s| s.module.to_string()).collect()
 }
 
 fn needs(
@@ -220,11 +330,13 @@ fn was_removed(facts: &System, record: &Record, need: &Requirement) -> bool {
 }
 
 /// `as_configured`: with the command line that clr-boot-manager would write, where its entry has another one.
+/// `default` is the release of the boot default.
 fn candidate(
     facts: &System,
     kernel: &Installed,
     states: &[ModuleRecord],
     needs: &[Requirement],
+    default: Option<&str>,
     as_configured: bool,
 ) -> Candidate {
     let release = kernel.name.release();
@@ -242,7 +354,7 @@ fn candidate(
         running: kernel.running,
         // A mark that cannot be read is no reason to doubt a kernel.
         booted: kernel.booted != There::No,
-        default: facts.boot.default.as_ref().is_some_and(|d| d.id.as_ref() == Some(&kernel.id)),
+        default: default == Some(release.as_str()),
         release,
         modules,
     }

@@ -92,11 +92,13 @@ fn is_needed(kernels: &[Candidate], need: &Requirement) -> bool {
     }
 }
 
-/// Decides. `kernels` in ascending order: the newest one last. `target` is the release that clr-boot-manager would make
-/// the default.
+/// Decides. `kernels` of all variants in ascending order: the newest one last. `target` is the release that
+/// clr-boot-manager would make the default; where there is none, `is_orphaned` says that the running kernel
+/// is one of its own which is not installed any more.
 pub fn choose_default(
     kernels: &[Candidate],
     target: Option<&str>,
+    is_orphaned: bool,
     needs: &[Requirement],
     wishes: &AdminOverrides,
 ) -> BootDecision {
@@ -114,7 +116,7 @@ pub fn choose_default(
         Some(Ready::No(_)) | None => true,
     };
 
-    let (ruling, chosen, because) = choose(kernels, target, wishes, has_all, |k| {
+    let (ruling, chosen, because) = choose(kernels, target, is_orphaned, wishes, has_all, |k| {
         let there = critical().filter(|n| !is_lost(k, n)).count();
         (there, k.running, needed().count() - lacks(k, needed()).len())
     });
@@ -126,7 +128,7 @@ pub fn choose_default(
         target: target.map(str::to_owned),
         because,
         is_unsafe: !default_lacks.is_empty()
-            || (matches!(because, Reason::Best | Reason::Only) && loses)
+            || (matches!(because, Reason::Best | Reason::Only | Reason::Removed) && loses)
             || (chosen.is_none() && critical().next().is_some()),
         lacking,
         default_lacks,
@@ -136,6 +138,7 @@ pub fn choose_default(
 fn choose<'k>(
     kernels: &'k [Candidate],
     target: Option<&str>,
+    is_orphaned: bool,
     wishes: &AdminOverrides,
     has_all: impl Fn(&Candidate) -> bool,
     worth: impl Fn(&Candidate) -> (usize, bool, usize),
@@ -147,6 +150,12 @@ fn choose<'k>(
     if let Some(held) = bootable().find(|k| wishes.hold.as_ref() == Some(&k.release)) {
         let is_target = target.is_some_and(|t| t.release == held.release);
         return (if is_target { Ruling::Allow } else { Ruling::Defer }, Some(held), Reason::Held);
+    }
+    if !is_named && is_orphaned {
+        // What boots may be the entry of a kernel without modules: any installed one is better, with what is
+        // needed first, then the one that stays the default, then one that has been booted.
+        let rank = |k: &&Candidate| (has_all(k), worth(k), k.default, k.booted);
+        return (Ruling::Allow, bootable().max_by_key(rank), Reason::Removed);
     }
     if !is_named {
         // clr-boot-manager does not know what runs, and leaves the default as it is: there is nothing to keep it from.
@@ -223,7 +232,7 @@ mod tests {
     /// Running kernel 1, target 2, with a critical module `zfs`.
     fn usual(on_1: Ready, on_2: Ready, needs: &[Requirement], wishes: &AdminOverrides) -> String {
         let kernels = [kernel("1", "rb", &[("zfs", on_1)]), kernel("2", "", &[("zfs", on_2)])];
-        told(&choose_default(&kernels, Some("2"), needs, wishes))
+        told(&choose_default(&kernels, Some("2"), false, needs, wishes))
     }
 
     #[test]
@@ -249,7 +258,7 @@ mod tests {
         // It runs without, and the kernel that has it is there: that one is better than none.
         let aside = [kernel("1", "b", &[("zfs", Ready::Yes)]), kernel("2", "r", &[("zfs", no())])];
         let lost = [need("zfs", Importance::Critical, false)];
-        assert_eq!(told(&choose_default(&aside, Some("2"), &lost, &nothing)), "Defer 1 Lacking");
+        assert_eq!(told(&choose_default(&aside, Some("2"), false, &lost, &nothing)), "Defer 1 Lacking");
         // Loaded, and gone from the disk of both.
         assert_eq!(usual(no(), no(), &zfs, &nothing), "Defer 1 Best unsafe");
     }
@@ -305,20 +314,23 @@ mod tests {
         ];
         for (kernels, expected) in table {
             assert_eq!(
-                told(&choose_default(kernels, Some("2"), &zfs, &AdminOverrides::default())),
+                told(&choose_default(kernels, Some("2"), false, &zfs, &AdminOverrides::default())),
                 expected,
                 "{kernels:?}"
             );
         }
         assert_eq!(
-            told(&choose_default(&[], None, &zfs, &AdminOverrides::default())),
+            told(&choose_default(&[], None, false, &zfs, &AdminOverrides::default())),
             "Allow none Only unsafe"
         );
-        assert_eq!(told(&choose_default(&[], None, &[], &AdminOverrides::default())), "Allow none Only");
+        assert_eq!(
+            told(&choose_default(&[], None, false, &[], &AdminOverrides::default())),
+            "Allow none Only"
+        );
         // A kernel runs that is none of clr-boot-manager's.
         let beside = [kernel("1", "b", &both), kernel("2", "bd", &[])];
         assert_eq!(
-            told(&choose_default(&beside, None, &zfs, &AdminOverrides::default())),
+            told(&choose_default(&beside, None, false, &zfs, &AdminOverrides::default())),
             "Allow 2 Only unsafe"
         );
     }
@@ -368,7 +380,7 @@ mod tests {
         #[test]
         fn the_default_has_all_that_is_critical_or_it_is_unsafe(bits in any::<u128>()) {
             let (kernels, target, needs, wishes) = situation(bits);
-            let decision = choose_default(&kernels, Some(&target), &needs, &wishes);
+            let decision = choose_default(&kernels, Some(&target), false, &needs, &wishes);
             let is_there = |k: &Candidate, n: &Requirement| k.modules.get(&n.module) == Some(&Ready::Yes);
             let critical = || needs.iter().filter(|n| n.class == Importance::Critical);
             let Some(default) = decision.default.as_deref() else {

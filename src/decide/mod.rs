@@ -5,6 +5,7 @@ pub mod boot_choice;
 pub mod importance;
 pub mod memory;
 pub mod module_state;
+pub mod next_boot;
 pub mod satisfaction;
 pub mod sig_unenforce;
 

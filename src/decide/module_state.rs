@@ -1,6 +1,7 @@
 //! The state of a module on a kernel: from what is on disk, from what the last run found out about it, and from what the
 //! kernel does with it at its next boot.
 
+use super::next_boot::next_boot;
 use crate::cmdline::Switch;
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{self, Decision, State, decide};
@@ -85,7 +86,7 @@ pub fn status_in_force(facts: &System, older: &InForce) -> Option<ModuleRecord> 
             _ => return None,
         }
     }
-    let line = facts.lines.iter().find(|line| line.release == older.release);
+    let line = facts.line_of(&older.release);
     let fate = line.map(|line| fate_of(facts, line, &older.module, &status.files, &coming(facts, line)));
     if let Some(Fate::Refused(why)) = fate {
         (status.state, status.reason) = (State::SignatureRefused, Some(why));
@@ -113,7 +114,7 @@ pub enum Fate {
 
 /// Tells it.
 pub fn fate(facts: &System, pair: &Pair, proofs: &[Proof]) -> Fate {
-    match facts.lines.iter().find(|l| l.release == pair.release) {
+    match facts.line_of(&pair.release) {
         Some(line) => fate_of(facts, line, &pair.module, proofs, &coming(facts, line)),
         None => Fate::Unknown,
     }
@@ -121,7 +122,7 @@ pub fn fate(facts: &System, pair: &Pair, proofs: &[Proof]) -> Fate {
 
 /// Whether a kernel would take them with its configured command line, which clr-boot-manager puts into its entry.
 pub fn would_be_taken(facts: &System, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
-    facts.lines.iter().find(|l| l.release == release).is_some_and(|line| {
+    facts.line_of(release).is_some_and(|line| {
         let verdict = line.verdict_with(&line.effective, &facts.machine);
         !matches!(fate_of(facts, line, module, proofs, &verdict), Fate::Refused(_))
     })
@@ -131,7 +132,7 @@ pub fn would_be_taken(facts: &System, release: &str, module: &ModuleName, proofs
 pub fn refused_now(facts: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
     let (Some(runtime), Some(kernel)) = (&facts.machine.runtime, &facts.running) else { return false };
     let Running::Known { release } = &facts.inventory.running else { return false };
-    let Some(line) = facts.lines.iter().find(|l| l.release == *release) else { return false };
+    let Some(line) = facts.line_of(release) else { return false };
     let words = facts.machine.line.as_deref().unwrap_or_default();
     let verdict = now(&kernel.boot(words, &facts.machine), runtime);
     matches!(fate_of(facts, line, module, proofs, &verdict), Fate::Refused(_))
@@ -153,8 +154,7 @@ pub fn fate_of(
         Outcome::Refused(error) => Some(error.map(|e| format!(" ({})", e.name())).unwrap_or_default()),
         _ => None,
     });
-    let which =
-        if facts.boots_next().is_some_and(|k| k.name.release() == line.release) { "the" } else { "its" };
+    let which = if next_boot(facts).is(&line.release) { "the" } else { "its" };
     match refused {
         Some(error) => Fate::Refused(format!(
             "kernel {} will refuse {} at {which} next boot{error}",
@@ -167,8 +167,7 @@ pub fn fate_of(
 
 /// Whether the parameter would help a kernel that refuses modules, and is not configured: that is told by itself.
 pub fn parameter_would_help(facts: &System, release: &str) -> bool {
-    let line = facts.lines.iter().find(|l| l.release == release);
-    line.is_some_and(|line| {
+    facts.line_of(release).is_some_and(|line| {
         line.switch != Switch::On
             && coming(facts, line).disabled != Tri::Yes
             && line.takes_the_parameter(&facts.machine)

@@ -174,7 +174,7 @@ fn one_file(
         Loadable::BuiltIn { serves } => *serves,
         Loadable::File { serves, proof: Ok(proof), .. } => {
             let name = ModuleName { name: need.module.clone(), version: String::new() };
-            let line = facts.lines.iter().find(|line| line.release == release);
+            let line = facts.line_of(release);
             let fate = line.map(|line| {
                 let verdict = match with {
                     CommandLine::Coming => coming(facts, line),

@@ -1,5 +1,6 @@
 //! Whether `module.sig_unenforce` is wanted, and what is wrong where it is not as wanted.
 
+use super::next_boot::coming_lines;
 use crate::cmdline::writer::Wish;
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::{Settings, SigUnenforce};
@@ -39,7 +40,7 @@ impl Wanted {
             Wanted::Off => (Switch::Off, Wish::Disable, "is configured, and not wanted,"),
         };
         let said = |unknown: bool, what: &str| {
-            let lines = facts.coming_lines().filter(|l| l.switch != right);
+            let lines = coming_lines(facts).filter(|l| l.switch != right);
             let lines = lines.filter(|l| (l.switch == Switch::Unknown) == unknown);
             let releases: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
             (!releases.is_empty()).then(|| format!("{PARAMETER} {what} for kernel {}", releases.join(", ")))

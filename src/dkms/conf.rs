@@ -64,6 +64,8 @@ pub enum ConfError {
     Unusable(String),
     /// It could not be read, or bash not be run: it may be good.
     CannotTell(String),
+    /// As unusable, because bash did not come to an end with it in time.
+    TimedOut(String),
 }
 
 impl ConfError {
@@ -283,10 +285,10 @@ pub(super) fn evaluate(
         return Ok(done.output);
     }
     let what = format!("evaluating {} gave no answer ({})", root.spell(&files[0].0).display(), done.ended);
-    Err(if done.ended == Ended::Interrupted {
-        ConfError::CannotTell(what)
-    } else {
-        ConfError::Unusable(what)
+    Err(match done.ended {
+        Ended::Interrupted => ConfError::CannotTell(what),
+        Ended::TimedOut => ConfError::TimedOut(what),
+        Ended::Exit(_) | Ended::Signal(_) => ConfError::Unusable(what),
     })
 }
 

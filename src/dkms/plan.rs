@@ -296,7 +296,9 @@ pub fn unwanted(pair: &Pair) -> Option<(State, String)> {
     }
     let conf = match &pair.conf {
         Ok(conf) => conf,
-        Err(ConfError::Unusable(reason)) => return Some((State::BrokenSource, reason.clone())),
+        Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => {
+            return Some((State::BrokenSource, reason.clone()));
+        }
         Err(ConfError::CannotTell(reason)) => return Some((State::Unknown, reason.clone())),
     };
     if conf.syntax_error && !conf.autoinstall {

@@ -44,7 +44,9 @@ pub fn run(
         }
         let conf = match conf::load(root, tools, cache, registered, release) {
             Ok(conf) => conf,
-            Err(ConfError::Unusable(why) | ConfError::CannotTell(why)) => return Err(why),
+            Err(ConfError::Unusable(why) | ConfError::CannotTell(why) | ConfError::TimedOut(why)) => {
+                return Err(why);
+            }
         };
         if let Some(reason) = build::way_out_of_root(root, module, release, &conf) {
             return Err(reason);

@@ -29,8 +29,8 @@ pub fn text(report: &GuardReport, look: &Look) -> String {
         let first = format!("{name:<15} ");
         lines.extend(wrapped(text, &first, &" ".repeat(first.len())));
     };
-    let unknown = "it cannot be told";
-    row("boots next", report.boots_next.as_deref().unwrap_or(unknown));
+    let unknown = "unknown";
+    row("boots next", &boots_next(report));
     row("should boot", report.default.as_deref().unwrap_or("no kernel is there"));
     row("newest", report.target.as_deref().unwrap_or(unknown));
     row("policy", report.policy);
@@ -74,6 +74,20 @@ pub fn text(report: &GuardReport, look: &Look) -> String {
         }
     }
     painted(&lines, look)
+}
+
+/// The kernel that boots next, and how that is known where it is not simply the boot default.
+fn boots_next(report: &GuardReport) -> String {
+    let release = report.boots_next.as_deref();
+    match (&report.other_system, &report.boots_next_unknown, release) {
+        (Some(entry), ..) => format!("{entry}, which is not a kernel of this system"),
+        (None, Some(why), Some(release)) => format!("unknown: {why}; the last run saw {release}"),
+        (None, Some(why), None) => format!("unknown: {why}"),
+        (None, None, Some(release)) if report.boots_removed => {
+            format!("{release}, which is not installed any more")
+        }
+        (None, None, release) => release.unwrap_or("unknown").to_owned(),
+    }
 }
 
 fn swupd(report: &GuardReport) -> String {

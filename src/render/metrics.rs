@@ -30,7 +30,7 @@ pub fn text(document: &Document) -> String {
     family(&mut out, "may_reboot", "Whether the machine may be rebooted now.", |add| {
         add(&[], i64::from(document.may_reboot == Some(true)));
     });
-    family(&mut out, "reboot_pending", "Whether another kernel boots next, with all its modules.", |add| {
+    family(&mut out, "reboot_pending", "Whether a reboot is due, and safe.", |add| {
         add(&[], i64::from(document.verdict == Verdict::RebootPending));
     });
     family(&mut out, "kernel_info", "A kernel, and whether it runs or boots next.", |add| {

@@ -15,6 +15,15 @@ const SOME: usize = 4;
 
 /// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
 pub fn screen(document: &Document, look: &Look) -> String {
+    let older = document.kernels.iter().filter(|k| k.fallback).count();
+    match look.all || older == 0 {
+        true => screen_of(document, 0, look),
+        false => screen_of(&document.without_fallbacks(), older, look),
+    }
+}
+
+/// The screen, and how many older kernels it leaves out.
+fn screen_of(document: &Document, older: usize, look: &Look) -> String {
     let mut lines = head(document, look);
     if document.verdict == Verdict::NotApplicable {
         lines.extend(section("Seen and left alone", &document.notes, usize::MAX, look));
@@ -26,6 +35,11 @@ pub fn screen(document: &Document, look: &Look) -> String {
     let problems = section("More problems", &untold, all, look);
     let notes = section("Seen and left alone", &document.notes, usize::MAX, look);
     lines.extend(kernels(document, look));
+    lines.extend(match older {
+        0 => None,
+        1 => Some(line("  and 1 older kernel that can be booted; `--all` shows it".to_owned())),
+        n => Some(line(format!("  and {n} older kernels that can be booted; `--all` shows them"))),
+    });
     let room = if look.all { usize::MAX } else { PAGE.saturating_sub(lines.len() + footer.len()) };
     let table = Modules::of(document, look);
     let without = |more: usize| room.saturating_sub(more);
@@ -140,7 +154,11 @@ fn kernels(document: &Document, look: &Look) -> Vec<Line> {
         return Vec::new();
     }
     let mut rows: Vec<[String; 4]> = vec![["Kernels", "role", "modules ready", "headers"].map(str::to_owned)];
-    rows.extend(shown.iter().map(|k| [format!("  {}", k.release), role(k), ready(k), headers(k).to_owned()]));
+    let remembered = document.next_boot_unknown.is_some();
+    let row = |k: &&KernelStatus| {
+        [format!("  {}", k.release), role(k, remembered), ready(k), headers(k).to_owned()]
+    };
+    rows.extend(shown.iter().map(row));
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0) + 2;
     let widths = [width(0), width(1), width(2)];
     let mut lines = vec![Line::new()];
@@ -166,9 +184,14 @@ fn kernels(document: &Document, look: &Look) -> Vec<Line> {
     lines
 }
 
-fn role(kernel: &KernelStatus) -> String {
-    let roles =
-        [(kernel.running, "running"), (kernel.next_boot, "next boot"), (kernel.held_back, "held back")];
+fn role(kernel: &KernelStatus, remembered: bool) -> String {
+    let next = if remembered { "next boot (remembered)" } else { "next boot" };
+    let roles = [
+        (kernel.running, "running"),
+        (kernel.next_boot, next),
+        (kernel.held_back, "held back"),
+        (kernel.fallback, "older"),
+    ];
     roles.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect::<Vec<_>>().join(", ")
 }
 
@@ -193,6 +216,10 @@ fn headers(kernel: &KernelStatus) -> &'static str {
 fn footer(document: &Document, look: &Look) -> Vec<Line> {
     let mut lines = vec![Line::new()];
     let mut row = |name: &str, text: &str| lines.extend(row(name, text, look));
+    let is_in_summary = document.verdict == Verdict::Unknown;
+    if let Some(reason) = document.next_boot_unknown.as_ref().filter(|_| !is_in_summary) {
+        row("Next boot", &format!("unknown: {reason}"));
+    }
     row("Signatures", &format!("{} ({})", unsigned(document), parameter(document)));
     row("Boot files", &boot_files(document));
     if let Some(time) = document.last_run {

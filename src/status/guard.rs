@@ -5,17 +5,15 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::steps::listed;
+use super::steps::{self, listed};
 use crate::boot::deferral::Deferral;
 use crate::boot::menu::SetBy;
-use crate::boot_decision::{AdminOverrides, BootDecision, Reason, Ruling};
+use crate::boot_decision::{AdminOverrides, BootDecision, NextBootSource, Reason, Ruling};
 use crate::config::{Policy, Settings};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::assessment::is_bootable;
-use crate::decide::boot_choice::Ready;
-use crate::decide::module_state::module_status;
-use crate::decide::satisfaction::{NOT_REGISTERED, satisfied};
-use crate::dkms::ModuleName;
+use crate::decide::next_boot::NextBoot;
+use crate::decide::satisfaction::NOT_REGISTERED;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{HeldBack, Record, WISHES};
@@ -84,8 +82,20 @@ pub struct GuardReport {
     pub target: Option<String>,
     /// The kernel release that should be the default.
     pub default: Option<String>,
-    /// The kernel release that boots next as things are.
+    /// The release of the kernel that boots next as things are, or that did when it was last seen.
     pub boots_next: Option<String>,
+    /// How it is known; none where it is not.
+    pub boots_next_source: Option<NextBootSource>,
+    /// Why it is not known now, in a sentence; none where it is.
+    pub boots_next_unknown: Option<String>,
+    /// It is not installed any more: its modules are not on the disk.
+    pub boots_removed: bool,
+    /// The modules that the running kernel lacks and a reboot brings back.
+    #[serde(skip)]
+    pub comes_back: Vec<String>,
+    /// The entry of another system, which boots next.
+    #[serde(skip)]
+    pub other_system: Option<String>,
     /// Since when a kernel is held back.
     pub held_since: Option<Timestamp>,
     /// Days since then, whole ones.
@@ -134,6 +144,7 @@ impl GuardReport {
             schema: 1,
             summary: summary(facts, judgement),
             next_step: match word(facts, judgement) {
+                Word::Unknown if unreadable(facts).is_none() => Some(steps::of_open(facts)),
                 Word::Unknown => Some("ask again as root".to_owned()),
                 Word::NotApplicable => None,
                 _ => next_step(facts, settings, judgement),
@@ -148,7 +159,15 @@ impl GuardReport {
             },
             target: decision.target.clone(),
             default: decision.default.clone(),
-            boots_next: judgement.next.clone(),
+            boots_next: judgement.next.shown().map(str::to_owned),
+            boots_next_source: judgement.next.source(),
+            boots_next_unknown: judgement.next.unknown().map(str::to_owned),
+            boots_removed: judgement.next.is_removed(),
+            comes_back: judgement.comes_back.clone(),
+            other_system: match &judgement.next {
+                NextBoot::OtherSystem { choice } => Some(choice.entry.clone()),
+                _ => None,
+            },
             held_since: held.map(|h| h.since),
             held_days: held.map(|h| (now.duration_since(h.since).as_hours() / 24).max(0)),
             deferred: held.is_some_and(|h| h.deferred),
@@ -207,6 +226,8 @@ fn word(facts: &System, judgement: &BootAssessment) -> Word {
         Word::NotApplicable
     } else if judgement.is_unsafe() {
         Word::Unsafe
+    } else if judgement.is_open {
+        Word::Unknown
     } else if decision.ruling == Ruling::Defer {
         Word::Held
     } else if said(decision).is_some() {
@@ -247,44 +268,19 @@ fn versions(facts: &System) -> BTreeMap<String, String> {
     versions.into_iter().filter_map(|(name, spelt)| Some((name, spelt?))).collect()
 }
 
-/// What a kernel lacks among some needs: whatever is not proven for it.
-pub fn lacks_on(facts: &System, release: &str, needs: &[&Requirement]) -> Vec<MissingModule> {
-    let pairs = || facts.pairs.iter().chain(&facts.fallbacks).filter(|p| p.release == release);
-    let lack = |need: &&Requirement| {
-        let mut mine = pairs().filter(|p| p.module.name == need.module);
-        let status = mine.next().map(|p| module_status(facts, p, None));
-        let (version, state, reason) = match satisfied(facts, need, release, status.as_ref()) {
-            Some(Ready::Yes) => return None,
-            Some(Ready::No(m) | Ready::Unknown(m)) => (m.version, m.state, m.reason),
-            // Of a kernel that nobody boots of itself nothing was looked at.
-            None => (String::new(), State::Unknown.to_string(), String::new()),
-        };
-        let module = ModuleName { name: need.module.clone(), version };
-        Some(MissingModule {
-            module: module.to_string(),
-            class: need.class,
-            needed: need.reason.clone(),
-            state,
-            reason,
-        })
-    };
-    needs.iter().filter_map(lack).collect()
-}
-
 /// A kernel that has all that works and is needed, other than the target: the running one, else the newest.
 fn full(facts: &System, judgement: &BootAssessment) -> Option<String> {
-    let needed = |n: &&Requirement| match n.class {
+    let needed = |n: &Requirement| match n.class {
         Importance::Critical => true,
         class => class == Importance::Wanted && n.works,
     };
-    let needs: Vec<&Requirement> = judgement.needs.iter().filter(needed).collect();
     let kernels = &facts.inventory.kernels;
     let mut others = kernels.iter().filter(|k| k.running).chain(kernels.iter().filter(|k| !k.running));
     let found = others.find(|k| {
         let release = k.name.release();
         judgement.decision.target.as_ref() != Some(&release)
             && is_bootable(facts, k)
-            && lacks_on(facts, &release, &needs).is_empty()
+            && judgement.lacks_on(&release, needed).is_empty()
     });
     found.map(|k| k.name.release())
 }
@@ -307,11 +303,25 @@ pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
     }
 }
 
+/// The sentence on a next boot that is unknown, where that makes a difference.
+pub fn open(judgement: &BootAssessment) -> Option<String> {
+    let reason = judgement.next.unknown().filter(|_| judgement.is_open)?;
+    let remembered = judgement.next.shown().map(|release| format!(" (the last run saw {release})"));
+    Some(format!("it is unknown which kernel boots next{}: {reason}", remembered.unwrap_or_default()))
+}
+
 /// The sentence on what is not safe; none when it is.
 pub fn danger(judgement: &BootAssessment) -> Option<String> {
     let decision = &judgement.decision;
-    if let (Some(lack), Some(next)) = (lacks(&judgement.next_lacks), &judgement.next) {
-        let who = said(decision).filter(|_| decision.target.as_ref() == Some(next));
+    if let NextBoot::Removed { release, .. } = &judgement.next {
+        let without = match lacks(&judgement.next_lacks) {
+            Some(lack) => format!("without {lack}"),
+            None => "without its modules".to_owned(),
+        };
+        return Some(format!("kernel {release} boots next, which is not installed any more: {without}"));
+    }
+    if let (Some(lack), Some(next)) = (lacks(&judgement.next_lacks), judgement.next.release()) {
+        let who = said(decision).filter(|_| decision.target.as_deref() == Some(next));
         return Some(match who {
             Some(who) => {
                 let lack = lacks(&decision.lacking).unwrap_or(lack);
@@ -346,7 +356,7 @@ pub fn held(judgement: &BootAssessment) -> Option<String> {
     }
     let target = decision.target.as_deref().unwrap_or("the new one");
     let default = decision.default.as_deref().unwrap_or("another one");
-    let next = judgement.next.as_deref().filter(|next| Some(*next) != decision.default.as_deref());
+    let next = judgement.next.release().filter(|next| Some(*next) != decision.default.as_deref());
     Some(match (next, lacks(&decision.lacking)) {
         (Some(next), Some(lack)) if decision.because != Reason::Held && next == target => {
             format!("kernel {next} boots next, and lacks {lack}")
@@ -387,7 +397,10 @@ pub fn not_deferred(facts: &System, settings: &Settings, judgement: &BootAssessm
 
 fn summary(facts: &System, judgement: &BootAssessment) -> String {
     match word(facts, judgement) {
-        Word::Unknown => return unreadable(facts).unwrap_or("it cannot be told").to_owned(),
+        Word::Unknown => {
+            let unread = unreadable(facts).map(str::to_owned).or_else(|| open(judgement));
+            return unread.unwrap_or_else(|| "it is unknown".to_owned());
+        }
         Word::NotApplicable => return "no kernel of clr-boot-manager is installed here".to_owned(),
         _ => {}
     }
@@ -395,11 +408,14 @@ fn summary(facts: &System, judgement: &BootAssessment) -> String {
         return text;
     }
     let decision = &judgement.decision;
+    if let (Reason::Removed, Some(default)) = (decision.because, &decision.default) {
+        return format!("kernel {default} may be booted; the running kernel is not installed any more");
+    }
     let Some(target) = &decision.target else {
         return "the running kernel is none of clr-boot-manager's, which leaves the boot default as it is"
             .to_owned();
     };
-    let boots = if judgement.next.as_ref() == Some(target) { "boots next" } else { "may be booted" };
+    let boots = if judgement.next.is(target) { "boots next" } else { "may be booted" };
     match (lacks(&decision.lacking), said(decision)) {
         (Some(lack), Some(who)) => format!("kernel {target} {boots} although it lacks {lack}: {who}"),
         (Some(lack), None) => {
@@ -416,9 +432,9 @@ pub fn next_step(facts: &System, settings: &Settings, judgement: &BootAssessment
     let decision = &judgement.decision;
     let should = decision.default.as_ref();
     let acts = settings.guards();
-    if let Some(by) = facts.boot.default.as_ref().filter(|d| d.set_by.overrides())
-        && judgement.next.as_ref() != should
-        && should.is_some()
+    let is_wrong = should.is_some() && judgement.next.release().is_some() && !judgement.is_carried_out();
+    if let Some(by) = judgement.next.choice().filter(|choice| choice.set_by.overrides())
+        && (is_wrong || should.is_some() && judgement.next.release().is_none())
     {
         let what = match by.set_by {
             SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry => "for the next boot only",
@@ -429,15 +445,18 @@ pub fn next_step(facts: &System, settings: &Settings, judgement: &BootAssessment
             by.entry
         ));
     }
-    if judgement.next.is_some() && should.is_some() && judgement.next.as_ref() != should {
-        return Some(match (acts, decision.ruling) {
-            (true, _) => "run `clr-dkms-post-update` as root: it makes the boot default right".to_owned(),
-            (false, Ruling::Defer) => format!(
+    if is_wrong {
+        return Some(match (acts, decision.ruling, decision.because) {
+            (true, ..) => "run `clr-dkms-post-update` as root: it makes the boot default right".to_owned(),
+            (false, Ruling::Defer, _) | (false, _, Reason::Removed) => format!(
                 "`clr-boot-manager set-kernel` makes {} the boot default",
                 should.map_or("another kernel", String::as_str)
             ),
-            (false, Ruling::Allow) => "run `clr-boot-manager update` as root".to_owned(),
+            (false, Ruling::Allow, _) => "run `clr-boot-manager update` as root".to_owned(),
         });
+    }
+    if let Some(step) = steps::brings_back(&judgement.comes_back) {
+        return Some(step);
     }
     if said(decision).is_some()
         && let Some(kernel) = full(facts, judgement)

@@ -14,20 +14,23 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::boot::ReadBack;
+use crate::boot_decision::NextBootSource;
 use crate::config::{Settings, SigUnenforce};
-use crate::decide::assessment::{BootAssessment, assess};
+use crate::decide::assessment::{BootAssessment, assess, is_bootable};
 use crate::decide::boot_choice::Ready;
 use crate::decide::module_state::{module_status, parameter_would_help};
+use crate::decide::next_boot::presumed;
 use crate::decide::satisfaction::satisfied;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
+use crate::dkms::Pair;
 use crate::dkms::plan::State;
 use crate::kernel::{Headers, Running, Variant};
 use crate::requirement::Importance;
 use crate::state::{ModuleRecord, Record, Stored};
-use crate::system::System;
+use crate::system::{Line, System};
 use guard::GuardReport;
 use outlook::{Outlook, outlook};
-use problems::{acts_here, entries, held_back, problems};
+use problems::{entries, problems};
 
 /// The answer in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -35,7 +38,8 @@ use problems::{acts_here, entries, held_back, problems};
 pub enum Verdict {
     /// All is there.
     Healthy,
-    /// All is there for the next boot, which is another kernel than the running one.
+    /// All is there for the next boot, which is another kernel than the running one, or makes the running one
+    /// take its modules.
     RebootPending,
     /// A run is at work.
     Building,
@@ -78,12 +82,14 @@ pub struct KernelStatus {
     pub variant: Variant,
     /// It runs.
     pub running: bool,
-    /// The boot manager makes it the default.
+    /// It boots next, or did when that was last seen.
     pub next_boot: bool,
     /// It is kept from becoming the default.
     pub held_back: bool,
     /// It is the tip of its variant.
     pub tip: bool,
+    /// It is none of these: an older one that could be booted.
+    pub fallback: bool,
     /// Its headers.
     pub headers: Headers,
     /// Modules that are proven.
@@ -131,8 +137,12 @@ pub struct Document {
     pub next_step: Option<String>,
     /// The running kernel release.
     pub running: Option<String>,
-    /// The kernel release that the boot manager makes the default.
+    /// The release of the kernel that boots next, or that did when it was last seen.
     pub next_boot: Option<String>,
+    /// How it is known; none where it is not.
+    pub next_boot_source: Option<NextBootSource>,
+    /// Why it is not known now, in a sentence; none where it is.
+    pub next_boot_unknown: Option<String>,
     /// Kernels that matter.
     pub kernels: Vec<KernelStatus>,
     /// Modules on them.
@@ -169,6 +179,15 @@ pub enum Progress {
 }
 
 impl Document {
+    /// The same without older kernels, and without the modules on them.
+    #[must_use]
+    pub fn without_fallbacks(&self) -> Document {
+        let mut document = self.clone();
+        document.kernels.retain(|k| !k.fallback);
+        document.modules.retain(|m| document.kernels.iter().any(|k| k.release == m.record.kernel));
+        document
+    }
+
     /// What a reboot would come to, where the verdict alone does not say it.
     pub fn on_reboot(&self) -> Option<String> {
         let ok_now = |name: &str| {
@@ -222,23 +241,22 @@ pub fn document(
         }
         module
     };
-    let modules: Vec<ModuleRecord> =
-        facts.pairs.iter().map(|p| spelt(module_status(facts, p, known))).collect();
-    let wanted = sig_unenforce_wanted(settings, facts);
     let judgement = assess(facts, settings, known);
-    let next_boot = judgement.next.clone().or_else(|| facts.next_kernel().map(|k| k.name.release()));
-    let modules: Vec<ModuleRecord> =
-        modules.into_iter().chain(unmanaged::rows(facts, &judgement).map(spelt)).collect();
-    let kernels = kernels(facts, settings, &judgement, &modules, next_boot.as_deref());
+    let next_boot = judgement.next.shown().map(str::to_owned);
+    let kernels = kernels(facts, &judgement);
+    let managed = modules_on(&kernels, facts).map(|p| module_status(facts, p, known));
+    let modules: Vec<ModuleRecord> = managed.chain(unmanaged::rows(facts, &judgement)).map(spelt).collect();
+    let kernels = with_modules(kernels, &modules, facts, &judgement);
     let modules = statuses(modules, facts, settings, &judgement, &kernels);
     let mut problems = problems(facts, record, progress, settings, &modules, &judgement);
     let (danger, held) = (guard::danger(&judgement), guard::held(&judgement));
-    let is_held = held.is_some() && judgement.next == judgement.decision.default;
-    // That it boots next without something is told once.
-    let twice = danger.is_some() && judgement.next.is_some() && judgement.next == judgement.decision.target;
-    let held = held.filter(|_| acts_here(facts, settings) && !twice);
-    for told in [held, danger.clone()].into_iter().flatten() {
-        problems.insert(0, told);
+    let is_held = held.is_some() && judgement.acts && judgement.is_carried_out();
+    // That it boots next without something is reported once.
+    let target = judgement.decision.target.as_deref();
+    let twice = danger.is_some() && target.is_some_and(|target| judgement.next.is(target));
+    let held = held.filter(|_| judgement.acts && !twice);
+    for said in [held, danger.clone(), guard::open(&judgement)].into_iter().flatten() {
+        problems.insert(0, said);
     }
     let running = match &facts.inventory.running {
         Running::Known { release } => Some(release.clone()),
@@ -248,6 +266,8 @@ pub fn document(
     let unknown = modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, facts));
     // What is seen to be missing is missing, whatever else cannot be read.
     let is_unsafe = danger.is_some() && !(unknown && guard::is_unseen(&judgement));
+    let is_pending = (running.is_some() && next_boot.is_some() && running != next_boot)
+        || !judgement.refused_until_reboot.is_empty();
     let verdict = if unreadable {
         Verdict::Unknown
     } else if facts.inventory.kernels.is_empty() {
@@ -255,15 +275,15 @@ pub fn document(
     } else if is_unsafe {
         // Also while a run is at work: until it ends this is what a reboot would find.
         Verdict::Unsafe
-    } else if unknown {
+    } else if unknown || judgement.is_open {
         Verdict::Unknown
     } else if matches!(progress, Progress::Working(_)) {
         Verdict::Building
-    } else if is_held && acts_here(facts, settings) {
+    } else if is_held {
         Verdict::Held
     } else if !problems.is_empty() {
         Verdict::Degraded
-    } else if running.is_some() && next_boot.is_some() && running != next_boot {
+    } else if is_pending {
         Verdict::RebootPending
     } else {
         Verdict::Healthy
@@ -284,9 +304,11 @@ pub fn document(
         modules,
         running,
         next_boot,
-        sig_unenforce_wanted: wanted,
+        next_boot_source: judgement.next.source(),
+        next_boot_unknown: judgement.next.unknown().map(str::to_owned),
+        sig_unenforce_wanted: sig_unenforce_wanted(settings, facts),
         unsigned_modules: outlook(facts),
-        boot_entries: match &entries(facts, held_back(facts, settings, &judgement)) {
+        boot_entries: match &entries(facts, &judgement) {
             // What was seen by the last run, when more could be seen then.
             ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
             seen => Some(seen.word().to_owned()),
@@ -294,7 +316,7 @@ pub fn document(
         boot_updated: known.and_then(|r| r.boot.updated),
         last_run: known.map(|r| r.started),
         problems,
-        notes: notes(facts, &judgement, held_back(facts, settings, &judgement).is_some()),
+        notes: notes(facts, &judgement, judgement.held_back.is_some()),
         unreadable: facts.denied.iter().map(|path| path.display().to_string()).collect(),
         guard: GuardReport::new(
             facts,
@@ -304,7 +326,7 @@ pub fn document(
             now,
         ),
     };
-    document.summary = summary(&document);
+    document.summary = summary(&document, &judgement);
     document.next_step =
         steps::next_step(&document, progress, facts).map(|step| steps::for_root(step, facts));
     document
@@ -320,12 +342,12 @@ fn statuses(
     let status = |record: ModuleRecord| {
         // What an admin wants refused is missed by nobody.
         let by_wish = settings.sig_unenforce == SigUnenforce::Off && is_told_below(&record, facts);
-        let missed = is_lacking(&record, facts, judgement) && !by_wish;
+        let missed = is_missed(&record, facts, judgement) && !by_wish;
         ModuleStatus {
             id: states::state(record.state).id,
             class: judgement.class_of(&record.module.name),
             missed,
-            problem: problems::of_module(&record, facts, settings, judgement),
+            problem: problems::of_module(&record, facts, judgement),
             next_step: steps::of_module(&record, missed, facts, kernels)
                 .filter(|_| !by_wish)
                 .map(|step| steps::for_root(step, facts)),
@@ -339,7 +361,7 @@ fn statuses(
 /// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be told
 /// which kernel boots next, every tip matters.
 fn counts(module: &ModuleRecord, facts: &System) -> bool {
-    let Some(next) = facts.next_kernel() else { return true };
+    let Some(next) = presumed(facts) else { return true };
     if !module.module.is_managed() {
         // Nothing brings it to the other kernels, and nothing was meant to.
         return next.name.release() == module.kernel;
@@ -355,11 +377,11 @@ fn is_told_below(module: &ModuleRecord, facts: &System) -> bool {
 }
 
 /// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
-fn is_lacking(module: &ModuleRecord, facts: &System, judgement: &BootAssessment) -> bool {
+fn is_missed(module: &ModuleRecord, facts: &System, judgement: &BootAssessment) -> bool {
     if !counts(module, facts) || matches!(module.state, State::Ok | State::Building) {
         return false;
     }
-    let next = facts.next_kernel().map(|k| k.name.release());
+    let next = presumed(facts).map(|k| k.name.release());
     let in_use = || {
         facts.inventory.running_kernel().is_some_and(|running| {
             let mut on_running = facts.pairs.iter().filter(|p| p.release == running.name.release());
@@ -376,40 +398,55 @@ fn is_lacking(module: &ModuleRecord, facts: &System, judgement: &BootAssessment)
     !module.state.is_fine() || (next.as_ref() == Some(&module.kernel) && in_use() && !is_there())
 }
 
-fn kernels(
-    facts: &System,
-    settings: &Settings,
-    judgement: &BootAssessment,
-    modules: &[ModuleRecord],
-    next_boot: Option<&str>,
-) -> Vec<KernelStatus> {
-    let held_back = held_back(facts, settings, judgement);
-    facts
-        .lines
-        .iter()
-        .filter_map(|line| {
-            let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == line.release)?;
-            let mine = || modules.iter().filter(|m| m.kernel == line.release);
-            Some(KernelStatus {
-                release: line.release.clone(),
-                id: line.id.clone(),
-                variant: Variant::of(&kernel.name.variant),
-                running: kernel.running,
-                next_boot: next_boot == Some(line.release.as_str()),
-                held_back: held_back == Some(line.id.as_str()) && next_boot != Some(line.release.as_str()),
-                tip: kernel.tip,
-                headers: kernel.headers.clone(),
-                modules_ready: mine().filter(|m| m.state == State::Ok).count(),
-                modules_needed: mine()
-                    .filter(|m| {
-                        let should_be = !m.state.is_fine() && m.module.is_managed();
-                        m.state == State::Ok || should_be || is_lacking(m, facts, judgement)
-                    })
-                    .count(),
-                sig_unenforce: line.switch.word(),
-            })
+/// The kernels that matter, and those that could be fallen back to; their modules are counted in
+/// [`with_modules`].
+fn kernels(facts: &System, judgement: &BootAssessment) -> Vec<KernelStatus> {
+    let next = judgement.next.shown();
+    let status = |line: &Line, fallback: bool| {
+        let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == line.release)?;
+        let boots_next = next == Some(line.release.as_str());
+        (!fallback || boots_next || is_bootable(facts, kernel)).then(|| KernelStatus {
+            release: line.release.clone(),
+            id: line.id.clone(),
+            variant: Variant::of(&kernel.name.variant),
+            running: kernel.running,
+            next_boot: boots_next,
+            held_back: judgement.held_back.as_ref() == Some(&line.release) && !boots_next,
+            tip: kernel.tip,
+            fallback: fallback && !boots_next,
+            headers: kernel.headers.clone(),
+            modules_ready: 0,
+            modules_needed: 0,
+            sig_unenforce: line.switch.word(),
         })
-        .collect()
+    };
+    let matter = facts.lines.iter().filter_map(|line| status(line, false));
+    matter.chain(facts.fallback_lines.iter().filter_map(|line| status(line, true))).collect()
+}
+
+/// The modules on those kernels.
+fn modules_on<'f>(kernels: &[KernelStatus], facts: &'f System) -> impl Iterator<Item = &'f Pair> {
+    let shown = |p: &&Pair| kernels.iter().any(|k| k.release == p.release);
+    facts.pairs.iter().chain(facts.fallbacks.iter().filter(shown))
+}
+
+fn with_modules(
+    mut kernels: Vec<KernelStatus>,
+    modules: &[ModuleRecord],
+    facts: &System,
+    judgement: &BootAssessment,
+) -> Vec<KernelStatus> {
+    for kernel in &mut kernels {
+        let mine = || modules.iter().filter(|m| m.kernel == kernel.release);
+        let is_needed = |m: &&ModuleRecord| {
+            let should_be = !m.state.is_fine() && m.module.is_managed();
+            m.state == State::Ok || should_be || is_missed(m, facts, judgement)
+        };
+        let (ready, needed) =
+            (mine().filter(|m| m.state == State::Ok).count(), mine().filter(is_needed).count());
+        (kernel.modules_ready, kernel.modules_needed) = (ready, needed);
+    }
+    kernels
 }
 
 fn notes(facts: &System, judgement: &BootAssessment, is_held: bool) -> Vec<String> {
@@ -427,7 +464,7 @@ fn notes(facts: &System, judgement: &BootAssessment, is_held: bool) -> Vec<Strin
     notes
 }
 
-fn summary(document: &Document) -> String {
+fn summary(document: &Document, judgement: &BootAssessment) -> String {
     let next = document.kernels.iter().find(|k| k.next_boot);
     let is_managed = document.modules.iter().all(|m| m.record.module.is_managed());
     let dkms = if is_managed { "DKMS " } else { "" };
@@ -437,6 +474,10 @@ fn summary(document: &Document) -> String {
         n => format!("all {n} {dkms}modules are ready for kernel {}", k.release),
     };
     match (document.verdict, next) {
+        (Verdict::RebootPending, Some(k)) if !judgement.refused_until_reboot.is_empty() => {
+            let names: Vec<&str> = judgement.refused_until_reboot.iter().map(String::as_str).collect();
+            format!("kernel {} refuses {} until it is booted again", k.release, steps::listed(&names))
+        }
         // Of a healthy system only what its admin wants refused is not ready.
         (Verdict::Healthy | Verdict::RebootPending, Some(k)) if k.modules_ready < k.modules_needed => {
             let refused = document.modules.iter().filter(|m| m.record.kernel == k.release);

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::decide::module_state::coming;
+use crate::decide::next_boot;
 use crate::enforcement::{Kind, Verdict, now};
 use crate::system::{Line, System};
 
@@ -45,7 +46,6 @@ pub fn outlook(facts: &System) -> Outlook {
 
 /// The kernel of the next boot, and what it will do.
 fn next_boot(facts: &System) -> Option<(&Line, Verdict)> {
-    let release = facts.boots_next()?.name.release();
-    let line = facts.lines.iter().find(|l| l.release == release)?;
+    let line = facts.line_of(next_boot::next_boot(facts).shown()?)?;
     Some((line, coming(facts, line)))
 }

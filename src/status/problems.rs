@@ -1,31 +1,25 @@
 //! Everything that is wrong, in sentences.
 
-use super::{ModuleStatus, Progress, guard, is_lacking, is_told_below};
+use super::{ModuleStatus, Progress, guard, is_missed, is_told_below};
 use crate::boot::{Obstacle, ReadBack};
-use crate::boot_decision::Ruling;
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::Settings;
 use crate::decide::assessment::BootAssessment;
 use crate::decide::module_state::status_in_force;
+use crate::decide::next_boot::coming_lines;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
-use crate::kernel::Running;
 use crate::state::{ModuleRecord, Record, Stored};
 use crate::system::{System, expected_entries};
 
 /// The sentence on a module; none where nothing is wrong with it, or another sentence tells it.
-pub(super) fn of_module(
-    m: &ModuleRecord,
-    facts: &System,
-    settings: &Settings,
-    judgement: &BootAssessment,
-) -> Option<String> {
+pub(super) fn of_module(m: &ModuleRecord, facts: &System, judgement: &BootAssessment) -> Option<String> {
     let decision = &judgement.decision;
     // Why a kernel is held back is told in one sentence.
-    let is_told = held_back(facts, settings, judgement).is_some()
+    let is_told = judgement.held_back.is_some()
         && decision.target.as_ref() == Some(&m.kernel)
         && decision.lacking.iter().any(|l| l.module == m.module.to_string());
-    if !is_lacking(m, facts, judgement) || is_told {
+    if !is_missed(m, facts, judgement) || is_told {
         return None;
     }
     Some(match (m.state, m.state.is_fine()) {
@@ -69,26 +63,25 @@ pub(super) fn problems(
     let (refused, lacking): (Vec<&ModuleStatus>, Vec<_>) =
         modules.iter().partition(|m| m.record.state == State::SignatureRefused);
     problems.extend(lacking.into_iter().chain(refused).filter_map(|m| m.problem.clone()));
-    let held_back = held_back(facts, settings, judgement);
-    if let ReadBack::Differs(wrong) = entries(facts, held_back) {
+    if let ReadBack::Differs(wrong) = entries(facts, judgement) {
         problems.extend(wrong);
     }
     problems.extend(guard::lost_wish(facts, judgement));
-    if acts_here(facts, settings) {
+    if judgement.acts {
         problems.extend(guard::not_deferred(facts, settings, judgement));
     }
     if *progress == Progress::BrokenOff {
         problems.push("the last run was broken off before its end".to_owned());
     }
     if sig_unenforce_wanted(settings, facts) {
-        let lines = facts.coming_lines().filter(|l| l.switch != Switch::On);
+        let lines = coming_lines(facts).filter(|l| l.switch != Switch::On);
         let without: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
         match without.as_slice() {
             [] => {}
             [one, other, third, more @ ..] if !more.is_empty() => problems.push(format!(
                 "{PARAMETER} is not configured for {} of {} kernels: {one}, {other}, {third} …",
                 without.len(),
-                facts.coming_lines().count()
+                coming_lines(facts).count()
             )),
             few => problems.push(format!("{PARAMETER} is not configured for kernel {}", few.join(", "))),
         }
@@ -96,7 +89,7 @@ pub(super) fn problems(
     match record {
         Stored::Good(record) => {
             let pending = settings.boot_update
-                && held_back.is_none()
+                && judgement.held_back.is_none()
                 && record.boot.error.is_none()
                 && record.boot.inputs.as_ref() != Some(&facts.boot_inputs)
                 && facts.boot_entries != ReadBack::Verified
@@ -123,27 +116,11 @@ pub(super) fn problems(
     problems
 }
 
-/// Whether the guard acts on this system: not on an image, nor where it was told to report only.
-pub(super) fn acts_here(facts: &System, settings: &Settings) -> bool {
-    facts.inventory.running != Running::None && settings.guards()
-}
-
-/// The kernel id whose boot entry is not made yet, on purpose.
-pub(super) fn held_back<'f>(
-    facts: &'f System,
-    settings: &Settings,
-    judgement: &BootAssessment,
-) -> Option<&'f str> {
-    let decision = &judgement.decision;
-    let is_held = acts_here(facts, settings) && decision.ruling == Ruling::Defer;
-    let target = decision.target.as_ref().filter(|_| is_held)?;
-    facts.lines.iter().find(|l| l.release == *target).map(|l| l.id.as_str())
-}
-
-/// What the boot entries say, but for one kernel's.
-pub(super) fn entries(facts: &System, but_for: Option<&str>) -> ReadBack {
-    let Some(id) = but_for else { return facts.boot_entries.clone() };
+/// What the boot entries say, but for that of the kernel that is held back: it is not made yet, on purpose.
+pub(super) fn entries(facts: &System, judgement: &BootAssessment) -> ReadBack {
+    let line = judgement.held_back.as_ref().and_then(|release| facts.line_of(release));
+    let Some(line) = line else { return facts.boot_entries.clone() };
     let mut expected = expected_entries(&facts.lines);
-    expected.retain(|(of, _)| of != id);
+    expected.retain(|(of, _)| *of != line.id);
     facts.boot.read_back(&expected)
 }

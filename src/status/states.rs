@@ -45,8 +45,9 @@ pub fn verdict(verdict: Verdict) -> Explained {
         Verdict::RebootPending => row(
             "CD-002",
             "reboot-pending",
-            "Another kernel boots next than the one that runs, and all modules are there for it.",
-            "An update has brought a kernel; its modules are built and proven.",
+            "All modules are there for the next boot, and only a reboot makes them work.",
+            "An update has brought a kernel, for which its modules are built and proven; or the running kernel refuses them \
+             until it is booted with the command line that its boot entry has now.",
             Some("reboot when it suits you"),
         ),
         Verdict::Building => row(
@@ -76,15 +77,16 @@ pub fn verdict(verdict: Verdict) -> Explained {
             "CD-006",
             "unsafe",
             "What boots next is without a module that is critical, or no kernel has all that is needed.",
-            "The boot default was changed by something else, the module is gone from every kernel or will be refused for its \
+            "The boot default was changed by something else, or is a kernel that is not installed any more; the module is gone from every kernel or will be refused for its \
              signature, or an admin released a kernel that lacks it.",
             Some("do not reboot; `clr-dkms guard` tells which kernel is the best, and why"),
         ),
         Verdict::Unknown => row(
             "CD-007",
             "unknown",
-            "It cannot be told whether the modules will be there.",
-            "A file or folder cannot be read: most often because a normal user asks.",
+            "It is unknown whether the modules will be there.",
+            "A file or directory cannot be read, or it is unknown which kernel boots next: most often because a normal user \
+             asks.",
             Some("`sudo clr-dkms status`"),
         ),
         Verdict::NotApplicable => row(

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::guard::Word;
 use super::{Document, KernelStatus, ModuleStatus, Progress, Verdict};
 use crate::boot::ReadBack;
 use crate::boot_decision::{Reason, Ruling};
@@ -21,13 +22,13 @@ const RUN: &str = "run `clr-dkms-post-update` as root";
 /// What brings a module to a kernel; none where nothing has to be done.
 pub(super) fn of_module(
     module: &ModuleRecord,
-    is_lacking: bool,
+    is_missed: bool,
     facts: &System,
     kernels: &[KernelStatus],
 ) -> Option<String> {
     match module.state {
         State::Building => Some(WAIT.to_owned()),
-        state if state.is_fine() && !is_lacking => None,
+        state if state.is_fine() && !is_missed => None,
         _ => Some(cure(module, &module.module.to_string(), facts, kernels)),
     }
 }
@@ -42,6 +43,7 @@ pub(super) fn next_step(document: &Document, progress: &Progress, facts: &System
         Verdict::RebootPending => Some("reboot when it suits you".to_owned()),
         Verdict::Building => Some(WAIT.to_owned()),
         Verdict::Unknown if !document.unreadable.is_empty() => Some("run `sudo clr-dkms status`".to_owned()),
+        Verdict::Unknown if document.guard.word == Word::Unknown => document.guard.next_step.clone(),
         Verdict::Unknown => Some("see to what cannot be read, then ask again".to_owned()),
         Verdict::Degraded if *progress == Progress::BrokenOff => {
             Some(format!("{RUN}: it goes on where it was"))
@@ -92,6 +94,10 @@ fn guard_step(document: &Document, facts: &System) -> String {
     if guard.boots_next != guard.default || matches!(guard.because, Reason::Held | Reason::Released) {
         return said();
     }
+    // To repair it is another matter, and not the way back to a machine that works.
+    if let Some(step) = brings_back(&guard.comes_back) {
+        return step;
+    }
     let (lacks, kernel) = match guard.next_lacks.as_slice() {
         [] => (&guard.lacking, &guard.target),
         _ => (&guard.next_lacks, &guard.boots_next),
@@ -116,6 +122,28 @@ fn guard_step(document: &Document, facts: &System) -> String {
         (true, 1) => step + "; or `clr-dkms release` goes ahead without it",
         (true, _) => step + "; or `clr-dkms release` goes ahead without them",
     }
+}
+
+/// What makes it known which kernel boots next.
+pub(super) fn of_open(facts: &System) -> String {
+    let boot = &facts.boot;
+    if !facts.denied.is_empty() {
+        "ask again as root"
+    } else if boot.loader.is_none() {
+        "mount the boot partition, then ask again"
+    } else if boot.entries.is_empty() {
+        RUN
+    } else {
+        "`clr-boot-manager set-kernel` as root makes a kernel the boot default"
+    }
+    .to_owned()
+}
+
+/// The step that brings back what the running kernel lacks and the one that boots next has.
+pub(super) fn brings_back(modules: &[String]) -> Option<String> {
+    let names: Vec<&str> = modules.iter().map(String::as_str).collect();
+    let what = if names.is_empty() { return None } else { listed(&names) };
+    Some(format!("reboot: it brings {what} back"))
 }
 
 /// Names in a sentence: all of three, of more the first two.

@@ -48,6 +48,23 @@ pub fn text(root: &Root, name: &str, vendor: &str) -> Result<Option<String>, Fil
     Ok(value.map(|value| decode(&value)).filter(|text| !text.is_empty()))
 }
 
+/// The texts of a variable that holds several, each with a NUL at its end; none when it is not set, or empty.
+///
+/// # Errors
+/// As [`variable`].
+pub fn texts(root: &Root, name: &str, vendor: &str) -> Result<Option<Vec<String>>, FileError> {
+    let Some(value) = variable(root, name, vendor)? else { return Ok(None) };
+    let mut texts = Vec::new();
+    let mut rest = value.as_slice();
+    while rest.len() >= 2 {
+        let text = decode(rest);
+        rest = rest.get(2 * (text.encode_utf16().count() + 1)..).unwrap_or_default();
+        texts.push(text);
+    }
+    texts.retain(|text| !text.is_empty());
+    Ok(Some(texts).filter(|texts| !texts.is_empty()))
+}
+
 /// UTF-16, little end first, up to the first NUL; what is no character is replaced.
 fn decode(value: &[u8]) -> String {
     let units = value.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
@@ -76,6 +93,13 @@ mod tests {
         assert!(shows_variables(&root));
         assert_eq!(text(&root, "Text", LOADER).unwrap().as_deref(), Some("aü."));
         assert_eq!(text(&root, "Unset", LOADER).unwrap(), None);
+        put("Texts", b"\x07\0\0\0a\0\0\0\xfc\0b\0\0\0\0\0");
+        let texts = |name: &str| texts(&root, name, LOADER).unwrap();
+        assert_eq!(texts("Texts"), Some(vec!["a".to_owned(), "üb".to_owned()]));
+        assert_eq!(
+            (texts("Text"), texts("Unset"), texts("None")),
+            (Some(vec!["aü.".to_owned(), "x".to_owned()]), None, None)
+        );
         assert_eq!(variable(&root, "Unset", LOADER).unwrap().as_deref(), Some(&[][..]));
         assert_eq!(variable(&root, "Text", GLOBAL).unwrap(), None);
         assert!(variable(&root, "Short", LOADER).unwrap_err().to_string().contains("too short"));

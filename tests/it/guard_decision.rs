@@ -277,8 +277,8 @@ fn boot_files_that_cannot_be_seen_by_this_user() {
     crate::support::run::set_mode(&root.at("boot"), 0o700);
     let Some(mut command) = crate::support::run::as_nobody(&root, "clr-dkms", &["guard"]) else { return };
     let run = crate::support::Run::of(command.output().unwrap(), &root);
-    // The run before this one has seen them, and nothing says that they changed.
-    run.code(1).shows(&["held: ", "  kernel 6.15.8-1592.native is held back"]);
+    // The run before this one has seen them: that is remembered, and not known.
+    run.code(3).shows(&["unknown: ask again as root", "the last run saw 6.15.7-1591.native"]);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_partition_that_is_not_there() {
     let root = TestRoot::guarded();
     let run = root.remove("boot").behave(FAILS_ON_B).post_update();
     // Nobody has ever seen what is the default there.
-    run.code(2).says(&["the boot files cannot be seen"]);
+    run.code(3).says(&["the boot files cannot be seen", "it is unknown which kernel boots next"]);
     assert!(!cbm_calls(&root).iter().any(|c| c.contains("set-kernel")), "{:?}", root.calls());
 }
 

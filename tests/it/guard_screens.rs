@@ -134,5 +134,5 @@ fn a_held_kernel_that_is_gone() {
 fn no_boot_files() {
     let root = TestRoot::held();
     root.remove("boot");
-    golden("no_boot_files", &root, 1, 1);
+    golden("no_boot_files", &root, 3, 3);
 }

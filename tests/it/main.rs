@@ -37,6 +37,7 @@ mod modprobe;
 mod motd;
 mod needs_devices;
 mod needs_hostile;
+mod next_boot;
 mod parallel;
 mod plan;
 mod post_update;

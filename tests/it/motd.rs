@@ -22,7 +22,7 @@ fn motd(root: &TestRoot) -> Run {
 
 fn pending() -> TestRoot {
     let root = TestRoot::updated();
-    root.module("hello", "1.0", "").installed("hello", "1.0", A);
+    root.module("hello", "1.0", "").installed("hello", "1.0", A).updated_by_hand();
     root
 }
 

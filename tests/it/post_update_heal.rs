@@ -200,7 +200,7 @@ fn an_index_that_is_a_folder_is_told() {
     let root = proven();
     root.remove(&format!("usr/lib/modules/{B}/modules.dep"))
         .folder(&format!("usr/lib/modules/{B}/modules.dep"));
-    root.post_update().code(1).says(&["modules.dep"]);
+    root.post_update().code(3).says(&["modules.dep"]);
     assert_eq!(root.recorded("hello", B), "unknown");
 }
 

@@ -17,7 +17,7 @@ pub(crate) const SLOW: &str = "if [[ $verb == build && ! -e $here/go ]]; then\n\
 
 fn pending() -> TestRoot {
     let root = TestRoot::updated();
-    root.module("hello", "1.0", "").installed("hello", "1.0", A).module("other", "1", "");
+    root.module("hello", "1.0", "").installed("hello", "1.0", A).module("other", "1", "").updated_by_hand();
     root.file("etc/clr-dkms/clr-dkms.conf", "[run]\nlock-wait = 1\n");
     root
 }

@@ -169,7 +169,7 @@ fn what_the_kernel_refuses_will_not_be_there() {
     is(
         &root,
         "signature-refused",
-        &format!("kernel {B} will refuse hello/1.0 at the next boot (EKEYREJECTED)"),
+        &format!("kernel {B} will refuse hello/1.0 at its next boot (EKEYREJECTED)"),
     );
     assert_eq!(status(&root)["files"][0]["checks"][4]["check"], "signature");
     root.file("etc/kernel/cmdline.d/own.conf", "module.sig_unenforce\n");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use boon::{Compiler, Schemas};
-use clr_dkms::boot_decision::{Reason, Ruling};
+use clr_dkms::boot_decision::{NextBootSource, Reason, Ruling};
 use clr_dkms::cmdline::Switch;
 use clr_dkms::dkms::first_error::Kind;
 use clr_dkms::dkms::proof::Subject;
@@ -345,7 +345,8 @@ fn the_words_are_those_of_the_program() {
     assert_eq!(of("class"), typed(&words!(Importance: Optional Wanted Critical)));
     assert_eq!(of("kernel family"), typed(&words!(Family: Native Lts Other)));
     assert_eq!(of("guard ruling"), typed(&words!(Ruling: Allow Defer)));
-    assert_eq!(of("guard because"), typed(&words!(Reason: Proven Released Held Lacking Best Only)));
+    assert_eq!(of("source"), typed(&words!(NextBootSource: Entry EfiVariable Remembered Expected)));
+    assert_eq!(of("guard because"), typed(&words!(Reason: Proven Released Held Lacking Best Only Removed)));
     let checks = words!(Subject: Vermagic Symbols ModulesDep Dependencies Signature);
     assert_eq!(of("check check"), typed(&checks));
     let kinds = words!(Kind: NoSpace NoMemory Disk Compiler Linker Modpost Objtool Patch MissingProgram Script Make Dkms Other);

@@ -53,7 +53,9 @@ fn a_reboot_is_pending() {
 
 #[test]
 fn before_the_first_run() {
-    golden("before_the_first_run", &pending(), 1);
+    let root = pending();
+    root.updated_by_hand();
+    golden("before_the_first_run", &root, 1);
 }
 
 #[test]

@@ -389,6 +389,7 @@ fn record() -> Record {
         finished: moment(),
         running: None,
         next_boot: None,
+        next_boot_source: None,
         new_kernels: Vec::new(),
         modules: Vec::new(),
         cmdline: CmdlineRecord { wanted: true, in_force: true, obstacles: Vec::new() },

@@ -1,0 +1,90 @@
+//! The Boot Loader Interface: what systemd-boot and the firmware's variables say about the entries. Every
+//! user can read these variables, also where the boot partition is closed to all but root.
+
+use super::entries::Variables;
+use crate::sys::{FileError, Root, efi};
+
+/// The variables that concern the choice of an entry.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct LoaderInterface {
+    /// What overrides the default of the configuration.
+    pub overrides: Variables,
+    /// `LoaderEntrySelected`: the entry that the present boot took.
+    pub selected: Option<String>,
+    /// `LoaderEntries`: the entries that the loader saw at the present boot.
+    pub entries: Option<Vec<String>>,
+}
+
+impl LoaderInterface {
+    /// Reads them; none of them is set where another loader is used.
+    ///
+    /// # Errors
+    /// When one of them is set and cannot be read.
+    pub fn read(root: &Root) -> Result<LoaderInterface, FileError> {
+        Ok(LoaderInterface {
+            overrides: Variables::read(root)?,
+            selected: efi::text(root, "LoaderEntrySelected", efi::LOADER)?,
+            entries: efi::texts(root, "LoaderEntries", efi::LOADER)?,
+        })
+    }
+
+    /// Whether the loader saw an entry of that name at the present boot; none where it is unknown.
+    pub fn lists(&self, name: &str) -> Option<bool> {
+        let entries = self.entries.as_ref()?;
+        let is_it = |entry: &String| {
+            entry.eq_ignore_ascii_case(name) || entry.eq_ignore_ascii_case(&format!("{name}.conf"))
+        };
+        Some(entries.iter().any(is_it))
+    }
+}
+
+/// Whether only the boot loader knows which entry a name stands for: a pattern, or a word such as `@saved`.
+pub fn is_open(name: &str) -> bool {
+    name.contains(['*', '?', '[']) || name.starts_with('@')
+}
+
+/// The version, number and variant in the name `VENDOR-VARIANT-VERSION-NUMBER.conf` of an entry of
+/// clr-boot-manager, as a kernel release.
+pub fn release_of_entry(name: &str) -> Option<String> {
+    let ending = name.len().checked_sub(".conf".len()).filter(|at| name.is_char_boundary(*at));
+    let stem = match ending.map(|at| name.split_at(at)) {
+        Some((stem, ending)) if ending.eq_ignore_ascii_case(".conf") => stem,
+        _ => name,
+    };
+    let mut parts = stem.rsplitn(4, '-');
+    let (number, version, variant) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let fits = is_number && version.starts_with(|c: char| c.is_ascii_digit()) && !variant.is_empty();
+    (fits && parts.next().is_some()).then(|| format!("{version}-{number}.{variant}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_of_an_entry() {
+        let release = |name: &str| release_of_entry(name);
+        assert_eq!(
+            release("Clear-linux-native-6.15.7-1591.conf").as_deref(),
+            Some("6.15.7-1591.native"),
+            "the name that clr-boot-manager writes"
+        );
+        assert_eq!(release("Solus-lts-6.12.1-7").as_deref(), Some("6.12.1-7.lts"));
+        for other in ["windows.conf", "native-6.1-2.conf", "a-b-c-d.conf", "x-y-6.1-z.conf", ".conf", "", "ü"]
+        {
+            assert_eq!(release(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_the_loader_saw() {
+        let mut seen = LoaderInterface::default();
+        assert_eq!(seen.lists("a.conf"), None);
+        seen.entries = Some(vec!["A.conf".to_owned()]);
+        assert_eq!(
+            (seen.lists("a"), seen.lists("a.CONF"), seen.lists("b")),
+            (Some(true), Some(true), Some(false))
+        );
+    }
+}

@@ -1,0 +1,298 @@
+//! Which kernel boots next: the one answer that everything else reads.
+//!
+//! It is what the boot loader takes, which may be an entry of a kernel that is not installed any more, or
+//! another system. Where the boot files are not visible, the EFI variables, which every user can read, may
+//! still decide it. Otherwise it is unknown: what the last run saw is remembered, and is a different thing.
+
+use crate::boot::files::usual_ending;
+use crate::boot::loader_interface::{LoaderInterface, is_open, release_of_entry};
+use crate::boot::{DefaultEntry, SetBy};
+use crate::boot_decision::NextBootSource;
+use crate::kernel::{Installed, Inventory, KernelName, Running};
+use crate::system::{Line, System};
+
+/// The entry that the boot loader takes, and what says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoaderChoice {
+    /// The name of the entry.
+    pub entry: String,
+    /// What made it the default.
+    pub set_by: SetBy,
+}
+
+/// What boots next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NextBoot {
+    /// A kernel that is installed.
+    Installed {
+        /// Its release.
+        release: String,
+        /// The entry; none in an image without boot files, where clr-boot-manager will choose it.
+        choice: Option<LoaderChoice>,
+    },
+    /// A kernel that is not installed any more: its entry and its image are still in the boot partition, its
+    /// modules are not on the disk.
+    Removed {
+        /// Its release.
+        release: String,
+        /// The entry.
+        choice: LoaderChoice,
+    },
+    /// Another system, or a program.
+    OtherSystem {
+        /// The entry.
+        choice: LoaderChoice,
+    },
+    /// It cannot be determined.
+    Unknown {
+        /// Why, in a sentence.
+        reason: String,
+        /// The release that the last run saw as the next boot.
+        remembered: Option<String>,
+    },
+}
+
+impl NextBoot {
+    /// The release of the kernel that boots next; none where that is unknown, or where it is another
+    /// system's.
+    pub fn release(&self) -> Option<&str> {
+        match self {
+            NextBoot::Installed { release, .. } | NextBoot::Removed { release, .. } => Some(release),
+            NextBoot::OtherSystem { .. } | NextBoot::Unknown { .. } => None,
+        }
+    }
+
+    /// The same, or what is remembered: for a report that says which of the two it is.
+    pub fn shown(&self) -> Option<&str> {
+        match self {
+            NextBoot::Unknown { remembered, .. } => remembered.as_deref(),
+            known => known.release(),
+        }
+    }
+
+    /// How [`NextBoot::shown`] is known.
+    pub fn source(&self) -> Option<NextBootSource> {
+        match self {
+            NextBoot::Unknown { remembered, .. } => remembered.as_ref().map(|_| NextBootSource::Remembered),
+            NextBoot::Installed { choice: None, .. } => Some(NextBootSource::Expected),
+            NextBoot::Installed { .. } | NextBoot::Removed { .. } | NextBoot::OtherSystem { .. } => {
+                let is_variable = |choice: &LoaderChoice| {
+                    matches!(choice.set_by, SetBy::LoaderEntryDefault | SetBy::LoaderEntryOneShot)
+                };
+                Some(match self.choice().is_some_and(is_variable) {
+                    true => NextBootSource::EfiVariable,
+                    false => NextBootSource::Entry,
+                })
+            }
+        }
+    }
+
+    /// The entry that the boot loader takes, where one is known.
+    pub fn choice(&self) -> Option<&LoaderChoice> {
+        match self {
+            NextBoot::Installed { choice, .. } => choice.as_ref(),
+            NextBoot::Removed { choice, .. } | NextBoot::OtherSystem { choice } => Some(choice),
+            NextBoot::Unknown { .. } => None,
+        }
+    }
+
+    /// Whether that kernel boots next, for certain.
+    pub fn is(&self, release: &str) -> bool {
+        self.release() == Some(release)
+    }
+
+    /// Why it is unknown; none when it is known.
+    pub fn unknown(&self) -> Option<&str> {
+        match self {
+            NextBoot::Unknown { reason, .. } => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether the kernel that boots next is not installed any more.
+    pub fn is_removed(&self) -> bool {
+        matches!(self, NextBoot::Removed { .. })
+    }
+
+    /// The installed kernel that boots next.
+    pub fn kernel<'i>(&self, inventory: &'i Inventory) -> Option<&'i Installed> {
+        match self {
+            NextBoot::Installed { release, .. } => installed(inventory, release),
+            _ => None,
+        }
+    }
+}
+
+fn installed<'i>(inventory: &'i Inventory, release: &str) -> Option<&'i Installed> {
+    inventory.kernels.iter().find(|k| k.name.release() == release)
+}
+
+/// Which kernel boots next.
+pub fn next_boot(facts: &System) -> NextBoot {
+    let inventory = &facts.inventory;
+    if let Some(default) = &facts.boot.default {
+        return of_default(default, inventory);
+    }
+    let unknown = |reason: String| NextBoot::Unknown {
+        reason,
+        remembered: facts.boot.loader.is_none().then(|| facts.remembered_boot.clone()).flatten(),
+    };
+    if inventory.kernels.is_empty() {
+        return unknown("no kernel is installed".to_owned());
+    }
+    if inventory.running == Running::None {
+        return match inventory.boot_default() {
+            Some(kernel) => NextBoot::Installed { release: kernel.name.release(), choice: None },
+            None => unknown("no kernel is installed".to_owned()),
+        };
+    }
+    if facts.boot.loader.is_some() {
+        let reason = match facts.boot.entries.is_empty() {
+            true => format!("there is no boot entry in {}", facts.boot.place),
+            false => "the boot files name no default that is an entry".to_owned(),
+        };
+        return unknown(reason);
+    }
+    let hidden = facts.boot.invisible.clone().unwrap_or_else(|| "the boot files are not visible".to_owned());
+    match &facts.loader_interface {
+        Some(Ok(seen)) => by_variables(seen, inventory).unwrap_or_else(|| unknown(hidden)),
+        Some(Err(reason)) => unknown(format!("{hidden}; {reason}")),
+        None => unknown(hidden),
+    }
+}
+
+fn of_default(default: &DefaultEntry, inventory: &Inventory) -> NextBoot {
+    let choice = LoaderChoice { entry: default.entry.clone(), set_by: default.set_by };
+    let Some(id) = &default.id else { return NextBoot::OtherSystem { choice } };
+    if let Some(kernel) = inventory.kernels.iter().find(|k| k.id == *id) {
+        return NextBoot::Installed { release: kernel.name.release(), choice: Some(choice) };
+    }
+    match KernelName::from_any_id(id) {
+        Some((name, _)) => NextBoot::Removed { release: name.release(), choice },
+        None => NextBoot::OtherSystem { choice },
+    }
+}
+
+/// What the EFI variables say about the next boot, where the entries themselves are not visible; none when
+/// they leave it to the configuration of the loader.
+fn by_variables(seen: &LoaderInterface, inventory: &Inventory) -> Option<NextBoot> {
+    let overrides = [
+        (&seen.overrides.one_shot, SetBy::LoaderEntryOneShot),
+        (&seen.overrides.default, SetBy::LoaderEntryDefault),
+    ];
+    for (name, set_by) in overrides {
+        let Some(name) = name else { continue };
+        let choice = LoaderChoice { entry: name.clone(), set_by };
+        if is_open(name) {
+            let reason = format!("{set_by} chooses {name}: which entry that is, only the boot loader knows");
+            return Some(NextBoot::Unknown { reason, remembered: None });
+        }
+        let lower = name.to_ascii_lowercase();
+        let names = |kernel: &&Installed| {
+            let usual = usual_ending(&kernel.id).unwrap_or_default().to_ascii_lowercase();
+            !usual.is_empty() && (lower.ends_with(&usual) || format!("{lower}.conf").ends_with(&usual))
+        };
+        if let Some(kernel) = inventory.kernels.iter().find(names) {
+            return Some(NextBoot::Installed { release: kernel.name.release(), choice: Some(choice) });
+        }
+        match (seen.lists(name), release_of_entry(name)) {
+            // The loader ignores a name that is not an entry.
+            (Some(false), _) => {}
+            (Some(true), Some(release)) => return Some(NextBoot::Removed { release, choice }),
+            (Some(true), None) => return Some(NextBoot::OtherSystem { choice }),
+            (None, _) => {
+                let reason = format!("{set_by} names {name}, and whether that is an entry is unknown");
+                return Some(NextBoot::Unknown { reason, remembered: None });
+            }
+        }
+    }
+    None
+}
+
+/// The kernel that a question about the next boot is asked of: the one that boots next; where that is unknown
+/// or another system, the remembered one, or the one that clr-boot-manager makes the default.
+pub fn presumed(facts: &System) -> Option<&Installed> {
+    let next = next_boot(facts);
+    let remembered = || installed(&facts.inventory, next.shown()?);
+    next.kernel(&facts.inventory).or_else(remembered).or_else(|| facts.inventory.boot_default())
+}
+
+/// The command lines that count: those of the tips, and that of the next boot. An old kernel that still runs
+/// is not booted again.
+pub fn coming_lines(facts: &System) -> impl Iterator<Item = &Line> {
+    let next = presumed(facts).map(|k| k.id.clone());
+    let tips = facts.inventory.tips();
+    let lines = facts.lines.iter().chain(&facts.fallback_lines);
+    lines.filter(move |l| next.as_ref() == Some(&l.id) || tips.iter().any(|k| k.id == l.id))
+}
+
+/// Whether the entry that the present boot took belongs to an installed kernel; yes where no variable says
+/// which it was.
+pub fn booted_from_installed(facts: &System) -> bool {
+    let Some(Ok(seen)) = &facts.loader_interface else { return true };
+    let Some(selected) = &seen.selected else { return true };
+    release_of_entry(selected).is_some_and(|release| installed(&facts.inventory, &release).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::entries::Variables;
+
+    fn inventory(releases: &[&str]) -> Inventory {
+        use crate::kernel::inventory::{Companions, Images, There};
+        let kernel = |release: &&str| {
+            let name = KernelName::from_release(release, "org.clearlinux")?;
+            let no = There::No;
+            Some(Installed {
+                id: name.id(),
+                image: name.id(),
+                name,
+                copies: Vec::new(),
+                companions: Companions { config: no, system_map: no, vmlinux: no, initrd: no },
+                headers: crate::kernel::Headers::Absent,
+                modules: There::Yes,
+                booted: no,
+                tip: true,
+                running: false,
+            })
+        };
+        Inventory {
+            namespace: "org.clearlinux".to_owned(),
+            running: Running::Known { release: "6.15.7-1591.native".to_owned() },
+            kernels: releases.iter().filter_map(kernel).collect(),
+            oddities: Vec::new(),
+            images: Images::Listed,
+        }
+    }
+
+    fn said(one_shot: Option<&str>, default: Option<&str>, entries: Option<&[&str]>) -> String {
+        let own = |text: &str| text.to_owned();
+        let seen = LoaderInterface {
+            overrides: Variables { one_shot: one_shot.map(own), default: default.map(own) },
+            selected: None,
+            entries: entries.map(|names| names.iter().map(|n| own(n)).collect()),
+        };
+        match by_variables(&seen, &inventory(&["6.15.7-1591.native", "6.12.38-1550.lts"])) {
+            Some(NextBoot::Installed { release, .. }) => format!("installed {release}"),
+            Some(NextBoot::Removed { release, .. }) => format!("removed {release}"),
+            Some(NextBoot::OtherSystem { choice }) => format!("other {}", choice.entry),
+            Some(NextBoot::Unknown { .. }) => "unknown".to_owned(),
+            None => "none".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_variables_decide_where_the_entries_are_hidden() {
+        let (lts, old) = ("Clear-linux-lts-6.12.38-1550.conf", "Clear-linux-lts-6.1.1-7.conf");
+        assert_eq!(said(None, None, None), "none");
+        assert_eq!(said(None, Some(lts), None), "installed 6.12.38-1550.lts");
+        assert_eq!(said(Some("clear-LINUX-lts-6.12.38-1550"), None, None), "installed 6.12.38-1550.lts");
+        assert_eq!(said(Some("x"), Some(lts), Some(&[lts])), "installed 6.12.38-1550.lts");
+        assert_eq!(said(Some(old), Some(lts), Some(&[lts, old])), "removed 6.1.1-7.lts");
+        assert_eq!(said(None, Some(old), None), "unknown");
+        assert_eq!(said(None, Some(old), Some(&[lts])), "none", "the loader ignores it");
+        assert_eq!(said(None, Some("auto-windows"), Some(&["auto-windows"])), "other auto-windows");
+        assert_eq!(said(None, Some("@saved"), Some(&[lts])), "unknown");
+    }
+}
