@@ -248,7 +248,12 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     let attempts = engine::run(world, &mut cache, &facts, &plans, &|event| display.note(event));
     drop(display);
     // What is true now is read from disk again, not concluded from what was done.
-    let facts = if attempts.is_empty() { facts } else { observe(&mut cache) };
+    let facts = if attempts.is_empty() {
+        facts
+    } else {
+        cache.start_over();
+        observe(&mut cache)
+    };
     let mut left_alone = engine::left_alone(&facts, order);
     left_alone.retain(|left| !attempts.iter().any(|a| left.is(&a.module, &a.release)));
     if interrupt::asked() {

@@ -69,6 +69,11 @@ impl Cache {
         Cache { contents: contents.unwrap_or_default(), changed, ..Cache::default() }
     }
 
+    /// What was used until now was used of a disk that has changed: only what is used from here on is kept.
+    pub fn start_over(&mut self) {
+        self.used.clear();
+    }
+
     /// Writes what was used, when that is not what was read.
     ///
     /// # Errors

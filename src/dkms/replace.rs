@@ -308,7 +308,10 @@ impl Replacement {
                     if there { Ok(()) } else { root.rename(staged(&new.path), split(&new.path).1).map(drop) }
                 });
                 // Without the link the module is installed again, with its script.
-                let claimed = |()| if self.post_install { Ok(()) } else { self.claim(root) };
+                let claimed = |()| match self.post_install {
+                    true => root.remove(claim_path(module, release)).map(drop),
+                    false => self.claim(root),
+                };
                 match switched.and_then(claimed) {
                     Ok(()) => self.finish(root),
                     Err(e) => tracing::warn!("{e}; the next run goes on from here"),
@@ -436,4 +439,60 @@ fn directories(root: &Root, path: &str) -> Vec<String> {
     let entries = root.list_optional(path).unwrap_or_default();
     let directories = entries.iter().filter(|entry| entry.kind == Kind::Folder);
     directories.filter_map(|entry| entry.text().map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sys::RootKind;
+
+    const FILES: [&str; 2] = ["left.ko", "right.ko.zst"];
+
+    fn installed(name: &str) -> String {
+        format!("{}/{INSTALLED}/{name}", module_folder("K"))
+    }
+
+    /// Whatever was renamed before the end, and whether the old files were proven: afterwards all files and the link
+    /// belong to one version, and nothing is left over.
+    #[test]
+    fn no_interruption_leaves_a_mixture() {
+        let module = ModuleName { name: "pair".to_owned(), version: "2".to_owned() };
+        for case in 0..32 {
+            let is = |bit: u32| case >> bit & 1 == 1;
+            let (switched, claimed, proven, script) = ([is(0), is(1)], is(2), is(3), is(4));
+            let directory = tempfile::tempdir().unwrap();
+            let root = Root::open(RootKind::Image, directory.path()).unwrap();
+            let link = claim_path(&module, "K");
+            root.link(&link, format!("1/K/{}", architecture()).as_ref()).unwrap();
+            let files = FILES.map(|name| (format!("/built/{name}"), installed(name)));
+            for (built, path) in &files {
+                root.write(built, b"new", 0o644).unwrap();
+                root.write(path, b"old", 0o644).unwrap();
+            }
+            let set = Replacement::stage(&root, &module, "K", &files, proven, script).unwrap();
+            for (new, switched) in set.new.iter().zip(switched) {
+                if switched {
+                    root.rename(staged(&new.path), split(&new.path).1).unwrap();
+                }
+            }
+            if claimed {
+                set.claim(&root).unwrap();
+            }
+            let stale = recover(&root, &[]);
+            assert_eq!(stale, Some(BTreeSet::from(["K".to_owned()])), "{case}");
+            let there = FILES.map(|name| root.read(installed(name)).unwrap());
+            assert_eq!(there[0], there[1], "{case}: a mixture");
+            let is_complete = switched == [true, true] && claimed && !script;
+            let is_new = there[0] == b"new";
+            assert_eq!(is_new, is_complete || !proven, "{case}");
+            // With a script that is still to be run the module is to be installed once more.
+            let version = root.read_link(&link).ok().map(|text| text.iter().next().unwrap().to_owned());
+            let expected = if is_new { Some("2").filter(|_| !script) } else { Some("1") };
+            assert_eq!(version.as_deref(), expected.map(AsRef::as_ref), "{case}");
+            let left = root.list(module_folder("K") + "/" + INSTALLED).unwrap();
+            assert_eq!((left.len(), root.list(STATE).unwrap().len()), (2, 0), "{case}: {left:?}");
+            assert_eq!(recover(&root, &[]), None, "{case}");
+        }
+    }
 }
