@@ -6,6 +6,7 @@
 pub mod child;
 pub mod chroot;
 pub mod clock;
+pub mod compare;
 pub mod efi;
 pub mod fingerprint;
 mod folder;
@@ -16,10 +17,13 @@ pub mod lock;
 pub mod log;
 pub mod mount;
 pub mod pager;
+pub mod processes;
 pub mod root;
 pub mod terminal;
 pub mod tools;
 pub mod users;
+pub mod view;
+mod walk;
 pub mod watchdog;
 mod write;
 

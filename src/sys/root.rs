@@ -16,6 +16,8 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::walk::without_openat2;
+
 /// The largest file that is read into memory; a larger one is an error, not a reason to run out of memory.
 const READ_LIMIT: u64 = 512 << 20;
 
@@ -196,7 +198,7 @@ pub fn below(root: &Path, inside: &Path) -> PathBuf {
 /// A folder that is somebody's `/`.
 #[derive(Debug)]
 pub struct Root {
-    fd: OwnedFd,
+    pub(super) fd: OwnedFd,
     path: PathBuf,
     kind: RootKind,
     denied: Mutex<BTreeSet<PathBuf>>,
@@ -281,6 +283,8 @@ impl Root {
             match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {
                 // A rename somewhere else raced with the lookup of a `..`: the kernel asks to try again.
                 Err(Errno::AGAIN | Errno::INTR) => {}
+                // An old kernel, or a seccomp filter such as that of RestrictSUIDSGID= in systemd's units.
+                Err(Errno::NOSYS) => return without_openat2(&self.fd, path, flags),
                 other => return other,
             }
         }

@@ -1,0 +1,96 @@
+//! Opening a path below a directory where there is no openat2(2).
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// Opens a path below a directory without openat2(2): component by component, and through no symlink, so that nothing
+/// leads out. A path with a symlink or `..` in it cannot be opened so: ELOOP, which is not "absent".
+pub(super) fn without_openat2(top: &OwnedFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => return Err(Errno::LOOP),
+        }
+    }
+    let here = OsStr::new(".");
+    let (last, directories) = names.split_last().map_or((here, &[][..]), |(last, rest)| (*last, rest));
+    let mut fd =
+        rustix::fs::openat(top, here, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let looked = |fd: &OwnedFd, name: &OsStr| {
+        rustix::fs::openat(fd, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    };
+    let is_link = |fd: &OwnedFd| {
+        rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+    };
+    for name in directories {
+        fd = looked(&fd, name)?;
+        if is_link(&fd)? {
+            return Err(Errno::LOOP);
+        }
+    }
+    if !flags.contains(OFlags::NOFOLLOW) && is_link(&looked(&fd, last)?)? {
+        return Err(Errno::LOOP);
+    }
+    rustix::fs::openat(&fd, last, flags | OFlags::NOFOLLOW, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+    use std::path::PathBuf;
+
+    use crate::sys::{Root, RootKind};
+    use proptest::prelude::*;
+    use std::os::unix::fs::symlink;
+
+    fn tree() -> (tempfile::TempDir, Root) {
+        let scratch = tempfile::tempdir().unwrap();
+        let top = scratch.path();
+        std::fs::create_dir_all(top.join("a/b")).unwrap();
+        std::fs::write(top.join("a/b/file"), "inside").unwrap();
+        symlink("b", top.join("a/link")).unwrap();
+        symlink("/", top.join("a/out")).unwrap();
+        symlink("file", top.join("a/b/last")).unwrap();
+        let root = Root::open(RootKind::Image, top).unwrap();
+        (scratch, root)
+    }
+
+    #[test]
+    fn without_openat2_no_symlink_is_followed() {
+        let (_scratch, root) = tree();
+        let open =
+            |path: &str, flags| without_openat2(&root.fd, Path::new(path), flags | OFlags::CLOEXEC).err();
+        for path in ["/a/b/file", "a/./b/file", "/", "/a/b"] {
+            assert_eq!(open(path, OFlags::PATH), None, "{path}");
+        }
+        for path in ["/a/link/file", "/a/out/etc/passwd", "/a/b/last", "/a/../a/b/file", "/../etc"] {
+            assert_eq!(open(path, OFlags::RDONLY), Some(Errno::LOOP), "{path}");
+        }
+        assert_eq!(open("/a/b/last", OFlags::PATH | OFlags::NOFOLLOW), None, "the symlink itself");
+        assert_eq!(open("/a/b/none", OFlags::PATH), Some(Errno::NOENT));
+        assert_eq!(open("/a/b/file/x", OFlags::PATH), Some(Errno::NOTDIR));
+    }
+
+    proptest! {
+        /// What it opens is what openat2 opens; what it does not open for a symlink is never reported as absent.
+        #[test]
+        fn both_ways_open_the_same_file(names in proptest::collection::vec("a|b|file|link|out|last|none|\\.\\.|\\.", 0..5)) {
+            let (_scratch, root) = tree();
+            let path = PathBuf::from(format!("/{}", names.join("/")));
+            let inode = |fd: OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
+            let walked = without_openat2(&root.fd, &path, OFlags::PATH | OFlags::CLOEXEC).map(inode);
+            let opened = root.open_at(&path, OFlags::PATH).map(inode);
+            match walked {
+                Err(Errno::LOOP) => {}
+                other => prop_assert_eq!(other, opened),
+            }
+        }
+    }
+}
