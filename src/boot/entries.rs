@@ -2,7 +2,7 @@
 //!
 //! What is said here of the loader is in loader.conf(5) and in the sources of systemd-boot.
 
-use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, image_name};
+use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, base_name, image_name};
 use crate::sys::{FileError, Root, efi};
 
 /// The folder of the entries, below the top of the boot partition.
@@ -93,10 +93,11 @@ fn settings(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 /// Reads one entry. Of `linux` the last one counts; `options` are joined.
 pub fn parse(file: &str, text: &[u8], namespace: &str) -> Entry {
-    let (mut image, mut options) = (None, Vec::new());
+    let (mut image, mut options, mut initrds) = (None, Vec::new(), Vec::new());
     for (key, value) in settings(text) {
         match key {
             b"linux" => image = Some(image_name(value)),
+            b"initrd" => initrds.push(base_name(value)),
             b"options" => {
                 if !options.is_empty() {
                     options.push(b' ');
@@ -106,7 +107,7 @@ pub fn parse(file: &str, text: &[u8], namespace: &str) -> Entry {
             _ => {}
         }
     }
-    Entry::new(file, image, namespace, options)
+    Entry::new(file, image, namespace, options).with_initrds(initrds)
 }
 
 /// The `default` of `loader.conf`: the last one counts.
@@ -231,10 +232,11 @@ mod tests {
 
     #[test]
     fn an_entry() {
-        let text = b"# linux /x\ntitle Clear Linux\nlinux /EFI/org.clearlinux/kernel-org.clearlinux.native.6.15.7-1591\n\
+        let text = b"# linux /x\ninitrd /EFI/org.clearlinux/a\ninitrd \\EFI\\b\ntitle Clear Linux\nlinux /EFI/org.clearlinux/kernel-org.clearlinux.native.6.15.7-1591\n\
                      options root=PARTUUID=1 quiet  rw\r\noptions\tmore\n";
         let entry = parse("x.conf", text, NS);
         assert_eq!(entry.id.as_deref(), Some("org.clearlinux.native.6.15.7-1591"));
+        assert_eq!(entry.initrds, ["a", "b"]);
         assert_eq!((entry.options.as_slice(), entry.copy), (&b"root=PARTUUID=1 quiet  rw more"[..], false));
     }
 

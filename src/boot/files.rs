@@ -1,5 +1,7 @@
 //! What lies in the boot partition: entries, the default, and what is wrong with them.
 
+use std::collections::BTreeSet;
+
 use super::entries::{self, Variables};
 use super::menu::{DefaultEntry, Entry, Loader, Menu, Place, Problem};
 use super::partition::{self, Lost};
@@ -44,6 +46,8 @@ pub struct BootFiles {
     pub entries: Vec<Entry>,
     /// The entry that the next boot takes; none when it cannot be told.
     pub default: Option<DefaultEntry>,
+    /// The freestanding initrds of clr-boot-manager, without `freestanding-` in front of their names.
+    pub freestanding: BTreeSet<String>,
     /// What is wrong or odd.
     pub problems: Vec<Problem>,
     /// Why nothing can be seen, and what to do.
@@ -103,22 +107,24 @@ impl BootFiles {
         }
         let mut wrong: Vec<String> =
             self.problems.iter().filter(|p| p.breaks).map(Problem::to_string).collect();
-        for (id, line) in expected {
-            match self.of(id) {
-                None => wrong.push(format!("there is no boot entry for {id}")),
-                Some(entry) if !is_made_of(&entry.options, line) => {
-                    let mut what =
-                        format!("the boot entry {} has another command line than configured", entry.file);
-                    // clr-boot-manager's script for grub-mkconfig has it inside double quotes.
-                    if self.loader == Some(Loader::Grub) && line.iter().any(|b| b"\"$`\\".contains(b)) {
-                        what += ", because grub-mkconfig puts it through a shell: configure it without \" $ ` and \\";
-                    }
-                    wrong.push(what);
-                }
-                Some(_) => {}
-            }
-        }
+        wrong.extend(expected.iter().filter_map(|(id, line)| self.differs(id, line)));
         if wrong.is_empty() { ReadBack::Verified } else { ReadBack::Differs(wrong) }
+    }
+
+    /// What is wrong with the entry of a kernel that should have this command line; none when nothing is.
+    pub fn differs(&self, id: &str, line: &[u8]) -> Option<String> {
+        let Some(entry) = self.of(id) else {
+            return Some(format!("there is no boot entry for {id}"));
+        };
+        if is_made_of(&entry.options, line) {
+            return None;
+        }
+        let mut what = format!("the boot entry {} has another command line than configured", entry.file);
+        // clr-boot-manager's script for grub-mkconfig has it inside double quotes.
+        if self.loader == Some(Loader::Grub) && line.iter().any(|b| b"\"$`\\".contains(b)) {
+            what += ", because grub-mkconfig puts it through a shell: configure it without \" $ ` and \\";
+        }
+        Some(what)
     }
 
     /// What is odd, in sentences.
@@ -209,9 +215,36 @@ fn seen(
         place: place.name(),
         entries: menu.entries,
         default: menu.default,
+        freestanding: freestanding(place, loader, namespace),
         problems: menu.problems,
         invisible: None,
     }
+}
+
+/// Only systemd-boot has a directory of them; for the other loaders clr-boot-manager puts them at the top.
+fn freestanding(place: &Place, loader: Loader, namespace: &str) -> BTreeSet<String> {
+    let directory = if loader == Loader::SystemdBoot { format!("EFI/{namespace}") } else { String::new() };
+    // What cannot be listed cannot be deleted by a program that lists it first.
+    let listed = place.list(&directory).unwrap_or_default();
+    let names = listed.iter().filter_map(|file| file.text()?.strip_prefix("freestanding-"));
+    names.map(str::to_owned).collect()
+}
+
+/// Looks into the boot partition of a root, wherever [`BootFiles::observe`] would find it.
+///
+/// # Errors
+/// When it cannot be found or read, in words.
+pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&Place) -> T) -> Result<T, String> {
+    let here = Place { root, top: BOOT, device: None };
+    let firmware = efi::is_there(root).is_there();
+    let is_here = loader_at(&here, root.is_live().then_some(firmware)).map_err(|e| e.to_string())?.is_some();
+    if is_here || !root.is_live() {
+        return Ok(look(&here));
+    }
+    let device = partition::find(root, firmware).map_err(|lost| lost.to_string())?;
+    let partition = partition::open(root, device).map_err(|lost| lost.to_string())?;
+    let device = partition.device.map(|device| device.display().to_string());
+    Ok(look(&Place { root: &partition.root, top: "", device }))
 }
 
 /// The live system shows no entry below `/boot`: clr-boot-manager unmounts what it has mounted.

@@ -4,7 +4,7 @@
 //! each command line to `echo` inside double quotes, so what stands in the file may differ from what was configured:
 //! what stands in the file is what boots.
 
-use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, image_name};
+use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, base_name, image_name};
 use crate::sys::FileError;
 
 /// The configuration, below the top of the boot partition.
@@ -82,6 +82,12 @@ pub fn parse(text: &[u8], environment: &[u8], namespace: &str, path: &str) -> Me
                     let title = menu.entries[at].file.clone();
                     let options = line[file.end..].trim_ascii().to_vec();
                     menu.entries[at] = Entry::new(&title, Some(image_name(&file.text)), namespace, options);
+                }
+            }
+            b"initrd" | b"initrd16" | b"initrdefi" => {
+                let current = open.iter().rev().flatten().next().and_then(|item| item.entry);
+                if let Some(entry) = current.map(|at| &mut menu.entries[at]) {
+                    entry.initrds.extend(words[1..].iter().map(|file| base_name(&file.text)));
                 }
             }
             b"set" if word(1).starts_with(b"default=") => {
@@ -235,6 +241,7 @@ mod tests {
                 (None, b"root=UUID=1 ro"),
             ]
         );
+        assert_eq!(menu.entries[0].initrds, ["initrd"]);
         assert_eq!(menu.entries[0].file, "Clear Linux OS (6.15.8-1592.native)");
         assert_eq!(menu.problems, []);
     }

@@ -29,6 +29,8 @@ pub struct Entry {
     pub copy: bool,
     /// The command line, as the boot loader hands it over.
     pub options: Vec<u8>,
+    /// The names of the initrds, without a directory, in the order in which they are loaded.
+    pub initrds: Vec<String>,
 }
 
 impl Entry {
@@ -38,7 +40,12 @@ impl Entry {
         if let Some((name, rest)) = image.as_deref().and_then(|image| KernelName::from_id(image, namespace)) {
             (id, copy) = (Some(name.id()), !rest.is_empty());
         }
-        Entry { file: file.to_owned(), id, image, copy, options }
+        Entry { file: file.to_owned(), id, image, copy, options, initrds: Vec::new() }
+    }
+
+    /// The same with initrds.
+    pub(super) fn with_initrds(self, initrds: Vec<String>) -> Entry {
+        Entry { initrds, ..self }
     }
 
     /// How it is named in a sentence.
@@ -52,9 +59,14 @@ impl Entry {
 
 /// The name of an image: the end of a path of either spelling. The old layout has no prefix.
 pub(super) fn image_name(path: &[u8]) -> String {
-    let start = path.iter().rposition(|b| matches!(b, b'/' | b'\\')).map_or(0, |at| at + 1);
-    let name = String::from_utf8_lossy(&path[start..]).into_owned();
+    let name = base_name(path);
     name.strip_prefix("kernel-").map(str::to_owned).unwrap_or(name)
+}
+
+/// The last part of a path of either spelling.
+pub(super) fn base_name(path: &[u8]) -> String {
+    let start = path.iter().rposition(|b| matches!(b, b'/' | b'\\')).map_or(0, |at| at + 1);
+    String::from_utf8_lossy(&path[start..]).into_owned()
 }
 
 /// What made an entry the default.

@@ -4,12 +4,16 @@ pub mod default;
 pub mod deferral;
 pub mod entries;
 pub mod files;
+pub mod foresee;
 pub mod grub;
+pub mod initrds;
+pub mod inputs;
 pub mod loader_interface;
 pub mod menu;
 pub mod partition;
 pub mod ready;
 pub mod removal;
+pub mod restricted;
 pub mod syslinux;
 
 use std::path::{Path, PathBuf};
@@ -17,10 +21,10 @@ use std::time::Duration;
 
 use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
 use crate::kernel::Inventory;
-use crate::kernel::inventory::IMAGES;
-use crate::sys::{Ended, Fingerprint, Kind, Output, Root, RootKind, Tools};
+use crate::sys::{Ended, Kind, Output, Root, RootKind, Tools};
 
 pub use files::{BootFiles, ReadBack};
+pub use inputs::inputs;
 pub use menu::{DefaultEntry, Entry, Loader, Problem, SetBy};
 
 /// The number of the device `/dev/null`: major 1, minor 3.
@@ -31,37 +35,6 @@ const DEV_NULL: u64 = 1 << 8 | 3;
 pub struct Update {
     /// What went wrong, in words and with the next step; none after exit code 0.
     pub error: Option<String>,
-}
-
-/// The fingerprint of everything that `clr-boot-manager update` makes boot entries of: kernels, their companions and
-/// links, and the fragments. Two equal ones mean that a run would change nothing. A file that cannot be read counts as an
-/// empty one: root, who runs this for real, can read them all.
-pub fn inputs(root: &Root) -> String {
-    let mut fingerprint = Fingerprint::default();
-    let mut add = |text: &[u8]| fingerprint.add(text);
-    for folder in [IMAGES, VENDOR, LOCAL, REMOVALS, "/etc/kernel"] {
-        // What cannot be listed has no part in the fingerprint, as it has none in the entries.
-        for entry in root.list_optional(folder).unwrap_or_default() {
-            let path = format!("{folder}/{}", entry.name.to_string_lossy());
-            add(path.as_bytes());
-            let small = folder != IMAGES || path.starts_with(&format!("{IMAGES}/cmdline-"));
-            match (entry.kind, root.lookup(&path).stat()) {
-                (Kind::Link, _) => {
-                    add(root.read_link(&path).unwrap_or_default().as_os_str().as_encoded_bytes());
-                    // A fragment counts with what the link leads to.
-                    if small {
-                        add(&root.read(&path).unwrap_or_default());
-                    }
-                }
-                (Kind::File, _) if small => add(&root.read(&path).unwrap_or_default()),
-                // An image of 15 MB is not read to find out that nothing has changed.
-                (Kind::File, Some(stat)) => add(format!("{} {}", stat.size, stat.mtime_ns).as_bytes()),
-                _ => {}
-            }
-        }
-    }
-    add(&root.read(ADMIN).unwrap_or_default());
-    fingerprint.finish()
 }
 
 /// Why the boot manager must not be run for a root.
@@ -193,12 +166,45 @@ fn run(root: &Root, tools: &Tools, deadline: Duration, words: &[&str]) -> Result
         }
         _ => "",
     };
-    let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
-    Err(failed(Some(done.ended), format!("{command}: {}: {}{hint}", done.ended, last.trim())))
+    let cause = cause(&said).unwrap_or("it said nothing");
+    Err(failed(Some(done.ended), format!("{command}: {}: {cause}{hint}", done.ended)))
+}
+
+/// What it reports as an error although it goes on as it should.
+const HARMLESS: [&str; 2] =
+    ["Could not find default kernel for type", "Cannot determine the currently running kernel"];
+
+/// The line of its output that gives the cause of a failure. What follows from the first error is reported after it; the
+/// last line says only what could not be done.
+fn cause(said: &str) -> Option<&str> {
+    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_error = |line: &&str| {
+        let is_bad = line.starts_with("[FATAL]") || line.starts_with("[ERROR]");
+        is_bad && !HARMLESS.iter().any(|harmless| line.contains(harmless))
+    };
+    lines.clone().find(is_error).or_else(|| lines.next_back())
 }
 
 /// Why it must not be run by this process, if so: without root it says so and exits with 0.
 fn unprivileged(root: &Root) -> Option<String> {
     let refused = root.is_live() && !rustix::process::geteuid().is_root();
     refused.then(|| "clr-boot-manager does nothing without root: run this as root".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_is_the_cause() {
+        let said = "[INFO] cbm (a.c:L1): x\n[ERROR] cbm (update.c:L177): Cannot determine the currently running kernel\n\
+                    [FATAL] cbm (files.c:L9): Failed to copy: No space left on device\n\
+                    [FATAL] cbm (update.c:L120): Cannot install kernel /usr/lib/kernel/x\n";
+        assert_eq!(cause(said), Some("[FATAL] cbm (files.c:L9): Failed to copy: No space left on device"));
+        assert_eq!(cause("one\n\n two \n"), Some("two"));
+        let harmless =
+            "[ERROR] cbm (update.c:L1): Could not find default kernel for type lts, using highest relno\n";
+        assert_eq!(cause(harmless), Some(harmless.trim()));
+        assert_eq!(cause(" \n"), None);
+    }
 }

@@ -1,10 +1,11 @@
 //! What must hold before clr-boot-manager is run: it notices none of this by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::entries::{ENTRIES, LOADER};
 use super::files::BOOT;
+use super::initrds;
 use super::menu::Place;
 use super::partition;
 use crate::kernel::inventory::{IMAGES, Installed, There};
@@ -13,10 +14,8 @@ use crate::sys::{FileError, Kind, Root, efi, mount};
 
 /// Room for the entries, `loader.conf`, and the boot loader's own files.
 const FOR_ENTRIES: u64 = 1 << 20;
-/// Where initrds lie that belong to no kernel; the first one of a name counts.
-const FREESTANDING: [&str; 2] = ["/etc/initrd.d", "/usr/lib/initrd.d"];
 /// The end of the name of a file that clr-boot-manager has not written to its end.
-const HALF_WRITTEN: &str = ".TmpWrite";
+pub(super) const HALF_WRITTEN: &str = ".TmpWrite";
 
 /// Makes sure that `clr-boot-manager update` can be run. Gives what was mended, in sentences: empty files, which crash it,
 /// get `.empty` at the end of their names. Nothing is mended when it must not be run.
@@ -24,7 +23,20 @@ const HALF_WRITTEN: &str = ".TmpWrite";
 /// # Errors
 /// Why it must not be run, with the next step. What cannot be told is no reason.
 pub fn prepare(root: &Root, inventory: &Inventory) -> Result<Vec<String>, String> {
-    see_to(root, Some(inventory))
+    let kernels = to_install(inventory, root.is_live());
+    see_to(root, Some(Copied { inventory, kernels: &kernels }))
+}
+
+/// The same for an update that copies only these kernels.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_for(
+    root: &Root,
+    inventory: &Inventory,
+    kernels: &[&Installed],
+) -> Result<Vec<String>, String> {
+    see_to(root, Some(Copied { inventory, kernels }))
 }
 
 /// The same for a command that copies no kernel, such as `set-kernel`: it does not take room for them.
@@ -35,12 +47,18 @@ pub fn mend(root: &Root) -> Result<Vec<String>, String> {
     see_to(root, None)
 }
 
-/// `to_copy` are the kernels that need room.
-fn see_to(root: &Root, to_copy: Option<&Inventory>) -> Result<Vec<String>, String> {
+/// What needs room.
+#[derive(Clone, Copy)]
+struct Copied<'a> {
+    inventory: &'a Inventory,
+    kernels: &'a [&'a Installed],
+}
+
+fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, String> {
     if let Some(why) = super::unprivileged(root) {
         return Err(why);
     }
-    let enough_room = |place: &Place| to_copy.map_or(Ok(()), |kernels| enough_room(place, root, kernels));
+    let enough_room = |place: &Place| to_copy.map_or(Ok(()), |copied| enough_room(place, root, copied));
     let where_it_is = |place: &Place| {
         enough_room(place)?;
         move_away(place, &empty_files(place))
@@ -152,30 +170,21 @@ fn to_install(inventory: &Inventory, native: bool) -> Vec<&Installed> {
 }
 
 /// The files that it will want on the boot partition: their names there, and bytes.
-fn wanted(root: &Root, inventory: &Inventory) -> BTreeMap<String, u64> {
+fn wanted(root: &Root, kernels: &[&Installed]) -> BTreeMap<String, u64> {
     let native = root.is_live();
     let size = |path: String| root.lookup(path).stat().filter(|s| s.kind == Kind::File).map(|s| s.size);
     let mut files = BTreeMap::new();
-    for kernel in to_install(inventory, native) {
+    for kernel in kernels {
         let copies = kernel.copies.iter().filter(|_| !native);
         for image in copies.chain([&kernel.image]) {
             files.extend(size(format!("{IMAGES}/{image}")).map(|size| (format!("kernel-{image}"), size)));
         }
-        let initrd = format!("initrd-{}", kernel.id);
-        let found = size(format!("{IMAGES}/{initrd}")).or_else(|| size(format!("/etc/kernel/{initrd}")));
-        files.extend(found.map(|size| (initrd, size)));
+        // What cannot be listed cannot be copied either; here and below.
+        let own = initrds::of_kernel(root, &kernel.id).unwrap_or_default();
+        files.extend(own.into_iter().filter_map(|(name, path)| Some((name, size(path)?))));
     }
-    let mut seen = BTreeSet::new();
-    for folder in FREESTANDING {
-        // What cannot be listed cannot be copied either.
-        for file in root.list_optional(folder).unwrap_or_default() {
-            let name = file.name.to_string_lossy().into_owned();
-            if seen.insert(name.clone()) && file.kind == Kind::File {
-                files.extend(
-                    size(format!("{folder}/{name}")).map(|size| (format!("freestanding-{name}"), size)),
-                );
-            }
-        }
+    for (name, origin) in initrds::freestanding(root).unwrap_or_default() {
+        files.extend(origin.and_then(size).map(|size| (format!("freestanding-{name}"), size)));
     }
     files
 }
@@ -189,12 +198,13 @@ fn most_at_once(files: &[(u64, Option<u64>)]) -> u64 {
 }
 
 /// Refuses when what will be written does not fit.
-fn enough_room(place: &Place, root: &Root, inventory: &Inventory) -> Result<(), String> {
+fn enough_room(place: &Place, root: &Root, copied: Copied<'_>) -> Result<(), String> {
+    let inventory = copied.inventory;
     // Without a folder there is no filesystem to ask; clr-boot-manager makes one.
     let Ok(free) = place.root.free_space_for_root(place.path("")) else { return Ok(()) };
     let folder = format!("EFI/{}", inventory.namespace);
     let there = |path: String| place.root.lookup(place.path(&path)).stat().map(|s| s.size);
-    let wanted = wanted(root, inventory);
+    let wanted = wanted(root, copied.kernels);
     let files: Vec<_> = wanted
         .iter()
         .map(|(name, size)| {

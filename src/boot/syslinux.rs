@@ -2,7 +2,7 @@
 //!
 //! What is said here of the loader is in the manual of syslinux 6.
 
-use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, image_name};
+use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, base_name, image_name};
 use crate::sys::FileError;
 
 /// The configuration, at the top of the boot partition.
@@ -24,20 +24,29 @@ pub(super) fn read(place: &Place, namespace: &str) -> Result<Menu, FileError> {
     }
 }
 
+/// What stands below one LABEL.
+#[derive(Debug, Default)]
+struct Label {
+    name: String,
+    image: Option<String>,
+    options: Option<Vec<u8>>,
+    initrds: Vec<String>,
+}
+
 /// Reads the text of the file at `path`. Keywords are matched without case; of the same one in an entry, and of
 /// `DEFAULT`, the last counts.
 pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
     let mut menu = Menu::default();
     let mut default = None;
-    let mut label: Option<(String, Option<String>, Option<Vec<u8>>)> = None;
+    let mut label: Option<Label> = None;
     // An APPEND before the first LABEL is for each entry that has none.
     let mut common = Vec::new();
-    let mut entry_of = |label: Option<(String, Option<String>, Option<Vec<u8>>)>, common: &[u8]| {
-        let Some((name, image, options)) = label else { return };
+    let mut entry_of = |label: Option<Label>, common: &[u8]| {
+        let Some(Label { name, image, options, initrds }) = label else { return };
         let options = options.unwrap_or_else(|| common.to_vec());
         // Without a KERNEL the label is the file.
         let image = image.unwrap_or_else(|| image_name(name.as_bytes()));
-        menu.entries.push(Entry::new(&name, Some(image), namespace, options));
+        menu.entries.push(Entry::new(&name, Some(image), namespace, options).with_initrds(initrds));
     };
     for line in text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii) {
         let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
@@ -45,12 +54,15 @@ pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
         match (key.as_slice(), &mut label) {
             (b"label", _) => {
                 let name = String::from_utf8_lossy(value).into_owned();
-                entry_of(label.replace((name, None, None)), &common);
+                entry_of(label.replace(Label { name, ..Label::default() }), &common);
             }
-            (b"kernel" | b"linux", Some((_, image, _))) => *image = Some(image_name(value)),
+            (b"kernel" | b"linux", Some(label)) => label.image = Some(image_name(value)),
+            (b"initrd", Some(label)) => {
+                label.initrds.extend(value.split(|b| *b == b',').map(base_name));
+            }
             // A lone dash says that there is none, not even the common one.
-            (b"append", Some((_, _, options))) => {
-                *options = Some(if value == b"-" { Vec::new() } else { value.to_vec() })
+            (b"append", Some(label)) => {
+                label.options = Some(if value == b"-" { Vec::new() } else { value.to_vec() })
             }
             (b"append", None) => common = value.to_vec(),
             (b"default", _) => default = Some(String::from_utf8_lossy(value).into_owned()),
@@ -107,6 +119,7 @@ mod tests {
             found,
             [(A, Some(A), &b"root=PARTUUID=1 quiet  rw"[..]), (B, Some(B), &b"root=PARTUUID=1 quiet"[..])]
         );
+        assert_eq!(menu.entries[1].initrds, [format!("initrd-{B}")]);
         let default = menu.default.unwrap();
         assert_eq!((default.entry.as_str(), default.set_by), (B, SetBy::SyslinuxDefault));
         assert_eq!(menu.problems, []);

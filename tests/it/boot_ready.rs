@@ -148,7 +148,7 @@ fn initrds_need_room_too() {
         format!("usr/lib/kernel/initrd-{A_ID}"),
         format!("etc/kernel/initrd-{A_ID}"),
         "usr/lib/initrd.d/x".to_owned(),
-        "etc/initrd.d/x".to_owned(),
+        "etc/kernel/initrd.d/x".to_owned(),
     ] {
         let root = TestRoot::updated();
         huge(&root, &path);
@@ -156,8 +156,17 @@ fn initrds_need_room_too() {
     }
     let root = TestRoot::updated();
     huge(&root, "usr/lib/initrd.d/x");
-    root.link("etc/initrd.d/x", "/dev/null");
+    root.link("etc/kernel/initrd.d/x", "/dev/null");
     assert_eq!(prepare(&root).unwrap(), [""; 0], "it is masked");
+    huge(&root, "etc/initrd.d/x");
+    assert_eq!(prepare(&root).unwrap(), [""; 0], "clr-boot-manager never reads that directory");
+    // Solus has more than one for a kernel, beside one of the exact name.
+    huge(&root, &format!("usr/lib/kernel/initrd-{A_ID}.more"));
+    assert_eq!(prepare(&root).unwrap(), [""; 0]);
+    root.file(&format!("usr/lib/kernel/initrd-{A_ID}"), "x");
+    too_little(&root, "(`swupd bundle-remove`)");
+    root.link(&format!("etc/kernel/initrd-{A_ID}"), "/dev/null");
+    assert_eq!(prepare(&root).unwrap(), [""; 0], "an admin has masked it");
     huge(&root, "usr/lib/kernel/initrd-org.clearlinux.native.6.1.1-9");
     assert_eq!(prepare(&root).unwrap(), [""; 0], "it is of no kernel");
 }

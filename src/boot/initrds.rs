@@ -1,0 +1,122 @@
+//! Initrds as clr-boot-manager finds them: those of one kernel, and freestanding ones for every kernel.
+
+use std::collections::BTreeMap;
+
+use crate::kernel::inventory::IMAGES;
+use crate::sys::{FileError, Kind, Presence, Root};
+
+/// The directories of freestanding initrds; of one name the first counts.
+pub const FREESTANDING: [&str; 2] = ["/etc/kernel/initrd.d", "/usr/lib/initrd.d"];
+/// Where an admin puts an initrd of a kernel. It replaces the one beside the image.
+pub const OF_ADMIN: &str = "/etc/kernel";
+
+/// Where a freestanding initrd comes from; none when a symlink of an admin to `/dev/null` masks it.
+pub type Origin = Option<String>;
+
+/// The freestanding initrds by name: the path of each inside the root. Empty files and what is neither a file nor a
+/// symlink are not counted, as clr-boot-manager does not count them.
+///
+/// # Errors
+/// When a directory is there and cannot be read.
+pub fn freestanding(root: &Root) -> Result<BTreeMap<String, Origin>, FileError> {
+    let mut found = BTreeMap::new();
+    for directory in FREESTANDING {
+        for entry in root.list_optional(directory)? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let path = format!("{directory}/{name}");
+            let origin = match entry.kind {
+                Kind::File if root.lookup_link(&path).stat().is_some_and(|s| s.size == 0) => continue,
+                Kind::File => Some(path),
+                // A mask is told by the text of the symlink alone.
+                Kind::Link if is_mask(&root.read_link(&path)?.to_string_lossy()) => None,
+                Kind::Link => Some(path),
+                Kind::Folder | Kind::Other => continue,
+            };
+            found.entry(name).or_insert(origin);
+        }
+    }
+    Ok(found)
+}
+
+fn is_mask(text: &str) -> bool {
+    text.contains("/dev/null")
+}
+
+/// The initrds of the kernel `id`, by the names that they get on the boot partition: `initrd-ID`, of an admin or else the
+/// one beside the image, and on Solus every `initrd-ID.*` in the same directory.
+///
+/// # Errors
+/// When a directory is there and cannot be read.
+pub fn of_kernel(root: &Root, id: &str) -> Result<BTreeMap<String, String>, FileError> {
+    let own = format!("initrd-{id}");
+    let admins = format!("{OF_ADMIN}/{own}");
+    let directory = match root.lookup_link(&admins) {
+        Presence::Absent => IMAGES,
+        Presence::Unreadable(e) => return Err(e),
+        Presence::There(stat)
+            if stat.kind == Kind::Link && is_mask(&root.read_link(&admins)?.to_string_lossy()) =>
+        {
+            return Ok(BTreeMap::new());
+        }
+        Presence::There(_) => OF_ADMIN,
+    };
+    let more = format!("{own}.");
+    let named = |name: &&str| *name == own || name.starts_with(&more);
+    let listed = root.list_optional(directory)?;
+    let found: BTreeMap<String, String> = listed
+        .iter()
+        .filter_map(|entry| entry.text().filter(named))
+        .map(|name| (name.to_owned(), format!("{directory}/{name}")))
+        .collect();
+    // The others are only looked for beside one of that name.
+    Ok(if found.contains_key(&own) { found } else { BTreeMap::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sys::RootKind;
+
+    #[test]
+    fn initrds_are_found_as_clr_boot_manager_finds_them() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::Image, scratch.path()).unwrap();
+        let put = |path: &str, text: &str| _ = root.write(path, text.as_bytes(), 0o644).unwrap();
+        put("/usr/lib/initrd.d/00-intel-ucode.cpio", "x");
+        put("/usr/lib/initrd.d/masked", "x");
+        put("/usr/lib/initrd.d/both", "x");
+        put("/usr/lib/initrd.d/empty", "");
+        put("/etc/kernel/initrd.d/both", "y");
+        put("/etc/initrd.d/never-read", "z");
+        root.link("/etc/kernel/initrd.d/masked", "/dev/null".as_ref()).unwrap();
+        let found = freestanding(&root).unwrap();
+        let both = Some("/etc/kernel/initrd.d/both".to_owned());
+        assert_eq!(
+            found,
+            [
+                ("00-intel-ucode.cpio".to_owned(), Some("/usr/lib/initrd.d/00-intel-ucode.cpio".to_owned())),
+                ("both".to_owned(), both),
+                ("masked".to_owned(), None)
+            ]
+            .into()
+        );
+    }
+
+    #[test]
+    fn the_initrd_of_an_admin_replaces_the_one_beside_the_image() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::Image, scratch.path()).unwrap();
+        let put = |path: &str| _ = root.write(path, b"x", 0o644).unwrap();
+        let paths = || of_kernel(&root, "a.b.1-2").unwrap().into_values().collect::<Vec<_>>();
+        put("/usr/lib/kernel/initrd-a.b.1-2.more");
+        put("/usr/lib/kernel/initrd-a.b.1-23");
+        assert_eq!(paths(), [""; 0]);
+        put("/usr/lib/kernel/initrd-a.b.1-2");
+        assert_eq!(paths(), ["/usr/lib/kernel/initrd-a.b.1-2", "/usr/lib/kernel/initrd-a.b.1-2.more"]);
+        put("/etc/kernel/initrd-a.b.1-2");
+        assert_eq!(paths(), ["/etc/kernel/initrd-a.b.1-2"]);
+        root.link("/etc/kernel/initrd-a.b.1-2", "../../dev/null".as_ref()).unwrap();
+        assert_eq!(paths(), [""; 0]);
+    }
+}

@@ -1,0 +1,336 @@
+//! What a run of `clr-boot-manager update` depends on, as fingerprints: two equal ones mean that a run would change
+//! nothing.
+//!
+//! Who has swupd leave the boot files alone takes over every reason for which swupd would have run clr-boot-manager: its
+//! list of paths, and what the boot partition is made of besides. Large files are known by size and times, small ones by
+//! their contents. A file that cannot be read counts as an empty one: root, who runs this for real, can read them all.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::initrds::{FREESTANDING, OF_ADMIN};
+use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
+use crate::kernel::KernelName;
+use crate::kernel::inventory::IMAGES;
+use crate::sys::{Fingerprint, Kind, Root};
+
+/// A part of the boot files, by what it is made from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum BootPart {
+    /// The image of a kernel, its own part of the command line and its initrds, by its release.
+    Kernel(String),
+    /// Which kernel is the tip of its type.
+    Tips,
+    /// The fragments of the command line of every kernel, and the timeout of the menu.
+    Fragments,
+    /// The boot loader, and clr-boot-manager itself, which may write other files in another version.
+    BootLoader,
+    /// The microcode that is loaded before the kernel.
+    Microcode,
+    /// Freestanding initrds other than microcode.
+    Initrds,
+    /// The name of the operating system, which is the title of every entry.
+    Titles,
+    /// One that a later version knows.
+    Other(String),
+}
+
+const KERNEL: &str = "kernel ";
+
+impl From<BootPart> for String {
+    fn from(part: BootPart) -> String {
+        let word = match part {
+            BootPart::Kernel(release) => return format!("{KERNEL}{release}"),
+            BootPart::Other(word) => return word,
+            BootPart::Tips => "tips",
+            BootPart::Fragments => "fragments",
+            BootPart::BootLoader => "boot-loader",
+            BootPart::Microcode => "microcode",
+            BootPart::Initrds => "initrds",
+            BootPart::Titles => "titles",
+        };
+        word.to_owned()
+    }
+}
+
+impl From<String> for BootPart {
+    fn from(word: String) -> BootPart {
+        use BootPart::{BootLoader, Fragments, Initrds, Microcode, Tips, Titles};
+        if let Some(release) = word.strip_prefix(KERNEL) {
+            return BootPart::Kernel(release.to_owned());
+        }
+        let known = [Tips, Fragments, BootLoader, Microcode, Initrds, Titles];
+        let is_it = |part: &BootPart| String::from(part.clone()) == word;
+        known.into_iter().find(is_it).unwrap_or(BootPart::Other(word))
+    }
+}
+
+impl fmt::Display for BootPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BootPart::Kernel(release) => return write!(f, "kernel {release} and its boot entry"),
+            BootPart::Other(word) => word,
+            BootPart::Tips => "the choice of a kernel for each type",
+            BootPart::Fragments => "the kernel command line",
+            BootPart::BootLoader => "the boot loader",
+            BootPart::Microcode => "microcode",
+            BootPart::Initrds => "freestanding initrds",
+            BootPart::Titles => "the titles of the boot entries",
+        })
+    }
+}
+
+/// The fingerprints of all parts.
+pub type BootInputs = BTreeMap<BootPart, String>;
+
+/// Where boot loaders and the programs that install them are. Directories count with what is in them.
+const LOADERS: [&str; 7] = [
+    "/usr/bin/bootctl",
+    "/usr/bin/clr-boot-manager",
+    "/usr/bin/gummiboot",
+    "/usr/lib/gummiboot",
+    "/usr/lib/shim",
+    "/usr/lib/syslinux",
+    "/usr/share/syslinux",
+];
+/// The directory in which everything that begins with `boot` belongs to the boot loader, as swupd sees it.
+const SYSTEMD: &str = "/usr/lib/systemd";
+/// The first one that is there counts.
+const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
+/// How long the menu of the boot loader is shown.
+const TIMEOUT: &str = "/etc/kernel/timeout";
+/// How deep a directory of a boot loader is looked into.
+const DEPTH: u32 = 3;
+
+/// The fingerprint of everything.
+pub fn inputs(root: &Root) -> String {
+    let mut whole = Fingerprint::default();
+    for (part, fingerprint) in parts(root) {
+        whole.add(String::from(part).as_bytes());
+        whole.add(fingerprint.as_bytes());
+    }
+    whole.finish()
+}
+
+/// The fingerprint of each part.
+pub fn parts(root: &Root) -> BootInputs {
+    let (microcode, initrds) = freestanding(root);
+    let (tips, mut parts) = kernels(root);
+    parts.extend([
+        (BootPart::Tips, tips),
+        (BootPart::Fragments, fragments(root)),
+        (BootPart::BootLoader, loaders(root)),
+        (BootPart::Microcode, microcode),
+        (BootPart::Initrds, initrds),
+        (BootPart::Titles, title(root)),
+    ]);
+    parts
+}
+
+/// The parts that are not as they were; a kernel that is gone is not among them.
+pub fn changed(before: &BootInputs, now: &BootInputs) -> Vec<BootPart> {
+    now.iter().filter(|(part, is)| before.get(part) != Some(is)).map(|(part, _)| part.clone()).collect()
+}
+
+/// Adds a file without reading it; a symlink counts with what it leads to.
+fn add_identity(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind) {
+    add_name(root, fingerprint, path, kind);
+    if let Some(stat) = root.lookup(path).stat().filter(|s| s.kind == Kind::File) {
+        fingerprint.add(format!("{} {}", stat.size, stat.mtime_ns).as_bytes());
+    }
+}
+
+/// Adds a small file with its contents.
+fn add_contents(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind) {
+    add_name(root, fingerprint, path, kind);
+    // A FIFO or a directory has no contents; a fragment counts with what the symlink leads to.
+    if matches!(kind, Kind::File | Kind::Link) {
+        fingerprint.add(root.read(path).unwrap_or_default());
+    }
+}
+
+fn add_name(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind) {
+    fingerprint.add(path.as_bytes());
+    if kind == Kind::Link {
+        fingerprint.add(root.read_link(path).unwrap_or_default().as_os_str().as_encoded_bytes());
+    }
+}
+
+/// The tips, and what each kernel brings along. Other files beside an image are not read by clr-boot-manager.
+fn kernels(root: &Root) -> (String, BootInputs) {
+    let (mut tips, mut by_release) = (Fingerprint::default(), BTreeMap::new());
+    for directory in [IMAGES, OF_ADMIN] {
+        // What cannot be listed has no part in the fingerprint, as it has none in the entries; here and below.
+        for entry in root.list_optional(directory).unwrap_or_default() {
+            let name = entry.name.to_string_lossy();
+            let path = format!("{directory}/{name}");
+            if name.starts_with("default-") {
+                add_name(root, &mut tips, &path, entry.kind);
+                continue;
+            }
+            let release_of = |id: &str| KernelName::from_any_id(id).map(|(name, _)| name.release());
+            let cmdline = name.strip_prefix("cmdline-").filter(|_| directory == IMAGES);
+            let release = match (cmdline, name.strip_prefix("initrd-")) {
+                (Some(release), _) => Some(release.to_owned()),
+                (None, Some(id)) => release_of(id),
+                (None, None) if directory == IMAGES => release_of(&name),
+                (None, None) => None,
+            };
+            let Some(release) = release else { continue };
+            let part: &mut Fingerprint = by_release.entry(release).or_default();
+            match cmdline {
+                Some(_) => add_contents(root, part, &path, entry.kind),
+                None => add_identity(root, part, &path, entry.kind),
+            }
+        }
+    }
+    let parts = by_release.into_iter().map(|(release, part)| (BootPart::Kernel(release), part.finish()));
+    (tips.finish(), parts.collect())
+}
+
+fn fragments(root: &Root) -> String {
+    let mut fingerprint = Fingerprint::default();
+    for directory in [VENDOR, LOCAL, REMOVALS] {
+        for entry in root.list_optional(directory).unwrap_or_default() {
+            let path = format!("{directory}/{}", entry.name.to_string_lossy());
+            add_contents(root, &mut fingerprint, &path, entry.kind);
+        }
+    }
+    for path in [ADMIN, TIMEOUT] {
+        fingerprint.add(path.as_bytes());
+        fingerprint.add(root.read(path).unwrap_or_default());
+    }
+    fingerprint.finish()
+}
+
+fn loaders(root: &Root) -> String {
+    let mut fingerprint = Fingerprint::default();
+    for path in LOADERS {
+        if let Some(stat) = root.lookup_link(path).stat() {
+            add_all(root, &mut fingerprint, path, stat.kind, DEPTH);
+        }
+    }
+    for entry in root.list_optional(SYSTEMD).unwrap_or_default() {
+        if let Some(name) = entry.text().filter(|name| name.starts_with("boot")) {
+            add_all(root, &mut fingerprint, &format!("{SYSTEMD}/{name}"), entry.kind, DEPTH);
+        }
+    }
+    fingerprint.finish()
+}
+
+fn add_all(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind, depth: u32) {
+    add_identity(root, fingerprint, path, kind);
+    if kind == Kind::Folder && depth > 0 {
+        for entry in root.list_optional(path).unwrap_or_default() {
+            let below = format!("{path}/{}", entry.name.to_string_lossy());
+            add_all(root, fingerprint, &below, entry.kind, depth - 1);
+        }
+    }
+}
+
+/// Microcode, and the others.
+fn freestanding(root: &Root) -> (String, String) {
+    let (mut microcode, mut initrds) = (Fingerprint::default(), Fingerprint::default());
+    for directory in FREESTANDING {
+        for entry in root.list_optional(directory).unwrap_or_default() {
+            let name = entry.name.to_string_lossy();
+            let part = if name.ends_with("-ucode.cpio") { &mut microcode } else { &mut initrds };
+            add_identity(root, part, &format!("{directory}/{name}"), entry.kind);
+        }
+    }
+    (microcode.finish(), initrds.finish())
+}
+
+/// Only the name: the version changes with every update of the system, and is in no entry.
+fn title(root: &Root) -> String {
+    let mut fingerprint = Fingerprint::default();
+    let text = OS_RELEASE.iter().find_map(|path| root.read(path).ok()).unwrap_or_default();
+    for line in text.split(|b| *b == b'\n').filter(|line| line.starts_with(b"PRETTY_NAME=")) {
+        fingerprint.add(line);
+    }
+    fingerprint.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sys::RootKind;
+
+    #[test]
+    fn each_reason_for_an_update_belongs_to_a_part() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::Image, scratch.path()).unwrap();
+        let put = |path: &str, text: &str| _ = root.write(path, text.as_bytes(), 0o644).unwrap();
+        put("/usr/lib/os-release", "PRETTY_NAME=\"Clear Linux OS\"\nVERSION_ID=1\n");
+        let mut before = parts(&root);
+        let mut after = |path: &str, text: &str| {
+            put(path, text);
+            let now = parts(&root);
+            let changed = changed(&before, &now);
+            before = now;
+            changed
+        };
+        let kernel = || BootPart::Kernel("6.1.1-1.native".to_owned());
+        for (path, part) in [
+            ("/usr/lib/kernel/org.clearlinux.native.6.1.1-1", kernel()),
+            ("/usr/lib/kernel/org.clearlinux.native.6.1.1-1.bak", kernel()),
+            ("/usr/lib/kernel/cmdline-6.1.1-1.native", kernel()),
+            ("/usr/lib/kernel/initrd-org.clearlinux.native.6.1.1-1", kernel()),
+            ("/etc/kernel/initrd-org.clearlinux.native.6.1.1-1", kernel()),
+            ("/etc/kernel/cmdline", BootPart::Fragments),
+            ("/etc/kernel/timeout", BootPart::Fragments),
+            ("/etc/kernel/cmdline.d/x.conf", BootPart::Fragments),
+            ("/etc/kernel/cmdline-removal.d/x.conf", BootPart::Fragments),
+            ("/usr/share/kernel/cmdline.d/x.conf", BootPart::Fragments),
+            ("/usr/lib/systemd/boot/efi/systemd-bootx64.efi", BootPart::BootLoader),
+            ("/usr/lib/systemd/bootctl-helper", BootPart::BootLoader),
+            ("/usr/bin/clr-boot-manager", BootPart::BootLoader),
+            ("/usr/bin/bootctl", BootPart::BootLoader),
+            ("/usr/bin/gummiboot", BootPart::BootLoader),
+            ("/usr/lib/gummiboot", BootPart::BootLoader),
+            ("/usr/share/syslinux/ldlinux.c32", BootPart::BootLoader),
+            ("/usr/lib/shim/shimx64.efi", BootPart::BootLoader),
+            ("/usr/lib/initrd.d/00-intel-ucode.cpio", BootPart::Microcode),
+            ("/etc/kernel/initrd.d/01-own-ucode.cpio", BootPart::Microcode),
+            ("/usr/lib/initrd.d/extra.cpio.gz", BootPart::Initrds),
+            ("/etc/kernel/initrd.d/extra.cpio.gz", BootPart::Initrds),
+            ("/etc/os-release", BootPart::Titles),
+        ] {
+            assert_eq!(after(path, "one"), std::slice::from_ref(&part), "{path} appears");
+            assert_eq!(after(path, "one"), [], "{path} stays");
+            assert_eq!(
+                after(path, "three"),
+                if part == BootPart::Titles { vec![] } else { vec![part] },
+                "{path} changes"
+            );
+        }
+        for (text, changes) in [
+            ("PRETTY_NAME=X\nVERSION_ID=1\n", true),
+            ("PRETTY_NAME=X\nVERSION_ID=2\n", false),
+            ("PRETTY_NAME=Y\nVERSION_ID=2\n", true),
+        ] {
+            assert_eq!(after("/etc/os-release", text) == [BootPart::Titles], changes, "{text}");
+        }
+        for path in [
+            "/etc/initrd.d/x",
+            "/usr/lib/kernel/config-6.1.1-1.native",
+            "/usr/lib/systemd/systemd",
+            "/usr/bin/other",
+        ] {
+            assert_eq!(after(path, "x"), [], "{path} is not read by clr-boot-manager");
+        }
+        let whole = inputs(&root);
+        put("/usr/lib/initrd.d/00-intel-ucode.cpio", "a third");
+        assert_ne!(inputs(&root), whole);
+        assert_eq!(changed(&BootInputs::new(), &parts(&root)).len(), 7);
+        let now = parts(&root);
+        let text = serde_json::to_string(&now).unwrap();
+        assert_eq!(serde_json::from_str::<BootInputs>(&text).unwrap(), now);
+        root.link("/usr/lib/kernel/default-native", "org.clearlinux.native.6.1.1-1".as_ref()).unwrap();
+        assert_eq!(changed(&now, &parts(&root)), [BootPart::Tips]);
+    }
+}

@@ -1,0 +1,344 @@
+//! The restricted update: boot loader, microcode, freestanding initrds and the entries of some kernels are brought up to
+//! date while another kernel is kept from booting. Nothing is deleted, and the boot default is not touched.
+//!
+//! `clr-boot-manager update` is run natively once for each kernel, each time in a mount namespace in which
+//! `/usr/lib/kernel` shows that kernel alone and no `default-TYPE` ([`sys::view`](crate::sys::view)). Then there is nothing
+//! that it could delete, and nothing that it could make the default. Freestanding initrds that have no source any more are
+//! masked: an entry that is not refreshed may still name them. The root filesystem is not written to, except that
+//! `/etc/kernel/initrd.d` may be made for the time of the run. Tried with clr-boot-manager 3.3.1 and Solus's 3.6.0.
+//!
+//! For the copy of a live system it is done in the same way. The real clr-boot-manager sees an image there, and makes the
+//! kernel that it is shown the default: so the boot default comes last, and nobody boots from a copy meanwhile.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::entries::{self, LOADER};
+use super::foresee::{Foreseen, UpdateInput, foresee};
+use super::initrds::{self, FREESTANDING};
+use super::menu::Place;
+use super::{BootFiles, Loader, files, obstacle, ready};
+use crate::kernel::inventory::{IMAGES, MARKS, MODULES};
+use crate::kernel::{Installed, Inventory};
+use crate::sys::view::{self, NO_VIEW, Shown, ShownDirectory, View};
+use crate::sys::{Ended, Kind, Listed, Output, Root, Tools, compare, lock, processes};
+
+/// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).
+pub const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
+/// Headers: `update` deletes those of a kernel that it deletes.
+const SOURCES: &str = "/usr/src";
+
+/// What a restricted update is to work on.
+#[derive(Debug)]
+pub struct RestrictedUpdate<'a> {
+    /// The system.
+    pub root: &'a Root,
+    /// The programs.
+    pub tools: &'a Tools,
+    /// The time for each run of clr-boot-manager.
+    pub deadline: Duration,
+    /// The kernels of the system.
+    pub inventory: &'a Inventory,
+    /// What is on the boot partition.
+    pub files: &'a BootFiles,
+    /// The kernels whose entries are refreshed, the boot default last.
+    pub kernels: &'a [&'a Installed],
+    /// The command lines that entries should have, by kernel id.
+    pub lines: &'a [(String, Vec<u8>)],
+}
+
+/// Why a restricted update did not do its work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestrictedError {
+    /// It cannot be used here; nothing was run.
+    #[error("{0}")]
+    NotRun(String),
+    /// clr-boot-manager was run, and something is not as it should be.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn not_run(why: impl ToString) -> RestrictedError {
+    RestrictedError::NotRun(why.to_string())
+}
+
+/// What must be the same before and afterwards, and what must not appear.
+#[derive(Debug, PartialEq, Eq)]
+struct Kept {
+    loader_conf: Option<Vec<u8>>,
+    on_disk: Vec<(&'static str, Vec<Listed>)>,
+    /// Files that entries name and that are missing or empty.
+    dangling: BTreeSet<String>,
+    half_written: BTreeSet<String>,
+}
+
+impl RestrictedUpdate<'_> {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Why it was not run, or what is wrong afterwards.
+    pub fn run(&self) -> Result<(), RestrictedError> {
+        let input = UpdateInput::observe(self.root, self.inventory, self.files).map_err(not_run)?;
+        if let Some(why) = self.refusal(&input) {
+            return Err(not_run(why));
+        }
+        let program = self.tools.find("clr-boot-manager").map_err(not_run)?;
+        let repaired = ready::prepare_for(self.root, self.inventory, self.kernels).map_err(not_run)?;
+        repaired.iter().for_each(|what| tracing::warn!("{what}"));
+        let before = self.kept().map_err(not_run)?;
+        let stale: Vec<&String> = input.initrds_installed.difference(&input.initrd_sources).collect();
+        let is_made = !stale.is_empty() && self.root.lookup(FREESTANDING[0]).is_absent();
+        if is_made {
+            self.root.make_folders(FREESTANDING[0]).map_err(not_run)?;
+        }
+        let done = self.run_each(&program, &stale);
+        if is_made && let Err(e) = self.root.remove_empty_folder(FREESTANDING[0]) {
+            tracing::warn!("{e}");
+        }
+        let said = done?;
+        let wrong = self.wrong_since(&before);
+        match (wrong.is_empty(), said) {
+            (true, Some(said)) => tracing::warn!("{said}; the boot files are as they should be all the same"),
+            (true, None) => {}
+            (false, said) => {
+                return Err(RestrictedError::Failed(
+                    wrong.into_iter().chain(said).collect::<Vec<_>>().join("; "),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs clr-boot-manager for each kernel; gives the first error that it reported.
+    fn run_each(
+        &self,
+        program: &std::path::Path,
+        stale: &[&String],
+    ) -> Result<Option<String>, RestrictedError> {
+        let mut said = None;
+        let mut arguments = vec!["update".to_owned()];
+        if let Some(image) = self.root.image_path() {
+            arguments.push(format!("--path={}", image.display()));
+        }
+        for (at, kernel) in self.kernels.iter().enumerate() {
+            let failed = |why: String| match at {
+                0 => RestrictedError::NotRun(why),
+                _ => RestrictedError::Failed(why),
+            };
+            let view = self.view(kernel, stale).map_err(failed)?;
+            let path = self.tools.search_path();
+            let child = view::child(&view, program, &arguments, &path, self.deadline)
+                .map_err(|e| failed(e.to_string()))?;
+            tracing::info!("running clr-boot-manager update with kernel {} alone", kernel.name);
+            // It replaces files by unlink and create: stopped half-way it leaves an entry that does not boot.
+            let done = child.output(Output::Keep(16 << 10)).uninterruptible().run();
+            let done = done.map_err(|e| failed(format!("clr-boot-manager cannot be started: {e}")))?;
+            let text = String::from_utf8_lossy(&done.output).into_owned();
+            text.lines().for_each(|line| tracing::debug!("clr-boot-manager: {line}"));
+            let cause = || super::cause(&text).unwrap_or("it reported nothing").to_owned();
+            match done.ended {
+                Ended::Exit(0) => {}
+                Ended::Exit(NO_VIEW) => return Err(failed(cause())),
+                ended => {
+                    let what = format!(
+                        "clr-boot-manager update with kernel {} alone: {ended}: {}",
+                        kernel.name,
+                        cause()
+                    );
+                    said.get_or_insert(what);
+                }
+            }
+        }
+        Ok(said)
+    }
+
+    /// Why it must not be tried.
+    fn refusal(&self, input: &UpdateInput) -> Option<String> {
+        if let Some(why) = super::unprivileged(self.root) {
+            return Some(why);
+        }
+        if let Some(obstacle) = obstacle(self.root) {
+            return Some(obstacle.to_string());
+        }
+        match self.files.loader {
+            Some(Loader::SystemdBoot) => {}
+            // Their menu is written only when a default is set.
+            Some(Loader::Grub | Loader::Syslinux) => {
+                return Some(
+                    "with this boot loader a menu is written only together with its default".to_owned(),
+                );
+            }
+            None => {
+                let why = self.files.invisible.as_deref().unwrap_or("there is no kernel");
+                return Some(format!("the boot files cannot be seen: {why}"));
+            }
+        }
+        if self.kernels.is_empty() {
+            return Some("no kernel is to be refreshed".to_owned());
+        }
+        for kernel in self.kernels {
+            let alone = foresee(&input.only(&kernel.image));
+            let is_as_meant = |foreseen: &Foreseen| {
+                let is_all = foreseen.installs.iter().eq([&kernel.image]);
+                is_all && foreseen.deletes.is_empty() && foreseen.removes_initrds.is_empty()
+            };
+            if !alone.as_ref().is_ok_and(is_as_meant) {
+                let why =
+                    alone.err().unwrap_or_else(|| format!("kernel {} cannot be run alone", kernel.name));
+                return Some(why);
+            }
+        }
+        if lock::is_held(self.root, SWUPD_LOCK) {
+            return Some("swupd is at work".to_owned());
+        }
+        (self.root.is_live() && processes::is_running("clr-boot-manager"))
+            .then(|| "clr-boot-manager is at work already".to_owned())
+    }
+
+    /// What clr-boot-manager is to see of the system.
+    fn view(&self, kernel: &Installed, stale: &[&String]) -> Result<View, String> {
+        let said = |e: crate::sys::FileError| e.to_string();
+        let real = |path: &str| self.root.real_path(path).map_err(said);
+        let mut images = ShownDirectory { path: real(IMAGES)?, entries: Vec::new() };
+        let release = kernel.name.release();
+        let beside = ["cmdline", "config", "System.map", "vmlinux"].map(|part| format!("{part}-{release}"));
+        let (initrd, more) = (format!("initrd-{}", kernel.id), format!("initrd-{}.", kernel.id));
+        for entry in self.root.list(IMAGES).map_err(said)? {
+            let Some(name) = entry.text() else { continue };
+            let is_of_it = name == kernel.image || name == initrd || name.starts_with(&more);
+            if is_of_it || beside.iter().any(|file| file == name) {
+                images.entries.push(self.shown(IMAGES, &entry, name)?);
+            }
+        }
+        let mut view = View { directories: vec![images], read_only: Vec::new() };
+        // What is not there cannot be deleted.
+        let kept = [MODULES, SOURCES, MARKS].into_iter().filter(|path| self.root.lookup(path).is_there());
+        for path in kept {
+            view.read_only.push(real(path)?);
+        }
+        if !stale.is_empty() {
+            let directory = FREESTANDING[0];
+            let mut masks = ShownDirectory { path: real(directory)?, entries: Vec::new() };
+            for entry in self.root.list_optional(directory).map_err(said)? {
+                let Some(name) = entry.text() else { continue };
+                if matches!(entry.kind, Kind::File | Kind::Link) {
+                    masks.entries.push(match entry.kind {
+                        Kind::Link => (name.to_owned(), self.symlink(directory, name)?),
+                        _ => self.shown(directory, &entry, name)?,
+                    });
+                }
+            }
+            masks
+                .entries
+                .extend(stale.iter().map(|name| ((*name).clone(), Shown::Symlink("/dev/null".to_owned()))));
+            view.directories.push(masks);
+        }
+        Ok(view)
+    }
+
+    fn symlink(&self, directory: &str, name: &str) -> Result<Shown, String> {
+        let text = self.root.read_link(format!("{directory}/{name}")).map_err(|e| e.to_string())?;
+        Ok(Shown::Symlink(text.to_string_lossy().into_owned()))
+    }
+
+    /// A file as it is, also where a symlink leads to it; a symlink that leads nowhere stays one.
+    fn shown(&self, directory: &str, entry: &Listed, name: &str) -> Result<(String, Shown), String> {
+        let shown = match (self.root.real_path(format!("{directory}/{name}")), entry.kind) {
+            (Ok(path), _) => Shown::File(path),
+            (Err(_), Kind::Link) => self.symlink(directory, name)?,
+            (Err(e), _) => return Err(e.to_string()),
+        };
+        Ok((name.to_owned(), shown))
+    }
+
+    fn kept(&self) -> Result<Kept, String> {
+        let said = |e: crate::sys::FileError| e.to_string();
+        let mut on_disk = Vec::new();
+        for path in [IMAGES, MODULES, MARKS] {
+            on_disk.push((path, self.root.list_optional(path).map_err(said)?));
+        }
+        let namespace = &self.inventory.namespace;
+        files::look_into(self.root, |place| {
+            let menu = entries::read(place, namespace, None).map_err(said)?;
+            let directory = format!("EFI/{namespace}");
+            let has = |name: &str| {
+                let paths = [format!("{directory}/{name}"), name.to_owned()];
+                let size = |path: &String| place.root.lookup(place.path(path)).stat().map(|s| s.size);
+                paths.iter().filter_map(size).any(|size| size > 0)
+            };
+            let ours = menu.entries.iter().filter(|entry| entry.id.is_some());
+            let named = ours.flat_map(|entry| {
+                let image = entry.image.iter().flat_map(|image| [format!("kernel-{image}"), image.clone()]);
+                // An image is at one of two places, each with its own name.
+                let image: Vec<String> = image.collect();
+                let found = image.iter().any(|name| has(name));
+                let missing = image.into_iter().take(1).filter(move |_| !found);
+                missing.chain(entry.initrds.iter().filter(|name| !has(name)).cloned())
+            });
+            let dangling = named.collect();
+            let listed = place.list(&directory).map_err(said)?;
+            let half_written =
+                listed.iter().filter_map(Listed::text).filter(|n| n.ends_with(ready::HALF_WRITTEN));
+            Ok(Kept {
+                loader_conf: place.read(LOADER).map_err(said)?,
+                on_disk,
+                half_written: half_written.map(str::to_owned).collect(),
+                dangling,
+            })
+        })?
+    }
+
+    /// What is not as it should be after the runs.
+    fn wrong_since(&self, before: &Kept) -> Vec<String> {
+        let mut wrong = Vec::new();
+        match self.kept() {
+            Err(why) => wrong.push(why),
+            Ok(after) => {
+                if after.loader_conf != before.loader_conf && self.root.is_live() {
+                    wrong.push("loader.conf was changed".to_owned());
+                }
+                for ((path, was), (_, is)) in before.on_disk.iter().zip(&after.on_disk) {
+                    let gone = was.iter().filter(|entry| !is.contains(entry));
+                    wrong
+                        .extend(gone.map(|entry| format!("{path}/{} is gone", entry.name.to_string_lossy())));
+                }
+                let new = after.dangling.difference(&before.dangling);
+                wrong.extend(new.map(|name| format!("a boot entry names {name}, which is missing or empty")));
+                let new = after.half_written.difference(&before.half_written);
+                wrong.extend(new.map(|name| format!("{name} was left half-written")));
+            }
+        }
+        let seen = BootFiles::observe(self.root, self.inventory);
+        for kernel in self.kernels {
+            let line = self.lines.iter().find(|(id, _)| *id == kernel.id);
+            wrong.extend(line.and_then(|(id, line)| seen.differs(id, line)));
+        }
+        let compared = files::look_into(self.root, |place| {
+            self.kernels.iter().flat_map(|kernel| self.unlike(place, kernel)).collect::<Vec<_>>()
+        });
+        match compared {
+            Ok(unlike) => wrong.extend(unlike),
+            Err(why) => wrong.push(why),
+        }
+        wrong
+    }
+
+    /// The files of a kernel, and freestanding initrds, that are not on the boot partition as they are on disk.
+    fn unlike(&self, place: &Place, kernel: &Installed) -> Vec<String> {
+        let mut files = vec![(format!("kernel-{}", kernel.image), format!("{IMAGES}/{}", kernel.image))];
+        // What cannot be listed was not copied either, and clr-boot-manager has said so.
+        files.extend(initrds::of_kernel(self.root, &kernel.id).unwrap_or_default());
+        let freestanding = initrds::freestanding(self.root).unwrap_or_default().into_iter();
+        files.extend(
+            freestanding.filter_map(|(name, origin)| Some((format!("freestanding-{name}"), origin?))),
+        );
+        let directory = format!("EFI/{}", self.inventory.namespace);
+        let differs = |(name, source): &(String, String)| {
+            let copy = place.root.open_file(place.path(&format!("{directory}/{name}")));
+            let (Ok(copy), Ok(source)) = (copy, self.root.open_file(source)) else { return true };
+            !compare::have_same_contents(copy, source).unwrap_or(false)
+        };
+        let unlike = files.into_iter().filter(differs);
+        unlike.map(|(name, source)| format!("{name} on the boot partition is not as {source}")).collect()
+    }
+}
