@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::boot::inputs::{BootInputs, BootPart};
 use crate::boot_decision::{AdminOverrides, BootDecision, NextBootSource, Reason};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
@@ -76,6 +77,25 @@ pub struct BootRecord {
     /// A kernel is kept from becoming the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,
+    /// The fingerprint of each part of the boot files as it was when the part was last brought up to date.
+    #[serde(default, skip_serializing_if = "BootInputs::is_empty")]
+    pub parts: BootInputs,
+    /// Parts of the boot files that are out of date, because nothing could be run that does not touch the boot default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<WaitingPart>,
+}
+
+/// A part of the boot files that is out of date on purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingPart {
+    /// Which part.
+    pub what: BootPart,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it was not brought up to date.
+    pub why: String,
+    /// The command that does it, and may make a kernel the boot default that lacks something.
+    pub command: String,
 }
 
 /// A kernel that is kept from becoming the boot default.

@@ -1,14 +1,16 @@
 //! The boot files, after the modules: made by clr-boot-manager when the guard allows it, and else kept, or pointed to
 //! the kernel that should be booted.
 
-use super::refresh::refresh;
+use super::boot_update::{self, bring_up_to_date};
 use crate::boot::deferral::{self, Deferral};
+use crate::boot::inputs::{self, BootPart};
 use crate::boot::{BootFiles, ReadBack, default, removal};
 use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::config::Policy;
 use crate::decide::assessment::{BootAssessment, guard_acts};
 use crate::decide::next_boot::NextBoot;
 use crate::dkms::Tree;
+use crate::kernel::Running;
 use crate::message;
 use crate::requirement::Importance;
 use crate::state::{self, BootRecord, HeldBack, RECORD, Record, Stored};
@@ -16,10 +18,22 @@ use crate::sys::RootKind;
 use crate::system::{System, expected_entries};
 use crate::world::World;
 
+/// Whether the guard acts on the system that is worked on.
+pub fn is_guarded(world: &World) -> bool {
+    guard_acts(world.root.kind() == RootKind::Image, &world.settings)
+}
+
 /// Whether swupd is to leave the boot files to us here.
 pub fn defers(world: &World) -> bool {
-    guard_acts(world.root.kind() == RootKind::Image, &world.settings)
-        && world.settings.boot_policy == Policy::Defer
+    is_guarded(world) && world.settings.boot_policy == Policy::Defer
+}
+
+/// The release of the kernel that runs, where clr-boot-manager does not own it: then it is not asked to decide anything.
+pub fn running_is_foreign(system: &System) -> Option<String> {
+    match &system.inventory.running {
+        Running::Known { release } if system.inventory.running_kernel().is_none() => Some(release.clone()),
+        _ => None,
+    }
 }
 
 /// Why the boot manager is to be run, if it is. `last` is what became of it the last time.
@@ -33,15 +47,9 @@ pub fn update_reason(
         return None;
     }
     let decision = &judgement.decision;
-    if defers(world) && decision.ruling == Ruling::Defer {
-        // Whatever is to boot must boot as configured; all else waits for the proof.
-        return match entries_of(facts, decision.default.as_deref()) {
-            ReadBack::Differs(_) => Some(format!(
-                "the boot entry of {} is not as configured",
-                decision.default.as_deref().unwrap_or("the default")
-            )),
-            _ => None,
-        };
+    if is_guarded(world) && decision.ruling == Ruling::Defer {
+        let last = last.cloned().unwrap_or_default();
+        return outdated_reason(world, facts, judgement, &last);
     }
     let target = facts.lines.iter().find(|l| Some(&l.release) == decision.target.as_ref());
     match (last, target) {
@@ -74,6 +82,27 @@ pub fn update_reason(
     }
 }
 
+/// Why the boot files are to be brought up to date while a kernel is held back: what is to boot must boot as configured,
+/// and what every kernel loads must not stay old. The new kernel itself waits for its proof.
+fn outdated_reason(
+    world: &World,
+    facts: &System,
+    judgement: &BootAssessment,
+    last: &BootRecord,
+) -> Option<String> {
+    let default = judgement.decision.default.as_deref();
+    if let ReadBack::Differs(_) = entries_of(facts, default) {
+        return Some(format!("the boot entry of {} is not as configured", default.unwrap_or("the default")));
+    }
+    // Until we took over, swupd had clr-boot-manager run itself.
+    if last.parts.is_empty() {
+        return None;
+    }
+    let outdated = boot_update::outdated(facts, judgement, last, &inputs::parts(&world.root));
+    let parts: Vec<String> = outdated.iter().map(BootPart::to_string).collect();
+    (!parts.is_empty()).then(|| format!("out of date: {}", parts.join(", ")))
+}
+
 /// The entries of one kernel, beside what they should be.
 fn entries_of(facts: &System, release: Option<&str>) -> ReadBack {
     let mut expected = expected_entries(&facts.lines);
@@ -96,22 +125,31 @@ pub fn put_right(
     let was_held = last.as_ref().and_then(|l| l.held_back.clone());
     let last = last.unwrap_or_default();
     let ran = reason.is_some();
-    let mut boot = match reason {
-        Some(why) => refresh(world, facts.into(), last, &why),
+    let (mut boot, whole, touched) = match reason {
+        Some(why) => {
+            let done = bring_up_to_date(world, facts, judgement, last, &why, false);
+            (done.record, done.whole, done.touched)
+        }
         // What nobody tries again is no error any more.
-        None => BootRecord { error: last.error.filter(|_| world.settings.boot_update), ..last },
+        None => {
+            let error = last.error.filter(|_| world.settings.boot_update);
+            (BootRecord { error, waiting: Vec::new(), ..last }, false, false)
+        }
     };
+    if boot.parts.is_empty() && boot.waiting.is_empty() && boot.error.is_none() {
+        boot.parts = inputs::parts(&world.root);
+    }
     boot.held_back = judgement.held_back.clone().map(|kernel| HeldBack {
         kernel,
         // A clock that was wrong once must not hide for years how long it has been.
         since: was_held.as_ref().map_or(world.clock.now(), |held| held.since.min(world.clock.now())),
-        deferred: !ran && was_held.is_none_or(|held| held.deferred),
+        deferred: !touched && was_held.is_none_or(|held| held.deferred),
     });
     if !ran && boot.held_back.is_some() {
         // Nothing was to be done with it, and an older failure is told again when there is.
         boot.error = None;
     }
-    if ran
+    if whole
         && boot.error.is_some()
         && let Err(e) = fall_back(world, facts, judgement)
     {

@@ -1,28 +1,29 @@
 //! `clr-dkms-cmdline`: `module.sig_unenforce` on the kernel command line.
 
+mod refused;
+
 use std::collections::BTreeSet;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use super::refresh::{Before, refresh};
+use self::refused::Refused;
+use super::boot::is_guarded;
+use super::boot_update::bring_up_to_date;
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::boot::{self, BootFiles, Obstacle, ReadBack};
 use crate::cmdline::report::{LineReport, report};
-use crate::cmdline::writer::{self, Ours, Plan, Step, Wish};
-use crate::cmdline::{PARAMETER, Sources, Switch, effective, merge};
+use crate::cmdline::writer::{self, Ours, Plan, Wish};
+use crate::cmdline::{PARAMETER, Sources, effective, merge};
 use crate::config::SigUnenforce;
 use crate::decide::assessment::assess;
 use crate::decide::sig_unenforce::{Breach, parameter_wanted};
 use crate::dkms::Cache;
-use crate::dkms::plan::State;
 use crate::kernel::inventory::{IMAGES, Named};
 use crate::kernel::{Images, Inventory};
 use crate::render::cmdline::{screen, word_diff};
 use crate::render::{WIDTH, broken, shown};
-use crate::requirement::Importance;
 use crate::state::{self, BootRecord, RECORD, Record, Stored};
-use crate::status::{Progress, Verdict, document};
 use crate::sys::{Lock, Root};
 use crate::system::{Line, System, expected_entries, kernels_that_matter, line};
 use crate::world::World;
@@ -71,8 +72,12 @@ enum Verb {
     Disable(Change),
     /// Take back every change that clr-dkms-cmdline made
     ///
-    /// Exit code 0: done, or nothing to do; 1: something is in the way, or the boot entries could not be made.
-    Default(Change),
+    /// Nothing is changed where the next boot would then refuse a module that is used and that it takes now, unless --force
+    /// is given.
+    ///
+    /// Exit code 0: done, or nothing to do; 1: something is in the way, the boot entries could not be made, or a module that is
+    /// wanted would be refused; 2: what boots next would be without a module that is critical.
+    Default(DefaultChange),
     /// Tell whether the configured line is as the configuration wants it
     ///
     /// `[cmdline] sig-unenforce` in clr-dkms.conf: `on` and `off` say it; `auto` wants the parameter on while any DKMS
@@ -100,6 +105,15 @@ struct Change {
 }
 
 #[derive(Debug, Args)]
+struct DefaultChange {
+    #[command(flatten)]
+    change: Change,
+    /// Also where the next boot will refuse a module that it takes now
+    #[arg(long, short)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
 struct Show {
     /// A kernel release, a kernel id or a variant; without it the default kernel of each variant
     #[arg(long, short, value_name = "KERNEL")]
@@ -118,19 +132,20 @@ struct Show {
 /// When the root or the configuration cannot be used, or a file cannot be written.
 pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let world = arguments.common.strict_world("clr-dkms-cmdline")?;
-    let (wish, change) = match arguments.verb {
+    let (wish, change, force) = match arguments.verb {
         Verb::Show(show) => return self::show(&world, &show, &arguments.common),
         Verb::Check => return Ok(check(&world)),
-        Verb::Enable(change) => (Wish::Enable, change),
-        Verb::Disable(change) => (Wish::Disable, change),
-        Verb::Default(change) => (Wish::Default, change),
+        Verb::Enable(change) => (Wish::Enable, change, false),
+        // Its name says what it does.
+        Verb::Disable(change) => (Wish::Disable, change, true),
+        Verb::Default(DefaultChange { change, force }) => (Wish::Default, change, force),
     };
     if change.dry_run {
-        return self::change(&world, wish, &change, &arguments.common);
+        return self::change(&world, wish, &change, force, &arguments.common);
     }
     need_root(&world, "clr-dkms-cmdline")?;
     let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
-    self::change(&world, wish, &change, &arguments.common)
+    self::change(&world, wish, &change, force, &arguments.common)
 }
 
 /// Why there is no kernel to speak of, in words; none when there is one.
@@ -149,7 +164,14 @@ fn lines(world: &World, inventory: &Inventory) -> Vec<Line> {
     kernels_that_matter(inventory).into_iter().map(|k| line(world, &mut cache, &Named::of(k))).collect()
 }
 
-fn change(world: &World, wish: Wish, change: &Change, common: &Common) -> anyhow::Result<u8> {
+/// `accept_losses`: also where a kernel then refuses what it takes now.
+fn change(
+    world: &World,
+    wish: Wish,
+    change: &Change,
+    accept_losses: bool,
+    common: &Common,
+) -> anyhow::Result<u8> {
     let inventory = Inventory::observe(&world.root);
     if let Some(why) = no_kernels(&world.root, &inventory) {
         // To take back what is ours, no kernel has to be there.
@@ -168,7 +190,20 @@ fn change(world: &World, wish: Wish, change: &Change, common: &Common) -> anyhow
     let ours = Ours::load(&world.root)?;
     let plan = writer::plan(wish, &sources, &ours);
     // Before the change: what a kernel refuses does not look as if it were used.
-    let refused = (wish == Wish::Disable).then(|| Refused::foresee(world, &plan));
+    let refused = match wish {
+        Wish::Disable => Some(Refused::foresee(world, &plan, false)),
+        Wish::Default => Some(Refused::foresee(world, &plan, true)),
+        Wish::Enable | Wish::Ensure => None,
+    };
+    if let Some(refused) = refused.as_ref().filter(|r| !accept_losses && !r.modules.is_empty()) {
+        let modules = refused.modules.join(", ");
+        tracing::error!(
+            "the next boot would refuse {modules}, which it takes now: nothing is changed; `clr-dkms-cmdline {} --force` \
+             changes it all the same",
+            wish.verb()
+        );
+        return Ok(refused.code());
+    }
     let would = if change.dry_run { "would " } else { "" };
     let steps = plan.steps.iter().flat_map(|step| broken(&format!("{would}{step}"), "", "  "));
     let mut text: String = steps.map(|line| shown(&line) + "\n").collect();
@@ -184,61 +219,11 @@ fn change(world: &World, wish: Wish, change: &Change, common: &Common) -> anyhow
     for obstacle in &plan.obstacles {
         tracing::error!("{}", obstacle.told(&world.root));
     }
-    let refreshed = change.dry_run || before.is_empty() || put_into_entries(world, &inventory, change, &plan);
+    let refreshed = change.dry_run
+        || before.is_empty()
+        || put_into_entries(world, &inventory, change, &plan, accept_losses);
     let done = if plan.obstacles.is_empty() && refreshed { exit::OK } else { exit::ATTENTION };
     Ok(done.max(refused.map_or(exit::OK, |refused| refused.tell(&plan))))
-}
-
-/// Modules that this machine uses, and that the next boot will refuse without the parameter.
-struct Refused {
-    /// Each as `name/version`.
-    modules: Vec<String>,
-    is_unsafe: bool,
-}
-
-impl Refused {
-    /// Once the boot entries have the line that the plan makes.
-    fn foresee(world: &World, plan: &Plan) -> Refused {
-        let mut facts = System::observe(world, &mut Cache::load(&world.root));
-        let record = state::load::<Record>(&world.root, RECORD);
-        let needs = assess(&facts, &world.settings, record.as_good()).needs;
-        let is_used = |name: &str| needs.iter().any(|n| n.module == name && n.class > Importance::Optional);
-        for line in &mut facts.lines {
-            line.sources = writer::after(&line.sources, &plan.steps);
-            line.effective = effective(&line.sources);
-            line.switch = line.kernel.switch(&line.effective);
-            let mine = facts.boot.entries.iter_mut().filter(|e| e.id.as_ref() == Some(&line.id));
-            mine.for_each(|entry| entry.options.clone_from(&line.effective));
-        }
-        let then = document(&facts, &record, &Progress::None, &world.settings, world.clock.now());
-        let by_line = |kernel: &str| {
-            let line = facts.lines.iter().find(|l| l.release == kernel);
-            line.is_some_and(|l| l.switch != Switch::On && l.takes_the_parameter(&facts.machine))
-        };
-        let modules = then.modules.iter().map(|m| &m.record).filter(|m| {
-            m.state == State::SignatureRefused
-                && then.next_boot.as_ref() == Some(&m.kernel)
-                && is_used(&m.module.name)
-                && by_line(&m.kernel)
-        });
-        Refused {
-            modules: modules.map(|m| m.module.to_string()).collect(),
-            is_unsafe: then.verdict == Verdict::Unsafe,
-        }
-    }
-
-    /// Says so, and gives the exit code.
-    fn tell(&self, plan: &Plan) -> u8 {
-        if self.modules.is_empty() {
-            return exit::OK;
-        }
-        // What was ours and is removed comes back by another verb than what was masked.
-        let masks = plan.steps.iter().any(|step| matches!(step, Step::WriteMask(_)));
-        let undo = if masks { "default" } else { "enable" };
-        let modules = self.modules.join(", ");
-        tracing::warn!("{modules} will be refused at the next boot; undo: `clr-dkms-cmdline {undo}`");
-        if self.is_unsafe { exit::UNSAFE } else { exit::ATTENTION }
-    }
 }
 
 /// The lines before and after, by kernel.
@@ -264,7 +249,13 @@ fn differences(before: &[Line], plan: &Plan) -> String {
 }
 
 /// Has the boot entries made anew, unless they are as configured; false when that was to be done, and was not.
-fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan: &Plan) -> bool {
+fn put_into_entries(
+    world: &World,
+    inventory: &Inventory,
+    change: &Change,
+    plan: &Plan,
+    accept_losses: bool,
+) -> bool {
     let lines = lines(world, inventory);
     let boot = BootFiles::observe(&world.root, inventory);
     let says_otherwise = |line: &Line| {
@@ -279,10 +270,10 @@ fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan:
     if as_configured && last.error.is_some() {
         let (inputs, entries) = (Some(boot::inputs(&world.root)), Some(ReadBack::Verified.word().to_owned()));
         note(world, record, BootRecord { inputs, entries, error: None, ..last });
-        return true;
+        return default_again(world, change);
     }
     if as_configured || (plan.steps.is_empty() && !(plan.obstacles.is_empty() && undone())) {
-        return true;
+        return default_again(world, change);
     }
     let obstacle = boot::obstacle(&world.root);
     if obstacle == Some(Obstacle::Chroot) {
@@ -306,12 +297,18 @@ fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan:
         );
         return true;
     }
-    let before = Before { inventory, lines: &lines, verified: false, obstacle: obstacle.as_ref() };
     let why =
         if plan.steps.is_empty() { "the boot entries are not as configured" } else { "the line has changed" };
-    let done = refresh(world, before, last, why);
-    // clr-boot-manager has made the tip the default, whether or not it has its modules.
-    super::guard::assert_again(world, &mut Cache::load(&world.root));
+    let mut cache = Cache::load(&world.root);
+    let system = System::observe(world, &mut cache);
+    let assessment = assess(&system, &world.settings, record.as_good());
+    let result = bring_up_to_date(world, &system, &assessment, last, why, accept_losses);
+    let done = result.record;
+    let points_right = default_again(world, change);
+    if !result.touched && done.error.is_none() && !done.waiting.is_empty() {
+        note(world, record, done);
+        return false;
+    }
     let good = done.error.is_none();
     match done.entries.as_deref().filter(|_| good) {
         Some("verified") => tracing::info!("the boot entries have the new line"),
@@ -321,7 +318,16 @@ fn put_into_entries(world: &World, inventory: &Inventory, change: &Change, plan:
         _ => {}
     }
     note(world, record, done);
-    good
+    good && points_right
+}
+
+/// Points the boot default to the kernel that should boot, where it is another one: a run that was killed may have left it
+/// so. False, and reported, when that failed.
+fn default_again(world: &World, change: &Change) -> bool {
+    if change.no_refresh || !is_guarded(world) {
+        return true;
+    }
+    super::guard::assert_again(world, &mut Cache::load(&world.root))
 }
 
 /// Puts it into the record, so that reports know of it. Without a record there is nothing that could become untrue.

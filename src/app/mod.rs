@@ -1,6 +1,7 @@
 //! The programs and verbs: which steps, in which order. What they share stands here.
 
 pub mod boot;
+pub mod boot_update;
 pub mod cmdline;
 pub mod enforcement;
 pub mod engine;
@@ -198,6 +199,10 @@ pub fn need_root(world: &World, program: &'static str) -> Result<(), NeedsRoot> 
 
 /// Parses the arguments, runs the program and gives its exit code. An error is printed once.
 pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Result<u8>) -> ExitCode {
+    // Before anything else: what is asked for then is another program.
+    if let Some(code) = crate::sys::view::enter(std::env::args_os()) {
+        std::process::exit(code);
+    }
     crate::sys::readable_for_all();
     let arguments = match A::try_parse() {
         Ok(arguments) => arguments,

@@ -2,6 +2,7 @@
 
 pub mod assessment;
 pub mod boot_choice;
+pub mod entry_loss;
 pub mod importance;
 pub mod memory;
 pub mod module_state;

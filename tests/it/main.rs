@@ -4,6 +4,8 @@
 mod agreement;
 mod boot_default;
 mod boot_files;
+mod boot_foresee;
+mod boot_held;
 mod boot_ready;
 mod cmdline_change;
 mod cmdline_check;

@@ -53,11 +53,12 @@ fn a_new_kernel_gets_its_module() {
     let log = root.redacted(&root.text(&format!("var/log/clr-dkms/hello/1.0/{B}.log")));
     assert!(log.contains("dkms build -m hello") && log.contains("make of hello for"), "{log}");
     assert!(!root.has("var/lib/clr-dkms/in-progress.json"));
-    insta::assert_snapshot!(
-        "post_update_record",
-        TestRoot::timeless(&root.text("var/lib/clr-dkms/last-run.json"))
-            .replace(root.record()["boot"]["inputs"].as_str().unwrap(), "[fingerprint]")
-    );
+    let record = root.record();
+    let parts = record["boot"]["parts"].as_object().unwrap().values();
+    let fingerprints = parts.chain([&record["boot"]["inputs"]]).map(|f| f.as_str().unwrap());
+    let text = TestRoot::timeless(&root.text("var/lib/clr-dkms/last-run.json"));
+    let text = fingerprints.fold(text, |text, fingerprint| text.replace(fingerprint, "[fingerprint]"));
+    insta::assert_snapshot!("post_update_record", text);
     settles(&root);
 }
 
@@ -358,7 +359,13 @@ fn the_fragment_is_made_sure_of() {
     let record = root.record();
     assert_eq!((&record["cmdline"]["wanted"], &record["cmdline"]["in_force"]), (&true.into(), &true.into()));
     settles(&root);
-    root.run("clr-dkms-cmdline", &["default"]).code(0).shows(&["remove /etc/kernel/cmdline.d/clr-dkms.conf"]);
+    // Without it the module would be lost: that takes a word more.
+    let refused = root.run("clr-dkms-cmdline", &["default"]);
+    refused.code(2).says(&["the next boot would refuse hello/1.0, which it takes now: nothing is changed"]);
+    assert!(root.has("etc/kernel/cmdline.d/clr-dkms.conf"));
+    let forced = root.run("clr-dkms-cmdline", &["default", "--force"]);
+    forced.code(2).shows(&["remove /etc/kernel/cmdline.d/clr-dkms.conf"]);
+    forced.says(&["hello/1.0 will be refused at the next boot; undo: `clr-dkms-cmdline enable`"]);
 }
 
 #[test]

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -102,7 +103,8 @@ class Case(unittest.TestCase):
         self.write("proc/sys/kernel/osrelease", uname + "\n")
 
     def image(self, command, *words, code=0, **switches):
-        return self.checked(code, call(command, f"--path={self.root}", *words, **switches))
+        path = f"--path={self.root}"
+        return self.checked(code, call(command, path, *words, **{"IMAGE": 1, **switches}))
 
     def native(self, command, *words, code=0, **switches):
         return self.checked(code, call(command, *words, NATIVE_ROOT=self.root, **switches))
@@ -312,12 +314,80 @@ class NativeMode(Case):
     def test_default_link_counts_only_as_a_bare_file_name(self):
         link = self.root / "usr/lib/kernel/default-native"
         name = self.kernel("native", "6.15.7", 1590, booted=True)
-        for target, tip in ((f"./{name}", 1591), (f"/usr/lib/kernel/{name}", 1591), (name, 1590)):
+        self.write(LOADER, "default as-it-was\n")
+        # The highest one is the tip then, and the default is not touched.
+        for target in (f"./{name}", f"/usr/lib/kernel/{name}", "gone"):
             link.unlink()
             link.symlink_to(target)
             self.native("update")
-            self.assertEqual(self.read(LOADER).decode(),
-                             f"default Clear-linux-native-6.15.7-{tip}.conf\n")
+            self.assertEqual(self.read(LOADER), b"default as-it-was\n")
+            self.assertTrue(self.has(ENTRY))
+        link.unlink()
+        link.symlink_to(name)
+        self.native("update")
+        self.assertEqual(self.read(LOADER), b"default Clear-linux-native-6.15.7-1590.conf\n")
+
+    def test_a_copy_of_a_live_system_is_updated_natively(self):
+        self.checked(0, call("update", f"--path={self.root}"))
+        self.assertEqual(self.releases(), [1587, 1588, 1591])
+        self.image("update")
+        self.assertEqual(self.releases(), [1587, 1588, 1591])
+        self.kernel("native", "6.15.7", 1600)
+        self.image("update")
+        self.assertEqual(self.releases(), [1587, 1588, 1591, 1600])
+        self.assertEqual(self.read(LOADER), b"default Clear-linux-native-6.15.7-1600.conf\n")
+
+    def test_the_running_kernel_is_also_found_by_type_and_number(self):
+        self.runs("9.9.9-1585.native")
+        self.native("update")
+        self.assertEqual(self.releases(), [1585, 1588, 1591])
+
+    def test_a_number_that_wraps_is_never_the_last_good_one(self):
+        self.kernel("native", "6.15.7", 40000)
+        self.write("var/lib/kernel/k_booted_6.15.7--25536.native")
+        self.native("update")
+        self.assertEqual(self.releases(), [1587, 1588, 1591])
+
+    def test_the_tip_is_the_default_before_anything_is_deleted(self):
+        command = [sys.executable, STAND_IN, "update"]
+        env = environment(NATIVE_ROOT=self.root, PAUSE=30)
+        with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
+            while not self.has(LOADER):
+                time.sleep(0.01)
+            process.kill()
+        self.assertEqual(self.read(LOADER), b"default Clear-linux-native-6.15.7-1591.conf\n")
+        self.assertEqual(self.releases(), list(range(1585, 1592)))
+
+    def test_freestanding_initrds(self):
+        images = self.root / "boot/EFI/org.clearlinux"
+        self.write("usr/lib/initrd.d/00-ucode.cpio", "microcode")
+        self.write("usr/lib/initrd.d/extra", "vendor")
+        self.write("usr/lib/initrd.d/empty")
+        self.write("usr/lib/initrd.d/masked", "vendor")
+        self.write("etc/kernel/initrd.d/extra", "admin")
+        self.write("etc/initrd.d/never-read", "x")
+        (self.root / "etc/kernel/initrd.d/masked").symlink_to("/dev/null")
+        for name in ("stale", "masked"):
+            self.write(f"boot/EFI/org.clearlinux/freestanding-{name}", "old")
+        self.native("update")
+        found = sorted(p.name for p in images.glob("freestanding-*"))
+        self.assertEqual(found, [f"freestanding-{n}" for n in ("00-ucode.cpio", "extra", "masked")])
+        self.assertEqual((images / "freestanding-extra").read_text(), "admin")
+        lines = self.read(ENTRY).decode().splitlines()
+        initrds = [line.rpartition("/")[2] for line in lines if line.startswith("initrd ")]
+        self.assertEqual(initrds, ["freestanding-00-ucode.cpio", "freestanding-extra"])
+        # In an image none is deleted.
+        self.write("boot/EFI/org.clearlinux/freestanding-stale", "old")
+        self.image("update")
+        self.assertTrue((images / "freestanding-stale").exists())
+
+    def test_the_initrd_of_an_admin_and_the_title(self):
+        self.write(f"usr/lib/kernel/initrd-{ID}", "vendor")
+        self.write(f"etc/kernel/initrd-{ID}", "admin")
+        self.write("usr/lib/os-release", 'ID=x\nPRETTY_NAME="Some OS"\n')
+        self.native("update")
+        self.assertEqual(self.read(f"boot/EFI/org.clearlinux/initrd-{ID}"), b"admin")
+        self.assertTrue(self.read(ENTRY).startswith(b"title Some OS\n"))
 
     def test_path_of_the_same_folder_or_slash_is_native(self):
         for path in (f"{self.root}/.", "/"):

@@ -244,6 +244,14 @@ impl TestRoot {
         self.file(&path, text).file(&format!("{path}.bin"), modules_dep_bin(text))
     }
 
+    /// From now on clr-boot-manager is the faithful stand-in, which copies images and initrds too.
+    pub(crate) fn faithful(self) -> TestRoot {
+        let tool = self.tools().join("clr-boot-manager");
+        fs::remove_file(&tool).unwrap();
+        symlink(script("faithful"), tool).unwrap();
+        self
+    }
+
     /// What the stand-ins do besides: lines of bash, see the stand-in for dkms.
     pub(crate) fn behave(&self, lines: &str) -> &TestRoot {
         fs::write(self.tools().join("behaviour"), lines).unwrap();

@@ -1,0 +1,276 @@
+//! Bringing the boot files up to date: by a whole update where that is safe, by a restricted one where another kernel is
+//! kept from booting, and else not at all, with a note of what waits.
+
+use super::boot::{is_guarded, running_is_foreign};
+use super::refresh::refresh;
+use crate::boot::foresee::{Objection, UpdateInput};
+use crate::boot::inputs::{self, BootPart};
+use crate::boot::restricted::{RestrictedError, RestrictedUpdate};
+use crate::boot::{self, BootFiles, initrds};
+use crate::boot_decision::Ruling;
+use crate::decide::assessment::BootAssessment;
+use crate::decide::entry_loss::{EntryLoss, entry_losses};
+use crate::kernel::{Installed, KernelName};
+use crate::state::{BootRecord, WaitingPart};
+use crate::system::{System, expected_entries};
+use crate::world::World;
+
+/// How the boot files can be brought up to date.
+#[derive(Debug)]
+pub enum UpdateWay<'s> {
+    /// By `clr-boot-manager update`.
+    Whole,
+    /// By a restricted update of these kernels, the boot default last.
+    Restricted(Vec<&'s Installed>),
+    /// Not without the loss of something that is needed.
+    Loses(Vec<EntryLoss>),
+    /// Not without touching what must stay as it is.
+    Blocked(Vec<Objection>),
+    /// clr-boot-manager does not own the kernel that runs, so what it would do to the others is nobody's plan.
+    Foreign(String),
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct UpdateResult {
+    /// The record of it.
+    pub record: BootRecord,
+    /// clr-boot-manager was run, the whole update.
+    pub whole: bool,
+    /// Boot files were brought up to date in one of the two ways.
+    pub touched: bool,
+}
+
+/// Decides on the way. `accept_losses` is the word of an admin that an entry may lose what a module needs.
+pub fn way<'s>(
+    world: &World,
+    system: &'s System,
+    assessment: &BootAssessment,
+    accept_losses: bool,
+) -> UpdateWay<'s> {
+    if !is_guarded(world) {
+        return UpdateWay::Whole;
+    }
+    if let Some(release) = running_is_foreign(system) {
+        return UpdateWay::Foreign(release);
+    }
+    let decision = &assessment.decision;
+    let kernels = &system.inventory.kernels;
+    let chosen = kernels.iter().find(|k| Some(k.name.release()) == decision.default);
+    let running = system.inventory.running_kernel();
+    let must_boot: Vec<&KernelName> = chosen.into_iter().chain(running).map(|k| &k.name).collect();
+    let objections = match UpdateInput::observe(&world.root, &system.inventory, &system.boot) {
+        Ok(input) => input.objections(&must_boot, chosen.map(|k| &k.name)),
+        Err(why) => vec![Objection::Unforeseeable(why)],
+    };
+    let losses = |kernel: &Installed| {
+        let initrds = initrds::of_kernel(&world.root, &kernel.id).unwrap_or_default();
+        let initrds: Vec<String> = initrds.into_keys().collect();
+        entry_losses(system, &world.settings, &assessment.needs, &kernel.name.release(), &initrds)
+    };
+    let lost: Vec<EntryLoss> = chosen.into_iter().flat_map(losses).collect();
+    if !lost.is_empty() && !accept_losses {
+        return UpdateWay::Loses(lost);
+    }
+    if decision.ruling == Ruling::Allow && objections.is_empty() {
+        return UpdateWay::Whole;
+    }
+    let Some(chosen) = chosen else { return UpdateWay::Blocked(objections) };
+    // The tip that is held back keeps the entry that it has, if any; the masks keep that whole.
+    let is_held_back = |k: &Installed| {
+        decision.ruling == Ruling::Defer && decision.target.as_ref() == Some(&k.name.release())
+    };
+    let others = kernels.iter().filter(|k| {
+        k.id != chosen.id
+            && !is_held_back(k)
+            && has_entry(system, k)
+            && (accept_losses || losses(k).is_empty())
+    });
+    UpdateWay::Restricted(others.chain([chosen]).collect())
+}
+
+/// Whether a kernel has a boot entry, or would get one by a whole update.
+fn has_entry(system: &System, kernel: &Installed) -> bool {
+    kernel.running || kernel.tip || system.boot.of(&kernel.id).is_some()
+}
+
+/// The parts of the boot files that are out of date, as far as that can be told while a kernel is held back. `last` is what
+/// became of the boot files before.
+pub fn outdated(
+    system: &System,
+    assessment: &BootAssessment,
+    last: &BootRecord,
+    now: &inputs::BootInputs,
+) -> Vec<BootPart> {
+    let decision = &assessment.decision;
+    let is_kept = |release: &String| {
+        let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == *release);
+        let held_back = decision.ruling == Ruling::Defer && decision.target.as_ref() == Some(release);
+        kernel.is_some_and(|k| !held_back && has_entry(system, k))
+    };
+    let mut changed = inputs::changed(&last.parts, now);
+    changed.retain(|part| match part {
+        BootPart::Kernel(release) => is_kept(release),
+        // What the entries say is compared with what they should; which kernel is a tip makes no difference to them.
+        BootPart::Fragments | BootPart::Tips => false,
+        _ => true,
+    });
+    let expected = expected_entries(&system.lines);
+    for line in system.lines.iter().filter(|line| is_kept(&line.release)) {
+        let configured = expected.iter().find(|(id, _)| *id == line.id);
+        let part = BootPart::Kernel(line.release.clone());
+        let differs = configured.is_some_and(|(id, line)| system.boot.differs(id, line).is_some());
+        if system.boot.loader.is_some() && differs && !changed.contains(&part) {
+            changed.push(part);
+        }
+    }
+    changed
+}
+
+/// Does it, because of `why`.
+pub fn bring_up_to_date(
+    world: &World,
+    system: &System,
+    assessment: &BootAssessment,
+    last: BootRecord,
+    why: &str,
+    accept_losses: bool,
+) -> UpdateResult {
+    let refused = |last: BootRecord, why: String| {
+        let record = wait(world, system, assessment, last, &why);
+        UpdateResult { record, whole: false, touched: false }
+    };
+    match way(world, system, assessment, accept_losses) {
+        UpdateWay::Whole => {
+            let record = refresh(world, system.into(), last, why);
+            let parts = match record.error {
+                None => inputs::parts(&world.root),
+                Some(_) => record.parts,
+            };
+            let waiting = if record.error.is_none() { Vec::new() } else { record.waiting };
+            UpdateResult { record: BootRecord { parts, waiting, ..record }, whole: true, touched: true }
+        }
+        UpdateWay::Restricted(kernels) => restricted(world, system, assessment, last, why, &kernels),
+        UpdateWay::Loses(losses) => {
+            let texts: Vec<String> = losses.iter().map(EntryLoss::to_string).collect();
+            let command = boot::update_command(&world.root);
+            let error = format!(
+                "clr-boot-manager was not run: {}; `{command}` runs it all the same",
+                texts.join("; ")
+            );
+            tracing::error!("boot entries: {error}");
+            let mut result = refused(last, texts.join("; "));
+            result.record.error = Some(error);
+            result
+        }
+        UpdateWay::Blocked(objections) => {
+            let texts: Vec<String> = objections.iter().map(Objection::to_string).collect();
+            refused(last, texts.join("; "))
+        }
+        UpdateWay::Foreign(release) => {
+            refused(last, format!("the running kernel {release} is not one of clr-boot-manager's"))
+        }
+    }
+}
+
+fn restricted(
+    world: &World,
+    system: &System,
+    assessment: &BootAssessment,
+    last: BootRecord,
+    why: &str,
+    kernels: &[&Installed],
+) -> UpdateResult {
+    let lines = lines_of(world, system, kernels);
+    let update = RestrictedUpdate {
+        root: &world.root,
+        tools: &world.tools,
+        deadline: world.settings.boot_timeout,
+        inventory: &system.inventory,
+        files: &system.boot,
+        kernels,
+        lines: &lines,
+    };
+    tracing::info!("refreshing the boot files of {} without touching the boot default, because {why}", {
+        kernels.iter().map(|k| k.name.release()).collect::<Vec<_>>().join(", ")
+    });
+    match update.run() {
+        Ok(()) => {
+            let now = inputs::parts(&world.root);
+            let is_done = |part: &BootPart| match part {
+                BootPart::Kernel(release) => kernels.iter().any(|k| k.name.release() == *release),
+                // A whole update is due for these as before.
+                BootPart::Tips => false,
+                _ => true,
+            };
+            let mut parts = last.parts;
+            parts.retain(|part, _| now.contains_key(part));
+            parts.extend(now.into_iter().filter(|(part, _)| is_done(part)));
+            let seen = BootFiles::observe(&world.root, &system.inventory).read_back(&lines);
+            let record = BootRecord {
+                updated: Some(world.clock.now()),
+                entries: Some(seen.word().to_owned()),
+                error: None,
+                waiting: Vec::new(),
+                parts,
+                ..last
+            };
+            UpdateResult { record, whole: false, touched: true }
+        }
+        Err(RestrictedError::NotRun(why)) => {
+            let record = wait(world, system, assessment, last, &why);
+            UpdateResult { record, whole: false, touched: false }
+        }
+        Err(RestrictedError::Failed(error)) => {
+            tracing::error!("boot entries: {error}");
+            UpdateResult { record: BootRecord { error: Some(error), ..last }, whole: false, touched: true }
+        }
+    }
+}
+
+/// The command lines of kernels, also of those that nobody asks for otherwise.
+fn lines_of(world: &World, system: &System, kernels: &[&Installed]) -> Vec<(String, Vec<u8>)> {
+    let mut lines = expected_entries(&system.lines);
+    lines.retain(|(id, _)| kernels.iter().any(|k| k.id == *id));
+    for kernel in kernels {
+        if !lines.iter().any(|(id, _)| *id == kernel.id) {
+            let sources = crate::cmdline::Sources::observe(&world.root, &kernel.name.release());
+            lines.push((kernel.id.clone(), crate::cmdline::effective(&sources)));
+        }
+    }
+    lines
+}
+
+/// Notes what waits, and since when.
+fn wait(
+    world: &World,
+    system: &System,
+    assessment: &BootAssessment,
+    last: BootRecord,
+    why: &str,
+) -> BootRecord {
+    let now = world.clock.now();
+    let outdated = outdated(system, assessment, &last, &inputs::parts(&world.root));
+    let since = |what: &BootPart| {
+        let known = last.waiting.iter().find(|waiting| waiting.what == *what);
+        // A clock that was wrong once must not hide for years how long it has been.
+        known.map_or(now, |waiting| waiting.since.min(now))
+    };
+    let waiting: Vec<WaitingPart> = outdated
+        .into_iter()
+        .map(|what| WaitingPart {
+            since: since(&what),
+            what,
+            why: why.to_owned(),
+            command: boot::update_command(&world.root),
+        })
+        .collect();
+    for part in waiting.iter().filter(|part| !last.waiting.iter().any(|known| known.what == part.what)) {
+        tracing::warn!(
+            "{} is not brought up to date: {why}; `{}` does it all the same",
+            part.what,
+            part.command
+        );
+    }
+    BootRecord { waiting, ..last }
+}
