@@ -263,9 +263,11 @@ pub fn foresee(input: &UpdateInput) -> Result<Foreseen, String> {
         foreseen.deletes.extend(typed.iter().filter(|k| !certainly(k)).map(|k| k.file.clone()));
     }
     if let Uname::Parsed(uname) = uname {
-        let kind = uname.variant.as_str();
-        let moved = linked(input, &kernels, "ltsprev").filter(|_| is_old_lts(kind));
-        foreseen.default.extend(moved.or_else(|| linked(input, &kernels, kind)).map(|k| k.file.clone()));
+        let named = linked(input, &kernels, &uname.variant);
+        let moved = || {
+            linked(input, &kernels, "ltsprev").filter(|_| named.is_some_and(|k| is_old_lts(&k.name.variant)))
+        };
+        foreseen.default.extend(moved().or(named).map(|k| k.file.clone()));
     }
     Ok(foreseen)
 }
