@@ -76,22 +76,19 @@ pub fn way<'s>(
         return UpdateWay::Whole;
     }
     let Some(chosen) = chosen else { return UpdateWay::Blocked(objections) };
-    // The tip that is held back keeps the entry that it has, if any; the masks keep that whole.
-    let is_held_back = |k: &Installed| {
-        decision.ruling == Ruling::Defer && decision.target.as_ref() == Some(&k.name.release())
-    };
     let others = kernels.iter().filter(|k| {
-        k.id != chosen.id
-            && !is_held_back(k)
-            && has_entry(system, k)
-            && (accept_losses || losses(k).is_empty())
+        k.id != chosen.id && is_refreshed(system, assessment, k) && (accept_losses || losses(k).is_empty())
     });
     UpdateWay::Restricted(others.chain([chosen]).collect())
 }
 
-/// Whether a kernel has a boot entry, or would get one by a whole update.
-fn has_entry(system: &System, kernel: &Installed) -> bool {
-    kernel.running || kernel.tip || system.boot.of(&kernel.id).is_some()
+/// Whether a kernel has a boot entry, or would get one by a whole update. The tip that is held back gets none before its
+/// proof.
+fn is_refreshed(system: &System, assessment: &BootAssessment, kernel: &Installed) -> bool {
+    let decision = &assessment.decision;
+    let is_held_back =
+        decision.ruling == Ruling::Defer && decision.target.as_ref() == Some(&kernel.name.release());
+    system.boot.of(&kernel.id).is_some() || kernel.running || (kernel.tip && !is_held_back)
 }
 
 /// The parts of the boot files that are out of date, as far as that can be told while a kernel is held back. `last` is what
@@ -102,11 +99,9 @@ pub fn outdated(
     last: &BootRecord,
     now: &inputs::BootInputs,
 ) -> Vec<BootPart> {
-    let decision = &assessment.decision;
     let is_kept = |release: &String| {
         let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == *release);
-        let held_back = decision.ruling == Ruling::Defer && decision.target.as_ref() == Some(release);
-        kernel.is_some_and(|k| !held_back && has_entry(system, k))
+        kernel.is_some_and(|k| is_refreshed(system, assessment, k))
     };
     let mut changed = inputs::changed(&last.parts, now);
     changed.retain(|part| match part {
