@@ -26,7 +26,7 @@ pub enum UpdateWay<'s> {
     Loses(Vec<EntryLoss>),
     /// Not without touching what must stay as it is.
     Blocked(Vec<Objection>),
-    /// clr-boot-manager does not own the kernel that runs, so what it would do to the others is nobody's plan.
+    /// clr-boot-manager does not own the kernel that runs, and does not keep it.
     Foreign(String),
 }
 
@@ -91,7 +91,7 @@ fn is_refreshed(system: &System, assessment: &BootAssessment, kernel: &Installed
     system.boot.of(&kernel.id).is_some() || kernel.running || (kernel.tip && !is_held_back)
 }
 
-/// The parts of the boot files that are out of date, as far as that can be told while a kernel is held back. `last` is what
+/// The parts of the boot files that are out of date, as far as a restricted update can change that. `last` is what
 /// became of the boot files before.
 pub fn outdated(
     system: &System,
@@ -223,7 +223,7 @@ fn restricted(
     }
 }
 
-/// The command lines of kernels, also of those that nobody asks for otherwise.
+/// The command lines of kernels, also of those that are not among the observed lines.
 fn lines_of(world: &World, system: &System, kernels: &[&Installed]) -> Vec<(String, Vec<u8>)> {
     let mut lines = expected_entries(&system.lines);
     lines.retain(|(id, _)| kernels.iter().any(|k| k.id == *id));

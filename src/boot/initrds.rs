@@ -27,7 +27,7 @@ pub fn freestanding(root: &Root) -> Result<BTreeMap<String, Origin>, FileError> 
             let origin = match entry.kind {
                 Kind::File if root.lookup_link(&path).stat().is_some_and(|s| s.size == 0) => continue,
                 Kind::File => Some(path),
-                // A mask is told by the text of the symlink alone.
+                // A mask is recognized by the text of the symlink alone.
                 Kind::Link if is_mask(&root.read_link(&path)?.to_string_lossy()) => None,
                 Kind::Link => Some(path),
                 Kind::Folder | Kind::Other => continue,

@@ -1,9 +1,9 @@
 //! What a run of `clr-boot-manager update` depends on, as fingerprints: two equal ones mean that a run would change
 //! nothing.
 //!
-//! Who has swupd leave the boot files alone takes over every reason for which swupd would have run clr-boot-manager: its
+//! A program that has swupd leave the boot files alone takes over every reason for which swupd would have run clr-boot-manager: its
 //! list of paths, and what the boot partition is made of besides. Large files are known by size and times, small ones by
-//! their contents. A file that cannot be read counts as an empty one: root, who runs this for real, can read them all.
+//! their contents. A file that cannot be read counts as an empty one: root can read them all.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -8,7 +8,7 @@
 //! `/etc/kernel/initrd.d` may be made for the time of the run. Tried with clr-boot-manager 3.3.1 and Solus's 3.6.0.
 //!
 //! For the copy of a live system it is done in the same way. The real clr-boot-manager sees an image there, and makes the
-//! kernel that it is shown the default: so the boot default comes last, and nobody boots from a copy meanwhile.
+//! kernel that it is shown the default: so the boot default comes last. Nothing boots from a copy meanwhile.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -63,7 +63,7 @@ pub fn entry_losses(
         };
         needs.iter().find(is_it)
     };
-    // Where an admin has switched the parameter off for good, nobody misses what it does.
+    // An admin has switched the parameter off for good: what it does is not missed.
     if settings.sig_unenforce != SigUnenforce::Off {
         for pair in system.of_kernel(release) {
             let Some(need) = needed(&pair.module.name) else { continue };

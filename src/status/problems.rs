@@ -9,7 +9,7 @@ use crate::decide::module_state::status_in_force;
 use crate::decide::next_boot::coming_lines;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
-use crate::state::{ModuleRecord, Record, Stored};
+use crate::state::{ModuleRecord, Record, Stored, WaitingPart};
 use crate::system::{System, expected_entries};
 
 /// The sentence on a module; none where nothing is wrong with it, or another sentence tells it.
@@ -102,6 +102,7 @@ pub(super) fn problems(
             let error: Vec<String> = record.boot.error.iter().filter(told).cloned().collect();
             problems.extend(error);
             problems.extend(record.problems.iter().cloned());
+            problems.extend(record.boot.waiting.iter().map(waits));
         }
         Stored::Bad(reason) | Stored::Unreadable(reason) => problems.push(reason.clone()),
         Stored::Absent
@@ -114,6 +115,13 @@ pub(super) fn problems(
         Stored::Absent => {}
     }
     problems
+}
+
+/// The sentence on a part of the boot files that is out of date on purpose.
+fn waits(part: &WaitingPart) -> String {
+    let since = part.since.strftime("%Y-%m-%d %H:%M:%S UTC");
+    let WaitingPart { what, why, command, .. } = part;
+    format!("{what} waits since {since}, because {why}; `{command}` does not wait, at your own risk")
 }
 
 /// What the boot entries say, but for that of the kernel that is held back: it is not made yet, on purpose.

@@ -156,6 +156,11 @@ fn what_waits_is_named_with_its_time_and_command() {
     assert!(waiting["command"].as_str().unwrap().starts_with("clr-boot-manager update --path="));
     assert!(!root.has("boot/EFI/org.clearlinux/freestanding-00-intel-ucode.cpio"));
     assert_eq!(root.boot_default(), ID_A);
+    let status = root.run("clr-dkms", &["status", "--json"]).json();
+    let problems = status["problems"].as_array().unwrap().iter().map(|problem| problem.as_str().unwrap());
+    let waits =
+        problems.filter(|p| p.starts_with("microcode waits since 2025-07-29 12:00:00 UTC, because swupd"));
+    assert_eq!(waits.count(), 1, "{status}");
     drop(lock);
     if has_namespaces() {
         root.post_update().code(1);

@@ -100,7 +100,7 @@ fn a_custom_kernel_leaves_all_as_it_is() {
             (&"allow".into(), &serde_json::Value::Null),
             "{needed}"
         );
-        // What clr-boot-manager would do then is nobody's plan: it is not run, and what waits for it is named.
+        // clr-boot-manager does not keep that kernel: it is not run, and what waits for it is named.
         assert_eq!(cbm_calls(&root), Vec::<String>::new());
         let waits: Vec<String> = waiting(&root);
         assert_eq!(waits, [format!("kernel {B}")], "{needed}");
