@@ -94,6 +94,8 @@ pub struct Settings {
     pub boot_update: bool,
     /// `[boot] timeout`: how long it may take.
     pub boot_timeout: Duration,
+    /// `[boot] initrd-command`: program and arguments; empty for none.
+    pub initrd_command: Vec<String>,
     /// `[boot] policy`.
     pub boot_policy: Policy,
     /// `[modules]`: how much modules are needed, whatever is seen.
@@ -124,6 +126,7 @@ impl Default for Settings {
             sig_unenforce: SigUnenforce::Auto,
             boot_update: true,
             boot_timeout: Duration::from_secs(300),
+            initrd_command: Vec::new(),
             boot_policy: Policy::Defer,
             modules: ListedModules::default(),
             motd_show: true,
@@ -255,6 +258,10 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
         }
         ("boot", "update") => s.boot_update = yes_or_no(value)?,
         ("boot", "timeout") => s.boot_timeout = deadline(value)?,
+        ("boot", "initrd-command") => {
+            s.initrd_command =
+                shlex::split(value).ok_or_else(|| format!("{value:?} has a quote that is not closed"))?;
+        }
         ("boot", "policy") => {
             s.boot_policy = match value {
                 "defer" => Policy::Defer,
@@ -289,7 +296,7 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
         ("build", _) => return Err("unknown key; known: timeout, jobs".to_owned()),
         ("run", _) => return Err("unknown key; known: lock-wait".to_owned()),
         ("cmdline", _) => return Err("unknown key; known: sig-unenforce".to_owned()),
-        ("boot", _) => return Err("unknown key; known: policy, update, timeout".to_owned()),
+        ("boot", _) => return Err("unknown key; known: policy, update, timeout, initrd-command".to_owned()),
         ("modules", _) => return Err("unknown key; known: critical, wanted, optional".to_owned()),
         ("motd", _) => return Err("unknown key; known: show".to_owned()),
         ("report", _) => return Err("unknown key; known: metrics, notify-timeout".to_owned()),

@@ -1,5 +1,6 @@
 //! The facts that decisions and reports are made from.
 
+pub mod initrds;
 mod module_files;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,13 +21,16 @@ use crate::dkms::scope::Scope;
 use crate::dkms::{Cache, Conf, Flaw, ModuleName, Pair, Registered, Signature, Stage, Tree, conf, toolchain};
 use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Patch, Tri, Verdict, at_boot};
 use crate::kernel::inventory::{Headers, Named, There, headers, module_folder};
+use crate::kernel::module_file::kernel_name;
 use crate::kernel::{Installed, Inventory, Running};
+use crate::modprobe::LoadPolicy;
 use crate::requirement::Requirement;
 use crate::state::{self, RECORD, Record};
 use crate::sys::Root;
 use crate::sys::root::below;
 use crate::usage::Usage;
 use crate::world::World;
+use initrds::KernelInitrds;
 pub use module_files::{InForce, ModuleFiles};
 
 /// The command line of one kernel.
@@ -129,6 +133,10 @@ pub struct System {
     pub in_use: Usage,
     /// The files of the modules that it may require, on each kernel.
     pub files: ModuleFiles,
+    /// The initrds of the kernels in question, by kernel release; empty where no module is registered.
+    pub initrds: BTreeMap<String, KernelInitrds>,
+    /// What keeps modules from being loaded, whatever the kernel.
+    pub load_policy: LoadPolicy,
     /// What an admin has said of the boot default.
     pub wishes: AdminOverrides,
     /// Whether swupd leaves the boot files to us.
@@ -213,6 +221,12 @@ impl System {
         let files = known.files.filter(is_known);
         let files =
             files.unwrap_or_else(|| files_of(world, cache, &inventory, &tree, &in_use, all_pairs, seen));
+        let names = pairs.iter().chain(&fallbacks).flat_map(|pair| &pair.beneath);
+        let names =
+            names.flat_map(|(name, beneath)| beneath.iter().map(|n| kernel_name(n)).chain([name.clone()]));
+        let load_policy =
+            LoadPolicy::observe(&world.root, &names.chain(in_use.depended_on.keys().cloned()).collect());
+        let initrds = initrds::observe(&world.root, cache, &kernels, &pairs, &in_use.depended_on);
         System {
             boot_inputs: boot::inputs(&world.root),
             boot_entries: boot.read_back(&expected_entries(&lines)),
@@ -224,6 +238,8 @@ impl System {
             machine: Machine::observe(&world.root),
             in_use,
             files,
+            load_policy,
+            initrds,
             wishes: state::wishes(&world.root),
             deferral: deferral::observe(&world.root),
             running: running_kernel(&world.root, cache, &inventory, &lines),
@@ -384,7 +400,11 @@ fn pairs_with(
                 headers: kernel.headers.clone(),
                 rival: None,
                 programs_missing: Vec::new(),
+                beneath: BTreeMap::new(),
             };
+            if let (Ok(conf), Ok(scope), Ok(_)) = (&pair.conf, &scope, &pair.proof) {
+                pair.beneath = conf.built.iter().map(|built| scope.beneath(&built.name)).collect();
+            }
             if let (Ok(conf), Ok(scope), Err(flaws)) = (&pair.conf, &scope, &pair.proof) {
                 pair.built_files_good = built_files_good(scope, cache, &pair.module, conf)
                     && !flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }));

@@ -8,6 +8,7 @@ use crate::boot::{BootFiles, ReadBack, default, removal};
 use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::config::Policy;
 use crate::decide::assessment::{BootAssessment, guard_acts};
+use crate::decide::loading::lost_by_refresh;
 use crate::decide::next_boot::NextBoot;
 use crate::dkms::Tree;
 use crate::kernel::Running;
@@ -47,6 +48,9 @@ pub fn update_reason(
         return None;
     }
     let decision = &judgement.decision;
+    if lost_by_refresh(facts, &judgement.needs, decision.default.as_deref()).is_some() {
+        return None;
+    }
     if is_guarded(world) && decision.ruling == Ruling::Defer {
         let last = last.cloned().unwrap_or_default();
         return outdated_reason(world, facts, judgement, &last);
@@ -122,6 +126,10 @@ pub fn put_right(
         tracing::warn!("what an admin said of the boot default is lost: {fault}");
     }
     let reason = update_reason(world, last.as_ref(), facts, judgement);
+    let default = judgement.decision.default.as_deref();
+    if let Some(loss) = lost_by_refresh(facts, &judgement.needs, default) {
+        tracing::warn!("the boot entries stay as they are: {loss}");
+    }
     let was_held = last.as_ref().and_then(|l| l.held_back.clone());
     let last = last.unwrap_or_default();
     let ran = reason.is_some();

@@ -9,6 +9,7 @@ pub mod explain;
 pub mod forget;
 pub mod gc;
 pub mod guard;
+pub mod initrd;
 pub mod lint;
 pub mod logs;
 pub mod motd;

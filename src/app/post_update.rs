@@ -264,6 +264,11 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     if interrupt::asked() {
         return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
     }
+    let made = super::initrd::make(world, &mut cache, &facts, before.as_good(), order.by_hand);
+    let facts = if made { facts.observe_again(world, &mut cache, &order.kernels) } else { facts };
+    if interrupt::asked() {
+        return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
+    }
     let last = before.as_good().map(|r| r.boot.clone());
     let judgement = assess(&facts, &world.settings, before.as_good());
     let mut boot = boot::put_right(world, &facts, &judgement, last);

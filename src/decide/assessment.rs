@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::boot_choice::{Candidate, Ready, choose_default, lacks};
+use super::boot_choice::{Candidate, Missing, Ready, choose_default, lacks};
 use super::importance::{KnownModule, classify};
+use super::initrds::lost_without_initrd;
+use super::loading::{LoadForecast, load_forecast};
 use super::memory::{Trace, is_removed};
 use super::module_state::{module_status, refused_now, would_be_taken};
 use super::next_boot::{NextBoot, booted_from_installed, next_boot};
@@ -53,6 +55,12 @@ impl BootAssessment {
         self.decision.is_unsafe || !self.next_lacks.is_empty() || self.next.is_removed()
     }
 
+    /// `[modules] optional` lists it.
+    pub fn is_listed_as_optional(&self, module: &str) -> bool {
+        let mut needs = self.needs.iter().filter(|need| need.module == module);
+        needs.any(|need| need.class == Importance::Optional && need.is_listed())
+    }
+
     /// How much a module, by its name, is needed.
     pub fn class_of(&self, module: &str) -> Importance {
         self.needs.iter().find(|need| need.module == module).map_or(Importance::Optional, |need| need.class)
@@ -95,9 +103,11 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
     let pairs = facts.pairs.iter().chain(&facts.fallbacks);
     let states: Vec<ModuleRecord> = pairs.map(|p| module_status(facts, p, record)).collect();
     let needs = needs(facts, settings, record, &states);
+    // It is found again each time, and not remembered.
+    let all: Vec<Requirement> = needs.iter().cloned().chain(initrd_requirement(facts)).collect();
     let next = next_boot(facts);
     let as_seen = |as_configured: bool| -> Vec<Candidate> {
-        let candidate = |kernel| candidate(facts, kernel, &states, &needs, next.shown(), as_configured);
+        let candidate = |kernel| candidate(facts, kernel, &states, &all, next.shown(), as_configured);
         // Ascending: the inventory begins with the newest.
         facts.inventory.kernels.iter().rev().map(candidate).collect()
     };
@@ -105,8 +115,8 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
     // As the boot entries are now, and not as clr-boot-manager would make them.
     let as_booted = as_seen(false);
     let target = facts.inventory.boot_default().map(|k| k.name.release());
-    let decision = choose_default(&candidates, target.as_deref(), is_orphaned(facts), &needs, &facts.wishes);
-    let critical = || needs.iter().filter(|n| n.class == Importance::Critical);
+    let decision = choose_default(&candidates, target.as_deref(), is_orphaned(facts), &all, &facts.wishes);
+    let critical = || all.iter().filter(|n| n.class == Importance::Critical);
     let booted_next = as_booted.iter().find(|k| next.is(&k.release));
     let next_lacks = match (&next, booted_next) {
         (NextBoot::Removed { .. }, _) => critical().map(missing_with_kernel).collect(),
@@ -342,13 +352,16 @@ fn candidate(
     let release = kernel.name.release();
     let ready = |need: &Requirement| {
         let status = states.iter().find(|s| s.kernel == release && s.module.name == need.module);
-        let taken = status.is_some_and(|s| as_configured && refused_by_entry_only(facts, s));
+        let taken = status.is_some_and(|s| {
+            as_configured && (refused_by_entry_only(facts, s) || blocked_by_entry_only(facts, s))
+        });
         let line = if as_configured { CommandLine::Configured } else { CommandLine::Coming };
         let ready =
             if taken { Some(Ready::Yes) } else { satisfied_with(facts, need, &release, status, line) };
         ready.map(|ready| (need.module.clone(), ready))
     };
-    let modules: BTreeMap<String, Ready> = needs.iter().filter_map(ready).collect();
+    let mut modules: BTreeMap<String, Ready> = needs.iter().filter_map(ready).collect();
+    modules.insert(INITRD.to_owned(), initrd_of(facts, &release));
     Candidate {
         bootable: is_bootable(facts, kernel),
         running: kernel.running,
@@ -357,6 +370,40 @@ fn candidate(
         default: default == Some(release.as_str()),
         release,
         modules,
+    }
+}
+
+/// The name of what an initrd stands for among the modules that a kernel has.
+const INITRD: &str = "initrd";
+
+/// Something in use depends on a module that the running kernel takes from an admin's initrd, and another kernel has no
+/// such initrd.
+fn initrd_requirement(facts: &System) -> Option<Requirement> {
+    let running = facts.inventory.running_kernel()?.name.release();
+    let lost = |k: &Installed| lost_without_initrd(facts, &k.name.release());
+    let (_, reason) = facts.inventory.kernels.iter().find_map(lost)?;
+    Some(Requirement {
+        module: INITRD.to_owned(),
+        class: Importance::Critical,
+        reason: format!("{reason}, from the initrd of {running}"),
+        why: Vec::new(),
+        files: Vec::new(),
+        aliases: Vec::new(),
+        origin: None,
+        works: true,
+        worked_on: Some(running),
+        idle: None,
+    })
+}
+
+fn initrd_of(facts: &System, release: &str) -> Ready {
+    match lost_without_initrd(facts, release) {
+        None => Ready::Yes,
+        Some((module, _)) => Ready::No(Missing {
+            version: release.to_owned(),
+            state: "missing".to_owned(),
+            reason: format!("kernel {release} has no initrd with {module}, and it is not part of its image"),
+        }),
     }
 }
 
@@ -380,4 +427,14 @@ fn works_until_reboot(facts: &System, settings: &Settings, status: &ModuleRecord
 fn refused_by_entry_only(facts: &System, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
         && would_be_taken(facts, &status.kernel, &status.module, &status.files)
+}
+
+/// Only the command line of the boot entry keeps it from being loaded, which clr-boot-manager would write again.
+fn blocked_by_entry_only(facts: &System, status: &ModuleRecord) -> bool {
+    let mut pairs = facts.pairs.iter().chain(&facts.fallbacks);
+    status.state == State::Blocked
+        && pairs.find(|p| p.module == status.module && p.release == status.kernel).is_some_and(|pair| {
+            let configured = load_forecast(facts, pair, None, CommandLine::Configured);
+            matches!(configured, LoadForecast::Loads | LoadForecast::Remark(_))
+        })
 }

@@ -4,6 +4,8 @@ pub mod assessment;
 pub mod boot_choice;
 pub mod entry_loss;
 pub mod importance;
+pub mod initrds;
+pub mod loading;
 pub mod memory;
 pub mod module_state;
 pub mod next_boot;

@@ -1,7 +1,10 @@
 //! The state of a module on a kernel: from what is on disk, from what the last run found out about it, and from what the
 //! kernel does with it at its next boot.
 
+use super::initrds::{InitrdForecast, initrd_forecast};
+use super::loading::{self, LoadForecast, load_forecast};
 use super::next_boot::next_boot;
+use super::satisfaction::CommandLine;
 use crate::cmdline::Switch;
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{self, Decision, State, decide};
@@ -55,6 +58,9 @@ pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> Mo
             for file in &mut status.files {
                 file.checks.push(Check { check: Subject::Signature, not_made: not_made.clone() });
             }
+            if status.state == State::Ok {
+                forecast_loading(facts, pair, record, &mut status);
+            }
         }
     }
     status
@@ -92,6 +98,19 @@ pub fn status_in_force(facts: &System, older: &InForce) -> Option<ModuleRecord> 
         (status.state, status.reason) = (State::SignatureRefused, Some(why));
     }
     Some(status)
+}
+
+/// Its files are proven, and the kernel takes them; whether they are loaded is another matter.
+fn forecast_loading(facts: &System, pair: &Pair, record: Option<&Record>, status: &mut ModuleRecord) {
+    (status.state, status.reason) = match load_forecast(facts, pair, record, CommandLine::Coming) {
+        LoadForecast::Loads | LoadForecast::Remark(_) => match initrd_forecast(facts, pair, record) {
+            InitrdForecast::Fine | InitrdForecast::Remark(_) => return,
+            InitrdForecast::NotReady(why) => (State::InitrdStale, Some(why)),
+            InitrdForecast::Unknown(why) => (State::Unknown, Some(why)),
+        },
+        LoadForecast::Blocked(why) => (State::Blocked, Some(loading::reason(facts, &pair.release, &why))),
+        LoadForecast::Unknown(why) => (State::Unknown, Some(why)),
+    };
 }
 
 /// What a kernel does at its next boot: with its boot entry or, where that cannot be seen, as configured.

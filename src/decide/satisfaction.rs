@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::boot_choice::{Missing, Ready};
+use super::loading::{self, LoadForecast};
 use super::module_state::{Fate, coming, fate_of, status_of};
 use crate::dkms::loadable::{Loadable, Serves};
 use crate::dkms::plan::State;
@@ -111,6 +112,7 @@ pub fn satisfied_with(
         reason: status.reason.clone().unwrap_or_default(),
     };
     Some(match (files, status.state) {
+        (_, State::Blocked | State::InitrdStale) => Ready::No(missing()),
         (Some(FilesVerdict::Loads), _) => Ready::Yes,
         // Without its dkms.conf the names of its files are not known: they may be there.
         (_, State::Unknown | State::BrokenSource) => Ready::Unknown(missing()),
@@ -184,6 +186,13 @@ fn one_file(
             });
             if let Some(Fate::Refused(why)) = fate {
                 return FilesVerdict::Not(State::SignatureRefused, why);
+            }
+            match loading::file_forecast(facts, release, module, need.class == Importance::Critical, with) {
+                LoadForecast::Blocked(why) => {
+                    return FilesVerdict::Not(State::Blocked, loading::reason(facts, release, &why));
+                }
+                LoadForecast::Unknown(why) => return FilesVerdict::Unknown(why),
+                LoadForecast::Loads | LoadForecast::Remark(_) => {}
             }
             *serves
         }

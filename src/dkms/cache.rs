@@ -9,6 +9,7 @@ use super::Conf;
 use super::conf::ConfError;
 use super::modfile::FileFacts;
 use super::symbols::Wrong;
+use crate::initrd::InitrdContents;
 use crate::sys::{FileError, Root, Stat};
 
 /// Where it lies.
@@ -25,6 +26,19 @@ struct Contents {
     images: BTreeMap<String, Image>,
     #[serde(default)]
     dkms: Option<Program>,
+    #[serde(default)]
+    initrds: BTreeMap<String, CachedInitrd>,
+    /// For what an initrd was made last, by kernel release.
+    #[serde(default)]
+    initrds_made: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct CachedInitrd {
+    identity: String,
+    /// The modules that it was looked through for.
+    wanted: BTreeSet<String>,
+    contents: InitrdContents,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,12 +95,14 @@ impl Cache {
     pub fn save(&mut self, root: &Root) -> Result<(), FileError> {
         let used = &self.used;
         let kept = &mut self.contents;
-        let count = |kept: &Contents| kept.confs.len() + kept.files.len() + kept.images.len();
+        let count =
+            |kept: &Contents| kept.confs.len() + kept.files.len() + kept.images.len() + kept.initrds.len();
         let before = count(kept);
         kept.schema = SCHEMA;
         kept.confs.retain(|key, _| used.contains(key));
         kept.files.retain(|path, _| used.contains(path));
         kept.images.retain(|path, _| used.contains(path));
+        kept.initrds.retain(|path, _| used.contains(path));
         if !self.changed && count(kept) == before {
             return Ok(());
         }
@@ -140,6 +156,40 @@ impl Cache {
                 patched
             }
         }
+    }
+
+    /// What an initrd holds of the modules in `wanted`, as `look` finds it out; that it could not be read is not kept.
+    pub fn initrd(
+        &mut self,
+        path: &str,
+        stat: &Stat,
+        wanted: &BTreeSet<String>,
+        look: impl FnOnce() -> Result<InitrdContents, String>,
+    ) -> InitrdContents {
+        self.used.insert(path.to_owned());
+        let identity = identity(stat);
+        let known = self.contents.initrds.get(path);
+        if let Some(known) = known.filter(|k| k.identity == identity && wanted.is_subset(&k.wanted)) {
+            return known.contents.clone();
+        }
+        match look() {
+            Ok(mut contents) => {
+                contents.retain(wanted);
+                let kept = CachedInitrd { identity, wanted: wanted.clone(), contents: contents.clone() };
+                self.contents.initrds.insert(path.to_owned(), kept);
+                self.changed = true;
+                contents
+            }
+            Err(reason) => InitrdContents::unreadable(reason),
+        }
+    }
+
+    /// Whether no initrd was made for a kernel with these inputs before; from now on one was.
+    pub fn is_new_initrd(&mut self, release: &str, inputs: &str) -> bool {
+        let before = self.contents.initrds_made.insert(release.to_owned(), inputs.to_owned());
+        let is_new = before.as_deref() != Some(inputs);
+        self.changed |= is_new;
+        is_new
     }
 
     /// Keeps what was read from a module file.

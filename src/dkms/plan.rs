@@ -1,5 +1,6 @@
 //! Which module to build for which kernel, in which order, and why; and which to leave alone, and why. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,10 @@ pub enum State {
     NotInModulesDep,
     /// It is in use, this kernel does not have it, and DKMS does not know it.
     NotManaged,
+    /// modprobe.d or the kernel command line keeps it from being loaded.
+    Blocked,
+    /// The initrd of the kernel lacks it, or holds another build.
+    InitrdStale,
     /// It cannot be told.
     Unknown,
 }
@@ -54,7 +59,7 @@ pub enum State {
 impl State {
     /// Its files are proven; whether the kernel takes them is another matter.
     pub fn is_proven(self) -> bool {
-        matches!(self, State::Ok | State::SignatureRefused)
+        matches!(self, State::Ok | State::SignatureRefused | State::Blocked | State::InitrdStale)
     }
 
     /// Nobody has to do anything about it.
@@ -89,6 +94,8 @@ impl fmt::Display for State {
             State::SignatureRefused => "signature-refused",
             State::NotInModulesDep => "not-in-modules-dep",
             State::NotManaged => "not-managed",
+            State::Blocked => "blocked",
+            State::InitrdStale => "initrd-stale",
             State::Unknown => "unknown",
         })
     }
@@ -119,6 +126,8 @@ pub struct Pair {
     pub rival: Option<Rival>,
     /// Programs that a build for this kernel needs, and that are not installed.
     pub programs_missing: Vec<String>,
+    /// Of each of its files by `modules.dep`, as the kernel writes names: the modules that are loaded before it.
+    pub beneath: BTreeMap<String, Vec<String>>,
 }
 
 /// One step towards a proof.
@@ -381,6 +390,7 @@ mod tests {
             headers: Headers::Present,
             rival: None,
             programs_missing: Vec::new(),
+            beneath: BTreeMap::new(),
         }
     }
 

@@ -104,6 +104,7 @@ mod tests {
             headers: Headers::Present,
             rival: None,
             programs_missing: Vec::new(),
+            beneath: std::collections::BTreeMap::new(),
         }
     }
 

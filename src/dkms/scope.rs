@@ -11,6 +11,7 @@ use super::symbols::{self, Wrong};
 use super::{Cache, cache, modfile};
 use crate::kernel::Headers;
 use crate::kernel::inventory::module_folder;
+use crate::kernel::module_file;
 use crate::modprobe::index::{Entry, Index, is_file_of};
 use crate::sys::{Fingerprint, Folder, Presence, Root};
 
@@ -60,6 +61,13 @@ impl<'a> Scope<'a> {
 
     pub(super) fn inside(&self, below: &str) -> String {
         format!("{}/{below}", module_folder(self.release))
+    }
+
+    /// A module as the kernel writes its name, and the modules that modprobe loads before it.
+    pub fn beneath(&self, module: &str) -> (String, Vec<String>) {
+        let needs = self.index.entry(module).map(|entry| entry.needs).unwrap_or_default();
+        let names = needs.iter().filter_map(|need| module_file::stem(need)).map(str::to_owned).collect();
+        (module_file::kernel_name(module), names)
     }
 
     /// Whether what a file takes from the kernel and from other modules is there; `entry` is its line of `modules.dep`,

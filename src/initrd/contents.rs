@@ -85,6 +85,14 @@ impl InitrdContents {
         InitrdContents { unknown: Some(reason), ..InitrdContents::default() }
     }
 
+    /// Forgets all other modules.
+    pub fn retain(&mut self, wanted: &BTreeSet<String>) {
+        for modules in self.modules.values_mut() {
+            modules.retain(|name, _| wanted.contains(name));
+        }
+        self.modules.retain(|_, modules| !modules.is_empty());
+    }
+
     /// Adds an initrd that is loaded after this one.
     pub fn extend(&mut self, later: InitrdContents) {
         for (release, modules) in later.modules {

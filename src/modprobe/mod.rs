@@ -10,11 +10,13 @@ pub mod index;
 pub mod kernel_line;
 pub mod modules_load;
 pub mod pattern;
+pub mod policy;
 pub mod resolve;
 pub mod rule;
 
 pub use config::ModprobeConfig;
 pub use kernel_line::LineWords;
 pub use modules_load::ModulesLoad;
+pub use policy::LoadPolicy;
 pub use resolve::{Claim, KernelModules, Origin, Resolution};
 pub use rule::{LoadObstacle, LoadRule, load_rule};

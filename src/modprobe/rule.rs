@@ -30,10 +30,10 @@ pub enum LoadRule {
 pub enum LoadObstacle {
     /// `blacklist` in `modprobe.d`.
     Blacklist(ConfigLine),
-    /// `modprobe.blacklist=` on the kernel command line.
-    LineBlacklist,
-    /// `module_blacklist=` on the kernel command line.
-    LineRefuses,
+    /// `modprobe.blacklist=` on the kernel command line names this module.
+    LineBlacklist(String),
+    /// `module_blacklist=` on the kernel command line names this module.
+    LineRefuses(String),
     /// `install` in `modprobe.d`.
     Install(ConfigLine, String),
     /// `alias` in `modprobe.d` leads the name to another module.
@@ -49,7 +49,7 @@ impl LoadObstacle {
             LoadObstacle::Blacklist(at) | LoadObstacle::Install(at, _) | LoadObstacle::Alias(at, _) => {
                 Some(at)
             }
-            LoadObstacle::LineBlacklist | LoadObstacle::LineRefuses => None,
+            LoadObstacle::LineBlacklist(_) | LoadObstacle::LineRefuses(_) => None,
             LoadObstacle::Dependency(_, obstacle) => obstacle.line(),
         }
     }
@@ -65,8 +65,8 @@ impl LoadObstacle {
     /// The word of the kernel command line; none when it is in `modprobe.d`.
     pub fn word(&self) -> Option<&'static str> {
         match self {
-            LoadObstacle::LineBlacklist => Some("modprobe.blacklist"),
-            LoadObstacle::LineRefuses => Some("module_blacklist"),
+            LoadObstacle::LineBlacklist(_) => Some("modprobe.blacklist"),
+            LoadObstacle::LineRefuses(_) => Some("module_blacklist"),
             LoadObstacle::Dependency(_, obstacle) => obstacle.word(),
             _ => None,
         }
@@ -113,7 +113,7 @@ pub fn load_rule(config: &ModprobeConfig, line: &LineWords, module: &str, needs:
 
 fn own_rule(config: &ModprobeConfig, line: &LineWords, module: &str) -> LoadRule {
     if line.refused.iter().any(|name| name == module) {
-        return LoadRule::Never(LoadObstacle::LineRefuses);
+        return LoadRule::Never(LoadObstacle::LineRefuses(module.to_owned()));
     }
     // Only the first command counts.
     let command = config.directives.iter().find_map(|(at, directive)| match directive {
@@ -139,7 +139,8 @@ fn own_rule(config: &ModprobeConfig, line: &LineWords, module: &str) -> LoadRule
         Directive::Blacklist { module: name } if name == module => Some(LoadObstacle::Blacklist(at.clone())),
         _ => None,
     });
-    let on_line = line.blacklisted.iter().any(|name| name == module).then_some(LoadObstacle::LineBlacklist);
+    let on_line = line.blacklisted.iter().find(|name| *name == module);
+    let on_line = on_line.map(|name| LoadObstacle::LineBlacklist(name.clone()));
     let blacklisted = listed.or(on_line);
     if let Some(reason) = config.unreadable.first() {
         return LoadRule::Unknown(reason.clone());
@@ -193,7 +194,7 @@ mod tests {
             ("", "module_blacklist=snd_x,\"", "b", &[], "unknown "),
             ("install b /bin/false", "", "a", &["b"], "never Dependency(\"b\", Install("),
             ("install b /x", "", "a", &["b"], "command Dependency(\"b\", Install("),
-            ("", "module_blacklist=b", "a", &["b"], "never Dependency(\"b\", LineRefuses)"),
+            ("", "module_blacklist=b", "a", &["b"], "never Dependency(\"b\", LineRefuses("),
             // What others need is loaded by its name.
             ("blacklist b", "modprobe.blacklist=b", "a", &["b"], "loads"),
             ("blacklist a\ninstall b /bin/false", "", "a", &["b"], "never Dependency("),

@@ -4,6 +4,7 @@ mod advice;
 pub mod enforcement;
 pub mod guard;
 pub mod lint;
+mod loading;
 pub mod outlook;
 mod problems;
 pub mod states;
@@ -341,7 +342,8 @@ fn statuses(
 ) -> Vec<ModuleStatus> {
     let status = |record: ModuleRecord| {
         // What an admin wants refused is missed by nobody.
-        let by_wish = settings.sig_unenforce == SigUnenforce::Off && is_told_below(&record, facts);
+        let by_wish = (settings.sig_unenforce == SigUnenforce::Off && is_told_below(&record, facts))
+            || (record.state == State::Blocked && judgement.is_listed_as_optional(&record.module.name));
         let missed = is_missed(&record, facts, judgement) && !by_wish;
         ModuleStatus {
             id: states::state(record.state).id,
@@ -457,6 +459,7 @@ fn notes(facts: &System, judgement: &BootAssessment, is_held: bool) -> Vec<Strin
         facts.boot.notes().filter(|n| !(is_held && n.contains("`clr-boot-manager update` makes it"))),
     );
     notes.extend(unmanaged::notes(facts, judgement));
+    notes.extend(loading::notes(facts));
     notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
     let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable);
     notes.extend(unreadable.map(ToString::to_string));

@@ -8,6 +8,7 @@ use crate::decide::assessment::BootAssessment;
 use crate::decide::module_state::status_in_force;
 use crate::decide::next_boot::coming_lines;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
+use crate::decide::{initrds, loading};
 use crate::dkms::plan::State;
 use crate::state::{ModuleRecord, Record, Stored, WaitingPart};
 use crate::system::{System, expected_entries};
@@ -23,6 +24,16 @@ pub(super) fn of_module(m: &ModuleRecord, facts: &System, judgement: &BootAssess
         return None;
     }
     Some(match (m.state, m.state.is_fine()) {
+        // That is what its admin wants.
+        (State::Blocked, _) if judgement.is_listed_as_optional(&m.module.name) => return None,
+        (State::Blocked, _) => {
+            let why = m.reason.as_deref().unwrap_or("something keeps it from being loaded");
+            format!("{} will not be loaded on kernel {}: {why}", m.module, m.kernel)
+        }
+        (State::InitrdStale, _) => {
+            let why = m.reason.as_deref().unwrap_or("its initrd is another one");
+            format!("{} is not ready for kernel {}: {why}", m.module, m.kernel)
+        }
         (State::SignatureRefused, _) => return m.reason.clone().filter(|_| !is_told_below(m, facts)),
         // Two modules are in it: the other one's name is half of the news.
         (State::Conflict, _) => {
@@ -66,6 +77,14 @@ pub(super) fn problems(
     if let ReadBack::Differs(wrong) = entries(facts, judgement) {
         problems.extend(wrong);
     }
+    problems.extend(initrds::without_successor(facts).into_iter().map(|(release, path)| {
+        format!(
+            "kernel {release} has no successor of the running kernel's own initrd: there is no {}",
+            facts.spell(&path)
+        )
+    }));
+    let default = judgement.decision.default.as_deref();
+    problems.extend(loading::lost_by_refresh(facts, &judgement.needs, default));
     problems.extend(guard::lost_wish(facts, judgement));
     if judgement.acts {
         problems.extend(guard::not_deferred(facts, settings, judgement));

@@ -190,6 +190,23 @@ pub fn state(state: State) -> Explained {
             "swupd has put its own modules.dep back, or depmod was not run.",
             Some("`sudo clr-dkms-post-update` runs depmod"),
         ),
+        State::Blocked => row(
+            "CD-118",
+            "blocked",
+            "The module is proven, and modprobe.d or the kernel command line keeps it from being loaded.",
+            "`install MODULE /bin/false`, `blacklist MODULE` where nothing loads the module by its name, or module_blacklist= \
+             or modprobe.blacklist= on the command line of the next boot; for the module or for one that it needs. \
+             modules-load.d does not load a blacklisted module.",
+            Some("`clr-dkms status` names the file and the line"),
+        ),
+        State::InitrdStale => row(
+            "CD-119",
+            "initrd-stale",
+            "The module is proven, and the initrd of the kernel lacks it or holds another build.",
+            "The initrd of the running kernel holds the module, something critical depends on it, and the initrd of this \
+             kernel was not made, or was made before the module was built.",
+            Some("make the initrd of this kernel, or set `[boot] initrd-command` in clr-dkms.conf"),
+        ),
         State::SignatureRefused => row(
             "CD-111",
             "signature-refused",
@@ -305,6 +322,8 @@ pub fn all() -> Vec<Explained> {
         S::CompilerMissing,
         S::Building,
         S::NotManaged,
+        S::Blocked,
+        S::InitrdStale,
     ];
     let classes = [Importance::Critical, Importance::Wanted, Importance::Optional];
     verdicts.map(verdict).into_iter().chain(states.map(state)).chain(classes.map(class)).collect()

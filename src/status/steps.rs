@@ -7,7 +7,10 @@ use super::{Document, KernelStatus, ModuleStatus, Progress, Verdict};
 use crate::boot::ReadBack;
 use crate::boot_decision::{Reason, Ruling};
 use crate::cmdline::PARAMETER;
+use crate::decide::initrds::how_to_make;
+use crate::decide::loading::{self, LoadForecast, load_forecast};
 use crate::decide::module_state::parameter_would_help;
+use crate::decide::satisfaction::CommandLine;
 use crate::dkms::Source;
 use crate::dkms::plan::State;
 use crate::kernel::Running;
@@ -190,6 +193,13 @@ fn cure(module: &ModuleRecord, names: &str, facts: &System, kernels: &[KernelSta
                 None => format!("install the headers of kernel {}", module.kernel),
             }
         }
+        State::InitrdStale => {
+            let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
+            let own = facts.initrds.get(&module.kernel).and_then(|initrds| initrds.own.first().cloned());
+            let path = own.or_else(|| kernel.map(|k| format!("/etc/kernel/initrd-{}", k.id)));
+            how_to_make(facts, &module.kernel, &path.unwrap_or_default())
+        }
+        State::Blocked => unblock(module, facts).unwrap_or(run),
         State::HeadersMismatch => format!("`swupd repair`, then {run}"),
         State::DependencyFailed => format!("bring what it needs, then {run}"),
         State::BuildFailed => {
@@ -236,6 +246,17 @@ fn not_managed(module: &ModuleRecord, facts: &System, run: &str) -> String {
     match facts.in_use.loaded.contains(&kernel_name(name)) {
         true => step,
         false => format!("{step}; or `clr-dkms forget {name}`, if it is not wanted any more"),
+    }
+}
+
+/// What takes away what keeps a module from being loaded.
+fn unblock(module: &ModuleRecord, facts: &System) -> Option<String> {
+    let pair = facts.pairs.iter().find(|p| p.module == module.module && p.release == module.kernel)?;
+    match load_forecast(facts, pair, None, CommandLine::Coming) {
+        LoadForecast::Blocked(why) | LoadForecast::Remark(why) => {
+            Some(loading::remedy(facts, &module.module.name, &why))
+        }
+        LoadForecast::Loads | LoadForecast::Unknown(_) => None,
     }
 }
 

@@ -39,7 +39,7 @@ fn srcversion(contents: &InitrdContents, module: &str) -> String {
 }
 
 /// An archive of the format newc.
-fn cpio(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn cpio(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
     let mut add = |name: &str, mode: u32, body: &[u8]| {
         let fields = [1, mode, 0, 0, 1, 0, body.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
@@ -58,7 +58,7 @@ fn cpio(files: &[(&str, &[u8])]) -> Vec<u8> {
     archive
 }
 
-fn ko(srcversion: &str) -> Vec<u8> {
+pub(crate) fn ko(srcversion: &str) -> Vec<u8> {
     elf::with_modinfo(format!("srcversion={srcversion}\0vermagic={RELEASE} SMP\0").as_bytes())
 }
 

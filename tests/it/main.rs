@@ -35,6 +35,8 @@ mod initrd;
 mod inventory;
 mod layers;
 mod lint;
+mod loading;
+mod loading_initrd;
 mod modprobe;
 mod motd;
 mod needs_devices;

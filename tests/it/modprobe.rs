@@ -155,7 +155,7 @@ fn a_module_is_found_and_loaded_as_by_modprobe() {
                     assert!(before.iter().any(|line| line.starts_with("install ")), "{case}");
                     "never, for another"
                 }
-                LoadRule::Never(LoadObstacle::LineRefuses) => {
+                LoadRule::Never(LoadObstacle::LineRefuses(_)) => {
                     // The kernel refuses it, of which kmod knows nothing.
                     assert_eq!(last, Some(&insmod), "{case}");
                     "refused"

@@ -1,0 +1,168 @@
+//! Whether the initrds of a kernel hold the modules that this machine starts from.
+//!
+//! A module that the initrd of the running kernel holds may be what the root filesystem is mounted with, so the one of
+//! another kernel has to hold it too, in the build that is installed there.
+
+use super::loading::is_required;
+use crate::dkms::Pair;
+use crate::initrd::{Found, InitrdModule};
+use crate::kernel::Running;
+use crate::kernel::module_file::kernel_name;
+use crate::state::Record;
+use crate::system::System;
+use crate::system::initrds::KernelInitrds;
+
+/// What the initrds of a kernel mean for a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InitrdForecast {
+    /// They are as they should be.
+    Fine,
+    /// They are not, and nothing critical depends on it; a sentence.
+    Remark(String),
+    /// The module is not ready on that kernel; a sentence.
+    NotReady(String),
+    /// It is not known; a sentence.
+    Unknown(String),
+}
+
+/// Forecasts it for a module on a kernel.
+pub fn initrd_forecast(system: &System, pair: &Pair, record: Option<&Record>) -> InitrdForecast {
+    let (Some(there), Ok(conf)) = (system.initrds.get(&pair.release), &pair.conf) else {
+        return InitrdForecast::Fine;
+    };
+    let files: Vec<String> = conf.built.iter().map(|built| kernel_name(&built.name)).collect();
+    let used = |file: &String| system.in_use.depended_on.contains_key(file);
+    let critical = files.iter().any(used) || is_required(&pair.module.name, record);
+    let running = match &system.inventory.running {
+        Running::Known { release } => system.initrds.get(release).map(|held| (release.as_str(), held)),
+        _ => None,
+    };
+    for file in &files {
+        let found = of_file(system, pair, file, there, running);
+        match found {
+            InitrdForecast::Fine => {}
+            InitrdForecast::NotReady(why) if !critical => return InitrdForecast::Remark(why),
+            InitrdForecast::Unknown(_) if !critical => {}
+            other => return other,
+        }
+    }
+    InitrdForecast::Fine
+}
+
+fn of_file(
+    system: &System,
+    pair: &Pair,
+    file: &str,
+    there: &KernelInitrds,
+    running: Option<(&str, &KernelInitrds)>,
+) -> InitrdForecast {
+    let release = &pair.release;
+    let runs = running.is_some_and(|(running, _)| running == release);
+    let own = |path: &str| system.spell(&format!("/{path}"));
+    let held = running.map(|(release, initrds)| initrds.find(release, file));
+    match (there.find(release, file), held) {
+        (Found::Module(module), _) => match wrong_build(pair, file, module, there) {
+            Ok(None) => InitrdForecast::Fine,
+            // The running kernel was started with it.
+            Ok(Some(why)) if runs => InitrdForecast::Remark(why),
+            Ok(Some(why)) => InitrdForecast::NotReady(why),
+            Err(_) if runs => InitrdForecast::Fine,
+            Err(why) => InitrdForecast::Unknown(why),
+        },
+        (Found::Absent, Some(Found::Module(_))) if !runs => {
+            InitrdForecast::NotReady(match there.own.first() {
+                Some(path) => format!(
+                    "{} does not hold {file}, which the initrd of the running kernel holds",
+                    own(path)
+                ),
+                None => format!(
+                    "kernel {release} has no initrd that holds {file}, which the initrd of the running kernel holds"
+                ),
+            })
+        }
+        (Found::Unknown(why), Some(Found::Module(_))) if !runs => InitrdForecast::Unknown(format!(
+            "whether the initrd of kernel {release} holds {file}, as that of the running kernel does, is not known: {why}"
+        )),
+        (Found::Absent, Some(Found::Unknown(why))) if !runs => InitrdForecast::Unknown(format!(
+            "whether the initrd of the running kernel holds {file}, and that of {release} has to, is not known: {why}"
+        )),
+        _ => InitrdForecast::Fine,
+    }
+}
+
+/// What is wrong with the copy in an initrd, in a sentence; an error where it is not known.
+fn wrong_build(
+    pair: &Pair,
+    file: &str,
+    module: &InitrdModule,
+    there: &KernelInitrds,
+) -> Result<Option<String>, String> {
+    let release = &pair.release;
+    let build = match &module.build {
+        Some(Ok(build)) => build,
+        Some(Err(why)) => {
+            return Err(format!("which build of {file} the initrd of {release} holds is not known: {why}"));
+        }
+        None => return Err(format!("which build of {file} the initrd of {release} holds is not known")),
+    };
+    let made_for = build.vermagic.as_deref().and_then(|magic| magic.split_ascii_whitespace().next());
+    if made_for != Some(release.as_str()) {
+        let other = made_for.unwrap_or("no kernel");
+        return Ok(Some(format!("the initrd of {release} holds a {file} that was made for {other}")));
+    }
+    let same = there.installed.get(file).and_then(|installed| installed.same_as(&build.identity));
+    match same {
+        Some(true) => Ok(None),
+        Some(false) => {
+            Ok(Some(format!("the initrd of {release} holds another build of {file} than the installed one")))
+        }
+        None => {
+            Err(format!("whether the initrd of {release} holds the {file} that is installed is not known"))
+        }
+    }
+}
+
+/// A module that something in use depends on, that the admin's initrd of the running kernel holds, and that neither the
+/// image nor the initrds of another kernel have; with what depends on it.
+pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<(&'s str, &'s str)> {
+    let Running::Known { release: running } = &system.inventory.running else { return None };
+    let (held, there) = (system.initrds.get(running)?, system.initrds.get(release)?);
+    if running == release || held.of_admin().is_none() || there.of_admin().is_some() {
+        return None;
+    }
+    let lost = |module: &String| {
+        matches!(held.find(running, module), Found::Module(_))
+            && there.find(release, module) == Found::Absent
+            && !there.built_in.contains(module)
+    };
+    let managed = |module: &String| {
+        let confs = system.of_kernel(running).filter_map(|pair| pair.conf.as_ref().ok());
+        confs.flat_map(|conf| &conf.built).any(|built| kernel_name(&built.name) == *module)
+    };
+    // A module of DKMS is a requirement by itself.
+    let mut used = system.in_use.depended_on.iter();
+    let (module, dependents) = used.find(|(module, _)| lost(module) && !managed(module))?;
+    Some((module, &dependents.reason))
+}
+
+/// Kernels that lack a successor of the initrd that an admin made for the running one: their releases, and where it is
+/// expected.
+pub fn without_successor(system: &System) -> Vec<(String, String)> {
+    let Some(running) = system.inventory.running_kernel() else { return Vec::new() };
+    let has = |release: &str| system.initrds.get(release).is_some_and(|i| i.of_admin().is_some());
+    if !has(&running.name.release()) {
+        return Vec::new();
+    }
+    let tips = system.inventory.tips().into_iter().filter(|k| k.name.variant == running.name.variant);
+    let without = tips.filter(|k| !k.running && !has(&k.name.release()));
+    without.map(|k| (k.name.release(), format!("/etc/kernel/initrd-{}", k.id))).collect()
+}
+
+/// How to make an initrd, in words: the setting, or what is known of other programs.
+pub fn how_to_make(system: &System, release: &str, path: &str) -> String {
+    format!(
+        "make {} for kernel {release}, with dracut for example: `dracut --kver {release} {}`; or set `[boot] initrd-command`",
+        system.spell(path),
+        system.spell(path)
+    )
+}

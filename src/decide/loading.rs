@@ -1,0 +1,264 @@
+//! Whether a module whose files are proven will be loaded at the next boot of a kernel, as far as `modprobe.d` and the
+//! command line decide.
+
+use super::satisfaction::CommandLine;
+use crate::dkms::Pair;
+use crate::kernel::module_file::kernel_name;
+use crate::modprobe::{LineWords, LoadObstacle, LoadRule, load_rule};
+use crate::requirement::{Importance, Requirement};
+use crate::state::Record;
+use crate::system::System;
+
+/// What becomes of a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadForecast {
+    /// It is loaded.
+    Loads,
+    /// Something keeps it from being loaded in one way or another, and nothing is lost by that, as far as is known.
+    Remark(Obstruction),
+    /// It is not loaded.
+    Blocked(Obstruction),
+    /// It is not known.
+    Unknown(String),
+}
+
+/// What keeps a file of a module from being loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstruction {
+    /// The name of the file's module.
+    pub file: String,
+    /// What it is.
+    pub obstacle: LoadObstacle,
+    /// Some ways to load it are left.
+    pub partly: bool,
+}
+
+/// Forecasts it for a module on a kernel. `record` is that of the last run: a module that was critical is required also
+/// while it is not loaded.
+pub fn load_forecast(
+    system: &System,
+    pair: &Pair,
+    record: Option<&Record>,
+    source: CommandLine,
+) -> LoadForecast {
+    let Ok(conf) = &pair.conf else { return LoadForecast::Loads };
+    let words = LineWords::read(&line_of(system, &pair.release, source));
+    let files: Vec<String> = conf.built.iter().map(|built| kernel_name(&built.name)).collect();
+    let is_loaded = |file: &String| system.in_use.loaded.contains(file);
+    let required = is_required(&pair.module.name, record);
+    // A module with several files: those that nobody uses may be kept away on purpose.
+    let any_loaded = files.iter().any(is_loaded);
+    let mut forecast = LoadForecast::Loads;
+    for file in &files {
+        let needs = pair.beneath.get(file).map(Vec::as_slice).unwrap_or_default();
+        let rule = load_rule(&system.load_policy.config, &words, file, needs);
+        let uses = Uses { loaded: is_loaded(file), required: required && !any_loaded, any_loaded };
+        let found = of_file(system, &pair.release, file, rule, &uses);
+        if rank(&found) > rank(&forecast) {
+            forecast = found;
+        }
+    }
+    forecast
+}
+
+/// Whether a module was critical at the last run.
+pub(super) fn is_required(module: &str, record: Option<&Record>) -> bool {
+    let critical = |need: &&Requirement| need.class == Importance::Critical;
+    record.is_some_and(|record| record.needs.iter().filter(critical).any(|need| need.module == module))
+}
+
+struct Uses {
+    /// The running kernel has this file's module.
+    loaded: bool,
+    /// It is critical, and not loaded now.
+    required: bool,
+    /// The running kernel has one of the module's files.
+    any_loaded: bool,
+}
+
+fn rank(forecast: &LoadForecast) -> u8 {
+    match forecast {
+        LoadForecast::Loads => 0,
+        LoadForecast::Remark(_) => 1,
+        LoadForecast::Unknown(_) => 2,
+        LoadForecast::Blocked(_) => 3,
+    }
+}
+
+/// Forecasts it for one module by its kernel's name, whoever manages it.
+pub fn file_forecast(
+    system: &System,
+    release: &str,
+    file: &str,
+    critical: bool,
+    source: CommandLine,
+) -> LoadForecast {
+    let words = LineWords::read(&line_of(system, release, source));
+    let beneath = system.of_kernel(release).find_map(|pair| pair.beneath.get(file));
+    let rule = load_rule(&system.load_policy.config, &words, file, beneath.map_or(&[][..], Vec::as_slice));
+    let loaded = system.in_use.loaded.contains(file);
+    of_file(system, release, file, rule, &Uses { loaded, required: critical && !loaded, any_loaded: loaded })
+}
+
+fn of_file(system: &System, release: &str, file: &str, rule: LoadRule, uses: &Uses) -> LoadForecast {
+    let obstruction = |obstacle, partly| Obstruction { file: file.to_owned(), obstacle, partly };
+    match rule {
+        LoadRule::Loads => LoadForecast::Loads,
+        LoadRule::Unknown(reason) if uses.loaded || uses.required => LoadForecast::Unknown(reason),
+        LoadRule::Unknown(_) => LoadForecast::Loads,
+        // Of several files the ones that are in use count.
+        LoadRule::Never(obstacle) if uses.any_loaded && !uses.loaded => {
+            LoadForecast::Remark(obstruction(obstacle, false))
+        }
+        LoadRule::Never(obstacle) => LoadForecast::Blocked(obstruction(obstacle, false)),
+        LoadRule::Command(obstacle) | LoadRule::OnlyByAlias(obstacle) | LoadRule::OnlyByName(obstacle)
+            if !uses.loaded && !uses.required =>
+        {
+            LoadForecast::Remark(obstruction(obstacle, true))
+        }
+        LoadRule::Command(obstacle) => match holds_now(system, &obstacle).filter(|_| uses.loaded) {
+            Some(true) => LoadForecast::Loads,
+            _ => LoadForecast::Unknown(format!(
+                "{}: whether that loads it is not known",
+                reason(system, release, &obstruction(obstacle, true))
+            )),
+        },
+        LoadRule::OnlyByName(_) if is_brought_by_another(system, release, file) => LoadForecast::Loads,
+        LoadRule::OnlyByAlias(obstacle) | LoadRule::OnlyByName(obstacle) => {
+            match (uses.loaded, holds_now(system, &obstacle)) {
+                // It was loaded all the same.
+                (true, Some(true)) => LoadForecast::Loads,
+                (true, None) => LoadForecast::Unknown(format!(
+                    "{}: whether that was so at the last boot is not known",
+                    reason(system, release, &obstruction(obstacle, true))
+                )),
+                (true, Some(false)) | (false, _) => LoadForecast::Blocked(obstruction(obstacle, true)),
+            }
+        }
+    }
+}
+
+/// Whether an obstacle was there when the running kernel booted; none where that is not known.
+fn holds_now(system: &System, obstacle: &LoadObstacle) -> Option<bool> {
+    match obstacle {
+        LoadObstacle::Dependency(_, obstacle) => holds_now(system, obstacle),
+        LoadObstacle::Blacklist(at) | LoadObstacle::Install(at, _) | LoadObstacle::Alias(at, _) => {
+            system.load_policy.since_boot(at)
+        }
+        LoadObstacle::LineBlacklist(name) => {
+            let line = system.machine.line.as_deref()?;
+            Some(LineWords::read(line).blacklisted.contains(name))
+        }
+        LoadObstacle::LineRefuses(name) => {
+            let line = system.machine.line.as_deref()?;
+            Some(LineWords::read(line).refused.contains(name))
+        }
+    }
+}
+
+/// Another module that is loaded here needs it, and modprobe loads it with that one.
+fn is_brought_by_another(system: &System, release: &str, file: &str) -> bool {
+    let others = system.of_kernel(release);
+    let mut users = others.flat_map(|other| &other.beneath);
+    let softly = |user: &str| system.load_policy.config.soft_dependencies(user).any(|other| other == file);
+    users.any(|(user, beneath)| {
+        user != file
+            && system.in_use.loaded.contains(user)
+            && (softly(user) || beneath.iter().any(|need| kernel_name(need) == file))
+    })
+}
+
+/// What a kernel would lose when clr-boot-manager wrote its boot entry with the configured command line, in a sentence. The
+/// entry that boots now loads it.
+pub fn lost_by_refresh(system: &System, needs: &[Requirement], release: Option<&str>) -> Option<String> {
+    let release = release?;
+    let counts = |name: &str| {
+        let counts =
+            |n: &&Requirement| n.class == Importance::Critical || (n.class == Importance::Wanted && n.works);
+        needs.iter().filter(counts).any(|need| need.module == name)
+    };
+    let mut pairs = system.of_kernel(release).filter(|p| p.proof.is_ok() && counts(&p.module.name));
+    pairs.find_map(|pair| {
+        let forecast = |source| load_forecast(system, pair, None, source);
+        match (forecast(CommandLine::Coming), forecast(CommandLine::Configured)) {
+            (LoadForecast::Blocked(_), _) => None,
+            (_, LoadForecast::Blocked(why)) => {
+                let why = reason(system, release, &why);
+                Some(format!("a new boot entry of {release} would lose {}: {why}", pair.module))
+            }
+            _ => None,
+        }
+    })
+}
+
+fn line_of(system: &System, release: &str, source: CommandLine) -> Vec<u8> {
+    let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == release);
+    let entry = kernel.and_then(|k| system.boot.of(&k.id)).filter(|_| source == CommandLine::Coming);
+    let configured = || {
+        system
+            .lines
+            .iter()
+            .chain(&system.fallback_lines)
+            .find(|l| l.release == release)
+            .map(|l| l.effective.clone())
+    };
+    entry.map(|entry| entry.options.clone()).or_else(configured).unwrap_or_default()
+}
+
+/// What keeps the module away, in a sentence without its end.
+pub fn reason(system: &System, release: &str, obstruction: &Obstruction) -> String {
+    let Obstruction { file, obstacle, partly } = obstruction;
+    let (module, obstacle, before) = match obstacle {
+        LoadObstacle::Dependency(module, obstacle) => {
+            (module, obstacle.as_ref(), format!("{file} needs {module}, and "))
+        }
+        own => (file, own, String::new()),
+    };
+    let line = |at: &crate::modprobe::config::ConfigLine| format!("{}:{}", system.spell(&at.path), at.line);
+    let left = match (obstacle, partly) {
+        (LoadObstacle::Install(..), true) => "runs in place of loading it".to_owned(),
+        (LoadObstacle::Alias(_, to), true) => format!("makes `modprobe {module}` load {to}"),
+        (_, true) => format!("keeps {module} from being loaded, except by `modprobe {module}`"),
+        (_, false) => format!("keeps {module} from being loaded"),
+    };
+    let what = match obstacle {
+        LoadObstacle::Blacklist(at) => format!("`blacklist {module}` in {}", line(at)),
+        LoadObstacle::Install(at, command) => {
+            format!("`install {module} {}` in {}", command.trim(), line(at))
+        }
+        LoadObstacle::Alias(at, to) => format!("`alias {module} {to}` in {}", line(at)),
+        LoadObstacle::LineBlacklist(_) => {
+            format!("modprobe.blacklist={module} on the command line of kernel {release}")
+        }
+        LoadObstacle::LineRefuses(_) => {
+            format!("module_blacklist={module} on the command line of kernel {release}")
+        }
+        // There is one level of them.
+        LoadObstacle::Dependency(of, _) => format!("what {of} needs"),
+    };
+    format!("{before}{what} {left}")
+}
+
+/// What an admin can do about it.
+pub fn remedy(system: &System, module: &str, obstruction: &Obstruction) -> String {
+    let obstacle = match &obstruction.obstacle {
+        LoadObstacle::Dependency(_, obstacle) => obstacle,
+        own => own,
+    };
+    let way = match (obstacle.line(), obstacle.word()) {
+        (Some(at), _) => {
+            let name = at.path.rsplit('/').next().unwrap_or_default();
+            let path = system.spell(&at.path);
+            match at.path.starts_with("/etc/") || at.path.starts_with("/run/") {
+                true => format!("take line {} out of {path}", at.line),
+                // An update would bring the file back.
+                false => format!("copy {path} to /etc/modprobe.d/{name} without line {}", at.line),
+            }
+        }
+        (None, Some(word)) => {
+            format!("take {word}= out of the kernel command line (`clr-dkms-cmdline show`)")
+        }
+        (None, None) => "remove what keeps it away".to_owned(),
+    };
+    format!("{way}; or, when that is meant, put {module} into `[modules] optional` of clr-dkms.conf")
+}

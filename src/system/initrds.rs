@@ -1,0 +1,141 @@
+//! What the initrds of each kernel hold, read from the files that clr-boot-manager takes them from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::boot::initrds::{self, OF_ADMIN};
+use crate::dkms::proof::facts_of;
+use crate::dkms::{Cache, Pair};
+use crate::initrd::{Found, InitrdContents};
+use crate::kernel::Installed;
+use crate::kernel::module_file::{BuildIdentity, kernel_name};
+use crate::modprobe::{KernelModules, Resolution};
+use crate::sys::Root;
+use crate::usage::Dependents;
+
+/// The initrds of one kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelInitrds {
+    /// Those of this kernel alone; freestanding ones are for every kernel.
+    pub own: Vec<String>,
+    /// The modules in all of them.
+    pub contents: InitrdContents,
+    /// Of each module in them, by the name that the kernel uses: which build is installed.
+    pub installed: BTreeMap<String, BuildIdentity>,
+    /// Modules that something in use depends on, and that are part of this kernel's image.
+    pub built_in: BTreeSet<String>,
+}
+
+impl KernelInitrds {
+    /// The initrd that an admin made for this kernel.
+    pub fn of_admin(&self) -> Option<&str> {
+        self.own.iter().map(String::as_str).find(|path| path.starts_with(OF_ADMIN))
+    }
+
+    /// What they say about a module of that kernel.
+    pub fn find(&self, release: &str, module: &str) -> Found<'_> {
+        self.contents.find(release, module)
+    }
+}
+
+/// Reads those of some kernels, as far as they concern the modules of `pairs` and those that something in use depends on.
+pub(super) fn observe(
+    root: &Root,
+    cache: &mut Cache,
+    kernels: &[&Installed],
+    pairs: &[Pair],
+    in_use: &BTreeMap<String, Dependents>,
+) -> BTreeMap<String, KernelInitrds> {
+    let of_pairs = pairs.iter().filter_map(|pair| pair.conf.as_ref().ok());
+    let mut wanted: BTreeSet<String> =
+        of_pairs.flat_map(|conf| conf.built.iter().map(|built| kernel_name(&built.name))).collect();
+    if wanted.is_empty() {
+        return BTreeMap::new();
+    }
+    wanted.extend(in_use.keys().cloned());
+    let freestanding = match initrds::freestanding(root) {
+        Ok(found) => found.into_values().flatten().collect(),
+        Err(e) => return all_unknown(kernels, &e.to_string()),
+    };
+    let freestanding: Vec<String> = freestanding;
+    let mut found = BTreeMap::new();
+    for kernel in kernels {
+        let mut initrds = KernelInitrds::default();
+        match initrds::of_kernel(root, &kernel.id) {
+            Ok(own) => initrds.own = own.into_values().collect(),
+            Err(e) => initrds.contents.extend(InitrdContents::unreadable(e.to_string())),
+        }
+        for path in initrds.own.iter().chain(&freestanding) {
+            initrds.contents.extend(read(root, cache, path, &wanted));
+        }
+        let release = kernel.name.release();
+        initrds.installed = installed(root, cache, &release, pairs, &initrds.contents);
+        found.insert(release, initrds);
+    }
+    built_in(root, kernels, in_use, &mut found);
+    found
+}
+
+fn all_unknown(kernels: &[&Installed], reason: &str) -> BTreeMap<String, KernelInitrds> {
+    let unknown = || KernelInitrds {
+        contents: InitrdContents::unreadable(reason.to_owned()),
+        ..KernelInitrds::default()
+    };
+    kernels.iter().map(|kernel| (kernel.name.release(), unknown())).collect()
+}
+
+fn read(root: &Root, cache: &mut Cache, path: &str, wanted: &BTreeSet<String>) -> InitrdContents {
+    match root.lookup(path).stat() {
+        Some(stat) => cache.initrd(path, &stat, wanted, || match root.read(path) {
+            Ok(bytes) => Ok(InitrdContents::read(&bytes, wanted)),
+            Err(e) => Err(e.to_string()),
+        }),
+        None => InitrdContents::unreadable(format!("{} cannot be read", root.spell(path).display())),
+    }
+}
+
+/// The builds of the proven files on a kernel, of those modules that are in its initrds.
+fn installed(
+    root: &Root,
+    cache: &mut Cache,
+    release: &str,
+    pairs: &[Pair],
+    contents: &InitrdContents,
+) -> BTreeMap<String, BuildIdentity> {
+    let mut builds = BTreeMap::new();
+    for pair in pairs.iter().filter(|pair| pair.release == release) {
+        for proof in pair.proof.iter().flatten() {
+            let Some(name) = crate::kernel::module_file::stem(&proof.path).map(kernel_name) else { continue };
+            if contents.find(release, &name) == Found::Absent {
+                continue;
+            }
+            // A file that cannot be read now has no build that could be compared.
+            if let Ok(facts) = facts_of(root, cache, &proof.path, &root.lookup(&proof.path)) {
+                builds.insert(name, facts.build);
+            }
+        }
+    }
+    builds
+}
+
+/// Which of the modules in an admin's initrd need no initrd on the kernels without one.
+fn built_in(
+    root: &Root,
+    kernels: &[&Installed],
+    in_use: &BTreeMap<String, Dependents>,
+    found: &mut BTreeMap<String, KernelInitrds>,
+) {
+    let Some(running) = kernels.iter().find(|kernel| kernel.running).map(|kernel| kernel.name.release())
+    else {
+        return;
+    };
+    let Some(of_running) = found.get(&running).filter(|initrds| initrds.of_admin().is_some()).cloned() else {
+        return;
+    };
+    let held = in_use.keys().filter(|m| matches!(of_running.find(&running, m), Found::Module(_)));
+    let held: Vec<&String> = held.collect();
+    for (release, initrds) in found.iter_mut().filter(|(_, initrds)| initrds.of_admin().is_none()) {
+        let modules = KernelModules::new(root, release);
+        let in_image = held.iter().filter(|m| modules.resolve(m) == Resolution::BuiltIn);
+        initrds.built_in = in_image.map(|m| (*m).clone()).collect();
+    }
+}
