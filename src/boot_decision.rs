@@ -63,6 +63,8 @@ pub enum Reason {
     /// The running kernel is not installed any more, and clr-boot-manager makes no other one the default:
     /// this one is the best of those that are installed.
     Removed,
+    /// A fact that the decision needs could not be read: the default stays as it is.
+    Unknown,
 }
 
 /// The decision.
@@ -82,4 +84,11 @@ pub struct BootDecision {
     pub lacking: Vec<MissingModule>,
     /// What the default lacks of what is critical.
     pub default_lacks: Vec<MissingModule>,
+}
+
+impl BootDecision {
+    /// The target is kept from becoming the default. While a fact is unknown it is only left as it is.
+    pub fn holds_back(&self) -> bool {
+        self.ruling == Ruling::Defer && self.because != Reason::Unknown
+    }
 }

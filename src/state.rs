@@ -235,7 +235,7 @@ pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
     let bytes = match root.read_optional(path) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Stored::Absent,
-        Err(e) if e.is_denied() => return Stored::Unreadable(e.to_string()),
+        Err(e) if e.leaves_open() => return Stored::Unreadable(e.to_string()),
         Err(e) => return Stored::Bad(e.to_string()),
     };
     match serde_json::from_slice::<Head>(&bytes) {

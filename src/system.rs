@@ -28,6 +28,7 @@ use crate::requirement::Requirement;
 use crate::state::{self, RECORD, Record};
 use crate::sys::Root;
 use crate::sys::root::below;
+use crate::sys::unread::Unread;
 use crate::usage::Usage;
 use crate::world::World;
 use initrds::KernelInitrds;
@@ -143,6 +144,8 @@ pub struct System {
     pub deferral: Deferral,
     /// What we were not allowed to look at, as the host spells it.
     pub denied: Vec<PathBuf>,
+    /// Every read of this run that failed: what [`crate::decide::unread`] says of it is unknown.
+    pub unread: Vec<Unread>,
 }
 
 impl System {
@@ -251,6 +254,7 @@ impl System {
             fallback_lines,
             // The last one: by now all has been asked for.
             denied: world.root.denied(),
+            unread: world.root.unread(),
         }
     }
 

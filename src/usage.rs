@@ -4,7 +4,6 @@
 mod configured;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 
 use jiff::Timestamp;
 
@@ -97,14 +96,12 @@ fn text(root: &Root, path: &str) -> String {
 
 /// The beginning of a file; nothing where it cannot be read.
 fn bytes(root: &Root, path: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    match root.open_file(path).map(|file| file.take(LONGEST).read_to_end(&mut bytes)) {
-        Ok(Ok(_)) => bytes,
-        Ok(Err(_)) | Err(_) => Vec::new(),
-    }
+    // A failed read is kept by the root, and nothing is decided then (`decide::unread`).
+    root.read_start(path, LONGEST).unwrap_or_default()
 }
 
 fn listed(root: &Root, folder: &str) -> Vec<String> {
+    // As above.
     let entries = root.list_optional(folder).unwrap_or_default();
     entries.iter().filter_map(|entry| entry.text()).map(str::to_owned).collect()
 }

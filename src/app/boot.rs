@@ -11,7 +11,7 @@ use crate::decide::assessment::{BootAssessment, guard_acts};
 use crate::decide::loading::lost_by_refresh;
 use crate::decide::next_boot::NextBoot;
 use crate::dkms::Tree;
-use crate::kernel::Running;
+use crate::kernel::{Images, Running};
 use crate::message;
 use crate::requirement::Importance;
 use crate::state::{self, BootRecord, HeldBack, RECORD, Record, Stored};
@@ -44,7 +44,8 @@ pub fn update_reason(
     facts: &System,
     judgement: &BootAssessment,
 ) -> Option<String> {
-    if !world.settings.boot_update {
+    // Of what is unknown clr-boot-manager might make, or delete, the wrong thing.
+    if !world.settings.boot_update || judgement.unknown.is_some() {
         return None;
     }
     let decision = &judgement.decision;
@@ -131,6 +132,7 @@ pub fn put_right(
         tracing::warn!("the boot entries stay as they are: {loss}");
     }
     let was_held = last.as_ref().and_then(|l| l.held_back.clone());
+    let known_held = was_held.clone();
     let last = last.unwrap_or_default();
     let ran = reason.is_some();
     let (mut boot, whole, touched) = match reason {
@@ -153,7 +155,10 @@ pub fn put_right(
         since: was_held.as_ref().map_or(world.clock.now(), |held| held.since.min(world.clock.now())),
         deferred: !touched && was_held.is_none_or(|held| held.deferred),
     });
-    if !ran && boot.held_back.is_some() {
+    if let Some(unknown) = &judgement.unknown {
+        tracing::error!("the boot files are left as they are: {unknown}");
+        boot.held_back = known_held;
+    } else if !ran && boot.held_back.is_some() {
         // Nothing was to be done with it, and an older failure is told again when there is.
         boot.error = None;
     }
@@ -187,6 +192,31 @@ fn fall_back(world: &World, facts: &System, judgement: &BootAssessment) -> Resul
     Ok(())
 }
 
+/// The decision wants another default than clr-boot-manager would choose by itself.
+pub fn points_default(judgement: &BootAssessment) -> bool {
+    let decision = &judgement.decision;
+    let by_itself = decision.ruling == Ruling::Allow
+        && !matches!(decision.because, Reason::Held | Reason::Removed)
+        && !judgement.next.is_removed();
+    judgement.acts && !by_itself && decision.because != Reason::Unknown
+}
+
+/// Why it is unknown whether the boot default is the right one; none where it is known, or nobody asks for it.
+pub fn undetermined(world: &World, facts: &System, judgement: &BootAssessment) -> Option<String> {
+    let is_asked = judgement.acts && !matches!(facts.inventory.images, Images::Absent);
+    if !is_asked {
+        return None;
+    }
+    let unreadable = judgement.unknown.clone().or_else(|| super::post_update::unreadable(world, facts));
+    // Where another kernel than clr-boot-manager's choice is to boot, the default must be seen.
+    let points = points_default(judgement);
+    let next = &judgement.next;
+    let is_right = judgement.decision.default.as_deref().is_some_and(|release| next.is(release));
+    let hidden = || next.unknown().map(str::to_owned).filter(|_| points);
+    let obstacle = || facts.boot_obstacle.as_ref().map(ToString::to_string).filter(|_| points && !is_right);
+    unreadable.or_else(hidden).or_else(obstacle)
+}
+
 /// Points the boot default to the kernel of the decision, where clr-boot-manager would not have it so by itself. Gives whether
 /// anything was changed.
 ///
@@ -194,10 +224,7 @@ fn fall_back(world: &World, facts: &System, judgement: &BootAssessment) -> Resul
 /// In words, with the next step.
 pub fn assert_default(world: &World, facts: &System, judgement: &BootAssessment) -> Result<bool, String> {
     let decision = &judgement.decision;
-    let by_itself = decision.ruling == Ruling::Allow
-        && !matches!(decision.because, Reason::Held | Reason::Removed)
-        && !judgement.next.is_removed();
-    let Some(release) = decision.default.as_deref().filter(|_| judgement.acts && !by_itself) else {
+    let Some(release) = decision.default.as_deref().filter(|_| points_default(judgement)) else {
         return Ok(false);
     };
     let Some(kernel) = facts.inventory.kernels.iter().find(|k| k.name.release() == release) else {
@@ -237,6 +264,7 @@ pub fn assert_default(world: &World, facts: &System, judgement: &BootAssessment)
 pub fn why(decision: &BootDecision) -> String {
     match (decision.because, decision.lacking.first()) {
         (Reason::Held, _) => "an admin holds it".to_owned(),
+        (Reason::Unknown, _) => "a fact that decides could not be read".to_owned(),
         (_, Some(lack)) => {
             let target = decision.target.as_deref().unwrap_or("the new kernel");
             format!("{target} lacks {lack}")
@@ -268,8 +296,8 @@ pub fn put_deferral_right(world: &World, facts: &System, judgement: &BootAssessm
     if !world.root.is_slash() && world.root.kind() == RootKind::Image {
         return;
     }
-    if facts.tree.unreadable.is_some() {
-        // What is needed cannot be told: whatever swupd was told before stays.
+    if facts.tree.unreadable.is_some() || judgement.unknown.is_some() {
+        // What is needed is unknown: whatever swupd was told before stays.
         return;
     }
     let wanted = defers(world) && judgement.needs.iter().any(|n| n.class > Importance::Optional);

@@ -135,6 +135,9 @@ pub fn bring_up_to_date(
         let record = wait(world, system, assessment, last, &why);
         UpdateResult { record, whole: false, touched: false }
     };
+    if let Some(unknown) = &assessment.unknown {
+        return refused(last, unknown.clone());
+    }
     match way(world, system, assessment, accept_losses) {
         UpdateWay::Whole => {
             let record = refresh(world, system.into(), last, why);

@@ -18,6 +18,7 @@ use crate::cmdline::{PARAMETER, Sources, effective, merge};
 use crate::config::SigUnenforce;
 use crate::decide::assessment::assess;
 use crate::decide::sig_unenforce::{Breach, parameter_wanted};
+use crate::decide::unread::first_that_decides;
 use crate::dkms::Cache;
 use crate::kernel::inventory::{IMAGES, Named};
 use crate::kernel::{Images, Inventory};
@@ -186,6 +187,9 @@ fn change(
     if wish != Wish::Default && tell_unreadable(before.iter().flat_map(|l| &l.sources.unreadable)) {
         return Ok(exit::UNKNOWN);
     }
+    if wish != Wish::Default && tell_unreadable(first_that_decides(&world.root.unread()).into_iter()) {
+        return Ok(exit::UNKNOWN);
+    }
     let sources: Vec<Sources> = before.iter().map(|l| l.sources.copy()).collect();
     let ours = Ours::load(&world.root)?;
     let plan = writer::plan(wish, &sources, &ours);
@@ -302,6 +306,10 @@ fn put_into_entries(
     let mut cache = Cache::load(&world.root);
     let system = System::observe(world, &mut cache);
     let assessment = assess(&system, &world.settings, record.as_good());
+    if let Some(what) = first_that_decides(&world.root.unread()) {
+        tracing::error!("clr-boot-manager update is not run: {what}");
+        return false;
+    }
     let result = bring_up_to_date(world, &system, &assessment, last, why, accept_losses);
     let done = result.record;
     let points_right = default_again(world, change);
@@ -327,7 +335,7 @@ fn default_again(world: &World, change: &Change) -> bool {
     if change.no_refresh || !is_guarded(world) {
         return true;
     }
-    super::guard::assert_again(world, &mut Cache::load(&world.root))
+    super::guard::assert_again(world, &mut Cache::load(&world.root)) == exit::OK
 }
 
 /// Puts it into the record, so that reports know of it. Without a record there is nothing that could become untrue.

@@ -115,7 +115,7 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
             watchdog::end_after(limit, exit::ATTENTION, "the boot default may not be as it should be");
         }
         let _lock = Lock::take(&world.root, LOCK, SHORT.min(world.settings.lock_wait), is_ours)?;
-        return Ok(if assert_again(world, &mut cache) { exit::OK } else { exit::ATTENTION });
+        return Ok(assert_again(world, &mut cache));
     }
     let seen = look(world, &mut cache);
     let held_back = seen.record.as_ref().and_then(|r| r.boot.held_back.as_ref());
@@ -130,12 +130,20 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
     Ok(report.exit_code())
 }
 
-/// Points the default back, after something had clr-boot-manager run; false, and told, when that failed.
-pub fn assert_again(world: &World, cache: &mut Cache) -> bool {
+/// Points the default back, after something had clr-boot-manager run. Gives the exit code; what is not 0 is explained.
+pub fn assert_again(world: &World, cache: &mut Cache) -> u8 {
     let seen = look(world, cache);
-    boot::assert_default(world, &seen.facts, &seen.judgement)
-        .inspect_err(|e| tracing::error!("the boot default: {e}"))
-        .is_ok()
+    if let Some(unknown) = boot::undetermined(world, &seen.facts, &seen.judgement) {
+        tracing::error!("which kernel should boot next is unknown, and the boot default stays: {unknown}");
+        return exit::UNKNOWN;
+    }
+    match boot::assert_default(world, &seen.facts, &seen.judgement) {
+        Ok(_) => exit::OK,
+        Err(e) => {
+            tracing::error!("the boot default: {e}");
+            exit::ATTENTION
+        }
+    }
 }
 
 /// The first thing after a boot, without a build. What is cheap and vital comes first. What fails keeps nothing else from
@@ -147,7 +155,7 @@ fn at_boot(world: &World, cache: &mut Cache, within: Option<Duration>) -> anyhow
     boot::defer_by_record(world, &tree);
     // Whatever was broken off by a power cut goes on; with nothing to do the worker ends at once.
     let request = || world.root.write(REQUEST, b"", 0o644).map(drop).map_err(anyhow::Error::from);
-    if !tree.modules.is_empty() {
+    if !tree.modules.is_empty() || tree.unreadable.is_some() {
         done = done.and(request());
     }
     if let Some(limit) = within {
@@ -210,7 +218,8 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
     let Some(running) = seen.facts.inventory.running_kernel().map(|k| k.name.release()) else {
         return exit::OK;
     };
-    if seen.facts.tree.unreadable.is_some() {
+    // Nothing is known to be lost by a read that failed.
+    if seen.facts.tree.unreadable.is_some() || seen.judgement.unknown.is_some() {
         return exit::OK;
     }
     // Where it is not known what is loaded, only a file that is not there cannot have been.
@@ -328,7 +337,7 @@ pub fn release(world: &World, arguments: &ReleaseArguments, common: &Common) -> 
             Some(asked) => Some(named(facts, asked)?.name.release()),
             // To let go of a hold is one thing, to go ahead without a module another.
             None if held.is_some() => None,
-            None if decision.ruling == Ruling::Defer => decision.target.clone(),
+            None if decision.holds_back() => decision.target.clone(),
             None => None,
         };
         // To let go of a kernel does not say that it may lack something.
@@ -472,6 +481,9 @@ fn code_of(seen: &Seen) -> u8 {
         |n: &Requirement| n.class == Importance::Critical || (n.class == Importance::Wanted && n.works);
     let default = decision.default.as_ref();
     let lacks = || default.is_some_and(|k| !seen.judgement.lacks_on(k, needed).is_empty());
+    if seen.judgement.unknown.is_some() {
+        return exit::UNKNOWN;
+    }
     match decision.is_unsafe {
         true => exit::UNSAFE,
         false if decision.ruling == Ruling::Defer && decision.because != Reason::Held => exit::ATTENTION,

@@ -151,6 +151,21 @@ impl Common {
     /// Also for a faulty configuration: every fault is logged, and the first one is the error.
     pub fn strict_world(&self, program: &'static str) -> anyhow::Result<World> {
         let (world, errors) = self.world(program)?;
+        Common::strictly(world, errors)
+    }
+
+    /// As [`Common::strict_world`], for reports: a file that could not be read is no fault of the configuration, and
+    /// makes the answer unknown.
+    ///
+    /// # Errors
+    /// As [`Common::strict_world`].
+    pub fn report_world(&self, program: &'static str) -> anyhow::Result<World> {
+        let (world, mut errors) = self.world(program)?;
+        errors.retain(|e| !matches!(e, ConfigError::File(e) if e.leaves_open() && !e.is_denied()));
+        Common::strictly(world, errors)
+    }
+
+    fn strictly(world: World, errors: Vec<ConfigError>) -> anyhow::Result<World> {
         let mut errors = errors.into_iter();
         let Some(first) = errors.next() else {
             return Ok(world);

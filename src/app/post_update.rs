@@ -20,6 +20,7 @@ use crate::decide::assessment::assess;
 use crate::decide::module_state::module_status;
 use crate::decide::next_boot::{coming_lines, next_boot};
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
+use crate::decide::unread::blocked;
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, Pair};
 use crate::kernel::inventory::IMAGES;
@@ -259,7 +260,11 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     if interrupt::asked() {
         return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
     }
-    let (obstacles, changed) = put_cmdline_right(world, &facts);
+    let (obstacles, changed) = match blocked(&facts) {
+        // A fragment that was not read may have the parameter, and a module that was not seen may need it.
+        Some(unknown) => (vec![unknown], false),
+        None => put_cmdline_right(world, &facts),
+    };
     let facts = if changed { facts.observe_again(world, &mut cache, &order.kernels) } else { facts };
     if interrupt::asked() {
         return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
@@ -362,6 +367,8 @@ fn finish(
     let document = document(facts, &stored, &Progress::None, &world.settings, now);
     let record = stored.good().map(|record| Record { verdict: Some(document.verdict.to_string()), ..record });
     let saved = match &record {
+        // What it remembers is not lost to a read that failed.
+        _ if matches!(before, Stored::Unreadable(_)) => Ok(()),
         Some(record) if !before.as_good().is_some_and(|old| old.tells_the_same_as(record)) => {
             root.write_json(RECORD, record).map(|_| ())
         }

@@ -220,6 +220,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
             errors.iter().for_each(|e| tracing::error!("{e}"));
             world
         }
+        Verb::Status(_) | Verb::Check(_) => arguments.common.report_world("clr-dkms")?,
         _ => arguments.common.strict_world("clr-dkms")?,
     };
     let status = match arguments.verb {

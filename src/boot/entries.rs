@@ -33,16 +33,16 @@ impl Variables {
 /// Reads what lies there. `variables` are none where there is no firmware to ask.
 ///
 /// # Errors
-/// When this process may not read it.
+/// When the entries or the configuration cannot be read: then the default is unknown.
 pub(super) fn read(place: &Place, namespace: &str, variables: Option<&Variables>) -> Result<Menu, FileError> {
     let mut menu = Menu::default();
     let files = match place.list(ENTRIES) {
         Ok(files) => files,
-        Err(e) if e.is_denied() => return Err(e),
-        Err(e) => {
+        Err(e) if e.is_no_file() || e.is_absent() => {
             menu.problems.push(Problem::breaks(e.to_string(), None));
             Vec::new()
         }
+        Err(e) => return Err(e),
     };
     for file in files.iter().filter_map(|f| f.text()).filter(|f| is_entry(f)) {
         let path = format!("{ENTRIES}/{file}");
@@ -55,7 +55,11 @@ pub(super) fn read(place: &Place, namespace: &str, variables: Option<&Variables>
             Ok(Some(text)) => menu.entries.push(parse(file, &text, namespace)),
             Ok(None) => {}
             Err(e) if e.is_denied() => return Err(e),
-            Err(e) => menu.problems.push(Problem::breaks(e.to_string(), None)),
+            Err(e) if e.is_no_file() => menu.problems.push(Problem::breaks(e.to_string(), None)),
+            Err(e) => {
+                menu.problems.push(Problem::odd(e.to_string(), None));
+                menu.unread.push(file.to_owned());
+            }
         }
     }
     let configuration = match place.read(LOADER) {
@@ -65,11 +69,12 @@ pub(super) fn read(place: &Place, namespace: &str, variables: Option<&Variables>
             None
         }
         Ok(text) => text,
-        Err(e) if e.is_denied() => return Err(e),
-        Err(e) => {
+        Err(e) if e.is_no_file() => {
             menu.problems.push(Problem::breaks(e.to_string(), None));
             None
         }
+        // Without it the default is unknown.
+        Err(e) => return Err(e),
     };
     let configured = configuration.as_deref().and_then(default_of);
     choose(&mut menu, configured.as_deref(), variables, &place.spell(LOADER));
@@ -159,6 +164,14 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
             SetBy::LoaderEntryDefault => "the EFI variable LoaderEntryDefault",
             _ => path,
         };
+        let is_it = |file: &String| {
+            file.eq_ignore_ascii_case(name) || file.eq_ignore_ascii_case(&format!("{name}.conf"))
+        };
+        if menu.unread.iter().any(is_it) {
+            // It may be any kernel's.
+            decided = true;
+            continue;
+        }
         let named = find(&menu.entries, name);
         menu.problems.extend(remark(&named, name, set_by, source));
         if !decided && let Named::Entry(entry) | Named::WithoutEnding(entry) = named {

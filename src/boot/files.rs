@@ -52,6 +52,17 @@ pub struct BootFiles {
     pub problems: Vec<Problem>,
     /// Why nothing can be seen, and what to do.
     pub invisible: Option<String>,
+    /// Entries that could not be read.
+    pub unread: Vec<UnreadEntry>,
+}
+
+/// An entry that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadEntry {
+    /// The name of its file.
+    pub file: String,
+    /// The release of the installed kernel that has an entry of this name.
+    pub release: Option<String>,
 }
 
 impl BootFiles {
@@ -107,6 +118,9 @@ impl BootFiles {
         }
         let mut wrong: Vec<String> =
             self.problems.iter().filter(|p| p.breaks).map(Problem::to_string).collect();
+        if expected.iter().any(|(id, _)| self.of(id).is_none() && self.is_unread(id)) {
+            return ReadBack::NotVisible;
+        }
         wrong.extend(expected.iter().filter_map(|(id, line)| self.differs(id, line)));
         if wrong.is_empty() { ReadBack::Verified } else { ReadBack::Differs(wrong) }
     }
@@ -125,6 +139,12 @@ impl BootFiles {
             what += ", because grub-mkconfig puts it through a shell: configure it without \" $ ` and \\";
         }
         Some(what)
+    }
+
+    /// There is an entry with the name that clr-boot-manager gives to the one of this kernel, and it could not be read.
+    fn is_unread(&self, id: &str) -> bool {
+        let usual = usual_ending(id);
+        usual.is_some_and(|usual| self.unread.iter().any(|entry| entry.file.ends_with(&usual)))
     }
 
     /// What is odd, in sentences.
@@ -194,9 +214,11 @@ fn seen(
                     unknown = Some(Problem::odd(what.to_owned(), None));
                     None
                 }
-                Some(true) => {
-                    Variables::read(root).map_err(|e| unknown = Some(Problem::odd(e.to_string(), None))).ok()
-                }
+                Some(true) => match Variables::read(root) {
+                    Ok(variables) => Some(variables),
+                    // One of them may name another default.
+                    Err(e) => return hidden(denied(&e)),
+                },
                 _ => None,
             };
             entries::read(place, namespace, variables.as_ref())
@@ -210,6 +232,11 @@ fn seen(
     };
     menu.problems.extend(unknown);
     judge(&mut menu, loader, root, inventory);
+    let release_of = |file: &str| {
+        let is_it = |id: &str| usual_ending(id).is_some_and(|usual| file.ends_with(&usual));
+        inventory.kernels.iter().find(|k| is_it(&k.id)).map(|k| k.name.release())
+    };
+    let unread = menu.unread.into_iter();
     BootFiles {
         loader: Some(loader),
         place: place.name(),
@@ -218,6 +245,7 @@ fn seen(
         freestanding: freestanding(place, loader, namespace),
         problems: menu.problems,
         invisible: None,
+        unread: unread.map(|file| UnreadEntry { release: release_of(&file), file }).collect(),
     }
 }
 
@@ -257,14 +285,16 @@ fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
     };
     let device = partition.device.map(|device| device.display().to_string());
     let place = Place { root: &partition.root, top: "", device };
-    match loader_at(&place, Some(firmware)) {
+    let files = match loader_at(&place, Some(firmware)) {
         Ok(loader) => {
             // A boot partition without any file of a loader has no entry either.
             let usual = if firmware { Loader::SystemdBoot } else { Loader::Syslinux };
             seen(&place, live, loader.unwrap_or(usual), Some(firmware), inventory)
         }
         Err(e) => hidden(denied(&e)),
-    }
+    };
+    live.adopt_unread(&partition.root, BOOT);
+    files
 }
 
 /// Entries below `/boot` that the firmware never sees: with any file in an unmounted `/boot` clr-boot-manager takes the

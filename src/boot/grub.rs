@@ -17,7 +17,7 @@ const DEPTH: usize = 16;
 /// Reads what lies there.
 ///
 /// # Errors
-/// When this process may not read it.
+/// When it cannot be read.
 pub(super) fn read(place: &Place, namespace: &str) -> Result<Menu, FileError> {
     let broken = |what: String| Ok(Menu { problems: vec![Problem::breaks(what, None)], ..Menu::default() });
     let text = match place.read(CONFIGURATION) {
@@ -25,12 +25,14 @@ pub(super) fn read(place: &Place, namespace: &str) -> Result<Menu, FileError> {
             return broken(format!("{} is empty", place.spell(CONFIGURATION)));
         }
         Ok(text) => text.unwrap_or_default(),
-        Err(e) if e.is_denied() => return Err(e),
-        Err(e) => return broken(e.to_string()),
+        Err(e) if e.is_no_file() => return broken(e.to_string()),
+        Err(e) => return Err(e),
     };
     let (environment, unreadable) = match place.read(ENVIRONMENT) {
         Ok(text) => (text.unwrap_or_default(), None),
-        Err(e) => (Vec::new(), Some(Problem::odd(e.to_string(), None))),
+        Err(e) if e.is_no_file() => (Vec::new(), Some(Problem::odd(e.to_string(), None))),
+        // It may name another default.
+        Err(e) => return Err(e),
     };
     let mut menu = parse(&text, &environment, namespace, &place.spell(CONFIGURATION));
     menu.problems.extend(unreadable);

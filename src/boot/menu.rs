@@ -157,6 +157,8 @@ pub struct Menu {
     pub default: Option<DefaultEntry>,
     /// What is wrong with them.
     pub problems: Vec<Problem>,
+    /// The names of entries that could not be read.
+    pub unread: Vec<String>,
 }
 
 /// Where the files are read.

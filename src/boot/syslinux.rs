@@ -11,7 +11,7 @@ pub const CONFIGURATION: &str = "syslinux.cfg";
 /// Reads what lies there.
 ///
 /// # Errors
-/// When this process may not read it.
+/// When it cannot be read.
 pub(super) fn read(place: &Place, namespace: &str) -> Result<Menu, FileError> {
     match place.read(CONFIGURATION) {
         Ok(Some(text)) if text.is_empty() => {
@@ -19,8 +19,10 @@ pub(super) fn read(place: &Place, namespace: &str) -> Result<Menu, FileError> {
             Ok(Menu { problems: vec![Problem::breaks(what, None)], ..Menu::default() })
         }
         Ok(text) => Ok(parse(&text.unwrap_or_default(), namespace, &place.spell(CONFIGURATION))),
-        Err(e) if e.is_denied() => Err(e),
-        Err(e) => Ok(Menu { problems: vec![Problem::breaks(e.to_string(), None)], ..Menu::default() }),
+        Err(e) if e.is_no_file() => {
+            Ok(Menu { problems: vec![Problem::breaks(e.to_string(), None)], ..Menu::default() })
+        }
+        Err(e) => Err(e),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::boot_choice::{Candidate, Missing, Ready, choose_default, lacks};
+use super::boot_choice::{Candidate, Missing, Ready, choose_default, keep_default, lacks};
 use super::importance::{KnownModule, classify};
 use super::initrds::lost_without_initrd;
 use super::loading::{LoadForecast, load_forecast};
@@ -10,7 +10,8 @@ use super::memory::{Trace, is_removed};
 use super::module_state::{module_status, refused_now, would_be_taken};
 use super::next_boot::{NextBoot, booted_from_installed, next_boot};
 use super::satisfaction::{CommandLine, origin_of, satisfied, satisfied_with};
-use crate::boot_decision::{BootDecision, Ruling};
+use super::unread::{Gaps, gaps};
+use crate::boot_decision::BootDecision;
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::State;
@@ -44,6 +45,10 @@ pub struct BootAssessment {
     /// The modules, `name/version`, that are proven for the running kernel, which boots next, and that it
     /// refuses until then.
     pub refused_until_reboot: Vec<String>,
+    /// The fact that could not be read, for want of which nothing is decided; none where the decision stands.
+    pub unknown: Option<String>,
+    /// A fact about the target that could not be read: it counts as lacking what is needed.
+    pub unknown_target: Option<String>,
     /// All installed kernels, in ascending order, as clr-boot-manager would boot them.
     candidates: Vec<Candidate>,
 }
@@ -102,12 +107,16 @@ fn missing_with_kernel(need: &Requirement) -> MissingModule {
 pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> BootAssessment {
     let pairs = facts.pairs.iter().chain(&facts.fallbacks);
     let states: Vec<ModuleRecord> = pairs.map(|p| module_status(facts, p, record)).collect();
-    let needs = needs(facts, settings, record, &states);
+    let gaps = gaps(facts);
+    let mut needs = needs(facts, settings, record, &states);
+    if gaps.everything.is_some() {
+        keep_remembered(&mut needs, record);
+    }
     // It is found again each time, and not remembered.
     let all: Vec<Requirement> = needs.iter().cloned().chain(initrd_requirement(facts)).collect();
     let next = next_boot(facts);
     let as_seen = |as_configured: bool| -> Vec<Candidate> {
-        let candidate = |kernel| candidate(facts, kernel, &states, &all, next.shown(), as_configured);
+        let candidate = |kernel| candidate(facts, kernel, &states, &all, &gaps, next.shown(), as_configured);
         // Ascending: the inventory begins with the newest.
         facts.inventory.kernels.iter().rev().map(candidate).collect()
     };
@@ -115,7 +124,11 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
     // As the boot entries are now, and not as clr-boot-manager would make them.
     let as_booted = as_seen(false);
     let target = facts.inventory.boot_default().map(|k| k.name.release());
-    let decision = choose_default(&candidates, target.as_deref(), is_orphaned(facts), &all, &facts.wishes);
+    let mut decision =
+        choose_default(&candidates, target.as_deref(), is_orphaned(facts), &all, &facts.wishes);
+    if gaps.everything.is_some() {
+        decision = keep_default(decision, next.release().map(str::to_owned));
+    }
     let critical = || all.iter().filter(|n| n.class == Importance::Critical);
     let booted_next = as_booted.iter().find(|k| next.is(&k.release));
     let next_lacks = match (&next, booted_next) {
@@ -126,7 +139,7 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
     let acts = guard_acts(facts.inventory.running == Running::None, settings);
     BootAssessment {
         is_open: next.unknown().is_some() && makes_a_difference(facts, record, &as_booted, &needs),
-        held_back: decision.target.clone().filter(|_| acts && decision.ruling == Ruling::Defer),
+        held_back: decision.target.clone().filter(|_| acts && decision.holds_back()),
         comes_back: match booted_next {
             Some(kernel) if !kernel.running && next_lacks.is_empty() => comes_back(kernel, &needs),
             _ => Vec::new(),
@@ -135,6 +148,8 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
             Some(kernel) if kernel.running => refused_until_reboot(facts, &states),
             _ => Vec::new(),
         },
+        unknown_target: target.and_then(|release| gaps.kernels.get(&release).cloned()),
+        unknown: gaps.everything,
         candidates,
         acts,
         decision,
@@ -339,6 +354,17 @@ fn was_removed(facts: &System, record: &Record, need: &Requirement) -> bool {
     })
 }
 
+/// What was required before stays so where it is not known what is required now.
+fn keep_remembered(needs: &mut Vec<Requirement>, record: Option<&Record>) {
+    for known in record.iter().flat_map(|record| &record.needs) {
+        match needs.iter_mut().find(|need| need.module == known.module) {
+            Some(need) if need.class < known.class => *need = known.clone(),
+            Some(_) => {}
+            None => needs.push(known.clone()),
+        }
+    }
+}
+
 /// `as_configured`: with the command line that clr-boot-manager would write, where its entry has another one.
 /// `default` is the release of the boot default.
 fn candidate(
@@ -346,11 +372,17 @@ fn candidate(
     kernel: &Installed,
     states: &[ModuleRecord],
     needs: &[Requirement],
+    gaps: &Gaps,
     default: Option<&str>,
     as_configured: bool,
 ) -> Candidate {
     let release = kernel.name.release();
+    let gap = gaps.kernels.get(&release);
     let ready = |need: &Requirement| {
+        if let Some(what) = gap {
+            // A file that was not read may be the one that matters.
+            return Some((need.module.clone(), Ready::Unknown(unread(what))));
+        }
         let status = states.iter().find(|s| s.kernel == release && s.module.name == need.module);
         let taken = status.is_some_and(|s| {
             as_configured && (refused_by_entry_only(facts, s) || blocked_by_entry_only(facts, s))
@@ -365,8 +397,7 @@ fn candidate(
     Candidate {
         bootable: is_bootable(facts, kernel),
         running: kernel.running,
-        // A mark that cannot be read is no reason to doubt a kernel.
-        booted: kernel.booted != There::No,
+        booted: kernel.booted == There::Yes,
         default: default == Some(release.as_str()),
         release,
         modules,
@@ -427,6 +458,10 @@ fn works_until_reboot(facts: &System, settings: &Settings, status: &ModuleRecord
 fn refused_by_entry_only(facts: &System, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
         && would_be_taken(facts, &status.kernel, &status.module, &status.files)
+}
+
+fn unread(what: &str) -> Missing {
+    Missing { version: String::new(), state: State::Unknown.to_string(), reason: what.to_owned() }
 }
 
 /// Only the command line of the boot entry keeps it from being loaded, which clr-boot-manager would write again.

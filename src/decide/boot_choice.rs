@@ -186,6 +186,19 @@ fn choose<'k>(
     }
 }
 
+/// The decision where a fact that it needs could not be read: nothing is allowed and nothing is moved. `default` is the
+/// kernel that is the default now, as far as that is known.
+pub fn keep_default(decision: BootDecision, default: Option<String>) -> BootDecision {
+    BootDecision {
+        ruling: Ruling::Defer,
+        because: Reason::Unknown,
+        default,
+        is_unsafe: false,
+        default_lacks: Vec::new(),
+        ..decision
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::expect_used)]

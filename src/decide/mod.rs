@@ -11,5 +11,6 @@ pub mod module_state;
 pub mod next_boot;
 pub mod satisfaction;
 pub mod sig_unenforce;
+pub mod unread;
 
 pub use assessment::{BootAssessment, assess};

@@ -14,10 +14,14 @@ use crate::decide::assessment::BootAssessment;
 use crate::decide::assessment::is_bootable;
 use crate::decide::next_boot::NextBoot;
 use crate::decide::satisfaction::NOT_REGISTERED;
+use crate::decide::unread::blocked;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{HeldBack, Record, WISHES};
 use crate::system::System;
+
+/// The next step where a fact could not be read.
+pub(super) const READ_IT: &str = "see to what cannot be read, then ask again";
 
 /// What swupd does about the boot files.
 #[derive(Debug, Clone, Serialize)]
@@ -144,6 +148,7 @@ impl GuardReport {
             schema: 1,
             summary: summary(facts, judgement),
             next_step: match word(facts, judgement) {
+                Word::Unknown if judgement.unknown.is_some() => Some(READ_IT.to_owned()),
                 Word::Unknown if unreadable(facts).is_none() => Some(steps::of_open(facts)),
                 Word::Unknown => Some("ask again as root".to_owned()),
                 Word::NotApplicable => None,
@@ -237,9 +242,10 @@ fn word(facts: &System, judgement: &BootAssessment) -> Word {
     }
 }
 
-pub(super) fn unreadable(facts: &System) -> Option<&str> {
+pub(super) fn unreadable(facts: &System) -> Option<String> {
     let wishes = || facts.wishes.fault.as_deref().filter(|_| !may_read_wishes(facts));
-    facts.inventory.unreadable().or(facts.tree.unreadable.as_deref()).or_else(wishes)
+    let known = facts.inventory.unreadable().or(facts.tree.unreadable.as_deref()).or_else(wishes);
+    known.map(str::to_owned).or_else(|| blocked(facts))
 }
 
 /// This user may; who may not cannot say that they are lost.
@@ -351,7 +357,7 @@ pub fn is_unseen(judgement: &BootAssessment) -> bool {
 /// The sentence on a kernel that is held back; none when none is.
 pub fn held(judgement: &BootAssessment) -> Option<String> {
     let decision = &judgement.decision;
-    if decision.ruling == Ruling::Allow {
+    if decision.ruling == Ruling::Allow || decision.because == Reason::Unknown {
         return None;
     }
     let target = decision.target.as_deref().unwrap_or("the new one");
@@ -398,7 +404,7 @@ pub fn not_deferred(facts: &System, settings: &Settings, judgement: &BootAssessm
 fn summary(facts: &System, judgement: &BootAssessment) -> String {
     match word(facts, judgement) {
         Word::Unknown => {
-            let unread = unreadable(facts).map(str::to_owned).or_else(|| open(judgement));
+            let unread = unreadable(facts).or_else(|| open(judgement));
             return unread.unwrap_or_else(|| "it is unknown".to_owned());
         }
         Word::NotApplicable => return "no kernel of clr-boot-manager is installed here".to_owned(),

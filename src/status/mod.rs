@@ -23,6 +23,7 @@ use crate::decide::module_state::{module_status, parameter_would_help};
 use crate::decide::next_boot::presumed;
 use crate::decide::satisfaction::satisfied;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
+use crate::decide::unread;
 use crate::dkms::Pair;
 use crate::dkms::plan::State;
 use crate::kernel::{Headers, Running, Variant};
@@ -264,7 +265,8 @@ pub fn document(
         _ => None,
     };
     let unreadable = guard::unreadable(facts).is_some() || matches!(record, Stored::Unreadable(_));
-    let unknown = modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, facts));
+    let unknown = judgement.unknown_target.is_some()
+        || modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, facts));
     // What is seen to be missing is missing, whatever else cannot be read.
     let is_unsafe = danger.is_some() && !(unknown && guard::is_unseen(&judgement));
     let is_pending = (running.is_some() && next_boot.is_some() && running != next_boot)
@@ -463,6 +465,7 @@ fn notes(facts: &System, judgement: &BootAssessment, is_held: bool) -> Vec<Strin
     notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
     let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable);
     notes.extend(unreadable.map(ToString::to_string));
+    notes.extend(unread::notes(facts));
     notes.dedup();
     notes
 }

@@ -71,6 +71,11 @@ pub(super) fn problems(
     let mut problems: Vec<String> = Vec::new();
     problems.extend(facts.inventory.unreadable().map(str::to_owned));
     problems.extend(facts.tree.unreadable.clone());
+    for what in judgement.unknown.iter().chain(&judgement.unknown_target) {
+        if !problems.contains(what) {
+            problems.push(what.clone());
+        }
+    }
     let (refused, lacking): (Vec<&ModuleStatus>, Vec<_>) =
         modules.iter().partition(|m| m.record.state == State::SignatureRefused);
     problems.extend(lacking.into_iter().chain(refused).filter_map(|m| m.problem.clone()));

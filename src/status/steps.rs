@@ -47,7 +47,7 @@ pub(super) fn next_step(document: &Document, progress: &Progress, facts: &System
         Verdict::Building => Some(WAIT.to_owned()),
         Verdict::Unknown if !document.unreadable.is_empty() => Some("run `sudo clr-dkms status`".to_owned()),
         Verdict::Unknown if document.guard.word == Word::Unknown => document.guard.next_step.clone(),
-        Verdict::Unknown => Some("see to what cannot be read, then ask again".to_owned()),
+        Verdict::Unknown => Some(super::guard::READ_IT.to_owned()),
         Verdict::Degraded if *progress == Progress::BrokenOff => {
             Some(format!("{RUN}: it goes on where it was"))
         }

@@ -35,7 +35,7 @@ pub fn variable(root: &Root, name: &str, vendor: &str) -> Result<Option<Vec<u8>>
     // Four bytes of attributes stand in front of every value.
     match bytes.split_at_checked(4) {
         Some((_, value)) => Ok(Some(value.to_vec())),
-        None => Err(root.fail("read", &path, io::Error::other("it is too short for a variable"))),
+        None => Err(root.fail_read("read", &path, io::Error::other("it is too short for a variable"))),
     }
 }
 

@@ -26,7 +26,7 @@ impl Root {
     pub fn open_folder(&self, path: impl AsRef<Path>) -> Result<Folder<'_>, FileError> {
         let path = path.as_ref().to_owned();
         let fd = self.open_at(&path, OFlags::PATH | OFlags::DIRECTORY);
-        Ok(Folder { root: self, fd: fd.map_err(|e| self.fail("look at", &path, e))?, path })
+        Ok(Folder { root: self, fd: fd.map_err(|e| self.fail_read("look at", &path, e))?, path })
     }
 }
 
@@ -45,7 +45,7 @@ impl Folder<'_> {
             }
             Ok(stat) => Some(Presence::There(stat.into())),
             Err(Errno::NOENT) => None,
-            Err(e) => Some(Presence::Unreadable(self.root.fail("look at", &path, e))),
+            Err(e) => Some(Presence::Unreadable(self.root.fail_read("look at", &path, e))),
         }
     }
 
@@ -55,7 +55,7 @@ impl Folder<'_> {
     /// When it is no link, or cannot be read.
     pub fn read_link(&self, name: &str) -> Result<PathBuf, FileError> {
         let text = rustix::fs::readlinkat(&self.fd, name, Vec::new());
-        let text = text.map_err(|e| self.root.fail("read the link", &self.path.join(name), e))?;
+        let text = text.map_err(|e| self.root.fail_read("read the link", &self.path.join(name), e))?;
         Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
     }
 }

@@ -16,7 +16,10 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::unread::Unread;
 use super::walk::without_openat2;
+
+pub use super::error::FileError;
 
 /// The largest file that is read into memory; a larger one is an error, not a reason to run out of memory.
 const READ_LIMIT: u64 = 512 << 20;
@@ -30,36 +33,6 @@ pub enum RootKind {
     Image,
     /// A copy of a live system: its own `proc`, `sys` and `run` are the machine's, but nothing is started or told.
     LiveCopy,
-}
-
-/// What went wrong with a file, and with which one.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {path}: {cause}", path = path.display())]
-pub struct FileError {
-    /// The verb: "read", "write", "list" …
-    pub action: &'static str,
-    /// The path as the host sees it.
-    pub path: PathBuf,
-    /// The reason. It is part of the text, so it is no source to be printed again.
-    pub cause: io::Error,
-}
-
-impl FileError {
-    /// Nothing of that name is there.
-    pub fn is_absent(&self) -> bool {
-        matches!(self.cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-    }
-
-    /// What is there is no file that anybody could read: a folder, a FIFO, a device, a loop of links.
-    pub fn is_no_file(&self) -> bool {
-        self.cause.kind() == io::ErrorKind::Other
-            || [Errno::ISDIR, Errno::LOOP].iter().any(|e| self.cause.raw_os_error() == Some(e.raw_os_error()))
-    }
-
-    /// The caller may not do this: a matter of privilege, not of the state of the file.
-    pub fn is_denied(&self) -> bool {
-        self.cause.kind() == io::ErrorKind::PermissionDenied
-    }
 }
 
 /// The kind of a directory entry.
@@ -202,6 +175,7 @@ pub struct Root {
     path: PathBuf,
     kind: RootKind,
     denied: Mutex<BTreeSet<PathBuf>>,
+    pub(super) unread: Mutex<BTreeSet<Unread>>,
 }
 
 impl Root {
@@ -215,13 +189,19 @@ impl Root {
         let path = path.canonicalize().map_err(fail)?;
         let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| fail(e.into()))?;
-        Ok(Root { fd, path, kind, denied: Mutex::default() })
+        Ok(Root { fd, path, kind, denied: Mutex::default(), unread: Mutex::default() })
     }
 
     /// A folder that is open already, and that may be mounted nowhere; `path` is its name in messages.
     pub(super) fn of_descriptor(fd: OwnedFd, path: &Path) -> Root {
         // Nothing runs there, whatever the machine around it is.
-        Root { fd, path: path.to_owned(), kind: RootKind::Image, denied: Mutex::default() }
+        Root {
+            fd,
+            path: path.to_owned(),
+            kind: RootKind::Image,
+            denied: Mutex::default(),
+            unread: Mutex::default(),
+        }
     }
 
     /// What this root is.
@@ -300,14 +280,14 @@ impl Root {
 
     /// The file, and about how many bytes are in it.
     fn open_sized(&self, path: &Path) -> Result<(File, u64), FileError> {
-        let fail = |e: Errno| self.fail("read", path, e);
+        let fail = |e: Errno| self.fail_read("read", path, e);
         // O_PATH looks without opening: a device or FIFO is found out before anything can happen to it.
         let looked = self.open_at(path, OFlags::PATH).map_err(fail)?;
         let stat = Stat::from(rustix::fs::fstat(&looked).map_err(fail)?);
         match stat.kind {
             Kind::File => {}
             Kind::Folder => return Err(fail(Errno::ISDIR)),
-            _ => return Err(self.fail("read", path, io::Error::other("it is not a regular file"))),
+            _ => return Err(self.fail_read("read", path, io::Error::other("it is not a regular file"))),
         }
         let fd = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(fail)?;
         Ok((File::from(fd), stat.size))
@@ -321,15 +301,31 @@ impl Root {
         let path = path.as_ref();
         let (file, size) = self.open_sized(path)?;
         let too_large = || {
-            self.fail("read", path, io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 512 MiB"))
+            self.fail_read(
+                "read",
+                path,
+                io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 512 MiB"),
+            )
         };
         if size > READ_LIMIT {
             return Err(too_large());
         }
         // One more than there is: the end is then seen without growing.
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-        file.take(READ_LIMIT + 1).read_to_end(&mut bytes).map_err(|e| self.fail("read", path, e))?;
+        file.take(READ_LIMIT + 1).read_to_end(&mut bytes).map_err(|e| self.fail_read("read", path, e))?;
         if bytes.len() as u64 > READ_LIMIT { Err(too_large()) } else { Ok(bytes) }
+    }
+
+    /// At most `limit` bytes from the beginning of a regular file.
+    ///
+    /// # Errors
+    /// As [`Root::open_file`].
+    pub fn read_start(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>, FileError> {
+        let path = path.as_ref();
+        let file = self.open_file(path)?;
+        let mut bytes = Vec::new();
+        file.take(limit).read_to_end(&mut bytes).map_err(|e| self.fail_read("read", path, e))?;
+        Ok(bytes)
     }
 
     /// As [`Root::read`], with `None` for an absent file.
@@ -365,7 +361,7 @@ impl Root {
         match looked {
             Ok(stat) => Presence::There(stat.into()),
             Err(e) => {
-                let error = self.fail("look at", path, e);
+                let error = self.fail_read("look at", path, e);
                 if error.is_absent() { Presence::Absent } else { Presence::Unreadable(error) }
             }
         }
@@ -381,7 +377,7 @@ impl Root {
             .open_at(path, OFlags::PATH | OFlags::NOFOLLOW)
             // An empty path names the link itself that the descriptor stands for.
             .and_then(|fd| rustix::fs::readlinkat(&fd, "", Vec::new()))
-            .map_err(|e| self.fail("read the link", path, e))?;
+            .map_err(|e| self.fail_read("read the link", path, e))?;
         Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
     }
 
@@ -391,7 +387,7 @@ impl Root {
     /// When it is no folder, or cannot be read to its end.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<Listed>, FileError> {
         let path = path.as_ref();
-        let fail = |e: Errno| self.fail("list", path, e);
+        let fail = |e: Errno| self.fail_read("list", path, e);
         let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
         let mut entries = Vec::new();
         for entry in rustix::fs::Dir::read_from(&fd).map_err(fail)? {
@@ -433,7 +429,7 @@ impl Root {
     /// When it is not there, or cannot be told.
     pub fn is_mounted_on(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
         let path = path.as_ref();
-        let fail = |e: Errno| self.fail("look at", path, e);
+        let fail = |e: Errno| self.fail_read("look at", path, e);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(true) };
         let parent = self.open_at(parent, OFlags::PATH | OFlags::DIRECTORY).map_err(fail)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -452,9 +448,9 @@ impl Root {
     /// When it is not there.
     pub fn real_path(&self, path: impl AsRef<Path>) -> Result<PathBuf, FileError> {
         let path = path.as_ref();
-        let fd = self.open_at(path, OFlags::PATH).map_err(|e| self.fail("resolve", path, e))?;
+        let fd = self.open_at(path, OFlags::PATH).map_err(|e| self.fail_read("resolve", path, e))?;
         std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-            .map_err(|e| self.fail("resolve (is /proc mounted?)", path, e))
+            .map_err(|e| self.fail_read("resolve (is /proc mounted?)", path, e))
     }
 
     /// The same, where the system's own root needs no `/proc`: its paths are the host's.
@@ -496,7 +492,7 @@ impl Root {
     }
 
     fn filesystem_of(&self, path: &Path) -> Result<rustix::fs::StatVfs, FileError> {
-        let fail = |e: Errno| self.fail("look at the filesystem of", path, e);
+        let fail = |e: Errno| self.fail_read("look at the filesystem of", path, e);
         let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
         rustix::fs::fstatvfs(fd.as_fd()).map_err(fail)
     }

@@ -346,7 +346,10 @@ fn the_words_are_those_of_the_program() {
     assert_eq!(of("kernel family"), typed(&words!(Family: Native Lts Other)));
     assert_eq!(of("guard ruling"), typed(&words!(Ruling: Allow Defer)));
     assert_eq!(of("source"), typed(&words!(NextBootSource: Entry EfiVariable Remembered Expected)));
-    assert_eq!(of("guard because"), typed(&words!(Reason: Proven Released Held Lacking Best Only Removed)));
+    assert_eq!(
+        of("guard because"),
+        typed(&words!(Reason: Proven Released Held Lacking Best Only Removed Unknown))
+    );
     let checks = words!(Subject: Vermagic Symbols ModulesDep Dependencies Signature);
     assert_eq!(of("check check"), typed(&checks));
     let kinds = words!(Kind: NoSpace NoMemory Disk Compiler Linker Modpost Objtool Patch MissingProgram Script Make Dkms Other);

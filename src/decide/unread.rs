@@ -1,0 +1,190 @@
+//! What the failed reads of an observation leave open: a fact that was not read satisfies no requirement.
+//!
+//! Each read belongs to a fact, and blocks only the decisions that need this fact. A path that is not known here is
+//! needed by every decision.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::next_boot::next_boot;
+use crate::kernel::inventory::{IMAGES, MODULES};
+use crate::kernel::{KernelName, Running};
+use crate::sys::unread::Unread;
+use crate::system::System;
+
+/// Files and directories whose contents decide nothing, and why.
+pub const DECIDE_NOTHING: [(&str, &str); 17] = [
+    ("/var/cache/clr-dkms", "what is not in the cache is read again from the files themselves"),
+    ("/var/lib/clr-dkms/in-progress.json", "it says only that an earlier run did not end"),
+    ("/var/lib/clr-dkms/before-update.json", "it says only which kernels a report calls new"),
+    ("/var/lib/clr-dkms/metrics", "it says only which metrics file was written last"),
+    ("/run/clr-dkms", "only marks that this program writes for others"),
+    ("/run/clr-dkms.lock", "without the lock nothing is begun, and the error is reported by itself"),
+    ("/run/motd.d", "only texts that this program writes for others"),
+    ("/etc/clr-dkms/motd.d", "only texts for people"),
+    ("/etc/clr-dkms/notify.d", "these programs are run after the decisions"),
+    ("/usr/share/clr-dkms", "only texts for people"),
+    ("/run/swupd", "what swupd does at its next update says nothing about the kernel that boots next"),
+    ("/etc/swupd", "what swupd does at its next update says nothing about the kernel that boots next"),
+    (
+        "/usr/share/defaults/swupd",
+        "what swupd does at its next update says nothing about the kernel that boots next",
+    ),
+    ("/usr/lib/os-release", "it is a part of the fingerprint of a failed build: a build is tried once more"),
+    ("/proc/sys/kernel/tainted", "only reported"),
+    ("/usr/src", "a module without a readable dkms.conf is unknown by itself, on each kernel"),
+    ("/etc/dkms", "a module without a readable dkms.conf is unknown by itself, on each kernel"),
+];
+
+/// Where a loop of symlinks is a fact, and why.
+const LOOPS: [(&str, &str); 4] = [
+    ("/etc/kernel", "clr-boot-manager cannot read a loop of symlinks either: it counts as empty"),
+    (
+        "/usr/share/kernel/cmdline.d",
+        "clr-boot-manager cannot read a loop of symlinks either: it counts as empty",
+    ),
+    (MODULES, "modprobe cannot read a loop of symlinks either: the module is unknown by itself"),
+    ("/boot", "the boot files are not visible by themselves then"),
+];
+
+/// The boot entries, wherever the boot partition is mounted.
+const ENTRIES: &str = "/boot/loader/entries";
+
+/// What a failed read leaves open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocks {
+    /// Nothing, and why.
+    Nothing(&'static str),
+    /// What is known about this kernel release.
+    Kernel(String),
+    /// What the machine needs, or which kernel boots.
+    Everything,
+}
+
+/// What the failed reads of one observation leave open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// Why nothing may be decided; none when the decisions that need no single kernel may be made.
+    pub everything: Option<String>,
+    /// Kernel releases of which a fact is missing, and which one, as a sentence.
+    pub kernels: BTreeMap<String, String>,
+}
+
+/// Collects them.
+pub fn gaps(facts: &System) -> Gaps {
+    let mut gaps = Gaps::default();
+    for unread in &facts.unread {
+        match blocks(unread, facts) {
+            Blocks::Nothing(_) => {}
+            Blocks::Kernel(release) => {
+                gaps.kernels.entry(release).or_insert_with(|| unread.what.clone());
+            }
+            Blocks::Everything => {
+                gaps.everything.get_or_insert_with(|| unread.what.clone());
+            }
+        }
+    }
+    if let Running::Unknown { reason } = &facts.inventory.running {
+        gaps.everything.get_or_insert_with(|| format!("the running kernel is unknown: {reason}"));
+    }
+    // What the machine requires is seen on the running kernel, and the kernel that boots next is to have it.
+    let running = facts.inventory.running_kernel().map(|kernel| kernel.name.release());
+    let next = next_boot(facts).shown().map(str::to_owned);
+    for release in [running, next].into_iter().flatten() {
+        if let Some(what) = gaps.kernels.get(&release) {
+            gaps.everything.get_or_insert_with(|| what.clone());
+        }
+    }
+    gaps
+}
+
+/// The first failed read that decides anything at all, as a sentence: for whoever is about to change files and has
+/// observed no whole system.
+pub fn first_that_decides(unread: &[Unread]) -> Option<&str> {
+    let decides = |unread: &&Unread| nothing(unread).is_none();
+    unread.iter().find(decides).map(|unread| unread.what.as_str())
+}
+
+/// Why a read decides nothing, whatever the system is; none when it does.
+fn nothing(unread: &Unread) -> Option<&'static str> {
+    let path = unread.path.as_path();
+    let known = DECIDE_NOTHING.iter().find(|(known, _)| path.starts_with(known)).map(|(_, why)| *why);
+    // Only root could read it, and this kernel was built without that.
+    let is_policy = unread.is_denied && path == Path::new("/sys/kernel/security/ima/policy");
+    let by_loop =
+        LOOPS.iter().find(|(top, _)| unread.is_loop && path.starts_with(top) && path != Path::new(top));
+    known
+        .or(is_policy.then_some("a kernel without CONFIG_IMA_READ_POLICY shows its policy to nobody"))
+        .or(by_loop.map(|(_, why)| *why))
+}
+
+/// What one failed read leaves open.
+pub fn blocks(unread: &Unread, facts: &System) -> Blocks {
+    let path = unread.path.as_path();
+    if let Some(why) = nothing(unread) {
+        return Blocks::Nothing(why);
+    }
+    if let Some(entry) = facts.boot.unread.iter().find(|entry| path == Path::new(ENTRIES).join(&entry.file))
+        && facts.boot.default.is_some()
+    {
+        return match &entry.release {
+            Some(release) => Blocks::Kernel(release.clone()),
+            None => Blocks::Nothing("neither the default nor the entry of an installed kernel"),
+        };
+    }
+    match of_kernel(path, facts) {
+        Some(release) => Blocks::Kernel(release),
+        None => Blocks::Everything,
+    }
+}
+
+/// The kernel release that a file belongs to alone.
+fn of_kernel(path: &Path, facts: &System) -> Option<String> {
+    let names: Vec<&str> = path.iter().map(|name| name.to_str().unwrap_or("?")).collect();
+    let is_release = |name: &str| KernelName::from_release(name, &facts.inventory.namespace).is_some();
+    let known = |mark: &dyn Fn(&str, &str) -> bool| {
+        let mut kernels = facts.inventory.kernels.iter();
+        kernels.find(|k| mark(&k.name.release(), &k.id)).map(|k| k.name.release())
+    };
+    match names.as_slice() {
+        ["/", "usr", "lib", "modules", release, _, ..] if path.starts_with(MODULES) => {
+            Some((*release).to_owned())
+        }
+        // dkms: NAME/VERSION/KERNEL/…, and the symlink NAME/kernel-KERNEL-ARCHITECTURE.
+        ["/", "var", "lib", "dkms", _, _, release, ..] if is_release(release) => Some((*release).to_owned()),
+        ["/", "var", "lib", "dkms", _, link] if link.starts_with("kernel-") => {
+            known(&|release, _| *link == format!("kernel-{release}-{}", crate::dkms::architecture()))
+        }
+        ["/", "var", "lib", "kernel", mark] => known(&|release, _| *mark == format!("k_booted_{release}")),
+        // The command line of a kernel is put into its entry by each update.
+        [.., file] if path.starts_with(IMAGES) => known(&|release, id| {
+            ["config", "System.map", "vmlinux"].iter().any(|of| *file == format!("{of}-{release}"))
+                || *file == format!("initrd-{id}")
+        }),
+        _ => None,
+    }
+}
+
+/// Why nothing may be decided, for a person; none when the decision can be made.
+pub fn blocked(facts: &System) -> Option<String> {
+    gaps(facts).everything
+}
+
+/// A kernel runs that clr-boot-manager does not know: it leaves the boot default as it is, and so do we.
+pub fn runs_foreign_kernel(facts: &System) -> bool {
+    matches!(facts.inventory.running, Running::Known { .. }) && facts.inventory.boot_default().is_none()
+}
+
+/// What is reported of failed reads that no decision needs, and of a running kernel that none is made about.
+pub fn notes(facts: &System) -> Vec<String> {
+    let gaps = gaps(facts);
+    let is_reason = |what: &&String| gaps.everything.as_ref() == Some(*what);
+    let mut notes: Vec<String> = gaps.kernels.values().filter(|what| !is_reason(what)).cloned().collect();
+    if let (true, Running::Known { release }) = (runs_foreign_kernel(facts), &facts.inventory.running) {
+        notes.push(format!(
+            "kernel {release} runs, which is not one of clr-boot-manager's: the boot default stays as it is, and \
+             clr-boot-manager update is not run"
+        ));
+    }
+    notes
+}
