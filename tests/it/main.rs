@@ -63,5 +63,6 @@ mod status;
 mod status_screens;
 mod support;
 mod tree_properties;
+mod unread;
 mod variant;
 mod vectors;

@@ -148,6 +148,7 @@ group_test() {
         has man || lack man man-db ""
         has zsh || lack zsh zsh ""
         has rpmbuild || lack rpmbuild rpm ""
+        has strace || lack strace strace ""
     fi
 }
 
