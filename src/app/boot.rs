@@ -278,7 +278,7 @@ pub fn why(decision: &BootDecision) -> String {
 pub fn defer_by_record(world: &World, tree: &Tree) {
     let needed = match state::load::<Record>(&world.root, RECORD) {
         Stored::Good(record) => record.needs.iter().any(|need| need.class > Importance::Optional),
-        _ => !tree.modules.is_empty(),
+        _ => !tree.modules.is_empty() || tree.unreadable.is_some(),
     };
     if !needed || !defers(world) {
         return;
