@@ -37,13 +37,17 @@ pub const DECIDE_NOTHING: [(&str, &str); 17] = [
 ];
 
 /// Where a loop of symlinks is a fact, and why.
-const LOOPS: [(&str, &str); 4] = [
+const LOOPS: [(&str, &str); 5] = [
     ("/etc/kernel", "clr-boot-manager cannot read a loop of symlinks either: it counts as empty"),
     (
         "/usr/share/kernel/cmdline.d",
         "clr-boot-manager cannot read a loop of symlinks either: it counts as empty",
     ),
     (MODULES, "modprobe cannot read a loop of symlinks either: the module is unknown by itself"),
+    (
+        "/lib",
+        "it is a symlink to usr/lib, which is read by itself; systemd and modprobe cannot read a loop either",
+    ),
     ("/boot", "the boot files are not visible by themselves then"),
 ];
 
