@@ -161,7 +161,7 @@ pub fn without_successor(system: &System) -> Vec<(String, String)> {
 /// How to make an initrd, in words: the setting, or what is known of other programs.
 pub fn how_to_make(system: &System, release: &str, path: &str) -> String {
     format!(
-        "make {} for kernel {release}, with dracut for example: `dracut --kver {release} {}`; or set `[boot] initrd-command`",
+        "make {} for kernel {release}, with dracut for example: `dracut --kver {release} {}`; or set initrd-command in clr-dkms.conf",
         system.spell(path),
         system.spell(path)
     )

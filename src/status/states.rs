@@ -205,7 +205,7 @@ pub fn state(state: State) -> Explained {
             "The module is proven, and the initrd of the kernel lacks it or holds another build.",
             "The initrd of the running kernel holds the module, something critical depends on it, and the initrd of this \
              kernel was not made, or was made before the module was built.",
-            Some("make the initrd of this kernel, or set `[boot] initrd-command` in clr-dkms.conf"),
+            Some("make the initrd of this kernel, or set initrd-command in clr-dkms.conf"),
         ),
         State::SignatureRefused => row(
             "CD-111",
