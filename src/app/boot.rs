@@ -11,7 +11,7 @@ use crate::decide::assessment::{BootAssessment, guard_acts};
 use crate::decide::loading::lost_by_refresh;
 use crate::decide::next_boot::NextBoot;
 use crate::dkms::Tree;
-use crate::kernel::{Images, Running};
+use crate::kernel::{Images, KernelName, Running};
 use crate::message;
 use crate::requirement::Importance;
 use crate::state::{self, BootRecord, HeldBack, RECORD, Record, Stored};
@@ -29,12 +29,11 @@ pub fn defers(world: &World) -> bool {
     is_guarded(world) && world.settings.boot_policy == Policy::Defer
 }
 
-/// The release of the kernel that runs, where clr-boot-manager does not own it: then it is not asked to decide anything.
+/// The release of the kernel that runs, where it is not named as clr-boot-manager names kernels: then it is not asked to
+/// decide anything. One of its own that is not installed any more keeps it from deleting, which is foreseen.
 pub fn running_is_foreign(system: &System) -> Option<String> {
-    match &system.inventory.running {
-        Running::Known { release } if system.inventory.running_kernel().is_none() => Some(release.clone()),
-        _ => None,
-    }
+    let Running::Known { release } = &system.inventory.running else { return None };
+    KernelName::from_release(release, &system.inventory.namespace).is_none().then(|| release.clone())
 }
 
 /// Why the boot manager is to be run, if it is. `last` is what became of it the last time.
@@ -143,10 +142,13 @@ pub fn put_right(
         // What nobody tries again is no error any more.
         None => {
             let error = last.error.filter(|_| world.settings.boot_update);
-            (BootRecord { error, waiting: Vec::new(), ..last }, false, false)
+            // What waits goes on waiting while it is unknown whether anything does.
+            let waiting = if judgement.unknown.is_some() { last.waiting } else { Vec::new() };
+            (BootRecord { error, waiting, ..last }, false, false)
         }
     };
-    if boot.parts.is_empty() && boot.waiting.is_empty() && boot.error.is_none() {
+    let is_known = judgement.unknown.is_none() && boot.error.is_none();
+    if is_known && boot.parts.is_empty() && boot.waiting.is_empty() {
         boot.parts = inputs::parts(&world.root);
     }
     boot.held_back = judgement.held_back.clone().map(|kernel| HeldBack {
@@ -258,6 +260,22 @@ pub fn assert_default(world: &World, facts: &System, judgement: &BootAssessment)
         }
     }
     Ok(changed)
+}
+
+/// The record once the default was pointed to another kernel: what was wrong with the boot files may have been that alone.
+pub fn after_new_default(world: &World, facts: &System, boot: BootRecord) -> BootRecord {
+    if boot.error.is_none() || facts.boot_entries != ReadBack::Verified {
+        return boot;
+    }
+    BootRecord {
+        inputs: Some(facts.boot_inputs.clone()),
+        updated: Some(world.clock.now()),
+        entries: Some(ReadBack::Verified.word().to_owned()),
+        error: None,
+        parts: inputs::parts(&world.root),
+        waiting: Vec::new(),
+        ..boot
+    }
 }
 
 /// Why the default is what it is, in words.

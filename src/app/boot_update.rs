@@ -103,7 +103,9 @@ pub fn outdated(
         let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == *release);
         kernel.is_some_and(|k| is_refreshed(system, assessment, k))
     };
-    let mut changed = inputs::changed(&last.parts, now);
+    // Until we took over, swupd had clr-boot-manager run itself: without a record nothing but an entry can be wrong.
+    let known = if last.parts.is_empty() { now } else { &last.parts };
+    let mut changed = inputs::changed(known, now);
     changed.retain(|part| match part {
         BootPart::Kernel(release) => is_kept(release),
         // What the entries say is compared with what they should; which kernel is a tip makes no difference to them.
@@ -265,7 +267,7 @@ fn wait(
         .collect();
     for part in waiting.iter().filter(|part| !last.waiting.iter().any(|known| known.what == part.what)) {
         tracing::warn!(
-            "{} is not brought up to date: {why}; `{}` does it all the same",
+            "not brought up to date: {}: {why}; `{}` does it all the same",
             part.what,
             part.command
         );

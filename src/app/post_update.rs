@@ -281,7 +281,10 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
     let judgement = assess(&facts, &world.settings, before.as_good());
     match boot::assert_default(world, &facts, &judgement) {
-        Ok(true) => facts = facts.observe_again(world, &mut cache, &order.kernels),
+        Ok(true) => {
+            facts = facts.observe_again(world, &mut cache, &order.kernels);
+            boot = boot::after_new_default(world, &facts, boot);
+        }
         Ok(false) => {}
         Err(e) => {
             tracing::error!("the boot default: {e}");

@@ -145,7 +145,7 @@ pub(super) fn problems(
 fn waits(part: &WaitingPart) -> String {
     let since = part.since.strftime("%Y-%m-%d %H:%M:%S UTC");
     let WaitingPart { what, why, command, .. } = part;
-    format!("{what} waits since {since}, because {why}; `{command}` does not wait, at your own risk")
+    format!("out of date since {since}: {what}, because {why}; `{command}` does not wait, at your own risk")
 }
 
 /// What the boot entries say, but for that of the kernel that is held back: it is not made yet, on purpose.

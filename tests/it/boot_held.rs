@@ -149,7 +149,7 @@ fn what_waits_is_named_with_its_time_and_command() {
     let lock = std::fs::File::options().write(true).open(root.at("var/lib/swupd/swupd_lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let run = root.post_update();
-    run.code(1).says(&["microcode is not brought up to date: swupd is at work"]);
+    run.code(1).says(&["not brought up to date: microcode: swupd is at work"]);
     let waiting = &root.record()["boot"]["waiting"][0];
     assert_eq!(waiting["what"], "microcode");
     assert_eq!(waiting["since"], "2025-07-29T12:00:00Z");
@@ -158,8 +158,8 @@ fn what_waits_is_named_with_its_time_and_command() {
     assert_eq!(root.boot_default(), ID_A);
     let status = root.run("clr-dkms", &["status", "--json"]).json();
     let problems = status["problems"].as_array().unwrap().iter().map(|problem| problem.as_str().unwrap());
-    let waits =
-        problems.filter(|p| p.starts_with("microcode waits since 2025-07-29 12:00:00 UTC, because swupd"));
+    let waits = problems
+        .filter(|p| p.starts_with("out of date since 2025-07-29 12:00:00 UTC: microcode, because swupd"));
     assert_eq!(waits.count(), 1, "{status}");
     drop(lock);
     if has_namespaces() {
