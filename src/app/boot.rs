@@ -196,11 +196,7 @@ fn fall_back(world: &World, facts: &System, judgement: &BootAssessment) -> Resul
 
 /// The decision wants another default than clr-boot-manager would choose by itself.
 pub fn points_default(judgement: &BootAssessment) -> bool {
-    let decision = &judgement.decision;
-    let by_itself = decision.ruling == Ruling::Allow
-        && !matches!(decision.because, Reason::Held | Reason::Removed)
-        && !judgement.next.is_removed();
-    judgement.acts && !by_itself && decision.because != Reason::Unknown
+    judgement.acts && judgement.decision.asserted_default(&[], judgement.next.is_removed()).is_some()
 }
 
 /// Why it is unknown whether the boot default is the right one; none where it is known, or nobody asks for it.
@@ -226,7 +222,8 @@ pub fn undetermined(world: &World, facts: &System, judgement: &BootAssessment) -
 /// In words, with the next step.
 pub fn assert_default(world: &World, facts: &System, judgement: &BootAssessment) -> Result<bool, String> {
     let decision = &judgement.decision;
-    let Some(release) = decision.default.as_deref().filter(|_| points_default(judgement)) else {
+    let asserted = decision.asserted_default(&judgement.entry_lacks, judgement.next.is_removed());
+    let Some(release) = asserted.filter(|_| judgement.acts) else {
         return Ok(false);
     };
     let Some(kernel) = facts.inventory.kernels.iter().find(|k| k.name.release() == release) else {

@@ -7,28 +7,13 @@ use crate::boot::foresee::{Objection, UpdateInput};
 use crate::boot::inputs::{self, BootPart};
 use crate::boot::restricted::{RestrictedError, RestrictedUpdate};
 use crate::boot::{self, BootFiles, initrds};
-use crate::boot_decision::Ruling;
 use crate::decide::assessment::BootAssessment;
 use crate::decide::entry_loss::{EntryLoss, entry_losses};
+use crate::decide::update_way::{UpdateCandidate, UpdateQuestion, UpdateWay, update_way};
 use crate::kernel::{Installed, KernelName};
 use crate::state::{BootRecord, WaitingPart};
 use crate::system::{System, expected_entries};
 use crate::world::World;
-
-/// How the boot files can be brought up to date.
-#[derive(Debug)]
-pub enum UpdateWay<'s> {
-    /// By `clr-boot-manager update`.
-    Whole,
-    /// By a restricted update of these kernels, the boot default last.
-    Restricted(Vec<&'s Installed>),
-    /// Not without the loss of something that is needed.
-    Loses(Vec<EntryLoss>),
-    /// Not without touching what must stay as it is.
-    Blocked(Vec<Objection>),
-    /// clr-boot-manager does not own the kernel that runs, and does not keep it.
-    Foreign(String),
-}
 
 /// What became of it.
 #[derive(Debug)]
@@ -41,54 +26,40 @@ pub struct UpdateResult {
     pub touched: bool,
 }
 
-/// Decides on the way. `accept_losses` is the word of an admin that an entry may lose what a module needs.
-pub fn way<'s>(
-    world: &World,
-    system: &'s System,
-    assessment: &BootAssessment,
-    accept_losses: bool,
-) -> UpdateWay<'s> {
-    if !is_guarded(world) {
-        return UpdateWay::Whole;
-    }
-    if let Some(release) = running_is_foreign(system) {
-        return UpdateWay::Foreign(release);
-    }
-    let decision = &assessment.decision;
-    let kernels = &system.inventory.kernels;
-    let chosen = kernels.iter().find(|k| Some(k.name.release()) == decision.default);
-    let running = system.inventory.running_kernel();
-    let must_boot: Vec<&KernelName> = chosen.into_iter().chain(running).map(|k| &k.name).collect();
-    let objections = match UpdateInput::observe(&world.root, &system.inventory, &system.boot) {
-        Ok(input) => input.objections(&must_boot, chosen.map(|k| &k.name)),
-        Err(why) => vec![Objection::Unforeseeable(why)],
-    };
+/// Observes what the way depends on, and decides. `accept_losses` is the word of an admin that an entry may
+/// lose what a module needs.
+fn way(world: &World, system: &System, assessment: &BootAssessment, accept_losses: bool) -> UpdateWay {
     let losses = |kernel: &Installed| {
         let initrds = initrds::of_kernel(&world.root, &kernel.id).unwrap_or_default();
         let initrds: Vec<String> = initrds.into_keys().collect();
         entry_losses(system, &world.settings, &assessment.needs, &kernel.name.release(), &initrds)
     };
-    let lost: Vec<EntryLoss> = chosen.into_iter().flat_map(losses).collect();
-    if !lost.is_empty() && !accept_losses {
-        return UpdateWay::Loses(lost);
-    }
-    if decision.ruling == Ruling::Allow && objections.is_empty() {
-        return UpdateWay::Whole;
-    }
-    let Some(chosen) = chosen else { return UpdateWay::Blocked(objections) };
-    let others = kernels.iter().filter(|k| {
-        k.id != chosen.id && is_refreshed(system, assessment, k) && (accept_losses || losses(k).is_empty())
-    });
-    UpdateWay::Restricted(others.chain([chosen]).collect())
+    let is_guarded = is_guarded(world);
+    let kernels = system.inventory.kernels.iter().filter(|_| is_guarded);
+    let kernels: Vec<UpdateCandidate> = kernels
+        .map(|kernel| UpdateCandidate { losses: losses(kernel), ..update_candidate(system, kernel) })
+        .collect();
+    update_way(&UpdateQuestion {
+        is_guarded,
+        foreign: running_is_foreign(system),
+        input: UpdateInput::observe(&world.root, &system.inventory, &system.boot),
+        unseen: system.boot.invisible.as_deref(),
+        kernels: &kernels,
+        hold: system.wishes.hold.as_deref(),
+        decision: &assessment.decision,
+        accept_losses,
+    })
 }
 
-/// Whether a kernel has a boot entry, or would get one by a whole update. The tip that is held back gets none before its
-/// proof.
-fn is_refreshed(system: &System, assessment: &BootAssessment, kernel: &Installed) -> bool {
-    let decision = &assessment.decision;
-    let is_held_back =
-        decision.ruling == Ruling::Defer && decision.target.as_ref() == Some(&kernel.name.release());
-    system.boot.of(&kernel.id).is_some() || kernel.running || (kernel.tip && !is_held_back)
+/// A kernel without what its entry would lose.
+fn update_candidate(system: &System, kernel: &Installed) -> UpdateCandidate {
+    UpdateCandidate {
+        name: kernel.name.clone(),
+        has_entry: system.boot.of(&kernel.id).is_some(),
+        running: kernel.running,
+        tip: kernel.tip,
+        losses: Vec::new(),
+    }
 }
 
 /// The parts of the boot files that are out of date, as far as a restricted update can change that. `last` is what
@@ -101,7 +72,7 @@ pub fn outdated(
 ) -> Vec<BootPart> {
     let is_kept = |release: &String| {
         let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == *release);
-        kernel.is_some_and(|k| is_refreshed(system, assessment, k))
+        kernel.is_some_and(|k| update_candidate(system, k).is_refreshed(&assessment.decision))
     };
     // Until we took over, swupd had clr-boot-manager run itself: without a record nothing but an entry can be wrong.
     let known = if last.parts.is_empty() { now } else { &last.parts };
@@ -150,7 +121,11 @@ pub fn bring_up_to_date(
             let waiting = if record.error.is_none() { Vec::new() } else { record.waiting };
             UpdateResult { record: BootRecord { parts, waiting, ..record }, whole: true, touched: true }
         }
-        UpdateWay::Restricted(kernels) => restricted(world, system, assessment, last, why, &kernels),
+        UpdateWay::Restricted(names) => {
+            let installed = |name: &KernelName| system.inventory.kernels.iter().find(|k| k.name == *name);
+            let kernels: Vec<&Installed> = names.iter().filter_map(installed).collect();
+            restricted(world, system, assessment, last, why, &kernels)
+        }
         UpdateWay::Loses(losses) => {
             let texts: Vec<String> = losses.iter().map(EntryLoss::to_string).collect();
             let command = boot::update_command(&world.root);

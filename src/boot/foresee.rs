@@ -153,6 +153,19 @@ impl UpdateInput {
         }
     }
 
+    /// Checks that an update of [`UpdateInput::only`] this kernel does no more than install or refresh it.
+    ///
+    /// # Errors
+    /// Why it does not, or that it is unknown.
+    pub fn can_refresh_alone(&self, file: &str) -> Result<(), String> {
+        let foreseen = foresee(&self.only(file))?;
+        let is_all = foreseen.installs.iter().eq([file]);
+        match is_all && foreseen.deletes.is_empty() && foreseen.removes_initrds.is_empty() {
+            true => Ok(()),
+            false => Err(format!("kernel {} cannot be run alone", self.release_of(file))),
+        }
+    }
+
     fn release_of(&self, file: &str) -> String {
         let kernel = self.kernels.iter().find(|k| k.file == file);
         kernel.map_or_else(|| file.to_owned(), |k| k.name.release())

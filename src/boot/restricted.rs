@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::entries::{self, LOADER};
-use super::foresee::{Foreseen, UpdateInput, foresee};
+use super::foresee::UpdateInput;
 use super::initrds::{self, FREESTANDING};
 use super::menu::Place;
 use super::{BootFiles, Loader, files, obstacle, ready};
@@ -176,17 +176,9 @@ impl RestrictedUpdate<'_> {
         if self.kernels.is_empty() {
             return Some("no kernel is to be refreshed".to_owned());
         }
-        for kernel in self.kernels {
-            let alone = foresee(&input.only(&kernel.image));
-            let is_as_meant = |foreseen: &Foreseen| {
-                let is_all = foreseen.installs.iter().eq([&kernel.image]);
-                is_all && foreseen.deletes.is_empty() && foreseen.removes_initrds.is_empty()
-            };
-            if !alone.as_ref().is_ok_and(is_as_meant) {
-                let why =
-                    alone.err().unwrap_or_else(|| format!("kernel {} cannot be run alone", kernel.name));
-                return Some(why);
-            }
+        let mut alone = self.kernels.iter().map(|kernel| input.can_refresh_alone(&kernel.image));
+        if let Some(why) = alone.find_map(Result::err) {
+            return Some(why);
         }
         if lock::is_held(self.root, SWUPD_LOCK) {
             return Some("swupd is at work".to_owned());

@@ -34,6 +34,8 @@ pub struct BootAssessment {
     pub next: NextBoot,
     /// What that lacks of what is critical; nothing where it is unknown.
     pub next_lacks: Vec<MissingModule>,
+    /// What the default of the decision lacks of what is critical, with its boot entry as it is.
+    pub entry_lacks: Vec<MissingModule>,
     /// It is unknown which kernel boots next, and the kernels differ in what this machine needs.
     pub is_open: bool,
     /// Whether the guard acts on this system.
@@ -137,7 +139,9 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
         (_, None) => Vec::new(),
     };
     let acts = guard_acts(facts.inventory.running == Running::None, settings);
+    let default = as_booted.iter().find(|k| Some(&k.release) == decision.default.as_ref());
     BootAssessment {
+        entry_lacks: default.map(|k| lacks(k, critical())).unwrap_or_default(),
         is_open: next.unknown().is_some() && makes_a_difference(facts, record, &as_booted, &needs),
         held_back: decision.target.clone().filter(|_| acts && decision.holds_back()),
         comes_back: match booted_next {
@@ -378,6 +382,7 @@ fn candidate(
 ) -> Candidate {
     let release = kernel.name.release();
     let gap = gaps.kernels.get(&release);
+    let is_default = default == Some(release.as_str());
     let ready = |need: &Requirement| {
         if let Some(what) = gap {
             // A file that was not read may be the one that matters.
@@ -387,18 +392,26 @@ fn candidate(
         let taken = status.is_some_and(|s| {
             as_configured && (refused_by_entry_only(facts, s) || blocked_by_entry_only(facts, s))
         });
-        let line = if as_configured { CommandLine::Configured } else { CommandLine::Coming };
-        let ready =
-            if taken { Some(Ready::Yes) } else { satisfied_with(facts, need, &release, status, line) };
+        let by_entry = || satisfied_with(facts, need, &release, status, CommandLine::Coming);
+        let ready = match as_configured {
+            _ if taken => Some(Ready::Yes),
+            false => by_entry(),
+            // The entry of the default is not made again where it would lose something.
+            true if is_default && by_entry() == Some(Ready::Yes) => Some(Ready::Yes),
+            true => satisfied_with(facts, need, &release, status, CommandLine::Configured),
+        };
         ready.map(|ready| (need.module.clone(), ready))
     };
     let mut modules: BTreeMap<String, Ready> = needs.iter().filter_map(ready).collect();
     modules.insert(INITRD.to_owned(), initrd_of(facts, &release));
+    // A restricted update makes an entry also of a kernel that is not a tip: one that an admin holds gets it
+    // back.
+    let is_held = facts.wishes.hold.as_ref() == Some(&release) && kernel.modules != There::No;
     Candidate {
-        bootable: is_bootable(facts, kernel),
+        bootable: is_held || is_bootable(facts, kernel),
         running: kernel.running,
         booted: kernel.booted == There::Yes,
-        default: default == Some(release.as_str()),
+        default: is_default,
         release,
         modules,
     }

@@ -83,7 +83,12 @@ pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Requirement
 /// What does not work today is no reason to keep a machine from its updates: but for what is critical, while there is a
 /// kernel that has it. Without it one may run by a choice in the boot menu, and that is no reason to stay there.
 fn is_needed(kernels: &[Candidate], need: &Requirement) -> bool {
-    let has = |k: &Candidate| k.bootable && k.modules.get(&need.module) == Some(&Ready::Yes);
+    let has = |k: &Candidate| match k.modules.get(&need.module) {
+        Some(Ready::Yes) => k.bootable,
+        // What the default may have is not given up for a kernel that lacks it.
+        Some(Ready::Unknown(_)) => k.bootable && k.default,
+        Some(Ready::No(_)) | None => false,
+    };
     let is_there = || kernels.iter().any(|k| (k.default || k.is_tried()) && has(k));
     match need.class {
         Importance::Optional => false,
@@ -115,10 +120,17 @@ pub fn choose_default(
         Some(Ready::Unknown(_)) => !k.running,
         Some(Ready::No(_)) | None => true,
     };
+    // What is not known of the default is no reason to change it; of the running kernel it counts as there where
+    // it works.
+    let may_have = |k: &Candidate, n: &Requirement| match k.modules.get(&n.module) {
+        Some(Ready::Unknown(_)) => k.default || (k.running && n.works),
+        _ => !is_lost(k, n),
+    };
 
     let (ruling, chosen, because) = choose(kernels, target, is_orphaned, wishes, has_all, |k| {
-        let there = critical().filter(|n| !is_lost(k, n)).count();
-        (there, k.running, needed().count() - lacks(k, needed()).len())
+        let there = critical().filter(|n| may_have(k, n)).count();
+        let is_sure = k.default && lacks(k, critical()).is_empty();
+        (there, is_sure, k.running, needed().count() - lacks(k, needed()).len())
     });
     let default_lacks = chosen.map(|k| lacks(k, critical())).unwrap_or_default();
     let loses = chosen.is_some_and(|k| needed().any(|n| is_lost(k, n)));
@@ -141,7 +153,7 @@ fn choose<'k>(
     is_orphaned: bool,
     wishes: &AdminOverrides,
     has_all: impl Fn(&Candidate) -> bool,
-    worth: impl Fn(&Candidate) -> (usize, bool, usize),
+    worth: impl Fn(&Candidate) -> (usize, bool, bool, usize),
 ) -> (Ruling, Option<&'k Candidate>, Reason) {
     let bootable = || kernels.iter().filter(|k| k.bootable);
     let is_named = target.is_some();
@@ -174,9 +186,10 @@ fn choose<'k>(
     if let Some(kernel) = full {
         return (Ruling::Defer, Some(kernel), Reason::Lacking);
     }
-    // What is critical comes first; then the running one, which is as good as what runs now. Of equals the last one, which
-    // is the newest.
-    let best = kernels.iter().filter(|k| k.is_tried()).max_by_key(|k| worth(k));
+    // What is critical comes first, also where only the default has it, which nobody may have booted yet;
+    // then a default that has it for certain, and the running one, which is as good as what runs now. Of
+    // equals the last one, which is the newest.
+    let best = bootable().filter(|k| k.default || k.is_tried()).max_by_key(|k| worth(k));
     match best {
         Some(kernel) if target.is_some_and(|t| t.release == kernel.release) => {
             (Ruling::Allow, target, Reason::Only)
@@ -346,6 +359,36 @@ mod tests {
             told(&choose_default(&beside, None, false, &zfs, &AdminOverrides::default())),
             "Allow 2 Only unsafe"
         );
+    }
+
+    #[test]
+    fn what_is_unknown_of_the_default_is_no_reason_to_change_it() {
+        let unknown = || Ready::Unknown(Missing::default());
+        let of = |kernels: &[Candidate], needs: &[Requirement], target| {
+            told(&choose_default(kernels, Some(target), false, needs, &AdminOverrides::default()))
+        };
+        let lost = need("zfs", Importance::Critical, false);
+        let net = need("net", Importance::Critical, true);
+        // An untried default of which one thing is unknown; the running kernel lacks another for certain.
+        let both = [lost.clone(), net.clone()];
+        let one = kernel("1", "rb", &[("zfs", no()), ("net", Ready::Yes)]);
+        let two = kernel("2", "d", &[("zfs", Ready::Yes), ("net", unknown())]);
+        assert_eq!(of(&[one.clone(), two.clone()], &both, "2"), "Allow 2 Only unsafe");
+        // The running kernel is the target, and the only one that is known to have something.
+        let aside = kernel("1", "bd", &[("zfs", unknown()), ("net", Ready::Yes)]);
+        let tip = kernel("2", "rb", &[("zfs", no()), ("net", Ready::Yes)]);
+        assert_eq!(of(&[aside, tip], &both, "2"), "Defer 1 Best unsafe");
+        // An untried default that has all that is critical, and lacks what is only wanted.
+        let wanted = [lost.clone(), need("gpu", Importance::Wanted, true)];
+        let one = kernel("1", "rb", &[("zfs", no()), ("gpu", Ready::Yes)]);
+        let two = kernel("2", "d", &[("zfs", Ready::Yes), ("gpu", no())]);
+        assert_eq!(of(&[one, two.clone()], &wanted, "2"), "Allow 2 Only unsafe");
+        let unclear = kernel("1", "rb", &[("zfs", unknown()), ("gpu", Ready::Yes)]);
+        assert_eq!(of(&[unclear, two], &wanted, "2"), "Allow 2 Only unsafe");
+        // Unknown of both, and the running one runs without it.
+        let one = kernel("1", "rb", &[("zfs", unknown())]);
+        let two = kernel("2", "d", &[("zfs", unknown())]);
+        assert_eq!(of(&[one, two], &[lost], "2"), "Allow 2 Only unsafe");
     }
 
     const MODULES: [&str; 4] = ["a", "b", "c", "d"];

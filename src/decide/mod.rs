@@ -12,5 +12,6 @@ pub mod next_boot;
 pub mod satisfaction;
 pub mod sig_unenforce;
 pub mod unread;
+pub mod update_way;
 
 pub use assessment::{BootAssessment, assess};

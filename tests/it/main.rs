@@ -6,6 +6,7 @@ mod boot_default;
 mod boot_files;
 mod boot_foresee;
 mod boot_held;
+mod boot_model;
 mod boot_ready;
 mod cmdline_change;
 mod cmdline_check;

@@ -69,6 +69,14 @@ impl Boot {
         boot::ready::prepare(&self.root, &self.inventory())
     }
 
+    /// The program itself, without what the library does around it.
+    pub(crate) fn run_stand_in(&self, arguments: &[&str]) {
+        let run = self.tools.find("clr-boot-manager").unwrap();
+        let path = format!("--path={}", self.root.image_path().unwrap().display());
+        let done = std::process::Command::new(run).args(arguments).arg(path).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
     pub(crate) fn update(&self) -> Update {
         boot::update(&self.root, &self.tools, DEADLINE)
     }
