@@ -205,6 +205,8 @@ mod tests {
         assert_eq!(deferred.asserted_default(&chosen.default_lacks, false), None);
         let away = deferred.asserted_default(&chosen.default_lacks, true);
         assert_eq!(away, Some(name(1).release().as_str()));
+        deferred.because = Reason::Removed;
+        assert_eq!(deferred.asserted_default(&chosen.default_lacks, false), None);
         deferred.because = Reason::Held;
         assert_eq!(deferred.asserted_default(&chosen.default_lacks, false), Some(name(1).release().as_str()));
     }

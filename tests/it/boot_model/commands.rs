@@ -207,7 +207,9 @@ impl Run<'_> {
             let is_tried = candidate.running || candidate.booted || candidate.default;
             candidate.bootable && is_tried && critical.iter().all(has)
         });
-        let is_worse = lacks > self.before.1;
+        // clr-boot-manager has failed between deleting its entry and writing it again.
+        let is_gone = self.before.0.is_some_and(|k| machine.disk.kernels[k].entry.is_none());
+        let is_worse = lacks > self.before.1 && !is_gone;
         match complete {
             None if decision.is_unsafe && !is_worse => Ok(()),
             // No update is run while a removed kernel runs, so an entry stays as it is; the verdict says so.
