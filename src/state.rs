@@ -142,6 +142,10 @@ pub struct Record {
     /// The verdict of `clr-dkms status` after the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
+    /// Module files of which the symbols and the modules beneath were checked, and their SHA-256: it holds while the file is
+    /// the same, also without the headers of its kernel.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checked: BTreeMap<String, String>,
     /// What was decided about the boot default; not in records of before there was a guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<BootDecision>,
@@ -270,6 +274,11 @@ pub struct WishesFile {
     /// What was said.
     #[serde(flatten)]
     pub wishes: AdminOverrides,
+}
+
+/// The module files that the last run could check whole.
+pub fn checked(root: &Root) -> BTreeMap<String, String> {
+    load::<Record>(root, RECORD).good().map(|record| record.checked).unwrap_or_default()
 }
 
 /// What an admin has said of the boot default. Where the file cannot be used, a hold is the one that the last run knew of,

@@ -144,6 +144,8 @@ pub struct System {
     pub deferral: Deferral,
     /// What we were not allowed to look at, as the host spells it.
     pub denied: Vec<PathBuf>,
+    /// Module files that the last run could check whole, and their SHA-256.
+    pub checked: BTreeMap<String, String>,
     /// Every read of this run that failed: what [`crate::decide::unread`] says of it is unknown.
     pub unread: Vec<Unread>,
 }
@@ -244,6 +246,7 @@ impl System {
             load_policy,
             initrds,
             wishes: state::wishes(&world.root),
+            checked: state::checked(&world.root),
             deferral: deferral::observe(&world.root),
             running: running_kernel(&world.root, cache, &inventory, &lines),
             inventory,

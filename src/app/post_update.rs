@@ -17,7 +17,7 @@ use crate::boot_decision::Reason;
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{PARAMETER, Sources, Switch};
 use crate::decide::assessment::assess;
-use crate::decide::module_state::module_status;
+use crate::decide::module_state::{checked_files, module_status};
 use crate::decide::next_boot::{coming_lines, next_boot};
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::unread::blocked;
@@ -322,6 +322,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
         boot,
         problems,
         needs: judgement.needs,
+        checked: checked_files(&facts),
         verdict: None,
         guard: Some(judgement.decision),
     };

@@ -1,10 +1,13 @@
 //! The state of a module on a kernel: from what is on disk, from what the last run found out about it, and from what the
 //! kernel does with it at its next boot.
 
+use std::collections::BTreeMap;
+
 use super::initrds::{InitrdForecast, initrd_forecast};
 use super::loading::{self, LoadForecast, load_forecast};
 use super::next_boot::next_boot;
 use super::satisfaction::CommandLine;
+use super::unread::blocked;
 use crate::cmdline::Switch;
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{self, Decision, State, decide};
@@ -47,6 +50,10 @@ pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> Mo
         }
         (_, proof) => {
             status.files = proof.clone().unwrap_or_default();
+            let unchecked = status.files.iter().find_map(|proof| unchecked(facts, proof));
+            if let Some(why) = &unchecked {
+                (status.state, status.reason) = (State::Unknown, Some(why.clone()));
+            }
             let not_made = match fate(facts, pair, &status.files) {
                 Fate::Taken => None,
                 Fate::Unknown => Some("it cannot be told what the kernel does with it".to_owned()),
@@ -64,6 +71,30 @@ pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> Mo
         }
     }
     status
+}
+
+/// Why a file is not proven whole: the symbols that it takes, or the modules beneath, could not be checked, and no run
+/// before has checked the same file.
+pub(super) fn unchecked(facts: &System, proof: &Proof) -> Option<String> {
+    let decides = |check: &&Check| matches!(check.check, Subject::Symbols | Subject::Dependencies);
+    let open = proof.checks.iter().filter(decides).find_map(|check| check.not_made.as_ref())?;
+    let is_known = proof.sha256.is_some() && facts.checked.get(&proof.path) == proof.sha256.as_ref();
+    (!is_known).then(|| format!("{} could not be checked whole: {open}", proof.path))
+}
+
+/// The module files that are checked whole now, or were by a run before, and their SHA-256.
+pub fn checked_files(facts: &System) -> BTreeMap<String, String> {
+    let of_pairs = facts.pairs.iter().chain(&facts.fallbacks).flat_map(|pair| pair.proof.iter().flatten());
+    let whole = of_pairs.filter(|proof| unchecked(facts, proof).is_none());
+    let mut checked: BTreeMap<String, String> =
+        whole.filter_map(|proof| Some((proof.path.clone(), proof.sha256.clone()?))).collect();
+    if blocked(facts).is_some() {
+        // What was not seen now is not forgotten.
+        facts.checked.iter().for_each(|(path, sum)| {
+            checked.entry(path.clone()).or_insert_with(|| sum.clone());
+        });
+    }
+    checked
 }
 
 /// That of a module that is proven.

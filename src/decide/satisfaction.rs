@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::boot_choice::{Missing, Ready};
 use super::loading::{self, LoadForecast};
-use super::module_state::{Fate, coming, fate_of, status_of};
+use super::module_state::{Fate, coming, fate_of, status_of, unchecked};
 use crate::dkms::loadable::{Loadable, Serves};
 use crate::dkms::plan::State;
 use crate::dkms::{Flaw, ModuleName, Proof};
@@ -186,6 +186,11 @@ fn one_file(
             });
             if let Some(Fate::Refused(why)) = fate {
                 return FilesVerdict::Not(State::SignatureRefused, why);
+            }
+            // What came with the kernel fits it.
+            let is_own = origin_of(found) == Some(ModuleOrigin::Kernel);
+            if let Some(why) = unchecked(facts, proof).filter(|_| !is_own) {
+                return FilesVerdict::Unknown(why);
             }
             match loading::file_forecast(facts, release, module, need.class == Importance::Critical, with) {
                 LoadForecast::Blocked(why) => {

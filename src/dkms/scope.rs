@@ -10,7 +10,7 @@ use super::proof::{Flaw, INSTALLED, find_file};
 use super::symbols::{self, Wrong};
 use super::{Cache, cache, modfile};
 use crate::kernel::Headers;
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::{IMAGES, module_folder};
 use crate::kernel::module_file;
 use crate::modprobe::index::{Entry, Index, is_file_of};
 use crate::sys::{Fingerprint, Folder, Presence, Root};
@@ -82,20 +82,17 @@ impl<'a> Scope<'a> {
         there: &Presence,
         entry: Option<&Entry>,
     ) -> Result<Result<(), Wrong>, String> {
-        if *self.headers != Headers::Present {
-            return Err("the headers of this kernel are not there".to_owned());
-        }
-        let list = self.inside("build/Module.symvers");
-        let list_there = self.symvers_there.get_or_init(|| self.root.lookup(&list));
-        let (list_stat, stat) = match (list_there, there) {
-            (Presence::There(list), Presence::There(stat)) => (list, stat),
-            (Presence::Unreadable(e), _) => return Err(e.to_string()),
-            (_, Presence::Unreadable(e)) => return Err(e.to_string()),
-            _ => return Err("the headers of this kernel have no Module.symvers".to_owned()),
+        let stat = match there {
+            Presence::There(stat) => stat,
+            Presence::Unreadable(e) => return Err(e.to_string()),
+            Presence::Absent => return Err("it is not there".to_owned()),
         };
+        let (list, without) = self.exports()?;
+        let list_there = self.root.lookup(&list);
         let needs = entry.map_or(&[][..], |entry| &entry.needs);
         let mut inputs = Fingerprint::default();
-        inputs.add(cache::identity(list_stat));
+        inputs.add(list_there.stat().map(|stat| cache::identity(&stat)).unwrap_or_default());
+        inputs.add(&without);
         // An answer without the line is one that asked nobody else.
         inputs.add(if entry.is_some() { "all" } else { "the kernel alone" });
         for need in needs {
@@ -104,7 +101,52 @@ impl<'a> Scope<'a> {
             inputs.add(stat.map(|stat| cache::identity(&stat)).unwrap_or_default());
         }
         let needs: Vec<String> = needs.iter().map(|need| self.inside(need)).collect();
-        cache.symbols(path, stat, &inputs.finish(), || self.judge(path, &list, entry.is_some(), &needs))
+        cache.symbols(path, stat, &inputs.finish(), || match without.is_empty() {
+            true => self.judge(path, &list, entry.is_some(), &needs),
+            false => self.judge_names(path, &list, entry.is_some(), &without),
+        })
+    }
+
+    /// The list of what the kernel exports: its Module.symvers or, without that, its System.map, and why.
+    fn exports(&self) -> Result<(String, String), String> {
+        let list = self.inside("build/Module.symvers");
+        let why = match self.symvers_there.get_or_init(|| self.root.lookup(&list)) {
+            _ if *self.headers != Headers::Present => "the headers of this kernel are not there",
+            Presence::There(_) => return Ok((list, String::new())),
+            Presence::Unreadable(e) => return Err(e.to_string()),
+            Presence::Absent => "the headers of this kernel have no Module.symvers",
+        };
+        Ok((format!("{IMAGES}/System.map-{}", self.release), why.to_owned()))
+    }
+
+    /// As [`Scope::judge`], where only the names of what the kernel exports are known, from its System.map; `without` is
+    /// why.
+    fn judge_names(
+        &self,
+        path: &str,
+        map: &str,
+        all: bool,
+        without: &str,
+    ) -> Result<Result<(), Wrong>, String> {
+        let bytes = self.root.read(path).map_err(|e| e.to_string())?;
+        let plain = modfile::plain(path, &bytes)?;
+        let file = symbols::read(&plain)?;
+        // What takes nothing lacks nothing.
+        if file.takes_nothing() {
+            return Ok(Ok(()));
+        }
+        let map = self.root.read_optional(map).map_err(|e| e.to_string())?.unwrap_or_default();
+        let listed = self.root.read_optional(self.inside("modules.symbols")).map_err(|e| e.to_string())?;
+        let listed = listed.unwrap_or_default();
+        let of_modules = |name: &str| {
+            !all || memchr::memmem::find(&listed, format!("alias symbol:{name} ").as_bytes()).is_some()
+        };
+        match file.against_names(&map, of_modules) {
+            Some(Ok(true)) => Ok(Ok(())),
+            Some(Err(wrong)) => Ok(Err(wrong)),
+            // The map lists nothing, or the file was built against versions that it does not list.
+            Some(Ok(false)) | None => Err(without.to_owned()),
+        }
     }
 
     /// The same for a file that is not installed yet, with the files that will be loaded before it.
@@ -112,10 +154,10 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// Says why it cannot be determined.
     pub(super) fn symbols_with(&self, path: &str, needs: &[String]) -> Result<Result<(), Wrong>, String> {
-        if *self.headers != Headers::Present {
-            return Err("the headers of this kernel are not there".to_owned());
+        match self.exports()? {
+            (list, without) if without.is_empty() => self.judge(path, &list, true, needs),
+            (map, without) => self.judge_names(path, &map, true, &without),
         }
-        self.judge(path, &self.inside("build/Module.symvers"), true, needs)
     }
 
     /// `all`: nothing but these files is loaded before it.

@@ -150,6 +150,41 @@ impl<'a> Symbols<'a> {
     }
 }
 
+impl Symbols<'_> {
+    /// It takes no symbol from the kernel or from another module.
+    pub fn takes_nothing(&self) -> bool {
+        self.needs.is_empty()
+    }
+
+    /// Compares with the names that a kernel exports, as its System.map lists them; `of_modules` tells whether some module
+    /// exports a name. Gives whether names are all that it was built against; none when the map lists no export.
+    ///
+    /// # Errors
+    /// With the first symbol that nothing exports.
+    pub fn against_names(
+        &self,
+        map: &[u8],
+        of_modules: impl Fn(&str) -> bool,
+    ) -> Option<Result<bool, Wrong>> {
+        let export = |line: &'_ [u8]| -> Option<Vec<u8>> {
+            let name = line.split(|b| *b == b' ').nth(2)?;
+            name.strip_prefix(b"__ksymtab_").map(<[u8]>::to_vec)
+        };
+        let exports: std::collections::HashSet<Vec<u8>> =
+            map.split(|b| *b == b'\n').filter_map(export).collect();
+        if exports.is_empty() {
+            return None;
+        }
+        let is_missing = |(name, need): &(&&[u8], &SymbolUse)| {
+            !need.weak && !exports.contains(**name) && !of_modules(&text(name))
+        };
+        if let Some((name, _)) = self.needs.iter().find(is_missing) {
+            return Some(Err(Wrong::Missing(text(name))));
+        }
+        Some(Ok(self.needs.values().all(|need| need.version.is_none())))
+    }
+}
+
 /// The key of the map that is equal to a name: it lives as long as the file.
 fn borrowed<'a>(needs: &BTreeMap<&'a [u8], SymbolUse>, name: &[u8]) -> &'a [u8] {
     needs.get_key_value(name).map_or(&[], |(key, _)| *key)

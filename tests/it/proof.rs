@@ -72,9 +72,50 @@ fn a_proof_says_what_was_checked() {
     {
         root.remove(&format!("usr/lib/modules/{B}/build/{gone}"));
         let module = status(&root);
-        assert_eq!(module["state"], "ok");
+        assert_eq!(module["state"], "unknown");
         assert!(made(&module["files"][0])[1].1.contains(why), "{module:#}");
     }
+}
+
+/// What was checked once holds for the same file, also without the headers.
+#[test]
+fn a_check_outlives_the_headers() {
+    let file = elf::with_symbols(B, "", &GOOD, &[]);
+    let root = installed(&file, "");
+    root.post_update();
+    assert!(
+        root.record()["checked"].as_object().unwrap().contains_key(&format!("/{}", TestRoot::ko("hello", B)))
+    );
+    root.remove(&format!("usr/lib/modules/{B}/build"));
+    is(&root, "ok", "");
+    root.post_update();
+    is(&root, "ok", "");
+    // Another file was not checked.
+    let other = elf::with_symbols(B, "", &[GOOD[0]], &[]);
+    root.file(&TestRoot::ko("hello", B), &other)
+        .file(&format!("{}/module/hello.ko", TestRoot::build("hello", "1.0", B)), &other);
+    is(&root, "unknown", "could not be checked whole: the headers of this kernel are not there");
+}
+
+/// Without Module.symvers the names in System.map are asked, where the module was built without versions.
+#[test]
+fn names_are_looked_up_in_the_map_of_the_kernel() {
+    let map = format!("usr/lib/kernel/System.map-{B}");
+    let exports = "ffffffff81000000 T _stext\nffffffff82000000 r __ksymtab_printk\n";
+    let plain = |name: &str| elf::with_plain_symbols(B, &[name]);
+    let of = |file: &[u8], map_text: &str| {
+        let root = installed(file, "");
+        root.remove(&format!("usr/lib/modules/{B}/build/Module.symvers")).file(&map, map_text);
+        root
+    };
+    is(&of(&plain("printk"), exports), "ok", "");
+    is(&of(&plain("nowhere"), exports), "symbols-mismatch", "needs symbol nowhere, which nothing exports");
+    // A map of a kernel that is elsewhere lists nothing.
+    is(&of(&plain("printk"), "ffffffffffffffff B The real System.map\n"), "unknown", "no Module.symvers");
+    // Versions are not in it.
+    is(&of(&elf::with_symbols(B, "", &[GOOD[0]], &[]), exports), "unknown", "no Module.symvers");
+    // What takes nothing lacks nothing.
+    is(&of(&elf::module(B), ""), "ok", "");
 }
 
 /// The record keeps the proof, and a second run finds the same and leaves it.
@@ -110,7 +151,9 @@ fn versions_are_compared_with_who_exports_the_symbol() {
     is(&with_net(0xcccc, &gives(0xdddd), other), "symbols-mismatch", differs);
     is(&with_net(0xdddd, &gives(0xcccc), own), "symbols-mismatch", differs);
     // Who cannot be asked is no reason to build anything.
-    is(&with_net(0xdddd, b"garbage", own), "ok", "");
+    let root = with_net(0xdddd, b"garbage", own);
+    is(&root, "unknown", "could not be checked whole");
+    assert_eq!(steps(&root), serde_json::json!([]));
 
     let wrong = elf::with_symbols(B, "", &[GOOD[0], ("module_layout", 1, false)], &[]);
     let root = installed(&wrong, "");
@@ -122,7 +165,7 @@ fn versions_are_compared_with_who_exports_the_symbol() {
     // A list without the kernel's own symbols tells nothing.
     let root = installed(&wrong, "");
     root.file(&format!("usr/lib/modules/{B}/build/Module.symvers"), LIST.replace("vmlinux", "drivers/x"));
-    is(&root, "ok", "");
+    is(&root, "unknown", "lists nothing of the kernel");
 }
 
 #[test]
@@ -158,7 +201,7 @@ fn what_it_is_loaded_on_top_of() {
     // Where nobody can say what is built in.
     let root = installed(&needs("gone_one"), "");
     root.remove(&format!("usr/lib/modules/{B}/modules.builtin"));
-    is(&root, "ok", "");
+    is(&root, "unknown", "there is no modules.builtin");
 }
 
 #[test]

@@ -396,6 +396,7 @@ fn record() -> Record {
         boot: BootRecord { updated: Some(moment()), ..BootRecord::default() },
         problems: Vec::new(),
         needs: Vec::new(),
+        checked: Default::default(),
         verdict: None,
         guard: None,
     }

@@ -48,6 +48,23 @@ pub(crate) fn with_symbols(
     ])
 }
 
+/// The same without versions: only the names of what it takes.
+pub(crate) fn with_plain_symbols(release: &str, takes: &[&str]) -> Vec<u8> {
+    let (mut table, mut names) = (vec![0; 24], vec![0]);
+    for name in takes {
+        table.extend(u32::try_from(names.len()).unwrap().to_le_bytes());
+        table.extend([1 << 4, 0]);
+        table.extend([0; 18]);
+        names.extend(name.bytes().chain([0]));
+    }
+    let modinfo = format!("depends=\0vermagic={release} SMP preempt mod_unload \0");
+    object(vec![
+        Section::plain(".modinfo", modinfo.into_bytes()),
+        Section { name: ".symtab", kind: 2, bytes: table, link: 3, entry: 24 },
+        Section { name: ".strtab", kind: 3, bytes: names, link: 0, entry: 0 },
+    ])
+}
+
 struct Section {
     name: &'static str,
     kind: u32,
