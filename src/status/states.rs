@@ -218,7 +218,9 @@ pub fn state(state: State) -> Explained {
             "CD-112",
             "unknown",
             "It cannot be told.",
-            "A file cannot be read, or a dkms.conf could not be evaluated in time.",
+            "A file cannot be read, a dkms.conf could not be evaluated in time, or the symbols that a module takes \
+             could not be compared: without the headers' Module.symvers the names in System.map are asked, and what \
+             was checked once holds for the same file.",
             Some("`sudo clr-dkms status`"),
         ),
         State::SymbolsMismatch => row(
