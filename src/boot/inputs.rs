@@ -5,7 +5,7 @@
 //! list of paths, and what the boot partition is made of besides. Large files are known by size and times, small ones by
 //! their contents. A file that cannot be read counts as an empty one: root can read them all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -162,6 +162,7 @@ fn add_name(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind) 
 /// The tips, and what each kernel brings along. Other files beside an image are not read by clr-boot-manager.
 fn kernels(root: &Root) -> (String, BootInputs) {
     let (mut tips, mut by_release) = (Fingerprint::default(), BTreeMap::new());
+    let mut visible = BTreeSet::new();
     for directory in [IMAGES, OF_ADMIN] {
         // What cannot be listed has no part in the fingerprint, as it has none in the entries; here and below.
         for entry in root.list_optional(directory).unwrap_or_default() {
@@ -180,6 +181,9 @@ fn kernels(root: &Root) -> (String, BootInputs) {
                 (None, None) => None,
             };
             let Some(release) = release else { continue };
+            if cmdline.is_some() {
+                visible.insert(release.clone());
+            }
             let part: &mut Fingerprint = by_release.entry(release).or_default();
             match cmdline {
                 Some(_) => add_contents(root, part, &path, entry.kind),
@@ -187,6 +191,8 @@ fn kernels(root: &Root) -> (String, BootInputs) {
             }
         }
     }
+    // Without its `cmdline-…` clr-boot-manager sees no kernel; `System.map-…` and the like only look like the name of one.
+    by_release.retain(|release, _| visible.contains(release));
     let parts = by_release.into_iter().map(|(release, part)| (BootPart::Kernel(release), part.finish()));
     (tips.finish(), parts.collect())
 }
@@ -276,9 +282,9 @@ mod tests {
         };
         let kernel = || BootPart::Kernel("6.1.1-1.native".to_owned());
         for (path, part) in [
+            ("/usr/lib/kernel/cmdline-6.1.1-1.native", kernel()),
             ("/usr/lib/kernel/org.clearlinux.native.6.1.1-1", kernel()),
             ("/usr/lib/kernel/org.clearlinux.native.6.1.1-1.bak", kernel()),
-            ("/usr/lib/kernel/cmdline-6.1.1-1.native", kernel()),
             ("/usr/lib/kernel/initrd-org.clearlinux.native.6.1.1-1", kernel()),
             ("/etc/kernel/initrd-org.clearlinux.native.6.1.1-1", kernel()),
             ("/etc/kernel/cmdline", BootPart::Fragments),
@@ -318,6 +324,7 @@ mod tests {
         for path in [
             "/etc/initrd.d/x",
             "/usr/lib/kernel/config-6.1.1-1.native",
+            "/usr/lib/kernel/System.map-6.1.1-1.native",
             "/usr/lib/systemd/systemd",
             "/usr/bin/other",
         ] {
