@@ -28,7 +28,7 @@ fn seen(root: &TestRoot) -> (String, i32, [String; 2]) {
     (document["verdict"].as_str().unwrap().to_owned(), run.code, [state(A), state(B)])
 }
 
-fn expect(root: &TestRoot, verdict: &str, code: i32, states: [&str; 2]) {
+pub(crate) fn expect(root: &TestRoot, verdict: &str, code: i32, states: [&str; 2]) {
     assert_eq!(seen(root), (verdict.to_owned(), code, states.map(str::to_owned)));
 }
 

@@ -1,6 +1,7 @@
 //! A critical module that the running kernel takes from its initrd, and the initrd of the kernel that boots next.
 
 use crate::initrd::cpio;
+use crate::loading::expect;
 use crate::support::guard::{ID_A, ID_B};
 use crate::support::{A, B, TestRoot, elf};
 
@@ -23,19 +24,6 @@ fn machine() -> TestRoot {
     }
     root.file(&format!("etc/kernel/initrd-{ID_A}"), initrd(A, "hello", "TWO"));
     root
-}
-
-/// The verdict and the exit code of `status`, and the state of `hello` on [`A`] and [`B`].
-fn expect(root: &TestRoot, verdict: &str, code: i32, states: [&str; 2]) {
-    let run = root.run("clr-dkms", &["status", "--json"]);
-    let document = run.json();
-    let state = |kernel: &str| {
-        let modules = document["modules"].as_array().unwrap();
-        let module = modules.iter().find(|m| m["name"] == "hello" && m["kernel"] == kernel).unwrap();
-        module["state"].as_str().unwrap().to_owned()
-    };
-    let seen = (document["verdict"].as_str().unwrap(), run.code, [state(A), state(B)]);
-    assert_eq!(seen, (verdict, code, states.map(str::to_owned)), "{}", document["problems"]);
 }
 
 #[test]
