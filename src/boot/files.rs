@@ -147,9 +147,9 @@ impl BootFiles {
         usual.is_some_and(|usual| self.unread.iter().any(|entry| entry.file.ends_with(&usual)))
     }
 
-    /// What is odd, in sentences.
-    pub fn notes(&self) -> impl Iterator<Item = String> {
-        self.problems.iter().filter(|p| !p.breaks).map(Problem::to_string).chain(self.invisible.clone())
+    /// What is odd and endangers nothing.
+    pub fn oddities(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|p| !p.breaks)
     }
 }
 
@@ -325,25 +325,29 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
         let same = |e: &&Entry| e.id.as_ref() == Some(id) && !e.copy;
         let Some(kernel) = inventory.kernels.iter().find(|k| k.id == *id) else {
             let clear = match loader {
+                // Without its default entry the boot loader takes one by rules of its own.
+                Loader::SystemdBoot if is_default(entry) => {
+                    "make an installed kernel the boot default with `clr-boot-manager set-kernel`, and delete \
+                     the entry only then"
+                }
                 Loader::SystemdBoot => "delete the entry",
-                Loader::Syslinux | Loader::Grub => "`clr-boot-manager update` writes the file anew",
+                Loader::Syslinux | Loader::Grub => "`clr-boot-manager update` writes the file again",
             };
             let what = format!("the boot entry {} is of the kernel {id}, which is not installed", entry.file);
-            problems.push(Problem { what, clear: Some(clear.to_owned()), breaks: is_default(entry) });
+            problems.push(Problem { breaks: is_default(entry), ..Problem::odd(what, Some(clear)) });
             continue;
         };
         if entry.copy {
             let only = kernel.tip && !menu.entries.iter().any(|e| same(&e));
             let image = entry.image.as_deref().unwrap_or_default();
-            problems.push(Problem {
-                what: format!("the boot entry {} boots {image}, a copy of {id}", entry.file),
-                clear: Some(format!(
-                    "move the copy out of {}, then run `clr-boot-manager update`",
-                    root.spell(IMAGES).display()
-                )),
-                // Where the copy is all there is, it is the kernel.
-                breaks: kernel.image != image && (is_default(entry) || only),
-            });
+            let what = format!("the boot entry {} boots {image}, a copy of {id}", entry.file);
+            let clear = format!(
+                "move the copy out of {}, then run `clr-boot-manager update`",
+                root.spell(IMAGES).display()
+            );
+            // Where the copy is all there is, it is the kernel.
+            let breaks = kernel.image != image && (is_default(entry) || only);
+            problems.push(Problem { breaks, ..Problem::odd(what, Some(&clear)) });
         } else if menu.entries[..at].iter().filter(same).count() == 0 {
             let names: Vec<&str> = menu.entries.iter().filter(same).map(|e| e.file.as_str()).collect();
             if names.len() > 1 {
@@ -355,14 +359,17 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
     menu.problems.extend(problems);
     let Some(default) = menu.default.as_ref().filter(|d| !d.set_by.overrides()) else { return };
     let next = inventory.boot_default();
-    let what = match (&default.id, next) {
-        (None, _) => format!("the boot default is {}, which is no kernel of clr-boot-manager", default.entry),
+    let (what, is_other_default) = match (&default.id, next) {
+        (None, _) => {
+            (format!("the boot default is {}, which is no kernel of clr-boot-manager", default.entry), false)
+        }
         (Some(id), Some(next)) if *id != next.id => {
-            format!("the boot default is {id}, and `clr-boot-manager update` makes it {}", next.id)
+            let what = format!("the boot default is {id}, and `clr-boot-manager update` makes it {}", next.id);
+            (what, true)
         }
         _ => return,
     };
-    menu.problems.push(Problem::odd(what, None));
+    menu.problems.push(Problem { is_other_default, ..Problem::odd(what, None) });
 }
 
 /// Whether the words of an entry are those of a line, behind some that clr-boot-manager puts in front.

@@ -129,15 +129,17 @@ pub struct Problem {
     pub clear: Option<String>,
     /// It endangers a boot, or the next run of clr-boot-manager; else it is just odd.
     pub breaks: bool,
+    /// It says only that `clr-boot-manager update` would make another kernel the default.
+    pub is_other_default: bool,
 }
 
 impl Problem {
     pub(super) fn breaks(what: String, clear: Option<&str>) -> Problem {
-        Problem { what, clear: clear.map(str::to_owned), breaks: true }
+        Problem { breaks: true, ..Problem::odd(what, clear) }
     }
 
     pub(super) fn odd(what: String, clear: Option<&str>) -> Problem {
-        Problem { what, clear: clear.map(str::to_owned), breaks: false }
+        Problem { what, clear: clear.map(str::to_owned), breaks: false, is_other_default: false }
     }
 }
 

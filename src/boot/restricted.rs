@@ -183,8 +183,14 @@ impl RestrictedUpdate<'_> {
         if lock::is_held(self.root, SWUPD_LOCK) {
             return Some("swupd is at work".to_owned());
         }
-        (self.root.is_live() && processes::is_running("clr-boot-manager"))
-            .then(|| "clr-boot-manager is at work already".to_owned())
+        if !self.root.is_live() {
+            return None;
+        }
+        match processes::is_running("clr-boot-manager") {
+            Ok(false) => None,
+            Ok(true) => Some("clr-boot-manager is at work already".to_owned()),
+            Err(e) => Some(format!("whether clr-boot-manager is at work is unknown: {e}")),
+        }
     }
 
     /// What clr-boot-manager is to see of the system.

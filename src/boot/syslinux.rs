@@ -82,7 +82,7 @@ pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
                 let what = format!("the DEFAULT of {path} is {name}, which is no LABEL");
                 // A menu program is no kernel; what it makes the default, it knows.
                 let menu_program = name.ends_with(".c32");
-                menu.problems.push(Problem { what, clear: None, breaks: !menu_program });
+                menu.problems.push(Problem { breaks: !menu_program, ..Problem::odd(what, None) });
             }
         },
         None if !menu.entries.is_empty() => {

@@ -457,9 +457,8 @@ fn notes(facts: &System, judgement: &BootAssessment, is_held: bool) -> Vec<Strin
     let odd = facts.inventory.oddities.iter().chain(&facts.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
     // That clr-boot-manager would have it otherwise is why it is held.
-    notes.extend(
-        facts.boot.notes().filter(|n| !(is_held && n.contains("`clr-boot-manager update` makes it"))),
-    );
+    let odd = facts.boot.oddities().filter(|problem| !(is_held && problem.is_other_default));
+    notes.extend(odd.map(ToString::to_string).chain(facts.boot.invisible.clone()));
     notes.extend(unmanaged::notes(facts, judgement));
     notes.extend(loading::notes(facts));
     notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
