@@ -371,7 +371,9 @@ pub struct Policy {
 
 /// Compares the configured lines of the tips with what the configuration wants.
 pub fn policy(world: &World, facts: &System) -> Policy {
-    let wanted = parameter_wanted(&world.settings, facts);
+    let record = state::load::<Record>(&world.root, RECORD).good();
+    let needs = assess(facts, &world.settings, record.as_ref()).needs;
+    let wanted = parameter_wanted(&world.settings, facts, &needs);
     let Breach { wrong, unknown, wish } = wanted.against(facts);
     let Some(wish) = wish.filter(|_| !wrong.is_empty() || !unknown.is_empty()) else {
         return Policy { met: true, wrong, unknown, step: None };

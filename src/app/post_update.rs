@@ -159,8 +159,13 @@ fn is_recorded(facts: &System, pair: &Pair, attempts: &[Attempt], previous: Opti
 }
 
 /// What is to be done about the parameter; nothing where it is not wanted.
-pub(super) fn cmdline_plan(world: &World, facts: &System) -> Result<(Ours, writer::Plan), FileError> {
-    if !sig_unenforce_wanted(&world.settings, facts) {
+pub(super) fn cmdline_plan(
+    world: &World,
+    facts: &System,
+    record: Option<&Record>,
+) -> Result<(Ours, writer::Plan), FileError> {
+    let needs = assess(facts, &world.settings, record).needs;
+    if !sig_unenforce_wanted(&world.settings, facts, &needs) {
         return Ok((Ours::default(), writer::Plan::default()));
     }
     let ours = Ours::load(&world.root)?;
@@ -263,7 +268,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     let (obstacles, changed) = match blocked(&facts) {
         // A fragment that was not read may have the parameter, and a module that was not seen may need it.
         Some(unknown) => (vec![unknown], false),
-        None => put_cmdline_right(world, &facts),
+        None => put_cmdline_right(world, &facts, before.as_good()),
     };
     let facts = if changed { facts.observe_again(world, &mut cache, &order.kernels) } else { facts };
     if interrupt::asked() {
@@ -315,7 +320,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
             .map(|pair| module_record(&facts, pair, &attempts, before.as_good()))
             .collect(),
         cmdline: CmdlineRecord {
-            wanted: sig_unenforce_wanted(&world.settings, &facts),
+            wanted: sig_unenforce_wanted(&world.settings, &facts, &judgement.needs),
             in_force: coming_lines(&facts).all(|l| l.switch == Switch::On),
             obstacles,
         },
@@ -448,9 +453,9 @@ fn module_record(
 }
 
 /// Makes sure of the parameter; gives what stands in the way, and whether anything was changed.
-fn put_cmdline_right(world: &World, facts: &System) -> (Vec<String>, bool) {
+fn put_cmdline_right(world: &World, facts: &System, record: Option<&Record>) -> (Vec<String>, bool) {
     let mut changed = false;
-    let done = cmdline_plan(world, facts).and_then(|(ours, plan)| {
+    let done = cmdline_plan(world, facts, record).and_then(|(ours, plan)| {
         for step in &plan.steps {
             tracing::info!("command line: {step}");
             changed = true;

@@ -14,6 +14,7 @@ use crate::dkms::plan::State;
 use crate::kernel::{Inventory, Variant};
 use crate::render::rebuild::{Outcome, Report, outcome, screen, seconds};
 use crate::render::{broken, shown};
+use crate::state::{self, RECORD, Record};
 use crate::status::states::state as explained;
 use crate::sys::{Lock, interrupt};
 use crate::system::System;
@@ -114,7 +115,8 @@ fn planned(world: &World, facts: &System, order: &Order) -> (String, u8) {
     // What waits for another module may be there with that one.
     left.retain(|l| l.state != State::DependencyFailed || !planned.iter().any(|p| p.release == l.release));
     // A run would write the parameter first.
-    if post_update::cmdline_plan(world, facts).is_ok_and(|(_, plan)| plan.steps.is_empty()) {
+    let record = state::load::<Record>(&world.root, RECORD).good();
+    if post_update::cmdline_plan(world, facts, record.as_ref()).is_ok_and(|(_, plan)| plan.steps.is_empty()) {
         left.extend(engine::refused(facts, order));
     }
     let missing = left.iter().filter(|l| !l.state.is_fine()).count();

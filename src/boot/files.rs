@@ -364,7 +364,8 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
             (format!("the boot default is {}, which is no kernel of clr-boot-manager", default.entry), false)
         }
         (Some(id), Some(next)) if *id != next.id => {
-            let what = format!("the boot default is {id}, and `clr-boot-manager update` makes it {}", next.id);
+            let what =
+                format!("the boot default is {id}, and `clr-boot-manager update` makes it {}", next.id);
             (what, true)
         }
         _ => return,

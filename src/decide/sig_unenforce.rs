@@ -4,9 +4,12 @@ use super::next_boot::coming_lines;
 use crate::cmdline::writer::Wish;
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::{Settings, SigUnenforce};
+use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{Decision, State, decide};
 use crate::dkms::proof::Proof;
 use crate::dkms::{Pair, Signature};
+use crate::modprobe::Origin;
+use crate::requirement::{Importance, Requirement};
 use crate::system::{Line, System};
 
 /// How `module.sig_unenforce` is wanted.
@@ -54,32 +57,54 @@ impl Wanted {
 }
 
 /// How `module.sig_unenforce` is wanted: `auto` means on while a kernel that demands signatures, and knows the parameter,
-/// has a module to load.
-pub fn parameter_wanted(settings: &Settings, facts: &System) -> Wanted {
-    let needs = |pair: &Pair| {
+/// has a module to load, whether or not DKMS manages it. `needs` is what the machine requires.
+pub fn parameter_wanted(settings: &Settings, facts: &System, needs: &[Requirement]) -> Wanted {
+    let for_pair = |pair: &Pair| {
         let line = facts.lines.iter().find(|l| l.release == pair.release);
-        let needed = |line: &Line| line.takes_the_parameter(&facts.machine) && !is_signed_for(pair, line);
-        line.is_none_or(needed) && is_needed(pair)
+        let proofs = || pair.proof.as_ref().map_or_else(|_| Vec::new(), |proofs| proofs.iter().collect());
+        line.is_none_or(|line| helps(facts, line, &proofs())) && is_needed(pair)
     };
     match settings.sig_unenforce {
         SigUnenforce::On => Wanted::On,
         SigUnenforce::Off => Wanted::Off,
-        SigUnenforce::Auto if facts.pairs.iter().any(needs) => Wanted::On,
+        SigUnenforce::Auto if facts.pairs.iter().any(for_pair) => Wanted::On,
+        SigUnenforce::Auto if needs.iter().any(|need| is_unmanaged_need(facts, need)) => Wanted::On,
         SigUnenforce::Auto => Wanted::Either,
     }
 }
 
 /// Whether `module.sig_unenforce` is wanted.
-pub fn sig_unenforce_wanted(settings: &Settings, facts: &System) -> bool {
-    parameter_wanted(settings, facts) == Wanted::On
+pub fn sig_unenforce_wanted(settings: &Settings, facts: &System, needs: &[Requirement]) -> bool {
+    parameter_wanted(settings, facts, needs) == Wanted::On
 }
 
-/// Whoever signs modules for a kernel that can be given keys means it to take them: the parameter is not for them.
-fn is_signed_for(pair: &Pair, line: &Line) -> bool {
-    let signed = |proof: &Proof| matches!(proof.signature, Some(Signature::Signed { .. }));
+/// Whether a kernel needs the parameter for a module with these files; none of them where it is not built yet.
+fn helps(facts: &System, line: &Line, proofs: &[&Proof]) -> bool {
+    line.takes_the_parameter(&facts.machine) && !is_signed_for(line, proofs)
+}
+
+/// The machine requires a module that DKMS does not manage, and a kernel has a file of it that did not come with the
+/// kernel: nobody but the vendor of a kernel can sign for it.
+fn is_unmanaged_need(facts: &System, need: &Requirement) -> bool {
+    let is_registered = facts.tree.modules.iter().any(|known| known.module.name == need.module);
+    let on = |line: &Line| {
+        need.modules().iter().any(|file| match facts.files.on(&line.release, file) {
+            Some(Loadable::File { origin, proof: Ok(proof), .. }) => {
+                *origin != Origin::InTree && helps(facts, line, &[proof.as_ref()])
+            }
+            _ => false,
+        })
+    };
+    need.class > Importance::Optional && !is_registered && facts.lines.iter().any(on)
+}
+
+/// A module that is signed for a kernel that can be given keys is meant to be taken by its key: the parameter is not for it.
+fn is_signed_for(line: &Line, proofs: &[&Proof]) -> bool {
+    let signed = |proof: &&Proof| matches!(proof.signature, Some(Signature::Signed { .. }));
     line.kernel.takes_foreign_keys()
         && line.kernel.config.is_some()
-        && pair.proof.as_ref().is_ok_and(|proofs| proofs.iter().all(signed))
+        && !proofs.is_empty()
+        && proofs.iter().all(signed)
 }
 
 /// The module should be there on this kernel.

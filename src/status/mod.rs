@@ -309,7 +309,7 @@ pub fn document(
         next_boot,
         next_boot_source: judgement.next.source(),
         next_boot_unknown: judgement.next.unknown().map(str::to_owned),
-        sig_unenforce_wanted: sig_unenforce_wanted(settings, facts),
+        sig_unenforce_wanted: sig_unenforce_wanted(settings, facts, &judgement.needs),
         unsigned_modules: outlook(facts),
         boot_entries: match &entries(facts, &judgement) {
             // What was seen by the last run, when more could be seen then.

@@ -97,7 +97,7 @@ pub(super) fn problems(
     if *progress == Progress::BrokenOff {
         problems.push("the last run was broken off before its end".to_owned());
     }
-    if sig_unenforce_wanted(settings, facts) {
+    if sig_unenforce_wanted(settings, facts, &judgement.needs) {
         let lines = coming_lines(facts).filter(|l| l.switch != Switch::On);
         let without: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
         match without.as_slice() {

@@ -156,6 +156,31 @@ fn a_deleted_file_of_the_running_kernel_ends_nothing() {
 }
 
 #[test]
+fn a_module_that_dkms_never_owned_has_the_parameter_too() {
+    let without_parameter = |root: TestRoot| {
+        root.remove(FRAGMENT).entry(ID_A, "quiet rw", true);
+        root
+    };
+    let check = |root: &TestRoot| root.run("clr-dkms-cmdline", &["check"]).code;
+    let root = without_parameter(vendor());
+    assert_eq!((check(&root), &status(&root)["sig_unenforce_wanted"]), (1, &true.into()));
+    root.post_update();
+    assert_eq!(check(&root), 0);
+    root.run("clr-dkms-cmdline", &["show", "--raw", "-k", A]).shows(&["module.sig_unenforce"]);
+    // A module that came with the kernel is signed by its own key, and one that nobody requires asks for nothing.
+    let in_tree = without_parameter(vendor());
+    in_tree.remove(&format!("usr/lib/modules/{A}/extra/hello.ko")).index(A, "kernel/own.ko:\n").loads(&[]);
+    put(&in_tree, A, "kernel/fs/hello.ko", "fs-hello");
+    let optional = without_parameter(vendor());
+    optional.conf("[modules]\noptional = hello\n");
+    let unused = without_parameter(vendor());
+    unused.loads(&[]).mounts(&[]);
+    for root in [in_tree, optional, unused] {
+        assert_eq!((check(&root), &status(&root)["sig_unenforce_wanted"]), (0, &false.into()));
+    }
+}
+
+#[test]
 fn a_module_that_dkms_never_owned_holds_a_kernel_back() {
     let root = vendor();
     root.post_update().code(1);
@@ -384,13 +409,13 @@ fn the_proof_of_a_module_that_dkms_does_not_manage_covers_its_signature() {
     let root = vendor();
     root.secure_boot(false).booted("quiet rw", "Y", Some("Y"));
     put(&root, B, "extra/hello.ko", "fs-hello");
-    root.remove(FRAGMENT).config(B, machine::CLEAR).modinfo(B, true).post_update();
-    assert_eq!(root.boot_default(), ID_A);
+    root.remove(FRAGMENT).config(B, machine::CLEAR).modinfo(B, true);
+    assert_eq!(root.guard()["default"], A);
     let (state, step) = on(&root, "hello", B);
     assert_eq!(state, "signature-refused");
     assert!(step.contains("`clr-dkms-cmdline enable`"), "{step}");
-    // With the parameter, which clr-boot-manager has yet to put into the entry.
-    root.file(FRAGMENT, "module.sig_unenforce\n").post_update().code(0);
+    // A run adds the parameter, as for a module of DKMS.
+    root.post_update().code(0);
     assert_eq!((root.boot_default().as_str(), on(&root, "hello", B).0.as_str()), (ID_B, "ok"));
 }
 

@@ -97,7 +97,8 @@ pub(super) fn plan(world: &World) -> Plan {
             PlannedModule { module: pair.module.to_string(), kernel: pair.release.clone(), steps, state, why }
         })
         .collect();
-    let (cmdline, obstacles): (Vec<String>, Vec<String>) = match cmdline_plan(world, &facts) {
+    let (cmdline, obstacles): (Vec<String>, Vec<String>) = match cmdline_plan(world, &facts, record.as_ref())
+    {
         Ok((_, plan)) => (
             plan.steps.iter().map(ToString::to_string).collect(),
             plan.obstacles.iter().map(|o| o.told(&world.root)).collect(),
