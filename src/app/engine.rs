@@ -290,33 +290,43 @@ pub fn run(
     let (ready, cache) = (Condvar::new(), Mutex::new(cache));
     let settling =
         |release: &str| Settling { world, cache: &cache, facts, release: release.to_owned(), observer };
+    let work = || {
+        while let Some(p) = next(&queue, &ready) {
+            let missing = held(&queue).missing.get(&p.release).cloned().unwrap_or_default();
+            let watch = world.clock.stopwatch();
+            observer(Event::Begun(p));
+            let mut attempt = one(world, &cache, facts, p, &missing, share.make_jobs, observer);
+            // What waits for it is built upon what dkms knows and modprobe finds.
+            if attempt.replaced.is_some() && held(&queue).is_awaited(p) {
+                settling(&p.release).settle(std::slice::from_mut(&mut attempt), false);
+            }
+            attempt.took = watch.elapsed();
+            tell(world, &attempt);
+            observer(Event::Done(&attempt));
+            // Not in the condition below: the lock would be held for its whole body.
+            let finished = held(&queue).done(p, attempt);
+            if let Some(release) = finished {
+                // The others build on; what they add to is not of this kernel.
+                let mut attempts = std::mem::take(&mut held(&queue).attempts);
+                settling(&release).settle(&mut attempts, true);
+                held(&queue).attempts.extend(attempts);
+            }
+            ready.notify_all();
+        }
+    };
     std::thread::scope(|scope| {
-        for _ in 0..share.jobs {
-            scope.spawn(|| {
-                work_politely();
-                while let Some(p) = next(&queue, &ready) {
-                    let missing = held(&queue).missing.get(&p.release).cloned().unwrap_or_default();
-                    let watch = world.clock.stopwatch();
-                    observer(Event::Begun(p));
-                    let mut attempt = one(world, &cache, facts, p, &missing, share.make_jobs, observer);
-                    // What waits for it is built upon what dkms knows and modprobe finds.
-                    if attempt.replaced.is_some() && held(&queue).is_awaited(p) {
-                        settling(&p.release).settle(std::slice::from_mut(&mut attempt), false);
-                    }
-                    attempt.took = watch.elapsed();
-                    tell(world, &attempt);
-                    observer(Event::Done(&attempt));
-                    // Not in the condition below: the lock would be held for its whole body.
-                    let finished = held(&queue).done(p, attempt);
-                    if let Some(release) = finished {
-                        // The others build on; what they add to is not of this kernel.
-                        let mut attempts = std::mem::take(&mut held(&queue).attempts);
-                        settling(&release).settle(&mut attempts, true);
-                        held(&queue).attempts.extend(attempts);
-                    }
-                    ready.notify_all();
-                }
-            });
+        let polite = || {
+            work_politely();
+            work();
+        };
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, polite).map(drop);
+        let started: Vec<_> = (0..share.jobs).map(start).collect();
+        // Where no thread can be started (RLIMIT_NPROC), the work goes on in this one.
+        if let Some(Err(e)) = started.iter().find(|started| started.is_err()) {
+            tracing::debug!("not all threads for building could be started: {e}");
+        }
+        if !started.iter().any(Result::is_ok) {
+            work();
         }
     });
     // A worker that has panicked has left its module undone; the others are told all the same.

@@ -84,7 +84,9 @@ pub(super) fn kept_small<T>(root: &Root, log: &File, beside: &str, work: impl Fn
         }
     };
     std::thread::scope(|scope| {
-        scope.spawn(watch);
+        if let Err(e) = std::thread::Builder::new().spawn_scoped(scope, watch) {
+            tracing::warn!("the size of the build log is not watched: {e}");
+        }
         let result = work();
         drop(working);
         result

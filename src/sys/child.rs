@@ -276,7 +276,7 @@ fn spawn_read_only(mut command: Command) -> io::Result<std::process::Child> {
     use landlock::{
         ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     };
-    std::thread::spawn(move || {
+    let start = move || {
         let restricted = || -> Result<(), Box<dyn std::error::Error>> {
             Ruleset::default()
                 .handle_access(AccessFs::from_write(ABI::V5))?
@@ -291,9 +291,10 @@ fn spawn_read_only(mut command: Command) -> io::Result<std::process::Child> {
             tracing::debug!("no Landlock: {e}");
         }
         command.spawn()
-    })
-    .join()
-    .map_err(|_| io::Error::other("the starting thread has died"))?
+    };
+    // Not in this thread, which has to go on writing.
+    let starting = std::thread::Builder::new().spawn(start)?;
+    starting.join().map_err(|_| io::Error::other("the starting thread has died"))?
 }
 
 fn ended(status: ExitStatus) -> Ended {

@@ -78,14 +78,17 @@ impl Live {
         first.draw("").ok();
         *screen() = Some(first);
         let (stop, stopped) = mpsc::channel::<()>();
-        let ticker = std::thread::spawn(move || {
+        let tick = move || {
             while stopped.recv_timeout(LOOK_AGAIN) == Err(RecvTimeoutError::Timeout) {
                 if let Some(screen) = screen().as_mut() {
                     screen.draw("").ok();
                 }
             }
-        });
-        Live { stop: Some(stop), ticker: Some(ticker) }
+        };
+        // Without a thread the lines change whenever something is logged.
+        let ticker = std::thread::Builder::new().spawn(tick);
+        let ticker = ticker.map_err(|e| tracing::debug!("no thread for the progress: {e}")).ok();
+        Live { stop: Some(stop), ticker }
     }
 }
 

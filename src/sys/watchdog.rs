@@ -1,13 +1,29 @@
 //! An end by the clock, for programs that somebody waits for.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::Builder;
 use std::time::Duration;
 
 /// Ends the process with that exit code once the time is over, whatever it is doing then; `what` says in the log what that
 /// means. What is written meanwhile is written atomically, and children that still run are left to their own end.
 pub fn end_after(limit: Duration, code: u8, what: &'static str) {
-    std::thread::spawn(move || {
+    let thread = move || {
         std::thread::sleep(limit);
         tracing::warn!("not done within {} s: {what}", limit.as_secs());
         std::process::exit(code.into());
-    });
+    };
+    // Where no thread can be started the kernel keeps the time, and nothing can be said in the end.
+    if let Err(e) = Builder::new().spawn(thread) {
+        tracing::debug!("no thread for the deadline: {e}");
+        let alarm = signal_hook::consts::SIGALRM;
+        let always = Arc::new(AtomicBool::new(true));
+        match signal_hook::flag::register_conditional_shutdown(alarm, code.into(), always) {
+            Ok(_) => {
+                let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+                nix::unistd::alarm::set(seconds.try_into().unwrap_or(u32::MAX).max(1));
+            }
+            Err(e) => tracing::warn!("the deadline of {} s is not kept: {e}", limit.as_secs()),
+        }
+    }
 }

@@ -63,6 +63,7 @@ mod signature;
 mod status;
 mod status_screens;
 mod support;
+mod threads;
 mod tree_properties;
 mod unread;
 mod variant;
