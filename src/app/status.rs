@@ -117,7 +117,7 @@ enum Verb {
     /// Show the last log of a build, the first error first
     ///
     /// Without MODULE: the newest log of a build that failed, else the newest of all. On a terminal it goes through a
-    /// pager ($PAGER, else less).
+    /// pager: $PAGER, else less; with the rights of another user (sudo) it is less in any case, in its secure mode.
     ///
     /// Exit code 0: shown; 3: there is no such log, or it cannot be read.
     #[command(

@@ -43,6 +43,7 @@ mod motd;
 mod needs_devices;
 mod needs_hostile;
 mod next_boot;
+mod pager;
 mod parallel;
 mod plan;
 mod post_update;
