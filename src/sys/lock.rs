@@ -6,11 +6,11 @@
 //! which takes the lock from any daemon that a build may have left running, too.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal};
 
@@ -119,18 +119,53 @@ pub fn wait_while_held(root: &Root, path: &str, patience: Duration) {
     }
 }
 
-/// Whether somebody holds the lock at `path` now. Needs no permission for the file, and changes nothing.
+/// Whether a process holds the lock at `path` now. Needs no permission for the file, and changes nothing.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 pub fn is_held(root: &Root, path: &str) -> bool {
-    let Some(stat) = root.lookup(path).stat() else { return false };
-    // Without /proc there is nothing to be told by.
+    let Ok(file) = root.open_at(Path::new(path), OFlags::PATH) else { return false };
+    let Ok(stat) = rustix::fs::fstat(&file) else { return false };
+    // Without /proc nothing is known of any lock.
     let held = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    // "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"; the device is left out, as some filesystems show another one.
-    // swupd locks with fcntl(2), which stands there as POSIX.
-    let kinds = ["FLOCK", "POSIX"];
-    held.lines().filter(|line| kinds.iter().any(|kind| line.contains(kind))).any(|line| {
-        let place = line.split_ascii_whitespace().find(|word| word.matches(':').count() == 2);
-        place.and_then(|p| p.rsplit(':').next()).and_then(|inode| inode.parse().ok()) == Some(stat.inode)
+    locked_on(&held, stat.st_ino).into_iter().any(|device| match filesystem(&file) {
+        Some(known) => device == known,
+        // To wait in vain for a while is better than to work beside a process that writes.
+        None => true,
+    })
+}
+
+/// The devices, as major and minor number, of the locks on a file with that inode number: "1: FLOCK  ADVISORY  WRITE 1234
+/// fe:00:5678 0 EOF". swupd locks with fcntl(2), which stands there as POSIX.
+fn locked_on(locks: &str, inode: u64) -> Vec<(u32, u32)> {
+    let device = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        words.find(|word| ["FLOCK", "POSIX", "OFDLCK"].contains(word))?;
+        let mut place = words.find(|word| word.matches(':').count() == 2)?.split(':');
+        let mut number = || u32::from_str_radix(place.next()?, 16).ok();
+        let device = (number()?, number()?);
+        (place.next()?.parse() == Ok(inode)).then_some(device)
+    };
+    locks.lines().filter_map(device).collect()
+}
+
+/// The device of the filesystem that a file is on, by which the kernel names it in `/proc/locks` and in `mountinfo`. stat(2)
+/// gives another one on btrfs, which has one for each subvolume, and on overlayfs.
+#[allow(clippy::disallowed_methods)] // of the mount that the descriptor is on, whatever the root is
+fn filesystem(file: &OwnedFd) -> Option<(u32, u32)> {
+    // Kernels before 5.8 do not say which mount it is.
+    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return None;
+    }
+    device_of_mount(&std::fs::read_to_string("/proc/self/mountinfo").ok()?, stat.stx_mnt_id)
+}
+
+fn device_of_mount(mounts: &str, id: u64) -> Option<(u32, u32)> {
+    mounts.lines().find_map(|line| {
+        // Number, number of the parent, device.
+        let mut fields = line.split(' ');
+        let is_it = fields.next()?.parse() == Ok(id);
+        let (major, minor) = fields.nth(1)?.split_once(':')?;
+        is_it.then_some((major.parse().ok()?, minor.parse().ok()?))
     })
 }
 
@@ -224,6 +259,34 @@ mod tests {
         assert!(holders.iter().any(|h| h.pid == orphan.id().cast_signed() && h.is_child), "{holders:?}");
         end_orphans(&holders);
         assert!(!orphan.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_lock_is_one_of_a_file_on_its_own_filesystem() {
+        let locks = "1: POSIX  ADVISORY  WRITE 21934 00:28:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 9 fe:0a:77 0 EOF\n\
+                     3: OFDLCK ADVISORY  WRITE -1 103:05:77 0 EOF\n\
+                     4: LEASE  ACTIVE    READ 9 fe:01:77 0 EOF\n\
+                     5: POSIX  ADVISORY  WRITE 9 fe:01:78 0 EOF\n1: -> POSIX ADVISORY WRITE 9 00:2a:77 0 EOF\n";
+        assert_eq!(locked_on(locks, 77), [(0, 0x28), (0xfe, 10), (0x103, 5), (0, 0x2a)]);
+        assert!(locked_on(locks, 7).is_empty());
+        let mounts = "27 1 254:0 / / rw - ext4 /dev/root rw\n66 63 0:40 / /m rw - overlay o rw\n";
+        assert_eq!(device_of_mount(mounts, 66), Some((0, 40)));
+        assert_eq!(device_of_mount(mounts, 6), None);
+    }
+
+    /// Two filesystems of one kind give out the same inode numbers.
+    #[test]
+    fn a_file_of_the_same_inode_elsewhere_is_not_locked() {
+        let (_directory, root) = scratch();
+        let held = Lock::take(&root, "/run/x.lock", Duration::ZERO, |_| true).unwrap();
+        assert!(is_held(&root, "/run/x.lock"));
+        let inode = root.lookup("/run/x.lock").stat().unwrap().inode;
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        let file = root.open_at(Path::new("/run/x.lock"), OFlags::PATH).unwrap();
+        let device = filesystem(&file).unwrap();
+        assert!(locked_on(&locks, inode).contains(&device), "{device:?} in {locks}");
+        drop(held);
     }
 
     #[test]
