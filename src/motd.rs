@@ -2,6 +2,7 @@
 
 use crate::dkms::first_error::FirstError;
 use crate::status::{Document, Verdict};
+use crate::sys::printable::printable;
 
 /// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.
 pub const FRAGMENT: &str = "/run/motd.d/clr-dkms.motd";
@@ -104,7 +105,7 @@ fn split_keeping(line: &str) -> impl Iterator<Item = &str> {
 }
 
 fn cut(line: &str) -> String {
-    let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean = printable(line);
     if clean.chars().count() <= WIDTH {
         return clean;
     }
@@ -126,7 +127,7 @@ mod tests {
     fn lines_are_short_and_few() {
         let long = "x".repeat(300);
         assert_eq!(cut(&long).chars().count(), WIDTH);
-        assert_eq!(cut("a\u{1b}[31mb"), "a [31mb");
+        assert_eq!(cut("a\u{1b}[31mb\u{202e}"), "a\\u{1b}[31mb\\u{202e}");
         assert_eq!(shortened("lacks hello/1.0 (wanted; build-failed) and", 36), "lacks hello/1.0 (wanted...");
         let parts: Vec<_> = split_keeping("a {kernel} b{problem}{x}").collect();
         assert_eq!(parts, ["a ", "{kernel}", " b", "{problem}", "{x}"]);

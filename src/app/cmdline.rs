@@ -3,6 +3,7 @@
 mod refused;
 
 use std::collections::BTreeSet;
+use std::io::IsTerminal;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -25,6 +26,7 @@ use crate::kernel::{Images, Inventory};
 use crate::render::cmdline::{screen, word_diff};
 use crate::render::{WIDTH, broken, shown};
 use crate::state::{self, BootRecord, RECORD, Record, Stored};
+use crate::sys::printable::printable_lines;
 use crate::sys::{Lock, Root};
 use crate::system::{Line, System, expected_entries, kernels_that_matter, line};
 use crate::world::World;
@@ -456,9 +458,13 @@ fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
     }
     let sources: Vec<Sources> = kernels.iter().map(|k| Sources::observe(&world.root, &k.release)).collect();
     if show.raw {
-        // Bytes, not text: what is on the line is not ours to repair.
+        // Bytes, not text: what is on the line is not ours to repair. A terminal would obey some of them.
         let raw: Vec<u8> = sources.iter().flat_map(|s| [effective(s).as_slice(), b"\n"].concat()).collect();
-        std::io::Write::write_all(&mut std::io::stdout(), &raw)?;
+        if std::io::stdout().is_terminal() {
+            answer(&printable_lines(&String::from_utf8_lossy(&raw)), common.color)?;
+        } else {
+            std::io::Write::write_all(&mut std::io::stdout(), &raw)?;
+        }
         return Ok(exit::OK);
     }
     let lines = kernels.iter().zip(&sources).map(|(k, s)| report(&k.release, &k.id, s, &merge(s)));

@@ -30,6 +30,7 @@ use clap::{ArgAction, Args, Parser, ValueEnum};
 use crate::config::{self, ConfigError};
 use crate::sys::lock::LockError;
 use crate::sys::log::{self, Talk};
+use crate::sys::printable::is_hidden;
 use crate::sys::{Clock, FileError, Root, RootKind, Tools};
 use crate::world::World;
 
@@ -300,8 +301,8 @@ pub fn answer(text: &str, color: Color) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A value as JSON with a final newline. Control characters that JSON lets stand are escaped too: what takes the colour
-/// out of an answer would take them out with it.
+/// A value as JSON with a final newline. What must not reach a screen is escaped although JSON lets it stand: what takes the
+/// colour out of an answer would take control characters out with it.
 ///
 /// # Errors
 /// When it cannot be written as JSON.
@@ -309,8 +310,13 @@ pub fn json<T: serde::Serialize>(value: &T) -> anyhow::Result<String> {
     let mut text = String::new();
     for c in serde_json::to_string_pretty(value)?.chars() {
         match c {
-            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
-            _ => text.push(c),
+            // What is above 16 bits takes two of them. The line breaks are ours: JSON has its own escaped already.
+            c if is_hidden(c) && c != '\n' => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    text.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+            c => text.push(c),
         }
     }
     Ok(text + "\n")

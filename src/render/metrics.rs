@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::dkms::plan::State;
 use crate::status::{Document, Verdict};
+use crate::sys::printable::{LONGEST, cut, is_hidden};
 
 const VERDICTS: [Verdict; 8] = [
     Verdict::Healthy,
@@ -108,16 +109,16 @@ fn family(
     });
 }
 
-/// Backslash, quote and newline are written as the format wants them; other control characters it takes as they are, and a
-/// terminal does not.
+/// Backslash, quote and newline are written as the format wants them; what else must not reach a screen it would take as it
+/// is.
 fn escaped(text: &str) -> String {
     let mut out = String::new();
-    for c in text.chars() {
+    for c in cut(text, LONGEST).chars() {
         match c {
             '\\' => out.push_str("\\\\"),
             '"' => out.push_str("\\\""),
             '\n' => out.push_str("\\n"),
-            c if c.is_control() => out.push('?'),
+            c if is_hidden(c) => out.push('?'),
             c => out.push(c),
         }
     }

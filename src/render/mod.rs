@@ -14,13 +14,9 @@ pub mod text;
 /// The width that lines keep to, where what they quote lets them.
 pub const WIDTH: usize = 80;
 
-/// Text that came from files or programs, safe for a terminal: control characters are shown, not obeyed.
-pub fn shown(text: &str) -> String {
-    let escape = |c: char| {
-        if c.is_control() { c.escape_default().collect() } else { String::from(c) }
-    };
-    text.chars().map(escape).collect()
-}
+/// Text that came from files or programs, safe for a screen; every screen is made of it.
+pub use crate::sys::printable::printable as shown;
+use crate::sys::printable::{LONGEST, cut};
 
 /// A text broken at blanks, with something in front of its first line and of the others; a word that is too long stays
 /// whole, so that it can be copied.
@@ -32,7 +28,7 @@ pub fn broken(text: &str, first: &str, other: &str) -> Vec<String> {
 pub fn broken_to(width: usize, text: &str, first: &str, other: &str) -> Vec<String> {
     let mut lines = vec![first.to_owned()];
     let mut fresh = true;
-    for word in text.split_whitespace() {
+    for word in cut(text, LONGEST).split_whitespace().map(shown) {
         let length = lines.last().map_or(0, |l| l.chars().count());
         if !fresh && length + 1 + word.chars().count() > width - 2 {
             lines.push(other.to_owned());
@@ -42,7 +38,7 @@ pub fn broken_to(width: usize, text: &str, first: &str, other: &str) -> Vec<Stri
             if !fresh {
                 line.push(' ');
             }
-            line.push_str(word);
+            line.push_str(&word);
         }
         fresh = false;
     }

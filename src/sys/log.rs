@@ -1,15 +1,17 @@
 //! The talk: to the journal when this is the live system and its socket is there, and to stderr unless that is the
 //! journal too. stdout is for answers and never carries a word of this.
 
+use tracing::field::{Field, Value, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::live;
+use super::printable::printable_lines;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,16 +61,8 @@ where
         // The other fields are for the journal.
         let mut text = Message::default();
         event.record(&mut text);
-        // Names and messages of others end up here: their control characters are shown, not obeyed.
-        write!(writer, "{}: {word}", self.program)?;
-        for c in text.0.chars() {
-            match c {
-                '\n' => writer.write_char(c)?,
-                c if c.is_control() => write!(writer, "{}", c.escape_default())?,
-                c => writer.write_char(c)?,
-            }
-        }
-        writeln!(writer)
+        // Names and messages of others end up here.
+        writeln!(writer, "{}: {word}{}", self.program, printable_lines(&text.0))
     }
 }
 
@@ -76,11 +70,45 @@ where
 #[derive(Default)]
 struct Message(String);
 
-impl tracing::field::Visit for Message {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         if field.name() == "message" {
             self.0 = format!("{value:?}");
         }
+    }
+}
+
+/// The most fields of an event.
+const FIELDS: usize = 8;
+
+/// A layer that gets the text of each event as [`printable_lines`] gives it. journalctl(1) shows a message as it is when its
+/// output is no terminal, and hides one as a blob where a byte is not printable.
+struct Printable<L>(L);
+
+impl<S: tracing::Subscriber, L: Layer<S>> Layer<S> for Printable<L> {
+    fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
+        let mut texts = Texts::default();
+        event.record(&mut texts);
+        let known = event.metadata().fields();
+        let Some(first) = known.iter().next().filter(|_| texts.0.len() <= FIELDS) else { return };
+        let text = |at: usize| texts.0.get(at).map(|(field, text)| (field, Some(text as &dyn Value)));
+        // What is not there is a field without a value, which is left out.
+        let values = std::array::from_fn::<_, FIELDS, _>(|at| text(at).unwrap_or((&first, None)));
+        self.0.on_event(&tracing::Event::new(event.metadata(), &known.value_set(&values)), context);
+    }
+}
+
+/// The fields of an event as text.
+#[derive(Default)]
+struct Texts(Vec<(Field, String)>);
+
+impl Visit for Texts {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.push((field.clone(), printable_lines(value)));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.0.push((field.clone(), printable_lines(&format!("{value:?}"))));
     }
 }
 
@@ -95,7 +123,7 @@ pub fn start(program: &'static str, talk: Talk, live: bool) {
     let journal = if live { tracing_journald::layer().ok() } else { None };
     let journal = journal.map(|layer| {
         use tracing_journald::{Priority, PriorityMappings};
-        layer
+        let layer = layer
             .with_syslog_identifier(program.to_owned())
             // So that `message_id` becomes MESSAGE_ID, which the catalog goes by.
             .with_field_prefix(None)
@@ -104,8 +132,8 @@ pub fn start(program: &'static str, talk: Talk, live: bool) {
                 info: Priority::Informational,
                 debug: Priority::Debug,
                 ..PriorityMappings::new()
-            })
-            .with_filter(talk.filter())
+            });
+        Printable(layer).with_filter(talk.filter())
     });
     // swupd shows our stderr on its terminal, and a person reads it; only where it leads to the journal, once is enough.
     let stderr = (journal.is_none() || !stderr_is_the_journal()).then(|| {
@@ -117,4 +145,54 @@ pub fn start(program: &'static str, talk: Talk, live: bool) {
     });
     // A second start, as in tests, changes nothing.
     tracing_subscriber::registry().with(journal).with(stderr).try_init().ok();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    struct Kept(Arc<Mutex<Vec<(String, String)>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Kept {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            struct Pairs<'k>(&'k mut Vec<(String, String)>);
+            impl Visit for Pairs<'_> {
+                fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+                    self.0.push((field.name().to_owned(), format!("{value:?}")));
+                }
+                fn record_str(&mut self, field: &Field, value: &str) {
+                    self.0.push((field.name().to_owned(), value.to_owned()));
+                }
+            }
+            event.record(&mut Pairs(&mut self.0.lock().unwrap()));
+        }
+    }
+
+    #[test]
+    fn nothing_hidden_reaches_the_journal() {
+        let kept = Arc::default();
+        let subscriber = tracing_subscriber::registry().with(Printable(Kept(Arc::clone(&kept))));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(
+                message_id = "abc",
+                dkms_kernel = "6\u{202e}1",
+                "{}\nnext\u{1b}[31m",
+                "evil\u{200b}"
+            );
+            tracing::info!("{}", "x".repeat(9000));
+        });
+        let kept = kept.lock().unwrap();
+        let text = |at: usize| (kept[at].0.as_str(), kept[at].1.as_str());
+        let expected = [
+            ("dkms_kernel", "6\\u{202e}1"),
+            ("message", "evil\\u{200b}\nnext\\u{1b}[31m"),
+            ("message_id", "abc"),
+        ];
+        let mut found = [text(0), text(1), text(2)];
+        found.sort_unstable();
+        assert_eq!(found, expected);
+        assert!(text(3).1.len() < 4200 && text(3).1.ends_with("... (4904 bytes more)"));
+    }
 }

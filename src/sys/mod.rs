@@ -18,6 +18,7 @@ pub mod lock;
 pub mod log;
 pub mod mount;
 pub mod pager;
+pub mod printable;
 pub mod processes;
 pub mod root;
 pub mod terminal;

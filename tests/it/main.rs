@@ -32,6 +32,7 @@ mod guard_boot;
 mod guard_decision;
 mod guard_screens;
 mod hostile;
+mod hostile_names;
 mod initrd;
 mod inventory;
 mod layers;
