@@ -1,7 +1,7 @@
 //! The fragment for the message of the day: at most three lines, from the status document.
 
 use crate::dkms::first_error::FirstError;
-use crate::status::{Document, Verdict};
+use crate::status::{Document, Verdict, waiting};
 use crate::sys::printable::printable;
 
 /// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.
@@ -14,11 +14,10 @@ const WIDTH: usize = 100;
 const LINES: usize = 3;
 
 /// What may be shortened in the middle of a line.
-const ELASTIC: [&str; 2] = ["{problem}", "{error}"];
+const ELASTIC: [&str; 3] = ["{problem}", "{error}", "{waiting}"];
 /// What a text may ask for.
-const PLACEHOLDERS: [&str; 6] = ["{kernel}", "{problem}", "{error}", "{log}", "{enforcement}", "{waiting}"];
-/// From when on it is told that microcode and boot loader wait too, in days.
-const LONG: i64 = 3;
+const PLACEHOLDERS: [&str; 7] =
+    ["{kernel}", "{problem}", "{error}", "{log}", "{enforcement}", "{waiting}", "{command}"];
 
 /// The shipped text for a verdict; none where there is nothing to say.
 pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
@@ -36,8 +35,9 @@ pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
 
 /// Fills a text: `{kernel}` is the next boot's release, `{problem}` the first thing that is wrong, `{error}` the first
 /// error of the first failed build and `{log}` its log; `{enforcement}` says that modules load without a trusted
-/// signature, where they really do or will; `{waiting}` since when the boot files wait, after three days. A line with a placeholder that has no value is left out, and so is one that
-/// an earlier line begins with. Nothing to say is an empty string.
+/// signature, where they really do or will; `{waiting}` names the parts of the boot files that are out of date, and since
+/// when, and `{command}` is the one that applies them. A line with a placeholder that has no value is left out, and so is
+/// one that an earlier line begins with. Nothing to say is an empty string.
 pub fn fragment(document: &Document, text: &str) -> String {
     let failed = document.modules.iter().map(|m| &m.record).find(|m| m.error.is_some());
     let error = failed.and_then(|m| m.error.as_ref()).map(FirstError::short);
@@ -46,11 +46,8 @@ pub fn fragment(document: &Document, text: &str) -> String {
         "{problem}" => document.problems.first().cloned(),
         "{error}" => error.clone(),
         "{enforcement}" => document.unsigned_modules.sentence().map(str::to_owned),
-        "{waiting}" => document
-            .guard
-            .held_days
-            .filter(|days| *days >= LONG && document.guard.deferred)
-            .map(|days| format!("for {days} days microcode and boot loader have been waiting too")),
+        "{waiting}" => waiting::listed(&document.guard.waiting),
+        "{command}" => document.guard.waiting.first().map(|part| part.command.clone()),
         // Read on that system, where the root is /.
         "{log}" => failed.and_then(|m| m.log.as_deref()).map(|log| inside(log, &document.root)),
         plain => Some(plain.to_owned()),

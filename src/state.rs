@@ -105,7 +105,7 @@ pub struct HeldBack {
     pub kernel: String,
     /// Since when any kernel is.
     pub since: Timestamp,
-    /// The boot files have not been touched since: microcode and boot loader wait too.
+    /// The boot files have not been touched since. What waits because of that is in [`BootRecord::waiting`].
     pub deferred: bool,
 }
 

@@ -118,10 +118,9 @@ pub fn run(world: &World, arguments: GuardArguments, common: &Common) -> anyhow:
         return Ok(assert_again(world, &mut cache));
     }
     let seen = look(world, &mut cache);
-    let held_back = seen.record.as_ref().and_then(|r| r.boot.held_back.as_ref());
-    let mut report =
-        GuardReport::new(&seen.facts, &world.settings, &seen.judgement, held_back, world.clock.now())
-            .with_errors(seen.record.as_ref());
+    let last = seen.record.as_ref().map(|record| &record.boot);
+    let mut report = GuardReport::new(&seen.facts, &world.settings, &seen.judgement, last, world.clock.now())
+        .with_errors(seen.record.as_ref());
     if matches!(super::status::progress(world), Progress::Working(_)) {
         report = report.while_building();
     }

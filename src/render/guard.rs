@@ -2,8 +2,9 @@
 
 use super::broken_to;
 use super::look::{Line, Look, Tone, bold, painted, plain, toned};
-use super::text::{NOTHING, answer};
+use super::text::{NOTHING, answer, utc};
 use crate::requirement::Importance;
+use crate::state::WaitingPart;
 use crate::status::guard::{GuardReport, Word};
 
 /// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
@@ -36,8 +37,17 @@ pub fn text(report: &GuardReport, look: &Look) -> String {
     row("policy", report.policy);
     row("swupd", &swupd(report));
     if let Some(since) = report.held_since {
-        let waiting = if report.deferred { "; microcode and boot loader wait too" } else { "" };
-        row("held since", &format!("{}{waiting}", since.strftime("%Y-%m-%d %H:%M:%S UTC")));
+        row("held since", &utc(since));
+    }
+    for part in &report.waiting {
+        let WaitingPart { what, since, why, command } = part;
+        row(
+            "out of date",
+            &format!(
+                "{what}, since {}, because {why}; `{command}` does not wait, at your own risk",
+                utc(*since)
+            ),
+        );
     }
     if let Some(hold) = &report.wishes.hold {
         row("admin holds", hold);

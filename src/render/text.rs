@@ -6,7 +6,7 @@ use super::broken_to;
 use super::look::{Line, Look, Tone, bold, painted, plain, toned};
 use super::modules::Modules;
 use crate::kernel::Headers;
-use crate::status::{Document, KernelStatus, Verdict};
+use crate::status::{Document, KernelStatus, Verdict, waiting};
 
 /// What fits on the screen of a terminal, in lines.
 pub const PAGE: usize = 24;
@@ -241,7 +241,7 @@ fn row(name: &str, text: &str, look: &Look) -> Vec<Line> {
     broken_to(look.width, text, &format!("{name:<12}"), "            ").into_iter().map(line).collect()
 }
 
-fn utc(time: Timestamp) -> String {
+pub(super) fn utc(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
@@ -285,10 +285,8 @@ fn boot_files(document: &Document) -> String {
         (_, None) => "not made by clr-dkms yet".to_owned(),
     };
     let guard = &document.guard;
-    let waits = guard.held_since.map(|since| match guard.deferred {
-        true => format!("deferred since {}, microcode and boot loader too", utc(since)),
-        false => format!("the newest kernel waits since {}", utc(since)),
-    });
+    let held = guard.held_since.map(|since| format!("the newest kernel waits since {}", utc(since)));
+    let waits = waiting::listed(&guard.waiting);
     let overridden = guard.swupd.overridden_by.as_ref().map(|by| format!("overridden by {by}"));
-    [Some(made), waits, overridden].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    [Some(made), held, waits, overridden].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -17,7 +17,7 @@ use crate::decide::satisfaction::NOT_REGISTERED;
 use crate::decide::unread::blocked;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule, Requirement};
-use crate::state::{HeldBack, Record, WISHES};
+use crate::state::{BootRecord, Record, WISHES, WaitingPart};
 use crate::system::System;
 
 /// The next step where a fact could not be read.
@@ -104,8 +104,10 @@ pub struct GuardReport {
     pub held_since: Option<Timestamp>,
     /// Days since then, whole ones.
     pub held_days: Option<i64>,
-    /// The boot files have not been touched since: microcode and boot loader wait too.
+    /// The boot files have not been touched since.
     pub deferred: bool,
+    /// Parts of the boot files that are out of date, because nothing could be run that does not touch the boot default.
+    pub waiting: Vec<WaitingPart>,
     /// What swupd does.
     pub swupd: Swupd,
     /// What an admin has said.
@@ -135,11 +137,12 @@ impl GuardReport {
         facts: &System,
         settings: &Settings,
         judgement: &BootAssessment,
-        held_back: Option<&HeldBack>,
+        boot: Option<&BootRecord>,
         now: Timestamp,
     ) -> GuardReport {
         let decision = &judgement.decision;
-        let held = held_back.filter(|_| decision.ruling == Ruling::Defer);
+        let held = boot.and_then(|boot| boot.held_back.as_ref());
+        let held = held.filter(|_| decision.ruling == Ruling::Defer);
         let (overridden_by, refused) = match &facts.deferral {
             Deferral::Armed => (None, None),
             Deferral::Off { overridden_by, refused } => (overridden_by.clone(), refused.clone()),
@@ -176,6 +179,7 @@ impl GuardReport {
             held_since: held.map(|h| h.since),
             held_days: held.map(|h| (now.duration_since(h.since).as_hours() / 24).max(0)),
             deferred: held.is_some_and(|h| h.deferred),
+            waiting: boot.map(|boot| boot.waiting.clone()).unwrap_or_default(),
             swupd: Swupd { defers: facts.deferral == Deferral::Armed, overridden_by, refused },
             wishes: facts.wishes.clone(),
             lost_wish: lost_wish(facts, judgement),

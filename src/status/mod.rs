@@ -10,6 +10,7 @@ mod problems;
 pub mod states;
 mod steps;
 mod unmanaged;
+pub mod waiting;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -321,13 +322,7 @@ pub fn document(
         problems,
         notes: notes(facts, &judgement, judgement.held_back.is_some()),
         unreadable: facts.denied.iter().map(|path| path.display().to_string()).collect(),
-        guard: GuardReport::new(
-            facts,
-            settings,
-            &judgement,
-            known.and_then(|r| r.boot.held_back.as_ref()),
-            now,
-        ),
+        guard: GuardReport::new(facts, settings, &judgement, known.map(|record| &record.boot), now),
     };
     document.summary = summary(&document, &judgement);
     document.next_step =

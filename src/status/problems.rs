@@ -1,6 +1,6 @@
 //! Everything that is wrong, in sentences.
 
-use super::{ModuleStatus, Progress, guard, is_missed, is_told_below};
+use super::{ModuleStatus, Progress, guard, is_missed, is_told_below, waiting};
 use crate::boot::{Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::Settings;
@@ -10,7 +10,7 @@ use crate::decide::next_boot::coming_lines;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::{initrds, loading};
 use crate::dkms::plan::State;
-use crate::state::{ModuleRecord, Record, Stored, WaitingPart};
+use crate::state::{ModuleRecord, Record, Stored};
 use crate::system::{System, expected_entries};
 
 /// The sentence on a module; none where nothing is wrong with it, or another sentence tells it.
@@ -126,7 +126,7 @@ pub(super) fn problems(
             let error: Vec<String> = record.boot.error.iter().filter(told).cloned().collect();
             problems.extend(error);
             problems.extend(record.problems.iter().cloned());
-            problems.extend(record.boot.waiting.iter().map(waits));
+            problems.extend(record.boot.waiting.iter().map(waiting::sentence));
         }
         Stored::Bad(reason) | Stored::Unreadable(reason) => problems.push(reason.clone()),
         Stored::Absent
@@ -139,13 +139,6 @@ pub(super) fn problems(
         Stored::Absent => {}
     }
     problems
-}
-
-/// The sentence on a part of the boot files that is out of date on purpose.
-fn waits(part: &WaitingPart) -> String {
-    let since = part.since.strftime("%Y-%m-%d %H:%M:%S UTC");
-    let WaitingPart { what, why, command, .. } = part;
-    format!("out of date since {since}: {what}, because {why}; `{command}` does not wait, at your own risk")
 }
 
 /// What the boot entries say, but for that of the kernel that is held back: it is not made yet, on purpose.

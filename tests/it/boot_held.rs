@@ -161,11 +161,35 @@ fn what_waits_is_named_with_its_time_and_command() {
     let waits = problems
         .filter(|p| p.starts_with("out of date since 2025-07-29 12:00:00 UTC: microcode, because swupd"));
     assert_eq!(waits.count(), 1, "{status}");
+    // Each surface names it, with its time and the command.
+    let recorded = root.redacted(&root.record()["boot"]["waiting"].to_string());
+    for document in [root.guard(), status["guard"].clone()] {
+        assert_eq!(document["waiting"].to_string(), recorded);
+    }
+    let told = |program: &str, arguments: &[&str]| {
+        let stdout = root.run(program, arguments).stdout;
+        stdout.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let guard = told("clr-dkms", &["guard"]);
+    let row = "out of date microcode, since 2025-07-29 12:00:00 UTC, because swupd is at work; `clr-boot-manager update";
+    assert!(guard.contains(row), "{guard}");
+    let status = told("clr-dkms", &["status"]);
+    assert!(status.contains("; out of date: microcode since 2025-07-29"), "{status}");
+    let motd = told("clr-dkms-motd", &["--dry-run"]);
+    assert!(motd.contains("out of date: microcode since 2025-07-29; `clr-boot-manager update"), "{motd}");
     drop(lock);
     if has_namespaces() {
         root.post_update().code(1);
         assert_eq!(root.record()["boot"]["waiting"], serde_json::Value::Null);
         assert!(root.has("boot/EFI/org.clearlinux/freestanding-00-intel-ucode.cpio"));
+        // Nothing waits but the new kernel, and nothing else is said.
+        assert_eq!(root.guard()["waiting"], serde_json::json!([]));
+        for (program, arguments) in
+            [("clr-dkms", "guard"), ("clr-dkms", "status"), ("clr-dkms-motd", "--dry-run")]
+        {
+            let text = told(program, &[arguments]);
+            assert!(!text.contains("microcode") && !text.contains("out of date"), "{text}");
+        }
     }
 }
 

@@ -153,6 +153,9 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
         ),
     ];
     roots.push(("modules that DKMS does not manage", unmanaged()));
+    let foreign = TestRoot::proven().running("6.16.0-custom");
+    foreign.file("etc/kernel/cmdline.d/x.conf", "x=1\n").post_update();
+    roots.push(("boot files that wait", foreign));
     let signed = ["signed_module_of_a_foreign_key", "signed_module_that_may_be_trusted", "broken_signature"];
     roots.extend(SITUATIONS.iter().filter(|s| signed.contains(&s.name)).map(|s| (s.name, (s.root)())));
     let signed = SITUATIONS.iter().find(|s| s.name == signed[0]).unwrap();
@@ -164,7 +167,7 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
             r.file(&built, &bytes).file(&TestRoot::ko("hello", A), &bytes).forget()
         }),
     ));
-    assert_eq!(roots.len(), 20, "three situations of these names");
+    assert_eq!(roots.len(), 21, "three situations of these names");
     roots
 }
 

@@ -1,0 +1,54 @@
+//! Parts of the boot files that are out of date on purpose, in words.
+
+use std::collections::BTreeMap;
+
+use crate::state::WaitingPart;
+
+/// The sentence on one of them.
+pub fn sentence(part: &WaitingPart) -> String {
+    let since = part.since.strftime("%Y-%m-%d %H:%M:%S UTC");
+    let WaitingPart { what, why, command, .. } = part;
+    format!("out of date since {since}: {what}, because {why}; `{command}` does not wait, at your own risk")
+}
+
+/// All of them in short: those of one day together, the oldest first; none where nothing waits.
+pub fn listed(waiting: &[WaitingPart]) -> Option<String> {
+    let mut days: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for part in waiting {
+        days.entry(part.since.strftime("%Y-%m-%d").to_string()).or_default().push(part.what.to_string());
+    }
+    let days: Vec<String> =
+        days.iter().map(|(day, parts)| format!("{} since {day}", parts.join(", "))).collect();
+    (!days.is_empty()).then(|| format!("out of date: {}", days.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::boot::inputs::BootPart;
+
+    #[test]
+    fn each_part_has_its_day() {
+        let part = |what, since: &str| WaitingPart {
+            what,
+            since: since.parse().unwrap(),
+            why: "swupd is at work".to_owned(),
+            command: "clr-boot-manager update".to_owned(),
+        };
+        let new = part(BootPart::BootLoader, "2025-08-02T01:00:00Z");
+        let old = part(BootPart::Microcode, "2025-07-29T23:00:00Z");
+        let kernel = part(BootPart::Kernel("6.1.1-1.native".to_owned()), "2025-08-02T23:00:00Z");
+        assert_eq!(listed(&[]), None);
+        assert_eq!(
+            listed(&[new, old.clone(), kernel]).unwrap(),
+            "out of date: microcode since 2025-07-29; the boot loader, kernel 6.1.1-1.native and its boot entry \
+             since 2025-08-02"
+        );
+        assert_eq!(
+            sentence(&old),
+            "out of date since 2025-07-29 23:00:00 UTC: microcode, because swupd is at work; `clr-boot-manager \
+             update` does not wait, at your own risk"
+        );
+    }
+}
