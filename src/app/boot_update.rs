@@ -1,6 +1,8 @@
 //! Bringing the boot files up to date: by a whole update where that is safe, by a restricted one where another kernel is
 //! kept from booting, and else not at all, with a note of what waits.
 
+use serde::Serialize;
+
 use super::boot::{is_guarded, running_is_foreign};
 use super::refresh::refresh;
 use crate::boot::foresee::{Objection, UpdateInput};
@@ -49,6 +51,57 @@ fn way(world: &World, system: &System, assessment: &BootAssessment, accept_losse
         decision: &assessment.decision,
         accept_losses,
     })
+}
+
+/// What a run would do with the boot files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "way", rename_all = "kebab-case")]
+pub enum ForeseenUpdate {
+    /// `clr-boot-manager update`.
+    Whole,
+    /// A restricted update, which touches neither the boot default nor another kernel.
+    Restricted {
+        /// The releases of the kernels whose boot files are refreshed.
+        kernels: Vec<String>,
+    },
+    /// Nothing is run.
+    None {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Says it, without doing anything.
+pub fn foreseen(world: &World, system: &System, assessment: &BootAssessment) -> ForeseenUpdate {
+    let names = match way(world, system, assessment, false) {
+        UpdateWay::Whole => return ForeseenUpdate::Whole,
+        UpdateWay::Restricted(names) => names,
+        refused => return ForeseenUpdate::None { why: reason_not_run(&refused).unwrap_or_default() },
+    };
+    let kernels = installed(system, &names);
+    let lines = lines_of(world, system, &kernels);
+    match restricted_update(world, system, &kernels, &lines).blocker() {
+        Some(why) => ForeseenUpdate::None { why },
+        None => ForeseenUpdate::Restricted { kernels: kernels.iter().map(|k| k.name.release()).collect() },
+    }
+}
+
+fn installed<'s>(system: &'s System, names: &[KernelName]) -> Vec<&'s Installed> {
+    let find = |name: &KernelName| system.inventory.kernels.iter().find(|k| k.name == *name);
+    names.iter().filter_map(find).collect()
+}
+
+/// Why clr-boot-manager is not to be run; none where it is.
+fn reason_not_run(way: &UpdateWay) -> Option<String> {
+    let joined = |texts: Vec<String>| Some(texts.join("; "));
+    match way {
+        UpdateWay::Whole | UpdateWay::Restricted(_) => None,
+        UpdateWay::Loses(losses) => joined(losses.iter().map(EntryLoss::to_string).collect()),
+        UpdateWay::Blocked(objections) => joined(objections.iter().map(Objection::to_string).collect()),
+        UpdateWay::Foreign(release) => {
+            Some(format!("the running kernel {release} is not one of clr-boot-manager's"))
+        }
+    }
 }
 
 /// A kernel without what its entry would lose.
@@ -111,7 +164,9 @@ pub fn bring_up_to_date(
     if let Some(unknown) = &assessment.unknown {
         return refused(last, unknown.clone());
     }
-    match way(world, system, assessment, accept_losses) {
+    let way = way(world, system, assessment, accept_losses);
+    let not_run = reason_not_run(&way).unwrap_or_default();
+    match way {
         UpdateWay::Whole => {
             let record = refresh(world, system.into(), last, why);
             let parts = match record.error {
@@ -122,29 +177,34 @@ pub fn bring_up_to_date(
             UpdateResult { record: BootRecord { parts, waiting, ..record }, whole: true, touched: true }
         }
         UpdateWay::Restricted(names) => {
-            let installed = |name: &KernelName| system.inventory.kernels.iter().find(|k| k.name == *name);
-            let kernels: Vec<&Installed> = names.iter().filter_map(installed).collect();
-            restricted(world, system, assessment, last, why, &kernels)
+            restricted(world, system, assessment, last, why, &installed(system, &names))
         }
-        UpdateWay::Loses(losses) => {
-            let texts: Vec<String> = losses.iter().map(EntryLoss::to_string).collect();
+        UpdateWay::Loses(_) => {
             let command = boot::update_command(&world.root);
-            let error = format!(
-                "clr-boot-manager was not run: {}; `{command}` runs it all the same",
-                texts.join("; ")
-            );
+            let error = format!("clr-boot-manager was not run: {not_run}; `{command}` runs it all the same");
             tracing::error!("boot entries: {error}");
-            let mut result = refused(last, texts.join("; "));
+            let mut result = refused(last, not_run);
             result.record.error = Some(error);
             result
         }
-        UpdateWay::Blocked(objections) => {
-            let texts: Vec<String> = objections.iter().map(Objection::to_string).collect();
-            refused(last, texts.join("; "))
-        }
-        UpdateWay::Foreign(release) => {
-            refused(last, format!("the running kernel {release} is not one of clr-boot-manager's"))
-        }
+        UpdateWay::Blocked(_) | UpdateWay::Foreign(_) => refused(last, not_run),
+    }
+}
+
+fn restricted_update<'a>(
+    world: &'a World,
+    system: &'a System,
+    kernels: &'a [&'a Installed],
+    lines: &'a [(String, Vec<u8>)],
+) -> RestrictedUpdate<'a> {
+    RestrictedUpdate {
+        root: &world.root,
+        tools: &world.tools,
+        deadline: world.settings.boot_timeout,
+        inventory: &system.inventory,
+        files: &system.boot,
+        kernels,
+        lines,
     }
 }
 
@@ -157,15 +217,7 @@ fn restricted(
     kernels: &[&Installed],
 ) -> UpdateResult {
     let lines = lines_of(world, system, kernels);
-    let update = RestrictedUpdate {
-        root: &world.root,
-        tools: &world.tools,
-        deadline: world.settings.boot_timeout,
-        inventory: &system.inventory,
-        files: &system.boot,
-        kernels,
-        lines: &lines,
-    };
+    let update = restricted_update(world, system, kernels, &lines);
     tracing::info!("refreshing the boot files of {} without touching the boot default, because {why}", {
         kernels.iter().map(|k| k.name.release()).collect::<Vec<_>>().join(", ")
     });

@@ -79,7 +79,7 @@ impl RestrictedUpdate<'_> {
     /// Why it was not run, or what is wrong afterwards.
     pub fn run(&self) -> Result<(), RestrictedError> {
         let input = UpdateInput::observe(self.root, self.inventory, self.files).map_err(not_run)?;
-        if let Some(why) = self.refusal(&input) {
+        if let Some(why) = super::unprivileged(self.root).or_else(|| self.refusal(&input)) {
             return Err(not_run(why));
         }
         let program = self.tools.find("clr-boot-manager").map_err(not_run)?;
@@ -152,11 +152,16 @@ impl RestrictedUpdate<'_> {
         Ok(said)
     }
 
+    /// Why root would not run it as things are; none where it would be run.
+    pub fn blocker(&self) -> Option<String> {
+        match UpdateInput::observe(self.root, self.inventory, self.files) {
+            Ok(input) => self.refusal(&input),
+            Err(why) => Some(why),
+        }
+    }
+
     /// Why it must not be tried.
     fn refusal(&self, input: &UpdateInput) -> Option<String> {
-        if let Some(why) = super::unprivileged(self.root) {
-            return Some(why);
-        }
         if let Some(obstacle) = obstacle(self.root) {
             return Some(obstacle.to_string());
         }

@@ -148,6 +148,10 @@ fn what_waits_is_named_with_its_time_and_command() {
     root.file("var/lib/swupd/swupd_lock", "").file(UCODE, "new");
     let lock = std::fs::File::options().write(true).open(root.at("var/lib/swupd/swupd_lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let plan = root.run("clr-dkms-post-update", &["-n", "--json"]).json();
+    assert_eq!(plan["boot_update_way"], serde_json::json!({"way": "none", "why": "swupd is at work"}));
+    root.run("clr-dkms-post-update", &["-n"])
+        .shows(&["clr-boot-manager would not be run (swupd is at work)"]);
     let run = root.post_update();
     run.code(1).says(&["not brought up to date: microcode: swupd is at work"]);
     let waiting = &root.record()["boot"]["waiting"][0];
@@ -199,7 +203,15 @@ fn the_kernel_that_boots_is_repaired_while_another_is_held_back() {
         return;
     }
     let root = TestRoot::held().faithful();
-    root.entry(ID_A, "quiet", true).post_update().code(1);
+    root.entry(ID_A, "quiet", true);
+    let plan = root.run("clr-dkms-post-update", &["-n", "--json"]).json();
+    assert_eq!(plan["boot_update_way"], serde_json::json!({"way": "restricted", "kernels": [A]}));
+    let plan = root.run("clr-dkms-post-update", &["-n"]).stdout;
+    let plan = plan.split_whitespace().collect::<Vec<_>>().join(" ");
+    let step =
+        format!("refresh the boot files of {A} without touching the boot default, because the boot entry");
+    assert!(plan.contains(&step) && !plan.contains("clr-boot-manager update"), "{plan}");
+    root.post_update().code(1);
     assert!(root.text(&path(A_ENTRY)).contains("module.sig_unenforce"));
     assert_eq!(root.boot_default(), ID_A);
     // Its entry is gone.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{FAILED_BEFORE, NO_KERNEL, cmdline_plan, tip_pairs, unreadable};
+use crate::app::boot_update::{self, ForeseenUpdate};
 use crate::app::engine::{self, Order};
 use crate::app::{boot, exit};
 use crate::decide::assessment::assess;
@@ -24,6 +25,8 @@ pub(super) struct Plan {
     cmdline: Vec<String>,
     cmdline_obstacles: Vec<String>,
     boot_update: Option<String>,
+    /// How the boot files would be brought up to date; none where they would stay as they are.
+    boot_update_way: Option<ForeseenUpdate>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,7 +55,20 @@ impl Plan {
         }
         lines.extend(self.cmdline.iter().map(|step| format!("command line: {step}")));
         lines.extend(self.cmdline_obstacles.iter().map(|o| format!("command line: {o}")));
-        lines.extend(self.boot_update.iter().map(|why| format!("clr-boot-manager update, because {why}")));
+        if let (Some(because), Some(way)) = (&self.boot_update, &self.boot_update_way) {
+            lines.push(match way {
+                ForeseenUpdate::Whole => format!("clr-boot-manager update, because {because}"),
+                ForeseenUpdate::Restricted { kernels } => format!(
+                    "refresh the boot files of {} without touching the boot default, because {because}",
+                    kernels.join(", ")
+                ),
+                ForeseenUpdate::None { why } => {
+                    format!(
+                        "the boot files wait: clr-boot-manager would not be run ({why}), though {because}"
+                    )
+                }
+            });
+        }
         if lines.is_empty() {
             lines.push("nothing to do".to_owned());
         }
@@ -110,5 +126,15 @@ pub(super) fn plan(world: &World) -> Plan {
     if boot_update.is_none() && !cmdline.is_empty() {
         boot_update = Some("the fragments change".to_owned());
     }
-    Plan { schema: 1, unreadable, idle, modules, cmdline, cmdline_obstacles: obstacles, boot_update }
+    let boot_update_way = boot_update.as_ref().map(|_| boot_update::foreseen(world, &facts, &judgement));
+    Plan {
+        schema: 1,
+        unreadable,
+        idle,
+        modules,
+        cmdline,
+        cmdline_obstacles: obstacles,
+        boot_update,
+        boot_update_way,
+    }
 }
