@@ -42,6 +42,8 @@ pub struct Usage {
     pub loaded: BTreeSet<String>,
     /// Those of them that came with the kernel: they do not taint it as modules from elsewhere do.
     pub own: BTreeSet<String>,
+    /// Those of the others whose signature the running kernel has taken: they do not taint it as unsigned ones do.
+    pub trusted: BTreeSet<String>,
     /// What the machine is configured to use.
     pub configured: Configured,
     /// The boot that this machine is in.
@@ -63,20 +65,33 @@ impl Usage {
         look.displays();
         let mut depended_on = look.found;
         let list = text(root, MODULES);
-        let names = |own: bool| {
-            let lines = list.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-            // Behind the address, in brackets: O stands for a module from outside of the kernel's tree.
-            let is_own = |line: &Vec<&str>| !line.iter().skip(6).any(|taint| taint.contains('O'));
-            let names = lines.filter(|line| !own || is_own(line)).filter_map(|line| line.first().copied());
-            names.map(str::to_owned).collect::<BTreeSet<String>>()
-        };
-        let (loaded, own) = (names(false), names(true));
+        // Behind the address, in brackets: O stands for a module from outside of the kernel's tree, E for one without a
+        // signature that the kernel takes.
+        let (mut loaded, mut own, mut trusted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for line in list.lines() {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            let has = |letter: char| words.iter().skip(6).any(|taint| taint.contains(letter));
+            let Some(name) = words.first().map(|name| (*name).to_owned()) else { continue };
+            match (has('O'), has('E')) {
+                (false, _) => drop(own.insert(name.clone())),
+                (true, false) => drop(trusted.insert(name.clone())),
+                (true, true) => {}
+            }
+            loaded.insert(name);
+        }
         // What is in use and not loaded is built into the kernel.
         depended_on.retain(|module, _| loaded.contains(module) || !Usage::can_tell(root));
         let holders = |name: &String| (name.clone(), listed(root, &format!("/sys/module/{name}/holders")));
         spread(&mut depended_on, &loaded.iter().take(MOST).map(holders).collect());
         let configured = Configured::observe(root, &aliases);
-        Usage { depended_on, loaded, own, configured, boot: CurrentBoot::observe(root, release, now) }
+        Usage {
+            depended_on,
+            loaded,
+            own,
+            trusted,
+            configured,
+            boot: CurrentBoot::observe(root, release, now),
+        }
     }
 
     /// Whether the running kernel says what is loaded.

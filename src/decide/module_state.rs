@@ -13,8 +13,9 @@ use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{self, Decision, State, decide};
 use crate::dkms::proof::{Check, Subject};
 use crate::dkms::{ModuleName, Pair, Proof};
-use crate::enforcement::{Outcome, Tri, Verdict, now};
+use crate::enforcement::{Kind, Outcome, Tri, Verdict, now};
 use crate::kernel::Running;
+use crate::kernel::module_file::{kernel_name, stem};
 use crate::modprobe::Origin;
 use crate::state::{ModuleRecord, Record};
 use crate::system::{InForce, Line, System};
@@ -54,10 +55,15 @@ pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> Mo
             if let Some(why) = &unchecked {
                 (status.state, status.reason) = (State::Unknown, Some(why.clone()));
             }
-            let not_made = match fate(facts, pair, &status.files) {
-                Fate::Taken => None,
-                Fate::Unknown => Some("it cannot be told what the kernel does with it".to_owned()),
-                Fate::Refused(why) => {
+            let not_made = match signature_forecast(facts, pair, &status.files) {
+                SignatureForecast::Accepted => None,
+                SignatureForecast::Unknown(why) => {
+                    if status.state == State::Ok {
+                        (status.state, status.reason) = (State::Unknown, Some(why.clone()));
+                    }
+                    Some(why)
+                }
+                SignatureForecast::Refused(why) => {
                     (status.state, status.reason) = (State::SignatureRefused, Some(why));
                     None
                 }
@@ -124,9 +130,14 @@ pub fn status_in_force(facts: &System, older: &InForce) -> Option<ModuleRecord> 
         }
     }
     let line = facts.line_of(&older.release);
-    let fate = line.map(|line| fate_of(facts, line, &older.module, &status.files, &coming(facts, line)));
-    if let Some(Fate::Refused(why)) = fate {
-        (status.state, status.reason) = (State::SignatureRefused, Some(why));
+    let forecast =
+        line.map(|line| forecast_signatures(facts, line, &older.module, &status.files, &coming(facts, line)));
+    match forecast {
+        Some(SignatureForecast::Refused(why)) => {
+            (status.state, status.reason) = (State::SignatureRefused, Some(why));
+        }
+        Some(SignatureForecast::Unknown(why)) => (status.state, status.reason) = (State::Unknown, Some(why)),
+        Some(SignatureForecast::Accepted) | None => {}
     }
     Some(status)
 }
@@ -151,22 +162,21 @@ pub fn coming(facts: &System, line: &Line) -> Verdict {
     line.verdict_with(words, &facts.machine)
 }
 
-/// What a kernel does with the proven files of a module at its next boot.
+/// What a kernel does at its next boot with the signatures of the proven files of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum SignatureForecast {
     /// It takes them.
-    Taken,
-    /// It cannot be told.
-    Unknown,
+    Accepted,
+    /// A fact is missing; a sentence.
+    Unknown(String),
     /// It refuses one of them; a sentence.
     Refused(String),
 }
 
-/// Tells it.
-pub fn fate(facts: &System, pair: &Pair, proofs: &[Proof]) -> Fate {
+fn signature_forecast(facts: &System, pair: &Pair, proofs: &[Proof]) -> SignatureForecast {
     match facts.line_of(&pair.release) {
-        Some(line) => fate_of(facts, line, &pair.module, proofs, &coming(facts, line)),
-        None => Fate::Unknown,
+        Some(line) => forecast_signatures(facts, line, &pair.module, proofs, &coming(facts, line)),
+        None => SignatureForecast::Unknown(format!("the command line of kernel {} is unknown", pair.release)),
     }
 }
 
@@ -174,7 +184,7 @@ pub fn fate(facts: &System, pair: &Pair, proofs: &[Proof]) -> Fate {
 pub fn would_be_taken(facts: &System, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
     facts.line_of(release).is_some_and(|line| {
         let verdict = line.verdict_with(&line.effective, &facts.machine);
-        !matches!(fate_of(facts, line, module, proofs, &verdict), Fate::Refused(_))
+        forecast_signatures(facts, line, module, proofs, &verdict) == SignatureForecast::Accepted
     })
 }
 
@@ -185,33 +195,58 @@ pub fn refused_now(facts: &System, module: &ModuleName, proofs: &[Proof]) -> boo
     let Some(line) = facts.line_of(release) else { return false };
     let words = facts.machine.line.as_deref().unwrap_or_default();
     let verdict = now(&kernel.boot(words, &facts.machine), runtime);
-    matches!(fate_of(facts, line, module, proofs, &verdict), Fate::Refused(_))
+    matches!(forecast_signatures(facts, line, module, proofs, &verdict), SignatureForecast::Refused(_))
 }
 
 /// What a kernel does with the proven files of a module, where `verdict` holds.
-pub fn fate_of(
+pub fn forecast_signatures(
     facts: &System,
     line: &Line,
     module: &ModuleName,
     proofs: &[Proof],
     verdict: &Verdict,
-) -> Fate {
+) -> SignatureForecast {
     let outcome = |proof: &Proof| {
-        proof.signature.as_ref().map_or(Outcome::Unknown, |known| line.outcome(known, None, verdict))
+        let Some(known) = &proof.signature else { return Outcome::Unknown };
+        // What this kernel has loaded shows whether it has the key.
+        let is_trusted = |name: &str| facts.in_use.trusted.contains(&kernel_name(name));
+        let is_taken = facts.inventory.runs(&line.release) && stem(&proof.path).is_some_and(is_trusted);
+        line.outcome(known, is_taken.then_some("O"), verdict)
     };
     let outcomes: Vec<Outcome> = proofs.iter().map(outcome).collect();
+    let which = if next_boot(facts).is(&line.release) { "the" } else { "its" };
+    forecast_of(&outcomes, line, module, verdict, which)
+}
+
+/// The same for a module that came with the kernel.
+pub fn forecast_own(line: &Line, module: &ModuleName, verdict: &Verdict) -> SignatureForecast {
+    forecast_of(&[verdict.of(Kind::Trusted)], line, module, verdict, "its")
+}
+
+fn forecast_of(
+    outcomes: &[Outcome],
+    line: &Line,
+    module: &ModuleName,
+    verdict: &Verdict,
+    which: &str,
+) -> SignatureForecast {
     let refused = outcomes.iter().find_map(|outcome| match outcome {
         Outcome::Refused(error) => Some(error.map(|e| format!(" ({})", e.name())).unwrap_or_default()),
         _ => None,
     });
-    let which = if next_boot(facts).is(&line.release) { "the" } else { "its" };
+    let release = &line.release;
     match refused {
-        Some(error) => Fate::Refused(format!(
-            "kernel {} will refuse {} at {which} next boot{error}",
-            line.release, module
+        Some(error) => SignatureForecast::Refused(format!(
+            "kernel {release} will refuse {module} at {which} next boot{error}"
         )),
-        None if outcomes.contains(&Outcome::Unknown) => Fate::Unknown,
-        None => Fate::Taken,
+        None if outcomes.contains(&Outcome::Unknown) => {
+            let of_signature = "whether it trusts the key of the signature";
+            let fact = verdict.missing.first().map_or(of_signature, String::as_str);
+            SignatureForecast::Unknown(format!(
+                "it is unknown whether kernel {release} will load {module} at {which} next boot; not known: {fact}"
+            ))
+        }
+        None => SignatureForecast::Accepted,
     }
 }
 

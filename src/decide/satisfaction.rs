@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use super::boot_choice::{Missing, Ready};
 use super::loading::{self, LoadForecast};
-use super::module_state::{Fate, coming, fate_of, status_of, unchecked};
+use super::module_state::{
+    SignatureForecast, coming, forecast_own, forecast_signatures, status_of, unchecked,
+};
 use crate::dkms::loadable::{Loadable, Serves};
 use crate::dkms::plan::State;
 use crate::dkms::{Flaw, ModuleName, Proof};
@@ -175,20 +177,29 @@ fn one_file(
         Loadable::Unknown { reason } => return FilesVerdict::Unknown(reason.clone()),
         Loadable::BuiltIn { serves } => *serves,
         Loadable::File { serves, proof: Ok(proof), .. } => {
+            // What came with the kernel fits it, and is signed by its own key where it demands signatures.
+            let is_own = origin_of(found) == Some(ModuleOrigin::Kernel);
             let name = ModuleName { name: need.module.clone(), version: String::new() };
-            let line = facts.line_of(release);
-            let fate = line.map(|line| {
+            let forecast = facts.line_of(release).map(|line| {
                 let verdict = match with {
                     CommandLine::Coming => coming(facts, line),
                     CommandLine::Configured => line.verdict_with(&line.effective, &facts.machine),
                 };
-                fate_of(facts, line, &name, std::slice::from_ref(proof.as_ref()), &verdict)
+                match is_own {
+                    true => forecast_own(line, &name, &verdict),
+                    false => {
+                        let proofs = std::slice::from_ref(proof.as_ref());
+                        forecast_signatures(facts, line, &name, proofs, &verdict)
+                    }
+                }
             });
-            if let Some(Fate::Refused(why)) = fate {
-                return FilesVerdict::Not(State::SignatureRefused, why);
+            match forecast {
+                Some(SignatureForecast::Refused(why)) => {
+                    return FilesVerdict::Not(State::SignatureRefused, why);
+                }
+                Some(SignatureForecast::Unknown(why)) => return FilesVerdict::Unknown(why),
+                Some(SignatureForecast::Accepted) | None => {}
             }
-            // What came with the kernel fits it.
-            let is_own = origin_of(found) == Some(ModuleOrigin::Kernel);
             if let Some(why) = unchecked(facts, proof).filter(|_| !is_own) {
                 return FilesVerdict::Unknown(why);
             }

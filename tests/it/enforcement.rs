@@ -68,6 +68,30 @@ fn unsigned(document: &Value) -> (Value, Value) {
     (of("running", &["now"]), of("boots_next", &["next_boot", "configured"]))
 }
 
+/// What `status` says otherwise of the modules of the kernel that boots next. What is unknown is never ok.
+fn modules_that_differ(root: &TestRoot) -> Vec<String> {
+    let document = root.run("clr-dkms", &["enforcement", "--json"]).json();
+    let run = root.run("clr-dkms", &["status", "--json"]);
+    let status = run.json();
+    let kernels = document["kernels"].as_array().unwrap().iter().filter(|k| k["boots_next"] == true);
+    let modules = kernels.flat_map(|k| k["modules"].as_array().unwrap().iter().map(|m| (&k["release"], m)));
+    let mut wrong = Vec::new();
+    for (release, module) in modules {
+        let word = if module["next_boot"].is_null() { &module["configured"] } else { &module["next_boot"] };
+        let is_it = |m: &&Value| m["name"] == module["module"]["name"] && m["kernel"] == *release;
+        let Some(found) = status["modules"].as_array().unwrap().iter().find(is_it) else { continue };
+        let is_right = match word.as_str().unwrap() {
+            "unknown" => found["state"] == "unknown" && run.code == 3 && status["may_reboot"].is_null(),
+            "refused" => found["state"] != "ok",
+            _ => found["state"] != "unknown" && found["state"] != "signature-refused",
+        };
+        if !is_right {
+            wrong.push(format!("{word} is {} in status, exit {}", found["state"], run.code));
+        }
+    }
+    wrong
+}
+
 #[test]
 fn status_and_the_message_of_the_day_tell_the_same() {
     let mut wrong = Vec::new();
@@ -104,6 +128,7 @@ fn status_and_the_message_of_the_day_tell_the_same() {
         if situation.code == 0 && situation.arguments.is_empty() && refused {
             wrong.push(format!("{name}: status says {}", status["problems"]));
         }
+        wrong.extend(modules_that_differ(&root).into_iter().map(|what| format!("{name}: {what}")));
         // A module in use that will be refused is nothing that status calls healthy.
         if situation.code == 2 && !["unsafe", "degraded"].contains(&status["verdict"].as_str().unwrap()) {
             wrong.push(format!("{name}: status says {}", status["verdict"]));

@@ -26,6 +26,7 @@ pub(crate) fn take_away(root: &TestRoot, release: &str) {
         .remove(&format!("usr/lib/kernel/cmdline-{release}"))
         .remove(&format!("usr/lib/kernel/config-{release}"))
         .remove(&format!("usr/lib/modules/{release}/kernel"))
+        .remove(&format!("usr/lib/modules/{release}/modules.builtin.modinfo"))
         .remove(&format!("usr/lib/modules/{release}/build"));
 }
 

@@ -228,6 +228,7 @@ fn a_kernel_that_comes_back_meanwhile_is_left_alone() {
         format!("usr/lib/kernel/cmdline-{gone}"),
         format!("usr/lib/kernel/config-{gone}"),
         format!("usr/lib/modules/{gone}/kernel/own.ko"),
+        format!("usr/lib/modules/{gone}/modules.builtin.modinfo"),
         "boot/loader/entries/Clear-linux-native-6.15.8-1592.conf".to_owned(),
     ] {
         root.remove(&file);

@@ -85,6 +85,30 @@ fn lts_alone_is_guarded_too() {
 }
 
 #[test]
+fn a_kernel_whose_signature_rules_are_unknown_is_not_made_the_default() {
+    let modinfo = format!("usr/lib/modules/{B}/modules.builtin.modinfo");
+    let config = format!("usr/lib/kernel/config-{B}");
+    for (fact, missing) in
+        [(&modinfo, "whether the kernel knows module.sig_unenforce"), (&config, "the kernel's configuration")]
+    {
+        let root = TestRoot::guarded();
+        root.remove(fact).post_update().code(3);
+        assert_eq!(root.boot_default(), ID_A, "{missing}");
+        let status = root.run("clr-dkms", &["status", "--json"]);
+        let (code, status) = (status.code, status.json());
+        assert_eq!((code, &status["verdict"], &status["may_reboot"]), (3, &"unknown".into(), &().into()));
+        let modules = status["modules"].as_array().unwrap();
+        let on_b = modules.iter().find(|m| m["kernel"] == B).unwrap();
+        assert_eq!(on_b["state"], "unknown");
+        assert!(on_b["reason"].as_str().unwrap().ends_with(&format!("not known: {missing}")), "{on_b}");
+        // A known answer stays known.
+        assert_eq!(modules.iter().find(|m| m["kernel"] == A).unwrap()["state"], "ok");
+        root.kernel(B).installed("hello", "1.0", B).post_update().code(0);
+        assert_eq!(root.boot_default(), ID_B);
+    }
+}
+
+#[test]
 fn a_custom_kernel_leaves_all_as_it_is() {
     // clr-boot-manager makes nothing the default then: there is nothing to hold.
     for needed in [true, false] {

@@ -52,6 +52,11 @@ fn where_there_is_nothing_to_say_there_is_no_file() {
     motd(&root);
     assert!(root.has(FRAGMENT));
     root.post_update().code(0);
+    let enforcement = " * Kernel modules: signature enforcement will be disabled at the next boot\n";
+    assert_eq!(root.text(FRAGMENT), enforcement, "healthy");
+    // An admin has it enforced: nobody misses the module.
+    root.conf("[cmdline]\nsig-unenforce = off\n").remove(crate::support::root::FRAGMENT);
+    root.post_update();
     assert!(!root.has(FRAGMENT), "healthy: {}", root.text(FRAGMENT));
     root.file(FRAGMENT, " * stale\n").file("run/motd.d/other.motd", " * another's\n");
     motd(&root);

@@ -74,7 +74,8 @@ impl TestRoot {
 
     /// A module that is loaded now.
     pub(crate) fn loaded(&self, name: &str, taint: &str) -> &TestRoot {
-        self.file(&format!("sys/module/{name}/initstate"), "live\n")
+        self.file("proc/modules", format!("{name} 16384 0 - Live 0x0000000000000000 ({taint})\n"))
+            .file(&format!("sys/module/{name}/initstate"), "live\n")
             .file(&format!("sys/module/{name}/taint"), format!("{taint}\n"))
             .file("proc/sys/kernel/tainted", if taint.contains('E') { "12288\n" } else { "4096\n" })
     }

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use super::run::command;
 use super::tree::{self, Tree};
-use super::{Run, elf, scratch};
+use super::{Run, elf, machine, scratch};
 
 /// The kernel that runs.
 pub(crate) const A: &str = "6.15.7-1591.native";
@@ -169,7 +169,8 @@ impl TestRoot {
         fs::write(self.tools().join(format!("templates/{release}.ko")), elf::module(release)).unwrap();
         self.file(&format!("usr/lib/kernel/{namespace}.{variant}.{version}"), "image")
             .file(&format!("usr/lib/kernel/cmdline-{release}"), "quiet\nrw\n")
-            .file(&format!("usr/lib/kernel/config-{release}"), "CONFIG_MODULE_SIG_FORCE=y\n")
+            .config(release, machine::CLEAR)
+            .modinfo(release, true)
             .file(&format!("usr/lib/modules/{release}/kernel/own.ko"), elf::module(release))
             .index(release, "kernel/own.ko:\n")
     }
