@@ -96,10 +96,16 @@ impl BootDecision {
     /// by itself. `entry_lacks` is what it lacks of what is critical when it is booted by its present entry:
     /// a kernel that has more only by the configured command line is not made the default before its entry
     /// has that. `is_removed`: the kernel that boots next is not installed any more, so that any other one is
-    /// better.
-    pub fn asserted_default(&self, entry_lacks: &[MissingModule], is_removed: bool) -> Option<&str> {
+    /// better. `is_left`: no update makes a kernel the default.
+    pub fn asserted_default(
+        &self,
+        entry_lacks: &[MissingModule],
+        is_removed: bool,
+        is_left: bool,
+    ) -> Option<&str> {
         let is_vital = is_removed || self.because == Reason::Held;
-        let is_by_itself = self.ruling == Ruling::Allow && !is_vital && self.because != Reason::Removed;
+        let is_by_itself =
+            self.ruling == Ruling::Allow && !is_vital && !is_left && self.because != Reason::Removed;
         let is_worse = entry_lacks.len() > self.default_lacks.len() && !is_vital;
         let is_unknown = self.because == Reason::Unknown;
         self.default.as_deref().filter(|_| !is_by_itself && !is_worse && !is_unknown)

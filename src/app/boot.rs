@@ -196,7 +196,7 @@ fn fall_back(world: &World, facts: &System, judgement: &BootAssessment) -> Resul
 
 /// The decision wants another default than clr-boot-manager would choose by itself.
 pub fn points_default(judgement: &BootAssessment) -> bool {
-    judgement.acts && judgement.decision.asserted_default(&[], judgement.next.is_removed()).is_some()
+    judgement.acts && judgement.asserted_default(&[]).is_some()
 }
 
 /// Why it is unknown whether the boot default is the right one; none where it is known, or nobody asks for it.
@@ -222,7 +222,7 @@ pub fn undetermined(world: &World, facts: &System, judgement: &BootAssessment) -
 /// In words, with the next step.
 pub fn assert_default(world: &World, facts: &System, judgement: &BootAssessment) -> Result<bool, String> {
     let decision = &judgement.decision;
-    let asserted = decision.asserted_default(&judgement.entry_lacks, judgement.next.is_removed());
+    let asserted = judgement.asserted_default(&judgement.entry_lacks);
     let Some(release) = asserted.filter(|_| judgement.acts) else {
         return Ok(false);
     };

@@ -109,6 +109,11 @@ fn update_candidate(system: &System, kernel: &Installed) -> UpdateCandidate {
     UpdateCandidate {
         name: kernel.name.clone(),
         has_entry: system.boot.of(&kernel.id).is_some(),
+        is_default: system
+            .boot
+            .default
+            .as_ref()
+            .is_some_and(|default| default.id.as_ref() == Some(&kernel.id)),
         running: kernel.running,
         tip: kernel.tip,
         losses: Vec::new(),

@@ -166,6 +166,11 @@ impl UpdateInput {
         }
     }
 
+    /// An update makes no kernel the boot default.
+    pub fn leaves_default(&self) -> bool {
+        foresee(self).is_ok_and(|foreseen| foreseen.default.is_empty())
+    }
+
     fn release_of(&self, file: &str) -> String {
         let kernel = self.kernels.iter().find(|k| k.file == file);
         kernel.map_or_else(|| file.to_owned(), |k| k.name.release())

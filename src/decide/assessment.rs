@@ -49,6 +49,8 @@ pub struct BootAssessment {
     pub refused_until_reboot: Vec<String>,
     /// The fact that could not be read, for want of which nothing is decided; none where the decision stands.
     pub unknown: Option<String>,
+    /// No `default-TYPE` names the target: clr-boot-manager leaves the boot default as it is.
+    pub leaves_default: bool,
     /// A fact about the target that could not be read: it counts as lacking what is needed.
     pub unknown_target: Option<String>,
     /// All installed kernels, in ascending order, as clr-boot-manager would boot them.
@@ -76,6 +78,12 @@ impl BootAssessment {
     /// The boot default is the one that it should be.
     pub fn is_carried_out(&self) -> bool {
         self.decision.default.as_deref() == self.next.release()
+    }
+
+    /// The kernel release that the default is to be pointed to, where `entry_lacks` is what it lacks of what is critical
+    /// when it is booted by its present entry.
+    pub fn asserted_default(&self, entry_lacks: &[MissingModule]) -> Option<&str> {
+        self.decision.asserted_default(entry_lacks, self.next.is_removed(), self.leaves_default)
     }
 
     /// What a kernel lacks of those needs: whatever is not proven for it.
@@ -152,6 +160,8 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
             Some(kernel) if kernel.running => refused_until_reboot(facts, &states),
             _ => Vec::new(),
         },
+        leaves_default: facts.inventory.running != Running::None
+            && facts.inventory.boot_default().is_some_and(|kernel| !kernel.is_named),
         unknown_target: target.and_then(|release| gaps.kernels.get(&release).cloned()),
         unknown: gaps.everything,
         candidates,
@@ -412,6 +422,7 @@ fn candidate(
         running: kernel.running,
         booted: kernel.booted == There::Yes,
         default: is_default,
+        variant: kernel.name.variant.clone(),
         release,
         modules,
     }

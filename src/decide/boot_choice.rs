@@ -38,6 +38,8 @@ pub struct Missing {
 pub struct Candidate {
     /// The kernel release.
     pub release: String,
+    /// The variant of which it is a version.
+    pub variant: String,
     /// It can be booted: its image, its modules, and an entry that is there or would be made.
     pub bootable: bool,
     /// It runs.
@@ -156,6 +158,12 @@ fn choose<'k>(
     worth: impl Fn(&Candidate) -> (usize, bool, bool, usize),
 ) -> (Ruling, Option<&'k Candidate>, Reason) {
     let bootable = || kernels.iter().filter(|k| k.bootable);
+    // A default that an admin held once, or that was fallen back to, stays behind where a later version of it runs and has
+    // all. One that is later than what runs is what an update before this one has brought.
+    let is_left_behind = |k: &Candidate| {
+        let later = kernels.iter().rev().take_while(|other| other.release != k.release);
+        k.default && later.filter(|r| r.variant == k.variant).any(|r| r.running && r.bootable && has_all(r))
+    };
     let is_named = target.is_some();
     let target = bootable().find(|k| Some(k.release.as_str()) == target);
     // A kernel that is held and gone holds nothing.
@@ -166,7 +174,7 @@ fn choose<'k>(
     if !is_named && is_orphaned {
         // What boots may be the entry of a kernel without modules: any installed one is better, with what is
         // needed first, then the one that stays the default, then one that has been booted.
-        let rank = |k: &&Candidate| (has_all(k), worth(k), k.default, k.booted);
+        let rank = |k: &&Candidate| (has_all(k), !is_left_behind(k), worth(k), k.default, k.booted);
         return (Ruling::Allow, bootable().max_by_key(rank), Reason::Removed);
     }
     if !is_named {
@@ -182,7 +190,7 @@ fn choose<'k>(
     // yet. Else never one that nobody has tried.
     let full = bootable()
         .filter(|k| (k.default || k.is_tried()) && has_all(k))
-        .max_by_key(|k| (k.default, k.running));
+        .max_by_key(|k| (k.default && !is_left_behind(k), k.running));
     if let Some(kernel) = full {
         return (Ruling::Defer, Some(kernel), Reason::Lacking);
     }
@@ -223,6 +231,7 @@ mod tests {
     fn kernel(release: &str, flags: &str, modules: &[(&str, Ready)]) -> Candidate {
         Candidate {
             release: release.to_owned(),
+            variant: if flags.contains('l') { "lts" } else { "native" }.to_owned(),
             bootable: !flags.contains('-'),
             running: flags.contains('r'),
             booted: flags.contains('b'),
@@ -303,6 +312,30 @@ mod tests {
         let other =
             AdminOverrides { released: BTreeSet::from(["3".to_owned()]), ..AdminOverrides::default() };
         assert_eq!(usual(Ready::Yes, no(), &zfs, &other), "Defer 1 Lacking");
+    }
+
+    #[test]
+    fn a_default_from_before_what_runs_is_left_behind() {
+        let zfs = [need("zfs", Importance::Critical, true)];
+        let yes = [("zfs", Ready::Yes)];
+        let choice = |kernels: &[Candidate], target: Option<&str>, is_orphaned| {
+            told(&choose_default(kernels, target, is_orphaned, &zfs, &AdminOverrides::default()))
+        };
+        let held_once = kernel("0", "bd", &yes);
+        for newest in [kernel("2", "", &[("zfs", no())]), kernel("2", "-", &[])] {
+            let kernels = [held_once.clone(), kernel("1", "rb", &yes), newest.clone()];
+            assert_eq!(choice(&kernels, Some("2"), false), "Defer 1 Lacking");
+            // What runs does not have all, or is of another variant.
+            let kernels = [held_once.clone(), kernel("1", "rb", &[("zfs", no())]), newest.clone()];
+            assert_eq!(choice(&kernels, Some("2"), false), "Defer 0 Lacking");
+            let kernels = [kernel("0", "bdl", &yes), kernel("1", "rb", &yes), newest];
+            assert_eq!(choice(&kernels, Some("2"), false), "Defer 0 Lacking");
+        }
+        // clr-boot-manager has no kernel to make the default.
+        let kernels = [held_once.clone(), kernel("1", "rb", &yes)];
+        assert_eq!(choice(&kernels, None, true), "Allow 1 Removed");
+        let kernels = [kernel("1", "rb", &yes), kernel("2", "d", &yes)];
+        assert_eq!(choice(&kernels, None, true), "Allow 2 Removed");
     }
 
     #[test]
@@ -404,6 +437,7 @@ mod tests {
         let (running, default) = (take(6), take(6));
         let kernels: Vec<Candidate> = (0..count)
             .map(|at| Candidate {
+                variant: "native".to_owned(),
                 release: at.to_string(),
                 bootable: take(4) > 0,
                 running: at == running,

@@ -253,6 +253,7 @@ mod tests {
                 headers: crate::kernel::Headers::Absent,
                 modules: There::Yes,
                 booted: no,
+                is_named: true,
                 tip: true,
                 running: false,
             })

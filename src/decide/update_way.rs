@@ -29,6 +29,8 @@ pub struct UpdateCandidate {
     pub name: KernelName,
     /// It has a boot entry.
     pub has_entry: bool,
+    /// It is the boot default now.
+    pub is_default: bool,
     /// It runs.
     pub running: bool,
     /// It is the tip of its type.
@@ -81,14 +83,20 @@ pub fn update_way(question: &UpdateQuestion<'_>) -> UpdateWay {
     let running = kernels.iter().find(|k| k.running);
     let held = kernels.iter().find(|k| Some(k.name.release().as_str()) == question.hold);
     let must_boot = chosen.into_iter().chain(running).chain(held).map(|k| &k.name);
-    let must_boot: Vec<&KernelName> = must_boot.collect::<BTreeSet<_>>().into_iter().collect();
+    let mut must_boot: BTreeSet<&KernelName> = must_boot.collect();
     let objections = match &question.input {
         // The default may be a kernel that has what the chosen one lacks.
         Ok(_) if is_unseen_risk(question) => {
             let why = question.unseen.unwrap_or_default();
             vec![Objection::Unforeseeable(format!("the boot default cannot be seen: {why}"))]
         }
-        Ok(input) => input.objections(&must_boot, chosen.map(|k| &k.name)),
+        Ok(input) => {
+            // An update that makes no kernel the default must not delete the one that is.
+            let default = kernels.iter().find(|k| k.is_default && input.leaves_default());
+            must_boot.extend(default.map(|k| &k.name));
+            let must_boot: Vec<&KernelName> = must_boot.into_iter().collect();
+            input.objections(&must_boot, chosen.map(|k| &k.name))
+        }
         Err(why) => vec![Objection::Unforeseeable(why.clone())],
     };
     if let Some(chosen) = chosen
@@ -144,6 +152,7 @@ mod tests {
         let candidate = |number| UpdateCandidate {
             name: name(number),
             has_entry: number != 2,
+            is_default: number == 1,
             running: number == 1,
             tip: number == 3,
             losses: Vec::new(),
@@ -199,15 +208,19 @@ mod tests {
         assert_ne!(way(&chosen, None, Some("EIO")), UpdateWay::Whole);
         chosen.because = Reason::Released;
         assert_eq!(way(&chosen, None, Some("EIO")), UpdateWay::Whole);
-        assert_eq!(chosen.asserted_default(&[], false), None);
+        assert_eq!(chosen.asserted_default(&[], false, false), None);
+        assert_eq!(chosen.asserted_default(&[], false, true), Some(name(3).release().as_str()));
         let mut deferred = decision(Ruling::Defer, 1, Reason::Lacking);
-        assert_eq!(deferred.asserted_default(&[], false), Some(name(1).release().as_str()));
-        assert_eq!(deferred.asserted_default(&chosen.default_lacks, false), None);
-        let away = deferred.asserted_default(&chosen.default_lacks, true);
+        assert_eq!(deferred.asserted_default(&[], false, false), Some(name(1).release().as_str()));
+        assert_eq!(deferred.asserted_default(&chosen.default_lacks, false, false), None);
+        let away = deferred.asserted_default(&chosen.default_lacks, true, false);
         assert_eq!(away, Some(name(1).release().as_str()));
         deferred.because = Reason::Removed;
-        assert_eq!(deferred.asserted_default(&chosen.default_lacks, false), None);
+        assert_eq!(deferred.asserted_default(&chosen.default_lacks, false, false), None);
         deferred.because = Reason::Held;
-        assert_eq!(deferred.asserted_default(&chosen.default_lacks, false), Some(name(1).release().as_str()));
+        assert_eq!(
+            deferred.asserted_default(&chosen.default_lacks, false, false),
+            Some(name(1).release().as_str())
+        );
     }
 }

@@ -115,6 +115,9 @@ pub struct Installed {
     pub booted: There,
     /// `default-VARIANT` points to it, or nothing does and it is the highest of its variant.
     pub tip: bool,
+    /// `default-VARIANT` points to it: clr-boot-manager makes it the boot default while a kernel of its variant runs.
+    #[serde(skip)]
+    pub is_named: bool,
     /// It is the running kernel.
     pub running: bool,
 }
@@ -417,6 +420,7 @@ fn describe(root: &Root, name: KernelName, image: &str) -> Installed {
         image: image.to_owned(),
         copies: Vec::new(),
         tip: false,
+        is_named: false,
         running: false,
         id,
         name,
@@ -451,7 +455,9 @@ fn mark_tips(kernels: &mut [Installed], links: &BTreeMap<String, String>, odditi
         let mut odd = |what: String| oddities.push(Oddity { path: path.clone(), what });
         let named = kernels.iter_mut().find(|k| k.image == *target || k.copies.contains(target));
         match named {
-            Some(kernel) if kernel.name.variant == *variant => kernel.tip = true,
+            Some(kernel) if kernel.name.variant == *variant => {
+                (kernel.tip, kernel.is_named) = (true, true);
+            }
             Some(kernel) => {
                 odd(format!("points to {}, a kernel of another variant", kernel.id));
             }

@@ -419,7 +419,11 @@ fn summary(facts: &System, judgement: &BootAssessment) -> String {
     }
     let decision = &judgement.decision;
     if let (Reason::Removed, Some(default)) = (decision.because, &decision.default) {
-        return format!("kernel {default} may be booted; the running kernel is not installed any more");
+        let why = match facts.inventory.running_kernel() {
+            Some(running) => format!("no kernel is the default of the type {}", running.name.variant),
+            None => "the running kernel is not installed any more".to_owned(),
+        };
+        return format!("kernel {default} may be booted; {why}");
     }
     let Some(target) = &decision.target else {
         return "the running kernel is none of clr-boot-manager's, which leaves the boot default as it is"

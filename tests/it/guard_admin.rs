@@ -41,6 +41,46 @@ fn a_hold_lasts_until_it_is_released() {
     assert_eq!((root.boot_default().as_str(), root.has(WISHES)), (ID_B, false));
 }
 
+/// The kernel that runs has all that is needed: the one that was held is not the default any more, also where
+/// clr-boot-manager has no kernel to make the default.
+#[test]
+fn after_a_release_the_default_is_not_an_older_kernel_than_the_one_that_runs() {
+    const OLD: &str = "6.15.6-1590.native";
+    const ID_OLD: &str = "org.clearlinux.native.6.15.6-1590";
+    const TIP: &str = "usr/lib/kernel/default-native";
+    const WORDS: &str = "quiet rw module.sig_unenforce";
+    type Change = fn(&TestRoot);
+    let changes: [Change; 3] = [
+        |root| root.link(TIP, "org.clearlinux.native.9.9.9-9").forget(),
+        |root| root.remove(TIP).forget(),
+        |root| {
+            root.kernel(B).headers(B).tip(B).remove(&format!("usr/lib/modules/{B}"));
+        },
+    ];
+    for change in changes {
+        let root = TestRoot::system();
+        root.module("hello", "1.0", "").installed("hello", "1.0", A).entry(ID_A, WORDS, true);
+        root.loads(&["hello"]).mounts(&[("8:2", "/data", "hello", "/dev/sda2")]);
+        root.post_update().code(0);
+        // An update deletes what it does not know as booted.
+        root.kernel(OLD).installed("hello", "1.0", OLD).entry(ID_OLD, WORDS, false);
+        for release in [OLD, A] {
+            root.file(&format!("var/lib/kernel/k_booted_{release}"), "");
+        }
+        hold(&root, &[OLD]).code(0);
+        assert_eq!(root.boot_default(), ID_OLD);
+        change(&root);
+        root.post_update();
+        assert_eq!(root.boot_default(), ID_OLD, "it is held");
+        release(&root, &[]);
+        assert_eq!(root.boot_default(), ID_A);
+        let status = root.run("clr-dkms", &["status", "--json"]).json();
+        assert_eq!((&status["next_boot"], &status["running"]), (&A.into(), &A.into()));
+        let summary = root.guard()["summary"].as_str().unwrap().to_owned();
+        assert!(!summary.contains("not installed any more"), "{summary}");
+    }
+}
+
 #[test]
 fn a_hold_of_a_kernel_that_lacks_something() {
     let root = TestRoot::guarded();

@@ -157,7 +157,8 @@ impl Run<'_> {
 
     fn assert_default(&mut self) -> Result<(), Stop> {
         let assessed = self.machine.assess(self.unreadable);
-        let Some(release) = assessed.decision.asserted_default(&assessed.entry_lacks, assessed.is_removed)
+        let Some(release) =
+            assessed.decision.asserted_default(&assessed.entry_lacks, assessed.is_removed, false)
         else {
             return Ok(());
         };

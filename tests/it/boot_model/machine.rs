@@ -242,6 +242,7 @@ impl Machine {
         let modules = MODULES.iter().enumerate();
         Candidate {
             release: known.release.clone(),
+            variant: kind.clone(),
             bootable: known.modules
                 && (self.hold == Some(kernel)
                     || unreadable.partition
@@ -341,6 +342,7 @@ impl Machine {
             .map(|k| UpdateCandidate {
                 name: self.disk.kernels[k].name.clone(),
                 has_entry: self.disk.kernels[k].entry.is_some() && !unreadable.partition,
+                is_default: self.disk.default == Some(k) && !unreadable.partition,
                 running: self.disk.running == Some(k) && !unreadable.running,
                 tip: self.disk.tip(&self.disk.kernels[k].name.variant) == Some(k),
                 losses: self.losses(k, assessed, unreadable),
