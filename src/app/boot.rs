@@ -8,7 +8,7 @@ use crate::boot::{BootFiles, ReadBack, default, removal};
 use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::config::Policy;
 use crate::decide::assessment::{BootAssessment, guard_acts};
-use crate::decide::loading::lost_by_refresh;
+use crate::decide::entry_loss::{EntryLoss, entry_losses};
 use crate::decide::next_boot::NextBoot;
 use crate::dkms::Tree;
 use crate::kernel::{Images, KernelName, Running};
@@ -48,7 +48,7 @@ pub fn update_reason(
         return None;
     }
     let decision = &judgement.decision;
-    if lost_by_refresh(facts, &judgement.needs, decision.default.as_deref()).is_some() {
+    if blocked_by_refresh(world, facts, judgement).is_some() {
         return None;
     }
     if is_guarded(world) && decision.ruling == Ruling::Defer {
@@ -84,6 +84,13 @@ pub fn update_reason(
         }
         Some(_) => None,
     }
+}
+
+/// What a new boot entry of the kernel that is to boot would keep from being loaded.
+fn blocked_by_refresh(world: &World, facts: &System, judgement: &BootAssessment) -> Option<EntryLoss> {
+    let release = judgement.decision.default.as_deref()?;
+    let losses = entry_losses(facts, &world.settings, &judgement.needs, release, None);
+    losses.into_iter().find(EntryLoss::is_blocked)
 }
 
 /// Why the boot files are to be brought up to date while a kernel is held back: what is to boot must boot as configured,
@@ -126,8 +133,7 @@ pub fn put_right(
         tracing::warn!("what an admin said of the boot default is lost: {fault}");
     }
     let reason = update_reason(world, last.as_ref(), facts, judgement);
-    let default = judgement.decision.default.as_deref();
-    if let Some(loss) = lost_by_refresh(facts, &judgement.needs, default) {
+    if let Some(loss) = blocked_by_refresh(world, facts, judgement) {
         tracing::warn!("the boot entries stay as they are: {loss}");
     }
     let was_held = last.as_ref().and_then(|l| l.held_back.clone());

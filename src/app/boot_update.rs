@@ -34,7 +34,7 @@ fn way(world: &World, system: &System, assessment: &BootAssessment, accept_losse
     let losses = |kernel: &Installed| {
         let initrds = initrds::of_kernel(&world.root, &kernel.id).unwrap_or_default();
         let initrds: Vec<String> = initrds.into_keys().collect();
-        entry_losses(system, &world.settings, &assessment.needs, &kernel.name.release(), &initrds)
+        entry_losses(system, &world.settings, &assessment.needs, &kernel.name.release(), Some(&initrds))
     };
     let is_guarded = is_guarded(world);
     let kernels = system.inventory.kernels.iter().filter(|_| is_guarded);

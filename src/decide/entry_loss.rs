@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use super::loading::{self, LoadForecast, load_forecast};
 use super::module_state::{module_status, would_be_taken};
+use super::satisfaction::CommandLine;
 use crate::cmdline::PARAMETER;
 use crate::config::{Settings, SigUnenforce};
+use crate::dkms::Pair;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, Requirement};
 use crate::system::System;
@@ -20,6 +23,15 @@ pub enum EntryLoss {
         module: String,
         /// What it is needed for.
         needed: String,
+    },
+    /// With its new command line something keeps a module from being loaded that is loaded with the present one.
+    Blocked {
+        /// The kernel release.
+        kernel: String,
+        /// `name/version`.
+        module: String,
+        /// What keeps it away, in a sentence.
+        why: String,
     },
     /// The initrd of the kernel has no source any more.
     Initrd {
@@ -38,6 +50,9 @@ impl fmt::Display for EntryLoss {
                 "the boot entry of {kernel} has {PARAMETER}, the configured command line has not, and without it the kernel \
                  refuses {module} ({needed})"
             ),
+            EntryLoss::Blocked { kernel, module, why } => {
+                write!(f, "a new boot entry of {kernel} would lose {module}: {why}")
+            }
             EntryLoss::Initrd { kernel, initrd } => {
                 write!(f, "the boot entry of {kernel} loads {initrd}, which has no source any more")
             }
@@ -45,15 +60,22 @@ impl fmt::Display for EntryLoss {
     }
 }
 
-/// The losses of one kernel. `initrds` are the names of the initrds that it would get.
+impl EntryLoss {
+    /// Something would keep a module from being loaded: no update is due then.
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, EntryLoss::Blocked { .. })
+    }
+}
+
+/// The losses of one kernel. `initrds` are the names of the initrds that it would get; none where that was not looked at.
 pub fn entry_losses(
     system: &System,
     settings: &Settings,
     needs: &[Requirement],
     release: &str,
-    initrds: &[String],
+    initrds: Option<&[String]>,
 ) -> Vec<EntryLoss> {
-    let line = system.lines.iter().find(|line| line.release == release);
+    let line = system.line_of(release);
     let Some(entry) = line.and_then(|line| system.boot.of(&line.id)) else { return Vec::new() };
     let mut losses = Vec::new();
     let needed = |name: &str| {
@@ -63,23 +85,39 @@ pub fn entry_losses(
         };
         needs.iter().find(is_it)
     };
-    // An admin has switched the parameter off for good: what it does is not missed.
-    if settings.sig_unenforce != SigUnenforce::Off {
-        for pair in system.of_kernel(release) {
-            let Some(need) = needed(&pair.module.name) else { continue };
-            let status = module_status(system, pair, None);
-            if status.state == State::Ok && !would_be_taken(system, release, &status.module, &status.files) {
-                losses.push(EntryLoss::Module {
-                    kernel: release.to_owned(),
-                    module: status.module.to_string(),
-                    needed: need.reason.clone(),
-                });
-            }
+    for pair in system.of_kernel(release) {
+        let Some(need) = needed(&pair.module.name) else { continue };
+        let (kernel, module) = (release.to_owned(), pair.module.to_string());
+        if let Some(why) = blocked_by_refresh(system, pair) {
+            losses.push(EntryLoss::Blocked { kernel, module, why });
+            continue;
+        }
+        // An admin has switched the parameter off for good: what it does is not missed.
+        let is_missed = settings.sig_unenforce != SigUnenforce::Off;
+        let status = module_status(system, pair, None);
+        if is_missed
+            && status.state == State::Ok
+            && !would_be_taken(system, release, &status.module, &status.files)
+        {
+            losses.push(EntryLoss::Module { kernel, module, needed: need.reason.clone() });
         }
     }
+    let Some(initrds) = initrds else { return losses };
     let own = entry.id.as_ref().map(|id| format!("initrd-{id}"));
     let lost = entry.initrds.iter().filter(|name| own.as_ref() == Some(name) && !initrds.contains(name));
     losses
         .extend(lost.map(|initrd| EntryLoss::Initrd { kernel: release.to_owned(), initrd: initrd.clone() }));
     losses
+}
+
+/// What keeps a module away with the configured command line, and not with that of the entry.
+fn blocked_by_refresh(system: &System, pair: &Pair) -> Option<String> {
+    let forecast = |line| load_forecast(system, pair, None, line);
+    match (forecast(CommandLine::Coming), forecast(CommandLine::Configured)) {
+        (LoadForecast::Blocked(_), _) => None,
+        (_, LoadForecast::Blocked(why)) if pair.proof.is_ok() => {
+            Some(loading::reason(system, &pair.release, &why))
+        }
+        _ => None,
+    }
 }

@@ -168,29 +168,6 @@ fn is_brought_by_another(system: &System, release: &str, file: &str) -> bool {
     })
 }
 
-/// What a kernel would lose when clr-boot-manager wrote its boot entry with the configured command line, in a sentence. The
-/// entry that boots now loads it.
-pub fn lost_by_refresh(system: &System, needs: &[Requirement], release: Option<&str>) -> Option<String> {
-    let release = release?;
-    let counts = |name: &str| {
-        let counts =
-            |n: &&Requirement| n.class == Importance::Critical || (n.class == Importance::Wanted && n.works);
-        needs.iter().filter(counts).any(|need| need.module == name)
-    };
-    let mut pairs = system.of_kernel(release).filter(|p| p.proof.is_ok() && counts(&p.module.name));
-    pairs.find_map(|pair| {
-        let forecast = |source| load_forecast(system, pair, None, source);
-        match (forecast(CommandLine::Coming), forecast(CommandLine::Configured)) {
-            (LoadForecast::Blocked(_), _) => None,
-            (_, LoadForecast::Blocked(why)) => {
-                let why = reason(system, release, &why);
-                Some(format!("a new boot entry of {release} would lose {}: {why}", pair.module))
-            }
-            _ => None,
-        }
-    })
-}
-
 fn line_of(system: &System, release: &str, source: CommandLine) -> Vec<u8> {
     let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == release);
     let entry = kernel.and_then(|k| system.boot.of(&k.id)).filter(|_| source == CommandLine::Coming);

@@ -5,10 +5,11 @@ use crate::boot::{Obstacle, ReadBack};
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::Settings;
 use crate::decide::assessment::BootAssessment;
+use crate::decide::entry_loss::entry_losses;
+use crate::decide::initrds;
 use crate::decide::module_state::status_in_force;
 use crate::decide::next_boot::coming_lines;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
-use crate::decide::{initrds, loading};
 use crate::dkms::plan::State;
 use crate::state::{ModuleRecord, Record, Stored};
 use crate::system::{System, expected_entries};
@@ -88,8 +89,9 @@ pub(super) fn problems(
             facts.spell(&path)
         )
     }));
-    let default = judgement.decision.default.as_deref();
-    problems.extend(loading::lost_by_refresh(facts, &judgement.needs, default));
+    let losses = |release| entry_losses(facts, settings, &judgement.needs, release, None);
+    let losses = judgement.decision.default.as_deref().map(losses).unwrap_or_default();
+    problems.extend(losses.iter().find(|loss| loss.is_blocked()).map(ToString::to_string));
     problems.extend(guard::lost_wish(facts, judgement));
     if judgement.acts {
         problems.extend(guard::not_deferred(facts, settings, judgement));
