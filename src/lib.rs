@@ -42,6 +42,7 @@ pub mod dkms;
 pub mod enforcement;
 pub mod initrd;
 pub mod kernel;
+pub mod limits;
 pub mod message;
 pub mod modprobe;
 pub mod motd;

@@ -12,6 +12,7 @@ use crate::boot_decision::{AdminOverrides, BootDecision, NextBootSource, Reason}
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
+use crate::limits;
 use crate::requirement::Requirement;
 use crate::sys::{FileError, Root};
 
@@ -236,12 +237,16 @@ struct Head {
 
 /// Reads a state file.
 pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
-    let bytes = match root.read_optional(path) {
+    let bytes = match root.read_optional_within(path, limits::RECORD) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Stored::Absent,
         Err(e) if e.leaves_open() => return Stored::Unreadable(e.to_string()),
         Err(e) => return Stored::Bad(e.to_string()),
     };
+    if limits::has_too_many_values(&bytes) {
+        let (path, most) = (root.spell(path), limits::VALUES);
+        return Stored::Unreadable(format!("{} has more than {most} values", path.display()));
+    }
     match serde_json::from_slice::<Head>(&bytes) {
         Ok(head) if head.schema > SCHEMA => {
             return Stored::Bad(format!("{} is of a newer clr-dkms", root.spell(path).display()));
@@ -261,8 +266,7 @@ pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
 /// When it cannot be copied.
 pub fn set_aside(root: &Root, path: &str) -> Result<String, FileError> {
     let aside = format!("{path}.damaged");
-    let bytes = root.read(path)?;
-    root.write(&aside, &bytes, 0o644)?;
+    root.copy(path, &aside, 0o644, limits::SYMBOL_MAP)?;
     Ok(aside)
 }
 

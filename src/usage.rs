@@ -9,12 +9,11 @@ use jiff::Timestamp;
 
 use crate::kernel::inventory::module_folder;
 use crate::kernel::module_file::kernel_name;
+use crate::limits::SYSTEM_LIST;
 use crate::requirement::Use;
 use crate::sys::Root;
 pub use configured::{Configured, CurrentBoot};
 
-/// The longest file that is read: the longest real one, `modules.alias`, has a quarter of that.
-const LONGEST: u64 = 16 << 20;
 /// The most mounts, and the most devices below them, that are followed.
 const MOST: usize = 4096;
 /// The most uses and aliases that are kept of one module.
@@ -109,10 +108,10 @@ fn text(root: &Root, path: &str) -> String {
     String::from_utf8_lossy(&bytes(root, path)).into_owned()
 }
 
-/// The beginning of a file; nothing where it cannot be read.
+/// A file; nothing where it cannot be read.
 fn bytes(root: &Root, path: &str) -> Vec<u8> {
     // A failed read is kept by the root, and nothing is decided then (`decide::unread`).
-    root.read_start(path, LONGEST).unwrap_or_default()
+    root.read_within(path, SYSTEM_LIST).unwrap_or_default()
 }
 
 fn listed(root: &Root, folder: &str) -> Vec<String> {

@@ -1,15 +1,18 @@
 //! `clr-dkms logs`: the last log of a build, the first error first.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
 use clap::Args;
 
-use super::{Common, answer, exit};
+use super::{Common, answer_by, exit};
 use crate::dkms::ModuleName;
 use crate::dkms::log::{self, LOGS};
 use crate::kernel::{Inventory, KernelName};
+use crate::limits::LOG;
 use crate::render::shown;
 use crate::state::{self, RECORD, Record};
+use crate::sys::lines::each_line;
+use crate::sys::printable::LONGEST;
 use crate::sys::{FileError, Kind, Root, pager};
 use crate::world::World;
 
@@ -81,8 +84,8 @@ pub fn run(world: &World, arguments: &LogsArguments, common: &Common) -> anyhow:
         return Ok(exit::UNKNOWN);
     };
     let path = log::path(&log.module, &log.release);
-    let bytes = match root.read(&path) {
-        Ok(bytes) => bytes,
+    let file = match root.open_within(&path, LOG) {
+        Ok((file, _)) => BufReader::new(file.take(LOG)),
         Err(e) => {
             tracing::error!("{e}");
             return Ok(exit::UNKNOWN);
@@ -94,21 +97,31 @@ pub fn run(world: &World, arguments: &LogsArguments, common: &Common) -> anyhow:
         text.extend(error.context.iter().map(|line| format!("    {}\n", shown(line))));
     }
     text.push('\n');
-    // Of a terminal nothing is asked by what compilers and scripts have printed.
-    for line in String::from_utf8_lossy(&bytes).lines() {
-        text += &line.split('\t').map(shown).collect::<Vec<_>>().join("\t");
-        text.push('\n');
-    }
-    if arguments.no_pager || !std::io::stdout().is_terminal() {
-        answer(&text, common.color)?;
-    } else if let Some(mut pager) = pager::start(&world.tools) {
-        // Who leaves the pager early has seen enough.
-        pager.input().write_all(text.as_bytes()).ok();
-        pager.wait();
-    } else {
-        answer(&text, common.color)?;
+    let is_paged = !arguments.no_pager && std::io::stdout().is_terminal();
+    let pager = if is_paged { pager::start(&world.tools) } else { None };
+    match pager {
+        // A person who leaves the pager early has seen enough.
+        Some(mut pager) => {
+            print(&text, file, &mut pager.input()).ok();
+            pager.wait();
+        }
+        None => answer_by(common.color, |out| print(&text, file, out))?,
     }
     Ok(exit::OK)
+}
+
+/// The text, and the lines of the log: a terminal obeys nothing that compilers and scripts have printed.
+fn print(text: &str, log: impl BufRead, out: &mut dyn Write) -> io::Result<()> {
+    let mut done = out.write_all(text.as_bytes());
+    // One byte more than is shown, so that it is seen that there is more.
+    each_line(log, 4 * LONGEST + 1, |line| {
+        let line = String::from_utf8_lossy(line);
+        let line = line.split('\t').map(shown).collect::<Vec<_>>().join("\t");
+        if done.is_ok() {
+            done = writeln!(out, "{line}");
+        }
+    })?;
+    done.and_then(|()| out.flush())
 }
 
 /// The last log of each module on each kernel.

@@ -290,6 +290,17 @@ fn code_of_file(error: &FileError) -> u8 {
 /// # Errors
 /// When stdout cannot be written.
 pub fn answer(text: &str, color: Color) -> anyhow::Result<()> {
+    answer_by(color, |out| out.write_all(text.as_bytes()))
+}
+
+/// The same for an answer that is not in memory as a whole.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn answer_by(
+    color: Color,
+    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
     use std::io::Write;
     let choice = match color {
         Color::Auto => anstream::AutoStream::choice(&std::io::stdout()),
@@ -297,7 +308,7 @@ pub fn answer(text: &str, color: Color) -> anyhow::Result<()> {
         Color::Never => anstream::ColorChoice::Never,
     };
     let mut out = anstream::AutoStream::new(std::io::stdout(), choice);
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CannotAnswer)?;
+    write(&mut out).and_then(|()| out.flush()).map_err(CannotAnswer)?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::dkms::tree::TREE;
 use crate::dkms::{Source, Tree, conf};
 use crate::kernel::inventory::{MODULES, module_folder};
 use crate::kernel::{Headers, Inventory, Running};
+use crate::limits::TEXT;
 use crate::state::{self, SCHEMA, SNAPSHOT, Snapshot};
 use crate::sys::{Kind, Root, RootKind, users};
 use crate::world::World;
@@ -169,7 +170,7 @@ fn warnings(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
                 )),
                 Source::Folder { path, .. } => {
                     // Without time to ask bash, the text can only advise; one that cannot be read advises the same.
-                    let text = world.root.read(path.join("dkms.conf")).unwrap_or_default();
+                    let text = world.root.read_within(path.join("dkms.conf"), TEXT).unwrap_or_default();
                     if conf::seems_autoinstall(&String::from_utf8_lossy(&text)) != Some(true) {
                         warnings.push(format!(
                             "{} is in use on {release}, but its dkms.conf does not say AUTOINSTALL=yes: it will not be \

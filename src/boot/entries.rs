@@ -46,7 +46,7 @@ pub(super) fn read(place: &Place, namespace: &str, variables: Option<&Variables>
     };
     for file in files.iter().filter_map(|f| f.text()).filter(|f| is_entry(f)) {
         let path = format!("{ENTRIES}/{file}");
-        match place.read(&path) {
+        match place.read_small(&path) {
             // It is no entry for the loader; clr-boot-manager crashes on it.
             Ok(Some(text)) if text.is_empty() => {
                 menu.problems

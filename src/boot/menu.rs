@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::kernel::KernelName;
+use crate::limits::TEXT;
 use crate::sys::{FileError, Listed, Presence, Root};
 
 /// Whose files they are.
@@ -194,6 +195,11 @@ impl Place<'_> {
     }
 
     pub(super) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, FileError> {
+        self.root.read_optional_within(self.path(path), TEXT)
+    }
+
+    /// The same of a file that is never large, as there are many of its kind.
+    pub(super) fn read_small(&self, path: &str) -> Result<Option<Vec<u8>>, FileError> {
         self.root.read_optional(self.path(path))
     }
 

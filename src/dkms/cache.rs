@@ -10,6 +10,7 @@ use super::conf::ConfError;
 use super::modfile::FileFacts;
 use super::symbols::Wrong;
 use crate::initrd::InitrdContents;
+use crate::limits::{RECORD, has_too_many_values};
 use crate::sys::{FileError, Root, Stat};
 
 /// Where it lies.
@@ -75,8 +76,9 @@ impl Cache {
     /// Reads it; whatever is wrong with it, an empty one serves too.
     pub fn load(root: &Root) -> Cache {
         let contents = root
-            .read(CACHE)
+            .read_within(CACHE, RECORD)
             .ok()
+            .filter(|bytes| !has_too_many_values(bytes))
             .and_then(|bytes| serde_json::from_slice::<Contents>(&bytes).ok())
             .filter(|c| c.schema == SCHEMA);
         let changed = contents.is_none();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::version::{self, Rules};
 use super::{Cache, ModuleName, Registered, Source, architecture, compare_versions};
 use crate::kernel::inventory::module_folder;
+use crate::limits::TEXT;
 use crate::sys::{Ended, FileError, Fingerprint, Output, Root, Tools};
 
 /// The program that bash runs.
@@ -180,7 +181,7 @@ impl Sources {
         if let Some((bytes, folder)) = self.0.borrow().get(&path) {
             return Ok(((path, bytes.clone()), folder.clone()));
         }
-        let bytes = root.read(&path).map_err(|e| ConfError::of_file(&e))?;
+        let bytes = root.read_within(&path, TEXT).map_err(|e| ConfError::of_file(&e))?;
         let folder = identity(root, source);
         self.0.borrow_mut().insert(path.clone(), (bytes.clone(), folder.clone()));
         Ok(((path, bytes), folder))
@@ -248,7 +249,8 @@ fn with_overrides(
             continue;
         }
         let path = Path::new(OVERRIDES).join(override_name);
-        if let Some(bytes) = root.read_optional(&path).map_err(|e| ConfError::of_file(&e))? {
+        let read = root.read_optional_within(&path, TEXT);
+        if let Some(bytes) = read.map_err(|e| ConfError::of_file(&e))? {
             files.push((path, bytes));
         }
     }
@@ -294,7 +296,7 @@ pub(super) fn evaluate(
 
 pub(super) fn kernel_config(root: &Root, build: &str) -> Option<Vec<u8>> {
     // dkms skips its test of the configuration when the file is not there; so do we.
-    root.read(format!("{build}/.config")).ok()
+    root.read_within(format!("{build}/.config"), TEXT).ok()
 }
 
 fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result<Conf, ConfError> {

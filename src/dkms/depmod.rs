@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::leftovers::DEPMOD;
 use crate::kernel::inventory::module_folder;
+use crate::limits::SYMBOL_MAP;
 use crate::sys::{FileError, Kind, Presence, Root, Tools};
 
 /// What the base directories begin with: a few megabytes, which need no disk. Not below `/usr/lib/modules`:
@@ -94,15 +95,18 @@ fn called(root: &Root, tools: &Tools, base: &str, release: &str, deadline: Durat
 fn replace(root: &Root, made: &str, release: &str) -> Result<(), String> {
     let mut indexes = Vec::new();
     for name in DEPMOD {
-        let path = format!("{made}/{name}");
-        match root.read_optional(&path).map_err(|e| e.to_string())? {
-            Some(bytes) => indexes.push((name, bytes)),
-            None if VITAL.contains(&name) => return Err(format!("depmod for {release} made no {name}")),
-            None => {}
+        match root.lookup(format!("{made}/{name}")) {
+            Presence::There(_) => indexes.push(name),
+            Presence::Absent if VITAL.contains(&name) => {
+                return Err(format!("depmod for {release} made no {name}"));
+            }
+            Presence::Absent => {}
+            Presence::Unreadable(e) => return Err(e.to_string()),
         }
     }
-    for (name, bytes) in indexes {
-        root.write(format!("{}/{name}", module_folder(release)), &bytes, 0o644).map_err(|e| e.to_string())?;
+    for name in indexes {
+        let to = format!("{}/{name}", module_folder(release));
+        root.copy(format!("{made}/{name}"), to, 0o644, SYMBOL_MAP).map_err(|e| e.to_string())?;
     }
     Ok(())
 }

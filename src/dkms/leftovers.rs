@@ -13,6 +13,8 @@ use crate::kernel::inventory::{MODULES, module_folder};
 use crate::sys::users::user_of;
 use crate::sys::{FileError, Kind, Listed, Presence, Root};
 
+/// How much of a log is read to see for which kernel it was.
+const FIRST_LINES: u64 = 16 << 10;
 /// What depmod writes; `modules.order` and `modules.builtin*` otherwise come with a kernel.
 pub(super) const DEPMOD: [&str; 11] = [
     "modules.alias",
@@ -256,8 +258,9 @@ impl Look<'_> {
         if kind != Kind::Folder {
             return self.odd(&path, "is no folder");
         }
-        let log = match self.root.read_optional(format!("{path}/make.log")) {
-            Ok(log) => log.unwrap_or_default(),
+        let log = match self.root.read_start(format!("{path}/make.log"), FIRST_LINES) {
+            Ok(log) => log,
+            Err(e) if e.is_absent() => Vec::new(),
             Err(e) => return self.unreadable(&e),
         };
         let Some(release) = kernel_of_log(&log) else {

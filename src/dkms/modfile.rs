@@ -1,12 +1,17 @@
 //! A module file: which kernel it was made for, and what it is signed with.
 
+use std::io::{self, Read};
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::signature::{self, Signature};
 use crate::kernel::module_file::{self, BuildIdentity, ModuleInfo};
+use crate::kernel::module_image::{ImageError, ModuleImage, WHOLE};
+use crate::limits::MODULE;
+use crate::sys::{FileError, Root};
 
-pub use crate::kernel::module_file::{ENDINGS, decompress as plain};
+pub use crate::kernel::module_file::ENDINGS;
 
 /// What a module file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,26 +29,95 @@ pub struct FileFacts {
     pub build: BuildIdentity,
 }
 
-/// SHA-256 in hexadecimal.
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+/// SHA-256 of a file, in hexadecimal.
+///
+/// # Errors
+/// When it cannot be read, or is too large for a module.
+pub(super) fn sha256(root: &Root, path: &str) -> Result<String, FileError> {
+    let (file, _) = root.open_within(path, MODULE)?;
+    digest(file).map_err(|e| root.read_failed(path, e))
+}
+
+fn digest(mut file: impl Read) -> io::Result<String> {
+    let mut sha256 = Sha256::new();
+    let mut block = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => break,
+            Ok(length) => sha256.update(&block[..length]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Reads a module file.
+///
+/// # Errors
+/// Says why it is not known what it is.
+pub fn of_file(root: &Root, path: &str) -> Result<FileFacts, String> {
+    of_file_named(root, path, path)
+}
+
+/// The same, where the file has another name for a while, whose ending does not show the compression.
+///
+/// # Errors
+/// As [`of_file`].
+pub(super) fn of_file_named(root: &Root, path: &str, name: &str) -> Result<FileFacts, String> {
+    let (file, size) = root.open_within(path, MODULE).map_err(|e| e.to_string())?;
+    if size > WHOLE {
+        let sha256 = digest(file).map_err(|e| root.read_failed(path, e).to_string())?;
+        return facts(sha256, ModuleImage::of_file(root, path, name)).map_err(|why| why.of(path));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+    file.take(WHOLE + 1).read_to_end(&mut bytes).map_err(|e| root.read_failed(path, e).to_string())?;
+    known(name, &bytes).map_err(|why| why.of(path))
 }
 
 /// Reads the bytes of a file of that name.
 pub fn read(name: &str, bytes: &[u8]) -> FileFacts {
-    let sha256 = sha256(bytes);
-    let (info, signature) = match plain(name, bytes) {
-        Ok(plain) => (module_file::info(&plain), signature::read(&plain)),
-        Err(reason) => (Err(reason.clone()), Signature::Unsigned { note: Some(reason) }),
+    known(name, bytes).unwrap_or_else(|why| unusable(digest_of(bytes), why.to_string()))
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn known(name: &str, bytes: &[u8]) -> Result<FileFacts, ImageError> {
+    let image = match (bytes, name.ends_with(ENDINGS[0])) {
+        (&[], _) => Err(ImageError::Damaged("it is empty".to_owned())),
+        (bytes, true) => Ok(ModuleImage::whole(bytes)),
+        (bytes, false) => ModuleImage::read(name, || Ok(bytes)),
     };
-    let (vermagic, ModuleInfo { depends, build, .. }) = match info {
+    facts(digest_of(bytes), image)
+}
+
+fn facts(sha256: String, image: Result<ModuleImage<'_>, ImageError>) -> Result<FileFacts, ImageError> {
+    let image = match image {
+        Ok(image) => image,
+        Err(ImageError::Damaged(reason)) => return Ok(unusable(sha256, reason)),
+        Err(unknown) => return Err(unknown),
+    };
+    let signature = signature::of_image(&image);
+    let (vermagic, ModuleInfo { depends, build, .. }) = match module_file::info(&image) {
         Ok(mut info) => match info.vermagic.take() {
             Some(vermagic) => (Ok(vermagic), info),
             None => (Err("its .modinfo has no vermagic".to_owned()), ModuleInfo::default()),
         },
         Err(reason) => (Err(reason), ModuleInfo::default()),
     };
-    FileFacts { vermagic, sha256, depends, signature, build }
+    Ok(FileFacts { vermagic, sha256, depends, signature, build })
+}
+
+fn unusable(sha256: String, reason: String) -> FileFacts {
+    FileFacts {
+        vermagic: Err(reason.clone()),
+        sha256,
+        depends: Vec::new(),
+        signature: Signature::Unsigned { note: Some(reason) },
+        build: BuildIdentity::default(),
+    }
 }
 
 #[cfg(test)]

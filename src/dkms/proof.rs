@@ -225,8 +225,7 @@ pub fn facts_of(root: &Root, cache: &mut Cache, path: &str, there: &Presence) ->
     if let Some(known) = cache.file(path, stat) {
         return Ok(known);
     }
-    let bytes = root.read(path).map_err(|e| Flaw::Unknown { reason: e.to_string() })?;
-    let facts = modfile::read(path, &bytes);
+    let facts = modfile::of_file(root, path).map_err(|reason| Flaw::Unknown { reason })?;
     cache.keep_file(path, stat, facts.clone());
     Ok(facts)
 }

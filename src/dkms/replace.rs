@@ -22,6 +22,7 @@ use super::staging::STAGING;
 use super::tree::TREE;
 use super::{ModuleName, Registered, architecture};
 use crate::kernel::inventory::{MODULES, module_folder};
+use crate::limits::MODULE;
 use crate::sys::{FileError, Kind, Root};
 
 /// Our state directory.
@@ -97,7 +98,7 @@ fn stem(file: &str) -> Option<&str> {
 
 fn contents(root: &Root, path: &str) -> Option<String> {
     // What cannot be read is not the file that is looked for.
-    root.read(path).ok().map(|bytes| modfile::sha256(&bytes))
+    modfile::sha256(root, path).ok()
 }
 
 fn has(root: &Root, path: &str, sha256: &str) -> bool {
@@ -134,10 +135,9 @@ impl Replacement {
     }
 
     fn add(&mut self, root: &Root, built: &str, path: &str) -> Result<(), FileError> {
-        let bytes = root.read(built)?;
         root.remove_tree(staged(path))?;
-        root.write(staged(path), &bytes, 0o644)?;
-        self.new.push(Known { path: path.to_owned(), sha256: modfile::sha256(&bytes) });
+        root.copy(built, staged(path), 0o644, MODULE)?;
+        self.new.push(Known { path: path.to_owned(), sha256: modfile::sha256(root, &staged(path))? });
         let (directory, name) = split(path);
         for ending in ENDINGS {
             let old = format!("{directory}/{}{ending}", stem(name).unwrap_or(name));
@@ -170,7 +170,7 @@ impl Replacement {
         }
         let (name, release, own) = (&self.module.name, &self.release, architecture());
         let archive = format!("{TREE}/{name}/original_module/{release}/{own}/{}", split(path).1);
-        root.write(archive, &root.read(path)?, 0o644).map(drop)
+        root.copy(path, archive, 0o644, MODULE).map(drop)
     }
 
     fn journal(&self) -> String {
@@ -402,11 +402,12 @@ pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> 
             // Without a journal only a name that is gone is a reason to take back what was made for this
             // kernel.
             let is_lost = name == split(&backup(&old)).1 && root.lookup_link(&old).is_absent();
-            let is_of_kernel = |bytes: Vec<u8>| {
-                let vermagic = modfile::read(before, &bytes).vermagic;
+            let is_of_kernel = || {
+                let facts = modfile::of_file_named(root, &path, before);
+                let vermagic = facts.and_then(|facts| facts.vermagic);
                 vermagic.is_ok_and(|text| text.split_ascii_whitespace().next() == Some(&release))
             };
-            if is_lost && root.read(&path).is_ok_and(is_of_kernel) && root.rename(&path, before).is_ok() {
+            if is_lost && is_of_kernel() && root.rename(&path, before).is_ok() {
                 tracing::warn!("{old}: the file from before an interrupted installation is taken back");
                 stale.insert(release.clone());
             } else {

@@ -2,16 +2,19 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
+use std::io::{BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 
 use jiff::Timestamp;
 
 use super::proof::{Flaw, INSTALLED, find_file};
-use super::symbols::{self, Wrong};
-use super::{Cache, cache, modfile};
+use super::symbols::{self, Answers, Wrong};
+use super::{Cache, cache};
 use crate::kernel::Headers;
 use crate::kernel::inventory::{IMAGES, module_folder};
 use crate::kernel::module_file;
+use crate::kernel::module_image::ModuleImage;
+use crate::limits::{KERNEL_INDEX, KERNEL_LIST, SYMBOL_MAP};
 use crate::modprobe::index::{Entry, Index, is_file_of};
 use crate::sys::{Fingerprint, Folder, Presence, Root};
 
@@ -128,20 +131,24 @@ impl<'a> Scope<'a> {
         all: bool,
         without: &str,
     ) -> Result<Result<(), Wrong>, String> {
-        let bytes = self.root.read(path).map_err(|e| e.to_string())?;
-        let plain = modfile::plain(path, &bytes)?;
-        let file = symbols::read(&plain)?;
+        let image = self.image(path)?;
+        let file = symbols::read(&image)?;
         // What takes nothing lacks nothing.
         if file.takes_nothing() {
             return Ok(Ok(()));
         }
-        let map = self.root.read_optional(map).map_err(|e| e.to_string())?.unwrap_or_default();
-        let listed = self.root.read_optional(self.inside("modules.symbols")).map_err(|e| e.to_string())?;
-        let listed = listed.unwrap_or_default();
+        let path_of_map = map;
+        let map: Box<dyn Read> = match self.root.open_within(map, SYMBOL_MAP) {
+            Ok((file, _)) => Box::new(file.take(SYMBOL_MAP)),
+            Err(e) if e.is_absent() => Box::new(std::io::empty()),
+            Err(e) => return Err(e.to_string()),
+        };
+        let listed = self.symbols_of_modules()?;
         let of_modules = |name: &str| {
             !all || memchr::memmem::find(&listed, format!("alias symbol:{name} ").as_bytes()).is_some()
         };
-        match file.against_names(&map, of_modules) {
+        let answer = file.against_names(BufReader::new(map), of_modules);
+        match answer.map_err(|e| self.root.read_failed(path_of_map, e).to_string())? {
             Some(Ok(true)) => Ok(Ok(())),
             Some(Err(wrong)) => Ok(Err(wrong)),
             // The map lists nothing, or the file was built against versions that it does not list.
@@ -168,15 +175,15 @@ impl<'a> Scope<'a> {
         all: bool,
         needs: &[String],
     ) -> Result<Result<(), Wrong>, String> {
-        let list = self.symvers.get_or_init(|| self.root.read(list).map_err(|e| e.to_string()));
+        let list =
+            self.symvers.get_or_init(|| self.root.read_within(list, KERNEL_INDEX).map_err(|e| e.to_string()));
         let list = list.as_ref().map_err(Clone::clone)?;
-        let bytes = self.root.read(path).map_err(|e| e.to_string())?;
-        let plain = modfile::plain(path, &bytes)?;
+        let image = self.image(path)?;
         let kernel = self.inside("kernel/");
         let own = |module: &str| {
             needs.iter().any(|n| n.starts_with(&kernel) && symbols::module_name(n.as_bytes()) == module)
         };
-        let file = symbols::read(&plain)?;
+        let file = symbols::read(&image)?;
         let open = match file.against_kernel(list, own) {
             Ok(None) => {
                 return Err("the Module.symvers of this kernel lists nothing of the kernel".to_owned());
@@ -187,21 +194,24 @@ impl<'a> Scope<'a> {
         if open.is_empty() {
             return Ok(Ok(()));
         }
-        let mut files = Vec::new();
+        let mut answers = Answers::new(&open);
         for path in needs {
-            let bytes = self.root.read(path).map_err(|e| e.to_string())?;
-            files.push(modfile::plain(path, &bytes)?.into_owned());
+            answers.ask(&symbols::read(&self.image(path)?)?);
         }
-        let mut exporters = Vec::new();
-        for plain in &files {
-            exporters.push(symbols::read(plain)?);
-        }
-        let exports = self.root.read_optional(self.inside("modules.symbols")).map_err(|e| e.to_string())?;
-        let exports = exports.unwrap_or_default();
+        let exports = self.symbols_of_modules()?;
         let listed = |name: &str| {
             !all || memchr::memmem::find(&exports, format!("alias symbol:{name} ").as_bytes()).is_some()
         };
-        Ok(symbols::against_modules(&open, &exporters, listed))
+        Ok(answers.verdict(listed))
+    }
+
+    fn image(&self, path: &str) -> Result<ModuleImage<'static>, String> {
+        ModuleImage::of_file(self.root, path, path).map_err(|why| why.of(path))
+    }
+
+    fn symbols_of_modules(&self) -> Result<Vec<u8>, String> {
+        let read = self.root.read_optional_within(self.inside("modules.symbols"), KERNEL_LIST);
+        read.map(Option::unwrap_or_default).map_err(|e| e.to_string())
     }
 
     /// Whether the modules are there that a module is loaded on top of: those that depmod found, and those that it
@@ -280,7 +290,10 @@ impl<'a> Scope<'a> {
 
     fn is_built_in(&self, module: &str) -> Result<bool, String> {
         let read = || {
-            let text = self.root.read_optional(self.inside("modules.builtin")).map_err(|e| e.to_string())?;
+            let text = self
+                .root
+                .read_optional_within(self.inside("modules.builtin"), KERNEL_LIST)
+                .map_err(|e| e.to_string())?;
             text.ok_or_else(|| "there is no modules.builtin".to_owned())
         };
         let text = self.built_in.get_or_init(read).as_ref().map_err(Clone::clone)?;

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::pkcs7;
+use crate::kernel::module_image::ModuleImage;
 
 /// The very last bytes of a signed module.
 const MAGIC: &[u8] = b"~Module signature appended~\n";
@@ -74,6 +75,26 @@ pub fn read(plain: &[u8]) -> Signature {
         Some([]) | None => Signature::Unsigned { note: hint(plain) },
         Some(signed) => described(signed),
     }
+}
+
+/// Reads the signature of a module of which the end is there.
+pub(super) fn of_image(image: &ModuleImage<'_>) -> Signature {
+    let tail = image.tail();
+    match read(tail) {
+        // Where the beginning of the message is not among what is kept.
+        Signature::Broken { .. }
+            if image.length() > tail.len() as u64 && length(tail) > tail.len() as u64 =>
+        {
+            Signature::Unsigned { note: Some("its signature is larger than 1 MiB".to_owned()) }
+        }
+        known => known,
+    }
+}
+
+/// How long the message claims to be.
+fn length(tail: &[u8]) -> u64 {
+    let header = tail.strip_suffix(MAGIC).and_then(|signed| signed.last_chunk::<4>());
+    header.map_or(0, |length| u64::from(u32::from_be_bytes(*length)))
 }
 
 /// Judges what stands before the magic.

@@ -16,6 +16,7 @@ use super::replace::STATE;
 use super::tree::TREE;
 use super::{Conf, ModuleName, architecture};
 use crate::kernel::inventory::module_folder;
+use crate::limits::{KERNEL_LIST, MODULE};
 use crate::sys::{FileError, Kind, Presence, Root};
 
 /// Where they are: each begins with this name in the state directory.
@@ -60,7 +61,7 @@ impl<'a> Staging<'a> {
             root.write(format!("{kernel}/kernel/compressed{ending}"), b"", 0o644)?;
         }
         for path in staging.originals(conf)? {
-            root.write(format!("{kernel}/{path}"), &root.read(format!("{kernel_directory}/{path}"))?, 0o644)?;
+            root.copy(format!("{kernel_directory}/{path}"), format!("{kernel}/{path}"), 0o644, MODULE)?;
         }
         Ok(staging)
     }
@@ -88,7 +89,9 @@ impl<'a> Staging<'a> {
     /// The kernel's own files with the names of the module, below the module directory.
     fn originals(&self, conf: &Conf) -> Result<Vec<String>, FileError> {
         let kernel_directory = module_folder(self.release);
-        let order = self.root.read_optional(format!("{kernel_directory}/modules.order"))?.unwrap_or_default();
+        let order =
+            self.root.read_optional_within(format!("{kernel_directory}/modules.order"), KERNEL_LIST)?;
+        let order = order.unwrap_or_default();
         let order = String::from_utf8_lossy(&order);
         let mut found = Vec::new();
         for (directory, name) in order.lines().filter_map(|line| line.strip_suffix(".ko")?.rsplit_once('/')) {
@@ -124,12 +127,12 @@ impl<'a> Staging<'a> {
                 return Ok(None);
             };
             let name = path.rsplit('/').next().unwrap_or(&path);
-            let sha256 = modfile::sha256(&self.root.read(&path)?);
+            let sha256 = modfile::sha256(self.root, &path)?;
             let is_it = |(at, kind): &&(String, Kind)| {
                 at.rsplit('/').next() == Some(name)
                     // With symlink_modules, dkms links to the built file.
                     && (*kind == Kind::Link
-                        || self.root.read(at).is_ok_and(|bytes| modfile::sha256(&bytes) == sha256))
+                        || modfile::sha256(self.root, at).is_ok_and(|of| of == sha256))
             };
             match there.iter().find(is_it).and_then(|(at, _)| at.strip_prefix(&format!("{kernel}/"))) {
                 Some(below) => files.push((path, format!("{}/{below}", module_folder(self.release)))),

@@ -4,9 +4,13 @@
 //! exports the symbol, and a symbol as missing only when everybody who could export it was asked.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 
+use object::read::ReadRef;
 use object::{Endianness, File, Object, ObjectSection, ObjectSymbol};
 use serde::{Deserialize, Serialize};
+
+use crate::sys::lines::each_line;
 
 /// What the linkers of some architectures leave undefined; the kernel passes over them.
 const SPECIAL: [&[u8]; 2] = [b"_GLOBAL_OFFSET_TABLE_", b".TOC."];
@@ -14,6 +18,10 @@ const SPECIAL: [&[u8]; 2] = [b"_GLOBAL_OFFSET_TABLE_", b".TOC."];
 const LAYOUT: &[u8] = b"module_layout";
 /// A record of `__versions`: a long, and the name in what is left.
 const RECORD: usize = 64;
+/// The longest line of System.map: a name has at most 512 characters.
+const LONGEST_LINE: usize = 4096;
+/// The most symbols that a module takes, or gives; the largest drivers come to some thousands.
+const MOST: usize = 1 << 16;
 
 /// One symbol that a module takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +62,10 @@ pub struct Open<'a> {
 ///
 /// # Errors
 /// Says why it cannot be read.
-pub fn read(plain: &[u8]) -> Result<Symbols<'_>, String> {
+pub fn read<'a, R: ReadRef<'a>>(plain: R) -> Result<Symbols<'a>, String> {
     let told = |e: object::Error| e.to_string();
     let file = File::parse(plain).map_err(told)?;
+    let many = || format!("it has more than {MOST} symbols that are taken or given");
     let mut symbols = Symbols::default();
     let versions = versions(&file).map_err(told)?;
     for symbol in file.symbols() {
@@ -69,6 +78,9 @@ pub fn read(plain: &[u8]) -> Result<Symbols<'_>, String> {
         } else if let Some(name) = name.strip_prefix(b"__ksymtab_") {
             symbols.exports.entry(name).or_default();
         }
+        if symbols.needs.len() > MOST || symbols.exports.len() > MOST {
+            return Err(many());
+        }
     }
     if let Some(version) = versions.get(LAYOUT) {
         symbols.needs.insert(LAYOUT, SymbolUse { version: Some(*version), weak: true });
@@ -77,13 +89,16 @@ pub fn read(plain: &[u8]) -> Result<Symbols<'_>, String> {
     if let Some(section) = file.section_by_name("__ksymtab_strings") {
         for name in section.data().map_err(told)?.split(|b| *b == 0).filter(|name| !name.is_empty()) {
             symbols.exports.entry(name).or_default();
+            if symbols.exports.len() > MOST {
+                return Err(many());
+            }
         }
     }
     Ok(symbols)
 }
 
 /// The version of an export: the value itself, or four bytes where it points to.
-fn version_of<'a>(file: &File<'a>, symbol: &impl ObjectSymbol<'a>) -> Option<u32> {
+fn version_of<'a, R: ReadRef<'a>>(file: &File<'a, R>, symbol: &impl ObjectSymbol<'a>) -> Option<u32> {
     let Some(index) = symbol.section_index() else { return u32::try_from(symbol.address()).ok() };
     let data = file.section_by_index(index).ok()?.data().ok()?;
     let start = usize::try_from(symbol.address()).ok()?;
@@ -96,19 +111,22 @@ fn number(bytes: &[u8], endianness: Endianness) -> Option<u32> {
 }
 
 /// `__versions`, and the pair of sections that holds longer names.
-fn versions<'a>(file: &File<'a>) -> Result<HashMap<&'a [u8], u32>, object::Error> {
-    let data = |name: &str| file.section_by_name(name).map_or(Ok(&[][..]), |section| section.data());
+fn versions<'a, R: ReadRef<'a>>(file: &File<'a, R>) -> Result<HashMap<&'a [u8], u32>, object::Error> {
+    let data = |name: &str| -> Result<&'a [u8], object::Error> {
+        file.section_by_name(name).map_or(Ok(&[][..]), |section| section.data())
+    };
     let endianness = file.endianness();
     let long = if file.is_64() { 8 } else { 4 };
     // The low half of the long, which the other byte order puts last.
     let low = if endianness == Endianness::Little { 0 } else { long - 4 };
     let mut versions = HashMap::new();
     let until_zero = |name: &'a [u8]| name.split(|b| *b == 0).next().unwrap_or_default();
-    for record in data("__versions")?.chunks_exact(RECORD) {
+    // More are found out to be too many where they are taken.
+    for record in data("__versions")?.chunks_exact(RECORD).take(MOST) {
         versions.extend(number(&record[low..], endianness).map(|crc| (until_zero(&record[long..]), crc)));
     }
     let crcs = data("__version_ext_crcs")?.chunks_exact(4).filter_map(|crc| number(crc, endianness));
-    versions.extend(data("__version_ext_names")?.split(|b| *b == 0).zip(crcs));
+    versions.extend(data("__version_ext_names")?.split(|b| *b == 0).zip(crcs).take(MOST));
     Ok(versions)
 }
 
@@ -156,32 +174,32 @@ impl Symbols<'_> {
         self.needs.is_empty()
     }
 
-    /// Compares with the names that a kernel exports, as its System.map lists them; `of_modules` tells whether some module
+    /// Compares with the names that a kernel exports, as its System.map lists them; `of_modules` says whether some module
     /// exports a name. Gives whether names are all that it was built against; none when the map lists no export.
     ///
     /// # Errors
-    /// With the first symbol that nothing exports.
+    /// When the map cannot be read.
     pub fn against_names(
         &self,
-        map: &[u8],
+        map: impl io::BufRead,
         of_modules: impl Fn(&str) -> bool,
-    ) -> Option<Result<bool, Wrong>> {
-        let export = |line: &'_ [u8]| -> Option<Vec<u8>> {
-            let name = line.split(|b| *b == b' ').nth(2)?;
-            name.strip_prefix(b"__ksymtab_").map(<[u8]>::to_vec)
-        };
-        let exports: std::collections::HashSet<Vec<u8>> =
-            map.split(|b| *b == b'\n').filter_map(export).collect();
-        if exports.is_empty() {
-            return None;
+    ) -> io::Result<Option<Result<bool, Wrong>>> {
+        let (mut left, mut any) = (self.needs.clone(), false);
+        each_line(map, LONGEST_LINE, |line| {
+            let name = line.split(|b| *b == b' ').nth(2).and_then(|name| name.strip_prefix(b"__ksymtab_"));
+            if let Some(name) = name {
+                any = true;
+                left.remove(name);
+            }
+        })?;
+        if !any {
+            return Ok(None);
         }
-        let is_missing = |(name, need): &(&&[u8], &SymbolUse)| {
-            !need.weak && !exports.contains(**name) && !of_modules(&text(name))
-        };
-        if let Some((name, _)) = self.needs.iter().find(is_missing) {
-            return Some(Err(Wrong::Missing(text(name))));
+        let is_missing = |(name, need): &(&&[u8], &SymbolUse)| !need.weak && !of_modules(&text(name));
+        if let Some((name, _)) = left.iter().find(is_missing) {
+            return Ok(Some(Err(Wrong::Missing(text(name)))));
         }
-        Some(Ok(self.needs.values().all(|need| need.version.is_none())))
+        Ok(Some(Ok(self.needs.values().all(|need| need.version.is_none()))))
     }
 }
 
@@ -190,31 +208,48 @@ fn borrowed<'a>(needs: &BTreeMap<&'a [u8], SymbolUse>, name: &[u8]) -> &'a [u8] 
     needs.get_key_value(name).map_or(&[], |(key, _)| *key)
 }
 
-/// Asks the modules that the module is loaded on top of, all of them; `listed` tells whether the kernel's list of all
-/// symbols of modules has one.
-///
-/// # Errors
-/// With the first that has another version, or that nothing exports.
-pub fn against_modules(
-    open: &[Open<'_>],
-    exporters: &[Symbols<'_>],
-    listed: impl Fn(&str) -> bool,
-) -> Result<(), Wrong> {
-    for symbol in open {
-        let found: Vec<Option<u32>> =
-            exporters.iter().filter_map(|e| e.exports.get(symbol.name).copied()).collect();
-        let name = text(symbol.name);
-        if found.iter().any(|version| agree(symbol.need.version, *version)) {
-            continue;
-        }
-        if !found.is_empty() {
-            return Err(Wrong::Version(name));
-        }
-        if !symbol.known && !symbol.need.weak && !listed(&name) {
-            return Err(Wrong::Missing(name));
+/// What the modules that a module is loaded on top of answer, asked one after the other.
+#[derive(Debug)]
+pub struct Answers<'o, 'a> {
+    open: &'o [Open<'a>],
+    /// Whether one of them has each symbol, and whether in the right version.
+    found: Vec<(bool, bool)>,
+}
+
+impl<'o, 'a> Answers<'o, 'a> {
+    /// Nobody was asked yet.
+    pub fn new(open: &'o [Open<'a>]) -> Answers<'o, 'a> {
+        Answers { open, found: vec![(false, false); open.len()] }
+    }
+
+    /// Asks a module.
+    pub fn ask(&mut self, exporter: &Symbols<'_>) {
+        for (symbol, (is_there, agrees)) in self.open.iter().zip(&mut self.found) {
+            if let Some(version) = exporter.exports.get(symbol.name) {
+                *is_there = true;
+                *agrees |= agree(symbol.need.version, *version);
+            }
         }
     }
-    Ok(())
+
+    /// The answer, when all were asked; `listed` says whether the kernel's list of all symbols of modules has one.
+    ///
+    /// # Errors
+    /// With the first that has another version, or that nothing exports.
+    pub fn verdict(&self, listed: impl Fn(&str) -> bool) -> Result<(), Wrong> {
+        for (symbol, found) in self.open.iter().zip(&self.found) {
+            let name = text(symbol.name);
+            match found {
+                (_, true) => {}
+                (true, false) => return Err(Wrong::Version(name)),
+                (false, false) if !symbol.known && !symbol.need.weak && !listed(&name) => {
+                    return Err(Wrong::Missing(name));
+                }
+                (false, false) => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether two versions do not contradict each other; zero stands for none.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::conf::{self, ConfError};
 use super::{ModuleName, is_usable_name};
+use crate::limits::TEXT;
 use crate::sys::{Root, Tools};
 
 /// A `dkms.conf` larger than this is none; bash would need its whole deadline for it.
@@ -68,15 +69,9 @@ pub fn files(
     release: &str,
 ) -> Result<Vec<(PathBuf, Vec<u8>)>, ConfError> {
     let main = folder.join("dkms.conf");
-    if let Some(stat) = root.lookup(&main).stat()
-        && stat.size > SIZE_LIMIT
-    {
-        let what = format!("{} is larger than 1 MiB", root.spell(&main).display());
-        return Err(ConfError::CannotTell(what));
-    }
     match module {
         Some(module) => conf::files(root, folder, module, release),
-        None => match root.read(&main) {
+        None => match root.read_within(&main, TEXT) {
             Ok(bytes) => Ok(vec![(main, bytes)]),
             Err(e) if e.is_absent() => Err(ConfError::Unusable(e.to_string())),
             Err(e) => Err(ConfError::CannotTell(e.to_string())),

@@ -4,6 +4,8 @@ use crate::cmdline::parameter::{Arguments, Dialect};
 use crate::cmdline::{PARAMETER, Switch};
 use crate::dkms::Cache;
 use crate::kernel::inventory::{IMAGES, module_folder};
+use crate::limits::{KERNEL_LIST, TEXT};
+use crate::sys::root::READ_LIMIT;
 use crate::sys::{Kind, Presence, Root, RootKind, efi};
 
 use super::verdict::dialect_of;
@@ -66,7 +68,11 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 
 /// A file in which the kernel says something, without its newline; none when it cannot be read.
 fn pseudo_file(root: &Root, path: &str) -> Option<Vec<u8>> {
-    match root.read(path) {
+    file_within(root, path, READ_LIMIT)
+}
+
+fn file_within(root: &Root, path: &str, limit: u64) -> Option<Vec<u8>> {
+    match root.read_within(path, limit) {
         Ok(bytes) => Some(bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec()),
         Err(e) => {
             // The verdict names the fact that is missing.
@@ -183,8 +189,9 @@ impl KernelFacts {
     /// `modules.builtin.modinfo` says nothing, as that takes a second.
     pub fn observe(root: &Root, cache: &mut Cache, release: &str, image: Option<&str>) -> KernelFacts {
         let version = patch::version(release);
-        let config = pseudo_file(root, &format!("{IMAGES}/config-{release}"));
-        let modinfo = pseudo_file(root, &format!("{}/modules.builtin.modinfo", module_folder(release)));
+        let config = file_within(root, &format!("{IMAGES}/config-{release}"), TEXT);
+        let modinfo = format!("{}/modules.builtin.modinfo", module_folder(release));
+        let modinfo = file_within(root, &modinfo, KERNEL_LIST);
         let known = modinfo.map_or(Patch::Unknown, |bytes| patch::from_modinfo(&bytes, version));
         KernelFacts {
             version,

@@ -1,9 +1,11 @@
 //! Whether a kernel carries the patch that adds `module.sig_unenforce`, and which of its two forms, from the files of a
 //! kernel that need not run.
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 
 use memchr::memmem;
+
+use crate::kernel::module_image::{ImageError, xz, zstd};
 
 /// The first version with the second form of the patch.
 const SECOND_FORM: [u32; 3] = [5, 19, 1];
@@ -13,6 +15,8 @@ const NAME: &[u8] = b"module.sig_unenforce\0";
 const OTHER_NAME: &[u8] = b"module.sig_enforce\0";
 /// The largest kernel after decompression; a larger one is no kernel.
 const KERNEL_LIMIT: u64 = 512 << 20;
+/// How much of the compressed kernel shows how it is compressed.
+const BEGINNING: u64 = 4 << 10;
 
 /// The patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,13 +108,16 @@ pub fn from_image(mut image: impl Read) -> Result<Option<bool>, String> {
     let mut magic = [0; 6];
     image.read_exact(&mut magic).map_err(fail)?;
     // The last four bytes are the size.
-    let payload = magic.as_slice().chain(image.take(length - 4 - magic.len() as u64));
+    // The last four bytes are the size. A decoder is chosen by its beginning.
+    let rest = length - 4 - magic.len() as u64;
+    let mut beginning = magic.to_vec();
+    let read = image.by_ref().take(rest.min(BEGINNING)).read_to_end(&mut beginning).map_err(fail)?;
+    let payload = beginning.as_slice().chain(BufReader::new(image.take(rest - read as u64)));
+    let said = |e: ImageError| e.to_string();
     let found = match magic {
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            search(ruzstd::decoding::StreamingDecoder::new(payload).map_err(|e| format!("zstd: {e}"))?)
-        }
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => search(liblzma::read::XzDecoder::new(payload)),
-        [0x1f, 0x8b, ..] => search(flate2::read::GzDecoder::new(payload)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => search(zstd(payload).map_err(said)?),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => search(xz(payload, false).map_err(said)?),
+        [0x1f, 0x8b, ..] => search(flate2::bufread::GzDecoder::new(payload)),
         _ => return Err("the kernel in it is not compressed with zstd, xz or gzip".to_owned()),
     };
     found.map_err(|e| format!("the kernel in it cannot be decompressed ({e})"))

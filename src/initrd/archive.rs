@@ -34,6 +34,11 @@ impl<R: Read> Entry<'_, R> {
         Ok(bytes)
     }
 
+    /// The contents, to be read.
+    pub(super) fn body(&mut self) -> impl Read {
+        &mut self.body
+    }
+
     pub(super) fn archive(&mut self) -> &mut R {
         self.body.get_mut()
     }

@@ -1,18 +1,20 @@
 //! Which kernel modules are in an initrd, and which builds they are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use serde::{Deserialize, Serialize};
 
 use super::archive::{self, Entry, EntryKind};
-use super::unpack::{Budget, Limited, members};
+use super::unpack::{Budget, END, Input, Limited, members, without_bootconfig};
 use crate::kernel::module_file::{self, BuildIdentity, kernel_name};
+use crate::kernel::module_image::ModuleReading;
+use crate::limits::{INITRD, KERNEL_LIST, MODULE};
 use crate::modprobe::index::is_file_of;
+use crate::sys::{FileError, Root};
 
-/// The largest module inside, before and after decompression.
-const LARGEST_MODULE: u64 = 256 << 20;
 /// The largest `modules.dep` inside.
-const LARGEST_INDEX: u64 = 16 << 20;
+const LARGEST_INDEX: u64 = KERNEL_LIST;
 /// Endings of files that are filesystems of their own, in which modules may be.
 const IMAGES: [&str; 5] = [".squashfs", ".erofs", ".sfs", ".img", ".ext4"];
 
@@ -67,17 +69,62 @@ impl InitrdContents {
     /// Reads an initrd. Only of the modules named in `wanted` (as the kernel writes names) it is looked which build
     /// they are.
     pub fn read(bytes: &[u8], wanted: &BTreeSet<String>) -> InitrdContents {
-        let mut reading =
-            Reading { wanted, found: InitrdContents::default(), again: Vec::new(), indexes: BTreeMap::new() };
-        let read = members(bytes, &mut Budget::default(), |mut member, plain| {
-            // A member that is not compressed ends where its archive does.
-            archive::entries(&mut member, plain, |entry| reading.visit(entry))
-        });
-        let mut found = reading.finish();
-        if let Err(reason) = read {
-            found.unknown = Some(reason);
+        let end = &bytes[bytes.len().saturating_sub(END)..];
+        InitrdContents::read_from(bytes.len() as u64, end, || Ok(bytes), wanted)
+    }
+
+    /// The same of a file, which is not held in memory.
+    ///
+    /// # Errors
+    /// When it is larger than is looked into, or its end cannot be read.
+    pub fn of_file(root: &Root, path: &str, wanted: &BTreeSet<String>) -> Result<InitrdContents, FileError> {
+        let (mut file, size) = root.open_within(path, INITRD)?;
+        let mut end = Vec::new();
+        let read = file
+            .seek(SeekFrom::Start(size.saturating_sub(END as u64)))
+            .and_then(|_| file.take(END as u64).read_to_end(&mut end));
+        read.map_err(|e| root.read_failed(path, e))?;
+        let open = || root.open_within(path, INITRD).map(|(file, _)| file).map_err(|e| e.to_string());
+        Ok(InitrdContents::read_from(size, &end, open, wanted))
+    }
+
+    /// `open` begins it once more.
+    fn read_from<R: Read>(
+        length: u64,
+        end: &[u8],
+        mut open: impl FnMut() -> Result<R, String>,
+        wanted: &BTreeSet<String>,
+    ) -> InitrdContents {
+        let (mut builds, mut budget) = (BTreeMap::new(), Budget::default());
+        loop {
+            let mut reading = Reading {
+                wanted,
+                found: InitrdContents::default(),
+                again: Vec::new(),
+                indexes: BTreeMap::new(),
+                builds,
+                number: 0,
+            };
+            budget.begin();
+            let read = open().and_then(|file| {
+                let mut input = Input::new(file.take(without_bootconfig(end, length)));
+                members(&mut input, &mut budget, |mut member, plain| {
+                    // A member that is not compressed ends where its archive does.
+                    archive::entries(&mut member, plain, |entry| reading.visit(entry))
+                })
+            });
+            // Of a large module the headers are behind what they speak of: then all is read once more.
+            let is_done =
+                read.is_err() || reading.builds.values().all(|build| matches!(build, Build::Known(_)));
+            builds = std::mem::take(&mut reading.builds);
+            if is_done {
+                let mut found = reading.finish();
+                if let Err(reason) = read {
+                    found.unknown = Some(reason);
+                }
+                return found;
+            }
         }
-        found
     }
 
     /// One that could not be read.
@@ -139,12 +186,25 @@ struct Reading<'w> {
     again: Vec<(String, String, InitrdModule)>,
     /// `modules.dep` of each release; it is often behind the modules.
     indexes: BTreeMap<String, Vec<u8>>,
+    /// What is known of the large modules, by their number among all entries.
+    builds: BTreeMap<usize, Build>,
+    /// Of the entry.
+    number: usize,
+}
+
+/// A large module.
+enum Build {
+    /// Another one is read first: they are held in memory one at a time.
+    Waiting,
+    Reading(ModuleReading),
+    Known(Result<ModuleBuild, String>),
 }
 
 type Member<'b, 'r> = Limited<'b, &'r mut (dyn std::io::Read + 'r)>;
 
 impl Reading<'_> {
     fn visit(&mut self, entry: &mut Entry<'_, Member<'_, '_>>) -> Result<(), String> {
+        self.number += 1;
         let path = entry.name.trim_start_matches("./").trim_start_matches('/').to_owned();
         if entry.kind == EntryKind::Other {
             return Ok(());
@@ -161,7 +221,7 @@ impl Reading<'_> {
             return Ok(());
         }
         let Some(name) = module_file::stem(below).map(kernel_name) else { return Ok(()) };
-        let build = if self.wanted.contains(&name) { Some(build(&path, entry)?) } else { None };
+        let build = if self.wanted.contains(&name) { Some(self.build(&path, entry)?) } else { None };
         let module = InitrdModule { path: path.clone(), build };
         let modules = self.found.modules.entry(release.to_owned()).or_default();
         match modules.get(&name) {
@@ -170,6 +230,53 @@ impl Reading<'_> {
             _ => drop(modules.insert(name, module)),
         }
         Ok(())
+    }
+
+    /// Which build a module is; the outer error is one of the archive.
+    fn build(
+        &mut self,
+        path: &str,
+        entry: &mut Entry<'_, Member<'_, '_>>,
+    ) -> Result<Result<ModuleBuild, String>, String> {
+        if entry.kind == EntryKind::Symlink {
+            return Ok(Err(format!("{path} is a symlink")));
+        }
+        if entry.size > MODULE {
+            return Ok(Err(format!("{path} is larger than 512 MiB")));
+        }
+        let not_yet = || Ok(Err(format!("{path}: it is not read to its end")));
+        let before = self.builds.remove(&self.number);
+        let is_other_read = self.builds.values().any(|build| matches!(build, Build::Reading(_)));
+        let mut reading = match before {
+            Some(Build::Known(known)) => {
+                self.builds.insert(self.number, Build::Known(known.clone()));
+                return Ok(known);
+            }
+            Some(Build::Waiting) if is_other_read => {
+                self.builds.insert(self.number, Build::Waiting);
+                return not_yet();
+            }
+            Some(Build::Reading(reading)) => reading,
+            Some(Build::Waiting) | None => ModuleReading::of_info(),
+        };
+        let read = reading.pass(path, BufReader::new(entry.body()));
+        entry.archive().budget().spend(reading.length()).map_err(|e| e.to_string())?;
+        let known = match read {
+            Ok(Some(image)) => module_file::info(&image)
+                .map(|info| ModuleBuild { vermagic: info.vermagic, identity: info.build })
+                .map_err(|why| format!("{path}: {why}")),
+            Err(why) => Err(why.of(path)),
+            Ok(None) => {
+                let state = if is_other_read { Build::Waiting } else { Build::Reading(reading) };
+                self.builds.insert(self.number, state);
+                return not_yet();
+            }
+        };
+        // Small ones are read as often as large ones ask for it.
+        if reading.is_large() {
+            self.builds.insert(self.number, Build::Known(known.clone()));
+        }
+        Ok(known)
     }
 
     /// Of several files of a module, that counts which `modules.dep` names.
@@ -203,25 +310,5 @@ fn listed<'t>(text: &'t [u8], module: &str) -> Option<&'t str> {
         let path = &line[..memchr::memchr(b':', line)?];
         let base = memchr::memrchr(b'/', path).map_or(0, |at| at + 1);
         is_file_of(&path[base..], module).then(|| std::str::from_utf8(path).ok())?
-    })
-}
-
-/// Which build a module is; the outer error is one of the archive.
-fn build(path: &str, entry: &mut Entry<'_, Member<'_, '_>>) -> Result<Result<ModuleBuild, String>, String> {
-    if entry.kind == EntryKind::Symlink {
-        return Ok(Err(format!("{path} is a symlink")));
-    }
-    if entry.size > LARGEST_MODULE {
-        return Ok(Err(format!("{path} is larger than 256 MiB")));
-    }
-    let bytes = entry.read().map_err(|e| e.to_string())?;
-    let plain = match module_file::decompress_within(path, &bytes, LARGEST_MODULE) {
-        Ok(plain) => plain,
-        Err(why) => return Ok(Err(format!("{path}: {why}"))),
-    };
-    entry.archive().budget().spend(plain.len() as u64).map_err(|e| e.to_string())?;
-    Ok(match module_file::info(&plain) {
-        Ok(info) => Ok(ModuleBuild { vermagic: info.vermagic, identity: info.build }),
-        Err(why) => Err(format!("{path}: {why}")),
     })
 }

@@ -1,22 +1,21 @@
 //! The members of an initrd one after another, without their compression, and within limits.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::time::Duration;
 
-use ruzstd::decoding::StreamingDecoder;
-
+use crate::kernel::module_image::{xz, zstd};
+use crate::limits::INITRD_UNPACKED;
 use crate::sys::clock::Stopwatch;
 
-/// What all members may come to after decompression.
-const MOST_BYTES: u64 = 2 << 30;
 /// How long one initrd may take.
 const MOST_TIME: Duration = Duration::from_secs(30);
-/// What a decoder may take for its own tables.
-const MOST_MEMORY: u64 = 256 << 20;
-/// The largest window of zstd that the kernel takes.
-const ZSTD_WINDOW: u64 = 128 << 20;
 /// The size of a block in lz4's legacy format, after decompression.
 const LZ4_BLOCK: usize = 8 << 20;
+/// How much is read at a time.
+const BLOCK: usize = 64 << 10;
+const BEGINNING: usize = 4 << 10;
+/// The end of an initrd by which a bootconfig is found.
+pub(super) const END: usize = 20;
 
 const CPIO: &[u8] = b"0707";
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -40,11 +39,16 @@ pub(super) struct Budget {
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget { bytes: MOST_BYTES, watch: Stopwatch::start() }
+        Budget { bytes: INITRD_UNPACKED, watch: Stopwatch::start() }
     }
 }
 
 impl Budget {
+    /// All bytes once more; the time goes on.
+    pub(super) fn begin(&mut self) {
+        self.bytes = INITRD_UNPACKED;
+    }
+
     /// Takes bytes out of it.
     ///
     /// # Errors
@@ -80,99 +84,172 @@ impl<R: Read> Read for Limited<'_, R> {
     }
 }
 
+/// A reader that can look ahead.
+pub(super) struct Input<R> {
+    inner: R,
+    buffer: Vec<u8>,
+    start: usize,
+    consumed: u64,
+}
+
+impl<R: Read> Input<R> {
+    pub(super) fn new(inner: R) -> Input<R> {
+        Input { inner, buffer: Vec::new(), start: 0, consumed: 0 }
+    }
+
+    /// The next bytes, and at least so many where there are so many.
+    fn peek(&mut self, least: usize) -> io::Result<&[u8]> {
+        while self.buffer.len() - self.start < least {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            let kept = self.buffer.len();
+            self.buffer.resize(kept + BLOCK, 0);
+            let read = self.inner.read(&mut self.buffer[kept..]);
+            self.buffer.truncate(kept + read.as_ref().map_or(0, |read| *read));
+            match read {
+                Ok(0) => break,
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(&self.buffer[self.start..])
+    }
+
+    /// Passes over NUL bytes; whether anything follows.
+    fn skip_padding(&mut self) -> io::Result<bool> {
+        loop {
+            let bytes = self.peek(1)?;
+            let zeros = bytes.iter().position(|b| *b != 0);
+            match (bytes.len(), zeros) {
+                (0, _) => return Ok(false),
+                (_, Some(zeros)) => {
+                    self.consume(zeros);
+                    return Ok(true);
+                }
+                (all, None) => self.consume(all),
+            }
+        }
+    }
+}
+
+impl<R: Read> Read for Input<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.peek(1)?;
+        let length = bytes.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl<R: Read> BufRead for Input<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        // So much that a decoder can be chosen by it.
+        self.peek(BEGINNING)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.start += amount;
+        self.consumed += amount as u64;
+    }
+}
+
 /// Gives each member to `take`, which reads it to its end, and whether it is plain.
 ///
 /// # Errors
 /// In words, when a member is damaged, of an unknown kind, or beyond the limits.
-pub(super) fn members(
-    bytes: &[u8],
+pub(super) fn members<R: Read>(
+    rest: &mut Input<R>,
     budget: &mut Budget,
     mut take: impl FnMut(Limited<'_, &mut dyn Read>, bool) -> Result<(), String>,
 ) -> Result<(), String> {
-    let mut rest = without_bootconfig(bytes);
-    loop {
-        // What the boot loader pads with, and what cpio fills its last block with.
-        let start = rest.iter().position(|b| *b != 0).unwrap_or(rest.len());
-        rest = &rest[start..];
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let before = rest.len();
+    let failed = |e: io::Error| e.to_string();
+    // What the boot loader pads with, and what cpio fills its last block with.
+    while rest.skip_padding().map_err(failed)? {
+        let before = rest.consumed;
+        let head: Vec<u8> = rest.peek(XZ.len()).map_err(failed)?.iter().copied().take(XZ.len()).collect();
         let mut give = |inner: &mut dyn Read, plain| take(Limited { inner, budget: &mut *budget }, plain);
-        if rest.starts_with(CPIO) {
+        if head.starts_with(CPIO) {
             // Its end is found by reading it: a compressed member may follow.
-            give(&mut rest, true)?;
-        } else if rest.starts_with(GZIP) {
-            give(&mut flate2::bufread::GzDecoder::new(&mut rest), false)?;
-        } else if rest.starts_with(XZ) {
-            let stream = liblzma::stream::Stream::new_stream_decoder(MOST_MEMORY, 0);
-            let stream = stream.map_err(|e| format!("xz: {e}"))?;
-            give(&mut liblzma::bufread::XzDecoder::new_stream(&mut rest, stream), false)?;
-        } else if rest.starts_with(ZSTD) {
-            let decoder = StreamingDecoder::new_with_max_window_size(&mut rest, ZSTD_WINDOW);
-            give(&mut decoder.map_err(|e| format!("zstd: {e}"))?, false)?;
-        } else if rest.starts_with(LZ4) {
-            give(&mut Lz4::new(&mut rest), false)?;
+            give(rest, true)?;
+        } else if head.starts_with(GZIP) {
+            give(&mut flate2::bufread::GzDecoder::new(&mut *rest), false)?;
+        } else if head.starts_with(XZ) {
+            give(&mut xz(&mut *rest, false).map_err(|e| e.to_string())?, false)?;
+        } else if head.starts_with(ZSTD) {
+            give(&mut zstd(&mut *rest).map_err(|e| e.to_string())?, false)?;
+        } else if head.starts_with(LZ4) {
+            give(&mut Lz4::new(rest), false)?;
         } else {
-            let known = OTHERS.iter().find(|(magic, _)| rest.starts_with(magic));
+            let known = OTHERS.iter().find(|(magic, _)| head.starts_with(magic));
             return Err(match known {
                 Some((_, name)) => format!("it is compressed with {name}"),
                 None => "it is not a cpio archive of a known compression".to_owned(),
             });
         }
         // A member that took nothing would be met for ever.
-        if rest.len() == before {
+        if rest.consumed == before {
             return Err("an empty member".to_owned());
         }
     }
+    Ok(())
 }
 
-/// An initrd may end in a bootconfig, which the kernel cuts off: data, its size, a checksum, a mark.
-fn without_bootconfig(bytes: &[u8]) -> &[u8] {
+/// The length of an initrd without the bootconfig that it may end in, which the kernel cuts off: data, its size, a checksum, a
+/// mark.
+pub(super) fn without_bootconfig(end: &[u8], length: u64) -> u64 {
     let cut = || {
-        let rest = bytes.strip_suffix(b"#BOOTCONFIG\n")?;
-        let rest = rest.get(..rest.len().checked_sub(4)?)?;
-        let (rest, size) = rest.split_last_chunk::<4>()?;
-        rest.get(..rest.len().checked_sub(u32::from_le_bytes(*size) as usize)?)
+        let rest = end.strip_suffix(b"#BOOTCONFIG\n")?;
+        let (rest, _checksum) = rest.split_last_chunk::<4>()?;
+        let (_, size) = rest.split_last_chunk::<4>()?;
+        length.checked_sub(END as u64)?.checked_sub(u64::from(u32::from_le_bytes(*size)))
     };
-    cut().unwrap_or(bytes)
+    cut().unwrap_or(length)
 }
 
 /// lz4's legacy format: blocks with their sizes in front, up to the end or to something that cannot be a size.
-struct Lz4<'r, 'b> {
-    rest: &'r mut &'b [u8],
+struct Lz4<'r, R> {
+    rest: &'r mut Input<R>,
+    packed: Vec<u8>,
     block: Vec<u8>,
     at: usize,
 }
 
-impl<'r, 'b> Lz4<'r, 'b> {
-    fn new(rest: &'r mut &'b [u8]) -> Lz4<'r, 'b> {
-        *rest = &rest[LZ4.len()..];
-        Lz4 { rest, block: Vec::new(), at: 0 }
+impl<'r, R: Read> Lz4<'r, R> {
+    fn new(rest: &'r mut Input<R>) -> Lz4<'r, R> {
+        Lz4 { rest, packed: Vec::new(), block: Vec::new(), at: 0 }
     }
 
     /// Whether there is another block.
     fn refill(&mut self) -> io::Result<bool> {
-        while let Some(after) = self.rest.strip_prefix(LZ4) {
-            *self.rest = after;
+        while self.rest.peek(LZ4.len())?.starts_with(LZ4) {
+            self.rest.consume(LZ4.len());
         }
-        let Some((size, after)) = self.rest.split_first_chunk::<4>() else { return Ok(false) };
+        let Some(size) = self.rest.peek(4)?.first_chunk::<4>() else { return Ok(false) };
         let size = u32::from_le_bytes(*size) as usize;
         if size == 0 {
             return Ok(false);
         }
-        let damaged = || io::Error::other("lz4: a block goes on behind the end");
-        let (block, after) = after.split_at_checked(size).ok_or_else(damaged)?;
+        // What cannot be made smaller becomes a little larger.
+        if size > LZ4_BLOCK + LZ4_BLOCK / 128 {
+            return Err(io::Error::other("lz4: a block that is too large"));
+        }
+        self.rest.consume(4);
+        self.packed.clear();
+        self.rest.by_ref().take(size as u64).read_to_end(&mut self.packed)?;
+        if self.packed.len() < size {
+            return Err(io::Error::other("lz4: a block goes on behind the end"));
+        }
         self.block.resize(LZ4_BLOCK, 0);
-        let length = lz4_flex::block::decompress_into(block, &mut self.block).map_err(io::Error::other)?;
+        let length =
+            lz4_flex::block::decompress_into(&self.packed, &mut self.block).map_err(io::Error::other)?;
         self.block.truncate(length);
         self.at = 0;
-        *self.rest = after;
         Ok(true)
     }
 }
 
-impl Read for Lz4<'_, '_> {
+impl<R: Read> Read for Lz4<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.block.len() {
             if !self.refill()? {

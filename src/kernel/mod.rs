@@ -3,6 +3,7 @@
 pub mod identity;
 pub mod inventory;
 pub mod module_file;
+pub mod module_image;
 pub mod variant;
 
 pub use identity::{KernelName, MalformedName};

@@ -1,13 +1,11 @@
 //! What a kernel module file says about itself, without regard to where the file is or which program made it.
 
-use std::borrow::Cow;
-use std::io::Read;
-
+use object::read::ReadRef;
 use object::{Object, ObjectSection};
 use serde::{Deserialize, Serialize};
 
-/// The largest module after decompression; larger ones are refused instead of filling the memory.
-const SIZE_LIMIT: u64 = 1 << 30;
+/// The largest `.modinfo`; the lists of aliases of the largest drivers come to a tenth of it.
+const LARGEST_INFO: usize = 1 << 20;
 
 /// The endings of module files, in the order in which they are looked for.
 pub const ENDINGS: [&str; 4] = [".ko", ".ko.zst", ".ko.xz", ".ko.gz"];
@@ -56,51 +54,17 @@ impl BuildIdentity {
     }
 }
 
-/// The module without its compression, which the ending of its name shows.
-///
-/// # Errors
-/// In words, when it is empty, damaged or too large.
-pub fn decompress<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
-    decompress_within(name, bytes, SIZE_LIMIT)
-}
-
-/// The same, with a limit for what it may come to.
-///
-/// # Errors
-/// As [`decompress`].
-pub fn decompress_within<'a>(name: &str, bytes: &'a [u8], limit: u64) -> Result<Cow<'a, [u8]>, String> {
-    if bytes.is_empty() {
-        return Err("it is empty".to_owned());
-    }
-    Ok(match name.rsplit('.').next() {
-        Some("zst") => {
-            let reader = ruzstd::decoding::StreamingDecoder::new(bytes).map_err(|e| format!("zstd: {e}"))?;
-            all(reader, "zstd", limit)?.into()
-        }
-        Some("xz") => all(liblzma::read::XzDecoder::new_multi_decoder(bytes), "xz", limit)?.into(),
-        Some("gz") => all(flate2::read::MultiGzDecoder::new(bytes), "gzip", limit)?.into(),
-        _ => bytes.into(),
-    })
-}
-
-fn all(reader: impl Read, format: &str, limit: u64) -> Result<Vec<u8>, String> {
-    let mut plain = Vec::new();
-    let read = reader.take(limit + 1).read_to_end(&mut plain).map_err(|e| format!("{format}: {e}"))?;
-    // A module that is cut would look unsigned.
-    match read as u64 > limit {
-        true => Err(format!("{format}: it is larger than {} MiB", limit >> 20)),
-        false => Ok(plain),
-    }
-}
-
 /// Reads an uncompressed module.
 ///
 /// # Errors
 /// In words, when it is not an ELF file with a `.modinfo` section.
-pub fn info(plain: &[u8]) -> Result<ModuleInfo, String> {
+pub fn info<'a>(plain: impl ReadRef<'a>) -> Result<ModuleInfo, String> {
     let file = object::File::parse(plain).map_err(|e| format!("it is not an ELF file ({e})"))?;
     let section = file.section_by_name(".modinfo").ok_or("it has no .modinfo section")?;
     let data = section.data().map_err(|e| format!("its .modinfo cannot be read ({e})"))?;
+    if data.len() > LARGEST_INFO {
+        return Err("its .modinfo is larger than 1 MiB".to_owned());
+    }
     let mut info = fields(data.split(|b| *b == 0));
     // A damaged note leaves the module usable.
     info.build.build_id =

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::pattern;
-use crate::sys::{Kind, Presence, Root};
+use crate::limits::CONFIGURATION;
+use crate::sys::{FileError, Kind, Presence, Root};
 
 /// Where modprobe looks, the first of several files of one name counts.
 pub const DIRECTORIES: [&str; 5] = [
@@ -75,8 +76,9 @@ impl ModprobeConfig {
     pub fn load(root: &Root) -> ModprobeConfig {
         let mut config = ModprobeConfig::default();
         let files = files(root, &DIRECTORIES, &mut config.unreadable);
+        let mut left = CONFIGURATION;
         for path in files {
-            match root.read_optional(&path) {
+            match read_of_all(root, &path, &mut left) {
                 Ok(Some(bytes)) => config.directives.extend(parse(&path, &bytes)),
                 Ok(None) => {}
                 Err(e) => config.unreadable.push(e.to_string()),
@@ -106,6 +108,16 @@ impl ModprobeConfig {
             _ => None,
         })
     }
+}
+
+/// Reads one of several files that together must not be larger than so many bytes.
+pub(super) fn read_of_all(root: &Root, path: &str, left: &mut u64) -> Result<Option<Vec<u8>>, FileError> {
+    let bytes = root.read_optional(path)?;
+    match left.checked_sub(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)) {
+        Some(rest) => *left = rest,
+        None => return Err(root.too_large_with_others(path, CONFIGURATION)),
+    }
+    Ok(bytes)
 }
 
 /// The `*.conf` files of several directories, sorted by name; of one name the first directory counts. What is not known

@@ -6,11 +6,10 @@
 //! for each letter between them, 0 for none), values (their number, then of each a priority and text up to a NUL).
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
-use std::ops::Range;
 
 use crate::kernel::inventory::module_folder;
 use crate::kernel::module_file::ENDINGS;
+use crate::limits::{KERNEL_INDEX, KERNEL_LIST};
 use crate::sys::Root;
 
 const MARK: u32 = 0xB007_F457;
@@ -26,9 +25,9 @@ const PLACE: u32 = (1 << 28) - 1;
 pub struct Index {
     text: Vec<u8>,
     binary: Vec<u8>,
-    /// Where the line of a module is in the text, by [`number_of`] its name. Two names with one number would lead to a
+    /// Where the line of a module is in the text, by [`number_of`] its name, sorted. Two names with one number would lead to a
     /// line that is not what modprobe finds, and that is looked at.
-    lines: OnceCell<HashMap<u64, Range<usize>>>,
+    lines: OnceCell<Vec<(u64, u32, u32)>>,
 }
 
 /// A line of it; paths are below the module folder.
@@ -56,8 +55,8 @@ impl Index {
     /// In words, when it is there and cannot be read.
     pub fn load(root: &Root, release: &str) -> Result<Index, String> {
         let path = format!("{}/modules.dep", module_folder(release));
-        let read = |path: &str| root.read_optional(path).map_err(|e| e.to_string());
-        let (text, binary) = (read(&path)?, read(&format!("{path}.bin"))?);
+        let read = |path: &str, limit| root.read_optional_within(path, limit).map_err(|e| e.to_string());
+        let (text, binary) = (read(&path, KERNEL_LIST)?, read(&format!("{path}.bin"), KERNEL_INDEX)?);
         Ok(Index::new(text.unwrap_or_default(), binary.unwrap_or_default()))
     }
 
@@ -72,7 +71,11 @@ impl Index {
     /// With what stands in its place, if anything.
     pub fn entry(&self, module: &str) -> Result<Entry, Option<String>> {
         let lines = self.lines.get_or_init(|| lines(&self.text));
-        let line = lines.get(&number_of(module.as_bytes())).and_then(|at| self.text.get(at.clone()));
+        let number = number_of(module.as_bytes());
+        // The last one of a name counts.
+        let at = lines.partition_point(|(of, ..)| *of <= number).checked_sub(1).map(|at| lines[at]);
+        let line = at.filter(|(of, ..)| *of == number);
+        let line = line.and_then(|(_, start, end)| self.text.get(start as usize..end as usize));
         let Some(line) = line else { return Err(None) };
         match look_up(&self.binary, &folded(module.as_bytes())) {
             // The times of the two files tell nothing once one of them was copied or restored.
@@ -102,20 +105,23 @@ impl Index {
 }
 
 /// Where the line of each module is.
-fn lines(text: &[u8]) -> HashMap<u64, Range<usize>> {
-    // Few lines are shorter; growing costs as much as all the rest.
-    let mut lines = HashMap::with_capacity(text.len() / 32);
+fn lines(text: &[u8]) -> Vec<(u64, u32, u32)> {
+    let mut lines = Vec::with_capacity(text.len() / 128);
     let ends = memchr::memchr_iter(b'\n', text).chain([text.len()]);
     ends.fold(0, |start, end| {
         if let Some(colon) = memchr::memchr(b':', &text[start..end]) {
             let path = &text[start..start + colon];
             let base = &path[memchr::memrchr(b'/', path).map_or(0, |at| at + 1)..];
-            if let Some(name) = ENDINGS.iter().find_map(|ending| base.strip_suffix(ending.as_bytes())) {
-                lines.insert(number_of(name), start..end);
+            let name = ENDINGS.iter().find_map(|ending| base.strip_suffix(ending.as_bytes()));
+            // The limit of the file is far below four gigabytes.
+            if let (Some(name), Ok(start), Ok(end)) = (name, u32::try_from(start), u32::try_from(end)) {
+                lines.push((number_of(name), start, end));
             }
         }
         end + 1
     });
+    // Of one name the later line stays behind.
+    lines.sort_unstable();
     lines
 }
 

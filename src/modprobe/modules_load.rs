@@ -1,7 +1,8 @@
 //! `modules-load.d`: the modules that systemd loads at each boot.
 
-use super::config::{ConfigLine, files};
+use super::config::{ConfigLine, files, read_of_all};
 use crate::kernel::module_file::kernel_name;
+use crate::limits::CONFIGURATION;
 use crate::sys::Root;
 
 /// Where systemd looks; the first of several files of one name counts.
@@ -28,8 +29,9 @@ impl ModulesLoad {
     /// Reads all of it.
     pub fn load(root: &Root) -> ModulesLoad {
         let mut found = ModulesLoad::default();
+        let mut left = CONFIGURATION;
         for path in files(root, &DIRECTORIES, &mut found.unreadable) {
-            match root.read_optional(&path) {
+            match read_of_all(root, &path, &mut left) {
                 Ok(bytes) => found.names.extend(parse(&path, &bytes.unwrap_or_default())),
                 Err(e) => found.unreadable.push(e.to_string()),
             }

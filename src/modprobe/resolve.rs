@@ -6,6 +6,8 @@ use super::index::{Index, is_file_of};
 use super::pattern;
 use crate::kernel::inventory::module_folder;
 use crate::kernel::module_file::{self, ModuleInfo};
+use crate::kernel::module_image::ModuleImage;
+use crate::limits::KERNEL_LIST;
 use crate::sys::{Presence, Root};
 
 /// Which part of a kernel's module directory a file is in.
@@ -140,9 +142,8 @@ impl<'r> KernelModules<'r> {
         match self.resolve(module) {
             Resolution::BuiltIn => self.built_in_aliases(module),
             Resolution::File { path, .. } => {
-                let bytes = self.root.read(&path).map_err(|e| e.to_string())?;
-                let plain = module_file::decompress(&path, &bytes);
-                let info = plain.and_then(|plain| module_file::info(&plain));
+                let image = ModuleImage::of_file(self.root, &path, &path).map_err(|why| why.of(&path))?;
+                let info = module_file::info(&image);
                 info.map(|info| info.aliases).map_err(|why| format!("{path}: {why}"))
             }
             Resolution::Dangling { .. } | Resolution::Absent => Ok(Vec::new()),
@@ -161,15 +162,17 @@ impl<'r> KernelModules<'r> {
 
     fn built_in(&self) -> &Result<Vec<u8>, String> {
         self.built_in.get_or_init(|| {
-            let list = self.root.read_optional(format!("{}/modules.builtin", self.directory));
+            let list =
+                self.root.read_optional_within(format!("{}/modules.builtin", self.directory), KERNEL_LIST);
             list.map(Option::unwrap_or_default).map_err(|e| e.to_string())
         })
     }
 
     fn built_in_aliases(&self, module: &str) -> Result<Vec<String>, String> {
         let path = format!("{}/modules.builtin.modinfo", self.directory);
-        let all =
-            self.built_in_info.get_or_init(|| self.root.read_optional(&path).map_err(|e| e.to_string()));
+        let all = self
+            .built_in_info
+            .get_or_init(|| self.root.read_optional_within(&path, KERNEL_LIST).map_err(|e| e.to_string()));
         match all {
             Ok(Some(all)) => Ok(info_of_built_in(all, module).aliases),
             // Kernels before 5.2 have none, and an absent list is not an empty one.

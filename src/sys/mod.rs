@@ -13,6 +13,7 @@ pub mod fingerprint;
 mod folder;
 mod hollow;
 pub mod interrupt;
+pub mod lines;
 pub mod live;
 pub mod lock;
 pub mod log;

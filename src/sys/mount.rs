@@ -15,6 +15,8 @@ use rustix::mount::{
 
 use super::root::{FileError, Root, RootKind};
 
+/// The largest list of mounts: a host of containers has some thousands, each of some hundred bytes.
+const MOUNTS: u64 = 4 << 20;
 /// How much of a partition tells its filesystem: the first sector of a FAT, the first superblock of an ext.
 const HEAD: u64 = 2048;
 
@@ -25,7 +27,7 @@ const HEAD: u64 = 2048;
 pub fn mounted(live: &Root, device: &Path) -> Result<Option<Root>, FileError> {
     let Some(stat) = live.lookup(device).stat() else { return Ok(None) };
     let (major, minor) = (rustix::fs::major(stat.stands_for), rustix::fs::minor(stat.stands_for));
-    let mounts = live.read("/proc/self/mountinfo")?;
+    let mounts = live.read_within("/proc/self/mountinfo", MOUNTS)?;
     let points = mount_points(&mounts, &format!("{major}:{minor}"));
     // Another mount may cover the point: then something else is found there.
     let of_device = |root: &Root| root.lookup("/").stat().is_some_and(|s| s.on == stat.stands_for);

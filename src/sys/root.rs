@@ -21,8 +21,11 @@ use super::walk::without_openat2;
 
 pub use super::error::FileError;
 
-/// The largest file that is read into memory; a larger one is an error, not a reason to run out of memory.
-const READ_LIMIT: u64 = 512 << 20;
+/// The largest file that is read into memory where the reader names no other limit: a configuration file, a value of the
+/// kernel, a record of something. `crate::limits` has the others.
+pub const READ_LIMIT: u64 = 256 << 10;
+/// The most entries of a directory.
+const LIST_LIMIT: usize = 1 << 16;
 
 /// What a root is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +166,14 @@ pub enum Written {
     Same,
 }
 
+/// A limit in words.
+fn size_text(bytes: u64) -> String {
+    match bytes {
+        mebibytes if mebibytes >= 1 << 20 => format!("{} MiB", mebibytes >> 20),
+        bytes => format!("{} KiB", bytes >> 10),
+    }
+}
+
 /// How a path inside the root at `root` is spelt on the host. It resolves no link.
 pub fn below(root: &Path, inside: &Path) -> PathBuf {
     root.join(inside.strip_prefix("/").unwrap_or(inside))
@@ -293,27 +304,48 @@ impl Root {
         Ok((File::from(fd), stat.size))
     }
 
-    /// The bytes of a regular file.
+    /// A regular file that is not larger than so many bytes, opened for reading, and its size. What is read from it is to be
+    /// limited too, as it may grow.
     ///
     /// # Errors
-    /// As [`Root::open_file`]; also for a file that is too large to be one of ours.
-    pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, FileError> {
+    /// As [`Root::open_file`]; also for a larger one.
+    pub fn open_within(&self, path: impl AsRef<Path>, limit: u64) -> Result<(File, u64), FileError> {
         let path = path.as_ref();
         let (file, size) = self.open_sized(path)?;
-        let too_large = || {
-            self.fail_read(
-                "read",
-                path,
-                io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 512 MiB"),
-            )
-        };
-        if size > READ_LIMIT {
-            return Err(too_large());
-        }
+        if size > limit { Err(self.too_large(path, limit)) } else { Ok((file, size)) }
+    }
+
+    /// The error for a file beyond a limit: what is in it is unknown.
+    pub fn too_large(&self, path: impl AsRef<Path>, limit: u64) -> FileError {
+        let what = format!("it is larger than {}", size_text(limit));
+        self.fail_read("read", path.as_ref(), io::Error::new(io::ErrorKind::FileTooLarge, what))
+    }
+
+    /// The error for a file that is too large together with the others of its kind.
+    pub fn too_large_with_others(&self, path: impl AsRef<Path>, limit: u64) -> FileError {
+        let what = format!("with the others of its kind it is larger than {}", size_text(limit));
+        self.fail_read("read", path.as_ref(), io::Error::new(io::ErrorKind::FileTooLarge, what))
+    }
+
+    /// The bytes of a regular file of at most [`READ_LIMIT`] bytes.
+    ///
+    /// # Errors
+    /// As [`Root::open_file`]; also for a larger file.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, FileError> {
+        self.read_within(path, READ_LIMIT)
+    }
+
+    /// The bytes of a regular file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Root::open_file`]; also for a larger file.
+    pub fn read_within(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>, FileError> {
+        let path = path.as_ref();
+        let (file, size) = self.open_within(path, limit)?;
         // One more than there is: the end is then seen without growing.
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-        file.take(READ_LIMIT + 1).read_to_end(&mut bytes).map_err(|e| self.fail_read("read", path, e))?;
-        if bytes.len() as u64 > READ_LIMIT { Err(too_large()) } else { Ok(bytes) }
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| self.fail_read("read", path, e))?;
+        if bytes.len() as u64 > limit { Err(self.too_large(path, limit)) } else { Ok(bytes) }
     }
 
     /// At most `limit` bytes from the beginning of a regular file.
@@ -333,7 +365,19 @@ impl Root {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn read_optional(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>, FileError> {
-        match self.read(path) {
+        self.read_optional_within(path, READ_LIMIT)
+    }
+
+    /// As [`Root::read_within`], with `None` for an absent file.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn read_optional_within(
+        &self,
+        path: impl AsRef<Path>,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, FileError> {
+        match self.read_within(path, limit) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.is_absent() => Ok(None),
             Err(e) => Err(e),
@@ -404,6 +448,10 @@ impl Root {
                 }
                 known => known,
             };
+            if entries.len() == LIST_LIMIT {
+                let what = format!("it has more than {LIST_LIMIT} entries");
+                return Err(self.fail_read("list", path, io::Error::new(io::ErrorKind::FileTooLarge, what)));
+            }
             entries.push(Listed { name: OsStr::from_bytes(name).to_owned(), kind: kind.into() });
         }
         entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));

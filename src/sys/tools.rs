@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +11,9 @@ use super::Child;
 
 /// The folders, in order.
 const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// How much of a script is read.
+const SCRIPT: u64 = 4 << 20;
 
 /// The environment variable with folders (separated by colons) that are searched first. Tests put recorders there.
 pub const FIRST_FOLDERS: &str = "CLR_DKMS_TOOL_PATH";
@@ -75,7 +79,9 @@ impl Tools {
     pub fn text(&self, name: &str) -> Option<Vec<u8>> {
         let path = self.find(name).ok()?;
         // Who cannot read it cannot run it either.
-        std::fs::read(path).ok().filter(|bytes| bytes.starts_with(b"#!"))
+        let mut bytes = Vec::new();
+        std::fs::File::open(path).ok()?.take(SCRIPT).read_to_end(&mut bytes).ok()?;
+        Some(bytes).filter(|bytes| bytes.starts_with(b"#!"))
     }
 
     /// What tells a program from another one of its name: path, size and time; none when there is none.

@@ -44,6 +44,11 @@ impl Root {
         error
     }
 
+    /// An error that came up while a file was read that is open.
+    pub fn read_failed(&self, path: impl AsRef<Path>, cause: io::Error) -> FileError {
+        self.fail_read("read", path.as_ref(), cause)
+    }
+
     /// Every read that has failed so far, sorted by path.
     pub fn unread(&self) -> Vec<Unread> {
         self.unread.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use super::compare::have_same_contents;
 use super::root::{FileError, Kind, Presence, Root, Written};
 
 impl Root {
@@ -69,15 +70,45 @@ impl Root {
         }
         let (folder, name) = self.parent_and_name(path)?;
         self.in_place_of(path, &folder, name, |temporary| {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&folder, temporary, flags, Mode::from_raw_mode(0o600))?;
-            // Ends with this process, whatever ends it: see `sweep`.
-            rustix::fs::flock(&fd, FlockOperation::LockShared)?;
-            let mut file = File::from(fd);
+            let mut file = new_file(&folder, temporary)?;
             file.write_all(bytes)?;
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-            file.sync_all()?;
-            Ok(Some(file))
+            finished(file, mode)
+        })?;
+        Ok(Written::Changed)
+    }
+
+    /// Copies a regular file of at most `limit` bytes, as [`Root::write`] writes one, without holding it in memory.
+    ///
+    /// # Errors
+    /// When one of them cannot be read or written, or the file is larger.
+    pub fn copy(
+        &self,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+        mode: u32,
+        limit: u64,
+    ) -> Result<Written, FileError> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        let (source, size) = self.open_within(from, limit)?;
+        let there = self.lookup_link(to).stat();
+        if there.is_some_and(|s| s.kind == Kind::File && s.size == size && s.mode == mode)
+            // Whatever is wrong with the old file, writing the new one is the answer to it.
+            && self.open_file(to).is_ok_and(|old| {
+                self.open_file(from).is_ok_and(|new| have_same_contents(new, old).unwrap_or(false))
+            })
+        {
+            return Ok(Written::Same);
+        }
+        if let Some(parent) = to.parent() {
+            self.make_folders(parent)?;
+        }
+        let (folder, name) = self.parent_and_name(to)?;
+        self.in_place_of(to, &folder, name, |temporary| {
+            let mut file = new_file(&folder, temporary)?;
+            if io::copy(&mut source.take(limit + 1), &mut file)? > limit {
+                return Err(self.too_large(from, limit).cause);
+            }
+            finished(file, mode)
         })?;
         Ok(Written::Changed)
     }
@@ -107,7 +138,7 @@ impl Root {
                 return Ok(false);
             }
             let mut there = Vec::with_capacity(bytes.len());
-            File::from(fd).read_to_end(&mut there)?;
+            File::from(fd).take(bytes.len() as u64 + 1).read_to_end(&mut there)?;
             Ok(there == bytes)
         };
         // Whatever is wrong with the old file, writing the new one is the answer to it.
@@ -252,12 +283,35 @@ impl Root {
             Presence::There(stat) if stat.kind != Kind::Folder => return self.remove(path),
             Presence::There(_) => {}
         }
-        for entry in self.list(path)? {
-            self.remove_tree(path.join(&entry.name))?;
+        // Names only, and some at a time: a directory may have more entries than a list takes.
+        loop {
+            let names = self.some_names(path)?;
+            if names.is_empty() {
+                break;
+            }
+            for name in names {
+                self.remove_tree(path.join(name))?;
+            }
         }
         let (folder, name) = self.parent_and_name(path)?;
         rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR).map_err(fail)?;
         Ok(true)
+    }
+
+    fn some_names(&self, path: &Path) -> Result<Vec<OsString>, FileError> {
+        let fail = |e: Errno| self.fail("list", path, e);
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(self.folder(path)?).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name().to_owned();
+            if ![&b"."[..], b".."].contains(&name.to_bytes()) {
+                names.push(OsStr::from_bytes(name.to_bytes()).to_owned());
+            }
+            if names.len() == 1024 {
+                break;
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// A file opened for a child to write into: truncated, mode 0644, never through a link.
@@ -293,6 +347,20 @@ impl Root {
             .map(File::from)
             .map_err(|e| self.fail("write", path, e))
     }
+}
+
+fn new_file(folder: &OwnedFd, name: &OsStr) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o600))?;
+    // Ends with this process, whatever ends it: see `sweep`.
+    rustix::fs::flock(&fd, FlockOperation::LockShared)?;
+    Ok(File::from(fd))
+}
+
+fn finished(file: File, mode: u32) -> io::Result<Option<File>> {
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    file.sync_all()?;
+    Ok(Some(file))
 }
 
 /// Removes the temporary files of writers of `name` that were killed: the process is gone, and nobody has the file locked,

@@ -85,9 +85,8 @@ fn all_unknown(kernels: &[&Installed], reason: &str) -> BTreeMap<String, KernelI
 
 fn read(root: &Root, cache: &mut Cache, path: &str, wanted: &BTreeSet<String>) -> InitrdContents {
     match root.lookup(path).stat() {
-        Some(stat) => cache.initrd(path, &stat, wanted, || match root.read(path) {
-            Ok(bytes) => Ok(InitrdContents::read(&bytes, wanted)),
-            Err(e) => Err(e.to_string()),
+        Some(stat) => cache.initrd(path, &stat, wanted, || {
+            InitrdContents::of_file(root, path, wanted).map_err(|e| e.to_string())
         }),
         None => InitrdContents::unreadable(format!("{} cannot be read", root.spell(path).display())),
     }

@@ -141,7 +141,7 @@ proptest! {
         let length = file.len();
         file[at % length] = byte;
         file.truncate(end);
-        if let Ok(symbols) = symbols::read(&file) {
+        if let Ok(symbols) = symbols::read(file.as_slice()) {
             drop(symbols.against_kernel(b"0x07\tprintk\tvmlinux\n", |_| true));
         }
     }

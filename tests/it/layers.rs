@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// The modules of the crate from the bottom up. Modules of one row know nothing of each other.
 const LAYERS: [&[&str]; 17] = [
-    &["sys", "message"],
+    &["sys", "message", "limits"],
     &["kernel"],
     &["cmdline"],
     &["modprobe"],

@@ -36,6 +36,7 @@ mod hostile_names;
 mod initrd;
 mod inventory;
 mod layers;
+mod limits;
 mod lint;
 mod loading;
 mod loading_initrd;

@@ -10,6 +10,15 @@ pub(crate) fn with_modinfo(modinfo: &[u8]) -> Vec<u8> {
     object(vec![Section::plain(".modinfo", modinfo.to_vec())])
 }
 
+/// The same with so many bytes of code in front of it.
+pub(crate) fn with_filling(release: &str, bytes: usize) -> Vec<u8> {
+    let modinfo = format!("license=GPL\0vermagic={release} SMP preempt mod_unload \0");
+    object(vec![
+        Section::plain(".text", vec![0x90; bytes.next_multiple_of(8)]),
+        Section::plain(".modinfo", modinfo.into_bytes()),
+    ])
+}
+
 /// The same on top of other modules: what it takes (name, version, weak) and what it gives (name, version).
 pub(crate) fn with_symbols(
     release: &str,
