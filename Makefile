@@ -23,7 +23,7 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%) target/pages/man/man8/clr-dkms.8
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf packaging/pages/Cargo.toml packaging/pages/src/*)
 
-.PHONY: help build fetch demo timeline pictures test test-systemd test-packages check lint unit shell bench audit install uninstall deb clean
+.PHONY: help build fetch demo timeline pictures test fuzz test-systemd test-packages check lint unit shell bench audit install uninstall deb clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
@@ -76,6 +76,11 @@ test-systemd: ## the part of test that boots containers: updates, failures, powe
 	tests/support/ensure-packages.sh build dkms test systemd
 	$(MAKE) --no-print-directory build
 	tests/support/test-systemd.sh
+
+# RUNS=50000 makes so many runs, however long that takes; SEED=N makes those of that seed once more.
+fuzz: ## the programs on roots of the tests with some files changed, for a minute (RUNS=N, SEED=N); no root rights needed
+	CLR_DKMS_FUZZ="$(if $(RUNS),--runs $(RUNS),--seconds 60)$(if $(SEED), --seed $(SEED))" \
+	    $(CARGO) test --locked --test it fuzz:: -- --nocapture
 
 # Outside of test: what it downloads changes without us.
 test-packages: ## the *-dkms packages of this Debian: linted, built and proven (downloads them, installs none; as root)

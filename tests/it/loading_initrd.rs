@@ -15,7 +15,7 @@ fn initrd(release: &str, module: &str, srcversion: &str) -> Vec<u8> {
 
 /// `hello` backs `/data`, and is in the initrd that an admin made for the running kernel [`A`]; [`B`] has none yet. Both
 /// kernels have the build 2.
-fn machine() -> TestRoot {
+pub(crate) fn machine() -> TestRoot {
     let root = TestRoot::proven();
     for release in [A, B] {
         let build = TestRoot::build("hello", "1.0", release);

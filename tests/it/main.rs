@@ -24,6 +24,7 @@ mod enforcement_vectors;
 mod explain;
 mod first_error;
 mod fleet;
+mod fuzz;
 mod gc;
 mod gc_properties;
 mod gc_refusals;

@@ -25,7 +25,7 @@ use crate::support::guard::FAILS_ON_B;
 use crate::support::{A, B, LTS, TestRoot};
 
 /// The schema as it is installed.
-fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/status.schema.json");
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
@@ -46,7 +46,11 @@ fn strict(mut schema: Value) -> Value {
 }
 
 /// What is wrong with documents, by their names.
-fn faults<'d>(schema: &Value, of: &str, documents: impl IntoIterator<Item = (&'d str, &'d Value)>) -> String {
+pub(crate) fn faults<'d>(
+    schema: &Value,
+    of: &str,
+    documents: impl IntoIterator<Item = (&'d str, &'d Value)>,
+) -> String {
     let mut compiler = Compiler::new();
     compiler.enable_format_assertions();
     compiler.add_resource("status.schema.json", schema.clone()).unwrap();

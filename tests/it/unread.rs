@@ -57,7 +57,7 @@ fn furnished(root: TestRoot) -> TestRoot {
 }
 
 /// The new kernel lacks a critical module, and is held back.
-fn lacking() -> TestRoot {
+pub(crate) fn lacking() -> TestRoot {
     let root = furnished(TestRoot::guarded());
     root.behave(FAILS_ON_B).conf("").post_update().code(1);
     assert_eq!(root.boot_default(), ID_A);
@@ -66,7 +66,7 @@ fn lacking() -> TestRoot {
 }
 
 /// All is proven for the new kernel, which is not the default yet.
-fn proven() -> TestRoot {
+pub(crate) fn proven() -> TestRoot {
     let root = furnished(TestRoot::proven());
     root.post_update().code(0);
     root.file("boot/loader/loader.conf", "default Clear-linux-native-6.15.7-1591.conf\n");
@@ -74,7 +74,7 @@ fn proven() -> TestRoot {
 }
 
 /// The same, and an admin holds the old kernel.
-fn held_by_admin() -> TestRoot {
+pub(crate) fn held_by_admin() -> TestRoot {
     let root = furnished(TestRoot::proven());
     root.post_update().code(0);
     root.run("clr-dkms", &["hold", A]).code(0);
