@@ -89,30 +89,31 @@ pub(super) struct Input<R> {
     inner: R,
     buffer: Vec<u8>,
     start: usize,
+    end: usize,
+    is_ended: bool,
     consumed: u64,
 }
 
 impl<R: Read> Input<R> {
     pub(super) fn new(inner: R) -> Input<R> {
-        Input { inner, buffer: Vec::new(), start: 0, consumed: 0 }
+        Input { inner, buffer: vec![0; BLOCK], start: 0, end: 0, is_ended: false, consumed: 0 }
     }
 
-    /// The next bytes, and at least so many where there are so many.
+    /// The next bytes, and at least so many (not more than [`BEGINNING`]) where there are so many.
     fn peek(&mut self, least: usize) -> io::Result<&[u8]> {
-        while self.buffer.len() - self.start < least {
-            self.buffer.drain(..self.start);
-            self.start = 0;
-            let kept = self.buffer.len();
-            self.buffer.resize(kept + BLOCK, 0);
-            let read = self.inner.read(&mut self.buffer[kept..]);
-            self.buffer.truncate(kept + read.as_ref().map_or(0, |read| *read));
-            match read {
-                Ok(0) => break,
-                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
-                _ => {}
+        while self.end - self.start < least && !self.is_ended {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            match self.inner.read(&mut self.buffer[self.end..]) {
+                Ok(read) => {
+                    self.end += read;
+                    self.is_ended = read == 0;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
         }
-        Ok(&self.buffer[self.start..])
+        Ok(&self.buffer[self.start..self.end])
     }
 
     /// Passes over NUL bytes; whether anything follows.

@@ -28,7 +28,8 @@ fn started(root: &TestRoot, environment: &str) -> (String, Vec<String>) {
     (first.to_owned(), rest.lines().map(str::to_owned).collect())
 }
 
-const WISHES: &str = "export PAGER='evil -x' LESSOPEN='|id' LESSCLOSE=id LESSKEY=/tmp/k LESSKEYIN=/tmp/k LESSKEY_CONTENT='#env' \
+const WISHES: &str = "export PAGER='evil -x' LESSOPEN='|id' LESSCLOSE=id LESSKEY=/tmp/k LESSKEYIN=/tmp/k \
+     LESSKEY_CONTENT='#env' \
      LESS=+!id LESSEDIT=id LESSSECURE= HOME=/home/x XDG_CONFIG_HOME=/home/x";
 
 #[test]

@@ -3,9 +3,10 @@
 
 fuzz.py ROOTS PROGRAMS [--runs N | --seconds N] [--seed N] [--keep DIR] [--answers FILE]
 
-ROOTS holds directories NAME/root and NAME/tools, as `cargo test --test it fuzz::` writes them; PROGRAMS is the directory of
-the programs. Each run starts one program on a root of which some files were changed, and fails where the program crashes,
-takes longer than ten seconds, answers with something other than JSON where JSON was asked for, or takes more than 64 MiB of
+ROOTS holds directories NAME/root and NAME/tools, as `cargo test --test it fuzz::` makes them; PROGRAMS
+is the directory of the programs. Each run starts one program on a root of which some files were changed,
+and fails where the program crashes, takes longer than ten seconds (of a machine that has nothing else to
+do), answers with something other than JSON where JSON was asked for, or takes more than 64 MiB of
 memory. The root of a failure stays in DIR, with the command in a file beside it.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import gzip
 import json
 import lzma
+import math
 import os
 import random
 import shutil
@@ -63,11 +65,13 @@ WRITING = [
     ["clr-dkms-post-update"],
 ]
 WORDS = [
-    b"", b"\0", b"\n", b"\xff\xfe", b"\xe2\x80\xae", b"=", b"\"", b"'", b"`", b"$(", b"${", b"\\", b"[0]=", b"[99999999999]=",
-    b"-1", b"0", b"4294967296", b"18446744073709551615", b"1e400", b"../", b"/dev/zero", b"/proc/self/mem", b"NaN", b"{", b"[[[[[[",
-    b"default ", b"title ", b"linux ", b"options ", b"CONFIG_", b"alias ", b"softdep ", b"BUILT_MODULE_NAME[0]=", b"DEST_MODULE_LOCATION",
-    b"module.sig_unenforce", b"070701", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"\x1f\x8b", b"\x02\x21\x4c\x18", b"\x7fELF",
-    b"~Module signature appended~\n", b"null", b"true", b"\"schema\": 99", b"set default=", b"menuentry '", b"(", b"*", b"a" * 5000,
+    b"", b"\0", b"\n", b"\xff\xfe", b"\xe2\x80\xae", b"=", b"\"", b"'", b"`", b"$(", b"${", b"\\", b"[0]=",
+    b"[99999999999]=", b"-1", b"0", b"4294967296", b"18446744073709551615", b"1e400", b"../", b"/dev/zero",
+    b"/proc/self/mem", b"NaN", b"{", b"[[[[[[", b"default ", b"title ", b"linux ", b"options ", b"CONFIG_",
+    b"alias ", b"softdep ", b"BUILT_MODULE_NAME[0]=", b"DEST_MODULE_LOCATION", b"module.sig_unenforce",
+    b"070701", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"\x1f\x8b", b"\x02\x21\x4c\x18", b"\x7fELF",
+    b"~Module signature appended~\n", b"null", b"true", b"\"schema\": 99", b"set default=", b"menuentry '",
+    b"(", b"*", b"a" * 5000,
 ]
 
 
@@ -115,24 +119,17 @@ def remove(path):
 class Bombs:
     """Files that are small and unpack to a lot."""
 
-    def __init__(self, directory):
-        self.of = {}
-        zeros = b"\0" * (1 << 20)
-        with gzip.open(os.path.join(directory, "bomb.gz"), "wb", 1) as file:
-            for _ in range(600):
-                file.write(zeros)
-        with lzma.open(os.path.join(directory, "bomb.xz"), "wb", preset=0) as file:
-            for _ in range(600):
-                file.write(zeros)
-        for ending in ["gz", "xz"]:
-            with open(os.path.join(directory, "bomb." + ending), "rb") as file:
-                self.of[ending] = file.read()
+    def __init__(self):
+        # Both formats go on with another stream where one ends.
+        zeros = bytes(50 << 20)
+        self.of = {"gz": gzip.compress(zeros, 1) * 12, "xz": lzma.compress(zeros, preset=0) * 12}
         # A frame of zstd with a window of 64 KiB: blocks of 128 KiB, each of them one repeated byte.
         repeated = (128 << 10) << 3 | 1 << 1
-        block = repeated.to_bytes(3, "little") + b"\0"
-        self.of["zst"] = b"\x28\xb5\x2f\xfd\0\x38" + block * 4800 + (repeated | 1).to_bytes(3, "little") + b"\0"
+        blocks = (repeated.to_bytes(3, "little") + b"\0") * 4800
+        blocks += (repeated | 1).to_bytes(3, "little") + b"\0"
+        self.of["zst"] = b"\x28\xb5\x2f\xfd\0\x38" + blocks
         # The same with the largest window that the format has.
-        self.of["window"] = b"\x28\xb5\x2f\xfd\0\xf8" + block * 4800 + (repeated | 1).to_bytes(3, "little") + b"\0"
+        self.of["window"] = b"\x28\xb5\x2f\xfd\0\xf8" + blocks
 
 
 def mutate_bytes(rng, data):
@@ -159,7 +156,8 @@ def mutate_bytes(rng, data):
             # A length or an offset, as the formats have them.
             at = rng.randrange(len(data) - 8)
             size = rng.choice([2, 4, 8])
-            value = rng.choice([0, 1, 0x7FFF, 0xFFFF, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1, len(data), len(data) + 1])
+            values = [0, 1, 0x7FFF, 0xFFFF, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1]
+            value = rng.choice(values + [len(data), len(data) + 1])
             data[at:at + size] = (value % (1 << 8 * size)).to_bytes(size, rng.choice(["little", "big"]))
         elif how == 8 and b"\n" in data:
             lines = bytes(data).split(b"\n")
@@ -185,8 +183,8 @@ def mutate(rng, top, tree, bombs):
         return f"{inside}: removed"
     if how < 28:
         remove(path)
-        target = rng.choice(["loop", ".", "..", "/", "/etc/passwd", "/dev/zero", "/proc/self/mem", "/none", "../" * 60 + "etc",
-                             "/proc/self/root", "/" + rng.choice(sorted(tree.entries))])
+        targets = ["loop", ".", "..", "/", "/etc/passwd", "/dev/zero", "/proc/self/mem", "/proc/self/root", "/none"]
+        target = rng.choice(targets + ["../" * 60 + "etc", "/" + rng.choice(sorted(tree.entries))])
         os.symlink(os.path.basename(path) if target == "loop" else target, path)
         return f"{inside}: symlink to {target}"
     if how == 28:
@@ -215,11 +213,13 @@ def mutate(rng, top, tree, bombs):
     if how == 32:
         remove(path)
         with open(path, "wb") as file:
-            file.truncate(rng.choice([1 << 20, (1 << 20) + 1, 5 << 20, 100 << 20, 500 << 20, 600 << 20, 1 << 40]))
+            sizes = [1 << 20, (1 << 20) + 1, 5 << 20, 100 << 20, 500 << 20, 600 << 20, 1 << 40]
+            file.truncate(rng.choice(sizes))
         return f"{inside}: sparse"
     if how == 33:
         remove(path)
-        line = rng.choice([b"a\n", b"alias a b\n", b"a.ko:\n", b"x" * 70 + b"\n", rng.choice(WORDS) + b"\n", b"\0", b"[],", b"\"\","])
+        lines = [b"a\n", b"alias a b\n", b"a.ko:\n", b"x" * 70 + b"\n", b"\0", b"[],", b"\"\","]
+        line = rng.choice(lines + [rng.choice(WORDS) + b"\n"])
         size = rng.choice([60 << 10, 250 << 10, 1 << 20, 4 << 20, 6 << 20, 30 << 20])
         with open(path, "wb") as file:
             file.write(line * (size // len(line)))
@@ -272,9 +272,11 @@ def mutate(rng, top, tree, bombs):
 def run(programs, command, top, tools, live):
     """Exit code (negative: a signal; None: too late), stdout, stderr and memory."""
     words = [os.path.join(programs, command[0])] + command[1:] + ["--live-root" if live else "--root", top]
-    environment = {"SOURCE_DATE_EPOCH": "1753790400", "CLR_DKMS_TOOL_PATH": tools, "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+    environment = {"SOURCE_DATE_EPOCH": "1753790400", "CLR_DKMS_TOOL_PATH": tools, "LC_ALL": "C.UTF-8"}
+    environment["PATH"] = "/usr/bin:/bin"
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True)
+        files = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+        child = subprocess.Popen(words, env=environment, start_new_session=True, **files)
         late = False
 
         def too_late(*_):
@@ -283,7 +285,8 @@ def run(programs, command, top, tools, live):
             os.killpg(child.pid, signal.SIGKILL)
 
         signal.signal(signal.SIGALRM, too_late)
-        signal.alarm(DEADLINE)
+        # On a machine that has other things to do a program gets its share of the time only.
+        signal.alarm(math.ceil(DEADLINE * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))))
         _, status, usage = os.wait4(child.pid, 0)
         signal.alarm(0)
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -312,7 +315,8 @@ def fault(command, code, out, err, memory):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("roots")
     parser.add_argument("programs")
     parser.add_argument("--runs", type=int)
@@ -326,7 +330,8 @@ def main():
     scenes = []
     for name in sorted(os.listdir(arguments.roots)):
         at = os.path.join(arguments.roots, name)
-        scenes.append((name, Tree(os.path.join(at, "root")), os.path.join(at, "tools"), os.path.exists(os.path.join(at, "live"))))
+        live = os.path.exists(os.path.join(at, "live"))
+        scenes.append((name, Tree(os.path.join(at, "root")), os.path.join(at, "tools"), live))
     if not scenes:
         sys.exit("fuzz: there are no roots")
     memory_place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -334,7 +339,7 @@ def main():
     start = last = time.monotonic()
     answers = open(arguments.answers, "wb") if arguments.answers else None
     with tempfile.TemporaryDirectory(dir=memory_place, prefix="clr-dkms-fuzz-") as scratch:
-        bombs = Bombs(scratch)
+        bombs = Bombs()
         top = os.path.join(scratch, "root")
         iteration = 0
         while runs < arguments.runs if arguments.runs else time.monotonic() - start < arguments.seconds:
@@ -359,12 +364,13 @@ def main():
                 runs += 1
                 largest, slowest = max(largest, memory), max(slowest, time.monotonic() - began)
                 what = fault(command, code, out, err, memory)
-                if answers and command[:3] == ["clr-dkms", "status", "--json"] and code is not None and code <= 3 and out:
+                if answers and what is None and command == ["clr-dkms", "status", "--json"] and out:
                     answers.write(json.dumps(json.loads(out)).encode() + b"\n")
                 if what is None:
                     continue
                 faults += 1
-                print(f"fuzz: {' '.join(command)}: {what}\n  {name}, seed {seed}, number {iteration - 1}: {'; '.join(changes)}")
+                print(f"fuzz: {' '.join(command)}: {what}")
+                print(f"  {name}, seed {seed}, number {iteration - 1}: {'; '.join(changes)}")
                 print("  " + err[-1500:].decode(errors="replace").replace("\n", "\n  "), flush=True)
                 kept = os.path.join(arguments.keep, f"{seed}-{iteration - 1}")
                 os.makedirs(kept, exist_ok=True)
@@ -375,7 +381,8 @@ def main():
                 last = time.monotonic()
                 print(f"fuzz: {runs} runs, {faults} faults, {largest >> 20} MiB, {slowest:.1f} s", flush=True)
         remove(top)
-    print(f"fuzz: seed {seed}: {runs} runs on {iteration} roots, {faults} faults; at most {largest >> 20} MiB and {slowest:.1f} s")
+    most = f"at most {largest >> 20} MiB and {slowest:.1f} s"
+    print(f"fuzz: seed {seed}: {runs} runs on {iteration} roots, {faults} faults; {most}")
     sys.exit(1 if faults else 0)
 
 
