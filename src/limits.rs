@@ -5,8 +5,10 @@
 //! | --- | --- |
 //! | a configuration file, a boot entry, a fragment, a value of `/proc`, `/sys` or EFI | 256 KiB ([`crate::sys::root::READ_LIMIT`]) |
 //! | all files of `modprobe.d`, or of `modules-load.d`, together | [`CONFIGURATION`] |
+//! | all that a kernel's command line is made of, together | [`FRAGMENTS`] |
+//! | the list of loaded modules | [`CONFIGURATION`] |
 //! | a `dkms.conf`, a Makefile, a kernel's `.config`, `grub.cfg`, a boot menu | [`TEXT`] |
-//! | lists of `/proc` (modules, mounts, routes) and `/sys` | [`SYSTEM_LIST`] |
+//! | other lists of `/proc` (mounts, routes) and `/sys` | [`SYSTEM_LIST`] |
 //! | records of `/var/lib/clr-dkms`, and the cache | [`RECORD`], with [`VALUES`] values |
 //! | `modules.dep`, `modules.builtin`, `modules.symbols`, `modules.order`, `modules.builtin.modinfo` | [`KERNEL_LIST`] |
 //! | `modules.dep.bin`, `Module.symvers` | [`KERNEL_INDEX`] |
@@ -18,8 +20,10 @@
 //! | a build log that is shown, line by line | [`LOG`] |
 //! | the entries of a directory | 65536 |
 
-/// All configuration files of one kind together.
+/// All configuration files of one kind together; the loaded modules, of which there are some thousands at most.
 pub const CONFIGURATION: u64 = 512 << 10;
+/// The parts of a kernel's command line, which itself has 2048 characters.
+pub const FRAGMENTS: u64 = 128 << 10;
 /// A text that is read whole.
 pub const TEXT: u64 = 1 << 20;
 /// A list of the running kernel.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::kernel::inventory::module_folder;
 use crate::kernel::module_file::kernel_name;
-use crate::limits::SYSTEM_LIST;
+use crate::limits::{CONFIGURATION, SYSTEM_LIST};
 use crate::requirement::Use;
 use crate::sys::Root;
 pub use configured::{Configured, CurrentBoot};
@@ -63,7 +63,9 @@ impl Usage {
         look.default_route();
         look.displays();
         let mut depended_on = look.found;
-        let list = text(root, MODULES);
+        // As of other files: where it cannot be read nothing is decided.
+        let list = root.read_within(MODULES, CONFIGURATION).unwrap_or_default();
+        let list = String::from_utf8_lossy(&list);
         // Behind the address, in brackets: O stands for a module from outside of the kernel's tree, E for one without a
         // signature that the kernel takes.
         let (mut loaded, mut own, mut trusted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::parameter::Dialect;
 use crate::kernel::inventory::IMAGES;
+use crate::limits::FRAGMENTS;
 use crate::sys::{FileError, Kind, Presence, Root};
 
 /// The vendor's fragments.
@@ -92,9 +93,9 @@ impl Sources {
 
     /// Reads what the command line of the kernel `release` is made of.
     pub fn observe(root: &Root, release: &str) -> Sources {
-        let mut unreadable = Vec::new();
+        let (mut unreadable, mut left) = (Vec::new(), FRAGMENTS);
         let kernel_path = PathBuf::from(format!("{IMAGES}/cmdline-{release}"));
-        let kernel = content(root, &kernel_path, &mut unreadable);
+        let kernel = content(root, &kernel_path, &mut left, &mut unreadable);
         let local_names = names(root, LOCAL, &mut unreadable);
         // That it cannot be listed is told by the line above.
         let every_local = root.list_optional(LOCAL).unwrap_or_default();
@@ -102,7 +103,7 @@ impl Sources {
         for name in names(root, VENDOR, &mut unreadable) {
             let path = Path::new(VENDOR).join(&name);
             let masked = every_local.iter().any(|e| e.name == name);
-            let bytes = content(root, &path, &mut unreadable).unwrap_or_default();
+            let bytes = content(root, &path, &mut left, &mut unreadable).unwrap_or_default();
             vendor.push(Fragment { name, path, bytes, mask: masked.then_some(Mask::SameName) });
         }
         let mut local = Vec::new();
@@ -111,13 +112,13 @@ impl Sources {
             let mask = leads_to_dev_null(root, &path).then_some(Mask::DevNull);
             let bytes = match mask {
                 Some(_) => Vec::new(),
-                None => content(root, &path, &mut unreadable).unwrap_or_default(),
+                None => content(root, &path, &mut left, &mut unreadable).unwrap_or_default(),
             };
             local.push(Fragment { name, path, bytes, mask });
         }
         let admin = match root.lookup_link(ADMIN) {
             Presence::Absent => None,
-            _ => Some(content(root, Path::new(ADMIN), &mut unreadable).unwrap_or_default()),
+            _ => Some(content(root, Path::new(ADMIN), &mut left, &mut unreadable).unwrap_or_default()),
         };
         let removals = names(root, REMOVALS, &mut unreadable)
             .into_iter()
@@ -126,7 +127,7 @@ impl Sources {
                 // A folder can be opened and holds no line.
                 let bytes = match root.lookup(&path) {
                     p if p.is(Kind::Folder) => Some(Vec::new()),
-                    _ => content(root, &path, &mut unreadable),
+                    _ => content(root, &path, &mut left, &mut unreadable),
                 };
                 Removal { path, bytes }
             })
@@ -157,8 +158,16 @@ fn names(root: &Root, folder: &str, unreadable: &mut Vec<FileError>) -> Vec<OsSt
 }
 
 /// The bytes of a file. What is no file counts as nothing, as it does for clr-boot-manager (which a FIFO hangs).
-fn content(root: &Root, path: &Path, unreadable: &mut Vec<FileError>) -> Option<Vec<u8>> {
-    match root.read(path) {
+/// Of the bytes that all of them may have `left` remain.
+fn content(root: &Root, path: &Path, left: &mut u64, unreadable: &mut Vec<FileError>) -> Option<Vec<u8>> {
+    let read = root.read_within(path, FRAGMENTS).and_then(|bytes| {
+        match left.checked_sub(bytes.len() as u64) {
+            Some(rest) => *left = rest,
+            None => return Err(root.too_large_with_others(path, FRAGMENTS)),
+        }
+        Ok(bytes)
+    });
+    match read {
         Ok(bytes) => Some(bytes),
         Err(e) if e.is_absent() => None,
         Err(e) => {

@@ -73,11 +73,11 @@ fn what_is_too_large_is_unknown() {
         (format!("{modules}/build/Module.symvers"), "6 MiB"),
         (format!("usr/lib/kernel/config-{A}"), "1 MiB"),
         ("boot/loader/loader.conf".to_owned(), "1 MiB"),
-        ("proc/modules".to_owned(), "4 MiB"),
+        ("proc/modules".to_owned(), "512 KiB"),
         ("var/lib/clr-dkms/last-run.json".to_owned(), "4 MiB"),
         (TestRoot::ko("hello", A), "512 MiB"),
         ("etc/modprobe.d/x.conf".to_owned(), "256 KiB"),
-        ("etc/kernel/cmdline.d/x.conf".to_owned(), "256 KiB"),
+        ("etc/kernel/cmdline.d/x.conf".to_owned(), "128 KiB"),
         (format!("etc/kernel/initrd-{ID_A}"), "2048 MiB"),
     ];
     for (path, limit) in table {

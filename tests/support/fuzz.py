@@ -269,32 +269,64 @@ def mutate(rng, top, tree, bombs):
     return f"{inside}: mode"
 
 
-def run(programs, command, top, tools, live):
-    """Exit code (negative: a signal; None: too late), stdout, stderr and memory."""
+class Starter:
+    """A small process that starts the programs: the peak of a process counts from before it became another program."""
+
+    def __init__(self):
+        self.asked, asking = os.pipe()
+        answered, self.answering = os.pipe()
+        if os.fork() == 0:
+            os.close(asking)
+            os.close(answered)
+            self.serve()
+        os.close(self.asked)
+        os.close(self.answering)
+        self.requests, self.answers = os.fdopen(asking, "w"), os.fdopen(answered)
+
+    def serve(self):
+        """Lines of JSON: the words, the environment, the files of both outputs and the seconds."""
+        with os.fdopen(self.asked) as requests, os.fdopen(self.answering, "w") as answers:
+            for line in requests:
+                words, environment, out, err, seconds = json.loads(line)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+                files = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+                files += [(os.POSIX_SPAWN_OPEN, at, path, flags, 0o600) for at, path in [(1, out), (2, err)]]
+                child = os.posix_spawn(words[0], words, environment, file_actions=files, setsid=True)
+                late = False
+
+                def too_late(*_):
+                    nonlocal late
+                    late = True
+                    os.killpg(child, signal.SIGKILL)
+
+                signal.signal(signal.SIGALRM, too_late)
+                signal.alarm(seconds)
+                _, status, usage = os.wait4(child, 0)
+                signal.alarm(0)
+                code = None if late else os.waitstatus_to_exitcode(status)
+                print(json.dumps([code, usage.ru_maxrss << 10]), file=answers, flush=True)
+        os._exit(0)
+
+    def run(self, words, environment, out, err, seconds):
+        """Exit code (negative: a signal; None: too late) and memory."""
+        print(json.dumps([words, environment, out, err, seconds]), file=self.requests, flush=True)
+        return json.loads(self.answers.readline())
+
+
+def run(starter, scratch, programs, command, top, tools, live):
+    """Exit code, stdout, stderr and memory."""
     words = [os.path.join(programs, command[0])] + command[1:] + ["--live-root" if live else "--root", top]
     environment = {"SOURCE_DATE_EPOCH": "1753790400", "CLR_DKMS_TOOL_PATH": tools, "LC_ALL": "C.UTF-8"}
     environment["PATH"] = "/usr/bin:/bin"
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        files = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
-        child = subprocess.Popen(words, env=environment, start_new_session=True, **files)
-        late = False
-
-        def too_late(*_):
-            nonlocal late
-            late = True
-            os.killpg(child.pid, signal.SIGKILL)
-
-        signal.signal(signal.SIGALRM, too_late)
-        # On a machine that has other things to do a program gets its share of the time only.
-        signal.alarm(math.ceil(DEADLINE * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))))
-        _, status, usage = os.wait4(child.pid, 0)
-        signal.alarm(0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        texts = []
-        for file in [out, err]:
-            file.seek(0)
+    files = [os.path.join(scratch, name) for name in ["out", "err"]]
+    # On a machine that has other things to do a program gets its share of the time only.
+    share = max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+    code, memory = starter.run(words, environment, *files, math.ceil(DEADLINE * share))
+    texts = []
+    for path in files:
+        with open(path, "rb") as file:
             texts.append(file.read(64 << 20))
-        return None if late else child.returncode, texts[0], texts[1], usage.ru_maxrss << 10
+    return code, texts[0], texts[1], memory
 
 
 def fault(command, code, out, err, memory):
@@ -327,6 +359,8 @@ def main():
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"fuzz: seed {seed}", flush=True)
+    # While this process is still small.
+    starter = Starter()
     scenes = []
     for name in sorted(os.listdir(arguments.roots)):
         at = os.path.join(arguments.roots, name)
@@ -360,7 +394,7 @@ def main():
                 commands.append(rng.choice(WRITING))
             for command in commands:
                 began = time.monotonic()
-                code, out, err, memory = run(arguments.programs, command, top, tools, live)
+                code, out, err, memory = run(starter, scratch, arguments.programs, command, top, tools, live)
                 runs += 1
                 largest, slowest = max(largest, memory), max(slowest, time.monotonic() - began)
                 what = fault(command, code, out, err, memory)
