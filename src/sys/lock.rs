@@ -6,6 +6,7 @@
 //! which takes the lock from any daemon that a build may have left running, too.
 
 use std::fs::File;
+use std::io::BufReader;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,11 +17,14 @@ use rustix::process::{Pid, Signal};
 
 use super::child::MARK;
 use super::clock::Stopwatch;
+use super::lines::each_line;
 use super::{FileError, Root, interrupt};
 
 /// How often a waiting run looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// The longest line of `/proc/locks` that says anything.
+const LONGEST_LINE: usize = 256;
 /// How long killed orphans may take to disappear, however short the patience.
 const ORPHANS_LEAVE: Duration = Duration::from_secs(2);
 
@@ -125,26 +129,31 @@ pub fn is_held(root: &Root, path: &str) -> bool {
     let Ok(file) = root.open_at(Path::new(path), OFlags::PATH) else { return false };
     let Ok(stat) = rustix::fs::fstat(&file) else { return false };
     // Without /proc nothing is known of any lock.
-    let held = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    locked_on(&held, stat.st_ino).into_iter().any(|device| match filesystem(&file) {
-        Some(known) => device == known,
-        // To wait in vain for a while is better than to work beside a process that writes.
-        None => true,
-    })
+    let Ok(locks) = File::open("/proc/locks") else { return false };
+    let (mut filesystem_of, mut is_held) = (None, false);
+    // Any user can have a million locks.
+    let read = each_line(BufReader::new(locks), LONGEST_LINE, |line| {
+        let line = String::from_utf8_lossy(line);
+        let Some(device) = locked_on(&line, stat.st_ino) else { return };
+        let known = filesystem_of.get_or_insert_with(|| filesystem(&file));
+        // Where it is unknown: to wait in vain for a while is better than to work beside a process that writes.
+        is_held |= known.is_none_or(|known| device == known);
+    });
+    if let Err(e) = read {
+        tracing::debug!("/proc/locks cannot be read: {e}");
+    }
+    is_held
 }
 
-/// The devices, as major and minor number, of the locks on a file with that inode number: "1: FLOCK  ADVISORY  WRITE 1234
+/// The device, as major and minor number, of a lock on a file with that inode number: "1: FLOCK  ADVISORY  WRITE 1234
 /// fe:00:5678 0 EOF". swupd locks with fcntl(2), which stands there as POSIX.
-fn locked_on(locks: &str, inode: u64) -> Vec<(u32, u32)> {
-    let device = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        words.find(|word| ["FLOCK", "POSIX", "OFDLCK"].contains(word))?;
-        let mut place = words.find(|word| word.matches(':').count() == 2)?.split(':');
-        let mut number = || u32::from_str_radix(place.next()?, 16).ok();
-        let device = (number()?, number()?);
-        (place.next()?.parse() == Ok(inode)).then_some(device)
-    };
-    locks.lines().filter_map(device).collect()
+fn locked_on(line: &str, inode: u64) -> Option<(u32, u32)> {
+    let mut words = line.split_ascii_whitespace();
+    words.find(|word| ["FLOCK", "POSIX", "OFDLCK"].contains(word))?;
+    let mut place = words.find(|word| word.matches(':').count() == 2)?.split(':');
+    let mut number = || u32::from_str_radix(place.next()?, 16).ok();
+    let device = (number()?, number()?);
+    (place.next()?.parse() == Ok(inode)).then_some(device)
 }
 
 /// The device of the filesystem that a file is on, by which the kernel names it in `/proc/locks` and in `mountinfo`. stat(2)
@@ -268,8 +277,9 @@ mod tests {
                      3: OFDLCK ADVISORY  WRITE -1 103:05:77 0 EOF\n\
                      4: LEASE  ACTIVE    READ 9 fe:01:77 0 EOF\n\
                      5: POSIX  ADVISORY  WRITE 9 fe:01:78 0 EOF\n1: -> POSIX ADVISORY WRITE 9 00:2a:77 0 EOF\n";
-        assert_eq!(locked_on(locks, 77), [(0, 0x28), (0xfe, 10), (0x103, 5), (0, 0x2a)]);
-        assert!(locked_on(locks, 7).is_empty());
+        let of = |inode| -> Vec<_> { locks.lines().filter_map(|line| locked_on(line, inode)).collect() };
+        assert_eq!(of(77), [(0, 0x28), (0xfe, 10), (0x103, 5), (0, 0x2a)]);
+        assert!(of(7).is_empty());
         let mounts = "27 1 254:0 / / rw - ext4 /dev/root rw\n66 63 0:40 / /m rw - overlay o rw\n";
         assert_eq!(device_of_mount(mounts, 66), Some((0, 40)));
         assert_eq!(device_of_mount(mounts, 6), None);
@@ -285,7 +295,8 @@ mod tests {
         let locks = std::fs::read_to_string("/proc/locks").unwrap();
         let file = root.open_at(Path::new("/run/x.lock"), OFlags::PATH).unwrap();
         let device = filesystem(&file).unwrap();
-        assert!(locked_on(&locks, inode).contains(&device), "{device:?} in {locks}");
+        let mut devices = locks.lines().filter_map(|line| locked_on(line, inode));
+        assert!(devices.any(|of| of == device), "{device:?} in {locks}");
         drop(held);
     }
 
