@@ -104,7 +104,10 @@ fn no_module_of_a_real_kernel_is_found_wanting() {
     let root = Root::open(RootKind::Image, &place).unwrap();
     let release = root.list("/usr/lib/modules").unwrap().remove(0).text().unwrap().to_owned();
     let folder = format!("/usr/lib/modules/{release}");
-    let list = String::from_utf8(root.read(format!("{folder}/modules.dep")).unwrap()).unwrap();
+    let list = String::from_utf8(
+        root.read_within(format!("{folder}/modules.dep"), clr_dkms::limits::KERNEL_LIST).unwrap(),
+    )
+    .unwrap();
     let name = |line: &str| -> Option<String> {
         let file = line.split(':').next()?.rsplit('/').next()?;
         Some(file.split(".ko").next()?.to_owned())
@@ -123,7 +126,7 @@ fn no_module_of_a_real_kernel_is_found_wanting() {
         if !matches!(answer, Ok(Ok(()))) {
             wrong.push(format!("{name}: {answer:?}"));
         }
-        let facts = modfile::read(&path, &root.read(&path).unwrap());
+        let facts = modfile::read(&path, &root.read_within(&path, clr_dkms::limits::MODULE).unwrap());
         let depended = scope.dependencies(name, &facts.depends, entry);
         if depended != Ok(None) {
             wrong.push(format!("{name}: {depended:?}"));
