@@ -49,6 +49,9 @@ fn image() -> TestRoot {
     root
 }
 
+/// Those that call others.
+const CALLING: [&str; 2] = ["clr-dkms-pre-update", "clr-dkms-post-update"];
+
 #[test]
 fn without_threads_and_children_the_programs_end_in_good_order() {
     let calls: [(&str, &[&str]); 8] = [
@@ -64,7 +67,10 @@ fn without_threads_and_children_the_programs_end_in_good_order() {
     let Some(uid) = user(0) else { return };
     // With two there may be one more, a thread or a child.
     for processes in [1, 2] {
-        for (name, arguments) in calls {
+        // bash, as which clr-boot-manager is played, tries for 15 s to start a child.
+        let is_short =
+            |call: &&(&str, &[&str])| processes == 1 || !CALLING.contains(&call.0) && call.1 != ["rebuild"];
+        for (name, arguments) in calls.iter().copied().filter(|call| is_short(&call)) {
             let root = image();
             let run = limited(&root, uid, processes, name, arguments);
             let what = format!("{name} {arguments:?} with {processes}: {run:?}");
