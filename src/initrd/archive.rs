@@ -1,6 +1,6 @@
 //! cpio archives of the format newc, one after another in a member.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 /// The longest name of a file; the kernel's own limit is PATH_MAX.
 const LONGEST_NAME: u64 = 4096;
@@ -63,7 +63,7 @@ impl<R: Read> Read for Counted<R> {
 ///
 /// # Errors
 /// In words, when something in it is not an archive of this format.
-pub(super) fn entries<R: Read>(
+pub(super) fn entries<R: BufRead>(
     member: &mut R,
     one: bool,
     mut visit: impl FnMut(&mut Entry<'_, R>) -> Result<(), String>,
@@ -71,7 +71,7 @@ pub(super) fn entries<R: Read>(
     let failed = |e: io::Error| e.to_string();
     loop {
         let mut archive = Counted { inner: &mut *member, at: 0 };
-        let Some(first) = after_padding(&mut archive).map_err(failed)? else { return Ok(()) };
+        let Some(first) = after_padding(archive.inner).map_err(failed)? else { return Ok(()) };
         let mut header = [0; HEADER];
         header[0] = first;
         // The padding belongs to nothing.
@@ -93,16 +93,27 @@ fn cut(e: &io::Error) -> String {
     }
 }
 
+/// Where the first byte is that is not NUL.
+pub(super) fn first_not_zero(bytes: &[u8]) -> Option<usize> {
+    // A gigabyte of them is passed over in blocks.
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let is_zero = |block: &&[u8]| *block == &ZEROS[..block.len()];
+    let start = bytes.chunks(ZEROS.len()).take_while(is_zero).map(<[u8]>::len).sum();
+    bytes[start..].iter().position(|byte| *byte != 0).map(|at| start + at)
+}
+
 /// The first byte that is not NUL.
-fn after_padding(archive: &mut impl Read) -> io::Result<Option<u8>> {
-    let mut byte = [0];
+fn after_padding(archive: &mut impl BufRead) -> io::Result<Option<u8>> {
     loop {
-        match archive.read(&mut byte) {
-            Ok(0) => return Ok(None),
-            Ok(_) if byte[0] != 0 => return Ok(Some(byte[0])),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+        let bytes = match archive.fill_buf() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        let all = bytes.len();
+        let found = first_not_zero(bytes).map(|at| (at, bytes[at]));
+        archive.consume(found.map_or(all, |(at, _)| at + 1));
+        if all == 0 || found.is_some() {
+            return Ok(found.map(|(_, byte)| byte));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which kernel modules are in an initrd, and which builds they are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
 use serde::{Deserialize, Serialize};
 
@@ -200,7 +200,7 @@ enum Build {
     Known(Result<ModuleBuild, String>),
 }
 
-type Member<'b, 'r> = Limited<'b, &'r mut (dyn std::io::Read + 'r)>;
+type Member<'b, 'r> = Limited<'b, &'r mut (dyn BufRead + 'r)>;
 
 impl Reading<'_> {
     fn visit(&mut self, entry: &mut Entry<'_, Member<'_, '_>>) -> Result<(), String> {

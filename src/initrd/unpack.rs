@@ -1,8 +1,9 @@
 //! The members of an initrd one after another, without their compression, and within limits.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
 
+use super::archive::first_not_zero;
 use crate::kernel::module_image::{xz, zstd};
 use crate::limits::INITRD_UNPACKED;
 use crate::sys::clock::Stopwatch;
@@ -68,11 +69,25 @@ impl Budget {
 pub(super) struct Limited<'b, R> {
     inner: R,
     budget: &'b mut Budget,
+    passed: u64,
 }
 
 impl<R> Limited<'_, R> {
     pub(super) fn budget(&mut self) -> &mut Budget {
         self.budget
+    }
+}
+
+/// What is passed over counts when the next bytes are asked for.
+impl<R: BufRead> BufRead for Limited<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.budget.spend(std::mem::take(&mut self.passed))?;
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.passed += amount as u64;
+        self.inner.consume(amount);
     }
 }
 
@@ -120,7 +135,7 @@ impl<R: Read> Input<R> {
     fn skip_padding(&mut self) -> io::Result<bool> {
         loop {
             let bytes = self.peek(1)?;
-            let zeros = bytes.iter().position(|b| *b != 0);
+            let zeros = first_not_zero(bytes);
             match (bytes.len(), zeros) {
                 (0, _) => return Ok(false),
                 (_, Some(zeros)) => {
@@ -162,25 +177,26 @@ impl<R: Read> BufRead for Input<R> {
 pub(super) fn members<R: Read>(
     rest: &mut Input<R>,
     budget: &mut Budget,
-    mut take: impl FnMut(Limited<'_, &mut dyn Read>, bool) -> Result<(), String>,
+    mut take: impl FnMut(Limited<'_, &mut dyn BufRead>, bool) -> Result<(), String>,
 ) -> Result<(), String> {
     let failed = |e: io::Error| e.to_string();
     // What the boot loader pads with, and what cpio fills its last block with.
     while rest.skip_padding().map_err(failed)? {
         let before = rest.consumed;
         let head: Vec<u8> = rest.peek(XZ.len()).map_err(failed)?.iter().copied().take(XZ.len()).collect();
-        let mut give = |inner: &mut dyn Read, plain| take(Limited { inner, budget: &mut *budget }, plain);
+        let mut give =
+            |inner: &mut dyn BufRead, plain| take(Limited { inner, budget: &mut *budget, passed: 0 }, plain);
         if head.starts_with(CPIO) {
             // Its end is found by reading it: a compressed member may follow.
             give(rest, true)?;
         } else if head.starts_with(GZIP) {
-            give(&mut flate2::bufread::GzDecoder::new(&mut *rest), false)?;
+            give(&mut BufReader::new(flate2::bufread::GzDecoder::new(&mut *rest)), false)?;
         } else if head.starts_with(XZ) {
-            give(&mut xz(&mut *rest, false).map_err(|e| e.to_string())?, false)?;
+            give(&mut BufReader::new(xz(&mut *rest, false).map_err(|e| e.to_string())?), false)?;
         } else if head.starts_with(ZSTD) {
-            give(&mut zstd(&mut *rest).map_err(|e| e.to_string())?, false)?;
+            give(&mut BufReader::new(zstd(&mut *rest).map_err(|e| e.to_string())?), false)?;
         } else if head.starts_with(LZ4) {
-            give(&mut Lz4::new(rest), false)?;
+            give(&mut BufReader::new(Lz4::new(rest)), false)?;
         } else {
             let known = OTHERS.iter().find(|(magic, _)| head.starts_with(magic));
             return Err(match known {
