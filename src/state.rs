@@ -14,6 +14,7 @@ use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
 use crate::limits;
 use crate::requirement::Requirement;
+use crate::sys::sandbox::Layers;
 use crate::sys::{FileError, Root};
 
 /// The record of the last run of the post-update hook.
@@ -150,6 +151,9 @@ pub struct Record {
     /// What was decided about the boot default; not in records of before there was a guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<BootDecision>,
+    /// What confined the evaluation of each dkms.conf when one was last evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Layers>,
 }
 
 impl Record {

@@ -98,6 +98,9 @@ pub struct Common {
         hide_short_help = true
     )]
     pub live_root: Option<PathBuf>,
+    /// Evaluate each dkms.conf also where this machine has nothing that confines it
+    #[arg(long, global = true, help_heading = "Where", hide_short_help = true)]
+    pub trust: bool,
     /// Say only what went wrong
     #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "Talk")]
     pub quiet: bool,
@@ -142,6 +145,9 @@ impl Common {
         let mut tools = Tools::from_environment();
         for (name, path) in &settings.tools {
             tools.name(name, path);
+        }
+        if self.trust {
+            tools.trust_modules();
         }
         Ok((World { root, tools, clock: Clock::from_environment(), settings }, errors))
     }
@@ -217,7 +223,7 @@ pub fn need_root(world: &World, program: &'static str) -> Result<(), NeedsRoot> 
 /// Parses the arguments, runs the program and gives its exit code. An error is printed once.
 pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Result<u8>) -> ExitCode {
     // Before anything else: what is asked for then is another program.
-    if let Some(code) = crate::sys::view::enter(std::env::args_os()) {
+    if let Some(code) = crate::sys::sandbox::enter(std::env::args_os()) {
         std::process::exit(code);
     }
     crate::sys::readable_for_all();

@@ -30,7 +30,7 @@ use crate::state::{
     self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot, Stored,
 };
 use crate::status::{Progress, Verdict, document};
-use crate::sys::{FileError, Lock, chroot, interrupt, lock};
+use crate::sys::{FileError, Lock, chroot, interrupt, lock, sandbox};
 use crate::system::System;
 use crate::world::World;
 
@@ -330,6 +330,8 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
         checked: checked_files(&facts),
         verdict: None,
         guard: Some(judgement.decision),
+        // What was in the cache was evaluated by a run before.
+        sandbox: sandbox::in_force().or(before.as_good().and_then(|record| record.sandbox)),
     };
     let refused = engine::refused(&facts, order);
     for m in record.modules.iter().filter(|m| !m.state.is_fine()) {

@@ -2,7 +2,7 @@
 //! date while another kernel is kept from booting. Nothing is deleted, and the boot default is not touched.
 //!
 //! `clr-boot-manager update` is run natively once for each kernel, each time in a mount namespace in which
-//! `/usr/lib/kernel` shows that kernel alone and no `default-TYPE` ([`sys::view`](crate::sys::view)). Then there is nothing
+//! `/usr/lib/kernel` shows that kernel alone and no `default-TYPE` ([`sys::sandbox`](crate::sys::sandbox)). Then there is nothing
 //! that it could delete, and nothing that it could make the default. Freestanding initrds that have no source any more are
 //! masked: an entry that is not refreshed may still name them. The root filesystem is not written to, except that
 //! `/etc/kernel/initrd.d` may be made for the time of the run. Tried with clr-boot-manager 3.3.1 and Solus's 3.6.0.
@@ -20,7 +20,7 @@ use super::menu::Place;
 use super::{BootFiles, Loader, files, obstacle, ready};
 use crate::kernel::inventory::{IMAGES, MARKS, MODULES};
 use crate::kernel::{Installed, Inventory};
-use crate::sys::view::{self, NO_VIEW, Shown, ShownDirectory, View};
+use crate::sys::sandbox::{Sandbox, Shown, ShownDirectory, View};
 use crate::sys::{Ended, Kind, Listed, Output, Root, Tools, compare, lock, processes};
 
 /// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).
@@ -126,9 +126,8 @@ impl RestrictedUpdate<'_> {
                 _ => RestrictedError::Failed(why),
             };
             let view = self.view(kernel, stale).map_err(failed)?;
-            let path = self.tools.search_path();
-            let child = view::child(&view, program, &arguments, &path, self.deadline)
-                .map_err(|e| failed(e.to_string()))?;
+            let child = self.tools.child_at(program, self.deadline).args(&arguments);
+            let child = child.confined(Sandbox::view(view));
             tracing::info!("running clr-boot-manager update with kernel {} alone", kernel.name);
             // It replaces files by unlink and create: stopped half-way it leaves an entry that does not boot.
             let done = child.output(Output::Keep(16 << 10)).uninterruptible().run();
@@ -138,7 +137,6 @@ impl RestrictedUpdate<'_> {
             let cause = || super::cause(&text).unwrap_or("it reported nothing").to_owned();
             match done.ended {
                 Ended::Exit(0) => {}
-                Ended::Exit(NO_VIEW) => return Err(failed(cause())),
                 ended => {
                     let what = format!(
                         "clr-boot-manager update with kernel {} alone: {ended}: {}",

@@ -14,6 +14,7 @@ use super::version::{self, Rules};
 use super::{Cache, ModuleName, Registered, Source, architecture, compare_versions};
 use crate::kernel::inventory::module_folder;
 use crate::limits::TEXT;
+use crate::sys::sandbox::Evaluation;
 use crate::sys::{Ended, FileError, Fingerprint, Output, Root, Tools};
 
 /// The program that bash runs.
@@ -130,7 +131,10 @@ impl<'a> Reader<'a> {
                 evaluate(root, self.tools, &registered.module, release, &files)
                     .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)))
             });
-            cache.keep_conf(key, conf.clone());
+            // Why it could not be read, or bash not be run, is not a property of what is in the files.
+            if !matches!(conf, Err(ConfError::CannotTell(_))) {
+                cache.keep_conf(key, conf.clone());
+            }
             conf
         });
         conf.and_then(|conf| by_rules(conf, self.rules))
@@ -277,21 +281,37 @@ pub(super) fn evaluate(
         .args([super::tree::TREE, super::tree::SOURCES, crate::kernel::inventory::MODULES].map(real))
         .args([&module.name, &module.version])
         .output(Output::KeepAnswer(ANSWER_LIMIT))
-        .read_only();
+        .confined(tools.sandbox("bash", seen(root, files, &build)));
     for (path, _) in files {
         child = child.arg(root.real_path(path).map_err(|e| ConfError::of_file(&e))?);
     }
-    let done = child.run().map_err(|e| cannot_tell(&format!("bash cannot be started: {e}")))?;
+    let file = root.spell(&files[0].0).display().to_string();
+    tracing::debug!("evaluating {file} for {release}");
+    let done = child.run().map_err(|e| cannot_tell(&format!("{file} was not evaluated: {e}")))?;
     // Ended by a signal, bash answers all the same, by its EXIT trap.
     if matches!(done.ended, Ended::Exit(_)) && done.output.ends_with(b"end=end\0") {
         return Ok(done.output);
     }
-    let what = format!("evaluating {} gave no answer ({})", root.spell(&files[0].0).display(), done.ended);
+    let what = format!("evaluating {file} gave no answer ({})", done.ended);
     Err(match done.ended {
         Ended::Interrupted => ConfError::CannotTell(what),
         Ended::TimedOut => ConfError::TimedOut(what),
         Ended::Exit(_) | Ended::Signal(_) => ConfError::Unusable(what),
     })
+}
+
+/// What a `dkms.conf` may read beside the programs and `/etc` of the machine: its source, the admin's overrides, the
+/// headers, and the directories that it is given.
+fn seen(root: &Root, files: &[(PathBuf, Vec<u8>)], build: &str) -> Evaluation {
+    let real = |path: &Path| root.real_path(path).ok().map(PathBuf::into_os_string);
+    let directories: BTreeSet<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();
+    let own_root = (!root.is_slash()).then(|| root.path().as_os_str().to_owned());
+    let shown = [build, super::tree::TREE, super::tree::SOURCES, crate::kernel::inventory::MODULES];
+    Evaluation {
+        roots: own_root.into_iter().collect(),
+        shown: shown.into_iter().filter_map(|path| real(Path::new(path))).collect(),
+        readable: directories.into_iter().filter_map(real).collect(),
+    }
 }
 
 pub(super) fn kernel_config(root: &Root, build: &str) -> Option<Vec<u8>> {

@@ -16,12 +16,16 @@ use rustix::process::{Pid, Signal};
 
 use super::clock::Stopwatch;
 use super::interrupt;
+use super::sandbox::{self, Layers, Sandbox};
 
 /// The environment variable that marks our children, with our process id: it tells those that a killed run left
 /// behind from everybody else.
 pub const MARK: &str = "CLR_DKMS_RUN";
 /// How long a group may take to leave after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
+/// How often a child is asked whether it has ended.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// How long killed processes may take to disappear.
 const DYING: Duration = Duration::from_millis(500);
 
@@ -65,6 +69,8 @@ pub struct Finished {
     pub took: Duration,
     /// Its standard output (and error output, unless that went to a file of its own), when it was kept.
     pub output: Vec<u8>,
+    /// What confined it; none for what ran outside of a sandbox.
+    pub layers: Option<Layers>,
 }
 
 /// Where the output of a child goes.
@@ -81,14 +87,14 @@ pub enum Output {
 /// A program that is about to run.
 #[derive(Debug)]
 pub struct Child {
-    program: PathBuf,
-    arguments: Vec<OsString>,
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     search_path: OsString,
-    deadline: Duration,
+    pub(super) deadline: Duration,
     output: Output,
     interruptible: bool,
-    read_only: bool,
+    sandbox: Option<Sandbox>,
     input: Option<Vec<u8>>,
 }
 
@@ -103,7 +109,7 @@ impl Child {
             deadline,
             output: Output::Keep(64 << 10),
             interruptible: true,
-            read_only: false,
+            sandbox: None,
             input: None,
         }
     }
@@ -144,18 +150,17 @@ impl Child {
         self
     }
 
-    /// What it reads from its standard input; without this, nothing.
+    /// What it reads from its standard input; without this, nothing. In a sandbox it reads nothing.
     #[must_use]
     pub fn input(mut self, bytes: Vec<u8>) -> Child {
         self.input = Some(bytes);
         self
     }
 
-    /// It and its children may write to no file and open no TCP connection, as far as this kernel's Landlock can see
-    /// to it.
+    /// It runs in a sandbox.
     #[must_use]
-    pub fn read_only(mut self) -> Child {
-        self.read_only = true;
+    pub fn confined(mut self, sandbox: Sandbox) -> Child {
+        self.sandbox = Some(sandbox);
         self
     }
 
@@ -199,35 +204,48 @@ impl Child {
     ///
     /// # Errors
     /// When it cannot be started, or its output cannot be read back.
-    pub fn run(self) -> io::Result<Finished> {
+    pub fn run(mut self) -> io::Result<Finished> {
+        match self.sandbox.take() {
+            Some(sandbox) => sandbox::run(self, &sandbox),
+            None => {
+                // A file and not a pipe: a program that does not read it keeps nobody waiting.
+                let input = self.input.take().map(|bytes| -> io::Result<File> {
+                    let mut file = unnamed_file()?;
+                    file.write_all(&bytes)?;
+                    file.rewind()?;
+                    Ok(file)
+                });
+                self.run_with(input.transpose()?)
+            }
+        }
+    }
+
+    /// Runs it with that standard input.
+    pub(super) fn run_with(&self, input: Option<File>) -> io::Result<Finished> {
         let watch = Stopwatch::start();
         let mut command = self.command();
-        if let Some(bytes) = &self.input {
-            // A file and not a pipe: who does not read it keeps nobody waiting.
-            let mut file = unnamed_file()?;
-            file.write_all(bytes)?;
-            file.rewind()?;
+        if let Some(file) = input {
             command.stdin(file);
         }
         let mut kept: Option<(File, u64)> = None;
-        match self.output {
+        match &self.output {
             Output::Into(file) => {
-                command.stdout(file.try_clone()?).stderr(file);
+                command.stdout(file.try_clone()?).stderr(file.try_clone()?);
             }
-            Output::Keep(limit) => {
+            &Output::Keep(limit) => {
                 let file = unnamed_file()?;
                 command.stdout(file.try_clone()?).stderr(file.try_clone()?);
                 kept = Some((file, limit));
             }
-            Output::KeepAnswer(limit) => {
+            &Output::KeepAnswer(limit) => {
                 let file = unnamed_file()?;
-                command.stdout(file.try_clone()?).stderr(Stdio::null());
+                // Not /dev/null, which a plain chroot may lack.
+                command.stdout(file.try_clone()?).stderr(unnamed_file()?);
                 kept = Some((file, limit));
             }
         }
-        let mut child = if self.read_only { spawn_read_only(command)? } else { command.spawn()? };
+        let mut child = command.spawn()?;
         let group = Pid::from_child(&child);
-        let mut pause = Duration::from_millis(1);
         let ended = loop {
             if let Some(status) = child.try_wait()? {
                 break ended(status);
@@ -242,11 +260,11 @@ impl Child {
                 child.wait()?;
                 break reason;
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(20));
+            // An eighth later than it might be, and seldom for a build.
+            std::thread::sleep((watch.elapsed() / 8).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
         };
         let output = kept.map(|(file, limit)| tail(file, limit)).transpose()?.unwrap_or_default();
-        Ok(Finished { ended, took: watch.elapsed(), output })
+        Ok(Finished { ended, took: watch.elapsed(), output, layers: None })
     }
 }
 
@@ -269,32 +287,6 @@ impl Drop for Companion {
             tracing::debug!("{e}");
         }
     }
-}
-
-/// Starts a command below a thread that has given up writing: a Landlock domain is inherited by children.
-fn spawn_read_only(mut command: Command) -> io::Result<std::process::Child> {
-    use landlock::{
-        ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    };
-    let start = move || {
-        let restricted = || -> Result<(), Box<dyn std::error::Error>> {
-            Ruleset::default()
-                .handle_access(AccessFs::from_write(ABI::V5))?
-                .handle_access(AccessNet::from_all(ABI::V5))?
-                .create()?
-                .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, AccessFs::WriteFile))?
-                .restrict_self()?;
-            Ok(())
-        };
-        // A kernel without Landlock runs it unrestricted, as dkms itself does.
-        if let Err(e) = restricted() {
-            tracing::debug!("no Landlock: {e}");
-        }
-        command.spawn()
-    };
-    // Not in this thread, which has to go on writing.
-    let starting = std::thread::Builder::new().spawn(start)?;
-    starting.join().map_err(|_| io::Error::other("the starting thread has died"))?
 }
 
 fn ended(status: ExitStatus) -> Ended {
@@ -376,21 +368,6 @@ mod tests {
         names.retain(|n| !["PWD", "SHLVL", "_", "OLDPWD"].contains(n));
         names.sort_unstable();
         assert_eq!(names, [MARK, "HOME", "LC_ALL", "PATH"]);
-    }
-
-    #[test]
-    fn who_may_only_read_writes_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let script = format!("echo x >/dev/null && cat /etc/passwd && echo x >{}/x", folder.path().display());
-        let done = Child::new(Path::new("/bin/sh"), OsStr::new("/usr/bin:/bin"), Duration::from_secs(5))
-            .args(["-c", &script])
-            .read_only()
-            .run()
-            .unwrap();
-        assert!(String::from_utf8_lossy(&done.output).contains("root:"), "reading is allowed");
-        let landlock =
-            std::fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|l| l.contains("landlock"));
-        assert!(!landlock || !folder.path().join("x").exists());
     }
 
     #[test]

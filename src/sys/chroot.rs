@@ -23,7 +23,8 @@ const SECOND: &str = "/run/clr-dkms/root";
 /// Where the path of the image is kept once it can be used.
 static IMAGE_PATH: OnceLock<&Path> = OnceLock::new();
 /// What a minimal `/dev` holds, by minor number of the memory devices.
-const DEVICES: [(&str, u64); 5] = [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
+pub(super) const DEVICES: [(&str, u64); 5] =
+    [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
 
 /// A path other than `/` for the root that this process sees as `/`, where [`furnish`] has made one.
 pub(super) fn image_path() -> Option<&'static Path> {
@@ -114,7 +115,7 @@ fn make_directory(path: impl AsRef<Path>) -> io::Result<()> {
 ///
 /// That is a property of the mount that the image lies in, whose root is outside of the chroot; so this goes there for a
 /// moment. A root directory that is below the working directory stops no `..`.
-fn keep_mounts_private() -> io::Result<bool> {
+pub(super) fn keep_mounts_private() -> io::Result<bool> {
     chdir("/")?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let here = open("/", flags, Mode::empty())?;

@@ -51,7 +51,7 @@ fn mount_points(mounts: &[u8], device: &str) -> Vec<PathBuf> {
 }
 
 /// Blanks and backslashes stand there as `\` and three octal digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
+pub(super) fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = field;
     while let [first, after @ ..] = rest {

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::unread::Unread;
-use super::walk::without_openat2;
+use super::walk::{without_openat2, without_proc};
 
 pub use super::error::FileError;
 
@@ -497,8 +497,9 @@ impl Root {
     pub fn real_path(&self, path: impl AsRef<Path>) -> Result<PathBuf, FileError> {
         let path = path.as_ref();
         let fd = self.open_at(path, OFlags::PATH).map_err(|e| self.fail_read("resolve", path, e))?;
-        std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-            .map_err(|e| self.fail_read("resolve (is /proc mounted?)", path, e))
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let link = if self.is_slash() { link.or_else(|_| without_proc(path)) } else { link };
+        link.map_err(|e| self.fail_read("resolve (is /proc mounted?)", path, e))
     }
 
     /// The same, where the system's own root needs no `/proc`: its paths are the host's.

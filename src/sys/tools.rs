@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Child;
+use super::sandbox::{Evaluation, Sandbox};
 
 /// The folders, in order.
 const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -33,6 +34,7 @@ pub struct MissingTool {
 pub struct Tools {
     folders: Vec<PathBuf>,
     named: BTreeMap<String, PathBuf>,
+    trusts_modules: bool,
 }
 
 impl Tools {
@@ -43,12 +45,27 @@ impl Tools {
             .filter(|folder| folder.is_absolute())
             .chain(FOLDERS.map(PathBuf::from))
             .collect();
-        Tools { folders, named: BTreeMap::new() }
+        Tools { folders, named: BTreeMap::new(), trusts_modules: false }
     }
 
     /// Uses `path` for the program `name`, wherever else one of that name may be.
     pub fn name(&mut self, name: &str, path: &Path) {
         self.named.insert(name.to_owned(), path.to_owned());
+    }
+
+    /// From now on a `dkms.conf` is evaluated also where nothing confines it.
+    pub fn trust_modules(&mut self) {
+        self.trusts_modules = true;
+    }
+
+    /// A sandbox in which the program `name` evaluates what is not ours.
+    pub fn sandbox(&self, name: &str, mut evaluation: Evaluation) -> Sandbox {
+        #[allow(clippy::disallowed_methods)] // a program of the machine we run on, whatever the root is
+        let real = self.find(name).ok().and_then(|path| path.canonicalize().ok());
+        let first = self.folders.iter().take(self.folders.len() - FOLDERS.len()).cloned();
+        let directories = real.iter().filter_map(|path| path.parent()).map(Path::to_owned).chain(first);
+        evaluation.shown.extend(directories.map(PathBuf::into_os_string));
+        Sandbox::evaluate(evaluation).trusted(self.trusts_modules)
     }
 
     /// The `PATH` that children get.

@@ -40,6 +40,12 @@ pub(super) fn without_openat2(top: &OwnedFd, path: &Path, flags: OFlags) -> rust
     rustix::fs::openat(&fd, last, flags | OFlags::NOFOLLOW, Mode::empty())
 }
 
+/// A path of the system's own root without symlinks, found without `/proc`.
+pub(super) fn without_proc(path: &std::path::Path) -> std::io::Result<std::path::PathBuf> {
+    #[allow(clippy::disallowed_methods)] // the root is the one that every call sees
+    path.canonicalize()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::disallowed_methods)]

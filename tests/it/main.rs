@@ -62,6 +62,7 @@ mod rebuild_progress;
 mod replace;
 mod requirements;
 mod rivals;
+mod sandbox;
 mod schema;
 mod signature;
 mod status;

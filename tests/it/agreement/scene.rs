@@ -399,6 +399,7 @@ fn record() -> Record {
         checked: Default::default(),
         verdict: None,
         guard: None,
+        sandbox: None,
     }
 }
 

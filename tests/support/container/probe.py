@@ -8,7 +8,7 @@ import ctypes
 import os
 import sys
 
-CLONE_NEWNS = 0x20000
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x8000000, 0x20000000, 0x40000000
 EVERYWHERE = {
     "openat2": (437, -1, 0, 0, 0),
     "statx": (332, -1, 0, 0, 0, 0),
@@ -42,16 +42,28 @@ MOUNT = {
     "mount": (165, 0, 0, 0, 0, 0),
     "umount2": (166, 0, 0),
 }
+# For the sandbox in which a dkms.conf is evaluated.
+EVALUATE = {
+    "seccomp": (317, 1, 0, 0),
+    "chroot": (161, 0),
+    "setgroups": (116, -1, 0),
+    "prlimit64": (302, 0, -1, 0, 0),
+    # Really: only the flags say whether it is allowed.
+    "unshare": (272, CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET),
+}
 BUILD = {
     "setpriority": (141, -1, 0, 0),
     "fallocate": (285, -1, 0, 0, 0),
     "utimensat": (280, -1, 0, 0, 0),
     "open_tree": (428, -1, 0, 0),
     "move_mount": (429, -1, 0, -1, 0, 0),
-    # Really: only the flags say whether it is allowed.
-    "unshare": (272, CLONE_NEWNS),
 }
-SETS = {"boot": EVERYWHERE, "look": EVERYWHERE | MOUNT, "work": EVERYWHERE | MOUNT | BUILD}
+SETS = {
+    "boot": EVERYWHERE,
+    "look": EVERYWHERE | MOUNT,
+    "message": EVERYWHERE | MOUNT | EVALUATE,
+    "work": EVERYWHERE | MOUNT | EVALUATE | BUILD,
+}
 
 if os.uname().machine != "x86_64":
     sys.exit("the numbers are those of x86_64")

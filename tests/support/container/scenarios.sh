@@ -26,6 +26,15 @@ until_there() { for _ in {1..1200}; do [[ ! -e $root/$1 ]] || return 0; sleep 0.
 update() { check "swupd update $1" inside swupd update "$1" && check 'the worker ends' settled; }
 switch() { printf '%s\n' "$@" >"$root/etc/machine/stand-in"; }
 
+# The kernel is the host's, so it has Landlock or not for everybody.
+has_landlock() { python3 -c 'import ctypes; raise SystemExit(ctypes.CDLL(None).syscall(444, 0, 0, 1) < 1)'; }
+confined() { # each dkms.conf was evaluated with all that this kernel offers
+    local landlock=false
+    ! has_landlock || landlock=true
+    is "$(tr -d ' \n' <"$root/var/lib/clr-dkms/last-run.json" | grep -o '"sandbox":{[^}]*}')" \
+        "\"sandbox\":{\"namespaces\":true,\"landlock\":$landlock,\"seccomp\":true,\"identity\":\"unprivileged\"}"
+}
+
 # --- the scenarios -----------------------------------------------------------------------------------------------------
 
 # The new kernel becomes the default once its modules are there, and not before.
@@ -37,6 +46,7 @@ scenario_proven() {
     check 'its modules are there' has_module "$good"
     check 'clr-boot-manager was run once' is "$(calls update)" $((before + 1))
     check 'the worker succeeded' worker success
+    check 'each dkms.conf was evaluated in a whole sandbox' confined
     check 'no unit failed' failed_are ''
     check 'the stock unit was left out' not test -e "/proc/$leader/root/run/stock-new-kernel"
     check 'a reboot is pending' verdict_is reboot-pending
@@ -411,10 +421,11 @@ scenario_units() {
     cp "$top/tests/support/container/probe.py" "$root/usr/libexec/"
     check 'what a sandbox takes away is seen' probe strict boot '[Service]' Type=oneshot RestrictSUIDSGID=yes
     check 'such as openat2' grep -x 'openat2 38' "$root/var/log/strict"
-    for unit in clr-dkms:work clr-dkms-boot:boot clr-dkms-hold:look clr-dkms-motd:look; do
+    for unit in clr-dkms:work clr-dkms-boot:boot clr-dkms-hold:look clr-dkms-motd:message; do
         check "the sandbox of ${unit%:*}.service gets in no one's way" sandbox_allows "${unit%:*}" "${unit#*:}"
     done
-    for unit in clr-dkms:45 clr-dkms-boot:20 clr-dkms-hold:45 clr-dkms-motd:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
+    # A tenth of a point for each kind of namespaces, by which a dkms.conf is confined.
+    for unit in clr-dkms:46 clr-dkms-boot:20 clr-dkms-hold:45 clr-dkms-motd:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
         most=${unit#*:} unit=${unit%:*}.service
         cp "$top/systemd/usr/lib/systemd/system/$unit" "$machine/$unit"
         figure=$(systemd-analyze security --offline=true --no-pager "$machine/$unit" 2>&1 | sed -n 's/.*exposure level for .*: \([0-9]*\)\.\([0-9]\).*/\1\2/p')

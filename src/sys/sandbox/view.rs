@@ -1,28 +1,19 @@
 //! Running a program that sees other files than everybody else: in a mount namespace of its own, which ends with it.
-//!
-//! unshare(2) changes the process that calls it. So the program is started by a new process of ours, which is asked for
-//! with a hidden first argument, makes the view, and becomes the program. It leaves nothing behind, whatever ends it.
 
-use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, getegid, geteuid};
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use serde::{Deserialize, Serialize};
 
-use super::child::Child;
+use super::mounts::failed;
+use super::namespaces::map_identity;
 
-/// The hidden first argument of any of our programs.
-pub const ARGUMENT: &str = "__in-a-view";
-/// The exit code for a view that could not be made; the program was not started then.
-pub const NO_VIEW: i32 = 113;
 /// What a mount point must keep when a user namespace changes its flags.
 const KEPT: [(StatVfsMountFlags, MsFlags); 6] = [
     (StatVfsMountFlags::NOSUID, MsFlags::MS_NOSUID),
@@ -61,66 +52,8 @@ pub struct View {
     pub read_only: Vec<PathBuf>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Request {
-    view: View,
-    program: PathBuf,
-    arguments: Vec<String>,
-}
-
-/// The child that runs `program` in a view. Its exit code is [`NO_VIEW`] when that cannot be had.
-///
-/// # Errors
-/// When our own program cannot be found, which takes `/proc`.
-pub fn child(
-    view: &View,
-    program: &Path,
-    arguments: &[String],
-    search_path: &std::ffi::OsStr,
-    deadline: Duration,
-) -> io::Result<Child> {
-    let request = Request { view: view.clone(), program: program.to_owned(), arguments: arguments.to_vec() };
-    let child = Child::new(&std::env::current_exe()?, search_path, deadline);
-    Ok(child.arg(ARGUMENT).input(serde_json::to_vec(&request)?))
-}
-
-/// Becomes the program that standard input asks for, where the first argument says so. It does not come back then: the
-/// result is the exit code for a view that cannot be made.
-pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
-    let is_asked = arguments.nth(1).is_some_and(|argument| argument == ARGUMENT);
-    is_asked.then(|| {
-        let error = become_program();
-        use io::Write;
-        // Where stderr is gone too, the exit code is all that can be said.
-        writeln!(io::stderr(), "{error}").ok();
-        NO_VIEW
-    })
-}
-
-#[allow(clippy::disallowed_methods)] // the one place that becomes another program
-fn become_program() -> io::Error {
-    let made = || -> io::Result<Request> {
-        let mut text = Vec::new();
-        io::stdin().read_to_end(&mut text)?;
-        let request: Request = serde_json::from_slice(&text)?;
-        make(&request.view)?;
-        Ok(request)
-    };
-    match made() {
-        Ok(request) => {
-            let error = Command::new(&request.program).args(&request.arguments).stdin(Stdio::null()).exec();
-            io::Error::new(error.kind(), format!("{} cannot be started: {error}", request.program.display()))
-        }
-        Err(e) => e,
-    }
-}
-
-fn failed(what: &str, error: impl Into<io::Error>) -> io::Error {
-    let error = error.into();
-    io::Error::new(error.kind(), format!("{what}: {error}"))
-}
-
-fn make(view: &View) -> io::Result<()> {
+/// Makes the view for this process.
+pub(super) fn make(view: &View) -> io::Result<()> {
     enter_namespace().map_err(|e| failed("no mount namespace can be had", e))?;
     const NONE: Option<&Path> = None;
     // Not private: an automount would never become visible then.
@@ -189,18 +122,11 @@ fn close(path: &Path) -> io::Result<()> {
 
 /// Without root, a user namespace gives the right to mount: enough for the copy of a system in a directory of one's own.
 fn enter_namespace() -> io::Result<()> {
-    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    let (user, group) = (geteuid(), getegid());
     match unshare(CloneFlags::CLONE_NEWNS) {
         Err(Errno::EPERM) if !user.is_root() => {}
         other => return Ok(other?),
     }
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
-    let map = |path: &str, text: &str| -> io::Result<()> {
-        let fd = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::io::write(&fd, text.as_bytes())?;
-        Ok(())
-    };
-    map("/proc/self/setgroups", "deny")?;
-    map("/proc/self/uid_map", &format!("0 {} 1\n", user.as_raw()))?;
-    map("/proc/self/gid_map", &format!("0 {} 1\n", group.as_raw()))
+    map_identity(Uid::from_raw(0), user, Gid::from_raw(0), group)
 }

@@ -1,0 +1,65 @@
+//! The hidden entrance of our programs: a process that is asked to confine itself, and to run another program then.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use super::request::{Confinement, Exchange, Outcome, Report, Request};
+use super::{evaluate, view};
+
+/// The hidden first argument for the process that makes the namespaces.
+pub(super) const OUTER: &str = "__sandbox";
+/// The hidden first argument for the first process inside of them.
+pub(super) const INNER: &str = "__sandbox-inner";
+/// The exit code of a process that could not do what it was asked for; the report has the reason.
+const NOT_DONE: i32 = 113;
+
+/// Does what standard input asks for, where the first argument says so. The result is the exit code.
+pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
+    let argument = arguments.nth(1)?;
+    let is_inner = argument == INNER;
+    let number = arguments.next().and_then(|number| number.to_str()?.parse().ok()).unwrap_or(0);
+    (is_inner || argument == OUTER).then(|| match Exchange::from_stdin() {
+        Ok((request, exchange)) => {
+            let outcome = match (&request.confinement, is_inner) {
+                (Confinement::View(view), _) => become_program(&request, view, &exchange),
+                (Confinement::Evaluate(evaluation), false) => {
+                    evaluate::outer(&request, evaluation, &exchange)
+                }
+                (Confinement::Evaluate(evaluation), true) => {
+                    evaluate::inner(&request, evaluation, &exchange, number)
+                }
+            };
+            match outcome {
+                None => 0,
+                Some(outcome) => {
+                    // Without a report the other side knows that something failed.
+                    exchange.report(&Report { layers: None, outcome }).ok();
+                    NOT_DONE
+                }
+            }
+        }
+        Err(e) => {
+            use io::Write;
+            // Where stderr is gone too, the exit code is all that can be said.
+            writeln!(io::stderr(), "{e}").ok();
+            NOT_DONE
+        }
+    })
+}
+
+/// It does not come back, unless it fails.
+#[allow(clippy::disallowed_methods)] // the one place that becomes another program
+fn become_program(request: &Request, view: &super::View, exchange: &Exchange) -> Option<Outcome> {
+    let made =
+        view::make(view).and_then(|()| exchange.report(&Report { layers: None, outcome: Outcome::Became }));
+    let error = match made {
+        Ok(()) => {
+            let error = Command::new(&request.program).args(&request.arguments).stdin(Stdio::null()).exec();
+            format!("{} cannot be started: {error}", request.program.display())
+        }
+        Err(e) => e.to_string(),
+    };
+    Some(Outcome::NotStarted(error))
+}

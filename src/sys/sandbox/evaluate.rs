@@ -1,0 +1,200 @@
+//! The two processes of an evaluation.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sched::CloneFlags;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, Uid, geteuid, getppid, setsid};
+
+use super::launch::own_program;
+use super::mounts::failed;
+use super::request::{Evaluation, Exchange, Identity, Layers, Outcome, Report, Request};
+use super::{enter, namespaces, restrict, seccomp, tree};
+
+/// The first process: makes the namespaces, starts the second process in them, and waits for it.
+pub(super) fn outer(request: &Request, _: &Evaluation, exchange: &Exchange) -> Option<Outcome> {
+    if let Err(e) = prepare(request, exchange) {
+        return Some(Outcome::NotStarted(e.to_string()));
+    }
+    if request.namespaces {
+        let kinds = CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC;
+        if let Err(e) = namespaces::enter(kinds) {
+            return Some(Outcome::NoNamespaces(e.to_string()));
+        }
+    }
+    match start_inner(request, exchange) {
+        Ok(()) => None,
+        Err(e) => Some(Outcome::NotStarted(e.to_string())),
+    }
+}
+
+fn prepare(request: &Request, exchange: &Exchange) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if u32::try_from(getppid().as_raw()) != Ok(request.parent) {
+        return Err(io::Error::other("the process that asked is gone"));
+    }
+    close_inherited(exchange.number());
+    // When memory runs out, it is this that goes first. Without /proc it is as likely as everybody else.
+    #[allow(clippy::disallowed_methods)] // of this process, whatever the root is
+    std::fs::write("/proc/self/oom_score_adj", "1000").ok();
+    Ok(())
+}
+
+/// Closes what our own caller left open: a confined program could write to it.
+fn close_inherited(kept: i32) {
+    #[allow(clippy::disallowed_methods)] // of this process, whatever the root is
+    let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        names.collect::<Vec<_>>()
+    });
+    for fd in listed.unwrap_or_else(|_| (3..1024).collect()) {
+        if fd > 2 && fd != kept {
+            // One that is not open is closed already.
+            nix::unistd::close(fd).ok();
+        }
+    }
+}
+
+/// Starts the second process and waits for it. Without a PID namespace all that is left of its group is ended then.
+fn start_inner(request: &Request, exchange: &Exchange) -> io::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    if !request.namespaces {
+        nix::sys::prctl::set_child_subreaper(true)?;
+        signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))?;
+    }
+    #[allow(clippy::disallowed_methods)] // the processes of a sandbox are started here
+    let mut child = Command::new(own_program()?)
+        .arg(enter::INNER)
+        .arg(std::process::id().to_string())
+        .stdin(exchange.file()?)
+        .spawn()?;
+    if request.namespaces {
+        child.wait()?;
+        return Ok(());
+    }
+    let group = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    while child.try_wait()?.is_none() && !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // Until the group is empty, as each that ends may leave others behind.
+    while killpg(group, Signal::SIGKILL).is_ok() {
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// The second process: sees what it may see, gives up what it may not have, runs the program and reports how it ended.
+/// `number` is the process identifier of the first one, which no other sandbox has.
+pub(super) fn inner(
+    request: &Request,
+    evaluation: &Evaluation,
+    exchange: &Exchange,
+    number: u32,
+) -> Option<Outcome> {
+    let is_root = geteuid().is_root();
+    if let Err(e) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).and_then(|()| setsid().map(drop)) {
+        return Some(Outcome::NotStarted(e.to_string()));
+    }
+    if request.namespaces
+        && let Err(e) = tree::enter(evaluation, is_root)
+    {
+        return Some(Outcome::NoNamespaces(e.to_string()));
+    }
+    let layers = match confine(request, evaluation, number) {
+        Ok(layers) => layers,
+        Err(e) => return Some(Outcome::NotStarted(format!("it cannot be confined: {e}"))),
+    };
+    if !layers.are_enough() && !request.is_trusted {
+        return Some(Outcome::Refused);
+    }
+    match run(request, layers, exchange) {
+        Ok(()) => None,
+        Err(e) => Some(Outcome::NotStarted(e.to_string())),
+    }
+}
+
+fn confine(request: &Request, evaluation: &Evaluation, number: u32) -> io::Result<Layers> {
+    let identity = identity(request, evaluation, number).map_err(|e| failed("identity", e))?;
+    let others = if request.namespaces { 0 } else { processes_of(geteuid()) };
+    restrict::limit(request.seconds, others).map_err(|e| failed("limits", e))?;
+    restrict::drop_capabilities().map_err(|e| failed("capabilities", e))?;
+    // Both were reset with the identity.
+    nix::sys::prctl::set_dumpable(false)?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let landlock = restrict::landlock(evaluation, request.namespaces).unwrap_or_else(|e| {
+        tracing::debug!("{e}");
+        false
+    });
+    let seccomp = seccomp::filter(request.namespaces).unwrap_or_else(|e| {
+        tracing::debug!("{e}");
+        false
+    });
+    Ok(Layers { namespaces: request.namespaces, landlock, seccomp, identity })
+}
+
+/// Becomes an unprivileged user where that is possible, and can read what it is to read.
+fn identity(request: &Request, evaluation: &Evaluation, number: u32) -> io::Result<Identity> {
+    if !geteuid().is_root() {
+        return Ok(if restrict::is_unprivileged(geteuid()) {
+            Identity::Unprivileged
+        } else {
+            Identity::Caller
+        });
+    }
+    let can_read = |path: &std::ffi::OsString| tree::all_can_reach(Path::new(path));
+    if !request.namespaces && !evaluation.readable.iter().all(can_read) {
+        return Ok(Identity::Root);
+    }
+    match restrict::become_unprivileged(number) {
+        Ok(()) => Ok(Identity::Unprivileged),
+        // The only user of a user namespace.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EPERM)) => Ok(Identity::Root),
+        Err(e) => Err(e),
+    }
+}
+
+/// The processes and threads that a user has: a limit counts them too.
+fn processes_of(user: Uid) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
+    let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
+    let mine = entries.filter_map(Result::ok).filter(|entry| {
+        let is_process = entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+        is_process && entry.metadata().is_ok_and(|found| found.uid() == user.as_raw())
+    });
+    #[allow(clippy::disallowed_methods)] // as above
+    let threads = mine.map(|entry| std::fs::read_dir(entry.path().join("task")).map_or(1, Iterator::count));
+    threads.map(|count| count as u64).sum()
+}
+
+fn run(request: &Request, layers: Layers, exchange: &Exchange) -> io::Result<()> {
+    exchange.report(&Report { layers: Some(layers), outcome: Outcome::Started })?;
+    #[allow(clippy::disallowed_methods)] // the processes of a sandbox are started here
+    let child = Command::new(&request.program).args(&request.arguments).stdin(Stdio::null()).spawn();
+    let outcome = match child {
+        Ok(mut child) => outcome(child.wait()?),
+        Err(e) => {
+            Outcome::NotStarted(format!("{} cannot be started: {e}", Path::new(&request.program).display()))
+        }
+    };
+    exchange.report(&Report { layers: Some(layers), outcome })
+}
+
+fn outcome(status: ExitStatus) -> Outcome {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Outcome::Exit(code),
+        (None, Some(number)) => Outcome::Signal(number),
+        (None, None) => Outcome::Exit(-1),
+    }
+}

@@ -1,0 +1,126 @@
+//! The side that asks: starts the first process of a sandbox, and reads what it reported.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use super::request::{Confinement, Exchange, Layers, Outcome, Report, Request};
+use super::{Sandbox, enter};
+use crate::sys::child::{Child, Ended, Finished, unnamed_file};
+
+/// Our own program, whatever became of its file since it was started.
+const SELF: &str = "/proc/self/exe";
+/// Where one of our programs is where there is no `/proc`.
+const INSTALLED: &str = "/usr/bin/clr-dkms";
+
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+/// The weakest layers that an evaluation of this process had.
+static IN_FORCE: Mutex<Option<Layers>> = Mutex::new(None);
+/// Why no namespaces can be had here, once that is known.
+static NO_NAMESPACES: Mutex<Option<String>> = Mutex::new(None);
+
+/// Why a program was not run in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SandboxError {
+    /// Something failed on the way.
+    #[error("{0}")]
+    NotStarted(String),
+    /// The machine offers no layer that confines it.
+    #[error(
+        "nothing keeps it from writing files and from signalling processes: Landlock is not available, nor are \
+         namespaces ({0}); --trust runs it all the same"
+    )]
+    Refused(String),
+}
+
+/// Names the program that is started again, for a process that is not one of our programs: a test, a benchmark.
+pub fn use_program(path: &Path) {
+    // The first one counts: all of them are of the same build.
+    PROGRAM.get_or_init(|| path.to_owned());
+}
+
+/// The weakest layers that an evaluation by this process had; none when nothing was evaluated.
+pub fn in_force() -> Option<Layers> {
+    *IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note(layers: Layers) {
+    let mut in_force = IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner);
+    if in_force.is_none() {
+        tracing::debug!("dkms.conf is evaluated in a sandbox: {layers}");
+    }
+    let is_weaker = |known: &Layers| known.are_enough() && !layers.are_enough();
+    if in_force.as_ref().is_none_or(is_weaker) {
+        *in_force = Some(layers);
+    }
+}
+
+pub(super) fn own_program() -> io::Result<PathBuf> {
+    if let Some(program) = PROGRAM.get() {
+        return Ok(program.clone());
+    }
+    let candidates = [SELF, INSTALLED].map(Path::new);
+    candidates.into_iter().find(|path| path.exists()).map(Path::to_owned).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("neither {SELF} nor {INSTALLED} is there"))
+    })
+}
+
+fn no_namespaces() -> Option<String> {
+    NO_NAMESPACES.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Runs the program of `child` in a sandbox.
+///
+/// # Errors
+/// When it cannot be started; [`SandboxError`] is inside then, where the sandbox is the reason.
+pub(in crate::sys) fn run(mut child: Child, sandbox: &Sandbox) -> io::Result<Finished> {
+    let program = std::mem::replace(&mut child.program, own_program()?).into_os_string();
+    let arguments = std::mem::replace(&mut child.arguments, vec![enter::OUTER.into()]);
+    let is_view = matches!(sandbox.confinement, Confinement::View(_));
+    let mut request = Request {
+        confinement: sandbox.confinement.clone(),
+        program,
+        arguments,
+        parent: std::process::id(),
+        namespaces: is_view || no_namespaces().is_none(),
+        is_trusted: sandbox.is_trusted,
+        seconds: child.deadline.as_secs() + 2,
+    };
+    loop {
+        let exchange = Exchange::new(unnamed_file()?, &request)?;
+        let mut done = child.run_with(Some(exchange.file()?))?;
+        let failed = |e: SandboxError| Err(io::Error::other(e));
+        let report = exchange.last_report()?;
+        if let Some(layers) = report.as_ref().and_then(|report| report.layers) {
+            note(layers);
+            done.layers = Some(layers);
+        }
+        if matches!(done.ended, Ended::TimedOut | Ended::Interrupted) {
+            return Ok(done);
+        }
+        match report.map(|Report { outcome, .. }| outcome) {
+            Some(Outcome::Became) => {}
+            Some(Outcome::Exit(code)) => done.ended = Ended::Exit(code),
+            Some(Outcome::Signal(number)) => done.ended = Ended::Signal(number),
+            // The process that waited for it was killed: by the kernel, for want of memory.
+            Some(Outcome::Started) => done.ended = Ended::Signal(9),
+            Some(Outcome::NoNamespaces(why)) if request.namespaces && !is_view => {
+                tracing::debug!("no namespaces: {why}");
+                *NO_NAMESPACES.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                request.namespaces = false;
+                continue;
+            }
+            Some(Outcome::NoNamespaces(why) | Outcome::NotStarted(why)) => {
+                return failed(SandboxError::NotStarted(why));
+            }
+            Some(Outcome::Refused) => {
+                return failed(SandboxError::Refused(no_namespaces().unwrap_or_default()));
+            }
+            None => {
+                let what = format!("the sandbox ended without a report ({})", done.ended);
+                return failed(SandboxError::NotStarted(what));
+            }
+        }
+        return Ok(done);
+    }
+}

@@ -1,0 +1,68 @@
+//! The one way to run a program that sees less, or may do less, than we do.
+//!
+//! unshare(2), seccomp(2) and Landlock change the process that calls them. So the program is started by a new process of
+//! ours, which is asked for with a hidden first argument and is given a request on standard input. What it reports is
+//! written behind the request, into the same file in memory.
+//!
+//! For [`Confinement::View`] that process becomes the program. For [`Confinement::Evaluate`] it makes the namespaces and
+//! starts a second one of ours, the first process of the new PID namespace: when that one ends, for whatever reason, the
+//! kernel ends everything that is left in it.
+//!
+//! Two layers confine an evaluation, and each is enough by itself:
+//!
+//! | it may not | namespaces | Landlock with seccomp |
+//! | --- | --- | --- |
+//! | write to a file | every mount is read-only, but a private `/tmp` of limited size | Landlock; of metadata and truncate(2): seccomp |
+//! | signal or trace another process | PID namespace | seccomp |
+//! | use the network | network namespace without a device | seccomp: no socket |
+//! | reach a socket of the host | `/run`, `/var`, `/tmp` are hidden; network namespace for abstract names | seccomp: no socket |
+//! | leave a process behind | PID namespace | seccomp keeps all in one process group, which is killed |
+//! | use a terminal or a disk | a `/dev` with five files | Landlock; a session of its own |
+//! | mount, reboot, load modules | an identity without capabilities | the same, and seccomp |
+//!
+//! Limits of memory, processes, output and processor time are set in both cases, and no privilege can be gained.
+
+mod enter;
+mod evaluate;
+mod launch;
+mod mounts;
+mod namespaces;
+mod request;
+mod restrict;
+mod seccomp;
+mod tree;
+mod view;
+
+pub use enter::enter;
+pub(super) use launch::run;
+pub use launch::{SandboxError, in_force, use_program};
+pub use request::{Evaluation, Identity, Layers};
+pub use view::{Shown, ShownDirectory, View};
+
+use request::Confinement;
+
+/// How a program is confined.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    confinement: Confinement,
+    is_trusted: bool,
+}
+
+impl Sandbox {
+    /// It sees other files than everybody else, and may do whatever we may.
+    pub fn view(view: View) -> Sandbox {
+        Sandbox { confinement: Confinement::View(view), is_trusted: false }
+    }
+
+    /// It may read and compute, and nothing else.
+    pub fn evaluate(evaluation: Evaluation) -> Sandbox {
+        Sandbox { confinement: Confinement::Evaluate(evaluation), is_trusted: false }
+    }
+
+    /// Whether it is run also where the machine offers no layer that confines it.
+    #[must_use]
+    pub fn trusted(mut self, is_trusted: bool) -> Sandbox {
+        self.is_trusted = is_trusted;
+        self
+    }
+}

@@ -1,0 +1,291 @@
+//! The files that an evaluation sees: a root in memory, in which what is needed of the machine is shown read-only.
+//!
+//! The machine's own root is shown at one directory that every system has, and the new root is made at another one: then
+//! nothing of the machine is covered while it is shown. Both are seen by this process alone.
+#![allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is; and in memory of this process
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, ResolveFlags};
+
+use super::mounts::{bind, failed, make_read_only, proc, tmpfs};
+use super::request::Evaluation;
+use crate::sys::chroot::{DEVICES, keep_mounts_private};
+
+/// Where the root of the machine is found.
+const MACHINE: &str = "/etc";
+/// Where the new root is made.
+const NEW: &str = "/usr";
+/// What of a root is not shown: files of users, other filesystems, sockets, devices, and what everybody may write.
+pub(super) const LEFT_OUT: [&str; 12] =
+    ["dev", "home", "lost+found", "media", "mnt", "net", "proc", "root", "run", "srv", "tmp", "var"];
+/// The private `/tmp`.
+const TMP: &str = "mode=1777,size=64m,nr_inodes=16k";
+/// Mount points and copies of directories.
+const SKELETON: &str = "mode=0755,size=1m,nr_inodes=16k";
+/// The copy of a directory whose files not everybody may read.
+const COPY: &str = "mode=0755,size=64m,nr_inodes=32k";
+/// How many bytes are copied at most; other files are there, and cannot be read.
+const COPY_LIMIT: u64 = 48 << 20;
+/// How many entries of a directory are looked at or copied.
+const ENTRY_LIMIT: usize = 20_000;
+
+/// Makes it, and makes it the root of this process.
+pub(super) fn enter(evaluation: &Evaluation, is_unprivileged: bool) -> io::Result<()> {
+    keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
+    let (machine, new) = (Path::new(MACHINE), Path::new(NEW));
+    bind(Path::new("/"), machine)?;
+    tmpfs(new, SKELETON)?;
+    populate(machine, new)?;
+    furnish(machine, new)?;
+    for root in &evaluation.roots {
+        make_directories(new, Path::new(root))?;
+        populate(&inside(machine, root), &inside(new, root))?;
+    }
+    let copied = evaluation.readable.iter().map(|path| (path, true));
+    for (path, must_be_readable) in evaluation.shown.iter().map(|path| (path, false)).chain(copied) {
+        let path = Path::new(path);
+        let shown = show(machine, new, path).and_then(|is_there| {
+            if is_there && is_unprivileged {
+                open_up(machine, new, path)?;
+                if must_be_readable && !all_can_read(&inside(machine, path)) {
+                    return copy(&inside(machine, path), &inside(new, path));
+                }
+            }
+            Ok(())
+        });
+        shown.map_err(|e| failed(&path.display().to_string(), e))?;
+    }
+    let mounts = fs::read(new.join("proc/self/mountinfo")).map_err(|e| failed("mountinfo", e))?;
+    make_read_only(&mounts, new, &[new.join("tmp"), new.join("proc")])?;
+    nix::unistd::chroot(new).map_err(|e| failed("chroot", e))?;
+    Ok(nix::unistd::chdir("/")?)
+}
+
+fn inside(root: &Path, path: impl AsRef<Path>) -> PathBuf {
+    let path = path.as_ref();
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Shows the directories of a root in the new one; those that are left out are empty.
+fn populate(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from).map_err(|e| failed("the root cannot be listed", e))? {
+        let entry = entry?;
+        let (name, kind, target) = (entry.file_name(), entry.file_type()?, to.join(entry.file_name()));
+        // What was shown for a root around this one.
+        if target.symlink_metadata().is_ok() {
+            continue;
+        }
+        if kind.is_symlink() {
+            symlink(fs::read_link(entry.path())?, &target)?;
+        } else if kind.is_dir() {
+            make_directory(&target)?;
+            if !LEFT_OUT.iter().any(|left_out| name == *left_out) {
+                bind(&entry.path(), &target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `/proc`, a minimal `/dev`, `/tmp` and `/var/tmp`.
+fn furnish(machine: &Path, new: &Path) -> io::Result<()> {
+    for name in ["proc", "dev", "tmp", "var", "run"] {
+        make_directory(&new.join(name))?;
+    }
+    let own = new.join("proc");
+    // A container in which parts of /proc are covered allows no new one in a user namespace. The old one shows the
+    // processes of the container, and lets nothing be done to them.
+    proc(&own).or_else(|e| bind(&machine.join("proc"), &own).map_err(|_| e))?;
+    tmpfs(&new.join("tmp"), TMP)?;
+    symlink("../tmp", new.join("var/tmp"))?;
+    for (name, minor) in DEVICES {
+        let (source, target) = (machine.join("dev").join(name), new.join("dev").join(name));
+        if source.symlink_metadata().is_ok_and(|found| found.file_type().is_char_device()) {
+            File::create(&target)?;
+            bind(&source, &target)?;
+        } else {
+            // A chroot without devices. The filesystem around forbids them, so it takes one of its own.
+            let directory = new.join("dev");
+            if name == DEVICES[0].0 {
+                use nix::mount::{MsFlags, mount};
+                mount(Some("tmpfs"), &directory, Some("tmpfs"), MsFlags::MS_NOSUID, Some(SKELETON))?;
+            }
+            mknod(&target, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, minor))?;
+            fs::set_permissions(&target, Permissions::from_mode(0o666))?;
+        }
+    }
+    for (name, target) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+        symlink(Path::new("/proc/self").join(target), new.join("dev").join(name))?;
+    }
+    Ok(())
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes the directories of a path in the new root that are not there.
+fn make_directories(new: &Path, path: &Path) -> io::Result<()> {
+    let mut at = new.to_owned();
+    for part in path.components() {
+        if let Component::Normal(name) = part {
+            at.push(name);
+            make_directory(&at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Shows a file or directory at its own path. False where it is not there.
+fn show(machine: &Path, new: &Path, path: &Path) -> io::Result<bool> {
+    let (source, target) = (inside(machine, path), inside(new, path));
+    let Ok(found) = source.symlink_metadata() else { return Ok(false) };
+    if target.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (found.dev(), found.ino())) {
+        return Ok(true);
+    }
+    make_directories(new, path.parent().unwrap_or(path))?;
+    match found.is_dir() {
+        true => make_directory(&target)?,
+        false => drop(File::create(&target)?),
+    }
+    bind(&source, &target)?;
+    Ok(true)
+}
+
+/// Covers each directory on the way to `path` that not everybody may pass, and shows what is in it again.
+fn open_up(machine: &Path, new: &Path, path: &Path) -> io::Result<()> {
+    let mut at = PathBuf::new();
+    for part in path.components() {
+        let Component::Normal(name) = part else { continue };
+        at.push(name);
+        let found = new.join(&at).metadata()?;
+        if found.is_dir() && found.mode() & 0o5 != 0o5 {
+            let (source, target) = (machine.join(&at), new.join(&at));
+            let entries = fs::read_dir(&source)?.take(ENTRY_LIMIT).collect::<Result<Vec<_>, _>>()?;
+            tmpfs(&target, SKELETON)?;
+            for entry in entries {
+                let (kind, shown) = (entry.file_type()?, target.join(entry.file_name()));
+                if kind.is_symlink() {
+                    symlink(fs::read_link(entry.path())?, shown)?;
+                } else if kind.is_dir() {
+                    make_directory(&shown)?;
+                    bind(&entry.path(), &shown)?;
+                } else if kind.is_file() {
+                    File::create(&shown)?;
+                    bind(&entry.path(), &shown)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether everybody may read every file of a directory, and pass all that is above it.
+pub(super) fn all_can_reach(directory: &Path) -> bool {
+    let passable = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & 0o1 != 0);
+    directory.ancestors().skip(1).all(passable) && all_can_read(directory)
+}
+
+/// Whether everybody may read every file of a directory, and pass its directories.
+fn all_can_read(directory: &Path) -> bool {
+    let mut waiting = vec![directory.to_owned()];
+    let mut seen = 0;
+    while let Some(directory) = waiting.pop() {
+        let Ok(found) = directory.symlink_metadata() else { return false };
+        if found.mode() & 0o5 != 0o5 {
+            return false;
+        }
+        let Ok(entries) = fs::read_dir(&directory) else { return false };
+        for entry in entries {
+            seen += 1;
+            // What is beyond is found out by whoever reads it.
+            if seen > ENTRY_LIMIT {
+                return true;
+            }
+            let Ok(entry) = entry else { return false };
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && entry.file_name() != ".git" => waiting.push(entry.path()),
+                Ok(kind) if kind.is_file() => {
+                    if !entry.metadata().is_ok_and(|found| found.mode() & 0o4 != 0) {
+                        return false;
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+    true
+}
+
+/// Copies a directory into memory, readable for everybody. No symlink is followed: somebody else may own it, and exchange
+/// its parts meanwhile.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let from = rustix::fs::openat2(CWD, from, flags, rustix::fs::Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    tmpfs(to, COPY)?;
+    let mut room = Room { bytes: COPY_LIMIT, entries: ENTRY_LIMIT };
+    copy_directory(&from, to, &mut room)
+}
+
+struct Room {
+    bytes: u64,
+    entries: usize,
+}
+
+fn copy_directory(from: &OwnedFd, to: &Path, room: &mut Room) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(from)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if [".", ".."].contains(&&*name.to_string_lossy()) {
+            continue;
+        }
+        room.entries =
+            room.entries.checked_sub(1).ok_or_else(|| io::Error::other("it has too many files"))?;
+        let target = to.join(name);
+        let found = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let open = |flags: OFlags| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(from, name, flags, rustix::fs::Mode::empty())
+        };
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => {
+                make_directory(&target)?;
+                if name != ".git" {
+                    copy_directory(&open(OFlags::RDONLY | OFlags::DIRECTORY)?, &target, room)?;
+                }
+            }
+            FileType::Symlink => {
+                let text = rustix::fs::readlinkat(from, name, Vec::new())?;
+                symlink(OsString::from(OsStr::from_bytes(text.to_bytes())), &target)?;
+            }
+            FileType::RegularFile => {
+                let size = u64::try_from(found.st_size).unwrap_or(u64::MAX);
+                let mut copy = File::create(&target)?;
+                if size > room.bytes {
+                    fs::set_permissions(&target, Permissions::from_mode(0o000))?;
+                    continue;
+                }
+                room.bytes -= size;
+                let file = File::from(open(OFlags::RDONLY | OFlags::NONBLOCK)?);
+                io::copy(&mut file.take(size), &mut copy)?;
+                copy.flush()?;
+                let executable = found.st_mode & 0o100 != 0;
+                fs::set_permissions(&target, Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
