@@ -40,10 +40,10 @@ pub struct GuardArguments {
     json: bool,
     /// Point the boot default to the kernel that should be booted (clr-dkms-hold.service, at boot and shutdown)
     #[arg(long, help_heading = "For units", conflicts_with = "json")]
-    assert: bool,
+    pub(super) assert: bool,
     /// Tell swupd, mend modules.dep, put the message of the day back, ask for a run (clr-dkms-boot.service)
     #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert"])]
-    at_boot: bool,
+    pub(super) at_boot: bool,
     /// With --at-boot or --assert: end after TIME, and leave the rest to the next run
     #[arg(long, help_heading = "For units", value_name = "TIME", value_parser = duration,
         conflicts_with_all = ["json", "may_mark_booted", "disarm"])]
@@ -183,7 +183,12 @@ fn at_boot(world: &World, cache: &mut Cache, within: Option<Duration>) -> anyhow
     if tree.modules.is_empty() && (is_news || requires) {
         done = done.and(request());
     }
-    done = done.and(super::surfaces::write(world, &document).map_err(anyhow::Error::from));
+    match seen.facts.pairs.iter().any(Pair::is_conf_unread) {
+        true => {
+            tracing::info!("a dkms.conf is to be evaluated first: the report is left to clr-dkms.service")
+        }
+        false => done = done.and(super::surfaces::write(world, &document).map_err(anyhow::Error::from)),
+    }
     if let Err(e) = cache.save(&world.root) {
         tracing::debug!("{e}; the worker finds out again what was found out now");
     }

@@ -216,7 +216,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let world = match arguments.verb {
         // A typo in the configuration must not keep the boot guard from its work.
         Verb::Guard(_) | Verb::Explain(_) => {
-            let (world, errors) = arguments.common.world("clr-dkms")?;
+            let (mut world, errors) = arguments.common.world("clr-dkms")?;
+            // Their units may make no namespaces, and must not wait for a dkms.conf: the cache has to do.
+            if matches!(&arguments.verb, Verb::Guard(asked) if asked.at_boot || asked.assert) {
+                world.tools.evaluate_no_module();
+            }
             errors.iter().for_each(|e| tracing::error!("{e}"));
             world
         }

@@ -125,7 +125,14 @@ impl<'a> Reader<'a> {
         let (main, folder) = self.sources.main(root, source)?;
         let files = with_overrides(root, main, &registered.module, release, self.overrides.as_ref())?;
         let key = self.key(&files, &folder);
-        let conf = cache.conf(&key).unwrap_or_else(|| {
+        let known = cache.conf(&key);
+        if known.is_none() && !self.tools.evaluates_modules() {
+            let file = root.spell(&files[0].0).display().to_string();
+            return Err(ConfError::CannotTell(format!(
+                "{file} has changed and is evaluated by the next run"
+            )));
+        }
+        let conf = known.unwrap_or_else(|| {
             let conf = once(root, &key, || {
                 let build = format!("{}/build", module_folder(release));
                 evaluate(root, self.tools, &registered.module, release, &files)

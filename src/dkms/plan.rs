@@ -130,6 +130,13 @@ pub struct Pair {
     pub beneath: BTreeMap<String, Vec<String>>,
 }
 
+impl Pair {
+    /// What its dkms.conf says is not known, and may be any moment.
+    pub fn is_conf_unread(&self) -> bool {
+        matches!(self.conf, Err(ConfError::CannotTell(_)))
+    }
+}
+
 /// One step towards a proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "step", content = "path")]

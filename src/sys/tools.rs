@@ -35,6 +35,7 @@ pub struct Tools {
     folders: Vec<PathBuf>,
     named: BTreeMap<String, PathBuf>,
     trusts_modules: bool,
+    evaluates_modules: bool,
 }
 
 impl Tools {
@@ -45,7 +46,7 @@ impl Tools {
             .filter(|folder| folder.is_absolute())
             .chain(FOLDERS.map(PathBuf::from))
             .collect();
-        Tools { folders, named: BTreeMap::new(), trusts_modules: false }
+        Tools { folders, named: BTreeMap::new(), trusts_modules: false, evaluates_modules: true }
     }
 
     /// Uses `path` for the program `name`, wherever else one of that name may be.
@@ -56,6 +57,16 @@ impl Tools {
     /// From now on a `dkms.conf` is evaluated also where nothing confines it.
     pub fn trust_modules(&mut self) {
         self.trusts_modules = true;
+    }
+
+    /// From now on no `dkms.conf` is evaluated: for units whose own sandbox leaves no room for another one.
+    pub fn evaluate_no_module(&mut self) {
+        self.evaluates_modules = false;
+    }
+
+    /// Whether a `dkms.conf` may be evaluated.
+    pub fn evaluates_modules(&self) -> bool {
+        self.evaluates_modules
     }
 
     /// A sandbox in which the program `name` evaluates what is not ours.
