@@ -13,7 +13,8 @@ use super::staging::Staging;
 use super::tree::{SOURCES, TREE};
 use super::{Conf, ModuleName, Source};
 use crate::kernel::inventory::{MODULES, module_folder};
-use crate::sys::{Child, Ended, Kind, Output, Root, Tools};
+use crate::sys::sandbox::Sight;
+use crate::sys::{Child, Ended, Kind, Output, Root, Sandbox, Tools};
 
 /// The codes with which dkms says that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
 const EXCLUDED: [i32; 2] = [77, 9];
@@ -267,14 +268,37 @@ fn dkms(
             .env("mok_signing_key", host(TREE)?.join("mok.key"))
             .env("mok_certificate", host(TREE)?.join("mok.pub"));
     }
+    if verb == "build" && root.is_slash() {
+        // A compiler cache would be in the home directory, which cannot be written to.
+        child = child.env("HOME", "/tmp").confined(Sandbox::build(seen_by_build(job)));
+    }
     note(log, &child.spelt());
     let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
     let child = child.output(Output::Into(output));
     let done = log::kept_small(root, log, &make_log(module), || child.run())
         .map_err(|e| format!("dkms cannot be started: {e}"))?;
     log::settle(log);
+    if let Some(layers) = done.layers {
+        note(log, &format!("confined by: {layers}"));
+    }
     note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
     Ok(done.ended)
+}
+
+/// What a build reads and writes beside what everybody sees: the module's directory may be a symlink, and its source may lie
+/// anywhere.
+fn seen_by_build(job: &Job<'_>) -> Sight {
+    let real = |path: &Path| job.root.real_path(path).ok().map(PathBuf::into_os_string);
+    let module = format!("{TREE}/{}", job.module.name);
+    let source = match job.source {
+        Source::Folder { path, .. } => real(path),
+        Source::Broken { .. } | Source::Unknown { .. } => None,
+    };
+    Sight {
+        shown: source.into_iter().collect(),
+        writable: [TREE, &module].iter().filter_map(|path| real(Path::new(path))).collect(),
+        ..Sight::default()
+    }
 }
 
 /// dkms with one of its verbs, for a module on a kernel.

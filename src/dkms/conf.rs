@@ -14,7 +14,7 @@ use super::version::{self, Rules};
 use super::{Cache, ModuleName, Registered, Source, architecture, compare_versions};
 use crate::kernel::inventory::module_folder;
 use crate::limits::TEXT;
-use crate::sys::sandbox::Evaluation;
+use crate::sys::sandbox::Sight;
 use crate::sys::{Ended, FileError, Fingerprint, Output, Root, Tools};
 
 /// The program that bash runs.
@@ -309,15 +309,16 @@ pub(super) fn evaluate(
 
 /// What a `dkms.conf` may read beside the programs and `/etc` of the machine: its source, the admin's overrides, the
 /// headers, and the directories that it is given.
-fn seen(root: &Root, files: &[(PathBuf, Vec<u8>)], build: &str) -> Evaluation {
+fn seen(root: &Root, files: &[(PathBuf, Vec<u8>)], build: &str) -> Sight {
     let real = |path: &Path| root.real_path(path).ok().map(PathBuf::into_os_string);
     let directories: BTreeSet<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();
     let own_root = (!root.is_slash()).then(|| root.path().as_os_str().to_owned());
     let shown = [build, super::tree::TREE, super::tree::SOURCES, crate::kernel::inventory::MODULES];
-    Evaluation {
+    Sight {
         roots: own_root.into_iter().collect(),
         shown: shown.into_iter().filter_map(|path| real(Path::new(path))).collect(),
         readable: directories.into_iter().filter_map(real).collect(),
+        writable: Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Child;
-use super::sandbox::{Evaluation, Sandbox};
+use super::sandbox::{Sandbox, Sight};
 
 /// The folders, in order.
 const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -70,13 +70,13 @@ impl Tools {
     }
 
     /// A sandbox in which the program `name` evaluates what is not ours.
-    pub fn sandbox(&self, name: &str, mut evaluation: Evaluation) -> Sandbox {
+    pub fn sandbox(&self, name: &str, mut sight: Sight) -> Sandbox {
         #[allow(clippy::disallowed_methods)] // a program of the machine we run on, whatever the root is
         let real = self.find(name).ok().and_then(|path| path.canonicalize().ok());
         let first = self.folders.iter().take(self.folders.len() - FOLDERS.len()).cloned();
         let directories = real.iter().filter_map(|path| path.parent()).map(Path::to_owned).chain(first);
-        evaluation.shown.extend(directories.map(PathBuf::into_os_string));
-        Sandbox::evaluate(evaluation).trusted(self.trusts_modules)
+        sight.shown.extend(directories.map(PathBuf::into_os_string));
+        Sandbox::evaluate(sight).trusted(self.trusts_modules)
     }
 
     /// The `PATH` that children get.

@@ -7,6 +7,8 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use clr_dkms::sys::Sandbox;
+use clr_dkms::sys::sandbox::{Identity, Layers, Sight};
 use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
 use serde_json::Value;
 
@@ -233,8 +235,8 @@ fn without_a_sandbox_the_hostile_file_does_harm() {
 fn is_harmless(without: Without, name: &str) -> bool {
     let with_namespaces = !matches!(without, Without::Namespaces | Without::Both);
     match name {
-        // It is a link to the private /tmp there.
-        "var-tmp" | "kill-all" => with_namespaces,
+        // They are the private /tmp there.
+        "var-tmp" | "shm" | "kill-all" => with_namespaces,
         // It was started; that it is gone is seen from outside.
         "daemon" => true,
         _ => false,
@@ -353,4 +355,89 @@ fn root_shows_what_only_root_can_read() {
         let reason = reason(&status);
         assert!(reason.contains("more=read too"), "{without:?}: {reason}\n{said}");
     }
+}
+
+/// A shell in a sandbox of this process; what it prints.
+fn shell(sandbox: Sandbox, script: &str) -> (String, Layers) {
+    let path = std::ffi::OsStr::new("/usr/bin:/bin");
+    let child = clr_dkms::sys::Child::new("/bin/sh".as_ref(), path, Duration::from_secs(60));
+    let done = child.args(["-c", script]).confined(sandbox).run().unwrap();
+    (String::from_utf8(done.output).unwrap(), done.layers.unwrap())
+}
+
+/// The attempts that a compiler cannot be kept from: to take memory, and to read what its user may read.
+const HARMLESS_IN_BUILD: [&str; 7] = ["memory", "limit", "shadow", "daemon", "var-tmp", "shm", "kill-all"];
+
+#[test]
+fn a_scratch_build_writes_to_its_scratch_tree_alone() {
+    let mut targets = Targets::new(false);
+    let scratch = targets.root.at("scratch");
+    std::fs::create_dir_all(scratch.join("sub")).unwrap();
+    std::fs::copy(SCRIPT, scratch.join("hostile.py")).unwrap();
+    for closed in [targets.root.path(), &scratch] {
+        set_mode(closed, 0o700);
+    }
+    let sight = Sight { writable: vec![scratch.clone().into_os_string()], ..Sight::default() };
+    let (at, words) = (scratch.display(), targets.words().join(" "));
+    let script = format!(
+        "cd {at} && echo made >sub/made && mkdir /tmp/x && head -c 100000000 /dev/zero >/tmp/x/large && \
+         python3 {at}/hostile.py {words}"
+    );
+    let (said, layers) = shell(Sandbox::scratch_build(sight), &script);
+    assert!(layers.are_enough(), "{layers}");
+    let tried = results(&said);
+    assert!(tried.len() > 25, "{said}");
+    let done: Vec<_> = tried
+        .iter()
+        .filter(|(name, result)| result == "done" && !HARMLESS_IN_BUILD.contains(&name.as_str()))
+        .collect();
+    assert!(done.is_empty(), "{done:?}");
+    assert_eq!(targets.harmed(), Vec::<&str>::new());
+    assert_eq!(std::fs::read_to_string(scratch.join("sub/made")).unwrap(), "made\n");
+    let unprivileged = rustix::process::geteuid().is_root();
+    assert_eq!(layers.identity == Identity::Unprivileged, unprivileged, "{layers}");
+}
+
+#[test]
+fn a_build_writes_to_its_tree_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let mut targets = Targets::new(false);
+    let tree = targets.root.at("var/lib/dkms");
+    std::fs::copy(SCRIPT, tree.join("hostile.py")).unwrap();
+    let user = rustix::process::geteuid().as_raw();
+    let sight = Sight { writable: vec![tree.clone().into_os_string()], ..Sight::default() };
+    let (at, words) = (tree.display(), targets.words().join(" "));
+    let script = format!(
+        "cd {at} && echo made >made && grep ^CapEff /proc/self/status && \
+         for d in / /etc /usr /usr/lib /root /var /var/lib /run /home; do true >$d/hostile; done 2>/dev/null; \
+         python3 {at}/hostile.py {words}"
+    );
+    let (said, layers) = shell(Sandbox::build(sight), &script);
+    assert!(layers.are_enough(), "{layers}");
+    let capabilities = if user == 0 { "CapEff:\t000000000000001b" } else { "CapEff:\t0000000000000000" };
+    assert!(said.contains(capabilities), "{said}");
+    let done: Vec<_> = results(&said)
+        .into_iter()
+        .filter(|(name, result)| result == "done" && !HARMLESS_IN_BUILD.contains(&name.as_str()))
+        .collect();
+    assert!(results(&said).len() > 25 && done.is_empty(), "{done:?}\n{said}");
+    assert_eq!(targets.harmed(), Vec::<&str>::new());
+    assert_eq!(std::fs::metadata(tree.join("made")).unwrap().uid(), user);
+    for directory in ["/", "/etc", "/usr", "/usr/lib", "/root", "/var", "/var/lib", "/run", "/home"] {
+        assert!(!std::path::Path::new(directory).join("hostile").exists(), "{directory}");
+    }
+}
+
+#[test]
+fn a_build_that_is_asked_to_stop_can_put_things_in_order() {
+    let root = TestRoot::updated();
+    let tree = root.at("var/lib/dkms");
+    let sight = Sight { writable: vec![tree.clone().into_os_string()], ..Sight::default() };
+    let script = format!("trap 'echo ended >{}/ended; exit 3' TERM; sleep 59 & wait", tree.display());
+    let path = std::ffi::OsStr::new("/usr/bin:/bin");
+    let child = clr_dkms::sys::Child::new("/bin/sh".as_ref(), path, Duration::from_secs(1));
+    let done = child.args(["-c", &script]).confined(Sandbox::build(sight)).run().unwrap();
+    assert_eq!(done.ended, clr_dkms::sys::Ended::TimedOut);
+    assert!(done.took < Duration::from_secs(4), "{:?}", done.took);
+    assert_eq!(std::fs::read_to_string(tree.join("ended")).unwrap(), "ended\n");
 }

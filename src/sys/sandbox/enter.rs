@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use super::request::{Confinement, Exchange, Outcome, Report, Request};
-use super::{evaluate, view};
+use super::{confine, view};
 
 /// The hidden first argument for the process that makes the namespaces.
 pub(super) const OUTER: &str = "__sandbox";
@@ -24,11 +24,9 @@ pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
         Ok((request, exchange)) => {
             let outcome = match (&request.confinement, is_inner) {
                 (Confinement::View(view), _) => become_program(&request, view, &exchange),
-                (Confinement::Evaluate(evaluation), false) => {
-                    evaluate::outer(&request, evaluation, &exchange)
-                }
-                (Confinement::Evaluate(evaluation), true) => {
-                    evaluate::inner(&request, evaluation, &exchange, number)
+                (Confinement::Rights(strength, _), false) => confine::outer(&request, *strength, &exchange),
+                (Confinement::Rights(strength, sight), true) => {
+                    confine::inner(&request, (*strength, sight), &exchange, number)
                 }
             };
             match outcome {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::request::{Confinement, Exchange, Layers, Outcome, Report, Request};
+use super::request::{Confinement, Exchange, Layers, Outcome, Report, Request, Strength};
 use super::{Sandbox, enter};
 use crate::sys::child::{Child, Ended, Finished, unnamed_file};
 
@@ -92,7 +92,9 @@ pub(in crate::sys) fn run(mut child: Child, sandbox: &Sandbox) -> io::Result<Fin
         let failed = |e: SandboxError| Err(io::Error::other(e));
         let report = exchange.last_report()?;
         if let Some(layers) = report.as_ref().and_then(|report| report.layers) {
-            note(layers);
+            if matches!(sandbox.confinement, Confinement::Rights(Strength::Evaluate, _)) {
+                note(layers);
+            }
             done.layers = Some(layers);
         }
         if matches!(done.ended, Ended::TimedOut | Ended::Interrupted) {

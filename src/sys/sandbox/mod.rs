@@ -4,7 +4,7 @@
 //! ours, which is asked for with a hidden first argument and is given a request on standard input. What it reports is
 //! written behind the request, into the same file in memory.
 //!
-//! For [`Confinement::View`] that process becomes the program. For [`Confinement::Evaluate`] it makes the namespaces and
+//! For [`Confinement::View`] that process becomes the program. For [`Confinement::Rights`] it makes the namespaces and
 //! starts a second one of ours, the first process of the new PID namespace: when that one ends, for whatever reason, the
 //! kernel ends everything that is left in it.
 //!
@@ -22,8 +22,8 @@
 //!
 //! Limits of memory, processes, output and processor time are set in both cases, and no privilege can be gained.
 
+mod confine;
 mod enter;
-mod evaluate;
 mod launch;
 mod mounts;
 mod namespaces;
@@ -36,10 +36,10 @@ mod view;
 pub use enter::enter;
 pub(super) use launch::run;
 pub use launch::{SandboxError, in_force, use_program};
-pub use request::{Evaluation, Identity, Layers};
+pub use request::{Identity, Layers, Sight};
 pub use view::{Shown, ShownDirectory, View};
 
-use request::Confinement;
+use request::{Confinement, Strength};
 
 /// How a program is confined.
 #[derive(Debug, Clone)]
@@ -55,8 +55,20 @@ impl Sandbox {
     }
 
     /// It may read and compute, and nothing else.
-    pub fn evaluate(evaluation: Evaluation) -> Sandbox {
-        Sandbox { confinement: Confinement::Evaluate(evaluation), is_trusted: false }
+    pub fn evaluate(sight: Sight) -> Sandbox {
+        Sandbox { confinement: Confinement::Rights(Strength::Evaluate, sight), is_trusted: false }
+    }
+
+    /// It may write below the given directories, which belong to its user from then on, and has room and time for a compiler.
+    /// Apart from that it is an evaluation: for sources that nobody vouches for.
+    pub fn scratch_build(sight: Sight) -> Sandbox {
+        Sandbox { confinement: Confinement::Rights(Strength::ScratchBuild, sight), is_trusted: false }
+    }
+
+    /// It is root, sees the whole machine but `/run`, `/tmp` and devices, and may write below the given directories and in a
+    /// `/tmp` of its own. It is run whatever the machine offers: dkms has always run it without any limit.
+    pub fn build(sight: Sight) -> Sandbox {
+        Sandbox { confinement: Confinement::Rights(Strength::Build, sight), is_trusted: true }
     }
 
     /// Whether it is run also where the machine offers no layer that confines it.

@@ -10,16 +10,36 @@ use serde::{Deserialize, Serialize};
 
 use super::View;
 
-/// What an evaluation sees of the machine beside its programs, libraries and `/etc`. Paths are absolute and free of
+/// What a confined program is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Strength {
+    /// Read and compute.
+    Evaluate,
+    /// Compile what nobody vouches for.
+    ScratchBuild,
+    /// Build a registered module.
+    Build,
+}
+
+impl Strength {
+    /// It runs as a user that owns nothing, where we are root.
+    pub(super) fn is_unprivileged(self) -> bool {
+        self != Strength::Build
+    }
+}
+
+/// What a confined program sees of the machine beside its programs, libraries and `/etc`. Paths are absolute and free of
 /// symlinks; what does not exist is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Evaluation {
+pub struct Sight {
     /// Roots of installed systems beside `/`.
     pub roots: Vec<OsString>,
     /// What is visible at its own path.
     pub shown: Vec<OsString>,
     /// Directories that are visible, and whose files can be read, whatever their modes are.
     pub readable: Vec<OsString>,
+    /// Directories that are visible and can be written to.
+    pub writable: Vec<OsString>,
 }
 
 /// The identity of a confined program.
@@ -30,8 +50,10 @@ pub enum Identity {
     Unprivileged,
     /// The user that runs us, without capabilities.
     Caller,
-    /// As root runs us, which cannot become another user here: root's files, without capabilities.
+    /// Root without capabilities: what belongs to root can be read, but nothing else is open to it.
     Root,
+    /// Root, with the capabilities that concern the owners and modes of files alone.
+    FileOwner,
 }
 
 /// What confined a program.
@@ -64,6 +86,7 @@ impl std::fmt::Display for Layers {
             Identity::Unprivileged => "an unprivileged user",
             Identity::Caller => "the calling user",
             Identity::Root => "root without capabilities",
+            Identity::FileOwner => "root with capabilities for files only",
         })
     }
 }
@@ -71,7 +94,7 @@ impl std::fmt::Display for Layers {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Confinement {
     View(View),
-    Evaluate(Evaluation),
+    Rights(Strength, Sight),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

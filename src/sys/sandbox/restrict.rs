@@ -8,24 +8,43 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::request::Evaluation;
-use super::tree::LEFT_OUT;
+use super::request::{Sight, Strength};
+use super::tree::left_out;
 
 /// Users and groups that own nothing, one for each sandbox: the number of processes is limited for a user, and one that
 /// takes all of them must not stop another one. systemd leaves the numbers from here to 0x7ffdffff unused.
 const UNPRIVILEGED: u32 = 0x7000_0000;
 /// Where these have no meaning, as in a container: systemd leaves it unused too, and `nobody` has processes on some machines.
 const UNPRIVILEGED_IN_CONTAINER: u32 = 65_533;
-/// How much memory one process may map.
-const MEMORY: u64 = 512 << 20;
-/// How large a file may become, the output included.
-const FILE_SIZE: u64 = 32 << 20;
-/// How many processes and threads there may be.
-const PROCESSES: u64 = 128;
-/// How many files a process may have open.
-const FILES: u64 = 256;
+/// The capabilities that concern the owners and modes of files alone.
+pub(super) const FILES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID);
 
-/// Becomes a user that owns nothing and is in no group; no capability is left then. `number` is a process of the sandbox.
+/// What an evaluation may take.
+const EVALUATION: &[(Resource, u64)] = &[
+    // What one process may map, in bytes.
+    (Resource::RLIMIT_AS, 512 << 20),
+    // The size of a file, the output included.
+    (Resource::RLIMIT_FSIZE, 32 << 20),
+    (Resource::RLIMIT_NPROC, 128),
+    (Resource::RLIMIT_NOFILE, 256),
+];
+/// What a compiler may take: the largest public module needs a tenth of this.
+const COMPILATION: &[(Resource, u64)] = &[
+    (Resource::RLIMIT_AS, 8 << 30),
+    (Resource::RLIMIT_FSIZE, 2 << 30),
+    (Resource::RLIMIT_NPROC, 2048),
+    (Resource::RLIMIT_NOFILE, 1024),
+];
+
+/// The user and the group of a sandbox; `number` is one of its processes.
+pub(super) fn unprivileged(number: u32) -> u32 {
+    UNPRIVILEGED | number
+}
+
+/// Becomes a user that owns nothing and is in no group; no capability is left then.
 pub(super) fn become_unprivileged(number: u32) -> io::Result<()> {
     setgroups(&[])?;
     let become_user = |number: u32| {
@@ -33,7 +52,7 @@ pub(super) fn become_unprivileged(number: u32) -> io::Result<()> {
         setresgid(group, group, group)?;
         setresuid(user, user, user)
     };
-    match become_user(UNPRIVILEGED | number) {
+    match become_user(unprivileged(number)) {
         Err(Errno::EINVAL) => Ok(become_user(UNPRIVILEGED_IN_CONTAINER)?),
         other => Ok(other?),
     }
@@ -44,42 +63,45 @@ pub(super) fn is_unprivileged(user: Uid) -> bool {
     user.as_raw() == UNPRIVILEGED_IN_CONTAINER || user.as_raw() >= UNPRIVILEGED
 }
 
-/// Gives up every capability; none can be gained again, not even by a program of root.
-pub(super) fn drop_capabilities() -> io::Result<()> {
+/// Gives up every other capability; none can be gained again, not even by a program of root.
+pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     nix::sys::prctl::set_no_new_privs()?;
     rustix::thread::clear_ambient_capability_set()?;
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    let kept = rustix::thread::capabilities(None)?.permitted.intersection(kept);
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 /// Sets the limits. The number of processes is that of a user: `others` are those that this one has outside.
-pub(super) fn limit(seconds: u64, others: u64) -> io::Result<()> {
-    let limits = [
-        (Resource::RLIMIT_AS, MEMORY),
-        (Resource::RLIMIT_FSIZE, FILE_SIZE),
-        (Resource::RLIMIT_NPROC, PROCESSES + others),
-        (Resource::RLIMIT_NOFILE, FILES),
+pub(super) fn limit(strength: Strength, seconds: u64, others: u64) -> io::Result<()> {
+    let of_strength = match strength {
+        Strength::Evaluate => EVALUATION,
+        Strength::ScratchBuild => COMPILATION,
+        Strength::Build => return Ok(()),
+    };
+    let common = [
         (Resource::RLIMIT_CPU, seconds),
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_MSGQUEUE, 0),
         (Resource::RLIMIT_MEMLOCK, 0),
     ];
-    for (resource, limit) in limits {
+    for (resource, limit) in of_strength.iter().copied().chain(common) {
         // A caller's lower limit stays.
         let (_, hard) = nix::sys::resource::getrlimit(resource)?;
-        let limit = limit.min(hard);
+        let others = if resource == Resource::RLIMIT_NPROC { others } else { 0 };
+        let limit = (limit + others).min(hard);
         setrlimit(resource, limit, limit)?;
     }
     Ok(())
 }
 
-/// Lets this process read what an evaluation sees, and write to nothing but `/tmp` where that is private. True when the
+/// Lets this process read what it is to see, and write to what it may write to; also to `/tmp` where that is private, or where a
+/// build cannot do without. True when the
 /// kernel has Landlock.
 ///
 /// # Errors
 /// When the kernel has it and refuses what is asked for.
-pub(super) fn landlock(evaluation: &Evaluation, has_own_root: bool) -> io::Result<bool> {
+pub(super) fn landlock(strength: Strength, sight: &Sight, has_own_root: bool) -> io::Result<bool> {
     use landlock::{
         ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
         RulesetStatus, Scope,
@@ -97,21 +119,23 @@ pub(super) fn landlock(evaluation: &Evaluation, has_own_root: bool) -> io::Resul
         readable.push("/".into());
     } else {
         readable.push("/proc".into());
-        for root in std::iter::once(Path::new("/")).chain(evaluation.roots.iter().map(Path::new)) {
+        for root in std::iter::once(Path::new("/")).chain(sight.roots.iter().map(Path::new)) {
             #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
             let entries = std::fs::read_dir(root)?.filter_map(Result::ok);
-            let shown = entries.filter(|entry| !LEFT_OUT.iter().any(|name| entry.file_name() == *name));
+            let shown =
+                entries.filter(|entry| !left_out(strength).iter().any(|name| entry.file_name() == *name));
             readable.extend(shown.map(|entry| entry.path()));
         }
-        readable.extend(evaluation.shown.iter().chain(&evaluation.readable).map(Into::into));
+        readable.extend(sight.shown.iter().chain(&sight.readable).map(Into::into));
     }
     let mut rules = readable.into_iter().map(|path| (path, AccessFs::from_read(KNOWN))).collect::<Vec<_>>();
     for (name, _) in crate::sys::chroot::DEVICES {
         rules.push((Path::new("/dev").join(name), AccessFs::ReadFile | AccessFs::WriteFile));
     }
-    if has_own_root {
+    if has_own_root || strength == Strength::Build {
         rules.push(("/tmp".into(), AccessFs::from_all(KNOWN)));
     }
+    rules.extend(sight.writable.iter().map(|path| (path.into(), AccessFs::from_all(KNOWN))));
     for (path, access) in rules {
         // What is not there cannot be allowed, and need not be.
         let Ok(fd) = PathFd::new(&path) else { continue };

@@ -16,7 +16,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::fs::{AtFlags, CWD, FileType, OFlags, ResolveFlags};
 
 use super::mounts::{bind, failed, make_read_only, proc, tmpfs};
-use super::request::Evaluation;
+use super::request::{Sight, Strength};
 use crate::sys::chroot::{DEVICES, keep_mounts_private};
 
 /// Where the root of the machine is found.
@@ -24,10 +24,16 @@ const MACHINE: &str = "/etc";
 /// Where the new root is made.
 const NEW: &str = "/usr";
 /// What of a root is not shown: files of users, other filesystems, sockets, devices, and what everybody may write.
-pub(super) const LEFT_OUT: [&str; 12] =
-    ["dev", "home", "lost+found", "media", "mnt", "net", "proc", "root", "run", "srv", "tmp", "var"];
-/// The private `/tmp`.
+const LEFT_OUT: [&str; 12] =
+    ["dev", "proc", "run", "tmp", "home", "lost+found", "media", "mnt", "net", "root", "srv", "var"];
+/// The part of it that is not shown to a build of a registered module: that may lie anywhere, and so may keys and tools.
+const LEFT_OUT_OF_BUILD: usize = 4;
+/// The private `/tmp`, and where else it is found.
+const TEMPORARY: [&str; 3] = ["tmp", "var/tmp", "dev/shm"];
+/// Its size for an evaluation.
 const TMP: &str = "mode=1777,size=64m,nr_inodes=16k";
+/// The same for a compiler.
+const TMP_OF_BUILD: &str = "mode=1777,size=50%";
 /// Mount points and copies of directories.
 const SKELETON: &str = "mode=0755,size=1m,nr_inodes=16k";
 /// The copy of a directory whose files not everybody may read.
@@ -37,23 +43,31 @@ const COPY_LIMIT: u64 = 48 << 20;
 /// How many entries of a directory are looked at or copied.
 const ENTRY_LIMIT: usize = 20_000;
 
-/// Makes it, and makes it the root of this process.
-pub(super) fn enter(evaluation: &Evaluation, is_unprivileged: bool) -> io::Result<()> {
+/// What of a root is not shown.
+pub(super) fn left_out(strength: Strength) -> &'static [&'static str] {
+    match strength {
+        Strength::Build => &LEFT_OUT[..LEFT_OUT_OF_BUILD],
+        Strength::Evaluate | Strength::ScratchBuild => &LEFT_OUT,
+    }
+}
+
+/// Makes it, and makes it the root of this process, which becomes that user afterwards.
+pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io::Result<()> {
     keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
     let (machine, new) = (Path::new(MACHINE), Path::new(NEW));
     bind(Path::new("/"), machine)?;
     tmpfs(new, SKELETON)?;
-    populate(machine, new)?;
-    furnish(machine, new)?;
-    for root in &evaluation.roots {
+    populate(machine, new, left_out(strength))?;
+    furnish(machine, new, strength)?;
+    for root in &sight.roots {
         make_directories(new, Path::new(root))?;
-        populate(&inside(machine, root), &inside(new, root))?;
+        populate(&inside(machine, root), &inside(new, root), left_out(strength))?;
     }
-    let copied = evaluation.readable.iter().map(|path| (path, true));
-    for (path, must_be_readable) in evaluation.shown.iter().map(|path| (path, false)).chain(copied) {
+    let copied = sight.readable.iter().map(|path| (path, true));
+    for (path, must_be_readable) in sight.shown.iter().map(|path| (path, false)).chain(copied) {
         let path = Path::new(path);
         let shown = show(machine, new, path).and_then(|is_there| {
-            if is_there && is_unprivileged {
+            if is_there && user.is_some() {
                 open_up(machine, new, path)?;
                 if must_be_readable && !all_can_read(&inside(machine, path)) {
                     return copy(&inside(machine, path), &inside(new, path));
@@ -63,8 +77,23 @@ pub(super) fn enter(evaluation: &Evaluation, is_unprivileged: bool) -> io::Resul
         });
         shown.map_err(|e| failed(&path.display().to_string(), e))?;
     }
+    let mut writable: Vec<PathBuf> = TEMPORARY.iter().chain(&["proc"]).map(|name| new.join(name)).collect();
+    for path in &sight.writable {
+        let (path, target) = (Path::new(path), inside(new, path));
+        show(machine, new, path)?;
+        // A mount of its own, which stays as it is when those around it become read-only. What is not there is left out.
+        if target.symlink_metadata().is_err() {
+            continue;
+        }
+        bind(&inside(machine, path), &target)?;
+        if let Some(user) = user {
+            open_up(machine, new, path.parent().unwrap_or(path))?;
+            hand_over(&target, user)?;
+        }
+        writable.push(target);
+    }
     let mounts = fs::read(new.join("proc/self/mountinfo")).map_err(|e| failed("mountinfo", e))?;
-    make_read_only(&mounts, new, &[new.join("tmp"), new.join("proc")])?;
+    make_read_only(&mounts, new, &writable)?;
     nix::unistd::chroot(new).map_err(|e| failed("chroot", e))?;
     Ok(nix::unistd::chdir("/")?)
 }
@@ -75,7 +104,7 @@ fn inside(root: &Path, path: impl AsRef<Path>) -> PathBuf {
 }
 
 /// Shows the directories of a root in the new one; those that are left out are empty.
-fn populate(from: &Path, to: &Path) -> io::Result<()> {
+fn populate(from: &Path, to: &Path, left_out: &[&str]) -> io::Result<()> {
     for entry in fs::read_dir(from).map_err(|e| failed("the root cannot be listed", e))? {
         let entry = entry?;
         let (name, kind, target) = (entry.file_name(), entry.file_type()?, to.join(entry.file_name()));
@@ -87,7 +116,7 @@ fn populate(from: &Path, to: &Path) -> io::Result<()> {
             symlink(fs::read_link(entry.path())?, &target)?;
         } else if kind.is_dir() {
             make_directory(&target)?;
-            if !LEFT_OUT.iter().any(|left_out| name == *left_out) {
+            if !left_out.iter().any(|left_out| name == *left_out) {
                 bind(&entry.path(), &target)?;
             }
         }
@@ -96,7 +125,7 @@ fn populate(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// `/proc`, a minimal `/dev`, `/tmp` and `/var/tmp`.
-fn furnish(machine: &Path, new: &Path) -> io::Result<()> {
+fn furnish(machine: &Path, new: &Path, strength: Strength) -> io::Result<()> {
     for name in ["proc", "dev", "tmp", "var", "run"] {
         make_directory(&new.join(name))?;
     }
@@ -104,8 +133,16 @@ fn furnish(machine: &Path, new: &Path) -> io::Result<()> {
     // A container in which parts of /proc are covered allows no new one in a user namespace. The old one shows the
     // processes of the container, and lets nothing be done to them.
     proc(&own).or_else(|e| bind(&machine.join("proc"), &own).map_err(|_| e))?;
-    tmpfs(&new.join("tmp"), TMP)?;
-    symlink("../tmp", new.join("var/tmp"))?;
+    let is_evaluation = strength == Strength::Evaluate;
+    tmpfs(&new.join(TEMPORARY[0]), if is_evaluation { TMP } else { TMP_OF_BUILD })?;
+    for name in &TEMPORARY[1..] {
+        let target = new.join(name);
+        // What is on the host's filesystem exists already.
+        make_directory(&target).ok();
+        if target.is_dir() {
+            bind(&new.join(TEMPORARY[0]), &target)?;
+        }
+    }
     for (name, minor) in DEVICES {
         let (source, target) = (machine.join("dev").join(name), new.join("dev").join(name));
         if source.symlink_metadata().is_ok_and(|found| found.file_type().is_char_device()) {
@@ -142,6 +179,19 @@ fn make_directories(new: &Path, path: &Path) -> io::Result<()> {
         if let Component::Normal(name) = part {
             at.push(name);
             make_directory(&at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a directory, with all that is in it, to a user. No symlink is followed.
+pub(super) fn hand_over(directory: &Path, user: u32) -> io::Result<()> {
+    std::os::unix::fs::lchown(directory, Some(user), Some(user))?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => hand_over(&entry.path(), user)?,
+            false => std::os::unix::fs::lchown(entry.path(), Some(user), Some(user))?,
         }
     }
     Ok(())

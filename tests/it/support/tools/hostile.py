@@ -71,7 +71,7 @@ attempts = {
     "write": lambda: write(outside + "/written"),
     "home": lambda: write(os.path.expanduser("~/.clr-dkms-hostile")),
     "shm": lambda: write("/dev/shm/clr-dkms-hostile"),
-    "var-tmp": lambda: os.path.realpath("/var/tmp") == "/tmp" or write("/var/tmp/clr-dkms-hostile"),
+    "var-tmp": lambda: write("/var/tmp/clr-dkms-hostile"),
     "truncate": lambda: os.truncate(outside + "/precious", 0),
     "chmod": lambda: os.chmod(outside + "/precious", 0),
     "utime": lambda: os.utime(outside + "/precious", (0, 0)),

@@ -1,4 +1,4 @@
-//! The two processes of an evaluation.
+//! The two processes of a sandbox that takes rights away.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -12,14 +12,15 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, Uid, geteuid, getppid, setsid};
+use rustix::thread::CapabilitySet;
 
 use super::launch::own_program;
 use super::mounts::failed;
-use super::request::{Evaluation, Exchange, Identity, Layers, Outcome, Report, Request};
+use super::request::{Exchange, Identity, Layers, Outcome, Report, Request, Sight, Strength};
 use super::{enter, namespaces, restrict, seccomp, tree};
 
 /// The first process: makes the namespaces, starts the second process in them, and waits for it.
-pub(super) fn outer(request: &Request, _: &Evaluation, exchange: &Exchange) -> Option<Outcome> {
+pub(super) fn outer(request: &Request, strength: Strength, exchange: &Exchange) -> Option<Outcome> {
     if let Err(e) = prepare(request, exchange) {
         return Some(Outcome::NotStarted(e.to_string()));
     }
@@ -32,7 +33,7 @@ pub(super) fn outer(request: &Request, _: &Evaluation, exchange: &Exchange) -> O
             return Some(Outcome::NoNamespaces(e.to_string()));
         }
     }
-    match start_inner(request, exchange) {
+    match start_inner(request, strength, exchange) {
         Ok(()) => None,
         Err(e) => Some(Outcome::NotStarted(e.to_string())),
     }
@@ -66,11 +67,14 @@ fn close_inherited(kept: i32) {
 }
 
 /// Starts the second process and waits for it. Without a PID namespace all that is left of its group is ended then.
-fn start_inner(request: &Request, exchange: &Exchange) -> io::Result<()> {
+fn start_inner(request: &Request, strength: Strength, exchange: &Exchange) -> io::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
+    let is_build = strength == Strength::Build;
+    if !request.namespaces || is_build {
+        signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))?;
+    }
     if !request.namespaces {
         nix::sys::prctl::set_child_subreaper(true)?;
-        signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))?;
     }
     #[allow(clippy::disallowed_methods)] // the processes of a sandbox are started here
     let mut child = Command::new(own_program()?)
@@ -78,7 +82,8 @@ fn start_inner(request: &Request, exchange: &Exchange) -> io::Result<()> {
         .arg(std::process::id().to_string())
         .stdin(exchange.file()?)
         .spawn()?;
-    if request.namespaces {
+    // A build is in our process group: the signal has reached it too, and it may take a moment to end.
+    if request.namespaces || is_build {
         child.wait()?;
         return Ok(());
     }
@@ -98,20 +103,22 @@ fn start_inner(request: &Request, exchange: &Exchange) -> io::Result<()> {
 /// `number` is the process identifier of the first one, which no other sandbox has.
 pub(super) fn inner(
     request: &Request,
-    evaluation: &Evaluation,
+    (strength, sight): (Strength, &Sight),
     exchange: &Exchange,
     number: u32,
 ) -> Option<Outcome> {
-    let is_root = geteuid().is_root();
-    if let Err(e) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).and_then(|()| setsid().map(drop)) {
+    // A build stays in the group that is asked to stop.
+    let apart = || if strength == Strength::Build { Ok(()) } else { setsid().map(drop) };
+    if let Err(e) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).and_then(|()| apart()) {
         return Some(Outcome::NotStarted(e.to_string()));
     }
+    let user = (strength.is_unprivileged() && geteuid().is_root()).then(|| restrict::unprivileged(number));
     if request.namespaces
-        && let Err(e) = tree::enter(evaluation, is_root)
+        && let Err(e) = tree::enter(strength, sight, user)
     {
         return Some(Outcome::NoNamespaces(e.to_string()));
     }
-    let layers = match confine(request, evaluation, number) {
+    let layers = match confine(request, strength, sight, number) {
         Ok(layers) => layers,
         Err(e) => return Some(Outcome::NotStarted(format!("it cannot be confined: {e}"))),
     };
@@ -124,19 +131,26 @@ pub(super) fn inner(
     }
 }
 
-fn confine(request: &Request, evaluation: &Evaluation, number: u32) -> io::Result<Layers> {
-    let identity = identity(request, evaluation, number).map_err(|e| failed("identity", e))?;
+fn confine(request: &Request, strength: Strength, sight: &Sight, number: u32) -> io::Result<Layers> {
+    let identity = match strength.is_unprivileged() {
+        true => identity(request, sight, number).map_err(|e| failed("identity", e))?,
+        false if geteuid().is_root() => Identity::FileOwner,
+        false => Identity::Caller,
+    };
     let others = if request.namespaces { 0 } else { processes_of(geteuid()) };
-    restrict::limit(request.seconds, others).map_err(|e| failed("limits", e))?;
-    restrict::drop_capabilities().map_err(|e| failed("capabilities", e))?;
+    restrict::limit(strength, request.seconds, others).map_err(|e| failed("limits", e))?;
+    let kept = if identity == Identity::FileOwner { restrict::FILES } else { CapabilitySet::empty() };
+    restrict::keep_capabilities(kept).map_err(|e| failed("capabilities", e))?;
     // Both were reset with the identity.
     nix::sys::prctl::set_dumpable(false)?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-    let landlock = restrict::landlock(evaluation, request.namespaces).unwrap_or_else(|e| {
+    let landlock = restrict::landlock(strength, sight, request.namespaces).unwrap_or_else(|e| {
         tracing::debug!("{e}");
         false
     });
-    let seccomp = seccomp::filter(request.namespaces).unwrap_or_else(|e| {
+    // A build sends signals to its own processes, and changes the modes of its own files.
+    let is_apart = request.namespaces || strength == Strength::Build;
+    let seccomp = seccomp::filter(is_apart).unwrap_or_else(|e| {
         tracing::debug!("{e}");
         false
     });
@@ -144,7 +158,7 @@ fn confine(request: &Request, evaluation: &Evaluation, number: u32) -> io::Resul
 }
 
 /// Becomes an unprivileged user where that is possible, and can read what it is to read.
-fn identity(request: &Request, evaluation: &Evaluation, number: u32) -> io::Result<Identity> {
+fn identity(request: &Request, sight: &Sight, number: u32) -> io::Result<Identity> {
     if !geteuid().is_root() {
         return Ok(if restrict::is_unprivileged(geteuid()) {
             Identity::Unprivileged
@@ -153,8 +167,12 @@ fn identity(request: &Request, evaluation: &Evaluation, number: u32) -> io::Resu
         });
     }
     let can_read = |path: &std::ffi::OsString| tree::all_can_reach(Path::new(path));
-    if !request.namespaces && !evaluation.readable.iter().all(can_read) {
+    if !request.namespaces && !sight.readable.iter().all(can_read) {
         return Ok(Identity::Root);
+    }
+    if !request.namespaces {
+        let user = restrict::unprivileged(number);
+        sight.writable.iter().try_for_each(|path| tree::hand_over(Path::new(path), user))?;
     }
     match restrict::become_unprivileged(number) {
         Ok(()) => Ok(Identity::Unprivileged),
