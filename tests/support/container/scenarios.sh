@@ -28,7 +28,7 @@ switch() { printf '%s\n' "$@" >"$root/etc/machine/stand-in"; }
 
 # Whether a service may use Landlock: systemd-nspawn has a filter of its own, which some versions of it keep it out of.
 has_landlock() {
-    inside systemd-run --wait --quiet --pipe /usr/bin/python3 -c \
+    inside systemd-run --wait --collect --quiet --pipe /usr/bin/python3 -c \
         'import ctypes; raise SystemExit(ctypes.CDLL(None).syscall(444, 0, 0, 1) < 1)'
 }
 confined() { # each dkms.conf was evaluated with all that this kernel offers
@@ -50,6 +50,7 @@ scenario_proven() {
     check 'clr-boot-manager was run once' is "$(calls update)" $((before + 1))
     check 'the worker succeeded' worker success
     check 'each dkms.conf was evaluated in a whole sandbox' confined
+    check 'the build was confined' grep -F 'confined by: namespaces, ' "$root/var/log/clr-dkms/hello/1.0/$good.log"
     check 'no unit failed' failed_are ''
     check 'the stock unit was left out' not test -e "/proc/$leader/root/run/stock-new-kernel"
     check 'a reboot is pending' verdict_is reboot-pending
@@ -330,6 +331,40 @@ scenario_removed() {
     check 'it boots' boot
     check 'no unit failed' failed_are ''
     check 'the kernel is marked as booted' booted_mark "$good"
+}
+
+# A module whose Makefile and PRE_BUILD do what they should not: nothing of it happens, and the module is built.
+scenario_hostile_build() {
+    local source=$root/usr/src/extra-1.0
+    cat >"$source/hostile.sh" <<'SCRIPT'
+#!/bin/bash
+# What it may do comes first, so that a file that is missing afterwards was forbidden.
+echo ran >/var/lib/dkms/hostile-ran && echo x >/tmp/hostile && echo x >/var/tmp/hostile
+for at in / /etc /usr/lib /usr/lib/modules /var/lib /var/lib/clr-dkms /run /root /boot /dev/shm; do echo x >"$at/hostile"; done
+kill -9 "$(cat /etc/machine/victim)"
+python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/systemd/private")' && touch /var/lib/dkms/hostile-socket
+(exec 3<>/dev/udp/127.0.0.1/9) 2>/dev/null && touch /var/lib/dkms/hostile-network
+mount -t tmpfs none /etc && touch /var/lib/dkms/hostile-mount
+mount -o remount,rw / && touch /var/lib/dkms/hostile-mount
+mknod /var/lib/dkms/hostile-device b 8 0
+setsid sleep 8642 >/dev/null 2>&1 </dev/null &
+exit 0
+SCRIPT
+    chmod 755 "$source/hostile.sh"
+    # shellcheck disable=SC2016 # for make to expand
+    printf '$(shell touch /etc/by-make /usr/lib/by-make)\n' >>"$source/Makefile"
+    echo 'PRE_BUILD="hostile.sh"' >>"$source/dkms.conf"
+    inside systemd-run --quiet --unit=victim sleep 1000
+    inside systemctl show -P MainPID victim.service >"$root/etc/machine/victim"
+    update good
+    check 'it was run' test -e "$root/var/lib/dkms/hostile-ran"
+    check 'the module is built' find "$root/usr/lib/modules/$good/updates/dkms" -name 'extra.ko*'
+    check 'nothing was written elsewhere' is "$(find "$root" -xdev \( -name hostile -o -name by-make \) -print)" ''
+    check 'nor in memory' not test -e "/proc/$leader/root/run/hostile" -o -e "/proc/$leader/root/dev/shm/hostile"
+    check 'no socket, network, mount or device' is "$(find "$root/var/lib/dkms" -name 'hostile-[!r]*')" ''
+    check 'the other process lives' inside systemctl is-active victim.service
+    check 'no process was left behind' not inside sh -c 'cat /proc/[0-9]*/cmdline | tr "\0" " " | grep "sleep 864[2]"'
+    check 'no unit failed' failed_are ''
 }
 
 # A shutdown while a build goes on: it is ended, nothing is lost, and nobody waits for long.
