@@ -287,9 +287,15 @@ pub fn run(
         attempts: Vec::new(),
         alone: world.root.lookup(SIGNING_KEY).is_absent(),
     });
-    let (ready, cache) = (Condvar::new(), Mutex::new(cache));
-    let settling =
-        |release: &str| Settling { world, cache: &cache, facts, release: release.to_owned(), observer };
+    let (ready, cache, turn) = (Condvar::new(), Mutex::new(cache), Mutex::new(()));
+    let settling = |release: &str| Settling {
+        world,
+        cache: &cache,
+        facts,
+        release: release.to_owned(),
+        turn: &turn,
+        observer,
+    };
     let work = || {
         while let Some(p) = next(&queue, &ready) {
             let missing = held(&queue).missing.get(&p.release).cloned().unwrap_or_default();
@@ -305,10 +311,9 @@ pub fn run(
             observer(Event::Done(&attempt));
             // Not in the condition below: the lock would be held for its whole body.
             let finished = held(&queue).done(p, attempt);
-            if let Some(release) = finished {
+            if let Some(mut attempts) = finished {
                 // The others build on; what they add to is not of this kernel.
-                let mut attempts = std::mem::take(&mut held(&queue).attempts);
-                settling(&release).settle(&mut attempts, true);
+                settling(&p.release).settle(&mut attempts, true);
                 held(&queue).attempts.extend(attempts);
             }
             ready.notify_all();

@@ -51,8 +51,10 @@ impl<'a> Queue<'a> {
         self.waiting.iter().any(upon)
     }
 
-    /// Notes an attempt; gives the kernel, when it was the last one of a kernel that is to be completed.
-    pub(super) fn done(&mut self, p: &Planned, attempt: Attempt) -> Option<String> {
+    /// Notes an attempt. When it was the last one of a kernel that is to be completed, all attempts of that kernel
+    /// are taken out, and those of other kernels stay for their own last one: a kernel whose attempts were
+    /// taken by another thread would never be completed.
+    pub(super) fn done(&mut self, p: &Planned, attempt: Attempt) -> Option<Vec<Attempt>> {
         self.busy.retain(|b| !std::ptr::eq(*b, p));
         if attempt.failure.is_none() {
             if let Some(missing) = self.missing.get_mut(&p.release) {
@@ -66,7 +68,8 @@ impl<'a> Queue<'a> {
         let last = !self.waiting.iter().any(same) && !self.busy.iter().any(same);
         // A module that was refused, or did not compile, is no reason to let depmod near its kernel.
         let changed = |a: &Attempt| a.release == p.release && (a.touched || a.replaced.is_some());
-        (last && self.attempts.iter().any(changed)).then(|| p.release.clone())
+        (last && self.attempts.iter().any(changed))
+            .then(|| self.attempts.extract_if(.., |a| a.release == p.release).collect())
     }
 }
 
@@ -88,5 +91,47 @@ pub(super) fn next<'a>(queue: &Mutex<Queue<'a>>, ready: &Condvar) -> Option<&'a 
         // Looked at again now and then, so that a signal is noticed.
         let (again, _) = ready.wait_timeout(queue, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner);
         queue = again;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dkms::{ModuleName, Source, Step};
+
+    fn planned(name: &str, release: &str) -> Planned {
+        Planned {
+            module: ModuleName { name: name.to_owned(), version: "1".to_owned() },
+            release: release.to_owned(),
+            steps: vec![Step::Build, Step::Install],
+            why: String::new(),
+            source: Source::Broken { reason: String::new() },
+            conf: crate::dkms::Conf::default(),
+            hopeless: None,
+            drift: None,
+        }
+    }
+
+    /// Two kernels end at the same time: each gives its own attempts, whichever thread comes first to them.
+    #[test]
+    fn a_finished_kernel_takes_no_attempt_of_another() {
+        let all = [planned("a", "K1"), planned("a", "K2"), planned("b", "K2"), planned("c", "K3")];
+        let mut queue = Queue {
+            waiting: VecDeque::new(),
+            busy: all.iter().collect(),
+            missing: BTreeMap::new(),
+            attempts: Vec::new(),
+            alone: false,
+        };
+        let mut done = |at: usize, touched: bool| {
+            let attempt = Attempt { touched, ..Attempt::stopped(&all[at]) };
+            let name = |a: &Attempt| format!("{}@{}", a.module.name, a.release);
+            queue.done(&all[at], attempt).map(|taken| taken.iter().map(name).collect::<Vec<_>>())
+        };
+        assert_eq!(done(1, true), None, "more of K2 is at work");
+        assert_eq!(done(0, true), Some(vec!["a@K1".to_owned()]));
+        assert_eq!(done(3, false), None, "nothing of K3 has changed");
+        assert_eq!(done(2, false), Some(vec!["a@K2".to_owned(), "b@K2".to_owned()]));
+        assert_eq!(queue.attempts.len(), 1, "that of K3 stays");
     }
 }

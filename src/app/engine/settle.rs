@@ -18,6 +18,9 @@ pub(super) struct Settling<'a, 'c> {
     pub(super) cache: &'a Mutex<&'c mut Cache>,
     pub(super) facts: &'a System,
     pub(super) release: String,
+    /// Held while a kernel is completed: depmod has one directory for a kernel, and POST_INSTALL scripts write
+    /// the same files whatever the kernel.
+    pub(super) turn: &'a Mutex<()>,
     pub(super) observer: &'a Observer<'a>,
 }
 
@@ -25,6 +28,7 @@ impl Settling<'_, '_> {
     /// Completes the attempts of the kernel. `last`: nothing more is built for it, so nothing more will be
     /// rolled back.
     pub(super) fn settle(&self, attempts: &mut [Attempt], last: bool) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ours: Vec<&mut Attempt> = attempts.iter_mut().filter(|a| a.release == self.release).collect();
         let fresh = |a: &Attempt| a.replaced.as_ref().is_some_and(|r| !r.settled);
         if ours.iter().any(|a| a.touched) {
