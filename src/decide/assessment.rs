@@ -15,6 +15,7 @@ use crate::boot_decision::BootDecision;
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::State;
+use crate::dkms::{ModuleName, Proof};
 use crate::kernel::inventory::There;
 use crate::kernel::module_file::kernel_name;
 use crate::kernel::{Installed, KernelName, Running};
@@ -298,11 +299,21 @@ fn managed(
     let is_conflict = status.is_some_and(|s| s.state == State::Conflict);
     let installed: Vec<String> = built
         .iter()
-        .filter(|file| running.is_some_and(|release| is_installed(facts, release, file)) && !is_conflict)
+        .filter(|file| {
+            !is_conflict && running.is_some_and(|release| installed_proof(facts, release, file).is_some())
+        })
         .cloned()
         .collect();
     let is_ok = status.is_some_and(|s| s.state == State::Ok || works_until_reboot(facts, settings, s));
-    let proven = is_ok || !installed.is_empty();
+    let is_taken = |file: &String| {
+        let proof = running.and_then(|release| installed_proof(facts, release, file));
+        running.zip(proof).is_some_and(|(release, proof)| {
+            let module = ModuleName { name: name.to_owned(), version: String::new() };
+            is_taken_for_now(facts, settings, release, &module, std::slice::from_ref(proof))
+        })
+    };
+    // What the running kernel refuses does not work now, also where the file is proven.
+    let proven = is_ok || (!installed.is_empty() && installed.iter().all(is_taken));
     KnownModule {
         name: name.to_owned(),
         built: built.into_iter().collect(),
@@ -315,9 +326,12 @@ fn managed(
     }
 }
 
-/// dkms has installed it, in whatever version, and it is proven.
-fn is_installed(facts: &System, release: &str, file: &str) -> bool {
-    matches!(facts.files.on(release, file), Some(Loadable::File { origin: Origin::Dkms, proof: Ok(_), .. }))
+/// The proof of a file that dkms has installed, in whatever version.
+fn installed_proof<'s>(facts: &'s System, release: &str, file: &str) -> Option<&'s Proof> {
+    match facts.files.on(release, file) {
+        Some(Loadable::File { origin: Origin::Dkms, proof: Ok(proof), .. }) => Some(proof),
+        _ => None,
+    }
 }
 
 /// A module that DKMS does not know, or does not know any more.
@@ -470,12 +484,23 @@ pub fn is_bootable(facts: &System, kernel: &Installed) -> bool {
 }
 
 /// It is there, and the running kernel takes it; that the next boot of it will not is no reason to say that nobody needs
-/// it. Who has switched the parameter off for good does not.
+/// it.
 fn works_until_reboot(facts: &System, settings: &Settings, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
-        && (refused_by_entry_only(facts, status)
-            || (settings.sig_unenforce != SigUnenforce::Off
-                && !refused_now(facts, &status.module, &status.files)))
+        && is_taken_for_now(facts, settings, &status.kernel, &status.module, &status.files)
+}
+
+/// The running kernel takes the files of a module, now or with its configured command line. An admin that has switched
+/// the parameter off for good does without those that are taken only now.
+fn is_taken_for_now(
+    facts: &System,
+    settings: &Settings,
+    release: &str,
+    module: &ModuleName,
+    proofs: &[Proof],
+) -> bool {
+    would_be_taken(facts, release, module, proofs)
+        || (settings.sig_unenforce != SigUnenforce::Off && !refused_now(facts, module, proofs))
 }
 
 /// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write anew.

@@ -102,7 +102,32 @@ fn is_needed(kernels: &[Candidate], need: &Requirement) -> bool {
 /// Decides. `kernels` of all variants in ascending order: the newest one last. `target` is the release that
 /// clr-boot-manager would make the default; where there is none, `is_orphaned` says that the running kernel
 /// is one of its own which is not installed any more.
+///
+/// What only the default has counts as long as it is the default. So the decision is the one that stays the
+/// same once it is carried out: the next run decides no differently.
 pub fn choose_default(
+    kernels: &[Candidate],
+    target: Option<&str>,
+    is_orphaned: bool,
+    needs: &[Requirement],
+    wishes: &AdminOverrides,
+) -> BootDecision {
+    let mut kernels = kernels.to_vec();
+    let mut decision = choose_once(&kernels, target, is_orphaned, needs, wishes);
+    // Each kernel has been the default at most once then.
+    for _ in 0..kernels.len() {
+        let is_default = |k: &Candidate| k.default && Some(&k.release) == decision.default.as_ref();
+        if decision.default.is_none() || kernels.iter().any(is_default) {
+            break;
+        }
+        kernels.iter_mut().for_each(|k| k.default = Some(&k.release) == decision.default.as_ref());
+        decision = choose_once(&kernels, target, is_orphaned, needs, wishes);
+    }
+    decision
+}
+
+/// Decides for the default of today.
+fn choose_once(
     kernels: &[Candidate],
     target: Option<&str>,
     is_orphaned: bool,
@@ -377,6 +402,16 @@ mod tests {
                 expected,
                 "{kernels:?}"
             );
+        }
+        // Only the default of today has what does not work now, and it lacks more than the running kernel: the new one
+        // is no worse. Once the default has moved, the decision is the same.
+        let lost = [need("zfs", Importance::Critical, true), need("v4l", Importance::Critical, false)];
+        for default in ["0", "1"] {
+            let mut kernels =
+                [kernel("0", "rb", &both[..1]), kernel("1", "", &both[1..]), kernel("2", "", &both[..1])];
+            kernels.iter_mut().for_each(|k| k.default = k.release == default);
+            let decided = choose_default(&kernels, Some("2"), false, &lost, &AdminOverrides::default());
+            assert_eq!(told(&decided), "Allow 2 Proven unsafe", "{default}");
         }
         assert_eq!(
             told(&choose_default(&[], None, false, &zfs, &AdminOverrides::default())),

@@ -80,3 +80,25 @@ proptest! {
         check(scene, |_| false);
     }
 }
+
+/// The running kernel refuses a wanted module that is installed for it: that is no reason to stay on a kernel.
+#[test]
+fn what_is_refused_now_keeps_nothing() {
+    use State::{Conflict, HeadersMissing, NotBuilt, Ok, SignatureRefused};
+    let kernels = [(OLD, "n", Flavour::Bare), (A, "r", Flavour::Strict), (B, "t", Flavour::Usual)];
+    let mut kernels: Vec<Kernel> =
+        kernels.map(|(release, roles, flavour)| Kernel { flavour, ..Kernel::new(release, roles) }).into();
+    kernels.push(Kernel::new(LTS, "t"));
+    let module = |name: &str, class, on: [State; 4]| Module {
+        name: name.to_owned(),
+        version: "1.0",
+        class: Some(class),
+        on: on.into(),
+    };
+    let modules = vec![
+        module("hello", Importance::Critical, [Ok, SignatureRefused, Ok, NotBuilt]),
+        module("nvidia", Importance::Wanted, [HeadersMissing, SignatureRefused, NotBuilt, Conflict]),
+    ];
+    let told = check(Scene { kernels, modules }, |_| false);
+    assert_ne!(told.verdict(), "unsafe");
+}
