@@ -154,9 +154,13 @@ fn choose_once(
         _ => !is_lost(k, n),
     };
 
+    // The running kernel is not left for what is unknown of it; any other one is, for a kernel that is known to have it.
+    let running_may_do =
+        kernels.iter().any(|k| k.running && k.bootable && critical().all(|n| may_have(k, n)));
+
     let (ruling, chosen, because) = choose(kernels, target, is_orphaned, wishes, has_all, |k| {
         let there = critical().filter(|n| may_have(k, n)).count();
-        let is_sure = k.default && lacks(k, critical()).is_empty();
+        let is_sure = (k.default || !running_may_do) && lacks(k, critical()).is_empty();
         (there, is_sure, k.running, needed().count() - lacks(k, needed()).len())
     });
     let default_lacks = chosen.map(|k| lacks(k, critical())).unwrap_or_default();

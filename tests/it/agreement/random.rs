@@ -102,3 +102,22 @@ fn what_is_refused_now_keeps_nothing() {
     let told = check(Scene { kernels, modules }, |_| false);
     assert_ne!(told.verdict(), "unsafe");
 }
+
+/// The default has another module's file of the name of a critical one; a kernel of another type has the module itself.
+#[test]
+fn a_kernel_that_is_known_to_have_it_is_better_than_one_that_may() {
+    use State::{Conflict, NotBuilt, Ok};
+    let kernels = vec![Kernel::new(A, "r"), Kernel::new(B, "nt"), Kernel::new(LTS, "t")];
+    let module = |name: &str, class, on: [State; 3]| Module {
+        name: name.to_owned(),
+        version: "1.0",
+        class: Some(class),
+        on: on.into(),
+    };
+    let modules = vec![
+        module("hello", Importance::Wanted, [Ok, Ok, NotBuilt]),
+        module("nvidia", Importance::Critical, [NotBuilt, Conflict, Ok]),
+    ];
+    let told = check(Scene { kernels, modules }, |_| false);
+    assert_eq!(told.default(), Some(LTS));
+}
