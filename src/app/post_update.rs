@@ -329,7 +329,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
         needs: judgement.needs,
         checked: checked_files(&facts),
         verdict: None,
-        guard: Some(judgement.decision),
+        guard: None,
         // What was in the cache was evaluated by a run before.
         sandbox: sandbox::in_force().or(before.as_good().and_then(|record| record.sandbox)),
     };
@@ -373,6 +373,9 @@ fn finish(
         tracing::warn!("{e}; the next run takes longer, and nothing else is lost");
     }
     let verdict = before.as_good().and_then(|old| old.verdict.clone());
+    // With what became of this run's builds, as every report after it says.
+    let decision = assess(facts, &world.settings, Some(&record)).decision;
+    let record = Record { guard: Some(decision), ..record };
     let now = world.clock.now();
     let stored = Stored::Good(record);
     let document = document(facts, &stored, &Progress::None, &world.settings, now);

@@ -1,6 +1,6 @@
 //! Refreshing the boot entries with clr-boot-manager, and reading them back.
 
-use crate::boot::{self, BootFiles, Obstacle, ReadBack};
+use crate::boot::{self, BootFiles, Obstacle, ReadBack, write_ahead};
 use crate::kernel::Inventory;
 use crate::state::BootRecord;
 use crate::system::{Line, System, expected_entries};
@@ -11,6 +11,8 @@ use crate::world::World;
 pub struct Before<'a> {
     /// The kernels.
     pub inventory: &'a Inventory,
+    /// What is on the boot partition.
+    pub files: &'a BootFiles,
     /// The command lines that the entries should have.
     pub lines: &'a [Line],
     /// They have them already.
@@ -23,6 +25,7 @@ impl<'a> From<&'a System> for Before<'a> {
     fn from(facts: &'a System) -> Before<'a> {
         Before {
             inventory: &facts.inventory,
+            files: &facts.boot,
             lines: &facts.lines,
             verified: facts.boot_entries == ReadBack::Verified,
             obstacle: facts.boot_obstacle.as_ref(),
@@ -61,6 +64,7 @@ pub fn refresh(world: &World, before: Before<'_>, last: BootRecord, why: &str) -
                 return failed(format!("clr-boot-manager was not run: {why}"));
             }
             tracing::info!("running clr-boot-manager update, because {why}");
+            write_ahead::report(write_ahead::before_update(&world.root, before.inventory, before.files));
             boot::update(&world.root, &world.tools, world.settings.boot_timeout)
         }
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::entries::{self, Variables};
 use super::files::usual_ending;
-use super::{BootFiles, DefaultEntry, Entry, Loader, SetBy};
+use super::{BootFiles, DefaultEntry, Entry, Loader, SetBy, write_ahead};
 use crate::kernel::{Inventory, KernelName};
 use crate::sys::{Root, RootKind, Tools};
 
@@ -52,6 +52,13 @@ pub fn set(
     for what in super::ready::mend(root).map_err(refused)? {
         tracing::warn!("{what}");
     }
+    tools.find("clr-boot-manager").map_err(|e| refused(e.to_string()))?;
+    if files.loader == Some(Loader::SystemdBoot)
+        && let Some(entry) = files.of(id).filter(|entry| is_usual(entry, id))
+        && let Err(why) = write_ahead::before_new_default(root, &entry.file)
+    {
+        tracing::warn!("loader.conf is left to clr-boot-manager: {why}");
+    }
     let run = super::run(root, tools, deadline, &["set-kernel", id]);
     // Its exit code proves nothing, neither way.
     let seen = BootFiles::observe(root, inventory);
@@ -82,6 +89,11 @@ fn boots(files: &BootFiles, inventory: &Inventory, id: &str) -> bool {
 fn is_of(entry: &Entry, inventory: &Inventory, id: &str) -> bool {
     let image = || inventory.kernels.iter().find(|k| k.id == id).map(|k| &k.image);
     entry.id.as_deref() == Some(id) && (!entry.copy || entry.image.as_ref() == image())
+}
+
+/// Whether an entry has the name that clr-boot-manager gives it.
+fn is_usual(entry: &Entry, id: &str) -> bool {
+    usual_ending(id).is_some_and(|usual| entry.file.ends_with(&usual))
 }
 
 /// Why it must not be tried.

@@ -8,7 +8,7 @@ use super::partition::{self, Lost};
 use super::{grub, syslinux};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, KernelName};
-use crate::sys::{FileError, Presence, Root, RootKind, efi};
+use crate::sys::{FileError, Presence, Root, RootKind, efi, mount};
 
 /// Where the boot partition is mounted, or where its files are where there is none.
 pub(super) const BOOT: &str = "/boot";
@@ -273,6 +273,28 @@ pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&Place) -> T) -> Resul
     let partition = partition::open(root, device).map_err(|lost| lost.to_string())?;
     let device = partition.device.map(|device| device.display().to_string());
     Ok(look(&Place { root: &partition.root, top: "", device }))
+}
+
+/// As [`look_into`], to write there. All has reached the device when it is done.
+///
+/// # Errors
+/// When it cannot be found or written to, in words.
+pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&Place) -> T) -> Result<T, String> {
+    let here = Place { root, top: BOOT, device: None };
+    let firmware = efi::is_there(root).is_there();
+    let is_here = loader_at(&here, root.is_live().then_some(firmware)).map_err(|e| e.to_string())?.is_some();
+    if is_here || !root.is_live() {
+        return Ok(write(&here));
+    }
+    let device = partition::find(root, firmware).map_err(|lost| lost.to_string())?;
+    let said = |e: FileError| e.to_string();
+    if let Some(mounted) = mount::mounted(root, &device).map_err(said)? {
+        return Ok(write(&Place { root: &mounted, top: "", device: None }));
+    }
+    let opened = mount::open_for_writing(root, &device).map_err(said)?;
+    let done = write(&Place { root: &opened, top: "", device: Some(device.display().to_string()) });
+    opened.sync("").map_err(said)?;
+    Ok(done)
 }
 
 /// The live system shows no entry below `/boot`: clr-boot-manager unmounts what it has mounted.

@@ -15,6 +15,7 @@ pub mod ready;
 pub mod removal;
 pub mod restricted;
 pub mod syslinux;
+pub mod write_ahead;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -17,7 +17,7 @@ use super::entries::{self, LOADER};
 use super::foresee::UpdateInput;
 use super::initrds::{self, FREESTANDING};
 use super::menu::Place;
-use super::{BootFiles, Loader, files, obstacle, ready};
+use super::{BootFiles, Loader, files, obstacle, ready, write_ahead};
 use crate::kernel::inventory::{IMAGES, MARKS, MODULES};
 use crate::kernel::{Installed, Inventory};
 use crate::sys::sandbox::{Sandbox, Shown, ShownDirectory, View};
@@ -85,6 +85,12 @@ impl RestrictedUpdate<'_> {
         let program = self.tools.find("clr-boot-manager").map_err(not_run)?;
         let repaired = ready::prepare_for(self.root, self.inventory, self.kernels).map_err(not_run)?;
         repaired.iter().for_each(|what| tracing::warn!("{what}"));
+        write_ahead::report(write_ahead::before_update_of(
+            self.root,
+            self.inventory,
+            self.files,
+            self.kernels,
+        ));
         let before = self.kept().map_err(not_run)?;
         let stale: Vec<&String> = input.initrds_installed.difference(&input.initrd_sources).collect();
         let is_made = !stale.is_empty() && self.root.lookup(FREESTANDING[0]).is_absent();

@@ -113,6 +113,26 @@ impl Root {
         Ok(Written::Changed)
     }
 
+    /// Puts all that `from` gives at `path`, as [`Root::write`] does, in a directory that is there. The mode is what the
+    /// filesystem makes of 0644: FAT refuses to have one set.
+    ///
+    /// # Errors
+    /// When it cannot be read or written; the old file is still there then.
+    pub fn replace_contents(&self, path: impl AsRef<Path>, from: &mut dyn Read) -> Result<(), FileError> {
+        let path = path.as_ref();
+        let (folder, name) = self.parent_and_name(path)?;
+        self.in_place_of(path, &folder, name, |temporary| {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&folder, temporary, flags, Mode::from_raw_mode(0o644))?;
+            // Ends with this process, whatever ends it: see `sweep`.
+            rustix::fs::flock(&fd, FlockOperation::LockShared)?;
+            let mut file = File::from(fd);
+            io::copy(from, &mut file)?;
+            file.sync_all()?;
+            Ok(Some(file))
+        })
+    }
+
     /// Puts a value at `path` as JSON, readable for all: nothing that we keep is a secret.
     ///
     /// # Errors

@@ -43,7 +43,12 @@ fn the_boot_files_decide_and_not_the_exit_code() {
     let boot = Boot::of(&root);
     boot.switch("STAND_IN_EXIT=1");
     assert_eq!(boot.set(A_ID), Ok(()));
+    // What it would write is written ahead of it.
     boot.switch("STAND_IN_DO_NOTHING=1");
+    assert_eq!(boot.set(B_ID), Ok(()));
+    assert_eq!(root.text(LOADER), format!("default {B_ENTRY}\n"));
+    // Not of a file that it has not written.
+    root.file(LOADER, format!("default {B_ENTRY}\ndefault {A_ENTRY}\n"));
     let why = boot.set(B_ID).unwrap_err();
     let expected = format!(
         "{B_ID} is not the boot default after `clr-boot-manager set-kernel`: it is {A_ID}; choose it in the boot menu"

@@ -73,3 +73,4 @@ mod tree_properties;
 mod unread;
 mod variant;
 mod vectors;
+mod write_ahead;
