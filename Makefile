@@ -71,6 +71,7 @@ test: ## everything, in under 15 minutes; what CI runs (installs what is missing
 	tests/support/test-fleet.sh
 	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
 	CLR_DKMS_UNREAD=15 $(CARGO) test --locked --test it unread::
+	CLR_DKMS_KILLS=300 $(CARGO) test --locked --test it kills::
 
 test-systemd: ## the part of test that boots containers: updates, failures, power cuts under the real systemd (as root)
 	tests/support/ensure-packages.sh build dkms test systemd

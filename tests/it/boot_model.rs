@@ -7,17 +7,16 @@
 mod boot_manager;
 mod commands;
 mod machine;
-mod random;
 mod stand_in;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clr_dkms::requirement::Importance;
 
+use crate::support::random::Random;
 use boot_manager::Step;
 use commands::{Command, Fault};
 use machine::{Built, MODULES, Machine, Unreadable};
-use random::Random;
 
 const CASES: u64 = 100_000;
 /// A seed with which one failed case is run again.

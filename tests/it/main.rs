@@ -36,6 +36,7 @@ mod hostile;
 mod hostile_names;
 mod initrd;
 mod inventory;
+mod kills;
 mod layers;
 mod limits;
 mod lint;

@@ -12,7 +12,7 @@ use clr_dkms::decide::update_way::{UpdateCandidate, UpdateQuestion, UpdateWay, u
 use clr_dkms::requirement::{Importance, MissingModule, ModuleOrigin, Requirement};
 
 use super::boot_manager::{Disk, DiskKernel};
-use super::random::Random;
+use crate::support::random::Random;
 
 pub(super) const MODULES: [&str; 3] = ["zfs", "gpu", "net"];
 pub(super) const KINDS: [&str; 6] = ["native", "native", "native", "ltscurrent", "ltsprev", "lts2020"];

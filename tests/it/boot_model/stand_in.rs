@@ -4,9 +4,9 @@ use std::fs;
 
 use super::boot_manager::{Disk, EntryText, INITRD, NS};
 use super::machine::Machine;
-use super::random::Random;
 use crate::support::TestRoot;
 use crate::support::boot::{Boot, LOADER};
+use crate::support::random::Random;
 
 const CASES: u64 = 40;
 

@@ -4,6 +4,7 @@ pub(crate) mod boot;
 pub(crate) mod elf;
 pub(crate) mod guard;
 pub(crate) mod machine;
+pub(crate) mod random;
 pub(crate) mod root;
 pub(crate) mod run;
 pub(crate) mod scratch;

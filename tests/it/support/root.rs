@@ -159,6 +159,15 @@ impl TestRoot {
         self.at(path).symlink_metadata().is_ok()
     }
 
+    /// The same machine in another directory, with stand-ins of its own.
+    pub(crate) fn copy(&self) -> TestRoot {
+        let temp = scratch::folder();
+        let status = Command::new("cp").arg("-a").arg(self.temp.path().join(".")).arg(temp.path()).status();
+        assert!(status.unwrap().success());
+        let path = temp.path().canonicalize().unwrap().join(self.path.file_name().unwrap());
+        TestRoot { temp, path, live: self.live }
+    }
+
     /// A kernel as its package installs it, without headers.
     pub(crate) fn kernel(&self, release: &str) -> &TestRoot {
         self.kernel_of("org.clearlinux", release)
