@@ -94,7 +94,7 @@ fn what_a_killed_run_left_undone_is_made_good() {
 #[test]
 fn a_real_kill_in_between_is_made_good() {
     let root = settled();
-    root.behave("[[ $verb != clr-boot-manager ]] || { kill -KILL $PPID; idle=yes; }");
+    root.entries_edited().behave("[[ $verb != clr-boot-manager ]] || { kill -KILL $PPID; idle=yes; }");
     let mut command = root.command("clr-dkms-cmdline", &["enable"]);
     assert!(!command.output().unwrap().status.success());
     assert!(root.has(OWN) && !entry_has_it(&root));
@@ -110,7 +110,7 @@ fn a_real_kill_in_between_is_made_good() {
 fn a_failure_is_told_and_the_next_run_tries_again() {
     for lines in ["code=1; idle=yes", "idle=yes", "[[ $verb != clr-boot-manager ]] || kill -SEGV $$"] {
         let root = settled();
-        root.behave(lines);
+        root.entries_edited().behave(lines);
         cmdline(&root, "enable")
             .code(1)
             .says(&["error: boot entries: ", "has another command line than configured"]);
@@ -244,7 +244,7 @@ fn the_record_learns_of_it() {
     root.forget_calls().post_update().code(0);
     assert_eq!(root.calls(), Vec::<String>::new());
     // A failure is in it, and goes with the next success.
-    root.behave("code=1; idle=yes");
+    root.entries_edited().behave("code=1; idle=yes");
     cmdline(&root, "disable").code(1);
     assert!(root.record()["boot"]["error"].is_string());
     root.behave("");

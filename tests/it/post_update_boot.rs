@@ -92,7 +92,7 @@ fn doing_nothing_with_exit_code_0_is_found_out() {
 fn an_entry_with_another_line_is_found_out() {
     let root = mounted();
     root.post_update().code(0);
-    root.file("etc/kernel/cmdline.d/x.conf", "x=1\n").behave("idle=yes");
+    root.entries_edited().file("etc/kernel/cmdline.d/x.conf", "x=1\n").behave("idle=yes");
     root.post_update()
         .code(1)
         .says(&["Clear-linux-native-6.15.8-1592.conf has another command line than configured"]);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{TestRoot, modules_dep_bin};
+use crate::support::TestRoot;
 
 /// What boots next, as a boot loader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,10 +67,9 @@ fn lacks(root: &TestRoot, release: &str) -> Option<String> {
     if !file.starts_with(&template) {
         return Some("its module is missing, or for another kernel".to_owned());
     }
-    let index = text(&format!("usr/lib/modules/{release}/modules.dep"));
-    let compiled =
-        fs::read(root.at(&format!("usr/lib/modules/{release}/modules.dep.bin"))).unwrap_or_default();
-    if !index.contains("updates/dkms/hello.ko:") || compiled != modules_dep_bin(&index) {
+    // What modprobe reads; depmod writes modules.dep before it.
+    let index = fs::read(root.at(&format!("usr/lib/modules/{release}/modules.dep.bin"))).unwrap_or_default();
+    if memchr::memmem::find(&index, b"updates/dkms/hello.ko").is_none() {
         return Some("modprobe does not find its module".to_owned());
     }
     None

@@ -106,6 +106,17 @@ impl TestRoot {
         )
     }
 
+    /// Somebody has written into every boot entry: what clr-boot-manager makes of it is not foreseen then, and not written
+    /// ahead of it.
+    pub(crate) fn entries_edited(&self) -> &TestRoot {
+        for entry in std::fs::read_dir(self.at("boot/loader/entries")).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, format!("# edited\n{text}")).unwrap();
+        }
+        self
+    }
+
     /// A kernel image (x86 boot protocol) with a kernel in it that holds these bytes, packed with gzip.
     pub(crate) fn image(&self, name: &str, inside: &[u8]) -> &TestRoot {
         self.file(&format!("usr/lib/kernel/{name}"), bz_image(inside))
