@@ -1,6 +1,7 @@
 //! What lies in the boot partition: entries, the default, and what is wrong with them.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::entries::{self, Variables};
 use super::menu::{DefaultEntry, Entry, Loader, Menu, Place, Problem};
@@ -258,18 +259,25 @@ fn freestanding(place: &Place, loader: Loader, namespace: &str) -> BTreeSet<Stri
     names.map(str::to_owned).collect()
 }
 
+/// The device with the boot files of a root; none when they are in `/boot`.
+fn device(root: &Root) -> Result<Option<PathBuf>, String> {
+    if !root.is_live() {
+        return Ok(None);
+    }
+    let here = Place { root, top: BOOT, device: None };
+    let firmware = efi::has_firmware(root).map_err(|e| e.to_string())?;
+    match loader_at(&here, Some(firmware)).map_err(|e| e.to_string())? {
+        Some(_) => Ok(None),
+        None => partition::find(root, firmware).map(Some).map_err(|lost| lost.to_string()),
+    }
+}
+
 /// Looks into the boot partition of a root, wherever [`BootFiles::observe`] would find it.
 ///
 /// # Errors
 /// When it cannot be found or read, in words.
 pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&Place) -> T) -> Result<T, String> {
-    let here = Place { root, top: BOOT, device: None };
-    let firmware = efi::is_there(root).is_there();
-    let is_here = loader_at(&here, root.is_live().then_some(firmware)).map_err(|e| e.to_string())?.is_some();
-    if is_here || !root.is_live() {
-        return Ok(look(&here));
-    }
-    let device = partition::find(root, firmware).map_err(|lost| lost.to_string())?;
+    let Some(device) = device(root)? else { return Ok(look(&Place { root, top: BOOT, device: None })) };
     let partition = partition::open(root, device).map_err(|lost| lost.to_string())?;
     let device = partition.device.map(|device| device.display().to_string());
     Ok(look(&Place { root: &partition.root, top: "", device }))
@@ -280,13 +288,7 @@ pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&Place) -> T) -> Resul
 /// # Errors
 /// When it cannot be found or written to, in words.
 pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&Place) -> T) -> Result<T, String> {
-    let here = Place { root, top: BOOT, device: None };
-    let firmware = efi::is_there(root).is_there();
-    let is_here = loader_at(&here, root.is_live().then_some(firmware)).map_err(|e| e.to_string())?.is_some();
-    if is_here || !root.is_live() {
-        return Ok(write(&here));
-    }
-    let device = partition::find(root, firmware).map_err(|lost| lost.to_string())?;
+    let Some(device) = device(root)? else { return Ok(write(&Place { root, top: BOOT, device: None })) };
     let said = |e: FileError| e.to_string();
     if let Some(mounted) = mount::mounted(root, &device).map_err(said)? {
         return Ok(write(&Place { root: &mounted, top: "", device: None }));

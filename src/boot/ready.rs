@@ -67,7 +67,7 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
     if !root.is_live() {
         return below_boot();
     }
-    let firmware = efi::is_there(root).is_there();
+    let firmware = efi::has_firmware(root).map_err(|e| e.to_string())?;
     // Without a partition of their own the boot files are in /boot, as they are when the root filesystem is that one.
     let Ok(device) = partition::find(root, firmware) else { return below_boot() };
     let number = root.lookup(&device).stat().map(|s| s.stands_for);

@@ -19,6 +19,18 @@ pub fn is_there(root: &Root) -> Presence {
     root.lookup(FIRMWARE)
 }
 
+/// The same for a decision that needs to know.
+///
+/// # Errors
+/// When it is unknown.
+pub fn has_firmware(root: &Root) -> Result<bool, FileError> {
+    match is_there(root) {
+        Presence::There(_) => Ok(true),
+        Presence::Absent => Ok(false),
+        Presence::Unreadable(e) => Err(e),
+    }
+}
+
 /// Whether its variables can be seen: a container, or a kernel started with `noefi`, shows none.
 pub fn shows_variables(root: &Root) -> bool {
     // Why they cannot be seen makes no difference to who wants to read one.
