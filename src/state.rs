@@ -55,7 +55,7 @@ pub struct ModuleRecord {
 }
 
 /// What became of the command line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CmdlineRecord {
     /// `module.sig_unenforce` is wanted.
     pub wanted: bool,
@@ -157,6 +157,28 @@ pub struct Record {
 }
 
 impl Record {
+    /// A record of a run that has found nothing out.
+    pub fn empty(started: Timestamp) -> Record {
+        Record {
+            schema: SCHEMA,
+            started,
+            finished: started,
+            running: None,
+            next_boot: None,
+            next_boot_source: None,
+            new_kernels: Vec::new(),
+            modules: Vec::new(),
+            cmdline: CmdlineRecord::default(),
+            boot: BootRecord::default(),
+            problems: Vec::new(),
+            needs: Vec::new(),
+            verdict: None,
+            checked: BTreeMap::new(),
+            guard: None,
+            sandbox: None,
+        }
+    }
+
     /// The two tell the same, though found at different times.
     pub fn tells_the_same_as(&self, other: &Record) -> bool {
         let timeless = |r: &Record| {

@@ -219,6 +219,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     let unknown = super::rebuild::unknown_module(&facts, order);
     if let Some(reason) = unreadable(world, &facts).or(unknown) {
         tracing::error!("{reason}; nothing has been changed");
+        super::surfaces::record_unknown(world, &facts, &before, started, &reason);
         super::surfaces::write_metrics(world, &super::status::look(world));
         return Ok(exit::UNKNOWN.into());
     }

@@ -10,6 +10,7 @@ use clap::Parser;
 use super::boot::defers;
 use super::{Common, exit};
 use crate::boot::deferral::{self, CONFIG, Deferral};
+use crate::decide::unread::first_that_decides;
 use crate::dkms::proof::INSTALLED;
 use crate::dkms::tree::TREE;
 use crate::dkms::{Source, Tree, conf};
@@ -107,6 +108,10 @@ fn look(world: &World, dry_run: bool) {
     let of_image = caller.and_then(|words| boot_files_of_image(&world.root, &words));
     for warning in warnings(world, &inventory, &tree).into_iter().chain(of_image) {
         tracing::warn!("{warning}");
+    }
+    let is_reported = inventory.unreadable().is_some() || tree.unreadable.is_some();
+    if let Some(unread) = first_that_decides(&world.root.unread()).filter(|_| !is_reported) {
+        tracing::warn!("{unread}; what this update means for DKMS modules is not fully known");
     }
     if dry_run || inventory.kernels.is_empty() {
         return;

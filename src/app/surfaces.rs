@@ -4,8 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use crate::kernel::Images;
+use crate::state::{RECORD, Record, Stored};
 use crate::status::{Document, Verdict};
-use crate::sys::{Ended, FileError, Kind};
+use crate::sys::{Ended, FileError, Kind, RootKind};
+use crate::system::System;
 use crate::world::World;
 
 /// There while a reboot is pending *and* safe.
@@ -45,6 +50,34 @@ pub fn write_all(world: &World, document: &Document, before: Option<&str>) -> Re
         notify(world, document, before.unwrap_or("none"));
     }
     written
+}
+
+/// Notes in the record why nothing was done: a hook's exit code and output are thrown away. Where nothing of ours has been
+/// written before, it is done in images only, where a first record decides nothing.
+pub fn record_unknown(
+    world: &World,
+    facts: &System,
+    before: &Stored<Record>,
+    started: Timestamp,
+    reason: &str,
+) {
+    let known = before.as_good().cloned();
+    let is_first = matches!(before, Stored::Absent)
+        && world.root.kind() == RootKind::Image
+        && !matches!(facts.inventory.images, Images::Absent);
+    let Some(known) = known.or_else(|| is_first.then(|| Record::empty(started))) else { return };
+    let record = Record {
+        started,
+        finished: world.clock.now(),
+        problems: vec![format!("{reason}; nothing has been changed")],
+        verdict: Some(Verdict::Unknown.to_string()),
+        ..known
+    };
+    if before.as_good().is_none_or(|old| !old.tells_the_same_as(&record))
+        && let Err(e) = world.root.write_json(RECORD, &record)
+    {
+        tracing::warn!("{e}; the next report does not show it");
+    }
 }
 
 /// Writes the metrics where they are wanted, and removes the file that is wanted no more.

@@ -10,12 +10,15 @@ use clr_dkms::decide::unread::DECIDE_NOTHING;
 
 use crate::support::guard::{FAILS_ON_B, ID_A, ID_B};
 use crate::support::machine::CLEAR;
+use crate::support::root::FRAGMENT;
 use crate::support::tree::{Tree, difference, read};
 use crate::support::{A, B, TestRoot, scratch};
 
 /// The system calls that read.
 const CALLS: [&str; 8] =
     ["openat2", "openat", "read", "getdents64", "readlinkat", "newfstatat", "fstat", "statx"];
+/// The scene in which the default has to be changed.
+const MOVED: &str = "assert, moved";
 /// Of each scene so many reads are tried by default.
 const SAMPLE: usize = 20;
 /// What is opened to be written into, or compared with what is to be written: the decisions are made by then, and that
@@ -41,6 +44,22 @@ struct Scene {
     arguments: &'static [&'static str],
     /// The kernel ids that may be the default afterwards.
     defaults: &'static [&'static str],
+    reports: Reports,
+    /// A kernel whose facts this program needs for nothing: it neither is nor becomes the default.
+    other: Option<&'static str>,
+}
+
+/// How a program reports that a fact could not be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reports {
+    /// By exit code 3.
+    ExitCode,
+    /// By exit code 3, and in its record: what calls it throws the code away.
+    Recorded,
+    /// By asking the worker, which looks again; the unit that runs it must not fail for that.
+    Requested,
+    /// By a warning: it is not to hold up an update.
+    Warned,
 }
 
 /// Everything that a live machine has and that a run reads.
@@ -79,6 +98,27 @@ pub(crate) fn held_by_admin() -> TestRoot {
     root.post_update().code(0);
     root.run("clr-dkms", &["hold", A]).code(0);
     assert_eq!(root.boot_default(), ID_A);
+    root
+}
+
+/// A lacking machine whose default was made the new kernel by something else.
+fn moved() -> TestRoot {
+    let root = lacking();
+    root.updated_by_hand();
+    assert_eq!(root.boot_default(), ID_B);
+    root
+}
+
+/// An image to which swupd has just brought a kernel.
+fn image() -> TestRoot {
+    let root = TestRoot::new();
+    for release in [A, B] {
+        root.kernel(release).headers(release).tip(release).config(release, CLEAR).modinfo(release, true);
+    }
+    root.file(FRAGMENT, "module.sig_unenforce\n").module("hello", "1.0", "").installed("hello", "1.0", A);
+    root.conf("[modules]\ncritical = hello\n").file("usr/lib/os-release", "ID=clear-linux-os\n");
+    root.post_update().code(0);
+    assert_eq!(root.boot_default(), ID_B);
     root
 }
 
@@ -187,13 +227,34 @@ fn check(scene: &Scene, read_of: &Read, error: &str, before: &Tree) -> Option<St
     }
     let code = output.status.code().unwrap_or(-1);
     let path = Path::new(read_of.path.trim_end_matches("/."));
-    let is_written =
-        scene.program == "clr-dkms-post-update" && WRITTEN.iter().any(|top| path == Path::new(top));
-    if code != 3 && !decides_nothing(path) && !is_written {
+    let is_written = WRITTEN.iter().any(|top| path == Path::new(top));
+    let reported = match scene.reports {
+        Reports::ExitCode => code == 3,
+        Reports::Recorded => code == 3 && (is_recorded(&at) || path.starts_with("/var/lib/clr-dkms")),
+        Reports::Requested => code == 3 || at.join("run/clr-dkms/requested").exists(),
+        Reports::Warned => code == 0 && !output.stderr.is_empty(),
+    };
+    // An error after the decision, when the default has become what it should be, or while it is read back.
+    let is_done = scene.name == MOVED && (is_of(&ID_A) || code == 1);
+    let is_of_other = scene.other.is_some_and(|release| read_of.path.contains(version_of(release)));
+    let reported = reported || is_done || (is_of_other && code == 0);
+    let may_fail = scene.reports != Reports::Warned;
+    if !(reported || (decides_nothing(path) || is_written) && (may_fail || code == 0)) {
         wrong.push(format!("exit code {code}"));
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (!wrong.is_empty()).then(|| format!("{}: {read_of:?} {error}: {}\n{said}", scene.name, wrong.join("; ")))
+}
+
+/// What the names of all files of a kernel have.
+fn version_of(release: &str) -> &str {
+    release.rsplit_once('.').unwrap().0
+}
+
+fn is_recorded(root: &Path) -> bool {
+    let text = std::fs::read_to_string(root.join("var/lib/clr-dkms/last-run.json")).unwrap_or_default();
+    let record: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    record["verdict"] == "unknown"
 }
 
 fn has_strace() -> bool {
@@ -247,6 +308,8 @@ fn the_worker_where_the_new_kernel_lacks_a_module() {
         program: "clr-dkms-post-update",
         arguments: &[],
         defaults: &[ID_A],
+        reports: Reports::ExitCode,
+        other: None,
     });
 }
 
@@ -258,6 +321,8 @@ fn the_worker_where_all_is_proven() {
         program: "clr-dkms-post-update",
         arguments: &[],
         defaults: &[ID_A, ID_B],
+        reports: Reports::ExitCode,
+        other: None,
     });
 }
 
@@ -269,6 +334,8 @@ fn the_worker_where_an_admin_holds_a_kernel() {
         program: "clr-dkms-post-update",
         arguments: &[],
         defaults: &[ID_A],
+        reports: Reports::ExitCode,
+        other: None,
     });
 }
 
@@ -280,5 +347,73 @@ fn status_where_all_is_proven() {
         program: "clr-dkms",
         arguments: &["status"],
         defaults: &[ID_A],
+        reports: Reports::ExitCode,
+        other: None,
+    });
+}
+
+#[test]
+fn the_default_is_asserted_where_the_new_kernel_lacks_a_module() {
+    every_read(&Scene {
+        name: "assert, lacking",
+        root: lacking(),
+        program: "clr-dkms",
+        arguments: &["guard", "--assert"],
+        defaults: &[ID_A],
+        reports: Reports::ExitCode,
+        other: Some(B),
+    });
+}
+
+#[test]
+fn the_default_is_asserted_after_something_has_moved_it() {
+    every_read(&Scene {
+        name: MOVED,
+        root: moved(),
+        program: "clr-dkms",
+        arguments: &["guard", "--assert"],
+        // Where it is unknown what the default should be, it stays.
+        defaults: &[ID_A, ID_B],
+        reports: Reports::ExitCode,
+        other: Some(B),
+    });
+}
+
+#[test]
+fn the_first_thing_after_a_boot() {
+    every_read(&Scene {
+        name: "at boot",
+        root: lacking(),
+        program: "clr-dkms",
+        arguments: &["guard", "--at-boot"],
+        defaults: &[ID_A],
+        reports: Reports::Requested,
+        other: None,
+    });
+}
+
+#[test]
+fn the_hook_before_an_update() {
+    every_read(&Scene {
+        name: "pre-update",
+        root: lacking(),
+        program: "clr-dkms-pre-update",
+        arguments: &[],
+        defaults: &[ID_A],
+        reports: Reports::Warned,
+        other: None,
+    });
+}
+
+#[test]
+fn the_hook_in_an_image() {
+    every_read(&Scene {
+        name: "image",
+        root: image(),
+        program: "clr-dkms-post-update",
+        arguments: &[],
+        defaults: &[ID_B],
+        reports: Reports::Recorded,
+        other: Some(A),
     });
 }
