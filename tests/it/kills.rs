@@ -34,7 +34,8 @@ const RUNS: usize = 4;
 const KILLS: usize = 4;
 
 /// What is compared after a killed and repeated run, and after the run that was not killed.
-fn comparable(root: &TestRoot) -> Tree {
+/// `origin` is the machine of which it is a copy: what was written there names its path.
+fn comparable(root: &TestRoot, origin: &str) -> Tree {
     let own = root.path().to_str().unwrap();
     let mut tree = root.tree();
     for (path, entry) in &mut tree {
@@ -43,7 +44,7 @@ fn comparable(root: &TestRoot) -> Tree {
             drop_times(&mut value);
             entry.what = serde_json::to_string_pretty(&value).unwrap();
         }
-        entry.what = entry.what.replace(own, "ROOT");
+        entry.what = entry.what.replace(own, "ROOT").replace(origin, "ROOT");
     }
     // The cache makes the next run faster, a build that is done again is logged again, and an entry that a kill left
     // empty is kept under another name.
@@ -93,10 +94,16 @@ fn play(seed: u64) -> (usize, Vec<String>) {
         if program != WORKER {
             worker(&after);
         }
-        let reference = comparable(&after);
+        let reference = comparable(&after, root.path().to_str().unwrap());
         for _ in 0..KILLS {
             let Some(point) = whole.point(&mut random) else { break };
-            let (was_killed, found) = one(&base, &before, &reference, (program, arguments), &point);
+            let (was_killed, found) = one(
+                &base,
+                &before,
+                (&reference, root.path().to_str().unwrap()),
+                (program, arguments),
+                &point,
+            );
             kills += usize::from(was_killed);
             wrong.extend(found.into_iter().map(|what| format!("killed at {point:?}: {what}")));
         }
@@ -114,7 +121,7 @@ fn worker(root: &TestRoot) {
 fn one(
     base: &TestRoot,
     before: &NextBoot,
-    reference: &Tree,
+    (reference, origin): (&Tree, &str),
     (program, arguments): (&str, &[&str]),
     point: &Point,
 ) -> (bool, Option<String>) {
@@ -132,7 +139,7 @@ fn one(
     let broken =
         broken_promise(&root, &killed).map(|what| format!("the run after it: {what}: {}", run.stderr));
     let different = || {
-        let now = comparable(&root);
+        let now = comparable(&root, origin);
         let mut lines = difference(reference, &now, false);
         for line in &mut lines {
             if let (Some(was), Some(is)) = (reference.get(&line[2..]), now.get(&line[2..])) {
