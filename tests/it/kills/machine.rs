@@ -6,7 +6,7 @@ use crate::support::random::Random;
 use crate::support::{A, B, TestRoot};
 
 /// A kernel before [`A`], and one after [`B`].
-const OLD: &str = "6.15.6-1590.native";
+pub(super) const OLD: &str = "6.15.6-1590.native";
 const ID_OLD: &str = "org.clearlinux.native.6.15.6-1590";
 pub(super) const C: &str = "6.15.9-1593.native";
 const OLD_ENTRY: &str = "Clear-linux-native-6.15.6-1590.conf";
