@@ -105,9 +105,11 @@ fn come_back(world: &World, seen: &BTreeMap<PathBuf, i128>, removal: &Removal) -
     }
     let Left::Modules { files, .. } = &removal.what else { return None };
     // What dkms has removed meanwhile is gone, as it should be.
-    let changed = files.iter().find(|file| {
-        let now = world.root.lookup_link(file).stat().map(|s| s.ctime_ns);
-        now.is_some() && now.as_ref() != seen.get(*file)
+    let changed = files.iter().find(|file| match world.root.lookup_link(file) {
+        Presence::Absent => false,
+        Presence::There(stat) => Some(&stat.ctime_ns) != seen.get(*file),
+        // Nor may one that cannot be looked at be removed.
+        Presence::Unreadable(_) => true,
     })?;
     Some(format!("{} has been written since we began", changed.display()))
 }

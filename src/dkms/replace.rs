@@ -11,6 +11,8 @@
 //! depmod reads every file that ends in `.ko`, `.ko.zst` and so on, also in hidden directories (kmod 30), so
 //! the names end otherwise.
 
+mod recover;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -18,12 +20,13 @@ use serde::{Deserialize, Serialize};
 use super::modfile::{self, ENDINGS};
 use super::plan::build_folder;
 use super::proof::{INSTALLED, is_dkms_own};
-use super::staging::STAGING;
 use super::tree::TREE;
-use super::{ModuleName, Registered, architecture};
-use crate::kernel::inventory::{MODULES, module_folder};
+use super::{ModuleName, architecture};
+use crate::kernel::inventory::module_folder;
 use crate::limits::MODULE;
 use crate::sys::{FileError, Kind, Root};
+
+pub use recover::recover;
 
 /// Our state directory.
 pub(super) const STATE: &str = "/var/lib/clr-dkms";
@@ -119,7 +122,12 @@ impl Replacement {
         old_proven: bool,
         post_install: bool,
     ) -> Result<Replacement, FileError> {
-        let claim = root.read_link(claim_path(module, release)).ok();
+        let claim = match root.read_link(claim_path(module, release)) {
+            Ok(text) => Some(text),
+            // A roll-back would take away a link that it does not know.
+            Err(e) if e.leaves_open() => return Err(e),
+            Err(_) => None,
+        };
         let mut set = Replacement {
             module: module.clone(),
             release: release.to_owned(),
@@ -297,6 +305,10 @@ impl Replacement {
 
     /// Makes one version whole.
     fn recover(&self, root: &Root) {
+        if let Err(e) = self.can_be_read(root) {
+            tracing::error!("{e}; what was left of an interrupted installation stays as it is");
+            return;
+        }
         let (module, release) = (&self.module, &self.release);
         let way = self.way(root);
         match way {
@@ -367,81 +379,6 @@ pub(super) fn settle_build(root: &Root, path: &str, superseded: bool) {
     }
 }
 
-/// Makes whole what an interrupted run has left, before anything is observed. Gives the kernels whose index
-/// may not belong to the files that are in place now; none when nothing was left.
-pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> {
-    let (mut stale, mut found) = (BTreeSet::new(), false);
-    // A directory that cannot be listed is reported by the next write to it.
-    for entry in root.list_optional(STATE).unwrap_or_default() {
-        let Some(name) = entry.text() else { continue };
-        let path = format!("{STATE}/{name}");
-        if name.starts_with(STAGING) {
-            remove(root, &path);
-        }
-        if !name.starts_with(JOURNAL) {
-            continue;
-        }
-        found = true;
-        let read = root.read(&path).ok().and_then(|bytes| serde_json::from_slice::<Replacement>(&bytes).ok());
-        match read {
-            Some(set) => {
-                set.recover(root);
-                stale.insert(set.release);
-            }
-            None => remove(root, &path),
-        }
-    }
-    found |= recover_builds(root, modules);
-    for release in directories(root, MODULES) {
-        let directory = format!("{}/{INSTALLED}", module_folder(&release));
-        for entry in root.list_optional(&directory).unwrap_or_default() {
-            let Some(name) = entry.text() else { continue };
-            let Some(before) = name_before(name) else { continue };
-            found = true;
-            let (path, old) = (format!("{directory}/{name}"), format!("{directory}/{before}"));
-            // Without a journal only a name that is gone is a reason to take back what was made for this
-            // kernel.
-            let is_lost = name == split(&backup(&old)).1 && root.lookup_link(&old).is_absent();
-            let is_of_kernel = || {
-                let facts = modfile::of_file_named(root, &path, before);
-                let vermagic = facts.and_then(|facts| facts.vermagic);
-                vermagic.is_ok_and(|text| text.split_ascii_whitespace().next() == Some(&release))
-            };
-            if is_lost && is_of_kernel() && root.rename(&path, before).is_ok() {
-                tracing::warn!("{old}: the file from before an interrupted installation is taken back");
-                stale.insert(release.clone());
-            } else {
-                remove(root, &path);
-            }
-        }
-    }
-    found.then_some(stale)
-}
-
-/// Whether there was one.
-fn recover_builds(root: &Root, modules: &[Registered]) -> bool {
-    let (own, mut found) = (architecture(), false);
-    for module in modules.iter().map(|m| &m.module) {
-        let directory = format!("{TREE}/{}/{}", module.name, module.version);
-        for kernel in directories(root, &directory) {
-            let path = format!("{directory}/{kernel}/{own}");
-            if root.lookup_link(backup(&path)).is(Kind::Folder) {
-                tracing::warn!("{path}: the build from before an interrupted one is taken back");
-                settle_build(root, &path, false);
-                found = true;
-            }
-        }
-    }
-    found
-}
-
-/// The names of the directories in a directory. What cannot be listed is reported by the observation of it.
-fn directories(root: &Root, path: &str) -> Vec<String> {
-    let entries = root.list_optional(path).unwrap_or_default();
-    let directories = entries.iter().filter(|entry| entry.kind == Kind::Folder);
-    directories.filter_map(|entry| entry.text().map(str::to_owned)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -495,5 +432,29 @@ mod tests {
             assert_eq!((left.len(), root.list(STATE).unwrap().len()), (2, 0), "{case}: {left:?}");
             assert_eq!(recover(&root, &[]), None, "{case}");
         }
+    }
+
+    /// A file that only cannot be read now may be the only whole one.
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_given_up() {
+        let module = ModuleName { name: "pair".to_owned(), version: "2".to_owned() };
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::Image, directory.path()).unwrap();
+        let files = FILES.map(|name| (format!("/built/{name}"), installed(name)));
+        for (built, path) in &files {
+            root.write(built, b"new", 0o644).unwrap();
+            root.write(path, b"old", 0o644).unwrap();
+        }
+        Replacement::stage(&root, &module, "K", &files, true, false).unwrap();
+        let hidden = staged(&files[0].1);
+        root.link(&hidden, split(&hidden).1.as_ref()).unwrap();
+        let before = root.list(module_folder("K") + "/" + INSTALLED).unwrap();
+        recover(&root, &[]);
+        assert_eq!(root.list(module_folder("K") + "/" + INSTALLED).unwrap(), before);
+        assert_eq!(root.list(STATE).unwrap().len(), 1, "the journal stays");
+        root.remove(&hidden).unwrap();
+        recover(&root, &[]);
+        assert_eq!(root.read(&files[0].1).unwrap(), b"old");
+        assert!(root.list(STATE).unwrap().is_empty());
     }
 }

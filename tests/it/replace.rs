@@ -339,3 +339,15 @@ fn what_is_left_aside_on_a_kernel_that_is_gone_is_garbage() {
     root.run("clr-dkms", &["gc"]).code(0);
     assert!(!root.has(&format!("usr/lib/modules/{gone}")));
 }
+
+#[test]
+fn a_journal_that_cannot_be_read_keeps_all_that_it_may_be_about() {
+    let root = works();
+    let journal = "var/lib/clr-dkms/replacing-hello";
+    let aside = format!("usr/lib/modules/{B}/updates/dkms/.tmp_hello.ko_aside");
+    root.link(journal, "replacing-hello").file(&aside, "old");
+    root.post_update().code(3).says(&["what was left of an interrupted installation stays as it is"]);
+    assert!(root.has(journal) && root.has(&aside));
+    root.remove(journal).post_update().code(0);
+    assert!(!root.has(&aside), "without a journal it is of no use while the file is there");
+}

@@ -1,0 +1,136 @@
+//! Making whole what an interrupted run has left.
+
+use std::collections::BTreeSet;
+
+use super::{
+    INSTALLED, JOURNAL, Replacement, STATE, TREE, architecture, backup, modfile, module_folder, name_before,
+    remove, settle_build, split, staged,
+};
+use crate::dkms::Registered;
+use crate::dkms::staging::STAGING;
+use crate::kernel::inventory::MODULES;
+use crate::sys::{FileError, Kind, Presence, Root};
+
+impl Replacement {
+    /// Checks that each file of both sets is there or is known not to be: one that only could not be read is not to be
+    /// given up.
+    ///
+    /// # Errors
+    /// Which one could not be read.
+    pub(super) fn can_be_read(&self, root: &Root) -> Result<(), FileError> {
+        let files = self.old.iter().chain(&self.new).map(|known| &known.path);
+        for path in files.flat_map(|path| [path.clone(), backup(path), staged(path)]) {
+            modfile::sha256(root, &path)
+                .map(drop)
+                .or_else(|e| if e.leaves_open() { Err(e) } else { Ok(()) })?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes whole what an interrupted run has left, before anything is observed. Gives the kernels whose index
+/// may not belong to the files that are in place now; none when nothing was left. What cannot be read stays as it
+/// is, and with a journal all that it may be about.
+pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> {
+    let (mut stale, mut found, mut is_known) = (BTreeSet::new(), false, true);
+    let entries = root.list_optional(STATE).unwrap_or_else(|e| {
+        tracing::error!("{e}; what an interrupted installation may have left stays as it is");
+        is_known = false;
+        Vec::new()
+    });
+    for entry in entries {
+        let Some(name) = entry.text() else { continue };
+        let path = format!("{STATE}/{name}");
+        if name.starts_with(STAGING) {
+            remove(root, &path);
+        }
+        if !name.starts_with(JOURNAL) {
+            continue;
+        }
+        found = true;
+        match root.read(&path) {
+            Ok(bytes) => match serde_json::from_slice::<Replacement>(&bytes) {
+                Ok(set) => {
+                    set.recover(root);
+                    stale.insert(set.release);
+                }
+                // A journal is written whole before anything is renamed.
+                Err(_) => remove(root, &path),
+            },
+            Err(e) if e.leaves_open() => {
+                tracing::error!("{e}; what was left of an interrupted installation stays as it is");
+                is_known = false;
+            }
+            Err(_) => remove(root, &path),
+        }
+    }
+    found |= recover_builds(root, modules);
+    // A set that could not be read has kept its journal, and needs the second names of its files.
+    let has_journal = |e: &crate::sys::Listed| e.text().is_some_and(|name| name.starts_with(JOURNAL));
+    is_known &= root.list_optional(STATE).is_ok_and(|left| !left.iter().any(has_journal));
+    if is_known {
+        found |= take_back(root, &mut stale);
+    }
+    found.then_some(stale)
+}
+
+/// What has no journal: only a name that is gone is a reason to take back what was made for this kernel. Gives whether there
+/// was anything.
+fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
+    let mut found = false;
+    for release in directories(root, MODULES) {
+        let directory = format!("{}/{INSTALLED}", module_folder(&release));
+        // What cannot be listed is reported by the observation of it.
+        for entry in root.list_optional(&directory).unwrap_or_default() {
+            let Some(name) = entry.text() else { continue };
+            let Some(before) = name_before(name) else { continue };
+            let (path, old) = (format!("{directory}/{name}"), format!("{directory}/{before}"));
+            let is_lost = match root.lookup_link(&old) {
+                Presence::Absent => name == split(&backup(&old)).1,
+                Presence::There(_) => false,
+                // It may be gone, and this the only one.
+                Presence::Unreadable(_) => continue,
+            };
+            let is_of_kernel = match modfile::of_file_named(root, &path, before) {
+                Ok(facts) => {
+                    facts.vermagic.is_ok_and(|text| text.split_ascii_whitespace().next() == Some(&release))
+                }
+                // It may be the only one.
+                Err(_) if is_lost => continue,
+                Err(_) => false,
+            };
+            found = true;
+            if is_lost && is_of_kernel && root.rename(&path, before).is_ok() {
+                tracing::warn!("{old}: the file from before an interrupted installation is taken back");
+                stale.insert(release.clone());
+            } else {
+                remove(root, &path);
+            }
+        }
+    }
+    found
+}
+
+/// Whether there was one.
+fn recover_builds(root: &Root, modules: &[Registered]) -> bool {
+    let (own, mut found) = (architecture(), false);
+    for module in modules.iter().map(|m| &m.module) {
+        let directory = format!("{TREE}/{}/{}", module.name, module.version);
+        for kernel in directories(root, &directory) {
+            let path = format!("{directory}/{kernel}/{own}");
+            if root.lookup_link(backup(&path)).is(Kind::Folder) {
+                tracing::warn!("{path}: the build from before an interrupted one is taken back");
+                settle_build(root, &path, false);
+                found = true;
+            }
+        }
+    }
+    found
+}
+
+/// The names of the directories in a directory. What cannot be listed is reported by the observation of it.
+fn directories(root: &Root, path: &str) -> Vec<String> {
+    let entries = root.list_optional(path).unwrap_or_default();
+    let directories = entries.iter().filter(|entry| entry.kind == Kind::Folder);
+    directories.filter_map(|entry| entry.text().map(str::to_owned)).collect()
+}
