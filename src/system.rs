@@ -308,6 +308,7 @@ fn files_of(
         kernels.push((release.to_owned(), headers(&world.root, release)));
     }
     let before = state::load::<LastNeeds>(&world.root, RECORD).good();
+    // A record that could not be read is in `Root::unread`, which blocks every decision.
     let before = before.map(|record| record.needs).unwrap_or_default();
     module_files::observe(
         world,
@@ -446,6 +447,7 @@ fn own_files(root: &Root, conf: &Conf, release: &str) -> Vec<(String, String)> {
 fn owner(root: &Root, cache: &mut Cache, tree: &Tree, pair: &Pair, file: &str, path: &str) -> Option<Rival> {
     let mut contents = |folder: &str| {
         let (path, there) = find_file(root, folder, file)?;
+        // A failed read is in `Root::unread`, and leaves the owner unknown.
         facts_of(root, cache, &path, &there).ok().map(|facts| facts.sha256)
     };
     let installed = contents(path.rsplit_once('/')?.0)?;

@@ -32,6 +32,7 @@ pub struct UpdateResult {
 /// lose what a module needs.
 fn way(world: &World, system: &System, assessment: &BootAssessment, accept_losses: bool) -> UpdateWay {
     let losses = |kernel: &Installed| {
+        // Without the list each initrd of the entry counts as lost, and the update is not run.
         let initrds = initrds::of_kernel(&world.root, &kernel.id).unwrap_or_default();
         let initrds: Vec<String> = initrds.into_keys().collect();
         entry_losses(system, &world.settings, &assessment.needs, &kernel.name.release(), Some(&initrds))

@@ -269,6 +269,7 @@ fn put_into_entries(
         entry.is_some_and(|e| line.kernel.switch(&e.options) != line.switch)
     };
     let record = state::load::<Record>(&world.root, RECORD);
+    // A record that could not be read is not written over: see `note`.
     let last = record.as_good().map(|r| r.boot.clone()).unwrap_or_default();
     let as_configured = boot.read_back(&expected_entries(&lines)) == ReadBack::Verified;
     // Without a change of ours only what an earlier run left undone is made good.

@@ -91,6 +91,7 @@ fn times(root: &Root, plan: &Plan) -> BTreeMap<PathBuf, i128> {
         Left::Modules { files, .. } => Some(files),
         _ => None,
     });
+    // One without a time counts as changed later, and stays.
     let time = |file: &PathBuf| Some((file.clone(), root.lookup_link(file).stat()?.ctime_ns));
     of_folders.flatten().filter_map(time).collect()
 }

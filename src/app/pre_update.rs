@@ -220,6 +220,7 @@ fn too_little_space(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<St
     [(MODULES, sum), (TREE, sum + build)]
         .into_iter()
         .filter_map(|(folder, need)| {
+            // Only for a warning: what is unknown is not too little.
             let free = root.free_space(folder).ok()?;
             (free < need).then(|| {
                 format!(

@@ -90,6 +90,7 @@ pub fn write_metrics(world: &World, document: &Document) {
 fn put_metrics(world: &World, document: &Document) -> anyhow::Result<()> {
     let root = &world.root;
     let wanted = world.settings.metrics.as_ref();
+    // One that cannot be read names no file that could be removed.
     if let Some(old) = root.read_link(METRICS).ok().filter(|old| Some(old) != wanted) {
         if is_metrics(world, &old)? {
             root.remove(&old)?;

@@ -155,6 +155,7 @@ fn add_contents(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Ki
 fn add_name(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind) {
     fingerprint.add(path.as_bytes());
     if kind == Kind::Link {
+        // A failed read is in `Root::unread`, and no update is run then; here and below.
         fingerprint.add(root.read_link(path).unwrap_or_default().as_os_str().as_encoded_bytes());
     }
 }

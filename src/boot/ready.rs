@@ -183,6 +183,7 @@ fn wanted(root: &Root, kernels: &[&Installed]) -> BTreeMap<String, u64> {
         let own = initrds::of_kernel(root, &kernel.id).unwrap_or_default();
         files.extend(own.into_iter().filter_map(|(name, path)| Some((name, size(path)?))));
     }
+    // As above.
     for (name, origin) in initrds::freestanding(root).unwrap_or_default() {
         files.extend(origin.and_then(size).map(|size| (format!("freestanding-{name}"), size)));
     }

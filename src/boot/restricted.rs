@@ -343,6 +343,7 @@ impl RestrictedUpdate<'_> {
         let differs = |(name, source): &(String, String)| {
             let copy = place.root.open_file(place.path(&format!("{directory}/{name}")));
             let (Ok(copy), Ok(source)) = (copy, self.root.open_file(source)) else { return true };
+            // What cannot be compared is not proven to be the same.
             !compare::have_same_contents(copy, source).unwrap_or(false)
         };
         let unlike = files.into_iter().filter(differs);

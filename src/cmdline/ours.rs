@@ -42,6 +42,7 @@ fn is_ours(root: &Root, path: &Path) -> Option<bool> {
         Presence::Absent => Some(false),
         Presence::Unreadable(_) => None,
         Presence::There(stat) => match stat.kind {
+            // None: a failed read is in `Root::unread`, and then no fragment is written.
             Kind::Link => root.read_link(path).ok().map(|text| text == Path::new("/dev/null")),
             Kind::File => root.read(path).ok().map(|bytes| bytes == fragment_bytes()),
             Kind::Folder | Kind::Other => Some(false),
@@ -75,6 +76,7 @@ impl Ours {
                 && (Path::new(LOCAL).starts_with(folder)
                     || Path::new(STATE).parent().is_some_and(|of_state| of_state.starts_with(folder)))
         });
+        // Each of these was read above; a read that fails now keeps the file from being taken for ours.
         ours.masks = ours.wrote.iter().filter(|path| root.read_link(path).is_ok()).cloned().collect();
         Ok(ours)
     }

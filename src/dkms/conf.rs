@@ -205,6 +205,7 @@ fn identity(root: &Root, path: impl AsRef<Path>) -> String {
 }
 
 fn overrides(root: &Root) -> Option<BTreeSet<OsString>> {
+    // None: then each override is looked for by its name, and one that cannot be read is an error.
     Some(root.list_optional(OVERRIDES).ok()?.into_iter().map(|entry| entry.name).collect())
 }
 

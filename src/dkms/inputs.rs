@@ -45,6 +45,7 @@ pub fn fingerprint(
         entry(root, &format!("{headers}/{file}"), &mut fingerprint);
     }
     for program in PROGRAMS {
+        // Only the fingerprint of a failed build: at worst it is tried once more.
         fingerprint.add(tools.identity(program).unwrap_or_default());
     }
     Some(fingerprint.finish())

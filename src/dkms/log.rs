@@ -36,6 +36,7 @@ pub fn path(module: &ModuleName, release: &str) -> String {
 /// The first error in the log of a module on a kernel.
 pub fn first_error(root: &Root, module: &ModuleName, release: &str) -> Option<FirstError> {
     let mut search = Search::default();
+    // Only for a report: a log that cannot be read has no first error.
     look(&mut search, root.open_file(path(module, release)).ok()?);
     search.finish().error
 }

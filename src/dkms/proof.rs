@@ -249,6 +249,7 @@ pub fn built_files_good(scope: &Scope<'_>, cache: &mut Cache, module: &ModuleNam
         && conf.built.iter().all(|built| {
             find_file(root, &folder, &built.name).is_some_and(|(path, there)| {
                 let facts = facts_of(root, cache, &path, &there);
+                // What could not be read is not good: it is built again, and the old file stays in force.
                 facts.and_then(|facts| vermagic_of(&facts, scope.release, &path)).is_ok()
                     && !matches!(scope.symbols(cache, &path, &there, None), Ok(Err(_)))
             })

@@ -101,6 +101,7 @@ impl<'a> Scope<'a> {
         for need in needs {
             inputs.add(need);
             let stat = self.root.lookup(self.inside(need)).stat();
+            // Only the key of a cache: what cannot be looked at is judged once more.
             inputs.add(stat.map(|stat| cache::identity(&stat)).unwrap_or_default());
         }
         let needs: Vec<String> = needs.iter().map(|need| self.inside(need)).collect();

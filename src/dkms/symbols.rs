@@ -100,6 +100,7 @@ pub fn read<'a, R: ReadRef<'a>>(plain: R) -> Result<Symbols<'a>, String> {
 /// The version of an export: the value itself, or four bytes where it points to.
 fn version_of<'a, R: ReadRef<'a>>(file: &File<'a, R>, symbol: &impl ObjectSymbol<'a>) -> Option<u32> {
     let Some(index) = symbol.section_index() else { return u32::try_from(symbol.address()).ok() };
+    // An export without a version contradicts none: see `agree`.
     let data = file.section_by_index(index).ok()?.data().ok()?;
     let start = usize::try_from(symbol.address()).ok()?;
     number(data.get(start..)?, file.endianness())

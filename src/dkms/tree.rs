@@ -147,6 +147,7 @@ impl Tree {
             }
         };
         let mut versions = Vec::new();
+        // A failed read is in `Root::unread`; see `claimed_version` for the rest.
         let opened = root.open_folder(&folder).ok();
         for entry in &entries {
             let text = entry.text().unwrap_or_default();

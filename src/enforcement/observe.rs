@@ -169,6 +169,7 @@ pub fn module_taint(root: &Root, module: &str) -> Option<String> {
     if !root.lookup(format!("{folder}/initstate")).is_there() {
         return None;
     }
+    // Only reported; a failed read is in `Root::unread`.
     let letters = pseudo_file(root, &format!("{folder}/taint")).unwrap_or_default();
     Some(String::from_utf8_lossy(&letters).trim().to_owned())
 }

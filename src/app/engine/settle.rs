@@ -197,6 +197,7 @@ impl Settling<'_, '_> {
         let built = pair.conf.iter().flat_map(|conf| &conf.built);
         built
             .filter_map(|built| installed_file(root, &self.release, built))
+            // What one that cannot be read is built upon is unknown: nothing is taken back for it.
             .filter_map(|(path, there)| facts_of(root, &mut cache, &path, &there).ok())
             .flat_map(|facts| facts.depends)
             .map(|name| name.replace('-', "_"))
