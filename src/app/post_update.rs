@@ -301,7 +301,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     facts.deferral = deferral::observe(root);
 
     let mut problems = faults.clone();
-    problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
+    problems.extend(attempts.iter().flat_map(|a| a.index_error.iter().chain(&a.hook_error)).cloned());
     let next = next_boot(&facts);
     let record = Record {
         schema: SCHEMA,

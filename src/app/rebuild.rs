@@ -78,9 +78,10 @@ pub fn run(world: &World, arguments: RebuildArguments, common: &Common) -> anyho
         let text = if arguments.json { json(&report)? } else { screen(&report) };
         answer(&text, common.color)?;
     }
-    let failed = attempts.iter().any(|a| a.failure.is_some() || a.index_error.is_some())
-        || !refused.is_empty()
-        || left_alone.iter().any(|left| !left.state.is_fine());
+    let failed =
+        attempts.iter().any(|a| a.failure.is_some() || a.index_error.is_some() || a.hook_error.is_some())
+            || !refused.is_empty()
+            || left_alone.iter().any(|left| !left.state.is_fine());
     // What else is wrong with this system is told by `status`, and is no failure of what was asked for here.
     Ok(match (failed, *code) {
         (true, _) => exit::ATTENTION,

@@ -217,7 +217,7 @@ impl RestrictedUpdate<'_> {
                 images.entries.push(self.shown(IMAGES, &entry, name)?);
             }
         }
-        let mut view = View { directories: vec![images], read_only: Vec::new() };
+        let mut view = View { directories: vec![images], ..View::default() };
         // What is not there cannot be deleted.
         let kept = [MODULES, SOURCES, MARKS].into_iter().filter(|path| self.root.lookup(path).is_there());
         for path in kept {

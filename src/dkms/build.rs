@@ -5,16 +5,17 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use super::call::{dkms, has_plain_path, odd_character};
 use super::first_error::FirstError;
+use super::hooks::{self, Hook};
 use super::log::{self, append, note};
 use super::plan::{Step, build_folder, built_folder};
 use super::replace::{self, Replacement};
 use super::staging::Staging;
-use super::tree::{SOURCES, TREE};
+use super::tree::TREE;
 use super::{Conf, ModuleName, Source};
-use crate::kernel::inventory::{MODULES, module_folder};
-use crate::sys::sandbox::Sight;
-use crate::sys::{Child, Ended, Kind, Output, Root, Sandbox, Tools};
+use crate::kernel::inventory::module_folder;
+use crate::sys::{Ended, Kind, Root, Tools};
 
 /// The codes with which dkms says that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
 const EXCLUDED: [i32; 2] = [77, 9];
@@ -161,9 +162,22 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<Replacement, Fa
         lasting,
     };
     let old_proven = (job.judge)().map_err(refused)?;
-    let late: &[&str] = if conf.post_install { &["POST_INSTALL="] } else { &[] };
-    let files = staged_install(job, force, late, log)?;
-    let set = Replacement::stage(root, module, release, &files, old_proven, conf.post_install);
+    let has_post_install = !conf.post_install.is_empty();
+    let mut left_out = Vec::new();
+    if has_post_install {
+        left_out.push("POST_INSTALL=");
+    }
+    if !root.is_slash() && !conf.pre_install.is_empty() {
+        left_out.push("PRE_INSTALL=");
+        run_hook(job, Hook::PreInstall, &conf.pre_install, log).map_err(|what| Failure::Step {
+            what,
+            error: None,
+            last_lines: Vec::new(),
+            lasting: false,
+        })?;
+    }
+    let files = staged_install(job, force, &left_out, log)?;
+    let set = Replacement::stage(root, module, release, &files, old_proven, has_post_install);
     let switched = set.and_then(|set| set.switch(root).map(|()| set));
     switched.map_err(|e| {
         note(log, "putting the files into their places failed");
@@ -210,13 +224,20 @@ fn staged_install(
     })
 }
 
+fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &mut File) -> Result<(), String> {
+    hooks::run_in_image((job.root, job.tools), job.module, (hook, command), job.deadline, log)
+}
+
 /// Runs the POST_INSTALL script of a module that is in place, in the way of dkms: with the module as it is, a
-/// second `dkms install` in trees of ours runs nothing else.
+/// second `dkms install` in trees of ours runs nothing else. In an image it is run with the image as `/`.
 ///
 /// # Errors
 /// In words. dkms itself goes on when the script fails.
 pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), String> {
     let mut log = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
+    if !job.root.is_slash() {
+        return run_hook(job, Hook::PostInstall, &job.conf.post_install, &mut log);
+    }
     match staged_install(job, true, &["PRE_INSTALL="], &mut log) {
         Ok(_) => Ok(()),
         Err(Failure::Step { what, .. }) => Err(what),
@@ -230,119 +251,26 @@ fn scratch(module: &ModuleName) -> String {
 }
 
 /// Where dkms lets make write meanwhile.
-fn make_log(module: &ModuleName) -> String {
+pub(super) fn make_log(module: &ModuleName) -> String {
     scratch(module) + "/make.log"
-}
-
-fn dkms(
-    job: &Job<'_>,
-    verb: &str,
-    staging: Option<(&Staging<'_>, bool)>,
-    directives: &[&str],
-    log: &mut File,
-) -> Result<Ended, String> {
-    let Job { root, tools, module, release, .. } = *job;
-    let host = |path: &str| root.host_path(path).map_err(|e| e.to_string());
-    let mut child = call(tools, verb, module, release, job.deadline)?;
-    if let (Some(number), None) = (job.make_jobs, staging) {
-        // Its own default is all processors, for each of the builds beside each other.
-        child = child.arg("-j").arg(number.to_string());
-    }
-    let headers = host(&format!("{}/build", module_folder(release)))?;
-    if let Some((staging, force)) = staging {
-        let [tree, modules] = staging.paths().map_err(|e| e.to_string())?;
-        child = child.arg("--no-depmod").arg("--dkmstree").arg(tree).arg("--installtree").arg(modules);
-        child = child.arg("--sourcetree").arg(host(SOURCES)?).arg("--kernelsourcedir").arg(&headers);
-        child = if force { child.arg("--force") } else { child };
-        for directive in directives {
-            child = child.arg("--directive").arg(*directive);
-        }
-    } else if !root.is_slash() {
-        child = in_root(root, child)?.arg("--kernelsourcedir").arg(&headers);
-    }
-    if !root.is_slash() {
-        // Measured with 3.0.10: whatever --dkmstree says, the signing key is looked for, and made, in the host's
-        // tree; only these variables (of framework.conf) say otherwise.
-        child = child
-            .env("sign_file", headers.join("scripts/sign-file"))
-            .env("mok_signing_key", host(TREE)?.join("mok.key"))
-            .env("mok_certificate", host(TREE)?.join("mok.pub"));
-    }
-    if verb == "build" && root.is_slash() {
-        // A compiler cache would be in the home directory, which cannot be written to.
-        child = child.env("HOME", "/tmp").confined(Sandbox::build(seen_by_build(job)));
-    }
-    note(log, &child.spelt());
-    let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
-    let child = child.output(Output::Into(output));
-    let done = log::kept_small(root, log, &make_log(module), || child.run())
-        .map_err(|e| format!("dkms cannot be started: {e}"))?;
-    log::settle(log);
-    if let Some(layers) = done.layers {
-        note(log, &format!("confined by: {layers}"));
-    }
-    note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
-    Ok(done.ended)
-}
-
-/// What a build reads and writes beside what everybody sees: the module's directory may be a symlink, and its source may lie
-/// anywhere.
-fn seen_by_build(job: &Job<'_>) -> Sight {
-    let real = |path: &Path| job.root.real_path(path).ok().map(PathBuf::into_os_string);
-    let module = format!("{TREE}/{}", job.module.name);
-    let source = match job.source {
-        Source::Folder { path, .. } => real(path),
-        Source::Broken { .. } | Source::Unknown { .. } => None,
-    };
-    Sight {
-        shown: source.into_iter().collect(),
-        writable: [TREE, &module].iter().filter_map(|path| real(Path::new(path))).collect(),
-        ..Sight::default()
-    }
-}
-
-/// dkms with one of its verbs, for a module on a kernel.
-pub(super) fn call(
-    tools: &Tools,
-    verb: &str,
-    module: &ModuleName,
-    release: &str,
-    deadline: Duration,
-) -> Result<Child, String> {
-    let child = tools.child("dkms", deadline).map_err(|e| e.to_string())?;
-    // From 3.4 on dkms does not sign what it builds in a chroot, and takes a unit with mounts of its own for
-    // one. A value in framework.conf overrides the environment, so what an admin has set there stays
-    // (measured with 3.4.3).
-    Ok(child.env("try_sign_modules", "true").args([
-        verb,
-        "-m",
-        &module.name,
-        "-v",
-        &module.version,
-        "-k",
-        release,
-    ]))
-}
-
-/// The same for a root that is not the system's own: dkms knows nothing of roots, and is told each folder.
-pub(super) fn in_root(root: &Root, mut child: Child) -> Result<Child, String> {
-    for (option, folder) in [("--dkmstree", TREE), ("--sourcetree", SOURCES), ("--installtree", MODULES)] {
-        child = child.arg(option).arg(root.real_path(folder).map_err(|e| e.to_string())?);
-    }
-    Ok(child)
 }
 
 /// Why dkms cannot be let loose on this module in this root: a link on its way would lead it outside, or the root's
 /// own path is one that dkms cannot take. None for the system's own root.
-pub fn way_out_of_root(root: &Root, module: &ModuleName, release: &str, conf: &Conf) -> Option<String> {
+pub fn way_out_of_root(
+    (root, tools): (&Root, &Tools),
+    module: &ModuleName,
+    release: &str,
+    conf: &Conf,
+) -> Option<String> {
     if root.is_slash() {
         return None;
     }
-    let path = root.path().display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._+-~@,=[]".contains(c);
-    if let Some(bad) = path.chars().find(|c| !plain(*c)) {
+    if let Some(bad) = odd_character(root).filter(|_| !has_plain_path(root, tools)) {
+        let path = root.path().display();
         return Some(format!(
-            "dkms and kbuild cannot work below a path with {bad:?}: give {path} another name"
+            "dkms and kbuild cannot work below a path with {bad:?}, and there is no mount namespace in which it could have \
+             another one: give {path} another name"
         ));
     }
     let (tree, folder) = (format!("{TREE}/{}", module.name), module_folder(release));

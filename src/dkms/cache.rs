@@ -16,7 +16,7 @@ use crate::sys::{FileError, Root, Stat};
 /// Where it lies.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Changed whenever the meaning of a field changes: an old cache is then forgotten.
-const SCHEMA: u32 = 8;
+const SCHEMA: u32 = 9;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {

@@ -47,9 +47,12 @@ pub struct Conf {
     pub built: Vec<BuiltModule>,
     /// `BUILD_DEPENDS`: names of modules.
     pub depends: Vec<String>,
-    /// It has a `POST_INSTALL` script.
+    /// `PRE_INSTALL`, a script with its arguments.
     #[serde(default)]
-    pub post_install: bool,
+    pub pre_install: String,
+    /// `POST_INSTALL`, likewise.
+    #[serde(default)]
+    pub post_install: String,
     /// Why the module is not for this kernel.
     pub excluded: Option<String>,
     /// The same, for a dkms that knows [`Rules::knows_ranges`]; only on the way to what is above.
@@ -354,7 +357,8 @@ fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result
                 }
             }
             "depends" => conf.depends.push(value),
-            "post_install" => conf.post_install = !value.is_empty(),
+            "pre_install" => conf.pre_install = value,
+            "post_install" => conf.post_install = value,
             "excluded" => conf.excluded = Some(value),
             "kernel_min" | "kernel_max" if !value.is_empty() => {
                 let why = excluded(key, &value, release, None);

@@ -46,6 +46,7 @@ _cd_answer() {
     _cd_say kernel_min "$BUILD_EXCLUSIVE_KERNEL_MIN"
     _cd_say kernel_max "$BUILD_EXCLUSIVE_KERNEL_MAX"
     _cd_say obsolete_by "$OBSOLETE_BY"
+    _cd_say pre_install "$PRE_INSTALL"
     _cd_say post_install "$POST_INSTALL"
     _cd_say syntax "$_cd_syntax"
     _cd_say end end

@@ -5,11 +5,13 @@
 
 pub mod build;
 pub mod cache;
+mod call;
 pub mod conf;
 pub mod depmod;
 pub mod first_error;
 mod first_error_classes;
 pub mod gc;
+pub mod hooks;
 pub mod inputs;
 pub mod leftovers;
 pub mod lint;

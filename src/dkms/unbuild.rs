@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::conf::ConfError;
-use super::{Cache, ModuleName, Source, Tree, build, conf};
+use super::{Cache, ModuleName, Source, Tree, build, call, conf};
 use crate::kernel::inventory::{MODULES, module_folder};
 use crate::sys::{Ended, Root, Tools};
 
@@ -35,7 +35,7 @@ pub fn run(
         return Err(reason.clone());
     }
     // There is no kernel that would read an index.
-    let mut child = build::call(tools, "unbuild", module, release, DEADLINE)?.arg("--no-depmod");
+    let mut child = call::call(tools, "unbuild", module, release, DEADLINE)?.arg("--no-depmod");
     if !root.is_slash() {
         // It asks whether originals of other kernels are left by an unquoted path, and removes them all when it finds
         // none: to bash such a path is a pattern.
@@ -48,14 +48,18 @@ pub fn run(
                 return Err(why);
             }
         };
-        if let Some(reason) = build::way_out_of_root(root, module, release, &conf) {
+        // It is run without a sandbox.
+        if let Some(bad) = call::odd_character(root) {
+            return Err(format!("dkms cannot work below a path with {bad:?}"));
+        }
+        if let Some(reason) = build::way_out_of_root((root, tools), module, release, &conf) {
             return Err(reason);
         }
         build::portable_source(root, module, &registered.source).map_err(|e| e.to_string())?;
         let modules = root.real_path(MODULES).map_err(|e| e.to_string())?;
         // The headers are gone with the kernel: it is named so that dkms does not look for the host's.
         let headers: PathBuf = modules.join(release).join("build");
-        child = build::in_root(root, child)?.arg("--kernelsourcedir").arg(headers);
+        child = call::in_root(root, child)?.arg("--kernelsourcedir").arg(headers);
     }
     tracing::debug!("{} ({})", child.spelt(), module_folder(release));
     // It takes away link, file and build one after the other; what a stop would leave is removed by the next run, and

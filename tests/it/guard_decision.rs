@@ -155,11 +155,18 @@ fn a_kernel_that_clr_boot_manager_deletes_meanwhile_is_not_chosen() {
     let image = root.at("usr/lib/kernel/org.clearlinux.native.6.15.7-1591");
     let entry = root.at("boot/loader/entries/Clear-linux-native-6.15.7-1591.conf");
     root.behave(&format!(
-        "{FAILS_ON_B}\n[[ $verb != build ]] || rm -f {} {}",
-        image.display(),
-        entry.display()
+        "{FAILS_ON_B}\nif [[ $verb == build ]]; then >$here/begun; while [[ ! -e $here/go ]]; do sleep 0.02; done; fi"
     ));
-    root.post_update().code(2).says(&["6.15.8-1592.native"]);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| root.post_update());
+        while !root.tools().join("begun").exists() && !run.is_finished() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        std::fs::remove_file(&image).unwrap();
+        std::fs::remove_file(&entry).unwrap();
+        std::fs::write(root.tools().join("go"), "").unwrap();
+        run.join().unwrap().code(2).says(&["6.15.8-1592.native"]);
+    });
     assert!(!cbm_calls(&root).iter().any(|c| c.contains("set-kernel")), "{:?}", root.calls());
 }
 

@@ -32,6 +32,7 @@ mod guard_admin;
 mod guard_boot;
 mod guard_decision;
 mod guard_screens;
+mod hooks;
 mod hostile;
 mod hostile_names;
 mod initrd;

@@ -1,5 +1,6 @@
-//! A hostile `dkms.conf` harms nobody: with namespaces, with Landlock and seccomp, with both; and where there is neither, it is
-//! not evaluated. What a machine offers is taken away from outside, by a filter of system calls.
+//! A hostile `dkms.conf` harms nobody: with namespaces, with Landlock and seccomp, with both; and where there
+//! is neither, it is not evaluated. What a machine offers is taken away from outside, by a filter of system
+//! calls.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
@@ -15,7 +16,8 @@ use serde_json::Value;
 use crate::support::run::{as_nobody, set_mode};
 use crate::support::{B, Run, TestRoot};
 
-/// `landlock_create_ruleset` and `unshare`, which are the same everywhere, and `clone`'s way is open to nobody but through them.
+/// `landlock_create_ruleset` and `unshare`, which are the same everywhere, and `clone`'s way is open to
+/// nobody but through them.
 const LANDLOCK: i64 = 444;
 #[cfg(target_arch = "x86_64")]
 const UNSHARE: i64 = 272;
@@ -24,7 +26,7 @@ const UNSHARE: i64 = 97;
 
 /// What the machine of a test lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Without {
+pub(crate) enum Without {
     Nothing,
     Namespaces,
     Landlock,
@@ -43,7 +45,7 @@ impl Without {
 }
 
 /// Runs a command on a machine that lacks that: a filter is inherited by what a thread starts.
-fn run_without(without: Without, command: &mut Command) -> std::process::Output {
+pub(crate) fn run_without(without: Without, command: &mut Command) -> std::process::Output {
     std::thread::scope(|scope| {
         scope
             .spawn(|| {

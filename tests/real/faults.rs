@@ -31,15 +31,25 @@ fn headers_that_vanish_during_the_build() {
     scene.module("alpha", "1.0", &[]);
     let headers = scene.path(&format!("usr/lib/modules/{A}/build"));
     let aside = scene.tools.join("headers");
-    let (make, from, to) = (which("make"), headers.display(), aside.display());
+    let (make, tools) = (which("make"), scene.tools.display());
+    // What a build calls cannot take it away itself.
     scene.tool(
         "make",
         &format!(
-            "[[ ! -d '{from}' || $* != *modules* ]] || mv '{from}' '{to}'\nexec '{}' \"$@\"",
+            "if [[ $* == *modules* ]]; then\n>'{tools}/begun'\nwhile [[ ! -e '{tools}/gone' ]]; do sleep 0.05; done\nfi\n\
+             exec '{}' \"$@\"",
             make.display()
         ),
     );
-    scene.post_update().exits(1).says(&["alpha/1.0", A]);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| scene.post_update());
+        while !scene.tools.join("begun").exists() && !run.is_finished() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        fs::rename(&headers, &aside).unwrap();
+        fs::write(scene.tools.join("gone"), "").unwrap();
+        run.join().unwrap().exits(1).says(&["alpha/1.0", A]);
+    });
     assert!(!headers.exists() && aside.exists(), "the test proves nothing");
     assert_eq!(scene.status(1)["verdict"], "degraded");
     assert!(scene.motd().contains("alpha/1.0"), "{}", scene.motd());

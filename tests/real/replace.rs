@@ -207,14 +207,11 @@ fn dkms_goes_on_where_we_have_installed() {
 #[test]
 fn scripts_of_a_module() {
     let Some((scene, old)) = newer("replace-scripts") else { return };
-    let said = scene.tools.join("said");
+    // They see the root of the scene as /: what they call must be there.
+    scene.has_programs(&["/bin/sh", "/usr/bin/grep"]);
+    let said = scene.path("said");
     for name in ["before", "after"] {
-        let file = scene.path(ALPHA);
-        let script = format!(
-            "#!/bin/sh\necho {name} $(modinfo -F description {}) >>{}\n",
-            file.display(),
-            said.display()
-        );
+        let script = format!("#!/bin/sh\necho {name} $(/usr/bin/grep -c 'number 2.0' /{ALPHA}) >>/said\n");
         scene.write(&format!("usr/src/alpha-2.0/{name}.sh"), script);
         shell(Command::new("chmod").arg("755").arg(scene.path(&format!("usr/src/alpha-2.0/{name}.sh"))));
     }
@@ -227,10 +224,7 @@ fn scripts_of_a_module() {
     makes_for_this(&scene, "alpha-2.0");
     the_new_one_comes(&scene);
     let text = fs::read_to_string(said).unwrap();
-    let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].starts_with("before") && !lines[0].contains("2.0"), "{lines:?}");
-    assert_eq!(lines[1], "after alpha, number 2.0");
+    assert_eq!(text, "before 0\nafter 1\n");
 }
 
 /// Reads a file again and again until it is to stop; how often, and what was neither of two.

@@ -68,8 +68,9 @@ impl Scene {
 
     fn made(name: &str) -> Scene {
         let top = target().join("real");
-        let scene =
-            Scene { root: top.join(name), tools: top.join(format!("{name}.tools")), option: "--live-root" };
+        // What a build calls can write in few places.
+        let tools = std::env::temp_dir().join("clr-dkms-real").join(format!("{name}.tools"));
+        let scene = Scene { root: top.join(name), tools, option: "--live-root" };
         scene.clear();
         fs::create_dir_all(&scene.tools).unwrap();
         symlink(support("clr-boot-manager"), scene.tools.join("clr-boot-manager")).unwrap();
@@ -131,7 +132,7 @@ impl Scene {
     pub(crate) fn scratch(&self, function: &str, arguments: &[&str]) -> String {
         let mut command = Command::new("bash");
         command.arg(support("scratch-root.sh")).arg(function).arg(&self.root).args(arguments);
-        shell(command.env("SCRATCH_CACHE", target().join("scratch-cache")))
+        shell(command.env("SCRATCH_CACHE", target().join("scratch-cache")).env("SCRATCH_PLAIN", "1"))
     }
 
     /// A kernel with headers, as swupd brings it.
@@ -158,6 +159,19 @@ impl Scene {
     /// A module that asks to be built, registered with dkms.
     pub(crate) fn module(&self, name: &str, version: &str, options: &[&str]) {
         self.scratch("scratch_module", &[&[name, version], options].concat());
+    }
+
+    /// Programs of the host, with their libraries.
+    pub(crate) fn has_programs(&self, programs: &[&str]) {
+        for program in programs {
+            let listed = shell(Command::new("ldd").arg(program));
+            let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+            for file in libraries.chain([*program]) {
+                let target = self.path(file.trim_start_matches('/'));
+                fs::create_dir_all(target.parent().unwrap()).unwrap();
+                fs::copy(file, target).unwrap();
+            }
+        }
     }
 
     /// A path inside the root as the host sees it.

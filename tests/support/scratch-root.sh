@@ -79,12 +79,13 @@ CONFIG_MODULE_COMPRESS_ZSTD=y
 # CONFIG_INTEGRITY is not set'
 
 # _scratch_ko FILE NAME RELEASE ALIAS: one of the kernel's own modules, as far as
-# depmod and modinfo look at it: an ELF object with a .modinfo section.
+# depmod and modinfo look at it: an ELF object with a .modinfo section. dkms
+# compresses what it builds as these are; with SCRATCH_PLAIN=1 they are not.
 _scratch_ko() {
     mkdir -p "${1%/*}" || return
     { printf '.section .modinfo,"a"\n' && printf '.asciz "%s"\n' license=GPL depends= intree=Y \
         "name=$2" "vermagic=$3 SMP preempt mod_unload modversions " "alias=$4"; } |
-        as -o "$1" - && zstd -q --rm -f "$1"
+        as -o "$1" - && { [[ ${SCRATCH_PLAIN-} == 1 ]] || zstd -q --rm -f "$1"; }
 }
 
 # As swupd puts it there, modules.dep included. The last kernel of a variant that
@@ -269,7 +270,7 @@ scratch_many() {
         mkdir -p "$modules"/{build/include/config,updates/dkms} &&
             printf '%s\n' "$release" >"$modules/build/include/config/kernel.release" &&
             printf 'CONFIG_MODULES=y\n' | tee "$modules/build/.config" >"$modules/build/Makefile" &&
-            _scratch_ko "$ko" many "$release" many && zstd -q -d --rm -f "$ko.zst" || return
+            SCRATCH_PLAIN=1 _scratch_ko "$ko" many "$release" many || return
         built=() installed=()
         for ((m = 0; m < $2; m++)); do
             built+=("$root/var/lib/dkms/m$m/1.0/$release/$arch/module")

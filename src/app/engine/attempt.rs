@@ -46,6 +46,8 @@ pub struct Attempt {
     pub(super) touched: bool,
     /// The kernel's `depmod` failed.
     pub index_error: Option<String>,
+    /// A script of dkms.conf could not be run in an image, or failed there.
+    pub hook_error: Option<String>,
     /// What was to be done.
     pub did: Did,
     /// How long it took.
@@ -100,6 +102,7 @@ impl Attempt {
             drift: p.drift.clone(),
             touched: false,
             index_error: None,
+            hook_error: None,
             did: match p.steps.as_slice() {
                 [Step::Index] => Did::Indexed,
                 steps if steps.contains(&Step::Build) => Did::Built,
@@ -146,7 +149,8 @@ pub(super) fn one(
             Some((State::DependencyFailed, format!("it is built upon {first}, which is not there")));
         return attempt;
     }
-    if let Some(reason) = build::way_out_of_root(&world.root, &p.module, &p.release, &p.conf) {
+    if let Some(reason) = build::way_out_of_root((&world.root, &world.tools), &p.module, &p.release, &p.conf)
+    {
         attempt.failure = Some((State::BuildFailed, reason));
         return attempt;
     }

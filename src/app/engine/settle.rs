@@ -146,9 +146,11 @@ impl Settling<'_, '_> {
         let Replaced { replacement, planned, log, .. } = replaced;
         if replacement.wants_post_install() {
             let job = job(self.world, planned, None, &|_| {}, &|| Ok(false));
-            // dkms goes on too when this script fails.
+            // dkms goes on too when this script fails: the module is there.
             if let Err(e) = build::post_install(&job, log) {
                 tracing::warn!("POST_INSTALL of {} on {}: {e}", attempt.module, attempt.release);
+                // On the live system dkms says no more of it either.
+                attempt.hook_error = (!self.world.root.is_slash()).then_some(e);
             }
             replacement.post_install_done(&self.world.root);
         }

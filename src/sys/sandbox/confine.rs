@@ -66,7 +66,8 @@ fn close_inherited(kept: i32) {
     }
 }
 
-/// Starts the second process and waits for it. Without a PID namespace all that is left of its group is ended then.
+/// Starts the second process and waits for it. Without a PID namespace all that is left of its group is ended
+/// then.
 fn start_inner(request: &Request, strength: Strength, exchange: &Exchange) -> io::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let is_build = strength == Strength::Build;
@@ -99,8 +100,8 @@ fn start_inner(request: &Request, strength: Strength, exchange: &Exchange) -> io
     Ok(())
 }
 
-/// The second process: sees what it may see, gives up what it may not have, runs the program and reports how it ended.
-/// `number` is the process identifier of the first one, which no other sandbox has.
+/// The second process: sees what it may see, gives up what it may not have, runs the program and reports how
+/// it ended. `number` is the process identifier of the first one, which no other sandbox has.
 pub(super) fn inner(
     request: &Request,
     (strength, sight): (Strength, &Sight),
@@ -129,6 +130,25 @@ pub(super) fn inner(
         Ok(()) => None,
         Err(e) => Some(Outcome::NotStarted(e.to_string())),
     }
+}
+
+/// The second process for an image.
+pub(super) fn inner_of_image(
+    request: &Request,
+    root: &Path,
+    directory: &Path,
+    exchange: &Exchange,
+) -> Option<Outcome> {
+    let started = || -> io::Result<()> {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        tree::enter_image(root)?;
+        nix::unistd::chdir(directory).map_err(|e| failed(&directory.display().to_string(), e))?;
+        // All that it sees is the image: of this machine there is nothing to be kept from it.
+        let whole = Sight { writable: vec!["/".into()], ..Sight::default() };
+        let layers = confine(request, Strength::Build, &whole, 0)?;
+        run(request, layers, exchange)
+    };
+    started().err().map(|e| Outcome::NotStarted(e.to_string()))
 }
 
 fn confine(request: &Request, strength: Strength, sight: &Sight, number: u32) -> io::Result<Layers> {

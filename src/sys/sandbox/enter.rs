@@ -1,11 +1,13 @@
-//! The hidden entrance of our programs: a process that is asked to confine itself, and to run another program then.
+//! The hidden entrance of our programs: a process that is asked to confine itself, and to run another program
+//! then.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::request::{Confinement, Exchange, Outcome, Report, Request};
+use super::request::{Confinement, Exchange, Outcome, Report, Request, Strength};
 use super::{confine, view};
 
 /// The hidden first argument for the process that makes the namespaces.
@@ -22,9 +24,15 @@ pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
     let number = arguments.next().and_then(|number| number.to_str()?.parse().ok()).unwrap_or(0);
     (is_inner || argument == OUTER).then(|| match Exchange::from_stdin() {
         Ok((request, exchange)) => {
+            let build = Strength::Build;
             let outcome = match (&request.confinement, is_inner) {
                 (Confinement::View(view), _) => become_program(&request, view, &exchange),
                 (Confinement::Rights(strength, _), false) => confine::outer(&request, *strength, &exchange),
+                (Confinement::Image { .. }, false) => confine::outer(&request, build, &exchange),
+                (Confinement::Image { root, directory }, true) => {
+                    let (root, directory) = (Path::new(root), Path::new(directory));
+                    confine::inner_of_image(&request, root, directory, &exchange)
+                }
                 (Confinement::Rights(strength, sight), true) => {
                     confine::inner(&request, (*strength, sight), &exchange, number)
                 }

@@ -33,7 +33,8 @@ pub enum SandboxError {
     Refused(String),
 }
 
-/// Names the program that is started again, for a process that is not one of our programs: a test, a benchmark.
+/// Names the program that is started again, for a process that is not one of our programs: a test, a
+/// benchmark.
 pub fn use_program(path: &Path) {
     // The first one counts: all of them are of the same build.
     PROGRAM.get_or_init(|| path.to_owned());
@@ -76,13 +77,13 @@ fn no_namespaces() -> Option<String> {
 pub(in crate::sys) fn run(mut child: Child, sandbox: &Sandbox) -> io::Result<Finished> {
     let program = std::mem::replace(&mut child.program, own_program()?).into_os_string();
     let arguments = std::mem::replace(&mut child.arguments, vec![enter::OUTER.into()]);
-    let is_view = matches!(sandbox.confinement, Confinement::View(_));
+    let needs_namespaces = !matches!(sandbox.confinement, Confinement::Rights(..));
     let mut request = Request {
         confinement: sandbox.confinement.clone(),
         program,
         arguments,
         parent: std::process::id(),
-        namespaces: is_view || no_namespaces().is_none(),
+        namespaces: needs_namespaces || no_namespaces().is_none(),
         is_trusted: sandbox.is_trusted,
         seconds: child.deadline.as_secs() + 2,
     };
@@ -106,7 +107,7 @@ pub(in crate::sys) fn run(mut child: Child, sandbox: &Sandbox) -> io::Result<Fin
             Some(Outcome::Signal(number)) => done.ended = Ended::Signal(number),
             // The process that waited for it was killed: by the kernel, for want of memory.
             Some(Outcome::Started) => done.ended = Ended::Signal(9),
-            Some(Outcome::NoNamespaces(why)) if request.namespaces && !is_view => {
+            Some(Outcome::NoNamespaces(why)) if request.namespaces && !needs_namespaces => {
                 tracing::debug!("no namespaces: {why}");
                 *NO_NAMESPACES.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
                 request.namespaces = false;

@@ -9,7 +9,8 @@ use nix::mount::{MsFlags, mount};
 use crate::sys::mount::unescaped;
 
 const NONE: Option<&Path> = None;
-/// The options of mountinfo(5) that stay when a mount becomes read-only: a user namespace must not take them away.
+/// The options of mountinfo(5) that stay when a mount becomes read-only: a user namespace must not take them
+/// away.
 const KEPT: [(&[u8], MsFlags); 6] = [
     (b"nosuid", MsFlags::MS_NOSUID),
     (b"nodev", MsFlags::MS_NODEV),
@@ -47,7 +48,8 @@ pub(super) fn proc(target: &Path) -> io::Result<()> {
     mount(Some("proc"), target, Some("proc"), flags, NONE).map_err(about("cannot mount proc at", target))
 }
 
-/// Makes every mount at or below `top` read-only, except those in `writable`. `mounts` is mountinfo(5) of this process.
+/// Makes every mount at or below `top` read-only, except those in `writable`. `mounts` is mountinfo(5) of
+/// this process.
 pub(super) fn make_read_only(mounts: &[u8], top: &Path, writable: &[PathBuf]) -> io::Result<()> {
     for (point, kept) in mount_points(mounts) {
         if !point.starts_with(top) || writable.contains(&point) {

@@ -13,11 +13,12 @@ use super::restrict;
 /// What the first process inside needs until everything is in its place.
 const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_CHROOT);
 
-/// Puts this process into new namespaces of these kinds, and the processes that it starts into a new PID namespace.
+/// Puts this process into new namespaces of these kinds, and the processes that it starts into a new PID
+/// namespace.
 ///
-/// Whoever may not make them gets the right to in a user namespace. The user is the same inside: a uid 0 that stands for a
-/// user would make programs believe that they may do anything. Root that lacks the right becomes another user first, as a
-/// uid 0 that stands for itself can still read all files of root.
+/// A process that may not make them gets the right to do so in a user namespace. The user is the same inside:
+/// a uid 0 that stands for a user would make programs believe that they may do anything. Root that lacks the
+/// right becomes another user first, as a uid 0 that stands for itself can still read all files of root.
 pub(super) fn enter(kinds: CloneFlags) -> io::Result<()> {
     match unshare(kinds) {
         Err(Errno::EPERM) => {}

@@ -28,8 +28,8 @@ impl Strength {
     }
 }
 
-/// What a confined program sees of the machine beside its programs, libraries and `/etc`. Paths are absolute and free of
-/// symlinks; what does not exist is left out.
+/// What a confined program sees of the machine beside its programs, libraries and `/etc`. Paths are absolute
+/// and free of symlinks; what does not exist is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sight {
     /// Roots of installed systems beside `/`.
@@ -95,6 +95,11 @@ impl std::fmt::Display for Layers {
 pub(super) enum Confinement {
     View(View),
     Rights(Strength, Sight),
+    /// The root of an installed system is `/`; it begins in that directory of it.
+    Image {
+        root: OsString,
+        directory: OsString,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -11,10 +11,12 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::request::{Sight, Strength};
 use super::tree::left_out;
 
-/// Users and groups that own nothing, one for each sandbox: the number of processes is limited for a user, and one that
-/// takes all of them must not stop another one. systemd leaves the numbers from here to 0x7ffdffff unused.
+/// Users and groups that own nothing, one for each sandbox: the number of processes is limited for a user,
+/// and one that takes all of them must not stop another one. systemd leaves the numbers from here to
+/// 0x7ffdffff unused.
 const UNPRIVILEGED: u32 = 0x7000_0000;
-/// Where these have no meaning, as in a container: systemd leaves it unused too, and `nobody` has processes on some machines.
+/// Where these have no meaning, as in a container: systemd leaves it unused too, and `nobody` has processes
+/// on some machines.
 const UNPRIVILEGED_IN_CONTAINER: u32 = 65_533;
 /// The capabilities that concern the owners and modes of files alone.
 pub(super) const FILES: CapabilitySet = CapabilitySet::CHOWN
@@ -95,9 +97,8 @@ pub(super) fn limit(strength: Strength, seconds: u64, others: u64) -> io::Result
     Ok(())
 }
 
-/// Lets this process read what it is to see, and write to what it may write to; also to `/tmp` where that is private, or where a
-/// build cannot do without. True when the
-/// kernel has Landlock.
+/// Lets this process read what it is to see, and write to what it may write to; also to `/tmp` where that is
+/// private, or where a build cannot do without. True when the kernel has Landlock.
 ///
 /// # Errors
 /// When the kernel has it and refuses what is asked for.

@@ -10,8 +10,8 @@ use seccompiler::{
 
 type Rules = std::collections::BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// The last system call that is known here (`mseal`); later ones, io_uring and clone3, whose flags a filter cannot read, are
-/// answered as an older kernel would answer.
+/// The last system call that is known here (`mseal`); later ones, io_uring and clone3, whose flags a filter
+/// cannot read, are answered as an older kernel would answer.
 const LAST: c_long = 462;
 const UNKNOWN: [c_long; 4] =
     [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_clone3];
@@ -70,8 +70,8 @@ const FORBIDDEN: &[c_long] = &[
     libc::SYS_userfaultfd,
     libc::SYS_vhangup,
 ];
-/// What only a PID namespace, and a read-only mount, make harmless: signals, leaving the process group, and the changes to
-/// files that Landlock does not see.
+/// What only a PID namespace, and a read-only mount, make harmless: signals, leaving the process group, and
+/// the changes to files that Landlock does not see.
 const FORBIDDEN_OUTSIDE: &[c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,

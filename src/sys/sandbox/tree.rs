@@ -1,7 +1,9 @@
-//! The files that an evaluation sees: a root in memory, in which what is needed of the machine is shown read-only.
+//! The files that an evaluation sees: a root in memory, in which what is needed of the machine is shown
+//! read-only.
 //!
-//! The machine's own root is shown at one directory that every system has, and the new root is made at another one: then
-//! nothing of the machine is covered while it is shown. Both are seen by this process alone.
+//! The machine's own root is shown at one directory that every system has, and the new root is made at
+//! another one: then nothing of the machine is covered while it is shown. Both are seen by this process
+//! alone.
 #![allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is; and in memory of this process
 
 use std::ffi::{OsStr, OsString};
@@ -23,10 +25,12 @@ use crate::sys::chroot::{DEVICES, keep_mounts_private};
 const MACHINE: &str = "/etc";
 /// Where the new root is made.
 const NEW: &str = "/usr";
-/// What of a root is not shown: files of users, other filesystems, sockets, devices, and what everybody may write.
+/// What of a root is not shown: files of users, other filesystems, sockets, devices, and what everybody may
+/// write.
 const LEFT_OUT: [&str; 12] =
     ["dev", "proc", "run", "tmp", "home", "lost+found", "media", "mnt", "net", "root", "srv", "var"];
-/// The part of it that is not shown to a build of a registered module: that may lie anywhere, and so may keys and tools.
+/// The part of it that is not shown to a build of a registered module: that may lie anywhere, and so may keys
+/// and tools.
 const LEFT_OUT_OF_BUILD: usize = 4;
 /// The private `/tmp`, and where else it is found.
 const TEMPORARY: [&str; 3] = ["tmp", "var/tmp", "dev/shm"];
@@ -81,7 +85,8 @@ pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io:
     for path in &sight.writable {
         let (path, target) = (Path::new(path), inside(new, path));
         show(machine, new, path)?;
-        // A mount of its own, which stays as it is when those around it become read-only. What is not there is left out.
+        // A mount of its own, which stays as it is when those around it become read-only. What is not there
+        // is left out.
         if target.symlink_metadata().is_err() {
             continue;
         }
@@ -94,6 +99,25 @@ pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io:
     }
     let mounts = fs::read(new.join("proc/self/mountinfo")).map_err(|e| failed("mountinfo", e))?;
     make_read_only(&mounts, new, &writable)?;
+    nix::unistd::chroot(new).map_err(|e| failed("chroot", e))?;
+    Ok(nix::unistd::chdir("/")?)
+}
+
+/// Makes an installed system the root of this process, furnished with what programs expect everywhere.
+pub(super) fn enter_image(root: &Path) -> io::Result<()> {
+    keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
+    // The order matters: the image may lie anywhere, and so do the devices.
+    let (machine, new) = (Path::new(MACHINE), Path::new(NEW));
+    bind(Path::new("/"), machine)?;
+    bind(&inside(machine, root), new)?;
+    for name in ["proc", "dev", "tmp", "run"] {
+        make_directory(&new.join(name))?;
+    }
+    proc(&new.join("proc"))?;
+    for (name, options) in [("tmp", TMP_OF_BUILD), ("run", SKELETON), ("dev", SKELETON)] {
+        tmpfs(&new.join(name), options)?;
+    }
+    make_devices(machine, new)?;
     nix::unistd::chroot(new).map_err(|e| failed("chroot", e))?;
     Ok(nix::unistd::chdir("/")?)
 }
@@ -130,8 +154,8 @@ fn furnish(machine: &Path, new: &Path, strength: Strength) -> io::Result<()> {
         make_directory(&new.join(name))?;
     }
     let own = new.join("proc");
-    // A container in which parts of /proc are covered allows no new one in a user namespace. The old one shows the
-    // processes of the container, and lets nothing be done to them.
+    // A container in which parts of /proc are covered allows no new one in a user namespace. The old one
+    // shows the processes of the container, and lets nothing be done to them.
     proc(&own).or_else(|e| bind(&machine.join("proc"), &own).map_err(|_| e))?;
     let is_evaluation = strength == Strength::Evaluate;
     tmpfs(&new.join(TEMPORARY[0]), if is_evaluation { TMP } else { TMP_OF_BUILD })?;
@@ -143,6 +167,11 @@ fn furnish(machine: &Path, new: &Path, strength: Strength) -> io::Result<()> {
             bind(&new.join(TEMPORARY[0]), &target)?;
         }
     }
+    make_devices(machine, new)
+}
+
+/// The devices that every program uses.
+fn make_devices(machine: &Path, new: &Path) -> io::Result<()> {
     for (name, minor) in DEVICES {
         let (source, target) = (machine.join("dev").join(name), new.join("dev").join(name));
         if source.symlink_metadata().is_ok_and(|found| found.file_type().is_char_device()) {
@@ -279,8 +308,8 @@ fn all_can_read(directory: &Path) -> bool {
     true
 }
 
-/// Copies a directory into memory, readable for everybody. No symlink is followed: somebody else may own it, and exchange
-/// its parts meanwhile.
+/// Copies a directory into memory, readable for everybody. No symlink is followed: somebody else may own it,
+/// and exchange its parts meanwhile.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let from = rustix::fs::openat2(CWD, from, flags, rustix::fs::Mode::empty(), ResolveFlags::NO_SYMLINKS)?;

@@ -82,14 +82,23 @@ impl TestRoot {
 
     /// A system with the kernel [`A`] running and its headers, and the bundle's fragment.
     pub(crate) fn system() -> TestRoot {
-        let root = TestRoot::new();
+        TestRoot::system_named("root")
+    }
+
+    fn system_named(name: &str) -> TestRoot {
+        let root = TestRoot::named(name);
         root.kernel(A).headers(A).tip(A).file(FRAGMENT, "module.sig_unenforce\n");
         root.running(A)
     }
 
     /// The same after an update has brought the kernel [`B`] with its headers.
     pub(crate) fn updated() -> TestRoot {
-        let root = TestRoot::system();
+        TestRoot::updated_named("root")
+    }
+
+    /// The same, in a directory of that name.
+    pub(crate) fn updated_named(name: &str) -> TestRoot {
+        let root = TestRoot::system_named(name);
         root.kernel(B).headers(B).tip(B);
         root
     }

@@ -1,0 +1,239 @@
+//! Calls of dkms: their arguments, their environment, and what confines them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::build::{Job, make_log};
+use super::log::{self, note};
+use super::replace::STATE;
+use super::staging::Staging;
+use super::tree::{SOURCES, TREE};
+use super::{ModuleName, Source};
+use crate::kernel::inventory::{IMAGES, MODULES, module_folder};
+use crate::sys::sandbox::{Closed, SandboxError, ShownTree, Sight, View};
+use crate::sys::{Child, Ended, Output, Root, Sandbox, Tools};
+
+/// Where an admin's additions to dkms.conf files and the settings of dkms are.
+const SETTINGS: &str = "/etc/dkms";
+
+/// Why dkms was not run.
+struct NotRun {
+    what: String,
+    /// Nothing but the sandbox was in the way.
+    is_sandbox: bool,
+}
+
+/// Runs dkms with one of its verbs, confined as far as the verb allows: a build, and all that is done to
+/// another root than the system's own. Where that is not possible it is run as it always was.
+///
+/// # Errors
+/// In words: when it cannot be started.
+pub(super) fn dkms(
+    job: &Job<'_>,
+    verb: &str,
+    staging: Option<(&Staging<'_>, bool)>,
+    directives: &[&str],
+    log: &mut File,
+) -> Result<Ended, String> {
+    let child = child(job, verb, staging, directives)?;
+    let sandbox = match (job.root.is_slash(), verb) {
+        (true, "build") => Some(Sandbox::build(seen_by_build(job))),
+        // An installation on the live system is the business of its scripts.
+        (true, _) => None,
+        (false, _) => Some(Sandbox::view(seen_in_image(job)?)),
+    };
+    let Some(sandbox) = sandbox else { return run_logged(job, child, log).map_err(|e| e.what) };
+    // A compiler cache would be in the home directory, which cannot be written to.
+    match run_logged(job, child.env("HOME", "/tmp").confined(sandbox), log) {
+        Err(e) if e.is_sandbox => {
+            note(log, &format!("not confined: {}", e.what));
+            run_logged(job, self::child(job, verb, staging, directives)?, log).map_err(|e| e.what)
+        }
+        other => other.map_err(|e| e.what),
+    }
+}
+
+/// The call.
+fn child(
+    job: &Job<'_>,
+    verb: &str,
+    staging: Option<(&Staging<'_>, bool)>,
+    directives: &[&str],
+) -> Result<Child, String> {
+    let Job { root, tools, module, release, .. } = *job;
+    let plain = |path: PathBuf| plain_path(root, path);
+    let host = |path: &str| root.host_path(path).map(plain).map_err(|e| e.to_string());
+    let mut child = call(tools, verb, module, release, job.deadline)?;
+    if let (Some(number), None) = (job.make_jobs, staging) {
+        // Its own default is all processors, for each of the builds beside each other.
+        child = child.arg("-j").arg(number.to_string());
+    }
+    let headers = host(&format!("{}/build", module_folder(release)))?;
+    if let Some((staging, force)) = staging {
+        let [tree, modules] = staging.paths().map_err(|e| e.to_string())?.map(plain);
+        child = child.arg("--no-depmod").arg("--dkmstree").arg(tree).arg("--installtree").arg(modules);
+        child = child.arg("--sourcetree").arg(host(SOURCES)?).arg("--kernelsourcedir").arg(&headers);
+        child = if force { child.arg("--force") } else { child };
+        for directive in directives {
+            child = child.arg("--directive").arg(*directive);
+        }
+    } else if !root.is_slash() {
+        child = in_root(root, child)?.arg("--kernelsourcedir").arg(&headers);
+    }
+    if !root.is_slash() {
+        // Measured with 3.0.10: whatever --dkmstree says, the signing key is looked for, and made, in the
+        // host's tree; only these variables (of framework.conf) say otherwise.
+        child = child
+            .env("sign_file", headers.join("scripts/sign-file"))
+            .env("mok_signing_key", host(TREE)?.join("mok.key"))
+            .env("mok_certificate", host(TREE)?.join("mok.pub"));
+    }
+    Ok(child)
+}
+
+fn run_logged(job: &Job<'_>, child: Child, log: &mut File) -> Result<Ended, NotRun> {
+    let Job { root, module, .. } = *job;
+    note(log, &child.spelt());
+    let output = log
+        .try_clone()
+        .map_err(|e| NotRun { what: format!("cannot share the log: {e}"), is_sandbox: false })?;
+    let child = child.output(Output::Into(output));
+    let done = log::kept_small(root, log, &make_log(module), || child.run()).map_err(|e| NotRun {
+        is_sandbox: e.get_ref().is_some_and(|inner| inner.is::<SandboxError>()),
+        what: format!("dkms cannot be started: {e}"),
+    })?;
+    log::settle(log);
+    if let Some(layers) = done.layers {
+        note(log, &format!("confined by: {layers}"));
+    }
+    note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
+    Ok(done.ended)
+}
+
+/// The directories that dkms writes to: those of a module may be symlinks.
+fn written_to(job: &Job<'_>) -> [PathBuf; 3] {
+    let tree = PathBuf::from(TREE);
+    let module = tree.join(&job.module.name);
+    let version = module.join(&job.module.version);
+    [tree, module, version]
+}
+
+/// What a build reads and writes beside what everybody sees: the module's directory may be a symlink, and its
+/// source may lie anywhere.
+fn seen_by_build(job: &Job<'_>) -> Sight {
+    let real = |path: &Path| job.root.real_path(path).ok().map(PathBuf::into_os_string);
+    let source = match job.source {
+        Source::Folder { path, .. } => real(path),
+        Source::Broken { .. } | Source::Unknown { .. } => None,
+    };
+    Sight {
+        shown: source.into_iter().collect(),
+        writable: written_to(job).iter().filter_map(|path| real(path)).collect(),
+        ..Sight::default()
+    }
+}
+
+/// What dkms sees for another root: this machine, read-only, with the parts of the root that a Makefile names
+/// by their usual paths over its own. The compiler and its libraries are those of this machine.
+fn seen_in_image(job: &Job<'_>) -> Result<View, String> {
+    let root = job.root;
+    let real = |path: &PathBuf| root.real_path(path).map_err(|e| e.to_string());
+    let shown = |path: &str, target: &str, is_writable: bool| {
+        let source = root.real_path(path).ok()?;
+        Some(ShownTree { source, target: PathBuf::from(target), is_writable })
+    };
+    let trees = [
+        shown(MODULES, MODULES, false),
+        // Where `/lib` is not a symlink.
+        shown(MODULES, "/lib/modules", false),
+        shown(IMAGES, IMAGES, false),
+        shown(SOURCES, SOURCES, false),
+        shown(TREE, TREE, true),
+        shown(SETTINGS, SETTINGS, false),
+    ];
+    let writable = written_to(job).into_iter().chain([PathBuf::from(STATE)]);
+    let writable = writable.filter(|path| root.lookup(path).is_there());
+    let writable: Vec<PathBuf> = writable.map(|path| real(&path)).collect::<Result<_, _>>()?;
+    let mut trees: Vec<ShownTree> = trees.into_iter().flatten().collect();
+    if let Some(alias) = alias(root) {
+        let source = root.path().to_owned();
+        trees.push(ShownTree { source, target: alias.to_owned(), is_writable: false });
+        // What is mounted in it for this call is not shown with it.
+        trees.extend(writable.iter().map(|path| ShownTree {
+            source: path.clone(),
+            target: plain_path(root, path.clone()),
+            is_writable: true,
+        }));
+    }
+    let closed = Closed { writable, trees };
+    // Where the root itself lies is not everywhere closed: `/tmp` is not.
+    let read_only = vec![root.path().to_owned()];
+    Ok(View { closed: Some(closed), read_only, ..View::default() })
+}
+
+/// Where a root is found too whose own path dkms and kbuild cannot work with: the first of these that is
+/// there, and does not hold it.
+const PLAIN: [&str; 4] = ["/mnt", "/media", "/srv", "/opt"];
+
+/// The character of a root's path that dkms or kbuild would take for something else.
+pub(super) fn odd_character(root: &Root) -> Option<char> {
+    let plain = |c: &char| c.is_alphanumeric() || "/._+-~@,=[]".contains(*c);
+    root.path().to_string_lossy().chars().find(|c| !plain(c))
+}
+
+/// Another path for a root with such a character.
+fn alias(root: &Root) -> Option<&'static Path> {
+    odd_character(root)?;
+    PLAIN.iter().map(Path::new).find(|path| path.is_dir() && !root.path().starts_with(path))
+}
+
+/// Whether such a root can be worked on: in a mount namespace, where it has another path.
+pub(super) fn has_plain_path(root: &Root, tools: &Tools) -> bool {
+    let closed = View { closed: Some(Closed::default()), ..View::default() };
+    let probe = || tools.child("true", PROBE_DEADLINE).ok()?.confined(Sandbox::view(closed)).run().ok();
+    alias(root).is_some() && probe().is_some_and(|done| done.ended.is_success())
+}
+
+/// How long it may take to find out whether a mount namespace can be had.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+
+fn plain_path(root: &Root, path: PathBuf) -> PathBuf {
+    match (alias(root), path.strip_prefix(root.path())) {
+        (Some(alias), Ok(below)) => alias.join(below),
+        _ => path,
+    }
+}
+
+/// dkms with one of its verbs, for a module on a kernel.
+pub(super) fn call(
+    tools: &Tools,
+    verb: &str,
+    module: &ModuleName,
+    release: &str,
+    deadline: Duration,
+) -> Result<Child, String> {
+    let child = tools.child("dkms", deadline).map_err(|e| e.to_string())?;
+    // From 3.4 on dkms does not sign what it builds in a chroot, and takes a unit with mounts of its own for
+    // one. A value in framework.conf overrides the environment, so what an admin has set there stays
+    // (measured with 3.4.3).
+    Ok(child.env("try_sign_modules", "true").args([
+        verb,
+        "-m",
+        &module.name,
+        "-v",
+        &module.version,
+        "-k",
+        release,
+    ]))
+}
+
+/// The same for a root that is not the system's own: dkms knows nothing of roots, and is given each
+/// directory.
+pub(super) fn in_root(root: &Root, mut child: Child) -> Result<Child, String> {
+    for (option, folder) in [("--dkmstree", TREE), ("--sourcetree", SOURCES), ("--installtree", MODULES)] {
+        let path = root.real_path(folder).map_err(|e| e.to_string())?;
+        child = child.arg(option).arg(plain_path(root, path));
+    }
+    Ok(child)
+}

@@ -1,0 +1,86 @@
+//! PRE_INSTALL and POST_INSTALL of a module in an image.
+//!
+//! dkms runs them where it runs itself, whatever trees it is given: a udev rule for an image would be written
+//! on this machine. So for an image they are left out of its call, and run here with the image as `/`, as
+//! dkms would run them: the words of the directive, the first of which is a file of the source.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::ModuleName;
+use super::log::note;
+use super::tree::TREE;
+use crate::sys::{Ended, Kind, Output, Presence, Root, Sandbox, Tools};
+
+/// A script that dkms.conf has run when a module is installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Before.
+    PreInstall,
+    /// Afterwards.
+    PostInstall,
+}
+
+impl Hook {
+    /// The directive.
+    pub fn directive(self) -> &'static str {
+        match self {
+            Hook::PreInstall => "PRE_INSTALL",
+            Hook::PostInstall => "POST_INSTALL",
+        }
+    }
+}
+
+/// Runs a script of a module in an image. Nothing is done where dkms would only warn: when the file is not
+/// there, or is not executable.
+///
+/// # Errors
+/// In words: when it fails, or cannot be run in the image.
+pub fn run_in_image(
+    (root, tools): (&Root, &Tools),
+    module: &ModuleName,
+    (hook, command): (Hook, &str),
+    deadline: Duration,
+    log: &mut File,
+) -> Result<(), String> {
+    let directory = PathBuf::from(format!("{TREE}/{}/{}/source", module.name, module.version));
+    let mut words = command.split_ascii_whitespace();
+    let Some(first) = words.next() else { return Ok(()) };
+    let script = directory.join(first);
+    let what = format!("{} of {module}", hook.directive());
+    match root.lookup(&script) {
+        Presence::There(stat) if stat.kind == Kind::File && stat.mode & 0o111 != 0 => {}
+        Presence::Unreadable(e) => return Err(format!("{what}: {e}")),
+        Presence::There(_) | Presence::Absent => {
+            note(log, &format!("{what} is not an executable file: {}", script.display()));
+            return Ok(());
+        }
+    }
+    if let Some(interpreter) = interpreter(root, &script)
+        && !root.lookup(&interpreter).is_there()
+    {
+        let interpreter = interpreter.display();
+        return Err(format!("{what} was not run: its interpreter {interpreter} is not in the image"));
+    }
+    note(log, &format!("{what}, with the image as /: {} {command}", directory.display()));
+    let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
+    let child = tools.child_at(&script, deadline).args(words).env("dkms_tree", TREE);
+    let child = child.confined(Sandbox::image(root.path(), &directory)).output(Output::Into(output));
+    let done = child.run().map_err(|e| format!("{what} was not run: {e}"))?;
+    note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
+    match done.ended {
+        Ended::Exit(0) => Ok(()),
+        ended => Err(format!("{what}: {ended}")),
+    }
+}
+
+/// The interpreter that the first line of a script names.
+fn interpreter(root: &Root, script: &Path) -> Option<PathBuf> {
+    /// As much as the kernel reads.
+    const FIRST_LINE: u64 = 256;
+    let start = root.read_start(script, FIRST_LINE).ok()?;
+    let line = start.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
+    let word = line.split(|b| b.is_ascii_whitespace()).find(|word| !word.is_empty())?;
+    Some(PathBuf::from(std::str::from_utf8(word).ok()?))
+}
