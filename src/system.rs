@@ -229,9 +229,10 @@ impl System {
         let names = pairs.iter().chain(&fallbacks).flat_map(|pair| &pair.beneath);
         let names =
             names.flat_map(|(name, beneath)| beneath.iter().map(|n| kernel_name(n)).chain([name.clone()]));
-        let load_policy =
-            LoadPolicy::observe(&world.root, &names.chain(in_use.depended_on.keys().cloned()).collect());
-        let initrds = initrds::observe(&world.root, cache, &kernels, &pairs, &in_use.depended_on);
+        let serving: BTreeSet<String> = files.names_of_serving().cloned().collect();
+        let names = names.chain(in_use.depended_on.keys().cloned()).chain(serving.iter().cloned());
+        let load_policy = LoadPolicy::observe(&world.root, &names.collect());
+        let initrds = initrds::observe(&world.root, cache, &kernels, &pairs, &in_use.depended_on, serving);
         System {
             boot_inputs: boot::inputs(&world.root),
             boot_entries: boot.read_back(&expected_entries(&lines)),

@@ -17,7 +17,7 @@ pub use configured::{Configured, CurrentBoot};
 /// The most mounts, and the most devices below them, that are followed.
 const MOST: usize = 4096;
 /// The most uses and aliases that are kept of one module.
-const MOST_USES: usize = 16;
+pub const MOST_USES: usize = 16;
 
 /// What depends on a module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_upd
 use crate::boot::removal;
 use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::config::duration;
-use crate::decide::assessment::is_bootable;
-use crate::decide::assessment::{BootAssessment, assess};
+use crate::decide::assessment::{BootAssessment, assess, is_bootable};
+use crate::decide::satisfaction::{is_replaced, is_replaced_now};
 use crate::dkms::loadable::Loadable;
 use crate::dkms::{Cache, Flaw, Pair, Step, Tree, depmod};
 use crate::kernel::Installed;
@@ -233,6 +233,9 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
         let files = need.modules();
         let is_registered = seen.facts.pairs.iter().any(|p| p.module.name == module);
         let is_absent = |file: &String| seen.facts.files.on(&running, file) == Some(&Loadable::Absent);
+        if is_replaced(&seen.facts, need, &running) {
+            return false;
+        }
         if !is_registered && files.iter().all(is_absent) {
             return true;
         }
@@ -247,7 +250,8 @@ fn may_mark_booted(world: &World, seen: &Seen) -> u8 {
             |file: &str| matches!(seen.facts.files.on(&running, file), Some(Loadable::BuiltIn { .. }));
         let is_loaded =
             |file: &str| seen.facts.in_use.loaded.contains(&kernel_name(file)) || is_built_in(file);
-        if need.modules().iter().any(|file| is_loaded(file)) {
+        let is_replaced = || is_replaced_now(&seen.facts, need, &running);
+        if need.modules().iter().any(|file| is_loaded(file)) || is_replaced() {
             return true;
         }
         // A dkms.conf that cannot be read does not tell the names of its files.

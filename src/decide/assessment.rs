@@ -9,7 +9,7 @@ use super::loading::{LoadForecast, load_forecast};
 use super::memory::{Trace, is_removed};
 use super::module_state::{module_status, refused_now, would_be_taken};
 use super::next_boot::{NextBoot, booted_from_installed, next_boot};
-use super::satisfaction::{CommandLine, origin_of, satisfied, satisfied_with};
+use super::satisfaction::{CommandLine, origin_of, satisfied_with, works_on};
 use super::unread::{Gaps, gaps};
 use crate::boot_decision::BootDecision;
 use crate::config::{Settings, SigUnenforce};
@@ -271,8 +271,8 @@ fn needs(
     }
     let mut needs = classify(&modules, &settings.modules, &facts.in_use, &before, running);
     for need in needs.iter_mut().filter(|need| !need.works && need.class > Importance::Optional) {
-        let ready = running.and_then(|release| satisfied(facts, need, release, None));
-        need.works = ready == Some(Ready::Yes) && !registered.contains(need.module.as_str());
+        let is_registered = registered.contains(need.module.as_str());
+        need.works = running.is_some_and(|running| works_on(facts, need, running, is_registered));
     }
     needs
 }

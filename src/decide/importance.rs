@@ -3,6 +3,8 @@
 //! A module is critical when what is in use depends on it: a mounted filesystem, swap, an imported pool, the interface of
 //! the default route, the display. What a machine without a running kernel needs only its configuration knows.
 
+use std::collections::BTreeSet;
+
 use super::memory::{Memory, recall};
 use crate::kernel::module_file::kernel_name;
 use crate::requirement::{Importance, ListedModules, ModuleOrigin, Requirement, Use};
@@ -45,7 +47,7 @@ pub fn classify(
         need
     };
     let one = |module: &KnownModule| {
-        let known = before.iter().find(|n| n.module == module.name && !n.is_listed());
+        let known = before.iter().find(|n| n.module == module.name);
         with_kernel(need(module, listed, in_use, known, running))
     };
     modules.iter().map(one).collect()
@@ -55,7 +57,7 @@ fn need(
     module: &KnownModule,
     listed: &ListedModules,
     in_use: &Usage,
-    known: Option<&Requirement>,
+    recorded: Option<&Requirement>,
     running: Option<&str>,
 ) -> Requirement {
     let files: Vec<String> = module.built.iter().map(|name| kernel_name(name)).collect();
@@ -85,9 +87,10 @@ fn need(
         (Importance::Wanted, &listed.wanted),
     ] {
         if names.contains(&module.name) {
-            return by(class, Use::Listed);
+            return Requirement { aliases: aliases(&files, in_use, recorded), ..by(class, Use::Listed) };
         }
     }
+    let known = recorded.filter(|known| !known.is_listed());
     if module.unclear
         && let Some(known) = known
     {
@@ -141,6 +144,16 @@ fn need(
                 found(Importance::Optional, reason.to_owned(), Vec::new())
             }
         },
+    }
+}
+
+/// What a module is found by for what it is used for now or, where it is not in use, was used for before.
+fn aliases(files: &[String], in_use: &Usage, recorded: Option<&Requirement>) -> Vec<String> {
+    let now = files.iter().filter_map(|file| in_use.depended_on.get(file));
+    let now: BTreeSet<&String> = now.flat_map(|dependents| &dependents.aliases).collect();
+    match now.is_empty() {
+        true => recorded.map(|known| known.aliases.clone()).unwrap_or_default(),
+        false => now.into_iter().cloned().collect(),
     }
 }
 

@@ -90,6 +90,33 @@ fn of_file(
     }
 }
 
+/// The same for a module of a kernel that takes the place of `replaced`.
+pub fn replacement_forecast(
+    system: &System,
+    release: &str,
+    replaced: &[String],
+    module: &str,
+) -> InitrdForecast {
+    let Running::Known { release: running } = &system.inventory.running else { return InitrdForecast::Fine };
+    let (Some(held), Some(there)) = (system.initrds.get(running), system.initrds.get(release)) else {
+        return InitrdForecast::Fine;
+    };
+    let is_held = |file: &String| held.find(running, file) != Found::Absent;
+    let Some(file) = replaced.iter().find(|file| is_held(file)).filter(|_| running != release) else {
+        return InitrdForecast::Fine;
+    };
+    match (there.find(release, module), held.find(running, file)) {
+        (Found::Module(_), _) => InitrdForecast::Fine,
+        (Found::Absent, Found::Module(_)) => InitrdForecast::NotReady(format!(
+            "kernel {release} has no initrd that holds it, and the initrd of the running kernel holds {file}"
+        )),
+        (Found::Unknown(why), _) | (Found::Absent, Found::Unknown(why)) => InitrdForecast::Unknown(format!(
+            "whether it has to be in the initrd of kernel {release}, and is there, is not known: {why}"
+        )),
+        (Found::Absent, Found::Absent) => InitrdForecast::Fine,
+    }
+}
+
 /// What is wrong with the copy in an initrd, in a sentence; an error where it is not known.
 fn wrong_build(
     pair: &Pair,

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::boot_choice::{Missing, Ready};
+use super::initrds::{InitrdForecast, replacement_forecast};
 use super::loading::{self, LoadForecast};
 use super::module_state::{
     SignatureForecast, coming, forecast_own, forecast_signatures, status_of, unchecked,
@@ -15,6 +16,7 @@ use crate::modprobe::Origin;
 use crate::requirement::{Importance, ModuleOrigin, Requirement};
 use crate::state::ModuleRecord;
 use crate::system::System;
+use crate::usage::MOST_USES;
 
 /// The word for a module that no DKMS module, no file and no admin's memory explains.
 pub const NOT_REGISTERED: &str = "not-registered";
@@ -65,8 +67,12 @@ impl FilesVerdict {
     }
 }
 
-/// All that a module consists of: the worst of it counts. None where nothing was looked at.
+/// All that a module consists of, or what takes its place: the worst of it counts. None where nothing was
+/// looked at.
 fn all_files(facts: &System, need: &Requirement, release: &str, line: CommandLine) -> Option<FilesVerdict> {
+    if let Some(found) = replacement(facts, need, release, line) {
+        return Some(found.verdict);
+    }
     let modules = need.modules();
     let is_seen = modules.iter().any(|module| facts.files.on(release, module).is_some());
     let all = modules.iter().map(|module| one_file(facts, need, release, module, line));
@@ -129,12 +135,12 @@ pub fn unmanaged_status(facts: &System, need: &Requirement, release: &str) -> Mo
     let mut status = status_of(&module, release);
     let (state, reason) = match all_files(facts, need, release, CommandLine::Coming) {
         Some(FilesVerdict::Loads) => {
-            let files = need.modules();
-            let proofs = files.iter().filter_map(|file| match facts.files.on(release, file) {
-                Some(Loadable::File { proof: Ok(proof), .. }) => Some(Proof::clone(proof)),
+            let proofs = looked_at(facts, need, release).into_iter().filter_map(|found| match found {
+                Loadable::File { proof: Ok(proof), .. } => Some(Proof::clone(proof)),
                 _ => None,
             });
             status.files = proofs.collect();
+            status.reason = replaced_by(facts, need, release);
             return status;
         }
         Some(FilesVerdict::Stranger(why) | FilesVerdict::Unknown(why)) => (State::Unknown, why),
@@ -143,6 +149,139 @@ pub fn unmanaged_status(facts: &System, need: &Requirement, release: &str) -> Mo
     };
     (status.state, status.reason) = (state, Some(reason));
     status
+}
+
+/// What a kernel that has no file of a module has in its place.
+struct Replacement<'s> {
+    verdict: FilesVerdict,
+    /// Each alias in use, the module that serves it, and what modprobe would load for that; none for what is not
+    /// known.
+    by: Vec<(&'s str, &'s str, &'s Loadable)>,
+}
+
+/// Drivers are renamed, become part of others, and have successors: where no file of a module is there, others
+/// may serve all that it is used for. None where they were not looked for, or do not serve all of it.
+fn replacement<'s>(
+    facts: &'s System,
+    need: &'s Requirement,
+    release: &str,
+    with: CommandLine,
+) -> Option<Replacement<'s>> {
+    let files = need.modules();
+    let is_absent = |file: &String| facts.files.on(release, file) == Some(&Loadable::Absent);
+    if need.aliases.is_empty() || !files.iter().all(is_absent) {
+        return None;
+    }
+    let lacks = format!("kernel {release} has no module {}", need.module);
+    if need.aliases.len() >= MOST_USES {
+        let why = format!("{lacks}; it is used for more than what was looked at");
+        return Some(Replacement { verdict: FilesVerdict::Unknown(why), by: Vec::new() });
+    }
+    let mut all = Replacement { verdict: FilesVerdict::Loads, by: Vec::new() };
+    for alias in &need.aliases {
+        let verdict = match facts.files.serving(release, alias)? {
+            Err(why) => FilesVerdict::Unknown(format!(
+                "{lacks}, and whether another one serves {alias} there is not known: {why}"
+            )),
+            Ok(modules) => {
+                let one = |(module, found): (&'s String, &'s Loadable)| {
+                    let verdict = in_place(facts, need, release, (alias, module), found, with);
+                    (verdict, module, found)
+                };
+                let candidates = modules.iter().map(one);
+                let (verdict, module, found) = candidates.min_by_key(|(verdict, ..)| verdict.rank())?;
+                all.by.push((alias, module, found));
+                let but = |why| format!("{lacks}; {module} serves {alias} there: {why}");
+                match verdict {
+                    FilesVerdict::Loads => FilesVerdict::Loads,
+                    FilesVerdict::Stranger(why) | FilesVerdict::Unknown(why) => {
+                        FilesVerdict::Unknown(but(why))
+                    }
+                    // It is the required one that is not there, whatever keeps the other one away.
+                    FilesVerdict::Not(State::SignatureRefused, why) => {
+                        FilesVerdict::Not(State::SignatureRefused, but(why))
+                    }
+                    FilesVerdict::Not(_, why) => FilesVerdict::Not(State::NotManaged, but(why)),
+                }
+            }
+        };
+        if verdict.rank() > all.verdict.rank() {
+            all.verdict = verdict;
+        }
+    }
+    Some(all)
+}
+
+/// What a kernel makes of one that serves an alias in place of the required one.
+fn in_place(
+    facts: &System,
+    need: &Requirement,
+    release: &str,
+    (alias, module): (&str, &str),
+    found: &Loadable,
+    with: CommandLine,
+) -> FilesVerdict {
+    let config = &facts.load_policy.config;
+    let mut leads = config.leads(alias).peekable();
+    if let Some((at, to)) = leads.peek().copied()
+        && !leads.any(|(_, to)| to == module)
+    {
+        let line = format!("{}:{}", facts.spell(&at.path), at.line);
+        return FilesVerdict::Not(State::Blocked, format!("an `alias` in {line} leads to {to} instead"));
+    }
+    if let Err(verdict) = accepted(facts, need, release, module, found, with, true) {
+        return verdict;
+    }
+    match (found, replacement_forecast(facts, release, &need.modules(), module)) {
+        (Loadable::BuiltIn { .. }, _) | (_, InitrdForecast::Fine | InitrdForecast::Remark(_)) => {
+            FilesVerdict::Loads
+        }
+        (_, InitrdForecast::NotReady(why)) => FilesVerdict::Not(State::InitrdStale, why),
+        (_, InitrdForecast::Unknown(why)) => FilesVerdict::Unknown(why),
+    }
+}
+
+/// What modprobe would load for a module, or for what takes its place.
+pub fn looked_at<'s>(facts: &'s System, need: &'s Requirement, release: &str) -> Vec<&'s Loadable> {
+    match replacement(facts, need, release, CommandLine::Coming) {
+        Some(found) => found.by.into_iter().map(|(_, _, loadable)| loadable).collect(),
+        None => need.modules().iter().filter_map(|file| facts.files.on(release, file)).collect(),
+    }
+}
+
+/// What a kernel loads in place of a module that it has not; none where it loads that one, or nothing.
+fn loads_instead<'s>(facts: &'s System, need: &'s Requirement, release: &str) -> Option<Replacement<'s>> {
+    let found = replacement(facts, need, release, CommandLine::Coming)?;
+    (found.verdict == FilesVerdict::Loads).then_some(found)
+}
+
+/// Whether a kernel loads others in place of a module that it has not.
+pub fn is_replaced(facts: &System, need: &Requirement, release: &str) -> bool {
+    loads_instead(facts, need, release).is_some()
+}
+
+/// Whether a module works on the running kernel, of that release, where it is neither loaded nor proven. Of a
+/// registered one nothing is left then but what takes its place.
+pub fn works_on(facts: &System, need: &Requirement, running: &str, is_registered: bool) -> bool {
+    match is_registered {
+        true => is_replaced(facts, need, running),
+        false => satisfied(facts, need, running, None) == Some(Ready::Yes),
+    }
+}
+
+/// Whether the running kernel, of that release, has loaded them.
+pub fn is_replaced_now(facts: &System, need: &Requirement, running: &str) -> bool {
+    let is_there = |(_, module, found): &(&str, &str, &Loadable)| {
+        matches!(found, Loadable::BuiltIn { .. }) || facts.in_use.loaded.contains(*module)
+    };
+    loads_instead(facts, need, running).is_some_and(|found| found.by.iter().all(is_there))
+}
+
+/// Which ones, in a sentence without its end.
+pub fn replaced_by(facts: &System, need: &Requirement, release: &str) -> Option<String> {
+    let one = |(alias, module, _): &(&str, &str, &Loadable)| format!("{module} for {alias}");
+    let by: Vec<String> = loads_instead(facts, need, release)?.by.iter().map(one).collect();
+    Some(format!("in place of {}, kernel {release} has {}", need.module, by.join(", ")))
 }
 
 /// Nothing but the configuration knows of it: the name may be wrong.
@@ -170,12 +309,40 @@ fn one_file(
     module: &str,
     with: CommandLine,
 ) -> FilesVerdict {
-    let absent = || FilesVerdict::Not(State::NotManaged, format!("kernel {release} has no module {module}"));
-    let Some(found) = facts.files.on(release, module) else { return absent() };
-    let serves = match found {
-        Loadable::Absent => return absent(),
-        Loadable::Unknown { reason } => return FilesVerdict::Unknown(reason.clone()),
-        Loadable::BuiltIn { serves } => *serves,
+    let found = facts.files.on(release, module).unwrap_or(&Loadable::Absent);
+    let is_critical = need.class == Importance::Critical;
+    let serves = match accepted(facts, need, release, module, found, with, is_critical) {
+        Ok(serves) => serves,
+        Err(verdict) => return verdict,
+    };
+    let is_same = need.origin.is_none_or(|origin| origin_of(found) == Some(origin))
+        && !is_of_another(facts, need, release, module);
+    if is_critical && !is_same && serves != Serves::Yes {
+        return FilesVerdict::Stranger(format!(
+            "kernel {release} has another {module}, which is not known to serve what depends on it"
+        ));
+    }
+    FilesVerdict::Loads
+}
+
+/// Whether a kernel takes what modprobe would load, and loads it; with whether that serves what it is needed
+/// for.
+fn accepted(
+    facts: &System,
+    need: &Requirement,
+    release: &str,
+    module: &str,
+    found: &Loadable,
+    with: CommandLine,
+    is_critical: bool,
+) -> Result<Serves, FilesVerdict> {
+    match found {
+        Loadable::Absent => {
+            let reason = format!("kernel {release} has no module {module}");
+            Err(FilesVerdict::Not(State::NotManaged, reason))
+        }
+        Loadable::Unknown { reason } => Err(FilesVerdict::Unknown(reason.clone())),
+        Loadable::BuiltIn { serves } => Ok(*serves),
         Loadable::File { serves, proof: Ok(proof), .. } => {
             // What came with the kernel fits it, and is signed by its own key where it demands signatures.
             let is_own = origin_of(found) == Some(ModuleOrigin::Kernel);
@@ -195,39 +362,29 @@ fn one_file(
             });
             match forecast {
                 Some(SignatureForecast::Refused(why)) => {
-                    return FilesVerdict::Not(State::SignatureRefused, why);
+                    return Err(FilesVerdict::Not(State::SignatureRefused, why));
                 }
-                Some(SignatureForecast::Unknown(why)) => return FilesVerdict::Unknown(why),
+                Some(SignatureForecast::Unknown(why)) => return Err(FilesVerdict::Unknown(why)),
                 Some(SignatureForecast::Accepted) | None => {}
             }
             if let Some(why) = unchecked(facts, proof).filter(|_| !is_own) {
-                return FilesVerdict::Unknown(why);
+                return Err(FilesVerdict::Unknown(why));
             }
-            match loading::file_forecast(facts, release, module, need.class == Importance::Critical, with) {
+            match loading::file_forecast(facts, release, module, is_critical, with) {
                 LoadForecast::Blocked(why) => {
-                    return FilesVerdict::Not(State::Blocked, loading::reason(facts, release, &why));
+                    Err(FilesVerdict::Not(State::Blocked, loading::reason(facts, release, &why)))
                 }
-                LoadForecast::Unknown(why) => return FilesVerdict::Unknown(why),
-                LoadForecast::Loads | LoadForecast::Remark(_) => {}
+                LoadForecast::Unknown(why) => Err(FilesVerdict::Unknown(why)),
+                LoadForecast::Loads | LoadForecast::Remark(_) => Ok(*serves),
             }
-            *serves
         }
         Loadable::File { proof: Err(flaws), .. } => {
             let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
             let is_unknown = flaws.iter().any(|flaw| matches!(flaw, Flaw::Unknown { .. }));
-            return if is_unknown {
-                FilesVerdict::Unknown(why)
-            } else {
-                FilesVerdict::Not(State::NotManaged, why)
-            };
+            Err(match is_unknown {
+                true => FilesVerdict::Unknown(why),
+                false => FilesVerdict::Not(State::NotManaged, why),
+            })
         }
-    };
-    let is_same = need.origin.is_none_or(|origin| origin_of(found) == Some(origin))
-        && !is_of_another(facts, need, release, module);
-    if need.class == Importance::Critical && !is_same && serves != Serves::Yes {
-        return FilesVerdict::Stranger(format!(
-            "kernel {release} has another {module}, which is not known to serve what depends on it"
-        ));
     }
-    FilesVerdict::Loads
 }

@@ -1,6 +1,7 @@
 //! Whether `module.sig_unenforce` is wanted, and what is wrong where it is not as wanted.
 
 use super::next_boot::coming_lines;
+use super::satisfaction::looked_at;
 use crate::cmdline::writer::Wish;
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::{Settings, SigUnenforce};
@@ -88,8 +89,8 @@ fn helps(facts: &System, line: &Line, proofs: &[&Proof]) -> bool {
 fn is_unmanaged_need(facts: &System, need: &Requirement) -> bool {
     let is_registered = facts.tree.modules.iter().any(|known| known.module.name == need.module);
     let on = |line: &Line| {
-        need.modules().iter().any(|file| match facts.files.on(&line.release, file) {
-            Some(Loadable::File { origin, proof: Ok(proof), .. }) => {
+        looked_at(facts, need, &line.release).into_iter().any(|found| match found {
+            Loadable::File { origin, proof: Ok(proof), .. } => {
                 *origin != Origin::InTree && helps(facts, line, &[proof.as_ref()])
             }
             _ => false,

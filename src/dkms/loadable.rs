@@ -1,5 +1,7 @@
 //! What modprobe would load under a module's name on a kernel, whoever put it there, and whether the kernel accepts it.
 
+use std::collections::BTreeMap;
+
 use super::Cache;
 use super::proof::{Flaw, Proof, facts_of, loads_with, vermagic_of};
 use super::scope::Scope;
@@ -63,6 +65,34 @@ pub fn loadable<'a>(
         Resolution::Dangling { .. } | Resolution::Absent => Loadable::Absent,
         Resolution::Unknown(reason) => Loadable::Unknown { reason },
     }
+}
+
+/// The modules of a kernel that serve an alias, by name; or why they are not known. Those that are listed for it
+/// and have no file, or have no such alias themselves, are not among them.
+pub type Serving = Result<BTreeMap<String, Loadable>, String>;
+
+/// The most modules that are looked at for one alias; kernels list three at most.
+const MOST_SERVING: usize = 32;
+
+/// Looks for them.
+pub fn serving(scope: &Scope<'_>, modules: &KernelModules<'_>, cache: &mut Cache, alias: &str) -> Serving {
+    let listed = modules.listed_for(alias)?;
+    if listed.len() > MOST_SERVING {
+        return Err(format!("{} modules of kernel {} are listed for {alias}", listed.len(), scope.release));
+    }
+    let one = |name: String| {
+        let found = loadable(scope, modules, cache, &name, std::iter::empty());
+        if found == Loadable::Absent {
+            return None;
+        }
+        match modules.claims(&name, alias) {
+            Claim::Yes => Some((name, found)),
+            // The list is an old one.
+            Claim::No => None,
+            Claim::Unknown(reason) => Some((name, Loadable::Unknown { reason })),
+        }
+    };
+    Ok(listed.into_iter().filter_map(one).collect())
 }
 
 fn serves<'a>(

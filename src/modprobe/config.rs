@@ -72,6 +72,18 @@ pub struct ModprobeConfig {
 }
 
 impl ModprobeConfig {
+    /// Where `alias` lines lead what asks for an alias; where there are any, the modules' own aliases are not
+    /// looked at.
+    pub fn leads(&self, alias: &str) -> impl Iterator<Item = (&ConfigLine, &str)> {
+        let alias = pattern::normalized(alias).unwrap_or_else(|| alias.to_owned());
+        self.directives.iter().filter_map(move |(at, directive)| match directive {
+            Directive::Alias { pattern, module } if pattern::matches(pattern, &alias) => {
+                Some((at, module.as_str()))
+            }
+            _ => None,
+        })
+    }
+
     /// Reads all of it.
     pub fn load(root: &Root) -> ModprobeConfig {
         let mut config = ModprobeConfig::default();

@@ -4,6 +4,7 @@
 //! which file belongs to a name ([`KernelModules`]). The files in `modprobe.d` and the kernel command line say whether it is
 //! loaded at all ([`LoadRule`]).
 
+pub mod aliases;
 pub mod command;
 pub mod config;
 pub mod index;

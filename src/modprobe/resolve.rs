@@ -1,7 +1,9 @@
 //! Which file of a kernel belongs to a module's name, and what that module serves.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
+use super::aliases;
 use super::index::{Index, is_file_of};
 use super::pattern;
 use crate::kernel::inventory::module_folder;
@@ -83,6 +85,7 @@ pub struct KernelModules<'r> {
     index: OnceCell<Result<Index, String>>,
     built_in: OnceCell<Result<Vec<u8>, String>>,
     built_in_info: OnceCell<Result<Option<Vec<u8>>, String>>,
+    alias_list: OnceCell<Result<Vec<u8>, String>>,
 }
 
 impl<'r> KernelModules<'r> {
@@ -95,6 +98,7 @@ impl<'r> KernelModules<'r> {
             index: OnceCell::new(),
             built_in: OnceCell::new(),
             built_in_info: OnceCell::new(),
+            alias_list: OnceCell::new(),
         }
     }
 
@@ -160,6 +164,27 @@ impl<'r> KernelModules<'r> {
         }
     }
 
+    /// The names of the modules that are listed for an alias: what asks for it loads one or all of them. Nothing
+    /// is looked up by alias where depmod has made no list.
+    ///
+    /// # Errors
+    /// Says why they are not known.
+    pub fn listed_for(&self, alias: &str) -> Result<BTreeSet<String>, String> {
+        let list = self.alias_list.get_or_init(|| {
+            let path = format!("{}/modules.alias", self.directory);
+            let list = self.root.read_optional_within(path, KERNEL_LIST);
+            list.map(Option::unwrap_or_default).map_err(|e| e.to_string())
+        });
+        let mut found = aliases::listed(list.as_ref().map_err(Clone::clone)?, alias);
+        match self.built_in_info() {
+            Ok(all) => found.extend(aliases::built_in(all, alias)),
+            // What a file serves is known without it.
+            Err(_) if !found.is_empty() => {}
+            Err(reason) => return Err(reason),
+        }
+        Ok(found)
+    }
+
     fn built_in(&self) -> &Result<Vec<u8>, String> {
         self.built_in.get_or_init(|| {
             let list =
@@ -169,12 +194,16 @@ impl<'r> KernelModules<'r> {
     }
 
     fn built_in_aliases(&self, module: &str) -> Result<Vec<String>, String> {
+        self.built_in_info().map(|all| info_of_built_in(all, module).aliases)
+    }
+
+    fn built_in_info(&self) -> Result<&[u8], String> {
         let path = format!("{}/modules.builtin.modinfo", self.directory);
         let all = self
             .built_in_info
             .get_or_init(|| self.root.read_optional_within(&path, KERNEL_LIST).map_err(|e| e.to_string()));
         match all {
-            Ok(Some(all)) => Ok(info_of_built_in(all, module).aliases),
+            Ok(Some(all)) => Ok(all),
             // Kernels before 5.2 have none, and an absent list is not an empty one.
             Ok(None) => Err(format!("there is no {}", self.root.spell(&path).display())),
             Err(reason) => Err(reason.clone()),

@@ -1,7 +1,7 @@
 //! What is said of modules that DKMS does not manage.
 
 use crate::decide::assessment::BootAssessment;
-use crate::decide::satisfaction::unmanaged_status;
+use crate::decide::satisfaction::{replaced_by, unmanaged_status};
 use crate::requirement::{Importance, Requirement};
 use crate::state::ModuleRecord;
 use crate::system::System;
@@ -36,5 +36,8 @@ pub(super) fn notes(facts: &System, judgement: &BootAssessment) -> Vec<String> {
         let path = facts.spell(path);
         format!("{path} has a dkms.conf and is not registered: `dkms add {path}` has DKMS manage it")
     });
-    without.chain(unregistered).collect()
+    let required = judgement.needs.iter().filter(|need| need.class > Importance::Optional);
+    let replaced = required
+        .flat_map(|need| facts.lines.iter().filter_map(|line| replaced_by(facts, need, &line.release)));
+    without.chain(unregistered).chain(replaced).collect()
 }

@@ -37,13 +37,15 @@ impl KernelInitrds {
     }
 }
 
-/// Reads those of some kernels, as far as they concern the modules of `pairs` and those that something in use depends on.
+/// Reads those of some kernels, as far as they concern the modules of `pairs`, those that something in use
+/// depends on, and `others`.
 pub(super) fn observe(
     root: &Root,
     cache: &mut Cache,
     kernels: &[&Installed],
     pairs: &[Pair],
     in_use: &BTreeMap<String, Dependents>,
+    others: BTreeSet<String>,
 ) -> BTreeMap<String, KernelInitrds> {
     let of_pairs = pairs.iter().filter_map(|pair| pair.conf.as_ref().ok());
     let mut wanted: BTreeSet<String> =
@@ -51,7 +53,7 @@ pub(super) fn observe(
     if wanted.is_empty() {
         return BTreeMap::new();
     }
-    wanted.extend(in_use.keys().cloned());
+    wanted.extend(in_use.keys().cloned().chain(others));
     let freestanding = match initrds::freestanding(root) {
         Ok(found) => found.into_values().flatten().collect(),
         Err(e) => return all_unknown(kernels, &e.to_string()),

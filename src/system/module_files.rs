@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dkms::loadable::{Loadable, loadable};
+use crate::dkms::loadable::{Loadable, Serving, loadable, serving};
 use crate::dkms::plan::built_folder;
 use crate::dkms::scope::Scope;
 use crate::dkms::tree::SOURCES;
@@ -41,6 +41,9 @@ pub struct ModuleFiles {
     pub of_dkms: BTreeMap<String, BTreeSet<String>>,
     /// Kernel release and kernel module to what modprobe would load; only of modules that are not proven as modules of DKMS.
     pub loadable: BTreeMap<String, BTreeMap<String, Loadable>>,
+    /// Kernel release and alias to the modules there that serve it; only for what a module is used for that is
+    /// absent there.
+    pub serving: BTreeMap<String, BTreeMap<String, Serving>>,
     /// Older versions that are installed where the newest one is not.
     pub in_force: Vec<InForce>,
     /// Loaded modules that did not come with the kernel and have no file in its module directory: insmod loaded them.
@@ -55,6 +58,16 @@ impl ModuleFiles {
     /// What modprobe would load on a kernel.
     pub fn on(&self, release: &str, module: &str) -> Option<&Loadable> {
         self.loadable.get(release)?.get(&kernel_name(module))
+    }
+
+    /// The modules of a kernel that serve an alias; none where they were not looked for.
+    pub fn serving(&self, release: &str, alias: &str) -> Option<&Serving> {
+        self.serving.get(release)?.get(alias)
+    }
+
+    /// The names of all modules that could take the place of one that is absent somewhere.
+    pub fn names_of_serving(&self) -> impl Iterator<Item = &String> {
+        self.serving.values().flat_map(BTreeMap::values).flatten().flat_map(BTreeMap::keys)
     }
 
     /// The older version of a DKMS module that is installed on a kernel.
@@ -106,7 +119,9 @@ pub(super) fn observe(world: &World, cache: &mut Cache, known: &FilesQuery<'_>) 
             names.extend(found.of_dkms.get(&pair.module.name).into_iter().flatten().cloned());
         }
         if !names.is_empty() {
-            found.loadable.insert(release.clone(), files_on(world, cache, known, release, headers, &names));
+            let (loadable, serving) = files_on(world, cache, known, release, headers, &names);
+            found.loadable.insert(release.clone(), loadable);
+            found.serving.insert(release.clone(), serving);
         }
     }
     if let Some(running) = known.running {
@@ -127,7 +142,7 @@ fn files_on(
     release: &str,
     headers: &Headers,
     names: &BTreeSet<String>,
-) -> BTreeMap<String, Loadable> {
+) -> (BTreeMap<String, Loadable>, BTreeMap<String, Serving>) {
     let modules = KernelModules::new(&world.root, release);
     let aliases = |name: &String| -> BTreeSet<String> {
         let used = known.in_use.depended_on.get(name).map(|found| found.aliases.clone());
@@ -137,11 +152,20 @@ fn files_on(
     match Scope::load(&world.root, release, headers, world.clock.now()) {
         Ok(scope) => {
             let one = |name: &String| (name.clone(), loadable(&scope, &modules, cache, name, &aliases(name)));
-            names.iter().map(one).collect()
+            let found: BTreeMap<String, Loadable> = names.iter().map(one).collect();
+            // The lists of aliases are large: they are read only where a module in use is absent.
+            let absent = found.iter().filter(|(_, found)| **found == Loadable::Absent);
+            let in_use: BTreeSet<String> = absent.flat_map(|(name, _)| aliases(name)).collect();
+            let one = |alias: String| {
+                let serving = serving(&scope, &modules, cache, &alias);
+                (alias, serving)
+            };
+            let serving = in_use.into_iter().map(one).collect();
+            (found, serving)
         }
         Err(reason) => {
             let unknown = |name: &String| (name.clone(), Loadable::Unknown { reason: reason.clone() });
-            names.iter().map(unknown).collect()
+            (names.iter().map(unknown).collect(), BTreeMap::new())
         }
     }
 }

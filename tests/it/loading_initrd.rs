@@ -9,7 +9,7 @@ fn ko(release: &str, srcversion: &str) -> Vec<u8> {
     elf::with_modinfo(format!("srcversion={srcversion}\0vermagic={release} SMP\0").as_bytes())
 }
 
-fn initrd(release: &str, module: &str, srcversion: &str) -> Vec<u8> {
+pub(crate) fn initrd(release: &str, module: &str, srcversion: &str) -> Vec<u8> {
     cpio(&[(&format!("usr/lib/modules/{release}/updates/dkms/{module}.ko"), &ko(release, srcversion))])
 }
 

@@ -62,6 +62,7 @@ mod proof;
 mod rebuild;
 mod rebuild_progress;
 mod replace;
+mod replacements;
 mod requirements;
 mod rivals;
 mod sandbox;

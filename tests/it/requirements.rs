@@ -10,13 +10,13 @@ const GPU_2_FAILS: &str = "[[ $verb != build || $module != gpu || $version != 2.
 const WORDS: &str = "quiet rw module.sig_unenforce";
 
 /// The answer of `clr-dkms status --json`.
-fn status(root: &TestRoot) -> serde_json::Value {
+pub(crate) fn status(root: &TestRoot) -> serde_json::Value {
     root.run("clr-dkms", &["status", "--json"]).json()
 }
 
 /// Verdict, exit code of `status`, and whether a reboot is safe.
 #[track_caller]
-fn verdict(root: &TestRoot, expected: &str, code: i32) {
+pub(crate) fn verdict(root: &TestRoot, expected: &str, code: i32) {
     let run = root.run("clr-dkms", &["status", "--json"]);
     let document = run.json();
     assert_eq!((document["verdict"].as_str().unwrap(), run.code), (expected, code), "{document:#}");
@@ -29,7 +29,7 @@ fn verdict(root: &TestRoot, expected: &str, code: i32) {
 }
 
 /// State and next step of a module on a kernel.
-fn on(root: &TestRoot, module: &str, release: &str) -> (String, String) {
+pub(crate) fn on(root: &TestRoot, module: &str, release: &str) -> (String, String) {
     let document = status(root);
     let modules = document["modules"].as_array().unwrap();
     let is_it = |m: &&serde_json::Value| m["name"] == module && m["kernel"] == release;
@@ -40,7 +40,7 @@ fn on(root: &TestRoot, module: &str, release: &str) -> (String, String) {
 }
 
 /// A file of a module below the module directory of a kernel, and its line in `modules.dep`.
-fn put(root: &TestRoot, release: &str, path: &str, alias: &str) {
+pub(crate) fn put(root: &TestRoot, release: &str, path: &str, alias: &str) {
     let modinfo = format!("license=GPL\0alias={alias}\0vermagic={release} SMP preempt mod_unload \0");
     let index = root.text(&format!("usr/lib/modules/{release}/modules.dep"));
     root.file(&format!("usr/lib/modules/{release}/{path}"), elf::with_modinfo(modinfo.as_bytes()))
@@ -48,7 +48,7 @@ fn put(root: &TestRoot, release: &str, path: &str, alias: &str) {
 }
 
 /// [`A`] runs with `hello` of a vendor, which DKMS never knew and which backs `/`; an update has brought [`B`].
-fn vendor() -> TestRoot {
+pub(crate) fn vendor() -> TestRoot {
     let root = TestRoot::updated();
     root.entry(ID_A, WORDS, true).file(&format!("var/lib/kernel/k_booted_{A}"), "");
     put(&root, A, "extra/hello.ko", "fs-hello");
