@@ -20,7 +20,7 @@ fn has_namespaces() -> bool {
     let mut unshare = std::process::Command::new("unshare");
     let has = unshare.args(["-r", "-m", "true"]).status().is_ok_and(|status| status.success());
     if !has {
-        eprintln!("skipped: no mount namespace can be had here");
+        crate::support::run::skipped("no mount namespace can be had here");
     }
     has
 }

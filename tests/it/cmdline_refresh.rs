@@ -212,7 +212,7 @@ fn a_chroot_is_left_to_the_system_around_it() {
     let output = command.arg(root.path()).arg(program).output().unwrap();
     let run = Run::of(output, &root);
     if run.code != 0 && !run.stderr.contains("clr-dkms") {
-        eprintln!("skipped: this machine allows no chroot here: {}", run.stderr);
+        crate::support::run::skipped(format_args!("this machine allows no chroot here: {}", run.stderr));
         return;
     }
     run.code(0)

@@ -25,7 +25,7 @@ fn two_at_once() {
     let holder =
         Command::new("flock").arg("-F").arg(root.at("run/clr-dkms.lock")).args(["sleep", "60"]).spawn();
     let Ok(mut holder) = holder else {
-        eprintln!("skipped: there is no flock here");
+        crate::support::run::skipped("there is no flock here");
         return;
     };
     // It is held when nobody else gets it.
@@ -122,7 +122,7 @@ fn a_full_disk_leaves_the_old_state() {
         command.arg(crate::support::run::program("clr-dkms-cmdline")).arg(root.path()).arg(folder);
         let run = Run::of(command.output().unwrap(), &root);
         if run.code == 111 || run.stderr.contains("unshare:") {
-            eprintln!("skipped: this machine mounts nothing here: {}", run.stderr);
+            crate::support::run::skipped(format_args!("this machine mounts nothing here: {}", run.stderr));
             return;
         }
         run.code(1)

@@ -113,7 +113,7 @@ fn copied(root: &TestRoot, to: &Path) {
 #[test]
 fn changed_roots_break_nothing() {
     if !Command::new("python3").arg("-V").output().is_ok_and(|done| done.status.success()) {
-        eprintln!("skipped: there is no python3");
+        crate::support::run::skipped("there is no python3");
         return;
     }
     let place = scratch::folder();

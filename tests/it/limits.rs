@@ -39,7 +39,7 @@ fn measured(root: &TestRoot, name: &str, arguments: &[&str]) -> Option<(Run, u64
         };
     }
     let Ok(output) = command.output() else {
-        eprintln!("skipped: there is no python3");
+        crate::support::run::skipped("there is no python3");
         return None;
     };
     let run = Run::of(output, root);

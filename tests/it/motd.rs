@@ -153,7 +153,7 @@ fn on_a_live_system_the_message_of_the_day_is_made_anew() {
     root.file(FRAGMENT, " * stale\n");
     let run = Run::of(command.arg(program).arg(root.path()).output().unwrap(), &root);
     if run.stderr.contains("unshare") || run.stderr.contains("mount:") {
-        eprintln!("skipped: no namespaces of our own here: {}", run.stderr);
+        crate::support::run::skipped(format_args!("no namespaces of our own here: {}", run.stderr));
         return;
     }
     let calls = root.calls().iter().filter(|c| c.starts_with("motd-update.sh")).count();

@@ -400,7 +400,7 @@ fn a_read_only_root() {
     let mut command = crate::support::run::unshared(&root.tools(), script);
     let run = Run::of(command.arg(program).arg(root.path()).output().unwrap(), &root);
     if run.stderr.contains("unshare") || run.stderr.contains("mount:") {
-        eprintln!("skipped: no namespaces of our own here: {}", run.stderr);
+        crate::support::run::skipped(format_args!("no namespaces of our own here: {}", run.stderr));
         return;
     }
     run.says(&["ROOT/run", "Read-only file system"]);

@@ -261,7 +261,7 @@ fn has_strace() -> bool {
     let works = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     let works = works.is_ok_and(|status| status.success());
     if !works {
-        eprintln!("skipped: strace is not there, or may trace nothing here");
+        crate::support::run::skipped("strace is not there, or may trace nothing here");
     }
     works
 }

@@ -52,7 +52,9 @@ pub(super) fn is_possible() -> bool {
     let done = command.args(["unshare", "-m", "strace", "-f", "-b", "execve", "-o", "/dev/null", "true"]);
     let works = done.output().is_ok_and(|output| output.status.success());
     if !works {
-        eprintln!("skipped: no process namespace, no mount namespace, or no strace that may trace here");
+        crate::support::run::skipped(
+            "no process namespace, no mount namespace, or no strace that may trace here",
+        );
     }
     works
 }
