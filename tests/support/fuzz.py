@@ -304,34 +304,37 @@ class Starter:
                 _, status, usage = os.wait4(child, 0)
                 signal.alarm(0)
                 code = None if late else os.waitstatus_to_exitcode(status)
-                print(json.dumps([code, usage.ru_maxrss << 10]), file=answers, flush=True)
+                took = usage.ru_utime + usage.ru_stime
+                print(json.dumps([code, usage.ru_maxrss << 10, took]), file=answers, flush=True)
         os._exit(0)
 
     def run(self, words, environment, out, err, seconds):
-        """Exit code (negative: a signal; None: too late) and memory."""
+        """Exit code (negative: a signal; None: too late), memory and seconds of processor time."""
         print(json.dumps([words, environment, out, err, seconds]), file=self.requests, flush=True)
         return json.loads(self.answers.readline())
 
 
 def run(starter, scratch, programs, command, top, tools, live):
-    """Exit code, stdout, stderr and memory."""
+    """Exit code, stdout, stderr, memory and seconds of processor time."""
     words = [os.path.join(programs, command[0])] + command[1:] + ["--live-root" if live else "--root", top]
     environment = {"SOURCE_DATE_EPOCH": "1753790400", "CLR_DKMS_TOOL_PATH": tools, "LC_ALL": "C.UTF-8"}
     environment["PATH"] = "/usr/bin:/bin"
     files = [os.path.join(scratch, name) for name in ["out", "err"]]
     # On a machine that has other things to do a program gets its share of the time only.
     share = max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
-    code, memory = starter.run(words, environment, *files, math.ceil(DEADLINE * share))
+    code, memory, took = starter.run(words, environment, *files, math.ceil(DEADLINE * share))
     texts = []
     for path in files:
         with open(path, "rb") as file:
             texts.append(file.read(64 << 20))
-    return code, texts[0], texts[1], memory
+    return code, texts[0], texts[1], memory, took
 
 
-def fault(command, code, out, err, memory):
+def fault(command, code, out, err, memory, took):
     if code is None:
         return f"no end after {DEADLINE} s"
+    if took > DEADLINE:
+        return f"{took:.1f} s of processor time"
     if code < 0 or code in (70, 101, 134) or b"panicked" in err:
         return f"crash: exit code {code}"
     if memory > MEMORY:
@@ -393,11 +396,10 @@ def main():
             if rng.randrange(8) == 0:
                 commands.append(rng.choice(WRITING))
             for command in commands:
-                began = time.monotonic()
-                code, out, err, memory = run(starter, scratch, arguments.programs, command, top, tools, live)
+                code, out, err, memory, took = run(starter, scratch, arguments.programs, command, top, tools, live)
                 runs += 1
-                largest, slowest = max(largest, memory), max(slowest, time.monotonic() - began)
-                what = fault(command, code, out, err, memory)
+                largest, slowest = max(largest, memory), max(slowest, took)
+                what = fault(command, code, out, err, memory, took)
                 if answers and what is None and command == ["clr-dkms", "status", "--json"] and out:
                     answers.write(json.dumps(json.loads(out)).encode() + b"\n")
                 if what is None:
