@@ -50,10 +50,10 @@ pub(super) fn observe(
     let of_pairs = pairs.iter().filter_map(|pair| pair.conf.as_ref().ok());
     let mut wanted: BTreeSet<String> =
         of_pairs.flat_map(|conf| conf.built.iter().map(|built| kernel_name(&built.name))).collect();
+    wanted.extend(in_use.keys().cloned().chain(others));
     if wanted.is_empty() {
         return BTreeMap::new();
     }
-    wanted.extend(in_use.keys().cloned().chain(others));
     let freestanding = match initrds::freestanding(root) {
         Ok(found) => found.into_values().flatten().collect(),
         Err(e) => return all_unknown(kernels, &e.to_string()),

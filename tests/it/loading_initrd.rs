@@ -141,6 +141,20 @@ fn a_driver_of_the_root_disk_in_an_initrd_of_ones_own() {
     assert_eq!(root.boot_default(), ID_B);
 }
 
+/// The same on a machine without any module of DKMS.
+#[test]
+fn initrds_are_read_without_any_module_of_dkms() {
+    let root = TestRoot::updated();
+    root.entry(ID_A, "quiet rw", true);
+    root.file(&format!("etc/kernel/initrd-{ID_A}"), initrd(A, "nvme", "N"));
+    root.loads(&["nvme"]).block("259:1", "pci0/nvme0/nvme0n1", &[]).device("pci0/nvme0", "nvme");
+    root.mounts(&[("259:1", "/", "ext4", "/dev/nvme0n1")]);
+    assert!(!root.has("usr/src/hello-1.0/dkms.conf"));
+    root.post_update();
+    assert_eq!(root.boot_default(), ID_A);
+    assert_eq!(root.guard()["lacking"][0]["module"], format!("initrd/{B}"));
+}
+
 #[test]
 fn a_command_makes_the_initrd_before_the_boot_entry() {
     use std::os::unix::fs::PermissionsExt;
