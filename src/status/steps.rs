@@ -8,7 +8,7 @@ use crate::boot::ReadBack;
 use crate::boot_decision::{Reason, Ruling};
 use crate::cmdline::PARAMETER;
 use crate::decide::initrds::how_to_make;
-use crate::decide::loading::{self, LoadForecast, load_forecast};
+use crate::decide::loading::{self, LoadForecast, file_forecast, load_forecast};
 use crate::decide::module_state::parameter_would_help;
 use crate::decide::satisfaction::CommandLine;
 use crate::dkms::Source;
@@ -251,8 +251,16 @@ fn not_managed(module: &ModuleRecord, facts: &System, run: &str) -> String {
 
 /// What takes away what keeps a module from being loaded.
 fn unblock(module: &ModuleRecord, facts: &System) -> Option<String> {
-    let pair = facts.pairs.iter().find(|p| p.module == module.module && p.release == module.kernel)?;
-    match load_forecast(facts, pair, None, CommandLine::Coming) {
+    let pair = facts.pairs.iter().find(|p| p.module == module.module && p.release == module.kernel);
+    let forecast = match pair {
+        Some(pair) => load_forecast(facts, pair, None, CommandLine::Coming),
+        // DKMS does not manage it: most have one file of their own name.
+        None => {
+            let file = kernel_name(&module.module.name);
+            file_forecast(facts, &module.kernel, &file, true, CommandLine::Coming)
+        }
+    };
+    match forecast {
         LoadForecast::Blocked(why) | LoadForecast::Remark(why) => {
             Some(loading::remedy(facts, &module.module.name, &why))
         }

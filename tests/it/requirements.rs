@@ -198,6 +198,11 @@ fn a_module_that_dkms_never_owned_holds_a_kernel_back() {
     root.file(&format!("usr/lib/modules/{B}/extra/hello.ko"), elf::module(B)).post_update().code(0);
     assert_eq!((root.boot_default().as_str(), on(&root, "hello", B).0.as_str()), (ID_B, "ok"));
     verdict(&root, "reboot-pending", 0);
+    // What keeps it from being loaded is named here as well.
+    root.file("etc/modprobe.d/x.conf", "install hello /bin/false\n");
+    let (state, step) = on(&root, "hello", B);
+    assert_eq!(state, "blocked");
+    assert!(step.contains("take line 1 out of ROOT/etc/modprobe.d/x.conf"), "{step}");
 }
 
 #[test]
