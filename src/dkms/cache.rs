@@ -145,14 +145,19 @@ impl Cache {
         self.contents.dkms.as_ref().and_then(|known| known.version.clone())
     }
 
-    /// Whether a kernel image holds the parameter's name, as `look` finds it out.
-    pub fn image(&mut self, path: &str, stat: &Stat, look: impl FnOnce() -> Option<bool>) -> Option<bool> {
+    /// Whether a kernel image holds the parameter's name, as `look` finds it out; that it could not be read is not kept.
+    pub fn image(
+        &mut self,
+        path: &str,
+        stat: &Stat,
+        look: impl FnOnce() -> Result<Option<bool>, String>,
+    ) -> Option<bool> {
         self.used.insert(path.to_owned());
         let identity = identity(stat);
         match self.contents.images.get(path) {
             Some(known) if known.identity == identity => known.patched,
             _ => {
-                let patched = look();
+                let patched = look().ok()?;
                 self.contents.images.insert(path.to_owned(), Image { identity, patched });
                 self.changed = true;
                 patched

@@ -244,11 +244,12 @@ fn from_image(root: &Root, cache: &mut Cache, image: &str, version: Option<[u32;
         return Patch::Unknown;
     };
     let look = || {
-        let read = root.open_file(&path).map_err(|e| e.to_string());
+        let read = root.open_watched(&path, u64::MAX).map_err(|e| e.to_string());
         let found = read.and_then(|file| patch::from_image(std::io::BufReader::new(file)));
-        found.unwrap_or_else(|reason| {
+        found.or_else(|reason| {
             tracing::debug!("{}: {reason}", root.spell(&path).display());
-            None
+            // That it could not be read is not kept; what is no kernel image stays that.
+            if root.has_unread(&path) { Err(reason) } else { Ok(None) }
         })
     };
     Patch::found(cache.image(&path, &stat, look), version)

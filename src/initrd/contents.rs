@@ -84,8 +84,15 @@ impl InitrdContents {
             .seek(SeekFrom::Start(size.saturating_sub(END as u64)))
             .and_then(|_| file.take(END as u64).read_to_end(&mut end));
         read.map_err(|e| root.read_failed(path, e))?;
-        let open = || root.open_within(path, INITRD).map(|(file, _)| file).map_err(|e| e.to_string());
-        Ok(InitrdContents::read_from(size, &end, open, wanted))
+        let open = || root.open_watched(path, INITRD).map_err(|e| e.to_string());
+        let contents = InitrdContents::read_from(size, &end, open, wanted);
+        match contents.unknown {
+            // It may be read the next time, and is not to be kept.
+            Some(reason) if root.has_unread(path) => {
+                Err(root.read_failed(path, std::io::Error::other(reason)))
+            }
+            _ => Ok(contents),
+        }
     }
 
     /// `open` begins it once more.

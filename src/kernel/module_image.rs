@@ -109,10 +109,7 @@ impl<'b> ModuleImage<'b> {
     /// # Errors
     /// When it cannot be read, is empty, damaged or beyond the limits.
     pub fn of_file(root: &Root, path: &str, name: &str) -> Result<ModuleImage<'b>, ImageError> {
-        ModuleImage::read(name, || {
-            let (file, _) = root.open_within(path, MODULE)?;
-            Ok(io::BufReader::with_capacity(BLOCK, file))
-        })
+        ModuleImage::read(name, || Ok(io::BufReader::with_capacity(BLOCK, root.open_watched(path, MODULE)?)))
     }
 
     /// The end of it: all of it, or so much that a signature fits in.

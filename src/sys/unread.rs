@@ -1,6 +1,7 @@
 //! Reads that failed. What is not there is a fact; what could not be read is not, and nothing may be concluded from it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
@@ -21,7 +22,36 @@ pub struct Unread {
     pub is_denied: bool,
 }
 
+/// A file that is read piece by piece. A read of it that fails is kept for [`Root::unread`], whatever becomes of the error
+/// on its way: a decoder may take it for a fault of the data.
+#[derive(Debug)]
+pub struct WatchedFile<'r> {
+    root: &'r Root,
+    path: PathBuf,
+    file: File,
+}
+
+impl Read for WatchedFile<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer).inspect_err(|e| {
+            if let Some(number) = e.raw_os_error().filter(|_| e.kind() != io::ErrorKind::Interrupted) {
+                self.root.read_failed(&self.path, io::Error::from_raw_os_error(number));
+            }
+        })
+    }
+}
+
 impl Root {
+    /// A regular file of at most `limit` bytes, to be read piece by piece.
+    ///
+    /// # Errors
+    /// As [`Root::open_within`].
+    pub fn open_watched(&self, path: impl AsRef<Path>, limit: u64) -> Result<WatchedFile<'_>, FileError> {
+        let path = path.as_ref();
+        let (file, _) = self.open_within(path, limit)?;
+        Ok(WatchedFile { root: self, path: path.to_owned(), file })
+    }
+
     /// An error of a read. It is kept for [`Root::unread`] unless it says what is there: nothing, or no regular file.
     pub(super) fn fail_read(
         &self,
@@ -47,6 +77,12 @@ impl Root {
     /// An error that came up while a file was read that is open.
     pub fn read_failed(&self, path: impl AsRef<Path>, cause: io::Error) -> FileError {
         self.fail_read("read", path.as_ref(), cause)
+    }
+
+    /// Whether a read of that file has failed.
+    pub fn has_unread(&self, path: impl AsRef<Path>) -> bool {
+        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        unread.iter().any(|failed| failed.path == path.as_ref())
     }
 
     /// Every read that has failed so far, sorted by path.

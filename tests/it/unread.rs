@@ -182,20 +182,34 @@ fn reads(scene: &Scene) -> Vec<Read> {
     reads
 }
 
-fn run(scene: &Scene, read: &Read, error: &str) -> (tempfile::TempDir, PathBuf, std::process::Output) {
-    let place = scratch::folder();
-    let at = place.path().join("root");
-    copy(scene.root.path(), &at);
-    let options = [
-        "-o".to_owned(),
-        "/dev/null".to_owned(),
-        "-e".to_owned(),
-        format!("trace={}", read.call),
-        "-e".to_owned(),
-        format!("inject={}:error={error}:when={}", read.call, read.number),
-    ];
-    let output = traced(scene, &at, &options);
-    (place, at, output)
+/// A run with an error in one read.
+struct Injected {
+    /// What holds the root.
+    _place: tempfile::TempDir,
+    root: PathBuf,
+    output: std::process::Output,
+}
+
+/// The error is put into the call of that number. Files of the machine around the root, such as the list of its mounts,
+/// take more or fewer calls at another time: then the numbers beside it are tried. None where that read was not met.
+fn run(scene: &Scene, read: &Read, error: &str) -> Option<Injected> {
+    let numbers = [0, 1, -1, 2, -2, 3, -3, 0, 1, -1].into_iter();
+    numbers.filter_map(|by| read.number.checked_add_signed(by)).find_map(|number| {
+        let place = scratch::folder();
+        let (root, trace) = (place.path().join("root"), place.path().join("trace"));
+        copy(scene.root.path(), &root);
+        let options = ["-y", "-s", "4096", "-o", trace.to_str().unwrap(), "-e"].map(str::to_owned);
+        let what = [
+            format!("trace={}", read.call),
+            "-e".to_owned(),
+            format!("inject={}:error={error}:when={number}", read.call),
+        ];
+        let output = traced(scene, &root, &[options.as_slice(), &what].concat());
+        let text = std::fs::read_to_string(&trace).unwrap();
+        let line = text.lines().find(|line| line.ends_with("(INJECTED)"))?;
+        let hit = path_in(line, root.to_str().unwrap())?;
+        (hit == read.path).then_some(Injected { _place: place, root, output })
+    })
 }
 
 fn below(tree: &Tree, top: &str) -> Tree {
@@ -208,7 +222,9 @@ fn decides_nothing(path: &Path) -> bool {
 
 /// What is wrong after the error, if anything.
 fn check(scene: &Scene, read_of: &Read, error: &str, before: &Tree) -> Option<String> {
-    let (_place, at, output) = run(scene, read_of, error);
+    let Some(Injected { root: at, output, _place }) = run(scene, read_of, error) else {
+        return Some(format!("{}: {read_of:?} was not met again", scene.name));
+    };
     let after = read(&at);
     let mut wrong = Vec::new();
     let loader = std::fs::read_to_string(at.join("boot/loader/loader.conf")).unwrap_or_default();
