@@ -214,7 +214,8 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
             found.push(Holder { pid, is_child: marked && !is_run(&name), name });
         }
     }
-    found.sort_by_key(|h| h.pid);
+    // The run first, and then what it has started: that has a lower number once these begin again.
+    found.sort_by_key(|h| (h.is_child, h.pid));
     found
 }
 
