@@ -11,7 +11,7 @@ use super::staging::Staging;
 use super::tree::{SOURCES, TREE};
 use super::{ModuleName, Source};
 use crate::kernel::inventory::{IMAGES, MODULES, module_folder};
-use crate::sys::sandbox::{Closed, SandboxError, ShownTree, Sight, View};
+use crate::sys::sandbox::{SandboxError, ShownTree, Sight};
 use crate::sys::{Child, Ended, Output, Root, Sandbox, Tools};
 
 /// Where an admin's additions to dkms.conf files and the settings of dkms are.
@@ -41,7 +41,7 @@ pub(super) fn dkms(
         (true, "build") => Some(Sandbox::build(seen_by_build(job))),
         // An installation on the live system is the business of its scripts.
         (true, _) => None,
-        (false, _) => Some(Sandbox::view(seen_in_image(job)?)),
+        (false, _) => Some(Sandbox::build(seen_in_image(job)?)),
     };
     let Some(sandbox) = sandbox else { return run_logged(job, child, log).map_err(|e| e.what) };
     // A compiler cache would be in the home directory, which cannot be written to.
@@ -112,11 +112,11 @@ fn run_logged(job: &Job<'_>, child: Child, log: &mut File) -> Result<Ended, NotR
 }
 
 /// The directories that dkms writes to: those of a module may be symlinks.
-fn written_to(job: &Job<'_>) -> [PathBuf; 3] {
+fn written_to(module: &ModuleName) -> [PathBuf; 3] {
     let tree = PathBuf::from(TREE);
-    let module = tree.join(&job.module.name);
-    let version = module.join(&job.module.version);
-    [tree, module, version]
+    let named = tree.join(&module.name);
+    let version = named.join(&module.version);
+    [tree, named, version]
 }
 
 /// What a build reads and writes beside what everybody sees: the module's directory may be a symlink, and its
@@ -129,30 +129,30 @@ fn seen_by_build(job: &Job<'_>) -> Sight {
     };
     Sight {
         shown: source.into_iter().collect(),
-        writable: written_to(job).iter().filter_map(|path| real(path)).collect(),
+        writable: written_to(job.module).iter().filter_map(|path| real(path)).collect(),
         ..Sight::default()
     }
 }
 
 /// What dkms sees for another root: this machine, read-only, with the parts of the root that a Makefile names
 /// by their usual paths over its own. The compiler and its libraries are those of this machine.
-fn seen_in_image(job: &Job<'_>) -> Result<View, String> {
+fn seen_in_image(job: &Job<'_>) -> Result<Sight, String> {
     let root = job.root;
     let real = |path: &PathBuf| root.real_path(path).map_err(|e| e.to_string());
-    let shown = |path: &str, target: &str, is_writable: bool| {
+    let shown = |path: &str, target: &str| {
         let source = root.real_path(path).ok()?;
-        Some(ShownTree { source, target: PathBuf::from(target), is_writable })
+        Some(ShownTree { source, target: PathBuf::from(target), is_writable: path == TREE })
     };
     let trees = [
-        shown(MODULES, MODULES, false),
+        shown(MODULES, MODULES),
         // Where `/lib` is not a symlink.
-        shown(MODULES, "/lib/modules", false),
-        shown(IMAGES, IMAGES, false),
-        shown(SOURCES, SOURCES, false),
-        shown(TREE, TREE, true),
-        shown(SETTINGS, SETTINGS, false),
+        shown(MODULES, "/lib/modules"),
+        shown(IMAGES, IMAGES),
+        shown(SOURCES, SOURCES),
+        shown(TREE, TREE),
+        shown(SETTINGS, SETTINGS),
     ];
-    let writable = written_to(job).into_iter().chain([PathBuf::from(STATE)]);
+    let writable = written_to(job.module).into_iter().chain([PathBuf::from(STATE)]);
     let writable = writable.filter(|path| root.lookup(path).is_there());
     let writable: Vec<PathBuf> = writable.map(|path| real(&path)).collect::<Result<_, _>>()?;
     let mut trees: Vec<ShownTree> = trees.into_iter().flatten().collect();
@@ -166,10 +166,13 @@ fn seen_in_image(job: &Job<'_>) -> Result<View, String> {
             is_writable: true,
         }));
     }
-    let closed = Closed { writable, trees };
-    // Where the root itself lies is not everywhere closed: `/tmp` is not.
-    let read_only = vec![root.path().to_owned()];
-    Ok(View { closed: Some(closed), read_only, ..View::default() })
+    Ok(Sight {
+        // It may lie where nothing of this machine is seen: in `/tmp`, in `/run`.
+        shown: vec![root.path().as_os_str().to_owned()],
+        writable: writable.into_iter().map(PathBuf::into_os_string).collect(),
+        trees,
+        ..Sight::default()
+    })
 }
 
 /// Where a root is found too whose own path dkms and kbuild cannot work with: the first of these that is
@@ -190,9 +193,11 @@ fn alias(root: &Root) -> Option<&'static Path> {
 
 /// Whether such a root can be worked on: in a mount namespace, where it has another path.
 pub(super) fn has_plain_path(root: &Root, tools: &Tools) -> bool {
-    let closed = View { closed: Some(Closed::default()), ..View::default() };
-    let probe = || tools.child("true", PROBE_DEADLINE).ok()?.confined(Sandbox::view(closed)).run().ok();
-    alias(root).is_some() && probe().is_some_and(|done| done.ended.is_success())
+    let Some(target) = alias(root).map(Path::to_owned) else { return false };
+    let tree = ShownTree { source: root.path().to_owned(), target, is_writable: false };
+    let sight = Sight { trees: vec![tree], ..Sight::default() };
+    let probe = || tools.child("true", PROBE_DEADLINE).ok()?.confined(Sandbox::build(sight)).run().ok();
+    probe().is_some_and(|done| done.ended.is_success() && done.layers.is_some_and(|l| l.namespaces))
 }
 
 /// How long it may take to find out whether a mount namespace can be had.

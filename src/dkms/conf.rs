@@ -322,7 +322,7 @@ fn seen(root: &Root, files: &[(PathBuf, Vec<u8>)], build: &str) -> Sight {
         roots: own_root.into_iter().collect(),
         shown: shown.into_iter().filter_map(|path| real(Path::new(path))).collect(),
         readable: directories.into_iter().filter_map(real).collect(),
-        writable: Vec::new(),
+        ..Sight::default()
     }
 }
 

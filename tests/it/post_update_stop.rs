@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::run::{numbered_here, stand_ins};
 use crate::support::tree::difference;
 use crate::support::{A, B, Run, TestRoot};
 
@@ -24,7 +25,12 @@ fn pending() -> TestRoot {
 
 /// A run in the middle of its first build; and the processes of that build.
 fn in_the_middle(root: &TestRoot) -> (Child, Vec<u32>) {
-    root.behave(SLOW);
+    in_the_middle_of(root, SLOW)
+}
+
+/// The same in the middle of what these lines make slow.
+fn in_the_middle_of(root: &TestRoot, lines: &str) -> (Child, Vec<u32>) {
+    root.behave(lines);
     let started = root.tools().join("started");
     let mut command = root.command("clr-dkms-post-update", &[]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -34,8 +40,7 @@ fn in_the_middle(root: &TestRoot) -> (Child, Vec<u32>) {
         assert!(child.try_wait().unwrap().is_none(), "it ended before the build");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let pids = fs::read_to_string(started).unwrap();
-    (child, pids.split_whitespace().map(|p| p.parse().unwrap()).collect())
+    (child, numbered_here(root, &fs::read_to_string(started).unwrap()))
 }
 
 pub(crate) fn go_on(root: &TestRoot) {
@@ -172,10 +177,26 @@ fn a_record_of_a_run_before_survives_a_stop() {
     assert_eq!(root.text("var/lib/clr-dkms/last-run.json"), record);
 }
 
+/// What is confined ends with us.
 #[test]
 fn killed_in_the_middle_of_a_build() {
     let root = pending();
     let (mut child, pids) = in_the_middle(&root);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    all_gone(&pids);
+    assert!(root.has(IN_PROGRESS));
+    root.run("clr-dkms", &["status"]).code(1);
+    go_on(&root);
+    converges(&root, &["hello", "other"]);
+}
+
+#[test]
+fn killed_in_the_middle_of_an_index() {
+    let root = pending();
+    let lines = "if [[ $verb == depmod && ! -e $here/go ]]; then\n\
+        sleep 300 & echo \"$$ $!\" >\"$here/started.new\"; mv \"$here/started.new\" \"$here/started\"; wait\nfi\n";
+    let (mut child, pids) = in_the_middle_of(&root, lines);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(pids.iter().all(lives), "the test is to find orphans");
@@ -195,12 +216,13 @@ fn killed_in_the_middle_of_a_build() {
 #[test]
 fn killed_between_copy_and_claim() {
     let root = pending();
-    root.behave(
-        "if [[ $verb == install && ! -e $here/go ]]; then\n\
-         mkdir -p \"$into\"; cp \"$built\"/module/*.ko \"$into/\"; kill -9 $PPID $$\nfi\n",
-    );
-    let run = root.post_update();
-    assert_eq!(run.code, -1);
+    let lines = "if [[ $verb == install && ! -e $here/go ]]; then\n\
+         mkdir -p \"$into\"; cp \"$built\"/module/*.ko \"$into/\"\n\
+         echo $$ >\"$here/started.new\"; mv \"$here/started.new\" \"$here/started\"; sleep 300\nfi\n";
+    let (mut child, pids) = in_the_middle_of(&root, lines);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    all_gone(&pids);
     assert!(!root.has(&TestRoot::ko("hello", B)), "dkms works in trees of ours");
     go_on(&root);
     converges(&root, &["hello", "other"]);
@@ -236,8 +258,8 @@ fn a_build_that_never_ends_is_stopped_at_its_deadline() {
     let run = root.post_update();
     run.code(1).says(&["hello/1.0 on 6.15.8-1592.native: build-failed: dkms build: stopped at its deadline"]);
     assert_eq!([root.recorded("hello", B), root.recorded("other", B)], ["build-failed", "ok"]);
-    let pids = fs::read_to_string(root.tools().join("started")).unwrap();
-    all_gone(&pids.split_whitespace().map(|p| p.parse().unwrap()).collect::<Vec<u32>>());
+    assert!(root.tools().join("started").exists());
+    assert_eq!(stand_ins(&root), []);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::post_update_stop::{IN_PROGRESS, SLOW, all_gone, converges, go_on, hangup_is_ignored};
+use crate::support::run::numbered_here;
 use crate::support::terminal::{Terminal, is_sane};
 use crate::support::{A, B, TestRoot};
 
@@ -196,7 +197,7 @@ fn started(root: &TestRoot) -> Vec<u32> {
         assert!(watch.elapsed() < Duration::from_secs(60), "it never came to the build");
         std::thread::sleep(Duration::from_millis(20));
     }
-    fs::read_to_string(file).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    numbered_here(root, &fs::read_to_string(file).unwrap())
 }
 
 #[test]

@@ -430,6 +430,31 @@ fn a_build_writes_to_its_tree_alone() {
     }
 }
 
+/// dkms as it is called for an image, with a hostile PRE_BUILD and PRE_INSTALL.
+#[test]
+fn a_build_for_an_image_harms_nobody() {
+    let mut targets = Targets::new(false);
+    let words = targets.words().join(" ");
+    let root = &targets.root;
+    std::fs::copy(SCRIPT, root.tools().join("hostile.py")).unwrap();
+    root.module("hello", "1.0", "").behave(&format!(
+        "case $verb in build | install) /usr/bin/python3 $here/hostile.py {words} >>$here/tried-$verb ;; esac"
+    ));
+    root.post_update().code(0);
+    for verb in ["build", "install"] {
+        let tried = results(&std::fs::read_to_string(root.tools().join(format!("tried-{verb}"))).unwrap());
+        // HOME is the private /tmp.
+        let is_harmless = |name: &str| name == "home" || HARMLESS_IN_BUILD.contains(&name);
+        let done: Vec<_> =
+            tried.iter().filter(|(name, result)| result == "done" && !is_harmless(name)).collect();
+        assert!(tried.len() > 25 && done.is_empty(), "{verb}: {done:?} of {tried:?}");
+    }
+    assert_eq!(targets.harmed(), Vec::<&str>::new());
+    for path in ["/tmp/.clr-dkms-hostile", "/dev/shm/clr-dkms-hostile", "/var/tmp/clr-dkms-hostile"] {
+        assert!(!std::path::Path::new(path).exists(), "{path}");
+    }
+}
+
 #[test]
 fn a_build_that_is_asked_to_stop_can_put_things_in_order() {
     let root = TestRoot::updated();

@@ -118,6 +118,8 @@ fn an_image_from_one_end_to_the_other() {
     let scene = scene.into_image();
     scene.module("alpha", "1.0", &[]);
     scene.has_programs(&["/bin/sh", "/bin/cp"]);
+    let outside = tempfile::tempdir_in("/tmp").unwrap();
+    let mut victim = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let source = "usr/src/alpha-1.0";
     let makefile = "obj-m := alpha.o\nall:\n\t$(MAKE) -C /lib/modules/$(KVER)/build M=$(CURDIR) modules\n";
     scene.write(&format!("{source}/Makefile"), makefile);
@@ -125,9 +127,14 @@ fn an_image_from_one_end_to_the_other() {
     for (name, script) in [
         (
             "build.sh",
-            "for d in / /etc /usr /usr/src /lib/modules /var /run /root; do true >$d/clr-dkms-hostile; done; exit 0",
+            format!(
+                "for d in / /etc /usr /usr/src /lib/modules /var /run /root /tmp /dev /dev/shm {}; do\n\
+                 true >$d/clr-dkms-hostile; done\nkill -9 {}\nexit 0",
+                outside.path().display(),
+                victim.id()
+            ),
         ),
-        ("install.sh", "cp 99-alpha.rules /etc/udev/rules.d/ && true >/etc/clr-dkms-hostile"),
+        ("install.sh", "cp 99-alpha.rules /etc/udev/rules.d/ && true >/etc/clr-dkms-hostile".to_owned()),
     ] {
         scene.write(&format!("{source}/{name}"), format!("#!/bin/sh\n{script}\n"));
         fs::set_permissions(scene.path(&format!("{source}/{name}")), fs::Permissions::from_mode(0o755))
@@ -140,11 +147,16 @@ fn an_image_from_one_end_to_the_other() {
     let listed = || ["/etc", "/usr"].map(|directory| Listing::without_contents(directory.as_ref()));
     let before = (host(), listed());
     scene.post_update().exits(0);
+    let killed = victim.try_wait().unwrap();
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert_eq!(killed, None, "PRE_BUILD ended a process of the host");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     is_untouched(&before.0);
     for (before, after) in before.1.iter().zip(listed()) {
         assert_eq!(before.differences(&after), [""; 0]);
     }
-    for directory in ["/", "/var", "/run", "/root", "/lib/modules"] {
+    for directory in ["/", "/var", "/run", "/root", "/lib/modules", "/tmp", "/dev", "/dev/shm"] {
         assert!(!Path::new(directory).join("clr-dkms-hostile").exists(), "{directory}");
     }
     assert_eq!(scene.read("etc/udev/rules.d/99-alpha.rules"), "KERNEL==\"alpha\"\n");
@@ -198,7 +210,7 @@ fn a_tree_that_is_a_link_out_of_the_root() {
     let Some(scene) = Scene::with_kernel("image-tree") else { return };
     scene.module("alpha", "1.0", &[]);
     let scene = scene.into_image();
-    let (tree, outside) = (scene.path("var/lib/dkms"), scene.tools.join("outside"));
+    let (tree, outside) = (scene.path("var/lib/dkms"), scene.beside("outside"));
     fs::rename(&tree, &outside).unwrap();
     symlink(&outside, &tree).unwrap();
     let before = Listing::of(&outside);

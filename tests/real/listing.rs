@@ -40,6 +40,10 @@ impl Listing {
     }
 
     fn add(&mut self, top: &Path, path: &Path, what: What) {
+        // They belong to the test.
+        if path.ends_with(crate::scene::TOOLS) {
+            return;
+        }
         let meta = match fs::symlink_metadata(path) {
             Ok(meta) => meta,
             // The host's folders are the host's: something may just have gone.

@@ -1,7 +1,7 @@
 //! Processes: those that work in a root, and programs that are started to be disturbed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -83,15 +83,16 @@ impl Drop for Running {
 /// Makes a tool stop after its work while it is told to, so that a test can strike in the middle.
 #[derive(Debug)]
 pub(crate) struct Trap<'a> {
-    scene: &'a Scene,
+    place: PathBuf,
     name: &'a str,
 }
 
 impl<'a> Trap<'a> {
     /// Traps calls of the machine's tool `name` whose arguments match the bash pattern.
-    pub(crate) fn set(scene: &'a Scene, name: &'a str, pattern: &str) -> Trap<'a> {
+    pub(crate) fn set(scene: &Scene, name: &'a str, pattern: &str) -> Trap<'a> {
         let real = crate::scene::which(name);
-        let (real, folder) = (real.display(), scene.tools.display());
+        let place = scene.tools.clone();
+        let (real, folder) = (real.display(), place.display());
         let script = format!(
             "'{real}' \"$@\"; code=$?
             if [[ -e '{folder}/{name}.trap' && \"$*\" == {pattern} ]]; then
@@ -100,20 +101,25 @@ impl<'a> Trap<'a> {
             exit $code"
         );
         scene.tool(name, &script);
-        fs::write(scene.tools.join(format!("{name}.trap")), "120").unwrap();
-        Trap { scene, name }
+        fs::write(place.join(format!("{name}.trap")), "120").unwrap();
+        Trap { place, name }
+    }
+
+    /// The tool.
+    pub(crate) fn name(&self) -> &str {
+        self.name
     }
 
     /// How long it holds a call.
     pub(crate) fn holds(self, seconds: u32) -> Trap<'a> {
-        fs::write(self.scene.tools.join(format!("{}.trap", self.name)), seconds.to_string()).unwrap();
+        fs::write(self.place.join(format!("{}.trap", self.name)), seconds.to_string()).unwrap();
         self
     }
 
     /// Waits until a call is caught.
     #[track_caller]
     pub(crate) fn wait(&self) {
-        let caught = self.scene.tools.join(format!("{}.caught", self.name));
+        let caught = self.place.join(format!("{}.caught", self.name));
         let start = Instant::now();
         while !caught.exists() {
             assert!(start.elapsed() < PATIENCE, "{} was not called", self.name);
@@ -123,6 +129,6 @@ impl<'a> Trap<'a> {
 
     /// From now on the tool does its work only. What was caught stays caught.
     pub(crate) fn open(&self) {
-        fs::remove_file(self.scene.tools.join(format!("{}.trap", self.name))).unwrap();
+        fs::remove_file(self.place.join(format!("{}.trap", self.name))).unwrap();
     }
 }

@@ -45,6 +45,9 @@ impl Outcome {
     }
 }
 
+/// Where the tools of a scene are in its root.
+pub(crate) const TOOLS: &str = "var/lib/dkms/.tools";
+
 /// A scratch root, and a folder of tools beside it.
 #[derive(Debug)]
 pub(crate) struct Scene {
@@ -68,14 +71,27 @@ impl Scene {
 
     fn made(name: &str) -> Scene {
         let top = target().join("real");
-        // What a build calls can write in few places.
-        let tools = std::env::temp_dir().join("clr-dkms-real").join(format!("{name}.tools"));
-        let scene = Scene { root: top.join(name), tools, option: "--live-root" };
+        let root = top.join(name);
+        // What a build calls can write nowhere else. Names that begin with a dot are nothing to dkms.
+        let tools = root.join(TOOLS);
+        let scene = Scene { root, tools, option: "--live-root" };
         scene.clear();
-        fs::create_dir_all(&scene.tools).unwrap();
-        symlink(support("clr-boot-manager"), scene.tools.join("clr-boot-manager")).unwrap();
         scene.scratch("scratch_skeleton", &[]);
+        scene.bring_tools();
         scene
+    }
+
+    /// The tools that each scene has.
+    pub(crate) fn bring_tools(&self) {
+        fs::create_dir_all(&self.tools).unwrap();
+        symlink(support("clr-boot-manager"), self.tools.join("clr-boot-manager")).unwrap();
+    }
+
+    /// A directory beside the root, where nothing is yet.
+    pub(crate) fn beside(&self, what: &str) -> PathBuf {
+        let path = self.root.with_extension(what);
+        clear(&path);
+        path
     }
 
     /// With kernel A, which runs.
@@ -124,6 +140,7 @@ impl Scene {
         clear(&new);
         fs::rename(&self.root, &new).unwrap();
         self.root = new;
+        self.tools = self.root.join(TOOLS);
         self
     }
 
@@ -340,7 +357,6 @@ impl Scene {
 
     fn clear(&self) {
         clear(&self.root);
-        clear(&self.tools);
     }
 }
 

@@ -50,6 +50,7 @@ fn no_space_is_told(scene: &Scene) {
 fn no_space_to_build() {
     let Some(scene) = Scene::with_kernel("full-tree") else { return };
     let mount = Mount::small(scene.path("var/lib/dkms"), "32k");
+    scene.bring_tools();
     scene.module("alpha", "1.0", &[]);
     no_space_is_told(&scene);
     mount.grow("16m");

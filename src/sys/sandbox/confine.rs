@@ -16,7 +16,7 @@ use rustix::thread::CapabilitySet;
 
 use super::launch::own_program;
 use super::mounts::failed;
-use super::request::{Exchange, Identity, Layers, Outcome, Report, Request, Sight, Strength};
+use super::request::{Confinement, Exchange, Identity, Layers, Outcome, Report, Request, Sight, Strength};
 use super::{enter, namespaces, restrict, seccomp, tree};
 
 /// The first process: makes the namespaces, starts the second process in them, and waits for it.
@@ -29,7 +29,7 @@ pub(super) fn outer(request: &Request, strength: Strength, exchange: &Exchange) 
             | CloneFlags::CLONE_NEWPID
             | CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWIPC;
-        if let Err(e) = namespaces::enter(kinds) {
+        if let Err(e) = namespaces::enter(kinds, stands_in_for_root(request)) {
             return Some(Outcome::NoNamespaces(e.to_string()));
         }
     }
@@ -37,6 +37,12 @@ pub(super) fn outer(request: &Request, strength: Strength, exchange: &Exchange) 
         Ok(()) => None,
         Err(e) => Some(Outcome::NotStarted(e.to_string())),
     }
+}
+
+/// dkms refuses to work for another user than root. For a copy of a system in a directory of one's own, the
+/// root of a user namespace is enough.
+fn stands_in_for_root(request: &Request) -> bool {
+    matches!(&request.confinement, Confinement::Rights(Strength::Build, sight) if !sight.trees.is_empty())
 }
 
 fn prepare(request: &Request, exchange: &Exchange) -> io::Result<()> {

@@ -78,8 +78,14 @@ pub(in crate::sys) fn run(mut child: Child, sandbox: &Sandbox) -> io::Result<Fin
     let program = std::mem::replace(&mut child.program, own_program()?).into_os_string();
     let arguments = std::mem::replace(&mut child.arguments, vec![enter::OUTER.into()]);
     let needs_namespaces = !matches!(sandbox.confinement, Confinement::Rights(..));
+    let mut confinement = sandbox.confinement.clone();
+    if let Confinement::Rights(Strength::Build, sight) = &mut confinement {
+        // It may be where nothing else is seen. Where it is not there at all, starting it says so.
+        #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
+        sight.shown.extend(std::fs::canonicalize(&program).ok().map(PathBuf::into_os_string));
+    }
     let mut request = Request {
-        confinement: sandbox.confinement.clone(),
+        confinement,
         program,
         arguments,
         parent: std::process::id(),

@@ -37,8 +37,8 @@ mod view;
 pub use enter::enter;
 pub(super) use launch::run;
 pub use launch::{SandboxError, in_force, use_program};
-pub use request::{Identity, Layers, Sight};
-pub use view::{Closed, Shown, ShownDirectory, ShownTree, View};
+pub use request::{Identity, Layers, ShownTree, Sight};
+pub use view::{Shown, ShownDirectory, View};
 
 use request::{Confinement, Strength};
 
@@ -67,8 +67,8 @@ impl Sandbox {
     }
 
     /// It is root, sees the whole machine but `/run`, `/tmp` and devices, and may write below the given
-    /// directories and in a `/tmp` of its own. It is run whatever the machine offers: dkms has always run it
-    /// without any limit.
+    /// directories and in a `/tmp` of its own. For an image, trees of that are in the place of the machine's.
+    /// It is run whatever the machine offers: dkms has always run it without any limit.
     pub fn build(sight: Sight) -> Sandbox {
         Sandbox { confinement: Confinement::Rights(Strength::Build, sight), is_trusted: true }
     }

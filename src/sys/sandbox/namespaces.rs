@@ -19,19 +19,23 @@ const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_
 /// A process that may not make them gets the right to do so in a user namespace. The user is the same inside:
 /// a uid 0 that stands for a user would make programs believe that they may do anything. Root that lacks the
 /// right becomes another user first, as a uid 0 that stands for itself can still read all files of root.
-pub(super) fn enter(kinds: CloneFlags) -> io::Result<()> {
+/// `as_root` is for programs that refuse to work as another user: it stands for the caller all the same.
+pub(super) fn enter(kinds: CloneFlags, as_root: bool) -> io::Result<()> {
     match unshare(kinds) {
         Err(Errno::EPERM) => {}
         other => return Ok(other?),
     }
-    if geteuid().is_root() {
+    if geteuid().is_root() && !as_root {
         restrict::become_unprivileged(std::process::id())?;
         // Else the files by which the namespace is set up belong to root.
         nix::sys::prctl::set_dumpable(true)?;
     }
     let (user, group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER | kinds)?;
-    map_identity(user, user, group, group)?;
+    match as_root {
+        true => map_identity(Uid::from_raw(0), user, Gid::from_raw(0), group)?,
+        false => map_identity(user, user, group, group)?,
+    }
     let all = rustix::thread::capabilities(None)?;
     rustix::thread::set_capabilities(None, CapabilitySets { inheritable: all.permitted, ..all })?;
     for capability in NEEDED.iter() {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,19 @@ pub struct Sight {
     pub readable: Vec<OsString>,
     /// Directories that are visible and can be written to.
     pub writable: Vec<OsString>,
+    /// What takes the place of directories of the machine, for another root than `/`; in namespaces only.
+    pub trees: Vec<ShownTree>,
+}
+
+/// A directory that is found at another path too, in the place of what is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownTree {
+    /// Its path on the host, free of symlinks.
+    pub source: PathBuf,
+    /// Where it is shown. A symlink, or what is not there, is left as it is.
+    pub target: PathBuf,
+    /// It can be written to there.
+    pub is_writable: bool,
 }
 
 /// The identity of a confined program.

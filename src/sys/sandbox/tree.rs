@@ -97,6 +97,15 @@ pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io:
         }
         writable.push(target);
     }
+    for tree in &sight.trees {
+        let target = inside(new, &tree.target);
+        if target.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            bind(&inside(machine, &tree.source), &target)?;
+            if tree.is_writable {
+                writable.push(target);
+            }
+        }
+    }
     let mounts = fs::read(new.join("proc/self/mountinfo")).map_err(|e| failed("mountinfo", e))?;
     make_read_only(&mounts, new, &writable)?;
     nix::unistd::chroot(new).map_err(|e| failed("chroot", e))?;

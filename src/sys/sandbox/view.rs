@@ -12,9 +12,8 @@ use nix::unistd::{Gid, Uid, getegid, geteuid};
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use serde::{Deserialize, Serialize};
 
-use super::mounts::{bind, failed, make_read_only};
+use super::mounts::failed;
 use super::namespaces::map_identity;
-use super::{restrict, seccomp};
 
 /// What a mount point must keep when a user namespace changes its flags.
 const KEPT: [(StatVfsMountFlags, MsFlags); 6] = [
@@ -45,32 +44,9 @@ pub struct ShownDirectory {
     pub entries: Vec<(String, Shown)>,
 }
 
-/// A directory that is found at another path too, in the place of what is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownTree {
-    /// Its path on the host, free of symlinks.
-    pub source: PathBuf,
-    /// Where it is shown. A symlink, or what is not there, is left as it is.
-    pub target: PathBuf,
-    /// It can be written to there.
-    pub is_writable: bool,
-}
-
-/// The machine is read-only but for `/dev`, `/tmp` and what is given here; there is no network, and root has
-/// the capabilities for files alone.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Closed {
-    /// Directories of the host, free of symlinks, that can be written to.
-    pub writable: Vec<PathBuf>,
-    /// What is shown at other paths.
-    pub trees: Vec<ShownTree>,
-}
-
 /// What is different for the program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// All the rest is closed.
-    pub closed: Option<Closed>,
     /// Directories with other contents.
     pub directories: Vec<ShownDirectory>,
     /// Directories of the host, free of symlinks, that cannot be written to. Those that are not there are
@@ -80,9 +56,7 @@ pub struct View {
 
 /// Makes the view for this process.
 pub(super) fn make(view: &View) -> io::Result<()> {
-    let more = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC;
-    let kinds = if view.closed.is_some() { CloneFlags::CLONE_NEWNS | more } else { CloneFlags::CLONE_NEWNS };
-    enter_namespace(kinds).map_err(|e| failed("no mount namespace can be had", e))?;
+    enter_namespace(CloneFlags::CLONE_NEWNS).map_err(|e| failed("no mount namespace can be had", e))?;
     const NONE: Option<&Path> = None;
     // Not private: an automount would never become visible then.
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)
@@ -101,9 +75,6 @@ pub(super) fn make(view: &View) -> io::Result<()> {
             opened.push((directory.path.join(name), shown, fd));
         }
     }
-    if let Some(closed) = &view.closed {
-        close_machine(closed)?;
-    }
     for path in view.read_only.iter().filter(|path| look(path).is_ok()) {
         close(path).map_err(|e| failed(&format!("{} cannot be made read-only", path.display()), e))?;
     }
@@ -116,67 +87,7 @@ pub(super) fn make(view: &View) -> io::Result<()> {
         show(&path, shown, fd.as_ref())
             .map_err(|e| failed(&format!("{} cannot be shown", path.display()), e))?;
     }
-    if view.closed.is_some() {
-        restrict::keep_capabilities(restrict::FILES).map_err(|e| failed("capabilities", e))?;
-        if let Err(e) = seccomp::filter(true) {
-            tracing::debug!("{e}; the rest holds all the same");
-        }
-    }
     Ok(())
-}
-
-/// What of the machine stays as it is: the processes, the devices, and where everybody may write.
-const OPEN: [&str; 3] = ["dev", "proc", "tmp"];
-
-fn close_machine(closed: &Closed) -> io::Result<()> {
-    // Opened before anything is closed: the mount that is shown then is the one that can be written to.
-    let open = |path: &PathBuf| Ok((path.clone(), look(path)?));
-    let writable = closed.writable.iter().map(open).collect::<io::Result<Vec<_>>>()?;
-    let trees =
-        closed.trees.iter().map(|tree| Ok((tree, look(&tree.source)?))).collect::<io::Result<Vec<_>>>()?;
-    #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
-    let top = std::fs::read_dir("/")?;
-    for entry in top {
-        let entry = entry?;
-        let is_open = OPEN.iter().any(|name| entry.file_name() == *name);
-        if entry.file_type()?.is_dir() {
-            // What stays open too: it may be a part of the filesystem of `/`.
-            bind(&entry.path(), &entry.path())?;
-            if !is_open {
-                close_below(&entry.path())?;
-            }
-        }
-    }
-    for (path, fd) in &writable {
-        bind(&by_number(fd), path)?;
-    }
-    for (tree, fd) in trees.iter().filter(|(tree, _)| is_directory(&tree.target)) {
-        bind(&by_number(fd), &tree.target)?;
-        if !tree.is_writable {
-            close_below(&tree.target)?;
-        }
-    }
-    // At last: what was opened is on this very mount, and is shown as that is.
-    match remount_read_only(Path::new("/")) {
-        // The root of a chroot is not a mount of its own: files can be added there, and nowhere else.
-        Err(e) if e.raw_os_error() == Some(Errno::EINVAL as i32) => {}
-        other => other.map_err(|e| failed("/ cannot be made read-only", e))?,
-    }
-    Ok(())
-}
-
-fn close_below(top: &Path) -> io::Result<()> {
-    #[allow(clippy::disallowed_methods)] // of this process, whatever the root is
-    let mounts = std::fs::read("/proc/self/mountinfo")?;
-    make_read_only(&mounts, top, &[])
-}
-
-fn is_directory(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|found| found.is_dir())
-}
-
-fn by_number(fd: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 fn look(path: &Path) -> io::Result<OwnedFd> {

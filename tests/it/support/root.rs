@@ -22,6 +22,9 @@ pub(crate) const LTS: &str = "6.12.38-1550.ltscurrent";
 /// The fragment that the DKMS bundle ships.
 pub(crate) const FRAGMENT: &str = "/usr/share/kernel/cmdline.d/clr-ignore-mod-sig.conf";
 
+/// Where the stand-ins are in a root.
+pub(crate) const STAND_INS: &str = "var/lib/dkms/.stand-ins";
+
 /// A root, and a folder with stand-ins that belongs to it alone.
 pub(crate) struct TestRoot {
     temp: tempfile::TempDir,
@@ -43,7 +46,7 @@ impl TestRoot {
     /// Nothing at all.
     pub(crate) fn bare() -> TestRoot {
         let root = TestRoot::new();
-        fs::remove_dir_all(&root.path).unwrap();
+        root.remove("");
         root.folder("");
         root
     }
@@ -107,8 +110,16 @@ impl TestRoot {
         &self.path
     }
 
-    /// The folder with the stand-ins.
+    /// The directory with the stand-ins. A build for an image sees nothing but the image where the tests put
+    /// their roots, and writes to its DKMS tree alone: so the stand-ins, which write down what they are called
+    /// with, lie in there. Names that begin with a dot are nothing to dkms.
     pub(crate) fn tools(&self) -> PathBuf {
+        let aside = self.aside();
+        if aside.exists() { aside } else { self.path.join(STAND_INS) }
+    }
+
+    /// Where they are once the DKMS tree is gone.
+    fn aside(&self) -> PathBuf {
         self.temp.path().join("tools")
     }
 
@@ -148,6 +159,9 @@ impl TestRoot {
     }
 
     pub(crate) fn remove(&self, path: &str) -> &TestRoot {
+        if STAND_INS.starts_with(path.trim_matches('/')) && !self.aside().exists() {
+            fs::rename(self.tools(), self.aside()).unwrap();
+        }
         let path = self.at(path);
         if path.is_dir() && !path.is_symlink() {
             fs::remove_dir_all(path).unwrap();
@@ -311,8 +325,8 @@ impl TestRoot {
 
     pub(crate) fn redacted(&self, text: &str) -> String {
         let outside = self.outside().display().to_string();
-        text.replace(&self.path.display().to_string(), "ROOT")
-            .replace(&self.tools().display().to_string(), "TOOLS")
+        text.replace(&self.tools().display().to_string(), "TOOLS")
+            .replace(&self.path.display().to_string(), "ROOT")
             .replace(&outside, "OUTSIDE")
     }
 

@@ -144,6 +144,32 @@ pub(crate) fn as_nobody(root: &TestRoot, name: &str, arguments: &[&str]) -> Opti
     Some(command)
 }
 
+/// The processes of the stand-ins of a root, each with its number in its own PID namespace: their search path
+/// belongs to one root.
+pub(crate) fn stand_ins(root: &TestRoot) -> Vec<(u32, u32)> {
+    let searched = format!("PATH={}:", root.tools().display());
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        // A process that ends meanwhile is none.
+        let path = entry.unwrap().path();
+        let number: u32 = path.file_name()?.to_str()?.parse().ok()?;
+        let environment = std::fs::read(path.join("environ")).ok()?;
+        let status = std::fs::read_to_string(path.join("status")).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        let inside = numbers.split_whitespace().last()?.parse().ok()?;
+        String::from_utf8_lossy(&environment).contains(&searched).then_some((number, inside))
+    });
+    processes.collect()
+}
+
+/// The numbers here of processes that a stand-in wrote down.
+pub(crate) fn numbered_here(root: &TestRoot, numbers: &str) -> Vec<u32> {
+    let inside: Vec<u32> = numbers.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    let found: Vec<(u32, u32)> =
+        stand_ins(root).into_iter().filter(|(_, number)| inside.contains(number)).collect();
+    assert_eq!(found.len(), inside.len(), "{inside:?} are {found:?}");
+    found.into_iter().map(|(number, _)| number).collect()
+}
+
 /// Sets the mode of a file or folder.
 pub(crate) fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
