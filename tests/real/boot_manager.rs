@@ -70,8 +70,9 @@ fn exit_code_0_and_nothing_done() {
 #[test]
 fn exit_code_0_and_an_old_entry() {
     let Some(scene) = Scene::installed("boot-old") else { return };
+    // One that somebody has edited is left to clr-boot-manager.
     let old = scene.read(ENTRY).replace(" module.sig_unenforce", "");
-    scene.write(ENTRY, old);
+    scene.write(ENTRY, format!("# edited\n{old}"));
     fs::remove_file(scene.path("var/lib/clr-dkms/last-run.json")).unwrap();
     with_switches(&scene, "STAND_IN_DO_NOTHING=1");
     is_told(&scene, "degraded", &["6.15.7-1591"]);
