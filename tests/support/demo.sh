@@ -59,7 +59,7 @@ machine() {
     scratch_booted "$root" "$old"
     scratch_module "$root" hello 1.0 --autoinstall yes "${@:2}" > /dev/null
     expect_code 0 clr-dkms-post-update --live-root "$root"
-    check "hello.ko is there for $old" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko"
+    check "hello.ko is there for $old" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko.zst"
 }
 
 # What swupd does: the pre-update hook, the files, and then our hook. clr-boot-manager it leaves to us.
@@ -90,7 +90,7 @@ machine good
 update
 expect_code 0 clr-dkms-post-update --live-root "$root"
 check "the module's vermagic is $new" \
-    test "$(modinfo -F vermagic "$root/usr/lib/modules/$new/updates/dkms/hello.ko" | cut -d' ' -f1)" = "$new"
+    test "$(modinfo -F vermagic "$root/usr/lib/modules/$new/updates/dkms/hello.ko.zst" | cut -d' ' -f1)" = "$new"
 check "modules.dep lists it" holds "$root/usr/lib/modules/$new/modules.dep" updates/dkms/hello.ko
 check "the boot entry of $new holds module.sig_unenforce" \
     holds "$root/boot/loader/entries/Clear-linux-native-6.15.8-1592.conf" module.sig_unenforce
@@ -136,7 +136,7 @@ motd=$root/run/motd.d/clr-dkms.motd
 check "the message of the day names module and kernel" grep -q "$new.*hello/1.0" "$motd"
 check "the message of the day names the first compiler error" holds "$motd" "hello.c:6: storage size of 'now'"
 check "the message of the day names the kernel of the next boot" holds "$motd" "The next boot is $old"
-check "hello.ko for the running kernel is untouched" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko"
+check "hello.ko for the running kernel is untouched" test -f "$root/usr/lib/modules/$old/updates/dkms/hello.ko.zst"
 
 step "Somebody runs clr-boot-manager by hand, which makes the new kernel the default"
 run clr-boot-manager update "--path=$root" || true
