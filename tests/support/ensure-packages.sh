@@ -149,6 +149,7 @@ group_test() {
         has zsh || lack zsh zsh ""
         has rpmbuild || lack rpmbuild rpm ""
         has strace || lack strace strace ""
+        has pgrep || lack pgrep procps ""
     fi
 }
 

@@ -110,7 +110,8 @@ pub(crate) fn unshared(tools: &Path, script: &str) -> std::process::Command {
 
 /// A test leaves out what this machine does not offer. Where all of it is to be run, as in `make test`, it fails instead.
 pub(crate) fn skipped(why: impl std::fmt::Display) {
-    assert!(std::env::var_os("CLR_DKMS_NO_SKIPS").is_none(), "nothing may be left out: {why}");
+    let is_allowed = std::env::var_os("CLR_DKMS_NO_SKIPS").is_none_or(|value| value.is_empty());
+    assert!(is_allowed, "nothing may be left out: {why}");
     eprintln!("skipped: {why}");
 }
 
