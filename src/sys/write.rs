@@ -68,9 +68,8 @@ impl Root {
         if let Some(parent) = path.parent() {
             self.make_folders(parent)?;
         }
-        let (folder, name) = self.parent_and_name(path)?;
-        self.in_place_of(path, &folder, name, |temporary| {
-            let mut file = new_file(&folder, temporary)?;
+        self.in_place_of(path, |folder, temporary| {
+            let mut file = new_file(folder, temporary, 0o600)?;
             file.write_all(bytes)?;
             finished(file, mode)
         })?;
@@ -102,9 +101,8 @@ impl Root {
         if let Some(parent) = to.parent() {
             self.make_folders(parent)?;
         }
-        let (folder, name) = self.parent_and_name(to)?;
-        self.in_place_of(to, &folder, name, |temporary| {
-            let mut file = new_file(&folder, temporary)?;
+        self.in_place_of(to, |folder, temporary| {
+            let mut file = new_file(folder, temporary, 0o600)?;
             if io::copy(&mut source.take(limit + 1), &mut file)? > limit {
                 return Err(self.too_large(from, limit).cause);
             }
@@ -120,13 +118,8 @@ impl Root {
     /// When it cannot be read or written; the old file is still there then.
     pub fn replace_contents(&self, path: impl AsRef<Path>, from: &mut dyn Read) -> Result<(), FileError> {
         let path = path.as_ref();
-        let (folder, name) = self.parent_and_name(path)?;
-        self.in_place_of(path, &folder, name, |temporary| {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&folder, temporary, flags, Mode::from_raw_mode(0o644))?;
-            // Ends with this process, whatever ends it: see `sweep`.
-            rustix::fs::flock(&fd, FlockOperation::LockShared)?;
-            let mut file = File::from(fd);
+        self.in_place_of(path, |folder, temporary| {
+            let mut file = new_file(folder, temporary, 0o644)?;
             io::copy(from, &mut file)?;
             file.sync_all()?;
             Ok(Some(file))
@@ -178,9 +171,8 @@ impl Root {
         if let Some(parent) = path.parent() {
             self.make_folders(parent)?;
         }
-        let (folder, name) = self.parent_and_name(path)?;
-        self.in_place_of(path, &folder, name, |temporary| {
-            rustix::fs::symlinkat(text, &folder, temporary)?;
+        self.in_place_of(path, |folder, temporary| {
+            rustix::fs::symlinkat(text, folder, temporary)?;
             Ok(None)
         })?;
         Ok(Written::Changed)
@@ -189,15 +181,15 @@ impl Root {
     fn in_place_of(
         &self,
         path: &Path,
-        folder: &OwnedFd,
-        name: &OsStr,
-        make: impl FnOnce(&OsStr) -> io::Result<Option<File>>,
+        make: impl FnOnce(&OwnedFd, &OsStr) -> io::Result<Option<File>>,
     ) -> Result<(), FileError> {
+        let (folder, name) = self.parent_and_name(path)?;
+        let folder = &folder;
         let mut temporary = OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".{}", std::process::id()));
         let result = sweep(folder, name)
-            .and_then(|()| make(&temporary))
+            .and_then(|()| make(folder, &temporary))
             // The lock on the file is kept until it has its name.
             .and_then(|_locked| Ok(rustix::fs::renameat(folder, &temporary, folder, name)?))
             .and_then(|()| Ok(rustix::fs::fsync(folder)?));
@@ -369,9 +361,9 @@ impl Root {
     }
 }
 
-fn new_file(folder: &OwnedFd, name: &OsStr) -> io::Result<File> {
+fn new_file(folder: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o600))?;
+    let fd = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(mode))?;
     // Ends with this process, whatever ends it: see `sweep`.
     rustix::fs::flock(&fd, FlockOperation::LockShared)?;
     Ok(File::from(fd))
