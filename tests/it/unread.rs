@@ -316,43 +316,31 @@ fn every_read(scene: &Scene) {
     assert!(wrong.is_empty(), "{} of {} reads:\n{}", wrong.len(), chosen.len(), wrong.join("\n"));
 }
 
-#[test]
-fn the_worker_where_the_new_kernel_lacks_a_module() {
+fn every_read_of_the_worker(name: &'static str, root: TestRoot, defaults: &'static [&'static str]) {
     every_read(&Scene {
-        name: "worker, lacking",
-        root: lacking(),
+        name,
+        root,
         program: "clr-dkms-post-update",
         arguments: &[],
-        defaults: &[ID_A],
+        defaults,
         reports: Reports::ExitCode,
         other: None,
     });
+}
+
+#[test]
+fn the_worker_where_the_new_kernel_lacks_a_module() {
+    every_read_of_the_worker("worker, lacking", lacking(), &[ID_A]);
 }
 
 #[test]
 fn the_worker_where_all_is_proven() {
-    every_read(&Scene {
-        name: "worker, proven",
-        root: proven(),
-        program: "clr-dkms-post-update",
-        arguments: &[],
-        defaults: &[ID_A, ID_B],
-        reports: Reports::ExitCode,
-        other: None,
-    });
+    every_read_of_the_worker("worker, proven", proven(), &[ID_A, ID_B]);
 }
 
 #[test]
 fn the_worker_where_an_admin_holds_a_kernel() {
-    every_read(&Scene {
-        name: "worker, held",
-        root: held_by_admin(),
-        program: "clr-dkms-post-update",
-        arguments: &[],
-        defaults: &[ID_A],
-        reports: Reports::ExitCode,
-        other: None,
-    });
+    every_read_of_the_worker("worker, held", held_by_admin(), &[ID_A]);
 }
 
 #[test]

@@ -81,6 +81,10 @@ proptest! {
     }
 }
 
+fn module<const N: usize>(name: &str, class: Importance, on: [State; N]) -> Module {
+    Module { name: name.to_owned(), version: "1.0", class: Some(class), on: on.into() }
+}
+
 /// The running kernel refuses a wanted module that is installed for it: that is no reason to stay on a kernel.
 #[test]
 fn what_is_refused_now_keeps_nothing() {
@@ -89,12 +93,6 @@ fn what_is_refused_now_keeps_nothing() {
     let mut kernels: Vec<Kernel> =
         kernels.map(|(release, roles, flavour)| Kernel { flavour, ..Kernel::new(release, roles) }).into();
     kernels.push(Kernel::new(LTS, "t"));
-    let module = |name: &str, class, on: [State; 4]| Module {
-        name: name.to_owned(),
-        version: "1.0",
-        class: Some(class),
-        on: on.into(),
-    };
     let modules = vec![
         module("hello", Importance::Critical, [Ok, SignatureRefused, Ok, NotBuilt]),
         module("nvidia", Importance::Wanted, [HeadersMissing, SignatureRefused, NotBuilt, Conflict]),
@@ -108,12 +106,6 @@ fn what_is_refused_now_keeps_nothing() {
 fn a_kernel_that_is_known_to_have_it_is_better_than_one_that_may() {
     use State::{Conflict, NotBuilt, Ok};
     let kernels = vec![Kernel::new(A, "r"), Kernel::new(B, "nt"), Kernel::new(LTS, "t")];
-    let module = |name: &str, class, on: [State; 3]| Module {
-        name: name.to_owned(),
-        version: "1.0",
-        class: Some(class),
-        on: on.into(),
-    };
     let modules = vec![
         module("hello", Importance::Wanted, [Ok, Ok, NotBuilt]),
         module("nvidia", Importance::Critical, [NotBuilt, Conflict, Ok]),
