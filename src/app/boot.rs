@@ -318,7 +318,7 @@ pub fn put_deferral_right(world: &World, facts: &System, judgement: &BootAssessm
         return;
     }
     if facts.tree.unreadable.is_some() || judgement.unknown.is_some() {
-        // What is needed is unknown: whatever swupd was told before stays.
+        // What is needed is unknown: what swupd was configured to do before stays.
         return;
     }
     let wanted = defers(world) && judgement.needs.iter().any(|n| n.class > Importance::Optional);

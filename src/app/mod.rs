@@ -161,7 +161,7 @@ impl Common {
         Common::strictly(world, errors)
     }
 
-    /// As [`Common::strict_world`], for reports: a file that could not be read is no fault of the configuration, and
+    /// As [`Common::strict_world`], for reports: a file that could not be read is not a fault of the configuration, and
     /// makes the answer unknown.
     ///
     /// # Errors

@@ -102,7 +102,7 @@ pub fn gaps(facts: &System) -> Gaps {
     gaps
 }
 
-/// The first failed read that decides anything at all, as a sentence: for whoever is about to change files and has
+/// The first failed read that decides anything at all, as a sentence: for a caller that is about to change files and has
 /// observed no whole system.
 pub fn first_that_decides(unread: &[Unread]) -> Option<&str> {
     let decides = |unread: &&Unread| nothing(unread).is_none();

@@ -248,7 +248,7 @@ fn from_image(root: &Root, cache: &mut Cache, image: &str, version: Option<[u32;
         let found = read.and_then(|file| patch::from_image(std::io::BufReader::new(file)));
         found.or_else(|reason| {
             tracing::debug!("{}: {reason}", root.spell(&path).display());
-            // That it could not be read is not kept; what is no kernel image stays that.
+            // That it could not be read is not kept; what is not a kernel image remains one that says nothing.
             if root.has_unread(&path) { Err(reason) } else { Ok(None) }
         })
     };

@@ -13,7 +13,7 @@ pub struct FileError {
     pub action: &'static str,
     /// The path as the host sees it.
     pub path: PathBuf,
-    /// The reason. It is part of the text, so it is no source to be printed again.
+    /// The reason. It is part of the text, so it is not a source that is printed again.
     pub cause: io::Error,
 }
 
@@ -23,7 +23,7 @@ impl FileError {
         matches!(self.cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
     }
 
-    /// What is there is no file that anybody could read: a folder, a FIFO, a device, a loop of links.
+    /// What is there is not a regular file: a directory, a FIFO, a device, a loop of links.
     pub fn is_no_file(&self) -> bool {
         self.cause.kind() == io::ErrorKind::Other
             || [Errno::ISDIR, Errno::LOOP].iter().any(|e| self.cause.raw_os_error() == Some(e.raw_os_error()))

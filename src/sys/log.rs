@@ -82,7 +82,7 @@ impl Visit for Message {
 const FIELDS: usize = 8;
 
 /// A layer that gets the text of each event as [`printable_lines`] gives it. journalctl(1) shows a message as it is when its
-/// output is no terminal, and hides one as a blob where a byte is not printable.
+/// output is not a terminal, and hides one as a blob where a byte is not printable.
 struct Printable<L>(L);
 
 impl<S: tracing::Subscriber, L: Layer<S>> Layer<S> for Printable<L> {

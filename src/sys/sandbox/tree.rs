@@ -297,7 +297,7 @@ fn all_can_read(directory: &Path) -> bool {
         let Ok(entries) = fs::read_dir(&directory) else { return false };
         for entry in entries {
             seen += 1;
-            // What is beyond is found out by whoever reads it.
+            // What is beyond is found out when it is read.
             if seen > ENTRY_LIMIT {
                 return true;
             }
