@@ -12,7 +12,7 @@ CARGO ?= cargo
 
 # The installer takes its settings from the environment, so no blank or quote in DESTDIR can break a command line here.
 export DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR BINDIR_FROM PAGES_FROM
-# rustup's folder is often on the PATH of login shells only. Last, so that it changes no choice that was made.
+# rustup's directory is often on the PATH of login shells only. Last, so that it changes no choice that was made.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 # install, demo and tests look for the programs here, whatever the caller's environment says.
 export CARGO_TARGET_DIR := $(CURDIR)/target

@@ -4,19 +4,19 @@
 use std::hint::black_box;
 use std::path::PathBuf;
 
-use clr_dkms::cmdline::sources::{Fragment, Removal};
-use clr_dkms::cmdline::{Sources, merge};
-use clr_dkms::enforcement::{Boot, KernelConfig, Kind, Patch, Runtime, SecureBoot, at_boot, now};
+use clr_dkms::cmdline::sources::{Fragment, RemovalFile};
+use clr_dkms::cmdline::{CmdlineSources, merge};
+use clr_dkms::enforcement::{Boot, KernelConfig, ModuleKind, Patch, Runtime, SecureBoot, at_boot, now};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const KERNELS: usize = 3;
 const FRAGMENTS: usize = 20;
 
 /// What a kernel's line is made of: ten fragments of the vendor, ten of the admin, one masked, one removal.
-fn sources(kernel: usize) -> Sources {
-    let fragment = |folder: &str, n: usize| Fragment {
+fn sources(kernel: usize) -> CmdlineSources {
+    let fragment = |directory: &str, n: usize| Fragment {
         name: format!("{n:02}.conf").into(),
-        path: PathBuf::from(format!("{folder}/{n:02}.conf")),
+        path: PathBuf::from(format!("{directory}/{n:02}.conf")),
         bytes: format!("# {n}: why it is there\nkey{n}=value{n} other.key_{n}=\"a b\"\n\nmodule.name{n}\n")
             .into_bytes(),
         mask: None,
@@ -25,22 +25,22 @@ fn sources(kernel: usize) -> Sources {
         (0..FRAGMENTS / 2).map(|n| fragment("/usr/share/kernel/cmdline.d", n)).collect();
     vendor[3].mask = Some(clr_dkms::cmdline::sources::Mask::SameName);
     vendor[5].bytes = b"module.sig_unenforce\n".to_vec();
-    Sources {
+    CmdlineSources {
         kernel: format!("quiet rw loglevel=3 kernel={kernel}\n").into_bytes(),
         kernel_path: PathBuf::from(format!("/usr/lib/kernel/cmdline-6.15.{kernel}-1.native")),
         vendor,
         admin: Some(b"console=ttyS0\n".to_vec()),
         local: (0..FRAGMENTS / 2).map(|n| fragment("/etc/kernel/cmdline.d", n + 50)).collect(),
-        removals: vec![Removal {
+        removals: vec![RemovalFile {
             path: "/etc/kernel/cmdline-removal.d/a.conf".into(),
             bytes: Some(b"key7=value7\n".to_vec()),
         }],
-        ..Sources::default()
+        ..CmdlineSources::default()
     }
 }
 
 fn merging(criterion: &mut Criterion) {
-    let all: Vec<Sources> = (0..KERNELS).map(sources).collect();
+    let all: Vec<CmdlineSources> = (0..KERNELS).map(sources).collect();
     criterion.bench_function("merge, 3 kernels x 20 fragments", |b| {
         b.iter(|| black_box(&all).iter().map(|s| merge(s).line.len()).sum::<usize>());
     });
@@ -68,9 +68,11 @@ fn verdict(criterion: &mut Criterion) {
         locked: Some(false),
         ima: Some(false),
     };
-    criterion.bench_function("verdict at boot", |b| b.iter(|| at_boot(black_box(&boot)).of(Kind::Unsigned)));
     criterion
-        .bench_function("verdict now", |b| b.iter(|| now(black_box(&boot), &runtime).of(Kind::Unsigned)));
+        .bench_function("verdict at boot", |b| b.iter(|| at_boot(black_box(&boot)).of(ModuleKind::Unsigned)));
+    criterion.bench_function("verdict now", |b| {
+        b.iter(|| now(black_box(&boot), &runtime).of(ModuleKind::Unsigned))
+    });
     criterion.bench_function("kernel configuration of 20,000 lines", |b| {
         b.iter(|| KernelConfig::parse(black_box(text.as_bytes())));
     });

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts clr-dkms into a system or into a package folder, and takes it away again without a trace.
+# Puts clr-dkms into a system or into a package directory, and takes it away again without a trace.
 #
 #     packaging/install.sh install|uninstall          called by `make install` and `make uninstall`
 #
@@ -13,7 +13,7 @@
 set -euo pipefail
 shopt -s nullglob
 export LC_ALL=C
-umask 022 # folders and files must be readable for everyone, also under an admin's strict umask
+umask 022 # directories and files must be readable for everyone, also under an admin's strict umask
 
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 tab=$'\t'
@@ -23,10 +23,10 @@ fragment_name=clr-ignore-mod-sig.conf
 declare -a plan=()                          # paths to install, in the order in which they are put in place
 declare -A want=() source_of=() mode_of=()  # by path: "kind<tab>value", the file to copy, its mode
 declare -a old=()                           # paths of the manifest that is there, each once, in its order
-declare -a folders=()                       # folders that we made, now or before
-declare -A was=() known=() leads_to=()      # "kind<tab>value<tab>path" and "path" of that manifest; real path by folder
+declare -a directories=()                       # directories that we made, now or before
+declare -A was=() known=() leads_to=()      # "kind<tab>value<tab>path" and "path" of that manifest; real path by directory
 declare -a refusals=() denials=()           # reasons to change nothing
-work='' temp='' acting=''                   # scratch folder, half-written file, set once something is being changed
+work='' temp='' acting=''                   # scratch directory, half-written file, set once something is being changed
 
 warn() { printf 'clr-dkms: %s\n' "$*" >&2; }
 die() { local code=$1; shift; warn "$@"; exit "$code"; }
@@ -41,31 +41,31 @@ cleanup() {
 
 # --- settings ----------------------------------------------------------------------------------------------------------
 
-# folder NAME DEFAULT: an absolute folder without anything that a unit file or the manifest would have to quote.
-folder() {
+# directory NAME DEFAULT: an absolute directory without anything that a unit file or the manifest would have to quote.
+directory() {
     local value=${!1:-$2}
     [[ $value == /* ]] || die 64 "$1 must be an absolute path, not '$value'"
     if [[ $value == *[!A-Za-z0-9/._+@-]* || $value/ == */../* || $value/ == */./* ]]; then
-        die 64 "$1 may hold letters, digits and / . _ + @ - only, and no '.' or '..' folder: '$value'"
+        die 64 "$1 may hold letters, digits and / . _ + @ - only, and no '.' or '..' directory: '$value'"
     fi
     while [[ $value == *//* ]]; do value=${value//\/\//\/}; done
     printf -v "$1" %s "${value%/}"
 }
 
 settings() {
-    folder PREFIX /usr
-    folder BINDIR "$PREFIX/bin"
-    folder LIBEXECDIR "$PREFIX/libexec"
-    folder UNITDIR "$PREFIX/lib/systemd/system"
-    folder DATADIR "$PREFIX/share"
-    folder LICENSEDIR "$DATADIR/licenses/clr-dkms"
+    directory PREFIX /usr
+    directory BINDIR "$PREFIX/bin"
+    directory LIBEXECDIR "$PREFIX/libexec"
+    directory UNITDIR "$PREFIX/lib/systemd/system"
+    directory DATADIR "$PREFIX/share"
+    directory LICENSEDIR "$DATADIR/licenses/clr-dkms"
     # Only read and cleaned by uninstall: the programs themselves always use /etc, /var and /run.
-    folder SYSCONFDIR /etc
-    folder LOCALSTATEDIR /var
-    folder RUNSTATEDIR /run
+    directory SYSCONFDIR /etc
+    directory LOCALSTATEDIR /var
+    directory RUNSTATEDIR /run
     BINDIR_FROM=${BINDIR_FROM:-$top/target/release} # where the built programs are
     PAGES_FROM=${PAGES_FROM:-$top/target/pages}     # where the pages and completions that were made are, as below DATADIR
-    DESTDIR=${DESTDIR:-}                            # a package folder or an image; any characters
+    DESTDIR=${DESTDIR:-}                            # a package directory or an image; any characters
     [[ -z $DESTDIR || $DESTDIR == /* ]] || DESTDIR=$PWD/$DESTDIR
     real_root=$(realpath -m -- "${DESTDIR:-/}")
     [[ $real_root != / ]] || DESTDIR=
@@ -175,7 +175,7 @@ read_manifest() {
             [[ $kind != bad && $path == /* && $path/ != */../* ]] ||
                 die 1 "$file line $number makes no sense, so nothing was changed; restore it, or remove what is installed by hand"
             if [[ $kind == dir ]]; then
-                [[ ! -d $DESTDIR$path ]] || folders+=("$path")
+                [[ ! -d $DESTDIR$path ]] || directories+=("$path")
                 continue
             fi
             was[$kind$tab$value$tab$path]=1
@@ -185,20 +185,20 @@ read_manifest() {
     } <"$file"
 }
 
-# stays_inside FOLDER: in an image no link may lead us to the files of the machine that we run on.
+# stays_inside DIRECTORY: in an image no link may lead us to the files of the machine that we run on.
 stays_inside() {
     [[ -n $DESTDIR && -z ${leads_to[$1]:-} ]] || return 0
     leads_to[$1]=$(realpath -m -- "$DESTDIR$1")
     [[ ${leads_to[$1]}/ == "$real_root"/* ]] || refusals+=("$DESTDIR$1 leads out of $DESTDIR through a link, to ${leads_to[$1]}")
 }
 
-# can_change FOLDER: it is a folder that we may write to, or can be made.
+# can_change DIRECTORY: it is a directory that we may write to, or can be made.
 can_change() {
     local dir=$1
     while [[ -n $dir ]] && ! there "$dir"; do dir=${dir%/*}; done
     if [[ -n $DESTDIR && ! -e $DESTDIR ]]; then return 0; fi # DESTDIR itself is new
     if [[ ! -d $DESTDIR$dir/ ]]; then
-        refusals+=("$DESTDIR$dir is in the way: a folder is needed there")
+        refusals+=("$DESTDIR$dir is in the way: a directory is needed there")
     elif [[ ! -w $DESTDIR$dir/ ]]; then
         denials+=("$DESTDIR$dir/")
     fi
@@ -214,9 +214,9 @@ stop_if_refused() { # stop_if_refused WHAT
 
 # --- changing ----------------------------------------------------------------------------------------------------------
 
-make_folder() {
+make_directory() {
     [[ ! -d $DESTDIR$1/ ]] || return 0
-    make_folder "${1%/*}"
+    make_directory "${1%/*}"
     mkdir -m 755 -- "$DESTDIR$1"
 }
 
@@ -224,7 +224,7 @@ make_folder() {
 temp_of() { temp=$DESTDIR${1%/*}/.${1##*/}.clr-dkms-new; }
 
 put() {
-    make_folder "${1%/*}"
+    make_directory "${1%/*}"
     temp_of "$1"
     rm -f -- "$temp"
     if [[ ${want[$1]} == link* ]]; then
@@ -253,15 +253,15 @@ lines_of() {
     for line in "${!was[@]}"; do [[ $line != *"$tab$1" ]] || printf '%s\n' "$line"; done | sort
 }
 
-folder_lines() { ((${#folders[@]} == 0)) || printf 'dir\t-\t%s\n' "${folders[@]}" | sort -u; }
+directory_lines() { ((${#directories[@]} == 0)) || printf 'dir\t-\t%s\n' "${directories[@]}" | sort -u; }
 
-# Removes our folders that are empty now, the deepest first; what others use by now stays in the list.
-drop_folders() {
+# Removes our directories that are empty now, the deepest first; what others use by now stays in the list.
+drop_directories() {
     local dir
-    local -a all=("${folders[@]}")
-    folders=()
+    local -a all=("${directories[@]}")
+    directories=()
     while IFS= read -r dir; do
-        [[ -z $dir || -L $DESTDIR$dir ]] || rmdir -- "$DESTDIR$dir" 2>/dev/null || folders+=("$dir")
+        [[ -z $dir || -L $DESTDIR$dir ]] || rmdir -- "$DESTDIR$dir" 2>/dev/null || directories+=("$dir")
     done < <(printf '%s\n' "${all[@]}" | sort -ru)
 }
 
@@ -309,23 +309,23 @@ install_all() {
     new_dir[${manifest%/*}]=1 # ours by its name, even if a run that was cut short made it
     stop_if_refused install
 
-    folders+=("${!new_dir[@]}")
+    directories+=("${!new_dir[@]}")
     if [[ -f $DESTDIR$manifest ]]; then current=$(tail -n +2 -- "$DESTDIR$manifest")$newline; fi
-    if ((${#puts[@]} + ${#modes[@]} + ${#gone[@]} == 0)) && [[ $current == "$after$(folder_lines)$newline" ]]; then
+    if ((${#puts[@]} + ${#modes[@]} + ${#gone[@]} == 0)) && [[ $current == "$after$(directory_lines)$newline" ]]; then
         printf 'clr-dkms is installed in %s already: nothing to do\n' "${DESTDIR:-/}"
         return 0
     fi
 
     acting=1
     [[ -z $DESTDIR ]] || mkdir -p -- "$DESTDIR"
-    write_manifest "$(printf '%s\n' "${!was[@]}" "$after" | sort -u)$newline$(folder_lines)"
+    write_manifest "$(printf '%s\n' "${!was[@]}" "$after" | sort -u)$newline$(directory_lines)"
     for path in "${puts[@]}"; do put "$path"; done
     for path in "${modes[@]}"; do chmod "${mode_of[$path]}" -- "$DESTDIR$path"; done
     for path in "${gone[@]}"; do take "$path"; done
-    ((${#gone[@]} == 0)) || drop_folders
+    ((${#gone[@]} == 0)) || drop_directories
     # A power cut must not leave a manifest that promises what never reached the disk.
     [[ -n $DESTDIR ]] || sync -f -- "$DESTDIR$manifest"
-    write_manifest "$after$(folder_lines)"
+    write_manifest "$after$(directory_lines)"
     acting=
     printf 'clr-dkms is installed in %s: %d written, %d removed\n' "${DESTDIR:-/}" "${#puts[@]}" "${#gone[@]}"
     [[ $PREFIX == /usr ]] ||
@@ -397,12 +397,12 @@ uninstall_all() {
     done
     # Ours, or anybody's who has nothing in it.
     rmdir -- "$DESTDIR$RUNSTATEDIR/motd.d" 2>/dev/null || true
-    drop_folders
+    drop_directories
     if [[ -z $kept$failed ]]; then
         take "$manifest"
-        drop_folders
+        drop_directories
     else
-        write_manifest "$kept$(folder_lines)"
+        write_manifest "$kept$(directory_lines)"
     fi
     acting=
     printf 'removed from %s: %d installed files' "${DESTDIR:-/}" "$count"

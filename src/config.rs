@@ -10,7 +10,7 @@ use crate::dkms::is_usable_name;
 use crate::requirement::ListedModules;
 use crate::sys::{FileError, Root, capacity};
 
-/// The folders that hold `clr-dkms.conf` and `clr-dkms.conf.d`, the strongest last.
+/// The directories that hold `clr-dkms.conf` and `clr-dkms.conf.d`, the strongest last.
 pub const FOLDERS: [&str; 3] = ["/usr/share/defaults/clr-dkms", "/run/clr-dkms", "/etc/clr-dkms"];
 
 /// The programs that `[tools]` may name.
@@ -29,7 +29,7 @@ pub enum SigUnenforce {
 
 /// What keeps an unproven kernel from becoming the boot default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
+pub enum BootPolicy {
     /// swupd leaves clr-boot-manager to us; it runs after the proof.
     Defer,
     /// swupd runs it; afterwards the default is pointed to the kernel that should be booted.
@@ -97,7 +97,7 @@ pub struct Settings {
     /// `[boot] initrd-command`: program and arguments; empty for none.
     pub initrd_command: Vec<String>,
     /// `[boot] policy`.
-    pub boot_policy: Policy,
+    pub boot_policy: BootPolicy,
     /// `[modules]`: how much modules are needed, whatever is seen.
     pub modules: ListedModules,
     /// `[motd] show`: write the MOTD fragment.
@@ -113,7 +113,7 @@ pub struct Settings {
 impl Settings {
     /// Whether the boot default may be decided about, and not only told.
     pub fn guards(&self) -> bool {
-        self.boot_update && self.boot_policy != Policy::Report
+        self.boot_update && self.boot_policy != BootPolicy::Report
     }
 }
 
@@ -127,7 +127,7 @@ impl Default for Settings {
             boot_update: true,
             boot_timeout: Duration::from_secs(300),
             initrd_command: Vec::new(),
-            boot_policy: Policy::Defer,
+            boot_policy: BootPolicy::Defer,
             modules: ListedModules::default(),
             motd_show: true,
             metrics: None,
@@ -170,10 +170,10 @@ pub enum ConfigError {
 /// Reads all files of a root. What is wrong is told, and the rest still counts.
 pub fn load(root: &Root) -> (Settings, Vec<ConfigError>) {
     let (mut settings, mut errors) = (Settings::default(), Vec::new());
-    for folder in FOLDERS {
-        let folder = Path::new(folder);
-        let mut files = vec![folder.join("clr-dkms.conf")];
-        let drop_ins = folder.join("clr-dkms.conf.d");
+    for directory in FOLDERS {
+        let directory = Path::new(directory);
+        let mut files = vec![directory.join("clr-dkms.conf")];
+        let drop_ins = directory.join("clr-dkms.conf.d");
         match root.list_optional(&drop_ins) {
             Ok(entries) => files.extend(
                 entries
@@ -186,7 +186,7 @@ pub fn load(root: &Root) -> (Settings, Vec<ConfigError>) {
         for file in files {
             match root.read_optional(&file) {
                 Ok(Some(bytes)) => {
-                    read(&root.spell(&file), &bytes, root.is_slash(), &mut settings, &mut errors)
+                    read(&root.shown_path(&file), &bytes, root.is_slash(), &mut settings, &mut errors)
                 }
                 Ok(None) => {}
                 Err(e) => errors.push(e.into()),
@@ -264,9 +264,9 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
         }
         ("boot", "policy") => {
             s.boot_policy = match value {
-                "defer" => Policy::Defer,
-                "hold" => Policy::Hold,
-                "report" => Policy::Report,
+                "defer" => BootPolicy::Defer,
+                "hold" => BootPolicy::Hold,
+                "report" => BootPolicy::Report,
                 _ => return Err(format!("{value:?} is not one of defer, hold, report")),
             };
         }

@@ -30,13 +30,14 @@
 //! | [`requirement`], [`boot_decision`] | what is required, and what was decided, as it is recorded and reported |
 //! | [`status`] | the documents that every report is made from, of the whole and of enforcement; [`render`] their texts, [`motd`] its three lines |
 //! | [`state`] | the record of a run, and what else lies in `/var/lib/clr-dkms` |
-//! | [`config`] | `clr-dkms.conf`; [`world`] is the one value that is handed down |
+//! | [`config`] | `clr-dkms.conf`; [`context`] is the one value that is handed down |
 
 pub mod app;
 pub mod boot;
 pub mod boot_decision;
 pub mod cmdline;
 pub mod config;
+pub mod context;
 pub mod decide;
 pub mod dkms;
 pub mod enforcement;
@@ -53,4 +54,3 @@ pub mod status;
 pub mod sys;
 pub mod system;
 pub mod usage;
-pub mod world;

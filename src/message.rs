@@ -11,11 +11,11 @@ pub const DEFAULT_PUT_BACK: &str = "93b0e7d1485c4f2f8f6a2c5d0e9b7714";
 pub const UNSAFE: &str = "c58a1d7e3f264d0b9c7e40b2a6f1935d";
 /// A kernel is not marked as booted.
 pub const NOT_MARKED: &str = "4be2f09c75d1437aa3c86e1f5b0d2976";
-/// An installed module had changed, and was put right.
+/// An installed module had changed, and was repaired.
 pub const DRIFT: &str = "e0a7c3b15d8f4926b41d7f9e06c2a853";
 /// swupd is told to run clr-boot-manager itself.
 pub const SWUPD_OVERRIDES: &str = "28d5f6b0a9e34c71bd0f83c6e27a1594";
-/// modules.dep did not list an installed module, and was made anew.
+/// modules.dep did not list an installed module, and was made again.
 pub const INDEX_HEALED: &str = "b6c19e04f7d2485e8a3b5d0c71f6e298";
 
 #[cfg(test)]

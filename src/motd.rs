@@ -1,7 +1,7 @@
 //! The fragment for the message of the day: at most three lines, from the status document.
 
 use crate::dkms::first_error::FirstError;
-use crate::status::{Document, Verdict, waiting};
+use crate::status::{StatusDocument, Verdict, waiting};
 use crate::sys::printable::printable;
 
 /// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.
@@ -38,7 +38,7 @@ pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
 /// signature, where they really do or will; `{waiting}` names the parts of the boot files that are out of date, and since
 /// when, and `{command}` is the one that applies them. A line with a placeholder that has no value is left out, and so is
 /// one that an earlier line begins with. Nothing to say is an empty string.
-pub fn fragment(document: &Document, text: &str) -> String {
+pub fn fragment(document: &StatusDocument, text: &str) -> String {
     let failed = document.modules.iter().map(|m| &m.record).find(|m| m.error.is_some());
     let error = failed.and_then(|m| m.error.as_ref()).map(FirstError::short);
     let value = |placeholder: &str| match placeholder {

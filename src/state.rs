@@ -62,7 +62,8 @@ pub struct CmdlineRecord {
     /// It is in the effective command line of every tip, and of the next boot.
     pub in_force: bool,
     /// What stands in the way.
-    pub obstacles: Vec<String>,
+    #[serde(rename = "obstacles")]
+    pub blockers: Vec<String>,
 }
 
 /// What became of the boot files.
@@ -113,7 +114,7 @@ pub struct HeldBack {
 
 /// The record of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct RunRecord {
     /// [`SCHEMA`].
     pub schema: u32,
     /// When the run that found this began.
@@ -156,10 +157,10 @@ pub struct Record {
     pub sandbox: Option<Layers>,
 }
 
-impl Record {
+impl RunRecord {
     /// A record of a run that has found nothing out.
-    pub fn empty(started: Timestamp) -> Record {
-        Record {
+    pub fn empty(started: Timestamp) -> RunRecord {
+        RunRecord {
             schema: SCHEMA,
             started,
             finished: started,
@@ -180,8 +181,8 @@ impl Record {
     }
 
     /// The two tell the same, though found at different times.
-    pub fn tells_the_same_as(&self, other: &Record) -> bool {
-        let timeless = |r: &Record| {
+    pub fn tells_the_same_as(&self, other: &RunRecord) -> bool {
+        let timeless = |r: &RunRecord| {
             let mut r = r.clone();
             r.started = Timestamp::UNIX_EPOCH;
             r.finished = Timestamp::UNIX_EPOCH;
@@ -270,19 +271,19 @@ pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
         Err(e) => return Stored::Bad(e.to_string()),
     };
     if limits::has_too_many_values(&bytes) {
-        let (path, most) = (root.spell(path), limits::VALUES);
+        let (path, most) = (root.shown_path(path), limits::VALUES);
         return Stored::Unreadable(format!("{} has more than {most} values", path.display()));
     }
     match serde_json::from_slice::<Head>(&bytes) {
         Ok(head) if head.schema > SCHEMA => {
-            return Stored::Bad(format!("{} is of a newer clr-dkms", root.spell(path).display()));
+            return Stored::Bad(format!("{} is of a newer clr-dkms", root.shown_path(path).display()));
         }
         // What else is wrong with it is told below.
         Ok(_) | Err(_) => {}
     }
     match serde_json::from_slice(&bytes) {
         Ok(value) => Stored::Good(value),
-        Err(e) => Stored::Bad(format!("{} is damaged: {e}", root.spell(path).display())),
+        Err(e) => Stored::Bad(format!("{} is damaged: {e}", root.shown_path(path).display())),
     }
 }
 
@@ -308,7 +309,7 @@ pub struct WishesFile {
 
 /// The module files that the last run could check whole.
 pub fn checked(root: &Root) -> BTreeMap<String, String> {
-    load::<Record>(root, RECORD).good().map(|record| record.checked).unwrap_or_default()
+    load::<RunRecord>(root, RECORD).good().map(|record| record.checked).unwrap_or_default()
 }
 
 /// What an admin has said of the boot default. Where the file cannot be used, a hold is the one that the last run knew of,
@@ -318,7 +319,7 @@ pub fn wishes(root: &Root) -> AdminOverrides {
         Stored::Good(file) => file.wishes,
         Stored::Absent => AdminOverrides::default(),
         Stored::Bad(reason) | Stored::Unreadable(reason) => {
-            let last = load::<Record>(root, RECORD).good().and_then(|record| record.guard);
+            let last = load::<RunRecord>(root, RECORD).good().and_then(|record| record.guard);
             let held = last.filter(|decision| decision.because == Reason::Held);
             AdminOverrides {
                 hold: held.and_then(|decision| decision.default),

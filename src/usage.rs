@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::kernel_name;
 use crate::limits::{CONFIGURATION, SYSTEM_LIST};
 use crate::requirement::Use;
@@ -54,9 +54,9 @@ const MODULES: &str = "/proc/modules";
 impl Usage {
     /// Looks, on a machine whose kernel `release` runs.
     pub fn observe(root: &Root, release: &str, now: Timestamp) -> Usage {
-        let aliases = bytes(root, &format!("{}/modules.alias", module_folder(release)));
+        let aliases = bytes(root, &format!("{}/modules.alias", module_directory(release)));
         let aliases = filesystem_aliases(&aliases);
-        let mut look = Look { root, found: BTreeMap::new(), seen: BTreeSet::new() };
+        let mut look = UsageScan { root, found: BTreeMap::new(), seen: BTreeSet::new() };
         look.filesystems(&aliases);
         look.swap();
         look.pools();
@@ -116,9 +116,9 @@ fn bytes(root: &Root, path: &str) -> Vec<u8> {
     root.read_within(path, SYSTEM_LIST).unwrap_or_default()
 }
 
-fn listed(root: &Root, folder: &str) -> Vec<String> {
+fn listed(root: &Root, directory: &str) -> Vec<String> {
     // As above.
-    let entries = root.list_optional(folder).unwrap_or_default();
+    let entries = root.list_optional(directory).unwrap_or_default();
     entries.iter().filter_map(|entry| entry.text()).map(str::to_owned).collect()
 }
 
@@ -128,14 +128,14 @@ fn word(root: &Root, path: &str) -> Option<String> {
     text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
 }
 
-struct Look<'r> {
+struct UsageScan<'r> {
     root: &'r Root,
     found: BTreeMap<String, Dependents>,
     /// Block devices by number and interfaces by name: each is followed once, for whatever is on it first.
     seen: BTreeSet<String>,
 }
 
-impl Look<'_> {
+impl UsageScan<'_> {
     /// The first reason for a module is kept: `/` is looked at before `/home`.
     fn add(&mut self, module: &str, what: &Use, alias: Option<String>) {
         let module = kernel_name(module);
@@ -167,7 +167,7 @@ impl Look<'_> {
                 self.add(&name.to_string_lossy(), what, alias);
             }
             // A disk with several paths is a virtual device; its controllers stand beside it.
-            if place.parent().is_some_and(|folder| folder.ends_with("nvme-subsystem")) {
+            if place.parent().is_some_and(|directory| directory.ends_with("nvme-subsystem")) {
                 let subsystem = place.to_string_lossy().into_owned();
                 let controllers = listed(self.root, &subsystem).into_iter().filter(|n| n.starts_with("nvme"));
                 for controller in controllers.filter(|n| !n["nvme".len()..].contains('n')) {
@@ -219,7 +219,7 @@ impl Look<'_> {
         let device = format!("/sys/dev/block/{number}");
         // Of a partition, its disk says so.
         let says = |file: &str| word(self.root, &format!("{device}/{file}")).as_deref() == Some("1");
-        let for_a_while = ["/media/", "/mnt/"].iter().any(|folder| point.starts_with(folder));
+        let for_a_while = ["/media/", "/mnt/"].iter().any(|directory| point.starts_with(directory));
         point.starts_with("/run/media/") || (for_a_while && (says("removable") || says("../removable")))
     }
 
@@ -283,7 +283,7 @@ impl Look<'_> {
         }
     }
 
-    /// OpenZFS has a folder for each imported pool.
+    /// OpenZFS has a directory for each imported pool.
     fn pools(&mut self) {
         const POOLS: &str = "/proc/spl/kstat/zfs";
         for pool in listed(self.root, POOLS) {
@@ -317,23 +317,23 @@ impl Look<'_> {
         let what = Use::DefaultRoute { interface: name.clone() };
         let mut todo = vec![name];
         while let Some(name) = todo.pop() {
-            let folder = format!("/sys/class/net/{name}");
+            let directory = format!("/sys/class/net/{name}");
             let is_new = self.seen.len() < 2 * MOST && self.seen.insert(name);
-            if is_new && self.root.lookup(&folder).is_there() {
-                todo.extend(self.add_one_interface(&folder, &what));
+            if is_new && self.root.lookup(&directory).is_there() {
+                todo.extend(self.add_one_interface(&directory, &what));
             }
         }
     }
 
     /// Gives those that lie below it.
-    fn add_one_interface(&mut self, folder: &str, what: &Use) -> Vec<String> {
-        self.add_drivers(&format!("{folder}/device"), what);
+    fn add_one_interface(&mut self, directory: &str, what: &Use) -> Vec<String> {
+        self.add_drivers(&format!("{directory}/device"), what);
         // A tunnel has no device behind it: its type is its module.
-        let uevent = text(self.root, &format!("{folder}/uevent"));
+        let uevent = text(self.root, &format!("{directory}/uevent"));
         if let Some(kind) = uevent.lines().find_map(|line| line.strip_prefix("DEVTYPE=")) {
             self.add(kind, what, Some(format!("rtnl-link-{kind}")));
         }
-        let below = listed(self.root, folder);
+        let below = listed(self.root, directory);
         below.iter().filter_map(|name| name.strip_prefix("lower_")).map(str::to_owned).collect()
     }
 

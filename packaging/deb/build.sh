@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes a Debian package for trying it out: packaging/deb/build.sh FOLDER, called by `make deb`.
+# Makes a Debian package for trying it out: packaging/deb/build.sh DIRECTORY, called by `make deb`.
 #
-# What is in it is what `make install` puts into a folder, so there is one list of files and not two; cargo-deb would want
+# What is in it is what `make install` puts into a directory, so there is one list of files and not two; cargo-deb would want
 # a second one. The manifest of the installer stays out: dpkg has its own, and `make uninstall` must not take away what
 # belongs to a package. Settings of the installer (BINDIR_FROM, PAGES_FROM) count; those of places do not.
 set -euo pipefail
 umask 022
 
-out=$(realpath -- "${1:?FOLDER}")
+out=$(realpath -- "${1:?DIRECTORY}")
 here=$(dirname -- "${BASH_SOURCE[0]}")
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT

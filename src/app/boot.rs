@@ -6,7 +6,8 @@ use crate::boot::deferral::{self, Deferral};
 use crate::boot::inputs::{self, BootPart};
 use crate::boot::{BootFiles, ReadBack, default, removal};
 use crate::boot_decision::{BootDecision, Reason, Ruling};
-use crate::config::Policy;
+use crate::config::BootPolicy;
+use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, guard_acts};
 use crate::decide::entry_loss::{EntryLoss, entry_losses};
 use crate::decide::next_boot::NextBoot;
@@ -14,19 +15,18 @@ use crate::dkms::Tree;
 use crate::kernel::{Images, KernelName, Running};
 use crate::message;
 use crate::requirement::Importance;
-use crate::state::{self, BootRecord, HeldBack, RECORD, Record, Stored};
+use crate::state::{self, BootRecord, HeldBack, RECORD, RunRecord, Stored};
 use crate::sys::RootKind;
 use crate::system::{System, expected_entries};
-use crate::world::World;
 
 /// Whether the guard acts on the system that is worked on.
-pub fn is_guarded(world: &World) -> bool {
-    guard_acts(world.root.kind() == RootKind::Image, &world.settings)
+pub fn is_guarded(context: &Context) -> bool {
+    guard_acts(context.root.kind() == RootKind::Image, &context.settings)
 }
 
 /// Whether swupd is to leave the boot files to us here.
-pub fn defers(world: &World) -> bool {
-    is_guarded(world) && world.settings.boot_policy == Policy::Defer
+pub fn defers(context: &Context) -> bool {
+    is_guarded(context) && context.settings.boot_policy == BootPolicy::Defer
 }
 
 /// The release of the kernel that runs, where it is not named as clr-boot-manager names kernels: then it is not asked to
@@ -38,26 +38,26 @@ pub fn running_is_foreign(system: &System) -> Option<String> {
 
 /// Why the boot manager is to be run, if it is. `last` is what became of it the last time.
 pub fn update_reason(
-    world: &World,
+    context: &Context,
     last: Option<&BootRecord>,
-    facts: &System,
-    judgement: &BootAssessment,
+    system: &System,
+    assessment: &BootAssessment,
 ) -> Option<String> {
     // Of what is unknown clr-boot-manager might make, or delete, the wrong thing.
-    if !world.settings.boot_update || judgement.unknown.is_some() {
+    if !context.settings.boot_update || assessment.unknown.is_some() {
         return None;
     }
-    let decision = &judgement.decision;
-    if blocked_by_refresh(world, facts, judgement).is_some() {
+    let decision = &assessment.decision;
+    if blocked_by_refresh(context, system, assessment).is_some() {
         return None;
     }
-    if is_guarded(world) && decision.ruling == Ruling::Defer {
+    if is_guarded(context) && decision.ruling == Ruling::Defer {
         let last = last.cloned().unwrap_or_default();
-        return outdated_reason(world, facts, judgement, &last);
+        return outdated_reason(context, system, assessment, &last);
     }
-    let target = facts.lines.iter().find(|l| Some(&l.release) == decision.target.as_ref());
+    let target = system.lines.iter().find(|l| Some(&l.release) == decision.target.as_ref());
     match (last, target) {
-        (_, Some(line)) if facts.boot.loader.is_some() && facts.boot.of(&line.id).is_none() => {
+        (_, Some(line)) if system.boot.loader.is_some() && system.boot.of(&line.id).is_none() => {
             let how = match decision.because {
                 Reason::Released => " (released by an admin)",
                 Reason::Held if decision.ruling == Ruling::Allow => " (held by an admin)",
@@ -71,12 +71,12 @@ pub fn update_reason(
         _ => {}
     }
     match last {
-        _ if matches!(facts.boot_entries, ReadBack::Differs(_)) => {
+        _ if matches!(system.boot_entries, ReadBack::Differs(_)) => {
             Some("the boot entries are not as configured".to_owned())
         }
         None => Some("we have not run it on this system yet".to_owned()),
         Some(boot) if boot.error.is_some() => Some("it failed the last time".to_owned()),
-        Some(boot) if boot.inputs.as_deref() != Some(&facts.boot_inputs) => {
+        Some(boot) if boot.inputs.as_deref() != Some(&system.boot_inputs) => {
             Some("kernels or fragments have changed since it last ran".to_owned())
         }
         Some(boot) if boot.held_back.is_some() && decision.ruling == Ruling::Allow => {
@@ -87,53 +87,53 @@ pub fn update_reason(
 }
 
 /// What a new boot entry of the kernel that is to boot would keep from being loaded.
-fn blocked_by_refresh(world: &World, facts: &System, judgement: &BootAssessment) -> Option<EntryLoss> {
-    let release = judgement.decision.default.as_deref()?;
-    let losses = entry_losses(facts, &world.settings, &judgement.needs, release, None);
+fn blocked_by_refresh(context: &Context, system: &System, assessment: &BootAssessment) -> Option<EntryLoss> {
+    let release = assessment.decision.default.as_deref()?;
+    let losses = entry_losses(system, &context.settings, &assessment.needs, release, None);
     losses.into_iter().find(EntryLoss::is_blocked)
 }
 
 /// Why the boot files are to be brought up to date while a kernel is held back: what is to boot must boot as configured,
 /// and what every kernel loads must not stay old. The new kernel itself waits for its proof.
 fn outdated_reason(
-    world: &World,
-    facts: &System,
-    judgement: &BootAssessment,
+    context: &Context,
+    system: &System,
+    assessment: &BootAssessment,
     last: &BootRecord,
 ) -> Option<String> {
-    let default = judgement.decision.default.as_deref();
-    if let ReadBack::Differs(_) = entries_of(facts, default) {
+    let default = assessment.decision.default.as_deref();
+    if let ReadBack::Differs(_) = entries_of(system, default) {
         return Some(format!("the boot entry of {} is not as configured", default.unwrap_or("the default")));
     }
     // Until we took over, swupd had clr-boot-manager run itself.
     if last.parts.is_empty() {
         return None;
     }
-    let outdated = boot_update::outdated(facts, judgement, last, &inputs::parts(&world.root));
+    let outdated = boot_update::outdated(system, assessment, last, &inputs::parts(&context.root));
     let parts: Vec<String> = outdated.iter().map(BootPart::to_string).collect();
     (!parts.is_empty()).then(|| format!("out of date: {}", parts.join(", ")))
 }
 
 /// The entries of one kernel, beside what they should be.
-fn entries_of(facts: &System, release: Option<&str>) -> ReadBack {
-    let mut expected = expected_entries(&facts.lines);
-    let id = facts.lines.iter().find(|l| Some(l.release.as_str()) == release).map(|l| &l.id);
+fn entries_of(system: &System, release: Option<&str>) -> ReadBack {
+    let mut expected = expected_entries(&system.lines);
+    let id = system.lines.iter().find(|l| Some(l.release.as_str()) == release).map(|l| &l.id);
     expected.retain(|(of, _)| Some(of) == id);
-    facts.boot.read_back(&expected)
+    system.boot.read_back(&expected)
 }
 
 /// Makes the boot files right, as far as the guard allows it.
 pub fn put_right(
-    world: &World,
-    facts: &System,
-    judgement: &BootAssessment,
+    context: &Context,
+    system: &System,
+    assessment: &BootAssessment,
     last: Option<BootRecord>,
 ) -> BootRecord {
-    if let Some(fault) = &facts.wishes.fault {
+    if let Some(fault) = &system.wishes.fault {
         tracing::warn!("what an admin said of the boot default is lost: {fault}");
     }
-    let reason = update_reason(world, last.as_ref(), facts, judgement);
-    if let Some(loss) = blocked_by_refresh(world, facts, judgement) {
+    let reason = update_reason(context, last.as_ref(), system, assessment);
+    if let Some(loss) = blocked_by_refresh(context, system, assessment) {
         tracing::warn!("the boot entries stay as they are: {loss}");
     }
     let was_held = last.as_ref().and_then(|l| l.held_back.clone());
@@ -142,28 +142,28 @@ pub fn put_right(
     let ran = reason.is_some();
     let (mut boot, whole, touched) = match reason {
         Some(why) => {
-            let done = bring_up_to_date(world, facts, judgement, last, &why, false);
+            let done = bring_up_to_date(context, system, assessment, last, &why, false);
             (done.record, done.whole, done.touched)
         }
         // What nobody tries again is no error any more.
         None => {
-            let error = last.error.filter(|_| world.settings.boot_update);
+            let error = last.error.filter(|_| context.settings.boot_update);
             // What waits goes on waiting while it is unknown whether anything does.
-            let waiting = if judgement.unknown.is_some() { last.waiting } else { Vec::new() };
+            let waiting = if assessment.unknown.is_some() { last.waiting } else { Vec::new() };
             (BootRecord { error, waiting, ..last }, false, false)
         }
     };
-    let is_known = judgement.unknown.is_none() && boot.error.is_none();
+    let is_known = assessment.unknown.is_none() && boot.error.is_none();
     if is_known && boot.parts.is_empty() && boot.waiting.is_empty() {
-        boot.parts = inputs::parts(&world.root);
+        boot.parts = inputs::parts(&context.root);
     }
-    boot.held_back = judgement.held_back.clone().map(|kernel| HeldBack {
+    boot.held_back = assessment.held_back.clone().map(|kernel| HeldBack {
         kernel,
         // A clock that was wrong once must not hide for years how long it has been.
-        since: was_held.as_ref().map_or(world.clock.now(), |held| held.since.min(world.clock.now())),
+        since: was_held.as_ref().map_or(context.clock.now(), |held| held.since.min(context.clock.now())),
         deferred: !touched && was_held.is_none_or(|held| held.deferred),
     });
-    if let Some(unknown) = &judgement.unknown {
+    if let Some(unknown) = &assessment.unknown {
         tracing::error!("the boot files are left as they are: {unknown}");
         boot.held_back = known_held;
     } else if !ran && boot.held_back.is_some() {
@@ -172,7 +172,7 @@ pub fn put_right(
     }
     if whole
         && boot.error.is_some()
-        && let Err(e) = fall_back(world, facts, judgement)
+        && let Err(e) = fall_back(context, system, assessment)
     {
         tracing::error!("the boot default: {e}");
     }
@@ -181,44 +181,44 @@ pub fn put_right(
 
 /// Where clr-boot-manager has failed half-way, the default may be a kernel that has no entry, and what boots then only the
 /// boot loader knows. The running kernel has shown that it boots.
-fn fall_back(world: &World, facts: &System, judgement: &BootAssessment) -> Result<(), String> {
-    let kernels = &facts.inventory.kernels;
-    let chosen = kernels.iter().find(|k| Some(k.name.release()) == judgement.decision.default);
-    let (Some(chosen), Some(running)) = (chosen, facts.inventory.running_kernel()) else { return Ok(()) };
-    if !judgement.acts || facts.boot_obstacle.is_some() {
+fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) -> Result<(), String> {
+    let kernels = &system.inventory.kernels;
+    let chosen = kernels.iter().find(|k| Some(k.name.release()) == assessment.decision.default);
+    let (Some(chosen), Some(running)) = (chosen, system.inventory.running_kernel()) else { return Ok(()) };
+    if !assessment.acts || system.boot_blocker.is_some() {
         return Ok(());
     }
-    let seen = BootFiles::observe(&world.root, &facts.inventory);
+    let seen = BootFiles::observe(&context.root, &system.inventory);
     let default = seen.default.as_ref().and_then(|d| d.id.as_ref());
     if seen.of(&chosen.id).is_some() || seen.of(&running.id).is_none() || default == Some(&running.id) {
         return Ok(());
     }
-    let deadline = world.settings.boot_timeout;
-    default::set(&world.root, &world.tools, deadline, &seen, &facts.inventory, &running.id)?;
+    let deadline = context.settings.boot_timeout;
+    default::set(&context.root, &context.tools, deadline, &seen, &system.inventory, &running.id)?;
     let (now, later) = (running.name.release(), chosen.name.release());
     tracing::warn!("{now} is the boot default for now: {later} has no boot entry that is whole");
     Ok(())
 }
 
 /// The decision wants another default than clr-boot-manager would choose by itself.
-pub fn points_default(judgement: &BootAssessment) -> bool {
-    judgement.acts && judgement.asserted_default(&[]).is_some()
+pub fn points_default(assessment: &BootAssessment) -> bool {
+    assessment.acts && assessment.asserted_default(&[]).is_some()
 }
 
 /// Why it is unknown whether the boot default is the right one; none where it is known, or nobody asks for it.
-pub fn undetermined(world: &World, facts: &System, judgement: &BootAssessment) -> Option<String> {
-    let is_asked = judgement.acts && !matches!(facts.inventory.images, Images::Absent);
+pub fn undetermined(context: &Context, system: &System, assessment: &BootAssessment) -> Option<String> {
+    let is_asked = assessment.acts && !matches!(system.inventory.images, Images::Absent);
     if !is_asked {
         return None;
     }
-    let unreadable = judgement.unknown.clone().or_else(|| super::post_update::unreadable(world, facts));
+    let unreadable = assessment.unknown.clone().or_else(|| super::post_update::unreadable(context, system));
     // Where another kernel than clr-boot-manager's choice is to boot, the default must be seen.
-    let points = points_default(judgement);
-    let next = &judgement.next;
-    let is_right = judgement.decision.default.as_deref().is_some_and(|release| next.is(release));
+    let points = points_default(assessment);
+    let next = &assessment.next;
+    let is_right = assessment.decision.default.as_deref().is_some_and(|release| next.is(release));
     let hidden = || next.unknown().map(str::to_owned).filter(|_| points);
-    let obstacle = || facts.boot_obstacle.as_ref().map(ToString::to_string).filter(|_| points && !is_right);
-    unreadable.or_else(hidden).or_else(obstacle)
+    let blocker = || system.boot_blocker.as_ref().map(ToString::to_string).filter(|_| points && !is_right);
+    unreadable.or_else(hidden).or_else(blocker)
 }
 
 /// Points the boot default to the kernel of the decision, where clr-boot-manager would not have it so by itself. Gives whether
@@ -226,29 +226,33 @@ pub fn undetermined(world: &World, facts: &System, judgement: &BootAssessment) -
 ///
 /// # Errors
 /// In words, with the next step.
-pub fn assert_default(world: &World, facts: &System, judgement: &BootAssessment) -> Result<bool, String> {
-    let decision = &judgement.decision;
-    let asserted = judgement.asserted_default(&judgement.entry_lacks);
-    let Some(release) = asserted.filter(|_| judgement.acts) else {
+pub fn assert_default(
+    context: &Context,
+    system: &System,
+    assessment: &BootAssessment,
+) -> Result<bool, String> {
+    let decision = &assessment.decision;
+    let asserted = assessment.asserted_default(&assessment.entry_lacks);
+    let Some(release) = asserted.filter(|_| assessment.acts) else {
         return Ok(false);
     };
-    let Some(kernel) = facts.inventory.kernels.iter().find(|k| k.name.release() == release) else {
+    let Some(kernel) = system.inventory.kernels.iter().find(|k| k.name.release() == release) else {
         return Ok(false);
     };
     // Where nothing of it can be seen, nothing can be said of it, nor changed.
-    if facts.boot_obstacle.is_some() {
+    if system.boot_blocker.is_some() {
         return Ok(false);
     }
     let changed = default::set(
-        &world.root,
-        &world.tools,
-        world.settings.boot_timeout,
-        &facts.boot,
-        &facts.inventory,
+        &context.root,
+        &context.tools,
+        context.settings.boot_timeout,
+        &system.boot,
+        &system.inventory,
         &kernel.id,
     )?;
     if changed {
-        let message = match &judgement.next {
+        let message = match &assessment.next {
             NextBoot::Removed { release: gone, .. } => {
                 format!("{release} is the boot default: it was {gone}, which is not installed any more")
             }
@@ -266,16 +270,16 @@ pub fn assert_default(world: &World, facts: &System, judgement: &BootAssessment)
 }
 
 /// The record once the default was pointed to another kernel: what was wrong with the boot files may have been that alone.
-pub fn after_new_default(world: &World, facts: &System, boot: BootRecord) -> BootRecord {
-    if boot.error.is_none() || facts.boot_entries != ReadBack::Verified {
+pub fn after_new_default(context: &Context, system: &System, boot: BootRecord) -> BootRecord {
+    if boot.error.is_none() || system.boot_entries != ReadBack::Verified {
         return boot;
     }
     BootRecord {
-        inputs: Some(facts.boot_inputs.clone()),
-        updated: Some(world.clock.now()),
+        inputs: Some(system.boot_inputs.clone()),
+        updated: Some(context.clock.now()),
         entries: Some(ReadBack::Verified.word().to_owned()),
         error: None,
-        parts: inputs::parts(&world.root),
+        parts: inputs::parts(&context.root),
         waiting: Vec::new(),
         ..boot
     }
@@ -296,15 +300,15 @@ pub fn why(decision: &BootDecision) -> String {
 
 /// Has swupd leave the boot files to us where the last run knew of a module that is needed, or where no run has left a
 /// record and there is any module. It costs next to nothing; [`put_deferral_right`] has the last word.
-pub fn defer_by_record(world: &World, tree: &Tree) {
-    let needed = match state::load::<Record>(&world.root, RECORD) {
+pub fn defer_by_record(context: &Context, tree: &Tree) {
+    let needed = match state::load::<RunRecord>(&context.root, RECORD) {
         Stored::Good(record) => record.needs.iter().any(|need| need.class > Importance::Optional),
         _ => !tree.modules.is_empty() || tree.unreadable.is_some(),
     };
-    if !needed || !defers(world) {
+    if !needed || !defers(context) {
         return;
     }
-    match removal::defer(&world.root, &world.tools) {
+    match removal::defer(&context.root, &context.tools) {
         Ok(true) => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
         Ok(false) => {}
         // It is tried again, and said, when all is known.
@@ -313,18 +317,18 @@ pub fn defer_by_record(world: &World, tree: &Tree) {
 }
 
 /// Tells swupd whether to leave the boot files to us.
-pub fn put_deferral_right(world: &World, facts: &System, judgement: &BootAssessment) {
-    if !world.root.is_slash() && world.root.kind() == RootKind::Image {
+pub fn put_deferral_right(context: &Context, system: &System, assessment: &BootAssessment) {
+    if !context.root.is_slash() && context.root.kind() == RootKind::Image {
         return;
     }
-    if facts.tree.unreadable.is_some() || judgement.unknown.is_some() {
+    if system.tree.unreadable.is_some() || assessment.unknown.is_some() {
         // What is needed is unknown: what swupd was configured to do before stays.
         return;
     }
-    let wanted = defers(world) && judgement.needs.iter().any(|n| n.class > Importance::Optional);
+    let wanted = defers(context) && assessment.needs.iter().any(|n| n.class > Importance::Optional);
     let done = match wanted {
-        true => removal::defer(&world.root, &world.tools),
-        false => removal::stop_deferring(&world.root, &world.tools),
+        true => removal::defer(&context.root, &context.tools),
+        false => removal::stop_deferring(&context.root, &context.tools),
     };
     match done {
         Ok(true) if wanted => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
@@ -332,7 +336,8 @@ pub fn put_deferral_right(world: &World, facts: &System, judgement: &BootAssessm
         Ok(false) => {}
         Err(e) => tracing::warn!("{e}"),
     }
-    if let (true, Deferral::Off { overridden_by: Some(by), .. }) = (wanted, deferral::observe(&world.root)) {
+    if let (true, Deferral::Off { overridden_by: Some(by), .. }) = (wanted, deferral::observe(&context.root))
+    {
         tracing::warn!(
             message_id = message::SWUPD_OVERRIDES,
             "{by} has swupd run clr-boot-manager before the modules are proven"

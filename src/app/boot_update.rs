@@ -9,13 +9,13 @@ use crate::boot::foresee::{Objection, UpdateInput};
 use crate::boot::inputs::{self, BootPart};
 use crate::boot::restricted::{RestrictedError, RestrictedUpdate};
 use crate::boot::{self, BootFiles, initrds};
+use crate::context::Context;
 use crate::decide::assessment::BootAssessment;
 use crate::decide::entry_loss::{EntryLoss, entry_losses};
 use crate::decide::update_way::{UpdateCandidate, UpdateQuestion, UpdateWay, update_way};
 use crate::kernel::{Installed, KernelName};
 use crate::state::{BootRecord, WaitingPart};
 use crate::system::{System, expected_entries};
-use crate::world::World;
 
 /// What became of it.
 #[derive(Debug)]
@@ -30,14 +30,14 @@ pub struct UpdateResult {
 
 /// Observes what the way depends on, and decides. `accept_losses` is the word of an admin that an entry may
 /// lose what a module needs.
-fn way(world: &World, system: &System, assessment: &BootAssessment, accept_losses: bool) -> UpdateWay {
+fn way(context: &Context, system: &System, assessment: &BootAssessment, accept_losses: bool) -> UpdateWay {
     let losses = |kernel: &Installed| {
         // Without the list each initrd of the entry counts as lost, and the update is not run.
-        let initrds = initrds::of_kernel(&world.root, &kernel.id).unwrap_or_default();
+        let initrds = initrds::of_kernel(&context.root, &kernel.id).unwrap_or_default();
         let initrds: Vec<String> = initrds.into_keys().collect();
-        entry_losses(system, &world.settings, &assessment.needs, &kernel.name.release(), Some(&initrds))
+        entry_losses(system, &context.settings, &assessment.needs, &kernel.name.release(), Some(&initrds))
     };
-    let is_guarded = is_guarded(world);
+    let is_guarded = is_guarded(context);
     let kernels = system.inventory.kernels.iter().filter(|_| is_guarded);
     let kernels: Vec<UpdateCandidate> = kernels
         .map(|kernel| UpdateCandidate { losses: losses(kernel), ..update_candidate(system, kernel) })
@@ -45,7 +45,7 @@ fn way(world: &World, system: &System, assessment: &BootAssessment, accept_losse
     update_way(&UpdateQuestion {
         is_guarded,
         foreign: running_is_foreign(system),
-        input: UpdateInput::observe(&world.root, &system.inventory, &system.boot),
+        input: UpdateInput::observe(&context.root, &system.inventory, &system.boot),
         unseen: system.boot.invisible.as_deref(),
         kernels: &kernels,
         hold: system.wishes.hold.as_deref(),
@@ -73,15 +73,15 @@ pub enum ForeseenUpdate {
 }
 
 /// Says it, without doing anything.
-pub fn foreseen(world: &World, system: &System, assessment: &BootAssessment) -> ForeseenUpdate {
-    let names = match way(world, system, assessment, false) {
+pub fn foreseen(context: &Context, system: &System, assessment: &BootAssessment) -> ForeseenUpdate {
+    let names = match way(context, system, assessment, false) {
         UpdateWay::Whole => return ForeseenUpdate::Whole,
         UpdateWay::Restricted(names) => names,
         refused => return ForeseenUpdate::None { why: reason_not_run(&refused).unwrap_or_default() },
     };
     let kernels = installed(system, &names);
-    let lines = lines_of(world, system, &kernels);
-    match restricted_update(world, system, &kernels, &lines).blocker() {
+    let lines = lines_of(context, system, &kernels);
+    match restricted_update(context, system, &kernels, &lines).blocker() {
         Some(why) => ForeseenUpdate::None { why },
         None => ForeseenUpdate::Restricted { kernels: kernels.iter().map(|k| k.name.release()).collect() },
     }
@@ -156,7 +156,7 @@ pub fn outdated(
 
 /// Does it, because of `why`.
 pub fn bring_up_to_date(
-    world: &World,
+    context: &Context,
     system: &System,
     assessment: &BootAssessment,
     last: BootRecord,
@@ -164,29 +164,29 @@ pub fn bring_up_to_date(
     accept_losses: bool,
 ) -> UpdateResult {
     let refused = |last: BootRecord, why: String| {
-        let record = wait(world, system, assessment, last, &why);
+        let record = wait(context, system, assessment, last, &why);
         UpdateResult { record, whole: false, touched: false }
     };
     if let Some(unknown) = &assessment.unknown {
         return refused(last, unknown.clone());
     }
-    let way = way(world, system, assessment, accept_losses);
+    let way = way(context, system, assessment, accept_losses);
     let not_run = reason_not_run(&way).unwrap_or_default();
     match way {
         UpdateWay::Whole => {
-            let record = refresh(world, system.into(), last, why);
+            let record = refresh(context, system.into(), last, why);
             let parts = match record.error {
-                None => inputs::parts(&world.root),
+                None => inputs::parts(&context.root),
                 Some(_) => record.parts,
             };
             let waiting = if record.error.is_none() { Vec::new() } else { record.waiting };
             UpdateResult { record: BootRecord { parts, waiting, ..record }, whole: true, touched: true }
         }
         UpdateWay::Restricted(names) => {
-            restricted(world, system, assessment, last, why, &installed(system, &names))
+            restricted(context, system, assessment, last, why, &installed(system, &names))
         }
         UpdateWay::Loses(_) => {
-            let command = boot::update_command(&world.root);
+            let command = boot::update_command(&context.root);
             let error = format!("clr-boot-manager was not run: {not_run}; `{command}` runs it all the same");
             tracing::error!("boot entries: {error}");
             let mut result = refused(last, not_run);
@@ -198,15 +198,15 @@ pub fn bring_up_to_date(
 }
 
 fn restricted_update<'a>(
-    world: &'a World,
+    context: &'a Context,
     system: &'a System,
     kernels: &'a [&'a Installed],
     lines: &'a [(String, Vec<u8>)],
 ) -> RestrictedUpdate<'a> {
     RestrictedUpdate {
-        root: &world.root,
-        tools: &world.tools,
-        deadline: world.settings.boot_timeout,
+        root: &context.root,
+        tools: &context.tools,
+        deadline: context.settings.boot_timeout,
         inventory: &system.inventory,
         files: &system.boot,
         kernels,
@@ -215,21 +215,21 @@ fn restricted_update<'a>(
 }
 
 fn restricted(
-    world: &World,
+    context: &Context,
     system: &System,
     assessment: &BootAssessment,
     last: BootRecord,
     why: &str,
     kernels: &[&Installed],
 ) -> UpdateResult {
-    let lines = lines_of(world, system, kernels);
-    let update = restricted_update(world, system, kernels, &lines);
+    let lines = lines_of(context, system, kernels);
+    let update = restricted_update(context, system, kernels, &lines);
     tracing::info!("refreshing the boot files of {} without touching the boot default, because {why}", {
         kernels.iter().map(|k| k.name.release()).collect::<Vec<_>>().join(", ")
     });
     match update.run() {
         Ok(()) => {
-            let now = inputs::parts(&world.root);
+            let now = inputs::parts(&context.root);
             let is_done = |part: &BootPart| match part {
                 BootPart::Kernel(release) => kernels.iter().any(|k| k.name.release() == *release),
                 // A whole update is due for these as before.
@@ -239,9 +239,9 @@ fn restricted(
             let mut parts = last.parts;
             parts.retain(|part, _| now.contains_key(part));
             parts.extend(now.into_iter().filter(|(part, _)| is_done(part)));
-            let seen = BootFiles::observe(&world.root, &system.inventory).read_back(&lines);
+            let seen = BootFiles::observe(&context.root, &system.inventory).read_back(&lines);
             let record = BootRecord {
-                updated: Some(world.clock.now()),
+                updated: Some(context.clock.now()),
                 entries: Some(seen.word().to_owned()),
                 error: None,
                 waiting: Vec::new(),
@@ -251,7 +251,7 @@ fn restricted(
             UpdateResult { record, whole: false, touched: true }
         }
         Err(RestrictedError::NotRun(why)) => {
-            let record = wait(world, system, assessment, last, &why);
+            let record = wait(context, system, assessment, last, &why);
             UpdateResult { record, whole: false, touched: false }
         }
         Err(RestrictedError::Failed(error)) => {
@@ -262,12 +262,12 @@ fn restricted(
 }
 
 /// The command lines of kernels, also of those that are not among the observed lines.
-fn lines_of(world: &World, system: &System, kernels: &[&Installed]) -> Vec<(String, Vec<u8>)> {
+fn lines_of(context: &Context, system: &System, kernels: &[&Installed]) -> Vec<(String, Vec<u8>)> {
     let mut lines = expected_entries(&system.lines);
     lines.retain(|(id, _)| kernels.iter().any(|k| k.id == *id));
     for kernel in kernels {
         if !lines.iter().any(|(id, _)| *id == kernel.id) {
-            let sources = crate::cmdline::Sources::observe(&world.root, &kernel.name.release());
+            let sources = crate::cmdline::CmdlineSources::observe(&context.root, &kernel.name.release());
             lines.push((kernel.id.clone(), crate::cmdline::effective(&sources)));
         }
     }
@@ -276,14 +276,14 @@ fn lines_of(world: &World, system: &System, kernels: &[&Installed]) -> Vec<(Stri
 
 /// Notes what waits, and since when.
 fn wait(
-    world: &World,
+    context: &Context,
     system: &System,
     assessment: &BootAssessment,
     last: BootRecord,
     why: &str,
 ) -> BootRecord {
-    let now = world.clock.now();
-    let outdated = outdated(system, assessment, &last, &inputs::parts(&world.root));
+    let now = context.clock.now();
+    let outdated = outdated(system, assessment, &last, &inputs::parts(&context.root));
     let since = |what: &BootPart| {
         let known = last.waiting.iter().find(|waiting| waiting.what == *what);
         // A clock that was wrong once must not hide for years how long it has been.
@@ -295,7 +295,7 @@ fn wait(
             since: since(&what),
             what,
             why: why.to_owned(),
-            command: boot::update_command(&world.root),
+            command: boot::update_command(&context.root),
         })
         .collect();
     for part in waiting.iter().filter(|part| !last.waiting.iter().any(|known| known.what == part.what)) {

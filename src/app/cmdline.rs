@@ -12,24 +12,24 @@ use self::refused::Refused;
 use super::boot::is_guarded;
 use super::boot_update::bring_up_to_date;
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
-use crate::boot::{self, BootFiles, Obstacle, ReadBack};
+use crate::boot::{self, BootBlocker, BootFiles, ReadBack};
 use crate::cmdline::report::{LineReport, report};
-use crate::cmdline::writer::{self, Ours, Plan, Wish};
-use crate::cmdline::{PARAMETER, Sources, effective, merge};
+use crate::cmdline::writer::{self, Ours, Wish, WriterPlan};
+use crate::cmdline::{CmdlineSources, PARAMETER, effective, merge};
 use crate::config::SigUnenforce;
+use crate::context::Context;
 use crate::decide::assessment::assess;
 use crate::decide::sig_unenforce::{Breach, parameter_wanted};
 use crate::decide::unread::first_that_decides;
 use crate::dkms::Cache;
-use crate::kernel::inventory::{IMAGES, Named};
+use crate::kernel::inventory::{IMAGES, NamedKernel};
 use crate::kernel::{Images, Inventory};
 use crate::render::cmdline::{screen, word_diff};
 use crate::render::{WIDTH, broken, shown};
-use crate::state::{self, BootRecord, RECORD, Record, Stored};
+use crate::state::{self, BootRecord, RECORD, RunRecord, Stored};
 use crate::sys::printable::printable_lines;
 use crate::sys::{Lock, Root};
-use crate::system::{Line, System, expected_entries, kernels_that_matter, line};
-use crate::world::World;
+use crate::system::{KernelCmdline, System, expected_entries, kernels_that_matter, line};
 
 /// Put module.sig_unenforce on the kernel command line, or take it off, and show the line.
 ///
@@ -45,22 +45,22 @@ use crate::world::World;
     clr-dkms-cmdline show --kernel native --raw\n  clr-dkms-cmdline enable --dry-run\n  clr-dkms-cmdline default\n  \
     clr-dkms-cmdline check || clr-dkms-cmdline enable"
 )]
-pub struct Arguments {
+pub struct CmdlineArguments {
     #[command(subcommand)]
-    verb: Verb,
+    verb: CmdlineVerb,
     #[command(flatten)]
     common: Common,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum CmdlineVerb {
     /// Make the parameter effective, with the smallest change
     ///
     /// Nothing, where a fragment in force sets it; else our own mask is removed, or /etc/kernel/cmdline.d/clr-dkms.conf
     /// is written.
     ///
     /// Exit code 0: it is effective; 1: something stands in the way, or the boot entries could not be made; 3: it
-    /// cannot be told what sets it.
+    /// cannot be determined what sets it.
     Enable(Change),
     /// Take it off the line: mask the vendor's fragment
     ///
@@ -70,7 +70,7 @@ enum Verb {
     /// Modules that this machine uses, and that the next boot will refuse because of it, are named.
     ///
     /// Exit code 0: it is off; 1: a file that is not ours sets it, the boot entries could not be made, or a module that is wanted
-    /// will be refused; 2: what boots next will be without a module that is critical; 3: it cannot be told what sets it. The same
+    /// will be refused; 2: what boots next will be without a module that is critical; 3: it cannot be determined what sets it. The same
     /// with --dry-run.
     Disable(Change),
     /// Take back every change that clr-dkms-cmdline made
@@ -86,15 +86,15 @@ enum Verb {
     /// `[cmdline] sig-unenforce` in clr-dkms.conf: `on` and `off` say it; `auto` wants the parameter on while any DKMS
     /// module is to be loaded by a kernel that demands signatures. Nothing is printed but what is wrong.
     ///
-    /// Exit code 0: it is as wanted; 1: it is not; 3: it cannot be told.
+    /// Exit code 0: it is as wanted; 1: it is not; 3: it cannot be determined.
     Check,
     /// Show the command line that clr-boot-manager makes of the files of today
     ///
     /// Each word with the file and line that it comes from; `-` marks what is masked or removed, `~` what lost a part.
     /// Behind `root=…`, which clr-boot-manager puts in front, this is what the next `clr-boot-manager update` writes.
     ///
-    /// Exit code 0: shown; 3: it cannot be told, or there is no such kernel.
-    Show(Show),
+    /// Exit code 0: shown; 3: it cannot be determined, or there is no such kernel.
+    Show(ShowArguments),
 }
 
 #[derive(Debug, Args)]
@@ -117,7 +117,7 @@ struct DefaultChange {
 }
 
 #[derive(Debug, Args)]
-struct Show {
+struct ShowArguments {
     /// A kernel release, a kernel id or a variant; without it the default kernel of each variant
     #[arg(long, short, value_name = "KERNEL")]
     kernel: Option<String>,
@@ -133,50 +133,53 @@ struct Show {
 ///
 /// # Errors
 /// When the root or the configuration cannot be used, or a file cannot be written.
-pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    let world = arguments.common.strict_world("clr-dkms-cmdline")?;
+pub fn run(arguments: CmdlineArguments) -> anyhow::Result<u8> {
+    let context = arguments.common.strict_world("clr-dkms-cmdline")?;
     let (wish, change, force) = match arguments.verb {
-        Verb::Show(show) => return self::show(&world, &show, &arguments.common),
-        Verb::Check => return Ok(check(&world)),
-        Verb::Enable(change) => (Wish::Enable, change, false),
+        CmdlineVerb::Show(show) => return self::show(&context, &show, &arguments.common),
+        CmdlineVerb::Check => return Ok(check(&context)),
+        CmdlineVerb::Enable(change) => (Wish::Enable, change, false),
         // Its name says what it does.
-        Verb::Disable(change) => (Wish::Disable, change, true),
-        Verb::Default(DefaultChange { change, force }) => (Wish::Default, change, force),
+        CmdlineVerb::Disable(change) => (Wish::Disable, change, true),
+        CmdlineVerb::Default(DefaultChange { change, force }) => (Wish::Default, change, force),
     };
     if change.dry_run {
-        return self::change(&world, wish, &change, force, &arguments.common);
+        return self::change(&context, wish, &change, force, &arguments.common);
     }
-    need_root(&world, "clr-dkms-cmdline")?;
-    let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
-    self::change(&world, wish, &change, force, &arguments.common)
+    need_root(&context, "clr-dkms-cmdline")?;
+    let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+    self::change(&context, wish, &change, force, &arguments.common)
 }
 
 /// Why there is no kernel to speak of, in words; none when there is one.
 pub fn no_kernels(root: &Root, inventory: &Inventory) -> Option<String> {
     let why = match (&inventory.images, inventory.kernels.is_empty()) {
         (Images::Unreadable { reason }, _) => reason.clone(),
-        (_, true) => format!("there is no kernel in {}", root.spell(IMAGES).display()),
+        (_, true) => format!("there is no kernel in {}", root.shown_path(IMAGES).display()),
         _ => return None,
     };
     Some(format!("{why}; is this the root of a system?"))
 }
 
 /// The lines of the kernels that matter.
-fn lines(world: &World, inventory: &Inventory) -> Vec<Line> {
-    let mut cache = Cache::load(&world.root);
-    kernels_that_matter(inventory).into_iter().map(|k| line(world, &mut cache, &Named::of(k))).collect()
+fn lines(context: &Context, inventory: &Inventory) -> Vec<KernelCmdline> {
+    let mut cache = Cache::load(&context.root);
+    kernels_that_matter(inventory)
+        .into_iter()
+        .map(|k| line(context, &mut cache, &NamedKernel::of(k)))
+        .collect()
 }
 
 /// `accept_losses`: also where a kernel then refuses what it takes now.
 fn change(
-    world: &World,
+    context: &Context,
     wish: Wish,
     change: &Change,
     accept_losses: bool,
     common: &Common,
 ) -> anyhow::Result<u8> {
-    let inventory = Inventory::observe(&world.root);
-    if let Some(why) = no_kernels(&world.root, &inventory) {
+    let inventory = Inventory::observe(&context.root);
+    if let Some(why) = no_kernels(&context.root, &inventory) {
         // To take back what is ours, no kernel has to be there.
         if wish != Wish::Default {
             tracing::error!("{why}");
@@ -184,21 +187,21 @@ fn change(
         }
         tracing::debug!("{why}");
     }
-    let before = lines(world, &inventory);
+    let before = lines(context, &inventory);
     // What cannot be read may set the parameter, or be in the place where we would write. Taking back needs none of it.
     if wish != Wish::Default && tell_unreadable(before.iter().flat_map(|l| &l.sources.unreadable)) {
         return Ok(exit::UNKNOWN);
     }
-    if wish != Wish::Default && tell_unreadable(first_that_decides(&world.root.unread()).into_iter()) {
+    if wish != Wish::Default && tell_unreadable(first_that_decides(&context.root.unread()).into_iter()) {
         return Ok(exit::UNKNOWN);
     }
-    let sources: Vec<Sources> = before.iter().map(|l| l.sources.copy()).collect();
-    let ours = Ours::load(&world.root)?;
+    let sources: Vec<CmdlineSources> = before.iter().map(|l| l.sources.copy()).collect();
+    let ours = Ours::load(&context.root)?;
     let plan = writer::plan(wish, &sources, &ours);
     // Before the change: what a kernel refuses does not look as if it were used.
     let refused = match wish {
-        Wish::Disable => Some(Refused::foresee(world, &plan, false)),
-        Wish::Default => Some(Refused::foresee(world, &plan, true)),
+        Wish::Disable => Some(Refused::foresee(context, &plan, false)),
+        Wish::Default => Some(Refused::foresee(context, &plan, true)),
         Wish::Enable | Wish::Ensure => None,
     };
     if let Some(refused) = refused.as_ref().filter(|r| !accept_losses && !r.modules.is_empty()) {
@@ -219,21 +222,21 @@ fn change(
     if change.dry_run {
         text += &differences(&before, &plan);
     } else {
-        writer::apply(&world.root, &plan, &ours)?;
+        writer::apply(&context.root, &plan, &ours)?;
     }
     answer(&text, common.color)?;
-    for obstacle in &plan.obstacles {
-        tracing::error!("{}", obstacle.told(&world.root));
+    for blocker in &plan.blockers {
+        tracing::error!("{}", blocker.told(&context.root));
     }
     let refreshed = change.dry_run
         || before.is_empty()
-        || put_into_entries(world, &inventory, change, &plan, accept_losses);
-    let done = if plan.obstacles.is_empty() && refreshed { exit::OK } else { exit::ATTENTION };
+        || put_into_entries(context, &inventory, change, &plan, accept_losses);
+    let done = if plan.blockers.is_empty() && refreshed { exit::OK } else { exit::ATTENTION };
     Ok(done.max(refused.map_or(exit::OK, |refused| refused.tell(&plan))))
 }
 
 /// The lines before and after, by kernel.
-fn differences(before: &[Line], plan: &Plan) -> String {
+fn differences(before: &[KernelCmdline], plan: &WriterPlan) -> String {
     if plan.steps.is_empty() {
         return String::new();
     }
@@ -246,7 +249,7 @@ fn differences(before: &[Line], plan: &Plan) -> String {
         let lines = broken(text, name, &" ".repeat(name.len()));
         lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
     };
-    let of_kernel = |line: &Line| {
+    let of_kernel = |line: &KernelCmdline| {
         let then = effective(&writer::after(&line.sources, &plan.steps));
         let (before, after) = word_diff(&line.effective, &then);
         format!("{}\n{}{}", line.release, quoted("  before: ", &before), quoted("  after:  ", &after))
@@ -254,42 +257,43 @@ fn differences(before: &[Line], plan: &Plan) -> String {
     before.iter().map(of_kernel).collect()
 }
 
-/// Has the boot entries made anew, unless they are as configured; false when that was to be done, and was not.
+/// Has the boot entries made again, unless they are as configured; false when that was to be done, and was not.
 fn put_into_entries(
-    world: &World,
+    context: &Context,
     inventory: &Inventory,
     change: &Change,
-    plan: &Plan,
+    plan: &WriterPlan,
     accept_losses: bool,
 ) -> bool {
-    let lines = lines(world, inventory);
-    let boot = BootFiles::observe(&world.root, inventory);
-    let says_otherwise = |line: &Line| {
+    let lines = lines(context, inventory);
+    let boot = BootFiles::observe(&context.root, inventory);
+    let says_otherwise = |line: &KernelCmdline| {
         let entry = boot.of(&line.id);
         entry.is_some_and(|e| line.kernel.switch(&e.options) != line.switch)
     };
-    let record = state::load::<Record>(&world.root, RECORD);
+    let record = state::load::<RunRecord>(&context.root, RECORD);
     // A record that could not be read is not written over: see `note`.
     let last = record.as_good().map(|r| r.boot.clone()).unwrap_or_default();
     let as_configured = boot.read_back(&expected_entries(&lines)) == ReadBack::Verified;
     // Without a change of ours only what an earlier run left undone is made good.
     let undone = || last.error.is_some() || lines.iter().any(says_otherwise);
     if as_configured && last.error.is_some() {
-        let (inputs, entries) = (Some(boot::inputs(&world.root)), Some(ReadBack::Verified.word().to_owned()));
-        note(world, record, BootRecord { inputs, entries, error: None, ..last });
-        return default_again(world, change);
+        let (inputs, entries) =
+            (Some(boot::inputs(&context.root)), Some(ReadBack::Verified.word().to_owned()));
+        note(context, record, BootRecord { inputs, entries, error: None, ..last });
+        return default_again(context, change);
     }
-    if as_configured || (plan.steps.is_empty() && !(plan.obstacles.is_empty() && undone())) {
-        return default_again(world, change);
+    if as_configured || (plan.steps.is_empty() && !(plan.blockers.is_empty() && undone())) {
+        return default_again(context, change);
     }
-    let obstacle = boot::obstacle(&world.root);
-    if obstacle == Some(Obstacle::Chroot) {
-        tracing::info!("pending: {}", Obstacle::Chroot);
+    let blocker = boot::blocker(&context.root);
+    if blocker == Some(BootBlocker::Chroot) {
+        tracing::info!("pending: {}", BootBlocker::Chroot);
         return true;
     }
-    if change.no_refresh || !world.settings.boot_update {
-        let command = boot::update_command(&world.root);
-        let who = match world.settings.boot_update {
+    if change.no_refresh || !context.settings.boot_update {
+        let command = boot::update_command(&context.root);
+        let who = match context.settings.boot_update {
             true => "; clr-dkms-post-update runs it too",
             false => ", and [boot] update = no keeps clr-dkms from running it",
         };
@@ -298,7 +302,7 @@ fn put_into_entries(
     }
     // An image may be made on a machine that has no such program, and nothing boots from a copy; on a live system it must
     // be there.
-    if let (false, Err(missing)) = (world.root.is_live(), world.tools.find("clr-boot-manager")) {
+    if let (false, Err(missing)) = (context.root.is_live(), context.tools.find("clr-boot-manager")) {
         tracing::warn!(
             "pending: {missing}; on a machine that has it, run `clr-boot-manager update --path=DIR`"
         );
@@ -306,18 +310,18 @@ fn put_into_entries(
     }
     let why =
         if plan.steps.is_empty() { "the boot entries are not as configured" } else { "the line has changed" };
-    let mut cache = Cache::load(&world.root);
-    let system = System::observe(world, &mut cache);
-    let assessment = assess(&system, &world.settings, record.as_good());
-    if let Some(what) = first_that_decides(&world.root.unread()) {
+    let mut cache = Cache::load(&context.root);
+    let system = System::observe(context, &mut cache);
+    let assessment = assess(&system, &context.settings, record.as_good());
+    if let Some(what) = first_that_decides(&context.root.unread()) {
         tracing::error!("clr-boot-manager update is not run: {what}");
         return false;
     }
-    let result = bring_up_to_date(world, &system, &assessment, last, why, accept_losses);
+    let result = bring_up_to_date(context, &system, &assessment, last, why, accept_losses);
     let done = result.record;
-    let points_right = default_again(world, change);
+    let points_right = default_again(context, change);
     if !result.touched && done.error.is_none() && !done.waiting.is_empty() {
-        note(world, record, done);
+        note(context, record, done);
         return false;
     }
     let good = done.error.is_none();
@@ -328,23 +332,23 @@ fn put_into_entries(
         }
         _ => {}
     }
-    note(world, record, done);
+    note(context, record, done);
     good && points_right
 }
 
 /// Points the boot default to the kernel that should boot, where it is another one: a run that was killed may have left it
 /// so. False, and reported, when that failed.
-fn default_again(world: &World, change: &Change) -> bool {
-    if change.no_refresh || !is_guarded(world) {
+fn default_again(context: &Context, change: &Change) -> bool {
+    if change.no_refresh || !is_guarded(context) {
         return true;
     }
-    super::guard::assert_again(world, &mut Cache::load(&world.root)) == exit::OK
+    super::guard::assert_again(context, &mut Cache::load(&context.root)) == exit::OK
 }
 
 /// Puts it into the record, so that reports know of it. Without a record there is nothing that could become untrue.
-fn note(world: &World, record: Stored<Record>, boot: BootRecord) {
+fn note(context: &Context, record: Stored<RunRecord>, boot: BootRecord) {
     if let Stored::Good(record) = record
-        && let Err(e) = world.root.write_json(RECORD, &Record { boot, ..record })
+        && let Err(e) = context.root.write_json(RECORD, &RunRecord { boot, ..record })
     {
         tracing::warn!("{e}");
     }
@@ -361,55 +365,55 @@ fn tell_unreadable(what: impl Iterator<Item = impl ToString>) -> bool {
 
 /// Whether the parameter is as wanted, and what to do where it is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
+pub struct PolicyReport {
     /// It is.
     pub met: bool,
     /// What is wrong, in words.
     pub wrong: Vec<String>,
-    /// What cannot be told, in words.
+    /// What cannot be determined, in words.
     pub unknown: Vec<String>,
     /// The next step.
     pub step: Option<String>,
 }
 
 /// Compares the configured lines of the tips with what the configuration wants.
-pub fn policy(world: &World, facts: &System) -> Policy {
-    let record = state::load::<Record>(&world.root, RECORD).good();
-    let needs = assess(facts, &world.settings, record.as_ref()).needs;
-    let wanted = parameter_wanted(&world.settings, facts, &needs);
-    let Breach { wrong, unknown, wish } = wanted.against(facts);
+pub fn policy(context: &Context, system: &System) -> PolicyReport {
+    let record = state::load::<RunRecord>(&context.root, RECORD).good();
+    let needs = assess(system, &context.settings, record.as_ref()).needs;
+    let wanted = parameter_wanted(&context.settings, system, &needs);
+    let Breach { wrong, unknown, wish } = wanted.against(system);
     let Some(wish) = wish.filter(|_| !wrong.is_empty() || !unknown.is_empty()) else {
-        return Policy { met: true, wrong, unknown, step: None };
+        return PolicyReport { met: true, wrong, unknown, step: None };
     };
-    let plan = Ours::load(&world.root).map(|ours| {
-        let sources: Vec<Sources> = facts.lines.iter().map(|l| l.sources.copy()).collect();
+    let plan = Ours::load(&context.root).map(|ours| {
+        let sources: Vec<CmdlineSources> = system.lines.iter().map(|l| l.sources.copy()).collect();
         writer::plan(wish, &sources, &ours)
     });
     let step = match plan {
-        Ok(plan) => match plan.obstacles.first() {
-            Some(obstacle) => obstacle.told(&world.root),
+        Ok(plan) => match plan.blockers.first() {
+            Some(blocker) => blocker.told(&context.root),
             None => format!("run `clr-dkms-cmdline {}` as root", wish.verb()),
         },
         Err(e) => e.to_string(),
     };
-    Policy { met: false, wrong, unknown, step: Some(step) }
+    PolicyReport { met: false, wrong, unknown, step: Some(step) }
 }
 
-fn check(world: &World) -> u8 {
-    let mut cache = Cache::load(&world.root);
-    let facts = System::observe(world, &mut cache);
-    if let Some(why) = no_kernels(&world.root, &facts.inventory) {
+fn check(context: &Context) -> u8 {
+    let mut cache = Cache::load(&context.root);
+    let system = System::observe(context, &mut cache);
+    if let Some(why) = no_kernels(&context.root, &system.inventory) {
         tracing::error!("{why}");
         return exit::UNKNOWN;
     }
-    let of_lines = facts.lines.iter().flat_map(|l| &l.sources.unreadable).map(ToString::to_string);
+    let of_lines = system.lines.iter().flat_map(|l| &l.sources.unreadable).map(ToString::to_string);
     // What modules there are is asked only where it depends on them.
-    let auto = world.settings.sig_unenforce == SigUnenforce::Auto;
-    let of_tree = facts.tree.unreadable.clone().filter(|_| auto);
+    let auto = context.settings.sig_unenforce == SigUnenforce::Auto;
+    let of_tree = system.tree.unreadable.clone().filter(|_| auto);
     if tell_unreadable(of_lines.chain(of_tree)) {
         return exit::UNKNOWN;
     }
-    let policy = policy(world, &facts);
+    let policy = policy(context, &system);
     for wrong in policy.wrong.iter().chain(&policy.unknown) {
         tracing::error!("{wrong}");
     }
@@ -424,20 +428,20 @@ fn check(world: &World) -> u8 {
 }
 
 #[derive(Debug, Serialize)]
-struct Document {
+struct CmdlineDocument {
     schema: u32,
     parameter: &'static str,
     kernels: Vec<LineReport>,
 }
 
-fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
-    let inventory = Inventory::observe(&world.root);
-    let kernels: Vec<Named<'_>> = match &show.kernel {
-        None => inventory.tips().into_iter().map(Named::of).collect(),
-        Some(asked) => match inventory.named(&world.root, asked) {
+fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Result<u8> {
+    let inventory = Inventory::observe(&context.root);
+    let kernels: Vec<NamedKernel<'_>> = match &show.kernel {
+        None => inventory.tips().into_iter().map(NamedKernel::of).collect(),
+        Some(asked) => match inventory.named(&context.root, asked) {
             Some(kernel) => vec![kernel],
             None => {
-                let why = no_kernels(&world.root, &inventory);
+                let why = no_kernels(&context.root, &inventory);
                 let why = why.unwrap_or_else(|| format!("{} is not an installed kernel", shown(asked)));
                 tracing::error!("{why}");
                 return Ok(exit::UNKNOWN);
@@ -445,19 +449,20 @@ fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
         },
     };
     if kernels.is_empty() {
-        let why = no_kernels(&world.root, &inventory);
+        let why = no_kernels(&context.root, &inventory);
         tracing::error!("{}", why.unwrap_or_else(|| "no kernel is the tip of its variant".to_owned()));
         return Ok(exit::UNKNOWN);
     }
     for kernel in kernels.iter().filter(|k| k.installed.is_none()) {
-        let folder = world.root.spell(IMAGES);
+        let directory = context.root.shown_path(IMAGES);
         tracing::info!(
             "{} has no image in {}: clr-boot-manager makes no entry for it",
             shown(&kernel.release),
-            folder.display()
+            directory.display()
         );
     }
-    let sources: Vec<Sources> = kernels.iter().map(|k| Sources::observe(&world.root, &k.release)).collect();
+    let sources: Vec<CmdlineSources> =
+        kernels.iter().map(|k| CmdlineSources::observe(&context.root, &k.release)).collect();
     if show.raw {
         // Bytes, not text: what is on the line is not ours to repair. A terminal would obey some of them.
         let raw: Vec<u8> = sources.iter().flat_map(|s| [effective(s).as_slice(), b"\n"].concat()).collect();
@@ -471,7 +476,7 @@ fn show(world: &World, show: &Show, common: &Common) -> anyhow::Result<u8> {
     let lines = kernels.iter().zip(&sources).map(|(k, s)| report(&k.release, &k.id, s, &merge(s)));
     let lines: Vec<LineReport> = lines.collect();
     let text = if show.json {
-        json(&Document { schema: 1, parameter: PARAMETER, kernels: lines })?
+        json(&CmdlineDocument { schema: 1, parameter: PARAMETER, kernels: lines })?
     } else {
         screen(&lines)
     };

@@ -1,6 +1,6 @@
 //! Building what the plan says, several modules at a time, and one `depmod` for each kernel that changed.
 //!
-//! The kernel of the next boot comes first. Two kernels of one module are never built at once: dkms has one build folder
+//! The kernel of the next boot comes first. Two kernels of one module are never built at once: dkms has one build directory
 //! for all of them, and without a lock puts files of one kernel into the other (measured).
 
 mod attempt;
@@ -11,18 +11,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::context::Context;
 use crate::decide::module_state::module_status;
 use crate::decide::next_boot::presumed;
+use crate::dkms::conflict::{self, Rival};
 use crate::dkms::order as dkms_order;
 use crate::dkms::plan::State;
-use crate::dkms::rival::{self, Rival};
 use crate::dkms::{
-    Cache, Conf, Decision, ModuleName, Pair, Source, Stage, Step, Tree, depmod, inputs, plan, replace,
+    Cache, Conf, Decision, ModuleName, ModuleOnKernel, PlanStep, Source, Stage, Tree, depmod, inputs, plan,
+    replace,
 };
-use crate::state::Record;
-use crate::sys::{child::Companion, interrupt, work_politely};
+use crate::state::RunRecord;
+use crate::sys::{child::ChildGuard, interrupt, work_politely};
 use crate::system::System;
-use crate::world::World;
 pub use attempt::{Attempt, Did};
 use attempt::{one, tell, tell_drift};
 use queue::{Queue, held, next};
@@ -40,7 +41,7 @@ pub enum Event<'a> {
     /// A module has its turn.
     Begun(&'a Planned),
     /// A step of it is begun.
-    Step(&'a Planned, &'a Step),
+    Step(&'a Planned, &'a PlanStep),
     /// It has come to an end, good or bad.
     Done(&'a Attempt),
     /// `depmod` is begun for a kernel.
@@ -60,7 +61,7 @@ pub struct Planned {
     /// The kernel release.
     pub release: String,
     /// What is to be done.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
     /// Why.
     pub why: String,
     source: Source,
@@ -72,43 +73,44 @@ pub struct Planned {
 
 impl std::fmt::Display for Planned {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} on {}: {}, because {}", self.module, self.release, spelt(&self.steps), self.why)
+        write!(f, "{} on {}: {}, because {}", self.module, self.release, display(&self.steps), self.why)
     }
 }
 
 impl Planned {
     /// The fingerprint of its inputs; none where it would not tell everything.
-    fn inputs(&self, world: &World) -> Option<String> {
-        // What it is built upon may be built anew in the same run.
+    fn inputs(&self, context: &Context) -> Option<String> {
+        // What it is built upon may be built again in the same run.
         let alone = self.conf.depends.is_empty();
         let look =
-            || inputs::fingerprint(&world.root, &world.tools, &self.module, &self.source, &self.release);
+            || inputs::fingerprint(&context.root, &context.tools, &self.module, &self.source, &self.release);
         alone.then(look).flatten()
     }
 
     /// The last attempt failed with the very same inputs, as the record says.
-    pub fn would_fail_again(&self, world: &World, record: Option<&Record>) -> bool {
+    pub fn would_fail_again(&self, context: &Context, record: Option<&RunRecord>) -> bool {
         let known = record.and_then(|r| r.module(&self.module, &self.release));
         let before = known.and_then(|m| m.inputs.as_ref());
         // Only a build is spared; files that are good want to be installed all the same.
-        self.steps.contains(&Step::Build) && before.is_some() && before == self.inputs(world).as_ref()
+        self.steps.contains(&PlanStep::Build) && before.is_some() && before == self.inputs(context).as_ref()
     }
 }
 
-fn spelt(steps: &[Step]) -> String {
-    steps.iter().map(Step::to_string).collect::<Vec<_>>().join(", ")
+fn display(steps: &[PlanStep]) -> String {
+    steps.iter().map(PlanStep::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The kernels that are no tips and run, where `modules.dep` alone is not as it should be.
-pub fn index_plans(facts: &System) -> Vec<Planned> {
-    let is_tip = |release: &str| facts.inventory.kernels.iter().any(|k| k.tip && k.name.release() == release);
+pub fn index_plans(system: &System) -> Vec<Planned> {
+    let is_tip =
+        |release: &str| system.inventory.kernels.iter().any(|k| k.tip && k.name.release() == release);
     let kernels: Vec<String> =
-        facts.lines.iter().map(|l| l.release.clone()).filter(|release| !is_tip(release)).collect();
+        system.lines.iter().map(|l| l.release.clone()).filter(|release| !is_tip(release)).collect();
     if kernels.is_empty() {
         return Vec::new();
     }
-    let mut planned = plan(facts, &Order { kernels, ..Order::default() });
-    planned.retain(|p| p.steps == [Step::Index]);
+    let mut planned = plan(system, &Order { kernels, ..Order::default() });
+    planned.retain(|p| p.steps == [PlanStep::Index]);
     planned
 }
 
@@ -136,10 +138,10 @@ impl Order {
     }
 
     /// What is to be done about a pair, for this order.
-    fn decide(&self, pair: &Pair) -> Decision {
+    fn decide(&self, pair: &ModuleOnKernel) -> Decision {
         match plan::decide(pair) {
             Decision::Proven if self.force => plan::forced(pair, "it was asked for"),
-            Decision::Work { steps, why } if self.force && !steps.contains(&Step::Build) => {
+            Decision::Work { steps, why } if self.force && !steps.contains(&PlanStep::Build) => {
                 plan::forced(pair, &why)
             }
             // Who names it asks for it.
@@ -152,8 +154,8 @@ impl Order {
 }
 
 /// The kernels of an order.
-fn kernels(facts: &System, order: &Order) -> Vec<String> {
-    let tips = facts.inventory.tips().into_iter().map(|k| k.name.release());
+fn kernels(system: &System, order: &Order) -> Vec<String> {
+    let tips = system.inventory.tips().into_iter().map(|k| k.name.release());
     if order.kernels.is_empty() { tips.collect() } else { order.kernels.clone() }
 }
 
@@ -177,26 +179,26 @@ impl LeftAlone {
     }
 }
 
-fn asked<'a>(facts: &'a System, order: &'a Order) -> impl Iterator<Item = &'a Pair> {
-    let kernels = kernels(facts, order);
-    facts.pairs.iter().filter(move |p| kernels.contains(&p.release) && order.wants(&p.module))
+fn asked<'a>(system: &'a System, order: &'a Order) -> impl Iterator<Item = &'a ModuleOnKernel> {
+    let kernels = kernels(system, order);
+    system.modules_on_kernels.iter().filter(move |p| kernels.contains(&p.release) && order.wants(&p.module))
 }
 
 /// What an order leaves alone: all that should be there and cannot be built, and what was named in any case.
-pub fn left_alone(facts: &System, order: &Order) -> Vec<LeftAlone> {
-    let left = |pair: &Pair| match order.decide(pair) {
+pub fn left_alone(system: &System, order: &Order) -> Vec<LeftAlone> {
+    let left = |pair: &ModuleOnKernel| match order.decide(pair) {
         Decision::Leave { state, why } if !order.modules.is_empty() || !state.is_fine() => {
             Some(LeftAlone { module: pair.module.clone(), release: pair.release.clone(), state, why })
         }
         _ => None,
     };
-    asked(facts, order).filter_map(left).collect()
+    asked(system, order).filter_map(left).collect()
 }
 
 /// What an order asks for, is proven, and will be refused for its signature.
-pub fn refused(facts: &System, order: &Order) -> Vec<LeftAlone> {
-    let proven = asked(facts, order).filter(|pair| pair.proof.is_ok());
-    let known = proven.map(|pair| module_status(facts, pair, None));
+pub fn refused(system: &System, order: &Order) -> Vec<LeftAlone> {
+    let proven = asked(system, order).filter(|pair| pair.proof.is_ok());
+    let known = proven.map(|pair| module_status(system, pair, None));
     known
         .filter(|m| m.state == State::SignatureRefused)
         .map(|m| LeftAlone {
@@ -209,25 +211,26 @@ pub fn refused(facts: &System, order: &Order) -> Vec<LeftAlone> {
 }
 
 /// The work, in order: the next boot's kernel first, then the running one; what others are built upon before them.
-pub fn plan(facts: &System, order: &Order) -> Vec<Planned> {
+pub fn plan(system: &System, order: &Order) -> Vec<Planned> {
     let mut planned = Vec::new();
-    let mut kernels = kernels(facts, order);
-    let next = presumed(facts).map(|k| k.name.release());
+    let mut kernels = kernels(system, order);
+    let next = presumed(system).map(|k| k.name.release());
     // Stable: else as they were named, or by their numbers.
-    kernels.sort_by_key(|release| (next.as_ref() != Some(release), !facts.inventory.runs(release)));
+    kernels.sort_by_key(|release| (next.as_ref() != Some(release), !system.inventory.runs(release)));
     for release in kernels {
-        let pairs: Vec<&Pair> = facts.of_kernel(&release).collect();
+        let modules_on_kernels: Vec<&ModuleOnKernel> = system.of_kernel(&release).collect();
         // A module without a usable dkms.conf is left alone, whatever it depends on.
-        let conf = |p: &Pair| p.conf.clone().unwrap_or_default();
-        let named: Vec<_> = pairs.iter().map(|p| (p.module.name.clone(), conf(p).depends)).collect();
+        let conf = |p: &ModuleOnKernel| p.conf.clone().unwrap_or_default();
+        let named: Vec<_> =
+            modules_on_kernels.iter().map(|p| (p.module.name.clone(), conf(p).depends)).collect();
         let (in_order, circle) = dkms_order::order(&named);
         for at in in_order {
-            let pair = pairs[at];
+            let pair = modules_on_kernels[at];
             if let (true, Decision::Work { steps, why }) = (order.wants(&pair.module), order.decide(pair)) {
                 let conf = conf(pair);
                 // Two that nobody asked for but a person, now: the file goes to one of them.
                 let taken = planned.iter().filter(|p: &&Planned| p.release == release).find_map(|p| {
-                    let file = rival::shared(&p.conf.built, &conf.built)?;
+                    let file = conflict::shared(&p.conf.built, &conf.built)?;
                     Some((State::Conflict, Rival { module: p.module.clone(), file }.to_string()))
                 });
                 let in_circle = || "BUILD_DEPENDS leads back to the module itself".to_owned();
@@ -251,8 +254,8 @@ pub fn plan(facts: &System, order: &Order) -> Vec<Planned> {
 
 /// Makes whole what an interrupted run has left of replacing modules, before anything is observed; true when
 /// there was something.
-pub fn recover(world: &World) -> bool {
-    let World { root, tools, .. } = world;
+pub fn recover(context: &Context) -> bool {
+    let Context { root, tools, .. } = context;
     let recovered = replace::recover(root, &Tree::observe(root).modules);
     for release in recovered.iter().flatten() {
         if let Err(e) = depmod::run(root, tools, release, &[], INDEX_DEADLINE) {
@@ -265,33 +268,33 @@ pub fn recover(world: &World) -> bool {
 /// Does the work, several modules at a time. A failed module does not stop the others; when we are asked to stop, those
 /// that were not begun are given as such.
 pub fn run(
-    world: &World,
+    context: &Context,
     cache: &mut Cache,
-    facts: &System,
+    system: &System,
     planned: &[Planned],
     observer: &Observer<'_>,
 ) -> Vec<Attempt> {
     if planned.is_empty() {
         return Vec::new();
     }
-    let _awake = hold_off_shutdown(world, planned);
+    let _awake = hold_off_shutdown(context, planned);
     let modules: BTreeSet<&str> = planned.iter().map(|p| p.module.name.as_str()).collect();
-    let share = world.settings.build_jobs.share(modules.len());
+    let share = context.settings.build_jobs.share(modules.len());
     tracing::debug!("at most {} modules at a time", share.jobs);
-    let missing = |release: &str| not_ready(facts, release);
+    let missing = |release: &str| not_ready(system, release);
     let releases: BTreeSet<&str> = planned.iter().map(|p| p.release.as_str()).collect();
     let queue = Mutex::new(Queue {
         waiting: planned.iter().collect(),
         busy: Vec::new(),
         missing: releases.iter().map(|r| ((*r).to_owned(), missing(r))).collect(),
         attempts: Vec::new(),
-        alone: world.root.lookup(SIGNING_KEY).is_absent(),
+        alone: context.root.lookup(SIGNING_KEY).is_absent(),
     });
     let (ready, cache, turn) = (Condvar::new(), Mutex::new(cache), Mutex::new(()));
     let settling = |release: &str| Settling {
-        world,
+        context,
         cache: &cache,
-        facts,
+        system,
         release: release.to_owned(),
         turn: &turn,
         observer,
@@ -299,15 +302,15 @@ pub fn run(
     let work = || {
         while let Some(p) = next(&queue, &ready) {
             let missing = held(&queue).missing.get(&p.release).cloned().unwrap_or_default();
-            let watch = world.clock.stopwatch();
+            let watch = context.clock.stopwatch();
             observer(Event::Begun(p));
-            let mut attempt = one(world, &cache, facts, p, &missing, share.make_jobs, observer);
+            let mut attempt = one(context, &cache, system, p, &missing, share.make_jobs, observer);
             // What waits for it is built upon what dkms knows and modprobe finds.
             if attempt.replaced.is_some() && held(&queue).is_awaited(p) {
                 settling(&p.release).settle(std::slice::from_mut(&mut attempt), false);
             }
             attempt.took = watch.elapsed();
-            tell(world, &attempt);
+            tell(context, &attempt);
             observer(Event::Done(&attempt));
             // Not in the condition below: the lock would be held for its whole body.
             let finished = held(&queue).done(p, attempt);
@@ -348,11 +351,11 @@ pub fn run(
 }
 
 /// Has logind refuse a shutdown while modules are built; a person can insist. It ends with the value, and with us.
-fn hold_off_shutdown(world: &World, planned: &[Planned]) -> Option<Companion> {
-    if !world.root.is_live() || !planned.iter().any(|p| p.steps.contains(&Step::Build)) {
+fn hold_off_shutdown(context: &Context, planned: &[Planned]) -> Option<ChildGuard> {
+    if !context.root.is_live() || !planned.iter().any(|p| p.steps.contains(&PlanStep::Build)) {
         return None;
     }
-    let child = world.tools.child("systemd-inhibit", INDEX_DEADLINE).ok()?.args([
+    let child = context.tools.child("systemd-inhibit", INDEX_DEADLINE).ok()?.args([
         "--what=shutdown",
         "--mode=block",
         "--who=clr-dkms",
@@ -374,13 +377,13 @@ fn unindexed(attempts: &mut [Attempt], release: &str, why: &str) {
 
 /// The names of the modules of a kernel that are not there: nothing can be built upon them. What only `modules.dep` does
 /// not list is there.
-fn not_ready(facts: &System, release: &str) -> BTreeSet<String> {
-    let is_there = |p: &Pair| match &p.proof {
+fn not_ready(system: &System, release: &str) -> BTreeSet<String> {
+    let is_there = |p: &ModuleOnKernel| match &p.proof {
         Ok(_) => true,
         Err(flaws) => p.stage == Stage::Installed && plan::is_unlisted_only(flaws),
     };
     let states: BTreeMap<&str, bool> =
-        facts.of_kernel(release).map(|p| (p.module.name.as_str(), is_there(p))).collect();
-    let named = facts.of_kernel(release).filter_map(|p| p.conf.as_ref().ok()).flat_map(|c| c.depends.iter());
+        system.of_kernel(release).map(|p| (p.module.name.as_str(), is_there(p))).collect();
+    let named = system.of_kernel(release).filter_map(|p| p.conf.as_ref().ok()).flat_map(|c| c.depends.iter());
     named.filter(|name| states.get(name.as_str()) != Some(&true)).cloned().collect()
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Common, answer, exit, json};
 use crate::render::{broken, shown};
-use crate::status::states::{self, Explained};
+use crate::status::catalog::{self, Explained};
 
 /// The arguments of the verb.
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ pub struct ExplainArguments {
 }
 
 #[derive(Debug, Serialize)]
-struct Document {
+struct ExplainDocument {
     schema: u32,
     states: Vec<Explained>,
 }
@@ -30,8 +30,8 @@ struct Document {
 /// When stdout cannot be written.
 pub fn run(arguments: &ExplainArguments, common: &Common) -> anyhow::Result<u8> {
     let rows = match &arguments.id {
-        None => states::all(),
-        Some(asked) => states::find(asked),
+        None => catalog::all(),
+        Some(asked) => catalog::find(asked),
     };
     if let (true, Some(asked)) = (rows.is_empty(), &arguments.id) {
         tracing::error!(
@@ -41,7 +41,7 @@ pub fn run(arguments: &ExplainArguments, common: &Common) -> anyhow::Result<u8> 
         return Ok(exit::UNKNOWN);
     }
     let text = match (arguments.json, &arguments.id) {
-        (true, _) => json(&Document { schema: 1, states: rows })?,
+        (true, _) => json(&ExplainDocument { schema: 1, states: rows })?,
         (false, None) => rows.iter().map(short).collect(),
         (false, Some(_)) => rows.iter().map(whole).collect::<Vec<_>>().join("\n"),
     };

@@ -3,16 +3,16 @@
 use clap::Args;
 
 use super::engine::Order;
-use super::progress::Show;
+use super::progress::ProgressMode;
 use super::{Common, LOCK, answer, exit, is_ours, need_root, post_update};
+use crate::context::Context;
 use crate::decide::assess;
 use crate::dkms::Cache;
 use crate::render::shown;
 use crate::requirement::{Importance, Requirement, Use};
-use crate::state::{self, RECORD, Record, Stored};
+use crate::state::{self, RECORD, RunRecord, Stored};
 use crate::sys::{Lock, interrupt};
 use crate::system::System;
-use crate::world::World;
 
 /// The arguments of the verb.
 #[derive(Debug, Args)]
@@ -29,14 +29,14 @@ pub struct ForgetArguments {
 ///
 /// # Errors
 /// When the lock cannot be had, or something cannot be written.
-pub fn run(world: &World, arguments: &ForgetArguments, common: &Common) -> anyhow::Result<u8> {
+pub fn run(context: &Context, arguments: &ForgetArguments, common: &Common) -> anyhow::Result<u8> {
     let mut lock = None;
     if !arguments.dry_run {
-        need_root(world, "clr-dkms forget")?;
+        need_root(context, "clr-dkms forget")?;
         interrupt::watch()?;
-        lock = Some(Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?);
+        lock = Some(Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?);
     }
-    let record = match state::load::<Record>(&world.root, RECORD) {
+    let record = match state::load::<RunRecord>(&context.root, RECORD) {
         Stored::Good(record) => record,
         Stored::Absent => {
             tracing::error!("nothing is remembered: clr-dkms-post-update has not run on this system yet");
@@ -47,9 +47,9 @@ pub fn run(world: &World, arguments: &ForgetArguments, common: &Common) -> anyho
             return Ok(exit::UNKNOWN);
         }
     };
-    let mut cache = Cache::load(&world.root);
-    let facts = System::observe(world, &mut cache);
-    let needs = assess(&facts, &world.settings, Some(&record)).needs;
+    let mut cache = Cache::load(&context.root);
+    let system = System::observe(context, &mut cache);
+    let needs = assess(&system, &context.settings, Some(&record)).needs;
     let name = arguments.module.as_str();
     let is_remembered = |need: &&Requirement| need.why.contains(&Use::Remembered);
     let Some(need) = needs.iter().find(|need| need.module == name) else {
@@ -81,8 +81,8 @@ pub fn run(world: &World, arguments: &ForgetArguments, common: &Common) -> anyho
     tracing::info!("{name} is forgotten; it was {} ({})", need.class, need.reason);
     let mut record = record;
     record.needs.retain(|need| need.module != name);
-    world.root.write_json(RECORD, &record)?;
-    let done = post_update::work(world, Vec::new(), &Order::default(), Show::Nothing)?;
+    context.root.write_json(RECORD, &record)?;
+    let done = post_update::work(context, Vec::new(), &Order::default(), ProgressMode::Nothing)?;
     drop(lock);
     Ok(done.code)
 }

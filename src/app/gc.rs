@@ -8,14 +8,14 @@ use serde::Serialize;
 
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
 use crate::boot::{BootFiles, entries, grub, syslinux};
-use crate::dkms::gc::{How, Kept, Left, Plan, Refusal, Removal, decide};
+use crate::context::Context;
+use crate::dkms::gc::{GcLeftover, GcPlan, GcRefusal, GcRemoval, How, KeptKernel, decide};
 use crate::dkms::log::LOGS;
 use crate::dkms::{Cache, ModuleName, Tree, architecture, leftovers, old_logs, unbuild};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, Running};
 use crate::render::shown;
-use crate::sys::{FileError, Kind, Lock, Presence, Root, interrupt};
-use crate::world::World;
+use crate::sys::{FileError, FileKind, Lock, Presence, Root, interrupt};
 
 /// Where boot files may be, beside the entries.
 const BOOT: [&str; 5] = ["/boot", "/boot/loader", "/boot/loader/entries", "/boot/grub", "/boot/syslinux"];
@@ -33,13 +33,13 @@ pub struct GcArguments {
 
 /// What was to be done, and what came of it.
 #[derive(Debug, Serialize)]
-struct Document {
+struct GcDocument {
     schema: u32,
     dry_run: bool,
     #[serde(flatten)]
-    plan: Plan,
+    plan: GcPlan,
     /// What could not be removed, and why.
-    failed: Vec<Refusal>,
+    failed: Vec<GcRefusal>,
     /// Bytes; in a dry run those that would be freed.
     freed: u64,
 }
@@ -48,15 +48,15 @@ struct Document {
 ///
 /// # Errors
 /// When the lock cannot be had, or stdout cannot be written.
-pub fn run(world: &World, arguments: &GcArguments, common: &Common) -> anyhow::Result<u8> {
+pub fn run(context: &Context, arguments: &GcArguments, common: &Common) -> anyhow::Result<u8> {
     let document = if arguments.dry_run {
-        let plan = look(world);
-        Document { schema: 1, dry_run: true, freed: room(&plan.removals), failed: Vec::new(), plan }
+        let plan = look(context);
+        GcDocument { schema: 1, dry_run: true, freed: room(&plan.removals), failed: Vec::new(), plan }
     } else {
-        need_root(world, "clr-dkms gc")?;
+        need_root(context, "clr-dkms gc")?;
         interrupt::watch()?;
-        let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
-        collect(world)
+        let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+        collect(context)
     };
     for what in &document.plan.unreadable {
         tracing::error!("{what}; nothing was changed");
@@ -74,39 +74,39 @@ pub fn run(world: &World, arguments: &GcArguments, common: &Common) -> anyhow::R
 }
 
 /// Observes and decides. Changes nothing.
-fn look(world: &World) -> Plan {
-    let (kept, unreadable) = kept(world);
-    let now = world.clock.now().as_nanosecond();
-    let mut observed = leftovers::observe(&world.root, &kept, now);
+fn look(context: &Context) -> GcPlan {
+    let (kept, unreadable) = kept(context);
+    let now = context.clock.now().as_nanosecond();
+    let mut observed = leftovers::observe(&context.root, &kept, now);
     if observed.unreadable.is_empty() {
-        old_logs::observe(&world.root, now, &mut observed);
+        old_logs::observe(&context.root, now, &mut observed);
     }
     observed.unreadable.splice(0..0, unreadable);
     decide(&kept, &observed)
 }
 
-/// When each file of a module folder was last changed.
-fn times(root: &Root, plan: &Plan) -> BTreeMap<PathBuf, i128> {
-    let of_folders = plan.removals.iter().filter_map(|r| match &r.what {
-        Left::Modules { files, .. } => Some(files),
+/// When each file of a module directory was last changed.
+fn times(root: &Root, plan: &GcPlan) -> BTreeMap<PathBuf, i128> {
+    let of_directories = plan.removals.iter().filter_map(|r| match &r.what {
+        GcLeftover::Modules { files, .. } => Some(files),
         _ => None,
     });
     // One without a time counts as changed later, and stays.
     let time = |file: &PathBuf| Some((file.clone(), root.lookup_link(file).stat()?.ctime_ns));
-    of_folders.flatten().filter_map(time).collect()
+    of_directories.flatten().filter_map(time).collect()
 }
 
 /// Why something is no leftover any more: its kernel is there again, or somebody has written into it since we looked.
-fn come_back(world: &World, seen: &BTreeMap<PathBuf, i128>, removal: &Removal) -> Option<String> {
-    let (kept, unreadable) = kept(world);
-    let of_kernel = removal.what != Left::Log { orphan: true };
+fn come_back(context: &Context, seen: &BTreeMap<PathBuf, i128>, removal: &GcRemoval) -> Option<String> {
+    let (kept, unreadable) = kept(context);
+    let of_kernel = removal.what != GcLeftover::Log { orphan: true };
     let kernel = || kept.why(&removal.kernel).filter(|_| of_kernel);
     if let Some(why) = unreadable.into_iter().next().or_else(kernel) {
         return Some(format!("{why}; it was not so when we began"));
     }
-    let Left::Modules { files, .. } = &removal.what else { return None };
+    let GcLeftover::Modules { files, .. } = &removal.what else { return None };
     // What dkms has removed meanwhile is gone, as it should be.
-    let changed = files.iter().find(|file| match world.root.lookup_link(file) {
+    let changed = files.iter().find(|file| match context.root.lookup_link(file) {
         Presence::Absent => false,
         Presence::There(stat) => Some(&stat.ctime_ns) != seen.get(*file),
         // Nor may one that cannot be looked at be removed.
@@ -116,8 +116,8 @@ fn come_back(world: &World, seen: &BTreeMap<PathBuf, i128>, removal: &Removal) -
 }
 
 /// What keeps a kernel, and what could not be read of it.
-fn kept(world: &World) -> (Kept, Vec<String>) {
-    let root = &world.root;
+fn kept(context: &Context) -> (KeptKernel, Vec<String>) {
+    let root = &context.root;
     let inventory = Inventory::observe(root);
     let mut unreadable: Vec<String> = inventory.unreadable().map(str::to_owned).into_iter().collect();
     if let Running::Unknown { reason } = &inventory.running {
@@ -130,23 +130,24 @@ fn kept(world: &World) -> (Kept, Vec<String>) {
         })
     };
     let beside_images = keep(names_in(root, IMAGES));
-    let mut to_boot: Vec<String> = BOOT.iter().flat_map(|folder| keep(names_in(root, folder))).collect();
+    let mut to_boot: Vec<String> =
+        BOOT.iter().flat_map(|directory| keep(names_in(root, directory))).collect();
     let boot = BootFiles::observe(root, &inventory);
     // Without kernels there was nothing to look for, which stops us for itself.
     if !inventory.kernels.is_empty() {
         to_boot.extend(named_by(&boot));
         unreadable.extend(blind(root, &boot));
     }
-    (Kept::new(&inventory, beside_images, to_boot), unreadable)
+    (KeptKernel::new(&inventory, beside_images, to_boot), unreadable)
 }
 
-/// The names in a folder, and the texts of links there.
-fn names_in(root: &Root, folder: &str) -> Result<Vec<String>, FileError> {
+/// The names in a directory, and the texts of links there.
+fn names_in(root: &Root, directory: &str) -> Result<Vec<String>, FileError> {
     let mut names = Vec::new();
-    for entry in root.list_optional(folder)? {
+    for entry in root.list_optional(directory)? {
         let name = entry.name.to_string_lossy().into_owned();
-        if entry.kind == Kind::Link {
-            let target = root.read_link(format!("{folder}/{name}"))?;
+        if entry.kind == FileKind::Link {
+            let target = root.read_link(format!("{directory}/{name}"))?;
             names.push(format!("{name} -> {}", target.display()));
         } else {
             names.push(name);
@@ -165,10 +166,10 @@ fn named_by(boot: &BootFiles) -> Vec<String> {
     of_entries.chain(of_default).chain(boot.problems.iter().map(|p| p.what.clone())).collect()
 }
 
-/// Why it cannot be told what the boot entries name.
+/// Why it cannot be determined what the boot entries name.
 fn blind(root: &Root, boot: &BootFiles) -> Option<String> {
     let Some(why) = &boot.invisible else {
-        // An entry that cannot be read may be of any kernel; and who has to mend the boot files needs no less of what
+        // An entry that cannot be read may be of any kernel; and who has to repair the boot files needs no less of what
         // there is to boot from.
         let broken = boot.problems.iter().find(|p| p.breaks);
         return broken.map(|p| format!("the boot files are not in order: {p}"));
@@ -180,72 +181,72 @@ fn blind(root: &Root, boot: &BootFiles) -> Option<String> {
 }
 
 /// Removes, and looks again at what remains.
-fn collect(world: &World) -> Document {
-    let plan = look(world);
-    let seen = times(&world.root, &plan);
-    let mut cache = Cache::load(&world.root);
-    let tree = Tree::observe(&world.root);
-    let mut failed: Vec<Refusal> = Vec::new();
+fn collect(context: &Context) -> GcDocument {
+    let plan = look(context);
+    let seen = times(&context.root, &plan);
+    let mut cache = Cache::load(&context.root);
+    let tree = Tree::observe(&context.root);
+    let mut failed: Vec<GcRefusal> = Vec::new();
     // What dkms left of a build goes last, when the files that are known by it are gone.
-    let mut after: Vec<&Removal> = Vec::new();
+    let mut after: Vec<&GcRemoval> = Vec::new();
     for (at, removal) in plan.removals.iter().enumerate() {
         if interrupt::asked() {
             break;
         }
         // An update may bring the kernel back while we work on others.
-        if let Some(why) = come_back(world, &seen, removal) {
-            failed.push(Refusal { what: removal.path.clone(), why });
+        if let Some(why) = come_back(context, &seen, removal) {
+            failed.push(GcRefusal { what: removal.path.clone(), why });
             continue;
         }
         tracing::info!("removing {}: {}", removal.path, removal.why);
         match &removal.what {
-            Left::Build { module, .. } if removal.how == How::DkmsUnbuild => {
+            GcLeftover::Build { module, .. } if removal.how == How::DkmsUnbuild => {
                 let done =
-                    unbuild::run(&world.root, &world.tools, &mut cache, &tree, module, &removal.kernel);
+                    unbuild::run(&context.root, &context.tools, &mut cache, &tree, module, &removal.kernel);
                 if let Err(why) = done {
                     tracing::info!("{module} on {}: {why}; removed without dkms", removal.kernel);
                 }
                 after.push(removal);
             }
-            _ => note(&mut failed, removal, remove(&world.root, removal)),
+            _ => note(&mut failed, removal, remove(&context.root, removal)),
         }
         let last = plan.removals.get(at + 1).is_none_or(|next| next.kernel != removal.kernel);
         if last {
             for removal in after.drain(..) {
                 // Also while dkms was at work.
-                if let Some(why) = come_back(world, &seen, removal) {
-                    failed.push(Refusal { what: removal.path.clone(), why });
+                if let Some(why) = come_back(context, &seen, removal) {
+                    failed.push(GcRefusal { what: removal.path.clone(), why });
                     continue;
                 }
-                note(&mut failed, removal, remove(&world.root, removal));
+                note(&mut failed, removal, remove(&context.root, removal));
             }
         }
     }
     if plan.removals.is_empty() {
-        return Document { schema: 1, dry_run: false, plan, failed, freed: 0 };
+        return GcDocument { schema: 1, dry_run: false, plan, failed, freed: 0 };
     }
     // Nothing counts as removed because somebody said so.
-    let left = look(world);
+    let left = look(context);
     for removal in left.removals.iter().chain(&plan.removals) {
         let known = failed.iter().any(|f| f.what == removal.path);
-        if !known && !matches!(world.root.lookup_link(&removal.path), Presence::Absent) {
+        if !known && !matches!(context.root.lookup_link(&removal.path), Presence::Absent) {
             let why = if interrupt::asked() { "the run was asked to stop" } else { "it is still there" };
-            failed.push(Refusal { what: removal.path.clone(), why: why.to_owned() });
+            failed.push(GcRefusal { what: removal.path.clone(), why: why.to_owned() });
         }
     }
     for (removal, module) in plan.removals.iter().filter_map(|r| Some((r, module_of(r)?))) {
-        if let Some(why) = unregistered(&world.root, &tree, module) {
-            failed.push(Refusal { what: removal.path.clone(), why });
+        if let Some(why) = unregistered(&context.root, &tree, module) {
+            failed.push(GcRefusal { what: removal.path.clone(), why });
         }
     }
-    let gone: Vec<Removal> =
+    let gone: Vec<GcRemoval> =
         plan.removals.iter().filter(|r| failed.iter().all(|f| f.what != r.path)).cloned().collect();
-    Document { schema: 1, dry_run: false, freed: room(&gone), plan, failed }
+    GcDocument { schema: 1, dry_run: false, freed: room(&gone), plan, failed }
 }
 
-fn module_of(removal: &Removal) -> Option<&ModuleName> {
+fn module_of(removal: &GcRemoval) -> Option<&ModuleName> {
     match &removal.what {
-        Left::Build { module, .. } => Some(module),
+        GcLeftover::Build { module, .. } => Some(module),
         _ => None,
     }
 }
@@ -257,29 +258,29 @@ fn unregistered(root: &Root, before: &Tree, module: &ModuleName) -> Option<Strin
         .then(|| format!("{module} is no longer registered: run `dkms add {module}`"))
 }
 
-fn note(failed: &mut Vec<Refusal>, removal: &Removal, done: Result<(), String>) {
+fn note(failed: &mut Vec<GcRefusal>, removal: &GcRemoval, done: Result<(), String>) {
     if let Err(why) = done {
-        failed.push(Refusal { what: removal.path.clone(), why });
+        failed.push(GcRefusal { what: removal.path.clone(), why });
     }
 }
 
-/// Removes one thing, with the folders around it that are empty then.
-fn remove(root: &Root, removal: &Removal) -> Result<(), String> {
+/// Removes one thing, with the directories around it that are empty then.
+fn remove(root: &Root, removal: &GcRemoval) -> Result<(), String> {
     let words = |e: FileError| e.to_string();
     match &removal.what {
-        Left::Modules { files, folders } => {
+        GcLeftover::Modules { files, directories } => {
             // File by file: what came in between is nobody's garbage.
             for file in files {
                 root.remove(file).map_err(words)?;
             }
-            for folder in folders {
-                root.remove_empty_folder(folder).map_err(words)?;
+            for directory in directories {
+                root.remove_empty_directory(directory).map_err(words)?;
             }
         }
-        Left::Claim => {
+        GcLeftover::Claim => {
             root.remove(&removal.path).map_err(words)?;
         }
-        Left::Build { .. } => {
+        GcLeftover::Build { .. } => {
             let own = architecture();
             for entry in root.list_optional(&removal.path).map_err(words)? {
                 let name = entry.name.to_string_lossy();
@@ -287,34 +288,34 @@ fn remove(root: &Root, removal: &Removal) -> Result<(), String> {
                     root.remove_tree(format!("{}/{name}", removal.path)).map_err(words)?;
                 }
             }
-            root.remove_empty_folder(&removal.path).map_err(words)?;
+            root.remove_empty_directory(&removal.path).map_err(words)?;
         }
-        Left::Original => {
+        GcLeftover::Original => {
             root.remove_tree(&removal.path).map_err(words)?;
             let around = removal.path.rsplit_once('/').map_or("", |(around, _)| around);
-            root.remove_empty_folder(around).map_err(words)?;
+            root.remove_empty_directory(around).map_err(words)?;
         }
-        Left::Scratch => {
+        GcLeftover::Scratch => {
             root.remove_tree(&removal.path).map_err(words)?;
         }
-        Left::Log { .. } => {
+        GcLeftover::Log { .. } => {
             root.remove(&removal.path).map_err(words)?;
             let around = Path::new(&removal.path).ancestors().skip(1);
-            for folder in around.take_while(|folder| *folder != Path::new(LOGS)) {
-                root.remove_empty_folder(folder).map_err(words)?;
+            for directory in around.take_while(|directory| *directory != Path::new(LOGS)) {
+                root.remove_empty_directory(directory).map_err(words)?;
             }
         }
     }
     Ok(())
 }
 
-fn room(removals: &[Removal]) -> u64 {
+fn room(removals: &[GcRemoval]) -> u64 {
     removals.iter().map(|r| r.bytes).sum()
 }
 
 /// The answer for a person.
-fn screen(document: &Document) -> String {
-    let Document { plan, failed, dry_run, .. } = document;
+fn screen(document: &GcDocument) -> String {
+    let GcDocument { plan, failed, dry_run, .. } = document;
     if !plan.unreadable.is_empty() {
         return "nothing is removed: not everything could be read\n".to_owned();
     }

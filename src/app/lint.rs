@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Common, answer, exit, json};
+use crate::context::Context;
 use crate::dkms::conf::ConfError;
-use crate::dkms::lint::{Answer, Expected, Severity, Subject, Text, lint, without_conf, without_source};
+use crate::dkms::lint::{Answer, Expected, LintSubject, Severity, Text, lint, without_conf, without_source};
 use crate::dkms::script::Script;
 use crate::dkms::source::{SourceFiles, Trust};
 use crate::dkms::{ModuleName, Source, Tree, told, tree};
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::kernel::{Inventory, Running};
 use crate::render::lint::screen;
 use crate::render::shown;
-use crate::status::lint::{Document, Target};
-use crate::sys::{Kind, Presence, Root};
-use crate::world::World;
+use crate::status::lint::{LintDocument, Target};
+use crate::sys::{FileKind, Presence, Root};
 
 /// Stands for any kernel where none is known: a file may compute with the numbers.
 const ANY_KERNEL: &str = "6.15.0-1.native";
@@ -25,7 +25,7 @@ const ANY_KERNEL: &str = "6.15.0-1.native";
 /// The arguments of the verb.
 #[derive(Debug, Args)]
 pub struct LintArguments {
-    /// A folder with a dkms.conf (./NAME for one that is called as a module is), or a registered module; without any,
+    /// A directory with a dkms.conf (./NAME for one that is called as a module is), or a registered module; without any,
     /// every registered module
     #[arg(value_name = "DIR|MODULE[/VERSION]")]
     targets: Vec<PathBuf>,
@@ -41,16 +41,16 @@ pub struct LintArguments {
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn run(world: &World, arguments: &LintArguments, common: &Common) -> anyhow::Result<u8> {
-    let kernels = match kernels(world, arguments.kernel.as_deref()) {
+pub fn run(context: &Context, arguments: &LintArguments, common: &Common) -> anyhow::Result<u8> {
+    let kernels = match kernels(context, arguments.kernel.as_deref()) {
         Ok(kernels) => kernels,
         Err(reason) => {
             tracing::error!("{reason}");
             return Ok(exit::UNKNOWN);
         }
     };
-    let tree = Tree::observe(&world.root);
-    let bench = Bench::new(world, &tree, kernels);
+    let tree = Tree::observe(&context.root);
+    let bench = Bench::new(context, &tree, kernels);
     let targets = if arguments.targets.is_empty() {
         if let Some(reason) = &tree.unreadable {
             tracing::error!("{reason}");
@@ -62,7 +62,7 @@ pub fn run(world: &World, arguments: &LintArguments, common: &Common) -> anyhow:
     };
     let targets = targets.into_iter().map(|asked| bench.look(asked)).collect();
     let known = bench.kernels.iter().filter(|(_, matters)| *matters).map(|(release, _)| release.clone());
-    let document = Document::of(known.collect(), targets);
+    let document = LintDocument::of(known.collect(), targets);
     let text = if arguments.json { json(&document)? } else { screen(&document) };
     answer(&text, common.color)?;
     Ok(match (document.unreadable(), document.count(Severity::Error) + document.count(Severity::Warning)) {
@@ -73,10 +73,10 @@ pub fn run(world: &World, arguments: &LintArguments, common: &Common) -> anyhow:
 }
 
 /// Kernel releases to evaluate for, and whether modules for them matter here.
-fn kernels(world: &World, asked: Option<&str>) -> Result<Vec<(String, bool)>, String> {
-    let inventory = Inventory::observe(&world.root);
+fn kernels(context: &Context, asked: Option<&str>) -> Result<Vec<(String, bool)>, String> {
+    let inventory = Inventory::observe(&context.root);
     if let Some(asked) = asked {
-        return match inventory.named(&world.root, asked) {
+        return match inventory.named(&context.root, asked) {
             Some(named) => Ok(vec![(named.release, true)]),
             None => Err(format!("{} is not an installed kernel; `clr-dkms status` lists them", shown(asked))),
         };
@@ -93,8 +93,8 @@ fn kernels(world: &World, asked: Option<&str>) -> Result<Vec<(String, bool)>, St
 enum Asked {
     /// A registered module.
     Module(ModuleName, Source),
-    /// A folder inside the root, and its name as it was given.
-    Folder(PathBuf, PathBuf),
+    /// A directory inside the root, and its name as it was given.
+    Directory(PathBuf, PathBuf),
     /// Nothing of that name is there.
     Nothing(String, String),
 }
@@ -107,17 +107,17 @@ impl Asked {
 
 /// Everything that all targets share.
 struct Bench<'a> {
-    world: &'a World,
+    context: &'a Context,
     tree: &'a Tree,
     kernels: Vec<(String, bool)>,
     names: Option<BTreeSet<String>>,
 }
 
 impl<'a> Bench<'a> {
-    fn new(world: &'a World, tree: &'a Tree, kernels: Vec<(String, bool)>) -> Bench<'a> {
+    fn new(context: &'a Context, tree: &'a Tree, kernels: Vec<(String, bool)>) -> Bench<'a> {
         let names = tree.modules.iter().map(|m| m.module.name.clone()).collect();
         let names = tree.unreadable.is_none().then_some(names);
-        Bench { world, tree, kernels, names }
+        Bench { context, tree, kernels, names }
     }
 
     /// What a word of the command line means.
@@ -131,35 +131,35 @@ impl<'a> Bench<'a> {
                 return found;
             }
         }
-        vec![self.folder(target)]
+        vec![self.directory(target)]
     }
 
-    /// The folder that a path means: from where we stand, or from `/` of a root that is not ours.
-    fn folder(&self, target: &Path) -> Asked {
-        let root = &self.world.root;
+    /// The directory that a path means: from where we stand, or from `/` of a root that is not ours.
+    fn directory(&self, target: &Path) -> Asked {
+        let root = &self.context.root;
         let from = match std::env::current_dir() {
             Ok(here) if root.is_slash() => here,
             _ => PathBuf::from("/"),
         };
         let (mut inside, mut given): (PathBuf, _) =
             (from.join(target).components().collect(), target.to_owned());
-        if inside.ends_with("dkms.conf") && root.lookup(&inside).is(Kind::File) {
+        if inside.ends_with("dkms.conf") && root.lookup(&inside).is(FileKind::File) {
             inside.pop();
             given.pop();
         }
         match root.lookup(&inside) {
-            Presence::There(stat) if stat.kind == Kind::Folder => {
-                // In a root that is not ours a path means another one to whoever reads it.
-                let given = if root.is_slash() { given } else { root.spell(&inside) };
-                Asked::Folder(inside, given)
+            Presence::There(stat) if stat.kind == FileKind::Directory => {
+                // In a root that is not ours a path means another one to anyone that reads it.
+                let given = if root.is_slash() { given } else { root.shown_path(&inside) };
+                Asked::Directory(inside, given)
             }
             Presence::There(_) => {
-                let why = "it is no folder; take an archive apart first (tar -xf)";
+                let why = "it is no directory; take an archive apart first (tar -xf)";
                 Asked::Nothing(given.to_string_lossy().into_owned(), why.to_owned())
             }
             Presence::Absent => {
                 let why =
-                    "it is neither a registered module nor a folder; `clr-dkms status` lists the modules";
+                    "it is neither a registered module nor a directory; `clr-dkms status` lists the modules";
                 Asked::Nothing(given.to_string_lossy().into_owned(), why.to_owned())
             }
             Presence::Unreadable(e) => Asked::Nothing(given.to_string_lossy().into_owned(), e.to_string()),
@@ -167,32 +167,32 @@ impl<'a> Bench<'a> {
     }
 
     fn look(&self, asked: Asked) -> Target {
-        let root = &self.world.root;
+        let root = &self.context.root;
         match asked {
             Asked::Nothing(name, reason) => {
-                Target { name, folder: None, unreadable: Some(reason), findings: Vec::new() }
+                Target { name, directory: None, unreadable: Some(reason), findings: Vec::new() }
             }
-            Asked::Module(module, Source::Folder { path, .. }) => {
+            Asked::Module(module, Source::Directory { path, .. }) => {
                 // The source, and not the link in the DKMS tree that leads to it.
                 let path = root.real_path(&path).ok().and_then(|host| root.inside(&host)).unwrap_or(path);
-                let spelt = root.spell(&path);
-                self.read(module.to_string(), &path, &spelt, Some(module))
+                let display = root.shown_path(&path);
+                self.read(module.to_string(), &path, &display, Some(module))
             }
             Asked::Module(module, Source::Broken { reason }) => Target {
                 name: module.to_string(),
-                folder: None,
+                directory: None,
                 unreadable: None,
                 findings: vec![without_source(&module, &reason)],
             },
             Asked::Module(module, Source::Unknown { reason }) => Target {
                 name: module.to_string(),
-                folder: None,
+                directory: None,
                 unreadable: Some(reason),
                 findings: Vec::new(),
             },
-            Asked::Folder(inside, given) => {
-                // An archive that `dkms mktarball` made holds the source one folder further down.
-                let below = |folder: &Path| folder.join("dkms_source_tree");
+            Asked::Directory(inside, given) => {
+                // An archive that `dkms mktarball` made holds the source one directory further down.
+                let below = |directory: &Path| directory.join("dkms_source_tree");
                 let packed = !root.lookup(inside.join("dkms.conf")).is_there()
                     && root.lookup(below(&inside).join("dkms.conf")).is_there();
                 let name = show(&given, &inside, &inside, root);
@@ -204,23 +204,24 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Reads a source folder: inside the root, and as it is to be shown.
-    fn read(&self, name: String, folder: &Path, spelt: &Path, module: Option<ModuleName>) -> Target {
-        let (root, tools) = (&self.world.root, &self.world.tools);
-        let real = root.real_path(folder).ok().and_then(|host| root.inside(&host));
+    /// Reads a source directory: inside the root, and as it is to be shown.
+    fn read(&self, name: String, directory: &Path, display: &Path, module: Option<ModuleName>) -> Target {
+        let (root, tools) = (&self.context.root, &self.context.tools);
+        let real = root.real_path(directory).ok().and_then(|host| root.inside(&host));
         let below_sources = real.is_some_and(|real| real.starts_with(tree::SOURCES));
         let builds_here = module.is_some() || below_sources;
-        let source = SourceFiles::observe(root, folder, &self.trust(builds_here));
-        let show = |path: &Path| show(spelt, folder, path, root);
-        let mut target = Target { name, folder: Some(show(folder)), unreadable: None, findings: Vec::new() };
+        let source = SourceFiles::observe(root, directory, &self.trust(builds_here));
+        let show = |path: &Path| show(display, directory, path, root);
+        let mut target =
+            Target { name, directory: Some(show(directory)), unreadable: None, findings: Vec::new() };
         let mut texts = Vec::new();
         let mut answers = Vec::new();
         for (release, matters) in &self.kernels {
-            let files = match told::files(root, folder, module.as_ref(), release) {
+            let files = match told::files(root, directory, module.as_ref(), release) {
                 Ok(files) => files,
                 Err(ConfError::Unusable(_) | ConfError::TimedOut(_)) => {
-                    let binaries = root.lookup(folder.join("dkms_binaries_only")).is_there();
-                    target.findings.push(without_conf(&show(folder), &source, binaries));
+                    let binaries = root.lookup(directory.join("dkms_binaries_only")).is_there();
+                    target.findings.push(without_conf(&show(directory), &source, binaries));
                     return target;
                 }
                 Err(ConfError::CannotTell(reason)) => {
@@ -242,7 +243,7 @@ impl<'a> Bench<'a> {
                     continue;
                 }
             };
-            let headers = root.lookup(format!("{}/build/.config", module_folder(release))).is_there();
+            let headers = root.lookup(format!("{}/build/.config", module_directory(release))).is_there();
             let silent = told.is_err();
             answers.push(Answer { release: release.clone(), matters: *matters, headers, told });
             // One that does not end for this kernel is not waited for again.
@@ -250,14 +251,14 @@ impl<'a> Bench<'a> {
                 break;
             }
         }
-        let expected = match (module, folder.file_name().and_then(|n| n.to_str())) {
+        let expected = match (module, directory.file_name().and_then(|n| n.to_str())) {
             (Some(module), _) => Expected::Module(module),
-            (None, Some(name)) if builds_here => Expected::Folder(name.to_owned()),
+            (None, Some(name)) if builds_here => Expected::Directory(name.to_owned()),
             (None, _) => Expected::Anything,
         };
-        let subject = Subject {
+        let subject = LintSubject {
             texts,
-            folder: show(folder),
+            directory: show(directory),
             expected,
             builds_here,
             answers,
@@ -271,7 +272,7 @@ impl<'a> Bench<'a> {
     /// On the system that runs only root may own what root builds from; a copy may be anybody's.
     fn trust(&self, builds_here: bool) -> Trust {
         let me = rustix::process::geteuid().as_raw();
-        match (builds_here, self.world.root.is_live()) {
+        match (builds_here, self.context.root.is_live()) {
             (false, _) => Trust::Owner,
             (true, true) => Trust::Users(vec![0]),
             (true, false) => Trust::Users(vec![0, me]),
@@ -280,11 +281,11 @@ impl<'a> Bench<'a> {
 }
 
 /// A path for people: what is below the source as it was named, the rest as the host sees it.
-fn show(spelt: &Path, folder: &Path, path: &Path, root: &Root) -> String {
-    let shown = match path.strip_prefix(folder) {
-        Ok(rest) if rest.as_os_str().is_empty() => spelt.to_owned(),
-        Ok(rest) => spelt.join(rest),
-        Err(_) => root.spell(path),
+fn show(display: &Path, directory: &Path, path: &Path, root: &Root) -> String {
+    let shown = match path.strip_prefix(directory) {
+        Ok(rest) if rest.as_os_str().is_empty() => display.to_owned(),
+        Ok(rest) => display.join(rest),
+        Err(_) => root.shown_path(path),
     };
     let shown = shown.strip_prefix(".").unwrap_or(&shown);
     let shown = if shown.as_os_str().is_empty() { Path::new(".") } else { shown };

@@ -5,16 +5,16 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use clap::Args;
 
 use super::{Common, answer_by, exit};
+use crate::context::Context;
 use crate::dkms::ModuleName;
 use crate::dkms::log::{self, LOGS};
 use crate::kernel::{Inventory, KernelName};
 use crate::limits::LOG;
 use crate::render::shown;
-use crate::state::{self, RECORD, Record};
+use crate::state::{self, RECORD, RunRecord};
 use crate::sys::lines::each_line;
 use crate::sys::printable::LONGEST;
-use crate::sys::{FileError, Kind, Root, pager};
-use crate::world::World;
+use crate::sys::{FileError, FileKind, Root, pager};
 
 /// The arguments of the verb.
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ pub struct LogsArguments {
 }
 
 /// One log that is there.
-struct Found {
+struct FoundLog {
     module: ModuleName,
     release: String,
     /// When it was written last, in nanoseconds since the epoch.
@@ -42,8 +42,8 @@ struct Found {
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn run(world: &World, arguments: &LogsArguments, common: &Common) -> anyhow::Result<u8> {
-    let root = &world.root;
+pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> anyhow::Result<u8> {
+    let root = &context.root;
     let kernel = arguments.kernel.as_ref().map(|asked| {
         let inventory = Inventory::observe(root);
         // A kernel that is gone still has its logs.
@@ -72,15 +72,15 @@ pub fn run(world: &World, arguments: &LogsArguments, common: &Common) -> anyhow:
     if let Some(asked) = &arguments.module {
         logs.retain(|log| log.module.name == *asked || log.module.to_string() == *asked);
     }
-    let record = state::load::<Record>(root, RECORD).good();
-    let failed = |log: &Found| {
+    let record = state::load::<RunRecord>(root, RECORD).good();
+    let failed = |log: &FoundLog| {
         let known = record.as_ref().and_then(|r| r.module(&log.module, &log.release));
         arguments.module.is_none() && known.is_some_and(|m| m.error.is_some())
     };
     let Some(log) = logs.iter().max_by_key(|log| (failed(log), log.written)) else {
         let of = arguments.module.as_ref().map(|m| format!(" of {}", shown(m))).unwrap_or_default();
         let on = kernel.map(|(_, release)| format!(" for kernel {}", shown(&release))).unwrap_or_default();
-        tracing::error!("there is no log{of}{on} in {}", root.spell(LOGS).display());
+        tracing::error!("there is no log{of}{on} in {}", root.shown_path(LOGS).display());
         return Ok(exit::UNKNOWN);
     };
     let path = log::path(&log.module, &log.release);
@@ -91,14 +91,14 @@ pub fn run(world: &World, arguments: &LogsArguments, common: &Common) -> anyhow:
             return Ok(exit::UNKNOWN);
         }
     };
-    let mut text = format!("{} on {}: {}\n", log.module, log.release, root.spell(&path).display());
+    let mut text = format!("{} on {}: {}\n", log.module, log.release, root.shown_path(&path).display());
     if let Some(error) = log::first_error(root, &log.module, &log.release) {
         text += &format!("first error: {}\n", shown(&error.to_string()));
         text.extend(error.context.iter().map(|line| format!("    {}\n", shown(line))));
     }
     text.push('\n');
     let is_paged = !arguments.no_pager && std::io::stdout().is_terminal();
-    let pager = if is_paged { pager::start(&world.tools) } else { None };
+    let pager = if is_paged { pager::start(&context.tools) } else { None };
     match pager {
         // A person who leaves the pager early has seen enough.
         Some(mut pager) => {
@@ -125,22 +125,22 @@ fn print(text: &str, log: impl BufRead, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// The last log of each module on each kernel.
-fn found(root: &Root) -> Result<Vec<Found>, FileError> {
+fn found(root: &Root) -> Result<Vec<FoundLog>, FileError> {
     let mut logs = Vec::new();
-    let folders = |path: &str| -> Result<Vec<String>, FileError> {
+    let directories = |path: &str| -> Result<Vec<String>, FileError> {
         let listed = root.list_optional(path)?;
-        let folders = listed.iter().filter(|entry| entry.kind == Kind::Folder);
-        Ok(folders.filter_map(|entry| entry.text().map(str::to_owned)).collect())
+        let directories = listed.iter().filter(|entry| entry.kind == FileKind::Directory);
+        Ok(directories.filter_map(|entry| entry.text().map(str::to_owned)).collect())
     };
-    for name in folders(LOGS)? {
-        for version in folders(&format!("{LOGS}/{name}"))? {
-            let folder = format!("{LOGS}/{name}/{version}");
-            for file in root.list_optional(&folder)? {
+    for name in directories(LOGS)? {
+        for version in directories(&format!("{LOGS}/{name}"))? {
+            let directory = format!("{LOGS}/{name}/{version}");
+            for file in root.list_optional(&directory)? {
                 let Some(release) = file.text().and_then(|text| text.strip_suffix(".log")) else { continue };
-                let stat = root.lookup_link(format!("{folder}/{release}.log")).stat();
-                if let Some(stat) = stat.filter(|stat| stat.kind == Kind::File) {
+                let stat = root.lookup_link(format!("{directory}/{release}.log")).stat();
+                if let Some(stat) = stat.filter(|stat| stat.kind == FileKind::File) {
                     let module = ModuleName { name: name.clone(), version: version.clone() };
-                    logs.push(Found { module, release: release.to_owned(), written: stat.mtime_ns });
+                    logs.push(FoundLog { module, release: release.to_owned(), written: stat.mtime_ns });
                 }
             }
         }

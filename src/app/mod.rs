@@ -16,10 +16,10 @@ pub mod motd;
 pub mod post_update;
 pub mod pre_update;
 pub mod progress;
+pub mod publish;
 pub mod rebuild;
 pub mod refresh;
 pub mod status;
-pub mod surfaces;
 pub mod variant;
 
 use std::path::PathBuf;
@@ -28,11 +28,11 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
 use crate::config::{self, ConfigError};
+use crate::context::Context;
 use crate::sys::lock::LockError;
-use crate::sys::log::{self, Talk};
+use crate::sys::log::{self, Verbosity};
 use crate::sys::printable::is_hidden;
 use crate::sys::{Clock, FileError, Root, RootKind, Tools};
-use crate::world::World;
 
 /// Exit codes; the same on every program.
 pub mod exit {
@@ -42,7 +42,7 @@ pub mod exit {
     pub const ATTENTION: u8 = 1;
     /// Unsafe: something that is in use will be missing.
     pub const UNSAFE: u8 = 2;
-    /// It cannot be told.
+    /// It cannot be determined.
     pub const UNKNOWN: u8 = 3;
     /// Wrong usage.
     pub const USAGE: u8 = 64;
@@ -120,12 +120,12 @@ pub struct Common {
 }
 
 impl Common {
-    fn talk(&self) -> Talk {
+    fn talk(&self) -> Verbosity {
         match (self.quiet, self.verbose) {
-            (true, _) => Talk::Quiet,
-            (false, 0) => Talk::Normal,
-            (false, 1) => Talk::Verbose,
-            (false, _) => Talk::Debug,
+            (true, _) => Verbosity::Quiet,
+            (false, 0) => Verbosity::Normal,
+            (false, 1) => Verbosity::Verbose,
+            (false, _) => Verbosity::Debug,
         }
     }
 
@@ -133,7 +133,7 @@ impl Common {
     ///
     /// # Errors
     /// When the root cannot be opened. Faults of the configuration are given back: what is right in it counts.
-    pub fn world(&self, program: &'static str) -> anyhow::Result<(World, Vec<ConfigError>)> {
+    pub fn context(&self, program: &'static str) -> anyhow::Result<(Context, Vec<ConfigError>)> {
         let (kind, path) = match (&self.root, &self.live_root) {
             (Some(path), _) => (RootKind::Image, path.clone()),
             (None, Some(path)) => (RootKind::LiveCopy, path.clone()),
@@ -149,16 +149,16 @@ impl Common {
         if self.trust {
             tools.trust_modules();
         }
-        Ok((World { root, tools, clock: Clock::from_environment(), settings }, errors))
+        Ok((Context { root, tools, clock: Clock::from_environment(), settings }, errors))
     }
 
-    /// As [`Common::world`], for programs that go no further with a faulty configuration.
+    /// As [`Common::context`], for programs that go no further with a faulty configuration.
     ///
     /// # Errors
     /// Also for a faulty configuration: every fault is logged, and the first one is the error.
-    pub fn strict_world(&self, program: &'static str) -> anyhow::Result<World> {
-        let (world, errors) = self.world(program)?;
-        Common::strictly(world, errors)
+    pub fn strict_world(&self, program: &'static str) -> anyhow::Result<Context> {
+        let (context, errors) = self.context(program)?;
+        Common::strictly(context, errors)
     }
 
     /// As [`Common::strict_world`], for reports: a file that could not be read is not a fault of the configuration, and
@@ -166,16 +166,16 @@ impl Common {
     ///
     /// # Errors
     /// As [`Common::strict_world`].
-    pub fn report_world(&self, program: &'static str) -> anyhow::Result<World> {
-        let (world, mut errors) = self.world(program)?;
+    pub fn report_world(&self, program: &'static str) -> anyhow::Result<Context> {
+        let (context, mut errors) = self.context(program)?;
         errors.retain(|e| !matches!(e, ConfigError::File(e) if e.leaves_open() && !e.is_denied()));
-        Common::strictly(world, errors)
+        Common::strictly(context, errors)
     }
 
-    fn strictly(world: World, errors: Vec<ConfigError>) -> anyhow::Result<World> {
+    fn strictly(context: Context, errors: Vec<ConfigError>) -> anyhow::Result<Context> {
         let mut errors = errors.into_iter();
         let Some(first) = errors.next() else {
-            return Ok(world);
+            return Ok(context);
         };
         errors.for_each(|e| tracing::error!("{e}"));
         Err(first.into())
@@ -184,7 +184,7 @@ impl Common {
 
 /// `--root` names no root.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}; give --root or --live-root a folder that holds a system")]
+#[error("{0}; give --root or --live-root a directory that holds a system")]
 pub struct BadRoot(pub FileError);
 
 /// A program needs to be root.
@@ -213,8 +213,8 @@ fn sudo(words: Vec<String>) -> String {
 ///
 /// # Errors
 /// [`NeedsRoot`].
-pub fn need_root(world: &World, program: &'static str) -> Result<(), NeedsRoot> {
-    if world.root.is_live() && !rustix::process::geteuid().is_root() {
+pub fn need_root(context: &Context, program: &'static str) -> Result<(), NeedsRoot> {
+    if context.root.is_live() && !rustix::process::geteuid().is_root() {
         return Err(NeedsRoot(program));
     }
     Ok(())

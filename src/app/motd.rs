@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::{Common, answer, exit, need_root};
+use crate::context::Context;
 use crate::motd::{FRAGMENT, OWN_TEXTS, fragment, shipped_text};
-use crate::status::Document;
+use crate::status::StatusDocument;
 use crate::sys::{FileError, Written};
-use crate::world::World;
 
 /// How long `motd-update.sh`, which concatenates some files, may take.
 const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
     version,
     after_help = "Examples:\n  clr-dkms-motd\n  clr-dkms-motd --dry-run"
 )]
-pub struct Arguments {
+pub struct MotdArguments {
     /// Print the fragment instead of writing it
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -38,44 +38,44 @@ pub struct Arguments {
 ///
 /// # Errors
 /// When the root or the configuration cannot be used, or the fragment cannot be written.
-pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    let world = arguments.common.strict_world("clr-dkms-motd")?;
-    let document = super::status::look(&world);
+pub fn run(arguments: MotdArguments) -> anyhow::Result<u8> {
+    let context = arguments.common.strict_world("clr-dkms-motd")?;
+    let document = super::status::observe(&context);
     if arguments.dry_run {
-        answer(&text(&world, &document)?, arguments.common.color)?;
+        answer(&text(&context, &document)?, arguments.common.color)?;
         return Ok(exit::OK);
     }
-    need_root(&world, "clr-dkms-motd")?;
+    need_root(&context, "clr-dkms-motd")?;
     // The mark that a reboot is safe must not outlive that any more than the message.
-    super::surfaces::write(&world, &document)?;
+    super::publish::write(&context, &document)?;
     Ok(exit::OK)
 }
 
 /// The fragment, with an admin's own text for the verdict where there is one.
-fn text(world: &World, document: &Document) -> Result<String, FileError> {
-    if !world.settings.motd_show {
+fn text(context: &Context, document: &StatusDocument) -> Result<String, FileError> {
+    if !context.settings.motd_show {
         return Ok(String::new());
     }
-    let own = world.root.read_optional(format!("{OWN_TEXTS}/{}", document.verdict))?;
+    let own = context.root.read_optional(format!("{OWN_TEXTS}/{}", document.verdict))?;
     Ok(match own {
         Some(bytes) => fragment(document, &String::from_utf8_lossy(&bytes)),
         None => shipped_text(document.verdict).map(|text| fragment(document, text)).unwrap_or_default(),
     })
 }
 
-/// Writes or removes the fragment, and has the message of the day made anew when that changed anything.
+/// Writes or removes the fragment, and has the message of the day made again when that changed anything.
 ///
 /// # Errors
 /// When the fragment cannot be written. A failing `motd-update.sh` is only logged: the next one shows the fragment.
-pub fn write(world: &World, document: &Document) -> Result<(), FileError> {
-    let text = text(world, document)?;
+pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileError> {
+    let text = text(context, document)?;
     let changed = if text.is_empty() {
-        world.root.remove(FRAGMENT)?
+        context.root.remove(FRAGMENT)?
     } else {
-        world.root.write(FRAGMENT, text.as_bytes(), 0o644)? == Written::Changed
+        context.root.write(FRAGMENT, text.as_bytes(), 0o644)? == Written::Changed
     };
-    if changed && world.root.is_live() {
-        match world.tools.child("motd-update.sh", UPDATE_DEADLINE) {
+    if changed && context.root.is_live() {
+        match context.tools.child("motd-update.sh", UPDATE_DEADLINE) {
             // Other systems show the fragments themselves.
             Err(missing) => tracing::debug!("{missing}"),
             Ok(child) => match child.run() {

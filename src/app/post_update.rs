@@ -10,29 +10,29 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::engine::{self, Attempt, LeftAlone, Order};
-use super::progress::{Display, Show};
+use super::progress::{Display, ProgressMode};
 use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root};
 use crate::boot::deferral;
 use crate::boot_decision::Reason;
 use crate::cmdline::writer::{self, Ours, Wish};
-use crate::cmdline::{PARAMETER, Sources, Switch};
+use crate::cmdline::{CmdlineSources, PARAMETER, Switch};
+use crate::context::Context;
 use crate::decide::assessment::assess;
 use crate::decide::module_state::{checked_files, module_status};
 use crate::decide::next_boot::{coming_lines, next_boot};
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::unread::blocked;
 use crate::dkms::plan::State;
-use crate::dkms::{Cache, Pair};
+use crate::dkms::{Cache, ModuleOnKernel};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
 use crate::message;
 use crate::state::{
-    self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, Record, SCHEMA, SNAPSHOT, Snapshot, Stored,
+    self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, RunRecord, SCHEMA, SNAPSHOT, Snapshot, Stored,
 };
 use crate::status::{Progress, Verdict, document};
 use crate::sys::{FileError, Lock, chroot, interrupt, lock, sandbox};
 use crate::system::System;
-use crate::world::World;
 
 /// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
 ///
@@ -43,7 +43,7 @@ use crate::world::World;
 /// nothing is changed.
 ///
 /// Exit code 0: done, or nothing to do; 1: not all done; 2: what boots next is without something that is needed; 3: it
-/// cannot be told what is to be done; 75: another run is at work; 77: no permission; 78: the configuration has a fault
+/// cannot be determined what is to be done; 75: another run is at work; 77: no permission; 78: the configuration has a fault
 /// (all the rest is done).
 #[derive(Debug, Parser)]
 #[command(
@@ -52,7 +52,7 @@ use crate::world::World;
     after_help = "Examples:\n  clr-dkms-post-update\n  \
     clr-dkms-post-update --dry-run\n  clr-dkms-post-update --root /mnt"
 )]
-pub struct Arguments {
+pub struct PostUpdateArguments {
     /// Say what would be done, and why; change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -71,10 +71,10 @@ pub struct Arguments {
 /// # Errors
 /// When it cannot begin, or cannot write what it found. Failures of single modules are no errors here: they are in
 /// the record and in the exit code.
-pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
+pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
     // Before anything is opened, and without a log yet: what it says comes below.
     let bare = bare_chroot(&arguments.common, arguments.dry_run);
-    let (world, config_errors) = arguments.common.world("clr-dkms-post-update")?;
+    let (context, config_errors) = arguments.common.context("clr-dkms-post-update")?;
     // A typo must not keep modules from being built: what is right in the configuration counts.
     let faults: Vec<String> = config_errors.iter().map(ToString::to_string).collect();
     let known: Vec<String> = faults.iter().cloned().chain(bare).collect();
@@ -82,21 +82,25 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
         tracing::error!("{fault}");
     }
     let code = if arguments.dry_run {
-        let plan = dry_run::plan(&world);
+        let plan = dry_run::plan(&context);
         let text = if arguments.json { json(&plan)? } else { plan.text() };
         answer(&text, arguments.common.color)?;
         plan.code()
     } else {
-        need_root(&world, "clr-dkms-post-update")?;
+        need_root(&context, "clr-dkms-post-update")?;
         interrupt::watch()?;
         if arguments.after_swupd {
-            lock::wait_while_held(&world.root, SWUPD_LOCK, SWUPD_PATIENCE);
+            lock::wait_while_held(&context.root, SWUPD_LOCK, SWUPD_PATIENCE);
         }
-        let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
+        let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
         // swupd's hooks and systemd give it no input: there nobody watches, and what it says is kept.
         let watched = std::io::stdin().is_terminal();
-        let show = if watched { Show::live_or(Show::Nothing, arguments.common.quiet) } else { Show::Nothing };
-        work(&world, known, &Order::default(), show)?.code
+        let show = if watched {
+            ProgressMode::live_or(ProgressMode::Nothing, arguments.common.quiet)
+        } else {
+            ProgressMode::Nothing
+        };
+        work(&context, known, &Order::default(), show)?.code
     };
     Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
 }
@@ -128,48 +132,53 @@ const NO_KERNEL: &str = "no kernel of clr-boot-manager is installed: nothing to 
 /// Why a module that failed is left alone.
 const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and compiler; `clr-dkms rebuild` tries it again";
 
-/// Why it cannot be told what is to be done.
-pub(super) fn unreadable(world: &World, facts: &System) -> Option<String> {
-    let folder = world.root.spell(IMAGES);
-    match &facts.inventory.images {
+/// Why it cannot be determined what is to be done.
+pub(super) fn unreadable(context: &Context, system: &System) -> Option<String> {
+    let directory = context.root.shown_path(IMAGES);
+    match &system.inventory.images {
         Images::Absent => Some(format!(
             "there is no {}: {} is no system with kernels of clr-boot-manager",
-            folder.display(),
-            world.root.path().display()
+            directory.display(),
+            context.root.path().display()
         )),
         Images::Unreadable { reason } => Some(reason.clone()),
-        Images::Listed => facts.tree.unreadable.clone(),
+        Images::Listed => system.tree.unreadable.clone(),
     }
 }
 
-fn tip_pairs(facts: &System) -> impl Iterator<Item = &Pair> {
-    facts.pairs.iter().filter(|pair| is_of_tip(facts, pair))
+fn tip_pairs(system: &System) -> impl Iterator<Item = &ModuleOnKernel> {
+    system.modules_on_kernels.iter().filter(|pair| is_of_tip(system, pair))
 }
 
-fn is_of_tip(facts: &System, pair: &Pair) -> bool {
-    facts.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release)
+fn is_of_tip(system: &System, pair: &ModuleOnKernel) -> bool {
+    system.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release)
 }
 
 /// What was built by hand for another kernel is remembered too: that it failed is no longer "nothing has been tried yet".
-fn is_recorded(facts: &System, pair: &Pair, attempts: &[Attempt], previous: Option<&Record>) -> bool {
+fn is_recorded(
+    system: &System,
+    pair: &ModuleOnKernel,
+    attempts: &[Attempt],
+    previous: Option<&RunRecord>,
+) -> bool {
     let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
-    is_of_tip(facts, pair)
+    is_of_tip(system, pair)
         || attempts.iter().any(|a| a.module == pair.module && a.release == pair.release)
         || known.is_some_and(|m| m.state == State::BuildFailed)
 }
 
 /// What is to be done about the parameter; nothing where it is not wanted.
 pub(super) fn cmdline_plan(
-    world: &World,
-    facts: &System,
-    record: Option<&Record>,
-) -> Result<(Ours, writer::Plan), FileError> {
-    let needs = assess(facts, &world.settings, record).needs;
-    if !sig_unenforce_wanted(&world.settings, facts, &needs) {
-        return Ok((Ours::default(), writer::Plan::default()));
+    context: &Context,
+    system: &System,
+    record: Option<&RunRecord>,
+) -> Result<(Ours, writer::WriterPlan), FileError> {
+    let needs = assess(system, &context.settings, record).needs;
+    if !sig_unenforce_wanted(&context.settings, system, &needs) {
+        return Ok((Ours::default(), writer::WriterPlan::default()));
     }
-    let ours = Ours::load(&world.root)?;
-    let sources: Vec<Sources> = coming_lines(facts).map(|l| l.sources.copy()).collect();
+    let ours = Ours::load(&context.root)?;
+    let sources: Vec<CmdlineSources> = coming_lines(system).map(|l| l.sources.copy()).collect();
     let plan = writer::plan(Wish::Ensure, &sources, &ours);
     Ok((ours, plan))
 }
@@ -197,13 +206,18 @@ impl From<u8> for Done {
 ///
 /// # Errors
 /// When it cannot write what it found.
-pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> anyhow::Result<Done> {
-    let root = &world.root;
-    let started = world.clock.now();
-    let before = state::load::<Record>(root, RECORD);
+pub fn work(
+    context: &Context,
+    faults: Vec<String>,
+    order: &Order,
+    show: ProgressMode,
+) -> anyhow::Result<Done> {
+    let root = &context.root;
+    let started = context.clock.now();
+    let before = state::load::<RunRecord>(root, RECORD);
     if let Stored::Bad(reason) = &before {
         match state::set_aside(root, RECORD) {
-            Ok(aside) => tracing::warn!("{reason}; it is kept as {}", root.spell(aside).display()),
+            Ok(aside) => tracing::warn!("{reason}; it is kept as {}", root.shown_path(aside).display()),
             Err(e) => tracing::warn!("{reason}, and cannot be kept: {e}"),
         }
     }
@@ -213,32 +227,32 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
     let mut cache = Cache::load(root);
     // What bash did not answer the last time, it may answer now; reports do not wait for it again.
     cache.forget_failures();
-    engine::recover(world);
-    let observe = |cache: &mut Cache| System::observe_also(world, cache, &order.kernels);
-    let facts = observe(&mut cache);
-    let unknown = super::rebuild::unknown_module(&facts, order);
-    if let Some(reason) = unreadable(world, &facts).or(unknown) {
+    engine::recover(context);
+    let observe = |cache: &mut Cache| System::observe_also(context, cache, &order.kernels);
+    let system = observe(&mut cache);
+    let unknown = super::rebuild::unknown_module(&system, order);
+    if let Some(reason) = unreadable(context, &system).or(unknown) {
         tracing::error!("{reason}; nothing has been changed");
-        super::surfaces::record_unknown(world, &facts, &before, started, &reason);
-        super::surfaces::write_metrics(world, &super::status::look(world));
+        super::publish::record_unknown(context, &system, &before, started, &reason);
+        super::publish::write_metrics(context, &super::status::observe(context));
         return Ok(exit::UNKNOWN.into());
     }
-    if facts.inventory.kernels.is_empty() {
+    if system.inventory.kernels.is_empty() {
         tracing::info!("{NO_KERNEL}");
-        super::surfaces::write_metrics(world, &super::status::look(world));
+        super::publish::write_metrics(context, &super::status::observe(context));
         return Ok(exit::OK.into());
     }
-    for oddity in facts.inventory.oddities.iter().chain(&facts.tree.oddities) {
+    for oddity in system.inventory.oddities.iter().chain(&system.tree.oddities) {
         tracing::info!("{} {}", oddity.path, oddity.what);
     }
 
-    let mut plans = engine::plan(&facts, order);
+    let mut plans = engine::plan(&system, order);
     // A kernel that still runs while the tip is held back boots next: nothing is built for it, but it finds what it has.
     if order.kernels.is_empty() {
-        plans.extend(engine::index_plans(&facts).into_iter().filter(|p| facts.inventory.runs(&p.release)));
+        plans.extend(engine::index_plans(&system).into_iter().filter(|p| system.inventory.runs(&p.release)));
     }
     plans.retain(|p| {
-        let again = !order.by_hand && p.would_fail_again(world, before.as_good());
+        let again = !order.by_hand && p.would_fail_again(context, before.as_good());
         if again {
             tracing::info!("{} on {}: {FAILED_BEFORE}", p.module, p.release);
         }
@@ -251,45 +265,45 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
             tracing::warn!("{e}; should this run be broken off, nobody will be told");
         }
     }
-    let display = Display::of(plans.len(), show, world.clock);
-    let attempts = engine::run(world, &mut cache, &facts, &plans, &|event| display.note(event));
+    let display = Display::of(plans.len(), show, context.clock);
+    let attempts = engine::run(context, &mut cache, &system, &plans, &|event| display.note(event));
     drop(display);
     // What is true now is read from disk again, not concluded from what was done.
-    let facts = if attempts.is_empty() {
-        facts
+    let system = if attempts.is_empty() {
+        system
     } else {
         cache.start_over();
         observe(&mut cache)
     };
-    let mut left_alone = engine::left_alone(&facts, order);
+    let mut left_alone = engine::left_alone(&system, order);
     left_alone.retain(|left| !attempts.iter().any(|a| left.is(&a.module, &a.release)));
     if interrupt::asked() {
         return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
     }
-    let (obstacles, changed) = match blocked(&facts) {
+    let (blockers, changed) = match blocked(&system) {
         // A fragment that was not read may have the parameter, and a module that was not seen may need it.
         Some(unknown) => (vec![unknown], false),
-        None => put_cmdline_right(world, &facts, before.as_good()),
+        None => put_cmdline_right(context, &system, before.as_good()),
     };
-    let facts = if changed { facts.observe_again(world, &mut cache, &order.kernels) } else { facts };
+    let system = if changed { system.observe_again(context, &mut cache, &order.kernels) } else { system };
     if interrupt::asked() {
         return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
     }
-    let made = super::initrd::make(world, &mut cache, &facts, before.as_good(), order.by_hand);
-    let facts = if made { facts.observe_again(world, &mut cache, &order.kernels) } else { facts };
+    let made = super::initrd::make(context, &mut cache, &system, before.as_good(), order.by_hand);
+    let system = if made { system.observe_again(context, &mut cache, &order.kernels) } else { system };
     if interrupt::asked() {
         return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
     }
     let last = before.as_good().map(|r| r.boot.clone());
-    let judgement = assess(&facts, &world.settings, before.as_good());
-    let mut boot = boot::put_right(world, &facts, &judgement, last);
-    let mut facts = facts.observe_again(world, &mut cache, &order.kernels);
+    let assessment = assess(&system, &context.settings, before.as_good());
+    let mut boot = boot::put_right(context, &system, &assessment, last);
+    let mut system = system.observe_again(context, &mut cache, &order.kernels);
     // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
-    let judgement = assess(&facts, &world.settings, before.as_good());
-    match boot::assert_default(world, &facts, &judgement) {
+    let assessment = assess(&system, &context.settings, before.as_good());
+    match boot::assert_default(context, &system, &assessment) {
         Ok(true) => {
-            facts = facts.observe_again(world, &mut cache, &order.kernels);
-            boot = boot::after_new_default(world, &facts, boot);
+            system = system.observe_again(context, &mut cache, &order.kernels);
+            boot = boot::after_new_default(context, &system, boot);
         }
         Ok(false) => {}
         Err(e) => {
@@ -297,44 +311,44 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
             boot.error = Some(boot.error.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
         }
     }
-    boot::put_deferral_right(world, &facts, &judgement);
-    facts.deferral = deferral::observe(root);
+    boot::put_deferral_right(context, &system, &assessment);
+    system.deferral = deferral::observe(root);
 
     let mut problems = faults.clone();
     problems.extend(attempts.iter().flat_map(|a| a.index_error.iter().chain(&a.hook_error)).cloned());
-    let next = next_boot(&facts);
-    let record = Record {
+    let next = next_boot(&system);
+    let record = RunRecord {
         schema: SCHEMA,
         started,
-        finished: world.clock.now(),
-        running: match &facts.inventory.running {
+        finished: context.clock.now(),
+        running: match &system.inventory.running {
             Running::Known { release } => Some(release.clone()),
             _ => None,
         },
         next_boot: next.shown().map(str::to_owned),
         next_boot_source: next.source(),
-        new_kernels: new_kernels(world, &facts),
-        modules: facts
-            .pairs
+        new_kernels: new_kernels(context, &system),
+        modules: system
+            .modules_on_kernels
             .iter()
-            .filter(|pair| is_recorded(&facts, pair, &attempts, before.as_good()))
-            .map(|pair| module_record(&facts, pair, &attempts, before.as_good()))
+            .filter(|pair| is_recorded(&system, pair, &attempts, before.as_good()))
+            .map(|pair| module_record(&system, pair, &attempts, before.as_good()))
             .collect(),
         cmdline: CmdlineRecord {
-            wanted: sig_unenforce_wanted(&world.settings, &facts, &judgement.needs),
-            in_force: coming_lines(&facts).all(|l| l.switch == Switch::On),
-            obstacles,
+            wanted: sig_unenforce_wanted(&context.settings, &system, &assessment.needs),
+            in_force: coming_lines(&system).all(|l| l.switch == Switch::On),
+            blockers,
         },
         boot,
         problems,
-        needs: judgement.needs,
-        checked: checked_files(&facts),
+        needs: assessment.needs,
+        checked: checked_files(&system),
         verdict: None,
         guard: None,
         // What was in the cache was evaluated by a run before.
         sandbox: sandbox::in_force().or(before.as_good().and_then(|record| record.sandbox)),
     };
-    let refused = engine::refused(&facts, order);
+    let refused = engine::refused(&system, order);
     for m in record.modules.iter().filter(|m| !m.state.is_fine()) {
         // Who asked by hand is told at the end.
         let told =
@@ -349,7 +363,7 @@ pub fn work(world: &World, faults: Vec<String>, order: &Order, show: Show) -> an
             );
         }
     }
-    let code = finish(world, &mut cache, &facts, before, record, &faults, attempts.is_empty())?;
+    let code = finish(context, &mut cache, &system, before, record, &faults, attempts.is_empty())?;
     Ok(Done { code, attempts, left_alone, refused })
 }
 
@@ -361,26 +375,27 @@ fn stopped() -> u8 {
 
 /// Leaves the record and the message of the day, and tells the result.
 fn finish(
-    world: &World,
+    context: &Context,
     cache: &mut Cache,
-    facts: &System,
-    before: Stored<Record>,
-    record: Record,
+    system: &System,
+    before: Stored<RunRecord>,
+    record: RunRecord,
     faults: &[String],
     was_idle: bool,
 ) -> anyhow::Result<u8> {
-    let root = &world.root;
+    let root = &context.root;
     if let Err(e) = cache.save(root) {
         tracing::warn!("{e}; the next run takes longer, and nothing else is lost");
     }
     let verdict = before.as_good().and_then(|old| old.verdict.clone());
     // With what became of this run's builds, as every report after it says.
-    let decision = assess(facts, &world.settings, Some(&record)).decision;
-    let record = Record { guard: Some(decision), ..record };
-    let now = world.clock.now();
+    let decision = assess(system, &context.settings, Some(&record)).decision;
+    let record = RunRecord { guard: Some(decision), ..record };
+    let now = context.clock.now();
     let stored = Stored::Good(record);
-    let document = document(facts, &stored, &Progress::None, &world.settings, now);
-    let record = stored.good().map(|record| Record { verdict: Some(document.verdict.to_string()), ..record });
+    let document = document(system, &stored, &Progress::None, &context.settings, now);
+    let record =
+        stored.good().map(|record| RunRecord { verdict: Some(document.verdict.to_string()), ..record });
     let saved = match &record {
         // What it remembers is not lost to a read that failed.
         _ if matches!(before, Stored::Unreadable(_)) => Ok(()),
@@ -391,7 +406,7 @@ fn finish(
     };
     let ended = root.remove(IN_PROGRESS);
     // One that cannot be written must not keep the others from telling.
-    super::surfaces::write_all(world, &document, verdict.as_deref()).and(saved).and(ended.map(|_| ()))?;
+    super::publish::write_all(context, &document, verdict.as_deref()).and(saved).and(ended.map(|_| ()))?;
     // A fault of the configuration has an exit code of its own.
     let failed = match document.verdict {
         Verdict::Unknown | Verdict::Held | Verdict::Unsafe => true,
@@ -400,11 +415,11 @@ fn finish(
     };
     // What an admin has said is no error; whatever else is wrong is one.
     let by_admin = document.verdict == Verdict::Held && document.guard.because == Reason::Held;
-    let untold = document.problems.iter().find(|p| **p != document.summary && !faults.contains(p));
-    let failed = failed && !(by_admin && untold.is_none() && document.guard.lacking.is_empty());
+    let unreported = document.problems.iter().find(|p| **p != document.summary && !faults.contains(p));
+    let failed = failed && !(by_admin && unreported.is_none() && document.guard.lacking.is_empty());
     if by_admin {
         tracing::info!("{}", document.summary);
-        untold.inspect(|problem| tracing::error!("{problem}"));
+        unreported.inspect(|problem| tracing::error!("{problem}"));
     } else if failed {
         let step = document.next_step.as_deref().unwrap_or("see `clr-dkms status`");
         let kernel = document.guard.target.as_deref().unwrap_or_default();
@@ -426,23 +441,23 @@ fn finish(
 }
 
 /// Kernels that the snapshot before the update did not know.
-fn new_kernels(world: &World, facts: &System) -> Vec<String> {
-    let Some(snapshot) = state::load::<Snapshot>(&world.root, SNAPSHOT).good() else {
+fn new_kernels(context: &Context, system: &System) -> Vec<String> {
+    let Some(snapshot) = state::load::<Snapshot>(&context.root, SNAPSHOT).good() else {
         return Vec::new();
     };
-    let releases = facts.inventory.kernels.iter().map(|k| k.name.release());
+    let releases = system.inventory.kernels.iter().map(|k| k.name.release());
     releases.filter(|r| !snapshot.kernels.contains_key(r)).collect()
 }
 
 fn module_record(
-    facts: &System,
-    pair: &Pair,
+    system: &System,
+    pair: &ModuleOnKernel,
     attempts: &[Attempt],
-    previous: Option<&Record>,
+    previous: Option<&RunRecord>,
 ) -> state::ModuleRecord {
     let attempt = attempts.iter().find(|a| a.module == pair.module && a.release == pair.release);
     let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
-    let mut record = module_status(facts, pair, if attempt.is_some() { None } else { previous });
+    let mut record = module_status(system, pair, if attempt.is_some() { None } else { previous });
     record.log = known.and_then(|k| k.log.clone());
     if let Some(attempt) = attempt {
         record.log = attempt.log.clone().or(record.log);
@@ -459,21 +474,21 @@ fn module_record(
 }
 
 /// Makes sure of the parameter; gives what stands in the way, and whether anything was changed.
-fn put_cmdline_right(world: &World, facts: &System, record: Option<&Record>) -> (Vec<String>, bool) {
+fn put_cmdline_right(context: &Context, system: &System, record: Option<&RunRecord>) -> (Vec<String>, bool) {
     let mut changed = false;
-    let done = cmdline_plan(world, facts, record).and_then(|(ours, plan)| {
+    let done = cmdline_plan(context, system, record).and_then(|(ours, plan)| {
         for step in &plan.steps {
             tracing::info!("command line: {step}");
             changed = true;
         }
-        writer::apply(&world.root, &plan, &ours).map(|()| plan.obstacles)
+        writer::apply(&context.root, &plan, &ours).map(|()| plan.blockers)
     });
-    let obstacles: Vec<String> = match done {
-        Ok(obstacles) => obstacles.iter().map(|o| o.told(&world.root)).collect(),
+    let blockers: Vec<String> = match done {
+        Ok(blockers) => blockers.iter().map(|o| o.told(&context.root)).collect(),
         Err(e) => vec![e.to_string()],
     };
-    for obstacle in &obstacles {
-        tracing::error!("{PARAMETER} is needed, but {obstacle}");
+    for blocker in &blockers {
+        tracing::error!("{PARAMETER} is needed, but {blocker}");
     }
-    (obstacles, changed)
+    (blockers, changed)
 }

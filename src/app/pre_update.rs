@@ -10,28 +10,28 @@ use clap::Parser;
 use super::boot::defers;
 use super::{Common, exit};
 use crate::boot::deferral::{self, CONFIG, Deferral};
+use crate::context::Context;
 use crate::decide::unread::first_that_decides;
 use crate::dkms::proof::INSTALLED;
 use crate::dkms::tree::TREE;
 use crate::dkms::{Source, Tree, conf};
-use crate::kernel::inventory::{MODULES, module_folder};
+use crate::kernel::inventory::{MODULES, module_directory};
 use crate::kernel::{Headers, Inventory, Running};
 use crate::limits::TEXT;
 use crate::state::{self, SCHEMA, SNAPSHOT, Snapshot};
-use crate::sys::{Kind, Root, RootKind, users};
-use crate::world::World;
+use crate::sys::{FileKind, Root, RootKind, users};
 
 /// What swupd runs in an image, and what that runs.
 const HOOK: &str = "/usr/libexec/updater/50-clr-dkms-hook.sh";
 const PROGRAM: &str = "/usr/bin/clr-dkms-post-update";
 /// What one build may need at its peak besides its result, in bytes; measured on small modules: 3 to 30 MB.
 const BUILD_SPACE: u64 = 64 << 20;
-/// How many times its result a large module's build folder takes.
+/// How many times its result a large module's build directory takes.
 const BUILD_FACTOR: u64 = 16;
 
 /// Take a snapshot of kernels and modules before an update, and warn about what would make it fail.
 ///
-/// swupd calls it. What it warns of can be mended before the update is begun.
+/// swupd calls it. What it warns of can be repaired before the update is begun.
 ///
 /// Exit code 0: always, but for wrong usage: an update is never held up.
 #[derive(Debug, Parser)]
@@ -41,7 +41,7 @@ const BUILD_FACTOR: u64 = 16;
     after_help = "Examples:\n  clr-dkms-pre-update\n  \
     clr-dkms-pre-update --dry-run"
 )]
-pub struct Arguments {
+pub struct PreUpdateArguments {
     /// Warn only; write no snapshot
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -53,11 +53,11 @@ pub struct Arguments {
 ///
 /// # Errors
 /// Never.
-pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    match arguments.common.world("clr-dkms-pre-update") {
-        Ok((world, config_errors)) => {
+pub fn run(arguments: PreUpdateArguments) -> anyhow::Result<u8> {
+    match arguments.common.context("clr-dkms-pre-update") {
+        Ok((context, config_errors)) => {
             config_errors.iter().for_each(|e| tracing::error!("{e}"));
-            look(&world, arguments.dry_run);
+            look(&context, arguments.dry_run);
         }
         Err(e) => tracing::error!("{e:#}"),
     }
@@ -88,7 +88,7 @@ fn boot_files_of_image(root: &Root, words: &[OsString]) -> Option<String> {
         return None;
     }
     let image = Root::open(RootKind::Image, &path).ok()?;
-    let has_hook = [HOOK, PROGRAM].iter().all(|file| image.lookup(file).is(Kind::File));
+    let has_hook = [HOOK, PROGRAM].iter().all(|file| image.lookup(file).is(FileKind::File));
     (!has_hook).then(|| {
         format!(
             "swupd leaves the boot files of {0} alone too, as it does here ({CONFIG}), and no clr-dkms is in there to make \
@@ -98,19 +98,19 @@ fn boot_files_of_image(root: &Root, words: &[OsString]) -> Option<String> {
     })
 }
 
-fn look(world: &World, dry_run: bool) {
-    let inventory = Inventory::observe(&world.root);
-    let tree = Tree::observe(&world.root);
+fn look(context: &Context, dry_run: bool) {
+    let inventory = Inventory::observe(&context.root);
+    let tree = Tree::observe(&context.root);
     for reason in inventory.unreadable().into_iter().chain(tree.unreadable.as_deref()) {
-        tracing::warn!("{reason}; it cannot be told what this update means for DKMS modules");
+        tracing::warn!("{reason}; it cannot be determined what this update means for DKMS modules");
     }
-    let caller = if world.root.kind() == RootKind::Image { None } else { users::caller("swupd") };
-    let of_image = caller.and_then(|words| boot_files_of_image(&world.root, &words));
-    for warning in warnings(world, &inventory, &tree).into_iter().chain(of_image) {
+    let caller = if context.root.kind() == RootKind::Image { None } else { users::caller("swupd") };
+    let of_image = caller.and_then(|words| boot_files_of_image(&context.root, &words));
+    for warning in warnings(context, &inventory, &tree).into_iter().chain(of_image) {
         tracing::warn!("{warning}");
     }
     let is_reported = inventory.unreadable().is_some() || tree.unreadable.is_some();
-    if let Some(unread) = first_that_decides(&world.root.unread()).filter(|_| !is_reported) {
+    if let Some(unread) = first_that_decides(&context.root.unread()).filter(|_| !is_reported) {
         tracing::warn!("{unread}; what this update means for DKMS modules is not fully known");
     }
     if dry_run || inventory.kernels.is_empty() {
@@ -118,7 +118,7 @@ fn look(world: &World, dry_run: bool) {
     }
     let snapshot = Snapshot {
         schema: SCHEMA,
-        taken: world.clock.now(),
+        taken: context.clock.now(),
         running: match &inventory.running {
             Running::Known { release } => Some(release.clone()),
             _ => None,
@@ -131,11 +131,11 @@ fn look(world: &World, dry_run: bool) {
             .collect(),
     };
     // The same state is no reason to write, though some time has passed.
-    let old = state::load::<Snapshot>(&world.root, SNAPSHOT).good();
+    let old = state::load::<Snapshot>(&context.root, SNAPSHOT).good();
     if old.is_some_and(|old| old.kernels == snapshot.kernels && old.running == snapshot.running) {
         return;
     }
-    if let Err(e) = world.root.write_json(SNAPSHOT, &snapshot) {
+    if let Err(e) = context.root.write_json(SNAPSHOT, &snapshot) {
         tracing::warn!("no snapshot was taken: {e}");
     }
 }
@@ -145,7 +145,7 @@ fn installed_on(tree: &Tree, release: &str) -> Vec<String> {
     on.map(|((name, _), version)| format!("{name}/{version}")).collect()
 }
 
-fn warnings(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
+fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String> {
     let mut warnings = Vec::new();
     if tree.modules.is_empty() {
         return warnings;
@@ -173,9 +173,9 @@ fn warnings(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
                     "{} is in use on {release} and cannot be built for another kernel: {reason}",
                     registered.module
                 )),
-                Source::Folder { path, .. } => {
+                Source::Directory { path, .. } => {
                     // Without time to ask bash, the text can only advise; one that cannot be read advises the same.
-                    let text = world.root.read_within(path.join("dkms.conf"), TEXT).unwrap_or_default();
+                    let text = context.root.read_within(path.join("dkms.conf"), TEXT).unwrap_or_default();
                     if conf::seems_autoinstall(&String::from_utf8_lossy(&text)) != Some(true) {
                         warnings.push(format!(
                             "{} is in use on {release}, but its dkms.conf does not say AUTOINSTALL=yes: it will not be \
@@ -189,26 +189,27 @@ fn warnings(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
     }
     // What a file in /run lacks is put there again after this update, and the default pointed back if need be.
     if let (true, Deferral::Off { overridden_by: Some(by), .. }) =
-        (defers(world), deferral::observe(&world.root))
+        (defers(context), deferral::observe(&context.root))
     {
         warnings.push(format!(
             "{by} has swupd make the boot files before the modules are built: take that line out"
         ));
     }
-    warnings.extend(too_little_space(world, inventory, tree));
+    warnings.extend(too_little_space(context, inventory, tree));
     warnings
 }
 
 /// Compares the free space with an estimate of what building every installed module for one more kernel takes.
-fn too_little_space(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<String> {
-    let root = &world.root;
+fn too_little_space(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String> {
+    let root = &context.root;
     let (mut sum, mut largest) = (0, 0);
     for kernel in inventory.tips() {
-        let folder = format!("{}/{INSTALLED}", module_folder(&kernel.name.release()));
+        let directory = format!("{}/{INSTALLED}", module_directory(&kernel.name.release()));
         // For an estimate, what cannot be listed counts as nothing.
-        let files = root.list_optional(&folder).unwrap_or_default();
-        let sizes =
-            files.iter().filter_map(|f| root.lookup(format!("{folder}/{}", f.name.to_string_lossy())).stat());
+        let files = root.list_optional(&directory).unwrap_or_default();
+        let sizes = files
+            .iter()
+            .filter_map(|f| root.lookup(format!("{directory}/{}", f.name.to_string_lossy())).stat());
         let of_kernel: Vec<u64> = sizes.map(|s| s.size).collect();
         sum = of_kernel.iter().sum::<u64>().max(sum);
         largest = of_kernel.iter().copied().max().unwrap_or(0).max(largest);
@@ -219,13 +220,13 @@ fn too_little_space(world: &World, inventory: &Inventory, tree: &Tree) -> Vec<St
     let build = BUILD_SPACE.max(largest.saturating_mul(BUILD_FACTOR));
     [(MODULES, sum), (TREE, sum + build)]
         .into_iter()
-        .filter_map(|(folder, need)| {
+        .filter_map(|(directory, need)| {
             // Only for a warning: what is unknown is not too little.
-            let free = root.free_space(folder).ok()?;
+            let free = root.free_space(directory).ok()?;
             (free < need).then(|| {
                 format!(
                     "{} has {} MiB free, and building the modules for a new kernel takes about {} MiB; free some space",
-                    root.spell(folder).display(),
+                    root.shown_path(directory).display(),
                     free >> 20,
                     need.div_ceil(1 << 20),
                 )

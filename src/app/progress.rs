@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::engine::{Attempt, Event};
-use crate::dkms::Step;
-use crate::render::progress::{self, Board, Row, spent};
+use crate::dkms::PlanStep;
+use crate::render::progress::{self, ProgressBoard, ProgressRow, spent};
 use crate::sys::live::{self, Live};
 use crate::sys::{Clock, Stopwatch, interrupt};
 
 /// How the work is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Show {
-    /// By lines on the terminal that are written anew.
+pub enum ProgressMode {
+    /// By lines on the terminal that are written again.
     Live,
     /// By a line of the log at the end of each module; the one at its begin is always there.
     Log,
@@ -19,12 +19,12 @@ pub enum Show {
     Nothing,
 }
 
-impl Show {
+impl ProgressMode {
     /// On a terminal, unless nothing is to be said, else in this way.
-    pub fn live_or(otherwise: Show, quiet: bool) -> Show {
+    pub fn live_or(otherwise: ProgressMode, quiet: bool) -> ProgressMode {
         match quiet {
-            true => Show::Nothing,
-            false if live::is_lively() => Show::Live,
+            true => ProgressMode::Nothing,
+            false if live::is_lively() => ProgressMode::Live,
             false => otherwise,
         }
     }
@@ -34,7 +34,7 @@ impl Show {
 #[derive(Debug)]
 pub struct Display {
     clock: Clock,
-    show: Show,
+    show: ProgressMode,
     work: Arc<Mutex<Work>>,
     _live: Option<Live>,
 }
@@ -48,13 +48,13 @@ struct Work {
 }
 
 impl Work {
-    fn board(&self) -> Board {
-        let row = |(what, stage, watch): &(String, &'static str, Stopwatch)| Row {
+    fn board(&self) -> ProgressBoard {
+        let row = |(what, stage, watch): &(String, &'static str, Stopwatch)| ProgressRow {
             what: what.clone(),
             stage,
             took: watch.elapsed(),
         };
-        Board {
+        ProgressBoard {
             done: self.done,
             total: self.total,
             took: self.watch.elapsed(),
@@ -72,11 +72,11 @@ impl Work {
 
 impl Display {
     /// Of so many modules.
-    pub fn of(total: usize, show: Show, clock: Clock) -> Display {
+    pub fn of(total: usize, show: ProgressMode, clock: Clock) -> Display {
         let work = Work { done: 0, total, watch: clock.stopwatch(), rows: Vec::new() };
         let work = Arc::new(Mutex::new(work));
         let seen = Arc::clone(&work);
-        let live = (show == Show::Live && total > 0).then(|| {
+        let live = (show == ProgressMode::Live && total > 0).then(|| {
             Live::show(Box::new(move |rows, columns| progress::lines(&held(&seen).board(), rows, columns)))
         });
         Display { clock, show, work, _live: live }
@@ -100,14 +100,14 @@ impl Display {
                 work.done += usize::from(!attempt.is_stopped());
                 work.end(&format!("{} on {}", attempt.module, attempt.release));
                 drop(work);
-                if self.show == Show::Log {
+                if self.show == ProgressMode::Log {
                     log(attempt);
                 }
             }
             Event::Index(release) => begun(release.to_owned(), "depmod"),
             Event::Indexed(release) => {
                 let watch = held(&self.work).end(release);
-                if let (Show::Log, Some(watch)) = (self.show, watch) {
+                if let (ProgressMode::Log, Some(watch)) = (self.show, watch) {
                     tracing::info!("{release}: depmod ended after {}", spent(watch.elapsed()));
                 }
             }
@@ -119,13 +119,13 @@ fn held(work: &Mutex<Work>) -> MutexGuard<'_, Work> {
     work.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn stage(step: &Step) -> &'static str {
+fn stage(step: &PlanStep) -> &'static str {
     match step {
-        Step::RemoveTree(_) | Step::SetAside(_) => "prepare",
-        Step::Build => "build",
-        Step::Install | Step::Reinstall => "install",
+        PlanStep::RemoveTree(_) | PlanStep::SetAside(_) => "prepare",
+        PlanStep::Build => "build",
+        PlanStep::Install | PlanStep::Reinstall => "install",
         // Its depmod comes after the kernel's last module; what is done of it now is the proof.
-        Step::Index => "prove",
+        PlanStep::Index => "prove",
     }
 }
 

@@ -7,18 +7,18 @@ use clap::Args;
 
 use super::engine::{self, Attempt, Did, LeftAlone, Order};
 use super::post_update::{self, Done};
-use super::progress::Show;
+use super::progress::ProgressMode;
 use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
+use crate::context::Context;
 use crate::dkms::Cache;
 use crate::dkms::plan::State;
 use crate::kernel::{Inventory, Variant};
-use crate::render::rebuild::{Outcome, Report, outcome, screen, seconds};
+use crate::render::rebuild::{BuildOutcome, RebuildReport, outcome, screen, seconds};
 use crate::render::{broken, shown};
-use crate::state::{self, RECORD, Record};
-use crate::status::states::state as explained;
+use crate::state::{self, RECORD, RunRecord};
+use crate::status::catalog::state as explained;
 use crate::sys::{Lock, interrupt};
 use crate::system::System;
-use crate::world::World;
 
 /// The arguments of the verb.
 #[derive(Debug, Args)]
@@ -47,8 +47,8 @@ pub struct RebuildArguments {
 ///
 /// # Errors
 /// When it cannot begin, or cannot write what it found.
-pub fn run(world: &World, arguments: RebuildArguments, common: &Common) -> anyhow::Result<u8> {
-    let order = match order(world, &arguments) {
+pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> anyhow::Result<u8> {
+    let order = match order(context, &arguments) {
         Ok(order) => order,
         Err(what) => {
             tracing::error!("{what}");
@@ -56,25 +56,25 @@ pub fn run(world: &World, arguments: RebuildArguments, common: &Common) -> anyho
         }
     };
     if arguments.dry_run {
-        let mut cache = Cache::load(&world.root);
-        let facts = System::observe_also(world, &mut cache, &order.kernels);
-        if let Some(why) = post_update::unreadable(world, &facts).or(unknown_module(&facts, &order)) {
+        let mut cache = Cache::load(&context.root);
+        let system = System::observe_also(context, &mut cache, &order.kernels);
+        if let Some(why) = post_update::unreadable(context, &system).or(unknown_module(&system, &order)) {
             tracing::error!("{why}");
             return Ok(exit::UNKNOWN);
         }
-        let (text, code) = planned(world, &facts, &order);
+        let (text, code) = planned(context, &system, &order);
         answer(&text, common.color)?;
         return Ok(code);
     }
-    need_root(world, "clr-dkms rebuild")?;
+    need_root(context, "clr-dkms rebuild")?;
     interrupt::watch()?;
-    let _lock = Lock::take(&world.root, LOCK, world.settings.lock_wait, is_ours)?;
-    let watch = world.clock.stopwatch();
-    let show = Show::live_or(Show::Log, common.quiet);
-    let done = post_update::work(world, Vec::new(), &order, show)?;
+    let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+    let watch = context.clock.stopwatch();
+    let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
+    let done = post_update::work(context, Vec::new(), &order, show)?;
     let Done { code, attempts, left_alone, refused } = &done;
     if *code != exit::UNKNOWN || !attempts.is_empty() {
-        let report = report(world, &done, watch.elapsed(), &again(&arguments));
+        let report = report(context, &done, watch.elapsed(), &again(&arguments));
         let text = if arguments.json { json(&report)? } else { screen(&report) };
         answer(&text, common.color)?;
     }
@@ -91,9 +91,9 @@ pub fn run(world: &World, arguments: RebuildArguments, common: &Common) -> anyho
     })
 }
 
-fn order(world: &World, arguments: &RebuildArguments) -> Result<Order, String> {
-    let inventory = Inventory::observe(&world.root);
-    if let Some(why) = super::cmdline::no_kernels(&world.root, &inventory) {
+fn order(context: &Context, arguments: &RebuildArguments) -> Result<Order, String> {
+    let inventory = Inventory::observe(&context.root);
+    if let Some(why) = super::cmdline::no_kernels(&context.root, &inventory) {
         return Err(why);
     }
     let release = |asked: &String| match inventory.find(asked) {
@@ -110,19 +110,21 @@ fn order(world: &World, arguments: &RebuildArguments) -> Result<Order, String> {
 }
 
 /// What would be done, and the exit code of it.
-fn planned(world: &World, facts: &System, order: &Order) -> (String, u8) {
-    let planned = engine::plan(facts, order);
-    let mut left = engine::left_alone(facts, order);
+fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
+    let planned = engine::plan(system, order);
+    let mut left = engine::left_alone(system, order);
     // What waits for another module may be there with that one.
     left.retain(|l| l.state != State::DependencyFailed || !planned.iter().any(|p| p.release == l.release));
     // A run would write the parameter first.
-    let record = state::load::<Record>(&world.root, RECORD).good();
-    if post_update::cmdline_plan(world, facts, record.as_ref()).is_ok_and(|(_, plan)| plan.steps.is_empty()) {
-        left.extend(engine::refused(facts, order));
+    let record = state::load::<RunRecord>(&context.root, RECORD).good();
+    if post_update::cmdline_plan(context, system, record.as_ref())
+        .is_ok_and(|(_, plan)| plan.steps.is_empty())
+    {
+        left.extend(engine::refused(system, order));
     }
     let missing = left.iter().filter(|l| !l.state.is_fine()).count();
     let mut lines: Vec<String> = planned.iter().flat_map(|p| broken(&p.to_string(), "", "    ")).collect();
-    let inventory = &facts.inventory;
+    let inventory = &system.inventory;
     lines.extend(left.into_iter().flat_map(|l| outcome(&kept(inventory, l))));
     match (lines.is_empty(), missing) {
         (true, _) => lines.push("nothing to do".to_owned()),
@@ -134,10 +136,11 @@ fn planned(world: &World, facts: &System, order: &Order) -> (String, u8) {
 }
 
 /// A module that was asked for and is not there, in a sentence.
-pub fn unknown_module(facts: &System, order: &Order) -> Option<String> {
-    let is_there = |asked: &&String| facts.pairs.iter().any(|pair| order.names(asked, &pair.module));
+pub fn unknown_module(system: &System, order: &Order) -> Option<String> {
+    let is_there =
+        |asked: &&String| system.modules_on_kernels.iter().any(|pair| order.names(asked, &pair.module));
     let missing = order.modules.iter().find(|asked| !is_there(asked))?;
-    let names: Vec<String> = facts.tree.modules.iter().map(|m| m.module.to_string()).collect();
+    let names: Vec<String> = system.tree.modules.iter().map(|m| m.module.to_string()).collect();
     let known = if names.is_empty() { "no module is registered".to_owned() } else { names.join(", ") };
     Some(format!(
         "{} is not a module of the DKMS tree, or not its newest version; there are: {known}",
@@ -146,8 +149,8 @@ pub fn unknown_module(facts: &System, order: &Order) -> Option<String> {
 }
 
 /// What became of each module, and the sum.
-fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
-    let inventory = Inventory::observe(&world.root);
+fn report(context: &Context, done: &Done, took: Duration, again: &str) -> RebuildReport {
+    let inventory = Inventory::observe(&context.root);
     let unindexed = |a: &Attempt| {
         let errors = done.attempts.iter().filter(|other| other.release == a.release);
         errors.filter_map(|other| other.index_error.clone()).next()
@@ -164,14 +167,14 @@ fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
         let (state, reason) = failure.map_or((State::Ok, None), |(state, reason)| (state, Some(reason)));
         let (module, kernel) = (a.module.to_string(), a.release.clone());
         let next = next_step(&inventory, &module, &kernel, state, a.log.is_some());
-        Outcome {
+        BuildOutcome {
             // What was cut short has one next step, in the sum.
             next: next.filter(|_| !cut_short),
             state,
             reason,
             action: (!cut_short).then(|| a.did.word()),
             error: a.error.clone(),
-            log: a.log.as_ref().map(|log| world.root.spell(log).display().to_string()),
+            log: a.log.as_ref().map(|log| context.root.shown_path(log).display().to_string()),
             seconds: seconds(a.took),
             module,
             kernel,
@@ -179,12 +182,12 @@ fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
     });
     let is_tried = |r: &&LeftAlone| done.attempts.iter().any(|a| r.is(&a.module, &a.release));
     let refused = done.refused.iter().filter(|r| !is_tried(r));
-    let mut modules: Vec<Outcome> = tried.collect();
+    let mut modules: Vec<BuildOutcome> = tried.collect();
     let undone = modules.iter().filter(|m| m.action.is_none()).count();
     modules.extend(done.left_alone.iter().chain(refused).map(|l| kept(&inventory, l.clone())));
-    let count = |which: &dyn Fn(&Outcome) -> bool| modules.iter().filter(|m| which(m)).count();
+    let count = |which: &dyn Fn(&BuildOutcome) -> bool| modules.iter().filter(|m| which(m)).count();
     let is_left = |state: &dyn Fn(State) -> bool| done.left_alone.iter().filter(|l| state(l.state)).count();
-    Report {
+    RebuildReport {
         schema: 1,
         built: count(&|m| m.state.is_proven() && m.action == Some(Did::Built.word())),
         put_right: count(&|m| {
@@ -202,9 +205,9 @@ fn report(world: &World, done: &Done, took: Duration, again: &str) -> Report {
 }
 
 /// What nothing was done about.
-fn kept(inventory: &Inventory, left: LeftAlone) -> Outcome {
+fn kept(inventory: &Inventory, left: LeftAlone) -> BuildOutcome {
     let module = left.module.to_string();
-    Outcome {
+    BuildOutcome {
         next: next_step(inventory, &module, &left.release, left.state, false),
         module,
         kernel: left.release,

@@ -1,10 +1,10 @@
 //! Refreshing the boot entries with clr-boot-manager, and reading them back.
 
-use crate::boot::{self, BootFiles, Obstacle, ReadBack, write_ahead};
+use crate::boot::{self, BootBlocker, BootFiles, ReadBack, write_ahead};
+use crate::context::Context;
 use crate::kernel::Inventory;
 use crate::state::BootRecord;
-use crate::system::{Line, System, expected_entries};
-use crate::world::World;
+use crate::system::{KernelCmdline, System, expected_entries};
 
 /// What a refresh has to know.
 #[derive(Debug, Clone, Copy)]
@@ -14,72 +14,72 @@ pub struct Before<'a> {
     /// What is on the boot partition.
     pub files: &'a BootFiles,
     /// The command lines that the entries should have.
-    pub lines: &'a [Line],
+    pub lines: &'a [KernelCmdline],
     /// They have them already.
     pub verified: bool,
     /// Why the boot manager cannot be run here.
-    pub obstacle: Option<&'a Obstacle>,
+    pub blocker: Option<&'a BootBlocker>,
 }
 
 impl<'a> From<&'a System> for Before<'a> {
-    fn from(facts: &'a System) -> Before<'a> {
+    fn from(system: &'a System) -> Before<'a> {
         Before {
-            inventory: &facts.inventory,
-            files: &facts.boot,
-            lines: &facts.lines,
-            verified: facts.boot_entries == ReadBack::Verified,
-            obstacle: facts.boot_obstacle.as_ref(),
+            inventory: &system.inventory,
+            files: &system.boot,
+            lines: &system.lines,
+            verified: system.boot_entries == ReadBack::Verified,
+            blocker: system.boot_blocker.as_ref(),
         }
     }
 }
 
-/// Makes sure that clr-boot-manager can be run, and tells what was mended for it.
+/// Makes sure that clr-boot-manager can be run, and tells what was repaired for it.
 ///
 /// # Errors
 /// Why it must not be run, with the next step.
-pub fn prepare(world: &World, inventory: &Inventory) -> Result<(), String> {
-    for mended in boot::ready::prepare(&world.root, inventory)? {
-        tracing::warn!("{mended}");
+pub fn prepare(context: &Context, inventory: &Inventory) -> Result<(), String> {
+    for repaired in boot::preflight::prepare(&context.root, inventory)? {
+        tracing::warn!("{repaired}");
     }
     Ok(())
 }
 
 /// Runs `clr-boot-manager update` where it can be run, and reads the entries back. An error is logged, and is in the
 /// record that is given back; `last` is what it was before.
-pub fn refresh(world: &World, before: Before<'_>, last: BootRecord, why: &str) -> BootRecord {
+pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &str) -> BootRecord {
     let failed = |error: String| {
         tracing::error!("boot entries: {error}");
         BootRecord { error: Some(error), ..last.clone() }
     };
-    let update = match before.obstacle {
+    let update = match before.blocker {
         // Whoever can run it has done so.
         Some(_) if before.verified => boot::Update { error: None },
-        Some(Obstacle::Chroot) => {
-            tracing::info!("{}", Obstacle::Chroot);
+        Some(BootBlocker::Chroot) => {
+            tracing::info!("{}", BootBlocker::Chroot);
             return BootRecord { error: None, ..last };
         }
-        Some(obstacle) => return failed(format!("clr-boot-manager was not run: {obstacle}")),
+        Some(blocker) => return failed(format!("clr-boot-manager was not run: {blocker}")),
         None => {
-            if let Err(why) = prepare(world, before.inventory) {
+            if let Err(why) = prepare(context, before.inventory) {
                 return failed(format!("clr-boot-manager was not run: {why}"));
             }
             tracing::info!("running clr-boot-manager update, because {why}");
-            write_ahead::report(write_ahead::before_update(&world.root, before.inventory, before.files));
-            boot::update(&world.root, &world.tools, world.settings.boot_timeout)
+            write_ahead::report(write_ahead::before_update(&context.root, before.inventory, before.files));
+            boot::update(&context.root, &context.tools, context.settings.boot_timeout)
         }
     };
     // It deletes kernels, and no entry of these is to be there any more.
-    let left = Inventory::observe(&world.root);
+    let left = Inventory::observe(&context.root);
     let mut expected = expected_entries(before.lines);
     expected.retain(|(id, _)| left.kernels.iter().any(|kernel| kernel.id == *id));
-    let seen = BootFiles::observe(&world.root, &left).read_back(&expected);
+    let seen = BootFiles::observe(&context.root, &left).read_back(&expected);
     let error = match (&seen, update.error) {
         (ReadBack::Differs(wrong), said) => {
             Some(wrong.iter().cloned().chain(said).collect::<Vec<_>>().join("; "))
         }
         // On a live system the boot partition is usually not mounted; in a copy or an image nothing else can be it.
-        (ReadBack::NotVisible, None) if !world.root.is_live() => {
-            let boot = world.root.spell("/boot");
+        (ReadBack::NotVisible, None) if !context.root.is_live() => {
+            let boot = context.root.shown_path("/boot");
             Some(format!("clr-boot-manager update wrote no boot entry below {}", boot.display()))
         }
         (ReadBack::Verified, Some(said)) => {
@@ -93,8 +93,8 @@ pub fn refresh(world: &World, before: Before<'_>, last: BootRecord, why: &str) -
     }
     BootRecord {
         // Read again: clr-boot-manager deletes old kernels, and that is no change to react to.
-        inputs: Some(boot::inputs(&world.root)),
-        updated: Some(world.clock.now()),
+        inputs: Some(boot::inputs(&context.root)),
+        updated: Some(context.clock.now()),
         entries: Some(seen.word().to_owned()),
         error: None,
         ..last

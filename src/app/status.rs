@@ -11,14 +11,14 @@ use super::lint::{self, LintArguments};
 use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
 use super::{Common, LOCK, answer, exit, json};
+use crate::context::Context;
 use crate::dkms::Cache;
-use crate::render::look::Look;
+use crate::render::style::ScreenStyle;
 use crate::render::{metrics, text};
 use crate::state::{self, IN_PROGRESS, InProgress, RECORD, Stored};
-use crate::status::{Document, Progress, Verdict, document};
+use crate::status::{Progress, StatusDocument, Verdict, document};
 use crate::sys::{lock, users};
 use crate::system::System;
-use crate::world::World;
 
 macro_rules! status_examples {
     () => {
@@ -33,22 +33,22 @@ macro_rules! status_examples {
 /// which is the kernel that boots by default of that variant.
 ///
 /// Exit code 0: healthy, or done, or nothing to do; 1: attention, but safe, or not all done; 2: unsafe, what boots next is
-/// without something that is needed; 3: it cannot be told.
+/// without something that is needed; 3: it cannot be determined.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms",
     version,
     after_help = "Examples:\n  clr-dkms status\n  clr-dkms rebuild\n  clr-dkms help rebuild"
 )]
-pub struct Arguments {
+pub struct AdminArguments {
     #[command(subcommand)]
-    verb: Verb,
+    verb: AdminVerb,
     #[command(flatten)]
     common: Common,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum AdminVerb {
     /// Show kernels and modules, and one verdict
     ///
     /// The first line is the verdict and what to do next, the lines below it say why; then come the kernels, the modules on
@@ -56,7 +56,7 @@ enum Verb {
     /// each id is explained by `clr-dkms explain WORD`, and in clr-dkms-states(7).
     ///
     /// Exit code 0: all is there, also when a reboot is pending; 1: something is missing, failed or being built, but the next
-    /// boot is safe; 2: what boots next is without something that is needed; 3: it cannot be told.
+    /// boot is safe; 2: what boots next is without something that is needed; 3: it cannot be determined.
     #[command(
         after_help = concat!("Examples:\n", status_examples!()),
         after_long_help = concat!("Examples:\n", status_examples!(), "\n\n", include_str!("status/screen.txt"))
@@ -65,7 +65,7 @@ enum Verb {
     /// Tell whether kernels take modules without a trusted signature: as configured, at the next boot, and now
     ///
     /// Exit code 0: the three agree and are as wanted; 1: something is pending, differs, or is not as wanted; 2: a module
-    /// that is in use will be refused at the next boot; 3: it cannot be told.
+    /// that is in use will be refused at the next boot; 3: it cannot be determined.
     #[command(after_help = "Examples:\n  clr-dkms enforcement\n  clr-dkms enforcement --kernel native\n  \
         clr-dkms enforcement --json | jq '.kernels[0].next_boot.loads'")]
     Enforcement(EnforcementArguments),
@@ -100,7 +100,7 @@ enum Verb {
     /// kernel that has them stays the default.
     ///
     /// Exit code 0: the newest kernel may be booted; 1: another one is kept, and is safe, or it boots without a module that is
-    /// wanted, by an admin's word; 2: what boots next is without a module that is critical; 3: it cannot be told, or there is no
+    /// wanted, by an admin's word; 2: what boots next is without a module that is critical; 3: it cannot be determined, or there is no
     /// kernel of clr-boot-manager.
     #[command(
         after_help = "Examples:\n  clr-dkms guard\n  clr-dkms guard --json | jq '.needs[] | select(.class == \"critical\")'"
@@ -108,7 +108,7 @@ enum Verb {
     Guard(GuardArguments),
     /// Tell by the exit code alone, for monitors and scripts; nothing is printed
     ///
-    /// Exit code 0: healthy, also with a reboot pending; 1: attention, but safe; 2: unsafe; 3: it cannot be told: as
+    /// Exit code 0: healthy, also with a reboot pending; 1: attention, but safe; 2: unsafe; 3: it cannot be determined: as
     /// Nagios and Icinga expect.
     #[command(
         after_help = "Examples:\n  clr-dkms check || clr-dkms status\n  clr-dkms check --reboot-pending && systemctl reboot"
@@ -138,7 +138,7 @@ enum Verb {
     /// `clr-dkms status` says `held` from then on.
     ///
     /// Exit code 0: done, or so already; 1: done, but a module is not there on the kernel that boots next; 2: done, but what boots
-    /// next is without something that is needed; 3: there is no such kernel, or it cannot be told which one.
+    /// next is without something that is needed; 3: there is no such kernel, or it cannot be determined which one.
     #[command(
         after_help = "Examples:\n  clr-dkms hold\n  clr-dkms hold 6.15.7-1591.native\n  clr-dkms hold --dry-run native"
     )]
@@ -150,7 +150,7 @@ enum Verb {
     /// critical (on which a disk, the network or the display hangs) it goes ahead with --force only.
     ///
     /// Exit code 0: done, or nothing to let go of; 1: done, but a module is not there; 2: done, but what boots next is without
-    /// something that is needed, or refused for want of --force; 3: there is no such kernel, or it cannot be told which one.
+    /// something that is needed, or refused for want of --force; 3: there is no such kernel, or it cannot be determined which one.
     #[command(
         after_help = "Examples:\n  clr-dkms release --dry-run\n  clr-dkms release\n  clr-dkms release --force 6.15.8-1592.native"
     )]
@@ -167,7 +167,7 @@ enum Verb {
     Forget(ForgetArguments),
     /// Remove what DKMS has left of kernels that are gone
     ///
-    /// Built modules, links and folders in /var/lib/dkms and /usr/lib/modules, of kernels that have no image, no boot
+    /// Built modules, links and directories in /var/lib/dkms and /usr/lib/modules, of kernels that have no image, no boot
     /// entry and no file of their own any more; by `dkms unbuild`, so that every module stays registered for the kernels
     /// to come. Logs of builds for such kernels, and of modules that are gone, when they are older than 90 days. What is
     /// not proven to be garbage stays, and where anything cannot be read, everything does.
@@ -212,46 +212,46 @@ struct CheckArguments {
 ///
 /// # Errors
 /// When the root or the configuration cannot be used, or stdout cannot be written.
-pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    let world = match arguments.verb {
+pub fn run(arguments: AdminArguments) -> anyhow::Result<u8> {
+    let context = match arguments.verb {
         // A typo in the configuration must not keep the boot guard from its work.
-        Verb::Guard(_) | Verb::Explain(_) => {
-            let (mut world, errors) = arguments.common.world("clr-dkms")?;
+        AdminVerb::Guard(_) | AdminVerb::Explain(_) => {
+            let (mut context, errors) = arguments.common.context("clr-dkms")?;
             // Their units may make no namespaces, and must not wait for a dkms.conf: the cache has to do.
-            if matches!(&arguments.verb, Verb::Guard(asked) if asked.at_boot || asked.assert) {
-                world.tools.evaluate_no_module();
+            if matches!(&arguments.verb, AdminVerb::Guard(asked) if asked.at_boot || asked.assert) {
+                context.tools.evaluate_no_module();
             }
             errors.iter().for_each(|e| tracing::error!("{e}"));
-            world
+            context
         }
-        Verb::Status(_) | Verb::Check(_) => arguments.common.report_world("clr-dkms")?,
+        AdminVerb::Status(_) | AdminVerb::Check(_) => arguments.common.report_world("clr-dkms")?,
         _ => arguments.common.strict_world("clr-dkms")?,
     };
     let status = match arguments.verb {
-        Verb::Guard(asked) => return guard::run(&world, asked, &arguments.common),
-        Verb::Hold(asked) => return guard::hold(&world, &asked, &arguments.common),
-        Verb::Release(asked) => return guard::release(&world, &asked, &arguments.common),
-        Verb::Forget(asked) => return forget::run(&world, &asked, &arguments.common),
-        Verb::Status(status) => status,
-        Verb::Logs(asked) => return logs::run(&world, &asked, &arguments.common),
-        Verb::Explain(asked) => return explain::run(&asked, &arguments.common),
-        Verb::Check(asked) => {
-            let verdict = look(&world).verdict;
+        AdminVerb::Guard(asked) => return guard::run(&context, asked, &arguments.common),
+        AdminVerb::Hold(asked) => return guard::hold(&context, &asked, &arguments.common),
+        AdminVerb::Release(asked) => return guard::release(&context, &asked, &arguments.common),
+        AdminVerb::Forget(asked) => return forget::run(&context, &asked, &arguments.common),
+        AdminVerb::Status(status) => status,
+        AdminVerb::Logs(asked) => return logs::run(&context, &asked, &arguments.common),
+        AdminVerb::Explain(asked) => return explain::run(&asked, &arguments.common),
+        AdminVerb::Check(asked) => {
+            let verdict = observe(&context).verdict;
             return Ok(match asked.reboot_pending {
                 true if verdict == Verdict::RebootPending => exit::OK,
                 true => exit::ATTENTION,
                 false => code(verdict),
             });
         }
-        Verb::Enforcement(asked) => return enforcement::run(&world, &asked, &arguments.common),
-        Verb::Rebuild(asked) => return rebuild::run(&world, asked, &arguments.common),
-        Verb::Lint(asked) => return lint::run(&world, &asked, &arguments.common),
-        Verb::Gc(asked) => return gc::run(&world, &asked, &arguments.common),
+        AdminVerb::Enforcement(asked) => return enforcement::run(&context, &asked, &arguments.common),
+        AdminVerb::Rebuild(asked) => return rebuild::run(&context, asked, &arguments.common),
+        AdminVerb::Lint(asked) => return lint::run(&context, &asked, &arguments.common),
+        AdminVerb::Gc(asked) => return gc::run(&context, &asked, &arguments.common),
     };
-    let document = look(&world);
+    let document = observe(&context);
     let text = match status.format {
         Format::Prometheus => metrics::text(&document),
-        Format::Text if !status.json => text::screen(&document, &Look::here(status.all)),
+        Format::Text if !status.json => text::screen(&document, &ScreenStyle::here(status.all)),
         Format::Text | Format::Json => json(&document)?,
     };
     answer(&text, arguments.common.color)?;
@@ -269,25 +269,25 @@ pub fn code(verdict: Verdict) -> u8 {
 }
 
 /// Observes, and makes the document. Changes nothing.
-pub fn look(world: &World) -> Document {
-    look_with(world, &mut Cache::load(&world.root))
+pub fn observe(context: &Context) -> StatusDocument {
+    observe_with(context, &mut Cache::load(&context.root))
 }
 
 /// The same, with a cache that was loaded before.
-pub fn look_with(world: &World, cache: &mut Cache) -> Document {
-    let record = state::load(&world.root, RECORD);
-    let progress = progress(world);
-    let facts = System::observe(world, cache);
-    document(&facts, &record, &progress, &world.settings, world.clock.now())
+pub fn observe_with(context: &Context, cache: &mut Cache) -> StatusDocument {
+    let record = state::load(&context.root, RECORD);
+    let progress = progress(context);
+    let system = System::observe(context, cache);
+    document(&system, &record, &progress, &context.settings, context.clock.now())
 }
 
 /// Whether a run is at work, or was broken off.
-pub fn progress(world: &World) -> Progress {
-    match state::load::<InProgress>(&world.root, IN_PROGRESS) {
+pub fn progress(context: &Context) -> Progress {
+    match state::load::<InProgress>(&context.root, IN_PROGRESS) {
         // What may not be read says nothing of a run.
         Stored::Absent | Stored::Unreadable(_) => Progress::None,
         // Of a run that was killed, what it has left behind may hold the lock for a while.
-        Stored::Good(run) if lock::is_held(&world.root, LOCK) && users::is_alive(run.pid) => {
+        Stored::Good(run) if lock::is_held(&context.root, LOCK) && users::is_alive(run.pid) => {
             Progress::Working(run.builds)
         }
         _ => Progress::BrokenOff,

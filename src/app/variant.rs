@@ -12,7 +12,7 @@ use crate::render::shown;
 /// Without KERNEL it is the running one. A KERNEL is named by its release (6.15.7-1591.native), by its id
 /// (org.clearlinux.native.6.15.7-1591) or by its variant (native).
 ///
-/// Exit code 0: DKMS is supported for the variant, with --all for each; 1: it is not; 3: it cannot be told, as the kernel
+/// Exit code 0: DKMS is supported for the variant, with --all for each; 1: it is not; 3: it cannot be determined, as the kernel
 /// is not one of this system.
 #[derive(Debug, Parser)]
 #[command(
@@ -24,7 +24,7 @@ use crate::render::shown;
     clr-dkms-variant -q native && echo supported\n  \
     clr-dkms-variant --all --json --root /mnt"
 )]
-pub struct Arguments {
+pub struct VariantArguments {
     /// A kernel release, a kernel id or a variant
     #[arg(value_name = "KERNEL", conflicts_with = "all")]
     kernel: Option<String>,
@@ -42,7 +42,7 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Serialize)]
-struct Row {
+struct VariantRow {
     #[serde(flatten)]
     variant: Variant,
     release: Option<String>,
@@ -55,18 +55,18 @@ struct Row {
 }
 
 #[derive(Debug, Serialize)]
-struct Document {
+struct VariantDocument {
     schema: u32,
-    kernels: Vec<Row>,
+    kernels: Vec<VariantRow>,
 }
 
 /// Runs it.
 ///
 /// # Errors
 /// When the root or the configuration cannot be used, or stdout cannot be written.
-pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    let world = arguments.common.strict_world("clr-dkms-variant")?;
-    let inventory = Inventory::observe(&world.root);
+pub fn run(arguments: VariantArguments) -> anyhow::Result<u8> {
+    let context = arguments.common.strict_world("clr-dkms-variant")?;
+    let inventory = Inventory::observe(&context.root);
     let rows = match rows(&inventory, &arguments) {
         Ok(rows) => rows,
         Err(reason) => {
@@ -76,14 +76,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     };
     let supported = rows.iter().all(|r| r.variant.is_supported());
     let text = if arguments.json {
-        json(&Document { schema: 1, kernels: rows })?
+        json(&VariantDocument { schema: 1, kernels: rows })?
     } else if arguments.long {
         table(&rows)
     } else if arguments.common.quiet {
         String::new()
     } else if arguments.all {
         // Several kernels are of one variant.
-        let row = |r: &Row| [r.variant.name.clone(), r.release.clone().unwrap_or_default()];
+        let row = |r: &VariantRow| [r.variant.name.clone(), r.release.clone().unwrap_or_default()];
         columns(&rows.iter().map(row).collect::<Vec<_>>())
     } else {
         rows.iter().map(|r| shown(&r.variant.name) + "\n").collect()
@@ -92,7 +92,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<u8> {
     Ok(if supported { exit::OK } else { exit::ATTENTION })
 }
 
-fn rows(inventory: &Inventory, arguments: &Arguments) -> Result<Vec<Row>, String> {
+fn rows(inventory: &Inventory, arguments: &VariantArguments) -> Result<Vec<VariantRow>, String> {
     if arguments.all {
         if let Some(reason) = inventory.unreadable() {
             return Err(reason.to_owned());
@@ -116,7 +116,7 @@ fn rows(inventory: &Inventory, arguments: &Arguments) -> Result<Vec<Row>, String
     // A kernel that is not installed can still be told by its name, when that is of a kind that we know.
     let by_variant = Variant::of(asked);
     if by_variant.is_known() {
-        return Ok(vec![Row {
+        return Ok(vec![VariantRow {
             variant: by_variant,
             release: None,
             id: None,
@@ -135,9 +135,9 @@ fn rows(inventory: &Inventory, arguments: &Arguments) -> Result<Vec<Row>, String
     }
 }
 
-fn installed_row(inventory: &Inventory, name: &KernelName) -> Row {
+fn installed_row(inventory: &Inventory, name: &KernelName) -> VariantRow {
     let kernel = inventory.kernels.iter().find(|k| k.name == *name);
-    Row {
+    VariantRow {
         variant: Variant::of(&name.variant),
         release: Some(name.release()),
         id: Some(name.id()),
@@ -149,7 +149,7 @@ fn installed_row(inventory: &Inventory, name: &KernelName) -> Row {
     }
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[VariantRow]) -> String {
     let mut lines =
         vec![["VARIANT", "FAMILY", "DKMS", "DKMS BUNDLE", "HEADERS BUNDLE", "KERNEL"].map(str::to_owned)];
     for row in rows {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::entries::{self, Variables};
 use super::files::usual_ending;
-use super::{BootFiles, DefaultEntry, Entry, Loader, SetBy, write_ahead};
+use super::{BootEntry, BootFiles, DefaultEntry, Loader, SetBy, write_ahead};
 use crate::kernel::{Inventory, KernelName};
 use crate::sys::{Root, RootKind, Tools};
 
@@ -29,7 +29,7 @@ pub fn get(files: &BootFiles) -> Option<Next> {
 }
 
 /// Makes the kernel `id` the boot default with `clr-boot-manager set-kernel`, and reads the boot files back. `files` is what
-/// they are now, and [`super::ready::prepare`] has been called. The next `clr-boot-manager update` makes a tip the default
+/// they are now, and [`super::preflight::prepare`] has been called. The next `clr-boot-manager update` makes a tip the default
 /// again. Nothing is run when it is the default already; gives whether it was made so.
 ///
 /// # Errors
@@ -49,7 +49,7 @@ pub fn set(
     if let Some(why) = refusal(root, files, inventory, id) {
         return Err(refused(why));
     }
-    for what in super::ready::mend(root).map_err(refused)? {
+    for what in super::preflight::repair(root).map_err(refused)? {
         tracing::warn!("{what}");
     }
     tools.find("clr-boot-manager").map_err(|e| refused(e.to_string()))?;
@@ -86,13 +86,13 @@ fn boots(files: &BootFiles, inventory: &Inventory, id: &str) -> bool {
     default.is_some_and(|d| files.entries.iter().any(|e| e.file == d.entry && is_of(e, inventory, id)))
 }
 
-fn is_of(entry: &Entry, inventory: &Inventory, id: &str) -> bool {
+fn is_of(entry: &BootEntry, inventory: &Inventory, id: &str) -> bool {
     let image = || inventory.kernels.iter().find(|k| k.id == id).map(|k| &k.image);
     entry.id.as_deref() == Some(id) && (!entry.copy || entry.image.as_ref() == image())
 }
 
 /// Whether an entry has the name that clr-boot-manager gives it.
-fn is_usual(entry: &Entry, id: &str) -> bool {
+fn is_usual(entry: &BootEntry, id: &str) -> bool {
     usual_ending(id).is_some_and(|usual| entry.file.ends_with(&usual))
 }
 
@@ -101,8 +101,8 @@ fn refusal(root: &Root, files: &BootFiles, inventory: &Inventory, id: &str) -> O
     if let Some(why) = super::unprivileged(root) {
         return Some(why);
     }
-    if let Some(obstacle) = super::obstacle(root) {
-        return Some(obstacle.to_string());
+    if let Some(blocker) = super::blocker(root) {
+        return Some(blocker.to_string());
     }
     let Some(loader) = files.loader else {
         let why = files.invisible.as_deref().unwrap_or("there is no kernel");

@@ -1,7 +1,7 @@
 //! Deferral: swupd is told to leave clr-boot-manager alone, so that the boot files change only after the proof.
 //!
 //! swupd 7 reads three files, line by line, and the last word counts. What was measured of its reader: a comment begins in
-//! the first column with `#` or `;`; a section is a whole line; a name may be spelt with `_` or `-` and in any case; only
+//! the first column with `#` or `;`; a section is a whole line; a name may be written with `_` or `-` and in any case; only
 //! `true`, in any case, is true; blanks belong to name and value. A line without a newline, with a NUL, or of 8,191 bytes
 //! and more ends the reading there, without a word. A setting outside of any section, or in `[GLOBAL]`, counts for every
 //! command, `os-install` too: that is why ours stands in the sections of three commands.
@@ -42,13 +42,13 @@ pub enum Deferral {
 pub fn observe(root: &Root) -> Deferral {
     let files: Vec<(&str, Vec<u8>)> =
         FILES.iter().map(|path| (*path, root.read(path).unwrap_or_default())).collect();
-    let spell = |path: &str, line: usize| format!("{}:{line}", root.spell(path).display());
+    let shown_path = |path: &str, line: usize| format!("{}:{line}", root.shown_path(path).display());
     let mut overridden_by = None;
     for command in COMMANDS {
         match effective(&files, command) {
             Some((true, ..)) => {}
             Some((false, path, line)) => {
-                overridden_by = overridden_by.or_else(|| Some(spell(path, line)));
+                overridden_by = overridden_by.or_else(|| Some(shown_path(path, line)));
             }
             None => {
                 return Deferral::Off { overridden_by, refused: ours(root).err() };
@@ -98,10 +98,10 @@ fn lines(text: &[u8]) -> impl Iterator<Item = Result<String, &'static str>> {
 
 /// What is ours to write to.
 fn ours(root: &Root) -> Result<Option<Vec<u8>>, String> {
-    let refused = |why: String| format!("{} is left alone: {why}", root.spell(CONFIG).display());
+    let refused = |why: String| format!("{} is left alone: {why}", root.shown_path(CONFIG).display());
     match root.lookup_link(CONFIG) {
         Presence::Absent => return Ok(None),
-        Presence::There(stat) if stat.kind == crate::sys::Kind::File => {}
+        Presence::There(stat) if stat.kind == crate::sys::FileKind::File => {}
         Presence::There(_) => return Err(refused("it is no plain file".to_owned())),
         Presence::Unreadable(e) => return Err(e.to_string()),
     }
@@ -163,7 +163,7 @@ pub fn disarm(root: &Root) -> Result<bool, String> {
     let said = |e: FileError| e.to_string();
     if text.is_empty() {
         root.remove(CONFIG).map_err(said)?;
-        root.remove_empty_folder("/run/swupd").map_err(said)?;
+        root.remove_empty_directory("/run/swupd").map_err(said)?;
         return Ok(true);
     }
     let mode = root.lookup(CONFIG).stat().map_or(0o644, |s| s.mode & 0o777);

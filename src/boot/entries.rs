@@ -2,10 +2,10 @@
 //!
 //! What is said here of the loader is in loader.conf(5) and in the sources of systemd-boot.
 
-use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, base_name, image_name};
+use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, Problem, SetBy, base_name, image_name};
 use crate::sys::{FileError, Root, efi};
 
-/// The folder of the entries, below the top of the boot partition.
+/// The directory of the entries, below the top of the boot partition.
 pub const ENTRIES: &str = "loader/entries";
 /// The configuration, below the top of the boot partition.
 pub const LOADER: &str = "loader/loader.conf";
@@ -34,7 +34,11 @@ impl Variables {
 ///
 /// # Errors
 /// When the entries or the configuration cannot be read: then the default is unknown.
-pub(super) fn read(place: &Place, namespace: &str, variables: Option<&Variables>) -> Result<Menu, FileError> {
+pub(super) fn read(
+    place: &EntryPlace,
+    namespace: &str,
+    variables: Option<&Variables>,
+) -> Result<Menu, FileError> {
     let mut menu = Menu::default();
     let files = match place.list(ENTRIES) {
         Ok(files) => files,
@@ -49,8 +53,10 @@ pub(super) fn read(place: &Place, namespace: &str, variables: Option<&Variables>
         match place.read_small(&path) {
             // It is no entry for the loader; clr-boot-manager crashes on it.
             Ok(Some(text)) if text.is_empty() => {
-                menu.problems
-                    .push(Problem::breaks(format!("{} is empty", place.spell(&path)), Some("delete it")));
+                menu.problems.push(Problem::breaks(
+                    format!("{} is empty", place.shown_path(&path)),
+                    Some("delete it"),
+                ));
             }
             Ok(Some(text)) => menu.entries.push(parse(file, &text, namespace)),
             Ok(None) => {}
@@ -64,7 +70,7 @@ pub(super) fn read(place: &Place, namespace: &str, variables: Option<&Variables>
     }
     let configuration = match place.read(LOADER) {
         Ok(Some(text)) if text.is_empty() => {
-            let what = format!("{} is empty", place.spell(LOADER));
+            let what = format!("{} is empty", place.shown_path(LOADER));
             menu.problems.push(Problem::breaks(what, Some("delete it")));
             None
         }
@@ -77,11 +83,11 @@ pub(super) fn read(place: &Place, namespace: &str, variables: Option<&Variables>
         Err(e) => return Err(e),
     };
     let configured = configuration.as_deref().and_then(default_of);
-    choose(&mut menu, configured.as_deref(), variables, &place.spell(LOADER));
+    choose(&mut menu, configured.as_deref(), variables, &place.shown_path(LOADER));
     Ok(menu)
 }
 
-/// Whether the loader takes a file of the folder for an entry.
+/// Whether the loader takes a file of the directory for an entry.
 fn is_entry(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.ends_with(".conf") && !name.starts_with('.') && !name.starts_with("auto-")
@@ -97,7 +103,7 @@ fn settings(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// Reads one entry. Of `linux` the last one counts; `options` are joined.
-pub fn parse(file: &str, text: &[u8], namespace: &str) -> Entry {
+pub fn parse(file: &str, text: &[u8], namespace: &str) -> BootEntry {
     let (mut image, mut options, mut initrds) = (None, Vec::new(), Vec::new());
     for (key, value) in settings(text) {
         match key {
@@ -112,7 +118,7 @@ pub fn parse(file: &str, text: &[u8], namespace: &str) -> Entry {
             _ => {}
         }
     }
-    Entry::new(file, image, namespace, options).with_initrds(initrds)
+    BootEntry::new(file, image, namespace, options).with_initrds(initrds)
 }
 
 /// The `default` of `loader.conf`: the last one counts.
@@ -123,27 +129,27 @@ fn default_of(text: &[u8]) -> Option<String> {
 
 /// What a name comes to among the entries.
 #[derive(Debug, PartialEq, Eq)]
-enum Named<'e> {
+enum NamedEntry<'e> {
     /// This entry, by its name.
-    Entry(&'e Entry),
+    Entry(&'e BootEntry),
     /// This entry, were it not for the missing `.conf`.
-    WithoutEnding(&'e Entry),
+    WithoutEnding(&'e BootEntry),
     /// A pattern, `@saved`, or an entry that the loader makes by itself: it depends on what only the loader sees.
     Open,
     /// No entry: the loader goes on as if nothing had been said.
     Nothing,
 }
 
-fn find<'e>(entries: &'e [Entry], name: &str) -> Named<'e> {
+fn find<'e>(entries: &'e [BootEntry], name: &str) -> NamedEntry<'e> {
     let start = name.get(..5).unwrap_or_default();
     if name.contains(['*', '?', '[']) || name.starts_with('@') || start.eq_ignore_ascii_case("auto-") {
-        return Named::Open;
+        return NamedEntry::Open;
     }
     let known = |name: &str| entries.iter().find(|e| e.file.eq_ignore_ascii_case(name));
     match (known(name), known(&format!("{name}.conf"))) {
-        (Some(entry), _) => Named::Entry(entry),
-        (None, Some(entry)) => Named::WithoutEnding(entry),
-        (None, None) => Named::Nothing,
+        (Some(entry), _) => NamedEntry::Entry(entry),
+        (None, Some(entry)) => NamedEntry::WithoutEnding(entry),
+        (None, None) => NamedEntry::Nothing,
     }
 }
 
@@ -174,10 +180,10 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
         }
         let named = find(&menu.entries, name);
         menu.problems.extend(remark(&named, name, set_by, source));
-        if !decided && let Named::Entry(entry) | Named::WithoutEnding(entry) = named {
+        if !decided && let NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry) = named {
             menu.default = Some(DefaultEntry { entry: entry.file.clone(), id: entry.id.clone(), set_by });
         }
-        decided |= named != Named::Nothing;
+        decided |= named != NamedEntry::Nothing;
     }
     if !decided && configured.is_none() && menu.entries.len() > 1 {
         let what = format!("{path} names no default: which entry boots is up to the boot loader");
@@ -186,49 +192,50 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
 }
 
 /// The variable that decides, where only the boot loader knows for which entry.
-pub(super) fn undecided(entries: &[Entry], variables: &Variables) -> Option<SetBy> {
-    let named = |name: &Option<String>| name.as_deref().map_or(Named::Nothing, |name| find(entries, name));
+pub(super) fn undecided(entries: &[BootEntry], variables: &Variables) -> Option<SetBy> {
+    let named =
+        |name: &Option<String>| name.as_deref().map_or(NamedEntry::Nothing, |name| find(entries, name));
     match (named(&variables.one_shot), named(&variables.default)) {
-        (Named::Open, _) => Some(SetBy::LoaderEntryOneShot),
-        (Named::Nothing, Named::Open) => Some(SetBy::LoaderEntryDefault),
+        (NamedEntry::Open, _) => Some(SetBy::LoaderEntryOneShot),
+        (NamedEntry::Nothing, NamedEntry::Open) => Some(SetBy::LoaderEntryDefault),
         _ => None,
     }
 }
 
 /// What is to be told of a name that something gives as the default.
-fn remark(named: &Named, name: &str, set_by: SetBy, source: &str) -> Option<Problem> {
+fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option<Problem> {
     let once = set_by == SetBy::LoaderEntryOneShot;
     let take_back = match set_by {
         SetBy::LoaderEntryOneShot => "`bootctl set-oneshot \"\"` takes it back",
         _ => "`bootctl set-default \"\"` takes it back",
     };
     Some(match (named, set_by) {
-        (Named::Entry(_), SetBy::LoaderConf) => return None,
-        (Named::Entry(entry) | Named::WithoutEnding(entry), _) if set_by != SetBy::LoaderConf => {
+        (NamedEntry::Entry(_), SetBy::LoaderConf) => return None,
+        (NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry), _) if set_by != SetBy::LoaderConf => {
             let when =
                 if once { "for the next boot only" } else { "for every boot, whatever loader.conf says" };
             Problem::odd(format!("{source} chooses {} {when}", entry.named()), Some(take_back))
         }
         // Version 245 made the ending a part of the name.
-        (Named::Entry(entry) | Named::WithoutEnding(entry), _) => Problem::odd(
+        (NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry), _) => Problem::odd(
             format!(
                 "the default of {source} is {name} without .conf, which systemd-boot ignores since version 245"
             ),
             Some(&format!("write `default {}` there", entry.file)),
         ),
-        (Named::Open, SetBy::LoaderConf) => Problem::odd(
+        (NamedEntry::Open, SetBy::LoaderConf) => Problem::odd(
             format!("the default of {source} is {name}: which entry that is, only the boot loader knows"),
             None,
         ),
-        (Named::Open, _) => Problem::odd(
+        (NamedEntry::Open, _) => Problem::odd(
             format!("{source} chooses {name}: which entry that is, only the boot loader knows"),
             Some(take_back),
         ),
         // A default without an entry boots whatever the loader finds.
-        (Named::Nothing, SetBy::LoaderConf) => {
+        (NamedEntry::Nothing, SetBy::LoaderConf) => {
             Problem::breaks(format!("the default of {source} is {name}, which is no entry"), None)
         }
-        (Named::Nothing, _) => Problem::odd(
+        (NamedEntry::Nothing, _) => Problem::odd(
             format!("{source} names {name}, which is no entry: the boot loader ignores it"),
             None,
         ),

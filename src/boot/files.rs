@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::entries::{self, Variables};
-use super::menu::{DefaultEntry, Entry, Loader, Menu, Place, Problem};
+use super::menu::{BootEntry, DefaultEntry, EntryPlace, Loader, Menu, Problem};
 use super::partition::{self, Lost};
 use super::{grub, syslinux};
 use crate::kernel::inventory::IMAGES;
@@ -41,11 +41,11 @@ impl ReadBack {
 pub struct BootFiles {
     /// Whose files they are; none when none can be seen.
     pub loader: Option<Loader>,
-    /// Where they are: the folder as the host spells it, or the device that was looked into.
+    /// Where they are: the directory as the host spells it, or the device that was looked into.
     pub place: String,
     /// The entries, those of other systems too.
-    pub entries: Vec<Entry>,
-    /// The entry that the next boot takes; none when it cannot be told.
+    pub entries: Vec<BootEntry>,
+    /// The entry that the next boot takes; none when it cannot be determined.
     pub default: Option<DefaultEntry>,
     /// The freestanding initrds of clr-boot-manager, without `freestanding-` in front of their names.
     pub freestanding: BTreeSet<String>,
@@ -82,7 +82,7 @@ impl BootFiles {
                 Presence::Unreadable(_) => None,
             },
         };
-        let here = Place { root, top: BOOT, device: None };
+        let here = EntryPlace { root, top: BOOT, device: None };
         match loader_at(&here, firmware) {
             Ok(Some(loader)) => {
                 let mut files = seen(&here, root, loader, firmware, inventory);
@@ -92,14 +92,14 @@ impl BootFiles {
                 files
             }
             Ok(None) if root.is_live() => elsewhere(root, firmware == Some(true), inventory),
-            Ok(None) => hidden(format!("there is no boot entry below {}", root.spell(BOOT).display())),
+            Ok(None) => hidden(format!("there is no boot entry below {}", root.shown_path(BOOT).display())),
             Err(e) => hidden(denied(&e)),
         }
     }
 
     /// The entry of a kernel: of several the one that the next boot takes, or that has the name that clr-boot-manager
     /// would give it.
-    pub fn of(&self, id: &str) -> Option<&Entry> {
+    pub fn of(&self, id: &str) -> Option<&BootEntry> {
         let mine = || self.entries.iter().filter(|e| e.id.as_deref() == Some(id));
         let default = self.default.as_ref().map(|d| d.entry.as_str());
         let usual = usual_ending(id);
@@ -171,7 +171,7 @@ fn denied(error: &FileError) -> String {
 /// Whose files lie at a place, by the rule by which clr-boot-manager chooses a loader: with UEFI firmware it writes
 /// systemd-boot's files and no others; without, those of syslinux or GRUB. In an image it takes systemd-boot unless it
 /// finds a legacy boot partition.
-fn loader_at(place: &Place, firmware: Option<bool>) -> Result<Option<Loader>, FileError> {
+fn loader_at(place: &EntryPlace, firmware: Option<bool>) -> Result<Option<Loader>, FileError> {
     let systemd_boot = place.has(entries::ENTRIES)? || place.has(entries::LOADER)?;
     if firmware == Some(true) || (firmware.is_none() && systemd_boot) {
         return Ok(systemd_boot.then_some(Loader::SystemdBoot));
@@ -187,7 +187,7 @@ fn loader_at(place: &Place, firmware: Option<bool>) -> Result<Option<Loader>, Fi
 
 /// Of two the one whose file was written last: clr-boot-manager takes GRUB where grub-mkconfig is installed and no
 /// partition of the disk is marked as a legacy boot partition, and leaves the other's file as it was.
-fn legacy_loader(place: &Place) -> Loader {
+fn legacy_loader(place: &EntryPlace) -> Loader {
     let written = |path: &str| place.root.lookup(place.path(path)).stat().map(|s| s.mtime_ns);
     if written(grub::CONFIGURATION) > written(syslinux::CONFIGURATION) {
         Loader::Grub
@@ -198,7 +198,7 @@ fn legacy_loader(place: &Place) -> Loader {
 
 /// Reads the files at a place. `root` is the system that they are for.
 fn seen(
-    place: &Place,
+    place: &EntryPlace,
     root: &Root,
     loader: Loader,
     firmware: Option<bool>,
@@ -210,8 +210,7 @@ fn seen(
         Loader::SystemdBoot => {
             let variables = match firmware {
                 Some(true) if !efi::shows_variables(root) => {
-                    let what =
-                        "the EFI variables cannot be seen here: what they make the default cannot be told";
+                    let what = "the EFI variables cannot be seen here: what they make the default cannot be determined";
                     unknown = Some(Problem::odd(what.to_owned(), None));
                     None
                 }
@@ -251,7 +250,7 @@ fn seen(
 }
 
 /// Only systemd-boot has a directory of them; for the other loaders clr-boot-manager puts them at the top.
-fn freestanding(place: &Place, loader: Loader, namespace: &str) -> BTreeSet<String> {
+fn freestanding(place: &EntryPlace, loader: Loader, namespace: &str) -> BTreeSet<String> {
     let directory = if loader == Loader::SystemdBoot { format!("EFI/{namespace}") } else { String::new() };
     // What cannot be listed cannot be deleted by a program that lists it first.
     let listed = place.list(&directory).unwrap_or_default();
@@ -264,7 +263,7 @@ fn device(root: &Root) -> Result<Option<PathBuf>, String> {
     if !root.is_live() {
         return Ok(None);
     }
-    let here = Place { root, top: BOOT, device: None };
+    let here = EntryPlace { root, top: BOOT, device: None };
     let firmware = efi::has_firmware(root).map_err(|e| e.to_string())?;
     match loader_at(&here, Some(firmware)).map_err(|e| e.to_string())? {
         Some(_) => Ok(None),
@@ -276,25 +275,25 @@ fn device(root: &Root) -> Result<Option<PathBuf>, String> {
 ///
 /// # Errors
 /// When it cannot be found or read, in words.
-pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&Place) -> T) -> Result<T, String> {
-    let Some(device) = device(root)? else { return Ok(look(&Place { root, top: BOOT, device: None })) };
+pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&EntryPlace) -> T) -> Result<T, String> {
+    let Some(device) = device(root)? else { return Ok(look(&EntryPlace { root, top: BOOT, device: None })) };
     let partition = partition::open(root, device).map_err(|lost| lost.to_string())?;
     let device = partition.device.map(|device| device.display().to_string());
-    Ok(look(&Place { root: &partition.root, top: "", device }))
+    Ok(look(&EntryPlace { root: &partition.root, top: "", device }))
 }
 
 /// As [`look_into`], to write there. All has reached the device when it is done.
 ///
 /// # Errors
 /// When it cannot be found or written to, in words.
-pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&Place) -> T) -> Result<T, String> {
-    let Some(device) = device(root)? else { return Ok(write(&Place { root, top: BOOT, device: None })) };
+pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&EntryPlace) -> T) -> Result<T, String> {
+    let Some(device) = device(root)? else { return Ok(write(&EntryPlace { root, top: BOOT, device: None })) };
     let said = |e: FileError| e.to_string();
     if let Some(mounted) = mount::mounted(root, &device).map_err(said)? {
-        return Ok(write(&Place { root: &mounted, top: "", device: None }));
+        return Ok(write(&EntryPlace { root: &mounted, top: "", device: None }));
     }
     let opened = mount::open_for_writing(root, &device).map_err(said)?;
-    let done = write(&Place { root: &opened, top: "", device: Some(device.display().to_string()) });
+    let done = write(&EntryPlace { root: &opened, top: "", device: Some(device.display().to_string()) });
     opened.sync("").map_err(said)?;
     Ok(done)
 }
@@ -308,7 +307,7 @@ fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
         Err(lost) => return hidden(format!("the boot entries cannot be seen: {lost}")),
     };
     let device = partition.device.map(|device| device.display().to_string());
-    let place = Place { root: &partition.root, top: "", device };
+    let place = EntryPlace { root: &partition.root, top: "", device };
     let files = match loader_at(&place, Some(firmware)) {
         Ok(loader) => {
             // A boot partition without any file of a loader has no entry either.
@@ -329,7 +328,7 @@ fn misplaced(live: &Root) -> Option<Problem> {
     if on("/boot/loader")? != root {
         return None;
     }
-    // Where it cannot be told which partition it is, there may be none.
+    // Where it cannot be determined which partition it is, there may be none.
     let device = partition::find(live, true).ok()?;
     (live.lookup(&device).stat()?.stands_for != root).then(|| {
         let device = device.display();
@@ -342,11 +341,11 @@ fn misplaced(live: &Root) -> Option<Problem> {
 
 /// What is wrong with entries and default, whatever the loader.
 fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
-    let is_default = |entry: &Entry| menu.default.as_ref().is_some_and(|d| d.entry == entry.file);
+    let is_default = |entry: &BootEntry| menu.default.as_ref().is_some_and(|d| d.entry == entry.file);
     let mut problems = Vec::new();
     for (at, entry) in menu.entries.iter().enumerate() {
         let Some(id) = &entry.id else { continue };
-        let same = |e: &&Entry| e.id.as_ref() == Some(id) && !e.copy;
+        let same = |e: &&BootEntry| e.id.as_ref() == Some(id) && !e.copy;
         let Some(kernel) = inventory.kernels.iter().find(|k| k.id == *id) else {
             let clear = match loader {
                 // Without its default entry the boot loader takes one by rules of its own.
@@ -367,7 +366,7 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
             let what = format!("the boot entry {} boots {image}, a copy of {id}", entry.file);
             let clear = format!(
                 "move the copy out of {}, then run `clr-boot-manager update`",
-                root.spell(IMAGES).display()
+                root.shown_path(IMAGES).display()
             );
             // Where the copy is all there is, it is the kernel.
             let breaks = kernel.image != image && (is_default(entry) || only);
@@ -428,8 +427,9 @@ mod tests {
     #[test]
     fn the_entry_of_a_kernel() {
         let id = "org.clearlinux.native.6.15.7-1591";
-        let entry =
-            |file: &str, image: &str| Entry::new(file, Some(image.to_owned()), "org.clearlinux", Vec::new());
+        let entry = |file: &str, image: &str| {
+            BootEntry::new(file, Some(image.to_owned()), "org.clearlinux", Vec::new())
+        };
         let mut files = BootFiles {
             loader: Some(Loader::SystemdBoot),
             entries: vec![

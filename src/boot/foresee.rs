@@ -12,7 +12,7 @@ use super::BootFiles;
 use super::initrds;
 use crate::kernel::inventory::{IMAGES, There};
 use crate::kernel::{Inventory, KernelName, Running};
-use crate::sys::{Kind, Root, RootKind};
+use crate::sys::{FileKind, Root, RootKind};
 
 /// A file that clr-boot-manager takes for a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl UpdateInput {
         let mut default_links = BTreeMap::new();
         for entry in root.list_optional(IMAGES).map_err(|e| e.to_string())? {
             let Some(kind) = entry.text().and_then(|name| name.strip_prefix("default-")) else { continue };
-            if entry.kind == Kind::Link {
+            if entry.kind == FileKind::Link {
                 let text = root.read_link(format!("{IMAGES}/default-{kind}")).map_err(|e| e.to_string())?;
                 default_links.insert(kind.to_owned(), text.to_string_lossy().into_owned());
             }

@@ -4,7 +4,7 @@
 //! each command line to `echo` inside double quotes, so what stands in the file may differ from what was configured:
 //! what stands in the file is what boots.
 
-use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, base_name, image_name};
+use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, Problem, SetBy, base_name, image_name};
 use crate::sys::FileError;
 
 /// The configuration, below the top of the boot partition.
@@ -18,11 +18,11 @@ const DEPTH: usize = 16;
 ///
 /// # Errors
 /// When it cannot be read.
-pub(super) fn read(place: &Place, namespace: &str) -> Result<Menu, FileError> {
+pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileError> {
     let broken = |what: String| Ok(Menu { problems: vec![Problem::breaks(what, None)], ..Menu::default() });
     let text = match place.read(CONFIGURATION) {
         Ok(Some(text)) if text.is_empty() => {
-            return broken(format!("{} is empty", place.spell(CONFIGURATION)));
+            return broken(format!("{} is empty", place.shown_path(CONFIGURATION)));
         }
         Ok(text) => text.unwrap_or_default(),
         Err(e) if e.is_no_file() => return broken(e.to_string()),
@@ -34,7 +34,7 @@ pub(super) fn read(place: &Place, namespace: &str) -> Result<Menu, FileError> {
         // It may name another default.
         Err(e) => return Err(e),
     };
-    let mut menu = parse(&text, &environment, namespace, &place.spell(CONFIGURATION));
+    let mut menu = parse(&text, &environment, namespace, &place.shown_path(CONFIGURATION));
     menu.problems.extend(unreadable);
     Ok(menu)
 }
@@ -63,11 +63,11 @@ pub fn parse(text: &[u8], environment: &[u8], namespace: &str, path: &str) -> Me
         match word(0) {
             b"menuentry" | b"submenu" if opens && open.len() < DEPTH => {
                 let title = String::from_utf8_lossy(word(1)).into_owned();
-                let marks = |w: &Word| w.text == b"--id" || w.text.starts_with(b"$menuentry_id_option");
+                let marks = |w: &GrubWord| w.text == b"--id" || w.text.starts_with(b"$menuentry_id_option");
                 let id =
                     words.iter().position(marks).map(|at| String::from_utf8_lossy(word(at + 1)).into_owned());
                 let entry = (word(0) == b"menuentry").then(|| {
-                    menu.entries.push(Entry::new(&title, None, namespace, Vec::new()));
+                    menu.entries.push(BootEntry::new(&title, None, namespace, Vec::new()));
                     menu.entries.len() - 1
                 });
                 open.push(Some(Item { title, id, entry, below: Vec::new() }));
@@ -83,7 +83,8 @@ pub fn parse(text: &[u8], environment: &[u8], namespace: &str, path: &str) -> Me
                 if let (Some(at), Some(file)) = (current, words.get(1)) {
                     let title = menu.entries[at].file.clone();
                     let options = line[file.end..].trim_ascii().to_vec();
-                    menu.entries[at] = Entry::new(&title, Some(image_name(&file.text)), namespace, options);
+                    menu.entries[at] =
+                        BootEntry::new(&title, Some(image_name(&file.text)), namespace, options);
                 }
             }
             b"initrd" | b"initrd16" | b"initrdefi" => {
@@ -161,14 +162,14 @@ fn find(items: &[Item], wanted: &str) -> Option<usize> {
 
 /// A word of a line, without its quotes.
 #[derive(Debug)]
-struct Word {
+struct GrubWord {
     text: Vec<u8>,
     /// Where the line goes on after it.
     end: usize,
 }
 
 /// The words of a line, with quotes as in a shell. A comment has none.
-fn words(line: &[u8]) -> Vec<Word> {
+fn words(line: &[u8]) -> Vec<GrubWord> {
     let mut words = Vec::new();
     let mut at = 0;
     loop {
@@ -191,7 +192,7 @@ fn words(line: &[u8]) -> Vec<Word> {
             at += 1;
         }
         at = at.min(line.len());
-        words.push(Word { text, end: at });
+        words.push(GrubWord { text, end: at });
     }
 }
 

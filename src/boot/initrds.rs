@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::kernel::inventory::IMAGES;
-use crate::sys::{FileError, Kind, Presence, Root};
+use crate::sys::{FileError, FileKind, Presence, Root};
 
 /// The directories of freestanding initrds; of one name the first counts.
 pub const FREESTANDING: [&str; 2] = ["/etc/kernel/initrd.d", "/usr/lib/initrd.d"];
@@ -11,26 +11,26 @@ pub const FREESTANDING: [&str; 2] = ["/etc/kernel/initrd.d", "/usr/lib/initrd.d"
 pub const OF_ADMIN: &str = "/etc/kernel";
 
 /// Where a freestanding initrd comes from; none when a symlink of an admin to `/dev/null` masks it.
-pub type Origin = Option<String>;
+pub type InitrdOrigin = Option<String>;
 
 /// The freestanding initrds by name: the path of each inside the root. Empty files and what is neither a file nor a
 /// symlink are not counted, as clr-boot-manager does not count them.
 ///
 /// # Errors
 /// When a directory is there and cannot be read.
-pub fn freestanding(root: &Root) -> Result<BTreeMap<String, Origin>, FileError> {
+pub fn freestanding(root: &Root) -> Result<BTreeMap<String, InitrdOrigin>, FileError> {
     let mut found = BTreeMap::new();
     for directory in FREESTANDING {
         for entry in root.list_optional(directory)? {
             let name = entry.name.to_string_lossy().into_owned();
             let path = format!("{directory}/{name}");
             let origin = match entry.kind {
-                Kind::File if root.lookup_link(&path).stat().is_some_and(|s| s.size == 0) => continue,
-                Kind::File => Some(path),
+                FileKind::File if root.lookup_link(&path).stat().is_some_and(|s| s.size == 0) => continue,
+                FileKind::File => Some(path),
                 // A mask is recognized by the text of the symlink alone.
-                Kind::Link if is_mask(&root.read_link(&path)?.to_string_lossy()) => None,
-                Kind::Link => Some(path),
-                Kind::Folder | Kind::Other => continue,
+                FileKind::Link if is_mask(&root.read_link(&path)?.to_string_lossy()) => None,
+                FileKind::Link => Some(path),
+                FileKind::Directory | FileKind::Other => continue,
             };
             found.entry(name).or_insert(origin);
         }
@@ -54,7 +54,7 @@ pub fn of_kernel(root: &Root, id: &str) -> Result<BTreeMap<String, String>, File
         Presence::Absent => IMAGES,
         Presence::Unreadable(e) => return Err(e),
         Presence::There(stat)
-            if stat.kind == Kind::Link && is_mask(&root.read_link(&admins)?.to_string_lossy()) =>
+            if stat.kind == FileKind::Link && is_mask(&root.read_link(&admins)?.to_string_lossy()) =>
         {
             return Ok(BTreeMap::new());
         }

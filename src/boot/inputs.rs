@@ -14,7 +14,7 @@ use super::initrds::{FREESTANDING, OF_ADMIN};
 use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
 use crate::kernel::KernelName;
 use crate::kernel::inventory::IMAGES;
-use crate::sys::{Fingerprint, Kind, Root};
+use crate::sys::{FileKind, Fingerprint, Root};
 
 /// A part of the boot files, by what it is made from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -136,25 +136,25 @@ pub fn changed(before: &BootInputs, now: &BootInputs) -> Vec<BootPart> {
 }
 
 /// Adds a file without reading it; a symlink counts with what it leads to.
-fn add_identity(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind) {
+fn add_identity(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKind) {
     add_name(root, fingerprint, path, kind);
-    if let Some(stat) = root.lookup(path).stat().filter(|s| s.kind == Kind::File) {
+    if let Some(stat) = root.lookup(path).stat().filter(|s| s.kind == FileKind::File) {
         fingerprint.add(format!("{} {}", stat.size, stat.mtime_ns).as_bytes());
     }
 }
 
 /// Adds a small file with its contents.
-fn add_contents(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind) {
+fn add_contents(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKind) {
     add_name(root, fingerprint, path, kind);
     // A FIFO or a directory has no contents; a fragment counts with what the symlink leads to.
-    if matches!(kind, Kind::File | Kind::Link) {
+    if matches!(kind, FileKind::File | FileKind::Link) {
         fingerprint.add(root.read(path).unwrap_or_default());
     }
 }
 
-fn add_name(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind) {
+fn add_name(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKind) {
     fingerprint.add(path.as_bytes());
-    if kind == Kind::Link {
+    if kind == FileKind::Link {
         // A failed read is in `Root::unread`, and no update is run then; here and below.
         fingerprint.add(root.read_link(path).unwrap_or_default().as_os_str().as_encoded_bytes());
     }
@@ -228,9 +228,9 @@ fn loaders(root: &Root) -> String {
     fingerprint.finish()
 }
 
-fn add_all(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Kind, depth: u32) {
+fn add_all(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKind, depth: u32) {
     add_identity(root, fingerprint, path, kind);
-    if kind == Kind::Folder && depth > 0 {
+    if kind == FileKind::Directory && depth > 0 {
         for entry in root.list_optional(path).unwrap_or_default() {
             let below = format!("{path}/{}", entry.name.to_string_lossy());
             add_all(root, fingerprint, &below, entry.kind, depth - 1);

@@ -19,12 +19,12 @@ pub enum Loader {
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct BootEntry {
     /// Its name: the file's, the LABEL, or the title of the menu.
     pub file: String,
     /// The kernel id, off the line that names the image; none for what is no kernel of this system.
     pub id: Option<String>,
-    /// The name of the image, without a folder and without `kernel-`.
+    /// The name of the image, without a directory and without `kernel-`.
     pub image: Option<String>,
     /// Something follows the number in that name: it is a copy, such as `….bak`.
     pub copy: bool,
@@ -34,19 +34,19 @@ pub struct Entry {
     pub initrds: Vec<String>,
 }
 
-impl Entry {
+impl BootEntry {
     /// An entry whose `image` is of this system when its name reads as a kernel id of the namespace.
-    pub(super) fn new(file: &str, image: Option<String>, namespace: &str, options: Vec<u8>) -> Entry {
+    pub(super) fn new(file: &str, image: Option<String>, namespace: &str, options: Vec<u8>) -> BootEntry {
         let (mut id, mut copy) = (None, false);
         if let Some((name, rest)) = image.as_deref().and_then(|image| KernelName::from_id(image, namespace)) {
             (id, copy) = (Some(name.id()), !rest.is_empty());
         }
-        Entry { file: file.to_owned(), id, image, copy, options, initrds: Vec::new() }
+        BootEntry { file: file.to_owned(), id, image, copy, options, initrds: Vec::new() }
     }
 
     /// The same with initrds.
-    pub(super) fn with_initrds(self, initrds: Vec<String>) -> Entry {
-        Entry { initrds, ..self }
+    pub(super) fn with_initrds(self, initrds: Vec<String>) -> BootEntry {
+        BootEntry { initrds, ..self }
     }
 
     /// How it is named in a sentence.
@@ -155,8 +155,8 @@ impl fmt::Display for Problem {
 #[derive(Debug, Default)]
 pub struct Menu {
     /// The entries, in the order of the files or of the menu.
-    pub entries: Vec<Entry>,
-    /// The default; none when it cannot be told.
+    pub entries: Vec<BootEntry>,
+    /// The default; none when it cannot be determined.
     pub default: Option<DefaultEntry>,
     /// What is wrong with them.
     pub problems: Vec<Problem>,
@@ -165,7 +165,7 @@ pub struct Menu {
 }
 
 /// Where the files are read.
-pub(super) struct Place<'r> {
+pub(super) struct EntryPlace<'r> {
     pub(super) root: &'r Root,
     /// The top of the boot partition in that root.
     pub(super) top: &'static str,
@@ -173,12 +173,12 @@ pub(super) struct Place<'r> {
     pub(super) device: Option<String>,
 }
 
-impl Place<'_> {
+impl EntryPlace<'_> {
     /// How it is named as a whole.
     pub(super) fn name(&self) -> String {
         match &self.device {
             Some(device) => device.clone(),
-            None => self.root.spell(self.top).display().to_string(),
+            None => self.root.shown_path(self.top).display().to_string(),
         }
     }
 
@@ -187,10 +187,10 @@ impl Place<'_> {
     }
 
     /// How a path below the top is told to a person.
-    pub(super) fn spell(&self, path: &str) -> String {
+    pub(super) fn shown_path(&self, path: &str) -> String {
         match &self.device {
             Some(device) => format!("{path} on {device}"),
-            None => self.root.spell(self.path(path)).display().to_string(),
+            None => self.root.shown_path(self.path(path)).display().to_string(),
         }
     }
 

@@ -11,7 +11,7 @@ pub mod inputs;
 pub mod loader_interface;
 pub mod menu;
 pub mod partition;
-pub mod ready;
+pub mod preflight;
 pub mod removal;
 pub mod restricted;
 pub mod syslinux;
@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
 use crate::kernel::Inventory;
-use crate::sys::{Ended, Kind, Output, Root, RootKind, Tools};
+use crate::sys::{Ended, FileKind, Output, Root, RootKind, Tools};
 
 pub use files::{BootFiles, ReadBack};
 pub use inputs::inputs;
-pub use menu::{DefaultEntry, Entry, Loader, Problem, SetBy};
+pub use menu::{BootEntry, DefaultEntry, Loader, Problem, SetBy};
 
 /// The number of the device `/dev/null`: major 1, minor 3.
 const DEV_NULL: u64 = 1 << 8 | 3;
@@ -40,7 +40,7 @@ pub struct Update {
 
 /// Why the boot manager must not be run for a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum BootBlocker {
     /// We are in a chroot: natively it would look for the boot partition of the machine around us.
     Chroot,
     /// A path with a character of glob(7): it would write entries without any fragment.
@@ -49,19 +49,19 @@ pub enum Obstacle {
     Endless(PathBuf),
 }
 
-impl std::fmt::Display for Obstacle {
+impl std::fmt::Display for BootBlocker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Obstacle::Chroot => f.write_str(
+            BootBlocker::Chroot => f.write_str(
                 "the boot entries are left to the system around this one: there, run \
                  `clr-boot-manager update --path=DIR`",
             ),
-            Obstacle::Path(path) => write!(
+            BootBlocker::Path(path) => write!(
                 f,
                 "below a path with [ * ? or \\ clr-boot-manager finds no command line fragment: give {} another name",
                 path.display()
             ),
-            Obstacle::Endless(path) => {
+            BootBlocker::Endless(path) => {
                 let path = path.display();
                 write!(f, "{path} is no file, and would keep clr-boot-manager waiting for ever: rm {path}")
             }
@@ -70,34 +70,34 @@ impl std::fmt::Display for Obstacle {
 }
 
 /// What is in the way of running the boot manager for this root, if anything.
-pub fn obstacle(root: &Root) -> Option<Obstacle> {
+pub fn blocker(root: &Root) -> Option<BootBlocker> {
     if root.image_path().is_none() && root.kind() == RootKind::Image {
-        return Some(Obstacle::Chroot);
+        return Some(BootBlocker::Chroot);
     }
     let path = root.path();
     if path.to_string_lossy().contains(['[', '*', '?', '\\']) {
-        return Some(Obstacle::Path(path.to_owned()));
+        return Some(BootBlocker::Path(path.to_owned()));
     }
-    endless(root).map(|path| Obstacle::Endless(root.spell(path)))
+    endless(root).map(|path| BootBlocker::Endless(root.shown_path(path)))
 }
 
 /// What is no file where clr-boot-manager reads one.
 fn endless(root: &Root) -> Option<PathBuf> {
-    let in_folders = [VENDOR, LOCAL, REMOVALS].into_iter().flat_map(|folder| {
+    let in_directories = [VENDOR, LOCAL, REMOVALS].into_iter().flat_map(|directory| {
         // What cannot be listed is told where the line is made of it.
-        let entries = root.list_optional(folder).unwrap_or_default().into_iter();
+        let entries = root.list_optional(directory).unwrap_or_default().into_iter();
         let names = entries.map(|e| e.name).filter(|n| n.as_encoded_bytes().ends_with(b".conf"));
-        names.map(move |name| Path::new(folder).join(name))
+        names.map(move |name| Path::new(directory).join(name))
     });
-    let mut paths = in_folders.chain([PathBuf::from(ADMIN)]);
+    let mut paths = in_directories.chain([PathBuf::from(ADMIN)]);
     // A link to /dev/null is a mask, or an empty file.
     let waits = |path: &PathBuf| {
-        root.lookup(path).stat().is_some_and(|s| s.kind == Kind::Other && s.stands_for != DEV_NULL)
+        root.lookup(path).stat().is_some_and(|s| s.kind == FileKind::Other && s.stands_for != DEV_NULL)
     };
     paths.find(waits)
 }
 
-/// The command that makes the boot entries anew, for a person.
+/// The command that makes the boot entries again, for a person.
 pub fn update_command(root: &Root) -> String {
     match root.is_slash() {
         true => "clr-boot-manager update".to_owned(),
@@ -106,13 +106,13 @@ pub fn update_command(root: &Root) -> String {
 }
 
 /// Runs `clr-boot-manager update`. Its exit code proves nothing; [`BootFiles::read_back`] does. After a crash or exit code
-/// 1 the reason may be mended ([`ready::prepare`]) or have passed: then it is run once more.
+/// 1 the reason may be repaired ([`preflight::prepare`]) or have passed: then it is run once more.
 pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
     let run = || run(root, tools, deadline, &["update"]);
     let error = match run() {
-        Err(first) if first.may_pass() => match ready::prepare(root, &Inventory::observe(root)) {
-            Ok(mended) => {
-                for what in &mended {
+        Err(first) if first.may_pass() => match preflight::prepare(root, &Inventory::observe(root)) {
+            Ok(repaired) => {
+                for what in &repaired {
                     tracing::warn!("{what}");
                 }
                 tracing::warn!("{}; running it again", first.what);
@@ -150,7 +150,7 @@ fn run(root: &Root, tools: &Tools, deadline: Duration, words: &[&str]) -> Result
         path.push(image);
         child = child.arg(path);
     }
-    let command = child.spelt();
+    let command = child.display();
     // It replaces files by unlink and create: stopped half-way it leaves an entry that does not boot.
     let done = child
         .uninterruptible()

@@ -52,7 +52,7 @@ pub(super) fn open(live: &Root, device: PathBuf) -> Result<Opened, Lost> {
 /// The device file of the boot partition, free of links.
 ///
 /// # Errors
-/// When it cannot be told, with what to do.
+/// When it cannot be determined, with what to do.
 pub fn find(live: &Root, firmware: bool) -> Result<PathBuf, Lost> {
     if !live.lookup(NAMES).is_there() {
         return Err(Lost::Unnamed(format!("there is no {NAMES} here (is this a container?)")));
@@ -71,7 +71,7 @@ pub fn find(live: &Root, firmware: bool) -> Result<PathBuf, Lost> {
     Err(Lost::Unnamed(format!("there is no {}", tried.collect::<Vec<_>>().join(" and no "))))
 }
 
-/// The name of a partition in udev's folder. The loader writes the number in capitals, udev in small letters.
+/// The name of a partition in udev's directory. The loader writes the number in capitals, udev in small letters.
 fn by_uuid(text: &str) -> PathBuf {
     let plain = text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-');
     Path::new(NAMES).join("by-partuuid").join(plain.collect::<String>().to_ascii_lowercase())

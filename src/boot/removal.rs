@@ -136,15 +136,15 @@ mod tests {
     /// The command of the unit that edits the file, as systemd would run it.
     #[test]
     fn the_lines_are_taken_out_as_we_take_them_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::open(RootKind::LiveCopy, folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::LiveCopy, directory.path()).unwrap();
         for foreign in ["", "# theirs\n[update]\nurl=x y\n", "[a]\n# clr-dkms: end\n"] {
             root.write(CONFIG, foreign.as_bytes(), 0o644).unwrap();
             assert!(deferral::arm(&root).unwrap());
             let text = service_text(Path::new("/usr/bin/clr-dkms"));
             let line = text.lines().find(|line| line.contains("/bin/sed")).unwrap();
             let words = shlex::split(line.strip_prefix("ExecStart=-").unwrap()).unwrap();
-            let file = folder.path().join(CONFIG.trim_start_matches('/'));
+            let file = directory.path().join(CONFIG.trim_start_matches('/'));
             let mut sed = std::process::Command::new(&words[0]);
             sed.args([&words[1], &words[2].replace("$$", "$")]).arg(&file);
             assert!(sed.status().unwrap().success());

@@ -16,12 +16,12 @@ use std::time::Duration;
 use super::entries::{self, LOADER};
 use super::foresee::UpdateInput;
 use super::initrds::{self, FREESTANDING};
-use super::menu::Place;
-use super::{BootFiles, Loader, files, obstacle, ready, write_ahead};
+use super::menu::EntryPlace;
+use super::{BootFiles, Loader, blocker, files, preflight, write_ahead};
 use crate::kernel::inventory::{IMAGES, MARKS, MODULES};
 use crate::kernel::{Installed, Inventory};
-use crate::sys::sandbox::{Sandbox, Shown, ShownDirectory, View};
-use crate::sys::{Ended, Kind, Listed, Output, Root, Tools, compare, lock, processes};
+use crate::sys::sandbox::{Sandbox, SandboxView, Shown, ShownDirectory};
+use crate::sys::{Ended, FileKind, Listed, Output, Root, Tools, compare, lock, processes};
 
 /// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).
 pub const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
@@ -64,7 +64,7 @@ fn not_run(why: impl ToString) -> RestrictedError {
 
 /// What must be the same before and afterwards, and what must not appear.
 #[derive(Debug, PartialEq, Eq)]
-struct Kept {
+struct KeptFiles {
     loader_conf: Option<Vec<u8>>,
     on_disk: Vec<(&'static str, Vec<Listed>)>,
     /// Files that entries name and that are missing or empty.
@@ -83,7 +83,7 @@ impl RestrictedUpdate<'_> {
             return Err(not_run(why));
         }
         let program = self.tools.find("clr-boot-manager").map_err(not_run)?;
-        let repaired = ready::prepare_for(self.root, self.inventory, self.kernels).map_err(not_run)?;
+        let repaired = preflight::prepare_for(self.root, self.inventory, self.kernels).map_err(not_run)?;
         repaired.iter().for_each(|what| tracing::warn!("{what}"));
         write_ahead::report(write_ahead::before_update_of(
             self.root,
@@ -95,10 +95,10 @@ impl RestrictedUpdate<'_> {
         let stale: Vec<&String> = input.initrds_installed.difference(&input.initrd_sources).collect();
         let is_made = !stale.is_empty() && self.root.lookup(FREESTANDING[0]).is_absent();
         if is_made {
-            self.root.make_folders(FREESTANDING[0]).map_err(not_run)?;
+            self.root.make_directories(FREESTANDING[0]).map_err(not_run)?;
         }
         let done = self.run_each(&program, &stale);
-        if is_made && let Err(e) = self.root.remove_empty_folder(FREESTANDING[0]) {
+        if is_made && let Err(e) = self.root.remove_empty_directory(FREESTANDING[0]) {
             tracing::warn!("{e}");
         }
         let said = done?;
@@ -166,8 +166,8 @@ impl RestrictedUpdate<'_> {
 
     /// Why it must not be tried.
     fn refusal(&self, input: &UpdateInput) -> Option<String> {
-        if let Some(obstacle) = obstacle(self.root) {
-            return Some(obstacle.to_string());
+        if let Some(blocker) = blocker(self.root) {
+            return Some(blocker.to_string());
         }
         match self.files.loader {
             Some(Loader::SystemdBoot) => {}
@@ -203,7 +203,7 @@ impl RestrictedUpdate<'_> {
     }
 
     /// What clr-boot-manager is to see of the system.
-    fn view(&self, kernel: &Installed, stale: &[&String]) -> Result<View, String> {
+    fn view(&self, kernel: &Installed, stale: &[&String]) -> Result<SandboxView, String> {
         let said = |e: crate::sys::FileError| e.to_string();
         let real = |path: &str| self.root.real_path(path).map_err(said);
         let mut images = ShownDirectory { path: real(IMAGES)?, entries: Vec::new() };
@@ -217,7 +217,7 @@ impl RestrictedUpdate<'_> {
                 images.entries.push(self.shown(IMAGES, &entry, name)?);
             }
         }
-        let mut view = View { directories: vec![images], ..View::default() };
+        let mut view = SandboxView { directories: vec![images], ..SandboxView::default() };
         // What is not there cannot be deleted.
         let kept = [MODULES, SOURCES, MARKS].into_iter().filter(|path| self.root.lookup(path).is_there());
         for path in kept {
@@ -228,9 +228,9 @@ impl RestrictedUpdate<'_> {
             let mut masks = ShownDirectory { path: real(directory)?, entries: Vec::new() };
             for entry in self.root.list_optional(directory).map_err(said)? {
                 let Some(name) = entry.text() else { continue };
-                if matches!(entry.kind, Kind::File | Kind::Link) {
+                if matches!(entry.kind, FileKind::File | FileKind::Link) {
                     masks.entries.push(match entry.kind {
-                        Kind::Link => (name.to_owned(), self.symlink(directory, name)?),
+                        FileKind::Link => (name.to_owned(), self.symlink(directory, name)?),
                         _ => self.shown(directory, &entry, name)?,
                     });
                 }
@@ -252,13 +252,13 @@ impl RestrictedUpdate<'_> {
     fn shown(&self, directory: &str, entry: &Listed, name: &str) -> Result<(String, Shown), String> {
         let shown = match (self.root.real_path(format!("{directory}/{name}")), entry.kind) {
             (Ok(path), _) => Shown::File(path),
-            (Err(_), Kind::Link) => self.symlink(directory, name)?,
+            (Err(_), FileKind::Link) => self.symlink(directory, name)?,
             (Err(e), _) => return Err(e.to_string()),
         };
         Ok((name.to_owned(), shown))
     }
 
-    fn kept(&self) -> Result<Kept, String> {
+    fn kept(&self) -> Result<KeptFiles, String> {
         let said = |e: crate::sys::FileError| e.to_string();
         let mut on_disk = Vec::new();
         for path in [IMAGES, MODULES, MARKS] {
@@ -285,8 +285,8 @@ impl RestrictedUpdate<'_> {
             let dangling = named.collect();
             let listed = place.list(&directory).map_err(said)?;
             let half_written =
-                listed.iter().filter_map(Listed::text).filter(|n| n.ends_with(ready::HALF_WRITTEN));
-            Ok(Kept {
+                listed.iter().filter_map(Listed::text).filter(|n| n.ends_with(preflight::HALF_WRITTEN));
+            Ok(KeptFiles {
                 loader_conf: place.read(LOADER).map_err(said)?,
                 on_disk,
                 half_written: half_written.map(str::to_owned).collect(),
@@ -296,7 +296,7 @@ impl RestrictedUpdate<'_> {
     }
 
     /// What is not as it should be after the runs.
-    fn wrong_since(&self, before: &Kept) -> Vec<String> {
+    fn wrong_since(&self, before: &KeptFiles) -> Vec<String> {
         let mut wrong = Vec::new();
         match self.kept() {
             Err(why) => wrong.push(why),
@@ -331,7 +331,7 @@ impl RestrictedUpdate<'_> {
     }
 
     /// The files of a kernel, and freestanding initrds, that are not on the boot partition as they are on disk.
-    fn unlike(&self, place: &Place, kernel: &Installed) -> Vec<String> {
+    fn unlike(&self, place: &EntryPlace, kernel: &Installed) -> Vec<String> {
         let mut files = vec![(format!("kernel-{}", kernel.image), format!("{IMAGES}/{}", kernel.image))];
         // What cannot be listed was not copied either, and clr-boot-manager has said so.
         files.extend(initrds::of_kernel(self.root, &kernel.id).unwrap_or_default());

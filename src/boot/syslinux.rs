@@ -2,7 +2,7 @@
 //!
 //! What is said here of the loader is in the manual of syslinux 6.
 
-use super::menu::{DefaultEntry, Entry, Menu, Place, Problem, SetBy, base_name, image_name};
+use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, Problem, SetBy, base_name, image_name};
 use crate::sys::FileError;
 
 /// The configuration, at the top of the boot partition.
@@ -12,13 +12,13 @@ pub const CONFIGURATION: &str = "syslinux.cfg";
 ///
 /// # Errors
 /// When it cannot be read.
-pub(super) fn read(place: &Place, namespace: &str) -> Result<Menu, FileError> {
+pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileError> {
     match place.read(CONFIGURATION) {
         Ok(Some(text)) if text.is_empty() => {
-            let what = format!("{} is empty", place.spell(CONFIGURATION));
+            let what = format!("{} is empty", place.shown_path(CONFIGURATION));
             Ok(Menu { problems: vec![Problem::breaks(what, None)], ..Menu::default() })
         }
-        Ok(text) => Ok(parse(&text.unwrap_or_default(), namespace, &place.spell(CONFIGURATION))),
+        Ok(text) => Ok(parse(&text.unwrap_or_default(), namespace, &place.shown_path(CONFIGURATION))),
         Err(e) if e.is_no_file() => {
             Ok(Menu { problems: vec![Problem::breaks(e.to_string(), None)], ..Menu::default() })
         }
@@ -48,7 +48,7 @@ pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
         let options = options.unwrap_or_else(|| common.to_vec());
         // Without a KERNEL the label is the file.
         let image = image.unwrap_or_else(|| image_name(name.as_bytes()));
-        menu.entries.push(Entry::new(&name, Some(image), namespace, options).with_initrds(initrds));
+        menu.entries.push(BootEntry::new(&name, Some(image), namespace, options).with_initrds(initrds));
     };
     for line in text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii) {
         let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());

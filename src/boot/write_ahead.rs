@@ -14,9 +14,9 @@ use std::collections::BTreeSet;
 use super::entries::{ENTRIES, LOADER};
 use super::files::{self, usual_ending};
 use super::foresee::{UpdateInput, foresee};
-use super::menu::Place;
+use super::menu::EntryPlace;
 use super::{BootFiles, Loader, initrds};
-use crate::cmdline::{Sources, effective};
+use crate::cmdline::{CmdlineSources, effective};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Installed, Inventory};
 use crate::sys::{FileError, Root, compare};
@@ -174,7 +174,7 @@ fn write(root: &Root, planned: &[Write]) -> Result<Vec<String>, String> {
 
 /// What clr-boot-manager will write, of the files only what differs.
 fn plan(
-    place: &Place,
+    place: &EntryPlace,
     root: &Root,
     inventory: &Inventory,
     boot: &BootFiles,
@@ -214,7 +214,7 @@ fn plan(
         for (name, from) in &own {
             copy(name, from, true)?;
         }
-        let sources = Sources::observe(root, &kernel.name.release());
+        let sources = CmdlineSources::observe(root, &kernel.name.release());
         let path = format!("{ENTRIES}/{}", entry.file);
         let Some(text) = place.read(&path)?.filter(|_| sources.unreadable.is_empty()) else { continue };
         let expected = ExpectedEntry {
@@ -233,7 +233,7 @@ fn plan(
     Ok(ForeseenFiles { files, entries })
 }
 
-fn is_copy(place: &Place, root: &Root, to: &str, from: &str) -> Result<bool, FileError> {
+fn is_copy(place: &EntryPlace, root: &Root, to: &str, from: &str) -> Result<bool, FileError> {
     let (copy, source) = (place.root.open_file(place.path(to))?, root.open_file(from)?);
     // What cannot be compared is written again.
     Ok(compare::have_same_contents(copy, source).unwrap_or(false))

@@ -9,18 +9,18 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::parameter;
-use super::sources::{ADMIN, Fragment, Sources};
+use super::sources::{ADMIN, CmdlineSources, Fragment};
 
 /// A line of a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Origin {
+pub struct WordOrigin {
     /// The path inside the root.
     pub path: PathBuf,
     /// The line, from 1.
     pub line: usize,
 }
 
-impl std::fmt::Display for Origin {
+impl std::fmt::Display for WordOrigin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.path.display(), self.line)
     }
@@ -28,31 +28,31 @@ impl std::fmt::Display for Origin {
 
 /// A piece of the line that comes from one place; none for the blanks that join.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct WordPiece {
     /// The place.
-    pub origin: Option<Origin>,
+    pub origin: Option<WordOrigin>,
     /// The bytes.
     pub bytes: Vec<u8>,
 }
 
 /// One word, as the kernel splits the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Word {
+pub struct CmdlineWord {
     /// The bytes, quotes included.
     pub bytes: Vec<u8>,
     /// The places that its bytes come from, in order: more than one where a removal glued two words together.
-    pub origins: Vec<Origin>,
+    pub origins: Vec<WordOrigin>,
 }
 
 /// What one line of a removal file did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// It took these words out.
-    Took(Vec<Word>),
+    Took(Vec<CmdlineWord>),
     /// It began in the middle of a word, and left the rest of it behind, glued to what follows.
     TookPart {
         /// The words that lost something, as they were.
-        of: Vec<Word>,
+        of: Vec<CmdlineWord>,
         /// What stands there now.
         left: Vec<u8>,
     },
@@ -66,7 +66,7 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
     /// The line of the removal file.
-    pub by: Origin,
+    pub by: WordOrigin,
     /// Its text.
     pub text: Vec<u8>,
     /// What it did.
@@ -79,22 +79,22 @@ pub struct Merged {
     /// The line.
     pub line: Vec<u8>,
     /// The line in pieces, each with its origin.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<WordPiece>,
     /// The words of the line.
-    pub words: Vec<Word>,
+    pub words: Vec<CmdlineWord>,
     /// What the removals did, in their order.
     pub removed: Vec<Removed>,
     /// The lines whose NUL byte cut off everything behind it: of the kernel's own line, of all others.
-    pub cut_at: Vec<Origin>,
+    pub cut_at: Vec<WordOrigin>,
 }
 
 /// The line.
-pub fn effective(sources: &Sources) -> Vec<u8> {
+pub fn effective(sources: &CmdlineSources) -> Vec<u8> {
     line(sources).0.bytes
 }
 
 /// The line, and how it came about.
-pub fn merge(sources: &Sources) -> Merged {
+pub fn merge(sources: &CmdlineSources) -> Merged {
     let (buffer, removed, cut_at) = line(sources);
     Merged {
         pieces: buffer.pieces(),
@@ -105,7 +105,7 @@ pub fn merge(sources: &Sources) -> Merged {
     }
 }
 
-fn line(sources: &Sources) -> (Buffer, Vec<Removed>, Vec<Origin>) {
+fn line(sources: &CmdlineSources) -> (Buffer, Vec<Removed>, Vec<WordOrigin>) {
     let mut cut_at = Vec::new();
     let mut line = Buffer::default();
     line.add_contents(&sources.kernel, &sources.kernel_path);
@@ -126,19 +126,19 @@ fn line(sources: &Sources) -> (Buffer, Vec<Removed>, Vec<Origin>) {
 }
 
 /// What all kernels share: vendor fragments, the admin's line, the admin's fragments.
-fn global(sources: &Sources, line: &mut Buffer) {
-    let mut bump = folder(&sources.vendor, false, line) >= 1;
+fn global(sources: &CmdlineSources, line: &mut Buffer) {
+    let mut bump = directory(&sources.vendor, false, line) >= 1;
     if let Some(admin) = &sources.admin {
         if bump {
             line.join();
         }
         bump |= line.add_contents(admin, Path::new(ADMIN));
     }
-    folder(&sources.local, bump, line);
+    directory(&sources.local, bump, line);
 }
 
-/// Appends a folder; gives the number of its files that had content. `bump` says that something came before.
-fn folder(fragments: &[Fragment], mut bump: bool, line: &mut Buffer) -> usize {
+/// Appends a directory; gives the number of its files that had content. `bump` says that something came before.
+fn directory(fragments: &[Fragment], mut bump: bool, line: &mut Buffer) -> usize {
     let mut with_content = 0;
     for fragment in fragments.iter().filter(|f| f.mask.is_none()) {
         if with_content > 0 || bump {
@@ -156,7 +156,7 @@ pub fn contents(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The words of a file, for one that is not part of the line.
-pub fn words_of(bytes: &[u8], path: &Path) -> Vec<Word> {
+pub fn words_of(bytes: &[u8], path: &Path) -> Vec<CmdlineWord> {
     let mut buffer = Buffer::default();
     buffer.add_contents(bytes, path);
     buffer.words(0..buffer.bytes.len())
@@ -188,7 +188,7 @@ fn strip_end(line: &[u8]) -> &[u8] {
 struct Buffer {
     bytes: Vec<u8>,
     from: Vec<usize>,
-    places: Vec<Origin>,
+    places: Vec<WordOrigin>,
 }
 
 const JOINT: usize = usize::MAX;
@@ -210,7 +210,7 @@ impl Buffer {
             if any {
                 self.join();
             }
-            self.places.push(Origin { path: path.to_owned(), line: number });
+            self.places.push(WordOrigin { path: path.to_owned(), line: number });
             self.add(text, self.places.len() - 1);
             any = true;
         }
@@ -223,31 +223,31 @@ impl Buffer {
     }
 
     /// Cuts what follows the first NUL behind `start`; gives the line that it stood in.
-    fn cut_at_nul(&mut self, start: usize) -> Option<Origin> {
+    fn cut_at_nul(&mut self, start: usize) -> Option<WordOrigin> {
         let at = start + self.bytes[start..].iter().position(|b| *b == 0)?;
         let origin = self.places.get(self.from[at]).cloned();
         self.truncate(at);
         origin
     }
 
-    fn pieces(&self) -> Vec<Piece> {
-        let mut pieces: Vec<Piece> = Vec::new();
+    fn pieces(&self) -> Vec<WordPiece> {
+        let mut pieces: Vec<WordPiece> = Vec::new();
         let mut start = 0;
         for run in self.from.chunk_by(|a, b| a == b) {
             let bytes = self.bytes[start..start + run.len()].to_vec();
-            pieces.push(Piece { origin: self.places.get(run[0]).cloned(), bytes });
+            pieces.push(WordPiece { origin: self.places.get(run[0]).cloned(), bytes });
             start += run.len();
         }
         pieces
     }
 
-    fn words(&self, range: Range<usize>) -> Vec<Word> {
+    fn words(&self, range: Range<usize>) -> Vec<CmdlineWord> {
         let spans = parameter::spans(&self.bytes[range.clone()]);
         spans.into_iter().map(|s| self.word(range.start + s.start..range.start + s.end)).collect()
     }
 
-    fn word(&self, range: Range<usize>) -> Word {
-        let mut origins: Vec<Origin> = Vec::new();
+    fn word(&self, range: Range<usize>) -> CmdlineWord {
+        let mut origins: Vec<WordOrigin> = Vec::new();
         for place in self.from[range.clone()].chunk_by(|a, b| a == b) {
             if let Some(origin) = self.places.get(place[0])
                 && !origins.contains(origin)
@@ -255,13 +255,13 @@ impl Buffer {
                 origins.push(origin.clone());
             }
         }
-        Word { bytes: self.bytes[range].to_vec(), origins }
+        CmdlineWord { bytes: self.bytes[range].to_vec(), origins }
     }
 }
 
 /// Takes the removals out. The line is held in a buffer with a length beside it, as clr-boot-manager holds it: a
 /// removal file that cannot be opened strips the buffer but not the length, and leaves a NUL behind.
-fn remove(line: &mut Buffer, sources: &Sources) -> Vec<Removed> {
+fn remove(line: &mut Buffer, sources: &CmdlineSources) -> Vec<Removed> {
     let mut removed = Vec::new();
     let mut length = line.bytes.len();
     line.add(b"\0", JOINT);
@@ -276,7 +276,7 @@ fn remove(line: &mut Buffer, sources: &Sources) -> Vec<Removed> {
         for (number, text) in lines(bytes) {
             let (left, effect) = remove_one(line, length, text);
             length = left;
-            let by = Origin { path: removal.path.clone(), line: number };
+            let by = WordOrigin { path: removal.path.clone(), line: number };
             removed.push(Removed { by, text: text.to_vec(), effect });
         }
     }
@@ -301,7 +301,7 @@ fn remove_one(line: &mut Buffer, length: usize, text: &[u8]) -> (usize, Effect) 
     let touched: Vec<Range<usize>> = touched.into_iter().filter(|w| w.start < end && w.end > start).collect();
     let whole =
         touched.first().is_none_or(|w| w.start == start) && touched.last().is_none_or(|w| w.end == end);
-    let of: Vec<Word> = touched.iter().map(|w| line.word(w.clone())).collect();
+    let of: Vec<CmdlineWord> = touched.iter().map(|w| line.word(w.clone())).collect();
     if size == length {
         line.bytes[0] = 0;
         return (0, Effect::Took(of));
@@ -327,8 +327,8 @@ fn remove_one(line: &mut Buffer, length: usize, text: &[u8]) -> (usize, Effect) 
 mod tests {
     use super::*;
 
-    fn line_of(kernel: &str) -> Sources {
-        Sources { kernel: kernel.as_bytes().to_vec(), ..Sources::default() }
+    fn line_of(kernel: &str) -> CmdlineSources {
+        CmdlineSources { kernel: kernel.as_bytes().to_vec(), ..CmdlineSources::default() }
     }
 
     #[test]
@@ -353,8 +353,8 @@ mod tests {
 
     fn with_removals(kernel: &str, removals: &str) -> Merged {
         let path = PathBuf::from("/etc/kernel/cmdline-removal.d/r.conf");
-        let removal = super::super::sources::Removal { path, bytes: Some(removals.as_bytes().to_vec()) };
-        merge(&Sources { kernel_path: "/k".into(), removals: vec![removal], ..line_of(kernel) })
+        let removal = super::super::sources::RemovalFile { path, bytes: Some(removals.as_bytes().to_vec()) };
+        merge(&CmdlineSources { kernel_path: "/k".into(), removals: vec![removal], ..line_of(kernel) })
     }
 
     #[test]

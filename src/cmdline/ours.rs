@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PARAMETER;
 use super::sources::LOCAL;
-use crate::sys::{FileError, Kind, Presence, Root};
+use crate::sys::{FileError, FileKind, Presence, Root};
 
 /// The state file.
 pub const STATE: &str = "/var/lib/clr-dkms/cmdline.json";
@@ -17,7 +17,7 @@ pub const STATE: &str = "/var/lib/clr-dkms/cmdline.json";
 pub struct Ours {
     schema: u32,
     wrote: Vec<PathBuf>,
-    /// Folders that were not there before us, the outermost first.
+    /// Directories that were not there before us, the outermost first.
     #[serde(default)]
     made: Vec<PathBuf>,
     /// Which of our files are masks.
@@ -33,7 +33,7 @@ pub(super) fn fragment_bytes() -> Vec<u8> {
     format!("{PARAMETER}\n").into_bytes()
 }
 
-/// Whether what stands there is what we wrote; none when it cannot be told.
+/// Whether what stands there is what we wrote; none when it cannot be determined.
 fn is_ours(root: &Root, path: &Path) -> Option<bool> {
     if path.parent() != Some(Path::new(LOCAL)) {
         return Some(false);
@@ -43,9 +43,9 @@ fn is_ours(root: &Root, path: &Path) -> Option<bool> {
         Presence::Unreadable(_) => None,
         Presence::There(stat) => match stat.kind {
             // None: a failed read is in `Root::unread`, and then no fragment is written.
-            Kind::Link => root.read_link(path).ok().map(|text| text == Path::new("/dev/null")),
-            Kind::File => root.read(path).ok().map(|bytes| bytes == fragment_bytes()),
-            Kind::Folder | Kind::Other => Some(false),
+            FileKind::Link => root.read_link(path).ok().map(|text| text == Path::new("/dev/null")),
+            FileKind::File => root.read(path).ok().map(|bytes| bytes == fragment_bytes()),
+            FileKind::Directory | FileKind::Other => Some(false),
         },
     }
 }
@@ -62,7 +62,7 @@ impl Ours {
         let mut ours: Ours = match serde_json::from_slice(&bytes) {
             Ok(ours) => ours,
             Err(e) => {
-                let path = root.spell(STATE);
+                let path = root.shown_path(STATE);
                 tracing::warn!("{} is damaged ({e}): no fragment or mask counts as ours", path.display());
                 return Ok(Ours::default());
             }
@@ -71,10 +71,10 @@ impl Ours {
         ours.wrote.retain(|path| is_ours(root, path) == Some(true));
         let lost = |path: &PathBuf| is_ours(root, path) == Some(false);
         ours.stale = ours.wrote.is_empty() || named.iter().any(lost);
-        ours.made.retain(|folder| {
-            folder.parent().is_some()
-                && (Path::new(LOCAL).starts_with(folder)
-                    || Path::new(STATE).parent().is_some_and(|of_state| of_state.starts_with(folder)))
+        ours.made.retain(|directory| {
+            directory.parent().is_some()
+                && (Path::new(LOCAL).starts_with(directory)
+                    || Path::new(STATE).parent().is_some_and(|of_state| of_state.starts_with(directory)))
         });
         // Each of these was read above; a read that fails now keeps the file from being taken for ours.
         ours.masks = ours.wrote.iter().filter(|path| root.read_link(path).is_ok()).cloned().collect();
@@ -85,14 +85,14 @@ impl Ours {
         self.stale
     }
 
-    /// Notes which of the folders above `path` are still to be made.
-    fn note_folders(&mut self, root: &Root, path: &Path) {
+    /// Notes which of the directories above `path` are still to be made.
+    fn note_directories(&mut self, root: &Root, path: &Path) {
         let mut missing: Vec<PathBuf> = path
             .ancestors()
             .skip(1)
-            .take_while(|folder| !root.lookup(folder).is_there())
+            .take_while(|directory| !root.lookup(directory).is_there())
             .map(Path::to_owned)
-            .filter(|folder| !self.made.contains(folder))
+            .filter(|directory| !self.made.contains(directory))
             .collect();
         missing.reverse();
         self.made.extend(missing);
@@ -118,8 +118,8 @@ impl Ours {
 
     /// Notes that we are about to write `path`.
     pub(super) fn add(&mut self, root: &Root, path: &Path) -> Result<(), FileError> {
-        self.note_folders(root, path);
-        self.note_folders(root, Path::new(STATE));
+        self.note_directories(root, path);
+        self.note_directories(root, Path::new(STATE));
         if !self.has(path) {
             self.wrote.push(path.to_owned());
         }
@@ -140,8 +140,8 @@ impl Ours {
         }
         root.remove(STATE)?;
         // Whatever somebody else has put into them since keeps them.
-        for folder in self.made.iter().rev() {
-            if let Err(e) = root.remove_empty_folder(folder) {
+        for directory in self.made.iter().rev() {
+            if let Err(e) = root.remove_empty_directory(directory) {
                 tracing::debug!("{e}; what stands there now is not what we made");
             }
         }

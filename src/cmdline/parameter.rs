@@ -69,7 +69,7 @@ pub enum Deaf {
 
 /// A command line, taken apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Arguments {
+pub struct KernelArguments {
     /// What the kernel takes notice of.
     pub heard: Vec<Argument>,
     /// What it does not.
@@ -79,10 +79,10 @@ pub struct Arguments {
     pub cut: Option<Argument>,
 }
 
-impl Arguments {
+impl KernelArguments {
     /// Takes a line apart.
-    pub fn read(line: &[u8]) -> Arguments {
-        let mut arguments = Arguments::default();
+    pub fn read(line: &[u8]) -> KernelArguments {
+        let mut arguments = KernelArguments::default();
         let mut behind = false;
         for span in spans(line) {
             let argument = Argument::read(line, span);
@@ -279,12 +279,12 @@ fn mentions(text: &[u8], base: &str) -> bool {
 
 /// Reads the parameter `name` (as `module.sig_unenforce`) for a kernel of which nothing else is known.
 pub fn read_switch(line: &[u8], name: &str) -> Switch {
-    Arguments::read(line).switch(name, Dialect::default())
+    KernelArguments::read(line).switch(name, Dialect::default())
 }
 
 /// What a line itself says of the parameter, whatever a bootconfig may add.
 pub fn written_switch(line: &[u8], name: &str) -> Switch {
-    Arguments::read(line).switch(name, Dialect { bootconfig: false, ..Dialect::default() })
+    KernelArguments::read(line).switch(name, Dialect { bootconfig: false, ..Dialect::default() })
 }
 
 /// Where the words of a line stand: separated by blanks outside of double quotes.
@@ -396,7 +396,7 @@ mod tests {
             ("a=\"", "a", Some("")),
         ];
         for (text, name, value) in table {
-            let arguments = Arguments::read(text.as_bytes());
+            let arguments = KernelArguments::read(text.as_bytes());
             let first = &arguments.heard[0];
             let read = (first.name.as_slice(), first.value.as_deref());
             assert_eq!(read, (name.as_bytes(), value.map(str::as_bytes)), "{text}");

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::merge::{Effect, Merged, Origin, Word, words_of};
-use super::parameter::{Arguments, LINE_LIMIT, LINE_WARNING};
-use super::sources::{ADMIN, Fragment, Mask, Sources};
+use super::merge::{CmdlineWord, Effect, Merged, WordOrigin, words_of};
+use super::parameter::{KernelArguments, LINE_LIMIT, LINE_WARNING};
+use super::sources::{ADMIN, CmdlineSources, Fragment, Mask};
 use super::{PARAMETER, Switch, parameter};
 
 /// What became of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Fate {
+pub enum WordState {
     /// It is on the line.
     Effective,
     /// A removal took it out.
@@ -26,13 +26,13 @@ pub enum Fate {
 
 /// One word of some file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Row {
+pub struct CmdlineWordReport {
     /// The word; bytes that are no UTF-8 are replaced.
     pub word: String,
     /// What became of it.
-    pub state: Fate,
+    pub state: WordState,
     /// Where it stands.
-    pub origins: Vec<Origin>,
+    pub origins: Vec<WordOrigin>,
     /// What took it out or masks it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -53,7 +53,7 @@ pub struct Masked {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RemovalReport {
     /// Where it stands.
-    pub by: Origin,
+    pub by: WordOrigin,
     /// Its text.
     pub text: String,
     /// `removed`, `part-removed`, or `none`.
@@ -82,7 +82,7 @@ pub struct LineReport {
     /// Bytes of the line.
     pub length: usize,
     /// Every word that some file names.
-    pub words: Vec<Row>,
+    pub words: Vec<CmdlineWordReport>,
     /// The masked fragments.
     pub masks: Vec<Masked>,
     /// What the removals did.
@@ -94,7 +94,7 @@ pub struct LineReport {
 }
 
 /// Makes it.
-pub fn report(release: &str, id: &str, sources: &Sources, merged: &Merged) -> LineReport {
+pub fn report(release: &str, id: &str, sources: &CmdlineSources, merged: &Merged) -> LineReport {
     let switch: Switch = parameter::read_switch(&merged.line, PARAMETER);
     LineReport {
         release: release.to_owned(),
@@ -118,7 +118,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn all_fragments(sources: &Sources) -> impl Iterator<Item = &Fragment> {
+fn all_fragments(sources: &CmdlineSources) -> impl Iterator<Item = &Fragment> {
     sources.vendor.iter().chain(&sources.local)
 }
 
@@ -138,18 +138,19 @@ fn masked_in_words(fragment: &Fragment) -> Option<String> {
     Some(format!("{} by {by}", fragment.path.display()))
 }
 
-fn rows(sources: &Sources, merged: &Merged) -> Vec<Row> {
-    let row = |word: &Word, state, by: Option<String>| Row {
+fn rows(sources: &CmdlineSources, merged: &Merged) -> Vec<CmdlineWordReport> {
+    let row = |word: &CmdlineWord, state, by: Option<String>| CmdlineWordReport {
         word: text(&word.bytes),
         state,
         origins: word.origins.clone(),
         by,
     };
-    let mut rows: Vec<Row> = merged.words.iter().map(|w| row(w, Fate::Effective, None)).collect();
+    let mut rows: Vec<CmdlineWordReport> =
+        merged.words.iter().map(|w| row(w, WordState::Effective, None)).collect();
     for removed in &merged.removed {
         let (words, state) = match &removed.effect {
-            Effect::Took(words) => (words, Fate::Removed),
-            Effect::TookPart { of, .. } => (of, Fate::PartRemoved),
+            Effect::Took(words) => (words, WordState::Removed),
+            Effect::TookPart { of, .. } => (of, WordState::PartRemoved),
             Effect::NotThere | Effect::NotAtAnEnd => continue,
         };
         rows.extend(words.iter().map(|w| row(w, state, Some(removed.by.to_string()))));
@@ -157,7 +158,7 @@ fn rows(sources: &Sources, merged: &Merged) -> Vec<Row> {
     for fragment in all_fragments(sources) {
         let Some(mask) = mask_of(fragment) else { continue };
         let words = words_of(&fragment.bytes, &fragment.path);
-        rows.extend(words.iter().map(|w| row(w, Fate::Masked, Some(mask.by.display().to_string()))));
+        rows.extend(words.iter().map(|w| row(w, WordState::Masked, Some(mask.by.display().to_string()))));
     }
     rows
 }
@@ -175,8 +176,8 @@ fn removal(removed: &super::merge::Removed) -> RemovalReport {
     RemovalReport { by: removed.by.clone(), text: text(&removed.text), effect, detail }
 }
 
-fn remarks(sources: &Sources, merged: &Merged) -> Vec<String> {
-    let mut remarks = Arguments::read(&merged.line).remarks(PARAMETER);
+fn remarks(sources: &CmdlineSources, merged: &Merged) -> Vec<String> {
+    let mut remarks = KernelArguments::read(&merged.line).remarks(PARAMETER);
     for origin in &merged.cut_at {
         let whose = if origin.path == sources.kernel_path { "of this file" } else { "of all fragments" };
         remarks.push(format!("a NUL byte in {origin} cuts off what follows it {whose}"));

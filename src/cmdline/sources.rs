@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::parameter::Dialect;
 use crate::kernel::inventory::IMAGES;
 use crate::limits::FRAGMENTS;
-use crate::sys::{FileError, Kind, Presence, Root};
+use crate::sys::{FileError, FileKind, Presence, Root};
 
 /// The vendor's fragments.
 pub const VENDOR: &str = "/usr/share/kernel/cmdline.d";
@@ -23,20 +23,20 @@ const LINKS: usize = 40;
 /// Why a fragment does not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mask {
-    /// An entry of the same name stands in the local folder.
+    /// An entry of the same name stands in the local directory.
     SameName,
     /// It is a link to `/dev/null`.
     DevNull,
 }
 
-/// One file of a `.d` folder.
+/// One file of a `.d` directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fragment {
     /// The file's name.
     pub name: OsString,
     /// The path inside the root.
     pub path: PathBuf,
-    /// Its bytes; nothing for a folder, a dangling link or a file that cannot be opened.
+    /// Its bytes; nothing for a directory, a dangling link or a file that cannot be opened.
     pub bytes: Vec<u8>,
     /// It is left out.
     pub mask: Option<Mask>,
@@ -44,7 +44,7 @@ pub struct Fragment {
 
 /// One file of removals.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
+pub struct RemovalFile {
     /// The path inside the root.
     pub path: PathBuf,
     /// Its bytes; none when it cannot be opened.
@@ -53,7 +53,7 @@ pub struct Removal {
 
 /// Everything that one kernel's command line is made of.
 #[derive(Debug, Default)]
-pub struct Sources {
+pub struct CmdlineSources {
     /// The kernel's own file.
     pub kernel: Vec<u8>,
     /// The path of it inside the root.
@@ -65,7 +65,7 @@ pub struct Sources {
     /// The admin's fragments, sorted.
     pub local: Vec<Fragment>,
     /// The admin's removals, sorted.
-    pub removals: Vec<Removal>,
+    pub removals: Vec<RemovalFile>,
     /// What could not be read, though it may count. clr-boot-manager, which is root, may see more than we did.
     pub unreadable: Vec<FileError>,
     /// The root's path holds a character of glob(7): a clr-boot-manager that is given this path finds no fragment
@@ -75,10 +75,10 @@ pub struct Sources {
     pub dialect: Dialect,
 }
 
-impl Sources {
+impl CmdlineSources {
     /// The same sources to try a change on; what could not be read is not carried over.
-    pub fn copy(&self) -> Sources {
-        Sources {
+    pub fn copy(&self) -> CmdlineSources {
+        CmdlineSources {
             kernel: self.kernel.clone(),
             kernel_path: self.kernel_path.clone(),
             vendor: self.vendor.clone(),
@@ -92,7 +92,7 @@ impl Sources {
     }
 
     /// Reads what the command line of the kernel `release` is made of.
-    pub fn observe(root: &Root, release: &str) -> Sources {
+    pub fn observe(root: &Root, release: &str) -> CmdlineSources {
         let (mut unreadable, mut left) = (Vec::new(), FRAGMENTS);
         let kernel_path = PathBuf::from(format!("{IMAGES}/cmdline-{release}"));
         let kernel = content(root, &kernel_path, &mut left, &mut unreadable);
@@ -124,24 +124,34 @@ impl Sources {
             .into_iter()
             .map(|name| {
                 let path = Path::new(REMOVALS).join(name);
-                // A folder can be opened and holds no line.
+                // A directory can be opened and holds no line.
                 let bytes = match root.lookup(&path) {
-                    p if p.is(Kind::Folder) => Some(Vec::new()),
+                    p if p.is(FileKind::Directory) => Some(Vec::new()),
                     _ => content(root, &path, &mut left, &mut unreadable),
                 };
-                Removal { path, bytes }
+                RemovalFile { path, bytes }
             })
             .collect();
         let glob_blind = root.path().to_string_lossy().contains(['[', '*', '?', '\\']);
         let kernel = kernel.unwrap_or_default();
         let dialect = Dialect::default();
-        Sources { kernel, kernel_path, vendor, admin, local, removals, unreadable, glob_blind, dialect }
+        CmdlineSources {
+            kernel,
+            kernel_path,
+            vendor,
+            admin,
+            local,
+            removals,
+            unreadable,
+            glob_blind,
+            dialect,
+        }
     }
 }
 
-/// The `*.conf` names of a folder that do not begin with a dot, sorted by bytes.
-fn names(root: &Root, folder: &str, unreadable: &mut Vec<FileError>) -> Vec<OsString> {
-    match root.list_optional(folder) {
+/// The `*.conf` names of a directory that do not begin with a dot, sorted by bytes.
+fn names(root: &Root, directory: &str, unreadable: &mut Vec<FileError>) -> Vec<OsString> {
+    match root.list_optional(directory) {
         Ok(entries) => entries
             .into_iter()
             .map(|e| e.name)
@@ -171,7 +181,7 @@ fn content(root: &Root, path: &Path, left: &mut u64, unreadable: &mut Vec<FileEr
         Ok(bytes) => Some(bytes),
         Err(e) if e.is_absent() => None,
         Err(e) => {
-            // A folder, a FIFO, a loop of links: clr-boot-manager cannot read them either.
+            // A directory, a FIFO, a loop of links: clr-boot-manager cannot read them either.
             if !e.is_no_file() {
                 unreadable.push(e);
             }
@@ -185,7 +195,7 @@ fn content(root: &Root, path: &Path, left: &mut u64, unreadable: &mut Vec<FileEr
 fn leads_to_dev_null(root: &Root, path: &Path) -> bool {
     let mut path = path.to_owned();
     for _ in 0..LINKS {
-        // A folder on the way may be a link too. One that is not there, as /dev in an image, is what it is called.
+        // A directory on the way may be a link too. One that is not there, as /dev in an image, is what it is called.
         if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
             && let Some(real) = root.real_path(parent).ok().and_then(|real| root.inside(&real))
         {

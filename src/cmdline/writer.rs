@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::obstacle::{gather, hindrances, holds_only_the_parameter, is_now, setters, switch_of};
+use super::blocker::{blockers, gather, holds_only_the_parameter, is_now, setters, switch_of};
 use super::ours::fragment_bytes;
-use super::sources::{Fragment, LOCAL, Mask, Sources};
+use super::sources::{CmdlineSources, Fragment, LOCAL, Mask};
 use super::{PARAMETER, Switch};
 use crate::sys::{FileError, Root};
 
-pub use super::obstacle::{Clear, Obstacle};
+pub use super::blocker::{Clear, CmdlineBlocker};
 pub use super::ours::{Ours, STATE};
 
 /// Our own fragment, where no bundle ships one. Should a vendor file have this name, which ours would mask, another one
@@ -27,7 +27,7 @@ const OTHER_NAMES: [&str; 2] = ["clr-dkms-sig-unenforce.conf", "zz-clr-dkms.conf
 pub enum Wish {
     /// The parameter is in the line: an admin's order, stronger than an earlier one to mask it.
     Enable,
-    /// The same, as a program wants it by itself: a mask stays, whoever wrote it.
+    /// The same, as a program wants it by itself: a mask stays, anyone that wrote it.
     Ensure,
     /// It is not.
     Disable,
@@ -49,7 +49,7 @@ impl Wish {
 /// One change of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "step", content = "path")]
-pub enum Step {
+pub enum WriterStep {
     /// Write our own fragment.
     WriteFragment(PathBuf),
     /// Remove our own fragment.
@@ -60,49 +60,52 @@ pub enum Step {
     RemoveMask(PathBuf),
 }
 
-impl Step {
+impl WriterStep {
     /// The file inside the root.
     pub fn path(&self) -> &Path {
         match self {
-            Step::WriteFragment(p) | Step::RemoveFragment(p) | Step::WriteMask(p) | Step::RemoveMask(p) => p,
+            WriterStep::WriteFragment(p)
+            | WriterStep::RemoveFragment(p)
+            | WriterStep::WriteMask(p)
+            | WriterStep::RemoveMask(p) => p,
         }
     }
 }
 
-impl std::fmt::Display for Step {
+impl std::fmt::Display for WriterStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.path().display();
         match self {
-            Step::WriteFragment(_) => write!(f, "write {path} with {PARAMETER}"),
-            Step::RemoveFragment(_) => write!(f, "remove {path}, which we wrote"),
-            Step::WriteMask(_) => write!(f, "mask the vendor's fragment with {path} -> /dev/null"),
-            Step::RemoveMask(_) => write!(f, "remove the mask {path}, which we wrote"),
+            WriterStep::WriteFragment(_) => write!(f, "write {path} with {PARAMETER}"),
+            WriterStep::RemoveFragment(_) => write!(f, "remove {path}, which we wrote"),
+            WriterStep::WriteMask(_) => write!(f, "mask the vendor's fragment with {path} -> /dev/null"),
+            WriterStep::RemoveMask(_) => write!(f, "remove the mask {path}, which we wrote"),
         }
     }
 }
 
 /// What would be done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan {
+pub struct WriterPlan {
     /// The changes, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<WriterStep>,
     /// Why the wish is not met even so.
-    pub obstacles: Vec<Obstacle>,
+    pub blockers: Vec<CmdlineBlocker>,
 }
 
 /// What is to be done. `sources` are those of every kernel that matters; they differ in the kernel's own line only.
-pub fn plan(wish: Wish, sources: &[Sources], ours: &Ours) -> Plan {
-    let mut plan = Plan::default();
+pub fn plan(wish: Wish, sources: &[CmdlineSources], ours: &Ours) -> WriterPlan {
+    let mut plan = WriterPlan::default();
     match wish {
         Wish::Default => {
-            plan.steps.extend(ours.fragments().cloned().map(Step::RemoveFragment));
-            plan.steps.extend(ours.masks().cloned().map(Step::RemoveMask));
+            plan.steps.extend(ours.fragments().cloned().map(WriterStep::RemoveFragment));
+            plan.steps.extend(ours.masks().cloned().map(WriterStep::RemoveMask));
         }
         Wish::Enable => enable(&mut plan, sources, ours, true),
         Wish::Ensure => enable(&mut plan, sources, ours, false),
         Wish::Disable => disable(&mut plan, sources, ours),
     }
-    gather(&mut plan.obstacles);
+    gather(&mut plan.blockers);
     plan
 }
 
@@ -111,24 +114,25 @@ fn name_of(path: &Path) -> &OsStr {
 }
 
 /// Where our own fragment is, or is to be.
-fn own_fragment(sources: &Sources) -> PathBuf {
+fn own_fragment(sources: &CmdlineSources) -> PathBuf {
     let is_vendors = |name: &&str| sources.vendor.iter().any(|f| f.name == **name);
     let name = [OWN_FRAGMENT].into_iter().chain(OTHER_NAMES).find(|name| !is_vendors(name));
     Path::new(LOCAL).join(name.unwrap_or(OWN_FRAGMENT))
 }
 
-fn enable(plan: &mut Plan, sources: &[Sources], ours: &Ours, may_unmask: bool) {
+fn enable(plan: &mut WriterPlan, sources: &[CmdlineSources], ours: &Ours, may_unmask: bool) {
     let Some(first) = sources.first() else { return };
     let vendors = |path: &&PathBuf| first.vendor.iter().find(|f| f.name == name_of(path));
     // A vendor has come to ship a file of our name: ours must not hide it.
-    plan.steps.extend(ours.fragments().filter(|p| vendors(p).is_some()).cloned().map(Step::RemoveFragment));
+    plan.steps
+        .extend(ours.fragments().filter(|p| vendors(p).is_some()).cloned().map(WriterStep::RemoveFragment));
     if all(&after_all(sources, &plan.steps), Switch::On) {
         return;
     }
     // What our mask hides, it must not hide any longer; nor may it stand in the place of our fragment.
     let in_the_way = |p: &&PathBuf| vendors(p).is_none_or(sets);
     if may_unmask {
-        plan.steps.extend(ours.masks().filter(in_the_way).cloned().map(Step::RemoveMask));
+        plan.steps.extend(ours.masks().filter(in_the_way).cloned().map(WriterStep::RemoveMask));
     }
     let now = after(first, &plan.steps);
     let own = own_fragment(first);
@@ -136,10 +140,10 @@ fn enable(plan: &mut Plan, sources: &[Sources], ours: &Ours, may_unmask: bool) {
     let mut would = plan.steps.clone();
     let masked: Vec<&Fragment> = now.vendor.iter().filter(|f| f.mask.is_some() && sets(f)).collect();
     if !now.vendor.iter().any(sets) && !now.local.iter().any(|f| f.mask.is_none() && sets(f)) {
-        let write = Step::WriteFragment(own.clone());
+        let write = WriterStep::WriteFragment(own.clone());
         would.push(write.clone());
         match now.local.iter().find(|f| f.path == own) {
-            Some(_) => blocked.push(Obstacle {
+            Some(_) => blocked.push(CmdlineBlocker {
                 what: "is in the place of our fragment, and is not ours".to_owned(),
                 clear: match ours.has(&own) {
                     true => Clear::Verb("enable"),
@@ -153,8 +157,8 @@ fn enable(plan: &mut Plan, sources: &[Sources], ours: &Ours, may_unmask: bool) {
     }
     for fragment in masked {
         let path = Path::new(LOCAL).join(&fragment.name);
-        would.push(Step::RemoveMask(path.clone()));
-        blocked.push(Obstacle {
+        would.push(WriterStep::RemoveMask(path.clone()));
+        blocked.push(CmdlineBlocker {
             what: format!("masks the vendor's fragment {}", fragment.path.display()),
             clear: match ours.has(&path) {
                 true => Clear::Verb("enable"),
@@ -167,15 +171,15 @@ fn enable(plan: &mut Plan, sources: &[Sources], ours: &Ours, may_unmask: bool) {
     if all(&after_all(sources, &plan.steps), Switch::On) {
         return;
     }
-    plan.obstacles = blocked;
+    plan.blockers = blocked;
     for sources in after_all(sources, &would) {
-        plan.add(hindrances(&sources));
+        plan.add(blockers(&sources));
     }
 }
 
-fn disable(plan: &mut Plan, sources: &[Sources], ours: &Ours) {
+fn disable(plan: &mut WriterPlan, sources: &[CmdlineSources], ours: &Ours) {
     let Some(first) = sources.first() else { return };
-    plan.steps.extend(ours.fragments().cloned().map(Step::RemoveFragment));
+    plan.steps.extend(ours.fragments().cloned().map(WriterStep::RemoveFragment));
     if all(&after_all(sources, &plan.steps), Switch::Off) {
         return;
     }
@@ -183,7 +187,7 @@ fn disable(plan: &mut Plan, sources: &[Sources], ours: &Ours) {
     let to_mask =
         |f: &&Fragment| f.mask.is_none() && switch_of(&f.bytes) != Switch::Off && holds_only_the_parameter(f);
     let masks = now.vendor.iter().filter(to_mask).map(|f| Path::new(LOCAL).join(&f.name));
-    plan.steps.extend(masks.map(Step::WriteMask));
+    plan.steps.extend(masks.map(WriterStep::WriteMask));
     for sources in after_all(sources, &plan.steps) {
         if is_now(&sources) != Switch::Off {
             plan.add(setters(&sources));
@@ -191,36 +195,36 @@ fn disable(plan: &mut Plan, sources: &[Sources], ours: &Ours) {
     }
 }
 
-impl Plan {
+impl WriterPlan {
     /// The kernels have most of their files in common.
-    fn add(&mut self, obstacles: Vec<Obstacle>) {
-        for obstacle in obstacles {
-            if !self.obstacles.contains(&obstacle) {
-                self.obstacles.push(obstacle);
+    fn add(&mut self, blockers: Vec<CmdlineBlocker>) {
+        for blocker in blockers {
+            if !self.blockers.contains(&blocker) {
+                self.blockers.push(blocker);
             }
         }
     }
 }
 
-fn after_all(sources: &[Sources], steps: &[Step]) -> Vec<Sources> {
+fn after_all(sources: &[CmdlineSources], steps: &[WriterStep]) -> Vec<CmdlineSources> {
     sources.iter().map(|s| after(s, steps)).collect()
 }
 
 /// The sources after some steps.
-pub fn after(sources: &Sources, steps: &[Step]) -> Sources {
+pub fn after(sources: &CmdlineSources, steps: &[WriterStep]) -> CmdlineSources {
     let mut after = sources.copy();
     for step in steps {
         let name = name_of(step.path()).to_owned();
         let mask = match step {
-            Step::WriteFragment(_) | Step::WriteMask(_) => Some(Mask::SameName),
-            Step::RemoveFragment(_) | Step::RemoveMask(_) => None,
+            WriterStep::WriteFragment(_) | WriterStep::WriteMask(_) => Some(Mask::SameName),
+            WriterStep::RemoveFragment(_) | WriterStep::RemoveMask(_) => None,
         };
         after.vendor.iter_mut().filter(|f| f.name == name).for_each(|f| f.mask.clone_from(&mask));
         after.local.retain(|f| f.name != name);
         let (bytes, mask) = match step {
-            Step::WriteFragment(_) => (fragment_bytes(), None),
-            Step::WriteMask(_) => (Vec::new(), Some(Mask::DevNull)),
-            Step::RemoveFragment(_) | Step::RemoveMask(_) => continue,
+            WriterStep::WriteFragment(_) => (fragment_bytes(), None),
+            WriterStep::WriteMask(_) => (Vec::new(), Some(Mask::DevNull)),
+            WriterStep::RemoveFragment(_) | WriterStep::RemoveMask(_) => continue,
         };
         after.local.push(Fragment { name, path: step.path().to_owned(), bytes, mask });
         after.local.sort_by(|a, b| a.name.as_encoded_bytes().cmp(b.name.as_encoded_bytes()));
@@ -228,7 +232,7 @@ pub fn after(sources: &Sources, steps: &[Step]) -> Sources {
     after
 }
 
-fn all(sources: &[Sources], wanted: Switch) -> bool {
+fn all(sources: &[CmdlineSources], wanted: Switch) -> bool {
     sources.iter().all(|s| is_now(s) == wanted)
 }
 
@@ -241,20 +245,20 @@ fn sets(fragment: &Fragment) -> bool {
 ///
 /// # Errors
 /// At the first file that cannot be changed.
-pub fn apply(root: &Root, plan: &Plan, ours: &Ours) -> Result<(), FileError> {
+pub fn apply(root: &Root, plan: &WriterPlan, ours: &Ours) -> Result<(), FileError> {
     let mut ours = ours.clone();
     for step in &plan.steps {
         let path = step.path();
         match step {
-            Step::WriteFragment(_) => {
+            WriterStep::WriteFragment(_) => {
                 ours.add(root, path)?;
                 root.write(path, &fragment_bytes(), 0o644)?;
             }
-            Step::WriteMask(_) => {
+            WriterStep::WriteMask(_) => {
                 ours.add(root, path)?;
                 root.link(path, Path::new("/dev/null"))?;
             }
-            Step::RemoveFragment(_) | Step::RemoveMask(_) => {
+            WriterStep::RemoveFragment(_) | WriterStep::RemoveMask(_) => {
                 root.remove(path)?;
                 ours.forget(root, path)?;
             }

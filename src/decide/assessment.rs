@@ -19,9 +19,9 @@ use crate::dkms::{ModuleName, Proof};
 use crate::kernel::inventory::There;
 use crate::kernel::module_file::kernel_name;
 use crate::kernel::{Installed, KernelName, Running};
-use crate::modprobe::Origin;
+use crate::modprobe::FileOrigin;
 use crate::requirement::{Importance, MissingModule, ModuleOrigin, Requirement};
-use crate::state::{ModuleRecord, Record};
+use crate::state::{ModuleRecord, RunRecord};
 use crate::system::System;
 
 /// What this machine needs, and what follows for the boot default.
@@ -115,28 +115,28 @@ fn missing_with_kernel(need: &Requirement) -> MissingModule {
 }
 
 /// Judges. `record` is that of the last run.
-pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> BootAssessment {
-    let pairs = facts.pairs.iter().chain(&facts.fallbacks);
-    let states: Vec<ModuleRecord> = pairs.map(|p| module_status(facts, p, record)).collect();
-    let gaps = gaps(facts);
-    let mut needs = needs(facts, settings, record, &states);
+pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) -> BootAssessment {
+    let modules_on_kernels = system.modules_on_kernels.iter().chain(&system.fallbacks);
+    let states: Vec<ModuleRecord> = modules_on_kernels.map(|p| module_status(system, p, record)).collect();
+    let gaps = gaps(system);
+    let mut needs = needs(system, settings, record, &states);
     if gaps.everything.is_some() {
         keep_remembered(&mut needs, record);
     }
     // It is found again each time, and not remembered.
-    let all: Vec<Requirement> = needs.iter().cloned().chain(initrd_requirement(facts)).collect();
-    let next = next_boot(facts);
+    let all: Vec<Requirement> = needs.iter().cloned().chain(initrd_requirement(system)).collect();
+    let next = next_boot(system);
     let as_seen = |as_configured: bool| -> Vec<Candidate> {
-        let candidate = |kernel| candidate(facts, kernel, &states, &all, &gaps, next.shown(), as_configured);
+        let candidate = |kernel| candidate(system, kernel, &states, &all, &gaps, next.shown(), as_configured);
         // Ascending: the inventory begins with the newest.
-        facts.inventory.kernels.iter().rev().map(candidate).collect()
+        system.inventory.kernels.iter().rev().map(candidate).collect()
     };
     let candidates = as_seen(true);
     // As the boot entries are now, and not as clr-boot-manager would make them.
     let as_booted = as_seen(false);
-    let target = facts.inventory.boot_default().map(|k| k.name.release());
+    let target = system.inventory.boot_default().map(|k| k.name.release());
     let mut decision =
-        choose_default(&candidates, target.as_deref(), is_orphaned(facts), &all, &facts.wishes);
+        choose_default(&candidates, target.as_deref(), is_orphaned(system), &all, &system.wishes);
     if gaps.everything.is_some() {
         decision = keep_default(decision, next.release().map(str::to_owned));
     }
@@ -147,22 +147,22 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
         (_, Some(kernel)) => lacks(kernel, critical()),
         (_, None) => Vec::new(),
     };
-    let acts = guard_acts(facts.inventory.running == Running::None, settings);
+    let acts = guard_acts(system.inventory.running == Running::None, settings);
     let default = as_booted.iter().find(|k| Some(&k.release) == decision.default.as_ref());
     BootAssessment {
         entry_lacks: default.map(|k| lacks(k, critical())).unwrap_or_default(),
-        is_open: next.unknown().is_some() && makes_a_difference(facts, record, &as_booted, &needs),
+        is_open: next.unknown().is_some() && makes_a_difference(system, record, &as_booted, &needs),
         held_back: decision.target.clone().filter(|_| acts && decision.holds_back()),
         comes_back: match booted_next {
             Some(kernel) if !kernel.running && next_lacks.is_empty() => comes_back(kernel, &needs),
             _ => Vec::new(),
         },
         refused_until_reboot: match booted_next {
-            Some(kernel) if kernel.running => refused_until_reboot(facts, &states),
+            Some(kernel) if kernel.running => refused_until_reboot(system, &states),
             _ => Vec::new(),
         },
-        leaves_default: facts.inventory.running != Running::None
-            && facts.inventory.boot_default().is_some_and(|kernel| !kernel.is_named),
+        leaves_default: system.inventory.running != Running::None
+            && system.inventory.boot_default().is_some_and(|kernel| !kernel.is_named),
         unknown_target: target.and_then(|release| gaps.kernels.get(&release).cloned()),
         unknown: gaps.everything,
         candidates,
@@ -177,10 +177,10 @@ pub fn assess(facts: &System, settings: &Settings, record: Option<&Record>) -> B
 /// A kernel of this system runs, and neither it nor another one of its variant is installed any more:
 /// clr-boot-manager then leaves the boot default as it is, and an entry of a kernel without modules may be
 /// it.
-fn is_orphaned(facts: &System) -> bool {
-    let Running::Known { release } = &facts.inventory.running else { return false };
-    facts.inventory.boot_default().is_none()
-        && KernelName::from_release(release, &facts.inventory.namespace).is_some()
+fn is_orphaned(system: &System) -> bool {
+    let Running::Known { release } = &system.inventory.running else { return false };
+    system.inventory.boot_default().is_none()
+        && KernelName::from_release(release, &system.inventory.namespace).is_some()
 }
 
 /// Whether it matters which kernel boots next, where that is unknown. It does not where nothing is needed,
@@ -188,8 +188,8 @@ fn is_orphaned(facts: &System) -> bool {
 /// where they are visible; else all that are installed, if the last run saw one of them as the default and
 /// nothing that decides it has changed since.
 fn makes_a_difference(
-    facts: &System,
-    record: Option<&Record>,
+    system: &System,
+    record: Option<&RunRecord>,
     kernels: &[Candidate],
     needs: &[Requirement],
 ) -> bool {
@@ -198,18 +198,18 @@ fn makes_a_difference(
     if needed().next().is_none() {
         return false;
     }
-    let entries = &facts.boot.entries;
-    if facts.boot.loader.is_some() {
+    let entries = &system.boot.entries;
+    if system.boot.loader.is_some() {
         let of_whole_kernel = |id: &String| {
-            let kernel = facts.inventory.kernels.iter().find(|k| k.id == *id);
+            let kernel = system.inventory.kernels.iter().find(|k| k.id == *id);
             kernel.is_some_and(|k| kernels.iter().any(|c| c.release == k.name.release() && is_whole(c)))
         };
         return entries.is_empty() || !entries.iter().all(|e| e.id.as_ref().is_some_and(of_whole_kernel));
     }
     let is_as_before = || {
-        record.is_some_and(|r| r.boot.inputs.as_ref() == Some(&facts.boot_inputs))
+        record.is_some_and(|r| r.boot.inputs.as_ref() == Some(&system.boot_inputs))
             && kernels.iter().any(|k| k.default)
-            && booted_from_installed(facts)
+            && booted_from_installed(system)
     };
     !(is_as_before() && kernels.iter().all(is_whole))
 }
@@ -226,34 +226,35 @@ fn comes_back(kernel: &Candidate, needs: &[Requirement]) -> Vec<String> {
 
 /// The modules that are there for the running kernel, which takes them when it is booted again, and refuses
 /// them now.
-fn refused_until_reboot(facts: &System, states: &[ModuleRecord]) -> Vec<String> {
+fn refused_until_reboot(system: &System, states: &[ModuleRecord]) -> Vec<String> {
     let is_refused = |s: &&ModuleRecord| {
-        s.state == State::Ok && facts.inventory.runs(&s.kernel) && refused_now(facts, &s.module, &s.files)
+        s.state == State::Ok && system.inventory.runs(&s.kernel) && refused_now(system, &s.module, &s.files)
     };
     states.iter().filter(is_refused).map(|s| s.module.to_string()).collect()
 }
 
 fn needs(
-    facts: &System,
+    system: &System,
     settings: &Settings,
-    record: Option<&Record>,
+    record: Option<&RunRecord>,
     states: &[ModuleRecord],
 ) -> Vec<Requirement> {
-    let running = match &facts.inventory.running {
+    let running = match &system.inventory.running {
         Running::Known { release } => Some(release.as_str()),
         _ => None,
     };
     let before: Vec<Requirement> = record
         .iter()
-        .flat_map(|record| record.needs.iter().filter(|need| !was_removed(facts, record, need)).cloned())
+        .flat_map(|record| record.needs.iter().filter(|need| !was_removed(system, record, need)).cloned())
         .collect();
     let mut modules: Vec<KnownModule> = Vec::new();
-    let registered: BTreeSet<&str> = facts.pairs.iter().map(|p| p.module.name.as_str()).collect();
-    modules.extend(registered.iter().map(|name| managed(facts, settings, states, running, name, &before)));
+    let registered: BTreeSet<&str> =
+        system.modules_on_kernels.iter().map(|p| p.module.name.as_str()).collect();
+    modules.extend(registered.iter().map(|name| managed(system, settings, states, running, name, &before)));
     let mut add = |name: &str, files: Vec<String>, was_managed: bool| {
         let is_known = |m: &KnownModule| m.name == name || files.iter().any(|file| m.built.contains(file));
         if !modules.iter().any(is_known) {
-            modules.push(unmanaged(facts, running, name, files, was_managed));
+            modules.push(unmanaged(system, running, name, files, was_managed));
         }
     };
     // What an admin has listed is needed, whether or not dkms knows of it.
@@ -265,21 +266,21 @@ fn needs(
         add(&need.module, need.modules(), need.origin.is_none_or(|origin| origin == ModuleOrigin::Dkms));
     }
     // What is loaded without a file is reported, and cannot be required of a kernel.
-    let has_file = |name: &&String| !facts.files.without_file.contains(*name);
-    for name in facts.in_use.out_of_tree().filter(has_file) {
+    let has_file = |name: &&String| !system.files.without_file.contains(*name);
+    for name in system.in_use.out_of_tree().filter(has_file) {
         add(name, vec![name.clone()], false);
     }
-    let mut needs = classify(&modules, &settings.modules, &facts.in_use, &before, running);
+    let mut needs = classify(&modules, &settings.modules, &system.in_use, &before, running);
     for need in needs.iter_mut().filter(|need| !need.works && need.class > Importance::Optional) {
         let is_registered = registered.contains(need.module.as_str());
-        need.works = running.is_some_and(|running| works_on(facts, need, running, is_registered));
+        need.works = running.is_some_and(|running| works_on(system, need, running, is_registered));
     }
     needs
 }
 
 /// A module that DKMS knows.
 fn managed(
-    facts: &System,
+    system: &System,
     settings: &Settings,
     states: &[ModuleRecord],
     running: Option<&str>,
@@ -287,8 +288,8 @@ fn managed(
     before: &[Requirement],
 ) -> KnownModule {
     // Another version, or the same one on another kernel, may have other files: all of them are this module.
-    let mut built = facts.files.of_dkms.get(name).cloned().unwrap_or_default();
-    let confs = || facts.pairs.iter().filter(|p| p.module.name == name);
+    let mut built = system.files.of_dkms.get(name).cloned().unwrap_or_default();
+    let confs = || system.modules_on_kernels.iter().filter(|p| p.module.name == name);
     let unclear = !confs().any(|p| p.conf.is_ok());
     if built.is_empty() {
         // Most have one file of their own name.
@@ -300,16 +301,16 @@ fn managed(
     let installed: Vec<String> = built
         .iter()
         .filter(|file| {
-            !is_conflict && running.is_some_and(|release| installed_proof(facts, release, file).is_some())
+            !is_conflict && running.is_some_and(|release| installed_proof(system, release, file).is_some())
         })
         .cloned()
         .collect();
-    let is_ok = status.is_some_and(|s| s.state == State::Ok || works_until_reboot(facts, settings, s));
+    let is_ok = status.is_some_and(|s| s.state == State::Ok || works_until_reboot(system, settings, s));
     let is_taken = |file: &String| {
-        let proof = running.and_then(|release| installed_proof(facts, release, file));
+        let proof = running.and_then(|release| installed_proof(system, release, file));
         running.zip(proof).is_some_and(|(release, proof)| {
             let module = ModuleName { name: name.to_owned(), version: String::new() };
-            is_taken_for_now(facts, settings, release, &module, std::slice::from_ref(proof))
+            is_taken_for_now(system, settings, release, &module, std::slice::from_ref(proof))
         })
     };
     // What the running kernel refuses does not work now, also where the file is proven.
@@ -327,22 +328,22 @@ fn managed(
 }
 
 /// The proof of a file that dkms has installed, in whatever version.
-fn installed_proof<'s>(facts: &'s System, release: &str, file: &str) -> Option<&'s Proof> {
-    match facts.files.on(release, file) {
-        Some(Loadable::File { origin: Origin::Dkms, proof: Ok(proof), .. }) => Some(proof),
+fn installed_proof<'s>(system: &'s System, release: &str, file: &str) -> Option<&'s Proof> {
+    match system.files.on(release, file) {
+        Some(Loadable::File { origin: FileOrigin::Dkms, proof: Ok(proof), .. }) => Some(proof),
         _ => None,
     }
 }
 
 /// A module that DKMS does not know, or does not know any more.
 fn unmanaged(
-    facts: &System,
+    system: &System,
     running: Option<&str>,
     name: &str,
     files: Vec<String>,
     was_managed: bool,
 ) -> KnownModule {
-    let on_running = |file: &String| running.and_then(|release| facts.files.on(release, file));
+    let on_running = |file: &String| running.and_then(|release| system.files.on(release, file));
     let is_there = |file: &&String| matches!(on_running(file), Some(Loadable::File { proof: Ok(_), .. }));
     let installed: Vec<String> = files.iter().filter(is_there).cloned().collect();
     let origin = files.iter().find_map(|file| on_running(file).and_then(origin_of));
@@ -360,8 +361,8 @@ fn unmanaged(
 }
 
 /// An admin has removed the module with dkms since the last run.
-fn was_removed(facts: &System, record: &Record, need: &Requirement) -> bool {
-    let is_registered = facts.tree.modules.iter().any(|m| m.module.name == need.module);
+fn was_removed(system: &System, record: &RunRecord, need: &Requirement) -> bool {
+    let is_registered = system.tree.modules.iter().any(|m| m.module.name == need.module);
     let mut known = record.modules.iter().filter(|m| m.module.name == need.module).peekable();
     if is_registered || known.peek().is_none() {
         return false;
@@ -370,20 +371,20 @@ fn was_removed(facts: &System, record: &Record, need: &Requirement) -> bool {
         .filter(|m| m.state.is_proven())
         .map(|m| m.kernel.as_str())
         .chain(need.worked_on.as_deref())
-        .filter(|release| facts.files.loadable.contains_key(*release))
+        .filter(|release| system.files.loadable.contains_key(*release))
         .collect();
     let files = need.modules();
     let is_gone =
-        |release: &&&str| files.iter().all(|file| facts.files.on(release, file) == Some(&Loadable::Absent));
+        |release: &&&str| files.iter().all(|file| system.files.on(release, file) == Some(&Loadable::Absent));
     is_removed(Trace {
-        has_tree: facts.files.has_tree && facts.tree.unreadable.is_none(),
+        has_tree: system.files.has_tree && system.tree.unreadable.is_none(),
         kernels: had.len(),
         without: had.iter().filter(is_gone).count(),
     })
 }
 
 /// What was required before stays so where it is not known what is required now.
-fn keep_remembered(needs: &mut Vec<Requirement>, record: Option<&Record>) {
+fn keep_remembered(needs: &mut Vec<Requirement>, record: Option<&RunRecord>) {
     for known in record.iter().flat_map(|record| &record.needs) {
         match needs.iter_mut().find(|need| need.module == known.module) {
             Some(need) if need.class < known.class => *need = known.clone(),
@@ -396,7 +397,7 @@ fn keep_remembered(needs: &mut Vec<Requirement>, record: Option<&Record>) {
 /// `as_configured`: with the command line that clr-boot-manager would write, where its entry has another one.
 /// `default` is the release of the boot default.
 fn candidate(
-    facts: &System,
+    system: &System,
     kernel: &Installed,
     states: &[ModuleRecord],
     needs: &[Requirement],
@@ -414,25 +415,25 @@ fn candidate(
         }
         let status = states.iter().find(|s| s.kernel == release && s.module.name == need.module);
         let taken = status.is_some_and(|s| {
-            as_configured && (refused_by_entry_only(facts, s) || blocked_by_entry_only(facts, s))
+            as_configured && (refused_by_entry_only(system, s) || blocked_by_entry_only(system, s))
         });
-        let by_entry = || satisfied_with(facts, need, &release, status, CommandLine::Coming);
+        let by_entry = || satisfied_with(system, need, &release, status, CommandLine::Coming);
         let ready = match as_configured {
             _ if taken => Some(Ready::Yes),
             false => by_entry(),
             // The entry of the default is not made again where it would lose something.
             true if is_default && by_entry() == Some(Ready::Yes) => Some(Ready::Yes),
-            true => satisfied_with(facts, need, &release, status, CommandLine::Configured),
+            true => satisfied_with(system, need, &release, status, CommandLine::Configured),
         };
         ready.map(|ready| (need.module.clone(), ready))
     };
     let mut modules: BTreeMap<String, Ready> = needs.iter().filter_map(ready).collect();
-    modules.insert(INITRD.to_owned(), initrd_of(facts, &release));
+    modules.insert(INITRD.to_owned(), initrd_of(system, &release));
     // A restricted update makes an entry also of a kernel that is not a tip: one that an admin holds gets it
     // back.
-    let is_held = facts.wishes.hold.as_ref() == Some(&release) && kernel.modules != There::No;
+    let is_held = system.wishes.hold.as_ref() == Some(&release) && kernel.modules != There::No;
     Candidate {
-        bootable: is_held || is_bootable(facts, kernel),
+        bootable: is_held || is_bootable(system, kernel),
         running: kernel.running,
         booted: kernel.booted == There::Yes,
         default: is_default,
@@ -447,10 +448,10 @@ const INITRD: &str = "initrd";
 
 /// Something in use depends on a module that the running kernel takes from an admin's initrd, and another kernel has no
 /// such initrd.
-fn initrd_requirement(facts: &System) -> Option<Requirement> {
-    let running = facts.inventory.running_kernel()?.name.release();
-    let lost = |k: &Installed| lost_without_initrd(facts, &k.name.release());
-    let (_, reason) = facts.inventory.kernels.iter().find_map(lost)?;
+fn initrd_requirement(system: &System) -> Option<Requirement> {
+    let running = system.inventory.running_kernel()?.name.release();
+    let lost = |k: &Installed| lost_without_initrd(system, &k.name.release());
+    let (_, reason) = system.inventory.kernels.iter().find_map(lost)?;
     Some(Requirement {
         module: INITRD.to_owned(),
         class: Importance::Critical,
@@ -465,8 +466,8 @@ fn initrd_requirement(facts: &System) -> Option<Requirement> {
     })
 }
 
-fn initrd_of(facts: &System, release: &str) -> Ready {
-    match lost_without_initrd(facts, release) {
+fn initrd_of(system: &System, release: &str) -> Ready {
+    match lost_without_initrd(system, release) {
         None => Ready::Yes,
         Some((module, _)) => Ready::No(Missing {
             version: release.to_owned(),
@@ -477,36 +478,36 @@ fn initrd_of(facts: &System, release: &str) -> Ready {
 }
 
 /// Whether the boot default can be pointed to it.
-pub fn is_bootable(facts: &System, kernel: &Installed) -> bool {
+pub fn is_bootable(system: &System, kernel: &Installed) -> bool {
     // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
-    let entry = facts.boot.loader.is_none() || facts.boot.of(&kernel.id).is_some();
+    let entry = system.boot.loader.is_none() || system.boot.of(&kernel.id).is_some();
     kernel.modules != There::No && (entry || kernel.tip || kernel.running)
 }
 
 /// It is there, and the running kernel takes it; that the next boot of it will not is no reason to say that nobody needs
 /// it.
-fn works_until_reboot(facts: &System, settings: &Settings, status: &ModuleRecord) -> bool {
+fn works_until_reboot(system: &System, settings: &Settings, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
-        && is_taken_for_now(facts, settings, &status.kernel, &status.module, &status.files)
+        && is_taken_for_now(system, settings, &status.kernel, &status.module, &status.files)
 }
 
 /// The running kernel takes the files of a module, now or with its configured command line. An admin that has switched
 /// the parameter off for good does without those that are taken only now.
 fn is_taken_for_now(
-    facts: &System,
+    system: &System,
     settings: &Settings,
     release: &str,
     module: &ModuleName,
     proofs: &[Proof],
 ) -> bool {
-    would_be_taken(facts, release, module, proofs)
-        || (settings.sig_unenforce != SigUnenforce::Off && !refused_now(facts, module, proofs))
+    would_be_taken(system, release, module, proofs)
+        || (settings.sig_unenforce != SigUnenforce::Off && !refused_now(system, module, proofs))
 }
 
-/// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write anew.
-fn refused_by_entry_only(facts: &System, status: &ModuleRecord) -> bool {
+/// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write again.
+fn refused_by_entry_only(system: &System, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
-        && would_be_taken(facts, &status.kernel, &status.module, &status.files)
+        && would_be_taken(system, &status.kernel, &status.module, &status.files)
 }
 
 fn unread(what: &str) -> Missing {
@@ -514,11 +515,13 @@ fn unread(what: &str) -> Missing {
 }
 
 /// Only the command line of the boot entry keeps it from being loaded, which clr-boot-manager would write again.
-fn blocked_by_entry_only(facts: &System, status: &ModuleRecord) -> bool {
-    let mut pairs = facts.pairs.iter().chain(&facts.fallbacks);
+fn blocked_by_entry_only(system: &System, status: &ModuleRecord) -> bool {
+    let mut modules_on_kernels = system.modules_on_kernels.iter().chain(&system.fallbacks);
     status.state == State::Blocked
-        && pairs.find(|p| p.module == status.module && p.release == status.kernel).is_some_and(|pair| {
-            let configured = load_forecast(facts, pair, None, CommandLine::Configured);
-            matches!(configured, LoadForecast::Loads | LoadForecast::Remark(_))
-        })
+        && modules_on_kernels.find(|p| p.module == status.module && p.release == status.kernel).is_some_and(
+            |pair| {
+                let configured = load_forecast(system, pair, None, CommandLine::Configured);
+                matches!(configured, LoadForecast::Loads | LoadForecast::Remark(_))
+            },
+        )
 }

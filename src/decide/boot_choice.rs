@@ -18,7 +18,7 @@ pub enum Ready {
     Yes,
     /// It will not, and why.
     No(Missing),
-    /// It cannot be told, and why.
+    /// It cannot be determined, and why.
     Unknown(Missing),
 }
 

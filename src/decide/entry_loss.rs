@@ -7,7 +7,7 @@ use super::module_state::{module_status, would_be_taken};
 use super::satisfaction::CommandLine;
 use crate::cmdline::PARAMETER;
 use crate::config::{Settings, SigUnenforce};
-use crate::dkms::Pair;
+use crate::dkms::ModuleOnKernel;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, Requirement};
 use crate::system::System;
@@ -75,7 +75,7 @@ pub fn entry_losses(
     release: &str,
     initrds: Option<&[String]>,
 ) -> Vec<EntryLoss> {
-    let line = system.line_of(release);
+    let line = system.cmdline_of(release);
     let Some(entry) = line.and_then(|line| system.boot.of(&line.id)) else { return Vec::new() };
     let mut losses = Vec::new();
     let needed = |name: &str| {
@@ -111,7 +111,7 @@ pub fn entry_losses(
 }
 
 /// What keeps a module away with the configured command line, and not with that of the entry.
-fn blocked_by_refresh(system: &System, pair: &Pair) -> Option<String> {
+fn blocked_by_refresh(system: &System, pair: &ModuleOnKernel) -> Option<String> {
     let forecast = |line| load_forecast(system, pair, None, line);
     match (forecast(CommandLine::Coming), forecast(CommandLine::Configured)) {
         (LoadForecast::Blocked(_), _) => None,

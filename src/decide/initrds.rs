@@ -4,11 +4,11 @@
 //! another kernel has to hold it too, in the build that is installed there.
 
 use super::loading::is_required;
-use crate::dkms::Pair;
-use crate::initrd::{Found, InitrdModule};
+use crate::dkms::ModuleOnKernel;
+use crate::initrd::{FoundInInitrd, InitrdModule};
 use crate::kernel::Running;
 use crate::kernel::module_file::kernel_name;
-use crate::state::Record;
+use crate::state::RunRecord;
 use crate::system::System;
 use crate::system::initrds::KernelInitrds;
 
@@ -26,7 +26,7 @@ pub enum InitrdForecast {
 }
 
 /// Forecasts it for a module on a kernel.
-pub fn initrd_forecast(system: &System, pair: &Pair, record: Option<&Record>) -> InitrdForecast {
+pub fn initrd_forecast(system: &System, pair: &ModuleOnKernel, record: Option<&RunRecord>) -> InitrdForecast {
     let (Some(there), Ok(conf)) = (system.initrds.get(&pair.release), &pair.conf) else {
         return InitrdForecast::Fine;
     };
@@ -51,17 +51,17 @@ pub fn initrd_forecast(system: &System, pair: &Pair, record: Option<&Record>) ->
 
 fn of_file(
     system: &System,
-    pair: &Pair,
+    pair: &ModuleOnKernel,
     file: &str,
     there: &KernelInitrds,
     running: Option<(&str, &KernelInitrds)>,
 ) -> InitrdForecast {
     let release = &pair.release;
     let runs = running.is_some_and(|(running, _)| running == release);
-    let own = |path: &str| system.spell(&format!("/{path}"));
+    let own = |path: &str| system.shown_path(&format!("/{path}"));
     let held = running.map(|(release, initrds)| initrds.find(release, file));
     match (there.find(release, file), held) {
-        (Found::Module(module), _) => match wrong_build(pair, file, module, there) {
+        (FoundInInitrd::Module(module), _) => match wrong_build(pair, file, module, there) {
             Ok(None) => InitrdForecast::Fine,
             // The running kernel was started with it.
             Ok(Some(why)) if runs => InitrdForecast::Remark(why),
@@ -69,7 +69,7 @@ fn of_file(
             Err(_) if runs => InitrdForecast::Fine,
             Err(why) => InitrdForecast::Unknown(why),
         },
-        (Found::Absent, Some(Found::Module(_))) if !runs => {
+        (FoundInInitrd::Absent, Some(FoundInInitrd::Module(_))) if !runs => {
             InitrdForecast::NotReady(match there.own.first() {
                 Some(path) => format!(
                     "{} does not hold {file}, which the initrd of the running kernel holds",
@@ -80,12 +80,16 @@ fn of_file(
                 ),
             })
         }
-        (Found::Unknown(why), Some(Found::Module(_))) if !runs => InitrdForecast::Unknown(format!(
-            "whether the initrd of kernel {release} holds {file}, as that of the running kernel does, is not known: {why}"
-        )),
-        (Found::Absent, Some(Found::Unknown(why))) if !runs => InitrdForecast::Unknown(format!(
-            "whether the initrd of the running kernel holds {file}, and that of {release} has to, is not known: {why}"
-        )),
+        (FoundInInitrd::Unknown(why), Some(FoundInInitrd::Module(_))) if !runs => {
+            InitrdForecast::Unknown(format!(
+                "whether the initrd of kernel {release} holds {file}, as that of the running kernel does, is not known: {why}"
+            ))
+        }
+        (FoundInInitrd::Absent, Some(FoundInInitrd::Unknown(why))) if !runs => {
+            InitrdForecast::Unknown(format!(
+                "whether the initrd of the running kernel holds {file}, and that of {release} has to, is not known: {why}"
+            ))
+        }
         _ => InitrdForecast::Fine,
     }
 }
@@ -101,25 +105,27 @@ pub fn replacement_forecast(
     let (Some(held), Some(there)) = (system.initrds.get(running), system.initrds.get(release)) else {
         return InitrdForecast::Fine;
     };
-    let is_held = |file: &String| held.find(running, file) != Found::Absent;
+    let is_held = |file: &String| held.find(running, file) != FoundInInitrd::Absent;
     let Some(file) = replaced.iter().find(|file| is_held(file)).filter(|_| running != release) else {
         return InitrdForecast::Fine;
     };
     match (there.find(release, module), held.find(running, file)) {
-        (Found::Module(_), _) => InitrdForecast::Fine,
-        (Found::Absent, Found::Module(_)) => InitrdForecast::NotReady(format!(
+        (FoundInInitrd::Module(_), _) => InitrdForecast::Fine,
+        (FoundInInitrd::Absent, FoundInInitrd::Module(_)) => InitrdForecast::NotReady(format!(
             "kernel {release} has no initrd that holds it, and the initrd of the running kernel holds {file}"
         )),
-        (Found::Unknown(why), _) | (Found::Absent, Found::Unknown(why)) => InitrdForecast::Unknown(format!(
-            "whether it has to be in the initrd of kernel {release}, and is there, is not known: {why}"
-        )),
-        (Found::Absent, Found::Absent) => InitrdForecast::Fine,
+        (FoundInInitrd::Unknown(why), _) | (FoundInInitrd::Absent, FoundInInitrd::Unknown(why)) => {
+            InitrdForecast::Unknown(format!(
+                "whether it has to be in the initrd of kernel {release}, and is there, is not known: {why}"
+            ))
+        }
+        (FoundInInitrd::Absent, FoundInInitrd::Absent) => InitrdForecast::Fine,
     }
 }
 
 /// What is wrong with the copy in an initrd, in a sentence; an error where it is not known.
 fn wrong_build(
-    pair: &Pair,
+    pair: &ModuleOnKernel,
     file: &str,
     module: &InitrdModule,
     there: &KernelInitrds,
@@ -158,8 +164,8 @@ pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<(&'s
         return None;
     }
     let lost = |module: &String| {
-        matches!(held.find(running, module), Found::Module(_))
-            && there.find(release, module) == Found::Absent
+        matches!(held.find(running, module), FoundInInitrd::Module(_))
+            && there.find(release, module) == FoundInInitrd::Absent
             && !there.built_in.contains(module)
     };
     let managed = |module: &String| {
@@ -189,7 +195,7 @@ pub fn without_successor(system: &System) -> Vec<(String, String)> {
 pub fn how_to_make(system: &System, release: &str, path: &str) -> String {
     format!(
         "make {} for kernel {release}, with dracut for example: `dracut --kver {release} {}`; or set initrd-command in clr-dkms.conf",
-        system.spell(path),
-        system.spell(path)
+        system.shown_path(path),
+        system.shown_path(path)
     )
 }

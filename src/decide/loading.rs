@@ -2,11 +2,11 @@
 //! command line decide.
 
 use super::satisfaction::CommandLine;
-use crate::dkms::Pair;
+use crate::dkms::ModuleOnKernel;
 use crate::kernel::module_file::kernel_name;
-use crate::modprobe::{LineWords, LoadObstacle, LoadRule, load_rule};
+use crate::modprobe::{LineWords, LoadBlocker, LoadRule, load_rule};
 use crate::requirement::{Importance, Requirement};
-use crate::state::Record;
+use crate::state::RunRecord;
 use crate::system::System;
 
 /// What becomes of a module.
@@ -28,7 +28,7 @@ pub struct Obstruction {
     /// The name of the file's module.
     pub file: String,
     /// What it is.
-    pub obstacle: LoadObstacle,
+    pub blocker: LoadBlocker,
     /// Some ways to load it are left.
     pub partly: bool,
 }
@@ -37,8 +37,8 @@ pub struct Obstruction {
 /// while it is not loaded.
 pub fn load_forecast(
     system: &System,
-    pair: &Pair,
-    record: Option<&Record>,
+    pair: &ModuleOnKernel,
+    record: Option<&RunRecord>,
     source: CommandLine,
 ) -> LoadForecast {
     let Ok(conf) = &pair.conf else { return LoadForecast::Loads };
@@ -62,7 +62,7 @@ pub fn load_forecast(
 }
 
 /// Whether a module was critical at the last run.
-pub(super) fn is_required(module: &str, record: Option<&Record>) -> bool {
+pub(super) fn is_required(module: &str, record: Option<&RunRecord>) -> bool {
     let critical = |need: &&Requirement| need.class == Importance::Critical;
     record.is_some_and(|record| record.needs.iter().filter(critical).any(|need| need.module == module))
 }
@@ -85,7 +85,7 @@ fn rank(forecast: &LoadForecast) -> u8 {
     }
 }
 
-/// Forecasts it for one module by its kernel's name, whoever manages it.
+/// Forecasts it for one module by its kernel's name, anyone that manages it.
 pub fn file_forecast(
     system: &System,
     release: &str,
@@ -101,55 +101,55 @@ pub fn file_forecast(
 }
 
 fn of_file(system: &System, release: &str, file: &str, rule: LoadRule, uses: &Uses) -> LoadForecast {
-    let obstruction = |obstacle, partly| Obstruction { file: file.to_owned(), obstacle, partly };
+    let obstruction = |blocker, partly| Obstruction { file: file.to_owned(), blocker, partly };
     match rule {
         LoadRule::Loads => LoadForecast::Loads,
         LoadRule::Unknown(reason) if uses.loaded || uses.required => LoadForecast::Unknown(reason),
         LoadRule::Unknown(_) => LoadForecast::Loads,
         // Of several files the ones that are in use count.
-        LoadRule::Never(obstacle) if uses.any_loaded && !uses.loaded => {
-            LoadForecast::Remark(obstruction(obstacle, false))
+        LoadRule::Never(blocker) if uses.any_loaded && !uses.loaded => {
+            LoadForecast::Remark(obstruction(blocker, false))
         }
-        LoadRule::Never(obstacle) => LoadForecast::Blocked(obstruction(obstacle, false)),
-        LoadRule::Command(obstacle) | LoadRule::OnlyByAlias(obstacle) | LoadRule::OnlyByName(obstacle)
+        LoadRule::Never(blocker) => LoadForecast::Blocked(obstruction(blocker, false)),
+        LoadRule::Command(blocker) | LoadRule::OnlyByAlias(blocker) | LoadRule::OnlyByName(blocker)
             if !uses.loaded && !uses.required =>
         {
-            LoadForecast::Remark(obstruction(obstacle, true))
+            LoadForecast::Remark(obstruction(blocker, true))
         }
-        LoadRule::Command(obstacle) => match holds_now(system, &obstacle).filter(|_| uses.loaded) {
+        LoadRule::Command(blocker) => match holds_now(system, &blocker).filter(|_| uses.loaded) {
             Some(true) => LoadForecast::Loads,
             _ => LoadForecast::Unknown(format!(
                 "{}: whether that loads it is not known",
-                reason(system, release, &obstruction(obstacle, true))
+                reason(system, release, &obstruction(blocker, true))
             )),
         },
         LoadRule::OnlyByName(_) if is_brought_by_another(system, release, file) => LoadForecast::Loads,
-        LoadRule::OnlyByAlias(obstacle) | LoadRule::OnlyByName(obstacle) => {
-            match (uses.loaded, holds_now(system, &obstacle)) {
+        LoadRule::OnlyByAlias(blocker) | LoadRule::OnlyByName(blocker) => {
+            match (uses.loaded, holds_now(system, &blocker)) {
                 // It was loaded all the same.
                 (true, Some(true)) => LoadForecast::Loads,
                 (true, None) => LoadForecast::Unknown(format!(
                     "{}: whether that was so at the last boot is not known",
-                    reason(system, release, &obstruction(obstacle, true))
+                    reason(system, release, &obstruction(blocker, true))
                 )),
-                (true, Some(false)) | (false, _) => LoadForecast::Blocked(obstruction(obstacle, true)),
+                (true, Some(false)) | (false, _) => LoadForecast::Blocked(obstruction(blocker, true)),
             }
         }
     }
 }
 
 /// Whether an obstacle was there when the running kernel booted; none where that is not known.
-fn holds_now(system: &System, obstacle: &LoadObstacle) -> Option<bool> {
-    match obstacle {
-        LoadObstacle::Dependency(_, obstacle) => holds_now(system, obstacle),
-        LoadObstacle::Blacklist(at) | LoadObstacle::Install(at, _) | LoadObstacle::Alias(at, _) => {
+fn holds_now(system: &System, blocker: &LoadBlocker) -> Option<bool> {
+    match blocker {
+        LoadBlocker::Dependency(_, blocker) => holds_now(system, blocker),
+        LoadBlocker::Blacklist(at) | LoadBlocker::Install(at, _) | LoadBlocker::Alias(at, _) => {
             system.load_policy.since_boot(at)
         }
-        LoadObstacle::LineBlacklist(name) => {
+        LoadBlocker::LineBlacklist(name) => {
             let line = system.machine.line.as_deref()?;
             Some(LineWords::read(line).blacklisted.contains(name))
         }
-        LoadObstacle::LineRefuses(name) => {
+        LoadBlocker::LineRefuses(name) => {
             let line = system.machine.line.as_deref()?;
             Some(LineWords::read(line).refused.contains(name))
         }
@@ -184,48 +184,49 @@ fn line_of(system: &System, release: &str, source: CommandLine) -> Vec<u8> {
 
 /// What keeps the module away, in a sentence without its end.
 pub fn reason(system: &System, release: &str, obstruction: &Obstruction) -> String {
-    let Obstruction { file, obstacle, partly } = obstruction;
-    let (module, obstacle, before) = match obstacle {
-        LoadObstacle::Dependency(module, obstacle) => {
-            (module, obstacle.as_ref(), format!("{file} needs {module}, and "))
+    let Obstruction { file, blocker, partly } = obstruction;
+    let (module, blocker, before) = match blocker {
+        LoadBlocker::Dependency(module, blocker) => {
+            (module, blocker.as_ref(), format!("{file} needs {module}, and "))
         }
         own => (file, own, String::new()),
     };
-    let line = |at: &crate::modprobe::config::ConfigLine| format!("{}:{}", system.spell(&at.path), at.line);
-    let left = match (obstacle, partly) {
-        (LoadObstacle::Install(..), true) => "runs in place of loading it".to_owned(),
-        (LoadObstacle::Alias(_, to), true) => format!("makes `modprobe {module}` load {to}"),
+    let line =
+        |at: &crate::modprobe::config::ConfigLine| format!("{}:{}", system.shown_path(&at.path), at.line);
+    let left = match (blocker, partly) {
+        (LoadBlocker::Install(..), true) => "runs in place of loading it".to_owned(),
+        (LoadBlocker::Alias(_, to), true) => format!("makes `modprobe {module}` load {to}"),
         (_, true) => format!("keeps {module} from being loaded, except by `modprobe {module}`"),
         (_, false) => format!("keeps {module} from being loaded"),
     };
-    let what = match obstacle {
-        LoadObstacle::Blacklist(at) => format!("`blacklist {module}` in {}", line(at)),
-        LoadObstacle::Install(at, command) => {
+    let what = match blocker {
+        LoadBlocker::Blacklist(at) => format!("`blacklist {module}` in {}", line(at)),
+        LoadBlocker::Install(at, command) => {
             format!("`install {module} {}` in {}", command.trim(), line(at))
         }
-        LoadObstacle::Alias(at, to) => format!("`alias {module} {to}` in {}", line(at)),
-        LoadObstacle::LineBlacklist(_) => {
+        LoadBlocker::Alias(at, to) => format!("`alias {module} {to}` in {}", line(at)),
+        LoadBlocker::LineBlacklist(_) => {
             format!("modprobe.blacklist={module} on the command line of kernel {release}")
         }
-        LoadObstacle::LineRefuses(_) => {
+        LoadBlocker::LineRefuses(_) => {
             format!("module_blacklist={module} on the command line of kernel {release}")
         }
         // There is one level of them.
-        LoadObstacle::Dependency(of, _) => format!("what {of} needs"),
+        LoadBlocker::Dependency(of, _) => format!("what {of} needs"),
     };
     format!("{before}{what} {left}")
 }
 
 /// What an admin can do about it.
 pub fn remedy(system: &System, module: &str, obstruction: &Obstruction) -> String {
-    let obstacle = match &obstruction.obstacle {
-        LoadObstacle::Dependency(_, obstacle) => obstacle,
+    let blocker = match &obstruction.blocker {
+        LoadBlocker::Dependency(_, blocker) => blocker,
         own => own,
     };
-    let way = match (obstacle.line(), obstacle.word()) {
+    let way = match (blocker.line(), blocker.word()) {
         (Some(at), _) => {
             let name = at.path.rsplit('/').next().unwrap_or_default();
-            let path = system.spell(&at.path);
+            let path = system.shown_path(&at.path);
             match at.path.starts_with("/etc/") || at.path.starts_with("/run/") {
                 true => format!("take line {} out of {path}", at.line),
                 // An update would bring the file back.

@@ -11,28 +11,28 @@ use super::unread::blocked;
 use crate::cmdline::Switch;
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{self, Decision, State, decide};
-use crate::dkms::proof::{Check, Subject};
-use crate::dkms::{ModuleName, Pair, Proof};
-use crate::enforcement::{Kind, Outcome, Tri, Verdict, now};
+use crate::dkms::proof::{Check, ProofSubject};
+use crate::dkms::{ModuleName, ModuleOnKernel, Proof};
+use crate::enforcement::{EnforcementVerdict, LoadOutcome, ModuleKind, Tri, now};
 use crate::kernel::Running;
 use crate::kernel::module_file::{kernel_name, stem};
-use crate::modprobe::Origin;
-use crate::state::{ModuleRecord, Record};
-use crate::system::{InForce, Line, System};
+use crate::modprobe::FileOrigin;
+use crate::state::{ModuleRecord, RunRecord};
+use crate::system::{InForce, KernelCmdline, System};
 
 /// The state of a module on a kernel, from the facts and from what the last run found out about it.
 ///
 /// No run builds the newest version for a kernel that is not the tip of its variant: there the version counts that is
 /// installed.
-pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> ModuleRecord {
-    let is_tip = facts.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release);
-    let older = if is_tip { None } else { facts.files.in_force(&pair.module.name, &pair.release) };
-    if let Some(status) = older.and_then(|older| status_in_force(facts, older)) {
+pub fn module_status(system: &System, pair: &ModuleOnKernel, record: Option<&RunRecord>) -> ModuleRecord {
+    let is_tip = system.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release);
+    let older = if is_tip { None } else { system.files.in_force(&pair.module.name, &pair.release) };
+    if let Some(status) = older.and_then(|older| status_in_force(system, older)) {
         return status;
     }
     let mut status = status_of(&pair.module, &pair.release);
-    let works = facts.files.in_force(&pair.module.name, &pair.release);
-    let works = works.filter(|older| status_in_force(facts, older).is_some_and(|s| s.state == State::Ok));
+    let works = system.files.in_force(&pair.module.name, &pair.release);
+    let works = works.filter(|older| status_in_force(system, older).is_some_and(|s| s.state == State::Ok));
     status.in_force = works.map(|older| older.module.version.clone());
     match (decide(pair), &pair.proof) {
         (Decision::Leave { state, why }, _) => (status.state, status.reason) = (state, Some(why)),
@@ -51,11 +51,11 @@ pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> Mo
         }
         (_, proof) => {
             status.files = proof.clone().unwrap_or_default();
-            let unchecked = status.files.iter().find_map(|proof| unchecked(facts, proof));
+            let unchecked = status.files.iter().find_map(|proof| unchecked(system, proof));
             if let Some(why) = &unchecked {
                 (status.state, status.reason) = (State::Unknown, Some(why.clone()));
             }
-            let not_made = match signature_forecast(facts, pair, &status.files) {
+            let not_made = match signature_forecast(system, pair, &status.files) {
                 SignatureForecast::Accepted => None,
                 SignatureForecast::Unknown(why) => {
                     if status.state == State::Ok {
@@ -69,10 +69,10 @@ pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> Mo
                 }
             };
             for file in &mut status.files {
-                file.checks.push(Check { check: Subject::Signature, not_made: not_made.clone() });
+                file.checks.push(Check { check: ProofSubject::Signature, not_made: not_made.clone() });
             }
             if status.state == State::Ok {
-                forecast_loading(facts, pair, record, &mut status);
+                forecast_loading(system, pair, record, &mut status);
             }
         }
     }
@@ -81,22 +81,26 @@ pub fn module_status(facts: &System, pair: &Pair, record: Option<&Record>) -> Mo
 
 /// Why a file is not proven whole: the symbols that it takes, or the modules beneath, could not be checked, and no run
 /// before has checked the same file.
-pub(super) fn unchecked(facts: &System, proof: &Proof) -> Option<String> {
-    let decides = |check: &&Check| matches!(check.check, Subject::Symbols | Subject::Dependencies);
+pub(super) fn unchecked(system: &System, proof: &Proof) -> Option<String> {
+    let decides = |check: &&Check| matches!(check.check, ProofSubject::Symbols | ProofSubject::Dependencies);
     let open = proof.checks.iter().filter(decides).find_map(|check| check.not_made.as_ref())?;
-    let is_known = proof.sha256.is_some() && facts.checked.get(&proof.path) == proof.sha256.as_ref();
+    let is_known = proof.sha256.is_some() && system.checked.get(&proof.path) == proof.sha256.as_ref();
     (!is_known).then(|| format!("{} could not be checked whole: {open}", proof.path))
 }
 
 /// The module files that are checked whole now, or were by a run before, and their SHA-256.
-pub fn checked_files(facts: &System) -> BTreeMap<String, String> {
-    let of_pairs = facts.pairs.iter().chain(&facts.fallbacks).flat_map(|pair| pair.proof.iter().flatten());
-    let whole = of_pairs.filter(|proof| unchecked(facts, proof).is_none());
+pub fn checked_files(system: &System) -> BTreeMap<String, String> {
+    let of_pairs = system
+        .modules_on_kernels
+        .iter()
+        .chain(&system.fallbacks)
+        .flat_map(|pair| pair.proof.iter().flatten());
+    let whole = of_pairs.filter(|proof| unchecked(system, proof).is_none());
     let mut checked: BTreeMap<String, String> =
         whole.filter_map(|proof| Some((proof.path.clone(), proof.sha256.clone()?))).collect();
-    if blocked(facts).is_some() {
+    if blocked(system).is_some() {
         // What was not seen now is not forgotten.
-        facts.checked.iter().for_each(|(path, sum)| {
+        system.checked.iter().for_each(|(path, sum)| {
             checked.entry(path.clone()).or_insert_with(|| sum.clone());
         });
     }
@@ -119,19 +123,19 @@ pub(super) fn status_of(module: &ModuleName, release: &str) -> ModuleRecord {
 }
 
 /// The state of an older version that is installed; none where its files are not proven.
-pub fn status_in_force(facts: &System, older: &InForce) -> Option<ModuleRecord> {
+pub fn status_in_force(system: &System, older: &InForce) -> Option<ModuleRecord> {
     let mut status = status_of(&older.module, &older.release);
     for file in &older.files {
-        match facts.files.on(&older.release, file)? {
-            Loadable::File { origin: Origin::Dkms, proof: Ok(proof), .. } => {
+        match system.files.on(&older.release, file)? {
+            Loadable::File { origin: FileOrigin::Dkms, proof: Ok(proof), .. } => {
                 status.files.push(Proof::clone(proof))
             }
             _ => return None,
         }
     }
-    let line = facts.line_of(&older.release);
-    let forecast =
-        line.map(|line| forecast_signatures(facts, line, &older.module, &status.files, &coming(facts, line)));
+    let line = system.cmdline_of(&older.release);
+    let forecast = line
+        .map(|line| forecast_signatures(system, line, &older.module, &status.files, &coming(system, line)));
     match forecast {
         Some(SignatureForecast::Refused(why)) => {
             (status.state, status.reason) = (State::SignatureRefused, Some(why));
@@ -143,23 +147,28 @@ pub fn status_in_force(facts: &System, older: &InForce) -> Option<ModuleRecord> 
 }
 
 /// Its files are proven, and the kernel takes them; whether they are loaded is another matter.
-fn forecast_loading(facts: &System, pair: &Pair, record: Option<&Record>, status: &mut ModuleRecord) {
-    (status.state, status.reason) = match load_forecast(facts, pair, record, CommandLine::Coming) {
-        LoadForecast::Loads | LoadForecast::Remark(_) => match initrd_forecast(facts, pair, record) {
+fn forecast_loading(
+    system: &System,
+    pair: &ModuleOnKernel,
+    record: Option<&RunRecord>,
+    status: &mut ModuleRecord,
+) {
+    (status.state, status.reason) = match load_forecast(system, pair, record, CommandLine::Coming) {
+        LoadForecast::Loads | LoadForecast::Remark(_) => match initrd_forecast(system, pair, record) {
             InitrdForecast::Fine | InitrdForecast::Remark(_) => return,
             InitrdForecast::NotReady(why) => (State::InitrdStale, Some(why)),
             InitrdForecast::Unknown(why) => (State::Unknown, Some(why)),
         },
-        LoadForecast::Blocked(why) => (State::Blocked, Some(loading::reason(facts, &pair.release, &why))),
+        LoadForecast::Blocked(why) => (State::Blocked, Some(loading::reason(system, &pair.release, &why))),
         LoadForecast::Unknown(why) => (State::Unknown, Some(why)),
     };
 }
 
 /// What a kernel does at its next boot: with its boot entry or, where that cannot be seen, as configured.
-pub fn coming(facts: &System, line: &Line) -> Verdict {
-    let entry = facts.boot.of(&line.id);
+pub fn coming(system: &System, line: &KernelCmdline) -> EnforcementVerdict {
+    let entry = system.boot.of(&line.id);
     let words = entry.map_or(line.effective.as_slice(), |e| e.options.as_slice());
-    line.verdict_with(words, &facts.machine)
+    line.verdict_with(words, &system.machine)
 }
 
 /// What a kernel does at its next boot with the signatures of the proven files of a module.
@@ -173,65 +182,69 @@ pub enum SignatureForecast {
     Refused(String),
 }
 
-fn signature_forecast(facts: &System, pair: &Pair, proofs: &[Proof]) -> SignatureForecast {
-    match facts.line_of(&pair.release) {
-        Some(line) => forecast_signatures(facts, line, &pair.module, proofs, &coming(facts, line)),
+fn signature_forecast(system: &System, pair: &ModuleOnKernel, proofs: &[Proof]) -> SignatureForecast {
+    match system.cmdline_of(&pair.release) {
+        Some(line) => forecast_signatures(system, line, &pair.module, proofs, &coming(system, line)),
         None => SignatureForecast::Unknown(format!("the command line of kernel {} is unknown", pair.release)),
     }
 }
 
 /// Whether a kernel would take them with its configured command line, which clr-boot-manager puts into its entry.
-pub fn would_be_taken(facts: &System, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
-    facts.line_of(release).is_some_and(|line| {
-        let verdict = line.verdict_with(&line.effective, &facts.machine);
-        forecast_signatures(facts, line, module, proofs, &verdict) == SignatureForecast::Accepted
+pub fn would_be_taken(system: &System, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
+    system.cmdline_of(release).is_some_and(|line| {
+        let verdict = line.verdict_with(&line.effective, &system.machine);
+        forecast_signatures(system, line, module, proofs, &verdict) == SignatureForecast::Accepted
     })
 }
 
 /// Whether the running kernel refuses them now: then nothing that works today is lost with them.
-pub fn refused_now(facts: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
-    let (Some(runtime), Some(kernel)) = (&facts.machine.runtime, &facts.running) else { return false };
-    let Running::Known { release } = &facts.inventory.running else { return false };
-    let Some(line) = facts.line_of(release) else { return false };
-    let words = facts.machine.line.as_deref().unwrap_or_default();
-    let verdict = now(&kernel.boot(words, &facts.machine), runtime);
-    matches!(forecast_signatures(facts, line, module, proofs, &verdict), SignatureForecast::Refused(_))
+pub fn refused_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
+    let (Some(runtime), Some(kernel)) = (&system.machine.runtime, &system.running) else { return false };
+    let Running::Known { release } = &system.inventory.running else { return false };
+    let Some(line) = system.cmdline_of(release) else { return false };
+    let words = system.machine.line.as_deref().unwrap_or_default();
+    let verdict = now(&kernel.boot(words, &system.machine), runtime);
+    matches!(forecast_signatures(system, line, module, proofs, &verdict), SignatureForecast::Refused(_))
 }
 
 /// What a kernel does with the proven files of a module, where `verdict` holds.
 pub fn forecast_signatures(
-    facts: &System,
-    line: &Line,
+    system: &System,
+    line: &KernelCmdline,
     module: &ModuleName,
     proofs: &[Proof],
-    verdict: &Verdict,
+    verdict: &EnforcementVerdict,
 ) -> SignatureForecast {
     let outcome = |proof: &Proof| {
-        let Some(known) = &proof.signature else { return Outcome::Unknown };
+        let Some(known) = &proof.signature else { return LoadOutcome::Unknown };
         // What this kernel has loaded shows whether it has the key.
-        let is_trusted = |name: &str| facts.in_use.trusted.contains(&kernel_name(name));
-        let is_taken = facts.inventory.runs(&line.release) && stem(&proof.path).is_some_and(is_trusted);
+        let is_trusted = |name: &str| system.in_use.trusted.contains(&kernel_name(name));
+        let is_taken = system.inventory.runs(&line.release) && stem(&proof.path).is_some_and(is_trusted);
         line.outcome(known, is_taken.then_some("O"), verdict)
     };
-    let outcomes: Vec<Outcome> = proofs.iter().map(outcome).collect();
-    let which = if next_boot(facts).is(&line.release) { "the" } else { "its" };
+    let outcomes: Vec<LoadOutcome> = proofs.iter().map(outcome).collect();
+    let which = if next_boot(system).is(&line.release) { "the" } else { "its" };
     forecast_of(&outcomes, line, module, verdict, which)
 }
 
 /// The same for a module that came with the kernel.
-pub fn forecast_own(line: &Line, module: &ModuleName, verdict: &Verdict) -> SignatureForecast {
-    forecast_of(&[verdict.of(Kind::Trusted)], line, module, verdict, "its")
+pub fn forecast_own(
+    line: &KernelCmdline,
+    module: &ModuleName,
+    verdict: &EnforcementVerdict,
+) -> SignatureForecast {
+    forecast_of(&[verdict.of(ModuleKind::Trusted)], line, module, verdict, "its")
 }
 
 fn forecast_of(
-    outcomes: &[Outcome],
-    line: &Line,
+    outcomes: &[LoadOutcome],
+    line: &KernelCmdline,
     module: &ModuleName,
-    verdict: &Verdict,
+    verdict: &EnforcementVerdict,
     which: &str,
 ) -> SignatureForecast {
     let refused = outcomes.iter().find_map(|outcome| match outcome {
-        Outcome::Refused(error) => Some(error.map(|e| format!(" ({})", e.name())).unwrap_or_default()),
+        LoadOutcome::Refused(error) => Some(error.map(|e| format!(" ({})", e.name())).unwrap_or_default()),
         _ => None,
     });
     let release = &line.release;
@@ -239,7 +252,7 @@ fn forecast_of(
         Some(error) => SignatureForecast::Refused(format!(
             "kernel {release} will refuse {module} at {which} next boot{error}"
         )),
-        None if outcomes.contains(&Outcome::Unknown) => {
+        None if outcomes.contains(&LoadOutcome::Unknown) => {
             let of_signature = "whether it trusts the key of the signature";
             let fact = verdict.missing.first().map_or(of_signature, String::as_str);
             SignatureForecast::Unknown(format!(
@@ -251,10 +264,10 @@ fn forecast_of(
 }
 
 /// Whether the parameter would help a kernel that refuses modules, and is not configured: that is told by itself.
-pub fn parameter_would_help(facts: &System, release: &str) -> bool {
-    facts.line_of(release).is_some_and(|line| {
+pub fn parameter_would_help(system: &System, release: &str) -> bool {
+    system.cmdline_of(release).is_some_and(|line| {
         line.switch != Switch::On
-            && coming(facts, line).disabled != Tri::Yes
-            && line.takes_the_parameter(&facts.machine)
+            && coming(system, line).disabled != Tri::Yes
+            && line.takes_the_parameter(&system.machine)
     })
 }

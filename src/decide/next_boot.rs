@@ -9,7 +9,7 @@ use crate::boot::loader_interface::{LoaderInterface, is_open, release_of_entry};
 use crate::boot::{DefaultEntry, SetBy};
 use crate::boot_decision::NextBootSource;
 use crate::kernel::{Installed, Inventory, KernelName, Running};
-use crate::system::{Line, System};
+use crate::system::{KernelCmdline, System};
 
 /// The entry that the boot loader takes, and what says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,14 +128,14 @@ fn installed<'i>(inventory: &'i Inventory, release: &str) -> Option<&'i Installe
 }
 
 /// Which kernel boots next.
-pub fn next_boot(facts: &System) -> NextBoot {
-    let inventory = &facts.inventory;
-    if let Some(default) = &facts.boot.default {
+pub fn next_boot(system: &System) -> NextBoot {
+    let inventory = &system.inventory;
+    if let Some(default) = &system.boot.default {
         return of_default(default, inventory);
     }
     let unknown = |reason: String| NextBoot::Unknown {
         reason,
-        remembered: facts.boot.loader.is_none().then(|| facts.remembered_boot.clone()).flatten(),
+        remembered: system.boot.loader.is_none().then(|| system.remembered_boot.clone()).flatten(),
     };
     if inventory.kernels.is_empty() {
         return unknown("no kernel is installed".to_owned());
@@ -146,15 +146,15 @@ pub fn next_boot(facts: &System) -> NextBoot {
             None => unknown("no kernel is installed".to_owned()),
         };
     }
-    if facts.boot.loader.is_some() {
-        let reason = match facts.boot.entries.is_empty() {
-            true => format!("there is no boot entry in {}", facts.boot.place),
+    if system.boot.loader.is_some() {
+        let reason = match system.boot.entries.is_empty() {
+            true => format!("there is no boot entry in {}", system.boot.place),
             false => "the boot files name no default that is an entry".to_owned(),
         };
         return unknown(reason);
     }
-    let hidden = facts.boot.invisible.clone().unwrap_or_else(|| "the boot files are not visible".to_owned());
-    match &facts.loader_interface {
+    let hidden = system.boot.invisible.clone().unwrap_or_else(|| "the boot files are not visible".to_owned());
+    match &system.loader_interface {
         Some(Ok(seen)) => by_variables(seen, inventory).unwrap_or_else(|| unknown(hidden)),
         Some(Err(reason)) => unknown(format!("{hidden}; {reason}")),
         None => unknown(hidden),
@@ -211,27 +211,27 @@ fn by_variables(seen: &LoaderInterface, inventory: &Inventory) -> Option<NextBoo
 
 /// The kernel that a question about the next boot is asked of: the one that boots next; where that is unknown
 /// or another system, the remembered one, or the one that clr-boot-manager makes the default.
-pub fn presumed(facts: &System) -> Option<&Installed> {
-    let next = next_boot(facts);
-    let remembered = || installed(&facts.inventory, next.shown()?);
-    next.kernel(&facts.inventory).or_else(remembered).or_else(|| facts.inventory.boot_default())
+pub fn presumed(system: &System) -> Option<&Installed> {
+    let next = next_boot(system);
+    let remembered = || installed(&system.inventory, next.shown()?);
+    next.kernel(&system.inventory).or_else(remembered).or_else(|| system.inventory.boot_default())
 }
 
 /// The command lines that count: those of the tips, and that of the next boot. An old kernel that still runs
 /// is not booted again.
-pub fn coming_lines(facts: &System) -> impl Iterator<Item = &Line> {
-    let next = presumed(facts).map(|k| k.id.clone());
-    let tips = facts.inventory.tips();
-    let lines = facts.lines.iter().chain(&facts.fallback_lines);
+pub fn coming_lines(system: &System) -> impl Iterator<Item = &KernelCmdline> {
+    let next = presumed(system).map(|k| k.id.clone());
+    let tips = system.inventory.tips();
+    let lines = system.lines.iter().chain(&system.fallback_lines);
     lines.filter(move |l| next.as_ref() == Some(&l.id) || tips.iter().any(|k| k.id == l.id))
 }
 
 /// Whether the entry that the present boot took belongs to an installed kernel; yes where no variable says
 /// which it was.
-pub fn booted_from_installed(facts: &System) -> bool {
-    let Some(Ok(seen)) = &facts.loader_interface else { return true };
+pub fn booted_from_installed(system: &System) -> bool {
+    let Some(Ok(seen)) = &system.loader_interface else { return true };
     let Some(selected) = &seen.selected else { return true };
-    release_of_entry(selected).is_some_and(|release| installed(&facts.inventory, &release).is_some())
+    release_of_entry(selected).is_some_and(|release| installed(&system.inventory, &release).is_some())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Whether a kernel has a module that the machine requires: any file that modprobe would load there, and that the kernel
-//! accepts, whoever installed it.
+//! accepts, anyone that installed it.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::module_state::{
 use crate::dkms::loadable::{Loadable, Serves};
 use crate::dkms::plan::State;
 use crate::dkms::{Flaw, ModuleName, Proof};
-use crate::modprobe::Origin;
+use crate::modprobe::FileOrigin;
 use crate::requirement::{Importance, ModuleOrigin, Requirement};
 use crate::state::ModuleRecord;
 use crate::system::System;
@@ -26,9 +26,9 @@ pub fn origin_of(loadable: &Loadable) -> Option<ModuleOrigin> {
     match loadable {
         Loadable::BuiltIn { .. } => Some(ModuleOrigin::Kernel),
         Loadable::File { origin, .. } => Some(match origin {
-            Origin::Dkms => ModuleOrigin::Dkms,
-            Origin::InTree => ModuleOrigin::Kernel,
-            Origin::Updates | Origin::Extra | Origin::Other => ModuleOrigin::Unmanaged,
+            FileOrigin::Dkms => ModuleOrigin::Dkms,
+            FileOrigin::InTree => ModuleOrigin::Kernel,
+            FileOrigin::Updates | FileOrigin::Extra | FileOrigin::Other => ModuleOrigin::Unmanaged,
         }),
         Loadable::Absent | Loadable::Unknown { .. } => None,
     }
@@ -69,30 +69,30 @@ impl FilesVerdict {
 
 /// All that a module consists of, or what takes its place: the worst of it counts. None where nothing was
 /// looked at.
-fn all_files(facts: &System, need: &Requirement, release: &str, line: CommandLine) -> Option<FilesVerdict> {
-    if let Some(found) = replacement(facts, need, release, line) {
+fn all_files(system: &System, need: &Requirement, release: &str, line: CommandLine) -> Option<FilesVerdict> {
+    if let Some(found) = replacement(system, need, release, line) {
         return Some(found.verdict);
     }
     let modules = need.modules();
-    let is_seen = modules.iter().any(|module| facts.files.on(release, module).is_some());
-    let all = modules.iter().map(|module| one_file(facts, need, release, module, line));
+    let is_seen = modules.iter().any(|module| system.files.on(release, module).is_some());
+    let all = modules.iter().map(|module| one_file(system, need, release, module, line));
     all.max_by_key(FilesVerdict::rank).filter(|_| is_seen)
 }
 
 /// Whether a requirement is satisfied on a kernel; none where nothing there is known of it. `status` is the state of its DKMS
 /// module there.
 pub fn satisfied(
-    facts: &System,
+    system: &System,
     need: &Requirement,
     release: &str,
     status: Option<&ModuleRecord>,
 ) -> Option<Ready> {
-    satisfied_with(facts, need, release, status, CommandLine::Coming)
+    satisfied_with(system, need, release, status, CommandLine::Coming)
 }
 
 /// The same with another command line.
 pub fn satisfied_with(
-    facts: &System,
+    system: &System,
     need: &Requirement,
     release: &str,
     status: Option<&ModuleRecord>,
@@ -101,13 +101,13 @@ pub fn satisfied_with(
     if status.is_some_and(|status| status.state == State::Ok) {
         return Some(Ready::Yes);
     }
-    let files = all_files(facts, need, release, line);
+    let files = all_files(system, need, release, line);
     let Some(status) = status else {
         let missing =
             |state: State, reason| Missing { version: String::new(), state: state.to_string(), reason };
         return match files? {
             FilesVerdict::Loads => Some(Ready::Yes),
-            FilesVerdict::Not(..) if is_only_listed(facts, need) => None,
+            FilesVerdict::Not(..) if is_only_listed(system, need) => None,
             FilesVerdict::Not(state, why) => Some(Ready::No(missing(state, why))),
             FilesVerdict::Stranger(why) | FilesVerdict::Unknown(why) => {
                 Some(Ready::Unknown(missing(State::Unknown, why)))
@@ -130,17 +130,17 @@ pub fn satisfied_with(
 }
 
 /// The state of a module that DKMS does not know, on a kernel.
-pub fn unmanaged_status(facts: &System, need: &Requirement, release: &str) -> ModuleRecord {
+pub fn unmanaged_status(system: &System, need: &Requirement, release: &str) -> ModuleRecord {
     let module = ModuleName { name: need.module.clone(), version: String::new() };
     let mut status = status_of(&module, release);
-    let (state, reason) = match all_files(facts, need, release, CommandLine::Coming) {
+    let (state, reason) = match all_files(system, need, release, CommandLine::Coming) {
         Some(FilesVerdict::Loads) => {
-            let proofs = looked_at(facts, need, release).into_iter().filter_map(|found| match found {
+            let proofs = looked_at(system, need, release).into_iter().filter_map(|found| match found {
                 Loadable::File { proof: Ok(proof), .. } => Some(Proof::clone(proof)),
                 _ => None,
             });
             status.files = proofs.collect();
-            status.reason = replaced_by(facts, need, release);
+            status.reason = replaced_by(system, need, release);
             return status;
         }
         Some(FilesVerdict::Stranger(why) | FilesVerdict::Unknown(why)) => (State::Unknown, why),
@@ -152,7 +152,7 @@ pub fn unmanaged_status(facts: &System, need: &Requirement, release: &str) -> Mo
 }
 
 /// What a kernel that has no file of a module has in its place.
-struct Replacement<'s> {
+struct Substitute<'s> {
     verdict: FilesVerdict,
     /// Each alias in use, the module that serves it, and what modprobe would load for that; none for what is not
     /// known.
@@ -162,30 +162,30 @@ struct Replacement<'s> {
 /// Drivers are renamed, become part of others, and have successors: where no file of a module is there, others
 /// may serve all that it is used for. None where they were not looked for, or do not serve all of it.
 fn replacement<'s>(
-    facts: &'s System,
+    system: &'s System,
     need: &'s Requirement,
     release: &str,
     with: CommandLine,
-) -> Option<Replacement<'s>> {
+) -> Option<Substitute<'s>> {
     let files = need.modules();
-    let is_absent = |file: &String| facts.files.on(release, file) == Some(&Loadable::Absent);
+    let is_absent = |file: &String| system.files.on(release, file) == Some(&Loadable::Absent);
     if need.aliases.is_empty() || !files.iter().all(is_absent) {
         return None;
     }
     let lacks = format!("kernel {release} has no module {}", need.module);
     if need.aliases.len() >= MOST_USES {
         let why = format!("{lacks}; it is used for more than what was looked at");
-        return Some(Replacement { verdict: FilesVerdict::Unknown(why), by: Vec::new() });
+        return Some(Substitute { verdict: FilesVerdict::Unknown(why), by: Vec::new() });
     }
-    let mut all = Replacement { verdict: FilesVerdict::Loads, by: Vec::new() };
+    let mut all = Substitute { verdict: FilesVerdict::Loads, by: Vec::new() };
     for alias in &need.aliases {
-        let verdict = match facts.files.serving(release, alias)? {
+        let verdict = match system.files.serving(release, alias)? {
             Err(why) => FilesVerdict::Unknown(format!(
                 "{lacks}, and whether another one serves {alias} there is not known: {why}"
             )),
             Ok(modules) => {
                 let one = |(module, found): (&'s String, &'s Loadable)| {
-                    let verdict = in_place(facts, need, release, (alias, module), found, with);
+                    let verdict = in_place(system, need, release, (alias, module), found, with);
                     (verdict, module, found)
                 };
                 let candidates = modules.iter().map(one);
@@ -214,25 +214,25 @@ fn replacement<'s>(
 
 /// What a kernel makes of one that serves an alias in place of the required one.
 fn in_place(
-    facts: &System,
+    system: &System,
     need: &Requirement,
     release: &str,
     (alias, module): (&str, &str),
     found: &Loadable,
     with: CommandLine,
 ) -> FilesVerdict {
-    let config = &facts.load_policy.config;
+    let config = &system.load_policy.config;
     let mut leads = config.leads(alias).peekable();
     if let Some((at, to)) = leads.peek().copied()
         && !leads.any(|(_, to)| to == module)
     {
-        let line = format!("{}:{}", facts.spell(&at.path), at.line);
+        let line = format!("{}:{}", system.shown_path(&at.path), at.line);
         return FilesVerdict::Not(State::Blocked, format!("an `alias` in {line} leads to {to} instead"));
     }
-    if let Err(verdict) = accepted(facts, need, release, module, found, with, true) {
+    if let Err(verdict) = accepted(system, need, release, module, found, with, true) {
         return verdict;
     }
-    match (found, replacement_forecast(facts, release, &need.modules(), module)) {
+    match (found, replacement_forecast(system, release, &need.modules(), module)) {
         (Loadable::BuiltIn { .. }, _) | (_, InitrdForecast::Fine | InitrdForecast::Remark(_)) => {
             FilesVerdict::Loads
         }
@@ -242,81 +242,81 @@ fn in_place(
 }
 
 /// What modprobe would load for a module, or for what takes its place.
-pub fn looked_at<'s>(facts: &'s System, need: &'s Requirement, release: &str) -> Vec<&'s Loadable> {
-    match replacement(facts, need, release, CommandLine::Coming) {
+pub fn looked_at<'s>(system: &'s System, need: &'s Requirement, release: &str) -> Vec<&'s Loadable> {
+    match replacement(system, need, release, CommandLine::Coming) {
         Some(found) => found.by.into_iter().map(|(_, _, loadable)| loadable).collect(),
-        None => need.modules().iter().filter_map(|file| facts.files.on(release, file)).collect(),
+        None => need.modules().iter().filter_map(|file| system.files.on(release, file)).collect(),
     }
 }
 
 /// What a kernel loads in place of a module that it has not; none where it loads that one, or nothing.
-fn loads_instead<'s>(facts: &'s System, need: &'s Requirement, release: &str) -> Option<Replacement<'s>> {
-    let found = replacement(facts, need, release, CommandLine::Coming)?;
+fn loads_instead<'s>(system: &'s System, need: &'s Requirement, release: &str) -> Option<Substitute<'s>> {
+    let found = replacement(system, need, release, CommandLine::Coming)?;
     (found.verdict == FilesVerdict::Loads).then_some(found)
 }
 
 /// Whether a kernel loads others in place of a module that it has not.
-pub fn is_replaced(facts: &System, need: &Requirement, release: &str) -> bool {
-    loads_instead(facts, need, release).is_some()
+pub fn is_replaced(system: &System, need: &Requirement, release: &str) -> bool {
+    loads_instead(system, need, release).is_some()
 }
 
 /// Whether a module works on the running kernel, of that release, where it is neither loaded nor proven. Of a
 /// registered one nothing is left then but what takes its place.
-pub fn works_on(facts: &System, need: &Requirement, running: &str, is_registered: bool) -> bool {
+pub fn works_on(system: &System, need: &Requirement, running: &str, is_registered: bool) -> bool {
     match is_registered {
-        true => is_replaced(facts, need, running),
-        false => satisfied(facts, need, running, None) == Some(Ready::Yes),
+        true => is_replaced(system, need, running),
+        false => satisfied(system, need, running, None) == Some(Ready::Yes),
     }
 }
 
 /// Whether the running kernel, of that release, has loaded them.
-pub fn is_replaced_now(facts: &System, need: &Requirement, running: &str) -> bool {
+pub fn is_replaced_now(system: &System, need: &Requirement, running: &str) -> bool {
     let is_there = |(_, module, found): &(&str, &str, &Loadable)| {
-        matches!(found, Loadable::BuiltIn { .. }) || facts.in_use.loaded.contains(*module)
+        matches!(found, Loadable::BuiltIn { .. }) || system.in_use.loaded.contains(*module)
     };
-    loads_instead(facts, need, running).is_some_and(|found| found.by.iter().all(is_there))
+    loads_instead(system, need, running).is_some_and(|found| found.by.iter().all(is_there))
 }
 
 /// Which ones, in a sentence without its end.
-pub fn replaced_by(facts: &System, need: &Requirement, release: &str) -> Option<String> {
+pub fn replaced_by(system: &System, need: &Requirement, release: &str) -> Option<String> {
     let one = |(alias, module, _): &(&str, &str, &Loadable)| format!("{module} for {alias}");
-    let by: Vec<String> = loads_instead(facts, need, release)?.by.iter().map(one).collect();
+    let by: Vec<String> = loads_instead(system, need, release)?.by.iter().map(one).collect();
     Some(format!("in place of {}, kernel {release} has {}", need.module, by.join(", ")))
 }
 
 /// Nothing but the configuration knows of it: the name may be wrong.
-fn is_only_listed(facts: &System, need: &Requirement) -> bool {
+fn is_only_listed(system: &System, need: &Requirement) -> bool {
     let on_any = |module: &String| {
-        let mut all = facts.files.loadable.values().filter_map(|files| files.get(module));
+        let mut all = system.files.loadable.values().filter_map(|files| files.get(module));
         all.any(|found| *found != Loadable::Absent)
     };
     need.is_listed() && need.origin.is_none() && !need.works && !need.modules().iter().any(on_any)
 }
 
 /// The installed file is that of another DKMS module, whatever its name.
-fn is_of_another(facts: &System, need: &Requirement, release: &str, file: &str) -> bool {
-    let installed = |name: &str| facts.tree.installed_version(name, release).is_some();
+fn is_of_another(system: &System, need: &Requirement, release: &str, file: &str) -> bool {
+    let installed = |name: &str| system.tree.installed_version(name, release).is_some();
     let has_it = |(name, files): (&String, &BTreeSet<String>)| {
         *name != need.module && files.contains(file) && installed(name)
     };
-    !installed(&need.module) && facts.files.of_dkms.iter().any(has_it)
+    !installed(&need.module) && system.files.of_dkms.iter().any(has_it)
 }
 
 fn one_file(
-    facts: &System,
+    system: &System,
     need: &Requirement,
     release: &str,
     module: &str,
     with: CommandLine,
 ) -> FilesVerdict {
-    let found = facts.files.on(release, module).unwrap_or(&Loadable::Absent);
+    let found = system.files.on(release, module).unwrap_or(&Loadable::Absent);
     let is_critical = need.class == Importance::Critical;
-    let serves = match accepted(facts, need, release, module, found, with, is_critical) {
+    let serves = match accepted(system, need, release, module, found, with, is_critical) {
         Ok(serves) => serves,
         Err(verdict) => return verdict,
     };
     let is_same = need.origin.is_none_or(|origin| origin_of(found) == Some(origin))
-        && !is_of_another(facts, need, release, module);
+        && !is_of_another(system, need, release, module);
     if is_critical && !is_same && serves != Serves::Yes {
         return FilesVerdict::Stranger(format!(
             "kernel {release} has another {module}, which is not known to serve what depends on it"
@@ -328,7 +328,7 @@ fn one_file(
 /// Whether a kernel takes what modprobe would load, and loads it; with whether that serves what it is needed
 /// for.
 fn accepted(
-    facts: &System,
+    system: &System,
     need: &Requirement,
     release: &str,
     module: &str,
@@ -347,16 +347,16 @@ fn accepted(
             // What came with the kernel fits it, and is signed by its own key where it demands signatures.
             let is_own = origin_of(found) == Some(ModuleOrigin::Kernel);
             let name = ModuleName { name: need.module.clone(), version: String::new() };
-            let forecast = facts.line_of(release).map(|line| {
+            let forecast = system.cmdline_of(release).map(|line| {
                 let verdict = match with {
-                    CommandLine::Coming => coming(facts, line),
-                    CommandLine::Configured => line.verdict_with(&line.effective, &facts.machine),
+                    CommandLine::Coming => coming(system, line),
+                    CommandLine::Configured => line.verdict_with(&line.effective, &system.machine),
                 };
                 match is_own {
                     true => forecast_own(line, &name, &verdict),
                     false => {
                         let proofs = std::slice::from_ref(proof.as_ref());
-                        forecast_signatures(facts, line, &name, proofs, &verdict)
+                        forecast_signatures(system, line, &name, proofs, &verdict)
                     }
                 }
             });
@@ -367,12 +367,12 @@ fn accepted(
                 Some(SignatureForecast::Unknown(why)) => return Err(FilesVerdict::Unknown(why)),
                 Some(SignatureForecast::Accepted) | None => {}
             }
-            if let Some(why) = unchecked(facts, proof).filter(|_| !is_own) {
+            if let Some(why) = unchecked(system, proof).filter(|_| !is_own) {
                 return Err(FilesVerdict::Unknown(why));
             }
-            match loading::file_forecast(facts, release, module, is_critical, with) {
+            match loading::file_forecast(system, release, module, is_critical, with) {
                 LoadForecast::Blocked(why) => {
-                    Err(FilesVerdict::Not(State::Blocked, loading::reason(facts, release, &why)))
+                    Err(FilesVerdict::Not(State::Blocked, loading::reason(system, release, &why)))
                 }
                 LoadForecast::Unknown(why) => Err(FilesVerdict::Unknown(why)),
                 LoadForecast::Loads | LoadForecast::Remark(_) => Ok(*serves),

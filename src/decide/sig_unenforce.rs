@@ -8,10 +8,10 @@ use crate::config::{Settings, SigUnenforce};
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{Decision, State, decide};
 use crate::dkms::proof::Proof;
-use crate::dkms::{Pair, Signature};
-use crate::modprobe::Origin;
+use crate::dkms::{ModuleOnKernel, Signature};
+use crate::modprobe::FileOrigin;
 use crate::requirement::{Importance, Requirement};
-use crate::system::{Line, System};
+use crate::system::{KernelCmdline, System};
 
 /// How `module.sig_unenforce` is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,29 +29,29 @@ pub enum Wanted {
 pub struct Breach {
     /// In sentences.
     pub wrong: Vec<String>,
-    /// What cannot be told, in sentences.
+    /// What cannot be determined, in sentences.
     pub unknown: Vec<String>,
-    /// The wish that would mend it.
+    /// The wish that would repair it.
     pub wish: Option<Wish>,
 }
 
 impl Wanted {
     /// What is wrong with the configured lines of the tips and of the next boot.
-    pub fn against(self, facts: &System) -> Breach {
+    pub fn against(self, system: &System) -> Breach {
         let (right, wish, what) = match self {
             Wanted::Either => return Breach::default(),
             Wanted::On => (Switch::On, Wish::Ensure, "is not configured"),
             Wanted::Off => (Switch::Off, Wish::Disable, "is configured, and not wanted,"),
         };
         let said = |unknown: bool, what: &str| {
-            let lines = coming_lines(facts).filter(|l| l.switch != right);
+            let lines = coming_lines(system).filter(|l| l.switch != right);
             let lines = lines.filter(|l| (l.switch == Switch::Unknown) == unknown);
             let releases: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
             (!releases.is_empty()).then(|| format!("{PARAMETER} {what} for kernel {}", releases.join(", ")))
         };
         Breach {
             wrong: said(false, what).into_iter().collect(),
-            unknown: said(true, "is written in a way that cannot be told").into_iter().collect(),
+            unknown: said(true, "is written in a way that cannot be determined").into_iter().collect(),
             wish: Some(wish),
         }
     }
@@ -59,48 +59,48 @@ impl Wanted {
 
 /// How `module.sig_unenforce` is wanted: `auto` means on while a kernel that demands signatures, and knows the parameter,
 /// has a module to load, whether or not DKMS manages it. `needs` is what the machine requires.
-pub fn parameter_wanted(settings: &Settings, facts: &System, needs: &[Requirement]) -> Wanted {
-    let for_pair = |pair: &Pair| {
-        let line = facts.lines.iter().find(|l| l.release == pair.release);
+pub fn parameter_wanted(settings: &Settings, system: &System, needs: &[Requirement]) -> Wanted {
+    let for_pair = |pair: &ModuleOnKernel| {
+        let line = system.lines.iter().find(|l| l.release == pair.release);
         let proofs = || pair.proof.as_ref().map_or_else(|_| Vec::new(), |proofs| proofs.iter().collect());
-        line.is_none_or(|line| helps(facts, line, &proofs())) && is_needed(pair)
+        line.is_none_or(|line| helps(system, line, &proofs())) && is_needed(pair)
     };
     match settings.sig_unenforce {
         SigUnenforce::On => Wanted::On,
         SigUnenforce::Off => Wanted::Off,
-        SigUnenforce::Auto if facts.pairs.iter().any(for_pair) => Wanted::On,
-        SigUnenforce::Auto if needs.iter().any(|need| is_unmanaged_need(facts, need)) => Wanted::On,
+        SigUnenforce::Auto if system.modules_on_kernels.iter().any(for_pair) => Wanted::On,
+        SigUnenforce::Auto if needs.iter().any(|need| is_unmanaged_need(system, need)) => Wanted::On,
         SigUnenforce::Auto => Wanted::Either,
     }
 }
 
 /// Whether `module.sig_unenforce` is wanted.
-pub fn sig_unenforce_wanted(settings: &Settings, facts: &System, needs: &[Requirement]) -> bool {
-    parameter_wanted(settings, facts, needs) == Wanted::On
+pub fn sig_unenforce_wanted(settings: &Settings, system: &System, needs: &[Requirement]) -> bool {
+    parameter_wanted(settings, system, needs) == Wanted::On
 }
 
 /// Whether a kernel needs the parameter for a module with these files; none of them where it is not built yet.
-fn helps(facts: &System, line: &Line, proofs: &[&Proof]) -> bool {
-    line.takes_the_parameter(&facts.machine) && !is_signed_for(line, proofs)
+fn helps(system: &System, line: &KernelCmdline, proofs: &[&Proof]) -> bool {
+    line.takes_the_parameter(&system.machine) && !is_signed_for(line, proofs)
 }
 
 /// The machine requires a module that DKMS does not manage, and a kernel has a file of it that did not come with the
 /// kernel: nobody but the vendor of a kernel can sign for it.
-fn is_unmanaged_need(facts: &System, need: &Requirement) -> bool {
-    let is_registered = facts.tree.modules.iter().any(|known| known.module.name == need.module);
-    let on = |line: &Line| {
-        looked_at(facts, need, &line.release).into_iter().any(|found| match found {
+fn is_unmanaged_need(system: &System, need: &Requirement) -> bool {
+    let is_registered = system.tree.modules.iter().any(|known| known.module.name == need.module);
+    let on = |line: &KernelCmdline| {
+        looked_at(system, need, &line.release).into_iter().any(|found| match found {
             Loadable::File { origin, proof: Ok(proof), .. } => {
-                *origin != Origin::InTree && helps(facts, line, &[proof.as_ref()])
+                *origin != FileOrigin::InTree && helps(system, line, &[proof.as_ref()])
             }
             _ => false,
         })
     };
-    need.class > Importance::Optional && !is_registered && facts.lines.iter().any(on)
+    need.class > Importance::Optional && !is_registered && system.lines.iter().any(on)
 }
 
 /// A module that is signed for a kernel that can be given keys is meant to be taken by its key: the parameter is not for it.
-fn is_signed_for(line: &Line, proofs: &[&Proof]) -> bool {
+fn is_signed_for(line: &KernelCmdline, proofs: &[&Proof]) -> bool {
     let signed = |proof: &&Proof| matches!(proof.signature, Some(Signature::Signed { .. }));
     line.kernel.takes_foreign_keys()
         && line.kernel.config.is_some()
@@ -109,7 +109,7 @@ fn is_signed_for(line: &Line, proofs: &[&Proof]) -> bool {
 }
 
 /// The module should be there on this kernel.
-fn is_needed(pair: &Pair) -> bool {
+fn is_needed(pair: &ModuleOnKernel) -> bool {
     pair.proof.is_ok()
         || !matches!(
             decide(pair),

@@ -75,10 +75,10 @@ pub struct Gaps {
 }
 
 /// Collects them.
-pub fn gaps(facts: &System) -> Gaps {
+pub fn gaps(system: &System) -> Gaps {
     let mut gaps = Gaps::default();
-    for unread in &facts.unread {
-        match blocks(unread, facts) {
+    for unread in &system.unread {
+        match blocks(unread, system) {
             Blocks::Nothing(_) => {}
             Blocks::Kernel(release) => {
                 gaps.kernels.entry(release).or_insert_with(|| unread.what.clone());
@@ -88,12 +88,12 @@ pub fn gaps(facts: &System) -> Gaps {
             }
         }
     }
-    if let Running::Unknown { reason } = &facts.inventory.running {
+    if let Running::Unknown { reason } = &system.inventory.running {
         gaps.everything.get_or_insert_with(|| format!("the running kernel is unknown: {reason}"));
     }
     // What the machine requires is seen on the running kernel, and the kernel that boots next is to have it.
-    let running = facts.inventory.running_kernel().map(|kernel| kernel.name.release());
-    let next = next_boot(facts).shown().map(str::to_owned);
+    let running = system.inventory.running_kernel().map(|kernel| kernel.name.release());
+    let next = next_boot(system).shown().map(str::to_owned);
     for release in [running, next].into_iter().flatten() {
         if let Some(what) = gaps.kernels.get(&release) {
             gaps.everything.get_or_insert_with(|| what.clone());
@@ -123,31 +123,31 @@ fn nothing(unread: &Unread) -> Option<&'static str> {
 }
 
 /// What one failed read leaves open.
-pub fn blocks(unread: &Unread, facts: &System) -> Blocks {
+pub fn blocks(unread: &Unread, system: &System) -> Blocks {
     let path = unread.path.as_path();
     if let Some(why) = nothing(unread) {
         return Blocks::Nothing(why);
     }
-    if let Some(entry) = facts.boot.unread.iter().find(|entry| path == Path::new(ENTRIES).join(&entry.file))
-        && facts.boot.default.is_some()
+    if let Some(entry) = system.boot.unread.iter().find(|entry| path == Path::new(ENTRIES).join(&entry.file))
+        && system.boot.default.is_some()
     {
         return match &entry.release {
             Some(release) => Blocks::Kernel(release.clone()),
             None => Blocks::Nothing("neither the default nor the entry of an installed kernel"),
         };
     }
-    match of_kernel(path, facts) {
+    match of_kernel(path, system) {
         Some(release) => Blocks::Kernel(release),
         None => Blocks::Everything,
     }
 }
 
 /// The kernel release that a file belongs to alone.
-fn of_kernel(path: &Path, facts: &System) -> Option<String> {
+fn of_kernel(path: &Path, system: &System) -> Option<String> {
     let names: Vec<&str> = path.iter().map(|name| name.to_str().unwrap_or("?")).collect();
-    let is_release = |name: &str| KernelName::from_release(name, &facts.inventory.namespace).is_some();
+    let is_release = |name: &str| KernelName::from_release(name, &system.inventory.namespace).is_some();
     let known = |mark: &dyn Fn(&str, &str) -> bool| {
-        let mut kernels = facts.inventory.kernels.iter();
+        let mut kernels = system.inventory.kernels.iter();
         kernels.find(|k| mark(&k.name.release(), &k.id)).map(|k| k.name.release())
     };
     match names.as_slice() {
@@ -170,21 +170,21 @@ fn of_kernel(path: &Path, facts: &System) -> Option<String> {
 }
 
 /// Why nothing may be decided, for a person; none when the decision can be made.
-pub fn blocked(facts: &System) -> Option<String> {
-    gaps(facts).everything
+pub fn blocked(system: &System) -> Option<String> {
+    gaps(system).everything
 }
 
 /// A kernel runs that clr-boot-manager does not know: it leaves the boot default as it is, and so do we.
-pub fn runs_foreign_kernel(facts: &System) -> bool {
-    matches!(facts.inventory.running, Running::Known { .. }) && facts.inventory.boot_default().is_none()
+pub fn runs_foreign_kernel(system: &System) -> bool {
+    matches!(system.inventory.running, Running::Known { .. }) && system.inventory.boot_default().is_none()
 }
 
 /// What is reported of failed reads that no decision needs, and of a running kernel that none is made about.
-pub fn notes(facts: &System) -> Vec<String> {
-    let gaps = gaps(facts);
+pub fn notes(system: &System) -> Vec<String> {
+    let gaps = gaps(system);
     let is_reason = |what: &&String| gaps.everything.as_ref() == Some(*what);
     let mut notes: Vec<String> = gaps.kernels.values().filter(|what| !is_reason(what)).cloned().collect();
-    if let (true, Running::Known { release }) = (runs_foreign_kernel(facts), &facts.inventory.running) {
+    if let (true, Running::Known { release }) = (runs_foreign_kernel(system), &system.inventory.running) {
         notes.push(format!(
             "kernel {release} runs, which is not one of clr-boot-manager's: the boot default stays as it is, and \
              clr-boot-manager update is not run"

@@ -9,13 +9,13 @@ use super::call::{dkms, has_plain_path, odd_character};
 use super::first_error::FirstError;
 use super::hooks::{self, Hook};
 use super::log::{self, append, note};
-use super::plan::{Step, build_folder, built_folder};
+use super::plan::{PlanStep, build_directory, built_directory};
 use super::replace::{self, Replacement};
 use super::staging::Staging;
 use super::tree::TREE;
 use super::{Conf, ModuleName, Source};
-use crate::kernel::inventory::module_folder;
-use crate::sys::{Ended, Kind, Root, Tools};
+use crate::kernel::inventory::module_directory;
+use crate::sys::{Ended, FileKind, Root, Tools};
 
 /// The codes with which dkms says that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
 const EXCLUDED: [i32; 2] = [77, 9];
@@ -65,7 +65,7 @@ pub struct Job<'a> {
     /// The processors for make; none for all of them.
     pub make_jobs: Option<usize>,
     /// Called with each step when it is begun.
-    pub begun: &'a dyn Fn(&Step),
+    pub begun: &'a dyn Fn(&PlanStep),
     /// Whether the build may take the place of what is installed, and whether that is proven and may come
     /// back; else why not, and whether another build of the same would not help.
     pub judge: &'a dyn Fn() -> Result<bool, (String, bool)>,
@@ -84,39 +84,39 @@ pub fn new_log(root: &Root, module: &ModuleName, release: &str) -> Result<File, 
 ///
 /// # Errors
 /// With how it failed; the installed files are those from before then.
-pub fn run(job: &Job<'_>, steps: &[Step], log: &File) -> Result<Option<Replacement>, Failure> {
+pub fn run(job: &Job<'_>, steps: &[PlanStep], log: &File) -> Result<Option<Replacement>, Failure> {
     let Job { root, module, release, .. } = *job;
     let log = log.try_clone().map_err(|e| broken(format!("cannot share the log: {e}")))?;
     portable_source(root, module, job.source).map_err(|e| broken(e.to_string()))?;
     let done = run_steps(job, steps, log);
     if !matches!(done, Ok(Some(_))) {
-        replace::settle_build(root, &build_folder(module, release), false);
+        replace::settle_build(root, &build_directory(module, release), false);
     }
     done
 }
 
-fn run_steps(job: &Job<'_>, steps: &[Step], mut log: File) -> Result<Option<Replacement>, Failure> {
+fn run_steps(job: &Job<'_>, steps: &[PlanStep], mut log: File) -> Result<Option<Replacement>, Failure> {
     let Job { root, module, release, .. } = *job;
     let mut replacement = None;
     for step in steps {
         (job.begun)(step);
         match step {
-            Step::RemoveTree(path) => {
+            PlanStep::RemoveTree(path) => {
                 note(&mut log, &format!("removing {path}"));
                 root.remove_tree(path).map_err(|e| broken(e.to_string()))?;
             }
-            Step::SetAside(path) => {
+            PlanStep::SetAside(path) => {
                 note(&mut log, &format!("setting {path} aside"));
                 replace::set_build_aside(root, path).map_err(|e| broken(e.to_string()))?;
             }
-            Step::Index => {}
-            Step::Build => build(job, &mut log)?,
-            Step::Install | Step::Reinstall => {
-                replacement = Some(install(job, *step == Step::Reinstall, &mut log)?);
+            PlanStep::Index => {}
+            PlanStep::Build => build(job, &mut log)?,
+            PlanStep::Install | PlanStep::Reinstall => {
+                replacement = Some(install(job, *step == PlanStep::Reinstall, &mut log)?);
             }
         }
     }
-    append(root, &mut log, &format!("{}/log/make.log", build_folder(module, release)));
+    append(root, &mut log, &format!("{}/log/make.log", build_directory(module, release)));
     Ok(replacement)
 }
 
@@ -273,7 +273,7 @@ pub fn way_out_of_root(
              another one: give {path} another name"
         ));
     }
-    let (tree, folder) = (format!("{TREE}/{}", module.name), module_folder(release));
+    let (tree, directory) = (format!("{TREE}/{}", module.name), module_directory(release));
     let version = format!("{tree}/{}", module.version);
     let mut on_the_way = vec![
         tree.clone(),
@@ -281,18 +281,18 @@ pub fn way_out_of_root(
         version.clone(),
         format!("{version}/build"),
         format!("{version}/{release}"),
-        build_folder(module, release),
-        format!("{}/log", build_folder(module, release)),
-        built_folder(module, release),
+        build_directory(module, release),
+        format!("{}/log", build_directory(module, release)),
+        built_directory(module, release),
         // dkms has openssl write the signing key, through a link too.
         format!("{TREE}/mok.key"),
         format!("{TREE}/mok.pub"),
-        folder.clone(),
-        format!("{folder}/updates"),
-        format!("{folder}/updates/dkms"),
+        directory.clone(),
+        format!("{directory}/updates"),
+        format!("{directory}/updates/dkms"),
     ];
     for built in &conf.built {
-        let mut place = PathBuf::from(&folder);
+        let mut place = PathBuf::from(&directory);
         for part in Path::new(&built.location).components() {
             match part {
                 Component::Normal(name) => place.push(name),
@@ -305,27 +305,28 @@ pub fn way_out_of_root(
         }
     }
     // A symlink that means the same to the host as inside the root is as good as a directory.
-    let leads_out = |path: &&String| root.lookup_link(path).is(Kind::Link) && !root.host_finds(path, path);
+    let leads_out =
+        |path: &&String| root.lookup_link(path).is(FileKind::Link) && !root.host_finds(path, path);
     on_the_way.iter().find(leads_out).map(|path| {
-        format!("{} is a link, which dkms would follow out of the root", root.spell(path).display())
+        format!("{} is a link, which dkms would follow out of the root", root.shown_path(path).display())
     })
 }
 
-/// Gives the `source` link of a module in a root a text that leads to the same folder from inside and from outside:
+/// Gives the `source` link of a module in a root a text that leads to the same directory from inside and from outside:
 /// dkms, which knows nothing of roots, would follow an absolute one into the host.
 pub(super) fn portable_source(
     root: &Root,
     module: &ModuleName,
     source: &Source,
 ) -> Result<(), crate::sys::FileError> {
-    let Source::Folder { path, portable: false } = source else {
+    let Source::Directory { path, portable: false } = source else {
         return Ok(());
     };
     let link = format!("{TREE}/{}/{}/source", module.name, module.version);
-    let (target, folder) =
+    let (target, directory) =
         (root.real_path(path)?, root.real_path(Path::new(&link).parent().unwrap_or(path))?);
-    let common = target.components().zip(folder.components()).take_while(|(a, b)| a == b).count();
-    let mut text: PathBuf = folder.components().skip(common).map(|_| Component::ParentDir).collect();
+    let common = target.components().zip(directory.components()).take_while(|(a, b)| a == b).count();
+    let mut text: PathBuf = directory.components().skip(common).map(|_| Component::ParentDir).collect();
     text.extend(target.components().skip(common));
     tracing::info!("{link} now says {}, so that it leads nowhere else", text.display());
     root.link(&link, &text).map(|_| ())

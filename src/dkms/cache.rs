@@ -22,7 +22,7 @@ const SCHEMA: u32 = 9;
 struct Contents {
     schema: u32,
     confs: BTreeMap<String, Result<Conf, ConfError>>,
-    files: BTreeMap<String, Entry>,
+    files: BTreeMap<String, CacheEntry>,
     #[serde(default)]
     images: BTreeMap<String, Image>,
     #[serde(default)]
@@ -56,7 +56,7 @@ struct Image {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
+struct CacheEntry {
     identity: String,
     facts: FileFacts,
     /// What was found out about its symbols, with the identity of what they were compared with.
@@ -201,7 +201,9 @@ impl Cache {
 
     /// Keeps what was read from a module file.
     pub fn keep_file(&mut self, path: &str, stat: &Stat, facts: FileFacts) {
-        self.contents.files.insert(path.to_owned(), Entry { identity: identity(stat), facts, symbols: None });
+        self.contents
+            .files
+            .insert(path.to_owned(), CacheEntry { identity: identity(stat), facts, symbols: None });
         self.changed = true;
     }
 

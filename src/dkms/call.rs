@@ -10,7 +10,7 @@ use super::replace::STATE;
 use super::staging::Staging;
 use super::tree::{SOURCES, TREE};
 use super::{ModuleName, Source};
-use crate::kernel::inventory::{IMAGES, MODULES, module_folder};
+use crate::kernel::inventory::{IMAGES, MODULES, module_directory};
 use crate::sys::sandbox::{SandboxError, ShownTree, Sight};
 use crate::sys::{Child, Ended, Output, Root, Sandbox, Tools};
 
@@ -69,7 +69,7 @@ fn child(
         // Its own default is all processors, for each of the builds beside each other.
         child = child.arg("-j").arg(number.to_string());
     }
-    let headers = host(&format!("{}/build", module_folder(release)))?;
+    let headers = host(&format!("{}/build", module_directory(release)))?;
     if let Some((staging, force)) = staging {
         let [tree, modules] = staging.paths().map_err(|e| e.to_string())?.map(plain);
         child = child.arg("--no-depmod").arg("--dkmstree").arg(tree).arg("--installtree").arg(modules);
@@ -94,7 +94,7 @@ fn child(
 
 fn run_logged(job: &Job<'_>, child: Child, log: &mut File) -> Result<Ended, NotRun> {
     let Job { root, module, .. } = *job;
-    note(log, &child.spelt());
+    note(log, &child.display());
     let output = log
         .try_clone()
         .map_err(|e| NotRun { what: format!("cannot share the log: {e}"), is_sandbox: false })?;
@@ -124,7 +124,7 @@ fn written_to(module: &ModuleName) -> [PathBuf; 3] {
 fn seen_by_build(job: &Job<'_>) -> Sight {
     let real = |path: &Path| job.root.real_path(path).ok().map(PathBuf::into_os_string);
     let source = match job.source {
-        Source::Folder { path, .. } => real(path),
+        Source::Directory { path, .. } => real(path),
         Source::Broken { .. } | Source::Unknown { .. } => None,
     };
     Sight {
@@ -236,8 +236,8 @@ pub(super) fn call(
 /// The same for a root that is not the system's own: dkms knows nothing of roots, and is given each
 /// directory.
 pub(super) fn in_root(root: &Root, mut child: Child) -> Result<Child, String> {
-    for (option, folder) in [("--dkmstree", TREE), ("--sourcetree", SOURCES), ("--installtree", MODULES)] {
-        let path = root.real_path(folder).map_err(|e| e.to_string())?;
+    for (option, directory) in [("--dkmstree", TREE), ("--sourcetree", SOURCES), ("--installtree", MODULES)] {
+        let path = root.real_path(directory).map_err(|e| e.to_string())?;
         child = child.arg(option).arg(plain_path(root, path));
     }
     Ok(child)

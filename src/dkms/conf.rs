@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::version::{self, Rules};
+use super::version::{self, DkmsRules};
 use super::{Cache, ModuleName, Registered, Source, architecture, compare_versions};
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::limits::TEXT;
 use crate::sys::sandbox::Sight;
 use crate::sys::{Ended, FileError, Fingerprint, Output, Root, Tools};
@@ -31,7 +31,7 @@ const ANSWER_LIMIT: u64 = 256 << 10;
 pub struct BuiltModule {
     /// The installed file's name, without `.ko`.
     pub name: String,
-    /// `DEST_MODULE_LOCATION`, below the module folder; Clear's and Debian's dkms put it into `updates/dkms` instead.
+    /// `DEST_MODULE_LOCATION`, below the module directory; Clear's and Debian's dkms put it into `updates/dkms` instead.
     pub location: String,
 }
 
@@ -81,28 +81,28 @@ impl ConfError {
 
 /// What the files of all modules have in common on one kernel, looked at once.
 #[derive(Debug)]
-pub struct Reader<'a> {
+pub struct ConfReader<'a> {
     root: &'a Root,
     tools: &'a Tools,
     release: &'a str,
-    /// What lies in [`OVERRIDES`]; none when that cannot be told.
+    /// What lies in [`OVERRIDES`]; none when that cannot be determined.
     overrides: Option<BTreeSet<OsString>>,
-    rules: Rules,
-    sources: &'a Sources,
+    rules: DkmsRules,
+    sources: &'a ConfSources,
     /// The fingerprint of the kernel's headers and of [`SCRIPT`].
     around: String,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ConfReader<'a> {
     /// Looks at it.
     pub fn new(
         root: &'a Root,
         tools: &'a Tools,
         cache: &mut Cache,
-        sources: &'a Sources,
+        sources: &'a ConfSources,
         release: &'a str,
-    ) -> Reader<'a> {
-        let build = format!("{}/build", module_folder(release));
+    ) -> ConfReader<'a> {
+        let build = format!("{}/build", module_directory(release));
         let mut around = Fingerprint::default();
         for text in [release, SCRIPT] {
             around.add(text);
@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
             around.add(identity(root, Path::new(&build).join(path)));
         }
         let (overrides, around) = (overrides(root), around.finish());
-        Reader { root, tools, release, overrides, sources, rules: version::rules(tools, cache), around }
+        ConfReader { root, tools, release, overrides, sources, rules: version::rules(tools, cache), around }
     }
 
     /// Evaluates the file of a module, or takes it from the cache.
@@ -121,23 +121,23 @@ impl<'a> Reader<'a> {
     pub fn load(&self, cache: &mut Cache, registered: &Registered) -> Result<Conf, ConfError> {
         let (root, release) = (self.root, self.release);
         let source = match &registered.source {
-            Source::Folder { path, .. } => path,
+            Source::Directory { path, .. } => path,
             Source::Broken { reason } => return Err(ConfError::Unusable(reason.clone())),
             Source::Unknown { reason } => return Err(ConfError::CannotTell(reason.clone())),
         };
-        let (main, folder) = self.sources.main(root, source)?;
+        let (main, directory) = self.sources.main(root, source)?;
         let files = with_overrides(root, main, &registered.module, release, self.overrides.as_ref())?;
-        let key = self.key(&files, &folder);
+        let key = self.key(&files, &directory);
         let known = cache.conf(&key);
         if known.is_none() && !self.tools.evaluates_modules() {
-            let file = root.spell(&files[0].0).display().to_string();
+            let file = root.shown_path(&files[0].0).display().to_string();
             return Err(ConfError::CannotTell(format!(
                 "{file} has changed and is evaluated by the next run"
             )));
         }
         let conf = known.unwrap_or_else(|| {
             let conf = once(root, &key, || {
-                let build = format!("{}/build", module_folder(release));
+                let build = format!("{}/build", module_directory(release));
                 evaluate(root, self.tools, &registered.module, release, &files)
                     .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)))
             });
@@ -150,14 +150,14 @@ impl<'a> Reader<'a> {
         conf.and_then(|conf| by_rules(conf, self.rules))
     }
 
-    /// All that the answer depends on: the files, the kernel, its headers, and the folder that a file may source from.
-    fn key(&self, files: &[(PathBuf, Vec<u8>)], folder: &str) -> String {
+    /// All that the answer depends on: the files, the kernel, its headers, and the directory that a file may source from.
+    fn key(&self, files: &[(PathBuf, Vec<u8>)], directory: &str) -> String {
         let mut key = Fingerprint::default();
         for (path, bytes) in files {
             key.add(path.as_os_str().as_encoded_bytes());
             key.add(bytes);
         }
-        key.add(folder);
+        key.add(directory);
         key.add(&self.around);
         key.finish()
     }
@@ -186,19 +186,19 @@ fn once(
 
 /// What the files of a module are on every kernel: read once in a look at all of them.
 #[derive(Debug, Default)]
-pub struct Sources(RefCell<BTreeMap<PathBuf, (Vec<u8>, String)>>);
+pub struct ConfSources(RefCell<BTreeMap<PathBuf, (Vec<u8>, String)>>);
 
-impl Sources {
-    /// The `dkms.conf` in a source folder, and the identity of the folder.
+impl ConfSources {
+    /// The `dkms.conf` in a source directory, and the identity of the directory.
     fn main(&self, root: &Root, source: &Path) -> Result<((PathBuf, Vec<u8>), String), ConfError> {
         let path = source.join("dkms.conf");
-        if let Some((bytes, folder)) = self.0.borrow().get(&path) {
-            return Ok(((path, bytes.clone()), folder.clone()));
+        if let Some((bytes, directory)) = self.0.borrow().get(&path) {
+            return Ok(((path, bytes.clone()), directory.clone()));
         }
         let bytes = root.read_within(&path, TEXT).map_err(|e| ConfError::of_file(&e))?;
-        let folder = identity(root, source);
-        self.0.borrow_mut().insert(path.clone(), (bytes.clone(), folder.clone()));
-        Ok(((path, bytes), folder))
+        let directory = identity(root, source);
+        self.0.borrow_mut().insert(path.clone(), (bytes.clone(), directory.clone()));
+        Ok(((path, bytes), directory))
     }
 }
 
@@ -223,11 +223,11 @@ pub fn load(
     registered: &Registered,
     release: &str,
 ) -> Result<Conf, ConfError> {
-    Reader::new(root, tools, cache, &Sources::default(), release).load(cache, registered)
+    ConfReader::new(root, tools, cache, &ConfSources::default(), release).load(cache, registered)
 }
 
 /// The rules are not part of what is cached: the next dkms may have others.
-fn by_rules(mut conf: Conf, rules: Rules) -> Result<Conf, ConfError> {
+fn by_rules(mut conf: Conf, rules: DkmsRules) -> Result<Conf, ConfError> {
     conf.autoinstall = rules.autoinstall.asks(&conf.autoinstall_value).map_err(ConfError::Unusable)?;
     let out_of_range = conf.out_of_range.take().filter(|_| rules.knows_ranges);
     conf.excluded = conf.excluded.or(out_of_range);
@@ -241,7 +241,7 @@ pub(super) fn files(
     module: &ModuleName,
     release: &str,
 ) -> Result<Vec<(PathBuf, Vec<u8>)>, ConfError> {
-    let (main, _) = Sources::default().main(root, source)?;
+    let (main, _) = ConfSources::default().main(root, source)?;
     with_overrides(root, main, module, release, overrides(root).as_ref())
 }
 
@@ -283,8 +283,8 @@ pub(super) fn evaluate(
     let cannot_tell = |e: &dyn std::fmt::Display| ConfError::CannotTell(e.to_string());
     // What is there is given without links, so that nothing of the host is read for a root; what is not there can
     // only be named.
-    let real = |path: &str| root.real_path(path).unwrap_or_else(|_| root.spell(path));
-    let build = format!("{}/build", module_folder(release));
+    let real = |path: &str| root.real_path(path).unwrap_or_else(|_| root.shown_path(path));
+    let build = format!("{}/build", module_directory(release));
     let child = tools.child("bash", DEADLINE).map_err(|e| cannot_tell(&e))?;
     let mut child = child
         .args(["--noprofile", "--norc", "-c", SCRIPT, "dkms.conf", release, &architecture()])
@@ -296,7 +296,7 @@ pub(super) fn evaluate(
     for (path, _) in files {
         child = child.arg(root.real_path(path).map_err(|e| ConfError::of_file(&e))?);
     }
-    let file = root.spell(&files[0].0).display().to_string();
+    let file = root.shown_path(&files[0].0).display().to_string();
     tracing::debug!("evaluating {file} for {release}");
     let done = child.run().map_err(|e| cannot_tell(&format!("{file} was not evaluated: {e}")))?;
     // Ended by a signal, bash answers all the same, by its EXIT trap.

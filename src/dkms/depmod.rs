@@ -9,9 +9,9 @@
 use std::time::Duration;
 
 use super::leftovers::DEPMOD;
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::limits::SYMBOL_MAP;
-use crate::sys::{FileError, Kind, Presence, Root, Tools};
+use crate::sys::{FileError, FileKind, Presence, Root, Tools};
 
 /// What the base directories begin with: a few megabytes, which need no disk. Not below `/usr/lib/modules`:
 /// what is left there by a run that was killed would look like another kernel.
@@ -31,12 +31,12 @@ pub fn run(
     without: &[&str],
     deadline: Duration,
 ) -> Result<(), String> {
-    let directory = module_folder(release);
+    let directory = module_directory(release);
     // Below a root it may lead to another kernel's directory.
-    if !root.is_slash() && root.lookup_link(&directory).is(Kind::Link) {
+    if !root.is_slash() && root.lookup_link(&directory).is(FileKind::Link) {
         return Err(format!(
             "depmod was not run for {release}: {} is a symlink",
-            root.spell(&directory).display()
+            root.shown_path(&directory).display()
         ));
     }
     let base = format!("{BASES}{release}");
@@ -54,13 +54,13 @@ pub fn run(
 fn laid_out(root: &Root, base: &str, release: &str, without: &[&str]) -> Result<String, FileError> {
     let made = format!("{base}/lib/modules/{release}");
     root.remove_tree(base)?;
-    mirror(root, &module_folder(release), &made, without)?;
+    mirror(root, &module_directory(release), &made, without)?;
     Ok(made)
 }
 
 /// A directory with symlinks to the entries of another one, but for some files below it.
 fn mirror(root: &Root, directory: &str, made: &str, without: &[&str]) -> Result<(), FileError> {
-    root.make_folders(made)?;
+    root.make_directories(made)?;
     for entry in root.list(directory)? {
         // depmod enters neither `build` nor `source`, at any depth.
         let is_read = |name: &&str| !DEPMOD.contains(name) && !["build", "source"].contains(name);
@@ -105,7 +105,7 @@ fn replace(root: &Root, made: &str, release: &str) -> Result<(), String> {
         }
     }
     for name in indexes {
-        let to = format!("{}/{name}", module_folder(release));
+        let to = format!("{}/{name}", module_directory(release));
         root.copy(format!("{made}/{name}"), to, 0o644, SYMBOL_MAP).map_err(|e| e.to_string())?;
     }
     Ok(())

@@ -28,7 +28,7 @@ const ECHO: usize = 6;
 /// Who has said it, or what it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ErrorKind {
     /// The disk is full, or a quota.
     NoSpace,
     /// There was no memory; somebody was killed for it.
@@ -64,7 +64,7 @@ pub enum Kind {
 pub struct FirstError {
     /// Who has said it.
     #[serde(default)]
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// The source file, as the log names it, when one was said.
     pub file: Option<String>,
     /// The line in it.
@@ -78,7 +78,7 @@ pub struct FirstError {
 }
 
 impl FirstError {
-    /// In few words: the file without its folder.
+    /// In few words: the file without its directory.
     pub fn short(&self) -> String {
         let file = self.file.as_ref().map(|f| f.rsplit('/').next().unwrap_or(f).to_owned());
         FirstError { file, ..self.clone() }.to_string()
@@ -88,7 +88,7 @@ impl FirstError {
     /// compiler that breaks down may have met bad memory.
     pub fn is_in_source(&self) -> bool {
         let passing = ["No such file", "internal compiler error"];
-        self.kind == Kind::Compiler
+        self.kind == ErrorKind::Compiler
             && self.line.is_some()
             && !passing.iter().any(|words| self.message.contains(words))
     }
@@ -214,7 +214,7 @@ impl Search {
     fn error(
         &mut self,
         class: &'static LineClass,
-        kind: Kind,
+        kind: ErrorKind,
         rank: usize,
         line: &str,
         captures: &Captures<'_>,

@@ -1,6 +1,6 @@
 //! What the lines of a build log are: the patterns of [`super::first_error`], in the order in which they are tried.
 
-use super::first_error::Kind;
+use super::first_error::ErrorKind;
 
 /// How many ranks there are.
 pub(super) const RANKS: usize = 9;
@@ -21,7 +21,7 @@ pub(super) enum Role {
     Ignored,
     /// An error, with its rank: 0 explains all others; 1 is a tool's own word on what it was given; 2 to 4 are less and
     /// less certain to be why; 5 is dkms's own; 6 and 7 are the echo of make and dkms; 8 is a probe that may well fail.
-    Error(Kind, usize),
+    Error(ErrorKind, usize),
 }
 
 /// One class of lines.
@@ -40,11 +40,11 @@ const fn line(role: Role, pattern: &'static str) -> LineClass {
     LineClass { role, pattern, more: false, indented: false }
 }
 
-const fn error(kind: Kind, rank: usize, pattern: &'static str) -> LineClass {
+const fn error(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineClass {
     LineClass { role: Role::Error(kind, rank), pattern, more: false, indented: true }
 }
 
-const fn list(kind: Kind, rank: usize, pattern: &'static str) -> LineClass {
+const fn list(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineClass {
     LineClass { role: Role::Error(kind, rank), pattern, more: true, indented: true }
 }
 
@@ -72,100 +72,104 @@ pub(super) const CLASSES: &[LineClass] = &[
     ),
     line(Role::Ignored, r"^\S*make(?:\[\d+\])?: \[.*\(ignored\)$"),
     // What explains everything else.
-    error(Kind::NoSpace, 0, r"(?:^|[:\]] )\W?(?:No space left on device|Disk quota exceeded)\b"),
+    error(ErrorKind::NoSpace, 0, r"(?:^|[:\]] )\W?(?:No space left on device|Disk quota exceeded)\b"),
     error(
-        Kind::NoMemory,
+        ErrorKind::NoMemory,
         0,
         r"Killed signal terminated program|memory exhausted|: out of memory allocating |: \W?Cannot allocate memory\b|^(?:\S+: )*(?:LLVM ERROR: )?out of memory\W*$|^\S*make(?:\[\d+\])?: \*\*\* \[.*\] (?:Killed|Error 137)\b|: line \d+: +\d+ Killed\b|^Killed$|^MemoryError\b",
     ),
-    error(Kind::Disk, 0, r": \W?(?:Read-only file system|Input/output error|Structure needs cleaning)\W*$"),
+    error(
+        ErrorKind::Disk,
+        0,
+        r": \W?(?:Read-only file system|Input/output error|Structure needs cleaning)\W*$",
+    ),
     // Compiler and assembler. What configure tries out is meant to fail now and then.
     error(
-        Kind::Compiler,
+        ErrorKind::Compiler,
         8,
         r"^(?P<file>(?:\S*/)?conftest\w*\.\w+|<stdin>):(?P<line>\d+)(?::\d+)?: (?:fatal )?error: (?P<message>.*)",
     ),
     error(
-        Kind::Compiler,
+        ErrorKind::Compiler,
         1,
         r"^(?P<file>\S+?):(?P<line>\d+)(?:[.:]\d+(?:-[\d.]+)?)?: (?:[Ff]atal )?[Ee]rror: (?P<message>.*)",
     ),
     error(
-        Kind::Compiler,
+        ErrorKind::Compiler,
         1,
         r"^(?P<file>\S+?):(?P<line>\d+)(?::\d+)?: (?P<message>internal compiler error: .*)",
     ),
-    error(Kind::Compiler, 1, r"^error\[E\d+\]: (?P<message>.*)"),
+    error(ErrorKind::Compiler, 1, r"^error\[E\d+\]: (?P<message>.*)"),
     // kbuild's own checks.
     error(
-        Kind::Objtool,
+        ErrorKind::Objtool,
         1,
         r"^(?:(?P<file>\S+): )?(?:error: objtool|(?:\S*/)?objtool: error|objtool): (?P<message>.*)",
     ),
-    list(Kind::Modpost, 1, r"^(?:ERROR|FATAL): (?:modpost: |\S+ \[\S+\] undefined!)"),
+    list(ErrorKind::Modpost, 1, r"^(?:ERROR|FATAL): (?:modpost: |\S+ \[\S+\] undefined!)"),
     // Linker.
     line(Role::Detail, r"^(?:collect2: error: ld returned|clang\S*: error: linker command failed)"),
     list(
-        Kind::Linker,
+        ErrorKind::Linker,
         1,
         r"^(?:(?:\S*/)?(?:[\w.]+-)*ld(?:\.\w+)?: )?(?P<file>\S+?):(?P<line>\d+|\(\S+\)): (?P<message>(?:undefined reference to|multiple definition of) .*)",
     ),
-    list(Kind::Linker, 1, r"^(?:\S*/)?(?:[\w.]+-)*ld(?:\.\w+)?: (?:error: )?(?P<message>.*)"),
+    list(ErrorKind::Linker, 1, r"^(?:\S*/)?(?:[\w.]+-)*ld(?:\.\w+)?: (?:error: )?(?P<message>.*)"),
     // A compiler that says nothing of a line.
     error(
-        Kind::Compiler,
+        ErrorKind::Compiler,
         1,
         r"^(?:\S*/)?(?:[\w.]+-)*(?:gcc|g\+\+|cc1(?:plus)?|clang|cc|as|cpp|lto1|rustc)(?:-[\d.]+)?: (?:[Ff]atal |internal compiler )?[Ee]rror: (?P<message>.*)",
     ),
     // Patches, as dkms and patch say it.
-    error(Kind::Patch, 1, r"^Error!\s+(?P<message>(?:Application of )?[Pp]atch .*)"),
-    list(Kind::Patch, 2, r"^(?:Hunk #\d+ FAILED|patch: \*\*\*\*|error: patch failed)"),
+    error(ErrorKind::Patch, 1, r"^Error!\s+(?P<message>(?:Application of )?[Pp]atch .*)"),
+    list(ErrorKind::Patch, 2, r"^(?:Hunk #\d+ FAILED|patch: \*\*\*\*|error: patch failed)"),
     // make: what it found by itself, and what it says of others.
-    error(Kind::Make, 6, r"^\S*make(?:\[\d+\])?: \*\*\* \[(?:\S+:\d+: )?(?P<target>.*)\] "),
-    error(Kind::Make, 2, r"^(?P<file>\S+?):(?P<line>\d+): \*\*\* (?P<message>.*)"),
+    error(ErrorKind::Make, 6, r"^\S*make(?:\[\d+\])?: \*\*\* \[(?:\S+:\d+: )?(?P<target>.*)\] "),
+    error(ErrorKind::Make, 2, r"^(?P<file>\S+?):(?P<line>\d+): \*\*\* (?P<message>.*)"),
     error(
-        Kind::MissingProgram,
+        ErrorKind::MissingProgram,
         3,
         r"^\S*make(?:\[\d+\])?: (?P<message>\S+: (?:No such file or directory|Permission denied|[Cc]ommand not found))$",
     ),
-    error(Kind::Make, 2, r"^\S*make(?:\[\d+\])?: \*\*\* (?P<message>.*)"),
+    error(ErrorKind::Make, 2, r"^\S*make(?:\[\d+\])?: \*\*\* (?P<message>.*)"),
     // Programs that are not there, and scripts that fail.
     error(
-        Kind::MissingProgram,
+        ErrorKind::MissingProgram,
         3,
         r"^(?:(?:/\S*/)?(?:ba|da)?sh|(?P<file>\S+)): (?:line )?(?P<line>\d+): (?P<message>\S+: (?:command )?not found)$",
     ),
-    error(Kind::MissingProgram, 3, r"^(?:\S*/)?env: .*: No such file or directory$|: bad interpreter: "),
+    error(ErrorKind::MissingProgram, 3, r"^(?:\S*/)?env: .*: No such file or directory$|: bad interpreter: "),
     error(
-        Kind::Script,
+        ErrorKind::Script,
         3,
         r"^(?:(?:/\S*/)?(?:ba|da)?sh|(?P<file>\S+)): line (?P<line>\d+): +(?P<message>.*)",
     ),
     error(
-        Kind::Script,
+        ErrorKind::Script,
         3,
         r"^(?:(?:/\S*/)?(?:ba|da)?sh|(?P<file>\S+)): (?P<line>\d+): (?P<message>[Ss]yntax error.*|cannot .*)",
     ),
-    error(Kind::Script, 3, r"^(?P<message>\S.* at \S+ line \d+\.)$"),
-    error(Kind::Script, 3, r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?$"),
+    error(ErrorKind::Script, 3, r"^(?P<message>\S.* at \S+ line \d+\.)$"),
+    error(ErrorKind::Script, 3, r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?$"),
     // Anybody who calls it an error.
-    error(Kind::Other, 3, r"^\s*(?:ERROR|FATAL|[Ee]rror|[Ff]atal|FAILED)(?: error)?: "),
-    error(Kind::Other, 3, r"^\S+: (?:fatal )?(?:error|ERROR): "),
+    error(ErrorKind::Other, 3, r"^\s*(?:ERROR|FATAL|[Ee]rror|[Ff]atal|FAILED)(?: error)?: "),
+    error(ErrorKind::Other, 3, r"^\S+: (?:fatal )?(?:error|ERROR): "),
     error(
-        Kind::Other,
+        ErrorKind::Other,
         4,
         r"^[\w./+-]+: (?:[Cc]annot|[Cc]an't|[Uu]nable to|unrecognized|invalid|missing|failed) ",
     ),
     error(
-        Kind::Other,
+        ErrorKind::Other,
         4,
         r"^[\w./+-]+: .*: (?:No such file or directory|Permission denied|Not a directory|Is a directory|Exec format error)$",
     ),
-    error(Kind::Other, 4, r"\bSegmentation fault\b"),
-    error(Kind::Make, 4, r"^\*\*\* (?P<message>\w.*)"),
+    error(ErrorKind::Other, 4, r"\bSegmentation fault\b"),
+    error(ErrorKind::Make, 4, r"^\*\*\* (?P<message>\w.*)"),
     // dkms.
-    error(Kind::Dkms, 7, r"^Error!\s+(?P<message>(?:Bad return status|Build of |One or more ).*)"),
-    list(Kind::Dkms, 5, r"^(?:dkms\.conf: )?Error!\s+(?P<message>.*)"),
+    error(ErrorKind::Dkms, 7, r"^Error!\s+(?P<message>(?:Bad return status|Build of |One or more ).*)"),
+    list(ErrorKind::Dkms, 5, r"^(?:dkms\.conf: )?Error!\s+(?P<message>.*)"),
 ];
 
 #[cfg(test)]

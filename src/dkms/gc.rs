@@ -14,30 +14,30 @@ use crate::kernel::{Inventory, KernelName, Running};
 
 /// What kernels there are, and what names one: whatever keeps a kernel's modules.
 #[derive(Debug, Clone, Default)]
-pub struct Kept {
+pub struct KeptKernel {
     /// The namespace of this system's kernels.
     pub namespace: String,
     /// The release of the running kernel; none in an image.
     pub running: Option<String>,
     /// The installed kernels.
     pub installed: Vec<KernelName>,
-    /// The names of all that lies in the folder of the images, and the texts of the links there.
+    /// The names of all that lies in the directory of the images, and the texts of the links there.
     pub beside_images: Vec<String>,
     /// Everything that names a kernel to boot: the names, ids and images of the boot entries, also of those that could
     /// not be read, and what lies in `/boot`.
     pub to_boot: Vec<String>,
 }
 
-impl Kept {
+impl KeptKernel {
     /// Of the inventory, and of what else there is to read.
-    pub fn new(inventory: &Inventory, beside_images: Vec<String>, to_boot: Vec<String>) -> Kept {
+    pub fn new(inventory: &Inventory, beside_images: Vec<String>, to_boot: Vec<String>) -> KeptKernel {
         let running = match &inventory.running {
             Running::Known { release } => Some(release.clone()),
             // What is not known is told by `Observed::unreadable`, and stops everything.
             Running::None | Running::Unknown { .. } => None,
         };
         let installed = inventory.kernels.iter().map(|k| k.name.clone()).collect();
-        Kept { namespace: inventory.namespace.clone(), running, installed, beside_images, to_boot }
+        KeptKernel { namespace: inventory.namespace.clone(), running, installed, beside_images, to_boot }
     }
 
     /// Why nothing of that kernel may be touched, as far as files beside its modules say; none when it is gone.
@@ -101,7 +101,7 @@ fn holds(text: &str, word: &str) -> bool {
 /// What kind of thing is left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
-pub enum Left {
+pub enum GcLeftover {
     /// `T/M/original_module/K`: the kernel's own module of the same name, put aside by dkms.
     Original,
     /// `T/M/V/K`: what dkms built, with what a killed build left beside it.
@@ -118,9 +118,9 @@ pub enum Left {
         /// Its files.
         #[serde(skip)]
         files: Vec<PathBuf>,
-        /// Its folders, itself last, each behind those in it.
+        /// Its directories, itself last, each behind those in it.
         #[serde(skip)]
-        folders: Vec<PathBuf>,
+        directories: Vec<PathBuf>,
     },
     /// `T/M/kernel-K-A`: the link that says which version is installed.
     Claim,
@@ -140,13 +140,13 @@ pub struct Thing {
     /// The kernel release that it is of.
     pub release: String,
     /// What it is.
-    pub left: Left,
+    pub left: GcLeftover,
     /// The path inside the root.
     pub path: String,
     /// How much room it takes, in bytes.
     pub bytes: u64,
     /// Why it is not what it seems, or must not be touched.
-    pub obstacle: Option<String>,
+    pub blocker: Option<String>,
 }
 
 /// Everything that was observed.
@@ -157,12 +157,12 @@ pub struct Observed {
     /// What was found of kernels that may be gone.
     pub things: Vec<Thing>,
     /// What else was found and is nobody's to remove, with the reason.
-    pub odd: Vec<Refusal>,
+    pub odd: Vec<GcRefusal>,
 }
 
 /// Something that is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Refusal {
+pub struct GcRefusal {
     /// A kernel release, or a path inside the root.
     pub what: String,
     /// The reason.
@@ -181,12 +181,12 @@ pub enum How {
 
 /// One thing to remove.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Removal {
+pub struct GcRemoval {
     /// The release of the kernel that is gone.
     pub kernel: String,
     /// What it is.
     #[serde(flatten)]
-    pub what: Left,
+    pub what: GcLeftover,
     /// The path inside the root.
     pub path: String,
     /// Why it is garbage.
@@ -199,18 +199,18 @@ pub struct Removal {
 
 /// What is to be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Plan {
+pub struct GcPlan {
     /// What could not be read; then there are no removals.
     pub unreadable: Vec<String>,
     /// In the order in which they are done.
-    pub removals: Vec<Removal>,
+    pub removals: Vec<GcRemoval>,
     /// What is left alone, and why.
-    pub left_alone: Vec<Refusal>,
+    pub left_alone: Vec<GcRefusal>,
 }
 
 /// Decides.
-pub fn decide(kept: &Kept, observed: &Observed) -> Plan {
-    let mut plan = Plan { unreadable: observed.unreadable.clone(), ..Plan::default() };
+pub fn decide(kept: &KeptKernel, observed: &Observed) -> GcPlan {
+    let mut plan = GcPlan { unreadable: observed.unreadable.clone(), ..GcPlan::default() };
     if plan.unreadable.is_empty() && kept.installed.is_empty() {
         // Of a system without any kernel nothing can be told; it may be no system at all.
         plan.unreadable.push(format!("there is no kernel in {IMAGES}: is this the root of a system?"));
@@ -221,7 +221,7 @@ pub fn decide(kept: &Kept, observed: &Observed) -> Plan {
     plan.left_alone = observed.odd.clone();
     let mut releases: BTreeMap<&str, Vec<&Thing>> = BTreeMap::new();
     for thing in &observed.things {
-        if let Left::Log { orphan } = thing.left {
+        if let GcLeftover::Log { orphan } = thing.left {
             // A log tells nothing about its kernel, and keeps nothing.
             if orphan || kept.why(&thing.release).is_none() {
                 plan.removals.push(removal(thing));
@@ -232,20 +232,21 @@ pub fn decide(kept: &Kept, observed: &Observed) -> Plan {
     }
     for (release, things) in releases {
         if let Some(why) = kept.why(release) {
-            plan.left_alone.push(Refusal { what: release.to_owned(), why });
+            plan.left_alone.push(GcRefusal { what: release.to_owned(), why });
             continue;
         }
         // One thing that is not as dkms leaves it makes the whole kernel one that somebody may still work with.
-        let of_kernel = |thing: &&&Thing| thing.left != Left::Scratch && thing.obstacle.is_some();
-        if let Some((thing, why)) = things.iter().find(of_kernel).and_then(|t| Some((t, t.obstacle.clone()?)))
+        let of_kernel = |thing: &&&Thing| thing.left != GcLeftover::Scratch && thing.blocker.is_some();
+        if let Some((thing, why)) = things.iter().find(of_kernel).and_then(|t| Some((t, t.blocker.clone()?)))
         {
-            plan.left_alone.push(Refusal { what: release.to_owned(), why: format!("{} {why}", thing.path) });
+            plan.left_alone
+                .push(GcRefusal { what: release.to_owned(), why: format!("{} {why}", thing.path) });
             continue;
         }
         for thing in things {
-            match &thing.obstacle {
+            match &thing.blocker {
                 Some(why) => {
-                    plan.left_alone.push(Refusal { what: thing.path.clone(), why: why.clone() });
+                    plan.left_alone.push(GcRefusal { what: thing.path.clone(), why: why.clone() });
                 }
                 None => plan.removals.push(removal(thing)),
             }
@@ -254,40 +255,40 @@ pub fn decide(kept: &Kept, observed: &Observed) -> Plan {
     plan.left_alone.sort();
     plan.left_alone.dedup();
     plan.removals.sort_by(|a, b| {
-        let key = |r: &Removal| (r.kernel.clone(), order(&r.what), r.path.clone());
+        let key = |r: &GcRemoval| (r.kernel.clone(), order(&r.what), r.path.clone());
         key(a).cmp(&key(b))
     });
     plan
 }
 
-/// The order within a kernel. Originals go first: `dkms unbuild` would put them back into the kernel's folder (it does
-/// outside of Debian). That folder goes before the claims, which tell what in it was dkms's; wherever a run is
+/// The order within a kernel. Originals go first: `dkms unbuild` would put them back into the kernel's directory (it does
+/// outside of Debian). That directory goes before the claims, which tell what in it was dkms's; wherever a run is
 /// killed, what is left is still known for what it is.
-fn order(left: &Left) -> u8 {
+fn order(left: &GcLeftover) -> u8 {
     match left {
-        Left::Original => 0,
-        Left::Build { dkms_can: true, .. } => 1,
-        Left::Modules { .. } => 2,
-        Left::Claim => 3,
-        Left::Build { dkms_can: false, .. } => 4,
-        Left::Scratch => 5,
-        Left::Log { .. } => 6,
+        GcLeftover::Original => 0,
+        GcLeftover::Build { dkms_can: true, .. } => 1,
+        GcLeftover::Modules { .. } => 2,
+        GcLeftover::Claim => 3,
+        GcLeftover::Build { dkms_can: false, .. } => 4,
+        GcLeftover::Scratch => 5,
+        GcLeftover::Log { .. } => 6,
     }
 }
 
-fn removal(thing: &Thing) -> Removal {
+fn removal(thing: &Thing) -> GcRemoval {
     let gone = "the kernel is gone: no image, no boot entry, no file of its own";
     let (what, how) = match &thing.left {
-        Left::Original => ("a module of the kernel's own that dkms had put aside", How::Remove),
-        Left::Build { dkms_can: true, .. } => ("built for it", How::DkmsUnbuild),
-        Left::Build { .. } => ("built for it, and `dkms unbuild` would do nothing", How::Remove),
-        Left::Modules { .. } => ("holds only what dkms and depmod put there", How::Remove),
-        Left::Claim => ("says what is installed on it", How::Remove),
-        Left::Scratch => ("the remains of a build for it", How::Remove),
-        Left::Log { .. } => ("a log of more than 90 days", How::Remove),
+        GcLeftover::Original => ("a module of the kernel's own that dkms had put aside", How::Remove),
+        GcLeftover::Build { dkms_can: true, .. } => ("built for it", How::DkmsUnbuild),
+        GcLeftover::Build { .. } => ("built for it, and `dkms unbuild` would do nothing", How::Remove),
+        GcLeftover::Modules { .. } => ("holds only what dkms and depmod put there", How::Remove),
+        GcLeftover::Claim => ("says what is installed on it", How::Remove),
+        GcLeftover::Scratch => ("the remains of a build for it", How::Remove),
+        GcLeftover::Log { .. } => ("a log of more than 90 days", How::Remove),
     };
-    let gone = if thing.left == (Left::Log { orphan: true }) { "the module is gone" } else { gone };
-    Removal {
+    let gone = if thing.left == (GcLeftover::Log { orphan: true }) { "the module is gone" } else { gone };
+    GcRemoval {
         kernel: thing.release.clone(),
         what: thing.left.clone(),
         path: thing.path.clone(),
@@ -309,22 +310,22 @@ mod tests {
 
     const GONE: &str = "6.15.8-1592.native";
 
-    fn kept() -> Kept {
+    fn kept() -> KeptKernel {
         let name = |release: &str| KernelName::from_release(release, "org.clearlinux");
-        Kept {
+        KeptKernel {
             namespace: "org.clearlinux".to_owned(),
             running: Some("6.15.7-1591.native".to_owned()),
             installed: name("6.15.7-1591.native").into_iter().collect(),
-            ..Kept::default()
+            ..KeptKernel::default()
         }
     }
 
-    fn thing(left: Left, path: &str) -> Thing {
-        Thing { release: GONE.to_owned(), left, path: path.to_owned(), bytes: 7, obstacle: None }
+    fn thing(left: GcLeftover, path: &str) -> Thing {
+        Thing { release: GONE.to_owned(), left, path: path.to_owned(), bytes: 7, blocker: None }
     }
 
-    fn build(dkms_can: bool) -> Left {
-        Left::Build { module: ModuleName { name: "a".to_owned(), version: "1".to_owned() }, dkms_can }
+    fn build(dkms_can: bool) -> GcLeftover {
+        GcLeftover::Build { module: ModuleName { name: "a".to_owned(), version: "1".to_owned() }, dkms_can }
     }
 
     #[test]
@@ -343,14 +344,15 @@ mod tests {
             ("cmdline-6.15.7-1591.native", false),
             ("", false),
         ] {
-            let beside = Kept { beside_images: vec![text.to_owned()], ..kept() };
-            let to_boot = Kept { to_boot: vec![text.to_owned()], ..kept() };
+            let beside = KeptKernel { beside_images: vec![text.to_owned()], ..kept() };
+            let to_boot = KeptKernel { to_boot: vec![text.to_owned()], ..kept() };
             assert_eq!(beside.why(GONE).is_some(), keeps, "{text}");
             assert_eq!(to_boot.why(GONE).is_some(), keeps, "{text}");
         }
         // What clr-boot-manager takes for the same kernel is the same: it compares 16 bits.
         assert_eq!(kept().why("6.15.7-67127.native").as_deref(), Some("it is running"));
-        let wrapped = Kept { to_boot: vec!["Clear-linux-native-6.15.8-1592.conf".to_owned()], ..kept() };
+        let wrapped =
+            KeptKernel { to_boot: vec!["Clear-linux-native-6.15.8-1592.conf".to_owned()], ..kept() };
         assert!(wrapped.why("6.15.8-67128.native").is_some());
     }
 
@@ -376,14 +378,14 @@ mod tests {
 
     #[test]
     fn the_order_of_removals() {
-        let modules = Left::Modules { files: Vec::new(), folders: Vec::new() };
+        let modules = GcLeftover::Modules { files: Vec::new(), directories: Vec::new() };
         let things = vec![
-            thing(Left::Scratch, "/s"),
+            thing(GcLeftover::Scratch, "/s"),
             thing(build(false), "/b"),
-            thing(Left::Claim, "/c"),
+            thing(GcLeftover::Claim, "/c"),
             thing(modules, "/m"),
             thing(build(true), "/u"),
-            thing(Left::Original, "/o"),
+            thing(GcLeftover::Original, "/o"),
         ];
         let plan = decide(&kept(), &Observed { things, ..Observed::default() });
         let paths: Vec<&str> = plan.removals.iter().map(|r| r.path.as_str()).collect();
@@ -395,23 +397,23 @@ mod tests {
 
     #[test]
     fn one_odd_thing_keeps_its_kernel() {
-        let odd = |left| Thing { obstacle: Some("is a link".to_owned()), ..thing(left, "/odd") };
+        let odd = |left| Thing { blocker: Some("is a link".to_owned()), ..thing(left, "/odd") };
         let decided = |left| {
             let things = vec![thing(build(true), "/b"), odd(left)];
             decide(&kept(), &Observed { things, ..Observed::default() })
         };
-        let plan = decided(Left::Claim);
-        let refusal = Refusal { what: GONE.to_owned(), why: "/odd is a link".to_owned() };
+        let plan = decided(GcLeftover::Claim);
+        let refusal = GcRefusal { what: GONE.to_owned(), why: "/odd is a link".to_owned() };
         assert_eq!((plan.removals.len(), plan.left_alone), (0, vec![refusal]));
-        // The build folder is no part of the kernel's: it is left by itself.
-        let plan = decided(Left::Scratch);
+        // The build directory is no part of the kernel's: it is left by itself.
+        let plan = decided(GcLeftover::Scratch);
         assert_eq!((plan.removals.len(), plan.left_alone.len()), (1, 1));
     }
 
     #[test]
     fn an_empty_set_of_kernels_is_no_reason_to_remove_all() {
         let observed = Observed { things: vec![thing(build(true), "/b")], ..Observed::default() };
-        let none = Kept { installed: Vec::new(), ..kept() };
+        let none = KeptKernel { installed: Vec::new(), ..kept() };
         let plan = decide(&none, &observed);
         assert_eq!((plan.removals.len(), plan.unreadable.len()), (0, 1));
         assert_eq!(decide(&kept(), &observed).removals.len(), 1);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::ModuleName;
 use super::log::note;
 use super::tree::TREE;
-use crate::sys::{Ended, Kind, Output, Presence, Root, Sandbox, Tools};
+use crate::sys::{Ended, FileKind, Output, Presence, Root, Sandbox, Tools};
 
 /// A script that dkms.conf has run when a module is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub fn run_in_image(
     let script = directory.join(first);
     let what = format!("{} of {module}", hook.directive());
     match root.lookup(&script) {
-        Presence::There(stat) if stat.kind == Kind::File && stat.mode & 0o111 != 0 => {}
+        Presence::There(stat) if stat.kind == FileKind::File && stat.mode & 0o111 != 0 => {}
         Presence::Unreadable(e) => return Err(format!("{what}: {e}")),
         Presence::There(_) | Presence::Absent => {
             note(log, &format!("{what} is not an executable file: {}", script.display()));

@@ -1,8 +1,8 @@
 //! What the outcome of a build follows from: source, `dkms.conf` with its overrides, headers, compiler, dkms. A build that
 //! failed fails again while all of that is the same.
 
-use crate::kernel::inventory::module_folder;
-use crate::sys::{Fingerprint, Kind, Root, Stat, Tools};
+use crate::kernel::inventory::module_directory;
+use crate::sys::{FileKind, Fingerprint, Root, Stat, Tools};
 
 use super::{ModuleName, Source};
 
@@ -23,7 +23,7 @@ const PROGRAMS: [&str; 6] = ["dkms", "make", "gcc", "cc", "clang", "ld"];
 const MOST: usize = 20_000;
 
 /// The fingerprint of a build's inputs. Files count by name, size and times, as for make: nobody reads 40 MB of source to
-/// find out that nothing is to be done. None when the source is larger than that, or leads elsewhere by links to folders.
+/// find out that nothing is to be done. None when the source is larger than that, or leads elsewhere by links to directories.
 pub fn fingerprint(
     root: &Root,
     tools: &Tools,
@@ -34,13 +34,13 @@ pub fn fingerprint(
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(format!("{module} {release}"));
     let mut left = MOST;
-    if let Source::Folder { path, .. } = source {
+    if let Source::Directory { path, .. } = source {
         tree(root, &path.to_string_lossy(), &mut left, &mut fingerprint)?;
     }
     tree(root, OVERRIDES, &mut left, &mut fingerprint)?;
-    // An update of the system may mend what no file above tells of.
+    // An update of the system may repair what no file above tells of.
     fingerprint.add(root.read("/usr/lib/os-release").unwrap_or_default());
-    let headers = format!("{}/build", module_folder(release));
+    let headers = format!("{}/build", module_directory(release));
     for file in HEADERS {
         entry(root, &format!("{headers}/{file}"), &mut fingerprint);
     }
@@ -51,33 +51,33 @@ pub fn fingerprint(
     Some(fingerprint.finish())
 }
 
-fn tree(root: &Root, folder: &str, left: &mut usize, fingerprint: &mut Fingerprint) -> Option<()> {
-    // A folder that cannot be listed counts by its own times, which its parent has told.
-    for found in root.list_optional(folder).unwrap_or_default() {
+fn tree(root: &Root, directory: &str, left: &mut usize, fingerprint: &mut Fingerprint) -> Option<()> {
+    // A directory that cannot be listed counts by its own times, which its parent has told.
+    for found in root.list_optional(directory).unwrap_or_default() {
         if found.name == ".git" {
             continue;
         }
         *left = left.checked_sub(1)?;
-        let path = format!("{folder}/{}", found.name.to_string_lossy());
+        let path = format!("{directory}/{}", found.name.to_string_lossy());
         entry(root, &path, fingerprint);
         match found.kind {
-            Kind::Folder => tree(root, &path, left, fingerprint)?,
-            Kind::Link if root.lookup(&path).is(Kind::Folder) => return None,
+            FileKind::Directory => tree(root, &path, left, fingerprint)?,
+            FileKind::Link if root.lookup(&path).is(FileKind::Directory) => return None,
             // A link counts with its text, and with what it leads to.
-            Kind::Link => {
+            FileKind::Link => {
                 fingerprint.add(root.read_link(&path).unwrap_or_default().as_os_str().as_encoded_bytes())
             }
-            Kind::File | Kind::Other => {}
+            FileKind::File | FileKind::Other => {}
         }
     }
     Some(())
 }
 
-/// A folder counts by name alone: its times change when somebody looks in with an editor.
+/// A directory counts by name alone: its times change when somebody looks in with an editor.
 fn entry(root: &Root, path: &str, fingerprint: &mut Fingerprint) {
     fingerprint.add(path);
     match root.lookup(path).stat() {
-        Some(Stat { kind: Kind::Folder, .. }) => fingerprint.add("folder"),
+        Some(Stat { kind: FileKind::Directory, .. }) => fingerprint.add("folder"),
         Some(stat) => fingerprint.add(format!("{} {} {}", stat.size, stat.mtime_ns, stat.ctime_ns)),
         None => fingerprint.add("none"),
     }

@@ -1,17 +1,17 @@
-//! Looking for what is left of kernels that are gone: in the DKMS tree, and in the folder of the module trees.
+//! Looking for what is left of kernels that are gone: in the DKMS tree, and in the directory of the module trees.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::gc::{Kept, Left, Observed, Refusal, Thing, claimed_release};
+use super::gc::{GcLeftover, GcRefusal, KeptKernel, Observed, Thing, claimed_release};
 use super::modfile::ENDINGS;
 use super::proof::{INSTALLED, is_dkms_own};
 use super::replace::name_before;
 use super::tree::TREE;
 use super::{ModuleName, architecture, is_usable_name};
-use crate::kernel::inventory::{MODULES, module_folder};
+use crate::kernel::inventory::{MODULES, module_directory};
 use crate::sys::users::user_of;
-use crate::sys::{FileError, Kind, Listed, Presence, Root};
+use crate::sys::{FileError, FileKind, Listed, Presence, Root};
 
 /// How much of a log is read to see for which kernel it was.
 const FIRST_LINES: u64 = 16 << 10;
@@ -35,26 +35,26 @@ const ELSEWHERE: [&str; 3] = ["extra/", "updates/", "kernel/extra/"];
 /// keep it away. A day, because a build may stand still for as long as a laptop sleeps, and because garbage has time.
 const RECENT: i128 = 24 * 3600 * 1_000_000_000;
 
-/// One file or folder, found by walking.
-struct Piece {
+/// One file or directory, found by walking.
+struct LeftoverPiece {
     path: PathBuf,
-    kind: Kind,
+    kind: FileKind,
     bytes: u64,
     mtime_ns: i128,
     mounted: bool,
 }
 
 /// Observes. `now_ns` is the time in nanoseconds since the epoch.
-pub fn observe(root: &Root, kept: &Kept, now_ns: i128) -> Observed {
-    let mut look = Look { root, kept, now_ns, found: Observed::default(), built: BTreeMap::new() };
-    for folder in [TREE, MODULES] {
-        match root.lookup_link(folder) {
+pub fn observe(root: &Root, kept: &KeptKernel, now_ns: i128) -> Observed {
+    let mut look = LeftoverScan { root, kept, now_ns, found: Observed::default(), built: BTreeMap::new() };
+    for directory in [TREE, MODULES] {
+        match root.lookup_link(directory) {
             // What it leads to may be another system's.
-            Presence::There(s) if s.kind != Kind::Folder => {
-                let what = root.spell(folder).display().to_string();
+            Presence::There(s) if s.kind != FileKind::Directory => {
+                let what = root.shown_path(directory).display().to_string();
                 look.found
                     .unreadable
-                    .push(format!("{what} is no folder: what is in it may be somebody else's"));
+                    .push(format!("{what} is no directory: what is in it may be somebody else's"));
             }
             Presence::Unreadable(e) => look.unreadable(&e),
             Presence::There(_) | Presence::Absent => {}
@@ -67,22 +67,22 @@ pub fn observe(root: &Root, kept: &Kept, now_ns: i128) -> Observed {
     look.found
 }
 
-struct Look<'a> {
+struct LeftoverScan<'a> {
     root: &'a Root,
-    kept: &'a Kept,
+    kept: &'a KeptKernel,
     now_ns: i128,
     found: Observed,
     /// Kernel release to the names, without ending, of what dkms has built for it.
     built: BTreeMap<String, BTreeSet<String>>,
 }
 
-impl Look<'_> {
+impl LeftoverScan<'_> {
     fn unreadable(&mut self, error: &FileError) {
         self.found.unreadable.push(error.to_string());
     }
 
     fn odd(&mut self, path: &str, why: &str) {
-        self.found.odd.push(Refusal { what: path.to_owned(), why: why.to_owned() });
+        self.found.odd.push(GcRefusal { what: path.to_owned(), why: why.to_owned() });
     }
 
     fn list(&mut self, path: &str) -> Vec<Listed> {
@@ -92,13 +92,13 @@ impl Look<'_> {
         })
     }
 
-    /// The text of a name below `folder` that dkms could have given.
-    fn usable(&mut self, folder: &str, entry: &Listed) -> Option<String> {
+    /// The text of a name below `directory` that dkms could have given.
+    fn usable(&mut self, directory: &str, entry: &Listed) -> Option<String> {
         match entry.text().filter(|n| is_usable_name(n)) {
             Some(name) => Some(name.to_owned()),
             None => {
                 let shown = entry.name.to_string_lossy().escape_debug().to_string();
-                self.odd(&format!("{folder}/{shown}"), "has a name that dkms does not give");
+                self.odd(&format!("{directory}/{shown}"), "has a name that dkms does not give");
                 None
             }
         }
@@ -116,27 +116,27 @@ impl Look<'_> {
 
     fn tree(&mut self) {
         for entry in self.list(TREE) {
-            if entry.kind != Kind::Folder {
-                if entry.kind == Kind::Link {
+            if entry.kind != FileKind::Directory {
+                if entry.kind == FileKind::Link {
                     let path = format!("{TREE}/{}", entry.name.to_string_lossy());
-                    self.odd(&path, "is a link in the place of a folder");
+                    self.odd(&path, "is a link in the place of a directory");
                 }
                 continue;
             }
             let Some(name) = self.usable(TREE, &entry) else { continue };
-            let folder = format!("{TREE}/{name}");
-            if self.mounted(&folder) {
-                self.odd(&folder, "is a filesystem of its own");
+            let directory = format!("{TREE}/{name}");
+            if self.mounted(&directory) {
+                self.odd(&directory, "is a filesystem of its own");
                 continue;
             }
-            self.module(&name, &folder);
+            self.module(&name, &directory);
         }
     }
 
-    fn module(&mut self, name: &str, folder: &str) {
-        for entry in self.list(folder) {
-            let Some(text) = self.usable(folder, &entry) else { continue };
-            let path = format!("{folder}/{text}");
+    fn module(&mut self, name: &str, directory: &str) {
+        for entry in self.list(directory) {
+            let Some(text) = self.usable(directory, &entry) else { continue };
+            let path = format!("{directory}/{text}");
             if text == "original_module" {
                 self.originals(&path, entry.kind);
             } else if text.starts_with("kernel-") {
@@ -144,8 +144,8 @@ impl Look<'_> {
                     Some(release) => self.claim(release, path, entry.kind),
                     None => self.odd(&path, "is of another architecture"),
                 }
-            } else if entry.kind != Kind::Folder {
-                self.odd(&path, "is no folder");
+            } else if entry.kind != FileKind::Directory {
+                self.odd(&path, "is no directory");
             } else if self.mounted(&path) {
                 self.odd(&path, "is a filesystem of its own");
             } else {
@@ -154,22 +154,22 @@ impl Look<'_> {
         }
     }
 
-    fn originals(&mut self, folder: &str, kind: Kind) {
-        if kind != Kind::Folder || self.mounted(folder) {
-            self.odd(folder, "is no plain folder");
+    fn originals(&mut self, directory: &str, kind: FileKind) {
+        if kind != FileKind::Directory || self.mounted(directory) {
+            self.odd(directory, "is no plain directory");
             return;
         }
-        for entry in self.list(folder) {
-            let Some(release) = self.usable(folder, &entry) else { continue };
-            let path = format!("{folder}/{release}");
-            self.folder_of(release, Left::Original, path, entry.kind);
+        for entry in self.list(directory) {
+            let Some(release) = self.usable(directory, &entry) else { continue };
+            let path = format!("{directory}/{release}");
+            self.directory_of(release, GcLeftover::Original, path, entry.kind);
         }
     }
 
-    fn claim(&mut self, release: String, path: String, kind: Kind) {
+    fn claim(&mut self, release: String, path: String, kind: FileKind) {
         let end = format!("/{release}/{}", architecture());
-        let obstacle = match kind {
-            Kind::Link => match self.root.read_link(&path) {
+        let blocker = match kind {
+            FileKind::Link => match self.root.read_link(&path) {
                 Ok(text) => {
                     let version = text.to_str().and_then(|t| t.strip_suffix(&end));
                     let as_dkms = version.is_some_and(is_usable_name);
@@ -179,39 +179,44 @@ impl Look<'_> {
             },
             _ => Some("is no link".to_owned()),
         };
-        self.found.things.push(Thing { release, left: Left::Claim, path, bytes: 0, obstacle });
+        self.found.things.push(Thing { release, left: GcLeftover::Claim, path, bytes: 0, blocker });
     }
 
-    fn version(&mut self, module: &ModuleName, folder: &str) {
-        let source = self.root.lookup(format!("{folder}/source/dkms.conf")).is(Kind::File);
-        for entry in self.list(folder) {
-            let Some(name) = self.usable(folder, &entry) else { continue };
-            let path = format!("{folder}/{name}");
+    fn version(&mut self, module: &ModuleName, directory: &str) {
+        let source = self.root.lookup(format!("{directory}/source/dkms.conf")).is(FileKind::File);
+        for entry in self.list(directory) {
+            let Some(name) = self.usable(directory, &entry) else { continue };
+            let path = format!("{directory}/{name}");
             if name == "build" {
                 self.scratch(path, entry.kind);
             } else if name.starts_with(|c: char| c.is_ascii_digit()) {
-                let files = self.list_folder(&format!("{path}/{}/module", architecture()));
+                let files = self.list_directory(&format!("{path}/{}/module", architecture()));
                 let stems = files.iter().filter_map(|f| stem(f.text()?)).map(str::to_owned);
                 self.built.entry(name.clone()).or_default().extend(stems);
                 let dkms_can = source && !files.is_empty();
-                self.folder_of(name, Left::Build { module: module.clone(), dkms_can }, path, entry.kind);
+                self.directory_of(
+                    name,
+                    GcLeftover::Build { module: module.clone(), dkms_can },
+                    path,
+                    entry.kind,
+                );
             }
         }
     }
 
-    /// The entries of what may be no folder: that is told elsewhere.
-    fn list_folder(&mut self, path: &str) -> Vec<Listed> {
-        if self.root.lookup_link(path).is(Kind::Folder) { self.list(path) } else { Vec::new() }
+    /// The entries of what may be no directory: that is told elsewhere.
+    fn list_directory(&mut self, path: &str) -> Vec<Listed> {
+        if self.root.lookup_link(path).is(FileKind::Directory) { self.list(path) } else { Vec::new() }
     }
 
-    /// A folder of a kernel in the tree. Its contents matter only where the kernel may be gone.
-    fn folder_of(&mut self, release: String, left: Left, path: String, kind: Kind) {
-        let mut thing = Thing { release, left, path, bytes: 0, obstacle: None };
+    /// A directory of a kernel in the tree. Its contents matter only where the kernel may be gone.
+    fn directory_of(&mut self, release: String, left: GcLeftover, path: String, kind: FileKind) {
+        let mut thing = Thing { release, left, path, bytes: 0, blocker: None };
         if self.kept.why(&thing.release).is_none() {
             match self.walk(&thing.path, kind) {
                 Ok(pieces) => {
                     thing.bytes = pieces.iter().map(|p| p.bytes).sum();
-                    thing.obstacle =
+                    thing.blocker =
                         self.other_than_dkms(&thing, &pieces).or_else(|| self.at_work(&thing.path, &pieces));
                 }
                 Err(e) => return self.unreadable(&e),
@@ -220,8 +225,8 @@ impl Look<'_> {
         self.found.things.push(thing);
     }
 
-    /// Why the folder is not as dkms leaves it.
-    fn other_than_dkms(&self, thing: &Thing, pieces: &[Piece]) -> Option<String> {
+    /// Why the directory is not as dkms leaves it.
+    fn other_than_dkms(&self, thing: &Thing, pieces: &[LeftoverPiece]) -> Option<String> {
         if let Some(why) = not_plain(self.root, pieces) {
             return Some(why);
         }
@@ -233,8 +238,8 @@ impl Look<'_> {
     }
 
     /// Why a dkms may be at work there: something is staged, and it is new or somebody has it open.
-    fn at_work(&self, path: &str, pieces: &[Piece]) -> Option<String> {
-        let is_staged = |p: &&Piece| p.path.to_string_lossy().contains("/.tmp_");
+    fn at_work(&self, path: &str, pieces: &[LeftoverPiece]) -> Option<String> {
+        let is_staged = |p: &&LeftoverPiece| p.path.to_string_lossy().contains("/.tmp_");
         let mut staged = pieces.iter().filter(is_staged).peekable();
         staged.peek()?;
         // What lies in the future is of an unknown age.
@@ -253,10 +258,10 @@ impl Look<'_> {
         }
     }
 
-    /// The build folder is one for all kernels; whose it is stands in the first line of its log.
-    fn scratch(&mut self, path: String, kind: Kind) {
-        if kind != Kind::Folder {
-            return self.odd(&path, "is no folder");
+    /// The build directory is one for all kernels; whose it is stands in the first line of its log.
+    fn scratch(&mut self, path: String, kind: FileKind) {
+        if kind != FileKind::Directory {
+            return self.odd(&path, "is no directory");
         }
         let log = match self.root.read_start(format!("{path}/make.log"), FIRST_LINES) {
             Ok(log) => log,
@@ -277,19 +282,19 @@ impl Look<'_> {
         let mounted = pieces.iter().any(|p| p.mounted).then(|| "holds a filesystem of its own".to_owned());
         let fresh = pieces.iter().any(|p| self.now_ns - p.mtime_ns < RECENT);
         let fresh = fresh.then(|| "is not a day old: a dkms may be at work".to_owned());
-        let obstacle = mounted.or(fresh).or_else(|| self.in_use(&path));
+        let blocker = mounted.or(fresh).or_else(|| self.in_use(&path));
         let bytes = pieces.iter().map(|p| p.bytes).sum();
-        self.found.things.push(Thing { release, left: Left::Scratch, path, bytes, obstacle });
+        self.found.things.push(Thing { release, left: GcLeftover::Scratch, path, bytes, blocker });
     }
 
     fn modules(&mut self) {
         for entry in self.list(MODULES) {
             // A name that is not text does not belong to a kernel of ours.
             let Some(name) = entry.text() else { continue };
-            let path = module_folder(name);
+            let path = module_directory(name);
             let release = moved_by_swupd(name).unwrap_or(name).to_owned();
-            let empty = Left::Modules { files: Vec::new(), folders: Vec::new() };
-            let mut thing = Thing { release, left: empty, path, bytes: 0, obstacle: None };
+            let empty = GcLeftover::Modules { files: Vec::new(), directories: Vec::new() };
+            let mut thing = Thing { release, left: empty, path, bytes: 0, blocker: None };
             if self.kept.why(&thing.release).is_none() {
                 let pieces = match self.walk(&thing.path, entry.kind) {
                     Ok(pieces) => pieces,
@@ -300,24 +305,24 @@ impl Look<'_> {
                 };
                 let none = BTreeSet::new();
                 let built = self.built.get(&thing.release).unwrap_or(&none);
-                // Who puts a kernel in place may begin with its folders.
+                // Who puts a kernel in place may begin with its directories.
                 let known = self.found.things.iter().any(|other| other.release == thing.release);
                 let fresh = !known && pieces.iter().any(|p| self.now_ns - p.mtime_ns < RECENT);
                 let too_fresh =
                     fresh.then(|| "is not a day old, and dkms knows nothing of that kernel".to_owned());
-                thing.obstacle = not_plain(self.root, &pieces).or(too_fresh).or_else(|| {
-                    let files = pieces.iter().filter(|p| p.kind == Kind::File);
+                thing.blocker = not_plain(self.root, &pieces).or(too_fresh).or_else(|| {
+                    let files = pieces.iter().filter(|p| p.kind == FileKind::File);
                     let mut own = files.filter(|p| !is_left_by_dkms(&p.path, &thing.path, built));
                     let first = own.next()?.path.strip_prefix(&thing.path).ok()?.display().to_string();
                     Some(format!("holds {}, which is not of dkms or depmod", first.escape_debug()))
                 });
                 thing.bytes = pieces.iter().map(|p| p.bytes).sum();
-                let (folders, files): (Vec<_>, Vec<_>) =
-                    pieces.into_iter().partition(|p| p.kind == Kind::Folder);
-                thing.left = Left::Modules {
+                let (directories, files): (Vec<_>, Vec<_>) =
+                    pieces.into_iter().partition(|p| p.kind == FileKind::Directory);
+                thing.left = GcLeftover::Modules {
                     files: files.into_iter().map(|p| p.path).collect(),
                     // Found from the outside in.
-                    folders: folders.into_iter().rev().map(|p| p.path).collect(),
+                    directories: directories.into_iter().rev().map(|p| p.path).collect(),
                 };
             }
             self.found.things.push(thing);
@@ -325,7 +330,7 @@ impl Look<'_> {
     }
 
     /// `path` and all below it, the outer before the inner. What is mounted there is not entered.
-    fn walk(&self, path: &str, kind: Kind) -> Result<Vec<Piece>, FileError> {
+    fn walk(&self, path: &str, kind: FileKind) -> Result<Vec<LeftoverPiece>, FileError> {
         let mut pieces = Vec::new();
         let mut open = vec![(PathBuf::from(path), kind)];
         while let Some((path, kind)) = open.pop() {
@@ -336,27 +341,27 @@ impl Look<'_> {
                 Presence::Unreadable(e) => return Err(e),
             };
             let mounted = self.root.is_mounted_on(&path)?;
-            if kind == Kind::Folder && !mounted {
+            if kind == FileKind::Directory && !mounted {
                 open.extend(self.root.list(&path)?.into_iter().map(|e| (path.join(&e.name), e.kind)));
             }
-            let bytes = if stat.kind == Kind::File { stat.size } else { 0 };
-            pieces.push(Piece { path, kind: stat.kind, bytes, mtime_ns: stat.mtime_ns, mounted });
+            let bytes = if stat.kind == FileKind::File { stat.size } else { 0 };
+            pieces.push(LeftoverPiece { path, kind: stat.kind, bytes, mtime_ns: stat.mtime_ns, mounted });
         }
         Ok(pieces)
     }
 }
 
-/// Why what was walked is not just folders and files of this filesystem.
-fn not_plain(root: &Root, pieces: &[Piece]) -> Option<String> {
+/// Why what was walked is not just directories and files of this filesystem.
+fn not_plain(root: &Root, pieces: &[LeftoverPiece]) -> Option<String> {
     pieces.iter().enumerate().find_map(|(at, piece)| {
         let what = match piece.kind {
             _ if piece.mounted => "a filesystem of its own",
-            Kind::Link => "a link",
-            Kind::Other => "no file",
-            Kind::File if at == 0 => "no folder",
-            Kind::File | Kind::Folder => return None,
+            FileKind::Link => "a link",
+            FileKind::Other => "no file",
+            FileKind::File if at == 0 => "no directory",
+            FileKind::File | FileKind::Directory => return None,
         };
-        let path = root.spell(&piece.path).display().to_string();
+        let path = root.shown_path(&piece.path).display().to_string();
         Some(if at == 0 {
             format!("is {what}")
         } else {
@@ -370,13 +375,13 @@ fn stem(file: &str) -> Option<&str> {
     ENDINGS.iter().find_map(|ending| file.strip_suffix(ending)).filter(|stem| !stem.is_empty())
 }
 
-/// Whether a file in the folder of a kernel's modules was put there by dkms or by depmod.
-fn is_left_by_dkms(path: &Path, folder: &str, built: &BTreeSet<String>) -> bool {
-    let Some(text) = path.strip_prefix(folder).ok().and_then(Path::to_str) else { return false };
+/// Whether a file in the directory of a kernel's modules was put there by dkms or by depmod.
+fn is_left_by_dkms(path: &Path, directory: &str, built: &BTreeSet<String>) -> bool {
+    let Some(text) = path.strip_prefix(directory).ok().and_then(Path::to_str) else { return false };
     let Some((place, name)) = text.rsplit_once('/') else { return DEPMOD.contains(&text) };
     // Also what a run of ours had set aside when it was killed.
     let Some(stem) = stem(name_before(name).unwrap_or(name)) else { return false };
-    let full = format!("{folder}/{text}");
+    let full = format!("{directory}/{text}");
     (place == INSTALLED && is_dkms_own(&full))
         || (built.contains(stem) && ELSEWHERE.iter().any(|e| text.starts_with(e)))
 }

@@ -39,7 +39,7 @@ impl std::fmt::Display for Severity {
 /// One thing that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The file or folder.
+    /// The file or directory.
     pub file: String,
     /// Counted from 1; none when it is no single line, or the text does not tell which.
     pub line: Option<usize>,
@@ -84,36 +84,36 @@ pub enum Expected {
     Anything,
     /// Those of the module as it is registered.
     Module(ModuleName),
-    /// `NAME-VERSION` is this name of a folder.
-    Folder(String),
+    /// `NAME-VERSION` is this name of a directory.
+    Directory(String),
 }
 
 /// Everything that is known of one module.
 #[derive(Debug)]
-pub struct Subject<'a> {
+pub struct LintSubject<'a> {
     /// The `dkms.conf`, and what overrides it, in the order in which they count.
     pub texts: Vec<Text>,
-    /// The source folder, as it is to be shown.
-    pub folder: String,
+    /// The source directory, as it is to be shown.
+    pub directory: String,
     /// What name and version should be.
     pub expected: Expected,
-    /// Root builds from this folder.
+    /// Root builds from this directory.
     pub builds_here: bool,
     /// What the files say, for each kernel.
     pub answers: Vec<Answer>,
-    /// The names of all modules; none when that cannot be told.
+    /// The names of all modules; none when that cannot be determined.
     pub modules: Option<&'a BTreeSet<String>>,
     /// The files of the source.
     pub source: &'a SourceFiles,
 }
 
-/// A folder without a `dkms.conf`.
-pub fn without_conf(folder: &str, source: &SourceFiles, binaries_only: bool) -> Finding {
+/// A directory without a `dkms.conf`.
+pub fn without_conf(directory: &str, source: &SourceFiles, binaries_only: bool) -> Finding {
     if binaries_only || (!source.compiled.is_empty() && !source.sources && source.is_whole()) {
-        return precompiled(folder, Severity::Error);
+        return precompiled(directory, Severity::Error);
     }
     Finding {
-        file: folder.to_owned(),
+        file: directory.to_owned(),
         line: None,
         severity: Severity::Error,
         id: "no-conf",
@@ -137,9 +137,9 @@ pub fn without_source(module: &ModuleName, reason: &str) -> Finding {
     }
 }
 
-fn precompiled(folder: &str, severity: Severity) -> Finding {
+fn precompiled(directory: &str, severity: Severity) -> Finding {
     Finding {
-        file: folder.to_owned(),
+        file: directory.to_owned(),
         line: None,
         severity,
         id: "precompiled-only",
@@ -150,7 +150,7 @@ fn precompiled(folder: &str, severity: Severity) -> Finding {
 }
 
 /// All findings, sorted by place.
-pub fn lint(subject: &Subject<'_>) -> Vec<Finding> {
+pub fn lint(subject: &LintSubject<'_>) -> Vec<Finding> {
     let mut found = Found { subject, findings: Vec::new() };
     found.texts();
     found.silent();
@@ -169,14 +169,17 @@ pub fn lint(subject: &Subject<'_>) -> Vec<Finding> {
 type Place = (usize, Option<usize>);
 
 struct Found<'a> {
-    subject: &'a Subject<'a>,
+    subject: &'a LintSubject<'a>,
     findings: Vec<Finding>,
 }
 
 impl Found<'_> {
     fn add(&mut self, place: Place, severity: Severity, id: &'static str, what: String, clear: &str) {
-        let file =
-            self.subject.texts.get(place.0).map_or_else(|| self.subject.folder.clone(), |t| t.name.clone());
+        let file = self
+            .subject
+            .texts
+            .get(place.0)
+            .map_or_else(|| self.subject.directory.clone(), |t| t.name.clone());
         self.findings.push(Finding { file, line: place.1, severity, id, what, clear: clear.to_owned() });
     }
 
@@ -281,14 +284,14 @@ impl Found<'_> {
     }
 
     fn files(&mut self) {
-        let (source, folder) = (self.subject.source, &self.subject.folder);
+        let (source, directory) = (self.subject.source, &self.subject.directory);
         let nowhere = usize::MAX;
         if !source.compiled.is_empty() && source.is_whole() {
             if !source.sources {
                 // What it prepares may bring the source.
                 let prepares = self.told().any(|(_, told)| told.prepares);
                 let severity = if prepares { Severity::Warning } else { Severity::Error };
-                self.findings.push(precompiled(folder, severity));
+                self.findings.push(precompiled(directory, severity));
             } else {
                 let what = format!(
                     "compiled modules lie beside the source, {} first: a build may take one for its own",
@@ -306,9 +309,9 @@ impl Found<'_> {
         if let Some(first) = source.writable.first() {
             let who = &first.why;
             let what = match (first.path.as_os_str().is_empty(), source.writable.len()) {
-                (true, 1) => format!("another user can change the source folder: {who}"),
+                (true, 1) => format!("another user can change the source directory: {who}"),
                 (true, n) => {
-                    format!("another user can change the source folder ({who}) and {} of its files", n - 1)
+                    format!("another user can change the source directory ({who}) and {} of its files", n - 1)
                 }
                 (false, 1) => format!("another user can change {}: {who}", first.path.display()),
                 (false, n) => {
@@ -319,12 +322,12 @@ impl Found<'_> {
                 true => (Severity::Error, "; root runs what stands there at each new kernel"),
                 false => (Severity::Warning, ""),
             };
-            let folder = quoted(folder);
+            let directory = quoted(directory);
             let clear = match self.subject.builds_here {
                 true => format!(
-                    "`chown -R root:root {folder}` and `chmod -R go-w {folder}`, when the files are good"
+                    "`chown -R root:root {directory}` and `chmod -R go-w {directory}`, when the files are good"
                 ),
-                false => format!("`chmod -R go-w {folder}`, when the files are good"),
+                false => format!("`chmod -R go-w {directory}`, when the files are good"),
             };
             self.add((nowhere, None), severity, "writable-by-others", what + risk, &clear);
         }

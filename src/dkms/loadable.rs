@@ -1,11 +1,11 @@
-//! What modprobe would load under a module's name on a kernel, whoever put it there, and whether the kernel accepts it.
+//! What modprobe would load under a module's name on a kernel, anyone that put it there, and whether the kernel accepts it.
 
 use std::collections::BTreeMap;
 
 use super::Cache;
+use super::kernel_symbols::KernelSymbols;
 use super::proof::{Flaw, Proof, facts_of, loads_with, vermagic_of};
-use super::scope::Scope;
-use crate::modprobe::{Claim, KernelModules, Origin, Resolution};
+use crate::modprobe::{Claim, FileOrigin, KernelModules, Resolution};
 
 /// What modprobe would load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Loadable {
     /// A file.
     File {
         /// Where it is from.
-        origin: Origin,
+        origin: FileOrigin,
         /// It serves what the module is used for.
         serves: Serves,
         /// The same proof as that of a module of DKMS.
@@ -46,7 +46,7 @@ pub enum Serves {
 
 /// Looks for it. `aliases` are what the module is found by for what it is used for.
 pub fn loadable<'a>(
-    scope: &Scope<'_>,
+    scope: &KernelSymbols<'_>,
     modules: &KernelModules<'_>,
     cache: &mut Cache,
     name: &str,
@@ -57,7 +57,7 @@ pub fn loadable<'a>(
         Resolution::BuiltIn => Loadable::BuiltIn { serves: serves() },
         Resolution::File { path, origin, .. } => {
             let serves = match origin {
-                Origin::Dkms => Serves::Unknown,
+                FileOrigin::Dkms => Serves::Unknown,
                 _ => serves(),
             };
             Loadable::File { origin, serves, proof: prove_listed(scope, cache, name, path).map(Box::new) }
@@ -75,7 +75,12 @@ pub type Serving = Result<BTreeMap<String, Loadable>, String>;
 const MOST_SERVING: usize = 32;
 
 /// Looks for them.
-pub fn serving(scope: &Scope<'_>, modules: &KernelModules<'_>, cache: &mut Cache, alias: &str) -> Serving {
+pub fn serving(
+    scope: &KernelSymbols<'_>,
+    modules: &KernelModules<'_>,
+    cache: &mut Cache,
+    alias: &str,
+) -> Serving {
     let listed = modules.listed_for(alias)?;
     if listed.len() > MOST_SERVING {
         return Err(format!("{} modules of kernel {} are listed for {alias}", listed.len(), scope.release));
@@ -109,11 +114,16 @@ fn serves<'a>(
 }
 
 /// Proves the file that modprobe finds for a name.
-fn prove_listed(scope: &Scope<'_>, cache: &mut Cache, name: &str, path: String) -> Result<Proof, Vec<Flaw>> {
+fn prove_listed(
+    scope: &KernelSymbols<'_>,
+    cache: &mut Cache,
+    name: &str,
+    path: String,
+) -> Result<Proof, Vec<Flaw>> {
     let there = scope.root.lookup(&path);
-    let facts = facts_of(scope.root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
-    let vermagic = vermagic_of(&facts, scope.release, &path).map_err(|flaw| vec![flaw])?;
-    let mut proof = Proof::of_file(path, vermagic, &facts, &there, scope.now);
+    let system = facts_of(scope.root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
+    let vermagic = vermagic_of(&system, scope.release, &path).map_err(|flaw| vec![flaw])?;
+    let mut proof = Proof::of_file(path, vermagic, &system, &there, scope.now);
     let mut flaws = Vec::new();
     let entry = match scope.index.modprobe(name) {
         Some(entry) => Some(entry),
@@ -122,7 +132,7 @@ fn prove_listed(scope: &Scope<'_>, cache: &mut Cache, name: &str, path: String) 
             None
         }
     };
-    let checks = loads_with(scope, cache, name, &proof.path, &there, &facts, entry.as_ref(), &mut flaws);
+    let checks = loads_with(scope, cache, name, &proof.path, &there, &system, entry.as_ref(), &mut flaws);
     proof.checks.extend(checks);
     if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
 }

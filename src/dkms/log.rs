@@ -2,7 +2,7 @@
 //!
 //! A build that writes without end must fill no disk, and must not fail because of us. So dkms writes into plain files,
 //! and while it does we give back the room in the middle of those that grow too large. A pipe would be a way to count
-//! too, but dkms dies of a closed one, and whoever make leaves behind keeps it open.
+//! too, but dkms dies of a closed one, and anyone that make leaves behind keeps it open.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,7 +14,7 @@ use super::ModuleName;
 use super::first_error::{Findings, FirstError, Search};
 use super::leftovers::kernel_of_log;
 use crate::sys::child::unnamed_file;
-use crate::sys::{FileError, Root, hollow};
+use crate::sys::{FileError, Root, punch_hole};
 
 /// Where the logs are.
 pub const LOGS: &str = "/var/log/clr-dkms";
@@ -75,9 +75,9 @@ pub(super) fn kept_small<T>(root: &Root, log: &File, beside: &str, work: impl Fn
     let (working, done) = mpsc::channel::<()>();
     let watch = move || {
         while done.recv_timeout(PAUSE) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let given_back = hollow(log, HEAD, TAIL, LIMIT)
+            let given_back = punch_hole(log, HEAD, TAIL, LIMIT)
                 .map_err(|e| e.to_string())
-                .and_then(|()| root.hollow(beside, HEAD, TAIL, LIMIT).map_err(|e| e.to_string()));
+                .and_then(|()| root.punch_hole(beside, HEAD, TAIL, LIMIT).map_err(|e| e.to_string()));
             if let Err(e) = given_back {
                 tracing::warn!("the size of the build log is not watched: {e}");
                 return;
@@ -163,7 +163,7 @@ fn is_of(log: &File, release: &str, root: &Root, path: &str) -> Result<bool, Fil
     let mut start = [0; 512];
     let length = log.read_at(&mut start, 0).map_err(|cause| FileError {
         action: "read",
-        path: root.spell(path),
+        path: root.shown_path(path),
         cause,
     })?;
     Ok(kernel_of_log(&start[..length]).is_none_or(|kernel| kernel == release))
@@ -242,7 +242,7 @@ mod tests {
     fn the_middle_is_left_out_and_the_end_stays() {
         for size in [0, 6400, LIMIT, LIMIT + 64, 50 << 20] {
             let mut log = large(size);
-            hollow(&log, HEAD, TAIL, LIMIT).unwrap();
+            punch_hole(&log, HEAD, TAIL, LIMIT).unwrap();
             settle(&mut log);
             note(&mut log, "the end");
             let mut text = String::new();
@@ -263,8 +263,8 @@ mod tests {
     #[test]
     fn what_grows_gives_its_room_back() {
         use std::os::unix::fs::MetadataExt;
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::open(crate::sys::RootKind::Image, folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(crate::sys::RootKind::Image, directory.path()).unwrap();
         let (log, mut beside) = (large(40 << 20), root.create("/make.log").unwrap());
         io::copy(&mut Ends::of(large(LIMIT)).unwrap(), &mut beside).unwrap();
         io::copy(&mut Ends::of(large(LIMIT)).unwrap(), &mut beside).unwrap();

@@ -7,12 +7,14 @@ pub mod build;
 pub mod cache;
 mod call;
 pub mod conf;
+pub mod conflict;
 pub mod depmod;
 pub mod first_error;
 mod first_error_classes;
 pub mod gc;
 pub mod hooks;
 pub mod inputs;
+pub mod kernel_symbols;
 pub mod leftovers;
 pub mod lint;
 pub mod loadable;
@@ -24,8 +26,6 @@ mod pkcs7;
 pub mod plan;
 pub mod proof;
 pub mod replace;
-pub mod rival;
-pub mod scope;
 pub mod script;
 pub mod signature;
 pub mod source;
@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cache::Cache;
 pub use conf::Conf;
-pub use plan::{Decision, Pair, Step};
+pub use plan::{Decision, ModuleOnKernel, PlanStep};
 pub use proof::{Flaw, Proof};
 pub use signature::Signature;
 pub use tree::{Registered, Source, Stage, Tree};
@@ -53,9 +53,9 @@ pub use tree::{Registered, Source, Stage, Tree};
 /// A DKMS module: `name/version`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModuleName {
-    /// Its name: the folder below the DKMS tree.
+    /// Its name: the directory below the DKMS tree.
     pub name: String,
-    /// Its version: the folder below that.
+    /// Its version: the directory below that.
     pub version: String,
 }
 

@@ -68,7 +68,7 @@ pub(super) fn of_file_named(root: &Root, path: &str, name: &str) -> Result<FileF
     let (file, size) = root.open_within(path, MODULE).map_err(|e| e.to_string())?;
     if size > WHOLE {
         let sha256 = digest(file).map_err(|e| root.read_failed(path, e).to_string())?;
-        return facts(sha256, ModuleImage::of_file(root, path, name)).map_err(|why| why.of(path));
+        return system(sha256, ModuleImage::of_file(root, path, name)).map_err(|why| why.of(path));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     file.take(WHOLE + 1).read_to_end(&mut bytes).map_err(|e| root.read_failed(path, e).to_string())?;
@@ -90,10 +90,10 @@ fn known(name: &str, bytes: &[u8]) -> Result<FileFacts, ImageError> {
         (bytes, true) => Ok(ModuleImage::whole(bytes)),
         (bytes, false) => ModuleImage::read(name, || Ok(bytes)),
     };
-    facts(digest_of(bytes), image)
+    system(digest_of(bytes), image)
 }
 
-fn facts(sha256: String, image: Result<ModuleImage<'_>, ImageError>) -> Result<FileFacts, ImageError> {
+fn system(sha256: String, image: Result<ModuleImage<'_>, ImageError>) -> Result<FileFacts, ImageError> {
     let image = match image {
         Ok(image) => image,
         Err(ImageError::Damaged(reason)) => return Ok(unusable(sha256, reason)),
@@ -133,9 +133,9 @@ mod tests {
             ("a.ko.xz", b"\xfd7zXZ\0garbage"),
             ("a.ko.gz", b"\x1f\x8bgarbage"),
         ] {
-            let facts = read(name, bytes);
-            assert!(facts.vermagic.is_err(), "{name} {bytes:?}");
-            assert!(matches!(facts.signature, Signature::Unsigned { .. }), "{name} {bytes:?}");
+            let system = read(name, bytes);
+            assert!(system.vermagic.is_err(), "{name} {bytes:?}");
+            assert!(matches!(system.signature, Signature::Unsigned { .. }), "{name} {bytes:?}");
         }
     }
 }

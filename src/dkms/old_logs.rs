@@ -1,33 +1,33 @@
 //! Looking for logs of ours that nobody asks for any more.
 
 use super::ModuleName;
-use super::gc::{Left, Observed, Refusal, Thing};
+use super::gc::{GcLeftover, GcRefusal, Observed, Thing};
 use super::log::LOGS;
 use super::tree::TREE;
-use crate::sys::{FileError, Kind, Listed, Root};
+use crate::sys::{FileError, FileKind, Listed, Root};
 
 /// A log that was written less than this many nanoseconds ago is kept, whatever it is of: 90 days.
 const KEPT: i128 = 90 * 24 * 3600 * 1_000_000_000;
 
-/// Adds the old logs to what was observed. `now_ns` is the time in nanoseconds since the epoch. A folder of logs that
+/// Adds the old logs to what was observed. `now_ns` is the time in nanoseconds since the epoch. A directory of logs that
 /// cannot be read keeps what is in it, and nothing else: it tells nothing about kernels.
 pub fn observe(root: &Root, now_ns: i128, found: &mut Observed) {
     if let Err(e) = look(root, now_ns, found) {
-        found.odd.push(Refusal { what: LOGS.to_owned(), why: e.to_string() });
+        found.odd.push(GcRefusal { what: LOGS.to_owned(), why: e.to_string() });
     }
 }
 
 fn look(root: &Root, now_ns: i128, found: &mut Observed) -> Result<(), FileError> {
-    for name in folder(root, LOGS)? {
-        let Some(text) = folder_name(&name) else { continue };
+    for name in directory(root, LOGS)? {
+        let Some(text) = directory_name(&name) else { continue };
         let path = format!("{LOGS}/{text}");
-        for entry in folder(root, &path)? {
-            // An earlier layout had them here, in a folder NAME-VERSION.
+        for entry in directory(root, &path)? {
+            // An earlier layout had them here, in a directory NAME-VERSION.
             logs(root, &path, &entry, now_ns, || was_split(root, text), found);
-            let Some(version) = folder_name(&entry) else { continue };
+            let Some(version) = directory_name(&entry) else { continue };
             let inner = format!("{path}/{version}");
             let module = ModuleName { name: text.to_owned(), version: version.to_owned() };
-            for log in folder(root, &inner)? {
+            for log in directory(root, &inner)? {
                 logs(root, &inner, &log, now_ns, || is_gone(root, &module), found);
             }
         }
@@ -35,29 +35,29 @@ fn look(root: &Root, now_ns: i128, found: &mut Observed) -> Result<(), FileError
     Ok(())
 }
 
-/// The entries of a folder; none of a link to one, which may be anybody's.
-fn folder(root: &Root, path: &str) -> Result<Vec<Listed>, FileError> {
-    if root.lookup_link(path).is(Kind::Folder) { root.list(path) } else { Ok(Vec::new()) }
+/// The entries of a directory; none of a link to one, which may be anybody's.
+fn directory(root: &Root, path: &str) -> Result<Vec<Listed>, FileError> {
+    if root.lookup_link(path).is(FileKind::Directory) { root.list(path) } else { Ok(Vec::new()) }
 }
 
-fn folder_name(entry: &Listed) -> Option<&str> {
-    entry.text().filter(|_| entry.kind == Kind::Folder)
+fn directory_name(entry: &Listed) -> Option<&str> {
+    entry.text().filter(|_| entry.kind == FileKind::Directory)
 }
 
 fn logs(
     root: &Root,
-    folder: &str,
+    directory: &str,
     entry: &Listed,
     now_ns: i128,
     orphan: impl Fn() -> bool,
     found: &mut Observed,
 ) {
     let Some(release) = entry.text().and_then(release_of_log) else { return };
-    let path = format!("{folder}/{}", entry.name.to_string_lossy());
-    let stat = root.lookup_link(&path).stat().filter(|stat| stat.kind == Kind::File);
+    let path = format!("{directory}/{}", entry.name.to_string_lossy());
+    let stat = root.lookup_link(&path).stat().filter(|stat| stat.kind == FileKind::File);
     let Some(stat) = stat.filter(|stat| now_ns - stat.mtime_ns > KEPT) else { return };
-    let left = Left::Log { orphan: orphan() };
-    found.things.push(Thing { release: release.to_owned(), left, path, bytes: stat.size, obstacle: None });
+    let left = GcLeftover::Log { orphan: orphan() };
+    found.things.push(Thing { release: release.to_owned(), left, path, bytes: stat.size, blocker: None });
 }
 
 /// The kernel of `K.log` or `K.log.3`.
@@ -75,12 +75,12 @@ fn is_gone(root: &Root, module: &ModuleName) -> bool {
 }
 
 /// None of the modules that `NAME-VERSION` can mean is in the tree.
-fn was_split(root: &Root, folder: &str) -> bool {
+fn was_split(root: &Root, directory: &str) -> bool {
     let module = |(at, _): (usize, &str)| ModuleName {
-        name: folder[..at].to_owned(),
-        version: folder[at + 1..].to_owned(),
+        name: directory[..at].to_owned(),
+        version: directory[at + 1..].to_owned(),
     };
-    folder.match_indices('-').map(module).all(|module| is_gone(root, &module))
+    directory.match_indices('-').map(module).all(|module| is_gone(root, &module))
 }
 
 #[cfg(test)]

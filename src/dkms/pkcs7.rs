@@ -302,9 +302,9 @@ fn algorithm(body: &[u8]) -> Reading<&[u8]> {
 fn check_name(body: &[u8]) -> Reading<()> {
     let mut sets = Elements(body);
     while !sets.is_empty() {
-        let mut pairs = Elements(sets.expect(SET)?);
-        while !pairs.is_empty() {
-            let mut pair = Elements(pairs.expect(SEQUENCE)?);
+        let mut modules_on_kernels = Elements(sets.expect(SET)?);
+        while !modules_on_kernels.is_empty() {
+            let mut pair = Elements(modules_on_kernels.expect(SEQUENCE)?);
             pair.expect(OID)?;
             pair.next()?;
             pair.end()?;

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::conf::ConfError;
-use super::rival::Rival;
+use super::conflict::Rival;
 use super::{Conf, Flaw, ModuleName, Proof, Source, Stage};
 use crate::kernel::Headers;
 
@@ -52,7 +52,7 @@ pub enum State {
     Blocked,
     /// The initrd of the kernel lacks it, or holds another build.
     InitrdStale,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
 }
 
@@ -103,7 +103,7 @@ impl fmt::Display for State {
 
 /// The facts of one module on one kernel.
 #[derive(Debug, Clone)]
-pub struct Pair {
+pub struct ModuleOnKernel {
     /// The module.
     pub module: ModuleName,
     /// The kernel release.
@@ -123,14 +123,14 @@ pub struct Pair {
     /// The headers of the kernel.
     pub headers: Headers,
     /// Who else makes a file of this module's, and has it.
-    pub rival: Option<Rival>,
+    pub conflict: Option<Rival>,
     /// Programs that a build for this kernel needs, and that are not installed.
     pub programs_missing: Vec<String>,
     /// Of each of its files by `modules.dep`, as the kernel writes names: the modules that are loaded before it.
     pub beneath: BTreeMap<String, Vec<String>>,
 }
 
-impl Pair {
+impl ModuleOnKernel {
     /// What its dkms.conf says is not known, and may be any moment.
     pub fn is_conf_unread(&self) -> bool {
         matches!(self.conf, Err(ConfError::CannotTell(_)))
@@ -140,8 +140,8 @@ impl Pair {
 /// One step towards a proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "step", content = "path")]
-pub enum Step {
-    /// Remove the folder of a build that is not whole or not good. dkms trips over half of one for ever, with --force
+pub enum PlanStep {
+    /// Remove the directory of a build that is not whole or not good. dkms trips over half of one for ever, with --force
     /// too; and `dkms unbuild` takes away what is installed before there is anything better.
     RemoveTree(String),
     /// Set a build aside until there is another one.
@@ -156,15 +156,15 @@ pub enum Step {
     Index,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for PlanStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::RemoveTree(path) => write!(f, "remove {path}"),
-            Step::SetAside(path) => write!(f, "set {path} aside"),
-            Step::Build => f.write_str("dkms build"),
-            Step::Install => f.write_str("dkms install"),
-            Step::Reinstall => f.write_str("dkms install --force"),
-            Step::Index => f.write_str("depmod"),
+            PlanStep::RemoveTree(path) => write!(f, "remove {path}"),
+            PlanStep::SetAside(path) => write!(f, "set {path} aside"),
+            PlanStep::Build => f.write_str("dkms build"),
+            PlanStep::Install => f.write_str("dkms install"),
+            PlanStep::Reinstall => f.write_str("dkms install --force"),
+            PlanStep::Index => f.write_str("depmod"),
         }
     }
 }
@@ -177,7 +177,7 @@ pub enum Decision {
     /// These steps.
     Work {
         /// In order.
-        steps: Vec<Step>,
+        steps: Vec<PlanStep>,
         /// Why.
         why: String,
     },
@@ -191,23 +191,23 @@ pub enum Decision {
 }
 
 /// Decides about one pair.
-pub fn decide(pair: &Pair) -> Decision {
+pub fn decide(pair: &ModuleOnKernel) -> Decision {
     let flaws = match &pair.proof {
         Ok(_) => return Decision::Proven,
         Err(flaws) => flaws,
     };
     let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
-    if let Some(rival) = &pair.rival {
-        let (state, why) = unwanted(pair).unwrap_or_else(|| (State::Conflict, rival.to_string()));
+    if let Some(conflict) = &pair.conflict {
+        let (state, why) = unwanted(pair).unwrap_or_else(|| (State::Conflict, conflict.to_string()));
         return Decision::Leave { state, why };
     }
-    // Files that are good and not listed want an index, whoever had them built.
+    // Files that are good and not listed want an index, anyone that had them built.
     let is_unlisted = |f: &Flaw| matches!(f, Flaw::NotListed { .. });
     // Who needs a module that is not there can be helped only by that one.
     let is_anothers = |f: &Flaw| matches!(f, Flaw::Dependency { .. });
     let unlisted = flaws.iter().any(is_unlisted) && flaws.iter().all(|f| is_unlisted(f) || is_anothers(f));
     if pair.stage == Stage::Installed && unlisted {
-        return Decision::Work { steps: vec![Step::Index], why };
+        return Decision::Work { steps: vec![PlanStep::Index], why };
     }
     if let Some((state, why)) = unwanted(pair).or_else(|| without_headers(pair)) {
         return Decision::Leave { state, why };
@@ -218,37 +218,37 @@ pub fn decide(pair: &Pair) -> Decision {
     if flaws.iter().all(is_anothers) {
         return Decision::Leave { state: State::DependencyFailed, why };
     }
-    let mut steps: Vec<Step> = Vec::new();
+    let mut steps: Vec<PlanStep> = Vec::new();
     if pair.stage == Stage::Added {
-        steps.push(Step::Build);
+        steps.push(PlanStep::Build);
     } else if !pair.built_files_good {
-        steps.extend([Step::RemoveTree(build_folder(&pair.module, &pair.release)), Step::Build]);
+        steps.extend([PlanStep::RemoveTree(build_directory(&pair.module, &pair.release)), PlanStep::Build]);
     }
     built_with(pair, installed_by(pair, steps), why)
 }
 
-/// The steps that build a pair anew, whatever there is. What works stays until its successor is there.
-pub fn forced(pair: &Pair, why: &str) -> Decision {
-    if let Some(rival) = &pair.rival {
-        return Decision::Leave { state: State::Conflict, why: rival.to_string() };
+/// The steps that build a pair again, whatever there is. What works stays until its successor is there.
+pub fn forced(pair: &ModuleOnKernel, why: &str) -> Decision {
+    if let Some(conflict) = &pair.conflict {
+        return Decision::Leave { state: State::Conflict, why: conflict.to_string() };
     }
     let mut steps = Vec::new();
     if pair.stage != Stage::Added {
-        steps.push(Step::SetAside(build_folder(&pair.module, &pair.release)));
+        steps.push(PlanStep::SetAside(build_directory(&pair.module, &pair.release)));
     }
-    steps.push(Step::Build);
+    steps.push(PlanStep::Build);
     built_with(pair, installed_by(pair, steps), why.to_owned())
 }
 
-fn installed_by(pair: &Pair, mut steps: Vec<Step>) -> Vec<Step> {
-    steps.push(if pair.stage == Stage::Installed { Step::Reinstall } else { Step::Install });
-    steps.push(Step::Index);
+fn installed_by(pair: &ModuleOnKernel, mut steps: Vec<PlanStep>) -> Vec<PlanStep> {
+    steps.push(if pair.stage == Stage::Installed { PlanStep::Reinstall } else { PlanStep::Install });
+    steps.push(PlanStep::Index);
     steps
 }
 
 /// The steps, where the programs for them are there.
-fn built_with(pair: &Pair, steps: Vec<Step>, why: String) -> Decision {
-    if pair.programs_missing.is_empty() || !steps.contains(&Step::Build) {
+fn built_with(pair: &ModuleOnKernel, steps: Vec<PlanStep>, why: String) -> Decision {
+    if pair.programs_missing.is_empty() || !steps.contains(&PlanStep::Build) {
         return Decision::Work { steps, why };
     }
     let why = format!("to build it, {} must be installed", pair.programs_missing.join(" and "));
@@ -261,7 +261,7 @@ pub fn is_unlisted_only(flaws: &[Flaw]) -> bool {
 }
 
 /// What a heal comes to, in words; none for a module that was not there before.
-pub fn drift(pair: &Pair, steps: &[Step]) -> Option<String> {
+pub fn drift(pair: &ModuleOnKernel, steps: &[PlanStep]) -> Option<String> {
     let flaws = pair.proof.as_ref().err()?;
     if pair.stage == Stage::Added && pair.in_the_way.is_empty() {
         return None;
@@ -277,15 +277,15 @@ pub fn drift(pair: &Pair, steps: &[Step]) -> Option<String> {
         other => other.to_string(),
     };
     let cure = match steps {
-        [Step::Index] => "indexed again",
-        _ if steps.contains(&Step::Build) => "built again",
+        [PlanStep::Index] => "indexed again",
+        _ if steps.contains(&PlanStep::Build) => "built again",
         _ => "reinstalled",
     };
     Some(format!("{}: {cure}", flaws.iter().map(what).collect::<Vec<_>>().join(", ")))
 }
 
 /// The pair as if its dkms.conf asked to be built by itself.
-pub fn asked_for(pair: &Pair) -> Pair {
+pub fn asked_for(pair: &ModuleOnKernel) -> ModuleOnKernel {
     let mut pair = pair.clone();
     if let Ok(conf) = &mut pair.conf {
         conf.autoinstall = true;
@@ -293,22 +293,22 @@ pub fn asked_for(pair: &Pair) -> Pair {
     pair
 }
 
-/// The folder of a module's build for a kernel, inside the root.
-pub fn build_folder(module: &ModuleName, release: &str) -> String {
+/// The directory of a module's build for a kernel, inside the root.
+pub fn build_directory(module: &ModuleName, release: &str) -> String {
     format!("{}/{}/{}/{release}/{}", super::tree::TREE, module.name, module.version, super::architecture())
 }
 
-/// The folder of a module's built files for a kernel, inside the root.
-pub fn built_folder(module: &ModuleName, release: &str) -> String {
-    build_folder(module, release) + "/module"
+/// The directory of a module's built files for a kernel, inside the root.
+pub fn built_directory(module: &ModuleName, release: &str) -> String {
+    build_directory(module, release) + "/module"
 }
 
 /// Why nobody wants this module on this kernel, or can: it is not for it, does not ask for it, or is broken.
-pub fn unwanted(pair: &Pair) -> Option<(State, String)> {
+pub fn unwanted(pair: &ModuleOnKernel) -> Option<(State, String)> {
     match &pair.source {
         Source::Broken { reason } => return Some((State::BrokenSource, reason.clone())),
         Source::Unknown { reason } => return Some((State::Unknown, reason.clone())),
-        Source::Folder { .. } => {}
+        Source::Directory { .. } => {}
     }
     let conf = match &pair.conf {
         Ok(conf) => conf,
@@ -340,7 +340,7 @@ pub fn unwanted(pair: &Pair) -> Option<(State, String)> {
     None
 }
 
-fn without_headers(pair: &Pair) -> Option<(State, String)> {
+fn without_headers(pair: &ModuleOnKernel) -> Option<(State, String)> {
     match &pair.headers {
         Headers::Present => None,
         Headers::Absent => Some((State::HeadersMissing, "the kernel's headers are not installed".to_owned())),
@@ -380,11 +380,11 @@ mod tests {
     use super::*;
     use crate::dkms::conf::BuiltModule;
 
-    fn pair(stage: Stage, flaws: Vec<Flaw>) -> Pair {
-        Pair {
+    fn pair(stage: Stage, flaws: Vec<Flaw>) -> ModuleOnKernel {
+        ModuleOnKernel {
             module: ModuleName { name: "hello".to_owned(), version: "1.0".to_owned() },
             release: "6.15.8-1592.native".to_owned(),
-            source: Source::Folder { path: "/usr/src/hello-1.0".into(), portable: true },
+            source: Source::Directory { path: "/usr/src/hello-1.0".into(), portable: true },
             stage,
             conf: Ok(Conf {
                 autoinstall: true,
@@ -395,7 +395,7 @@ mod tests {
             built_files_good: false,
             in_the_way: Vec::new(),
             headers: Headers::Present,
-            rival: None,
+            conflict: None,
             programs_missing: Vec::new(),
             beneath: BTreeMap::new(),
         }
@@ -405,10 +405,12 @@ mod tests {
         vec![Flaw::Missing { name: "hello".to_owned() }]
     }
 
-    fn steps(pair: &Pair) -> String {
+    fn steps(pair: &ModuleOnKernel) -> String {
         match decide(pair) {
             Decision::Proven => "proven".to_owned(),
-            Decision::Work { steps, .. } => steps.iter().map(Step::to_string).collect::<Vec<_>>().join(", "),
+            Decision::Work { steps, .. } => {
+                steps.iter().map(PlanStep::to_string).collect::<Vec<_>>().join(", ")
+            }
             Decision::Leave { state, .. } => state.to_string(),
         }
     }
@@ -416,20 +418,20 @@ mod tests {
     #[test]
     fn every_stage_has_its_way_to_a_proof() {
         assert_eq!(steps(&pair(Stage::Added, missing())), "dkms build, dkms install, depmod");
-        let folder = build_folder(&pair(Stage::Built, missing()).module, "6.15.8-1592.native");
-        let anew = format!("remove {folder}, dkms build, ");
-        assert_eq!(steps(&pair(Stage::Built, missing())), format!("{anew}dkms install, depmod"));
-        assert_eq!(steps(&pair(Stage::HalfBuilt, missing())), format!("{anew}dkms install, depmod"));
-        assert_eq!(steps(&pair(Stage::Installed, missing())), format!("{anew}dkms install --force, depmod"));
-        let good = |stage| Pair { built_files_good: true, ..pair(stage, missing()) };
+        let directory = build_directory(&pair(Stage::Built, missing()).module, "6.15.8-1592.native");
+        let again = format!("remove {directory}, dkms build, ");
+        assert_eq!(steps(&pair(Stage::Built, missing())), format!("{again}dkms install, depmod"));
+        assert_eq!(steps(&pair(Stage::HalfBuilt, missing())), format!("{again}dkms install, depmod"));
+        assert_eq!(steps(&pair(Stage::Installed, missing())), format!("{again}dkms install --force, depmod"));
+        let good = |stage| ModuleOnKernel { built_files_good: true, ..pair(stage, missing()) };
         assert_eq!(steps(&good(Stage::Built)), "dkms install, depmod");
         assert_eq!(steps(&good(Stage::Installed)), "dkms install --force, depmod");
         // Whatever is in its place stays until its successor is there.
         let file = "/usr/lib/modules/K/updates/dkms/hello.ko";
-        let there = |stage| Pair { in_the_way: vec![file.to_owned()], ..good(stage) };
+        let there = |stage| ModuleOnKernel { in_the_way: vec![file.to_owned()], ..good(stage) };
         assert_eq!(steps(&there(Stage::Built)), "dkms install, depmod");
         assert_eq!(steps(&there(Stage::Installed)), "dkms install --force, depmod");
-        let orphan = Pair { built_files_good: false, ..there(Stage::Added) };
+        let orphan = ModuleOnKernel { built_files_good: false, ..there(Stage::Added) };
         assert_eq!(steps(&orphan), "dkms build, dkms install, depmod");
         let unlisted = vec![Flaw::NotListed { name: "hello".to_owned(), instead: None }];
         assert_eq!(steps(&pair(Stage::Installed, unlisted.clone())), "depmod");
@@ -451,34 +453,37 @@ mod tests {
         };
         assert_eq!(steps(&conf(|c| c.autoinstall = false)), "not-autoinstall");
         assert_eq!(steps(&conf(|c| c.excluded = Some("x".to_owned()))), "skipped-exclusive");
-        assert_eq!(steps(&Pair { headers: Headers::Absent, ..base() }), "headers-missing");
+        assert_eq!(steps(&ModuleOnKernel { headers: Headers::Absent, ..base() }), "headers-missing");
         let other = Headers::OtherRelease { release: "6.1".to_owned() };
-        assert_eq!(steps(&Pair { headers: other, ..base() }), "headers-mismatch");
+        assert_eq!(steps(&ModuleOnKernel { headers: other, ..base() }), "headers-mismatch");
         assert_eq!(
-            steps(&Pair { conf: Err(ConfError::Unusable("x".to_owned())), ..base() }),
+            steps(&ModuleOnKernel { conf: Err(ConfError::Unusable("x".to_owned())), ..base() }),
             "broken-source"
         );
-        assert_eq!(steps(&Pair { conf: Err(ConfError::CannotTell("x".to_owned())), ..base() }), "unknown");
-        assert_eq!(steps(&Pair { proof: Ok(Vec::new()), ..base() }), "proven");
+        assert_eq!(
+            steps(&ModuleOnKernel { conf: Err(ConfError::CannotTell("x".to_owned())), ..base() }),
+            "unknown"
+        );
+        assert_eq!(steps(&ModuleOnKernel { proof: Ok(Vec::new()), ..base() }), "proven");
         let programs_missing = vec!["make".to_owned()];
-        let without = Pair { programs_missing, ..base() };
+        let without = ModuleOnKernel { programs_missing, ..base() };
         assert_eq!(steps(&without), "compiler-missing");
-        let built = Pair { stage: Stage::Built, built_files_good: true, ..without };
+        let built = ModuleOnKernel { stage: Stage::Built, built_files_good: true, ..without };
         assert_eq!(steps(&built), "dkms install, depmod", "nothing is to be compiled");
         let module = ModuleName { name: "other".to_owned(), version: "2".to_owned() };
-        let rival = Some(Rival { module, file: "hello".to_owned() });
-        let beaten = Pair { rival, ..base() };
+        let conflict = Some(Rival { module, file: "hello".to_owned() });
+        let beaten = ModuleOnKernel { conflict, ..base() };
         assert_eq!(steps(&beaten), "conflict");
         assert!(matches!(forced(&beaten, "x"), Decision::Leave { state: State::Conflict, .. }));
         let unlisted = vec![Flaw::NotListed { name: "hello".to_owned(), instead: None }];
-        let listed_never = Pair { stage: Stage::Installed, proof: Err(unlisted), ..beaten };
+        let listed_never = ModuleOnKernel { stage: Stage::Installed, proof: Err(unlisted), ..beaten };
         assert_eq!(steps(&listed_never), "conflict", "depmod would list the other one again");
     }
 
     #[test]
     fn a_heal_is_told_by_what_was_wrong() {
         let told = |stage, flaw: Flaw| {
-            let pair = Pair { built_files_good: true, ..pair(stage, vec![flaw]) };
+            let pair = ModuleOnKernel { built_files_good: true, ..pair(stage, vec![flaw]) };
             let Decision::Work { steps, .. } = decide(&pair) else { return None };
             drift(&pair, &steps)
         };

@@ -7,17 +7,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::conf::BuiltModule;
+use super::kernel_symbols::KernelSymbols;
 use super::modfile::{self, ENDINGS, FileFacts};
-use super::plan::built_folder;
-use super::scope::Scope;
+use super::plan::built_directory;
 use super::signature::Signature;
 use super::symbols::Wrong;
 use super::{Cache, Conf, ModuleName, Stage};
-use crate::kernel::inventory::module_folder;
-use crate::modprobe::index::Entry;
-use crate::sys::{Folder, Presence, Root};
+use crate::kernel::inventory::module_directory;
+use crate::modprobe::index::DependencyEntry;
+use crate::sys::{Directory, Presence, Root};
 
-/// Where Clear's and Debian's dkms install to, below the module folder.
+/// Where Clear's and Debian's dkms install to, below the module directory.
 pub const INSTALLED: &str = "updates/dkms";
 
 /// One file that was found good.
@@ -51,18 +51,18 @@ impl Proof {
     pub(super) fn of_file(
         path: String,
         vermagic: String,
-        facts: &FileFacts,
+        system: &FileFacts,
         there: &Presence,
         now: Timestamp,
     ) -> Proof {
         Proof {
             vermagic,
             size: there.stat().map_or(0, |stat| stat.size),
-            signature: Some(facts.signature.clone()),
+            signature: Some(system.signature.clone()),
             mtime: there.stat().and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok()),
-            sha256: Some(facts.sha256.clone()),
+            sha256: Some(system.sha256.clone()),
             checked: Some(now),
-            checks: vec![Check { check: Subject::Vermagic, not_made: None }],
+            checks: vec![Check { check: ProofSubject::Vermagic, not_made: None }],
             path,
         }
     }
@@ -72,7 +72,7 @@ impl Proof {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What.
-    pub check: Subject,
+    pub check: ProofSubject,
     /// Why it could not be; none when it was, and the file is good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_made: Option<String>,
@@ -81,7 +81,7 @@ pub struct Check {
 /// What can be checked of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Subject {
+pub enum ProofSubject {
     /// It was made for this kernel release.
     Vermagic,
     /// What it takes from the kernel and from other modules is there, in the version that it was built against.
@@ -146,7 +146,7 @@ pub enum Flaw {
         /// The name of the other one.
         needs: String,
     },
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown {
         /// Why.
         reason: String,
@@ -183,29 +183,31 @@ impl fmt::Display for Flaw {
 /// Whether a file lies where only dkms puts files.
 pub fn is_dkms_own(path: &str) -> bool {
     path.rsplit_once('/')
-        .is_some_and(|(folder, _)| folder.ends_with("/updates/dkms") && !folder.contains("/../"))
+        .is_some_and(|(directory, _)| directory.ends_with("/updates/dkms") && !directory.contains("/../"))
 }
 
-/// The file of a built module in the kernel's folder: path inside the root, and what it is.
+/// The file of a built module in the kernel's directory: path inside the root, and what it is.
 pub fn installed_file(root: &Root, release: &str, built: &BuiltModule) -> Option<(String, Presence)> {
-    let folder = module_folder(release);
+    let directory = module_directory(release);
     let location = built.location.trim_matches('/');
-    [INSTALLED, location].iter().find_map(|place| find_file(root, &format!("{folder}/{place}"), &built.name))
+    [INSTALLED, location]
+        .iter()
+        .find_map(|place| find_file(root, &format!("{directory}/{place}"), &built.name))
 }
 
-/// The file `NAME.ko*` in a folder, whatever it is.
-pub fn find_file(root: &Root, folder: &str, name: &str) -> Option<(String, Presence)> {
-    let at = |name: &str| format!("{folder}/{name}");
-    match root.open_folder(folder) {
+/// The file `NAME.ko*` in a directory, whatever it is.
+pub fn find_file(root: &Root, directory: &str, name: &str) -> Option<(String, Presence)> {
+    let at = |name: &str| format!("{directory}/{name}");
+    match root.open_directory(directory) {
         Ok(opened) => find_in(&opened, name).map(|(file, there)| (at(&file), there)),
         Err(e) if e.is_absent() => None,
         Err(e) => Some((at(&format!("{name}{}", ENDINGS[0])), Presence::Unreadable(e))),
     }
 }
 
-fn find_in(folder: &Folder<'_>, name: &str) -> Option<(String, Presence)> {
+fn find_in(directory: &Directory<'_>, name: &str) -> Option<(String, Presence)> {
     let files = ENDINGS.iter().map(|ending| format!("{name}{ending}"));
-    files.into_iter().find_map(|file| folder.lookup(&file).map(|there| (file, there)))
+    files.into_iter().find_map(|file| directory.lookup(&file).map(|there| (file, there)))
 }
 
 /// What a module file says of itself, from the cache or from the file.
@@ -225,17 +227,17 @@ pub fn facts_of(root: &Root, cache: &mut Cache, path: &str, there: &Presence) ->
     if let Some(known) = cache.file(path, stat) {
         return Ok(known);
     }
-    let facts = modfile::of_file(root, path).map_err(|reason| Flaw::Unknown { reason })?;
-    cache.keep_file(path, stat, facts.clone());
-    Ok(facts)
+    let system = modfile::of_file(root, path).map_err(|reason| Flaw::Unknown { reason })?;
+    cache.keep_file(path, stat, system.clone());
+    Ok(system)
 }
 
 /// Checks one file against a kernel release; gives its vermagic.
 ///
 /// # Errors
 /// With what is wrong with it.
-pub fn vermagic_of(facts: &FileFacts, release: &str, path: &str) -> Result<String, Flaw> {
-    match &facts.vermagic {
+pub fn vermagic_of(system: &FileFacts, release: &str, path: &str) -> Result<String, Flaw> {
+    match &system.vermagic {
         Err(reason) => Err(Flaw::Damaged { path: path.to_owned(), reason: reason.clone() }),
         Ok(found) if found.split_ascii_whitespace().next() == Some(release) => Ok(found.clone()),
         Ok(found) => Err(Flaw::Vermagic { path: path.to_owned(), found: found.clone() }),
@@ -243,14 +245,19 @@ pub fn vermagic_of(facts: &FileFacts, release: &str, path: &str) -> Result<Strin
 }
 
 /// Whether every built file of a module in the DKMS tree is there and was made for the kernel.
-pub fn built_files_good(scope: &Scope<'_>, cache: &mut Cache, module: &ModuleName, conf: &Conf) -> bool {
-    let (root, folder) = (scope.root, built_folder(module, scope.release));
+pub fn built_files_good(
+    scope: &KernelSymbols<'_>,
+    cache: &mut Cache,
+    module: &ModuleName,
+    conf: &Conf,
+) -> bool {
+    let (root, directory) = (scope.root, built_directory(module, scope.release));
     !conf.built.is_empty()
         && conf.built.iter().all(|built| {
-            find_file(root, &folder, &built.name).is_some_and(|(path, there)| {
-                let facts = facts_of(root, cache, &path, &there);
+            find_file(root, &directory, &built.name).is_some_and(|(path, there)| {
+                let system = facts_of(root, cache, &path, &there);
                 // What could not be read is not good: it is built again, and the old file stays in force.
-                facts.and_then(|facts| vermagic_of(&facts, scope.release, &path)).is_ok()
+                system.and_then(|system| vermagic_of(&system, scope.release, &path)).is_ok()
                     && !matches!(scope.symbols(cache, &path, &there, None), Ok(Err(_)))
             })
         })
@@ -258,7 +265,7 @@ pub fn built_files_good(scope: &Scope<'_>, cache: &mut Cache, module: &ModuleNam
 
 /// What is known of a build before any of it is installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum ProofStanding {
     /// Its files were made for this kernel, and find in it all that they take.
     Proven,
     /// Nothing speaks against it, but not all could be checked.
@@ -270,12 +277,12 @@ pub enum Standing {
 /// Proves the build of a module in the DKMS tree against what will be loaded before it; gives its signatures
 /// too.
 pub fn prove_built(
-    scope: &Scope<'_>,
+    scope: &KernelSymbols<'_>,
     cache: &mut Cache,
     module: &ModuleName,
     conf: &Conf,
-) -> (Standing, Vec<Signature>) {
-    let directory = built_folder(module, scope.release);
+) -> (ProofStanding, Vec<Signature>) {
+    let directory = built_directory(module, scope.release);
     let (mut flaws, mut unchecked, mut set, mut signatures) = (Vec::new(), None, Vec::new(), Vec::new());
     for built in &conf.built {
         match find_file(scope.root, &directory, &built.name) {
@@ -286,23 +293,23 @@ pub fn prove_built(
     let paths: Vec<(String, String)> =
         set.iter().map(|(name, path, _)| (name.clone(), path.clone())).collect();
     for (_, path, there) in &set {
-        let facts = match facts_of(scope.root, cache, path, there) {
-            Ok(facts) => facts,
+        let system = match facts_of(scope.root, cache, path, there) {
+            Ok(system) => system,
             Err(flaw) => {
                 flaws.push(flaw);
                 continue;
             }
         };
-        if let Err(flaw) = vermagic_of(&facts, scope.release, path) {
+        if let Err(flaw) = vermagic_of(&system, scope.release, path) {
             flaws.push(flaw);
             continue;
         }
-        if let Signature::Broken { reason } = &facts.signature {
+        if let Signature::Broken { reason } = &system.signature {
             flaws.push(Flaw::Damaged { path: path.clone(), reason: reason.clone() });
         }
         let judged =
-            scope.files_before(&facts.depends, &paths).and_then(|needs| scope.symbols_with(path, &needs));
-        signatures.push(facts.signature);
+            scope.files_before(&system.depends, &paths).and_then(|needs| scope.symbols_with(path, &needs));
+        signatures.push(system.signature);
         match judged {
             Ok(Ok(())) => {}
             Ok(Err(wrong @ Wrong::Version(_))) => flaws.push(Flaw::Symbols { path: path.clone(), wrong }),
@@ -314,9 +321,9 @@ pub fn prove_built(
         }
     }
     let standing = match (flaws.is_empty(), unchecked) {
-        (false, _) => Standing::Flawed(flaws),
-        (true, Some(reason)) => Standing::Unchecked(reason),
-        (true, None) => Standing::Proven,
+        (false, _) => ProofStanding::Flawed(flaws),
+        (true, Some(reason)) => ProofStanding::Unchecked(reason),
+        (true, None) => ProofStanding::Proven,
     };
     (standing, signatures)
 }
@@ -333,7 +340,7 @@ pub struct InstalledSet {
 /// The installed files with the names of a module, when all of them are proven as those of the version that
 /// dkms has installed, whichever that is; none when there is nothing that works.
 pub fn prove_installed(
-    scope: &Scope<'_>,
+    scope: &KernelSymbols<'_>,
     cache: &mut Cache,
     installed: &ModuleName,
     conf: &Conf,
@@ -354,7 +361,7 @@ pub fn prove_installed(
 /// # Errors
 /// With every flaw that was found.
 pub fn prove(
-    scope: &Scope<'_>,
+    scope: &KernelSymbols<'_>,
     cache: &mut Cache,
     module: &ModuleName,
     stage: Stage,
@@ -377,7 +384,7 @@ pub fn prove(
 }
 
 fn prove_one(
-    scope: &Scope<'_>,
+    scope: &KernelSymbols<'_>,
     cache: &mut Cache,
     module: &ModuleName,
     stage: Stage,
@@ -387,25 +394,25 @@ fn prove_one(
     let missing = || vec![Flaw::Missing { name: built.name.clone() }];
     let (path, there) = scope
         .installed()
-        .and_then(|folder| find_in(folder, &built.name))
+        .and_then(|directory| find_in(directory, &built.name))
         .map(|(file, there)| (scope.inside(&format!("{INSTALLED}/{file}")), there))
         .or_else(|| installed_file(root, scope.release, built))
         .ok_or_else(missing)?;
-    let facts = facts_of(root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
-    let vermagic = vermagic_of(&facts, scope.release, &path).map_err(|flaw| vec![flaw])?;
-    let mut proof = Proof::of_file(path, vermagic, &facts, &there, scope.now);
+    let system = facts_of(root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
+    let vermagic = vermagic_of(&system, scope.release, &path).map_err(|flaw| vec![flaw])?;
+    let mut proof = Proof::of_file(path, vermagic, &system, &there, scope.now);
     if stage != Stage::Installed {
         return Ok(proof);
     }
     let path = &proof.path;
     // dkms leaves an older version's file in place when a module has no version of its own, and says "installed".
-    let made = find_file(root, &built_folder(module, scope.release), &built.name)
+    let made = find_file(root, &built_directory(module, scope.release), &built.name)
         .and_then(|(path, there)| facts_of(root, cache, &path, &there).ok());
     match made {
         Some(made) if Some(&made.sha256) != proof.sha256.as_ref() => {
             return Err(vec![Flaw::Differs { path: path.clone() }]);
         }
-        // Outside of dkms's own folder it may be the kernel's own module of the same name.
+        // Outside of dkms's own directory it may be the kernel's own module of the same name.
         None if !is_dkms_own(path) => return Err(missing()),
         _ => {}
     }
@@ -418,7 +425,7 @@ fn prove_one(
     };
     let entry =
         entry.map_err(|instead| flaws.push(Flaw::NotListed { name: built.name.clone(), instead })).ok();
-    let checks = loads_with(scope, cache, &built.name, path, &there, &facts, entry.as_ref(), &mut flaws);
+    let checks = loads_with(scope, cache, &built.name, path, &there, &system, entry.as_ref(), &mut flaws);
     proof.checks.extend(checks);
     if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
 }
@@ -427,16 +434,16 @@ fn prove_one(
 /// and adds what is wrong.
 #[expect(clippy::too_many_arguments, reason = "each is a fact of one file, read once by the caller")]
 pub(super) fn loads_with(
-    scope: &Scope<'_>,
+    scope: &KernelSymbols<'_>,
     cache: &mut Cache,
     name: &str,
     path: &str,
     there: &Presence,
-    facts: &FileFacts,
-    entry: Option<&Entry>,
+    system: &FileFacts,
+    entry: Option<&DependencyEntry>,
     flaws: &mut Vec<Flaw>,
 ) -> Vec<Check> {
-    let depended = entry.map_or(Ok(None), |entry| scope.dependencies(name, &facts.depends, entry));
+    let depended = entry.map_or(Ok(None), |entry| scope.dependencies(name, &system.depends, entry));
     // Of modules that are not there nothing can be asked.
     let asked = entry.filter(|_| matches!(depended, Ok(None)));
     let symbols = match scope.symbols(cache, path, there, asked) {
@@ -449,8 +456,11 @@ pub(super) fn loads_with(
     };
     match depended {
         Ok(not_made) => {
-            let done =
-                [(Subject::Symbols, symbols), (Subject::ModulesDep, None), (Subject::Dependencies, not_made)];
+            let done = [
+                (ProofSubject::Symbols, symbols),
+                (ProofSubject::ModulesDep, None),
+                (ProofSubject::Dependencies, not_made),
+            ];
             done.map(|(check, not_made)| Check { check, not_made }).into()
         }
         Err(more) => {

@@ -18,13 +18,13 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::modfile::{self, ENDINGS};
-use super::plan::build_folder;
+use super::plan::build_directory;
 use super::proof::{INSTALLED, is_dkms_own};
 use super::tree::TREE;
 use super::{ModuleName, architecture};
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::limits::MODULE;
-use crate::sys::{FileError, Kind, Root};
+use crate::sys::{FileError, FileKind, Root};
 
 pub use recover::recover;
 
@@ -35,7 +35,7 @@ const JOURNAL: &str = "replacing-";
 
 /// A file with its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
+struct KnownFile {
     path: String,
     sha256: String,
 }
@@ -45,9 +45,9 @@ struct Known {
 pub struct Replacement {
     module: ModuleName,
     release: String,
-    new: Vec<Known>,
+    new: Vec<KnownFile>,
     /// All files with these names, whatever their ending.
-    old: Vec<Known>,
+    old: Vec<KnownFile>,
     /// The old files are proven: they may come back.
     old_proven: bool,
     /// The text of dkms's link before.
@@ -145,13 +145,13 @@ impl Replacement {
     fn add(&mut self, root: &Root, built: &str, path: &str) -> Result<(), FileError> {
         root.remove_tree(staged(path))?;
         root.copy(built, staged(path), 0o644, MODULE)?;
-        self.new.push(Known { path: path.to_owned(), sha256: modfile::sha256(root, &staged(path))? });
+        self.new.push(KnownFile { path: path.to_owned(), sha256: modfile::sha256(root, &staged(path))? });
         let (directory, name) = split(path);
         for ending in ENDINGS {
             let old = format!("{directory}/{}{ending}", stem(name).unwrap_or(name));
             match root.lookup_link(&old).stat().map(|stat| stat.kind) {
                 None => {}
-                Some(Kind::Folder) => {
+                Some(FileKind::Directory) => {
                     // It is not a module, and no file can take its place.
                     root.remove_tree(backup(&old))?;
                     root.rename(&old, split(&backup(&old)).1)?;
@@ -162,7 +162,7 @@ impl Replacement {
                     self.keep_original(root, &old)?;
                     // What cannot be read has no contents that could come back.
                     let sha256 = contents(root, &old).unwrap_or_default();
-                    self.old.push(Known { path: old, sha256 });
+                    self.old.push(KnownFile { path: old, sha256 });
                 }
             }
         }
@@ -201,7 +201,7 @@ impl Replacement {
     /// # Errors
     /// When one cannot be renamed; the old ones are back then, where that is possible.
     pub(super) fn switch(&self, root: &Root) -> Result<(), FileError> {
-        let rename = |new: &Known| root.rename(staged(&new.path), split(&new.path).1);
+        let rename = |new: &KnownFile| root.rename(staged(&new.path), split(&new.path).1);
         let done = self.new.iter().try_for_each(|new| rename(new).map(drop)).and_then(|()| self.sync(root));
         done.inspect_err(|_| self.go_back(root))
     }
@@ -238,7 +238,7 @@ impl Replacement {
         for path in self.superseded() {
             remove(root, path);
         }
-        settle_build(root, &build_folder(&self.module, &self.release), true);
+        settle_build(root, &build_directory(&self.module, &self.release), true);
         self.remove_traces(root);
     }
 
@@ -268,7 +268,7 @@ impl Replacement {
             tracing::warn!("{e}; the next run goes on from here");
             return;
         }
-        settle_build(root, &build_folder(&self.module, &self.release), false);
+        settle_build(root, &build_directory(&self.module, &self.release), false);
         self.remove_traces(root);
     }
 
@@ -286,7 +286,7 @@ impl Replacement {
     }
 
     fn way(&self, root: &Root) -> Way {
-        let there = |known: &Known, second: &dyn Fn(&str) -> String| {
+        let there = |known: &KnownFile, second: &dyn Fn(&str) -> String| {
             has(root, &known.path, &known.sha256) || has(root, &second(&known.path), &known.sha256)
         };
         let in_place = self.new.iter().all(|new| has(root, &new.path, &new.sha256));
@@ -388,7 +388,7 @@ mod tests {
     const FILES: [&str; 2] = ["left.ko", "right.ko.zst"];
 
     fn installed(name: &str) -> String {
-        format!("{}/{INSTALLED}/{name}", module_folder("K"))
+        format!("{}/{INSTALLED}/{name}", module_directory("K"))
     }
 
     /// Whatever was renamed before the end, and whether the old files were proven: afterwards all files and the link
@@ -428,7 +428,7 @@ mod tests {
             let version = root.read_link(&link).ok().map(|text| text.iter().next().unwrap().to_owned());
             let expected = if is_new { Some("2").filter(|_| !script) } else { Some("1") };
             assert_eq!(version.as_deref(), expected.map(AsRef::as_ref), "{case}");
-            let left = root.list(module_folder("K") + "/" + INSTALLED).unwrap();
+            let left = root.list(module_directory("K") + "/" + INSTALLED).unwrap();
             assert_eq!((left.len(), root.list(STATE).unwrap().len()), (2, 0), "{case}: {left:?}");
             assert_eq!(recover(&root, &[]), None, "{case}");
         }
@@ -448,9 +448,9 @@ mod tests {
         Replacement::stage(&root, &module, "K", &files, true, false).unwrap();
         let hidden = staged(&files[0].1);
         root.link(&hidden, split(&hidden).1.as_ref()).unwrap();
-        let before = root.list(module_folder("K") + "/" + INSTALLED).unwrap();
+        let before = root.list(module_directory("K") + "/" + INSTALLED).unwrap();
         recover(&root, &[]);
-        assert_eq!(root.list(module_folder("K") + "/" + INSTALLED).unwrap(), before);
+        assert_eq!(root.list(module_directory("K") + "/" + INSTALLED).unwrap(), before);
         assert_eq!(root.list(STATE).unwrap().len(), 1, "the journal stays");
         root.remove(&hidden).unwrap();
         recover(&root, &[]);

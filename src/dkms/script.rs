@@ -1,5 +1,5 @@
 //! A static reading of a `dkms.conf`: on which line something stands, and where a quote opens that nobody meant to be
-//! so long. It knows bash's quotes, comments and here-documents, and nothing of what a program does; whoever asks
+//! so long. It knows bash's quotes, comments and here-documents, and nothing of what a program does; anyone that asks
 //! believes bash first.
 
 /// The directives of a `dkms.conf`.

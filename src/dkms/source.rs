@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::sys::{Kind, Root, Stat};
+use crate::sys::{FileKind, Root, Stat};
 
 /// How many entries are looked at.
 const ENTRY_LIMIT: usize = 20_000;
@@ -23,7 +23,7 @@ impl Trust {
     fn broken(&self, stat: &Stat) -> Option<String> {
         let writes = |bit: u32| stat.mode & bit != 0;
         match self {
-            _ if stat.kind == Kind::Link => None,
+            _ if stat.kind == FileKind::Link => None,
             _ if writes(0o002) => Some("everybody can write it".to_owned()),
             Trust::Users(users) if !users.contains(&stat.owner) => {
                 Some(format!("it belongs to user {}", stat.owner))
@@ -37,10 +37,10 @@ impl Trust {
     }
 }
 
-/// A file or folder that another user can write.
+/// A file or directory that another user can write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Writable {
-    /// Below the source folder; empty for the folder itself.
+    /// Below the source directory; empty for the directory itself.
     pub path: PathBuf,
     /// Who can.
     pub why: String,
@@ -49,15 +49,15 @@ pub struct Writable {
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SourceFiles {
-    /// A `Makefile` or `Kbuild` is in the folder itself.
+    /// A `Makefile` or `Kbuild` is in the directory itself.
     pub makefile: bool,
     /// There is something to compile, or to unpack and compile.
     pub sources: bool,
-    /// Compiled modules, below the folder.
+    /// Compiled modules, below the directory.
     pub compiled: Vec<PathBuf>,
     /// What another user can write.
     pub writable: Vec<Writable>,
-    /// Folders that could not be looked into.
+    /// Directories that could not be looked into.
     pub unseen: Vec<String>,
     /// There was more than is looked at.
     pub cut: bool,
@@ -69,15 +69,15 @@ impl SourceFiles {
         self.unseen.is_empty() && !self.cut
     }
 
-    /// Looks at the files of a folder.
-    pub fn observe(root: &Root, folder: &Path, trust: &Trust) -> SourceFiles {
+    /// Looks at the files of a directory.
+    pub fn observe(root: &Root, directory: &Path, trust: &Trust) -> SourceFiles {
         let mut found = SourceFiles::default();
-        // A link that leads to the folder has been followed once, by whoever gave it.
-        found.judge(root.lookup(folder).stat(), PathBuf::new(), trust);
+        // A link that leads to the directory has been followed once, by anyone that gave it.
+        found.judge(root.lookup(directory).stat(), PathBuf::new(), trust);
         let mut waiting = vec![(PathBuf::new(), 0)];
         let mut entries = 0;
         while let Some((below, depth)) = waiting.pop() {
-            let listed = match root.list(folder.join(&below)) {
+            let listed = match root.list(directory.join(&below)) {
                 Ok(listed) => listed,
                 Err(e) => {
                     found.unseen.push(e.to_string());
@@ -91,14 +91,14 @@ impl SourceFiles {
                     return found;
                 }
                 let path = below.join(&entry.name);
-                found.judge(root.lookup_link(folder.join(&path)).stat(), path.clone(), trust);
+                found.judge(root.lookup_link(directory.join(&path)).stat(), path.clone(), trust);
                 match entry.kind {
-                    Kind::Folder if depth >= DEPTH_LIMIT => found.cut = true,
+                    FileKind::Directory if depth >= DEPTH_LIMIT => found.cut = true,
                     // What git keeps is no source, and there is much of it.
-                    Kind::Folder if entry.name == ".git" => {}
-                    Kind::Folder => waiting.push((path, depth + 1)),
-                    Kind::File | Kind::Link => found.sort(path, depth == 0),
-                    Kind::Other => {}
+                    FileKind::Directory if entry.name == ".git" => {}
+                    FileKind::Directory => waiting.push((path, depth + 1)),
+                    FileKind::File | FileKind::Link => found.sort(path, depth == 0),
+                    FileKind::Other => {}
                 }
             }
         }

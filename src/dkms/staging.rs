@@ -10,14 +10,14 @@
 use std::path::PathBuf;
 
 use super::modfile::{self, ENDINGS};
-use super::plan::{build_folder, built_folder};
+use super::plan::{build_directory, built_directory};
 use super::proof::find_file;
 use super::replace::STATE;
 use super::tree::TREE;
 use super::{Conf, ModuleName, architecture};
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::limits::{KERNEL_LIST, MODULE};
-use crate::sys::{FileError, Kind, Presence, Root};
+use crate::sys::{FileError, FileKind, Presence, Root};
 
 /// Where they are: each begins with this name in the state directory.
 pub(super) const STAGING: &str = "staging-";
@@ -44,11 +44,11 @@ impl<'a> Staging<'a> {
         let base = format!("{STATE}/{STAGING}{}-{}-{release}", module.name, module.version);
         let staging = Staging { root, module, release, base };
         root.remove_tree(&staging.base)?;
-        let (own, kernel_directory) = (architecture(), module_folder(release));
+        let (own, kernel_directory) = (architecture(), module_directory(release));
         let version = format!("{}/{}/{}", staging.dkms_tree(), module.name, module.version);
         let source = format!("{TREE}/{}/{}/source", module.name, module.version);
         staging.link(&format!("{version}/source"), &source)?;
-        staging.link(&format!("{version}/{release}/{own}"), &build_folder(module, release))?;
+        staging.link(&format!("{version}/{release}/{own}"), &build_directory(module, release))?;
         let kernel = format!("{}/{release}", staging.install_tree());
         for name in ["build", "modules.dep"] {
             let path = format!("{kernel_directory}/{name}");
@@ -81,14 +81,14 @@ impl<'a> Staging<'a> {
     }
 
     fn built_endings(&self) -> Result<Vec<&'static str>, FileError> {
-        let files = self.root.list_optional(built_folder(self.module, self.release))?;
+        let files = self.root.list_optional(built_directory(self.module, self.release))?;
         let ends = |ending: &&str| files.iter().any(|f| f.text().is_some_and(|name| name.ends_with(*ending)));
         Ok(ENDINGS[1..].iter().copied().filter(ends).collect())
     }
 
     /// The kernel's own files with the names of the module, below the module directory.
     fn originals(&self, conf: &Conf) -> Result<Vec<String>, FileError> {
-        let kernel_directory = module_folder(self.release);
+        let kernel_directory = module_directory(self.release);
         let order =
             self.root.read_optional_within(format!("{kernel_directory}/modules.order"), KERNEL_LIST)?;
         let order = order.unwrap_or_default();
@@ -98,7 +98,7 @@ impl<'a> Staging<'a> {
             if conf.built.iter().any(|built| built.name == name)
                 && let Some((path, Presence::There(stat))) =
                     find_file(self.root, &format!("{kernel_directory}/{directory}"), name)
-                && stat.kind == Kind::File
+                && stat.kind == FileKind::File
             {
                 found.extend(path.strip_prefix(&format!("{kernel_directory}/")).map(str::to_owned));
             }
@@ -114,7 +114,7 @@ impl<'a> Staging<'a> {
     pub(super) fn installed(&self, conf: &Conf) -> Result<Option<Vec<(String, String)>>, FileError> {
         let link =
             format!("{}/{}/kernel-{}-{}", self.dkms_tree(), self.module.name, self.release, architecture());
-        if !self.root.lookup_link(link).is(Kind::Link) {
+        if !self.root.lookup_link(link).is(FileKind::Link) {
             return Ok(None);
         }
         let kernel = format!("{}/{}", self.install_tree(), self.release);
@@ -122,34 +122,35 @@ impl<'a> Staging<'a> {
         self.walk(&kernel, &mut there)?;
         let mut files = Vec::new();
         for built in &conf.built {
-            let Some((path, _)) = find_file(self.root, &built_folder(self.module, self.release), &built.name)
+            let Some((path, _)) =
+                find_file(self.root, &built_directory(self.module, self.release), &built.name)
             else {
                 return Ok(None);
             };
             let name = path.rsplit('/').next().unwrap_or(&path);
             let sha256 = modfile::sha256(self.root, &path)?;
-            let is_it = |(at, kind): &&(String, Kind)| {
+            let is_it = |(at, kind): &&(String, FileKind)| {
                 at.rsplit('/').next() == Some(name)
                     // With symlink_modules, dkms links to the built file.
-                    && (*kind == Kind::Link
+                    && (*kind == FileKind::Link
                         || modfile::sha256(self.root, at).is_ok_and(|of| of == sha256))
             };
             match there.iter().find(is_it).and_then(|(at, _)| at.strip_prefix(&format!("{kernel}/"))) {
-                Some(below) => files.push((path, format!("{}/{below}", module_folder(self.release)))),
+                Some(below) => files.push((path, format!("{}/{below}", module_directory(self.release)))),
                 None => return Ok(None),
             }
         }
         Ok(Some(files).filter(|files| !files.is_empty()))
     }
 
-    fn walk(&self, directory: &str, found: &mut Vec<(String, Kind)>) -> Result<(), FileError> {
+    fn walk(&self, directory: &str, found: &mut Vec<(String, FileKind)>) -> Result<(), FileError> {
         for entry in self.root.list_optional(directory)? {
             let Some(name) = entry.text() else { continue };
             let path = format!("{directory}/{name}");
             match entry.kind {
-                Kind::Folder => self.walk(&path, found)?,
-                Kind::File | Kind::Link => found.push((path, entry.kind)),
-                Kind::Other => {}
+                FileKind::Directory => self.walk(&path, found)?,
+                FileKind::File | FileKind::Link => found.push((path, entry.kind)),
+                FileKind::Other => {}
             }
         }
         Ok(())

@@ -51,7 +51,7 @@ pub enum Wrong {
 
 /// A symbol that the kernel alone cannot answer for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Open<'a> {
+pub struct OpenSymbol<'a> {
     name: &'a [u8],
     need: SymbolUse,
     /// `Module.symvers` knows it, of a module.
@@ -141,7 +141,7 @@ impl<'a> Symbols<'a> {
         &self,
         list: &[u8],
         own: impl Fn(&str) -> bool,
-    ) -> Result<Option<Vec<Open<'a>>>, Wrong> {
+    ) -> Result<Option<Vec<OpenSymbol<'a>>>, Wrong> {
         let (mut left, mut open, mut whole) = (self.needs.clone(), Vec::new(), false);
         let mut wrong = None;
         for line in list.split(|b| *b == b'\n') {
@@ -158,13 +158,13 @@ impl<'a> Symbols<'a> {
             if module == b"vmlinux" {
                 wrong = wrong.or_else(|| (!same).then(|| Wrong::Version(text(name))));
             } else if !same || !own(&module_name(module)) {
-                open.push(Open { name: borrowed(&self.needs, name), need, known: true });
+                open.push(OpenSymbol { name: borrowed(&self.needs, name), need, known: true });
             }
         }
         if !whole {
             return Ok(None);
         }
-        open.extend(left.into_iter().map(|(name, need)| Open { name, need, known: false }));
+        open.extend(left.into_iter().map(|(name, need)| OpenSymbol { name, need, known: false }));
         wrong.map_or(Ok(Some(open)), Err)
     }
 }
@@ -212,14 +212,14 @@ fn borrowed<'a>(needs: &BTreeMap<&'a [u8], SymbolUse>, name: &[u8]) -> &'a [u8] 
 /// What the modules that a module is loaded on top of answer, asked one after the other.
 #[derive(Debug)]
 pub struct Answers<'o, 'a> {
-    open: &'o [Open<'a>],
+    open: &'o [OpenSymbol<'a>],
     /// Whether one of them has each symbol, and whether in the right version.
     found: Vec<(bool, bool)>,
 }
 
 impl<'o, 'a> Answers<'o, 'a> {
     /// Nobody was asked yet.
-    pub fn new(open: &'o [Open<'a>]) -> Answers<'o, 'a> {
+    pub fn new(open: &'o [OpenSymbol<'a>]) -> Answers<'o, 'a> {
         Answers { open, found: vec![(false, false); open.len()] }
     }
 

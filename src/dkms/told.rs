@@ -64,13 +64,13 @@ pub struct Told {
 /// When the `dkms.conf` is absent ([`ConfError::Unusable`]), or one of the files cannot be read or is too large.
 pub fn files(
     root: &Root,
-    folder: &Path,
+    directory: &Path,
     module: Option<&ModuleName>,
     release: &str,
 ) -> Result<Vec<(PathBuf, Vec<u8>)>, ConfError> {
-    let main = folder.join("dkms.conf");
+    let main = directory.join("dkms.conf");
     match module {
-        Some(module) => conf::files(root, folder, module, release),
+        Some(module) => conf::files(root, directory, module, release),
         None => match root.read_within(&main, TEXT) {
             Ok(bytes) => Ok(vec![(main, bytes)]),
             Err(e) if e.is_absent() => Err(ConfError::Unusable(e.to_string())),
@@ -93,9 +93,11 @@ pub fn tell(
     let nameless = ModuleName { name: String::new(), version: String::new() };
     let ask = |module: &ModuleName| -> Result<Told, ConfError> {
         let answer = conf::evaluate(root, tools, module, release, files)?;
-        let config =
-            conf::kernel_config(root, &format!("{}/build", crate::kernel::inventory::module_folder(release)));
-        from_answer(&answer, release, config.as_deref(), &spelt(root, files))
+        let config = conf::kernel_config(
+            root,
+            &format!("{}/build", crate::kernel::inventory::module_directory(release)),
+        );
+        from_answer(&answer, release, config.as_deref(), &display(root, files))
     };
     let told = ask(module.unwrap_or(&nameless))?;
     let asks_its_name =
@@ -111,9 +113,9 @@ fn contains(bytes: &[u8], word: &[u8]) -> bool {
 }
 
 /// The files as bash was told of them.
-fn spelt(root: &Root, files: &[(PathBuf, Vec<u8>)]) -> Vec<String> {
-    let spell = |path: &PathBuf| root.real_path(path).unwrap_or_else(|_| root.spell(path));
-    files.iter().map(|(path, _)| spell(path).to_string_lossy().into_owned()).collect()
+fn display(root: &Root, files: &[(PathBuf, Vec<u8>)]) -> Vec<String> {
+    let shown_path = |path: &PathBuf| root.real_path(path).unwrap_or_else(|_| root.shown_path(path));
+    files.iter().map(|(path, _)| shown_path(path).to_string_lossy().into_owned()).collect()
 }
 
 fn from_answer(

@@ -1,11 +1,11 @@
 //! The programs that a kernel's modules are built with, as the configuration of its headers names them.
 
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::sys::Root;
 
 /// The configuration of a kernel's headers; empty where there is none to read, and the usual programs count.
 pub fn config(root: &Root, release: &str) -> Vec<u8> {
-    let build = format!("{}/build", module_folder(release));
+    let build = format!("{}/build", module_directory(release));
     let files = [".config", "include/config/auto.conf"].map(|file| format!("{build}/{file}"));
     // Without it nothing is known to be missing, and the build says what is.
     files.iter().find_map(|file| root.read(file).ok()).unwrap_or_default()

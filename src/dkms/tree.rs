@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ModuleName, architecture, compare_versions, is_usable_name};
 use crate::kernel::inventory::Oddity;
-use crate::sys::{Folder, Kind, Listed, Presence, Root};
+use crate::sys::{Directory, FileKind, Listed, Presence, Root};
 
 /// Where a dkms that nobody configured keeps its tree.
 pub const TREE: &str = "/var/lib/dkms";
@@ -20,7 +20,7 @@ pub const SOURCES: &str = "/usr/src";
 pub enum Stage {
     /// Registered only.
     Added,
-    /// A folder for the kernel is there without built files: dkms answers 3 for ever.
+    /// A directory for the kernel is there without built files: dkms answers 3 for ever.
     HalfBuilt,
     /// Built files are in the tree.
     Built,
@@ -28,11 +28,11 @@ pub enum Stage {
     Installed,
 }
 
-/// The source folder of a module.
+/// The source directory of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// It is there, at this path inside the root.
-    Folder {
+    Directory {
         /// Inside the root.
         path: PathBuf,
         /// The text of the link means the same from outside the root as from inside.
@@ -43,7 +43,7 @@ pub enum Source {
         /// Why.
         reason: String,
     },
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown {
         /// Why.
         reason: String,
@@ -57,7 +57,7 @@ pub struct Registered {
     pub module: ModuleName,
     /// Its source.
     pub source: Source,
-    /// Kernel releases (of this architecture) with a folder, and whether `module/` is in it.
+    /// Kernel releases (of this architecture) with a directory, and whether `module/` is in it.
     pub builds: BTreeMap<String, bool>,
 }
 
@@ -124,22 +124,22 @@ impl Tree {
         self.installed.get(&(name.to_owned(), release.to_owned())).map(String::as_str)
     }
 
-    fn usable(&mut self, folder: &str, entry: &Listed) -> Option<String> {
+    fn usable(&mut self, directory: &str, entry: &Listed) -> Option<String> {
         let shown = entry.name.to_string_lossy().escape_debug().to_string();
         match entry.text().filter(|n| is_usable_name(n)) {
             Some(name) => Some(name.to_owned()),
             None if shown.starts_with('.') => None,
             None => {
                 let what = "has a name that dkms cannot take; it is left alone".to_owned();
-                self.oddities.push(Oddity { path: format!("{folder}/{shown}"), what });
+                self.oddities.push(Oddity { path: format!("{directory}/{shown}"), what });
                 None
             }
         }
     }
 
     fn read_module(&mut self, root: &Root, name: &str, architecture: &str) {
-        let folder = format!("{TREE}/{name}");
-        let entries = match root.list(&folder) {
+        let directory = format!("{TREE}/{name}");
+        let entries = match root.list(&directory) {
             Ok(entries) => entries,
             Err(e) => {
                 self.unreadable.get_or_insert(e.to_string());
@@ -148,25 +148,25 @@ impl Tree {
         };
         let mut versions = Vec::new();
         // A failed read is in `Root::unread`; see `claimed_version` for the rest.
-        let opened = root.open_folder(&folder).ok();
+        let opened = root.open_directory(&directory).ok();
         for entry in &entries {
             let text = entry.text().unwrap_or_default();
             if let Some(kernel) = text.strip_prefix("kernel-").and_then(|k| k.strip_suffix(architecture)) {
                 let Some(release) = kernel.strip_suffix('-') else {
                     continue;
                 };
-                if entry.kind == Kind::Link
+                if entry.kind == FileKind::Link
                     && let Some(version) = opened
                         .as_ref()
-                        .and_then(|folder| claimed_version(folder, text, release, architecture))
+                        .and_then(|directory| claimed_version(directory, text, release, architecture))
                 {
                     self.installed.insert((name.to_owned(), release.to_owned()), version);
                 }
             } else if text != "original_module"
                 && !text.starts_with("kernel-")
-                && is_directory(root, &folder, entry)
+                && is_directory(root, &directory, entry)
             {
-                versions.extend(self.usable(&folder, entry));
+                versions.extend(self.usable(&directory, entry));
             }
         }
         versions.sort_by(|a, b| compare_versions(b, a));
@@ -185,18 +185,23 @@ impl Tree {
 /// the root, so that no symlink leads out of it.
 fn is_directory(root: &Root, parent: &str, entry: &Listed) -> bool {
     match entry.kind {
-        Kind::Folder => true,
-        Kind::Link => {
-            entry.text().is_some_and(|name| root.lookup(format!("{parent}/{name}")).is(Kind::Folder))
+        FileKind::Directory => true,
+        FileKind::Link => {
+            entry.text().is_some_and(|name| root.lookup(format!("{parent}/{name}")).is(FileKind::Directory))
         }
-        Kind::File | Kind::Other => false,
+        FileKind::File | FileKind::Other => false,
     }
 }
 
 /// The version in the text of a `kernel-K-A` link, when it is the relative `VERSION/K/A` that dkms writes.
-fn claimed_version(folder: &Folder<'_>, link: &str, release: &str, architecture: &str) -> Option<String> {
+fn claimed_version(
+    directory: &Directory<'_>,
+    link: &str,
+    release: &str,
+    architecture: &str,
+) -> Option<String> {
     // A link that cannot be read claims nothing: the module then counts as not installed, which is looked into.
-    let text = folder.read_link(link).ok()?;
+    let text = directory.read_link(link).ok()?;
     let rest = Path::new(release).join(architecture);
     let version = text.to_str()?.strip_suffix(rest.to_str()?)?.strip_suffix('/')?;
     is_usable_name(version).then(|| version.to_owned())
@@ -208,17 +213,17 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
     let broken = |reason: String| Some(Source::Broken { reason });
     let unknown = |reason: String| Some(Source::Unknown { reason });
     let text = match root.lookup_link(&link) {
-        Presence::There(s) if s.kind == Kind::Link => match root.read_link(&link) {
+        Presence::There(s) if s.kind == FileKind::Link => match root.read_link(&link) {
             Ok(text) => text,
             Err(e) => return unknown(e.to_string()),
         },
         Presence::Unreadable(e) => return unknown(e.to_string()),
-        // A folder or nothing in the place of the link: broken when the source is there, else not listed.
+        // A directory or nothing in the place of the link: broken when the source is there, else not listed.
         other => {
             let sources = format!("{SOURCES}/{}-{}", module.name, module.version);
             return match root.lookup(&sources) {
                 Presence::Absent if matches!(other, Presence::Absent) => None,
-                _ => broken(format!("{} is no link", root.spell(&link).display())),
+                _ => broken(format!("{} is no link", root.shown_path(&link).display())),
             };
         }
     };
@@ -229,25 +234,25 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
     };
     let portable = root.host_finds(&link, &path);
     match root.lookup(&path) {
-        Presence::There(s) if s.kind == Kind::Folder => Some(Source::Folder { path, portable }),
+        Presence::There(s) if s.kind == FileKind::Directory => Some(Source::Directory { path, portable }),
         Presence::Unreadable(e) => unknown(e.to_string()),
-        _ => broken(format!("the source folder {} is gone", text.display())),
+        _ => broken(format!("the source directory {} is gone", text.display())),
     }
 }
 
 fn builds(root: &Root, module: &ModuleName, architecture: &str) -> BTreeMap<String, bool> {
-    let folder = format!("{TREE}/{}/{}", module.name, module.version);
+    let directory = format!("{TREE}/{}/{}", module.name, module.version);
     let mut builds = BTreeMap::new();
     // What cannot be listed is not built as far as we can prove, and a build will say why.
-    for entry in root.list(&folder).unwrap_or_default() {
-        let Some(release) = entry.text().filter(|_| entry.kind == Kind::Folder) else {
+    for entry in root.list(&directory).unwrap_or_default() {
+        let Some(release) = entry.text().filter(|_| entry.kind == FileKind::Directory) else {
             continue;
         };
         if !release.starts_with(|c: char| c.is_ascii_digit()) || !release.contains('.') {
             continue;
         }
-        let kernel = format!("{folder}/{release}/{architecture}");
-        let is_built = root.lookup(format!("{kernel}/module")).is(Kind::Folder);
+        let kernel = format!("{directory}/{release}/{architecture}");
+        let is_built = root.lookup(format!("{kernel}/module")).is(FileKind::Directory);
         if is_built || root.lookup(&kernel).is_there() {
             builds.insert(release.to_owned(), is_built);
         }

@@ -1,6 +1,6 @@
 //! `dkms unbuild`: takes a module off one kernel, and leaves it registered.
 //!
-//! What 3.0.10 does for a kernel whose folder is gone, as tried: with the module's source in place it removes the
+//! What 3.0.10 does for a kernel whose directory is gone, as tried: with the module's source in place it removes the
 //! installed file (where one is left), the `kernel-K-A` link, the kernel's original and `V/K`, and exits with 0, also
 //! when it is called again. Without the source or its dkms.conf it exits with 4, with a dkms.conf that is not valid
 //! with 8, and does nothing. Where not every file that dkms.conf names is in `V/K/A/module` it exits with 0 and does
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::conf::ConfError;
 use super::{Cache, ModuleName, Source, Tree, build, call, conf};
-use crate::kernel::inventory::{MODULES, module_folder};
+use crate::kernel::inventory::{MODULES, module_directory};
 use crate::sys::{Ended, Root, Tools};
 
 /// Longer than the scripts of any module take; dkms itself is done in less than a second.
@@ -61,7 +61,7 @@ pub fn run(
         let headers: PathBuf = modules.join(release).join("build");
         child = call::in_root(root, child)?.arg("--kernelsourcedir").arg(headers);
     }
-    tracing::debug!("{} ({})", child.spelt(), module_folder(release));
+    tracing::debug!("{} ({})", child.display(), module_directory(release));
     // It takes away link, file and build one after the other; what a stop would leave is removed by the next run, and
     // it is over in a moment.
     let done = child.uninterruptible().run().map_err(|e| format!("dkms cannot be started: {e}"))?;

@@ -56,17 +56,17 @@ impl Autoinstall {
 
 /// What a version makes of a `dkms.conf`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
+pub struct DkmsRules {
     /// How `AUTOINSTALL` is understood.
     pub autoinstall: Autoinstall,
     /// `BUILD_EXCLUSIVE_KERNEL_MIN` and `_MAX` are looked at.
     pub knows_ranges: bool,
 }
 
-impl Rules {
+impl DkmsRules {
     /// Those of a version; one that is not known is taken for a new one.
-    pub fn of_version(version: Option<&str>) -> Rules {
-        Rules {
+    pub fn of_version(version: Option<&str>) -> DkmsRules {
+        DkmsRules {
             autoinstall: Autoinstall::of_version(version),
             knows_ranges: version.is_none_or(|version| compare_versions(version, RANGES).is_ge()),
         }
@@ -74,10 +74,10 @@ impl Rules {
 }
 
 /// The rules of the installed dkms.
-pub fn rules(tools: &Tools, cache: &mut Cache) -> Rules {
+pub fn rules(tools: &Tools, cache: &mut Cache) -> DkmsRules {
     let look = || tools.text("dkms").as_deref().and_then(find);
     let version = tools.identity("dkms").and_then(|identity| cache.dkms_version(&identity, look));
-    Rules::of_version(version.as_deref())
+    DkmsRules::of_version(version.as_deref())
 }
 
 /// The first `dkms-1.2.3` in a text.
@@ -113,7 +113,7 @@ mod tests {
     fn values_by_version() {
         let rule = |version| Autoinstall::of_version(Some(version));
         assert_eq!((rule("3.0.10"), rule("3.1.6")), (Autoinstall::AnyWord, Autoinstall::AnyWord));
-        let ranges = |version| Rules::of_version(version).knows_ranges;
+        let ranges = |version| DkmsRules::of_version(version).knows_ranges;
         assert!(!ranges(Some("3.0.10")) && ranges(Some("3.0.11")) && ranges(Some("3.2.1")) && ranges(None));
         assert_eq!((rule("3.1.7"), rule("3.2.1")), (Autoinstall::YesOrNo, Autoinstall::YesOrNo));
         let table = [

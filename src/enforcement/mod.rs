@@ -16,7 +16,7 @@ pub use config::KernelConfig;
 pub use observe::{KernelFacts, Machine};
 pub use patch::Patch;
 pub use running::{Runtime, now};
-pub use verdict::{Boot, Verdict, at_boot};
+pub use verdict::{Boot, EnforcementVerdict, at_boot};
 
 /// What a fact says, when it may be missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Tri {
     Yes,
     /// No.
     No,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
 }
 
@@ -67,13 +67,13 @@ pub enum SecureBoot {
     On,
     /// It is off, or the firmware has none.
     Off,
-    /// It cannot be told: an image, or variables that cannot be read.
+    /// It cannot be determined: an image, or variables that cannot be read.
     Unknown,
 }
 
 /// What the signature of a module is worth to a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ModuleKind {
     /// Signed by a key that the kernel trusts.
     Trusted,
     /// Without a signature that the kernel looks at.
@@ -89,7 +89,7 @@ pub enum Kind {
 /// Why a module is refused, as the system call says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum Refusal {
+pub enum LoadRefusal {
     /// No trusted signature, and one is demanded; or a damaged module.
     EKeyRejected,
     /// Lockdown, or no module is loaded at all any more.
@@ -100,52 +100,52 @@ pub enum Refusal {
     EBadMsg,
 }
 
-impl Refusal {
+impl LoadRefusal {
     /// Its name, as errno(3) has it.
     pub fn name(self) -> &'static str {
         match self {
-            Refusal::EKeyRejected => "EKEYREJECTED",
-            Refusal::EPerm => "EPERM",
-            Refusal::EAcces => "EACCES",
-            Refusal::EBadMsg => "EBADMSG",
+            LoadRefusal::EKeyRejected => "EKEYREJECTED",
+            LoadRefusal::EPerm => "EPERM",
+            LoadRefusal::EAcces => "EACCES",
+            LoadRefusal::EBadMsg => "EBADMSG",
         }
     }
 }
 
 /// What happens to a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LoadOutcome {
     /// It loads.
     Loads,
     /// It loads, and taints the kernel: `E`, unsigned module.
     Taints,
     /// It is refused; none when it depends on a missing fact how.
-    Refused(Option<Refusal>),
+    Refused(Option<LoadRefusal>),
     /// It depends on a missing fact.
     Unknown,
 }
 
-impl Outcome {
+impl LoadOutcome {
     /// One word for reports.
     pub fn word(self) -> &'static str {
         match self {
-            Outcome::Loads => "loads",
-            Outcome::Taints => "taints",
-            Outcome::Refused(_) => "refused",
-            Outcome::Unknown => "unknown",
+            LoadOutcome::Loads => "loads",
+            LoadOutcome::Taints => "taints",
+            LoadOutcome::Refused(_) => "refused",
+            LoadOutcome::Unknown => "unknown",
         }
     }
 
     /// The error, when it is refused and that is known.
-    pub fn error(self) -> Option<Refusal> {
+    pub fn error(self) -> Option<LoadRefusal> {
         match self {
-            Outcome::Refused(error) => error,
+            LoadOutcome::Refused(error) => error,
             _ => None,
         }
     }
 
     /// The module will be there.
     pub fn is_loaded(self) -> bool {
-        matches!(self, Outcome::Loads | Outcome::Taints)
+        matches!(self, LoadOutcome::Loads | LoadOutcome::Taints)
     }
 }

@@ -1,12 +1,12 @@
 //! The facts of a root that verdicts are made from.
 
-use crate::cmdline::parameter::{Arguments, Dialect};
+use crate::cmdline::parameter::{Dialect, KernelArguments};
 use crate::cmdline::{PARAMETER, Switch};
 use crate::dkms::Cache;
-use crate::kernel::inventory::{IMAGES, module_folder};
+use crate::kernel::inventory::{IMAGES, module_directory};
 use crate::limits::{KERNEL_LIST, TEXT};
 use crate::sys::root::READ_LIMIT;
-use crate::sys::{Kind, Presence, Root, RootKind, efi};
+use crate::sys::{FileKind, Presence, Root, RootKind, efi};
 
 use super::verdict::dialect_of;
 use super::{Boot, KernelConfig, Patch, Runtime, SecureBoot, patch};
@@ -164,13 +164,13 @@ pub fn module_taint(root: &Root, module: &str) -> Option<String> {
         return None;
     }
     // The kernel knows modules with underscores.
-    let folder = format!("/sys/module/{}", module.replace('-', "_"));
+    let directory = format!("/sys/module/{}", module.replace('-', "_"));
     // A built-in module has no `initstate`.
-    if !root.lookup(format!("{folder}/initstate")).is_there() {
+    if !root.lookup(format!("{directory}/initstate")).is_there() {
         return None;
     }
     // Only reported; a failed read is in `Root::unread`.
-    let letters = pseudo_file(root, &format!("{folder}/taint")).unwrap_or_default();
+    let letters = pseudo_file(root, &format!("{directory}/taint")).unwrap_or_default();
     Some(String::from_utf8_lossy(&letters).trim().to_owned())
 }
 
@@ -191,7 +191,7 @@ impl KernelFacts {
     pub fn observe(root: &Root, cache: &mut Cache, release: &str, image: Option<&str>) -> KernelFacts {
         let version = patch::version(release);
         let config = file_within(root, &format!("{IMAGES}/config-{release}"), TEXT);
-        let modinfo = format!("{}/modules.builtin.modinfo", module_folder(release));
+        let modinfo = format!("{}/modules.builtin.modinfo", module_directory(release));
         let modinfo = file_within(root, &modinfo, KERNEL_LIST);
         let known = modinfo.map_or(Patch::Unknown, |bytes| patch::from_modinfo(&bytes, version));
         KernelFacts {
@@ -217,7 +217,7 @@ impl KernelFacts {
 
     /// What a command line says of `module.sig_unenforce` to this kernel.
     pub fn switch(&self, line: &[u8]) -> Switch {
-        Arguments::read(line).switch(PARAMETER, self.dialect())
+        KernelArguments::read(line).switch(PARAMETER, self.dialect())
     }
 
     /// How it reads its command line.
@@ -240,14 +240,14 @@ impl KernelFacts {
 
 fn from_image(root: &Root, cache: &mut Cache, image: &str, version: Option<[u32; 3]>) -> Patch {
     let path = format!("{IMAGES}/{image}");
-    let Some(stat) = root.lookup(&path).stat().filter(|s| s.kind == Kind::File) else {
+    let Some(stat) = root.lookup(&path).stat().filter(|s| s.kind == FileKind::File) else {
         return Patch::Unknown;
     };
     let look = || {
         let read = root.open_watched(&path, u64::MAX).map_err(|e| e.to_string());
         let found = read.and_then(|file| patch::from_image(std::io::BufReader::new(file)));
         found.or_else(|reason| {
-            tracing::debug!("{}: {reason}", root.spell(&path).display());
+            tracing::debug!("{}: {reason}", root.shown_path(&path).display());
             // That it could not be read is not kept; what is not a kernel image remains one that says nothing.
             if root.has_unread(&path) { Err(reason) } else { Ok(None) }
         })

@@ -27,7 +27,7 @@ pub enum Patch {
     V2,
     /// The kernel does not know the parameter.
     Absent,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
 }
 

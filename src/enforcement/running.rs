@@ -1,8 +1,8 @@
 //! The verdict on the running kernel: its own parameters count, which can be written at run time.
 
 use super::verdict::{Reasons, at_boot, dialect, is_lenient};
-use super::{Boot, Patch, SecureBoot, Tri, Verdict};
-use crate::cmdline::parameter::Arguments;
+use super::{Boot, EnforcementVerdict, Patch, SecureBoot, Tri};
+use crate::cmdline::parameter::KernelArguments;
 use crate::cmdline::{PARAMETER, Switch};
 
 /// What the running kernel says of itself; none where that cannot be read.
@@ -22,7 +22,7 @@ pub struct Runtime {
 
 /// The verdict on the running kernel. What it says of itself counts; `boot` (with `/proc/cmdline` as its line) only
 /// where it says nothing: parameters can be written at run time.
-pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> Verdict {
+pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> EnforcementVerdict {
     let started = at_boot(boot);
     let mut reasons = Reasons::default();
     let checked = match (runtime.sig_enforce, started.checked) {
@@ -43,7 +43,9 @@ pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> Verdict {
         }
     };
     let ima = match runtime.ima {
-        Some(true) if !is_lenient(&Arguments::read(boot.line)) || boot.secure_boot == SecureBoot::On => {
+        Some(true)
+            if !is_lenient(&KernelArguments::read(boot.line)) || boot.secure_boot == SecureBoot::On =>
+        {
             reasons.because("the IMA policy in force appraises modules");
             Tri::Yes
         }
@@ -75,7 +77,7 @@ pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> Verdict {
         reasons.because("the kernel was built without module signatures: it loads every module");
     }
     let demanded = Tri::of(runtime.sig_enforce).or(started.demanded);
-    Verdict {
+    EnforcementVerdict {
         disabled,
         ima,
         checked,
@@ -87,8 +89,13 @@ pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> Verdict {
     }
 }
 
-fn enforced_now(boot: &Boot<'_>, runtime: &Runtime, started: &Verdict, reasons: &mut Reasons) -> Tri {
-    let in_line = Arguments::read(boot.line).switch(PARAMETER, dialect(boot)) == Switch::On;
+fn enforced_now(
+    boot: &Boot<'_>,
+    runtime: &Runtime,
+    started: &EnforcementVerdict,
+    reasons: &mut Reasons,
+) -> Tri {
+    let in_line = KernelArguments::read(boot.line).switch(PARAMETER, dialect(boot)) == Switch::On;
     let patch = match (runtime.sig_unenforce, boot.patch) {
         (Some(None), _) => Patch::Absent,
         // The parameter is there: only the version tells which patch it is.

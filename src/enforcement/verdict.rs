@@ -2,8 +2,8 @@
 //!
 //! Source: `reference/module-signing.md`, measured with 488 boots; every measured row is a test.
 
-use super::{KernelConfig, Kind, Outcome, Patch, Refusal, SecureBoot, Tri};
-use crate::cmdline::parameter::{Arguments, Dialect, LINE_LIMIT};
+use super::{KernelConfig, LoadOutcome, LoadRefusal, ModuleKind, Patch, SecureBoot, Tri};
+use crate::cmdline::parameter::{Dialect, KernelArguments, LINE_LIMIT};
 use crate::cmdline::{PARAMETER, Switch};
 
 /// What is known of a boot: one kernel with one command line.
@@ -25,7 +25,7 @@ pub struct Boot<'a> {
 
 /// What a kernel does with modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct EnforcementVerdict {
     /// No module is loaded at all.
     pub disabled: Tri,
     /// IMA demands its own signature of modules.
@@ -44,34 +44,34 @@ pub struct Verdict {
     pub missing: Vec<String>,
 }
 
-impl Verdict {
+impl EnforcementVerdict {
     /// What happens to a module of that kind.
-    pub fn of(&self, kind: Kind) -> Outcome {
+    pub fn of(&self, kind: ModuleKind) -> LoadOutcome {
         let signature = match (self.checked, kind) {
-            (Tri::No, _) | (_, Kind::Trusted) => Outcome::Loads,
-            (Tri::Yes, Kind::Damaged) => Outcome::Refused(Some(Refusal::EKeyRejected)),
-            (Tri::Yes, Kind::Unparsable) => Outcome::Refused(Some(Refusal::EBadMsg)),
-            (Tri::Unknown, _) => Outcome::Unknown,
-            (Tri::Yes, Kind::Unsigned | Kind::UnknownKey) => match (self.enforced, self.locked) {
-                (Tri::Yes, _) => Outcome::Refused(Some(Refusal::EKeyRejected)),
-                (Tri::No, Tri::Yes) => Outcome::Refused(Some(Refusal::EPerm)),
-                (Tri::No, Tri::No) => Outcome::Taints,
-                (Tri::Unknown, Tri::Yes) => Outcome::Refused(None),
-                (_, Tri::Unknown) | (Tri::Unknown, _) => Outcome::Unknown,
+            (Tri::No, _) | (_, ModuleKind::Trusted) => LoadOutcome::Loads,
+            (Tri::Yes, ModuleKind::Damaged) => LoadOutcome::Refused(Some(LoadRefusal::EKeyRejected)),
+            (Tri::Yes, ModuleKind::Unparsable) => LoadOutcome::Refused(Some(LoadRefusal::EBadMsg)),
+            (Tri::Unknown, _) => LoadOutcome::Unknown,
+            (Tri::Yes, ModuleKind::Unsigned | ModuleKind::UnknownKey) => match (self.enforced, self.locked) {
+                (Tri::Yes, _) => LoadOutcome::Refused(Some(LoadRefusal::EKeyRejected)),
+                (Tri::No, Tri::Yes) => LoadOutcome::Refused(Some(LoadRefusal::EPerm)),
+                (Tri::No, Tri::No) => LoadOutcome::Taints,
+                (Tri::Unknown, Tri::Yes) => LoadOutcome::Refused(None),
+                (_, Tri::Unknown) | (Tri::Unknown, _) => LoadOutcome::Unknown,
             },
         };
-        let ima = gate(self.ima, Refusal::EAcces, signature);
-        gate(self.disabled, Refusal::EPerm, ima)
+        let ima = gate(self.ima, LoadRefusal::EAcces, signature);
+        gate(self.disabled, LoadRefusal::EPerm, ima)
     }
 }
 
 /// A rule that stands before the others.
-fn gate(closed: Tri, error: Refusal, behind: Outcome) -> Outcome {
+fn gate(closed: Tri, error: LoadRefusal, behind: LoadOutcome) -> LoadOutcome {
     match (closed, behind) {
-        (Tri::Yes, _) => Outcome::Refused(Some(error)),
+        (Tri::Yes, _) => LoadOutcome::Refused(Some(error)),
         (Tri::No, behind) => behind,
-        (Tri::Unknown, Outcome::Refused(other)) => Outcome::Refused(other.filter(|o| *o == error)),
-        (Tri::Unknown, _) => Outcome::Unknown,
+        (Tri::Unknown, LoadOutcome::Refused(other)) => LoadOutcome::Refused(other.filter(|o| *o == error)),
+        (Tri::Unknown, _) => LoadOutcome::Unknown,
     }
 }
 
@@ -96,9 +96,9 @@ impl Reasons {
 }
 
 /// The verdict on a kernel that is booted with that line.
-pub fn at_boot(boot: &Boot<'_>) -> Verdict {
+pub fn at_boot(boot: &Boot<'_>) -> EnforcementVerdict {
     let whole = whole_line(boot);
-    let arguments = Arguments::read(&whole);
+    let arguments = KernelArguments::read(&whole);
     let dialect = dialect(boot);
     let mut reasons = Reasons::default();
     let checked = checked(boot, &mut reasons);
@@ -121,7 +121,7 @@ pub fn at_boot(boot: &Boot<'_>) -> Verdict {
         reasons
             .because(format!("the line has {} bytes, of which the kernel keeps {LINE_LIMIT}", whole.len()));
     }
-    Verdict {
+    EnforcementVerdict {
         disabled,
         ima,
         checked,
@@ -174,7 +174,7 @@ fn checked(boot: &Boot<'_>, reasons: &mut Reasons) -> Tri {
     Tri::Unknown
 }
 
-fn disabled(arguments: &Arguments, dialect: Dialect, reasons: &mut Reasons) -> Tri {
+fn disabled(arguments: &KernelArguments, dialect: Dialect, reasons: &mut Reasons) -> Tri {
     let nomodule = arguments.last_switch("nomodule", dialect);
     if nomodule == Switch::On {
         reasons.because("nomodule on the command line: no module is loaded at all");
@@ -212,7 +212,7 @@ fn number(value: &[u8]) -> Option<u64> {
     }
 }
 
-fn ima(boot: &Boot<'_>, arguments: &Arguments, reasons: &mut Reasons) -> Tri {
+fn ima(boot: &Boot<'_>, arguments: &KernelArguments, reasons: &mut Reasons) -> Tri {
     let asked = arguments.values("ima_policy").any(|value| {
         value.split(|b| matches!(b, b' ' | b'|' | b'\n')).any(|policy| policy == b"secure_boot")
     });
@@ -251,7 +251,7 @@ fn ima(boot: &Boot<'_>, arguments: &Arguments, reasons: &mut Reasons) -> Tri {
 }
 
 /// IMA only logs, repairs or skips what it would refuse: the last mode that it knows counts.
-pub(super) fn is_lenient(arguments: &Arguments) -> bool {
+pub(super) fn is_lenient(arguments: &KernelArguments) -> bool {
     let mode = |value: &[u8]| {
         let known = [b"log".as_slice(), b"fix", b"off", b"enforce"];
         known.into_iter().find(|mode| value.starts_with(mode)).map(|mode| mode != b"enforce")
@@ -260,7 +260,12 @@ pub(super) fn is_lenient(arguments: &Arguments) -> bool {
 }
 
 /// Whether signatures are demanded, and whether that is enforced.
-fn enforced(boot: &Boot<'_>, arguments: &Arguments, dialect: Dialect, reasons: &mut Reasons) -> (Tri, Tri) {
+fn enforced(
+    boot: &Boot<'_>,
+    arguments: &KernelArguments,
+    dialect: Dialect,
+    reasons: &mut Reasons,
+) -> (Tri, Tri) {
     let force = Tri::of(boot.config.map(|c| c.has("MODULE_SIG_FORCE")));
     let asked = of_switch(arguments.switch("module.sig_enforce", dialect));
     let secure = match boot.secure_boot {
@@ -337,7 +342,7 @@ fn enforced(boot: &Boot<'_>, arguments: &Arguments, dialect: Dialect, reasons: &
 /// Which facts leave enforcement open.
 fn missing_for(
     boot: &Boot<'_>,
-    arguments: &Arguments,
+    arguments: &KernelArguments,
     dialect: Dialect,
     (force, secure, switch): (Tri, Tri, Switch),
     reasons: &mut Reasons,
@@ -377,7 +382,7 @@ fn of_switch(switch: Switch) -> Tri {
 
 fn locked(
     boot: &Boot<'_>,
-    arguments: &Arguments,
+    arguments: &KernelArguments,
     dialect: Dialect,
     enforced: Tri,
     reasons: &mut Reasons,
@@ -444,6 +449,6 @@ fn locked(
 /// The fact that is missing where a bootconfig is asked for.
 const BOOTCONFIG: &str = "the bootconfig in the initrd, which may hold more parameters";
 
-fn asks_for_bootconfig(arguments: &Arguments, dialect: Dialect) -> bool {
+fn asks_for_bootconfig(arguments: &KernelArguments, dialect: Dialect) -> bool {
     dialect.bootconfig && arguments.heard.iter().any(|a| a.name == b"bootconfig")
 }

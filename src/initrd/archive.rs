@@ -19,14 +19,14 @@ pub(super) enum EntryKind {
 }
 
 /// One entry, whose contents can be read from the archive.
-pub(super) struct Entry<'e, R> {
+pub(super) struct ArchiveEntry<'e, R> {
     pub(super) name: String,
     pub(super) kind: EntryKind,
     pub(super) size: u64,
     body: io::Take<&'e mut R>,
 }
 
-impl<R: Read> Entry<'_, R> {
+impl<R: Read> ArchiveEntry<'_, R> {
     /// The contents.
     pub(super) fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -66,7 +66,7 @@ impl<R: Read> Read for Counted<R> {
 pub(super) fn entries<R: BufRead>(
     member: &mut R,
     one: bool,
-    mut visit: impl FnMut(&mut Entry<'_, R>) -> Result<(), String>,
+    mut visit: impl FnMut(&mut ArchiveEntry<'_, R>) -> Result<(), String>,
 ) -> Result<(), String> {
     let failed = |e: io::Error| e.to_string();
     loop {
@@ -122,7 +122,7 @@ fn after_padding(archive: &mut impl BufRead) -> io::Result<Option<u8>> {
 fn entry<R: Read>(
     archive: &mut Counted<&mut R>,
     header: &[u8; HEADER],
-    visit: &mut impl FnMut(&mut Entry<'_, R>) -> Result<(), String>,
+    visit: &mut impl FnMut(&mut ArchiveEntry<'_, R>) -> Result<(), String>,
 ) -> Result<bool, String> {
     // The last digit says whether there are checksums, which the kernel does not look at.
     if !matches!(&header[..6], b"070701" | b"070702") {
@@ -146,7 +146,7 @@ fn entry<R: Read>(
         SYMLINK => EntryKind::Symlink,
         _ => EntryKind::Other,
     };
-    let mut found = Entry {
+    let mut found = ArchiveEntry {
         name: String::from_utf8_lossy(name).into_owned(),
         kind,
         size,

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
 use serde::{Deserialize, Serialize};
 
-use super::archive::{self, Entry, EntryKind};
+use super::archive::{self, ArchiveEntry, EntryKind};
 use super::unpack::{Budget, END, Input, Limited, members, without_bootconfig};
 use crate::kernel::module_file::{self, BuildIdentity, kernel_name};
 use crate::kernel::module_image::ModuleReading;
@@ -47,7 +47,7 @@ pub struct ModuleBuild {
 
 /// What an initrd says about a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found<'c> {
+pub enum FoundInInitrd<'c> {
     /// It is in there.
     Module(&'c InitrdModule),
     /// It is not.
@@ -104,7 +104,7 @@ impl InitrdContents {
     ) -> InitrdContents {
         let (mut builds, mut budget) = (BTreeMap::new(), Budget::default());
         loop {
-            let mut reading = Reading {
+            let mut reading = ContentsReading {
                 wanted,
                 found: InitrdContents::default(),
                 again: Vec::new(),
@@ -162,11 +162,11 @@ impl InitrdContents {
     }
 
     /// What it says about a module of a kernel.
-    pub fn find(&self, release: &str, module: &str) -> Found<'_> {
+    pub fn find(&self, release: &str, module: &str) -> FoundInInitrd<'_> {
         match (self.modules.get(release).and_then(|m| m.get(&kernel_name(module))), &self.unknown) {
-            (Some(module), _) => Found::Module(module),
-            (None, Some(reason)) => Found::Unknown(reason),
-            (None, None) => Found::Absent,
+            (Some(module), _) => FoundInInitrd::Module(module),
+            (None, Some(reason)) => FoundInInitrd::Unknown(reason),
+            (None, None) => FoundInInitrd::Absent,
         }
     }
 
@@ -186,7 +186,7 @@ impl InitrdContents {
     }
 }
 
-struct Reading<'w> {
+struct ContentsReading<'w> {
     wanted: &'w BTreeSet<String>,
     found: InitrdContents,
     /// Further files of modules that are there already: release, name, module.
@@ -209,8 +209,8 @@ enum Build {
 
 type Member<'b, 'r> = Limited<'b, &'r mut (dyn BufRead + 'r)>;
 
-impl Reading<'_> {
-    fn visit(&mut self, entry: &mut Entry<'_, Member<'_, '_>>) -> Result<(), String> {
+impl ContentsReading<'_> {
+    fn visit(&mut self, entry: &mut ArchiveEntry<'_, Member<'_, '_>>) -> Result<(), String> {
         self.number += 1;
         let path = entry.name.trim_start_matches("./").trim_start_matches('/').to_owned();
         if entry.kind == EntryKind::Other {
@@ -243,7 +243,7 @@ impl Reading<'_> {
     fn build(
         &mut self,
         path: &str,
-        entry: &mut Entry<'_, Member<'_, '_>>,
+        entry: &mut ArchiveEntry<'_, Member<'_, '_>>,
     ) -> Result<Result<ModuleBuild, String>, String> {
         if entry.kind == EntryKind::Symlink {
             return Ok(Err(format!("{path} is a symlink")));

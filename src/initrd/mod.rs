@@ -9,4 +9,4 @@ mod archive;
 pub mod contents;
 mod unpack;
 
-pub use contents::{Found, InitrdContents, InitrdModule};
+pub use contents::{FoundInInitrd, InitrdContents, InitrdModule};

@@ -1,7 +1,7 @@
 //! One kernel, two spellings, by clr-boot-manager's grammar.
 //!
 //! - the *kernel id* `NAMESPACE.VARIANT.VERSION-NUMBER` names the image in `/usr/lib/kernel` and the boot entry;
-//! - the *kernel release* `VERSION-NUMBER.VARIANT` is what `uname -r` says, and names the module folder.
+//! - the *kernel release* `VERSION-NUMBER.VARIANT` is what `uname -r` says, and names the module directory.
 //!
 //! clr-boot-manager 3.3.1 reads an id with `scanf("NAMESPACE.%31[^.].%15[^-]-%d")`: whatever follows the number is
 //! ignored, blanks and a sign before the number are accepted, and the number is cut to 16 bits when kernels are

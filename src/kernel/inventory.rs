@@ -7,13 +7,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::KernelName;
-use crate::sys::{FileError, Kind, Listed, Presence, Root, RootKind};
+use crate::sys::{FileError, FileKind, Listed, Presence, Root, RootKind};
 
-/// The folder of the images.
+/// The directory of the images.
 pub const IMAGES: &str = "/usr/lib/kernel";
-/// The folder of the module trees.
+/// The directory of the module trees.
 pub const MODULES: &str = "/usr/lib/modules";
-/// The folder of the "booted" marks.
+/// The directory of the "booted" marks.
 pub const MARKS: &str = "/var/lib/kernel";
 /// Clear Linux's namespace, used where a system has no kernel to read one from.
 pub const DEFAULT_NAMESPACE: &str = "org.clearlinux";
@@ -31,9 +31,9 @@ pub enum Headers {
         /// What `include/config/kernel.release` says.
         release: String,
     },
-    /// The folder is there without `include/config/kernel.release`.
+    /// The directory is there without `include/config/kernel.release`.
     Incomplete,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unreadable {
         /// Why.
         reason: String,
@@ -51,7 +51,7 @@ pub enum Running {
         /// The kernel release.
         release: String,
     },
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown {
         /// Why.
         reason: String,
@@ -66,7 +66,7 @@ pub enum There {
     Yes,
     /// It is not.
     No,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
 }
 
@@ -109,7 +109,7 @@ pub struct Installed {
     pub companions: Companions,
     /// The headers.
     pub headers: Headers,
-    /// The module folder.
+    /// The module directory.
     pub modules: There,
     /// It has reached multi-user.target once.
     pub booted: There,
@@ -123,15 +123,15 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// The module folder inside the root.
-    pub fn module_folder(&self) -> String {
-        module_folder(&self.name.release())
+    /// The module directory inside the root.
+    pub fn module_directory(&self) -> String {
+        module_directory(&self.name.release())
     }
 }
 
 /// A kernel that somebody asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named<'a> {
+pub struct NamedKernel<'a> {
     /// The kernel release.
     pub release: String,
     /// The kernel id.
@@ -140,15 +140,15 @@ pub struct Named<'a> {
     pub installed: Option<&'a Installed>,
 }
 
-impl<'a> Named<'a> {
+impl<'a> NamedKernel<'a> {
     /// An installed one.
-    pub fn of(kernel: &'a Installed) -> Named<'a> {
-        Named { release: kernel.name.release(), id: kernel.id.clone(), installed: Some(kernel) }
+    pub fn of(kernel: &'a Installed) -> NamedKernel<'a> {
+        NamedKernel { release: kernel.name.release(), id: kernel.id.clone(), installed: Some(kernel) }
     }
 }
 
-/// The module folder of a kernel release, inside the root.
-pub fn module_folder(release: &str) -> String {
+/// The module directory of a kernel release, inside the root.
+pub fn module_directory(release: &str) -> String {
     format!("{MODULES}/{release}")
 }
 
@@ -161,7 +161,7 @@ pub struct Oddity {
     pub what: String,
 }
 
-/// Whether the folder of the images could be listed.
+/// Whether the directory of the images could be listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Images {
@@ -230,9 +230,9 @@ impl Inventory {
     }
 
     /// The kernel of that name, also one whose image is not there: some other file of it is enough.
-    pub fn named(&self, root: &Root, asked: &str) -> Option<Named<'_>> {
+    pub fn named(&self, root: &Root, asked: &str) -> Option<NamedKernel<'_>> {
         if let Some(kernel) = self.find(asked) {
-            return Some(Named::of(kernel));
+            return Some(NamedKernel::of(kernel));
         }
         // Somebody else's kernel has a release of another form, and no id.
         let name = KernelName::parse(asked, &self.namespace).ok();
@@ -241,9 +241,9 @@ impl Inventory {
             return None;
         }
         let config = format!("{IMAGES}/config-{release}");
-        let files = [format!("{IMAGES}/cmdline-{release}"), config, module_folder(&release)];
+        let files = [format!("{IMAGES}/cmdline-{release}"), config, module_directory(&release)];
         let any = files.iter().any(|file| root.lookup_link(file).is_there());
-        any.then_some(Named { release, id, installed: None })
+        any.then_some(NamedKernel { release, id, installed: None })
     }
 
     /// Whether that release runs.
@@ -287,7 +287,7 @@ fn default_links(root: &Root, entries: &[Listed], oddities: &mut Vec<Oddity>) ->
             continue;
         };
         let path = format!("{IMAGES}/default-{variant}");
-        if entry.kind != Kind::Link {
+        if entry.kind != FileKind::Link {
             oddities.push(Oddity { path, what: "is no link; clr-boot-manager ignores it".to_owned() });
             continue;
         }
@@ -361,7 +361,7 @@ fn read_images(
             }
             continue;
         };
-        if entry.kind != Kind::File {
+        if entry.kind != FileKind::File {
             odd("is named like a kernel and is no regular file; clr-boot-manager ignores it");
             continue;
         }
@@ -415,7 +415,7 @@ fn describe(root: &Root, name: KernelName, image: &str) -> Installed {
             initrd,
         },
         headers: headers(root, &release),
-        modules: There::from(&root.lookup(module_folder(&release))),
+        modules: There::from(&root.lookup(module_directory(&release))),
         booted: There::from(&root.lookup(format!("{MARKS}/{}", name.booted_mark()))),
         image: image.to_owned(),
         copies: Vec::new(),
@@ -430,11 +430,13 @@ fn describe(root: &Root, name: KernelName, image: &str) -> Installed {
 /// The headers of a kernel release.
 pub fn headers(root: &Root, release: &str) -> Headers {
     let unreadable = |e: &FileError| Headers::Unreadable { reason: e.to_string() };
-    let build = format!("{}/build", module_folder(release));
+    let build = format!("{}/build", module_directory(release));
     match root.lookup(&build) {
-        Presence::There(s) if s.kind == Kind::Folder => {}
+        Presence::There(s) if s.kind == FileKind::Directory => {}
         Presence::There(_) => {
-            return Headers::Unreadable { reason: format!("{} is no folder", root.spell(&build).display()) };
+            return Headers::Unreadable {
+                reason: format!("{} is no directory", root.shown_path(&build).display()),
+            };
         }
         Presence::Absent => return Headers::Absent,
         Presence::Unreadable(e) => return unreadable(&e),

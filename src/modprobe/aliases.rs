@@ -9,25 +9,28 @@ use crate::kernel::module_file::kernel_name;
 /// The modules that `modules.alias` names for an alias.
 pub fn listed(text: &[u8], alias: &str) -> BTreeSet<String> {
     let lines = text.split(|b| *b == b'\n').filter_map(|line| line.strip_prefix(b"alias "));
-    let pairs = lines.filter_map(|line| {
+    let modules_on_kernels = lines.filter_map(|line| {
         let (pattern, module) = line.split_at_checked(memchr::memrchr(b' ', line)?)?;
         Some((pattern, &module[1..]))
     });
-    matching(pairs, alias)
+    matching(modules_on_kernels, alias)
 }
 
 /// The modules whose entries in `modules.builtin.modinfo` (`MODULE.alias=PATTERN`, separated by NUL) match an
 /// alias.
 pub fn built_in(info: &[u8], alias: &str) -> BTreeSet<String> {
     const KEY: &[u8] = b".alias=";
-    let pairs = info.split(|b| *b == 0).filter_map(|entry| {
+    let modules_on_kernels = info.split(|b| *b == 0).filter_map(|entry| {
         let (module, rest) = entry.split_at_checked(memchr::memmem::find(entry, KEY)?)?;
         Some((&rest[KEY.len()..], module))
     });
-    matching(pairs, alias)
+    matching(modules_on_kernels, alias)
 }
 
-fn matching<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>, alias: &str) -> BTreeSet<String> {
+fn matching<'a>(
+    modules_on_kernels: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    alias: &str,
+) -> BTreeSet<String> {
     let alias = pattern::normalized(alias).unwrap_or_else(|| alias.to_owned());
     let serves = |pattern: &[u8]| {
         // There are tens of thousands of them, and few begin like the alias.
@@ -35,7 +38,7 @@ fn matching<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>, alias: &str) 
             && pattern::normalized(&String::from_utf8_lossy(pattern))
                 .is_some_and(|pattern| pattern::matches(&pattern, &alias))
     };
-    let found = pairs.filter(|(pattern, _)| serves(pattern));
+    let found = modules_on_kernels.filter(|(pattern, _)| serves(pattern));
     found.map(|(_, module)| kernel_name(String::from_utf8_lossy(module).trim())).collect()
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::pattern;
 use crate::limits::CONFIGURATION;
-use crate::sys::{FileError, Kind, Presence, Root};
+use crate::sys::{FileError, FileKind, Presence, Root};
 
 /// Where modprobe looks, the first of several files of one name counts.
 pub const DIRECTORIES: [&str; 5] = [
@@ -155,18 +155,18 @@ pub(super) fn files(root: &Root, directories: &[&str], unreadable: &mut Vec<Stri
             let path = format!("{directory}/{name}");
             match (entry.kind, root.lookup(&path)) {
                 // An image need not have that device.
-                (Kind::Link, _) if is_null(root, &path) => {}
-                (Kind::Link, Presence::Absent) => {
+                (FileKind::Link, _) if is_null(root, &path) => {}
+                (FileKind::Link, Presence::Absent) => {
                     dangling.insert(name.to_owned(), path);
                     continue;
                 }
-                (_, Presence::There(stat)) if stat.kind == Kind::Folder => continue,
+                (_, Presence::There(stat)) if stat.kind == FileKind::Directory => continue,
                 (_, Presence::Unreadable(e)) if e.is_no_file() => continue,
                 _ => {}
             }
             // kmod 30 takes a symlink that leads nowhere for an empty file, kmod 34 skips it.
             if let Some(symlink) = dangling.get(name) {
-                let (symlink, path) = (root.spell(symlink), root.spell(&path));
+                let (symlink, path) = (root.shown_path(symlink), root.shown_path(&path));
                 let (symlink, path) = (symlink.display(), path.display());
                 let why = format!(
                     "{symlink} leads nowhere: whether it hides {path} depends on the version of kmod"

@@ -7,7 +7,7 @@
 
 use std::cell::OnceCell;
 
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::ENDINGS;
 use crate::limits::{KERNEL_INDEX, KERNEL_LIST};
 use crate::sys::Root;
@@ -30,21 +30,21 @@ pub struct Index {
     lines: OnceCell<Vec<(u64, u32, u32)>>,
 }
 
-/// A line of it; paths are below the module folder.
+/// A line of it; paths are below the module directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct DependencyEntry {
     /// The file.
     pub path: String,
     /// All files that modprobe loads before it.
     pub needs: Vec<String>,
 }
 
-impl Entry {
-    fn of_line(line: &[u8]) -> Option<Entry> {
+impl DependencyEntry {
+    fn of_line(line: &[u8]) -> Option<DependencyEntry> {
         let (path, needs) = line.split_at_checked(memchr::memchr(b':', line)?)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let needs = needs[1..].split(u8::is_ascii_whitespace).filter(|need| !need.is_empty());
-        Some(Entry { path: text(path), needs: needs.map(text).collect() })
+        Some(DependencyEntry { path: text(path), needs: needs.map(text).collect() })
     }
 }
 
@@ -54,7 +54,7 @@ impl Index {
     /// # Errors
     /// In words, when it is there and cannot be read.
     pub fn load(root: &Root, release: &str) -> Result<Index, String> {
-        let path = format!("{}/modules.dep", module_folder(release));
+        let path = format!("{}/modules.dep", module_directory(release));
         let read = |path: &str, limit| root.read_optional_within(path, limit).map_err(|e| e.to_string());
         let (text, binary) = (read(&path, KERNEL_LIST)?, read(&format!("{path}.bin"), KERNEL_INDEX)?);
         Ok(Index::new(text.unwrap_or_default(), binary.unwrap_or_default()))
@@ -69,7 +69,7 @@ impl Index {
     ///
     /// # Errors
     /// With what stands in its place, if anything.
-    pub fn entry(&self, module: &str) -> Result<Entry, Option<String>> {
+    pub fn entry(&self, module: &str) -> Result<DependencyEntry, Option<String>> {
         let lines = self.lines.get_or_init(|| lines(&self.text));
         let number = number_of(module.as_bytes());
         // The last one of a name counts.
@@ -79,7 +79,7 @@ impl Index {
         let Some(line) = line else { return Err(None) };
         match look_up(&self.binary, &folded(module.as_bytes())) {
             // The times of the two files tell nothing once one of them was copied or restored.
-            Ok(Some(same)) if same == line => Entry::of_line(line).ok_or(None),
+            Ok(Some(same)) if same == line => DependencyEntry::of_line(line).ok_or(None),
             Ok(_) => Err(Some("something else in modules.dep.bin".to_owned())),
             Err(why) => Err(Some(format!("nothing that modprobe can read (modules.dep.bin {why})"))),
         }
@@ -91,7 +91,7 @@ impl Index {
     }
 
     /// The line that modprobe finds for a module.
-    pub fn modprobe(&self, module: &str) -> Option<Entry> {
+    pub fn modprobe(&self, module: &str) -> Option<DependencyEntry> {
         self.found(module).ok()?
     }
 
@@ -99,8 +99,8 @@ impl Index {
     ///
     /// # Errors
     /// Says what is wrong with `modules.dep.bin`, in words that go on from its name.
-    pub fn found(&self, module: &str) -> Result<Option<Entry>, &'static str> {
-        Ok(look_up(&self.binary, &folded(module.as_bytes()))?.and_then(Entry::of_line))
+    pub fn found(&self, module: &str) -> Result<Option<DependencyEntry>, &'static str> {
+        Ok(look_up(&self.binary, &folded(module.as_bytes()))?.and_then(DependencyEntry::of_line))
     }
 }
 
@@ -143,7 +143,7 @@ fn number_of(name: &[u8]) -> u64 {
 /// # Errors
 /// When it is no index, or what is to be read lies outside of it; in words that go on from its name.
 fn look_up<'a>(index: &'a [u8], key: &[u8]) -> Result<Option<&'a [u8]>, &'static str> {
-    let mut at = Reader { index, at: 0 };
+    let mut at = IndexReader { index, at: 0 };
     if at.number().ok() != Some(MARK) {
         return Err("is no index");
     }
@@ -154,7 +154,7 @@ fn look_up<'a>(index: &'a [u8], key: &[u8]) -> Result<Option<&'a [u8]>, &'static
     let mut key = key.iter();
     // Each turn but the last takes a letter of the key.
     loop {
-        let mut node = Reader { index, at: (place & PLACE) as usize };
+        let mut node = IndexReader { index, at: (place & PLACE) as usize };
         if place & HAS_PREFIX != 0 && !node.text()?.iter().all(|letter| key.next() == Some(letter)) {
             return Ok(None);
         }
@@ -184,14 +184,14 @@ fn look_up<'a>(index: &'a [u8], key: &[u8]) -> Result<Option<&'a [u8]>, &'static
     }
 }
 
-struct Reader<'a> {
+struct IndexReader<'a> {
     index: &'a [u8],
     at: usize,
 }
 
 const CUT: &str = "is cut short";
 
-impl<'a> Reader<'a> {
+impl<'a> IndexReader<'a> {
     fn byte(&mut self) -> Result<u8, &'static str> {
         let byte = self.index.get(self.at).ok_or(CUT)?;
         self.at += 1;

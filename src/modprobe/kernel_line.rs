@@ -1,6 +1,6 @@
 //! The words of a kernel command line that keep modules from being loaded.
 
-use crate::cmdline::parameter::Arguments;
+use crate::cmdline::parameter::KernelArguments;
 use crate::kernel::module_file::kernel_name;
 
 /// What a kernel command line says about modules.
@@ -21,7 +21,7 @@ pub struct LineWords {
 impl LineWords {
     /// Reads a line.
     pub fn read(line: &[u8]) -> LineWords {
-        let arguments = Arguments::read(line);
+        let arguments = KernelArguments::read(line);
         let listed = |values: &[u8]| -> Vec<String> {
             let values = String::from_utf8_lossy(values).into_owned();
             values.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()

@@ -19,5 +19,5 @@ pub use config::ModprobeConfig;
 pub use kernel_line::LineWords;
 pub use modules_load::ModulesLoad;
 pub use policy::LoadPolicy;
-pub use resolve::{Claim, KernelModules, Origin, Resolution};
-pub use rule::{LoadObstacle, LoadRule, load_rule};
+pub use resolve::{Claim, FileOrigin, KernelModules, Resolution};
+pub use rule::{LoadBlocker, LoadRule, load_rule};

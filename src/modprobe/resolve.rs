@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::aliases;
 use super::index::{Index, is_file_of};
 use super::pattern;
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{self, ModuleInfo};
 use crate::kernel::module_image::ModuleImage;
 use crate::limits::KERNEL_LIST;
@@ -14,7 +14,7 @@ use crate::sys::{Presence, Root};
 
 /// Which part of a kernel's module directory a file is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum FileOrigin {
     /// `updates/dkms`.
     Dkms,
     /// `updates`, which depmod prefers to what the kernel brought.
@@ -27,15 +27,15 @@ pub enum Origin {
     Other,
 }
 
-impl Origin {
+impl FileOrigin {
     /// Of a path below the module directory.
-    pub fn of(path: &str) -> Origin {
+    pub fn of(path: &str) -> FileOrigin {
         match path.split_once('/').map(|(first, rest)| (first, rest.starts_with("dkms/"))) {
-            Some(("updates", true)) => Origin::Dkms,
-            Some(("updates", false)) => Origin::Updates,
-            Some(("extra", _)) => Origin::Extra,
-            Some(("kernel", _)) => Origin::InTree,
-            _ => Origin::Other,
+            Some(("updates", true)) => FileOrigin::Dkms,
+            Some(("updates", false)) => FileOrigin::Updates,
+            Some(("extra", _)) => FileOrigin::Extra,
+            Some(("kernel", _)) => FileOrigin::InTree,
+            _ => FileOrigin::Other,
         }
     }
 }
@@ -50,7 +50,7 @@ pub enum Resolution {
         /// The path inside the root.
         path: String,
         /// Where it is from.
-        origin: Origin,
+        origin: FileOrigin,
         /// The names of the modules that are loaded before it.
         needs: Vec<String>,
     },
@@ -93,7 +93,7 @@ impl<'r> KernelModules<'r> {
     pub fn new(root: &'r Root, release: &str) -> KernelModules<'r> {
         KernelModules {
             root,
-            directory: module_folder(release),
+            directory: module_directory(release),
             release: release.to_owned(),
             index: OnceCell::new(),
             built_in: OnceCell::new(),
@@ -118,7 +118,7 @@ impl<'r> KernelModules<'r> {
             Ok(None) => return Resolution::Absent,
             Err(_) if index.is_empty() => return Resolution::Absent,
             Err(why) => {
-                let path = self.root.spell(format!("{}/modules.dep.bin", self.directory));
+                let path = self.root.shown_path(format!("{}/modules.dep.bin", self.directory));
                 return Resolution::Unknown(format!("{} {why}", path.display()));
             }
         };
@@ -130,7 +130,7 @@ impl<'r> KernelModules<'r> {
         match self.root.lookup(&path) {
             Presence::There(_) => Resolution::File {
                 path,
-                origin: Origin::of(&entry.path),
+                origin: FileOrigin::of(&entry.path),
                 needs: entry.needs.iter().filter_map(|n| module_file::stem(n)).map(str::to_owned).collect(),
             },
             Presence::Absent => Resolution::Dangling { path },
@@ -205,7 +205,7 @@ impl<'r> KernelModules<'r> {
         match all {
             Ok(Some(all)) => Ok(all),
             // Kernels before 5.2 have none, and an absent list is not an empty one.
-            Ok(None) => Err(format!("there is no {}", self.root.spell(&path).display())),
+            Ok(None) => Err(format!("there is no {}", self.root.shown_path(&path).display())),
             Err(reason) => Err(reason.clone()),
         }
     }
@@ -241,16 +241,16 @@ mod tests {
     #[test]
     fn origins() {
         for (path, origin) in [
-            ("updates/dkms/a.ko", Origin::Dkms),
-            ("updates/a.ko", Origin::Updates),
-            ("updates/dkmsx/a.ko", Origin::Updates),
-            ("extra/a/b.ko.xz", Origin::Extra),
-            ("kernel/drivers/a.ko", Origin::InTree),
-            ("weak-updates/a.ko", Origin::Other),
-            ("/opt/x/a.ko", Origin::Other),
-            ("a.ko", Origin::Other),
+            ("updates/dkms/a.ko", FileOrigin::Dkms),
+            ("updates/a.ko", FileOrigin::Updates),
+            ("updates/dkmsx/a.ko", FileOrigin::Updates),
+            ("extra/a/b.ko.xz", FileOrigin::Extra),
+            ("kernel/drivers/a.ko", FileOrigin::InTree),
+            ("weak-updates/a.ko", FileOrigin::Other),
+            ("/opt/x/a.ko", FileOrigin::Other),
+            ("a.ko", FileOrigin::Other),
         ] {
-            assert_eq!(Origin::of(path), origin, "{path}");
+            assert_eq!(FileOrigin::of(path), origin, "{path}");
         }
     }
 

@@ -14,20 +14,20 @@ pub enum LoadRule {
     /// Nothing keeps it from being loaded.
     Loads,
     /// Its aliases do not load it, and neither does `modules-load.d`: only `modprobe NAME`, or a module that depends on it.
-    OnlyByName(LoadObstacle),
+    OnlyByName(LoadBlocker),
     /// Its name leads to another module: only its own aliases load it, or a module that depends on it.
-    OnlyByAlias(LoadObstacle),
+    OnlyByAlias(LoadBlocker),
     /// A command decides.
-    Command(LoadObstacle),
+    Command(LoadBlocker),
     /// It is not loaded.
-    Never(LoadObstacle),
+    Never(LoadBlocker),
     /// It is not known.
     Unknown(String),
 }
 
 /// What keeps a module from being loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LoadObstacle {
+pub enum LoadBlocker {
     /// `blacklist` in `modprobe.d`.
     Blacklist(ConfigLine),
     /// `modprobe.blacklist=` on the kernel command line names this module.
@@ -39,25 +39,23 @@ pub enum LoadObstacle {
     /// `alias` in `modprobe.d` leads the name to another module.
     Alias(ConfigLine, String),
     /// A module that it is loaded on top of is not loaded.
-    Dependency(String, Box<LoadObstacle>),
+    Dependency(String, Box<LoadBlocker>),
 }
 
-impl LoadObstacle {
+impl LoadBlocker {
     /// The line of `modprobe.d`; none when it is on the kernel command line.
     pub fn line(&self) -> Option<&ConfigLine> {
         match self {
-            LoadObstacle::Blacklist(at) | LoadObstacle::Install(at, _) | LoadObstacle::Alias(at, _) => {
-                Some(at)
-            }
-            LoadObstacle::LineBlacklist(_) | LoadObstacle::LineRefuses(_) => None,
-            LoadObstacle::Dependency(_, obstacle) => obstacle.line(),
+            LoadBlocker::Blacklist(at) | LoadBlocker::Install(at, _) | LoadBlocker::Alias(at, _) => Some(at),
+            LoadBlocker::LineBlacklist(_) | LoadBlocker::LineRefuses(_) => None,
+            LoadBlocker::Dependency(_, blocker) => blocker.line(),
         }
     }
 
     /// The module that it is about, where that is another one than was asked for.
     pub fn dependency(&self) -> Option<&str> {
         match self {
-            LoadObstacle::Dependency(module, _) => Some(module),
+            LoadBlocker::Dependency(module, _) => Some(module),
             _ => None,
         }
     }
@@ -65,9 +63,9 @@ impl LoadObstacle {
     /// The word of the kernel command line; none when it is in `modprobe.d`.
     pub fn word(&self) -> Option<&'static str> {
         match self {
-            LoadObstacle::LineBlacklist(_) => Some("modprobe.blacklist"),
-            LoadObstacle::LineRefuses(_) => Some("module_blacklist"),
-            LoadObstacle::Dependency(_, obstacle) => obstacle.word(),
+            LoadBlocker::LineBlacklist(_) => Some("modprobe.blacklist"),
+            LoadBlocker::LineRefuses(_) => Some("module_blacklist"),
+            LoadBlocker::Dependency(_, blocker) => blocker.word(),
             _ => None,
         }
     }
@@ -98,8 +96,8 @@ pub fn load_rule(config: &ModprobeConfig, line: &LineWords, module: &str, needs:
     for need in needs {
         let need = kernel_name(need);
         let more = match own_rule(config, line, &need) {
-            LoadRule::Never(why) => LoadRule::Never(LoadObstacle::Dependency(need, Box::new(why))),
-            LoadRule::Command(why) => LoadRule::Command(LoadObstacle::Dependency(need, Box::new(why))),
+            LoadRule::Never(why) => LoadRule::Never(LoadBlocker::Dependency(need, Box::new(why))),
+            LoadRule::Command(why) => LoadRule::Command(LoadBlocker::Dependency(need, Box::new(why))),
             LoadRule::Unknown(reason) => LoadRule::Unknown(reason),
             // A dependency is loaded as the file that it is.
             LoadRule::Loads | LoadRule::OnlyByName(_) | LoadRule::OnlyByAlias(_) => continue,
@@ -113,34 +111,34 @@ pub fn load_rule(config: &ModprobeConfig, line: &LineWords, module: &str, needs:
 
 fn own_rule(config: &ModprobeConfig, line: &LineWords, module: &str) -> LoadRule {
     if line.refused.iter().any(|name| name == module) {
-        return LoadRule::Never(LoadObstacle::LineRefuses(module.to_owned()));
+        return LoadRule::Never(LoadBlocker::LineRefuses(module.to_owned()));
     }
     // Only the first command counts.
     let command = config.directives.iter().find_map(|(at, directive)| match directive {
         Directive::Install { pattern, command } if pattern::matches(pattern, module) => {
-            Some(LoadObstacle::Install(at.clone(), command.clone()))
+            Some(LoadBlocker::Install(at.clone(), command.clone()))
         }
         _ => None,
     });
     let command = match command {
-        Some(LoadObstacle::Install(at, text)) if loads_nothing(&text) => {
-            return LoadRule::Never(LoadObstacle::Install(at, text));
+        Some(LoadBlocker::Install(at, text)) if loads_nothing(&text) => {
+            return LoadRule::Never(LoadBlocker::Install(at, text));
         }
         other => other,
     };
     // An alias of that name leads elsewhere for those that ask by name; a device is found by the module's own aliases.
     let elsewhere = config.directives.iter().find_map(|(at, directive)| match directive {
         Directive::Alias { pattern, module: to } if to != module && pattern::matches(pattern, module) => {
-            Some(LoadObstacle::Alias(at.clone(), to.clone()))
+            Some(LoadBlocker::Alias(at.clone(), to.clone()))
         }
         _ => None,
     });
     let listed = config.directives.iter().find_map(|(at, directive)| match directive {
-        Directive::Blacklist { module: name } if name == module => Some(LoadObstacle::Blacklist(at.clone())),
+        Directive::Blacklist { module: name } if name == module => Some(LoadBlocker::Blacklist(at.clone())),
         _ => None,
     });
     let on_line = line.blacklisted.iter().find(|name| *name == module);
-    let on_line = on_line.map(|name| LoadObstacle::LineBlacklist(name.clone()));
+    let on_line = on_line.map(|name| LoadBlocker::LineBlacklist(name.clone()));
     let blacklisted = listed.or(on_line);
     if let Some(reason) = config.unreadable.first() {
         return LoadRule::Unknown(reason.clone());

@@ -1,7 +1,7 @@
 //! The command line of a kernel as a table of words and origins.
 
 use super::{WIDTH, broken, shown};
-use crate::cmdline::report::{Fate, LineReport, Row};
+use crate::cmdline::report::{CmdlineWordReport, LineReport, WordState};
 
 /// The widest first column, with which the path of the usual fragment still fits in; a longer word stands on a line of its
 /// own.
@@ -17,7 +17,7 @@ pub fn screen(lines: &[LineReport]) -> String {
 
 fn table(line: &LineReport) -> String {
     let mut out = vec![format!("{}: module.sig_unenforce is {}", line.release, line.sig_unenforce)];
-    // As it is, where it fits in; whoever wants the bytes asks for them.
+    // As it is, where it fits in; anyone that wants the bytes asks for them.
     match line.cmdline.trim_end() {
         short if short.chars().count() <= WIDTH - 2 => out.push(format!("  {short}")),
         long => out.extend(broken(long, "  ", "  ")),
@@ -26,7 +26,7 @@ fn table(line: &LineReport) -> String {
     let width = line.words.iter().map(|r| r.word.chars().count()).filter(|n| *n <= COLUMN).max().unwrap_or(0);
     out.extend(line.words.iter().flat_map(|r| row(r, width)));
     // A mask that hides no word is worth a line too: it may be there for a fragment to come.
-    let tells = |r: &Row, path: &std::path::Path| {
+    let tells = |r: &CmdlineWordReport, path: &std::path::Path| {
         r.origins.iter().any(|o| o.path == path)
             || r.by.as_deref().is_some_and(|by| std::path::Path::new(by) == path)
     };
@@ -46,17 +46,17 @@ fn table(line: &LineReport) -> String {
     out.iter().flat_map(|line| line.split('\n')).map(|line| shown(line) + "\n").collect()
 }
 
-fn row(row: &Row, width: usize) -> Vec<String> {
+fn row(row: &CmdlineWordReport, width: usize) -> Vec<String> {
     let mark = match row.state {
-        Fate::Effective => ' ',
-        Fate::PartRemoved => '~',
-        Fate::Removed | Fate::Masked => '-',
+        WordState::Effective => ' ',
+        WordState::PartRemoved => '~',
+        WordState::Removed | WordState::Masked => '-',
     };
     let mut places: Vec<String> = row.origins.iter().map(ToString::to_string).collect();
     if let Some(by) = &row.by {
         let how = match row.state {
-            Fate::Masked => "masked by",
-            Fate::PartRemoved => "part of it removed by",
+            WordState::Masked => "masked by",
+            WordState::PartRemoved => "part of it removed by",
             _ => "removed by",
         };
         places.push(format!("{how} {by}"));

@@ -1,7 +1,7 @@
 //! The enforcement screen: the answer, the times side by side where they differ, and why.
 
 use super::{broken, shown};
-use crate::status::enforcement::{Document, KernelReport, ModuleReport, View};
+use crate::status::enforcement::{EnforcementDocument, KernelReport, KernelView, ModuleReport};
 
 /// The kinds of modules, as the table spells them.
 const KINDS: [(&str, &str); 4] = [
@@ -12,7 +12,7 @@ const KINDS: [(&str, &str); 4] = [
 ];
 
 /// The whole screen.
-pub fn screen(document: &Document) -> String {
+pub fn screen(document: &EnforcementDocument) -> String {
     let mut out = broken(&document.summary, "", "  ");
     let step = document.next_step.as_deref().unwrap_or("none");
     out.extend(broken(&format!("next step: {step}"), "", "  "));
@@ -49,11 +49,11 @@ pub fn screen(document: &Document) -> String {
 
 /// A kernel at one time, or at several at which it does the same.
 struct Column<'a> {
-    times: Vec<(&'static str, &'a View)>,
+    times: Vec<(&'static str, &'a KernelView)>,
 }
 
 impl Column<'_> {
-    fn view(&self) -> Option<&View> {
+    fn view(&self) -> Option<&KernelView> {
         self.times.first().map(|(_, view)| *view)
     }
 
@@ -62,7 +62,7 @@ impl Column<'_> {
     }
 }
 
-fn names(times: &[(&'static str, &View)]) -> String {
+fn names(times: &[(&'static str, &KernelView)]) -> String {
     times.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
@@ -77,7 +77,7 @@ fn columns(kernel: &KernelReport) -> Vec<Column<'_>> {
     ];
     for (name, view) in times {
         let Some(view) = view else { continue };
-        let same = |known: &&View| known.loads == view.loads && known.error == view.error;
+        let same = |known: &&KernelView| known.loads == view.loads && known.error == view.error;
         match columns.iter_mut().find(|c| c.view().as_ref().is_some_and(same)) {
             Some(column) => column.times.push((name, view)),
             None => columns.push(Column { times: vec![(name, view)] }),
@@ -109,11 +109,11 @@ fn kernel(kernel: &KernelReport) -> Vec<String> {
 
 /// Why, for each column; where the same comes of different lines, for each of them.
 fn reasons(columns: &[Column<'_>]) -> Vec<String> {
-    let mut groups: Vec<Vec<(&'static str, &View)>> = Vec::new();
+    let mut groups: Vec<Vec<(&'static str, &KernelView)>> = Vec::new();
     for column in columns {
         let of_before = groups.len();
         for (name, view) in &column.times {
-            let same = |g: &&mut Vec<(&'static str, &View)>| g[0].1.sig_unenforce == view.sig_unenforce;
+            let same = |g: &&mut Vec<(&'static str, &KernelView)>| g[0].1.sig_unenforce == view.sig_unenforce;
             match groups[of_before..].iter_mut().find(same) {
                 Some(group) => group.push((name, view)),
                 None => groups.push(vec![(name, view)]),
@@ -132,7 +132,7 @@ fn reasons(columns: &[Column<'_>]) -> Vec<String> {
     out
 }
 
-fn cell(view: &View, kind: &str) -> String {
+fn cell(view: &KernelView, kind: &str) -> String {
     let word = match view.loads.get(kind).copied().unwrap_or_default() {
         "taints" => "loads, taints E",
         word => word,
@@ -151,7 +151,7 @@ fn module(module: &ModuleReport) -> Vec<String> {
             let error = module.error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
             format!("will be refused{error}")
         }
-        _ => "it cannot be told whether it will load".to_owned(),
+        _ => "it cannot be determined whether it will load".to_owned(),
     };
     let name = module.path.rsplit('/').next().unwrap_or(&module.path);
     let loaded = match module.loaded.as_deref() {

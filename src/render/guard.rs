@@ -1,31 +1,31 @@
 //! The screen of `clr-dkms guard`.
 
 use super::broken_to;
-use super::look::{Line, Look, Tone, bold, painted, plain, toned};
+use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
 use super::text::{NOTHING, answer, utc};
 use crate::requirement::Importance;
 use crate::state::WaitingPart;
-use crate::status::guard::{GuardReport, Word};
+use crate::status::guard::{GuardReport, GuardWord};
 
-/// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
-pub fn text(report: &GuardReport, look: &Look) -> String {
+/// The whole screen, with ANSI styles; anyone that prints it takes them out where they are not wanted.
+pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {
     let tone = match report.word {
-        Word::Allowed => Tone::Good,
-        Word::Released | Word::Held => Tone::Attention,
-        Word::Unsafe => Tone::Bad,
-        Word::Unknown => Tone::Unknown,
-        Word::NotApplicable => Tone::Plain,
+        GuardWord::Allowed => Tone::Good,
+        GuardWord::Released | GuardWord::Held => Tone::Attention,
+        GuardWord::Unsafe => Tone::Bad,
+        GuardWord::Unknown => Tone::Unknown,
+        GuardWord::NotApplicable => Tone::Plain,
     };
     let step = report.next_step.as_deref().unwrap_or(NOTHING);
-    let mut lines = answer(&report.word.to_string(), tone, step, &report.summary, look);
-    if report.word == Word::NotApplicable {
-        return painted(&lines, look);
+    let mut lines = answer(&report.word.to_string(), tone, step, &report.summary, style);
+    if report.word == GuardWord::NotApplicable {
+        return painted(&lines, style);
     }
-    let wrapped = |text: &str, first: &str, other: &str| -> Vec<Line> {
-        broken_to(look.width, text, first, other).into_iter().map(|text| vec![plain(text)]).collect()
+    let wrapped = |text: &str, first: &str, other: &str| -> Vec<StyledLine> {
+        broken_to(style.width, text, first, other).into_iter().map(|text| vec![plain(text)]).collect()
     };
-    let title = |text: String| vec![Line::new(), vec![bold(text, Tone::Plain)]];
-    lines.push(Line::new());
+    let title = |text: String| vec![StyledLine::new(), vec![bold(text, Tone::Plain)]];
+    lines.push(StyledLine::new());
     let mut row = |name: &str, text: &str| {
         let first = format!("{name:<15} ");
         lines.extend(wrapped(text, &first, &" ".repeat(first.len())));
@@ -70,7 +70,7 @@ pub fn text(report: &GuardReport, look: &Look) -> String {
             let first = format!("  {:<width$}  {:<8}  ", name(&need.module), need.class.to_string());
             let other = " ".repeat(first.chars().count());
             let tone = if is_missed { Tone::Bad } else { Tone::Plain };
-            let texts = broken_to(look.width, &format!("{}{now}", need.reason), &first, &other);
+            let texts = broken_to(style.width, &format!("{}{now}", need.reason), &first, &other);
             lines.extend(texts.into_iter().map(|text| vec![toned(text, tone)]));
         }
     }
@@ -83,7 +83,7 @@ pub fn text(report: &GuardReport, look: &Look) -> String {
             lines.extend(wrapped(&why, "  ", "    "));
         }
     }
-    painted(&lines, look)
+    painted(&lines, style)
 }
 
 /// The kernel that boots next, and how that is known where it is not simply the boot default.

@@ -2,10 +2,10 @@
 
 use super::{broken, shown};
 use crate::dkms::lint::Finding;
-use crate::status::lint::{Document, Target};
+use crate::status::lint::{LintDocument, Target};
 
 /// The whole screen.
-pub fn screen(document: &Document) -> String {
+pub fn screen(document: &LintDocument) -> String {
     let mut out = broken(&document.summary, "", "  ");
     for target in &document.targets {
         // The findings name their file; a module without any wants to be named too.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::dkms::plan::State;
-use crate::status::{Document, Verdict};
+use crate::status::{StatusDocument, Verdict};
 use crate::sys::printable::{LONGEST, cut, is_hidden};
 
 const VERDICTS: [Verdict; 8] = [
@@ -18,7 +18,7 @@ const VERDICTS: [Verdict; 8] = [
 ];
 
 /// All metrics. Each name begins with `clr_dkms_`; numbers are 0 and 1, counts, or seconds since 1970.
-pub fn text(document: &Document) -> String {
+pub fn text(document: &StatusDocument) -> String {
     let mut out = String::new();
     family(&mut out, "verdict", "Whether this is the verdict of `clr-dkms status`.", |add| {
         for verdict in VERDICTS {

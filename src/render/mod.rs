@@ -4,11 +4,11 @@ pub mod cmdline;
 pub mod enforcement;
 pub mod guard;
 pub mod lint;
-pub mod look;
 pub mod metrics;
 mod modules;
 pub mod progress;
 pub mod rebuild;
+pub mod style;
 pub mod text;
 
 /// The width that lines keep to, where what they quote lets them.

@@ -1,13 +1,13 @@
 //! The table of modules on the status screen: by class, with the state on each kernel, and below each failure what went
 //! wrong, the log, and the next command.
 
-use super::look::{Line, Look, Tone, bold, columns, plain, toned};
+use super::style::{ScreenStyle, StyledLine, Tone, bold, columns, plain, toned};
 use super::text::foremost;
 use super::{broken_to, shown};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::requirement::Importance;
-use crate::status::{Document, KernelStatus, ModuleStatus};
+use crate::status::{KernelStatus, ModuleStatus, StatusDocument};
 
 /// Names that are longer do not widen the table.
 const NAME: usize = 28;
@@ -19,13 +19,13 @@ const FEWEST: usize = 3;
 const BELOW: &str = "    ";
 
 /// One module on all kernels.
-struct Row<'a> {
+struct ModuleRow<'a> {
     name: String,
     class: Importance,
     on: Vec<&'a ModuleStatus>,
 }
 
-impl Row<'_> {
+impl ModuleRow<'_> {
     fn is_missed(&self) -> bool {
         self.on.iter().any(|m| m.missed)
     }
@@ -38,10 +38,10 @@ impl Row<'_> {
 
 /// The table, with its rows in their order.
 pub(super) struct Modules<'a> {
-    look: &'a Look,
+    style: &'a ScreenStyle,
     kernels: Vec<&'a KernelStatus>,
     others: usize,
-    rows: Vec<Row<'a>>,
+    rows: Vec<ModuleRow<'a>>,
 }
 
 /// How a state looks.
@@ -57,24 +57,24 @@ fn tone_of(state: State) -> Tone {
 }
 
 impl<'a> Modules<'a> {
-    pub(super) fn of(document: &'a Document, look: &'a Look) -> Modules<'a> {
-        let mut rows: Vec<Row<'a>> = Vec::new();
+    pub(super) fn of(document: &'a StatusDocument, style: &'a ScreenStyle) -> Modules<'a> {
+        let mut rows: Vec<ModuleRow<'a>> = Vec::new();
         for module in &document.modules {
             let name = shown(&module.record.module.to_string());
             match rows.iter_mut().find(|row| row.name == name) {
                 Some(row) => row.on.push(module),
-                None => rows.push(Row { name, class: module.class, on: vec![module] }),
+                None => rows.push(ModuleRow { name, class: module.class, on: vec![module] }),
             }
         }
         rows.sort_by(|a, b| b.rank().cmp(&a.rank()).then_with(|| a.name.cmp(&b.name)));
-        let mut table = Modules { look, kernels: Vec::new(), others: 0, rows };
+        let mut table = Modules { style, kernels: Vec::new(), others: 0, rows };
         let all = document.kernels.len();
         let needed = document.kernels.iter().filter(|k| k.next_boot || k.running || k.held_back).count();
         // As many kernels as fit beside each other, and a word on the others.
         for most in (needed.clamp(1, all.max(1))..=all).rev() {
             table.kernels = foremost(&document.kernels, most);
             table.others = all - most;
-            if columns(&table.title()) <= look.width {
+            if columns(&table.title()) <= style.width {
                 return table;
             }
         }
@@ -83,8 +83,8 @@ impl<'a> Modules<'a> {
     }
 
     /// Those that are shown in any case.
-    fn foremost(&self) -> &[Row<'a>] {
-        if self.look.all { &self.rows } else { &self.rows[..self.rows.len().min(SOME)] }
+    fn foremost(&self) -> &[ModuleRow<'a>] {
+        if self.style.all { &self.rows } else { &self.rows[..self.rows.len().min(SOME)] }
     }
 
     fn name_width(&self) -> usize {
@@ -97,7 +97,7 @@ impl<'a> Modules<'a> {
         states.max().unwrap_or(0).max(release.chars().count())
     }
 
-    fn title(&self) -> Line {
+    fn title(&self) -> StyledLine {
         let mut title = vec![
             bold("Modules", Tone::Plain),
             plain(format!("{:w$}{:10}", "", "class", w = self.name_width().saturating_sub(7) + 4)),
@@ -113,14 +113,14 @@ impl<'a> Modules<'a> {
         title
     }
 
-    fn row(&self, row: &Row) -> Line {
+    fn row(&self, row: &ModuleRow) -> StyledLine {
         let width = self.name_width();
         let mut line = vec![plain(format!("  {:width$}  {:10}", row.name, row.class.to_string()))];
         for kernel in &self.kernels {
             let width = self.cell_width(&kernel.release) + 2;
             let cell = row.on.iter().find(|m| m.record.kernel == kernel.release).map(|m| {
                 let tone = tone_of(m.record.state);
-                toned(format!("{:width$}", format!("{} {}", tone.symbol(self.look), m.record.state)), tone)
+                toned(format!("{:width$}", format!("{} {}", tone.symbol(self.style), m.record.state)), tone)
             });
             line.push(cell.unwrap_or_else(|| plain(" ".repeat(width))));
         }
@@ -131,14 +131,14 @@ impl<'a> Modules<'a> {
                 0 => (Tone::Good, "ok".to_owned()),
                 n => (Tone::Bad, format!("{n} not ready")),
             };
-            line.push(toned(format!("{} {text}", tone.symbol(self.look)), tone));
+            line.push(toned(format!("{} {text}", tone.symbol(self.style)), tone));
         }
         line
     }
 
     /// The lines, with a blank one in front; none when they do not fit into `room` lines with at least that much told of
     /// the first module that will be missed, and of each other one: 0 is nothing, 4 is everything.
-    pub(super) fn fitted(&self, room: usize, least: (usize, usize)) -> Option<Vec<Line>> {
+    pub(super) fn fitted(&self, room: usize, least: (usize, usize)) -> Option<Vec<StyledLine>> {
         let most = self.foremost().len();
         (FEWEST.min(most)..=most)
             .rev()
@@ -147,30 +147,30 @@ impl<'a> Modules<'a> {
     }
 
     /// The same, of as much as needs be.
-    pub(super) fn squeezed(&self, room: usize) -> Vec<Line> {
+    pub(super) fn squeezed(&self, room: usize) -> Vec<StyledLine> {
         let fitted = [(2, 1), (1, 1), (2, 0), (1, 0)].into_iter().find_map(|least| self.fitted(room, least));
         fitted.unwrap_or_else(|| self.table(FEWEST.min(self.rows.len()), room, (0, 0)))
     }
 
     /// With that many rows, in `room` lines if that can be. What can be read elsewhere goes first.
-    fn table(&self, most: usize, room: usize, least: (usize, usize)) -> Vec<Line> {
+    fn table(&self, most: usize, room: usize, least: (usize, usize)) -> Vec<StyledLine> {
         if self.rows.is_empty() {
             return Vec::new();
         }
         let (rows, hidden) = self.rows.split_at(most);
-        let mut told: Vec<(usize, Told)> = Vec::new();
+        let mut told: Vec<(usize, ModuleDetail)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             let several = row.on.iter().filter(|m| m.missed).count() > 1;
             let worth = row.on.iter().filter(|m| m.record.state != State::Ok && m.record.reason.is_some());
             let is_seen = |m: &ModuleStatus| self.kernels.iter().any(|k| k.release == m.record.kernel);
-            told.extend(worth.map(|m| (at, Told::of(m, several || !is_seen(m), self.look))));
+            told.extend(worth.map(|m| (at, ModuleDetail::of(m, several || !is_seen(m), self.style))));
         }
         let fixed = 2 + rows.len() + usize::from(!hidden.is_empty());
-        let mut levels = vec![Told::LEVELS; told.len()];
+        let mut levels = vec![ModuleDetail::LEVELS; told.len()];
         let height = |levels: &[usize]| -> usize {
             fixed + told.iter().zip(levels).map(|((_, told), level)| told.levels[*level].len()).sum::<usize>()
         };
-        'fits: for level in (1..=Told::LEVELS).rev() {
+        'fits: for level in (1..=ModuleDetail::LEVELS).rev() {
             for at in (0..levels.len()).rev() {
                 if height(&levels) <= room {
                     break 'fits;
@@ -185,7 +185,7 @@ impl<'a> Modules<'a> {
                 }
             }
         }
-        let mut lines = vec![Line::new(), self.title()];
+        let mut lines = vec![StyledLine::new(), self.title()];
         for (at, row) in rows.iter().enumerate() {
             lines.push(self.row(row));
             let mine = told.iter().zip(&levels).filter(|((of, _), _)| *of == at);
@@ -203,47 +203,48 @@ impl<'a> Modules<'a> {
 }
 
 /// What there is to tell of a module on a kernel, from much to little.
-struct Told {
+struct ModuleDetail {
     missed: bool,
     /// 0: nothing; 1: one line; 2: the error and the log; 3: and the next command; 4: everything.
-    levels: [Vec<Line>; Told::LEVELS + 1],
+    levels: [Vec<StyledLine>; ModuleDetail::LEVELS + 1],
 }
 
-impl Told {
+impl ModuleDetail {
     const LEVELS: usize = 4;
 
-    fn of(module: &ModuleStatus, several: bool, look: &Look) -> Told {
+    fn of(module: &ModuleStatus, several: bool, style: &ScreenStyle) -> ModuleDetail {
         let record = &module.record;
         let on = if several { format!(" on {}", record.kernel) } else { String::new() };
         let id = format!("{}{on}: ", module.id);
-        let wrapped = |text: &str, first: &str| -> Vec<Line> {
+        let wrapped = |text: &str, first: &str| -> Vec<StyledLine> {
             let first = format!("{BELOW}{first}");
-            broken_to(look.width, text, &first, "      ").into_iter().map(|text| vec![plain(text)]).collect()
+            broken_to(style.width, text, &first, "      ").into_iter().map(|text| vec![plain(text)]).collect()
         };
         let reason = record.reason.as_deref().unwrap_or_default();
         let missed = module.missed;
         if !missed {
             // Why it is not there is worth a line where there is room.
             let line = wrapped(reason, &format!("{} on {}: ", module.id, record.kernel));
-            return Told { missed, levels: [Vec::new(), Vec::new(), Vec::new(), Vec::new(), line] };
+            return ModuleDetail { missed, levels: [Vec::new(), Vec::new(), Vec::new(), Vec::new(), line] };
         }
         let short = record.error.as_ref().map_or_else(|| reason.to_owned(), FirstError::short);
-        let one = vec![vec![plain(cut(&format!("{BELOW}{id}{}", shown(&short)), look.width))]];
+        let one = vec![vec![plain(cut(&format!("{BELOW}{id}{}", shown(&short)), style.width))]];
         let log = record.log.iter().map(|log| vec![plain(format!("{BELOW}log:  {log}"))]);
-        let next: Vec<Line> = module.next_step.iter().flat_map(|step| wrapped(step, "next: ")).collect();
-        let with_log: Vec<Line> = wrapped(&short, &id).into_iter().chain(log.clone()).collect();
-        let with_next: Vec<Line> = with_log.iter().cloned().chain(next.clone()).collect();
+        let next: Vec<StyledLine> =
+            module.next_step.iter().flat_map(|step| wrapped(step, "next: ")).collect();
+        let with_log: Vec<StyledLine> = wrapped(&short, &id).into_iter().chain(log.clone()).collect();
+        let with_next: Vec<StyledLine> = with_log.iter().cloned().chain(next.clone()).collect();
         let mut all = wrapped(reason, &id);
         if let Some(error) = &record.error {
             all.extend(wrapped(&error.to_string(), ""));
-            // Not broken anew: a caret must stay below what it points to.
+            // Not broken again: a caret must stay below what it points to.
             let context =
-                error.context.iter().map(|line| cut(&format!("{BELOW}  {}", shown(line)), look.width));
+                error.context.iter().map(|line| cut(&format!("{BELOW}  {}", shown(line)), style.width));
             all.extend(context.map(|line| vec![plain(line)]));
         }
         all.extend(log);
         all.extend(next);
-        Told { missed, levels: [Vec::new(), one, with_log, with_next, all] }
+        ModuleDetail { missed, levels: [Vec::new(), one, with_log, with_next, all] }
     }
 }
 

@@ -6,7 +6,7 @@ use super::shown;
 
 /// How things stand.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Board {
+pub struct ProgressBoard {
     /// Modules that are done, well or not.
     pub done: usize,
     /// All that were planned.
@@ -16,12 +16,12 @@ pub struct Board {
     /// We were asked to stop.
     pub stopping: bool,
     /// What is at work.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ProgressRow>,
 }
 
 /// One at work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct ProgressRow {
     /// A module and a kernel, or a kernel.
     pub what: String,
     /// What is being done.
@@ -34,7 +34,7 @@ pub struct Row {
 const STAGE: usize = 7;
 
 /// The lines, at most `rows` of at most `columns`. Of a row that is too long the name is cut.
-pub fn lines(board: &Board, rows: usize, columns: usize) -> Vec<String> {
+pub fn lines(board: &ProgressBoard, rows: usize, columns: usize) -> Vec<String> {
     let stopping = if board.stopping { "; stopping, what was begun is taken back" } else { "" };
     let sum = format!("{} of {} done, {}{stopping}", board.done, board.total, whole(board.took));
     let times: Vec<String> = board.rows.iter().map(|r| whole(r.took)).collect();
@@ -70,8 +70,8 @@ pub fn spent(time: Duration) -> String {
 mod tests {
     use super::*;
 
-    fn board() -> Board {
-        let row = |what: &str, stage, seconds| Row {
+    fn board() -> ProgressBoard {
+        let row = |what: &str, stage, seconds| ProgressRow {
             what: what.to_owned(),
             stage,
             took: Duration::from_secs(seconds),
@@ -80,7 +80,7 @@ mod tests {
             row("hello/1.0 on 6.15.8-1592.native", "build", 12),
             row("v4l2loopback/0.15.1 on 6.15.8-1592.native", "install", 187),
         ];
-        Board { done: 2, total: 5, took: Duration::from_secs(200), stopping: false, rows }
+        ProgressBoard { done: 2, total: 5, took: Duration::from_secs(200), stopping: false, rows }
     }
 
     #[test]

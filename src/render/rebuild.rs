@@ -11,11 +11,11 @@ use crate::dkms::plan::State;
 
 /// The document, schema 1.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct RebuildReport {
     /// 1.
     pub schema: u32,
     /// In the order in which they ended; what was left alone at the end.
-    pub modules: Vec<Outcome>,
+    pub modules: Vec<BuildOutcome>,
     /// How many were built and installed.
     pub built: usize,
     /// How many were there, and were installed or listed in `modules.dep`.
@@ -38,7 +38,7 @@ pub struct Report {
 
 /// What became of one module on one kernel.
 #[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
+pub struct BuildOutcome {
     /// NAME/VERSION.
     pub module: String,
     /// The kernel release.
@@ -65,7 +65,7 @@ pub fn seconds(time: Duration) -> f64 {
 }
 
 /// The text of it, at most 80 columns where paths and names let it.
-pub fn screen(report: &Report) -> String {
+pub fn screen(report: &RebuildReport) -> String {
     if report.modules.is_empty() && report.stopped.is_none() {
         return "nothing to do\n".to_owned();
     }
@@ -75,7 +75,7 @@ pub fn screen(report: &Report) -> String {
 }
 
 /// What is told of one module.
-pub fn outcome(m: &Outcome) -> Vec<String> {
+pub fn outcome(m: &BuildOutcome) -> Vec<String> {
     let took = spent(Duration::from_secs_f64(m.seconds));
     let reason = m.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let how = match (m.action, m.state) {
@@ -103,9 +103,9 @@ pub fn outcome(m: &Outcome) -> Vec<String> {
     lines
 }
 
-fn sum(report: &Report) -> String {
+fn sum(report: &RebuildReport) -> String {
     let took = spent(Duration::from_secs_f64(report.seconds));
-    let Report { built, put_right, failed, left_alone, cannot, refused, .. } = *report;
+    let RebuildReport { built, put_right, failed, left_alone, cannot, refused, .. } = *report;
     if let Some(undone) = report.stopped {
         let done = built + put_right + failed;
         let failed = if failed > 0 { format!(" ({failed} failed)") } else { String::new() };
@@ -113,7 +113,7 @@ fn sum(report: &Report) -> String {
         return format!("stopped after {took}: {done} of {} done{failed}; {next}", done + undone);
     }
     let others = [
-        (put_right, "put right without a build"),
+        (put_right, "repaired without a build"),
         (failed, "failed"),
         (cannot, "cannot be built"),
         (refused, "refused for the signature"),

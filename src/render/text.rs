@@ -3,61 +3,62 @@
 use jiff::Timestamp;
 
 use super::broken_to;
-use super::look::{Line, Look, Tone, bold, painted, plain, toned};
 use super::modules::Modules;
+use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
 use crate::kernel::Headers;
-use crate::status::{Document, KernelStatus, Verdict, waiting};
+use crate::status::{KernelStatus, StatusDocument, Verdict, waiting};
 
 /// What fits on the screen of a terminal, in lines.
 pub const PAGE: usize = 24;
 /// Kernels and problems that are shown in any case.
 const SOME: usize = 4;
 
-/// The whole screen, with ANSI styles; whoever prints it takes them out where they are not wanted.
-pub fn screen(document: &Document, look: &Look) -> String {
+/// The whole screen, with ANSI styles; anyone that prints it takes them out where they are not wanted.
+pub fn screen(document: &StatusDocument, style: &ScreenStyle) -> String {
     let older = document.kernels.iter().filter(|k| k.fallback).count();
-    match look.all || older == 0 {
-        true => screen_of(document, 0, look),
-        false => screen_of(&document.without_fallbacks(), older, look),
+    match style.all || older == 0 {
+        true => screen_of(document, 0, style),
+        false => screen_of(&document.without_fallbacks(), older, style),
     }
 }
 
 /// The screen, and how many older kernels it leaves out.
-fn screen_of(document: &Document, older: usize, look: &Look) -> String {
-    let mut lines = head(document, look);
+fn screen_of(document: &StatusDocument, older: usize, style: &ScreenStyle) -> String {
+    let mut lines = head(document, style);
     if document.verdict == Verdict::NotApplicable {
-        lines.extend(section("Seen and left alone", &document.notes, usize::MAX, look));
-        return painted(&lines, look);
+        lines.extend(section("Seen and left alone", &document.notes, usize::MAX, style));
+        return painted(&lines, style);
     }
-    let mut footer = footer(document, look);
-    let untold: Vec<String> = document.problems.iter().filter(|p| !is_told(document, p)).cloned().collect();
-    let all = if look.all { usize::MAX } else { SOME };
-    let problems = section("More problems", &untold, all, look);
-    let notes = section("Seen and left alone", &document.notes, usize::MAX, look);
-    lines.extend(kernels(document, look));
+    let mut footer = footer(document, style);
+    let unreported: Vec<String> =
+        document.problems.iter().filter(|p| !is_reported(document, p)).cloned().collect();
+    let all = if style.all { usize::MAX } else { SOME };
+    let problems = section("More problems", &unreported, all, style);
+    let notes = section("Seen and left alone", &document.notes, usize::MAX, style);
+    lines.extend(kernels(document, style));
     lines.extend(match older {
         0 => None,
         1 => Some(line("  and 1 older kernel that can be booted; `--all` shows it".to_owned())),
         n => Some(line(format!("  and {n} older kernels that can be booted; `--all` shows them"))),
     });
-    let room = if look.all { usize::MAX } else { PAGE.saturating_sub(lines.len() + footer.len()) };
-    let table = Modules::of(document, look);
+    let room = if style.all { usize::MAX } else { PAGE.saturating_sub(lines.len() + footer.len()) };
+    let table = Modules::of(document, style);
     let without = |more: usize| room.saturating_sub(more);
     let few = usize::from(!document.notes.is_empty());
     if let Some(modules) = table.fitted(without(problems.len() + notes.len()), (3, 3)) {
         lines.extend([modules, footer, problems, notes].concat());
     } else if let Some(modules) = table.fitted(without(problems.len() + few), (2, 2)) {
-        lines.extend([modules, footer, problems, left_out(0, document.notes.len(), look)].concat());
+        lines.extend([modules, footer, problems, left_out(0, document.notes.len(), style)].concat());
     } else {
-        footer.extend(left_out(untold.len(), document.notes.len(), look));
-        lines.extend(table.squeezed(without(few.max(usize::from(!untold.is_empty())))));
+        footer.extend(left_out(unreported.len(), document.notes.len(), style));
+        lines.extend(table.squeezed(without(few.max(usize::from(!unreported.is_empty())))));
         lines.extend(footer);
     }
-    painted(&lines, look)
+    painted(&lines, style)
 }
 
 /// What there was no room for.
-fn left_out(problems: usize, notes: usize, look: &Look) -> Vec<Line> {
+fn left_out(problems: usize, notes: usize, style: &ScreenStyle) -> Vec<StyledLine> {
     let count = |n: usize, one: &str, many: &str| match n {
         0 => None,
         1 => Some(format!("1 {one}")),
@@ -67,40 +68,46 @@ fn left_out(problems: usize, notes: usize, look: &Look) -> Vec<Line> {
     let what = counted.into_iter().flatten().collect::<Vec<_>>().join(" and ");
     match what.as_str() {
         "" => Vec::new(),
-        what => row("Left out", &format!("{what}; `--all` shows them"), look),
+        what => row("Left out", &format!("{what}; `--all` shows them"), style),
     }
 }
 
 /// The first lines say it already, or the table of modules does.
-fn is_told(document: &Document, problem: &str) -> bool {
+fn is_reported(document: &StatusDocument, problem: &str) -> bool {
     let told = |text: &str| text == problem;
     told(&document.summary) || document.modules.iter().filter_map(|m| m.problem.as_deref()).any(told)
 }
 
-fn line(text: String) -> Line {
+fn line(text: String) -> StyledLine {
     vec![plain(text)]
 }
 
 /// The verdict and what to do about it; below that, why.
-fn head(document: &Document, look: &Look) -> Vec<Line> {
+fn head(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
     let why = format!("{} [{}]", document.summary, document.id);
     let step = document.next_step.clone().unwrap_or_else(|| NOTHING.to_owned());
     let action: Vec<String> = document.on_reboot().into_iter().chain([step]).collect();
-    answer(&document.verdict.to_string(), tone(document.verdict), &action.join("; "), &why, look)
+    answer(&document.verdict.to_string(), tone(document.verdict), &action.join("; "), &why, style)
 }
 
 /// What is to be done where nothing is.
 pub(super) const NOTHING: &str = "nothing to do";
 
 /// A word and what to do; below that, why.
-pub(super) fn answer(word: &str, tone: Tone, action: &str, why: &str, look: &Look) -> Vec<Line> {
-    let first = format!("{} {word}:", tone.symbol(look));
-    let mut texts = broken_to(look.width, action, &format!("{first} "), "  ").into_iter();
+pub(super) fn answer(
+    word: &str,
+    tone: Tone,
+    action: &str,
+    why: &str,
+    style: &ScreenStyle,
+) -> Vec<StyledLine> {
+    let first = format!("{} {word}:", tone.symbol(style));
+    let mut texts = broken_to(style.width, action, &format!("{first} "), "  ").into_iter();
     let answer = texts.next().unwrap_or_default();
     let rest = answer.strip_prefix(&first).unwrap_or_default().to_owned();
     let mut lines = vec![vec![bold(first, tone), plain(rest)]];
     lines.extend(texts.map(line));
-    lines.extend(broken_to(look.width, why, "  ", "  ").into_iter().map(line));
+    lines.extend(broken_to(style.width, why, "  ", "  ").into_iter().map(line));
     lines
 }
 
@@ -116,13 +123,13 @@ fn tone(verdict: Verdict) -> Tone {
 }
 
 /// A title and its items; of many the first ones, and how many there are more.
-fn section(title: &str, items: &[String], most: usize, look: &Look) -> Vec<Line> {
+fn section(title: &str, items: &[String], most: usize, style: &ScreenStyle) -> Vec<StyledLine> {
     if items.is_empty() {
         return Vec::new();
     }
-    let mut lines = vec![Line::new(), vec![bold(title, Tone::Plain)]];
+    let mut lines = vec![StyledLine::new(), vec![bold(title, Tone::Plain)]];
     let shown = if items.len() > most { &items[..most.saturating_sub(1)] } else { items };
-    lines.extend(shown.iter().flat_map(|item| broken_to(look.width, item, "  ", "    ")).map(line));
+    lines.extend(shown.iter().flat_map(|item| broken_to(style.width, item, "  ", "    ")).map(line));
     if shown.len() < items.len() {
         let more = items.len() - shown.len();
         lines.push(line(format!("  and {more} more; `--all` shows them")));
@@ -144,11 +151,11 @@ pub(super) fn foremost(kernels: &[KernelStatus], most: usize) -> Vec<&KernelStat
     kernels.iter().filter(|k| ranked.iter().any(|r| std::ptr::eq(*r, *k))).collect()
 }
 
-fn kernels(document: &Document, look: &Look) -> Vec<Line> {
+fn kernels(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
     let all = document.kernels.len();
     // Of many those with a role.
     let with_role = document.kernels.iter().filter(|k| k.running || k.next_boot || k.held_back).count();
-    let most = if look.all || all <= SOME { all } else { with_role.max(1) };
+    let most = if style.all || all <= SOME { all } else { with_role.max(1) };
     let shown = foremost(&document.kernels, most);
     if shown.is_empty() {
         return Vec::new();
@@ -161,7 +168,7 @@ fn kernels(document: &Document, look: &Look) -> Vec<Line> {
     rows.extend(shown.iter().map(row));
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0) + 2;
     let widths = [width(0), width(1), width(2)];
-    let mut lines = vec![Line::new()];
+    let mut lines = vec![StyledLine::new()];
     for (at, row) in rows.iter().enumerate() {
         let cell = |column: usize| format!("{:w$}", row[column], w = widths[column]);
         let kernel = at.checked_sub(1).and_then(|at| shown.get(at));
@@ -213,9 +220,9 @@ fn headers(kernel: &KernelStatus) -> &'static str {
 }
 
 /// What holds for the whole machine.
-fn footer(document: &Document, look: &Look) -> Vec<Line> {
-    let mut lines = vec![Line::new()];
-    let mut row = |name: &str, text: &str| lines.extend(row(name, text, look));
+fn footer(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
+    let mut lines = vec![StyledLine::new()];
+    let mut row = |name: &str, text: &str| lines.extend(row(name, text, style));
     let is_in_summary = document.verdict == Verdict::Unknown;
     if let Some(reason) = document.next_boot_unknown.as_ref().filter(|_| !is_in_summary) {
         row("Next boot", &format!("unknown: {reason}"));
@@ -229,7 +236,7 @@ fn footer(document: &Document, look: &Look) -> Vec<Line> {
         let more = match document.unreadable.len() - 1 {
             0 => String::new(),
             // All of them are a matter of the JSON, and of a person who asks for all.
-            n if !look.all => format!(" and {n} more places"),
+            n if !style.all => format!(" and {n} more places"),
             _ => document.unreadable[1..].iter().map(|path| format!(", {path}")).collect(),
         };
         row("Not seen", &format!("{first}{more}: no permission; ask as root"));
@@ -237,8 +244,8 @@ fn footer(document: &Document, look: &Look) -> Vec<Line> {
     lines
 }
 
-fn row(name: &str, text: &str, look: &Look) -> Vec<Line> {
-    broken_to(look.width, text, &format!("{name:<12}"), "            ").into_iter().map(line).collect()
+fn row(name: &str, text: &str, style: &ScreenStyle) -> Vec<StyledLine> {
+    broken_to(style.width, text, &format!("{name:<12}"), "            ").into_iter().map(line).collect()
 }
 
 pub(super) fn utc(time: Timestamp) -> String {
@@ -246,7 +253,7 @@ pub(super) fn utc(time: Timestamp) -> String {
 }
 
 /// What became of `module.sig_unenforce`.
-fn parameter(document: &Document) -> String {
+fn parameter(document: &StatusDocument) -> String {
     let on = document.kernels.iter().filter(|k| k.sig_unenforce == "on").count();
     match (on, document.kernels.len(), document.sig_unenforce_wanted) {
         (0, _, true) => "sig_unenforce: wanted, and not configured".to_owned(),
@@ -256,14 +263,14 @@ fn parameter(document: &Document) -> String {
     }
 }
 
-fn unsigned(document: &Document) -> String {
+fn unsigned(document: &StatusDocument) -> String {
     let known = |word: Option<&'static str>, time: &str| match word {
         Some("loads" | "taints") => Some(("load", time.to_owned())),
         Some("refused") => Some(("are refused", time.to_owned())),
         _ => None,
     };
-    let outlook = &document.unsigned_modules;
-    match (known(outlook.now, "now"), known(outlook.next_boot, "at the next boot")) {
+    let loading_outlook = &document.unsigned_modules;
+    match (known(loading_outlook.now, "now"), known(loading_outlook.next_boot, "at the next boot")) {
         (None, None) => "it is not known whether unsigned modules load".to_owned(),
         (Some((same, now)), Some((word, next))) if same == word => {
             format!("unsigned modules {word} {now} and {next}")
@@ -276,7 +283,7 @@ fn unsigned(document: &Document) -> String {
 }
 
 /// Whether they are current, since when they wait, and what has swupd write them itself.
-fn boot_files(document: &Document) -> String {
+fn boot_files(document: &StatusDocument) -> String {
     let made = match (document.boot_entries.as_deref(), document.boot_updated.map(utc)) {
         (Some("verified"), Some(when)) => format!("as configured, made {when}"),
         (Some("verified"), None) => "as configured".to_owned(),

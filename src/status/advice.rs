@@ -1,36 +1,36 @@
 //! What the enforcement document comes to: one word, one sentence, one next step.
 
-use super::enforcement::{KernelReport, ModuleReport, Setting, Standing};
+use super::enforcement::{EnforcementStanding, KernelReport, ModuleReport, Setting};
 use crate::cmdline::PARAMETER;
-use crate::cmdline::parameter::Arguments;
+use crate::cmdline::parameter::KernelArguments;
 use crate::dkms::{ModuleName, Signature};
-use crate::enforcement::{Outcome, Refusal, SecureBoot, Tri};
+use crate::enforcement::{LoadOutcome, LoadRefusal, SecureBoot, Tri};
 
 /// One word for the whole.
-pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Standing {
-    let Some(first) = kernels.first() else { return Standing::Unknown };
+pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> EnforcementStanding {
+    let Some(first) = kernels.first() else { return EnforcementStanding::Unknown };
     let loaded: Vec<&ModuleName> =
         kernels.iter().flat_map(|k| &k.modules).filter(|m| m.loaded.is_some()).map(|m| &m.module).collect();
     let in_use = |m: &ModuleReport| loaded.iter().any(|name| name.name == m.module.name);
     let next = kernels.iter().filter(|k| k.boots_next);
     if next.flat_map(|k| &k.modules).any(|m| in_use(m) && m.coming() == "refused") {
-        return Standing::Refused;
+        return EnforcementStanding::Refused;
     }
-    let open = first.coming().unsigned() == Outcome::Unknown || first.with("unknown").next().is_some();
+    let open = first.coming().unsigned() == LoadOutcome::Unknown || first.with("unknown").next().is_some();
     if open || now_unknown(kernels) || (setting.entries_hidden.is_some() && setting.entries_needed) {
-        return Standing::Unknown;
+        return EnforcementStanding::Unknown;
     }
     let helpless = first.with("refused").next().is_some() && !first.parameter_would_help();
     let differs = kernels.iter().any(KernelReport::differs);
     if differs || !setting.policy_met || lacks_entry(first, setting) || helpless {
-        return Standing::Pending;
+        return EnforcementStanding::Pending;
     }
-    Standing::Settled
+    EnforcementStanding::Settled
 }
 
 /// The running kernel does not say what it does.
 fn now_unknown(kernels: &[KernelReport]) -> bool {
-    kernels.iter().filter_map(|k| k.now.as_ref()).any(|now| now.unsigned() == Outcome::Unknown)
+    kernels.iter().filter_map(|k| k.now.as_ref()).any(|now| now.unsigned() == LoadOutcome::Unknown)
 }
 
 fn lacks_entry(kernel: &KernelReport, setting: &Setting<'_>) -> bool {
@@ -45,29 +45,29 @@ pub(super) fn summary(kernels: &[KernelReport], setting: &Setting<'_>) -> String
     let when = if kernel.boots_next { "at the next boot" } else { "when it is booted" };
     let release = &kernel.release;
     let coming = kernel.coming();
-    let named = |error: Option<Refusal>| error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
+    let named = |error: Option<LoadRefusal>| error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
     let refused = names(kernel.with("refused"));
     if let Some(first) = kernel.with("refused").next() {
         return format!("kernel {release} will refuse {} {when}{}", list(&refused), named(first.error));
     }
-    if coming.unsigned() == Outcome::Unknown {
+    if coming.unsigned() == LoadOutcome::Unknown {
         let fact = coming.missing.first().map_or("some fact", String::as_str);
         return format!(
-            "it cannot be told whether kernel {release} will load unsigned modules {when}; not known: {fact}"
+            "it cannot be determined whether kernel {release} will load unsigned modules {when}; not known: {fact}"
         );
     }
     let open = names(kernel.with("unknown"));
     if !open.is_empty() {
         let what = list(&open);
         return format!(
-            "it cannot be told whether kernel {release} will load {what} {when}; not known: whether it trusts the key of the signature"
+            "it cannot be determined whether kernel {release} will load {what} {when}; not known: whether it trusts the key of the signature"
         );
     }
     match coming.unsigned() {
         _ if !kernel.modules.is_empty() => {
             format!("kernel {release} will load {} {when}", list(&names(kernel.modules.iter())))
         }
-        Outcome::Refused(error) => {
+        LoadOutcome::Refused(error) => {
             format!("kernel {release} will refuse unsigned modules {when}{}", named(error))
         }
         _ => format!("kernel {release} will load unsigned modules {when}"),
@@ -98,7 +98,7 @@ fn list(modules: &[&ModuleName]) -> String {
 pub(super) fn next_step(
     kernels: &[KernelReport],
     setting: &Setting<'_>,
-    standing: Standing,
+    standing: EnforcementStanding,
 ) -> Option<String> {
     let kernel = kernels.first()?;
     if let (false, Some(step)) = (setting.policy_met, &setting.policy_step) {
@@ -111,7 +111,7 @@ pub(super) fn next_step(
     if kernels.iter().any(KernelReport::entry_differs) || lacks_entry(kernel, setting) {
         return Some("run `clr-boot-manager update` as root".to_owned());
     }
-    if standing == Standing::Unknown {
+    if standing == EnforcementStanding::Unknown {
         return Some(how_to_know(kernels, kernel, setting));
     }
     // What runs is no matter of the kernel that was asked for, but of the machine.
@@ -133,13 +133,13 @@ fn cure(kernel: &KernelReport, module: &ModuleReport, setting: &Setting<'_>) -> 
     const SIGN: &str = "sign the modules with a key that this kernel trusts";
     let verdict = &kernel.configured.verdict;
     let line = kernel.configured.cmdline.as_deref().unwrap_or_default();
-    let on_line = |name: &str| Arguments::read(line.as_bytes()).has(name);
+    let on_line = |name: &str| KernelArguments::read(line.as_bytes()).has(name);
     let firmware = setting.machine.secure_boot == SecureBoot::On;
     Some(if module.unfit || matches!(module.signature, Signature::Broken { .. }) {
         let (module, release) = (&module.module, &kernel.release);
         // Not `dkms remove`: for the module's last kernel that would forget the module.
         format!(
-            "as root: `dkms unbuild {module} -k {release}`, then `clr-dkms-post-update`, which builds it anew"
+            "as root: `dkms unbuild {module} -k {release}`, then `clr-dkms-post-update`, which builds it again"
         )
     } else if verdict.disabled == Tri::Yes {
         format!("take what disables all modules off the command line; {SHOW}")
@@ -166,8 +166,8 @@ fn cure(kernel: &KernelReport, module: &ModuleReport, setting: &Setting<'_>) -> 
 fn how_to_know(kernels: &[KernelReport], kernel: &KernelReport, setting: &Setting<'_>) -> String {
     let coming = kernel.coming();
     let line = coming.cmdline.as_deref().unwrap_or_default();
-    let open = coming.unsigned() == Outcome::Unknown;
-    if open && Arguments::read(line.as_bytes()).has("bootconfig") {
+    let open = coming.unsigned() == LoadOutcome::Unknown;
+    if open && KernelArguments::read(line.as_bytes()).has("bootconfig") {
         "boot it and ask again: what the bootconfig in its initrd adds shows only then".to_owned()
     } else if open && coming.sig_unenforce == "unknown" {
         format!(

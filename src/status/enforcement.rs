@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::advice::{next_step, standing, summary};
-use crate::boot::Entry;
+use crate::boot::BootEntry;
+use crate::cmdline::explain::explain;
 use crate::cmdline::merge;
-use crate::cmdline::story::story;
 use crate::dkms::{ModuleName, Signature};
-use crate::enforcement::{KernelFacts, Kind, Machine, Outcome, Refusal, SecureBoot, Tri, Verdict, now};
-use crate::system::Line;
+use crate::enforcement::{
+    EnforcementVerdict, KernelFacts, LoadOutcome, LoadRefusal, Machine, ModuleKind, SecureBoot, Tri, now,
+};
+use crate::system::KernelCmdline;
 
 /// One built module of a kernel.
 #[derive(Debug, Clone)]
@@ -29,9 +31,9 @@ pub struct ModuleFile {
 
 /// What the document says of one kernel is made from this.
 #[derive(Debug)]
-pub struct Subject<'a> {
+pub struct EnforcementSubject<'a> {
     /// The kernel and its configured command line.
-    pub line: &'a Line,
+    pub line: &'a KernelCmdline,
     /// Its image is there; without one nothing can boot it.
     pub installed: bool,
     /// It runs.
@@ -41,7 +43,7 @@ pub struct Subject<'a> {
     /// It boots next.
     pub boots_next: bool,
     /// Its boot entry; none when there is none, or none can be seen.
-    pub entry: Option<&'a Entry>,
+    pub entry: Option<&'a BootEntry>,
     /// Its built modules.
     pub modules: Vec<ModuleFile>,
 }
@@ -68,20 +70,20 @@ pub struct Setting<'a> {
 /// One word for the whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Standing {
+pub enum EnforcementStanding {
     /// Configuration, boot entry and running kernel agree, and are as wanted.
     Settled,
     /// Something is pending, differs, or is not as wanted.
     Pending,
     /// A module in use will be refused at the next boot.
     Refused,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
 }
 
 /// What a kernel does at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct View {
+pub struct KernelView {
     /// The command line that decides; none when it cannot be read.
     pub cmdline: Option<String>,
     /// `module.sig_unenforce` on it: `on`, `off`, `unknown`.
@@ -89,7 +91,7 @@ pub struct View {
     /// `loads`, `taints`, `refused` or `unknown`, by kind of module.
     pub loads: BTreeMap<&'static str, &'static str>,
     /// The error of each refusal that is known.
-    pub error: BTreeMap<&'static str, Refusal>,
+    pub error: BTreeMap<&'static str, LoadRefusal>,
     /// Why, in words.
     pub because: Vec<String>,
     /// The facts that are missing.
@@ -98,7 +100,7 @@ pub struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
     #[serde(skip)]
-    pub(super) verdict: Verdict,
+    pub(super) verdict: EnforcementVerdict,
 }
 
 /// What happens to one built module, three times.
@@ -123,7 +125,7 @@ pub struct ModuleReport {
     pub now: Option<&'static str>,
     /// The error, where it is refused as configured or at the next boot.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Refusal>,
+    pub error: Option<LoadRefusal>,
     /// It is loaded now, with these taint letters.
     pub loaded: Option<String>,
 }
@@ -147,22 +149,22 @@ pub struct KernelReport {
     /// Whether it knows `module.sig_unenforce`: `v1`, `v2`, `absent`, `unknown`.
     pub patch: &'static str,
     /// Today's files.
-    pub configured: View,
+    pub configured: KernelView,
     /// The boot entry; none when there is none, or it cannot be seen.
-    pub next_boot: Option<View>,
+    pub next_boot: Option<KernelView>,
     /// The running kernel; none for the others.
-    pub now: Option<View>,
+    pub now: Option<KernelView>,
     /// Its built modules.
     pub modules: Vec<ModuleReport>,
 }
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Document {
+pub struct EnforcementDocument {
     /// Grows only when a field changes its meaning.
     pub schema: u32,
     /// One word.
-    pub standing: Standing,
+    pub standing: EnforcementStanding,
     /// The answer in one sentence.
     pub summary: String,
     /// What to do next; none when there is nothing to do.
@@ -180,20 +182,25 @@ pub struct Document {
 }
 
 /// The kinds that reports name.
-const KINDS: [(&str, Kind); 4] = [
-    ("trusted", Kind::Trusted),
-    ("unsigned", Kind::Unsigned),
-    ("unknown_key", Kind::UnknownKey),
-    ("damaged", Kind::Damaged),
+const KINDS: [(&str, ModuleKind); 4] = [
+    ("trusted", ModuleKind::Trusted),
+    ("unsigned", ModuleKind::Unsigned),
+    ("unknown_key", ModuleKind::UnknownKey),
+    ("damaged", ModuleKind::Damaged),
 ];
 
 /// What one verdict says, with the line that it is about.
-fn view(line: Option<&[u8]>, entry: Option<&Entry>, kernel: &KernelFacts, verdict: Verdict) -> View {
+fn view(
+    line: Option<&[u8]>,
+    entry: Option<&BootEntry>,
+    kernel: &KernelFacts,
+    verdict: EnforcementVerdict,
+) -> KernelView {
     let outcomes = || KINDS.iter().map(|(name, kind)| (*name, verdict.of(*kind)));
-    let open = outcomes().any(|(_, outcome)| outcome == Outcome::Unknown);
+    let open = outcomes().any(|(_, outcome)| outcome == LoadOutcome::Unknown);
     let mut because = verdict.because.clone();
     because.extend(verdict.missing.iter().filter(|_| open).map(|fact| format!("not known: {fact}")));
-    View {
+    KernelView {
         cmdline: line.map(|l| String::from_utf8_lossy(l).into_owned()),
         sig_unenforce: line.map_or("unknown", |l| kernel.switch(l).word()),
         loads: outcomes().map(|(name, outcome)| (name, outcome.word())).collect(),
@@ -205,14 +212,14 @@ fn view(line: Option<&[u8]>, entry: Option<&Entry>, kernel: &KernelFacts, verdic
     }
 }
 
-impl View {
+impl KernelView {
     /// What happens to a module without a trusted signature.
-    pub fn unsigned(&self) -> Outcome {
-        self.verdict.of(Kind::Unsigned)
+    pub fn unsigned(&self) -> LoadOutcome {
+        self.verdict.of(ModuleKind::Unsigned)
     }
 
     /// What is known of both is not the same.
-    pub(super) fn differs(&self, other: &View) -> bool {
+    pub(super) fn differs(&self, other: &KernelView) -> bool {
         let differ = |(kind, word): (&&str, &&str)| {
             let there = other.loads.get(kind).copied().unwrap_or("unknown");
             let errors = (self.error.get(kind), other.error.get(kind));
@@ -225,12 +232,12 @@ impl View {
 
 impl KernelReport {
     /// Makes it.
-    pub fn new(subject: &Subject<'_>, machine: &Machine) -> KernelReport {
+    pub fn new(subject: &EnforcementSubject<'_>, machine: &Machine) -> KernelReport {
         let line = subject.line;
         let mut configured =
             view(Some(&line.effective), None, &line.kernel, line.verdict_with(&line.effective, machine));
         if configured.verdict.demanded != Tri::No {
-            configured.because.extend(story(&line.sources, &merge(&line.sources)));
+            configured.because.extend(explain(&line.sources, &merge(&line.sources)));
         }
         let next_boot = subject.entry.map(|entry| {
             view(Some(&entry.options), Some(entry), &line.kernel, line.verdict_with(&entry.options, machine))
@@ -259,7 +266,7 @@ impl KernelReport {
     }
 
     /// What counts at the next boot: the entry, or what it will be made of.
-    pub fn coming(&self) -> &View {
+    pub fn coming(&self) -> &KernelView {
         self.next_boot.as_ref().unwrap_or(&self.configured)
     }
 
@@ -290,15 +297,15 @@ impl KernelReport {
 
 fn module(
     file: &ModuleFile,
-    line: &Line,
-    configured: &View,
-    next: Option<&View>,
-    now: Option<&View>,
+    line: &KernelCmdline,
+    configured: &KernelView,
+    next: Option<&KernelView>,
+    now: Option<&KernelView>,
 ) -> ModuleReport {
     // What another kernel has loaded is no evidence for this one.
     let loaded = file.loaded.as_deref().filter(|_| now.is_some());
-    let of = |view: &View| match &file.unfit {
-        Some(_) => Outcome::Refused(None),
+    let of = |view: &KernelView| match &file.unfit {
+        Some(_) => LoadOutcome::Refused(None),
         None => line.outcome(&file.signature, loaded, &view.verdict),
     };
     let coming = of(next.unwrap_or(configured));
@@ -324,7 +331,7 @@ impl ModuleReport {
 }
 
 /// Makes the document. The first subject is the one that the question is about.
-pub fn document(subjects: &[Subject<'_>], setting: &Setting<'_>) -> Document {
+pub fn document(subjects: &[EnforcementSubject<'_>], setting: &Setting<'_>) -> EnforcementDocument {
     let kernels: Vec<KernelReport> = subjects.iter().map(|s| KernelReport::new(s, setting.machine)).collect();
     let standing = standing(&kernels, setting);
     let mut notes = Vec::new();
@@ -350,7 +357,7 @@ pub fn document(subjects: &[Subject<'_>], setting: &Setting<'_>) -> Document {
         }
         notes.push(note);
     }
-    Document {
+    EnforcementDocument {
         schema: 1,
         standing,
         summary: summary(&kernels, setting),

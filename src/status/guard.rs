@@ -9,7 +9,7 @@ use super::steps::{self, listed};
 use crate::boot::deferral::Deferral;
 use crate::boot::menu::SetBy;
 use crate::boot_decision::{AdminOverrides, BootDecision, NextBootSource, Reason, Ruling};
-use crate::config::{Policy, Settings};
+use crate::config::{BootPolicy, Settings};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::assessment::is_bootable;
 use crate::decide::next_boot::NextBoot;
@@ -17,7 +17,7 @@ use crate::decide::satisfaction::NOT_REGISTERED;
 use crate::decide::unread::blocked;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule, Requirement};
-use crate::state::{BootRecord, Record, WISHES, WaitingPart};
+use crate::state::{BootRecord, RunRecord, WISHES, WaitingPart};
 use crate::system::System;
 
 /// The next step where a fact could not be read.
@@ -36,7 +36,7 @@ pub struct Swupd {
 
 /// The answer in one word; the screen and the exit code are made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum GuardWord {
     /// The newest kernel may be booted.
     Allowed,
     /// It boots without something that is wanted, by an admin's word.
@@ -45,21 +45,21 @@ pub enum Word {
     Held,
     /// What boots next is without something critical.
     Unsafe,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
     /// No kernel of this system is installed.
     NotApplicable,
 }
 
-impl std::fmt::Display for Word {
+impl std::fmt::Display for GuardWord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Word::Allowed => "allowed",
-            Word::Released => "released",
-            Word::Held => "held",
-            Word::Unsafe => "unsafe",
-            Word::Unknown => "unknown",
-            Word::NotApplicable => "not-applicable",
+            GuardWord::Allowed => "allowed",
+            GuardWord::Released => "released",
+            GuardWord::Held => "held",
+            GuardWord::Unsafe => "unsafe",
+            GuardWord::Unknown => "unknown",
+            GuardWord::NotApplicable => "not-applicable",
         })
     }
 }
@@ -122,7 +122,7 @@ pub struct GuardReport {
     pub needs: Vec<Requirement>,
     /// The answer in one word.
     #[serde(skip)]
-    pub word: Word,
+    pub word: GuardWord,
     /// `name/version` by name, where there is one version.
     #[serde(skip)]
     pub versions: BTreeMap<String, String>,
@@ -134,45 +134,45 @@ pub struct GuardReport {
 impl GuardReport {
     /// Makes it.
     pub fn new(
-        facts: &System,
+        system: &System,
         settings: &Settings,
-        judgement: &BootAssessment,
+        assessment: &BootAssessment,
         boot: Option<&BootRecord>,
         now: Timestamp,
     ) -> GuardReport {
-        let decision = &judgement.decision;
+        let decision = &assessment.decision;
         let held = boot.and_then(|boot| boot.held_back.as_ref());
         let held = held.filter(|_| decision.ruling == Ruling::Defer);
-        let (overridden_by, refused) = match &facts.deferral {
+        let (overridden_by, refused) = match &system.deferral {
             Deferral::Armed => (None, None),
             Deferral::Off { overridden_by, refused } => (overridden_by.clone(), refused.clone()),
         };
         GuardReport {
             schema: 1,
-            summary: summary(facts, judgement),
-            next_step: match word(facts, judgement) {
-                Word::Unknown if judgement.unknown.is_some() => Some(READ_IT.to_owned()),
-                Word::Unknown if unreadable(facts).is_none() => Some(steps::of_open(facts)),
-                Word::Unknown => Some("ask again as root".to_owned()),
-                Word::NotApplicable => None,
-                _ => next_step(facts, settings, judgement),
+            summary: summary(system, assessment),
+            next_step: match word(system, assessment) {
+                GuardWord::Unknown if assessment.unknown.is_some() => Some(READ_IT.to_owned()),
+                GuardWord::Unknown if unreadable(system).is_none() => Some(steps::of_open(system)),
+                GuardWord::Unknown => Some("ask again as root".to_owned()),
+                GuardWord::NotApplicable => None,
+                _ => next_step(system, settings, assessment),
             },
             ruling: decision.ruling,
             because: decision.because,
-            is_unsafe: judgement.is_unsafe(),
+            is_unsafe: assessment.is_unsafe(),
             policy: match settings.boot_policy {
-                Policy::Defer => "defer",
-                Policy::Hold => "hold",
-                Policy::Report => "report",
+                BootPolicy::Defer => "defer",
+                BootPolicy::Hold => "hold",
+                BootPolicy::Report => "report",
             },
             target: decision.target.clone(),
             default: decision.default.clone(),
-            boots_next: judgement.next.shown().map(str::to_owned),
-            boots_next_source: judgement.next.source(),
-            boots_next_unknown: judgement.next.unknown().map(str::to_owned),
-            boots_removed: judgement.next.is_removed(),
-            comes_back: judgement.comes_back.clone(),
-            other_system: match &judgement.next {
+            boots_next: assessment.next.shown().map(str::to_owned),
+            boots_next_source: assessment.next.source(),
+            boots_next_unknown: assessment.next.unknown().map(str::to_owned),
+            boots_removed: assessment.next.is_removed(),
+            comes_back: assessment.comes_back.clone(),
+            other_system: match &assessment.next {
                 NextBoot::OtherSystem { choice } => Some(choice.entry.clone()),
                 _ => None,
             },
@@ -180,14 +180,14 @@ impl GuardReport {
             held_days: held.map(|h| (now.duration_since(h.since).as_hours() / 24).max(0)),
             deferred: held.is_some_and(|h| h.deferred),
             waiting: boot.map(|boot| boot.waiting.clone()).unwrap_or_default(),
-            swupd: Swupd { defers: facts.deferral == Deferral::Armed, overridden_by, refused },
-            wishes: facts.wishes.clone(),
-            lost_wish: lost_wish(facts, judgement),
+            swupd: Swupd { defers: system.deferral == Deferral::Armed, overridden_by, refused },
+            wishes: system.wishes.clone(),
+            lost_wish: lost_wish(system, assessment),
             lacking: decision.lacking.clone(),
-            next_lacks: judgement.next_lacks.clone(),
-            needs: judgement.needs.clone(),
-            word: word(facts, judgement),
-            versions: versions(facts),
+            next_lacks: assessment.next_lacks.clone(),
+            needs: assessment.needs.clone(),
+            word: word(system, assessment),
+            versions: versions(system),
             errors: BTreeMap::new(),
         }
     }
@@ -201,7 +201,7 @@ impl GuardReport {
 
     /// With what the compiler said when the last run failed to build what the target lacks.
     #[must_use]
-    pub fn with_errors(mut self, record: Option<&Record>) -> GuardReport {
+    pub fn with_errors(mut self, record: Option<&RunRecord>) -> GuardReport {
         let known =
             record.iter().flat_map(|r| &r.modules).filter(|m| self.target.as_ref() == Some(&m.kernel));
         for module in known {
@@ -216,45 +216,45 @@ impl GuardReport {
     }
 
     /// 0: the newest kernel may boot; 1: another one is kept, safely, or it boots without something that is wanted; 2: what
-    /// boots next is not safe; 3: it cannot be told, or there is no kernel.
+    /// boots next is not safe; 3: it cannot be determined, or there is no kernel.
     pub fn exit_code(&self) -> u8 {
         match self.word {
-            Word::Allowed => 0,
-            Word::Released | Word::Held => 1,
-            Word::Unsafe => 2,
-            Word::Unknown | Word::NotApplicable => 3,
+            GuardWord::Allowed => 0,
+            GuardWord::Released | GuardWord::Held => 1,
+            GuardWord::Unsafe => 2,
+            GuardWord::Unknown | GuardWord::NotApplicable => 3,
         }
     }
 }
 
-fn word(facts: &System, judgement: &BootAssessment) -> Word {
-    let decision = &judgement.decision;
-    if unreadable(facts).is_some() {
-        Word::Unknown
-    } else if facts.inventory.kernels.is_empty() {
-        Word::NotApplicable
-    } else if judgement.is_unsafe() {
-        Word::Unsafe
-    } else if judgement.is_open {
-        Word::Unknown
+fn word(system: &System, assessment: &BootAssessment) -> GuardWord {
+    let decision = &assessment.decision;
+    if unreadable(system).is_some() {
+        GuardWord::Unknown
+    } else if system.inventory.kernels.is_empty() {
+        GuardWord::NotApplicable
+    } else if assessment.is_unsafe() {
+        GuardWord::Unsafe
+    } else if assessment.is_open {
+        GuardWord::Unknown
     } else if decision.ruling == Ruling::Defer {
-        Word::Held
+        GuardWord::Held
     } else if said(decision).is_some() {
-        Word::Released
+        GuardWord::Released
     } else {
-        Word::Allowed
+        GuardWord::Allowed
     }
 }
 
-pub(super) fn unreadable(facts: &System) -> Option<String> {
-    let wishes = || facts.wishes.fault.as_deref().filter(|_| !may_read_wishes(facts));
-    let known = facts.inventory.unreadable().or(facts.tree.unreadable.as_deref()).or_else(wishes);
-    known.map(str::to_owned).or_else(|| blocked(facts))
+pub(super) fn unreadable(system: &System) -> Option<String> {
+    let wishes = || system.wishes.fault.as_deref().filter(|_| !may_read_wishes(system));
+    let known = system.inventory.unreadable().or(system.tree.unreadable.as_deref()).or_else(wishes);
+    known.map(str::to_owned).or_else(|| blocked(system))
 }
 
 /// This user may; who may not cannot say that they are lost.
-fn may_read_wishes(facts: &System) -> bool {
-    !facts.denied.iter().any(|path| path.display().to_string() == facts.spell(WISHES))
+fn may_read_wishes(system: &System) -> bool {
+    !system.denied.iter().any(|path| path.display().to_string() == system.shown_path(WISHES))
 }
 
 /// Who lets the target boot in spite of what it lacks; none where it lacks nothing, or nobody has said so.
@@ -268,29 +268,29 @@ fn said(decision: &BootDecision) -> Option<&'static str> {
 }
 
 /// `name/version` by name, where no two versions are registered.
-fn versions(facts: &System) -> BTreeMap<String, String> {
+fn versions(system: &System) -> BTreeMap<String, String> {
     let mut versions: BTreeMap<String, Option<String>> = BTreeMap::new();
-    for pair in facts.pairs.iter().chain(&facts.fallbacks) {
-        let spelt = pair.module.to_string();
-        let known = versions.entry(pair.module.name.clone()).or_insert_with(|| Some(spelt.clone()));
-        *known = known.take().filter(|known| *known == spelt);
+    for pair in system.modules_on_kernels.iter().chain(&system.fallbacks) {
+        let display = pair.module.to_string();
+        let known = versions.entry(pair.module.name.clone()).or_insert_with(|| Some(display.clone()));
+        *known = known.take().filter(|known| *known == display);
     }
-    versions.into_iter().filter_map(|(name, spelt)| Some((name, spelt?))).collect()
+    versions.into_iter().filter_map(|(name, display)| Some((name, display?))).collect()
 }
 
 /// A kernel that has all that works and is needed, other than the target: the running one, else the newest.
-fn full(facts: &System, judgement: &BootAssessment) -> Option<String> {
+fn full(system: &System, assessment: &BootAssessment) -> Option<String> {
     let needed = |n: &Requirement| match n.class {
         Importance::Critical => true,
         class => class == Importance::Wanted && n.works,
     };
-    let kernels = &facts.inventory.kernels;
+    let kernels = &system.inventory.kernels;
     let mut others = kernels.iter().filter(|k| k.running).chain(kernels.iter().filter(|k| !k.running));
     let found = others.find(|k| {
         let release = k.name.release();
-        judgement.decision.target.as_ref() != Some(&release)
-            && is_bootable(facts, k)
-            && judgement.lacks_on(&release, needed).is_empty()
+        assessment.decision.target.as_ref() != Some(&release)
+            && is_bootable(system, k)
+            && assessment.lacks_on(&release, needed).is_empty()
     });
     found.map(|k| k.name.release())
 }
@@ -314,23 +314,23 @@ pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
 }
 
 /// The sentence on a next boot that is unknown, where that makes a difference.
-pub fn open(judgement: &BootAssessment) -> Option<String> {
-    let reason = judgement.next.unknown().filter(|_| judgement.is_open)?;
-    let remembered = judgement.next.shown().map(|release| format!(" (the last run saw {release})"));
+pub fn open(assessment: &BootAssessment) -> Option<String> {
+    let reason = assessment.next.unknown().filter(|_| assessment.is_open)?;
+    let remembered = assessment.next.shown().map(|release| format!(" (the last run saw {release})"));
     Some(format!("it is unknown which kernel boots next{}: {reason}", remembered.unwrap_or_default()))
 }
 
 /// The sentence on what is not safe; none when it is.
-pub fn danger(judgement: &BootAssessment) -> Option<String> {
-    let decision = &judgement.decision;
-    if let NextBoot::Removed { release, .. } = &judgement.next {
-        let without = match lacks(&judgement.next_lacks) {
+pub fn danger(assessment: &BootAssessment) -> Option<String> {
+    let decision = &assessment.decision;
+    if let NextBoot::Removed { release, .. } = &assessment.next {
+        let without = match lacks(&assessment.next_lacks) {
             Some(lack) => format!("without {lack}"),
             None => "without its modules".to_owned(),
         };
         return Some(format!("kernel {release} boots next, which is not installed any more: {without}"));
     }
-    if let (Some(lack), Some(next)) = (lacks(&judgement.next_lacks), judgement.next.release()) {
+    if let (Some(lack), Some(next)) = (lacks(&assessment.next_lacks), assessment.next.release()) {
         let who = said(decision).filter(|_| decision.target.as_deref() == Some(next));
         return Some(match who {
             Some(who) => {
@@ -350,23 +350,23 @@ pub fn danger(judgement: &BootAssessment) -> Option<String> {
     }
 }
 
-/// Whether the danger rests on nothing but what cannot be told.
-pub fn is_unseen(judgement: &BootAssessment) -> bool {
-    let decision = &judgement.decision;
-    let lacks = [&judgement.next_lacks, &decision.default_lacks, &decision.lacking];
+/// Whether the danger rests on nothing but what cannot be determined.
+pub fn is_unseen(assessment: &BootAssessment) -> bool {
+    let decision = &assessment.decision;
+    let lacks = [&assessment.next_lacks, &decision.default_lacks, &decision.lacking];
     let unknown = State::Unknown.to_string();
     lacks.iter().find(|l| !l.is_empty()).is_some_and(|l| l.iter().all(|lack| lack.state == unknown))
 }
 
 /// The sentence on a kernel that is held back; none when none is.
-pub fn held(judgement: &BootAssessment) -> Option<String> {
-    let decision = &judgement.decision;
+pub fn held(assessment: &BootAssessment) -> Option<String> {
+    let decision = &assessment.decision;
     if decision.ruling == Ruling::Allow || decision.because == Reason::Unknown {
         return None;
     }
     let target = decision.target.as_deref().unwrap_or("the new one");
     let default = decision.default.as_deref().unwrap_or("another one");
-    let next = judgement.next.release().filter(|next| Some(*next) != decision.default.as_deref());
+    let next = assessment.next.release().filter(|next| Some(*next) != decision.default.as_deref());
     Some(match (next, lacks(&decision.lacking)) {
         (Some(next), Some(lack)) if decision.because != Reason::Held && next == target => {
             format!("kernel {next} boots next, and lacks {lack}")
@@ -379,12 +379,12 @@ pub fn held(judgement: &BootAssessment) -> Option<String> {
 }
 
 /// What is wrong with an admin's word: it cannot be read, or the kernel that it holds cannot be booted.
-pub fn lost_wish(facts: &System, judgement: &BootAssessment) -> Option<String> {
-    let wishes = &facts.wishes;
+pub fn lost_wish(system: &System, assessment: &BootAssessment) -> Option<String> {
+    let wishes = &system.wishes;
     match (&wishes.fault, &wishes.hold) {
-        (Some(_), _) if !may_read_wishes(facts) => None,
+        (Some(_), _) if !may_read_wishes(system) => None,
         (Some(fault), _) => Some(format!("what an admin said of the boot default is lost: {fault}")),
-        (None, Some(hold)) if judgement.decision.because != Reason::Held => {
+        (None, Some(hold)) if assessment.decision.because != Reason::Held => {
             Some(format!("an admin holds kernel {hold}, which cannot be booted"))
         }
         _ => None,
@@ -392,11 +392,11 @@ pub fn lost_wish(facts: &System, judgement: &BootAssessment) -> Option<String> {
 }
 
 /// What keeps swupd from leaving the boot files to us, where it should.
-pub fn not_deferred(facts: &System, settings: &Settings, judgement: &BootAssessment) -> Option<String> {
+pub fn not_deferred(system: &System, settings: &Settings, assessment: &BootAssessment) -> Option<String> {
     let wanted = settings.boot_update
-        && settings.boot_policy == Policy::Defer
-        && judgement.needs.iter().any(|n| n.class > Importance::Optional);
-    match &facts.deferral {
+        && settings.boot_policy == BootPolicy::Defer
+        && assessment.needs.iter().any(|n| n.class > Importance::Optional);
+    match &system.deferral {
         Deferral::Off { overridden_by: Some(by), .. } if wanted => {
             Some(format!("{by} has swupd run clr-boot-manager before the modules are proven"))
         }
@@ -405,21 +405,21 @@ pub fn not_deferred(facts: &System, settings: &Settings, judgement: &BootAssessm
     }
 }
 
-fn summary(facts: &System, judgement: &BootAssessment) -> String {
-    match word(facts, judgement) {
-        Word::Unknown => {
-            let unread = unreadable(facts).or_else(|| open(judgement));
+fn summary(system: &System, assessment: &BootAssessment) -> String {
+    match word(system, assessment) {
+        GuardWord::Unknown => {
+            let unread = unreadable(system).or_else(|| open(assessment));
             return unread.unwrap_or_else(|| "it is unknown".to_owned());
         }
-        Word::NotApplicable => return "no kernel of clr-boot-manager is installed here".to_owned(),
+        GuardWord::NotApplicable => return "no kernel of clr-boot-manager is installed here".to_owned(),
         _ => {}
     }
-    if let Some(text) = danger(judgement).or_else(|| held(judgement)) {
+    if let Some(text) = danger(assessment).or_else(|| held(assessment)) {
         return text;
     }
-    let decision = &judgement.decision;
+    let decision = &assessment.decision;
     if let (Reason::Removed, Some(default)) = (decision.because, &decision.default) {
-        let why = match facts.inventory.running_kernel() {
+        let why = match system.inventory.running_kernel() {
             Some(running) => format!("no kernel is the default of the type {}", running.name.variant),
             None => "the running kernel is not installed any more".to_owned(),
         };
@@ -429,7 +429,7 @@ fn summary(facts: &System, judgement: &BootAssessment) -> String {
         return "the running kernel is none of clr-boot-manager's, which leaves the boot default as it is"
             .to_owned();
     };
-    let boots = if judgement.next.is(target) { "boots next" } else { "may be booted" };
+    let boots = if assessment.next.is(target) { "boots next" } else { "may be booted" };
     match (lacks(&decision.lacking), said(decision)) {
         (Some(lack), Some(who)) => format!("kernel {target} {boots} although it lacks {lack}: {who}"),
         (Some(lack), None) => {
@@ -442,13 +442,13 @@ fn summary(facts: &System, judgement: &BootAssessment) -> String {
 }
 
 /// The step that an admin can take; none when there is nothing to do.
-pub fn next_step(facts: &System, settings: &Settings, judgement: &BootAssessment) -> Option<String> {
-    let decision = &judgement.decision;
+pub fn next_step(system: &System, settings: &Settings, assessment: &BootAssessment) -> Option<String> {
+    let decision = &assessment.decision;
     let should = decision.default.as_ref();
     let acts = settings.guards();
-    let is_wrong = should.is_some() && judgement.next.release().is_some() && !judgement.is_carried_out();
-    if let Some(by) = judgement.next.choice().filter(|choice| choice.set_by.overrides())
-        && (is_wrong || should.is_some() && judgement.next.release().is_none())
+    let is_wrong = should.is_some() && assessment.next.release().is_some() && !assessment.is_carried_out();
+    if let Some(by) = assessment.next.choice().filter(|choice| choice.set_by.overrides())
+        && (is_wrong || should.is_some() && assessment.next.release().is_none())
     {
         let what = match by.set_by {
             SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry => "for the next boot only",
@@ -469,16 +469,16 @@ pub fn next_step(facts: &System, settings: &Settings, judgement: &BootAssessment
             (false, Ruling::Allow, _) => "run `clr-boot-manager update` as root".to_owned(),
         });
     }
-    if let Some(step) = steps::brings_back(&judgement.comes_back) {
+    if let Some(step) = steps::brings_back(&assessment.comes_back) {
         return Some(step);
     }
     if said(decision).is_some()
-        && let Some(kernel) = full(facts, judgement)
+        && let Some(kernel) = full(system, assessment)
     {
         return Some(format!("`clr-dkms hold {kernel}` keeps the kernel that has it"));
     }
-    let mut missing = judgement.next_lacks.iter().chain(&decision.default_lacks).chain(&decision.lacking);
-    let is_listed = |module: &str| judgement.needs.iter().any(|n| n.module == module && n.is_listed());
+    let mut missing = assessment.next_lacks.iter().chain(&decision.default_lacks).chain(&decision.lacking);
+    let is_listed = |module: &str| assessment.needs.iter().any(|n| n.module == module && n.is_listed());
     if missing.any(|l| l.state == NOT_REGISTERED && is_listed(&l.module)) {
         return Some("correct the name in clr-dkms.conf, or register it with `dkms add`".to_owned());
     }

@@ -6,34 +6,35 @@ use crate::dkms::lint::{Finding, Severity};
 
 /// What was found in all targets.
 #[derive(Debug, Serialize)]
-pub struct Document {
+pub struct LintDocument {
     /// Grows when a field changes its meaning.
     pub schema: u32,
     /// The sum, in one sentence.
     pub summary: String,
     /// The kernels that the files were evaluated for; none when no kernel is known.
     pub kernels: Vec<String>,
-    /// The modules and folders, in the order in which they were named.
+    /// The modules and directories, in the order in which they were named.
     pub targets: Vec<Target>,
 }
 
-/// One module or folder.
+/// One module or directory.
 #[derive(Debug, Serialize)]
 pub struct Target {
-    /// `name/version` of a registered module, or the folder as it was named.
+    /// `name/version` of a registered module, or the directory as it was named.
     pub name: String,
-    /// The source folder.
-    pub folder: Option<String>,
+    /// The source directory.
+    #[serde(rename = "folder")]
+    pub directory: Option<String>,
     /// Why it could not be read, or not all of it.
     pub unreadable: Option<String>,
     /// What was found.
     pub findings: Vec<Finding>,
 }
 
-impl Document {
+impl LintDocument {
     /// The document of these targets.
-    pub fn of(kernels: Vec<String>, targets: Vec<Target>) -> Document {
-        let mut document = Document { schema: 1, summary: String::new(), kernels, targets };
+    pub fn of(kernels: Vec<String>, targets: Vec<Target>) -> LintDocument {
+        let mut document = LintDocument { schema: 1, summary: String::new(), kernels, targets };
         document.summary = document.sum();
         document
     }

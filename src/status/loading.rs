@@ -3,22 +3,22 @@
 use crate::decide::initrds::{InitrdForecast, initrd_forecast};
 use crate::decide::loading::{LoadForecast, load_forecast, reason};
 use crate::decide::satisfaction::CommandLine;
-use crate::dkms::Pair;
+use crate::dkms::ModuleOnKernel;
 use crate::system::System;
 
 /// One for each module on each kernel.
-pub(super) fn notes(facts: &System) -> impl Iterator<Item = String> {
-    facts.pairs.iter().filter_map(|pair| note(facts, pair))
+pub(super) fn notes(system: &System) -> impl Iterator<Item = String> {
+    system.modules_on_kernels.iter().filter_map(|pair| note(system, pair))
 }
 
 /// What keeps a module from being loaded in one way or another, where nothing is lost by that.
-fn note(facts: &System, pair: &Pair) -> Option<String> {
+fn note(system: &System, pair: &ModuleOnKernel) -> Option<String> {
     pair.proof.as_ref().ok()?;
-    if let InitrdForecast::Remark(why) = initrd_forecast(facts, pair, None) {
+    if let InitrdForecast::Remark(why) = initrd_forecast(system, pair, None) {
         return Some(why);
     }
-    match load_forecast(facts, pair, None, CommandLine::Coming) {
-        LoadForecast::Remark(why) => Some(reason(facts, &pair.release, &why)),
+    match load_forecast(system, pair, None, CommandLine::Coming) {
+        LoadForecast::Remark(why) => Some(reason(system, &pair.release, &why)),
         LoadForecast::Loads | LoadForecast::Blocked(_) | LoadForecast::Unknown(_) => None,
     }
 }

@@ -1,13 +1,13 @@
 //! The status document: one value, made from facts and the record; text, JSON and the MOTD are renderings of it.
 
 mod advice;
+pub mod catalog;
 pub mod enforcement;
 pub mod guard;
 pub mod lint;
 mod loading;
-pub mod outlook;
+pub mod loading_outlook;
 mod problems;
-pub mod states;
 mod steps;
 mod unmanaged;
 pub mod waiting;
@@ -25,14 +25,14 @@ use crate::decide::next_boot::presumed;
 use crate::decide::satisfaction::satisfied;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::unread;
-use crate::dkms::Pair;
+use crate::dkms::ModuleOnKernel;
 use crate::dkms::plan::State;
 use crate::kernel::{Headers, Running, Variant};
 use crate::requirement::Importance;
-use crate::state::{ModuleRecord, Record, Stored};
-use crate::system::{Line, System};
+use crate::state::{ModuleRecord, RunRecord, Stored};
+use crate::system::{KernelCmdline, System};
 use guard::GuardReport;
-use outlook::{Outlook, outlook};
+use loading_outlook::{Outlook, loading_outlook};
 use problems::{entries, problems};
 
 /// The answer in one word.
@@ -52,7 +52,7 @@ pub enum Verdict {
     Held,
     /// What boots next is without a module that is critical.
     Unsafe,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
     /// No kernel of this system is installed.
     NotApplicable,
@@ -123,18 +123,18 @@ pub struct ModuleStatus {
 
 /// The document.
 #[derive(Debug, Clone, Serialize)]
-pub struct Document {
+pub struct StatusDocument {
     /// Grows only when a field changes its meaning.
     pub schema: u32,
     /// The answer.
     pub verdict: Verdict,
     /// The id of the verdict, which `clr-dkms explain` knows.
     pub id: &'static str,
-    /// Whether the machine may be rebooted now: nothing that is critical will be missing. None where that cannot be told.
+    /// Whether the machine may be rebooted now: nothing that is critical will be missing. None where that cannot be determined.
     pub may_reboot: Option<bool>,
     /// The answer in one sentence.
     pub summary: String,
-    /// The root as the host sees it; paths below are spelt with it.
+    /// The root as the host sees it; paths below are written with it.
     pub root: String,
     /// What to do next; none when there is nothing to do.
     pub next_step: Option<String>,
@@ -164,7 +164,7 @@ pub struct Document {
     pub problems: Vec<String>,
     /// Odd things that were seen and left alone.
     pub notes: Vec<String>,
-    /// Files and folders that we were not allowed to look at.
+    /// Files and directories that we were not allowed to look at.
     pub unreadable: Vec<String>,
     /// Which kernel boots next, which should, and why.
     pub guard: GuardReport,
@@ -181,10 +181,10 @@ pub enum Progress {
     BrokenOff,
 }
 
-impl Document {
+impl StatusDocument {
     /// The same without older kernels, and without the modules on them.
     #[must_use]
-    pub fn without_fallbacks(&self) -> Document {
+    pub fn without_fallbacks(&self) -> StatusDocument {
         let mut document = self.clone();
         document.kernels.retain(|k| !k.fallback);
         document.modules.retain(|m| document.kernels.iter().any(|k| k.release == m.record.kernel));
@@ -225,61 +225,62 @@ impl Progress {
 
 /// Makes the document.
 pub fn document(
-    facts: &System,
-    record: &Stored<Record>,
+    system: &System,
+    record: &Stored<RunRecord>,
     progress: &Progress,
     settings: &Settings,
     now: Timestamp,
-) -> Document {
+) -> StatusDocument {
     let known = record.as_good();
-    let spelt = |mut module: ModuleRecord| {
-        module.log = module.log.map(|log| facts.spell(&log));
+    let display = |mut module: ModuleRecord| {
+        module.log = module.log.map(|log| system.shown_path(&log));
         // A matter of the record alone.
         module.inputs = None;
         for file in &mut module.files {
-            file.path = facts.spell(&file.path);
+            file.path = system.shown_path(&file.path);
         }
         if !module.state.is_proven() && progress.builds(&module) {
             module = ModuleRecord { state: State::Building, reason: None, error: None, log: None, ..module };
         }
         module
     };
-    let judgement = assess(facts, settings, known);
-    let next_boot = judgement.next.shown().map(str::to_owned);
-    let kernels = kernels(facts, &judgement);
-    let managed = modules_on(&kernels, facts).map(|p| module_status(facts, p, known));
-    let modules: Vec<ModuleRecord> = managed.chain(unmanaged::rows(facts, &judgement)).map(spelt).collect();
-    let kernels = with_modules(kernels, &modules, facts, &judgement);
-    let modules = statuses(modules, facts, settings, &judgement, &kernels);
-    let mut problems = problems(facts, record, progress, settings, &modules, &judgement);
-    let (danger, held) = (guard::danger(&judgement), guard::held(&judgement));
-    let is_held = held.is_some() && judgement.acts && judgement.is_carried_out();
+    let assessment = assess(system, settings, known);
+    let next_boot = assessment.next.shown().map(str::to_owned);
+    let kernels = kernels(system, &assessment);
+    let managed = modules_on(&kernels, system).map(|p| module_status(system, p, known));
+    let modules: Vec<ModuleRecord> =
+        managed.chain(unmanaged::rows(system, &assessment)).map(display).collect();
+    let kernels = with_modules(kernels, &modules, system, &assessment);
+    let modules = statuses(modules, system, settings, &assessment, &kernels);
+    let mut problems = problems(system, record, progress, settings, &modules, &assessment);
+    let (danger, held) = (guard::danger(&assessment), guard::held(&assessment));
+    let is_held = held.is_some() && assessment.acts && assessment.is_carried_out();
     // That it boots next without something is reported once.
-    let target = judgement.decision.target.as_deref();
-    let twice = danger.is_some() && target.is_some_and(|target| judgement.next.is(target));
-    let held = held.filter(|_| judgement.acts && !twice);
-    for said in [held, danger.clone(), guard::open(&judgement)].into_iter().flatten() {
+    let target = assessment.decision.target.as_deref();
+    let twice = danger.is_some() && target.is_some_and(|target| assessment.next.is(target));
+    let held = held.filter(|_| assessment.acts && !twice);
+    for said in [held, danger.clone(), guard::open(&assessment)].into_iter().flatten() {
         problems.insert(0, said);
     }
-    let running = match &facts.inventory.running {
+    let running = match &system.inventory.running {
         Running::Known { release } => Some(release.clone()),
         _ => None,
     };
-    let unreadable = guard::unreadable(facts).is_some() || matches!(record, Stored::Unreadable(_));
-    let unknown = judgement.unknown_target.is_some()
-        || modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, facts));
+    let unreadable = guard::unreadable(system).is_some() || matches!(record, Stored::Unreadable(_));
+    let unknown = assessment.unknown_target.is_some()
+        || modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, system));
     // What is seen to be missing is missing, whatever else cannot be read.
-    let is_unsafe = danger.is_some() && !(unknown && guard::is_unseen(&judgement));
+    let is_unsafe = danger.is_some() && !(unknown && guard::is_unseen(&assessment));
     let is_pending = (running.is_some() && next_boot.is_some() && running != next_boot)
-        || !judgement.refused_until_reboot.is_empty();
+        || !assessment.refused_until_reboot.is_empty();
     let verdict = if unreadable {
         Verdict::Unknown
-    } else if facts.inventory.kernels.is_empty() {
+    } else if system.inventory.kernels.is_empty() {
         Verdict::NotApplicable
     } else if is_unsafe {
         // Also while a run is at work: until it ends this is what a reboot would find.
         Verdict::Unsafe
-    } else if unknown || judgement.is_open {
+    } else if unknown || assessment.is_open {
         Verdict::Unknown
     } else if matches!(progress, Progress::Working(_)) {
         Verdict::Building
@@ -292,10 +293,10 @@ pub fn document(
     } else {
         Verdict::Healthy
     };
-    let mut document = Document {
+    let mut document = StatusDocument {
         schema: 1,
         verdict,
-        id: states::verdict(verdict).id,
+        id: catalog::verdict(verdict).id,
         may_reboot: match verdict {
             Verdict::Healthy | Verdict::RebootPending | Verdict::Degraded | Verdict::Held => Some(true),
             Verdict::Building | Verdict::Unsafe => Some(false),
@@ -303,16 +304,16 @@ pub fn document(
         },
         summary: String::new(),
         next_step: None,
-        root: facts.root.display().to_string(),
+        root: system.root.display().to_string(),
         kernels,
         modules,
         running,
         next_boot,
-        next_boot_source: judgement.next.source(),
-        next_boot_unknown: judgement.next.unknown().map(str::to_owned),
-        sig_unenforce_wanted: sig_unenforce_wanted(settings, facts, &judgement.needs),
-        unsigned_modules: outlook(facts),
-        boot_entries: match &entries(facts, &judgement) {
+        next_boot_source: assessment.next.source(),
+        next_boot_unknown: assessment.next.unknown().map(str::to_owned),
+        sig_unenforce_wanted: sig_unenforce_wanted(settings, system, &assessment.needs),
+        unsigned_modules: loading_outlook(system),
+        boot_entries: match &entries(system, &assessment) {
             // What was seen by the last run, when more could be seen then.
             ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
             seen => Some(seen.word().to_owned()),
@@ -320,36 +321,36 @@ pub fn document(
         boot_updated: known.and_then(|r| r.boot.updated),
         last_run: known.map(|r| r.started),
         problems,
-        notes: notes(facts, &judgement, judgement.held_back.is_some()),
-        unreadable: facts.denied.iter().map(|path| path.display().to_string()).collect(),
-        guard: GuardReport::new(facts, settings, &judgement, known.map(|record| &record.boot), now),
+        notes: notes(system, &assessment, assessment.held_back.is_some()),
+        unreadable: system.denied.iter().map(|path| path.display().to_string()).collect(),
+        guard: GuardReport::new(system, settings, &assessment, known.map(|record| &record.boot), now),
     };
-    document.summary = summary(&document, &judgement);
+    document.summary = summary(&document, &assessment);
     document.next_step =
-        steps::next_step(&document, progress, facts).map(|step| steps::for_root(step, facts));
+        steps::next_step(&document, progress, system).map(|step| steps::for_root(step, system));
     document
 }
 
 fn statuses(
     modules: Vec<ModuleRecord>,
-    facts: &System,
+    system: &System,
     settings: &Settings,
-    judgement: &BootAssessment,
+    assessment: &BootAssessment,
     kernels: &[KernelStatus],
 ) -> Vec<ModuleStatus> {
     let status = |record: ModuleRecord| {
         // What an admin wants refused is missed by nobody.
-        let by_wish = (settings.sig_unenforce == SigUnenforce::Off && is_told_below(&record, facts))
-            || (record.state == State::Blocked && judgement.is_listed_as_optional(&record.module.name));
-        let missed = is_missed(&record, facts, judgement) && !by_wish;
+        let by_wish = (settings.sig_unenforce == SigUnenforce::Off && is_reported_below(&record, system))
+            || (record.state == State::Blocked && assessment.is_listed_as_optional(&record.module.name));
+        let missed = is_missed(&record, system, assessment) && !by_wish;
         ModuleStatus {
-            id: states::state(record.state).id,
-            class: judgement.class_of(&record.module.name),
+            id: catalog::state(record.state).id,
+            class: assessment.class_of(&record.module.name),
             missed,
-            problem: problems::of_module(&record, facts, judgement),
-            next_step: steps::of_module(&record, missed, facts, kernels)
+            problem: problems::of_module(&record, system, assessment),
+            next_step: steps::of_module(&record, missed, system, kernels)
                 .filter(|_| !by_wish)
-                .map(|step| steps::for_root(step, facts)),
+                .map(|step| steps::for_root(step, system)),
             record,
         }
     };
@@ -357,60 +358,61 @@ fn statuses(
 }
 
 /// Whether the state of a module on a kernel matters for the verdict: on the next boot always; on another tip only
-/// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be told
+/// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be determined
 /// which kernel boots next, every tip matters.
-fn counts(module: &ModuleRecord, facts: &System) -> bool {
-    let Some(next) = presumed(facts) else { return true };
+fn counts(module: &ModuleRecord, system: &System) -> bool {
+    let Some(next) = presumed(system) else { return true };
     if !module.module.is_managed() {
         // Nothing brings it to the other kernels, and nothing was meant to.
         return next.name.release() == module.kernel;
     }
-    let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
+    let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
 }
 
 /// The kernel refuses the module, and the parameter would help. That it is not configured is told where it is wanted; where
 /// the admin does not want it, all is as it should be.
-fn is_told_below(module: &ModuleRecord, facts: &System) -> bool {
-    module.state == State::SignatureRefused && parameter_would_help(facts, &module.kernel)
+fn is_reported_below(module: &ModuleRecord, system: &System) -> bool {
+    module.state == State::SignatureRefused && parameter_would_help(system, &module.kernel)
 }
 
 /// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
-fn is_missed(module: &ModuleRecord, facts: &System, judgement: &BootAssessment) -> bool {
-    if !counts(module, facts) || matches!(module.state, State::Ok | State::Building) {
+fn is_missed(module: &ModuleRecord, system: &System, assessment: &BootAssessment) -> bool {
+    if !counts(module, system) || matches!(module.state, State::Ok | State::Building) {
         return false;
     }
-    let next = presumed(facts).map(|k| k.name.release());
+    let next = presumed(system).map(|k| k.name.release());
     let in_use = || {
-        facts.inventory.running_kernel().is_some_and(|running| {
-            let mut on_running = facts.pairs.iter().filter(|p| p.release == running.name.release());
+        system.inventory.running_kernel().is_some_and(|running| {
+            let mut on_running =
+                system.modules_on_kernels.iter().filter(|p| p.release == running.name.release());
             let name = &module.module.name;
             on_running.any(|p| p.module.name == *name && p.proof.is_ok())
-                || facts.files.in_force(name, &running.name.release()).is_some()
+                || system.files.in_force(name, &running.name.release()).is_some()
         })
     };
     // Its author may leave out a kernel that has come to have the module itself.
     let is_there = || {
-        let need = judgement.needs.iter().find(|need| need.module == module.module.name);
-        need.is_some_and(|need| satisfied(facts, need, &module.kernel, Some(module)) == Some(Ready::Yes))
+        let need = assessment.needs.iter().find(|need| need.module == module.module.name);
+        need.is_some_and(|need| satisfied(system, need, &module.kernel, Some(module)) == Some(Ready::Yes))
     };
     !module.state.is_fine() || (next.as_ref() == Some(&module.kernel) && in_use() && !is_there())
 }
 
 /// The kernels that matter, and those that could be fallen back to; their modules are counted in
 /// [`with_modules`].
-fn kernels(facts: &System, judgement: &BootAssessment) -> Vec<KernelStatus> {
-    let next = judgement.next.shown();
-    let status = |line: &Line, fallback: bool| {
-        let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == line.release)?;
+fn kernels(system: &System, assessment: &BootAssessment) -> Vec<KernelStatus> {
+    let next = assessment.next.shown();
+    let status = |line: &KernelCmdline, fallback: bool| {
+        let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == line.release)?;
         let boots_next = next == Some(line.release.as_str());
-        (!fallback || boots_next || is_bootable(facts, kernel)).then(|| KernelStatus {
+        (!fallback || boots_next || is_bootable(system, kernel)).then(|| KernelStatus {
             release: line.release.clone(),
             id: line.id.clone(),
             variant: Variant::of(&kernel.name.variant),
             running: kernel.running,
             next_boot: boots_next,
-            held_back: judgement.held_back.as_ref() == Some(&line.release) && !boots_next,
+            held_back: assessment.held_back.as_ref() == Some(&line.release) && !boots_next,
             tip: kernel.tip,
             fallback: fallback && !boots_next,
             headers: kernel.headers.clone(),
@@ -419,27 +421,27 @@ fn kernels(facts: &System, judgement: &BootAssessment) -> Vec<KernelStatus> {
             sig_unenforce: line.switch.word(),
         })
     };
-    let matter = facts.lines.iter().filter_map(|line| status(line, false));
-    matter.chain(facts.fallback_lines.iter().filter_map(|line| status(line, true))).collect()
+    let matter = system.lines.iter().filter_map(|line| status(line, false));
+    matter.chain(system.fallback_lines.iter().filter_map(|line| status(line, true))).collect()
 }
 
 /// The modules on those kernels.
-fn modules_on<'f>(kernels: &[KernelStatus], facts: &'f System) -> impl Iterator<Item = &'f Pair> {
-    let shown = |p: &&Pair| kernels.iter().any(|k| k.release == p.release);
-    facts.pairs.iter().chain(facts.fallbacks.iter().filter(shown))
+fn modules_on<'f>(kernels: &[KernelStatus], system: &'f System) -> impl Iterator<Item = &'f ModuleOnKernel> {
+    let shown = |p: &&ModuleOnKernel| kernels.iter().any(|k| k.release == p.release);
+    system.modules_on_kernels.iter().chain(system.fallbacks.iter().filter(shown))
 }
 
 fn with_modules(
     mut kernels: Vec<KernelStatus>,
     modules: &[ModuleRecord],
-    facts: &System,
-    judgement: &BootAssessment,
+    system: &System,
+    assessment: &BootAssessment,
 ) -> Vec<KernelStatus> {
     for kernel in &mut kernels {
         let mine = || modules.iter().filter(|m| m.kernel == kernel.release);
         let is_needed = |m: &&ModuleRecord| {
             let should_be = !m.state.is_fine() && m.module.is_managed();
-            m.state == State::Ok || should_be || is_missed(m, facts, judgement)
+            m.state == State::Ok || should_be || is_missed(m, system, assessment)
         };
         let (ready, needed) =
             (mine().filter(|m| m.state == State::Ok).count(), mine().filter(is_needed).count());
@@ -448,23 +450,23 @@ fn with_modules(
     kernels
 }
 
-fn notes(facts: &System, judgement: &BootAssessment, is_held: bool) -> Vec<String> {
-    let odd = facts.inventory.oddities.iter().chain(&facts.tree.oddities);
+fn notes(system: &System, assessment: &BootAssessment, is_held: bool) -> Vec<String> {
+    let odd = system.inventory.oddities.iter().chain(&system.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
     // That clr-boot-manager would have it otherwise is why it is held.
-    let odd = facts.boot.oddities().filter(|problem| !(is_held && problem.is_other_default));
-    notes.extend(odd.map(ToString::to_string).chain(facts.boot.invisible.clone()));
-    notes.extend(unmanaged::notes(facts, judgement));
-    notes.extend(loading::notes(facts));
-    notes.extend(facts.boot_obstacle.as_ref().map(ToString::to_string));
-    let unreadable = facts.lines.iter().flat_map(|l| &l.sources.unreadable);
+    let odd = system.boot.oddities().filter(|problem| !(is_held && problem.is_other_default));
+    notes.extend(odd.map(ToString::to_string).chain(system.boot.invisible.clone()));
+    notes.extend(unmanaged::notes(system, assessment));
+    notes.extend(loading::notes(system));
+    notes.extend(system.boot_blocker.as_ref().map(ToString::to_string));
+    let unreadable = system.lines.iter().flat_map(|l| &l.sources.unreadable);
     notes.extend(unreadable.map(ToString::to_string));
-    notes.extend(unread::notes(facts));
+    notes.extend(unread::notes(system));
     notes.dedup();
     notes
 }
 
-fn summary(document: &Document, judgement: &BootAssessment) -> String {
+fn summary(document: &StatusDocument, assessment: &BootAssessment) -> String {
     let next = document.kernels.iter().find(|k| k.next_boot);
     let is_managed = document.modules.iter().all(|m| m.record.module.is_managed());
     let dkms = if is_managed { "DKMS " } else { "" };
@@ -474,8 +476,8 @@ fn summary(document: &Document, judgement: &BootAssessment) -> String {
         n => format!("all {n} {dkms}modules are ready for kernel {}", k.release),
     };
     match (document.verdict, next) {
-        (Verdict::RebootPending, Some(k)) if !judgement.refused_until_reboot.is_empty() => {
-            let names: Vec<&str> = judgement.refused_until_reboot.iter().map(String::as_str).collect();
+        (Verdict::RebootPending, Some(k)) if !assessment.refused_until_reboot.is_empty() => {
+            let names: Vec<&str> = assessment.refused_until_reboot.iter().map(String::as_str).collect();
             format!("kernel {} refuses {} until it is booted again", k.release, steps::listed(&names))
         }
         // Of a healthy system only what its admin wants refused is not ready.
@@ -495,6 +497,6 @@ fn summary(document: &Document, judgement: &BootAssessment) -> String {
             format!("this user may not look at {}{more}", document.unreadable[0])
         }
         (Verdict::NotApplicable, _) => "no kernel of clr-boot-manager is installed here".to_owned(),
-        _ => document.problems.first().cloned().unwrap_or_else(|| "it cannot be told".to_owned()),
+        _ => document.problems.first().cloned().unwrap_or_else(|| "it cannot be determined".to_owned()),
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that is wrong, in sentences.
 
-use super::{ModuleStatus, Progress, guard, is_missed, is_told_below, waiting};
-use crate::boot::{Obstacle, ReadBack};
+use super::{ModuleStatus, Progress, guard, is_missed, is_reported_below, waiting};
+use crate::boot::{BootBlocker, ReadBack};
 use crate::cmdline::{PARAMETER, Switch};
 use crate::config::Settings;
 use crate::decide::assessment::BootAssessment;
@@ -11,22 +11,22 @@ use crate::decide::module_state::status_in_force;
 use crate::decide::next_boot::coming_lines;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
-use crate::state::{ModuleRecord, Record, Stored};
+use crate::state::{ModuleRecord, RunRecord, Stored};
 use crate::system::{System, expected_entries};
 
 /// The sentence on a module; none where nothing is wrong with it, or another sentence tells it.
-pub(super) fn of_module(m: &ModuleRecord, facts: &System, judgement: &BootAssessment) -> Option<String> {
-    let decision = &judgement.decision;
+pub(super) fn of_module(m: &ModuleRecord, system: &System, assessment: &BootAssessment) -> Option<String> {
+    let decision = &assessment.decision;
     // Why a kernel is held back is told in one sentence.
-    let is_told = judgement.held_back.is_some()
+    let is_reported = assessment.held_back.is_some()
         && decision.target.as_ref() == Some(&m.kernel)
         && decision.lacking.iter().any(|l| l.module == m.module.to_string());
-    if !is_missed(m, facts, judgement) || is_told {
+    if !is_missed(m, system, assessment) || is_reported {
         return None;
     }
     Some(match (m.state, m.state.is_fine()) {
         // That is what its admin wants.
-        (State::Blocked, _) if judgement.is_listed_as_optional(&m.module.name) => return None,
+        (State::Blocked, _) if assessment.is_listed_as_optional(&m.module.name) => return None,
         (State::Blocked, _) => {
             let why = m.reason.as_deref().unwrap_or("something keeps it from being loaded");
             format!("{} will not be loaded on kernel {}: {why}", m.module, m.kernel)
@@ -35,7 +35,7 @@ pub(super) fn of_module(m: &ModuleRecord, facts: &System, judgement: &BootAssess
             let why = m.reason.as_deref().unwrap_or("its initrd is another one");
             format!("{} is not ready for kernel {}: {why}", m.module, m.kernel)
         }
-        (State::SignatureRefused, _) => return m.reason.clone().filter(|_| !is_told_below(m, facts)),
+        (State::SignatureRefused, _) => return m.reason.clone().filter(|_| !is_reported_below(m, system)),
         // Two modules are in it: the other one's name is half of the news.
         (State::Conflict, _) => {
             let why = m.reason.as_deref().unwrap_or("another module has its file");
@@ -48,9 +48,9 @@ pub(super) fn of_module(m: &ModuleRecord, facts: &System, judgement: &BootAssess
             )
         }
         (_, false) => {
-            let older = facts.files.in_force(&m.module.name, &m.kernel);
+            let older = system.files.in_force(&m.module.name, &m.kernel);
             let older =
-                older.filter(|older| status_in_force(facts, older).is_some_and(|s| s.state == State::Ok));
+                older.filter(|older| status_in_force(system, older).is_some_and(|s| s.state == State::Ok));
             let rest = older.map(|older| format!("; {} is in force there", older.module)).unwrap_or_default();
             format!("{} is not ready for kernel {} ({}){rest}", m.module, m.kernel, m.state)
         }
@@ -62,17 +62,17 @@ pub(super) fn of_module(m: &ModuleRecord, facts: &System, judgement: &BootAssess
 
 /// All of them, the most important first.
 pub(super) fn problems(
-    facts: &System,
-    record: &Stored<Record>,
+    system: &System,
+    record: &Stored<RunRecord>,
     progress: &Progress,
     settings: &Settings,
     modules: &[ModuleStatus],
-    judgement: &BootAssessment,
+    assessment: &BootAssessment,
 ) -> Vec<String> {
     let mut problems: Vec<String> = Vec::new();
-    problems.extend(facts.inventory.unreadable().map(str::to_owned));
-    problems.extend(facts.tree.unreadable.clone());
-    for what in judgement.unknown.iter().chain(&judgement.unknown_target) {
+    problems.extend(system.inventory.unreadable().map(str::to_owned));
+    problems.extend(system.tree.unreadable.clone());
+    for what in assessment.unknown.iter().chain(&assessment.unknown_target) {
         if !problems.contains(what) {
             problems.push(what.clone());
         }
@@ -80,34 +80,34 @@ pub(super) fn problems(
     let (refused, lacking): (Vec<&ModuleStatus>, Vec<_>) =
         modules.iter().partition(|m| m.record.state == State::SignatureRefused);
     problems.extend(lacking.into_iter().chain(refused).filter_map(|m| m.problem.clone()));
-    if let ReadBack::Differs(wrong) = entries(facts, judgement) {
+    if let ReadBack::Differs(wrong) = entries(system, assessment) {
         problems.extend(wrong);
     }
-    problems.extend(initrds::without_successor(facts).into_iter().map(|(release, path)| {
+    problems.extend(initrds::without_successor(system).into_iter().map(|(release, path)| {
         format!(
             "kernel {release} has no successor of the running kernel's own initrd: there is no {}",
-            facts.spell(&path)
+            system.shown_path(&path)
         )
     }));
-    let losses = |release| entry_losses(facts, settings, &judgement.needs, release, None);
-    let losses = judgement.decision.default.as_deref().map(losses).unwrap_or_default();
+    let losses = |release| entry_losses(system, settings, &assessment.needs, release, None);
+    let losses = assessment.decision.default.as_deref().map(losses).unwrap_or_default();
     problems.extend(losses.iter().find(|loss| loss.is_blocked()).map(ToString::to_string));
-    problems.extend(guard::lost_wish(facts, judgement));
-    if judgement.acts {
-        problems.extend(guard::not_deferred(facts, settings, judgement));
+    problems.extend(guard::lost_wish(system, assessment));
+    if assessment.acts {
+        problems.extend(guard::not_deferred(system, settings, assessment));
     }
     if *progress == Progress::BrokenOff {
         problems.push("the last run was broken off before its end".to_owned());
     }
-    if sig_unenforce_wanted(settings, facts, &judgement.needs) {
-        let lines = coming_lines(facts).filter(|l| l.switch != Switch::On);
+    if sig_unenforce_wanted(settings, system, &assessment.needs) {
+        let lines = coming_lines(system).filter(|l| l.switch != Switch::On);
         let without: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
         match without.as_slice() {
             [] => {}
             [one, other, third, more @ ..] if !more.is_empty() => problems.push(format!(
                 "{PARAMETER} is not configured for {} of {} kernels: {one}, {other}, {third} …",
                 without.len(),
-                coming_lines(facts).count()
+                coming_lines(system).count()
             )),
             few => problems.push(format!("{PARAMETER} is not configured for kernel {}", few.join(", "))),
         }
@@ -115,11 +115,11 @@ pub(super) fn problems(
     match record {
         Stored::Good(record) => {
             let pending = settings.boot_update
-                && judgement.held_back.is_none()
+                && assessment.held_back.is_none()
                 && record.boot.error.is_none()
-                && record.boot.inputs.as_ref() != Some(&facts.boot_inputs)
-                && facts.boot_entries != ReadBack::Verified
-                && facts.boot_obstacle != Some(Obstacle::Chroot);
+                && record.boot.inputs.as_ref() != Some(&system.boot_inputs)
+                && system.boot_entries != ReadBack::Verified
+                && system.boot_blocker != Some(BootBlocker::Chroot);
             if pending {
                 problems
                     .push("kernels or fragments have changed since the boot entries were made".to_owned());
@@ -133,8 +133,8 @@ pub(super) fn problems(
         Stored::Bad(reason) | Stored::Unreadable(reason) => problems.push(reason.clone()),
         Stored::Absent
             if !matches!(progress, Progress::Working(_))
-                && !facts.tree.modules.is_empty()
-                && !facts.inventory.kernels.is_empty() =>
+                && !system.tree.modules.is_empty()
+                && !system.inventory.kernels.is_empty() =>
         {
             problems.push("clr-dkms-post-update has not run on this system yet".to_owned());
         }
@@ -144,10 +144,10 @@ pub(super) fn problems(
 }
 
 /// What the boot entries say, but for that of the kernel that is held back: it is not made yet, on purpose.
-pub(super) fn entries(facts: &System, judgement: &BootAssessment) -> ReadBack {
-    let line = judgement.held_back.as_ref().and_then(|release| facts.line_of(release));
-    let Some(line) = line else { return facts.boot_entries.clone() };
-    let mut expected = expected_entries(&facts.lines);
+pub(super) fn entries(system: &System, assessment: &BootAssessment) -> ReadBack {
+    let line = assessment.held_back.as_ref().and_then(|release| system.cmdline_of(release));
+    let Some(line) = line else { return system.boot_entries.clone() };
+    let mut expected = expected_entries(&system.lines);
     expected.retain(|(of, _)| *of != line.id);
-    facts.boot.read_back(&expected)
+    system.boot.read_back(&expected)
 }

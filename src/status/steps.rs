@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::guard::Word;
-use super::{Document, KernelStatus, ModuleStatus, Progress, Verdict};
+use super::guard::GuardWord;
+use super::{KernelStatus, ModuleStatus, Progress, StatusDocument, Verdict};
 use crate::boot::ReadBack;
 use crate::boot_decision::{Reason, Ruling};
 use crate::cmdline::PARAMETER;
@@ -26,47 +26,47 @@ const RUN: &str = "run `clr-dkms-post-update` as root";
 pub(super) fn of_module(
     module: &ModuleRecord,
     is_missed: bool,
-    facts: &System,
+    system: &System,
     kernels: &[KernelStatus],
 ) -> Option<String> {
     match module.state {
         State::Building => Some(WAIT.to_owned()),
         state if state.is_fine() && !is_missed => None,
-        _ => Some(cure(module, &module.module.to_string(), facts, kernels)),
+        _ => Some(cure(module, &module.module.to_string(), system, kernels)),
     }
 }
 
 /// What to do next; none when there is nothing to do.
-pub(super) fn next_step(document: &Document, progress: &Progress, facts: &System) -> Option<String> {
+pub(super) fn next_step(document: &StatusDocument, progress: &Progress, system: &System) -> Option<String> {
     match document.verdict {
         Verdict::Healthy | Verdict::NotApplicable => None,
         Verdict::Unsafe if matches!(progress, Progress::Working(_)) => Some(WAIT.to_owned()),
-        Verdict::Held => Some(guard_step(document, facts)),
-        Verdict::Unsafe => Some(format!("do not reboot yet; {}", guard_step(document, facts))),
+        Verdict::Held => Some(guard_step(document, system)),
+        Verdict::Unsafe => Some(format!("do not reboot yet; {}", guard_step(document, system))),
         Verdict::RebootPending => Some("reboot when it suits you".to_owned()),
         Verdict::Building => Some(WAIT.to_owned()),
         Verdict::Unknown if !document.unreadable.is_empty() => Some("run `sudo clr-dkms status`".to_owned()),
-        Verdict::Unknown if document.guard.word == Word::Unknown => document.guard.next_step.clone(),
+        Verdict::Unknown if document.guard.word == GuardWord::Unknown => document.guard.next_step.clone(),
         Verdict::Unknown => Some(super::guard::READ_IT.to_owned()),
         Verdict::Degraded if *progress == Progress::BrokenOff => {
             Some(format!("{RUN}: it goes on where it was"))
         }
-        Verdict::Degraded => Some(of_problem(document, facts)),
+        Verdict::Degraded => Some(of_problem(document, system)),
     }
 }
 
 /// What helps against the first problem, which is the one that the summary tells.
-fn of_problem(document: &Document, facts: &System) -> String {
+fn of_problem(document: &StatusDocument, system: &System) -> String {
     let Some(first) = document.problems.first() else { return RUN.to_owned() };
     let guard = &document.guard;
     if let Some(module) = document.modules.iter().find(|m| m.problem.as_ref() == Some(first)) {
         return module.next_step.clone().unwrap_or_else(|| RUN.to_owned());
     }
     if *first == guard.summary {
-        return guard_step(document, facts);
+        return guard_step(document, system);
     }
     if guard.lost_wish.as_ref() == Some(first) {
-        return "say it anew with `clr-dkms hold` or `clr-dkms release` as root".to_owned();
+        return "say it again with `clr-dkms hold` or `clr-dkms release` as root".to_owned();
     }
     if let Some(by) = guard.swupd.overridden_by.as_ref().filter(|by| first.starts_with(by.as_str())) {
         return format!("take that line out of {}, or set `[boot] policy = hold`", file_of(by));
@@ -74,7 +74,7 @@ fn of_problem(document: &Document, facts: &System) -> String {
     if first.starts_with(PARAMETER) {
         return ENABLE.to_owned();
     }
-    match &facts.boot_entries {
+    match &system.boot_entries {
         ReadBack::Differs(wrong) if wrong.contains(first) => {
             format!("correct the boot entries as the problems say, then {RUN}")
         }
@@ -90,7 +90,7 @@ const ENABLE: &str =
     "run `clr-dkms-cmdline enable` as root: it adds module.sig_unenforce, or names what is in the way";
 
 /// What brings the modules that a kernel is held back for, else what the guard says.
-fn guard_step(document: &Document, facts: &System) -> String {
+fn guard_step(document: &StatusDocument, system: &System) -> String {
     let guard = &document.guard;
     let said = || guard.next_step.clone().unwrap_or_else(|| "`clr-dkms guard` tells more".to_owned());
     // The boot default comes first where another kernel has what this one lacks, and an admin's word is an admin's.
@@ -115,7 +115,7 @@ fn guard_step(document: &Document, facts: &System) -> String {
     // What one step helps is named in it.
     let alike = lacks.iter().filter(|l| l.state == module.record.state.to_string());
     let names: Vec<&str> = alike.map(|l| l.module.as_str()).collect();
-    let step = cure(&module.record, &listed(&names), facts, &document.kernels);
+    let step = cure(&module.record, &listed(&names), system, &document.kernels);
     let may_go_ahead = document.verdict == Verdict::Held
         && guard.ruling == Ruling::Defer
         && guard.next_lacks.is_empty()
@@ -128,9 +128,9 @@ fn guard_step(document: &Document, facts: &System) -> String {
 }
 
 /// What makes it known which kernel boots next.
-pub(super) fn of_open(facts: &System) -> String {
-    let boot = &facts.boot;
-    if !facts.denied.is_empty() {
+pub(super) fn of_open(system: &System) -> String {
+    let boot = &system.boot;
+    if !system.denied.is_empty() {
         "ask again as root"
     } else if boot.loader.is_none() {
         "mount the boot partition, then ask again"
@@ -161,11 +161,11 @@ pub(super) fn listed(names: &[&str]) -> String {
 }
 
 /// In an image the commands are for that image, and not for the system that asks.
-pub(super) fn for_root(step: String, facts: &System) -> String {
-    if facts.inventory.running != Running::None || facts.root == Path::new("/") {
+pub(super) fn for_root(step: String, system: &System) -> String {
+    if system.inventory.running != Running::None || system.root == Path::new("/") {
         return step;
     }
-    let root = facts.root.display();
+    let root = system.root.display();
     let command = |(at, part): (usize, &str)| match (at % 2, part.split(' ').next()) {
         (1, Some("swupd")) => format!("{part} --path {root}"),
         (1, Some("dkms")) => format!("chroot {root} {part}"),
@@ -176,7 +176,7 @@ pub(super) fn for_root(step: String, facts: &System) -> String {
 }
 
 /// The next command for a module that is not ready. `names` is that module, and others that the same is done for.
-fn cure(module: &ModuleRecord, names: &str, facts: &System, kernels: &[KernelStatus]) -> String {
+fn cure(module: &ModuleRecord, names: &str, system: &System, kernels: &[KernelStatus]) -> String {
     // Of itself a run builds for the kernel that is the default of its variant.
     let is_tip = kernels.iter().any(|k| k.release == module.kernel && k.tip);
     let run = match is_tip {
@@ -184,7 +184,7 @@ fn cure(module: &ModuleRecord, names: &str, facts: &System, kernels: &[KernelSta
         false => format!("run `clr-dkms rebuild {} -k {}` as root", module.module.name, module.kernel),
     };
     match module.state {
-        State::SignatureRefused if parameter_would_help(facts, &module.kernel) => ENABLE.to_owned(),
+        State::SignatureRefused if parameter_would_help(system, &module.kernel) => ENABLE.to_owned(),
         State::SignatureRefused => "`clr-dkms enforcement` tells why, and what helps".to_owned(),
         State::HeadersMissing => {
             let kernel = kernels.iter().find(|k| k.release == module.kernel);
@@ -194,12 +194,12 @@ fn cure(module: &ModuleRecord, names: &str, facts: &System, kernels: &[KernelSta
             }
         }
         State::InitrdStale => {
-            let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
-            let own = facts.initrds.get(&module.kernel).and_then(|initrds| initrds.own.first().cloned());
+            let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
+            let own = system.initrds.get(&module.kernel).and_then(|initrds| initrds.own.first().cloned());
             let path = own.or_else(|| kernel.map(|k| format!("/etc/kernel/initrd-{}", k.id)));
-            how_to_make(facts, &module.kernel, &path.unwrap_or_default())
+            how_to_make(system, &module.kernel, &path.unwrap_or_default())
         }
-        State::Blocked => unblock(module, facts).unwrap_or(run),
+        State::Blocked => unblock(module, system).unwrap_or(run),
         State::HeadersMismatch => format!("`swupd repair`, then {run}"),
         State::DependencyFailed => format!("bring what it needs, then {run}"),
         State::BuildFailed => {
@@ -212,7 +212,7 @@ fn cure(module: &ModuleRecord, names: &str, facts: &System, kernels: &[KernelSta
         State::SkippedExclusive => {
             format!("stay on the running kernel, or find a version of {} for the new one", module.module.name)
         }
-        State::BrokenSource if is_gone(module, facts) => {
+        State::BrokenSource if is_gone(module, system) => {
             format!("put the source of {} back, or `dkms remove {} --all`", module.module, module.module)
         }
         State::BrokenSource => {
@@ -225,7 +225,7 @@ fn cure(module: &ModuleRecord, names: &str, facts: &System, kernels: &[KernelSta
             "keep one of the two: `dkms remove {} --all`, or the same for the other one, then {run}",
             module.module
         ),
-        State::NotManaged => not_managed(module, facts, &run),
+        State::NotManaged => not_managed(module, system, &run),
         State::CompilerMissing => {
             format!("`swupd bundle-add c-basic` (for clang: llvm), which brings it, then {run}")
         }
@@ -234,40 +234,44 @@ fn cure(module: &ModuleRecord, names: &str, facts: &System, kernels: &[KernelSta
 }
 
 /// The next step for a module that DKMS does not manage.
-fn not_managed(module: &ModuleRecord, facts: &System, run: &str) -> String {
+fn not_managed(module: &ModuleRecord, system: &System, run: &str) -> String {
     let name = &module.module.name;
-    let step = match facts.files.unregistered_source(name) {
+    let step = match system.files.unregistered_source(name) {
         Some(path) => format!("`dkms add {path}`, then {run}"),
         None => format!(
             "install {name} for kernel {} as it was installed before, or have DKMS manage it: `dkms add` with its source",
             module.kernel
         ),
     };
-    match facts.in_use.loaded.contains(&kernel_name(name)) {
+    match system.in_use.loaded.contains(&kernel_name(name)) {
         true => step,
         false => format!("{step}; or `clr-dkms forget {name}`, if it is not wanted any more"),
     }
 }
 
 /// What takes away what keeps a module from being loaded.
-fn unblock(module: &ModuleRecord, facts: &System) -> Option<String> {
-    let pair = facts.pairs.iter().find(|p| p.module == module.module && p.release == module.kernel);
+fn unblock(module: &ModuleRecord, system: &System) -> Option<String> {
+    let pair =
+        system.modules_on_kernels.iter().find(|p| p.module == module.module && p.release == module.kernel);
     let forecast = match pair {
-        Some(pair) => load_forecast(facts, pair, None, CommandLine::Coming),
+        Some(pair) => load_forecast(system, pair, None, CommandLine::Coming),
         // DKMS does not manage it: most have one file of their own name.
         None => {
             let file = kernel_name(&module.module.name);
-            file_forecast(facts, &module.kernel, &file, true, CommandLine::Coming)
+            file_forecast(system, &module.kernel, &file, true, CommandLine::Coming)
         }
     };
     match forecast {
         LoadForecast::Blocked(why) | LoadForecast::Remark(why) => {
-            Some(loading::remedy(facts, &module.module.name, &why))
+            Some(loading::remedy(system, &module.module.name, &why))
         }
         LoadForecast::Loads | LoadForecast::Unknown(_) => None,
     }
 }
 
-fn is_gone(module: &ModuleRecord, facts: &System) -> bool {
-    facts.pairs.iter().any(|p| p.module == module.module && matches!(p.source, Source::Broken { .. }))
+fn is_gone(module: &ModuleRecord, system: &System) -> bool {
+    system
+        .modules_on_kernels
+        .iter()
+        .any(|p| p.module == module.module && matches!(p.source, Source::Broken { .. }))
 }

@@ -165,7 +165,7 @@ impl Child {
     }
 
     /// The command as a person would type it; for logs.
-    pub fn spelt(&self) -> String {
+    pub fn display(&self) -> String {
         let mut words = vec![self.program.display().to_string()];
         words.extend(self.arguments.iter().map(|a| a.to_string_lossy().into_owned()));
         words.join(" ")
@@ -194,10 +194,10 @@ impl Child {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn beside(self) -> io::Result<Companion> {
+    pub fn beside(self) -> io::Result<ChildGuard> {
         let mut command = self.command();
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Companion { child: command.spawn()? })
+        Ok(ChildGuard { child: command.spawn()? })
     }
 
     /// Runs it to its end.
@@ -270,11 +270,11 @@ impl Child {
 
 /// A program that runs beside us, and ends with this value.
 #[derive(Debug)]
-pub struct Companion {
+pub struct ChildGuard {
     child: std::process::Child,
 }
 
-impl Drop for Companion {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let group = Pid::from_child(&self.child);

@@ -92,10 +92,10 @@ mod tests {
 
     #[test]
     fn variables() {
-        let folder = tempfile::tempdir().unwrap();
-        let vars = folder.path().join(VARIABLES.trim_start_matches('/'));
+        let directory = tempfile::tempdir().unwrap();
+        let vars = directory.path().join(VARIABLES.trim_start_matches('/'));
         std::fs::create_dir_all(&vars).unwrap();
-        let root = Root::open(RootKind::LiveCopy, folder.path()).unwrap();
+        let root = Root::open(RootKind::LiveCopy, directory.path()).unwrap();
         assert!(is_there(&root).is_there() && !shows_variables(&root));
         let put =
             |name: &str, bytes: &[u8]| std::fs::write(vars.join(format!("{name}-{LOADER}")), bytes).unwrap();

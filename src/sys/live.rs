@@ -1,4 +1,4 @@
-//! The last lines of the terminal, written anew while something goes on; what is logged meanwhile goes above them. All
+//! The last lines of the terminal, written again while something goes on; what is logged meanwhile goes above them. All
 //! of it is stderr: stdout is for answers.
 
 use std::io::{self, Write};

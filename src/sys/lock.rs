@@ -82,7 +82,7 @@ impl Lock {
     ) -> Result<Lock, LockError> {
         let file = root.open_lock_file(path)?;
         // Without /proc it cannot be resolved, and no holder can be found either.
-        let real = root.real_path(path).unwrap_or_else(|_| root.spell(path));
+        let real = root.real_path(path).unwrap_or_else(|_| root.shown_path(path));
         let fail = |e: Errno| FileError { action: "lock", path: real.clone(), cause: e.into() };
         let watch = Stopwatch::start();
         let (mut told, mut patience) = (false, patience);
@@ -116,7 +116,7 @@ pub fn wait_while_held(root: &Root, path: &str, patience: Duration) {
     let mut told = false;
     while is_held(root, path) && watch.elapsed() < patience && !interrupt::asked() {
         if !told {
-            tracing::info!("waiting for who holds {}", root.spell(path).display());
+            tracing::info!("waiting for who holds {}", root.shown_path(path).display());
             told = true;
         }
         std::thread::sleep(LOOK_AGAIN);
@@ -196,19 +196,19 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
         if u32::try_from(pid) == Ok(std::process::id()) {
             continue;
         }
-        let folder = process.path();
+        let directory = process.path();
         // A process may end, or belong to somebody else, while we look: then it is not the one we can name.
-        let Ok(descriptors) = std::fs::read_dir(folder.join("fd")) else { continue };
+        let Ok(descriptors) = std::fs::read_dir(directory.join("fd")) else { continue };
         let holds = descriptors.flatten().any(|fd| {
-            let info = || std::fs::read_to_string(folder.join("fdinfo").join(fd.file_name()));
+            let info = || std::fs::read_to_string(directory.join("fdinfo").join(fd.file_name()));
             std::fs::read_link(fd.path()).is_ok_and(|t| t == path)
                 && info().is_ok_and(|i| i.lines().any(|l| l.starts_with("lock:")))
         });
         if holds {
             // Of a process that has just ended there is nothing to read, and nothing to end either.
-            let program = std::fs::read_link(folder.join("exe")).unwrap_or_default();
+            let program = std::fs::read_link(directory.join("exe")).unwrap_or_default();
             let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let marked = std::fs::read(folder.join("environ")).unwrap_or_default();
+            let marked = std::fs::read(directory.join("environ")).unwrap_or_default();
             let mark = format!("{MARK}=");
             let marked = marked.split(|b| *b == 0).any(|variable| variable.starts_with(mark.as_bytes()));
             found.push(Holder { pid, is_child: marked && !is_run(&name), name });
@@ -237,14 +237,14 @@ mod tests {
     use crate::sys::RootKind;
 
     fn scratch() -> (tempfile::TempDir, Root) {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::open(RootKind::Image, folder.path()).unwrap();
-        (folder, root)
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::Image, directory.path()).unwrap();
+        (directory, root)
     }
 
     #[test]
     fn a_second_run_is_told_who_holds_the_lock() {
-        let (_folder, root) = scratch();
+        let (_directory, root) = scratch();
         let held = Lock::take(&root, "/run/x.lock", Duration::ZERO, |_| true).unwrap();
         let error = Lock::take(&root, "/run/x.lock", Duration::from_millis(120), |_| true).unwrap_err();
         assert!(matches!(error, LockError::Busy { .. }), "{error}");
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn what_a_killed_run_left_behind_is_ended() {
-        let (_folder, root) = scratch();
+        let (_directory, root) = scratch();
         let held = Lock::take(&root, "/run/x.lock", Duration::ZERO, |_| true).unwrap();
         let mut sleep = std::process::Command::new("/bin/sleep");
         let mut orphan = sleep.arg("60").env(MARK, "1").spawn().unwrap();
@@ -303,11 +303,11 @@ mod tests {
 
     #[test]
     fn the_lock_file_is_never_changed() {
-        let (folder, root) = scratch();
+        let (directory, root) = scratch();
         drop(Lock::take(&root, "/run/x.lock", Duration::ZERO, |_| true).unwrap());
-        let before = std::fs::metadata(folder.path().join("run/x.lock")).unwrap().modified().unwrap();
+        let before = std::fs::metadata(directory.path().join("run/x.lock")).unwrap().modified().unwrap();
         drop(Lock::take(&root, "/run/x.lock", Duration::ZERO, |_| true).unwrap());
-        let after = std::fs::metadata(folder.path().join("run/x.lock")).unwrap().modified().unwrap();
+        let after = std::fs::metadata(directory.path().join("run/x.lock")).unwrap().modified().unwrap();
         assert_eq!(before, after);
     }
 }

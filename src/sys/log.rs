@@ -15,7 +15,7 @@ use super::printable::printable_lines;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Talk {
+pub enum Verbosity {
     /// Errors only.
     Quiet,
     /// What an admin wants to know.
@@ -26,13 +26,13 @@ pub enum Talk {
     Debug,
 }
 
-impl Talk {
+impl Verbosity {
     fn filter(self) -> LevelFilter {
         match self {
-            Talk::Quiet => LevelFilter::ERROR,
-            Talk::Normal => LevelFilter::INFO,
-            Talk::Verbose => LevelFilter::DEBUG,
-            Talk::Debug => LevelFilter::TRACE,
+            Verbosity::Quiet => LevelFilter::ERROR,
+            Verbosity::Normal => LevelFilter::INFO,
+            Verbosity::Verbose => LevelFilter::DEBUG,
+            Verbosity::Debug => LevelFilter::TRACE,
         }
     }
 }
@@ -119,7 +119,7 @@ fn stderr_is_the_journal() -> bool {
 }
 
 /// Starts the log of `program`. `live` is whether the system that runs us is the one we work on.
-pub fn start(program: &'static str, talk: Talk, live: bool) {
+pub fn start(program: &'static str, talk: Verbosity, live: bool) {
     let journal = if live { tracing_journald::layer().ok() } else { None };
     let journal = journal.map(|layer| {
         use tracing_journald::{Priority, PriorityMappings};

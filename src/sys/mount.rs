@@ -1,4 +1,4 @@
-//! A partition that is mounted nowhere, read and mended without anybody seeing it.
+//! A partition that is mounted nowhere, read and repaired without anybody seeing it.
 
 use std::ffi::OsString;
 use std::fs::File;

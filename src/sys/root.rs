@@ -40,24 +40,24 @@ pub enum RootKind {
 
 /// The kind of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// A regular file.
     File,
-    /// A folder.
-    Folder,
+    /// A directory.
+    Directory,
     /// A symbolic link.
     Link,
     /// A FIFO, socket or device.
     Other,
 }
 
-impl From<FileType> for Kind {
-    fn from(t: FileType) -> Kind {
+impl From<FileType> for FileKind {
+    fn from(t: FileType) -> FileKind {
         match t {
-            FileType::RegularFile => Kind::File,
-            FileType::Directory => Kind::Folder,
-            FileType::Symlink => Kind::Link,
-            _ => Kind::Other,
+            FileType::RegularFile => FileKind::File,
+            FileType::Directory => FileKind::Directory,
+            FileType::Symlink => FileKind::Link,
+            _ => FileKind::Other,
         }
     }
 }
@@ -66,7 +66,7 @@ impl From<FileType> for Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// What it is.
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Bytes.
     pub size: u64,
     /// Time of the last change of contents, nanoseconds since the epoch.
@@ -112,7 +112,7 @@ pub enum Presence {
     There(Stat),
     /// It is not there.
     Absent,
-    /// It cannot be told, with the reason.
+    /// It cannot be determined, with the reason.
     Unreadable(FileError),
 }
 
@@ -123,7 +123,7 @@ impl Presence {
     }
 
     /// It is there and of that kind.
-    pub fn is(&self, kind: Kind) -> bool {
+    pub fn is(&self, kind: FileKind) -> bool {
         matches!(self, Presence::There(s) if s.kind == kind)
     }
 
@@ -141,13 +141,13 @@ impl Presence {
     }
 }
 
-/// One entry of a folder.
+/// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     /// Its name, as bytes.
     pub name: OsString,
     /// Its kind; a link is a link, whatever it leads to.
-    pub kind: Kind,
+    pub kind: FileKind,
 }
 
 impl Listed {
@@ -174,12 +174,12 @@ fn size_text(bytes: u64) -> String {
     }
 }
 
-/// How a path inside the root at `root` is spelt on the host. It resolves no link.
+/// How a path inside the root at `root` is written on the host. It resolves no link.
 pub fn below(root: &Path, inside: &Path) -> PathBuf {
     root.join(inside.strip_prefix("/").unwrap_or(inside))
 }
 
-/// A folder that is somebody's `/`.
+/// A directory that is somebody's `/`.
 #[derive(Debug)]
 pub struct Root {
     pub(super) fd: OwnedFd,
@@ -190,10 +190,10 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the folder `path` as a root.
+    /// Opens the directory `path` as a root.
     ///
     /// # Errors
-    /// When it is not a folder that can be opened.
+    /// When it is not a directory that can be opened.
     pub fn open(kind: RootKind, path: &Path) -> Result<Root, FileError> {
         let fail = |cause: io::Error| FileError { action: "open the root", path: path.to_owned(), cause };
         #[allow(clippy::disallowed_methods)] // where the root lies is a matter of the host
@@ -203,7 +203,7 @@ impl Root {
         Ok(Root { fd, path, kind, denied: Mutex::default(), unread: Mutex::default() })
     }
 
-    /// A folder that is open already, and that may be mounted nowhere; `path` is its name in messages.
+    /// A directory that is open already, and that may be mounted nowhere; `path` is its name in messages.
     pub(super) fn of_descriptor(fd: OwnedFd, path: &Path) -> Root {
         // Nothing runs there, whatever the machine around it is.
         Root {
@@ -243,13 +243,13 @@ impl Root {
         super::chroot::image_path().filter(|_| self.kind == RootKind::Image)
     }
 
-    /// How a path inside the root is spelt on the host; for messages. It resolves no link.
-    pub fn spell(&self, path: impl AsRef<Path>) -> PathBuf {
+    /// How a path inside the root is written on the host; for messages. It resolves no link.
+    pub fn shown_path(&self, path: impl AsRef<Path>) -> PathBuf {
         below(&self.path, path.as_ref())
     }
 
     pub(super) fn fail(&self, action: &'static str, path: &Path, cause: impl Into<io::Error>) -> FileError {
-        let error = FileError { action, path: self.spell(path), cause: cause.into() };
+        let error = FileError { action, path: self.shown_path(path), cause: cause.into() };
         if error.is_denied() {
             let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
             denied.insert(error.path.clone());
@@ -296,8 +296,8 @@ impl Root {
         let looked = self.open_at(path, OFlags::PATH).map_err(fail)?;
         let stat = Stat::from(rustix::fs::fstat(&looked).map_err(fail)?);
         match stat.kind {
-            Kind::File => {}
-            Kind::Folder => return Err(fail(Errno::ISDIR)),
+            FileKind::File => {}
+            FileKind::Directory => return Err(fail(Errno::ISDIR)),
             _ => return Err(self.fail_read("read", path, io::Error::other("it is not a regular file"))),
         }
         let fd = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(fail)?;
@@ -425,10 +425,10 @@ impl Root {
         Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
     }
 
-    /// The entries of a folder, sorted by bytes.
+    /// The entries of a directory, sorted by bytes.
     ///
     /// # Errors
-    /// When it is no folder, or cannot be read to its end.
+    /// When it is no directory, or cannot be read to its end.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<Listed>, FileError> {
         let path = path.as_ref();
         let fail = |e: Errno| self.fail_read("list", path, e);
@@ -458,14 +458,14 @@ impl Root {
         Ok(entries)
     }
 
-    /// As [`Root::list`], with no entries for an absent folder.
+    /// As [`Root::list`], with no entries for an absent directory.
     ///
     /// # Errors
     /// When it is there and cannot be read.
     pub fn list_optional(&self, path: impl AsRef<Path>) -> Result<Vec<Listed>, FileError> {
         let path = path.as_ref();
         match self.list(path) {
-            // Something that is no folder is there: that is not nothing.
+            // Something that is no directory is there: that is not nothing.
             Err(e) if e.is_absent() && !self.lookup_link(path).is_there() => Ok(Vec::new()),
             other => other,
         }
@@ -474,7 +474,7 @@ impl Root {
     /// Whether another filesystem, or another part of this one, is mounted at `path` itself. A link is no mount.
     ///
     /// # Errors
-    /// When it is not there, or cannot be told.
+    /// When it is not there, or cannot be determined.
     pub fn is_mounted_on(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
         let path = path.as_ref();
         let fail = |e: Errno| self.fail_read("look at", path, e);
@@ -513,7 +513,7 @@ impl Root {
     /// Whether a program on the host, which knows nothing of this root and is given `path`, ends up at `meant`.
     pub fn host_finds(&self, path: impl AsRef<Path>, meant: impl AsRef<Path>) -> bool {
         #[allow(clippy::disallowed_methods)] // to ask the host is the point
-        let seen = self.spell(path).canonicalize();
+        let seen = self.shown_path(path).canonicalize();
         self.is_slash() || matches!((seen, self.real_path(meant)), (Ok(seen), Ok(meant)) if seen == meant)
     }
 

@@ -1,4 +1,4 @@
-//! Where the programs of others are found: a fixed list of folders, never the caller's `PATH` and never a root.
+//! Where the programs of others are found: a fixed list of directories, never the caller's `PATH` and never a root.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,13 +10,13 @@ use std::time::Duration;
 use super::Child;
 use super::sandbox::{Sandbox, Sight};
 
-/// The folders, in order.
+/// The directories, in order.
 const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// How much of a script is read.
 const SCRIPT: u64 = 4 << 20;
 
-/// The environment variable with folders (separated by colons) that are searched first. Tests put recorders there.
+/// The environment variable with directories (separated by colons) that are searched first. Tests put recorders there.
 pub const FIRST_FOLDERS: &str = "CLR_DKMS_TOOL_PATH";
 
 /// A program that is not on this machine.
@@ -32,21 +32,21 @@ pub struct MissingTool {
 /// The programs of this machine.
 #[derive(Debug, Clone)]
 pub struct Tools {
-    folders: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
     named: BTreeMap<String, PathBuf>,
     trusts_modules: bool,
     evaluates_modules: bool,
 }
 
 impl Tools {
-    /// The fixed folders, with those of [`FIRST_FOLDERS`] before them.
+    /// The fixed directories, with those of [`FIRST_FOLDERS`] before them.
     pub fn from_environment() -> Tools {
         let first = std::env::var_os(FIRST_FOLDERS).unwrap_or_default();
-        let folders = std::env::split_paths(&first)
-            .filter(|folder| folder.is_absolute())
+        let directories = std::env::split_paths(&first)
+            .filter(|directory| directory.is_absolute())
             .chain(FOLDERS.map(PathBuf::from))
             .collect();
-        Tools { folders, named: BTreeMap::new(), trusts_modules: false, evaluates_modules: true }
+        Tools { directories, named: BTreeMap::new(), trusts_modules: false, evaluates_modules: true }
     }
 
     /// Uses `path` for the program `name`, wherever else one of that name may be.
@@ -73,7 +73,7 @@ impl Tools {
     pub fn sandbox(&self, name: &str, mut sight: Sight) -> Sandbox {
         #[allow(clippy::disallowed_methods)] // a program of the machine we run on, whatever the root is
         let real = self.find(name).ok().and_then(|path| path.canonicalize().ok());
-        let first = self.folders.iter().take(self.folders.len() - FOLDERS.len()).cloned();
+        let first = self.directories.iter().take(self.directories.len() - FOLDERS.len()).cloned();
         let directories = real.iter().filter_map(|path| path.parent()).map(Path::to_owned).chain(first);
         sight.shown.extend(directories.map(PathBuf::into_os_string));
         Sandbox::evaluate(sight).trusted(self.trusts_modules)
@@ -81,8 +81,8 @@ impl Tools {
 
     /// The `PATH` that children get.
     pub fn search_path(&self) -> OsString {
-        // Folders that hold a colon were split at it when they were read: joining cannot fail.
-        std::env::join_paths(&self.folders).unwrap_or_default()
+        // Directories that hold a colon were split at it when they were read: joining cannot fail.
+        std::env::join_paths(&self.directories).unwrap_or_default()
     }
 
     /// The file of a program.
@@ -95,7 +95,7 @@ impl Tools {
         let (found, searched) = match self.named.get(name) {
             Some(path) => (executable(path).then(|| path.clone()), path.display().to_string()),
             None => (
-                self.folders.iter().map(|folder| folder.join(name)).find(|path| executable(path)),
+                self.directories.iter().map(|directory| directory.join(name)).find(|path| executable(path)),
                 self.search_path().to_string_lossy().into_owned(),
             ),
         };

@@ -1,10 +1,10 @@
-//! Who has something of a folder open.
+//! Who has something of a directory open.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-/// A process, other than this one, that has a file below `folder` open, or stands in it: its name and number. `folder`
+/// A process, other than this one, that has a file below `directory` open, or stands in it: its name and number. `directory`
 /// is a path of the host without links.
 ///
 /// Processes of others, which a user who is not root may not look at, are not seen; but such a user cannot remove what
@@ -13,7 +13,7 @@ use std::path::Path;
 /// # Errors
 /// When the processes cannot be listed: then nothing may be concluded.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
-pub fn user_of(folder: &Path) -> std::io::Result<Option<String>> {
+pub fn user_of(directory: &Path) -> std::io::Result<Option<String>> {
     for process in std::fs::read_dir("/proc")? {
         let process = process?;
         let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
@@ -23,7 +23,7 @@ pub fn user_of(folder: &Path) -> std::io::Result<Option<String>> {
         let at = process.path();
         let is_below = |link: std::path::PathBuf| {
             // A process may end while it is looked at.
-            std::fs::read_link(link).is_ok_and(|target| target.starts_with(folder))
+            std::fs::read_link(link).is_ok_and(|target| target.starts_with(directory))
         };
         let mut open = std::fs::read_dir(at.join("fd")).into_iter().flatten().flatten();
         if is_below(at.join("cwd")) || open.any(|fd| is_below(fd.path())) {
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn a_process_that_stands_in_a_folder_is_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let real = folder.path().canonicalize().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap();
         std::fs::create_dir(real.join("sub")).unwrap();
         let mut sleep = std::process::Command::new("/bin/sleep");
         let mut child = sleep.arg("60").current_dir(real.join("sub")).spawn().unwrap();

@@ -12,14 +12,14 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::compare::have_same_contents;
-use super::root::{FileError, Kind, Presence, Root, Written};
+use super::root::{FileError, FileKind, Presence, Root, Written};
 
 impl Root {
-    /// Makes a folder and its parents, mode 0755.
+    /// Makes a directory and its parents, mode 0755.
     ///
     /// # Errors
-    /// When one of them cannot be made, or is there and is no folder.
-    pub fn make_folders(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
+    /// When one of them cannot be made, or is there and is no directory.
+    pub fn make_directories(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
         let path = path.as_ref();
         let mut done = PathBuf::from("/");
         for name in path.components().filter(|c| matches!(c, std::path::Component::Normal(_))) {
@@ -28,28 +28,28 @@ impl Root {
             match self.open_at(&done, OFlags::PATH | OFlags::DIRECTORY) {
                 Ok(_) => continue,
                 Err(Errno::NOENT) => {}
-                Err(e) => return Err(self.fail("make the folder", &done, e)),
+                Err(e) => return Err(self.fail("make the directory", &done, e)),
             }
-            let parent_fd = self.folder(&parent)?;
+            let parent_fd = self.directory(&parent)?;
             match rustix::fs::mkdirat(&parent_fd, name.as_os_str(), Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(self.fail("make the folder", &done, e)),
+                Err(e) => return Err(self.fail("make the directory", &done, e)),
             }
             // What is in the way may be a dangling link: say so here instead of at the write.
             self.open_at(&done, OFlags::PATH | OFlags::DIRECTORY)
-                .map_err(|e| self.fail("make the folder", &done, e))?;
+                .map_err(|e| self.fail("make the directory", &done, e))?;
         }
         Ok(())
     }
 
-    fn folder(&self, path: &Path) -> Result<OwnedFd, FileError> {
+    fn directory(&self, path: &Path) -> Result<OwnedFd, FileError> {
         self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)
-            .map_err(|e| self.fail("open the folder", path, e))
+            .map_err(|e| self.fail("open the directory", path, e))
     }
 
     fn parent_and_name<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), FileError> {
         match (path.parent(), path.file_name()) {
-            (Some(parent), Some(name)) => Ok((self.folder(parent)?, name)),
+            (Some(parent), Some(name)) => Ok((self.directory(parent)?, name)),
             _ => Err(self.fail("write", path, Errno::INVAL)),
         }
     }
@@ -66,10 +66,10 @@ impl Root {
             return Ok(Written::Same);
         }
         if let Some(parent) = path.parent() {
-            self.make_folders(parent)?;
+            self.make_directories(parent)?;
         }
-        self.in_place_of(path, |folder, temporary| {
-            let mut file = new_file(folder, temporary, 0o600)?;
+        self.in_place_of(path, |directory, temporary| {
+            let mut file = new_file(directory, temporary, 0o600)?;
             file.write_all(bytes)?;
             finished(file, mode)
         })?;
@@ -90,7 +90,7 @@ impl Root {
         let (from, to) = (from.as_ref(), to.as_ref());
         let (source, size) = self.open_within(from, limit)?;
         let there = self.lookup_link(to).stat();
-        if there.is_some_and(|s| s.kind == Kind::File && s.size == size && s.mode == mode)
+        if there.is_some_and(|s| s.kind == FileKind::File && s.size == size && s.mode == mode)
             // Whatever is wrong with the old file, writing the new one is the answer to it.
             && self.open_file(to).is_ok_and(|old| {
                 self.open_file(from).is_ok_and(|new| have_same_contents(new, old).unwrap_or(false))
@@ -99,10 +99,10 @@ impl Root {
             return Ok(Written::Same);
         }
         if let Some(parent) = to.parent() {
-            self.make_folders(parent)?;
+            self.make_directories(parent)?;
         }
-        self.in_place_of(to, |folder, temporary| {
-            let mut file = new_file(folder, temporary, 0o600)?;
+        self.in_place_of(to, |directory, temporary| {
+            let mut file = new_file(directory, temporary, 0o600)?;
             if io::copy(&mut source.take(limit + 1), &mut file)? > limit {
                 return Err(self.too_large(from, limit).cause);
             }
@@ -118,8 +118,8 @@ impl Root {
     /// When it cannot be read or written; the old file is still there then.
     pub fn replace_contents(&self, path: impl AsRef<Path>, from: &mut dyn Read) -> Result<(), FileError> {
         let path = path.as_ref();
-        self.in_place_of(path, |folder, temporary| {
-            let mut file = new_file(folder, temporary, 0o644)?;
+        self.in_place_of(path, |directory, temporary| {
+            let mut file = new_file(directory, temporary, 0o644)?;
             io::copy(from, &mut file)?;
             file.sync_all()?;
             Ok(Some(file))
@@ -169,10 +169,10 @@ impl Root {
             return Ok(Written::Same);
         }
         if let Some(parent) = path.parent() {
-            self.make_folders(parent)?;
+            self.make_directories(parent)?;
         }
-        self.in_place_of(path, |folder, temporary| {
-            rustix::fs::symlinkat(text, folder, temporary)?;
+        self.in_place_of(path, |directory, temporary| {
+            rustix::fs::symlinkat(text, directory, temporary)?;
             Ok(None)
         })?;
         Ok(Written::Changed)
@@ -183,19 +183,19 @@ impl Root {
         path: &Path,
         make: impl FnOnce(&OwnedFd, &OsStr) -> io::Result<Option<File>>,
     ) -> Result<(), FileError> {
-        let (folder, name) = self.parent_and_name(path)?;
-        let folder = &folder;
+        let (directory, name) = self.parent_and_name(path)?;
+        let directory = &directory;
         let mut temporary = OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".{}", std::process::id()));
-        let result = sweep(folder, name)
-            .and_then(|()| make(folder, &temporary))
+        let result = sweep(directory, name)
+            .and_then(|()| make(directory, &temporary))
             // The lock on the file is kept until it has its name.
-            .and_then(|_locked| Ok(rustix::fs::renameat(folder, &temporary, folder, name)?))
-            .and_then(|()| Ok(rustix::fs::fsync(folder)?));
+            .and_then(|_locked| Ok(rustix::fs::renameat(directory, &temporary, directory, name)?))
+            .and_then(|()| Ok(rustix::fs::fsync(directory)?));
         if let Err(e) = result {
             // The first error is the one to tell; a temporary file that stays is removed by the next write.
-            remove_if_there(folder, &temporary).ok();
+            remove_if_there(directory, &temporary).ok();
             return Err(self.fail("write", path, e));
         }
         Ok(())
@@ -207,28 +207,28 @@ impl Root {
     /// When it is there and cannot be removed.
     pub fn remove(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
         let path = path.as_ref();
-        let (folder, name) = match self.parent_and_name(path) {
+        let (directory, name) = match self.parent_and_name(path) {
             Err(e) if e.is_absent() => return Ok(false),
             other => other?,
         };
-        match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
-            Ok(()) => rustix::fs::fsync(&folder).map(|()| true).map_err(|e| self.fail("remove", path, e)),
+        match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
+            Ok(()) => rustix::fs::fsync(&directory).map(|()| true).map_err(|e| self.fail("remove", path, e)),
             Err(Errno::NOENT) => Ok(false),
             Err(e) => Err(self.fail("remove", path, e)),
         }
     }
 
-    /// Gives a file or folder another name in its own folder, in place of what has that name; true when it was there.
+    /// Gives a file or directory another name in its own directory, in place of what has that name; true when it was there.
     ///
     /// # Errors
     /// When it is there and cannot be renamed.
     pub fn rename(&self, path: impl AsRef<Path>, name: &str) -> Result<bool, FileError> {
         let path = path.as_ref();
-        let (folder, old) = match self.parent_and_name(path) {
+        let (directory, old) = match self.parent_and_name(path) {
             Err(e) if e.is_absent() => return Ok(false),
             other => other?,
         };
-        match rustix::fs::renameat(&folder, old, &folder, name) {
+        match rustix::fs::renameat(&directory, old, &directory, name) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(e) => Err(self.fail("rename", path, e)),
@@ -242,8 +242,8 @@ impl Root {
     /// When the name is taken, or the filesystem has no hard links.
     pub fn hard_link(&self, path: impl AsRef<Path>, name: &str) -> Result<(), FileError> {
         let path = path.as_ref();
-        let (folder, old) = self.parent_and_name(path)?;
-        nix::unistd::linkat(&folder, old, &folder, name, nix::fcntl::AtFlags::empty())
+        let (directory, old) = self.parent_and_name(path)?;
+        nix::unistd::linkat(&directory, old, &directory, name, nix::fcntl::AtFlags::empty())
             .map_err(|e| self.fail("link", path, e))
     }
 
@@ -253,36 +253,36 @@ impl Root {
     /// When they cannot be, or it is not there.
     pub fn sync_directory(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
         let path = path.as_ref();
-        nix::unistd::fsync(self.folder(path)?).map_err(|e| self.fail("sync", path, e))
+        nix::unistd::fsync(self.directory(path)?).map_err(|e| self.fail("sync", path, e))
     }
 
     /// Waits until all that was written to the filesystem that holds `path` is on its device.
     ///
     /// # Errors
-    /// When it cannot be, or `path` is no folder there.
+    /// When it cannot be, or `path` is no directory there.
     pub fn sync(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
         let path = path.as_ref();
-        rustix::fs::syncfs(self.folder(path)?).map_err(|e| self.fail("sync", path, e))
+        rustix::fs::syncfs(self.directory(path)?).map_err(|e| self.fail("sync", path, e))
     }
 
-    /// Removes a folder, when it is empty; true when it was.
+    /// Removes a directory, when it is empty; true when it was.
     ///
     /// # Errors
     /// When it cannot be removed for another reason.
-    pub fn remove_empty_folder(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
+    pub fn remove_empty_directory(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
         let path = path.as_ref();
-        let (folder, name) = match self.parent_and_name(path) {
+        let (directory, name) = match self.parent_and_name(path) {
             Err(e) if e.is_absent() => return Ok(false),
             other => other?,
         };
-        match rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR) {
+        match rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR) {
             Ok(()) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(false),
-            Err(e) => Err(self.fail("remove the folder", path, e)),
+            Err(e) => Err(self.fail("remove the directory", path, e)),
         }
     }
 
-    /// Removes a folder and all below it, following no link; true when it was there.
+    /// Removes a directory and all below it, following no link; true when it was there.
     ///
     /// # Errors
     /// When something of it cannot be removed.
@@ -292,7 +292,7 @@ impl Root {
         match self.lookup_link(path) {
             Presence::Absent => return Ok(false),
             Presence::Unreadable(e) => return Err(e),
-            Presence::There(stat) if stat.kind != Kind::Folder => return self.remove(path),
+            Presence::There(stat) if stat.kind != FileKind::Directory => return self.remove(path),
             Presence::There(_) => {}
         }
         // Names only, and some at a time: a directory may have more entries than a list takes.
@@ -305,15 +305,15 @@ impl Root {
                 self.remove_tree(path.join(name))?;
             }
         }
-        let (folder, name) = self.parent_and_name(path)?;
-        rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR).map_err(fail)?;
+        let (directory, name) = self.parent_and_name(path)?;
+        rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR).map_err(fail)?;
         Ok(true)
     }
 
     fn some_names(&self, path: &Path) -> Result<Vec<OsString>, FileError> {
         let fail = |e: Errno| self.fail("list", path, e);
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(self.folder(path)?).map_err(fail)? {
+        for entry in rustix::fs::Dir::read_from(self.directory(path)?).map_err(fail)? {
             let name = entry.map_err(fail)?.file_name().to_owned();
             if ![&b"."[..], b".."].contains(&name.to_bytes()) {
                 names.push(OsStr::from_bytes(name.to_bytes()).to_owned());
@@ -345,9 +345,9 @@ impl Root {
 
     fn open_written(&self, path: &Path, flags: OFlags, mode: u32) -> Result<File, FileError> {
         if let Some(parent) = path.parent() {
-            self.make_folders(parent)?;
+            self.make_directories(parent)?;
         }
-        let (folder, name) = self.parent_and_name(path)?;
+        let (directory, name) = self.parent_and_name(path)?;
         let flags = flags
             | OFlags::RDWR
             | OFlags::CREATE
@@ -355,15 +355,15 @@ impl Root {
             | OFlags::CLOEXEC
             | OFlags::NONBLOCK
             | OFlags::NOCTTY;
-        rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(mode))
+        rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(mode))
             .map(File::from)
             .map_err(|e| self.fail("write", path, e))
     }
 }
 
-fn new_file(folder: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<File> {
+fn new_file(directory: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(mode))?;
+    let fd = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode))?;
     // Ends with this process, whatever ends it: see `sweep`.
     rustix::fs::flock(&fd, FlockOperation::LockShared)?;
     Ok(File::from(fd))
@@ -376,10 +376,10 @@ fn finished(file: File, mode: u32) -> io::Result<Option<File>> {
 }
 
 /// Removes the temporary files of writers of `name` that were killed: the process is gone, and nobody has the file locked,
-/// as one of a container that shares the folder would.
-fn sweep(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
+/// as one of a container that shares the directory would.
+fn sweep(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let mut left = Vec::new();
-    for entry in rustix::fs::Dir::read_from(folder)? {
+    for entry in rustix::fs::Dir::read_from(directory)? {
         let file = entry?.file_name().to_owned();
         let of = file.to_bytes().strip_prefix(b".").and_then(|rest| rest.strip_prefix(name.as_bytes()));
         let writer = of.and_then(|rest| std::str::from_utf8(rest.strip_prefix(b".")?).ok()?.parse().ok());
@@ -393,18 +393,18 @@ fn sweep(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         // A link cannot be opened so, nor locked.
-        let locked = rustix::fs::openat(folder, &*file, flags, Mode::empty()).is_ok_and(|fd| {
+        let locked = rustix::fs::openat(directory, &*file, flags, Mode::empty()).is_ok_and(|fd| {
             rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
         });
         if !locked {
-            remove_if_there(folder, OsStr::from_bytes(file.to_bytes()))?;
+            remove_if_there(directory, OsStr::from_bytes(file.to_bytes()))?;
         }
     }
     Ok(())
 }
 
-fn remove_if_there(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+fn remove_if_there(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(e) => Err(e.into()),
     }

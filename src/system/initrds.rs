@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::boot::initrds::{self, OF_ADMIN};
 use crate::dkms::proof::facts_of;
-use crate::dkms::{Cache, Pair};
-use crate::initrd::{Found, InitrdContents};
+use crate::dkms::{Cache, ModuleOnKernel};
+use crate::initrd::{FoundInInitrd, InitrdContents};
 use crate::kernel::Installed;
 use crate::kernel::module_file::{BuildIdentity, kernel_name};
 use crate::modprobe::{KernelModules, Resolution};
@@ -32,22 +32,22 @@ impl KernelInitrds {
     }
 
     /// What they say about a module of that kernel.
-    pub fn find(&self, release: &str, module: &str) -> Found<'_> {
+    pub fn find(&self, release: &str, module: &str) -> FoundInInitrd<'_> {
         self.contents.find(release, module)
     }
 }
 
-/// Reads those of some kernels, as far as they concern the modules of `pairs`, those that something in use
+/// Reads those of some kernels, as far as they concern the modules of `modules_on_kernels`, those that something in use
 /// depends on, and `others`.
 pub(super) fn observe(
     root: &Root,
     cache: &mut Cache,
     kernels: &[&Installed],
-    pairs: &[Pair],
+    modules_on_kernels: &[ModuleOnKernel],
     in_use: &BTreeMap<String, Dependents>,
     others: BTreeSet<String>,
 ) -> BTreeMap<String, KernelInitrds> {
-    let of_pairs = pairs.iter().filter_map(|pair| pair.conf.as_ref().ok());
+    let of_pairs = modules_on_kernels.iter().filter_map(|pair| pair.conf.as_ref().ok());
     let mut wanted: BTreeSet<String> =
         of_pairs.flat_map(|conf| conf.built.iter().map(|built| kernel_name(&built.name))).collect();
     wanted.extend(in_use.keys().cloned().chain(others));
@@ -70,7 +70,7 @@ pub(super) fn observe(
             initrds.contents.extend(read(root, cache, path, &wanted));
         }
         let release = kernel.name.release();
-        initrds.installed = installed(root, cache, &release, pairs, &initrds.contents);
+        initrds.installed = installed(root, cache, &release, modules_on_kernels, &initrds.contents);
         found.insert(release, initrds);
     }
     built_in(root, kernels, in_use, &mut found);
@@ -90,7 +90,7 @@ fn read(root: &Root, cache: &mut Cache, path: &str, wanted: &BTreeSet<String>) -
         Some(stat) => cache.initrd(path, &stat, wanted, || {
             InitrdContents::of_file(root, path, wanted).map_err(|e| e.to_string())
         }),
-        None => InitrdContents::unreadable(format!("{} cannot be read", root.spell(path).display())),
+        None => InitrdContents::unreadable(format!("{} cannot be read", root.shown_path(path).display())),
     }
 }
 
@@ -99,19 +99,19 @@ fn installed(
     root: &Root,
     cache: &mut Cache,
     release: &str,
-    pairs: &[Pair],
+    modules_on_kernels: &[ModuleOnKernel],
     contents: &InitrdContents,
 ) -> BTreeMap<String, BuildIdentity> {
     let mut builds = BTreeMap::new();
-    for pair in pairs.iter().filter(|pair| pair.release == release) {
+    for pair in modules_on_kernels.iter().filter(|pair| pair.release == release) {
         for proof in pair.proof.iter().flatten() {
             let Some(name) = crate::kernel::module_file::stem(&proof.path).map(kernel_name) else { continue };
-            if contents.find(release, &name) == Found::Absent {
+            if contents.find(release, &name) == FoundInInitrd::Absent {
                 continue;
             }
             // A file that cannot be read now has no build that could be compared.
-            if let Ok(facts) = facts_of(root, cache, &proof.path, &root.lookup(&proof.path)) {
-                builds.insert(name, facts.build);
+            if let Ok(system) = facts_of(root, cache, &proof.path, &root.lookup(&proof.path)) {
+                builds.insert(name, system.build);
             }
         }
     }
@@ -132,7 +132,7 @@ fn built_in(
     let Some(of_running) = found.get(&running).filter(|initrds| initrds.of_admin().is_some()).cloned() else {
         return;
     };
-    let held = in_use.keys().filter(|m| matches!(of_running.find(&running, m), Found::Module(_)));
+    let held = in_use.keys().filter(|m| matches!(of_running.find(&running, m), FoundInInitrd::Module(_)));
     let held: Vec<&String> = held.collect();
     for (release, initrds) in found.iter_mut().filter(|(_, initrds)| initrds.of_admin().is_none()) {
         let modules = KernelModules::new(root, release);

@@ -1,22 +1,22 @@
-//! The files of the modules that a machine may require: what modprobe would load for them on each kernel, whoever put it
+//! The files of the modules that a machine may require: what modprobe would load for them on each kernel, anyone that put it
 //! there, and what DKMS does not know of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::context::Context;
+use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::loadable::{Loadable, Serving, loadable, serving};
-use crate::dkms::plan::built_folder;
-use crate::dkms::scope::Scope;
+use crate::dkms::plan::built_directory;
 use crate::dkms::tree::SOURCES;
-use crate::dkms::{Cache, ModuleName, Pair, Source, Tree};
+use crate::dkms::{Cache, ModuleName, ModuleOnKernel, Source, Tree};
 use crate::kernel::Headers;
-use crate::kernel::inventory::module_folder;
+use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{kernel_name, stem};
 use crate::modprobe::KernelModules;
 use crate::modprobe::index::is_file_of;
 use crate::requirement::Requirement;
-use crate::sys::{Kind, Root};
+use crate::sys::{FileKind, Root};
 use crate::usage::Usage;
-use crate::world::World;
 
 /// The most entries of a module directory that are looked at for one file.
 const MOST_ENTRIES: usize = 50_000;
@@ -89,7 +89,7 @@ impl ModuleFiles {
 pub(super) struct FilesQuery<'a> {
     pub(super) tree: &'a Tree,
     /// Each on the kernels that matter, and on those that could be fallen back to.
-    pub(super) pairs: Vec<&'a Pair>,
+    pub(super) modules_on_kernels: Vec<&'a ModuleOnKernel>,
     /// These kernels, and the running one.
     pub(super) kernels: Vec<(String, Headers)>,
     pub(super) running: Option<&'a str>,
@@ -99,8 +99,8 @@ pub(super) struct FilesQuery<'a> {
 }
 
 /// Looks.
-pub(super) fn observe(world: &World, cache: &mut Cache, known: &FilesQuery<'_>) -> ModuleFiles {
-    let root = &world.root;
+pub(super) fn observe(context: &Context, cache: &mut Cache, known: &FilesQuery<'_>) -> ModuleFiles {
+    let root = &context.root;
     let mut found = ModuleFiles {
         kernels: known.kernels.iter().map(|(release, _)| release.clone()).collect(),
         of_dkms: files_of_dkms(root, known),
@@ -110,16 +110,16 @@ pub(super) fn observe(world: &World, cache: &mut Cache, known: &FilesQuery<'_>) 
         ..ModuleFiles::default()
     };
     let managed: BTreeSet<String> = found.of_dkms.values().flatten().cloned().collect();
-    let others = unmanaged(world, known, &managed);
+    let others = unmanaged(context, known, &managed);
     for (release, headers) in &known.kernels {
         let mut names = others.clone();
-        for pair in known.pairs.iter().filter(|p| p.release == *release && p.proof.is_err()) {
+        for pair in known.modules_on_kernels.iter().filter(|p| p.release == *release && p.proof.is_err()) {
             let remembered = known.before.iter().filter(|n| n.module == pair.module.name);
             names.extend(remembered.flat_map(Requirement::modules));
             names.extend(found.of_dkms.get(&pair.module.name).into_iter().flatten().cloned());
         }
         if !names.is_empty() {
-            let (loadable, serving) = files_on(world, cache, known, release, headers, &names);
+            let (loadable, serving) = files_on(context, cache, known, release, headers, &names);
             found.loadable.insert(release.clone(), loadable);
             found.serving.insert(release.clone(), serving);
         }
@@ -128,28 +128,28 @@ pub(super) fn observe(world: &World, cache: &mut Cache, known: &FilesQuery<'_>) 
         let absent =
             |name: &&String| !managed.contains(*name) && found.on(running, name) == Some(&Loadable::Absent);
         let suspects: BTreeSet<&String> = known.in_use.out_of_tree().filter(absent).collect();
-        let folder = module_folder(running);
-        let has_none = |name: &&&String| !has_file(root, &folder, name, &mut MOST_ENTRIES.clone());
+        let directory = module_directory(running);
+        let has_none = |name: &&&String| !has_file(root, &directory, name, &mut MOST_ENTRIES.clone());
         found.without_file = suspects.iter().filter(has_none).map(|name| (*name).clone()).collect();
     }
     found
 }
 
 fn files_on(
-    world: &World,
+    context: &Context,
     cache: &mut Cache,
     known: &FilesQuery<'_>,
     release: &str,
     headers: &Headers,
     names: &BTreeSet<String>,
 ) -> (BTreeMap<String, Loadable>, BTreeMap<String, Serving>) {
-    let modules = KernelModules::new(&world.root, release);
+    let modules = KernelModules::new(&context.root, release);
     let aliases = |name: &String| -> BTreeSet<String> {
         let used = known.in_use.depended_on.get(name).map(|found| found.aliases.clone());
         let before = known.before.iter().filter(|n| n.modules().contains(name));
         used.into_iter().flatten().chain(before.flat_map(|n| n.aliases.clone())).collect()
     };
-    match Scope::load(&world.root, release, headers, world.clock.now()) {
+    match KernelSymbols::load(&context.root, release, headers, context.clock.now()) {
         Ok(scope) => {
             let one = |name: &String| (name.clone(), loadable(&scope, &modules, cache, name, &aliases(name)));
             let found: BTreeMap<String, Loadable> = names.iter().map(one).collect();
@@ -173,7 +173,7 @@ fn files_on(
 /// By what their dkms.conf names, and by what was built of the version that a kernel has installed.
 fn files_of_dkms(root: &Root, known: &FilesQuery<'_>) -> BTreeMap<String, BTreeSet<String>> {
     let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for pair in &known.pairs {
+    for pair in &known.modules_on_kernels {
         let of = files.entry(pair.module.name.clone()).or_default();
         let built = pair.conf.iter().flat_map(|conf| &conf.built);
         of.extend(built.map(|built| kernel_name(&built.name)));
@@ -190,24 +190,24 @@ fn files_of_dkms(root: &Root, known: &FilesQuery<'_>) -> BTreeMap<String, BTreeS
 /// The kernel modules in the directory of a build; nothing where it cannot be listed: then other sources name them.
 fn built_files(root: &Root, name: &str, version: &str, release: &str) -> BTreeSet<String> {
     let module = ModuleName { name: name.to_owned(), version: version.to_owned() };
-    let files = root.list_optional(built_folder(&module, release)).unwrap_or_default();
+    let files = root.list_optional(built_directory(&module, release)).unwrap_or_default();
     files.iter().filter_map(|file| stem(file.text()?)).map(kernel_name).collect()
 }
 
 fn in_force(root: &Root, known: &FilesQuery<'_>) -> Vec<InForce> {
-    let older = |pair: &&&Pair| {
+    let older = |pair: &&&ModuleOnKernel| {
         let installed = known.tree.installed_version(&pair.module.name, &pair.release)?;
         let module = ModuleName { name: pair.module.name.clone(), version: installed.to_owned() };
         let files = built_files(root, &module.name, installed, &pair.release);
         let is_older = pair.proof.is_err() && module != pair.module && !files.is_empty();
         is_older.then(|| InForce { module, release: pair.release.clone(), files })
     };
-    known.pairs.iter().filter_map(|pair| older(&pair)).collect()
+    known.modules_on_kernels.iter().filter_map(|pair| older(&pair)).collect()
 }
 
 /// The modules that are required, or may be, and that DKMS does not know.
-fn unmanaged(world: &World, known: &FilesQuery<'_>, managed: &BTreeSet<String>) -> BTreeSet<String> {
-    let listed = &world.settings.modules;
+fn unmanaged(context: &Context, known: &FilesQuery<'_>, managed: &BTreeSet<String>) -> BTreeSet<String> {
+    let listed = &context.settings.modules;
     let registered = |name: &str| known.tree.modules.iter().any(|m| m.module.name == name);
     let configured = listed.critical.iter().chain(&listed.wanted).filter(|name| !registered(name));
     let before = known.before.iter().filter(|n| !registered(&n.module));
@@ -230,8 +230,8 @@ fn has_file(root: &Root, directory: &str, module: &str, left: &mut usize) -> boo
         }
         let below = |name: &str| format!("{directory}/{name}");
         match (entry.kind, entry.text()) {
-            (Kind::Folder, Some(name)) if has_file(root, &below(name), module, left) => return true,
-            (Kind::Folder, _) => {}
+            (FileKind::Directory, Some(name)) if has_file(root, &below(name), module, left) => return true,
+            (FileKind::Directory, _) => {}
             (_, Some(name)) if is_file_of(name.as_bytes(), module) => return true,
             _ => {}
         }
@@ -247,17 +247,17 @@ fn unregistered(root: &Root, tree: &Tree) -> Vec<String> {
     let is_known = |name: &str, path: &str| {
         tree.modules.iter().any(|known| {
             let is_source =
-                matches!(&known.source, Source::Folder { path: of, .. } if of.as_os_str() == path);
+                matches!(&known.source, Source::Directory { path: of, .. } if of.as_os_str() == path);
             is_source || format!("{}-{}", known.module.name, known.module.version) == name
         })
     };
     // What cannot be listed is not a reason for a note here: it is reported where a source is needed.
     let entries = root.list_optional(SOURCES).unwrap_or_default();
-    let found = entries.iter().filter(|entry| matches!(entry.kind, Kind::Folder | Kind::Link));
+    let found = entries.iter().filter(|entry| matches!(entry.kind, FileKind::Directory | FileKind::Link));
     let found = found.filter_map(|entry| {
         let name = entry.text()?;
         let path = format!("{SOURCES}/{name}");
-        let is_dkms = !is_known(name, &path) && root.lookup(format!("{path}/dkms.conf")).is(Kind::File);
+        let is_dkms = !is_known(name, &path) && root.lookup(format!("{path}/dkms.conf")).is(FileKind::File);
         is_dkms.then_some(path)
     });
     found.collect()

@@ -3,18 +3,18 @@
 
 mod cures;
 mod oracle;
+mod publish;
 mod random;
 mod scene;
-mod surfaces;
 
 use std::collections::BTreeSet;
 
 use clr_dkms::dkms::plan::State;
 use clr_dkms::requirement::Importance;
-use clr_dkms::status::states;
+use clr_dkms::status::catalog;
 
+use self::publish::Told;
 use self::scene::{Flavour, Kernel, Module, STATES, Scene};
-use self::surfaces::Told;
 use crate::support::{A, B, LTS};
 
 /// A kernel of before, which nothing boots any more.
@@ -131,7 +131,7 @@ fn the_walk_knows_every_state() {
     let mut known: BTreeSet<String> = STATES.iter().map(ToString::to_string).collect();
     // What keeps a module from being loaded is mostly a matter of the machine, and not of a kernel: tests/it/loading.rs.
     known.extend(["blocked", "initrd-stale"].map(str::to_owned));
-    let rows = states::all();
+    let rows = catalog::all();
     let explained: BTreeSet<String> =
         rows.iter().filter(|row| row.id.starts_with("CD-1")).map(|row| row.name.to_owned()).collect();
     assert_eq!(known, explained);

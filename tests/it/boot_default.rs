@@ -87,7 +87,7 @@ fn what_is_not_there_cannot_be_booted() {
     refused(&root, A_ID, "its boot entry mine.conf has not the name that clr-boot-manager knows");
     root.remove(&path("mine.conf")).file(&path(A_ENTRY), text.replace(A_ID, &format!("{A_ID}.bak")));
     refused(&root, A_ID, "it has no boot entry; `clr-boot-manager update --path=ROOT` makes one of each tip");
-    root.remove("boot").folder("boot");
+    root.remove("boot").directory("boot");
     refused(&root, A_ID, "the boot files cannot be seen: there is no boot entry below ROOT/boot");
 }
 
@@ -165,7 +165,7 @@ fn the_choice_of_an_admin_stays() {
 #[test]
 fn an_obstacle_is_in_the_way_here_too() {
     let root = healthy();
-    root.folder("etc/kernel/cmdline.d");
+    root.directory("etc/kernel/cmdline.d");
     let fifo = root.at("etc/kernel/cmdline.d/x.conf");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     refused(

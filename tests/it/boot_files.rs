@@ -163,8 +163,11 @@ fn a_variable_chooses_for_every_boot() {
 #[test]
 fn variables_that_cannot_be_read() {
     let root = healthy();
-    root.folder("sys/firmware/efi/efivars");
-    is_healthy(&root, &["the EFI variables cannot be seen here: what they make the default cannot be told"]);
+    root.directory("sys/firmware/efi/efivars");
+    is_healthy(
+        &root,
+        &["the EFI variables cannot be seen here: what they make the default cannot be determined"],
+    );
     root.file("sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", "x");
     assert!(told(&root, "notes")[0].contains("it is too short for a variable"));
 }
@@ -303,7 +306,7 @@ fn files_of_two_loaders() {
 #[test]
 fn firmware_without_entries_is_told() {
     let root = healthy();
-    root.remove("boot").file("boot/grub/grub.cfg", "menuentry\n").folder("sys/firmware/efi");
+    root.remove("boot").file("boot/grub/grub.cfg", "menuentry\n").directory("sys/firmware/efi");
     is_healthy(&root, &["there is no boot entry below ROOT/boot"]);
 }
 
@@ -321,16 +324,16 @@ fn garbage_everywhere() {
     root.run("clr-dkms", &["status"]).code(0);
     root.file(LOADER, &garbage);
     root.run("clr-dkms", &["status"]);
-    // Things that are no files, and folders that are none.
+    // Things that are no files, and directories that are none.
     let root = healthy();
-    root.folder(&path("folder.conf"));
+    root.directory(&path("directory.conf"));
     symlink("/dev/zero", root.at(&path("device.conf"))).unwrap();
     symlink("loop.conf", root.at(&path("loop.conf"))).unwrap();
     assert!(
         std::process::Command::new("mkfifo").arg(root.at(&path("fifo.conf"))).status().unwrap().success()
     );
     let problems = told(&root, "problems");
-    for name in ["folder", "fifo", "loop"] {
+    for name in ["directory", "fifo", "loop"] {
         let what = format!("cannot read ROOT/boot/loader/entries/{name}.conf");
         assert!(problems.iter().any(|p| p.starts_with(&what)), "{name}: {problems:#?}");
     }

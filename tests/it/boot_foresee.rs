@@ -80,7 +80,7 @@ fn make(machine: &Machine) -> TestRoot {
         let release = format!("{version}-{number}.{kind}");
         root.file(&format!("usr/lib/kernel/{}", id(kernel)), id(kernel))
             .file(&format!("usr/lib/kernel/cmdline-{release}"), "quiet\n")
-            .folder(&format!("usr/lib/modules/{release}"));
+            .directory(&format!("usr/lib/modules/{release}"));
         if *marked {
             root.file(&format!("var/lib/kernel/k_booted_{version}-{}.{kind}", wrapped(*number)), "");
         }

@@ -136,7 +136,7 @@ fn what_every_kernel_loads_does_not_wait_for_a_module() {
     assert!(root.has(&format!("{images}/freestanding-extra")));
     assert!(!root.text(&path(A_ENTRY)).contains("freestanding-extra"));
     assert!(!root.has("etc/kernel/initrd.d"), "what was made for the run is gone");
-    root.mend("hello-1.0").post_update().code(0);
+    root.repair("hello-1.0").post_update().code(0);
     assert_eq!(root.boot_default(), ID_B);
     assert!(!root.has(&format!("{images}/freestanding-extra")));
 }

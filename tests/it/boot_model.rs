@@ -184,7 +184,7 @@ fn case(seed: u64) -> Result<usize, String> {
 #[test]
 fn the_default_has_what_is_critical_or_the_verdict_says_so() {
     if let Some(seed) = std::env::var(SEED).ok().and_then(|text| text.parse().ok()) {
-        case(seed).unwrap_or_else(|story| panic!("{story}"));
+        case(seed).unwrap_or_else(|explain| panic!("{explain}"));
         return;
     }
     let explored = std::env::var_os(EXPLORE).map(|_| SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
@@ -194,7 +194,7 @@ fn the_default_has_what_is_critical_or_the_verdict_says_so() {
         let of_thread = |thread: u64| {
             let mut played = 0;
             for at in (thread..CASES).step_by(2) {
-                played += case(base + at).unwrap_or_else(|story| panic!("{story}"));
+                played += case(base + at).unwrap_or_else(|explain| panic!("{explain}"));
             }
             played
         };

@@ -30,10 +30,10 @@ fn line(root: &TestRoot) -> String {
     root.run("clr-dkms-cmdline", &["show", "--raw", "-k", A]).stdout
 }
 
-/// Files and links. The lock stays for ever by design; folders that were made are no setting.
+/// Files and links. The lock stays for ever by design; directories that were made are no setting.
 fn settings(root: &TestRoot) -> Tree {
     let mut tree = root.tree();
-    tree.retain(|path, entry| path != "run/clr-dkms.lock" && !entry.what.starts_with("folder"));
+    tree.retain(|path, entry| path != "run/clr-dkms.lock" && !entry.what.starts_with("directory"));
     tree
 }
 
@@ -67,11 +67,11 @@ fn a_vendor_fragment_in_force_is_enough() {
 #[test]
 fn an_admins_mask_is_never_touched() {
     let root = TestRoot::system();
-    for mask in ["link", "file", "folder", "dangling"] {
+    for mask in ["link", "file", "directory", "dangling"] {
         match mask {
             "link" => root.link(MASK, "/dev/null"),
             "file" => root.remove(MASK).file(MASK, "# not here\n"),
-            "folder" => root.remove(MASK).folder(MASK),
+            "directory" => root.remove(MASK).directory(MASK),
             _ => root.link(MASK, "/nowhere/at/all"),
         };
         let before = settings(&root);
@@ -80,9 +80,9 @@ fn an_admins_mask_is_never_touched() {
             "/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf",
             "masks the vendor's fragment",
             FRAGMENT,
-            // Of a folder nothing is thrown away.
+            // Of a directory nothing is thrown away.
             match mask {
-                "folder" => "`mv ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf ROOT/etc",
+                "directory" => "`mv ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf ROOT/etc",
                 _ => "`rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf`",
             },
         ]);
@@ -137,8 +137,8 @@ fn without_a_bundle_the_fragment_is_ours() {
 #[test]
 fn default_gives_back_the_very_tree() {
     let root = without_fragment();
-    // Where the folders were there before, nothing at all may differ.
-    root.folder("etc/kernel/cmdline.d").folder("var/lib/clr-dkms").file("run/clr-dkms.lock", "");
+    // Where the directories were there before, nothing at all may differ.
+    root.directory("etc/kernel/cmdline.d").directory("var/lib/clr-dkms").file("run/clr-dkms.lock", "");
     root.file("etc/kernel/cmdline.d/10-mine.conf", "mine=1\n").file("etc/kernel/cmdline", "# none\n");
     let before = root.tree();
     for there in ["enable", "disable"] {
@@ -301,7 +301,7 @@ fn a_state_file_cannot_claim_what_is_elsewhere() {
 #[test]
 fn a_state_file_that_is_a_folder_is_named() {
     let root = without_fragment();
-    root.folder(STATE);
+    root.directory(STATE);
     root.run("clr-dkms-cmdline", &["enable"]).code(1).says(&["ROOT/var/lib/clr-dkms/cmdline.json"]);
     assert!(!root.has(OWN), "what cannot be noted as ours must not be written");
 }

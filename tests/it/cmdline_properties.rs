@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clr_dkms::cmdline::merge::Origin;
+use clr_dkms::cmdline::merge::WordOrigin;
 use clr_dkms::cmdline::report::report;
-use clr_dkms::cmdline::sources::Removal;
-use clr_dkms::cmdline::writer::{Ours, Step, Wish, after, apply, plan};
-use clr_dkms::cmdline::{Fragment, Mask, PARAMETER, Sources, Switch, effective, merge, parameter};
+use clr_dkms::cmdline::sources::RemovalFile;
+use clr_dkms::cmdline::writer::{Ours, Wish, WriterStep, after, apply, plan};
+use clr_dkms::cmdline::{CmdlineSources, Fragment, Mask, PARAMETER, Switch, effective, merge, parameter};
 use clr_dkms::sys::{Root, RootKind};
 use proptest::prelude::*;
 
@@ -25,38 +25,38 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(byte, 0..40)
 }
 
-fn fragment(folder: &str, at: usize, bytes: Vec<u8>, masked: bool) -> Fragment {
+fn fragment(directory: &str, at: usize, bytes: Vec<u8>, masked: bool) -> Fragment {
     let name = format!("{at:02}.conf");
-    let path = Path::new(folder).join(&name);
+    let path = Path::new(directory).join(&name);
     Fragment { name: name.into(), path, bytes, mask: masked.then_some(Mask::SameName) }
 }
 
-fn any_sources() -> impl Strategy<Value = Sources> {
+fn any_sources() -> impl Strategy<Value = CmdlineSources> {
     let several = || prop::collection::vec((bytes(), prop::bool::weighted(0.2)), 0..3);
     (bytes(), several(), prop::option::of(bytes()), several(), several()).prop_map(
         |(kernel, vendor, admin, local, removals)| {
-            let fragments = |folder: &str, of: Vec<(Vec<u8>, bool)>| -> Vec<Fragment> {
-                of.into_iter().enumerate().map(|(at, (b, m))| fragment(folder, at, b, m)).collect()
+            let fragments = |directory: &str, of: Vec<(Vec<u8>, bool)>| -> Vec<Fragment> {
+                of.into_iter().enumerate().map(|(at, (b, m))| fragment(directory, at, b, m)).collect()
             };
-            let removal = |(at, (bytes, closed)): (usize, (Vec<u8>, bool))| Removal {
+            let removal = |(at, (bytes, closed)): (usize, (Vec<u8>, bool))| RemovalFile {
                 path: PathBuf::from(format!("/r/{at:02}.conf")),
                 bytes: (!closed).then_some(bytes),
             };
-            Sources {
+            CmdlineSources {
                 kernel,
                 kernel_path: "/k".into(),
                 vendor: fragments("/v", vendor),
                 admin,
                 local: fragments("/l", local),
                 removals: removals.into_iter().enumerate().map(removal).collect(),
-                ..Sources::default()
+                ..CmdlineSources::default()
             }
         },
     )
 }
 
 /// The line of the file that an origin names.
-fn line_at<'a>(sources: &'a Sources, origin: &Origin) -> &'a [u8] {
+fn line_at<'a>(sources: &'a CmdlineSources, origin: &WordOrigin) -> &'a [u8] {
     let mut fragments = sources.vendor.iter().chain(&sources.local);
     let bytes = match fragments.find(|f| f.path == origin.path) {
         Some(fragment) => &fragment.bytes,
@@ -113,7 +113,7 @@ proptest! {
                 Wish::Disable => switch == Switch::Off,
                 Wish::Default => true,
             };
-            prop_assert_eq!(wanted, plan.obstacles.is_empty(), "{:?} {:?}", wish, plan);
+            prop_assert_eq!(wanted, plan.blockers.is_empty(), "{:?} {:?}", wish, plan);
         }
     }
 }
@@ -124,7 +124,7 @@ enum Thing {
     File(String),
     Null,
     Dangling,
-    Folder,
+    Directory,
 }
 
 const PLACES: [&str; 12] = [
@@ -172,7 +172,7 @@ fn thing() -> impl Strategy<Value = Thing> {
         2 => Just(Thing::File("module.sig_unenforce\n".to_owned())),
         1 => Just(Thing::Null),
         1 => Just(Thing::Dangling),
-        1 => Just(Thing::Folder),
+        1 => Just(Thing::Directory),
     ]
 }
 
@@ -184,13 +184,13 @@ fn small_root() -> impl Strategy<Value = (String, String, Things)> {
 }
 
 struct Laid {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     root: Root,
 }
 
 fn lay_out((first, second, things): &(String, String, Things)) -> Laid {
-    let folder = scratch::folder();
-    let at = |path: &str| folder.path().join(path);
+    let directory = scratch::directory();
+    let at = |path: &str| directory.path().join(path);
     fs::create_dir_all(at("usr/lib/kernel")).unwrap();
     for (release, line) in RELEASES.iter().zip([first, second]) {
         fs::write(at(&format!("usr/lib/kernel/cmdline-{release}")), line).unwrap();
@@ -205,19 +205,19 @@ fn lay_out((first, second, things): &(String, String, Things)) -> Laid {
             Thing::File(text) => fs::write(path, text).unwrap(),
             Thing::Null => std::os::unix::fs::symlink("/dev/null", path).unwrap(),
             Thing::Dangling => std::os::unix::fs::symlink("nowhere", path).unwrap(),
-            Thing::Folder => fs::create_dir(path).unwrap(),
+            Thing::Directory => fs::create_dir(path).unwrap(),
         }
     }
-    Laid { root: Root::open(RootKind::Image, folder.path()).unwrap(), folder }
+    Laid { root: Root::open(RootKind::Image, directory.path()).unwrap(), directory }
 }
 
 impl Laid {
-    fn sources(&self) -> Vec<Sources> {
-        RELEASES.iter().map(|release| Sources::observe(&self.root, release)).collect()
+    fn sources(&self) -> Vec<CmdlineSources> {
+        RELEASES.iter().map(|release| CmdlineSources::observe(&self.root, release)).collect()
     }
 
     fn tree(&self) -> Tree {
-        read(self.folder.path())
+        read(self.directory.path())
     }
 
     fn switches(&self) -> Vec<Switch> {
@@ -231,18 +231,18 @@ impl Laid {
         let before = self.tree();
         let ours = Ours::load(&self.root).unwrap();
         let plan = plan(wish, &sources, &ours);
-        for obstacle in &plan.obstacles {
-            prop_assert!(self.root.lookup_link(&obstacle.path).is_there(), "{obstacle:?}");
+        for blocker in &plan.blockers {
+            prop_assert!(self.root.lookup_link(&blocker.path).is_there(), "{blocker:?}");
         }
         apply(&self.root, &plan, &ours).unwrap();
-        let named: Vec<&Path> = plan.steps.iter().map(Step::path).collect();
+        let named: Vec<&Path> = plan.steps.iter().map(WriterStep::path).collect();
         let after_it = self.tree();
         for change in difference(&before, &after_it, true) {
             let (kind, path) = change.split_at(2);
-            let is_folder = [&before, &after_it]
+            let is_directory = [&before, &after_it]
                 .iter()
-                .any(|t| t.get(path).is_some_and(|e| e.what.starts_with("folder")));
-            let allowed = is_folder
+                .any(|t| t.get(path).is_some_and(|e| e.what.starts_with("directory")));
+            let allowed = is_directory
                 || path == "var/lib/clr-dkms/cmdline.json"
                 || named.contains(&Path::new("/").join(path).as_path());
             prop_assert!(allowed, "{kind}{path} by {plan:?}");
@@ -251,7 +251,7 @@ impl Laid {
         for (was, is) in sources.iter().zip(self.sources()) {
             prop_assert_eq!(effective(&after(was, &plan.steps)), effective(&is), "{:?}", plan);
         }
-        Ok(plan.obstacles.is_empty())
+        Ok(plan.blockers.is_empty())
     }
 }
 

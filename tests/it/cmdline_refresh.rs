@@ -1,4 +1,4 @@
-//! `clr-dkms-cmdline` and the boot entries: made anew after a change, read back, and what is pending where they are not.
+//! `clr-dkms-cmdline` and the boot entries: made again after a change, read back, and what is pending where they are not.
 
 use std::fs;
 
@@ -40,8 +40,8 @@ fn entry_has_it(root: &TestRoot) -> bool {
 
 /// The machine has one of its own, which a root cannot hide.
 fn has_clr_boot_manager() -> bool {
-    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
-    folders.iter().any(|folder| std::path::Path::new(folder).join("clr-boot-manager").exists())
+    let directories = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+    directories.iter().any(|directory| std::path::Path::new(directory).join("clr-boot-manager").exists())
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn raw_is_the_line_and_a_newline_and_nothing_else() {
         "clr-dkms-cmdline: {KERNEL} has no image in ROOT/usr/lib/kernel: clr-boot-manager makes no entry for it\n"
     );
     for vector in vectors {
-        // The vector's own files and nothing else: no image, no folder of modules.
+        // The vector's own files and nothing else: no image, no directory of modules.
         let root = TestRoot::bare();
         vectors::lay_out(&vector.files, root.path());
         let run = show(&root, &["--raw", "--kernel", KERNEL]);
@@ -63,9 +63,10 @@ fn eventful() -> TestRoot {
     );
     root.file("usr/share/kernel/cmdline.d/20-graphics.conf", "nvidia-drm.modeset=1 nvidia-drm.fbdev=1\n");
     root.file("usr/share/kernel/cmdline.d/30-file.conf", "by=file");
-    root.file("usr/share/kernel/cmdline.d/31-folder.conf", "by=folder and=more");
+    root.file("usr/share/kernel/cmdline.d/31-directory.conf", "by=directory and=more");
     root.file("usr/share/kernel/cmdline.d/32-dangling.conf", "by=dangling");
-    root.file("etc/kernel/cmdline.d/30-file.conf", "# off\n").folder("etc/kernel/cmdline.d/31-folder.conf");
+    root.file("etc/kernel/cmdline.d/30-file.conf", "# off\n")
+        .directory("etc/kernel/cmdline.d/31-directory.conf");
     root.link("etc/kernel/cmdline.d/32-dangling.conf", "nowhere")
         .link("etc/kernel/cmdline.d/99-x.conf", "/dev/null");
     root.file(
@@ -103,7 +104,7 @@ fn control_characters_of_a_line_are_shown_and_not_obeyed() {
 }
 
 #[test]
-fn without_a_folder_of_kernels_it_cannot_be_told() {
+fn without_a_directory_of_kernels_it_cannot_be_told() {
     let root = TestRoot::system();
     root.remove("usr/lib/kernel");
     for verb in ["show", "enable", "disable", "default"] {

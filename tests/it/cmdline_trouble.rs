@@ -112,14 +112,14 @@ fn what_cannot_be_read_is_not_taken_for_absent() {
 #[test]
 fn a_full_disk_leaves_the_old_state() {
     let root = without_fragment();
-    root.folder("etc/kernel/cmdline.d").folder("var/lib/clr-dkms");
-    for (folder, named) in [("etc/kernel/cmdline.d", OWN), ("var/lib/clr-dkms", STATE)] {
+    root.directory("etc/kernel/cmdline.d").directory("var/lib/clr-dkms");
+    for (directory, named) in [("etc/kernel/cmdline.d", OWN), ("var/lib/clr-dkms", STATE)] {
         let script = "mount -t tmpfs -o size=16k none \"$2/$3\" || exit 111\n\
                       head -c 64k /dev/zero >\"$2/$3/filler\" 2>/dev/null\n\
                       \"$1\" enable --live-root \"$2\"; code=$?\n\
                       ls -A \"$2/$3\" >&2; \"$1\" show --raw -k 6.15.7-1591.native --live-root \"$2\"; exit $code";
         let mut command = unshared(&root.tools(), script);
-        command.arg(crate::support::run::program("clr-dkms-cmdline")).arg(root.path()).arg(folder);
+        command.arg(crate::support::run::program("clr-dkms-cmdline")).arg(root.path()).arg(directory);
         let run = Run::of(command.output().unwrap(), &root);
         if run.code == 111 || run.stderr.contains("unshare:") {
             crate::support::run::skipped(format_args!("this machine mounts nothing here: {}", run.stderr));
@@ -144,7 +144,7 @@ fn roots_that_are_none() {
             Run::of(output, &root)
                 .code(64)
                 .prints("")
-                .says(&[&format!("ROOT/{path}"), "a folder that holds a system"]);
+                .says(&[&format!("ROOT/{path}"), "a directory that holds a system"]);
         }
     }
     root.run("clr-dkms-cmdline", &["show", "-k", "9.9.9-1.native"])
@@ -163,21 +163,21 @@ fn what_is_no_file_hangs_nobody() {
     let root = TestRoot::system();
     let secret = root.outside().join("secret.conf");
     std::fs::write(&secret, "module.secret=1\n").unwrap();
-    let folders = ["usr/share/kernel/cmdline.d", "etc/kernel/cmdline.d", "etc/kernel/cmdline-removal.d"];
-    for folder in folders {
-        root.folder(folder);
+    let directories = ["usr/share/kernel/cmdline.d", "etc/kernel/cmdline.d", "etc/kernel/cmdline-removal.d"];
+    for directory in directories {
+        root.directory(directory);
         assert!(
             Command::new("mkfifo")
-                .arg(root.at(&format!("{folder}/00-fifo.conf")))
+                .arg(root.at(&format!("{directory}/00-fifo.conf")))
                 .status()
                 .unwrap()
                 .success()
         );
-        root.link(&format!("{folder}/01-zero.conf"), "/dev/zero");
-        root.link(&format!("{folder}/02-up.conf"), "../../../../../../../../outside/secret.conf");
-        root.link(&format!("{folder}/03-out.conf"), &secret);
-        root.link(&format!("{folder}/04-self.conf"), "04-self.conf");
-        root.folder(&format!("{folder}/05-folder.conf"));
+        root.link(&format!("{directory}/01-zero.conf"), "/dev/zero");
+        root.link(&format!("{directory}/02-up.conf"), "../../../../../../../../outside/secret.conf");
+        root.link(&format!("{directory}/03-out.conf"), &secret);
+        root.link(&format!("{directory}/04-self.conf"), "04-self.conf");
+        root.directory(&format!("{directory}/05-directory.conf"));
     }
     assert!(Command::new("mkfifo").arg(root.at("etc/kernel/cmdline")).status().unwrap().success());
     let started = Instant::now();

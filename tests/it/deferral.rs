@@ -69,9 +69,9 @@ fn an_admins_own_setting_wins_and_is_named() {
 fn a_link_a_fifo_or_a_folder_is_not_followed() {
     let cases: [fn(&TestRoot); 3] = [
         |r| r.link(CONFIG, r.outside().join("config")).forget(),
-        |r| r.folder(CONFIG).forget(),
+        |r| r.directory(CONFIG).forget(),
         |r| {
-            r.folder("run/swupd");
+            r.directory("run/swupd");
             let status = std::process::Command::new("mkfifo").arg(r.at(CONFIG)).status().unwrap();
             assert!(status.success());
         },

@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use clr_dkms::cmdline::{Sources, effective};
-use clr_dkms::enforcement::{KernelFacts, Kind, Machine, at_boot, now, observe};
+use clr_dkms::cmdline::{CmdlineSources, effective};
+use clr_dkms::enforcement::{KernelFacts, Machine, ModuleKind, at_boot, now, observe};
 use clr_dkms::sys::{Root, RootKind};
 use proptest::prelude::*;
 
@@ -111,13 +111,19 @@ fn root_of(root: &TestRoot) -> Root {
     Root::open(RootKind::LiveCopy, root.path()).unwrap()
 }
 
-const KINDS: [Kind; 5] = [Kind::Trusted, Kind::Unsigned, Kind::UnknownKey, Kind::Damaged, Kind::Unparsable];
+const KINDS: [ModuleKind; 5] = [
+    ModuleKind::Trusted,
+    ModuleKind::Unsigned,
+    ModuleKind::UnknownKey,
+    ModuleKind::Damaged,
+    ModuleKind::Unparsable,
+];
 
 /// Observes and judges as the library's users do; the rules that hold whatever the files say.
 fn judged(root: &Root) {
     let machine = Machine::observe(root);
     let kernel = KernelFacts::observe(root, &mut clr_dkms::dkms::Cache::default(), A, Some(A_ID));
-    let line = effective(&Sources::observe(root, A));
+    let line = effective(&CmdlineSources::observe(root, A));
     observe::module_taint(root, "hello");
     let booted = machine.line.clone().unwrap_or_default();
     let mut verdicts = vec![at_boot(&kernel.boot(&line, &machine))];
@@ -130,10 +136,10 @@ fn judged(root: &Root) {
             assert!(outcome.error().is_none() || outcome.word() == "refused");
         }
         // No kernel takes the worse module and refuses the better one.
-        let (trusted, unsigned) = (verdict.of(Kind::Trusted), verdict.of(Kind::Unsigned));
+        let (trusted, unsigned) = (verdict.of(ModuleKind::Trusted), verdict.of(ModuleKind::Unsigned));
         assert!(!unsigned.is_loaded() || trusted.is_loaded(), "{verdict:?}");
-        assert!(!verdict.of(Kind::Damaged).is_loaded() || unsigned.is_loaded(), "{verdict:?}");
-        assert_eq!(unsigned, verdict.of(Kind::UnknownKey));
+        assert!(!verdict.of(ModuleKind::Damaged).is_loaded() || unsigned.is_loaded(), "{verdict:?}");
+        assert_eq!(unsigned, verdict.of(ModuleKind::UnknownKey));
     }
 }
 
@@ -220,7 +226,7 @@ fn folders_and_links_in_the_place_of_files() {
     let all = in_force();
     for path in files() {
         let root = in_force();
-        root.file(&path, "").remove(&path).folder(&path);
+        root.file(&path, "").remove(&path).directory(&path);
         assert!((0..=3).contains(&asked(&root, &["--json"]).code), "{path}");
         let loops = in_force();
         loops.link(&path, format!("/{path}"));

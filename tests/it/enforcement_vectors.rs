@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clr_dkms::enforcement::{
-    Boot, KernelConfig, Kind, Outcome, Patch, Refusal, Runtime, SecureBoot, at_boot, now,
+    Boot, KernelConfig, LoadOutcome, LoadRefusal, ModuleKind, Patch, Runtime, SecureBoot, at_boot, now,
 };
 use serde::Deserialize;
 
@@ -66,13 +66,17 @@ impl Row {
 
     /// The measured results, by our kinds. A module that is damaged and signed by an unknown key is "unknown key", and
     /// so on for the other soft failures.
-    fn measured(&self) -> Vec<(Kind, &str)> {
+    fn measured(&self) -> Vec<(ModuleKind, &str)> {
         let kind = |name: &str| match name {
-            "signed" => Kind::Trusted,
-            "unsigned" | "cut_magic" | "fake_magic" | "fake_header_pgp" | "trailing_byte" => Kind::Unsigned,
-            "unknown_key" | "unknown_key_corrupt" | "double_signed" | "unknown_key_sha1" => Kind::UnknownKey,
-            "corrupt" | "corrupt_sigvalue" => Kind::Damaged,
-            "corrupt_der" | "fake_header_nozero" | "toobig_siglen" => Kind::Unparsable,
+            "signed" => ModuleKind::Trusted,
+            "unsigned" | "cut_magic" | "fake_magic" | "fake_header_pgp" | "trailing_byte" => {
+                ModuleKind::Unsigned
+            }
+            "unknown_key" | "unknown_key_corrupt" | "double_signed" | "unknown_key_sha1" => {
+                ModuleKind::UnknownKey
+            }
+            "corrupt" | "corrupt_sigvalue" => ModuleKind::Damaged,
+            "corrupt_der" | "fake_header_nozero" | "toobig_siglen" => ModuleKind::Unparsable,
             other => panic!("{other}"),
         };
         self.loads
@@ -83,13 +87,13 @@ impl Row {
     }
 }
 
-fn agrees(outcome: Outcome, measured: &str) -> bool {
+fn agrees(outcome: LoadOutcome, measured: &str) -> bool {
     match measured {
         "ok" => outcome.is_loaded(),
-        "EKEYREJECTED" => outcome == Outcome::Refused(Some(Refusal::EKeyRejected)),
-        "EPERM" => outcome == Outcome::Refused(Some(Refusal::EPerm)),
-        "EACCES" => outcome == Outcome::Refused(Some(Refusal::EAcces)),
-        "EBADMSG" => outcome == Outcome::Refused(Some(Refusal::EBadMsg)),
+        "EKEYREJECTED" => outcome == LoadOutcome::Refused(Some(LoadRefusal::EKeyRejected)),
+        "EPERM" => outcome == LoadOutcome::Refused(Some(LoadRefusal::EPerm)),
+        "EACCES" => outcome == LoadOutcome::Refused(Some(LoadRefusal::EAcces)),
+        "EBADMSG" => outcome == LoadOutcome::Refused(Some(LoadRefusal::EBadMsg)),
         other => panic!("{other}"),
     }
 }
@@ -150,20 +154,20 @@ fn the_verdict_is_what_was_measured() {
 }
 
 /// The kinds that the document names.
-fn named(kind: Kind) -> Option<&'static str> {
+fn named(kind: ModuleKind) -> Option<&'static str> {
     match kind {
-        Kind::Trusted => Some("trusted"),
-        Kind::Unsigned => Some("unsigned"),
-        Kind::UnknownKey => Some("unknown_key"),
-        Kind::Damaged => Some("damaged"),
-        Kind::Unparsable => None,
+        ModuleKind::Trusted => Some("trusted"),
+        ModuleKind::Unsigned => Some("unsigned"),
+        ModuleKind::UnknownKey => Some("unknown_key"),
+        ModuleKind::Damaged => Some("damaged"),
+        ModuleKind::Unparsable => None,
     }
 }
 
 /// What the document should say: the word, and the error beside it. Each of the measured kernels checks signatures.
-fn words(kind: Kind, measured: &str) -> (&'static str, Option<&str>) {
+fn words(kind: ModuleKind, measured: &str) -> (&'static str, Option<&str>) {
     match (measured, kind) {
-        ("ok", Kind::Trusted) => ("loads", None),
+        ("ok", ModuleKind::Trusted) => ("loads", None),
         ("ok", _) => ("taints", None),
         (error, _) => ("refused", Some(error)),
     }
@@ -227,7 +231,7 @@ fn the_program_tells_what_was_measured_from_a_running_kernel() {
         }
         // Whether it has a policy that appraises modules a kernel says only if it was built to say so.
         if row.config["IMA"].is_some() {
-            root.folder("sys/kernel/security/ima");
+            root.directory("sys/kernel/security/ima");
         }
         // Measured: the file shows a level also where the module never started.
         if row.kernel == "lsmlate" && row.cmdline.contains("lsm=capability") {

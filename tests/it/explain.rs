@@ -113,7 +113,7 @@ fn the_help_of_status_explains_its_screen() {
     let screens = concat!(
         include_str!("../../src/render/text.rs"),
         include_str!("../../src/render/modules.rs"),
-        include_str!("../../src/render/look.rs"),
+        include_str!("../../src/render/style.rs"),
         include_str!("../../src/sys/terminal.rs"),
     );
     for word in [

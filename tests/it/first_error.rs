@@ -1,20 +1,20 @@
 //! The first error of build logs: those of real builds, and lines of many kinds.
 
-use clr_dkms::dkms::first_error::{FirstError, Kind, Kind::*, find};
+use clr_dkms::dkms::first_error::{ErrorKind, ErrorKind::*, FirstError, find};
 
-/// What is found in a log: kind, file without its folder, line, message.
-fn found(log: &str) -> Option<(Kind, String, Option<u32>, String)> {
+/// What is found in a log: kind, file without its directory, line, message.
+fn found(log: &str) -> Option<(ErrorKind, String, Option<u32>, String)> {
     let FirstError { kind, file, line, message, .. } = find(log).error?;
     let file = file.unwrap_or_default();
     Some((kind, file.rsplit('/').next().unwrap_or_default().to_owned(), line, message))
 }
 
 fn log(name: &str) -> String {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap()
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    std::fs::read_to_string(directory.join(format!("{name}.log"))).unwrap()
 }
 
-type Expected = (Kind, &'static str, u32, &'static str);
+type Expected = (ErrorKind, &'static str, u32, &'static str);
 
 #[track_caller]
 fn all_found<'a>(logs: impl IntoIterator<Item = (&'a str, String, Expected)>) {

@@ -28,13 +28,13 @@ fn the_file_follows_the_state() {
     let mode = || root.at(FILE).metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(), 0o644);
     let reader = std::fs::File::open(root.at(FILE)).unwrap();
-    root.mend("hello-1.0").post_update().code(0);
+    root.repair("hello-1.0").post_update().code(0);
     assert_eq!((told(&root).as_str(), mode()), ("reboot-pending", 0o644));
     // Another file in its place, so who reads the old one reads it to its end.
     let inode = |m: std::fs::Metadata| m.ino();
     assert_ne!(inode(reader.metadata().unwrap()), inode(root.at(FILE).metadata().unwrap()));
-    let folder = root.at(FILE).parent().unwrap().read_dir().unwrap().count();
-    assert_eq!(folder, 1, "nothing half-written is left");
+    let directory = root.at(FILE).parent().unwrap().read_dir().unwrap().count();
+    assert_eq!(directory, 1, "nothing half-written is left");
 }
 
 #[test]
@@ -85,10 +85,10 @@ fn what_is_not_ours_stays() {
     root.conf(ON).post_update().code(0);
     root.file(FILE, "node_x 1\n").conf("").post_update().code(0);
     assert_eq!(root.text(FILE), "node_x 1\n");
-    // An empty one, made so that we find it, is for us; a folder is not.
+    // An empty one, made so that we find it, is for us; a directory is not.
     root.file(FILE, "").conf(ON).post_update().code(0);
     assert_eq!(told(&root), "reboot-pending");
-    root.remove(FILE).folder(FILE).post_update().code(0).says(&["[report] metrics: "]);
+    root.remove(FILE).directory(FILE).post_update().code(0).says(&["[report] metrics: "]);
     assert!(root.at(FILE).is_dir());
 }
 
@@ -98,6 +98,6 @@ fn a_run_that_can_do_nothing_says_so() {
     root.conf(ON).post_update().code(0);
     root.link("usr/lib/kernel", "kernel").post_update().code(3);
     assert_eq!(told(&root), "unknown");
-    root.remove("usr/lib/kernel").folder("usr/lib/kernel").post_update().code(0);
+    root.remove("usr/lib/kernel").directory("usr/lib/kernel").post_update().code(0);
     assert_eq!(told(&root), "not-applicable");
 }

@@ -116,7 +116,7 @@ fn changed_roots_break_nothing() {
         crate::support::run::skipped("there is no python3");
         return;
     }
-    let place = scratch::folder();
+    let place = scratch::directory();
     let roots = place.path().join("roots");
     let scenes = [
         ("image", image()),

@@ -173,7 +173,7 @@ fn what_dkms_does_not_remove_is_removed_all_the_same() {
     changes(&root, &[], 0);
     assert!(!root.has(&format!("{t}/1.0/{B}")) && !root.has(&format!("usr/lib/modules/{B}")));
 
-    // A claim and nothing else; and a file in a folder that is dkms's by its name in the tree only.
+    // A claim and nothing else; and a file in a directory that is dkms's by its name in the tree only.
     let root = left_over();
     root.remove(&format!("{t}/1.0/{B}")).remove(&format!("usr/lib/modules/{B}"));
     assert_eq!(changes(&root, &[], 0), [format!("- {t}/kernel-{B}-{}", architecture())]);
@@ -191,7 +191,7 @@ fn what_dkms_does_not_remove_is_removed_all_the_same() {
     assert!(root.has(&format!("{t}/1.0/source")) && !root.has(&format!("{t}/1.0/{B}")));
 }
 
-/// dkms would put it back into the folder of the kernel.
+/// dkms would put it back into the directory of the kernel.
 #[test]
 fn an_original_of_a_gone_kernel_goes_first() {
     let root = left_over();

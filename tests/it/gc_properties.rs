@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use clr_dkms::dkms::ModuleName;
-use clr_dkms::dkms::gc::{Kept, Left, Observed, Thing, decide};
+use clr_dkms::dkms::gc::{GcLeftover, KeptKernel, Observed, Thing, decide};
 use clr_dkms::kernel::KernelName;
 use proptest::prelude::*;
 
@@ -18,26 +18,20 @@ fn release() -> impl Strategy<Value = String> {
     ]
 }
 
-fn left() -> impl Strategy<Value = Left> {
+fn left() -> impl Strategy<Value = GcLeftover> {
     let module = ModuleName { name: "alpha".to_owned(), version: "1.0".to_owned() };
     prop_oneof![
-        Just(Left::Original),
-        Just(Left::Claim),
-        Just(Left::Scratch),
-        Just(Left::Modules { files: Vec::new(), folders: Vec::new() }),
-        any::<bool>().prop_map(move |dkms_can| Left::Build { module: module.clone(), dkms_can }),
+        Just(GcLeftover::Original),
+        Just(GcLeftover::Claim),
+        Just(GcLeftover::Scratch),
+        Just(GcLeftover::Modules { files: Vec::new(), directories: Vec::new() }),
+        any::<bool>().prop_map(move |dkms_can| GcLeftover::Build { module: module.clone(), dkms_can }),
     ]
 }
 
 fn thing() -> impl Strategy<Value = Thing> {
     (release(), left(), prop::option::weighted(0.1, Just("is a link".to_owned()))).prop_map(
-        |(release, left, obstacle)| Thing {
-            path: format!("/x/{release}"),
-            release,
-            left,
-            bytes: 1,
-            obstacle,
-        },
+        |(release, left, blocker)| Thing { path: format!("/x/{release}"), release, left, bytes: 1, blocker },
     )
 }
 
@@ -45,10 +39,10 @@ fn id(release: &str) -> Option<String> {
     KernelName::from_release(release, "org.clearlinux").map(|n| n.id())
 }
 
-fn kept() -> impl Strategy<Value = Kept> {
+fn kept() -> impl Strategy<Value = KeptKernel> {
     let some = || prop::collection::vec(release(), 0..4);
     (prop::option::of(release()), some(), some(), some()).prop_map(|(running, installed, beside, boot)| {
-        Kept {
+        KeptKernel {
             namespace: "org.clearlinux".to_owned(),
             running,
             installed: installed
@@ -84,7 +78,7 @@ proptest! {
             prop_assert!(!kept.to_boot.contains(&name.id()));
             prop_assert!(!kept.installed.is_empty());
             let mine = || things.iter().filter(|t| t.release == release);
-            prop_assert!(mine().all(|t| t.obstacle.is_none() || t.left == Left::Scratch));
+            prop_assert!(mine().all(|t| t.blocker.is_none() || t.left == GcLeftover::Scratch));
         }
         // What was found is either removed, or it is said why not.
         for thing in &things {

@@ -18,7 +18,7 @@ fn kept(root: &TestRoot, why: &str) {
     assert_eq!(root.calls(), [""; 0], "{why}");
 }
 
-/// Nothing changes, and it is told that it cannot be told.
+/// Nothing changes, and it is told that it cannot be determined.
 #[track_caller]
 fn blind(root: &TestRoot, why: &str) {
     root.run("clr-dkms", &["gc", "-n"]).code(3).says(&[why, "nothing was changed"]);
@@ -86,7 +86,7 @@ fn kernels_of_another_naming_are_not_ours() {
 }
 
 #[test]
-fn links_in_place_of_folders_and_other_architectures_are_left_alone() {
+fn links_in_place_of_directories_and_other_architectures_are_left_alone() {
     let t = "var/lib/dkms/alpha";
     let elsewhere = |root: &TestRoot, path: &str| {
         fs::rename(root.at(path), root.outside().join("moved")).unwrap();
@@ -123,13 +123,13 @@ fn where_something_cannot_be_told_nothing_is_touched() {
     let root = left_over();
     fs::rename(root.at("usr/lib/modules"), root.outside().join("m")).unwrap();
     root.link("usr/lib/modules", root.outside().join("m"));
-    blind(&root, "is no folder");
+    blind(&root, "is no directory");
     let root = left_over();
     root.file("boot/loader/entries/broken.conf", "");
     blind(&root, "the boot files are not in order");
     let root = left_over();
     root.remove("var/lib/dkms").file("var/lib/dkms", "x");
-    blind(&root, "is no folder");
+    blind(&root, "is no directory");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn an_unreadable_folder_stops_it_all() {
         &format!("{t}/x"),
     ] {
         let root = left_over();
-        root.folder(path);
+        root.directory(path);
         set_mode(&root.at(path), 0o000);
         let Some(mut command) = as_nobody(&root, "clr-dkms", &["gc", "-n", "--json"]) else { return };
         let done = command.output().unwrap();
@@ -159,7 +159,7 @@ fn an_unreadable_folder_stops_it_all() {
 #[test]
 fn a_mount_inside_is_left_alone() {
     let root = left_over();
-    root.folder(&format!("usr/lib/modules/{B}/updates/mnt"));
+    root.directory(&format!("usr/lib/modules/{B}/updates/mnt"));
     let script =
         "mount --bind \"$1/usr/src\" \"$1/usr/lib/modules/$2/updates/mnt\" || exit 99; shift 2; exec \"$@\"";
     let plain = root.command("clr-dkms", &["gc"]);
@@ -193,7 +193,7 @@ fn other_leftovers_go_while_one_kernel_is_kept() {
 #[test]
 fn who_else_is_at_work_is_waited_for() {
     let root = left_over();
-    root.file("etc/clr-dkms/clr-dkms.conf", "[run]\nlock-wait = 1\n").folder("run");
+    root.file("etc/clr-dkms/clr-dkms.conf", "[run]\nlock-wait = 1\n").directory("run");
     let lock = root.at("run/clr-dkms.lock");
     let mut holder = std::process::Command::new("flock").arg(&lock).args(["sleep", "60"]).spawn().unwrap();
     while !lock.exists() {
@@ -207,11 +207,11 @@ fn who_else_is_at_work_is_waited_for() {
     assert!(root.has(&TestRoot::build("alpha", "1.0", B)));
 }
 
-/// Who puts a kernel in place may begin with its folders.
+/// Who puts a kernel in place may begin with its directories.
 #[test]
 fn folders_of_a_kernel_that_is_just_coming_are_left_alone() {
     let root = crate::support::TestRoot::system();
-    root.folder("usr/lib/modules/6.16.0-1600.native/kernel");
+    root.directory("usr/lib/modules/6.16.0-1600.native/kernel");
     root.run("clr-dkms", &["gc", "-n"]).code(0).shows(&["6.16.0-1600.native", "is not a day old"]);
     root.run("clr-dkms", &["gc"]).code(0);
     assert!(root.has("usr/lib/modules/6.16.0-1600.native/kernel"));

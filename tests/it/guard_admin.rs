@@ -286,7 +286,7 @@ fn a_damaged_file_loses_no_hold() {
 #[test]
 fn a_damaged_file_and_no_record() {
     let root = TestRoot::held();
-    root.remove("var/lib/clr-dkms/last-run.json").folder(WISHES);
+    root.remove("var/lib/clr-dkms/last-run.json").directory(WISHES);
     root.run("clr-dkms", &["guard"]).code(1).shows(&["boot-wishes.json"]);
     root.post_update().code(1);
     assert_eq!(root.boot_default(), ID_A);

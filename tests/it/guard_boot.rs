@@ -54,7 +54,7 @@ fn in_doubt_the_mark_is_made() {
         ("garbage", |r| r.file(RECORD, "{\"schema\": 1, \"needs\": 5}").forget()),
         ("a record of the future", |r| r.file(RECORD, "{\"schema\": 99}").forget()),
         ("no list of modules", |r| with_a_file(r.remove("proc/modules"))),
-        ("a list that cannot be read", |r| with_a_file(r.remove("proc/modules").folder("proc/modules"))),
+        ("a list that cannot be read", |r| with_a_file(r.remove("proc/modules").directory("proc/modules"))),
         ("no release", |r| r.remove("proc/sys/kernel/osrelease").forget()),
         ("a custom kernel", |r| r.file("proc/sys/kernel/osrelease", "6.16.0-mine\n").forget()),
         ("a tree that cannot be read", |r| r.remove("var/lib/dkms").file("var/lib/dkms", "").forget()),
@@ -64,8 +64,8 @@ fn in_doubt_the_mark_is_made() {
             r.file("usr/src/hello-1.0/dkms.conf", "exit 1\n").loads(&["hello"]).forget()
         }),
         ("nothing at all", |r| {
-            for folder in ["proc", "var", "usr", "boot"] {
-                r.remove(folder);
+            for directory in ["proc", "var", "usr", "boot"] {
+                r.remove(directory);
             }
         }),
     ];
@@ -127,7 +127,11 @@ fn at_boot_one_part_that_fails_keeps_no_other_from_its_work() {
         ("arming", |r| r.file("run/swupd", "").forget(), &["motd.d/clr-dkms.motd", "clr-dkms/requested"]),
         ("a request", |r| r.file("run/clr-dkms", "").forget(), &["motd.d/clr-dkms.motd", "swupd/config"]),
         ("the message", |r| r.file("run/motd.d", "").forget(), &["swupd/config", "clr-dkms/requested"]),
-        ("the lock", |r| r.folder("run/clr-dkms.lock").forget(), &["motd.d/clr-dkms.motd", "swupd/config"]),
+        (
+            "the lock",
+            |r| r.directory("run/clr-dkms.lock").forget(),
+            &["motd.d/clr-dkms.motd", "swupd/config"],
+        ),
         ("depmod", |r| r.index(A, "").behave("code=1").forget(), &["motd.d/clr-dkms.motd", "swupd/config"]),
         ("a record", |r| r.file(RECORD, "{").forget(), &["motd.d/clr-dkms.motd", "swupd/config"]),
     ];
@@ -182,7 +186,7 @@ fn at_boot_on_a_machine_on_which_all_takes_its_time() {
                 root.remove(path);
             }
         }
-        // It is made anew, and that takes its time.
+        // It is made again, and that takes its time.
         root.index(A, "");
     };
     cold(&root);
@@ -273,7 +277,7 @@ fn after_the_boot_into_the_held_kernel() {
     let root = lost();
     root.updated_by_hand().post_update();
     assert_eq!(root.boot_default(), ID_A);
-    root.mend("hello-1.0").post_update().code(0);
+    root.repair("hello-1.0").post_update().code(0);
     assert_eq!(root.boot_default(), ID_B);
 }
 

@@ -26,7 +26,7 @@ fn nothing_of_the_boot_files_changes_while_a_critical_module_is_missing() {
     assert_eq!(cbm_calls(&root), Vec::<String>::new());
     root.run("clr-dkms", &["status"]).code(1).shows(&["held: "]);
     // The fix arrives.
-    root.mend("hello-1.0").post_update().code(0);
+    root.repair("hello-1.0").post_update().code(0);
     assert_eq!(root.boot_default(), ID_B);
 }
 
@@ -275,7 +275,7 @@ fn a_module_that_is_not_built_by_itself_and_works() {
 fn a_state_that_cannot_be_told_is_no_proof() {
     let root = TestRoot::guarded();
     let index = format!("usr/lib/modules/{B}/modules.dep");
-    root.remove(&index).folder(&index);
+    root.remove(&index).directory(&index);
     root.post_update();
     assert_eq!(root.boot_default(), ID_A);
     assert_ne!(root.run("clr-dkms", &["guard"]).code, 0);
@@ -292,7 +292,7 @@ fn another_version_of_the_module_is_the_same_need() {
 #[test]
 fn grub_cannot_be_pointed_back_and_says_so() {
     let root = TestRoot::held();
-    root.remove("boot/loader").folder("etc/grub.d").file(
+    root.remove("boot/loader").directory("etc/grub.d").file(
         "boot/grub/grub.cfg",
         format!(
             "set default=\"0\"\nmenuentry 'B' {{\n linux /boot/EFI/org.clearlinux/kernel-{ID_B} quiet rw module.sig_unenforce\n}}\n\

@@ -7,7 +7,7 @@ use crate::support::{B, TestRoot};
 
 /// A shell and its libraries, for an image that has programs of its own.
 pub(crate) fn with_shell(root: &TestRoot) {
-    root.folder("usr/bin").folder("usr/lib64").link("bin", "usr/bin").link("lib64", "usr/lib64");
+    root.directory("usr/bin").directory("usr/lib64").link("bin", "usr/bin").link("lib64", "usr/lib64");
     let listed = std::process::Command::new("ldd").arg("/bin/sh").output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
@@ -22,7 +22,7 @@ fn with_hook(root: &TestRoot, directive: &str, script: &str) {
     root.module("hello", "1.0", &format!("{directive}=\"sub/hook.sh one two\"\n"));
     root.file("usr/src/hello-1.0/sub/hook.sh", script).file("usr/src/hello-1.0/rule", "KERNEL==\"x\"\n");
     set_mode(&root.at("usr/src/hello-1.0/sub/hook.sh"), 0o755);
-    root.folder("etc/udev/rules.d");
+    root.directory("etc/udev/rules.d");
 }
 
 #[test]

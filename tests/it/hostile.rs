@@ -2,16 +2,16 @@
 
 use std::fs;
 
-use clr_dkms::cmdline::{PARAMETER, Sources, effective, parameter};
+use clr_dkms::cmdline::{CmdlineSources, PARAMETER, effective, parameter};
 use clr_dkms::config::{self, Settings};
+use clr_dkms::context::Context;
 use clr_dkms::dkms::{Cache, Tree, first_error, modfile, symbols};
-use clr_dkms::render::look::Look;
+use clr_dkms::render::style::ScreenStyle;
 use clr_dkms::render::text;
-use clr_dkms::state::{self, RECORD, Record};
+use clr_dkms::state::{self, RECORD, RunRecord};
 use clr_dkms::status::{Progress, document};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::system::System;
-use clr_dkms::world::World;
 use proptest::prelude::*;
 
 use crate::support::{A, B, TestRoot, elf, scratch};
@@ -22,23 +22,23 @@ fn root_of(root: &TestRoot) -> Root {
 
 /// Everything that `status` does, on what is there.
 fn look(root: &TestRoot) -> String {
-    let world = World {
+    let context = Context {
         root: root_of(root),
         tools: Tools::from_environment(),
         clock: Clock::System,
         settings: Settings::default(),
     };
-    let facts = System::observe(&world, &mut Cache::default());
-    let record = state::load::<Record>(&world.root, RECORD);
-    let document = document(&facts, &record, &Progress::None, &world.settings, world.clock.now());
-    text::screen(&document, &Look::default())
+    let system = System::observe(&context, &mut Cache::default());
+    let record = state::load::<RunRecord>(&context.root, RECORD);
+    let document = document(&system, &record, &Progress::None, &context.settings, context.clock.now());
+    text::screen(&document, &ScreenStyle::default())
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..300)
 }
 
-/// A name that a folder can have: any bytes but a slash and NUL.
+/// A name that a directory can have: any bytes but a slash and NUL.
 fn name() -> impl Strategy<Value = String> {
     "[^/\u{0}]{1,40}".prop_filter("a name", |n| n != "." && n != ".." && n.len() < 200)
 }
@@ -73,7 +73,7 @@ proptest! {
     }
 
     #[test]
-    fn any_kernel_folder(names in prop::collection::vec(name(), 1..12), text in bytes()) {
+    fn any_kernel_directory(names in prop::collection::vec(name(), 1..12), text in bytes()) {
         let root = TestRoot::system();
         for name in &names {
             for prefix in ["", "default-", "cmdline-", "org.clearlinux.", "org.clearlinux.native.6.1-"] {
@@ -121,8 +121,8 @@ proptest! {
 
     #[test]
     fn any_module_file(text in bytes(), ending in prop::sample::select(modfile::ENDINGS.to_vec())) {
-        let facts = modfile::read(&format!("x{ending}"), &text);
-        prop_assert_eq!(facts.sha256.len(), 64);
+        let system = modfile::read(&format!("x{ending}"), &text);
+        prop_assert_eq!(system.sha256.len(), 64);
     }
 
     /// A module with some bytes changed, or cut: nearer to the truth than noise, and so deeper in the readers.
@@ -166,10 +166,10 @@ proptest! {
 
     #[test]
     fn any_record(text in bytes()) {
-        let folder = scratch::folder();
-        let root = Root::open(RootKind::Image, folder.path()).unwrap();
+        let directory = scratch::directory();
+        let root = Root::open(RootKind::Image, directory.path()).unwrap();
         root.write(RECORD, &text, 0o644).unwrap();
-        prop_assert!(state::load::<Record>(&root, RECORD).as_good().is_none());
+        prop_assert!(state::load::<RunRecord>(&root, RECORD).as_good().is_none());
     }
 
     #[test]
@@ -186,7 +186,7 @@ proptest! {
 
     #[test]
     fn any_command_line(kernel in bytes(), admin in bytes()) {
-        let sources = Sources { kernel, admin: Some(admin), ..Sources::default() };
+        let sources = CmdlineSources { kernel, admin: Some(admin), ..CmdlineSources::default() };
         parameter::read_switch(&effective(&sources), PARAMETER);
     }
 }

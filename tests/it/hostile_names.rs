@@ -1,4 +1,4 @@
-//! Names and texts of others that would deceive whoever reads them: in file names, configurations, logs and boot entries. No
+//! Names and texts of others that would deceive anyone that reads them: in file names, configurations, logs and boot entries. No
 //! screen shows them as they are; JSON carries them, escaped.
 
 use clr_dkms::sys::printable::is_hidden;
@@ -16,7 +16,7 @@ fn machine() -> TestRoot {
     // A module, its version, and what its dkms.conf says.
     root.module("hello", EVIL, &format!("STRIP=\"{quoted}\"\nPOST_BUILD=\"{EVIL}\"\n{EVIL}\n"));
     root.module(EVIL, "2", &format!("BUILT_MODULE_NAME[1]=\"{EVIL}\"\nBUILD_EXCLUSIVE_KERNEL=\"({EVIL}\"\n"));
-    root.folder(&format!("var/lib/dkms/{EVIL}\n/3/{EVIL}"));
+    root.directory(&format!("var/lib/dkms/{EVIL}\n/3/{EVIL}"));
     // Kernels, their parts and their entries.
     root.kernel(&format!("6.1.0-{EVIL}.native")).file(&format!("usr/lib/kernel/{EVIL}"), "");
     root.file(&format!("usr/lib/modules/{EVIL}/x"), "");

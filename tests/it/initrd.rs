@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use clr_dkms::initrd::{Found, InitrdContents};
+use clr_dkms::initrd::{FoundInInitrd, InitrdContents};
 use proptest::prelude::*;
 
 use crate::support::elf;
@@ -28,9 +28,9 @@ fn read(bytes: &[u8]) -> InitrdContents {
 /// The srcversion of a module, or what is in its place.
 fn srcversion(contents: &InitrdContents, module: &str) -> String {
     match contents.find(RELEASE, module) {
-        Found::Absent => "absent".to_owned(),
-        Found::Unknown(why) => format!("unknown: {why}"),
-        Found::Module(module) => match &module.build {
+        FoundInInitrd::Absent => "absent".to_owned(),
+        FoundInInitrd::Unknown(why) => format!("unknown: {why}"),
+        FoundInInitrd::Module(module) => match &module.build {
             None => "not asked".to_owned(),
             Some(Err(why)) => format!("unknown build: {why}"),
             Some(Ok(build)) => build.identity.srcversion.clone().unwrap_or_default(),
@@ -75,7 +75,7 @@ fn modules_are_found_whatever_the_compression() {
             ["quick", "snd_x", "two", "zipped"],
             "{name}"
         );
-        let Found::Module(two) = contents.find(RELEASE, "two") else { panic!("{name}") };
+        let FoundInInitrd::Module(two) = contents.find(RELEASE, "two") else { panic!("{name}") };
         let build = two.build.as_ref().unwrap().as_ref().unwrap();
         assert_eq!(build.vermagic.as_deref(), Some("6.15.7-1591.native SMP"));
         assert_eq!(build.identity.build_id.as_ref().map(String::len), Some(40), "sha1");

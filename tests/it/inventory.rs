@@ -12,7 +12,7 @@ struct Scratch(tempfile::TempDir);
 
 impl Scratch {
     fn new() -> Scratch {
-        let scratch = Scratch(scratch::folder());
+        let scratch = Scratch(scratch::directory());
         fs::create_dir_all(scratch.0.path().join("usr/lib/kernel")).unwrap();
         scratch
     }
@@ -115,8 +115,8 @@ fn headers_have_five_answers() {
 }
 
 #[test]
-fn no_folder_of_images_is_known() {
-    let folder = scratch::folder();
-    let seen = Inventory::observe(&Root::open(RootKind::Image, folder.path()).unwrap());
+fn no_directory_of_images_is_known() {
+    let directory = scratch::directory();
+    let seen = Inventory::observe(&Root::open(RootKind::Image, directory.path()).unwrap());
     assert_eq!((seen.images, seen.kernels.len()), (Images::Absent, 0));
 }

@@ -77,11 +77,11 @@ fn drop_times(value: &mut serde_json::Value) {
 /// One machine; gives how many runs were killed, and what is wrong.
 fn play(seed: u64) -> (usize, Vec<String>) {
     let mut random = Random::new(seed);
-    let (root, mut story) = generate(&mut random);
+    let (root, mut explain) = generate(&mut random);
     let (mut kills, mut runs, mut wrong) = (0, 0, Vec::new());
     while runs < RUNS && wrong.is_empty() {
         let action = action(&mut random);
-        story.push(format!("{action:?}"));
+        explain.push(format!("{action:?}"));
         let (program, arguments) = match action {
             Action::Change(what) => {
                 change(&root, what);
@@ -92,7 +92,7 @@ fn play(seed: u64) -> (usize, Vec<String>) {
         runs += 1;
         let (base, before) = (root.copy(), next_boot(&root));
         let whole = kill::whole(&root, program, arguments);
-        story.push(format!("exit code {}", whole.run.code));
+        explain.push(format!("exit code {}", whole.run.code));
         wrong.extend(broken_promise(&root, &before));
         let after = root.copy();
         if program != WORKER {
@@ -112,7 +112,7 @@ fn play(seed: u64) -> (usize, Vec<String>) {
             wrong.extend(found.into_iter().map(|what| format!("killed at {point:?}: {what}")));
         }
     }
-    let told = |what: String| format!("{SEED}={seed}: {what}\n{}", story.join("; "));
+    let told = |what: String| format!("{SEED}={seed}: {what}\n{}", explain.join("; "));
     (kills, wrong.into_iter().map(told).collect())
 }
 

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 17] = [
     &["requirement"],
     &["boot_decision"],
     &["config"],
-    &["state", "world"],
+    &["state", "context"],
     &["usage"],
     &["system"],
     &["decide"],

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::process::Command;
 
-use clr_dkms::initrd::{Found, InitrdContents};
+use clr_dkms::initrd::{FoundInInitrd, InitrdContents};
 use clr_dkms::kernel::module_image::WHOLE;
 
 use crate::initrd::cpio;
@@ -113,7 +113,7 @@ fn what_unpacks_to_too_much_is_unknown() {
 #[test]
 fn a_directory_of_too_many_entries_is_unknown() {
     let root = machine();
-    root.folder("etc/modprobe.d");
+    root.directory("etc/modprobe.d");
     for number in 0..70_000 {
         std::os::unix::fs::symlink("x", root.at(&format!("etc/modprobe.d/{number}"))).unwrap();
     }
@@ -166,7 +166,7 @@ fn large_modules_in_an_initrd_are_found() {
     let names = ["one", "two", "three", "small"];
     let contents = InitrdContents::read(&archive, &names.iter().map(|name| (*name).to_owned()).collect());
     for name in names {
-        let Found::Module(module) = contents.find(A, name) else { panic!("{name}: {contents:?}") };
+        let FoundInInitrd::Module(module) = contents.find(A, name) else { panic!("{name}: {contents:?}") };
         let build = module.build.clone().unwrap().unwrap();
         assert!(build.vermagic.unwrap().starts_with(A), "{name}");
     }

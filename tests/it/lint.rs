@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use clr_dkms::dkms::lint::{Answer, Expected, Severity, Subject, Text, lint};
+use clr_dkms::dkms::lint::{Answer, Expected, LintSubject, Severity, Text, lint};
 use clr_dkms::dkms::script::Script;
 use clr_dkms::dkms::source::SourceFiles;
 use clr_dkms::dkms::told::{Record, SyntaxError, Told};
@@ -256,7 +256,7 @@ fn what_an_admin_overrides_counts_and_is_named() {
     root.file("etc/dkms/hello.conf", "# mine\nAUTOINSTALL=perhaps\n");
     let run = flat(&root, &[]);
     run.code(1).shows(&["ROOT/etc/dkms/hello.conf:2: error: AUTOINSTALL is \"perhaps\""]);
-    // The file of the source is not the one that is registered when it is looked at as a folder.
+    // The file of the source is not the one that is registered when it is looked at as a directory.
     assert_eq!(found(&root, &["/usr/src/hello-1.0"]), (0, vec![]));
 }
 
@@ -323,9 +323,9 @@ fn what_cannot_be_read() {
         flat(root, target).code(3).shows(&[&["cannot tell: "], parts].concat());
         assert_eq!(run(root, &[&["--json"], target].concat()).code(3).json()["schema"], 1);
     };
-    cannot(&root, &["nothing"], &["neither a registered module nor a folder"]);
-    cannot(&root, &["hello/2.0"], &["neither a registered module nor a folder"]);
-    cannot(&root, &["/usr/src/hello-1.0/Makefile"], &["no folder"]);
+    cannot(&root, &["nothing"], &["neither a registered module nor a directory"]);
+    cannot(&root, &["hello/2.0"], &["neither a registered module nor a directory"]);
+    cannot(&root, &["/usr/src/hello-1.0/Makefile"], &["no directory"]);
     // One that cannot be read does not hide the others.
     cannot(&root, &["hello", "nothing"], &["2 modules: 1 could not be read", "hello/1.0: no findings"]);
     fs::File::options().write(true).open(root.at(CONF)).unwrap().set_len(1 << 30).unwrap();
@@ -333,7 +333,7 @@ fn what_cannot_be_read() {
     root.remove(CONF);
     assert!(Command::new("mkfifo").arg(root.at(CONF)).status().unwrap().success());
     cannot(&root, &[], &["not a regular file"]);
-    root.remove(CONF).folder(CONF);
+    root.remove(CONF).directory(CONF);
     cannot(&root, &[], &["cannot read"]);
     root.link(CONF, "dkms.conf");
     cannot(&root, &[], &["cannot read"]);
@@ -347,7 +347,7 @@ fn what_nobody_may_read() {
     let Some(mut command) = as_nobody(&root, "clr-dkms", &["lint"]) else { return };
     Run::of(command.output().unwrap(), &root).code(3).shows(&["cannot tell: cannot read", "(os error 13)"]);
     set_mode(&root.at(CONF), 0o644);
-    root.folder("usr/src/hello-1.0/secret");
+    root.directory("usr/src/hello-1.0/secret");
     set_mode(&root.at("usr/src/hello-1.0/secret"), 0o000);
     let run = Run::of(as_nobody(&root, "clr-dkms", &["lint"]).unwrap().output().unwrap(), &root);
     run.shows(&["[not-all-seen]"]);
@@ -372,7 +372,7 @@ fn hostile_sources() {
     for _ in 0..40 {
         deep += "/d";
     }
-    root.folder(&deep);
+    root.directory(&deep);
     flat(&root, &[]).shows(&["[not-all-seen]"]);
     // It writes nothing, whatever it is told to.
     root.file(CONF, format!("{GOOD}echo x >{}/written\n", root.outside().display()));
@@ -441,10 +441,10 @@ proptest! {
             ..Told::default()
         };
         let answer = |told| Answer { release: "6.1".to_owned(), matters: true, headers: true, told };
-        let subject = Subject {
+        let subject = LintSubject {
             texts: vec![Text { name: "dkms.conf".to_owned(), script }],
-            folder: ".".to_owned(),
-            expected: Expected::Folder("a-1".to_owned()),
+            directory: ".".to_owned(),
+            expected: Expected::Directory("a-1".to_owned()),
             builds_here: true,
             answers: vec![answer(Ok(told)), answer(Err("x".to_owned()))],
             modules: None,
@@ -462,10 +462,10 @@ proptest! {
 #[test]
 fn a_checkout_is_named_from_where_one_stands() {
     let root = system(&GOOD.replace("yes", "no"));
-    let stand = |folder: &str, target: &str| {
+    let stand = |directory: &str, target: &str| {
         let mut command = crate::support::run::command("clr-dkms", &root.tools());
-        // The machine's own root: nothing of it is looked at but the folder.
-        command.args(["lint", target]).current_dir(root.at(folder));
+        // The machine's own root: nothing of it is looked at but the directory.
+        command.args(["lint", target]).current_dir(root.at(directory));
         Run::of(command.output().unwrap(), &root)
     };
     stand("usr/src/hello-1.0", ".").code(1).shows(&["\ndkms.conf:5: warning: AUTOINSTALL is no"]);

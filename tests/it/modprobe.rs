@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clr_dkms::modprobe::config::Directive;
 use clr_dkms::modprobe::{
-    Claim, KernelModules, LineWords, LoadObstacle, LoadRule, ModprobeConfig, ModulesLoad, Origin, Resolution,
-    load_rule, pattern,
+    Claim, FileOrigin, KernelModules, LineWords, LoadBlocker, LoadRule, ModprobeConfig, ModulesLoad,
+    Resolution, load_rule, pattern,
 };
 use clr_dkms::sys::{Root, RootKind};
 use serde::Deserialize;
@@ -82,7 +82,7 @@ fn shown(config: &ModprobeConfig, words: &LineWords) -> Vec<String> {
 #[test]
 fn the_configuration_is_read_as_by_kmod() {
     for answer in answers() {
-        let scratch = scratch::folder();
+        let scratch = scratch::directory();
         lay_out(&answer.files, scratch.path());
         let root = Root::open(RootKind::Image, scratch.path()).unwrap();
         let words = LineWords::read(&latin1(&answer.cmdline));
@@ -102,7 +102,7 @@ fn the_configuration_is_read_as_by_kmod() {
 fn a_module_is_found_and_loaded_as_by_modprobe() {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for answer in answers() {
-        let scratch = scratch::folder();
+        let scratch = scratch::directory();
         lay_out(&answer.files, scratch.path());
         lay_out_kernel(scratch.path());
         let root = Root::open(RootKind::Image, scratch.path()).unwrap();
@@ -150,18 +150,18 @@ fn a_module_is_found_and_loaded_as_by_modprobe() {
                     assert_ne!(last, Some(&insmod), "{case}");
                     "only by alias"
                 }
-                LoadRule::Never(LoadObstacle::Dependency(..)) => {
+                LoadRule::Never(LoadBlocker::Dependency(..)) => {
                     let (_, before) = probe.by_name.split_last().unwrap();
                     assert!(before.iter().any(|line| line.starts_with("install ")), "{case}");
                     "never, for another"
                 }
-                LoadRule::Never(LoadObstacle::LineRefuses(_)) => {
+                LoadRule::Never(LoadBlocker::LineRefuses(_)) => {
                     // The kernel refuses it, of which kmod knows nothing.
                     assert_eq!(last, Some(&insmod), "{case}");
                     "refused"
                 }
-                LoadRule::Command(LoadObstacle::Install(_, command))
-                | LoadRule::Never(LoadObstacle::Install(_, command)) => {
+                LoadRule::Command(LoadBlocker::Install(_, command))
+                | LoadRule::Never(LoadBlocker::Install(_, command)) => {
                     let shown = last.and_then(|line| line.strip_prefix("install "));
                     assert_eq!(shown.map(str::trim), Some(command.trim()), "{case}");
                     "a command"
@@ -177,7 +177,7 @@ fn a_module_is_found_and_loaded_as_by_modprobe() {
 
 #[test]
 fn which_file_and_for_what() {
-    let scratch = scratch::folder();
+    let scratch = scratch::directory();
     lay_out_kernel(scratch.path());
     let root = Root::open(RootKind::Image, scratch.path()).unwrap();
     let modules = KernelModules::new(&root, RELEASE);
@@ -187,9 +187,9 @@ fn which_file_and_for_what() {
         needs: needs.iter().map(|n| (*n).to_owned()).collect(),
     };
     // There is a copy in kernel/ too: depmod prefers updates.
-    assert_eq!(modules.resolve("two"), file("updates/dkms/two.ko", Origin::Dkms, &[]));
-    assert_eq!(modules.resolve("three"), file("extra/three.ko", Origin::Extra, &[]));
-    assert_eq!(modules.resolve("hello"), file("kernel/a/hello.ko", Origin::InTree, &["base-mod"]));
+    assert_eq!(modules.resolve("two"), file("updates/dkms/two.ko", FileOrigin::Dkms, &[]));
+    assert_eq!(modules.resolve("three"), file("extra/three.ko", FileOrigin::Extra, &[]));
+    assert_eq!(modules.resolve("hello"), file("kernel/a/hello.ko", FileOrigin::InTree, &["base-mod"]));
     assert_eq!(modules.resolve("bi"), Resolution::BuiltIn);
     let ghost = format!("/usr/lib/modules/{RELEASE}/kernel/a/ghost.ko");
     assert_eq!(modules.resolve("ghost"), Resolution::Dangling { path: ghost });
@@ -208,7 +208,7 @@ fn which_file_and_for_what() {
 
 #[test]
 fn what_cannot_be_read_is_neither_absent_nor_there() {
-    let scratch = scratch::folder();
+    let scratch = scratch::directory();
     lay_out_kernel(scratch.path());
     let tree = scratch.path().join(format!("usr/lib/modules/{RELEASE}"));
     let root = Root::open(RootKind::Image, scratch.path()).unwrap();
@@ -239,7 +239,7 @@ fn what_cannot_be_read_is_neither_absent_nor_there() {
 
 #[test]
 fn a_directory_that_cannot_be_read_leaves_it_open() {
-    let scratch = scratch::folder();
+    let scratch = scratch::directory();
     let top = scratch.path();
     fs::create_dir_all(top.join("etc/modprobe.d")).unwrap();
     // A FIFO holds lines that nobody can know, and so does an image of a device elsewhere.
@@ -259,7 +259,7 @@ fn a_directory_that_cannot_be_read_leaves_it_open() {
 
 #[test]
 fn what_systemd_loads_at_boot() {
-    let scratch = scratch::folder();
+    let scratch = scratch::directory();
     let top = scratch.path();
     for (path, text) in [
         ("etc/modules-load.d/a.conf", "# mine\nv4l2-loopback\n"),

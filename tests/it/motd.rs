@@ -36,11 +36,11 @@ fn each_verdict_has_its_text() {
         .code(1);
     motd(&root);
     all += &format!("build failed:\n{}", root.text(FRAGMENT));
-    root.mend("hello-1.0").post_update().code(0);
+    root.repair("hello-1.0").post_update().code(0);
     motd(&root);
     all += &format!("reboot pending:\n{}", root.text(FRAGMENT));
     root.remove(&format!("usr/lib/modules/{B}/modules.dep"))
-        .folder(&format!("usr/lib/modules/{B}/modules.dep"));
+        .directory(&format!("usr/lib/modules/{B}/modules.dep"));
     motd(&root);
     all += &format!("unknown:\n{}", root.text(FRAGMENT));
     insta::assert_snapshot!("motd", root.redacted(&all));
@@ -107,7 +107,7 @@ fn own_texts_that_are_garbage() {
     motd(&root);
     let text = root.text(FRAGMENT);
     assert!(!text.contains(['\u{1b}', '\u{7}']) && text.contains(B), "{text:?}");
-    root.remove("etc/clr-dkms/motd.d/degraded").folder("etc/clr-dkms/motd.d/degraded");
+    root.remove("etc/clr-dkms/motd.d/degraded").directory("etc/clr-dkms/motd.d/degraded");
     let run = root.run("clr-dkms-motd", &[]);
     assert!(run.code != 0 || root.has(FRAGMENT), "neither told nor shown");
     if run.code != 0 {
@@ -130,7 +130,7 @@ fn a_place_that_cannot_be_written_is_named() {
     root.file("run/motd.d", "a file");
     root.run("clr-dkms-motd", &[]).code(1).says(&["ROOT/run/motd.d"]);
     let root = pending();
-    root.folder(&format!("{FRAGMENT}/inside"));
+    root.directory(&format!("{FRAGMENT}/inside"));
     root.run("clr-dkms-motd", &[]).code(1).says(&["ROOT/run/motd.d/clr-dkms.motd"]);
 }
 
@@ -141,7 +141,7 @@ fn a_typo_in_the_configuration_is_78() {
     root.run("clr-dkms-motd", &[]).code(78).says(&["ROOT/etc/clr-dkms/clr-dkms.conf: [motd] show"]);
 }
 
-/// Only on the live system itself: so in namespaces of our own, with folders of the root in the place of the machine's.
+/// Only on the live system itself: so in namespaces of our own, with directories of the root in the place of the machine's.
 #[test]
 fn on_a_live_system_the_message_of_the_day_is_made_anew() {
     let root = pending();

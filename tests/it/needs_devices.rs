@@ -26,7 +26,7 @@ fn the_root_on_nvme_with_several_paths() {
     // The disk is a virtual one then; its controllers stand beside it.
     let root = machine();
     let subsystem = "virtual/nvme-subsystem/nvme-subsys0";
-    root.device(DISK, "hello").folder(&format!("sys/devices/{DISK}/nvme/nvme0"));
+    root.device(DISK, "hello").directory(&format!("sys/devices/{DISK}/nvme/nvme0"));
     root.block("259:2", &format!("{subsystem}/nvme0n1/nvme0n1p2"), &[]);
     root.link(&format!("sys/devices/{subsystem}/nvme0"), format!("/sys/devices/{DISK}/nvme/nvme0"));
     root.mounts(&[("259:2", "/", "ext4", "/dev/nvme0n1p2")]);

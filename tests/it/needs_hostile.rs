@@ -90,15 +90,15 @@ fn fifos_and_folders_in_place_of_files() {
         "sys/class/drm/card0-DP-1/status",
         "sys/bus/pci/devices/x/boot_vga",
     ];
-    for folder in [false, true] {
+    for directory in [false, true] {
         let root = TestRoot::guarded();
         root.route("eth0");
         for file in files {
             if root.has(file) {
                 root.remove(file);
             }
-            root.folder(if folder { file } else { file.rsplit_once('/').unwrap().0 });
-            if !folder {
+            root.directory(if directory { file } else { file.rsplit_once('/').unwrap().0 });
+            if !directory {
                 assert!(Command::new("mkfifo").arg(root.at(file)).status().unwrap().success());
             }
         }

@@ -176,7 +176,7 @@ fn the_record_has_what_boots_next() {
     let root = TestRoot::held();
     let record = root.record();
     assert_eq!((&record["next_boot"], &record["next_boot_source"]), (&json!(A), &json!("entry")));
-    root.mend("hello-1.0").post_update().code(0);
+    root.repair("hello-1.0").post_update().code(0);
     assert_eq!(root.record()["next_boot"], B);
 }
 

@@ -156,13 +156,13 @@ fn a_failure_among_many_stops_nobody_else() {
 #[test]
 fn what_killed_writers_left_goes_with_the_next_write() {
     let root = TestRoot::new();
-    let folder = "var/lib/clr-dkms";
-    root.file(&format!("{folder}/.x.json.4194301"), "half")
-        .file(&format!("{folder}/.x.json.4194302"), "half");
-    root.link(&format!("{folder}/.x.json.4194303"), "half");
-    root.file(&format!("{folder}/.x.json.copy"), "own")
-        .file(&format!("{folder}/.y.json.4194301"), "of another");
-    let writing = fs::File::open(root.at(&format!("{folder}/.x.json.4194302"))).unwrap();
+    let directory = "var/lib/clr-dkms";
+    root.file(&format!("{directory}/.x.json.4194301"), "half")
+        .file(&format!("{directory}/.x.json.4194302"), "half");
+    root.link(&format!("{directory}/.x.json.4194303"), "half");
+    root.file(&format!("{directory}/.x.json.copy"), "own")
+        .file(&format!("{directory}/.y.json.4194301"), "of another");
+    let writing = fs::File::open(root.at(&format!("{directory}/.x.json.4194302"))).unwrap();
     rustix::fs::flock(&writing, rustix::fs::FlockOperation::LockShared).unwrap();
     let system = Root::open(RootKind::LiveCopy, root.path()).unwrap();
     let names = || -> Vec<String> {

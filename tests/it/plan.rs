@@ -2,11 +2,11 @@
 
 use std::fs;
 
+use clr_dkms::context::Context;
 use clr_dkms::dkms::plan::{State, decide};
 use clr_dkms::dkms::{Cache, Decision};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::system::System;
-use clr_dkms::world::World;
 
 use crate::support::guard::ID_A;
 use crate::support::{A, B, LTS, TestRoot, elf, tree};
@@ -37,7 +37,7 @@ fn the_next_boot_comes_first_and_what_others_are_built_upon() {
     assert_eq!(builds, [LTS, B].map(|k| [format!("build base {k}"), format!("build all {k}")]).concat());
 }
 
-/// The module is there for whoever is built upon it; only depmod is due.
+/// The module is there for anyone that is built upon it; only depmod is due.
 #[test]
 fn what_only_the_index_does_not_list_is_there_to_build_upon() {
     let root = TestRoot::updated();
@@ -107,22 +107,22 @@ fn without_a_compiler_nothing_is_tried() {
     for program in ["gcc", "cc"] {
         tools.name(program, std::path::Path::new("/nowhere/cc"));
     }
-    let world = World {
+    let context = Context {
         root: Root::open(RootKind::LiveCopy, root.path()).unwrap(),
         tools,
         clock: Clock::from_environment(),
         settings: clr_dkms::config::Settings::default(),
     };
-    let facts = System::observe(&world, &mut Cache::default());
-    let decisions: Vec<Decision> = facts.pairs.iter().map(decide).collect();
+    let system = System::observe(&context, &mut Cache::default());
+    let decisions: Vec<Decision> = system.modules_on_kernels.iter().map(decide).collect();
     let why = "to build it, the compiler gcc must be installed".to_owned();
     assert_eq!(decisions, [Decision::Leave { state: State::CompilerMissing, why }, Decision::Proven]);
     let document = clr_dkms::status::document(
-        &facts,
+        &system,
         &clr_dkms::state::Stored::Absent,
         &clr_dkms::status::Progress::None,
-        &world.settings,
-        world.clock.now(),
+        &context.settings,
+        context.clock.now(),
     );
     assert!(document.next_step.unwrap().contains("`swupd bundle-add c-basic`"));
 }

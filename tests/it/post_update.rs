@@ -213,7 +213,7 @@ fn a_module_that_fails_does_not_stop_the_others() {
     let dry = root.run("clr-dkms-post-update", &["-n"]);
     dry.code(0).shows(&["bad/2.5 on 6.15.8-1592.native: left alone (build-failed)"]);
     // Mended, the next run makes it good, and nothing of the failure stays.
-    root.mend("bad-2.5").post_update().code(0);
+    root.repair("bad-2.5").post_update().code(0);
     assert_eq!(root.short_calls()[..2], [format!("build bad {B}"), format!("install bad {B}")]);
     assert!(!root.text("run/motd.d/clr-dkms.motd").contains("bad/2.5"));
     settles(&root);
@@ -339,7 +339,7 @@ fn dry_run_of_a_settled_system_finds_nothing() {
 #[test]
 fn dry_run_without_kernels_promises_nothing() {
     let root = TestRoot::new();
-    root.module("hello", "1.0", "").folder("usr/lib/kernel");
+    root.module("hello", "1.0", "").directory("usr/lib/kernel");
     let dry = root.run("clr-dkms-post-update", &["-n"]);
     dry.code(0).prints("no kernel of clr-boot-manager is installed: nothing to do\n");
     let json = root.run("clr-dkms-post-update", &["-n", "--json"]).code(0).json();

@@ -24,7 +24,7 @@ fn is_built(root: &TestRoot, run: &Run) {
 }
 
 #[test]
-fn no_folder_of_kernels() {
+fn no_directory_of_kernels() {
     let root = pending();
     root.remove("usr/lib/kernel");
     let before = root.tree();
@@ -73,7 +73,7 @@ fn a_damaged_record_is_kept_aside() {
 #[track_caller]
 fn a_folder_in_the_place_of(path: &str) {
     let root = pending();
-    root.folder(&format!("{path}/inside"));
+    root.directory(&format!("{path}/inside"));
     let run = root.post_update();
     is_built(&root, &run);
     run.says(&[&format!("ROOT/{path}")]);
@@ -101,7 +101,7 @@ fn a_folder_in_the_place_of_the_cache_costs_time_only() {
     for path in [CACHE, "var/cache/clr-dkms", "var/cache"] {
         let root = pending();
         if path == CACHE {
-            root.folder(&format!("{path}/inside"));
+            root.directory(&format!("{path}/inside"));
         } else {
             root.file(path, "a file");
         }
@@ -178,7 +178,7 @@ fn a_typo_in_the_configuration_is_78_and_the_work_is_done() {
 #[test]
 fn a_configuration_that_is_no_file() {
     let root = pending();
-    root.folder("etc/clr-dkms/clr-dkms.conf").file("run/clr-dkms", "a file");
+    root.directory("etc/clr-dkms/clr-dkms.conf").file("run/clr-dkms", "a file");
     let run = root.post_update();
     run.says(&["ROOT/etc/clr-dkms/clr-dkms.conf"]);
     is_built(&root, &run);
@@ -234,12 +234,12 @@ fn an_unterminated_quote_is_told() {
 }
 
 #[test]
-fn a_conf_that_is_missing_binary_or_a_folder() {
-    for what in ["missing", "folder", "binary", "empty"] {
+fn a_conf_that_is_missing_binary_or_a_directory() {
+    for what in ["missing", "directory", "binary", "empty"] {
         let root = pending();
         root.module("bad", "1", "").remove("usr/src/bad-1/dkms.conf");
         match what {
-            "folder" => drop(root.folder("usr/src/bad-1/dkms.conf").path()),
+            "directory" => drop(root.directory("usr/src/bad-1/dkms.conf").path()),
             "binary" => drop(root.file("usr/src/bad-1/dkms.conf", [0u8, 255, 254, 7].repeat(99)).path()),
             "empty" => drop(root.file("usr/src/bad-1/dkms.conf", "").path()),
             _ => {}
@@ -342,27 +342,27 @@ fn a_root_with_a_blank() {
 
 #[test]
 fn dkms_that_is_not_installed() {
-    use clr_dkms::{app::engine, config::Settings, dkms::Cache, sys::*, system::System, world::World};
+    use clr_dkms::{app::engine, config::Settings, context::Context, dkms::Cache, sys::*, system::System};
     // By the library: a root cannot hide the machine's own dkms.
     let root = pending();
     let mut tools = Tools::from_environment();
     tools.name("dkms", &root.outside().join("dkms"));
-    let world = World {
+    let context = Context {
         root: Root::open(RootKind::LiveCopy, root.path()).unwrap(),
         tools,
         clock: Clock::System,
         settings: Settings::default(),
     };
     let mut cache = Cache::default();
-    let facts = System::observe(&world, &mut cache);
-    let plans = engine::plan(&facts, &engine::Order::default());
-    let attempts = engine::run(&world, &mut cache, &facts, &plans, &|_| {});
+    let system = System::observe(&context, &mut cache);
+    let plans = engine::plan(&system, &engine::Order::default());
+    let attempts = engine::run(&context, &mut cache, &system, &plans, &|_| {});
     let (_, reason) = attempts[0].failure.clone().unwrap();
     assert_eq!(root.redacted(&reason), "dkms is not installed (looked in OUTSIDE/dkms)");
     assert!(!root.has(&TestRoot::ko("hello", B)));
 }
 
-/// A file in the place of a folder that is written to fails for root too.
+/// A file in the place of a directory that is written to fails for root too.
 #[test]
 fn places_that_cannot_be_written_are_named() {
     for (place, code) in [("var/lib/clr-dkms", 1), ("var/log/clr-dkms", 0), ("run/motd.d", 1), ("var/log", 0)]

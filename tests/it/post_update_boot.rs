@@ -150,7 +150,7 @@ fn one_that_never_ends_is_stopped_at_its_deadline() {
 fn a_missing_one_is_told() {
     if ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"]
         .iter()
-        .any(|folder| std::path::Path::new(folder).join("clr-boot-manager").exists())
+        .any(|directory| std::path::Path::new(directory).join("clr-boot-manager").exists())
     {
         eprintln!("skipped: this machine has a clr-boot-manager, and a root cannot hide it");
         return;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::support::tree::{self, Tree, difference};
 use crate::support::{A, B, TestRoot, elf};
 
-/// The folder outside, filled so that whatever a link is meant to lead to is there, and what it held before.
+/// The directory outside, filled so that whatever a link is meant to lead to is there, and what it held before.
 struct Outside {
     root: TestRoot,
     before: Tree,
@@ -18,8 +18,8 @@ impl Outside {
         let root = TestRoot::updated();
         root.module("hello", "1.0", "");
         let outside = root.outside();
-        for folder in ["folder", "hello-1.0", "kernel/updates/dkms", "kernel/build"] {
-            fs::create_dir_all(outside.join(folder)).unwrap();
+        for directory in ["directory", "hello-1.0", "kernel/updates/dkms", "kernel/build"] {
+            fs::create_dir_all(outside.join(directory)).unwrap();
         }
         fs::write(outside.join("file"), "precious").unwrap();
         fs::write(outside.join("kernel/modules.dep"), "precious").unwrap();
@@ -28,7 +28,7 @@ impl Outside {
         Outside { root, before }
     }
 
-    /// The same place absolute, and by more `..` than there are folders above.
+    /// The same place absolute, and by more `..` than there are directories above.
     fn ways_to(&self, what: &str) -> [PathBuf; 2] {
         let absolute = self.root.outside().join(what);
         let climb = PathBuf::from("../".repeat(40)).join(absolute.strip_prefix("/").unwrap());
@@ -71,7 +71,7 @@ fn link_at(path: &str, what: &str) {
 }
 
 #[test]
-fn our_own_folders() {
+fn our_own_directories() {
     for path in [
         "var/lib/clr-dkms",
         "var/log/clr-dkms",
@@ -85,7 +85,7 @@ fn our_own_folders() {
         "etc/kernel/cmdline.d",
         "run",
     ] {
-        link_at(path, "folder");
+        link_at(path, "directory");
     }
 }
 
@@ -119,13 +119,13 @@ fn folders_that_dkms_writes_to() {
         "usr/lib/modules/6.15.8-1592.native/updates/dkms",
         "usr/lib/modules/6.15.8-1592.native/kernel/extra",
     ] {
-        link_at(path, "folder");
+        link_at(path, "directory");
         link_at(path, "not-there");
     }
-    link_at(&TestRoot::build("hello", "1.0", B), "folder");
-    link_at(&format!("{}/module", TestRoot::build("hello", "1.0", B)), "folder");
-    link_at("var/lib", "folder");
-    link_at("usr/lib/modules", "folder");
+    link_at(&TestRoot::build("hello", "1.0", B), "directory");
+    link_at(&format!("{}/module", TestRoot::build("hello", "1.0", B)), "directory");
+    link_at("var/lib", "directory");
+    link_at("usr/lib/modules", "directory");
     link_at("usr/lib/modules/6.15.8-1592.native", "kernel");
 }
 
@@ -157,10 +157,10 @@ fn the_installed_file_of_an_installed_module() {
 fn sources() {
     link_at("var/lib/dkms/hello/1.0/source", "hello-1.0");
     link_at("usr/src/hello-1.0", "hello-1.0");
-    link_at("usr/src", "folder");
+    link_at("usr/src", "directory");
 }
 
-/// Inside the root the link is good, and from outside it leads to the folder of the same name of the machine.
+/// Inside the root the link is good, and from outside it leads to the directory of the same name of the machine.
 #[test]
 fn a_source_link_that_means_something_else_from_outside() {
     for way in 0..2 {
@@ -193,7 +193,7 @@ fn headers() {
 
 /// Only the index is stale: depmod alone is called, and it writes to where the link leads from outside.
 #[test]
-fn a_folder_of_a_kernel_that_only_wants_an_index() {
+fn a_directory_of_a_kernel_that_only_wants_an_index() {
     for way in 0..2 {
         let outside = Outside::new();
         let root = &outside.root;
@@ -235,11 +235,11 @@ fn a_location_that_climbs() {
 
 #[test]
 fn what_is_removed_is_removed_inside() {
-    // Half-built folders and orphans are removed by us: a link in them must not take the removal along.
+    // Half-built directories and orphans are removed by us: a link in them must not take the removal along.
     let outside = Outside::new();
     let root = &outside.root;
     let build = TestRoot::build("hello", "1.0", B);
-    root.folder(&build).link(&format!("{build}/more"), root.outside().join("folder"));
+    root.directory(&build).link(&format!("{build}/more"), root.outside().join("directory"));
     root.link(&TestRoot::ko("hello", B), root.outside().join("file"));
     root.post_update().code(0);
     outside.is_untouched("removal");

@@ -1,4 +1,4 @@
-//! What dkms, a crash or swupd leaves behind and dkms cannot mend.
+//! What dkms, a crash or swupd leaves behind and dkms cannot repair.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -34,14 +34,14 @@ fn heals(root: &TestRoot, calls: &[&str]) {
 }
 
 #[test]
-fn a_half_built_folder() {
+fn a_half_built_directory() {
     let root = TestRoot::updated();
-    root.module("hello", "1.0", "").folder(&TestRoot::build("hello", "1.0", B));
+    root.module("hello", "1.0", "").directory(&TestRoot::build("hello", "1.0", B));
     heals(&root, &["build hello", "install hello", "depmod"]);
 }
 
 #[test]
-fn a_half_deleted_folder_of_an_installed_module() {
+fn a_half_deleted_directory_of_an_installed_module() {
     let root = proven();
     root.remove(&format!("{}/module", TestRoot::build("hello", "1.0", B)));
     heals(&root, &["build hello", "install hello", "depmod"]);
@@ -199,7 +199,7 @@ fn a_binary_index_that_is_none() {
 fn an_index_that_is_a_folder_is_told() {
     let root = proven();
     root.remove(&format!("usr/lib/modules/{B}/modules.dep"))
-        .folder(&format!("usr/lib/modules/{B}/modules.dep"));
+        .directory(&format!("usr/lib/modules/{B}/modules.dep"));
     root.post_update().code(3).says(&["modules.dep"]);
     assert_eq!(root.recorded("hello", B), "unknown");
 }

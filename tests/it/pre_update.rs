@@ -114,9 +114,9 @@ fn whatever_is_wrong_the_update_goes_on() {
     pre_update(&in_the_way).says(&["no snapshot was taken", "ROOT/var/lib/clr-dkms"]);
     assert_eq!(in_the_way.text("var/lib/clr-dkms"), "a file");
 
-    let folder = settled();
-    folder.folder(SNAPSHOT);
-    pre_update(&folder).says(&["no snapshot was taken", "before-update.json"]);
+    let directory = settled();
+    directory.directory(SNAPSHOT);
+    pre_update(&directory).says(&["no snapshot was taken", "before-update.json"]);
 
     let unreadable_tree = settled();
     unreadable_tree.remove("var/lib/dkms").file("var/lib/dkms", "a file");

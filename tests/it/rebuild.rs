@@ -154,10 +154,10 @@ fn what_is_not_there_is_named() {
 #[test]
 fn what_a_killed_run_has_set_aside_is_taken_back() {
     let root = settled();
-    let folder = root.at(&format!("var/lib/dkms/hello/1.0/{B}"));
+    let directory = root.at(&format!("var/lib/dkms/hello/1.0/{B}"));
     let own = std::env::consts::ARCH;
-    std::fs::rename(folder.join(own), folder.join(format!(".tmp_{own}_aside"))).unwrap();
-    std::fs::create_dir_all(folder.join(own).join("module")).unwrap();
+    std::fs::rename(directory.join(own), directory.join(format!(".tmp_{own}_aside"))).unwrap();
+    std::fs::create_dir_all(directory.join(own).join("module")).unwrap();
     root.post_update().code(0).says(&["is taken back"]);
     assert_eq!(root.calls(), Vec::<String>::new());
     assert!(!root.tree().keys().any(|path| path.contains("_aside")));

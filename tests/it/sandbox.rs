@@ -186,8 +186,8 @@ impl Targets {
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/tools/hostile.py");
 
 fn results(text: &str) -> Vec<(String, String)> {
-    let pairs = text.split_whitespace().filter_map(|word| word.split_once(':'));
-    pairs.map(|(name, result)| (name.to_owned(), result.to_owned())).collect()
+    let modules_on_kernels = text.split_whitespace().filter_map(|word| word.split_once(':'));
+    modules_on_kernels.map(|(name, result)| (name.to_owned(), result.to_owned())).collect()
 }
 
 /// Everything that the hostile file tries on a machine, and what each attempt came to.

@@ -8,15 +8,15 @@ use std::sync::OnceLock;
 use boon::{Compiler, Schemas};
 use clr_dkms::boot_decision::{NextBootSource, Reason, Ruling};
 use clr_dkms::cmdline::Switch;
-use clr_dkms::dkms::first_error::Kind;
-use clr_dkms::dkms::proof::Subject;
-use clr_dkms::enforcement::Outcome;
+use clr_dkms::dkms::first_error::ErrorKind;
+use clr_dkms::dkms::proof::ProofSubject;
+use clr_dkms::enforcement::LoadOutcome;
 use clr_dkms::kernel::variant::Family;
 use clr_dkms::render::metrics;
 use clr_dkms::requirement::Importance;
-use clr_dkms::status::states;
+use clr_dkms::status::catalog;
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
-use clr_dkms::{app, config::Settings, world::World};
+use clr_dkms::{app, config::Settings, context::Context};
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
@@ -201,8 +201,8 @@ fn documents() -> Vec<(&'static str, &'static Value)> {
 
 /// The golden documents that hold all of `fields`; times of files are of no clock of ours.
 fn golden(fields: &[&str]) -> Vec<(String, Value)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/snapshots");
-    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/snapshots");
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let documents = paths.filter(|path| path.extension().is_some_and(|e| e == "snap")).filter_map(|path| {
         let text = fs::read_to_string(&path).unwrap().replace("[time]", "2025-07-29T12:00:00Z");
         let document: Value = serde_json::from_str(text.splitn(3, "---\n").nth(2)?).ok()?;
@@ -342,7 +342,11 @@ fn the_words_are_those_of_the_program() {
         words.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
     };
     let explained = |prefix: &str| -> BTreeSet<String> {
-        states::all().iter().filter(|row| row.id.starts_with(prefix)).map(|row| row.name.to_owned()).collect()
+        catalog::all()
+            .iter()
+            .filter(|row| row.id.starts_with(prefix))
+            .map(|row| row.name.to_owned())
+            .collect()
     };
     assert_eq!(of("verdict"), explained("CD-0"));
     assert_eq!(of("state"), explained("CD-1"));
@@ -357,16 +361,17 @@ fn the_words_are_those_of_the_program() {
         of("guard because"),
         typed(&words!(Reason: Proven Released Held Lacking Best Only Removed Unknown))
     );
-    let checks = words!(Subject: Vermagic Symbols ModulesDep Dependencies Signature);
+    let checks = words!(ProofSubject: Vermagic Symbols ModulesDep Dependencies Signature);
     assert_eq!(of("check check"), typed(&checks));
-    let kinds = words!(Kind: NoSpace NoMemory Disk Compiler Linker Modpost Objtool Patch MissingProgram Script Make Dkms Other);
+    let kinds = words!(ErrorKind: NoSpace NoMemory Disk Compiler Linker Modpost Objtool Patch MissingProgram Script Make Dkms Other);
     assert_eq!(of("error kind"), typed(&kinds));
     let words = |words: &[&str]| -> BTreeSet<String> { words.iter().map(|w| (*w).to_owned()).collect() };
     assert_eq!(
         of("kernel sig_unenforce"),
         words(&[Switch::On, Switch::Off, Switch::Unknown].map(Switch::word))
     );
-    let outcomes = [Outcome::Loads, Outcome::Taints, Outcome::Refused(None), Outcome::Unknown];
+    let outcomes =
+        [LoadOutcome::Loads, LoadOutcome::Taints, LoadOutcome::Refused(None), LoadOutcome::Unknown];
     assert_eq!(of("outcome"), words(&outcomes.map(|o| o.word())));
 }
 
@@ -374,7 +379,7 @@ fn the_words_are_those_of_the_program() {
 fn each_verdict_is_among_them_and_has_its_exit_code() {
     let found: BTreeSet<&str> = said().iter().map(|s| s.document["verdict"].as_str().unwrap()).collect();
     let all: BTreeSet<&str> =
-        states::all().iter().filter(|row| row.id.starts_with("CD-0")).map(|row| row.name).collect();
+        catalog::all().iter().filter(|row| row.id.starts_with("CD-0")).map(|row| row.name).collect();
     assert_eq!(found, all);
     for said in said() {
         // As Nagios and Icinga count: OK, WARNING, CRITICAL, UNKNOWN.
@@ -392,9 +397,9 @@ fn each_verdict_is_among_them_and_has_its_exit_code() {
 
 /// Where tests/support/test-fleet.sh, which asks promtool, finds them.
 fn kept(name: &str, metrics: &str) {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("metrics");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join(format!("{}.prom", name.replace(' ', "-"))), metrics).unwrap();
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("metrics");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join(format!("{}.prom", name.replace(' ', "-"))), metrics).unwrap();
 }
 
 #[test]
@@ -405,7 +410,7 @@ fn the_metrics_of_all_of_them_tell_the_same() {
         assert!(said.metrics.contains(&line), "{}: {}", said.name, said.metrics);
         assert_eq!(
             said.metrics.matches("clr_dkms_verdict{").count(),
-            states::all().iter().filter(|r| r.id < "CD-1").count()
+            catalog::all().iter().filter(|r| r.id < "CD-1").count()
         );
         kept(said.name, &said.metrics);
     }
@@ -415,13 +420,13 @@ fn the_metrics_of_all_of_them_tell_the_same() {
 #[test]
 fn hostile_names_stay_within_their_quotes() {
     let root = TestRoot::held();
-    let world = World {
+    let context = Context {
         root: Root::open(RootKind::LiveCopy, root.path()).unwrap(),
         tools: Tools::from_environment(),
         clock: Clock::from_environment(),
         settings: Settings::default(),
     };
-    let mut document = app::status::look(&world);
+    let mut document = app::status::observe(&context);
     let hostile = ["a\"} 1\n# TYPE x counter\nx 2", "back\\slash\\", "ü \u{1b}[31m\0\r\u{9b}", "\\n\\\"", ""];
     let module = document.modules[0].clone();
     let kernel = document.kernels[0].clone();

@@ -164,7 +164,7 @@ fn the_measured_kinds() {
     for length in [0, 1, 2, 20, 150, ISSUER.len() - 1] {
         hard(&sign(&ISSUER[..length]), "it ends too early");
     }
-    // corrupt_sigvalue, and a damaged module: without the key they cannot be told from good ones.
+    // corrupt_sigvalue, and a damaged module: without the key they cannot be determined from good ones.
     let mut message = ISSUER.to_vec();
     *message.last_mut().unwrap() ^= 1;
     assert_eq!(signature::read(&sign(&message)), signature::read(&good));
@@ -239,8 +239,8 @@ fn through_compression() {
         ("a.ko.xz", xz.finish().unwrap()),
         ("a.ko.zst", SIGNED_ZST.to_vec()),
     ] {
-        let facts = modfile::read(name, &bytes);
-        assert_eq!((&facts.vermagic, &facts.signature), (&plain.vermagic, &plain.signature), "{name}");
+        let system = modfile::read(name, &bytes);
+        assert_eq!((&system.vermagic, &system.signature), (&plain.vermagic, &plain.signature), "{name}");
         assert_eq!(modfile::read("a.ko", &bytes).signature, Signature::Unsigned { note: None }, "{name}");
         let cut = modfile::read(name, &bytes[..bytes.len() / 2]);
         assert!(

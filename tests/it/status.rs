@@ -181,7 +181,7 @@ fn what_is_odd_is_noted() {
 }
 
 #[test]
-fn no_kernel_and_no_folder_of_kernels_cannot_be_told() {
+fn no_kernel_and_no_directory_of_kernels_cannot_be_told() {
     let root = TestRoot::new();
     status(&root).code(3).shows(&["not-applicable: "]);
     root.remove("usr/lib/kernel");

@@ -142,7 +142,7 @@ fn unknown() {
     let root = machine();
     root.post_update();
     root.remove(&format!("usr/lib/modules/{B}/modules.dep"))
-        .folder(&format!("usr/lib/modules/{B}/modules.dep"));
+        .directory(&format!("usr/lib/modules/{B}/modules.dep"));
     golden("unknown", &root, 3);
 }
 

@@ -1,4 +1,4 @@
-//! Whatever mixture of folders, links and files dkms, crashes and hands have left: no panic, and "ok" just where a
+//! Whatever mixture of directories, links and files dkms, crashes and hands have left: no panic, and "ok" just where a
 //! second, simple reading of the disk says so too.
 
 use std::cell::Cell;
@@ -8,13 +8,13 @@ use std::path::{Component, Path, PathBuf};
 
 use clr_dkms::decide::module_state::module_status;
 use clr_dkms::dkms::{Cache, architecture, plan::State};
-use clr_dkms::render::look::Look;
+use clr_dkms::render::style::ScreenStyle;
 use clr_dkms::render::text;
 use clr_dkms::state::Stored;
 use clr_dkms::status::{Progress, document};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::system::System;
-use clr_dkms::{config::Settings, world::World};
+use clr_dkms::{config::Settings, context::Context};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -23,7 +23,7 @@ use crate::support::{A, TestRoot, elf, modules_dep_bin};
 const NAMES: [&str; 2] = ["alpha", "be-ta"];
 const VERSIONS: [&str; 2] = ["1.0", "1.1"];
 
-/// What is found in the place of a file or folder.
+/// What is found in the place of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Thing {
     Good,
@@ -33,7 +33,7 @@ enum Thing {
     Empty,
     Garbage,
     Absent,
-    Folder,
+    Directory,
     Fifo,
     Dangling,
     Outside,
@@ -49,7 +49,7 @@ fn thing() -> impl Strategy<Value = Thing> {
         Empty,
         Garbage,
         Absent,
-        Folder,
+        Directory,
         Fifo,
         Dangling,
         Outside,
@@ -72,7 +72,7 @@ fn conf() -> impl Strategy<Value = Conf> {
     prop_oneof![9 => Just(Plain), 2 => Just(TwoFiles), 1 => prop::sample::select(vec![Unterminated, Garbage, Absent])]
 }
 
-/// The text of a `kernel-K-A` link: which version it names, counted from the highest, and how it is spelt.
+/// The text of a `kernel-K-A` link: which version it names, counted from the highest, and how it is written.
 #[derive(Debug, Clone, Copy)]
 enum Claim {
     Right(usize),
@@ -143,7 +143,7 @@ fn put(root: &TestRoot, path: &str, thing: Thing, good: &[u8]) {
         Thing::Empty => fs::write(at, "").unwrap(),
         Thing::Garbage => fs::write(at, b"\x7fELF\xff\0\n'\"\x07 garbage").unwrap(),
         Thing::Absent => {}
-        Thing::Folder => fs::create_dir_all(at.join("inside")).unwrap(),
+        Thing::Directory => fs::create_dir_all(at.join("inside")).unwrap(),
         Thing::Fifo => {
             use rustix::fs::{CWD, FileType, Mode, mknodat};
             mknodat(CWD, &at, FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
@@ -181,20 +181,20 @@ fn lay_out(root: &TestRoot, modules: &[Module], indexes: (Listed, Listed)) {
     let architecture = architecture();
     for (module, name) in modules.iter().zip(NAMES) {
         for ((source, conf, build), version) in module.versions.iter().zip(VERSIONS) {
-            let folder = format!("usr/src/{name}-{version}");
+            let directory = format!("usr/src/{name}-{version}");
             if !matches!(conf, Conf::Absent) {
-                root.file(&format!("{folder}/dkms.conf"), conf_text(name, version, *conf));
+                root.file(&format!("{directory}/dkms.conf"), conf_text(name, version, *conf));
             }
             let link = format!("var/lib/dkms/{name}/{version}/source");
             match source {
-                Thing::Good => root.link(&link, format!("/{folder}")).forget(),
+                Thing::Good => root.link(&link, format!("/{directory}")).forget(),
                 Thing::OfOtherVersion => {
                     root.link(&link, format!("/usr/src/{name}-{}", VERSIONS[0])).forget()
                 }
                 other => put(root, &link, *other, b"text"),
             }
             let built = TestRoot::build(name, version, A);
-            root.folder(&built);
+            root.directory(&built);
             if let Some(build) = build {
                 let bytes = good(name, version);
                 put(root, &format!("{built}/module/{name}.ko"), *build, &bytes);
@@ -224,8 +224,8 @@ fn lay_out(root: &TestRoot, modules: &[Module], indexes: (Listed, Listed)) {
     list(root, &format!("{index}.bin"), indexes.1, &|text| modules_dep_bin(&text));
 }
 
-fn lines(folder: &str) -> String {
-    NAMES.iter().chain(&["second"]).map(|name| format!("{folder}/{name}.ko:\n")).collect()
+fn lines(directory: &str) -> String {
+    NAMES.iter().chain(&["second"]).map(|name| format!("{directory}/{name}.ko:\n")).collect()
 }
 
 fn all_lines() -> String {
@@ -277,7 +277,7 @@ impl Oracle<'_> {
         self.real(path).filter(|path| path.is_file()).and_then(|path| fs::read(path).ok())
     }
 
-    fn folder(&self, path: &str) -> bool {
+    fn directory(&self, path: &str) -> bool {
         self.real(path).is_some_and(|path| path.is_dir())
     }
 
@@ -318,9 +318,9 @@ impl Oracle<'_> {
                 && modprobe_reads
         };
         is_link
-            && self.folder(&source)
+            && self.directory(&source)
             && claimed
-            && self.folder(&format!("{tree}/{relative}/module"))
+            && self.directory(&format!("{tree}/{relative}/module"))
             && !built.is_empty()
             && built.iter().all(good)
     }
@@ -328,7 +328,7 @@ impl Oracle<'_> {
 
 #[test]
 fn ok_is_said_where_the_disk_says_so_and_nowhere_else() {
-    let world = |root: &TestRoot| World {
+    let context = |root: &TestRoot| Context {
         root: Root::open(RootKind::LiveCopy, root.path()).unwrap(),
         tools: Tools::from_environment(),
         clock: Clock::System,
@@ -340,18 +340,19 @@ fn ok_is_said_where_the_disk_says_so_and_nowhere_else() {
     let outcome = TestRunner::new(config).run(&cases, |(modules, indexes)| {
         let root = TestRoot::system();
         lay_out(&root, &modules, indexes);
-        let world = world(&root);
-        let facts = System::observe(&world, &mut Cache::default());
-        for pair in &facts.pairs {
+        let context = context(&root);
+        let system = System::observe(&context, &mut Cache::default());
+        for pair in &system.modules_on_kernels {
             let module = &pair.module;
-            let said = module_status(&facts, pair, None).state;
+            let said = module_status(&system, pair, None).state;
             let expected = Oracle(root.path()).says_ok(&module.name, &module.version, &pair.release);
             prop_assert_eq!(said == State::Ok, expected, "{} is {}: {:?}", module, said, pair.proof);
             seen.set(seen.get() + 1);
             ok.set(ok.get() + usize::from(expected));
         }
-        let document = document(&facts, &Stored::Absent, &Progress::None, &world.settings, world.clock.now());
-        let screen = text::screen(&document, &Look::default());
+        let document =
+            document(&system, &Stored::Absent, &Progress::None, &context.settings, context.clock.now());
+        let screen = text::screen(&document, &ScreenStyle::default());
         let rings = screen.contains('\u{7}');
         prop_assert!(!rings);
         Ok(())

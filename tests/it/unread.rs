@@ -159,7 +159,7 @@ fn path_in(line: &str, root: &str) -> Option<String> {
 
 /// Every read of a run of the scene, in order.
 fn reads(scene: &Scene) -> Vec<Read> {
-    let place = scratch::folder();
+    let place = scratch::directory();
     let (at, trace) = (place.path().join("root"), place.path().join("trace"));
     copy(scene.root.path(), &at);
     let options = ["-y", "-s", "4096", "-o", trace.to_str().unwrap(), "-e"].map(str::to_owned);
@@ -195,7 +195,7 @@ struct Injected {
 fn run(scene: &Scene, read: &Read, error: &str) -> Option<Injected> {
     let numbers = [0, 1, -1, 2, -2, 3, -3, 0, 1, -1].into_iter();
     numbers.filter_map(|by| read.number.checked_add_signed(by)).find_map(|number| {
-        let place = scratch::folder();
+        let place = scratch::directory();
         let (root, trace) = (place.path().join("root"), place.path().join("trace"));
         copy(scene.root.path(), &root);
         let options = ["-y", "-s", "4096", "-o", trace.to_str().unwrap(), "-e"].map(str::to_owned);

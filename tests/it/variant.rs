@@ -199,7 +199,7 @@ fn a_root_that_is_none_is_wrong_usage() {
         let root = TestRoot::system();
         std::fs::remove_dir_all(root.path()).unwrap();
         let run = root.run(program, &[]);
-        run.code(64).prints("").says(&["ROOT", "No such file", "give --root or --live-root a folder"]);
+        run.code(64).prints("").says(&["ROOT", "No such file", "give --root or --live-root a directory"]);
         std::fs::write(root.path(), "a file").unwrap();
         root.run(program, &[]).code(64).prints("").says(&["ROOT", "Not a directory"]);
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use clr_dkms::cmdline::merge::Effect;
-use clr_dkms::cmdline::{Sources, effective, merge};
+use clr_dkms::cmdline::{CmdlineSources, effective, merge};
 use clr_dkms::sys::{Root, RootKind};
 use serde::Deserialize;
 
@@ -58,12 +58,12 @@ fn the_line_is_the_one_that_clr_boot_manager_wrote() {
     let mut wrong = Vec::new();
     let mut count = 0;
     for vector in all() {
-        let folder = scratch::folder();
-        lay_out(&vector.files, folder.path());
-        let root = Root::open(RootKind::Image, folder.path()).unwrap();
-        let sources = Sources::observe(&root, "6.15.7-1591.native");
+        let directory = scratch::directory();
+        lay_out(&vector.files, directory.path());
+        let root = Root::open(RootKind::Image, directory.path()).unwrap();
+        let sources = CmdlineSources::observe(&root, "6.15.7-1591.native");
         let line = effective(&sources);
-        origins(&vector.name, folder.path(), &sources);
+        origins(&vector.name, directory.path(), &sources);
         if line != latin1(&vector.out) {
             wrong.push(format!(
                 "{}: {:?} instead of {:?}",
@@ -79,7 +79,7 @@ fn the_line_is_the_one_that_clr_boot_manager_wrote() {
 }
 
 /// The pieces give the line, and each comes from the line of the file that it names.
-fn origins(name: &str, folder: &Path, sources: &Sources) {
+fn origins(name: &str, directory: &Path, sources: &CmdlineSources) {
     let merged = merge(sources);
     let joined: Vec<u8> = merged.pieces.iter().flat_map(|p| p.bytes.clone()).collect();
     assert_eq!(joined, effective(sources), "{name}");
@@ -89,7 +89,7 @@ fn origins(name: &str, folder: &Path, sources: &Sources) {
             assert!(piece.bytes.iter().all(|b| *b == b' '), "{name}: {piece:?}");
             continue;
         };
-        let bytes = fs::read(folder.join(origin.path.strip_prefix("/").unwrap())).unwrap();
+        let bytes = fs::read(directory.join(origin.path.strip_prefix("/").unwrap())).unwrap();
         let text = bytes.split(|b| *b == b'\n').nth(origin.line - 1).unwrap();
         // Out of the middle of a piece a removal may have taken something.
         let found = match whole {

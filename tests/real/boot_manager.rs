@@ -24,7 +24,7 @@ const ENTRY: &str = "boot/loader/entries/Clear-linux-native-6.15.7-1591.conf";
 /// Record, status and message report the failure. `verdict` is `unknown` where no boot entry is left that says which kernel
 /// boots next.
 #[track_caller]
-fn is_told(scene: &Scene, verdict: &str, words: &[&str]) {
+fn is_reported(scene: &Scene, verdict: &str, words: &[&str]) {
     let code = if verdict == "unknown" { 3 } else { 1 };
     scene.post_update().exits(code).says(words);
     let record = scene.record();
@@ -57,12 +57,12 @@ fn exit_code_0_and_nothing_done() {
     with_switches(&scene, "STAND_IN_DO_NOTHING=1");
     scene.post_update();
     let record = scene.record();
-    // With no entry in sight the ESP may simply not be mounted: it cannot be told, and must not be called verified.
+    // With no entry in sight the ESP may simply not be mounted: it cannot be determined, and must not be called verified.
     assert_ne!(record["boot"]["entries"], "verified", "{record:#}");
     fs::create_dir_all(scene.path("boot/loader/entries")).unwrap();
     scene.write("boot/loader/entries/other.conf", "title Other\nlinux /EFI/other\noptions quiet\n");
     fs::remove_file(scene.path("var/lib/clr-dkms/last-run.json")).unwrap();
-    is_told(&scene, "unknown", &["6.15.7-1591"]);
+    is_reported(&scene, "unknown", &["6.15.7-1591"]);
     is_good(&scene);
 }
 
@@ -75,7 +75,7 @@ fn exit_code_0_and_an_old_entry() {
     scene.write(ENTRY, format!("# edited\n{old}"));
     fs::remove_file(scene.path("var/lib/clr-dkms/last-run.json")).unwrap();
     with_switches(&scene, "STAND_IN_DO_NOTHING=1");
-    is_told(&scene, "degraded", &["6.15.7-1591"]);
+    is_reported(&scene, "degraded", &["6.15.7-1591"]);
     is_good(&scene);
 }
 
@@ -91,7 +91,7 @@ fn an_entry_without_bytes_crashes_it_and_is_moved_away() {
 fn the_boot_partition_fills_up_with_a_kernel() {
     let Some(scene) = not_yet_booted("boot-full-copy") else { return };
     with_switches(&scene, "STAND_IN_ESP_FULL=copy");
-    is_told(&scene, "unknown", &["No space left on device"]);
+    is_reported(&scene, "unknown", &["No space left on device"]);
     is_good(&scene);
 }
 
@@ -100,7 +100,7 @@ fn the_boot_partition_fills_up_with_a_kernel() {
 fn the_boot_partition_fills_up_with_an_entry() {
     let Some(scene) = not_yet_booted("boot-full-entry") else { return };
     with_switches(&scene, "STAND_IN_ESP_FULL=entry");
-    is_told(&scene, "unknown", &["Clear-linux-native-6.15.7-1591.conf"]);
+    is_reported(&scene, "unknown", &["Clear-linux-native-6.15.7-1591.conf"]);
     is_good(&scene);
 }
 
@@ -119,6 +119,6 @@ fn no_boot_manager_at_all() {
     let Some(scene) = not_yet_booted("boot-none") else { return };
     // Not executable: looked for, and not found.
     fs::remove_file(scene.tools.join("clr-boot-manager")).unwrap();
-    is_told(&scene, "unknown", &["clr-boot-manager is not installed"]);
+    is_reported(&scene, "unknown", &["clr-boot-manager is not installed"]);
     is_good(&scene);
 }

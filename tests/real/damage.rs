@@ -1,4 +1,4 @@
-//! What crashes, full disks and hands leave behind, and what dkms itself does not mend or not even see.
+//! What crashes, full disks and hands leave behind, and what dkms itself does not repair or not even see.
 
 use std::fs;
 use std::path::Path;
@@ -77,12 +77,12 @@ fn a_link_and_no_depmod() {
     let before = fs::metadata(scene.path(ALPHA)).unwrap().modified().unwrap();
     scene.record_calls("dkms");
     scene.heals();
-    assert_eq!(scene.calls("dkms"), "", "depmod alone mends it");
+    assert_eq!(scene.calls("dkms"), "", "depmod alone repairs it");
     assert_eq!(before, fs::metadata(scene.path(ALPHA)).unwrap().modified().unwrap());
 }
 
 #[test]
-fn a_half_deleted_build_folder() {
+fn a_half_deleted_build_directory() {
     let Some(scene) = Scene::installed("w3-half") else { return };
     fs::remove_dir_all(scene.path(&format!("{ALPHA_BUILT}/module"))).unwrap();
     fs::remove_file(link(&scene)).unwrap();
@@ -90,9 +90,9 @@ fn a_half_deleted_build_folder() {
     scene.heals();
 }
 
-/// The proof holds against the module folder; yet the built file is gone, and dkms has no way back.
+/// The proof holds against the module directory; yet the built file is gone, and dkms has no way back.
 #[test]
-fn a_half_deleted_build_folder_of_an_installed_module() {
+fn a_half_deleted_build_directory_of_an_installed_module() {
     let Some(scene) = Scene::installed("w3-installed") else { return };
     fs::remove_dir_all(scene.path(&format!("{ALPHA_BUILT}/module"))).unwrap();
     scene.heals();
@@ -198,11 +198,11 @@ fn an_old_index_with_a_new_time() {
 #[test]
 fn an_old_binary_index() {
     let Some(scene) = Scene::installed("old-binary") else { return };
-    let folder = format!("usr/lib/modules/{A}");
+    let directory = format!("usr/lib/modules/{A}");
     old_index(&scene);
-    let old = fs::read(scene.path(&format!("{folder}/modules.dep.bin"))).unwrap();
+    let old = fs::read(scene.path(&format!("{directory}/modules.dep.bin"))).unwrap();
     depmod(&scene);
-    let binary = scene.path(&format!("{folder}/modules.dep.bin"));
+    let binary = scene.path(&format!("{directory}/modules.dep.bin"));
     fs::write(&binary, old).unwrap();
     let hour_ago = SystemTime::now() - Duration::from_secs(3600);
     fs::File::options().write(true).open(&binary).unwrap().set_modified(hour_ago).unwrap();
@@ -220,11 +220,11 @@ fn no_binary_index() {
 #[test]
 fn an_old_binary_index_with_a_new_time() {
     let Some(scene) = Scene::installed("old-binary-new-time") else { return };
-    let folder = format!("usr/lib/modules/{A}");
+    let directory = format!("usr/lib/modules/{A}");
     old_index(&scene);
-    let old = fs::read(scene.path(&format!("{folder}/modules.dep.bin"))).unwrap();
+    let old = fs::read(scene.path(&format!("{directory}/modules.dep.bin"))).unwrap();
     depmod(&scene);
-    fs::write(scene.path(&format!("{folder}/modules.dep.bin")), old).unwrap();
+    fs::write(scene.path(&format!("{directory}/modules.dep.bin")), old).unwrap();
     scene.heals();
 }
 
@@ -258,7 +258,7 @@ fn leftovers_of_a_build_are_in_nobodys_way() {
     scene.heals();
 }
 
-/// A folder for the kernel with nothing but a leftover in it is no build.
+/// A directory for the kernel with nothing but a leftover in it is no build.
 #[test]
 fn leftovers_alone_are_no_build() {
     let Some(scene) = Scene::with_kernel("leftovers-alone") else { return };
@@ -297,12 +297,12 @@ fn a_file_of_the_kernel_that_hides_the_module() {
     let Some(scene) = Scene::installed("hidden") else { return };
     let own = scene.path(&format!("usr/lib/modules/{A}/kernel/drivers/alpha.ko"));
     fs::copy(scene.path(ALPHA), &own).unwrap();
-    // This depmod is told to look at the kernel's own folders first.
-    let folder = scene.tools.join("depmod.d");
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("search.conf"), "search built-in kernel updates\n").unwrap();
+    // This depmod is told to look at the kernel's own directories first.
+    let directory = scene.tools.join("depmod.d");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("search.conf"), "search built-in kernel updates\n").unwrap();
     let mut depmod = Command::new(crate::scene::which("depmod"));
-    shell(depmod.arg("-C").arg(&folder).arg("-b").arg(&scene.root).args(["-a", A]));
+    shell(depmod.arg("-C").arg(&directory).arg("-b").arg(&scene.root).args(["-a", A]));
     assert!(scene.read(&format!("usr/lib/modules/{A}/modules.dep")).contains("kernel/drivers/alpha.ko:"));
     scene.heals();
 }

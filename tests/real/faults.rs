@@ -1,4 +1,4 @@
-//! What goes wrong around a build: headers that vanish, a make that leaves a daemon, endless output, folders that
+//! What goes wrong around a build: headers that vanish, a make that leaves a daemon, endless output, directories that
 //! cannot be written, garbage in every file, a clock that jumps, many failures at once.
 
 use std::fs;
@@ -110,8 +110,8 @@ fn a_log_of_100_mb() {
     println!("with 200 MB of output it took {:?}", start.elapsed());
     scene.proven("alpha", A);
     let size = |path: PathBuf| fs::metadata(path).map_or(0, |m| m.len());
-    let folder = scene.path("var/log/clr-dkms/alpha/1.0");
-    let kept: u64 = fs::read_dir(folder).unwrap().flatten().map(|e| size(e.path())).sum();
+    let directory = scene.path("var/log/clr-dkms/alpha/1.0");
+    let kept: u64 = fs::read_dir(directory).unwrap().flatten().map(|e| size(e.path())).sum();
     assert!(kept > 0 && kept < 64 << 20, "{kept} bytes of log were kept");
     scene.settled();
 }
@@ -131,13 +131,13 @@ fn a_read_only_usr() {
     scene.heals();
 }
 
-/// Each file that a run reads or that dkms keeps, one after the other: garbage in it is told or mended, and what was
+/// Each file that a run reads or that dkms keeps, one after the other: garbage in it is told or repaired, and what was
 /// there before it works again as soon as the file does.
 #[test]
 fn garbage_in_every_file() {
     let Some(scene) = Scene::installed("garbage") else { return };
     let kernel = format!("usr/lib/modules/{A}");
-    // Where nobody but the one who owns the file can mend it, what was there is put back.
+    // Where nobody but the one who owns the file can repair it, what was there is put back.
     let table = [
         ("var/lib/clr-dkms/last-run.json".to_owned(), false),
         ("var/lib/clr-dkms/in-progress.json".to_owned(), false),
@@ -189,8 +189,8 @@ fn garbage_in_every_file() {
         } else {
             fs::remove_file(&aside).ok();
         }
-        let mended = scene.post_update();
-        assert_eq!(mended.code, Some(0), "after garbage in {inside}: {}", mended.err);
+        let repaired = scene.post_update();
+        assert_eq!(repaired.code, Some(0), "after garbage in {inside}: {}", repaired.err);
         scene.proven("alpha", A);
         assert_eq!(scene.state("alpha/1.0", A), "ok", "after garbage in {inside}");
         println!("{inside}: ok again");
@@ -198,7 +198,7 @@ fn garbage_in_every_file() {
     scene.heals();
 }
 
-/// A clock that was years ahead, and is put right: neither the record nor the times of files stop anything.
+/// A clock that was years ahead, and is repaired: neither the record nor the times of files stop anything.
 #[test]
 fn a_clock_that_jumps_back() {
     let Some(scene) = Scene::with_kernel("clock") else { return };

@@ -7,7 +7,7 @@ use crate::scene::{A, B, Scene};
 
 /// What dkms keeps of `alpha` on [`B`].
 const BUILT: &str = "var/lib/dkms/alpha/1.0/6.15.8-1592.native";
-/// The folder of the modules of [`B`].
+/// The directory of the modules of [`B`].
 const MODULES: &str = "usr/lib/modules/6.15.8-1592.native";
 
 /// A module on two kernels, of which the second is then taken away as its package is, but for what depmod and dkms made.
@@ -25,8 +25,8 @@ fn left_over(name: &str) -> Option<Scene> {
     let tip = images.join("default-native");
     fs::remove_file(&tip).unwrap();
     std::os::unix::fs::symlink("org.clearlinux.native.6.15.7-1591", tip).unwrap();
-    for folder in ["kernel", "build"] {
-        fs::remove_dir_all(scene.path(&format!("{MODULES}/{folder}"))).unwrap();
+    for directory in ["kernel", "build"] {
+        fs::remove_dir_all(scene.path(&format!("{MODULES}/{directory}"))).unwrap();
     }
     for file in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
         fs::remove_file(scene.path(&format!("{MODULES}/{file}"))).unwrap();
@@ -66,7 +66,7 @@ fn gc_takes_a_gone_kernel_off_and_nothing_else() {
     assert!(outcome.out.starts_with("removed 3 leftovers, "), "{}", outcome.out);
     assert!(!outcome.err.contains("without dkms"), "{}", outcome.err);
     assert!(scene.calls("dkms").starts_with("unbuild -m alpha -v 1.0 -k 6.15.8-1592.native --no-depmod"));
-    // Beside what is gone only the times of the folders around it have changed.
+    // Beside what is gone only the times of the directories around it have changed.
     let around = ["usr/lib/modules:", "var/lib/dkms/alpha:", "var/lib/dkms/alpha/1.0:"];
     let changed = before.differences(&scene.listing());
     let others = changed.iter().filter(|c| !c.contains("1592") && !around.iter().any(|a| c.starts_with(a)));

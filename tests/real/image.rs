@@ -9,7 +9,7 @@ use crate::listing::Listing;
 use crate::scene::{A, Scene};
 use crate::source::describe;
 
-/// A folder of the host that is removed in any case.
+/// A directory of the host that is removed in any case.
 struct HostFolder(PathBuf);
 
 impl Drop for HostFolder {
@@ -29,7 +29,9 @@ fn alone() -> MutexGuard<'static, ()> {
 fn host() -> Vec<Listing> {
     ["/var/lib/dkms", "/usr/src", "/lib/modules", "/var/log/clr-dkms", "/var/lib/clr-dkms"]
         .iter()
-        .map(|folder| Listing::without_contents(&fs::canonicalize(folder).unwrap_or_else(|_| folder.into())))
+        .map(|directory| {
+            Listing::without_contents(&fs::canonicalize(directory).unwrap_or_else(|_| directory.into()))
+        })
         .collect()
 }
 
@@ -45,7 +47,7 @@ fn work(scene: &Scene) -> Listing {
     scene.listing().only(&["var/lib/dkms", "usr/src", "usr/lib", "tmp"])
 }
 
-/// Inside of the image `/usr/src/M-V` is right; read from outside it is the host's folder of that name.
+/// Inside of the image `/usr/src/M-V` is right; read from outside it is the host's directory of that name.
 #[test]
 fn the_source_is_the_images_own() {
     let Some(scene) = Scene::with_kernel("image-source") else { return };
@@ -69,7 +71,7 @@ fn the_source_is_the_images_own() {
     scene.proven("clrdkmstwin", A);
     let file = scene.path(&format!("usr/lib/modules/{A}/updates/dkms/clrdkmstwin.ko"));
     assert_eq!(scene.modinfo(&file, "description").trim(), "clrdkmstwin, from the image");
-    // After a chroot it must still lead to the same folder.
+    // After a chroot it must still lead to the same directory.
     let text = fs::read_link(&link).unwrap();
     assert!(text.is_relative(), "{}", text.display());
     assert_eq!(fs::canonicalize(&link).unwrap(), scene.path("usr/src/clrdkmstwin-1.0"));
@@ -183,9 +185,9 @@ fn links_that_lead_out_are_refused() {
     let outside = scene.tools.join("outside");
     fs::create_dir(&outside).unwrap();
     scene.record_calls("dkms");
-    let folder = scene.path(&format!("usr/lib/modules/{A}/updates"));
-    fs::create_dir(&folder).unwrap();
-    for place in [folder.join("dkms"), folder.clone(), scene.path("var/lib/dkms/alpha/1.0/build")] {
+    let directory = scene.path(&format!("usr/lib/modules/{A}/updates"));
+    fs::create_dir(&directory).unwrap();
+    for place in [directory.join("dkms"), directory.clone(), scene.path("var/lib/dkms/alpha/1.0/build")] {
         refused(&scene, &place, &outside);
     }
     scene.post_update().exits(0);

@@ -11,8 +11,8 @@ use crate::scene::{A, ALPHA, Scene, shell, which};
 #[test]
 fn every_line_of_modules_dep_is_found() {
     let Some(scene) = Scene::installed("whole-index") else { return };
-    let folder = scene.path(&format!("usr/lib/modules/{A}"));
-    fs::create_dir_all(folder.join("kernel/many")).unwrap();
+    let directory = scene.path(&format!("usr/lib/modules/{A}"));
+    fs::create_dir_all(directory.join("kernel/many")).unwrap();
     let mut names = vec!["alpha".to_owned()];
     for stem in ["a", "al", "alp", "alpha-x", "snd", "snd_soc", "snd-soc-more", "z"] {
         for number in 0..40 {
@@ -20,20 +20,20 @@ fn every_line_of_modules_dep_is_found() {
         }
     }
     for name in &names[1..] {
-        fs::copy(scene.path(ALPHA), folder.join(format!("kernel/many/{name}.ko"))).unwrap();
+        fs::copy(scene.path(ALPHA), directory.join(format!("kernel/many/{name}.ko"))).unwrap();
     }
     shell(Command::new(which("depmod")).arg("-b").arg(&scene.root).args(["-a", A]));
-    let read = |file: &str| fs::read(folder.join(file)).unwrap();
+    let read = |file: &str| fs::read(directory.join(file)).unwrap();
     let index = Index::new(read("modules.dep"), read("modules.dep.bin"));
     let text = String::from_utf8(read("modules.dep")).unwrap();
     assert!(text.lines().count() >= names.len());
     for line in text.lines() {
         let (path, needs) = line.split_once(':').unwrap();
         let name = path.rsplit('/').next().unwrap().split(".ko").next().unwrap();
-        for spelt in [name.to_owned(), name.replace('-', "_"), name.replace('_', "-")] {
-            let entry = index.entry(&spelt).unwrap_or_else(|e| panic!("{spelt}: {e:?}"));
+        for display in [name.to_owned(), name.replace('-', "_"), name.replace('_', "-")] {
+            let entry = index.entry(&display).unwrap_or_else(|e| panic!("{display}: {e:?}"));
             assert_eq!((entry.path.as_str(), entry.needs.join(" ").as_str()), (path, needs.trim()));
-            assert_eq!(index.modprobe(&spelt), Some(entry));
+            assert_eq!(index.modprobe(&display), Some(entry));
         }
     }
     for name in &names {

@@ -49,7 +49,7 @@ fn killed_in_strip() {
     killed_in(&scene, &Trap::set(&scene, "strip", "*"));
 }
 
-/// Between the copy into the module folder and dkms's mark: afterwards a plain install refuses for ever.
+/// Between the copy into the module directory and dkms's mark: afterwards a plain install refuses for ever.
 #[test]
 fn killed_in_install() {
     let Some(scene) = Scene::with_kernel("killed-install") else { return };

@@ -1,4 +1,4 @@
-//! Everything below a folder: what a run must not change.
+//! Everything below a directory: what a run must not change.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,36 +6,36 @@ use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What is read of a folder.
+/// What is read of a directory.
 #[derive(Debug, Clone, Copy)]
 struct What {
     contents: bool,
     headers: bool,
 }
 
-/// Path, kind, mode, time, size and content of everything below a folder.
+/// Path, kind, mode, time, size and content of everything below a directory.
 #[derive(Debug)]
 pub(crate) struct Listing(BTreeMap<PathBuf, String>);
 
 impl Listing {
     /// Reads it, but for what lies below the headers of a kernel: 6,800 files that no run looks at closely.
-    pub(crate) fn of(folder: &Path) -> Listing {
-        Listing::read(folder, What { contents: true, headers: false })
+    pub(crate) fn of(directory: &Path) -> Listing {
+        Listing::read(directory, What { contents: true, headers: false })
     }
 
     /// Reads everything.
-    pub(crate) fn whole(folder: &Path) -> Listing {
-        Listing::read(folder, What { contents: true, headers: true })
+    pub(crate) fn whole(directory: &Path) -> Listing {
+        Listing::read(directory, What { contents: true, headers: true })
     }
 
     /// Reads it without contents.
-    pub(crate) fn without_contents(folder: &Path) -> Listing {
-        Listing::read(folder, What { contents: false, headers: true })
+    pub(crate) fn without_contents(directory: &Path) -> Listing {
+        Listing::read(directory, What { contents: false, headers: true })
     }
 
-    fn read(folder: &Path, what: What) -> Listing {
+    fn read(directory: &Path, what: What) -> Listing {
         let mut listing = Listing(BTreeMap::new());
-        listing.add(folder, folder, what);
+        listing.add(directory, directory, what);
         listing
     }
 
@@ -46,7 +46,7 @@ impl Listing {
         }
         let meta = match fs::symlink_metadata(path) {
             Ok(meta) => meta,
-            // The host's folders are the host's: something may just have gone.
+            // The host's directories are the host's: something may just have gone.
             Err(_) => return,
         };
         let mut text = format!("{:o} {} {}.{:09}", meta.mode(), meta.size(), meta.mtime(), meta.mtime_nsec());
@@ -87,7 +87,7 @@ impl Listing {
     }
 }
 
-/// The folder `usr/lib/modules/RELEASE/build`.
+/// The directory `usr/lib/modules/RELEASE/build`.
 fn is_headers(path: &Path) -> bool {
     path.ends_with("build") && path.ancestors().nth(2).is_some_and(|above| above.ends_with("modules"))
 }

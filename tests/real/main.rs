@@ -8,6 +8,7 @@
 
 mod boot_manager;
 mod conf;
+mod conflicts;
 mod damage;
 mod faults;
 mod gc;
@@ -20,7 +21,6 @@ mod logs;
 mod process;
 mod removed;
 mod replace;
-mod rivals;
 mod scene;
 mod source;
 mod space;

@@ -10,7 +10,7 @@ use crate::scene::{Outcome, Scene};
 /// The longest wait for anything that is going to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The processes, other than this one, with something of the root at hand: in their arguments, as their folder or
+/// The processes, other than this one, with something of the root at hand: in their arguments, as their directory or
 /// open.
 pub(crate) fn in_root(root: &Path) -> Vec<String> {
     let below = format!("{}/", root.display());
@@ -92,11 +92,11 @@ impl<'a> Trap<'a> {
     pub(crate) fn set(scene: &Scene, name: &'a str, pattern: &str) -> Trap<'a> {
         let real = crate::scene::which(name);
         let place = scene.tools.clone();
-        let (real, folder) = (real.display(), place.display());
+        let (real, directory) = (real.display(), place.display());
         let script = format!(
             "'{real}' \"$@\"; code=$?
-            if [[ -e '{folder}/{name}.trap' && \"$*\" == {pattern} ]]; then
-                : >'{folder}/{name}.caught'; sleep \"$(<'{folder}/{name}.trap')\"
+            if [[ -e '{directory}/{name}.trap' && \"$*\" == {pattern} ]]; then
+                : >'{directory}/{name}.caught'; sleep \"$(<'{directory}/{name}.trap')\"
             fi
             exit $code"
         );

@@ -48,7 +48,7 @@ impl Outcome {
 /// Where the tools of a scene are in its root.
 pub(crate) const TOOLS: &str = "var/lib/dkms/.tools";
 
-/// A scratch root, and a folder of tools beside it.
+/// A scratch root, and a directory of tools beside it.
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) root: PathBuf,
@@ -58,7 +58,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// The bare folders. None, with a note, when the real layer is not asked for.
+    /// The bare directories. None, with a note, when the real layer is not asked for.
     pub(crate) fn bare(name: &str) -> Option<Scene> {
         if std::env::var_os("CLR_DKMS_REAL").is_none_or(|v| v != "1") {
             println!("skipped: set CLR_DKMS_REAL=1 and be root for the real layer");
@@ -398,7 +398,7 @@ pub(crate) fn outcome(command: &mut Command) -> Outcome {
 pub(crate) fn which(name: &str) -> PathBuf {
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         .iter()
-        .map(|folder| Path::new(folder).join(name))
+        .map(|directory| Path::new(directory).join(name))
         .find(|path| path.exists())
         .unwrap_or_else(|| panic!("{name} is not installed"))
 }
@@ -408,7 +408,7 @@ pub(crate) fn support(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
 }
 
-/// The folder that cargo builds into.
+/// The directory that cargo builds into.
 pub(crate) fn target() -> PathBuf {
     let profile = Path::new(env!("CARGO_BIN_EXE_clr-dkms")).parent().unwrap();
     profile.parent().unwrap().to_owned()
@@ -422,16 +422,16 @@ fn check_machine() {
     }
 }
 
-/// Removes a folder, and whatever a broken-off test left mounted in it.
-fn clear(folder: &Path) {
+/// Removes a directory, and whatever a broken-off test left mounted in it.
+fn clear(directory: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let inside = |place: &str| Path::new(&place.replace("\\040", " ")).starts_with(folder);
+    let inside = |place: &str| Path::new(&place.replace("\\040", " ")).starts_with(directory);
     let places: Vec<_> = mounts.lines().filter_map(|l| l.split(' ').nth(4)).filter(|p| inside(p)).collect();
     for place in places.iter().rev() {
         shell(Command::new("umount").arg("-l").arg(place.replace("\\040", " ")));
     }
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("{}: {e}", folder.display()),
+    match fs::remove_dir_all(directory) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("{}: {e}", directory.display()),
         _ => {}
     }
 }

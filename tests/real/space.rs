@@ -75,24 +75,24 @@ fn no_space_to_install() {
 fn no_space_for_the_index() {
     let Some(scene) = Scene::with_kernel("full-index") else { return };
     scene.module("alpha", "1.0", &[]);
-    // The folder of the modules, headers and all, on a small disk: what is there, and a module, fit.
-    let folder = scene.path(&format!("usr/lib/modules/{A}"));
+    // The directory of the modules, headers and all, on a small disk: what is there, and a module, fit.
+    let directory = scene.path(&format!("usr/lib/modules/{A}"));
     let aside = scene.tools.join("modules");
-    std::fs::rename(&folder, &aside).unwrap();
-    let mount = Mount::small(folder.clone(), "1m");
+    std::fs::rename(&directory, &aside).unwrap();
+    let mount = Mount::small(directory.clone(), "1m");
     let script = r#"cp -a "$1"/{kernel,modules.*} "$2" && mkdir "$2/build""#;
-    shell(Command::new("bash").args(["-c", script, "copy"]).args([&aside, &folder]));
-    let headers = folder.join("build");
+    shell(Command::new("bash").args(["-c", script, "copy"]).args([&aside, &directory]));
+    let headers = directory.join("build");
     shell(Command::new("mount").arg("--bind").arg(aside.join("build")).arg(&headers));
     let headers = Mount(headers);
     scene.post_update().exits(0);
     // Now the disk is full to the last block, and the index is lost.
-    let index = folder.join("modules.dep");
+    let index = directory.join("modules.dep");
     std::fs::remove_file(index).unwrap();
     // modprobe reads this one; a depmod that writes beside it leaves a part of it here.
-    let binary = || std::fs::read(folder.join("modules.dep.bin")).unwrap();
+    let binary = || std::fs::read(directory.join("modules.dep.bin")).unwrap();
     let before = binary();
-    let filler = folder.join("filler");
+    let filler = directory.join("filler");
     Command::new("dd")
         .args(["if=/dev/zero", "bs=4k"])
         .arg(format!("of={}", filler.display()))

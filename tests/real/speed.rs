@@ -129,9 +129,9 @@ fn the_line_of_a_kernel_among_three_with_twenty_fragments() {
         write(format!("usr/lib/kernel/cmdline-6.15.{n}-1591.native"), format!("quiet rw n={n}\n"));
     }
     for n in 10..20 {
-        for (folder, whose) in [("usr/share", "vendor"), ("etc", "own")] {
+        for (directory, whose) in [("usr/share", "vendor"), ("etc", "own")] {
             let text = format!("# why\nkey{n}=value{n} other{n}=\"a b\"\nname{n}\n");
-            write(format!("{folder}/kernel/cmdline.d/{whose}-{n}.conf"), text);
+            write(format!("{directory}/kernel/cmdline.d/{whose}-{n}.conf"), text);
         }
     }
     let run = || {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use clr_dkms::dkms::{Cache, modfile, scope::Scope};
+use clr_dkms::dkms::{Cache, kernel_symbols::KernelSymbols, modfile};
 use clr_dkms::kernel::Headers;
-use clr_dkms::modprobe::index::{Entry, Index};
+use clr_dkms::modprobe::index::{DependencyEntry, Index};
 use clr_dkms::sys::{Root, RootKind};
 
 use crate::scene::{A, ALPHA, ALPHA_BUILT, Scene, entry, shell, which};
@@ -43,7 +43,7 @@ fn a_file_that_was_built_against_other_versions() {
     scene.heals();
 }
 
-/// The headers are those of a kernel that was built anew under the same name.
+/// The headers are those of a kernel that was built again under the same name.
 #[test]
 fn headers_with_other_versions() {
     let Some(scene) = Scene::installed("symbols-headers") else { return };
@@ -103,9 +103,9 @@ fn no_module_of_a_real_kernel_is_found_wanting() {
     };
     let root = Root::open(RootKind::Image, &place).unwrap();
     let release = root.list("/usr/lib/modules").unwrap().remove(0).text().unwrap().to_owned();
-    let folder = format!("/usr/lib/modules/{release}");
+    let directory = format!("/usr/lib/modules/{release}");
     let list = String::from_utf8(
-        root.read_within(format!("{folder}/modules.dep"), clr_dkms::limits::KERNEL_LIST).unwrap(),
+        root.read_within(format!("{directory}/modules.dep"), clr_dkms::limits::KERNEL_LIST).unwrap(),
     )
     .unwrap();
     let name = |line: &str| -> Option<String> {
@@ -114,20 +114,20 @@ fn no_module_of_a_real_kernel_is_found_wanting() {
     };
     let names: Vec<String> = list.lines().filter_map(name).collect();
     let index = Index::load(&root, &release).unwrap();
-    let entries: BTreeMap<&String, Entry> =
+    let entries: BTreeMap<&String, DependencyEntry> =
         names.iter().map(|name| (name, index.entry(name).unwrap())).collect();
-    let scope = Scope::load(&root, &release, &Headers::Present, jiff::Timestamp::UNIX_EPOCH).unwrap();
+    let scope = KernelSymbols::load(&root, &release, &Headers::Present, jiff::Timestamp::UNIX_EPOCH).unwrap();
     let (mut wrong, mut counts, mut cache) = (Vec::new(), BTreeMap::new(), Cache::default());
     let start = Instant::now();
     for (name, entry) in &entries {
-        let path = format!("{folder}/{}", entry.path);
+        let path = format!("{directory}/{}", entry.path);
         let answer = scope.symbols(&mut cache, &path, &root.lookup(&path), Some(entry));
-        *counts.entry(if answer.is_ok() { "checked" } else { "cannot be told" }).or_insert(0) += 1;
+        *counts.entry(if answer.is_ok() { "checked" } else { "cannot be determined" }).or_insert(0) += 1;
         if !matches!(answer, Ok(Ok(()))) {
             wrong.push(format!("{name}: {answer:?}"));
         }
-        let facts = modfile::read(&path, &root.read_within(&path, clr_dkms::limits::MODULE).unwrap());
-        let depended = scope.dependencies(name, &facts.depends, entry);
+        let system = modfile::read(&path, &root.read_within(&path, clr_dkms::limits::MODULE).unwrap());
+        let depended = scope.dependencies(name, &system.depends, entry);
         if depended != Ok(None) {
             wrong.push(format!("{name}: {depended:?}"));
         }

@@ -47,7 +47,7 @@ fn an_update_brings_a_kernel_and_then_one_that_the_module_does_not_compile_for()
     scene.proven("alpha", B);
     told_everywhere(&scene);
 
-    // The same name and version again: only the source is written anew.
+    // The same name and version again: only the source is written again.
     scene.module("alpha", "1.0", &[]);
     scene.post_update().exits(0);
     scene.proven("alpha", C);

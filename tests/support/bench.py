@@ -3,7 +3,7 @@
 
 Both work on scratch roots with eight DKMS modules and two kernels, made with real headers by scratch-root.sh. Today's way is
 `dkms autoinstall -k` and `depmod -A` for each kernel, then `dkms status`: what the stock scripts run after each update.
-It is spared the `depmod -a` that dkms runs after each installation, as it would look into the host's folders.
+It is spared the `depmod -a` that dkms runs after each installation, as it would look into the host's directories.
 """
 
 import os

@@ -2,19 +2,19 @@
 # Builds and proves the modules of *-dkms packages of this Debian with our own programs and the real dkms, for a kernel with real
 # headers in a scratch root; prints a table: package, module, seconds, state, and what that is due to.
 #
-#   build-packages.sh PROGRAMS [PACKAGE…]      the folder of the programs; all packages that are known below; as root
+#   build-packages.sh PROGRAMS [PACKAGE…]      the directory of the programs; all packages that are known below; as root
 #
-# The packages are downloaded and taken apart; none is installed, so what they depend on is not there. CLR_DKMS_DEBS may name a folder that has the packages.
+# The packages are downloaded and taken apart; none is installed, so what they depend on is not there. CLR_DKMS_DEBS may name a directory that has the packages.
 # Exit: 0 each state is the right one, 1 one is not, 2 it cannot be tried here.
 set -euo pipefail
 
-# Some sources take the headers from /lib/modules/RELEASE, whatever dkms says: in a namespace of our own that folder is
+# Some sources take the headers from /lib/modules/RELEASE, whatever dkms says: in a namespace of our own that directory is
 # the scratch root's.
 ((EUID == 0)) || { echo "${0##*/}: must be run as root" >&2; exit 2; }
 [[ ${CLR_DKMS_UNSHARED-} ]] || CLR_DKMS_UNSHARED=1 exec unshare --mount --propagation private "$0" "$@"
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
-programs=$(realpath -- "${1:?the folder of the programs}")
+programs=$(realpath -- "${1:?the directory of the programs}")
 shift
 readonly here top programs
 export LC_ALL=C SCRATCH_CACHE=$top/target/scratch-cache
@@ -80,10 +80,10 @@ for package in "${wanted[@]}"; do
     dpkg-deb -x "${debs[0]}" "$work/one"
     confs=("$work"/one/usr/src/*/dkms.conf)
     [[ -e ${confs[0]} ]] || { fail "$package-dkms has no dkms.conf"; continue; }
-    folder=$(basename "$(dirname "${confs[0]}")")
-    mv -- "$work/one/usr/src/$folder" "$root/usr/src/"
-    module=$(named "$root/usr/src/$folder/dkms.conf")
-    version=${folder#"$module"-}
+    directory=$(basename "$(dirname "${confs[0]}")")
+    mv -- "$work/one/usr/src/$directory" "$root/usr/src/"
+    module=$(named "$root/usr/src/$directory/dkms.conf")
+    version=${directory#"$module"-}
     scratch_dkms "$root" add "$module/$version" >"$work/add.log" 2>&1 || fail "$package: dkms add: $(<"$work/add.log")"
     start=${EPOCHREALTIME/./} code=0
     "$programs/clr-dkms" rebuild --live-root "$root" "$module/$version" >"$work/$package.log" 2>&1 || code=$?

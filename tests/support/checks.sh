@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by tests that count what passes: sets `passed` and `failed`; $scratch is a folder of the test.
+# Sourced by tests that count what passes: sets `passed` and `failed`; $scratch is a directory of the test.
 passed=0 failed=0
 
 check() { # check WHAT COMMAND…: passes if the command succeeds; what it prints is shown when it does not

@@ -17,13 +17,13 @@ needs() { # needs PROGRAM…: ends the test where one is not here
     done
 }
 
-download() { # download FOLDER PACKAGE…: ends the test where that cannot be done
-    local options=(-q -o Dpkg::Use-Pty=0) folder=$1
+download() { # download DIRECTORY PACKAGE…: ends the test where that cannot be done
+    local options=(-q -o Dpkg::Use-Pty=0) directory=$1
     shift
     # root's apt would hand the download to a user who may not write here.
     ((EUID)) || options+=(-o APT::Sandbox::User=root)
-    if ! (cd "$folder" && apt-get "${options[@]}" download "$@" >../log 2>&1); then
-        tail -n 5 "$folder/../log" >&2
+    if ! (cd "$directory" && apt-get "${options[@]}" download "$@" >../log 2>&1); then
+        tail -n 5 "$directory/../log" >&2
         say 'the packages cannot be downloaded: run apt-get update as root first'
         exit 2
     fi

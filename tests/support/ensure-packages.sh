@@ -64,7 +64,7 @@ tool_version() {
     printf '%s\n' "${version%%[-+ ]*}"
 }
 
-# The first folder, along PATH and then rustup's own, whose cargo and rustc are
+# The first directory, along PATH and then rustup's own, whose cargo and rustc are
 # both new enough.
 good_rust_dir() {
     local want dir have tool

@@ -4,7 +4,7 @@
 #
 #   lint-packages.sh CLR_DKMS      the program to test
 #
-# The packages are downloaded and taken apart in a temporary folder; none is installed. Needs apt and a network.
+# The packages are downloaded and taken apart in a temporary directory; none is installed. Needs apt and a network.
 # Exit: 0 no error was reported, 1 one was, or a package is not there, 2 it cannot be tried here.
 set -euo pipefail
 
@@ -45,14 +45,14 @@ for deb in "$work"/debs/*.deb; do
     # dh-dkms brings no module.
     for conf in "$work"/one/usr/src/*/dkms.conf; do
         [[ -e $conf ]] || continue
-        folder=${conf%/dkms.conf}
-        folder=${folder##*/}
+        directory=${conf%/dkms.conf}
+        directory=${directory##*/}
         name=$(named "$conf")
-        [[ $folder == "$name"-* ]] || fail "$package: $folder is not the folder of $name"
-        mkdir -p "$root/usr/src" "$root/var/lib/dkms/$name/${folder#"$name"-}"
+        [[ $directory == "$name"-* ]] || fail "$package: $directory is not the directory of $name"
+        mkdir -p "$root/usr/src" "$root/var/lib/dkms/$name/${directory#"$name"-}"
         mv -- "${conf%/dkms.conf}" "$root/usr/src/"
-        ln -s "/usr/src/$folder" "$root/var/lib/dkms/$name/${folder#"$name"-}/source"
-        seen[${package%-dkms}]=$folder
+        ln -s "/usr/src/$directory" "$root/var/lib/dkms/$name/${directory#"$name"-}/source"
+        seen[${package%-dkms}]=$directory
     done
 done
 # shellcheck source=/dev/null
@@ -85,9 +85,9 @@ all() {
 }
 
 all 'no kernel'
-for folder in "${seen[@]}"; do
-    lint "/usr/src/$folder" --root "$root" "/usr/src/$folder"
-    (cd "$root/usr/src/$folder" && lint "$folder as a checkout" . && ((!failed))) || failed=1
+for directory in "${seen[@]}"; do
+    lint "/usr/src/$directory" --root "$root" "/usr/src/$directory"
+    (cd "$root/usr/src/$directory" && lint "$directory as a checkout" . && ((!failed))) || failed=1
 done
 # A kernel as Clear Linux installs it, with the configuration of one of Debian's where this machine has any.
 kernel=6.12.38-1550.ltscurrent

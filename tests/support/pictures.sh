@@ -76,9 +76,9 @@ machine() {
     mkdir -p "$root"/etc/{kernel/cmdline-removal.d,clr-dkms,dkms/framework.conf.d}
     # Each picture would show the number of another key.
     echo 'sign_file=/none' >"$root/etc/dkms/framework.conf.d/unsigned.conf"
-    for folder in usr var etc; do
-        mkdir "$work/$folder.work"
-        mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$root/$folder,workdir=$work/$folder.work" "/$folder"
+    for directory in usr var etc; do
+        mkdir "$work/$directory.work"
+        mount -t overlay overlay -o "lowerdir=/$directory,upperdir=$root/$directory,workdir=$work/$directory.work" "/$directory"
     done
     # And without what this machine has there itself.
     for place in usr/lib/{modules,kernel} var/{lib/dkms,lib/kernel,log} etc/{kernel,clr-dkms,os-release} run boot sys \

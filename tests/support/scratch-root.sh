@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Scratch roots: folders laid out like a Clear Linux system, with kernels whose
+# Scratch roots: directories laid out like a Clear Linux system, with kernels whose
 # headers really build modules, worked on by the host's real dkms.
 #
 # To be sourced, or called as `scratch-root.sh FUNCTION ARGS…`:
-#   scratch_skeleton ROOT             the bare folders
+#   scratch_skeleton ROOT             the bare directories
 #   scratch_running  ROOT RELEASE     what `uname -r` says there
 #   scratch_booted   ROOT RELEASE     that, and all else that a kernel says which was started with module.sig_unenforce
 #   scratch_kernel   ROOT VARIANT VERSION RELNUM [--no-headers]
@@ -40,7 +40,7 @@ scratch_skeleton() {
     local root
     root=$(_scratch_root "$@") || return
     # dkms 3.0.10 expects nothing in var/lib/dkms (no dkms_dbversion file): it
-    # only wants the folder to be there and writable.
+    # only wants the directory to be there and writable.
     mkdir -p "$root"/usr/{bin,src,lib/{kernel,modules,motd.d}} \
         "$root"/usr/share/{kernel/cmdline.d,clear/bundles,defaults} \
         "$root"/var/{log,lib/{dkms,kernel}} \
@@ -118,8 +118,8 @@ scratch_kernel() {
     [[ ${5:-} == --no-headers ]] || scratch_headers "$root" "$release"
 }
 
-# The folder of the newest headers on this host: Debian's architecture-specific
-# one (without the realtime and cloud flavours), or Clear's own build folder.
+# The directory of the newest headers on this host: Debian's architecture-specific
+# one (without the realtime and cloud flavours), or Clear's own build directory.
 _scratch_headers_source() {
     local found
     found=$(find /usr/src/linux-headers-* /usr/lib/modules/*/build -maxdepth 1 -name Module.symvers \
@@ -128,7 +128,7 @@ _scratch_headers_source() {
     printf '%s\n' "${found%/Module.symvers}"
 }
 
-# _scratch_headers_merge SOURCE TREE: one real folder, as Clear's linux-dev has
+# _scratch_headers_merge SOURCE TREE: one real directory, as Clear's linux-dev has
 # it, from Debian's three packages. Real copies and no links into the host: a
 # hard link would hand the host's files to every careless test. The two files
 # that name the release stay out.
@@ -166,7 +166,7 @@ _scratch_headers_merge() {
 # has to. Tests run side by side: one makes it, the others wait for the lock.
 _scratch_headers_cached() (
     from=$(_scratch_headers_source) && mkdir -p "$1" || exit
-    # In a shared folder like /tmp it may be a stranger's.
+    # In a shared directory like /tmp it may be a stranger's.
     [[ -O $1 ]] || _scratch_die "$1 belongs to someone else: set SCRATCH_CACHE" || exit
     # An update of the headers, and a change of the recipe above, give a new key.
     tree=${from#/usr/} tree=$1/${tree//\//-}-$(stat -c %Y "$from/Module.symvers")-r1

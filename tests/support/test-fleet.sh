@@ -40,7 +40,7 @@ if ! "$promtool" --version >/dev/null 2>&1 && ! get_promtool >"$scratch/out" 2>&
 fi
 check 'promtool runs' "$promtool" --version
 
-# Fixture machines of each verdict write theirs into this folder, beside one with hostile names.
+# Fixture machines of each verdict write theirs into this directory, beside one with hostile names.
 rm -rf "$target/tmp/metrics"
 check 'metrics of fixture machines' "${CARGO:-cargo}" test --quiet --locked --test it schema::
 for verdict in healthy reboot-pending building degraded held unsafe unknown not-applicable hostile-names; do

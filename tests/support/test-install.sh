@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests packaging/install.sh, the hooks and the units, on a copy of what is installed and in scratch folders only. Takes the
+# Tests packaging/install.sh, the hooks and the units, on a copy of what is installed and in scratch directories only. Takes the
 # programs of target/release, or small stand-ins when they are not built. The last line is "N passed, M failed".
 set -uo pipefail
 export LC_ALL=C
@@ -45,7 +45,7 @@ installer() { # installer VERB [NAME=VALUE…]: runs it on the image
     env PATH="$shims:$PATH" TMPDIR="$scratch" DESTDIR="$image" BINDIR_FROM="$programs" "$@" "$source/packaging/install.sh" "$verb" >"$out" 2>"$err" </dev/null
     code=$?
 }
-# What is there: type, mode, link text and contents; with `when` also the time of the last change of each file and folder.
+# What is there: type, mode, link text and contents; with `when` also the time of the last change of each file and directory.
 tree() {
     local format='%y %m %P -> %l\n'
     [[ ${1:-} != when ]] || format="%T@ $format"
@@ -116,7 +116,7 @@ check 'no half-written file is left' same "$(find "$image" -name '.*.clr-dkms-ne
 before_second=$(tree when)
 installer install
 check 'a second install succeeds' ended 0
-check 'a second install changes no file and no folder' same "$before_second" "$(tree when)"
+check 'a second install changes no file and no directory' same "$before_second" "$(tree when)"
 check 'a second install says so' said 'nothing to do'
 
 first=$(tree)
@@ -161,13 +161,13 @@ put $units/clr-dkms-hold.service '[Unit]'
 refuses 'two files in the way' install 1 "$image/usr/bin/clr_pre_update.sh" "$image$units/clr-dkms-hold.service"
 fresh
 mkdir -p "$image/usr/bin/clr-dkms"
-refuses 'a folder in the way' install 1 "$image/usr/bin/clr-dkms is in the way"
+refuses 'a directory in the way' install 1 "$image/usr/bin/clr-dkms is in the way"
 fresh
 mkdir -p "$image/usr/bin" && ln -s /nowhere "$image/usr/bin/clr-dkms-motd"
 refuses 'a dangling link in the way' install 1 "$image/usr/bin/clr-dkms-motd is in the way"
 fresh
 put /usr/share 'a file'
-refuses 'a file instead of a folder' install 1 "$image/usr/share is in the way: a folder"
+refuses 'a file instead of a directory' install 1 "$image/usr/share is in the way: a directory"
 fresh
 mkdir "$scratch/host" "$image/usr" && ln -s "$scratch/host" "$image/usr/bin"
 refuses 'a link out of the image' install 1 "$image/usr/bin leads out of"
@@ -219,7 +219,7 @@ check 'uninstall with an altered file: exit code' ended 1
 check 'uninstall with an altered file: names it' said 'test-changed was changed since we installed it'
 check 'uninstall with an altered file: only it and the manifest stay' same "$(cd "$image" && find . -type f | sort | tr '\n' ' ')" \
     "./usr/share/clr-dkms/manifest ./usr/share/clr-dkms/motd.d/test-changed "
-check 'uninstall with an altered file: empty folders go' not test -e "$image/usr/lib"
+check 'uninstall with an altered file: empty directories go' not test -e "$image/usr/lib"
 rm "$image/usr/share/clr-dkms/motd.d/test-changed"
 installer uninstall
 check 'uninstall once the altered file is gone: exit code' ended 0

@@ -19,9 +19,9 @@ work=$(mktemp -d)
 loops=()
 trap 'cd /; for loop in "${loops[@]}"; do losetup --detach "$loop"; done; umount -l "$work" 2>/dev/null; rmdir "$work" 2>/dev/null' EXIT
 mount -t tmpfs tmpfs "$work"
-for folder in usr var etc run boot; do
-    mkdir -p "$work/$folder.upper" "$work/$folder.work"
-    mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$work/$folder.upper,workdir=$work/$folder.work" "/$folder"
+for directory in usr var etc run boot; do
+    mkdir -p "$work/$directory.upper" "$work/$directory.work"
+    mount -t overlay overlay -o "lowerdir=/$directory,upperdir=$work/$directory.upper,workdir=$work/$directory.work" "/$directory"
 done
 # shellcheck disable=SC1091 # it lies beside this script, and is checked by itself
 . tests/support/scratch-root.sh
@@ -134,7 +134,7 @@ program 03-daemon "setsid sleep 614 & echo \$! >$work/daemon"
 program 04-killed 'kill -9 $$'
 printf 'no program' >$notify/05-no-program && chmod 755 $notify/05-no-program
 ln -s /no/such/file $notify/06-dangling
-mkdir $notify/07-folder
+mkdir $notify/07-directory
 for name in 08-plain 09-backup~ .hidden 11-writable 12-of-nobody; do program "$name" "touch $work/ran$name"; done
 chmod 644 "$notify/08-plain"
 chmod 757 "$notify/11-writable"
@@ -157,11 +157,11 @@ check 'a killed one is told of' hears '04-killed: killed by signal 9'
 check 'what cannot be started is told of' hears '05-no-program cannot be started'
 check 'what others can write is refused' hears "11-writable is not run: $notify/11-writable can be changed by others than root"
 check 'what belongs to others is refused' hears "13-of-nobody is not run: $notify/13-of-nobody can be changed"
-check 'what lies in a folder of others is refused' hears "14-behind-a-link is not run: $work/open"
+check 'what lies in a directory of others is refused' hears "14-behind-a-link is not run: $work/open"
 check 'none of them has run' is "$(find "$work" -maxdepth 1 -name 'ran*')" ''
 kill "$(cat "$work/daemon")"
 chmod 775 $notify
-check 'a folder that others can write to' told 5
+check 'a directory that others can write to' told 5
 check 'nothing in it is run' said "10-good is not run: $notify can be changed by others than root"
 chmod 755 $notify
 rm -r /etc/clr-dkms
@@ -306,8 +306,8 @@ check 'the hook of an image has put the module back' test -n "$(find /usr/lib/mo
 image=$work/image
 mkdir -p "$image"/{usr,var,etc,boot,dev,proc,sys,run,tmp}
 mount --bind "$image" "$image" && mount --make-shared "$image"
-for folder in usr var etc boot; do mount --bind "/$folder" "$image/$folder"; done
-for folder in bin sbin lib lib64; do ln -s "usr/$folder" "$image/$folder"; done
+for directory in usr var etc boot; do mount --bind "/$directory" "$image/$directory"; done
+for directory in bin sbin lib lib64; do ln -s "usr/$directory" "$image/$directory"; done
 printf '#!/bin/sh\nSTAND_IN_ALLOW_HOST=1 exec /usr/bin/stand-in "$@"\n' >/usr/bin/clr-boot-manager
 cp tests/support/clr-boot-manager /usr/bin/stand-in
 chmod 755 /usr/bin/{stand-in,clr-boot-manager}

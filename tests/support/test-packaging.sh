@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests the Debian package and the spec file with the programs of BINDIR_FROM (target/release, else target/debug): what is
-# in them is what `make install` installs, and nothing is left when they are removed. Works in scratch folders only; what
+# in them is what `make install` installs, and nothing is left when they are removed. Works in scratch directories only; what
 # needs a program that is not here is left out. The last line is "N passed, M failed".
 set -uo pipefail
 export LC_ALL=C
@@ -25,10 +25,10 @@ done
 "$built/clr-dkms-pages" "$PAGES_FROM" || exit 1
 
 same() { diff <(printf '%s\n' "$1") <(printf '%s\n' "$2"); }
-# Every file and link below a folder, with mode and link text.
+# Every file and link below a directory, with mode and link text.
 list() { (cd "$1" && find . ! -type d -printf '%m /%P %l\n' | sed 's/ $//' | sort); }
 
-check 'the installer fills a folder' env DESTDIR="$scratch/wanted" "$top/packaging/install.sh" install
+check 'the installer fills a directory' env DESTDIR="$scratch/wanted" "$top/packaging/install.sh" install
 wanted=$(list "$scratch/wanted" | grep -v /clr-dkms/manifest)
 
 # --- the Debian package ------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ if has dpkg-deb && has dpkg; then
     ln -s org.clearlinux.native.6.15.7-1591 "$root/usr/lib/kernel/default-native"
     echo quiet >"$root/usr/lib/kernel/cmdline-$release"
     echo CONFIG_MODULE_SIG_FORCE=y >"$root/usr/lib/kernel/config-$release"
-    # Other packages use these folders too; else dpkg takes empty ones for ours.
+    # Other packages use these directories too; else dpkg takes empty ones for ours.
     touch "$root"/usr/{bin,lib/systemd/catalog,share/man/man8}/of-others
     before=$(everything)
     check 'it is installed' deb -i "$package"

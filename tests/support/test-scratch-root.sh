@@ -165,7 +165,7 @@ broken_module "$work/root"
 other_things "$work/root"
 printf '%s\n' '--- the same below a path with brackets'
 works_in "$work/odd[a-z]*/root"
-check "no folder of the other name is left" silent find /tmp -maxdepth 1 -name "scratch-root.$$.*"
+check "no directory of the other name is left" silent find /tmp -maxdepth 1 -name "scratch-root.$$.*"
 host_listing >"$work/host-after"
 check "the host is as it was" diff "$work/host-before" "$work/host-after"
 

@@ -2,7 +2,7 @@
 """Tests of the stand-in for clr-boot-manager: `python3 tests/support/test-stand-in.py`.
 
 Most tests run it as a process of its own, as its users do. They need no privileges and nothing
-but the standard library, and work in folders of their own.
+but the standard library, and work in directories of their own.
 """
 
 import contextlib
@@ -68,12 +68,12 @@ def options(root):
 
 
 class Case(unittest.TestCase):
-    """A test with a root folder of its own."""
+    """A test with a root directory of its own."""
 
     def setUp(self):
-        folder = tempfile.TemporaryDirectory(prefix="stand-in-")
-        self.addCleanup(folder.cleanup)
-        self.root = Path(folder.name)
+        directory = tempfile.TemporaryDirectory(prefix="stand-in-")
+        self.addCleanup(directory.cleanup)
+        self.root = Path(directory.name)
 
     def write(self, name, text=""):
         path = self.root / name
@@ -126,14 +126,14 @@ class CommandLine(Case):
     def check_vectors(self, vectors, update):
         """Runs `update` on a root made for each vector, and compares the line in the entry."""
         for vector in vectors:
-            with self.subTest(vector["name"]), tempfile.TemporaryDirectory(dir=self.root) as folder:
-                make_vector(folder, vector["files"])
-                kernel_dir = Path(folder, "usr/lib/kernel")
+            with self.subTest(vector["name"]), tempfile.TemporaryDirectory(dir=self.root) as directory:
+                make_vector(directory, vector["files"])
+                kernel_dir = Path(directory, "usr/lib/kernel")
                 kernel_dir.mkdir(parents=True, exist_ok=True)
                 (kernel_dir / ID).write_bytes(b"image")
                 (kernel_dir / "default-native").symlink_to(ID)
-                self.assertEqual(update(folder), 0)
-                self.assertEqual(options(Path(folder)), vector["out"].encode("latin-1"))
+                self.assertEqual(update(directory), 0)
+                self.assertEqual(options(Path(directory)), vector["out"].encode("latin-1"))
 
     def test_all_vectors(self):
         loader = importlib.machinery.SourceFileLoader("stand_in", str(STAND_IN))
@@ -142,9 +142,9 @@ class CommandLine(Case):
         with mock.patch.object(sys, "dont_write_bytecode", True):
             loader.exec_module(module)
 
-        def update(folder):
+        def update(directory):
             with contextlib.redirect_stderr(io.StringIO()):
-                return module.main(["update", f"--path={folder}"])
+                return module.main(["update", f"--path={directory}"])
 
         with mock.patch.dict(os.environ, environment(), clear=True):
             self.check_vectors(load_vectors(), update)
@@ -152,7 +152,7 @@ class CommandLine(Case):
     def test_every_tenth_vector_as_a_process(self):
         vectors = load_vectors()[::10]
         self.assertEqual(len(vectors), 41)
-        self.check_vectors(vectors, lambda folder: call("update", "--path", folder).returncode)
+        self.check_vectors(vectors, lambda directory: call("update", "--path", directory).returncode)
 
     def test_root_with_glob_characters_loses_all_fragments(self):
         self.root = self.root / "a[b"
@@ -190,12 +190,12 @@ class Kernels(Case):
     def test_invisible_kernels(self):
         name = self.kernel("native", "6.15.7", 1591)
         kernel_dir = self.root / "usr/lib/kernel"
-        for uname in ("6-7.empty", "6-7.link", "6-7.folder"):
+        for uname in ("6-7.empty", "6-7.link", "6-7.directory"):
             self.write(f"usr/lib/kernel/cmdline-{uname}")
         self.write("usr/lib/kernel/org.clearlinux.bare.6-7", "no cmdline file")
         self.write("usr/lib/kernel/org.clearlinux.empty.6-7")
         (kernel_dir / "org.clearlinux.link.6-7").symlink_to(name)
-        (kernel_dir / "org.clearlinux.folder.6-7").mkdir()
+        (kernel_dir / "org.clearlinux.directory.6-7").mkdir()
         self.assertEqual(self.image("list-kernels").stdout.decode(), f"  {name}\n")
 
     def test_namespace(self):
@@ -506,7 +506,7 @@ class Failures(Case):
         self.image("update", code=1)
 
     def test_boot_partition_not_found(self):
-        self.write("boot", "not a folder")
+        self.write("boot", "not a directory")
         self.assertIn(b"Cannot determine boot device", self.image("update", code=1).stderr)
 
     def test_empty_entry_or_loader_conf_is_fatal(self):

@@ -18,7 +18,7 @@ _@FUNCTION@_offer() {
 }
 
 _@FUNCTION@_value() {
-    local path name folder
+    local path name directory
     case $1 in
         *,*) _@FUNCTION@_offer ${1//,/ } ;;
     esac
@@ -37,7 +37,7 @@ _@FUNCTION@_value() {
         done ;;
     esac
     case $1 in *DIR*)
-        while IFS= read -r folder; do COMPREPLY+=("$folder"); done < <(compgen -d -- "$cur")
+        while IFS= read -r directory; do COMPREPLY+=("$directory"); done < <(compgen -d -- "$cur")
         # Outside of a Tab there is nothing to set.
         compopt -o filenames 2>/dev/null ;;
     esac

@@ -6,7 +6,7 @@
 use clap::builder::{PossibleValuesParser, ValueHint};
 use clap::{Arg, Command};
 use clap_complete::{Shell, generate};
-use clr_dkms::status::states;
+use clr_dkms::status::catalog;
 
 const BASH: &str = include_str!("completion.bash");
 const ZSH: &str = include_str!("completion.zsh");
@@ -29,7 +29,7 @@ pub(crate) fn of(program: &Command) -> anyhow::Result<[(String, String); 3]> {
 
 /// What `explain` knows is offered to it. It takes any word all the same, and says itself what it does not know.
 fn worded(program: Command) -> Command {
-    let mut words: Vec<&str> = states::all().iter().flat_map(|row| [row.id, row.name]).collect();
+    let mut words: Vec<&str> = catalog::all().iter().flat_map(|row| [row.id, row.name]).collect();
     words.sort_unstable();
     words.dedup();
     let named = |argument: &Arg| argument.get_value_names().is_some_and(|names| names == ["ID"]);
@@ -151,6 +151,6 @@ fn with_system(zsh: &str) -> anyhow::Result<String> {
     let body = body
         .replace(":_hosts'", ":_clr_dkms_kernels'")
         .replace(":_users'", ":_clr_dkms_modules'")
-        .replace(":_email_addresses'", ":_clr_dkms_modules_or_folders'");
+        .replace(":_email_addresses'", ":_clr_dkms_modules_or_directories'");
     Ok(format!("{body}{ZSH}{end}"))
 }

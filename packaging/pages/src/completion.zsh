@@ -34,5 +34,5 @@ _clr_dkms_modules() {
     _wanted modules expl module compadd -a modules
 }
 
-_clr_dkms_modules_or_folders() { _alternative 'modules:module:_clr_dkms_modules' 'folders:folder:_files -/' }
+_clr_dkms_modules_or_directories() { _alternative 'modules:module:_clr_dkms_modules' 'directories:directory:_files -/' }
 

@@ -17,12 +17,12 @@ use clr_dkms::sys::{Root, RootKind};
 /// The six programs, as clap knows them, with everything that comes from a parent filled in.
 fn programs() -> [Command; 6] {
     let mut programs = [
-        app::status::Arguments::command(),
-        app::pre_update::Arguments::command(),
-        app::post_update::Arguments::command(),
-        app::cmdline::Arguments::command(),
-        app::motd::Arguments::command(),
-        app::variant::Arguments::command(),
+        app::status::AdminArguments::command(),
+        app::pre_update::PreUpdateArguments::command(),
+        app::post_update::PostUpdateArguments::command(),
+        app::cmdline::CmdlineArguments::command(),
+        app::motd::MotdArguments::command(),
+        app::variant::VariantArguments::command(),
     ];
     programs.iter_mut().for_each(Command::build);
     programs
@@ -38,8 +38,8 @@ fn files() -> anyhow::Result<Vec<(String, String)>> {
     Ok(files)
 }
 
-fn write(folder: &Path) -> anyhow::Result<()> {
-    let root = Root::open(RootKind::Image, folder)?;
+fn write(directory: &Path) -> anyhow::Result<()> {
+    let root = Root::open(RootKind::Image, directory)?;
     for (path, text) in files()? {
         root.write(Path::new("/").join(&path), text.as_bytes(), 0o644)?;
     }
@@ -47,11 +47,11 @@ fn write(folder: &Path) -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
-    let Some(folder) = std::env::args_os().nth(1) else {
+    let Some(directory) = std::env::args_os().nth(1) else {
         eprintln!("usage: clr-dkms-pages DIR");
         return ExitCode::from(app::exit::USAGE);
     };
-    match write(Path::new(&folder)).context("clr-dkms-pages") {
+    match write(Path::new(&directory)).context("clr-dkms-pages") {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{e:#}");

@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Event, Observer, Planned, STOPPED};
+use crate::context::Context;
 use crate::decide::module_state::coming;
 use crate::dkms::build::{self, Failure, Job};
 use crate::dkms::first_error::FirstError;
+use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::log;
 use crate::dkms::plan::State;
-use crate::dkms::proof::{InstalledSet, Standing, prove_built, prove_installed};
+use crate::dkms::proof::{InstalledSet, ProofStanding, prove_built, prove_installed};
 use crate::dkms::replace::Replacement;
-use crate::dkms::scope::Scope;
 use crate::dkms::tree::TREE;
-use crate::dkms::{Cache, Decision, Flaw, ModuleName, Pair, Signature, Step, Tree, plan};
-use crate::enforcement::Outcome;
+use crate::dkms::{Cache, Decision, Flaw, ModuleName, ModuleOnKernel, PlanStep, Signature, Tree, plan};
+use crate::enforcement::LoadOutcome;
 use crate::kernel::inventory::MODULES;
 use crate::message;
 use crate::system::{System, pairs_of};
-use crate::world::World;
 
 /// Less free space than this is none, in bytes.
 const ROOM: u64 = 256 << 10;
@@ -42,7 +42,7 @@ pub struct Attempt {
     pub inputs: Option<String>,
     /// What was there before and had to be healed, in words.
     pub drift: Option<String>,
-    /// The kernel's folder may have been changed.
+    /// The kernel's directory may have been changed.
     pub(super) touched: bool,
     /// The kernel's `depmod` failed.
     pub index_error: Option<String>,
@@ -74,7 +74,7 @@ pub enum Did {
     Built,
     /// What was built before was installed.
     Installed,
-    /// `modules.dep` was made anew for it.
+    /// `modules.dep` was made again for it.
     Indexed,
 }
 
@@ -104,8 +104,8 @@ impl Attempt {
             index_error: None,
             hook_error: None,
             did: match p.steps.as_slice() {
-                [Step::Index] => Did::Indexed,
-                steps if steps.contains(&Step::Build) => Did::Built,
+                [PlanStep::Index] => Did::Indexed,
+                steps if steps.contains(&PlanStep::Build) => Did::Built,
                 _ => Did::Installed,
             },
             took: Duration::ZERO,
@@ -126,16 +126,16 @@ impl Attempt {
 
 /// Works on one.
 pub(super) fn one(
-    world: &World,
+    context: &Context,
     cache: &Mutex<&mut Cache>,
-    facts: &System,
+    system: &System,
     p: &Planned,
     missing: &BTreeSet<String>,
     make_jobs: Option<usize>,
     observer: &Observer<'_>,
 ) -> Attempt {
     let mut attempt = Attempt::new(p);
-    if p.steps == [Step::Index] {
+    if p.steps == [PlanStep::Index] {
         attempt.touched = true;
         return attempt;
     }
@@ -149,31 +149,32 @@ pub(super) fn one(
             Some((State::DependencyFailed, format!("it is built upon {first}, which is not there")));
         return attempt;
     }
-    if let Some(reason) = build::way_out_of_root((&world.root, &world.tools), &p.module, &p.release, &p.conf)
+    if let Some(reason) =
+        build::way_out_of_root((&context.root, &context.tools), &p.module, &p.release, &p.conf)
     {
         attempt.failure = Some((State::BuildFailed, reason));
         return attempt;
     }
-    if let Err(missing) = world.tools.find("dkms") {
+    if let Err(missing) = context.tools.find("dkms") {
         attempt.failure = Some((State::DependencyFailed, missing.to_string()));
         return attempt;
     }
     tracing::info!("{p}");
     attempt.log = Some(log::path(&p.module, &p.release));
     // Before the build: what somebody changes meanwhile is a reason to build again.
-    let inputs = p.inputs(world);
-    let installed = installed(world, facts, p);
-    let log = build::new_log(&world.root, &p.module, &p.release);
-    let judge = || judge(world, cache, facts, p, installed.as_ref());
-    let begun = |step: &Step| observer(Event::Step(p, step));
-    let job = job(world, p, make_jobs, &begun, &judge);
+    let inputs = p.inputs(context);
+    let installed = installed(context, system, p);
+    let log = build::new_log(&context.root, &p.module, &p.release);
+    let judge = || judge(context, cache, system, p, installed.as_ref());
+    let begun = |step: &PlanStep| observer(Event::Step(p, step));
+    let job = job(context, p, make_jobs, &begun, &judge);
     let mut done = log.as_ref().map_err(Clone::clone).and_then(|log| build::run(&job, &p.steps, log));
     // Somebody else's dkms may have done it meanwhile. After a failed build of what was there already, that
     // is no sign.
-    let forced = p.steps.iter().any(|step| matches!(step, Step::SetAside(_)));
+    let forced = p.steps.iter().any(|step| matches!(step, PlanStep::SetAside(_)));
     if let Err(Failure::Step { what, .. }) = &done
         && !forced
-        && still_to_do(world, cache, facts, p).is_some_and(|left| left.is_done())
+        && still_to_do(context, cache, system, p).is_some_and(|left| left.is_done())
     {
         tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
         done = Ok(None);
@@ -199,8 +200,8 @@ pub(super) fn one(
             attempt.failure = Some((State::NotBuilt, STOPPED.to_owned()));
         }
         Err(Failure::Step { what, error, last_lines, lasting }) => {
-            tell_log(world, &attempt, error.as_deref(), &last_lines);
-            let full = full_filesystem(world).map(|place| format!("; {place} is full")).unwrap_or_default();
+            tell_log(context, &attempt, error.as_deref(), &last_lines);
+            let full = full_filesystem(context).map(|place| format!("; {place} is full")).unwrap_or_default();
             attempt.inputs = inputs.filter(|_| lasting && full.is_empty());
             attempt.failure = Some((State::BuildFailed, what + &full));
             attempt.error = error.map(|error| *error);
@@ -211,20 +212,20 @@ pub(super) fn one(
 
 /// What dkms is to be called with for a planned module.
 pub(super) fn job<'a>(
-    world: &'a World,
+    context: &'a Context,
     p: &'a Planned,
     make_jobs: Option<usize>,
-    begun: &'a dyn Fn(&Step),
+    begun: &'a dyn Fn(&PlanStep),
     judge: &'a dyn Fn() -> Result<bool, (String, bool)>,
 ) -> Job<'a> {
     Job {
-        root: &world.root,
-        tools: &world.tools,
+        root: &context.root,
+        tools: &context.tools,
         module: &p.module,
         source: &p.source,
         conf: &p.conf,
         release: &p.release,
-        deadline: world.settings.build_timeout,
+        deadline: context.settings.build_timeout,
         make_jobs,
         begun,
         judge,
@@ -233,55 +234,55 @@ pub(super) fn job<'a>(
 
 /// The kernel of a planned module as modules meet it.
 fn with_symbols<T>(
-    world: &World,
-    facts: &System,
+    context: &Context,
+    system: &System,
     release: &str,
-    ask: impl FnOnce(&Scope<'_>) -> T,
+    ask: impl FnOnce(&KernelSymbols<'_>) -> T,
 ) -> Result<T, String> {
-    let kernel = facts.inventory.kernels.iter().find(|k| k.name.release() == release);
+    let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == release);
     let kernel = kernel.ok_or_else(|| format!("kernel {release} is not installed"))?;
-    Scope::load(&world.root, release, &kernel.headers, world.clock.now()).map(|scope| ask(&scope))
+    KernelSymbols::load(&context.root, release, &kernel.headers, context.clock.now()).map(|scope| ask(&scope))
 }
 
 /// What is installed and proven now, in whatever version.
-fn installed(world: &World, facts: &System, p: &Planned) -> Option<InstalledSet> {
-    let tree = Tree::observe(&world.root);
+fn installed(context: &Context, system: &System, p: &Planned) -> Option<InstalledSet> {
+    let tree = Tree::observe(&context.root);
     let version = tree.installed_version(&p.module.name, &p.release)?.to_owned();
     let module = ModuleName { name: p.module.name.clone(), version };
     // The next run does not ask about this version: what is known of it is not kept.
     let mut cache = Cache::default();
-    with_symbols(world, facts, &p.release, |scope| prove_installed(scope, &mut cache, &module, &p.conf))
+    with_symbols(context, system, &p.release, |scope| prove_installed(scope, &mut cache, &module, &p.conf))
         .ok()
         .flatten()
 }
 
 /// Whether the build of a module may take the place of what is installed; gives whether that may come back.
 fn judge(
-    world: &World,
+    context: &Context,
     cache: &Mutex<&mut Cache>,
-    facts: &System,
+    system: &System,
     p: &Planned,
     installed: Option<&InstalledSet>,
 ) -> Result<bool, (String, bool)> {
     let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
     let known =
-        with_symbols(world, facts, &p.release, |scope| prove_built(scope, &mut cache, &p.module, &p.conf));
+        with_symbols(context, system, &p.release, |scope| prove_built(scope, &mut cache, &p.module, &p.conf));
     let (standing, signatures) = known.map_err(|reason| (reason, false))?;
     match (standing, installed) {
-        (Standing::Flawed(flaws), _) => {
+        (ProofStanding::Flawed(flaws), _) => {
             let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
             return Err((why, flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }))));
         }
-        (Standing::Unchecked(reason), Some(InstalledSet { checked: true, .. })) => {
+        (ProofStanding::Unchecked(reason), Some(InstalledSet { checked: true, .. })) => {
             return Err((format!("{reason}, and the installed file works"), false));
         }
-        (Standing::Unchecked(_) | Standing::Proven, _) => {}
+        (ProofStanding::Unchecked(_) | ProofStanding::Proven, _) => {}
     }
     // With a file that the kernel refuses, one that it takes would be lost.
-    let line = facts.lines.iter().find(|line| line.release == p.release);
+    let line = system.lines.iter().find(|line| line.release == p.release);
     let refused = |signature: &Signature| {
         line.is_some_and(|line| {
-            matches!(line.outcome(signature, None, &coming(facts, line)), Outcome::Refused(_))
+            matches!(line.outcome(signature, None, &coming(system, line)), LoadOutcome::Refused(_))
         })
     };
     if installed.is_some_and(|set| !set.signatures.iter().any(refused)) && signatures.iter().any(refused) {
@@ -291,9 +292,9 @@ fn judge(
 }
 
 /// What its log says of a failure: the first error with the lines around it, else the end.
-fn tell_log(world: &World, attempt: &Attempt, error: Option<&FirstError>, last_lines: &[String]) {
+fn tell_log(context: &Context, attempt: &Attempt, error: Option<&FirstError>, last_lines: &[String]) {
     let Attempt { module, release, log, .. } = attempt;
-    let log = log.as_ref().map(|log| world.root.spell(log).display().to_string()).unwrap_or_default();
+    let log = log.as_ref().map(|log| context.root.shown_path(log).display().to_string()).unwrap_or_default();
     match error.filter(|error| !error.context.is_empty()) {
         Some(error) => tracing::error!(
             "the first error of {module} on {release} ({log}):\n  {error}\n    {}",
@@ -308,62 +309,67 @@ fn tell_log(world: &World, attempt: &Attempt, error: Option<&FirstError>, last_l
 }
 
 /// What would have to be done for a module now.
-pub(super) struct Left {
-    steps: Vec<Step>,
+pub(super) struct AttemptResult {
+    steps: Vec<PlanStep>,
     /// Why.
     pub(super) why: String,
     /// Another build of the same would not help.
     pub(super) lasting: bool,
 }
 
-impl Left {
+impl AttemptResult {
     /// At most the index is left to be made.
     pub(super) fn is_done(&self) -> bool {
-        self.steps.is_empty() || self.steps == [Step::Index]
+        self.steps.is_empty() || self.steps == [PlanStep::Index]
     }
 
     /// None when the module would be left alone.
-    pub(super) fn of(pair: &Pair) -> Option<Left> {
+    pub(super) fn of(pair: &ModuleOnKernel) -> Option<AttemptResult> {
         let is_symbols = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }));
         // What is built by name need not ask for it.
         match plan::decide(&plan::asked_for(pair)) {
             Decision::Work { steps, why } => {
-                Some(Left { steps, why, lasting: pair.proof.as_ref().is_err_and(is_symbols) })
+                Some(AttemptResult { steps, why, lasting: pair.proof.as_ref().is_err_and(is_symbols) })
             }
-            Decision::Proven => Some(Left { steps: Vec::new(), why: String::new(), lasting: false }),
+            Decision::Proven => Some(AttemptResult { steps: Vec::new(), why: String::new(), lasting: false }),
             Decision::Leave { .. } => None,
         }
     }
 }
 
-fn still_to_do(world: &World, cache: &Mutex<&mut Cache>, facts: &System, planned: &Planned) -> Option<Left> {
-    pairs_now(world, cache, facts, &planned.release)
+fn still_to_do(
+    context: &Context,
+    cache: &Mutex<&mut Cache>,
+    system: &System,
+    planned: &Planned,
+) -> Option<AttemptResult> {
+    pairs_now(context, cache, system, &planned.release)
         .iter()
         .find(|p| p.module == planned.module)
-        .and_then(Left::of)
+        .and_then(AttemptResult::of)
 }
 
 /// Every newest module on a kernel, as the disk is now.
 pub(super) fn pairs_now(
-    world: &World,
+    context: &Context,
     cache: &Mutex<&mut Cache>,
-    facts: &System,
+    system: &System,
     release: &str,
-) -> Vec<Pair> {
-    let Some(kernel) = facts.inventory.kernels.iter().find(|k| k.name.release() == release) else {
+) -> Vec<ModuleOnKernel> {
+    let Some(kernel) = system.inventory.kernels.iter().find(|k| k.name.release() == release) else {
         return Vec::new();
     };
-    let tree = Tree::observe(&world.root);
+    let tree = Tree::observe(&context.root);
     let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-    pairs_of(world, &mut cache, &tree, kernel)
+    pairs_of(context, &mut cache, &tree, kernel)
 }
 
 /// A place that builds write to and that has no room left: what its victims say of it is often lost with the room.
-fn full_filesystem(world: &World) -> Option<String> {
+fn full_filesystem(context: &Context) -> Option<String> {
     [TREE, MODULES, "/tmp"]
         .into_iter()
-        .find(|place| world.root.free_space(place).is_ok_and(|free| free < ROOM))
-        .map(|place| world.root.spell(place).display().to_string())
+        .find(|place| context.root.free_space(place).is_ok_and(|free| free < ROOM))
+        .map(|place| context.root.shown_path(place).display().to_string())
 }
 
 /// What was healed is no failure of the update, and yet somebody may wonder who has altered it.
@@ -385,14 +391,15 @@ pub(super) fn tell_drift(attempts: &[Attempt]) {
 }
 
 /// One line a module: quiet on success, loud on failure.
-pub(super) fn tell(world: &World, attempt: &Attempt) {
+pub(super) fn tell(context: &Context, attempt: &Attempt) {
     let (module, release) = (&attempt.module, &attempt.release);
     match (&attempt.failure, &attempt.error) {
         (None, _) => tracing::debug!("{module} on {release}: done"),
         (Some((State::SkippedExclusive, reason)), _) => tracing::info!("{module} on {release}: {reason}"),
         (Some((state, reason)), error) => {
             let error = error.as_ref().map(|e| format!("; {e}")).unwrap_or_default();
-            let log = attempt.log.as_ref().map(|l| format!("; log: {}", world.root.spell(l).display()));
+            let log =
+                attempt.log.as_ref().map(|l| format!("; log: {}", context.root.shown_path(l).display()));
             let log = log.unwrap_or_default();
             tracing::error!(
                 message_id = message::BUILD_FAILED,

@@ -23,7 +23,7 @@ pub(super) struct Queue<'a> {
 
 impl<'a> Queue<'a> {
     /// The next one that can be worked on: the first whose module nobody works on, for whatever kernel (its versions and
-    /// kernels share folders), and whose dependencies are done.
+    /// kernels share directories), and whose dependencies are done.
     fn take(&mut self) -> Option<&'a Planned> {
         if self.alone && !self.busy.is_empty() {
             return None;
@@ -97,13 +97,13 @@ pub(super) fn next<'a>(queue: &Mutex<Queue<'a>>, ready: &Condvar) -> Option<&'a 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dkms::{ModuleName, Source, Step};
+    use crate::dkms::{ModuleName, PlanStep, Source};
 
     fn planned(name: &str, release: &str) -> Planned {
         Planned {
             module: ModuleName { name: name.to_owned(), version: "1".to_owned() },
             release: release.to_owned(),
-            steps: vec![Step::Build, Step::Install],
+            steps: vec![PlanStep::Build, PlanStep::Install],
             why: String::new(),
             source: Source::Broken { reason: String::new() },
             conf: crate::dkms::Conf::default(),

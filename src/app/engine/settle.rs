@@ -4,19 +4,19 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use super::attempt::{Left, Replaced, job, pairs_now};
+use super::attempt::{AttemptResult, Replaced, job, pairs_now};
 use super::{Attempt, Event, INDEX_DEADLINE, Observer, unindexed};
+use crate::context::Context;
 use crate::dkms::plan::State;
 use crate::dkms::proof::{facts_of, installed_file};
-use crate::dkms::{Cache, Flaw, Pair, build, depmod};
+use crate::dkms::{Cache, Flaw, ModuleOnKernel, build, depmod};
 use crate::system::System;
-use crate::world::World;
 
 /// What one kernel is completed with.
 pub(super) struct Settling<'a, 'c> {
-    pub(super) world: &'a World,
+    pub(super) context: &'a Context,
     pub(super) cache: &'a Mutex<&'c mut Cache>,
-    pub(super) facts: &'a System,
+    pub(super) system: &'a System,
     pub(super) release: String,
     /// Held while a kernel is completed: depmod has one directory for a kernel, and POST_INSTALL scripts write
     /// the same files whatever the kernel.
@@ -39,14 +39,14 @@ impl Settling<'_, '_> {
                 .map(str::to_owned)
                 .collect();
             let indexed = self.index(&superseded.iter().map(String::as_str).collect::<Vec<_>>());
-            let pairs = match &indexed {
+            let modules_on_kernels = match &indexed {
                 Ok(()) => self.claimed(&ours),
                 Err(_) => Vec::new(),
             };
             let mut back = false;
             for attempt in ours.iter_mut().filter(|a| fresh(a)) {
                 back |= match &indexed {
-                    Ok(()) => self.prove(attempt, &pairs),
+                    Ok(()) => self.prove(attempt, &modules_on_kernels),
                     Err(e) => self.unindexed(attempt, e),
                 };
             }
@@ -65,13 +65,13 @@ impl Settling<'_, '_> {
         if last {
             self.keep_dependents(&mut ours);
             for replaced in ours.iter_mut().filter_map(|a| a.replaced.take()) {
-                replaced.replacement.finish(&self.world.root);
+                replaced.replacement.finish(&self.context.root);
             }
         }
     }
 
     fn index(&self, superseded: &[&str]) -> Result<(), String> {
-        let World { root, tools, .. } = self.world;
+        let Context { root, tools, .. } = self.context;
         (self.observer)(Event::Index(&self.release));
         let done = depmod::run(root, tools, &self.release, superseded, INDEX_DEADLINE);
         (self.observer)(Event::Indexed(&self.release));
@@ -86,22 +86,22 @@ impl Settling<'_, '_> {
     }
 
     /// Makes dkms's links; gives every module of the kernel as it is then.
-    fn claimed(&self, attempts: &[&mut Attempt]) -> Vec<Pair> {
+    fn claimed(&self, attempts: &[&mut Attempt]) -> Vec<ModuleOnKernel> {
         for replaced in attempts.iter().filter_map(|a| a.replaced.as_ref()).filter(|r| !r.settled) {
             // Without its link the module is not proven, which is looked at next.
-            if let Err(e) = replaced.replacement.claim(&self.world.root) {
+            if let Err(e) = replaced.replacement.claim(&self.context.root) {
                 tracing::error!("{e}");
             }
         }
-        pairs_now(self.world, self.cache, self.facts, &self.release)
+        pairs_now(self.context, self.cache, self.system, &self.release)
     }
 
     /// Whether it was rolled back.
-    fn prove(&self, attempt: &mut Attempt, pairs: &[Pair]) -> bool {
+    fn prove(&self, attempt: &mut Attempt, modules_on_kernels: &[ModuleOnKernel]) -> bool {
         let Some(replaced) = &attempt.replaced else { return false };
-        let Some(pair) = pairs.iter().find(|p| p.module == attempt.module) else { return false };
+        let Some(pair) = modules_on_kernels.iter().find(|p| p.module == attempt.module) else { return false };
         let Err(flaws) = &pair.proof else { return false };
-        let left = Left::of(pair);
+        let left = AttemptResult::of(pair);
         let lasting = left.as_ref().is_some_and(|left| left.lasting);
         let inputs = replaced.inputs.clone().filter(|_| lasting);
         if replaced.replacement.can_go_back() {
@@ -125,7 +125,7 @@ impl Settling<'_, '_> {
             self.roll_back(attempt, error);
             return true;
         }
-        if let Err(e) = replaced.replacement.claim(&self.world.root) {
+        if let Err(e) = replaced.replacement.claim(&self.context.root) {
             tracing::error!("{e}");
         }
         false
@@ -133,10 +133,10 @@ impl Settling<'_, '_> {
 
     fn roll_back(&self, attempt: &mut Attempt, why: &str) {
         if let Some(replaced) = attempt.replaced.take() {
-            replaced.replacement.go_back(&self.world.root);
+            replaced.replacement.go_back(&self.context.root);
             let what = format!("it was built, and what was installed before is in place again: {why}");
             attempt.failure = Some((State::BuildFailed, what));
-            super::attempt::tell(self.world, attempt);
+            super::attempt::tell(self.context, attempt);
         }
     }
 
@@ -145,14 +145,14 @@ impl Settling<'_, '_> {
         replaced.settled = true;
         let Replaced { replacement, planned, log, .. } = replaced;
         if replacement.wants_post_install() {
-            let job = job(self.world, planned, None, &|_| {}, &|| Ok(false));
+            let job = job(self.context, planned, None, &|_| {}, &|| Ok(false));
             // dkms goes on too when this script fails: the module is there.
             if let Err(e) = build::post_install(&job, log) {
                 tracing::warn!("POST_INSTALL of {} on {}: {e}", attempt.module, attempt.release);
                 // On the live system dkms says no more of it either.
-                attempt.hook_error = (!self.world.root.is_slash()).then_some(e);
+                attempt.hook_error = (!self.context.root.is_slash()).then_some(e);
             }
-            replacement.post_install_done(&self.world.root);
+            replacement.post_install_done(&self.context.root);
         }
     }
 
@@ -161,16 +161,16 @@ impl Settling<'_, '_> {
         if !attempts.iter().any(|a| a.replaced.as_ref().is_some_and(|r| r.replacement.can_go_back())) {
             return;
         }
-        let worked = |pair: &&Pair| {
-            self.facts.of_kernel(&self.release).any(|p| p.module.name == pair.module.name && p.proof.is_ok())
+        let worked = |pair: &&ModuleOnKernel| {
+            self.system.of_kernel(&self.release).any(|p| p.module.name == pair.module.name && p.proof.is_ok())
         };
-        let is_broken = |pair: &&Pair| {
+        let is_broken = |pair: &&ModuleOnKernel| {
             let of_others = |f: &Flaw| matches!(f, Flaw::Symbols { .. } | Flaw::Dependency { .. });
             pair.proof.as_ref().is_err_and(|flaws| flaws.iter().any(of_others))
         };
-        let pairs = pairs_now(self.world, self.cache, self.facts, &self.release);
+        let modules_on_kernels = pairs_now(self.context, self.cache, self.system, &self.release);
         let mut back = false;
-        for broken in pairs.iter().filter(worked).filter(is_broken) {
+        for broken in modules_on_kernels.iter().filter(worked).filter(is_broken) {
             let mut beneath = self.beneath(broken);
             let why = format!("{} does not load with it", broken.module);
             // What was built upon one that goes back goes back as well.
@@ -193,15 +193,15 @@ impl Settling<'_, '_> {
     }
 
     /// The names, with underscores, of the modules that the files of a module are loaded on top of.
-    fn beneath(&self, pair: &Pair) -> BTreeSet<String> {
+    fn beneath(&self, pair: &ModuleOnKernel) -> BTreeSet<String> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let root = &self.world.root;
+        let root = &self.context.root;
         let built = pair.conf.iter().flat_map(|conf| &conf.built);
         built
             .filter_map(|built| installed_file(root, &self.release, built))
             // What one that cannot be read is built upon is unknown: nothing is taken back for it.
             .filter_map(|(path, there)| facts_of(root, &mut cache, &path, &there).ok())
-            .flat_map(|facts| facts.depends)
+            .flat_map(|system| system.depends)
             .map(|name| name.replace('-', "_"))
             .collect()
     }

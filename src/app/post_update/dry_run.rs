@@ -6,24 +6,25 @@ use super::{FAILED_BEFORE, NO_KERNEL, cmdline_plan, tip_pairs, unreadable};
 use crate::app::boot_update::{self, ForeseenUpdate};
 use crate::app::engine::{self, Order};
 use crate::app::{boot, exit};
+use crate::context::Context;
 use crate::decide::assessment::assess;
 use crate::dkms::plan::{State, decide};
-use crate::dkms::{Cache, Decision, ModuleName, Step};
+use crate::dkms::{Cache, Decision, ModuleName, PlanStep};
 use crate::render::{broken, shown};
-use crate::state::{self, RECORD, Record};
+use crate::state::{self, RECORD, RunRecord};
 use crate::system::System;
-use crate::world::World;
 
 /// What a run would do.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Plan {
+pub(super) struct DryRunPlan {
     schema: u32,
     unreadable: Vec<String>,
     /// Why there is nothing to do, where it is not that all is done.
     idle: Option<&'static str>,
     modules: Vec<PlannedModule>,
     cmdline: Vec<String>,
-    cmdline_obstacles: Vec<String>,
+    #[serde(rename = "cmdline_obstacles")]
+    cmdline_blockers: Vec<String>,
     boot_update: Option<String>,
     /// How the boot files would be brought up to date; none where they would stay as they are.
     boot_update_way: Option<ForeseenUpdate>,
@@ -33,18 +34,18 @@ pub(super) struct Plan {
 struct PlannedModule {
     module: String,
     kernel: String,
-    steps: Vec<Step>,
+    steps: Vec<PlanStep>,
     state: State,
     why: String,
 }
 
-impl Plan {
+impl DryRunPlan {
     /// The text of it, at most 80 columns where names let it.
     pub(super) fn text(&self) -> String {
         let mut lines: Vec<String> =
             self.unreadable.iter().cloned().chain(self.idle.map(str::to_owned)).collect();
         for m in &self.modules {
-            let steps: Vec<String> = m.steps.iter().map(Step::to_string).collect();
+            let steps: Vec<String> = m.steps.iter().map(PlanStep::to_string).collect();
             lines.push(match (m.steps.is_empty(), m.state) {
                 (true, State::Ok) => format!("{} on {}: proven, nothing to do", m.module, m.kernel),
                 (true, state) => format!("{} on {}: left alone ({state}): {}", m.module, m.kernel, m.why),
@@ -54,7 +55,7 @@ impl Plan {
             });
         }
         lines.extend(self.cmdline.iter().map(|step| format!("command line: {step}")));
-        lines.extend(self.cmdline_obstacles.iter().map(|o| format!("command line: {o}")));
+        lines.extend(self.cmdline_blockers.iter().map(|o| format!("command line: {o}")));
         if let (Some(because), Some(way)) = (&self.boot_update, &self.boot_update_way) {
             lines.push(match way {
                 ForeseenUpdate::Whole => format!("clr-boot-manager update, because {because}"),
@@ -83,23 +84,23 @@ impl Plan {
 }
 
 /// What a run would do now.
-pub(super) fn plan(world: &World) -> Plan {
-    let mut cache = Cache::load(&world.root);
-    let facts = System::observe(world, &mut cache);
-    let unreadable: Vec<String> = unreadable(world, &facts).into_iter().collect();
-    let idle = (unreadable.is_empty() && facts.inventory.kernels.is_empty()).then_some(NO_KERNEL);
+pub(super) fn plan(context: &Context) -> DryRunPlan {
+    let mut cache = Cache::load(&context.root);
+    let system = System::observe(context, &mut cache);
+    let unreadable: Vec<String> = unreadable(context, &system).into_iter().collect();
+    let idle = (unreadable.is_empty() && system.inventory.kernels.is_empty()).then_some(NO_KERNEL);
     // A run goes no further then.
     if !unreadable.is_empty() || idle.is_some() {
-        return Plan { schema: 1, unreadable, idle, ..Plan::default() };
+        return DryRunPlan { schema: 1, unreadable, idle, ..DryRunPlan::default() };
     }
-    let record = state::load::<Record>(&world.root, RECORD).good();
-    let planned = engine::plan(&facts, &Order::default());
+    let record = state::load::<RunRecord>(&context.root, RECORD).good();
+    let planned = engine::plan(&system, &Order::default());
     let again: Vec<(&ModuleName, &str)> = planned
         .iter()
-        .filter(|p| p.would_fail_again(world, record.as_ref()))
+        .filter(|p| p.would_fail_again(context, record.as_ref()))
         .map(|p| (&p.module, p.release.as_str()))
         .collect();
-    let modules = tip_pairs(&facts)
+    let modules = tip_pairs(&system)
         .map(|pair| {
             let (steps, state, why) = match decide(pair) {
                 Decision::Proven => (Vec::new(), State::Ok, String::new()),
@@ -113,27 +114,28 @@ pub(super) fn plan(world: &World) -> Plan {
             PlannedModule { module: pair.module.to_string(), kernel: pair.release.clone(), steps, state, why }
         })
         .collect();
-    let (cmdline, obstacles): (Vec<String>, Vec<String>) = match cmdline_plan(world, &facts, record.as_ref())
-    {
-        Ok((_, plan)) => (
-            plan.steps.iter().map(ToString::to_string).collect(),
-            plan.obstacles.iter().map(|o| o.told(&world.root)).collect(),
-        ),
-        Err(e) => (Vec::new(), vec![e.to_string()]),
-    };
-    let judgement = assess(&facts, &world.settings, record.as_ref());
-    let mut boot_update = boot::update_reason(world, record.as_ref().map(|r| &r.boot), &facts, &judgement);
+    let (cmdline, blockers): (Vec<String>, Vec<String>) =
+        match cmdline_plan(context, &system, record.as_ref()) {
+            Ok((_, plan)) => (
+                plan.steps.iter().map(ToString::to_string).collect(),
+                plan.blockers.iter().map(|o| o.told(&context.root)).collect(),
+            ),
+            Err(e) => (Vec::new(), vec![e.to_string()]),
+        };
+    let assessment = assess(&system, &context.settings, record.as_ref());
+    let mut boot_update =
+        boot::update_reason(context, record.as_ref().map(|r| &r.boot), &system, &assessment);
     if boot_update.is_none() && !cmdline.is_empty() {
         boot_update = Some("the fragments change".to_owned());
     }
-    let boot_update_way = boot_update.as_ref().map(|_| boot_update::foreseen(world, &facts, &judgement));
-    Plan {
+    let boot_update_way = boot_update.as_ref().map(|_| boot_update::foreseen(context, &system, &assessment));
+    DryRunPlan {
         schema: 1,
         unreadable,
         idle,
         modules,
         cmdline,
-        cmdline_obstacles: obstacles,
+        cmdline_blockers: blockers,
         boot_update,
         boot_update_way,
     }

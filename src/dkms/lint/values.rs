@@ -28,8 +28,8 @@ fn open_quote(script: &Script, error: &SyntaxError) -> Option<usize> {
     error.line.is_none_or(|line| first <= line).then_some(first)
 }
 
-/// The folder that a path means, without its `..`.
-fn first_folder(path: &str) -> Option<&str> {
+/// The directory that a path means, without its `..`.
+fn first_directory(path: &str) -> Option<&str> {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
         match part {
@@ -110,7 +110,7 @@ impl Rules<'_, '_> {
             }
             None => {
                 let what = format!("{}: {rest}", error.message);
-                let clear = "mend the line, and ask `bash -n` whether it is well";
+                let clear = "repair the line, and ask `bash -n` whether it is well";
                 // Bash counts a line more than there is when the file ends too early; the file then has no such line.
                 let line = error.line.map(|line| line.min(script.map_or(1, |s| s.lines)).max(1));
                 self.add((error.file, line), Severity::Error, "syntax-error", what, clear);
@@ -129,7 +129,8 @@ impl Rules<'_, '_> {
                 let what = format!("{directive} is missing: dkms refuses the file");
                 self.add(place, Severity::Error, id, what, &format!("give {directive} a value"));
             } else if !is_usable_name(value) {
-                let what = format!("{directive} is {value:?}, which dkms cannot use as the name of a folder");
+                let what =
+                    format!("{directive} is {value:?}, which dkms cannot use as the name of a directory");
                 self.add(
                     place,
                     Severity::Warning,
@@ -147,21 +148,21 @@ impl Rules<'_, '_> {
             Expected::Module(module) => {
                 (Some(module.name.clone()), module.version.clone(), "it is registered as")
             }
-            Expected::Folder(folder) if *folder == format!("{name}-{version}") => return,
-            Expected::Folder(folder) => match folder.strip_prefix(&format!("{name}-")) {
-                Some(rest) => (None, rest.to_owned(), "its folder says"),
-                None => (Some(folder.clone()), version.clone(), "its folder is"),
+            Expected::Directory(directory) if *directory == format!("{name}-{version}") => return,
+            Expected::Directory(directory) => match directory.strip_prefix(&format!("{name}-")) {
+                Some(rest) => (None, rest.to_owned(), "its directory says"),
+                None => (Some(directory.clone()), version.clone(), "its directory is"),
             },
         };
         let (meant_name, meant_version, says) = meant;
         if let Some(meant) = meant_name.filter(|meant| meant != name) {
             let what = format!("PACKAGE_NAME is {name}, but {says} {meant}");
-            let clear = "make them the same: folder /usr/src/PACKAGE_NAME-PACKAGE_VERSION";
+            let clear = "make them the same: directory /usr/src/PACKAGE_NAME-PACKAGE_VERSION";
             self.add(self.found.place("PACKAGE_NAME"), Severity::Warning, "name-differs", what, clear);
         }
         if meant_version != *version {
             let what = format!("PACKAGE_VERSION is {version}, but {says} {meant_version}");
-            let clear = "make them the same: folder /usr/src/PACKAGE_NAME-PACKAGE_VERSION";
+            let clear = "make them the same: directory /usr/src/PACKAGE_NAME-PACKAGE_VERSION";
             self.add(self.found.place("PACKAGE_VERSION"), Severity::Warning, "version-differs", what, clear);
         }
     }
@@ -222,24 +223,25 @@ impl Rules<'_, '_> {
                 self.add(place, Severity::Error, "module-name-ending", what, "take the ending away");
             } else if !value.is_empty() && !is_usable_name(value) {
                 let what = format!("{directive}[{at}] is {value:?}, which is no name of a module");
-                let clear = "write the file's name alone; its folder belongs in BUILT_MODULE_LOCATION";
+                let clear = "write the file's name alone; its directory belongs in BUILT_MODULE_LOCATION";
                 self.add(place, Severity::Warning, "module-name-unusable", what, clear);
             }
         }
     }
 
     fn destination(&mut self, at: usize, location: &str) {
-        let clear = "use /extra, /updates, or a folder below /kernel";
+        let clear = "use /extra, /updates, or a directory below /kernel";
         let place = self.found.place_of_element("DEST_MODULE_LOCATION", at);
         let (severity, id, what) = if location.is_empty() {
             let what = format!("DEST_MODULE_LOCATION[{at}] is missing: dkms refuses the file");
             (Severity::Error, "destination-missing", what)
-        } else if !["/kernel", "/updates", "/extra"].iter().any(|folder| location.starts_with(folder)) {
+        } else if !["/kernel", "/updates", "/extra"].iter().any(|directory| location.starts_with(directory)) {
             let what = format!("DEST_MODULE_LOCATION[{at}] is {location:?}: dkms refuses the file");
             (Severity::Error, "destination", what)
-        } else if !matches!(first_folder(location), Some("kernel" | "updates" | "extra")) {
-            let what =
-                format!("DEST_MODULE_LOCATION[{at}] is {location:?}, outside the folders that dkms means");
+        } else if !matches!(first_directory(location), Some("kernel" | "updates" | "extra")) {
+            let what = format!(
+                "DEST_MODULE_LOCATION[{at}] is {location:?}, outside the directories that dkms means"
+            );
             (Severity::Warning, "destination", what)
         } else {
             return;

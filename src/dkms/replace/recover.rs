@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{
-    INSTALLED, JOURNAL, Replacement, STATE, TREE, architecture, backup, modfile, module_folder, name_before,
-    remove, settle_build, split, staged,
+    INSTALLED, JOURNAL, Replacement, STATE, TREE, architecture, backup, modfile, module_directory,
+    name_before, remove, settle_build, split, staged,
 };
 use crate::dkms::Registered;
 use crate::dkms::staging::STAGING;
 use crate::kernel::inventory::MODULES;
-use crate::sys::{FileError, Kind, Presence, Root};
+use crate::sys::{FileError, FileKind, Presence, Root};
 
 impl Replacement {
     /// Checks that each file of both sets is there or is known not to be: one that only could not be read is not to be
@@ -79,7 +79,7 @@ pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> 
 fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
     let mut found = false;
     for release in directories(root, MODULES) {
-        let directory = format!("{}/{INSTALLED}", module_folder(&release));
+        let directory = format!("{}/{INSTALLED}", module_directory(&release));
         // What cannot be listed is reported by the observation of it.
         for entry in root.list_optional(&directory).unwrap_or_default() {
             let Some(name) = entry.text() else { continue };
@@ -92,8 +92,8 @@ fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
                 Presence::Unreadable(_) => continue,
             };
             let is_of_kernel = match modfile::of_file_named(root, &path, before) {
-                Ok(facts) => {
-                    facts.vermagic.is_ok_and(|text| text.split_ascii_whitespace().next() == Some(&release))
+                Ok(system) => {
+                    system.vermagic.is_ok_and(|text| text.split_ascii_whitespace().next() == Some(&release))
                 }
                 // It may be the only one.
                 Err(_) if is_lost => continue,
@@ -118,7 +118,7 @@ fn recover_builds(root: &Root, modules: &[Registered]) -> bool {
         let directory = format!("{TREE}/{}/{}", module.name, module.version);
         for kernel in directories(root, &directory) {
             let path = format!("{directory}/{kernel}/{own}");
-            if root.lookup_link(backup(&path)).is(Kind::Folder) {
+            if root.lookup_link(backup(&path)).is(FileKind::Directory) {
                 tracing::warn!("{path}: the build from before an interrupted one is taken back");
                 settle_build(root, &path, false);
                 found = true;
@@ -131,6 +131,6 @@ fn recover_builds(root: &Root, modules: &[Registered]) -> bool {
 /// The names of the directories in a directory. What cannot be listed is reported by the observation of it.
 fn directories(root: &Root, path: &str) -> Vec<String> {
     let entries = root.list_optional(path).unwrap_or_default();
-    let directories = entries.iter().filter(|entry| entry.kind == Kind::Folder);
+    let directories = entries.iter().filter(|entry| entry.kind == FileKind::Directory);
     directories.filter_map(|entry| entry.text().map(str::to_owned)).collect()
 }

@@ -16,13 +16,15 @@ use rustix::thread::CapabilitySet;
 
 use super::launch::own_program;
 use super::mounts::failed;
-use super::request::{Confinement, Exchange, Identity, Layers, Outcome, Report, Request, Sight, Strength};
+use super::request::{
+    Confinement, Exchange, Identity, Layers, Request, SandboxOutcome, SandboxReport, Sight, Strength,
+};
 use super::{enter, namespaces, restrict, seccomp, tree};
 
 /// The first process: makes the namespaces, starts the second process in them, and waits for it.
-pub(super) fn outer(request: &Request, strength: Strength, exchange: &Exchange) -> Option<Outcome> {
+pub(super) fn outer(request: &Request, strength: Strength, exchange: &Exchange) -> Option<SandboxOutcome> {
     if let Err(e) = prepare(request, exchange) {
-        return Some(Outcome::NotStarted(e.to_string()));
+        return Some(SandboxOutcome::NotStarted(e.to_string()));
     }
     if request.namespaces {
         let kinds = CloneFlags::CLONE_NEWNS
@@ -30,12 +32,12 @@ pub(super) fn outer(request: &Request, strength: Strength, exchange: &Exchange) 
             | CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWIPC;
         if let Err(e) = namespaces::enter(kinds, stands_in_for_root(request)) {
-            return Some(Outcome::NoNamespaces(e.to_string()));
+            return Some(SandboxOutcome::NoNamespaces(e.to_string()));
         }
     }
     match start_inner(request, strength, exchange) {
         Ok(()) => None,
-        Err(e) => Some(Outcome::NotStarted(e.to_string())),
+        Err(e) => Some(SandboxOutcome::NotStarted(e.to_string())),
     }
 }
 
@@ -113,28 +115,28 @@ pub(super) fn inner(
     (strength, sight): (Strength, &Sight),
     exchange: &Exchange,
     number: u32,
-) -> Option<Outcome> {
+) -> Option<SandboxOutcome> {
     // A build stays in the group that is asked to stop.
     let apart = || if strength == Strength::Build { Ok(()) } else { setsid().map(drop) };
     if let Err(e) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).and_then(|()| apart()) {
-        return Some(Outcome::NotStarted(e.to_string()));
+        return Some(SandboxOutcome::NotStarted(e.to_string()));
     }
     let user = (strength.is_unprivileged() && geteuid().is_root()).then(|| restrict::unprivileged(number));
     if request.namespaces
         && let Err(e) = tree::enter(strength, sight, user)
     {
-        return Some(Outcome::NoNamespaces(e.to_string()));
+        return Some(SandboxOutcome::NoNamespaces(e.to_string()));
     }
     let layers = match confine(request, strength, sight, number) {
         Ok(layers) => layers,
-        Err(e) => return Some(Outcome::NotStarted(format!("it cannot be confined: {e}"))),
+        Err(e) => return Some(SandboxOutcome::NotStarted(format!("it cannot be confined: {e}"))),
     };
     if !layers.are_enough() && !request.is_trusted {
-        return Some(Outcome::Refused);
+        return Some(SandboxOutcome::Refused);
     }
     match run(request, layers, exchange) {
         Ok(()) => None,
-        Err(e) => Some(Outcome::NotStarted(e.to_string())),
+        Err(e) => Some(SandboxOutcome::NotStarted(e.to_string())),
     }
 }
 
@@ -144,7 +146,7 @@ pub(super) fn inner_of_image(
     root: &Path,
     directory: &Path,
     exchange: &Exchange,
-) -> Option<Outcome> {
+) -> Option<SandboxOutcome> {
     let started = || -> io::Result<()> {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         tree::enter_image(root)?;
@@ -154,7 +156,7 @@ pub(super) fn inner_of_image(
         let layers = confine(request, Strength::Build, &whole, 0)?;
         run(request, layers, exchange)
     };
-    started().err().map(|e| Outcome::NotStarted(e.to_string()))
+    started().err().map(|e| SandboxOutcome::NotStarted(e.to_string()))
 }
 
 fn confine(request: &Request, strength: Strength, sight: &Sight, number: u32) -> io::Result<Layers> {
@@ -223,22 +225,23 @@ fn processes_of(user: Uid) -> u64 {
 }
 
 fn run(request: &Request, layers: Layers, exchange: &Exchange) -> io::Result<()> {
-    exchange.report(&Report { layers: Some(layers), outcome: Outcome::Started })?;
+    exchange.report(&SandboxReport { layers: Some(layers), outcome: SandboxOutcome::Started })?;
     #[allow(clippy::disallowed_methods)] // the processes of a sandbox are started here
     let child = Command::new(&request.program).args(&request.arguments).stdin(Stdio::null()).spawn();
     let outcome = match child {
         Ok(mut child) => outcome(child.wait()?),
-        Err(e) => {
-            Outcome::NotStarted(format!("{} cannot be started: {e}", Path::new(&request.program).display()))
-        }
+        Err(e) => SandboxOutcome::NotStarted(format!(
+            "{} cannot be started: {e}",
+            Path::new(&request.program).display()
+        )),
     };
-    exchange.report(&Report { layers: Some(layers), outcome })
+    exchange.report(&SandboxReport { layers: Some(layers), outcome })
 }
 
-fn outcome(status: ExitStatus) -> Outcome {
+fn outcome(status: ExitStatus) -> SandboxOutcome {
     match (status.code(), status.signal()) {
-        (Some(code), _) => Outcome::Exit(code),
-        (None, Some(number)) => Outcome::Signal(number),
-        (None, None) => Outcome::Exit(-1),
+        (Some(code), _) => SandboxOutcome::Exit(code),
+        (None, Some(number)) => SandboxOutcome::Signal(number),
+        (None, None) => SandboxOutcome::Exit(-1),
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::request::{Confinement, Exchange, Outcome, Report, Request, Strength};
+use super::request::{Confinement, Exchange, Request, SandboxOutcome, SandboxReport, Strength};
 use super::{confine, view};
 
 /// The hidden first argument for the process that makes the namespaces.
@@ -41,7 +41,7 @@ pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
                 None => 0,
                 Some(outcome) => {
                     // Without a report the other side knows that something failed.
-                    exchange.report(&Report { layers: None, outcome }).ok();
+                    exchange.report(&SandboxReport { layers: None, outcome }).ok();
                     NOT_DONE
                 }
             }
@@ -57,9 +57,13 @@ pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
 
 /// It does not come back, unless it fails.
 #[allow(clippy::disallowed_methods)] // the one place that becomes another program
-fn become_program(request: &Request, view: &super::View, exchange: &Exchange) -> Option<Outcome> {
-    let made =
-        view::make(view).and_then(|()| exchange.report(&Report { layers: None, outcome: Outcome::Became }));
+fn become_program(
+    request: &Request,
+    view: &super::SandboxView,
+    exchange: &Exchange,
+) -> Option<SandboxOutcome> {
+    let made = view::make(view)
+        .and_then(|()| exchange.report(&SandboxReport { layers: None, outcome: SandboxOutcome::Became }));
     let error = match made {
         Ok(()) => {
             let error = Command::new(&request.program).args(&request.arguments).stdin(Stdio::null()).exec();
@@ -67,5 +71,5 @@ fn become_program(request: &Request, view: &super::View, exchange: &Exchange) ->
         }
         Err(e) => e.to_string(),
     };
-    Some(Outcome::NotStarted(error))
+    Some(SandboxOutcome::NotStarted(error))
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::request::{Confinement, Exchange, Layers, Outcome, Report, Request, Strength};
+use super::request::{Confinement, Exchange, Layers, Request, SandboxOutcome, SandboxReport, Strength};
 use super::{Sandbox, enter};
 use crate::sys::child::{Child, Ended, Finished, unnamed_file};
 
@@ -107,22 +107,22 @@ pub(in crate::sys) fn run(mut child: Child, sandbox: &Sandbox) -> io::Result<Fin
         if matches!(done.ended, Ended::TimedOut | Ended::Interrupted) {
             return Ok(done);
         }
-        match report.map(|Report { outcome, .. }| outcome) {
-            Some(Outcome::Became) => {}
-            Some(Outcome::Exit(code)) => done.ended = Ended::Exit(code),
-            Some(Outcome::Signal(number)) => done.ended = Ended::Signal(number),
+        match report.map(|SandboxReport { outcome, .. }| outcome) {
+            Some(SandboxOutcome::Became) => {}
+            Some(SandboxOutcome::Exit(code)) => done.ended = Ended::Exit(code),
+            Some(SandboxOutcome::Signal(number)) => done.ended = Ended::Signal(number),
             // The process that waited for it was killed: by the kernel, for want of memory.
-            Some(Outcome::Started) => done.ended = Ended::Signal(9),
-            Some(Outcome::NoNamespaces(why)) if request.namespaces && !needs_namespaces => {
+            Some(SandboxOutcome::Started) => done.ended = Ended::Signal(9),
+            Some(SandboxOutcome::NoNamespaces(why)) if request.namespaces && !needs_namespaces => {
                 tracing::debug!("no namespaces: {why}");
                 *NO_NAMESPACES.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
                 request.namespaces = false;
                 continue;
             }
-            Some(Outcome::NoNamespaces(why) | Outcome::NotStarted(why)) => {
+            Some(SandboxOutcome::NoNamespaces(why) | SandboxOutcome::NotStarted(why)) => {
                 return failed(SandboxError::NotStarted(why));
             }
-            Some(Outcome::Refused) => {
+            Some(SandboxOutcome::Refused) => {
                 return failed(SandboxError::Refused(no_namespaces().unwrap_or_default()));
             }
             None => {

@@ -38,7 +38,7 @@ pub use enter::enter;
 pub(super) use launch::run;
 pub use launch::{SandboxError, in_force, use_program};
 pub use request::{Identity, Layers, ShownTree, Sight};
-pub use view::{Shown, ShownDirectory, View};
+pub use view::{SandboxView, Shown, ShownDirectory};
 
 use request::{Confinement, Strength};
 
@@ -51,7 +51,7 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// It sees other files than everybody else, and may do whatever we may.
-    pub fn view(view: View) -> Sandbox {
+    pub fn view(view: SandboxView) -> Sandbox {
         Sandbox { confinement: Confinement::View(view), is_trusted: false }
     }
 

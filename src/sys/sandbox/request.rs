@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::View;
+use super::SandboxView;
 
 /// What a confined program is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ impl std::fmt::Display for Layers {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Confinement {
-    View(View),
+    View(SandboxView),
     Rights(Strength, Sight),
     /// The root of an installed system is `/`; it begins in that directory of it.
     Image {
@@ -133,7 +133,7 @@ pub(super) struct Request {
 
 /// How far it came.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Outcome {
+pub(super) enum SandboxOutcome {
     /// The process becomes the program now: it ends as the program ends.
     Became,
     /// The program runs.
@@ -151,9 +151,9 @@ pub(super) enum Outcome {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Report {
+pub(super) struct SandboxReport {
     pub(super) layers: Option<Layers>,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: SandboxOutcome,
 }
 
 /// The file that holds a request, and the report behind it.
@@ -188,13 +188,13 @@ impl Exchange {
         self.file.as_raw_fd()
     }
 
-    pub(super) fn report(&self, report: &Report) -> io::Result<()> {
+    pub(super) fn report(&self, report: &SandboxReport) -> io::Result<()> {
         self.file.set_len(self.request_size)?;
         self.file.write_all_at(&serde_json::to_vec(report)?, self.request_size)
     }
 
     /// The last report; none when there was none.
-    pub(super) fn last_report(&self) -> io::Result<Option<Report>> {
+    pub(super) fn last_report(&self) -> io::Result<Option<SandboxReport>> {
         let text = read_from(&self.file, self.request_size)?;
         Ok(if text.is_empty() { None } else { serde_json::from_slice(&text).ok() })
     }

@@ -46,7 +46,7 @@ pub struct ShownDirectory {
 
 /// What is different for the program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct View {
+pub struct SandboxView {
     /// Directories with other contents.
     pub directories: Vec<ShownDirectory>,
     /// Directories of the host, free of symlinks, that cannot be written to. Those that are not there are
@@ -55,7 +55,7 @@ pub struct View {
 }
 
 /// Makes the view for this process.
-pub(super) fn make(view: &View) -> io::Result<()> {
+pub(super) fn make(view: &SandboxView) -> io::Result<()> {
     enter_namespace(CloneFlags::CLONE_NEWNS).map_err(|e| failed("no mount namespace can be had", e))?;
     const NONE: Option<&Path> = None;
     // Not private: an automount would never become visible then.

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use clr_dkms::dkms::plan::State;
 use clr_dkms::requirement::Importance;
-use clr_dkms::status::states;
+use clr_dkms::status::catalog;
 use serde_json::Value;
 
 use super::scene::{Flavour, Kernel, Module, STATES, Scene, Staged};
@@ -38,11 +38,11 @@ pub(super) fn are_there(steps: &BTreeSet<String>) {
 
 #[test]
 fn the_commands_of_the_table_are_there() {
-    are_there(&states::all().iter().filter_map(|row| row.next.map(str::to_owned)).collect());
+    are_there(&catalog::all().iter().filter_map(|row| row.next.map(str::to_owned)).collect());
 }
 
 /// What the admin has to do, before a command of ours can; false where there is nothing.
-fn mend(staged: &mut Staged, state: State) -> bool {
+fn repair(staged: &mut Staged, state: State) -> bool {
     let root = &staged.root;
     let hello = || root.module("hello", "1.0", "").forget();
     match state {
@@ -52,7 +52,7 @@ fn mend(staged: &mut Staged, state: State) -> bool {
         State::Building => staged.end_run(),
         State::SignatureRefused => return false,
         State::HeadersMissing | State::HeadersMismatch => root.headers(A).forget(),
-        State::BuildFailed => root.mend("hello-1.0").forget(),
+        State::BuildFailed => root.repair("hello-1.0").forget(),
         State::BrokenSource | State::SkippedExclusive | State::NotAutoinstall => hello(),
         State::CompilerMissing => symlink("dkms", root.tools().join("clang")).unwrap(),
         State::Conflict => {
@@ -70,7 +70,7 @@ fn mend(staged: &mut Staged, state: State) -> bool {
                 .forget();
         }
         State::Unknown => root.remove(&TestRoot::ko("hello", A)).forget(),
-        State::Ok => unreachable!("there is nothing to mend"),
+        State::Ok => unreachable!("there is nothing to repair"),
         // It is a matter of the machine and not of one kernel: tests/it/loading.rs.
         State::Blocked | State::InitrdStale => unreachable!("it is not among the states of a scene"),
     }
@@ -98,7 +98,7 @@ fn cure(kernels: [Kernel; 2], state: State) -> Vec<String> {
     let before = hello(&staged);
     let is_missed = !state.is_fine() && state != State::Building;
     assert_eq!((&before["state"], &before["missed"]), (&state.to_string().into(), &is_missed.into()));
-    let mended = mend(&mut staged, state);
+    let repaired = repair(&mut staged, state);
     let mut said = before["next_step"].clone();
     let mut run = Vec::new();
     for _ in 0..3 {
@@ -107,7 +107,7 @@ fn cure(kernels: [Kernel; 2], state: State) -> Vec<String> {
         };
         said.take();
         let ours = commands(&step).find(|c| c.starts_with("clr-dkms")).map(str::to_owned);
-        assert!(ours.is_some() || (mended && run.is_empty()), "{state}: {step}");
+        assert!(ours.is_some() || (repaired && run.is_empty()), "{state}: {step}");
         let Some(command) = ours else { continue };
         let words: Vec<&str> = command.split(' ').collect();
         let done = staged.root.run(words[0], &words[1..]);

@@ -3,8 +3,8 @@
 use clr_dkms::dkms::plan::State;
 use clr_dkms::requirement::Importance;
 
+use super::publish::Told;
 use super::scene::{Flavour, Module, Scene};
-use super::surfaces::Told;
 
 impl Scene {
     fn is_ok(&self, module: &Module, kernel: usize) -> bool {
@@ -38,7 +38,7 @@ impl Scene {
         at == self.next() || (kernel.tip && kernel.flavour != Flavour::Bare)
     }
 
-    fn pairs(&self) -> impl Iterator<Item = (&Module, usize, State)> {
+    fn modules_on_kernels(&self) -> impl Iterator<Item = (&Module, usize, State)> {
         self.modules.iter().flat_map(|m| m.on.iter().enumerate().map(move |(at, state)| (m, at, *state)))
     }
 
@@ -61,11 +61,12 @@ impl Scene {
         let critical = || self.modules.iter().filter(|m| Scene::is_critical(m));
         let lost = || critical().filter(|m| !self.is_ok(m, next));
         let known_lost = lost().any(|m| m.on[next] != State::Unknown);
-        let unknown = self.pairs().any(|(_, at, state)| state == State::Unknown && self.matters(at));
-        let builds = self.pairs().any(|(.., state)| state == State::Building);
+        let unknown =
+            self.modules_on_kernels().any(|(_, at, state)| state == State::Unknown && self.matters(at));
+        let builds = self.modules_on_kernels().any(|(.., state)| state == State::Building);
 
         // No kernel without what is critical is the default, if there is one with it. The one that runs is not left for what
-        // cannot be told of it.
+        // cannot be determined of it.
         let has_critical = |at: usize| critical().all(|m| self.is_ok(m, at));
         let default = self.kernels.iter().position(|k| Some(k.release) == told.default()).unwrap();
         // Nor for another module's file of the same name, which may serve as well.
@@ -88,7 +89,7 @@ impl Scene {
             );
             return;
         }
-        // What cannot be told is not told.
+        // What cannot be determined is not told.
         assert_eq!(told.code == 3, unknown, "{}", told.verdict());
         if unknown {
             assert_eq!((told.verdict(), told.may_reboot()), ("unknown", None));
@@ -112,7 +113,7 @@ impl Scene {
             State::NotManaged => *at == next,
             _ => self.matters(*at),
         };
-        let missed: Vec<_> = self.pairs().filter(is_missed).collect();
+        let missed: Vec<_> = self.modules_on_kernels().filter(is_missed).collect();
         for module in told.modules() {
             let (name, kernel) = (module["name"].as_str().unwrap(), module["kernel"].as_str().unwrap());
             let is_it =

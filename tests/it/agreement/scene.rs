@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::OnceLock;
 
+use clr_dkms::context::Context;
 use clr_dkms::dkms::plan::State;
 use clr_dkms::dkms::{Cache, ModuleName, architecture};
 use clr_dkms::requirement::Importance;
-use clr_dkms::state::{BootRecord, CmdlineRecord, ModuleRecord, RECORD, Record, Stored};
-use clr_dkms::status::{Document, Progress, document};
+use clr_dkms::state::{BootRecord, CmdlineRecord, ModuleRecord, RECORD, RunRecord, Stored};
+use clr_dkms::status::{Progress, StatusDocument, document};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::system::System;
-use clr_dkms::world::World;
 use clr_dkms::{boot, config};
 use jiff::Timestamp;
 
@@ -125,8 +125,8 @@ pub(super) struct Scene {
 pub(super) struct Staged {
     pub(super) scene: Scene,
     pub(super) root: TestRoot,
-    pub(super) world: World,
-    record: Record,
+    pub(super) context: Context,
+    record: RunRecord,
     progress: Progress,
     run: Option<File>,
 }
@@ -137,7 +137,7 @@ fn failure() -> &'static ModuleRecord {
     FAILURE.get_or_init(|| {
         let root = TestRoot::updated();
         root.module("hello", "1.0", "").behave(FAILS_ON_B).post_update().code(1);
-        let record: Record = serde_json::from_value(root.record()).unwrap();
+        let record: RunRecord = serde_json::from_value(root.record()).unwrap();
         let failed = record.modules.into_iter().find(|m| m.kernel == B).unwrap();
         assert_eq!(failed.state, State::BuildFailed);
         failed
@@ -174,15 +174,15 @@ impl Scene {
             (State::Conflict, _) => State::Ok,
             _ => State::SkippedExclusive,
         };
-        let rival = |m: &Module| Module {
+        let conflict = |m: &Module| Module {
             name: format!("rival-{}", m.name),
             version: "2",
             class: Some(Importance::Optional),
             on: self.kernels.iter().zip(&m.on).map(state).collect(),
         };
-        let rivals: Vec<Module> =
-            self.modules.iter().filter(|m| m.on.contains(&State::Conflict)).map(rival).collect();
-        self.modules.extend(rivals);
+        let conflicts: Vec<Module> =
+            self.modules.iter().filter(|m| m.on.contains(&State::Conflict)).map(conflict).collect();
+        self.modules.extend(conflicts);
         self
     }
 
@@ -240,10 +240,11 @@ impl Scene {
         let root_there = Root::open(RootKind::LiveCopy, root.path()).unwrap();
         let (settings, errors) = config::load(&root_there);
         assert!(errors.is_empty(), "{errors:?}");
-        let world = World { root: root_there, tools: tools(&root), clock: Clock::Fixed(moment()), settings };
-        let mut staged = Staged { scene, root, world, record, progress, run };
+        let context =
+            Context { root: root_there, tools: tools(&root), clock: Clock::Fixed(moment()), settings };
+        let mut staged = Staged { scene, root, context, record, progress, run };
         // As the last run left it: with the boot files as they are.
-        staged.record.boot.inputs = Some(boot::inputs(&staged.world.root));
+        staged.record.boot.inputs = Some(boot::inputs(&staged.context.root));
         staged.root.file(RECORD, serde_json::to_string(&staged.record).unwrap());
         staged
     }
@@ -382,8 +383,8 @@ fn tools(root: &TestRoot) -> Tools {
 }
 
 /// That of a run that found nothing to tell.
-fn record() -> Record {
-    Record {
+fn record() -> RunRecord {
+    RunRecord {
         schema: 1,
         started: moment(),
         finished: moment(),
@@ -392,7 +393,7 @@ fn record() -> Record {
         next_boot_source: None,
         new_kernels: Vec::new(),
         modules: Vec::new(),
-        cmdline: CmdlineRecord { wanted: true, in_force: true, obstacles: Vec::new() },
+        cmdline: CmdlineRecord { wanted: true, in_force: true, blockers: Vec::new() },
         boot: BootRecord { updated: Some(moment()), ..BootRecord::default() },
         problems: Vec::new(),
         needs: Vec::new(),
@@ -405,10 +406,10 @@ fn record() -> Record {
 
 impl Staged {
     /// The document, made in this process.
-    pub(super) fn document(&self) -> Document {
+    pub(super) fn document(&self) -> StatusDocument {
         let record = Stored::Good(self.record.clone());
-        let facts = System::observe(&self.world, &mut Cache::default());
-        document(&facts, &record, &self.progress, &self.world.settings, self.world.clock.now())
+        let system = System::observe(&self.context, &mut Cache::default());
+        document(&system, &record, &self.progress, &self.context.settings, self.context.clock.now())
     }
 
     /// The run that is at work is killed.
@@ -418,7 +419,7 @@ impl Staged {
 
     /// The pairs in the document are in the states that they were put into.
     #[track_caller]
-    pub(super) fn is_as_meant(&self, document: &Document) {
+    pub(super) fn is_as_meant(&self, document: &StatusDocument) {
         for found in &document.modules {
             let found = &found.record;
             let module = self.scene.modules.iter().find(|m| m.name == found.module.name).unwrap();

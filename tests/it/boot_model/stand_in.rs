@@ -32,7 +32,7 @@ fn make(disk: &Disk) -> TestRoot {
             root.file(path, if path.contains("cmdline-") { "" } else { &kernel.id });
         }
         if kernel.modules {
-            root.folder(&format!("usr/lib/modules/{}", kernel.release));
+            root.directory(&format!("usr/lib/modules/{}", kernel.release));
         }
         if let Some(entry) = kernel.entry {
             root.file(&entry_path(disk, at), entry_text(&kernel.id, entry));

@@ -76,16 +76,16 @@ const RUNS: [(&str, &[&str]); 16] = [
 
 /// A machine that runs [`A`] with a critical module after an update has brought [`B`]; and how it came to be.
 pub(super) fn generate(random: &mut Random) -> (TestRoot, Vec<String>) {
-    let mut story = Vec::new();
+    let mut explain = Vec::new();
     let root = TestRoot::guarded().faithful();
     // One build after the other: a run does the same each time.
     root.conf("[build]\njobs = 1\n");
     if random.one_in(2) {
         root.kernel(OLD).headers(OLD).installed("hello", "1.0", OLD).entry(ID_OLD, WORDS, false);
-        story.push("an older kernel".to_owned());
+        explain.push("an older kernel".to_owned());
         if random.one_in(2) {
             root.file(&format!("var/lib/kernel/k_booted_{OLD}"), "");
-            story.push("which was booted".to_owned());
+            explain.push("which was booted".to_owned());
         }
         // The last of the entries to be written decides the default.
         root.entry(ID_A, WORDS, true);
@@ -101,21 +101,21 @@ pub(super) fn generate(random: &mut Random) -> (TestRoot, Vec<String>) {
     }
     if random.one_in(2) {
         root.module("other", "1", "").installed("other", "1", A);
-        story.push("a module that nothing depends on".to_owned());
+        explain.push("a module that nothing depends on".to_owned());
     }
     if random.one_in(2) {
         root.file(UCODE, "microcode");
-        story.push("microcode".to_owned());
+        explain.push("microcode".to_owned());
     }
     let (what, lines) = random.of(&BEHAVIOURS);
     root.behave(lines);
-    story.push(what.to_owned());
+    explain.push(what.to_owned());
     if random.one_in(3) {
         root.run("clr-dkms-post-update", &[]);
-        story.push("the worker has run".to_owned());
+        explain.push("the worker has run".to_owned());
     }
     assert!(root.has(&path(A_ENTRY)));
-    (root, story)
+    (root, explain)
 }
 
 pub(super) fn action(random: &mut Random) -> Action {
@@ -147,7 +147,7 @@ pub(super) fn change(root: &TestRoot, change: Change) {
             root.file("usr/lib/os-release", format!("PRETTY_NAME=\"System {n}\"\n")).forget();
         }
         Change::Kernel => root.kernel(C).headers(C).tip(C).forget(),
-        Change::Source => root.mend("hello-1.0").forget(),
+        Change::Source => root.repair("hello-1.0").forget(),
         Change::LostFile if root.has(&TestRoot::ko("hello", B)) => {
             root.remove(&TestRoot::ko("hello", B)).forget();
         }

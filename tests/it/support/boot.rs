@@ -66,7 +66,7 @@ impl Boot {
     }
 
     pub(crate) fn prepare(&self) -> Result<Vec<String>, String> {
-        boot::ready::prepare(&self.root, &self.inventory())
+        boot::preflight::prepare(&self.root, &self.inventory())
     }
 
     /// The program itself, without what the library does around it.

@@ -87,7 +87,7 @@ impl TestRoot {
     /// A device below `/sys/devices`, driven by a module.
     pub(crate) fn device(&self, path: &str, module: &str) -> &TestRoot {
         let up = "../".repeat(path.split('/').count() + 1);
-        self.folder(&format!("sys/devices/{path}"))
+        self.directory(&format!("sys/devices/{path}"))
             .link(&format!("sys/bus/x/drivers/{module}/module"), format!("../../../../module/{module}"))
             .link(&format!("sys/devices/{path}/driver"), format!("{up}bus/x/drivers/{module}"))
     }

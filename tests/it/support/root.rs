@@ -25,7 +25,7 @@ pub(crate) const FRAGMENT: &str = "/usr/share/kernel/cmdline.d/clr-ignore-mod-si
 /// Where the stand-ins are in a root.
 pub(crate) const STAND_INS: &str = "var/lib/dkms/.stand-ins";
 
-/// A root, and a folder with stand-ins that belongs to it alone.
+/// A root, and a directory with stand-ins that belongs to it alone.
 pub(crate) struct TestRoot {
     temp: tempfile::TempDir,
     path: PathBuf,
@@ -38,7 +38,7 @@ fn split(release: &str) -> (&str, &str) {
 }
 
 impl TestRoot {
-    /// Folders only: no kernel, no module.
+    /// Directories only: no kernel, no module.
     pub(crate) fn new() -> TestRoot {
         TestRoot::named("root")
     }
@@ -47,17 +47,17 @@ impl TestRoot {
     pub(crate) fn bare() -> TestRoot {
         let root = TestRoot::new();
         root.remove("");
-        root.folder("");
+        root.directory("");
         root
     }
 
-    /// As [`TestRoot::new`], in a folder of that name.
+    /// As [`TestRoot::new`], in a directory of that name.
     pub(crate) fn named(name: &str) -> TestRoot {
-        let temp = scratch::folder();
+        let temp = scratch::directory();
         // The programs spell the root without links; so must who compares with it.
         let path = temp.path().canonicalize().unwrap().join(name);
         let root = TestRoot { temp, path, live: false };
-        for folder in [
+        for directory in [
             "usr/lib/kernel",
             "usr/lib/modules",
             "usr/src",
@@ -67,7 +67,7 @@ impl TestRoot {
             "etc",
             "boot/loader/entries",
         ] {
-            root.folder(folder);
+            root.directory(directory);
         }
         root.link("lib", "usr/lib");
         fs::create_dir_all(root.tools().join("templates")).unwrap();
@@ -123,7 +123,7 @@ impl TestRoot {
         self.temp.path().join("tools")
     }
 
-    /// A folder beside the root that nobody has any business in.
+    /// A directory beside the root that nobody has any business in.
     pub(crate) fn outside(&self) -> PathBuf {
         self.path.parent().unwrap().join("outside")
     }
@@ -133,7 +133,7 @@ impl TestRoot {
         self.path.join(path.trim_start_matches('/'))
     }
 
-    pub(crate) fn folder(&self, path: &str) -> &TestRoot {
+    pub(crate) fn directory(&self, path: &str) -> &TestRoot {
         fs::create_dir_all(self.at(path)).unwrap();
         self
     }
@@ -184,7 +184,7 @@ impl TestRoot {
 
     /// The same machine in another directory, with stand-ins of its own.
     pub(crate) fn copy(&self) -> TestRoot {
-        let temp = scratch::folder();
+        let temp = scratch::directory();
         let status = Command::new("cp").arg("-a").arg(self.temp.path().join(".")).arg(temp.path()).status();
         assert!(status.unwrap().success());
         let path = temp.path().canonicalize().unwrap().join(self.path.file_name().unwrap());
@@ -243,7 +243,7 @@ impl TestRoot {
             .link(&format!("var/lib/dkms/{name}/{version}/source"), format!("/usr/src/{name}-{version}"))
     }
 
-    /// The folder of a module's build for a kernel.
+    /// The directory of a module's build for a kernel.
     pub(crate) fn build(name: &str, version: &str, release: &str) -> String {
         format!("var/lib/dkms/{name}/{version}/{release}/{}", clr_dkms::dkms::architecture())
     }
@@ -314,8 +314,8 @@ impl TestRoot {
     }
 
     /// A new version of a source, with which nothing goes wrong any more.
-    pub(crate) fn mend(&self, source: &str) -> &TestRoot {
-        self.behave("").file(&format!("usr/src/{source}/mended.c"), "int mended;\n")
+    pub(crate) fn repair(&self, source: &str) -> &TestRoot {
+        self.behave("").file(&format!("usr/src/{source}/repaired.c"), "int repaired;\n")
     }
 
     pub(crate) fn forget_calls(&self) -> &TestRoot {

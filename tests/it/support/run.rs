@@ -121,7 +121,7 @@ pub(crate) fn as_nobody(root: &TestRoot, name: &str, arguments: &[&str]) -> Opti
     if !rustix::process::geteuid().is_root() {
         return Some(plain);
     }
-    // The folder of a test is closed to others.
+    // The directory of a test is closed to others.
     set_mode(root.path().parent().unwrap(), 0o755);
     let nobody = || {
         let mut command = std::process::Command::new("setpriv");
@@ -171,7 +171,7 @@ pub(crate) fn numbered_here(root: &TestRoot, numbers: &str) -> Vec<u32> {
     found.into_iter().map(|(number, _)| number).collect()
 }
 
-/// Sets the mode of a file or folder.
+/// Sets the mode of a file or directory.
 pub(crate) fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();

@@ -12,10 +12,10 @@ const PREFIX: &str = "clr-dkms-it-";
 const LETTERS: usize = 6;
 const LENGTH: usize = "/tmp/".len() + PREFIX.len() + LETTERS;
 
-/// An empty folder that is removed with the value.
+/// An empty directory that is removed with the value.
 ///
 /// Its path is as long as that of one in `/tmp`, if that can be: screens break their lines by the length of paths.
-pub(crate) fn folder() -> tempfile::TempDir {
+pub(crate) fn directory() -> tempfile::TempDir {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     let place = PLACE.get_or_init(place);
     // What a test asks the library for is done by a process of our programs.

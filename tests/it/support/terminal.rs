@@ -19,7 +19,7 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     /// Runs one of our programs on this root, on a terminal of so many columns and 24 rows; `first` are lines of shell
-    /// before it. The terminal's settings before and after are left in the folder of the tools.
+    /// before it. The terminal's settings before and after are left in the directory of the tools.
     pub(crate) fn run(
         root: &TestRoot,
         columns: usize,

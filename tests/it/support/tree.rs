@@ -24,8 +24,8 @@ pub(crate) fn read(root: &Path) -> Tree {
     tree
 }
 
-fn walk(root: &Path, folder: &Path, tree: &mut Tree) {
-    for entry in fs::read_dir(folder).unwrap() {
+fn walk(root: &Path, directory: &Path, tree: &mut Tree) {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.ends_with(".stand-ins") {
             continue;
@@ -35,7 +35,7 @@ fn walk(root: &Path, folder: &Path, tree: &mut Tree) {
         let what = if meta.is_symlink() {
             format!("link to {}", fs::read_link(&path).unwrap().display())
         } else if meta.is_dir() {
-            format!("folder {mode:o}")
+            format!("directory {mode:o}")
         } else if meta.is_file() {
             format!("file {mode:o} {}", fs::read(&path).unwrap().escape_ascii())
         } else {

@@ -7,7 +7,7 @@ old=6.15.7-1591.native good=6.15.8-1592.native bad=6.15.9-1593.native
 # The critical module does not compile for $bad, the optional one not for $good_but.
 good_but=6.15.10-1594.native
 
-# make_payload: what swupd puts into place, a folder for each update.
+# make_payload: what swupd puts into place, a directory for each update.
 make_payload() {
     local name update
     for name in good:6.15.8-1592 bad:6.15.9-1593 good-but:6.15.10-1594; do

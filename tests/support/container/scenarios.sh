@@ -186,20 +186,20 @@ scenario_overridden() {
 }
 
 scenario_foreign_config() {
-    local folder
-    folder=/proc/$leader/root/run/swupd
-    check 'deferral is armed' grep -c no_boot_update=true "$folder/config"
+    local directory
+    directory=/proc/$leader/root/run/swupd
+    check 'deferral is armed' grep -c no_boot_update=true "$directory/config"
     printf '\n# theirs\n[update]\r\nurl=x y\n;\n' >"$machine/foreign"
-    cp "$machine/foreign" "$folder/config"
+    cp "$machine/foreign" "$directory/config"
     update good
-    check 'theirs comes first' cmp -n "$(stat -c %s "$machine/foreign")" "$machine/foreign" "$folder/config"
-    check 'ours is behind it' grep -c no_boot_update=true "$folder/config"
+    check 'theirs comes first' cmp -n "$(stat -c %s "$machine/foreign")" "$machine/foreign" "$directory/config"
+    check 'ours is behind it' grep -c no_boot_update=true "$directory/config"
     check 'disarm' inside clr-dkms guard --disarm
-    check 'theirs is byte for byte what it was' cmp "$machine/foreign" "$folder/config"
+    check 'theirs is byte for byte what it was' cmp "$machine/foreign" "$directory/config"
     printf '[update]\nurl=x' >"$machine/foreign"
-    cp "$machine/foreign" "$folder/config"
+    cp "$machine/foreign" "$directory/config"
     update other
-    check 'one that swupd cannot read to its end is left alone' cmp "$machine/foreign" "$folder/config"
+    check 'one that swupd cannot read to its end is left alone' cmp "$machine/foreign" "$directory/config"
     check 'the status says so' told 'is left alone: its last line has no newline'
 }
 

@@ -6,22 +6,22 @@ use std::path::Path;
 use super::entries::{ENTRIES, LOADER};
 use super::files::BOOT;
 use super::initrds;
-use super::menu::Place;
+use super::menu::EntryPlace;
 use super::partition;
 use crate::kernel::inventory::{IMAGES, Installed, There};
 use crate::kernel::{Inventory, KernelName};
-use crate::sys::{FileError, Kind, Root, efi, mount};
+use crate::sys::{FileError, FileKind, Root, efi, mount};
 
 /// Room for the entries, `loader.conf`, and the boot loader's own files.
 const FOR_ENTRIES: u64 = 1 << 20;
 /// The end of the name of a file that clr-boot-manager has not written to its end.
 pub(super) const HALF_WRITTEN: &str = ".TmpWrite";
 
-/// Makes sure that `clr-boot-manager update` can be run. Gives what was mended, in sentences: empty files, which crash it,
-/// get `.empty` at the end of their names. Nothing is mended when it must not be run.
+/// Makes sure that `clr-boot-manager update` can be run. Gives what was repaired, in sentences: empty files, which crash it,
+/// get `.empty` at the end of their names. Nothing is repaired when it must not be run.
 ///
 /// # Errors
-/// Why it must not be run, with the next step. What cannot be told is no reason.
+/// Why it must not be run, with the next step. What cannot be determined is no reason.
 pub fn prepare(root: &Root, inventory: &Inventory) -> Result<Vec<String>, String> {
     let kernels = to_install(inventory, root.is_live());
     see_to(root, Some(Copied { inventory, kernels: &kernels }))
@@ -43,7 +43,7 @@ pub fn prepare_for(
 ///
 /// # Errors
 /// As [`prepare`].
-pub fn mend(root: &Root) -> Result<Vec<String>, String> {
+pub fn repair(root: &Root) -> Result<Vec<String>, String> {
     see_to(root, None)
 }
 
@@ -58,12 +58,12 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
     if let Some(why) = super::unprivileged(root) {
         return Err(why);
     }
-    let enough_room = |place: &Place| to_copy.map_or(Ok(()), |copied| enough_room(place, root, copied));
-    let where_it_is = |place: &Place| {
+    let enough_room = |place: &EntryPlace| to_copy.map_or(Ok(()), |copied| enough_room(place, root, copied));
+    let where_it_is = |place: &EntryPlace| {
         enough_room(place)?;
         move_away(place, &empty_files(place))
     };
-    let below_boot = || where_it_is(&Place { root, top: BOOT, device: None });
+    let below_boot = || where_it_is(&EntryPlace { root, top: BOOT, device: None });
     if !root.is_live() {
         return below_boot();
     }
@@ -84,23 +84,25 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
     let opened = match partition::open(root, device) {
         Ok(opened) => opened,
         Err(e) => {
-            tracing::warn!("whether clr-boot-manager can write to the boot partition cannot be told: {e}");
+            tracing::warn!(
+                "whether clr-boot-manager can write to the boot partition cannot be determined: {e}"
+            );
             return Ok(Vec::new());
         }
     };
     let name = opened.device.as_ref().map(|device| device.display().to_string());
-    let place = Place { root: &opened.root, top: "", device: name.clone() };
+    let place = EntryPlace { root: &opened.root, top: "", device: name.clone() };
     let Some(device) = &opened.device else { return where_it_is(&place) };
     enough_room(&place)?;
     let empty = empty_files(&place);
     if empty.is_empty() {
         return Ok(Vec::new());
     }
-    let spelt: Vec<String> = empty.iter().map(|path| place.spell(path)).collect();
+    let display: Vec<String> = empty.iter().map(|path| place.shown_path(path)).collect();
     // The kernel lets nobody write while somebody has it open to be read only.
     drop(opened.root);
-    let root = mount::open_for_writing(root, device).map_err(|e| stuck(&spelt.join(", "), &e))?;
-    move_away(&Place { root: &root, top: "", device: name }, &empty)
+    let root = mount::open_for_writing(root, device).map_err(|e| stuck(&display.join(", "), &e))?;
+    move_away(&EntryPlace { root: &root, top: "", device: name }, &empty)
 }
 
 fn stuck(what: &str, error: &FileError) -> String {
@@ -124,38 +126,38 @@ fn stray(device: &Path, names: &[impl AsRef<str>]) -> String {
 }
 
 /// The empty files on which clr-boot-manager crashes, below the top of the boot partition.
-fn empty_files(place: &Place) -> Vec<String> {
-    let (folder, configuration) = LOADER.rsplit_once('/').unwrap_or_default();
+fn empty_files(place: &EntryPlace) -> Vec<String> {
+    let (directory, configuration) = LOADER.rsplit_once('/').unwrap_or_default();
     let is_empty = |path: &String| {
-        place.root.lookup(place.path(path)).stat().is_some_and(|s| s.kind == Kind::File && s.size == 0)
+        place.root.lookup(place.path(path)).stat().is_some_and(|s| s.kind == FileKind::File && s.size == 0)
     };
     // What cannot be listed is told by who reads the boot files.
-    let named = |folder: &str, matches: &dyn Fn(&str) -> bool| -> Vec<String> {
-        let listed = place.list(folder).unwrap_or_default();
+    let named = |directory: &str, matches: &dyn Fn(&str) -> bool| -> Vec<String> {
+        let listed = place.list(directory).unwrap_or_default();
         let names =
             listed.iter().filter_map(|file| file.text()).filter(|name| matches(&name.to_ascii_lowercase()));
-        names.map(|name| format!("{folder}/{name}")).filter(is_empty).collect()
+        names.map(|name| format!("{directory}/{name}")).filter(is_empty).collect()
     };
     let mut empty = named(ENTRIES, &|name| name.ends_with(".conf"));
-    empty.extend(named(folder, &|name| name == configuration));
+    empty.extend(named(directory, &|name| name == configuration));
     empty
 }
 
-fn move_away(place: &Place, empty: &[String]) -> Result<Vec<String>, String> {
-    let mut mended = Vec::new();
+fn move_away(place: &EntryPlace, empty: &[String]) -> Result<Vec<String>, String> {
+    let mut repaired = Vec::new();
     for path in empty {
-        let fail = |e: FileError| stuck(&place.spell(path), &e);
-        let Some((folder, name)) = path.rsplit_once('/') else { continue };
+        let fail = |e: FileError| stuck(&place.shown_path(path), &e);
+        let Some((directory, name)) = path.rsplit_once('/') else { continue };
         let new = format!("{name}.empty");
         if place.root.rename(place.path(path), &new).map_err(fail)? {
-            place.root.sync(place.path(folder)).map_err(fail)?;
-            mended.push(format!(
+            place.root.sync(place.path(directory)).map_err(fail)?;
+            repaired.push(format!(
                 "{} was empty, which crashes clr-boot-manager: it is {new} now",
-                place.spell(path)
+                place.shown_path(path)
             ));
         }
     }
-    Ok(mended)
+    Ok(repaired)
 }
 
 /// The kernels that `clr-boot-manager update` will install: all in an image; natively the running one, and of each type
@@ -172,7 +174,7 @@ fn to_install(inventory: &Inventory, native: bool) -> Vec<&Installed> {
 /// The files that it will want on the boot partition: their names there, and bytes.
 fn wanted(root: &Root, kernels: &[&Installed]) -> BTreeMap<String, u64> {
     let native = root.is_live();
-    let size = |path: String| root.lookup(path).stat().filter(|s| s.kind == Kind::File).map(|s| s.size);
+    let size = |path: String| root.lookup(path).stat().filter(|s| s.kind == FileKind::File).map(|s| s.size);
     let mut files = BTreeMap::new();
     for kernel in kernels {
         let copies = kernel.copies.iter().filter(|_| !native);
@@ -199,11 +201,11 @@ fn most_at_once(files: &[(u64, Option<u64>)]) -> u64 {
 }
 
 /// Refuses when what will be written does not fit.
-fn enough_room(place: &Place, root: &Root, copied: Copied<'_>) -> Result<(), String> {
+fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> Result<(), String> {
     let inventory = copied.inventory;
-    // Without a folder there is no filesystem to ask; clr-boot-manager makes one.
+    // Without a directory there is no filesystem to ask; clr-boot-manager makes one.
     let Ok(free) = place.root.free_space_for_root(place.path("")) else { return Ok(()) };
-    let folder = format!("EFI/{}", inventory.namespace);
+    let directory = format!("EFI/{}", inventory.namespace);
     let there = |path: String| place.root.lookup(place.path(&path)).stat().map(|s| s.size);
     let wanted = wanted(root, copied.kernels);
     let files: Vec<_> = wanted
@@ -211,7 +213,7 @@ fn enough_room(place: &Place, root: &Root, copied: Copied<'_>) -> Result<(), Str
         .map(|(name, size)| {
             // Without firmware they are at the top, and a kernel has the name of its id.
             let at_top = name.strip_prefix("kernel-").unwrap_or(name).to_owned();
-            (*size, there(format!("{folder}/{name}")).or_else(|| there(at_top)))
+            (*size, there(format!("{directory}/{name}")).or_else(|| there(at_top)))
         })
         .collect();
     let needed = match most_at_once(&files) {
@@ -222,12 +224,12 @@ fn enough_room(place: &Place, root: &Root, copied: Copied<'_>) -> Result<(), Str
         return Ok(());
     }
     let spare: Vec<String> = place
-        .list(&folder)
+        .list(&directory)
         .unwrap_or_default()
         .iter()
         .filter_map(|file| file.text())
         .filter(|name| !wanted.contains_key(*name) && is_spare(name, inventory))
-        .map(|name| format!("{folder}/{name}"))
+        .map(|name| format!("{directory}/{name}"))
         .collect();
     Err(too_little(&place.name(), needed, free, &spare))
 }
@@ -302,8 +304,8 @@ mod tests {
 
     #[test]
     fn kernels_that_will_be_installed() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::open(RootKind::LiveCopy, folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::LiveCopy, directory.path()).unwrap();
         let put = |path: String| _ = root.write(path, b"x", 0o644).unwrap();
         put("/proc/sys/kernel/osrelease".to_owned());
         for (kernel, release) in [
@@ -325,7 +327,7 @@ mod tests {
             to_install(&inventory, native).iter().map(|k| k.name.number).collect()
         };
         assert_eq!(numbers(false), [6, 5, 4, 3, 2, 1]);
-        // What runs cannot be told: each tip and the last good one.
+        // What runs cannot be determined: each tip and the last good one.
         assert_eq!(numbers(true), [6, 4, 2]);
         root.write("/proc/sys/kernel/osrelease", b"6.1.1-1.native\n", 0o644).unwrap();
         assert_eq!(numbers(true), [6, 4, 2, 1]);

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use clr_dkms::app::{status, surfaces};
+use clr_dkms::app::{publish, status};
 use clr_dkms::motd;
-use clr_dkms::render::look::Look;
+use clr_dkms::render::style::ScreenStyle;
 use clr_dkms::render::{metrics, text};
-use clr_dkms::status::{Document, Verdict, states};
+use clr_dkms::status::{StatusDocument, Verdict, catalog};
 use serde_json::Value;
 
 use super::scene::Staged;
@@ -51,9 +51,9 @@ fn timeless(value: &Value) -> String {
 
 impl Told {
     /// Made in this process.
-    pub(super) fn inside(staged: &Staged, document: &Document) -> Told {
+    pub(super) fn inside(staged: &Staged, document: &StatusDocument) -> Told {
         let code = status::code(document.verdict);
-        surfaces::write(&staged.world, document).unwrap();
+        publish::write(&staged.context, document).unwrap();
         let read = |path: &str| staged.root.has(path).then(|| staged.root.text(path));
         let shipped = motd::shipped_text(document.verdict);
         let fragment = shipped.map(|text| motd::fragment(document, text)).unwrap_or_default();
@@ -61,13 +61,16 @@ impl Told {
         Told {
             json: serde_json::to_value(document).unwrap(),
             code,
-            screen: words(&text::screen(document, &Look::default())),
-            all: words(&text::screen(document, &Look { all: true, width: 500, ..Look::default() })),
+            screen: words(&text::screen(document, &ScreenStyle::default())),
+            all: words(&text::screen(
+                document,
+                &ScreenStyle { all: true, width: 500, ..ScreenStyle::default() },
+            )),
             metrics: metrics::text(document),
             motd: fragment,
             check: code,
             pending: u8::from(document.verdict != Verdict::RebootPending),
-            marker: read(surfaces::REBOOT_REQUIRED),
+            marker: read(publish::REBOOT_REQUIRED),
             guard: serde_json::to_value(&document.guard).unwrap(),
             on_reboot: document.on_reboot(),
         }
@@ -108,7 +111,7 @@ impl Told {
             guard,
             on_reboot: inside.on_reboot.clone(),
         };
-        // One document, whoever makes it.
+        // One document, anyone that makes it.
         assert_eq!(timeless(&told.json), timeless(&inside.json));
         assert_eq!((&told.motd, &told.metrics, told.code), (&inside.motd, &inside.metrics, inside.code));
         told
@@ -154,7 +157,7 @@ impl Told {
 
     fn agrees_on_the_verdict(&self) {
         let verdict = self.verdict();
-        let rows = states::find(self.text("id"));
+        let rows = catalog::find(self.text("id"));
         assert_eq!((rows.len(), rows[0].name), (1, verdict));
         let expected = match verdict {
             "healthy" | "reboot-pending" => 0,
@@ -207,7 +210,7 @@ impl Told {
         }
     }
 
-    /// To the guard what cannot be told is as good as missing; others say that it cannot be told.
+    /// To the guard what cannot be determined is as good as missing; others say that it cannot be determined.
     fn is_masked(&self) -> bool {
         let mut lacks = self.guard["next_lacks"].as_array().unwrap().iter();
         self.verdict() == "unknown" && lacks.all(|lack| lack["state"] == "unknown")
@@ -308,7 +311,7 @@ impl Told {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         for module in self.modules() {
             let (state, id) = (text(&module["state"]), text(&module["id"]));
-            let rows = states::find(&id);
+            let rows = catalog::find(&id);
             assert_eq!((rows.len(), rows[0].name), (1, state.as_str()), "{id}");
             assert_eq!(rows[0].next.is_none(), state == "ok", "{id}");
             let missed = module["missed"] == true;
@@ -324,9 +327,9 @@ impl Told {
             };
             let row = self.row("Modules", &name);
             assert!(row.contains(&state) && row.contains(&text(&module["class"])), "{row}");
-            let is_told = self.all.lines().any(|l| l.trim_start().starts_with(&id));
+            let is_reported = self.all.lines().any(|l| l.trim_start().starts_with(&id));
             // A run that is at work is told by the first lines.
-            assert_eq!(is_told, !["ok", "building"].contains(&state.as_str()), "{id}:\n{}", self.all);
+            assert_eq!(is_reported, !["ok", "building"].contains(&state.as_str()), "{id}:\n{}", self.all);
         }
     }
 }

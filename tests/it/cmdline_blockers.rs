@@ -31,19 +31,19 @@ fn foreign(root: &TestRoot) -> crate::support::tree::Tree {
     let mut tree = root.tree();
     let ours = ["clr-dkms.conf", "cmdline.json", "clr-dkms.lock"];
     tree.retain(|path, entry| {
-        !ours.iter().any(|name| path.ends_with(name)) && !entry.what.starts_with("folder")
+        !ours.iter().any(|name| path.ends_with(name)) && !entry.what.starts_with("directory")
     });
     tree
 }
 
 /// The verb fails with exactly these obstacles, nothing foreign is touched, and their commands clear them.
 #[track_caller]
-fn cleared(name: &str, root: &TestRoot, verb: &str, obstacles: &[&str]) {
+fn cleared(name: &str, root: &TestRoot, verb: &str, blockers: &[&str]) {
     let before = foreign(root);
     let run = change(root, verb);
-    run.code(1).says(obstacles);
+    run.code(1).says(blockers);
     let commands = commands(&run);
-    assert_eq!(commands.len(), obstacles.len(), "{name}: {}", run.stderr);
+    assert_eq!(commands.len(), blockers.len(), "{name}: {}", run.stderr);
     assert_eq!(foreign(root), before, "{name}");
     for command in commands {
         let command = command.replace("ROOT", &root.path().display().to_string());
@@ -61,7 +61,7 @@ fn cleared(name: &str, root: &TestRoot, verb: &str, obstacles: &[&str]) {
 
 #[test]
 fn a_mask_of_the_admin() {
-    for kind in ["link", "file", "dangling", "folder"] {
+    for kind in ["link", "file", "dangling", "directory"] {
         let root = TestRoot::system();
         let mask = format!("{LOCAL}/clr-ignore-mod-sig.conf");
         match kind {

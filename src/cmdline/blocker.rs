@@ -4,17 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use super::PARAMETER;
-use super::merge::{Effect, Origin, Word, contents, effective, merge};
-use super::parameter::{Arguments, LINE_LIMIT, Switch, written_switch};
-use super::sources::{ADMIN, Fragment, LOCAL, REMOVALS, Sources, VENDOR};
-use crate::sys::{Kind, Root, RootKind};
+use super::merge::{CmdlineWord, Effect, WordOrigin, contents, effective, merge};
+use super::parameter::{KernelArguments, LINE_LIMIT, Switch, written_switch};
+use super::sources::{ADMIN, CmdlineSources, Fragment, LOCAL, REMOVALS, VENDOR};
+use crate::sys::{FileKind, Root, RootKind};
 
 /// A line has no more hindrances than that, or it is not worth while to name them all.
 const MOST: usize = 16;
 
 /// What stands in the way, and the command that would clear it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Obstacle {
+pub struct CmdlineBlocker {
     /// The file inside the root.
     pub path: PathBuf,
     /// The line of it, where it is one.
@@ -85,38 +85,41 @@ impl Edit {
     }
 }
 
-impl Obstacle {
+impl CmdlineBlocker {
     /// In a sentence, with the paths as the host spells them: a command for an image must not hit the host.
     pub fn told(&self, root: &Root) -> String {
-        let path = root.spell(&self.path);
+        let path = root.shown_path(&self.path);
         let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
         format!("{}{line} {}; to change that: `{}`", path.display(), self.what, self.command(root))
     }
 
     /// The command that clears it.
     pub fn command(&self, root: &Root) -> String {
-        let path = quoted(&root.spell(&self.path));
+        let path = quoted(&root.shown_path(&self.path));
         match &self.clear {
-            // A folder may hold something that is worth keeping.
-            Clear::Remove if root.lookup_link(&self.path).is(Kind::Folder) => format!("mv {path} {path}.off"),
+            // A directory may hold something that is worth keeping.
+            Clear::Remove if root.lookup_link(&self.path).is(FileKind::Directory) => {
+                format!("mv {path} {path}.off")
+            }
             Clear::Remove => format!("rm {path}"),
             Clear::Edit(edits) => {
                 let scripts = edits.iter().map(|(line, edit)| format!("{line}{}", edit.script()));
                 let script = format!("'{}'", scripts.collect::<Vec<_>>().join(";"));
                 match (self.path.starts_with(VENDOR), self.path.file_name()) {
                     (true, Some(name)) => {
-                        let (folder, copy) = (root.spell(LOCAL), root.spell(Path::new(LOCAL).join(name)));
-                        let (folder, copy) = (quoted(&folder), quoted(&copy));
-                        format!("mkdir -p {folder} && sed -E {script} {path} >{copy}")
+                        let (directory, copy) =
+                            (root.shown_path(LOCAL), root.shown_path(Path::new(LOCAL).join(name)));
+                        let (directory, copy) = (quoted(&directory), quoted(&copy));
+                        format!("mkdir -p {directory} && sed -E {script} {path} >{copy}")
                     }
                     _ => format!("sed -i -E {script} {path}"),
                 }
             }
             Clear::TakeOut(bytes) => {
                 let file = Path::new(REMOVALS).join("no-sig-unenforce.conf");
-                let (folder, file) = (quoted(&root.spell(REMOVALS)), quoted(&root.spell(file)));
+                let (directory, file) = (quoted(&root.shown_path(REMOVALS)), quoted(&root.shown_path(file)));
                 let text = quoted(Path::new(&*String::from_utf8_lossy(bytes)));
-                format!("mkdir -p {folder} && printf '%s\\n' {text} >>{file}")
+                format!("mkdir -p {directory} && printf '%s\\n' {text} >>{file}")
             }
             Clear::Verb(verb) => {
                 let root_path = quoted(root.path());
@@ -130,11 +133,11 @@ impl Obstacle {
     }
 }
 
-/// A changed copy of a vendor's file is made anew by each command: it has to have the changes of those before it too.
-pub(super) fn gather(obstacles: &mut [Obstacle]) {
-    for at in 1..obstacles.len() {
-        let (before, rest) = obstacles.split_at_mut(at);
-        let Obstacle { path, clear: Clear::Edit(edits), .. } = &mut rest[0] else { continue };
+/// A changed copy of a vendor's file is made again by each command: it has to have the changes of those before it too.
+pub(super) fn gather(blockers: &mut [CmdlineBlocker]) {
+    for at in 1..blockers.len() {
+        let (before, rest) = blockers.split_at_mut(at);
+        let CmdlineBlocker { path, clear: Clear::Edit(edits), .. } = &mut rest[0] else { continue };
         if let Some(Clear::Edit(earlier)) =
             before.iter().rev().find(|o| o.path == *path && path.starts_with(VENDOR)).map(|o| &o.clear)
         {
@@ -155,13 +158,13 @@ fn quoted(path: &Path) -> String {
 }
 
 /// What this system itself makes of its files: the glob trap concerns only who is given a path.
-pub(super) fn seen(sources: &Sources) -> Sources {
-    Sources { glob_blind: false, ..sources.copy() }
+pub(super) fn seen(sources: &CmdlineSources) -> CmdlineSources {
+    CmdlineSources { glob_blind: false, ..sources.copy() }
 }
 
 /// What the line of these files says of the parameter.
-pub(super) fn is_now(sources: &Sources) -> Switch {
-    Arguments::read(&effective(&seen(sources))).switch(PARAMETER, sources.dialect)
+pub(super) fn is_now(sources: &CmdlineSources) -> Switch {
+    KernelArguments::read(&effective(&seen(sources))).switch(PARAMETER, sources.dialect)
 }
 
 /// What a file alone would say.
@@ -185,7 +188,7 @@ fn is_dashes(word: &[u8]) -> bool {
 
 /// What keeps a parameter that some file sets from being effective: removals that take it, or a part of a word beside it,
 /// and what ends the part of the line that the kernel reads.
-pub(super) fn hindrances(sources: &Sources) -> Vec<Obstacle> {
+pub(super) fn blockers(sources: &CmdlineSources) -> Vec<CmdlineBlocker> {
     let mut sources = seen(sources);
     let mut found = Vec::new();
     while is_now(&sources) != Switch::On && found.len() < MOST {
@@ -199,7 +202,7 @@ pub(super) fn hindrances(sources: &Sources) -> Vec<Obstacle> {
             break;
         };
         change(&mut sources, &origin, edit);
-        found.push(Obstacle {
+        found.push(CmdlineBlocker {
             path: origin.path,
             line: Some(origin.line),
             what,
@@ -209,12 +212,12 @@ pub(super) fn hindrances(sources: &Sources) -> Vec<Obstacle> {
     found
 }
 
-fn every_removal(sources: &Sources) -> Vec<Origin> {
+fn every_removal(sources: &CmdlineSources) -> Vec<WordOrigin> {
     merge(sources).removed.into_iter().map(|r| r.by).collect()
 }
 
 /// The fewest lines of removals without which the parameter is effective; none when they are not the reason.
-fn culprits(sources: &Sources) -> Vec<Origin> {
+fn culprits(sources: &CmdlineSources) -> Vec<WordOrigin> {
     let mut culprits = every_removal(sources);
     if culprits.is_empty() || is_now(&without(sources, &culprits)) != Switch::On {
         return Vec::new();
@@ -230,7 +233,7 @@ fn culprits(sources: &Sources) -> Vec<Origin> {
     culprits
 }
 
-fn without(sources: &Sources, lines: &[Origin]) -> Sources {
+fn without(sources: &CmdlineSources, lines: &[WordOrigin]) -> CmdlineSources {
     let mut sources = sources.copy();
     for line in lines {
         change(&mut sources, line, Edit::Comment);
@@ -239,7 +242,7 @@ fn without(sources: &Sources, lines: &[Origin]) -> Sources {
 }
 
 /// Changes one line of one of the files.
-fn change(sources: &mut Sources, at: &Origin, edit: Edit) {
+fn change(sources: &mut CmdlineSources, at: &WordOrigin, edit: Edit) {
     let fragments = sources.vendor.iter_mut().chain(&mut sources.local).map(|f| (&f.path, &mut f.bytes));
     let removals = sources.removals.iter_mut().filter_map(|r| Some((&r.path, r.bytes.as_mut()?)));
     let mut files = fragments.chain(removals);
@@ -254,11 +257,11 @@ fn change(sources: &mut Sources, at: &Origin, edit: Edit) {
 }
 
 /// A line of removals that is at fault. What it does shows where the others are gone.
-fn removal(sources: &Sources, by: &Origin, culprits: &[Origin]) -> Obstacle {
-    let others: Vec<Origin> = culprits.iter().filter(|o| *o != by).cloned().collect();
+fn removal(sources: &CmdlineSources, by: &WordOrigin, culprits: &[WordOrigin]) -> CmdlineBlocker {
+    let others: Vec<WordOrigin> = culprits.iter().filter(|o| *o != by).cloned().collect();
     let merged = merge(&without(sources, &others));
     let removed = merged.removed.iter().find(|r| r.by == *by);
-    let is_ours = |word: &Word| written_switch(&word.bytes, PARAMETER) == Switch::On;
+    let is_ours = |word: &CmdlineWord| written_switch(&word.bytes, PARAMETER) == Switch::On;
     let what = match removed.map(|r| &r.effect) {
         Some(Effect::Took(words)) if words.iter().any(is_ours) => {
             format!("takes {PARAMETER} out of the line again")
@@ -270,7 +273,7 @@ fn removal(sources: &Sources, by: &Origin, culprits: &[Origin]) -> Obstacle {
         _ => format!("keeps {PARAMETER} from being effective"),
     };
     let said = removed.map(|r| format!(" (\"{}\")", text(&r.text))).unwrap_or_default();
-    Obstacle {
+    CmdlineBlocker {
         path: by.path.clone(),
         line: Some(by.line),
         what: format!("{what}{said}"),
@@ -279,9 +282,9 @@ fn removal(sources: &Sources, by: &Origin, culprits: &[Origin]) -> Obstacle {
 }
 
 /// Where the kernel, or clr-boot-manager, stops to read.
-fn end(sources: &Sources) -> Option<(Origin, Edit, String)> {
+fn end(sources: &CmdlineSources) -> Option<(WordOrigin, Edit, String)> {
     let merged = merge(sources);
-    let shown = |word: &Word| -> String { text(&word.bytes).chars().take(40).collect() };
+    let shown = |word: &CmdlineWord| -> String { text(&word.bytes).chars().take(40).collect() };
     for word in &merged.words {
         let Some(origin) = word.origins.first() else { continue };
         let deaf = |why: String| format!("has {why}, behind which the kernel reads no parameter");
@@ -304,7 +307,7 @@ fn end(sources: &Sources) -> Option<(Origin, Edit, String)> {
 }
 
 /// Nothing ends the line too early: it is too long.
-fn length(sources: &Sources) -> Obstacle {
+fn length(sources: &CmdlineSources) -> CmdlineBlocker {
     let merged = merge(sources);
     let bytes_of = |path: &Path| -> usize {
         let of_it = merged.pieces.iter().filter(|p| p.origin.as_ref().is_some_and(|o| o.path == path));
@@ -319,13 +322,14 @@ fn length(sources: &Sources) -> Obstacle {
         }
         _ => format!("and the other files do not give a line with {PARAMETER}"),
     };
-    Obstacle { path, line: None, what, clear: Clear::Verb("show") }
+    CmdlineBlocker { path, line: None, what, clear: Clear::Verb("show") }
 }
 
 /// What sets the parameter, where no file of ours does.
-pub(super) fn setters(sources: &Sources) -> Vec<Obstacle> {
+pub(super) fn setters(sources: &CmdlineSources) -> Vec<CmdlineBlocker> {
     let merged = merge(&seen(sources));
-    let sets = |w: &Word| Arguments::read(&w.bytes).switch(PARAMETER, sources.dialect) != Switch::Off;
+    let sets =
+        |w: &CmdlineWord| KernelArguments::read(&w.bytes).switch(PARAMETER, sources.dialect) != Switch::Off;
     let mut found = Vec::new();
     for word in merged.words.iter().filter(|w| sets(w)) {
         found.extend(word.origins.iter().map(|origin| setter(sources, word, origin)));
@@ -336,29 +340,35 @@ pub(super) fn setters(sources: &Sources) -> Vec<Obstacle> {
     found
 }
 
-fn setter(sources: &Sources, word: &Word, origin: &Origin) -> Obstacle {
+fn setter(sources: &CmdlineSources, word: &CmdlineWord, origin: &WordOrigin) -> CmdlineBlocker {
     let is_it = |f: &&Fragment| f.path == origin.path;
-    let obstacle =
-        |what: String, clear| Obstacle { path: origin.path.clone(), line: Some(origin.line), what, clear };
+    let blocker = |what: String, clear| CmdlineBlocker {
+        path: origin.path.clone(),
+        line: Some(origin.line),
+        what,
+        clear,
+    };
     if word.origins.len() > 1 {
         let what = format!("has a part of {}, which a removal has glued together", text(&word.bytes));
-        return obstacle(what, Clear::Verb("show"));
+        return blocker(what, Clear::Verb("show"));
     }
     if memchr::memmem::find(&word.bytes, b"unenforce").is_none() {
-        let what =
-            format!("has {}: whether an initrd then sets {PARAMETER} cannot be told", text(&word.bytes));
-        return obstacle(what, Clear::Verb("show"));
+        let what = format!(
+            "has {}: whether an initrd then sets {PARAMETER} cannot be determined",
+            text(&word.bytes)
+        );
+        return blocker(what, Clear::Verb("show"));
     }
     if origin.path == sources.kernel_path {
         let what = format!("is the kernel's own line, and sets {PARAMETER}");
-        return obstacle(what, Clear::TakeOut(word.bytes.clone()));
+        return blocker(what, Clear::TakeOut(word.bytes.clone()));
     }
     let drop = || Clear::Edit(vec![(origin.line, Edit::DropParameter)]);
     if sources.vendor.iter().any(|f| is_it(&f)) {
         let what = format!("sets {PARAMETER} beside other words, which a mask would take away too");
-        return obstacle(what, drop());
+        return blocker(what, drop());
     }
     let whole = sources.local.iter().find(is_it).is_some_and(holds_only_the_parameter);
     let clear = if whole { Clear::Remove } else { drop() };
-    obstacle(format!("sets {PARAMETER}, and is not ours"), clear)
+    blocker(format!("sets {PARAMETER}, and is not ours"), clear)
 }

@@ -173,7 +173,7 @@ pub fn state(state: State) -> Explained {
             "CD-108",
             "broken-source",
             "The source or the dkms.conf of the module cannot be used.",
-            "The folder in /usr/src is gone, or its dkms.conf has an error.",
+            "The directory in /usr/src is gone, or its dkms.conf has an error.",
             Some("`clr-dkms lint MODULE` says what is wrong and where"),
         ),
         State::VermagicMismatch => row(
@@ -181,7 +181,7 @@ pub fn state(state: State) -> Explained {
             "vermagic-mismatch",
             "The installed file was made for another kernel: this one refuses it.",
             "A build with the headers of another kernel, or two runs of dkms at once.",
-            Some("`sudo clr-dkms-post-update` builds it anew"),
+            Some("`sudo clr-dkms-post-update` builds it again"),
         ),
         State::NotInModulesDep => row(
             "CD-110",
@@ -217,7 +217,7 @@ pub fn state(state: State) -> Explained {
         State::Unknown => row(
             "CD-112",
             "unknown",
-            "It cannot be told.",
+            "It cannot be determined.",
             "A file cannot be read, a dkms.conf could not be evaluated in time, or the symbols that a module takes \
              could not be compared: without the headers' Module.symvers the names in System.map are asked, and what \
              was checked once holds for the same file.",
@@ -227,7 +227,7 @@ pub fn state(state: State) -> Explained {
             "CD-113",
             "symbols-mismatch",
             "The module needs a symbol that nothing exports, or in another version than it is exported.",
-            "The kernel, or a module beneath, was built anew since the module was.",
+            "The kernel, or a module beneath, was built again since the module was.",
             Some("`sudo clr-dkms rebuild MODULE --force`"),
         ),
         State::Conflict => row(

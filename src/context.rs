@@ -5,7 +5,7 @@ use crate::sys::{Clock, Root, Tools};
 
 /// The world of one run.
 #[derive(Debug)]
-pub struct World {
+pub struct Context {
     /// The system that is worked on.
     pub root: Root,
     /// The programs of the machine that we run on.

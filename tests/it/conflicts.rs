@@ -47,7 +47,7 @@ fn who_has_it_proven_keeps_it() {
         root.forget_calls().run("clr-dkms", arguments).code(1).shows(&[&told]);
         assert_eq!(root.calls(), Vec::<String>::new());
     }
-    // With all of them named or none, the one that has it is built anew, and the other one is not.
+    // With all of them named or none, the one that has it is built again, and the other one is not.
     root.run("clr-dkms", &["rebuild", "--force"]);
     assert_eq!(root.short_calls()[0], format!("build hello {B}"));
     is_of(&root, "hello", "hello/1.0");

@@ -1,4 +1,4 @@
-//! A folder that is held open: what is in it is looked at without going the way to it each time.
+//! A directory that is held open: what is in it is looked at without going the way to it each time.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -10,27 +10,27 @@ use rustix::io::Errno;
 
 use super::root::{FileError, Presence, Root};
 
-/// The folder.
+/// The directory.
 #[derive(Debug)]
-pub struct Folder<'r> {
+pub struct Directory<'r> {
     root: &'r Root,
     fd: OwnedFd,
     path: PathBuf,
 }
 
 impl Root {
-    /// Opens a folder to look at what is in it.
+    /// Opens a directory to look at what is in it.
     ///
     /// # Errors
-    /// When it is no folder, or cannot be opened.
-    pub fn open_folder(&self, path: impl AsRef<Path>) -> Result<Folder<'_>, FileError> {
+    /// When it is no directory, or cannot be opened.
+    pub fn open_directory(&self, path: impl AsRef<Path>) -> Result<Directory<'_>, FileError> {
         let path = path.as_ref().to_owned();
         let fd = self.open_at(&path, OFlags::PATH | OFlags::DIRECTORY);
-        Ok(Folder { root: self, fd: fd.map_err(|e| self.fail_read("look at", &path, e))?, path })
+        Ok(Directory { root: self, fd: fd.map_err(|e| self.fail_read("look at", &path, e))?, path })
     }
 }
 
-impl Folder<'_> {
+impl Directory<'_> {
     /// What `name` in it leads to; none when nothing of that name is there, not even a link.
     pub fn lookup(&self, name: &str) -> Option<Presence> {
         let path = self.path.join(name);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::conf::BuiltModule;
-use super::{ModuleName, Pair, Stage, plan};
+use super::{ModuleName, ModuleOnKernel, Stage, plan};
 
 /// Who else makes a file of a module's, and has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,26 +29,30 @@ impl fmt::Display for Rival {
 ///
 /// A file stays with who has it proven, else with whom dkms has it installed, else it goes to the first by name that
 /// asks for it: so no run ever takes back what the one before it gave.
-pub fn find(pairs: &mut [Pair]) {
-    let names: Vec<Vec<String>> = pairs
+pub fn find(modules_on_kernels: &mut [ModuleOnKernel]) {
+    let names: Vec<Vec<String>> = modules_on_kernels
         .iter()
         .map(|pair| pair.conf.iter().flat_map(|conf| &conf.built).map(|built| fold(&built.name)).collect())
         .collect();
-    let contends = |at: &usize| pairs[*at].rival.is_none() && is_contender(&pairs[*at]);
-    let mut ranked: Vec<usize> = (0..pairs.len()).filter(contends).collect();
+    let contends =
+        |at: &usize| modules_on_kernels[*at].conflict.is_none() && is_contender(&modules_on_kernels[*at]);
+    let mut ranked: Vec<usize> = (0..modules_on_kernels.len()).filter(contends).collect();
     // Stable: pairs come by name.
-    ranked.sort_by_cached_key(|at| rank(&pairs[*at]));
+    ranked.sort_by_cached_key(|at| rank(&modules_on_kernels[*at]));
     let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
     for at in ranked {
         if names[at].iter().all(|name| !taken.contains_key(name.as_str())) {
             taken.extend(names[at].iter().map(|name| (name.as_str(), at)));
         }
     }
-    for at in 0..pairs.len() {
+    for at in 0..modules_on_kernels.len() {
         let lost = names[at].iter().position(|name| taken.get(name.as_str()).is_some_and(|by| *by != at));
-        if let (None, Some(lost), Ok(conf)) = (&pairs[at].rival, lost, &pairs[at].conf) {
+        if let (None, Some(lost), Ok(conf)) =
+            (&modules_on_kernels[at].conflict, lost, &modules_on_kernels[at].conf)
+        {
             let (file, by) = (conf.built[lost].name.clone(), taken[names[at][lost].as_str()]);
-            pairs[at].rival = Some(Rival { module: pairs[by].module.clone(), file });
+            modules_on_kernels[at].conflict =
+                Some(Rival { module: modules_on_kernels[by].module.clone(), file });
         }
     }
 }
@@ -65,12 +69,12 @@ pub fn shared(one: &[BuiltModule], other: &[BuiltModule]) -> Option<String> {
 }
 
 /// Who neither has a file nor asks for it keeps nobody from it.
-fn is_contender(pair: &Pair) -> bool {
+fn is_contender(pair: &ModuleOnKernel) -> bool {
     pair.stage == Stage::Installed || plan::unwanted(pair).is_none()
 }
 
 /// Who has the file, then who asks for it, then who has it no more and does not ask for it.
-fn rank(pair: &Pair) -> u8 {
+fn rank(pair: &ModuleOnKernel) -> u8 {
     let installed = pair.stage == Stage::Installed;
     match &pair.proof {
         Ok(_) => 0,
@@ -90,33 +94,34 @@ mod tests {
     use crate::kernel::Headers;
 
     /// A module that makes these files. Its proof: 0 proven, 1 installed and altered, 2 new, 3 new and not asked for.
-    fn pair(name: &str, files: &[&str], how: u8) -> Pair {
+    fn pair(name: &str, files: &[&str], how: u8) -> ModuleOnKernel {
         let built = files.iter().map(|f| BuiltModule { name: (*f).to_owned(), location: String::new() });
-        Pair {
+        ModuleOnKernel {
             module: ModuleName { name: name.to_owned(), version: "1".to_owned() },
             release: "6.15.8-1592.native".to_owned(),
-            source: Source::Folder { path: "/usr/src/x-1".into(), portable: true },
+            source: Source::Directory { path: "/usr/src/x-1".into(), portable: true },
             stage: if how < 2 { Stage::Installed } else { Stage::Added },
             conf: Ok(Conf { autoinstall: how != 3, built: built.collect(), ..Conf::default() }),
             proof: if how == 0 { Ok(Vec::new()) } else { Err(vec![Flaw::Differs { path: "/x".to_owned() }]) },
             built_files_good: false,
             in_the_way: Vec::new(),
             headers: Headers::Present,
-            rival: None,
+            conflict: None,
             programs_missing: Vec::new(),
             beneath: std::collections::BTreeMap::new(),
         }
     }
 
-    fn shared_by(one: &Pair, other: &Pair) -> Option<String> {
+    fn shared_by(one: &ModuleOnKernel, other: &ModuleOnKernel) -> Option<String> {
         shared(&one.conf.as_ref().ok()?.built, &other.conf.as_ref().ok()?.built)
     }
 
     /// Who loses, and to whom.
-    fn lost(mut pairs: Vec<Pair>) -> Vec<String> {
-        find(&mut pairs);
-        let told = |p: &Pair| Some(format!("{} to {}", p.module.name, p.rival.as_ref()?.module.name));
-        pairs.iter().filter_map(told).collect()
+    fn lost(mut modules_on_kernels: Vec<ModuleOnKernel>) -> Vec<String> {
+        find(&mut modules_on_kernels);
+        let told =
+            |p: &ModuleOnKernel| Some(format!("{} to {}", p.module.name, p.conflict.as_ref()?.module.name));
+        modules_on_kernels.iter().filter_map(told).collect()
     }
 
     #[test]
@@ -143,22 +148,22 @@ mod tests {
         fn no_file_is_given_twice_and_none_is_kept_back(
             modules in prop::collection::vec((prop::collection::vec("[xyz]", 1..3), 0u8..3), 0..6),
         ) {
-            let mut pairs: Vec<Pair> = modules.iter().enumerate().map(|(at, (files, how))| {
+            let mut modules_on_kernels: Vec<ModuleOnKernel> = modules.iter().enumerate().map(|(at, (files, how))| {
                 let files: Vec<&str> = files.iter().map(String::as_str).collect();
                 pair(&format!("m{at}"), &files, *how)
             }).collect();
-            find(&mut pairs);
-            let winners: Vec<&Pair> = pairs.iter().filter(|p| p.rival.is_none()).collect();
+            find(&mut modules_on_kernels);
+            let winners: Vec<&ModuleOnKernel> = modules_on_kernels.iter().filter(|p| p.conflict.is_none()).collect();
             for (at, one) in winners.iter().enumerate() {
                 prop_assert!(winners[at + 1..].iter().all(|other| shared_by(one, other).is_none()));
             }
-            for beaten in pairs.iter().filter(|p| p.rival.is_some()) {
+            for beaten in modules_on_kernels.iter().filter(|p| p.conflict.is_some()) {
                 prop_assert!(winners.iter().any(|winner| shared_by(winner, beaten).is_some()));
             }
-            let before: Vec<_> = pairs.iter().map(|p| p.rival.clone()).collect();
-            pairs.iter_mut().for_each(|p| p.rival = None);
-            find(&mut pairs);
-            let again: Vec<_> = pairs.iter().map(|p| p.rival.clone()).collect();
+            let before: Vec<_> = modules_on_kernels.iter().map(|p| p.conflict.clone()).collect();
+            modules_on_kernels.iter_mut().for_each(|p| p.conflict = None);
+            find(&mut modules_on_kernels);
+            let again: Vec<_> = modules_on_kernels.iter().map(|p| p.conflict.clone()).collect();
             prop_assert_eq!(before, again);
         }
     }

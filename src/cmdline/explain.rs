@@ -1,14 +1,15 @@
 //! How `module.sig_unenforce` came onto a configured line, or why it is not there, in sentences.
 
 use super::PARAMETER;
-use super::merge::{Effect, Merged, Word, contents};
+use super::merge::{CmdlineWord, Effect, Merged, contents};
 use super::parameter::{Switch, written_switch};
-use super::sources::{Fragment, LOCAL, Mask, Sources};
+use super::sources::{CmdlineSources, Fragment, LOCAL, Mask};
 
 /// Makes the sentences; none when no file says anything of it.
-pub fn story(sources: &Sources, merged: &Merged) -> Vec<String> {
-    let sets = |word: &Word| written_switch(&word.bytes, PARAMETER) == Switch::On;
-    let places = |word: &Word| word.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+pub fn explain(sources: &CmdlineSources, merged: &Merged) -> Vec<String> {
+    let sets = |word: &CmdlineWord| written_switch(&word.bytes, PARAMETER) == Switch::On;
+    let places =
+        |word: &CmdlineWord| word.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     let mut told: Vec<String> = merged
         .words
         .iter()
@@ -46,7 +47,7 @@ fn is_setting(fragment: &Fragment) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::merge::merge;
-    use super::super::sources::Removal;
+    use super::super::sources::RemovalFile;
     use super::*;
 
     #[test]
@@ -57,10 +58,12 @@ mod tests {
             bytes: b"# why\nmodule.sig_unenforce\n".to_vec(),
             mask,
         };
-        let told = |sources: &Sources| story(sources, &merge(sources));
-        let mut sources = Sources { vendor: vec![fragment(None)], ..Sources::default() };
+        let told = |sources: &CmdlineSources| explain(sources, &merge(sources));
+        let mut sources = CmdlineSources { vendor: vec![fragment(None)], ..CmdlineSources::default() };
         assert_eq!(told(&sources), ["module.sig_unenforce comes from /usr/share/kernel/cmdline.d/v.conf:2"]);
-        sources.removals.push(Removal { path: "/r.conf".into(), bytes: Some(b"sig_unenforce\n".to_vec()) });
+        sources
+            .removals
+            .push(RemovalFile { path: "/r.conf".into(), bytes: Some(b"sig_unenforce\n".to_vec()) });
         let part = "/usr/share/kernel/cmdline.d/v.conf:2 sets module.sig_unenforce, and /r.conf:1 takes a part of it out again";
         assert_eq!(told(&sources), [part]);
         sources.vendor = vec![fragment(Some(Mask::SameName))];

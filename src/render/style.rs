@@ -7,7 +7,7 @@ use crate::sys::terminal;
 
 /// How the screen of a document is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct ScreenStyle {
     /// Columns.
     pub width: usize,
     /// Symbols beyond ASCII may be used.
@@ -16,17 +16,17 @@ pub struct Look {
     pub all: bool,
 }
 
-impl Look {
+impl ScreenStyle {
     /// That of where we are run; `all` is as it says.
-    pub fn here(all: bool) -> Look {
-        Look { width: terminal::width(), unicode: terminal::shows_unicode(), all }
+    pub fn here(all: bool) -> ScreenStyle {
+        ScreenStyle { width: terminal::width(), unicode: terminal::shows_unicode(), all }
     }
 }
 
-impl Default for Look {
+impl Default for ScreenStyle {
     /// That of a terminal of 80 columns.
-    fn default() -> Look {
-        Look { width: super::WIDTH, unicode: true, all: false }
+    fn default() -> ScreenStyle {
+        ScreenStyle { width: super::WIDTH, unicode: true, all: false }
     }
 }
 
@@ -43,13 +43,13 @@ pub enum Tone {
     Bad,
     /// It is being worked on.
     Busy,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
 }
 
 impl Tone {
     /// One column.
-    pub fn symbol(self, look: &Look) -> &'static str {
+    pub fn symbol(self, style: &ScreenStyle) -> &'static str {
         let (unicode, ascii) = match self {
             Tone::Good => ("✔", "+"),
             Tone::Plain => ("–", "-"),
@@ -58,7 +58,7 @@ impl Tone {
             Tone::Busy => ("…", "~"),
             Tone::Unknown => ("?", "?"),
         };
-        if look.unicode { unicode } else { ascii }
+        if style.unicode { unicode } else { ascii }
     }
 
     fn color(self) -> Option<AnsiColor> {
@@ -80,7 +80,7 @@ pub struct Span {
 }
 
 /// A line of a screen.
-pub type Line = Vec<Span>;
+pub type StyledLine = Vec<Span>;
 
 /// Text as it is.
 pub fn plain(text: impl Into<String>) -> Span {
@@ -102,19 +102,19 @@ pub fn columns(line: &[Span]) -> usize {
     line.iter().map(|span| shown(&span.text).chars().count()).sum()
 }
 
-/// The lines with ANSI styles, without blanks at their ends; whoever prints them takes the styles out where they are not
+/// The lines with ANSI styles, without blanks at their ends; anyone that prints them takes the styles out where they are not
 /// wanted. What came from files and programs is shown, not obeyed.
-pub fn painted(lines: &[Line], look: &Look) -> String {
+pub fn painted(lines: &[StyledLine], style: &ScreenStyle) -> String {
     let mut out = String::new();
     for line in lines {
         let last = line.iter().rposition(|span| !span.text.trim_end().is_empty());
         for (at, span) in line.iter().enumerate().take(last.map_or(0, |last| last + 1)) {
             let text = if Some(at) == last { span.text.trim_end() } else { &span.text };
-            let mut style = Style::new().fg_color(span.tone.color().map(Into::into));
+            let mut ansi = Style::new().fg_color(span.tone.color().map(Into::into));
             if span.bold {
-                style = style.bold();
+                ansi = ansi.bold();
             }
-            out.push_str(&format!("{style}{}{style:#}", spelt(&shown(text), look)));
+            out.push_str(&format!("{ansi}{}{ansi:#}", display(&shown(text), style)));
         }
         out.push('\n');
     }
@@ -122,9 +122,9 @@ pub fn painted(lines: &[Line], look: &Look) -> String {
 }
 
 /// Compilers quote with letters that a terminal without Unicode cannot show.
-fn spelt(text: &str, look: &Look) -> String {
+fn display(text: &str, style: &ScreenStyle) -> String {
     let letter = |c: char| match c {
-        c if look.unicode || c.is_ascii() => c,
+        c if style.unicode || c.is_ascii() => c,
         '‘' | '’' => '\'',
         '“' | '”' => '"',
         _ => '?',

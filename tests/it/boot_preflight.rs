@@ -35,7 +35,7 @@ fn empty_files_are_moved_away() {
             // These crash nothing.
             .file("boot/loader/entries/README", "")
             .file("boot/loader/random-seed", "")
-            .folder("boot/loader/entries/folder.conf");
+            .directory("boot/loader/entries/directory.conf");
         let moved = |path: &str, name: &str| {
             format!(
                 "ROOT/boot/loader/{path}{name} was empty, which crashes clr-boot-manager: it is {name}.empty now"
@@ -49,11 +49,11 @@ fn empty_files_are_moved_away() {
             assert!(!root.has(&format!("boot/loader/{path}")), "{path}");
             assert_eq!(root.text(&format!("boot/loader/{path}.empty")), "", "{path}");
         }
-        for path in ["entries/README", "random-seed", "entries/folder.conf"] {
+        for path in ["entries/README", "random-seed", "entries/directory.conf"] {
             assert!(root.has(&format!("boot/loader/{path}")), "{path}");
         }
         assert_eq!(root.text(A_ENTRY), good);
-        root.remove("boot/loader/entries/folder.conf");
+        root.remove("boot/loader/entries/directory.conf");
         assert_eq!(boot.update().error, None);
     }
 }
@@ -73,7 +73,7 @@ fn nothing_outside_of_the_root_is_touched() {
 #[test]
 fn an_empty_file_that_cannot_be_moved() {
     let root = TestRoot::updated();
-    root.file("boot/loader/entries/x.conf", "").folder("boot/loader/entries/x.conf.empty");
+    root.file("boot/loader/entries/x.conf", "").directory("boot/loader/entries/x.conf.empty");
     let why = prepare(&root).unwrap_err();
     assert!(
         why.contains("moved away (cannot rename ROOT/boot/loader/entries/x.conf: Is a directory"),
@@ -137,7 +137,7 @@ fn too_little_room_is_told_before() {
     // Where there is no firmware it lies at the top.
     fs::rename(root.at(&format!("{IMAGES}/kernel-{A_ID}")), root.at(&format!("boot/{A_ID}"))).unwrap();
     assert_eq!(prepare(&root).unwrap(), [""; 0]);
-    // It cannot be told how much there is.
+    // It cannot be determined how much there is.
     root.remove("boot");
     assert_eq!(prepare(&root).unwrap(), [""; 0]);
 }
@@ -218,7 +218,7 @@ fn what_may_pass_is_tried_twice() {
 #[test]
 fn it_is_not_run_again_where_it_cannot_work() {
     let root = TestRoot::updated();
-    root.file("boot/loader/entries/x.conf", "").folder("boot/loader/entries/x.conf.empty");
+    root.file("boot/loader/entries/x.conf", "").directory("boot/loader/entries/x.conf.empty");
     let error = Boot::of(&root).update().error.unwrap();
     assert!(error.contains("killed by signal 11"), "{error}");
     assert!(
@@ -249,14 +249,14 @@ fn a_live_system_takes_root() {
             return;
         }
         let run =
-            nobody().arg(me).args(["--exact", "boot_ready::a_live_system_takes_root"]).output().unwrap();
+            nobody().arg(me).args(["--exact", "boot_preflight::a_live_system_takes_root"]).output().unwrap();
         let said = String::from_utf8_lossy(&run.stdout);
         assert!(run.status.success() && said.contains("1 passed"), "{said}");
         return;
     }
     let live = Root::open(RootKind::Live, Path::new("/")).unwrap();
     let inventory = Inventory::observe(&live);
-    let why = boot::ready::prepare(&live, &inventory).unwrap_err();
+    let why = boot::preflight::prepare(&live, &inventory).unwrap_err();
     assert_eq!(why, "clr-boot-manager does nothing without root: run this as root");
     let (tools, files) = (Tools::from_environment(), boot::BootFiles::default());
     let refused = boot::default::set(&live, &tools, DEADLINE, &files, &inventory, A_ID).unwrap_err();

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::context::Context;
 use crate::kernel::Images;
-use crate::state::{RECORD, Record, Stored};
-use crate::status::{Document, Verdict};
-use crate::sys::{Ended, FileError, Kind, RootKind};
+use crate::state::{RECORD, RunRecord, Stored};
+use crate::status::{StatusDocument, Verdict};
+use crate::sys::{Ended, FileError, FileKind, RootKind};
 use crate::system::System;
-use crate::world::World;
 
 /// There while a reboot is pending *and* safe.
 pub const REBOOT_REQUIRED: &str = "/run/clr-dkms/reboot-required";
@@ -29,25 +29,30 @@ const METRICS_BEGIN: &[u8] = b"# HELP clr_dkms_";
 /// # Errors
 /// When the message of the day or the mark cannot be written; the other is written all the same. Metrics are a gift to
 /// others: what goes wrong there is told, and is no failure of ours.
-pub fn write(world: &World, document: &Document) -> Result<(), FileError> {
+pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileError> {
     let marked = match document.verdict {
-        Verdict::RebootPending => {
-            world.root.write(REBOOT_REQUIRED, format!("{}\n", document.summary).as_bytes(), 0o644).map(|_| ())
-        }
-        _ => world.root.remove(REBOOT_REQUIRED).map(|_| ()),
+        Verdict::RebootPending => context
+            .root
+            .write(REBOOT_REQUIRED, format!("{}\n", document.summary).as_bytes(), 0o644)
+            .map(|_| ()),
+        _ => context.root.remove(REBOOT_REQUIRED).map(|_| ()),
     };
-    write_metrics(world, document);
-    super::motd::write(world, document).and(marked)
+    write_metrics(context, document);
+    super::motd::write(context, document).and(marked)
 }
 
 /// The same after a run, and tells the programs that want to know when the verdict is not the one of `before`.
 ///
 /// # Errors
 /// As [`write`]: programs are a gift to others too.
-pub fn write_all(world: &World, document: &Document, before: Option<&str>) -> Result<(), FileError> {
-    let written = write(world, document);
+pub fn write_all(
+    context: &Context,
+    document: &StatusDocument,
+    before: Option<&str>,
+) -> Result<(), FileError> {
+    let written = write(context, document);
     if before != Some(document.verdict.to_string().as_str()) {
-        notify(world, document, before.unwrap_or("none"));
+        notify(context, document, before.unwrap_or("none"));
     }
     written
 }
@@ -55,52 +60,55 @@ pub fn write_all(world: &World, document: &Document, before: Option<&str>) -> Re
 /// Notes in the record why nothing was done: a hook's exit code and output are thrown away. Where nothing of ours has been
 /// written before, it is done in images only, where a first record decides nothing.
 pub fn record_unknown(
-    world: &World,
-    facts: &System,
-    before: &Stored<Record>,
+    context: &Context,
+    system: &System,
+    before: &Stored<RunRecord>,
     started: Timestamp,
     reason: &str,
 ) {
     let known = before.as_good().cloned();
     let is_first = matches!(before, Stored::Absent)
-        && world.root.kind() == RootKind::Image
-        && !matches!(facts.inventory.images, Images::Absent);
-    let Some(known) = known.or_else(|| is_first.then(|| Record::empty(started))) else { return };
-    let record = Record {
+        && context.root.kind() == RootKind::Image
+        && !matches!(system.inventory.images, Images::Absent);
+    let Some(known) = known.or_else(|| is_first.then(|| RunRecord::empty(started))) else { return };
+    let record = RunRecord {
         started,
-        finished: world.clock.now(),
+        finished: context.clock.now(),
         problems: vec![format!("{reason}; nothing has been changed")],
         verdict: Some(Verdict::Unknown.to_string()),
         ..known
     };
     if before.as_good().is_none_or(|old| !old.tells_the_same_as(&record))
-        && let Err(e) = world.root.write_json(RECORD, &record)
+        && let Err(e) = context.root.write_json(RECORD, &record)
     {
         tracing::warn!("{e}; the next report does not show it");
     }
 }
 
 /// Writes the metrics where they are wanted, and removes the file that is wanted no more.
-pub fn write_metrics(world: &World, document: &Document) {
-    if let Err(e) = put_metrics(world, document) {
+pub fn write_metrics(context: &Context, document: &StatusDocument) {
+    if let Err(e) = put_metrics(context, document) {
         tracing::warn!("[report] metrics: {e}");
     }
 }
 
-fn put_metrics(world: &World, document: &Document) -> anyhow::Result<()> {
-    let root = &world.root;
-    let wanted = world.settings.metrics.as_ref();
+fn put_metrics(context: &Context, document: &StatusDocument) -> anyhow::Result<()> {
+    let root = &context.root;
+    let wanted = context.settings.metrics.as_ref();
     // One that cannot be read names no file that could be removed.
     if let Some(old) = root.read_link(METRICS).ok().filter(|old| Some(old) != wanted) {
-        if is_metrics(world, &old)? {
+        if is_metrics(context, &old)? {
             root.remove(&old)?;
         }
         root.remove(METRICS)?;
     }
     let Some(path) = wanted else { return Ok(()) };
     // A slip in the setting must not cost a file of somebody else.
-    if root.lookup_link(path).stat().is_some() && !is_metrics(world, path)? {
-        anyhow::bail!("{} is there, and holds no metrics of ours: left alone", root.spell(path).display());
+    if root.lookup_link(path).stat().is_some() && !is_metrics(context, path)? {
+        anyhow::bail!(
+            "{} is there, and holds no metrics of ours: left alone",
+            root.shown_path(path).display()
+        );
     }
     root.link(METRICS, path)?;
     root.write(path, crate::render::metrics::text(document).as_bytes(), 0o644)?;
@@ -108,17 +116,17 @@ fn put_metrics(world: &World, document: &Document) -> anyhow::Result<()> {
 }
 
 /// It is a file that we have written, or an empty one that was made for us.
-fn is_metrics(world: &World, path: &PathBuf) -> Result<bool, FileError> {
-    let bytes = world.root.read_optional(path)?;
+fn is_metrics(context: &Context, path: &PathBuf) -> Result<bool, FileError> {
+    let bytes = context.root.read_optional(path)?;
     Ok(bytes.is_some_and(|bytes| bytes.is_empty() || bytes.starts_with(METRICS_BEGIN)))
 }
 
 /// Runs the programs one after the other. Of a root that is not `/` no program is run.
-fn notify(world: &World, document: &Document, before: &str) {
-    if !world.root.is_live() {
+fn notify(context: &Context, document: &StatusDocument, before: &str) {
+    if !context.root.is_live() {
         return;
     }
-    let listed = match world.root.list_optional(NOTIFY) {
+    let listed = match context.root.list_optional(NOTIFY) {
         Ok(listed) => listed,
         Err(e) => return tracing::warn!("{e}"),
     };
@@ -130,13 +138,16 @@ fn notify(world: &World, document: &Document, before: &str) {
         Err(e) => return tracing::warn!("{e}"),
     };
     for path in names.iter().map(|name| format!("{NOTIFY}/{name}")) {
-        let runs =
-            world.root.lookup(&path).stat().is_some_and(|s| s.kind == Kind::File && s.mode & 0o111 != 0);
+        let runs = context
+            .root
+            .lookup(&path)
+            .stat()
+            .is_some_and(|s| s.kind == FileKind::File && s.mode & 0o111 != 0);
         if !runs {
             tracing::debug!("{path} is no executable file");
             continue;
         }
-        match open_to_others(world, Path::new(&path)) {
+        match open_to_others(context, Path::new(&path)) {
             Ok(None) => {}
             Ok(Some(open)) => {
                 tracing::warn!(
@@ -150,10 +161,10 @@ fn notify(world: &World, document: &Document, before: &str) {
                 continue;
             }
         }
-        let limit: Duration = world.settings.notify_timeout;
-        let child = world
+        let limit: Duration = context.settings.notify_timeout;
+        let child = context
             .tools
-            .child_at(&world.root.spell(&path), limit)
+            .child_at(&context.root.shown_path(&path), limit)
             .env("CLR_DKMS_VERDICT", document.verdict.to_string())
             .env("CLR_DKMS_VERDICT_BEFORE", before)
             .input(text.clone().into_bytes());
@@ -168,12 +179,12 @@ fn notify(world: &World, document: &Document, before: &str) {
     }
 }
 
-/// What has a say in what a program is (itself, what it is a link to, and the folders above), and can be changed by others
+/// What has a say in what a program is (itself, what it is a link to, and the directories above), and can be changed by others
 /// than root: who can do that could have us run anything.
-fn open_to_others(world: &World, path: &Path) -> Result<Option<PathBuf>, FileError> {
-    let real = world.root.real_path(path)?;
+fn open_to_others(context: &Context, path: &Path) -> Result<Option<PathBuf>, FileError> {
+    let real = context.root.real_path(path)?;
     let is_open = |part: &&Path| {
-        world.root.lookup(part).stat().is_none_or(|stat| stat.owner != 0 || stat.mode & 0o022 != 0)
+        context.root.lookup(part).stat().is_none_or(|stat| stat.owner != 0 || stat.mode & 0o022 != 0)
     };
     Ok(real.ancestors().chain(path.ancestors().skip(1)).find(is_open).map(Path::to_owned))
 }

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, FileType, OFlags};
 
-use super::root::{FileError, Kind, Root};
+use super::root::{FileError, FileKind, Root};
 
 /// Gives back all but the first `head` and the last `tail` bytes of a file that is larger than `limit`: what was there
 /// reads as zeros, the size stays, and so does the place where its writer goes on. Nothing is lost to a smaller one.
 ///
 /// # Errors
 /// When its filesystem cannot do that, or the file cannot be written.
-pub fn hollow(file: &File, head: u64, tail: u64, limit: u64) -> io::Result<()> {
+pub fn punch_hole(file: &File, head: u64, tail: u64, limit: u64) -> io::Result<()> {
     let stat = rustix::fs::fstat(file)?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || size <= limit {
@@ -27,15 +27,15 @@ impl Root {
     /// The same for the file at `path`, when it is there; a link is left alone.
     ///
     /// # Errors
-    /// As [`hollow`].
-    pub fn hollow(&self, path: &str, head: u64, tail: u64, limit: u64) -> Result<(), FileError> {
+    /// As [`punch_hole`].
+    pub fn punch_hole(&self, path: &str, head: u64, tail: u64, limit: u64) -> Result<(), FileError> {
         let stat = self.lookup_link(path).stat();
-        if stat.is_none_or(|stat| stat.kind != Kind::File || stat.size <= limit) {
+        if stat.is_none_or(|stat| stat.kind != FileKind::File || stat.size <= limit) {
             return Ok(());
         }
         let path = Path::new(path);
         match self.open_at(path, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK) {
-            Ok(fd) => hollow(&File::from(fd), head, tail, limit)
+            Ok(fd) => punch_hole(&File::from(fd), head, tail, limit)
                 .map_err(|e| self.fail("give back the room of", path, e)),
             Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(e) => Err(self.fail("give back the room of", path, e)),

@@ -11,16 +11,16 @@ use super::proof::{Flaw, INSTALLED, find_file};
 use super::symbols::{self, Answers, Wrong};
 use super::{Cache, cache};
 use crate::kernel::Headers;
-use crate::kernel::inventory::{IMAGES, module_folder};
+use crate::kernel::inventory::{IMAGES, module_directory};
 use crate::kernel::module_file;
 use crate::kernel::module_image::ModuleImage;
 use crate::limits::{KERNEL_INDEX, KERNEL_LIST, SYMBOL_MAP};
-use crate::modprobe::index::{Entry, Index, is_file_of};
-use crate::sys::{Fingerprint, Folder, Presence, Root};
+use crate::modprobe::index::{DependencyEntry, Index, is_file_of};
+use crate::sys::{Directory, Fingerprint, Presence, Root};
 
 /// A kernel that modules are proven on.
 #[derive(Debug)]
-pub struct Scope<'a> {
+pub struct KernelSymbols<'a> {
     pub(super) root: &'a Root,
     pub(super) release: &'a str,
     headers: &'a Headers,
@@ -29,10 +29,10 @@ pub struct Scope<'a> {
     symvers: OnceCell<Result<Vec<u8>, String>>,
     symvers_there: OnceCell<Presence>,
     built_in: OnceCell<Result<Vec<u8>, String>>,
-    installed: OnceCell<Option<Folder<'a>>>,
+    installed: OnceCell<Option<Directory<'a>>>,
 }
 
-impl<'a> Scope<'a> {
+impl<'a> KernelSymbols<'a> {
     /// Reads what is asked about each module.
     ///
     /// # Errors
@@ -42,9 +42,9 @@ impl<'a> Scope<'a> {
         release: &'a str,
         headers: &'a Headers,
         now: Timestamp,
-    ) -> Result<Scope<'a>, String> {
+    ) -> Result<KernelSymbols<'a>, String> {
         let index = Index::load(root, release)?;
-        Ok(Scope {
+        Ok(KernelSymbols {
             root,
             release,
             headers,
@@ -58,12 +58,12 @@ impl<'a> Scope<'a> {
     }
 
     /// Where dkms installs to, when it is there.
-    pub(super) fn installed(&self) -> Option<&Folder<'a>> {
-        self.installed.get_or_init(|| self.root.open_folder(self.inside(INSTALLED)).ok()).as_ref()
+    pub(super) fn installed(&self) -> Option<&Directory<'a>> {
+        self.installed.get_or_init(|| self.root.open_directory(self.inside(INSTALLED)).ok()).as_ref()
     }
 
     pub(super) fn inside(&self, below: &str) -> String {
-        format!("{}/{below}", module_folder(self.release))
+        format!("{}/{below}", module_directory(self.release))
     }
 
     /// A module as the kernel writes its name, and the modules that modprobe loads before it.
@@ -77,13 +77,13 @@ impl<'a> Scope<'a> {
     /// without which nothing is known of other modules.
     ///
     /// # Errors
-    /// Says why it cannot be told.
+    /// Says why it cannot be determined.
     pub fn symbols(
         &self,
         cache: &mut Cache,
         path: &str,
         there: &Presence,
-        entry: Option<&Entry>,
+        entry: Option<&DependencyEntry>,
     ) -> Result<Result<(), Wrong>, String> {
         let stat = match there {
             Presence::There(stat) => stat,
@@ -123,7 +123,7 @@ impl<'a> Scope<'a> {
         Ok((format!("{IMAGES}/System.map-{}", self.release), why.to_owned()))
     }
 
-    /// As [`Scope::judge`], where only the names of what the kernel exports are known, from its System.map; `without` is
+    /// As [`KernelSymbols::judge`], where only the names of what the kernel exports are known, from its System.map; `without` is
     /// why.
     fn judge_names(
         &self,
@@ -224,7 +224,7 @@ impl<'a> Scope<'a> {
         &self,
         name: &str,
         depends: &[String],
-        entry: &Entry,
+        entry: &DependencyEntry,
     ) -> Result<Option<String>, Vec<Flaw>> {
         let (mut gone, mut unlisted, mut not_made) = (BTreeSet::new(), Vec::new(), None);
         let (listed, others): (Vec<_>, Vec<_>) = depends

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::decide::module_state::coming;
 use crate::decide::next_boot;
-use crate::enforcement::{Kind, Verdict, now};
-use crate::system::{Line, System};
+use crate::enforcement::{EnforcementVerdict, ModuleKind, now};
+use crate::system::{KernelCmdline, System};
 
 /// What kernels do with modules without a trusted signature: `loads`, `taints`, `refused`, `unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,17 +35,17 @@ impl Outlook {
 }
 
 /// Makes it.
-pub fn outlook(facts: &System) -> Outlook {
-    let next = next_boot(facts).map(|(_, verdict)| verdict.of(Kind::Unsigned).word());
-    let now = facts.machine.runtime.as_ref().zip(facts.running.as_ref()).map(|(runtime, kernel)| {
-        let line = facts.machine.line.as_deref().unwrap_or_default();
-        now(&kernel.boot(line, &facts.machine), runtime).of(Kind::Unsigned).word()
+pub fn loading_outlook(system: &System) -> Outlook {
+    let next = next_boot(system).map(|(_, verdict)| verdict.of(ModuleKind::Unsigned).word());
+    let now = system.machine.runtime.as_ref().zip(system.running.as_ref()).map(|(runtime, kernel)| {
+        let line = system.machine.line.as_deref().unwrap_or_default();
+        now(&kernel.boot(line, &system.machine), runtime).of(ModuleKind::Unsigned).word()
     });
     Outlook { now, next_boot: next }
 }
 
 /// The kernel of the next boot, and what it will do.
-fn next_boot(facts: &System) -> Option<(&Line, Verdict)> {
-    let line = facts.line_of(next_boot::next_boot(facts).shown()?)?;
-    Some((line, coming(facts, line)))
+fn next_boot(system: &System) -> Option<(&KernelCmdline, EnforcementVerdict)> {
+    let line = system.cmdline_of(next_boot::next_boot(system).shown()?)?;
+    Some((line, coming(system, line)))
 }
