@@ -60,6 +60,7 @@ mod post_update_heal;
 mod post_update_stop;
 mod pre_update;
 mod proof;
+mod prose;
 mod rebuild;
 mod rebuild_progress;
 mod replace;
