@@ -246,7 +246,8 @@ impl UsageScan<'_> {
     fn add_source(&mut self, device: &str, what: &Use) {
         let stat = self.root.lookup(device).stat().filter(|stat| stat.stands_for != 0);
         if let Some(stat) = stat {
-            let (major, minor) = (rustix::fs::major(stat.stands_for), rustix::fs::minor(stat.stands_for));
+            let (major, minor) =
+                (nix::sys::stat::major(stat.stands_for), nix::sys::stat::minor(stat.stands_for));
             self.add_block(&format!("{major}:{minor}"), what);
         } else if let Some(number) = device
             .rsplit('/')

@@ -271,7 +271,7 @@ impl<'a> Bench<'a> {
 
     /// On the system that runs only root may own what root builds from; a copy may be anybody's.
     fn trust(&self, builds_here: bool) -> Trust {
-        let me = rustix::process::geteuid().as_raw();
+        let me = nix::unistd::geteuid().as_raw();
         match (builds_here, self.context.root.is_live()) {
             (false, _) => Trust::Owner,
             (true, true) => Trust::Users(vec![0]),

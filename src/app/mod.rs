@@ -214,7 +214,7 @@ fn sudo(words: Vec<String>) -> String {
 /// # Errors
 /// [`NeedsRoot`].
 pub fn need_root(context: &Context, program: &'static str) -> Result<(), NeedsRoot> {
-    if context.root.is_live() && !rustix::process::geteuid().is_root() {
+    if context.root.is_live() && !nix::unistd::geteuid().is_root() {
         return Err(NeedsRoot(program));
     }
     Ok(())
@@ -241,7 +241,7 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
         Err(e) if is_broken_pipe(&e) => exit::OK.into(),
         Err(e) => {
             let code = code_of(&e);
-            let is_root = rustix::process::geteuid().is_root();
+            let is_root = nix::unistd::geteuid().is_root();
             let hint = match code == exit::DENIED && !is_root && !e.is::<NeedsRoot>() {
                 true => format!("; run it as root (`{}`)", as_root()),
                 false => String::new(),

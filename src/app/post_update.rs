@@ -109,7 +109,7 @@ pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
 /// next report shows it.
 fn bare_chroot(common: &Common, dry_run: bool) -> Option<String> {
     let is_slash = common.root.as_deref() == Some(Path::new("/"));
-    if !is_slash || !rustix::process::geteuid().is_root() {
+    if !is_slash || !nix::unistd::geteuid().is_root() {
         return None;
     }
     let refused = chroot::furnish(!dry_run).err();

@@ -188,7 +188,7 @@ fn cause(said: &str) -> Option<&str> {
 
 /// Why it must not be run by this process, if so: without root it says so and exits with 0.
 fn unprivileged(root: &Root) -> Option<String> {
-    let refused = root.is_live() && !rustix::process::geteuid().is_root();
+    let refused = root.is_live() && !nix::unistd::geteuid().is_root();
     refused.then(|| "clr-boot-manager does nothing without root: run this as root".to_owned())
 }
 

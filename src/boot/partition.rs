@@ -44,7 +44,7 @@ pub(super) struct Opened {
 pub(super) fn open(live: &Root, device: PathBuf) -> Result<Opened, Lost> {
     match mount::mounted(live, &device)? {
         Some(root) => Ok(Opened { root, device: None }),
-        None if !rustix::process::geteuid().is_root() => Err(Lost::Closed(device)),
+        None if !nix::unistd::geteuid().is_root() => Err(Lost::Closed(device)),
         None => Ok(Opened { root: mount::peek(live, &device)?, device: Some(device) }),
     }
 }

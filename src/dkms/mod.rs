@@ -111,7 +111,11 @@ fn leading_run(text: &[u8]) -> &[u8] {
 /// The architecture as dkms and `uname -m` call it.
 pub fn architecture() -> String {
     static MACHINE: OnceLock<String> = OnceLock::new();
-    let machine = || rustix::system::uname().machine().to_string_lossy().into_owned();
+    // uname(2) fails for a bad address only.
+    let machine = || {
+        nix::sys::utsname::uname()
+            .map_or_else(|_| String::new(), |name| name.machine().to_string_lossy().into_owned())
+    };
     MACHINE.get_or_init(machine).clone()
 }
 

@@ -6,13 +6,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, PipeWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use duct::{Expression, Handle};
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::clock::Stopwatch;
 use super::interrupt;
@@ -23,9 +27,8 @@ use super::sandbox::{self, Layers, Sandbox};
 pub const MARK: &str = "CLR_DKMS_RUN";
 /// How long a group may take to leave after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
-/// How often a child is asked whether it has ended.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// How often a request to stop is looked for while a child runs.
+const INTERRUPT_PAUSE: Duration = Duration::from_millis(20);
 /// How long killed processes may take to disappear.
 const DYING: Duration = Duration::from_millis(500);
 
@@ -172,32 +175,30 @@ impl Child {
     }
 
     #[allow(clippy::disallowed_methods)] // the one place that starts a process
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command
-            .args(&self.arguments)
-            // dkms, make and bash all obey variables of their callers (MAKEFLAGS, ARCH, KCFLAGS, BASH_ENV …).
-            .env_clear()
-            .env("PATH", &self.search_path)
-            .env("HOME", "/")
-            .env("LC_ALL", "C")
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .env(MARK, std::process::id().to_string())
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .process_group(0);
-        command
+    fn expression(&self) -> Expression {
+        let fixed = [("PATH", self.search_path.clone()), ("HOME", "/".into()), ("LC_ALL", "C".into())];
+        let mark = (OsString::from(MARK), OsString::from(std::process::id().to_string()));
+        let own = fixed.into_iter().map(|(name, value)| (OsString::from(name), value));
+        duct::cmd(&self.program, &self.arguments)
+            // dkms, make and bash obey variables of their callers (MAKEFLAGS, ARCH, KCFLAGS, BASH_ENV).
+            .full_env(own.chain(self.environment.iter().cloned()).chain([mark]))
+            .dir("/")
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            })
+            .unchecked()
     }
 
-    /// Starts it with a standard input that ends when the result is dropped, or when we die: for programs that go on for
-    /// as long as they can read.
+    /// Starts the program with a standard input that reaches its end when the result is dropped or this process
+    /// dies: for programs that run for as long as they can read.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn beside(self) -> io::Result<ChildGuard> {
-        let mut command = self.command();
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(ChildGuard { child: command.spawn()? })
+        let (reader, writer) = io::pipe()?;
+        let handle = self.expression().stdin_file(reader).stdout_null().stderr_null().start()?;
+        Ok(ChildGuard { handle, input: Some(writer) })
     }
 
     /// Runs it to its end.
@@ -223,32 +224,32 @@ impl Child {
     /// Runs it with that standard input.
     pub(super) fn run_with(&self, input: Option<File>) -> io::Result<Finished> {
         let watch = Stopwatch::start();
-        let mut command = self.command();
-        if let Some(file) = input {
-            command.stdin(file);
-        }
+        let program = self.expression();
+        let program = match input {
+            Some(file) => program.stdin_file(file),
+            None => program.stdin_null(),
+        };
         let mut kept: Option<(File, u64)> = None;
-        match &self.output {
-            Output::Into(file) => {
-                command.stdout(file.try_clone()?).stderr(file.try_clone()?);
-            }
+        let (stdout, stderr) = match &self.output {
+            Output::Into(file) => (file.try_clone()?, file.try_clone()?),
             &Output::Keep(limit) => {
                 let file = unnamed_file()?;
-                command.stdout(file.try_clone()?).stderr(file.try_clone()?);
-                kept = Some((file, limit));
+                kept = Some((file.try_clone()?, limit));
+                (file.try_clone()?, file)
             }
             &Output::KeepAnswer(limit) => {
                 let file = unnamed_file()?;
+                kept = Some((file.try_clone()?, limit));
                 // Not /dev/null, which a plain chroot may lack.
-                command.stdout(file.try_clone()?).stderr(unnamed_file()?);
-                kept = Some((file, limit));
+                (file, unnamed_file()?)
             }
-        }
-        let mut child = command.spawn()?;
-        let group = Pid::from_child(&child);
+        };
+        let child = program.stdout_file(stdout).stderr_file(stderr).start()?;
         let ended = loop {
-            if let Some(status) = child.try_wait()? {
-                break ended(status);
+            let left = self.deadline.saturating_sub(watch.elapsed());
+            // A signal to this process does not end the wait: it is noticed at the next turn.
+            if let Some(done) = child.wait_timeout(left.min(INTERRUPT_PAUSE))? {
+                break ended(done.status);
             }
             let stop = match () {
                 () if self.interruptible && interrupt::asked() => Some(Ended::Interrupted),
@@ -256,34 +257,29 @@ impl Child {
                 () => None,
             };
             if let Some(reason) = stop {
-                end_group(group, || child.try_wait().map(|s| s.is_some()))?;
+                end_group(&child)?;
                 child.wait()?;
                 break reason;
             }
-            // An eighth later than it might be, and seldom for a build.
-            std::thread::sleep((watch.elapsed() / 8).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
         };
         let output = kept.map(|(file, limit)| tail(file, limit)).transpose()?.unwrap_or_default();
         Ok(Finished { ended, took: watch.elapsed(), output, layers: None })
     }
 }
 
-/// A program that runs beside us, and ends with this value.
+/// A program that runs beside this one, and ends with this value.
 #[derive(Debug)]
 pub struct ChildGuard {
-    child: std::process::Child,
+    handle: Handle,
+    input: Option<PipeWriter>,
 }
 
 impl Drop for ChildGuard {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let group = Pid::from_child(&self.child);
-        let watch = Stopwatch::start();
-        while matches!(self.child.try_wait(), Ok(None)) && watch.elapsed() < GRACE {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        // What cannot be ended is left to init.
-        if let Err(e) = end_group(group, || self.child.try_wait().map(|s| s.is_some())) {
+        drop(self.input.take());
+        let ended = self.handle.wait_timeout(GRACE).and_then(|_| end_group(&self.handle));
+        // init collects a process that cannot be ended.
+        if let Err(e) = ended {
             tracing::debug!("{e}");
         }
     }
@@ -297,27 +293,28 @@ fn ended(status: ExitStatus) -> Ended {
     }
 }
 
-/// SIGTERM to the group, and SIGKILL to what is left of it when its leader is gone or the grace is over.
-fn end_group(group: Pid, mut leader_gone: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+/// Sends SIGTERM to the group, and SIGKILL to the rest of it when its leader is gone or [`GRACE`] is over. duct's own
+/// `kill` would leave the grandchildren running.
+fn end_group(child: &Handle) -> io::Result<()> {
+    let Some(group) = child.pids().first().and_then(|pid| i32::try_from(*pid).ok()).map(Pid::from_raw) else {
+        return Ok(());
+    };
+    signal_group(group, Signal::SIGTERM)?;
+    child.wait_timeout(GRACE)?;
+    signal_group(group, Signal::SIGKILL)?;
+    // The kernel needs a moment, and the next step must not meet these processes. Zombies that nobody collects are
+    // not waited for.
     let watch = Stopwatch::start();
-    signal_group(group, Signal::TERM)?;
-    while !leader_gone()? && watch.elapsed() < GRACE {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    signal_group(group, Signal::KILL)?;
-    // The kernel takes a moment; what comes next must not meet them. A zombie that nobody collects is not waited for.
-    let watch = Stopwatch::start();
-    while rustix::process::test_kill_process_group(group).is_ok() && watch.elapsed() < DYING {
-        leader_gone()?;
+    while killpg(group, None).is_ok() && watch.elapsed() < DYING {
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
 fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
-    match rustix::process::kill_process_group(group, signal) {
-        // No process of the group is left: that is what was wanted.
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+    match killpg(group, signal) {
+        // No process of the group is left, which is what was wanted.
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
@@ -327,7 +324,7 @@ fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
 /// # Errors
 /// When the kernel has no memory for it.
 pub fn unnamed_file() -> io::Result<File> {
-    Ok(File::from(rustix::fs::memfd_create("output", rustix::fs::MemfdFlags::CLOEXEC)?))
+    Ok(File::from(memfd_create("output", MFdFlags::MFD_CLOEXEC)?))
 }
 
 /// The last `limit` bytes of a file.

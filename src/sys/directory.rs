@@ -1,14 +1,16 @@
 //! A directory that is held open: what is in it is looked at without going the way to it each time.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, OFlags};
-use rustix::io::Errno;
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
+use nix::sys::stat::fstatat;
 
-use super::root::{FileError, Presence, Root};
+use super::root::{FileError, FileKind, Listed, Presence, Root};
 
 /// The directory.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ impl Root {
     /// When it is no directory, or cannot be opened.
     pub fn open_directory(&self, path: impl AsRef<Path>) -> Result<Directory<'_>, FileError> {
         let path = path.as_ref().to_owned();
-        let fd = self.open_at(&path, OFlags::PATH | OFlags::DIRECTORY);
+        let fd = self.open_at(&path, OFlag::O_PATH | OFlag::O_DIRECTORY);
         Ok(Directory { root: self, fd: fd.map_err(|e| self.fail_read("look at", &path, e))?, path })
     }
 }
@@ -39,12 +41,10 @@ impl Directory<'_> {
             let presence = self.root.lookup(&path);
             return (!presence.is_absent() || self.root.lookup_link(&path).is_there()).then_some(presence);
         }
-        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
-                Some(self.root.lookup(path))
-            }
+        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileKind::of_mode(stat.st_mode) == FileKind::Link => Some(self.root.lookup(path)),
             Ok(stat) => Some(Presence::There(stat.into())),
-            Err(Errno::NOENT) => None,
+            Err(Errno::ENOENT) => None,
             Err(e) => Some(Presence::Unreadable(self.root.fail_read("look at", &path, e))),
         }
     }
@@ -54,8 +54,31 @@ impl Directory<'_> {
     /// # Errors
     /// When it is no link, or cannot be read.
     pub fn read_link(&self, name: &str) -> Result<PathBuf, FileError> {
-        let text = rustix::fs::readlinkat(&self.fd, name, Vec::new());
+        let text = readlinkat(&self.fd, name);
         let text = text.map_err(|e| self.root.fail_read("read the link", &self.path.join(name), e))?;
-        Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
+        Ok(PathBuf::from(text))
     }
+}
+
+/// The entries of an open directory, in the order of the filesystem, without `.` and `..`.
+///
+/// # Errors
+/// When it cannot be listed; each entry can also fail.
+pub(super) fn entries(fd: OwnedFd) -> nix::Result<impl Iterator<Item = nix::Result<Listed>>> {
+    let directory =
+        fd.try_clone().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(nix::libc::EMFILE)))?;
+    let listed = move |entry: nix::dir::Entry| {
+        let kind = match entry.file_type() {
+            Some(of) => FileKind::of_type(of),
+            // Some filesystems do not give the type while listing.
+            None => {
+                let stat = fstatat(&directory, entry.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                FileKind::of_mode(stat.st_mode)
+            }
+        };
+        Ok(Listed { name: OsStr::from_bytes(entry.file_name().to_bytes()).to_owned(), kind })
+    };
+    let all = Dir::from_fd(fd)?.into_iter();
+    let is_own = |entry: &nix::dir::Entry| [&b"."[..], b".."].contains(&entry.file_name().to_bytes());
+    Ok(all.filter(move |entry| !entry.as_ref().is_ok_and(is_own)).map(move |entry| entry.and_then(&listed)))
 }

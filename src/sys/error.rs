@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use rustix::io::Errno;
+use nix::errno::Errno;
 
 /// What went wrong with a file, and with which one.
 #[derive(Debug, thiserror::Error)]
@@ -26,19 +26,19 @@ impl FileError {
     /// What is there is not a regular file: a directory, a FIFO, a device, a loop of links.
     pub fn is_no_file(&self) -> bool {
         self.cause.kind() == io::ErrorKind::Other
-            || [Errno::ISDIR, Errno::LOOP].iter().any(|e| self.cause.raw_os_error() == Some(e.raw_os_error()))
+            || [Errno::EISDIR, Errno::ELOOP].into_iter().any(|errno| self.is_errno(errno))
     }
 
     /// It leaves open what is there: nothing may be concluded from it.
     pub fn leaves_open(&self) -> bool {
         // Not a symlink; and a name that no file can have.
-        let is_fact = [Errno::INVAL, Errno::NAMETOOLONG].into_iter().any(|errno| self.is_errno(errno))
-            || (self.is_no_file() && !self.is_errno(Errno::LOOP));
+        let is_fact = [Errno::EINVAL, Errno::ENAMETOOLONG].into_iter().any(|errno| self.is_errno(errno))
+            || (self.is_no_file() && !self.is_errno(Errno::ELOOP));
         !self.is_absent() && !is_fact
     }
 
     pub(super) fn is_errno(&self, errno: Errno) -> bool {
-        self.cause.raw_os_error() == Some(errno.raw_os_error())
+        self.cause.raw_os_error() == Some(errno as i32)
     }
 
     /// The caller may not do this: a matter of privilege, not of the state of the file.

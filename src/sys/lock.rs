@@ -11,9 +11,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags};
-use rustix::io::{Errno, FdFlags};
-use rustix::process::{Pid, Signal};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::fstat;
+use nix::unistd::Pid;
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use super::child::MARK;
 use super::clock::Stopwatch;
@@ -44,19 +47,12 @@ pub enum LockError {
     File(#[from] FileError),
 }
 
-/// The lock, held until this value goes.
+/// The lock, held until this value goes. Dropping it unlocks the file; to close the descriptor would not be enough
+/// where a child still has it.
 #[derive(Debug)]
 pub struct Lock {
-    file: File,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing our descriptor would not be enough where a child still has it.
-        if let Err(e) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
-            tracing::warn!("cannot unlock: {e}");
-        }
-    }
+    // Held for its `Drop`.
+    _file: Flock<File>,
 }
 
 /// A process that holds the lock.
@@ -80,18 +76,18 @@ impl Lock {
         patience: Duration,
         is_run: fn(&str) -> bool,
     ) -> Result<Lock, LockError> {
-        let file = root.open_lock_file(path)?;
+        let mut file = root.open_lock_file(path)?;
         // Without /proc it cannot be resolved, and no holder can be found either.
         let real = root.real_path(path).unwrap_or_else(|_| root.shown_path(path));
         let fail = |e: Errno| FileError { action: "lock", path: real.clone(), cause: e.into() };
         let watch = Stopwatch::start();
         let (mut told, mut patience) = (false, patience);
-        loop {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-                Err(e) => return Err(fail(e).into()),
-            }
+        let file = loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(locked) => break locked,
+                Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => file,
+                Err((_, e)) => return Err(fail(e).into()),
+            };
             let holders = holders(&real, is_run);
             if !holders.is_empty() && holders.iter().all(|h| h.is_child) {
                 end_orphans(&holders);
@@ -104,9 +100,9 @@ impl Lock {
                 return Err(LockError::Busy { holder: describe(&holders), path: real });
             }
             std::thread::sleep(LOOK_AGAIN);
-        }
-        rustix::io::fcntl_setfd(file.as_fd(), FdFlags::empty()).map_err(fail)?;
-        Ok(Lock { file })
+        };
+        fcntl(file.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map_err(fail)?;
+        Ok(Lock { _file: file })
     }
 }
 
@@ -126,8 +122,8 @@ pub fn wait_while_held(root: &Root, path: &str, patience: Duration) {
 /// Whether a process holds the lock at `path` now. Needs no permission for the file, and changes nothing.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 pub fn is_held(root: &Root, path: &str) -> bool {
-    let Ok(file) = root.open_at(Path::new(path), OFlags::PATH) else { return false };
-    let Ok(stat) = rustix::fs::fstat(&file) else { return false };
+    let Ok(file) = root.open_at(Path::new(path), OFlag::O_PATH) else { return false };
+    let Ok(stat) = fstat(&file) else { return false };
     // Without /proc nothing is known of any lock.
     let Ok(locks) = File::open("/proc/locks") else { return false };
     let (mut filesystem_of, mut is_held) = (None, false);
@@ -161,7 +157,7 @@ fn locked_on(line: &str, inode: u64) -> Option<(u32, u32)> {
 #[allow(clippy::disallowed_methods)] // of the mount that the descriptor is on, whatever the root is
 fn filesystem(file: &OwnedFd) -> Option<(u32, u32)> {
     // Kernels before 5.8 do not say which mount it is.
-    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
     if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
         return None;
     }
@@ -222,9 +218,8 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
 fn end_orphans(orphans: &[Holder]) {
     for orphan in orphans {
         tracing::warn!("ending {} (pid {}), left behind by a run that was killed", orphan.name, orphan.pid);
-        let Some(pid) = Pid::from_raw(orphan.pid) else { continue };
-        match rustix::process::kill_process(pid, Signal::KILL) {
-            Ok(()) | Err(Errno::SRCH) => {}
+        match kill(Pid::from_raw(orphan.pid), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
             Err(e) => tracing::warn!("cannot end pid {}: {e}", orphan.pid),
         }
     }
@@ -260,8 +255,8 @@ mod tests {
         let mut sleep = std::process::Command::new("/bin/sleep");
         let mut orphan = sleep.arg("60").env(MARK, "1").spawn().unwrap();
         // As after SIGKILL: closed, and not unlocked.
-        rustix::io::fcntl_setfd(held.file.as_fd(), FdFlags::CLOEXEC).unwrap();
-        let copy = held.file.try_clone().unwrap();
+        fcntl(held._file.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        let copy = held._file.try_clone().unwrap();
         std::mem::forget(held);
         drop(copy);
         assert!(is_held(&root, "/run/x.lock"));
@@ -294,7 +289,7 @@ mod tests {
         assert!(is_held(&root, "/run/x.lock"));
         let inode = root.lookup("/run/x.lock").stat().unwrap().inode;
         let locks = std::fs::read_to_string("/proc/locks").unwrap();
-        let file = root.open_at(Path::new("/run/x.lock"), OFlags::PATH).unwrap();
+        let file = root.open_at(Path::new("/run/x.lock"), OFlag::O_PATH).unwrap();
         let device = filesystem(&file).unwrap();
         let mut devices = locks.lines().filter_map(|line| locked_on(line, inode));
         assert!(devices.any(|of| of == device), "{device:?} in {locks}");

@@ -115,7 +115,7 @@ impl Visit for Texts {
 /// Whether systemd has connected our stderr to the journal: `$JOURNAL_STREAM` names its device and inode.
 fn stderr_is_the_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
-    rustix::fs::fstat(std::io::stderr()).is_ok_and(|s| stream == format!("{}:{}", s.st_dev, s.st_ino))
+    nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|s| stream == format!("{}:{}", s.st_dev, s.st_ino))
 }
 
 /// Starts the log of `program`. `live` is whether the system that runs us is the one we work on.

@@ -23,6 +23,7 @@ pub mod processes;
 mod punch_hole;
 pub mod root;
 pub mod sandbox;
+mod stat;
 pub mod terminal;
 pub mod tools;
 pub mod unread;
@@ -34,7 +35,7 @@ mod write;
 /// What we and our children write can be read by everybody, whatever the umask of the caller: there is no secret in
 /// it, and a `modules.dep` that only root can read makes every report of a normal user wrong.
 pub fn readable_for_all() {
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
 /// From now on this thread, and what it starts, comes behind everybody else: a build need not be noticed. The I/O

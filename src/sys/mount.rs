@@ -6,8 +6,9 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, OFlags};
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{SFlag, fstat, major, minor};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen,
@@ -26,7 +27,7 @@ const HEAD: u64 = 2048;
 /// When the mounts cannot be read.
 pub fn mounted(live: &Root, device: &Path) -> Result<Option<Root>, FileError> {
     let Some(stat) = live.lookup(device).stat() else { return Ok(None) };
-    let (major, minor) = (rustix::fs::major(stat.stands_for), rustix::fs::minor(stat.stands_for));
+    let (major, minor) = (major(stat.stands_for), minor(stat.stands_for));
     let mounts = live.read_within("/proc/self/mountinfo", MOUNTS)?;
     let points = mount_points(&mounts, &format!("{major}:{minor}"));
     // Another mount may cover the point: then something else is found there.
@@ -127,20 +128,24 @@ fn attach(live: &Root, device: &Path, access: Access) -> Result<Root, FileError>
     match attached() {
         Ok(fd) => Ok(Root::of_descriptor(fd, device)),
         // To share a mount that can be written would be to make one, should that end meanwhile.
-        Err(Errno::BUSY) => Err(fail(io::Error::other("it is mounted where this process cannot see it"))),
+        Err(rustix::io::Errno::BUSY) => {
+            Err(fail(io::Error::other("it is mounted where this process cannot see it")))
+        }
         Err(e) => Err(fail(e.into())),
     }
 }
 
-fn head_of(live: &Root, device: &Path) -> rustix::io::Result<Vec<u8>> {
+fn head_of(live: &Root, device: &Path) -> nix::Result<Vec<u8>> {
     // Looked at before it is opened, which can do things to devices of another kind.
-    let looked = rustix::fs::fstat(live.open_at(device, OFlags::PATH)?)?;
-    if FileType::from_raw_mode(looked.st_mode) != FileType::BlockDevice {
-        return Err(Errno::NOTBLK);
+    let looked = fstat(live.open_at(device, OFlag::O_PATH)?)?;
+    if SFlag::from_bits_truncate(looked.st_mode) & SFlag::S_IFMT != SFlag::S_IFBLK {
+        return Err(Errno::ENOTBLK);
     }
-    let file = File::from(live.open_at(device, OFlags::RDONLY | OFlags::NONBLOCK)?);
+    let file = File::from(live.open_at(device, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
     let mut head = Vec::new();
-    file.take(HEAD).read_to_end(&mut head).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    file.take(HEAD)
+        .read_to_end(&mut head)
+        .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     Ok(head)
 }
 

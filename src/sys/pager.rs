@@ -52,8 +52,8 @@ enum Rights {
 impl Rights {
     fn of_this_process() -> Rights {
         let on_behalf = ON_BEHALF.iter().any(|name| std::env::var_os(name).is_some());
-        let effective = rustix::process::geteuid().as_raw();
-        Rights::of(effective, rustix::process::getuid().as_raw(), login(), on_behalf)
+        let effective = nix::unistd::geteuid().as_raw();
+        Rights::of(effective, nix::unistd::getuid().as_raw(), login(), on_behalf)
     }
 
     /// `login` is the user who has logged in, if it was one.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
+use nix::errno::Errno;
 
 use super::FileError;
 
@@ -51,7 +51,7 @@ fn is_shown(proc: &Path, name: &str) -> Result<bool, FileError> {
 
 /// It may end while it is looked at.
 fn has_ended(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
 /// `123 (name) S 1 …`: a name may hold anything, also a parenthesis.

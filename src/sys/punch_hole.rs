@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, FileType, OFlags};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::sys::stat::fstat;
 
-use super::root::{FileError, FileKind, Root};
+use super::root::{FileError, FileKind, Root, Stat};
 
 /// Gives back all but the first `head` and the last `tail` bytes of a file that is larger than `limit`: what was there
 /// reads as zeros, the size stays, and so does the place where its writer goes on. Nothing is lost to a smaller one.
@@ -14,13 +16,13 @@ use super::root::{FileError, FileKind, Root};
 /// # Errors
 /// When its filesystem cannot do that, or the file cannot be written.
 pub fn punch_hole(file: &File, head: u64, tail: u64, limit: u64) -> io::Result<()> {
-    let stat = rustix::fs::fstat(file)?;
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || size <= limit {
+    let stat = Stat::from(fstat(file)?);
+    if stat.kind != FileKind::File || stat.size <= limit {
         return Ok(());
     }
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    Ok(rustix::fs::fallocate(file, flags, head, size.saturating_sub(head + tail))?)
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let offset = |bytes: u64| i64::try_from(bytes).map_err(|_| Errno::EFBIG);
+    Ok(fallocate(file, flags, offset(head)?, offset(stat.size.saturating_sub(head + tail))?)?)
 }
 
 impl Root {
@@ -34,10 +36,10 @@ impl Root {
             return Ok(());
         }
         let path = Path::new(path);
-        match self.open_at(path, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK) {
+        match self.open_at(path, OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK) {
             Ok(fd) => punch_hole(&File::from(fd), head, tail, limit)
                 .map_err(|e| self.fail("give back the room of", path, e)),
-            Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(Errno::ENOENT) => Ok(()),
             Err(e) => Err(self.fail("give back the room of", path, e)),
         }
     }

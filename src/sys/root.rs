@@ -5,21 +5,24 @@
 //! absolute or relative, mean what they would mean after a `chroot` into it.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::sys::statvfs::{Statvfs, fstatvfs};
 
+use super::directory::entries;
 use super::unread::Unread;
 use super::walk::{without_openat2, without_proc};
 
 pub use super::error::FileError;
+pub use super::stat::{FileKind, Listed, Presence, Stat, Written};
 
 /// The largest file that is read into memory where the reader names no other limit: a configuration file, a value of the
 /// kernel, a record of something. `crate::limits` has the others.
@@ -36,134 +39,6 @@ pub enum RootKind {
     Image,
     /// A copy of a live system: its own `proc`, `sys` and `run` are the machine's, but nothing is started or told.
     LiveCopy,
-}
-
-/// The kind of a directory entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Link,
-    /// A FIFO, socket or device.
-    Other,
-}
-
-impl From<FileType> for FileKind {
-    fn from(t: FileType) -> FileKind {
-        match t {
-            FileType::RegularFile => FileKind::File,
-            FileType::Directory => FileKind::Directory,
-            FileType::Symlink => FileKind::Link,
-            _ => FileKind::Other,
-        }
-    }
-}
-
-/// The facts of one file that tell whether it is still the same one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stat {
-    /// What it is.
-    pub kind: FileKind,
-    /// Bytes.
-    pub size: u64,
-    /// Time of the last change of contents, nanoseconds since the epoch.
-    pub mtime_ns: i128,
-    /// Time of the last change of the inode, nanoseconds since the epoch.
-    pub ctime_ns: i128,
-    /// Inode number.
-    pub inode: u64,
-    /// The device that the filesystem is on.
-    pub on: u64,
-    /// The device that a device file stands for.
-    pub stands_for: u64,
-    /// The twelve bits of its mode.
-    pub mode: u32,
-    /// Its owner.
-    pub owner: u32,
-    /// Its group.
-    pub group: u32,
-}
-
-impl From<rustix::fs::Stat> for Stat {
-    fn from(s: rustix::fs::Stat) -> Stat {
-        // The field types differ between architectures; all of them fit.
-        Stat {
-            kind: FileType::from_raw_mode(s.st_mode).into(),
-            size: u64::try_from(s.st_size).unwrap_or(0),
-            mtime_ns: i128::from(s.st_mtime) * 1_000_000_000 + i128::from(s.st_mtime_nsec),
-            ctime_ns: i128::from(s.st_ctime) * 1_000_000_000 + i128::from(s.st_ctime_nsec),
-            inode: s.st_ino,
-            on: s.st_dev,
-            stands_for: s.st_rdev,
-            mode: s.st_mode & 0o7777,
-            owner: s.st_uid,
-            group: s.st_gid,
-        }
-    }
-}
-
-/// Existence has three answers: what cannot be read is not absent.
-#[derive(Debug)]
-pub enum Presence {
-    /// It is there.
-    There(Stat),
-    /// It is not there.
-    Absent,
-    /// It cannot be determined, with the reason.
-    Unreadable(FileError),
-}
-
-impl Presence {
-    /// It is there.
-    pub fn is_there(&self) -> bool {
-        matches!(self, Presence::There(_))
-    }
-
-    /// It is there and of that kind.
-    pub fn is(&self, kind: FileKind) -> bool {
-        matches!(self, Presence::There(s) if s.kind == kind)
-    }
-
-    /// It is certainly not there.
-    pub fn is_absent(&self) -> bool {
-        matches!(self, Presence::Absent)
-    }
-
-    /// The facts, when it is there.
-    pub fn stat(&self) -> Option<Stat> {
-        match self {
-            Presence::There(s) => Some(*s),
-            _ => None,
-        }
-    }
-}
-
-/// One entry of a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// Its name, as bytes.
-    pub name: OsString,
-    /// Its kind; a link is a link, whatever it leads to.
-    pub kind: FileKind,
-}
-
-impl Listed {
-    /// The name, when it is text.
-    pub fn text(&self) -> Option<&str> {
-        self.name.to_str()
-    }
-}
-
-/// Whether a write changed anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
-    /// The file was made or replaced.
-    Changed,
-    /// The same bytes and mode were there already.
-    Same,
 }
 
 /// A limit in words.
@@ -198,8 +73,9 @@ impl Root {
         let fail = |cause: io::Error| FileError { action: "open the root", path: path.to_owned(), cause };
         #[allow(clippy::disallowed_methods)] // where the root lies is a matter of the host
         let path = path.canonicalize().map_err(fail)?;
-        let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| fail(e.into()))?;
+        let fd =
+            nix::fcntl::open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(|e| fail(e.into()))?;
         Ok(Root { fd, path, kind, denied: Mutex::default(), unread: Mutex::default() })
     }
 
@@ -262,20 +138,20 @@ impl Root {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    pub(super) fn open_at(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn open_at(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
         // openat2 refuses O_PATH together with flags that mean nothing to it.
-        let opens = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY };
-        let flags = flags | OFlags::CLOEXEC | opens;
+        let opens = if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NOCTTY };
+        let flags = flags | OFlag::O_CLOEXEC | opens;
         if self.is_slash() {
-            return rustix::fs::openat(&self.fd, path, flags, Mode::empty());
+            return openat(&self.fd, path, flags, Mode::empty());
         }
         loop {
-            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-            match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {
+            let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+            match openat2(&self.fd, path, OpenHow::new().flags(flags).resolve(resolve)) {
                 // A rename somewhere else raced with the lookup of a `..`: the kernel asks to try again.
-                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
                 // An old kernel, or a seccomp filter such as that of RestrictSUIDSGID= in systemd's units.
-                Err(Errno::NOSYS) => return without_openat2(&self.fd, path, flags),
+                Err(Errno::ENOSYS) => return without_openat2(&self.fd, path, flags),
                 other => return other,
             }
         }
@@ -293,14 +169,14 @@ impl Root {
     fn open_sized(&self, path: &Path) -> Result<(File, u64), FileError> {
         let fail = |e: Errno| self.fail_read("read", path, e);
         // O_PATH looks without opening: a device or FIFO is found out before anything can happen to it.
-        let looked = self.open_at(path, OFlags::PATH).map_err(fail)?;
-        let stat = Stat::from(rustix::fs::fstat(&looked).map_err(fail)?);
+        let looked = self.open_at(path, OFlag::O_PATH).map_err(fail)?;
+        let stat = Stat::from(fstat(&looked).map_err(fail)?);
         match stat.kind {
             FileKind::File => {}
-            FileKind::Directory => return Err(fail(Errno::ISDIR)),
+            FileKind::Directory => return Err(fail(Errno::EISDIR)),
             _ => return Err(self.fail_read("read", path, io::Error::other("it is not a regular file"))),
         }
-        let fd = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(fail)?;
+        let fd = self.open_at(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).map_err(fail)?;
         Ok((File::from(fd), stat.size))
     }
 
@@ -386,21 +262,21 @@ impl Root {
 
     /// Whether `path`, at the end of its links, is there.
     pub fn lookup(&self, path: impl AsRef<Path>) -> Presence {
-        self.look(path.as_ref(), OFlags::PATH)
+        self.look(path.as_ref(), OFlag::O_PATH)
     }
 
     /// Whether `path` is there; a link is a link.
     pub fn lookup_link(&self, path: impl AsRef<Path>) -> Presence {
-        self.look(path.as_ref(), OFlags::PATH | OFlags::NOFOLLOW)
+        self.look(path.as_ref(), OFlag::O_PATH | OFlag::O_NOFOLLOW)
     }
 
-    fn look(&self, path: &Path, flags: OFlags) -> Presence {
+    fn look(&self, path: &Path, flags: OFlag) -> Presence {
         let looked = if self.is_slash() {
-            let links = flags.contains(OFlags::NOFOLLOW);
-            let links = if links { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
-            rustix::fs::statat(&self.fd, path, links)
+            let links = flags.contains(OFlag::O_NOFOLLOW);
+            let links = if links { AtFlags::AT_SYMLINK_NOFOLLOW } else { AtFlags::empty() };
+            fstatat(&self.fd, path, links)
         } else {
-            self.open_at(path, flags).and_then(|fd| rustix::fs::fstat(&fd))
+            self.open_at(path, flags).and_then(|fd| fstat(&fd))
         };
         match looked {
             Ok(stat) => Presence::There(stat.into()),
@@ -418,11 +294,11 @@ impl Root {
     pub fn read_link(&self, path: impl AsRef<Path>) -> Result<PathBuf, FileError> {
         let path = path.as_ref();
         let text = self
-            .open_at(path, OFlags::PATH | OFlags::NOFOLLOW)
+            .open_at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)
             // An empty path names the link itself that the descriptor stands for.
-            .and_then(|fd| rustix::fs::readlinkat(&fd, "", Vec::new()))
+            .and_then(|fd| readlinkat(&fd, ""))
             .map_err(|e| self.fail_read("read the link", path, e))?;
-        Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
+        Ok(PathBuf::from(text))
     }
 
     /// The entries of a directory, sorted by bytes.
@@ -432,30 +308,17 @@ impl Root {
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<Listed>, FileError> {
         let path = path.as_ref();
         let fail = |e: Errno| self.fail_read("list", path, e);
-        let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
-        let mut entries = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&fd).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            let kind = match entry.file_type() {
-                // Some filesystems do not tell the type while listing.
-                FileType::Unknown => {
-                    let stat = rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
-                    FileType::from_raw_mode(stat.map_err(fail)?.st_mode)
-                }
-                known => known,
-            };
-            if entries.len() == LIST_LIMIT {
+        let fd = self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(fail)?;
+        let mut found = Vec::new();
+        for entry in entries(fd).map_err(fail)? {
+            if found.len() == LIST_LIMIT {
                 let what = format!("it has more than {LIST_LIMIT} entries");
                 return Err(self.fail_read("list", path, io::Error::new(io::ErrorKind::FileTooLarge, what)));
             }
-            entries.push(Listed { name: OsStr::from_bytes(name).to_owned(), kind: kind.into() });
+            found.push(entry.map_err(fail)?);
         }
-        entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
-        Ok(entries)
+        found.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+        Ok(found)
     }
 
     /// As [`Root::list`], with no entries for an absent directory.
@@ -479,12 +342,12 @@ impl Root {
         let path = path.as_ref();
         let fail = |e: Errno| self.fail_read("look at", path, e);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(true) };
-        let parent = self.open_at(parent, OFlags::PATH | OFlags::DIRECTORY).map_err(fail)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let parent = self.open_at(parent, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(fail)?;
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         // The device number would not tell a bind mount.
-        match rustix::fs::openat2(&parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+        match openat2(&parent, name, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV)) {
             Ok(_) => Ok(false),
-            Err(Errno::XDEV) => Ok(true),
+            Err(Errno::EXDEV) => Ok(true),
             Err(e) => Err(fail(e)),
         }
     }
@@ -496,7 +359,7 @@ impl Root {
     /// When it is not there.
     pub fn real_path(&self, path: impl AsRef<Path>) -> Result<PathBuf, FileError> {
         let path = path.as_ref();
-        let fd = self.open_at(path, OFlags::PATH).map_err(|e| self.fail_read("resolve", path, e))?;
+        let fd = self.open_at(path, OFlag::O_PATH).map_err(|e| self.fail_read("resolve", path, e))?;
         let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
         let link = if self.is_slash() { link.or_else(|_| without_proc(path)) } else { link };
         link.map_err(|e| self.fail_read("resolve (is /proc mounted?)", path, e))
@@ -528,7 +391,7 @@ impl Root {
     /// When `path` is not there.
     pub fn free_space(&self, path: impl AsRef<Path>) -> Result<u64, FileError> {
         let fs = self.filesystem_of(path.as_ref())?;
-        Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
+        Ok(fs.blocks_available().saturating_mul(fs.fragment_size()))
     }
 
     /// Free bytes for root, to whom a filesystem gives its reserve too.
@@ -537,12 +400,12 @@ impl Root {
     /// As [`Root::free_space`].
     pub fn free_space_for_root(&self, path: impl AsRef<Path>) -> Result<u64, FileError> {
         let fs = self.filesystem_of(path.as_ref())?;
-        Ok(fs.f_bfree.saturating_mul(fs.f_frsize))
+        Ok(fs.blocks_free().saturating_mul(fs.fragment_size()))
     }
 
-    fn filesystem_of(&self, path: &Path) -> Result<rustix::fs::StatVfs, FileError> {
+    fn filesystem_of(&self, path: &Path) -> Result<Statvfs, FileError> {
         let fail = |e: Errno| self.fail_read("look at the filesystem of", path, e);
-        let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
-        rustix::fs::fstatvfs(fd.as_fd()).map_err(fail)
+        let fd = self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(fail)?;
+        fstatvfs(fd.as_fd()).map_err(fail)
     }
 }

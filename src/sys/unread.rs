@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use rustix::io::Errno;
+use nix::errno::Errno;
 
 use super::root::{FileError, Root};
 
@@ -61,13 +61,13 @@ impl Root {
     ) -> FileError {
         let error = self.fail(action, path, cause);
         // A user who is not root is refused much that decides nothing; what does is in `Root::denied`.
-        let is_expected = error.is_denied() && !rustix::process::geteuid().is_root();
+        let is_expected = error.is_denied() && !nix::unistd::geteuid().is_root();
         if error.leaves_open() && !is_expected {
             let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
             unread.insert(Unread {
                 path: path.to_owned(),
                 what: error.to_string(),
-                is_loop: error.is_errno(Errno::LOOP),
+                is_loop: error.is_errno(Errno::ELOOP),
                 is_denied: error.is_denied(),
             });
         }

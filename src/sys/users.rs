@@ -37,10 +37,11 @@ pub fn user_of(directory: &Path) -> std::io::Result<Option<String>> {
 /// Whether a process of that number runs; one that has ended and that nobody has waited for does not.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 pub fn is_alive(pid: u32) -> bool {
-    let Some(number) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
-    match rustix::process::test_kill_process(number) {
+    // 0 would stand for the own group.
+    let Some(number) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return false };
+    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), None) {
         // Where others' processes are hidden there is no more to be told.
-        Ok(()) | Err(rustix::io::Errno::PERM) => {
+        Ok(()) | Err(nix::errno::Errno::EPERM) => {
             // "123 (name) S 1 …": a name may hold anything, also a parenthesis.
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))

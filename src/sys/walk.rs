@@ -4,40 +4,40 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, fstat};
+
+use super::root::FileKind;
 
 /// Opens a path below a directory without openat2(2): component by component, and through no symlink, so that nothing
 /// leads out. A path with a symlink or `..` in it cannot be opened so: ELOOP, which is not "absent".
-pub(super) fn without_openat2(top: &OwnedFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn without_openat2(top: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     let mut names = Vec::new();
     for component in path.components() {
         match component {
             Component::Normal(name) => names.push(name),
             Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => return Err(Errno::LOOP),
+            Component::ParentDir | Component::Prefix(_) => return Err(Errno::ELOOP),
         }
     }
     let here = OsStr::new(".");
     let (last, directories) = names.split_last().map_or((here, &[][..]), |(last, rest)| (*last, rest));
-    let mut fd =
-        rustix::fs::openat(top, here, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut fd = openat(top, here, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     let looked = |fd: &OwnedFd, name: &OsStr| {
-        rustix::fs::openat(fd, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        openat(fd, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
     };
-    let is_link = |fd: &OwnedFd| {
-        rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
-    };
+    let is_link = |fd: &OwnedFd| fstat(fd).map(|stat| FileKind::of_mode(stat.st_mode) == FileKind::Link);
     for name in directories {
         fd = looked(&fd, name)?;
         if is_link(&fd)? {
-            return Err(Errno::LOOP);
+            return Err(Errno::ELOOP);
         }
     }
-    if !flags.contains(OFlags::NOFOLLOW) && is_link(&looked(&fd, last)?)? {
-        return Err(Errno::LOOP);
+    if !flags.contains(OFlag::O_NOFOLLOW) && is_link(&looked(&fd, last)?)? {
+        return Err(Errno::ELOOP);
     }
-    rustix::fs::openat(&fd, last, flags | OFlags::NOFOLLOW, Mode::empty())
+    openat(&fd, last, flags | OFlag::O_NOFOLLOW, Mode::empty())
 }
 
 /// A path of the system's own root without symlinks, found without `/proc`.
@@ -72,16 +72,16 @@ mod tests {
     fn without_openat2_no_symlink_is_followed() {
         let (_scratch, root) = tree();
         let open =
-            |path: &str, flags| without_openat2(&root.fd, Path::new(path), flags | OFlags::CLOEXEC).err();
+            |path: &str, flags| without_openat2(&root.fd, Path::new(path), flags | OFlag::O_CLOEXEC).err();
         for path in ["/a/b/file", "a/./b/file", "/", "/a/b"] {
-            assert_eq!(open(path, OFlags::PATH), None, "{path}");
+            assert_eq!(open(path, OFlag::O_PATH), None, "{path}");
         }
         for path in ["/a/link/file", "/a/out/etc/passwd", "/a/b/last", "/a/../a/b/file", "/../etc"] {
-            assert_eq!(open(path, OFlags::RDONLY), Some(Errno::LOOP), "{path}");
+            assert_eq!(open(path, OFlag::O_RDONLY), Some(Errno::ELOOP), "{path}");
         }
-        assert_eq!(open("/a/b/last", OFlags::PATH | OFlags::NOFOLLOW), None, "the symlink itself");
-        assert_eq!(open("/a/b/none", OFlags::PATH), Some(Errno::NOENT));
-        assert_eq!(open("/a/b/file/x", OFlags::PATH), Some(Errno::NOTDIR));
+        assert_eq!(open("/a/b/last", OFlag::O_PATH | OFlag::O_NOFOLLOW), None, "the symlink itself");
+        assert_eq!(open("/a/b/none", OFlag::O_PATH), Some(Errno::ENOENT));
+        assert_eq!(open("/a/b/file/x", OFlag::O_PATH), Some(Errno::ENOTDIR));
     }
 
     proptest! {
@@ -90,11 +90,11 @@ mod tests {
         fn both_ways_open_the_same_file(names in proptest::collection::vec("a|b|file|link|out|last|none|\\.\\.|\\.", 0..5)) {
             let (_scratch, root) = tree();
             let path = PathBuf::from(format!("/{}", names.join("/")));
-            let inode = |fd: OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
-            let walked = without_openat2(&root.fd, &path, OFlags::PATH | OFlags::CLOEXEC).map(inode);
-            let opened = root.open_at(&path, OFlags::PATH).map(inode);
+            let inode = |fd: OwnedFd| fstat(fd).unwrap().st_ino;
+            let walked = without_openat2(&root.fd, &path, OFlag::O_PATH | OFlag::O_CLOEXEC).map(inode);
+            let opened = root.open_at(&path, OFlag::O_PATH).map(inode);
             match walked {
-                Err(Errno::LOOP) => {}
+                Err(Errno::ELOOP) => {}
                 other => prop_assert_eq!(other, opened),
             }
         }

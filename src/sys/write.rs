@@ -7,12 +7,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
-use rustix::process::Pid;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
+use nix::sys::signal::kill;
+use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
+use nix::unistd::{Pid, UnlinkatFlags, fsync, getpid, linkat, symlinkat, syncfs, unlinkat};
 
 use super::compare::have_same_contents;
-use super::root::{FileError, FileKind, Presence, Root, Written};
+use super::directory::entries;
+use super::root::{FileError, FileKind, Presence, Root, Stat, Written};
 
 impl Root {
     /// Makes a directory and its parents, mode 0755.
@@ -25,32 +28,32 @@ impl Root {
         for name in path.components().filter(|c| matches!(c, std::path::Component::Normal(_))) {
             let parent = done.clone();
             done.push(name);
-            match self.open_at(&done, OFlags::PATH | OFlags::DIRECTORY) {
+            match self.open_at(&done, OFlag::O_PATH | OFlag::O_DIRECTORY) {
                 Ok(_) => continue,
-                Err(Errno::NOENT) => {}
+                Err(Errno::ENOENT) => {}
                 Err(e) => return Err(self.fail("make the directory", &done, e)),
             }
             let parent_fd = self.directory(&parent)?;
-            match rustix::fs::mkdirat(&parent_fd, name.as_os_str(), Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+            match mkdirat(&parent_fd, name.as_os_str(), Mode::from_bits_truncate(0o755)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
                 Err(e) => return Err(self.fail("make the directory", &done, e)),
             }
             // What is in the way may be a dangling link: say so here instead of at the write.
-            self.open_at(&done, OFlags::PATH | OFlags::DIRECTORY)
+            self.open_at(&done, OFlag::O_PATH | OFlag::O_DIRECTORY)
                 .map_err(|e| self.fail("make the directory", &done, e))?;
         }
         Ok(())
     }
 
     fn directory(&self, path: &Path) -> Result<OwnedFd, FileError> {
-        self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)
+        self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
             .map_err(|e| self.fail("open the directory", path, e))
     }
 
     fn parent_and_name<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), FileError> {
         match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) => Ok((self.directory(parent)?, name)),
-            _ => Err(self.fail("write", path, Errno::INVAL)),
+            _ => Err(self.fail("write", path, Errno::EINVAL)),
         }
     }
 
@@ -103,7 +106,7 @@ impl Root {
         }
         self.in_place_of(to, |directory, temporary| {
             let mut file = new_file(directory, temporary, 0o600)?;
-            if io::copy(&mut source.take(limit + 1), &mut file)? > limit {
+            if io::copy(&mut source.take(limit + 1), &mut *file)? > limit {
                 return Err(self.too_large(from, limit).cause);
             }
             finished(file, mode)
@@ -120,7 +123,7 @@ impl Root {
         let path = path.as_ref();
         self.in_place_of(path, |directory, temporary| {
             let mut file = new_file(directory, temporary, 0o644)?;
-            io::copy(from, &mut file)?;
+            io::copy(from, &mut *file)?;
             file.sync_all()?;
             Ok(Some(file))
         })
@@ -143,11 +146,8 @@ impl Root {
 
     fn has(&self, path: &Path, bytes: &[u8], mode: u32) -> bool {
         let same = |fd: OwnedFd| -> io::Result<bool> {
-            let stat = rustix::fs::fstat(&fd)?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
-                || stat.st_mode & 0o7777 != mode
-                || u64::try_from(stat.st_size) != Ok(bytes.len() as u64)
-            {
+            let stat = Stat::from(fstat(&fd)?);
+            if (stat.kind, stat.mode, stat.size) != (FileKind::File, mode, bytes.len() as u64) {
                 return Ok(false);
             }
             let mut there = Vec::with_capacity(bytes.len());
@@ -155,7 +155,7 @@ impl Root {
             Ok(there == bytes)
         };
         // Whatever is wrong with the old file, writing the new one is the answer to it.
-        self.open_at(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)
+        self.open_at(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK)
             .is_ok_and(|fd| same(fd).unwrap_or(false))
     }
 
@@ -172,7 +172,7 @@ impl Root {
             self.make_directories(parent)?;
         }
         self.in_place_of(path, |directory, temporary| {
-            rustix::fs::symlinkat(text, directory, temporary)?;
+            symlinkat(text, directory, temporary)?;
             Ok(None)
         })?;
         Ok(Written::Changed)
@@ -181,7 +181,7 @@ impl Root {
     fn in_place_of(
         &self,
         path: &Path,
-        make: impl FnOnce(&OwnedFd, &OsStr) -> io::Result<Option<File>>,
+        make: impl FnOnce(&OwnedFd, &OsStr) -> io::Result<Option<Flock<File>>>,
     ) -> Result<(), FileError> {
         let (directory, name) = self.parent_and_name(path)?;
         let directory = &directory;
@@ -191,8 +191,8 @@ impl Root {
         let result = sweep(directory, name)
             .and_then(|()| make(directory, &temporary))
             // The lock on the file is kept until it has its name.
-            .and_then(|_locked| Ok(rustix::fs::renameat(directory, &temporary, directory, name)?))
-            .and_then(|()| Ok(rustix::fs::fsync(directory)?));
+            .and_then(|_locked| Ok(renameat(directory, temporary.as_os_str(), directory, name)?))
+            .and_then(|()| Ok(fsync(directory)?));
         if let Err(e) = result {
             // The first error is the one to tell; a temporary file that stays is removed by the next write.
             remove_if_there(directory, &temporary).ok();
@@ -211,9 +211,9 @@ impl Root {
             Err(e) if e.is_absent() => return Ok(false),
             other => other?,
         };
-        match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
-            Ok(()) => rustix::fs::fsync(&directory).map(|()| true).map_err(|e| self.fail("remove", path, e)),
-            Err(Errno::NOENT) => Ok(false),
+        match unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => fsync(&directory).map(|()| true).map_err(|e| self.fail("remove", path, e)),
+            Err(Errno::ENOENT) => Ok(false),
             Err(e) => Err(self.fail("remove", path, e)),
         }
     }
@@ -228,9 +228,9 @@ impl Root {
             Err(e) if e.is_absent() => return Ok(false),
             other => other?,
         };
-        match rustix::fs::renameat(&directory, old, &directory, name) {
+        match renameat(&directory, old, &directory, name) {
             Ok(()) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
+            Err(Errno::ENOENT) => Ok(false),
             Err(e) => Err(self.fail("rename", path, e)),
         }
     }
@@ -243,8 +243,7 @@ impl Root {
     pub fn hard_link(&self, path: impl AsRef<Path>, name: &str) -> Result<(), FileError> {
         let path = path.as_ref();
         let (directory, old) = self.parent_and_name(path)?;
-        nix::unistd::linkat(&directory, old, &directory, name, nix::fcntl::AtFlags::empty())
-            .map_err(|e| self.fail("link", path, e))
+        linkat(&directory, old, &directory, name, AtFlags::empty()).map_err(|e| self.fail("link", path, e))
     }
 
     /// Waits until the names in a directory are on its device.
@@ -253,7 +252,7 @@ impl Root {
     /// When they cannot be, or it is not there.
     pub fn sync_directory(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
         let path = path.as_ref();
-        nix::unistd::fsync(self.directory(path)?).map_err(|e| self.fail("sync", path, e))
+        fsync(self.directory(path)?).map_err(|e| self.fail("sync", path, e))
     }
 
     /// Waits until all that was written to the filesystem that holds `path` is on its device.
@@ -262,7 +261,7 @@ impl Root {
     /// When it cannot be, or `path` is no directory there.
     pub fn sync(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
         let path = path.as_ref();
-        rustix::fs::syncfs(self.directory(path)?).map_err(|e| self.fail("sync", path, e))
+        syncfs(self.directory(path)?).map_err(|e| self.fail("sync", path, e))
     }
 
     /// Removes a directory, when it is empty; true when it was.
@@ -275,9 +274,9 @@ impl Root {
             Err(e) if e.is_absent() => return Ok(false),
             other => other?,
         };
-        match rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR) {
+        match unlinkat(&directory, name, UnlinkatFlags::RemoveDir) {
             Ok(()) => Ok(true),
-            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(false),
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT) => Ok(false),
             Err(e) => Err(self.fail("remove the directory", path, e)),
         }
     }
@@ -306,21 +305,15 @@ impl Root {
             }
         }
         let (directory, name) = self.parent_and_name(path)?;
-        rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR).map_err(fail)?;
+        unlinkat(&directory, name, UnlinkatFlags::RemoveDir).map_err(fail)?;
         Ok(true)
     }
 
     fn some_names(&self, path: &Path) -> Result<Vec<OsString>, FileError> {
         let fail = |e: Errno| self.fail("list", path, e);
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(self.directory(path)?).map_err(fail)? {
-            let name = entry.map_err(fail)?.file_name().to_owned();
-            if ![&b"."[..], b".."].contains(&name.to_bytes()) {
-                names.push(OsStr::from_bytes(name.to_bytes()).to_owned());
-            }
-            if names.len() == 1024 {
-                break;
-            }
+        for entry in entries(self.directory(path)?).map_err(fail)?.take(1024) {
+            names.push(entry.map_err(fail)?.name);
         }
         names.sort_unstable();
         Ok(names)
@@ -331,7 +324,7 @@ impl Root {
     /// # Errors
     /// When it cannot be made.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<File, FileError> {
-        self.open_written(path.as_ref(), OFlags::TRUNC, 0o644)
+        self.open_written(path.as_ref(), OFlag::O_TRUNC, 0o644)
     }
 
     /// A file that stays for ever and is only locked: made when absent, never truncated, and closed to others, who could
@@ -340,72 +333,67 @@ impl Root {
     /// # Errors
     /// When it cannot be made.
     pub fn open_lock_file(&self, path: impl AsRef<Path>) -> Result<File, FileError> {
-        self.open_written(path.as_ref(), OFlags::empty(), 0o600)
+        self.open_written(path.as_ref(), OFlag::empty(), 0o600)
     }
 
-    fn open_written(&self, path: &Path, flags: OFlags, mode: u32) -> Result<File, FileError> {
+    fn open_written(&self, path: &Path, flags: OFlag, mode: u32) -> Result<File, FileError> {
         if let Some(parent) = path.parent() {
             self.make_directories(parent)?;
         }
         let (directory, name) = self.parent_and_name(path)?;
         let flags = flags
-            | OFlags::RDWR
-            | OFlags::CREATE
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC
-            | OFlags::NONBLOCK
-            | OFlags::NOCTTY;
-        rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(mode))
+            | OFlag::O_RDWR
+            | OFlag::O_CREAT
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC
+            | OFlag::O_NONBLOCK
+            | OFlag::O_NOCTTY;
+        openat(&directory, name, flags, Mode::from_bits_truncate(mode))
             .map(File::from)
             .map_err(|e| self.fail("write", path, e))
     }
 }
 
-fn new_file(directory: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode))?;
-    // Ends with this process, whatever ends it: see `sweep`.
-    rustix::fs::flock(&fd, FlockOperation::LockShared)?;
-    Ok(File::from(fd))
+fn new_file(directory: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<Flock<File>> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = File::from(openat(directory, name, flags, Mode::from_bits_truncate(mode))?);
+    // The lock ends with this process, however it ends: see `sweep`.
+    Flock::lock(file, FlockArg::LockShared).map_err(|(_, e)| e.into())
 }
 
-fn finished(file: File, mode: u32) -> io::Result<Option<File>> {
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+fn finished(file: Flock<File>, mode: u32) -> io::Result<Option<Flock<File>>> {
+    fchmod(&*file, Mode::from_bits_truncate(mode))?;
     file.sync_all()?;
     Ok(Some(file))
 }
 
-/// Removes the temporary files of writers of `name` that were killed: the process is gone, and nobody has the file locked,
-/// as one of a container that shares the directory would.
+/// Removes the temporary files that killed writers of `name` left: their process is gone, and nobody has the file locked,
+/// as a writer in another container that shares the directory would.
 fn sweep(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    let mut left = Vec::new();
-    for entry in rustix::fs::Dir::read_from(directory)? {
-        let file = entry?.file_name().to_owned();
-        let of = file.to_bytes().strip_prefix(b".").and_then(|rest| rest.strip_prefix(name.as_bytes()));
+    for entry in entries(directory.try_clone()?)? {
+        let file = entry?.name;
+        let of = file.as_bytes().strip_prefix(b".").and_then(|rest| rest.strip_prefix(name.as_bytes()));
         let writer = of.and_then(|rest| std::str::from_utf8(rest.strip_prefix(b".")?).ok()?.parse().ok());
-        left.extend(writer.and_then(Pid::from_raw).map(|writer| (file, writer)));
-    }
-    for (file, writer) in left {
-        if writer != rustix::process::getpid()
-            && rustix::process::test_kill_process(writer) != Err(Errno::SRCH)
-        {
+        let Some(writer) = writer.filter(|pid| *pid > 0).map(Pid::from_raw) else { continue };
+        if writer != getpid() && kill(writer, None) != Err(Errno::ESRCH) {
             continue;
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // A link cannot be opened so, nor locked.
-        let locked = rustix::fs::openat(directory, &*file, flags, Mode::empty()).is_ok_and(|fd| {
-            rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        // A symlink cannot be opened with these flags, nor locked.
+        let is_locked = openat(directory, file.as_os_str(), flags, Mode::empty()).is_ok_and(|fd| {
+            let lock = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock);
+            lock.is_err_and(|(_, e)| e == Errno::EWOULDBLOCK)
         });
-        if !locked {
-            remove_if_there(directory, OsStr::from_bytes(file.to_bytes()))?;
+        if !is_locked {
+            remove_if_there(directory, &file)?;
         }
     }
     Ok(())
 }
 
 fn remove_if_there(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
+    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
