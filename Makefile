@@ -23,7 +23,7 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%) target/pages/man/man8/clr-dkms.8
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf packaging/pages/Cargo.toml packaging/pages/src/*)
 
-.PHONY: help build fetch demo timeline pictures test fuzz test-systemd test-packages check lint unit shell bench audit install uninstall deb clean
+.PHONY: help build fetch demo timeline pictures test fuzz test-systemd test-packages check lint unit shell bench lines audit install uninstall deb clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
@@ -112,6 +112,9 @@ shell:
 	tests/support/test-install.sh
 	tests/support/test-pages.sh
 	tests/support/test-pictures.sh
+
+lines: ## how many lines of code there are, by directory: without blanks, comments and tests
+	@python3 tests/support/count-lines.py
 
 bench: ## whole programs beside today's scripts (real dkms, some minutes), and the rules alone
 	tests/support/ensure-packages.sh build dkms test

@@ -1,8 +1,9 @@
 //! Child processes: an argument vector (no shell), a group of their own, a deadline, no standard input, an
-//! environment that is ours alone, and the output in a file.
+//! fixed environment, and the output in a file.
 //!
-//! A file, and not a pipe, because a grandchild that lives on would keep a pipe open for ever; a group, because
-//! killing only the leader of a build leaves a subshell that goes on building and installing.
+//! The output goes to a file because a grandchild that keeps running would hold a pipe open. Each child has
+//! its own process group because killing only the leader of a build leaves a subshell that continues to build
+//! and install.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -22,31 +23,31 @@ use super::clock::Stopwatch;
 use super::interrupt;
 use super::sandbox::{self, Layers, Sandbox};
 
-/// The environment variable that marks our children, with our process id: it tells those that a killed run left
-/// behind from everybody else.
+/// The environment variable that marks the children of a run, with its process id. By it the next run
+/// recognises the children that a killed run left behind.
 pub const MARK: &str = "CLR_DKMS_RUN";
-/// How long a group may take to leave after SIGTERM before it is killed.
+/// How long a group may take to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
 /// How often a request to stop is looked for while a child runs.
 const INTERRUPT_PAUSE: Duration = Duration::from_millis(20);
 /// How long killed processes may take to disappear.
 const DYING: Duration = Duration::from_millis(500);
 
-/// How a child came to its end.
+/// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It left with this code.
+    /// It exited with this code.
     Exit(i32),
     /// A signal killed it.
     Signal(i32),
     /// Its deadline passed; its whole group was killed.
     TimedOut,
-    /// We were asked to stop; its whole group was killed.
+    /// This program was asked to stop; the whole group was killed.
     Interrupted,
 }
 
 impl Ended {
-    /// It left with code 0.
+    /// It exited with code 0.
     pub fn is_success(self) -> bool {
         self == Ended::Exit(0)
     }
@@ -72,7 +73,7 @@ pub struct Finished {
     pub took: Duration,
     /// Its standard output (and error output, unless that went to a file of its own), when it was kept.
     pub output: Vec<u8>,
-    /// What confined it; none for what ran outside of a sandbox.
+    /// The layers that confined it; none for a child without a sandbox.
     pub layers: Option<Layers>,
 }
 
@@ -81,9 +82,9 @@ pub struct Finished {
 pub enum Output {
     /// Both streams into this file, at its end.
     Into(File),
-    /// Both streams kept, at most this many bytes of them (the last ones).
+    /// Both streams are kept: at most this many bytes, from the end.
     Keep(u64),
-    /// Only standard output kept, at most this many bytes; error output is dropped.
+    /// Only standard output is kept, at most this many bytes; error output is dropped.
     KeepAnswer(u64),
 }
 
@@ -145,15 +146,15 @@ impl Child {
         self
     }
 
-    /// Being asked to stop does not end it, only the deadline does: for programs that leave a mess when they are
-    /// stopped half-way.
+    /// A request to stop does not end it, only the deadline does: for programs that leave an inconsistent
+    /// state when they are interrupted.
     #[must_use]
     pub fn uninterruptible(mut self) -> Child {
         self.interruptible = false;
         self
     }
 
-    /// What it reads from its standard input; without this, nothing. In a sandbox it reads nothing.
+    /// The bytes on its standard input; nothing by default, and always nothing in a sandbox.
     #[must_use]
     pub fn input(mut self, bytes: Vec<u8>) -> Child {
         self.input = Some(bytes);
@@ -167,7 +168,7 @@ impl Child {
         self
     }
 
-    /// The command as a person would type it; for logs.
+    /// The command line, for logs.
     pub fn display(&self) -> String {
         let mut words = vec![self.program.display().to_string()];
         words.extend(self.arguments.iter().map(|a| a.to_string_lossy().into_owned()));
@@ -190,8 +191,8 @@ impl Child {
             .unchecked()
     }
 
-    /// Starts the program with a standard input that reaches its end when the result is dropped or this process
-    /// dies: for programs that run for as long as they can read.
+    /// Starts the program with a standard input that reaches its end when the result is dropped or this
+    /// process dies: for programs that run for as long as they can read.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -209,7 +210,7 @@ impl Child {
         match self.sandbox.take() {
             Some(sandbox) => sandbox::run(self, &sandbox),
             None => {
-                // A file and not a pipe: a program that does not read it keeps nobody waiting.
+                // A file rather than a pipe: a program that does not read it blocks nobody.
                 let input = self.input.take().map(|bytes| -> io::Result<File> {
                     let mut file = unnamed_file()?;
                     file.write_all(&bytes)?;
@@ -293,8 +294,8 @@ fn ended(status: ExitStatus) -> Ended {
     }
 }
 
-/// Sends SIGTERM to the group, and SIGKILL to the rest of it when its leader is gone or [`GRACE`] is over. duct's own
-/// `kill` would leave the grandchildren running.
+/// Sends SIGTERM to the group, and SIGKILL to the rest of it when its leader is gone or [`GRACE`] is over.
+/// duct's own `kill` would leave the grandchildren running.
 fn end_group(child: &Handle) -> io::Result<()> {
     let Some(group) = child.pids().first().and_then(|pid| i32::try_from(*pid).ok()).map(Pid::from_raw) else {
         return Ok(());
@@ -302,8 +303,8 @@ fn end_group(child: &Handle) -> io::Result<()> {
     signal_group(group, Signal::SIGTERM)?;
     child.wait_timeout(GRACE)?;
     signal_group(group, Signal::SIGKILL)?;
-    // The kernel needs a moment, and the next step must not meet these processes. Zombies that nobody collects are
-    // not waited for.
+    // The kernel needs a moment, and the next step must not meet these processes. Zombies that nobody
+    // collects are not waited for.
     let watch = Stopwatch::start();
     while killpg(group, None).is_ok() && watch.elapsed() < DYING {
         std::thread::sleep(Duration::from_millis(2));

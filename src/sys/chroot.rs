@@ -1,8 +1,9 @@
-//! A plain `chroot` into an image, as update-trigger.sh makes one: without `/proc` and `/sys`, and with an empty `/dev`.
+//! A plain `chroot` into an image, as update-trigger.sh makes one: without `/proc` and `/sys`, and with an
+//! empty `/dev`.
 //!
-//! dkms, make and bash need `/proc` (behind `/dev/fd`) and `/dev/null`; we need them ourselves. They are mounted in a mount
-//! namespace of this process: nobody else sees them, nothing is written to the image but empty directories, and they end
-//! with the process, whatever ends it.
+//! dkms, make and bash need `/proc` (behind `/dev/fd`) and `/dev/null`; we need them ourselves. They are
+//! mounted in a mount namespace of this process: nobody else sees them, nothing is written to the image but
+//! empty directories, and they end with the process, whatever ends it.
 
 use std::fs::Permissions;
 use std::io;
@@ -17,8 +18,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{FileStat, Mode, SFlag, makedev, mknod, stat};
 use nix::unistd::{chdir, chroot, fchdir};
 
-/// Where the root of the image is found a second time: a program that is given this path works on an image, and not on the
-/// machine around it.
+/// Where the root of the image is found a second time: a program that is given this path works on an image,
+/// and not on the machine around it.
 const SECOND: &str = "/run/clr-dkms/root";
 /// Where the path of the image is kept once it can be used.
 static IMAGE_PATH: OnceLock<&Path> = OnceLock::new();
@@ -40,9 +41,9 @@ fn is_null_device() -> bool {
     stat("/dev/null").is_ok_and(|s| SFlag::from_bits_truncate(s.st_mode).contains(SFlag::S_IFCHR))
 }
 
-/// Mounts what is missing, when `/` is the root of a chroot. To be called before there is a second thread, and before a
-/// directory is held open. Elsewhere nothing is done. `second` makes the image reachable by another path too, for which a
-/// directory is made in it.
+/// Mounts what is missing, when `/` is the root of a chroot. To be called before there is a second thread,
+/// and before a directory is held open. Elsewhere nothing is done. `second` makes the image reachable by
+/// another path too, for which a directory is made in it.
 ///
 /// # Errors
 /// When the kernel refuses it, as in a container without the privilege: it is as bare then as it was.
@@ -60,7 +61,8 @@ pub fn furnish(second: bool) -> io::Result<()> {
     // What only clr-boot-manager asks, of the disk that the image is on; without it that fails, and says so.
     put(Path::new("/sys/dev"), "sysfs", MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV).ok();
     if !is_null_device() {
-        // The one of the machine, with its disks; where that is not to be had, the few that every program uses.
+        // The one of the machine, with its disks; where that is not to be had, the few that every program
+        // uses.
         let whole = put(Path::new("/dev/null"), "devtmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC);
         whole.or_else(|_| minimal_devices())?;
     }
@@ -111,10 +113,11 @@ fn make_directory(path: impl AsRef<Path>) -> io::Result<()> {
     }
 }
 
-/// From now on no mount of this process is seen by another namespace. Gives whether `/` is the root of a chroot.
+/// From now on no mount of this process is seen by another namespace. Gives whether `/` is the root of a
+/// chroot.
 ///
-/// That is a property of the mount that the image lies in, whose root is outside of the chroot; so this goes there for a
-/// moment. A root directory that is below the working directory stops no `..`.
+/// That is a property of the mount that the image lies in, whose root is outside of the chroot; so this goes
+/// there for a moment. A root directory that is below the working directory stops no `..`.
 pub(super) fn keep_mounts_private() -> io::Result<bool> {
     chdir("/")?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

@@ -1,4 +1,4 @@
-//! The clock. Decisions get times as values; only this file asks what time it is.
+//! The clock. Decisions receive times as values; only this file reads the clock.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 pub enum Clock {
     /// The system's clock.
     System,
-    /// Always the same moment; for tests and reproducible output.
+    /// Always the same time, for tests and reproducible output.
     Fixed(Timestamp),
 }
 
@@ -33,7 +33,7 @@ impl Clock {
         Timestamp::from_second(now.as_second()).unwrap_or(now)
     }
 
-    /// Measures what people are told; where the time stands still, everything takes none.
+    /// A stopwatch for reported durations; with a fixed clock every duration is zero.
     pub fn stopwatch(&self) -> Stopwatch {
         match self {
             Clock::System => Stopwatch::start(),

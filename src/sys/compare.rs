@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-/// How much of each is compared at a time.
+/// The number of bytes that are compared at a time.
 const BLOCK: usize = 256 << 10;
 
-/// Whether two files have the same bytes from where they are.
+/// Whether two files have the same bytes from their current positions.
 ///
 /// # Errors
 /// When one of them cannot be read.

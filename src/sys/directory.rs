@@ -1,4 +1,4 @@
-//! A directory that is held open: what is in it is looked at without going the way to it each time.
+//! A directory that is held open, so that its entries are looked up without resolving its path each time.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -24,7 +24,7 @@ impl Root {
     /// Opens a directory to look at what is in it.
     ///
     /// # Errors
-    /// When it is no directory, or cannot be opened.
+    /// When it is not a directory, or cannot be opened.
     pub fn open_directory(&self, path: impl AsRef<Path>) -> Result<Directory<'_>, FileError> {
         let path = path.as_ref().to_owned();
         let fd = self.open_at(&path, OFlag::O_PATH | OFlag::O_DIRECTORY);
@@ -33,10 +33,10 @@ impl Root {
 }
 
 impl Directory<'_> {
-    /// What `name` in it leads to; none when nothing of that name is there, not even a link.
+    /// What `name` in it leads to; none when there is no entry of that name, not even a symlink.
     pub fn lookup(&self, name: &str) -> Option<Presence> {
         let path = self.path.join(name);
-        // A name that leads on is left to those who keep it inside the root.
+        // A name with more than one component is resolved inside the root.
         if name.contains('/') || name == ".." {
             let presence = self.root.lookup(&path);
             return (!presence.is_absent() || self.root.lookup_link(&path).is_there()).then_some(presence);
@@ -52,7 +52,7 @@ impl Directory<'_> {
     /// The text of a link in it.
     ///
     /// # Errors
-    /// When it is no link, or cannot be read.
+    /// When it is not a symlink, or cannot be read.
     pub fn read_link(&self, name: &str) -> Result<PathBuf, FileError> {
         let text = readlinkat(&self.fd, name);
         let text = text.map_err(|e| self.root.fail_read("read the link", &self.path.join(name), e))?;

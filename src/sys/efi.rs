@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use super::root::{FileError, Presence, Root};
 
-/// There with UEFI firmware, not there with a BIOS.
+/// Present with UEFI firmware, absent with a BIOS.
 const FIRMWARE: &str = "/sys/firmware/efi";
 /// Where efivarfs is mounted.
 const VARIABLES: &str = "/sys/firmware/efi/efivars";
 /// The vendor of the variables that the UEFI specification defines.
 pub const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
-/// The vendor of the variables of the Boot Loader Interface, which systemd-boot speaks.
+/// The vendor of the variables of the Boot Loader Interface, which systemd-boot implements.
 pub const LOADER: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
 /// Whether the machine was started by UEFI firmware.
@@ -19,7 +19,7 @@ pub fn is_there(root: &Root) -> Presence {
     root.lookup(FIRMWARE)
 }
 
-/// The same for a decision that needs to know.
+/// The same, for a decision that must not take an unknown answer for no.
 ///
 /// # Errors
 /// When it is unknown.
@@ -33,7 +33,7 @@ pub fn has_firmware(root: &Root) -> Result<bool, FileError> {
 
 /// Whether its variables can be seen: a container, or a kernel started with `noefi`, shows none.
 pub fn shows_variables(root: &Root) -> bool {
-    // Why they cannot be seen makes no difference to who wants to read one.
+    // The reason makes no difference: no variable can be read.
     root.list(VARIABLES).is_ok_and(|files| !files.is_empty())
 }
 
@@ -44,7 +44,7 @@ pub fn shows_variables(root: &Root) -> bool {
 pub fn variable(root: &Root, name: &str, vendor: &str) -> Result<Option<Vec<u8>>, FileError> {
     let path = PathBuf::from(format!("{VARIABLES}/{name}-{vendor}"));
     let Some(bytes) = root.read_optional(&path)? else { return Ok(None) };
-    // Four bytes of attributes stand in front of every value.
+    // Every value is preceded by four bytes of attributes.
     match bytes.split_at_checked(4) {
         Some((_, value)) => Ok(Some(value.to_vec())),
         None => Err(root.fail_read("read", &path, io::Error::other("it is too short for a variable"))),
@@ -77,7 +77,7 @@ pub fn texts(root: &Root, name: &str, vendor: &str) -> Result<Option<Vec<String>
     Ok(Some(texts).filter(|texts| !texts.is_empty()))
 }
 
-/// UTF-16, little end first, up to the first NUL; what is no character is replaced.
+/// Decodes little-endian UTF-16 up to the first NUL; invalid code units are replaced.
 fn decode(value: &[u8]) -> String {
     let units = value.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
     char::decode_utf16(units.take_while(|unit| *unit != 0)).map(|c| c.unwrap_or('\u{fffd}')).collect()

@@ -1,11 +1,11 @@
-//! What goes wrong with files.
+//! Errors of file operations.
 
 use std::io;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-/// What went wrong with a file, and with which one.
+/// A failed file operation.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}: {cause}", path = path.display())]
 pub struct FileError {
@@ -18,20 +18,20 @@ pub struct FileError {
 }
 
 impl FileError {
-    /// Nothing of that name is there.
+    /// There is no file of that name.
     pub fn is_absent(&self) -> bool {
         matches!(self.cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
     }
 
-    /// What is there is not a regular file: a directory, a FIFO, a device, a loop of links.
+    /// It is not a regular file: a directory, a FIFO, a device, a loop of symlinks.
     pub fn is_no_file(&self) -> bool {
         self.cause.kind() == io::ErrorKind::Other
             || [Errno::EISDIR, Errno::ELOOP].into_iter().any(|errno| self.is_errno(errno))
     }
 
-    /// It leaves open what is there: nothing may be concluded from it.
+    /// It does not say whether a file is there, so that nothing may be concluded from it.
     pub fn leaves_open(&self) -> bool {
-        // Not a symlink; and a name that no file can have.
+        // EINVAL: not a symlink. ENAMETOOLONG: no file can have that name.
         let is_fact = [Errno::EINVAL, Errno::ENAMETOOLONG].into_iter().any(|errno| self.is_errno(errno))
             || (self.is_no_file() && !self.is_errno(Errno::ELOOP));
         !self.is_absent() && !is_fact
@@ -41,7 +41,7 @@ impl FileError {
         self.cause.raw_os_error() == Some(errno as i32)
     }
 
-    /// The caller may not do this: a matter of privilege, not of the state of the file.
+    /// The caller lacks the permission; this says nothing about the file.
     pub fn is_denied(&self) -> bool {
         self.cause.kind() == io::ErrorKind::PermissionDenied
     }

@@ -7,13 +7,13 @@ use sha2::{Digest, Sha256};
 pub struct Fingerprint(Sha256);
 
 impl Fingerprint {
-    /// One text more. Its length counts too, so that no two lists of texts run into one.
+    /// Adds a text. Its length is included, so that different lists of texts cannot produce the same input.
     pub fn add(&mut self, text: impl AsRef<[u8]>) {
         self.0.update(text.as_ref().len().to_le_bytes());
         self.0.update(text);
     }
 
-    /// 128 bits in hexadecimal: no secret, and nobody works on collisions here.
+    /// 128 bits in hexadecimal. They detect changes; they need not resist an attacker.
     pub fn finish(self) -> String {
         self.0.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }

@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP ask us to stop: the running child's group is ended first, then we go.
+//! SIGINT, SIGTERM and SIGHUP request a stop: the group of the running child is ended first, then this
+//! program.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,15 +10,15 @@ fn flag() -> &'static Arc<AtomicBool> {
     ASKED.get_or_init(|| Arc::new(AtomicBool::new(false)))
 }
 
-/// From now on the three signals only raise a flag. For programs that start children and write; the others may
-/// die at once.
+/// Makes the three signals set a flag only. For programs that start children and write; other programs may
+/// end immediately.
 ///
 /// # Errors
 /// When the kernel refuses the handlers.
 pub fn watch() -> std::io::Result<()> {
     let ignored = ignored();
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        // Who started us with nohup means it.
+        // A signal that was ignored at the start stays ignored, for nohup(1).
         if ignored & (1 << (signal - 1)) == 0 {
             signal_hook::flag::register(signal, Arc::clone(flag()))?;
         }
@@ -25,7 +26,7 @@ pub fn watch() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The signals that were ignored when we were started, as a mask.
+/// The signals that were ignored when this program was started, as a mask.
 #[allow(clippy::disallowed_methods)] // a fact about this process, whatever the root is
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -33,7 +34,7 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// We have been asked to stop.
+/// Whether a stop was requested.
 pub fn asked() -> bool {
     flag().load(Ordering::Relaxed)
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead};
 
-/// Gives each line without its end to `take`; what a line has beyond `longest` bytes is left out.
+/// Passes each line, without its end, to `take`; a line is cut after `longest` bytes.
 ///
 /// # Errors
 /// When the text cannot be read.

@@ -1,5 +1,5 @@
-//! The last lines of the terminal, written again while something goes on; what is logged meanwhile goes above them. All
-//! of it is stderr: stdout is for answers.
+//! Progress lines at the bottom of the terminal, redrawn while work is going on; log messages appear above
+//! them. All output is on stderr: stdout is for answers.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use console::Term;
 
-/// How often the lines are looked at again.
+/// How often the lines are redrawn.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// What makes the lines, for so many rows and columns: as many, at most, and none longer.
+/// Produces the lines for a number of rows and columns: no more lines, and no longer ones.
 pub type Lines = Box<dyn Fn(usize, usize) -> Vec<String> + Send>;
 
-/// One for the process, as there is one stderr.
+/// One for each process, as there is one stderr.
 static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
 
 struct Screen {
@@ -25,11 +25,11 @@ struct Screen {
 }
 
 impl Screen {
-    /// Puts text above the lines, and draws them where they have changed.
+    /// Prints text above the lines, and redraws the lines that have changed.
     ///
-    /// They are cut before the last column and each has an end of its own, so that a terminal that is made wider has
-    /// nothing to join; one that is made narrower may leave the upper part of what it has broken, and what is above is
-    /// never written over.
+    /// They are cut before the last column and each has an end of its own, so that a terminal that is made
+    /// wider has nothing to join; one that is made narrower may leave the upper part of what it has broken,
+    /// and what is above is never written over.
     fn draw(&mut self, above: &str) -> io::Result<()> {
         let (rows, columns) = self.term.size();
         let lines = (self.lines)(usize::from(rows).saturating_sub(1), usize::from(columns).saturating_sub(1));
@@ -42,11 +42,11 @@ impl Screen {
             self.term.write_line(line)?;
         }
         self.drawn = lines;
-        // One write: nobody sees the terminal without its lines.
+        // One write, so that the lines do not flicker.
         self.term.flush()
     }
 
-    /// As if there had been none. The cursor stands below the last line, behind a `^C` perhaps.
+    /// Removes the lines. The cursor is below the last line, possibly behind a `^C`.
     fn take_back(&mut self) -> io::Result<()> {
         self.term.move_cursor_up(self.drawn.len())?;
         self.drawn.clear();
@@ -74,7 +74,7 @@ impl Live {
     /// Shows them.
     pub fn show(lines: Lines) -> Live {
         let mut first = Screen { term: Term::buffered_stderr(), lines, drawn: Vec::new() };
-        // A terminal that has gone away needs no lines; here and below.
+        // A terminal that was closed needs no lines, here and below.
         first.draw("").ok();
         *screen() = Some(first);
         let (stop, stopped) = mpsc::channel::<()>();
@@ -95,7 +95,7 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // A ticker that has panicked draws no more, and that is all that is asked of it.
+        // A thread that has panicked draws no more, which is all that is needed.
         self.ticker.take().map(JoinHandle::join);
         if let Some(mut last) = screen().take() {
             last.take_back().and_then(|()| last.term.flush()).ok();
@@ -103,8 +103,8 @@ impl Drop for Live {
     }
 }
 
-/// stderr, above the lines. Whole lines at a time, without control characters. It never fails: when the terminal has gone
-/// away the build is still to be ended in good order.
+/// stderr, above the progress lines: whole lines, without control characters. It never fails, because a build
+/// must be ended in good order also when the terminal was closed.
 #[derive(Debug)]
 pub struct Above;
 

@@ -1,9 +1,9 @@
 //! One run at a time: a lock on a file that is never renamed or removed.
 //!
-//! The lock is `flock(2)`'s, and the descriptor is handed on to our children. So the lock outlives a run that was
-//! killed while its children still build: the next run finds those orphans (they hold the lock, and carry our mark in
-//! their environment), ends them, and goes on with a tree that nobody writes to. A run that ends by itself unlocks,
-//! which takes the lock from any daemon that a build may have left running, too.
+//! The lock is a flock(2), and children inherit the descriptor. So the lock outlives a run that was killed
+//! while its children still build: the next run finds those orphans (they hold the lock, and have the mark in
+//! their environment), ends them, and continues with a tree that nobody writes to. A run that ends by itself
+//! unlocks the file, which also releases it from a daemon that a build left running.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -23,21 +23,21 @@ use super::clock::Stopwatch;
 use super::lines::each_line;
 use super::{FileError, Root, interrupt};
 
-/// How often a waiting run looks again.
+/// How often a waiting run tries again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// The longest line of `/proc/locks` that says anything.
+/// The longest line of `/proc/locks` that is read.
 const LONGEST_LINE: usize = 256;
-/// How long killed orphans may take to disappear, however short the patience.
+/// How long killed orphans may take to disappear, even with less patience.
 const ORPHANS_LEAVE: Duration = Duration::from_secs(2);
 
-/// Why the lock could not be had.
+/// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody else has it.
+    /// Another process holds it.
     #[error("another run is at work: {holder} holds {path}", path = path.display())]
     Busy {
-        /// Who.
+        /// Its name and process id.
         holder: String,
         /// The lock file.
         path: PathBuf,
@@ -47,8 +47,8 @@ pub enum LockError {
     File(#[from] FileError),
 }
 
-/// The lock, held until this value goes. Dropping it unlocks the file; to close the descriptor would not be enough
-/// where a child still has it.
+/// The lock, held until this value goes. Dropping it unlocks the file; to close the descriptor would not be
+/// enough where a child still has it.
 #[derive(Debug)]
 pub struct Lock {
     // Held for its `Drop`.
@@ -60,16 +60,17 @@ pub struct Lock {
 struct Holder {
     pid: i32,
     name: String,
-    /// It is a child of a run of ours, and no run itself.
+    /// It is a child of a run of clr-dkms, and not a run itself.
     is_child: bool,
 }
 
 impl Lock {
-    /// Takes the lock at `path` of `root`, waiting for at most `patience`. `is_run` says whether a program of that name
-    /// is a run of ours (to be waited for); its children without it are what a killed run left behind, and are ended.
+    /// Takes the lock at `path` of `root`, waiting for at most `patience`. `is_run` says whether a program of
+    /// that name is a run of clr-dkms (to be waited for); its children without it were left behind by a
+    /// killed run, and are ended.
     ///
     /// # Errors
-    /// [`LockError::Busy`] when the patience is over or we are asked to stop.
+    /// [`LockError::Busy`] when the patience is over or a stop is requested.
     pub fn take(
         root: &Root,
         path: &str,
@@ -77,11 +78,11 @@ impl Lock {
         is_run: fn(&str) -> bool,
     ) -> Result<Lock, LockError> {
         let mut file = root.open_lock_file(path)?;
-        // Without /proc it cannot be resolved, and no holder can be found either.
+        // Without /proc the path cannot be resolved, and no holder can be found either.
         let real = root.real_path(path).unwrap_or_else(|_| root.shown_path(path));
         let fail = |e: Errno| FileError { action: "lock", path: real.clone(), cause: e.into() };
         let watch = Stopwatch::start();
-        let (mut told, mut patience) = (false, patience);
+        let (mut reported, mut patience) = (false, patience);
         let file = loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(locked) => break locked,
@@ -92,9 +93,9 @@ impl Lock {
             if !holders.is_empty() && holders.iter().all(|h| h.is_child) {
                 end_orphans(&holders);
                 patience = patience.max(ORPHANS_LEAVE);
-            } else if !told {
+            } else if !reported {
                 tracing::info!("waiting for {}, which holds {}", describe(&holders), real.display());
-                told = true;
+                reported = true;
             }
             if watch.elapsed() >= patience || interrupt::asked() {
                 return Err(LockError::Busy { holder: describe(&holders), path: real });
@@ -106,14 +107,14 @@ impl Lock {
     }
 }
 
-/// Waits until nobody holds the lock at `path`, for at most `patience`, or until we are asked to stop.
+/// Waits until nobody holds the lock at `path`, for at most `patience`, or until a stop is requested.
 pub fn wait_while_held(root: &Root, path: &str, patience: Duration) {
     let watch = Stopwatch::start();
-    let mut told = false;
+    let mut reported = false;
     while is_held(root, path) && watch.elapsed() < patience && !interrupt::asked() {
-        if !told {
-            tracing::info!("waiting for who holds {}", root.shown_path(path).display());
-            told = true;
+        if !reported {
+            tracing::info!("waiting for the process that holds {}", root.shown_path(path).display());
+            reported = true;
         }
         std::thread::sleep(LOOK_AGAIN);
     }
@@ -124,7 +125,7 @@ pub fn wait_while_held(root: &Root, path: &str, patience: Duration) {
 pub fn is_held(root: &Root, path: &str) -> bool {
     let Ok(file) = root.open_at(Path::new(path), OFlag::O_PATH) else { return false };
     let Ok(stat) = fstat(&file) else { return false };
-    // Without /proc nothing is known of any lock.
+    // Without /proc no lock is known.
     let Ok(locks) = File::open("/proc/locks") else { return false };
     let (mut filesystem_of, mut is_held) = (None, false);
     // Any user can have a million locks.
@@ -132,7 +133,8 @@ pub fn is_held(root: &Root, path: &str) -> bool {
         let line = String::from_utf8_lossy(line);
         let Some(device) = locked_on(&line, stat.st_ino) else { return };
         let known = filesystem_of.get_or_insert_with(|| filesystem(&file));
-        // Where it is unknown: to wait in vain for a while is better than to work beside a process that writes.
+        // An unknown filesystem counts as the same: a needless wait is better than to work beside a process
+        // that writes.
         is_held |= known.is_none_or(|known| device == known);
     });
     if let Err(e) = read {
@@ -141,8 +143,8 @@ pub fn is_held(root: &Root, path: &str) -> bool {
     is_held
 }
 
-/// The device, as major and minor number, of a lock on a file with that inode number: "1: FLOCK  ADVISORY  WRITE 1234
-/// fe:00:5678 0 EOF". swupd locks with fcntl(2), which stands there as POSIX.
+/// The device (major and minor number) of a lock on a file with that inode number. A line is "1: FLOCK
+/// ADVISORY  WRITE 1234 fe:00:5678 0 EOF". swupd locks with fcntl(2), which is shown as POSIX.
 fn locked_on(line: &str, inode: u64) -> Option<(u32, u32)> {
     let mut words = line.split_ascii_whitespace();
     words.find(|word| ["FLOCK", "POSIX", "OFDLCK"].contains(word))?;
@@ -152,11 +154,11 @@ fn locked_on(line: &str, inode: u64) -> Option<(u32, u32)> {
     (place.next()?.parse() == Ok(inode)).then_some(device)
 }
 
-/// The device of the filesystem that a file is on, by which the kernel names it in `/proc/locks` and in `mountinfo`. stat(2)
-/// gives another one on btrfs, which has one for each subvolume, and on overlayfs.
+/// The device of the filesystem that a file is on, as the kernel names it in `/proc/locks` and in
+/// `mountinfo`. stat(2) returns another one on btrfs, which has one for each subvolume, and on overlayfs.
 #[allow(clippy::disallowed_methods)] // of the mount that the descriptor is on, whatever the root is
 fn filesystem(file: &OwnedFd) -> Option<(u32, u32)> {
-    // Kernels before 5.8 do not say which mount it is.
+    // Kernels before 5.8 do not report the mount.
     let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
     if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
         return None;
@@ -181,7 +183,7 @@ fn describe(holders: &[Holder]) -> String {
     }
 }
 
-/// The processes, other than this one, that hold a lock on `path`. To have the file open is not to hold it.
+/// The processes, other than this one, that hold a lock on `path`. An open file alone is not a lock.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
     let mut found = Vec::new();
@@ -193,7 +195,7 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
             continue;
         }
         let directory = process.path();
-        // A process may end, or belong to somebody else, while we look: then it is not the one we can name.
+        // A process may end meanwhile, or belong to another user: then it cannot be named.
         let Ok(descriptors) = std::fs::read_dir(directory.join("fd")) else { continue };
         let holds = descriptors.flatten().any(|fd| {
             let info = || std::fs::read_to_string(directory.join("fdinfo").join(fd.file_name()));
@@ -201,7 +203,7 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
                 && info().is_ok_and(|i| i.lines().any(|l| l.starts_with("lock:")))
         });
         if holds {
-            // Of a process that has just ended there is nothing to read, and nothing to end either.
+            // A process that has just ended has nothing to read, and need not be ended.
             let program = std::fs::read_link(directory.join("exe")).unwrap_or_default();
             let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             let marked = std::fs::read(directory.join("environ")).unwrap_or_default();
@@ -210,7 +212,8 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
             found.push(Holder { pid, is_child: marked && !is_run(&name), name });
         }
     }
-    // The run first, and then what it has started: that has a lower number once these begin again.
+    // The run first, then its children, which can have lower numbers after the process ids have wrapped
+    // around.
     found.sort_by_key(|h| (h.is_child, h.pid));
     found
 }
@@ -244,7 +247,8 @@ mod tests {
         let error = Lock::take(&root, "/run/x.lock", Duration::from_millis(120), |_| true).unwrap_err();
         assert!(matches!(error, LockError::Busy { .. }), "{error}");
         drop(held);
-        // Children of tests beside this one may have inherited the descriptor for a moment: hence the patience.
+        // Children of tests beside this one may have inherited the descriptor for a moment: hence the
+        // patience.
         Lock::take(&root, "/run/x.lock", Duration::from_secs(20), |_| true).unwrap();
     }
 

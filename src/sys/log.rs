@@ -1,5 +1,5 @@
-//! The talk: to the journal when this is the live system and its socket is there, and to stderr unless that is the
-//! journal too. stdout is for answers and never carries a word of this.
+//! The log: to the journal when this is the live system and its socket exists, and to stderr unless that is
+//! the journal too. stdout is for answers only.
 
 use tracing::field::{Field, Value, Visit};
 use tracing::level_filters::LevelFilter;
@@ -13,12 +13,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::live;
 use super::printable::printable_lines;
 
-/// How much is said.
+/// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verbosity {
     /// Errors only.
     Quiet,
-    /// What an admin wants to know.
+    /// Informational messages for an admin.
     Normal,
     /// Each step.
     Verbose,
@@ -61,12 +61,12 @@ where
         // The other fields are for the journal.
         let mut text = Message::default();
         event.record(&mut text);
-        // Names and messages of others end up here.
+        // The text can hold names and messages from files and other programs.
         writeln!(writer, "{}: {word}{}", self.program, printable_lines(&text.0))
     }
 }
 
-/// What an event says, in words.
+/// The text of an event.
 #[derive(Default)]
 struct Message(String);
 
@@ -81,8 +81,8 @@ impl Visit for Message {
 /// The most fields of an event.
 const FIELDS: usize = 8;
 
-/// A layer that gets the text of each event as [`printable_lines`] gives it. journalctl(1) shows a message as it is when its
-/// output is not a terminal, and hides one as a blob where a byte is not printable.
+/// A layer that gets the text of each event as [`printable_lines`] gives it. journalctl(1) shows a message as
+/// it is when its output is not a terminal, and hides one as a blob where a byte is not printable.
 struct Printable<L>(L);
 
 impl<S: tracing::Subscriber, L: Layer<S>> Layer<S> for Printable<L> {
@@ -92,7 +92,7 @@ impl<S: tracing::Subscriber, L: Layer<S>> Layer<S> for Printable<L> {
         let known = event.metadata().fields();
         let Some(first) = known.iter().next().filter(|_| texts.0.len() <= FIELDS) else { return };
         let text = |at: usize| texts.0.get(at).map(|(field, text)| (field, Some(text as &dyn Value)));
-        // What is not there is a field without a value, which is left out.
+        // A field without a value is left out.
         let values = std::array::from_fn::<_, FIELDS, _>(|at| text(at).unwrap_or((&first, None)));
         self.0.on_event(&tracing::Event::new(event.metadata(), &known.value_set(&values)), context);
     }
@@ -118,24 +118,24 @@ fn stderr_is_the_journal() -> bool {
     nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|s| stream == format!("{}:{}", s.st_dev, s.st_ino))
 }
 
-/// Starts the log of `program`. `live` is whether the system that runs us is the one we work on.
+/// Starts the log of `program`. `live` is whether this program works on the system that it runs on.
 pub fn start(program: &'static str, talk: Verbosity, live: bool) {
     let journal = if live { tracing_journald::layer().ok() } else { None };
     let journal = journal.map(|layer| {
         use tracing_journald::{Priority, PriorityMappings};
         let layer = layer
             .with_syslog_identifier(program.to_owned())
-            // So that `message_id` becomes MESSAGE_ID, which the catalog goes by.
+            // `message_id` becomes MESSAGE_ID, by which the journal's catalog is searched.
             .with_field_prefix(None)
             .with_priority_mappings(PriorityMappings {
-                // The default maps INFO to "notice", which many journals show in bold.
+                // The default maps INFO to "notice", which journalctl shows in bold.
                 info: Priority::Informational,
                 debug: Priority::Debug,
                 ..PriorityMappings::new()
             });
         Printable(layer).with_filter(talk.filter())
     });
-    // swupd shows our stderr on its terminal, and a person reads it; only where it leads to the journal, once is enough.
+    // swupd shows stderr on its terminal. Only where stderr is the journal already, it is left out.
     let stderr = (journal.is_none() || !stderr_is_the_journal()).then(|| {
         tracing_subscriber::fmt::layer()
             .event_format(Plain { program })
@@ -143,7 +143,7 @@ pub fn start(program: &'static str, talk: Verbosity, live: bool) {
             .with_writer(|| live::Above)
             .with_filter(talk.filter())
     });
-    // A second start, as in tests, changes nothing.
+    // A second call, as in tests, changes nothing.
     tracing_subscriber::registry().with(journal).with(stderr).try_init().ok();
 }
 

@@ -1,7 +1,8 @@
-//! The only floor that touches the outside: files under a root, child processes, the lock, the clock, the log.
+//! The only layer that touches the outside world: files below a root, child processes, the lock, the clock,
+//! the log.
 //!
-//! Nothing here knows a word of the domain. `.clippy.toml` forbids the rest of the crate to start a process, to
-//! write a file or to read the clock by any other way.
+//! Nothing here knows about kernels or DKMS. `.clippy.toml` forbids the rest of the crate to start a process,
+//! to write a file or to read the clock in any other way.
 
 pub mod child;
 pub mod chroot;
@@ -32,21 +33,21 @@ mod walk;
 pub mod watchdog;
 mod write;
 
-/// What we and our children write can be read by everybody, whatever the umask of the caller: there is no secret in
-/// it, and a `modules.dep` that only root can read makes every report of a normal user wrong.
+/// Makes files of this program and its children readable for all, whatever the umask of the caller: they hold
+/// no secret, and a `modules.dep` that only root can read makes every report of a normal user wrong.
 pub fn readable_for_all() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
-/// From now on this thread, and what it starts, comes behind everybody else: a build need not be noticed. The I/O
-/// schedulers go by the same number (ioprio_set(2), "if no I/O priority is set").
+/// Lowers the priority of this thread and of the programs that it starts, so that a build does not disturb.
+/// The I/O schedulers use the same number (ioprio_set(2), "if no I/O priority is set").
 pub fn work_politely() {
     if let Err(e) = rustix::process::setpriority_process(None, 10) {
         tracing::debug!("cannot lower the priority: {e}");
     }
 }
 
-/// The directory that our programs lie in.
+/// The directory of the programs of this project.
 ///
 /// # Errors
 /// When it is unknown, as without `/proc`.

@@ -1,4 +1,4 @@
-//! A partition that is mounted nowhere, read and repaired without anybody seeing it.
+//! A partition that is not mounted, read and repaired through a detached mount that no other process sees.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,10 +18,11 @@ use super::root::{FileError, Root, RootKind};
 
 /// The largest list of mounts: a host of containers has some thousands, each of some hundred bytes.
 const MOUNTS: u64 = 4 << 20;
-/// How much of a partition tells its filesystem: the first sector of a FAT, the first superblock of an ext.
+/// How many bytes identify a filesystem: the first sector of FAT, the first superblock of ext2 to ext4.
 const HEAD: u64 = 2048;
 
-/// Where the device file's partition can be reached on the live system: the root of a mount of it, if there is one.
+/// Where the device file's partition can be reached on the live system: the root of a mount of it, if there
+/// is one.
 ///
 /// # Errors
 /// When the mounts cannot be read.
@@ -30,9 +31,9 @@ pub fn mounted(live: &Root, device: &Path) -> Result<Option<Root>, FileError> {
     let (major, minor) = (major(stat.stands_for), minor(stat.stands_for));
     let mounts = live.read_within("/proc/self/mountinfo", MOUNTS)?;
     let points = mount_points(&mounts, &format!("{major}:{minor}"));
-    // Another mount may cover the point: then something else is found there.
+    // Another mount may cover the mount point.
     let of_device = |root: &Root| root.lookup("/").stat().is_some_and(|s| s.on == stat.stands_for);
-    // One that cannot be opened is as good as none: the partition can still be looked into by itself.
+    // A mount point that cannot be opened is left out: the partition can still be opened by itself.
     let opened = points.iter().filter_map(|point| Root::open(RootKind::Image, point).ok());
     Ok(opened.filter(|root| !root.is_slash()).find(of_device))
 }
@@ -51,7 +52,7 @@ fn mount_points(mounts: &[u8], device: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Blanks and backslashes stand there as `\` and three octal digits.
+/// Decodes blanks and backslashes, which are written as `\` and three octal digits.
 pub(super) fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = field;
@@ -61,7 +62,7 @@ pub(super) fn unescaped(field: &[u8]) -> Vec<u8> {
         match digits {
             Some(d) => {
                 let value = d.iter().fold(0u32, |sum, b| sum * 8 + u32::from(b - b'0'));
-                // Three octal digits can be more than a byte; the kernel writes none such.
+                // Three octal digits can exceed a byte; the kernel never writes such a value.
                 bytes.push(u8::try_from(value).unwrap_or(b'?'));
                 rest = &after[3..];
             }
@@ -74,20 +75,20 @@ pub(super) fn unescaped(field: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Opens the filesystem on a device file for reading. It is mounted nowhere: no process sees it, and it is gone when
-/// the root is dropped. Nothing is written to the device, not even what a journal still holds.
+/// Opens the filesystem on a device file for reading. It is mounted nowhere: no process sees it, and it is
+/// gone when the root is dropped. Nothing is written to the device, not even what a journal still holds.
 ///
-/// Until then nobody else can mount the device to be written to (the kernel says EBUSY): look, and drop it at once.
+/// Until then no other process can mount the device for writing (EBUSY), so the root is to be dropped soon.
 ///
 /// # Errors
-/// When it has no filesystem of a boot partition (FAT, ext2 to ext4), when this process may not mount (it takes root),
-/// or when the kernel cannot.
+/// When it has no filesystem of a boot partition (FAT, ext2 to ext4), when this process may not mount (it
+/// takes root), or when the kernel cannot.
 pub fn peek(live: &Root, device: &Path) -> Result<Root, FileError> {
     attach(live, device, Access::Read)
 }
 
-/// As [`peek`], to be written to, journal and all. Another root of the same device must have been dropped before.
-/// [`Root::sync`] tells whether all has reached the device; dropping the root cannot.
+/// As [`peek`], to be written to, journal and all. Another root of the same device must have been dropped
+/// before. [`Root::sync`] reports whether all data has reached the device; dropping the root cannot.
 ///
 /// # Errors
 /// As [`peek`]; also for a device that cannot be written to.
@@ -115,7 +116,7 @@ fn attach(live: &Root, device: &Path, access: Access) -> Result<Root, FileError>
             | MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         if access == Access::Read {
-            // Without it the kernel would clean the filesystem up on the device itself.
+            // Without it the kernel would replay the journal on the device.
             fsconfig_set_flag(&context, "ro")?;
             if filesystem == "ext4" {
                 fsconfig_set_flag(&context, "noload")?;
@@ -127,7 +128,7 @@ fn attach(live: &Root, device: &Path, access: Access) -> Result<Root, FileError>
     };
     match attached() {
         Ok(fd) => Ok(Root::of_descriptor(fd, device)),
-        // To share a mount that can be written would be to make one, should that end meanwhile.
+        // A shared writable mount would stay writable here after the other one has ended.
         Err(rustix::io::Errno::BUSY) => {
             Err(fail(io::Error::other("it is mounted where this process cannot see it")))
         }
@@ -136,7 +137,7 @@ fn attach(live: &Root, device: &Path, access: Access) -> Result<Root, FileError>
 }
 
 fn head_of(live: &Root, device: &Path) -> nix::Result<Vec<u8>> {
-    // Looked at before it is opened, which can do things to devices of another kind.
+    // It is inspected before it is opened: opening can have effects on devices of other kinds.
     let looked = fstat(live.open_at(device, OFlag::O_PATH)?)?;
     if SFlag::from_bits_truncate(looked.st_mode) & SFlag::S_IFMT != SFlag::S_IFBLK {
         return Err(Errno::ENOTBLK);
@@ -149,11 +150,12 @@ fn head_of(live: &Root, device: &Path) -> nix::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// The driver for a filesystem, by its magic numbers. To try one driver after the other would fill the kernel's log.
+/// The driver for a filesystem, by its magic numbers. Trying one driver after the other would fill the
+/// kernel's log.
 fn filesystem(head: &[u8]) -> Option<&'static str> {
     let at = |start: usize, bytes: &[u8]| head.get(start..start + bytes.len()) == Some(bytes);
     if at(1080, b"\x53\xef") {
-        // It reads its two ancestors too.
+        // The ext4 driver also reads ext2 and ext3.
         return Some("ext4");
     }
     // FAT12 and FAT16 have their name elsewhere than FAT32.

@@ -1,8 +1,8 @@
 //! A pager: a program that shows a long text on the terminal, page by page.
 //!
-//! less can write files and start a shell. Where somebody runs us with more rights than they have themselves (a line
-//! for `clr-dkms logs` in sudoers(5)), both would be done with ours. The rules are those of systemd for
-//! `$SYSTEMD_PAGERSECURE`: then only less is started, and with `LESSSECURE=1`.
+//! less can write files and start a shell. Where a user runs this program with more rights than their own (a
+//! line for `clr-dkms logs` in sudoers(5)), both would be done with these rights. The rules are those of
+//! systemd for `$SYSTEMD_PAGERSECURE`: then only less is started, and with `LESSSECURE=1`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use std::process::{Child, Command, Stdio};
 
 use super::Tools;
 
-/// The value of `/proc/self/loginuid` of a process that nobody's login has started.
+/// The value of `/proc/self/loginuid` of a process that was not started by a login.
 const NO_LOGIN: u32 = u32::MAX;
 /// The variables by which sudo(8), pkexec(1) and doas(1) say on whose behalf they start a program.
 const ON_BEHALF: [&str; 3] = ["SUDO_UID", "PKEXEC_UID", "DOAS_USER"];
-/// What less lets through its input, besides its own keys and options: commands that are run on the text.
+/// The variables with commands that less runs on its input.
 const FILTERS: [&str; 2] = ["LESSOPEN", "LESSCLOSE"];
 
 /// A pager that waits for its text.
@@ -32,10 +32,10 @@ impl Pager {
         }
     }
 
-    /// Until the person has seen enough.
+    /// Waits until the user quits the pager.
     pub fn wait(mut self) {
         drop(self.child.stdin.take());
-        // How a pager ends says nothing.
+        // The exit code of a pager has no meaning.
         self.child.wait().ok();
     }
 }
@@ -108,7 +108,7 @@ fn command(tools: &Tools, rights: Rights, wanted: Option<&str>) -> Option<Comman
     FILTERS.iter().for_each(|name| {
         command.env_remove(name);
     });
-    // As systemctl has it: a text that fits stays on the screen, colours are kept, and the end of it is the end.
+    // As in systemctl: a text that fits stays on the screen, colours are kept, and less quits at its end.
     command.env("LESS", "FRSXMK");
     Some(command)
 }

@@ -1,13 +1,14 @@
-//! Text that others have written, made safe for a screen, the journal and the message of the day.
+//! Text from files and other programs, made safe for a screen, the journal and the message of the day.
 //!
-//! A name or a line of a log can hold what a terminal obeys (control characters), what changes the order in which the rest of
-//! the line is shown (the bidirectional controls of Unicode), what is not seen at all, or more than a reader can bear.
+//! A name or a line of a log can hold control characters that a terminal obeys, characters that change the
+//! order of the rest of the line (the bidirectional controls of Unicode), invisible characters, or an
+//! excessive amount of text.
 
-/// The longest text that is shown whole, in characters: the command line of a kernel has at most so many.
+/// The longest text that is shown in full, in characters: the maximum length of a kernel's command line.
 pub const LONGEST: usize = 4096;
 
-/// Characters that are not seen, or that change how others are seen. Joiners are among them: a name with one looks like the
-/// name without.
+/// Characters that are invisible, or that change how others are shown. Joiners are included: a name with one
+/// looks like the name without it.
 const HIDDEN: [(char, char); 18] = [
     ('\u{ad}', '\u{ad}'),
     ('\u{34f}', '\u{34f}'),
@@ -38,7 +39,7 @@ pub fn is_hidden(c: char) -> bool {
     c.is_control() || (!c.is_ascii() && HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&c)))
 }
 
-/// One line: what is hidden is written as in Rust (`\u{202e}`, `\n`), and what is over-long is cut.
+/// One line: hidden characters are written as in Rust (`\u{202e}`, `\n`), and text that is too long is cut.
 pub fn printable(text: &str) -> String {
     escaped(&cut(text, LONGEST), |_| false)
 }

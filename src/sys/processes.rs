@@ -1,4 +1,4 @@
-//! The other processes of the machine that we run on.
+//! The other processes of the machine that this program runs on.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ const PROC: &str = "/proc";
 
 /// Whether a program of that name runs.
 ///
-/// A process that has ended and that nobody has waited for does nothing more. One in another PID namespace belongs to a
-/// container, which has its own root; where the namespace of a process may not be read, the process counts.
+/// A zombie does not count. A process in another PID namespace belongs to a
+/// container, which has its own root; where the namespace of a process cannot be read, the process counts.
 ///
 /// # Errors
 /// When the processes cannot be listed, or one of them cannot be looked at: then it is unknown.
@@ -45,7 +45,7 @@ fn is_shown(proc: &Path, name: &str) -> Result<bool, FileError> {
         };
         is_found |= comm == kept && !matches!(state, b'Z' | b'X') && !is_elsewhere(proc, &process.path());
     }
-    // We are a process ourselves.
+    // The list holds at least this process.
     if is_any { Ok(is_found) } else { Err(failed("list", proc.to_owned())(io::ErrorKind::NotFound.into())) }
 }
 
@@ -62,11 +62,11 @@ fn name_and_state(stat: &[u8]) -> Option<(&[u8], u8)> {
     Some((stat.get(begin..end)?, *state))
 }
 
-/// Whether a process is known to be in another PID namespace than we are.
+/// Whether a process is known to be in another PID namespace than this one.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 fn is_elsewhere(proc: &Path, process: &Path) -> bool {
     let namespace = |of: &Path| std::fs::read_link(of.join("ns/pid"));
-    // What may not be read counts as here: who is about to change files then waits.
+    // An unreadable namespace counts as this one: a program that is about to change files then waits.
     match (namespace(&proc.join("self")), namespace(process)) {
         (Ok(ours), Ok(theirs)) => ours != theirs,
         _ => false,

@@ -1,4 +1,4 @@
-//! Giving back the room that the middle of a file takes, while somebody else writes it.
+//! Freeing the space of the middle of a file while another process writes to it.
 
 use std::fs::File;
 use std::io;
@@ -10,11 +10,11 @@ use nix::sys::stat::fstat;
 
 use super::root::{FileError, FileKind, Root, Stat};
 
-/// Gives back all but the first `head` and the last `tail` bytes of a file that is larger than `limit`: what was there
-/// reads as zeros, the size stays, and so does the place where its writer goes on. Nothing is lost to a smaller one.
+/// Frees all but the first `head` and the last `tail` bytes of a file that is larger than `limit`. The freed
+/// part reads as zeros; the size and the position of the writer stay the same. A smaller file stays as it is.
 ///
 /// # Errors
-/// When its filesystem cannot do that, or the file cannot be written.
+/// When the filesystem does not support it, or the file cannot be written.
 pub fn punch_hole(file: &File, head: u64, tail: u64, limit: u64) -> io::Result<()> {
     let stat = Stat::from(fstat(file)?);
     if stat.kind != FileKind::File || stat.size <= limit {
@@ -26,7 +26,7 @@ pub fn punch_hole(file: &File, head: u64, tail: u64, limit: u64) -> io::Result<(
 }
 
 impl Root {
-    /// The same for the file at `path`, when it is there; a link is left alone.
+    /// The same for the file at `path`, if it exists; a symlink is left alone.
     ///
     /// # Errors
     /// As [`punch_hole`].

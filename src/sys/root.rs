@@ -1,8 +1,8 @@
-//! Files under a root that no link can leave.
+//! Files under a root that no symlink can leave.
 //!
-//! Paths are absolute inside the root: `/usr/lib/kernel` of an image at `/mnt/x` is `/mnt/x/usr/lib/kernel`. Every
-//! lookup in a root that is not the live system goes through `openat2(2)` with `RESOLVE_IN_ROOT`, so `..` and links,
-//! absolute or relative, mean what they would mean after a `chroot` into it.
+//! Paths are absolute inside the root: `/usr/lib/kernel` of an image at `/mnt/x` is `/mnt/x/usr/lib/kernel`.
+//! Every lookup in a root other than `/` goes through `openat2(2)` with `RESOLVE_IN_ROOT`, so that `..` and
+//! symlinks, absolute or relative, mean what they mean after a `chroot` into it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -24,8 +24,8 @@ use super::walk::{without_openat2, without_proc};
 pub use super::error::FileError;
 pub use super::stat::{FileKind, Listed, Presence, Stat, Written};
 
-/// The largest file that is read into memory where the reader names no other limit: a configuration file, a value of the
-/// kernel, a record of something. `crate::limits` has the others.
+/// The largest file that is read into memory where the reader names no other limit: a configuration file, a
+/// value of the kernel, a record of something. `crate::limits` has the others.
 pub const READ_LIMIT: u64 = 256 << 10;
 /// The most entries of a directory.
 const LIST_LIMIT: usize = 1 << 16;
@@ -35,13 +35,15 @@ const LIST_LIMIT: usize = 1 << 16;
 pub enum RootKind {
     /// `/` of the running system.
     Live,
-    /// An installed system that is not running: no running kernel, no systemd, no mounting, no loading of modules.
+    /// An installed system that is not running: no running kernel, no systemd, no mounting, no loading of
+    /// modules.
     Image,
-    /// A copy of a live system: its own `proc`, `sys` and `run` are the machine's, but nothing is started or told.
+    /// A copy of a live system, for tests: its `proc`, `sys` and `run` are those of the machine, but systemd
+    /// is never called.
     LiveCopy,
 }
 
-/// A limit in words.
+/// A size limit as text.
 fn size_text(bytes: u64) -> String {
     match bytes {
         mebibytes if mebibytes >= 1 << 20 => format!("{} MiB", mebibytes >> 20),
@@ -49,12 +51,12 @@ fn size_text(bytes: u64) -> String {
     }
 }
 
-/// How a path inside the root at `root` is written on the host. It resolves no link.
+/// The host path of a path inside the root at `root`. Symlinks are not resolved.
 pub fn below(root: &Path, inside: &Path) -> PathBuf {
     root.join(inside.strip_prefix("/").unwrap_or(inside))
 }
 
-/// A directory that is somebody's `/`.
+/// A directory that is the `/` of a system.
 #[derive(Debug)]
 pub struct Root {
     pub(super) fd: OwnedFd,
@@ -79,9 +81,9 @@ impl Root {
         Ok(Root { fd, path, kind, denied: Mutex::default(), unread: Mutex::default() })
     }
 
-    /// A directory that is open already, and that may be mounted nowhere; `path` is its name in messages.
+    /// A root from an open directory, which need not be mounted anywhere; `path` is its name in messages.
     pub(super) fn of_descriptor(fd: OwnedFd, path: &Path) -> Root {
-        // Nothing runs there, whatever the machine around it is.
+        // No system runs there.
         Root {
             fd,
             path: path.to_owned(),
@@ -96,12 +98,12 @@ impl Root {
         self.kind
     }
 
-    /// The running system itself: the only root for which systemd is told anything.
+    /// The running system itself: the only root for which systemd is called.
     pub fn is_live(&self) -> bool {
         self.kind == RootKind::Live
     }
 
-    /// The root as the host sees it, without links.
+    /// The host path of the root, without symlinks.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -111,7 +113,8 @@ impl Root {
         self.path == Path::new("/")
     }
 
-    /// The path that makes a program take this root for an image: none for a `/` that has no other path.
+    /// The path under which other programs take this root for an image; none for a `/` that has no other
+    /// path.
     pub fn image_path(&self) -> Option<&Path> {
         if !self.is_slash() {
             return Some(&self.path);
@@ -119,7 +122,7 @@ impl Root {
         super::chroot::image_path().filter(|_| self.kind == RootKind::Image)
     }
 
-    /// How a path inside the root is written on the host; for messages. It resolves no link.
+    /// The host path of a path inside the root, for messages. Symlinks are not resolved.
     pub fn shown_path(&self, path: impl AsRef<Path>) -> PathBuf {
         below(&self.path, path.as_ref())
     }
@@ -133,13 +136,13 @@ impl Root {
         error
     }
 
-    /// Everything that we were not allowed to look at so far, as the host spells it, sorted.
+    /// The host paths of everything that could not be read for lack of permission so far, sorted.
     pub fn denied(&self) -> Vec<PathBuf> {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     pub(super) fn open_at(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-        // openat2 refuses O_PATH together with flags that mean nothing to it.
+        // openat2 refuses O_PATH together with flags that have no effect on it.
         let opens = if flags.contains(OFlag::O_PATH) { OFlag::empty() } else { OFlag::O_NOCTTY };
         let flags = flags | OFlag::O_CLOEXEC | opens;
         if self.is_slash() {
@@ -148,7 +151,7 @@ impl Root {
         loop {
             let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
             match openat2(&self.fd, path, OpenHow::new().flags(flags).resolve(resolve)) {
-                // A rename somewhere else raced with the lookup of a `..`: the kernel asks to try again.
+                // A rename elsewhere raced with the lookup of a `..`: the kernel asks for another try.
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 // An old kernel, or a seccomp filter such as that of RestrictSUIDSGID= in systemd's units.
                 Err(Errno::ENOSYS) => return without_openat2(&self.fd, path, flags),
@@ -165,10 +168,10 @@ impl Root {
         self.open_sized(path.as_ref()).map(|(file, _)| file)
     }
 
-    /// The file, and about how many bytes are in it.
+    /// The file, and its size at the time of opening.
     fn open_sized(&self, path: &Path) -> Result<(File, u64), FileError> {
         let fail = |e: Errno| self.fail_read("read", path, e);
-        // O_PATH looks without opening: a device or FIFO is found out before anything can happen to it.
+        // O_PATH does not open the file itself, so that a device or FIFO is recognised before it is touched.
         let looked = self.open_at(path, OFlag::O_PATH).map_err(fail)?;
         let stat = Stat::from(fstat(&looked).map_err(fail)?);
         match stat.kind {
@@ -180,8 +183,8 @@ impl Root {
         Ok((File::from(fd), stat.size))
     }
 
-    /// A regular file that is not larger than so many bytes, opened for reading, and its size. What is read from it is to be
-    /// limited too, as it may grow.
+    /// A regular file of at most `limit` bytes, opened for reading, and its size. The caller limits what it
+    /// reads too, because the file may grow.
     ///
     /// # Errors
     /// As [`Root::open_file`]; also for a larger one.
@@ -191,7 +194,7 @@ impl Root {
         if size > limit { Err(self.too_large(path, limit)) } else { Ok((file, size)) }
     }
 
-    /// The error for a file beyond a limit: what is in it is unknown.
+    /// The error for a file beyond a limit: its contents are unknown.
     pub fn too_large(&self, path: impl AsRef<Path>, limit: u64) -> FileError {
         let what = format!("it is larger than {}", size_text(limit));
         self.fail_read("read", path.as_ref(), io::Error::new(io::ErrorKind::FileTooLarge, what))
@@ -218,7 +221,7 @@ impl Root {
     pub fn read_within(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>, FileError> {
         let path = path.as_ref();
         let (file, size) = self.open_within(path, limit)?;
-        // One more than there is: the end is then seen without growing.
+        // One more than the size, so that the end is seen without growing the buffer.
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
         file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| self.fail_read("read", path, e))?;
         if bytes.len() as u64 > limit { Err(self.too_large(path, limit)) } else { Ok(bytes) }
@@ -260,12 +263,12 @@ impl Root {
         }
     }
 
-    /// Whether `path`, at the end of its links, is there.
+    /// Whether `path` exists; symlinks are followed.
     pub fn lookup(&self, path: impl AsRef<Path>) -> Presence {
         self.look(path.as_ref(), OFlag::O_PATH)
     }
 
-    /// Whether `path` is there; a link is a link.
+    /// Whether `path` exists; a symlink at the end is not followed.
     pub fn lookup_link(&self, path: impl AsRef<Path>) -> Presence {
         self.look(path.as_ref(), OFlag::O_PATH | OFlag::O_NOFOLLOW)
     }
@@ -287,15 +290,15 @@ impl Root {
         }
     }
 
-    /// The text of a link.
+    /// The target of a symlink, as it is written.
     ///
     /// # Errors
-    /// When it is no link, or cannot be read.
+    /// When it is not a symlink, or cannot be read.
     pub fn read_link(&self, path: impl AsRef<Path>) -> Result<PathBuf, FileError> {
         let path = path.as_ref();
         let text = self
             .open_at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)
-            // An empty path names the link itself that the descriptor stands for.
+            // With an empty path readlinkat reads the symlink that the descriptor refers to.
             .and_then(|fd| readlinkat(&fd, ""))
             .map_err(|e| self.fail_read("read the link", path, e))?;
         Ok(PathBuf::from(text))
@@ -304,7 +307,7 @@ impl Root {
     /// The entries of a directory, sorted by bytes.
     ///
     /// # Errors
-    /// When it is no directory, or cannot be read to its end.
+    /// When it is not a directory, or cannot be read to its end.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<Listed>, FileError> {
         let path = path.as_ref();
         let fail = |e: Errno| self.fail_read("list", path, e);
@@ -328,13 +331,14 @@ impl Root {
     pub fn list_optional(&self, path: impl AsRef<Path>) -> Result<Vec<Listed>, FileError> {
         let path = path.as_ref();
         match self.list(path) {
-            // Something that is no directory is there: that is not nothing.
+            // Something other than a directory is there, which is not the same as absent.
             Err(e) if e.is_absent() && !self.lookup_link(path).is_there() => Ok(Vec::new()),
             other => other,
         }
     }
 
-    /// Whether another filesystem, or another part of this one, is mounted at `path` itself. A link is no mount.
+    /// Whether another filesystem, or another part of this one, is mounted at `path` itself. A symlink does
+    /// not count.
     ///
     /// # Errors
     /// When it is not there, or cannot be determined.
@@ -344,7 +348,7 @@ impl Root {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(true) };
         let parent = self.open_at(parent, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(fail)?;
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        // The device number would not tell a bind mount.
+        // The device number does not reveal a bind mount.
         match openat2(&parent, name, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV)) {
             Ok(_) => Ok(false),
             Err(Errno::EXDEV) => Ok(true),
@@ -352,8 +356,8 @@ impl Root {
         }
     }
 
-    /// The path on the host of what `path` leads to: free of links, and inside the root. This is what a program that
-    /// knows nothing of roots may be given.
+    /// The host path of what `path` leads to, without symlinks and inside the root, to be passed to a program
+    /// that does not know about roots.
     ///
     /// # Errors
     /// When it is not there.
@@ -365,7 +369,7 @@ impl Root {
         link.map_err(|e| self.fail_read("resolve (is /proc mounted?)", path, e))
     }
 
-    /// The same, where the system's own root needs no `/proc`: its paths are the host's.
+    /// The same, but for `/` without a need for `/proc`: its paths are host paths.
     ///
     /// # Errors
     /// As [`Root::real_path`].
@@ -373,9 +377,9 @@ impl Root {
         if self.is_slash() { Ok(path.as_ref().to_owned()) } else { self.real_path(path) }
     }
 
-    /// Whether a program on the host, which knows nothing of this root and is given `path`, ends up at `meant`.
+    /// Whether a program on the host that is given `path` reaches the same file as `meant` inside this root.
     pub fn host_finds(&self, path: impl AsRef<Path>, meant: impl AsRef<Path>) -> bool {
-        #[allow(clippy::disallowed_methods)] // to ask the host is the point
+        #[allow(clippy::disallowed_methods)] // the host's view is wanted
         let seen = self.shown_path(path).canonicalize();
         self.is_slash() || matches!((seen, self.real_path(meant)), (Ok(seen), Ok(meant)) if seen == meant)
     }
@@ -394,7 +398,7 @@ impl Root {
         Ok(fs.blocks_available().saturating_mul(fs.fragment_size()))
     }
 
-    /// Free bytes for root, to whom a filesystem gives its reserve too.
+    /// Free bytes for root, which may also use the reserve of a filesystem.
     ///
     /// # Errors
     /// As [`Root::free_space`].

@@ -1,4 +1,4 @@
-//! What is known of a file without reading it.
+//! What is known about a file without reading it.
 
 use std::ffi::OsString;
 
@@ -21,7 +21,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// By the mode that stat(2) gives.
+    /// From the mode of stat(2).
     pub(super) fn of_mode(mode: u32) -> FileKind {
         match SFlag::from_bits_truncate(mode) & SFlag::S_IFMT {
             SFlag::S_IFREG => FileKind::File,
@@ -31,7 +31,7 @@ impl FileKind {
         }
     }
 
-    /// By the type that a directory gives while it is listed.
+    /// From the type in a directory entry.
     pub(super) fn of_type(of: Type) -> FileKind {
         match of {
             Type::File => FileKind::File,
@@ -42,7 +42,7 @@ impl FileKind {
     }
 }
 
-/// The facts of one file that tell whether it is still the same one.
+/// The identity of a file: equal values mean an unchanged file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// What it is.
@@ -59,7 +59,7 @@ pub struct Stat {
     pub on: u64,
     /// The device that a device file stands for.
     pub stands_for: u64,
-    /// The twelve bits of its mode.
+    /// Its permission bits, with set-user-id, set-group-id and sticky.
     pub mode: u32,
     /// Its owner.
     pub owner: u32,
@@ -85,7 +85,7 @@ impl From<FileStat> for Stat {
     }
 }
 
-/// Existence has three answers: what cannot be read is not absent.
+/// Whether a file exists. An unreadable file is neither present nor absent.
 #[derive(Debug)]
 pub enum Presence {
     /// It is there.
@@ -126,12 +126,12 @@ impl Presence {
 pub struct Listed {
     /// Its name, as bytes.
     pub name: OsString,
-    /// Its kind; a link is a link, whatever it leads to.
+    /// Its kind; symlinks are not followed.
     pub kind: FileKind,
 }
 
 impl Listed {
-    /// The name, when it is text.
+    /// The name, if it is UTF-8.
     pub fn text(&self) -> Option<&str> {
         self.name.to_str()
     }

@@ -1,8 +1,8 @@
-//! What the terminal, or whatever stands in its place, can show.
+//! What the terminal, or the program that replaces it, can show.
 
-/// Columns where nobody says otherwise.
+/// The default number of columns.
 const WIDTH: usize = 80;
-/// Narrower than this no table can be drawn, and wider than that no line can be read.
+/// The smallest and the largest width that is used: tables need the one, readers the other.
 const LIMITS: std::ops::RangeInclusive<usize> = 40..=200;
 
 /// The columns of stdout: `$COLUMNS`, else those of the terminal, else 80.
@@ -12,7 +12,7 @@ pub fn width() -> usize {
     asked.or_else(seen).filter(|columns| *columns > 0).unwrap_or(WIDTH).clamp(*LIMITS.start(), *LIMITS.end())
 }
 
-/// Whether the locale is one of UTF-8. The console of Linux has no font for more than letters.
+/// Whether the locale uses UTF-8. The Linux console has no font for the symbols.
 pub fn shows_unicode() -> bool {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let locale =

@@ -1,4 +1,5 @@
-//! Where the programs of others are found: a fixed list of directories, never the caller's `PATH` and never a root.
+//! Where other programs are found: in a fixed list of directories, never in the caller's `PATH` and never in
+//! a root.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,19 +14,20 @@ use super::sandbox::{Sandbox, Sight};
 /// The directories, in order.
 const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// How much of a script is read.
+/// How many bytes of a script are read.
 const SCRIPT: u64 = 4 << 20;
 
-/// The environment variable with directories (separated by colons) that are searched first. Tests put recorders there.
+/// The environment variable with directories, separated by colons, that are searched first. Tests put
+/// stand-ins there.
 pub const FIRST_FOLDERS: &str = "CLR_DKMS_TOOL_PATH";
 
-/// A program that is not on this machine.
+/// A program that is not installed on this machine.
 #[derive(Debug, thiserror::Error)]
 #[error("{name} is not installed (looked in {searched})")]
 pub struct MissingTool {
     /// Its name.
     pub name: String,
-    /// Where it was looked for.
+    /// The directories that were searched.
     pub searched: String,
 }
 
@@ -49,17 +51,18 @@ impl Tools {
         Tools { directories, named: BTreeMap::new(), trusts_modules: false, evaluates_modules: true }
     }
 
-    /// Uses `path` for the program `name`, wherever else one of that name may be.
+    /// Uses `path` for the program `name` instead of searching for it.
     pub fn name(&mut self, name: &str, path: &Path) {
         self.named.insert(name.to_owned(), path.to_owned());
     }
 
-    /// From now on a `dkms.conf` is evaluated also where nothing confines it.
+    /// Allows the evaluation of a `dkms.conf` also where nothing confines it.
     pub fn trust_modules(&mut self) {
         self.trusts_modules = true;
     }
 
-    /// From now on no `dkms.conf` is evaluated: for units whose own sandbox leaves no room for another one.
+    /// Forbids the evaluation of any `dkms.conf`, for units whose own restrictions do not allow another
+    /// sandbox.
     pub fn evaluate_no_module(&mut self) {
         self.evaluates_modules = false;
     }
@@ -69,7 +72,7 @@ impl Tools {
         self.evaluates_modules
     }
 
-    /// A sandbox in which the program `name` evaluates what is not ours.
+    /// A sandbox in which the program `name` evaluates foreign text.
     pub fn sandbox(&self, name: &str, mut sight: Sight) -> Sandbox {
         #[allow(clippy::disallowed_methods)] // a program of the machine we run on, whatever the root is
         let real = self.find(name).ok().and_then(|path| path.canonicalize().ok());
@@ -81,7 +84,7 @@ impl Tools {
 
     /// The `PATH` that children get.
     pub fn search_path(&self) -> OsString {
-        // Directories that hold a colon were split at it when they were read: joining cannot fail.
+        // Directories with a colon were split when they were read, so joining cannot fail.
         std::env::join_paths(&self.directories).unwrap_or_default()
     }
 
@@ -102,17 +105,17 @@ impl Tools {
         found.ok_or_else(|| MissingTool { name: name.to_owned(), searched })
     }
 
-    /// The bytes of a program that is a script; none when it is not there, or is no script.
+    /// The bytes of a program that is a script; none when it is not there, or not a script.
     #[allow(clippy::disallowed_methods)] // a program of the machine we run on, whatever the root is
     pub fn text(&self, name: &str) -> Option<Vec<u8>> {
         let path = self.find(name).ok()?;
-        // Who cannot read it cannot run it either.
+        // An unreadable script cannot be run either.
         let mut bytes = Vec::new();
         std::fs::File::open(path).ok()?.take(SCRIPT).read_to_end(&mut bytes).ok()?;
         Some(bytes).filter(|bytes| bytes.starts_with(b"#!"))
     }
 
-    /// What tells a program from another one of its name: path, size and time; none when there is none.
+    /// The identity of an installed program: path, size and time; none when it is not installed.
     pub fn identity(&self, name: &str) -> Option<String> {
         let path = self.find(name).ok()?;
         let stat = path.metadata().ok()?;

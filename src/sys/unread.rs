@@ -1,4 +1,5 @@
-//! Reads that failed. What is not there is a fact; what could not be read is not, and nothing may be concluded from it.
+//! Failed reads. Absence is a fact; a file that could not be read is not, and nothing may be concluded from
+//! it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,7 +10,7 @@ use nix::errno::Errno;
 
 use super::root::{FileError, Root};
 
-/// A read that failed although something may be there.
+/// A failed read of a file that may exist.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unread {
     /// The path inside the root.
@@ -22,8 +23,8 @@ pub struct Unread {
     pub is_denied: bool,
 }
 
-/// A file that is read piece by piece. A read of it that fails is kept for [`Root::unread`], whatever becomes of the error
-/// on its way: a decoder may take it for a fault of the data.
+/// A file that is read piece by piece. A failed read is recorded for [`Root::unread`] whatever happens to the
+/// error on its way: a decoder may report it as corrupt data.
 #[derive(Debug)]
 pub struct WatchedFile<'r> {
     root: &'r Root,
@@ -52,7 +53,8 @@ impl Root {
         Ok(WatchedFile { root: self, path: path.to_owned(), file })
     }
 
-    /// An error of a read. It is kept for [`Root::unread`] unless it says what is there: nothing, or no regular file.
+    /// An error of a read. It is recorded for [`Root::unread`] unless it is a fact: absent, or not a regular
+    /// file.
     pub(super) fn fail_read(
         &self,
         action: &'static str,
@@ -60,7 +62,7 @@ impl Root {
         cause: impl Into<io::Error>,
     ) -> FileError {
         let error = self.fail(action, path, cause);
-        // A user who is not root is refused much that decides nothing; what does is in `Root::denied`.
+        // A normal user is refused many files that decide nothing; those that matter are in `Root::denied`.
         let is_expected = error.is_denied() && !nix::unistd::geteuid().is_root();
         if error.leaves_open() && !is_expected {
             let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +76,7 @@ impl Root {
         error
     }
 
-    /// An error that came up while a file was read that is open.
+    /// An error while an open file was read.
     pub fn read_failed(&self, path: impl AsRef<Path>, cause: io::Error) -> FileError {
         self.fail_read("read", path.as_ref(), cause)
     }
@@ -90,7 +92,7 @@ impl Root {
         self.unread.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// Takes over what failed in another root, whose top is `top` here.
+    /// Takes over the failed reads of another root, whose top is `top` here.
     pub fn adopt_unread(&self, other: &Root, top: &str) {
         let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
         unread.extend(other.unread().into_iter().map(|failed| Unread {

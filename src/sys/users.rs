@@ -1,14 +1,14 @@
-//! Who has something of a directory open.
+//! Which processes use a directory.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-/// A process, other than this one, that has a file below `directory` open, or stands in it: its name and number. `directory`
-/// is a path of the host without links.
+/// A process, other than this one, that has a file below `directory` open, or its working directory there:
+/// its name and number. `directory` is a host path without symlinks.
 ///
-/// Processes of others, which a user who is not root may not look at, are not seen; but such a user cannot remove what
-/// is theirs either.
+/// A normal user does not see the processes of others, but cannot remove their files
+/// either.
 ///
 /// # Errors
 /// When the processes cannot be listed: then nothing may be concluded.
@@ -34,13 +34,13 @@ pub fn user_of(directory: &Path) -> std::io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Whether a process of that number runs; one that has ended and that nobody has waited for does not.
+/// Whether a process of that number runs; a zombie does not.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 pub fn is_alive(pid: u32) -> bool {
     // 0 would stand for the own group.
     let Some(number) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return false };
     match nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), None) {
-        // Where others' processes are hidden there is no more to be told.
+        // With hidepid= nothing more is known about it.
         Ok(()) | Err(nix::errno::Errno::EPERM) => {
             // "123 (name) S 1 …": a name may hold anything, also a parenthesis.
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -50,11 +50,12 @@ pub fn is_alive(pid: u32) -> bool {
     }
 }
 
-/// How far up a caller is looked for: a hook is a script that its caller may start through a shell.
+/// How many ancestors are searched for a caller: swupd starts a hook, which is a script, possibly through a
+/// shell.
 const GENERATIONS: usize = 5;
 
-/// The arguments, the program itself first, of the process of that name which has started us, by itself or through others;
-/// none where there is none to be seen.
+/// The arguments, beginning with the program, of the nearest ancestor process of that name; none where
+/// there is no such process.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 pub fn caller(name: &str) -> Option<Vec<OsString>> {
     let mut pid = std::process::id();

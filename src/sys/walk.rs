@@ -10,8 +10,9 @@ use nix::sys::stat::{Mode, fstat};
 
 use super::root::FileKind;
 
-/// Opens a path below a directory without openat2(2): component by component, and through no symlink, so that nothing
-/// leads out. A path with a symlink or `..` in it cannot be opened so: ELOOP, which is not "absent".
+/// Opens a path below a directory without openat2(2): component by component and through no symlink, so that
+/// it cannot leave the directory. A path with a symlink or `..` cannot be opened this way: ELOOP, which is
+/// not "absent".
 pub(super) fn without_openat2(top: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     let mut names = Vec::new();
     for component in path.components() {
@@ -85,7 +86,8 @@ mod tests {
     }
 
     proptest! {
-        /// What it opens is what openat2 opens; what it does not open for a symlink is never reported as absent.
+        /// What it opens is what openat2 opens; what it does not open for a symlink is never reported as
+        /// absent.
         #[test]
         fn both_ways_open_the_same_file(names in proptest::collection::vec("a|b|file|link|out|last|none|\\.\\.|\\.", 0..5)) {
             let (_scratch, root) = tree();

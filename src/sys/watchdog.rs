@@ -1,19 +1,19 @@
-//! An end by the clock, for programs that somebody waits for.
+//! A deadline for a whole program.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::Builder;
 use std::time::Duration;
 
-/// Ends the process with that exit code once the time is over, whatever it is doing then; `what` says in the log what that
-/// means. What is written meanwhile is written atomically, and children that still run are left to their own end.
+/// Ends the process with that exit code when the time is over; `what` is logged. Files are written
+/// atomically, and children that still run have deadlines of their own.
 pub fn end_after(limit: Duration, code: u8, what: &'static str) {
     let thread = move || {
         std::thread::sleep(limit);
         tracing::warn!("not done within {} s: {what}", limit.as_secs());
         std::process::exit(code.into());
     };
-    // Where no thread can be started the kernel keeps the time, and nothing can be said in the end.
+    // Where no thread can be started, alarm(2) ends the process, without a message.
     if let Err(e) = Builder::new().spawn(thread) {
         tracing::debug!("no thread for the deadline: {e}");
         let alarm = signal_hook::consts::SIGALRM;

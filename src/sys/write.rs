@@ -1,4 +1,5 @@
-//! Writing below a root: atomic, skipped when nothing changes, and never through a link that leads out.
+//! Writing below a root: atomic, skipped when nothing changes, and never through a symlink that leads out of
+//! it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -21,7 +22,7 @@ impl Root {
     /// Makes a directory and its parents, mode 0755.
     ///
     /// # Errors
-    /// When one of them cannot be made, or is there and is no directory.
+    /// When one of them cannot be made, or exists and is not a directory.
     pub fn make_directories(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
         let path = path.as_ref();
         let mut done = PathBuf::from("/");
@@ -38,7 +39,7 @@ impl Root {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(e) => return Err(self.fail("make the directory", &done, e)),
             }
-            // What is in the way may be a dangling link: say so here instead of at the write.
+            // A dangling symlink may be in the way: it is reported here rather than at the write.
             self.open_at(&done, OFlag::O_PATH | OFlag::O_DIRECTORY)
                 .map_err(|e| self.fail("make the directory", &done, e))?;
         }
@@ -57,9 +58,9 @@ impl Root {
         }
     }
 
-    /// Puts `bytes` at `path`, atomically: a reader sees the old file or the new one, also after a power cut. A link
-    /// at `path` is replaced, not followed. Missing parents are made. Nothing is touched when the same regular file
-    /// is there already.
+    /// Writes `bytes` to `path` atomically: a reader sees the old file or the new one, also after a power
+    /// cut. A symlink at `path` is replaced, not followed. Missing parents are made. Nothing is written when
+    /// the same regular file is there already.
     ///
     /// # Errors
     /// When it cannot be written; the old file is still there then.
@@ -79,7 +80,8 @@ impl Root {
         Ok(Written::Changed)
     }
 
-    /// Copies a regular file of at most `limit` bytes, as [`Root::write`] writes one, without holding it in memory.
+    /// Copies a regular file of at most `limit` bytes, as [`Root::write`] writes one, without holding it in
+    /// memory.
     ///
     /// # Errors
     /// When one of them cannot be read or written, or the file is larger.
@@ -94,7 +96,7 @@ impl Root {
         let (source, size) = self.open_within(from, limit)?;
         let there = self.lookup_link(to).stat();
         if there.is_some_and(|s| s.kind == FileKind::File && s.size == size && s.mode == mode)
-            // Whatever is wrong with the old file, writing the new one is the answer to it.
+            // An unreadable old file is replaced.
             && self.open_file(to).is_ok_and(|old| {
                 self.open_file(from).is_ok_and(|new| have_same_contents(new, old).unwrap_or(false))
             })
@@ -114,8 +116,8 @@ impl Root {
         Ok(Written::Changed)
     }
 
-    /// Puts all that `from` gives at `path`, as [`Root::write`] does, in a directory that is there. The mode is what the
-    /// filesystem makes of 0644: FAT refuses to have one set.
+    /// Writes everything from `from` to `path` as [`Root::write`] does, in an existing directory. The mode is
+    /// what the filesystem makes of 0644: FAT does not allow a mode to be set.
     ///
     /// # Errors
     /// When it cannot be read or written; the old file is still there then.
@@ -129,7 +131,7 @@ impl Root {
         })
     }
 
-    /// Puts a value at `path` as JSON, readable for all: nothing that we keep is a secret.
+    /// Writes a value to `path` as JSON, readable for all: no record holds a secret.
     ///
     /// # Errors
     /// As [`Root::write`]; also for a value that cannot be written as JSON.
@@ -154,12 +156,12 @@ impl Root {
             File::from(fd).take(bytes.len() as u64 + 1).read_to_end(&mut there)?;
             Ok(there == bytes)
         };
-        // Whatever is wrong with the old file, writing the new one is the answer to it.
+        // An unreadable old file is replaced.
         self.open_at(path, OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK)
             .is_ok_and(|fd| same(fd).unwrap_or(false))
     }
 
-    /// Makes `path` a link with that text, atomically; nothing is touched when it is one already.
+    /// Makes `path` a symlink with that target, atomically; nothing is written when it is one already.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -190,18 +192,18 @@ impl Root {
         temporary.push(format!(".{}", std::process::id()));
         let result = sweep(directory, name)
             .and_then(|()| make(directory, &temporary))
-            // The lock on the file is kept until it has its name.
+            // The temporary file stays locked until it has its final name.
             .and_then(|_locked| Ok(renameat(directory, temporary.as_os_str(), directory, name)?))
             .and_then(|()| Ok(fsync(directory)?));
         if let Err(e) = result {
-            // The first error is the one to tell; a temporary file that stays is removed by the next write.
+            // The first error is reported; a temporary file that stays is removed by the next write.
             remove_if_there(directory, &temporary).ok();
             return Err(self.fail("write", path, e));
         }
         Ok(())
     }
 
-    /// Removes a file or link; true when it was there.
+    /// Removes a file or symlink; true when it existed.
     ///
     /// # Errors
     /// When it is there and cannot be removed.
@@ -218,7 +220,8 @@ impl Root {
         }
     }
 
-    /// Gives a file or directory another name in its own directory, in place of what has that name; true when it was there.
+    /// Renames a file or directory within its directory, replacing a file of the new name; true when it
+    /// existed.
     ///
     /// # Errors
     /// When it is there and cannot be renamed.
@@ -235,7 +238,7 @@ impl Root {
         }
     }
 
-    /// Gives a file or symlink a second name in its own directory; its contents then stay as long as either
+    /// Gives a file or symlink a second name in its own directory; its contents stay as long as either
     /// name.
     ///
     /// # Errors
@@ -246,7 +249,7 @@ impl Root {
         linkat(&directory, old, &directory, name, AtFlags::empty()).map_err(|e| self.fail("link", path, e))
     }
 
-    /// Waits until the names in a directory are on its device.
+    /// Waits until the entries of a directory are on the device.
     ///
     /// # Errors
     /// When they cannot be, or it is not there.
@@ -255,10 +258,10 @@ impl Root {
         fsync(self.directory(path)?).map_err(|e| self.fail("sync", path, e))
     }
 
-    /// Waits until all that was written to the filesystem that holds `path` is on its device.
+    /// Waits until everything written to the filesystem of `path` is on the device.
     ///
     /// # Errors
-    /// When it cannot be, or `path` is no directory there.
+    /// When that fails, or `path` is not a directory.
     pub fn sync(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
         let path = path.as_ref();
         syncfs(self.directory(path)?).map_err(|e| self.fail("sync", path, e))
@@ -281,10 +284,10 @@ impl Root {
         }
     }
 
-    /// Removes a directory and all below it, following no link; true when it was there.
+    /// Removes a directory with its contents, without following symlinks; true when it existed.
     ///
     /// # Errors
-    /// When something of it cannot be removed.
+    /// When a part of it cannot be removed.
     pub fn remove_tree(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
         let path = path.as_ref();
         let fail = |e: Errno| self.fail("remove", path, e);
@@ -294,7 +297,7 @@ impl Root {
             Presence::There(stat) if stat.kind != FileKind::Directory => return self.remove(path),
             Presence::There(_) => {}
         }
-        // Names only, and some at a time: a directory may have more entries than a list takes.
+        // Only some names at a time: a directory may have more entries than a list may hold.
         loop {
             let names = self.some_names(path)?;
             if names.is_empty() {
@@ -327,8 +330,8 @@ impl Root {
         self.open_written(path.as_ref(), OFlag::O_TRUNC, 0o644)
     }
 
-    /// A file that stays for ever and is only locked: made when absent, never truncated, and closed to others, who could
-    /// keep us waiting with a lock of theirs.
+    /// A lock file: made when absent, never truncated or removed, and not accessible to others, which could
+    /// block a run with a lock of their own.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -367,8 +370,8 @@ fn finished(file: Flock<File>, mode: u32) -> io::Result<Option<Flock<File>>> {
     Ok(Some(file))
 }
 
-/// Removes the temporary files that killed writers of `name` left: their process is gone, and nobody has the file locked,
-/// as a writer in another container that shares the directory would.
+/// Removes the temporary files that killed writers of `name` left: their process is gone, and nobody has the
+/// file locked, as a writer in another container that shares the directory would.
 fn sweep(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
     for entry in entries(directory.try_clone()?)? {
         let file = entry?.name;
