@@ -1,4 +1,4 @@
-# clr-dkms. `make` alone tells what there is.
+# clr-dkms. `make` alone lists the targets.
 
 PREFIX ?= /usr
 BINDIR ?= $(PREFIX)/bin
@@ -8,12 +8,19 @@ DATADIR ?= $(PREFIX)/share
 LICENSEDIR ?= $(DATADIR)/licenses/clr-dkms
 BINDIR_FROM ?= target/release
 PAGES_FROM ?= target/pages
-CARGO ?= cargo
+# The compiler runs as the owner of this tree, and what needs root asks for it: `make` works as root, with sudo and
+# as a normal user that has sudo, in any order.
+OWNER := tests/support/run-as.sh owner
+ROOT := tests/support/run-as.sh root
+CARGO ?= $(OWNER) cargo
+# Both end with one line: the second installs, the first names the command that does.
+CHECK := tests/support/ensure-packages.sh --check
+INSTALL := tests/support/ensure-packages.sh
 
 # The installer takes its settings from the environment, so no blank or quote in DESTDIR can break a command line here.
 export DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR BINDIR_FROM PAGES_FROM
-# rustup's directory is often on the PATH of login shells only. Last, so that it changes no choice that was made.
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# The name of what was asked for, in messages.
+export MAKECMDGOALS
 # install, demo and tests look for the programs here, whatever the caller's environment says.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
@@ -23,18 +30,24 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%) target/pages/man/man8/clr-dkms.8
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf packaging/pages/Cargo.toml packaging/pages/src/*)
 
-.PHONY: help build fetch demo timeline pictures test fuzz test-systemd test-packages check lint unit shell bench lines audit install uninstall deb clean
+.PHONY: help setup build compile ready fetch demo timeline pictures test fuzz test-systemd test-packages check lint unit shell bench lines audit install uninstall deb clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo 'First time:    make build && sudo make install'
+	@echo 'First time:    make setup build && sudo make install'
 	@echo 'For a package: make build && make install DESTDIR=pkg'
 	@echo 'To be set:     DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR, and BINDIR_FROM, PAGES_FROM (built elsewhere)'
 
-build: ## the six programs, in target/release, and their manual pages and completions, in target/pages
+setup: ## installs what build, install, check and deb need (as root)
+	@$(INSTALL) build check
+
+build: fetch ## the six programs, in target/release, and their manual pages and completions, in target/pages
+	@$(OWNER) $(MAKE) --no-print-directory compile
+
+compile:
 	$(CARGO) build --release --locked --workspace
 	rm -rf target/pages
 	mkdir target/pages
@@ -46,59 +59,65 @@ $(BUILT) &: $(SOURCES)
 	$(MAKE) --no-print-directory build
 
 demo: ## a real update in a scratch root: real dkms, real headers, real modules (installs what is missing, as root)
-	tests/support/ensure-packages.sh build dkms test
+	@$(INSTALL) build dkms demo
 	$(MAKE) --no-print-directory build
-	tests/support/demo.sh
+	@$(ROOT) tests/support/demo.sh
 
 timeline: ## docs/update-timeline.svg, drawn from its .dot (installs graphviz, as root)
-	tests/support/ensure-packages.sh timeline
+	@$(INSTALL) timeline
 	tests/support/pictures-timeline.py draw
 
 pictures: timeline ## and docs/*.png: screens in a real terminal, of machines as in demo (installs it, as root)
-	tests/support/ensure-packages.sh build dkms test pictures
+	@$(INSTALL) build dkms test pictures
 	$(MAKE) --no-print-directory build
-	tests/support/pictures.sh
+	$(ROOT) tests/support/pictures.sh
 
 # The tests of the stand-in wait for the most part: beside the build.
 # On Clear Linux no bundle has some of the tools: what needs one is left out there.
 test: export CLR_DKMS_NO_SKIPS = $(if $(shell command -v apt-get),1)
 test: ## everything, in under 20 minutes; what CI runs (installs what is missing, as root)
-	tests/support/ensure-packages.sh build dkms test systemd
+	@$(INSTALL) build dkms test systemd
 	$(MAKE) --no-print-directory check
-	python3 tests/support/test-stand-in.py & $(MAKE) --no-print-directory build && wait $$!
-	tests/support/test-scratch-root.sh
-	tests/support/test-live.sh
-	tests/support/test-systemd.sh
-	tests/support/test-packaging.sh
-	tests/support/test-fleet.sh
-	CLR_DKMS_REAL=1 $(CARGO) test --locked --test real
+	$(OWNER) python3 tests/support/test-stand-in.py & $(MAKE) --no-print-directory build && wait $$!
+	$(ROOT) tests/support/test-scratch-root.sh
+	$(ROOT) tests/support/test-live.sh
+	$(ROOT) tests/support/test-systemd.sh
+	$(OWNER) tests/support/test-packaging.sh
+	$(OWNER) tests/support/test-fleet.sh
+	CLR_DKMS_REAL=1 $(CARGO) --config 'target."cfg(all())".runner = ["$(CURDIR)/tests/support/run-as.sh", "root"]' \
+	    test --locked --test real
 	CLR_DKMS_UNREAD=15 $(CARGO) test --locked --test it unread::
 	CLR_DKMS_KILLS=300 $(CARGO) test --locked --test it kills::
 
 test-systemd: ## the part of test that boots containers: updates, failures, power cuts under the real systemd (as root)
-	tests/support/ensure-packages.sh build dkms test systemd
+	@$(INSTALL) build dkms test systemd
 	$(MAKE) --no-print-directory build
-	tests/support/test-systemd.sh
+	$(ROOT) tests/support/test-systemd.sh
 
 # RUNS=50000 makes so many runs, however long that takes; SEED=N makes those of that seed once more.
-fuzz: ## the programs on roots of the tests with some files changed, for a minute (RUNS=N, SEED=N); no root rights needed
+fuzz: fetch ## the programs on roots of the tests with some files changed, for a minute (RUNS=N, SEED=N); no root rights needed
 	CLR_DKMS_FUZZ="$(if $(RUNS),--runs $(RUNS),--seconds 60)$(if $(SEED), --seed $(SEED))" \
 	    $(CARGO) test --locked --test it fuzz:: -- --nocapture
 
 # Outside of test: what it downloads changes without us.
 test-packages: ## the *-dkms packages of this Debian: linted, built and proven (downloads them, installs none; as root)
-	tests/support/ensure-packages.sh build dkms test
+	@$(INSTALL) build dkms test
+	@$(MAKE) --no-print-directory fetch
 	$(CARGO) build --locked
-	tests/support/lint-packages.sh target/debug/clr-dkms
-	tests/support/build-packages.sh target/debug
+	$(ROOT) tests/support/lint-packages.sh target/debug/clr-dkms
+	$(ROOT) tests/support/build-packages.sh target/debug
 
-check: lint unit shell ## the quick part of test: needs no root, no dkms and no kernel headers
+check: ready lint unit shell ## the quick part of test: needs no root, no dkms and no kernel headers
+
+ready:
+	@$(CHECK) build check
 
 # First, and alone: what comes later can do without a network.
 fetch:
-	$(CARGO) fetch --locked --target "$$(rustc -vV | sed -n 's/^host: //p')"
+	@$(CHECK) build
+	@$(INSTALL) --crates $(CARGO)
 
-lint: fetch
+lint: ready fetch
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
@@ -106,23 +125,24 @@ unit: fetch
 	$(CARGO) test --locked
 
 # Every file that starts as a shell script does; the trees in tests/roots are recorded input, not ours.
-shell:
+shell: ready
 	find hooks packaging src tests .ci -path tests/roots -prune -o -type f -exec \
 	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
-	tests/support/test-install.sh
-	tests/support/test-pages.sh
+	$(OWNER) tests/support/test-install.sh
+	$(OWNER) tests/support/test-pages.sh
 	tests/support/test-pictures.sh
+	tests/support/test-make.sh
 
 lines: ## how many lines of code there are, by directory: without blanks, comments and tests
 	@python3 tests/support/count-lines.py
 
 bench: ## whole programs beside today's scripts (real dkms, some minutes), and the rules alone
-	tests/support/ensure-packages.sh build dkms test
+	@$(INSTALL) build dkms test
 	$(MAKE) --no-print-directory build
-	tests/support/bench.py
+	$(ROOT) tests/support/bench.py
 	$(CARGO) bench --locked --bench verdict
 
-audit: ## licences, bans and sources of everything that we depend on
+audit: fetch ## licences, bans and sources of everything that we depend on
 	$(CARGO) deny --version >/dev/null 2>&1 || env -u CARGO_TARGET_DIR $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
 
@@ -136,5 +156,6 @@ uninstall: ## what install put there, and the records of the programs; says what
 deb: $(if $(filter target/release,$(BINDIR_FROM)),$(BUILT)) ## a Debian package for trying it out, in target/
 	packaging/deb/build.sh target
 
+# Some of it is root's: containers, and scratch roots of a demo that was interrupted.
 clean: ## removes target/
-	$(CARGO) clean
+	$(ROOT) rm -rf --one-file-system target

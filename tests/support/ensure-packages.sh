@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Makes sure that what the make targets call is on this machine.
 #
-#   ensure-packages.sh GROUP…     build | dkms | test | systemd | timeline | pictures
-#   ensure-packages.sh --cargo    prints the path of a cargo that is new enough
+#   ensure-packages.sh GROUP…             installs what is missing: build | check | dkms | demo | test |
+#                                         systemd | timeline | pictures
+#   ensure-packages.sh --check GROUP…     installs nothing, and names the command that does
+#   ensure-packages.sh --cargo            prints the path of a cargo that is new enough
+#   ensure-packages.sh --crates CARGO…    downloads the crates of Cargo.lock with that cargo, if any is missing
 #
 # It looks for commands and files, not for package names, so that a tool from
 # anywhere counts. When all is there it is silent and touches no network.
@@ -14,8 +17,10 @@ repo=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly repo
 # dkms and depmod live in sbin, which the PATH of Debian's users leaves out.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-# A look at a version must not make rustup fetch a toolchain.
+# The question for a version must not make rustup download a toolchain.
 export RUSTUP_AUTO_INSTALL=0
+log=''
+trap '[[ ! $log ]] || rm -f -- "$log"' EXIT
 
 say() { printf '%s: %s\n' "$self" "$*" >&2; }
 has() { command -v -- "$1" >/dev/null 2>&1; }
@@ -56,7 +61,7 @@ wanted_rust() {
 }
 
 # tool_version FILE: the second word of `FILE --version`, without a suffix.
-# A rustup proxy exists even when its component does not: running it tells.
+# A rustup proxy exists even when its component does not, so it is run.
 tool_version() {
     local name version rest
     read -r name version rest < <("$1" --version 2>/dev/null) || return 1
@@ -94,20 +99,26 @@ rust_debs() {
     fi
 }
 
+# The cargo that compiles is that of the tree's owner, also where root calls.
+good_cargo() { "$repo/tests/support/run-as.sh" owner "$repo/tests/support/$self" --cargo 2>/dev/null; }
+
 need_rust() {
+    good_cargo >/dev/null || lack "a Rust toolchain >= $(wanted_rust)" RUST rust-basic
+}
+
+need_rust_components() {
     local dir component
     local -a absent=()
-    if ! dir=$(good_rust_dir); then
-        lack "a Rust toolchain >= $(wanted_rust)" RUST rust-basic
-        return
-    fi
+    # Without a toolchain, all of it is installed for the group `build`.
+    dir=$(good_cargo) || return 0
+    dir=${dir%/*}
     tool_version "$dir/rustfmt" >/dev/null && [[ -x $dir/cargo-fmt ]] || absent+=(rustfmt)
     tool_version "$dir/cargo-clippy" >/dev/null || absent+=(clippy)
     for component in "${absent[@]}"; do
         # Components of another toolchain do not fit one of rustup's.
         if [[ -x $dir/rustup && $1 == install ]]; then
             say "adding $component to the rustup toolchain"
-            "$dir/rustup" component add "$component" >&2 && continue
+            "$repo/tests/support/run-as.sh" owner "$dir/rustup" component add "$component" >&2 && continue
         fi
         lack "$component" RUST rust-basic
     done
@@ -117,9 +128,21 @@ need_rust() {
 
 group_build() {
     has cc || lack "a C compiler" gcc c-basic
-    some_path /usr/include/stdio.h || lack "the C library's headers" libc6-dev c-basic
+    echo '#include <stdio.h>' | cc -E - >/dev/null 2>&1 || lack "the C library's headers" libc6-dev c-basic
     has make || lack make make c-basic
-    need_rust "$1"
+    need_rust
+}
+
+group_check() {
+    need_rust_components "$1"
+    has python3 || lack python3 python3 python3-basic
+    # Clear Linux has no bundle with them.
+    if has apt-get; then
+        has shellcheck || lack shellcheck shellcheck ""
+        has mandoc || lack mandoc mandoc ""
+        has man || lack man man-db ""
+        has zsh || lack zsh zsh ""
+    fi
 }
 
 group_dkms() {
@@ -138,15 +161,16 @@ group_dkms() {
         lack "kernel headers" "$(headers_deb)" linux-dev
 }
 
-group_test() {
+# The stand-in for clr-boot-manager.
+group_demo() {
     has python3 || lack python3 python3 python3-basic
+}
+
+group_test() {
+    group_check "$1"
     # Clear Linux has no bundle with some of them: what needs one is left out there.
     if has apt-get; then
         has script || lack script bsdutils ""
-        has shellcheck || lack shellcheck shellcheck ""
-        has mandoc || lack mandoc mandoc ""
-        has man || lack man man-db ""
-        has zsh || lack zsh zsh ""
         has rpmbuild || lack rpmbuild rpm ""
         has strace || lack strace strace ""
         has pgrep || lack pgrep procps ""
@@ -215,14 +239,36 @@ debs_to_install() {
     done | sort -u
 }
 
+# The first error that a package manager or cargo has written to the log.
+first_error() {
+    local line
+    line=$(grep -m 1 -E '^(E|error|Error): ' "$log") || line=$(tail -n 1 "$log")
+    printf '%s' "${line#*: }"
+}
+
+# logged COMMAND…: with its output in the log.
+logged() {
+    [[ $log ]] || log=$(mktemp)
+    "$@" >"$log" 2>&1
+}
+
 install_debs() {
     local -a packages
+    local rust
     # env and not export: sudo drops the caller's environment.
-    local -a apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0)
-    # An index that is partly out of reach may still be good enough.
-    as_root "${apt[@]}" update >&2 || say "apt-get update failed; trying with the old lists"
+    local -a apt=(env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0)
+    # An index that is partly out of reach may still be good enough: what is missing afterwards counts.
+    logged as_root "${apt[@]}" update || true
     mapfile -t packages < <(debs_to_install)
-    as_root "${apt[@]}" install -y --no-install-recommends "${packages[@]}" >&2
+    if [[ " ${debs[*]} " == *' RUST '* ]]; then
+        rust=$(apt-cache policy "$(rust_debs | grep -m 1 rustc)" | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p')
+        if ! version_at_least "${rust:-0}" "$(wanted_rust)"; then
+            say "the package sources of this machine offer Rust ${rust:-in no version}: add bookworm-security" \
+                "to them, or install Rust $(wanted_rust) or newer with https://rustup.rs"
+            exit 1
+        fi
+    fi
+    logged as_root "${apt[@]}" install -y --no-install-recommends "${packages[@]}"
 }
 
 bundles_to_install() {
@@ -232,7 +278,7 @@ bundles_to_install() {
 install_bundles() {
     local -a unique
     mapfile -t unique < <(bundles_to_install)
-    ((${#unique[@]} == 0)) || as_root swupd bundle-add "${unique[@]}" >&2
+    ((${#unique[@]} == 0)) || logged as_root swupd bundle-add "${unique[@]}"
 }
 
 # What to type where this script may not do it itself.
@@ -245,41 +291,70 @@ by_hand() {
     fi
 }
 
+# fetch_crates CARGO…: without a network, cargo would warn of each of its attempts.
+fetch_crates() {
+    local target
+    target=$("$@" -vV | sed -n 's/^host: //p')
+    logged "$@" fetch --locked --offline --target "$target" && return
+    say "downloading the crates of Cargo.lock"
+    logged "$@" fetch --locked --target "$target" && return
+    say "the crates cannot be downloaded, is the network up? ($(first_error))"
+    return 1
+}
+
+readonly all_groups='build, check, dkms, demo, test, systemd, timeline, pictures'
 if (($# == 0)); then
-    say "usage: $self build|dkms|test|systemd|timeline|pictures…   or: $self --cargo"
+    say "usage: $self [--check] GROUP…   or: $self --cargo   or: $self --crates CARGO…   groups: $all_groups"
     exit 2
 fi
-if [[ $1 == --cargo ]]; then
-    if dir=$(good_rust_dir); then
-        printf '%s\n' "$dir/cargo"
-        exit 0
-    fi
-    say "no cargo >= $(wanted_rust) on PATH or in ${HOME:-/root}/.cargo/bin"
-    exit 1
-fi
+may_install=1
+case $1 in
+    --cargo)
+        if dir=$(good_rust_dir); then
+            printf '%s\n' "$dir/cargo"
+            exit 0
+        fi
+        say "no cargo >= $(wanted_rust) on PATH or in ${HOME:-/root}/.cargo/bin"
+        exit 1
+        ;;
+    --crates)
+        fetch_crates "${@:2}"
+        exit
+        ;;
+    --check)
+        may_install=''
+        shift
+        ;;
+esac
 for group; do
     if ! declare -F "group_$group" >/dev/null; then
-        say "no such group: $group (there are: build, dkms, test, systemd, timeline, pictures)"
+        say "no such group: $group (there are: $all_groups)"
         exit 2
     fi
 done
 readonly -a groups=("$@")
 
-look install
-((${#missing[@]})) || exit 0
-say "missing: $(listed "${missing[@]}")"
-if ! has apt-get && ! has swupd; then
-    say "neither apt-get nor swupd is here: install these by hand"
-    exit 1
-elif ((EUID != 0)) && ! has sudo; then
-    say "installing needs root, and there is no sudo. As root, run: $(by_hand)"
+if [[ ! $may_install ]]; then
+    look verify
+    ((${#missing[@]})) || exit 0
+    say "missing: $(listed "${missing[@]}"). To install this, run: make setup"
     exit 1
 fi
+look install
+((${#missing[@]})) || exit 0
+if ! has apt-get && ! has swupd; then
+    say "missing: $(listed "${missing[@]}"). Neither apt-get nor swupd is here: install this by hand"
+    exit 1
+elif ((EUID != 0)) && ! has sudo; then
+    say "missing: $(listed "${missing[@]}"). There is no sudo: as root, run: $(by_hand)"
+    exit 1
+fi
+say "installing what is missing: $(listed "${missing[@]}")"
 # The result counts, not the exit code of the package manager.
 if has apt-get; then install_debs || true; else install_bundles || true; fi
 hash -r
 look verify
 if ((${#missing[@]})); then
-    say "still missing after installing: $(listed "${missing[@]}")"
+    say "could not be installed, is the network up? ($(first_error)) Still missing: $(listed "${missing[@]}")"
     exit 1
 fi

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Runs a command with the rights that it needs, for `make` as root, with sudo, and as a normal user.
+#
+#   run-as.sh owner COMMAND…   as the user that owns this source tree: compiles, and writes below target/
+#   run-as.sh root COMMAND…    as root, through sudo where the caller is a normal user
+#
+# `sudo make …` in the tree of a user would leave files of root that break the next `make build`. So the
+# compiler runs as the owner, and what root has left in target/ is given back after each run as root.
+# Exit: that of the command; 77 when there is no way to get the rights.
+set -euo pipefail
+
+top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
+readonly top
+owner=$(stat -c %u -- "$top")
+group=$(stat -c %g -- "$top")
+readonly owner group
+# dkms and depmod are in sbin, which the PATH of Debian's users leaves out.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+say() { printf 'clr-dkms: %s\n' "$*" >&2; }
+
+# Files of root in target/ and in docs/ (pictures). The containers of test-systemd need their owners.
+of_root() { # of_root FIND-ACTION…
+    [[ $owner != 0 ]] || return 0
+    find "$top/target" "$top/docs" "$@" 2>/dev/null || true
+}
+give_back() {
+    of_root -path "$top/target/container" -prune -o -user root -exec chown -h -- "$owner:$group" {} +
+}
+
+as_root() {
+    if ((EUID == 0)); then
+        trap give_back EXIT
+        "$@"
+    elif command -v sudo >/dev/null; then
+        # sudo drops most variables; those that belong to a user must not follow.
+        local -a variables
+        mapfile -d '' -t variables < <(env -0 -u HOME -u USER -u LOGNAME -u SHELL -u MAIL)
+        exec sudo -- env "${variables[@]}" "${BASH_SOURCE[0]}" root "$@"
+    else
+        say "this needs root, and there is no sudo. As root, run: make ${MAKECMDGOALS:-…}"
+        exit 77
+    fi
+}
+
+as_owner() {
+    if ((EUID == owner)); then
+        local stale
+        stale=$(of_root -maxdepth 3 -path "$top/target/container" -prune -o -user root -print -quit)
+        if [[ $stale ]]; then
+            say "an earlier run as root has left files in target/: giving them back to you"
+            "${BASH_SOURCE[0]}" root true
+        fi
+    elif ((EUID == 0)) && name=$(id -nu "$owner" 2>/dev/null); then
+        local home settings=(-u CARGO_HOME -u XDG_CACHE_HOME -u XDG_CONFIG_HOME -u XDG_RUNTIME_DIR)
+        home=$(getent passwd "$name" | cut -d : -f 6)
+        # A toolchain in root's home directory is of no use to another user.
+        [[ ${RUSTUP_HOME-} != "${HOME:-/root}"/* ]] || settings+=(-u RUSTUP_HOME)
+        give_back
+        exec env "${settings[@]}" HOME="$home" USER="$name" LOGNAME="$name" \
+            setpriv --reuid="$owner" --regid="$(id -g "$name")" --init-groups "${BASH_SOURCE[0]}" owner "$@"
+    elif ((EUID == 0)); then
+        # A tree of a user that this machine does not know, as in a container: root builds, and gives back.
+        trap give_back EXIT
+    fi
+    # The first cargo along PATH may be too old, with a newer one in rustup's directory.
+    local cargo
+    if cargo=$("${BASH_SOURCE[0]%/*}/ensure-packages.sh" --cargo 2>/dev/null); then
+        PATH=${cargo%/*}:$PATH
+    fi
+    "$@"
+}
+
+if (($# < 2)) || [[ $1 != owner && $1 != root ]]; then
+    say "usage: ${0##*/} owner|root COMMAND…"
+    exit 64
+fi
+"as_$1" "${@:2}"
