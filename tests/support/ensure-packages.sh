@@ -239,11 +239,12 @@ debs_to_install() {
     done | sort -u
 }
 
-# The first error that a package manager or cargo has written to the log.
-first_error() {
+# Why it failed: apt-get puts the reason into its first error, cargo into the last line of all.
+reason() {
     local line
-    line=$(grep -m 1 -E '^(E|error|Error): ' "$log") || line=$(tail -n 1 "$log")
-    printf '%s' "${line#*: }"
+    line=$(grep -m 1 '^E: ' "$log") || line=$(grep . "$log" | tail -n 1) || true
+    line=${line#E: } line=${line#error: }
+    printf '%s' "${line#"${line%%[! ]*}"}"
 }
 
 # logged COMMAND…: with its output in the log.
@@ -298,7 +299,7 @@ fetch_crates() {
     logged "$@" fetch --locked --offline --target "$target" && return
     say "downloading the crates of Cargo.lock"
     logged "$@" fetch --locked --target "$target" && return
-    say "the crates cannot be downloaded, is the network up? ($(first_error))"
+    say "the crates cannot be downloaded, is the network up? ($(reason))"
     return 1
 }
 
@@ -355,6 +356,6 @@ if has apt-get; then install_debs || true; else install_bundles || true; fi
 hash -r
 look verify
 if ((${#missing[@]})); then
-    say "could not be installed, is the network up? ($(first_error)) Still missing: $(listed "${missing[@]}")"
+    say "could not be installed, is the network up? ($(reason)) Still missing: $(listed "${missing[@]}")"
     exit 1
 fi

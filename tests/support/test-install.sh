@@ -66,6 +66,8 @@ refuses() { # refuses WHAT VERB CODE TEXT…: ends with this code, changes nothi
 
 mkdir "$source" "$programs" "$shims"
 (cd "$top" && cp -R Makefile LICENSE-* packaging hooks systemd cmdline.d man "$source")
+mkdir -p "$source/tests/support"
+cp "$top"/tests/support/{run-as,ensure-packages}.sh "$source/tests/support"
 pages="$source/target/pages"
 for path in man/man8/clr-dkms.8 bash-completion/completions/clr-dkms zsh/site-functions/_clr-dkms; do
     mkdir -p "$pages/${path%/*}"

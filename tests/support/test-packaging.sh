@@ -103,6 +103,8 @@ if has rpmbuild; then
     source=$scratch/clr-dkms-$version
     mkdir -p "$source/target/release" "$scratch/rpm/SOURCES"
     (cd "$top" && cp -R Makefile Cargo.* LICENSE-* README.md packaging hooks systemd cmdline.d motd.d man "$source")
+    mkdir -p "$source/tests/support"
+    cp "$top"/tests/support/{run-as,ensure-packages}.sh "$source/tests/support"
     cp "$BINDIR_FROM"/* "$source/target/release/"
     # It is started by make build, and writes what it wrote here.
     ln -s "$built/clr-dkms-pages" "$source/target/release/clr-dkms-pages"
