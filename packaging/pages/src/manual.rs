@@ -406,8 +406,11 @@ fn see_also(command: &Command, names: &[&str]) -> String {
     pages.extend(
         [
             "clr-dkms.conf(5)",
+            "clr-dkms-files(5)",
             "clr-dkms-status(5)",
+            "clr-dkms-exit-codes(7)",
             "clr-dkms-states(7)",
+            "clr-dkms-troubleshooting(7)",
             "clr-boot-manager(1)",
             "dkms(8)",
             "swupd(1)",
