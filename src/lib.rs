@@ -3,15 +3,16 @@
 //! # The way the data goes
 //!
 //! One direction, nothing goes back: **observe** ([`system`]: one value, read from a root directory) → **decide** ([`decide`],
-//! [`dkms::plan`], [`cmdline::writer::plan`]: pure functions on values) → **act** ([`app`], with [`dkms::build`],
+//! [`dkms::plan`], [`cmdline::writer::plan`]: pure functions on values) → **act** ([`update`], with [`dkms::build`],
 //! [`cmdline::writer::apply`], [`boot::update`]) → **report** ([`state`], [`status`], [`render`], [`motd`]: renderings of
 //! the same values). What cannot be read is unknown, which is not absent.
 //!
 //! # The layers
 //!
-//! `bin → app → {status, render, motd} → decide → {system, usage} →
+//! `bin → cli → update → {status, render, motd} → decide → {system, usage} →
 //! {boot, enforcement, dkms, initrd, modprobe, cmdline, kernel} → sys`; imports go down only, and `tests/it/layers.rs`
-//! checks it. A program parses its arguments and calls its file in [`app`], which says which steps are taken, in which order.
+//! checks it. A program calls its file in [`cli`], which parses the arguments, calls
+//! [`update`] or a report, prints the answer and gives the exit code. [`update`] alone orders steps.
 //! [`sys`] alone starts a process, writes a file and reads the clock, and knows nothing of kernels or DKMS: `.clippy.toml`
 //! checks that.
 //!
@@ -30,17 +31,20 @@
 //! | [`requirement`], [`boot_decision`] | what is required, and what was decided, as it is recorded and reported |
 //! | [`status`] | the documents that every report is made from, of the whole and of enforcement; [`render`] their texts, [`motd`] its three lines |
 //! | [`state`] | the record of a run, and what else lies in `/var/lib/clr-dkms` |
-//! | [`config`] | `clr-dkms.conf`; [`context`] is the one value that is handed down |
+//! | [`config`] | `clr-dkms.conf`; [`context`] is the one value that is handed down; [`exit`] the exit codes |
+//! | [`update`] | the worker: the sequence of a run, the build queue, the boot files, publishing results, progress |
+//! | [`cli`] | one file for each program or subcommand: arguments, call, print, exit code |
 
-pub mod app;
 pub mod boot;
 pub mod boot_decision;
+pub mod cli;
 pub mod cmdline;
 pub mod config;
 pub mod context;
 pub mod decide;
 pub mod dkms;
 pub mod enforcement;
+pub mod exit;
 pub mod initrd;
 pub mod kernel;
 pub mod limits;
@@ -53,4 +57,5 @@ pub mod state;
 pub mod status;
 pub mod sys;
 pub mod system;
+pub mod update;
 pub mod usage;

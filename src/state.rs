@@ -25,6 +25,8 @@ pub const IN_PROGRESS: &str = "/var/lib/clr-dkms/in-progress.json";
 pub const SNAPSHOT: &str = "/var/lib/clr-dkms/before-update.json";
 /// What an admin has said of the boot default.
 pub const WISHES: &str = "/var/lib/clr-dkms/boot-wishes.json";
+/// The lock that every program which changes something holds.
+pub const LOCK: &str = "/run/clr-dkms.lock";
 /// The schema of these files. It grows only when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 
@@ -328,4 +330,9 @@ pub fn wishes(root: &Root) -> AdminOverrides {
             }
         }
     }
+}
+
+/// Whether a process of that name is a run of ours, as opposed to a child that a killed run left behind.
+pub fn is_ours(program: &str) -> bool {
+    program.starts_with("clr-dkms")
 }

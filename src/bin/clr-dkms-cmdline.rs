@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clr_dkms::app::{self, cmdline};
+use clr_dkms::cli::{self, cmdline};
 
 fn main() -> ExitCode {
-    app::main("clr-dkms-cmdline", cmdline::run)
+    cli::main("clr-dkms-cmdline", cmdline::run)
 }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clr_dkms::app::{self, motd};
+use clr_dkms::cli::{self, motd};
 
 fn main() -> ExitCode {
-    app::main("clr-dkms-motd", motd::run)
+    cli::main("clr-dkms-motd", motd::run)
 }

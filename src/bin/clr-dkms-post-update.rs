@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clr_dkms::app::{self, post_update};
+use clr_dkms::cli::{self, post_update};
 
 fn main() -> ExitCode {
-    app::main("clr-dkms-post-update", post_update::run)
+    cli::main("clr-dkms-post-update", post_update::run)
 }

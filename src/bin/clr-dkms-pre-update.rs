@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clr_dkms::app::{self, pre_update};
+use clr_dkms::cli::{self, pre_update};
 
 fn main() -> ExitCode {
-    app::main("clr-dkms-pre-update", pre_update::run)
+    cli::main("clr-dkms-pre-update", pre_update::run)
 }

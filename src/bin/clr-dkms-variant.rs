@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clr_dkms::app::{self, variant};
+use clr_dkms::cli::{self, variant};
 
 fn main() -> ExitCode {
-    app::main("clr-dkms-variant", variant::run)
+    cli::main("clr-dkms-variant", variant::run)
 }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clr_dkms::app::{self, status};
+use clr_dkms::cli::{self, status};
 
 fn main() -> ExitCode {
-    app::main("clr-dkms", status::run)
+    cli::main("clr-dkms", status::run)
 }

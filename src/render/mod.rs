@@ -16,7 +16,7 @@ pub const WIDTH: usize = 80;
 
 /// Text that came from files or programs, safe for a screen; every screen is made of it.
 pub use crate::sys::printable::printable as shown;
-use crate::sys::printable::{LONGEST, cut};
+use crate::sys::printable::{LONGEST, cut, is_hidden};
 
 /// A text broken at blanks, with something in front of its first line and of the others; a word that is too long stays
 /// whole, so that it can be copied.
@@ -43,4 +43,25 @@ pub fn broken_to(width: usize, text: &str, first: &str, other: &str) -> Vec<Stri
         fresh = false;
     }
     lines
+}
+
+/// A value as JSON with a final newline. What must not reach a screen is escaped although JSON lets it stand: what takes the
+/// colour out of an answer would take control characters out with it.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn json<T: serde::Serialize>(value: &T) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for c in serde_json::to_string_pretty(value)?.chars() {
+        match c {
+            // What is above 16 bits takes two of them. The line breaks are ours: JSON has its own escaped already.
+            c if is_hidden(c) && c != '\n' => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    text.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+            c => text.push(c),
+        }
+    }
+    Ok(text + "\n")
 }

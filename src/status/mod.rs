@@ -7,6 +7,7 @@ pub mod guard;
 pub mod lint;
 mod loading;
 pub mod loading_outlook;
+pub mod observation;
 mod problems;
 mod steps;
 mod unmanaged;
@@ -27,6 +28,7 @@ use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::unread;
 use crate::dkms::ModuleOnKernel;
 use crate::dkms::plan::State;
+use crate::exit;
 use crate::kernel::{Headers, Running, Variant};
 use crate::requirement::Importance;
 use crate::state::{ModuleRecord, RunRecord, Stored};
@@ -56,6 +58,18 @@ pub enum Verdict {
     Unknown,
     /// No kernel of this system is installed.
     NotApplicable,
+}
+
+impl Verdict {
+    /// The exit code of a report with this verdict.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Verdict::Healthy | Verdict::RebootPending => exit::OK,
+            Verdict::Building | Verdict::Degraded | Verdict::Held => exit::ATTENTION,
+            Verdict::Unsafe => exit::UNSAFE,
+            Verdict::Unknown | Verdict::NotApplicable => exit::UNKNOWN,
+        }
+    }
 }
 
 impl std::fmt::Display for Verdict {

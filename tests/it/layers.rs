@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 /// The modules of the crate from the bottom up. Modules of one row know nothing of each other.
-const LAYERS: [&[&str]; 17] = [
-    &["sys", "message", "limits"],
+const LAYERS: [&[&str]; 18] = [
+    &["sys", "message", "limits", "exit"],
     &["kernel"],
     &["cmdline"],
     &["modprobe"],
@@ -22,7 +22,8 @@ const LAYERS: [&[&str]; 17] = [
     &["decide"],
     &["status"],
     &["render", "motd"],
-    &["app"],
+    &["update"],
+    &["cli"],
 ];
 
 fn sources(directory: &Path, found: &mut Vec<std::path::PathBuf>) {

@@ -342,7 +342,7 @@ fn a_root_with_a_blank() {
 
 #[test]
 fn dkms_that_is_not_installed() {
-    use clr_dkms::{app::engine, config::Settings, context::Context, dkms::Cache, sys::*, system::System};
+    use clr_dkms::{config::Settings, context::Context, dkms::Cache, sys::*, system::System, update::engine};
     // By the library: a root cannot hide the machine's own dkms.
     let root = pending();
     let mut tools = Tools::from_environment();

@@ -16,7 +16,7 @@ use clr_dkms::render::metrics;
 use clr_dkms::requirement::Importance;
 use clr_dkms::status::catalog;
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
-use clr_dkms::{app, config::Settings, context::Context};
+use clr_dkms::{config::Settings, context::Context};
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
@@ -426,7 +426,7 @@ fn hostile_names_stay_within_their_quotes() {
         clock: Clock::from_environment(),
         settings: Settings::default(),
     };
-    let mut document = app::status::observe(&context);
+    let mut document = clr_dkms::status::observation::observe(&context);
     let hostile = ["a\"} 1\n# TYPE x counter\nx 2", "back\\slash\\", "ü \u{1b}[31m\0\r\u{9b}", "\\n\\\"", ""];
     let module = document.modules[0].clone();
     let kernel = document.kernels[0].clone();

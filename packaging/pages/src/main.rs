@@ -11,18 +11,18 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Command, CommandFactory};
-use clr_dkms::app;
 use clr_dkms::sys::{Root, RootKind};
+use clr_dkms::{cli, exit};
 
 /// The six programs, as clap knows them, with everything that comes from a parent filled in.
 fn programs() -> [Command; 6] {
     let mut programs = [
-        app::status::AdminArguments::command(),
-        app::pre_update::PreUpdateArguments::command(),
-        app::post_update::PostUpdateArguments::command(),
-        app::cmdline::CmdlineArguments::command(),
-        app::motd::MotdArguments::command(),
-        app::variant::VariantArguments::command(),
+        cli::status::AdminArguments::command(),
+        cli::pre_update::PreUpdateArguments::command(),
+        cli::post_update::PostUpdateArguments::command(),
+        cli::cmdline::CmdlineArguments::command(),
+        cli::motd::MotdArguments::command(),
+        cli::variant::VariantArguments::command(),
     ];
     programs.iter_mut().for_each(Command::build);
     programs
@@ -49,13 +49,13 @@ fn write(directory: &Path) -> anyhow::Result<()> {
 fn main() -> ExitCode {
     let Some(directory) = std::env::args_os().nth(1) else {
         eprintln!("usage: clr-dkms-pages DIR");
-        return ExitCode::from(app::exit::USAGE);
+        return ExitCode::from(exit::USAGE);
     };
     match write(Path::new(&directory)).context("clr-dkms-pages") {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{e:#}");
-            ExitCode::from(app::exit::FAULT)
+            ExitCode::from(exit::FAULT)
         }
     }
 }

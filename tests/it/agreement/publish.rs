@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use clr_dkms::app::{publish, status};
 use clr_dkms::motd;
 use clr_dkms::render::style::ScreenStyle;
 use clr_dkms::render::{metrics, text};
 use clr_dkms::status::{StatusDocument, Verdict, catalog};
+use clr_dkms::update::publish;
 use serde_json::Value;
 
 use super::scene::Staged;
@@ -52,7 +52,7 @@ fn timeless(value: &Value) -> String {
 impl Told {
     /// Made in this process.
     pub(super) fn inside(staged: &Staged, document: &StatusDocument) -> Told {
-        let code = status::code(document.verdict);
+        let code = document.verdict.exit_code();
         publish::write(&staged.context, document).unwrap();
         let read = |path: &str| staged.root.has(path).then(|| staged.root.text(path));
         let shipped = motd::shipped_text(document.verdict);

@@ -1,24 +1,17 @@
 //! The programs and verbs: which steps, in which order. What they share stands here.
 
-pub mod boot;
-pub mod boot_update;
 pub mod cmdline;
 pub mod enforcement;
-pub mod engine;
 pub mod explain;
 pub mod forget;
 pub mod gc;
 pub mod guard;
-pub mod initrd;
 pub mod lint;
 pub mod logs;
 pub mod motd;
 pub mod post_update;
 pub mod pre_update;
-pub mod progress;
-pub mod publish;
 pub mod rebuild;
-pub mod refresh;
 pub mod status;
 pub mod variant;
 
@@ -29,40 +22,10 @@ use clap::{ArgAction, Args, Parser, ValueEnum};
 
 use crate::config::{self, ConfigError};
 use crate::context::Context;
+use crate::exit;
 use crate::sys::lock::LockError;
 use crate::sys::log::{self, Verbosity};
-use crate::sys::printable::is_hidden;
 use crate::sys::{Clock, FileError, Root, RootKind, Tools};
-
-/// Exit codes; the same on every program.
-pub mod exit {
-    /// Done, or nothing to do; healthy.
-    pub const OK: u8 = 0;
-    /// Not all done; attention, but safe.
-    pub const ATTENTION: u8 = 1;
-    /// Unsafe: something that is in use will be missing.
-    pub const UNSAFE: u8 = 2;
-    /// It cannot be determined.
-    pub const UNKNOWN: u8 = 3;
-    /// Wrong usage.
-    pub const USAGE: u8 = 64;
-    /// A fault of ours.
-    pub const FAULT: u8 = 70;
-    /// Another run is at work.
-    pub const BUSY: u8 = 75;
-    /// No permission.
-    pub const DENIED: u8 = 77;
-    /// Bad configuration.
-    pub const CONFIG: u8 = 78;
-}
-
-/// The lock that every program which changes something holds.
-pub const LOCK: &str = "/run/clr-dkms.lock";
-
-/// Whether a process of that name is a run of ours, as opposed to a child that a killed run left behind.
-pub fn is_ours(program: &str) -> bool {
-    program.starts_with("clr-dkms")
-}
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -316,27 +279,6 @@ pub fn answer_by(
     let mut out = anstream::AutoStream::new(std::io::stdout(), choice);
     write(&mut out).and_then(|()| out.flush()).map_err(CannotAnswer)?;
     Ok(())
-}
-
-/// A value as JSON with a final newline. What must not reach a screen is escaped although JSON lets it stand: what takes the
-/// colour out of an answer would take control characters out with it.
-///
-/// # Errors
-/// When it cannot be written as JSON.
-pub fn json<T: serde::Serialize>(value: &T) -> anyhow::Result<String> {
-    let mut text = String::new();
-    for c in serde_json::to_string_pretty(value)?.chars() {
-        match c {
-            // What is above 16 bits takes two of them. The line breaks are ours: JSON has its own escaped already.
-            c if is_hidden(c) && c != '\n' => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    text.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-            c => text.push(c),
-        }
-    }
-    Ok(text + "\n")
 }
 
 #[cfg(test)]

@@ -1,17 +1,10 @@
-//! `clr-dkms-post-update`, the main job: after an update, build what is missing, prove it, put the command line and
-//! the boot entries right, and leave a record.
+//! The steps of one run, in their order.
 
-mod dry_run;
-
-use std::io::IsTerminal;
-use std::path::Path;
 use std::time::Duration;
 
-use clap::Parser;
-
+use super::boot_files;
 use super::engine::{self, Attempt, LeftAlone, Order};
 use super::progress::{Display, ProgressMode};
-use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root};
 use crate::boot::deferral;
 use crate::boot_decision::Reason;
 use crate::cmdline::writer::{self, Ours, Wish};
@@ -24,6 +17,7 @@ use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::unread::blocked;
 use crate::dkms::plan::State;
 use crate::dkms::{Cache, ModuleOnKernel};
+use crate::exit;
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Images, Running};
 use crate::message;
@@ -31,109 +25,26 @@ use crate::state::{
     self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, RunRecord, SCHEMA, SNAPSHOT, Snapshot, Stored,
 };
 use crate::status::{Progress, Verdict, document};
-use crate::sys::{FileError, Lock, chroot, interrupt, lock, sandbox};
+use crate::sys::{FileError, interrupt, lock, sandbox};
 use crate::system::System;
-
-/// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
-///
-/// systemd runs it after an update; by hand it does no harm. For the kernel of each variant that boots by default, every
-/// DKMS module that asks for it is built and installed unless it is proven to be there already. Then
-/// module.sig_unenforce is made sure of; the boot entries are refreshed when kernels or fragments have changed and
-/// the new kernel has what this machine needs; the record and the message of the day are written. With nothing to do,
-/// nothing is changed.
-///
-/// Exit code 0: done, or nothing to do; 1: not all done; 2: what boots next is without something that is needed; 3: it
-/// cannot be determined what is to be done; 75: another run is at work; 77: no permission; 78: the configuration has a fault
-/// (all the rest is done).
-#[derive(Debug, Parser)]
-#[command(
-    name = "clr-dkms-post-update",
-    version,
-    after_help = "Examples:\n  clr-dkms-post-update\n  \
-    clr-dkms-post-update --dry-run\n  clr-dkms-post-update --root /mnt"
-)]
-pub struct PostUpdateArguments {
-    /// Say what would be done, and why; change nothing
-    #[arg(long, short = 'n')]
-    dry_run: bool,
-    /// With --dry-run: the plan as JSON
-    #[arg(long, requires = "dry_run")]
-    json: bool,
-    /// Wait for a swupd that is at work: half of its files are no kernel (clr-dkms.service)
-    #[arg(long, help_heading = "For units", conflicts_with = "dry_run")]
-    after_swupd: bool,
-    #[command(flatten)]
-    common: Common,
-}
-
-/// Runs it.
-///
-/// # Errors
-/// When it cannot begin, or cannot write what it found. Failures of single modules are no errors here: they are in
-/// the record and in the exit code.
-pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
-    // Before anything is opened, and without a log yet: what it says comes below.
-    let bare = bare_chroot(&arguments.common, arguments.dry_run);
-    let (context, config_errors) = arguments.common.context("clr-dkms-post-update")?;
-    // A typo must not keep modules from being built: what is right in the configuration counts.
-    let faults: Vec<String> = config_errors.iter().map(ToString::to_string).collect();
-    let known: Vec<String> = faults.iter().cloned().chain(bare).collect();
-    for fault in &known {
-        tracing::error!("{fault}");
-    }
-    let code = if arguments.dry_run {
-        let plan = dry_run::plan(&context);
-        let text = if arguments.json { json(&plan)? } else { plan.text() };
-        answer(&text, arguments.common.color)?;
-        plan.code()
-    } else {
-        need_root(&context, "clr-dkms-post-update")?;
-        interrupt::watch()?;
-        if arguments.after_swupd {
-            lock::wait_while_held(&context.root, SWUPD_LOCK, SWUPD_PATIENCE);
-        }
-        let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
-        // swupd's hooks and systemd give it no input: there nobody watches, and what it says is kept.
-        let watched = std::io::stdin().is_terminal();
-        let show = if watched {
-            ProgressMode::live_or(ProgressMode::Nothing, arguments.common.quiet)
-        } else {
-            ProgressMode::Nothing
-        };
-        work(&context, known, &Order::default(), show)?.code
-    };
-    Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
-}
-
-/// Where update-trigger.sh runs us in a plain chroot, what dkms needs is mounted for us alone. Gives why it could not be: the
-/// next report shows it.
-fn bare_chroot(common: &Common, dry_run: bool) -> Option<String> {
-    let is_slash = common.root.as_deref() == Some(Path::new("/"));
-    if !is_slash || !nix::unistd::geteuid().is_root() {
-        return None;
-    }
-    let refused = chroot::furnish(!dry_run).err();
-    (!chroot::is_furnished()).then(|| {
-        format!(
-            "no module could be looked at or built: this chroot has no /proc or no /dev/null, and they cannot be \
-             mounted ({}); run `clr-dkms-post-update --root DIR` on the system around it",
-            refused.map_or_else(|| "nothing was tried".to_owned(), |e| e.to_string())
-        )
-    })
-}
 
 /// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).
 const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
 /// The longest that swupd is waited for: one that hangs must not keep modules from being built.
 const SWUPD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
+/// Waits for a swupd that is at work on this root.
+pub fn wait_for_swupd(context: &Context) {
+    lock::wait_while_held(&context.root, SWUPD_LOCK, SWUPD_PATIENCE);
+}
+
 /// Why nothing is done where there is no kernel.
-const NO_KERNEL: &str = "no kernel of clr-boot-manager is installed: nothing to do";
+pub(super) const NO_KERNEL: &str = "no kernel of clr-boot-manager is installed: nothing to do";
 /// Why a module that failed is left alone.
-const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and compiler; `clr-dkms rebuild` tries it again";
+pub(super) const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and compiler; `clr-dkms rebuild` tries it again";
 
 /// Why it cannot be determined what is to be done.
-pub(super) fn unreadable(context: &Context, system: &System) -> Option<String> {
+pub fn unreadable(context: &Context, system: &System) -> Option<String> {
     let directory = context.root.shown_path(IMAGES);
     match &system.inventory.images {
         Images::Absent => Some(format!(
@@ -146,7 +57,7 @@ pub(super) fn unreadable(context: &Context, system: &System) -> Option<String> {
     }
 }
 
-fn tip_pairs(system: &System) -> impl Iterator<Item = &ModuleOnKernel> {
+pub(super) fn tip_pairs(system: &System) -> impl Iterator<Item = &ModuleOnKernel> {
     system.modules_on_kernels.iter().filter(|pair| is_of_tip(system, pair))
 }
 
@@ -168,7 +79,7 @@ fn is_recorded(
 }
 
 /// What is to be done about the parameter; nothing where it is not wanted.
-pub(super) fn cmdline_plan(
+pub fn cmdline_plan(
     context: &Context,
     system: &System,
     record: Option<&RunRecord>,
@@ -230,16 +141,16 @@ pub fn work(
     engine::recover(context);
     let observe = |cache: &mut Cache| System::observe_also(context, cache, &order.kernels);
     let system = observe(&mut cache);
-    let unknown = super::rebuild::unknown_module(&system, order);
+    let unknown = engine::unknown_module(&system, order);
     if let Some(reason) = unreadable(context, &system).or(unknown) {
         tracing::error!("{reason}; nothing has been changed");
         super::publish::record_unknown(context, &system, &before, started, &reason);
-        super::publish::write_metrics(context, &super::status::observe(context));
+        super::publish::write_metrics(context, &crate::status::observation::observe(context));
         return Ok(exit::UNKNOWN.into());
     }
     if system.inventory.kernels.is_empty() {
         tracing::info!("{NO_KERNEL}");
-        super::publish::write_metrics(context, &super::status::observe(context));
+        super::publish::write_metrics(context, &crate::status::observation::observe(context));
         return Ok(exit::OK.into());
     }
     for oddity in system.inventory.oddities.iter().chain(&system.tree.oddities) {
@@ -296,14 +207,14 @@ pub fn work(
     }
     let last = before.as_good().map(|r| r.boot.clone());
     let assessment = assess(&system, &context.settings, before.as_good());
-    let mut boot = boot::put_right(context, &system, &assessment, last);
+    let mut boot = boot_files::put_right(context, &system, &assessment, last);
     let mut system = system.observe_again(context, &mut cache, &order.kernels);
     // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
     let assessment = assess(&system, &context.settings, before.as_good());
-    match boot::assert_default(context, &system, &assessment) {
+    match boot_files::assert_default(context, &system, &assessment) {
         Ok(true) => {
             system = system.observe_again(context, &mut cache, &order.kernels);
-            boot = boot::after_new_default(context, &system, boot);
+            boot = boot_files::after_new_default(context, &system, boot);
         }
         Ok(false) => {}
         Err(e) => {
@@ -311,7 +222,7 @@ pub fn work(
             boot.error = Some(boot.error.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
         }
     }
-    boot::put_deferral_right(context, &system, &assessment);
+    boot_files::put_deferral_right(context, &system, &assessment);
     system.deferral = deferral::observe(root);
 
     let mut problems = faults.clone();

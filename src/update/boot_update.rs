@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::boot::{is_guarded, running_is_foreign};
+use super::boot_files::{is_guarded, running_is_foreign};
 use super::refresh::refresh;
 use crate::boot::foresee::{Objection, UpdateInput};
 use crate::boot::inputs::{self, BootPart};

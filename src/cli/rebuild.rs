@@ -5,20 +5,24 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::engine::{self, Attempt, Did, LeftAlone, Order};
-use super::post_update::{self, Done};
-use super::progress::ProgressMode;
-use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
+use super::{Common, answer, need_root};
 use crate::context::Context;
 use crate::dkms::Cache;
 use crate::dkms::plan::State;
+use crate::exit;
 use crate::kernel::{Inventory, Variant};
+use crate::render::json;
 use crate::render::rebuild::{BuildOutcome, RebuildReport, outcome, screen, seconds};
 use crate::render::{broken, shown};
+use crate::state::LOCK;
+use crate::state::is_ours;
 use crate::state::{self, RECORD, RunRecord};
 use crate::status::catalog::state as explained;
 use crate::sys::{Lock, interrupt};
 use crate::system::System;
+use crate::update::engine::{self, Attempt, Did, LeftAlone, Order};
+use crate::update::progress::ProgressMode;
+use crate::update::sequence::{self, Done};
 
 /// The arguments of the verb.
 #[derive(Debug, Args)]
@@ -58,7 +62,8 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
     if arguments.dry_run {
         let mut cache = Cache::load(&context.root);
         let system = System::observe_also(context, &mut cache, &order.kernels);
-        if let Some(why) = post_update::unreadable(context, &system).or(unknown_module(&system, &order)) {
+        if let Some(why) = sequence::unreadable(context, &system).or(engine::unknown_module(&system, &order))
+        {
             tracing::error!("{why}");
             return Ok(exit::UNKNOWN);
         }
@@ -71,7 +76,7 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
     let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
     let watch = context.clock.stopwatch();
     let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
-    let done = post_update::work(context, Vec::new(), &order, show)?;
+    let done = sequence::work(context, Vec::new(), &order, show)?;
     let Done { code, attempts, left_alone, refused } = &done;
     if *code != exit::UNKNOWN || !attempts.is_empty() {
         let report = report(context, &done, watch.elapsed(), &again(&arguments));
@@ -117,9 +122,7 @@ fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
     left.retain(|l| l.state != State::DependencyFailed || !planned.iter().any(|p| p.release == l.release));
     // A run would write the parameter first.
     let record = state::load::<RunRecord>(&context.root, RECORD).good();
-    if post_update::cmdline_plan(context, system, record.as_ref())
-        .is_ok_and(|(_, plan)| plan.steps.is_empty())
-    {
+    if sequence::cmdline_plan(context, system, record.as_ref()).is_ok_and(|(_, plan)| plan.steps.is_empty()) {
         left.extend(engine::refused(system, order));
     }
     let missing = left.iter().filter(|l| !l.state.is_fine()).count();
@@ -133,19 +136,6 @@ fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
     }
     let text = lines.iter().map(|line| shown(line) + "\n").collect();
     (text, if missing > 0 { exit::ATTENTION } else { exit::OK })
-}
-
-/// A module that was asked for and is not there, in a sentence.
-pub fn unknown_module(system: &System, order: &Order) -> Option<String> {
-    let is_there =
-        |asked: &&String| system.modules_on_kernels.iter().any(|pair| order.names(asked, &pair.module));
-    let missing = order.modules.iter().find(|asked| !is_there(asked))?;
-    let names: Vec<String> = system.tree.modules.iter().map(|m| m.module.to_string()).collect();
-    let known = if names.is_empty() { "no module is registered".to_owned() } else { names.join(", ") };
-    Some(format!(
-        "{} is not a module of the DKMS tree, or not its newest version; there are: {known}",
-        shown(missing)
-    ))
 }
 
 /// What became of each module, and the sum.

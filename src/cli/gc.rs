@@ -6,15 +6,19 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
+use super::{Common, answer, need_root};
 use crate::boot::{BootFiles, entries, grub, syslinux};
 use crate::context::Context;
 use crate::dkms::gc::{GcLeftover, GcPlan, GcRefusal, GcRemoval, How, KeptKernel, decide};
 use crate::dkms::log::LOGS;
 use crate::dkms::{Cache, ModuleName, Tree, architecture, leftovers, old_logs, unbuild};
+use crate::exit;
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, Running};
+use crate::render::json;
 use crate::render::shown;
+use crate::state::LOCK;
+use crate::state::is_ours;
 use crate::sys::{FileError, FileKind, Lock, Presence, Root, interrupt};
 
 /// Where boot files may be, beside the entries.

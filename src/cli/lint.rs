@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Common, answer, exit, json};
+use super::{Common, answer};
 use crate::context::Context;
 use crate::dkms::conf::ConfError;
 use crate::dkms::lint::{Answer, Expected, LintSubject, Severity, Text, lint, without_conf, without_source};
 use crate::dkms::script::Script;
 use crate::dkms::source::{SourceFiles, Trust};
 use crate::dkms::{ModuleName, Source, Tree, told, tree};
+use crate::exit;
 use crate::kernel::inventory::module_directory;
 use crate::kernel::{Inventory, Running};
+use crate::render::json;
 use crate::render::lint::screen;
 use crate::render::shown;
 use crate::status::lint::{LintDocument, Target};

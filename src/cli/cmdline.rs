@@ -9,9 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use self::refused::Refused;
-use super::boot::is_guarded;
-use super::boot_update::bring_up_to_date;
-use super::{Common, LOCK, answer, exit, is_ours, json, need_root};
+use super::{Common, answer, need_root};
 use crate::boot::{self, BootBlocker, BootFiles, ReadBack};
 use crate::cmdline::report::{LineReport, report};
 use crate::cmdline::writer::{self, Ours, Wish, WriterPlan};
@@ -22,14 +20,20 @@ use crate::decide::assessment::assess;
 use crate::decide::sig_unenforce::{Breach, parameter_wanted};
 use crate::decide::unread::first_that_decides;
 use crate::dkms::Cache;
+use crate::exit;
 use crate::kernel::inventory::{IMAGES, NamedKernel};
 use crate::kernel::{Images, Inventory};
 use crate::render::cmdline::{screen, word_diff};
+use crate::render::json;
 use crate::render::{WIDTH, broken, shown};
+use crate::state::LOCK;
+use crate::state::is_ours;
 use crate::state::{self, BootRecord, RECORD, RunRecord, Stored};
 use crate::sys::printable::printable_lines;
 use crate::sys::{Lock, Root};
 use crate::system::{KernelCmdline, System, expected_entries, kernels_that_matter, line};
+use crate::update::boot_files::is_guarded;
+use crate::update::boot_update::bring_up_to_date;
 
 /// Put module.sig_unenforce on the kernel command line, or take it off, and show the line.
 ///

@@ -4,10 +4,11 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
 use clap::Args;
 
-use super::{Common, answer_by, exit};
+use super::{Common, answer_by};
 use crate::context::Context;
 use crate::dkms::ModuleName;
 use crate::dkms::log::{self, LOGS};
+use crate::exit;
 use crate::kernel::{Inventory, KernelName};
 use crate::limits::LOG;
 use crate::render::shown;

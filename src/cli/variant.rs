@@ -3,8 +3,10 @@
 use clap::Parser;
 use serde::Serialize;
 
-use super::{Common, answer, exit, json};
+use super::{Common, answer};
+use crate::exit;
 use crate::kernel::{Installed, Inventory, KernelName, Running, Support, Variant};
+use crate::render::json;
 use crate::render::shown;
 
 /// Tell the variant of a kernel, and whether DKMS is supported for it.

@@ -2,21 +2,22 @@
 
 use serde::Serialize;
 
-use super::{FAILED_BEFORE, NO_KERNEL, cmdline_plan, tip_pairs, unreadable};
-use crate::app::boot_update::{self, ForeseenUpdate};
-use crate::app::engine::{self, Order};
-use crate::app::{boot, exit};
+use super::boot_files;
+use super::boot_update::{self, ForeseenUpdate};
+use super::engine::{self, Order};
+use super::sequence::{FAILED_BEFORE, NO_KERNEL, cmdline_plan, tip_pairs, unreadable};
 use crate::context::Context;
 use crate::decide::assessment::assess;
 use crate::dkms::plan::{State, decide};
 use crate::dkms::{Cache, Decision, ModuleName, PlanStep};
+use crate::exit;
 use crate::render::{broken, shown};
 use crate::state::{self, RECORD, RunRecord};
 use crate::system::System;
 
 /// What a run would do.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct DryRunPlan {
+pub struct DryRunPlan {
     schema: u32,
     unreadable: Vec<String>,
     /// Why there is nothing to do, where it is not that all is done.
@@ -41,7 +42,7 @@ struct PlannedModule {
 
 impl DryRunPlan {
     /// The text of it, at most 80 columns where names let it.
-    pub(super) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut lines: Vec<String> =
             self.unreadable.iter().cloned().chain(self.idle.map(str::to_owned)).collect();
         for m in &self.modules {
@@ -78,13 +79,13 @@ impl DryRunPlan {
     }
 
     /// The exit code.
-    pub(super) fn code(&self) -> u8 {
+    pub fn code(&self) -> u8 {
         if self.unreadable.is_empty() { exit::OK } else { exit::UNKNOWN }
     }
 }
 
 /// What a run would do now.
-pub(super) fn plan(context: &Context) -> DryRunPlan {
+pub fn plan(context: &Context) -> DryRunPlan {
     let mut cache = Cache::load(&context.root);
     let system = System::observe(context, &mut cache);
     let unreadable: Vec<String> = unreadable(context, &system).into_iter().collect();
@@ -124,7 +125,7 @@ pub(super) fn plan(context: &Context) -> DryRunPlan {
         };
     let assessment = assess(&system, &context.settings, record.as_ref());
     let mut boot_update =
-        boot::update_reason(context, record.as_ref().map(|r| &r.boot), &system, &assessment);
+        boot_files::update_reason(context, record.as_ref().map(|r| &r.boot), &system, &assessment);
     if boot_update.is_none() && !cmdline.is_empty() {
         boot_update = Some("the fragments change".to_owned());
     }

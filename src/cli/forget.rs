@@ -2,17 +2,21 @@
 
 use clap::Args;
 
-use super::engine::Order;
-use super::progress::ProgressMode;
-use super::{Common, LOCK, answer, exit, is_ours, need_root, post_update};
+use super::{Common, answer, need_root};
 use crate::context::Context;
 use crate::decide::assess;
 use crate::dkms::Cache;
+use crate::exit;
 use crate::render::shown;
 use crate::requirement::{Importance, Requirement, Use};
+use crate::state::LOCK;
+use crate::state::is_ours;
 use crate::state::{self, RECORD, RunRecord, Stored};
 use crate::sys::{Lock, interrupt};
 use crate::system::System;
+use crate::update::engine::Order;
+use crate::update::progress::ProgressMode;
+use crate::update::sequence;
 
 /// The arguments of the verb.
 #[derive(Debug, Args)]
@@ -82,7 +86,7 @@ pub fn run(context: &Context, arguments: &ForgetArguments, common: &Common) -> a
     let mut record = record;
     record.needs.retain(|need| need.module != name);
     context.root.write_json(RECORD, &record)?;
-    let done = post_update::work(context, Vec::new(), &Order::default(), ProgressMode::Nothing)?;
+    let done = sequence::work(context, Vec::new(), &Order::default(), ProgressMode::Nothing)?;
     drop(lock);
     Ok(done.code)
 }

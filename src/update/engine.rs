@@ -21,6 +21,7 @@ use crate::dkms::{
     Cache, Conf, Decision, ModuleName, ModuleOnKernel, PlanStep, Source, Stage, Tree, depmod, inputs, plan,
     replace,
 };
+use crate::render::shown;
 use crate::state::RunRecord;
 use crate::sys::{child::ChildGuard, interrupt, work_politely};
 use crate::system::System;
@@ -151,6 +152,19 @@ impl Order {
             decision => decision,
         }
     }
+}
+
+/// A module that was asked for and is not there, in a sentence.
+pub fn unknown_module(system: &System, order: &Order) -> Option<String> {
+    let is_there =
+        |asked: &&String| system.modules_on_kernels.iter().any(|pair| order.names(asked, &pair.module));
+    let missing = order.modules.iter().find(|asked| !is_there(asked))?;
+    let names: Vec<String> = system.tree.modules.iter().map(|m| m.module.to_string()).collect();
+    let known = if names.is_empty() { "no module is registered".to_owned() } else { names.join(", ") };
+    Some(format!(
+        "{} is not a module of the DKMS tree, or not its newest version; there are: {known}",
+        shown(missing)
+    ))
 }
 
 /// The kernels of an order.

@@ -211,7 +211,7 @@ pub fn undetermined(context: &Context, system: &System, assessment: &BootAssessm
     if !is_asked {
         return None;
     }
-    let unreadable = assessment.unknown.clone().or_else(|| super::post_update::unreadable(context, system));
+    let unreadable = assessment.unknown.clone().or_else(|| super::sequence::unreadable(context, system));
     // Where another kernel than clr-boot-manager's choice is to boot, the default must be seen.
     let points = points_default(assessment);
     let next = &assessment.next;

@@ -7,19 +7,20 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use super::boot::defers;
-use super::{Common, exit};
+use super::Common;
 use crate::boot::deferral::{self, CONFIG, Deferral};
 use crate::context::Context;
 use crate::decide::unread::first_that_decides;
 use crate::dkms::proof::INSTALLED;
 use crate::dkms::tree::TREE;
 use crate::dkms::{Source, Tree, conf};
+use crate::exit;
 use crate::kernel::inventory::{MODULES, module_directory};
 use crate::kernel::{Headers, Inventory, Running};
 use crate::limits::TEXT;
 use crate::state::{self, SCHEMA, SNAPSHOT, Snapshot};
 use crate::sys::{FileKind, Root, RootKind, users};
+use crate::update::boot_files::defers;
 
 /// What swupd runs in an image, and what that runs.
 const HOOK: &str = "/usr/libexec/updater/50-clr-dkms-hook.sh";

@@ -2,15 +2,17 @@
 
 use clap::Args;
 
-use super::{Common, answer, exit, json};
+use super::{Common, answer};
 use crate::context::Context;
 use crate::decide::next_boot::{next_boot, presumed};
 use crate::dkms::proof::{facts_of, installed_file, vermagic_of};
 use crate::dkms::{Cache, ModuleOnKernel, Signature};
 use crate::enforcement::observe::module_taint;
+use crate::exit;
 use crate::kernel::Installed;
 use crate::kernel::inventory::NamedKernel;
 use crate::render::enforcement::screen;
+use crate::render::json;
 use crate::render::shown;
 use crate::status::enforcement::{
     self as report, EnforcementDocument, EnforcementStanding, EnforcementSubject, ModuleFile, Setting,

@@ -3,7 +3,9 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Common, answer, exit, json};
+use super::{Common, answer};
+use crate::exit;
+use crate::render::json;
 use crate::render::{broken, shown};
 use crate::status::catalog::{self, Explained};
 

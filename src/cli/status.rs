@@ -10,15 +10,13 @@ use super::guard::{self, GuardArguments, KernelArguments, ReleaseArguments};
 use super::lint::{self, LintArguments};
 use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
-use super::{Common, LOCK, answer, exit, json};
-use crate::context::Context;
-use crate::dkms::Cache;
+use super::{Common, answer};
+use crate::exit;
+use crate::render::json;
 use crate::render::style::ScreenStyle;
 use crate::render::{metrics, text};
-use crate::state::{self, IN_PROGRESS, InProgress, RECORD, Stored};
-use crate::status::{Progress, StatusDocument, Verdict, document};
-use crate::sys::{lock, users};
-use crate::system::System;
+use crate::status::Verdict;
+use crate::status::observation::observe;
 
 macro_rules! status_examples {
     () => {
@@ -240,7 +238,7 @@ pub fn run(arguments: AdminArguments) -> anyhow::Result<u8> {
             return Ok(match asked.reboot_pending {
                 true if verdict == Verdict::RebootPending => exit::OK,
                 true => exit::ATTENTION,
-                false => code(verdict),
+                false => verdict.exit_code(),
             });
         }
         AdminVerb::Enforcement(asked) => return enforcement::run(&context, &asked, &arguments.common),
@@ -255,41 +253,5 @@ pub fn run(arguments: AdminArguments) -> anyhow::Result<u8> {
         Format::Text | Format::Json => json(&document)?,
     };
     answer(&text, arguments.common.color)?;
-    Ok(code(document.verdict))
-}
-
-/// The exit code of a verdict.
-pub fn code(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Healthy | Verdict::RebootPending => exit::OK,
-        Verdict::Building | Verdict::Degraded | Verdict::Held => exit::ATTENTION,
-        Verdict::Unsafe => exit::UNSAFE,
-        Verdict::Unknown | Verdict::NotApplicable => exit::UNKNOWN,
-    }
-}
-
-/// Observes, and makes the document. Changes nothing.
-pub fn observe(context: &Context) -> StatusDocument {
-    observe_with(context, &mut Cache::load(&context.root))
-}
-
-/// The same, with a cache that was loaded before.
-pub fn observe_with(context: &Context, cache: &mut Cache) -> StatusDocument {
-    let record = state::load(&context.root, RECORD);
-    let progress = progress(context);
-    let system = System::observe(context, cache);
-    document(&system, &record, &progress, &context.settings, context.clock.now())
-}
-
-/// Whether a run is at work, or was broken off.
-pub fn progress(context: &Context) -> Progress {
-    match state::load::<InProgress>(&context.root, IN_PROGRESS) {
-        // What may not be read says nothing of a run.
-        Stored::Absent | Stored::Unreadable(_) => Progress::None,
-        // Of a run that was killed, what it has left behind may hold the lock for a while.
-        Stored::Good(run) if lock::is_held(&context.root, LOCK) && users::is_alive(run.pid) => {
-            Progress::Working(run.builds)
-        }
-        _ => Progress::BrokenOff,
-    }
+    Ok(document.verdict.exit_code())
 }

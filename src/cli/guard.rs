@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::engine::{self, INDEX_DEADLINE, Order};
-use super::progress::ProgressMode;
-use super::{Common, LOCK, answer, boot, exit, is_ours, json, need_root, post_update};
+use super::{Common, answer, need_root};
 use crate::boot::removal;
 use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::config::duration;
@@ -15,17 +13,25 @@ use crate::decide::assessment::{BootAssessment, assess, is_bootable};
 use crate::decide::satisfaction::{is_replaced, is_replaced_now};
 use crate::dkms::loadable::Loadable;
 use crate::dkms::{Cache, Flaw, ModuleOnKernel, PlanStep, Tree, depmod};
+use crate::exit;
 use crate::kernel::Installed;
 use crate::kernel::module_file::kernel_name;
 use crate::message;
+use crate::render::json;
 use crate::render::style::ScreenStyle;
 use crate::render::{self, shown};
 use crate::requirement::{Importance, MissingModule, Requirement};
+use crate::state::LOCK;
+use crate::state::is_ours;
 use crate::state::{self, RECORD, RunRecord, SCHEMA, WISHES};
 use crate::status::guard::{GuardReport, lacks};
 use crate::status::{Progress, Verdict};
 use crate::sys::{Lock, interrupt, watchdog};
 use crate::system::System;
+use crate::update::boot_files;
+use crate::update::engine::{self, INDEX_DEADLINE, Order};
+use crate::update::progress::ProgressMode;
+use crate::update::sequence;
 use crate::usage::Usage;
 
 /// A request to the worker: its path unit waits for it.
@@ -122,7 +128,7 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
     let mut report =
         GuardReport::new(&seen.system, &context.settings, &seen.assessment, last, context.clock.now())
             .with_errors(seen.record.as_ref());
-    if matches!(super::status::progress(context), Progress::Working(_)) {
+    if matches!(crate::status::observation::progress(context), Progress::Working(_)) {
         report = report.while_building();
     }
     let text =
@@ -134,11 +140,11 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
 /// Points the default back, after something had clr-boot-manager run. Gives the exit code; what is not 0 is explained.
 pub fn assert_again(context: &Context, cache: &mut Cache) -> u8 {
     let seen = observe(context, cache);
-    if let Some(unknown) = boot::undetermined(context, &seen.system, &seen.assessment) {
+    if let Some(unknown) = boot_files::undetermined(context, &seen.system, &seen.assessment) {
         tracing::error!("which kernel should boot next is unknown, and the boot default stays: {unknown}");
         return exit::UNKNOWN;
     }
-    match boot::assert_default(context, &seen.system, &seen.assessment) {
+    match boot_files::assert_default(context, &seen.system, &seen.assessment) {
         Ok(_) => exit::OK,
         Err(e) => {
             tracing::error!("the boot default: {e}");
@@ -153,7 +159,7 @@ fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -> an
     let mut done = Ok(());
     let tree = Tree::observe(&context.root);
     // Without the lock: a run that is at work may take an hour, and swupd may come before its end.
-    boot::defer_by_record(context, &tree);
+    boot_files::defer_by_record(context, &tree);
     // Whatever was broken off by a power cut goes on; with nothing to do the worker ends at once.
     let request = || context.root.write(REQUEST, b"", 0o644).map(drop).map_err(anyhow::Error::from);
     if !tree.modules.is_empty() || tree.unreadable.is_some() {
@@ -170,13 +176,13 @@ fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -> an
         engine::recover(context);
     }
     let mut seen = observe(context, cache);
-    boot::put_deferral_right(context, &seen.system, &seen.assessment);
+    boot_files::put_deferral_right(context, &seen.system, &seen.assessment);
     match lock {
         Ok(_lock) => repair_indexes(context, cache, &mut seen),
         // The run that holds it repairs them too.
         Err(e) => done = Err(e.into()),
     }
-    let document = super::status::observe_with(context, cache);
+    let document = crate::status::observation::observe_with(context, cache);
     let known = seen.record.as_ref().and_then(|record| record.verdict.as_ref());
     // A program that wants to know of a new verdict is run when there is a network, and a machine may require what the tree
     // does not know.
@@ -189,7 +195,9 @@ fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -> an
         true => {
             tracing::info!("a dkms.conf is to be evaluated first: the report is left to clr-dkms.service")
         }
-        false => done = done.and(super::publish::write(context, &document).map_err(anyhow::Error::from)),
+        false => {
+            done = done.and(crate::update::publish::write(context, &document).map_err(anyhow::Error::from))
+        }
     }
     if let Err(e) = cache.save(&context.root) {
         tracing::debug!("{e}; the worker finds out again what was found out now");
@@ -443,10 +451,10 @@ fn wish(
             "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as they are"
         );
     }
-    let done = post_update::work(context, Vec::new(), &Order::default(), ProgressMode::Nothing)?;
+    let done = sequence::work(context, Vec::new(), &Order::default(), ProgressMode::Nothing)?;
     drop(lock);
     // What an admin has said is done; what the other kernel lacks is no failure of it.
-    let document = super::status::observe(context);
+    let document = crate::status::observation::observe(context);
     let boots = document.kernels.iter().find(|k| k.next_boot);
     let is_whole = boots.is_some_and(|k| k.modules_ready >= k.modules_needed);
     let is_done = document.guard.boots_next == document.guard.default && is_whole;

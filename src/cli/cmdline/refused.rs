@@ -1,12 +1,12 @@
 //! What the next boot would refuse once the kernel command line has changed.
 
-use crate::app::exit;
 use crate::cmdline::writer::{self, WriterPlan, WriterStep};
 use crate::cmdline::{Switch, effective};
 use crate::context::Context;
 use crate::decide::assess;
 use crate::dkms::Cache;
 use crate::dkms::plan::State;
+use crate::exit;
 use crate::requirement::Importance;
 use crate::state::{self, RECORD, RunRecord};
 use crate::status::{Progress, Verdict, document};

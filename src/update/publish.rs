@@ -133,7 +133,7 @@ fn notify(context: &Context, document: &StatusDocument, before: &str) {
     let mut names: Vec<&str> = listed.iter().filter_map(|file| file.text()).collect();
     names.retain(|name| !name.starts_with('.') && !name.ends_with('~'));
     names.sort_unstable();
-    let text = match super::json(document) {
+    let text = match crate::render::json(document) {
         Ok(text) => text,
         Err(e) => return tracing::warn!("{e}"),
     };

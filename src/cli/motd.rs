@@ -1,0 +1,45 @@
+//! `clr-dkms-motd`: writes the fragment for the message of the day.
+
+use clap::Parser;
+
+use super::{Common, answer, need_root};
+use crate::exit;
+use crate::update::motd;
+
+/// Write the message of the day's fragment from the present state.
+///
+/// At most three lines go to /run/motd.d/clr-dkms.motd; where there is nothing to say the file is removed. Afterwards
+/// motd-update.sh is run, where it exists and something has changed. The mark /run/clr-dkms/reboot-required and the metrics
+/// are brought up to date too.
+///
+/// Exit code 0: done, or nothing to do; 1: the file could not be written.
+#[derive(Debug, Parser)]
+#[command(
+    name = "clr-dkms-motd",
+    version,
+    after_help = "Examples:\n  clr-dkms-motd\n  clr-dkms-motd --dry-run"
+)]
+pub struct MotdArguments {
+    /// Print the fragment instead of writing it
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the root or the configuration cannot be used, or the fragment cannot be written.
+pub fn run(arguments: MotdArguments) -> anyhow::Result<u8> {
+    let context = arguments.common.strict_world("clr-dkms-motd")?;
+    let document = crate::status::observation::observe(&context);
+    if arguments.dry_run {
+        answer(&motd::text(&context, &document)?, arguments.common.color)?;
+        return Ok(exit::OK);
+    }
+    need_root(&context, "clr-dkms-motd")?;
+    // The mark that a reboot is safe must not outlive that any more than the message.
+    crate::update::publish::write(&context, &document)?;
+    Ok(exit::OK)
+}

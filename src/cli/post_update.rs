@@ -1,0 +1,104 @@
+//! `clr-dkms-post-update`, the main job: after an update, build what is missing, prove it, put the command line and
+//! the boot entries right, and leave a record.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use clap::Parser;
+
+use super::{Common, answer, need_root};
+use crate::exit;
+use crate::render::json;
+use crate::state::{LOCK, is_ours};
+use crate::sys::{Lock, chroot, interrupt};
+use crate::update::engine::Order;
+use crate::update::progress::ProgressMode;
+use crate::update::{dry_run, sequence};
+
+/// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
+///
+/// systemd runs it after an update; by hand it does no harm. For the kernel of each variant that boots by default, every
+/// DKMS module that asks for it is built and installed unless it is proven to be there already. Then
+/// module.sig_unenforce is made sure of; the boot entries are refreshed when kernels or fragments have changed and
+/// the new kernel has what this machine needs; the record and the message of the day are written. With nothing to do,
+/// nothing is changed.
+///
+/// Exit code 0: done, or nothing to do; 1: not all done; 2: what boots next is without something that is needed; 3: it
+/// cannot be determined what is to be done; 75: another run is at work; 77: no permission; 78: the configuration has a fault
+/// (all the rest is done).
+#[derive(Debug, Parser)]
+#[command(
+    name = "clr-dkms-post-update",
+    version,
+    after_help = "Examples:\n  clr-dkms-post-update\n  \
+    clr-dkms-post-update --dry-run\n  clr-dkms-post-update --root /mnt"
+)]
+pub struct PostUpdateArguments {
+    /// Say what would be done, and why; change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// With --dry-run: the plan as JSON
+    #[arg(long, requires = "dry_run")]
+    json: bool,
+    /// Wait for a swupd that is at work: half of its files are no kernel (clr-dkms.service)
+    #[arg(long, help_heading = "For units", conflicts_with = "dry_run")]
+    after_swupd: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When it cannot begin, or cannot write what it found. Failures of single modules are no errors here: they are in
+/// the record and in the exit code.
+pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
+    // Before anything is opened, and without a log yet: what it says comes below.
+    let bare = bare_chroot(&arguments.common, arguments.dry_run);
+    let (context, config_errors) = arguments.common.context("clr-dkms-post-update")?;
+    // A typo must not keep modules from being built: what is right in the configuration counts.
+    let faults: Vec<String> = config_errors.iter().map(ToString::to_string).collect();
+    let known: Vec<String> = faults.iter().cloned().chain(bare).collect();
+    for fault in &known {
+        tracing::error!("{fault}");
+    }
+    let code = if arguments.dry_run {
+        let plan = dry_run::plan(&context);
+        let text = if arguments.json { json(&plan)? } else { plan.text() };
+        answer(&text, arguments.common.color)?;
+        plan.code()
+    } else {
+        need_root(&context, "clr-dkms-post-update")?;
+        interrupt::watch()?;
+        if arguments.after_swupd {
+            sequence::wait_for_swupd(&context);
+        }
+        let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+        // swupd's hooks and systemd give it no input: there nobody watches, and what it says is kept.
+        let watched = std::io::stdin().is_terminal();
+        let show = if watched {
+            ProgressMode::live_or(ProgressMode::Nothing, arguments.common.quiet)
+        } else {
+            ProgressMode::Nothing
+        };
+        sequence::work(&context, known, &Order::default(), show)?.code
+    };
+    Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
+}
+
+/// Where update-trigger.sh runs us in a plain chroot, what dkms needs is mounted for us alone. Gives why it could not be: the
+/// next report shows it.
+fn bare_chroot(common: &Common, dry_run: bool) -> Option<String> {
+    let is_slash = common.root.as_deref() == Some(Path::new("/"));
+    if !is_slash || !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let refused = chroot::furnish(!dry_run).err();
+    (!chroot::is_furnished()).then(|| {
+        format!(
+            "no module could be looked at or built: this chroot has no /proc or no /dev/null, and they cannot be \
+             mounted ({}); run `clr-dkms-post-update --root DIR` on the system around it",
+            refused.map_or_else(|| "nothing was tried".to_owned(), |e| e.to_string())
+        )
+    })
+}

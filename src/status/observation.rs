@@ -1,0 +1,34 @@
+//! Observes a machine and makes its status document.
+
+use super::{Progress, StatusDocument, document};
+use crate::context::Context;
+use crate::dkms::Cache;
+use crate::state::{self, IN_PROGRESS, InProgress, LOCK, RECORD, Stored};
+use crate::sys::{lock, users};
+use crate::system::System;
+
+/// Observes, and makes the document. Changes nothing.
+pub fn observe(context: &Context) -> StatusDocument {
+    observe_with(context, &mut Cache::load(&context.root))
+}
+
+/// The same, with a cache that was loaded before.
+pub fn observe_with(context: &Context, cache: &mut Cache) -> StatusDocument {
+    let record = state::load(&context.root, RECORD);
+    let progress = progress(context);
+    let system = System::observe(context, cache);
+    document(&system, &record, &progress, &context.settings, context.clock.now())
+}
+
+/// Whether a run is at work, or was broken off.
+pub fn progress(context: &Context) -> Progress {
+    match state::load::<InProgress>(&context.root, IN_PROGRESS) {
+        // What may not be read says nothing of a run.
+        Stored::Absent | Stored::Unreadable(_) => Progress::None,
+        // Of a run that was killed, what it has left behind may hold the lock for a while.
+        Stored::Good(run) if lock::is_held(&context.root, LOCK) && users::is_alive(run.pid) => {
+            Progress::Working(run.builds)
+        }
+        _ => Progress::BrokenOff,
+    }
+}

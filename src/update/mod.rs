@@ -1,0 +1,14 @@
+//! The worker, and the only place that orders steps: observe, decide, prepare, build, refresh the boot files, publish.
+//!
+//! The programs in [`crate::cli`] call it; it does not know them.
+
+pub mod boot_files;
+pub mod boot_update;
+pub mod dry_run;
+pub mod engine;
+pub mod initrd;
+pub mod motd;
+pub mod progress;
+pub mod publish;
+pub mod refresh;
+pub mod sequence;
