@@ -12,14 +12,16 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex, RegexSet};
 use serde::{Deserialize, Serialize};
 
+use super::cause::{self, Cause, PackagingFault, Phase};
+use super::cause_rules::{self, Case};
 use super::first_error_classes::{CLASSES, LineClass, PASSING, RANKS, Role};
+pub use super::log_evidence::BuildFacts;
+use super::log_evidence::Evidence;
 
 /// The longest message or line that is kept, in characters.
 const MESSAGE_LIMIT: usize = 300;
 /// How much of a line is looked at, in bytes.
 const LINE_LIMIT: usize = 8 << 10;
-/// How many lines are kept beside the error's own.
-const CONTEXT: usize = 4;
 /// How many of the last lines are kept.
 const LAST_LINES: usize = 12;
 /// The rank from which on an error is but the echo of what went wrong before it.
@@ -65,14 +67,21 @@ pub struct FirstError {
     /// Who has said it.
     #[serde(default)]
     pub kind: ErrorKind,
+    /// What has to change before the build can succeed.
+    #[serde(flatten, deserialize_with = "cause::known_or_unknown")]
+    pub cause: Cause,
+    /// What dkms was doing, where the log says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
     /// The source file, as the log names it, when one was said.
     pub file: Option<String>,
     /// The line in it.
     pub line: Option<u32>,
     /// The message, without control characters.
     pub message: String,
-    /// What belongs to it in the log, at most four lines: the line of source, notes, more of the same; of an echo of
-    /// make or dkms the lines before it. Without control characters.
+    /// What belongs to it in the log, a few lines: the line of source, notes, the rest of a message of several lines;
+    /// of an echo of make or dkms the lines before it; the compilers, where they are the cause. Without control
+    /// characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub context: Vec<String>,
 }
@@ -115,9 +124,14 @@ pub struct Findings {
     pub last_lines: Vec<String>,
 }
 
-/// Finds it in a text.
+/// Finds it in a text of which nothing else is known.
 pub fn find(log: &str) -> Findings {
-    let mut search = Search::default();
+    find_with(log, BuildFacts::default())
+}
+
+/// Finds it in a text, of a build of which more is known.
+pub fn find_with(log: &str, known: BuildFacts) -> Findings {
+    let mut search = Search::with(known);
     log.lines().for_each(|line| search.line(line));
     search.finish()
 }
@@ -141,10 +155,14 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
 /// The search through one log, or several after each other.
 #[derive(Debug, Default)]
 pub struct Search {
-    /// The first error of each rank, with the number of its line.
-    found: [Option<(usize, FirstError)>; RANKS],
+    known: BuildFacts,
+    evidence: Evidence,
+    /// The first error of each rank.
+    found: [Option<Found>; RANKS],
     /// An error of a command whose failure make ignores.
-    ignored: Option<(usize, FirstError)>,
+    ignored: Option<Found>,
+    /// The rank whose error is a heading: the next line says what it is.
+    heading: Option<usize>,
     /// The rank whose error still collects its context, and what belongs to it.
     open: Option<(usize, &'static LineClass)>,
     number: usize,
@@ -156,7 +174,24 @@ pub struct Search {
     passing: bool,
 }
 
+/// An error, and where it was found.
+#[derive(Debug)]
+struct Found {
+    /// The number of its line.
+    number: usize,
+    /// The line.
+    line: String,
+    /// The directory that make was in.
+    directory: Option<String>,
+    error: FirstError,
+}
+
 impl Search {
+    /// A search through the log of a build of which more is known.
+    pub fn with(known: BuildFacts) -> Search {
+        Search { known, ..Search::default() }
+    }
+
     /// Reads a log to its end.
     ///
     /// # Errors
@@ -199,6 +234,10 @@ impl Search {
         self.number += 1;
         self.passing |= PATTERNS.passing.is_match(line);
         push(&mut self.last, line, LAST_LINES);
+        self.evidence.line(line, &self.known);
+        if self.heading.is_some_and(|rank| self.say(rank, line)) {
+            return;
+        }
         let first = PATTERNS.set.matches(line).iter().next();
         let class = first.and_then(|at| Some((&CLASSES[at], PATTERNS.one[at].captures(line)?)));
         match class {
@@ -235,12 +274,32 @@ impl Search {
             let context =
                 if rank >= ECHO { self.before.iter().map(|l| shortened(l)).collect() } else { Vec::new() };
             let message = shortened(text("message").unwrap_or(line).trim());
-            self.found[rank] = Some((self.number, FirstError { kind, file, line: number, message, context }));
+            let (cause, phase) = (Cause::Unknown, self.evidence.phase);
+            self.found[rank] = Some(Found {
+                number: self.number,
+                line: shortened(line),
+                directory: self.evidence.directory().map(str::to_owned),
+                error: FirstError { kind, cause, phase, file, line: number, message, context },
+            });
             self.open = (rank < ECHO).then_some((rank, class));
+            self.heading = class.heading.then_some(rank);
         }
         if rank < ECHO {
             push(&mut self.before, line, 2);
         }
+    }
+
+    /// Completes a heading by the line behind it; false where that is another heading or the like.
+    fn say(&mut self, rank: usize, line: &str) -> bool {
+        let said =
+            line.trim().trim_start_matches("configure: error:").trim_start().trim_start_matches('*').trim();
+        if let Some(found) = self.found[rank].as_mut().filter(|_| !said.is_empty()) {
+            let program = found.error.message.split(": ").next().unwrap_or_default().to_owned();
+            found.error.message = shortened(&format!("{program}: error: {said}"));
+            found.line = found.error.message.clone();
+            self.heading = None;
+        }
+        true
     }
 
     /// A line that is no error of its own.
@@ -255,7 +314,7 @@ impl Search {
             if belongs {
                 let place =
                     captures.and_then(|c| Some((c.name("file")?, c.name("line")?.as_str().parse().ok()?)));
-                if let (Some((_, error)), Some((file, number))) = (&mut self.found[rank], place)
+                if let (Some(Found { error, .. }), Some((file, number))) = (&mut self.found[rank], place)
                     && error.file.is_none()
                 {
                     (error.file, error.line) = (Some(shortened(file.as_str())), Some(number));
@@ -271,8 +330,9 @@ impl Search {
     }
 
     fn add(&mut self, rank: usize, line: &str) {
-        if let Some((_, error)) = &mut self.found[rank] {
-            if error.context.len() < CONTEXT {
+        let room = self.open.map_or(0, |(_, of)| of.room);
+        if let Some(Found { error, .. }) = &mut self.found[rank] {
+            if error.context.len() < room {
                 error.context.push(shortened(line));
             } else {
                 self.open = None;
@@ -284,7 +344,7 @@ impl Search {
     fn ignore(&mut self) {
         self.open = None;
         for found in &mut self.found {
-            if let Some(error) = found.take_if(|(number, _)| *number > self.given_up) {
+            if let Some(error) = found.take_if(|found| found.number > self.given_up) {
                 self.ignored.get_or_insert(error);
             }
         }
@@ -294,9 +354,8 @@ impl Search {
     /// make gives up a target. With several jobs at once, the error may have come before one that was ignored.
     fn give_up(&mut self, target: &str) {
         self.given_up = self.number;
-        let mine = |(_, error): &mut (usize, FirstError)| {
-            error.file.as_deref().is_some_and(|file| stem(file) == stem(target))
-        };
+        let mine =
+            |found: &mut Found| found.error.file.as_deref().is_some_and(|file| stem(file) == stem(target));
         if self.found[1].is_none() {
             self.found[1] = self.ignored.take_if(mine);
         }
@@ -304,10 +363,43 @@ impl Search {
 
     /// What was found.
     pub fn finish(self) -> Findings {
-        let found = self.found.into_iter().flatten().next().or(self.ignored);
-        let last_lines = self.last.iter().map(|line| shortened(line.trim())).collect();
-        Findings { error: found.map(|(_, error)| error), passing: self.passing, last_lines }
+        let Search { found, ignored, evidence, known, last, passing, .. } = self;
+        let found = found.into_iter().flatten().next().or(ignored);
+        let last_lines = last.iter().map(|line| shortened(line.trim())).collect();
+        Findings { error: found.map(|found| explained(found, &evidence, &known)), passing, last_lines }
     }
+}
+
+/// The error with its cause, and with the lines that hold it.
+fn explained(found: Found, evidence: &Evidence, known: &BuildFacts) -> FirstError {
+    let Found { line, directory, mut error, .. } = found;
+    let text = std::iter::once(&line).chain(&error.context).cloned().collect::<Vec<_>>().join("\n");
+    let directory = directory.as_deref();
+    error.cause = cause_rules::cause(&Case { error: &error, text: &text, directory, evidence, known });
+    let held = match &error.cause {
+        Cause::Toolchain { kernel_compiler, compiler, .. } => [
+            kernel_compiler.as_ref().map(|by| format!("the kernel was built by: {by}")),
+            compiler.as_ref().map(|by| format!("this machine has: {by}")),
+        ],
+        Cause::Clang { kernel_compiler } => {
+            [kernel_compiler.as_ref().map(|by| format!("the kernel was built by: {by}")), None]
+        }
+        Cause::Packaging(PackagingFault::WrongName { built, .. }) if !built.is_empty() => {
+            [Some(format!("make has built: {}", built.join(", "))), None]
+        }
+        Cause::Packaging(PackagingFault::OtherKernel { release: Some(release) }) => {
+            [Some(format!("it was built for: {release}")), None]
+        }
+        Cause::Packaging(PackagingFault::NoMakefile { directory: Some(directory) }) => {
+            [Some(format!("in: {directory}")), None]
+        }
+        Cause::Headers { missing: Some(missing) } => [Some(format!("missing: {missing}")), None],
+        _ => [None, None],
+    };
+    let is_new =
+        |line: &String| !text.contains(line.split_once(": ").map_or(line.as_str(), |(_, said)| said));
+    error.context.splice(0..0, held.into_iter().flatten().filter(is_new).map(|line| shortened(&line)));
+    error
 }
 
 fn stem(path: &str) -> &str {

@@ -34,18 +34,34 @@ pub(super) struct LineClass {
     pub(super) more: bool,
     /// Indented lines right behind it belong to it.
     pub(super) indented: bool,
+    /// How many lines of those are kept.
+    pub(super) room: usize,
+    /// It is a heading: the line behind it says what it is.
+    pub(super) heading: bool,
 }
 
+/// How many lines are usually kept beside the error's own.
+const CONTEXT: usize = 4;
+
 const fn line(role: Role, pattern: &'static str) -> LineClass {
-    LineClass { role, pattern, more: false, indented: false }
+    LineClass { role, pattern, more: false, indented: false, room: 0, heading: false }
 }
 
 const fn error(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineClass {
-    LineClass { role: Role::Error(kind, rank), pattern, more: false, indented: true }
+    LineClass { indented: true, room: CONTEXT, ..line(Role::Error(kind, rank), pattern) }
 }
 
 const fn list(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineClass {
-    LineClass { role: Role::Error(kind, rank), pattern, more: true, indented: true }
+    LineClass { more: true, ..error(kind, rank, pattern) }
+}
+
+/// A message of several lines, which are all worth reading.
+const fn block(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineClass {
+    LineClass { room: 10, ..list(kind, rank, pattern) }
+}
+
+const fn heading(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineClass {
+    LineClass { heading: true, ..block(kind, rank, pattern) }
 }
 
 /// The classes.
@@ -70,18 +86,29 @@ pub(super) const CLASSES: &[LineClass] = &[
         Role::Noise,
         r"^\S*make(?:\[\d+\])?: (?:Entering|Leaving|Nothing|\*\*\* (?:Waiting|Deleting|wait:)|[Ww]arning)",
     ),
+    line(Role::Noise, r"^\S+:\d+: recipe for target .* failed$"),
     line(Role::Ignored, r"^\S*make(?:\[\d+\])?: \[.*\(ignored\)$"),
     // What explains everything else.
     error(ErrorKind::NoSpace, 0, r"(?:^|[:\]] )\W?(?:No space left on device|Disk quota exceeded)\b"),
     error(
         ErrorKind::NoMemory,
         0,
-        r"Killed signal terminated program|memory exhausted|: out of memory allocating |: \W?Cannot allocate memory\b|^(?:\S+: )*(?:LLVM ERROR: )?out of memory\W*$|^\S*make(?:\[\d+\])?: \*\*\* \[.*\] (?:Killed|Error 137)\b|: line \d+: +\d+ Killed\b|^Killed$|^MemoryError\b",
+        r"Killed signal terminated program|internal compiler error: Killed|terminated with signal 9|fork: (?:retry: )?Resource temporarily unavailable|memory exhausted|: out of memory allocating |: \W?Cannot allocate memory\b|^(?:\S+: )*(?:LLVM ERROR: )?out of memory\W*$|^\S*make(?:\[\d+\])?: \*\*\* \[.*\] (?:Killed|Error 137)\b|: line \d+: +\d+ Killed\b|^Killed$|^MemoryError\b",
     ),
     error(
         ErrorKind::Disk,
         0,
         r": \W?(?:Read-only file system|Input/output error|Structure needs cleaning)\W*$",
+    ),
+    // What dkms prints beside its work: it signs what it can, and asks where it is.
+    line(Role::Noise, r"^stat: cannot statx? '?/proc/1/root|^modinfo: ERROR: |^depmod: (?:WARNING|ERROR): "),
+    line(
+        Role::Noise,
+        r"^(?:Certificate or key are missing|Sign(?:ing)? (?:command|key|module)\b|Public certificate|Building module|Cleaning build area|Running depmod)",
+    ),
+    line(
+        Role::Noise,
+        r"^(?:Generating an? RSA|writing new private key|-----$|[.+*]{4,}$|Can't load \S*\.rnd into RNG|At main\.c:\d+:|- SSL error:|sign-file: |(?:/usr)?/s?bin/dkms: line \d+: )",
     ),
     // Compiler and assembler. What configure tries out is meant to fail now and then.
     error(
@@ -100,6 +127,15 @@ pub(super) const CLASSES: &[LineClass] = &[
         r"^(?P<file>\S+?):(?P<line>\d+)(?::\d+)?: (?P<message>internal compiler error: .*)",
     ),
     error(ErrorKind::Compiler, 1, r"^error\[E\d+\]: (?P<message>.*)"),
+    error(ErrorKind::Compiler, 1, r"^(?P<file><command-line>|\S+\.[chS]): fatal error: (?P<message>.*)"),
+    block(ErrorKind::Compiler, 1, r"^(?:\w+: )?Compiler version check failed"),
+    // What is built for the kernel's own sake.
+    error(ErrorKind::Other, 1, r"^(?:\S+: )?\S+: version [`']\S+' not found\b"),
+    error(
+        ErrorKind::Other,
+        1,
+        r"^(?:Failed to parse base BTF|FAILED: load BTF|libbpf: .*failed|Error: failed to load BTF)",
+    ),
     // kbuild's own checks.
     error(
         ErrorKind::Objtool,
@@ -122,15 +158,25 @@ pub(super) const CLASSES: &[LineClass] = &[
         r"^(?:\S*/)?(?:[\w.]+-)*(?:gcc|g\+\+|cc1(?:plus)?|clang|cc|as|cpp|lto1|rustc)(?:-[\d.]+)?: (?:[Ff]atal |internal compiler )?[Ee]rror: (?P<message>.*)",
     ),
     // Patches, as dkms and patch say it.
-    error(ErrorKind::Patch, 1, r"^Error!\s+(?P<message>(?:Application of )?[Pp]atch .*)"),
+    list(ErrorKind::Patch, 1, r"^Error!\s+(?P<message>(?:Application of )?[Pp]atch .*)"),
     list(ErrorKind::Patch, 2, r"^(?:Hunk #\d+ FAILED|patch: \*\*\*\*|error: patch failed)"),
     // make: what it found by itself, and what it says of others.
     error(ErrorKind::Make, 6, r"^\S*make(?:\[\d+\])?: \*\*\* \[(?:\S+:\d+: )?(?P<target>.*)\] "),
     error(ErrorKind::Make, 2, r"^(?P<file>\S+?):(?P<line>\d+): \*\*\* (?P<message>.*)"),
+    block(
+        ErrorKind::Make,
+        2,
+        r"^(?:(?P<file>\S+?):(?P<line>\d+): )?(?P<message>.*\bSUBDIRS'? (?:was|is|has been) (?:removed|no longer).*)",
+    ),
+    list(
+        ErrorKind::Make,
+        2,
+        r"^(?P<file>\S*(?:Makefile|Kbuild|\.mk)\S*?):(?P<line>\d+): (?P<message>\S+: No such file or directory)$",
+    ),
     error(
         ErrorKind::MissingProgram,
         3,
-        r"^\S*make(?:\[\d+\])?: (?P<message>\S+: (?:No such file or directory|Permission denied|[Cc]ommand not found))$",
+        r"^\S*make(?:\[\d+\])?: (?P<message>(?:execvp: )?\S+: (?:No such file or directory|Permission denied|[Cc]ommand not found))$",
     ),
     error(ErrorKind::Make, 2, r"^\S*make(?:\[\d+\])?: \*\*\* (?P<message>.*)"),
     // Programs that are not there, and scripts that fail.
@@ -138,6 +184,11 @@ pub(super) const CLASSES: &[LineClass] = &[
         ErrorKind::MissingProgram,
         3,
         r"^(?:(?:/\S*/)?(?:ba|da)?sh|(?P<file>\S+)): (?:line )?(?P<line>\d+): (?P<message>\S+: (?:command )?not found)$",
+    ),
+    error(
+        ErrorKind::MissingProgram,
+        3,
+        r"^(?:/\S*/)?(?:ba|da|k)?sh: (?P<message>\S+: (?:(?:command )?not found|No such file or directory))$",
     ),
     error(ErrorKind::MissingProgram, 3, r"^(?:\S*/)?env: .*: No such file or directory$|: bad interpreter: "),
     error(
@@ -148,10 +199,17 @@ pub(super) const CLASSES: &[LineClass] = &[
     error(
         ErrorKind::Script,
         3,
-        r"^(?:(?:/\S*/)?(?:ba|da)?sh|(?P<file>\S+)): (?P<line>\d+): (?P<message>[Ss]yntax error.*|cannot .*)",
+        r"^(?:(?:/\S*/)?(?:ba|da)?sh|(?P<file>\S+)): (?P<line>\d+): (?P<message>[Ss]yntax error.*|cannot .*|\S+: Permission denied)",
     ),
+    error(ErrorKind::MissingProgram, 3, r"^Can't locate \S+ in @INC"),
     error(ErrorKind::Script, 3, r"^(?P<message>\S.* at \S+ line \d+\.)$"),
     error(ErrorKind::Script, 3, r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?$"),
+    // configure, and checks of the kernel's headers.
+    heading(ErrorKind::Other, 2, r"^(?P<message>configure: error:(?: in [`'].*':)?)\s*$"),
+    block(ErrorKind::Other, 2, r"^configure: error: "),
+    block(ErrorKind::Other, 2, r"^The kernel header file .* does not exist"),
+    // dkms goes on without a hook script, and what it should have made is missing.
+    error(ErrorKind::Script, 2, r"^Warning:? +(?P<message>The \w+ script is not executable\.)"),
     // Anybody who calls it an error.
     error(ErrorKind::Other, 3, r"^\s*(?:ERROR|FATAL|[Ee]rror|[Ff]atal|FAILED)(?: error)?: "),
     error(ErrorKind::Other, 3, r"^\S+: (?:fatal )?(?:error|ERROR): "),
@@ -166,7 +224,7 @@ pub(super) const CLASSES: &[LineClass] = &[
         r"^[\w./+-]+: .*: (?:No such file or directory|Permission denied|Not a directory|Is a directory|Exec format error)$",
     ),
     error(ErrorKind::Other, 4, r"\bSegmentation fault\b"),
-    error(ErrorKind::Make, 4, r"^\*\*\* (?P<message>\w.*)"),
+    block(ErrorKind::Make, 4, r"^\s*\*\*\* (?P<message>\w.*)"),
     // dkms.
     error(ErrorKind::Dkms, 7, r"^Error!\s+(?P<message>(?:Bad return status|Build of |One or more ).*)"),
     list(ErrorKind::Dkms, 5, r"^(?:dkms\.conf: )?Error!\s+(?P<message>.*)"),

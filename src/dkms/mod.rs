@@ -6,6 +6,8 @@
 pub mod build;
 pub mod cache;
 mod call;
+pub mod cause;
+mod cause_rules;
 pub mod conf;
 pub mod conflict;
 pub mod depmod;
@@ -19,6 +21,7 @@ pub mod leftovers;
 pub mod lint;
 pub mod loadable;
 pub mod log;
+mod log_evidence;
 pub mod modfile;
 pub mod old_logs;
 pub mod order;

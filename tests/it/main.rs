@@ -8,6 +8,7 @@ mod boot_foresee;
 mod boot_held;
 mod boot_model;
 mod boot_preflight;
+mod causes;
 mod cmdline_blockers;
 mod cmdline_change;
 mod cmdline_check;

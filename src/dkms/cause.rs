@@ -1,0 +1,209 @@
+//! The cause of a failed build: what has to change before it can succeed. Beside it stands
+//! [`super::first_error::ErrorKind`], which says what printed the error.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Why a build failed, with the values that its remedy needs. A value is none where the log does not name it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum Cause {
+    /// The module's source does not support this kernel.
+    Module {
+        /// The symbol, type or function that this kernel does not have, or has with another shape.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        symbol: Option<String>,
+        /// The header that this kernel does not have.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        header: Option<String>,
+    },
+    /// `dkms.conf`, a Makefile, a patch or a hook script is wrong. Where, is the error's own file and line.
+    Packaging(PackagingFault),
+    /// The kernel's headers are missing or broken.
+    Headers {
+        /// The file or directory that is not there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        missing: Option<String>,
+    },
+    /// Compiler, plugins, libraries or pahole do not fit the kernel's headers.
+    Toolchain {
+        /// The compiler that the kernel was built by.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kernel_compiler: Option<String>,
+        /// The compiler of this machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        compiler: Option<String>,
+        /// What the toolchain lacks: an option, a library, a library's header or version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lacks: Option<String>,
+    },
+    /// The kernel was built by clang, and the module was not.
+    Clang {
+        /// The compiler that the kernel was built by.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kernel_compiler: Option<String>,
+    },
+    /// A file system is full, or a quota is used up.
+    NoSpace {
+        /// A path on that file system.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        filesystem: Option<String>,
+    },
+    /// There was not enough memory.
+    NoMemory,
+    /// A program is not installed.
+    MissingProgram {
+        /// Its name, or the name of the Perl or Python module.
+        program: String,
+    },
+    /// Another module that this one is built upon is not there.
+    Dependency {
+        /// Its name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        needs: Option<String>,
+    },
+    /// Unknown, or a cause that a later version knows.
+    #[default]
+    Unknown,
+}
+
+/// What is wrong with the packaging of a module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "kebab-case")]
+pub enum PackagingFault {
+    /// It builds for another kernel than the one that dkms asks for: most often for the running one.
+    OtherKernel {
+        /// The release that it builds for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<String>,
+    },
+    /// make succeeded, and a file that `dkms.conf` names was not made.
+    WrongName {
+        /// The file that `dkms.conf` names.
+        expected: String,
+        /// The files that were made.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        built: Vec<String>,
+    },
+    /// There is no Makefile, or none with a target.
+    NoMakefile {
+        /// The directory that lacks it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        directory: Option<String>,
+    },
+    /// A file that the Makefile needs is not part of the source.
+    MissingFile {
+        /// Which.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// A patch of `dkms.conf` is missing, or does not apply.
+    Patch {
+        /// Its name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        patch: Option<String>,
+    },
+    /// A script is missing, not executable, or fails.
+    Script {
+        /// Which.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        script: Option<String>,
+    },
+    /// The Makefile sets `SUBDIRS`, which kernels of 5.4 and later ignore.
+    Subdirs,
+    /// The Makefile, or `dkms.conf`, has an error.
+    Mistake,
+}
+
+/// The words of [`Cause::word`], which are those of the JSON.
+pub const WORDS: [&str; 10] = [
+    "module",
+    "packaging",
+    "headers",
+    "toolchain",
+    "clang",
+    "no-space",
+    "no-memory",
+    "missing-program",
+    "dependency",
+    "unknown",
+];
+
+impl Cause {
+    /// The cause without its values.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Cause::Module { .. } => "module",
+            Cause::Packaging(_) => "packaging",
+            Cause::Headers { .. } => "headers",
+            Cause::Toolchain { .. } => "toolchain",
+            Cause::Clang { .. } => "clang",
+            Cause::NoSpace { .. } => "no-space",
+            Cause::NoMemory => "no-memory",
+            Cause::MissingProgram { .. } => "missing-program",
+            Cause::Dependency { .. } => "dependency",
+            Cause::Unknown => "unknown",
+        }
+    }
+
+    /// It depends on the moment: the same build may succeed later, with nothing changed.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Cause::NoSpace { .. } | Cause::NoMemory)
+    }
+}
+
+/// For a flattened field: a record without a cause, or with one of a later version, is read all the same.
+pub(super) fn known_or_unknown<'de, D: Deserializer<'de>>(from: D) -> Result<Cause, D::Error> {
+    Option::<Cause>::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// What dkms was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// A patch of `dkms.conf` was applied.
+    Patch,
+    /// The PRE_BUILD script.
+    PreBuild,
+    /// The MAKE command.
+    Make,
+    /// The POST_BUILD script.
+    PostBuild,
+    /// The PRE_INSTALL script.
+    PreInstall,
+    /// The files were installed.
+    Install,
+    /// The POST_INSTALL script.
+    PostInstall,
+    /// A phase that a later version knows.
+    #[serde(other)]
+    Other,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_json_has_the_words() {
+        let some = || Some("x".to_owned());
+        let causes = [
+            Cause::Module { symbol: some(), header: None },
+            Cause::Packaging(PackagingFault::Subdirs),
+            Cause::Headers { missing: None },
+            Cause::Toolchain { kernel_compiler: some(), compiler: some(), lacks: None },
+            Cause::Clang { kernel_compiler: None },
+            Cause::NoSpace { filesystem: some() },
+            Cause::NoMemory,
+            Cause::MissingProgram { program: "bc".to_owned() },
+            Cause::Dependency { needs: some() },
+            Cause::Unknown,
+        ];
+        for (cause, word) in causes.iter().zip(WORDS) {
+            let json = serde_json::to_value(cause).unwrap();
+            assert_eq!((json["cause"].as_str(), cause.word()), (Some(word), word));
+            assert_eq!(serde_json::from_value::<Cause>(json).unwrap(), *cause);
+        }
+        assert_eq!(causes.len(), WORDS.len());
+    }
+}
