@@ -6,19 +6,22 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::call::{dkms, has_plain_path, odd_character};
-use super::first_error::FirstError;
+use super::first_error::{BuildFacts, FirstError};
 use super::hooks::{self, Hook};
 use super::log::{self, append, note};
 use super::plan::{PlanStep, build_directory, built_directory};
 use super::replace::{self, Replacement};
 use super::staging::Staging;
 use super::tree::TREE;
-use super::{Conf, ModuleName, Source};
+use super::{Conf, ModuleName, Source, toolchain};
 use crate::kernel::inventory::module_directory;
 use crate::sys::{Ended, FileKind, Root, Tools};
 
 /// The codes with which dkms says that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
 const EXCLUDED: [i32; 2] = [77, 9];
+
+/// How many files of a failed build are looked at.
+const MOST_LISTED: usize = 20_000;
 
 /// How an attempt ended, when it did not end well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +143,7 @@ fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
         Ok(log) => log,
         Err(e) => return broken(format!("cannot share the log: {e}")),
     };
-    let findings = log::findings(job.root, log, &make_log(job.module), job.release);
+    let findings = log::findings(job.root, log, &make_log(job.module), facts(job));
     // Only what a compiler says of a line of source follows from the source: a missing program, header or
     // byte of memory may be there tomorrow, without any sign of it in the inputs.
     let in_source = findings.error.as_ref().is_some_and(FirstError::is_in_source);
@@ -150,6 +153,37 @@ fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
         error: findings.error.map(Box::new),
         last_lines: findings.last_lines,
     }
+}
+
+/// What is known of the build beside its log.
+fn facts(job: &Job<'_>) -> BuildFacts {
+    let directory = scratch(job.module);
+    BuildFacts {
+        depends: job.conf.depends.clone(),
+        built: made(job.root, &directory),
+        directory: Some(directory),
+        ..toolchain::facts(job.root, job.release)
+    }
+}
+
+/// The `.ko` files that a build has left, by name.
+fn made(root: &Root, directory: &str) -> Vec<String> {
+    let (mut found, mut waiting, mut left) = (Vec::new(), vec![directory.to_owned()], MOST_LISTED);
+    while let Some(directory) = waiting.pop() {
+        // Only for a report: what cannot be listed adds nothing to it.
+        for entry in root.list_optional(&directory).unwrap_or_default() {
+            let name = entry.name.to_string_lossy();
+            left -= 1;
+            match entry.kind {
+                _ if left == 0 => return found,
+                FileKind::Directory => waiting.push(format!("{directory}/{name}")),
+                FileKind::File if name.ends_with(".ko") => found.push(name.into_owned()),
+                _ => {}
+            }
+        }
+    }
+    found.sort_unstable();
+    found
 }
 
 /// Has the build judged, has dkms install it in trees of ours, and puts the files into their places.

@@ -378,7 +378,7 @@ fn patch(captures: &Captures<'_>, _: &Case<'_>) -> Option<Cause> {
 }
 
 fn wrong_name(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
-    let built = case.evidence.built.clone();
+    let built = if case.known.built.is_empty() { &case.evidence.built } else { &case.known.built }.clone();
     Some(Cause::Packaging(PackagingFault::WrongName { expected: said(captures)?, built }))
 }
 

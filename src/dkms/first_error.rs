@@ -93,6 +93,26 @@ impl FirstError {
         FirstError { file, ..self.clone() }.to_string()
     }
 
+    /// The error of a build that met a full file system: what its victims say of it is often lost with the room.
+    pub fn of_full(found: Option<FirstError>, filesystem: String) -> FirstError {
+        let message = format!("{filesystem} is full");
+        let cause = Cause::NoSpace { filesystem: Some(filesystem) };
+        let (file, line, context) = (None, None, Vec::new());
+        let unsaid = FirstError {
+            kind: ErrorKind::NoSpace,
+            cause: cause.clone(),
+            phase: None,
+            file,
+            line,
+            message,
+            context,
+        };
+        match found {
+            Some(found) if found.is_in_source() => found,
+            found => FirstError { cause, ..found.unwrap_or(unsaid) },
+        }
+    }
+
     /// It is said of a line of source: the same source gives it again. A header may be installed tomorrow, and a
     /// compiler that breaks down may have met bad memory.
     pub fn is_in_source(&self) -> bool {
@@ -261,6 +281,12 @@ impl Search {
         if rank == ECHO {
             self.give_up(captures.name("target").map_or("", |m| m.as_str()));
         }
+        if let Some((open, _)) = self.open.filter(|(_, of)| of.heading || of.starred)
+            && let Some(said) = line.trim_start().strip_prefix("*** ")
+        {
+            self.go_on(open, said.trim(), line);
+            return;
+        }
         // More of the same belongs to the first one.
         if let Some((open, _)) = self.open.filter(|(open, of)| *open == rank && of.more) {
             self.add(open, line);
@@ -326,6 +352,19 @@ impl Search {
         }
         if role != Some(Role::Noise) {
             push(&mut self.before, line, 2);
+        }
+    }
+
+    /// The next line of a message in lines that begin with stars: the sentence is completed before all else.
+    fn go_on(&mut self, rank: usize, said: &str, line: &str) {
+        if let Some(Found { error, line: whole, .. }) = &mut self.found[rank]
+            && error.context.is_empty()
+            && !error.message.ends_with(['.', '!', ':'])
+        {
+            error.message = shortened(&format!("{} {said}", error.message));
+            whole.clone_from(&error.message);
+        } else {
+            self.add(rank, line);
         }
     }
 

@@ -38,13 +38,15 @@ pub(super) struct LineClass {
     pub(super) room: usize,
     /// It is a heading: the line behind it says what it is.
     pub(super) heading: bool,
+    /// Its lines begin with stars.
+    pub(super) starred: bool,
 }
 
 /// How many lines are usually kept beside the error's own.
 const CONTEXT: usize = 4;
 
 const fn line(role: Role, pattern: &'static str) -> LineClass {
-    LineClass { role, pattern, more: false, indented: false, room: 0, heading: false }
+    LineClass { role, pattern, more: false, indented: false, room: 0, heading: false, starred: false }
 }
 
 const fn error(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineClass {
@@ -206,7 +208,7 @@ pub(super) const CLASSES: &[LineClass] = &[
     error(ErrorKind::Script, 3, r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?$"),
     // configure, and checks of the kernel's headers.
     heading(ErrorKind::Other, 2, r"^(?P<message>configure: error:(?: in [`'].*':)?)\s*$"),
-    block(ErrorKind::Other, 2, r"^configure: error: "),
+    LineClass { starred: true, ..block(ErrorKind::Other, 2, r"^configure: error: ") },
     block(ErrorKind::Other, 2, r"^The kernel header file .* does not exist"),
     // dkms goes on without a hook script, and what it should have made is missing.
     error(ErrorKind::Script, 2, r"^Warning:? +(?P<message>The \w+ script is not executable\.)"),
@@ -224,7 +226,7 @@ pub(super) const CLASSES: &[LineClass] = &[
         r"^[\w./+-]+: .*: (?:No such file or directory|Permission denied|Not a directory|Is a directory|Exec format error)$",
     ),
     error(ErrorKind::Other, 4, r"\bSegmentation fault\b"),
-    block(ErrorKind::Make, 4, r"^\s*\*\*\* (?P<message>\w.*)"),
+    LineClass { starred: true, ..block(ErrorKind::Make, 4, r"^\s*\*\*\* (?P<message>\w.*)") },
     // dkms.
     error(ErrorKind::Dkms, 7, r"^Error!\s+(?P<message>(?:Bad return status|Build of |One or more ).*)"),
     list(ErrorKind::Dkms, 5, r"^(?:dkms\.conf: )?Error!\s+(?P<message>.*)"),

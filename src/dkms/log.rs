@@ -10,9 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::ModuleName;
-use super::first_error::{Findings, FirstError, Search};
+use super::first_error::{BuildFacts, Findings, FirstError, Search};
 use super::leftovers::kernel_of_log;
+use super::{ModuleName, toolchain};
 use crate::sys::child::unnamed_file;
 use crate::sys::{FileError, Root, punch_hole};
 
@@ -35,7 +35,7 @@ pub fn path(module: &ModuleName, release: &str) -> String {
 
 /// The first error in the log of a module on a kernel.
 pub fn first_error(root: &Root, module: &ModuleName, release: &str) -> Option<FirstError> {
-    let mut search = Search::default();
+    let mut search = Search::with(toolchain::facts(root, release));
     // Only for a report: a log that cannot be read has no first error.
     look(&mut search, root.open_file(path(module, release)).ok()?);
     search.finish().error
@@ -137,13 +137,14 @@ fn copy(from: File, log: &mut File, path: &str) {
 
 /// What the log of a failed step tells, and make's log, which is copied into it: the next build of this module, for any
 /// kernel, wipes that one. Both are read where they were written, for the copy may not fit on the disk.
-pub(super) fn findings(root: &Root, mut log: File, make_log: &str, release: &str) -> Findings {
-    let mut search = Search::default();
+pub(super) fn findings(root: &Root, mut log: File, make_log: &str, known: BuildFacts) -> Findings {
+    let release = known.release.clone();
+    let mut search = Search::with(known);
     match log.try_clone() {
         Ok(file) => look(&mut search, file),
         Err(e) => tracing::warn!("cannot read the build log: {e}"),
     }
-    match root.open_file(make_log).and_then(|f| Ok((is_of(&f, release, root, make_log)?, f))) {
+    match root.open_file(make_log).and_then(|f| Ok((is_of(&f, release.as_deref(), root, make_log)?, f))) {
         Ok((true, file)) => {
             match file.try_clone() {
                 Ok(file) => look(&mut search, file),
@@ -159,14 +160,14 @@ pub(super) fn findings(root: &Root, mut log: File, make_log: &str, release: &str
 }
 
 /// Whether make's log is of that kernel: one that failed earlier for another may still lie there.
-fn is_of(log: &File, release: &str, root: &Root, path: &str) -> Result<bool, FileError> {
+fn is_of(log: &File, release: Option<&str>, root: &Root, path: &str) -> Result<bool, FileError> {
     let mut start = [0; 512];
     let length = log.read_at(&mut start, 0).map_err(|cause| FileError {
         action: "read",
         path: root.shown_path(path),
         cause,
     })?;
-    Ok(kernel_of_log(&start[..length]).is_none_or(|kernel| kernel == release))
+    Ok(kernel_of_log(&start[..length]).is_none_or(|kernel| release.is_none_or(|release| kernel == release)))
 }
 
 fn look(search: &mut Search, log: File) {

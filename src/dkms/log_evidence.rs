@@ -17,6 +17,8 @@ pub struct BuildFacts {
     pub by_clang: bool,
     /// The modules that BUILD_DEPENDS names.
     pub depends: Vec<String>,
+    /// The `.ko` files that were made, by name.
+    pub built: Vec<String>,
     /// The directory that dkms builds in.
     pub directory: Option<String>,
 }
@@ -86,7 +88,10 @@ const MARKS: &[(Mark, &str)] = &[
     (Mark::InPhase(Phase::PreInstall), r"^Running the pre_install script"),
     (Mark::InPhase(Phase::PostInstall), r"^Running the post_install script"),
     (Mark::InPhase(Phase::Make), r"^Building module(?:\(s\))?:?"),
-    (Mark::InPhase(Phase::Install), r"^(?:Installing to |Installing \S+ to )/"),
+    (
+        Mark::InPhase(Phase::Install),
+        r"^\s*(?:- )?Installing (?:\S+ )?to /|^Running module version sanity check",
+    ),
 ];
 
 struct Patterns {

@@ -1,5 +1,6 @@
 //! The programs that a kernel's modules are built with, as the configuration of its headers names them.
 
+use super::first_error::BuildFacts;
 use crate::kernel::inventory::module_directory;
 use crate::sys::Root;
 
@@ -11,20 +12,38 @@ pub fn config(root: &Root, release: &str) -> Vec<u8> {
     files.iter().find_map(|file| root.read(file).ok()).unwrap_or_default()
 }
 
+/// What is known of each build for a kernel.
+pub(super) fn facts(root: &Root, release: &str) -> BuildFacts {
+    let config = config(root, release);
+    BuildFacts {
+        release: Some(release.to_owned()),
+        kernel_compiler: version_text(&config),
+        by_clang: value(&config, "CONFIG_CC_IS_CLANG") == Some(b"y"),
+        ..BuildFacts::default()
+    }
+}
+
+fn value<'a>(config: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let mut lines = config.split(|b| *b == b'\n');
+    lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// The compiler that the kernel was built by: `gcc-12 (Debian 12.2.0-14) 12.2.0`.
+fn version_text(config: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(value(config, "CONFIG_CC_VERSION_TEXT")?);
+    Some(text.strip_prefix('"')?.trim_end_matches('"').to_owned())
+}
+
 /// Which programs a build with that configuration lacks, in words; `has` tells whether one is installed.
 ///
 /// dkms takes the compiler that the configuration names, if there is one of that name, and leaves it to make otherwise;
 /// for a kernel made by clang it asks for clang. Whatever may do counts as enough: a build that fails tells more than
 /// one that is wrongly left alone.
 pub fn missing(config: &[u8], has: impl Fn(&str) -> bool) -> Vec<String> {
-    let value = |name: &str| {
-        let mut lines = config.split(|b| *b == b'\n');
-        lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-    };
-    let is_set = |name: &str| value(name) == Some(b"y");
-    // The first word of `"gcc-12 (Debian 12.2.0-14) 12.2.0"`, as dkms reads it.
-    let text = value("CONFIG_CC_VERSION_TEXT").map(|text| String::from_utf8_lossy(text).into_owned());
-    let named = text.as_deref().and_then(|text| text.strip_prefix('"')?.split([' ', '"']).next());
+    let is_set = |name: &str| value(config, name) == Some(b"y");
+    // The first word, as dkms reads it.
+    let text = version_text(config);
+    let named = text.as_deref().and_then(|text| text.split([' ', '"']).next());
     let named = named.filter(|name| name.contains("cc") || name.contains("clang"));
     let mut compilers: Vec<&str> =
         if is_set("CONFIG_CC_IS_CLANG") { vec!["clang"] } else { vec!["gcc", "cc"] };

@@ -41,6 +41,12 @@ fn labelled(file: &str) -> Vec<Labelled> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
+/// The error of each log, as documents have it.
+pub(crate) fn errors() -> Vec<serde_json::Value> {
+    let logs = ["build-logs-labelled.jsonl", "build-logs.jsonl"].into_iter().flat_map(labelled);
+    logs.map(|log| serde_json::to_value(log.error()).unwrap()).collect()
+}
+
 /// What an admin sees of an error.
 fn shown(error: &FirstError) -> String {
     format!("{error}\n{}", error.context.join("\n"))

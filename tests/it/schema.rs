@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use boon::{Compiler, Schemas};
 use clr_dkms::boot_decision::{NextBootSource, Reason, Ruling};
 use clr_dkms::cmdline::Switch;
+use clr_dkms::dkms::cause::{self, Phase};
 use clr_dkms::dkms::first_error::ErrorKind;
 use clr_dkms::dkms::proof::ProofSubject;
 use clr_dkms::enforcement::LoadOutcome;
@@ -196,7 +197,18 @@ fn said() -> &'static [Said] {
 }
 
 fn documents() -> Vec<(&'static str, &'static Value)> {
-    said().iter().map(|s| (s.name, &s.document)).collect()
+    static FAILED: OnceLock<Vec<Value>> = OnceLock::new();
+    // A build may have failed in each way.
+    let failed = FAILED.get_or_init(|| {
+        let of = |error: Value| {
+            let mut document = said().iter().find(|s| s.name == "healthy").unwrap().document.clone();
+            document["modules"][0]["error"] = error;
+            document
+        };
+        crate::causes::errors().into_iter().map(of).collect()
+    });
+    let said = said().iter().map(|s| (s.name, &s.document));
+    said.chain(failed.iter().map(|document| ("failed", document))).collect()
 }
 
 /// The golden documents that hold all of `fields`; times of files are of no clock of ours.
@@ -365,7 +377,10 @@ fn the_words_are_those_of_the_program() {
     assert_eq!(of("check check"), typed(&checks));
     let kinds = words!(ErrorKind: NoSpace NoMemory Disk Compiler Linker Modpost Objtool Patch MissingProgram Script Make Dkms Other);
     assert_eq!(of("error kind"), typed(&kinds));
+    let phases = words!(Phase: Patch PreBuild Make PostBuild PreInstall Install PostInstall Other);
+    assert_eq!(of("error phase"), typed(&phases));
     let words = |words: &[&str]| -> BTreeSet<String> { words.iter().map(|w| (*w).to_owned()).collect() };
+    assert_eq!(of("error cause"), words(&cause::WORDS));
     assert_eq!(
         of("kernel sig_unenforce"),
         words(&[Switch::On, Switch::Off, Switch::Unknown].map(Switch::word))

@@ -201,10 +201,14 @@ pub(super) fn one(
         }
         Err(Failure::Step { what, error, last_lines, lasting }) => {
             tell_log(context, &attempt, error.as_deref(), &last_lines);
-            let full = full_filesystem(context).map(|place| format!("; {place} is full")).unwrap_or_default();
-            attempt.inputs = inputs.filter(|_| lasting && full.is_empty());
-            attempt.failure = Some((State::BuildFailed, what + &full));
+            let full = full_filesystem(context);
+            let remark = full.as_ref().map(|place| format!("; {place} is full")).unwrap_or_default();
+            attempt.inputs = inputs.filter(|_| lasting && full.is_none());
+            attempt.failure = Some((State::BuildFailed, what + &remark));
             attempt.error = error.map(|error| *error);
+            if let Some(place) = full {
+                attempt.error = Some(FirstError::of_full(attempt.error.take(), place));
+            }
         }
     }
     attempt
