@@ -9,7 +9,7 @@
 # DATADIR/clr-dkms/manifest names what this script put there (kind, SHA-256 or link text, path without DESTDIR). Only what
 # is in it, and still has that content, is ever replaced or removed. Everything is checked before anything is changed. The
 # manifest is written before the files, with the old and the new content of each, and again after them: so a run that was
-# cut short is mended by running the same command again.
+# cut short is completed by running the same command again.
 set -euo pipefail
 shopt -s nullglob
 export LC_ALL=C
@@ -368,7 +368,7 @@ uninstall_all() {
     fi
     if [[ -z $DESTDIR && $RUNSTATEDIR == /run ]]; then
         # Else swupd would leave the boot files to a program that is gone, until the next reboot.
-        "$BINDIR/clr-dkms" -q guard --disarm || warn "/run/swupd/config still tells swupd to leave clr-boot-manager alone: mend it by hand"
+        "$BINDIR/clr-dkms" -q guard --disarm || warn "/run/swupd/config still tells swupd to leave clr-boot-manager alone: remove those lines"
         # Their stop actions are programs of ours. There are none to be stopped where systemd knows of none.
         [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-hold.service 2>/dev/null || true
     fi
@@ -395,7 +395,7 @@ uninstall_all() {
         if rm -rf --one-file-system -- "$DESTDIR$path"; then removed+=("$path"); else failed=1; fi
         if [[ $path == */clr-dkms.motd && -x /usr/bin/motd-update.sh ]]; then next+=' && motd-update.sh'; fi
     done
-    # Ours, or anybody's who has nothing in it.
+    # Ours, or of others and empty.
     rmdir -- "$DESTDIR$RUNSTATEDIR/motd.d" 2>/dev/null || true
     drop_directories
     if [[ -z $kept$failed ]]; then

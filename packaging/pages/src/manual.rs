@@ -273,7 +273,7 @@ fn example(title: &str, lines: &[String]) -> Roff {
     roff
 }
 
-/// A verb as a part of its program's page; gives its exit codes, to be told with those of the others.
+/// A verb as a part of its program's page; returns its exit codes, which are listed with those of the others.
 fn verb_in_page(verb: &Command, out: &mut Vec<u8>) -> anyhow::Result<Option<Exits>> {
     let (description, exits) = description(verb)?;
     let mut roff = Roff::new();
@@ -284,7 +284,7 @@ fn verb_in_page(verb: &Command, out: &mut Vec<u8>) -> anyhow::Result<Option<Exit
         paragraph(&mut roff, text);
     }
     roff.to_writer(out)?;
-    // What all verbs take is told once, for the program.
+    // Options of all verbs are listed once, for the program.
     let own = verb.clone().mut_args(|argument| {
         let hide = argument.is_global_set() || argument.get_id() == "help";
         argument.hide(hide)
@@ -299,7 +299,7 @@ fn verb_in_page(verb: &Command, out: &mut Vec<u8>) -> anyhow::Result<Option<Exit
 /// Whose codes, empty where there is no need to say; each code with what it means.
 type Exits = (String, Vec<(String, String)>);
 
-/// The description, and the exit codes that are told in it: `Exit code 0: all is there; 1: something is not.`
+/// The description, and the exit codes in it: `Exit code 0: all is there; 1: something is not.`
 fn description(command: &Command) -> anyhow::Result<(String, Vec<Exits>)> {
     let text = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string);
     let text = text.context("it has no description")?;
@@ -425,7 +425,7 @@ pub(crate) fn highlighted(page: &str) -> String {
     let mut out = String::new();
     for line in page.split_inclusive('\n') {
         let parts: Vec<&str> = line.split('`').collect();
-        // An odd one is no pair.
+        // An odd number of backquotes does not form pairs.
         if parts.len().is_multiple_of(2) {
             out.push_str(line);
             continue;
