@@ -86,6 +86,8 @@ pub struct Settings {
     pub build_timeout: Duration,
     /// `[build] jobs`: how many modules are built at a time.
     pub build_jobs: Jobs,
+    /// `[build] trust`: modules are evaluated and built also where nothing confines them.
+    pub build_trust: bool,
     /// `[run] lock-wait`: how long to wait for another run.
     pub lock_wait: Duration,
     /// `[cmdline] sig-unenforce`.
@@ -122,6 +124,7 @@ impl Default for Settings {
         Settings {
             build_timeout: Duration::from_secs(3600),
             build_jobs: Jobs::Auto,
+            build_trust: false,
             lock_wait: Duration::from_secs(600),
             sig_unenforce: SigUnenforce::Auto,
             boot_update: true,
@@ -196,15 +199,9 @@ pub fn load(root: &Root) -> (Settings, Vec<ConfigError>) {
     (settings, errors)
 }
 
-/// Reads one file into the settings. `may_name_tools` is false for a root that is not `/`: a root never changes which
-/// program runs.
-pub fn read(
-    file: &Path,
-    bytes: &[u8],
-    may_name_tools: bool,
-    settings: &mut Settings,
-    errors: &mut Vec<ConfigError>,
-) {
+/// Reads one file into the settings. `is_own` is false for a root that is not `/`: a root changes neither which
+/// programs this machine runs, nor what confines them.
+pub fn read(file: &Path, bytes: &[u8], is_own: bool, settings: &mut Settings, errors: &mut Vec<ConfigError>) {
     let text = String::from_utf8_lossy(bytes);
     if let Some((line, what)) = misfit(&text) {
         errors.push(ConfigError::Syntax { file: file.to_owned(), line, what });
@@ -222,7 +219,7 @@ pub fn read(
         // In order, so that of a key that stands twice the last one wins.
         for (key, value) in properties.iter() {
             let section = section.unwrap_or_default();
-            if let Err(what) = set(settings, section, key, value.trim(), may_name_tools) {
+            if let Err(what) = set(settings, section, key, value.trim(), is_own) {
                 let (section, key) = (section.to_owned(), key.to_owned());
                 errors.push(ConfigError::Entry { file: file.to_owned(), section, key, what });
             }
@@ -243,10 +240,18 @@ fn misfit(text: &str) -> Option<(usize, String)> {
     })
 }
 
-fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: bool) -> Result<(), String> {
+fn set(s: &mut Settings, section: &str, key: &str, value: &str, is_own: bool) -> Result<(), String> {
     match (section, key) {
         ("build", "timeout") => s.build_timeout = deadline(value)?,
         ("build", "jobs") => s.build_jobs = jobs(value)?,
+        ("build", "trust") => {
+            let trust = yes_or_no(value)?;
+            if is_own {
+                s.build_trust = trust;
+            } else {
+                tracing::debug!("[build] trust of an image is ignored");
+            }
+        }
         ("run", "lock-wait") => s.lock_wait = duration(value)?,
         ("cmdline", "sig-unenforce") => {
             s.sig_unenforce = match value {
@@ -287,13 +292,13 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, may_name_tools: 
             if !path.is_absolute() {
                 return Err(format!("{value:?} is no absolute path"));
             }
-            if may_name_tools {
+            if is_own {
                 s.tools.insert(name.to_owned(), path.to_owned());
             } else {
                 tracing::debug!("[tools] {name} of an image is ignored");
             }
         }
-        ("build", _) => return Err("unknown key; known: timeout, jobs".to_owned()),
+        ("build", _) => return Err("unknown key; known: timeout, jobs, trust".to_owned()),
         ("run", _) => return Err("unknown key; known: lock-wait".to_owned()),
         ("cmdline", _) => return Err("unknown key; known: sig-unenforce".to_owned()),
         ("boot", _) => return Err("unknown key; known: policy, update, timeout, initrd-command".to_owned()),
@@ -393,6 +398,7 @@ mod tests {
         for key in [
             "timeout",
             "jobs",
+            "trust",
             "lock-wait",
             "sig-unenforce",
             "update",
@@ -436,7 +442,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let table = [
-            ("[build]\ntimout = 3\n", "[build] timout: unknown key; known: timeout, jobs"),
+            ("[build]\ntimout = 3\n", "[build] timout: unknown key; known: timeout, jobs, trust"),
+            ("[build]\ntrust = maybe\n", "\"maybe\" is not one of yes, no"),
             ("[build]\njobs = 0\n", "neither auto nor a number"),
             ("[build]\ntimeout = 3 # minutes\n", "is no time"),
             ("[boot]\npolicy = never\n", "\"never\" is not one of defer, hold, report"),

@@ -408,15 +408,8 @@ fn pairs_with(
             let stage = tree.stage(registered, &release);
             let unknown = |reason: &str| Err(vec![Flaw::Unknown { reason: reason.to_owned() }]);
             let proof = match (&conf, &scope) {
-                (
-                    Err(
-                        ConfError::Unusable(reason)
-                        | ConfError::CannotTell(reason)
-                        | ConfError::TimedOut(reason),
-                    ),
-                    _,
-                )
-                | (_, Err(reason)) => unknown(reason),
+                (Err(error), _) => unknown(error.reason()),
+                (_, Err(reason)) => unknown(reason),
                 (Ok(conf), Ok(scope)) => prove(scope, cache, &registered.module, stage, conf),
             };
             let mut pair = ModuleOnKernel {

@@ -226,7 +226,7 @@ impl<'a> Bench<'a> {
                     target.findings.push(without_conf(&show(directory), &source, binaries));
                     return target;
                 }
-                Err(ConfError::CannotTell(reason)) => {
+                Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
                     target.unreadable = Some(reason);
                     return target;
                 }
@@ -240,7 +240,7 @@ impl<'a> Bench<'a> {
             let told = match told::tell(root, tools, &files, module.as_ref(), release) {
                 Ok(told) => Ok(told),
                 Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => Err(reason),
-                Err(ConfError::CannotTell(reason)) => {
+                Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
                     target.unreadable = Some(reason);
                     continue;
                 }

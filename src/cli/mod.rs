@@ -61,7 +61,7 @@ pub struct Common {
         hide_short_help = true
     )]
     pub live_root: Option<PathBuf>,
-    /// Evaluate each dkms.conf also where this machine has nothing that confines it
+    /// Evaluate and build modules also where this machine has nothing that confines them
     #[arg(long, global = true, help_heading = "Where", hide_short_help = true)]
     pub trust: bool,
     /// Say only what went wrong
@@ -109,7 +109,7 @@ impl Common {
         for (name, path) in &settings.tools {
             tools.name(name, path);
         }
-        if self.trust {
+        if self.trust || settings.build_trust {
             tools.trust_modules();
         }
         Ok((Context { root, tools, clock: Clock::from_environment(), settings }, errors))

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::call::{dkms, has_plain_path, odd_character};
+use super::call::{GivenRoot, NotRun, dkms};
 use super::first_error::{BuildFacts, FirstError};
 use super::hooks::{self, Hook};
 use super::log::{self, append, note};
@@ -46,6 +46,16 @@ pub enum Failure {
 /// Something of ours went wrong on the way.
 fn broken(what: String) -> Failure {
     Failure::Step { what, error: None, last_lines: Vec::new(), lasting: false }
+}
+
+/// dkms was not started. A refusal is lasting for this machine, and not for the inputs of the build.
+fn not_run(error: NotRun) -> Failure {
+    Failure::Step {
+        error: error.is_refusal.then(|| Box::new(FirstError::not_confined(error.what.clone()))),
+        what: error.what,
+        last_lines: Vec::new(),
+        lasting: false,
+    }
 }
 
 /// What is worked on, with what.
@@ -124,7 +134,7 @@ fn run_steps(job: &Job<'_>, steps: &[PlanStep], mut log: File) -> Result<Option<
 }
 
 fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
-    match dkms(job, "build", None, &[], log).map_err(broken)? {
+    match dkms(job, "build", None, &[], log).map_err(not_run)? {
         Ended::Exit(0) => Ok(()),
         Ended::Exit(code) if EXCLUDED.contains(&code) => Err(Failure::Excluded),
         Ended::Interrupted => {
@@ -240,7 +250,7 @@ fn staged_install(
     // force it.
     for force in if force { &[true][..] } else { &[false, true] } {
         let staging = Staging::lay_out(root, module, release, conf).map_err(|e| broken(e.to_string()))?;
-        let ended = dkms(job, "install", Some((&staging, *force)), directives, log).map_err(broken)?;
+        let ended = dkms(job, "install", Some((&staging, *force)), directives, log).map_err(not_run)?;
         // The code says little (4 and 8 come after a good install too): the disk decides.
         match (staging.installed(conf), ended) {
             (Ok(Some(files)), _) => return Ok(files),
@@ -297,10 +307,21 @@ pub fn way_out_of_root(
     release: &str,
     conf: &Conf,
 ) -> Option<String> {
+    way_out_of((GivenRoot::for_build(root), tools), module, release, conf)
+}
+
+/// The same for what dkms is given in another way.
+pub(super) fn way_out_of(
+    (given, tools): (GivenRoot<'_>, &Tools),
+    module: &ModuleName,
+    release: &str,
+    conf: &Conf,
+) -> Option<String> {
+    let root = given.root();
     if root.is_slash() {
         return None;
     }
-    if let Some(bad) = odd_character(root).filter(|_| !has_plain_path(root, tools)) {
+    if let Some(bad) = given.obstacle(tools) {
         let path = root.path().display();
         return Some(format!(
             "dkms and kbuild cannot work below a path with {bad:?}, and there is no mount namespace in which it could have \

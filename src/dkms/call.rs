@@ -11,47 +11,61 @@ use super::staging::Staging;
 use super::tree::{SOURCES, TREE};
 use super::{ModuleName, Source};
 use crate::kernel::inventory::{IMAGES, MODULES, module_directory};
-use crate::sys::sandbox::{SandboxError, ShownTree, Sight};
+use crate::sys::sandbox::{SandboxError, ShownTree, Sight, is_refusal};
 use crate::sys::{Child, Ended, Output, Root, Sandbox, Tools};
 
 /// Where an admin's additions to dkms.conf files and the settings of dkms are.
 const SETTINGS: &str = "/etc/dkms";
 
 /// Why dkms was not run.
-struct NotRun {
-    what: String,
+pub(super) struct NotRun {
+    pub(super) what: String,
     /// Nothing but the sandbox was in the way.
     is_sandbox: bool,
+    /// This machine offers nothing that confines it.
+    pub(super) is_refusal: bool,
+}
+
+impl From<String> for NotRun {
+    fn from(what: String) -> NotRun {
+        NotRun { what, is_sandbox: false, is_refusal: false }
+    }
 }
 
 /// Runs dkms with one of its verbs, confined as far as the verb allows: a build, and all that is done to
-/// another root than the system's own. Where that is not possible it is run as it always was.
+/// another root than the system's own. Where nothing can confine it, it is run only if modules are trusted.
 ///
 /// # Errors
-/// In words: when it cannot be started.
+/// When it cannot be started.
 pub(super) fn dkms(
     job: &Job<'_>,
     verb: &str,
     staging: Option<(&Staging<'_>, bool)>,
     directives: &[&str],
     log: &mut File,
-) -> Result<Ended, String> {
+) -> Result<Ended, NotRun> {
     let child = child(job, verb, staging, directives)?;
-    let sandbox = match (job.root.is_slash(), verb) {
-        (true, "build") => Some(Sandbox::build(seen_by_build(job))),
+    let sight = match (job.root.is_slash(), verb) {
+        (true, "build") => Some(seen_by_build(job)),
         // An installation on the live system is the business of its scripts.
         (true, _) => None,
-        (false, _) => Some(Sandbox::build(seen_in_image(job)?)),
+        (false, _) => Some(seen_in_image(GivenRoot::for_build(job.root), job.module, &[])?),
     };
-    let Some(sandbox) = sandbox else { return run_logged(job, child, log).map_err(|e| e.what) };
-    // A compiler cache would be in the home directory, which cannot be written to.
-    match run_logged(job, child.env("HOME", "/tmp").confined(sandbox), log) {
-        Err(e) if e.is_sandbox => {
+    let Some(sight) = sight else { return run_logged(job, child, log) };
+    match run_logged(job, confined(job.tools, child, sight), log) {
+        Err(e) if e.is_sandbox && job.tools.trusts_modules() => {
             note(log, &format!("not confined: {}", e.what));
-            run_logged(job, self::child(job, verb, staging, directives)?, log).map_err(|e| e.what)
+            run_logged(job, self::child(job, verb, staging, directives)?, log)
         }
-        other => other.map_err(|e| e.what),
+        other => other,
     }
+}
+
+/// The child with the strength of a build.
+pub(super) fn confined(tools: &Tools, child: Child, sight: Sight) -> Child {
+    let sandbox = Sandbox::build(sight).trusted(tools.trusts_modules());
+    // A compiler cache would be in the home directory, which cannot be written to.
+    child.env("HOME", "/tmp").confined(sandbox)
 }
 
 /// The call.
@@ -62,7 +76,8 @@ fn child(
     directives: &[&str],
 ) -> Result<Child, String> {
     let Job { root, tools, module, release, .. } = *job;
-    let plain = |path: PathBuf| plain_path(root, path);
+    let given = GivenRoot::for_build(root);
+    let plain = |path: PathBuf| given.plain_path(path);
     let host = |path: &str| root.host_path(path).map(plain).map_err(|e| e.to_string());
     let mut child = call(tools, verb, module, release, job.deadline)?;
     if let (Some(number), None) = (job.make_jobs, staging) {
@@ -79,7 +94,7 @@ fn child(
             child = child.arg("--directive").arg(*directive);
         }
     } else if !root.is_slash() {
-        child = in_root(root, child)?.arg("--kernelsourcedir").arg(&headers);
+        child = given.named_in(child)?.arg("--kernelsourcedir").arg(&headers);
     }
     if !root.is_slash() {
         // Measured with 3.0.10: whatever --dkmstree says, the signing key is looked for, and made, in the
@@ -95,12 +110,11 @@ fn child(
 fn run_logged(job: &Job<'_>, child: Child, log: &mut File) -> Result<Ended, NotRun> {
     let Job { root, module, .. } = *job;
     note(log, &child.display());
-    let output = log
-        .try_clone()
-        .map_err(|e| NotRun { what: format!("cannot share the log: {e}"), is_sandbox: false })?;
+    let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
     let child = child.output(Output::Into(output));
     let done = log::kept_small(root, log, &make_log(module), || child.run()).map_err(|e| NotRun {
         is_sandbox: e.get_ref().is_some_and(|inner| inner.is::<SandboxError>()),
+        is_refusal: is_refusal(&e),
         what: format!("dkms cannot be started: {e}"),
     })?;
     log::settle(log);
@@ -135,9 +149,14 @@ fn seen_by_build(job: &Job<'_>) -> Sight {
 }
 
 /// What dkms sees for another root: this machine, read-only, with the parts of the root that a Makefile names
-/// by their usual paths over its own. The compiler and its libraries are those of this machine.
-fn seen_in_image(job: &Job<'_>) -> Result<Sight, String> {
-    let root = job.root;
+/// by their usual paths over its own. The compiler and its libraries are those of this machine. It writes to the
+/// DKMS tree, to our state directory, and to what is in `more`.
+pub(super) fn seen_in_image(
+    given: GivenRoot<'_>,
+    module: &ModuleName,
+    more: &[PathBuf],
+) -> Result<Sight, String> {
+    let root = given.root;
     let real = |path: &PathBuf| root.real_path(path).map_err(|e| e.to_string());
     let shown = |path: &str, target: &str| {
         let source = root.real_path(path).ok()?;
@@ -152,17 +171,17 @@ fn seen_in_image(job: &Job<'_>) -> Result<Sight, String> {
         shown(TREE, TREE),
         shown(SETTINGS, SETTINGS),
     ];
-    let writable = written_to(job.module).into_iter().chain([PathBuf::from(STATE)]);
+    let writable = written_to(module).into_iter().chain([PathBuf::from(STATE)]).chain(more.iter().cloned());
     let writable = writable.filter(|path| root.lookup(path).is_there());
     let writable: Vec<PathBuf> = writable.map(|path| real(&path)).collect::<Result<_, _>>()?;
     let mut trees: Vec<ShownTree> = trees.into_iter().flatten().collect();
-    if let Some(alias) = alias(root) {
+    if let Some(alias) = given.alias {
         let source = root.path().to_owned();
         trees.push(ShownTree { source, target: alias.to_owned(), is_writable: false });
         // What is mounted in it for this call is not shown with it.
         trees.extend(writable.iter().map(|path| ShownTree {
             source: path.clone(),
-            target: plain_path(root, path.clone()),
+            target: given.plain_path(path.clone()),
             is_writable: true,
         }));
     }
@@ -179,34 +198,74 @@ fn seen_in_image(job: &Job<'_>) -> Result<Sight, String> {
 /// there, and does not hold it.
 const PLAIN: [&str; 4] = ["/mnt", "/media", "/srv", "/opt"];
 
-/// The character of a root's path that dkms or kbuild would take for something else.
-pub(super) fn odd_character(root: &Root) -> Option<char> {
-    let plain = |c: &char| c.is_alphanumeric() || "/._+-~@,=[]".contains(*c);
-    root.path().to_string_lossy().chars().find(|c| !plain(c))
-}
-
-/// Another path for a root with such a character.
-fn alias(root: &Root) -> Option<&'static Path> {
-    odd_character(root)?;
-    PLAIN.iter().map(Path::new).find(|path| path.is_dir() && !root.path().starts_with(path))
-}
-
-/// Whether such a root can be worked on: in a mount namespace, where it has another path.
-pub(super) fn has_plain_path(root: &Root, tools: &Tools) -> bool {
-    let Some(target) = alias(root).map(Path::to_owned) else { return false };
-    let tree = ShownTree { source: root.path().to_owned(), target, is_writable: false };
-    let sight = Sight { trees: vec![tree], ..Sight::default() };
-    let probe = || tools.child("true", PROBE_DEADLINE).ok()?.confined(Sandbox::build(sight)).run().ok();
-    probe().is_some_and(|done| done.ended.is_success() && done.layers.is_some_and(|l| l.namespaces))
-}
-
 /// How long it may take to find out whether a mount namespace can be had.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
-fn plain_path(root: &Root, path: PathBuf) -> PathBuf {
-    match (alias(root), path.strip_prefix(root.path())) {
-        (Some(alias), Ok(below)) => alias.join(below),
-        _ => path,
+/// A root with the path by which dkms is given it: its own, or another one in a mount namespace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GivenRoot<'a> {
+    root: &'a Root,
+    /// The character of its path that would be taken for something else.
+    odd: Option<char>,
+    alias: Option<&'static Path>,
+}
+
+impl<'a> GivenRoot<'a> {
+    /// For builds and installations.
+    pub(super) fn for_build(root: &'a Root) -> GivenRoot<'a> {
+        GivenRoot::new(root, "/._+-~@,=[]")
+    }
+
+    /// For `dkms unbuild`: whether originals of other kernels are left it asks by an unquoted path, and it removes
+    /// them all when it finds none. To bash a path with a bracket is a pattern.
+    pub(super) fn for_unbuild(root: &'a Root) -> GivenRoot<'a> {
+        GivenRoot::new(root, "/._+-~@,=")
+    }
+
+    fn new(root: &'a Root, plain: &str) -> GivenRoot<'a> {
+        let is_plain = |c: &char| c.is_alphanumeric() || plain.contains(*c);
+        let odd = root.path().to_string_lossy().chars().find(|c| !is_plain(c));
+        let mut others = PLAIN.iter().map(Path::new);
+        let alias = odd.and_then(|_| others.find(|path| path.is_dir() && !root.path().starts_with(path)));
+        GivenRoot { root, odd, alias }
+    }
+
+    /// The root.
+    pub(super) fn root(self) -> &'a Root {
+        self.root
+    }
+
+    /// The character because of which it cannot be worked on: there is no mount namespace in which it could have
+    /// another path.
+    pub(super) fn obstacle(self, tools: &Tools) -> Option<char> {
+        self.odd.filter(|_| !self.can_have_alias(tools))
+    }
+
+    fn can_have_alias(self, tools: &Tools) -> bool {
+        let Some(target) = self.alias.map(Path::to_owned) else { return false };
+        let tree = ShownTree { source: self.root.path().to_owned(), target, is_writable: false };
+        let sight = Sight { trees: vec![tree], ..Sight::default() };
+        let probe = || tools.child("true", PROBE_DEADLINE).ok()?.confined(Sandbox::build(sight)).run().ok();
+        probe().is_some_and(|done| done.ended.is_success() && done.layers.is_some_and(|l| l.namespaces))
+    }
+
+    /// A path of this machine, as dkms is given it.
+    pub(super) fn plain_path(self, path: PathBuf) -> PathBuf {
+        match (self.alias, path.strip_prefix(self.root.path())) {
+            (Some(alias), Ok(below)) => alias.join(below),
+            _ => path,
+        }
+    }
+
+    /// Names its directories: dkms knows nothing of roots.
+    pub(super) fn named_in(self, mut child: Child) -> Result<Child, String> {
+        for (option, directory) in
+            [("--dkmstree", TREE), ("--sourcetree", SOURCES), ("--installtree", MODULES)]
+        {
+            let path = self.root.real_path(directory).map_err(|e| e.to_string())?;
+            child = child.arg(option).arg(self.plain_path(path));
+        }
+        Ok(child)
     }
 }
 
@@ -231,14 +290,4 @@ pub(super) fn call(
         "-k",
         release,
     ]))
-}
-
-/// The same for a root that is not the system's own: dkms knows nothing of roots, and is given each
-/// directory.
-pub(super) fn in_root(root: &Root, mut child: Child) -> Result<Child, String> {
-    for (option, directory) in [("--dkmstree", TREE), ("--sourcetree", SOURCES), ("--installtree", MODULES)] {
-        let path = root.real_path(directory).map_err(|e| e.to_string())?;
-        child = child.arg(option).arg(plain_path(root, path));
-    }
-    Ok(child)
 }

@@ -61,6 +61,8 @@ pub enum Cause {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         needs: Option<String>,
     },
+    /// This machine offers neither namespaces nor Landlock, and its modules are not trusted.
+    NotConfined,
     /// Unknown, or a cause that a later version knows.
     #[default]
     Unknown,
@@ -115,7 +117,7 @@ pub enum PackagingFault {
 }
 
 /// The words of [`Cause::word`], which are those of the JSON.
-pub const WORDS: [&str; 10] = [
+pub const WORDS: [&str; 11] = [
     "module",
     "packaging",
     "headers",
@@ -125,6 +127,7 @@ pub const WORDS: [&str; 10] = [
     "no-memory",
     "missing-program",
     "dependency",
+    "not-confined",
     "unknown",
 ];
 
@@ -141,6 +144,7 @@ impl Cause {
             Cause::NoMemory => "no-memory",
             Cause::MissingProgram { .. } => "missing-program",
             Cause::Dependency { .. } => "dependency",
+            Cause::NotConfined => "not-confined",
             Cause::Unknown => "unknown",
         }
     }
@@ -197,6 +201,7 @@ mod tests {
             Cause::NoMemory,
             Cause::MissingProgram { program: "bc".to_owned() },
             Cause::Dependency { needs: some() },
+            Cause::NotConfined,
             Cause::Unknown,
         ];
         for (cause, word) in causes.iter().zip(WORDS) {

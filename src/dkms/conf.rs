@@ -14,7 +14,7 @@ use super::version::{self, DkmsRules};
 use super::{Cache, ModuleName, Registered, Source, architecture, compare_versions};
 use crate::kernel::inventory::module_directory;
 use crate::limits::TEXT;
-use crate::sys::sandbox::Sight;
+use crate::sys::sandbox::{Sight, is_refusal};
 use crate::sys::{Ended, FileError, Fingerprint, Output, Root, Tools};
 
 /// The program that bash runs.
@@ -53,6 +53,9 @@ pub struct Conf {
     /// `POST_INSTALL`, likewise.
     #[serde(default)]
     pub post_install: String,
+    /// `POST_REMOVE`, likewise.
+    #[serde(default)]
+    pub post_remove: String,
     /// Why the module is not for this kernel.
     pub excluded: Option<String>,
     /// The same, for a dkms that knows [`Rules::knows_ranges`]; only on the way to what is above.
@@ -69,11 +72,23 @@ pub enum ConfError {
     Unusable(String),
     /// It could not be read, or bash not be run: it may be good.
     CannotTell(String),
+    /// It was not evaluated because this machine offers nothing that confines it.
+    Refused(String),
     /// As unusable, because bash did not come to an end with it in time.
     TimedOut(String),
 }
 
 impl ConfError {
+    /// In words.
+    pub fn reason(&self) -> &str {
+        match self {
+            ConfError::Unusable(reason)
+            | ConfError::CannotTell(reason)
+            | ConfError::Refused(reason)
+            | ConfError::TimedOut(reason) => reason,
+        }
+    }
+
     fn of_file(e: &FileError) -> ConfError {
         if e.is_absent() { ConfError::Unusable(e.to_string()) } else { ConfError::CannotTell(e.to_string()) }
     }
@@ -142,7 +157,7 @@ impl<'a> ConfReader<'a> {
                     .and_then(|answer| from_answer(&answer, release, &kernel_config(root, &build)))
             });
             // Why it could not be read, or bash not be run, is not a property of what is in the files.
-            if !matches!(conf, Err(ConfError::CannotTell(_))) {
+            if !matches!(conf, Err(ConfError::CannotTell(_) | ConfError::Refused(_))) {
                 cache.keep_conf(key, conf.clone());
             }
             conf
@@ -298,7 +313,10 @@ pub(super) fn evaluate(
     }
     let file = root.shown_path(&files[0].0).display().to_string();
     tracing::debug!("evaluating {file} for {release}");
-    let done = child.run().map_err(|e| cannot_tell(&format!("{file} was not evaluated: {e}")))?;
+    let done = child.run().map_err(|e| {
+        let what = format!("{file} was not evaluated: {e}");
+        if is_refusal(&e) { ConfError::Refused(what) } else { ConfError::CannotTell(what) }
+    })?;
     // Ended by a signal, bash answers all the same, by its EXIT trap.
     if matches!(done.ended, Ended::Exit(_)) && done.output.ends_with(b"end=end\0") {
         return Ok(done.output);
@@ -359,6 +377,7 @@ fn from_answer(answer: &[u8], release: &str, config: &Option<Vec<u8>>) -> Result
             "depends" => conf.depends.push(value),
             "pre_install" => conf.pre_install = value,
             "post_install" => conf.post_install = value,
+            "post_remove" => conf.post_remove = value,
             "excluded" => conf.excluded = Some(value),
             "kernel_min" | "kernel_max" if !value.is_empty() => {
                 let why = excluded(key, &value, release, None);

@@ -48,6 +48,7 @@ _cd_answer() {
     _cd_say obsolete_by "$OBSOLETE_BY"
     _cd_say pre_install "$PRE_INSTALL"
     _cd_say post_install "$POST_INSTALL"
+    _cd_say post_remove "$POST_REMOVE"
     _cd_say syntax "$_cd_syntax"
     _cd_say end end
 }

@@ -113,6 +113,19 @@ impl FirstError {
         }
     }
 
+    /// The error of a build that was not begun, as nothing of this machine confines it.
+    pub fn not_confined(message: String) -> FirstError {
+        FirstError {
+            kind: ErrorKind::Other,
+            cause: Cause::NotConfined,
+            phase: None,
+            file: None,
+            line: None,
+            message,
+            context: Vec::new(),
+        }
+    }
+
     /// It is said of a line of source: the same source gives it again. A header may be installed tomorrow, and a
     /// compiler that breaks down may have met bad memory.
     pub fn is_in_source(&self) -> bool {

@@ -1,4 +1,4 @@
-//! PRE_INSTALL and POST_INSTALL of a module in an image.
+//! PRE_INSTALL, POST_INSTALL and POST_REMOVE of a module in an image.
 //!
 //! dkms runs them where it runs itself, whatever trees it is given: a udev rule for an image would be written
 //! on this machine. So for an image they are left out of its call, and run here with the image as `/`, as
@@ -11,15 +11,17 @@ use std::time::Duration;
 use super::ModuleName;
 use super::log::note;
 use super::tree::TREE;
-use crate::sys::{Ended, FileKind, Output, Presence, Root, Sandbox, Tools};
+use crate::sys::{Child, Ended, FileKind, Output, Presence, Root, Sandbox, Tools};
 
-/// A script that dkms.conf has run when a module is installed.
+/// A script that dkms.conf has run when a module is installed or uninstalled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
     /// Before.
     PreInstall,
     /// Afterwards.
     PostInstall,
+    /// After its files are gone.
+    PostRemove,
 }
 
 impl Hook {
@@ -28,34 +30,57 @@ impl Hook {
         match self {
             Hook::PreInstall => "PRE_INSTALL",
             Hook::PostInstall => "POST_INSTALL",
+            Hook::PostRemove => "POST_REMOVE",
         }
     }
 }
 
-/// Runs a script of a module in an image. Nothing is done where dkms would only warn: when the file is not
-/// there, or is not executable.
+/// Runs a script of a module in an image, with what it says in the log. Nothing is done where dkms would only
+/// warn: when the file is not there, or is not executable.
 ///
 /// # Errors
 /// In words: when it fails, or cannot be run in the image.
-pub fn run_in_image(
+pub(super) fn run_in_image(
     (root, tools): (&Root, &Tools),
     module: &ModuleName,
     (hook, command): (Hook, &str),
     deadline: Duration,
     log: &mut File,
 ) -> Result<(), String> {
+    let what = format!("{} of {module}", hook.directive());
+    let Some(child) = child_in_image((root, tools), module, (hook, command), deadline)? else {
+        note(log, &format!("{what} is not an executable file: {command}"));
+        return Ok(());
+    };
+    note(log, &format!("{what}, with the image as /: {command}"));
+    let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
+    let done = child.output(Output::Into(output)).run().map_err(|e| format!("{what} was not run: {e}"))?;
+    note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
+    match done.ended {
+        Ended::Exit(0) => Ok(()),
+        ended => Err(format!("{what}: {ended}")),
+    }
+}
+
+/// A script of a module, to be run with the image as `/`; none where dkms would only warn.
+///
+/// # Errors
+/// In words: when it cannot be run in the image.
+pub(super) fn child_in_image(
+    (root, tools): (&Root, &Tools),
+    module: &ModuleName,
+    (hook, command): (Hook, &str),
+    deadline: Duration,
+) -> Result<Option<Child>, String> {
     let directory = PathBuf::from(format!("{TREE}/{}/{}/source", module.name, module.version));
     let mut words = command.split_ascii_whitespace();
-    let Some(first) = words.next() else { return Ok(()) };
+    let Some(first) = words.next() else { return Ok(None) };
     let script = directory.join(first);
     let what = format!("{} of {module}", hook.directive());
     match root.lookup(&script) {
         Presence::There(stat) if stat.kind == FileKind::File && stat.mode & 0o111 != 0 => {}
         Presence::Unreadable(e) => return Err(format!("{what}: {e}")),
-        Presence::There(_) | Presence::Absent => {
-            note(log, &format!("{what} is not an executable file: {}", script.display()));
-            return Ok(());
-        }
+        Presence::There(_) | Presence::Absent => return Ok(None),
     }
     if let Some(interpreter) = interpreter(root, &script)
         && !root.lookup(&interpreter).is_there()
@@ -63,16 +88,8 @@ pub fn run_in_image(
         let interpreter = interpreter.display();
         return Err(format!("{what} was not run: its interpreter {interpreter} is not in the image"));
     }
-    note(log, &format!("{what}, with the image as /: {} {command}", directory.display()));
-    let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
     let child = tools.child_at(&script, deadline).args(words).env("dkms_tree", TREE);
-    let child = child.confined(Sandbox::image(root.path(), &directory)).output(Output::Into(output));
-    let done = child.run().map_err(|e| format!("{what} was not run: {e}"))?;
-    note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
-    match done.ended {
-        Ended::Exit(0) => Ok(()),
-        ended => Err(format!("{what}: {ended}")),
-    }
+    Ok(Some(child.confined(Sandbox::image(root.path(), &directory))))
 }
 
 /// The interpreter that the first line of a script names.

@@ -133,7 +133,7 @@ pub struct ModuleOnKernel {
 impl ModuleOnKernel {
     /// What its dkms.conf says is not known, and may be any moment.
     pub fn is_conf_unread(&self) -> bool {
-        matches!(self.conf, Err(ConfError::CannotTell(_)))
+        matches!(self.conf, Err(ConfError::CannotTell(_) | ConfError::Refused(_)))
     }
 }
 
@@ -315,7 +315,9 @@ pub fn unwanted(pair: &ModuleOnKernel) -> Option<(State, String)> {
         Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => {
             return Some((State::BrokenSource, reason.clone()));
         }
-        Err(ConfError::CannotTell(reason)) => return Some((State::Unknown, reason.clone())),
+        Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
+            return Some((State::Unknown, reason.clone()));
+        }
     };
     if conf.syntax_error && !conf.autoinstall {
         let reason =

@@ -343,7 +343,7 @@ impl Replacement {
 }
 
 /// dkms's own mark of the version that is installed on a kernel.
-fn claim_path(module: &ModuleName, release: &str) -> String {
+pub(super) fn claim_path(module: &ModuleName, release: &str) -> String {
     format!("{TREE}/{}/kernel-{release}-{}", module.name, architecture())
 }
 

@@ -152,7 +152,7 @@ fn from_answer(
             "deprecated" => told.deprecated.push(value),
             "syntax" => told.syntax = syntax_error(&value, files),
             "excluded" => told.excluded.push(value),
-            "pre_install" | "post_install" => {}
+            "pre_install" | "post_install" | "post_remove" => {}
             _ if value.is_empty() => {}
             _ => told.excluded.extend(conf::excluded(key, &value, release, config)),
         }

@@ -5,14 +5,20 @@
 //! when it is called again. Without the source or its dkms.conf it exits with 4, with a dkms.conf that is not valid
 //! with 8, and does nothing. Where not every file that dkms.conf names is in `V/K/A/module` it exits with 0 and does
 //! nothing. So its exit code says little; what is left afterwards is removed by who calls this.
+//!
+//! When it has taken the installed file away it runs POST_REMOVE, where it runs itself. So for an image the script
+//! is left out of the call, which is confined as a build is, and is run here with the image as `/`: it may have to
+//! remove what POST_INSTALL has written there.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::conf::ConfError;
-use super::{Cache, ModuleName, Source, Tree, build, call, conf};
+use super::call::{self, GivenRoot};
+use super::hooks::{self, Hook};
+use super::replace::claim_path;
+use super::{Cache, Conf, ModuleName, Registered, Source, Tree, architecture, build, conf};
 use crate::kernel::inventory::{MODULES, module_directory};
-use crate::sys::{Ended, Root, Tools};
+use crate::sys::{Child, Ended, Presence, Root, Tools};
 
 /// Longer than the scripts of any module take; dkms itself is done in less than a second.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -36,32 +42,59 @@ pub fn run(
     }
     // There is no kernel that would read an index.
     let mut child = call::call(tools, "unbuild", module, release, DEADLINE)?.arg("--no-depmod");
+    let mut post_remove = String::new();
     if !root.is_slash() {
-        // It asks whether originals of other kernels are left by an unquoted path, and removes them all when it finds
-        // none: to bash such a path is a pattern.
-        if root.path().to_string_lossy().contains(['[', '*', '?', '\\']) {
-            return Err("dkms takes the path of this root for a pattern".to_owned());
-        }
-        let conf = match conf::load(root, tools, cache, registered, release) {
-            Ok(conf) => conf,
-            Err(ConfError::Unusable(why) | ConfError::CannotTell(why) | ConfError::TimedOut(why)) => {
-                return Err(why);
-            }
-        };
-        // It is run without a sandbox.
-        if let Some(bad) = call::odd_character(root) {
-            return Err(format!("dkms cannot work below a path with {bad:?}"));
-        }
-        if let Some(reason) = build::way_out_of_root((root, tools), module, release, &conf) {
-            return Err(reason);
-        }
-        build::portable_source(root, module, &registered.source).map_err(|e| e.to_string())?;
-        let modules = root.real_path(MODULES).map_err(|e| e.to_string())?;
-        // The headers are gone with the kernel: it is named so that dkms does not look for the host's.
-        let headers: PathBuf = modules.join(release).join("build");
-        child = call::in_root(root, child)?.arg("--kernelsourcedir").arg(headers);
+        let conf = conf::load(root, tools, cache, registered, release);
+        let conf = conf.map_err(|e| e.reason().to_owned())?;
+        child = in_image((root, tools), registered, release, &conf, child)?;
+        post_remove = conf.post_remove;
     }
-    tracing::debug!("{} ({})", child.display(), module_directory(release));
+    let was_installed = is_installed(root, module, release);
+    let done = run_dkms(child);
+    let is_gone = || matches!(root.lookup_link(claim_path(module, release)), Presence::Absent);
+    if !post_remove.is_empty() && was_installed && is_gone() {
+        // dkms goes on too when it fails: what it should have removed is the admin's to look for.
+        if let Err(e) = run_post_remove((root, tools), module, &post_remove) {
+            tracing::warn!("{e}; what POST_INSTALL made may still be there");
+        }
+    }
+    done
+}
+
+/// The call for a root that is not the system's own.
+fn in_image(
+    (root, tools): (&Root, &Tools),
+    registered: &Registered,
+    release: &str,
+    conf: &Conf,
+    child: Child,
+) -> Result<Child, String> {
+    let module = &registered.module;
+    let given = GivenRoot::for_unbuild(root);
+    if let Some(reason) = build::way_out_of((given, tools), module, release, conf) {
+        return Err(reason);
+    }
+    build::portable_source(root, module, &registered.source).map_err(|e| e.to_string())?;
+    let modules = root.real_path(MODULES).map_err(|e| e.to_string())?;
+    // The headers are gone with the kernel: it is named so that dkms does not look for the host's.
+    let headers = given.plain_path(modules.join(release).join("build"));
+    let mut child = given.named_in(child)?.arg("--kernelsourcedir").arg(headers);
+    if !conf.post_remove.is_empty() {
+        child = child.arg("--directive").arg("POST_REMOVE=");
+    }
+    let sight = call::seen_in_image(given, module, &[PathBuf::from(module_directory(release))])?;
+    Ok(call::confined(tools, child, sight))
+}
+
+/// Whether dkms says that it is installed on that kernel.
+fn is_installed(root: &Root, module: &ModuleName, release: &str) -> bool {
+    let text = format!("{}/{release}/{}", module.version, architecture());
+    // Of what cannot be read nothing is known to have been taken away.
+    root.read_link(claim_path(module, release)).is_ok_and(|link| link.as_os_str() == text.as_str())
+}
+
+fn run_dkms(child: Child) -> Result<(), String> {
+    tracing::debug!("{}", child.display());
     // It takes away link, file and build one after the other; what a stop would leave is removed by the next run, and
     // it is over in a moment.
     let done = child.uninterruptible().run().map_err(|e| format!("dkms cannot be started: {e}"))?;
@@ -69,11 +102,29 @@ pub fn run(
     for line in said.lines().filter(|l| !l.trim().is_empty()) {
         tracing::debug!("dkms: {line}");
     }
+    if let Some(layers) = done.layers {
+        tracing::debug!("dkms: confined by: {layers}");
+    }
     match done.ended {
         Ended::Exit(0) => Ok(()),
         ended => {
             let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
             Err(format!("dkms unbuild: {ended}: {}", last.trim()))
         }
+    }
+}
+
+fn run_post_remove((root, tools): (&Root, &Tools), module: &ModuleName, command: &str) -> Result<(), String> {
+    let child = hooks::child_in_image((root, tools), module, (Hook::PostRemove, command), DEADLINE)?;
+    let Some(child) = child else {
+        return Err(format!("POST_REMOVE of {module} is not an executable file: {command}"));
+    };
+    let done = child.run().map_err(|e| format!("POST_REMOVE of {module} was not run: {e}"))?;
+    for line in String::from_utf8_lossy(&done.output).lines() {
+        tracing::debug!("POST_REMOVE of {module}: {line}");
+    }
+    match done.ended {
+        Ended::Exit(0) => Ok(()),
+        ended => Err(format!("POST_REMOVE of {module}: {ended}")),
     }
 }

@@ -20,9 +20,6 @@ use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{BootRecord, RunRecord, WISHES, WaitingPart};
 use crate::system::System;
 
-/// The next step where a fact could not be read.
-pub(super) const READ_IT: &str = "see to what cannot be read, then ask again";
-
 /// What swupd does about the boot files.
 #[derive(Debug, Clone, Serialize)]
 pub struct Swupd {
@@ -151,7 +148,7 @@ impl GuardReport {
             schema: 1,
             summary: summary(system, assessment),
             next_step: match word(system, assessment) {
-                GuardWord::Unknown if assessment.unknown.is_some() => Some(READ_IT.to_owned()),
+                GuardWord::Unknown if assessment.unknown.is_some() => Some(steps::of_unknown(system)),
                 GuardWord::Unknown if unreadable(system).is_none() => Some(steps::of_open(system)),
                 GuardWord::Unknown => Some("ask again as root".to_owned()),
                 GuardWord::NotApplicable => None,

@@ -11,8 +11,10 @@ use crate::decide::initrds::how_to_make;
 use crate::decide::loading::{self, LoadForecast, file_forecast, load_forecast};
 use crate::decide::module_state::parameter_would_help;
 use crate::decide::satisfaction::CommandLine;
-use crate::dkms::Source;
+use crate::dkms::cause::Cause;
+use crate::dkms::conf::ConfError;
 use crate::dkms::plan::State;
+use crate::dkms::{ModuleOnKernel, Source};
 use crate::kernel::Running;
 use crate::kernel::module_file::kernel_name;
 use crate::requirement::Importance;
@@ -47,11 +49,37 @@ pub(super) fn next_step(document: &StatusDocument, progress: &Progress, system: 
         Verdict::Building => Some(WAIT.to_owned()),
         Verdict::Unknown if !document.unreadable.is_empty() => Some("run `sudo clr-dkms status`".to_owned()),
         Verdict::Unknown if document.guard.word == GuardWord::Unknown => document.guard.next_step.clone(),
-        Verdict::Unknown => Some(super::guard::READ_IT.to_owned()),
+        Verdict::Unknown => Some(of_unknown(system)),
         Verdict::Degraded if *progress == Progress::BrokenOff => {
             Some(format!("{RUN}: it goes on where it was"))
         }
         Verdict::Degraded => Some(of_problem(document, system)),
+    }
+}
+
+/// What makes known what is not.
+pub(super) fn of_unknown(system: &System) -> String {
+    match is_refused(system, |_| true) {
+        true => trust(system, RUN),
+        false => "see to what cannot be read, then ask again".to_owned(),
+    }
+}
+
+/// Whether the dkms.conf of such a module is not evaluated because nothing confines it.
+fn is_refused(system: &System, is_meant: impl Fn(&ModuleOnKernel) -> bool) -> bool {
+    system
+        .modules_on_kernels
+        .iter()
+        .any(|pair| is_meant(pair) && matches!(pair.conf, Err(ConfError::Refused(_))))
+}
+
+/// What helps where nothing confines the programs of a module. An image does not say what this machine trusts.
+fn trust(system: &System, run: &str) -> String {
+    match is_own(system) {
+        true => format!(
+            "if the modules are trusted, put `[build] trust = yes` into /etc/clr-dkms/clr-dkms.conf, then {run}"
+        ),
+        false => "if its modules are trusted, run `clr-dkms-post-update --trust` as root".to_owned(),
     }
 }
 
@@ -160,9 +188,13 @@ pub(super) fn listed(names: &[&str]) -> String {
     }
 }
 
+fn is_own(system: &System) -> bool {
+    system.inventory.running != Running::None || system.root == Path::new("/")
+}
+
 /// In an image the commands are for that image, and not for the system that asks.
 pub(super) fn for_root(step: String, system: &System) -> String {
-    if system.inventory.running != Running::None || system.root == Path::new("/") {
+    if is_own(system) {
         return step;
     }
     let root = system.root.display();
@@ -202,9 +234,13 @@ fn cure(module: &ModuleRecord, names: &str, system: &System, kernels: &[KernelSt
         State::Blocked => unblock(module, system).unwrap_or(run),
         State::HeadersMismatch => format!("`swupd repair`, then {run}"),
         State::DependencyFailed => format!("bring what it needs, then {run}"),
+        State::BuildFailed if module.error.as_ref().is_some_and(|e| e.cause == Cause::NotConfined) => {
+            trust(system, &run)
+        }
         State::BuildFailed => {
             format!("fix or update {names}, then {run}")
         }
+        State::Unknown if is_refused(system, |pair| pair.module == module.module) => trust(system, &run),
         State::NotAutoinstall => format!(
             "`dkms install {} -k {}`, or put AUTOINSTALL=\"yes\" into its dkms.conf",
             module.module, module.kernel

@@ -56,9 +56,14 @@ impl Tools {
         self.named.insert(name.to_owned(), path.to_owned());
     }
 
-    /// Allows the evaluation of a `dkms.conf` also where nothing confines it.
+    /// Allows the programs of a module to run also where nothing confines them.
     pub fn trust_modules(&mut self) {
         self.trusts_modules = true;
+    }
+
+    /// Whether the programs of a module are run also where nothing confines them.
+    pub fn trusts_modules(&self) -> bool {
+        self.trusts_modules
     }
 
     /// Forbids the evaluation of any `dkms.conf`, for units whose own restrictions do not allow another

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use clr_dkms::dkms::architecture;
 
+use crate::sandbox::{Without, run_without};
 use crate::support::run::set_mode;
 use crate::support::tree::difference;
-use crate::support::{A, B, TestRoot};
+use crate::support::{A, B, Run, TestRoot};
 
 /// A root with the module `alpha` on a kernel that is there ([`A`]) and on one that is gone ([`B`]), of which only what
 /// dkms and depmod put there is left.
@@ -269,16 +270,30 @@ fn an_image_is_worked_on_too() {
     assert_eq!(root.short_calls(), [format!("unbuild alpha {B}")]);
 }
 
-/// dkms would take the path for a pattern, and then lose the originals of other kernels.
+/// dkms would take the path for a pattern, and then lose the originals of other kernels. In a mount namespace it is
+/// given another path.
 #[test]
-fn below_a_path_that_is_a_pattern_dkms_is_not_called() {
-    let root = TestRoot::named("a[b]");
-    root.kernel(A).headers(A).tip(A).kernel(B).headers(B).module("alpha", "1.0", "");
-    root.installed("alpha", "1.0", A).installed("alpha", "1.0", B);
-    take_away(&root, B);
-    root.run("clr-dkms", &["gc"]).code(0).shows(&["removed 3 leftovers"]).says(&["for a pattern"]);
-    assert_eq!(root.calls(), [""; 0]);
-    assert!(root.has("var/lib/dkms/alpha/1.0/source") && root.has(&TestRoot::ko("alpha", A)));
+fn below_a_path_that_is_a_pattern_dkms_is_given_another_path_or_not_called() {
+    for without in [Without::Nothing, Without::Namespaces] {
+        let root = TestRoot::named("a[b]");
+        root.kernel(A).headers(A).tip(A).kernel(B).headers(B).module("alpha", "1.0", "");
+        root.installed("alpha", "1.0", A).installed("alpha", "1.0", B);
+        take_away(&root, B);
+        let run = Run::of(run_without(without, &mut root.command("clr-dkms", &["gc"])), &root);
+        run.code(0).shows(&["removed 3 leftovers"]);
+        let calls = std::fs::read_to_string(root.tools().join("record")).unwrap_or_default();
+        match without {
+            Without::Nothing => {
+                assert!(calls.starts_with("dkms unbuild ") && !calls.contains('['), "{calls}")
+            }
+            _ => {
+                run.says(&["cannot work below a path with '['", "removed without dkms"]);
+                assert_eq!(calls, "");
+            }
+        }
+        assert!(root.has("var/lib/dkms/alpha/1.0/source") && root.has(&TestRoot::ko("alpha", A)));
+        assert!(!root.has(&format!("var/lib/dkms/alpha/1.0/{B}")));
+    }
 }
 
 /// Everything below there was last changed so many days before the tests' moment.

@@ -68,6 +68,7 @@ mod replace;
 mod replacements;
 mod requirements;
 mod sandbox;
+mod sandbox_refusal;
 mod schema;
 mod signature;
 mod status;

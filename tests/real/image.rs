@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::gc::left_over;
 use crate::listing::Listing;
-use crate::scene::{A, Scene};
+use crate::scene::{A, ALPHA, B, Scene, shell};
 use crate::source::describe;
 
 /// A directory of the host that is removed in any case.
@@ -112,6 +114,98 @@ fn a_path_with_a_bracket() {
     scene.settled();
 }
 
+/// What a script of a module goes for on the host, seen from outside afterwards.
+struct Host {
+    listings: Vec<Listing>,
+    run: Vec<PathBuf>,
+    outside: tempfile::TempDir,
+    socket: UnixListener,
+    victim: std::process::Child,
+}
+
+/// The name of what a script writes where it should not.
+const HOSTILE: &str = "clr-dkms-hostile";
+
+impl Host {
+    fn watched() -> Host {
+        let outside = tempfile::tempdir_in("/run").unwrap();
+        let socket = UnixListener::bind(outside.path().join("socket")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let victim = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        Host { listings: Host::listed(), run: Host::in_run(), outside, socket, victim }
+    }
+
+    fn listed() -> Vec<Listing> {
+        let more = ["/etc", "/usr"].map(|directory| Listing::without_contents(directory.as_ref()));
+        host().into_iter().chain(more).collect()
+    }
+
+    /// All that is ours, and the names beside it: daemons of the machine write below those at any time.
+    fn in_run() -> Vec<PathBuf> {
+        let list = |directory: &Path| -> Vec<PathBuf> {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect()
+        };
+        let mut found = list(Path::new("/run"));
+        for ours in ["/run/motd.d", "/run/clr-dkms"] {
+            found.extend(list(Path::new(ours)));
+        }
+        found.sort();
+        found
+    }
+
+    /// Shell commands that try to do harm.
+    fn harm(&self) -> String {
+        let outside = self.outside.path().display();
+        let send = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
+        format!(
+            "for d in / /etc /usr /usr/src /lib/modules /var /run /root /tmp /dev /dev/shm {outside}; do\n\
+             true >$d/{HOSTILE}; done\nkill -9 {}\n/usr/bin/python3 -c '{send}' {outside}/socket\n",
+            self.victim.id()
+        )
+    }
+
+    #[track_caller]
+    fn unharmed(mut self) {
+        let killed = self.victim.try_wait().unwrap();
+        self.victim.kill().unwrap();
+        self.victim.wait().unwrap();
+        assert_eq!(killed, None, "a process of the host was ended");
+        assert!(self.socket.accept().is_err(), "somebody has connected to a socket of the host");
+        assert_eq!(self.run, Host::in_run());
+        for (before, after) in self.listings.iter().zip(Host::listed()) {
+            assert_eq!(before.differences(&after), [""; 0]);
+        }
+        for directory in ["/", "/var", "/root", "/lib/modules", "/tmp", "/dev", "/dev/shm"] {
+            assert!(!Path::new(directory).join(HOSTILE).exists(), "{directory}");
+        }
+    }
+}
+
+/// Outside of a sandbox the harm is done, but for what a test must not do to its machine.
+#[test]
+fn the_harm_is_real() {
+    if std::env::var_os("CLR_DKMS_REAL").is_none_or(|v| v != "1") {
+        return;
+    }
+    let _host = alone();
+    let mut machine = Host::watched();
+    let harm =
+        machine.harm().replace("/ /etc /usr /usr/src /lib/modules /var /run /root /tmp /dev /dev/shm ", "");
+    assert!(!harm.contains("/etc"), "{harm}");
+    shell(std::process::Command::new("sh").args(["-c", &harm]));
+    assert!(machine.outside.path().join(HOSTILE).exists());
+    assert!(machine.socket.accept().is_ok());
+    assert!(!machine.victim.wait().unwrap().success());
+}
+
+/// A script in the source of alpha/1.0.
+fn script(scene: &Scene, name: &str, text: &str) {
+    let path = format!("usr/src/alpha-1.0/{name}");
+    scene.write(&path, format!("#!/bin/sh\n{text}\n"));
+    fs::set_permissions(scene.path(&path), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// A module that names the headers as most do, whose PRE_BUILD writes where it should not, and that installs a udev rule.
 #[test]
 fn an_image_from_one_end_to_the_other() {
@@ -120,51 +214,50 @@ fn an_image_from_one_end_to_the_other() {
     let scene = scene.into_image();
     scene.module("alpha", "1.0", &[]);
     scene.has_programs(&["/bin/sh", "/bin/cp"]);
-    let outside = tempfile::tempdir_in("/tmp").unwrap();
-    let mut victim = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let machine = Host::watched();
     let source = "usr/src/alpha-1.0";
     let makefile = "obj-m := alpha.o\nall:\n\t$(MAKE) -C /lib/modules/$(KVER)/build M=$(CURDIR) modules\n";
     scene.write(&format!("{source}/Makefile"), makefile);
     scene.write(&format!("{source}/99-alpha.rules"), "KERNEL==\"alpha\"\n");
-    for (name, script) in [
-        (
-            "build.sh",
-            format!(
-                "for d in / /etc /usr /usr/src /lib/modules /var /run /root /tmp /dev /dev/shm {}; do\n\
-                 true >$d/clr-dkms-hostile; done\nkill -9 {}\nexit 0",
-                outside.path().display(),
-                victim.id()
-            ),
-        ),
-        ("install.sh", "cp 99-alpha.rules /etc/udev/rules.d/ && true >/etc/clr-dkms-hostile".to_owned()),
-    ] {
-        scene.write(&format!("{source}/{name}"), format!("#!/bin/sh\n{script}\n"));
-        fs::set_permissions(scene.path(&format!("{source}/{name}")), fs::Permissions::from_mode(0o755))
-            .unwrap();
-    }
+    script(&scene, "build.sh", &format!("{}exit 0", machine.harm()));
+    script(&scene, "install.sh", "cp 99-alpha.rules /etc/udev/rules.d/ && true >/etc/clr-dkms-hostile");
     let conf = format!("{source}/dkms.conf");
     let more = "MAKE[0]=\"make all KVER=$kernelver\"\nPRE_BUILD=build.sh\nPOST_INSTALL=install.sh\n";
     scene.write(&conf, scene.read(&conf) + more);
     fs::create_dir_all(scene.path("etc/udev/rules.d")).unwrap();
-    let listed = || ["/etc", "/usr"].map(|directory| Listing::without_contents(directory.as_ref()));
-    let before = (host(), listed());
     scene.post_update().exits(0);
-    let killed = victim.try_wait().unwrap();
-    victim.kill().unwrap();
-    victim.wait().unwrap();
-    assert_eq!(killed, None, "PRE_BUILD ended a process of the host");
-    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
-    is_untouched(&before.0);
-    for (before, after) in before.1.iter().zip(listed()) {
-        assert_eq!(before.differences(&after), [""; 0]);
-    }
-    for directory in ["/", "/var", "/run", "/root", "/lib/modules", "/tmp", "/dev", "/dev/shm"] {
-        assert!(!Path::new(directory).join("clr-dkms-hostile").exists(), "{directory}");
-    }
+    machine.unharmed();
     assert_eq!(scene.read("etc/udev/rules.d/99-alpha.rules"), "KERNEL==\"alpha\"\n");
     assert!(scene.path("etc/clr-dkms-hostile").exists(), "the image is the script's own");
     scene.proven("alpha", A);
     scene.settled();
+}
+
+/// What `dkms unbuild` runs for a kernel that is gone. A bracket in the path is a pattern to dkms.
+#[test]
+fn post_remove_removes_in_the_image() {
+    for name in ["image-remove", "image-remove-[x"] {
+        let Some(scene) = left_over("image-remove") else { return };
+        let _host = alone();
+        let scene = scene.into_image();
+        let scene = if name == "image-remove" { scene } else { scene.renamed(name) };
+        scene.has_programs(&["/bin/sh", "/bin/rm"]);
+        let machine = Host::watched();
+        let remove = format!("rm /etc/udev/rules.d/99-alpha.rules || exit 1\n{}exit 0", machine.harm());
+        script(&scene, "remove.sh", &remove);
+        let conf = "usr/src/alpha-1.0/dkms.conf";
+        scene.write(conf, scene.read(conf) + "POST_REMOVE=\"remove.sh now\"\n");
+        scene.write("etc/udev/rules.d/99-alpha.rules", "KERNEL==\"alpha\"\n");
+        scene.record_calls("dkms");
+        let outcome = scene.run("gc").exits(0);
+        assert!(!outcome.err.contains("without dkms"), "{name}: {}", outcome.err);
+        assert!(scene.calls("dkms").starts_with("unbuild "), "{name}: {}", scene.calls("dkms"));
+        machine.unharmed();
+        assert!(!scene.path("etc/udev/rules.d/99-alpha.rules").exists(), "{name}: {}", outcome.err);
+        assert!(scene.path("etc/clr-dkms-hostile").exists(), "{name}: the image is the script's own");
+        assert!(scene.path(ALPHA).exists(), "{name}");
+        assert!(!scene.path("usr/lib/modules").join(B).exists(), "{name}");
+    }
 }
 
 #[test]

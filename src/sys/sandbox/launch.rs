@@ -28,9 +28,16 @@ pub enum SandboxError {
     /// The machine offers no layer that confines it.
     #[error(
         "nothing keeps it from writing files and from signalling processes: Landlock is not available, nor are \
-         namespaces ({0}); --trust runs it all the same"
+         namespaces ({0}); --trust runs it all the same, and so does `[build] trust = yes` in clr-dkms.conf of \
+         this machine"
     )]
     Refused(String),
+}
+
+/// Whether a program was not run because the machine offers nothing that confines it.
+pub fn is_refusal(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(SandboxError::Refused(_)))
 }
 
 /// Names the program that is started again, for a process that is not one of our programs: a test, a

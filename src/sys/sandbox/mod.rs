@@ -36,7 +36,7 @@ mod view;
 
 pub use enter::enter;
 pub(super) use launch::run;
-pub use launch::{SandboxError, in_force, use_program};
+pub use launch::{SandboxError, in_force, is_refusal, use_program};
 pub use request::{Identity, Layers, ShownTree, Sight};
 pub use view::{SandboxView, Shown, ShownDirectory};
 
@@ -68,9 +68,8 @@ impl Sandbox {
 
     /// It is root, sees the whole machine but `/run`, `/tmp` and devices, and may write below the given
     /// directories and in a `/tmp` of its own. For an image, trees of that are in the place of the machine's.
-    /// It is run whatever the machine offers: dkms has always run it without any limit.
     pub fn build(sight: Sight) -> Sandbox {
-        Sandbox { confinement: Confinement::Rights(Strength::Build, sight), is_trusted: true }
+        Sandbox { confinement: Confinement::Rights(Strength::Build, sight), is_trusted: false }
     }
 
     /// It sees the installed system at `root` as `/`, which it may change as far as that belongs to our user,
