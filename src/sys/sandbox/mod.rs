@@ -26,7 +26,7 @@
 mod confine;
 mod enter;
 mod launch;
-mod mounts;
+pub(super) mod mounts;
 mod namespaces;
 mod request;
 mod restrict;

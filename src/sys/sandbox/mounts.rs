@@ -1,14 +1,24 @@
-//! Mounts in a namespace of our own.
+//! Mounts in a namespace of our own: for a sandbox, and for this process in a plain `chroot`.
+#![allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is; and in memory of this process
 
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{FileStat, Mode, SFlag, makedev, mknod, stat};
+use nix::unistd::{chdir, chroot, fchdir};
 
 use crate::sys::mount::unescaped;
 
 const NONE: Option<&Path> = None;
+/// What a minimal `/dev` holds, by minor number of the memory devices.
+pub(in crate::sys) const DEVICES: [(&str, u64); 5] =
+    [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
 /// The options of mountinfo(5) that stay when a mount becomes read-only: a user namespace must not take them
 /// away.
 const KEPT: [(&[u8], MsFlags); 6] = [
@@ -31,7 +41,7 @@ fn about(what: &str, path: &Path) -> impl FnOnce(Errno) -> io::Error {
 }
 
 /// Shows `source`, with all that is mounted below it, at `target` too.
-pub(super) fn bind(source: &Path, target: &Path) -> io::Result<()> {
+pub(in crate::sys) fn bind(source: &Path, target: &Path) -> io::Result<()> {
     mount(Some(source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .map_err(about("cannot show", source))
 }
@@ -44,8 +54,51 @@ pub(super) fn tmpfs(target: &Path, options: &str) -> io::Result<()> {
 
 /// The processes of the own PID namespace.
 pub(super) fn proc(target: &Path) -> io::Result<()> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), target, Some("proc"), flags, NONE).map_err(about("cannot mount proc at", target))
+    filesystem("proc", target, MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)
+}
+
+/// A filesystem of the kernel's own.
+pub(in crate::sys) fn filesystem(kind: &str, target: &Path, flags: MsFlags) -> io::Result<()> {
+    mount(Some(kind), target, Some(kind), flags, NONE)
+        .map_err(|e| failed(&format!("cannot mount {kind} at {}", target.display()), e))
+}
+
+/// A minimal `/dev` at `target`: the devices that every program uses, those of the root `machine` where it has
+/// them.
+pub(in crate::sys) fn minimal_devices(machine: &Path, target: &Path) -> io::Result<()> {
+    make_directory(target)?;
+    // Devices are allowed: where the machine has none, as in a chroot, they are made here.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some("mode=0755,size=1m"))
+        .map_err(about("cannot cover", target))?;
+    for (name, minor) in DEVICES {
+        let (source, device) = (machine.join("dev").join(name), target.join(name));
+        if source.symlink_metadata().is_ok_and(|found| found.file_type().is_char_device()) {
+            File::create(&device)?;
+            bind(&source, &device)?;
+        } else {
+            mknod(&device, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, minor))
+                .map_err(about("cannot make", &device))?;
+            // The umask had its say before.
+            fs::set_permissions(&device, Permissions::from_mode(0o666))?;
+        }
+    }
+    for (name, text) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+        symlink(Path::new("/proc/self").join(text), target.join(name))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory, unless something is there.
+pub(in crate::sys) fn make_directory(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+pub(in crate::sys) fn is_same(one: &FileStat, other: &FileStat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// Makes every mount at or below `top` read-only, except those in `writable`. `mounts` is mountinfo(5) of
@@ -77,6 +130,37 @@ fn mount_points(mounts: &[u8]) -> impl Iterator<Item = (PathBuf, MsFlags)> {
         let kept = KEPT.iter().filter(|(name, _)| has(name)).map(|(_, flag)| *flag).collect();
         Some((PathBuf::from(OsString::from_vec(unescaped(point))), kept))
     })
+}
+
+/// From now on no mount of this process is seen by another namespace. Gives whether `/` is the root of a chroot.
+///
+/// That is a property of the mount that the image lies in, whose root is outside of the chroot; so this goes there for a
+/// moment. A root directory that is below the working directory stops no `..`.
+pub(in crate::sys) fn keep_mounts_private() -> io::Result<bool> {
+    chdir("/")?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let here = open("/", flags, Mode::empty())?;
+    let inside = stat(".")?;
+    chroot("usr")?;
+    let changed = (|| -> nix::Result<bool> {
+        let mut at = inside;
+        loop {
+            chdir("..")?;
+            let above = stat(".")?;
+            if is_same(&above, &at) {
+                break;
+            }
+            at = above;
+        }
+        mount(NONE, ".", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)?;
+        Ok(!is_same(&at, &inside))
+    })();
+    if let Err(e) = fchdir(here.as_fd()).and_then(|()| chroot(".")) {
+        // With another root than the image's nothing may be done at all.
+        tracing::error!("cannot go back into the image: {e}");
+        std::process::exit(70);
+    }
+    Ok(changed?)
 }
 
 #[cfg(test)]

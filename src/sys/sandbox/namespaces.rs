@@ -45,7 +45,7 @@ pub(super) fn enter(kinds: CloneFlags, as_root: bool) -> io::Result<()> {
 }
 
 /// Gives the user and group outside of a user namespace a number inside.
-pub(super) fn map_identity(inside: Uid, user: Uid, inside_group: Gid, group: Gid) -> io::Result<()> {
+fn map_identity(inside: Uid, user: Uid, inside_group: Gid, group: Gid) -> io::Result<()> {
     let map = |path: &str, text: &str| -> io::Result<()> {
         let fd = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(&fd, text.as_bytes())?;

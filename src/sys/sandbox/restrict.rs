@@ -130,7 +130,7 @@ pub(super) fn landlock(strength: Strength, sight: &Sight, has_own_root: bool) ->
         readable.extend(sight.shown.iter().chain(&sight.readable).map(Into::into));
     }
     let mut rules = readable.into_iter().map(|path| (path, AccessFs::from_read(KNOWN))).collect::<Vec<_>>();
-    for (name, _) in crate::sys::chroot::DEVICES {
+    for (name, _) in super::mounts::DEVICES {
         rules.push((Path::new("/dev").join(name), AccessFs::ReadFile | AccessFs::WriteFile));
     }
     if has_own_root || strength == Strength::Build {

@@ -11,15 +11,15 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::fs::{AtFlags, CWD, FileType, OFlags, ResolveFlags};
 
-use super::mounts::{bind, failed, make_read_only, proc, tmpfs};
+use super::mounts::{
+    bind, failed, keep_mounts_private, make_directory, make_read_only, minimal_devices, proc, tmpfs,
+};
 use super::request::{Sight, Strength};
-use crate::sys::chroot::{DEVICES, keep_mounts_private};
 
 /// Where the root of the machine is found.
 const MACHINE: &str = "/etc";
@@ -119,14 +119,14 @@ pub(super) fn enter_image(root: &Path) -> io::Result<()> {
     let (machine, new) = (Path::new(MACHINE), Path::new(NEW));
     bind(Path::new("/"), machine)?;
     bind(&inside(machine, root), new)?;
-    for name in ["proc", "dev", "tmp", "run"] {
+    for name in ["proc", "tmp", "run"] {
         make_directory(&new.join(name))?;
     }
     proc(&new.join("proc"))?;
-    for (name, options) in [("tmp", TMP_OF_BUILD), ("run", SKELETON), ("dev", SKELETON)] {
+    for (name, options) in [("tmp", TMP_OF_BUILD), ("run", SKELETON)] {
         tmpfs(&new.join(name), options)?;
     }
-    make_devices(machine, new)?;
+    minimal_devices(machine, &new.join("dev"))?;
     nix::unistd::chroot(new).map_err(|e| failed("chroot", e))?;
     Ok(nix::unistd::chdir("/")?)
 }
@@ -159,9 +159,10 @@ fn populate(from: &Path, to: &Path, left_out: &[&str]) -> io::Result<()> {
 
 /// `/proc`, a minimal `/dev`, `/tmp` and `/var/tmp`.
 fn furnish(machine: &Path, new: &Path, strength: Strength) -> io::Result<()> {
-    for name in ["proc", "dev", "tmp", "var", "run"] {
+    for name in ["proc", "tmp", "var", "run"] {
         make_directory(&new.join(name))?;
     }
+    minimal_devices(machine, &new.join("dev"))?;
     let own = new.join("proc");
     // A container in which parts of /proc are covered allows no new one in a user namespace. The old one
     // shows the processes of the container, and lets nothing be done to them.
@@ -176,38 +177,7 @@ fn furnish(machine: &Path, new: &Path, strength: Strength) -> io::Result<()> {
             bind(&new.join(TEMPORARY[0]), &target)?;
         }
     }
-    make_devices(machine, new)
-}
-
-/// The devices that every program uses.
-fn make_devices(machine: &Path, new: &Path) -> io::Result<()> {
-    for (name, minor) in DEVICES {
-        let (source, target) = (machine.join("dev").join(name), new.join("dev").join(name));
-        if source.symlink_metadata().is_ok_and(|found| found.file_type().is_char_device()) {
-            File::create(&target)?;
-            bind(&source, &target)?;
-        } else {
-            // A chroot without devices. The filesystem around forbids them, so it takes one of its own.
-            let directory = new.join("dev");
-            if name == DEVICES[0].0 {
-                use nix::mount::{MsFlags, mount};
-                mount(Some("tmpfs"), &directory, Some("tmpfs"), MsFlags::MS_NOSUID, Some(SKELETON))?;
-            }
-            mknod(&target, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, minor))?;
-            fs::set_permissions(&target, Permissions::from_mode(0o666))?;
-        }
-    }
-    for (name, target) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
-        symlink(Path::new("/proc/self").join(target), new.join("dev").join(name))?;
-    }
     Ok(())
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }
 }
 
 /// Makes the directories of a path in the new root that are not there.

@@ -5,25 +5,12 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, getegid, geteuid};
-use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use nix::sched::CloneFlags;
+use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::mounts::failed;
-use super::namespaces::map_identity;
-
-/// What a mount point must keep when a user namespace changes its flags.
-const KEPT: [(StatVfsMountFlags, MsFlags); 6] = [
-    (StatVfsMountFlags::NOSUID, MsFlags::MS_NOSUID),
-    (StatVfsMountFlags::NODEV, MsFlags::MS_NODEV),
-    (StatVfsMountFlags::NOEXEC, MsFlags::MS_NOEXEC),
-    (StatVfsMountFlags::NOATIME, MsFlags::MS_NOATIME),
-    (StatVfsMountFlags::NODIRATIME, MsFlags::MS_NODIRATIME),
-    (StatVfsMountFlags::RELATIME, MsFlags::MS_RELATIME),
-];
+use super::mounts::{bind, failed, keep_mounts_private, make_read_only, tmpfs};
+use super::namespaces;
 
 /// What a directory of a view shows under a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,11 +43,11 @@ pub struct SandboxView {
 
 /// Makes the view for this process.
 pub(super) fn make(view: &SandboxView) -> io::Result<()> {
-    enter_namespace(CloneFlags::CLONE_NEWNS).map_err(|e| failed("no mount namespace can be had", e))?;
-    const NONE: Option<&Path> = None;
-    // Not private: an automount would never become visible then.
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)
-        .map_err(|e| failed("mounts cannot be kept apart", e))?;
+    // Without root, a user namespace gives the right to mount: enough for the copy of a system in a directory of
+    // one's own.
+    namespaces::enter(CloneFlags::CLONE_NEWNS, true)
+        .map_err(|e| failed("no mount namespace can be had", e))?;
+    keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
     // Opened before anything is covered: what a directory shows may come from that very directory.
     let mut opened = Vec::new();
     for directory in &view.directories {
@@ -75,14 +62,14 @@ pub(super) fn make(view: &SandboxView) -> io::Result<()> {
             opened.push((directory.path.join(name), shown, fd));
         }
     }
-    for path in view.read_only.iter().filter(|path| look(path).is_ok()) {
-        close(path).map_err(|e| failed(&format!("{} cannot be made read-only", path.display()), e))?;
+    let read_only: Vec<&PathBuf> = view.read_only.iter().filter(|path| look(path).is_ok()).collect();
+    read_only.iter().try_for_each(|path| bind(path, path))?;
+    if !read_only.is_empty() {
+        #[allow(clippy::disallowed_methods)] // of this process, whatever the root is
+        let mounts = std::fs::read("/proc/self/mountinfo").map_err(|e| failed("mountinfo", e))?;
+        read_only.iter().try_for_each(|path| make_read_only(&mounts, path, &[]))?;
     }
-    for directory in &view.directories {
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), &directory.path, Some("tmpfs"), flags, Some("mode=0755,size=1m"))
-            .map_err(|e| failed(&format!("{} cannot be covered", directory.path.display()), e))?;
-    }
+    view.directories.iter().try_for_each(|directory| tmpfs(&directory.path, "mode=0755,size=1m"))?;
     for (path, shown, fd) in opened {
         show(&path, shown, fd.as_ref())
             .map_err(|e| failed(&format!("{} cannot be shown", path.display()), e))?;
@@ -97,44 +84,14 @@ fn look(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn show(path: &Path, shown: &Shown, fd: Option<&OwnedFd>) -> io::Result<()> {
-    const NONE: Option<&Path> = None;
     match (shown, fd) {
         (Shown::Symlink(text), _) => rustix::fs::symlinkat(text.as_str(), CWD, path)?,
         (Shown::File(_), Some(fd)) => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o644))?;
-            let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
-            mount(Some(source.as_str()), path, NONE, MsFlags::MS_BIND, NONE)?;
+            bind(Path::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())), path)?;
         }
         (Shown::File(_), None) => {}
     }
     Ok(())
-}
-
-/// Makes a directory read-only for this namespace.
-fn close(path: &Path) -> io::Result<()> {
-    const NONE: Option<&Path> = None;
-    mount(Some(path), path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
-    remount_read_only(path)
-}
-
-fn remount_read_only(path: &Path) -> io::Result<()> {
-    const NONE: Option<&Path> = None;
-    let has = rustix::fs::statvfs(path)?.f_flag;
-    let kept = KEPT.iter().filter(|(flag, _)| has.contains(*flag)).map(|(_, flag)| *flag);
-    let flags =
-        kept.fold(MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, |all, flag| all | flag);
-    Ok(mount(NONE, path, NONE, flags, NONE)?)
-}
-
-/// Without root, a user namespace gives the right to mount: enough for the copy of a system in a directory of
-/// one's own.
-fn enter_namespace(kinds: CloneFlags) -> io::Result<()> {
-    let (user, group) = (geteuid(), getegid());
-    match unshare(kinds) {
-        Err(Errno::EPERM) if !user.is_root() => {}
-        other => return Ok(other?),
-    }
-    unshare(CloneFlags::CLONE_NEWUSER | kinds)?;
-    map_identity(Uid::from_raw(0), user, Gid::from_raw(0), group)
 }
