@@ -15,7 +15,7 @@ use crate::sys::{FileError, Root, Stat};
 
 /// Where it lies.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
-/// Changed whenever the meaning of a field changes: an old cache is then forgotten.
+/// Changed whenever the meaning of a field, or a limit of module files, changes: an old cache is then forgotten.
 const SCHEMA: u32 = 9;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ struct Contents {
     schema: u32,
     confs: BTreeMap<String, Result<Conf, ConfError>>,
     files: BTreeMap<String, CacheEntry>,
+    /// Module files beyond a limit, each of which may take seconds to unpack so far.
+    #[serde(default)]
+    too_large: BTreeMap<String, TooLargeFile>,
     #[serde(default)]
     images: BTreeMap<String, Image>,
     #[serde(default)]
@@ -32,6 +35,12 @@ struct Contents {
     /// For what an initrd was made last, by kernel release.
     #[serde(default)]
     initrds_made: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct TooLargeFile {
+    identity: String,
+    reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,12 +106,15 @@ impl Cache {
     pub fn save(&mut self, root: &Root) -> Result<(), FileError> {
         let used = &self.used;
         let kept = &mut self.contents;
-        let count =
-            |kept: &Contents| kept.confs.len() + kept.files.len() + kept.images.len() + kept.initrds.len();
+        let count = |kept: &Contents| {
+            let files = kept.files.len() + kept.too_large.len();
+            kept.confs.len() + files + kept.images.len() + kept.initrds.len()
+        };
         let before = count(kept);
         kept.schema = SCHEMA;
         kept.confs.retain(|key, _| used.contains(key));
         kept.files.retain(|path, _| used.contains(path));
+        kept.too_large.retain(|path, _| used.contains(path));
         kept.images.retain(|path, _| used.contains(path));
         kept.initrds.retain(|path, _| used.contains(path));
         if !self.changed && count(kept) == before {
@@ -134,6 +146,18 @@ impl Cache {
     pub fn file(&mut self, path: &str, stat: &Stat) -> Option<FileFacts> {
         self.used.insert(path.to_owned());
         self.contents.files.get(path).filter(|e| e.identity == identity(stat)).map(|e| e.facts.clone())
+    }
+
+    /// Why a module file that still is the same one is beyond a limit.
+    pub fn too_large(&self, path: &str, stat: &Stat) -> Option<String> {
+        self.contents.too_large.get(path).filter(|e| e.identity == identity(stat)).map(|e| e.reason.clone())
+    }
+
+    /// Keeps that a module file is beyond a limit.
+    pub fn keep_too_large(&mut self, path: &str, stat: &Stat, reason: String) {
+        self.used.insert(path.to_owned());
+        self.contents.too_large.insert(path.to_owned(), TooLargeFile { identity: identity(stat), reason });
+        self.changed = true;
     }
 
     /// The version of the dkms program with that identity, as `look` finds it out.

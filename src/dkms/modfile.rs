@@ -56,7 +56,7 @@ fn digest(mut file: impl Read) -> io::Result<String> {
 ///
 /// # Errors
 /// Says why it is not known what it is.
-pub fn of_file(root: &Root, path: &str) -> Result<FileFacts, String> {
+pub fn of_file(root: &Root, path: &str) -> Result<FileFacts, ImageError> {
     of_file_named(root, path, path)
 }
 
@@ -64,15 +64,15 @@ pub fn of_file(root: &Root, path: &str) -> Result<FileFacts, String> {
 ///
 /// # Errors
 /// As [`of_file`].
-pub(super) fn of_file_named(root: &Root, path: &str, name: &str) -> Result<FileFacts, String> {
-    let (file, size) = root.open_within(path, MODULE).map_err(|e| e.to_string())?;
+pub(super) fn of_file_named(root: &Root, path: &str, name: &str) -> Result<FileFacts, ImageError> {
+    let (file, size) = root.open_within(path, MODULE)?;
     if size > WHOLE {
-        let sha256 = digest(file).map_err(|e| root.read_failed(path, e).to_string())?;
-        return system(sha256, ModuleImage::of_file(root, path, name)).map_err(|why| why.of(path));
+        let sha256 = digest(file).map_err(|e| root.read_failed(path, e))?;
+        return system(sha256, ModuleImage::of_file(root, path, name));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-    file.take(WHOLE + 1).read_to_end(&mut bytes).map_err(|e| root.read_failed(path, e).to_string())?;
-    known(name, &bytes).map_err(|why| why.of(path))
+    file.take(WHOLE + 1).read_to_end(&mut bytes).map_err(|e| root.read_failed(path, e))?;
+    known(name, &bytes)
 }
 
 /// Reads the bytes of a file of that name.

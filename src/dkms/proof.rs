@@ -14,6 +14,7 @@ use super::signature::Signature;
 use super::symbols::Wrong;
 use super::{Cache, Conf, ModuleName, Stage};
 use crate::kernel::inventory::module_directory;
+use crate::kernel::module_image::ImageError;
 use crate::modprobe::index::DependencyEntry;
 use crate::sys::{Directory, Presence, Root};
 
@@ -227,9 +228,22 @@ pub fn facts_of(root: &Root, cache: &mut Cache, path: &str, there: &Presence) ->
     if let Some(known) = cache.file(path, stat) {
         return Ok(known);
     }
-    let system = modfile::of_file(root, path).map_err(|reason| Flaw::Unknown { reason })?;
-    cache.keep_file(path, stat, system.clone());
-    Ok(system)
+    if let Some(reason) = cache.too_large(path, stat) {
+        return Err(Flaw::Unknown { reason });
+    }
+    match modfile::of_file(root, path) {
+        Ok(facts) => {
+            cache.keep_file(path, stat, facts.clone());
+            Ok(facts)
+        }
+        Err(error) => {
+            let reason = error.of(path);
+            if matches!(error, ImageError::TooLarge(_)) {
+                cache.keep_too_large(path, stat, reason.clone());
+            }
+            Err(Flaw::Unknown { reason })
+        }
+    }
 }
 
 /// Checks one file against a kernel release; gives its vermagic.

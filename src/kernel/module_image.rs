@@ -49,7 +49,10 @@ pub enum ImageError {
     /// It is damaged, or not a module.
     #[error("{0}")]
     Damaged(String),
-    /// It is beyond a limit: what it is remains unknown.
+    /// It is beyond a limit: what it is remains unknown for as long as its bytes are the same.
+    #[error("{0}")]
+    TooLarge(String),
+    /// It cannot be read to its end.
     #[error("{0}")]
     Unknown(String),
     /// The file cannot be read, with its name.
@@ -62,7 +65,9 @@ impl ImageError {
     pub fn of(&self, path: &str) -> String {
         match self {
             ImageError::Unread(whole) => whole.clone(),
-            ImageError::Damaged(why) | ImageError::Unknown(why) => format!("{path}: {why}"),
+            ImageError::Damaged(why) | ImageError::TooLarge(why) | ImageError::Unknown(why) => {
+                format!("{path}: {why}")
+            }
         }
     }
 }
@@ -137,7 +142,7 @@ impl<'b> ModuleImage<'b> {
     }
 
     fn missing_of<H: FileHeader<Endian = Endianness>>(&self) -> Result<Vec<Range<u64>>, ImageError> {
-        let large = |what: &str| ImageError::Unknown(format!("its {what} are larger than 4 MiB"));
+        let large = |what: &str| ImageError::TooLarge(format!("its {what} are larger than 4 MiB"));
         // What the parser does not understand it will not understand with more of the file either.
         let Ok(header) = H::parse(self) else { return Ok(Vec::new()) };
         let Ok(endian) = header.endian() else { return Ok(Vec::new()) };
@@ -191,7 +196,9 @@ impl<'b> ModuleImage<'b> {
             }
         }
         if wanted.iter().map(|range| range.end - range.start).fold(0, u64::saturating_add) > WHOLE {
-            return Err(ImageError::Unknown("its symbols and its .modinfo are larger than 8 MiB".to_owned()));
+            return Err(ImageError::TooLarge(
+                "its symbols and its .modinfo are larger than 8 MiB".to_owned(),
+            ));
         }
         wanted.retain(|range| !self.covers(range));
         Ok(wanted)
@@ -287,7 +294,7 @@ impl ModuleReading {
         )
         .map_err(failed)?;
         if length > MODULE {
-            return Err(ImageError::Unknown("it is larger than 512 MiB".to_owned()));
+            return Err(ImageError::TooLarge("it is larger than 512 MiB".to_owned()));
         }
         self.image.length = length;
         self.image.pieces.extend(pieces.into_iter().map(|(at, bytes)| (at, bytes.into())));
@@ -351,10 +358,11 @@ fn fault(name: &str, error: &io::Error) -> ImageError {
         let memory = inner.downcast_ref::<liblzma::stream::Error>();
         inner.is::<TooFar>() || matches!(memory, Some(liblzma::stream::Error::MemLimit))
     });
-    if is_limit || error.raw_os_error().is_some() {
-        return ImageError::Unknown(error.to_string());
+    match (is_limit, error.raw_os_error()) {
+        (true, _) => ImageError::TooLarge(error.to_string()),
+        (false, Some(_)) => ImageError::Unknown(error.to_string()),
+        (false, None) => ImageError::Damaged(format!("{format}: {error}")),
     }
-    ImageError::Damaged(format!("{format}: {error}"))
 }
 
 /// A reader of what the bytes are without their compression.
@@ -421,7 +429,7 @@ pub fn zstd<R: BufRead>(mut file: R) -> Result<impl Read, ImageError> {
     let looks_far = matches!(near.init(beginning), Err(FrameDecoderError::WindowSizeTooBig { .. }));
     let mut decoder = FrameDecoder::new();
     decoder.init(&mut file).map_err(|e| match e {
-        e @ FrameDecoderError::WindowSizeTooBig { .. } => ImageError::Unknown(format!("zstd: {e}")),
+        e @ FrameDecoderError::WindowSizeTooBig { .. } => ImageError::TooLarge(format!("zstd: {e}")),
         e => ImageError::Damaged(format!("zstd: {e}")),
     })?;
     let most_blocks =

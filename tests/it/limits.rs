@@ -110,6 +110,29 @@ fn what_unpacks_to_too_much_is_unknown() {
     }
 }
 
+/// To unpack so much takes seconds. What the last run knows is not found out once more by each `status`.
+#[test]
+fn a_file_that_is_too_large_is_unpacked_once() {
+    let root = machine();
+    let ko = TestRoot::ko("hello", B);
+    let packed = format!("{ko}.zst");
+    root.remove(&ko).file(&packed, bomb(0x38, 520));
+    let reason = || {
+        let document = root.run("clr-dkms", &["status", "--json"]).code(3).json();
+        let modules = document["modules"].as_array().unwrap();
+        let module = modules.iter().find(|m| m["name"] == "hello" && m["kernel"] == B).unwrap();
+        module["reason"].as_str().unwrap().to_owned()
+    };
+    let cache = "var/cache/clr-dkms/facts.json";
+    root.post_update().says(&["it is larger than 512 MiB"]);
+    let known = root.text(cache);
+    root.file(cache, known.replace("it is larger than 512 MiB", "known from before"));
+    assert!(reason().contains("known from before"), "{}", reason());
+    // Another file, of the same size.
+    root.file(&packed, bomb(0x38, 520));
+    assert!(reason().contains("it is larger than 512 MiB"), "{}", reason());
+}
+
 #[test]
 fn a_directory_of_too_many_entries_is_unknown() {
     let root = machine();
