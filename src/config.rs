@@ -199,8 +199,8 @@ pub fn load(root: &Root) -> (Settings, Vec<ConfigError>) {
     (settings, errors)
 }
 
-/// Reads one file into the settings. `is_own` is false for a root that is not `/`: a root changes neither which
-/// programs this machine runs, nor what confines them.
+/// Reads one file into the settings. `is_own` is false for a root that is not `/`: a root changes neither
+/// which programs this machine runs, nor what confines them.
 pub fn read(file: &Path, bytes: &[u8], is_own: bool, settings: &mut Settings, errors: &mut Vec<ConfigError>) {
     let text = String::from_utf8_lossy(bytes);
     if let Some((line, what)) = misfit(&text) {

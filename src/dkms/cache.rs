@@ -15,7 +15,8 @@ use crate::sys::{FileError, Root, Stat};
 
 /// Where it lies.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
-/// Changed whenever the meaning of a field, or a limit of module files, changes: an old cache is then forgotten.
+/// Changed whenever the meaning of a field, or a limit of module files, changes: an old cache is then
+/// forgotten.
 const SCHEMA: u32 = 9;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -149,8 +149,8 @@ fn seen_by_build(job: &Job<'_>) -> Sight {
 }
 
 /// What dkms sees for another root: this machine, read-only, with the parts of the root that a Makefile names
-/// by their usual paths over its own. The compiler and its libraries are those of this machine. It writes to the
-/// DKMS tree, to our state directory, and to what is in `more`.
+/// by their usual paths over its own. The compiler and its libraries are those of this machine. It writes to
+/// the DKMS tree, to our state directory, and to what is in `more`.
 pub(super) fn seen_in_image(
     given: GivenRoot<'_>,
     module: &ModuleName,
@@ -216,8 +216,8 @@ impl<'a> GivenRoot<'a> {
         GivenRoot::new(root, "/._+-~@,=[]")
     }
 
-    /// For `dkms unbuild`: whether originals of other kernels are left it asks by an unquoted path, and it removes
-    /// them all when it finds none. To bash a path with a bracket is a pattern.
+    /// For `dkms unbuild`: whether originals of other kernels are left it asks by an unquoted path, and it
+    /// removes them all when it finds none. To bash a path with a bracket is a pattern.
     pub(super) fn for_unbuild(root: &'a Root) -> GivenRoot<'a> {
         GivenRoot::new(root, "/._+-~@,=")
     }
@@ -235,8 +235,8 @@ impl<'a> GivenRoot<'a> {
         self.root
     }
 
-    /// The character because of which it cannot be worked on: there is no mount namespace in which it could have
-    /// another path.
+    /// The character because of which it cannot be worked on: there is no mount namespace in which it could
+    /// have another path.
     pub(super) fn obstacle(self, tools: &Tools) -> Option<char> {
         self.odd.filter(|_| !self.can_have_alias(tools))
     }

@@ -6,9 +6,9 @@
 //! with 8, and does nothing. Where not every file that dkms.conf names is in `V/K/A/module` it exits with 0 and does
 //! nothing. So its exit code says little; what is left afterwards is removed by who calls this.
 //!
-//! When it has taken the installed file away it runs POST_REMOVE, where it runs itself. So for an image the script
-//! is left out of the call, which is confined as a build is, and is run here with the image as `/`: it may have to
-//! remove what POST_INSTALL has written there.
+//! When it has taken the installed file away it runs POST_REMOVE, where it runs itself. So for an image the
+//! script is left out of the call, which is confined as a build is, and is run here with the image as `/`: it
+//! may have to remove what POST_INSTALL has written there.
 
 use std::path::PathBuf;
 use std::time::Duration;

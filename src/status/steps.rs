@@ -73,11 +73,13 @@ fn is_refused(system: &System, is_meant: impl Fn(&ModuleOnKernel) -> bool) -> bo
         .any(|pair| is_meant(pair) && matches!(pair.conf, Err(ConfError::Refused(_))))
 }
 
-/// What helps where nothing confines the programs of a module. An image does not say what this machine trusts.
+/// What helps where nothing confines the programs of a module. An image does not say what this machine
+/// trusts.
 fn trust(system: &System, run: &str) -> String {
     match is_own(system) {
         true => format!(
-            "if the modules are trusted, put `[build] trust = yes` into /etc/clr-dkms/clr-dkms.conf, then {run}"
+            "if the modules are trusted, put `[build] trust = yes` into /etc/clr-dkms/clr-dkms.conf, \
+             then {run}"
         ),
         false => "if its modules are trusted, run `clr-dkms-post-update --trust` as root".to_owned(),
     }

@@ -270,8 +270,8 @@ fn an_image_is_worked_on_too() {
     assert_eq!(root.short_calls(), [format!("unbuild alpha {B}")]);
 }
 
-/// dkms would take the path for a pattern, and then lose the originals of other kernels. In a mount namespace it is
-/// given another path.
+/// dkms would take the path for a pattern, and then lose the originals of other kernels. In a mount namespace
+/// it is given another path.
 #[test]
 fn below_a_path_that_is_a_pattern_dkms_is_given_another_path_or_not_called() {
     for without in [Without::Nothing, Without::Namespaces] {

@@ -1,8 +1,9 @@
-//! Machines that offer nothing to confine a module's programs: nothing of a module is run there, the reports say
-//! why and what to do, and who trusts the modules can say so.
+//! Machines that offer nothing to confine a module's programs: nothing of a module is run there, the reports
+//! say why and what to do, and an admin can set it to trust its modules.
 
 use crate::sandbox::{Without, run_without};
 use crate::support::root::FRAGMENT;
+use crate::support::run::set_mode;
 use crate::support::{B, Run, TestRoot};
 
 /// A run of the worker on a machine that lacks that.
@@ -107,4 +108,41 @@ fn an_image_cannot_trust_itself() {
     post_update(&root, Without::Both, &[]).code(3).says(&[CAUSE]);
     assert_eq!(state(&root).0, "unknown");
     assert!(!root.calls().iter().any(|call| call.starts_with("dkms ")), "{:?}", root.calls());
+}
+
+/// The script would see this machine.
+#[test]
+fn without_namespaces_no_script_is_run_for_an_image() {
+    for without in [Without::Nothing, Without::Namespaces] {
+        let root = image();
+        root.module("hello", "1.0", "POST_INSTALL=post.sh\n");
+        root.file("usr/src/hello-1.0/post.sh", "#!/bin/nothing\n").file("bin/nothing", "");
+        set_mode(&root.at("usr/src/hello-1.0/post.sh"), 0o755);
+        let run = post_update(&root, without, &[]);
+        let (_, reason) = state(&root);
+        match without {
+            // It is run, and cannot be, as the image has no such program.
+            Without::Nothing => run.says(&["POST_INSTALL of hello/1.0 was not run: ", "cannot be started"]),
+            _ => run.says(&["POST_INSTALL of hello/1.0 was not run: Operation not permitted"]),
+        };
+        assert!(!root.at("usr/src/hello-1.0/ran").exists(), "{reason}");
+    }
+}
+
+#[test]
+fn without_namespaces_a_root_has_no_other_path() {
+    for without in [Without::Nothing, Without::Namespaces] {
+        let root = TestRoot::updated_named("a blank");
+        root.module("hello", "1.0", "");
+        let run = post_update(&root, without, &[]);
+        match without {
+            Without::Nothing => assert_eq!(state(&root).0, "ok"),
+            _ => {
+                let words = ["cannot work below a path with ' '", "no mount namespace", "another name"];
+                run.code(1).says(&words);
+                assert_eq!(state(&root).0, "build-failed");
+                assert!(!root.calls().iter().any(|call| call.starts_with("dkms ")), "{:?}", root.calls());
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::gc::left_over;
 use crate::listing::Listing;
-use crate::scene::{A, ALPHA, B, Scene, shell};
+use crate::scene::{A, ALPHA, B, Scene, entry, outcome, shell};
 use crate::source::describe;
 
 /// A directory of the host that is removed in any case.
@@ -337,4 +337,39 @@ fn depmod_is_kept_in_the_root() {
     fs::remove_file(&lib).unwrap();
     symlink("usr/lib", &lib).unwrap();
     scene.proven("alpha", A);
+}
+
+/// As update-trigger.sh makes one: without `/proc`, and with nothing in `/dev`.
+#[test]
+fn a_plain_chroot_evaluates_in_namespaces() {
+    let Some(scene) = Scene::bare("image-chroot") else { return };
+    scene.kernel("native", B);
+    scene.module("alpha", "1.0", &[]);
+    let program = env!("CARGO_BIN_EXE_clr-dkms-post-update");
+    scene.has_programs(&["/usr/bin/bash", program]);
+    for name in ["clr-dkms", "clr-dkms-post-update"] {
+        let target = scene.path("usr/bin").join(name);
+        fs::copy(Path::new(program).with_file_name(name), target).unwrap();
+    }
+    let conf = "usr/src/alpha-1.0/dkms.conf";
+    // A process substitution needs /dev/fd, a here-document /tmp.
+    let more = "read -r answer < <(echo works) 2>/dev/null\nread -r more <<<\"as $UID\"\n\
+                BUILD_EXCLUSIVE_KERNEL=\"never $answer $more\"\n";
+    scene.write(conf, scene.read(conf) + more);
+    for directory in ["proc", "dev", "tmp"] {
+        fs::remove_dir_all(scene.path(directory)).ok();
+    }
+    let mut command = std::process::Command::new("chroot");
+    command.arg(&scene.root).args(["/usr/bin/clr-dkms-post-update", "-v", "--root", "/"]);
+    let said = outcome(&mut command).err;
+    let record = scene.record();
+    let module = entry(&record, "alpha/1.0", B);
+    let reason = module["reason"].as_str().unwrap();
+    assert!(reason.contains("never works as 18790"), "{reason}\n{said}");
+    assert_eq!(record["sandbox"]["namespaces"], true, "{said}");
+    assert_eq!(record["sandbox"]["identity"], "unprivileged", "{said}");
+    for directory in ["proc", "dev"] {
+        let left = fs::read_dir(scene.path(directory)).into_iter().flatten().count();
+        assert_eq!(left, 0, "something is mounted at, or written to, {directory}");
+    }
 }

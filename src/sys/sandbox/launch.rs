@@ -28,8 +28,8 @@ pub enum SandboxError {
     /// The machine offers no layer that confines it.
     #[error(
         "nothing keeps it from writing files and from signalling processes: Landlock is not available, nor are \
-         namespaces ({0}); --trust runs it all the same, and so does `[build] trust = yes` in clr-dkms.conf of \
-         this machine"
+         namespaces ({0}); --trust runs it all the same, and so does `[build] trust = yes` in clr-dkms.conf \
+         of this machine"
     )]
     Refused(String),
 }

@@ -1,5 +1,5 @@
 //! Mounts in a namespace of our own: for a sandbox, and for this process in a plain `chroot`.
-#![allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is; and in memory of this process
+#![allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is; and in our memory
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -63,8 +63,8 @@ pub(in crate::sys) fn filesystem(kind: &str, target: &Path, flags: MsFlags) -> i
         .map_err(|e| failed(&format!("cannot mount {kind} at {}", target.display()), e))
 }
 
-/// A minimal `/dev` at `target`: the devices that every program uses, those of the root `machine` where it has
-/// them.
+/// A minimal `/dev` at `target`: the devices that every program uses, those of the root `machine` where it
+/// has them.
 pub(in crate::sys) fn minimal_devices(machine: &Path, target: &Path) -> io::Result<()> {
     make_directory(target)?;
     // Devices are allowed: where the machine has none, as in a chroot, they are made here.
@@ -132,10 +132,11 @@ fn mount_points(mounts: &[u8]) -> impl Iterator<Item = (PathBuf, MsFlags)> {
     })
 }
 
-/// From now on no mount of this process is seen by another namespace. Gives whether `/` is the root of a chroot.
+/// From now on no mount of this process is seen by another namespace. Gives whether `/` is the root of a
+/// chroot.
 ///
-/// That is a property of the mount that the image lies in, whose root is outside of the chroot; so this goes there for a
-/// moment. A root directory that is below the working directory stops no `..`.
+/// That is a property of the mount that the image lies in, whose root is outside of the chroot; so this goes
+/// there for a moment. A root directory that is below the working directory stops no `..`.
 pub(in crate::sys) fn keep_mounts_private() -> io::Result<bool> {
     chdir("/")?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

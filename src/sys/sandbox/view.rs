@@ -43,8 +43,8 @@ pub struct SandboxView {
 
 /// Makes the view for this process.
 pub(super) fn make(view: &SandboxView) -> io::Result<()> {
-    // Without root, a user namespace gives the right to mount: enough for the copy of a system in a directory of
-    // one's own.
+    // Without root, a user namespace gives the right to mount: enough for the copy of a system in a directory
+    // of one's own.
     namespaces::enter(CloneFlags::CLONE_NEWNS, true)
         .map_err(|e| failed("no mount namespace can be had", e))?;
     keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
