@@ -228,8 +228,13 @@ fn without_a_sandbox_the_hostile_file_does_harm() {
     command.args(targets.words()).args(only).stdin(std::fs::File::open(SCRIPT).unwrap());
     let tried = results(&String::from_utf8(command.output().unwrap().stdout).unwrap());
     assert_eq!(tried, only.map(|name| (name.to_owned(), "done".to_owned())));
+    // The script does not wait until its daemon has become another program.
+    let (name, start) = (format!("86{}", targets.port), Instant::now());
+    while sleeping(&name).is_none() && start.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!(targets.harmed(), ["kill", "write", "truncate", "udp", "tcp", "daemon"]);
-    let daemon = sleeping(&format!("86{}", targets.port)).unwrap();
+    let daemon = sleeping(&name).unwrap();
     rustix::process::kill_process(daemon, rustix::process::Signal::KILL).unwrap();
 }
 
