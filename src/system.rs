@@ -4,6 +4,7 @@ pub mod initrds;
 mod module_files;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -173,16 +174,16 @@ impl System {
     }
 
     /// The same again, after something other than modules has changed: what is known of these is not looked at again.
-    pub fn observe_again(self, context: &Context, cache: &mut Cache, also: &[String]) -> System {
+    pub fn observe_again(&mut self, context: &Context, cache: &mut Cache, also: &[String]) {
         let mut known = PriorObservation {
-            in_use: Some(self.in_use),
-            files: Some(self.files),
+            in_use: Some(take(&mut self.in_use)),
+            files: Some(take(&mut self.files)),
             ..PriorObservation::default()
         };
-        for pair in self.modules_on_kernels.into_iter().chain(self.fallbacks) {
+        for pair in take(&mut self.modules_on_kernels).into_iter().chain(take(&mut self.fallbacks)) {
             known.modules_on_kernels.entry(pair.release.clone()).or_default().push(pair);
         }
-        System::observe_around(context, cache, also, self.tree, known)
+        *self = System::observe_around(context, cache, also, take(&mut self.tree), known);
     }
 
     fn observe_around(

@@ -21,6 +21,7 @@ use crate::status::catalog::state as explained;
 use crate::sys::{Lock, interrupt};
 use crate::system::System;
 use crate::update::engine::{self, Attempt, Did, LeftAlone, Order};
+use crate::update::parameter;
 use crate::update::progress::ProgressMode;
 use crate::update::sequence::{self, Done};
 
@@ -122,7 +123,8 @@ fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
     left.retain(|l| l.state != State::DependencyFailed || !planned.iter().any(|p| p.release == l.release));
     // A run would write the parameter first.
     let record = state::load::<RunRecord>(&context.root, RECORD).good();
-    if sequence::cmdline_plan(context, system, record.as_ref()).is_ok_and(|(_, plan)| plan.steps.is_empty()) {
+    if parameter::cmdline_plan(context, system, record.as_ref()).is_ok_and(|(_, plan)| plan.steps.is_empty())
+    {
         left.extend(engine::refused(system, order));
     }
     let missing = left.iter().filter(|l| !l.state.is_fine()).count();

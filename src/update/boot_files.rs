@@ -122,16 +122,42 @@ fn entries_of(system: &System, release: Option<&str>) -> ReadBack {
     system.boot.read_back(&expected)
 }
 
+/// The steps that bring the boot files up to date. [`take_steps`] orders them, for the worker as for the model of it that
+/// tests check.
+pub trait BootFileSteps {
+    /// Why a step did not come to its end, so that those after it are not taken.
+    type Stop;
+
+    /// Has clr-boot-manager make the files, as far as the guard allows it; where a whole update fails, a kernel that has
+    /// a boot entry stays the default.
+    ///
+    /// # Errors
+    /// When it did not come to its end.
+    fn refresh(&mut self) -> Result<(), Self::Stop>;
+
+    /// Points the boot default to the kernel that should boot, where clr-boot-manager would choose another one.
+    ///
+    /// # Errors
+    /// When it did not come to its end.
+    fn point_default(&mut self) -> Result<(), Self::Stop>;
+}
+
+/// Takes the steps: a kernel becomes the default only after its boot files were made.
+///
+/// # Errors
+/// Those of the step that did not come to its end.
+pub fn take_steps<S: BootFileSteps>(steps: &mut S) -> Result<(), S::Stop> {
+    steps.refresh()?;
+    steps.point_default()
+}
+
 /// Makes the boot files right, as far as the guard allows it.
-pub fn put_right(
+pub fn refresh(
     context: &Context,
     system: &System,
     assessment: &BootAssessment,
     last: Option<BootRecord>,
 ) -> BootRecord {
-    if let Some(fault) = &system.wishes.fault {
-        tracing::warn!("what an admin said of the boot default is lost: {fault}");
-    }
     let reason = update_reason(context, last.as_ref(), system, assessment);
     if let Some(loss) = blocked_by_refresh(context, system, assessment) {
         tracing::warn!("the boot entries stay as they are: {loss}");

@@ -88,6 +88,11 @@ impl Planned {
         alone.then(look).flatten()
     }
 
+    /// The names of the modules that it is built upon.
+    pub(super) fn built_upon(&self) -> &[String] {
+        &self.conf.depends
+    }
+
     /// The last attempt failed with the very same inputs, as the record says.
     pub fn would_fail_again(&self, context: &Context, record: Option<&RunRecord>) -> bool {
         let known = record.and_then(|r| r.module(&self.module, &self.release));

@@ -1,31 +1,26 @@
-//! The steps of one run, in their order.
+//! The sequence of a run: observe, decide, prepare, build what is required, refresh the boot files, build the
+//! rest, refresh the boot files again if something changed, publish.
 
 use std::time::Duration;
 
-use super::boot_files;
-use super::engine::{self, Attempt, LeftAlone, Order};
+use jiff::Timestamp;
+
+use super::boot_files::{self, BootFileSteps};
+use super::engine::{self, Attempt, LeftAlone, Order, Planned};
 use super::progress::{Display, ProgressMode};
-use crate::boot::deferral;
-use crate::boot_decision::Reason;
-use crate::cmdline::writer::{self, Ours, Wish};
-use crate::cmdline::{CmdlineSources, PARAMETER, Switch};
+use super::{initrd, parameter, publish};
+use crate::boot_decision::Ruling;
 use crate::context::Context;
-use crate::decide::assessment::assess;
-use crate::decide::module_state::{checked_files, module_status};
-use crate::decide::next_boot::{coming_lines, next_boot};
-use crate::decide::sig_unenforce::sig_unenforce_wanted;
+use crate::decide::assessment::{BootAssessment, assess};
 use crate::decide::unread::blocked;
-use crate::dkms::plan::State;
 use crate::dkms::{Cache, ModuleOnKernel};
 use crate::exit;
+use crate::kernel::Images;
 use crate::kernel::inventory::IMAGES;
-use crate::kernel::{Images, Running};
-use crate::message;
-use crate::state::{
-    self, CmdlineRecord, IN_PROGRESS, InProgress, RECORD, RunRecord, SCHEMA, SNAPSHOT, Snapshot, Stored,
-};
-use crate::status::{Progress, Verdict, document};
-use crate::sys::{FileError, interrupt, lock, sandbox};
+use crate::requirement::Importance;
+use crate::state::{self, BootRecord, IN_PROGRESS, InProgress, RECORD, RunRecord, SCHEMA, Stored};
+use crate::status::observation::observe as observe_status;
+use crate::sys::{interrupt, lock};
 use crate::system::System;
 
 /// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).
@@ -61,37 +56,8 @@ pub(super) fn tip_pairs(system: &System) -> impl Iterator<Item = &ModuleOnKernel
     system.modules_on_kernels.iter().filter(|pair| is_of_tip(system, pair))
 }
 
-fn is_of_tip(system: &System, pair: &ModuleOnKernel) -> bool {
+pub(super) fn is_of_tip(system: &System, pair: &ModuleOnKernel) -> bool {
     system.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release)
-}
-
-/// What was built by hand for another kernel is remembered too: that it failed is no longer "nothing has been tried yet".
-fn is_recorded(
-    system: &System,
-    pair: &ModuleOnKernel,
-    attempts: &[Attempt],
-    previous: Option<&RunRecord>,
-) -> bool {
-    let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
-    is_of_tip(system, pair)
-        || attempts.iter().any(|a| a.module == pair.module && a.release == pair.release)
-        || known.is_some_and(|m| m.state == State::BuildFailed)
-}
-
-/// What is to be done about the parameter; nothing where it is not wanted.
-pub fn cmdline_plan(
-    context: &Context,
-    system: &System,
-    record: Option<&RunRecord>,
-) -> Result<(Ours, writer::WriterPlan), FileError> {
-    let needs = assess(system, &context.settings, record).needs;
-    if !sig_unenforce_wanted(&context.settings, system, &needs) {
-        return Ok((Ours::default(), writer::WriterPlan::default()));
-    }
-    let ours = Ours::load(&context.root)?;
-    let sources: Vec<CmdlineSources> = coming_lines(system).map(|l| l.sources.copy()).collect();
-    let plan = writer::plan(Wish::Ensure, &sources, &ours);
-    Ok((ours, plan))
 }
 
 /// What a run came to.
@@ -113,6 +79,31 @@ impl From<u8> for Done {
     }
 }
 
+/// One run, from its observation to its result.
+pub(super) struct Run<'a> {
+    pub(super) context: &'a Context,
+    pub(super) order: &'a Order,
+    /// Faults found before the run, which its record reports.
+    pub(super) faults: Vec<String>,
+    pub(super) started: Timestamp,
+    /// The record of the run before.
+    pub(super) before: Stored<RunRecord>,
+    /// The record that this run wrote before it built the rest.
+    pub(super) interim: Option<RunRecord>,
+    pub(super) cache: Cache,
+    pub(super) system: System,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) left_alone: Vec<LeftAlone>,
+    /// What prevents `module.sig_unenforce` from being set.
+    pub(super) blockers: Vec<String>,
+    /// The result of refreshing the boot files.
+    pub(super) boot: BootRecord,
+    initrds_tried: bool,
+    /// The inputs of a refresh that failed in this run.
+    failed_with: Option<String>,
+    display: Option<Display>,
+}
+
 /// Does all the work of a run.
 ///
 /// # Errors
@@ -123,283 +114,306 @@ pub fn work(
     order: &Order,
     show: ProgressMode,
 ) -> anyhow::Result<Done> {
-    let root = &context.root;
-    let started = context.clock.now();
-    let before = state::load::<RunRecord>(root, RECORD);
-    if let Stored::Bad(reason) = &before {
-        match state::set_aside(root, RECORD) {
-            Ok(aside) => tracing::warn!("{reason}; it is kept as {}", root.shown_path(aside).display()),
-            Err(e) => tracing::warn!("{reason}, and cannot be kept: {e}"),
+    let mut run = Run::observe(context, faults, order);
+    if let Some(code) = run.nothing_to_do() {
+        return Ok(code.into());
+    }
+    let planned = run.decide();
+    run.prepare(&planned, show);
+    let (required, rest) = run.split(planned);
+    run.build(&required);
+    if !rest.is_empty() && !interrupt::asked() {
+        run.refresh_boot_files_early();
+    }
+    if !rest.is_empty() && !interrupt::asked() {
+        let rest = run.undone();
+        run.build(&rest);
+    }
+    run.display = None;
+    for step in [Run::ensure_parameter, Run::make_initrds, Run::refresh_boot_files] {
+        if interrupt::asked() {
+            return Ok(run.stopped());
         }
+        step(&mut run);
     }
-    if !matches!(state::load::<InProgress>(root, IN_PROGRESS), Stored::Absent) {
-        tracing::warn!("the last run was broken off before its end: going on from what is on disk");
-    }
-    let mut cache = Cache::load(root);
-    // What bash did not answer the last time, it may answer now; reports do not wait for it again.
-    cache.forget_failures();
-    engine::recover(context);
-    let observe = |cache: &mut Cache| System::observe_also(context, cache, &order.kernels);
-    let system = observe(&mut cache);
-    let unknown = engine::unknown_module(&system, order);
-    if let Some(reason) = unreadable(context, &system).or(unknown) {
-        tracing::error!("{reason}; nothing has been changed");
-        super::publish::record_unknown(context, &system, &before, started, &reason);
-        super::publish::write_metrics(context, &crate::status::observation::observe(context));
-        return Ok(exit::UNKNOWN.into());
-    }
-    if system.inventory.kernels.is_empty() {
-        tracing::info!("{NO_KERNEL}");
-        super::publish::write_metrics(context, &crate::status::observation::observe(context));
-        return Ok(exit::OK.into());
-    }
-    for oddity in system.inventory.oddities.iter().chain(&system.tree.oddities) {
-        tracing::info!("{} {}", oddity.path, oddity.what);
+    run.publish()
+}
+
+impl<'a> Run<'a> {
+    /// Repairs what a killed run left behind, and observes the machine.
+    fn observe(context: &'a Context, faults: Vec<String>, order: &'a Order) -> Run<'a> {
+        let root = &context.root;
+        let started = context.clock.now();
+        let before = state::load::<RunRecord>(root, RECORD);
+        if let Stored::Bad(reason) = &before {
+            match state::set_aside(root, RECORD) {
+                Ok(aside) => tracing::warn!("{reason}; it is kept as {}", root.shown_path(aside).display()),
+                Err(e) => tracing::warn!("{reason}, and cannot be kept: {e}"),
+            }
+        }
+        if !matches!(state::load::<InProgress>(root, IN_PROGRESS), Stored::Absent) {
+            tracing::warn!("the last run was broken off before its end: going on from what is on disk");
+        }
+        let mut cache = Cache::load(root);
+        // A dkms.conf that bash did not evaluate last time may be evaluated now; reports do not wait for it again.
+        cache.forget_failures();
+        engine::recover(context);
+        let system = System::observe_also(context, &mut cache, &order.kernels);
+        Run {
+            context,
+            order,
+            faults,
+            started,
+            boot: before.as_good().map(|record| record.boot.clone()).unwrap_or_default(),
+            before,
+            interim: None,
+            cache,
+            system,
+            attempts: Vec::new(),
+            left_alone: Vec::new(),
+            blockers: Vec::new(),
+            initrds_tried: false,
+            failed_with: None,
+            display: None,
+        }
     }
 
-    let mut plans = engine::plan(&system, order);
-    // A kernel that still runs while the tip is held back boots next: nothing is built for it, but it finds what it has.
-    if order.kernels.is_empty() {
-        plans.extend(engine::index_plans(&system).into_iter().filter(|p| system.inventory.runs(&p.release)));
-    }
-    plans.retain(|p| {
-        let again = !order.by_hand && p.would_fail_again(context, before.as_good());
-        if again {
-            tracing::info!("{} on {}: {FAILED_BEFORE}", p.module, p.release);
+    /// The exit code where the run ends here: something that decides could not be read, or no kernel is installed.
+    fn nothing_to_do(&self) -> Option<u8> {
+        let Run { context, system, .. } = self;
+        let unknown = engine::unknown_module(system, self.order);
+        if let Some(reason) = unreadable(context, system).or(unknown) {
+            tracing::error!("{reason}; nothing has been changed");
+            publish::record_unknown(context, system, &self.before, self.started, &reason);
+            publish::write_metrics(context, &observe_status(context));
+            return Some(exit::UNKNOWN);
         }
-        !again
-    });
-    if !plans.is_empty() {
-        let builds = plans.iter().map(|p| format!("{} on {}", p.module, p.release)).collect();
-        let intent = InProgress { schema: SCHEMA, started, pid: std::process::id(), builds };
-        if let Err(e) = root.write_json(IN_PROGRESS, &intent) {
-            tracing::warn!("{e}; should this run be broken off, nobody will be told");
+        if system.inventory.kernels.is_empty() {
+            tracing::info!("{NO_KERNEL}");
+            publish::write_metrics(context, &observe_status(context));
+            return Some(exit::OK);
         }
-    }
-    let display = Display::of(plans.len(), show, context.clock);
-    let attempts = engine::run(context, &mut cache, &system, &plans, &|event| display.note(event));
-    drop(display);
-    // What is true now is read from disk again, not concluded from what was done.
-    let system = if attempts.is_empty() {
-        system
-    } else {
-        cache.start_over();
-        observe(&mut cache)
-    };
-    let mut left_alone = engine::left_alone(&system, order);
-    left_alone.retain(|left| !attempts.iter().any(|a| left.is(&a.module, &a.release)));
-    if interrupt::asked() {
-        return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
-    }
-    let (blockers, changed) = match blocked(&system) {
-        // A fragment that was not read may have the parameter, and a module that was not seen may need it.
-        Some(unknown) => (vec![unknown], false),
-        None => put_cmdline_right(context, &system, before.as_good()),
-    };
-    let system = if changed { system.observe_again(context, &mut cache, &order.kernels) } else { system };
-    if interrupt::asked() {
-        return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
-    }
-    let made = super::initrd::make(context, &mut cache, &system, before.as_good(), order.by_hand);
-    let system = if made { system.observe_again(context, &mut cache, &order.kernels) } else { system };
-    if interrupt::asked() {
-        return Ok(Done { code: stopped(), attempts, left_alone, refused: Vec::new() });
-    }
-    let last = before.as_good().map(|r| r.boot.clone());
-    let assessment = assess(&system, &context.settings, before.as_good());
-    let mut boot = boot_files::put_right(context, &system, &assessment, last);
-    let mut system = system.observe_again(context, &mut cache, &order.kernels);
-    // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
-    let assessment = assess(&system, &context.settings, before.as_good());
-    match boot_files::assert_default(context, &system, &assessment) {
-        Ok(true) => {
-            system = system.observe_again(context, &mut cache, &order.kernels);
-            boot = boot_files::after_new_default(context, &system, boot);
+        for oddity in system.inventory.oddities.iter().chain(&system.tree.oddities) {
+            tracing::info!("{} {}", oddity.path, oddity.what);
         }
-        Ok(false) => {}
-        Err(e) => {
-            tracing::error!("the boot default: {e}");
-            boot.error = Some(boot.error.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
+        if let Some(fault) = &system.wishes.fault {
+            tracing::warn!("what an admin said of the boot default is lost: {fault}");
         }
+        None
     }
-    boot_files::put_deferral_right(context, &system, &assessment);
-    system.deferral = deferral::observe(root);
 
-    let mut problems = faults.clone();
-    problems.extend(attempts.iter().flat_map(|a| a.index_error.iter().chain(&a.hook_error)).cloned());
-    let next = next_boot(&system);
-    let record = RunRecord {
-        schema: SCHEMA,
-        started,
-        finished: context.clock.now(),
-        running: match &system.inventory.running {
-            Running::Known { release } => Some(release.clone()),
-            _ => None,
-        },
-        next_boot: next.shown().map(str::to_owned),
-        next_boot_source: next.source(),
-        new_kernels: new_kernels(context, &system),
-        modules: system
-            .modules_on_kernels
+    /// What is to be built, as the machine is now.
+    fn planned(&self) -> Vec<Planned> {
+        let system = &self.system;
+        let mut planned = engine::plan(system, self.order);
+        // Nothing is built for a kernel that runs while the tip is held back, but it boots next, and modprobe
+        // must find what it has.
+        if self.order.kernels.is_empty() {
+            let running = engine::index_plans(system);
+            planned.extend(running.into_iter().filter(|p| system.inventory.runs(&p.release)));
+        }
+        planned
+    }
+
+    fn would_fail_again(&self, planned: &Planned) -> bool {
+        !self.order.by_hand && planned.would_fail_again(self.context, self.before.as_good())
+    }
+
+    /// What is to be built, without what would fail again.
+    fn decide(&self) -> Vec<Planned> {
+        let mut planned = self.planned();
+        planned.retain(|p| {
+            let again = self.would_fail_again(p);
+            if again {
+                tracing::info!("{} on {}: {FAILED_BEFORE}", p.module, p.release);
+            }
+            !again
+        });
+        planned
+    }
+
+    /// What is left to build: clr-boot-manager may have deleted a kernel meanwhile.
+    fn undone(&self) -> Vec<Planned> {
+        let is_done =
+            |p: &Planned| self.attempts.iter().any(|a| a.module == p.module && a.release == p.release);
+        let mut planned = self.planned();
+        planned.retain(|p| !is_done(p) && !self.would_fail_again(p));
+        planned
+    }
+
+    /// Writes what the run is about to do, before anything is changed.
+    fn prepare(&mut self, planned: &[Planned], show: ProgressMode) {
+        self.display = Some(Display::of(planned.len(), show, self.context.clock));
+        if planned.is_empty() {
+            return;
+        }
+        let builds = planned.iter().map(|p| format!("{} on {}", p.module, p.release)).collect();
+        let intent = InProgress { schema: SCHEMA, started: self.started, pid: std::process::id(), builds };
+        if let Err(e) = self.context.root.write_json(IN_PROGRESS, &intent) {
+            tracing::warn!("{e}; should this run be broken off, no report will show it");
+        }
+    }
+
+    pub(super) fn assess(&self) -> BootAssessment {
+        assess(&self.system, &self.context.settings, self.before.as_good())
+    }
+
+    /// What the guard requires on the kernel that may become the boot default, with the modules that it is built
+    /// upon; and the rest. Where the guard does not act all is built at once.
+    fn split(&self, planned: Vec<Planned>) -> (Vec<Planned>, Vec<Planned>) {
+        if planned.is_empty() {
+            return (planned, Vec::new());
+        }
+        let assessment = self.assess();
+        if !assessment.acts {
+            return (planned, Vec::new());
+        }
+        let target = assessment.decision.target.as_deref();
+        let on_target: Vec<&Planned> =
+            planned.iter().filter(|p| Some(p.release.as_str()) == target).collect();
+        let mut required: Vec<&str> = on_target
             .iter()
-            .filter(|pair| is_recorded(&system, pair, &attempts, before.as_good()))
-            .map(|pair| module_record(&system, pair, &attempts, before.as_good()))
-            .collect(),
-        cmdline: CmdlineRecord {
-            wanted: sig_unenforce_wanted(&context.settings, &system, &assessment.needs),
-            in_force: coming_lines(&system).all(|l| l.switch == Switch::On),
-            blockers,
-        },
-        boot,
-        problems,
-        needs: assessment.needs,
-        checked: checked_files(&system),
-        verdict: None,
-        guard: None,
-        // What was in the cache was evaluated by a run before.
-        sandbox: sandbox::in_force().or(before.as_good().and_then(|record| record.sandbox)),
-    };
-    let refused = engine::refused(&system, order);
-    for m in record.modules.iter().filter(|m| !m.state.is_fine()) {
-        // Who asked by hand is told at the end.
-        let told =
-            order.by_hand && left_alone.iter().chain(&refused).any(|left| left.is(&m.module, &m.kernel));
-        if !told && !attempts.iter().any(|a| a.module == m.module && a.release == m.kernel) {
-            tracing::error!(
-                "{} on {}: {}: {}",
-                m.module,
-                m.kernel,
-                m.state,
-                m.reason.as_deref().unwrap_or("?")
-            );
+            .map(|p| p.module.name.as_str())
+            .filter(|name| assessment.class_of(name) > Importance::Optional)
+            .collect();
+        let mut at = 0;
+        while let Some(name) = required.get(at) {
+            let upon = on_target.iter().filter(|p| p.module.name == *name).flat_map(|p| p.built_upon());
+            let new: Vec<&str> = upon.map(String::as_str).filter(|name| !required.contains(name)).collect();
+            required.extend(new);
+            at += 1;
+        }
+        let required: Vec<String> = required.into_iter().map(str::to_owned).collect();
+        let target = target.map(str::to_owned);
+        planned
+            .into_iter()
+            .partition(|p| Some(&p.release) == target.as_ref() && required.contains(&p.module.name))
+    }
+
+    /// Builds, and observes the result: what is true now is read from disk, not concluded from what was done.
+    fn build(&mut self, planned: &[Planned]) {
+        let display = &self.display;
+        let observer = |event: engine::Event<'_>| {
+            if let Some(display) = display {
+                display.note(event);
+            }
+        };
+        let attempts = engine::run(self.context, &mut self.cache, &self.system, planned, &observer);
+        if !attempts.is_empty() {
+            self.cache.start_over();
+            self.system = System::observe_also(self.context, &mut self.cache, &self.order.kernels);
+        }
+        self.attempts.extend(attempts);
+        let mut left_alone = engine::left_alone(&self.system, self.order);
+        left_alone.retain(|left| !self.attempts.iter().any(|a| left.is(&a.module, &a.release)));
+        self.left_alone = left_alone;
+    }
+
+    fn observe_again(&mut self) {
+        self.system.observe_again(self.context, &mut self.cache, &self.order.kernels);
+    }
+
+    /// Sets `module.sig_unenforce` in the fragments where it is needed.
+    fn ensure_parameter(&mut self) {
+        let (blockers, changed) = match blocked(&self.system) {
+            // A fragment that was not read may have the parameter, and a module that was not seen may need it.
+            Some(unknown) => (vec![unknown], false),
+            None => {
+                let done = parameter::ensure(self.context, &self.system, self.before.as_good());
+                let new = done.0.iter().filter(|blocker| !self.blockers.contains(blocker));
+                new.for_each(|blocker| parameter::report_blocker(blocker));
+                done
+            }
+        };
+        self.blockers = blockers;
+        if changed {
+            self.observe_again();
         }
     }
-    let code = finish(context, &mut cache, &system, before, record, &faults, attempts.is_empty())?;
-    Ok(Done { code, attempts, left_alone, refused })
-}
 
-/// The mark of the run stays: the next one, and every report, knows that this one did not end.
-fn stopped() -> u8 {
-    tracing::error!("asked to stop; the next run goes on from here");
-    exit::ATTENTION
-}
-
-/// Leaves the record and the message of the day, and tells the result.
-fn finish(
-    context: &Context,
-    cache: &mut Cache,
-    system: &System,
-    before: Stored<RunRecord>,
-    record: RunRecord,
-    faults: &[String],
-    was_idle: bool,
-) -> anyhow::Result<u8> {
-    let root = &context.root;
-    if let Err(e) = cache.save(root) {
-        tracing::warn!("{e}; the next run takes longer, and nothing else is lost");
-    }
-    let verdict = before.as_good().and_then(|old| old.verdict.clone());
-    // With what became of this run's builds, as every report after it says.
-    let decision = assess(system, &context.settings, Some(&record)).decision;
-    let record = RunRecord { guard: Some(decision), ..record };
-    let now = context.clock.now();
-    let stored = Stored::Good(record);
-    let document = document(system, &stored, &Progress::None, &context.settings, now);
-    let record =
-        stored.good().map(|record| RunRecord { verdict: Some(document.verdict.to_string()), ..record });
-    let saved = match &record {
-        // What it remembers is not lost to a read that failed.
-        _ if matches!(before, Stored::Unreadable(_)) => Ok(()),
-        Some(record) if !before.as_good().is_some_and(|old| old.tells_the_same_as(record)) => {
-            root.write_json(RECORD, record).map(|_| ())
-        }
-        _ => Ok(()),
-    };
-    let ended = root.remove(IN_PROGRESS);
-    // One that cannot be written must not keep the others from telling.
-    super::publish::write_all(context, &document, verdict.as_deref()).and(saved).and(ended.map(|_| ()))?;
-    // A fault of the configuration has an exit code of its own.
-    let failed = match document.verdict {
-        Verdict::Unknown | Verdict::Held | Verdict::Unsafe => true,
-        Verdict::Degraded => document.problems.iter().any(|p| !faults.contains(p)),
-        _ => false,
-    };
-    // What an admin has said is no error; whatever else is wrong is one.
-    let by_admin = document.verdict == Verdict::Held && document.guard.because == Reason::Held;
-    let unreported = document.problems.iter().find(|p| **p != document.summary && !faults.contains(p));
-    let failed = failed && !(by_admin && unreported.is_none() && document.guard.lacking.is_empty());
-    if by_admin {
-        tracing::info!("{}", document.summary);
-        unreported.inspect(|problem| tracing::error!("{problem}"));
-    } else if failed {
-        let step = document.next_step.as_deref().unwrap_or("see `clr-dkms status`");
-        let kernel = document.guard.target.as_deref().unwrap_or_default();
-        let told = format!("{}; next step: {step}", document.summary);
-        match document.verdict {
-            Verdict::Unsafe => tracing::error!(message_id = message::UNSAFE, dkms_kernel = kernel, "{told}"),
-            Verdict::Held => tracing::error!(message_id = message::HELD_BACK, dkms_kernel = kernel, "{told}"),
-            _ => tracing::error!("{told}"),
-        }
-    } else if !was_idle {
-        tracing::info!("{}", document.summary);
-    }
-    Ok(match (document.verdict, failed) {
-        (Verdict::Unsafe, _) => exit::UNSAFE,
-        (Verdict::Unknown, _) => exit::UNKNOWN,
-        (_, true) => exit::ATTENTION,
-        (_, false) => exit::OK,
-    })
-}
-
-/// Kernels that the snapshot before the update did not know.
-fn new_kernels(context: &Context, system: &System) -> Vec<String> {
-    let Some(snapshot) = state::load::<Snapshot>(&context.root, SNAPSHOT).good() else {
-        return Vec::new();
-    };
-    let releases = system.inventory.kernels.iter().map(|k| k.name.release());
-    releases.filter(|r| !snapshot.kernels.contains_key(r)).collect()
-}
-
-fn module_record(
-    system: &System,
-    pair: &ModuleOnKernel,
-    attempts: &[Attempt],
-    previous: Option<&RunRecord>,
-) -> state::ModuleRecord {
-    let attempt = attempts.iter().find(|a| a.module == pair.module && a.release == pair.release);
-    let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
-    let mut record = module_status(system, pair, if attempt.is_some() { None } else { previous });
-    record.log = known.and_then(|k| k.log.clone());
-    if let Some(attempt) = attempt {
-        record.log = attempt.log.clone().or(record.log);
-        if !record.state.is_proven()
-            && let Some((state, reason)) = &attempt.failure
-        {
-            record.state = *state;
-            record.reason = Some(reason.clone());
-            record.error.clone_from(&attempt.error);
-            record.inputs.clone_from(&attempt.inputs);
+    /// Makes the initrds that are missing or stale.
+    fn make_initrds(&mut self) {
+        // By hand, a command that has not helped is tried once more, and not once for each refresh.
+        let by_hand = self.order.by_hand && !self.initrds_tried;
+        self.initrds_tried = true;
+        let record = self.before.as_good();
+        if initrd::make(self.context, &mut self.cache, &self.system, record, by_hand) {
+            self.observe_again();
         }
     }
-    record
+
+    /// Refreshes the boot files before the rest is built, where all that the guard requires is proven and something
+    /// is to be refreshed. What was done is recorded: the rest may take an hour.
+    fn refresh_boot_files_early(&mut self) {
+        if !self.assess().acts {
+            return;
+        }
+        self.ensure_parameter();
+        self.make_initrds();
+        let assessment = self.assess();
+        let decision = &assessment.decision;
+        let is_proven =
+            decision.ruling == Ruling::Allow && !decision.is_unsafe && assessment.unknown.is_none();
+        let is_open = blocked(&self.system).is_none() && self.system.boot_blocker.is_none();
+        let last = self.has_refreshed().then_some(&self.boot);
+        let is_due = boot_files::update_reason(self.context, last, &self.system, &assessment).is_some()
+            || boot_files::points_default(&assessment) && !assessment.is_carried_out();
+        if !(is_proven && is_open && is_due) || interrupt::asked() {
+            return;
+        }
+        self.refresh_boot_files();
+        self.record_interim();
+    }
+
+    /// Refreshes the boot files as far as the guard allows it. What failed in this run is tried again only where
+    /// something changed since.
+    fn refresh_boot_files(&mut self) {
+        if self.failed_with.as_deref() != Some(self.system.boot_inputs.as_str()) {
+            let Ok(()) = boot_files::take_steps(self);
+            self.failed_with = self.boot.error.is_some().then(|| self.system.boot_inputs.clone());
+        }
+    }
+
+    /// Whether a run before, or this one, has recorded what it did with the boot files.
+    fn has_refreshed(&self) -> bool {
+        self.interim.is_some() || self.before.as_good().is_some()
+    }
+
+    /// The mark of the run stays: the next one, and every report, knows that this one did not end.
+    fn stopped(self) -> Done {
+        tracing::error!("asked to stop; the next run goes on from here");
+        let Run { attempts, left_alone, .. } = self;
+        Done { code: exit::ATTENTION, attempts, left_alone, refused: Vec::new() }
+    }
 }
 
-/// Makes sure of the parameter; gives what stands in the way, and whether anything was changed.
-fn put_cmdline_right(context: &Context, system: &System, record: Option<&RunRecord>) -> (Vec<String>, bool) {
-    let mut changed = false;
-    let done = cmdline_plan(context, system, record).and_then(|(ours, plan)| {
-        for step in &plan.steps {
-            tracing::info!("command line: {step}");
-            changed = true;
-        }
-        writer::apply(&context.root, &plan, &ours).map(|()| plan.blockers)
-    });
-    let blockers: Vec<String> = match done {
-        Ok(blockers) => blockers.iter().map(|o| o.told(&context.root)).collect(),
-        Err(e) => vec![e.to_string()],
-    };
-    for blocker in &blockers {
-        tracing::error!("{PARAMETER} is needed, but {blocker}");
+impl BootFileSteps for Run<'_> {
+    type Stop = std::convert::Infallible;
+
+    fn refresh(&mut self) -> Result<(), Self::Stop> {
+        let assessment = self.assess();
+        let last = self.has_refreshed().then(|| self.boot.clone());
+        self.boot = boot_files::refresh(self.context, &self.system, &assessment, last);
+        self.observe_again();
+        Ok(())
     }
-    (blockers, changed)
+
+    fn point_default(&mut self) -> Result<(), Self::Stop> {
+        // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
+        let assessment = self.assess();
+        match boot_files::assert_default(self.context, &self.system, &assessment) {
+            Ok(true) => {
+                self.observe_again();
+                let boot = std::mem::take(&mut self.boot);
+                self.boot = boot_files::after_new_default(self.context, &self.system, boot);
+            }
+            Ok(false) => {}
+            Err(e) => {
+                tracing::error!("the boot default: {e}");
+                let known = self.boot.error.take();
+                self.boot.error = Some(known.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
+            }
+        }
+        Ok(())
+    }
 }

@@ -58,6 +58,7 @@ mod post_update_bad;
 mod post_update_boot;
 mod post_update_escape;
 mod post_update_heal;
+mod post_update_order;
 mod post_update_stop;
 mod pre_update;
 mod proof;

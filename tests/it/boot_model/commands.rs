@@ -7,6 +7,7 @@ use clr_dkms::boot_decision::{Reason, Ruling};
 use clr_dkms::decide::boot_choice::Ready;
 use clr_dkms::decide::update_way::UpdateWay;
 use clr_dkms::requirement::Importance;
+use clr_dkms::update::boot_files::{BootFileSteps, take_steps};
 
 use super::boot_manager::Step;
 use super::machine::{Assessed, Machine, Unreadable};
@@ -38,6 +39,7 @@ pub(super) enum Fault {
 struct Run<'m> {
     machine: &'m mut Machine,
     unreadable: Unreadable,
+    accept_losses: bool,
     /// The default, and what it lacked, when the command began.
     before: (Option<usize>, usize),
     left: Option<usize>,
@@ -71,11 +73,11 @@ pub(super) fn run(
         Fault::Kill { after } => (Some(after), None),
         Fault::UpdateFails { after } => (None, Some(after)),
     };
-    let mut run = Run { machine, unreadable, before: (default, lacked), left, failing };
+    let mut run =
+        Run { machine, unreadable, accept_losses: is_said, before: (default, lacked), left, failing };
     let done = match command {
-        Command::Worker { is_due } => run.worker(*is_due, false),
-        Command::Cmdline { accept_losses } => run.worker(true, *accept_losses),
-        Command::Assert => run.assert_default(),
+        Command::Worker { is_due: false } | Command::Assert => run.point_default(),
+        Command::Worker { is_due: true } | Command::Cmdline { .. } => take_steps(&mut run),
     };
     match done {
         Err(Stop::Broken(why)) => return Err(why),
@@ -90,20 +92,37 @@ pub(super) fn run(
     run.verdict()
 }
 
-impl Run<'_> {
-    /// The boot files as the worker treats them.
-    fn worker(&mut self, is_due: bool, accept_losses: bool) -> Result<(), Stop> {
+/// Ordered by the worker itself.
+impl BootFileSteps for Run<'_> {
+    type Stop = Stop;
+
+    fn refresh(&mut self) -> Result<(), Stop> {
         let assessed = self.machine.assess(self.unreadable);
-        if is_due {
-            match self.machine.way(&assessed, accept_losses, self.unreadable) {
-                UpdateWay::Whole => self.whole(&assessed)?,
-                UpdateWay::Restricted(names) => self.restricted(&names, &assessed)?,
-                UpdateWay::Loses(_) | UpdateWay::Blocked(_) | UpdateWay::Foreign(_) => {}
-            }
+        match self.machine.way(&assessed, self.accept_losses, self.unreadable) {
+            UpdateWay::Whole => self.whole(&assessed),
+            UpdateWay::Restricted(names) => self.restricted(&names, &assessed),
+            UpdateWay::Loses(_) | UpdateWay::Blocked(_) | UpdateWay::Foreign(_) => Ok(()),
         }
-        self.assert_default()
     }
 
+    fn point_default(&mut self) -> Result<(), Stop> {
+        let assessed = self.machine.assess(self.unreadable);
+        let Some(release) =
+            assessed.decision.asserted_default(&assessed.entry_lacks, assessed.is_removed, false)
+        else {
+            return Ok(());
+        };
+        let kernel = self.machine.find(release);
+        let has_entry = self.machine.disk.kernels[kernel].entry.is_some();
+        if self.unreadable.partition || !has_entry {
+            return Ok(());
+        }
+        let steps = self.machine.disk.set_default(kernel);
+        steps.into_iter().try_for_each(|step| self.step(step, &assessed))
+    }
+}
+
+impl Run<'_> {
     fn whole(&mut self, assessed: &Assessed) -> Result<(), Stop> {
         let steps = self.machine.disk.update();
         let done = self.failing.map_or(steps.len(), |after| after.min(steps.len()));
@@ -153,22 +172,6 @@ impl Run<'_> {
             return steps.into_iter().try_for_each(|step| self.step(step, assessed));
         }
         Ok(())
-    }
-
-    fn assert_default(&mut self) -> Result<(), Stop> {
-        let assessed = self.machine.assess(self.unreadable);
-        let Some(release) =
-            assessed.decision.asserted_default(&assessed.entry_lacks, assessed.is_removed, false)
-        else {
-            return Ok(());
-        };
-        let kernel = self.machine.find(release);
-        let has_entry = self.machine.disk.kernels[kernel].entry.is_some();
-        if self.unreadable.partition || !has_entry {
-            return Ok(());
-        }
-        let steps = self.machine.disk.set_default(kernel);
-        steps.into_iter().try_for_each(|step| self.step(step, &assessed))
     }
 
     fn step(&mut self, step: Step, assessed: &Assessed) -> Result<(), Stop> {

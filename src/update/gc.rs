@@ -1,0 +1,280 @@
+//! Removes what DKMS has left of kernels that are gone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::boot::{BootFiles, entries, grub, syslinux};
+use crate::context::Context;
+use crate::dkms::gc::{GcLeftover, GcPlan, GcRefusal, GcRemoval, How, KeptKernel, decide};
+use crate::dkms::log::LOGS;
+use crate::dkms::{Cache, ModuleName, Tree, architecture, leftovers, old_logs, unbuild};
+use crate::kernel::inventory::IMAGES;
+use crate::kernel::{Inventory, Running};
+use crate::sys::{FileError, FileKind, Presence, Root, interrupt};
+
+/// Where boot files may be, beside the entries.
+const BOOT: [&str; 5] = ["/boot", "/boot/loader", "/boot/loader/entries", "/boot/grub", "/boot/syslinux"];
+
+/// What was to be done, and what came of it.
+#[derive(Debug, Serialize)]
+pub struct GcDocument {
+    /// The schema of this document.
+    pub schema: u32,
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// What is (or would be) removed, and what is left alone.
+    #[serde(flatten)]
+    pub plan: GcPlan,
+    /// What could not be removed, and why.
+    pub failed: Vec<GcRefusal>,
+    /// Bytes; in a dry run those that would be freed.
+    pub freed: u64,
+}
+
+/// What a run would remove.
+pub fn dry_run(context: &Context) -> GcDocument {
+    let plan = look(context);
+    GcDocument { schema: 1, dry_run: true, freed: room(&plan.removals), failed: Vec::new(), plan }
+}
+
+/// Observes and decides. Changes nothing.
+fn look(context: &Context) -> GcPlan {
+    let (kept, unreadable) = kept(context);
+    let now = context.clock.now().as_nanosecond();
+    let mut observed = leftovers::observe(&context.root, &kept, now);
+    if observed.unreadable.is_empty() {
+        old_logs::observe(&context.root, now, &mut observed);
+    }
+    observed.unreadable.splice(0..0, unreadable);
+    decide(&kept, &observed)
+}
+
+/// When each file of a module directory was last changed.
+fn times(root: &Root, plan: &GcPlan) -> BTreeMap<PathBuf, i128> {
+    let of_directories = plan.removals.iter().filter_map(|r| match &r.what {
+        GcLeftover::Modules { files, .. } => Some(files),
+        _ => None,
+    });
+    // One without a time counts as changed later, and stays.
+    let time = |file: &PathBuf| Some((file.clone(), root.lookup_link(file).stat()?.ctime_ns));
+    of_directories.flatten().filter_map(time).collect()
+}
+
+/// Why something is no leftover any more: its kernel is there again, or somebody has written into it since we looked.
+fn come_back(context: &Context, seen: &BTreeMap<PathBuf, i128>, removal: &GcRemoval) -> Option<String> {
+    let (kept, unreadable) = kept(context);
+    let of_kernel = removal.what != GcLeftover::Log { orphan: true };
+    let kernel = || kept.why(&removal.kernel).filter(|_| of_kernel);
+    if let Some(why) = unreadable.into_iter().next().or_else(kernel) {
+        return Some(format!("{why}; it was not so when we began"));
+    }
+    let GcLeftover::Modules { files, .. } = &removal.what else { return None };
+    // What dkms has removed meanwhile is gone, as it should be.
+    let changed = files.iter().find(|file| match context.root.lookup_link(file) {
+        Presence::Absent => false,
+        Presence::There(stat) => Some(&stat.ctime_ns) != seen.get(*file),
+        // Nor may one that cannot be looked at be removed.
+        Presence::Unreadable(_) => true,
+    })?;
+    Some(format!("{} has been written since we began", changed.display()))
+}
+
+/// What keeps a kernel, and what could not be read of it.
+fn kept(context: &Context) -> (KeptKernel, Vec<String>) {
+    let root = &context.root;
+    let inventory = Inventory::observe(root);
+    let mut unreadable: Vec<String> = inventory.unreadable().map(str::to_owned).into_iter().collect();
+    if let Running::Unknown { reason } = &inventory.running {
+        unreadable.push(reason.clone());
+    }
+    let mut keep = |names: Result<Vec<String>, FileError>| {
+        names.unwrap_or_else(|e| {
+            unreadable.push(e.to_string());
+            Vec::new()
+        })
+    };
+    let beside_images = keep(names_in(root, IMAGES));
+    let mut to_boot: Vec<String> =
+        BOOT.iter().flat_map(|directory| keep(names_in(root, directory))).collect();
+    let boot = BootFiles::observe(root, &inventory);
+    // Without kernels there was nothing to look for, which stops us for itself.
+    if !inventory.kernels.is_empty() {
+        to_boot.extend(named_by(&boot));
+        unreadable.extend(blind(root, &boot));
+    }
+    (KeptKernel::new(&inventory, beside_images, to_boot), unreadable)
+}
+
+/// The names in a directory, and the texts of links there.
+fn names_in(root: &Root, directory: &str) -> Result<Vec<String>, FileError> {
+    let mut names = Vec::new();
+    for entry in root.list_optional(directory)? {
+        let name = entry.name.to_string_lossy().into_owned();
+        if entry.kind == FileKind::Link {
+            let target = root.read_link(format!("{directory}/{name}"))?;
+            names.push(format!("{name} -> {}", target.display()));
+        } else {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Everything in the boot files that may name a kernel. Entries that cannot be read are named in the problems.
+fn named_by(boot: &BootFiles) -> Vec<String> {
+    let of_entries = boot.entries.iter().flat_map(|e| {
+        // An entry whose line is not understood may still be named after its kernel.
+        [Some(e.file.clone()), e.id.clone(), e.image.clone()].into_iter().flatten()
+    });
+    let of_default = boot.default.iter().flat_map(|d| [Some(d.entry.clone()), d.id.clone()]).flatten();
+    of_entries.chain(of_default).chain(boot.problems.iter().map(|p| p.what.clone())).collect()
+}
+
+/// Why it cannot be determined what the boot entries name.
+fn blind(root: &Root, boot: &BootFiles) -> Option<String> {
+    let Some(why) = &boot.invisible else {
+        // An entry that cannot be read may be of any kernel; and who has to repair the boot files needs no less of what
+        // there is to boot from.
+        let broken = boot.problems.iter().find(|p| p.breaks);
+        return broken.map(|p| format!("the boot files are not in order: {p}"));
+    };
+    // A live system has them somewhere. An image is often made before it has any.
+    let files = [entries::ENTRIES, entries::LOADER, syslinux::CONFIGURATION, grub::CONFIGURATION];
+    let any = || files.iter().any(|file| !matches!(root.lookup(format!("/boot/{file}")), Presence::Absent));
+    (root.is_live() || any()).then(|| why.clone())
+}
+
+/// Removes, and looks again at what remains.
+pub fn collect(context: &Context) -> GcDocument {
+    let plan = look(context);
+    let seen = times(&context.root, &plan);
+    let mut cache = Cache::load(&context.root);
+    let tree = Tree::observe(&context.root);
+    let mut failed: Vec<GcRefusal> = Vec::new();
+    // What dkms left of a build goes last, when the files that are known by it are gone.
+    let mut after: Vec<&GcRemoval> = Vec::new();
+    for (at, removal) in plan.removals.iter().enumerate() {
+        if interrupt::asked() {
+            break;
+        }
+        // An update may bring the kernel back while we work on others.
+        if let Some(why) = come_back(context, &seen, removal) {
+            failed.push(GcRefusal { what: removal.path.clone(), why });
+            continue;
+        }
+        tracing::info!("removing {}: {}", removal.path, removal.why);
+        match &removal.what {
+            GcLeftover::Build { module, .. } if removal.how == How::DkmsUnbuild => {
+                let done =
+                    unbuild::run(&context.root, &context.tools, &mut cache, &tree, module, &removal.kernel);
+                if let Err(why) = done {
+                    tracing::info!("{module} on {}: {why}; removed without dkms", removal.kernel);
+                }
+                after.push(removal);
+            }
+            _ => note(&mut failed, removal, remove(&context.root, removal)),
+        }
+        let last = plan.removals.get(at + 1).is_none_or(|next| next.kernel != removal.kernel);
+        if last {
+            for removal in after.drain(..) {
+                // Also while dkms was at work.
+                if let Some(why) = come_back(context, &seen, removal) {
+                    failed.push(GcRefusal { what: removal.path.clone(), why });
+                    continue;
+                }
+                note(&mut failed, removal, remove(&context.root, removal));
+            }
+        }
+    }
+    if plan.removals.is_empty() {
+        return GcDocument { schema: 1, dry_run: false, plan, failed, freed: 0 };
+    }
+    // Nothing counts as removed because somebody said so.
+    let left = look(context);
+    for removal in left.removals.iter().chain(&plan.removals) {
+        let known = failed.iter().any(|f| f.what == removal.path);
+        if !known && !matches!(context.root.lookup_link(&removal.path), Presence::Absent) {
+            let why = if interrupt::asked() { "the run was asked to stop" } else { "it is still there" };
+            failed.push(GcRefusal { what: removal.path.clone(), why: why.to_owned() });
+        }
+    }
+    for (removal, module) in plan.removals.iter().filter_map(|r| Some((r, module_of(r)?))) {
+        if let Some(why) = unregistered(&context.root, &tree, module) {
+            failed.push(GcRefusal { what: removal.path.clone(), why });
+        }
+    }
+    let gone: Vec<GcRemoval> =
+        plan.removals.iter().filter(|r| failed.iter().all(|f| f.what != r.path)).cloned().collect();
+    GcDocument { schema: 1, dry_run: false, freed: room(&gone), plan, failed }
+}
+
+fn module_of(removal: &GcRemoval) -> Option<&ModuleName> {
+    match &removal.what {
+        GcLeftover::Build { module, .. } => Some(module),
+        _ => None,
+    }
+}
+
+/// Says so when a module that was registered no longer is.
+fn unregistered(root: &Root, before: &Tree, module: &ModuleName) -> Option<String> {
+    let knows = |tree: &Tree| tree.modules.iter().any(|m| m.module == *module);
+    (knows(before) && !knows(&Tree::observe(root)))
+        .then(|| format!("{module} is no longer registered: run `dkms add {module}`"))
+}
+
+fn note(failed: &mut Vec<GcRefusal>, removal: &GcRemoval, done: Result<(), String>) {
+    if let Err(why) = done {
+        failed.push(GcRefusal { what: removal.path.clone(), why });
+    }
+}
+
+/// Removes one thing, with the directories around it that are empty then.
+fn remove(root: &Root, removal: &GcRemoval) -> Result<(), String> {
+    let words = |e: FileError| e.to_string();
+    match &removal.what {
+        GcLeftover::Modules { files, directories } => {
+            // File by file: what came in between is nobody's garbage.
+            for file in files {
+                root.remove(file).map_err(words)?;
+            }
+            for directory in directories {
+                root.remove_empty_directory(directory).map_err(words)?;
+            }
+        }
+        GcLeftover::Claim => {
+            root.remove(&removal.path).map_err(words)?;
+        }
+        GcLeftover::Build { .. } => {
+            let own = architecture();
+            for entry in root.list_optional(&removal.path).map_err(words)? {
+                let name = entry.name.to_string_lossy();
+                if name == own.as_str() || name.starts_with(&format!(".tmp_{own}_")) {
+                    root.remove_tree(format!("{}/{name}", removal.path)).map_err(words)?;
+                }
+            }
+            root.remove_empty_directory(&removal.path).map_err(words)?;
+        }
+        GcLeftover::Original => {
+            root.remove_tree(&removal.path).map_err(words)?;
+            let around = removal.path.rsplit_once('/').map_or("", |(around, _)| around);
+            root.remove_empty_directory(around).map_err(words)?;
+        }
+        GcLeftover::Scratch => {
+            root.remove_tree(&removal.path).map_err(words)?;
+        }
+        GcLeftover::Log { .. } => {
+            root.remove(&removal.path).map_err(words)?;
+            let around = Path::new(&removal.path).ancestors().skip(1);
+            for directory in around.take_while(|directory| *directory != Path::new(LOGS)) {
+                root.remove_empty_directory(directory).map_err(words)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn room(removals: &[GcRemoval]) -> u64 {
+    removals.iter().map(|r| r.bytes).sum()
+}

@@ -1,0 +1,203 @@
+//! The record of a run, and its result.
+
+use super::sequence::{Done, Run, is_of_tip};
+use super::{boot_files, engine, publish};
+use crate::boot::deferral;
+use crate::boot_decision::Reason;
+use crate::cmdline::Switch;
+use crate::context::Context;
+use crate::decide::assessment::{BootAssessment, assess};
+use crate::decide::module_state::{checked_files, module_status};
+use crate::decide::next_boot::{coming_lines, next_boot};
+use crate::decide::sig_unenforce::sig_unenforce_wanted;
+use crate::dkms::ModuleOnKernel;
+use crate::dkms::plan::State;
+use crate::exit;
+use crate::kernel::Running;
+use crate::message;
+use crate::state::{self, CmdlineRecord, IN_PROGRESS, RECORD, RunRecord, SCHEMA, SNAPSHOT, Snapshot, Stored};
+use crate::status::{Progress, StatusDocument, Verdict, document};
+use crate::sys::{FileError, sandbox};
+use crate::system::System;
+
+impl Run<'_> {
+    /// The record of the run so far.
+    fn record(&self, assessment: BootAssessment) -> RunRecord {
+        let Run { context, system, attempts, .. } = self;
+        let before = self.before.as_good();
+        let mut problems = self.faults.clone();
+        problems.extend(attempts.iter().flat_map(|a| a.index_error.iter().chain(&a.hook_error)).cloned());
+        let next = next_boot(system);
+        RunRecord {
+            schema: SCHEMA,
+            started: self.started,
+            finished: context.clock.now(),
+            running: match &system.inventory.running {
+                Running::Known { release } => Some(release.clone()),
+                _ => None,
+            },
+            next_boot: next.shown().map(str::to_owned),
+            next_boot_source: next.source(),
+            new_kernels: new_kernels(context, system),
+            modules: system
+                .modules_on_kernels
+                .iter()
+                .filter(|pair| self.is_recorded(pair))
+                .map(|pair| self.module_record(pair))
+                .collect(),
+            cmdline: CmdlineRecord {
+                wanted: sig_unenforce_wanted(&context.settings, system, &assessment.needs),
+                in_force: coming_lines(system).all(|l| l.switch == Switch::On),
+                blockers: self.blockers.clone(),
+            },
+            boot: self.boot.clone(),
+            problems,
+            needs: assessment.needs,
+            checked: checked_files(system),
+            verdict: None,
+            guard: None,
+            // What was in the cache was evaluated by a run before.
+            sandbox: sandbox::in_force().or(before.and_then(|record| record.sandbox)),
+        }
+    }
+
+    /// Modules on other kernels than the tips are recorded if they were built by hand, also in a run before: a build that
+    /// failed is otherwise reported as "nothing has been tried yet".
+    fn is_recorded(&self, pair: &ModuleOnKernel) -> bool {
+        let known = self.before.as_good().and_then(|r| r.module(&pair.module, &pair.release));
+        is_of_tip(&self.system, pair)
+            || self.attempts.iter().any(|a| a.module == pair.module && a.release == pair.release)
+            || known.is_some_and(|m| m.state == State::BuildFailed)
+    }
+
+    fn module_record(&self, pair: &ModuleOnKernel) -> state::ModuleRecord {
+        let previous = self.before.as_good();
+        let attempt = self.attempts.iter().find(|a| a.module == pair.module && a.release == pair.release);
+        let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
+        let mut record = module_status(&self.system, pair, if attempt.is_some() { None } else { previous });
+        record.log = known.and_then(|k| k.log.clone());
+        if let Some(attempt) = attempt {
+            record.log = attempt.log.clone().or(record.log);
+            if !record.state.is_proven()
+                && let Some((state, reason)) = &attempt.failure
+            {
+                record.state = *state;
+                record.reason = Some(reason.clone());
+                record.error.clone_from(&attempt.error);
+                record.inputs.clone_from(&attempt.inputs);
+            }
+        }
+        record
+    }
+
+    /// Writes the record while the run goes on. Should it be broken off now, the next one knows which boot files were
+    /// made. The verdict stays the one that was published.
+    pub(super) fn record_interim(&mut self) {
+        let record = self.record(self.assess());
+        let decision = assess(&self.system, &self.context.settings, Some(&record)).decision;
+        let verdict = self.before.as_good().and_then(|old| old.verdict.clone());
+        let record = RunRecord { guard: Some(decision), verdict, ..record };
+        if let Err(e) = self.write(&record) {
+            tracing::warn!("{e}; should this run be broken off, the next one refreshes the boot files again");
+        }
+        self.interim = Some(record);
+    }
+
+    fn write(&self, record: &RunRecord) -> Result<(), FileError> {
+        let written = self.interim.as_ref().or(self.before.as_good());
+        // A record that could not be read may hold what this one does not know.
+        if matches!(self.before, Stored::Unreadable(_))
+            || written.is_some_and(|old| old.tells_the_same_as(record))
+        {
+            return Ok(());
+        }
+        self.context.root.write_json(RECORD, record).map(|_| ())
+    }
+
+    /// Writes the record and the message of the day, and reports the result.
+    pub(super) fn publish(mut self) -> anyhow::Result<Done> {
+        let assessment = self.assess();
+        boot_files::put_deferral_right(self.context, &self.system, &assessment);
+        self.system.deferral = deferral::observe(&self.context.root);
+        let record = self.record(assessment);
+        let refused = engine::refused(&self.system, self.order);
+        for m in record.modules.iter().filter(|m| !m.state.is_fine()) {
+            // Of what was asked for by hand, the result is printed at the end.
+            let reported = self.order.by_hand
+                && self.left_alone.iter().chain(&refused).any(|left| left.is(&m.module, &m.kernel));
+            if !reported && !self.attempts.iter().any(|a| a.module == m.module && a.release == m.kernel) {
+                let reason = m.reason.as_deref().unwrap_or("?");
+                tracing::error!("{} on {}: {}: {reason}", m.module, m.kernel, m.state);
+            }
+        }
+        let code = self.finish(record)?;
+        let Run { attempts, left_alone, .. } = self;
+        Ok(Done { code, attempts, left_alone, refused })
+    }
+
+    fn finish(&mut self, record: RunRecord) -> anyhow::Result<u8> {
+        let Run { context, system, .. } = self;
+        if let Err(e) = self.cache.save(&context.root) {
+            tracing::warn!("{e}; the next run takes longer, and nothing else is lost");
+        }
+        // With the results of this run's builds, as every report after it decides.
+        let decision = assess(system, &context.settings, Some(&record)).decision;
+        let stored = Stored::Good(RunRecord { guard: Some(decision), ..record });
+        let now = context.clock.now();
+        let document = document(system, &stored, &Progress::None, &context.settings, now);
+        let verdict = Some(document.verdict.to_string());
+        let saved = match stored {
+            Stored::Good(record) => self.write(&RunRecord { verdict, ..record }),
+            _ => Ok(()),
+        };
+        let ended = self.context.root.remove(IN_PROGRESS);
+        let verdict_before = self.before.as_good().and_then(|old| old.verdict.as_deref());
+        // A file that cannot be written does not keep the others from being written.
+        publish::write_all(self.context, &document, verdict_before).and(saved).and(ended.map(|_| ()))?;
+        Ok(report_result(&document, &self.faults, self.attempts.is_empty()))
+    }
+}
+
+/// Logs the result and returns the exit code.
+fn report_result(document: &StatusDocument, faults: &[String], was_idle: bool) -> u8 {
+    // A fault of the configuration has an exit code of its own.
+    let failed = match document.verdict {
+        Verdict::Unknown | Verdict::Held | Verdict::Unsafe => true,
+        Verdict::Degraded => document.problems.iter().any(|p| !faults.contains(p)),
+        _ => false,
+    };
+    // What an admin has said is no error; whatever else is wrong is one.
+    let by_admin = document.verdict == Verdict::Held && document.guard.because == Reason::Held;
+    let unreported = document.problems.iter().find(|p| **p != document.summary && !faults.contains(p));
+    let failed = failed && !(by_admin && unreported.is_none() && document.guard.lacking.is_empty());
+    if by_admin {
+        tracing::info!("{}", document.summary);
+        unreported.inspect(|problem| tracing::error!("{problem}"));
+    } else if failed {
+        let step = document.next_step.as_deref().unwrap_or("see `clr-dkms status`");
+        let kernel = document.guard.target.as_deref().unwrap_or_default();
+        let told = format!("{}; next step: {step}", document.summary);
+        match document.verdict {
+            Verdict::Unsafe => tracing::error!(message_id = message::UNSAFE, dkms_kernel = kernel, "{told}"),
+            Verdict::Held => tracing::error!(message_id = message::HELD_BACK, dkms_kernel = kernel, "{told}"),
+            _ => tracing::error!("{told}"),
+        }
+    } else if !was_idle {
+        tracing::info!("{}", document.summary);
+    }
+    match (document.verdict, failed) {
+        (Verdict::Unsafe, _) => exit::UNSAFE,
+        (Verdict::Unknown, _) => exit::UNKNOWN,
+        (_, true) => exit::ATTENTION,
+        (_, false) => exit::OK,
+    }
+}
+
+/// Kernels that the snapshot before the update did not know.
+fn new_kernels(context: &Context, system: &System) -> Vec<String> {
+    let Some(snapshot) = state::load::<Snapshot>(&context.root, SNAPSHOT).good() else {
+        return Vec::new();
+    };
+    let releases = system.inventory.kernels.iter().map(|k| k.name.release());
+    releases.filter(|r| !snapshot.kernels.contains_key(r)).collect()
+}
