@@ -21,7 +21,7 @@ use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::plan::built_directory;
 use crate::dkms::proof::{INSTALLED, built_files_good, facts_of, find_file, prove};
 use crate::dkms::{
-    Cache, Conf, Flaw, ModuleName, ModuleOnKernel, Registered, Signature, Stage, Tree, conf, toolchain,
+    Cache, DkmsConf, Flaw, ModuleName, ModuleOnKernel, Registered, Signature, Stage, Tree, conf, toolchain,
 };
 use crate::enforcement::{
     EnforcementVerdict, KernelFacts, LoadOutcome, Machine, ModuleKind, Patch, Tri, at_boot,
@@ -453,7 +453,7 @@ fn pairs_with(
 }
 
 /// The files with the names of a module in the directory that only dkms installs to: names and paths.
-fn own_files(root: &Root, conf: &Conf, release: &str) -> Vec<(String, String)> {
+fn own_files(root: &Root, conf: &DkmsConf, release: &str) -> Vec<(String, String)> {
     let directory = format!("{}/{INSTALLED}", module_directory(release));
     let found = |name: &String| Some((name.clone(), find_file(root, &directory, name)?.0));
     conf.built.iter().filter_map(|built| found(&built.name)).collect()
@@ -495,14 +495,15 @@ fn chosen_versions<'t>(
     tree: &'t Tree,
     release: &str,
     endless: &Endless,
-) -> Vec<(&'t Registered, Result<Conf, ConfError>)> {
-    let mut chosen: Vec<(&Registered, Result<Conf, ConfError>)> = Vec::new();
-    let asks = |conf: &Result<Conf, ConfError>| conf.as_ref().is_ok_and(|c| c.autoinstall);
+) -> Vec<(&'t Registered, Result<DkmsConf, ConfError>)> {
+    let mut chosen: Vec<(&Registered, Result<DkmsConf, ConfError>)> = Vec::new();
+    let asks = |conf: &Result<DkmsConf, ConfError>| conf.as_ref().is_ok_and(|c| c.autoinstall);
     let reader = conf::ConfReader::new(&context.root, &context.tools, cache, sources, release);
     for registered in &tree.modules {
         let known = chosen.last().filter(|(last, _)| last.module.name == registered.module.name);
         // Of one name the highest version comes first; one that cannot be read may ask for it.
-        if known.is_some_and(|(_, conf)| asks(conf) || conf.is_err()) {
+        let is_refused = |conf: &DkmsConf| !conf.refusals.is_empty();
+        if known.is_some_and(|(_, conf)| asks(conf) || conf.as_ref().map_or(true, is_refused)) {
             continue;
         }
         let conf = match endless.get(&registered.module) {
@@ -525,11 +526,11 @@ fn chosen_versions<'t>(
 /// may be taken for an orphan.
 fn claimed_files(
     tree: &Tree,
-    confs: &[(&Registered, Result<Conf, ConfError>)],
+    confs: &[(&Registered, Result<DkmsConf, ConfError>)],
     release: &str,
 ) -> Option<BTreeSet<String>> {
     let mut claimed = BTreeSet::new();
-    let by_name: BTreeMap<&str, &Result<Conf, ConfError>> =
+    let by_name: BTreeMap<&str, &Result<DkmsConf, ConfError>> =
         confs.iter().map(|(m, conf)| (m.module.name.as_str(), conf)).collect();
     for (name, on) in tree.installed.keys() {
         if on != release {

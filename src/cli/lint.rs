@@ -1,20 +1,22 @@
 //! `clr-dkms lint`: what is wrong with a `dkms.conf` or its source, on which line, and what clears it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::{Common, answer};
 use crate::context::Context;
-use crate::dkms::conf::ConfError;
-use crate::dkms::lint::{Answer, Expected, LintSubject, Severity, Text, lint, without_conf, without_source};
-use crate::dkms::script::Script;
-use crate::dkms::source::{SourceFiles, Trust};
-use crate::dkms::{ModuleName, Source, Tree, told, tree};
+use crate::dkms::conf::{self, ConfError, ConfFile, DkmsRules};
+use crate::dkms::lint::source::{SourceFiles, Trust};
+use crate::dkms::lint::{
+    Answer, Expected, KernelOwn, LintSubject, Severity, lint, without_conf, without_source,
+};
+use crate::dkms::{Cache, ModuleName, Source, Tree, tree};
 use crate::exit;
 use crate::kernel::inventory::module_directory;
-use crate::kernel::{Inventory, Running};
+use crate::kernel::{Inventory, Running, module_file};
+use crate::limits::{KERNEL_LIST, TEXT};
 use crate::render::json;
 use crate::render::lint::screen;
 use crate::render::shown;
@@ -27,8 +29,8 @@ const ANY_KERNEL: &str = "6.15.0-1.native";
 /// The arguments of the verb.
 #[derive(Debug, Args)]
 pub struct LintArguments {
-    /// A directory with a dkms.conf (./NAME for one that is called as a module is), or a registered module; without any,
-    /// every registered module
+    /// A directory with a dkms.conf (./NAME for one that is called as a module is), or a registered module;
+    /// without any, every registered module
     #[arg(value_name = "DIR|MODULE[/VERSION]")]
     targets: Vec<PathBuf>,
     /// Evaluate for this kernel: a release, a kernel id or a variant; without it, for every installed kernel
@@ -58,7 +60,7 @@ pub fn run(context: &Context, arguments: &LintArguments, common: &Common) -> any
             tracing::error!("{reason}");
             return Ok(exit::UNKNOWN);
         }
-        tree.modules.iter().map(Asked::of).collect()
+        bench.everything()
     } else {
         arguments.targets.iter().flat_map(|target| bench.named(target)).collect::<Vec<_>>()
     };
@@ -113,13 +115,35 @@ struct Bench<'a> {
     tree: &'a Tree,
     kernels: Vec<(String, bool)>,
     names: Option<BTreeSet<String>>,
+    /// The directories of the registered sources; none when the tree cannot be read.
+    registered: Option<BTreeSet<PathBuf>>,
+    rules: DkmsRules,
 }
 
 impl<'a> Bench<'a> {
     fn new(context: &'a Context, tree: &'a Tree, kernels: Vec<(String, bool)>) -> Bench<'a> {
         let names = tree.modules.iter().map(|m| m.module.name.clone()).collect();
+        let sources = tree.modules.iter().filter_map(|m| match &m.source {
+            Source::Directory { path, .. } => real_inside(&context.root, path),
+            Source::Broken { .. } | Source::Unknown { .. } => None,
+        });
+        let registered = tree.unreadable.is_none().then(|| sources.collect());
         let names = tree.unreadable.is_none().then_some(names);
-        Bench { context, tree, kernels, names }
+        let rules = conf::version::rules(&context.tools, &mut Cache::load(&context.root));
+        Bench { context, tree, kernels, names, registered, rules }
+    }
+
+    /// Every registered module, and every source beside theirs that is not registered.
+    fn everything(&self) -> Vec<Asked> {
+        let root = &self.context.root;
+        // Where they cannot be listed, the modules are what can be looked at.
+        let beside = root.list(tree::SOURCES).unwrap_or_default().into_iter().filter_map(|entry| {
+            let path = Path::new(tree::SOURCES).join(&entry.name);
+            let is_known = self.registered.as_ref()?.contains(&real_inside(root, &path)?);
+            let is_source = !is_known && root.lookup(path.join("dkms.conf")).is_there();
+            is_source.then(|| Asked::Directory(path.clone(), root.shown_path(&path)))
+        });
+        self.tree.modules.iter().map(Asked::of).chain(beside).collect()
     }
 
     /// What a word of the command line means.
@@ -208,18 +232,33 @@ impl<'a> Bench<'a> {
 
     /// Reads a source directory: inside the root, and as it is to be shown.
     fn read(&self, name: String, directory: &Path, display: &Path, module: Option<ModuleName>) -> Target {
-        let (root, tools) = (&self.context.root, &self.context.tools);
-        let real = root.real_path(directory).ok().and_then(|host| root.inside(&host));
-        let below_sources = real.is_some_and(|real| real.starts_with(tree::SOURCES));
+        let root = &self.context.root;
+        let real = real_inside(root, directory);
+        let below_sources = real.as_ref().is_some_and(|real| real.starts_with(tree::SOURCES));
         let builds_here = module.is_some() || below_sources;
         let source = SourceFiles::observe(root, directory, &self.trust(builds_here));
         let show = |path: &Path| show(display, directory, path, root);
         let mut target =
             Target { name, directory: Some(show(directory)), unreadable: None, findings: Vec::new() };
-        let mut texts = Vec::new();
-        let mut answers = Vec::new();
+        let expected = match (module.clone(), directory.file_name().and_then(|n| n.to_str())) {
+            (Some(module), _) => Expected::Module(module),
+            (None, Some(name)) if builds_here => Expected::Directory(name.to_owned()),
+            (None, _) => Expected::Anything,
+        };
+        let registered = self.registered.as_ref();
+        let mut subject = LintSubject {
+            texts: Vec::new(),
+            directory: show(directory),
+            expected,
+            builds_here,
+            answers: Vec::new(),
+            is_registered: real.and_then(|real| Some(registered?.contains(&real))),
+            modules: self.names.as_ref(),
+            rules: self.rules,
+            source: &source,
+        };
         for (release, matters) in &self.kernels {
-            let files = match told::files(root, directory, module.as_ref(), release) {
+            let files = match conf::files(root, directory, module.as_ref(), release) {
                 Ok(files) => files,
                 Err(ConfError::Unusable(_) | ConfError::TimedOut(_)) => {
                     let binaries = root.lookup(directory.join("dkms_binaries_only")).is_there();
@@ -231,44 +270,41 @@ impl<'a> Bench<'a> {
                     return target;
                 }
             };
-            for (path, bytes) in &files {
-                let name = show(path);
-                if !texts.iter().any(|t: &Text| t.name == name) {
-                    texts.push(Text { name, script: Script::read(bytes) });
-                }
+            match self.answer(&files, module.as_ref(), (release, *matters)) {
+                Ok(answer) => subject.take(answer, files, show),
+                Err(reason) => target.unreadable = Some(reason),
             }
-            let told = match told::tell(root, tools, &files, module.as_ref(), release) {
-                Ok(told) => Ok(told),
-                Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => Err(reason),
-                Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
-                    target.unreadable = Some(reason);
-                    continue;
-                }
-            };
-            let headers = root.lookup(format!("{}/build/.config", module_directory(release))).is_there();
-            let silent = told.is_err();
-            answers.push(Answer { release: release.clone(), matters: *matters, headers, told });
             // One that does not end for this kernel is not waited for again.
-            if silent {
+            if subject.answers.last().is_some_and(|answer| answer.evaluated.is_err()) {
                 break;
             }
         }
-        let expected = match (module, directory.file_name().and_then(|n| n.to_str())) {
-            (Some(module), _) => Expected::Module(module),
-            (None, Some(name)) if builds_here => Expected::Directory(name.to_owned()),
-            (None, _) => Expected::Anything,
-        };
-        let subject = LintSubject {
-            texts,
-            directory: show(directory),
-            expected,
-            builds_here,
-            answers,
-            modules: self.names.as_ref(),
-            source: &source,
-        };
         target.findings = lint(&subject);
         target
+    }
+
+    /// What the files come to for a kernel, and what of the kernel itself matters for it.
+    fn answer(
+        &self,
+        files: &[ConfFile],
+        module: Option<&ModuleName>,
+        (release, matters): (&str, bool),
+    ) -> Result<Answer, String> {
+        let (root, tools) = (&self.context.root, &self.context.tools);
+        let evaluated = match conf::traced(root, tools, files, module, release) {
+            Ok((conf, trace)) => Ok((conf.under(self.rules), trace)),
+            Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => Err(reason),
+            Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => return Err(reason),
+        };
+        Ok(Answer {
+            release: release.to_owned(),
+            matters,
+            texts: Vec::new(),
+            // Without them the configuration is not known.
+            config: root.read_within(format!("{}/build/.config", module_directory(release)), TEXT).ok(),
+            own_modules: own_modules(root, release),
+            evaluated,
+        })
     }
 
     /// On the system that runs only root may own what root builds from; a copy may be anybody's.
@@ -280,6 +316,26 @@ impl<'a> Bench<'a> {
             (true, false) => Trust::Users(vec![0, me]),
         }
     }
+}
+
+/// Where a directory really is, inside the root.
+fn real_inside(root: &Root, path: &Path) -> Option<PathBuf> {
+    root.real_path(path).ok().and_then(|host| root.inside(&host))
+}
+
+/// The modules that a kernel brings itself, and those that are built in. Where the lists cannot be read none
+/// is known: it is for advice.
+fn own_modules(root: &Root, release: &str) -> BTreeMap<String, KernelOwn> {
+    let read = |list: &str| root.read_within(format!("{}/{list}", module_directory(release)), KERNEL_LIST);
+    let mut found = BTreeMap::new();
+    for (list, own) in [("modules.dep", KernelOwn::Module), ("modules.builtin", KernelOwn::BuiltIn)] {
+        let text = read(list).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let paths = text.lines().filter_map(|line| line.split(':').next());
+        let names = paths.filter(|path| path.starts_with("kernel/")).filter_map(module_file::stem);
+        found.extend(names.map(|name| (module_file::kernel_name(name), own)));
+    }
+    found
 }
 
 /// A path for people: what is below the source as it was named, the rest as the host sees it.

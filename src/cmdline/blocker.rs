@@ -7,7 +7,7 @@ use super::PARAMETER;
 use super::merge::{CmdlineWord, Effect, WordOrigin, contents, effective, merge};
 use super::parameter::{KernelArguments, LINE_LIMIT, Switch, written_switch};
 use super::sources::{ADMIN, CmdlineSources, Fragment, LOCAL, REMOVALS, VENDOR};
-use crate::sys::{FileKind, Root, RootKind};
+use crate::sys::{FileKind, Root, RootKind, shell};
 
 /// A line has no more hindrances than that, or it is not worth while to name them all.
 const MOST: usize = 16;
@@ -147,14 +147,9 @@ pub(super) fn gather(blockers: &mut [CmdlineBlocker]) {
     }
 }
 
-/// A word for a shell.
+/// A path for a shell.
 fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text.into_owned();
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
+    shell::quoted(&path.to_string_lossy())
 }
 
 /// What this system itself makes of its files: the glob trap concerns only who is given a path.

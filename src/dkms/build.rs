@@ -13,7 +13,7 @@ use super::plan::{PlanStep, build_directory, built_directory};
 use super::replace::{self, Replacement};
 use super::staging::Staging;
 use super::tree::TREE;
-use super::{Conf, ModuleName, Source, toolchain};
+use super::{DkmsConf, ModuleName, Source, toolchain};
 use crate::kernel::inventory::module_directory;
 use crate::sys::{Ended, FileKind, Root, Tools};
 
@@ -70,7 +70,7 @@ pub struct Job<'a> {
     /// Its source.
     pub source: &'a Source,
     /// Its evaluated dkms.conf.
-    pub conf: &'a Conf,
+    pub conf: &'a DkmsConf,
     /// The kernel release.
     pub release: &'a str,
     /// The time of one call of dkms.
@@ -206,14 +206,14 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<Replacement, Fa
         lasting,
     };
     let old_proven = (job.judge)().map_err(refused)?;
-    let has_post_install = !conf.post_install.is_empty();
+    let has_post_install = !conf.hook("POST_INSTALL").is_empty();
     let mut left_out = Vec::new();
     if has_post_install {
         left_out.push("POST_INSTALL=");
     }
-    if !root.is_slash() && !conf.pre_install.is_empty() {
+    if !root.is_slash() && !conf.hook("PRE_INSTALL").is_empty() {
         left_out.push("PRE_INSTALL=");
-        run_hook(job, Hook::PreInstall, &conf.pre_install, log).map_err(|what| Failure::Step {
+        run_hook(job, Hook::PreInstall, conf.hook("PRE_INSTALL"), log).map_err(|what| Failure::Step {
             what,
             error: None,
             last_lines: Vec::new(),
@@ -280,7 +280,7 @@ fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &mut File) -> Result<
 pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), String> {
     let mut log = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
     if !job.root.is_slash() {
-        return run_hook(job, Hook::PostInstall, &job.conf.post_install, &mut log);
+        return run_hook(job, Hook::PostInstall, job.conf.hook("POST_INSTALL"), &mut log);
     }
     match staged_install(job, true, &["PRE_INSTALL="], &mut log) {
         Ok(_) => Ok(()),
@@ -305,7 +305,7 @@ pub fn way_out_of_root(
     (root, tools): (&Root, &Tools),
     module: &ModuleName,
     release: &str,
-    conf: &Conf,
+    conf: &DkmsConf,
 ) -> Option<String> {
     way_out_of((GivenRoot::for_build(root), tools), module, release, conf)
 }
@@ -315,7 +315,7 @@ pub(super) fn way_out_of(
     (given, tools): (GivenRoot<'_>, &Tools),
     module: &ModuleName,
     release: &str,
-    conf: &Conf,
+    conf: &DkmsConf,
 ) -> Option<String> {
     let root = given.root();
     if root.is_slash() {

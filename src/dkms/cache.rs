@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Conf;
+use super::DkmsConf;
 use super::conf::ConfError;
 use super::modfile::FileFacts;
 use super::symbols::Wrong;
@@ -17,12 +17,12 @@ use crate::sys::{FileError, Root, Stat};
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Changed whenever the meaning of a field, or a limit of module files, changes: an old cache is then
 /// forgotten.
-const SCHEMA: u32 = 9;
+const SCHEMA: u32 = 10;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
     schema: u32,
-    confs: BTreeMap<String, Result<Conf, ConfError>>,
+    confs: BTreeMap<String, Result<DkmsConf, ConfError>>,
     files: BTreeMap<String, CacheEntry>,
     /// Module files beyond a limit, each of which may take seconds to unpack so far.
     #[serde(default)]
@@ -125,13 +125,13 @@ impl Cache {
     }
 
     /// The evaluated file of that key.
-    pub fn conf(&mut self, key: &str) -> Option<Result<Conf, ConfError>> {
+    pub fn conf(&mut self, key: &str) -> Option<Result<DkmsConf, ConfError>> {
         self.used.insert(key.to_owned());
         self.contents.confs.get(key).cloned()
     }
 
     /// Keeps an evaluated file, or that it cannot be.
-    pub fn keep_conf(&mut self, key: String, conf: Result<Conf, ConfError>) {
+    pub fn keep_conf(&mut self, key: String, conf: Result<DkmsConf, ConfError>) {
         self.contents.confs.insert(key, conf);
         self.changed = true;
     }

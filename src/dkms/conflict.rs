@@ -90,7 +90,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dkms::{Conf, Flaw, Source};
+    use crate::dkms::{DkmsConf, Flaw, Source};
     use crate::kernel::Headers;
 
     /// A module that makes these files. Its proof: 0 proven, 1 installed and altered, 2 new, 3 new and not asked for.
@@ -101,7 +101,7 @@ mod tests {
             release: "6.15.8-1592.native".to_owned(),
             source: Source::Directory { path: "/usr/src/x-1".into(), portable: true },
             stage: if how < 2 { Stage::Installed } else { Stage::Added },
-            conf: Ok(Conf { autoinstall: how != 3, built: built.collect(), ..Conf::default() }),
+            conf: Ok(DkmsConf { autoinstall: how != 3, built: built.collect(), ..DkmsConf::default() }),
             proof: if how == 0 { Ok(Vec::new()) } else { Err(vec![Flaw::Differs { path: "/x".to_owned() }]) },
             built_files_good: false,
             in_the_way: Vec::new(),

@@ -29,16 +29,12 @@ mod pkcs7;
 pub mod plan;
 pub mod proof;
 pub mod replace;
-pub mod script;
 pub mod signature;
-pub mod source;
 mod staging;
 pub mod symbols;
-pub mod told;
 pub mod toolchain;
 pub mod tree;
 pub mod unbuild;
-pub mod version;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -47,7 +43,7 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 pub use cache::Cache;
-pub use conf::Conf;
+pub use conf::DkmsConf;
 pub use plan::{Decision, ModuleOnKernel, PlanStep};
 pub use proof::{Flaw, Proof};
 pub use signature::Signature;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conf::ConfError;
 use super::conflict::Rival;
-use super::{Conf, Flaw, ModuleName, Proof, Source, Stage};
+use super::{DkmsConf, Flaw, ModuleName, Proof, Source, Stage};
 use crate::kernel::Headers;
 
 /// The state of a module on a kernel, as every report names it.
@@ -113,7 +113,7 @@ pub struct ModuleOnKernel {
     /// How far dkms has come.
     pub stage: Stage,
     /// Its evaluated dkms.conf, or why there is none.
-    pub conf: Result<Conf, ConfError>,
+    pub conf: Result<DkmsConf, ConfError>,
     /// What was proven, or what is wrong.
     pub proof: Result<Vec<Proof>, Vec<Flaw>>,
     /// All built files in the DKMS tree are for this kernel.
@@ -319,19 +319,22 @@ pub fn unwanted(pair: &ModuleOnKernel) -> Option<(State, String)> {
             return Some((State::Unknown, reason.clone()));
         }
     };
-    if conf.syntax_error && !conf.autoinstall {
-        let reason =
-            "its dkms.conf has a syntax error, which hides what stands behind it (bash -n shows where)";
-        return Some((State::BrokenSource, reason.to_owned()));
+    if let Some(error) = conf.syntax.as_ref().filter(|_| !conf.autoinstall) {
+        let at = error.quote.or(error.line).map(|line| format!(" on line {line}")).unwrap_or_default();
+        let reason = format!(
+            "its dkms.conf has a syntax error{at}, and what follows does not count (check it with bash -n)"
+        );
+        return Some((State::BrokenSource, reason));
     }
-    if conf.built.is_empty() {
-        return Some((State::BrokenSource, "its dkms.conf names no module to build".to_owned()));
+    if let Some(refusal) = conf.refusals.first() {
+        let at = refusal.at.map(|(_, line)| format!(", line {line}")).unwrap_or_default();
+        return Some((State::BrokenSource, format!("its dkms.conf{at}: {refusal}")));
     }
     if let Some(odd) = conf.built.iter().find(|built| !super::is_usable_name(&built.name)) {
         return Some((State::BrokenSource, format!("its dkms.conf names a module file {:?}", odd.name)));
     }
-    if let Some(reason) = &conf.excluded {
-        return Some((State::SkippedExclusive, reason.clone()));
+    if let Some(exclusion) = conf.excluded.first() {
+        return Some((State::SkippedExclusive, exclusion.to_string()));
     }
     if !conf.autoinstall {
         return Some((State::NotAutoinstall, "its dkms.conf has no AUTOINSTALL=yes".to_owned()));
@@ -380,7 +383,7 @@ pub fn state_of(flaws: &[Flaw]) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dkms::conf::BuiltModule;
+    use crate::dkms::conf::{BuiltModule, Exclusion};
 
     fn pair(stage: Stage, flaws: Vec<Flaw>) -> ModuleOnKernel {
         ModuleOnKernel {
@@ -388,10 +391,10 @@ mod tests {
             release: "6.15.8-1592.native".to_owned(),
             source: Source::Directory { path: "/usr/src/hello-1.0".into(), portable: true },
             stage,
-            conf: Ok(Conf {
+            conf: Ok(DkmsConf {
                 autoinstall: true,
                 built: vec![BuiltModule { name: "hello".to_owned(), location: String::new() }],
-                ..Conf::default()
+                ..DkmsConf::default()
             }),
             proof: Err(flaws),
             built_files_good: false,
@@ -446,15 +449,16 @@ mod tests {
     #[test]
     fn what_is_left_alone_says_why() {
         let base = || pair(Stage::Added, missing());
-        let conf = |change: fn(&mut Conf)| {
+        let conf = |change: &dyn Fn(&mut DkmsConf)| {
             let mut p = base();
             if let Ok(c) = p.conf.as_mut() {
                 change(c);
             }
             p
         };
-        assert_eq!(steps(&conf(|c| c.autoinstall = false)), "not-autoinstall");
-        assert_eq!(steps(&conf(|c| c.excluded = Some("x".to_owned()))), "skipped-exclusive");
+        assert_eq!(steps(&conf(&|c| c.autoinstall = false)), "not-autoinstall");
+        let exclusion = || Exclusion { directive: "X".to_owned(), condition: "is y".to_owned() };
+        assert_eq!(steps(&conf(&|c| c.excluded.push(exclusion()))), "skipped-exclusive");
         assert_eq!(steps(&ModuleOnKernel { headers: Headers::Absent, ..base() }), "headers-missing");
         let other = Headers::OtherRelease { release: "6.1".to_owned() };
         assert_eq!(steps(&ModuleOnKernel { headers: other, ..base() }), "headers-mismatch");

@@ -12,7 +12,7 @@ use super::modfile::{self, ENDINGS, FileFacts};
 use super::plan::built_directory;
 use super::signature::Signature;
 use super::symbols::Wrong;
-use super::{Cache, Conf, ModuleName, Stage};
+use super::{Cache, DkmsConf, ModuleName, Stage};
 use crate::kernel::inventory::module_directory;
 use crate::kernel::module_image::ImageError;
 use crate::modprobe::index::DependencyEntry;
@@ -263,7 +263,7 @@ pub fn built_files_good(
     scope: &KernelSymbols<'_>,
     cache: &mut Cache,
     module: &ModuleName,
-    conf: &Conf,
+    conf: &DkmsConf,
 ) -> bool {
     let (root, directory) = (scope.root, built_directory(module, scope.release));
     !conf.built.is_empty()
@@ -294,7 +294,7 @@ pub fn prove_built(
     scope: &KernelSymbols<'_>,
     cache: &mut Cache,
     module: &ModuleName,
-    conf: &Conf,
+    conf: &DkmsConf,
 ) -> (ProofStanding, Vec<Signature>) {
     let directory = built_directory(module, scope.release);
     let (mut flaws, mut unchecked, mut set, mut signatures) = (Vec::new(), None, Vec::new(), Vec::new());
@@ -357,7 +357,7 @@ pub fn prove_installed(
     scope: &KernelSymbols<'_>,
     cache: &mut Cache,
     installed: &ModuleName,
-    conf: &Conf,
+    conf: &DkmsConf,
 ) -> Option<InstalledSet> {
     let there = conf.built.iter().filter(|built| installed_file(scope.root, scope.release, built).is_some());
     let proofs: Result<Vec<Proof>, Vec<Flaw>> =
@@ -379,7 +379,7 @@ pub fn prove(
     cache: &mut Cache,
     module: &ModuleName,
     stage: Stage,
-    conf: &Conf,
+    conf: &DkmsConf,
 ) -> Result<Vec<Proof>, Vec<Flaw>> {
     let (mut proofs, mut flaws) = (Vec::new(), Vec::new());
     if conf.built.is_empty() {

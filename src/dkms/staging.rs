@@ -14,7 +14,7 @@ use super::plan::{build_directory, built_directory};
 use super::proof::find_file;
 use super::replace::STATE;
 use super::tree::TREE;
-use super::{Conf, ModuleName, architecture};
+use super::{DkmsConf, ModuleName, architecture};
 use crate::kernel::inventory::module_directory;
 use crate::limits::{KERNEL_LIST, MODULE};
 use crate::sys::{FileError, FileKind, Presence, Root};
@@ -39,7 +39,7 @@ impl<'a> Staging<'a> {
         root: &'a Root,
         module: &'a ModuleName,
         release: &'a str,
-        conf: &Conf,
+        conf: &DkmsConf,
     ) -> Result<Staging<'a>, FileError> {
         let base = format!("{STATE}/{STAGING}{}-{}-{release}", module.name, module.version);
         let staging = Staging { root, module, release, base };
@@ -87,7 +87,7 @@ impl<'a> Staging<'a> {
     }
 
     /// The kernel's own files with the names of the module, below the module directory.
-    fn originals(&self, conf: &Conf) -> Result<Vec<String>, FileError> {
+    fn originals(&self, conf: &DkmsConf) -> Result<Vec<String>, FileError> {
         let kernel_directory = module_directory(self.release);
         let order =
             self.root.read_optional_within(format!("{kernel_directory}/modules.order"), KERNEL_LIST)?;
@@ -111,7 +111,7 @@ impl<'a> Staging<'a> {
     ///
     /// # Errors
     /// When that cannot be read.
-    pub(super) fn installed(&self, conf: &Conf) -> Result<Option<Vec<(String, String)>>, FileError> {
+    pub(super) fn installed(&self, conf: &DkmsConf) -> Result<Option<Vec<(String, String)>>, FileError> {
         let link =
             format!("{}/{}/kernel-{}-{}", self.dkms_tree(), self.module.name, self.release, architecture());
         if !self.root.lookup_link(link).is(FileKind::Link) {

@@ -1,6 +1,7 @@
 //! The programs that a kernel's modules are built with, as the configuration of its headers names them.
 
 use super::first_error::BuildFacts;
+use crate::kernel::config_file::value;
 use crate::kernel::inventory::module_directory;
 use crate::sys::Root;
 
@@ -21,11 +22,6 @@ pub(super) fn facts(root: &Root, release: &str) -> BuildFacts {
         by_clang: value(&config, "CONFIG_CC_IS_CLANG") == Some(b"y"),
         ..BuildFacts::default()
     }
-}
-
-fn value<'a>(config: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let mut lines = config.split(|b| *b == b'\n');
-    lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 /// The compiler that the kernel was built by: `gcc-12 (Debian 12.2.0-14) 12.2.0`.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::call::{self, GivenRoot};
 use super::hooks::{self, Hook};
 use super::replace::claim_path;
-use super::{Cache, Conf, ModuleName, Registered, Source, Tree, architecture, build, conf};
+use super::{Cache, DkmsConf, ModuleName, Registered, Source, Tree, architecture, build, conf};
 use crate::kernel::inventory::{MODULES, module_directory};
 use crate::sys::{Child, Ended, Presence, Root, Tools};
 
@@ -47,7 +47,7 @@ pub fn run(
         let conf = conf::load(root, tools, cache, registered, release);
         let conf = conf.map_err(|e| e.reason().to_owned())?;
         child = in_image((root, tools), registered, release, &conf, child)?;
-        post_remove = conf.post_remove;
+        post_remove = conf.hook("POST_REMOVE").to_owned();
     }
     let was_installed = is_installed(root, module, release);
     let done = run_dkms(child);
@@ -66,7 +66,7 @@ fn in_image(
     (root, tools): (&Root, &Tools),
     registered: &Registered,
     release: &str,
-    conf: &Conf,
+    conf: &DkmsConf,
     child: Child,
 ) -> Result<Child, String> {
     let module = &registered.module;
@@ -79,7 +79,7 @@ fn in_image(
     // The headers are gone with the kernel: it is named so that dkms does not look for the host's.
     let headers = given.plain_path(modules.join(release).join("build"));
     let mut child = given.named_in(child)?.arg("--kernelsourcedir").arg(headers);
-    if !conf.post_remove.is_empty() {
+    if !conf.hook("POST_REMOVE").is_empty() {
         child = child.arg("--directive").arg("POST_REMOVE=");
     }
     let sight = call::seen_in_image(given, module, &[PathBuf::from(module_directory(release))])?;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::kernel::config_file;
+
 /// How the names of the options begin that anybody asks for; the others, some ten thousand, are not kept.
 const ASKED_FOR: [&str; 9] = [
     "MODULE_SIG",
@@ -27,13 +29,7 @@ impl KernelConfig {
     pub fn parse(text: &[u8]) -> Option<KernelConfig> {
         let mut config = KernelConfig::default();
         let mut any = false;
-        for line in text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii) {
-            let unset = line.strip_prefix(b"# CONFIG_").and_then(|l| l.strip_suffix(b" is not set"));
-            let set = line.strip_prefix(b"CONFIG_").and_then(|l| {
-                let at = l.iter().position(|b| *b == b'=')?;
-                Some((&l[..at], Some(&l[at + 1..])))
-            });
-            let Some((name, value)) = set.or(unset.map(|name| (name, None))) else { continue };
+        for (name, value) in config_file::options(text) {
             any = true;
             if is_asked_for(name) {
                 // Bytes that are no text are in no value that anybody asks for.

@@ -1,5 +1,6 @@
 //! Kernels: their names, their variants and bundles, and what is installed and running.
 
+pub mod config_file;
 pub mod identity;
 pub mod inventory;
 pub mod module_file;

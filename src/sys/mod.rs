@@ -24,6 +24,7 @@ pub mod processes;
 mod punch_hole;
 pub mod root;
 pub mod sandbox;
+pub mod shell;
 mod stat;
 pub mod terminal;
 pub mod tools;

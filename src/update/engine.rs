@@ -18,8 +18,8 @@ use crate::dkms::conflict::{self, Rival};
 use crate::dkms::order as dkms_order;
 use crate::dkms::plan::State;
 use crate::dkms::{
-    Cache, Conf, Decision, ModuleName, ModuleOnKernel, PlanStep, Source, Stage, Tree, depmod, inputs, plan,
-    replace,
+    Cache, Decision, DkmsConf, ModuleName, ModuleOnKernel, PlanStep, Source, Stage, Tree, depmod, inputs,
+    plan, replace,
 };
 use crate::render::shown;
 use crate::state::RunRecord;
@@ -66,7 +66,7 @@ pub struct Planned {
     /// Why.
     pub why: String,
     source: Source,
-    conf: Conf,
+    conf: DkmsConf,
     /// Why it fails without being tried.
     hopeless: Option<(State, String)>,
     drift: Option<String>,

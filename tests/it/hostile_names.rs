@@ -142,7 +142,8 @@ fn a_log_is_shown_without_what_deceives() {
 #[test]
 fn the_status_of_a_machine_with_hostile_names() {
     let root = TestRoot::guarded();
-    root.module("hello", "1.0", &format!("BUILT_MODULE_NAME[1]=\"{EVIL}\"\n")).module(EVIL, "2", "");
+    let evil = format!("BUILT_MODULE_NAME[1]=\"{EVIL}\"\nDEST_MODULE_LOCATION[1]=/extra\n");
+    root.module("hello", "1.0", &evil).module(EVIL, "2", "");
     root.file(&format!("boot/loader/entries/{EVIL}.conf"), format!("title {EVIL}\nlinux /x\n"));
     root.file("boot/loader/loader.conf", format!("default {EVIL}\n"));
     let run = root.run("clr-dkms", &["status", "--all"]);

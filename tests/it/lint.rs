@@ -3,10 +3,12 @@
 use std::fs;
 use std::process::Command;
 
-use clr_dkms::dkms::lint::{Answer, Expected, LintSubject, Severity, Text, lint};
-use clr_dkms::dkms::script::Script;
-use clr_dkms::dkms::source::SourceFiles;
-use clr_dkms::dkms::told::{Record, SyntaxError, Told};
+use clr_dkms::dkms::conf::{
+    DkmsConf, DkmsRules, Exclusion, ModuleRecord, Refusal, RefusalKind, SyntaxError, Trace,
+};
+use clr_dkms::dkms::lint::makefile::Makefile;
+use clr_dkms::dkms::lint::source::SourceFiles;
+use clr_dkms::dkms::lint::{Answer, ConfText, Expected, KernelOwn, LintSubject, Severity, lint};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -96,7 +98,7 @@ const CONFS: &[(&str, &str, &[&str])] = &[
     ("\"/extra\"", "\"/lib/modules\"", &["destination error 4"]),
     ("\"/extra\"", "\"/kernel/../../../etc\"", &["destination warning 4"]),
     ("\"/extra\"", "/extras", &["destination warning 4"]),
-    ("\"/extra\"", "/kernel/../updates/", &[]),
+    ("\"/extra\"", "/kernel/../updates/", &["destination advice 4"]),
     ("\"/extra\"", "/kernel/drivers/net/", &[]),
     (
         "\"/extra\"",
@@ -135,7 +137,7 @@ const CONFS: &[(&str, &str, &[&str])] = &[
     ("\"/extra\"", "\"$(echo /ex)tra\"", &[]),
     ("\"yes\"", "$(test -f $kernel_source_dir/.config && echo yes)", &[]),
     ("AUTOINSTALL=\"yes\"", "set -eu; f() { AUTOINSTALL=yes; }; f", &[]),
-    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=yes\nexit 0\nAUTOINSTALL=no\n\"", &["unterminated-quote error 8"]),
+    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=yes\nexit 0\nAUTOINSTALL=no\n\"", &["unterminated-quote warning 8"]),
     ("PACKAGE_NAME=\"hello\"", "PACKAGE_NAME=$module", &[]),
 ];
 
@@ -166,13 +168,16 @@ fn findings_on_the_source() {
     };
     let source = "usr/src/hello-1.0";
     let one = |id: &str| (1, vec![format!("{id} error -")]);
+    let another = |id: &str| (1, vec![format!("{id} warning -")]);
     let no_makefile = |root: &TestRoot| root.remove(&format!("{source}/Makefile")).forget();
     assert_eq!(change(&no_makefile), one("no-makefile"));
-    for made in ["MAKE[0]=make", "PRE_BUILD=configure", "MAKE_MATCH[1]=x\nMAKE[1]=make"] {
+    for made in ["MAKE[0]=make", "PRE_BUILD='configure --all'", "MAKE_MATCH[1]=x\nMAKE[1]=make"] {
         let quiet = change(&|root| {
             no_makefile(root);
+            root.file(&format!("{source}/configure"), "");
             root.file(CONF, format!("{GOOD}{made}\n")).forget();
             tidy(root);
+            set_mode(&root.at(&format!("{source}/configure")), 0o755);
         });
         assert_eq!(quiet, (0, vec![]), "{made}");
     }
@@ -196,7 +201,7 @@ fn findings_on_the_source() {
     assert_eq!(change(&beside), (0, vec!["precompiled-beside advice -".to_owned()]));
     for (path, mode) in [("", 0o757), ("dkms.conf", 0o646), ("Makefile", 0o666)] {
         let writable = |root: &TestRoot| set_mode(&root.at(&format!("{source}/{path}")), mode);
-        assert_eq!(change(&writable), one("writable-by-others"), "{path}");
+        assert_eq!(change(&writable), another("writable-by-others"), "{path}");
     }
     if rustix::process::geteuid().is_root() {
         for owner in [(Some(1), None), (None, Some(1))] {
@@ -205,9 +210,144 @@ fn findings_on_the_source() {
                 std::os::unix::fs::chown(&path, owner.0, owner.1).unwrap();
                 set_mode(&path, 0o664);
             };
-            assert_eq!(change(&given), one("writable-by-others"), "{owner:?}");
+            assert_eq!(change(&given), another("writable-by-others"), "{owner:?}");
         }
     }
+}
+
+/// What is added to the good file, the files of the source (an empty directory ends in a slash), and what comes of it.
+type SourceCase = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+
+/// The rules that read the source.
+const SOURCES: &[SourceCase] = &[
+    ("PATCH[0]=a.patch\nPATCH[1]=b.patch", &[("patches/a.patch", "x")], &["patch-missing error 7"]),
+    ("PATCH[0]=a.patch\nPATCH_MATCH[0]='^5\\.'", &[], &[]),
+    ("PATCH=(a.patch)\nPOST_ADD=fetch", &[("fetch", "+x")], &["patch-missing warning 6"]),
+    ("PRE_BUILD='configure --all'", &[], &["hook-missing warning 6"]),
+    ("POST_INSTALL=./done.sh", &[("done.sh", "x")], &["hook-not-executable warning 6"]),
+    ("POST_INSTALL=./done.sh", &[("done.sh", "+x")], &[]),
+    ("BUILT_MODULE_LOCATION[0]=src/", &[("src/Makefile", "obj-m := hello.o")], &[]),
+    ("BUILT_MODULE_LOCATION[0]=src", &[], &["location-missing error 6"]),
+    ("BUILT_MODULE_LOCATION[0]=src\nMAKE=./all", &[], &["location-missing warning 6"]),
+    ("BUILT_MODULE_LOCATION[0]=src", &[("src/", "")], &["location-missing error 6"]),
+    ("", &[("Makefile", "obj-m := hallo.o\n")], &["module-not-made warning 3"]),
+    ("", &[("Makefile", "obj-m := $(NAMES)\n")], &[]),
+    (
+        "BUILT_MODULE_NAME[1]=a_b\nDEST_MODULE_LOCATION[1]=/extra",
+        &[("Makefile", "obj-m := hello.o a-b.o\n")],
+        &["module-not-made warning 6"],
+    ),
+    ("", &[("Makefile", "obj-$(CONFIG_HELLO) := hello.o\n")], &["module-conditional warning 3"]),
+    ("MAKE='make CONFIG_HELLO=m'", &[("Makefile", "obj-$(CONFIG_HELLO) := hello.o\n")], &[]),
+    ("", &[("Makefile", "CONFIG_HELLO ?= m\nobj-$(CONFIG_HELLO) := hello.o\n")], &[]),
+    ("MAKE=\"make KVER=\\$(uname -r)\"", &[], &["make-running-kernel warning 6"]),
+    (
+        "MAKE=make",
+        &[("Makefile", "KVER ?= $(shell uname -r)\nobj-m := hello.o\n")],
+        &["make-running-kernel warning 1"],
+    ),
+    ("MAKE=\"make KVER=$kernelver\"", &[("Makefile", "KVER ?= $(shell uname -r)\nobj-m := hello.o\n")], &[]),
+    (
+        "MAKE=\"make KERNEL=$kernelver\"",
+        &[("Makefile", "KVER ?= $(shell uname -r)\nobj-m := hello.o\n")],
+        &["make-running-kernel warning 1"],
+    ),
+    ("", &[("Makefile", "KVER ?= $(shell uname -r)\nobj-m := hello.o\n")], &[]),
+    ("X=$(uname -r)", &[], &["running-kernel warning 6"]),
+    ("MAKE=\"make -C $kernel_source_dir SUBDIRS=.\"", &[], &["subdirs error 6"]),
+    ("MAKE=\"make -C $kernel_source_dir SUBDIRS=. M=.\"", &[], &[]),
+    (
+        "MAKE='make all'",
+        &[("Makefile", "obj-m := hello.o\nall:\n\tmake SUBDIRS=.\n")],
+        &["subdirs warning 3"],
+    ),
+    ("", &[("Makefile", "obj-m := hello.o\nall:\n\tmake SUBDIRS=.\n")], &[]),
+    (
+        "BUILD_MODULE_NAME[1]=x\nAUTO_INSTALL=yes",
+        &[],
+        &["directive-misspelt warning 6", "directive-misspelt warning 7"],
+    ),
+    ("MAKES=x\nBUILD_MODULE_NAME=x\nCLEAN=\"$BUILD_MODULE_NAME\"", &[], &["deprecated advice 8"]),
+    ("", &[("hello.c", "int x;")], &["no-license error -"]),
+    ("MAKE=./all", &[("hello.c", "int x;")], &["no-license warning -"]),
+    ("", &[("hello.c", "int x;"), ("more.tar.gz", "x")], &[]),
+    ("", &[("hello.c", "int x;"), ("sub/a.h", "MODULE_LICENSE(X)")], &[]),
+    ("DEST_MODULE_NAME[0]=vfat", &[], &["kernel-module advice 6"]),
+    ("DEST_MODULE_NAME[0]=ext-4", &[], &["kernel-module warning 6"]),
+    ("DEST_MODULE_NAME[0]='@NAME@'", &[], &["placeholder error 6"]),
+    ("PACKAGE_VERSION='#MODULE_VERSION#'", &[], &["placeholder error 6", "version-differs warning 6"]),
+    ("PACKAGE_VERSION=@VERSION@", &[], &["placeholder warning 6", "version-differs warning 6"]),
+    ("DEST_MODULE_LOCATION[0]=@VERSION@", &[], &["destination error 6"]),
+];
+
+#[test]
+fn findings_on_conf_and_source_together() {
+    let mut wrong = Vec::new();
+    for (conf, files, expected) in SOURCES {
+        let root = system(&format!("{GOOD}{conf}\n"));
+        root.file(&format!("usr/lib/modules/{A}/modules.builtin"), "kernel/fs/ext-4.ko\n").file(
+            &format!("usr/lib/modules/{A}/modules.dep"),
+            "kernel/fs/vfat.ko.zst: kernel/fs/fat.ko\nupdates/dkms/hello.ko:\n",
+        );
+        for (file, text) in *files {
+            let path = format!("usr/src/hello-1.0/{file}");
+            let directory = path.rsplit_once('/').unwrap().0;
+            match file.ends_with('/') {
+                true => root.directory(directory),
+                false => root.file(&path, text),
+            };
+            set_mode(&root.at(directory), 0o755);
+        }
+        tidy(&root);
+        for (file, _) in files.iter().filter(|(_, text)| *text == "+x") {
+            set_mode(&root.at(&format!("usr/src/hello-1.0/{file}")), 0o755);
+        }
+        for (file, _) in files.iter().filter(|(file, _)| file.contains('/') && !file.ends_with('/')) {
+            set_mode(&root.at(&format!("usr/src/hello-1.0/{file}")), 0o644);
+        }
+        let (_, mut found) = found(&root, &[]);
+        found.sort();
+        if found != *expected {
+            wrong.push(format!("{conf:?} with {files:?}: {found:?} instead of {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_conf_that_is_elsewhere() {
+    let root = system(GOOD);
+    let next_step = |file: &str| {
+        root.remove(CONF).file(&format!("usr/src/hello-1.0/{file}"), GOOD);
+        let shown = flat(&root, &[]);
+        root.remove(&format!("usr/src/hello-1.0/{file}"));
+        shown.code(1).shows(&["[no-conf]"]);
+        shown.stdout
+    };
+    for file in ["packaging/dkms.conf", "dkms.conf.in", "debian/hello.dkms"] {
+        let shown = next_step(file);
+        assert!(shown.contains(&format!("next step: use {file}, or what")), "{shown}");
+        root.file(CONF, GOOD);
+    }
+    assert!(next_step("dkms.txt").contains("next step: write one"));
+}
+
+#[test]
+fn a_source_that_is_not_registered() {
+    let root = system(GOOD);
+    root.file("usr/src/other-2/dkms.conf", GOOD.replace("\"hello\"", "other").replace("\"1.0\"", "2"))
+        .file("usr/src/other-2/Makefile", "obj-m := other.o\n")
+        .file("usr/src/linux-headers-6/Makefile", "x");
+    set_mode(&root.at("usr/src/other-2"), 0o755);
+    for file in ["dkms.conf", "Makefile"] {
+        set_mode(&root.at(&format!("usr/src/other-2/{file}")), 0o644);
+    }
+    let unregistered = (1, vec!["not-registered warning -".to_owned()]);
+    assert_eq!(found(&root, &[]), unregistered);
+    assert_eq!(found(&root, &["/usr/src/other-2"]), unregistered);
+    flat(&root, &[]).shows(&["2 modules: 1 warning", "next step: register it: `dkms add -m other -v 2`"]);
+    root.link("var/lib/dkms/other/2/source", "/usr/src/other-2");
+    assert_eq!(found(&root, &[]), (0, vec![]));
 }
 
 #[test]
@@ -216,7 +356,7 @@ fn a_checkout_belongs_to_whoever_has_it() {
     // Its group may write it, and it may have any name.
     root.file("home/me/hello/dkms.conf", GOOD)
         .file("home/me/hello/Makefile", "x")
-        .file("home/me/hello/a.c", "x");
+        .file("home/me/hello/a.c", "MODULE_LICENSE(\"GPL\");");
     for (path, mode) in [("", 0o775), ("/dkms.conf", 0o664), ("/Makefile", 0o664), ("/a.c", 0o664)] {
         set_mode(&root.at(&format!("home/me/hello{path}")), mode);
     }
@@ -381,33 +521,34 @@ fn hostile_sources() {
     assert!(!landlock || !root.outside().join("written").exists());
 }
 
-/// A text of the things that matter to the reader, in any order.
+/// A text of the things that matter to the readers of traces and Makefiles, in any order.
 fn script() -> impl Strategy<Value = Vec<u8>> {
     let pieces = prop::sample::select(vec![
         "\n",
         "'",
         "\"",
-        "`",
-        "$(",
-        ")",
-        "((",
-        "))",
-        "${",
-        "}",
-        "\\",
+        "@",
+        "@@/a:1@",
+        "@@/a:999999999999999999999@",
+        "@@/b:3@",
+        "/a:2@",
+        "\\\n",
         "#",
         " ",
-        "<<E\n",
-        "E\n",
-        "<<-",
-        "$'",
         "=",
+        "+=",
         "[",
         "]",
+        "(",
         "MAKE",
-        "AUTOINSTALL=",
+        "uname -r",
+        "AUTOINSTALL = yes",
         "PACKAGE_NAME=\"a\"\n",
         "DEST_MODULE_LOCATION[0]=",
+        "BUILD_MODULE_NAME=x",
+        "obj-m += ",
+        "obj-$(CONFIG_X) := a.o",
+        "SUBDIRS=",
         "\r\n",
         "\0",
         "\t",
@@ -423,32 +564,65 @@ fn script() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn any_text_and_any_values(
-        text in script(), words in prop::collection::vec(".{0,12}", 6), line in any::<Option<usize>>(), file in 0usize..3,
-        broken in any::<bool>(), excluded in any::<bool>(),
+        text in script(), output in script(), words in prop::collection::vec(".{0,12}", 6),
+        line in any::<Option<usize>>(), quote in any::<Option<usize>>(), file in 0usize..3, broken in any::<bool>(),
+        excluded in any::<bool>(), makes in any::<bool>(),
     ) {
-        let script = Script::read(&text);
-        let lines = script.lines;
-        let record = Record { built: words[3].clone(), dest: words[4].clone(), location: words[5].clone() };
-        let told = Told {
-            name: words[0].clone(),
-            version: words[1].clone(),
-            autoinstall: words[2].clone(),
-            records: vec![record, Record::default()],
-            depends: words.clone(),
-            deprecated: vec!["CLEAN".to_owned(), "MAKE".to_owned()],
-            excluded: if excluded { vec!["AUTOINSTALL is x".to_owned(), String::new()] } else { Vec::new() },
-            syntax: broken.then(|| SyntaxError { file, line, message: "x".to_owned() }),
-            ..Told::default()
+        let lines = text.split_inclusive(|b| *b == b'\n').count();
+        let trace = Trace::read(&output, &[("/a", &text)]);
+        let record = ModuleRecord {
+            built: words[3].clone(),
+            built_location: words[4].clone(),
+            dest: words[4].clone(),
+            location: words[5].clone(),
         };
-        let answer = |told| Answer { release: "6.1".to_owned(), matters: true, headers: true, told };
+        let refusal = Refusal {
+            kind: RefusalKind::ModuleNameMissing,
+            directive: "BUILT_MODULE_NAME".to_owned(),
+            element: line,
+            value: words[0].clone(),
+            at: trace.line_of("BUILT_MODULE_NAME"),
+        };
+        let exclusion = Exclusion { directive: words[0].clone(), condition: String::new() };
+        let conf = DkmsConf {
+            package_name: words[0].clone(),
+            package_version: words[1].clone(),
+            autoinstall_value: words[2].clone(),
+            records: vec![record, ModuleRecord::default()],
+            depends: words.clone(),
+            makes,
+            make: String::from_utf8_lossy(&output).into_owned(),
+            patches: words.clone(),
+            hooks: [("PRE_BUILD".to_owned(), words[3].clone())].into(),
+            deprecated: vec!["CLEAN".to_owned(), "MAKE".to_owned()],
+            excluded: if excluded { vec![exclusion] } else { Vec::new() },
+            syntax: broken.then(|| SyntaxError { file, line, message: "x".to_owned(), quote }),
+            refusals: vec![refusal],
+            ..DkmsConf::default()
+        };
+        let answer = |evaluated| Answer {
+            release: "6.1".to_owned(),
+            matters: true,
+            texts: vec![0],
+            config: Some(text.clone()),
+            own_modules: [(words[3].clone(), KernelOwn::BuiltIn)].into(),
+            evaluated,
+        };
+        let source = SourceFiles {
+            makefiles: [("Makefile".into(), Makefile::read(&text))].into(),
+            is_licensed: Some(false),
+            ..SourceFiles::default()
+        };
         let subject = LintSubject {
-            texts: vec![Text { name: "dkms.conf".to_owned(), script }],
+            texts: vec![ConfText { name: "dkms.conf".to_owned(), bytes: text.clone() }],
             directory: ".".to_owned(),
             expected: Expected::Directory("a-1".to_owned()),
             builds_here: true,
-            answers: vec![answer(Ok(told)), answer(Err("x".to_owned()))],
+            answers: vec![answer(Ok((conf, trace))), answer(Err("x".to_owned()))],
+            is_registered: Some(false),
             modules: None,
-            source: &SourceFiles::default(),
+            rules: DkmsRules::of_version(None),
+            source: &source,
         };
         for finding in lint(&subject) {
             if let Some(line) = finding.line {

@@ -106,7 +106,7 @@ mod tests {
             steps: vec![PlanStep::Build, PlanStep::Install],
             why: String::new(),
             source: Source::Broken { reason: String::new() },
-            conf: crate::dkms::Conf::default(),
+            conf: crate::dkms::DkmsConf::default(),
             hopeless: None,
             drift: None,
         }

@@ -239,7 +239,7 @@ impl TestRoot {
              DEST_MODULE_LOCATION[0]=\"/kernel/extra\"\nAUTOINSTALL=\"yes\"\n{conf}"
         );
         self.file(&format!("usr/src/{name}-{version}/dkms.conf"), text)
-            .file(&format!("usr/src/{name}-{version}/{name}.c"), "int x;\n")
+            .file(&format!("usr/src/{name}-{version}/{name}.c"), "int x;\nMODULE_LICENSE(\"GPL\");\n")
             .link(&format!("var/lib/dkms/{name}/{version}/source"), format!("/usr/src/{name}-{version}"))
     }
 

@@ -1,11 +1,11 @@
 //! The version of the installed dkms, and what it decides.
 //!
-//! It is read out of the program, which is a script that prints it: no process is started to find out that there is nothing
-//! to do. (3.0.10 and 3.2.1 both hold the text `dkms-VERSION`.)
+//! It is read out of the program, which is a script that prints it: no process is started to find out that
+//! there is nothing to do. (3.0.10 and 3.2.1 both hold the text `dkms-VERSION`.)
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cache, compare_versions};
+use crate::dkms::{Cache, compare_versions};
 use crate::sys::Tools;
 
 /// The first version that knows only `yes`, `no` and nothing as a value of `AUTOINSTALL`.
@@ -36,21 +36,18 @@ impl Autoinstall {
     }
 
     /// Whether a value asks to be built by itself.
-    ///
-    /// # Errors
-    /// In words, for a value that makes the file invalid.
-    pub fn asks(self, value: &str) -> Result<bool, String> {
+    pub fn asks(self, value: &str) -> bool {
         let is = |word: &str| value.eq_ignore_ascii_case(word);
         match self {
-            Autoinstall::AnyWord => Ok(!value.is_empty()),
-            Autoinstall::Unknown => Ok(!value.is_empty() && !is("no")),
-            Autoinstall::YesOrNo if is("yes") => Ok(true),
-            Autoinstall::YesOrNo if is("no") || value.is_empty() => Ok(false),
-            Autoinstall::YesOrNo => Err(format!(
-                "its dkms.conf has AUTOINSTALL={value:?}: the installed dkms knows only yes and no, and takes the whole \
-                 file for invalid"
-            )),
+            Autoinstall::AnyWord => !value.is_empty(),
+            Autoinstall::Unknown => !value.is_empty() && !is("no"),
+            Autoinstall::YesOrNo => is("yes"),
         }
+    }
+
+    /// Whether a value makes the whole file invalid.
+    pub fn refuses(self, value: &str) -> bool {
+        self == Autoinstall::YesOrNo && !["", "yes", "no"].iter().any(|word| value.eq_ignore_ascii_case(word))
     }
 }
 
@@ -125,7 +122,8 @@ mod tests {
         ];
         for (value, expected) in table {
             let rules = [Autoinstall::AnyWord, Autoinstall::YesOrNo, Autoinstall::Unknown];
-            assert_eq!(rules.map(|rule| rule.asks(value).ok()), expected, "{value}");
+            let asks = |rule: Autoinstall| (!rule.refuses(value)).then(|| rule.asks(value));
+            assert_eq!(rules.map(asks), expected, "{value}");
         }
     }
 }

@@ -1,0 +1,113 @@
+//! `dkms.conf` is a bash program whose values may differ per kernel, so bash evaluates it, once for each
+//! kernel: builds and lint read the same value. A static reading can only advise.
+
+mod evaluate;
+mod reader;
+mod trace;
+mod value;
+pub mod version;
+
+use serde::{Deserialize, Serialize};
+
+pub use evaluate::{ConfFile, files, traced};
+pub use reader::{ConfReader, ConfSources, load};
+pub use trace::{Assignment, DIRECTIVES, FileLine, Trace, TracedCommand, left_side};
+pub use value::{
+    BuiltModule, DESTINATIONS, DkmsConf, Exclusion, ModuleRecord, Refusal, RefusalKind, SyntaxError,
+};
+pub use version::DkmsRules;
+
+use crate::sys::FileError;
+
+/// Why there is no evaluated file, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConfError {
+    /// It is not there, or bash gets no answer out of it: dkms would not either.
+    Unusable(String),
+    /// It could not be read, or bash not be run: it may be good.
+    CannotTell(String),
+    /// It was not evaluated because this machine offers nothing that confines it.
+    Refused(String),
+    /// As unusable, because bash did not come to an end with it in time.
+    TimedOut(String),
+}
+
+impl ConfError {
+    /// In words.
+    pub fn reason(&self) -> &str {
+        match self {
+            ConfError::Unusable(reason)
+            | ConfError::CannotTell(reason)
+            | ConfError::Refused(reason)
+            | ConfError::TimedOut(reason) => reason,
+        }
+    }
+
+    fn of_file(e: &FileError) -> ConfError {
+        if e.is_absent() { ConfError::Unusable(e.to_string()) } else { ConfError::CannotTell(e.to_string()) }
+    }
+}
+
+/// What the text of a file seems to say of `AUTOINSTALL`, without running it: for advice, where there is no
+/// time to ask bash.
+pub fn seems_autoinstall(text: &str) -> Option<bool> {
+    let value = text.lines().filter_map(|line| line.trim().strip_prefix("AUTOINSTALL=")).next_back()?;
+    let unquoted = value.trim_start_matches(['"', '\'']);
+    let end = unquoted.find(['"', '\'', ' ', '\t', ';', '#']).unwrap_or(unquoted.len());
+    Some(unquoted[..end].eq_ignore_ascii_case("yes"))
+}
+
+/// Whether a value is one that a build of the project replaces: `#MODULE_VERSION#`, `@VERSION@` and the like.
+pub fn is_placeholder(value: &str) -> bool {
+    let is_word = |word: &str| {
+        word.len() > 1
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && word.bytes().any(|b| b.is_ascii_alphabetic())
+    };
+    let framed = |mark: char| {
+        let parts: Vec<&str> = value.split(mark).collect();
+        parts.len() > 2 && parts[1..parts.len() - 1].iter().copied().any(is_word)
+    };
+    let braced = value.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    let is_capitals = value.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    ['#', '@', '%'].into_iter().any(framed)
+        || braced.is_some_and(|(word, _)| is_word(word.trim_matches(['{', ' '])))
+        || (is_word(value) && is_capitals && value.contains('_') && value.contains("VERSION"))
+        || (value.len() > 2 && is_capitals && value.starts_with('_') && value.ends_with('_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_without_bash() {
+        assert_eq!(seems_autoinstall("AUTOINSTALL=\"yes\"\n"), Some(true));
+        assert_eq!(seems_autoinstall("AUTOINSTALL='yes' # always\n"), Some(true));
+        assert_eq!(seems_autoinstall("AUTOINSTALL=no"), Some(false));
+        assert_eq!(seems_autoinstall("#AUTOINSTALL=yes"), None);
+    }
+
+    #[test]
+    fn placeholders() {
+        // Each is in the dkms.conf of a project.
+        for value in [
+            "#MODULE_VERSION#",
+            "@VERSION@",
+            "@PCIE_DRIVER_VERSION@",
+            "DKMS_VERSION",
+            "_PACKAGE_NAME_",
+            "%VERSION%",
+            "{{version}}",
+            "1.0-@REVISION@",
+        ] {
+            assert!(is_placeholder(value), "{value}");
+        }
+        for value in
+            ["", "1.0", "v4l2loopback", "2:1.3@git", "a#b", "50%", "_", "GIT", "1.0_beta_1", "#", "##"]
+        {
+            assert!(!is_placeholder(value), "{value}");
+        }
+    }
+}

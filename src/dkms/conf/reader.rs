@@ -1,0 +1,164 @@
+//! Evaluates the files of all modules for one kernel, or takes what they come to from the cache.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::evaluate::{self, ConfFile, SCRIPT, Tracing};
+use super::version::{self, DkmsRules};
+use super::{ConfError, DkmsConf};
+use crate::dkms::{Cache, Registered, Source};
+use crate::kernel::inventory::module_directory;
+use crate::limits::TEXT;
+use crate::sys::{Fingerprint, Root, Tools};
+
+/// What the files of all modules have in common on one kernel, looked at once.
+#[derive(Debug)]
+pub struct ConfReader<'a> {
+    root: &'a Root,
+    tools: &'a Tools,
+    release: &'a str,
+    /// The names of the admin's overrides; none when they cannot be listed.
+    overrides: Option<BTreeSet<OsString>>,
+    rules: DkmsRules,
+    sources: &'a ConfSources,
+    /// The fingerprint of the kernel's headers and of [`SCRIPT`].
+    around: String,
+}
+
+impl<'a> ConfReader<'a> {
+    /// Looks at it.
+    pub fn new(
+        root: &'a Root,
+        tools: &'a Tools,
+        cache: &mut Cache,
+        sources: &'a ConfSources,
+        release: &'a str,
+    ) -> ConfReader<'a> {
+        let build = format!("{}/build", module_directory(release));
+        let mut around = Fingerprint::default();
+        for text in [release, SCRIPT] {
+            around.add(text);
+        }
+        for path in [".config", "Makefile"] {
+            around.add(identity(root, Path::new(&build).join(path)));
+        }
+        let (overrides, around) = (evaluate::overrides(root), around.finish());
+        ConfReader { root, tools, release, overrides, sources, rules: version::rules(tools, cache), around }
+    }
+
+    /// Evaluates the file of a module, or takes it from the cache.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn load(&self, cache: &mut Cache, registered: &Registered) -> Result<DkmsConf, ConfError> {
+        let (root, module) = (self.root, &registered.module);
+        let source = match &registered.source {
+            Source::Directory { path, .. } => path,
+            Source::Broken { reason } => return Err(ConfError::Unusable(reason.clone())),
+            Source::Unknown { reason } => return Err(ConfError::CannotTell(reason.clone())),
+        };
+        let (main, directory) = self.sources.main(root, source)?;
+        let files = evaluate::with_overrides(root, main, module, self.release, self.overrides.as_ref())?;
+        let key = self.key(&files, &directory);
+        let known = cache.conf(&key);
+        if known.is_none() && !self.tools.evaluates_modules() {
+            let file = root.shown_path(&files[0].0).display().to_string();
+            return Err(ConfError::CannotTell(format!(
+                "{file} has changed and is evaluated by the next run"
+            )));
+        }
+        let conf = known.unwrap_or_else(|| {
+            let conf = once(root, &key, || {
+                let evaluated = |tracing| {
+                    let (conf, _) =
+                        evaluate::evaluate(root, self.tools, module, self.release, &files, tracing)?;
+                    Ok(conf)
+                };
+                // The trace, which says on which line a fault is, is made only where there is one.
+                let conf = evaluated(Tracing::Off)?;
+                if conf.has_faults() { evaluated(Tracing::On) } else { Ok(conf) }
+            });
+            // Why it could not be read, or bash not be run, is not a property of what is in the files.
+            if !matches!(conf, Err(ConfError::CannotTell(_) | ConfError::Refused(_))) {
+                cache.keep_conf(key, conf.clone());
+            }
+            conf
+        });
+        conf.map(|conf| conf.under(self.rules))
+    }
+
+    /// All that the answer depends on: the files, the kernel, its headers, and the directory that a file may
+    /// source from.
+    fn key(&self, files: &[ConfFile], directory: &str) -> String {
+        let mut key = Fingerprint::default();
+        for (path, bytes) in files {
+            key.add(path.as_os_str().as_encoded_bytes());
+            key.add(bytes);
+        }
+        key.add(directory);
+        key.add(&self.around);
+        key.finish()
+    }
+}
+
+/// What was evaluated, by root and key.
+type Evaluated = BTreeMap<(PathBuf, String), Result<DkmsConf, ConfError>>;
+
+/// The answer that this process has had for that key, else that of `evaluate`: on a slow machine a file costs
+/// a second, and a process may look at the machine more than once with a cache that was empty, or could not
+/// be written.
+fn once(
+    root: &Root,
+    key: &str,
+    evaluate: impl FnOnce() -> Result<DkmsConf, ConfError>,
+) -> Result<DkmsConf, ConfError> {
+    static EVALUATED: Mutex<Evaluated> = Mutex::new(BTreeMap::new());
+    let known = || EVALUATED.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = (root.path().to_owned(), key.to_owned());
+    if let Some(conf) = known().get(&at) {
+        return conf.clone();
+    }
+    let conf = evaluate();
+    known().insert(at, conf.clone());
+    conf
+}
+
+/// What the files of a module are on every kernel: read once in a look at all of them.
+#[derive(Debug, Default)]
+pub struct ConfSources(RefCell<BTreeMap<PathBuf, (Vec<u8>, String)>>);
+
+impl ConfSources {
+    /// The `dkms.conf` in a source directory, and the identity of the directory.
+    fn main(&self, root: &Root, source: &Path) -> Result<(ConfFile, String), ConfError> {
+        let path = source.join("dkms.conf");
+        if let Some((bytes, directory)) = self.0.borrow().get(&path) {
+            return Ok(((path, bytes.clone()), directory.clone()));
+        }
+        let bytes = root.read_within(&path, TEXT).map_err(|e| ConfError::of_file(&e))?;
+        let directory = identity(root, source);
+        self.0.borrow_mut().insert(path.clone(), (bytes.clone(), directory.clone()));
+        Ok(((path, bytes), directory))
+    }
+}
+
+fn identity(root: &Root, path: impl AsRef<Path>) -> String {
+    let stat = root.lookup(path).stat();
+    stat.map_or_else(String::new, |stat| format!("{} {} {}", stat.size, stat.mtime_ns, stat.ctime_ns))
+}
+
+/// Evaluates the file of a module for a kernel, or takes it from the cache.
+///
+/// # Errors
+/// When there is no answer.
+pub fn load(
+    root: &Root,
+    tools: &Tools,
+    cache: &mut Cache,
+    registered: &Registered,
+    release: &str,
+) -> Result<DkmsConf, ConfError> {
+    ConfReader::new(root, tools, cache, &ConfSources::default(), release).load(cache, registered)
+}

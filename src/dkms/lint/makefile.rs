@@ -1,0 +1,195 @@
+//! What a Makefile or Kbuild file of a module says, read without running make: advice only, as make alone
+//! knows what its variables and conditions come to.
+
+use std::collections::BTreeMap;
+
+/// An entry of `obj-m` or `obj-$(CONFIG_X)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KbuildObject {
+    /// The module: the file without `.o`, and without its directory.
+    pub name: String,
+    /// The option that decides whether it is made.
+    pub option: Option<String>,
+    /// Counted from 1.
+    pub line: usize,
+}
+
+/// What was found in one file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Makefile {
+    /// The modules that it names.
+    pub objects: Vec<KbuildObject>,
+    /// Some of what it makes is named by a variable, a function or another file.
+    pub is_partial: bool,
+    /// `uname -r`: the line, and the variable that it is assigned to.
+    pub running_kernel: Vec<(usize, Option<String>)>,
+    /// The first line with `SUBDIRS=` and without `M=`.
+    pub subdirs: Option<usize>,
+    /// The variables that it assigns.
+    pub variables: BTreeMap<String, String>,
+    /// The text, without comments.
+    text: String,
+}
+
+impl Makefile {
+    /// Reads a text, whatever it is.
+    pub fn read(bytes: &[u8]) -> Makefile {
+        let text = String::from_utf8_lossy(bytes);
+        let mut makefile = Makefile::default();
+        let lines = logical_lines(&text);
+        for (number, line) in &lines {
+            makefile.text += line;
+            makefile.text.push('\n');
+            let words = line.split_ascii_whitespace().collect::<Vec<_>>();
+            makefile.is_partial |= matches!(words.first(), Some(&("include" | "-include" | "sinclude")));
+            let assigned = assignment(line);
+            if line.contains("uname -r") {
+                makefile.running_kernel.push((*number, assigned.map(|(name, _)| name.to_owned())));
+            }
+            if words.iter().any(|w| w.starts_with("SUBDIRS=")) && !words.iter().any(|w| w.starts_with("M=")) {
+                makefile.subdirs.get_or_insert(*number);
+            }
+            if let Some((name, value)) = assigned {
+                makefile.variables.insert(name.to_owned(), value.trim().to_owned());
+            }
+        }
+        for (number, line) in &lines {
+            if let Some((name, value)) = assignment(line) {
+                makefile.objects_of(*number, name, value);
+            }
+        }
+        makefile
+    }
+
+    /// Whether the value of a variable is asked for.
+    pub fn uses(&self, variable: &str) -> bool {
+        [format!("$({variable})"), format!("${{{variable}}}")].iter().any(|use_| self.text.contains(use_))
+    }
+
+    fn objects_of(&mut self, line: usize, name: &str, value: &str) {
+        let Some(condition) = name.strip_prefix("obj-") else { return };
+        let option = match condition {
+            "m" => None,
+            // Of an external module nothing is built in.
+            "y" | "n" => return,
+            other => match variable(other) {
+                Some(option) if option.starts_with("CONFIG_") => Some(option.to_owned()),
+                _ => {
+                    self.is_partial = true;
+                    return;
+                }
+            },
+        };
+        for word in value.split_ascii_whitespace() {
+            match self.expanded(word).strip_suffix(".o").map(str::to_owned) {
+                Some(object) if !object.contains('$') => {
+                    let name = object.rsplit('/').next().unwrap_or_default().to_owned();
+                    self.objects.push(KbuildObject { name, option: option.clone(), line });
+                }
+                // A subdirectory has a file of its own.
+                None if word.ends_with('/') && !word.contains('$') => {}
+                _ => self.is_partial = true,
+            }
+        }
+    }
+
+    /// A word with the variables in it that the file itself gives, one level deep.
+    fn expanded(&self, word: &str) -> String {
+        let mut word = word.to_owned();
+        for (name, value) in self.variables.iter().filter(|(_, value)| !value.contains([' ', '$'])) {
+            for used in [format!("$({name})"), format!("${{{name}}}")] {
+                word = word.replace(&used, value);
+            }
+        }
+        word
+    }
+}
+
+/// The lines without comments, those that a backslash continues put together; each with the number of its
+/// first one.
+fn logical_lines(text: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut continues = false;
+    for (at, line) in text.lines().enumerate() {
+        let (part, goes_on) = match line.strip_suffix('\\') {
+            Some(part) => (part, true),
+            None => (line, false),
+        };
+        let part = part.split_once('#').map_or(part, |(before, _)| before);
+        match lines.last_mut().filter(|_| continues) {
+            Some((_, last)) => {
+                last.push(' ');
+                last.push_str(part);
+            }
+            None => lines.push((at + 1, part.to_owned())),
+        }
+        continues = goes_on;
+    }
+    lines
+}
+
+/// `NAME = VALUE`, with any of make's operators; a recipe has none.
+fn assignment(line: &str) -> Option<(&str, &str)> {
+    if line.starts_with('\t') && !line.trim_start().starts_with("obj-") {
+        return None;
+    }
+    let (left, value) = line.split_once('=')?;
+    let words = left.trim().trim_end_matches([':', '+', '?']);
+    let name = words.trim().rsplit([' ', '\t']).next()?;
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.$(){}".contains(&b);
+    let is_prefixed = words.split_ascii_whitespace().rev().skip(1).all(|w| w == "export" || w == "override");
+    (!name.is_empty() && is_prefixed && name.bytes().all(is_plain)).then_some((name, value))
+}
+
+/// `NAME` of `$(NAME)` and `${NAME}`.
+fn variable(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix("$(").and_then(|rest| rest.strip_suffix(')'));
+    inner.or_else(|| text.strip_prefix("${")?.strip_suffix('}'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Vec<String> {
+        let made = Makefile::read(text.as_bytes());
+        let shown = |o: &KbuildObject| match &o.option {
+            Some(option) => format!("{}:{} {option}", o.line, o.name),
+            None => format!("{}:{}", o.line, o.name),
+        };
+        let partial = made.is_partial.then(|| "and more".to_owned());
+        made.objects.iter().map(shown).chain(partial).collect()
+    }
+
+    #[test]
+    fn modules_that_are_made() {
+        for (text, expected) in [
+            ("obj-m := hello.o\n", &["1:hello"][..]),
+            ("# obj-m := no.o\nobj-m += a.o \\\n  sub/b-c.o # x.o\n", &["2:a", "2:b-c"]),
+            ("obj-$(CONFIG_X) += x.o\nobj-${CONFIG_Y}=y.o\n", &["1:x CONFIG_X", "2:y CONFIG_Y"]),
+            ("NAME := hi\nobj-m := $(NAME).o\n", &["2:hi"]),
+            ("obj-m := $(NAME).o\nNAME=late\n", &["1:late"]),
+            ("obj-m := $(patsubst %.c,%.o,$(wildcard *.c))\n", &["and more"]),
+            ("obj-$(KIND) := x.o\n", &["and more"]),
+            ("include ../common.mk\nobj-m += a.o\n", &["2:a", "and more"]),
+            ("obj-m += sub/\nobj-y += z.o\nx-objs := a.o\n", &[]),
+            ("ifneq ($(KERNELRELEASE),)\n\tobj-m := in.o\nendif\n", &["2:in"]),
+            ("all:\n\tmake obj-m=x.o\n", &[]),
+        ] {
+            assert_eq!(names(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_that_it_builds_for() {
+        let text =
+            "KVER ?= $(shell uname -r)\nall:\n\tmake -C /lib/modules/`uname -r`/build SUBDIRS=$(PWD)\n";
+        let made = Makefile::read(text.as_bytes());
+        assert_eq!(made.running_kernel, [(1, Some("KVER".to_owned())), (3, None)]);
+        assert_eq!(made.subdirs, Some(3));
+        assert_eq!(Makefile::read(b"x:\n\tmake SUBDIRS=. M=.\n# SUBDIRS=x uname -r\n").subdirs, None);
+        let made = Makefile::read(b"export KDIR := /lib/modules/$(KVER)/build\n");
+        assert!(made.uses("KVER") && !made.uses("KDIR"));
+        assert_eq!(made.variables.len(), 1);
+    }
+}

@@ -1,0 +1,262 @@
+//! Advice on a `dkms.conf` and its source: the rules of Clear Linux's guide, and the traps that are known.
+//! Pure.
+//!
+//! Bash's evaluation decides what a value is, and its trace on which line it is given; what the text of a
+//! Makefile says is advice. An error is only what makes the installed dkms fail or never build the module.
+//! The rules are the rows of [`rules::RULES`].
+
+mod conf_rules;
+pub mod makefile;
+mod rules;
+pub mod source;
+mod source_rules;
+mod text_rules;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::conf::{ConfFile, DkmsConf, DkmsRules, Trace};
+use super::{ModuleName, tree};
+use rules::{Check, LintRule, RULES};
+use source::SourceFiles;
+use view::{ConfView, Hit, LintPlace};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// The installed dkms fails, or never builds the module.
+    Error,
+    /// It will not do what was probably meant.
+    Warning,
+    /// It could be better.
+    Advice,
+}
+
+impl std::fmt::Display for Severity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Advice => "advice",
+        })
+    }
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The file or directory.
+    pub file: String,
+    /// Counted from 1; none when it is not a single line, or which one is not known.
+    pub line: Option<usize>,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The name of the problem, which never changes.
+    pub id: &'static str,
+    /// What is wrong.
+    #[serde(rename = "text")]
+    pub what: String,
+    /// What clears it.
+    #[serde(rename = "next_step")]
+    pub clear: String,
+}
+
+/// A file that counts for a module.
+#[derive(Debug)]
+pub struct ConfText {
+    /// As it is to be shown.
+    pub name: String,
+    /// Its contents.
+    pub bytes: Vec<u8>,
+}
+
+/// What the kernel itself has under the name of a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelOwn {
+    /// A module of its own.
+    Module,
+    /// The code, built in.
+    BuiltIn,
+}
+
+/// What the files come to for one kernel.
+#[derive(Debug)]
+pub struct Answer {
+    /// The kernel release.
+    pub release: String,
+    /// It is a kernel whose modules matter here, not one that only stands for any.
+    pub matters: bool,
+    /// Which of the subject's texts the files are that were evaluated for it.
+    pub texts: Vec<usize>,
+    /// The configuration of its headers, when they are there.
+    pub config: Option<Vec<u8>>,
+    /// The modules that the kernel brings itself, by the name that the kernel uses.
+    pub own_modules: BTreeMap<String, KernelOwn>,
+    /// The value and the trace that bash gives, or why it gives none.
+    pub evaluated: Result<(DkmsConf, Trace), String>,
+}
+
+/// What name and version should be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Anything: a checkout may be anywhere.
+    Anything,
+    /// Those of the module as it is registered.
+    Module(ModuleName),
+    /// `NAME-VERSION` is this name of a directory.
+    Directory(String),
+}
+
+/// Everything that is known of one module.
+#[derive(Debug)]
+pub struct LintSubject<'a> {
+    /// The `dkms.conf`, and what overrides it, in the order in which they count.
+    pub texts: Vec<ConfText>,
+    /// The source directory, as it is to be shown.
+    pub directory: String,
+    /// What name and version should be.
+    pub expected: Expected,
+    /// Root builds from this directory.
+    pub builds_here: bool,
+    /// What the files come to, for each kernel.
+    pub answers: Vec<Answer>,
+    /// dkms knows the source; none when that cannot be read.
+    pub is_registered: Option<bool>,
+    /// The names of all registered modules; none when they cannot be read.
+    pub modules: Option<&'a BTreeSet<String>>,
+    /// The rules of the installed dkms.
+    pub rules: DkmsRules,
+    /// The files of the source.
+    pub source: &'a SourceFiles,
+}
+
+impl LintSubject<'_> {
+    /// Takes an answer with the files that it is of; a file that counts for several kernels is kept once.
+    pub fn take(&mut self, mut answer: Answer, files: Vec<ConfFile>, show: impl Fn(&Path) -> String) {
+        for (path, bytes) in files {
+            let name = show(&path);
+            let known = self.texts.iter().position(|text| text.name == name);
+            answer.texts.push(known.unwrap_or(self.texts.len()));
+            if known.is_none() {
+                self.texts.push(ConfText { name, bytes });
+            }
+        }
+        self.answers.push(answer);
+    }
+}
+
+/// A directory without a `dkms.conf`.
+pub fn without_conf(directory: &str, source: &SourceFiles, binaries_only: bool) -> Finding {
+    if binaries_only || (!source.compiled.is_empty() && !source.sources && source.is_whole()) {
+        return source_rules::precompiled(directory);
+    }
+    let clear = match source.other_confs().as_slice() {
+        [] => "write one; `man dkms`, section DKMS.CONF, lists what belongs in it".to_owned(),
+        [one] => format!("use {}, or what the project makes of it", one.display()),
+        [one, ..] => format!("use one of those that are there, {} first", one.display()),
+    };
+    Finding {
+        file: directory.to_owned(),
+        line: None,
+        severity: Severity::Error,
+        id: "no-conf",
+        what: "there is no dkms.conf".to_owned(),
+        clear,
+    }
+}
+
+/// A registered module whose source is gone.
+pub fn without_source(module: &ModuleName, reason: &str) -> Finding {
+    let ModuleName { name, version } = module;
+    Finding {
+        file: format!("{}/{module}", tree::TREE),
+        line: None,
+        severity: Severity::Error,
+        id: "no-source",
+        what: reason.to_owned(),
+        clear: format!(
+            "put the source back, or take the module out: `dkms remove -m {name} -v {version} --all`"
+        ),
+    }
+}
+
+/// All findings, sorted by place.
+pub fn lint(subject: &LintSubject<'_>) -> Vec<Finding> {
+    let views: Vec<ConfView<'_>> = subject.answers.iter().filter_map(|a| ConfView::of(subject, a)).collect();
+    let included = views.iter().filter(|view| view.conf.excluded.is_empty()).count();
+    let of_views = views
+        .iter()
+        .flat_map(|view| of_conf(view).into_iter().map(|found| (found, view.answer.release.clone())));
+    let mut findings = Vec::new();
+    for ((rule, mut hit), kernels) in grouped(of_views) {
+        let all = if matches!(rule.check, Check::Text(_)) { views.len() } else { included };
+        hit.what += &for_some(&kernels, all);
+        findings.push(finding(subject, rule, hit));
+    }
+    for rule in RULES {
+        if let Check::Subject(check) = rule.check {
+            findings.extend(check(subject).into_iter().map(|hit| finding(subject, rule, hit)));
+        }
+    }
+    let order = |f: &Finding| subject.texts.iter().position(|t| t.name == f.file).unwrap_or(usize::MAX);
+    findings.sort_by(|a, b| {
+        (order(a), a.line, a.severity, a.id, &a.what).cmp(&(order(b), b.line, b.severity, b.id, &b.what))
+    });
+    findings
+}
+
+/// What the rules find in the value for one kernel, in the order of the rules.
+fn of_conf(view: &ConfView<'_>) -> Vec<(&'static LintRule, Hit)> {
+    let mut found = Vec::new();
+    for rule in RULES {
+        let hits = match rule.check {
+            Check::Text(check) => check(view),
+            Check::Values(check) if view.conf.excluded.is_empty() => check(view),
+            Check::Values(_) | Check::Subject(_) => continue,
+        };
+        let is_last = rule.is_last && !hits.is_empty();
+        found.extend(hits.into_iter().map(|hit| (rule, hit)));
+        if is_last {
+            break;
+        }
+    }
+    found
+}
+
+fn finding(subject: &LintSubject<'_>, rule: &LintRule, hit: Hit) -> Finding {
+    let (file, line) = match hit.place {
+        LintPlace::Conf(file, line) => (subject.texts.get(file).map(|text| text.name.clone()), line),
+        LintPlace::Source(path, line) => (Some(format!("{}/{}", subject.directory, path.display())), line),
+        LintPlace::Directory => (None, None),
+    };
+    Finding {
+        file: file.unwrap_or_else(|| subject.directory.clone()),
+        line,
+        severity: hit.severity.unwrap_or(rule.severity),
+        id: rule.id,
+        what: hit.what,
+        clear: hit.clear.unwrap_or_else(|| rule.clear.to_owned()),
+    }
+}
+
+/// ` (for kernel K)`, when it is not so for all of them.
+fn for_some(kernels: &[String], all: usize) -> String {
+    if kernels.len() == all { String::new() } else { format!(" (for kernel {})", kernels.join(", ")) }
+}
+
+/// Equal things together, with the kernels that they are so for, in the order of their first appearance.
+fn grouped<T: PartialEq>(items: impl Iterator<Item = (T, String)>) -> Vec<(T, Vec<String>)> {
+    let mut groups: Vec<(T, Vec<String>)> = Vec::new();
+    for (item, kernel) in items {
+        match groups.iter_mut().find(|(known, _)| *known == item) {
+            Some((_, kernels)) if kernels.last() == Some(&kernel) => {}
+            Some((_, kernels)) => kernels.push(kernel),
+            None => groups.push((item, vec![kernel])),
+        }
+    }
+    groups
+}

@@ -1,0 +1,235 @@
+//! The files of a module's source, as far as their names, kinds, modes and a few texts say something. No
+//! symlink is followed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::makefile::Makefile;
+use crate::limits::TEXT;
+use crate::sys::{FileKind, Root, Stat};
+
+/// How many entries are looked at.
+const ENTRY_LIMIT: usize = 20_000;
+/// How deep.
+const DEPTH_LIMIT: usize = 32;
+/// How many Makefiles are read.
+const MAKEFILE_LIMIT: usize = 100;
+/// How many bytes of C are looked through for a licence.
+const TEXT_LIMIT: u64 = 32 << 20;
+
+/// The users that may own and write a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// These users; and the group root: a source that root builds from.
+    Users(Vec<u32>),
+    /// Its owner, and that user's group: a checkout, which concerns that user only.
+    Owner,
+}
+
+impl Trust {
+    /// Why somebody else can write it.
+    fn broken(&self, stat: &Stat) -> Option<String> {
+        let writes = |bit: u32| stat.mode & bit != 0;
+        match self {
+            _ if stat.kind == FileKind::Link => None,
+            _ if writes(0o002) => Some("everybody can write it".to_owned()),
+            Trust::Users(users) if !users.contains(&stat.owner) => {
+                Some(format!("it belongs to user {}", stat.owner))
+            }
+            // A group of the same number as a trusted user is that user's own, by custom.
+            Trust::Users(users) if writes(0o020) && stat.group != 0 && !users.contains(&stat.group) => {
+                Some(format!("group {} can write it", stat.group))
+            }
+            Trust::Users(_) | Trust::Owner => None,
+        }
+    }
+}
+
+/// A file or directory that another user can write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Writable {
+    /// Below the source directory; empty for the directory itself.
+    pub path: PathBuf,
+    /// Why.
+    pub why: String,
+}
+
+/// An entry below the source directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceEntry {
+    /// What it is; of a symlink the symlink itself.
+    pub kind: FileKind,
+    /// Its permissions.
+    pub mode: u32,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SourceFiles {
+    /// Everything that was seen, by its path below the directory.
+    pub entries: BTreeMap<PathBuf, SourceEntry>,
+    /// There is something to compile, or to unpack and compile.
+    pub sources: bool,
+    /// Compiled modules, below the directory.
+    pub compiled: Vec<PathBuf>,
+    /// What another user can write.
+    pub writable: Vec<Writable>,
+    /// Directories that could not be looked into.
+    pub unseen: Vec<String>,
+    /// There was more than is looked at.
+    pub cut: bool,
+    /// Each Makefile and Kbuild file that was read, by its path below the directory.
+    pub makefiles: BTreeMap<PathBuf, Makefile>,
+    /// Whether `MODULE_LICENSE` is in a C file; none when not every source could be looked through.
+    pub is_licensed: Option<bool>,
+}
+
+impl SourceFiles {
+    /// Everything was seen: what was not found is not there.
+    pub fn is_whole(&self) -> bool {
+        self.unseen.is_empty() && !self.cut
+    }
+
+    /// A `Makefile` or `Kbuild` is in the directory itself.
+    pub fn has_makefile(&self) -> bool {
+        ["Makefile", "Kbuild"].iter().any(|name| self.entries.contains_key(Path::new(name)))
+    }
+
+    /// The files that may have been meant for the `dkms.conf` of this source: in a subdirectory, or a
+    /// template.
+    pub fn other_confs(&self) -> Vec<&Path> {
+        let is_conf = |path: &Path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("dkms.conf") || name.ends_with(".dkms")
+        };
+        self.entries
+            .iter()
+            .filter(|(path, entry)| entry.kind != FileKind::Directory && is_conf(path))
+            .map(|(path, _)| path.as_path())
+            .collect()
+    }
+
+    /// Looks at the files of a directory.
+    pub fn observe(root: &Root, directory: &Path, trust: &Trust) -> SourceFiles {
+        let mut found = SourceFiles::default();
+        // A symlink that leads to the directory has been followed once, by the caller.
+        found.judge(root.lookup(directory).stat(), PathBuf::new(), trust);
+        let mut waiting = vec![(PathBuf::new(), 0)];
+        while let Some((below, depth)) = waiting.pop() {
+            let listed = match root.list(directory.join(&below)) {
+                Ok(listed) => listed,
+                Err(e) => {
+                    found.unseen.push(e.to_string());
+                    continue;
+                }
+            };
+            for entry in listed {
+                if found.entries.len() >= ENTRY_LIMIT {
+                    found.cut = true;
+                    return found;
+                }
+                let path = below.join(&entry.name);
+                let stat = root.lookup_link(directory.join(&path)).stat();
+                let mode = stat.as_ref().map_or(0, |stat| stat.mode);
+                found.judge(stat, path.clone(), trust);
+                found.entries.insert(path.clone(), SourceEntry { kind: entry.kind, mode });
+                match entry.kind {
+                    FileKind::Directory if depth >= DEPTH_LIMIT => found.cut = true,
+                    // What git keeps is not part of the source, and there is much of it.
+                    FileKind::Directory if entry.name == ".git" => {}
+                    FileKind::Directory => waiting.push((path, depth + 1)),
+                    FileKind::File | FileKind::Link => found.sort(path),
+                    FileKind::Other => {}
+                }
+            }
+        }
+        found.compiled.sort();
+        found.writable.sort_by(|a, b| a.path.cmp(&b.path));
+        found.read(root, directory);
+        found
+    }
+
+    fn judge(&mut self, stat: Option<Stat>, path: PathBuf, trust: &Trust) {
+        if let Some(why) = stat.and_then(|stat| trust.broken(&stat)) {
+            self.writable.push(Writable { path, why });
+        }
+    }
+
+    fn sort(&mut self, path: PathBuf) {
+        if ends(&path, &[".ko", ".ko.gz", ".ko.xz", ".ko.zst"]) {
+            self.compiled.push(path);
+        } else if is_c(&path) || ends(&path, &OTHER_SOURCES) {
+            self.sources = true;
+        }
+    }
+
+    /// Reads the Makefiles, and looks for a licence.
+    fn read(&mut self, root: &Root, directory: &Path) {
+        let mut left = TEXT_LIMIT;
+        let mut license = Some(false);
+        for (path, entry) in &self.entries {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_makefile = ["Makefile", "Kbuild"].contains(&&*name);
+            let may_have_license = license != Some(true) && (is_c(path) || ends(path, &[".h"]));
+            if entry.kind == FileKind::Directory || !(is_makefile || may_have_license) {
+                // What is not C cannot be looked through.
+                if license == Some(false) && ends(path, &OTHER_SOURCES) {
+                    license = None;
+                }
+                continue;
+            }
+            if is_makefile && self.makefiles.len() >= MAKEFILE_LIMIT {
+                self.cut = true;
+                continue;
+            }
+            let bytes = match entry.kind {
+                FileKind::File => root.read_within(directory.join(path), TEXT.min(left)).ok(),
+                _ => None,
+            };
+            match bytes {
+                Some(bytes) if is_makefile => {
+                    self.makefiles.insert(path.clone(), Makefile::read(&bytes));
+                }
+                // What cannot be read may name any module.
+                None if is_makefile => self.cut |= entry.kind == FileKind::File,
+                Some(bytes) => {
+                    left -= bytes.len() as u64;
+                    if memchr::memmem::find(&bytes, b"MODULE_LICENSE").is_some() {
+                        license = Some(true);
+                    }
+                }
+                None => license = None,
+            }
+        }
+        self.is_licensed = license.filter(|licensed| *licensed || (self.is_whole() && self.sources));
+    }
+}
+
+/// What is compiled, or unpacked and compiled, and is not C.
+const OTHER_SOURCES: [&str; 16] = [
+    ".S",
+    ".s",
+    ".cc",
+    ".cpp",
+    ".rs",
+    ".o",
+    ".o_shipped",
+    ".o_binary",
+    ".patch",
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.xz",
+    ".tar.bz2",
+    ".tar.zst",
+    ".zip",
+];
+
+fn is_c(path: &Path) -> bool {
+    ends(path, &[".c"])
+}
+
+fn ends(path: &Path, endings: &[&str]) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    endings.iter().any(|ending| name.ends_with(ending))
+}
