@@ -26,7 +26,8 @@ use crate::dkms::{
 use crate::enforcement::{
     EnforcementVerdict, KernelFacts, LoadOutcome, Machine, ModuleKind, Patch, Tri, at_boot,
 };
-use crate::kernel::inventory::{Headers, NamedKernel, There, headers, module_directory};
+use crate::kernel::headers::{Headers, headers};
+use crate::kernel::inventory::{NamedKernel, There, module_directory};
 use crate::kernel::module_file::kernel_name;
 use crate::kernel::{Installed, Inventory, Running};
 use crate::modprobe::LoadPolicy;
@@ -73,6 +74,8 @@ impl KernelCmdline {
         match signature {
             Signature::Unsigned { .. } => verdict.of(ModuleKind::Unsigned),
             Signature::Broken { .. } => verdict.of(ModuleKind::Unparsable),
+            // Where nothing is enforced it holds nothing back.
+            Signature::Unknown { .. } => verdict.of(ModuleKind::UnknownKey),
             Signature::Signed { .. } => {
                 let (unknown, trusted) =
                     (verdict.of(ModuleKind::UnknownKey), verdict.of(ModuleKind::Trusted));

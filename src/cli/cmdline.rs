@@ -22,7 +22,7 @@ use crate::decide::unread::first_that_decides;
 use crate::dkms::Cache;
 use crate::exit;
 use crate::kernel::inventory::{IMAGES, NamedKernel};
-use crate::kernel::{Images, Inventory};
+use crate::kernel::{Images, Inventory, NoSuchKernel};
 use crate::render::cmdline::{screen, word_diff};
 use crate::render::json;
 use crate::render::{WIDTH, broken, shown};
@@ -446,7 +446,7 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
             Some(kernel) => vec![kernel],
             None => {
                 let why = no_kernels(&context.root, &inventory);
-                let why = why.unwrap_or_else(|| format!("{} is not an installed kernel", shown(asked)));
+                let why = why.unwrap_or_else(|| NoSuchKernel(asked.clone()).to_string());
                 tracing::error!("{why}");
                 return Ok(exit::UNKNOWN);
             }

@@ -323,8 +323,7 @@ pub fn hold(context: &Context, arguments: &KernelArguments, common: &Common) -> 
 }
 
 fn named<'f>(system: &'f System, asked: &str) -> Result<&'f Installed, GuardRefusal> {
-    let why = || format!("{} is not an installed kernel; `clr-dkms status` lists them", shown(asked));
-    system.inventory.find(asked).ok_or_else(|| GuardRefusal::unknown(why()))
+    system.inventory.require(asked).map_err(|e| GuardRefusal::unknown(e.to_string()))
 }
 
 /// Why an admin's word is not taken.

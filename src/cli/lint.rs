@@ -15,11 +15,10 @@ use crate::dkms::lint::{
 use crate::dkms::{Cache, ModuleName, Source, Tree, tree};
 use crate::exit;
 use crate::kernel::inventory::module_directory;
-use crate::kernel::{Inventory, Running, module_file};
+use crate::kernel::{Inventory, NoSuchKernel, Running, module_file};
 use crate::limits::{KERNEL_LIST, TEXT};
 use crate::render::json;
 use crate::render::lint::screen;
-use crate::render::shown;
 use crate::status::lint::{LintDocument, Target};
 use crate::sys::{FileKind, Presence, Root};
 
@@ -82,7 +81,7 @@ fn kernels(context: &Context, asked: Option<&str>) -> Result<Vec<(String, bool)>
     if let Some(asked) = asked {
         return match inventory.named(&context.root, asked) {
             Some(named) => Ok(vec![(named.release, true)]),
-            None => Err(format!("{} is not an installed kernel; `clr-dkms status` lists them", shown(asked))),
+            None => Err(NoSuchKernel(asked.to_owned()).to_string()),
         };
     }
     let installed: Vec<_> = inventory.kernels.iter().map(|k| (k.name.release(), true)).collect();

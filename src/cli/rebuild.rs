@@ -102,9 +102,9 @@ fn order(context: &Context, arguments: &RebuildArguments) -> Result<Order, Strin
     if let Some(why) = super::cmdline::no_kernels(&context.root, &inventory) {
         return Err(why);
     }
-    let release = |asked: &String| match inventory.find(asked) {
-        Some(kernel) => Ok(kernel.name.release()),
-        None => Err(format!("{} is not an installed kernel; `clr-dkms status` lists them", shown(asked))),
+    let release = |asked: &String| match inventory.require(asked) {
+        Ok(kernel) => Ok(kernel.name.release()),
+        Err(e) => Err(e.to_string()),
     };
     let mut kernels = arguments.kernel.iter().map(release).collect::<Result<Vec<_>, _>>()?;
     if arguments.all_kernels {

@@ -17,7 +17,7 @@ use crate::sys::{FileError, Root, Stat};
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Changed whenever the meaning of a field, or a limit of module files, changes: an old cache is then
 /// forgotten.
-const SCHEMA: u32 = 10;
+const SCHEMA: u32 = 11;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {

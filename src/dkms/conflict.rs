@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::conf::BuiltModule;
 use super::{ModuleName, ModuleOnKernel, Stage, plan};
+use crate::kernel::module_file::kernel_name;
 
 /// Who else makes a file of a module's, and has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +33,9 @@ impl fmt::Display for Rival {
 pub fn find(modules_on_kernels: &mut [ModuleOnKernel]) {
     let names: Vec<Vec<String>> = modules_on_kernels
         .iter()
-        .map(|pair| pair.conf.iter().flat_map(|conf| &conf.built).map(|built| fold(&built.name)).collect())
+        .map(|pair| {
+            pair.conf.iter().flat_map(|conf| &conf.built).map(|built| kernel_name(&built.name)).collect()
+        })
         .collect();
     let contends =
         |at: &usize| modules_on_kernels[*at].conflict.is_none() && is_contender(&modules_on_kernels[*at]);
@@ -57,14 +60,9 @@ pub fn find(modules_on_kernels: &mut [ModuleOnKernel]) {
     }
 }
 
-/// Dash and underscore are one letter, as for modprobe.
-fn fold(name: &str) -> String {
-    name.replace('-', "_")
-}
-
 /// The name of a file that both lists have.
 pub fn shared(one: &[BuiltModule], other: &[BuiltModule]) -> Option<String> {
-    let is_made = |name: &str| one.iter().any(|built| fold(&built.name) == fold(name));
+    let is_made = |name: &str| one.iter().any(|built| kernel_name(&built.name) == kernel_name(name));
     other.iter().find(|built| is_made(&built.name)).map(|built| built.name.clone())
 }
 

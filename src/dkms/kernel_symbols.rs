@@ -12,7 +12,7 @@ use super::symbols::{self, Answers, Wrong};
 use super::{Cache, cache};
 use crate::kernel::Headers;
 use crate::kernel::inventory::{IMAGES, module_directory};
-use crate::kernel::module_file;
+use crate::kernel::module_file::{self, kernel_name};
 use crate::kernel::module_image::ModuleImage;
 use crate::limits::{KERNEL_INDEX, KERNEL_LIST, SYMBOL_MAP};
 use crate::modprobe::index::{DependencyEntry, Index, is_file_of};
@@ -246,7 +246,7 @@ impl<'a> KernelSymbols<'a> {
                 (Ok(true), _) => {}
                 (_, Ok(true)) => unlisted.push(Flaw::NotListed { name: needs.clone(), instead: None }),
                 (Ok(false), Ok(false)) => {
-                    gone.insert(needs.replace('-', "_"));
+                    gone.insert(kernel_name(needs));
                 }
                 (Err(reason), _) | (_, Err(reason)) => not_made = Some(reason),
             }

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::pkcs7;
+use super::pkcs7::{self, Pkcs7Error, Signer};
 use crate::kernel::module_image::ModuleImage;
 
 /// The very last bytes of a signed module.
@@ -45,6 +45,12 @@ pub enum Signature {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         serial: Option<String>,
     },
+    /// There is one that we cannot read; a kernel may be able to. To a kernel that enforces nothing it is like one of a
+    /// key that is not known.
+    Unknown {
+        /// Why.
+        reason: String,
+    },
     /// There is one that no kernel takes: the module loads nowhere, whatever the command line says.
     Broken {
         /// Why.
@@ -63,6 +69,7 @@ impl fmt::Display for Signature {
             Signature::Signed { digest, issuer, serial: None, .. } => {
                 write!(f, "signed with {digest} by key {issuer}, not verified")
             }
+            Signature::Unknown { reason } => write!(f, "unknown signature: {reason}"),
             Signature::Broken { reason } => write!(f, "broken signature: {reason}"),
         }
     }
@@ -119,15 +126,15 @@ fn described(signed: &[u8]) -> Signature {
         return broken("what describes it is not zero where it has to be");
     }
     match pkcs7::read(&before[start..]) {
-        Err(reason) => Signature::Broken { reason },
-        Ok(signer) => {
-            let known = |word: Option<String>| word.unwrap_or_else(|| "unknown".to_owned());
-            Signature::Signed {
-                digest: known(signer.digest),
-                algorithm: known(signer.algorithm),
-                issuer: if signer.issuer.is_empty() { "unknown".to_owned() } else { signer.issuer },
-                serial: signer.serial,
-            }
+        Err(Pkcs7Error::Broken(why)) => {
+            Signature::Broken { reason: format!("its PKCS#7 message cannot be used: {why}") }
+        }
+        Err(Pkcs7Error::Unknown(why)) => {
+            Signature::Unknown { reason: format!("its PKCS#7 message cannot be read: {why}") }
+        }
+        Ok(Signer { digest, algorithm, issuer, serial }) => {
+            let issuer = if issuer.is_empty() { "unknown".to_owned() } else { issuer };
+            Signature::Signed { digest, algorithm, issuer, serial }
         }
     }
 }

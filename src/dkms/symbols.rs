@@ -10,6 +10,7 @@ use object::read::ReadRef;
 use object::{Endianness, File, Object, ObjectSection, ObjectSymbol};
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::module_file::kernel_name;
 use crate::sys::lines::each_line;
 
 /// What the linkers of some architectures leave undefined; the kernel passes over them.
@@ -265,7 +266,7 @@ fn agree(one: Option<u32>, other: Option<u32>) -> bool {
 pub fn module_name(path: &[u8]) -> String {
     let file = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
     let end = memchr::memmem::find(file, b".ko").unwrap_or(file.len());
-    text(&file[..end]).replace('-', "_")
+    kernel_name(&text(&file[..end]))
 }
 
 fn text(bytes: &[u8]) -> String {

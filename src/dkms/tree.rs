@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::conf::is_placeholder;
 use super::{ModuleName, architecture, compare_versions, is_usable_name};
 use crate::kernel::inventory::Oddity;
+use crate::limits::TEXT;
 use crate::sys::{Directory, FileKind, Listed, Presence, Root};
 
 /// Where a dkms that nobody configured keeps its tree.
@@ -166,7 +168,11 @@ impl Tree {
                 && !text.starts_with("kernel-")
                 && is_directory(root, &directory, entry)
             {
-                versions.extend(self.usable(&directory, entry));
+                let placeholder = entry.text().filter(|version| is_placeholder_version(version));
+                versions.extend(match placeholder {
+                    Some(version) => Some(version.to_owned()),
+                    None => self.usable(&directory, entry),
+                });
             }
         }
         versions.sort_by(|a, b| compare_versions(b, a));
@@ -207,8 +213,31 @@ fn claimed_version(
     is_usable_name(version).then(|| version.to_owned())
 }
 
+/// Whether a version is the `#MODULE_VERSION#` of a dkms.conf that was registered as the project keeps it. `dkms add`
+/// takes that, and no build can succeed.
+fn is_placeholder_version(version: &str) -> bool {
+    version.contains('#') && is_placeholder(version) && is_usable_name(&version.replace('#', "_"))
+}
+
+/// Why a module with such a version cannot be built, with the line of its `dkms.conf`.
+fn placeholder(root: &Root, module: &ModuleName) -> Source {
+    let version = &module.version;
+    let conf = format!("{TREE}/{module}/source/dkms.conf");
+    // Without the file the version alone is the reason.
+    let text = root.read_within(conf, TEXT).unwrap_or_default();
+    let line =
+        text.split(|b| *b == b'\n').position(|line| memchr::memmem::find(line, version.as_bytes()).is_some());
+    let at = line.map(|line| format!(", line {}", line + 1)).unwrap_or_default();
+    let reason =
+        format!("its dkms.conf{at}: PACKAGE_VERSION is {version:?}, a placeholder that no build can have");
+    Source::Broken { reason }
+}
+
 /// The source of a module; none when dkms itself would not list the module at all.
 fn source(root: &Root, module: &ModuleName) -> Option<Source> {
+    if !is_usable_name(&module.version) {
+        return Some(placeholder(root, module));
+    }
     let link = format!("{TREE}/{}/{}/source", module.name, module.version);
     let broken = |reason: String| Some(Source::Broken { reason });
     let unknown = |reason: String| Some(Source::Unknown { reason });

@@ -7,7 +7,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::KernelName;
-use crate::sys::{FileError, FileKind, Listed, Presence, Root, RootKind};
+use super::headers::{Headers, headers};
+use crate::sys::printable::printable;
+use crate::sys::{FileKind, Listed, Presence, Root, RootKind};
 
 /// The directory of the images.
 pub const IMAGES: &str = "/usr/lib/kernel";
@@ -17,28 +19,6 @@ pub const MODULES: &str = "/usr/lib/modules";
 pub const MARKS: &str = "/var/lib/kernel";
 /// Clear Linux's namespace, used where a system has no kernel to read one from.
 pub const DEFAULT_NAMESPACE: &str = "org.clearlinux";
-
-/// The headers of a kernel, in `/usr/lib/modules/RELEASE/build`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "state")]
-pub enum Headers {
-    /// They are there, for this release.
-    Present,
-    /// They are not there.
-    Absent,
-    /// They are for another release: modules built with them would not load.
-    OtherRelease {
-        /// What `include/config/kernel.release` says.
-        release: String,
-    },
-    /// The directory is there without `include/config/kernel.release`.
-    Incomplete,
-    /// It cannot be determined.
-    Unreadable {
-        /// Why.
-        reason: String,
-    },
-}
 
 /// What is running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -176,6 +156,11 @@ pub enum Images {
     },
 }
 
+/// A name that no installed kernel has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} is not an installed kernel; `clr-dkms status` lists them", printable(.0))]
+pub struct NoSuchKernel(pub String);
+
 /// All kernels of a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inventory {
@@ -227,6 +212,14 @@ impl Inventory {
                 self.kernels.iter().find(|k| k.name == name)
             })
             .or_else(|| self.kernels.iter().find(|k| k.name.release() == asked))
+    }
+
+    /// The kernel of that name, in either form; for a variant, its tip.
+    ///
+    /// # Errors
+    /// When none is installed.
+    pub fn require(&self, asked: &str) -> Result<&Installed, NoSuchKernel> {
+        self.find(asked).ok_or_else(|| NoSuchKernel(asked.to_owned()))
     }
 
     /// The kernel of that name, also one whose image is not there: some other file of it is enough.
@@ -424,30 +417,6 @@ fn describe(root: &Root, name: KernelName, image: &str) -> Installed {
         running: false,
         id,
         name,
-    }
-}
-
-/// The headers of a kernel release.
-pub fn headers(root: &Root, release: &str) -> Headers {
-    let unreadable = |e: &FileError| Headers::Unreadable { reason: e.to_string() };
-    let build = format!("{}/build", module_directory(release));
-    match root.lookup(&build) {
-        Presence::There(s) if s.kind == FileKind::Directory => {}
-        Presence::There(_) => {
-            return Headers::Unreadable {
-                reason: format!("{} is no directory", root.shown_path(&build).display()),
-            };
-        }
-        Presence::Absent => return Headers::Absent,
-        Presence::Unreadable(e) => return unreadable(&e),
-    }
-    match root.read_optional(format!("{build}/include/config/kernel.release")) {
-        Ok(Some(text)) => {
-            let found = String::from_utf8_lossy(&text).trim().to_owned();
-            if found == release { Headers::Present } else { Headers::OtherRelease { release: found } }
-        }
-        Ok(None) => Headers::Incomplete,
-        Err(e) => unreadable(&e),
     }
 }
 

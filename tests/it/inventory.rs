@@ -1,6 +1,6 @@
 //! What is installed and running, on roots made for the purpose.
 
-use clr_dkms::kernel::inventory::headers;
+use clr_dkms::kernel::headers::headers;
 use clr_dkms::kernel::{Headers, Images, Inventory, Running};
 use clr_dkms::sys::{Root, RootKind};
 use std::fs;

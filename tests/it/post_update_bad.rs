@@ -290,6 +290,29 @@ fn names_that_dkms_cannot_take_are_left_alone() {
     assert!(!status.stdout.contains("\u{1b}[31mred"), "{}", status.stdout);
 }
 
+/// The line is that of the dkms.conf: five are in front of what is added.
+#[test]
+fn a_conf_that_dkms_refuses_is_reported_before_any_build() {
+    for (version, added, reason) in [
+        ("1", "PACKAGE_VERSION=\"$(cat VERSION)\"\n", "line 6: PACKAGE_VERSION is missing"),
+        ("1", "DEST_MODULE_LOCATION[0]=@VERSION@\n", "line 6: DEST_MODULE_LOCATION[0] is \"@VERSION@\""),
+        ("1", "BUILT_MODULE_NAME[0]=bad.ko\n", "line 6: BUILT_MODULE_NAME[0] is bad.ko"),
+        ("1", "AUTOINSTALL=\nMAKE=\"make\n", "syntax error on line 7"),
+        ("#MODULE_VERSION#", "", "line 2: PACKAGE_VERSION is \"#MODULE_VERSION#\", a placeholder"),
+    ] {
+        let root = pending();
+        root.module("bad", version, added);
+        let run = root.post_update();
+        is_built(&root, run.code(1));
+        run.says(&[reason]);
+        assert_eq!(root.recorded("bad", B), "broken-source", "{added}");
+        assert!(root.calls().iter().all(|call| !call.contains("bad")), "{:?}", root.calls());
+        let status = root.run("clr-dkms", &["status"]);
+        assert!(status.code == 1 && status.stdout.contains("bad"), "{}", status.stdout);
+        root.run("clr-dkms", &["lint", "bad"]).code(1);
+    }
+}
+
 #[test]
 fn built_names_with_blanks_and_slashes_harm_nobody() {
     for name in ["a b", "../../../../../../etc/passwd", "/etc/passwd", "x\ny", "-rf"] {

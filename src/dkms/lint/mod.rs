@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use super::conf::{ConfFile, DkmsConf, DkmsRules, Trace};
 use super::{ModuleName, tree};
+use crate::sys::shell;
 use rules::{Check, LintRule, RULES};
 use source::SourceFiles;
 use view::{ConfView, Hit, LintPlace};
@@ -171,7 +172,7 @@ pub fn without_conf(directory: &str, source: &SourceFiles, binaries_only: bool) 
 
 /// A registered module whose source is gone.
 pub fn without_source(module: &ModuleName, reason: &str) -> Finding {
-    let ModuleName { name, version } = module;
+    let (name, version) = (shell::quoted(&module.name), shell::quoted(&module.version));
     Finding {
         file: format!("{}/{module}", tree::TREE),
         line: None,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::makefile::Makefile;
+use crate::kernel::module_file::ENDINGS;
 use crate::limits::TEXT;
 use crate::sys::{FileKind, Root, Stat};
 
@@ -156,7 +157,7 @@ impl SourceFiles {
     }
 
     fn sort(&mut self, path: PathBuf) {
-        if ends(&path, &[".ko", ".ko.gz", ".ko.xz", ".ko.zst"]) {
+        if ends(&path, &ENDINGS) {
             self.compiled.push(path);
         } else if is_c(&path) || ends(&path, &OTHER_SOURCES) {
             self.sources = true;
