@@ -25,8 +25,8 @@ pub struct Makefile {
     pub running_kernel: Vec<(usize, Option<String>)>,
     /// The first line with `SUBDIRS=` and without `M=`.
     pub subdirs: Option<usize>,
-    /// The variables that it assigns.
-    pub variables: BTreeMap<String, String>,
+    /// The variables that it assigns, each with the words of all its assignments: which of them counts is not known.
+    pub variables: BTreeMap<String, Vec<String>>,
     /// The text, without comments.
     text: String,
 }
@@ -50,7 +50,8 @@ impl Makefile {
                 makefile.subdirs.get_or_insert(*number);
             }
             if let Some((name, value)) = assigned {
-                makefile.variables.insert(name.to_owned(), value.trim().to_owned());
+                let words = value.split_ascii_whitespace().map(str::to_owned);
+                makefile.variables.entry(name.to_owned()).or_default().extend(words);
             }
         }
         for (number, line) in &lines {
@@ -64,6 +65,11 @@ impl Makefile {
     /// Whether the value of a variable is asked for.
     pub fn uses(&self, variable: &str) -> bool {
         [format!("$({variable})"), format!("${{{variable}}}")].iter().any(|use_| self.text.contains(use_))
+    }
+
+    /// Whether it gives a value to an option, itself or for a make that it calls.
+    pub fn gives(&self, option: &str) -> bool {
+        self.variables.contains_key(option) || self.text.contains(&format!("{option}="))
     }
 
     fn objects_of(&mut self, line: usize, name: &str, value: &str) {
@@ -80,8 +86,8 @@ impl Makefile {
                 }
             },
         };
-        for word in value.split_ascii_whitespace() {
-            match self.expanded(word).strip_suffix(".o").map(str::to_owned) {
+        for word in value.split_ascii_whitespace().flat_map(|word| self.expanded(word)).collect::<Vec<_>>() {
+            match word.strip_suffix(".o") {
                 Some(object) if !object.contains('$') => {
                     let name = object.rsplit('/').next().unwrap_or_default().to_owned();
                     self.objects.push(KbuildObject { name, option: option.clone(), line });
@@ -94,14 +100,17 @@ impl Makefile {
     }
 
     /// A word with the variables in it that the file itself gives, one level deep.
-    fn expanded(&self, word: &str) -> String {
+    fn expanded(&self, word: &str) -> Vec<String> {
+        if let Some(words) = variable(word).and_then(|name| self.variables.get(name)) {
+            return words.clone();
+        }
         let mut word = word.to_owned();
-        for (name, value) in self.variables.iter().filter(|(_, value)| !value.contains([' ', '$'])) {
-            for used in [format!("$({name})"), format!("${{{name}}}")] {
-                word = word.replace(&used, value);
+        for (name, words) in &self.variables {
+            if let [value] = words.as_slice() {
+                word = word.replace(&format!("$({name})"), value).replace(&format!("${{{name}}}"), value);
             }
         }
-        word
+        vec![word]
     }
 }
 
@@ -169,6 +178,8 @@ mod tests {
             ("obj-$(CONFIG_X) += x.o\nobj-${CONFIG_Y}=y.o\n", &["1:x CONFIG_X", "2:y CONFIG_Y"]),
             ("NAME := hi\nobj-m := $(NAME).o\n", &["2:hi"]),
             ("obj-m := $(NAME).o\nNAME=late\n", &["1:late"]),
+            ("obj-m := $(ALL)\nALL := a.o b.o\nALL += c.o\n", &["1:a", "1:b", "1:c"]),
+            ("obj-m := $(ALL)\nALL := a.o $(MORE)\n", &["1:a", "and more"]),
             ("obj-m := $(patsubst %.c,%.o,$(wildcard *.c))\n", &["and more"]),
             ("obj-$(KIND) := x.o\n", &["and more"]),
             ("include ../common.mk\nobj-m += a.o\n", &["2:a", "and more"]),
@@ -190,6 +201,7 @@ mod tests {
         assert_eq!(Makefile::read(b"x:\n\tmake SUBDIRS=. M=.\n# SUBDIRS=x uname -r\n").subdirs, None);
         let made = Makefile::read(b"export KDIR := /lib/modules/$(KVER)/build\n");
         assert!(made.uses("KVER") && !made.uses("KDIR"));
+        assert!(Makefile::read(b"all:\n\tmake CONFIG_X=m\n").gives("CONFIG_X") && !made.gives("CONFIG_X"));
         assert_eq!(made.variables.len(), 1);
     }
 }

@@ -169,7 +169,7 @@ pub(super) fn module_conditional(view: &ConfView<'_>) -> Vec<Hit> {
     let is_given = |option: &str| {
         let assigns = format!("{option}=");
         let is_in_make = view.conf.make.split_ascii_whitespace().any(|word| word.starts_with(&assigns));
-        is_in_make || makefiles(view).any(|(_, file)| file.variables.contains_key(option) || file.is_partial)
+        is_in_make || makefiles(view).any(|(_, file)| file.gives(option) || file.is_partial)
     };
     let config = view.answer.config.as_deref().unwrap_or_default();
     let is_in_kernel = |option: &str| value(config, option) == Some(b"m");
