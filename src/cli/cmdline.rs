@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use self::refused::Refused;
 use super::{Common, answer, need_root};
-use crate::boot::{self, BootBlocker, BootFiles, ReadBack};
 use crate::cmdline::report::{LineReport, report};
 use crate::cmdline::writer::{self, Ours, Wish, WriterPlan};
 use crate::cmdline::{CmdlineSources, PARAMETER, effective, merge};
@@ -28,12 +27,11 @@ use crate::render::json;
 use crate::render::{WIDTH, broken, shown};
 use crate::state::LOCK;
 use crate::state::is_ours;
-use crate::state::{self, BootRecord, RECORD, RunRecord, Stored};
+use crate::state::{self, RECORD, RunRecord};
 use crate::sys::printable::printable_lines;
 use crate::sys::{Lock, Root};
-use crate::system::{KernelCmdline, System, expected_entries, kernels_that_matter, line};
-use crate::update::boot_files::is_guarded;
-use crate::update::boot_update::bring_up_to_date;
+use crate::system::{KernelCmdline, System};
+use crate::update::cmdline::{lines, put_into_entries};
 
 /// Put module.sig_unenforce on the kernel command line, or take it off, and show the line.
 ///
@@ -165,15 +163,6 @@ pub fn no_kernels(root: &Root, inventory: &Inventory) -> Option<String> {
     Some(format!("{why}; is this the root of a system?"))
 }
 
-/// The lines of the kernels that matter.
-fn lines(context: &Context, inventory: &Inventory) -> Vec<KernelCmdline> {
-    let mut cache = Cache::load(&context.root);
-    kernels_that_matter(inventory)
-        .into_iter()
-        .map(|k| line(context, &mut cache, &NamedKernel::of(k)))
-        .collect()
-}
-
 /// `accept_losses`: also where a kernel then refuses what it takes now.
 fn change(
     context: &Context,
@@ -234,7 +223,7 @@ fn change(
     }
     let refreshed = change.dry_run
         || before.is_empty()
-        || put_into_entries(context, &inventory, change, &plan, accept_losses);
+        || put_into_entries(context, &inventory, !change.no_refresh, &plan, accept_losses);
     let done = if plan.blockers.is_empty() && refreshed { exit::OK } else { exit::ATTENTION };
     Ok(done.max(refused.map_or(exit::OK, |refused| refused.tell(&plan))))
 }
@@ -259,103 +248,6 @@ fn differences(before: &[KernelCmdline], plan: &WriterPlan) -> String {
         format!("{}\n{}{}", line.release, quoted("  before: ", &before), quoted("  after:  ", &after))
     };
     before.iter().map(of_kernel).collect()
-}
-
-/// Has the boot entries made again, unless they are as configured; false when that was to be done, and was not.
-fn put_into_entries(
-    context: &Context,
-    inventory: &Inventory,
-    change: &Change,
-    plan: &WriterPlan,
-    accept_losses: bool,
-) -> bool {
-    let lines = lines(context, inventory);
-    let boot = BootFiles::observe(&context.root, inventory);
-    let says_otherwise = |line: &KernelCmdline| {
-        let entry = boot.of(&line.id);
-        entry.is_some_and(|e| line.kernel.switch(&e.options) != line.switch)
-    };
-    let record = state::load::<RunRecord>(&context.root, RECORD);
-    // A record that could not be read is not written over: see `note`.
-    let last = record.as_good().map(|r| r.boot.clone()).unwrap_or_default();
-    let as_configured = boot.read_back(&expected_entries(&lines)) == ReadBack::Verified;
-    // Without a change of ours only what an earlier run left undone is made good.
-    let undone = || last.error.is_some() || lines.iter().any(says_otherwise);
-    if as_configured && last.error.is_some() {
-        let (inputs, entries) =
-            (Some(boot::inputs(&context.root)), Some(ReadBack::Verified.word().to_owned()));
-        note(context, record, BootRecord { inputs, entries, error: None, ..last });
-        return default_again(context, change);
-    }
-    if as_configured || (plan.steps.is_empty() && !(plan.blockers.is_empty() && undone())) {
-        return default_again(context, change);
-    }
-    let blocker = boot::blocker(&context.root);
-    if blocker == Some(BootBlocker::Chroot) {
-        tracing::info!("pending: {}", BootBlocker::Chroot);
-        return true;
-    }
-    if change.no_refresh || !context.settings.boot_update {
-        let command = boot::update_command(&context.root);
-        let who = match context.settings.boot_update {
-            true => "; clr-dkms-post-update runs it too",
-            false => ", and [boot] update = no keeps clr-dkms from running it",
-        };
-        tracing::info!("pending: `{command}` puts the line into the boot entries{who}");
-        return true;
-    }
-    // An image may be made on a machine that has no such program, and nothing boots from a copy; on a live system it must
-    // be there.
-    if let (false, Err(missing)) = (context.root.is_live(), context.tools.find("clr-boot-manager")) {
-        tracing::warn!(
-            "pending: {missing}; on a machine that has it, run `clr-boot-manager update --path=DIR`"
-        );
-        return true;
-    }
-    let why =
-        if plan.steps.is_empty() { "the boot entries are not as configured" } else { "the line has changed" };
-    let mut cache = Cache::load(&context.root);
-    let system = System::observe(context, &mut cache);
-    let assessment = assess(&system, &context.settings, record.as_good());
-    if let Some(what) = first_that_decides(&context.root.unread()) {
-        tracing::error!("clr-boot-manager update is not run: {what}");
-        return false;
-    }
-    let result = bring_up_to_date(context, &system, &assessment, last, why, accept_losses);
-    let done = result.record;
-    let points_right = default_again(context, change);
-    if !result.touched && done.error.is_none() && !done.waiting.is_empty() {
-        note(context, record, done);
-        return false;
-    }
-    let good = done.error.is_none();
-    match done.entries.as_deref().filter(|_| good) {
-        Some("verified") => tracing::info!("the boot entries have the new line"),
-        Some("not-visible") => {
-            tracing::info!("clr-boot-manager is done; the boot entries could not be read back")
-        }
-        _ => {}
-    }
-    note(context, record, done);
-    good && points_right
-}
-
-/// Points the boot default to the kernel that should boot, where it is another one: a run that was killed may have left it
-/// so. False, and reported, when that failed.
-fn default_again(context: &Context, change: &Change) -> bool {
-    if change.no_refresh || !is_guarded(context) {
-        return true;
-    }
-    super::guard::assert_again(context, &mut Cache::load(&context.root)) == exit::OK
-}
-
-/// Puts it into the record, so that reports know of it. Without a record there is nothing that could become untrue.
-fn note(context: &Context, record: Stored<RunRecord>, boot: BootRecord) {
-    if let Stored::Good(record) = record
-        && let Err(e) = context.root.write_json(RECORD, &RunRecord { boot, ..record })
-    {
-        tracing::warn!("{e}");
-    }
 }
 
 /// Tells, once each, what cannot be read; true when there is any.

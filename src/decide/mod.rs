@@ -6,6 +6,7 @@ pub mod entry_loss;
 pub mod importance;
 pub mod initrds;
 pub mod loading;
+pub mod mark_booted;
 pub mod memory;
 pub mod module_state;
 pub mod next_boot;

@@ -341,21 +341,7 @@ pub fn run(
             ready.notify_all();
         }
     };
-    std::thread::scope(|scope| {
-        let polite = || {
-            work_politely();
-            work();
-        };
-        let start = |_| std::thread::Builder::new().spawn_scoped(scope, polite).map(drop);
-        let started: Vec<_> = (0..share.jobs).map(start).collect();
-        // Where no thread can be started (RLIMIT_NPROC), the work goes on in this one.
-        if let Some(Err(e)) = started.iter().find(|started| started.is_err()) {
-            tracing::debug!("not all threads for building could be started: {e}");
-        }
-        if !started.iter().any(Result::is_ok) {
-            work();
-        }
-    });
+    in_threads(share.jobs, &work);
     // A worker that has panicked has left its module undone; the others are told all the same.
     let Queue { mut attempts, waiting, .. } = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
     if interrupt::asked() {
@@ -367,6 +353,25 @@ pub fn run(
     }
     tell_drift(&attempts);
     attempts
+}
+
+/// Does the work in so many threads, at a low priority.
+fn in_threads(jobs: usize, work: &(dyn Fn() + Sync)) {
+    std::thread::scope(|scope| {
+        let polite = || {
+            work_politely();
+            work();
+        };
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, polite).map(drop);
+        let started: Vec<_> = (0..jobs).map(start).collect();
+        // Where no thread can be started (RLIMIT_NPROC), the work is done in this one.
+        if let Some(Err(e)) = started.iter().find(|started| started.is_err()) {
+            tracing::debug!("not all threads for building could be started: {e}");
+        }
+        if !started.iter().any(Result::is_ok) {
+            work();
+        }
+    });
 }
 
 /// Has logind refuse a shutdown while modules are built; a person can insist. It ends with the value, and with us.

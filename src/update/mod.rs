@@ -2,13 +2,16 @@
 //!
 //! The programs in [`crate::cli`] call it; it does not know them.
 
+pub mod boot_default;
 pub mod boot_files;
 pub mod boot_update;
+pub mod cmdline;
 pub mod dry_run;
 pub mod engine;
 pub mod gc;
 pub mod initrd;
 pub mod motd;
+pub mod overrides;
 pub mod parameter;
 pub mod progress;
 pub mod publish;

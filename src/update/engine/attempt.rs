@@ -139,24 +139,8 @@ pub(super) fn one(
         attempt.touched = true;
         return attempt;
     }
-    let needs: Vec<&String> = p.conf.depends.iter().filter(|name| missing.contains(*name)).collect();
-    if p.hopeless.is_some() {
-        attempt.failure.clone_from(&p.hopeless);
-        return attempt;
-    }
-    if let Some(first) = needs.first() {
-        attempt.failure =
-            Some((State::DependencyFailed, format!("it is built upon {first}, which is not there")));
-        return attempt;
-    }
-    if let Some(reason) =
-        build::way_out_of_root((&context.root, &context.tools), &p.module, &p.release, &p.conf)
-    {
-        attempt.failure = Some((State::BuildFailed, reason));
-        return attempt;
-    }
-    if let Err(missing) = context.tools.find("dkms") {
-        attempt.failure = Some((State::DependencyFailed, missing.to_string()));
+    attempt.failure = refusal(context, p, missing);
+    if attempt.failure.is_some() {
         return attempt;
     }
     tracing::info!("{p}");
@@ -212,6 +196,22 @@ pub(super) fn one(
         }
     }
     attempt
+}
+
+/// Why a planned module fails without a build.
+fn refusal(context: &Context, p: &Planned, missing: &BTreeSet<String>) -> Option<(State, String)> {
+    if p.hopeless.is_some() {
+        return p.hopeless.clone();
+    }
+    if let Some(first) = p.conf.depends.iter().find(|name| missing.contains(*name)) {
+        return Some((State::DependencyFailed, format!("it is built upon {first}, which is not there")));
+    }
+    let tools = (&context.root, &context.tools);
+    if let Some(reason) = build::way_out_of_root(tools, &p.module, &p.release, &p.conf) {
+        return Some((State::BuildFailed, reason));
+    }
+    let missing = context.tools.find("dkms").err()?;
+    Some((State::DependencyFailed, missing.to_string()))
 }
 
 /// What dkms is to be called with for a planned module.
