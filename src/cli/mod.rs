@@ -41,43 +41,43 @@ pub enum Color {
 /// The options of every program.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Work on the system installed in DIR, which is not running; `--root /` from inside a chroot
+    /// Work on the system installed in DIR, which is not running; from inside a chroot, `--root /`
     #[arg(
         long,
         short = 'p',
         visible_alias = "path",
         value_name = "DIR",
         global = true,
-        help_heading = "Where"
+        help_heading = "Target"
     )]
     pub root: Option<PathBuf>,
-    /// Look at the copy of a live system in DIR: its own proc, sys and run count
+    /// Work on the copy of a live system in DIR, with its own proc, sys and run
     #[arg(
         long,
         value_name = "DIR",
         conflicts_with = "root",
         global = true,
-        help_heading = "Where",
+        help_heading = "Target",
         hide_short_help = true
     )]
     pub live_root: Option<PathBuf>,
     /// Evaluate and build modules also where this machine has nothing that confines them
-    #[arg(long, global = true, help_heading = "Where", hide_short_help = true)]
+    #[arg(long, global = true, help_heading = "Target", hide_short_help = true)]
     pub trust: bool,
-    /// Say only what went wrong
-    #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "Talk")]
+    /// Print errors only
+    #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
-    /// Say more; twice: everything
-    #[arg(long, short, action = ArgAction::Count, global = true, help_heading = "Talk")]
+    /// Increase verbosity (repeat for debug output)
+    #[arg(long, short, action = ArgAction::Count, global = true, help_heading = "Output")]
     pub verbose: u8,
-    /// Colour the answer
+    /// When to use colour
     #[arg(
         long,
         value_enum,
         value_name = "WHEN",
         default_value = "auto",
         global = true,
-        help_heading = "Talk"
+        help_heading = "Output"
     )]
     pub color: Color,
 }
