@@ -35,10 +35,10 @@ use crate::update::cmdline::{lines, put_into_entries};
 
 /// Put module.sig_unenforce on the kernel command line, or take it off, and show the line.
 ///
-/// A Clear Linux kernel refuses every module that was not signed when the kernel was built, unless this parameter is
-/// on its command line. Only files that clr-dkms-cmdline wrote itself are ever changed or removed: what else stands in
-/// the way is named, with the command that would clear it. Afterwards `clr-boot-manager update` is run, and the boot
-/// entries are read back.
+/// A Clear Linux kernel refuses every module that was not signed when the kernel was built, unless this
+/// parameter is on its command line. Only files that clr-dkms-cmdline wrote itself are ever changed or
+/// removed: what else stands in the way is named, with the command that would clear it. Afterwards
+/// `clr-boot-manager update` is run, and the boot entries are read back.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-cmdline",
@@ -58,42 +58,45 @@ pub struct CmdlineArguments {
 enum CmdlineVerb {
     /// Make the parameter effective, with the smallest change
     ///
-    /// Nothing, where a fragment in force sets it; else our own mask is removed, or /etc/kernel/cmdline.d/clr-dkms.conf
-    /// is written.
+    /// Nothing, where a fragment in force sets it; else our own mask is removed, or
+    /// /etc/kernel/cmdline.d/clr-dkms.conf is written.
     ///
-    /// Exit code 0: it is effective; 1: something stands in the way, or the boot entries could not be made; 3: it
-    /// cannot be determined what sets it.
+    /// Exit code 0: it is effective; 1: something stands in the way, or the boot entries could not be made;
+    /// 3: it cannot be determined what sets it.
     Enable(Change),
     /// Take it off the line: mask the vendor's fragment
     ///
-    /// Where no bundle ships a fragment there is nothing to mask: `[cmdline] sig-unenforce = off` in clr-dkms.conf keeps
-    /// clr-dkms-post-update from writing ours again.
+    /// Where no bundle ships a fragment there is nothing to mask: `[cmdline] sig-unenforce = off` in
+    /// clr-dkms.conf keeps clr-dkms-post-update from writing ours again.
     ///
     /// Modules that this machine uses, and that the next boot will refuse because of it, are named.
     ///
-    /// Exit code 0: it is off; 1: a file that is not ours sets it, the boot entries could not be made, or a module that is wanted
-    /// will be refused; 2: what boots next will be without a module that is critical; 3: it cannot be determined what sets it. The same
-    /// with --dry-run.
+    /// Exit code 0: it is off; 1: a file that is not ours sets it, the boot entries could not be made, or a
+    /// module that is wanted will be refused; 2: what boots next will be without a module that is critical;
+    /// 3: it cannot be determined what sets it. The same with --dry-run.
     Disable(Change),
     /// Take back every change that clr-dkms-cmdline made
     ///
-    /// Nothing is changed where the next boot would then refuse a module that is used and that it takes now, unless --force
-    /// is given.
+    /// Nothing is changed where the next boot would then refuse a module that is used and that it takes now,
+    /// unless --force is given.
     ///
-    /// Exit code 0: done, or nothing to do; 1: something is in the way, the boot entries could not be made, or a module that is
-    /// wanted would be refused; 2: what boots next would be without a module that is critical.
+    /// Exit code 0: done, or nothing to do; 1: something is in the way, the boot entries could not be made,
+    /// or a module that is wanted would be refused; 2: what boots next would be without a module that is
+    /// critical.
     Default(DefaultChange),
     /// Tell whether the configured line is as the configuration wants it
     ///
-    /// `[cmdline] sig-unenforce` in clr-dkms.conf: `on` and `off` say it; `auto` wants the parameter on while any DKMS
-    /// module is to be loaded by a kernel that demands signatures. Nothing is printed but what is wrong.
+    /// `[cmdline] sig-unenforce` in clr-dkms.conf: `on` and `off` say it; `auto` wants the parameter on while
+    /// any DKMS module is to be loaded by a kernel that demands signatures. Nothing is printed but what is
+    /// wrong.
     ///
     /// Exit code 0: it is as wanted; 1: it is not; 3: it cannot be determined.
     Check,
     /// Show the command line that clr-boot-manager makes of the files of today
     ///
-    /// Each word with the file and line that it comes from; `-` marks what is masked or removed, `~` what lost a part.
-    /// Behind `root=…`, which clr-boot-manager puts in front, this is what the next `clr-boot-manager update` writes.
+    /// Each word with the file and line that it comes from; `-` marks what is masked or removed, `~` what
+    /// lost a part. Behind `root=…`, which clr-boot-manager puts in front, this is what the next
+    /// `clr-boot-manager update` writes.
     ///
     /// Exit code 0: shown; 3: it cannot be determined, or there is no such kernel.
     Show(ShowArguments),
@@ -181,7 +184,8 @@ fn change(
         tracing::debug!("{why}");
     }
     let before = lines(context, &inventory);
-    // What cannot be read may set the parameter, or be in the place where we would write. Taking back needs none of it.
+    // What cannot be read may set the parameter, or be in the place where we would write. Taking back needs
+    // none of it.
     if wish != Wish::Default && tell_unreadable(before.iter().flat_map(|l| &l.sources.unreadable)) {
         return Ok(exit::UNKNOWN);
     }

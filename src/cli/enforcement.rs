@@ -22,7 +22,8 @@ use crate::system::{KernelCmdline, System, line, pairs_of};
 /// The arguments of the verb.
 #[derive(Debug, Args)]
 pub struct EnforcementArguments {
-    /// A kernel release, a kernel id or a variant; without it every installed kernel, the one that boots next first
+    /// A kernel release, a kernel id or a variant; without it every installed kernel, the one that boots next
+    /// first
     #[arg(long, short, value_name = "KERNEL")]
     kernel: Option<String>,
     /// The whole document, as JSON

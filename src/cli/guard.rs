@@ -25,13 +25,15 @@ use crate::update::overrides::{self, GuardRefusal};
 /// The arguments of `guard`.
 #[derive(Debug, Args)]
 pub struct GuardArguments {
-    /// The answer as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Point the boot default to the kernel that should be booted (clr-dkms-hold.service, at boot and shutdown)
+    /// Point the boot default to the kernel that should be booted (clr-dkms-hold.service, at boot and
+    /// shutdown)
     #[arg(long, help_heading = "For units", conflicts_with = "json")]
     pub(super) assert: bool,
-    /// Tell swupd, repair modules.dep, put the message of the day back, ask for a run (clr-dkms-boot.service)
+    /// Configure swupd, repair modules.dep, restore the message of the day, request a run
+    /// (clr-dkms-boot.service)
     #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert"])]
     pub(super) at_boot: bool,
     /// With --at-boot or --assert: end after TIME, and leave the rest to the next run
@@ -41,7 +43,7 @@ pub struct GuardArguments {
     /// Exit 1 when the running kernel lacks a critical module that the last good one had, else 0
     #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert", "at_boot"])]
     may_mark_booted: bool,
-    /// Take back what --at-boot told swupd (before clr-dkms is removed)
+    /// Undo the swupd setting of --at-boot (before clr-dkms is removed)
     #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert", "at_boot", "may_mark_booted"])]
     disarm: bool,
 }
@@ -52,7 +54,7 @@ pub struct KernelArguments {
     /// A kernel release, a kernel id or a variant
     #[arg(value_name = "KERNEL")]
     kernel: Option<String>,
-    /// Say what would be written, and which kernel would boot then; change nothing
+    /// Print what would be written and which kernel would boot then; change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
 }
@@ -62,7 +64,7 @@ pub struct KernelArguments {
 pub struct ReleaseArguments {
     #[command(flatten)]
     of: KernelArguments,
-    /// Go ahead without a module that is critical, too
+    /// Also go ahead without a critical module
     #[arg(long, short)]
     force: bool,
 }

@@ -101,7 +101,7 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
     let is_paged = !arguments.no_pager && std::io::stdout().is_terminal();
     let pager = if is_paged { pager::start(&context.tools) } else { None };
     match pager {
-        // A person who leaves the pager early has seen enough.
+        // The pager was closed before the end of the log: that is not a fault.
         Some(mut pager) => {
             print(&text, file, &mut pager.input()).ok();
             pager.wait();

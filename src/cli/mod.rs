@@ -1,4 +1,5 @@
-//! The programs and verbs: which steps, in which order. What they share stands here.
+//! One file for each program and subcommand: arguments, call, print, exit code. This file holds what they
+//! share.
 
 pub mod cmdline;
 pub mod enforcement;
@@ -95,7 +96,8 @@ impl Common {
     /// Starts the log, opens the root and reads the configuration.
     ///
     /// # Errors
-    /// When the root cannot be opened. Faults of the configuration are given back: what is right in it counts.
+    /// When the root cannot be opened. Configuration errors are returned beside the valid part of the
+    /// settings.
     pub fn context(&self, program: &'static str) -> anyhow::Result<(Context, Vec<ConfigError>)> {
         let (kind, path) = match (&self.root, &self.live_root) {
             (Some(path), _) => (RootKind::Image, path.clone()),
@@ -124,8 +126,8 @@ impl Common {
         Common::strictly(context, errors)
     }
 
-    /// As [`Common::strict_world`], for reports: a file that could not be read is not a fault of the configuration, and
-    /// makes the answer unknown.
+    /// As [`Common::strict_world`], for reports: a configuration file that could not be read makes the answer
+    /// unknown, but is not a configuration error.
     ///
     /// # Errors
     /// As [`Common::strict_world`].
@@ -172,7 +174,7 @@ fn sudo(words: Vec<String>) -> String {
     ["sudo".into()].into_iter().chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
-/// Whoever changes the live system must be root.
+/// Changing the live system requires root.
 ///
 /// # Errors
 /// [`NeedsRoot`].
@@ -185,7 +187,7 @@ pub fn need_root(context: &Context, program: &'static str) -> Result<(), NeedsRo
 
 /// Parses the arguments, runs the program and gives its exit code. An error is printed once.
 pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Result<u8>) -> ExitCode {
-    // Before anything else: what is asked for then is another program.
+    // Before anything else: a sandboxed child enters here and executes another program.
     if let Some(code) = crate::sys::sandbox::enter(std::env::args_os()) {
         std::process::exit(code);
     }
@@ -194,7 +196,7 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
         Ok(arguments) => arguments,
         Err(e) => {
             let code = if e.use_stderr() { exit::USAGE } else { exit::OK };
-            // Nothing can be done when even the help cannot be printed.
+            // Nothing is left to report to if even the help cannot be printed.
             e.print().ok();
             return code.into();
         }
@@ -209,17 +211,17 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
                 true => format!("; run it as root (`{}`)", as_root()),
                 false => String::new(),
             };
-            // Not by the log: it may go to the journal, and who called us waits here.
+            // Not by the log: it may go to the journal, and the caller reads stderr.
             use std::io::Write;
             let text = crate::render::shown(&format!("{e:#}{hint}"));
-            // Where stderr is gone too, the exit code is all that can be said.
+            // If stderr is closed too, the exit code is the only report.
             writeln!(anstream::stderr(), "{program}: error: {text}").ok();
             code.into()
         }
     }
 }
 
-/// Who reads our answer has gone away: `clr-dkms status | head -1`.
+/// The reader of the output has gone away: `clr-dkms status | head -1`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<CannotAnswer>().is_some_and(|e| e.0.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -8,9 +8,9 @@ use crate::update::motd;
 
 /// Write the message of the day's fragment from the present state.
 ///
-/// At most three lines go to /run/motd.d/clr-dkms.motd; where there is nothing to say the file is removed. Afterwards
-/// motd-update.sh is run, where it exists and something has changed. The mark /run/clr-dkms/reboot-required and the metrics
-/// are brought up to date too.
+/// At most three lines go to /run/motd.d/clr-dkms.motd; where there is nothing to say the file is removed.
+/// Afterwards motd-update.sh is run, where it exists and something has changed. The mark
+/// /run/clr-dkms/reboot-required and the metrics are brought up to date too.
 ///
 /// Exit code 0: done, or nothing to do; 1: the file could not be written.
 #[derive(Debug, Parser)]

@@ -1,5 +1,5 @@
-//! `clr-dkms-post-update`, the main job: after an update, build what is missing, prove it, put the command line and
-//! the boot entries right, and leave a record.
+//! `clr-dkms-post-update`, the main job: after an update, build what is missing, prove it, put the command
+//! line and the boot entries right, and leave a record.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -17,15 +17,16 @@ use crate::update::{dry_run, sequence};
 
 /// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
 ///
-/// systemd runs it after an update; by hand it does no harm. For the kernel of each variant that boots by default, every
-/// DKMS module that asks for it is built and installed unless it is proven to be there already. Then
-/// module.sig_unenforce is made sure of; the boot entries are refreshed when kernels or fragments have changed and
-/// the new kernel has what this machine needs; the record and the message of the day are written. With nothing to do,
-/// nothing is changed.
+/// systemd runs it after an update; running it by hand is harmless. For the default kernel of each variant,
+/// every DKMS module with AUTOINSTALL is built and installed unless it is proven to be installed already.
+/// Modules that this machine needs on the kernel that is to boot are built first. As soon as they are proven,
+/// module.sig_unenforce is set if it is needed, and the boot entries are refreshed if kernels or fragments
+/// have changed; all other modules are built after that. Finally the record and the message of the day are
+/// written. If nothing is to be done, nothing is changed.
 ///
-/// Exit code 0: done, or nothing to do; 1: not all done; 2: what boots next is without something that is needed; 3: it
-/// cannot be determined what is to be done; 75: another run is at work; 77: no permission; 78: the configuration has a fault
-/// (all the rest is done).
+/// Exit code 0: done, or nothing to do; 1: not all done; 2: the next boot lacks a module that is needed; 3:
+/// what is to be done cannot be determined; 75: another run is active; 77: no permission; 78: configuration
+/// error (everything else is done).
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-post-update",
@@ -34,13 +35,13 @@ use crate::update::{dry_run, sequence};
     clr-dkms-post-update --dry-run\n  clr-dkms-post-update --root /mnt"
 )]
 pub struct PostUpdateArguments {
-    /// Say what would be done, and why; change nothing
+    /// Print what would be done and why; change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
     /// With --dry-run: the plan as JSON
     #[arg(long, requires = "dry_run")]
     json: bool,
-    /// Wait for a swupd that is at work: half of its files are no kernel (clr-dkms.service)
+    /// Wait for a running swupd: a half-written kernel cannot be built for (clr-dkms.service)
     #[arg(long, help_heading = "For units", conflicts_with = "dry_run")]
     after_swupd: bool,
     #[command(flatten)]
@@ -50,13 +51,13 @@ pub struct PostUpdateArguments {
 /// Runs it.
 ///
 /// # Errors
-/// When it cannot begin, or cannot write what it found. Failures of single modules are no errors here: they are in
-/// the record and in the exit code.
+/// When it cannot begin, or cannot write its results. Failures of single modules are reported in the record
+/// and in the exit code.
 pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
-    // Before anything is opened, and without a log yet: what it says comes below.
+    // Before any file is opened and before the log is started: its error is logged below.
     let bare = bare_chroot(&arguments.common, arguments.dry_run);
     let (context, config_errors) = arguments.common.context("clr-dkms-post-update")?;
-    // A typo must not keep modules from being built: what is right in the configuration counts.
+    // A typo must not keep modules from being built: the valid part of the configuration applies.
     let faults: Vec<String> = config_errors.iter().map(ToString::to_string).collect();
     let known: Vec<String> = faults.iter().cloned().chain(bare).collect();
     for fault in &known {
@@ -74,7 +75,7 @@ pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
             sequence::wait_for_swupd(&context);
         }
         let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
-        // swupd's hooks and systemd give it no input: there nobody watches, and what it says is kept.
+        // swupd's hooks and systemd run it without a terminal on stdin, and keep its output: no progress is drawn.
         let watched = std::io::stdin().is_terminal();
         let show = if watched {
             ProgressMode::live_or(ProgressMode::Nothing, arguments.common.quiet)
@@ -86,8 +87,8 @@ pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
     Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
 }
 
-/// Where update-trigger.sh runs us in a plain chroot, what dkms needs is mounted for us alone. Gives why it could not be: the
-/// next report shows it.
+/// Where update-trigger.sh runs us in a plain chroot, what dkms needs is mounted for us alone. Gives why it
+/// could not be: the next report shows it.
 fn bare_chroot(common: &Common, dry_run: bool) -> Option<String> {
     let is_slash = common.root.as_deref() == Some(Path::new("/"));
     if !is_slash || !nix::unistd::geteuid().is_root() {

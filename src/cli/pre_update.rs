@@ -1,5 +1,5 @@
-//! `clr-dkms-pre-update`: a snapshot before the update, and a warning about what would make it fail. Quick: it runs no
-//! other program.
+//! `clr-dkms-pre-update`: a snapshot before the update, and a warning about what would make it fail. Quick:
+//! it runs no other program.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -81,8 +81,9 @@ fn image_of(words: &[OsString]) -> Option<PathBuf> {
     image.filter(|path| path.is_absolute() && path != Path::new("/"))
 }
 
-/// With `--path` swupd reads the settings of the running system, and runs its hooks, ours too: what we have it leave alone
-/// here it leaves alone there as well. Where the image has a hook of ours, that makes up for it.
+/// With `--path` swupd reads the settings of the running system, and runs its hooks, ours too: what we have
+/// it leave alone here it leaves alone there as well. Where the image has a hook of ours, that makes up for
+/// it.
 fn boot_files_of_image(root: &Root, words: &[OsString]) -> Option<String> {
     let path = image_of(words)?;
     if deferral::observe(root) != Deferral::Armed {
@@ -131,7 +132,7 @@ fn look(context: &Context, dry_run: bool) {
             .map(|release| (release.clone(), installed_on(&tree, &release)))
             .collect(),
     };
-    // The same state is no reason to write, though some time has passed.
+    // An unchanged state is not written again.
     let old = state::load::<Snapshot>(&context.root, SNAPSHOT).good();
     if old.is_some_and(|old| old.kernels == snapshot.kernels && old.running == snapshot.running) {
         return;
@@ -175,7 +176,8 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
                     registered.module
                 )),
                 Source::Directory { path, .. } => {
-                    // Without time to ask bash, the text can only advise; one that cannot be read advises the same.
+                    // Without time to ask bash, the text can only advise; one that cannot be read advises the
+                    // same.
                     let text = context.root.read_within(path.join("dkms.conf"), TEXT).unwrap_or_default();
                     if conf::seems_autoinstall(&String::from_utf8_lossy(&text)) != Some(true) {
                         warnings.push(format!(
@@ -188,7 +190,8 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
             }
         }
     }
-    // What a file in /run lacks is put there again after this update, and the default pointed back if need be.
+    // What a file in /run lacks is put there again after this update, and the default pointed back if need
+    // be.
     if let (true, Deferral::Off { overridden_by: Some(by), .. }) =
         (defers(context), deferral::observe(&context.root))
     {
@@ -200,7 +203,8 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
     warnings
 }
 
-/// Compares the free space with an estimate of what building every installed module for one more kernel takes.
+/// Compares the free space with an estimate of what building every installed module for one more kernel
+/// takes.
 fn too_little_space(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String> {
     let root = &context.root;
     let (mut sum, mut largest) = (0, 0);

@@ -88,7 +88,7 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
         attempts.iter().any(|a| a.failure.is_some() || a.index_error.is_some() || a.hook_error.is_some())
             || !refused.is_empty()
             || left_alone.iter().any(|left| !left.state.is_fine());
-    // What else is wrong with this system is told by `status`, and is no failure of what was asked for here.
+    // Other problems of this system are for `status` to report; they are not failures of this rebuild.
     Ok(match (failed, *code) {
         (true, _) => exit::ATTENTION,
         (false, exit::UNKNOWN) => exit::UNKNOWN,

@@ -26,12 +26,12 @@ macro_rules! status_examples {
 
 /// Tell whether it is safe to reboot, and whether the DKMS modules will be there and will be taken.
 ///
-/// Begin with `clr-dkms status`: its first line is the verdict and what to do, the lines below it say why. A KERNEL is named by its
-/// release (6.15.7-1591.native), by its id (org.clearlinux.native.6.15.7-1591) or by its variant (native, ltscurrent …),
-/// which is the kernel that boots by default of that variant.
+/// Begin with `clr-dkms status`: its first line is the verdict and what to do, the lines below it say why. A
+/// KERNEL is named by its release (6.15.7-1591.native), by its id (org.clearlinux.native.6.15.7-1591) or by
+/// its variant (native, ltscurrent …), which is the kernel that boots by default of that variant.
 ///
-/// Exit code 0: healthy, or done, or nothing to do; 1: attention, but safe, or not all done; 2: unsafe, what boots next is
-/// without something that is needed; 3: it cannot be determined.
+/// Exit code 0: healthy, or done, or nothing to do; 1: attention, but safe, or not all done; 2: unsafe, what
+/// boots next is without something that is needed; 3: it cannot be determined.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms",
@@ -49,42 +49,46 @@ pub struct AdminArguments {
 enum AdminVerb {
     /// Show kernels and modules, and one verdict
     ///
-    /// The first line is the verdict and what to do next, the lines below it say why; then come the kernels, the modules on
-    /// the kernels that matter, and what is known of the boot. What has no room is counted; --all shows it. Each word and
-    /// each id is explained by `clr-dkms explain WORD`, and in clr-dkms-states(7).
+    /// The first line is the verdict and what to do next, the lines below it say why; then come the kernels,
+    /// the modules on the kernels that matter, and what is known of the boot. What has no room is counted;
+    /// --all shows it. Each word and each id is explained by `clr-dkms explain WORD`, and in
+    /// clr-dkms-states(7).
     ///
-    /// Exit code 0: all is there, also when a reboot is pending; 1: something is missing, failed or being built, but the next
-    /// boot is safe; 2: what boots next is without something that is needed; 3: it cannot be determined.
+    /// Exit code 0: all is there, also when a reboot is pending; 1: something is missing, failed or being
+    /// built, but the next boot is safe; 2: what boots next is without something that is needed; 3: it cannot
+    /// be determined.
     #[command(
         after_help = concat!("Examples:\n", status_examples!()),
         after_long_help = concat!("Examples:\n", status_examples!(), "\n\n", include_str!("status/screen.txt"))
     )]
     Status(StatusArguments),
-    /// Tell whether kernels take modules without a trusted signature: as configured, at the next boot, and now
+    /// Tell whether kernels take modules without a trusted signature: as configured, at the next boot, and
+    /// now
     ///
-    /// Exit code 0: the three agree and are as wanted; 1: something is pending, differs, or is not as wanted; 2: a module
-    /// that is in use will be refused at the next boot; 3: it cannot be determined.
+    /// Exit code 0: the three agree and are as wanted; 1: something is pending, differs, or is not as wanted;
+    /// 2: a module that is in use will be refused at the next boot; 3: it cannot be determined.
     #[command(after_help = "Examples:\n  clr-dkms enforcement\n  clr-dkms enforcement --kernel native\n  \
         clr-dkms enforcement --json | jq '.kernels[0].next_boot.loads'")]
     Enforcement(EnforcementArguments),
     /// Build and install modules by hand, as clr-dkms-post-update does after an update
     ///
-    /// What is proven to be there is left alone, unless --force is given; what failed before is tried again. A module that is
-    /// named is built also when its dkms.conf has no AUTOINSTALL=yes. With --force a module that worked stays when the new
-    /// build fails. On a terminal it shows what is at work, elsewhere a line at the begin and at the end of each module (on
-    /// stderr; none with -q); at the end what became of each module. Ctrl-C ends what is being built and takes it back;
-    /// what was done before stays.
+    /// What is proven to be there is left alone, unless --force is given; what failed before is tried again.
+    /// A module that is named is built also when its dkms.conf has no AUTOINSTALL=yes. With --force a module
+    /// that worked stays when the new build fails. On a terminal it shows what is at work, elsewhere a line
+    /// at the begin and at the end of each module (on stderr; none with -q); at the end what became of each
+    /// module. Ctrl-C ends what is being built and takes it back; what was done before stays.
     ///
-    /// Exit code 0: all that was asked for is there; 1: something is not, or cannot be built; 3: there is no such module or
-    /// kernel.
+    /// Exit code 0: all that was asked for is there; 1: something is not, or cannot be built; 3: there is no
+    /// such module or kernel.
     #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
         clr-dkms rebuild --all-kernels --dry-run\n  clr-dkms rebuild -q --json | jq '.modules[] | select(.state != \"ok\")'")]
     Rebuild(RebuildArguments),
     /// Read dkms.conf files and their sources, and say what is wrong, on which line, and what clears it
     ///
-    /// Each dkms.conf is read as text, and run by bash as dkms would run it, but without write access. An error keeps a
-    /// module from being built or lets others have root run what they like; a warning is most likely not what was meant.
-    /// The name in brackets at the end of a finding stays the same in later versions.
+    /// Each dkms.conf is read as text, and run by bash as dkms would run it, but without write access. An
+    /// error keeps a module from being built or lets others have root run what they like; a warning is most
+    /// likely not what was meant. The name in brackets at the end of a finding stays the same in later
+    /// versions.
     ///
     /// Exit code 0: nothing but advice; 1: warnings or errors; 3: something cannot be read.
     #[command(
@@ -94,28 +98,29 @@ enum AdminVerb {
     Lint(LintArguments),
     /// Tell which kernel boots next, which one should, and why
     ///
-    /// A new kernel becomes the boot default once the modules that this machine needs are proven for it. Until then the
-    /// kernel that has them stays the default.
+    /// A new kernel becomes the boot default once the modules that this machine needs are proven for it.
+    /// Until then the kernel that has them stays the default.
     ///
-    /// Exit code 0: the newest kernel may be booted; 1: another one is kept, and is safe, or it boots without a module that is
-    /// wanted, by an admin's word; 2: what boots next is without a module that is critical; 3: it cannot be determined, or there is no
-    /// kernel of clr-boot-manager.
+    /// Exit code 0: the newest kernel may be booted; 1: another one is kept, and is safe, or it boots without
+    /// a module that is wanted, by an admin's word; 2: what boots next is without a module that is critical;
+    /// 3: it cannot be determined, or there is no kernel of clr-boot-manager.
     #[command(
         after_help = "Examples:\n  clr-dkms guard\n  clr-dkms guard --json | jq '.needs[] | select(.class == \"critical\")'"
     )]
     Guard(GuardArguments),
     /// Tell by the exit code alone, for monitors and scripts; nothing is printed
     ///
-    /// Exit code 0: healthy, also with a reboot pending; 1: attention, but safe; 2: unsafe; 3: it cannot be determined: as
-    /// Nagios and Icinga expect.
+    /// Exit code 0: healthy, also with a reboot pending; 1: attention, but safe; 2: unsafe; 3: it cannot be
+    /// determined: as Nagios and Icinga expect.
     #[command(
         after_help = "Examples:\n  clr-dkms check || clr-dkms status\n  clr-dkms check --reboot-pending && systemctl reboot"
     )]
     Check(CheckArguments),
     /// Show the last log of a build, the first error first
     ///
-    /// Without MODULE: the newest log of a build that failed, else the newest of all. On a terminal it goes through a
-    /// pager: $PAGER, else less; with the rights of another user (sudo) it is less in any case, in its secure mode.
+    /// Without MODULE: the newest log of a build that failed, else the newest of all. On a terminal it goes
+    /// through a pager: $PAGER, else less; with the rights of another user (sudo) it is less in any case, in
+    /// its secure mode.
     ///
     /// Exit code 0: shown; 3: there is no such log, or it cannot be read.
     #[command(
@@ -135,43 +140,49 @@ enum AdminVerb {
     ///
     /// `clr-dkms status` says `held` from then on.
     ///
-    /// Exit code 0: done, or so already; 1: done, but a module is not there on the kernel that boots next; 2: done, but what boots
-    /// next is without something that is needed; 3: there is no such kernel, or it cannot be determined which one.
+    /// Exit code 0: done, or so already; 1: done, but a module is not there on the kernel that boots next; 2:
+    /// done, but what boots next is without something that is needed; 3: there is no such kernel, or it
+    /// cannot be determined which one.
     #[command(
         after_help = "Examples:\n  clr-dkms hold\n  clr-dkms hold 6.15.7-1591.native\n  clr-dkms hold --dry-run native"
     )]
     Hold(KernelArguments),
     /// Let go of a kernel that is held, or go ahead with one that lacks a module
     ///
-    /// Without KERNEL: what `clr-dkms hold` said is taken back; where nothing was said, the kernel that is held back may be
-    /// booted in spite of what it lacks. That is remembered for this kernel, and for no other. Without a module that is
-    /// critical (on which a disk, the network or the display hangs) it goes ahead with --force only.
+    /// Without KERNEL: what `clr-dkms hold` said is taken back; where nothing was said, the kernel that is
+    /// held back may be booted in spite of what it lacks. That is remembered for this kernel, and for no
+    /// other. Without a module that is critical (on which a disk, the network or the display hangs) it goes
+    /// ahead with --force only.
     ///
-    /// Exit code 0: done, or nothing to let go of; 1: done, but a module is not there; 2: done, but what boots next is without
-    /// something that is needed, or refused for want of --force; 3: there is no such kernel, or it cannot be determined which one.
+    /// Exit code 0: done, or nothing to let go of; 1: done, but a module is not there; 2: done, but what
+    /// boots next is without something that is needed, or refused for want of --force; 3: there is no such
+    /// kernel, or it cannot be determined which one.
     #[command(
         after_help = "Examples:\n  clr-dkms release --dry-run\n  clr-dkms release\n  clr-dkms release --force 6.15.8-1592.native"
     )]
     Release(ReleaseArguments),
     /// Say that a module is not required any more, which is only remembered to be
     ///
-    /// What this machine used once is required of every kernel until a boot has shown that nothing uses it any more, also
-    /// when its file or its entry in the DKMS tree is lost. This ends it at once. What is in use, installed for the running
-    /// kernel or listed is required all the same: `[modules] optional` in clr-dkms.conf is for that.
+    /// What this machine used once is required of every kernel until a boot has shown that nothing uses it
+    /// any more, also when its file or its entry in the DKMS tree is lost. This ends it at once. What is in
+    /// use, installed for the running kernel or listed is required all the same: `[modules] optional` in
+    /// clr-dkms.conf is for that.
     ///
-    /// Exit code 0: it is forgotten, or was not required; 1: it is required for another reason than memory, or something else
-    /// is wrong; 2: what boots next is without a module that is critical; 3: no such module is remembered.
+    /// Exit code 0: it is forgotten, or was not required; 1: it is required for another reason than memory,
+    /// or something else is wrong; 2: what boots next is without a module that is critical; 3: no such module
+    /// is remembered.
     #[command(after_help = "Examples:\n  clr-dkms forget zfs\n  clr-dkms forget --dry-run zfs")]
     Forget(ForgetArguments),
     /// Remove what DKMS has left of kernels that are gone
     ///
-    /// Built modules, links and directories in /var/lib/dkms and /usr/lib/modules, of kernels that have no image, no boot
-    /// entry and no file of their own any more; by `dkms unbuild`, so that every module stays registered for the kernels
-    /// to come. Logs of builds for such kernels, and of modules that are gone, when they are older than 90 days. What is
-    /// not proven to be garbage stays, and where anything cannot be read, everything does.
+    /// Built modules, links and directories in /var/lib/dkms and /usr/lib/modules, of kernels that have no
+    /// image, no boot entry and no file of their own any more; by `dkms unbuild`, so that every module stays
+    /// registered for the kernels to come. Logs of builds for such kernels, and of modules that are gone,
+    /// when they are older than 90 days. What is not proven to be garbage stays, and where anything cannot be
+    /// read, everything does.
     ///
-    /// Exit code 0: done, or nothing to do; 1: something could not be removed; 3: something could not be read, and nothing
-    /// was changed; 75: another run is at work; 77: no permission.
+    /// Exit code 0: done, or nothing to do; 1: something could not be removed; 3: something could not be
+    /// read, and nothing was changed; 75: another run is at work; 77: no permission.
     #[command(after_help = "Examples:\n  clr-dkms gc --dry-run\n  clr-dkms gc\n  clr-dkms gc --root /mnt")]
     Gc(GcArguments),
 }

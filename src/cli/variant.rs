@@ -14,8 +14,8 @@ use crate::render::shown;
 /// Without KERNEL it is the running one. A KERNEL is named by its release (6.15.7-1591.native), by its id
 /// (org.clearlinux.native.6.15.7-1591) or by its variant (native).
 ///
-/// Exit code 0: DKMS is supported for the variant, with --all for each; 1: it is not; 3: it cannot be determined, as the kernel
-/// is not one of this system.
+/// Exit code 0: DKMS is supported for the variant, with --all for each; 1: it is not; 3: it cannot be
+/// determined, as the kernel is not one of this system.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-variant",
@@ -115,7 +115,7 @@ fn rows(inventory: &Inventory, arguments: &VariantArguments) -> Result<Vec<Varia
     if let Some(kernel) = inventory.find(asked) {
         return Ok(vec![installed_row(inventory, &kernel.name)]);
     }
-    // A kernel that is not installed can still be told by its name, when that is of a kind that we know.
+    // The variant of a kernel that is not installed follows from its name, if the variant is a known one.
     let by_variant = Variant::of(asked);
     if by_variant.is_known() {
         return Ok(vec![VariantRow {

@@ -1,4 +1,5 @@
-//! The boot default at boot and at shutdown, and whether a kernel may be marked as booted: what units ask of the guard.
+//! The boot default at boot and at shutdown, and whether a kernel may be marked as booted: what units ask of
+//! the guard.
 
 use std::time::Duration;
 
@@ -53,7 +54,8 @@ pub fn assert_within(context: &Context, cache: &mut Cache, within: Option<Durati
     Ok(assert_again(context, cache))
 }
 
-/// Points the default back, after something had clr-boot-manager run. Gives the exit code; what is not 0 is explained.
+/// Points the default back, after something had clr-boot-manager run. Gives the exit code; what is not 0 is
+/// explained.
 pub fn assert_again(context: &Context, cache: &mut Cache) -> u8 {
     let seen = Observed::new(context, cache);
     if let Some(unknown) = boot_files::undetermined(context, &seen.system, &seen.assessment) {
@@ -69,8 +71,8 @@ pub fn assert_again(context: &Context, cache: &mut Cache) -> u8 {
     }
 }
 
-/// The first thing after a boot, without a build. What is cheap and vital comes first. What fails keeps nothing else from
-/// being done.
+/// The first thing after a boot, without a build. What is cheap and vital comes first. What fails keeps
+/// nothing else from being done.
 ///
 /// # Errors
 /// When the lock cannot be taken, or something cannot be written.
@@ -90,8 +92,8 @@ pub fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -
     }
     let lock = Lock::take(&context.root, LOCK, SHORT.min(context.settings.lock_wait), is_ours);
     if lock.is_ok() {
-        // A power cut may have left the files of two versions, and services will ask for them. Without a journal this costs
-        // nothing.
+        // A power cut may have left the files of two versions, and services will ask for them. Without a
+        // journal this costs nothing.
         engine::recover(context);
     }
     let mut seen = Observed::new(context, cache);
@@ -103,8 +105,8 @@ pub fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -
     }
     let document = observe_with(context, cache);
     let known = seen.record.as_ref().and_then(|record| record.verdict.as_ref());
-    // A program that wants to know of a new verdict is run when there is a network, and a machine may require what the tree
-    // does not know.
+    // A program that wants to know of a new verdict is run when there is a network, and a machine may require
+    // what the tree does not know.
     let is_news = known.is_some_and(|verdict| *verdict != document.verdict.to_string());
     let requires = seen.assessment.needs.iter().any(|need| need.class > Importance::Optional);
     if tree.modules.is_empty() && (is_news || requires) {
@@ -124,7 +126,8 @@ pub fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -
 
 /// Makes `modules.dep` again where it does not list what is installed.
 fn repair_indexes(context: &Context, cache: &mut Cache, seen: &mut Observed) {
-    // swupd may have put its own modules.dep back: what is installed is found again before anybody looks for it.
+    // swupd may have put its own modules.dep back: what is installed is found again before anybody looks for
+    // it.
     let due = engine::plan(&seen.system, &Order::default());
     let due = due.into_iter().chain(engine::index_plans(&seen.system));
     let mut kernels: Vec<String> = due.filter(|p| p.steps == [PlanStep::Index]).map(|p| p.release).collect();
@@ -144,8 +147,8 @@ fn repair_indexes(context: &Context, cache: &mut Cache, seen: &mut Observed) {
     }
 }
 
-/// The exit code for a unit that asks whether the running kernel may be marked as booted: 0 unless something critical is
-/// known to be lost.
+/// The exit code for a unit that asks whether the running kernel may be marked as booted: 0 unless something
+/// critical is known to be lost.
 pub fn may_mark_booted(context: &Context, cache: &mut Cache) -> u8 {
     let seen = Observed::new(context, cache);
     let can_tell = Usage::can_tell(&context.root);

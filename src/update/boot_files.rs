@@ -1,5 +1,5 @@
-//! The boot files, after the modules: made by clr-boot-manager when the guard allows it, and else kept, or pointed to
-//! the kernel that should be booted.
+//! The boot files: clr-boot-manager makes them if the guard allows it; otherwise they are kept, or the
+//! default is pointed to the kernel that should boot.
 
 use super::boot_update::{self, bring_up_to_date};
 use crate::boot::deferral::{self, Deferral};
@@ -29,8 +29,9 @@ pub fn defers(context: &Context) -> bool {
     is_guarded(context) && context.settings.boot_policy == BootPolicy::Defer
 }
 
-/// The release of the kernel that runs, where it is not named as clr-boot-manager names kernels: then it is not asked to
-/// decide anything. One of its own that is not installed any more keeps it from deleting, which is foreseen.
+/// The release of the kernel that runs, where it is not named as clr-boot-manager names kernels: then it is
+/// not asked to decide anything. One of its own that is not installed any more keeps it from deleting, which
+/// is foreseen.
 pub fn running_is_foreign(system: &System) -> Option<String> {
     let Running::Known { release } = &system.inventory.running else { return None };
     KernelName::from_release(release, &system.inventory.namespace).is_none().then(|| release.clone())
@@ -93,8 +94,8 @@ fn blocked_by_refresh(context: &Context, system: &System, assessment: &BootAsses
     losses.into_iter().find(EntryLoss::is_blocked)
 }
 
-/// Why the boot files are to be brought up to date while a kernel is held back: what is to boot must boot as configured,
-/// and what every kernel loads must not stay old. The new kernel itself waits for its proof.
+/// Why the boot files are to be brought up to date while a kernel is held back: what is to boot must boot as
+/// configured, and what every kernel loads must not stay old. The new kernel itself waits for its proof.
 fn outdated_reason(
     context: &Context,
     system: &System,
@@ -122,20 +123,21 @@ fn entries_of(system: &System, release: Option<&str>) -> ReadBack {
     system.boot.read_back(&expected)
 }
 
-/// The steps that bring the boot files up to date. [`take_steps`] orders them, for the worker as for the model of it that
-/// tests check.
+/// The steps that bring the boot files up to date. [`take_steps`] orders them, for the worker as for the
+/// model of it that tests check.
 pub trait BootFileSteps {
     /// Why a step did not come to its end, so that those after it are not taken.
     type Stop;
 
-    /// Has clr-boot-manager make the files, as far as the guard allows it; where a whole update fails, a kernel that has
-    /// a boot entry stays the default.
+    /// Has clr-boot-manager make the files, as far as the guard allows it; where a whole update fails, a
+    /// kernel that has a boot entry stays the default.
     ///
     /// # Errors
     /// When it did not come to its end.
     fn refresh(&mut self) -> Result<(), Self::Stop>;
 
-    /// Points the boot default to the kernel that should boot, where clr-boot-manager would choose another one.
+    /// Points the boot default to the kernel that should boot, where clr-boot-manager would choose another
+    /// one.
     ///
     /// # Errors
     /// When it did not come to its end.
@@ -151,7 +153,7 @@ pub fn take_steps<S: BootFileSteps>(steps: &mut S) -> Result<(), S::Stop> {
     steps.point_default()
 }
 
-/// Makes the boot files right, as far as the guard allows it.
+/// Brings the boot files up to date, as far as the guard allows it.
 pub fn refresh(
     context: &Context,
     system: &System,
@@ -171,10 +173,10 @@ pub fn refresh(
             let done = bring_up_to_date(context, system, assessment, last, &why, false);
             (done.record, done.whole, done.touched)
         }
-        // What nobody tries again is no error any more.
+        // An update that is switched off is not tried again: its last error is dropped.
         None => {
             let error = last.error.filter(|_| context.settings.boot_update);
-            // What waits goes on waiting while it is unknown whether anything does.
+            // While it is unknown what is out of date, the list of waiting parts is kept.
             let waiting = if assessment.unknown.is_some() { last.waiting } else { Vec::new() };
             (BootRecord { error, waiting, ..last }, false, false)
         }
@@ -185,7 +187,7 @@ pub fn refresh(
     }
     boot.held_back = assessment.held_back.clone().map(|kernel| HeldBack {
         kernel,
-        // A clock that was wrong once must not hide for years how long it has been.
+        // A clock that was wrong once must not hide how long it has been held.
         since: was_held.as_ref().map_or(context.clock.now(), |held| held.since.min(context.clock.now())),
         deferred: !touched && was_held.is_none_or(|held| held.deferred),
     });
@@ -193,7 +195,7 @@ pub fn refresh(
         tracing::error!("the boot files are left as they are: {unknown}");
         boot.held_back = known_held;
     } else if !ran && boot.held_back.is_some() {
-        // Nothing was to be done with it, and an older failure is told again when there is.
+        // No update is due for a kernel that is held back; an older failure is reported again when one is.
         boot.error = None;
     }
     if whole
@@ -205,8 +207,8 @@ pub fn refresh(
     boot
 }
 
-/// Where clr-boot-manager has failed half-way, the default may be a kernel that has no entry, and what boots then only the
-/// boot loader knows. The running kernel has shown that it boots.
+/// Where clr-boot-manager has failed half-way, the default may be a kernel that has no entry, and what boots
+/// then only the boot loader knows. The running kernel has shown that it boots.
 fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) -> Result<(), String> {
     let kernels = &system.inventory.kernels;
     let chosen = kernels.iter().find(|k| Some(k.name.release()) == assessment.decision.default);
@@ -231,7 +233,8 @@ pub fn points_default(assessment: &BootAssessment) -> bool {
     assessment.acts && assessment.asserted_default(&[]).is_some()
 }
 
-/// Why it is unknown whether the boot default is the right one; none where it is known, or nobody asks for it.
+/// Why it is unknown whether the boot default is the right one; none where it is known, or nobody asks for
+/// it.
 pub fn undetermined(context: &Context, system: &System, assessment: &BootAssessment) -> Option<String> {
     let is_asked = assessment.acts && !matches!(system.inventory.images, Images::Absent);
     if !is_asked {
@@ -247,8 +250,8 @@ pub fn undetermined(context: &Context, system: &System, assessment: &BootAssessm
     unreadable.or_else(hidden).or_else(blocker)
 }
 
-/// Points the boot default to the kernel of the decision, where clr-boot-manager would not have it so by itself. Gives whether
-/// anything was changed.
+/// Points the boot default to the kernel of the decision, where clr-boot-manager would not have it so by
+/// itself. Gives whether anything was changed.
 ///
 /// # Errors
 /// In words, with the next step.
@@ -295,7 +298,8 @@ pub fn assert_default(
     Ok(changed)
 }
 
-/// The record once the default was pointed to another kernel: what was wrong with the boot files may have been that alone.
+/// The record once the default was pointed to another kernel: what was wrong with the boot files may have
+/// been that alone.
 pub fn after_new_default(context: &Context, system: &System, boot: BootRecord) -> BootRecord {
     if boot.error.is_none() || system.boot_entries != ReadBack::Verified {
         return boot;
@@ -324,8 +328,9 @@ pub fn why(decision: &BootDecision) -> String {
     }
 }
 
-/// Has swupd leave the boot files to us where the last run knew of a module that is needed, or where no run has left a
-/// record and there is any module. It costs next to nothing; [`put_deferral_right`] has the last word.
+/// Has swupd leave the boot files to us where the last run knew of a module that is needed, or where no run
+/// has left a record and there is any module. It costs next to nothing; [`put_deferral_right`] has the last
+/// word.
 pub fn defer_by_record(context: &Context, tree: &Tree) {
     let needed = match state::load::<RunRecord>(&context.root, RECORD) {
         Stored::Good(record) => record.needs.iter().any(|need| need.class > Importance::Optional),
@@ -337,12 +342,12 @@ pub fn defer_by_record(context: &Context, tree: &Tree) {
     match removal::defer(&context.root, &context.tools) {
         Ok(true) => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
         Ok(false) => {}
-        // It is tried again, and said, when all is known.
+        // It is tried again, with a warning, once everything is known.
         Err(e) => tracing::debug!("{e}"),
     }
 }
 
-/// Tells swupd whether to leave the boot files to us.
+/// Configures whether swupd leaves the boot files to clr-dkms.
 pub fn put_deferral_right(context: &Context, system: &System, assessment: &BootAssessment) {
     if !context.root.is_slash() && context.root.kind() == RootKind::Image {
         return;

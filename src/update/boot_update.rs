@@ -1,5 +1,5 @@
-//! Bringing the boot files up to date: by a whole update where that is safe, by a restricted one where another kernel is
-//! kept from booting, and else not at all, with a note of what waits.
+//! Bringing the boot files up to date: by a whole update where that is safe, by a restricted one where
+//! another kernel is kept from booting, and else not at all, with a note of what waits.
 
 use serde::Serialize;
 
@@ -121,8 +121,8 @@ fn update_candidate(system: &System, kernel: &Installed) -> UpdateCandidate {
     }
 }
 
-/// The parts of the boot files that are out of date, as far as a restricted update can change that. `last` is what
-/// became of the boot files before.
+/// The parts of the boot files that are out of date, as far as a restricted update can change that. `last` is
+/// what became of the boot files before.
 pub fn outdated(
     system: &System,
     assessment: &BootAssessment,
@@ -133,12 +133,14 @@ pub fn outdated(
         let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == *release);
         kernel.is_some_and(|k| update_candidate(system, k).is_refreshed(&assessment.decision))
     };
-    // Until we took over, swupd had clr-boot-manager run itself: without a record nothing but an entry can be wrong.
+    // Until we took over, swupd had clr-boot-manager run itself: without a record nothing but an entry can be
+    // wrong.
     let known = if last.parts.is_empty() { now } else { &last.parts };
     let mut changed = inputs::changed(known, now);
     changed.retain(|part| match part {
         BootPart::Kernel(release) => is_kept(release),
-        // What the entries say is compared with what they should; which kernel is a tip makes no difference to them.
+        // What the entries say is compared with what they should; which kernel is a tip makes no difference
+        // to them.
         BootPart::Fragments | BootPart::Tips => false,
         _ => true,
     });

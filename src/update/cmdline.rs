@@ -24,7 +24,8 @@ pub fn lines(context: &Context, inventory: &Inventory) -> Vec<KernelCmdline> {
         .collect()
 }
 
-/// Has the boot entries made again, unless they are as configured; false when that was to be done, and was not.
+/// Has the boot entries made again, unless they are as configured; false when that was to be done, and was
+/// not.
 pub fn put_into_entries(
     context: &Context,
     inventory: &Inventory,
@@ -67,8 +68,8 @@ pub fn put_into_entries(
         tracing::info!("pending: `{command}` puts the line into the boot entries{who}");
         return true;
     }
-    // An image may be made on a machine that has no such program, and nothing boots from a copy; on a live system it must
-    // be there.
+    // An image may be made on a machine that has no such program, and nothing boots from a copy; on a live
+    // system it must be there.
     if let (false, Err(missing)) = (context.root.is_live(), context.tools.find("clr-boot-manager")) {
         tracing::warn!(
             "pending: {missing}; on a machine that has it, run `clr-boot-manager update --path=DIR`"
@@ -103,8 +104,8 @@ pub fn put_into_entries(
     good && points_right
 }
 
-/// Points the boot default to the kernel that should boot, where it is another one: a run that was killed may have left it
-/// so. False, and reported, when that failed.
+/// Points the boot default to the kernel that should boot, where it is another one: a run that was killed may
+/// have left it so. False, and reported, when that failed.
 fn default_again(context: &Context, may_refresh: bool) -> bool {
     if !may_refresh || !is_guarded(context) {
         return true;
@@ -112,7 +113,8 @@ fn default_again(context: &Context, may_refresh: bool) -> bool {
     assert_again(context, &mut Cache::load(&context.root)) == exit::OK
 }
 
-/// Puts it into the record, so that reports know of it. Without a record there is nothing that could become untrue.
+/// Puts it into the record, so that reports know of it. Without a record there is nothing that could become
+/// untrue.
 fn note(context: &Context, record: Stored<RunRecord>, boot: BootRecord) {
     if let Stored::Good(record) = record
         && let Err(e) = context.root.write_json(RECORD, &RunRecord { boot, ..record })

@@ -1,7 +1,7 @@
 //! Building what the plan says, several modules at a time, and one `depmod` for each kernel that changed.
 //!
-//! The kernel of the next boot comes first. Two kernels of one module are never built at once: dkms has one build directory
-//! for all of them, and without a lock puts files of one kernel into the other (measured).
+//! The kernel of the next boot comes first. Two kernels of one module are never built at once: dkms has one
+//! build directory for all of them, and without a lock puts files of one kernel into the other (measured).
 
 mod attempt;
 mod queue;
@@ -51,7 +51,7 @@ pub enum Event<'a> {
     Indexed(&'a str),
 }
 
-/// Who is told of each event when it happens, by several threads.
+/// Called for each event when it happens, from several threads.
 pub type Observer<'a> = dyn Fn(Event<'_>) + Sync + 'a;
 
 /// One module on one kernel that something is to be done about.
@@ -106,7 +106,7 @@ fn display(steps: &[PlanStep]) -> String {
     steps.iter().map(PlanStep::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The kernels that are no tips and run, where `modules.dep` alone is not as it should be.
+/// Kernels other than the tips that matter, if only their `modules.dep` has to be made again.
 pub fn index_plans(system: &System) -> Vec<Planned> {
     let is_tip =
         |release: &str| system.inventory.kernels.iter().any(|k| k.tip && k.name.release() == release);
@@ -129,7 +129,7 @@ pub struct Order {
     pub kernels: Vec<String>,
     /// Also what is proven.
     pub force: bool,
-    /// A person wants it: what failed before is tried again.
+    /// A user asked for it: modules that failed before are tried again.
     pub by_hand: bool,
 }
 
@@ -150,7 +150,7 @@ impl Order {
             Decision::Work { steps, why } if self.force && !steps.contains(&PlanStep::Build) => {
                 plan::forced(pair, &why)
             }
-            // Who names it asks for it.
+            // A module that is named is wanted, whatever its AUTOINSTALL says.
             Decision::Leave { state: State::NotAutoinstall, .. } if !self.modules.is_empty() => {
                 plan::decide(&plan::asked_for(pair))
             }
@@ -229,7 +229,8 @@ pub fn refused(system: &System, order: &Order) -> Vec<LeftAlone> {
         .collect()
 }
 
-/// The work, in order: the next boot's kernel first, then the running one; what others are built upon before them.
+/// The work, in order: the next boot's kernel first, then the running one; what others are built upon before
+/// them.
 pub fn plan(system: &System, order: &Order) -> Vec<Planned> {
     let mut planned = Vec::new();
     let mut kernels = kernels(system, order);
@@ -247,7 +248,7 @@ pub fn plan(system: &System, order: &Order) -> Vec<Planned> {
             let pair = modules_on_kernels[at];
             if let (true, Decision::Work { steps, why }) = (order.wants(&pair.module), order.decide(pair)) {
                 let conf = conf(pair);
-                // Two that nobody asked for but a person, now: the file goes to one of them.
+                // Two modules that install the same file: only one of them can have it.
                 let taken = planned.iter().filter(|p: &&Planned| p.release == release).find_map(|p| {
                     let file = conflict::shared(&p.conf.built, &conf.built)?;
                     Some((State::Conflict, Rival { module: p.module.clone(), file }.to_string()))
@@ -284,8 +285,8 @@ pub fn recover(context: &Context) -> bool {
     recovered.is_some()
 }
 
-/// Does the work, several modules at a time. A failed module does not stop the others; when we are asked to stop, those
-/// that were not begun are given as such.
+/// Does the work, several modules at a time. A failed module does not stop the others. After a request to
+/// stop, the modules that were not begun are returned as stopped.
 pub fn run(
     context: &Context,
     cache: &mut Cache,
@@ -342,7 +343,7 @@ pub fn run(
         }
     };
     in_threads(share.jobs, &work);
-    // A worker that has panicked has left its module undone; the others are told all the same.
+    // A worker that has panicked leaves its module undone; the other attempts are still reported.
     let Queue { mut attempts, waiting, .. } = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
     if interrupt::asked() {
         // What is in its place is completed: it takes a second.
@@ -374,7 +375,8 @@ fn in_threads(jobs: usize, work: &(dyn Fn() + Sync)) {
     });
 }
 
-/// Has logind refuse a shutdown while modules are built; a person can insist. It ends with the value, and with us.
+/// Has logind refuse a shutdown while modules are built; a user can override that. It ends when the value is
+/// dropped.
 fn hold_off_shutdown(context: &Context, planned: &[Planned]) -> Option<ChildGuard> {
     if !context.root.is_live() || !planned.iter().any(|p| p.steps.contains(&PlanStep::Build)) {
         return None;
@@ -386,11 +388,12 @@ fn hold_off_shutdown(context: &Context, planned: &[Planned]) -> Option<ChildGuar
         "--why=DKMS modules are being built",
         "cat",
     ]);
-    // Without logind nobody asks it; a build that is cut short is gone on with after the boot.
+    // Without logind there is nothing to ask; an interrupted build is resumed after the boot.
     child.beside().map_err(|e| tracing::debug!("a shutdown is not held off: {e}")).ok()
 }
 
-/// dkms makes this key when it first signs a module, without a lock: two at once would each sign with one of their own.
+/// dkms makes this key when it first signs a module, without a lock: two at once would each sign with one of
+/// their own.
 const SIGNING_KEY: &str = "/var/lib/dkms/mok.key";
 
 /// Leaves word that a kernel has no new index.
@@ -399,8 +402,8 @@ fn unindexed(attempts: &mut [Attempt], release: &str, why: &str) {
     of_kernel.take(1).for_each(|a| a.index_error = Some(why.to_owned()));
 }
 
-/// The names of the modules of a kernel that are not there: nothing can be built upon them. What only `modules.dep` does
-/// not list is there.
+/// The names of the modules of a kernel that are not there: nothing can be built upon them. What only
+/// `modules.dep` does not list is there.
 fn not_ready(system: &System, release: &str) -> BTreeSet<String> {
     let is_there = |p: &ModuleOnKernel| match &p.proof {
         Ok(_) => true,

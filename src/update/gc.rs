@@ -62,7 +62,8 @@ fn times(root: &Root, plan: &GcPlan) -> BTreeMap<PathBuf, i128> {
     of_directories.flatten().filter_map(time).collect()
 }
 
-/// Why something is no leftover any more: its kernel is there again, or somebody has written into it since we looked.
+/// Why something must be kept after all: its kernel is installed again, or it was written to after it was
+/// observed.
 fn come_back(context: &Context, seen: &BTreeMap<PathBuf, i128>, removal: &GcRemoval) -> Option<String> {
     let (kept, unreadable) = kept(context);
     let of_kernel = removal.what != GcLeftover::Log { orphan: true };
@@ -122,7 +123,8 @@ fn names_in(root: &Root, directory: &str) -> Result<Vec<String>, FileError> {
     Ok(names)
 }
 
-/// Everything in the boot files that may name a kernel. Entries that cannot be read are named in the problems.
+/// Everything in the boot files that may name a kernel. Entries that cannot be read are named in the
+/// problems.
 fn named_by(boot: &BootFiles) -> Vec<String> {
     let of_entries = boot.entries.iter().flat_map(|e| {
         // An entry whose line is not understood may still be named after its kernel.
@@ -135,8 +137,8 @@ fn named_by(boot: &BootFiles) -> Vec<String> {
 /// Why it cannot be determined what the boot entries name.
 fn blind(root: &Root, boot: &BootFiles) -> Option<String> {
     let Some(why) = &boot.invisible else {
-        // An entry that cannot be read may be of any kernel; and who has to repair the boot files needs no less of what
-        // there is to boot from.
+        // An entry that cannot be read may belong to any kernel, and damaged boot files may need every kernel
+        // for their repair.
         let broken = boot.problems.iter().find(|p| p.breaks);
         return broken.map(|p| format!("the boot files are not in order: {p}"));
     };
@@ -191,7 +193,7 @@ pub fn collect(context: &Context) -> GcDocument {
     if plan.removals.is_empty() {
         return GcDocument { schema: 1, dry_run: false, plan, failed, freed: 0 };
     }
-    // Nothing counts as removed because somebody said so.
+    // Only what is gone from disk counts as removed.
     let left = look(context);
     for removal in left.removals.iter().chain(&plan.removals) {
         let known = failed.iter().any(|f| f.what == removal.path);
@@ -235,7 +237,7 @@ fn remove(root: &Root, removal: &GcRemoval) -> Result<(), String> {
     let words = |e: FileError| e.to_string();
     match &removal.what {
         GcLeftover::Modules { files, directories } => {
-            // File by file: what came in between is nobody's garbage.
+            // File by file: files added meanwhile are not ours to remove.
             for file in files {
                 root.remove(file).map_err(words)?;
             }

@@ -1,4 +1,5 @@
-//! `[boot] initrd-command`: makes the initrd of a kernel after its modules are proven, and before its boot entry is made.
+//! `[boot] initrd-command`: makes the initrd of a kernel after its modules are proven, and before its boot
+//! entry is made.
 
 use std::path::{Path, PathBuf};
 
@@ -16,8 +17,8 @@ use crate::system::System;
 /// The output that is kept of it.
 const OUTPUT: u64 = 4 << 10;
 
-/// Runs the command for each kernel whose initrd is missing or stale, once for each state of its modules: a command that
-/// does not help is not run again by itself. Gives whether it was run.
+/// Runs the command for each kernel whose initrd is missing or stale, once for each state of its modules: a
+/// command that does not help is not run again by itself. Gives whether it was run.
 pub fn make(
     context: &Context,
     cache: &mut Cache,

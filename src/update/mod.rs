@@ -1,4 +1,5 @@
-//! The worker, and the only place that orders steps: observe, decide, prepare, build, refresh the boot files, publish.
+//! The worker, and the only place that orders steps: observe, decide, prepare, build, refresh the boot files,
+//! publish.
 //!
 //! The programs in [`crate::cli`] call it; it does not know them.
 

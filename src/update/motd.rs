@@ -28,7 +28,8 @@ pub fn text(context: &Context, document: &StatusDocument) -> Result<String, File
 /// Writes or removes the fragment, and has the message of the day made again when that changed anything.
 ///
 /// # Errors
-/// When the fragment cannot be written. A failing `motd-update.sh` is only logged: the next one shows the fragment.
+/// When the fragment cannot be written. A failing `motd-update.sh` is only logged: the next one shows the
+/// fragment.
 pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileError> {
     let text = text(context, document)?;
     let changed = if text.is_empty() {

@@ -1,4 +1,4 @@
-//! Keeps what an admin says of the boot default, and carries it out.
+//! Stores an admin's override of the boot default, and carries it out.
 
 use super::boot_default::Observed;
 use super::engine::Order;
@@ -16,7 +16,7 @@ use crate::status::observation::observe as observe_status;
 use crate::sys::{Lock, interrupt};
 use crate::system::System;
 
-/// Why an admin's word is not taken.
+/// Why an override is refused.
 pub struct GuardRefusal {
     /// The exit code.
     pub code: u8,
@@ -46,7 +46,7 @@ impl From<u8> for OverrideResult {
     }
 }
 
-/// Keeps what an admin says, and does what follows.
+/// Stores an override, and carries it out.
 ///
 /// # Errors
 /// When the lock cannot be taken, or something cannot be written.
@@ -69,7 +69,7 @@ pub fn change(
             return Ok(refusal.code.into());
         }
     };
-    // What is said of kernels that are gone says nothing any more.
+    // Overrides for kernels that are not installed any more are dropped.
     let installed: Vec<String> = seen.system.inventory.kernels.iter().map(|k| k.name.release()).collect();
     wishes.released.retain(|release| installed.contains(release));
     let is_damaged = wishes.fault.take().is_some() || seen.system.wishes.fault.is_some();
@@ -77,7 +77,7 @@ pub fn change(
     if dry_run {
         return Ok(foretold(context, seen, wishes, is_new));
     }
-    // The same word again, where something has happened to the boot default since, is carried out again.
+    // If the boot default has changed since, the same override is carried out again.
     let is_done = seen.assessment.is_carried_out() || !seen.assessment.acts;
     if !is_new && is_done {
         return Ok(if wishes == AdminOverrides::default() { exit::OK } else { code_of(&seen) }.into());
@@ -99,12 +99,13 @@ pub fn change(
     }
     if !seen.assessment.acts {
         tracing::warn!(
-            "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as they are"
+            "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as \
+             they are"
         );
     }
     let done = sequence::work(context, Vec::new(), &Order::default(), ProgressMode::Nothing)?;
     drop(lock);
-    // What an admin has said is done; what the other kernel lacks is no failure of it.
+    // The override is carried out; modules that another kernel lacks do not make it a failure.
     let document = observe_status(context);
     let boots = document.kernels.iter().find(|k| k.next_boot);
     let is_whole = boots.is_some_and(|k| k.modules_ready >= k.modules_needed);
@@ -116,7 +117,7 @@ pub fn change(
     Ok(code.into())
 }
 
-/// What a word would come to.
+/// The result of a dry run.
 fn foretold(context: &Context, mut seen: Observed, wishes: AdminOverrides, is_new: bool) -> OverrideResult {
     let file = context.root.shown_path(WISHES);
     let mut lines = match (is_new, wishes == AdminOverrides::default()) {

@@ -1,4 +1,4 @@
-//! Who is shown how the work goes, and how: lines that live on a terminal, lines of the log elsewhere.
+//! Progress of the builds: lines that are redrawn on a terminal, lines of the log elsewhere.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +11,7 @@ use crate::sys::{Clock, Stopwatch, interrupt};
 /// How the work is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProgressMode {
-    /// By lines on the terminal that are written again.
+    /// Lines on the terminal that are redrawn.
     Live,
     /// By a line of the log at the end of each module; the one at its begin is always there.
     Log,

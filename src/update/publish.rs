@@ -1,5 +1,5 @@
-//! Where the document of a run goes beside the record: the message of the day, the mark that a reboot is due, metrics, and
-//! the programs of an admin that want to know of a new verdict.
+//! Where the document of a run goes beside the record: the message of the day, the mark that a reboot is due,
+//! metrics, and the programs of an admin that want to know of a new verdict.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,8 +18,8 @@ pub const REBOOT_REQUIRED: &str = "/run/clr-dkms/reboot-required";
 /// Executables that get the document on their standard input when the verdict has changed.
 const NOTIFY: &str = "/etc/clr-dkms/notify.d";
 
-/// A link to the metrics file that was written last: when the setting changes or goes away, nobody writes that file any
-/// more, and what reads it does not ask for its age.
+/// A link to the metrics file that was written last: when the setting changes or goes away, nobody writes
+/// that file any more, and what reads it does not ask for its age.
 const METRICS: &str = "/var/lib/clr-dkms/metrics";
 /// What every metrics file of ours begins with.
 const METRICS_BEGIN: &[u8] = b"# HELP clr_dkms_";
@@ -27,8 +27,8 @@ const METRICS_BEGIN: &[u8] = b"# HELP clr_dkms_";
 /// Writes the message of the day, the mark and the metrics.
 ///
 /// # Errors
-/// When the message of the day or the mark cannot be written; the other is written all the same. Metrics are a gift to
-/// others: what goes wrong there is told, and is no failure of ours.
+/// When the message of the day or the mark cannot be written; the other one is still written. Errors of the
+/// metrics file are only logged: the run itself did not fail.
 pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileError> {
     let marked = match document.verdict {
         Verdict::RebootPending => context
@@ -41,7 +41,8 @@ pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileErr
     super::motd::write(context, document).and(marked)
 }
 
-/// The same after a run, and tells the programs that want to know when the verdict is not the one of `before`.
+/// The same after a run, and tells the programs that want to know when the verdict is not the one of
+/// `before`.
 ///
 /// # Errors
 /// As [`write`]: programs are a gift to others too.
@@ -57,8 +58,8 @@ pub fn write_all(
     written
 }
 
-/// Notes in the record why nothing was done: a hook's exit code and output are thrown away. Where nothing of ours has been
-/// written before, it is done in images only, where a first record decides nothing.
+/// Notes in the record why nothing was done: a hook's exit code and output are thrown away. Where nothing of
+/// ours has been written before, it is done in images only, where a first record decides nothing.
 pub fn record_unknown(
     context: &Context,
     system: &System,
@@ -144,14 +145,15 @@ fn notify(context: &Context, document: &StatusDocument, before: &str) {
             .stat()
             .is_some_and(|s| s.kind == FileKind::File && s.mode & 0o111 != 0);
         if !runs {
-            tracing::debug!("{path} is no executable file");
+            tracing::debug!("{path} is not an executable file");
             continue;
         }
         match open_to_others(context, Path::new(&path)) {
             Ok(None) => {}
             Ok(Some(open)) => {
                 tracing::warn!(
-                    "{path} is not run: {} can be changed by others than root; `chown root` and `chmod go-w` close it",
+                    "{path} is not run: {} can be changed by others than root; `chown root` and `chmod go-w` \
+                     close it",
                     open.display()
                 );
                 continue;
@@ -169,7 +171,7 @@ fn notify(context: &Context, document: &StatusDocument, before: &str) {
             .env("CLR_DKMS_VERDICT_BEFORE", before)
             .input(text.clone().into_bytes());
         match child.run() {
-            Ok(done) if done.ended == Ended::Exit(0) => tracing::debug!("{path} was told"),
+            Ok(done) if done.ended == Ended::Exit(0) => tracing::debug!("{path} was notified"),
             Ok(done) => {
                 let said = String::from_utf8_lossy(&done.output).trim().to_owned();
                 tracing::warn!("{path}: {}{}{said}", done.ended, if said.is_empty() { "" } else { ": " });
@@ -179,8 +181,8 @@ fn notify(context: &Context, document: &StatusDocument, before: &str) {
     }
 }
 
-/// What has a say in what a program is (itself, what it is a link to, and the directories above), and can be changed by others
-/// than root: who can do that could have us run anything.
+/// The first of a program's file, the target of its symlink and the directories above that users other than
+/// root can change: any of them could replace the program, which runs as root.
 fn open_to_others(context: &Context, path: &Path) -> Result<Option<PathBuf>, FileError> {
     let real = context.root.real_path(path)?;
     let is_open = |part: &&Path| {

@@ -61,8 +61,8 @@ impl Run<'_> {
         }
     }
 
-    /// Modules on other kernels than the tips are recorded if they were built by hand, also in a run before: a build that
-    /// failed is otherwise reported as "nothing has been tried yet".
+    /// Modules on other kernels than the tips are recorded if they were built by hand, also in a run before:
+    /// a build that failed is otherwise reported as "nothing has been tried yet".
     fn is_recorded(&self, pair: &ModuleOnKernel) -> bool {
         let known = self.before.as_good().and_then(|r| r.module(&pair.module, &pair.release));
         is_of_tip(&self.system, pair)
@@ -90,8 +90,8 @@ impl Run<'_> {
         record
     }
 
-    /// Writes the record while the run goes on. Should it be broken off now, the next one knows which boot files were
-    /// made. The verdict stays the one that was published.
+    /// Writes the record while the run goes on. Should it be broken off now, the next one knows which boot
+    /// files were made. The verdict stays the one that was published.
     pub(super) fn record_interim(&mut self) {
         let record = self.record(self.assess());
         let decision = assess(&self.system, &self.context.settings, Some(&record)).decision;
@@ -166,7 +166,7 @@ fn report_result(document: &StatusDocument, faults: &[String], was_idle: bool) -
         Verdict::Degraded => document.problems.iter().any(|p| !faults.contains(p)),
         _ => false,
     };
-    // What an admin has said is no error; whatever else is wrong is one.
+    // A kernel held by an admin is not an error; any other problem is.
     let by_admin = document.verdict == Verdict::Held && document.guard.because == Reason::Held;
     let unreported = document.problems.iter().find(|p| **p != document.summary && !faults.contains(p));
     let failed = failed && !(by_admin && unreported.is_none() && document.guard.lacking.is_empty());
@@ -176,11 +176,11 @@ fn report_result(document: &StatusDocument, faults: &[String], was_idle: bool) -
     } else if failed {
         let step = document.next_step.as_deref().unwrap_or("see `clr-dkms status`");
         let kernel = document.guard.target.as_deref().unwrap_or_default();
-        let told = format!("{}; next step: {step}", document.summary);
+        let text = format!("{}; next step: {step}", document.summary);
         match document.verdict {
-            Verdict::Unsafe => tracing::error!(message_id = message::UNSAFE, dkms_kernel = kernel, "{told}"),
-            Verdict::Held => tracing::error!(message_id = message::HELD_BACK, dkms_kernel = kernel, "{told}"),
-            _ => tracing::error!("{told}"),
+            Verdict::Unsafe => tracing::error!(message_id = message::UNSAFE, dkms_kernel = kernel, "{text}"),
+            Verdict::Held => tracing::error!(message_id = message::HELD_BACK, dkms_kernel = kernel, "{text}"),
+            _ => tracing::error!("{text}"),
         }
     } else if !was_idle {
         tracing::info!("{}", document.summary);

@@ -44,15 +44,15 @@ pub fn prepare(context: &Context, inventory: &Inventory) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs `clr-boot-manager update` where it can be run, and reads the entries back. An error is logged, and is in the
-/// record that is given back; `last` is what it was before.
+/// Runs `clr-boot-manager update` where it can be run, and reads the entries back. An error is logged, and is
+/// in the record that is given back; `last` is what it was before.
 pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &str) -> BootRecord {
     let failed = |error: String| {
         tracing::error!("boot entries: {error}");
         BootRecord { error: Some(error), ..last.clone() }
     };
     let update = match before.blocker {
-        // Whoever can run it has done so.
+        // The entries are as configured: there is nothing to run.
         Some(_) if before.verified => boot::Update { error: None },
         Some(BootBlocker::Chroot) => {
             tracing::info!("{}", BootBlocker::Chroot);
@@ -77,7 +77,8 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
         (ReadBack::Differs(wrong), said) => {
             Some(wrong.iter().cloned().chain(said).collect::<Vec<_>>().join("; "))
         }
-        // On a live system the boot partition is usually not mounted; in a copy or an image nothing else can be it.
+        // On a live system the boot partition is usually not mounted; in a copy or an image nothing else can
+        // be it.
         (ReadBack::NotVisible, None) if !context.root.is_live() => {
             let boot = context.root.shown_path("/boot");
             Some(format!("clr-boot-manager update wrote no boot entry below {}", boot.display()))
@@ -92,7 +93,7 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
         return failed(error);
     }
     BootRecord {
-        // Read again: clr-boot-manager deletes old kernels, and that is no change to react to.
+        // Read again: clr-boot-manager deletes old kernels, and that change needs no reaction.
         inputs: Some(boot::inputs(&context.root)),
         updated: Some(context.clock.now()),
         entries: Some(seen.word().to_owned()),

@@ -23,9 +23,9 @@ use crate::status::observation::observe as observe_status;
 use crate::sys::{interrupt, lock};
 use crate::system::System;
 
-/// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).
+/// swupd's lock file, locked with fcntl(2) (swupd 7.0.0; `state_dir` is fixed at its build).
 const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
-/// The longest that swupd is waited for: one that hangs must not keep modules from being built.
+/// The longest wait for swupd: if it hangs, modules must still be built.
 const SWUPD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// Waits for a swupd that is at work on this root.
@@ -36,7 +36,8 @@ pub fn wait_for_swupd(context: &Context) {
 /// Why nothing is done where there is no kernel.
 pub(super) const NO_KERNEL: &str = "no kernel of clr-boot-manager is installed: nothing to do";
 /// Why a module that failed is left alone.
-pub(super) const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and compiler; `clr-dkms rebuild` tries it again";
+pub(super) const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and \
+     compiler; `clr-dkms rebuild` tries it again";
 
 /// Why it cannot be determined what is to be done.
 pub fn unreadable(context: &Context, system: &System) -> Option<String> {
@@ -155,7 +156,8 @@ impl<'a> Run<'a> {
             tracing::warn!("the last run was broken off before its end: going on from what is on disk");
         }
         let mut cache = Cache::load(root);
-        // A dkms.conf that bash did not evaluate last time may be evaluated now; reports do not wait for it again.
+        // A dkms.conf that bash did not evaluate last time may be evaluated now; reports do not wait for it
+        // again.
         cache.forget_failures();
         engine::recover(context);
         let system = System::observe_also(context, &mut cache, &order.kernels);
@@ -178,7 +180,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The exit code where the run ends here: something that decides could not be read, or no kernel is installed.
+    /// The exit code where the run ends here: something that decides could not be read, or no kernel is
+    /// installed.
     fn nothing_to_do(&self) -> Option<u8> {
         let Run { context, system, .. } = self;
         let unknown = engine::unknown_module(system, self.order);
@@ -258,8 +261,8 @@ impl<'a> Run<'a> {
         assess(&self.system, &self.context.settings, self.before.as_good())
     }
 
-    /// What the guard requires on the kernel that may become the boot default, with the modules that it is built
-    /// upon; and the rest. Where the guard does not act all is built at once.
+    /// What the guard requires on the kernel that may become the boot default, with the modules that it is
+    /// built upon; and the rest. Where the guard does not act all is built at once.
     fn split(&self, planned: Vec<Planned>) -> (Vec<Planned>, Vec<Planned>) {
         if planned.is_empty() {
             return (planned, Vec::new());
@@ -316,7 +319,8 @@ impl<'a> Run<'a> {
     /// Sets `module.sig_unenforce` in the fragments where it is needed.
     fn ensure_parameter(&mut self) {
         let (blockers, changed) = match blocked(&self.system) {
-            // A fragment that was not read may have the parameter, and a module that was not seen may need it.
+            // A fragment that was not read may have the parameter, and a module that was not seen may need
+            // it.
             Some(unknown) => (vec![unknown], false),
             None => {
                 let done = parameter::ensure(self.context, &self.system, self.before.as_good());
@@ -342,8 +346,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Refreshes the boot files before the rest is built, where all that the guard requires is proven and something
-    /// is to be refreshed. What was done is recorded: the rest may take an hour.
+    /// Refreshes the boot files before the rest is built, where all that the guard requires is proven and
+    /// something is to be refreshed. What was done is recorded: the rest may take an hour.
     fn refresh_boot_files_early(&mut self) {
         if !self.assess().acts {
             return;
@@ -365,8 +369,8 @@ impl<'a> Run<'a> {
         self.record_interim();
     }
 
-    /// Refreshes the boot files as far as the guard allows it. What failed in this run is tried again only where
-    /// something changed since.
+    /// Refreshes the boot files as far as the guard allows it. What failed in this run is tried again only
+    /// where something changed since.
     fn refresh_boot_files(&mut self) {
         if self.failed_with.as_deref() != Some(self.system.boot_inputs.as_str()) {
             let Ok(()) = boot_files::take_steps(self);
@@ -399,7 +403,8 @@ impl BootFileSteps for Run<'_> {
     }
 
     fn point_default(&mut self) -> Result<(), Self::Stop> {
-        // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager deletes kernels.
+        // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager
+        // deletes kernels.
         let assessment = self.assess();
         match boot_files::assert_default(self.context, &self.system, &assessment) {
             Ok(true) => {

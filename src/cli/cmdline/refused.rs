@@ -20,7 +20,8 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    /// Once the boot entries have the line that the plan makes. `newly`: only those that the next boot takes now.
+    /// Once the boot entries have the line that the plan makes. `newly`: only those that the next boot takes
+    /// now.
     pub(super) fn foresee(context: &Context, plan: &WriterPlan, newly: bool) -> Refused {
         let mut system = System::observe(context, &mut Cache::load(&context.root));
         let record = state::load::<RunRecord>(&context.root, RECORD);

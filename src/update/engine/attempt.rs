@@ -1,4 +1,4 @@
-//! One planned module: its steps, what the disk says afterwards, and what is told of it.
+//! One planned module: its steps, the state on disk afterwards, and its report.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -145,7 +145,7 @@ pub(super) fn one(
     }
     tracing::info!("{p}");
     attempt.log = Some(log::path(&p.module, &p.release));
-    // Before the build: what somebody changes meanwhile is a reason to build again.
+    // Before the build: a change during the build is a reason to build again.
     let inputs = p.inputs(context);
     let installed = installed(context, system, p);
     let log = build::new_log(&context.root, &p.module, &p.release);
@@ -368,7 +368,8 @@ pub(super) fn pairs_now(
     pairs_of(context, &mut cache, &tree, kernel)
 }
 
-/// A place that builds write to and that has no room left: what its victims say of it is often lost with the room.
+/// A place that builds write to and that has no room left: what its victims say of it is often lost with the
+/// room.
 fn full_filesystem(context: &Context) -> Option<String> {
     [TREE, MODULES, "/tmp"]
         .into_iter()
@@ -376,7 +377,7 @@ fn full_filesystem(context: &Context) -> Option<String> {
         .map(|place| context.root.shown_path(place).display().to_string())
 }
 
-/// What was healed is no failure of the update, and yet somebody may wonder who has altered it.
+/// A repaired module is not a failure of the update, but an unexpected change is worth a log entry.
 pub(super) fn tell_drift(attempts: &[Attempt]) {
     for a in attempts.iter().filter(|a| a.failure.is_none()) {
         let unindexed =

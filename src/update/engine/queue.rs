@@ -22,8 +22,8 @@ pub(super) struct Queue<'a> {
 }
 
 impl<'a> Queue<'a> {
-    /// The next one that can be worked on: the first whose module nobody works on, for whatever kernel (its versions and
-    /// kernels share directories), and whose dependencies are done.
+    /// The next one that can be worked on: the first whose module nobody works on, for whatever kernel (its
+    /// versions and kernels share directories), and whose dependencies are done.
     fn take(&mut self) -> Option<&'a Planned> {
         if self.alone && !self.busy.is_empty() {
             return None;
@@ -34,7 +34,7 @@ impl<'a> Queue<'a> {
         };
         let free = |p: &&Planned| {
             let busy = self.busy.iter().any(|b| b.module.name == p.module.name);
-            // Who fails without being built waits for nobody: those of a circle would for ever.
+            // Modules that cannot be built need no dependencies; otherwise a dependency cycle would deadlock.
             let built = p.hopeless.is_some() || !p.conf.depends.iter().any(|name| is_left(&p.release, name));
             !busy && built
         };
@@ -51,9 +51,9 @@ impl<'a> Queue<'a> {
         self.waiting.iter().any(upon)
     }
 
-    /// Notes an attempt. When it was the last one of a kernel that is to be completed, all attempts of that kernel
-    /// are taken out, and those of other kernels stay for their own last one: a kernel whose attempts were
-    /// taken by another thread would never be completed.
+    /// Notes an attempt. When it was the last one of a kernel that is to be completed, all attempts of that
+    /// kernel are taken out, and those of other kernels stay for their own last one: a kernel whose attempts
+    /// were taken by another thread would never be completed.
     pub(super) fn done(&mut self, p: &Planned, attempt: Attempt) -> Option<Vec<Attempt>> {
         self.busy.retain(|b| !std::ptr::eq(*b, p));
         if attempt.failure.is_none() {
@@ -66,7 +66,7 @@ impl<'a> Queue<'a> {
         self.attempts.push(attempt);
         let same = |other: &&Planned| other.release == p.release;
         let last = !self.waiting.iter().any(same) && !self.busy.iter().any(same);
-        // A module that was refused, or did not compile, is no reason to let depmod near its kernel.
+        // After a module that was refused or did not compile, modules.dep is still valid.
         let changed = |a: &Attempt| a.release == p.release && (a.touched || a.replaced.is_some());
         (last && self.attempts.iter().any(changed))
             .then(|| self.attempts.extract_if(.., |a| a.release == p.release).collect())

@@ -18,8 +18,8 @@ pub(super) struct Settling<'a, 'c> {
     pub(super) cache: &'a Mutex<&'c mut Cache>,
     pub(super) system: &'a System,
     pub(super) release: String,
-    /// Held while a kernel is completed: depmod has one directory for a kernel, and POST_INSTALL scripts write
-    /// the same files whatever the kernel.
+    /// Held while a kernel is completed: depmod has one directory for a kernel, and POST_INSTALL scripts
+    /// write the same files whatever the kernel.
     pub(super) turn: &'a Mutex<()>,
     pub(super) observer: &'a Observer<'a>,
 }
