@@ -49,6 +49,9 @@ pub struct ModuleRecord {
     /// The fingerprint of the inputs that the build failed with: with the same ones it is not tried again by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<String>,
+    /// What a hook script of dkms.conf has not done, in words: of these files, for no later look shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
     /// The files that were found good.
     pub files: Vec<Proof>,
     /// The older version that is installed and works meanwhile, where this one is not ready.

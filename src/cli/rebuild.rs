@@ -156,6 +156,7 @@ fn report(context: &Context, done: &Done, took: Duration, again: &str) -> Rebuil
         };
         let failure =
             a.failure.clone().or_else(|| Some((State::NotInModulesDep, unindexed?))).or_else(refused);
+        let failure = failure.or_else(|| Some((State::HookFailed, a.hook_error.clone()?)));
         let (state, reason) = failure.map_or((State::Ok, None), |(state, reason)| (state, Some(reason)));
         let (module, kernel) = (a.module.to_string(), a.release.clone());
         let next = next_step(&inventory, &module, &kernel, state, a.log.is_some());

@@ -305,7 +305,7 @@ fn managed(
         })
         .cloned()
         .collect();
-    let is_ok = status.is_some_and(|s| s.state == State::Ok || works_until_reboot(system, settings, s));
+    let is_ok = status.is_some_and(|s| s.state.works() || works_until_reboot(system, settings, s));
     let is_taken = |file: &String| {
         let proof = running.and_then(|release| installed_proof(system, release, file));
         running.zip(proof).is_some_and(|(release, proof)| {

@@ -8,7 +8,6 @@ use super::satisfaction::CommandLine;
 use crate::cmdline::PARAMETER;
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::ModuleOnKernel;
-use crate::dkms::plan::State;
 use crate::requirement::{Importance, Requirement};
 use crate::system::System;
 
@@ -96,7 +95,7 @@ pub fn entry_losses(
         let is_missed = settings.sig_unenforce != SigUnenforce::Off;
         let status = module_status(system, pair, None);
         if is_missed
-            && status.state == State::Ok
+            && status.state.works()
             && !would_be_taken(system, release, &status.module, &status.files)
         {
             losses.push(EntryLoss::Module { kernel, module, needed: need.reason.clone() });

@@ -32,7 +32,7 @@ pub fn module_status(system: &System, pair: &ModuleOnKernel, record: Option<&Run
     }
     let mut status = status_of(&pair.module, &pair.release);
     let works = system.files.in_force(&pair.module.name, &pair.release);
-    let works = works.filter(|older| status_in_force(system, older).is_some_and(|s| s.state == State::Ok));
+    let works = works.filter(|older| status_in_force(system, older).is_some_and(|s| s.state.works()));
     status.in_force = works.map(|older| older.module.version.clone());
     match (decide(pair), &pair.proof) {
         (Decision::Leave { state, why }, _) => (status.state, status.reason) = (state, Some(why)),
@@ -74,9 +74,29 @@ pub fn module_status(system: &System, pair: &ModuleOnKernel, record: Option<&Run
             if status.state == State::Ok {
                 forecast_loading(system, pair, record, &mut status);
             }
+            let known = record.and_then(|r| r.module(&pair.module, &pair.release));
+            let hook =
+                known.filter(|known| are_same(&known.files, &status.files)).and_then(|k| k.hook.clone());
+            tell_hook(&mut status, hook);
         }
     }
     status
+}
+
+/// What a hook script has not done is the state of a module with which nothing else is wrong.
+pub fn tell_hook(status: &mut ModuleRecord, hook: Option<String>) {
+    if status.state == State::Ok && hook.is_some() {
+        (status.state, status.reason) = (State::HookFailed, hook.clone());
+    }
+    status.hook = hook;
+}
+
+/// Whether they are the same files with the same contents.
+fn are_same(known: &[Proof], now: &[Proof]) -> bool {
+    let of = |files: &[Proof]| -> Vec<(String, Option<String>)> {
+        files.iter().map(|file| (file.path.clone(), file.sha256.clone())).collect()
+    };
+    of(known) == of(now)
 }
 
 /// Why a file is not proven whole: the symbols that it takes, or the modules beneath, could not be checked, and no run
@@ -117,6 +137,7 @@ pub(super) fn status_of(module: &ModuleName, release: &str) -> ModuleRecord {
         error: None,
         log: None,
         inputs: None,
+        hook: None,
         files: Vec::new(),
         in_force: None,
     }

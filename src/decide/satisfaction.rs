@@ -98,7 +98,7 @@ pub fn satisfied_with(
     status: Option<&ModuleRecord>,
     line: CommandLine,
 ) -> Option<Ready> {
-    if status.is_some_and(|status| status.state == State::Ok) {
+    if status.is_some_and(|status| status.state.works()) {
         return Some(Ready::Yes);
     }
     let files = all_files(system, need, release, line);

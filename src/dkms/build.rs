@@ -5,14 +5,16 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::call::{GivenRoot, NotRun, dkms};
-use super::first_error::{BuildFacts, FirstError};
-use super::hooks::{self, Hook};
+use super::call::{GivenRoot, NotRun, build_with, dkms};
+use super::cause::{Cause, PackagingFault, Phase};
+use super::first_error::{BuildFacts, ErrorKind, FirstError, ONCE_MORE};
+use super::hooks::{self, Hook, HookFailure};
 use super::log::{self, append, note};
 use super::plan::{PlanStep, build_directory, built_directory};
 use super::replace::{self, Replacement};
 use super::staging::Staging;
 use super::tree::TREE;
+use super::uname::{self, TargetUname};
 use super::{DkmsConf, ModuleName, Source, toolchain};
 use crate::kernel::inventory::module_directory;
 use crate::sys::{Ended, FileKind, Root, Tools};
@@ -92,25 +94,34 @@ pub fn new_log(root: &Root, module: &ModuleName, release: &str) -> Result<File, 
     log::begin(root, &log::path(module, release)).map_err(broken)
 }
 
-/// Runs the steps of one module on one kernel (all but [`Step::Index`]), one after the other. Gives the
-/// replacement of its installed files: they are in place, and neither the index nor dkms knows of them yet.
+/// What the steps of a module have come to.
+#[derive(Debug, Default)]
+pub struct StepsDone {
+    /// The replacement of its installed files: they are in place, and neither the index nor dkms knows of them
+    /// yet.
+    pub replacement: Option<Replacement>,
+    /// A hook script of dkms.conf is not an executable file, in words: dkms goes on without it.
+    pub hook_error: Option<String>,
+}
+
+/// Runs the steps of one module on one kernel (all but [`PlanStep::Index`]), one after the other.
 ///
 /// # Errors
 /// With how it failed; the installed files are those from before then.
-pub fn run(job: &Job<'_>, steps: &[PlanStep], log: &File) -> Result<Option<Replacement>, Failure> {
+pub fn run(job: &Job<'_>, steps: &[PlanStep], log: &File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, .. } = *job;
     let log = log.try_clone().map_err(|e| broken(format!("cannot share the log: {e}")))?;
     portable_source(root, module, job.source).map_err(|e| broken(e.to_string()))?;
     let done = run_steps(job, steps, log);
-    if !matches!(done, Ok(Some(_))) {
+    if !matches!(done, Ok(StepsDone { replacement: Some(_), .. })) {
         replace::settle_build(root, &build_directory(module, release), false);
     }
     done
 }
 
-fn run_steps(job: &Job<'_>, steps: &[PlanStep], mut log: File) -> Result<Option<Replacement>, Failure> {
+fn run_steps(job: &Job<'_>, steps: &[PlanStep], mut log: File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, .. } = *job;
-    let mut replacement = None;
+    let mut done = StepsDone::default();
     for step in steps {
         (job.begun)(step);
         match step {
@@ -125,16 +136,22 @@ fn run_steps(job: &Job<'_>, steps: &[PlanStep], mut log: File) -> Result<Option<
             PlanStep::Index => {}
             PlanStep::Build => build(job, &mut log)?,
             PlanStep::Install | PlanStep::Reinstall => {
-                replacement = Some(install(job, *step == PlanStep::Reinstall, &mut log)?);
+                done = install(job, *step == PlanStep::Reinstall, &mut log)?;
             }
         }
     }
+    let unrun = log::unrun_hooks(&log);
+    if !unrun.is_empty() {
+        let are = if unrun.len() == 1 { "is not an executable file" } else { "are not executable files" };
+        done.hook_error = Some(format!("{} of {module} {are}", unrun.join(" and ")));
+    }
     append(root, &mut log, &format!("{}/log/make.log", build_directory(module, release)));
-    Ok(replacement)
+    Ok(done)
 }
 
 fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
-    match dkms(job, "build", None, &[], log).map_err(not_run)? {
+    let ended = dkms(job, "build", None, &[], log).map_err(not_run)?;
+    match once_more(job, ended, log)? {
         Ended::Exit(0) => Ok(()),
         Ended::Exit(code) if EXCLUDED.contains(&code) => Err(Failure::Excluded),
         Ended::Interrupted => {
@@ -148,6 +165,36 @@ fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
     }
 }
 
+/// A build that entered the headers of another kernel, most often the running one, is made once more with a
+/// `uname` that answers with the right one; how the last one ended.
+fn once_more(job: &Job<'_>, ended: Ended, log: &mut File) -> Result<Ended, Failure> {
+    let Job { root, module, release, .. } = *job;
+    let make_log = match ended {
+        Ended::Exit(0) => format!("{}/log/make.log", build_directory(module, release)),
+        Ended::Exit(code) if !EXCLUDED.contains(&code) => make_log(module),
+        _ => return Ok(ended),
+    };
+    let Some(other) = log::other_release(root, log, &make_log, facts(job)) else { return Ok(ended) };
+    // Whatever it has looked into, what is made for this kernel is good.
+    if ended == Ended::Exit(0) && (job.judge)().is_ok() {
+        return Ok(ended);
+    }
+    let uname = match TargetUname::lay_out(root, job.tools, module, release) {
+        Ok(uname) => uname,
+        Err(why) => {
+            note(log, &format!("it builds for kernel {other}, and cannot be made not to: {why}"));
+            return Ok(ended);
+        }
+    };
+    append(root, log, &make_log);
+    if ended == Ended::Exit(0) {
+        root.remove_tree(build_directory(module, release)).map_err(|e| broken(e.to_string()))?;
+    }
+    note(log, &format!("{ONCE_MORE}it builds for kernel {other}; now `uname -r` in make answers {release}"));
+    tracing::info!("{module} builds for kernel {other}; it is built once more for {release}");
+    build_with(job, &uname, log).map_err(not_run)
+}
+
 fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
     let log = match log.try_clone() {
         Ok(log) => log,
@@ -156,13 +203,38 @@ fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
     let findings = log::findings(job.root, log, &make_log(job.module), facts(job));
     // Only what a compiler says of a line of source follows from the source: a missing program, header or
     // byte of memory may be there tomorrow, without any sign of it in the inputs.
-    let in_source = findings.error.as_ref().is_some_and(FirstError::is_in_source);
+    let in_source = findings.error.as_ref().is_some_and(is_lasting);
+    let what = format!("dkms {verb}: {ended}");
+    // A script may fail and print nothing.
+    let hook = findings.phase.filter(|phase| phase.is_hook());
+    let error = findings.error.or_else(|| hook.map(|phase| FirstError::of_hook(phase, &what, "")));
+    let error = error.map(|error| at_its_line(job, error));
     Failure::Step {
-        what: format!("dkms {verb}: {ended}"),
         lasting: verb == "build" && matches!(ended, Ended::Exit(_)) && in_source && !findings.passing,
-        error: findings.error.map(Box::new),
+        error: error.map(Box::new),
+        what,
         last_lines: findings.last_lines,
     }
+}
+
+/// The same build fails in the same way: at a line of its source, or because it builds for another kernel, whatever
+/// `uname` says.
+fn is_lasting(error: &FirstError) -> bool {
+    error.is_in_source() || error.is_for_other_kernel()
+}
+
+/// The error of a build for another kernel, with the line of the source that asks for it.
+fn at_its_line(job: &Job<'_>, error: FirstError) -> FirstError {
+    let Cause::Packaging(PackagingFault::OtherKernel { release: Some(other) }) = &error.cause else {
+        return error;
+    };
+    let Source::Directory { path, .. } = job.source else { return error };
+    let Some((file, line)) = uname::asks_for_running(job.root, path) else { return error };
+    let message = format!("it builds for kernel {other} and not for {}", job.release);
+    let mut context = vec![error.to_string()];
+    context.extend(error.context);
+    let kind = ErrorKind::Make;
+    FirstError { kind, file: Some(file), line: Some(line), message, context, ..error }
 }
 
 /// What is known of the build beside its log.
@@ -197,33 +269,39 @@ fn made(root: &Root, directory: &str) -> Vec<String> {
 }
 
 /// Has the build judged, has dkms install it in trees of ours, and puts the files into their places.
-fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<Replacement, Failure> {
+fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, conf, .. } = *job;
-    let refused = |(why, lasting): (String, bool)| Failure::Step {
-        what: format!("it was built, and is not installed: {why}"),
-        error: log::first_error(root, module, release).map(Box::new),
-        last_lines: Vec::new(),
-        lasting,
+    let refused = |(why, lasting): (String, bool)| {
+        let error = refused_for(job, log);
+        Failure::Step {
+            what: format!("it was built, and is not installed: {why}"),
+            lasting: lasting || error.as_ref().is_some_and(is_lasting),
+            error: error.map(Box::new),
+            last_lines: Vec::new(),
+        }
     };
     let old_proven = (job.judge)().map_err(refused)?;
     let has_post_install = !conf.hook("POST_INSTALL").is_empty();
-    let mut left_out = Vec::new();
+    let (mut left_out, mut hook_error) = (Vec::new(), None);
     if has_post_install {
         left_out.push("POST_INSTALL=");
     }
     if !root.is_slash() && !conf.hook("PRE_INSTALL").is_empty() {
         left_out.push("PRE_INSTALL=");
-        run_hook(job, Hook::PreInstall, conf.hook("PRE_INSTALL"), log).map_err(|what| Failure::Step {
-            what,
-            error: None,
-            last_lines: Vec::new(),
-            lasting: false,
-        })?;
+        match run_hook(job, Hook::PreInstall, conf.hook("PRE_INSTALL"), log) {
+            Ok(()) => {}
+            Err(HookFailure::NotExecutable(why)) => hook_error = Some(why),
+            Err(HookFailure::Failed(what)) => {
+                let error =
+                    Some(Box::new(FirstError::of_hook(Phase::PreInstall, &what, conf.hook("PRE_INSTALL"))));
+                return Err(Failure::Step { what, error, last_lines: Vec::new(), lasting: false });
+            }
+        }
     }
     let files = staged_install(job, force, &left_out, log)?;
     let set = Replacement::stage(root, module, release, &files, old_proven, has_post_install);
     let switched = set.and_then(|set| set.switch(root).map(|()| set));
-    switched.map_err(|e| {
+    let replacement = switched.map_err(|e| {
         note(log, "putting the files into their places failed");
         // As a line of its own: a full disk is then found in the log.
         if let Err(e) = writeln!(log, "{e}") {
@@ -235,7 +313,17 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<Replacement, Fa
             last_lines: Vec::new(),
             lasting: false,
         }
-    })
+    })?;
+    Ok(StepsDone { replacement: Some(replacement), hook_error })
+}
+
+/// What the log says of a build that is not installed.
+fn refused_for(job: &Job<'_>, log: &File) -> Option<FirstError> {
+    let Job { root, module, release, .. } = *job;
+    let make_log = format!("{}/log/make.log", build_directory(module, release));
+    let other = log::other_release(root, log, &make_log, facts(job));
+    let error = log::first_error(root, module, release);
+    Some(at_its_line(job, error.or_else(|| other.map(FirstError::of_other_kernel))?))
 }
 
 /// `dkms install` in trees of ours: where the built files belong.
@@ -268,25 +356,18 @@ fn staged_install(
     })
 }
 
-fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &mut File) -> Result<(), String> {
-    hooks::run_in_image((job.root, job.tools), job.module, (hook, command), job.deadline, log)
+fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &mut File) -> Result<(), HookFailure> {
+    hooks::run((job.root, job.tools), job.module, (hook, command), job.deadline, log)
 }
 
-/// Runs the POST_INSTALL script of a module that is in place, in the way of dkms: with the module as it is, a
-/// second `dkms install` in trees of ours runs nothing else. In an image it is run with the image as `/`.
+/// Runs the POST_INSTALL script of a module that is in place, in the way of dkms. In an image it is run with
+/// the image as `/`.
 ///
 /// # Errors
-/// In words. dkms itself goes on when the script fails.
+/// In words: dkms itself would say nothing of it, and the module is there.
 pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), String> {
     let mut log = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
-    if !job.root.is_slash() {
-        return run_hook(job, Hook::PostInstall, job.conf.hook("POST_INSTALL"), &mut log);
-    }
-    match staged_install(job, true, &["PRE_INSTALL="], &mut log) {
-        Ok(_) => Ok(()),
-        Err(Failure::Step { what, .. }) => Err(what),
-        Err(Failure::Interrupted | Failure::Excluded) => Err("it was interrupted".to_owned()),
-    }
+    run_hook(job, Hook::PostInstall, job.conf.hook("POST_INSTALL"), &mut log).map_err(|e| e.to_string())
 }
 
 /// Where dkms builds, for any kernel.

@@ -9,6 +9,7 @@ use super::log::{self, note};
 use super::replace::STATE;
 use super::staging::Staging;
 use super::tree::{SOURCES, TREE};
+use super::uname::TargetUname;
 use super::{ModuleName, Source};
 use crate::kernel::inventory::{IMAGES, MODULES, module_directory};
 use crate::sys::sandbox::{SandboxError, ShownTree, Sight, is_refusal};
@@ -44,18 +45,39 @@ pub(super) fn dkms(
     directives: &[&str],
     log: &mut File,
 ) -> Result<Ended, NotRun> {
-    let child = child(job, verb, staging, directives)?;
+    run_dkms(job, &|| child(job, verb, staging, directives), (verb, None), log)
+}
+
+/// `dkms build` with a `uname` that answers make with the kernel that the build is for.
+///
+/// # Errors
+/// When it cannot be started.
+pub(super) fn build_with(job: &Job<'_>, uname: &TargetUname<'_>, log: &mut File) -> Result<Ended, NotRun> {
+    let directory = uname.directory().map_err(|e| e.to_string())?;
+    let first = GivenRoot::for_build(job.root).plain_path(directory.clone());
+    let child = || child(job, "build", None, &[]).map(|child| child.first_in_path(&first));
+    run_dkms(job, &child, ("build", Some(directory)), log)
+}
+
+/// Runs a call of dkms, which is made again where it is repeated; what is shown to it beside all else.
+fn run_dkms(
+    job: &Job<'_>,
+    child: &dyn Fn() -> Result<Child, String>,
+    (verb, shown): (&str, Option<PathBuf>),
+    log: &mut File,
+) -> Result<Ended, NotRun> {
     let sight = match (job.root.is_slash(), verb) {
         (true, "build") => Some(seen_by_build(job)),
         // An installation on the live system is the business of its scripts.
         (true, _) => None,
         (false, _) => Some(seen_in_image(GivenRoot::for_build(job.root), job.module, &[])?),
     };
-    let Some(sight) = sight else { return run_logged(job, child, log) };
-    match run_logged(job, confined(job.tools, child, sight), log) {
+    let Some(mut sight) = sight else { return run_logged(job, child()?, log) };
+    sight.shown.extend(shown.map(PathBuf::into_os_string));
+    match run_logged(job, confined(job.tools, child()?, sight), log) {
         Err(e) if e.is_sandbox && job.tools.trusts_modules() => {
             note(log, &format!("not confined: {}", e.what));
-            run_logged(job, self::child(job, verb, staging, directives)?, log)
+            run_logged(job, child()?, log)
         }
         other => other,
     }

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::first_error::{ErrorKind, FirstError};
+
 /// Why a build failed, with the values that its remedy needs. A value is none where the log does not name it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "kebab-case")]
@@ -181,6 +183,83 @@ pub enum Phase {
     /// A phase that a later version knows.
     #[serde(other)]
     Other,
+}
+
+/// Errors that no line of a log says.
+impl FirstError {
+    /// The error of a build that met a full file system: what its victims say of it is often lost with the room.
+    pub fn of_full(found: Option<FirstError>, filesystem: String) -> FirstError {
+        let message = format!("{filesystem} is full");
+        let cause = Cause::NoSpace { filesystem: Some(filesystem) };
+        let (file, line, context) = (None, None, Vec::new());
+        let unsaid = FirstError {
+            kind: ErrorKind::NoSpace,
+            cause: cause.clone(),
+            phase: None,
+            file,
+            line,
+            message,
+            context,
+        };
+        match found {
+            Some(found) if found.is_in_source() => found,
+            found => FirstError { cause, ..found.unwrap_or(unsaid) },
+        }
+    }
+
+    /// The error of a build that was not begun, as nothing of this machine confines it.
+    pub fn not_confined(message: String) -> FirstError {
+        FirstError {
+            kind: ErrorKind::Other,
+            cause: Cause::NotConfined,
+            phase: None,
+            file: None,
+            line: None,
+            message,
+            context: Vec::new(),
+        }
+    }
+
+    /// The error of a build that succeeded, for another kernel.
+    pub fn of_other_kernel(release: String) -> FirstError {
+        FirstError {
+            kind: ErrorKind::Make,
+            message: format!("it builds for kernel {release}"),
+            cause: Cause::Packaging(PackagingFault::OtherKernel { release: Some(release) }),
+            phase: Some(Phase::Make),
+            file: None,
+            line: None,
+            context: Vec::new(),
+        }
+    }
+
+    /// The error of a hook script that has printed none.
+    pub fn of_hook(phase: Phase, message: &str, command: &str) -> FirstError {
+        let script = command.split_ascii_whitespace().next().map(str::to_owned);
+        FirstError {
+            kind: ErrorKind::Script,
+            cause: Cause::Packaging(PackagingFault::Script { script }),
+            phase: Some(phase),
+            file: None,
+            line: None,
+            message: message.to_owned(),
+            context: Vec::new(),
+        }
+    }
+}
+
+impl FirstError {
+    /// The build was for another kernel than the one that dkms asked for.
+    pub fn is_for_other_kernel(&self) -> bool {
+        matches!(self.cause, Cause::Packaging(PackagingFault::OtherKernel { .. }))
+    }
+}
+
+impl Phase {
+    /// A hook script of dkms.conf runs.
+    pub fn is_hook(self) -> bool {
+        matches!(self, Phase::PreBuild | Phase::PostBuild | Phase::PreInstall | Phase::PostInstall)
+    }
 }
 
 #[cfg(test)]

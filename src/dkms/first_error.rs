@@ -18,6 +18,9 @@ use super::first_error_classes::{CLASSES, LineClass, PASSING, RANKS, Role};
 pub use super::log_evidence::BuildFacts;
 use super::log_evidence::Evidence;
 
+/// With what our own line in a log begins behind which a build was made once more: what stands before it counts no
+/// longer.
+pub(super) const ONCE_MORE: &str = "once more: ";
 /// The longest message or line that is kept, in characters.
 const MESSAGE_LIMIT: usize = 300;
 /// How much of a line is looked at, in bytes.
@@ -93,39 +96,6 @@ impl FirstError {
         FirstError { file, ..self.clone() }.to_string()
     }
 
-    /// The error of a build that met a full file system: what its victims say of it is often lost with the room.
-    pub fn of_full(found: Option<FirstError>, filesystem: String) -> FirstError {
-        let message = format!("{filesystem} is full");
-        let cause = Cause::NoSpace { filesystem: Some(filesystem) };
-        let (file, line, context) = (None, None, Vec::new());
-        let unsaid = FirstError {
-            kind: ErrorKind::NoSpace,
-            cause: cause.clone(),
-            phase: None,
-            file,
-            line,
-            message,
-            context,
-        };
-        match found {
-            Some(found) if found.is_in_source() => found,
-            found => FirstError { cause, ..found.unwrap_or(unsaid) },
-        }
-    }
-
-    /// The error of a build that was not begun, as nothing of this machine confines it.
-    pub fn not_confined(message: String) -> FirstError {
-        FirstError {
-            kind: ErrorKind::Other,
-            cause: Cause::NotConfined,
-            phase: None,
-            file: None,
-            line: None,
-            message,
-            context: Vec::new(),
-        }
-    }
-
     /// It is said of a line of source: the same source gives it again. A header may be installed tomorrow, and a
     /// compiler that breaks down may have met bad memory.
     pub fn is_in_source(&self) -> bool {
@@ -153,6 +123,12 @@ pub struct Findings {
     pub error: Option<FirstError>,
     /// Something is said that has nothing to do with source and kernel, and may be gone tomorrow.
     pub passing: bool,
+    /// The kernel whose headers make entered, though the build was for another one.
+    pub other_release: Option<String>,
+    /// The directives whose hook scripts dkms has gone on without, for they are not executable files.
+    pub unrun_hooks: Vec<String>,
+    /// What dkms did last.
+    pub phase: Option<Phase>,
     /// The last lines that are not empty, without control characters, for the journal.
     pub last_lines: Vec<String>,
 }
@@ -263,6 +239,9 @@ impl Search {
         let line = plain.rsplit('\r').next().unwrap_or(&plain);
         if line.trim().is_empty() {
             return;
+        }
+        if line.strip_prefix("# clr-dkms: ").is_some_and(|said| said.starts_with(ONCE_MORE)) {
+            *self = Search::with(std::mem::take(&mut self.known));
         }
         self.number += 1;
         self.passing |= PATTERNS.passing.is_match(line);
@@ -418,7 +397,9 @@ impl Search {
         let Search { found, ignored, evidence, known, last, passing, .. } = self;
         let found = found.into_iter().flatten().next().or(ignored);
         let last_lines = last.iter().map(|line| shortened(line.trim())).collect();
-        Findings { error: found.map(|found| explained(found, &evidence, &known)), passing, last_lines }
+        let error = found.map(|found| explained(found, &evidence, &known));
+        let Evidence { unrun_hooks, phase, other_release, .. } = evidence;
+        Findings { error, passing, other_release, unrun_hooks, phase, last_lines }
     }
 }
 

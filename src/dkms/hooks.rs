@@ -1,8 +1,9 @@
-//! PRE_INSTALL, POST_INSTALL and POST_REMOVE of a module in an image.
+//! PRE_INSTALL, POST_INSTALL and POST_REMOVE of a module.
 //!
 //! dkms runs them where it runs itself, whatever trees it is given: a udev rule for an image would be written
 //! on this machine. So for an image they are left out of its call, and run here with the image as `/`, as
-//! dkms would run them: the words of the directive, the first of which is a file of the source.
+//! dkms would run them: the words of the directive, the first of which is a file of the source. POST_INSTALL
+//! is run here on the live system too: dkms neither says nor returns how it ended (measured with 3.0.10).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,23 @@ pub enum Hook {
     PostRemove,
 }
 
+/// Why a script has not done its work, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookFailure {
+    /// It is not there, or is not executable: dkms warns, and goes on.
+    NotExecutable(String),
+    /// It failed, or could not be run.
+    Failed(String),
+}
+
+impl std::fmt::Display for HookFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HookFailure::NotExecutable(why) | HookFailure::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
 impl Hook {
     /// The directive.
     pub fn directive(self) -> &'static str {
@@ -35,34 +53,38 @@ impl Hook {
     }
 }
 
-/// Runs a script of a module in an image, with what it says in the log. Nothing is done where dkms would only
-/// warn: when the file is not there, or is not executable.
+/// Runs a script of a module; in an image with the image as `/`.
 ///
 /// # Errors
-/// In words: when it fails, or cannot be run in the image.
-pub(super) fn run_in_image(
+/// When it fails, cannot be run, is not there or is not executable.
+pub(super) fn run(
     (root, tools): (&Root, &Tools),
     module: &ModuleName,
     (hook, command): (Hook, &str),
     deadline: Duration,
     log: &mut File,
-) -> Result<(), String> {
+) -> Result<(), HookFailure> {
+    let failed = |what: String| HookFailure::Failed(what);
     let what = format!("{} of {module}", hook.directive());
-    let Some(child) = child_in_image((root, tools), module, (hook, command), deadline)? else {
-        note(log, &format!("{what} is not an executable file: {command}"));
-        return Ok(());
+    let child = child_in_image((root, tools), module, (hook, command), deadline).map_err(failed)?;
+    let Some(child) = child else {
+        let why = format!("{what} is not an executable file: {command}");
+        note(log, &why);
+        return Err(HookFailure::NotExecutable(why));
     };
-    note(log, &format!("{what}, with the image as /: {command}"));
-    let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
-    let done = child.output(Output::Into(output)).run().map_err(|e| format!("{what} was not run: {e}"))?;
+    let place = if root.is_slash() { "" } else { ", with the image as /" };
+    note(log, &format!("{what}{place}: {command}"));
+    let output = log.try_clone().map_err(|e| failed(format!("cannot share the log: {e}")))?;
+    let done = child.output(Output::Into(output)).run();
+    let done = done.map_err(|e| failed(format!("{what} was not run: {e}")))?;
     note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
     match done.ended {
         Ended::Exit(0) => Ok(()),
-        ended => Err(format!("{what}: {ended}")),
+        ended => Err(failed(format!("{what}: {ended}"))),
     }
 }
 
-/// A script of a module, to be run with the image as `/`; none where dkms would only warn.
+/// A script of a module, to be run in an image with the image as `/`; none where dkms would only warn.
 ///
 /// # Errors
 /// In words: when it cannot be run in the image.
@@ -82,14 +104,19 @@ pub(super) fn child_in_image(
         Presence::Unreadable(e) => return Err(format!("{what}: {e}")),
         Presence::There(_) | Presence::Absent => return Ok(None),
     }
-    if let Some(interpreter) = interpreter(root, &script)
+    if !root.is_slash()
+        && let Some(interpreter) = interpreter(root, &script)
         && !root.lookup(&interpreter).is_there()
     {
         let interpreter = interpreter.display();
         return Err(format!("{what} was not run: its interpreter {interpreter} is not in the image"));
     }
     let child = tools.child_at(&script, deadline).args(words).env("dkms_tree", TREE);
-    Ok(Some(child.confined(Sandbox::image(root.path(), &directory))))
+    Ok(Some(match root.is_slash() {
+        // dkms runs it in the source, with all that it has itself.
+        true => child.in_directory(&directory),
+        false => child.confined(Sandbox::image(root.path(), &directory)),
+    }))
 }
 
 /// The interpreter that the first line of a script names.

@@ -159,6 +159,30 @@ pub(super) fn findings(root: &Root, mut log: File, make_log: &str, known: BuildF
     search.finish()
 }
 
+/// The kernel whose headers make entered instead of those of the right one. Nothing is copied.
+pub(super) fn other_release(root: &Root, log: &File, make_log: &str, known: BuildFacts) -> Option<String> {
+    let mut search = Search::with(known);
+    match log.try_clone() {
+        Ok(file) => look(&mut search, file),
+        Err(e) => tracing::warn!("cannot read the build log: {e}"),
+    }
+    // Where it cannot be read it shows nothing.
+    if let Ok(file) = root.open_file(make_log) {
+        look(&mut search, file);
+    }
+    search.finish().other_release
+}
+
+/// The directives whose hook scripts dkms has gone on without, as the log of what has succeeded says.
+pub(super) fn unrun_hooks(log: &File) -> Vec<String> {
+    let mut search = Search::default();
+    match log.try_clone() {
+        Ok(file) => look(&mut search, file),
+        Err(e) => tracing::warn!("cannot read the build log: {e}"),
+    }
+    search.finish().unrun_hooks
+}
+
 /// Whether make's log is of that kernel: one that failed earlier for another may still lie there.
 fn is_of(log: &File, release: Option<&str>, root: &Root, path: &str) -> Result<bool, FileError> {
     let mut start = [0; 512];

@@ -46,6 +46,8 @@ pub(super) struct Evidence {
     pub(super) subdirs: bool,
     /// The kernel's list of symbols is missing.
     pub(super) no_symvers: bool,
+    /// The hook scripts that dkms went on without, by their directives.
+    pub(super) unrun_hooks: Vec<String>,
     /// What dkms does.
     pub(super) phase: Option<Phase>,
     /// What the next line names.
@@ -65,6 +67,7 @@ enum Mark {
     Made,
     Subdirs,
     NoSymvers,
+    NotExecutable,
     InPhase(Phase),
 }
 
@@ -82,6 +85,7 @@ const MARKS: &[(Mark, &str)] = &[
     (Mark::Subdirs, r"\bSUBDIRS="),
     (Mark::Subdirs, r"\bSUBDIRS'? (?:(?:will be|was|is|has been) removed|is (?:no longer|not) supported)"),
     (Mark::NoSymvers, r"Symbol version dump \S+|Module\.symvers'? (?:is missing|not found)"),
+    (Mark::NotExecutable, r"^Warning:? +The (\w+) script is not executable"),
     (Mark::InPhase(Phase::Patch), r"^[Aa]pplying patch "),
     (Mark::InPhase(Phase::PreBuild), r"^Running the pre_build script"),
     (Mark::InPhase(Phase::PostBuild), r"^Running the post_build script"),
@@ -174,6 +178,12 @@ impl Evidence {
             }
             Mark::Subdirs => self.subdirs = true,
             Mark::NoSymvers => self.no_symvers = true,
+            Mark::NotExecutable => {
+                let directive = said().to_uppercase();
+                if !self.unrun_hooks.contains(&directive) {
+                    self.unrun_hooks.push(directive);
+                }
+            }
             Mark::InPhase(phase) => self.phase = Some(phase),
         }
     }

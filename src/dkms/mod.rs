@@ -34,6 +34,7 @@ mod staging;
 pub mod symbols;
 pub mod toolchain;
 pub mod tree;
+mod uname;
 pub mod unbuild;
 
 use std::cmp::Ordering;

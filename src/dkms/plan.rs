@@ -52,6 +52,8 @@ pub enum State {
     Blocked,
     /// The initrd of the kernel lacks it, or holds another build.
     InitrdStale,
+    /// Its files are proven, and a hook script of its dkms.conf is missing or has failed.
+    HookFailed,
     /// It cannot be determined.
     Unknown,
 }
@@ -59,7 +61,13 @@ pub enum State {
 impl State {
     /// Its files are proven; whether the kernel takes them is another matter.
     pub fn is_proven(self) -> bool {
-        matches!(self, State::Ok | State::SignatureRefused | State::Blocked | State::InitrdStale)
+        use State::{Blocked, HookFailed, InitrdStale, Ok, SignatureRefused};
+        matches!(self, Ok | HookFailed | SignatureRefused | Blocked | InitrdStale)
+    }
+
+    /// Its files are proven, and the kernel loads them.
+    pub fn works(self) -> bool {
+        matches!(self, State::Ok | State::HookFailed)
     }
 
     /// Nobody has to do anything about it.
@@ -96,6 +104,7 @@ impl fmt::Display for State {
             State::NotManaged => "not-managed",
             State::Blocked => "blocked",
             State::InitrdStale => "initrd-stale",
+            State::HookFailed => "hook-failed",
             State::Unknown => "unknown",
         })
     }

@@ -51,7 +51,7 @@ fn tone_of(state: State) -> Tone {
         State::SkippedExclusive | State::NotAutoinstall => Tone::Plain,
         State::Building => Tone::Busy,
         State::Unknown => Tone::Unknown,
-        State::NotBuilt => Tone::Attention,
+        State::NotBuilt | State::HookFailed => Tone::Attention,
         _ => Tone::Bad,
     }
 }

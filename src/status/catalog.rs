@@ -207,6 +207,17 @@ pub fn state(state: State) -> Explained {
              kernel was not made, or was made before the module was built.",
             Some("make the initrd of this kernel, or set initrd-command in clr-dkms.conf"),
         ),
+        State::HookFailed => row(
+            "CD-120",
+            "hook-failed",
+            "The module is proven, and a hook script of its dkms.conf is missing or has failed.",
+            "PRE_BUILD, POST_BUILD, PRE_INSTALL or POST_INSTALL names a file that is not there or is not executable, or \
+             the script ended with an error: what it does for the module, such as udev rules, is not done. dkms only \
+             warns, or says nothing.",
+            Some(
+                "`clr-dkms logs MODULE` shows it; correct the script, then `sudo clr-dkms rebuild MODULE --force`",
+            ),
+        ),
         State::SignatureRefused => row(
             "CD-111",
             "signature-refused",
@@ -326,6 +337,7 @@ pub fn all() -> Vec<Explained> {
         S::NotManaged,
         S::Blocked,
         S::InitrdStale,
+        S::HookFailed,
     ];
     let classes = [Importance::Critical, Importance::Wanted, Importance::Optional];
     verdicts.map(verdict).into_iter().chain(states.map(state)).chain(classes.map(class)).collect()

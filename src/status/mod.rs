@@ -2,6 +2,7 @@
 
 mod advice;
 pub mod catalog;
+mod cause_remedy;
 pub mod enforcement;
 pub mod guard;
 pub mod lint;
@@ -212,7 +213,7 @@ impl StatusDocument {
             self.modules
                 .iter()
                 .filter(running)
-                .any(|m| m.record.module.name == name && m.record.state == State::Ok)
+                .any(|m| m.record.module.name == name && m.record.state.works())
         };
         let next = self.next_boot.as_ref()?;
         let missed = self.modules.iter().filter(|m| m.missed && m.record.kernel == *next);
@@ -249,7 +250,7 @@ pub fn document(
     let display = |mut module: ModuleRecord| {
         module.log = module.log.map(|log| system.shown_path(&log));
         // A matter of the record alone.
-        module.inputs = None;
+        (module.inputs, module.hook) = (None, None);
         for file in &mut module.files {
             file.path = system.shown_path(&file.path);
         }
@@ -455,10 +456,9 @@ fn with_modules(
         let mine = || modules.iter().filter(|m| m.kernel == kernel.release);
         let is_needed = |m: &&ModuleRecord| {
             let should_be = !m.state.is_fine() && m.module.is_managed();
-            m.state == State::Ok || should_be || is_missed(m, system, assessment)
+            m.state.works() || should_be || is_missed(m, system, assessment)
         };
-        let (ready, needed) =
-            (mine().filter(|m| m.state == State::Ok).count(), mine().filter(is_needed).count());
+        let (ready, needed) = (mine().filter(|m| m.state.works()).count(), mine().filter(is_needed).count());
         (kernel.modules_ready, kernel.modules_needed) = (ready, needed);
     }
     kernels

@@ -35,6 +35,7 @@ pub(super) fn of_module(m: &ModuleRecord, system: &System, assessment: &BootAsse
             let why = m.reason.as_deref().unwrap_or("its initrd is another one");
             format!("{} is not ready for kernel {}: {why}", m.module, m.kernel)
         }
+        (State::HookFailed, _) => return m.reason.clone(),
         (State::SignatureRefused, _) => return m.reason.clone().filter(|_| !is_reported_below(m, system)),
         // Two modules are in it: the other one's name is half of the news.
         (State::Conflict, _) => {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::cause_remedy::cause_remedy;
 use super::guard::GuardWord;
 use super::{KernelStatus, ModuleStatus, Progress, StatusDocument, Verdict};
 use crate::boot::ReadBack;
@@ -240,7 +241,7 @@ fn cure(module: &ModuleRecord, names: &str, system: &System, kernels: &[KernelSt
             trust(system, &run)
         }
         State::BuildFailed => {
-            format!("fix or update {names}, then {run}")
+            format!("{}, then {run}", cause_remedy(module.error.as_ref(), names))
         }
         State::Unknown if is_refused(system, |pair| pair.module == module.module) => trust(system, &run),
         State::NotAutoinstall => format!(
@@ -264,6 +265,10 @@ fn cure(module: &ModuleRecord, names: &str, system: &System, kernels: &[KernelSt
             module.module
         ),
         State::NotManaged => not_managed(module, system, &run),
+        State::HookFailed => format!(
+            "`clr-dkms logs {}` shows why; correct the script, then run `clr-dkms rebuild {} -k {} --force` as root",
+            module.module, module.module.name, module.kernel
+        ),
         State::CompilerMissing => {
             format!("`swupd bundle-add c-basic` (for clang: llvm), which brings it, then {run}")
         }

@@ -95,6 +95,7 @@ pub struct Child {
     pub(super) arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     search_path: OsString,
+    directory: PathBuf,
     pub(super) deadline: Duration,
     output: Output,
     interruptible: bool,
@@ -110,6 +111,7 @@ impl Child {
             arguments: Vec::new(),
             environment: Vec::new(),
             search_path: search_path.to_owned(),
+            directory: PathBuf::from("/"),
             deadline,
             output: Output::Keep(64 << 10),
             interruptible: true,
@@ -136,6 +138,23 @@ impl Child {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Child {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// A directory whose programs come before all others, for it and for what it calls.
+    #[must_use]
+    pub fn first_in_path(mut self, directory: &Path) -> Child {
+        let mut path = directory.as_os_str().to_owned();
+        path.push(":");
+        path.push(&self.search_path);
+        self.search_path = path;
+        self
+    }
+
+    /// The directory that it runs in: `/` by default.
+    #[must_use]
+    pub fn in_directory(mut self, directory: &Path) -> Child {
+        self.directory = directory.to_owned();
         self
     }
 
@@ -183,7 +202,7 @@ impl Child {
         duct::cmd(&self.program, &self.arguments)
             // dkms, make and bash obey variables of their callers (MAKEFLAGS, ARCH, KCFLAGS, BASH_ENV).
             .full_env(own.chain(self.environment.iter().cloned()).chain([mark]))
-            .dir("/")
+            .dir(&self.directory)
             .before_spawn(|command| {
                 command.process_group(0);
                 Ok(())

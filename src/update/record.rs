@@ -1,5 +1,6 @@
 //! The record of a run, and its result.
 
+use super::engine::Did;
 use super::sequence::{Done, Run, is_of_tip};
 use super::{boot_files, engine, publish};
 use crate::boot::deferral;
@@ -7,7 +8,7 @@ use crate::boot_decision::Reason;
 use crate::cmdline::Switch;
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
-use crate::decide::module_state::{checked_files, module_status};
+use crate::decide::module_state::{checked_files, module_status, tell_hook};
 use crate::decide::next_boot::{coming_lines, next_boot};
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::ModuleOnKernel;
@@ -26,7 +27,7 @@ impl Run<'_> {
         let Run { context, system, attempts, .. } = self;
         let before = self.before.as_good();
         let mut problems = self.faults.clone();
-        problems.extend(attempts.iter().flat_map(|a| a.index_error.iter().chain(&a.hook_error)).cloned());
+        problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
         let next = next_boot(system);
         RunRecord {
             schema: SCHEMA,
@@ -76,6 +77,11 @@ impl Run<'_> {
         let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
         let mut record = module_status(&self.system, pair, if attempt.is_some() { None } else { previous });
         record.log = known.and_then(|k| k.log.clone());
+        let hook = match attempt {
+            Some(attempt) if attempt.did != Did::Indexed => attempt.hook_error.clone(),
+            _ => record.hook.take().or_else(|| known.filter(|_| attempt.is_some())?.hook.clone()),
+        };
+        tell_hook(&mut record, hook);
         if let Some(attempt) = attempt {
             record.log = attempt.log.clone().or(record.log);
             if !record.state.is_proven()

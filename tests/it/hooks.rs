@@ -70,8 +70,42 @@ fn a_script_that_cannot_be_run_in_the_image_is_reported() {
     with_hook(&root, "POST_INSTALL", "#!/usr/bin/python3\nprint()\n");
     let what = "POST_INSTALL of hello/1.0 was not run: its interpreter /usr/bin/python3 is not in the image";
     root.run("clr-dkms", &["rebuild"]).code(1).says(&[what]);
-    assert!(root.record()["problems"].to_string().contains(what), "{}", root.record()["problems"]);
-    assert_eq!(root.recorded("hello", B), "ok", "the module itself is there");
+    remembered(&root, what);
+}
+
+/// The module itself is there, and what its script has not done is not forgotten until it is done.
+#[track_caller]
+fn remembered(root: &TestRoot, what: &str) {
+    for _ in 0..2 {
+        assert_eq!(root.recorded("hello", B), "hook-failed");
+        let document = root.run("clr-dkms", &["status", "--json"]).code(1).json();
+        assert!(document["problems"].to_string().contains(what), "{}", document["problems"]);
+        root.forget_calls().post_update().code(1);
+        assert!(!root.short_calls().iter().any(|call| call.starts_with("build")), "{:?}", root.short_calls());
+    }
+}
+
+#[test]
+fn a_script_that_fails_after_the_installation_is_reported_until_it_succeeds() {
+    let root = TestRoot::updated();
+    with_shell(&root);
+    with_hook(&root, "POST_INSTALL", "#!/bin/sh\nexit 7\n");
+    root.post_update().code(1);
+    remembered(&root, "POST_INSTALL of hello/1.0: exit code 7");
+    root.file("usr/src/hello-1.0/sub/hook.sh", "#!/bin/sh\nexit 0\n");
+    set_mode(&root.at("usr/src/hello-1.0/sub/hook.sh"), 0o755);
+    root.run("clr-dkms", &["rebuild", "hello", "--force"]).code(0);
+    assert_eq!(root.recorded("hello", B), "ok");
+}
+
+/// dkms only warns of it.
+#[test]
+fn a_script_that_dkms_goes_on_without_is_reported() {
+    let root = TestRoot::updated();
+    root.module("hello", "1.0", "");
+    root.behave("[[ $verb != build ]] || echo 'Warning: The pre_build script is not executable.' >&2");
+    root.post_update().code(1);
+    remembered(&root, "PRE_BUILD of hello/1.0 is not an executable file");
 }
 
 #[test]
@@ -85,11 +119,12 @@ fn a_script_that_fails_before_the_installation_prevents_it() {
 }
 
 #[test]
-fn what_is_not_executable_is_left_out_as_by_dkms() {
+fn what_is_not_executable_is_left_out_as_by_dkms_and_reported() {
     let root = TestRoot::updated();
     with_hook(&root, "POST_INSTALL", "#!/bin/sh\nexit 7\n");
     set_mode(&root.at("usr/src/hello-1.0/sub/hook.sh"), 0o644);
-    root.post_update().code(0);
+    root.post_update().code(1);
+    remembered(&root, "POST_INSTALL of hello/1.0 is not an executable file");
     let log = root.text(&format!("var/log/clr-dkms/hello/1.0/{B}.log"));
     assert!(log.contains("POST_INSTALL of hello/1.0 is not an executable file"), "{log}");
 }

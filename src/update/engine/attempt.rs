@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Event, Observer, Planned, STOPPED};
 use crate::context::Context;
 use crate::decide::module_state::coming;
-use crate::dkms::build::{self, Failure, Job};
+use crate::dkms::build::{self, Failure, Job, StepsDone};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::log;
@@ -46,7 +46,7 @@ pub struct Attempt {
     pub(super) touched: bool,
     /// The kernel's `depmod` failed.
     pub index_error: Option<String>,
-    /// A script of dkms.conf could not be run in an image, or failed there.
+    /// A hook script of dkms.conf is not an executable file, could not be run, or failed.
     pub hook_error: Option<String>,
     /// What was to be done.
     pub did: Did,
@@ -161,11 +161,12 @@ pub(super) fn one(
         && still_to_do(context, cache, system, p).is_some_and(|left| left.is_done())
     {
         tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
-        done = Ok(None);
+        done = Ok(StepsDone::default());
     }
     match done {
-        Ok(replacement) => {
+        Ok(StepsDone { replacement, hook_error }) => {
             attempt.touched = true;
+            attempt.hook_error = hook_error;
             attempt.replaced = replacement.zip(log.ok()).map(|(replacement, log)| Replaced {
                 replacement,
                 planned: p.clone(),
@@ -188,6 +189,10 @@ pub(super) fn one(
             let full = full_filesystem(context);
             let remark = full.as_ref().map(|place| format!("; {place} is full")).unwrap_or_default();
             attempt.inputs = inputs.filter(|_| lasting && full.is_none());
+            if error.as_ref().is_some_and(|error| error.is_for_other_kernel()) {
+                // It may build for the running kernel, and a reboot makes that the right one.
+                attempt.inputs = attempt.inputs.map(|inputs| super::on_running(context, &inputs));
+            }
             attempt.failure = Some((State::BuildFailed, what + &remark));
             attempt.error = error.map(|error| *error);
             if let Some(place) = full {

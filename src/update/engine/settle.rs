@@ -149,8 +149,7 @@ impl Settling<'_, '_> {
             // dkms goes on too when this script fails: the module is there.
             if let Err(e) = build::post_install(&job, log) {
                 tracing::warn!("POST_INSTALL of {} on {}: {e}", attempt.module, attempt.release);
-                // On the live system dkms says no more of it either.
-                attempt.hook_error = (!self.context.root.is_slash()).then_some(e);
+                attempt.hook_error = Some(e);
             }
             replacement.post_install_done(&self.context.root);
         }

@@ -72,7 +72,9 @@ fn repair(staged: &mut Staged, state: State) -> bool {
         State::Unknown => root.remove(&TestRoot::ko("hello", A)).forget(),
         State::Ok => unreachable!("there is nothing to repair"),
         // It is a matter of the machine and not of one kernel: tests/it/loading.rs.
-        State::Blocked | State::InitrdStale => unreachable!("it is not among the states of a scene"),
+        State::Blocked | State::InitrdStale | State::HookFailed => {
+            unreachable!("it is not among the states of a scene")
+        }
     }
     true
 }

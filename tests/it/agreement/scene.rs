@@ -317,7 +317,9 @@ impl Scene {
             return;
         }
         let (bytes, listed) = match module.on[at] {
-            State::Ok | State::SignatureRefused | State::Blocked | State::InitrdStale => (good(), true),
+            State::Ok | State::SignatureRefused | State::Blocked | State::InitrdStale | State::HookFailed => {
+                (good(), true)
+            }
             State::NotInModulesDep => (good(), false),
             State::VermagicMismatch => (elf::module("6.15.1-1500.native"), true),
             State::SymbolsMismatch => (with("", 1), true),

@@ -1,0 +1,149 @@
+//! A `uname` for the make step of modules whose Makefile builds for the running kernel: the most frequent fault
+//! of `dkms.conf` modules, for dkms builds for a kernel that does not run yet.
+//!
+//! It comes first on the `PATH` of a build, only after the plain build was seen to enter the headers of another
+//! kernel. It answers `-r` alone, and make alone: a hook script that dkms runs gets what the system's own says.
+
+use std::path::{Path, PathBuf};
+
+use super::ModuleName;
+use super::replace::STATE;
+use super::staging::STAGING;
+use crate::sys::{FileError, FileKind, Root, Tools};
+
+/// How many files of a source are looked at for the line that asks for the running kernel.
+const MOST_LISTED: usize = 5_000;
+/// How much of each, in bytes.
+const MAKEFILE: u64 = 256 << 10;
+
+/// What it does. Its caller is make where the process below dkms, of all that are between them, is a make: it is
+/// the MAKE command that dkms itself runs.
+const SCRIPT: &str = r#"#!/bin/sh
+# Made by clr-dkms for one build, and removed after it.
+is_of_make() {
+    pid=$PPID below=
+    while [ "${pid:-0}" -gt 1 ]; do
+        name= parent=
+        while read -r key value; do
+            case $key in
+            Name:) name=$value ;;
+            PPid:) parent=$value; break ;;
+            esac
+        done <"/proc/$pid/status" || return 1
+        [ "$name" = dkms ] && { [ "$below" = make ] || [ "$below" = gmake ]; return; }
+        below=$name pid=$parent
+    done
+    return 1
+}
+case $#$1 in
+1-r | 1--kernel-release) if is_of_make 2>/dev/null; then echo 'RELEASE' && exit; fi ;;
+esac
+exec 'PROGRAM' "$@"
+"#;
+
+/// One that lies in a directory of its own, until it is dropped.
+pub(super) struct TargetUname<'a> {
+    root: &'a Root,
+    directory: String,
+}
+
+impl<'a> TargetUname<'a> {
+    /// Lays it out.
+    ///
+    /// # Errors
+    /// In words: when there is no `uname` on this machine, or it cannot be written.
+    pub(super) fn lay_out(
+        root: &'a Root,
+        tools: &Tools,
+        module: &ModuleName,
+        release: &str,
+    ) -> Result<TargetUname<'a>, String> {
+        let own = tools.find("uname").map_err(|e| e.to_string())?;
+        // The name of a release comes from a directory: it must not end the quotes.
+        let own = own.display().to_string();
+        if release.contains('\'') || own.contains('\'') {
+            return Err(format!("the name {release} cannot be quoted"));
+        }
+        // What is left of it after a kill is removed as what is left of an installation is.
+        let directory = format!("{STATE}/{STAGING}{}-{}-{release}-uname", module.name, module.version);
+        let uname = TargetUname { root, directory };
+        let text = SCRIPT.replace("RELEASE", release).replace("PROGRAM", &own);
+        root.write(format!("{}/uname", uname.directory), text.as_bytes(), 0o755)
+            .map_err(|e| e.to_string())?;
+        Ok(uname)
+    }
+
+    /// The directory on this machine.
+    ///
+    /// # Errors
+    /// When it is not there any more.
+    pub(super) fn directory(&self) -> Result<PathBuf, FileError> {
+        self.root.real_path(&self.directory)
+    }
+}
+
+impl Drop for TargetUname<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = self.root.remove_tree(&self.directory) {
+            tracing::warn!("{e}; the next run removes it");
+        }
+    }
+}
+
+/// The file of a source, and the line in it, that asks for the running kernel.
+pub(super) fn asks_for_running(root: &Root, source: &Path) -> Option<(String, u32)> {
+    let (mut waiting, mut left) = (vec![source.to_owned()], MOST_LISTED);
+    while let Some(directory) = waiting.pop() {
+        // Only for a report: what cannot be listed or read adds nothing to it.
+        for entry in root.list_optional(&directory).unwrap_or_default() {
+            left = left.checked_sub(1)?;
+            let path = directory.join(&entry.name);
+            let name = entry.name.to_string_lossy();
+            match entry.kind {
+                FileKind::Directory if name != ".git" => waiting.insert(0, path),
+                FileKind::File if is_makefile(&name) => {
+                    let text = root.read_start(&path, MAKEFILE).unwrap_or_default();
+                    if let Some(line) = running_line(&String::from_utf8_lossy(&text)) {
+                        return Some((path.display().to_string(), line));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+fn is_makefile(name: &str) -> bool {
+    ["Makefile", "makefile", "GNUmakefile", "Kbuild", "dkms.conf"].contains(&name) || name.ends_with(".mk")
+}
+
+/// The first line that calls `uname` for the release, and is not a comment.
+fn running_line(text: &str) -> Option<u32> {
+    let calls = |line: &str| {
+        let mut words = line.split(|c: char| c.is_whitespace() || "()`\"';|&".contains(c));
+        let is_call = |word: &str| word == "uname" || word.ends_with("/uname");
+        words.any(is_call) && words.next().is_some_and(|option| matches!(option, "-r" | "--kernel-release"))
+    };
+    let mut lines = text.lines().enumerate();
+    let (at, _) = lines.find(|(_, line)| !line.trim_start().starts_with('#') && calls(line))?;
+    u32::try_from(at + 1).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_asks_for_the_running_kernel() {
+        for (text, line) in [
+            ("obj-m := a.o\nKVER ?= $(shell uname -r)\n", Some(2)),
+            ("# uname -r\nall:\n\tmake -C /lib/modules/`uname -r`/build\n", Some(3)),
+            ("MAKE=\"make KVER=$(/usr/bin/uname --kernel-release)\"\n", Some(1)),
+            ("ARCH := $(shell uname -m)\n", None),
+            ("KVER ?= $(KERNELRELEASE)\n", None),
+        ] {
+            assert_eq!(running_line(text), line, "{text}");
+        }
+    }
+}
