@@ -50,6 +50,7 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
         // A kernel that is gone still has its logs.
         let gone = || match KernelName::parse(asked, &inventory.namespace) {
             Ok(name) => name.release(),
+            // Not a kernel id either: the logs are named by the release, whatever it is.
             Err(_) => asked.clone(),
         };
         let installed = inventory.find(asked).map(|kernel| kernel.name.release());

@@ -41,6 +41,7 @@ impl Settling<'_, '_> {
             let indexed = self.index(&superseded.iter().map(String::as_str).collect::<Vec<_>>());
             let modules_on_kernels = match &indexed {
                 Ok(()) => self.claimed(&ours),
+                // Nothing is proven without an index; the error is reported below.
                 Err(_) => Vec::new(),
             };
             let mut back = false;
