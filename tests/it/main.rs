@@ -63,6 +63,7 @@ mod post_update_stop;
 mod pre_update;
 mod proof;
 mod prose;
+mod readme;
 mod rebuild;
 mod rebuild_progress;
 mod replace;
