@@ -115,12 +115,14 @@ pub(crate) fn skipped(why: impl std::fmt::Display) {
     eprintln!("skipped: {why}");
 }
 
-/// A command of ours on that root, by a user who is not root; none where this machine lets us be no other one.
+/// A command of ours on that root, run by a user that does not own its files. Only root can become another user:
+/// without root rights, and where the programs are out of reach for others, there is none.
 pub(crate) fn as_nobody(root: &TestRoot, name: &str, arguments: &[&str]) -> Option<std::process::Command> {
-    let plain = root.command(name, arguments);
     if !rustix::process::geteuid().is_root() {
-        return Some(plain);
+        eprintln!("skipped: only root can run {name} as another user");
+        return None;
     }
+    let plain = root.command(name, arguments);
     // The directory of a test is closed to others.
     set_mode(root.path().parent().unwrap(), 0o755);
     let nobody = || {
