@@ -91,12 +91,14 @@ good_rust_dir() {
 # Debian 12's own rustc is 1.63. The packages with `web` in their names are the
 # newer toolchain that Debian keeps there for browsers; they replace the others.
 # Which family is on offer can only be asked after `apt-get update`.
-rust_debs() {
-    if apt-cache show rustc-web >/dev/null 2>&1; then
-        printf '%s\n' cargo-web rustc-web rustfmt-web rust-web-clippy
-    else
-        printf '%s\n' cargo rustc rustfmt rust-clippy
-    fi
+rust_debs() { # rust_debs RUST|rustfmt|clippy
+    local web=''
+    ! apt-cache show rustc-web >/dev/null 2>&1 || web=-web
+    case $1 in
+        RUST) printf '%s\n' "cargo$web" "rustc$web" ;;
+        rustfmt) printf '%s\n' "rustfmt$web" ;;
+        clippy) printf '%s\n' "rust$web-clippy" ;;
+    esac
 }
 
 # The cargo that compiles is that of the tree's owner, also where root calls.
@@ -109,18 +111,20 @@ need_rust() {
 need_rust_components() {
     local dir component
     local -a absent=()
-    # Without a toolchain, all of it is installed for the group `build`.
-    dir=$(good_cargo) || return 0
-    dir=${dir%/*}
-    tool_version "$dir/rustfmt" >/dev/null && [[ -x $dir/cargo-fmt ]] || absent+=(rustfmt)
-    tool_version "$dir/cargo-clippy" >/dev/null || absent+=(clippy)
+    if dir=$(good_cargo); then
+        dir=${dir%/*}
+        tool_version "$dir/rustfmt" >/dev/null && [[ -x $dir/cargo-fmt ]] || absent+=(rustfmt)
+        tool_version "$dir/cargo-clippy" >/dev/null || absent+=(clippy)
+    else
+        dir='' absent=(rustfmt clippy)
+    fi
     for component in "${absent[@]}"; do
         # Components of another toolchain do not fit one of rustup's.
         if [[ -x $dir/rustup && $1 == install ]]; then
             say "adding $component to the rustup toolchain"
             "$repo/tests/support/run-as.sh" owner "$dir/rustup" component add "$component" >&2 && continue
         fi
-        lack "$component" RUST rust-basic
+        lack "$component" "$component" rust-basic
     done
 }
 
@@ -235,7 +239,10 @@ listed() {
 debs_to_install() {
     local package
     for package in "${debs[@]}"; do
-        if [[ $package == RUST ]]; then rust_debs; else printf '%s\n' "$package"; fi
+        case $package in
+            RUST | rustfmt | clippy) rust_debs "$package" ;;
+            *) printf '%s\n' "$package" ;;
+        esac
     done | sort -u
 }
 
@@ -262,7 +269,7 @@ install_debs() {
     logged as_root "${apt[@]}" update || true
     mapfile -t packages < <(debs_to_install)
     if [[ " ${debs[*]} " == *' RUST '* ]]; then
-        rust=$(apt-cache policy "$(rust_debs | grep -m 1 rustc)" | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p')
+        rust=$(apt-cache policy "$(rust_debs RUST | tail -n 1)" | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p')
         if ! version_at_least "${rust:-0}" "$(wanted_rust)"; then
             say "the package sources of this machine offer Rust ${rust:-in no version}: add bookworm-security" \
                 "to them, or install Rust $(wanted_rust) or newer with https://rustup.rs"

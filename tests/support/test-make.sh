@@ -56,6 +56,15 @@ if [[ ! /usr/sbin -ef /usr/bin ]]; then
         grep -q '^ensure-packages.sh: could not be installed, is the network up? (Failed to fetch http://example.org/1.deb' \
         "$scratch/said"
     check 'without a network: nothing else' same "$(wc -l <"$scratch/said") $(tail -n 1 "$scratch/said")" '3 exit 2'
+    # What apt-get is asked to install, with its switches left out.
+    # shellcheck disable=SC2016
+    stub apt-get 'for word; do [[ $word == -* || $word == *=* ]] || printf "%s " "$word"; done >>"${0%/*}/asked"'
+    said stubbed "$ensure" build demo >/dev/null
+    check 'to build, a compiler and cargo are installed, and no more' same "$(cat "$scratch/stubs/asked")" \
+        'update install cargo-web gcc libc6-dev python3 rustc-web '
+    rm "$scratch/stubs/asked"
+    said stubbed "$ensure" check >/dev/null
+    check 'to check, rustfmt and clippy too' grep -q ' rust-web-clippy rustfmt-web ' "$scratch/stubs/asked"
     stub apt-cache 'echo "  Candidate: 1.63.0-1"'
     said stubbed "$ensure" build >"$scratch/said"
     check 'a Rust that is too old is not installed' \
