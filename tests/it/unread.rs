@@ -157,6 +157,12 @@ fn path_in(line: &str, root: &str) -> Option<String> {
     })
 }
 
+/// Calls on an open file are counted for each path by itself: reads of pipes, such as the one that says that a child has
+/// ended, differ in number from run to run.
+fn is_counted_by_path(call: &str) -> bool {
+    ["read", "getdents64"].contains(&call)
+}
+
 /// Every read of a run of the scene, in order.
 fn reads(scene: &Scene) -> Vec<Read> {
     let place = scratch::directory();
@@ -167,10 +173,11 @@ fn reads(scene: &Scene) -> Vec<Read> {
     traced(scene, &at, &options);
     let text = std::fs::read_to_string(&trace).unwrap();
     let mut reads: Vec<Read> = Vec::new();
-    let mut numbers = std::collections::BTreeMap::<&str, usize>::new();
+    let mut numbers = std::collections::BTreeMap::<(&str, Option<String>), usize>::new();
     for line in text.lines() {
         let Some((call, _)) = line.split_once('(') else { continue };
-        let number = numbers.entry(call).or_default();
+        let counted = path_in(line, at.to_str().unwrap()).filter(|_| is_counted_by_path(call));
+        let number = numbers.entry((call, counted)).or_default();
         *number += 1;
         // What was not there before is not there with an error either.
         if let Some(path) = path_in(line, at.to_str().unwrap()).filter(|_| !line.contains("= -1 ENO"))
@@ -204,7 +211,10 @@ fn run(scene: &Scene, read: &Read, error: &str) -> Option<Injected> {
             "-e".to_owned(),
             format!("inject={}:error={error}:when={number}", read.call),
         ];
-        let output = traced(scene, &root, &[options.as_slice(), &what].concat());
+        let path = is_counted_by_path(&read.call).then(|| format!("{}{}", root.display(), read.path));
+        let only = path.map(|path| ["-P".to_owned(), path]);
+        let only = only.as_ref().map_or(&[][..], |only| only.as_slice());
+        let output = traced(scene, &root, &[options.as_slice(), &what, only].concat());
         let text = std::fs::read_to_string(&trace).unwrap();
         let line = text.lines().find(|line| line.ends_with("(INJECTED)"))?;
         let hit = path_in(line, root.to_str().unwrap())?;
