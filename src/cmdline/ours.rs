@@ -138,13 +138,20 @@ impl Ours {
         if !self.wrote.is_empty() {
             return root.write_json(STATE, &Ours { schema: 1, ..self.clone() }).map(|_| ());
         }
-        root.remove(STATE)?;
-        // Whatever somebody else has put into them since keeps them.
-        for directory in self.made.iter().rev() {
-            if let Err(e) = root.remove_empty_directory(directory) {
-                tracing::debug!("{e}; what stands there now is not what we made");
+        // The record goes before those directories only that it lies in: after a kill the next run still knows the
+        // others. A directory with files of others stays.
+        let (around, elsewhere): (Vec<_>, Vec<_>) =
+            self.made.iter().rev().partition(|directory| Path::new(STATE).starts_with(directory));
+        let remove = |directories: Vec<&PathBuf>| {
+            for directory in directories {
+                if let Err(e) = root.remove_empty_directory(directory) {
+                    tracing::debug!("{e}; another file has taken the place of this directory");
+                }
             }
-        }
+        };
+        remove(elsewhere);
+        root.remove(STATE)?;
+        remove(around);
         Ok(())
     }
 }
