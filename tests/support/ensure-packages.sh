@@ -262,15 +262,18 @@ logged() {
 
 install_debs() {
     local -a packages
-    local rust
+    local rust stale=''
     # env and not export: sudo drops the caller's environment.
     local -a apt=(env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0)
     # An index that is partly out of reach may still be good enough: what is missing afterwards counts.
-    logged as_root "${apt[@]}" update || true
+    logged as_root "${apt[@]}" -o APT::Update::Error-Mode=any update || stale=$(reason)
     mapfile -t packages < <(debs_to_install)
     if [[ " ${debs[*]} " == *' RUST '* ]]; then
         rust=$(apt-cache policy "$(rust_debs RUST | tail -n 1)" | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p')
-        if ! version_at_least "${rust:-0}" "$(wanted_rust)"; then
+        if ! version_at_least "${rust:-0}" "$(wanted_rust)" && [[ $stale ]]; then
+            say "the package lists cannot be updated, is the network up? ($stale)"
+            exit 1
+        elif ! version_at_least "${rust:-0}" "$(wanted_rust)"; then
             say "the package sources of this machine offer Rust ${rust:-in no version}: add bookworm-security" \
                 "to them, or install Rust $(wanted_rust) or newer with https://rustup.rs"
             exit 1

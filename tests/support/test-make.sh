@@ -69,6 +69,10 @@ if [[ ! /usr/sbin -ef /usr/bin ]]; then
     said stubbed "$ensure" build >"$scratch/said"
     check 'a Rust that is too old is not installed' \
         grep -q 'the package sources of this machine offer Rust 1.63.0: add bookworm-security' "$scratch/said"
+    stub apt-get 'echo "E: Failed to fetch http://example.org/InRelease  Temporary failure"; exit 100'
+    said stubbed "$ensure" build >"$scratch/said"
+    check 'with old package lists the network is to blame' grep -q \
+        'the package lists cannot be updated, is the network up? (Failed to fetch http://example.org/InRelease' "$scratch/said"
     rm "$scratch"/stubs/apt-*
 fi
 
