@@ -99,9 +99,9 @@ const LOADERS: [&str; 7] = [
 /// The directory in which everything that begins with `boot` belongs to the boot loader, as swupd sees it.
 const SYSTEMD: &str = "/usr/lib/systemd";
 /// The first one that is there counts.
-const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
+pub(super) const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
 /// How long the menu of the boot loader is shown.
-const TIMEOUT: &str = "/etc/kernel/timeout";
+pub(super) const TIMEOUT: &str = "/etc/kernel/timeout";
 /// How deep a directory of a boot loader is looked into.
 const DEPTH: u32 = 3;
 

@@ -1,5 +1,6 @@
 //! The boot manager: what it reads, running it, and reading back what it wrote.
 
+mod blocking_files;
 pub mod default;
 pub mod deferral;
 pub mod entries;
@@ -17,19 +18,15 @@ pub mod restricted;
 pub mod syslinux;
 pub mod write_ahead;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
 use crate::kernel::Inventory;
-use crate::sys::{Ended, FileKind, Output, Root, RootKind, Tools};
+use crate::sys::{Ended, Output, Root, RootKind, Tools};
 
 pub use files::{BootFiles, ReadBack};
 pub use inputs::inputs;
 pub use menu::{BootEntry, DefaultEntry, Loader, Problem, SetBy};
-
-/// The number of the device `/dev/null`: major 1, minor 3.
-const DEV_NULL: u64 = 1 << 8 | 3;
 
 /// How one run of the boot manager ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +42,8 @@ pub enum BootBlocker {
     Chroot,
     /// A path with a character of glob(7): it would write entries without any fragment.
     Path(PathBuf),
-    /// A FIFO, socket or device where it reads a fragment: it would wait for ever.
-    Endless(PathBuf),
+    /// A FIFO, socket or device where it opens a regular file: it would block.
+    NotRegular(PathBuf),
 }
 
 impl std::fmt::Display for BootBlocker {
@@ -61,12 +58,14 @@ impl std::fmt::Display for BootBlocker {
                 "below a path with [ * ? or \\ clr-boot-manager finds no command line fragment: give {} another name",
                 path.display()
             ),
-            BootBlocker::Endless(path) => {
-                let path = path.display();
-                write!(f, "{path} is no file, and would keep clr-boot-manager waiting for ever: rm {path}")
-            }
+            BootBlocker::NotRegular(path) => f.write_str(&not_regular(&path.display().to_string())),
         }
     }
+}
+
+/// Why clr-boot-manager must not be run while `path` exists, and the next step.
+fn not_regular(path: &str) -> String {
+    format!("{path} is not a regular file, and clr-boot-manager would block on it: remove {path}")
 }
 
 /// What is in the way of running the boot manager for this root, if anything.
@@ -78,23 +77,7 @@ pub fn blocker(root: &Root) -> Option<BootBlocker> {
     if path.to_string_lossy().contains(['[', '*', '?', '\\']) {
         return Some(BootBlocker::Path(path.to_owned()));
     }
-    endless(root).map(|path| BootBlocker::Endless(root.shown_path(path)))
-}
-
-/// What is no file where clr-boot-manager reads one.
-fn endless(root: &Root) -> Option<PathBuf> {
-    let in_directories = [VENDOR, LOCAL, REMOVALS].into_iter().flat_map(|directory| {
-        // What cannot be listed is told where the line is made of it.
-        let entries = root.list_optional(directory).unwrap_or_default().into_iter();
-        let names = entries.map(|e| e.name).filter(|n| n.as_encoded_bytes().ends_with(b".conf"));
-        names.map(move |name| Path::new(directory).join(name))
-    });
-    let mut paths = in_directories.chain([PathBuf::from(ADMIN)]);
-    // A link to /dev/null is a mask, or an empty file.
-    let waits = |path: &PathBuf| {
-        root.lookup(path).stat().is_some_and(|s| s.kind == FileKind::Other && s.stands_for != DEV_NULL)
-    };
-    paths.find(waits)
+    blocking_files::in_root(root).map(|path| BootBlocker::NotRegular(root.shown_path(path)))
 }
 
 /// The command that makes the boot entries again, for a person.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::blocking_files;
 use super::entries::{ENTRIES, LOADER};
 use super::files::BOOT;
 use super::initrds;
@@ -60,6 +61,7 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
     }
     let enough_room = |place: &EntryPlace| to_copy.map_or(Ok(()), |copied| enough_room(place, root, copied));
     let where_it_is = |place: &EntryPlace| {
+        refuse_blocking(place)?;
         enough_room(place)?;
         move_away(place, &empty_files(place))
     };
@@ -93,6 +95,7 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
     let name = opened.device.as_ref().map(|device| device.display().to_string());
     let place = EntryPlace { root: &opened.root, top: "", device: name.clone() };
     let Some(device) = &opened.device else { return where_it_is(&place) };
+    refuse_blocking(&place)?;
     enough_room(&place)?;
     let empty = empty_files(&place);
     if empty.is_empty() {
@@ -103,6 +106,14 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
     drop(opened.root);
     let root = mount::open_for_writing(root, device).map_err(|e| stuck(&display.join(", "), &e))?;
     move_away(&EntryPlace { root: &root, top: "", device: name }, &empty)
+}
+
+/// Refuses when clr-boot-manager would block on a file of the boot partition.
+fn refuse_blocking(place: &EntryPlace) -> Result<(), String> {
+    match blocking_files::on_partition(place) {
+        Some(path) => Err(super::not_regular(&place.shown_path(&path))),
+        None => Ok(()),
+    }
 }
 
 fn stuck(what: &str, error: &FileError) -> String {

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use super::entries::{ENTRIES, LOADER};
 use super::files::{self, usual_ending};
 use super::foresee::{UpdateInput, foresee};
+use super::inputs::OS_RELEASE;
 use super::menu::EntryPlace;
 use super::{BootFiles, Loader, initrds};
 use crate::cmdline::{CmdlineSources, effective};
@@ -21,8 +22,6 @@ use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Installed, Inventory};
 use crate::sys::{FileError, Root, compare};
 
-/// Where clr-boot-manager finds the title of an entry; the first that exists counts.
-const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
 /// An initrd with this ending is loaded before all others.
 const MICROCODE: &str = "-ucode.cpio";
 /// The parameters that clr-boot-manager puts in front of a line; the last two are Solus's.

@@ -171,7 +171,7 @@ fn an_obstacle_is_in_the_way_here_too() {
     refused(
         &root,
         A_ID,
-        "ROOT/etc/kernel/cmdline.d/x.conf is no file, and would keep clr-boot-manager waiting for ever: rm \
+        "ROOT/etc/kernel/cmdline.d/x.conf is not a regular file, and clr-boot-manager would block on it: remove \
          ROOT/etc/kernel/cmdline.d/x.conf",
     );
 }

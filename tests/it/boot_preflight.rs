@@ -262,3 +262,90 @@ fn a_live_system_takes_root() {
     let refused = boot::default::set(&live, &tools, DEADLINE, &files, &inventory, A_ID).unwrap_err();
     assert_eq!(refused, format!("{A_ID} is not made the boot default: {why}"));
 }
+
+/// Puts a FIFO, or the device `/dev/zero` where it can be made, in place of a file.
+fn replaced(root: &TestRoot, path: &str, by: &str) {
+    let parent = Path::new(path).parent().unwrap().to_str().unwrap();
+    root.directory(parent);
+    if root.has(path) {
+        root.remove(path);
+    }
+    let command = match by {
+        "device" => Command::new("mknod").arg(root.at(path)).args(["c", "1", "5"]).status(),
+        _ => Command::new("mkfifo").arg(root.at(path)).status(),
+    };
+    if !command.unwrap().success() {
+        assert!(Command::new("mkfifo").arg(root.at(path)).status().unwrap().success());
+    }
+}
+
+#[test]
+fn files_that_would_block_clr_boot_manager_are_refused() {
+    let refusal = |path: &str| {
+        format!(
+            "ROOT/{path} is not a regular file, and clr-boot-manager would block on it: remove ROOT/{path}"
+        )
+    };
+    for path in [
+        format!("usr/lib/kernel/cmdline-{A}"),
+        format!("usr/lib/kernel/initrd-{A_ID}"),
+        format!("usr/lib/kernel/config-{A}"),
+        format!("etc/kernel/initrd-{A_ID}"),
+        "usr/share/kernel/cmdline.d/x.conf".to_owned(),
+        "etc/kernel/cmdline.d/x.conf".to_owned(),
+        "etc/kernel/cmdline-removal.d/x.conf".to_owned(),
+        "etc/kernel/cmdline".to_owned(),
+        "etc/kernel/timeout".to_owned(),
+        "etc/kernel/initrd.d/x.cpio".to_owned(),
+        "usr/lib/initrd.d/x.cpio".to_owned(),
+        "usr/lib/os-release".to_owned(),
+    ] {
+        for by in ["fifo", "device"] {
+            let root = TestRoot::updated();
+            replaced(&root, &path, by);
+            let blocker = boot::blocker(&Boot::of(&root).root).map(|blocker| blocker.to_string());
+            assert_eq!(root.redacted(&blocker.unwrap_or_default()), refusal(&path));
+        }
+    }
+    for path in [
+        "boot/loader/loader.conf".to_owned(),
+        A_ENTRY.to_owned(),
+        "boot/loader/entries/Other.CONF".to_owned(),
+        format!("{IMAGES}/kernel-{A_ID}"),
+        "boot/syslinux.cfg".to_owned(),
+    ] {
+        for by in ["fifo", "device"] {
+            let root = TestRoot::updated();
+            assert_eq!(Boot::of(&root).update().error, None);
+            replaced(&root, &path, by);
+            assert_eq!(prepare(&root).unwrap_err(), refusal(&path));
+            assert_eq!(boot::blocker(&Boot::of(&root).root), None);
+        }
+    }
+    // A symlink to /dev/null is a mask, and what clr-boot-manager does not open blocks nothing.
+    let root = TestRoot::updated();
+    replaced(&root, "etc/kernel/cmdline.d/x.conf.save", "fifo");
+    replaced(&root, "boot/loader/other", "fifo");
+    root.link("etc/kernel/cmdline.d/x.conf", "/dev/null");
+    assert_eq!(prepare(&root).unwrap(), [""; 0]);
+    assert_eq!(boot::blocker(&Boot::of(&root).root), None);
+}
+
+/// Found by fuzzing: clr-boot-manager was run, and the programs waited for its deadline.
+#[test]
+fn the_programs_do_not_wait_for_a_blocking_file() {
+    let loader = "boot/loader/loader.conf".to_owned();
+    for path in [loader, format!("usr/lib/kernel/cmdline-{A}"), A_ENTRY.to_owned()] {
+        for (program, arguments) in [("clr-dkms", &["release"][..]), ("clr-dkms-post-update", &[])] {
+            let root = crate::unread::held_by_admin();
+            root.conf("[modules]\ncritical = hello\n[boot]\ntimeout = 5\n").forget_calls();
+            root.file("etc/kernel/cmdline.d/new.conf", "new=1\n");
+            replaced(&root, &path, "fifo");
+            let run = root.run(program, arguments);
+            assert_eq!(root.calls(), [""; 0], "{path} {program}: {}", run.stderr);
+            let named = format!("ROOT/{path}");
+            let said = format!("{}{}", run.stdout, run.stderr);
+            assert!(said.contains(&named), "{path} {program}: {said}");
+        }
+    }
+}
