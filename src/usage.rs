@@ -11,7 +11,7 @@ use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::kernel_name;
 use crate::limits::{CONFIGURATION, SYSTEM_LIST};
 use crate::requirement::Use;
-use crate::sys::Root;
+use crate::sys::{Root, mount};
 pub use configured::{Configured, CurrentBoot};
 
 /// The most mounts, and the most devices below them, that are followed.
@@ -376,25 +376,9 @@ fn filesystem_aliases(text: &[u8]) -> Vec<(String, String)> {
     memchr::memmem::find_iter(text, START).filter_map(alias).collect()
 }
 
-/// Blanks and the like stand as `\040` in files of proc.
-fn unescaped(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let code = bytes.get(at + 1..at + 4).and_then(|d| std::str::from_utf8(d).ok());
-        match code.and_then(|d| u8::from_str_radix(d, 8).ok()).filter(|_| bytes[at] == b'\\') {
-            Some(byte) => {
-                out.push(byte);
-                at += 4;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+/// A field of a file of `/proc` or of fstab.
+fn unescaped(field: &str) -> String {
+    String::from_utf8_lossy(&mount::unescaped(field.as_bytes())).into_owned()
 }
 
 /// Spreads what depends on a module to what that module depends on: who holds whom is in `holders`.

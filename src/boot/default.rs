@@ -1,32 +1,12 @@
-//! The boot default: which kernel boots next, and pointing it to another one.
+//! Making another kernel the boot default.
 
 use std::time::Duration;
 
 use super::entries::{self, Variables};
 use super::files::usual_ending;
-use super::{BootEntry, BootFiles, DefaultEntry, Loader, SetBy, write_ahead};
-use crate::kernel::{Inventory, KernelName};
+use super::{BootEntry, BootFiles, Loader, SetBy, write_ahead};
+use crate::kernel::Inventory;
 use crate::sys::{Root, RootKind, Tools};
-
-/// What boots next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Next {
-    /// The name of the entry.
-    pub entry: String,
-    /// The kernel id; none for what is no kernel of this system.
-    pub id: Option<String>,
-    /// The kernel release, under the same condition.
-    pub release: Option<String>,
-    /// What says so.
-    pub set_by: SetBy,
-}
-
-/// What boots next according to the boot files; none when they do not tell.
-pub fn get(files: &BootFiles) -> Option<Next> {
-    let DefaultEntry { entry, id, set_by } = files.default.clone()?;
-    let name = id.as_deref().and_then(KernelName::from_any_id);
-    Some(Next { release: name.map(|(name, _)| name.release()), entry, id, set_by })
-}
 
 /// Makes the kernel `id` the boot default with `clr-boot-manager set-kernel`, and reads the boot files back. `files` is what
 /// they are now, and [`super::preflight::prepare`] has been called. The next `clr-boot-manager update` makes a tip the default

@@ -73,9 +73,8 @@ pub fn blocker(root: &Root) -> Option<BootBlocker> {
     if root.image_path().is_none() && root.kind() == RootKind::Image {
         return Some(BootBlocker::Chroot);
     }
-    let path = root.path();
-    if path.to_string_lossy().contains(['[', '*', '?', '\\']) {
-        return Some(BootBlocker::Path(path.to_owned()));
+    if root.is_pattern() {
+        return Some(BootBlocker::Path(root.path().to_owned()));
     }
     blocking_files::in_root(root).map(|path| BootBlocker::NotRegular(root.shown_path(path)))
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::kernel::module_file::folded;
+
 /// The bytes of a command line that the kernel keeps.
 pub const LINE_LIMIT: usize = 2047;
 /// From this length on a line is worth a warning: the boot loader puts some words in front of it.
@@ -251,12 +253,12 @@ impl Argument {
 
     /// Whether it is that parameter: dash and underscore are one letter; case matters.
     pub fn is_named(&self, name: &str) -> bool {
-        self.name.iter().map(fold).eq(name.as_bytes().iter().map(fold))
+        self.name.iter().copied().map(folded).eq(name.bytes().map(folded))
     }
 
     fn begins_with(&self, name: &str) -> bool {
         let text = self.text();
-        text.len() >= name.len() && text.iter().zip(name.as_bytes()).all(|(a, b)| fold(a) == fold(b))
+        text.len() >= name.len() && text.iter().zip(name.as_bytes()).all(|(a, b)| folded(*a) == folded(*b))
     }
 
     fn mentions(&self, base: &str) -> bool {
@@ -268,13 +270,9 @@ impl Argument {
     }
 }
 
-fn fold(byte: &u8) -> u8 {
-    if *byte == b'-' { b'_' } else { *byte }
-}
-
 fn mentions(text: &[u8], base: &str) -> bool {
-    let folded: Vec<u8> = text.iter().map(|b| fold(b).to_ascii_lowercase()).collect();
-    memchr::memmem::find(&folded, base.as_bytes()).is_some()
+    let lower: Vec<u8> = text.iter().map(|b| folded(*b).to_ascii_lowercase()).collect();
+    memchr::memmem::find(&lower, base.as_bytes()).is_some()
 }
 
 /// Reads the parameter `name` (as `module.sig_unenforce`) for a kernel of which nothing else is known.

@@ -132,7 +132,7 @@ impl CmdlineSources {
                 RemovalFile { path, bytes }
             })
             .collect();
-        let glob_blind = root.path().to_string_lossy().contains(['[', '*', '?', '\\']);
+        let glob_blind = root.is_pattern();
         let kernel = kernel.unwrap_or_default();
         let dialect = Dialect::default();
         CmdlineSources {

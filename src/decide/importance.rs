@@ -1,39 +1,39 @@
-//! How much this machine needs each module: *critical*, *wanted* or *optional*, and the reason.
+//! How much this machine needs each module (*critical*, *wanted* or *optional*), and the reason.
 //!
-//! A module is critical when what is in use depends on it: a mounted filesystem, swap, an imported pool, the interface of
-//! the default route, the display. What a machine without a running kernel needs only its configuration knows.
+//! A module is critical when something in use depends on it: a mounted filesystem, swap, an imported pool, the interface
+//! of the default route, the display. Without a running kernel only the configuration shows what is needed.
 
 use std::collections::BTreeSet;
 
 use super::memory::{Memory, recall};
 use crate::kernel::module_file::kernel_name;
-use crate::requirement::{Importance, ListedModules, ModuleOrigin, Requirement, Use};
+use crate::requirement::{IdleBoot, Importance, ListedModules, ModuleOrigin, Requirement, Use};
 use crate::usage::Usage;
 
-/// A module, as far as its need goes.
+/// What is known of a module when its importance is decided.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KnownModule {
-    /// The name of the DKMS module without a version; of others the kernel's name.
+    /// The name of the DKMS module without its version; of a module that DKMS does not manage, the kernel's name.
     pub name: String,
     /// The names of its module files.
     pub built: Vec<String>,
-    /// Those of them that the running kernel has.
+    /// The module files that are installed for the running kernel.
     pub installed: Vec<String>,
     /// Some version of it is installed for the running kernel, and proven.
     pub proven: bool,
-    /// The running kernel could load all that it was used for.
+    /// The running kernel could load everything that the module was used for.
     pub is_loadable: bool,
-    /// No dkms.conf of it can be read: it may have other files than these.
+    /// No `dkms.conf` of it can be read: it may consist of other files than `built`.
     pub unclear: bool,
-    /// DKMS knows it, or did when it was seen last.
+    /// DKMS manages it, or did when it was last seen.
     pub is_managed: bool,
-    /// Where its file is from; none where there is none.
+    /// Where its file comes from; none if there is no file.
     pub origin: Option<ModuleOrigin>,
 }
 
-/// The needs, one for each module. `before` are those of the last run: what was required stays so until it is known that
-/// nothing requires it any more, for on a kernel without it nothing can depend on it.
-/// `running` is the release that runs, if one does.
+/// The requirements, one for each module. `before` are those of the last run: a module stays required until something
+/// shows that it is not, because nothing can depend on it while a kernel without it runs. `running` is the release of
+/// the running kernel, if there is one.
 pub fn classify(
     modules: &[KnownModule],
     listed: &ListedModules,
@@ -48,112 +48,148 @@ pub fn classify(
     };
     let one = |module: &KnownModule| {
         let known = before.iter().find(|n| n.module == module.name);
-        with_kernel(need(module, listed, in_use, known, running))
+        with_kernel(ClassifiedModule::new(module, in_use).requirement(listed, known, running))
     };
     modules.iter().map(one).collect()
 }
 
-fn need(
-    module: &KnownModule,
-    listed: &ListedModules,
-    in_use: &Usage,
-    recorded: Option<&Requirement>,
-    running: Option<&str>,
-) -> Requirement {
-    let files: Vec<String> = module.built.iter().map(|name| kernel_name(name)).collect();
-    let loaded: Vec<String> = files.iter().filter(|file| in_use.loaded.contains(*file)).cloned().collect();
-    let is_loaded = !loaded.is_empty();
-    let found = |class, reason: String, why: Vec<Use>| Requirement {
-        module: module.name.clone(),
-        class,
-        reason,
-        why,
-        // What is loaded is in use; of a version with more files than the one that is installed the rest is not missed.
-        files: [&loaded, &module.installed, &files]
-            .into_iter()
-            .find(|f| !f.is_empty())
-            .cloned()
-            .unwrap_or_default(),
-        aliases: Vec::new(),
-        origin: module.origin,
-        works: is_loaded || module.proven,
-        worked_on: None,
-        idle: None,
-    };
-    let by = |class, why: Use| found(class, why.to_string(), vec![why]);
-    for (class, names) in [
-        (Importance::Optional, &listed.optional),
-        (Importance::Critical, &listed.critical),
-        (Importance::Wanted, &listed.wanted),
-    ] {
-        if names.contains(&module.name) {
-            return Requirement { aliases: aliases(&files, in_use, recorded), ..by(class, Use::Listed) };
+/// A module, and what the running kernel does with its files.
+struct ClassifiedModule<'m> {
+    module: &'m KnownModule,
+    in_use: &'m Usage,
+    /// The kernel's names of its files.
+    files: Vec<String>,
+    /// Those of them that are loaded.
+    loaded: Vec<String>,
+}
+
+impl<'m> ClassifiedModule<'m> {
+    fn new(module: &'m KnownModule, in_use: &'m Usage) -> ClassifiedModule<'m> {
+        let files: Vec<String> = module.built.iter().map(|name| kernel_name(name)).collect();
+        let loaded = files.iter().filter(|file| in_use.loaded.contains(*file)).cloned().collect();
+        ClassifiedModule { module, in_use, files, loaded }
+    }
+
+    fn works(&self) -> bool {
+        !self.loaded.is_empty() || self.module.proven
+    }
+
+    fn with(&self, class: Importance, reason: String, why: Vec<Use>) -> Requirement {
+        // The loaded files are the ones in use. A version with more files than the installed one does not add to what
+        // is required.
+        let files = [&self.loaded, &self.module.installed, &self.files].into_iter().find(|f| !f.is_empty());
+        Requirement {
+            module: self.module.name.clone(),
+            class,
+            reason,
+            why,
+            files: files.cloned().unwrap_or_default(),
+            aliases: Vec::new(),
+            origin: self.module.origin,
+            works: self.works(),
+            worked_on: None,
+            idle: None,
         }
     }
-    let known = recorded.filter(|known| !known.is_listed());
-    if module.unclear
-        && let Some(known) = known
-    {
-        return Requirement { works: is_loaded || module.proven || known.works, ..known.clone() };
+
+    fn by(&self, class: Importance, why: Use) -> Requirement {
+        self.with(class, why.to_string(), vec![why])
     }
-    // A module of another make that does not say so is known by its installed file.
-    if !module.proven
-        && let Some(own) = files.iter().find(|file| in_use.own.contains(*file))
-        && !loaded.iter().any(|file| !in_use.own.contains(file))
-    {
-        let reason = format!("the kernel's own {own} is loaded in its place");
-        return Requirement { works: false, ..found(Importance::Optional, reason, Vec::new()) };
+
+    /// Decides. `recorded` is the requirement of the last run.
+    fn requirement(
+        &self,
+        listed: &ListedModules,
+        recorded: Option<&Requirement>,
+        running: Option<&str>,
+    ) -> Requirement {
+        for (class, names) in [
+            (Importance::Optional, &listed.optional),
+            (Importance::Critical, &listed.critical),
+            (Importance::Wanted, &listed.wanted),
+        ] {
+            if names.contains(&self.module.name) {
+                return Requirement { aliases: self.aliases(recorded), ..self.by(class, Use::Listed) };
+            }
+        }
+        let known = recorded.filter(|known| !known.is_listed());
+        if self.module.unclear
+            && let Some(known) = known
+        {
+            return Requirement { works: self.works() || known.works, ..known.clone() };
+        }
+        if let Some(own) = self.loaded_from_kernel() {
+            let reason = format!("the kernel's own {own} is loaded in its place");
+            return Requirement { works: false, ..self.with(Importance::Optional, reason, Vec::new()) };
+        }
+        self.in_use().unwrap_or_else(|| self.by_presence_or_memory(known, running))
     }
-    let dependents = files.iter().filter_map(|file| in_use.depended_on.get(file));
-    // What only other modules need is proven with them, and may be part of them in their next version.
-    let mut dependents = dependents.filter(|found| module.is_managed || !found.through_modules);
-    if let Some(first) = dependents.next() {
-        let mut need = found(Importance::Critical, first.reason.clone(), first.uses.clone());
+
+    /// The name of the module that the kernel brought along and that is loaded in place of this one. An out-of-tree
+    /// module that does not set the taint flag `O` is recognized by its installed file.
+    fn loaded_from_kernel(&self) -> Option<&String> {
+        let own = &self.in_use.own;
+        let is_only_own = !self.module.proven && self.loaded.iter().all(|file| own.contains(file));
+        self.files.iter().find(|file| own.contains(*file)).filter(|_| is_only_own)
+    }
+
+    /// The requirement of a module that something in use depends on.
+    fn in_use(&self) -> Option<Requirement> {
+        let dependents = self.files.iter().filter_map(|file| self.in_use.depended_on.get(file));
+        // A module that only other modules need is proven together with them, and their next version may not need it.
+        let mut dependents = dependents.filter(|found| self.module.is_managed || !found.through_modules);
+        let first = dependents.next()?;
+        let mut need = self.with(Importance::Critical, first.reason.clone(), first.uses.clone());
         need.aliases = first.aliases.iter().cloned().collect();
         for other in dependents {
             let more = other.uses.iter().filter(|other| !first.uses.contains(other));
             need.why.extend(more.cloned());
             need.aliases.extend(other.aliases.difference(&first.aliases).cloned());
         }
-        return need;
+        Some(need)
     }
-    let memory = known.map(|known| (known, recall(known, module, in_use, running)));
-    let kept = |class: Importance| match &memory {
-        Some((known, Memory::Kept(idle))) if known.class == class => Some((*known, idle.clone())),
-        _ => None,
-    };
-    let remembered = |known: &Requirement, idle, reason: String| {
+
+    /// The requirement of a module that nothing in use depends on now. `known` is the requirement of the last run.
+    fn by_presence_or_memory(&self, known: Option<&Requirement>, running: Option<&str>) -> Requirement {
+        let memory = known.map(|known| (known, recall(known, self.module, self.in_use, running)));
+        let kept = |class: Importance| match &memory {
+            Some((known, Memory::Kept(idle))) if known.class == class => Some((*known, idle.clone())),
+            _ => None,
+        };
+        if let Some((known, idle)) = kept(Importance::Critical) {
+            return self.remembered(known, idle, known.reason.clone());
+        }
+        let class = if self.module.is_managed { Importance::Wanted } else { Importance::Optional };
+        let listed_in = || self.files.iter().find_map(|file| self.in_use.configured.modules_load.get(file));
+        match (!self.loaded.is_empty(), self.module.proven, listed_in()) {
+            (true, ..) => self.by(class, Use::Loaded),
+            (_, true, _) => self.by(class, Use::Installed),
+            (.., Some(file)) => self.by(class, Use::ModulesLoad { file: file.clone() }),
+            _ => match kept(Importance::Wanted) {
+                Some((known, idle)) => self.remembered(known, idle, Use::Remembered.to_string()),
+                None => {
+                    let reason = "neither loaded in the running kernel nor installed for it";
+                    self.with(Importance::Optional, reason.to_owned(), Vec::new())
+                }
+            },
+        }
+    }
+
+    fn remembered(&self, known: &Requirement, idle: Option<IdleBoot>, reason: String) -> Requirement {
         let mut why: Vec<Use> = known.why.iter().filter(|was| **was != Use::Remembered).cloned().collect();
         why.push(Use::Remembered);
         let files = known.modules();
-        Requirement { aliases: known.aliases.clone(), files, idle, ..found(known.class, reason, why) }
-    };
-    if let Some((known, idle)) = kept(Importance::Critical) {
-        return remembered(known, idle, known.reason.clone());
+        Requirement { aliases: known.aliases.clone(), files, idle, ..self.with(known.class, reason, why) }
     }
-    let class = if module.is_managed { Importance::Wanted } else { Importance::Optional };
-    let listed_in = || files.iter().find_map(|file| in_use.configured.modules_load.get(file));
-    match (is_loaded, module.proven, listed_in()) {
-        (true, ..) => by(class, Use::Loaded),
-        (_, true, _) => by(class, Use::Installed),
-        (.., Some(file)) => by(class, Use::ModulesLoad { file: file.clone() }),
-        _ => match kept(Importance::Wanted) {
-            Some((known, idle)) => remembered(known, idle, Use::Remembered.to_string()),
-            None => {
-                let reason = "neither loaded in the running kernel nor installed for it";
-                found(Importance::Optional, reason.to_owned(), Vec::new())
-            }
-        },
-    }
-}
 
-/// What a module is found by for what it is used for now or, where it is not in use, was used for before.
-fn aliases(files: &[String], in_use: &Usage, recorded: Option<&Requirement>) -> Vec<String> {
-    let now = files.iter().filter_map(|file| in_use.depended_on.get(file));
-    let now: BTreeSet<&String> = now.flat_map(|dependents| &dependents.aliases).collect();
-    match now.is_empty() {
-        true => recorded.map(|known| known.aliases.clone()).unwrap_or_default(),
-        false => now.into_iter().cloned().collect(),
+    /// The aliases that the module serves for what uses it now. If it is not in use, those of the last run.
+    fn aliases(&self, recorded: Option<&Requirement>) -> Vec<String> {
+        let now = self.files.iter().filter_map(|file| self.in_use.depended_on.get(file));
+        let now: BTreeSet<&String> = now.flat_map(|dependents| &dependents.aliases).collect();
+        match now.is_empty() {
+            true => recorded.map(|known| known.aliases.clone()).unwrap_or_default(),
+            false => now.into_iter().cloned().collect(),
+        }
     }
 }
 

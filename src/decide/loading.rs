@@ -169,16 +169,9 @@ fn is_brought_by_another(system: &System, release: &str, file: &str) -> bool {
 }
 
 fn line_of(system: &System, release: &str, source: CommandLine) -> Vec<u8> {
-    let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == release);
+    let kernel = system.inventory.of_release(release);
     let entry = kernel.and_then(|k| system.boot.of(&k.id)).filter(|_| source == CommandLine::Coming);
-    let configured = || {
-        system
-            .lines
-            .iter()
-            .chain(&system.fallback_lines)
-            .find(|l| l.release == release)
-            .map(|l| l.effective.clone())
-    };
+    let configured = || system.cmdline_of(release).map(|line| line.effective.clone());
     entry.map(|entry| entry.options.clone()).or_else(configured).unwrap_or_default()
 }
 

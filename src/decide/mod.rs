@@ -2,6 +2,7 @@
 
 pub mod assessment;
 pub mod boot_choice;
+pub mod candidates;
 pub mod entry_loss;
 pub mod importance;
 pub mod initrds;
@@ -10,6 +11,8 @@ pub mod mark_booted;
 pub mod memory;
 pub mod module_state;
 pub mod next_boot;
+pub mod readiness;
+mod requirements;
 pub mod satisfaction;
 pub mod sig_unenforce;
 pub mod unread;

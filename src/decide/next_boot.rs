@@ -117,14 +117,10 @@ impl NextBoot {
     /// The installed kernel that boots next.
     pub fn kernel<'i>(&self, inventory: &'i Inventory) -> Option<&'i Installed> {
         match self {
-            NextBoot::Installed { release, .. } => installed(inventory, release),
+            NextBoot::Installed { release, .. } => inventory.of_release(release),
             _ => None,
         }
     }
-}
-
-fn installed<'i>(inventory: &'i Inventory, release: &str) -> Option<&'i Installed> {
-    inventory.kernels.iter().find(|k| k.name.release() == release)
 }
 
 /// Which kernel boots next.
@@ -213,7 +209,7 @@ fn by_variables(seen: &LoaderInterface, inventory: &Inventory) -> Option<NextBoo
 /// or another system, the remembered one, or the one that clr-boot-manager makes the default.
 pub fn presumed(system: &System) -> Option<&Installed> {
     let next = next_boot(system);
-    let remembered = || installed(&system.inventory, next.shown()?);
+    let remembered = || system.inventory.of_release(next.shown()?);
     next.kernel(&system.inventory).or_else(remembered).or_else(|| system.inventory.boot_default())
 }
 
@@ -231,7 +227,7 @@ pub fn coming_lines(system: &System) -> impl Iterator<Item = &KernelCmdline> {
 pub fn booted_from_installed(system: &System) -> bool {
     let Some(Ok(seen)) = &system.loader_interface else { return true };
     let Some(selected) = &seen.selected else { return true };
-    release_of_entry(selected).is_some_and(|release| installed(&system.inventory, &release).is_some())
+    release_of_entry(selected).is_some_and(|release| system.inventory.of_release(&release).is_some())
 }
 
 #[cfg(test)]

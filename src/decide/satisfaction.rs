@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use super::boot_choice::{Missing, Ready};
 use super::initrds::{InitrdForecast, replacement_forecast};
 use super::loading::{self, LoadForecast};
 use super::module_state::{
     SignatureForecast, coming, forecast_own, forecast_signatures, status_of, unchecked,
 };
+use super::readiness::{Missing, Ready};
 use crate::dkms::loadable::{Loadable, Serves};
 use crate::dkms::plan::State;
 use crate::dkms::{Flaw, ModuleName, Proof};

@@ -61,7 +61,7 @@ impl Wanted {
 /// has a module to load, whether or not DKMS manages it. `needs` is what the machine requires.
 pub fn parameter_wanted(settings: &Settings, system: &System, needs: &[Requirement]) -> Wanted {
     let for_pair = |pair: &ModuleOnKernel| {
-        let line = system.lines.iter().find(|l| l.release == pair.release);
+        let line = system.cmdline_of(&pair.release);
         let proofs = || pair.proof.as_ref().map_or_else(|_| Vec::new(), |proofs| proofs.iter().collect());
         line.is_none_or(|line| helps(system, line, &proofs())) && is_needed(pair)
     };

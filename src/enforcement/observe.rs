@@ -4,6 +4,7 @@ use crate::cmdline::parameter::{Dialect, KernelArguments};
 use crate::cmdline::{PARAMETER, Switch};
 use crate::dkms::Cache;
 use crate::kernel::inventory::{IMAGES, module_directory};
+use crate::kernel::module_file::kernel_name;
 use crate::limits::{KERNEL_LIST, TEXT};
 use crate::sys::root::READ_LIMIT;
 use crate::sys::{FileKind, Presence, Root, RootKind, efi};
@@ -164,7 +165,7 @@ pub fn module_taint(root: &Root, module: &str) -> Option<String> {
         return None;
     }
     // The kernel knows modules with underscores.
-    let directory = format!("/sys/module/{}", module.replace('-', "_"));
+    let directory = format!("/sys/module/{}", kernel_name(module));
     // A built-in module has no `initstate`.
     if !root.lookup(format!("{directory}/initstate")).is_there() {
         return None;

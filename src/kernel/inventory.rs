@@ -211,7 +211,12 @@ impl Inventory {
                 let name = KernelName::parse(asked, &self.namespace).ok()?;
                 self.kernels.iter().find(|k| k.name == name)
             })
-            .or_else(|| self.kernels.iter().find(|k| k.name.release() == asked))
+            .or_else(|| self.of_release(asked))
+    }
+
+    /// The kernel of that release.
+    pub fn of_release(&self, release: &str) -> Option<&Installed> {
+        self.kernels.iter().find(|k| k.name.release() == release)
     }
 
     /// The kernel of that name, in either form; for a variant, its tip.

@@ -16,7 +16,12 @@ pub fn stem(path: &str) -> Option<&str> {
     ENDINGS.iter().find_map(|ending| base.strip_suffix(ending)).filter(|stem| !stem.is_empty())
 }
 
-/// A module name as the kernel writes it: `-` and `_` are one letter.
+/// A byte of a name in which `-` and `_` are equal: module names, and the names of kernel parameters.
+pub fn folded(byte: u8) -> u8 {
+    if byte == b'-' { b'_' } else { byte }
+}
+
+/// A module name as the kernel writes it, with `_` for `-`.
 pub fn kernel_name(name: &str) -> String {
     name.replace('-', "_")
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::pattern;
-use crate::kernel::module_file::kernel_name;
+use crate::kernel::module_file::{folded, kernel_name};
 
 /// The modules that `modules.alias` names for an alias.
 pub fn listed(text: &[u8], alias: &str) -> BTreeSet<String> {
@@ -44,10 +44,9 @@ fn matching<'a>(
 
 /// What comes before the first special character of a pattern is the beginning of the alias.
 fn begins_alike(pattern: &[u8], alias: &[u8]) -> bool {
-    let fold = |b: &u8| if *b == b'-' { b'_' } else { *b };
     let plain = pattern.iter().take_while(|b| !b"*?[\\".contains(b));
     let mut alias = alias.iter();
-    plain.into_iter().all(|b| alias.next().is_some_and(|of| fold(of) == fold(b)))
+    plain.into_iter().all(|b| alias.next().is_some_and(|of| folded(*of) == folded(*b)))
 }
 
 #[cfg(test)]

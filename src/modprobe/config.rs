@@ -112,14 +112,6 @@ impl ModprobeConfig {
             .flatten()
             .map(String::as_str)
     }
-
-    /// The aliases that the configuration adds to a module.
-    pub fn aliases_of(&self, module: &str) -> impl Iterator<Item = &str> {
-        self.directives.iter().filter_map(move |(_, directive)| match directive {
-            Directive::Alias { pattern, module: of } if of == module => Some(pattern.as_str()),
-            _ => None,
-        })
-    }
 }
 
 /// Reads one of several files that together must not be larger than so many bytes.

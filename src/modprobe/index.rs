@@ -8,7 +8,7 @@
 use std::cell::OnceCell;
 
 use crate::kernel::inventory::module_directory;
-use crate::kernel::module_file::ENDINGS;
+use crate::kernel::module_file::{ENDINGS, folded};
 use crate::limits::{KERNEL_INDEX, KERNEL_LIST};
 use crate::sys::Root;
 
@@ -77,7 +77,7 @@ impl Index {
         let line = at.filter(|(of, ..)| *of == number);
         let line = line.and_then(|(_, start, end)| self.text.get(start as usize..end as usize));
         let Some(line) = line else { return Err(None) };
-        match look_up(&self.binary, &folded(module.as_bytes())) {
+        match look_up(&self.binary, &folded_name(module.as_bytes())) {
             // The times of the two files tell nothing once one of them was copied or restored.
             Ok(Some(same)) if same == line => DependencyEntry::of_line(line).ok_or(None),
             Ok(_) => Err(Some("something else in modules.dep.bin".to_owned())),
@@ -100,7 +100,7 @@ impl Index {
     /// # Errors
     /// Says what is wrong with `modules.dep.bin`, in words that go on from its name.
     pub fn found(&self, module: &str) -> Result<Option<DependencyEntry>, &'static str> {
-        Ok(look_up(&self.binary, &folded(module.as_bytes()))?.and_then(DependencyEntry::of_line))
+        Ok(look_up(&self.binary, &folded_name(module.as_bytes()))?.and_then(DependencyEntry::of_line))
     }
 }
 
@@ -125,16 +125,15 @@ fn lines(text: &[u8]) -> Vec<(u64, u32, u32)> {
     lines
 }
 
-/// Dash and underscore are one letter, as for modprobe.
-fn folded(name: &[u8]) -> Vec<u8> {
-    name.iter().map(|b| if *b == b'-' { b'_' } else { *b }).collect()
+/// A name as modprobe compares it.
+fn folded_name(name: &[u8]) -> Vec<u8> {
+    name.iter().map(|b| folded(*b)).collect()
 }
 
 /// A number for a name (FNV-1a), the same for both spellings, without a copy of it.
 fn number_of(name: &[u8]) -> u64 {
-    let fold = |b: &u8| if *b == b'-' { b'_' } else { *b };
     name.iter()
-        .map(fold)
+        .map(|b| folded(*b))
         .fold(0xCBF2_9CE4_8422_2325, |n, b| (n ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3))
 }
 
@@ -214,9 +213,8 @@ impl<'a> IndexReader<'a> {
 
 /// Whether a file name is that of a module; dash and underscore are one letter, as for modprobe.
 pub fn is_file_of(file: &[u8], module: &str) -> bool {
-    let fold = |b: u8| if b == b'-' { b'_' } else { b };
     file.len() > module.len()
-        && file.iter().zip(module.as_bytes()).all(|(a, b)| fold(*a) == fold(*b))
+        && file.iter().zip(module.as_bytes()).all(|(a, b)| folded(*a) == folded(*b))
         && ENDINGS.iter().any(|ending| &file[module.len()..] == ending.as_bytes())
 }
 

@@ -229,7 +229,7 @@ fn info_of_built_in(all: &[u8], module: &str) -> ModuleInfo {
     let name = module_file::kernel_name(module);
     module_file::fields(all.split(|b| *b == 0).filter_map(|entry| {
         let dot = memchr::memchr(b'.', entry)?;
-        let fits = entry[..dot].iter().map(|b| if *b == b'-' { b'_' } else { *b }).eq(name.bytes());
+        let fits = entry[..dot].iter().map(|b| module_file::folded(*b)).eq(name.bytes());
         fits.then(|| &entry[dot + 1..])
     }))
 }

@@ -11,7 +11,7 @@ use crate::boot::menu::SetBy;
 use crate::boot_decision::{AdminOverrides, BootDecision, NextBootSource, Reason, Ruling};
 use crate::config::{BootPolicy, Settings};
 use crate::decide::assessment::BootAssessment;
-use crate::decide::assessment::is_bootable;
+use crate::decide::candidates::is_bootable;
 use crate::decide::next_boot::NextBoot;
 use crate::decide::satisfaction::NOT_REGISTERED;
 use crate::decide::unread::blocked;

@@ -52,8 +52,9 @@ fn mount_points(mounts: &[u8], device: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Decodes blanks and backslashes, which are written as `\` and three octal digits.
-pub(super) fn unescaped(field: &[u8]) -> Vec<u8> {
+/// Decodes a field of mountinfo, `/proc/mounts`, `/proc/swaps` or fstab. Blanks and backslashes are written as `\` and
+/// three octal digits there.
+pub fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = field;
     while let [first, after @ ..] = rest {

@@ -263,6 +263,12 @@ impl Root {
         }
     }
 
+    /// Whether the path of the root has a character that is special in glob(7): a program that puts the path into a
+    /// pattern does not find the files below it.
+    pub fn is_pattern(&self) -> bool {
+        self.path().to_string_lossy().contains(['[', '*', '?', '\\'])
+    }
+
     /// Whether `path` exists; symlinks are followed.
     pub fn lookup(&self, path: impl AsRef<Path>) -> Presence {
         self.look(path.as_ref(), OFlag::O_PATH)

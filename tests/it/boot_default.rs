@@ -1,6 +1,6 @@
 //! Making a kernel the boot default, and when that is refused.
 
-use clr_dkms::boot::{SetBy, default};
+use clr_dkms::boot::SetBy;
 
 use crate::support::boot::{A_ENTRY, B_ENTRY, Boot, LOADER, path};
 use crate::support::guard::{ID_A as A_ID, ID_B as B_ID};
@@ -25,8 +25,8 @@ fn a_kernel_becomes_the_default() {
         assert_eq!(boot.set(A_ID), Ok(()));
         assert_eq!(root.calls(), [format!("clr-boot-manager set-kernel {A_ID} --path=ROOT")]);
         assert_eq!(root.text(LOADER), format!("default {A_ENTRY}\n"));
-        let next = default::get(&boot.files()).unwrap();
-        assert_eq!((next.release.as_deref(), next.id.as_deref()), (Some(A), Some(A_ID)));
+        let next = boot.files().default.unwrap();
+        assert_eq!(next.id.as_deref(), Some(A_ID));
         assert_eq!((next.entry.as_str(), next.set_by), (A_ENTRY, SetBy::LoaderConf));
         // It is already.
         root.forget_calls();
@@ -59,7 +59,7 @@ fn the_boot_files_decide_and_not_the_exit_code() {
     assert!(why.contains("exit code 3: ") && why.ends_with(&expected), "{why}");
     // Nothing of that name can be started.
     std::fs::remove_file(root.tools().join("faithful")).unwrap();
-    assert_eq!(default::get(&boot.files()).unwrap().id.as_deref(), Some(A_ID));
+    assert_eq!(boot.files().default.unwrap().id.as_deref(), Some(A_ID));
     assert!(boot.set(B_ID).unwrap_err().contains("clr-boot-manager is not installed"));
 }
 
@@ -193,7 +193,7 @@ fn grub_is_left_to_the_admin() {
     );
     let boot = Boot::of(&root);
     assert_eq!(boot.set(B_ID), Ok(()), "it is already");
-    assert_eq!(default::get(&boot.files()).unwrap().set_by, SetBy::GrubDefault);
+    assert_eq!(boot.files().default.unwrap().set_by, SetBy::GrubDefault);
 }
 
 #[test]
@@ -207,6 +207,6 @@ fn syslinux() {
     root.behave("idle=yes; [[ $1 == set-kernel ]] && sed -i \"s/^DEFAULT .*/DEFAULT $2/\" \"$root/boot/syslinux.cfg\"");
     let boot = Boot::recorded(&root);
     assert_eq!(boot.set(A_ID), Ok(()));
-    let next = default::get(&boot.files()).unwrap();
+    let next = boot.files().default.unwrap();
     assert_eq!((next.id.as_deref(), next.set_by), (Some(A_ID), SetBy::SyslinuxDefault));
 }

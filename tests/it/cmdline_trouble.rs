@@ -189,7 +189,8 @@ fn what_is_no_file_hangs_nobody() {
         run.code(0);
     }
     // What it hangs is clr-boot-manager.
-    let waits = "clr-boot-manager was not run: ROOT/usr/share/kernel/cmdline.d/00-fifo.conf is not a regular file";
+    let waits =
+        "clr-boot-manager was not run: ROOT/usr/share/kernel/cmdline.d/00-fifo.conf is not a regular file";
     root.run("clr-dkms-cmdline", &["disable"]).code(1).says(&[waits]);
     root.run("clr-dkms-cmdline", &["default"]).code(1).says(&[waits]);
     assert_eq!(root.calls(), Vec::<String>::new());

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use clr_dkms::boot_decision::{Reason, Ruling};
-use clr_dkms::decide::boot_choice::Ready;
+use clr_dkms::decide::readiness::Ready;
 use clr_dkms::decide::update_way::UpdateWay;
 use clr_dkms::requirement::Importance;
 use clr_dkms::update::boot_files::{BootFileSteps, take_steps};

@@ -6,8 +6,9 @@ use std::fmt;
 
 use clr_dkms::boot::foresee::UpdateInput;
 use clr_dkms::boot_decision::{AdminOverrides, BootDecision};
-use clr_dkms::decide::boot_choice::{Candidate, Missing, Ready, choose_default, keep_default, lacks};
+use clr_dkms::decide::boot_choice::{choose_default, keep_default};
 use clr_dkms::decide::entry_loss::EntryLoss;
+use clr_dkms::decide::readiness::{Candidate, Missing, Ready, lacks};
 use clr_dkms::decide::update_way::{UpdateCandidate, UpdateQuestion, UpdateWay, update_way};
 use clr_dkms::requirement::{Importance, MissingModule, ModuleOrigin, Requirement};
 

@@ -1,0 +1,128 @@
+//! The installed kernels as candidates for the boot default: what each has of what the machine requires.
+
+use std::collections::BTreeMap;
+
+use super::initrds::lost_without_initrd;
+use super::loading::{LoadForecast, load_forecast};
+use super::module_state::would_be_taken;
+use super::readiness::{Candidate, Missing, Ready};
+use super::satisfaction::{CommandLine, satisfied_with};
+use super::unread::Gaps;
+use crate::dkms::plan::State;
+use crate::kernel::Installed;
+use crate::kernel::inventory::There;
+use crate::requirement::{Importance, Requirement};
+use crate::state::ModuleRecord;
+use crate::system::System;
+
+/// `as_configured`: with the command line that clr-boot-manager would write, where its entry has another one.
+/// `default` is the release of the boot default.
+pub(super) fn candidate(
+    system: &System,
+    kernel: &Installed,
+    states: &[ModuleRecord],
+    needs: &[Requirement],
+    gaps: &Gaps,
+    default: Option<&str>,
+    as_configured: bool,
+) -> Candidate {
+    let release = kernel.name.release();
+    let gap = gaps.kernels.get(&release);
+    let is_default = default == Some(release.as_str());
+    let ready = |need: &Requirement| {
+        if let Some(what) = gap {
+            // A file that was not read may be the one that matters.
+            return Some((need.module.clone(), Ready::Unknown(unread(what))));
+        }
+        let status = states.iter().find(|s| s.kernel == release && s.module.name == need.module);
+        let taken = status.is_some_and(|s| {
+            as_configured && (refused_by_entry_only(system, s) || blocked_by_entry_only(system, s))
+        });
+        let by_entry = || satisfied_with(system, need, &release, status, CommandLine::Coming);
+        let ready = match as_configured {
+            _ if taken => Some(Ready::Yes),
+            false => by_entry(),
+            // The entry of the default is not made again where it would lose something.
+            true if is_default && by_entry() == Some(Ready::Yes) => Some(Ready::Yes),
+            true => satisfied_with(system, need, &release, status, CommandLine::Configured),
+        };
+        ready.map(|ready| (need.module.clone(), ready))
+    };
+    let mut modules: BTreeMap<String, Ready> = needs.iter().filter_map(ready).collect();
+    modules.insert(INITRD.to_owned(), initrd_of(system, &release));
+    // A restricted update makes an entry also of a kernel that is not a tip: one that an admin holds gets it
+    // back.
+    let is_held = system.wishes.hold.as_ref() == Some(&release) && kernel.modules != There::No;
+    Candidate {
+        bootable: is_held || is_bootable(system, kernel),
+        running: kernel.running,
+        booted: kernel.booted == There::Yes,
+        default: is_default,
+        variant: kernel.name.variant.clone(),
+        release,
+        modules,
+    }
+}
+
+/// The name of what an initrd stands for among the modules that a kernel has.
+const INITRD: &str = "initrd";
+
+/// Something in use depends on a module that the running kernel takes from an admin's initrd, and another kernel has no
+/// such initrd.
+pub(super) fn initrd_requirement(system: &System) -> Option<Requirement> {
+    let running = system.inventory.running_kernel()?.name.release();
+    let lost = |k: &Installed| lost_without_initrd(system, &k.name.release());
+    let (_, reason) = system.inventory.kernels.iter().find_map(lost)?;
+    Some(Requirement {
+        module: INITRD.to_owned(),
+        class: Importance::Critical,
+        reason: format!("{reason}, from the initrd of {running}"),
+        why: Vec::new(),
+        files: Vec::new(),
+        aliases: Vec::new(),
+        origin: None,
+        works: true,
+        worked_on: Some(running),
+        idle: None,
+    })
+}
+
+fn initrd_of(system: &System, release: &str) -> Ready {
+    match lost_without_initrd(system, release) {
+        None => Ready::Yes,
+        Some((module, _)) => Ready::No(Missing {
+            version: release.to_owned(),
+            state: "missing".to_owned(),
+            reason: format!("kernel {release} has no initrd with {module}, and it is not part of its image"),
+        }),
+    }
+}
+
+/// Whether the boot default can be pointed to it.
+pub fn is_bootable(system: &System, kernel: &Installed) -> bool {
+    // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
+    let entry = system.boot.loader.is_none() || system.boot.of(&kernel.id).is_some();
+    kernel.modules != There::No && (entry || kernel.tip || kernel.running)
+}
+
+/// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write again.
+fn refused_by_entry_only(system: &System, status: &ModuleRecord) -> bool {
+    status.state == State::SignatureRefused
+        && would_be_taken(system, &status.kernel, &status.module, &status.files)
+}
+
+fn unread(what: &str) -> Missing {
+    Missing { version: String::new(), state: State::Unknown.to_string(), reason: what.to_owned() }
+}
+
+/// Only the command line of the boot entry keeps it from being loaded, which clr-boot-manager would write again.
+fn blocked_by_entry_only(system: &System, status: &ModuleRecord) -> bool {
+    let mut modules_on_kernels = system.modules_on_kernels.iter().chain(&system.fallbacks);
+    status.state == State::Blocked
+        && modules_on_kernels.find(|p| p.module == status.module && p.release == status.kernel).is_some_and(
+            |pair| {
+                let configured = load_forecast(system, pair, None, CommandLine::Configured);
+                matches!(configured, LoadForecast::Loads | LoadForecast::Remark(_))
+            },
+        )
+}

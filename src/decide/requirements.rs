@@ -1,0 +1,200 @@
+//! What this machine requires: the modules that are known here, and how much each is needed.
+
+use std::collections::BTreeSet;
+
+use super::importance::{KnownModule, classify};
+use super::memory::{Trace, is_removed};
+use super::module_state::{refused_now, would_be_taken};
+use super::satisfaction::{origin_of, works_on};
+use crate::config::{Settings, SigUnenforce};
+use crate::dkms::loadable::Loadable;
+use crate::dkms::plan::State;
+use crate::dkms::{ModuleName, Proof};
+use crate::kernel::Running;
+use crate::kernel::module_file::kernel_name;
+use crate::modprobe::FileOrigin;
+use crate::requirement::{Importance, ModuleOrigin, Requirement};
+use crate::state::{ModuleRecord, RunRecord};
+use crate::system::System;
+
+/// The requirements of the machine, one for each module. `states` are the states of the modules of DKMS.
+pub(super) fn requirements(
+    system: &System,
+    settings: &Settings,
+    record: Option<&RunRecord>,
+    states: &[ModuleRecord],
+) -> Vec<Requirement> {
+    let running = match &system.inventory.running {
+        Running::Known { release } => Some(release.as_str()),
+        _ => None,
+    };
+    let before: Vec<Requirement> = record
+        .iter()
+        .flat_map(|record| record.needs.iter().filter(|need| !was_removed(system, record, need)).cloned())
+        .collect();
+    let mut modules: Vec<KnownModule> = Vec::new();
+    let registered: BTreeSet<&str> =
+        system.modules_on_kernels.iter().map(|p| p.module.name.as_str()).collect();
+    modules.extend(registered.iter().map(|name| managed(system, settings, states, running, name, &before)));
+    let mut add = |name: &str, files: Vec<String>, was_managed: bool| {
+        let is_known = |m: &KnownModule| m.name == name || files.iter().any(|file| m.built.contains(file));
+        if !modules.iter().any(is_known) {
+            modules.push(unmanaged(system, running, name, files, was_managed));
+        }
+    };
+    // What an admin has listed is needed, whether or not dkms knows of it.
+    for name in settings.modules.critical.iter().chain(&settings.modules.wanted) {
+        add(name, vec![kernel_name(name)], false);
+    }
+    for need in before.iter().filter(|n| n.class > Importance::Optional && !n.is_listed()) {
+        // Version 0.1 knew modules of DKMS only.
+        add(&need.module, need.modules(), need.origin.is_none_or(|origin| origin == ModuleOrigin::Dkms));
+    }
+    // What is loaded without a file is reported, and cannot be required of a kernel.
+    let has_file = |name: &&String| !system.files.without_file.contains(*name);
+    for name in system.in_use.out_of_tree().filter(has_file) {
+        add(name, vec![name.clone()], false);
+    }
+    let mut needs = classify(&modules, &settings.modules, &system.in_use, &before, running);
+    for need in needs.iter_mut().filter(|need| !need.works && need.class > Importance::Optional) {
+        let is_registered = registered.contains(need.module.as_str());
+        need.works = running.is_some_and(|running| works_on(system, need, running, is_registered));
+    }
+    needs
+}
+
+/// A module that DKMS knows.
+fn managed(
+    system: &System,
+    settings: &Settings,
+    states: &[ModuleRecord],
+    running: Option<&str>,
+    name: &str,
+    before: &[Requirement],
+) -> KnownModule {
+    // Another version, or the same one on another kernel, may have other files: all of them are this module.
+    let mut built = system.files.of_dkms.get(name).cloned().unwrap_or_default();
+    let confs = || system.modules_on_kernels.iter().filter(|p| p.module.name == name);
+    let unclear = !confs().any(|p| p.conf.is_ok());
+    if built.is_empty() {
+        // Most have one file of their own name.
+        built.extend(before.iter().filter(|n| n.module == name).flat_map(Requirement::modules));
+        built.insert(kernel_name(name));
+    }
+    let status = states.iter().find(|s| s.module.name == name && running == Some(s.kernel.as_str()));
+    let is_conflict = status.is_some_and(|s| s.state == State::Conflict);
+    let installed: Vec<String> = built
+        .iter()
+        .filter(|file| {
+            !is_conflict && running.is_some_and(|release| installed_proof(system, release, file).is_some())
+        })
+        .cloned()
+        .collect();
+    let is_ok = status.is_some_and(|s| s.state.works() || works_until_reboot(system, settings, s));
+    let is_taken = |file: &String| {
+        let proof = running.and_then(|release| installed_proof(system, release, file));
+        running.zip(proof).is_some_and(|(release, proof)| {
+            let module = ModuleName { name: name.to_owned(), version: String::new() };
+            is_taken_for_now(system, settings, release, &module, std::slice::from_ref(proof))
+        })
+    };
+    // What the running kernel refuses does not work now, also where the file is proven.
+    let proven = is_ok || (!installed.is_empty() && installed.iter().all(is_taken));
+    KnownModule {
+        name: name.to_owned(),
+        built: built.into_iter().collect(),
+        installed,
+        proven,
+        is_loadable: proven,
+        unclear,
+        is_managed: true,
+        origin: Some(ModuleOrigin::Dkms),
+    }
+}
+
+/// The proof of a file that dkms has installed, in whatever version.
+fn installed_proof<'s>(system: &'s System, release: &str, file: &str) -> Option<&'s Proof> {
+    match system.files.on(release, file) {
+        Some(Loadable::File { origin: FileOrigin::Dkms, proof: Ok(proof), .. }) => Some(proof),
+        _ => None,
+    }
+}
+
+/// A module that DKMS does not know, or does not know any more.
+fn unmanaged(
+    system: &System,
+    running: Option<&str>,
+    name: &str,
+    files: Vec<String>,
+    was_managed: bool,
+) -> KnownModule {
+    let on_running = |file: &String| running.and_then(|release| system.files.on(release, file));
+    let is_there = |file: &&String| matches!(on_running(file), Some(Loadable::File { proof: Ok(_), .. }));
+    let installed: Vec<String> = files.iter().filter(is_there).cloned().collect();
+    let origin = files.iter().find_map(|file| on_running(file).and_then(origin_of));
+    let dkms = Some(ModuleOrigin::Dkms);
+    KnownModule {
+        name: name.to_owned(),
+        proven: false,
+        is_loadable: !files.is_empty() && installed.len() == files.len(),
+        unclear: false,
+        is_managed: was_managed || origin == dkms,
+        origin: origin.or(dkms.filter(|_| was_managed)),
+        installed,
+        built: files,
+    }
+}
+
+/// An admin has removed the module with dkms since the last run.
+fn was_removed(system: &System, record: &RunRecord, need: &Requirement) -> bool {
+    let is_registered = system.tree.modules.iter().any(|m| m.module.name == need.module);
+    let mut known = record.modules.iter().filter(|m| m.module.name == need.module).peekable();
+    if is_registered || known.peek().is_none() {
+        return false;
+    }
+    let had: BTreeSet<&str> = known
+        .filter(|m| m.state.is_proven())
+        .map(|m| m.kernel.as_str())
+        .chain(need.worked_on.as_deref())
+        .filter(|release| system.files.loadable.contains_key(*release))
+        .collect();
+    let files = need.modules();
+    let is_gone =
+        |release: &&&str| files.iter().all(|file| system.files.on(release, file) == Some(&Loadable::Absent));
+    is_removed(Trace {
+        has_tree: system.files.has_tree && system.tree.unreadable.is_none(),
+        kernels: had.len(),
+        without: had.iter().filter(is_gone).count(),
+    })
+}
+
+/// What was required before stays so where it is not known what is required now.
+pub(super) fn keep_remembered(needs: &mut Vec<Requirement>, record: Option<&RunRecord>) {
+    for known in record.iter().flat_map(|record| &record.needs) {
+        match needs.iter_mut().find(|need| need.module == known.module) {
+            Some(need) if need.class < known.class => *need = known.clone(),
+            Some(_) => {}
+            None => needs.push(known.clone()),
+        }
+    }
+}
+
+/// It is there, and the running kernel takes it; that the next boot of it will not is no reason to say that nobody needs
+/// it.
+fn works_until_reboot(system: &System, settings: &Settings, status: &ModuleRecord) -> bool {
+    status.state == State::SignatureRefused
+        && is_taken_for_now(system, settings, &status.kernel, &status.module, &status.files)
+}
+
+/// The running kernel takes the files of a module, now or with its configured command line. An admin that has switched
+/// the parameter off for good does without those that are taken only now.
+fn is_taken_for_now(
+    system: &System,
+    settings: &Settings,
+    release: &str,
+    module: &ModuleName,
+    proofs: &[Proof],
+) -> bool {
+    would_be_taken(system, release, module, proofs)
+        || (settings.sig_unenforce != SigUnenforce::Off && !refused_now(system, module, proofs))
+}
