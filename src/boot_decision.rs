@@ -1,4 +1,6 @@
-//! The decision about the boot default, as it is recorded and reported, and what an admin has asked for.
+//! The decision about the boot default, and the requests of an admin, as they are recorded and reported.
+//!
+//! The serialized forms are part of the record and of the JSON reports: keys and words are only added.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::requirement::MissingModule;
 
-/// What an admin has said. It lasts until the admin says otherwise.
+/// What an admin has requested. A request stays in effect until the admin changes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminOverrides {
-    /// The kernel release that is to be booted, whatever else there is.
+    /// The kernel release that must be the boot default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
-    /// Kernel releases that may be booted in spite of what they lack.
+    /// Kernel releases that may become the default despite missing modules.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub released: BTreeSet<String>,
-    /// Why what was said cannot be read; the hold is then the one that the last run knew of.
+    /// Why the requests cannot be read. `hold` is then the one that the last run recorded.
     #[serde(skip)]
     pub fault: Option<String>,
 }
@@ -24,79 +26,78 @@ pub struct AdminOverrides {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NextBootSource {
-    /// The boot files were read: it is the default entry.
+    /// From the boot files: it is the default entry.
     Entry,
-    /// An EFI variable chooses it, before the boot files.
+    /// From an EFI variable, which overrides the boot files.
     EfiVariable,
-    /// It is unknown now; the last run saw it.
+    /// From the last run; it is unknown now.
     Remembered,
     /// An image without boot files: clr-boot-manager will make it the default.
     Expected,
 }
 
-/// What the decision says of the boot files.
+/// Whether the target may become the boot default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ruling {
-    /// The target may become the default.
+    /// It may become the default.
     Allow,
-    /// It may not: another kernel stays the default.
+    /// It may not. Another kernel stays the default.
     Defer,
 }
 
-/// Why the default is what it is.
+/// Why a kernel should be the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// All that is needed is proven for the target.
+    /// All required modules are proven for the target.
     Proven,
-    /// An admin has released the target in spite of what it lacks.
+    /// An admin has released the target despite missing modules.
     Released,
     /// An admin holds a kernel.
     Held,
-    /// The target lacks something that the default has.
+    /// The target lacks a module that the default has.
     Lacking,
-    /// No kernel has all that is needed; this one is the best there is.
+    /// No kernel has all required modules; this kernel is the best.
     Best,
-    /// There is no other kernel to fall back to.
+    /// No other kernel is available to fall back to.
     Only,
-    /// The running kernel is not installed any more, and clr-boot-manager makes no other one the default:
-    /// this one is the best of those that are installed.
+    /// The running kernel is no longer installed, and clr-boot-manager does not change the default. This
+    /// kernel is the best of the installed ones.
     Removed,
-    /// A fact that the decision needs could not be read: the default stays as it is.
+    /// A fact that the decision needs could not be read. The default does not change.
     Unknown,
 }
 
-/// The decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootDecision {
-    /// Whether the boot files may be made for the target.
     pub ruling: Ruling,
-    /// The kernel release that should be the default; none where there is no kernel to choose.
+    /// The kernel release that should be the default. None if there is no kernel to choose.
     pub default: Option<String>,
     /// The kernel release that clr-boot-manager would make the default.
     pub target: Option<String>,
-    /// Why.
     pub because: Reason,
-    /// The default lacks a critical module, or no kernel has what is needed: what boots next is not safe.
+    /// The next boot is not safe: the default lacks a critical module, or no kernel has all required modules.
     pub is_unsafe: bool,
-    /// What the target lacks of what is needed.
+    /// Required modules that the target lacks.
     pub lacking: Vec<MissingModule>,
-    /// What the default lacks of what is critical.
+    /// Critical modules that the default lacks.
     pub default_lacks: Vec<MissingModule>,
 }
 
 impl BootDecision {
-    /// The target is kept from becoming the default. While a fact is unknown it is only left as it is.
+    /// The target is kept from becoming the default. While a fact is unknown, the default is only left
+    /// unchanged.
     pub fn holds_back(&self) -> bool {
         self.ruling == Ruling::Defer && self.because != Reason::Unknown
     }
 
-    /// The kernel release that the default is to be pointed to, where clr-boot-manager would not have it so
-    /// by itself. `entry_lacks` is what it lacks of what is critical when it is booted by its present entry:
-    /// a kernel that has more only by the configured command line is not made the default before its entry
-    /// has that. `is_removed`: the kernel that boots next is not installed any more, so that any other one is
-    /// better. `is_left`: no update makes a kernel the default.
+    /// The kernel release that must be made the default because clr-boot-manager would not choose it.
+    ///
+    /// `entry_lacks` are the critical modules that the kernel lacks when it is booted with its present entry.
+    /// If a kernel has more modules only with the configured command line, it becomes the default only after
+    /// its entry is updated. `is_removed` means that the kernel that boots next is no longer installed, so
+    /// any other kernel is better. `is_left` means that an update does not change the default.
     pub fn asserted_default(
         &self,
         entry_lacks: &[MissingModule],

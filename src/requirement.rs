@@ -1,4 +1,8 @@
-//! What a machine requires of its kernels: shared by the settings, the records, the decisions and the reports.
+//! What a machine requires of its kernels. The settings, the records, the decisions and the reports share
+//! these types.
+//!
+//! The serialized forms are part of the record and of the JSON reports: keys are only added, and records of
+//! version 0.1 remain readable.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,15 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::module_file::kernel_name;
 
-/// How much a module is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Importance {
-    /// Nothing is held back for it.
+    /// It never holds a kernel back.
     Optional,
-    /// It is installed for, or loaded in, the running kernel.
+    /// It is loaded in the running kernel, or installed for it.
     Wanted,
-    /// Without it there is no root, no disk, no network or no picture.
+    /// The root filesystem, a disk, the network or the display depends on it.
     Critical,
 }
 
@@ -29,63 +32,57 @@ impl fmt::Display for Importance {
     }
 }
 
-/// Who a module file is from: another origin may mean another driver of the same name.
+/// Where a module file comes from. A file from another origin may be another driver of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModuleOrigin {
-    /// dkms installed it.
+    /// DKMS installed it.
     Dkms,
-    /// It is not part of the kernel, and dkms did not install it.
+    /// It did not come with the kernel, and DKMS did not install it.
     Unmanaged,
-    /// The kernel brought it, or has it built in.
+    /// It came with the kernel, or is built in.
     Kernel,
 }
 
-/// What a module is used for, or why it is required otherwise.
+/// What a module is used for, or another reason why it is required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "use")]
 pub enum Use {
-    /// A mounted filesystem: its type, or a device below it.
+    /// A mounted filesystem: the module provides its type, or drives a device below it.
     Mount {
-        /// The mount point.
         point: String,
-        /// The type of the filesystem.
+        /// The filesystem type.
         fs: String,
     },
-    /// An active swap device.
     Swap {
-        /// The device.
         device: String,
     },
-    /// An imported pool of OpenZFS.
+    /// An imported OpenZFS pool.
     Pool {
-        /// Its name.
         pool: String,
     },
-    /// The default route.
     DefaultRoute {
-        /// The interface that it leaves by.
+        /// The outgoing interface.
         interface: String,
     },
     /// A connected display, or the graphics card that the firmware used.
     Display,
     /// It is loaded in the running kernel.
     Loaded,
-    /// It is installed for the running kernel, in some version.
+    /// Some version is installed for the running kernel.
     Installed,
-    /// A file of modules-load.d lists it.
+    /// A file in modules-load.d lists it.
     ModulesLoad {
-        /// The file.
         file: String,
     },
     /// `[modules]` in clr-dkms.conf lists it.
     Listed,
-    /// It was required before, and nothing shows that it is not required any more.
+    /// It was required before, and nothing shows that this has ended.
     Remembered,
 }
 
 impl Use {
-    /// The machine depends on it: what does not load takes a filesystem, a network or a display with it.
+    /// Whether the machine depends on it: without the module a filesystem, a network or a display is lost.
     pub fn is_critical(&self) -> bool {
         use Use::{DefaultRoute, Display, Mount, Pool, Swap};
         matches!(self, Mount { .. } | Swap { .. } | Pool { .. } | DefaultRoute { .. } | Display)
@@ -109,55 +106,54 @@ impl fmt::Display for Use {
     }
 }
 
-/// A boot in which a module that is remembered could load, and nothing used it.
+/// A boot in which a remembered module could load and was not used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdleBoot {
-    /// `/proc/sys/kernel/random/boot_id` of that boot.
+    /// The contents of `/proc/sys/kernel/random/boot_id` in that boot.
     pub boot: String,
-    /// The kernel release that ran.
+    /// The running kernel's release in that boot.
     pub kernel: String,
 }
 
-/// What a module is to this machine.
+/// A module that the machine requires, or knows to be optional.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requirement {
-    /// The name of the DKMS module, without a version: it stays the same over updates and variants. Of a module that DKMS
-    /// does not know, the kernel's name of it.
+    /// The name of the DKMS module without its version, which is the same for all updates and variants. For a
+    /// module that DKMS does not manage, the kernel's name.
     pub module: String,
-    /// How much it is needed.
     pub class: Importance,
-    /// Why, in words: `backs /home (zfs)`, `drives the default route (r8125)`, `listed in clr-dkms.conf`.
+    /// The reason as a phrase: `backs /home (zfs)`, `drives the default route (r8125)`, `listed in
+    /// clr-dkms.conf`.
     pub reason: String,
-    /// The same as values; empty in records of version 0.1.
+    /// The reasons as values. Empty in records of version 0.1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub why: Vec<Use>,
-    /// The kernel modules that make it up, as the kernel names them; empty in records of version 0.1.
+    /// Its kernel modules, by the kernel's names. Empty in records of version 0.1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
-    /// What it is found by for what it is used for: the modalias of a device, `fs-TYPE`, `rtnl-link-KIND`.
+    /// The aliases that it serves for its uses: the modalias of a device, `fs-TYPE` or `rtnl-link-KIND`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
-    /// Where the file in use comes from; none in records of version 0.1, and where no file is known.
+    /// Where the file in use comes from. None in records of version 0.1, and if no file is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<ModuleOrigin>,
     /// The running kernel has it: loaded, or proven on disk.
     pub works: bool,
-    /// The kernel release on which it was seen to work last.
+    /// The release of the kernel on which it last worked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worked_on: Option<String>,
-    /// The first boot, of those since it was used, in which it could load and was not used.
+    /// The first boot since its last use in which it could load and was not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<IdleBoot>,
 }
 
 impl Requirement {
-    /// The configuration lists it.
     pub fn is_listed(&self) -> bool {
-        // Version 0.1 recorded the reason as a sentence alone.
+        // Version 0.1 recorded only the phrase.
         self.why.contains(&Use::Listed) || (self.why.is_empty() && self.reason == LISTED)
     }
 
-    /// The kernel modules that make it up.
+    /// Its kernel modules. Without a recorded list, the module of the same name.
     pub fn modules(&self) -> Vec<String> {
         match self.files.is_empty() {
             true => vec![kernel_name(&self.module)],
@@ -166,41 +162,37 @@ impl Requirement {
     }
 }
 
-/// A module that is needed and not there.
+/// A required module that a kernel lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingModule {
-    /// `name/version`, or the name where no version is registered.
+    /// `name/version`, or the name alone if no version is registered.
     pub module: String,
-    /// How much it is needed.
     pub class: Importance,
-    /// What it is needed for.
+    /// What it is needed for, as a phrase.
     pub needed: String,
-    /// Its state, in a word.
+    /// The word of its state.
     pub state: String,
-    /// Why it is not there, in a sentence.
+    /// Why it is missing, as a sentence.
     pub reason: String,
 }
 
 impl fmt::Display for MissingModule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.class {
-            // What it is needed for is what an admin has to know then.
+            // For a critical module an admin needs to know what depends on it.
             Importance::Critical => write!(f, "{} (critical: {}; {})", self.module, self.needed, self.state),
             class => write!(f, "{} ({class}; {})", self.module, self.state),
         }
     }
 }
 
-/// The reason of a need that is configured.
+/// The reason of a requirement that comes from the configuration.
 pub const LISTED: &str = "listed in clr-dkms.conf";
 
-/// What the configuration lists, by names of DKMS modules.
+/// The modules that the configuration lists, by names of DKMS modules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListedModules {
-    /// `[modules] critical`.
     pub critical: BTreeSet<String>,
-    /// `[modules] wanted`.
     pub wanted: BTreeSet<String>,
-    /// `[modules] optional`.
     pub optional: BTreeSet<String>,
 }

@@ -1,4 +1,7 @@
-//! The facts that decisions and reports are made from.
+//! One complete observation of a machine: the facts that decisions and reports are made from.
+//!
+//! A [`System`] is read from a root directory once per phase of a run. It only reads. A read that failed is
+//! recorded in [`System::unread`], and [`crate::decide::unread`] says which decisions it blocks.
 
 pub mod initrds;
 mod kernel_cmdline;
@@ -36,7 +39,7 @@ pub use module_files::{InForce, ModuleFiles};
 pub use modules_on_kernel::pairs_of;
 use modules_on_kernel::{Endless, pairs_with};
 
-/// What an observation takes over from the one before.
+/// What an observation takes over from an earlier one.
 #[derive(Debug, Default)]
 struct PriorObservation {
     /// By kernel release.
@@ -45,74 +48,72 @@ struct PriorObservation {
     files: Option<ModuleFiles>,
 }
 
-/// Everything that was observed.
 #[derive(Debug)]
 pub struct System {
-    /// Kernels.
     pub inventory: Inventory,
-    /// What decides about modules, whatever the kernel.
+    /// Facts about module signatures and loading that do not depend on the kernel.
     pub machine: Machine,
-    /// What is known of the running kernel, also of one that is not installed; none where nothing runs.
+    /// Facts about the running kernel, even if it is not installed. None if no kernel runs.
     pub running: Option<KernelFacts>,
-    /// The DKMS tree.
     pub tree: Tree,
-    /// Every newest module on every tip, and on the running kernel; kernels in the order of work.
+    /// The newest version of every module on every tip and on the running kernel, with kernels in the order
+    /// in which they are worked on.
     pub modules_on_kernels: Vec<ModuleOnKernel>,
-    /// The same for kernels that are none of these, and have been booted once or have a boot entry: what
-    /// could be fallen back to.
+    /// The same for other kernels that have been booted before or have a boot entry: the kernels to fall back
+    /// to.
     pub fallbacks: Vec<ModuleOnKernel>,
     /// The command lines of the tips and of the running kernel.
     pub lines: Vec<KernelCmdline>,
-    /// Those of the fallbacks.
+    /// The command lines of the kernels to fall back to.
     pub fallback_lines: Vec<KernelCmdline>,
-    /// The variables of the boot loader, or why they cannot be read; only read where the boot files are not
+    /// The EFI variables of the boot loader, or why they cannot be read. Read only if the boot files are not
     /// visible.
     pub loader_interface: Option<Result<LoaderInterface, String>>,
-    /// The release that the last run saw as the next boot; only read where the boot files do not say it.
+    /// The release that the last run saw as the next boot. Read only if the boot files do not name a default.
     pub remembered_boot: Option<String>,
-    /// The fingerprint of what the boot manager reads.
+    /// The fingerprint of what clr-boot-manager reads.
     pub boot_inputs: String,
-    /// What lies in the boot partition.
+    /// The contents of the boot partition.
     pub boot: BootFiles,
-    /// What the boot entries of these kernels say now.
+    /// How the present boot entries of these kernels compare with the configuration.
     pub boot_entries: ReadBack,
-    /// Why the boot manager cannot be run here.
+    /// Why clr-boot-manager cannot be run here.
     pub boot_blocker: Option<BootBlocker>,
-    /// The root as the host sees it, for paths that a person follows.
+    /// The path of the root on the host, for paths in messages.
     pub root: PathBuf,
-    /// What is in use on the running machine, and the modules that it hangs on.
+    /// What is in use on the running machine, and the modules that it depends on.
     pub in_use: Usage,
-    /// The files of the modules that it may require, on each kernel.
+    /// The files of required modules on each kernel.
     pub files: ModuleFiles,
-    /// The initrds of the kernels in question, by kernel release; empty where no module is registered.
+    /// The initrds of these kernels, by kernel release. Empty if no module needs them.
     pub initrds: BTreeMap<String, KernelInitrds>,
-    /// What keeps modules from being loaded, whatever the kernel.
+    /// What prevents modules from being loaded, on any kernel.
     pub load_policy: LoadPolicy,
-    /// What an admin has said of the boot default.
+    /// What an admin has requested for the boot default.
     pub wishes: AdminOverrides,
-    /// Whether swupd leaves the boot files to us.
+    /// Whether swupd leaves the boot files to clr-dkms.
     pub deferral: Deferral,
-    /// What we were not allowed to look at, as the host spells it.
+    /// Paths that could not be read for lack of permission, as paths on the host.
     pub denied: Vec<PathBuf>,
-    /// Module files that the last run could check whole, and their SHA-256.
+    /// The SHA-256 of the module files that the last run could check completely.
     pub checked: BTreeMap<String, String>,
-    /// Every read of this run that failed: what [`crate::decide::unread`] says of it is unknown.
+    /// Every failed read of this run; see [`crate::decide::unread`].
     pub unread: Vec<Unread>,
 }
 
 impl System {
-    /// Looks at everything.
+    /// Observes the machine.
     pub fn observe(context: &Context, cache: &mut Cache) -> System {
         System::observe_also(context, cache, &[])
     }
 
-    /// The same, also for some kernels that are neither tips nor run nor boot next.
+    /// The same, also for the kernels `also`.
     pub fn observe_also(context: &Context, cache: &mut Cache, also: &[String]) -> System {
         let tree = Tree::observe(&context.root);
         System::observe_around(context, cache, also, tree, PriorObservation::default())
     }
 
-    /// The same again, after something other than modules has changed: what is known of these is not looked at again.
+    /// Observes again after something other than modules has changed. What is known about modules is reused.
     pub fn observe_again(&mut self, context: &Context, cache: &mut Cache, also: &[String]) {
         let mut known = PriorObservation {
             in_use: Some(take(&mut self.in_use)),
@@ -135,7 +136,7 @@ impl System {
         let inventory = Inventory::observe(&context.root);
         let boot = BootFiles::observe(&context.root, &inventory);
         let mut kernels = kernels_that_matter(&inventory);
-        // An admin may have chosen another one.
+        // An admin may have made another kernel the default.
         let default = boot.default.as_ref().and_then(|d| d.id.as_ref());
         kernels.extend(inventory.kernels.iter().filter(|k| Some(&k.id) == default && !k.tip && !k.running));
         for kernel in inventory.kernels.iter().filter(|k| also.contains(&k.name.release())) {
@@ -186,29 +187,29 @@ impl System {
             fallbacks,
             lines,
             fallback_lines,
-            // The last one: by now all has been asked for.
+            // These two come last, after all other reads.
             denied: context.root.denied(),
             unread: context.root.unread(),
         }
     }
 
-    /// How a path inside the root is written on the host.
+    /// A path inside the root, as a path on the host.
     pub fn shown_path(&self, path: &str) -> String {
         below(&self.root, Path::new(path)).display().to_string()
     }
 
-    /// The command line of a kernel, also of one that could be fallen back to.
+    /// The command line of a kernel, including the kernels to fall back to.
     pub fn cmdline_of(&self, release: &str) -> Option<&KernelCmdline> {
         self.lines.iter().chain(&self.fallback_lines).find(|l| l.release == release)
     }
 
-    /// The pairs of one kernel.
+    /// The modules of DKMS on one kernel.
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a ModuleOnKernel> {
         self.modules_on_kernels.iter().filter(move |p| p.release == release)
     }
 }
 
-/// The modules and command lines of the kernels that matter, and of those that could be fallen back to.
+/// The modules and command lines of the kernels that matter, and of those to fall back to.
 struct ObservedKernels {
     modules_on_kernels: Vec<ModuleOnKernel>,
     lines: Vec<KernelCmdline>,
@@ -218,7 +219,8 @@ struct ObservedKernels {
     seen: Vec<(String, Headers)>,
 }
 
-/// `kernels` are those that matter; `known` are the modules that an earlier observation found, by kernel release.
+/// `kernels` are the kernels that matter. `known` are the modules that an earlier observation found, by
+/// kernel release.
 fn on_kernels(
     context: &Context,
     cache: &mut Cache,
@@ -242,7 +244,7 @@ fn on_kernels(
         modules_on_kernels.extend(pairs_on(cache, kernel, &Endless::new()));
         lines.push(line(context, cache, &NamedKernel::of(kernel)));
     }
-    // What bash did not come to an end with for a kernel that matters is not waited for once more.
+    // Evaluating a dkms.conf that timed out for one kernel is not tried again for the others.
     let timed_out = |p: &ModuleOnKernel| match &p.conf {
         Err(error @ ConfError::TimedOut(_)) => Some((p.module.clone(), error.clone())),
         _ => None,
@@ -273,7 +275,7 @@ fn in_use(context: &Context, inventory: &Inventory) -> Usage {
     }
 }
 
-/// The part of the last record that says what was required: the rest is long.
+/// The requirements in the last record. The rest of the record is long and not needed here.
 #[derive(Debug, Deserialize)]
 struct LastNeeds {
     #[serde(default)]
@@ -306,7 +308,7 @@ fn files_of(
     )
 }
 
-/// The variables of the boot loader, where its files are not visible and something runs that it has booted.
+/// The EFI variables of the boot loader, if a kernel runs and the boot files are not visible.
 fn loader_interface(
     root: &Root,
     inventory: &Inventory,
@@ -316,8 +318,8 @@ fn loader_interface(
     is_needed.then(|| LoaderInterface::read(root).map_err(|e| e.to_string()))
 }
 
-/// The kernel that the last run saw as the default of the boot files. What an EFI variable chose then is not
-/// remembered: it can be read now.
+/// The kernel that the last run saw as the default in the boot files. A choice by an EFI variable is not
+/// remembered, because the variable can be read again.
 fn remembered_boot(root: &Root) -> Option<String> {
     let record = state::load::<RunRecord>(root, RECORD).good()?;
     let was_seen = |source| matches!(source, NextBootSource::Entry | NextBootSource::Remembered);
@@ -335,7 +337,7 @@ fn running_kernel(
     Some(known.unwrap_or_else(|| KernelFacts::observe(root, cache, release, None)))
 }
 
-/// The tips, in the order of work, and the running kernel, when it is none of them.
+/// The tips in the order in which they are worked on, and the running kernel if it is not a tip.
 pub fn kernels_that_matter(inventory: &Inventory) -> Vec<&Installed> {
     let mut kernels = inventory.tips();
     kernels.extend(inventory.running_kernel().filter(|k| !k.tip));

@@ -1,5 +1,7 @@
-//! What is in use on a machine that runs, and the kernel modules that it hangs on: from mounts, swap, pools, routes and
-//! displays through sysfs to drivers. What cannot be read hangs on nothing: then a loaded module is still *wanted*.
+//! What is in use on a running machine, and the kernel modules that it depends on.
+//!
+//! It follows mounts, swap devices, ZFS pools, default routes and displays through sysfs to their drivers.
+//! What cannot be read adds no dependency; a loaded module then still counts as *wanted*.
 
 mod configured;
 
@@ -14,45 +16,45 @@ use crate::requirement::Use;
 use crate::sys::{Root, mount};
 pub use configured::{Configured, CurrentBoot};
 
-/// The most mounts, and the most devices below them, that are followed.
+/// The most mounts that are followed, and the most devices below them.
 const MOST: usize = 4096;
-/// The most uses and aliases that are kept of one module.
+/// The most uses and aliases that are kept for one module.
 pub const MOST_USES: usize = 16;
 
 /// What depends on a module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dependents {
-    /// The first of [`Dependents::uses`] in words, with the module that it was found by.
+    /// The first of [`Dependents::uses`] as a phrase, with the name of the module.
     pub reason: String,
-    /// What it is used for.
     pub uses: Vec<Use>,
-    /// What modules are found by for these uses: the modalias of a device, `fs-TYPE`, `rtnl-link-KIND`.
+    /// The aliases by which modules are found for these uses: the modalias of a device, `fs-TYPE` or
+    /// `rtnl-link-KIND`.
     pub aliases: BTreeSet<String>,
-    /// Only other modules use it: they need it, and name it themselves.
+    /// Only other modules depend on it, which name it as their dependency.
     pub through_modules: bool,
 }
 
-/// What is in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Kernel module (with underscores) to what depends on it.
+    /// Kernel modules, with `_` in their names, and what depends on them.
     pub depended_on: BTreeMap<String, Dependents>,
-    /// Every loaded module.
+    /// All loaded modules.
     pub loaded: BTreeSet<String>,
-    /// Those of them that came with the kernel: they do not taint it as modules from elsewhere do.
+    /// The loaded modules that came with the kernel: they lack the taint flag O.
     pub own: BTreeSet<String>,
-    /// Those of the others whose signature the running kernel has taken: they do not taint it as unsigned ones do.
+    /// The loaded out-of-tree modules whose signature the running kernel accepted: they lack the taint flag
+    /// E.
     pub trusted: BTreeSet<String>,
     /// What the machine is configured to use.
     pub configured: Configured,
-    /// The boot that this machine is in.
+    /// The current boot.
     pub boot: CurrentBoot,
 }
 
 const MODULES: &str = "/proc/modules";
 
 impl Usage {
-    /// Looks, on a machine whose kernel `release` runs.
+    /// Observes the machine while the kernel `release` runs.
     pub fn observe(root: &Root, release: &str, now: Timestamp) -> Usage {
         let aliases = bytes(root, &format!("{}/modules.alias", module_directory(release)));
         let aliases = filesystem_aliases(&aliases);
@@ -63,11 +65,11 @@ impl Usage {
         look.default_route();
         look.displays();
         let mut depended_on = look.found;
-        // As of other files: where it cannot be read nothing is decided.
+        // As in `bytes`.
         let list = root.read_within(MODULES, CONFIGURATION).unwrap_or_default();
         let list = String::from_utf8_lossy(&list);
-        // Behind the address, in brackets: O stands for a module from outside of the kernel's tree, E for one without a
-        // signature that the kernel takes.
+        // The taint flags follow the address in parentheses. O means an out-of-tree module, E means that the
+        // signature was not accepted.
         let (mut loaded, mut own, mut trusted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for line in list.lines() {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -80,7 +82,7 @@ impl Usage {
             }
             loaded.insert(name);
         }
-        // What is in use and not loaded is built into the kernel.
+        // A module that is in use but not loaded is built into the kernel.
         depended_on.retain(|module, _| loaded.contains(module) || !Usage::can_tell(root));
         let holders = |name: &String| (name.clone(), listed(root, &format!("/sys/module/{name}/holders")));
         spread(&mut depended_on, &loaded.iter().take(MOST).map(holders).collect());
@@ -95,7 +97,7 @@ impl Usage {
         }
     }
 
-    /// Whether the running kernel says what is loaded.
+    /// Whether the running kernel reports which modules are loaded.
     pub fn can_tell(root: &Root) -> bool {
         root.open_file(MODULES).is_ok()
     }
@@ -110,19 +112,19 @@ fn text(root: &Root, path: &str) -> String {
     String::from_utf8_lossy(&bytes(root, path)).into_owned()
 }
 
-/// A file; nothing where it cannot be read.
+/// The contents of a file; empty if it cannot be read.
 fn bytes(root: &Root, path: &str) -> Vec<u8> {
-    // A failed read is kept by the root, and nothing is decided then (`decide::unread`).
+    // A failed read is in `Root::unread`, and blocks every decision (`decide::unread`).
     root.read_within(path, SYSTEM_LIST).unwrap_or_default()
 }
 
 fn listed(root: &Root, directory: &str) -> Vec<String> {
-    // As above.
+    // As in `bytes`.
     let entries = root.list_optional(directory).unwrap_or_default();
     entries.iter().filter_map(|entry| entry.text()).map(str::to_owned).collect()
 }
 
-/// The first line of a file of sysfs.
+/// The first line of a file in sysfs.
 fn word(root: &Root, path: &str) -> Option<String> {
     let text = text(root, path);
     text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
@@ -131,12 +133,13 @@ fn word(root: &Root, path: &str) -> Option<String> {
 struct UsageScan<'r> {
     root: &'r Root,
     found: BTreeMap<String, Dependents>,
-    /// Block devices by number and interfaces by name: each is followed once, for whatever is on it first.
+    /// Block device numbers and interface names that were already followed. Each is followed once, for its
+    /// first use.
     seen: BTreeSet<String>,
 }
 
 impl UsageScan<'_> {
-    /// The first reason for a module is kept: `/` is looked at before `/home`.
+    /// Adds a use of a module. The first use gives the reason, so `/` is scanned before `/home`.
     fn add(&mut self, module: &str, what: &Use, alias: Option<String>) {
         let module = kernel_name(module);
         let found = self.found.entry(module.clone()).or_default();
@@ -151,9 +154,9 @@ impl UsageScan<'_> {
         }
     }
 
-    /// The modules of the drivers of a device and of all that it is plugged into.
+    /// Adds the modules of a device's driver and of the buses that it is attached to.
     fn add_drivers(&mut self, device: &str, what: &Use) {
-        // Links of sysfs lead to /sys/devices: its ancestors are the buses.
+        // Symlinks in sysfs lead to /sys/devices, where the parent directories are the buses.
         let real = self.root.real_path(device).ok().and_then(|host| self.root.inside(&host));
         let Some(real) = real else { return };
         for place in real
@@ -166,7 +169,7 @@ impl UsageScan<'_> {
                 let alias = word(self.root, &place.join("modalias").to_string_lossy());
                 self.add(&name.to_string_lossy(), what, alias);
             }
-            // A disk with several paths is a virtual device; its controllers stand beside it.
+            // A multipath NVMe disk is a virtual device, with its controllers in the same directory.
             if place.parent().is_some_and(|directory| directory.ends_with("nvme-subsystem")) {
                 let subsystem = place.to_string_lossy().into_owned();
                 let controllers = listed(self.root, &subsystem).into_iter().filter(|n| n.starts_with("nvme"));
@@ -184,7 +187,7 @@ impl UsageScan<'_> {
         let mounts = text(self.root, "/proc/self/mountinfo");
         let mut kinds = BTreeSet::new();
         for line in mounts.lines().take(MOST) {
-            // proc_pid_mountinfo(5): the optional fields end at a dash.
+            // See proc_pid_mountinfo(5): a dash ends the optional fields.
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let left: Vec<&str> = left.split(' ').collect();
             let right: Vec<&str> = right.split(' ').collect();
@@ -195,7 +198,7 @@ impl UsageScan<'_> {
             if self.is_passing(number, &point) {
                 continue;
             }
-            // `fuse.sshfs` is served by `fuse`.
+            // The type `fuse.sshfs` is served by the module `fuse`.
             let kind = kind.split('.').next().unwrap_or(kind);
             let what = Use::Mount { point, fs: kind.to_owned() };
             if kinds.insert(kind.to_owned()) {
@@ -204,7 +207,7 @@ impl UsageScan<'_> {
                 }
             }
             self.add_block(number, &what);
-            // The members of a filesystem on several devices have no number of their own in the mount.
+            // The mount has no device number for the members of a filesystem on several devices.
             if let Some(source) = right.get(1).filter(|source| source.starts_with("/dev/")) {
                 self.add_source(&unescaped(source), &what);
             }
@@ -214,16 +217,17 @@ impl UsageScan<'_> {
         }
     }
 
-    /// What somebody has plugged in for a while: the system does not need it to boot.
+    /// Whether a mount is on a removable device outside of the system's own directories: the system does not
+    /// need it to boot.
     fn is_passing(&self, number: &str, point: &str) -> bool {
         let device = format!("/sys/dev/block/{number}");
-        // Of a partition, its disk says so.
+        // For a partition, the attribute is in the directory of its disk.
         let says = |file: &str| word(self.root, &format!("{device}/{file}")).as_deref() == Some("1");
         let for_a_while = ["/media/", "/mnt/"].iter().any(|directory| point.starts_with(directory));
         point.starts_with("/run/media/") || (for_a_while && (says("removable") || says("../removable")))
     }
 
-    /// A block device by its number, and what it lies on.
+    /// Adds a block device by its number, and the devices that it consists of.
     fn add_block(&mut self, number: &str, what: &Use) {
         let mut todo = vec![number.to_owned()];
         while let Some(number) = todo.pop() {
@@ -236,7 +240,7 @@ impl UsageScan<'_> {
             for slave in listed(self.root, &format!("{device}/slaves")) {
                 todo.extend(word(self.root, &format!("/sys/class/block/{slave}/dev")));
             }
-            // What a partition lies on is known to its disk, which may be an array.
+            // The devices below a partition are listed with its disk, which may be an array.
             if self.root.lookup(format!("{device}/partition")).is_there() {
                 todo.extend(word(self.root, &format!("{device}/../dev")));
             }
@@ -259,7 +263,7 @@ impl UsageScan<'_> {
         }
     }
 
-    /// All devices of the filesystem that one of them belongs to.
+    /// Adds all devices of the btrfs filesystem that `source` belongs to.
     fn add_btrfs(&mut self, source: &str, what: &Use) {
         let Some(name) = source.rsplit('/').next() else { return };
         for filesystem in listed(self.root, "/sys/fs/btrfs") {
@@ -326,10 +330,10 @@ impl UsageScan<'_> {
         }
     }
 
-    /// Gives those that lie below it.
+    /// Adds the drivers of one interface, and returns the interfaces below it.
     fn add_one_interface(&mut self, directory: &str, what: &Use) -> Vec<String> {
         self.add_drivers(&format!("{directory}/device"), what);
-        // A tunnel has no device behind it: its type is its module.
+        // A tunnel has no device; its type names its module.
         let uevent = text(self.root, &format!("{directory}/uevent"));
         if let Some(kind) = uevent.lines().find_map(|line| line.strip_prefix("DEVTYPE=")) {
             self.add(kind, what, Some(format!("rtnl-link-{kind}")));
@@ -349,7 +353,8 @@ impl UsageScan<'_> {
                 self.add_drivers(&format!("{CARDS}/{card}/device"), WHAT);
             }
         }
-        // A driver without mode setting has no connectors: the card that the firmware used is the one.
+        // A driver without mode setting has no connectors. The card that the firmware used drives the display
+        // then.
         const PCI: &str = "/sys/bus/pci/devices";
         for device in listed(self.root, PCI) {
             if word(self.root, &format!("{PCI}/{device}/boot_vga")).as_deref() == Some("1") {
@@ -359,13 +364,15 @@ impl UsageScan<'_> {
     }
 }
 
-/// The modules that serve a filesystem type: the one of its name, and those that say so in `modules.alias`.
+/// The modules that serve a filesystem type: the module of the same name, and those with an alias in
+/// `modules.alias`.
 fn filesystem_modules(aliases: &[(String, String)], kind: &str) -> BTreeSet<String> {
     let named = aliases.iter().filter(|(of, _)| of == kind).map(|(_, module)| module.clone());
     named.chain([kernel_name(kind)]).collect()
 }
 
-/// Types and modules of `alias fs-TYPE MODULE`: there are few of them in a large file.
+/// The types and modules of all `alias fs-TYPE MODULE` lines. Searching for them is faster than parsing the
+/// large file.
 fn filesystem_aliases(text: &[u8]) -> Vec<(String, String)> {
     const START: &[u8] = b"\nalias fs-";
     let alias = |at: usize| {
@@ -376,12 +383,13 @@ fn filesystem_aliases(text: &[u8]) -> Vec<(String, String)> {
     memchr::memmem::find_iter(text, START).filter_map(alias).collect()
 }
 
-/// A field of a file of `/proc` or of fstab.
+/// A field of a file in `/proc` or of fstab.
 fn unescaped(field: &str) -> String {
     String::from_utf8_lossy(&mount::unescaped(field.as_bytes())).into_owned()
 }
 
-/// Spreads what depends on a module to what that module depends on: who holds whom is in `holders`.
+/// Propagates the dependents of a module to the modules that it depends on. `holders` lists the holders of
+/// each module.
 fn spread(depended_on: &mut BTreeMap<String, Dependents>, holders: &BTreeMap<String, Vec<String>>) {
     loop {
         let more: Vec<(String, Dependents)> = holders

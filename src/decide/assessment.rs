@@ -1,4 +1,5 @@
-//! From facts to the decision: what each kernel has of what this machine needs.
+//! The assessment of the whole machine: what it requires, what each kernel has of that, and which kernel
+//! should boot.
 
 use super::boot_choice::{choose_default, keep_default};
 use super::candidates::{candidate, initrd_requirement};
@@ -15,70 +16,69 @@ use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{ModuleRecord, RunRecord};
 use crate::system::System;
 
-/// What this machine needs, and what follows for the boot default.
 #[derive(Debug, Clone)]
 pub struct BootAssessment {
-    /// One for each module.
+    /// What the machine requires: one requirement for each module.
     pub needs: Vec<Requirement>,
-    /// The decision.
+    /// Which kernel should be the boot default.
     pub decision: BootDecision,
-    /// What boots next as things are.
+    /// What boots next if nothing is changed.
     pub next: NextBoot,
-    /// What that lacks of what is critical; nothing where it is unknown.
+    /// The critical modules that the next boot lacks. Empty if the next boot is unknown.
     pub next_lacks: Vec<MissingModule>,
-    /// What the default of the decision lacks of what is critical, with its boot entry as it is.
+    /// The critical modules that the chosen default lacks when it is booted with its present boot entry.
     pub entry_lacks: Vec<MissingModule>,
-    /// It is unknown which kernel boots next, and the kernels differ in what this machine needs.
+    /// It is unknown which kernel boots next, and the kernels differ in what the machine requires.
     pub is_open: bool,
-    /// Whether the guard acts on this system.
+    /// The guard changes the boot files of this system.
     pub acts: bool,
     /// The release of the kernel that is kept from becoming the boot default.
     pub held_back: Option<String>,
-    /// The modules that the running kernel lacks, and that the kernel that boots next has.
+    /// Required modules that the running kernel lacks and the next boot has.
     pub comes_back: Vec<String>,
-    /// The modules, `name/version`, that are proven for the running kernel, which boots next, and that it
+    /// Modules (`name/version`) that are proven for the running kernel, which also boots next, but that it
     /// refuses until then.
     pub refused_until_reboot: Vec<String>,
-    /// The fact that could not be read, for want of which nothing is decided; none where the decision stands.
+    /// The fact that could not be read, if nothing can be decided without it.
     pub unknown: Option<String>,
-    /// No `default-TYPE` names the target: clr-boot-manager leaves the boot default as it is.
+    /// No `default-TYPE` symlink names the target, so clr-boot-manager leaves the boot default as it is.
     pub leaves_default: bool,
-    /// A fact about the target that could not be read: it counts as lacking what is needed.
+    /// A fact about the target that could not be read. The target then counts as lacking the required
+    /// modules.
     pub unknown_target: Option<String>,
-    /// All installed kernels, in ascending order, as clr-boot-manager would boot them.
+    /// All installed kernels in ascending order, with the command lines that clr-boot-manager would write.
     candidates: Vec<Candidate>,
 }
 
 impl BootAssessment {
-    /// What boots next, or would by the decision, is without something critical, or without all of its
+    /// The next boot, now or after the decision is carried out, lacks something critical or all of its
     /// modules.
     pub fn is_unsafe(&self) -> bool {
         self.decision.is_unsafe || !self.next_lacks.is_empty() || self.next.is_removed()
     }
 
-    /// `[modules] optional` lists it.
+    /// `[modules] optional` lists the module.
     pub fn is_listed_as_optional(&self, module: &str) -> bool {
         let mut needs = self.needs.iter().filter(|need| need.module == module);
         needs.any(|need| need.class == Importance::Optional && need.is_listed())
     }
 
-    /// How much a module, by its name, is needed.
+    /// The importance of a module, by its name.
     pub fn class_of(&self, module: &str) -> Importance {
         self.needs.iter().find(|need| need.module == module).map_or(Importance::Optional, |need| need.class)
     }
 
-    /// The boot default is the one that it should be.
+    /// The boot default is the one that was decided on.
     pub fn is_carried_out(&self) -> bool {
         self.decision.default.as_deref() == self.next.release()
     }
 
-    /// The kernel release that the default is to be pointed to, where `entry_lacks` is what it lacks of what is critical
-    /// when it is booted by its present entry.
+    /// The kernel release that must be made the boot default; see [`BootDecision::asserted_default`].
     pub fn asserted_default(&self, entry_lacks: &[MissingModule]) -> Option<&str> {
         self.decision.asserted_default(entry_lacks, self.next.is_removed(), self.leaves_default)
     }
 
-    /// What a kernel lacks of those needs: whatever is not proven for it.
+    /// The modules that a kernel lacks of some requirements. Everything that is not proven counts as lacking.
     pub fn lacks_on(&self, release: &str, needs: impl Fn(&Requirement) -> bool) -> Vec<MissingModule> {
         let needs = self.needs.iter().filter(|need| needs(need));
         match self.candidates.iter().find(|k| k.release == release) {
@@ -88,13 +88,13 @@ impl BootAssessment {
     }
 }
 
-/// Whether the guard acts on this system: not on an image, whose boot files nothing boots from while it is
-/// one, nor where it was asked to report only.
+/// Whether the guard changes the boot files of this system. It does not for an image, because nothing boots
+/// from it, nor if the settings ask for reports only.
 pub fn guard_acts(is_image: bool, settings: &Settings) -> bool {
     !is_image && settings.guards()
 }
 
-/// What a machine is without once it has booted a kernel that is not installed any more.
+/// What a boot of a kernel that is no longer installed lacks: every module.
 fn missing_with_kernel(need: &Requirement) -> MissingModule {
     MissingModule {
         module: need.module.clone(),
@@ -105,7 +105,7 @@ fn missing_with_kernel(need: &Requirement) -> MissingModule {
     }
 }
 
-/// Judges. `record` is that of the last run.
+/// Assesses a machine. `record` is the record of the last run.
 pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) -> BootAssessment {
     let modules_on_kernels = system.modules_on_kernels.iter().chain(&system.fallbacks);
     let states: Vec<ModuleRecord> = modules_on_kernels.map(|p| module_status(system, p, record)).collect();
@@ -114,16 +114,16 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     if gaps.everything.is_some() {
         keep_remembered(&mut needs, record);
     }
-    // It is found again each time, and not remembered.
+    // This requirement is derived from the initrds at each run, and is not recorded.
     let all: Vec<Requirement> = needs.iter().cloned().chain(initrd_requirement(system)).collect();
     let next = next_boot(system);
     let as_seen = |as_configured: bool| -> Vec<Candidate> {
         let candidate = |kernel| candidate(system, kernel, &states, &all, &gaps, next.shown(), as_configured);
-        // Ascending: the inventory begins with the newest.
+        // The inventory begins with the newest kernel; candidates are in ascending order.
         system.inventory.kernels.iter().rev().map(candidate).collect()
     };
     let candidates = as_seen(true);
-    // As the boot entries are now, and not as clr-boot-manager would make them.
+    // With the present boot entries, not as clr-boot-manager would write them.
     let as_booted = as_seen(false);
     let target = system.inventory.boot_default().map(|k| k.name.release());
     let mut decision =
@@ -165,19 +165,18 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     }
 }
 
-/// A kernel of this system runs, and neither it nor another one of its variant is installed any more:
-/// clr-boot-manager then leaves the boot default as it is, and an entry of a kernel without modules may be
-/// it.
+/// A kernel of this system runs, but no kernel of its variant is installed any more. clr-boot-manager then
+/// leaves the boot default as it is, which may be an entry of a kernel without modules.
 fn is_orphaned(system: &System) -> bool {
     let Running::Known { release } = &system.inventory.running else { return false };
     system.inventory.boot_default().is_none()
         && KernelName::from_release(release, &system.inventory.namespace).is_some()
 }
 
-/// Whether it matters which kernel boots next, where that is unknown. It does not where nothing is needed,
-/// nor where every kernel that can be meant has all that is needed. These are the kernels of the entries,
-/// where they are visible; else all that are installed, if the last run saw one of them as the default and
-/// nothing that decides it has changed since.
+/// Whether the unknown next boot matters. It does not if nothing is needed, or if every kernel that may boot
+/// has everything that is needed. The kernels that may boot are those of the visible entries. If no entry is
+/// visible they are all installed kernels, provided that the last run saw one of them as the default and that
+/// the inputs of the boot files have not changed since.
 fn makes_a_difference(
     system: &System,
     record: Option<&RunRecord>,
@@ -205,7 +204,7 @@ fn makes_a_difference(
     !(is_as_before() && kernels.iter().all(is_whole))
 }
 
-/// The modules that do not work now and are on that kernel.
+/// Required modules that do not work now and are ready on that kernel.
 fn comes_back(kernel: &Candidate, needs: &[Requirement]) -> Vec<String> {
     let is_back = |need: &&Requirement| {
         need.class > Importance::Optional
@@ -215,8 +214,7 @@ fn comes_back(kernel: &Candidate, needs: &[Requirement]) -> Vec<String> {
     needs.iter().filter(is_back).map(|need| need.module.clone()).collect()
 }
 
-/// The modules that are there for the running kernel, which takes them when it is booted again, and refuses
-/// them now.
+/// Modules that the running kernel refuses now and accepts after it is booted again.
 fn refused_until_reboot(system: &System, states: &[ModuleRecord]) -> Vec<String> {
     let is_refused = |s: &&ModuleRecord| {
         s.state == State::Ok && system.inventory.runs(&s.kernel) && refused_now(system, &s.module, &s.files)

@@ -1,19 +1,21 @@
-//! The boot guard: may the new kernel become the boot default, and which kernel should be? Pure.
+//! The boot guard: may the new kernel become the boot default, and which kernel should be the default? Pure.
 //!
-//! clr-boot-manager makes the tip of the running kernel's type the default. That is allowed once every module that this
-//! machine needs, and that works on the running kernel, is proven for it. Until then another kernel is to be booted:
-//! the running one, or the newest one that has been booted and has what is needed.
+//! clr-boot-manager makes the tip of the running kernel's type the default. This is allowed once every module
+//! that the machine needs, and that works on the running kernel, is proven for the tip. Until then another
+//! kernel stays the default: the running kernel, or the newest kernel that has been booted before and has
+//! everything that is needed.
 
 use super::readiness::{Candidate, Ready, lacks};
 use crate::boot_decision::{AdminOverrides, BootDecision, Reason, Ruling};
 use crate::requirement::{Importance, Requirement};
 
-/// What does not work today is no reason to keep a machine from its updates: but for what is critical, while there is a
-/// kernel that has it. Without it one may run by a choice in the boot menu, and that is no reason to stay there.
+/// Whether the lack of a module keeps a kernel from becoming the default. A module blocks a new kernel only
+/// if it works on the running kernel. Exception: a critical module also blocks as long as some bootable
+/// kernel has it, because the running kernel may have been chosen in the boot menu only temporarily.
 fn is_needed(kernels: &[Candidate], need: &Requirement) -> bool {
     let has = |k: &Candidate| match k.modules.get(&need.module) {
         Some(Ready::Yes) => k.bootable,
-        // What the default may have is not given up for a kernel that lacks it.
+        // The default is not given up for a kernel that is known to lack the module.
         Some(Ready::Unknown(_)) => k.bootable && k.default,
         Some(Ready::No(_)) | None => false,
     };
@@ -25,12 +27,13 @@ fn is_needed(kernels: &[Candidate], need: &Requirement) -> bool {
     }
 }
 
-/// Decides. `kernels` of all variants in ascending order: the newest one last. `target` is the release that
-/// clr-boot-manager would make the default; where there is none, `is_orphaned` says that the running kernel
-/// is one of its own which is not installed any more.
+/// Decides which kernel should be the boot default. `kernels` are those of all variants in ascending order,
+/// the newest last. `target` is the release that clr-boot-manager would make the default. If there is no
+/// target, `is_orphaned` says whether the running kernel belongs to clr-boot-manager but is no longer
+/// installed.
 ///
-/// What only the default has counts as long as it is the default. So the decision is the one that stays the
-/// same once it is carried out: the next run decides no differently.
+/// A module that only the current default has counts only while that kernel is the default. The decision is
+/// therefore iterated until it does not change when it is carried out: the next run makes the same decision.
 pub fn choose_default(
     kernels: &[Candidate],
     target: Option<&str>,
@@ -40,7 +43,7 @@ pub fn choose_default(
 ) -> BootDecision {
     let mut kernels = kernels.to_vec();
     let mut decision = choose_once(&kernels, target, is_orphaned, needs, wishes);
-    // Each kernel has been the default at most once then.
+    // After this many rounds each kernel has been the default at most once.
     for _ in 0..kernels.len() {
         let is_default = |k: &Candidate| k.default && Some(&k.release) == decision.default.as_ref();
         if decision.default.is_none() || kernels.iter().any(is_default) {
@@ -52,7 +55,7 @@ pub fn choose_default(
     decision
 }
 
-/// Decides for the default of today.
+/// One round of [`choose_default`]: decides for the current default.
 fn choose_once(
     kernels: &[Candidate],
     target: Option<&str>,
@@ -67,20 +70,21 @@ fn choose_once(
     let the_target = target.and_then(find).filter(|k| k.bootable);
     let lacking = the_target.map(|k| lacks(k, needed())).unwrap_or_default();
 
-    // To boot the running kernel again is as good as what runs now, where nothing is known to be lost.
+    // If nothing is known to be lost, booting the running kernel again is as good as the current state.
     let is_lost = |k: &Candidate, n: &Requirement| match k.modules.get(&n.module) {
         Some(Ready::Yes) => false,
         Some(Ready::Unknown(_)) => !k.running,
         Some(Ready::No(_)) | None => true,
     };
-    // What is not known of the default is no reason to change it; of the running kernel it counts as there where
-    // it works.
+    // An unknown module of the current default does not justify a change. On the running kernel an unknown
+    // module counts as present if it works now.
     let may_have = |k: &Candidate, n: &Requirement| match k.modules.get(&n.module) {
         Some(Ready::Unknown(_)) => k.default || (k.running && n.works),
         _ => !is_lost(k, n),
     };
 
-    // The running kernel is not left for what is unknown of it; any other one is, for a kernel that is known to have it.
+    // The running kernel is kept as long as the unknown is all that speaks against it. Any other kernel is
+    // left for one that is known to have the module.
     let running_may_do =
         kernels.iter().any(|k| k.running && k.bootable && critical().all(|n| may_have(k, n)));
 
@@ -113,27 +117,30 @@ fn choose<'k>(
     worth: impl Fn(&Candidate) -> (usize, bool, bool, usize),
 ) -> (Ruling, Option<&'k Candidate>, Reason) {
     let bootable = || kernels.iter().filter(|k| k.bootable);
-    // A default that an admin held once, or that was fallen back to, stays behind where a later version of it runs and has
-    // all. One that is later than what runs is what an update before this one has brought.
+    // The default was held or fallen back to earlier, and a later version of the same variant runs and has
+    // everything. A default that is newer than the running kernel was installed by an earlier update and is
+    // not left behind.
     let is_left_behind = |k: &Candidate| {
         let later = kernels.iter().rev().take_while(|other| other.release != k.release);
         k.default && later.filter(|r| r.variant == k.variant).any(|r| r.running && r.bootable && has_all(r))
     };
     let is_named = target.is_some();
     let target = bootable().find(|k| Some(k.release.as_str()) == target);
-    // A kernel that is held and gone holds nothing.
+    // A hold of a kernel that is no longer bootable has no effect.
     if let Some(held) = bootable().find(|k| wishes.hold.as_ref() == Some(&k.release)) {
         let is_target = target.is_some_and(|t| t.release == held.release);
         return (if is_target { Ruling::Allow } else { Ruling::Defer }, Some(held), Reason::Held);
     }
     if !is_named && is_orphaned {
-        // What boots may be the entry of a kernel without modules: any installed one is better, with what is
-        // needed first, then the one that stays the default, then one that has been booted.
+        // The current default may be the entry of a kernel without modules, and any installed kernel is
+        // better. Prefer a kernel that has everything, then the current default, then one that has been
+        // booted.
         let rank = |k: &&Candidate| (has_all(k), !is_left_behind(k), worth(k), k.default, k.booted);
         return (Ruling::Allow, bootable().max_by_key(rank), Reason::Removed);
     }
     if !is_named {
-        // clr-boot-manager does not know what runs, and leaves the default as it is: there is nothing to keep it from.
+        // clr-boot-manager does not recognize the running kernel and leaves the default as it is. Nothing
+        // needs to be held back.
         return (Ruling::Allow, bootable().find(|k| k.default), Reason::Only);
     }
     match target {
@@ -141,17 +148,17 @@ fn choose<'k>(
         Some(t) if wishes.released.contains(&t.release) => return (Ruling::Allow, target, Reason::Released),
         _ => {}
     }
-    // What is the default and has all stays it: an update before this one may have brought it, and nobody has booted it
-    // yet. Else never one that nobody has tried.
+    // A default that has everything stays the default: it may come from an earlier update and not have been
+    // booted yet. Otherwise a kernel that has never been booted is not chosen.
     let full = bootable()
         .filter(|k| (k.default || k.is_tried()) && has_all(k))
         .max_by_key(|k| (k.default && !is_left_behind(k), k.running));
     if let Some(kernel) = full {
         return (Ruling::Defer, Some(kernel), Reason::Lacking);
     }
-    // What is critical comes first, also where only the default has it, which nobody may have booted yet;
-    // then a default that has it for certain, and the running one, which is as good as what runs now. Of
-    // equals the last one, which is the newest.
+    // Critical modules come first, even if only the current default has them and it has never been booted.
+    // Next come a default that certainly has them, and the running kernel, which is no worse than the current
+    // state. `max_by_key` returns the last of equals, which is the newest.
     let best = bootable().filter(|k| k.default || k.is_tried()).max_by_key(|k| worth(k));
     match best {
         Some(kernel) if target.is_some_and(|t| t.release == kernel.release) => {
@@ -162,8 +169,8 @@ fn choose<'k>(
     }
 }
 
-/// The decision where a fact that it needs could not be read: nothing is allowed and nothing is moved. `default` is the
-/// kernel that is the default now, as far as that is known.
+/// The decision when a fact that it needs could not be read: no kernel becomes the default and nothing is
+/// changed. `default` is the current default, if it is known.
 pub fn keep_default(decision: BootDecision, default: Option<String>) -> BootDecision {
     BootDecision {
         ruling: Ruling::Defer,
@@ -220,7 +227,7 @@ mod tests {
         format!("{:?} {default} {:?}{}", d.ruling, d.because, if d.is_unsafe { " unsafe" } else { "" })
     }
 
-    /// Running kernel 1, target 2, with a critical module `zfs`.
+    /// Kernel 1 runs, kernel 2 is the target, and `zfs` is the critical module.
     fn usual(on_1: Ready, on_2: Ready, needs: &[Requirement], wishes: &AdminOverrides) -> String {
         let kernels = [kernel("1", "rb", &[("zfs", on_1)]), kernel("2", "", &[("zfs", on_2)])];
         told(&choose_default(&kernels, Some("2"), false, needs, wishes))
@@ -240,17 +247,18 @@ mod tests {
             usual(Ready::Yes, no(), &[need("zfs", Importance::Optional, true)], &nothing),
             "Allow 2 Proven"
         );
-        // Nothing is gained by going back: it works nowhere. A critical one is told all the same.
+        // The module works nowhere, so another kernel is no better. A missing critical module is reported
+        // nevertheless.
         assert_eq!(usual(no(), no(), &[need("zfs", Importance::Wanted, false)], &nothing), "Allow 2 Proven");
         assert_eq!(
             usual(no(), no(), &[need("zfs", Importance::Critical, false)], &nothing),
             "Allow 2 Proven unsafe"
         );
-        // It runs without, and the kernel that has it is there: that one is better than none.
+        // The running kernel lacks the module, but another kernel has it.
         let aside = [kernel("1", "b", &[("zfs", Ready::Yes)]), kernel("2", "r", &[("zfs", no())])];
         let lost = [need("zfs", Importance::Critical, false)];
         assert_eq!(told(&choose_default(&aside, Some("2"), false, &lost, &nothing)), "Defer 1 Lacking");
-        // Loaded, and gone from the disk of both.
+        // Loaded, but its file is deleted on both kernels.
         assert_eq!(usual(no(), no(), &zfs, &nothing), "Defer 1 Best unsafe");
     }
 
@@ -281,13 +289,13 @@ mod tests {
         for newest in [kernel("2", "", &[("zfs", no())]), kernel("2", "-", &[])] {
             let kernels = [held_once.clone(), kernel("1", "rb", &yes), newest.clone()];
             assert_eq!(choice(&kernels, Some("2"), false), "Defer 1 Lacking");
-            // What runs does not have all, or is of another variant.
+            // The running kernel lacks a module, or is of another variant.
             let kernels = [held_once.clone(), kernel("1", "rb", &[("zfs", no())]), newest.clone()];
             assert_eq!(choice(&kernels, Some("2"), false), "Defer 0 Lacking");
             let kernels = [kernel("0", "bdl", &yes), kernel("1", "rb", &yes), newest];
             assert_eq!(choice(&kernels, Some("2"), false), "Defer 0 Lacking");
         }
-        // clr-boot-manager has no kernel to make the default.
+        // clr-boot-manager has no target.
         let kernels = [held_once.clone(), kernel("1", "rb", &yes)];
         assert_eq!(choice(&kernels, None, true), "Allow 1 Removed");
         let kernels = [kernel("1", "rb", &yes), kernel("2", "d", &yes)];
@@ -299,13 +307,15 @@ mod tests {
         let zfs = [need("zfs", Importance::Critical, true), need("v4l", Importance::Wanted, true)];
         let both = [("zfs", Ready::Yes), ("v4l", Ready::Yes)];
         let table: [(&[Candidate], &str); 9] = [
-            // The running kernel is gone from the disk: the newest one that was booted and has all.
+            // The running kernel is no longer installed: the newest kernel that was booted and has everything
+            // is chosen.
             (&[kernel("0", "b", &both), kernel("1", "b", &both), kernel("2", "", &[])], "Defer 1 Lacking"),
-            // The default of an update before this one, which nobody has booted yet.
+            // An earlier update made kernel 1 the default, and it has not been booted yet.
             (&[kernel("0", "rb", &both), kernel("1", "d", &both), kernel("2", "", &[])], "Defer 1 Lacking"),
             (&[kernel("0", "rb", &both), kernel("1", "d", &[]), kernel("2", "", &[])], "Defer 0 Lacking"),
             (&[kernel("0", "b", &both), kernel("1", "-rb", &both), kernel("2", "", &[])], "Defer 0 Lacking"),
-            // None has all: most critical ones, then most of what is needed, then the newest.
+            // No kernel has everything: prefer the most critical modules, then the most needed modules, then
+            // the newest kernel.
             (
                 &[
                     kernel("0", "b", &[("zfs", Ready::Yes)]),
@@ -314,7 +324,7 @@ mod tests {
                 ],
                 "Defer 0 Best unsafe",
             ),
-            // Also where the running one has what is only wanted.
+            // The running kernel has only the wanted module.
             (
                 &[
                     kernel("0", "b", &[("zfs", Ready::Yes)]),
@@ -334,8 +344,8 @@ mod tests {
                 "{kernels:?}"
             );
         }
-        // Only the default of today has what does not work now, and it lacks more than the running kernel: the new one
-        // is no worse. Once the default has moved, the decision is the same.
+        // Only the current default has the module that does not work now, but it lacks more than the running
+        // kernel does: the new kernel is no worse. After the change of the default the decision is the same.
         let lost = [need("zfs", Importance::Critical, true), need("v4l", Importance::Critical, false)];
         for default in ["0", "1"] {
             let mut kernels =
@@ -352,7 +362,7 @@ mod tests {
             told(&choose_default(&[], None, false, &[], &AdminOverrides::default())),
             "Allow none Only"
         );
-        // A kernel runs that is none of clr-boot-manager's.
+        // The running kernel does not belong to clr-boot-manager.
         let beside = [kernel("1", "b", &both), kernel("2", "bd", &[])];
         assert_eq!(
             told(&choose_default(&beside, None, false, &zfs, &AdminOverrides::default())),
@@ -368,23 +378,24 @@ mod tests {
         };
         let lost = need("zfs", Importance::Critical, false);
         let net = need("net", Importance::Critical, true);
-        // An untried default of which one thing is unknown; the running kernel lacks another for certain.
+        // The default has never been booted and one of its modules is unknown. The running kernel certainly
+        // lacks another module.
         let both = [lost.clone(), net.clone()];
         let one = kernel("1", "rb", &[("zfs", no()), ("net", Ready::Yes)]);
         let two = kernel("2", "d", &[("zfs", Ready::Yes), ("net", unknown())]);
         assert_eq!(of(&[one.clone(), two.clone()], &both, "2"), "Allow 2 Only unsafe");
-        // The running kernel is the target, and the only one that is known to have something.
+        // The running kernel is the target, and the only kernel that is known to have the module.
         let aside = kernel("1", "bd", &[("zfs", unknown()), ("net", Ready::Yes)]);
         let tip = kernel("2", "rb", &[("zfs", no()), ("net", Ready::Yes)]);
         assert_eq!(of(&[aside, tip], &both, "2"), "Defer 1 Best unsafe");
-        // An untried default that has all that is critical, and lacks what is only wanted.
+        // The default has never been booted. It has all critical modules and lacks a wanted one.
         let wanted = [lost.clone(), need("gpu", Importance::Wanted, true)];
         let one = kernel("1", "rb", &[("zfs", no()), ("gpu", Ready::Yes)]);
         let two = kernel("2", "d", &[("zfs", Ready::Yes), ("gpu", no())]);
         assert_eq!(of(&[one, two.clone()], &wanted, "2"), "Allow 2 Only unsafe");
         let unclear = kernel("1", "rb", &[("zfs", unknown()), ("gpu", Ready::Yes)]);
         assert_eq!(of(&[unclear, two], &wanted, "2"), "Allow 2 Only unsafe");
-        // Unknown of both, and the running one runs without it.
+        // The module is unknown on both kernels, and does not work on the running one.
         let one = kernel("1", "rb", &[("zfs", unknown())]);
         let two = kernel("2", "d", &[("zfs", unknown())]);
         assert_eq!(of(&[one, two], &[lost], "2"), "Allow 2 Only unsafe");
@@ -392,7 +403,8 @@ mod tests {
 
     const MODULES: [&str; 4] = ["a", "b", "c", "d"];
 
-    /// A situation out of random bits: cheap enough for a hundred thousand of them, and still shrunk by proptest.
+    /// A situation made from random bits. This is fast enough for a hundred thousand cases, and proptest can
+    /// still shrink it.
     fn situation(mut bits: u128) -> (Vec<Candidate>, String, Vec<Requirement>, AdminOverrides) {
         let mut take = |below: u128| {
             let n = bits % below;
@@ -448,12 +460,14 @@ mod tests {
             prop_assert!(default.is_some_and(|k| k.bootable));
             let Some(default) = default else { return Ok(()) };
             prop_assert!(decision.is_unsafe || critical().all(|n| is_there(default, n)));
-            // Allow means the target and nothing else; an untried kernel is never the default unless it is allowed.
+            // `Allow` implies the target, and a kernel that has never been booted becomes the default only if
+            // it is allowed.
             prop_assert_eq!(decision.ruling == Ruling::Allow, default.release == target);
             let chosen = wishes.hold.as_deref() == Some(&default.release);
             let tried = default.running || default.booted || default.default;
             prop_assert!(default.release == target || tried || chosen);
-            // What works today still works after the next boot, or somebody has said that it need not, or it is unsafe.
+            // What works now also works after the next boot, unless an admin has released the kernel or the
+            // decision is unsafe.
             let there = |n: &Requirement| {
                 kernels.iter().any(|k| k.bootable && (k.running || k.booted) && is_there(k, n))
             };
@@ -465,7 +479,7 @@ mod tests {
             let kept = works.clone().all(|n| is_there(default, n) || (default.running && unclear(n)));
             let said = chosen || wishes.released.contains(&default.release);
             prop_assert!(kept || said || decision.is_unsafe);
-            // Nothing is held back without a reason.
+            // No kernel is held back without a reason.
             let full = kernels.iter().find(|k| k.release == target).filter(|k| k.bootable);
             let full = full.is_some_and(|k| works.clone().chain(critical()).all(|n| is_there(k, n)));
             prop_assert!(!full || decision.ruling == Ruling::Allow || decision.because == Reason::Held);

@@ -1,4 +1,5 @@
-//! The installed kernels as candidates for the boot default: what each has of what the machine requires.
+//! The installed kernels as candidates for the boot default: what each kernel has of what the machine
+//! requires.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,9 @@ use crate::requirement::{Importance, Requirement};
 use crate::state::ModuleRecord;
 use crate::system::System;
 
-/// `as_configured`: with the command line that clr-boot-manager would write, where its entry has another one.
-/// `default` is the release of the boot default.
+/// Evaluates one kernel. With `as_configured` it is evaluated with the command line that clr-boot-manager
+/// would write, otherwise with the command line of its present entry. `default` is the release of the boot
+/// default.
 pub(super) fn candidate(
     system: &System,
     kernel: &Installed,
@@ -31,7 +33,7 @@ pub(super) fn candidate(
     let is_default = default == Some(release.as_str());
     let ready = |need: &Requirement| {
         if let Some(what) = gap {
-            // A file that was not read may be the one that matters.
+            // The file that could not be read may belong to this module.
             return Some((need.module.clone(), Ready::Unknown(unread(what))));
         }
         let status = states.iter().find(|s| s.kernel == release && s.module.name == need.module);
@@ -42,7 +44,7 @@ pub(super) fn candidate(
         let ready = match as_configured {
             _ if taken => Some(Ready::Yes),
             false => by_entry(),
-            // The entry of the default is not made again where it would lose something.
+            // The entry of the default is not rewritten if that would lose something.
             true if is_default && by_entry() == Some(Ready::Yes) => Some(Ready::Yes),
             true => satisfied_with(system, need, &release, status, CommandLine::Configured),
         };
@@ -50,8 +52,7 @@ pub(super) fn candidate(
     };
     let mut modules: BTreeMap<String, Ready> = needs.iter().filter_map(ready).collect();
     modules.insert(INITRD.to_owned(), initrd_of(system, &release));
-    // A restricted update makes an entry also of a kernel that is not a tip: one that an admin holds gets it
-    // back.
+    // A restricted update also makes an entry for a held kernel that is not a tip.
     let is_held = system.wishes.hold.as_ref() == Some(&release) && kernel.modules != There::No;
     Candidate {
         bootable: is_held || is_bootable(system, kernel),
@@ -64,11 +65,11 @@ pub(super) fn candidate(
     }
 }
 
-/// The name of what an initrd stands for among the modules that a kernel has.
+/// The name under which the initrd is listed among the modules of a kernel.
 const INITRD: &str = "initrd";
 
-/// Something in use depends on a module that the running kernel takes from an admin's initrd, and another kernel has no
-/// such initrd.
+/// The requirement of an initrd: something in use depends on a module from the admin's initrd of the running
+/// kernel, and another kernel has no such initrd.
 pub(super) fn initrd_requirement(system: &System) -> Option<Requirement> {
     let running = system.inventory.running_kernel()?.name.release();
     let lost = |k: &Installed| lost_without_initrd(system, &k.name.release());
@@ -98,14 +99,15 @@ fn initrd_of(system: &System, release: &str) -> Ready {
     }
 }
 
-/// Whether the boot default can be pointed to it.
+/// Whether a kernel can be made the boot default.
 pub fn is_bootable(system: &System, kernel: &Installed) -> bool {
-    // An entry that is not there is made by clr-boot-manager for the tips and the running kernel, and for no other.
+    // clr-boot-manager makes missing entries only for the tips and for the running kernel.
     let entry = system.boot.loader.is_none() || system.boot.of(&kernel.id).is_some();
     kernel.modules != There::No && (entry || kernel.tip || kernel.running)
 }
 
-/// Only the command line of the boot entry has the kernel refuse it, which clr-boot-manager would write again.
+/// The kernel refuses the module only because of the command line in its boot entry, which the next update
+/// replaces.
 fn refused_by_entry_only(system: &System, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
         && would_be_taken(system, &status.kernel, &status.module, &status.files)
@@ -115,7 +117,8 @@ fn unread(what: &str) -> Missing {
     Missing { version: String::new(), state: State::Unknown.to_string(), reason: what.to_owned() }
 }
 
-/// Only the command line of the boot entry keeps it from being loaded, which clr-boot-manager would write again.
+/// The module is not loaded only because of the command line in the boot entry, which the next update
+/// replaces.
 fn blocked_by_entry_only(system: &System, status: &ModuleRecord) -> bool {
     let mut modules_on_kernels = system.modules_on_kernels.iter().chain(&system.fallbacks);
     status.state == State::Blocked

@@ -1,4 +1,4 @@
-//! What a kernel that boots well today would lose if its boot entry were made again as configured.
+//! What a kernel would lose if its boot entry were rewritten with the configured command line and initrds.
 
 use std::fmt;
 
@@ -11,30 +11,25 @@ use crate::dkms::ModuleOnKernel;
 use crate::requirement::{Importance, Requirement};
 use crate::system::System;
 
-/// Something that a boot entry has, that is needed, and that it would not have any more.
+/// Something that is needed, that the present boot entry has, and that a new one would not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryLoss {
-    /// With its new command line the kernel refuses a module that it takes with the present one.
+    /// With the new command line the kernel refuses a module that it accepts with the present one.
     Module {
-        /// The kernel release.
         kernel: String,
-        /// `name/version`.
         module: String,
-        /// What it is needed for.
+        /// What the module is needed for.
         needed: String,
     },
-    /// With its new command line something keeps a module from being loaded that is loaded with the present one.
+    /// With the new command line a module is not loaded that is loaded with the present one.
     Blocked {
-        /// The kernel release.
         kernel: String,
-        /// `name/version`.
         module: String,
-        /// What keeps it away, in a sentence.
+        /// What prevents it from being loaded, as a sentence.
         why: String,
     },
-    /// The initrd of the kernel has no source any more.
+    /// The initrd of the kernel no longer has a source.
     Initrd {
-        /// The kernel release.
         kernel: String,
         /// The name of the initrd.
         initrd: String,
@@ -60,13 +55,14 @@ impl fmt::Display for EntryLoss {
 }
 
 impl EntryLoss {
-    /// Something would keep a module from being loaded: no update is due then.
+    /// A module would no longer be loaded. No update is started then.
     pub fn is_blocked(&self) -> bool {
         matches!(self, EntryLoss::Blocked { .. })
     }
 }
 
-/// The losses of one kernel. `initrds` are the names of the initrds that it would get; none where that was not looked at.
+/// What the boot entry of one kernel would lose. `initrds` are the names of the initrds that a new entry
+/// would have; None if they were not determined.
 pub fn entry_losses(
     system: &System,
     settings: &Settings,
@@ -91,7 +87,7 @@ pub fn entry_losses(
             losses.push(EntryLoss::Blocked { kernel, module, why });
             continue;
         }
-        // An admin has switched the parameter off for good: what it does is not missed.
+        // If an admin has set `sig-unenforce = off`, modules that need the parameter are not missed.
         let is_missed = settings.sig_unenforce != SigUnenforce::Off;
         let status = module_status(system, pair, None);
         if is_missed
@@ -109,7 +105,8 @@ pub fn entry_losses(
     losses
 }
 
-/// What keeps a module away with the configured command line, and not with that of the entry.
+/// What prevents a module from being loaded with the configured command line but not with that of the present
+/// entry.
 fn blocked_by_refresh(system: &System, pair: &ModuleOnKernel) -> Option<String> {
     let forecast = |line| load_forecast(system, pair, None, line);
     match (forecast(CommandLine::Coming), forecast(CommandLine::Configured)) {

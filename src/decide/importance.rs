@@ -1,7 +1,8 @@
 //! How much this machine needs each module (*critical*, *wanted* or *optional*), and the reason.
 //!
-//! A module is critical when something in use depends on it: a mounted filesystem, swap, an imported pool, the interface
-//! of the default route, the display. Without a running kernel only the configuration shows what is needed.
+//! A module is critical when something in use depends on it: a mounted filesystem, swap, an imported pool,
+//! the interface of the default route, the display. Without a running kernel only the configuration shows
+//! what is needed.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,8 @@ use crate::usage::Usage;
 /// What is known of a module when its importance is decided.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KnownModule {
-    /// The name of the DKMS module without its version; of a module that DKMS does not manage, the kernel's name.
+    /// The name of the DKMS module without its version; of a module that DKMS does not manage, the kernel's
+    /// name.
     pub name: String,
     /// The names of its module files.
     pub built: Vec<String>,
@@ -31,9 +33,9 @@ pub struct KnownModule {
     pub origin: Option<ModuleOrigin>,
 }
 
-/// The requirements, one for each module. `before` are those of the last run: a module stays required until something
-/// shows that it is not, because nothing can depend on it while a kernel without it runs. `running` is the release of
-/// the running kernel, if there is one.
+/// The requirements, one for each module. `before` are those of the last run: a module stays required until
+/// something shows that it is not, because nothing can depend on it while a kernel without it runs. `running`
+/// is the release of the running kernel, if there is one.
 pub fn classify(
     modules: &[KnownModule],
     listed: &ListedModules,
@@ -75,8 +77,8 @@ impl<'m> ClassifiedModule<'m> {
     }
 
     fn with(&self, class: Importance, reason: String, why: Vec<Use>) -> Requirement {
-        // The loaded files are the ones in use. A version with more files than the installed one does not add to what
-        // is required.
+        // The loaded files are the ones in use. A version with more files than the installed one does not add
+        // to what is required.
         let files = [&self.loaded, &self.module.installed, &self.files].into_iter().find(|f| !f.is_empty());
         Requirement {
             module: self.module.name.clone(),
@@ -125,8 +127,8 @@ impl<'m> ClassifiedModule<'m> {
         self.in_use().unwrap_or_else(|| self.by_presence_or_memory(known, running))
     }
 
-    /// The name of the module that the kernel brought along and that is loaded in place of this one. An out-of-tree
-    /// module that does not set the taint flag `O` is recognized by its installed file.
+    /// The name of the module that the kernel brought along and that is loaded in place of this one. An
+    /// out-of-tree module that does not set the taint flag `O` is recognized by its installed file.
     fn loaded_from_kernel(&self) -> Option<&String> {
         let own = &self.in_use.own;
         let is_only_own = !self.module.proven && self.loaded.iter().all(|file| own.contains(file));
@@ -136,7 +138,8 @@ impl<'m> ClassifiedModule<'m> {
     /// The requirement of a module that something in use depends on.
     fn in_use(&self) -> Option<Requirement> {
         let dependents = self.files.iter().filter_map(|file| self.in_use.depended_on.get(file));
-        // A module that only other modules need is proven together with them, and their next version may not need it.
+        // A module that only other modules need is proven together with them, and their next version may not
+        // need it.
         let mut dependents = dependents.filter(|found| self.module.is_managed || !found.through_modules);
         let first = dependents.next()?;
         let mut need = self.with(Importance::Critical, first.reason.clone(), first.uses.clone());
@@ -149,7 +152,8 @@ impl<'m> ClassifiedModule<'m> {
         Some(need)
     }
 
-    /// The requirement of a module that nothing in use depends on now. `known` is the requirement of the last run.
+    /// The requirement of a module that nothing in use depends on now. `known` is the requirement of the last
+    /// run.
     fn by_presence_or_memory(&self, known: Option<&Requirement>, running: Option<&str>) -> Requirement {
         let memory = known.map(|known| (known, recall(known, self.module, self.in_use, running)));
         let kept = |class: Importance| match &memory {

@@ -1,7 +1,7 @@
-//! Whether the initrds of a kernel hold the modules that this machine starts from.
+//! Whether the initrds of a kernel contain the modules that the machine boots with.
 //!
-//! A module that the initrd of the running kernel holds may be what the root filesystem is mounted with, so the one of
-//! another kernel has to hold it too, in the build that is installed there.
+//! A module in the initrd of the running kernel may be needed to mount the root filesystem. The initrd of
+//! another kernel must therefore contain it too, in the build that is installed for that kernel.
 
 use super::loading::is_required;
 use crate::dkms::ModuleOnKernel;
@@ -12,20 +12,19 @@ use crate::state::RunRecord;
 use crate::system::System;
 use crate::system::initrds::KernelInitrds;
 
-/// What the initrds of a kernel mean for a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InitrdForecast {
-    /// They are as they should be.
+    /// The initrds are correct.
     Fine,
-    /// They are not, and nothing critical depends on it; a sentence.
+    /// They are not correct, but nothing critical depends on the module. The text is a sentence.
     Remark(String),
-    /// The module is not ready on that kernel; a sentence.
+    /// The module is not ready on that kernel. The text is a sentence.
     NotReady(String),
-    /// It is not known; a sentence.
+    /// It is unknown. The text is a sentence.
     Unknown(String),
 }
 
-/// Forecasts it for a module on a kernel.
+/// The forecast for a DKMS module on a kernel.
 pub fn initrd_forecast(system: &System, pair: &ModuleOnKernel, record: Option<&RunRecord>) -> InitrdForecast {
     let (Some(there), Ok(conf)) = (system.initrds.get(&pair.release), &pair.conf) else {
         return InitrdForecast::Fine;
@@ -63,7 +62,7 @@ fn of_file(
     match (there.find(release, file), held) {
         (FoundInInitrd::Module(module), _) => match wrong_build(pair, file, module, there) {
             Ok(None) => InitrdForecast::Fine,
-            // The running kernel was started with it.
+            // The running kernel has booted with it.
             Ok(Some(why)) if runs => InitrdForecast::Remark(why),
             Ok(Some(why)) => InitrdForecast::NotReady(why),
             Err(_) if runs => InitrdForecast::Fine,
@@ -94,7 +93,7 @@ fn of_file(
     }
 }
 
-/// The same for a module of a kernel that takes the place of `replaced`.
+/// The forecast for a module that replaces the modules `replaced` on a kernel.
 pub fn replacement_forecast(
     system: &System,
     release: &str,
@@ -123,7 +122,7 @@ pub fn replacement_forecast(
     }
 }
 
-/// What is wrong with the copy in an initrd, in a sentence; an error where it is not known.
+/// What is wrong with the copy of a module in an initrd, as a sentence. An error if it is unknown.
 fn wrong_build(
     pair: &ModuleOnKernel,
     file: &str,
@@ -155,8 +154,8 @@ fn wrong_build(
     }
 }
 
-/// A module that something in use depends on, that the admin's initrd of the running kernel holds, and that neither the
-/// image nor the initrds of another kernel have; with what depends on it.
+/// A module, and what depends on it, that something in use depends on, that the admin's initrd of the running
+/// kernel contains, and that neither the image nor the initrds of another kernel contain.
 pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<(&'s str, &'s str)> {
     let Running::Known { release: running } = &system.inventory.running else { return None };
     let (held, there) = (system.initrds.get(running)?, system.initrds.get(release)?);
@@ -172,14 +171,14 @@ pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<(&'s
         let confs = system.of_kernel(running).filter_map(|pair| pair.conf.as_ref().ok());
         confs.flat_map(|conf| &conf.built).any(|built| kernel_name(&built.name) == *module)
     };
-    // A module of DKMS is a requirement by itself.
+    // DKMS modules are requirements of their own.
     let mut used = system.in_use.depended_on.iter();
     let (module, dependents) = used.find(|(module, _)| lost(module) && !managed(module))?;
     Some((module, &dependents.reason))
 }
 
-/// Kernels that lack a successor of the initrd that an admin made for the running one: their releases, and where it is
-/// expected.
+/// Kernels without an initrd although an admin made one for the running kernel: their releases, and the path
+/// where the initrd is expected.
 pub fn without_successor(system: &System) -> Vec<(String, String)> {
     let Some(running) = system.inventory.running_kernel() else { return Vec::new() };
     let has = |release: &str| system.initrds.get(release).is_some_and(|i| i.of_admin().is_some());
@@ -191,7 +190,7 @@ pub fn without_successor(system: &System) -> Vec<(String, String)> {
     without.map(|k| (k.name.release(), format!("/etc/kernel/initrd-{}", k.id))).collect()
 }
 
-/// How to make an initrd, in words: the setting, or what is known of other programs.
+/// How to make an initrd, as a sentence for people.
 pub fn how_to_make(system: &System, release: &str, path: &str) -> String {
     format!(
         "make {} for kernel {release}, with dracut for example: `dracut --kver {release} {}`; or set initrd-command in clr-dkms.conf",

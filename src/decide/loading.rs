@@ -1,4 +1,4 @@
-//! Whether a module whose files are proven will be loaded at the next boot of a kernel, as far as `modprobe.d` and the
+//! Whether a proven module will be loaded at the next boot of a kernel, as far as `modprobe.d` and the
 //! command line decide.
 
 use super::satisfaction::CommandLine;
@@ -9,32 +9,29 @@ use crate::requirement::{Importance, Requirement};
 use crate::state::RunRecord;
 use crate::system::System;
 
-/// What becomes of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadForecast {
-    /// It is loaded.
     Loads,
-    /// Something keeps it from being loaded in one way or another, and nothing is lost by that, as far as is known.
+    /// Something prevents one way of loading it. As far as is known nothing is lost by this.
     Remark(Obstruction),
     /// It is not loaded.
     Blocked(Obstruction),
-    /// It is not known.
+    /// It is unknown. The text is a sentence for people.
     Unknown(String),
 }
 
-/// What keeps a file of a module from being loaded.
+/// What prevents a module file from being loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstruction {
-    /// The name of the file's module.
+    /// The name of the module.
     pub file: String,
-    /// What it is.
     pub blocker: LoadBlocker,
-    /// Some ways to load it are left.
+    /// Some ways to load it still work.
     pub partly: bool,
 }
 
-/// Forecasts it for a module on a kernel. `record` is that of the last run: a module that was critical is required also
-/// while it is not loaded.
+/// The forecast for a DKMS module on a kernel. `record` is that of the last run: a module that was critical
+/// is required even if it is not loaded now.
 pub fn load_forecast(
     system: &System,
     pair: &ModuleOnKernel,
@@ -46,7 +43,7 @@ pub fn load_forecast(
     let files: Vec<String> = conf.built.iter().map(|built| kernel_name(&built.name)).collect();
     let is_loaded = |file: &String| system.in_use.loaded.contains(file);
     let required = is_required(&pair.module.name, record);
-    // A module with several files: those that nobody uses may be kept away on purpose.
+    // Of a module with several files, an admin may have disabled the unused ones on purpose.
     let any_loaded = files.iter().any(is_loaded);
     let mut forecast = LoadForecast::Loads;
     for file in &files {
@@ -61,18 +58,17 @@ pub fn load_forecast(
     forecast
 }
 
-/// Whether a module was critical at the last run.
 pub(super) fn is_required(module: &str, record: Option<&RunRecord>) -> bool {
     let critical = |need: &&Requirement| need.class == Importance::Critical;
     record.is_some_and(|record| record.needs.iter().filter(critical).any(|need| need.module == module))
 }
 
 struct Uses {
-    /// The running kernel has this file's module.
+    /// The running kernel has loaded this file.
     loaded: bool,
-    /// It is critical, and not loaded now.
+    /// The module is critical and not loaded now.
     required: bool,
-    /// The running kernel has one of the module's files.
+    /// The running kernel has loaded at least one file of the module.
     any_loaded: bool,
 }
 
@@ -85,7 +81,7 @@ fn rank(forecast: &LoadForecast) -> u8 {
     }
 }
 
-/// Forecasts it for one module by its kernel's name, anyone that manages it.
+/// The forecast for one kernel module by its name, whether or not DKMS manages it.
 pub fn file_forecast(
     system: &System,
     release: &str,
@@ -106,7 +102,7 @@ fn of_file(system: &System, release: &str, file: &str, rule: LoadRule, uses: &Us
         LoadRule::Loads => LoadForecast::Loads,
         LoadRule::Unknown(reason) if uses.loaded || uses.required => LoadForecast::Unknown(reason),
         LoadRule::Unknown(_) => LoadForecast::Loads,
-        // Of several files the ones that are in use count.
+        // If other files of the module are loaded, this one is not needed.
         LoadRule::Never(blocker) if uses.any_loaded && !uses.loaded => {
             LoadForecast::Remark(obstruction(blocker, false))
         }
@@ -126,7 +122,7 @@ fn of_file(system: &System, release: &str, file: &str, rule: LoadRule, uses: &Us
         LoadRule::OnlyByName(_) if is_brought_by_another(system, release, file) => LoadForecast::Loads,
         LoadRule::OnlyByAlias(blocker) | LoadRule::OnlyByName(blocker) => {
             match (uses.loaded, holds_now(system, &blocker)) {
-                // It was loaded all the same.
+                // It was loaded despite the same setting.
                 (true, Some(true)) => LoadForecast::Loads,
                 (true, None) => LoadForecast::Unknown(format!(
                     "{}: whether that was so at the last boot is not known",
@@ -138,7 +134,7 @@ fn of_file(system: &System, release: &str, file: &str, rule: LoadRule, uses: &Us
     }
 }
 
-/// Whether an obstacle was there when the running kernel booted; none where that is not known.
+/// Whether a setting was already in effect when the running kernel booted. None if that is unknown.
 fn holds_now(system: &System, blocker: &LoadBlocker) -> Option<bool> {
     match blocker {
         LoadBlocker::Dependency(_, blocker) => holds_now(system, blocker),
@@ -156,7 +152,7 @@ fn holds_now(system: &System, blocker: &LoadBlocker) -> Option<bool> {
     }
 }
 
-/// Another module that is loaded here needs it, and modprobe loads it with that one.
+/// Another loaded module depends on it, and modprobe loads it together with that module.
 fn is_brought_by_another(system: &System, release: &str, file: &str) -> bool {
     let others = system.of_kernel(release);
     let mut users = others.flat_map(|other| &other.beneath);
@@ -175,7 +171,7 @@ fn line_of(system: &System, release: &str, source: CommandLine) -> Vec<u8> {
     entry.map(|entry| entry.options.clone()).or_else(configured).unwrap_or_default()
 }
 
-/// What keeps the module away, in a sentence without its end.
+/// What prevents the module from being loaded, as a sentence without a full stop.
 pub fn reason(system: &System, release: &str, obstruction: &Obstruction) -> String {
     let Obstruction { file, blocker, partly } = obstruction;
     let (module, blocker, before) = match blocker {
@@ -204,13 +200,13 @@ pub fn reason(system: &System, release: &str, obstruction: &Obstruction) -> Stri
         LoadBlocker::LineRefuses(_) => {
             format!("module_blacklist={module} on the command line of kernel {release}")
         }
-        // There is one level of them.
+        // Dependencies are not nested.
         LoadBlocker::Dependency(of, _) => format!("what {of} needs"),
     };
     format!("{before}{what} {left}")
 }
 
-/// What an admin can do about it.
+/// What an admin can do about it, as a sentence without a full stop.
 pub fn remedy(system: &System, module: &str, obstruction: &Obstruction) -> String {
     let blocker = match &obstruction.blocker {
         LoadBlocker::Dependency(_, blocker) => blocker,
@@ -222,7 +218,7 @@ pub fn remedy(system: &System, module: &str, obstruction: &Obstruction) -> Strin
             let path = system.shown_path(&at.path);
             match at.path.starts_with("/etc/") || at.path.starts_with("/run/") {
                 true => format!("take line {} out of {path}", at.line),
-                // An update would bring the file back.
+                // A file below `/usr` is restored by the next update.
                 false => format!("copy {path} to /etc/modprobe.d/{name} without line {}", at.line),
             }
         }

@@ -1,27 +1,27 @@
-//! How long a module is remembered that was required once.
+//! How long a module stays required after its last use.
 //!
-//! It never ends because a file, or the entry of a module in the DKMS tree, is not there any more: both are lost by
-//! accident. It ends
-//! - when a boot has passed in which the module could load, and was used for nothing that is known or configured. Whether it
-//!   could load at a boot is known of a kernel that was seen to have it in a boot before: so it takes two boots of one
-//!   kernel, both of them complete;
-//! - when an admin says so: `clr-dkms forget`, or `[modules] optional`;
-//! - when an admin has removed it with dkms, which is recognised by what `dkms remove` leaves: [`is_removed`].
+//! A requirement does not end because a file, or the entry of the module in the DKMS tree, has disappeared: both can
+//! be lost by accident. It ends
+//! - after a boot in which the module could load and nothing known or configured used it. Whether it could load is known
+//!   only if an earlier boot of the same kernel had it, so this takes two complete boots of one kernel;
+//! - when an admin runs `clr-dkms forget`, or lists the module in `[modules] optional`;
+//! - when an admin removes the module with dkms, which is recognized by what `dkms remove` leaves: [`is_removed`].
 
 use super::importance::KnownModule;
 use crate::requirement::{IdleBoot, Importance, Requirement};
 use crate::usage::Usage;
 
-/// What becomes of a remembered requirement that nothing in use explains.
+/// What happens to a recorded requirement that no current use confirms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Memory {
-    /// It stays. With the boot in which the module could load and was not used, if that is known.
+    /// It stays required. The value is the boot in which the module could load and was not used, if it is
+    /// known.
     Kept(Option<IdleBoot>),
-    /// It ends.
+    /// It is no longer required.
     Ended,
 }
 
-/// Decides. `known` is the requirement of the last run.
+/// Decides whether the requirement `known` of the last run is kept.
 pub fn recall(known: &Requirement, module: &KnownModule, in_use: &Usage, running: Option<&str>) -> Memory {
     if known.class == Importance::Optional {
         return Memory::Ended;
@@ -42,19 +42,20 @@ pub fn recall(known: &Requirement, module: &KnownModule, in_use: &Usage, running
     }
 }
 
-/// What is known of a module that the DKMS tree does not list, and listed at the last run.
+/// What is left of a module that the DKMS tree listed at the last run and does not list now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
-    /// The DKMS tree is there, and could be read.
+    /// The DKMS tree exists and is readable.
     pub has_tree: bool,
-    /// Kernels that are still installed, and that had the module at the last run.
+    /// The number of installed kernels that had the module at the last run.
     pub kernels: usize,
-    /// Those of them on which neither a file nor `modules.dep` names it any more.
+    /// The number of these kernels that have neither a file of the module nor a line in `modules.dep`.
     pub without: usize,
 }
 
-/// Whether `dkms remove` has removed a module: it deletes the directory below the tree and the installed files, and runs
-/// depmod. A tree that is lost leaves the installed files, and lost files leave the tree; what is not clear is kept.
+/// Whether `dkms remove` removed the module. It deletes the directory in the DKMS tree and all installed
+/// files, and runs depmod. A lost tree leaves the installed files, and lost files leave the tree; in unclear
+/// cases the requirement is kept.
 pub fn is_removed(trace: Trace) -> bool {
     trace.has_tree && trace.kernels > 0 && trace.without == trace.kernels
 }
@@ -80,7 +81,7 @@ mod tests {
         }
     }
 
-    /// In boot `boot` of the kernel K.
+    /// Boot `boot` of kernel K.
     fn now(boot: &str, is_complete: bool) -> Usage {
         Usage { boot: CurrentBoot { id: Some(boot.to_owned()), is_complete }, ..Usage::default() }
     }
@@ -101,7 +102,7 @@ mod tests {
         assert_eq!(told(None, "2", true), "kept, idle in 2 on K");
         assert_eq!(told(Some(("2", "K")), "2", true), "kept, idle in 2 on K");
         assert_eq!(told(Some(("2", "K")), "3", true), "ended");
-        // The other kernel may have got it after it was booted.
+        // The other kernel may have got the module after it was booted.
         assert_eq!(told(Some(("2", "J")), "3", true), "kept, idle in 3 on K");
         assert_eq!(told(None, "2", false), "kept");
         assert_eq!(told(Some(("2", "K")), "3", false), "kept, idle in 2 on K");

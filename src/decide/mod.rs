@@ -1,4 +1,8 @@
-//! The decisions: pure functions on an observed system, the settings and the last record. Each question has one function.
+//! Decisions: pure functions of an observed system, the settings and the record of the last run. Each
+//! question has exactly one function.
+//!
+//! A decision takes values and returns a value. It reads no file, no clock and starts no process. A fact that
+//! could not be read is unknown, and an unknown fact never counts as yes.
 
 pub mod assessment;
 pub mod boot_choice;

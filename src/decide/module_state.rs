@@ -1,5 +1,5 @@
-//! The state of a module on a kernel: from what is on disk, from what the last run found out about it, and from what the
-//! kernel does with it at its next boot.
+//! The state of a module on a kernel. It combines the files on disk, the record of the last run, and what the
+//! kernel will do with the module at its next boot.
 
 use std::collections::BTreeMap;
 
@@ -20,10 +20,10 @@ use crate::modprobe::FileOrigin;
 use crate::state::{ModuleRecord, RunRecord};
 use crate::system::{InForce, KernelCmdline, System};
 
-/// The state of a module on a kernel, from the facts and from what the last run found out about it.
+/// The state of a module on a kernel.
 ///
-/// No run builds the newest version for a kernel that is not the tip of its variant: there the version counts that is
-/// installed.
+/// No run builds the newest version for a kernel that is not the tip of its variant. On such a kernel the
+/// installed version counts.
 pub fn module_status(system: &System, pair: &ModuleOnKernel, record: Option<&RunRecord>) -> ModuleRecord {
     let is_tip = system.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release);
     let older = if is_tip { None } else { system.files.in_force(&pair.module.name, &pair.release) };
@@ -83,7 +83,7 @@ pub fn module_status(system: &System, pair: &ModuleOnKernel, record: Option<&Run
     status
 }
 
-/// What a hook script has not done is the state of a module with which nothing else is wrong.
+/// Records what a hook script failed to do. It becomes the state of a module that is otherwise correct.
 pub fn tell_hook(status: &mut ModuleRecord, hook: Option<String>) {
     if status.state == State::Ok && hook.is_some() {
         (status.state, status.reason) = (State::HookFailed, hook.clone());
@@ -91,7 +91,7 @@ pub fn tell_hook(status: &mut ModuleRecord, hook: Option<String>) {
     status.hook = hook;
 }
 
-/// Whether they are the same files with the same contents.
+/// Whether both are the same files with the same contents.
 fn are_same(known: &[Proof], now: &[Proof]) -> bool {
     let of = |files: &[Proof]| -> Vec<(String, Option<String>)> {
         files.iter().map(|file| (file.path.clone(), file.sha256.clone())).collect()
@@ -99,8 +99,8 @@ fn are_same(known: &[Proof], now: &[Proof]) -> bool {
     of(known) == of(now)
 }
 
-/// Why a file is not proven whole: the symbols that it takes, or the modules beneath, could not be checked, and no run
-/// before has checked the same file.
+/// Why the proof of a file is incomplete: the symbols or the modules that it depends on could not be checked,
+/// and no earlier run has checked the same file.
 pub(super) fn unchecked(system: &System, proof: &Proof) -> Option<String> {
     let decides = |check: &&Check| matches!(check.check, ProofSubject::Symbols | ProofSubject::Dependencies);
     let open = proof.checks.iter().filter(decides).find_map(|check| check.not_made.as_ref())?;
@@ -108,7 +108,7 @@ pub(super) fn unchecked(system: &System, proof: &Proof) -> Option<String> {
     (!is_known).then(|| format!("{} could not be checked whole: {open}", proof.path))
 }
 
-/// The module files that are checked whole now, or were by a run before, and their SHA-256.
+/// The SHA-256 of each module file that is checked completely, now or by an earlier run.
 pub fn checked_files(system: &System) -> BTreeMap<String, String> {
     let of_pairs = system
         .modules_on_kernels
@@ -119,7 +119,7 @@ pub fn checked_files(system: &System) -> BTreeMap<String, String> {
     let mut checked: BTreeMap<String, String> =
         whole.filter_map(|proof| Some((proof.path.clone(), proof.sha256.clone()?))).collect();
     if blocked(system).is_some() {
-        // What was not seen now is not forgotten.
+        // Without a complete observation, the results of earlier runs are kept.
         system.checked.iter().for_each(|(path, sum)| {
             checked.entry(path.clone()).or_insert_with(|| sum.clone());
         });
@@ -127,7 +127,7 @@ pub fn checked_files(system: &System) -> BTreeMap<String, String> {
     checked
 }
 
-/// That of a module that is proven.
+/// The state of a proven module.
 pub(super) fn status_of(module: &ModuleName, release: &str) -> ModuleRecord {
     ModuleRecord {
         module: module.clone(),
@@ -143,7 +143,7 @@ pub(super) fn status_of(module: &ModuleName, release: &str) -> ModuleRecord {
     }
 }
 
-/// The state of an older version that is installed; none where its files are not proven.
+/// The state of an older version that is installed. None if its files are not proven.
 pub fn status_in_force(system: &System, older: &InForce) -> Option<ModuleRecord> {
     let mut status = status_of(&older.module, &older.release);
     for file in &older.files {
@@ -167,7 +167,7 @@ pub fn status_in_force(system: &System, older: &InForce) -> Option<ModuleRecord>
     Some(status)
 }
 
-/// Its files are proven, and the kernel takes them; whether they are loaded is another matter.
+/// For a module that is proven and accepted: whether it will be loaded.
 fn forecast_loading(
     system: &System,
     pair: &ModuleOnKernel,
@@ -185,21 +185,22 @@ fn forecast_loading(
     };
 }
 
-/// What a kernel does at its next boot: with its boot entry or, where that cannot be seen, as configured.
+/// What a kernel does at its next boot, with the command line of its boot entry. If the entry is not visible,
+/// the configured command line is used.
 pub fn coming(system: &System, line: &KernelCmdline) -> EnforcementVerdict {
     let entry = system.boot.of(&line.id);
     let words = entry.map_or(line.effective.as_slice(), |e| e.options.as_slice());
     line.verdict_with(words, &system.machine)
 }
 
-/// What a kernel does at its next boot with the signatures of the proven files of a module.
+/// What a kernel does at its next boot with the signatures of a proven module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignatureForecast {
-    /// It takes them.
+    /// It accepts them.
     Accepted,
-    /// A fact is missing; a sentence.
+    /// A fact is missing. The text is a sentence for people.
     Unknown(String),
-    /// It refuses one of them; a sentence.
+    /// It refuses one of them. The text is a sentence for people.
     Refused(String),
 }
 
@@ -210,7 +211,8 @@ fn signature_forecast(system: &System, pair: &ModuleOnKernel, proofs: &[Proof]) 
     }
 }
 
-/// Whether a kernel would take them with its configured command line, which clr-boot-manager puts into its entry.
+/// Whether a kernel accepts the files with its configured command line, which clr-boot-manager writes into
+/// its entry.
 pub fn would_be_taken(system: &System, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
     system.cmdline_of(release).is_some_and(|line| {
         let verdict = line.verdict_with(&line.effective, &system.machine);
@@ -218,7 +220,8 @@ pub fn would_be_taken(system: &System, release: &str, module: &ModuleName, proof
     })
 }
 
-/// Whether the running kernel refuses them now: then nothing that works today is lost with them.
+/// Whether the running kernel refuses the files now. Then the module does not work today, and nothing is lost
+/// without it.
 pub fn refused_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
     let (Some(runtime), Some(kernel)) = (&system.machine.runtime, &system.running) else { return false };
     let Running::Known { release } = &system.inventory.running else { return false };
@@ -228,7 +231,7 @@ pub fn refused_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> bo
     matches!(forecast_signatures(system, line, module, proofs, &verdict), SignatureForecast::Refused(_))
 }
 
-/// What a kernel does with the proven files of a module, where `verdict` holds.
+/// What a kernel does with the proven files of a module under an enforcement verdict.
 pub fn forecast_signatures(
     system: &System,
     line: &KernelCmdline,
@@ -238,7 +241,7 @@ pub fn forecast_signatures(
 ) -> SignatureForecast {
     let outcome = |proof: &Proof| {
         let Some(known) = &proof.signature else { return LoadOutcome::Unknown };
-        // What this kernel has loaded shows whether it has the key.
+        // A module that the running kernel has loaded shows that the kernel trusts its key.
         let is_trusted = |name: &str| system.in_use.trusted.contains(&kernel_name(name));
         let is_taken = system.inventory.runs(&line.release) && stem(&proof.path).is_some_and(is_trusted);
         line.outcome(known, is_taken.then_some("O"), verdict)
@@ -284,7 +287,8 @@ fn forecast_of(
     }
 }
 
-/// Whether the parameter would help a kernel that refuses modules, and is not configured: that is told by itself.
+/// Whether the parameter would make a kernel that refuses modules accept them, and is not configured. A
+/// missing parameter is reported separately.
 pub fn parameter_would_help(system: &System, release: &str) -> bool {
     system.cmdline_of(release).is_some_and(|line| {
         line.switch != Switch::On

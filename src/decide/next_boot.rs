@@ -1,8 +1,8 @@
-//! Which kernel boots next: the one answer that everything else reads.
+//! Which kernel boots next. This is the only place that answers the question.
 //!
-//! It is what the boot loader takes, which may be an entry of a kernel that is not installed any more, or
-//! another system. Where the boot files are not visible, the EFI variables, which every user can read, may
-//! still decide it. Otherwise it is unknown: what the last run saw is remembered, and is a different thing.
+//! The boot loader may choose an entry of a kernel that is no longer installed, or of another system. If the
+//! boot files are not visible, the EFI variables, which every user can read, may still decide it. Otherwise
+//! the next boot is unknown. What the last run saw is remembered, but does not count as known.
 
 use crate::boot::files::usual_ending;
 use crate::boot::loader_interface::{LoaderInterface, is_open, release_of_entry};
@@ -11,41 +11,40 @@ use crate::boot_decision::NextBootSource;
 use crate::kernel::{Installed, Inventory, KernelName, Running};
 use crate::system::{KernelCmdline, System};
 
-/// The entry that the boot loader takes, and what says so.
+/// The entry that the boot loader chooses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoaderChoice {
     /// The name of the entry.
     pub entry: String,
-    /// What made it the default.
+    /// What makes it the default.
     pub set_by: SetBy,
 }
 
-/// What boots next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextBoot {
-    /// A kernel that is installed.
+    /// An installed kernel.
     Installed {
-        /// Its release.
+        /// The kernel release.
         release: String,
-        /// The entry; none in an image without boot files, where clr-boot-manager will choose it.
+        /// The entry. None for an image without boot files, where clr-boot-manager will choose it.
         choice: Option<LoaderChoice>,
     },
-    /// A kernel that is not installed any more: its entry and its image are still in the boot partition, its
+    /// A kernel that is no longer installed: its entry and its image are still on the boot partition, but its
     /// modules are not on the disk.
     Removed {
-        /// Its release.
+        /// The kernel release.
         release: String,
         /// The entry.
         choice: LoaderChoice,
     },
-    /// Another system, or a program.
+    /// Another system, or an EFI program.
     OtherSystem {
         /// The entry.
         choice: LoaderChoice,
     },
     /// It cannot be determined.
     Unknown {
-        /// Why, in a sentence.
+        /// The cause, as a sentence for people.
         reason: String,
         /// The release that the last run saw as the next boot.
         remembered: Option<String>,
@@ -53,8 +52,7 @@ pub enum NextBoot {
 }
 
 impl NextBoot {
-    /// The release of the kernel that boots next; none where that is unknown, or where it is another
-    /// system's.
+    /// The release of the kernel that boots next. None if it is unknown, or if another system boots.
     pub fn release(&self) -> Option<&str> {
         match self {
             NextBoot::Installed { release, .. } | NextBoot::Removed { release, .. } => Some(release),
@@ -62,7 +60,7 @@ impl NextBoot {
         }
     }
 
-    /// The same, or what is remembered: for a report that says which of the two it is.
+    /// The known or the remembered release. [`NextBoot::source`] distinguishes the two.
     pub fn shown(&self) -> Option<&str> {
         match self {
             NextBoot::Unknown { remembered, .. } => remembered.as_deref(),
@@ -70,7 +68,7 @@ impl NextBoot {
         }
     }
 
-    /// How [`NextBoot::shown`] is known.
+    /// How the value of [`NextBoot::shown`] is known.
     pub fn source(&self) -> Option<NextBootSource> {
         match self {
             NextBoot::Unknown { remembered, .. } => remembered.as_ref().map(|_| NextBootSource::Remembered),
@@ -87,7 +85,7 @@ impl NextBoot {
         }
     }
 
-    /// The entry that the boot loader takes, where one is known.
+    /// The entry that the boot loader chooses, if it is known.
     pub fn choice(&self) -> Option<&LoaderChoice> {
         match self {
             NextBoot::Installed { choice, .. } => choice.as_ref(),
@@ -96,12 +94,12 @@ impl NextBoot {
         }
     }
 
-    /// Whether that kernel boots next, for certain.
+    /// Whether that kernel certainly boots next.
     pub fn is(&self, release: &str) -> bool {
         self.release() == Some(release)
     }
 
-    /// Why it is unknown; none when it is known.
+    /// Why the next boot is unknown. None if it is known.
     pub fn unknown(&self) -> Option<&str> {
         match self {
             NextBoot::Unknown { reason, .. } => Some(reason),
@@ -109,7 +107,6 @@ impl NextBoot {
         }
     }
 
-    /// Whether the kernel that boots next is not installed any more.
     pub fn is_removed(&self) -> bool {
         matches!(self, NextBoot::Removed { .. })
     }
@@ -123,7 +120,7 @@ impl NextBoot {
     }
 }
 
-/// Which kernel boots next.
+/// Determines which kernel boots next.
 pub fn next_boot(system: &System) -> NextBoot {
     let inventory = &system.inventory;
     if let Some(default) = &system.boot.default {
@@ -169,8 +166,8 @@ fn of_default(default: &DefaultEntry, inventory: &Inventory) -> NextBoot {
     }
 }
 
-/// What the EFI variables say about the next boot, where the entries themselves are not visible; none when
-/// they leave it to the configuration of the loader.
+/// What the EFI variables say about the next boot when the entries are not visible. None if the variables
+/// leave the choice to the configuration of the boot loader.
 fn by_variables(seen: &LoaderInterface, inventory: &Inventory) -> Option<NextBoot> {
     let overrides = [
         (&seen.overrides.one_shot, SetBy::LoaderEntryOneShot),
@@ -192,7 +189,7 @@ fn by_variables(seen: &LoaderInterface, inventory: &Inventory) -> Option<NextBoo
             return Some(NextBoot::Installed { release: kernel.name.release(), choice: Some(choice) });
         }
         match (seen.lists(name), release_of_entry(name)) {
-            // The loader ignores a name that is not an entry.
+            // The boot loader ignores a name that does not match an entry.
             (Some(false), _) => {}
             (Some(true), Some(release)) => return Some(NextBoot::Removed { release, choice }),
             (Some(true), None) => return Some(NextBoot::OtherSystem { choice }),
@@ -205,16 +202,16 @@ fn by_variables(seen: &LoaderInterface, inventory: &Inventory) -> Option<NextBoo
     None
 }
 
-/// The kernel that a question about the next boot is asked of: the one that boots next; where that is unknown
-/// or another system, the remembered one, or the one that clr-boot-manager makes the default.
+/// The kernel that questions about the next boot refer to: the kernel that boots next. If that is unknown or
+/// another system, the remembered kernel, or the one that clr-boot-manager makes the default.
 pub fn presumed(system: &System) -> Option<&Installed> {
     let next = next_boot(system);
     let remembered = || system.inventory.of_release(next.shown()?);
     next.kernel(&system.inventory).or_else(remembered).or_else(|| system.inventory.boot_default())
 }
 
-/// The command lines that count: those of the tips, and that of the next boot. An old kernel that still runs
-/// is not booted again.
+/// The command lines of the tips and of the next boot. An old kernel that is still running is not booted
+/// again.
 pub fn coming_lines(system: &System) -> impl Iterator<Item = &KernelCmdline> {
     let next = presumed(system).map(|k| k.id.clone());
     let tips = system.inventory.tips();
@@ -222,8 +219,7 @@ pub fn coming_lines(system: &System) -> impl Iterator<Item = &KernelCmdline> {
     lines.filter(move |l| next.as_ref() == Some(&l.id) || tips.iter().any(|k| k.id == l.id))
 }
 
-/// Whether the entry that the present boot took belongs to an installed kernel; yes where no variable says
-/// which it was.
+/// Whether the current boot used the entry of an installed kernel. True if no EFI variable names the entry.
 pub fn booted_from_installed(system: &System) -> bool {
     let Some(Ok(seen)) = &system.loader_interface else { return true };
     let Some(selected) = &seen.selected else { return true };

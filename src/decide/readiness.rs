@@ -1,4 +1,7 @@
 //! Whether the modules that the machine requires are ready on a kernel.
+//!
+//! A module is ready if its file is proven and the kernel loads it. "Unknown" is a third answer: it satisfies
+//! no requirement, but it is no reason to leave a kernel either.
 
 use std::collections::BTreeMap;
 
@@ -6,55 +9,52 @@ use super::satisfaction::NOT_REGISTERED;
 use crate::dkms::ModuleName;
 use crate::requirement::{MissingModule, Requirement};
 
-/// Whether a module will be there on a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
-    /// Proven, and the kernel will load it.
+    /// Proven, and the kernel loads it.
     Yes,
-    /// It will not, and why.
+    /// It is not ready.
     No(Missing),
-    /// It cannot be determined, and why.
+    /// It cannot be determined.
     Unknown(Missing),
 }
 
-/// A module that is not ready.
+/// A module that is not ready, or whose readiness is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// The version that should be there.
+    /// The version that should be installed.
     pub version: String,
-    /// Its state, in a word.
+    /// The word of its state, such as `not-built`.
     pub state: String,
-    /// Why, in a sentence.
+    /// The cause, as a sentence for people.
     pub reason: String,
 }
 
-/// A kernel that could be the boot default.
+/// An installed kernel as a candidate for the boot default.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// The kernel release.
     pub release: String,
-    /// The variant of which it is a version.
     pub variant: String,
-    /// It can be booted: its image, its modules, and an entry that is there or would be made.
+    /// Its image and its modules are installed, and it has a boot entry or would get one.
     pub bootable: bool,
-    /// It runs.
+    /// It is the running kernel.
     pub running: bool,
-    /// It has reached multi-user.target once.
+    /// It has reached multi-user.target at least once.
     pub booted: bool,
-    /// It is the boot default now.
+    /// It is the current boot default.
     pub default: bool,
-    /// By module name; what is not in here counts as absent.
+    /// By module name. A module that is not in the map counts as absent.
     pub modules: BTreeMap<String, Ready>,
 }
 
 impl Candidate {
-    /// It can be booted, and has shown it.
+    /// It is bootable, and it has booted before.
     pub(super) fn is_tried(&self) -> bool {
         self.bootable && (self.running || self.booted)
     }
 }
 
-/// What a kernel lacks among some needs.
+/// The modules that a kernel lacks of some requirements, the most important first.
 pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Requirement>) -> Vec<MissingModule> {
     let lack = |need: &Requirement, module: String, state: &str, reason: &str| MissingModule {
         module,
@@ -72,7 +72,7 @@ pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Requirement
         None => Some(lack(need, need.module.clone(), NOT_REGISTERED, "dkms does not know of it")),
     };
     let mut lacking: Vec<MissingModule> = needs.filter_map(check).collect();
-    // The first one is what a sentence names.
+    // Sentences name only the first one.
     lacking.sort_by_key(|lack| std::cmp::Reverse(lack.class));
     lacking
 }

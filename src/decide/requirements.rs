@@ -1,4 +1,4 @@
-//! What this machine requires: the modules that are known here, and how much each is needed.
+//! What the machine requires: collects the known modules and classifies each of them.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use crate::requirement::{Importance, ModuleOrigin, Requirement};
 use crate::state::{ModuleRecord, RunRecord};
 use crate::system::System;
 
-/// The requirements of the machine, one for each module. `states` are the states of the modules of DKMS.
+/// The requirements of the machine, one for each module. `states` are the states of the DKMS modules.
 pub(super) fn requirements(
     system: &System,
     settings: &Settings,
@@ -42,15 +42,16 @@ pub(super) fn requirements(
             modules.push(unmanaged(system, running, name, files, was_managed));
         }
     };
-    // What an admin has listed is needed, whether or not dkms knows of it.
+    // A module that an admin lists is required even if DKMS does not manage it.
     for name in settings.modules.critical.iter().chain(&settings.modules.wanted) {
         add(name, vec![kernel_name(name)], false);
     }
     for need in before.iter().filter(|n| n.class > Importance::Optional && !n.is_listed()) {
-        // Version 0.1 knew modules of DKMS only.
+        // Records of version 0.1 contain only DKMS modules, and no origin.
         add(&need.module, need.modules(), need.origin.is_none_or(|origin| origin == ModuleOrigin::Dkms));
     }
-    // What is loaded without a file is reported, and cannot be required of a kernel.
+    // A module that was loaded without an installed file is reported, but no kernel can be required to have
+    // it.
     let has_file = |name: &&String| !system.files.without_file.contains(*name);
     for name in system.in_use.out_of_tree().filter(has_file) {
         add(name, vec![name.clone()], false);
@@ -63,7 +64,7 @@ pub(super) fn requirements(
     needs
 }
 
-/// A module that DKMS knows.
+/// A module that DKMS manages.
 fn managed(
     system: &System,
     settings: &Settings,
@@ -72,12 +73,13 @@ fn managed(
     name: &str,
     before: &[Requirement],
 ) -> KnownModule {
-    // Another version, or the same one on another kernel, may have other files: all of them are this module.
+    // Another version, or the same version on another kernel, may consist of other files. All of them belong
+    // to the module.
     let mut built = system.files.of_dkms.get(name).cloned().unwrap_or_default();
     let confs = || system.modules_on_kernels.iter().filter(|p| p.module.name == name);
     let unclear = !confs().any(|p| p.conf.is_ok());
     if built.is_empty() {
-        // Most have one file of their own name.
+        // Most modules consist of one file of the same name.
         built.extend(before.iter().filter(|n| n.module == name).flat_map(Requirement::modules));
         built.insert(kernel_name(name));
     }
@@ -98,7 +100,7 @@ fn managed(
             is_taken_for_now(system, settings, release, &module, std::slice::from_ref(proof))
         })
     };
-    // What the running kernel refuses does not work now, also where the file is proven.
+    // A module that the running kernel refuses does not work now, even if its file is proven.
     let proven = is_ok || (!installed.is_empty() && installed.iter().all(is_taken));
     KnownModule {
         name: name.to_owned(),
@@ -112,7 +114,7 @@ fn managed(
     }
 }
 
-/// The proof of a file that dkms has installed, in whatever version.
+/// The proof of a file that DKMS installed, of any version.
 fn installed_proof<'s>(system: &'s System, release: &str, file: &str) -> Option<&'s Proof> {
     match system.files.on(release, file) {
         Some(Loadable::File { origin: FileOrigin::Dkms, proof: Ok(proof), .. }) => Some(proof),
@@ -120,7 +122,7 @@ fn installed_proof<'s>(system: &'s System, release: &str, file: &str) -> Option<
     }
 }
 
-/// A module that DKMS does not know, or does not know any more.
+/// A module that DKMS does not manage, or no longer manages.
 fn unmanaged(
     system: &System,
     running: Option<&str>,
@@ -145,7 +147,7 @@ fn unmanaged(
     }
 }
 
-/// An admin has removed the module with dkms since the last run.
+/// Whether an admin has removed the module with `dkms remove` since the last run.
 fn was_removed(system: &System, record: &RunRecord, need: &Requirement) -> bool {
     let is_registered = system.tree.modules.iter().any(|m| m.module.name == need.module);
     let mut known = record.modules.iter().filter(|m| m.module.name == need.module).peekable();
@@ -168,7 +170,7 @@ fn was_removed(system: &System, record: &RunRecord, need: &Requirement) -> bool 
     })
 }
 
-/// What was required before stays so where it is not known what is required now.
+/// Keeps the recorded requirements when it is unknown what is required now.
 pub(super) fn keep_remembered(needs: &mut Vec<Requirement>, record: Option<&RunRecord>) {
     for known in record.iter().flat_map(|record| &record.needs) {
         match needs.iter_mut().find(|need| need.module == known.module) {
@@ -179,15 +181,15 @@ pub(super) fn keep_remembered(needs: &mut Vec<Requirement>, record: Option<&RunR
     }
 }
 
-/// It is there, and the running kernel takes it; that the next boot of it will not is no reason to say that nobody needs
-/// it.
+/// The module is proven and the running kernel accepts it. That its next boot refuses it does not mean that
+/// the module is not needed.
 fn works_until_reboot(system: &System, settings: &Settings, status: &ModuleRecord) -> bool {
     status.state == State::SignatureRefused
         && is_taken_for_now(system, settings, &status.kernel, &status.module, &status.files)
 }
 
-/// The running kernel takes the files of a module, now or with its configured command line. An admin that has switched
-/// the parameter off for good does without those that are taken only now.
+/// The running kernel accepts the files of a module, now or with its configured command line. If an admin has
+/// set `sig-unenforce = off`, modules that are accepted only now do not count.
 fn is_taken_for_now(
     system: &System,
     settings: &Settings,

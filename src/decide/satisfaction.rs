@@ -1,5 +1,5 @@
-//! Whether a kernel has a module that the machine requires: any file that modprobe would load there, and that the kernel
-//! accepts, anyone that installed it.
+//! Whether a kernel has a module that the machine requires. It counts every file that modprobe would load and
+//! that the kernel accepts, no matter which program installed it.
 
 use std::collections::BTreeSet;
 
@@ -18,10 +18,10 @@ use crate::state::ModuleRecord;
 use crate::system::System;
 use crate::usage::MOST_USES;
 
-/// The word for a module that no DKMS module, no file and no admin's memory explains.
+/// The state of a required module that neither DKMS nor any module file provides.
 pub const NOT_REGISTERED: &str = "not-registered";
 
-/// Who a file is from.
+/// Where the file that modprobe would load comes from.
 pub fn origin_of(loadable: &Loadable) -> Option<ModuleOrigin> {
     match loadable {
         Loadable::BuiltIn { .. } => Some(ModuleOrigin::Kernel),
@@ -34,25 +34,24 @@ pub fn origin_of(loadable: &Loadable) -> Option<ModuleOrigin> {
     }
 }
 
-/// The command line that a kernel is booted with.
+/// The command line with which a kernel is assumed to boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommandLine {
-    /// That of its boot entry or, where that cannot be seen, the configured one.
+    /// The command line of its boot entry. If the entry is not visible, the configured one.
     Coming,
-    /// The configured one, which clr-boot-manager puts into its entry.
+    /// The configured command line, which clr-boot-manager writes into the entry.
     Configured,
 }
 
-/// What a kernel makes of the files of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum FilesVerdict {
-    /// It loads them.
+    /// The kernel loads them.
     Loads,
-    /// It loads them; whether they serve what they are needed for is not known.
+    /// The kernel loads them, but it is unknown whether they serve the devices that need the module.
     Stranger(String),
-    /// Neither is known.
+    /// It is unknown whether the kernel loads them.
     Unknown(String),
-    /// It does not load them.
+    /// The kernel does not load them.
     Not(State, String),
 }
 
@@ -67,8 +66,8 @@ impl FilesVerdict {
     }
 }
 
-/// All that a module consists of, or what takes its place: the worst of it counts. None where nothing was
-/// looked at.
+/// The verdict on all files of a module, or on the modules that replace it: the worst verdict counts. None if
+/// no file was observed.
 fn all_files(system: &System, need: &Requirement, release: &str, line: CommandLine) -> Option<FilesVerdict> {
     if let Some(found) = replacement(system, need, release, line) {
         return Some(found.verdict);
@@ -79,8 +78,8 @@ fn all_files(system: &System, need: &Requirement, release: &str, line: CommandLi
     all.max_by_key(FilesVerdict::rank).filter(|_| is_seen)
 }
 
-/// Whether a requirement is satisfied on a kernel; none where nothing there is known of it. `status` is the state of its DKMS
-/// module there.
+/// Whether a requirement is satisfied on a kernel. None if nothing is known about the module there. `status`
+/// is the state of the DKMS module on that kernel.
 pub fn satisfied(
     system: &System,
     need: &Requirement,
@@ -90,7 +89,7 @@ pub fn satisfied(
     satisfied_with(system, need, release, status, CommandLine::Coming)
 }
 
-/// The same with another command line.
+/// [`satisfied`] with an explicit command line.
 pub fn satisfied_with(
     system: &System,
     need: &Requirement,
@@ -122,14 +121,14 @@ pub fn satisfied_with(
     Some(match (files, status.state) {
         (_, State::Blocked | State::InitrdStale) => Ready::No(missing()),
         (Some(FilesVerdict::Loads), _) => Ready::Yes,
-        // Without its dkms.conf the names of its files are not known: they may be there.
+        // Without a readable `dkms.conf` the names of its files are unknown, so they may be installed.
         (_, State::Unknown | State::BrokenSource) => Ready::Unknown(missing()),
         (Some(FilesVerdict::Stranger(_) | FilesVerdict::Unknown(_)), _) => Ready::Unknown(missing()),
         _ => Ready::No(missing()),
     })
 }
 
-/// The state of a module that DKMS does not know, on a kernel.
+/// The state on a kernel of a module that DKMS does not manage.
 pub fn unmanaged_status(system: &System, need: &Requirement, release: &str) -> ModuleRecord {
     let module = ModuleName { name: need.module.clone(), version: String::new() };
     let mut status = status_of(&module, release);
@@ -151,16 +150,16 @@ pub fn unmanaged_status(system: &System, need: &Requirement, release: &str) -> M
     status
 }
 
-/// What a kernel that has no file of a module has in its place.
+/// The modules that replace a module of which the kernel has no file.
 struct Substitute<'s> {
     verdict: FilesVerdict,
-    /// Each alias in use, the module that serves it, and what modprobe would load for that; none for what is not
-    /// known.
+    /// Each alias in use, the module that serves it, and what modprobe would load for that module.
     by: Vec<(&'s str, &'s str, &'s Loadable)>,
 }
 
-/// Drivers are renamed, become part of others, and have successors: where no file of a module is there, others
-/// may serve all that it is used for. None where they were not looked for, or do not serve all of it.
+/// Looks for replacements. Drivers are renamed, merged into others, or replaced by successors. If no file of
+/// a module is installed, other modules may serve all aliases that it is used for. None if replacements were
+/// not looked for, or do not serve every alias.
 fn replacement<'s>(
     system: &'s System,
     need: &'s Requirement,
@@ -197,7 +196,8 @@ fn replacement<'s>(
                     FilesVerdict::Stranger(why) | FilesVerdict::Unknown(why) => {
                         FilesVerdict::Unknown(but(why))
                     }
-                    // It is the required one that is not there, whatever keeps the other one away.
+                    // Only the missing required module is reported, whatever prevents the replacement from
+                    // being loaded.
                     FilesVerdict::Not(State::SignatureRefused, why) => {
                         FilesVerdict::Not(State::SignatureRefused, but(why))
                     }
@@ -212,7 +212,7 @@ fn replacement<'s>(
     Some(all)
 }
 
-/// What a kernel makes of one that serves an alias in place of the required one.
+/// The verdict on one module that serves an alias in place of the required module.
 fn in_place(
     system: &System,
     need: &Requirement,
@@ -241,7 +241,7 @@ fn in_place(
     }
 }
 
-/// What modprobe would load for a module, or for what takes its place.
+/// What modprobe would load for a module or its replacements.
 pub fn looked_at<'s>(system: &'s System, need: &'s Requirement, release: &str) -> Vec<&'s Loadable> {
     match replacement(system, need, release, CommandLine::Coming) {
         Some(found) => found.by.into_iter().map(|(_, _, loadable)| loadable).collect(),
@@ -249,19 +249,19 @@ pub fn looked_at<'s>(system: &'s System, need: &'s Requirement, release: &str) -
     }
 }
 
-/// What a kernel loads in place of a module that it has not; none where it loads that one, or nothing.
+/// The replacements that a kernel loads for a module that it does not have.
 fn loads_instead<'s>(system: &'s System, need: &'s Requirement, release: &str) -> Option<Substitute<'s>> {
     let found = replacement(system, need, release, CommandLine::Coming)?;
     (found.verdict == FilesVerdict::Loads).then_some(found)
 }
 
-/// Whether a kernel loads others in place of a module that it has not.
+/// Whether a kernel loads replacements for a module that it does not have.
 pub fn is_replaced(system: &System, need: &Requirement, release: &str) -> bool {
     loads_instead(system, need, release).is_some()
 }
 
-/// Whether a module works on the running kernel, of that release, where it is neither loaded nor proven. Of a
-/// registered one nothing is left then but what takes its place.
+/// Whether a module that is neither loaded nor proven works on the running kernel. For a registered module
+/// only a replacement is left.
 pub fn works_on(system: &System, need: &Requirement, running: &str, is_registered: bool) -> bool {
     match is_registered {
         true => is_replaced(system, need, running),
@@ -269,7 +269,7 @@ pub fn works_on(system: &System, need: &Requirement, running: &str, is_registere
     }
 }
 
-/// Whether the running kernel, of that release, has loaded them.
+/// Whether the running kernel has loaded all replacements of the module.
 pub fn is_replaced_now(system: &System, need: &Requirement, running: &str) -> bool {
     let is_there = |(_, module, found): &(&str, &str, &Loadable)| {
         matches!(found, Loadable::BuiltIn { .. }) || system.in_use.loaded.contains(*module)
@@ -277,14 +277,14 @@ pub fn is_replaced_now(system: &System, need: &Requirement, running: &str) -> bo
     loads_instead(system, need, running).is_some_and(|found| found.by.iter().all(is_there))
 }
 
-/// Which ones, in a sentence without its end.
+/// The replacements of a module, as a sentence without a full stop.
 pub fn replaced_by(system: &System, need: &Requirement, release: &str) -> Option<String> {
     let one = |(alias, module, _): &(&str, &str, &Loadable)| format!("{module} for {alias}");
     let by: Vec<String> = loads_instead(system, need, release)?.by.iter().map(one).collect();
     Some(format!("in place of {}, kernel {release} has {}", need.module, by.join(", ")))
 }
 
-/// Nothing but the configuration knows of it: the name may be wrong.
+/// Only the configuration names the module: it may be misspelled.
 fn is_only_listed(system: &System, need: &Requirement) -> bool {
     let on_any = |module: &String| {
         let mut all = system.files.loadable.values().filter_map(|files| files.get(module));
@@ -293,7 +293,7 @@ fn is_only_listed(system: &System, need: &Requirement) -> bool {
     need.is_listed() && need.origin.is_none() && !need.works && !need.modules().iter().any(on_any)
 }
 
-/// The installed file is that of another DKMS module, whatever its name.
+/// The installed file belongs to another DKMS module.
 fn is_of_another(system: &System, need: &Requirement, release: &str, file: &str) -> bool {
     let installed = |name: &str| system.tree.installed_version(name, release).is_some();
     let has_it = |(name, files): (&String, &BTreeSet<String>)| {
@@ -325,8 +325,8 @@ fn one_file(
     FilesVerdict::Loads
 }
 
-/// Whether a kernel takes what modprobe would load, and loads it; with whether that serves what it is needed
-/// for.
+/// Whether a kernel accepts and loads the file that modprobe would load, and whether the file serves what
+/// needs the module.
 fn accepted(
     system: &System,
     need: &Requirement,
@@ -344,7 +344,7 @@ fn accepted(
         Loadable::Unknown { reason } => Err(FilesVerdict::Unknown(reason.clone())),
         Loadable::BuiltIn { serves } => Ok(*serves),
         Loadable::File { serves, proof: Ok(proof), .. } => {
-            // What came with the kernel fits it, and is signed by its own key where it demands signatures.
+            // A module that came with the kernel matches it, and is signed with the kernel's own key.
             let is_own = origin_of(found) == Some(ModuleOrigin::Kernel);
             let name = ModuleName { name: need.module.clone(), version: String::new() };
             let forecast = system.cmdline_of(release).map(|line| {

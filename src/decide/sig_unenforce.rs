@@ -1,4 +1,4 @@
-//! Whether `module.sig_unenforce` is wanted, and what is wrong where it is not as wanted.
+//! Whether `module.sig_unenforce` is wanted, and how the configured command lines differ from that.
 
 use super::next_boot::coming_lines;
 use super::satisfaction::looked_at;
@@ -13,30 +13,29 @@ use crate::modprobe::FileOrigin;
 use crate::requirement::{Importance, Requirement};
 use crate::system::{KernelCmdline, System};
 
-/// How `module.sig_unenforce` is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// On the line of every kernel.
+    /// On the command line of every kernel.
     On,
-    /// On the line of no kernel.
+    /// On the command line of no kernel.
     Off,
-    /// No module needs it, and nobody forbids it.
+    /// No module needs it, and the settings do not forbid it.
     Either,
 }
 
-/// What is not as wanted.
+/// How the configured command lines differ from what is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Breach {
-    /// In sentences.
+    /// Differences, as sentences.
     pub wrong: Vec<String>,
-    /// What cannot be determined, in sentences.
+    /// What cannot be determined, as sentences.
     pub unknown: Vec<String>,
-    /// The wish that would repair it.
+    /// The change that would correct it.
     pub wish: Option<Wish>,
 }
 
 impl Wanted {
-    /// What is wrong with the configured lines of the tips and of the next boot.
+    /// Compares it with the configured command lines of the tips and of the next boot.
     pub fn against(self, system: &System) -> Breach {
         let (right, wish, what) = match self {
             Wanted::Either => return Breach::default(),
@@ -57,8 +56,9 @@ impl Wanted {
     }
 }
 
-/// How `module.sig_unenforce` is wanted: `auto` means on while a kernel that demands signatures, and knows the parameter,
-/// has a module to load, whether or not DKMS manages it. `needs` is what the machine requires.
+/// How `module.sig_unenforce` is wanted. `sig-unenforce = auto` means on if a kernel that demands signatures
+/// and knows the parameter has a module to load that needs it, whether or not DKMS manages the module.
+/// `needs` is what the machine requires.
 pub fn parameter_wanted(settings: &Settings, system: &System, needs: &[Requirement]) -> Wanted {
     let for_pair = |pair: &ModuleOnKernel| {
         let line = system.cmdline_of(&pair.release);
@@ -74,18 +74,18 @@ pub fn parameter_wanted(settings: &Settings, system: &System, needs: &[Requireme
     }
 }
 
-/// Whether `module.sig_unenforce` is wanted.
 pub fn sig_unenforce_wanted(settings: &Settings, system: &System, needs: &[Requirement]) -> bool {
     parameter_wanted(settings, system, needs) == Wanted::On
 }
 
-/// Whether a kernel needs the parameter for a module with these files; none of them where it is not built yet.
+/// Whether a kernel needs the parameter to load a module with these files. The list is empty for a module
+/// that is not built yet.
 fn helps(system: &System, line: &KernelCmdline, proofs: &[&Proof]) -> bool {
     line.takes_the_parameter(&system.machine) && !is_signed_for(line, proofs)
 }
 
-/// The machine requires a module that DKMS does not manage, and a kernel has a file of it that did not come with the
-/// kernel: nobody but the vendor of a kernel can sign for it.
+/// The machine requires a module that DKMS does not manage, and its file did not come with the kernel. Only
+/// the vendor of the kernel could sign it.
 fn is_unmanaged_need(system: &System, need: &Requirement) -> bool {
     let is_registered = system.tree.modules.iter().any(|known| known.module.name == need.module);
     let on = |line: &KernelCmdline| {
@@ -99,7 +99,8 @@ fn is_unmanaged_need(system: &System, need: &Requirement) -> bool {
     need.class > Importance::Optional && !is_registered && system.lines.iter().any(on)
 }
 
-/// A module that is signed for a kernel that can be given keys is meant to be taken by its key: the parameter is not for it.
+/// A signed module on a kernel that accepts additional keys is meant to be accepted by its key, without the
+/// parameter.
 fn is_signed_for(line: &KernelCmdline, proofs: &[&Proof]) -> bool {
     let signed = |proof: &&Proof| matches!(proof.signature, Some(Signature::Signed { .. }));
     line.kernel.takes_foreign_keys()
@@ -108,7 +109,7 @@ fn is_signed_for(line: &KernelCmdline, proofs: &[&Proof]) -> bool {
         && proofs.iter().all(signed)
 }
 
-/// The module should be there on this kernel.
+/// The module should be installed on this kernel.
 fn is_needed(pair: &ModuleOnKernel) -> bool {
     pair.proof.is_ok()
         || !matches!(

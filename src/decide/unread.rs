@@ -1,7 +1,7 @@
-//! What the failed reads of an observation leave open: a fact that was not read satisfies no requirement.
+//! Which decisions a failed read blocks. A fact that was not read satisfies no requirement.
 //!
-//! Each read belongs to a fact, and blocks only the decisions that need this fact. A path that is not known here is
-//! needed by every decision.
+//! Each path belongs to a fact, and a failed read blocks only the decisions that need this fact. A path that
+//! is not listed here blocks every decision.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::kernel::{KernelName, Running};
 use crate::sys::unread::Unread;
 use crate::system::System;
 
-/// Files and directories whose contents decide nothing, and why.
+/// Files and directories that no decision depends on, and why.
 pub const DECIDE_NOTHING: [(&str, &str); 17] = [
     ("/var/cache/clr-dkms", "what is not in the cache is read again from the files themselves"),
     ("/var/lib/clr-dkms/in-progress.json", "it says only that an earlier run did not end"),
@@ -36,7 +36,7 @@ pub const DECIDE_NOTHING: [(&str, &str); 17] = [
     ("/etc/dkms", "a module without a readable dkms.conf is unknown by itself, on each kernel"),
 ];
 
-/// Where a loop of symlinks is a fact, and why.
+/// Directories where a loop of symlinks counts as a known fact, and why.
 const LOOPS: [(&str, &str); 5] = [
     ("/etc/kernel", "clr-boot-manager cannot read a loop of symlinks either: it counts as empty"),
     (
@@ -54,27 +54,27 @@ const LOOPS: [(&str, &str); 5] = [
 /// The boot entries, wherever the boot partition is mounted.
 const ENTRIES: &str = "/boot/loader/entries";
 
-/// What a failed read leaves open.
+/// What a failed read blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Blocks {
     /// Nothing, and why.
     Nothing(&'static str),
-    /// What is known about this kernel release.
+    /// Decisions about this kernel release.
     Kernel(String),
-    /// What the machine needs, or which kernel boots.
+    /// Every decision.
     Everything,
 }
 
-/// What the failed reads of one observation leave open.
+/// What all failed reads of one observation block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gaps {
-    /// Why nothing may be decided; none when the decisions that need no single kernel may be made.
+    /// The failed read that blocks every decision, as a sentence.
     pub everything: Option<String>,
-    /// Kernel releases of which a fact is missing, and which one, as a sentence.
+    /// Kernel releases with a missing fact, and the failed read, as a sentence.
     pub kernels: BTreeMap<String, String>,
 }
 
-/// Collects them.
+/// Collects what the failed reads of an observation block.
 pub fn gaps(system: &System) -> Gaps {
     let mut gaps = Gaps::default();
     for unread in &system.unread {
@@ -91,7 +91,7 @@ pub fn gaps(system: &System) -> Gaps {
     if let Running::Unknown { reason } = &system.inventory.running {
         gaps.everything.get_or_insert_with(|| format!("the running kernel is unknown: {reason}"));
     }
-    // What the machine requires is seen on the running kernel, and the kernel that boots next is to have it.
+    // The requirements are determined on the running kernel, and the next boot must satisfy them.
     let running = system.inventory.running_kernel().map(|kernel| kernel.name.release());
     let next = next_boot(system).shown().map(str::to_owned);
     for release in [running, next].into_iter().flatten() {
@@ -102,18 +102,18 @@ pub fn gaps(system: &System) -> Gaps {
     gaps
 }
 
-/// The first failed read that decides anything at all, as a sentence: for a caller that is about to change files and has
-/// observed no whole system.
+/// The first failed read that any decision depends on, as a sentence. For callers that change files and have
+/// not observed a whole system.
 pub fn first_that_decides(unread: &[Unread]) -> Option<&str> {
     let decides = |unread: &&Unread| nothing(unread).is_none();
     unread.iter().find(decides).map(|unread| unread.what.as_str())
 }
 
-/// Why a read decides nothing, whatever the system is; none when it does.
+/// Why no decision depends on a read, whatever the system is. None if a decision depends on it.
 fn nothing(unread: &Unread) -> Option<&'static str> {
     let path = unread.path.as_path();
     let known = DECIDE_NOTHING.iter().find(|(known, _)| path.starts_with(known)).map(|(_, why)| *why);
-    // Only root could read it, and this kernel was built without that.
+    // The file is readable only by root, and only if the kernel was built with the option.
     let is_policy = unread.is_denied && path == Path::new("/sys/kernel/security/ima/policy");
     let by_loop =
         LOOPS.iter().find(|(top, _)| unread.is_loop && path.starts_with(top) && path != Path::new(top));
@@ -122,7 +122,7 @@ fn nothing(unread: &Unread) -> Option<&'static str> {
         .or(by_loop.map(|(_, why)| *why))
 }
 
-/// What one failed read leaves open.
+/// What one failed read blocks.
 pub fn blocks(unread: &Unread, system: &System) -> Blocks {
     let path = unread.path.as_path();
     if let Some(why) = nothing(unread) {
@@ -142,7 +142,7 @@ pub fn blocks(unread: &Unread, system: &System) -> Blocks {
     }
 }
 
-/// The kernel release that a file belongs to alone.
+/// The kernel release that a file belongs to, if it belongs to only one.
 fn of_kernel(path: &Path, system: &System) -> Option<String> {
     let names: Vec<&str> = path.iter().map(|name| name.to_str().unwrap_or("?")).collect();
     let is_release = |name: &str| KernelName::from_release(name, &system.inventory.namespace).is_some();
@@ -154,13 +154,13 @@ fn of_kernel(path: &Path, system: &System) -> Option<String> {
         ["/", "usr", "lib", "modules", release, _, ..] if path.starts_with(MODULES) => {
             Some((*release).to_owned())
         }
-        // dkms: NAME/VERSION/KERNEL/…, and the symlink NAME/kernel-KERNEL-ARCHITECTURE.
+        // DKMS: NAME/VERSION/KERNEL/…, and the symlink NAME/kernel-KERNEL-ARCHITECTURE.
         ["/", "var", "lib", "dkms", _, _, release, ..] if is_release(release) => Some((*release).to_owned()),
         ["/", "var", "lib", "dkms", _, link] if link.starts_with("kernel-") => {
             known(&|release, _| *link == format!("kernel-{release}-{}", crate::dkms::architecture()))
         }
         ["/", "var", "lib", "kernel", mark] => known(&|release, _| *mark == format!("k_booted_{release}")),
-        // The command line of a kernel is put into its entry by each update.
+        // Each update writes the command line of every kernel into its entry.
         [.., file] if path.starts_with(IMAGES) => known(&|release, id| {
             ["config", "System.map", "vmlinux"].iter().any(|of| *file == format!("{of}-{release}"))
                 || *file == format!("initrd-{id}")
@@ -169,17 +169,18 @@ fn of_kernel(path: &Path, system: &System) -> Option<String> {
     }
 }
 
-/// Why nothing may be decided, for a person; none when the decision can be made.
+/// Why nothing can be decided, as a sentence. None if decisions are possible.
 pub fn blocked(system: &System) -> Option<String> {
     gaps(system).everything
 }
 
-/// A kernel runs that clr-boot-manager does not know: it leaves the boot default as it is, and so do we.
+/// The running kernel is unknown to clr-boot-manager, which leaves the boot default as it is. clr-dkms does
+/// the same.
 pub fn runs_foreign_kernel(system: &System) -> bool {
     matches!(system.inventory.running, Running::Known { .. }) && system.inventory.boot_default().is_none()
 }
 
-/// What is reported of failed reads that no decision needs, and of a running kernel that none is made about.
+/// Failed reads that no decision depends on, and a running kernel about which no decision is made.
 pub fn notes(system: &System) -> Vec<String> {
     let gaps = gaps(system);
     let is_reason = |what: &&String| gaps.everything.as_ref() == Some(*what);

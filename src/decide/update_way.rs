@@ -1,4 +1,4 @@
-//! How the boot files may be brought up to date. Pure.
+//! How the boot files can be updated without losing what the machine needs. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,41 +7,37 @@ use crate::boot::foresee::{Objection, UpdateInput};
 use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::kernel::KernelName;
 
-/// How the boot files can be brought up to date.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpdateWay {
-    /// By `clr-boot-manager update`.
+    /// With a full `clr-boot-manager update`.
     Whole,
-    /// By a restricted update of these kernels, the boot default last.
+    /// With a restricted update of these kernels, the boot default last.
     Restricted(Vec<KernelName>),
-    /// Not without the loss of something that is needed.
+    /// An update would lose something that is needed.
     Loses(Vec<EntryLoss>),
-    /// Not without touching what must stay as it is.
+    /// An update would change something that must not change.
     Blocked(Vec<Objection>),
-    /// clr-boot-manager does not own the kernel that runs, and does not keep it: its release.
+    /// clr-boot-manager does not know the running kernel, and would not keep it. The value is its release.
     Foreign(String),
 }
 
-/// An installed kernel.
+/// An installed kernel, as far as the update concerns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpdateCandidate {
-    /// Its name.
     pub name: KernelName,
-    /// It has a boot entry.
     pub has_entry: bool,
-    /// It is the boot default now.
+    /// It is the current boot default.
     pub is_default: bool,
-    /// It runs.
+    /// It is the running kernel.
     pub running: bool,
     /// It is the tip of its type.
     pub tip: bool,
-    /// What its entry would lose.
+    /// What its boot entry would lose.
     pub losses: Vec<EntryLoss>,
 }
 
 impl UpdateCandidate {
-    /// Whether it has a boot entry, or would get one by a whole update. The tip that is held back gets none
-    /// before its proof.
+    /// Whether an update writes its boot entry. A tip that is held back gets none before it is proven.
     pub fn is_refreshed(&self, decision: &BootDecision) -> bool {
         let is_held_back =
             decision.ruling == Ruling::Defer && decision.target.as_ref() == Some(&self.name.release());
@@ -49,28 +45,26 @@ impl UpdateCandidate {
     }
 }
 
-/// What the way depends on.
+/// What [`update_way`] decides on.
 #[derive(Debug)]
 pub struct UpdateQuestion<'a> {
     /// The guard acts on this system.
     pub is_guarded: bool,
-    /// The release of the running kernel, where clr-boot-manager does not own it.
+    /// The release of the running kernel, if clr-boot-manager does not know it.
     pub foreign: Option<String>,
     /// What an update reads, or why that could not be observed.
     pub input: Result<UpdateInput, String>,
-    /// Why the boot files cannot be seen, where they cannot.
+    /// Why the boot files are not visible. None if they are.
     pub unseen: Option<&'a str>,
-    /// The installed kernels.
     pub kernels: &'a [UpdateCandidate],
     /// The kernel release that an admin holds.
     pub hold: Option<&'a str>,
     /// The decision about the boot default.
     pub decision: &'a BootDecision,
-    /// An admin has said that an entry may lose what a module needs.
+    /// An admin accepts that an entry loses what a module needs.
     pub accept_losses: bool,
 }
 
-/// Decides on the way.
 pub fn update_way(question: &UpdateQuestion<'_>) -> UpdateWay {
     if !question.is_guarded {
         return UpdateWay::Whole;
@@ -85,13 +79,13 @@ pub fn update_way(question: &UpdateQuestion<'_>) -> UpdateWay {
     let must_boot = chosen.into_iter().chain(running).chain(held).map(|k| &k.name);
     let mut must_boot: BTreeSet<&KernelName> = must_boot.collect();
     let objections = match &question.input {
-        // The default may be a kernel that has what the chosen one lacks.
+        // The current default may be a kernel that has what the chosen one lacks.
         Ok(_) if is_unseen_risk(question) => {
             let why = question.unseen.unwrap_or_default();
             vec![Objection::Unforeseeable(format!("the boot default cannot be seen: {why}"))]
         }
         Ok(input) => {
-            // An update that makes no kernel the default must not delete the one that is.
+            // An update that sets no default must not delete the current one.
             let default = kernels.iter().find(|k| k.is_default && input.leaves_default());
             must_boot.extend(default.map(|k| &k.name));
             let must_boot: Vec<&KernelName> = must_boot.into_iter().collect();
@@ -115,7 +109,7 @@ pub fn update_way(question: &UpdateQuestion<'_>) -> UpdateWay {
     UpdateWay::Restricted(others.chain([chosen]).map(|k| k.name.clone()).collect())
 }
 
-/// Whether a kernel that lacks something critical would become the default, instead of one that is not known.
+/// A kernel that lacks something critical would replace a default that is not visible.
 fn is_unseen_risk(question: &UpdateQuestion<'_>) -> bool {
     let is_asked_for = matches!(question.decision.because, Reason::Held | Reason::Released);
     question.unseen.is_some() && !question.decision.default_lacks.is_empty() && !is_asked_for
@@ -147,7 +141,7 @@ mod tests {
         }
     }
 
-    /// Kernel 1 runs, 2 has no entry, and 3 is the tip.
+    /// Kernel 1 runs, kernel 2 has no entry, and kernel 3 is the tip.
     fn way(decision: &BootDecision, hold: Option<&str>, unseen: Option<&str>) -> UpdateWay {
         let candidate = |number| UpdateCandidate {
             name: name(number),

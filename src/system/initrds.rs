@@ -1,4 +1,4 @@
-//! What the initrds of each kernel hold, read from the files that clr-boot-manager takes them from.
+//! The contents of each kernel's initrds, read from the sources that clr-boot-manager copies them from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,13 +15,13 @@ use crate::usage::Dependents;
 /// The initrds of one kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelInitrds {
-    /// Those of this kernel alone; freestanding ones are for every kernel.
+    /// The initrds that belong to this kernel alone. Freestanding initrds belong to every kernel.
     pub own: Vec<String>,
-    /// The modules in all of them.
+    /// The modules in all of its initrds.
     pub contents: InitrdContents,
-    /// Of each module in them, by the name that the kernel uses: which build is installed.
+    /// The installed build of each module in the initrds, by the kernel's name of the module.
     pub installed: BTreeMap<String, BuildIdentity>,
-    /// Modules that something in use depends on, and that are part of this kernel's image.
+    /// Modules that something in use depends on and that are built into this kernel.
     pub built_in: BTreeSet<String>,
 }
 
@@ -31,14 +31,14 @@ impl KernelInitrds {
         self.own.iter().map(String::as_str).find(|path| path.starts_with(OF_ADMIN))
     }
 
-    /// What they say about a module of that kernel.
+    /// Looks up a module of that kernel.
     pub fn find(&self, release: &str, module: &str) -> FoundInInitrd<'_> {
         self.contents.find(release, module)
     }
 }
 
-/// Reads those of some kernels, as far as they concern the modules of `modules_on_kernels`, those that something in use
-/// depends on, and `others`.
+/// Reads the initrds of some kernels. Only these modules are looked for: those of `modules_on_kernels`, those
+/// that something in use depends on, and `others`.
 pub(super) fn observe(
     root: &Root,
     cache: &mut Cache,
@@ -94,7 +94,7 @@ fn read(root: &Root, cache: &mut Cache, path: &str, wanted: &BTreeSet<String>) -
     }
 }
 
-/// The builds of the proven files on a kernel, of those modules that are in its initrds.
+/// The builds of the proven files on a kernel, for the modules in its initrds.
 fn installed(
     root: &Root,
     cache: &mut Cache,
@@ -109,7 +109,7 @@ fn installed(
             if contents.find(release, &name) == FoundInInitrd::Absent {
                 continue;
             }
-            // A file that cannot be read now has no build that could be compared.
+            // A file that cannot be read has no build to compare with.
             if let Ok(system) = facts_of(root, cache, &proof.path, &root.lookup(&proof.path)) {
                 builds.insert(name, system.build);
             }
@@ -118,7 +118,7 @@ fn installed(
     builds
 }
 
-/// Which of the modules in an admin's initrd need no initrd on the kernels without one.
+/// Determines which modules of the admin's initrd are built into the kernels that have no such initrd.
 fn built_in(
     root: &Root,
     kernels: &[&Installed],

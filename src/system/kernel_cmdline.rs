@@ -1,4 +1,4 @@
-//! The command line of one kernel, and what it makes the kernel do with modules.
+//! The command line of one kernel, and how the kernel treats modules when it is booted with it.
 
 use crate::cmdline::{CmdlineSources, Switch, effective};
 use crate::context::Context;
@@ -8,31 +8,28 @@ use crate::enforcement::{
 };
 use crate::kernel::inventory::NamedKernel;
 
-/// The command line of one kernel.
 #[derive(Debug)]
 pub struct KernelCmdline {
-    /// The kernel release.
     pub release: String,
-    /// The kernel id.
     pub id: String,
-    /// What it is made of.
+    /// The files that it is composed of.
     pub sources: CmdlineSources,
-    /// What clr-boot-manager will write.
+    /// The line that clr-boot-manager writes into the boot entry.
     pub effective: Vec<u8>,
-    /// What that says of `module.sig_unenforce`.
+    /// The value of `module.sig_unenforce` on that line.
     pub switch: Switch,
-    /// What decides whether it takes modules without a trusted signature.
+    /// Facts that decide whether the kernel loads modules without a trusted signature.
     pub kernel: KernelFacts,
 }
 
 impl KernelCmdline {
-    /// What the kernel does with modules when it is booted with `line`.
+    /// How the kernel treats modules when it is booted with `line`.
     pub fn verdict_with(&self, line: &[u8], machine: &Machine) -> EnforcementVerdict {
         at_boot(&self.kernel.boot(line, machine))
     }
 
-    /// What the kernel does with a file of that signature, where `verdict` holds. `loaded` are the taint letters of the
-    /// module that this kernel, which runs, has loaded under that name.
+    /// What the kernel does with a file of that signature. `loaded` are the taint flags of the module that
+    /// this kernel has loaded under that name; None if it does not run or has not loaded it.
     pub fn outcome(
         &self,
         signature: &Signature,
@@ -47,8 +44,8 @@ impl KernelCmdline {
             Signature::Signed { .. } => {
                 let (unknown, trusted) =
                     (verdict.of(ModuleKind::UnknownKey), verdict.of(ModuleKind::Trusted));
-                // A signature that the kernel took leaves no E behind: it has the key. (The kernel's own module of the
-                // same name would have no O.)
+                // An accepted signature leaves no taint flag E, so the kernel has the key. The kernel's own
+                // module of the same name would not have the flag O.
                 let taken = loaded.is_some_and(|letters| letters.contains('O') && !letters.contains('E'));
                 match (self.kernel.takes_foreign_keys(), taken) {
                     (false, _) => unknown,
@@ -60,20 +57,20 @@ impl KernelCmdline {
         }
     }
 
-    /// Whether the parameter makes a difference to this kernel. What cannot be determined counts as yes: Clear's kernels all
-    /// demand signatures and know the parameter.
+    /// Whether the parameter makes a difference to this kernel. Unknown counts as yes, because Clear Linux
+    /// kernels demand signatures and know the parameter.
     pub fn takes_the_parameter(&self, machine: &Machine) -> bool {
         let verdict = self.verdict_with(&self.effective, machine);
         verdict.checked != Tri::No && verdict.demanded != Tri::No && self.kernel.patch != Patch::Absent
     }
 }
 
-/// The boot entries that there should be: kernel ids and effective command lines.
+/// The expected boot entries: kernel ids and effective command lines.
 pub fn expected_entries(lines: &[KernelCmdline]) -> Vec<(String, Vec<u8>)> {
     lines.iter().map(|line| (line.id.clone(), line.effective.clone())).collect()
 }
 
-/// The command line of one kernel.
+/// Observes the command line of one kernel.
 pub fn line(context: &Context, cache: &mut Cache, kernel: &NamedKernel<'_>) -> KernelCmdline {
     let mut sources = CmdlineSources::observe(&context.root, &kernel.release);
     let effective = effective(&sources);

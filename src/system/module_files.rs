@@ -1,5 +1,5 @@
-//! The files of the modules that a machine may require: what modprobe would load for them on each kernel, anyone that put it
-//! there, and what DKMS does not know of.
+//! The files of the modules that a machine may require: what modprobe would load for them on each kernel, and
+//! modules that DKMS does not manage.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,54 +18,56 @@ use crate::requirement::Requirement;
 use crate::sys::{FileKind, Root};
 use crate::usage::Usage;
 
-/// The most entries of a module directory that are looked at for one file.
+/// The most directory entries that are read in search of one module file.
 const MOST_ENTRIES: usize = 50_000;
 
-/// An older version that is installed where the newest one is not.
+/// An older version that is installed while the newest version is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InForce {
-    /// The version that is installed.
+    /// The installed version.
     pub module: ModuleName,
-    /// On which kernel release.
+    /// The kernel release.
     pub release: String,
     /// Its kernel modules.
     pub files: BTreeSet<String>,
 }
 
-/// All of it.
+/// What was observed of all these modules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModuleFiles {
-    /// The kernels that were looked at.
+    /// The observed kernels.
     pub kernels: BTreeSet<String>,
-    /// The kernel modules of each DKMS module, as the kernel names them, in any version that is known.
+    /// The kernel modules of each DKMS module, in all known versions.
     pub of_dkms: BTreeMap<String, BTreeSet<String>>,
-    /// Kernel release and kernel module to what modprobe would load; only of modules that are not proven as modules of DKMS.
+    /// What modprobe would load, by kernel release and kernel module. DKMS modules that are proven are not
+    /// included.
     pub loadable: BTreeMap<String, BTreeMap<String, Loadable>>,
-    /// Kernel release and alias to the modules there that serve it; only for what a module is used for that is
-    /// absent there.
+    /// The modules that serve an alias, by kernel release and alias. Only for aliases in use whose module is
+    /// absent on that kernel.
     pub serving: BTreeMap<String, BTreeMap<String, Serving>>,
-    /// Older versions that are installed where the newest one is not.
+    /// Older versions that are installed while the newest version is not.
     pub in_force: Vec<InForce>,
-    /// Loaded modules that did not come with the kernel and have no file in its module directory: insmod loaded them.
+    /// Loaded modules that did not come with the kernel and have no file in its module directory, such as
+    /// those that insmod loaded.
     pub without_file: BTreeSet<String>,
-    /// Directories with a dkms.conf that are not registered.
+    /// Directories in `/usr/src` with a `dkms.conf` that are not registered with DKMS.
     pub unregistered: Vec<String>,
-    /// The DKMS tree is there.
+    /// The DKMS tree exists.
     pub has_tree: bool,
 }
 
 impl ModuleFiles {
-    /// What modprobe would load on a kernel.
+    /// What modprobe would load for a module on a kernel.
     pub fn on(&self, release: &str, module: &str) -> Option<&Loadable> {
         self.loadable.get(release)?.get(&kernel_name(module))
     }
 
-    /// The modules of a kernel that serve an alias; none where they were not looked for.
+    /// The modules of a kernel that serve an alias. None if they were not looked for.
     pub fn serving(&self, release: &str, alias: &str) -> Option<&Serving> {
         self.serving.get(release)?.get(alias)
     }
 
-    /// The names of all modules that could take the place of one that is absent somewhere.
+    /// The names of all modules that may replace an absent one.
     pub fn names_of_serving(&self) -> impl Iterator<Item = &String> {
         self.serving.values().flat_map(BTreeMap::values).flatten().flat_map(BTreeMap::keys)
     }
@@ -75,7 +77,7 @@ impl ModuleFiles {
         self.in_force.iter().find(|found| found.module.name == name && found.release == release)
     }
 
-    /// The source of a module that is not registered.
+    /// The source directory of a module that is not registered.
     pub fn unregistered_source(&self, module: &str) -> Option<&str> {
         let is_it = |path: &&String| {
             let name = path.rsplit('/').next().and_then(|name| name.rsplit_once('-'));
@@ -85,20 +87,20 @@ impl ModuleFiles {
     }
 }
 
-/// What is known when the files are looked at.
+/// What [`observe`] needs to know.
 pub(super) struct FilesQuery<'a> {
     pub(super) tree: &'a Tree,
-    /// Each on the kernels that matter, and on those that could be fallen back to.
+    /// On the kernels that matter, and on those to fall back to.
     pub(super) modules_on_kernels: Vec<&'a ModuleOnKernel>,
-    /// These kernels, and the running one.
+    /// These kernels and the running one, with their headers.
     pub(super) kernels: Vec<(String, Headers)>,
     pub(super) running: Option<&'a str>,
     pub(super) in_use: &'a Usage,
-    /// What the last record required.
+    /// The requirements in the last record.
     pub(super) before: &'a [Requirement],
 }
 
-/// Looks.
+/// Observes the files.
 pub(super) fn observe(context: &Context, cache: &mut Cache, known: &FilesQuery<'_>) -> ModuleFiles {
     let root = &context.root;
     let mut found = ModuleFiles {
@@ -153,7 +155,7 @@ fn files_on(
         Ok(scope) => {
             let one = |name: &String| (name.clone(), loadable(&scope, &modules, cache, name, &aliases(name)));
             let found: BTreeMap<String, Loadable> = names.iter().map(one).collect();
-            // The lists of aliases are large: they are read only where a module in use is absent.
+            // The lists of aliases are large, and are read only if a module in use is absent.
             let absent = found.iter().filter(|(_, found)| **found == Loadable::Absent);
             let in_use: BTreeSet<String> = absent.flat_map(|(name, _)| aliases(name)).collect();
             let one = |alias: String| {
@@ -170,7 +172,7 @@ fn files_on(
     }
 }
 
-/// By what their dkms.conf names, and by what was built of the version that a kernel has installed.
+/// From each dkms.conf, and from the build directory of the version that is installed.
 fn files_of_dkms(root: &Root, known: &FilesQuery<'_>) -> BTreeMap<String, BTreeSet<String>> {
     let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for pair in &known.modules_on_kernels {
@@ -187,7 +189,7 @@ fn files_of_dkms(root: &Root, known: &FilesQuery<'_>) -> BTreeMap<String, BTreeS
     files
 }
 
-/// The kernel modules in the directory of a build; nothing where it cannot be listed: then other sources name them.
+/// The kernel modules in a build directory. If it cannot be listed, their names come from other sources.
 fn built_files(root: &Root, name: &str, version: &str, release: &str) -> BTreeSet<String> {
     let module = ModuleName { name: name.to_owned(), version: version.to_owned() };
     let files = root.list_optional(built_directory(&module, release)).unwrap_or_default();
@@ -205,7 +207,7 @@ fn in_force(root: &Root, known: &FilesQuery<'_>) -> Vec<InForce> {
     known.modules_on_kernels.iter().filter_map(|pair| older(&pair)).collect()
 }
 
-/// The modules that are required, or may be, and that DKMS does not know.
+/// Modules that may be required and that DKMS does not manage.
 fn unmanaged(context: &Context, known: &FilesQuery<'_>, managed: &BTreeSet<String>) -> BTreeSet<String> {
     let listed = &context.settings.modules;
     let registered = |name: &str| known.tree.modules.iter().any(|m| m.module.name == name);
@@ -220,7 +222,7 @@ fn unmanaged(context: &Context, known: &FilesQuery<'_>, managed: &BTreeSet<Strin
         .collect()
 }
 
-/// Whether a directory or one below it holds the file of a module. What cannot be listed may hold it.
+/// Whether a directory tree contains the file of a module. A directory that cannot be listed counts as yes.
 fn has_file(root: &Root, directory: &str, module: &str, left: &mut usize) -> bool {
     let Ok(entries) = root.list_optional(directory) else { return true };
     for entry in &entries {
@@ -239,7 +241,7 @@ fn has_file(root: &Root, directory: &str, module: &str, left: &mut usize) -> boo
     false
 }
 
-/// The directories in /usr/src with a dkms.conf that dkms does not know of.
+/// The directories in `/usr/src` with a `dkms.conf` that are not registered with DKMS.
 fn unregistered(root: &Root, tree: &Tree) -> Vec<String> {
     if tree.unreadable.is_some() {
         return Vec::new();
@@ -251,7 +253,7 @@ fn unregistered(root: &Root, tree: &Tree) -> Vec<String> {
             is_source || format!("{}-{}", known.module.name, known.module.version) == name
         })
     };
-    // What cannot be listed is not a reason for a note here: it is reported where a source is needed.
+    // An unreadable directory is reported where a source is needed, not here.
     let entries = root.list_optional(SOURCES).unwrap_or_default();
     let found = entries.iter().filter(|entry| matches!(entry.kind, FileKind::Directory | FileKind::Link));
     let found = found.filter_map(|entry| {

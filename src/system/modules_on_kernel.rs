@@ -1,4 +1,4 @@
-//! The modules of DKMS on one kernel: which version of each counts there, and what of it is built and installed.
+//! The modules of DKMS on one kernel: which version of each counts, and what is built and installed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::kernel::Installed;
 use crate::kernel::inventory::module_directory;
 use crate::sys::Root;
 
-/// Every newest module on one kernel.
+/// The newest version of every module on one kernel.
 pub fn pairs_of(
     context: &Context,
     cache: &mut Cache,
@@ -23,7 +23,7 @@ pub fn pairs_of(
     pairs_with(context, cache, &conf::ConfSources::default(), tree, kernel, &Endless::new())
 }
 
-/// The modules whose dkms.conf was not evaluated in time for another kernel.
+/// Modules whose dkms.conf timed out on another kernel.
 pub(super) type Endless = BTreeMap<ModuleName, ConfError>;
 
 pub(super) fn pairs_with(
@@ -88,15 +88,15 @@ pub(super) fn pairs_with(
     modules_on_kernels
 }
 
-/// The files with the names of a module in the directory that only dkms installs to: names and paths.
+/// The installed files of a module: names, and paths in the directory that only DKMS installs to.
 fn own_files(root: &Root, conf: &DkmsConf, release: &str) -> Vec<(String, String)> {
     let directory = format!("{}/{INSTALLED}", module_directory(release));
     let found = |name: &String| Some((name.clone(), find_file(root, &directory, name)?.0));
     conf.built.iter().filter_map(|built| found(&built.name)).collect()
 }
 
-/// The module whose build an installed file is, when it is that of another one than of the pair: it may be one whose
-/// dkms.conf cannot be read any more.
+/// The other module that an installed file was built by, if its contents equal that module's build. The
+/// dkms.conf of the other module may be unreadable.
 fn owner(
     root: &Root,
     cache: &mut Cache,
@@ -123,7 +123,8 @@ fn owner(
     })
 }
 
-/// One version of each module: the highest that asks to be built by itself, as dkms chooses, else the highest.
+/// One version of each module: the highest version with `AUTOINSTALL`, as DKMS chooses, otherwise the highest
+/// version.
 fn chosen_versions<'t>(
     context: &Context,
     cache: &mut Cache,
@@ -137,7 +138,7 @@ fn chosen_versions<'t>(
     let reader = conf::ConfReader::new(&context.root, &context.tools, cache, sources, release);
     for registered in &tree.modules {
         let known = chosen.last().filter(|(last, _)| last.module.name == registered.module.name);
-        // Of one name the highest version comes first; one that cannot be read may ask for it.
+        // Versions of a module come in descending order. A version that cannot be read may have `AUTOINSTALL`.
         let is_refused = |conf: &DkmsConf| !conf.refusals.is_empty();
         if known.is_some_and(|(_, conf)| asks(conf) || conf.as_ref().map_or(true, is_refused)) {
             continue;
@@ -158,8 +159,8 @@ fn chosen_versions<'t>(
     chosen
 }
 
-/// The names of module files that some module has installed on a kernel. None when that cannot be determined: then no file
-/// may be taken for an orphan.
+/// The names of the module files that any module has installed on a kernel. None if that is unknown: then no
+/// file counts as an orphan.
 fn claimed_files(
     tree: &Tree,
     confs: &[(&Registered, Result<DkmsConf, ConfError>)],

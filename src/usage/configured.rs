@@ -1,4 +1,4 @@
-//! What a machine is configured to use, whether or not it is in use now, and which boot it is in.
+//! What a machine is configured to use, whether or not it is in use now, and the current boot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,21 +14,20 @@ use crate::sys::Root;
 /// The pools that OpenZFS imports at boot.
 const POOL_CACHE: &str = "/etc/zfs/zpool.cache";
 
-/// What is configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Configured {
-    /// Modules that modules-load.d lists, as the kernel names them, to the file.
+    /// Modules that modules-load.d lists, by the kernel's name, with the file that lists them.
     pub modules_load: BTreeMap<String, String>,
-    /// The modules of the filesystem types of fstab, and of the pools that are imported at boot.
+    /// The modules of the filesystem types in fstab, and of the pools that are imported at boot.
     pub filesystems: BTreeSet<String>,
-    /// The mount points of fstab.
+    /// The mount points in fstab.
     pub mount_points: BTreeSet<String>,
-    /// Fstab has swap.
+    /// fstab has a swap device.
     pub swap: bool,
 }
 
 impl Configured {
-    /// Reads it. `aliases` are the types and modules of `alias fs-TYPE MODULE`.
+    /// Reads the configuration. `aliases` are the types and modules of `alias fs-TYPE MODULE` lines.
     pub(super) fn observe(root: &Root, aliases: &[(String, String)]) -> Configured {
         let mut found = Configured::default();
         for (line, module) in ModulesLoad::load(root).names {
@@ -56,7 +55,7 @@ impl Configured {
         }
     }
 
-    /// Whether something configured names a module, or what it was used for.
+    /// Whether the configuration names one of the modules, or one of their former uses.
     pub fn names(&self, modules: &[String], uses: &[Use]) -> bool {
         let used = |was: &Use| match was {
             Use::Mount { point, .. } => self.mount_points.contains(point),
@@ -71,23 +70,23 @@ impl Configured {
     }
 }
 
-/// The boot that a machine is in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CurrentBoot {
-    /// Its id; none where it is not known.
+    /// The boot id. None if it is unknown.
     pub id: Option<String>,
-    /// It is known to have reached multi-user.target: whatever loads modules at boot has had its turn.
+    /// The boot is known to have reached multi-user.target, so everything that loads modules at boot has run.
     pub is_complete: bool,
 }
 
 impl CurrentBoot {
-    /// `release` is the kernel that runs.
+    /// `release` is the running kernel.
     pub(super) fn observe(root: &Root, release: &str, now: Timestamp) -> CurrentBoot {
         let id = word(root, "/proc/sys/kernel/random/boot_id");
-        // clr-boot-manager writes the mark of the running kernel again at each boot that gets there.
+        // clr-boot-manager updates the mark of the running kernel at each boot that reaches
+        // multi-user.target.
         let mark = root.lookup(format!("{MARKS}/k_booted_{release}")).stat();
         let marked = mark.and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok());
-        // Of /proc/stat, which names the moment, the kernel makes pages on large machines.
+        // `/proc/stat` also has the boot time, but is slow to read on large machines.
         let uptime = word(root, "/proc/uptime");
         let seconds = uptime.as_deref().and_then(|text| text.split(['.', ' ']).next()?.parse::<i64>().ok());
         let began = seconds.and_then(|seconds| now.checked_sub(Span::new().try_seconds(seconds).ok()?).ok());
