@@ -1,4 +1,8 @@
-//! The configuration: `clr-dkms.conf` and its drop-ins, the last one wins.
+//! The settings: `clr-dkms.conf` and its drop-ins.
+//!
+//! The files are INI files with the sections and keys that `clr-dkms.conf(5)` documents. Later files override
+//! earlier ones, and within a file the last occurrence of a key counts. Unknown sections and keys are errors;
+//! the rest of the file still applies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +14,7 @@ use crate::dkms::is_usable_name;
 use crate::requirement::ListedModules;
 use crate::sys::{FileError, Root, capacity};
 
-/// The directories that hold `clr-dkms.conf` and `clr-dkms.conf.d`, the strongest last.
+/// The directories of `clr-dkms.conf` and `clr-dkms.conf.d`, in ascending priority.
 pub const FOLDERS: [&str; 3] = ["/usr/share/defaults/clr-dkms", "/run/clr-dkms", "/etc/clr-dkms"];
 
 /// The programs that `[tools]` may name.
@@ -19,48 +23,48 @@ pub const TOOLS: [&str; 5] = ["bash", "clr-boot-manager", "depmod", "dkms", "mot
 /// When `module.sig_unenforce` is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SigUnenforce {
-    /// While any module that is to be loaded needs it.
+    /// While a module that must be loaded needs it.
     Auto,
     /// Always.
     On,
-    /// Never. No run takes it away by itself; `clr-dkms-cmdline check` tells of it.
+    /// Never. A run does not remove it; `clr-dkms-cmdline check` reports it.
     Off,
 }
 
-/// What keeps an unproven kernel from becoming the boot default.
+/// How an unproven kernel is kept from becoming the boot default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootPolicy {
-    /// swupd leaves clr-boot-manager to us; it runs after the proof.
+    /// swupd leaves the boot files to clr-dkms, which runs clr-boot-manager after the proof.
     Defer,
-    /// swupd runs it; afterwards the default is pointed to the kernel that should be booted.
+    /// swupd runs clr-boot-manager. Afterwards clr-dkms makes the right kernel the default again.
     Hold,
-    /// Nothing: it is said, and nothing else.
+    /// It is only reported.
     Report,
 }
 
-/// How many modules are built at a time.
+/// How many modules are built at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Jobs {
-    /// As many as processors and memory allow.
+    /// As many as the processors and the memory allow.
     Auto,
-    /// At most so many.
+    /// At most this number.
     Most(usize),
 }
 
-/// How the processors are shared.
+/// How the processors are distributed among builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// Modules at a time.
+    /// The number of modules that are built at the same time.
     pub jobs: usize,
-    /// Processors for each; none for all of them, which is dkms's own default.
+    /// The processors for each build. None means all processors, which is the default of DKMS.
     pub make_jobs: Option<usize>,
 }
 
-/// What one build may take, in bytes: a compiler or two with the headers of a kernel, and the linker.
+/// The memory that one build may need, in bytes: the compilers with the kernel headers, and the linker.
 const MEMORY_OF_A_BUILD: u64 = 768 << 20;
 
 impl Jobs {
-    /// The share of each of so many modules on this machine.
+    /// The share of each of `modules` builds on this machine.
     pub fn share(self, modules: usize) -> Share {
         let (processors, memory) = capacity();
         self.share_of(modules, processors, memory)
@@ -69,7 +73,7 @@ impl Jobs {
     fn share_of(self, modules: usize, processors: usize, memory: Option<u64>) -> Share {
         let roomy =
             memory.map_or(processors, |m| usize::try_from(m / MEMORY_OF_A_BUILD).unwrap_or(processors));
-        // More than one a processor gained nothing when it was measured.
+        // Measurements showed no gain from more than one build per processor.
         let most = match self {
             Jobs::Auto => processors.min(roomy),
             Jobs::Most(number) => number,
@@ -79,41 +83,39 @@ impl Jobs {
     }
 }
 
-/// What the configuration says, with the defaults where it says nothing.
+/// All settings, with defaults for those that are not configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// `[build] timeout`: how long one dkms call may take.
+    /// `[build] timeout`: the time limit of one dkms call.
     pub build_timeout: Duration,
-    /// `[build] jobs`: how many modules are built at a time.
+    /// `[build] jobs`: how many modules are built at the same time.
     pub build_jobs: Jobs,
-    /// `[build] trust`: modules are evaluated and built also where nothing confines them.
+    /// `[build] trust`: modules are evaluated and built even if no sandbox is available.
     pub build_trust: bool,
-    /// `[run] lock-wait`: how long to wait for another run.
+    /// `[run] lock-wait`: how long to wait for another run to end.
     pub lock_wait: Duration,
-    /// `[cmdline] sig-unenforce`.
     pub sig_unenforce: SigUnenforce,
     /// `[boot] update`: run `clr-boot-manager update`.
     pub boot_update: bool,
-    /// `[boot] timeout`: how long it may take.
+    /// `[boot] timeout`: the time limit of clr-boot-manager.
     pub boot_timeout: Duration,
-    /// `[boot] initrd-command`: program and arguments; empty for none.
+    /// `[boot] initrd-command`: the program and its arguments. Empty if none is configured.
     pub initrd_command: Vec<String>,
-    /// `[boot] policy`.
     pub boot_policy: BootPolicy,
-    /// `[modules]`: how much modules are needed, whatever is seen.
+    /// `[modules]`: the importance of modules, regardless of their use.
     pub modules: ListedModules,
     /// `[motd] show`: write the MOTD fragment.
     pub motd_show: bool,
-    /// `[report] metrics`: the file for node_exporter's textfile collector.
+    /// `[report] metrics`: the file for the textfile collector of node_exporter.
     pub metrics: Option<PathBuf>,
-    /// `[report] notify-timeout`: the time of each program in notify.d.
+    /// `[report] notify-timeout`: the time limit of each program in notify.d.
     pub notify_timeout: Duration,
-    /// `[tools]`: paths of programs by name.
+    /// `[tools]`: the paths of programs, by name.
     pub tools: BTreeMap<String, PathBuf>,
 }
 
 impl Settings {
-    /// Whether the boot default may be decided about, and not only told.
+    /// Whether the boot default may be changed, and not only reported.
     pub fn guards(&self) -> bool {
         self.boot_update && self.boot_policy != BootPolicy::Report
     }
@@ -140,37 +142,31 @@ impl Default for Settings {
     }
 }
 
-/// One thing that is wrong with a configuration file.
+/// An error in a configuration file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// It is no INI file.
+    /// It is not an INI file.
     #[error("{file}:{line}: {what}", file = file.display())]
     Syntax {
-        /// The file.
         file: PathBuf,
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What is wrong there.
         what: String,
     },
-    /// A section, key or value that we do not know.
+    /// A section, key or value is unknown.
     #[error("{file}: [{section}] {key}: {what}", file = file.display())]
     Entry {
-        /// The file.
         file: PathBuf,
-        /// The section.
         section: String,
-        /// The key.
         key: String,
         /// What is wrong, and what is accepted.
         what: String,
     },
 }
 
-/// Reads all files of a root. What is wrong is told, and the rest still counts.
+/// Reads the settings of a root. Errors are returned, and the other settings still apply.
 pub fn load(root: &Root) -> (Settings, Vec<ConfigError>) {
     let (mut settings, mut errors) = (Settings::default(), Vec::new());
     for directory in FOLDERS {
@@ -199,8 +195,8 @@ pub fn load(root: &Root) -> (Settings, Vec<ConfigError>) {
     (settings, errors)
 }
 
-/// Reads one file into the settings. `is_own` is false for a root that is not `/`: a root changes neither
-/// which programs this machine runs, nor what confines them.
+/// Reads one file into the settings. `is_own` is false for a root other than `/`: a root changes neither which
+/// programs run on this machine nor their sandbox.
 pub fn read(file: &Path, bytes: &[u8], is_own: bool, settings: &mut Settings, errors: &mut Vec<ConfigError>) {
     let text = String::from_utf8_lossy(bytes);
     if let Some((line, what)) = misfit(&text) {
@@ -216,7 +212,7 @@ pub fn read(file: &Path, bytes: &[u8], is_own: bool, settings: &mut Settings, er
         }
     };
     for (section, properties) in &parsed {
-        // In order, so that of a key that stands twice the last one wins.
+        // In the order of the file, so the last occurrence of a key counts.
         for (key, value) in properties.iter() {
             let section = section.unwrap_or_default();
             if let Err(what) = set(settings, section, key, value.trim(), is_own) {
@@ -227,8 +223,8 @@ pub fn read(file: &Path, bytes: &[u8], is_own: bool, settings: &mut Settings, er
     }
 }
 
-/// The first line that is neither empty, a comment, a section nor `key = value`: the parser would glue it to the next
-/// key.
+/// The first line that is neither empty, a comment, a section nor `key = value`. The parser would join it
+/// with the next key.
 fn misfit(text: &str) -> Option<(usize, String)> {
     text.lines().enumerate().find_map(|(at, line)| {
         let line = line.trim();
@@ -323,7 +319,7 @@ fn jobs(value: &str) -> Result<Jobs, String> {
     }
 }
 
-/// Names of DKMS modules, with blanks or commas between them.
+/// Names of DKMS modules, separated by blanks or commas.
 fn names(value: &str) -> Result<BTreeSet<String>, String> {
     let names: Vec<&str> = value.split([' ', '\t', ',']).filter(|name| !name.is_empty()).collect();
     match names.iter().find(|name| !is_usable_name(name)) {
@@ -348,10 +344,11 @@ fn deadline(value: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads a time as it is written in the configuration: a number with `s` (also when left out), `min` or `h`.
+/// Reads a time span: a number with `s`, `min` or `h`; without a unit it is in seconds.
 ///
 /// # Errors
-/// In words, for what is not such a time.
+///
+/// If it is not a time span; the text is for people.
 pub fn duration(value: &str) -> Result<Duration, String> {
     let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
     let unit = match value[digits.len()..].trim() {
@@ -361,7 +358,7 @@ pub fn duration(value: &str) -> Result<Duration, String> {
         _ => None,
     };
     let seconds = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
-    // A week is longer than anything sensible, and keeps the sums with times far from overflow.
+    // Longer times are not useful, and the limit excludes overflows in calculations with times.
     seconds.filter(|s| *s <= 7 * 24 * 3600).map(Duration::from_secs).ok_or_else(|| {
         format!("{value:?} is no time; accepted: a number with s, min or h, at most a week (90, 90 s, 2 h)")
     })
@@ -382,7 +379,7 @@ mod tests {
     fn the_shipped_file_says_the_defaults_and_documents_every_key() {
         let shipped = include_str!("../packaging/clr-dkms.conf");
         assert_eq!(parsed(shipped), (Settings::default(), Vec::new()));
-        // Every example in a comment is accepted too.
+        // The examples in comments are valid as well.
         let active: String = shipped
             .lines()
             .map(|l| match l.strip_prefix('#') {

@@ -1,17 +1,15 @@
-//! The one value that is handed down: where we work, with which programs, settings and clock.
+//! The context of a run, which is passed to everything that acts: the root, the programs, the clock and the
+//! settings.
 
 use crate::config::Settings;
 use crate::sys::{Clock, Root, Tools};
 
-/// The world of one run.
 #[derive(Debug)]
 pub struct Context {
-    /// The system that is worked on.
+    /// The system that the run works on.
     pub root: Root,
-    /// The programs of the machine that we run on.
+    /// The programs, which are always those of the running machine.
     pub tools: Tools,
-    /// Where the time comes from.
     pub clock: Clock,
-    /// The configuration.
     pub settings: Settings,
 }

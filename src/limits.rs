@@ -1,56 +1,48 @@
-//! How much is read of a file that others have written. What is larger is unknown, with a message that names the file and the
-//! limit: each program stays below 64 MiB of memory, whatever lies in a root.
+//! How much is read of files that others have written.
 //!
-//! | what | at most |
-//! | --- | --- |
-//! | a configuration file, a boot entry, a fragment, a value of `/proc`, `/sys` or EFI | 256 KiB ([`crate::sys::root::READ_LIMIT`]) |
-//! | all files of `modprobe.d`, or of `modules-load.d`, together | [`CONFIGURATION`] |
-//! | all that a kernel's command line is made of, together | [`FRAGMENTS`] |
-//! | the list of loaded modules | [`CONFIGURATION`] |
-//! | a `dkms.conf`, a Makefile, a kernel's `.config`, `grub.cfg`, a boot menu | [`TEXT`] |
-//! | other lists of `/proc` (mounts, routes) and `/sys` | [`SYSTEM_LIST`] |
-//! | records of `/var/lib/clr-dkms`, and the cache | [`RECORD`], with [`VALUES`] values |
-//! | `modules.dep`, `modules.builtin`, `modules.symbols`, `modules.order`, `modules.builtin.modinfo` | [`KERNEL_LIST`] |
-//! | `modules.dep.bin`, `Module.symvers` | [`KERNEL_INDEX`] |
-//! | `System.map`, line by line | [`SYMBOL_MAP`] |
-//! | a kernel module: its file, and what comes of it without its compression; of one beyond 8 MiB only the sections that are asked for are kept | [`MODULE`] |
-//! | an initrd, block by block; what comes of it unpacked, and the time that it takes | [`INITRD`], [`INITRD_UNPACKED`], 30 s |
-//! | a decoder that keeps more than [`WINDOW`] of what it has given (`xz -9`, `zstd --ultra -22`) | 32 MiB unpacked with xz, 15 MiB with zstd |
-//! | a kernel image, block by block, unpacked | 512 MiB |
-//! | a build log that is shown, line by line | [`LOG`] |
-//! | the entries of a directory | 65536 |
+//! A larger file is unknown, and a message names the file and the limit. With these limits each program needs less than
+//! 64 MiB of memory, whatever a root contains. Limits that are not constants of this module:
+//! - a configuration file, a boot entry, a fragment, a value in `/proc`, `/sys` or EFI: 256 KiB
+//!   ([`crate::sys::root::READ_LIMIT`]);
+//! - a kernel image, which is unpacked block by block: 512 MiB;
+//! - a directory: 65536 entries.
 
-/// All configuration files of one kind together; the loaded modules, of which there are some thousands at most.
+/// All configuration files of one kind together, such as `modprobe.d` or `modules-load.d`, and
+/// `/proc/modules`.
 pub const CONFIGURATION: u64 = 512 << 10;
-/// The parts of a kernel's command line, which itself has 2048 characters.
+/// All files that a kernel command line is composed of. The line itself has at most 2048 characters.
 pub const FRAGMENTS: u64 = 128 << 10;
-/// A text that is read whole.
+/// A text file that is read completely: a `dkms.conf`, a Makefile, a kernel's `.config`, `grub.cfg`, a boot
+/// menu.
 pub const TEXT: u64 = 1 << 20;
-/// A list of the running kernel.
+/// A list in `/proc` or `/sys`, such as mounts and routes.
 pub const SYSTEM_LIST: u64 = 4 << 20;
-/// A state file, or the cache.
+/// A record in `/var/lib/clr-dkms`, or the cache.
 pub const RECORD: u64 = 4 << 20;
-/// The values of a state file: each takes some hundred bytes of memory.
+/// The values in a state file. Each takes some hundred bytes of memory.
 pub const VALUES: usize = 100_000;
-/// A list of a kernel's modules. One of all the modules that there are takes a third of it.
+/// `modules.dep`, `modules.builtin`, `modules.symbols`, `modules.order` and `modules.builtin.modinfo`. The
+/// lists of a kernel with all modules have a third of this size.
 pub const KERNEL_LIST: u64 = 4 << 20;
-/// A binary list of a kernel's modules, or the list of what it exports.
+/// `modules.dep.bin` and `Module.symvers`.
 pub const KERNEL_INDEX: u64 = 6 << 20;
-/// The addresses of a kernel's symbols.
+/// `System.map`, which is read line by line.
 pub const SYMBOL_MAP: u64 = 64 << 20;
-/// A kernel module, packed or unpacked.
+/// A kernel module, compressed or uncompressed. Of a module above 8 MiB only the needed sections are kept.
 pub const MODULE: u64 = 512 << 20;
-/// An initrd as it lies on disk.
+/// The compressed size of an initrd, which is read block by block and for at most 30 seconds.
 pub const INITRD: u64 = 2 << 30;
-/// All members of an initrd without their compression.
+/// The uncompressed size of all members of an initrd.
 pub const INITRD_UNPACKED: u64 = 2 << 30;
-/// How much of what it has given a decoder keeps: the window of zstd, the dictionary of xz; lz4 has blocks of 8 MiB.
+/// How much of its output a decoder may keep: the window of zstd, the dictionary of xz. lz4 has blocks of 8
+/// MiB. If an archive needs more (`xz -9`, `zstd --ultra -22`), only 32 MiB (xz) or 15 MiB (zstd) are
+/// unpacked.
 pub const WINDOW: u64 = 8 << 20;
-/// A build log; ours are kept below 32 MiB.
+/// A build log, which is read line by line. clr-dkms keeps its own logs below 32 MiB.
 pub const LOG: u64 = 64 << 20;
 
-/// Whether JSON has more than [`VALUES`] values.
+/// Whether a JSON text has more than [`VALUES`] values.
 pub fn has_too_many_values(json: &[u8]) -> bool {
-    // One may stand in a text: the count is an upper bound.
+    // Commas in strings are counted too, so the count is an upper bound.
     memchr::memchr_iter(b',', json).count() > VALUES
 }

@@ -1,5 +1,8 @@
-//! What a run leaves behind for the next one and for the reports: the record of the last run, the mark of a run in
-//! progress, and the snapshot that the pre-update hook takes.
+//! State files in `/var/lib/clr-dkms`: the record of the last run, the mark of a run in progress, the
+//! snapshot of the pre-update hook, and the requests of an admin.
+//!
+//! All files are JSON. Each begins with `schema`; a file with a higher schema than [`SCHEMA`] is not used.
+//! Fields are only added, and files of version 0.1 remain readable. Times are in RFC 3339 format.
 
 use std::collections::BTreeMap;
 
@@ -19,151 +22,147 @@ use crate::sys::{FileError, Root};
 
 /// The record of the last run of the post-update hook.
 pub const RECORD: &str = "/var/lib/clr-dkms/last-run.json";
-/// What a run that has begun to change things intends; gone when it has ended.
+/// What a run intends to change. The file is deleted when the run ends.
 pub const IN_PROGRESS: &str = "/var/lib/clr-dkms/in-progress.json";
 /// The snapshot of the pre-update hook.
 pub const SNAPSHOT: &str = "/var/lib/clr-dkms/before-update.json";
-/// What an admin has said of the boot default.
+/// The requests of an admin about the boot default.
 pub const WISHES: &str = "/var/lib/clr-dkms/boot-wishes.json";
-/// The lock that every program which changes something holds.
+/// The lock that a program holds while it changes something.
 pub const LOCK: &str = "/run/clr-dkms.lock";
-/// The schema of these files. It grows only when a field changes its meaning.
+/// The schema of these files. It is increased only if a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 
-/// One module on one kernel, as a run left it.
+/// The state of one module on one kernel at the end of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleRecord {
-    /// Which module.
     #[serde(flatten)]
     pub module: ModuleName,
-    /// On which kernel release.
+    /// The kernel release.
     pub kernel: String,
-    /// How it is.
     pub state: State,
-    /// Why, when it is not simply there.
+    /// Why it is not installed. None if it is.
     pub reason: Option<String>,
     /// The first error of the build.
     pub error: Option<FirstError>,
-    /// The log inside the root, when there was a build.
+    /// The path of the build log inside the root, if there was a build.
     pub log: Option<String>,
-    /// The fingerprint of the inputs that the build failed with: with the same ones it is not tried again by itself.
+    /// The fingerprint of the inputs of a failed build. The build is not repeated automatically with the same
+    /// inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<String>,
-    /// What a hook script of dkms.conf has not done, in words: of these files, for no later look shows it.
+    /// What a hook script of dkms.conf failed to do for these files, as a sentence. It cannot be observed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
-    /// The files that were found good.
+    /// The proven files.
     pub files: Vec<Proof>,
-    /// The older version that is installed and works meanwhile, where this one is not ready.
+    /// The older version that is installed and works while this version is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_force: Option<String>,
 }
 
-/// What became of the command line.
+/// The state of the kernel command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CmdlineRecord {
     /// `module.sig_unenforce` is wanted.
     pub wanted: bool,
-    /// It is in the effective command line of every tip, and of the next boot.
+    /// It is in the effective command line of every tip and of the next boot.
     pub in_force: bool,
-    /// What stands in the way.
+    /// What prevents the wanted state.
     #[serde(rename = "obstacles")]
     pub blockers: Vec<String>,
 }
 
-/// What became of the boot files.
+/// The state of the boot files.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BootRecord {
-    /// The fingerprint of what `clr-boot-manager update` read when it last did its work; none when it never did.
+    /// The fingerprint of the inputs of the last successful `clr-boot-manager update`. None if there was
+    /// none.
     pub inputs: Option<String>,
-    /// When that was.
+    /// The time of that update.
     pub updated: Option<Timestamp>,
-    /// What the boot entries said when they were read back: `verified`, `differs`, `not-visible`.
+    /// The result of reading the boot entries back: `verified`, `differs` or `not-visible`.
     pub entries: Option<String>,
-    /// What went wrong the last time.
+    /// The error of the last attempt.
     pub error: Option<String>,
     /// A kernel is kept from becoming the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,
-    /// The fingerprint of each part of the boot files as it was when the part was last brought up to date.
+    /// The fingerprint of each part of the boot files when the part was last updated.
     #[serde(default, skip_serializing_if = "BootInputs::is_empty")]
     pub parts: BootInputs,
-    /// Parts of the boot files that are out of date, because nothing could be run that does not touch the boot default.
+    /// Outdated parts of the boot files that cannot be updated without changing the boot default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingPart>,
 }
 
-/// A part of the boot files that is out of date on purpose.
+/// A part of the boot files that is left outdated on purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingPart {
-    /// Which part.
     pub what: BootPart,
-    /// Since when.
     pub since: Timestamp,
-    /// Why it was not brought up to date.
+    /// Why it was not updated.
     pub why: String,
-    /// The command that does it, and may make a kernel the boot default that lacks something.
+    /// The command that updates it. It may make a kernel the boot default that lacks something.
     pub command: String,
 }
 
 /// A kernel that is kept from becoming the boot default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldBack {
-    /// Its release.
+    /// The kernel release.
     pub kernel: String,
-    /// Since when any kernel is.
+    /// Since when any kernel has been held back.
     pub since: Timestamp,
-    /// The boot files have not been touched since. What waits because of that is in [`BootRecord::waiting`].
+    /// The boot files have not been changed since then. Outdated parts are in [`BootRecord::waiting`].
     pub deferred: bool,
 }
 
 /// The record of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// [`SCHEMA`].
+    /// See [`SCHEMA`].
     pub schema: u32,
-    /// When the run that found this began.
+    /// When the run that first found this state began.
     pub started: Timestamp,
     /// When it ended.
     pub finished: Timestamp,
     /// The release of the running kernel.
     pub running: Option<String>,
-    /// The release of the kernel that boots next; none where it was unknown.
+    /// The release of the kernel that boots next. None if it was unknown.
     pub next_boot: Option<String>,
-    /// How that was known; none in records of versions that recorded what clr-boot-manager would make the
-    /// default.
+    /// How the next boot was known. None in older records, which contain the expected default of
+    /// clr-boot-manager.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_boot_source: Option<NextBootSource>,
-    /// Kernels that were not there before the update.
+    /// Kernels that the update installed.
     pub new_kernels: Vec<String>,
-    /// Every module on every tip, and what was built by hand for other kernels.
+    /// Every module on every tip, and modules that were built on request for other kernels.
     pub modules: Vec<ModuleRecord>,
-    /// The command line.
     pub cmdline: CmdlineRecord,
-    /// The boot files.
     pub boot: BootRecord,
-    /// What else was wrong.
+    /// Other problems, as sentences.
     pub problems: Vec<String>,
-    /// How much each module is needed; what was critical is remembered while it is not loaded.
+    /// The importance of each module. A critical module is remembered while it is not loaded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<Requirement>,
     /// The verdict of `clr-dkms status` after the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
-    /// Module files of which the symbols and the modules beneath were checked, and their SHA-256: it holds while the file is
-    /// the same, also without the headers of its kernel.
+    /// The SHA-256 of module files whose symbols and dependencies were checked. The result remains valid as
+    /// long as the file is unchanged, even without the headers of its kernel.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checked: BTreeMap<String, String>,
-    /// What was decided about the boot default; not in records of before there was a guard.
+    /// The decision about the boot default. Not in records of versions without a boot guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<BootDecision>,
-    /// What confined the evaluation of each dkms.conf when one was last evaluated.
+    /// The sandbox layers that were active when a dkms.conf was last evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Layers>,
 }
 
 impl RunRecord {
-    /// A record of a run that has found nothing out.
+    /// The record of a run that has determined nothing.
     pub fn empty(started: Timestamp) -> RunRecord {
         RunRecord {
             schema: SCHEMA,
@@ -185,7 +184,7 @@ impl RunRecord {
         }
     }
 
-    /// The two tell the same, though found at different times.
+    /// Whether two records are equal except for their times.
     pub fn tells_the_same_as(&self, other: &RunRecord) -> bool {
         let timeless = |r: &RunRecord| {
             let mut r = r.clone();
@@ -198,53 +197,49 @@ impl RunRecord {
         timeless(self) == timeless(other)
     }
 
-    /// The entry of a module on a kernel.
+    /// The record of a module on a kernel.
     pub fn module(&self, module: &ModuleName, release: &str) -> Option<&ModuleRecord> {
         self.modules.iter().find(|m| m.module == *module && m.kernel == release)
     }
 }
 
-/// What a run intends, written before it changes anything.
+/// What a run intends to do, written before it changes anything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InProgress {
-    /// [`SCHEMA`].
+    /// See [`SCHEMA`].
     pub schema: u32,
-    /// When it began.
     pub started: Timestamp,
-    /// Its process.
+    /// The process id.
     pub pid: u32,
-    /// `module/version on kernel`, in order.
+    /// `module/version on kernel`, in the order of work.
     pub builds: Vec<String>,
 }
 
-/// The kernels and module states before an update.
+/// The kernels and installed modules before an update.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// [`SCHEMA`].
+    /// See [`SCHEMA`].
     pub schema: u32,
-    /// When it was taken.
     pub taken: Timestamp,
-    /// The running kernel.
+    /// The release of the running kernel.
     pub running: Option<String>,
-    /// Kernel release to the modules (`name/version`) that dkms had installed on it.
+    /// Kernel releases, each with the modules (`name/version`) that DKMS had installed on it.
     pub kernels: BTreeMap<String, Vec<String>>,
 }
 
-/// What lies in the place of a state file.
+/// The result of reading a state file.
 #[derive(Debug)]
 pub enum Stored<T> {
-    /// Nothing.
+    /// The file does not exist.
     Absent,
-    /// This.
     Good(T),
-    /// Something that cannot be used, with the reason.
+    /// The contents cannot be used, and why.
     Bad(String),
-    /// Something that cannot be read, with the reason.
+    /// The file cannot be read, and why.
     Unreadable(String),
 }
 
 impl<T> Stored<T> {
-    /// The value, if it is good.
     pub fn good(self) -> Option<T> {
         match self {
             Stored::Good(value) => Some(value),
@@ -252,7 +247,6 @@ impl<T> Stored<T> {
         }
     }
 
-    /// A reference to the value, if it is good.
     pub fn as_good(&self) -> Option<&T> {
         match self {
             Stored::Good(value) => Some(value),
@@ -261,7 +255,7 @@ impl<T> Stored<T> {
     }
 }
 
-/// What every state file begins with.
+/// The field that every state file has.
 #[derive(Deserialize)]
 struct Head {
     schema: u32,
@@ -283,7 +277,7 @@ pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
         Ok(head) if head.schema > SCHEMA => {
             return Stored::Bad(format!("{} is of a newer clr-dkms", root.shown_path(path).display()));
         }
-        // What else is wrong with it is told below.
+        // Every other fault is reported by the second parse.
         Ok(_) | Err(_) => {}
     }
     match serde_json::from_slice(&bytes) {
@@ -292,33 +286,33 @@ pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
     }
 }
 
-/// Keeps a damaged state file under another name, so that nothing is lost when a new one is written.
+/// Copies a damaged state file to another name, so that its contents are not lost when a new one is written.
 ///
 /// # Errors
-/// When it cannot be copied.
+///
+/// If it cannot be copied.
 pub fn set_aside(root: &Root, path: &str) -> Result<String, FileError> {
     let aside = format!("{path}.damaged");
     root.copy(path, &aside, 0o644, limits::SYMBOL_MAP)?;
     Ok(aside)
 }
 
-/// The file that keeps what an admin has said of the boot default.
+/// The format of the file with the requests of an admin.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct WishesFile {
-    /// [`SCHEMA`].
+    /// See [`SCHEMA`].
     pub schema: u32,
-    /// What was said.
     #[serde(flatten)]
     pub wishes: AdminOverrides,
 }
 
-/// The module files that the last run could check whole.
+/// The SHA-256 of the module files that the last run checked completely.
 pub fn checked(root: &Root) -> BTreeMap<String, String> {
     load::<RunRecord>(root, RECORD).good().map(|record| record.checked).unwrap_or_default()
 }
 
-/// What an admin has said of the boot default. Where the file cannot be used, a hold is the one that the last run knew of,
-/// and for the rest the rules decide.
+/// The requests of an admin about the boot default. If the file cannot be used, the hold is taken from the
+/// last record, and no kernel counts as released.
 pub fn wishes(root: &Root) -> AdminOverrides {
     match load::<WishesFile>(root, WISHES) {
         Stored::Good(file) => file.wishes,

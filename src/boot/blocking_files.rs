@@ -1,9 +1,9 @@
 //! Files that would block clr-boot-manager: a FIFO, a socket or a device where it opens a regular file.
 //!
-//! clr-boot-manager opens the files that it reads without `O_NONBLOCK` and without checking their type. Opening a
-//! FIFO then blocks until a writer appears, and reading a device such as `/dev/zero` never ends. It is therefore
-//! not run while such a file exists. `/dev/null` is allowed: reading it ends at once, and a symlink to it is the
-//! usual way to mask a file.
+//! clr-boot-manager opens the files that it reads without `O_NONBLOCK` and without checking their type.
+//! Opening a FIFO then blocks until a writer appears, and reading a device such as `/dev/zero` never ends. It
+//! is therefore not run while such a file exists. `/dev/null` is allowed: reading it ends at once, and a
+//! symlink to it is the usual way to mask a file.
 
 use std::path::{Path, PathBuf};
 
@@ -31,12 +31,12 @@ const DIRECTORIES: [(&str, NameFilter); 7] = [
     (FREESTANDING[1], is_any),
 ];
 
-/// The directory of the boot loaders and of the kernel images on the boot partition. clr-boot-manager compares the
-/// files in its subdirectories with their sources.
+/// The directory of the boot loaders and of the kernel images on the boot partition. clr-boot-manager
+/// compares the files in its subdirectories with their sources.
 const EFI: &str = "EFI";
 
-/// Other directories of the boot partition, and which of their files are opened. Without UEFI firmware the menu of
-/// syslinux and the initrds are at the top.
+/// Other directories of the boot partition, and which of their files are opened. Without UEFI firmware the
+/// menu of syslinux and the initrds are at the top.
 const ON_PARTITION: [(&str, NameFilter); 3] = [
     ("loader", |name| name.eq_ignore_ascii_case(b"loader.conf")),
     ("loader/entries", |name| name.to_ascii_lowercase().ends_with(b".conf")),
@@ -75,7 +75,8 @@ fn first(root: &Root, directory: &str, filter: NameFilter) -> Option<PathBuf> {
     let is_suspect = |entry: &&Listed| {
         matches!(entry.kind, FileKind::Other | FileKind::Link) && filter(entry.name.as_encoded_bytes())
     };
-    // A directory that cannot be listed is recorded in `Root::unread`, which keeps the boot files as they are.
+    // A directory that cannot be listed is recorded in `Root::unread`, which keeps the boot files as they
+    // are.
     let listed = root.list_optional(directory).unwrap_or_default();
     let mut paths = listed.iter().filter(is_suspect).map(|entry| Path::new(directory).join(&entry.name));
     paths.find(|path| blocks(root, path))

@@ -8,12 +8,14 @@ use super::{BootEntry, BootFiles, Loader, SetBy, write_ahead};
 use crate::kernel::Inventory;
 use crate::sys::{Root, RootKind, Tools};
 
-/// Makes the kernel `id` the boot default with `clr-boot-manager set-kernel`, and reads the boot files back. `files` is what
-/// they are now, and [`super::preflight::prepare`] has been called. The next `clr-boot-manager update` makes a tip the default
-/// again. Nothing is run when it is the default already; gives whether it was made so.
+/// Makes the kernel `id` the boot default with `clr-boot-manager set-kernel`, and reads the boot files back.
+/// Returns false, and runs nothing, if it is the default already. `files` are the present boot files, and
+/// [`super::preflight::prepare`] was called before. The next `clr-boot-manager update` makes a tip the
+/// default again.
 ///
 /// # Errors
-/// Why it was not done or did not work, with the next step. A refusal has changed nothing.
+///
+/// Why it was refused or failed, with the next step. A refusal has changed nothing.
 pub fn set(
     root: &Root,
     tools: &Tools,
@@ -40,7 +42,7 @@ pub fn set(
         tracing::warn!("loader.conf is left to clr-boot-manager: {why}");
     }
     let run = super::run(root, tools, deadline, &["set-kernel", id]);
-    // Its exit code proves nothing, neither way.
+    // The exit code proves neither success nor failure.
     let seen = BootFiles::observe(root, inventory);
     let said = run.err().map(|failed| failed.what);
     if boots(&seen, inventory, id) {
@@ -60,7 +62,7 @@ pub fn set(
     ))
 }
 
-/// Whether the next boot takes that kernel, and not a copy of another one that has its entry.
+/// Whether that kernel boots next, and not a copy of another kernel that uses its entry.
 fn boots(files: &BootFiles, inventory: &Inventory, id: &str) -> bool {
     let default = files.default.as_ref().filter(|default| default.id.as_deref() == Some(id));
     default.is_some_and(|d| files.entries.iter().any(|e| e.file == d.entry && is_of(e, inventory, id)))
@@ -71,7 +73,7 @@ fn is_of(entry: &BootEntry, inventory: &Inventory, id: &str) -> bool {
     entry.id.as_deref() == Some(id) && (!entry.copy || entry.image.as_ref() == image())
 }
 
-/// Whether an entry has the name that clr-boot-manager gives it.
+/// Whether an entry has the name that clr-boot-manager uses.
 fn is_usual(entry: &BootEntry, id: &str) -> bool {
     usual_ending(id).is_some_and(|usual| entry.file.ends_with(&usual))
 }
@@ -105,7 +107,7 @@ fn refusal(root: &Root, files: &BootFiles, inventory: &Inventory, id: &str) -> O
                 first.file
             ));
         }
-        // What it writes is a name, whether or not an entry has it.
+        // clr-boot-manager writes the name into loader.conf even if no such entry exists.
         Loader::SystemdBoot if !entries().any(|e| e.file.to_ascii_lowercase().ends_with(&usual)) => {
             return Some(format!(
                 "its boot entry {} has not the name that clr-boot-manager knows",
@@ -127,7 +129,7 @@ fn refusal(root: &Root, files: &BootFiles, inventory: &Inventory, id: &str) -> O
             default.set_by, default.entry
         )),
         Some(_) => None,
-        // What the machine around it was started with says nothing of an image.
+        // The EFI variables of the surrounding machine do not apply to an image.
         None if root.kind() == RootKind::Image || loader != Loader::SystemdBoot => None,
         None => match Variables::read(root) {
             Ok(variables) => entries::undecided(&files.entries, &variables)
@@ -137,7 +139,7 @@ fn refusal(root: &Root, files: &BootFiles, inventory: &Inventory, id: &str) -> O
     }
 }
 
-/// A choice that is an admin's, and what takes it back.
+/// The message about a choice of an admin, with the command that takes it back.
 fn theirs(by: SetBy, does: &str) -> String {
     let take_back = match by {
         SetBy::LoaderEntryOneShot => "; `bootctl set-oneshot \"\"` takes it back",

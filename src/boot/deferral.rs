@@ -1,44 +1,46 @@
-//! Deferral: swupd is told to leave clr-boot-manager alone, so that the boot files change only after the proof.
+//! Deferral: swupd is configured to leave the boot files to clr-dkms, so that they change only after the
+//! proof.
 //!
-//! swupd 7 reads three files, line by line, and the last word counts. What was measured of its reader: a comment begins in
-//! the first column with `#` or `;`; a section is a whole line; a name may be written with `_` or `-` and in any case; only
-//! `true`, in any case, is true; blanks belong to name and value. A line without a newline, with a NUL, or of 8,191 bytes
-//! and more ends the reading there, without a word. A setting outside of any section, or in `[GLOBAL]`, counts for every
-//! command, `os-install` too: that is why ours stands in the sections of three commands.
+//! swupd 7 reads three configuration files, and the last value counts. Its parser was measured: a comment
+//! begins with `#` or `;` in the first column; a section header is a whole line; names are matched without
+//! case, and `_` equals `-`; only `true`, in any case, is true; blanks belong to the name and the value.
+//! Without an error message it stops reading a file at a line without a newline, with a NUL byte, or with
+//! 8,191 bytes or more. A setting outside of a section, or in `[GLOBAL]`, applies to every command, including
+//! `os-install`. The setting of clr-dkms is therefore in the sections of three commands.
 
 use crate::sys::{FileError, Presence, Root};
 
-/// Where ours goes. It is gone after a reboot.
+/// The file with the setting. It is lost with a reboot.
 pub const CONFIG: &str = "/run/swupd/config";
-/// The files in the order in which swupd reads them.
+/// The files, in the order in which swupd reads them.
 const FILES: [&str; 3] = ["/usr/share/defaults/swupd/config", CONFIG, "/etc/swupd/config"];
-/// The commands that may bring a kernel to a system that runs.
+/// The commands that may install a kernel on a running system.
 const COMMANDS: [&str; 3] = ["update", "bundle-add", "repair"];
-/// One setting for all of them, in swupd's spelling.
+/// The setting, as swupd writes it.
 const SETTING: &str = "no_boot_update";
-/// The longest line that swupd reads whole, with its newline.
+/// The length of the longest line that swupd reads, including its newline.
 const LONGEST_LINE: usize = 8191;
 
-/// The first of our lines, and the last one.
+/// The first and the last line of our block.
 pub(super) const BEGIN: &str =
     "# clr-dkms: the boot files change after the DKMS modules are proven; this goes with the next reboot";
 pub(super) const END: &str = "# clr-dkms: end";
 
-/// What swupd will do about the boot files by itself.
+/// What swupd does with the boot files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deferral {
-    /// It leaves them to us.
+    /// It leaves them to clr-dkms.
     Armed,
     /// It runs clr-boot-manager itself.
     Off {
-        /// The file and line that says so against us, for a person.
+        /// The file and the line number of an opposite setting.
         overridden_by: Option<String>,
-        /// Why ours could not be put there.
+        /// Why our setting could not be written.
         refused: Option<String>,
     },
 }
 
-/// Looks at what swupd will read. A file that cannot be read says nothing: swupd runs as root.
+/// Reads what swupd will read. A file that cannot be read counts as empty.
 pub fn observe(root: &Root) -> Deferral {
     let files: Vec<(&str, Vec<u8>)> =
         FILES.iter().map(|path| (*path, root.read(path).unwrap_or_default())).collect();
@@ -61,7 +63,7 @@ pub fn observe(root: &Root) -> Deferral {
     }
 }
 
-/// The last word for a command: its value, the file, and the line in it.
+/// The effective setting for a command: its value, the file and the line number.
 fn effective<'f>(files: &'f [(&'f str, Vec<u8>)], command: &str) -> Option<(bool, &'f str, usize)> {
     let mut last = None;
     for (path, text) in files {
@@ -86,7 +88,7 @@ fn effective<'f>(files: &'f [(&'f str, Vec<u8>)], command: &str) -> Option<(bool
     last
 }
 
-/// The lines as swupd sees them; an error, with its reason, is where it stops.
+/// The lines as swupd reads them. An error, with its reason, is where it stops.
 fn lines(text: &[u8]) -> impl Iterator<Item = Result<String, &'static str>> {
     text.split_inclusive(|b| *b == b'\n').map(|line| match line.strip_suffix(b"\n") {
         None => Err("its last line has no newline"),
@@ -96,7 +98,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = Result<String, &'static str>> {
     })
 }
 
-/// What is ours to write to.
+/// The contents of the file that clr-dkms may write to.
 fn ours(root: &Root) -> Result<Option<Vec<u8>>, String> {
     let refused = |why: String| format!("{} is left alone: {why}", root.shown_path(CONFIG).display());
     match root.lookup_link(CONFIG) {
@@ -115,7 +117,7 @@ fn block() -> String {
     format!("{BEGIN}\n{}{END}\n", sections.concat())
 }
 
-/// A file without our block; every other byte stays.
+/// A file without our block. All other bytes are kept.
 fn without(text: &[u8]) -> Result<Vec<u8>, &'static str> {
     if let Some(why) = lines(text).find_map(Result::err) {
         return Err(why);
@@ -134,13 +136,14 @@ fn without(text: &[u8]) -> Result<Vec<u8>, &'static str> {
     if inside { Err("our lines in it begin and do not end") } else { Ok(kept) }
 }
 
-/// Puts ours there. Gives whether anything changed.
+/// Writes our block. Returns whether the file has changed.
 ///
 /// # Errors
-/// In words, when a foreign file cannot be added to, or nothing can be written.
+///
+/// If the file of somebody else cannot be extended, or nothing can be written.
 pub fn arm(root: &Root) -> Result<bool, String> {
     let known = ours(root)?.unwrap_or_default();
-    // Behind what others wrote: the last word counts.
+    // At the end of the file, because the last value counts.
     let mut text = without(&known).map_err(str::to_owned)?;
     text.extend_from_slice(block().as_bytes());
     if text == known {
@@ -150,10 +153,11 @@ pub fn arm(root: &Root) -> Result<bool, String> {
     root.write(CONFIG, &text, mode).map(|_| true).map_err(|e| e.to_string())
 }
 
-/// Takes ours away, and the file with it where nothing else is in it. Gives whether anything changed.
+/// Removes our block, and the file if nothing else is in it. Returns whether anything has changed.
 ///
 /// # Errors
-/// In words.
+///
+/// If the file cannot be changed.
 pub fn disarm(root: &Root) -> Result<bool, String> {
     let Some(known) = ours(root)? else { return Ok(false) };
     let text = without(&known).map_err(str::to_owned)?;
@@ -215,7 +219,7 @@ mod tests {
         for foreign in ["", "[update]\nurl=x\n", "\n\n# x\r\n[a]\n", "[update]\nno_boot_update=false\n"] {
             let armed = [foreign.as_bytes(), block().as_bytes()].concat();
             assert_eq!(without(&armed).unwrap(), foreign.as_bytes());
-            // Somebody added something behind ours.
+            // Somebody has added lines after our block.
             let more = [&armed, b"[x]\ny=z\n".as_slice()].concat();
             assert_eq!(without(&more).unwrap(), [foreign.as_bytes(), b"[x]\ny=z\n"].concat());
             assert_eq!(said(&String::from_utf8(armed).unwrap(), "update"), Some(true));

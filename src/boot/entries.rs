@@ -1,39 +1,42 @@
-//! systemd-boot's files, also behind shim: `loader.conf`, `entries/*.conf`, and the EFI variables that override them.
+//! The files of systemd-boot, also behind shim: `loader.conf`, `entries/*.conf`, and the EFI variables that
+//! override them.
 //!
-//! What is said here of the loader is in loader.conf(5) and in the sources of systemd-boot.
+//! Sources: loader.conf(5) and the source code of systemd-boot.
 
 use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, Problem, SetBy, base_name, image_name};
 use crate::sys::{FileError, Root, efi};
 
-/// The directory of the entries, below the top of the boot partition.
+/// The directory of the entries, relative to the top of the boot partition.
 pub const ENTRIES: &str = "loader/entries";
-/// The configuration, below the top of the boot partition.
+/// The configuration, relative to the top of the boot partition.
 pub const LOADER: &str = "loader/loader.conf";
 
-/// What the EFI variables say.
+/// The EFI variables that select an entry.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Variables {
     /// `LoaderEntryOneShot`: the entry of the next boot only.
     pub one_shot: Option<String>,
-    /// `LoaderEntryDefault`: the entry of each boot, before `loader.conf`.
+    /// `LoaderEntryDefault`: the entry of every boot. It overrides `loader.conf`.
     pub default: Option<String>,
 }
 
 impl Variables {
-    /// Reads them.
+    /// Reads the variables.
     ///
     /// # Errors
-    /// When one of them is set and cannot be read.
+    ///
+    /// If a variable exists and cannot be read.
     pub fn read(root: &Root) -> Result<Variables, FileError> {
         let read = |name| efi::text(root, name, efi::LOADER);
         Ok(Variables { one_shot: read("LoaderEntryOneShot")?, default: read("LoaderEntryDefault")? })
     }
 }
 
-/// Reads what lies there. `variables` are none where there is no firmware to ask.
+/// Reads the boot files. `variables` are None without firmware.
 ///
 /// # Errors
-/// When the entries or the configuration cannot be read: then the default is unknown.
+///
+/// If the entries or the configuration cannot be read: the default is unknown then.
 pub(super) fn read(
     place: &EntryPlace,
     namespace: &str,
@@ -51,7 +54,7 @@ pub(super) fn read(
     for file in files.iter().filter_map(|f| f.text()).filter(|f| is_entry(f)) {
         let path = format!("{ENTRIES}/{file}");
         match place.read_small(&path) {
-            // It is no entry for the loader; clr-boot-manager crashes on it.
+            // The boot loader ignores an empty entry; clr-boot-manager crashes on it.
             Ok(Some(text)) if text.is_empty() => {
                 menu.problems.push(Problem::breaks(
                     format!("{} is empty", place.shown_path(&path)),
@@ -79,7 +82,7 @@ pub(super) fn read(
             menu.problems.push(Problem::breaks(e.to_string(), None));
             None
         }
-        // Without it the default is unknown.
+        // Without the configuration the default is unknown.
         Err(e) => return Err(e),
     };
     let configured = configuration.as_deref().and_then(default_of);
@@ -87,13 +90,13 @@ pub(super) fn read(
     Ok(menu)
 }
 
-/// Whether the loader takes a file of the directory for an entry.
+/// Whether the boot loader takes a file in the directory for an entry.
 fn is_entry(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.ends_with(".conf") && !name.starts_with('.') && !name.starts_with("auto-")
 }
 
-/// The lines that say something: key and value.
+/// The lines with a key and a value.
 fn settings(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let lines = text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
     lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")).map(|line| {
@@ -102,7 +105,7 @@ fn settings(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Reads one entry. Of `linux` the last one counts; `options` are joined.
+/// Parses one entry. The last `linux` counts; all `options` are joined.
 pub fn parse(file: &str, text: &[u8], namespace: &str) -> BootEntry {
     let (mut image, mut options, mut initrds) = (None, Vec::new(), Vec::new());
     for (key, value) in settings(text) {
@@ -121,22 +124,23 @@ pub fn parse(file: &str, text: &[u8], namespace: &str) -> BootEntry {
     BootEntry::new(file, image, namespace, options).with_initrds(initrds)
 }
 
-/// The `default` of `loader.conf`: the last one counts.
+/// The `default` of `loader.conf`. The last occurrence counts.
 fn default_of(text: &[u8]) -> Option<String> {
     let values = settings(text).filter(|(key, value)| *key == b"default" && !value.is_empty());
     values.last().map(|(_, value)| String::from_utf8_lossy(value).into_owned())
 }
 
-/// What a name comes to among the entries.
+/// What a name stands for among the entries.
 #[derive(Debug, PartialEq, Eq)]
 enum NamedEntry<'e> {
-    /// This entry, by its name.
+    /// This entry, by its exact name.
     Entry(&'e BootEntry),
-    /// This entry, were it not for the missing `.conf`.
+    /// This entry, if the missing `.conf` is added.
     WithoutEnding(&'e BootEntry),
-    /// A pattern, `@saved`, or an entry that the loader makes by itself: it depends on what only the loader sees.
+    /// A pattern, `@saved`, or an entry that the boot loader generates: only the boot loader knows which
+    /// entry it is.
     Open,
-    /// No entry: the loader goes on as if nothing had been said.
+    /// No entry. The boot loader ignores the name.
     Nothing,
 }
 
@@ -153,8 +157,8 @@ fn find<'e>(entries: &'e [BootEntry], name: &str) -> NamedEntry<'e> {
     }
 }
 
-/// Tells the default: the first of `LoaderEntryOneShot`, `LoaderEntryDefault` and `loader.conf` that names an entry.
-/// Without any the loader goes by an order of its own, which differs from version to version.
+/// Determines the default: the first of `LoaderEntryOneShot`, `LoaderEntryDefault` and `loader.conf` that
+/// names an entry. If none does, the boot loader uses an order that depends on its version.
 fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variables>, path: &str) {
     let one_shot = variables.and_then(|v| v.one_shot.as_deref());
     let persistent = variables.and_then(|v| v.default.as_deref());
@@ -174,7 +178,7 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
             file.eq_ignore_ascii_case(name) || file.eq_ignore_ascii_case(&format!("{name}.conf"))
         };
         if menu.unread.iter().any(is_it) {
-            // It may be any kernel's.
+            // It may be the entry of any kernel.
             decided = true;
             continue;
         }
@@ -191,7 +195,7 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
     }
 }
 
-/// The variable that decides, where only the boot loader knows for which entry.
+/// The variable that decides, if only the boot loader knows which entry it selects.
 pub(super) fn undecided(entries: &[BootEntry], variables: &Variables) -> Option<SetBy> {
     let named =
         |name: &Option<String>| name.as_deref().map_or(NamedEntry::Nothing, |name| find(entries, name));
@@ -202,7 +206,7 @@ pub(super) fn undecided(entries: &[BootEntry], variables: &Variables) -> Option<
     }
 }
 
-/// What is to be told of a name that something gives as the default.
+/// A remark about a name that is configured as the default.
 fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option<Problem> {
     let once = set_by == SetBy::LoaderEntryOneShot;
     let take_back = match set_by {
@@ -216,7 +220,7 @@ fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option
                 if once { "for the next boot only" } else { "for every boot, whatever loader.conf says" };
             Problem::odd(format!("{source} chooses {} {when}", entry.named()), Some(take_back))
         }
-        // Version 245 made the ending a part of the name.
+        // Since version 245 the suffix is a part of the name.
         (NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry), _) => Problem::odd(
             format!(
                 "the default of {source} is {name} without .conf, which systemd-boot ignores since version 245"
@@ -231,7 +235,7 @@ fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option
             format!("{source} chooses {name}: which entry that is, only the boot loader knows"),
             Some(take_back),
         ),
-        // A default without an entry boots whatever the loader finds.
+        // If the default names no entry, the boot loader chooses one itself.
         (NamedEntry::Nothing, SetBy::LoaderConf) => {
             Problem::breaks(format!("the default of {source} is {name}, which is no entry"), None)
         }
@@ -288,10 +292,10 @@ mod tests {
         Menu { entries: vec![entry("Clear-one.conf", 1), entry("Clear-two.conf", 2)], ..Menu::default() }
     }
 
-    /// What is told, and whether it breaks something.
+    /// Messages, each with whether it is about a fault.
     type Told = Vec<(String, bool)>;
 
-    /// The default and its source, and what is told.
+    /// The default with its source, and messages.
     fn chosen(
         loader: &[u8],
         one_shot: Option<&str>,

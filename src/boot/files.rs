@@ -1,4 +1,4 @@
-//! What lies in the boot partition: entries, the default, and what is wrong with them.
+//! The contents of the boot partition: entries, the default, and their faults.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,22 +11,22 @@ use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, KernelName};
 use crate::sys::{FileError, Presence, Root, RootKind, efi, mount};
 
-/// Where the boot partition is mounted, or where its files are where there is none.
+/// The mount point of the boot partition, or the directory of its files if there is no partition.
 pub(super) const BOOT: &str = "/boot";
 
-/// What the entries say, beside what they should.
+/// The result of comparing the entries with what they should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadBack {
     /// Each kernel that should have an entry has one, with its effective command line.
     Verified,
-    /// Something is missing or differs.
+    /// Entries are missing or differ.
     Differs(Vec<String>),
-    /// No entry can be seen, nor can it be told that there is none.
+    /// No entries are visible, and it is unknown whether there are any.
     NotVisible,
 }
 
 impl ReadBack {
-    /// One word for the record.
+    /// The word for the record.
     pub fn word(&self) -> &'static str {
         match self {
             ReadBack::Verified => "verified",
@@ -36,22 +36,21 @@ impl ReadBack {
     }
 }
 
-/// What lies in the boot partition.
 #[derive(Debug, Default)]
 pub struct BootFiles {
-    /// Whose files they are; none when none can be seen.
+    /// The boot loader that the files belong to. None if no files are visible.
     pub loader: Option<Loader>,
-    /// Where they are: the directory as the host spells it, or the device that was looked into.
+    /// Where the files are: the directory on the host, or the device.
     pub place: String,
-    /// The entries, those of other systems too.
+    /// The entries, including those of other systems.
     pub entries: Vec<BootEntry>,
-    /// The entry that the next boot takes; none when it cannot be determined.
+    /// The entry that boots next. None if it cannot be determined.
     pub default: Option<DefaultEntry>,
-    /// The freestanding initrds of clr-boot-manager, without `freestanding-` in front of their names.
+    /// The freestanding initrds of clr-boot-manager, without the prefix `freestanding-`.
     pub freestanding: BTreeSet<String>,
-    /// What is wrong or odd.
+    /// Faults and unusual facts.
     pub problems: Vec<Problem>,
-    /// Why nothing can be seen, and what to do.
+    /// Why no files are visible, with the next step.
     pub invisible: Option<String>,
     /// Entries that could not be read.
     pub unread: Vec<UnreadEntry>,
@@ -62,19 +61,20 @@ pub struct BootFiles {
 pub struct UnreadEntry {
     /// The name of its file.
     pub file: String,
-    /// The release of the installed kernel that has an entry of this name.
+    /// The release of the installed kernel whose entry has this name.
     pub release: Option<String>,
 }
 
 impl BootFiles {
-    /// Looks at them, for the kernels of a root; without a kernel there is nothing to look for. On a live system whose
-    /// boot partition is not mounted root looks into it all the same, and leaves no trace.
+    /// Observes the boot files for the kernels of a root. Without a kernel nothing is observed. On a live
+    /// system, root reads the boot partition even if it is not mounted, without mounting it in the system's
+    /// namespace.
     pub fn observe(root: &Root, inventory: &Inventory) -> BootFiles {
         if inventory.kernels.is_empty() {
             return BootFiles::default();
         }
         let firmware = match root.kind() {
-            // What the machine around it was started with says nothing of an image.
+            // The firmware of the surrounding machine does not matter for an image.
             RootKind::Image => None,
             RootKind::Live | RootKind::LiveCopy => match efi::is_there(root) {
                 Presence::There(_) => Some(true),
@@ -97,8 +97,8 @@ impl BootFiles {
         }
     }
 
-    /// The entry of a kernel: of several the one that the next boot takes, or that has the name that clr-boot-manager
-    /// would give it.
+    /// The entry of a kernel. If there are several, the one that boots next, or the one with the name that
+    /// clr-boot-manager uses.
     pub fn of(&self, id: &str) -> Option<&BootEntry> {
         let mine = || self.entries.iter().filter(|e| e.id.as_deref() == Some(id));
         let default = self.default.as_ref().map(|d| d.entry.as_str());
@@ -112,7 +112,7 @@ impl BootFiles {
             .or_else(|| mine().next())
     }
 
-    /// Compares the entries with what they should be: kernel ids and effective command lines.
+    /// Compares the entries with the expected kernel ids and effective command lines.
     pub fn read_back(&self, expected: &[(String, Vec<u8>)]) -> ReadBack {
         if self.loader.is_none() {
             return ReadBack::NotVisible;
@@ -126,7 +126,7 @@ impl BootFiles {
         if wrong.is_empty() { ReadBack::Verified } else { ReadBack::Differs(wrong) }
     }
 
-    /// What is wrong with the entry of a kernel that should have this command line; none when nothing is.
+    /// How the entry of a kernel differs from this command line. None if it does not.
     pub fn differs(&self, id: &str, line: &[u8]) -> Option<String> {
         let Some(entry) = self.of(id) else {
             return Some(format!("there is no boot entry for {id}"));
@@ -135,26 +135,27 @@ impl BootFiles {
             return None;
         }
         let mut what = format!("the boot entry {} has another command line than configured", entry.file);
-        // clr-boot-manager's script for grub-mkconfig has it inside double quotes.
+        // clr-boot-manager's script for grub-mkconfig puts the line inside of double quotes.
         if self.loader == Some(Loader::Grub) && line.iter().any(|b| b"\"$`\\".contains(b)) {
             what += ", because grub-mkconfig puts it through a shell: configure it without \" $ ` and \\";
         }
         Some(what)
     }
 
-    /// There is an entry with the name that clr-boot-manager gives to the one of this kernel, and it could not be read.
+    /// An entry with the usual name for this kernel exists, and could not be read.
     fn is_unread(&self, id: &str) -> bool {
         let usual = usual_ending(id);
         usual.is_some_and(|usual| self.unread.iter().any(|entry| entry.file.ends_with(&usual)))
     }
 
-    /// What is odd and endangers nothing.
+    /// Unusual facts that endanger nothing.
     pub fn oddities(&self) -> impl Iterator<Item = &Problem> {
         self.problems.iter().filter(|p| !p.breaks)
     }
 }
 
-/// How the name of systemd-boot's entry for a kernel id ends; a name of the vendor, compiled in, is in front.
+/// The end of the name of systemd-boot's entry for a kernel id. It is preceded by a vendor name that is
+/// compiled into clr-boot-manager.
 pub fn usual_ending(id: &str) -> Option<String> {
     let (name, _) = KernelName::from_any_id(id)?;
     Some(format!("-{}-{}-{}.conf", name.variant, name.version, name.compared_number()))
@@ -168,9 +169,9 @@ fn denied(error: &FileError) -> String {
     if error.is_denied() { format!("{error}; ask as root") } else { error.to_string() }
 }
 
-/// Whose files lie at a place, by the rule by which clr-boot-manager chooses a loader: with UEFI firmware it writes
-/// systemd-boot's files and no others; without, those of syslinux or GRUB. In an image it takes systemd-boot unless it
-/// finds a legacy boot partition.
+/// The boot loader whose files are at a place, by the rules of clr-boot-manager. With UEFI firmware it writes
+/// only files of systemd-boot, without it those of syslinux or GRUB. For an image it uses systemd-boot unless
+/// it finds a legacy boot partition.
 fn loader_at(place: &EntryPlace, firmware: Option<bool>) -> Result<Option<Loader>, FileError> {
     let systemd_boot = place.has(entries::ENTRIES)? || place.has(entries::LOADER)?;
     if firmware == Some(true) || (firmware.is_none() && systemd_boot) {
@@ -180,13 +181,14 @@ fn loader_at(place: &EntryPlace, firmware: Option<bool>) -> Result<Option<Loader
         (true, true) => Some(legacy_loader(place)),
         (true, false) => Some(Loader::Syslinux),
         (false, true) => Some(Loader::Grub),
-        // Some other program may have written them for a machine with firmware.
+        // They may have been written for a machine with firmware.
         (false, false) => systemd_boot.then_some(Loader::SystemdBoot),
     })
 }
 
-/// Of two the one whose file was written last: clr-boot-manager takes GRUB where grub-mkconfig is installed and no
-/// partition of the disk is marked as a legacy boot partition, and leaves the other's file as it was.
+/// If both have files, the one whose file was written last. clr-boot-manager uses GRUB if grub-mkconfig is
+/// installed and no partition is marked as a legacy boot partition. It does not delete the files of the other
+/// loader.
 fn legacy_loader(place: &EntryPlace) -> Loader {
     let written = |path: &str| place.root.lookup(place.path(path)).stat().map(|s| s.mtime_ns);
     if written(grub::CONFIGURATION) > written(syslinux::CONFIGURATION) {
@@ -196,7 +198,7 @@ fn legacy_loader(place: &EntryPlace) -> Loader {
     }
 }
 
-/// Reads the files at a place. `root` is the system that they are for.
+/// Reads the files at a place. `root` is the system that they belong to.
 fn seen(
     place: &EntryPlace,
     root: &Root,
@@ -216,7 +218,7 @@ fn seen(
                 }
                 Some(true) => match Variables::read(root) {
                     Ok(variables) => Some(variables),
-                    // One of them may name another default.
+                    // One of the entries may name another default.
                     Err(e) => return hidden(denied(&e)),
                 },
                 _ => None,
@@ -249,16 +251,17 @@ fn seen(
     }
 }
 
-/// Only systemd-boot has a directory of them; for the other loaders clr-boot-manager puts them at the top.
+/// Only systemd-boot has a directory for them. For the other loaders clr-boot-manager puts them at the top of
+/// the partition.
 fn freestanding(place: &EntryPlace, loader: Loader, namespace: &str) -> BTreeSet<String> {
     let directory = if loader == Loader::SystemdBoot { format!("EFI/{namespace}") } else { String::new() };
-    // What cannot be listed cannot be deleted by a program that lists it first.
+    // clr-boot-manager lists the directory before it deletes files, so it cannot delete them either.
     let listed = place.list(&directory).unwrap_or_default();
     let names = listed.iter().filter_map(|file| file.text()?.strip_prefix("freestanding-"));
     names.map(str::to_owned).collect()
 }
 
-/// The device with the boot files of a root; none when they are in `/boot`.
+/// The device with the boot files of a root. None if they are in `/boot`.
 fn device(root: &Root) -> Result<Option<PathBuf>, String> {
     if !root.is_live() {
         return Ok(None);
@@ -271,10 +274,11 @@ fn device(root: &Root) -> Result<Option<PathBuf>, String> {
     }
 }
 
-/// Looks into the boot partition of a root, wherever [`BootFiles::observe`] would find it.
+/// Reads the boot partition of a root, wherever [`BootFiles::observe`] finds it.
 ///
 /// # Errors
-/// When it cannot be found or read, in words.
+///
+/// If it cannot be found or read.
 pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&EntryPlace) -> T) -> Result<T, String> {
     let Some(device) = device(root)? else { return Ok(look(&EntryPlace { root, top: BOOT, device: None })) };
     let partition = partition::open(root, device).map_err(|lost| lost.to_string())?;
@@ -282,10 +286,11 @@ pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&EntryPlace) -> T) -> 
     Ok(look(&EntryPlace { root: &partition.root, top: "", device }))
 }
 
-/// As [`look_into`], to write there. All has reached the device when it is done.
+/// As [`look_into`], for writing. On return all data is on the device.
 ///
 /// # Errors
-/// When it cannot be found or written to, in words.
+///
+/// If it cannot be found or written to.
 pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&EntryPlace) -> T) -> Result<T, String> {
     let Some(device) = device(root)? else { return Ok(write(&EntryPlace { root, top: BOOT, device: None })) };
     let said = |e: FileError| e.to_string();
@@ -298,7 +303,7 @@ pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&EntryPlace) -> T) -
     Ok(done)
 }
 
-/// The live system shows no entry below `/boot`: clr-boot-manager unmounts what it has mounted.
+/// The live system has no entries below `/boot`, because clr-boot-manager unmounts what it mounted.
 fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
     let opened = partition::find(live, firmware).and_then(|device| partition::open(live, device));
     let partition = match opened {
@@ -310,7 +315,7 @@ fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
     let place = EntryPlace { root: &partition.root, top: "", device };
     let files = match loader_at(&place, Some(firmware)) {
         Ok(loader) => {
-            // A boot partition without any file of a loader has no entry either.
+            // A boot partition without files of a boot loader has no entries either.
             let usual = if firmware { Loader::SystemdBoot } else { Loader::Syslinux };
             seen(&place, live, loader.unwrap_or(usual), Some(firmware), inventory)
         }
@@ -320,15 +325,15 @@ fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
     files
 }
 
-/// Entries below `/boot` that the firmware never sees: with any file in an unmounted `/boot` clr-boot-manager takes the
-/// system for one without a boot partition.
+/// Entries below `/boot` that the firmware does not read. With any file in an unmounted `/boot`,
+/// clr-boot-manager takes the system for one without a boot partition.
 fn misplaced(live: &Root) -> Option<Problem> {
     let on = |path: &str| live.lookup(path).stat().map(|s| s.on);
     let root = on("/")?;
     if on("/boot/loader")? != root {
         return None;
     }
-    // Where it cannot be determined which partition it is, there may be none.
+    // If the partition cannot be determined, there may be none.
     let device = partition::find(live, true).ok()?;
     (live.lookup(&device).stat()?.stands_for != root).then(|| {
         let device = device.display();
@@ -339,7 +344,7 @@ fn misplaced(live: &Root) -> Option<Problem> {
     })
 }
 
-/// What is wrong with entries and default, whatever the loader.
+/// Finds faults of entries and default that do not depend on the boot loader.
 fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
     let is_default = |entry: &BootEntry| menu.default.as_ref().is_some_and(|d| d.entry == entry.file);
     let mut problems = Vec::new();
@@ -348,7 +353,7 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
         let same = |e: &&BootEntry| e.id.as_ref() == Some(id) && !e.copy;
         let Some(kernel) = inventory.kernels.iter().find(|k| k.id == *id) else {
             let clear = match loader {
-                // Without its default entry the boot loader takes one by rules of its own.
+                // Without its default entry the boot loader chooses one by its own rules.
                 Loader::SystemdBoot if is_default(entry) => {
                     "make an installed kernel the boot default with `clr-boot-manager set-kernel`, and delete \
                      the entry only then"
@@ -368,7 +373,7 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
                 "move the copy out of {}, then run `clr-boot-manager update`",
                 root.shown_path(IMAGES).display()
             );
-            // Where the copy is all there is, it is the kernel.
+            // If only the copy exists, it is the kernel.
             let breaks = kernel.image != image && (is_default(entry) || only);
             problems.push(Problem { breaks, ..Problem::odd(what, Some(&clear)) });
         } else if menu.entries[..at].iter().filter(same).count() == 0 {
@@ -396,9 +401,9 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
     menu.problems.push(Problem { is_other_default, ..Problem::odd(what, None) });
 }
 
-/// Whether the words of an entry are those of a line, behind some that clr-boot-manager puts in front.
+/// Whether the words of an entry are those of a command line, after words that clr-boot-manager adds.
 fn is_made_of(options: &[u8], line: &[u8]) -> bool {
-    // The last two are Solus's.
+    // The last two are from Solus.
     const OWN: [&[u8]; 5] = [b"root=", b"initrd=", b"rd.luks.uuid=", b"rootflags=", b"rd.vconsole."];
     let words = |text: &'_ [u8]| -> Vec<Vec<u8>> {
         text.split(u8::is_ascii_whitespace).filter(|w| !w.is_empty()).map(<[u8]>::to_vec).collect()
@@ -417,7 +422,7 @@ mod tests {
     fn words_that_compare() {
         let entry = b"root=PARTUUID=1 rootflags=a quiet  rw";
         assert!(is_made_of(entry, b"quiet rw ") && is_made_of(b"quiet rw", b"quiet rw"));
-        // What an admin configures counts, also where clr-boot-manager has such words itself.
+        // A configured word counts, even if clr-boot-manager adds a similar one.
         assert!(is_made_of(b"root=PARTUUID=1 quiet rootflags=b", b"quiet rootflags=b"));
         for other in [b"quiet rw more".as_slice(), b"quiet", b"rw", b"quiet rw rootflags=a", b"x quiet rw"] {
             assert!(!is_made_of(entry, other), "{}", other.escape_ascii());

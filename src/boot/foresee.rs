@@ -1,9 +1,10 @@
 //! What `clr-boot-manager update` would install, delete and make the boot default, without running it. Pure.
 //!
-//! The rules are those of clr-boot-manager 3.3.1 as Clear Linux builds it. Natively it installs the running kernel, and
-//! of each type the tip and the last one that was marked as booted; if it knows the running kernel, it deletes all
-//! others. Where two files compare equal to it (a copy beside its original, release numbers that wrap), the result
-//! depends on the order of a directory: then each of them is possible, and none is counted as kept.
+//! The rules are those of clr-boot-manager 3.3.1 as built for Clear Linux. In native mode it installs the
+//! running kernel and, of each type, the tip and the newest kernel that is marked as booted. If it recognizes
+//! the running kernel, it deletes all others. If two files compare equal (a copy next to its original, or
+//! wrapped release numbers), the result depends on the order of the directory. Then each of them is possible,
+//! and none counts as kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,72 +18,73 @@ use crate::sys::{FileKind, Root, RootKind};
 /// A file that clr-boot-manager takes for a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelFile {
-    /// Its name in `/usr/lib/kernel`. What follows the number in it is not part of [`KernelFile::name`].
+    /// The file name in `/usr/lib/kernel`. What follows the number is not part of [`KernelFile::name`].
     pub file: String,
     /// The kernel that it is taken for.
     pub name: KernelName,
-    /// `/var/lib/kernel/k_booted_…` of it exists.
+    /// The mark `/var/lib/kernel/k_booted_…` exists.
     pub marked: bool,
 }
 
-/// What uname(2) says to clr-boot-manager.
+/// The release that uname(2) returns to clr-boot-manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Uname {
-    /// The release of a kernel of its naming scheme, installed or not.
+    /// A release of its naming scheme, whether or not the kernel is installed.
     Parsed(KernelName),
     /// A release of another scheme.
     Unparsable,
-    /// We could not read it; clr-boot-manager can.
+    /// clr-dkms could not read it. clr-boot-manager can.
     Unknown,
 }
 
-/// Which of its two ways an update goes.
+/// The mode of an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpdateMode {
-    /// On the system that runs.
+    /// For the running system.
     Native(Uname),
-    /// On an image: all kernels are installed and none is deleted.
+    /// For an image: all kernels are installed and none is deleted.
     Image,
 }
 
-/// What an update reads, as far as it decides what is installed, deleted and made the default.
+/// What an update reads, as far as it determines what is installed, deleted and made the default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpdateInput {
-    /// Native, or for an image.
     pub mode: UpdateMode,
     /// The kernels, in any order.
     pub kernels: Vec<KernelFile>,
     /// The texts of the symlinks `default-TYPE`, by type.
     pub default_links: BTreeMap<String, String>,
-    /// The names in the directories of freestanding initrds, masked ones included.
+    /// The names in the directories of freestanding initrds, including masks.
     pub initrd_sources: BTreeSet<String>,
-    /// The names of the freestanding initrds on the boot partition, without `freestanding-`.
+    /// The names of the freestanding initrds on the boot partition, without the prefix `freestanding-`.
     pub initrds_installed: BTreeSet<String>,
 }
 
 /// What an update would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Foreseen {
-    /// The kernel files whose image and entry are certainly written or refreshed.
+    /// The kernel files whose image and entry are certainly written.
     pub installs: BTreeSet<String>,
-    /// The kernel files that are, or may be, deleted: with modules, headers, mark, image and entry of their kernel.
+    /// The kernel files that are or may be deleted, together with the modules, headers, mark, image and entry
+    /// of their kernel.
     pub deletes: BTreeSet<String>,
-    /// The kernel files of which one becomes the boot default; empty where the default is not touched.
+    /// The kernel files of which one becomes the boot default. Empty if the default does not change.
     pub default: BTreeSet<String>,
-    /// The freestanding initrds that are deleted from the boot partition, without `freestanding-`.
+    /// The freestanding initrds that are deleted from the boot partition, without the prefix `freestanding-`.
     pub removes_initrds: BTreeSet<String>,
 }
 
 /// Why an update must not be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Objection {
-    /// What it would do cannot be determined.
+    /// It cannot be determined what it would do.
     Unforeseeable(String),
-    /// It would delete, or could delete, a kernel that must boot: its release.
+    /// It would or could delete a kernel that must boot. The value is its release.
     Deletes(String),
-    /// It would make this kernel the default, if only for a moment: its release.
+    /// It would make this kernel the default, at least for a moment. The value is its release.
     MakesDefault(String),
-    /// It would delete initrds that the entry of this kernel, which it does not refresh, names: its release.
+    /// It would delete initrds that the entry of this kernel names, and would not rewrite the entry. The
+    /// value is the release.
     Strands(String),
 }
 
@@ -100,10 +102,11 @@ impl fmt::Display for Objection {
 }
 
 impl UpdateInput {
-    /// Reads it from a root. A copy of a live system counts as that system.
+    /// Reads the input from a root. A copy of a live system counts as that system.
     ///
     /// # Errors
-    /// When something that decides cannot be read.
+    ///
+    /// If an input cannot be read.
     pub fn observe(root: &Root, inventory: &Inventory, boot: &BootFiles) -> Result<UpdateInput, String> {
         if let Some(why) = inventory.unreadable() {
             return Err(why.to_owned());
@@ -120,7 +123,7 @@ impl UpdateInput {
             let file = |file: &String| KernelFile {
                 file: file.clone(),
                 name: kernel.name.clone(),
-                // A mark that cannot be read protects no kernel.
+                // An unreadable mark protects no kernel.
                 marked: kernel.booted == There::Yes,
             };
             [&kernel.image].into_iter().chain(&kernel.copies).map(file)
@@ -142,8 +145,8 @@ impl UpdateInput {
         })
     }
 
-    /// The same update where only one kernel and no `default-TYPE` can be seen, as [`super::restricted`] shows it, with all
-    /// freestanding initrds of the boot partition masked that have no source.
+    /// The input of an update that sees only one kernel and no `default-TYPE`, as [`super::restricted`] shows
+    /// it. Freestanding initrds on the boot partition without a source are masked.
     pub fn only(&self, file: &str) -> UpdateInput {
         UpdateInput {
             kernels: self.kernels.iter().filter(|k| k.file == file).cloned().collect(),
@@ -153,10 +156,11 @@ impl UpdateInput {
         }
     }
 
-    /// Checks that an update of [`UpdateInput::only`] this kernel does no more than install or refresh it.
+    /// Checks that an update with [`UpdateInput::only`] this kernel only writes its image and entry.
     ///
     /// # Errors
-    /// Why it does not, or that it is unknown.
+    ///
+    /// What else it does, or that it is unknown.
     pub fn can_refresh_alone(&self, file: &str) -> Result<(), String> {
         let foreseen = foresee(&self.only(file))?;
         let is_all = foreseen.installs.iter().eq([file]);
@@ -166,7 +170,7 @@ impl UpdateInput {
         }
     }
 
-    /// An update makes no kernel the boot default.
+    /// Whether an update leaves the boot default as it is.
     pub fn leaves_default(&self) -> bool {
         foresee(self).is_ok_and(|foreseen| foreseen.default.is_empty())
     }
@@ -176,8 +180,8 @@ impl UpdateInput {
         kernel.map_or_else(|| file.to_owned(), |k| k.name.release())
     }
 
-    /// What speaks against an update: all that it would do to a kernel of `must_boot`, or to the boot default when that
-    /// is to be `default`.
+    /// The objections to an update: what it would do to a kernel of `must_boot`, and to the boot default if
+    /// that must be `default`.
     pub fn objections(&self, must_boot: &[&KernelName], default: Option<&KernelName>) -> Vec<Objection> {
         let foreseen = match foresee(self) {
             Ok(foreseen) => foreseen,
@@ -187,7 +191,8 @@ impl UpdateInput {
             self.kernels.iter().filter(|k| foreseen.deletes.contains(&k.file)).collect();
         let mut objections = Vec::new();
         for kernel in must_boot {
-            // A copy takes modules and entry of its original along, and so does one with the same wrapped number.
+            // Deleting a copy also deletes the modules and the entry of its original. The same holds for a
+            // kernel with the same wrapped number.
             if deleted.iter().any(|k| k.name.is_same_to_boot_manager(kernel)) {
                 objections.push(Objection::Deletes(kernel.release()));
             } else if !foreseen.removes_initrds.is_empty() && !foreseen.installs.contains(&kernel.id()) {
@@ -202,25 +207,27 @@ impl UpdateInput {
     }
 }
 
-/// The types that Clear's build moves to `default-ltsprev`, and whose tips it does not keep.
+/// The types that clr-boot-manager of Clear Linux moves to `default-ltsprev`, and whose tips it does not
+/// keep.
 fn is_old_lts(kind: &str) -> bool {
     kind == "lts2020" || kind == "lts2021" || kind.starts_with("lts201")
 }
 
-/// The kernel with that text as its file name, as `default-TYPE` is read.
+/// The kernel whose file name equals the text of `default-TYPE`.
 fn linked<'k>(input: &UpdateInput, kernels: &[&'k KernelFile], kind: &str) -> Option<&'k KernelFile> {
     let text = input.default_links.get(kind)?;
     kernels.iter().find(|k| k.file == *text).copied()
 }
 
-/// Those of the highest release number: of several each may be taken.
+/// The kernels with the highest release number. If there are several, each may be taken.
 fn highest<'k>(kernels: impl Iterator<Item = &'k KernelFile>) -> Vec<&'k KernelFile> {
     let kernels: Vec<&KernelFile> = kernels.collect();
     let top = kernels.iter().map(|k| k.name.compared_number()).max();
     kernels.into_iter().filter(|k| Some(k.name.compared_number()) == top).collect()
 }
 
-/// The installed kernels that can be taken for the running one: the same name, else the same type and number.
+/// The installed kernels that may be taken for the running one: those of the same name, otherwise those of
+/// the same type and number.
 fn running<'k>(kernels: &[&'k KernelFile], uname: &Uname) -> Vec<&'k KernelFile> {
     let Uname::Parsed(uname) = uname else { return Vec::new() };
     let exact: Vec<&KernelFile> =
@@ -234,10 +241,11 @@ fn running<'k>(kernels: &[&'k KernelFile], uname: &Uname) -> Vec<&'k KernelFile>
     kernels.iter().filter(alike).copied().collect()
 }
 
-/// Says what an update would do. Without any kernel it does nothing.
+/// Determines what an update would do. Without any kernel it does nothing.
 ///
 /// # Errors
-/// When it depends on what could not be read.
+///
+/// If it depends on something that could not be read.
 pub fn foresee(input: &UpdateInput) -> Result<Foreseen, String> {
     let kernels: Vec<&KernelFile> = input.kernels.iter().collect();
     let mut foreseen = Foreseen::default();
@@ -267,7 +275,7 @@ pub fn foresee(input: &UpdateInput) -> Result<Foreseen, String> {
             Some(tip) => vec![tip],
             None => highest(typed.iter().copied()),
         };
-        // It looks for the highest one from -1 on: a number that wraps below is never found.
+        // clr-boot-manager starts its search at -1, so it never finds a number that wraps below it.
         let good = highest(typed.iter().filter(|k| k.marked && k.name.compared_number() >= -1).copied());
         foreseen.installs.extend(certain(&tip).into_iter().chain(certain(&good)));
         if running.is_empty() {
@@ -314,7 +322,7 @@ mod tests {
         }
     }
 
-    /// Five kernels of which the first runs, the second was marked as booted, and the fifth is the tip.
+    /// Five kernels. The first runs, the second is marked as booted, and the fifth is the tip.
     fn five() -> UpdateInput {
         let kernels = (1..=5).map(|n| file(&format!("native.6.1.{n}-{n}"), n == 2)).collect();
         let link = ("native".to_owned(), format!("{NS}.native.6.1.5-5"));
@@ -385,11 +393,11 @@ mod tests {
     fn wrapped_numbers_and_copies_are_counted_as_lost() {
         let mut input = five();
         input.kernels.push(file("native.6.1.5-5.bak", false));
-        // The link is exact: the copy goes, and takes the modules of its original along.
+        // The symlink names the original, so the copy is deleted together with the modules of the original.
         assert_eq!(said(&input)[1], "native.6.1.3-3 native.6.1.4-4 native.6.1.5-5.bak");
         let tip = file("native.6.1.5-5", false).name;
         assert_eq!(input.objections(&[&tip], Some(&tip)), [Objection::Deletes("6.1.5-5.native".to_owned())]);
-        // Without a link each of the two may be taken for the tip.
+        // Without a symlink each of the two may be taken for the tip.
         input.default_links.clear();
         assert_eq!(said(&input)[1], "native.6.1.3-3 native.6.1.4-4 native.6.1.5-5 native.6.1.5-5.bak");
         let mut input = five();
@@ -433,7 +441,7 @@ mod tests {
         let mut unknown = input.clone();
         unknown.mode = UpdateMode::Native(Uname::Unknown);
         assert!(matches!(unknown.objections(&[], None)[..], [Objection::Unforeseeable(_)]));
-        // Nothing is deleted and the entry of the third is not refreshed, but its initrd goes.
+        // Nothing is deleted. The entry of the third kernel is not rewritten, but its initrd is deleted.
         let mut foreign = input.clone();
         foreign.mode = native("6.1.9-custom").mode;
         foreign.initrds_installed.insert("old.cpio".to_owned());

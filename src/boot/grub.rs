@@ -1,23 +1,24 @@
-//! `grub.cfg`, as grub-mkconfig writes it with the script that clr-boot-manager puts into `/etc/grub.d`.
+//! `grub.cfg`, as grub-mkconfig writes it with the script that clr-boot-manager installs in `/etc/grub.d`.
 //!
-//! The file is a script; what is read here is its menu, not what its commands would do. clr-boot-manager's script hands
-//! each command line to `echo` inside double quotes, so what stands in the file may differ from what was configured:
-//! what stands in the file is what boots.
+//! The file is a script. Only its menu is read here, not what its commands do. The script of clr-boot-manager
+//! passes each command line to `echo` inside of double quotes, so the file may differ from what was
+//! configured. The contents of the file are what boots.
 
 use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, Problem, SetBy, base_name, image_name};
 use crate::sys::FileError;
 
-/// The configuration, below the top of the boot partition.
+/// The configuration, relative to the top of the boot partition.
 pub const CONFIGURATION: &str = "grub/grub.cfg";
-/// The variables that the loader keeps between boots.
+/// The variables that GRUB keeps between boots.
 const ENVIRONMENT: &str = "grub/grubenv";
-/// Menus below menus that are followed; nobody has as many.
+/// How many nested menus are followed.
 const DEPTH: usize = 16;
 
-/// Reads what lies there.
+/// Reads the boot files.
 ///
 /// # Errors
-/// When it cannot be read.
+///
+/// If they cannot be read.
 pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileError> {
     let broken = |what: String| Ok(Menu { problems: vec![Problem::breaks(what, None)], ..Menu::default() });
     let text = match place.read(CONFIGURATION) {
@@ -31,7 +32,7 @@ pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileErro
     let (environment, unreadable) = match place.read(ENVIRONMENT) {
         Ok(text) => (text.unwrap_or_default(), None),
         Err(e) if e.is_no_file() => (Vec::new(), Some(Problem::odd(e.to_string(), None))),
-        // It may name another default.
+        // The file may name another default.
         Err(e) => return Err(e),
     };
     let mut menu = parse(&text, &environment, namespace, &place.shown_path(CONFIGURATION));
@@ -39,20 +40,20 @@ pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileErro
     Ok(menu)
 }
 
-/// A line of the menu: its title, its `--id`, and the entry or the lines below it.
+/// An item of the menu: its title, its `--id`, and the entry or the items below it.
 #[derive(Debug)]
 struct Item {
     title: String,
     id: Option<String>,
-    /// The number of the entry; none for a submenu.
+    /// The number of the entry. None for a submenu.
     entry: Option<usize>,
     below: Vec<Item>,
 }
 
-/// Reads the text of the file at `path`, and of `grubenv`.
+/// Parses the file at `path`, and `grubenv`.
 pub fn parse(text: &[u8], environment: &[u8], namespace: &str, path: &str) -> Menu {
     let mut menu = Menu::default();
-    // What is open: a submenu or an entry with what it holds, or, as none, a function.
+    // The open blocks: a submenu or an entry with its items, or None for a function.
     let mut open: Vec<Option<Item>> = Vec::new();
     let mut items: Vec<Item> = Vec::new();
     let mut assigned = None;
@@ -95,7 +96,7 @@ pub fn parse(text: &[u8], environment: &[u8], namespace: &str, path: &str) -> Me
             }
             b"set" if word(1).starts_with(b"default=") => {
                 let value = String::from_utf8_lossy(&word(1)[8..]).into_owned();
-                // grub-mkconfig asks first for the entry of the next boot, else for the one that is configured.
+                // grub-mkconfig reads the entry of the next boot first, then the configured one.
                 if value != "${next_entry}" {
                     assigned = Some(value);
                 }
@@ -108,7 +109,7 @@ pub fn parse(text: &[u8], environment: &[u8], namespace: &str, path: &str) -> Me
     menu
 }
 
-/// Tells the default. Without any grub takes the first line.
+/// Determines the default. Without a configured one GRUB boots the first item.
 fn choose(menu: &mut Menu, items: &[Item], assigned: Option<&str>, environment: &[u8], path: &str) {
     let kept = |name: &str| {
         let lines = environment.split(|b| *b == b'\n');
@@ -141,21 +142,21 @@ fn choose(menu: &mut Menu, items: &[Item], assigned: Option<&str>, environment: 
     }
 }
 
-/// The entry that a number from 0, a title or an id stands for; `>` leads into a submenu.
+/// The entry that a number (from 0), a title or an id selects. `>` selects an item of a submenu.
 fn find(items: &[Item], wanted: &str) -> Option<usize> {
-    // A title may have a `>` itself.
+    // A title may contain `>`.
     let whole = items.iter().find(|i| i.title == wanted || i.id.as_deref() == Some(wanted));
     if let Some(entry) = whole.and_then(|i| i.entry) {
         return Some(entry);
     }
     let (first, rest) = wanted.split_once('>').map_or((wanted, None), |(first, rest)| (first, Some(rest)));
-    // What is no number is a title or an id.
+    // What is not a number is a title or an id.
     let numbered = first.parse::<usize>().ok().and_then(|at| items.get(at));
     let item =
         numbered.or_else(|| items.iter().find(|i| i.title == first || i.id.as_deref() == Some(first)))?;
     match rest {
         Some(rest) => find(&item.below, rest),
-        // A submenu alone opens, and its first line boots.
+        // A submenu opens, and its first item boots.
         None => item.entry.or_else(|| find(&item.below, "0")),
     }
 }
@@ -164,11 +165,11 @@ fn find(items: &[Item], wanted: &str) -> Option<usize> {
 #[derive(Debug)]
 struct GrubWord {
     text: Vec<u8>,
-    /// Where the line goes on after it.
+    /// The position after the word.
     end: usize,
 }
 
-/// The words of a line, with quotes as in a shell. A comment has none.
+/// The words of a line, with the quoting of a shell. A comment has none.
 fn words(line: &[u8]) -> Vec<GrubWord> {
     let mut words = Vec::new();
     let mut at = 0;
@@ -213,7 +214,7 @@ mod tests {
         )
     }
 
-    /// As grub-mkconfig writes it with clr-boot-manager's script, between the parts of others.
+    /// A file as grub-mkconfig writes it with clr-boot-manager's script, between parts of others.
     fn file(default: &str) -> String {
         let new = entry("", "6.15.8-1592.native", "org.clearlinux.native.6.15.8-1592", "quiet  rw ");
         let old = entry("\t", "6.15.7-1591.native", "org.clearlinux.native.6.15.7-1591", "quiet");

@@ -1,23 +1,24 @@
-//! Initrds as clr-boot-manager finds them: those of one kernel, and freestanding ones for every kernel.
+//! Initrds as clr-boot-manager finds them: those of one kernel, and freestanding initrds for every kernel.
 
 use std::collections::BTreeMap;
 
 use crate::kernel::inventory::IMAGES;
 use crate::sys::{FileError, FileKind, Presence, Root};
 
-/// The directories of freestanding initrds; of one name the first counts.
+/// The directories of freestanding initrds. Of several files with the same name the first counts.
 pub const FREESTANDING: [&str; 2] = ["/etc/kernel/initrd.d", "/usr/lib/initrd.d"];
-/// Where an admin puts an initrd of a kernel. It replaces the one beside the image.
+/// The directory of initrds that an admin makes for a kernel. They replace the one beside the image.
 pub const OF_ADMIN: &str = "/etc/kernel";
 
-/// Where a freestanding initrd comes from; none when a symlink of an admin to `/dev/null` masks it.
+/// The path of a freestanding initrd. None if an admin masks it with a symlink to `/dev/null`.
 pub type InitrdOrigin = Option<String>;
 
-/// The freestanding initrds by name: the path of each inside the root. Empty files and what is neither a file nor a
-/// symlink are not counted, as clr-boot-manager does not count them.
+/// The freestanding initrds by name, with their paths inside the root. As in clr-boot-manager, empty files
+/// and anything that is neither a file nor a symlink do not count.
 ///
 /// # Errors
-/// When a directory is there and cannot be read.
+///
+/// If a directory exists and cannot be read.
 pub fn freestanding(root: &Root) -> Result<BTreeMap<String, InitrdOrigin>, FileError> {
     let mut found = BTreeMap::new();
     for directory in FREESTANDING {
@@ -27,7 +28,7 @@ pub fn freestanding(root: &Root) -> Result<BTreeMap<String, InitrdOrigin>, FileE
             let origin = match entry.kind {
                 FileKind::File if root.lookup_link(&path).stat().is_some_and(|s| s.size == 0) => continue,
                 FileKind::File => Some(path),
-                // A mask is recognized by the text of the symlink alone.
+                // Only the text of the symlink decides.
                 FileKind::Link if is_mask(&root.read_link(&path)?.to_string_lossy()) => None,
                 FileKind::Link => Some(path),
                 FileKind::Directory | FileKind::Other => continue,
@@ -42,11 +43,12 @@ fn is_mask(text: &str) -> bool {
     text.contains("/dev/null")
 }
 
-/// The initrds of the kernel `id`, by the names that they get on the boot partition: `initrd-ID`, of an admin or else the
-/// one beside the image, and on Solus every `initrd-ID.*` in the same directory.
+/// The initrds of the kernel `id`, by their names on the boot partition: `initrd-ID`, from the admin or from
+/// beside the image, and on Solus every `initrd-ID.*` in the same directory.
 ///
 /// # Errors
-/// When a directory is there and cannot be read.
+///
+/// If a directory exists and cannot be read.
 pub fn of_kernel(root: &Root, id: &str) -> Result<BTreeMap<String, String>, FileError> {
     let own = format!("initrd-{id}");
     let admins = format!("{OF_ADMIN}/{own}");
@@ -68,7 +70,7 @@ pub fn of_kernel(root: &Root, id: &str) -> Result<BTreeMap<String, String>, File
         .filter_map(|entry| entry.text().filter(named))
         .map(|name| (name.to_owned(), format!("{directory}/{name}")))
         .collect();
-    // The others are only looked for beside one of that name.
+    // The others count only if a file of that name exists.
     Ok(if found.contains_key(&own) { found } else { BTreeMap::new() })
 }
 

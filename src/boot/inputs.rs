@@ -1,9 +1,10 @@
-//! What a run of `clr-boot-manager update` depends on, as fingerprints: two equal ones mean that a run would change
+//! The inputs of `clr-boot-manager update`, as fingerprints. With equal fingerprints an update would change
 //! nothing.
 //!
-//! A program that has swupd leave the boot files alone takes over every reason for which swupd would have run clr-boot-manager: its
-//! list of paths, and what the boot partition is made of besides. Large files are known by size and times, small ones by
-//! their contents. A file that cannot be read counts as an empty one: root can read them all.
+//! If swupd leaves the boot files to clr-dkms, clr-dkms must run clr-boot-manager for every reason for which
+//! swupd would have: its list of paths, and everything else that the boot partition is made from. Large files
+//! are identified by size and modification time, small files by their contents. A file that cannot be read
+//! counts as empty, because root can read all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,17 +17,17 @@ use crate::kernel::KernelName;
 use crate::kernel::inventory::IMAGES;
 use crate::sys::{FileKind, Fingerprint, Root};
 
-/// A part of the boot files, by what it is made from.
+/// A part of the boot files, named by what it is made from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
 pub enum BootPart {
-    /// The image of a kernel, its own part of the command line and its initrds, by its release.
+    /// The image, the command line file and the initrds of a kernel, by its release.
     Kernel(String),
-    /// Which kernel is the tip of its type.
+    /// The choice of the tip of each type.
     Tips,
-    /// The fragments of the command line of every kernel, and the timeout of the menu.
+    /// The command line fragments of every kernel, and the timeout of the menu.
     Fragments,
-    /// The boot loader, and clr-boot-manager itself, which may write other files in another version.
+    /// The boot loader, and clr-boot-manager itself, because another version may write other files.
     BootLoader,
     /// The microcode that is loaded before the kernel.
     Microcode,
@@ -34,7 +35,7 @@ pub enum BootPart {
     Initrds,
     /// The name of the operating system, which is the title of every entry.
     Titles,
-    /// One that a later version knows.
+    /// A part that only a later version knows.
     Other(String),
 }
 
@@ -86,7 +87,7 @@ impl fmt::Display for BootPart {
 /// The fingerprints of all parts.
 pub type BootInputs = BTreeMap<BootPart, String>;
 
-/// Where boot loaders and the programs that install them are. Directories count with what is in them.
+/// The paths of boot loaders and of the programs that install them. A directory includes its contents.
 const LOADERS: [&str; 7] = [
     "/usr/bin/bootctl",
     "/usr/bin/clr-boot-manager",
@@ -96,16 +97,16 @@ const LOADERS: [&str; 7] = [
     "/usr/lib/syslinux",
     "/usr/share/syslinux",
 ];
-/// The directory in which everything that begins with `boot` belongs to the boot loader, as swupd sees it.
+/// The directory in which, as in swupd, everything that begins with `boot` belongs to the boot loader.
 const SYSTEMD: &str = "/usr/lib/systemd";
-/// The first one that is there counts.
+/// The first file that exists counts.
 pub(super) const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
-/// How long the menu of the boot loader is shown.
+/// How long the boot loader shows its menu.
 pub(super) const TIMEOUT: &str = "/etc/kernel/timeout";
-/// How deep a directory of a boot loader is looked into.
+/// The depth to which directories of boot loaders are read.
 const DEPTH: u32 = 3;
 
-/// The fingerprint of everything.
+/// The fingerprint of all parts together.
 pub fn inputs(root: &Root) -> String {
     let mut whole = Fingerprint::default();
     for (part, fingerprint) in parts(root) {
@@ -130,12 +131,12 @@ pub fn parts(root: &Root) -> BootInputs {
     parts
 }
 
-/// The parts that are not as they were; a kernel that is gone is not among them.
+/// The parts that have changed. A kernel that was removed is not included.
 pub fn changed(before: &BootInputs, now: &BootInputs) -> Vec<BootPart> {
     now.iter().filter(|(part, is)| before.get(part) != Some(is)).map(|(part, _)| part.clone()).collect()
 }
 
-/// Adds a file without reading it; a symlink counts with what it leads to.
+/// Adds a file without reading it. A symlink includes its target.
 fn add_identity(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKind) {
     add_name(root, fingerprint, path, kind);
     if let Some(stat) = root.lookup(path).stat().filter(|s| s.kind == FileKind::File) {
@@ -146,7 +147,7 @@ fn add_identity(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Fi
 /// Adds a small file with its contents.
 fn add_contents(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKind) {
     add_name(root, fingerprint, path, kind);
-    // A FIFO or a directory has no contents; a fragment counts with what the symlink leads to.
+    // A FIFO or a directory has no contents. A fragment includes the contents of its symlink's target.
     if matches!(kind, FileKind::File | FileKind::Link) {
         fingerprint.add(root.read(path).unwrap_or_default());
     }
@@ -155,17 +156,17 @@ fn add_contents(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Fi
 fn add_name(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKind) {
     fingerprint.add(path.as_bytes());
     if kind == FileKind::Link {
-        // A failed read is in `Root::unread`, and no update is run then; here and below.
+        // A failed read is in `Root::unread`, and no update is run then. This also applies below.
         fingerprint.add(root.read_link(path).unwrap_or_default().as_os_str().as_encoded_bytes());
     }
 }
 
-/// The tips, and what each kernel brings along. Other files beside an image are not read by clr-boot-manager.
+/// The tips, and the files of each kernel. clr-boot-manager does not read other files beside an image.
 fn kernels(root: &Root) -> (String, BootInputs) {
     let (mut tips, mut by_release) = (Fingerprint::default(), BTreeMap::new());
     let mut visible = BTreeSet::new();
     for directory in [IMAGES, OF_ADMIN] {
-        // What cannot be listed has no part in the fingerprint, as it has none in the entries; here and below.
+        // A directory that cannot be listed adds nothing to the fingerprint; see above.
         for entry in root.list_optional(directory).unwrap_or_default() {
             let name = entry.name.to_string_lossy();
             let path = format!("{directory}/{name}");
@@ -192,7 +193,8 @@ fn kernels(root: &Root) -> (String, BootInputs) {
             }
         }
     }
-    // Without its `cmdline-…` clr-boot-manager sees no kernel; `System.map-…` and the like only look like the name of one.
+    // Without `cmdline-…` clr-boot-manager does not see a kernel. `System.map-…` and similar files have names
+    // like kernels.
     by_release.retain(|release, _| visible.contains(release));
     let parts = by_release.into_iter().map(|(release, part)| (BootPart::Kernel(release), part.finish()));
     (tips.finish(), parts.collect())
@@ -238,7 +240,7 @@ fn add_all(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKin
     }
 }
 
-/// Microcode, and the others.
+/// The fingerprints of microcode and of the other freestanding initrds.
 fn freestanding(root: &Root) -> (String, String) {
     let (mut microcode, mut initrds) = (Fingerprint::default(), Fingerprint::default());
     for directory in FREESTANDING {
@@ -251,7 +253,7 @@ fn freestanding(root: &Root) -> (String, String) {
     (microcode.finish(), initrds.finish())
 }
 
-/// Only the name: the version changes with every update of the system, and is in no entry.
+/// Only the name counts. The version changes with every update of the system, and is not part of an entry.
 fn title(root: &Root) -> String {
     let mut fingerprint = Fingerprint::default();
     let text = OS_RELEASE.iter().find_map(|path| root.read(path).ok()).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The Boot Loader Interface: what systemd-boot and the firmware's variables say about the entries. Every
-//! user can read these variables, also where the boot partition is closed to all but root.
+//! The Boot Loader Interface: what EFI variables of systemd-boot and the firmware show about the entries.
+//! Every user can read these variables, even if only root can read the boot partition.
 
 use super::entries::Variables;
 use crate::sys::{FileError, Root, efi};
@@ -7,19 +7,20 @@ use crate::sys::{FileError, Root, efi};
 /// The variables that concern the choice of an entry.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct LoaderInterface {
-    /// What overrides the default of the configuration.
+    /// The variables that override the configured default.
     pub overrides: Variables,
-    /// `LoaderEntrySelected`: the entry that the present boot took.
+    /// `LoaderEntrySelected`: the entry of the current boot.
     pub selected: Option<String>,
-    /// `LoaderEntries`: the entries that the loader saw at the present boot.
+    /// `LoaderEntries`: the entries that the boot loader saw at the current boot.
     pub entries: Option<Vec<String>>,
 }
 
 impl LoaderInterface {
-    /// Reads them; none of them is set where another loader is used.
+    /// Reads the variables. With another boot loader none of them exists.
     ///
     /// # Errors
-    /// When one of them is set and cannot be read.
+    ///
+    /// If a variable exists and cannot be read.
     pub fn read(root: &Root) -> Result<LoaderInterface, FileError> {
         Ok(LoaderInterface {
             overrides: Variables::read(root)?,
@@ -28,7 +29,7 @@ impl LoaderInterface {
         })
     }
 
-    /// Whether the loader saw an entry of that name at the present boot; none where it is unknown.
+    /// Whether the boot loader saw an entry of that name at the current boot. None if unknown.
     pub fn lists(&self, name: &str) -> Option<bool> {
         let entries = self.entries.as_ref()?;
         let is_it = |entry: &String| {
@@ -43,8 +44,7 @@ pub fn is_open(name: &str) -> bool {
     name.contains(['*', '?', '[']) || name.starts_with('@')
 }
 
-/// The version, number and variant in the name `VENDOR-VARIANT-VERSION-NUMBER.conf` of an entry of
-/// clr-boot-manager, as a kernel release.
+/// The kernel release of an entry of clr-boot-manager, from its name `VENDOR-VARIANT-VERSION-NUMBER.conf`.
 pub fn release_of_entry(name: &str) -> Option<String> {
     let ending = name.len().checked_sub(".conf".len()).filter(|at| name.is_char_boundary(*at));
     let stem = match ending.map(|at| name.split_at(at)) {

@@ -1,4 +1,4 @@
-//! What every boot loader has: a menu of entries and a default, and a place where it is read.
+//! What all boot loaders have in common: a menu of entries, a default, and a place where the files are read.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::kernel::KernelName;
 use crate::limits::TEXT;
 use crate::sys::{FileError, Listed, Presence, Root};
 
-/// Whose files they are.
+/// The boot loader that files belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loader {
     /// systemd-boot, also behind shim.
@@ -17,25 +17,24 @@ pub enum Loader {
     Grub,
 }
 
-/// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootEntry {
-    /// Its name: the file's, the LABEL, or the title of the menu.
+    /// The name: the file name, the LABEL, or the title in the menu.
     pub file: String,
-    /// The kernel id, off the line that names the image; none for what is no kernel of this system.
+    /// The kernel id, from the line that names the image. None if it is not a kernel of this system.
     pub id: Option<String>,
-    /// The name of the image, without a directory and without `kernel-`.
+    /// The name of the image, without its directory and without `kernel-`.
     pub image: Option<String>,
-    /// Something follows the number in that name: it is a copy, such as `….bak`.
+    /// The name of the image continues after the number: it is a copy, such as `….bak`.
     pub copy: bool,
-    /// The command line, as the boot loader hands it over.
+    /// The command line, as the boot loader passes it to the kernel.
     pub options: Vec<u8>,
-    /// The names of the initrds, without a directory, in the order in which they are loaded.
+    /// The names of the initrds without their directories, in the order in which they are loaded.
     pub initrds: Vec<String>,
 }
 
 impl BootEntry {
-    /// An entry whose `image` is of this system when its name reads as a kernel id of the namespace.
+    /// An entry. Its `image` belongs to this system if its name is a kernel id of the namespace.
     pub(super) fn new(file: &str, image: Option<String>, namespace: &str, options: Vec<u8>) -> BootEntry {
         let (mut id, mut copy) = (None, false);
         if let Some((name, rest)) = image.as_deref().and_then(|image| KernelName::from_id(image, namespace)) {
@@ -44,12 +43,11 @@ impl BootEntry {
         BootEntry { file: file.to_owned(), id, image, copy, options, initrds: Vec::new() }
     }
 
-    /// The same with initrds.
     pub(super) fn with_initrds(self, initrds: Vec<String>) -> BootEntry {
         BootEntry { initrds, ..self }
     }
 
-    /// How it is named in a sentence.
+    /// The name in messages.
     pub(super) fn named(&self) -> String {
         match &self.id {
             Some(id) if *id != self.file => format!("{id} (entry {})", self.file),
@@ -58,19 +56,19 @@ impl BootEntry {
     }
 }
 
-/// The name of an image: the end of a path of either spelling. The old layout has no prefix.
+/// The name of an image at the end of a path, with `/` or `\`. In the old layout it has no prefix.
 pub(super) fn image_name(path: &[u8]) -> String {
     let name = base_name(path);
     name.strip_prefix("kernel-").map(str::to_owned).unwrap_or(name)
 }
 
-/// The last part of a path of either spelling.
+/// The last component of a path, with `/` or `\`.
 pub(super) fn base_name(path: &[u8]) -> String {
     let start = path.iter().rposition(|b| matches!(b, b'/' | b'\\')).map_or(0, |at| at + 1);
     String::from_utf8_lossy(&path[start..]).into_owned()
 }
 
-/// What made an entry the default.
+/// What makes an entry the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetBy {
     /// `default` in `loader.conf`.
@@ -81,7 +79,7 @@ pub enum SetBy {
     LoaderEntryOneShot,
     /// `DEFAULT` in `syslinux.cfg`.
     SyslinuxDefault,
-    /// `set default=` in `grub.cfg`, or that it is the first.
+    /// `set default=` in `grub.cfg`, or the first entry.
     GrubDefault,
     /// `saved_entry` in `grubenv`.
     GrubSavedEntry,
@@ -90,7 +88,7 @@ pub enum SetBy {
 }
 
 impl SetBy {
-    /// It stands beside what clr-boot-manager writes, and outlives its updates.
+    /// Whether it overrides what clr-boot-manager writes, and is not changed by its updates.
     pub fn overrides(self) -> bool {
         matches!(self, SetBy::LoaderEntryDefault | SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry)
     }
@@ -110,27 +108,26 @@ impl fmt::Display for SetBy {
     }
 }
 
-/// The entry that the next boot takes.
+/// The entry that boots next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefaultEntry {
-    /// Its name.
     pub entry: String,
-    /// Its kernel id; none for what is no kernel of this system.
+    /// The kernel id. None if it is not a kernel of this system.
     pub id: Option<String>,
-    /// What says so.
+    /// What makes it the default.
     pub set_by: SetBy,
 }
 
-/// Something wrong or odd.
+/// A fault, or an unusual fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// What, with the name of the file or entry.
+    /// A sentence with the name of the file or entry.
     pub what: String,
-    /// What to do about it.
+    /// The next step.
     pub clear: Option<String>,
-    /// It endangers a boot, or the next run of clr-boot-manager; else it is just odd.
+    /// It endangers a boot, or the next run of clr-boot-manager.
     pub breaks: bool,
-    /// It says only that `clr-boot-manager update` would make another kernel the default.
+    /// It only says that `clr-boot-manager update` would make another kernel the default.
     pub is_other_default: bool,
 }
 
@@ -151,30 +148,29 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What one boot loader's files say.
+/// The contents of one boot loader's files.
 #[derive(Debug, Default)]
 pub struct Menu {
     /// The entries, in the order of the files or of the menu.
     pub entries: Vec<BootEntry>,
-    /// The default; none when it cannot be determined.
+    /// The default. None if it cannot be determined.
     pub default: Option<DefaultEntry>,
-    /// What is wrong with them.
     pub problems: Vec<Problem>,
     /// The names of entries that could not be read.
     pub unread: Vec<String>,
 }
 
-/// Where the files are read.
+/// The place where the files are read.
 pub(super) struct EntryPlace<'r> {
     pub(super) root: &'r Root,
     /// The top of the boot partition in that root.
     pub(super) top: &'static str,
-    /// The device, where it is mounted nowhere.
+    /// The device, if it is not mounted.
     pub(super) device: Option<String>,
 }
 
 impl EntryPlace<'_> {
-    /// How it is named as a whole.
+    /// The name of the whole place, for messages.
     pub(super) fn name(&self) -> String {
         match &self.device {
             Some(device) => device.clone(),
@@ -186,7 +182,7 @@ impl EntryPlace<'_> {
         format!("{}/{path}", self.top)
     }
 
-    /// How a path below the top is told to a person.
+    /// A path relative to the top, for messages.
     pub(super) fn shown_path(&self, path: &str) -> String {
         match &self.device {
             Some(device) => format!("{path} on {device}"),
@@ -198,7 +194,7 @@ impl EntryPlace<'_> {
         self.root.read_optional_within(self.path(path), TEXT)
     }
 
-    /// The same of a file that is never large, as there are many of its kind.
+    /// The same for a file that is never large, because there are many of its kind.
     pub(super) fn read_small(&self, path: &str) -> Result<Option<Vec<u8>>, FileError> {
         self.root.read_optional(self.path(path))
     }

@@ -1,4 +1,7 @@
-//! The boot manager: what it reads, running it, and reading back what it wrote.
+//! clr-boot-manager and the boot files: what it reads, running it, and reading back what it wrote.
+//!
+//! The exit code of clr-boot-manager proves nothing. Success is determined by reading the boot files. Nothing
+//! here decides which kernel should boot; see [`crate::decide`].
 
 mod blocking_files;
 pub mod default;
@@ -28,21 +31,22 @@ pub use files::{BootFiles, ReadBack};
 pub use inputs::inputs;
 pub use menu::{BootEntry, DefaultEntry, Loader, Problem, SetBy};
 
-/// How one run of the boot manager ended.
+/// The result of `clr-boot-manager update`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
-    /// What went wrong, in words and with the next step; none after exit code 0.
+    /// What failed, with the next step. None after exit code 0.
     pub error: Option<String>,
 }
 
-/// Why the boot manager must not be run for a root.
+/// Why clr-boot-manager must not be run for a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BootBlocker {
-    /// We are in a chroot: natively it would look for the boot partition of the machine around us.
+    /// The root is a chroot: in native mode clr-boot-manager would look for the boot partition of the
+    /// surrounding machine.
     Chroot,
-    /// A path with a character of glob(7): it would write entries without any fragment.
+    /// The path has a character of glob(7): the entries would be written without any fragment.
     Path(PathBuf),
-    /// A FIFO, socket or device where it opens a regular file: it would block.
+    /// A FIFO, socket or device in place of a file that it reads: it would block.
     NotRegular(PathBuf),
 }
 
@@ -63,12 +67,12 @@ impl std::fmt::Display for BootBlocker {
     }
 }
 
-/// Why clr-boot-manager must not be run while `path` exists, and the next step.
+/// The message about a file that would block clr-boot-manager, with the next step.
 fn not_regular(path: &str) -> String {
     format!("{path} is not a regular file, and clr-boot-manager would block on it: remove {path}")
 }
 
-/// What is in the way of running the boot manager for this root, if anything.
+/// Why clr-boot-manager must not be run for this root. None if it may be run.
 pub fn blocker(root: &Root) -> Option<BootBlocker> {
     if root.image_path().is_none() && root.kind() == RootKind::Image {
         return Some(BootBlocker::Chroot);
@@ -79,7 +83,7 @@ pub fn blocker(root: &Root) -> Option<BootBlocker> {
     blocking_files::in_root(root).map(|path| BootBlocker::NotRegular(root.shown_path(path)))
 }
 
-/// The command that makes the boot entries again, for a person.
+/// The command that rewrites the boot entries, for messages.
 pub fn update_command(root: &Root) -> String {
     match root.is_slash() {
         true => "clr-boot-manager update".to_owned(),
@@ -87,8 +91,9 @@ pub fn update_command(root: &Root) -> String {
     }
 }
 
-/// Runs `clr-boot-manager update`. Its exit code proves nothing; [`BootFiles::read_back`] does. After a crash or exit code
-/// 1 the reason may be repaired ([`preflight::prepare`]) or have passed: then it is run once more.
+/// Runs `clr-boot-manager update`. Its exit code proves nothing, so use [`BootFiles::read_back`]. After a
+/// crash or exit code 1 the cause may be temporary, or one that [`preflight::prepare`] repairs; then it is
+/// run a second time.
 pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
     let run = || run(root, tools, deadline, &["update"]);
     let error = match run() {
@@ -107,16 +112,15 @@ pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
     Update { error }
 }
 
-/// A run that went wrong.
+/// A failed run.
 struct Failed {
-    /// None when it was not started.
+    /// How it ended. None if it was not started.
     ended: Option<Ended>,
-    /// What went wrong, in words.
     what: String,
 }
 
 impl Failed {
-    /// Another run may do better.
+    /// Whether a second run may succeed.
     fn may_pass(&self) -> bool {
         matches!(self.ended, Some(Ended::Signal(11) | Ended::Exit(1 | 139)))
     }
@@ -133,7 +137,7 @@ fn run(root: &Root, tools: &Tools, deadline: Duration, words: &[&str]) -> Result
         child = child.arg(path);
     }
     let command = child.display();
-    // It replaces files by unlink and create: stopped half-way it leaves an entry that does not boot.
+    // It replaces files by unlink and create. If it is stopped in between, an entry does not boot.
     let done = child
         .uninterruptible()
         .run()
@@ -153,12 +157,12 @@ fn run(root: &Root, tools: &Tools, deadline: Duration, words: &[&str]) -> Result
     Err(failed(Some(done.ended), format!("{command}: {}: {cause}{hint}", done.ended)))
 }
 
-/// What it reports as an error although it goes on as it should.
+/// Errors that it reports although it succeeds.
 const HARMLESS: [&str; 2] =
     ["Could not find default kernel for type", "Cannot determine the currently running kernel"];
 
-/// The line of its output that gives the cause of a failure. What follows from the first error is reported after it; the
-/// last line says only what could not be done.
+/// The line of its output with the cause of a failure. Consequences of the first error are reported after it,
+/// and the last line only names what could not be done.
 fn cause(said: &str) -> Option<&str> {
     let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
     let is_error = |line: &&str| {
@@ -168,7 +172,7 @@ fn cause(said: &str) -> Option<&str> {
     lines.clone().find(is_error).or_else(|| lines.next_back())
 }
 
-/// Why it must not be run by this process, if so: without root it says so and exits with 0.
+/// Why this process must not run it. Without root it only prints a message and exits with 0.
 fn unprivileged(root: &Root) -> Option<String> {
     let refused = root.is_live() && !nix::unistd::geteuid().is_root();
     refused.then(|| "clr-boot-manager does nothing without root: run this as root".to_owned())

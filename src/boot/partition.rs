@@ -1,46 +1,46 @@
-//! Where clr-boot-manager's boot partition is, by its rules.
+//! The boot partition, determined by the rules of clr-boot-manager.
 //!
-//! With UEFI firmware it is the partition that systemd-boot says it was started from, else the one that is labelled
-//! `ESP`; with a BIOS the one with the GPT attribute "legacy BIOS bootable". That attribute is read here from the
-//! database of udev, which has read the partition tables.
+//! With UEFI firmware it is the partition that systemd-boot was started from, otherwise the one with the
+//! label `ESP`. With a BIOS it is the partition with the GPT attribute "legacy BIOS bootable". The attribute
+//! is read from the database of udev, which parses the partition tables.
 
 use std::path::{Path, PathBuf};
 
 use crate::sys::{FileError, Root, efi, mount};
 
-/// The names of partitions, kept by udev.
+/// The symlinks of udev to partitions.
 const NAMES: &str = "/dev/disk";
-/// udev's database.
+/// The database of udev.
 const DATABASE: &str = "/run/udev/data";
 /// Bit 2 of the attributes of a GPT partition.
 const LEGACY_BOOTABLE: u64 = 1 << 2;
 
-/// Why it was not found.
+/// Why the partition cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
     /// Something could not be read.
     #[error(transparent)]
     Unreadable(#[from] FileError),
-    /// Nothing here is named as it would be.
+    /// No partition has the expected name or attribute.
     #[error("{0}; mount the boot partition at /boot and ask again")]
     Unnamed(String),
-    /// It is mounted nowhere, and to look into it takes root.
+    /// It is not mounted, and only root can read it nevertheless.
     #[error("the boot partition {path} is not mounted: ask as root, who can look into it", path = .0.display())]
     Closed(PathBuf),
 }
 
 /// A boot partition that can be read.
 pub(super) struct Opened {
-    /// Its top.
     pub(super) root: Root,
-    /// Its device file, where it is mounted nowhere: then nobody can write to it through this root.
+    /// The device file, if it is not mounted. Then it cannot be written to through this root.
     pub(super) device: Option<PathBuf>,
 }
 
-/// Opens the partition of a device file where it is mounted, else by itself.
+/// Opens a partition where it is mounted, or privately.
 ///
 /// # Errors
-/// When it cannot be read, with what to do.
+///
+/// If it cannot be read, with the next step.
 pub(super) fn open(live: &Root, device: PathBuf) -> Result<Opened, Lost> {
     match mount::mounted(live, &device)? {
         Some(root) => Ok(Opened { root, device: None }),
@@ -49,10 +49,11 @@ pub(super) fn open(live: &Root, device: PathBuf) -> Result<Opened, Lost> {
     }
 }
 
-/// The device file of the boot partition, free of links.
+/// The device file of the boot partition, with symlinks resolved.
 ///
 /// # Errors
-/// When it cannot be determined, with what to do.
+///
+/// If it cannot be determined, with the next step.
 pub fn find(live: &Root, firmware: bool) -> Result<PathBuf, Lost> {
     if !live.lookup(NAMES).is_there() {
         return Err(Lost::Unnamed(format!("there is no {NAMES} here (is this a container?)")));
@@ -71,7 +72,7 @@ pub fn find(live: &Root, firmware: bool) -> Result<PathBuf, Lost> {
     Err(Lost::Unnamed(format!("there is no {}", tried.collect::<Vec<_>>().join(" and no "))))
 }
 
-/// The name of a partition in udev's directory. The loader writes the number in capitals, udev in small letters.
+/// The symlink of a partition. The boot loader writes its UUID in upper case, udev in lower case.
 fn by_uuid(text: &str) -> PathBuf {
     let plain = text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-');
     Path::new(NAMES).join("by-partuuid").join(plain.collect::<String>().to_ascii_lowercase())
@@ -80,9 +81,9 @@ fn by_uuid(text: &str) -> PathBuf {
 fn legacy(live: &Root) -> Result<PathBuf, Lost> {
     let mut found = Vec::new();
     for entry in live.list_optional(DATABASE)? {
-        // `b` and the numbers of a block device.
+        // The name is `b` and the numbers of a block device.
         let Some(numbers) = entry.text().and_then(|name| name.strip_prefix('b')) else { continue };
-        // A device can go meanwhile.
+        // A device may disappear in the meantime.
         let text = live.read_optional(format!("{DATABASE}/b{numbers}"))?;
         if text.is_some_and(|text| is_legacy_bootable(&text)) {
             found.push(format!("/dev/block/{numbers}"));
@@ -102,7 +103,7 @@ fn is_legacy_bootable(text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text);
     let value =
         |name: &str| text.lines().find_map(|l| l.strip_prefix("E:")?.strip_prefix(name)?.strip_prefix('='));
-    // What is no number is no attribute.
+    // What is not a number is not an attribute.
     let flags =
         value("ID_PART_ENTRY_FLAGS").and_then(|f| u64::from_str_radix(f.trim_start_matches("0x"), 16).ok());
     value("ID_PART_ENTRY_SCHEME") == Some("gpt") && flags.is_some_and(|f| f & LEGACY_BOOTABLE != 0)

@@ -1,4 +1,4 @@
-//! What must hold before clr-boot-manager is run: it notices none of this by itself.
+//! Conditions that clr-boot-manager does not check, and that must hold before it is run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,16 +13,17 @@ use crate::kernel::inventory::{IMAGES, Installed, There};
 use crate::kernel::{Inventory, KernelName};
 use crate::sys::{FileError, FileKind, Root, efi, mount};
 
-/// Room for the entries, `loader.conf`, and the boot loader's own files.
+/// The space for the entries, `loader.conf` and the files of the boot loader.
 const FOR_ENTRIES: u64 = 1 << 20;
-/// The end of the name of a file that clr-boot-manager has not written to its end.
+/// The suffix of a file that clr-boot-manager has not finished writing.
 pub(super) const HALF_WRITTEN: &str = ".TmpWrite";
 
-/// Makes sure that `clr-boot-manager update` can be run. Gives what was repaired, in sentences: empty files, which crash it,
-/// get `.empty` at the end of their names. Nothing is repaired when it must not be run.
+/// Makes sure that `clr-boot-manager update` can be run. Empty files, which crash it, get the suffix
+/// `.empty`. Returns a sentence for each repair. Nothing is repaired if it must not be run.
 ///
 /// # Errors
-/// Why it must not be run, with the next step. What cannot be determined is no reason.
+///
+/// Why it must not be run, with the next step. A condition that cannot be determined does not prevent it.
 pub fn prepare(root: &Root, inventory: &Inventory) -> Result<Vec<String>, String> {
     let kernels = to_install(inventory, root.is_live());
     see_to(root, Some(Copied { inventory, kernels: &kernels }))
@@ -31,6 +32,7 @@ pub fn prepare(root: &Root, inventory: &Inventory) -> Result<Vec<String>, String
 /// The same for an update that copies only these kernels.
 ///
 /// # Errors
+///
 /// As [`prepare`].
 pub fn prepare_for(
     root: &Root,
@@ -40,15 +42,16 @@ pub fn prepare_for(
     see_to(root, Some(Copied { inventory, kernels }))
 }
 
-/// The same for a command that copies no kernel, such as `set-kernel`: it does not take room for them.
+/// The same for a command that copies no kernel, such as `set-kernel`. Free space is not checked.
 ///
 /// # Errors
+///
 /// As [`prepare`].
 pub fn repair(root: &Root) -> Result<Vec<String>, String> {
     see_to(root, None)
 }
 
-/// What needs room.
+/// The kernels that are copied.
 #[derive(Clone, Copy)]
 struct Copied<'a> {
     inventory: &'a Inventory,
@@ -70,11 +73,11 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
         return below_boot();
     }
     let firmware = efi::has_firmware(root).map_err(|e| e.to_string())?;
-    // Without a partition of their own the boot files are in /boot, as they are when the root filesystem is that one.
+    // Without a boot partition, or with the root filesystem on it, the boot files are in /boot.
     let Ok(device) = partition::find(root, firmware) else { return below_boot() };
     let number = root.lookup(&device).stat().map(|s| s.stands_for);
     let on = |path: &str| root.lookup(path).stat().map(|s| s.on);
-    // Listed first: that is what mounts an automount.
+    // Listing the directory triggers an automount.
     let in_boot = root.list_optional(BOOT).unwrap_or_default();
     if number == on("/") {
         return below_boot();
@@ -102,13 +105,13 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
         return Ok(Vec::new());
     }
     let display: Vec<String> = empty.iter().map(|path| place.shown_path(path)).collect();
-    // The kernel lets nobody write while somebody has it open to be read only.
+    // The kernel does not allow writing while the device is mounted read-only.
     drop(opened.root);
     let root = mount::open_for_writing(root, device).map_err(|e| stuck(&display.join(", "), &e))?;
     move_away(&EntryPlace { root: &root, top: "", device: name }, &empty)
 }
 
-/// Refuses when clr-boot-manager would block on a file of the boot partition.
+/// Refuses if clr-boot-manager would block on a file of the boot partition.
 fn refuse_blocking(place: &EntryPlace) -> Result<(), String> {
     match blocking_files::on_partition(place) {
         Some(path) => Err(super::not_regular(&place.shown_path(&path))),
@@ -136,13 +139,13 @@ fn stray(device: &Path, names: &[impl AsRef<str>]) -> String {
     )
 }
 
-/// The empty files on which clr-boot-manager crashes, below the top of the boot partition.
+/// The empty files that crash clr-boot-manager, relative to the top of the boot partition.
 fn empty_files(place: &EntryPlace) -> Vec<String> {
     let (directory, configuration) = LOADER.rsplit_once('/').unwrap_or_default();
     let is_empty = |path: &String| {
         place.root.lookup(place.path(path)).stat().is_some_and(|s| s.kind == FileKind::File && s.size == 0)
     };
-    // What cannot be listed is told by who reads the boot files.
+    // A directory that cannot be listed is reported when the boot files are read.
     let named = |directory: &str, matches: &dyn Fn(&str) -> bool| -> Vec<String> {
         let listed = place.list(directory).unwrap_or_default();
         let names =
@@ -171,8 +174,8 @@ fn move_away(place: &EntryPlace, empty: &[String]) -> Result<Vec<String>, String
     Ok(repaired)
 }
 
-/// The kernels that `clr-boot-manager update` will install: all in an image; natively the running one, and of each type
-/// the tip and the highest one that was booted.
+/// The kernels that `clr-boot-manager update` installs. For an image these are all kernels. In native mode
+/// they are the running kernel and, of each type, the tip and the newest kernel that was booted.
 fn to_install(inventory: &Inventory, native: bool) -> Vec<&Installed> {
     let kernels = &inventory.kernels;
     let last_good = |kernel: &Installed| {
@@ -182,7 +185,7 @@ fn to_install(inventory: &Inventory, native: bool) -> Vec<&Installed> {
     kernels.iter().filter(|k| !native || k.running || k.tip || last_good(k)).collect()
 }
 
-/// The files that it will want on the boot partition: their names there, and bytes.
+/// The files that it wants on the boot partition: their names there, and their sizes in bytes.
 fn wanted(root: &Root, kernels: &[&Installed]) -> BTreeMap<String, u64> {
     let native = root.is_live();
     let size = |path: String| root.lookup(path).stat().filter(|s| s.kind == FileKind::File).map(|s| s.size);
@@ -192,7 +195,7 @@ fn wanted(root: &Root, kernels: &[&Installed]) -> BTreeMap<String, u64> {
         for image in copies.chain([&kernel.image]) {
             files.extend(size(format!("{IMAGES}/{image}")).map(|size| (format!("kernel-{image}"), size)));
         }
-        // What cannot be listed cannot be copied either; here and below.
+        // What cannot be listed cannot be copied either. This also applies below.
         let own = initrds::of_kernel(root, &kernel.id).unwrap_or_default();
         files.extend(own.into_iter().filter_map(|(name, path)| Some((name, size(path)?))));
     }
@@ -203,18 +206,19 @@ fn wanted(root: &Root, kernels: &[&Installed]) -> BTreeMap<String, u64> {
     files
 }
 
-/// The most bytes that are taken at any moment while files are replaced in some order: their sizes, and those of the files
-/// of the same name that are there. Each is copied to a name of its own before the old one goes.
+/// The most bytes that are used at any moment while files are replaced in some order. `files` are the new
+/// sizes, and the sizes of existing files of the same name. Each file is copied to a temporary name before
+/// the old one is deleted.
 fn most_at_once(files: &[(u64, Option<u64>)]) -> u64 {
     let altered = || files.iter().filter(|(new, old)| *old != Some(*new));
     let growth: u64 = altered().map(|(new, old)| new.saturating_sub(old.unwrap_or(0))).sum();
     growth + altered().map(|(new, old)| *new.min(&old.unwrap_or(0))).max().unwrap_or(0)
 }
 
-/// Refuses when what will be written does not fit.
+/// Refuses if the new files do not fit.
 fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> Result<(), String> {
     let inventory = copied.inventory;
-    // Without a directory there is no filesystem to ask; clr-boot-manager makes one.
+    // Without the directory, free space cannot be determined; clr-boot-manager creates it.
     let Ok(free) = place.root.free_space_for_root(place.path("")) else { return Ok(()) };
     let directory = format!("EFI/{}", inventory.namespace);
     let there = |path: String| place.root.lookup(place.path(&path)).stat().map(|s| s.size);
@@ -222,7 +226,7 @@ fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> Result<()
     let files: Vec<_> = wanted
         .iter()
         .map(|(name, size)| {
-            // Without firmware they are at the top, and a kernel has the name of its id.
+            // Without UEFI firmware the files are at the top, and the name of a kernel is its id.
             let at_top = name.strip_prefix("kernel-").unwrap_or(name).to_owned();
             (*size, there(format!("{directory}/{name}")).or_else(|| there(at_top)))
         })
@@ -245,7 +249,7 @@ fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> Result<()
     Err(too_little(&place.name(), needed, free, &spare))
 }
 
-/// Whether a file beside the kernels is of no use any more.
+/// Whether a file in the directory of the kernels is no longer needed.
 fn is_spare(name: &str, inventory: &Inventory) -> bool {
     if name.ends_with(HALF_WRITTEN) {
         return true;
@@ -284,10 +288,10 @@ mod tests {
             (&[][..], 0),
             (&[(45, Some(45))], 0),
             (&[(45, None), (7, None)], 52),
-            // Beside each other for a moment.
+            // Both exist for a moment.
             (&[(45, Some(44))], 45),
             (&[(40, Some(45))], 40),
-            // One after the other: never both twice.
+            // They are replaced one after the other, so never more than one exists twice.
             (&[(45, Some(44)), (45, Some(44))], 46),
             (&[(45, Some(0))], 45),
         ] {
@@ -296,7 +300,7 @@ mod tests {
     }
 
     proptest! {
-        /// In whichever order they are replaced, it is enough; and in some order nothing less is, when none shrinks.
+        /// It is enough for any order of replacement. If no file shrinks, some order needs all of it.
         #[test]
         fn replacing_in_any_order(
             files in proptest::collection::vec((0u64..50, proptest::option::of(0u64..50)), 0..6)
@@ -338,7 +342,7 @@ mod tests {
             to_install(&inventory, native).iter().map(|k| k.name.number).collect()
         };
         assert_eq!(numbers(false), [6, 5, 4, 3, 2, 1]);
-        // What runs cannot be determined: each tip and the last good one.
+        // The running kernel cannot be determined: each tip and the newest booted kernel.
         assert_eq!(numbers(true), [6, 4, 2]);
         root.write("/proc/sys/kernel/osrelease", b"6.1.1-1.native\n", 0o644).unwrap();
         assert_eq!(numbers(true), [6, 4, 2, 1]);

@@ -1,8 +1,9 @@
-//! What must not outlive us: swupd removes a bundle without running a script of it, and what we have had it do would then
-//! be done for nobody.
+//! Cleaning up after clr-dkms is removed. swupd removes a bundle without running a script of it, so the
+//! setting that defers swupd's boot update would remain, and nobody would update the boot files.
 //!
-//! The answer is two units below `/run`, which no removal of our files takes away: one watches our program, the other
-//! takes our lines out of swupd's configuration once that program is gone. They end with the next reboot, as these lines do.
+//! Two units in `/run`, which the removal of our files does not delete, solve this. One watches our program.
+//! The other removes our block from the configuration of swupd when the program disappears. The units, like
+//! the block, are gone after a reboot.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,17 +11,20 @@ use std::time::Duration;
 use super::deferral::{self, BEGIN, CONFIG, END};
 use crate::sys::{Root, Tools, Written, own_directory};
 
-/// Where units go that end with a reboot.
+/// The directory of units that are gone after a reboot.
 const UNITS: &str = "/run/systemd/system";
-/// The name of both.
+/// The name of both units.
 const NAME: &str = "clr-dkms-gone";
-/// How long systemd may take to answer.
+/// The time limit for systemctl.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Has swupd leave the boot files to us for as long as we are there. Gives whether anything changed.
+/// Makes swupd leave the boot files to clr-dkms as long as clr-dkms is installed. Returns whether anything
+/// has changed.
 ///
 /// # Errors
-/// In words, as [`deferral::arm`]. Without a watch, which is logged, the lines stay until the next reboot at most.
+///
+/// As [`deferral::arm`]. If the units cannot be started, this is logged, and the block remains at most until
+/// the next reboot.
 pub fn defer(root: &Root, tools: &Tools) -> Result<bool, String> {
     let armed = deferral::arm(root)?;
     if let Err(why) = watch(root, tools) {
@@ -29,10 +33,11 @@ pub fn defer(root: &Root, tools: &Tools) -> Result<bool, String> {
     Ok(armed)
 }
 
-/// Takes our lines away, and the watch with them. Gives whether anything changed.
+/// Removes our block and the units. Returns whether anything has changed.
 ///
 /// # Errors
-/// In words, as [`deferral::disarm`].
+///
+/// As [`deferral::disarm`].
 pub fn stop_deferring(root: &Root, tools: &Tools) -> Result<bool, String> {
     let disarmed = deferral::disarm(root)?;
     if is_possible(root) {
@@ -47,7 +52,7 @@ pub fn stop_deferring(root: &Root, tools: &Tools) -> Result<bool, String> {
     Ok(disarmed)
 }
 
-/// Only the running system has a systemd that could watch.
+/// Only the running system has a systemd that can run the units.
 fn is_possible(root: &Root) -> bool {
     root.is_live() && root.lookup(UNITS).is_there()
 }
@@ -64,7 +69,7 @@ fn watch(root: &Root, tools: &Tools) -> Result<(), String> {
         return Ok(());
     }
     systemctl(tools, &["--no-block", "start", &format!("{NAME}.path")]).inspect_err(|_| {
-        // The next run tries it again. What cannot be removed now is in the way of nobody.
+        // The next run tries again. A leftover unit does no harm.
         root.remove(unit("path")).ok();
     })
 }
@@ -93,7 +98,7 @@ fn path_text(program: &Path) -> String {
     )
 }
 
-/// It holds all that is to be done: by then nothing else of ours is there.
+/// The unit contains all commands itself, because no file of clr-dkms is left when it runs.
 fn service_text(program: &Path) -> String {
     let program = program.display();
     let ours = [
@@ -104,7 +109,7 @@ fn service_text(program: &Path) -> String {
         unit("path"),
     ];
     let paths = ["clr-dkms.path", "clr-dkms-watch.path", "clr-dkms-motd.path", "clr-dkms-motd.timer"];
-    // In a unit a dollar sign is doubled.
+    // In a unit file a dollar sign is doubled.
     format!(
         "# Written by clr-dkms; it ends with the next reboot.\n\
          [Unit]\n\
@@ -133,7 +138,7 @@ mod tests {
     use super::*;
     use crate::sys::RootKind;
 
-    /// The command of the unit that edits the file, as systemd would run it.
+    /// The command of the unit edits the file when it is run as systemd runs it.
     #[test]
     fn the_lines_are_taken_out_as_we_take_them_out() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,14 +1,15 @@
-//! The restricted update: boot loader, microcode, freestanding initrds and the entries of some kernels are brought up to
-//! date while another kernel is kept from booting. Nothing is deleted, and the boot default is not touched.
+//! The restricted update: it updates the boot loader, microcode, freestanding initrds and the entries of some
+//! kernels while another kernel is held back. It deletes nothing and does not change the boot default.
 //!
-//! `clr-boot-manager update` is run natively once for each kernel, each time in a mount namespace in which
-//! `/usr/lib/kernel` shows that kernel alone and no `default-TYPE` ([`sys::sandbox`](crate::sys::sandbox)). Then there is nothing
-//! that it could delete, and nothing that it could make the default. Freestanding initrds that have no source any more are
-//! masked: an entry that is not refreshed may still name them. The root filesystem is not written to, except that
-//! `/etc/kernel/initrd.d` may be made for the time of the run. Tried with clr-boot-manager 3.3.1 and Solus's 3.6.0.
+//! `clr-boot-manager update` is run in native mode once for each kernel. Each run has a mount namespace in
+//! which `/usr/lib/kernel` contains only that kernel and no `default-TYPE`
+//! ([`sys::sandbox`](crate::sys::sandbox)). Thus it has nothing to delete and nothing to make the default.
+//! Freestanding initrds without a source are masked, because an entry that is not rewritten may still name
+//! them. The root filesystem is not written to, except that `/etc/kernel/initrd.d` may be created for the
+//! duration of the run. Tested with clr-boot-manager 3.3.1 and with 3.6.0 of Solus.
 //!
-//! For the copy of a live system it is done in the same way. The real clr-boot-manager sees an image there, and makes the
-//! kernel that it is shown the default: so the boot default comes last. Nothing boots from a copy meanwhile.
+//! For a copy of a live system the same is done. There the real clr-boot-manager runs in image mode and makes
+//! the visible kernel the default, so the boot default comes last. Nothing boots from a copy in the meantime.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,37 +24,35 @@ use crate::kernel::{Installed, Inventory};
 use crate::sys::sandbox::{Sandbox, SandboxView, Shown, ShownDirectory};
 use crate::sys::{Ended, FileKind, Listed, Output, Root, Tools, compare, lock, processes};
 
-/// What swupd locks while it works, with fcntl(2) (its 7.0.0; `state_dir` can be changed at its build only).
+/// The file that swupd locks with fcntl(2) while it works. (Version 7.0.0; `state_dir` is fixed at build
+/// time.)
 pub const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
-/// Headers: `update` deletes those of a kernel that it deletes.
+/// The parent of the headers, which `update` deletes together with a kernel.
 const SOURCES: &str = "/usr/src";
 
-/// What a restricted update is to work on.
+/// The input of a restricted update.
 #[derive(Debug)]
 pub struct RestrictedUpdate<'a> {
-    /// The system.
     pub root: &'a Root,
-    /// The programs.
     pub tools: &'a Tools,
-    /// The time for each run of clr-boot-manager.
+    /// The time limit for each run of clr-boot-manager.
     pub deadline: Duration,
-    /// The kernels of the system.
     pub inventory: &'a Inventory,
-    /// What is on the boot partition.
+    /// The contents of the boot partition.
     pub files: &'a BootFiles,
-    /// The kernels whose entries are refreshed, the boot default last.
+    /// The kernels whose entries are written, the boot default last.
     pub kernels: &'a [&'a Installed],
-    /// The command lines that entries should have, by kernel id.
+    /// The expected command lines, by kernel id.
     pub lines: &'a [(String, Vec<u8>)],
 }
 
-/// Why a restricted update did not do its work.
+/// Why a restricted update did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestrictedError {
-    /// It cannot be used here; nothing was run.
+    /// It cannot be used here, and nothing was run.
     #[error("{0}")]
     NotRun(String),
-    /// clr-boot-manager was run, and something is not as it should be.
+    /// clr-boot-manager was run, and the result is not as expected.
     #[error("{0}")]
     Failed(String),
 }
@@ -62,7 +61,7 @@ fn not_run(why: impl ToString) -> RestrictedError {
     RestrictedError::NotRun(why.to_string())
 }
 
-/// What must be the same before and afterwards, and what must not appear.
+/// Facts that must be equal before and after, or must not appear.
 #[derive(Debug, PartialEq, Eq)]
 struct KeptFiles {
     loader_conf: Option<Vec<u8>>,
@@ -73,9 +72,10 @@ struct KeptFiles {
 }
 
 impl RestrictedUpdate<'_> {
-    /// Runs it.
+    /// Runs the update.
     ///
     /// # Errors
+    ///
     /// Why it was not run, or what is wrong afterwards.
     pub fn run(&self) -> Result<(), RestrictedError> {
         let input = UpdateInput::observe(self.root, self.inventory, self.files).map_err(not_run)?;
@@ -115,7 +115,7 @@ impl RestrictedUpdate<'_> {
         Ok(())
     }
 
-    /// Runs clr-boot-manager for each kernel; gives the first error that it reported.
+    /// Runs clr-boot-manager for each kernel. Returns the first error that it reported.
     fn run_each(
         &self,
         program: &std::path::Path,
@@ -135,7 +135,7 @@ impl RestrictedUpdate<'_> {
             let child = self.tools.child_at(program, self.deadline).args(&arguments);
             let child = child.confined(Sandbox::view(view));
             tracing::info!("running clr-boot-manager update with kernel {} alone", kernel.name);
-            // It replaces files by unlink and create: stopped half-way it leaves an entry that does not boot.
+            // It replaces files by unlink and create. If it is stopped in between, an entry does not boot.
             let done = child.output(Output::Keep(16 << 10)).uninterruptible().run();
             let done = done.map_err(|e| failed(format!("clr-boot-manager cannot be started: {e}")))?;
             let text = String::from_utf8_lossy(&done.output).into_owned();
@@ -156,7 +156,7 @@ impl RestrictedUpdate<'_> {
         Ok(said)
     }
 
-    /// Why root would not run it as things are; none where it would be run.
+    /// Why root would not run the update now. None if it would be run.
     pub fn blocker(&self) -> Option<String> {
         match UpdateInput::observe(self.root, self.inventory, self.files) {
             Ok(input) => self.refusal(&input),
@@ -202,7 +202,7 @@ impl RestrictedUpdate<'_> {
         }
     }
 
-    /// What clr-boot-manager is to see of the system.
+    /// What clr-boot-manager sees of the system.
     fn view(&self, kernel: &Installed, stale: &[&String]) -> Result<SandboxView, String> {
         let said = |e: crate::sys::FileError| e.to_string();
         let real = |path: &str| self.root.real_path(path).map_err(said);
@@ -218,7 +218,7 @@ impl RestrictedUpdate<'_> {
             }
         }
         let mut view = SandboxView { directories: vec![images], ..SandboxView::default() };
-        // What is not there cannot be deleted.
+        // A directory that does not exist needs no protection.
         let kept = [MODULES, SOURCES, MARKS].into_iter().filter(|path| self.root.lookup(path).is_there());
         for path in kept {
             view.read_only.push(real(path)?);
@@ -248,7 +248,7 @@ impl RestrictedUpdate<'_> {
         Ok(Shown::Symlink(text.to_string_lossy().into_owned()))
     }
 
-    /// A file as it is, also where a symlink leads to it; a symlink that leads nowhere stays one.
+    /// A file under its own name, with symlinks resolved. A dangling symlink is kept.
     fn shown(&self, directory: &str, entry: &Listed, name: &str) -> Result<(String, Shown), String> {
         let shown = match (self.root.real_path(format!("{directory}/{name}")), entry.kind) {
             (Ok(path), _) => Shown::File(path),
@@ -276,7 +276,7 @@ impl RestrictedUpdate<'_> {
             let ours = menu.entries.iter().filter(|entry| entry.id.is_some());
             let named = ours.flat_map(|entry| {
                 let image = entry.image.iter().flat_map(|image| [format!("kernel-{image}"), image.clone()]);
-                // An image is at one of two places, each with its own name.
+                // An image is at one of two places, with a different name in each.
                 let image: Vec<String> = image.collect();
                 let found = image.iter().any(|name| has(name));
                 let missing = image.into_iter().take(1).filter(move |_| !found);
@@ -295,7 +295,7 @@ impl RestrictedUpdate<'_> {
         })?
     }
 
-    /// What is not as it should be after the runs.
+    /// What is not as expected after the runs.
     fn wrong_since(&self, before: &KeptFiles) -> Vec<String> {
         let mut wrong = Vec::new();
         match self.kept() {
@@ -330,10 +330,11 @@ impl RestrictedUpdate<'_> {
         wrong
     }
 
-    /// The files of a kernel, and freestanding initrds, that are not on the boot partition as they are on disk.
+    /// The files of a kernel, and freestanding initrds, whose copy on the boot partition differs from the
+    /// source.
     fn unlike(&self, place: &EntryPlace, kernel: &Installed) -> Vec<String> {
         let mut files = vec![(format!("kernel-{}", kernel.image), format!("{IMAGES}/{}", kernel.image))];
-        // What cannot be listed was not copied either, and clr-boot-manager has said so.
+        // What cannot be listed was not copied either, and clr-boot-manager has reported it.
         files.extend(initrds::of_kernel(self.root, &kernel.id).unwrap_or_default());
         let freestanding = initrds::freestanding(self.root).unwrap_or_default().into_iter();
         files.extend(
@@ -343,7 +344,7 @@ impl RestrictedUpdate<'_> {
         let differs = |(name, source): &(String, String)| {
             let copy = place.root.open_file(place.path(&format!("{directory}/{name}")));
             let (Ok(copy), Ok(source)) = (copy, self.root.open_file(source)) else { return true };
-            // What cannot be compared is not proven to be the same.
+            // Files that cannot be compared are not proven to be equal.
             !compare::have_same_contents(copy, source).unwrap_or(false)
         };
         let unlike = files.into_iter().filter(differs);

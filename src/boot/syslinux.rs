@@ -1,6 +1,6 @@
 //! `syslinux.cfg`, which syslinux and extlinux read.
 //!
-//! What is said here of the loader is in the manual of syslinux 6.
+//! Source: the manual of syslinux 6.
 
 use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, Problem, SetBy, base_name, image_name};
 use crate::sys::FileError;
@@ -8,10 +8,11 @@ use crate::sys::FileError;
 /// The configuration, at the top of the boot partition.
 pub const CONFIGURATION: &str = "syslinux.cfg";
 
-/// Reads what lies there.
+/// Reads the boot files.
 ///
 /// # Errors
-/// When it cannot be read.
+///
+/// If they cannot be read.
 pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileError> {
     match place.read(CONFIGURATION) {
         Ok(Some(text)) if text.is_empty() => {
@@ -26,7 +27,7 @@ pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileErro
     }
 }
 
-/// What stands below one LABEL.
+/// The lines below one LABEL.
 #[derive(Debug, Default)]
 struct Label {
     name: String,
@@ -35,18 +36,18 @@ struct Label {
     initrds: Vec<String>,
 }
 
-/// Reads the text of the file at `path`. Keywords are matched without case; of the same one in an entry, and of
-/// `DEFAULT`, the last counts.
+/// Parses the file at `path`. Keywords are matched without case. The last occurrence in an entry counts, and
+/// the last `DEFAULT`.
 pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
     let mut menu = Menu::default();
     let mut default = None;
     let mut label: Option<Label> = None;
-    // An APPEND before the first LABEL is for each entry that has none.
+    // An APPEND before the first LABEL applies to each entry without its own.
     let mut common = Vec::new();
     let mut entry_of = |label: Option<Label>, common: &[u8]| {
         let Some(Label { name, image, options, initrds }) = label else { return };
         let options = options.unwrap_or_else(|| common.to_vec());
-        // Without a KERNEL the label is the file.
+        // Without KERNEL the label is the name of the file.
         let image = image.unwrap_or_else(|| image_name(name.as_bytes()));
         menu.entries.push(BootEntry::new(&name, Some(image), namespace, options).with_initrds(initrds));
     };
@@ -62,7 +63,7 @@ pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
             (b"initrd", Some(label)) => {
                 label.initrds.extend(value.split(|b| *b == b',').map(base_name));
             }
-            // A lone dash says that there is none, not even the common one.
+            // A single dash means no parameters, not even the common ones.
             (b"append", Some(label)) => {
                 label.options = Some(if value == b"-" { Vec::new() } else { value.to_vec() })
             }
@@ -80,7 +81,7 @@ pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
             }
             None => {
                 let what = format!("the DEFAULT of {path} is {name}, which is no LABEL");
-                // A menu program is no kernel; what it makes the default, it knows.
+                // A menu program is not a kernel, and only it knows its default.
                 let menu_program = name.ends_with(".c32");
                 menu.problems.push(Problem { breaks: !menu_program, ..Problem::odd(what, None) });
             }
@@ -104,7 +105,7 @@ mod tests {
     const A: &str = "org.clearlinux.native.6.15.7-1591";
     const B: &str = "org.clearlinux.native.6.15.8-1592";
 
-    /// As clr-boot-manager writes it, for two kernels.
+    /// A file as clr-boot-manager writes it for two kernels.
     fn file() -> String {
         format!(
             "TIMEOUT 5\nLABEL {A}\n  KERNEL {A}\nAPPEND root=PARTUUID=1 quiet  rw \nDEFAULT {B}\nLABEL {B}\n  KERNEL {B}\n  \

@@ -1,13 +1,15 @@
-//! Writing what clr-boot-manager is about to write before it does so, each file by a rename.
+//! Writes what clr-boot-manager is about to write, each file by a rename.
 //!
-//! clr-boot-manager deletes a file and then creates it: a power cut between the two leaves the boot loader without the
-//! entry that it should boot, or without an initrd that every entry names. It leaves a file alone that is already as it
-//! wants it (seen with strace on 3.3.1). What is foreseen wrongly does no harm: it boots, as it is the entry of before with
-//! the words and initrds of now, and clr-boot-manager replaces it as it always did.
+//! clr-boot-manager deletes a file and then creates it. A power failure in between leaves the boot loader
+//! without the entry that should boot, or without an initrd that every entry names. clr-boot-manager does not
+//! touch a file that already has the right contents (observed with strace on 3.3.1). A wrong prediction is
+//! harmless: the predicted entry is the previous one with new words and initrds, so it boots, and
+//! clr-boot-manager replaces it as usual.
 //!
-//! What remains: the order of two or more new freestanding initrds depends on the order of a directory and cannot be
-//! foreseen; an entry that clr-boot-manager has not written itself; `loader.conf` where a whole update makes a kernel the
-//! default that has no entry before. FAT has no journal: there a rename is a few writes of sectors, and no sync between them.
+//! Not covered are: two or more new freestanding initrds, because their order depends on the order of a
+//! directory; an entry that clr-boot-manager did not write; `loader.conf` if an update makes a kernel the
+//! default that has no entry yet. FAT has no journal: a rename consists of a few sector writes, without a
+//! sync in between.
 
 use std::collections::BTreeSet;
 
@@ -22,21 +24,21 @@ use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Installed, Inventory};
 use crate::sys::{FileError, Root, compare};
 
-/// An initrd with this ending is loaded before all others.
+/// An initrd with this suffix is loaded before all others.
 const MICROCODE: &str = "-ucode.cpio";
-/// The parameters that clr-boot-manager puts in front of a line; the last two are Solus's.
+/// The parameters that clr-boot-manager puts in front of a line. The last two are from Solus.
 const OWN: [&[u8]; 4] = [b"root=", b"rd.luks.uuid=", b"rootflags=", b"rd.vconsole."];
 
-/// One file to be written.
+/// A file to write.
 #[derive(Debug, PartialEq, Eq)]
 enum Write {
-    /// A file of the root filesystem, to this path below the top of the boot partition.
+    /// A copy of a file of the root filesystem. `to` is relative to the top of the boot partition.
     Copy { from: String, to: String },
-    /// A text.
+    /// A text file.
     Text { path: String, text: Vec<u8> },
 }
 
-/// An entry whose text is foreseen.
+/// An entry whose text can be predicted.
 #[derive(Debug)]
 struct ForeseenEntry {
     id: String,
@@ -51,18 +53,19 @@ impl ForeseenEntry {
     }
 }
 
-/// What can be foreseen of an update: the files that its entries name, and these entries.
+/// What can be predicted of an update: these entries, and the files that they name.
 #[derive(Debug, Default)]
 struct ForeseenFiles {
     files: Vec<Write>,
     entries: Vec<ForeseenEntry>,
 }
 
-/// Writes what a whole update is about to write, as far as it can be foreseen. Gives the paths below the top of the boot
-/// partition.
+/// Writes what a full update is about to write, as far as it can be predicted. Returns the paths relative to
+/// the top of the boot partition.
 ///
 /// # Errors
-/// When something cannot be read or written; each file is as it was or as it will be.
+///
+/// If something cannot be read or written. Each file then has either its old or its new contents.
 pub fn before_update(root: &Root, inventory: &Inventory, boot: &BootFiles) -> Result<Vec<String>, String> {
     let foreseen = foresee(&UpdateInput::observe(root, inventory, boot)?)?;
     let is_installed = |kernel: &&Installed| foreseen.installs.contains(&kernel.image);
@@ -72,9 +75,10 @@ pub fn before_update(root: &Root, inventory: &Inventory, boot: &BootFiles) -> Re
     write_all(root, inventory, boot, &kernels, default.copied())
 }
 
-/// The same for an update of these kernels alone, which leaves the default as it is.
+/// The same for an update of these kernels, which does not change the default.
 ///
 /// # Errors
+///
 /// As [`before_update`].
 pub fn before_update_of(
     root: &Root,
@@ -99,7 +103,7 @@ fn write_all(
         let plan = plan(place, root, inventory, boot, kernels)?;
         let mut planned = plan.files;
         planned.extend(plan.entries.iter().filter(|entry| entry.is_changed).map(ForeseenEntry::write));
-        // Only an entry that is whole before the update is whole all through it.
+        // Only an entry that is complete before the update is complete at every moment.
         let entry = default.and_then(|kernel| plan.entries.iter().find(|entry| entry.id == kernel.id));
         if let (Some(entry), Some(text)) = (entry, place.read(LOADER)?) {
             let text = with_default(&text, &entry.file);
@@ -110,9 +114,10 @@ fn write_all(
     write(root, &planned.map_err(|e| e.to_string())?)
 }
 
-/// Makes an entry the default in `loader.conf`, with all else in there as it is. Gives whether it was changed.
+/// Makes an entry the default in `loader.conf`, without other changes. Returns whether the file has changed.
 ///
 /// # Errors
+///
 /// As [`before_update`].
 pub fn before_new_default(root: &Root, entry: &str) -> Result<bool, String> {
     let text = files::look_into(root, |place| place.read(LOADER))?.map_err(|e| e.to_string())?;
@@ -120,7 +125,7 @@ pub fn before_new_default(root: &Root, entry: &str) -> Result<bool, String> {
     write(root, &[Write::Text { path: LOADER.to_owned(), text }]).map(|written| !written.is_empty())
 }
 
-/// `loader.conf` with that default; none where it has not exactly one, or has this one.
+/// `loader.conf` with that default. None if it does not have exactly one default, or already has this one.
 fn with_default(text: &[u8], entry: &str) -> Option<Vec<u8>> {
     let mut changed = Vec::new();
     let mut found = 0;
@@ -136,7 +141,7 @@ fn with_default(text: &[u8], entry: &str) -> Option<Vec<u8>> {
     (found == 1 && changed != text).then_some(changed)
 }
 
-/// Logs what became of it. A failure is not the end: clr-boot-manager writes all that was left.
+/// Logs the result. After a failure clr-boot-manager writes the remaining files.
 pub fn report(done: Result<Vec<String>, String>) {
     match done {
         Ok(written) => {
@@ -171,7 +176,7 @@ fn write(root: &Root, planned: &[Write]) -> Result<Vec<String>, String> {
     .map_err(|e| e.to_string())
 }
 
-/// What clr-boot-manager will write, of the files only what differs.
+/// What clr-boot-manager will write, without files that are already equal.
 fn plan(
     place: &EntryPlace,
     root: &Root,
@@ -189,7 +194,7 @@ fn plan(
         }
         Ok(())
     };
-    // Without firmware they are at the top, and nothing is known of that layout here.
+    // Without UEFI firmware the files are at the top, and their layout is not predicted.
     if !place.has(&directory)? {
         return Ok(ForeseenFiles::default());
     }
@@ -234,11 +239,11 @@ fn plan(
 
 fn is_copy(place: &EntryPlace, root: &Root, to: &str, from: &str) -> Result<bool, FileError> {
     let (copy, source) = (place.root.open_file(place.path(to))?, root.open_file(from)?);
-    // What cannot be compared is written again.
+    // Files that cannot be compared are written again.
     Ok(compare::have_same_contents(copy, source).unwrap_or(false))
 }
 
-/// `PRETTY_NAME`, where it is one plain word or one in plain quotes.
+/// `PRETTY_NAME`, if it is a plain word or a plain quoted text.
 fn title(root: &Root) -> Result<Option<Vec<u8>>, FileError> {
     for path in OS_RELEASE {
         let Some(text) = root.read_optional(path)? else { continue };
@@ -251,19 +256,20 @@ fn title(root: &Root) -> Result<Option<Vec<u8>>, FileError> {
     Ok(None)
 }
 
-/// What the entry of a kernel is made of.
+/// What the entry of a kernel consists of.
 struct ExpectedEntry<'a> {
-    /// None where only clr-boot-manager knows it: the one of before stays.
+    /// None if only clr-boot-manager can determine it; the previous title is kept.
     title: Option<&'a [u8]>,
-    /// The names of its own initrds on the boot partition, in their order.
+    /// The names of the kernel's own initrds on the boot partition, in order.
     own: Vec<String>,
-    /// The names of the freestanding ones.
+    /// The names of the freestanding initrds.
     freestanding: BTreeSet<String>,
     line: Vec<u8>,
 }
 
 impl ExpectedEntry<'_> {
-    /// The new text in place of `text`; none where it cannot be foreseen, or where `text` is not of clr-boot-manager.
+    /// The new text of an entry with this `text`. None if it cannot be predicted, or if clr-boot-manager did
+    /// not write `text`.
     fn instead_of(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut lines = text.strip_suffix(b"\n")?.split(|b| *b == b'\n');
         let title = lines.next()?.strip_prefix(b"title ")?;
@@ -288,8 +294,8 @@ impl ExpectedEntry<'_> {
         Some(new)
     }
 
-    /// The initrds in their order: microcode, those of the kernel, and the others in an order that is known of what was
-    /// there before, and where there is one at most.
+    /// The initrds in order: microcode, those of the kernel, then the freestanding ones. The order of the
+    /// latter is known from the previous entry, or if there is at most one.
     fn initrds(&self, before: &[String]) -> Option<Vec<String>> {
         let mut early: Vec<&String> =
             self.freestanding.iter().filter(|name| name.ends_with(MICROCODE)).collect();
@@ -308,8 +314,8 @@ impl ExpectedEntry<'_> {
         Some(early.into_iter().chain(&self.own).chain(others).cloned().collect())
     }
 
-    /// What clr-boot-manager puts in front of the line, blanks included. None where the line begins in the same way: which of
-    /// the two a word belongs to is unknown then.
+    /// What clr-boot-manager puts in front of the line, including blanks. None if the line itself begins with
+    /// such words, because their origin is ambiguous then.
     fn words_in_front<'t>(&self, options: &'t [u8]) -> Option<&'t [u8]> {
         let is_own = |text: &[u8]| OWN.iter().any(|own| text.starts_with(own));
         let mut rest = options;
@@ -357,7 +363,7 @@ mod tests {
         let table: [Case; 8] = [
             (&[], &[], &[], Some(&[])),
             (&[], &["initrd-a"], &["freestanding-x", ucode], Some(&[ucode, "initrd-a", "freestanding-x"])),
-            // Not in the order of their names: it stays.
+            // The existing order is kept, although it is not the order of names.
             (
                 &["freestanding-y", "freestanding-x"],
                 &[],

@@ -1,5 +1,6 @@
-//! What stands in the way of a wish, and the command that would clear it. Each hindrance is found by trying: the line is
-//! merged again without it.
+//! What prevents a requested change of `module.sig_unenforce`, and the command that would remove it.
+//!
+//! Each blocker is found by experiment: the line is merged again without it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +10,15 @@ use super::parameter::{KernelArguments, LINE_LIMIT, Switch, written_switch};
 use super::sources::{ADMIN, CmdlineSources, Fragment, LOCAL, REMOVALS, VENDOR};
 use crate::sys::{FileKind, Root, RootKind, shell};
 
-/// A line has no more hindrances than that, or it is not worth while to name them all.
+/// The most blockers of one line that are reported.
 const MOST: usize = 16;
 
-/// What stands in the way, and the command that would clear it.
+/// A file or a line that prevents the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CmdlineBlocker {
     /// The file inside the root.
     pub path: PathBuf,
-    /// The line of it, where it is one.
+    /// The line number, if one line is the cause.
     pub line: Option<usize>,
     /// What it does.
     pub what: String,
@@ -25,14 +26,15 @@ pub struct CmdlineBlocker {
     pub clear: Clear,
 }
 
-/// A command that clears an obstacle.
+/// The way to remove a blocker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Clear {
-    /// Take the file away.
+    /// Delete the file.
     Remove,
-    /// Change lines, named by their numbers. A vendor's file stays as it is: a changed copy takes its place.
+    /// Change lines, given by their numbers. A vendor file is not changed: a changed copy in `/etc` replaces
+    /// it.
     Edit(Vec<(usize, Edit)>),
-    /// Have these bytes taken out of the line again.
+    /// Remove these bytes from the line with a removal file.
     TakeOut(Vec<u8>),
     /// A verb of `clr-dkms-cmdline`.
     Verb(&'static str),
@@ -41,20 +43,20 @@ pub enum Clear {
 /// A change of one line of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edit {
-    /// Make a comment of it.
+    /// Turn it into a comment.
     Comment,
     /// Close the quote that it opens.
     CloseQuote,
-    /// Take the word `--` out.
+    /// Remove the word `--`.
     DropDashes,
-    /// Take its NUL bytes out.
+    /// Remove its NUL bytes.
     DropNul,
-    /// Take the parameter out.
+    /// Remove the parameter.
     DropParameter,
 }
 
 impl Edit {
-    /// For `sed -E`.
+    /// The script for `sed -E`.
     fn script(self) -> &'static str {
         match self {
             Edit::Comment => "s/^/# /",
@@ -67,7 +69,7 @@ impl Edit {
         }
     }
 
-    /// The line as that makes it; [`Edit::DropParameter`] is never tried.
+    /// The changed line. [`Edit::DropParameter`] is only suggested, never tried.
     fn of(self, line: &[u8]) -> Vec<u8> {
         match self {
             Edit::Comment => [b"# ".as_slice(), line].concat(),
@@ -86,18 +88,19 @@ impl Edit {
 }
 
 impl CmdlineBlocker {
-    /// In a sentence, with the paths as the host spells them: a command for an image must not hit the host.
+    /// A sentence for people, with paths on the host, because a command for an image must not change the
+    /// host.
     pub fn told(&self, root: &Root) -> String {
         let path = root.shown_path(&self.path);
         let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
         format!("{}{line} {}; to change that: `{}`", path.display(), self.what, self.command(root))
     }
 
-    /// The command that clears it.
+    /// The command that removes the blocker.
     pub fn command(&self, root: &Root) -> String {
         let path = quoted(&root.shown_path(&self.path));
         match &self.clear {
-            // A directory may hold something that is worth keeping.
+            // A directory may contain files that are worth keeping.
             Clear::Remove if root.lookup_link(&self.path).is(FileKind::Directory) => {
                 format!("mv {path} {path}.off")
             }
@@ -133,7 +136,8 @@ impl CmdlineBlocker {
     }
 }
 
-/// A changed copy of a vendor's file is made again by each command: it has to have the changes of those before it too.
+/// Combines the edits of a vendor file. Each command creates the changed copy again, so it must include the
+/// edits of the earlier commands.
 pub(super) fn gather(blockers: &mut [CmdlineBlocker]) {
     for at in 1..blockers.len() {
         let (before, rest) = blockers.split_at_mut(at);
@@ -152,22 +156,23 @@ fn quoted(path: &Path) -> String {
     shell::quoted(&path.to_string_lossy())
 }
 
-/// What this system itself makes of its files: the glob trap concerns only who is given a path.
+/// The sources as the running system reads them. The characters of glob(7) matter only to a clr-boot-manager
+/// that is given a path.
 pub(super) fn seen(sources: &CmdlineSources) -> CmdlineSources {
     CmdlineSources { glob_blind: false, ..sources.copy() }
 }
 
-/// What the line of these files says of the parameter.
+/// The value of the parameter on the line that results from these files.
 pub(super) fn is_now(sources: &CmdlineSources) -> Switch {
     KernelArguments::read(&effective(&seen(sources))).switch(PARAMETER, sources.dialect)
 }
 
-/// What a file alone would say.
+/// The value of the parameter in one file.
 pub(super) fn switch_of(bytes: &[u8]) -> Switch {
     written_switch(&contents(bytes), PARAMETER)
 }
 
-/// Nothing would be lost with the fragment but the parameter.
+/// Without the fragment only the parameter would be lost.
 pub(super) fn holds_only_the_parameter(fragment: &Fragment) -> bool {
     let line = contents(&fragment.bytes);
     super::parameter::spans(&line).into_iter().all(|w| written_switch(&line[w], PARAMETER) != Switch::Off)
@@ -181,8 +186,8 @@ fn is_dashes(word: &[u8]) -> bool {
     word == b"--" || word == b"\"--\""
 }
 
-/// What keeps a parameter that some file sets from being effective: removals that take it, or a part of a word beside it,
-/// and what ends the part of the line that the kernel reads.
+/// What makes a configured parameter ineffective: removals of it or of a part of a neighbouring word, and
+/// whatever ends the part of the line that the kernel reads.
 pub(super) fn blockers(sources: &CmdlineSources) -> Vec<CmdlineBlocker> {
     let mut sources = seen(sources);
     let mut found = Vec::new();
@@ -211,7 +216,8 @@ fn every_removal(sources: &CmdlineSources) -> Vec<WordOrigin> {
     merge(sources).removed.into_iter().map(|r| r.by).collect()
 }
 
-/// The fewest lines of removals without which the parameter is effective; none when they are not the reason.
+/// The smallest set of removal lines without which the parameter is effective. None if removals are not the
+/// cause.
 fn culprits(sources: &CmdlineSources) -> Vec<WordOrigin> {
     let mut culprits = every_removal(sources);
     if culprits.is_empty() || is_now(&without(sources, &culprits)) != Switch::On {
@@ -236,7 +242,7 @@ fn without(sources: &CmdlineSources, lines: &[WordOrigin]) -> CmdlineSources {
     sources
 }
 
-/// Changes one line of one of the files.
+/// Changes one line of one file.
 fn change(sources: &mut CmdlineSources, at: &WordOrigin, edit: Edit) {
     let fragments = sources.vendor.iter_mut().chain(&mut sources.local).map(|f| (&f.path, &mut f.bytes));
     let removals = sources.removals.iter_mut().filter_map(|r| Some((&r.path, r.bytes.as_mut()?)));
@@ -251,7 +257,7 @@ fn change(sources: &mut CmdlineSources, at: &WordOrigin, edit: Edit) {
     *bytes = lines.collect::<Vec<_>>().join(&b'\n');
 }
 
-/// A line of removals that is at fault. What it does shows where the others are gone.
+/// The blocker for a removal line. Its effect shows when the other culprits are removed.
 fn removal(sources: &CmdlineSources, by: &WordOrigin, culprits: &[WordOrigin]) -> CmdlineBlocker {
     let others: Vec<WordOrigin> = culprits.iter().filter(|o| *o != by).cloned().collect();
     let merged = merge(&without(sources, &others));
@@ -276,7 +282,7 @@ fn removal(sources: &CmdlineSources, by: &WordOrigin, culprits: &[WordOrigin]) -
     }
 }
 
-/// Where the kernel, or clr-boot-manager, stops to read.
+/// What makes the kernel, or clr-boot-manager, stop reading the line.
 fn end(sources: &CmdlineSources) -> Option<(WordOrigin, Edit, String)> {
     let merged = merge(sources);
     let shown = |word: &CmdlineWord| -> String { text(&word.bytes).chars().take(40).collect() };
@@ -290,18 +296,19 @@ fn end(sources: &CmdlineSources) -> Option<(WordOrigin, Edit, String)> {
             let why = format!("a quote that is not closed, in {}", shown(word));
             return Some((origin.clone(), Edit::CloseQuote, deaf(why)));
         }
-        // Without removals nothing but a quote goes on from line to line. Another one closes this one behind ours.
+        // Without removals, only an open quote joins words of several lines. The next quote would close it
+        // after our parameter.
         if word.origins.len() > 1 && memchr::memmem::find(&word.bytes, PARAMETER.as_bytes()).is_some() {
             let what = format!("opens a quote that is not closed before {PARAMETER}, in {}", shown(word));
             return Some((origin.clone(), Edit::CloseQuote, what));
         }
     }
-    // One in the kernel's own line cuts off that line only.
+    // A NUL byte in the kernel's own line cuts off only that line.
     let cut = merged.cut_at.into_iter().find(|o| o.path != sources.kernel_path)?;
     Some((cut, Edit::DropNul, "has a NUL byte, behind which every fragment is cut off".to_owned()))
 }
 
-/// Nothing ends the line too early: it is too long.
+/// The blocker of a line that is too long, if nothing else ends it too early.
 fn length(sources: &CmdlineSources) -> CmdlineBlocker {
     let merged = merge(sources);
     let bytes_of = |path: &Path| -> usize {
@@ -320,7 +327,7 @@ fn length(sources: &CmdlineSources) -> CmdlineBlocker {
     CmdlineBlocker { path, line: None, what, clear: Clear::Verb("show") }
 }
 
-/// What sets the parameter, where no file of ours does.
+/// What sets the parameter, if it is not a file of clr-dkms.
 pub(super) fn setters(sources: &CmdlineSources) -> Vec<CmdlineBlocker> {
     let merged = merge(&seen(sources));
     let sets =

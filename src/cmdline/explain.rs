@@ -1,11 +1,11 @@
-//! How `module.sig_unenforce` came onto a configured line, or why it is not there, in sentences.
+//! Sentences that explain why `module.sig_unenforce` is on a configured line, or why it is not.
 
 use super::PARAMETER;
 use super::merge::{CmdlineWord, Effect, Merged, contents};
 use super::parameter::{Switch, written_switch};
 use super::sources::{CmdlineSources, Fragment, LOCAL, Mask};
 
-/// Makes the sentences; none when no file says anything of it.
+/// Composes the sentences. None if no file names the parameter.
 pub fn explain(sources: &CmdlineSources, merged: &Merged) -> Vec<String> {
     let sets = |word: &CmdlineWord| written_switch(&word.bytes, PARAMETER) == Switch::On;
     let places =

@@ -1,7 +1,7 @@
-//! The effective command line, byte for byte as clr-boot-manager 3.3.1 writes it into a boot entry (behind
-//! `root=…`, which is not part of it), and where each byte of it comes from.
+//! The effective command line, byte for byte as clr-boot-manager 3.3.1 writes it into a boot entry, and the
+//! origin of each byte. The `root=…` prefix is not part of it.
 //!
-//! `tests/data/cmdline-vectors.jsonl` holds what the real program made of 401 sets of files.
+//! `tests/data/cmdline-vectors.jsonl` has the results of the real program for 401 sets of files.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::sources::{ADMIN, CmdlineSources, Fragment};
 pub struct WordOrigin {
     /// The path inside the root.
     pub path: PathBuf,
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: usize,
 }
 
@@ -26,39 +26,38 @@ impl std::fmt::Display for WordOrigin {
     }
 }
 
-/// A piece of the line that comes from one place; none for the blanks that join.
+/// A piece of the line with one origin. None for the blanks that join pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WordPiece {
-    /// The place.
     pub origin: Option<WordOrigin>,
-    /// The bytes.
     pub bytes: Vec<u8>,
 }
 
-/// One word, as the kernel splits the line.
+/// A word, as the kernel splits the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CmdlineWord {
-    /// The bytes, quotes included.
+    /// The bytes, including quotes.
     pub bytes: Vec<u8>,
-    /// The places that its bytes come from, in order: more than one where a removal glued two words together.
+    /// The origins of its bytes, in order. There is more than one if a removal has joined two words.
     pub origins: Vec<WordOrigin>,
 }
 
 /// What one line of a removal file did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// It took these words out.
+    /// It removed these words.
     Took(Vec<CmdlineWord>),
-    /// It began in the middle of a word, and left the rest of it behind, glued to what follows.
+    /// It began inside of a word and left the rest, joined with what follows.
     TookPart {
-        /// The words that lost something, as they were.
+        /// The affected words, before the removal.
         of: Vec<CmdlineWord>,
-        /// What stands there now.
+        /// What is left of them.
         left: Vec<u8>,
     },
-    /// Its text is not in the line.
+    /// The line does not contain its text.
     NotThere,
-    /// The first place where its text stands is not followed by a blank or the end; later places are not tried.
+    /// The first occurrence of its text is followed by neither a blank nor the end. Later occurrences are not
+    /// tried.
     NotAtAnEnd,
 }
 
@@ -67,33 +66,29 @@ pub enum Effect {
 pub struct Removed {
     /// The line of the removal file.
     pub by: WordOrigin,
-    /// Its text.
     pub text: Vec<u8>,
-    /// What it did.
     pub effect: Effect,
 }
 
-/// The effective command line, with how it came about.
+/// The effective command line, and how it was composed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Merged {
-    /// The line.
     pub line: Vec<u8>,
     /// The line in pieces, each with its origin.
     pub pieces: Vec<WordPiece>,
-    /// The words of the line.
     pub words: Vec<CmdlineWord>,
-    /// What the removals did, in their order.
+    /// What the removals did, in order.
     pub removed: Vec<Removed>,
-    /// The lines whose NUL byte cut off everything behind it: of the kernel's own line, of all others.
+    /// The lines with a NUL byte that cut off everything after it, of the kernel's own line or of all others.
     pub cut_at: Vec<WordOrigin>,
 }
 
-/// The line.
+/// The effective command line.
 pub fn effective(sources: &CmdlineSources) -> Vec<u8> {
     line(sources).0.bytes
 }
 
-/// The line, and how it came about.
+/// The effective command line, and how it was composed.
 pub fn merge(sources: &CmdlineSources) -> Merged {
     let (buffer, removed, cut_at) = line(sources);
     Merged {
@@ -125,7 +120,7 @@ fn line(sources: &CmdlineSources) -> (Buffer, Vec<Removed>, Vec<WordOrigin>) {
     (line, removed, cut_at)
 }
 
-/// What all kernels share: vendor fragments, the admin's line, the admin's fragments.
+/// The part that all kernels share: vendor fragments, the admin's line, the admin's fragments.
 fn global(sources: &CmdlineSources, line: &mut Buffer) {
     let mut bump = directory(&sources.vendor, false, line) >= 1;
     if let Some(admin) = &sources.admin {
@@ -137,7 +132,8 @@ fn global(sources: &CmdlineSources, line: &mut Buffer) {
     directory(&sources.local, bump, line);
 }
 
-/// Appends a directory; gives the number of its files that had content. `bump` says that something came before.
+/// Appends a directory, and returns the number of its files with content. `bump` means that the line already
+/// has content.
 fn directory(fragments: &[Fragment], mut bump: bool, line: &mut Buffer) -> usize {
     let mut with_content = 0;
     for fragment in fragments.iter().filter(|f| f.mask.is_none()) {
@@ -150,19 +146,19 @@ fn directory(fragments: &[Fragment], mut bump: bool, line: &mut Buffer) -> usize
     with_content
 }
 
-/// The lines of a file that count, joined with one blank.
+/// The content of a file: its lines without comments, joined by one blank.
 pub fn contents(bytes: &[u8]) -> Vec<u8> {
     lines(bytes).map(|(_, line)| line).collect::<Vec<_>>().join(&b' ')
 }
 
-/// The words of a file, for one that is not part of the line.
+/// The words of a file that is not part of the line.
 pub fn words_of(bytes: &[u8], path: &Path) -> Vec<CmdlineWord> {
     let mut buffer = Buffer::default();
     buffer.add_contents(bytes, path);
     buffer.words(0..buffer.bytes.len())
 }
 
-/// The lines of a file that count, with their numbers: stripped, not empty, no comment.
+/// The lines of a file that are content, with their numbers: stripped, not empty, not a comment.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     bytes
         .split(|b| *b == b'\n')
@@ -183,7 +179,7 @@ fn strip_end(line: &[u8]) -> &[u8] {
     &line[..end]
 }
 
-/// A line under construction. Each byte knows its place: an index into `places`, [`JOINT`] for a blank that joins.
+/// A line under construction. For each byte it has an index into `places`, or [`JOINT`] for a joining blank.
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -203,7 +199,7 @@ impl Buffer {
         self.add(b" ", JOINT);
     }
 
-    /// Appends the lines of a file that count, joined with one blank; true when there were any.
+    /// Appends the content of a file. Returns whether it had any.
     fn add_contents(&mut self, bytes: &[u8], path: &Path) -> bool {
         let mut any = false;
         for (number, text) in lines(bytes) {
@@ -222,7 +218,7 @@ impl Buffer {
         self.from.truncate(length);
     }
 
-    /// Cuts what follows the first NUL behind `start`; gives the line that it stood in.
+    /// Cuts off everything after the first NUL byte from `start` on. Returns the origin of that byte.
     fn cut_at_nul(&mut self, start: usize) -> Option<WordOrigin> {
         let at = start + self.bytes[start..].iter().position(|b| *b == 0)?;
         let origin = self.places.get(self.from[at]).cloned();
@@ -259,15 +255,15 @@ impl Buffer {
     }
 }
 
-/// Takes the removals out. The line is held in a buffer with a length beside it, as clr-boot-manager holds it: a
-/// removal file that cannot be opened strips the buffer but not the length, and leaves a NUL behind.
+/// Applies the removals. The line is in a buffer with a separate length, as in clr-boot-manager: a removal
+/// file that cannot be opened strips the buffer but not the length, and leaves a NUL byte.
 fn remove(line: &mut Buffer, sources: &CmdlineSources) -> Vec<Removed> {
     let mut removed = Vec::new();
     let mut length = line.bytes.len();
     line.add(b"\0", JOINT);
     for removal in &sources.removals {
         let stripped = strip_end(&line.bytes[..length]).len();
-        // An empty line has no end to strip.
+        // An empty line has no trailing blank.
         if length > 0 {
             line.bytes[stripped] = 0;
         }
@@ -280,23 +276,23 @@ fn remove(line: &mut Buffer, sources: &CmdlineSources) -> Vec<Removed> {
             removed.push(Removed { by, text: text.to_vec(), effect });
         }
     }
-    // Its NUL is ours, or stands where a blank was stripped.
+    // Cuts the line at the NUL byte that ends it, or that a removal file left.
     line.cut_at_nul(0);
     removed
 }
 
-/// Takes the first occurrence of `text` out, when it ends there; gives the new length.
+/// Removes the first occurrence of `text` if a word ends there. Returns the new length.
 fn remove_one(line: &mut Buffer, length: usize, text: &[u8]) -> (usize, Effect) {
     let Some(start) = memchr::memmem::find(&line.bytes[..length], text) else {
         return (length, Effect::NotThere);
     };
     let mut size = text.len();
-    // The character after it is looked at, the one before it is not; later occurrences are not tried.
+    // Only the character after it is checked, not the one before it, and later occurrences are not tried.
     if !matches!(line.bytes[start + size], 0 | b' ') {
         return (length, Effect::NotAtAnEnd);
     }
     let end = start + size;
-    // The words that lose something, as the kernel splits the line: a blank inside of quotes is no end.
+    // The affected words, as the kernel splits the line: a blank inside of quotes does not end a word.
     let touched: Vec<Range<usize>> = parameter::spans(&line.bytes[..length]);
     let touched: Vec<Range<usize>> = touched.into_iter().filter(|w| w.start < end && w.end > start).collect();
     let whole =

@@ -1,5 +1,5 @@
-//! The kernel command line: the fragments, the line that clr-boot-manager makes of them, how the kernel reads a
-//! parameter of it, and the writer of `module.sig_unenforce`.
+//! The kernel command line: its fragments, the line that clr-boot-manager composes of them, how the kernel
+//! reads a parameter, and the writer of `module.sig_unenforce`.
 
 pub mod blocker;
 pub mod explain;
@@ -14,5 +14,5 @@ pub use merge::{effective, merge};
 pub use parameter::Switch;
 pub use sources::{CmdlineSources, Fragment, Mask};
 
-/// The parameter that lets a Clear kernel load modules without a trusted signature.
+/// The parameter with which a Clear Linux kernel loads modules without a trusted signature.
 pub const PARAMETER: &str = "module.sig_unenforce";

@@ -1,5 +1,7 @@
-//! What we wrote, so that we may take it away again: an admin's mask (a link to `/dev/null`, as the distribution's guide
-//! teaches) looks exactly like ours.
+//! The files that clr-dkms has written, so that it can remove them again.
+//!
+//! An admin's mask (a symlink to `/dev/null`, as the documentation of the distribution recommends) looks
+//! exactly like one of clr-dkms. The state file distinguishes them.
 
 use std::path::{Path, PathBuf};
 
@@ -9,21 +11,21 @@ use super::PARAMETER;
 use super::sources::LOCAL;
 use crate::sys::{FileError, FileKind, Presence, Root};
 
-/// The state file.
 pub const STATE: &str = "/var/lib/clr-dkms/cmdline.json";
 
-/// What it holds.
+/// The contents of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ours {
     schema: u32,
     wrote: Vec<PathBuf>,
-    /// Directories that were not there before us, the outermost first.
+    /// Directories that clr-dkms created, the outermost first.
     #[serde(default)]
     made: Vec<PathBuf>,
-    /// Which of our files are masks.
+    /// The written files that are masks.
     #[serde(skip)]
     masks: Vec<PathBuf>,
-    /// The state file names more than there is: a run was killed, or somebody has removed or changed what we wrote.
+    /// The state file names files that do not exist: a run was killed, or somebody has removed or changed
+    /// them.
     #[serde(skip)]
     stale: bool,
 }
@@ -33,7 +35,7 @@ pub(super) fn fragment_bytes() -> Vec<u8> {
     format!("{PARAMETER}\n").into_bytes()
 }
 
-/// Whether what stands there is what we wrote; none when it cannot be determined.
+/// Whether a path still has what clr-dkms wrote. None if it is unknown.
 fn is_ours(root: &Root, path: &Path) -> Option<bool> {
     if path.parent() != Some(Path::new(LOCAL)) {
         return Some(false);
@@ -42,7 +44,7 @@ fn is_ours(root: &Root, path: &Path) -> Option<bool> {
         Presence::Absent => Some(false),
         Presence::Unreadable(_) => None,
         Presence::There(stat) => match stat.kind {
-            // None: a failed read is in `Root::unread`, and then no fragment is written.
+            // A failed read is in `Root::unread`, and then no fragment is written.
             FileKind::Link => root.read_link(path).ok().map(|text| text == Path::new("/dev/null")),
             FileKind::File => root.read(path).ok().map(|bytes| bytes == fragment_bytes()),
             FileKind::Directory | FileKind::Other => Some(false),
@@ -51,10 +53,11 @@ fn is_ours(root: &Root, path: &Path) -> Option<bool> {
 }
 
 impl Ours {
-    /// Reads what we wrote, less what somebody has changed since.
+    /// Reads the state file, without the files that were changed since.
     ///
     /// # Errors
-    /// When the state file cannot be read; a file that holds garbage counts as none, and is told.
+    ///
+    /// If the state file cannot be read. A damaged file counts as absent, and is reported.
     pub fn load(root: &Root) -> Result<Ours, FileError> {
         let Some(bytes) = root.read_optional(STATE)? else {
             return Ok(Ours::default());
@@ -76,7 +79,7 @@ impl Ours {
                 && (Path::new(LOCAL).starts_with(directory)
                     || Path::new(STATE).parent().is_some_and(|of_state| of_state.starts_with(directory)))
         });
-        // Each of these was read above; a read that fails now keeps the file from being taken for ours.
+        // Each of these symlinks was read above. If reading fails now, the file does not count as ours.
         ours.masks = ours.wrote.iter().filter(|path| root.read_link(path).is_ok()).cloned().collect();
         Ok(ours)
     }
@@ -85,7 +88,7 @@ impl Ours {
         self.stale
     }
 
-    /// Notes which of the directories above `path` are still to be made.
+    /// Records which parent directories of `path` do not exist yet.
     fn note_directories(&mut self, root: &Root, path: &Path) {
         let mut missing: Vec<PathBuf> = path
             .ancestors()
@@ -106,17 +109,15 @@ impl Ours {
         self.masks.iter().any(|mask| mask == path)
     }
 
-    /// Our fragments.
     pub(super) fn fragments(&self) -> impl Iterator<Item = &PathBuf> {
         self.wrote.iter().filter(|path| !self.is_mask(path))
     }
 
-    /// Our masks.
     pub(super) fn masks(&self) -> impl Iterator<Item = &PathBuf> {
         self.masks.iter()
     }
 
-    /// Notes that we are about to write `path`.
+    /// Records that `path` is about to be written.
     pub(super) fn add(&mut self, root: &Root, path: &Path) -> Result<(), FileError> {
         self.note_directories(root, path);
         self.note_directories(root, Path::new(STATE));
@@ -126,7 +127,7 @@ impl Ours {
         self.save(root)
     }
 
-    /// Notes that we have removed `path`.
+    /// Records that `path` was removed.
     pub(super) fn forget(&mut self, root: &Root, path: &Path) -> Result<(), FileError> {
         self.wrote.retain(|p| p != path);
         self.masks.retain(|p| p != path);
@@ -138,8 +139,8 @@ impl Ours {
         if !self.wrote.is_empty() {
             return root.write_json(STATE, &Ours { schema: 1, ..self.clone() }).map(|_| ());
         }
-        // The record goes before those directories only that it lies in: after a kill the next run still knows the
-        // others. A directory with files of others stays.
+        // The record is removed after the directories that do not contain it: after a kill, the next run still
+        // knows them. A directory with other files in it is not removed.
         let (around, elsewhere): (Vec<_>, Vec<_>) =
             self.made.iter().rev().partition(|directory| Path::new(STATE).starts_with(directory));
         let remove = |directories: Vec<&PathBuf>| {

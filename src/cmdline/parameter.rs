@@ -1,27 +1,28 @@
-//! How the kernel reads its command line: words, quotes, names, booleans. Measured on booted kernels (6.1 and 6.12).
+//! How the kernel reads its command line: words, quotes, names and booleans. Measured on booted kernels (6.1
+//! and 6.12).
 
 use std::ops::Range;
 
 use crate::kernel::module_file::folded;
 
-/// The bytes of a command line that the kernel keeps.
+/// The number of bytes that the kernel keeps of a command line.
 pub const LINE_LIMIT: usize = 2047;
-/// From this length on a line is worth a warning: the boot loader puts some words in front of it.
+/// The length at which a warning is useful, because the boot loader adds words before the line.
 pub const LINE_WARNING: usize = 2000;
 
-/// What a command line says of a boolean that, once true, stays true.
+/// The value of a boolean parameter that stays true once it is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
-    /// It is switched on.
+    /// It is true.
     On,
-    /// It is not named, or only with false or wrong values.
+    /// It is absent, or has only false or invalid values.
     Off,
-    /// It depends on the kernel's version (`=enabled`), on a quote that nobody closed, or on an extra bootconfig.
+    /// It depends on the kernel version (`=enabled`), on an open quote, or on an additional bootconfig.
     Unknown,
 }
 
 impl Switch {
-    /// One word for reports.
+    /// The word for reports.
     pub fn word(self) -> &'static str {
         match self {
             Switch::On => "on",
@@ -31,64 +32,65 @@ impl Switch {
     }
 }
 
-/// What kernels differ in.
+/// How kernels differ in reading a command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect {
-    /// It may know `enabled` and `disabled` as booleans. 6.12 and before do not; some later ones do.
+    /// The kernel may accept `enabled` and `disabled` as booleans. Kernels up to 6.12 do not, some later ones
+    /// do.
     pub enabled_words: bool,
-    /// It may read an extra command line out of its initrd, when the word `bootconfig` asks for it.
+    /// The kernel may read additional parameters from its initrd if the word `bootconfig` is on the line.
     pub bootconfig: bool,
 }
 
-/// A kernel of which nothing is known.
+/// The dialect of a kernel about which nothing is known.
 impl Default for Dialect {
     fn default() -> Dialect {
         Dialect { enabled_words: true, bootconfig: true }
     }
 }
 
-/// One word of the line, as the kernel takes it apart.
+/// One word of the line, as the kernel parses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Argument {
-    /// What stands before the `=`, without quotes.
+    /// The text before `=`, without quotes.
     pub name: Vec<u8>,
-    /// What stands behind the `=`, without quotes; none without `=`.
+    /// The text after `=`, without quotes. None without `=`.
     pub value: Option<Vec<u8>>,
-    /// A quote was opened in it and not closed: it goes on to the end of the line.
+    /// It opens a quote that is not closed, so it extends to the end of the line.
     pub unclosed: bool,
-    /// Where it stands in the line.
+    /// Its position in the line.
     pub span: Range<usize>,
 }
 
-/// Why the kernel takes no notice of a word.
+/// Why the kernel ignores a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deaf {
-    /// It stands behind `--`: it is for init.
+    /// It comes after `--`, and is passed to init.
     BehindDashes,
-    /// It ends behind the last byte that the kernel keeps.
+    /// It ends after the last byte that the kernel keeps.
     TooFar,
 }
 
-/// A command line, taken apart.
+/// A parsed command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelArguments {
-    /// What the kernel takes notice of.
+    /// The words that the kernel reads.
     pub heard: Vec<Argument>,
-    /// What it does not.
+    /// The words that the kernel ignores.
     pub unheard: Vec<(Argument, Deaf)>,
-    /// What is left of a word that goes on behind the last byte that the kernel keeps. Whether that is heard depends on
-    /// how the kernel was started: its own EFI loader drops the word, others cut it.
+    /// The beginning of a word that continues after the last byte that the kernel keeps. Whether the kernel
+    /// reads it depends on how it was started: its own EFI stub drops the word, other loaders cut it.
     pub cut: Option<Argument>,
 }
 
 impl KernelArguments {
-    /// Takes a line apart.
+    /// Parses a command line.
     pub fn read(line: &[u8]) -> KernelArguments {
         let mut arguments = KernelArguments::default();
         let mut behind = false;
         for span in spans(line) {
             let argument = Argument::read(line, span);
-            // `"--"` too, but not `--=x`.
+            // `"--"` ends the parameters too, but `--=x` does not.
             let dashes = argument.name == b"--" && argument.value.is_none();
             behind |= dashes;
             if behind {
@@ -108,7 +110,7 @@ impl KernelArguments {
         arguments
     }
 
-    /// Reads a boolean that, once true, stays true: `module.sig_enforce`, `module.sig_unenforce`.
+    /// Reads a boolean that stays true once it is true: `module.sig_enforce`, `module.sig_unenforce`.
     pub fn switch(&self, name: &str, dialect: Dialect) -> Switch {
         let mut result = Switch::Off;
         for argument in &self.heard {
@@ -116,7 +118,7 @@ impl KernelArguments {
                 result = Switch::Unknown;
             }
             match argument.says(name) {
-                // Once true, for ever true.
+                // Once true, it stays true.
                 Some(Boolean::True) => return Switch::On,
                 Some(Boolean::LaterWord) if !dialect.enabled_words => {}
                 Some(Boolean::LaterWord | Boolean::Open) => result = Switch::Unknown,
@@ -130,7 +132,7 @@ impl KernelArguments {
         }
     }
 
-    /// Reads a boolean of which the last word that can be read wins: `nomodule`.
+    /// Reads a boolean of which the last valid word counts: `nomodule`.
     pub fn last_switch(&self, name: &str, dialect: Dialect) -> Switch {
         let mut result = Switch::Off;
         for said in self.heard.iter().chain(&self.cut).filter_map(|a| a.says(name)) {
@@ -142,29 +144,29 @@ impl KernelArguments {
                 Boolean::Wrong => {}
             }
         }
-        // Of a word that was cut it is not even known whether it is heard.
+        // It is unknown whether the kernel reads a word that was cut.
         let cut = self.cut.as_ref().is_some_and(|a| a.says(name).is_some());
         if cut { Switch::Unknown } else { result }
     }
 
-    /// A parameter of that name is on the line, with a value or without.
+    /// Whether the line has a parameter of that name, with or without a value.
     pub fn has(&self, name: &str) -> bool {
         self.heard.iter().any(|a| a.is_named(name))
     }
 
-    /// The kernel's end of the line makes it uncertain what a parameter of that name says: a quote that is not closed, or a
-    /// word that is cut in the middle.
+    /// Whether the end of the line leaves the value of a parameter unknown: an open quote, or a word that is
+    /// cut.
     pub fn is_open(&self, name: &str) -> bool {
         let unclosed = self.heard.iter().any(|a| a.unclosed && a.begins_with(name));
         unclosed || self.cut.as_ref().is_some_and(|a| a.begins_with(name))
     }
 
-    /// The values of a parameter, in order. A word without `=` has none: to the kernel it is another word.
+    /// The values of a parameter, in order. A word without `=` is a different word to the kernel.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.heard.iter().filter(move |a| a.is_named(name) && !a.unclosed).filter_map(|a| a.value.as_deref())
     }
 
-    /// Why words that look like the parameter are not what they seem, in words.
+    /// Why words that look like the parameter have another meaning, as sentences.
     pub fn remarks(&self, name: &str) -> Vec<String> {
         let base = name.rsplit('.').next().unwrap_or(name);
         let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -212,7 +214,7 @@ impl Argument {
     fn read(line: &[u8], span: Range<usize>) -> Argument {
         let raw = &line[span.clone()];
         let unclosed = raw.iter().filter(|b| **b == b'"').count() % 2 == 1;
-        // One quote goes from in front of the word and of the value each; at the end one, and no more.
+        // One quote is removed before the word and before the value, and at most one at the end.
         let (quoted, text) = raw.strip_prefix(b"\"").map_or((false, raw), |inner| (true, inner));
         let (name, value) = match text.iter().position(|b| *b == b'=') {
             Some(at) => (&text[..at], Some(&text[at + 1..])),
@@ -229,21 +231,21 @@ impl Argument {
         Argument { name, value, unclosed, span }
     }
 
-    /// What it says of that boolean; none when it is another word.
+    /// The boolean value of that parameter. None if the word is another parameter.
     fn says(&self, name: &str) -> Option<Boolean> {
         match (self.is_named(name), &self.value, self.unclosed) {
             (true, None, false) => Some(Boolean::True),
-            // The first letters decide, whatever an open quote swallows behind them.
+            // The first letters decide, whatever an open quote adds.
             (true, Some(value), false) => Some(boolean(value)),
             (true, Some(value), true) if value.len() > 1 => Some(boolean(value)),
-            // Where the quote stands in the name, it depends on what the boot loader makes of the end of the line.
+            // If the quote is in the name, the result depends on how the boot loader ends the line.
             (true, Some(_), true) => Some(Boolean::Open),
             (_, None, true) if self.begins_with(name) => Some(Boolean::Open),
             _ => None,
         }
     }
 
-    /// The word without its quotes.
+    /// The word without quotes.
     fn text(&self) -> Vec<u8> {
         match &self.value {
             Some(value) => [&self.name, b"=".as_slice(), value].concat(),
@@ -251,7 +253,7 @@ impl Argument {
         }
     }
 
-    /// Whether it is that parameter: dash and underscore are one letter; case matters.
+    /// Whether it is that parameter. `-` and `_` are equal; case matters.
     pub fn is_named(&self, name: &str) -> bool {
         self.name.iter().copied().map(folded).eq(name.bytes().map(folded))
     }
@@ -275,17 +277,17 @@ fn mentions(text: &[u8], base: &str) -> bool {
     memchr::memmem::find(&lower, base.as_bytes()).is_some()
 }
 
-/// Reads the parameter `name` (as `module.sig_unenforce`) for a kernel of which nothing else is known.
+/// Reads the parameter `name` (such as `module.sig_unenforce`) for an unknown kernel.
 pub fn read_switch(line: &[u8], name: &str) -> Switch {
     KernelArguments::read(line).switch(name, Dialect::default())
 }
 
-/// What a line itself says of the parameter, whatever a bootconfig may add.
+/// The value of the parameter on the line alone, without a bootconfig.
 pub fn written_switch(line: &[u8], name: &str) -> Switch {
     KernelArguments::read(line).switch(name, Dialect { bootconfig: false, ..Dialect::default() })
 }
 
-/// Where the words of a line stand: separated by blanks outside of double quotes.
+/// The positions of the words of a line, which are separated by blanks outside of double quotes.
 pub fn spans(line: &[u8]) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -302,7 +304,7 @@ pub fn spans(line: &[u8]) -> Vec<Range<usize>> {
     found
 }
 
-/// Bytes 09 to 0D, 20 and A0: the kernel's `isspace` knows Latin-1.
+/// Bytes 09 to 0D, 20 and A0, because the kernel's `isspace` uses Latin-1.
 pub fn is_separator(byte: u8) -> bool {
     matches!(byte, 0x09..=0x0d | 0x20 | 0xa0)
 }
@@ -310,14 +312,14 @@ pub fn is_separator(byte: u8) -> bool {
 enum Boolean {
     True,
     False,
-    /// `e…` and `d…`, which later kernels know.
+    /// `e…` and `d…`, which later kernels accept.
     LaterWord,
     /// It depends on what follows an open quote.
     Open,
     Wrong,
 }
 
-/// The kernel's boolean: only the first letter counts, after `o` the second.
+/// The kernel's boolean: only the first letter counts, or the second one after `o`.
 fn boolean(value: &[u8]) -> Boolean {
     match value {
         [b'1' | b'y' | b'Y' | b't' | b'T', ..] | [b'o' | b'O', b'n' | b'N', ..] => Boolean::True,
@@ -344,7 +346,7 @@ mod tests {
             "module.sig_unenforce=0 module.sig_unenforce=on",
             "a\u{b}module.sig_unenforce",
             "--=x module.sig_unenforce",
-            // The first letter decides, whatever the open quote swallows.
+            // The first letter decides, whatever the open quote adds.
             "module.sig_unenforce=\"1 quiet",
         ];
         for line in on {
@@ -372,7 +374,7 @@ mod tests {
         for line in ["module.sig_unenforce=enabled", "x \"module.sig_unenforce", "quiet bootconfig"] {
             assert_eq!(read_switch(line.as_bytes(), super::super::PARAMETER), Switch::Unknown, "{line}");
         }
-        // Behind the last byte it is lost; a word on the border is cut, or dropped.
+        // A word after the last byte is lost. A word across it is cut or dropped.
         for (blanks, expected) in [(2027, Switch::On), (2030, Switch::Off), (2047, Switch::Off)] {
             let late = format!("{}module.sig_unenforce", " ".repeat(blanks));
             assert_eq!(read_switch(late.as_bytes(), super::super::PARAMETER), expected, "{blanks}");

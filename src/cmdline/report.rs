@@ -1,5 +1,5 @@
-//! What an admin may want to know of one kernel's command line: each word with its origin, and what is not on the line
-//! though a file names it, with the reason.
+//! A report on one kernel's command line: each word with its origin, and configured words that are not on the
+//! line, with the reason.
 
 use std::path::{Path, PathBuf};
 
@@ -10,55 +10,52 @@ use super::parameter::{KernelArguments, LINE_LIMIT, LINE_WARNING};
 use super::sources::{ADMIN, CmdlineSources, Fragment, Mask};
 use super::{PARAMETER, Switch, parameter};
 
-/// What became of a word.
+/// Whether a configured word is on the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WordState {
     /// It is on the line.
     Effective,
-    /// A removal took it out.
+    /// A removal removed it.
     Removed,
-    /// A removal took a part of it; what is left stands on the line, as another word.
+    /// A removal removed a part of it. The rest is on the line as another word.
     PartRemoved,
     /// Its fragment is masked.
     Masked,
 }
 
-/// One word of some file.
+/// A word of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CmdlineWordReport {
-    /// The word; bytes that are no UTF-8 are replaced.
+    /// The word. Bytes that are not valid UTF-8 are replaced.
     pub word: String,
-    /// What became of it.
     pub state: WordState,
-    /// Where it stands.
+    /// The lines that it comes from.
     pub origins: Vec<WordOrigin>,
-    /// What took it out or masks it.
+    /// What removes or masks it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
 
-/// A fragment that is left out.
+/// A fragment that is not used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Masked {
-    /// The fragment.
     pub path: PathBuf,
-    /// What masks it.
+    /// The file that masks it.
     pub by: PathBuf,
-    /// How: `same-name`, or `dev-null`.
+    /// How: `same-name` or `dev-null`.
     pub how: &'static str,
 }
 
 /// One line of a removal file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RemovalReport {
-    /// Where it stands.
+    /// The line of the removal file.
     pub by: WordOrigin,
-    /// Its text.
     pub text: String,
-    /// `removed`, `part-removed`, or `none`.
+    /// `removed`, `part-removed` or `none`.
     pub effect: &'static str,
-    /// What was left of the word, or why there was no effect.
+    /// What is left of the word, or why there was no effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
@@ -66,34 +63,31 @@ pub struct RemovalReport {
 /// One kernel's command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LineReport {
-    /// The kernel release.
     pub release: String,
-    /// The kernel id.
     pub id: String,
-    /// The line; bytes that are no UTF-8 are replaced (`--raw` has them).
+    /// The line. Bytes that are not valid UTF-8 are replaced; `--raw` prints them.
     pub cmdline: String,
-    /// The bytes of the line in hexadecimal, where they are no UTF-8.
+    /// The bytes of the line in hexadecimal, if they are not valid UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmdline_hex: Option<String>,
     /// `on`, `off` or `unknown`.
     pub sig_unenforce: &'static str,
-    /// The masked fragments, in words.
+    /// The masked fragments, as sentences.
     pub masked: Vec<String>,
-    /// Bytes of the line.
+    /// The length of the line in bytes.
     pub length: usize,
-    /// Every word that some file names.
+    /// Every word that a file configures.
     pub words: Vec<CmdlineWordReport>,
-    /// The masked fragments.
     pub masks: Vec<Masked>,
-    /// What the removals did.
+    /// What the removal lines did.
     pub removals: Vec<RemovalReport>,
-    /// What is odd about the line.
+    /// What is unusual about the line.
     pub remarks: Vec<String>,
-    /// What could not be read, though it may count.
+    /// Files that could not be read and that may be part of the line.
     pub unreadable: Vec<String>,
 }
 
-/// Makes it.
+/// Composes the report.
 pub fn report(release: &str, id: &str, sources: &CmdlineSources, merged: &Merged) -> LineReport {
     let switch: Switch = parameter::read_switch(&merged.line, PARAMETER);
     LineReport {

@@ -1,4 +1,4 @@
-//! The files that a command line is made of, as they lie on disk.
+//! The files that a command line is composed of, as they are on disk.
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
@@ -8,75 +8,75 @@ use crate::kernel::inventory::IMAGES;
 use crate::limits::FRAGMENTS;
 use crate::sys::{FileError, FileKind, Presence, Root};
 
-/// The vendor's fragments.
+/// The fragments of the vendor.
 pub const VENDOR: &str = "/usr/share/kernel/cmdline.d";
-/// The admin's own fragments, and masks of the vendor's.
+/// The fragments of the admin, and masks of vendor fragments.
 pub const LOCAL: &str = "/etc/kernel/cmdline.d";
-/// The admin's own line.
+/// The command line of the admin.
 pub const ADMIN: &str = "/etc/kernel/cmdline";
-/// Lines that are taken out again.
+/// Texts that are removed from the line.
 pub const REMOVALS: &str = "/etc/kernel/cmdline-removal.d";
 
-/// How many links one after the other are followed, as in the kernel.
+/// How many symlinks are followed in a row, as in the kernel.
 const LINKS: usize = 40;
 
-/// Why a fragment does not count.
+/// Why a fragment is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mask {
-    /// An entry of the same name stands in the local directory.
+    /// The local directory has an entry of the same name.
     SameName,
-    /// It is a link to `/dev/null`.
+    /// It is a symlink to `/dev/null`.
     DevNull,
 }
 
-/// One file of a `.d` directory.
+/// One file of a fragment directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fragment {
-    /// The file's name.
     pub name: OsString,
     /// The path inside the root.
     pub path: PathBuf,
-    /// Its bytes; nothing for a directory, a dangling link or a file that cannot be opened.
+    /// The contents. Empty for a directory, a dangling symlink or a file that cannot be opened.
     pub bytes: Vec<u8>,
-    /// It is left out.
+    /// Why it is not used.
     pub mask: Option<Mask>,
 }
 
-/// One file of removals.
+/// One removal file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemovalFile {
     /// The path inside the root.
     pub path: PathBuf,
-    /// Its bytes; none when it cannot be opened.
+    /// The contents. None if it cannot be opened.
     pub bytes: Option<Vec<u8>>,
 }
 
-/// Everything that one kernel's command line is made of.
+/// Everything that one kernel's command line is composed of.
 #[derive(Debug, Default)]
 pub struct CmdlineSources {
-    /// The kernel's own file.
+    /// The contents of the kernel's own file.
     pub kernel: Vec<u8>,
-    /// The path of it inside the root.
+    /// Its path inside the root.
     pub kernel_path: PathBuf,
-    /// The vendor's fragments, sorted.
+    /// The vendor fragments, sorted.
     pub vendor: Vec<Fragment>,
-    /// The admin's line, when any entry of that name is there.
+    /// The admin's line, if a directory entry of that name exists.
     pub admin: Option<Vec<u8>>,
     /// The admin's fragments, sorted.
     pub local: Vec<Fragment>,
-    /// The admin's removals, sorted.
+    /// The removal files, sorted.
     pub removals: Vec<RemovalFile>,
-    /// What could not be read, though it may count. clr-boot-manager, which is root, may see more than we did.
+    /// Files that could not be read and that may be part of the line. clr-boot-manager runs as root and may
+    /// be able to read them.
     pub unreadable: Vec<FileError>,
-    /// The root's path holds a character of glob(7): a clr-boot-manager that is given this path finds no fragment
-    /// and no removal in it.
+    /// The path of the root has a character of glob(7): clr-boot-manager, when it is given this path, finds
+    /// neither fragments nor removal files.
     pub glob_blind: bool,
-    /// How the kernel reads its line, as far as that is known.
+    /// How the kernel reads its line, as far as it is known.
     pub dialect: Dialect,
 }
 
 impl CmdlineSources {
-    /// The same sources to try a change on; what could not be read is not carried over.
+    /// A copy to try changes on, without the failed reads.
     pub fn copy(&self) -> CmdlineSources {
         CmdlineSources {
             kernel: self.kernel.clone(),
@@ -91,13 +91,13 @@ impl CmdlineSources {
         }
     }
 
-    /// Reads what the command line of the kernel `release` is made of.
+    /// Reads the sources of the command line of the kernel `release`.
     pub fn observe(root: &Root, release: &str) -> CmdlineSources {
         let (mut unreadable, mut left) = (Vec::new(), FRAGMENTS);
         let kernel_path = PathBuf::from(format!("{IMAGES}/cmdline-{release}"));
         let kernel = content(root, &kernel_path, &mut left, &mut unreadable);
         let local_names = names(root, LOCAL, &mut unreadable);
-        // That it cannot be listed is told by the line above.
+        // The failed read was already recorded when the names were listed.
         let every_local = root.list_optional(LOCAL).unwrap_or_default();
         let mut vendor = Vec::new();
         for name in names(root, VENDOR, &mut unreadable) {
@@ -124,7 +124,7 @@ impl CmdlineSources {
             .into_iter()
             .map(|name| {
                 let path = Path::new(REMOVALS).join(name);
-                // A directory can be opened and holds no line.
+                // A directory can be opened, but has no lines.
                 let bytes = match root.lookup(&path) {
                     p if p.is(FileKind::Directory) => Some(Vec::new()),
                     _ => content(root, &path, &mut left, &mut unreadable),
@@ -149,7 +149,7 @@ impl CmdlineSources {
     }
 }
 
-/// The `*.conf` names of a directory that do not begin with a dot, sorted by bytes.
+/// The `*.conf` names in a directory that do not begin with a dot, sorted by bytes.
 fn names(root: &Root, directory: &str, unreadable: &mut Vec<FileError>) -> Vec<OsString> {
     match root.list_optional(directory) {
         Ok(entries) => entries
@@ -167,8 +167,8 @@ fn names(root: &Root, directory: &str, unreadable: &mut Vec<FileError>) -> Vec<O
     }
 }
 
-/// The bytes of a file. What is no file counts as nothing, as it does for clr-boot-manager (which a FIFO hangs).
-/// Of the bytes that all of them may have `left` remain.
+/// The contents of a file. Anything but a regular file counts as empty. `left` is what remains of the size
+/// limit of all files together.
 fn content(root: &Root, path: &Path, left: &mut u64, unreadable: &mut Vec<FileError>) -> Option<Vec<u8>> {
     let read = root.read_within(path, FRAGMENTS).and_then(|bytes| {
         match left.checked_sub(bytes.len() as u64) {
@@ -181,7 +181,7 @@ fn content(root: &Root, path: &Path, left: &mut u64, unreadable: &mut Vec<FileEr
         Ok(bytes) => Some(bytes),
         Err(e) if e.is_absent() => None,
         Err(e) => {
-            // A directory, a FIFO, a loop of links: clr-boot-manager cannot read them either.
+            // clr-boot-manager cannot read a directory or a loop of symlinks either.
             if !e.is_no_file() {
                 unreadable.push(e);
             }
@@ -190,12 +190,13 @@ fn content(root: &Root, path: &Path, left: &mut u64, unreadable: &mut Vec<FileEr
     }
 }
 
-/// Whether the real path is exactly `/dev/null`. It is the host's `/dev/null`, also for an image; so the texts of
-/// the links decide, and nothing outside is looked at.
+/// Whether the real path is exactly `/dev/null`. For an image this is the host's `/dev/null`, so only the
+/// texts of the symlinks decide, and nothing outside of the root is looked up.
 fn leads_to_dev_null(root: &Root, path: &Path) -> bool {
     let mut path = path.to_owned();
     for _ in 0..LINKS {
-        // A directory on the way may be a link too. One that is not there, as /dev in an image, is what it is called.
+        // A parent directory may be a symlink too. If it does not exist (such as /dev in an image), its name
+        // counts.
         if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
             && let Some(real) = root.real_path(parent).ok().and_then(|real| root.inside(&real))
         {

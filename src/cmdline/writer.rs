@@ -1,6 +1,6 @@
 //! The writer of `module.sig_unenforce`: the smallest change that switches it on or off, and the way back.
 //!
-//! Only what we wrote ourselves is ever changed or removed.
+//! It only ever changes or removes files that clr-dkms has written.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -16,27 +16,28 @@ use crate::sys::{FileError, Root};
 pub use super::blocker::{Clear, CmdlineBlocker};
 pub use super::ours::{Ours, STATE};
 
-/// Our own fragment, where no bundle ships one. Should a vendor file have this name, which ours would mask, another one
-/// is taken.
+/// The name of our own fragment, which is used if no bundle ships one. If a vendor file has this name,
+/// another name is used, because ours would mask it.
 pub const OWN_FRAGMENT: &str = "clr-dkms.conf";
-/// The other ones.
+/// The alternative names.
 const OTHER_NAMES: [&str; 2] = ["clr-dkms-sig-unenforce.conf", "zz-clr-dkms.conf"];
 
-/// What is wanted.
+/// The requested change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
-    /// The parameter is in the line: an admin's order, stronger than an earlier one to mask it.
+    /// The parameter must be on the line. An admin requests it, which overrides an earlier request to mask
+    /// it.
     Enable,
-    /// The same, as a program wants it by itself: a mask stays, anyone that wrote it.
+    /// The same, requested automatically: a mask stays, whether an admin or clr-dkms wrote it.
     Ensure,
-    /// It is not.
+    /// The parameter must not be on the line.
     Disable,
-    /// As the vendor and the admin have it: every change of ours is taken back.
+    /// The state that the vendor and the admin have configured: every change of clr-dkms is undone.
     Default,
 }
 
 impl Wish {
-    /// The verb of `clr-dkms-cmdline` for it.
+    /// The verb of `clr-dkms-cmdline`.
     pub fn verb(self) -> &'static str {
         match self {
             Wish::Enable | Wish::Ensure => "enable",
@@ -54,7 +55,7 @@ pub enum WriterStep {
     WriteFragment(PathBuf),
     /// Remove our own fragment.
     RemoveFragment(PathBuf),
-    /// Mask a vendor's fragment with a link to `/dev/null`.
+    /// Mask a vendor fragment with a symlink to `/dev/null`.
     WriteMask(PathBuf),
     /// Remove our own mask.
     RemoveMask(PathBuf),
@@ -89,11 +90,12 @@ impl std::fmt::Display for WriterStep {
 pub struct WriterPlan {
     /// The changes, in order.
     pub steps: Vec<WriterStep>,
-    /// Why the wish is not met even so.
+    /// Why the request is not fulfilled even with these changes.
     pub blockers: Vec<CmdlineBlocker>,
 }
 
-/// What is to be done. `sources` are those of every kernel that matters; they differ in the kernel's own line only.
+/// Plans a change. `sources` are those of every kernel that matters; they differ only in the kernel's own
+/// line.
 pub fn plan(wish: Wish, sources: &[CmdlineSources], ours: &Ours) -> WriterPlan {
     let mut plan = WriterPlan::default();
     match wish {
@@ -113,7 +115,7 @@ fn name_of(path: &Path) -> &OsStr {
     path.file_name().unwrap_or_default()
 }
 
-/// Where our own fragment is, or is to be.
+/// The path of our own fragment, existing or new.
 fn own_fragment(sources: &CmdlineSources) -> PathBuf {
     let is_vendors = |name: &&str| sources.vendor.iter().any(|f| f.name == **name);
     let name = [OWN_FRAGMENT].into_iter().chain(OTHER_NAMES).find(|name| !is_vendors(name));
@@ -123,13 +125,13 @@ fn own_fragment(sources: &CmdlineSources) -> PathBuf {
 fn enable(plan: &mut WriterPlan, sources: &[CmdlineSources], ours: &Ours, may_unmask: bool) {
     let Some(first) = sources.first() else { return };
     let vendors = |path: &&PathBuf| first.vendor.iter().find(|f| f.name == name_of(path));
-    // A vendor has come to ship a file of our name: ours must not hide it.
+    // A vendor now ships a file of the same name, which our fragment must not mask.
     plan.steps
         .extend(ours.fragments().filter(|p| vendors(p).is_some()).cloned().map(WriterStep::RemoveFragment));
     if all(&after_all(sources, &plan.steps), Switch::On) {
         return;
     }
-    // What our mask hides, it must not hide any longer; nor may it stand in the place of our fragment.
+    // Our mask must no longer hide the vendor fragment, nor occupy the path of our own fragment.
     let in_the_way = |p: &&PathBuf| vendors(p).is_none_or(sets);
     if may_unmask {
         plan.steps.extend(ours.masks().filter(in_the_way).cloned().map(WriterStep::RemoveMask));
@@ -196,7 +198,7 @@ fn disable(plan: &mut WriterPlan, sources: &[CmdlineSources], ours: &Ours) {
 }
 
 impl WriterPlan {
-    /// The kernels have most of their files in common.
+    /// Most files belong to all kernels.
     fn add(&mut self, blockers: Vec<CmdlineBlocker>) {
         for blocker in blockers {
             if !self.blockers.contains(&blocker) {
@@ -210,7 +212,7 @@ fn after_all(sources: &[CmdlineSources], steps: &[WriterStep]) -> Vec<CmdlineSou
     sources.iter().map(|s| after(s, steps)).collect()
 }
 
-/// The sources after some steps.
+/// The sources after some of the changes.
 pub fn after(sources: &CmdlineSources, steps: &[WriterStep]) -> CmdlineSources {
     let mut after = sources.copy();
     for step in steps {
@@ -240,10 +242,11 @@ fn sets(fragment: &Fragment) -> bool {
     switch_of(&fragment.bytes) == Switch::On
 }
 
-/// Does what the plan says. What is about to be ours is written down first, so that a crash in between leaves
-/// nothing that we would not know again.
+/// Carries out a plan. The files are recorded before they are written, so that after a crash they are still
+/// known as ours.
 ///
 /// # Errors
+///
 /// At the first file that cannot be changed.
 pub fn apply(root: &Root, plan: &WriterPlan, ours: &Ours) -> Result<(), FileError> {
     let mut ours = ours.clone();
@@ -264,6 +267,6 @@ pub fn apply(root: &Root, plan: &WriterPlan, ours: &Ours) -> Result<(), FileErro
             }
         }
     }
-    // What an admin makes in the place of a file that is gone is not ours.
+    // A file that an admin creates in place of a deleted one is not ours.
     if ours.is_stale() { ours.save(root) } else { Ok(()) }
 }

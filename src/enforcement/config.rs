@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::kernel::config_file;
 
-/// How the names of the options begin that anybody asks for; the others, some ten thousand, are not kept.
+/// The prefixes of the options that are used. The other options, about ten thousand, are not kept.
 const ASKED_FOR: [&str; 9] = [
     "MODULE_SIG",
     "SECURITY_LOCKDOWN_LSM",
@@ -17,22 +17,22 @@ const ASKED_FOR: [&str; 9] = [
     "SECONDARY_TRUSTED_KEYRING",
 ];
 
-/// The options that matter here.
+/// The options that are used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelConfig {
-    /// With the value as it is written; none for those of which the text says that they are not set.
+    /// Options with their values as written. None for options that are listed as not set.
     options: BTreeMap<String, Option<String>>,
 }
 
 impl KernelConfig {
-    /// Reads the text; none when it names no option at all: an empty or foreign file says nothing.
+    /// Parses the text. None if it has no option at all, because an empty or foreign file proves nothing.
     pub fn parse(text: &[u8]) -> Option<KernelConfig> {
         let mut config = KernelConfig::default();
         let mut any = false;
         for (name, value) in config_file::options(text) {
             any = true;
             if is_asked_for(name) {
-                // Bytes that are no text are in no value that anybody asks for.
+                // Bytes that are not valid UTF-8 are in no value that is used.
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 config.options.insert(text(name), value.map(text));
             }
@@ -40,17 +40,18 @@ impl KernelConfig {
         any.then_some(config)
     }
 
-    /// The option is built in.
+    /// Whether the option is built in.
     pub fn has(&self, option: &str) -> bool {
         self.value(option).is_some_and(|v| v == "y" || v == "m")
     }
 
-    /// The configuration says in words that the option is not set; most say nothing of options that they cannot have.
+    /// Whether the configuration lists the option as not set. Options that depend on others are often not
+    /// listed at all.
     pub fn denies(&self, option: &str) -> bool {
         self.options.get(option).is_some_and(|v| v.as_ref().is_none_or(|v| v == "n"))
     }
 
-    /// The text of an option, without its quotes.
+    /// The text value of an option, without its quotes.
     pub fn text(&self, option: &str) -> Option<String> {
         let value = self.value(option)?;
         let inner = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
@@ -79,7 +80,7 @@ mod tests {
         assert!(config.has("MODULE_SIG") && !config.has("MODULE_SIG_FORCE") && !config.has("MODULE_SIG_ALL"));
         assert!(config.denies("MODULE_SIG_FORCE") && !config.denies("MODULE_SIG_ALL"));
         assert_eq!(config.text("LSM").as_deref(), Some("a,b"));
-        // The last one counts, and a file without any that matters is a configuration all the same.
+        // The last occurrence counts. A file without any used option is a configuration nevertheless.
         let config =
             KernelConfig::parse(b"CONFIG_IMA=y\n# CONFIG_IMA is not set\nCONFIG_LSM=\"x\\\"\\\\\"").unwrap();
         assert!(config.denies("IMA") && config.text("LSM").as_deref() == Some("x\"\\"));

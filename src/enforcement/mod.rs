@@ -1,8 +1,8 @@
-//! Will this kernel take a module without a trusted signature: as configured, at the next boot, and now?
+//! Whether a kernel loads a module without a trusted signature: as configured, at the next boot, and now.
 //!
-//! [`verdict`] holds the rules, as pure functions on facts; they agree with every row of
-//! `tests/data/enforcement-vectors.jsonl`, which was measured on booted kernels. [`observe`] reads the facts of a root,
-//! [`config`] and [`patch`] those of one kernel. What is told of them is in [`crate::status`].
+//! [`verdict`] has the rules, as pure functions of facts. They agree with every row of
+//! `tests/data/enforcement-vectors.jsonl`, which was measured on booted kernels. [`observe`] reads the facts
+//! of a root, [`config`] and [`patch`] those of one kernel. The reports are in [`crate::status`].
 
 pub mod config;
 pub mod observe;
@@ -18,19 +18,17 @@ pub use patch::Patch;
 pub use running::{Runtime, now};
 pub use verdict::{Boot, EnforcementVerdict, at_boot};
 
-/// What a fact says, when it may be missing.
+/// The value of a fact that may be unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tri {
-    /// Yes.
     Yes,
-    /// No.
     No,
     /// It cannot be determined.
     Unknown,
 }
 
 impl Tri {
-    /// From a fact that may be missing.
+    /// From a fact that may be unknown.
     pub fn of(fact: Option<bool>) -> Tri {
         match fact {
             Some(true) => Tri::Yes,
@@ -60,48 +58,46 @@ impl Tri {
     }
 }
 
-/// UEFI Secure Boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecureBoot {
-    /// It is on.
     On,
-    /// It is off, or the firmware has none.
+    /// It is off, or the firmware does not support it.
     Off,
-    /// It cannot be determined: an image, or variables that cannot be read.
+    /// It cannot be determined: the root is an image, or the variables cannot be read.
     Unknown,
 }
 
-/// What the signature of a module is worth to a kernel.
+/// The kind of signature that a module has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ModuleKind {
-    /// Signed by a key that the kernel trusts.
+    /// A signature by a key that the kernel trusts.
     Trusted,
-    /// Without a signature that the kernel looks at.
+    /// No signature that the kernel recognizes.
     Unsigned,
-    /// Signed by a key that the kernel does not know, or in a way that it does not support.
+    /// A signature by an unknown key, or of an unsupported kind.
     UnknownKey,
-    /// Signed by a trusted key, and changed since.
+    /// A signature by a trusted key, on a file that was changed later.
     Damaged,
-    /// With a signature that cannot be parsed.
+    /// A signature that cannot be parsed.
     Unparsable,
 }
 
-/// Why a module is refused, as the system call says it.
+/// The error with which the kernel refuses a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LoadRefusal {
-    /// No trusted signature, and one is demanded; or a damaged module.
+    /// A trusted signature is required and missing, or the module is damaged.
     EKeyRejected,
-    /// Lockdown, or no module is loaded at all any more.
+    /// Lockdown, or loading of modules is disabled.
     EPerm,
-    /// IMA demands a signature of its own.
+    /// IMA requires its own signature.
     EAcces,
     /// The signature cannot be parsed.
     EBadMsg,
 }
 
 impl LoadRefusal {
-    /// Its name, as errno(3) has it.
+    /// The name of the error, as in errno(3).
     pub fn name(self) -> &'static str {
         match self {
             LoadRefusal::EKeyRejected => "EKEYREJECTED",
@@ -117,16 +113,16 @@ impl LoadRefusal {
 pub enum LoadOutcome {
     /// It loads.
     Loads,
-    /// It loads, and taints the kernel: `E`, unsigned module.
+    /// It loads and taints the kernel with `E`, unsigned module.
     Taints,
-    /// It is refused; none when it depends on a missing fact how.
+    /// It is refused. The error is None if it depends on an unknown fact.
     Refused(Option<LoadRefusal>),
-    /// It depends on a missing fact.
+    /// It depends on an unknown fact.
     Unknown,
 }
 
 impl LoadOutcome {
-    /// One word for reports.
+    /// The word for reports.
     pub fn word(self) -> &'static str {
         match self {
             LoadOutcome::Loads => "loads",
@@ -136,7 +132,7 @@ impl LoadOutcome {
         }
     }
 
-    /// The error, when it is refused and that is known.
+    /// The error of a refusal, if it is known.
     pub fn error(self) -> Option<LoadRefusal> {
         match self {
             LoadOutcome::Refused(error) => error,
@@ -144,7 +140,7 @@ impl LoadOutcome {
         }
     }
 
-    /// The module will be there.
+    /// Whether the module loads.
     pub fn is_loaded(self) -> bool {
         matches!(self, LoadOutcome::Loads | LoadOutcome::Taints)
     }

@@ -1,4 +1,4 @@
-//! The facts of a root that verdicts are made from.
+//! The facts of a root that verdicts are based on.
 
 use crate::cmdline::parameter::{Dialect, KernelArguments};
 use crate::cmdline::{PARAMETER, Switch};
@@ -12,34 +12,33 @@ use crate::sys::{FileKind, Presence, Root, RootKind, efi};
 use super::verdict::dialect_of;
 use super::{Boot, KernelConfig, Patch, Runtime, SecureBoot, patch};
 
-/// How the kernel shows its own parameters.
+/// The parameters of the kernel's module loader.
 const PARAMETERS: &str = "/sys/module/module/parameters";
-/// Where the security modules show themselves.
+/// The directory of the security modules.
 const SECURITY: &str = "/sys/kernel/security";
 /// The IMA policy that systemd loads at boot.
 const IMA_POLICY: &str = "/etc/ima/ima-policy";
-/// Shim's word that it does not verify what it starts; its mirror that a running system can read.
+/// The runtime copy of shim's variable that disables verification.
 const MOK_STATE: &str = "MokSBStateRT";
-/// The vendor of shim's variables.
+/// The vendor GUID of shim's variables.
 const SHIM: &str = "605dab50-e046-4300-abb6-3dd810dd8b23";
 
-/// What does not depend on the kernel.
+/// Facts that do not depend on the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// Secure Boot.
     pub secure_boot: SecureBoot,
     /// The admin has an IMA policy that appraises modules.
     pub ima_policy: bool,
-    /// What the running kernel says of itself; none in an image.
+    /// What the running kernel reports. None for an image.
     pub runtime: Option<Runtime>,
     /// The command line of the running kernel.
     pub line: Option<Vec<u8>>,
-    /// What taints the running kernel, as letters.
+    /// The taint flags of the running kernel, as letters.
     pub taint: Option<String>,
 }
 
 impl Machine {
-    /// Looks at a root.
+    /// Observes a root.
     pub fn observe(root: &Root) -> Machine {
         let live = root.kind() != RootKind::Image;
         let appraises = |policy: &[u8]| {
@@ -48,7 +47,7 @@ impl Machine {
                 has(b"appraise") && (has(b"func=MODULE_CHECK") || !contains(rule, b"func="))
             })
         };
-        // A policy that cannot be read is one that we cannot promise anything about; there is hardly ever one.
+        // An unreadable policy counts as one that appraises modules. Such policies are rare.
         let ima_policy = match root.read_optional(IMA_POLICY) {
             Ok(policy) => policy.as_deref().is_some_and(appraises),
             Err(_) => true,
@@ -67,7 +66,8 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     memchr::memmem::find(text, part).is_some()
 }
 
-/// A file in which the kernel says something, without its newline; none when it cannot be read.
+/// The contents of a file in which the kernel reports a value, without the newline. None if it cannot be
+/// read.
 fn pseudo_file(root: &Root, path: &str) -> Option<Vec<u8>> {
     file_within(root, path, READ_LIMIT)
 }
@@ -76,7 +76,7 @@ fn file_within(root: &Root, path: &str, limit: u64) -> Option<Vec<u8>> {
     match root.read_within(path, limit) {
         Ok(bytes) => Some(bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec()),
         Err(e) => {
-            // The verdict names the fact that is missing.
+            // The verdict names the missing fact.
             tracing::debug!("{e}");
             None
         }
@@ -96,7 +96,7 @@ fn runtime(root: &Root, appraises: impl Fn(&[u8]) -> bool) -> Runtime {
     let unenforce = format!("{PARAMETERS}/sig_unenforce");
     let sig_unenforce = match root.lookup(&unenforce) {
         Presence::There(_) => flag(root, &unenforce).map(Some),
-        // Only beside its sister is its absence a fact.
+        // Only if `sig_enforce` exists does a missing file prove that the parameter does not exist.
         Presence::Absent => sig_enforce.map(|_| None),
         Presence::Unreadable(_) => None,
     };
@@ -108,7 +108,7 @@ fn runtime(root: &Root, appraises: impl Fn(&[u8]) -> bool) -> Runtime {
         Some(chosen != b"none")
     });
     let locked = match (raised, has_lockdown) {
-        // The file shows a level also where the module never started.
+        // The file shows a level even if the security module never started.
         (_, Some(false)) | (Some(false), _) => Some(false),
         (Some(true), Some(true)) => Some(true),
         _ => None,
@@ -124,8 +124,8 @@ fn runtime(root: &Root, appraises: impl Fn(&[u8]) -> bool) -> Runtime {
     }
 }
 
-/// Secure Boot, as the kernel's own loader decides it: the firmware's word, unless the firmware is still in setup mode
-/// or shim was told not to verify.
+/// Secure Boot, as the kernel's EFI stub determines it: the firmware reports it, unless the firmware is in
+/// setup mode or shim was told not to verify.
 fn secure_boot(root: &Root) -> SecureBoot {
     if matches!(efi::is_there(root), Presence::Absent) {
         // A machine without UEFI has no Secure Boot.
@@ -144,13 +144,13 @@ fn secure_boot(root: &Root) -> SecureBoot {
             Ok(Some(1)) => SecureBoot::Off,
             _ => SecureBoot::On,
         },
-        // Where variables can be seen, one that is not there is a firmware without it.
+        // If EFI variables are visible and this one is absent, the firmware does not support Secure Boot.
         (Ok(None), _) if efi::shows_variables(root) => SecureBoot::Off,
         _ => SecureBoot::Unknown,
     }
 }
 
-/// The letters that the kernel prints in an oops, by bit.
+/// The letters of the taint flags, by bit.
 const TAINT_LETTERS: &str = "PFSRMBUDAWCIOELKXTNJ";
 
 fn taint(root: &Root) -> Option<String> {
@@ -159,36 +159,34 @@ fn taint(root: &Root) -> Option<String> {
     Some(TAINT_LETTERS.chars().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, c)| c).collect())
 }
 
-/// The taint letters of a loaded module; none when it is not loaded.
+/// The taint letters of a loaded module. None if it is not loaded.
 pub fn module_taint(root: &Root, module: &str) -> Option<String> {
     if root.kind() == RootKind::Image {
         return None;
     }
-    // The kernel knows modules with underscores.
     let directory = format!("/sys/module/{}", kernel_name(module));
     // A built-in module has no `initstate`.
     if !root.lookup(format!("{directory}/initstate")).is_there() {
         return None;
     }
-    // Only reported; a failed read is in `Root::unread`.
+    // This is only reported. A failed read is in `Root::unread`.
     let letters = pseudo_file(root, &format!("{directory}/taint")).unwrap_or_default();
     Some(String::from_utf8_lossy(&letters).trim().to_owned())
 }
 
-/// What is known of one kernel, running or not.
+/// Facts about one kernel, whether or not it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelFacts {
-    /// Its version.
     pub version: Option<[u32; 3]>,
-    /// How it was built; none when that cannot be read.
+    /// Its build configuration. None if it cannot be read.
     pub config: Option<KernelConfig>,
     /// Whether it knows `module.sig_unenforce`.
     pub patch: Patch,
 }
 
 impl KernelFacts {
-    /// Reads them. `image` is the file of the kernel in `/usr/lib/kernel`; it is looked into only when
-    /// `modules.builtin.modinfo` says nothing, as that takes a second.
+    /// Reads the facts. `image` is the file of the kernel in `/usr/lib/kernel`. It is searched only if
+    /// `modules.builtin.modinfo` does not decide, because that takes a second.
     pub fn observe(root: &Root, cache: &mut Cache, release: &str, image: Option<&str>) -> KernelFacts {
         let version = patch::version(release);
         let config = file_within(root, &format!("{IMAGES}/config-{release}"), TEXT);
@@ -207,8 +205,8 @@ impl KernelFacts {
 }
 
 impl KernelFacts {
-    /// Whether somebody else's key can be trusted: one that was built in, or one that is enrolled later. Clear's kernels
-    /// have neither, and their own key is thrown away.
+    /// Whether the kernel can trust keys of others, either built in or enrolled later. The kernels of Clear
+    /// Linux cannot, and the private key of each kernel is deleted after its build.
     pub fn takes_foreign_keys(&self) -> bool {
         self.config.as_ref().is_none_or(|c| {
             c.has("SECONDARY_TRUSTED_KEYRING")
@@ -216,7 +214,7 @@ impl KernelFacts {
         })
     }
 
-    /// What a command line says of `module.sig_unenforce` to this kernel.
+    /// The value of `module.sig_unenforce` for this kernel on a command line.
     pub fn switch(&self, line: &[u8]) -> Switch {
         KernelArguments::read(line).switch(PARAMETER, self.dialect())
     }
@@ -226,7 +224,7 @@ impl KernelFacts {
         dialect_of(self.config.as_ref(), self.version)
     }
 
-    /// These facts with a command line, on that machine.
+    /// These facts together with a command line and a machine.
     pub fn boot<'a>(&'a self, line: &'a [u8], machine: &Machine) -> Boot<'a> {
         Boot {
             line,
@@ -249,7 +247,8 @@ fn from_image(root: &Root, cache: &mut Cache, image: &str, version: Option<[u32;
         let found = read.and_then(|file| patch::from_image(std::io::BufReader::new(file)));
         found.or_else(|reason| {
             tracing::debug!("{}: {reason}", root.shown_path(&path).display());
-            // That it could not be read is not kept; what is not a kernel image remains one that says nothing.
+            // A failed read must not be kept in the cache. An image in an unknown format proves nothing,
+            // which is kept.
             if root.has_unread(&path) { Err(reason) } else { Ok(None) }
         })
     };

@@ -1,5 +1,5 @@
-//! Whether a kernel carries the patch that adds `module.sig_unenforce`, and which of its two forms, from the files of a
-//! kernel that need not run.
+//! Whether a kernel has the patch that adds `module.sig_unenforce`, and which of its two versions, determined
+//! from the files of a kernel that does not need to run.
 
 use std::io::{BufReader, Read};
 
@@ -7,23 +7,23 @@ use memchr::memmem;
 
 use crate::kernel::module_image::{ImageError, xz, zstd};
 
-/// The first version with the second form of the patch.
+/// The first kernel version with the second version of the patch.
 const SECOND_FORM: [u32; 3] = [5, 19, 1];
-/// What a patched kernel holds among its strings: the parameter's name with its end.
+/// The name of the parameter with its terminator, a string in patched kernels.
 const NAME: &[u8] = b"module.sig_unenforce\0";
-/// What every kernel with module signatures holds.
+/// A string in every kernel with support for module signatures.
 const OTHER_NAME: &[u8] = b"module.sig_enforce\0";
-/// The largest kernel after decompression; a larger one is no kernel.
+/// The largest kernel after decompression. A larger file is not a kernel.
 const KERNEL_LIMIT: u64 = 512 << 20;
-/// How much of the compressed kernel shows how it is compressed.
+/// How much of the compressed kernel is needed to recognize the compression.
 const BEGINNING: u64 = 4 << 10;
 
-/// The patch.
+/// The patch that a kernel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patch {
-    /// The first form, before 5.19.1.
+    /// The first version, before 5.19.1.
     V1,
-    /// The second form.
+    /// The second version.
     V2,
     /// The kernel does not know the parameter.
     Absent,
@@ -32,7 +32,7 @@ pub enum Patch {
 }
 
 impl Patch {
-    /// Which form a kernel of that version has, when it has one: nothing but the version tells them apart.
+    /// The version of the patch in a patched kernel, which only the kernel version determines.
     pub fn of_version(version: Option<[u32; 3]>) -> Patch {
         match version {
             Some(version) if version >= SECOND_FORM => Patch::V2,
@@ -41,7 +41,7 @@ impl Patch {
         }
     }
 
-    /// One word for reports.
+    /// The word for reports.
     pub fn word(self) -> &'static str {
         match self {
             Patch::V1 => "v1",
@@ -51,7 +51,7 @@ impl Patch {
         }
     }
 
-    /// From whether the parameter's name was found.
+    /// From whether the name of the parameter was found.
     pub fn found(patched: Option<bool>, version: Option<[u32; 3]>) -> Patch {
         match patched {
             Some(true) => Patch::of_version(version),
@@ -61,18 +61,19 @@ impl Patch {
     }
 }
 
-/// The version at the beginning of a kernel release: `6.15.7-1591.native` is 6.15.7, `6.15-1.native` is 6.15.0.
+/// The version at the beginning of a kernel release: `6.15.7-1591.native` is 6.15.7, `6.15-1.native` is
+/// 6.15.0.
 pub fn version(release: &str) -> Option<[u32; 3]> {
     let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
     let mut parts = release[..end].trim_end_matches('.').split('.').map(str::parse::<u32>);
     let mut next = || parts.next().unwrap_or(Ok(0)).ok();
-    // A number that does not fit is no version.
+    // A number that is out of range is not part of a version.
     (!release[..end].is_empty()).then(|| Some([next()?, next()?, next()?])).flatten()
 }
 
-/// From the bytes of `modules.builtin.modinfo`: entries that end in NUL.
+/// From the contents of `modules.builtin.modinfo`: entries that end with NUL.
 pub fn from_modinfo(bytes: &[u8], version: Option<[u32; 3]>) -> Patch {
-    // The code moved from kernel/module.c to kernel/module/signing.c with 5.18.
+    // In 5.18 the code moved from kernel/module.c to kernel/module/signing.c.
     let has = |parameter: &str| {
         bytes.split(|b| *b == 0).any(|entry| {
             ["signing", "module"].iter().any(|file| {
@@ -85,11 +86,12 @@ pub fn from_modinfo(bytes: &[u8], version: Option<[u32; 3]>) -> Patch {
     Patch::found(patched, version)
 }
 
-/// Whether a kernel image (x86 boot protocol) holds the parameter's name among the strings of the kernel inside it; none
-/// when it does not look like a kernel with module signatures at all.
+/// Whether a kernel image (x86 boot protocol) contains the name of the parameter. None if it does not look
+/// like a kernel with module signatures.
 ///
 /// # Errors
-/// In words, when it is no image that we can look into.
+///
+/// If it is not an image in a known format.
 pub fn from_image(mut image: impl Read) -> Result<Option<bool>, String> {
     let mut head = [0; 0x250];
     image.read_exact(&mut head).map_err(|e| format!("it is too short ({e})"))?;
@@ -107,8 +109,7 @@ pub fn from_image(mut image: impl Read) -> Result<Option<bool>, String> {
     std::io::copy(&mut image.by_ref().take(skip), &mut std::io::sink()).map_err(fail)?;
     let mut magic = [0; 6];
     image.read_exact(&mut magic).map_err(fail)?;
-    // The last four bytes are the size.
-    // The last four bytes are the size. A decoder is chosen by its beginning.
+    // The last four bytes are the uncompressed size. The beginning selects the decoder.
     let rest = length - 4 - magic.len() as u64;
     let mut beginning = magic.to_vec();
     let read = image.by_ref().take(rest.min(BEGINNING)).read_to_end(&mut beginning).map_err(fail)?;
@@ -123,17 +124,17 @@ pub fn from_image(mut image: impl Read) -> Result<Option<bool>, String> {
     found.map_err(|e| format!("the kernel in it cannot be decompressed ({e})"))
 }
 
-/// Looks for the names; none when neither is there: then it is no kernel that we know how to look into.
+/// Searches for the names. None if neither is there: the kernel is in an unknown format.
 fn search(reader: impl Read) -> std::io::Result<Option<bool>> {
     let mut reader = reader.take(KERNEL_LIMIT);
     let (wanted, other) = (memmem::Finder::new(NAME), memmem::Finder::new(OTHER_NAME));
     let mut block = vec![0; 1 << 20];
-    // What is kept of the block before, so that a name on the border is found.
+    // The end of the previous block is kept, so that a name across the border is found.
     let (mut kept, mut known) = (0, None);
     loop {
         let read = reader.read(&mut block[kept..])?;
         if read == 0 {
-            // What was not looked at may hold the name.
+            // The part that was not searched may contain the name.
             return Ok(known.filter(|_| reader.limit() > 0));
         }
         let filled = kept + read;
@@ -189,7 +190,7 @@ mod tests {
         }
     }
 
-    /// An image with that kernel in it.
+    /// An image that contains that kernel.
     fn image(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 512 * 2 + 0x40];
         image[0x1f1] = 1;
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_kernel_in_an_image() {
-        // The name stands across the border of two blocks.
+        // The name is across the border of two blocks.
         for pad in [0, 100, (1 << 20) - 30, (1 << 20) - 5, 3 << 20] {
             let patched =
                 [vec![7; pad], b"\0module.sig_enforce\0module.sig_unenforce\0".to_vec(), vec![7; 99]]

@@ -1,27 +1,28 @@
-//! The verdict on the running kernel: its own parameters count, which can be written at run time.
+//! The verdict on the running kernel. Its own parameters count, because they can be changed at run time.
 
 use super::verdict::{Reasons, at_boot, dialect, is_lenient};
 use super::{Boot, EnforcementVerdict, Patch, SecureBoot, Tri};
 use crate::cmdline::parameter::KernelArguments;
 use crate::cmdline::{PARAMETER, Switch};
 
-/// What the running kernel says of itself; none where that cannot be read.
+/// What the running kernel reports. None for values that cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Runtime {
     /// `/sys/module/module/parameters/sig_enforce`.
     pub sig_enforce: Option<bool>,
-    /// `/sys/module/module/parameters/sig_unenforce`; inner none: the kernel has no such parameter.
+    /// `/sys/module/module/parameters/sig_unenforce`. The inner None means that the kernel does not have the
+    /// parameter.
     pub sig_unenforce: Option<Option<bool>>,
     /// `/proc/sys/kernel/modules_disabled`.
     pub modules_disabled: Option<bool>,
-    /// `/sys/kernel/security/lockdown`, and whether lockdown is among the active security modules.
+    /// `/sys/kernel/security/lockdown`, and whether lockdown is an active security module.
     pub locked: Option<bool>,
-    /// The IMA policy in force appraises modules.
+    /// The active IMA policy appraises modules.
     pub ima: Option<bool>,
 }
 
-/// The verdict on the running kernel. What it says of itself counts; `boot` (with `/proc/cmdline` as its line) only
-/// where it says nothing: parameters can be written at run time.
+/// The verdict on the running kernel. Values that it reports count. `boot`, with `/proc/cmdline` as its line,
+/// is used only for values that it does not report.
 pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> EnforcementVerdict {
     let started = at_boot(boot);
     let mut reasons = Reasons::default();
@@ -35,7 +36,7 @@ pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> EnforcementVerdict {
             Tri::Yes
         }
         Some(false) => Tri::No,
-        // It can only be raised.
+        // It cannot be reset.
         None if started.disabled == Tri::Yes => Tri::Yes,
         None => {
             reasons.missing("/proc/sys/kernel/modules_disabled");
@@ -61,7 +62,7 @@ pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> EnforcementVerdict {
         }
         Some(false) => Tri::No,
         None if boot.config.is_some_and(|c| !c.has("SECURITY_LOCKDOWN_LSM")) || checked == Tri::No => Tri::No,
-        // It can only be raised.
+        // It cannot be reset.
         None if started.locked == Tri::Yes => Tri::Yes,
         None => {
             if enforced != Tri::Yes {
@@ -98,7 +99,7 @@ fn enforced_now(
     let in_line = KernelArguments::read(boot.line).switch(PARAMETER, dialect(boot)) == Switch::On;
     let patch = match (runtime.sig_unenforce, boot.patch) {
         (Some(None), _) => Patch::Absent,
-        // The parameter is there: only the version tells which patch it is.
+        // The parameter exists, so the kernel is patched and its version determines the version of the patch.
         (Some(Some(_)), Patch::Absent | Patch::Unknown) => Patch::of_version(boot.version),
         (_, known) => known,
     };
@@ -119,7 +120,7 @@ fn enforced_now(
             Patch::V2 => {
                 reasons.because(match (in_line, boot.line.is_empty()) {
                     (true, _) => format!("{PARAMETER} was on its command line, and is in force"),
-                    // Its line cannot be read.
+                    // The command line cannot be read.
                     (false, true) => format!("sig_unenforce is Y: {PARAMETER} is in force"),
                     (false, false) => {
                         format!("{PARAMETER} was switched on at run time: only a reboot undoes that")
@@ -136,7 +137,8 @@ fn enforced_now(
                 Tri::Unknown
             }
         },
-        // sysfs does not say it. What the line has switched off stays off; the other way round it proves nothing.
+        // sysfs does not have the parameter. What the line has disabled stays disabled; the opposite proves
+        // nothing.
         (_, _) if started.enforced == Tri::No && boot.patch == Patch::V2 => {
             reasons.because(format!("{PARAMETER} was on its command line"));
             Tri::No

@@ -1,46 +1,45 @@
-//! The rules, as pure functions: what a kernel does with a module, from what is known of the kernel.
+//! The rules, as pure functions: what a kernel does with a module, based on facts about the kernel.
 //!
-//! Source: `reference/module-signing.md`, measured with 488 boots; every measured row is a test.
+//! Source: measurements with 488 boots. Every measured row is a test.
 
 use super::{KernelConfig, LoadOutcome, LoadRefusal, ModuleKind, Patch, SecureBoot, Tri};
 use crate::cmdline::parameter::{Dialect, KernelArguments, LINE_LIMIT};
 use crate::cmdline::{PARAMETER, Switch};
 
-/// What is known of a boot: one kernel with one command line.
+/// A boot: one kernel with one command line on one machine.
 #[derive(Debug, Clone)]
 pub struct Boot<'a> {
     /// The command line that the kernel is given.
     pub line: &'a [u8],
-    /// How the kernel was built; none when that cannot be read.
+    /// Its build configuration. None if it cannot be read.
     pub config: Option<&'a KernelConfig>,
     /// Whether it knows `module.sig_unenforce`.
     pub patch: Patch,
-    /// Secure Boot.
     pub secure_boot: SecureBoot,
-    /// Its version; none when the release does not tell.
+    /// Its version. None if the release does not contain it.
     pub version: Option<[u32; 3]>,
     /// The admin has an IMA policy that appraises modules.
     pub ima_policy: bool,
 }
 
-/// What a kernel does with modules.
+/// How a kernel treats modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnforcementVerdict {
-    /// No module is loaded at all.
+    /// Loading of modules is disabled.
     pub disabled: Tri,
-    /// IMA demands its own signature of modules.
+    /// IMA requires its own signature of modules.
     pub ima: Tri,
-    /// The kernel looks at signatures.
+    /// The kernel checks signatures.
     pub checked: Tri,
-    /// Something demands signatures, whatever `module.sig_unenforce` says.
+    /// Trusted signatures are demanded, regardless of `module.sig_unenforce`.
     pub demanded: Tri,
     /// Modules without a trusted signature are refused.
     pub enforced: Tri,
-    /// Lockdown refuses them, where enforcement does not.
+    /// Lockdown refuses them even if enforcement does not.
     pub locked: Tri,
-    /// Why, in words; what decides comes first.
+    /// The reasons, as sentences. The deciding reason comes first.
     pub because: Vec<String>,
-    /// The facts that are missing, in words.
+    /// The unknown facts that matter, as phrases.
     pub missing: Vec<String>,
 }
 
@@ -65,7 +64,7 @@ impl EnforcementVerdict {
     }
 }
 
-/// A rule that stands before the others.
+/// A rule that takes precedence over the others.
 fn gate(closed: Tri, error: LoadRefusal, behind: LoadOutcome) -> LoadOutcome {
     match (closed, behind) {
         (Tri::Yes, _) => LoadOutcome::Refused(Some(error)),
@@ -75,7 +74,7 @@ fn gate(closed: Tri, error: LoadRefusal, behind: LoadOutcome) -> LoadOutcome {
     }
 }
 
-/// What was found out on the way to a verdict.
+/// Reasons and missing facts, collected while a verdict is determined.
 #[derive(Default)]
 pub(super) struct Reasons {
     pub(super) because: Vec<String>,
@@ -110,7 +109,7 @@ pub fn at_boot(boot: &Boot<'_>) -> EnforcementVerdict {
         let before = reasons.because.len();
         locked = self::locked(boot, &arguments, dialect, enforced, &mut reasons);
         if (enforced, locked) == (Tri::No, Tri::Yes) {
-            // What decides comes first.
+            // The deciding reason comes first.
             reasons.because.rotate_left(before);
         }
     }
@@ -133,7 +132,7 @@ pub fn at_boot(boot: &Boot<'_>) -> EnforcementVerdict {
     }
 }
 
-/// The line with what is built into the kernel, as x86 joins them.
+/// The command line together with the built-in one, as x86 joins them.
 fn whole_line(boot: &Boot<'_>) -> Vec<u8> {
     let built_in = boot.config.filter(|c| c.has("CMDLINE_BOOL"));
     match built_in.and_then(|c| c.text("CMDLINE").map(|text| (text, c.has("CMDLINE_OVERRIDE")))) {
@@ -150,14 +149,14 @@ pub(super) fn dialect(boot: &Boot<'_>) -> Dialect {
 /// How a kernel reads its command line.
 pub fn dialect_of(config: Option<&KernelConfig>, version: Option<[u32; 3]>) -> Dialect {
     Dialect {
-        // Measured: 6.1 and 6.12 do not know them; some later kernel does.
+        // Measured: 6.1 and 6.12 do not accept these words, some later kernels do.
         enabled_words: version.is_none_or(|[major, minor, _]| (major, minor) > (6, 12)),
         bootconfig: config.is_none_or(|c| c.has("BOOT_CONFIG")),
     }
 }
 
 fn checked(boot: &Boot<'_>, reasons: &mut Reasons) -> Tri {
-    // The latter cannot be without the former.
+    // MODULE_SIG_FORCE depends on MODULE_SIG.
     let said = |option| boot.config.is_some_and(|c| c.has(option));
     if said("MODULE_SIG") || said("MODULE_SIG_FORCE") {
         return Tri::Yes;
@@ -166,7 +165,7 @@ fn checked(boot: &Boot<'_>, reasons: &mut Reasons) -> Tri {
         reasons.because("the kernel was built without module signatures: it loads every module");
         return Tri::No;
     }
-    // A kernel that has the parameters has the code that checks.
+    // A kernel that has the parameters also has the code that checks signatures.
     if boot.patch != Patch::Unknown {
         return Tri::Yes;
     }
@@ -180,7 +179,7 @@ fn disabled(arguments: &KernelArguments, dialect: Dialect, reasons: &mut Reasons
         reasons.because("nomodule on the command line: no module is loaded at all");
         return Tri::Yes;
     }
-    // A sysctl's name is the path of a file: here a dash is a dash.
+    // The name of a sysctl is a path, so `-` and `_` differ.
     let path = b"sysctl.kernel.modules_disabled";
     let dotted =
         |name: &[u8]| -> Vec<u8> { name.iter().map(|b| if *b == b'/' { b'.' } else { *b }).collect() };
@@ -197,10 +196,10 @@ fn disabled(arguments: &KernelArguments, dialect: Dialect, reasons: &mut Reasons
     Tri::No
 }
 
-/// What stands in for the reading of a word that the end of the line leaves open.
+/// Used for the value of a word that the end of the line leaves unknown.
 const AT_THE_END: &str = "how the kernel reads the end of the line: a quote is not closed, or a word is cut";
 
-/// The first number of a sysctl's value, as the kernel reads it: octal after a 0, hexadecimal after 0x.
+/// The first number of a sysctl value, as the kernel reads it: octal after 0, hexadecimal after 0x.
 fn number(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?.trim_start();
     let first = text.split_ascii_whitespace().next()?;
@@ -234,7 +233,7 @@ fn ima(boot: &Boot<'_>, arguments: &KernelArguments, reasons: &mut Reasons) -> T
     if is_lenient(arguments) && !config.denies("IMA_APPRAISE_BOOTPARAM") {
         match boot.secure_boot {
             SecureBoot::Off => return Tri::No,
-            // Under Secure Boot the word is ignored.
+            // Under Secure Boot the parameter is ignored.
             SecureBoot::On => {}
             SecureBoot::Unknown => {
                 reasons.missing("whether Secure Boot is on, which decides whether ima_appraise= counts");
@@ -250,7 +249,7 @@ fn ima(boot: &Boot<'_>, arguments: &KernelArguments, reasons: &mut Reasons) -> T
     Tri::Unknown
 }
 
-/// IMA only logs, repairs or skips what it would refuse: the last mode that it knows counts.
+/// Whether IMA only logs, repairs or skips what it would refuse. The last valid mode counts.
 pub(super) fn is_lenient(arguments: &KernelArguments) -> bool {
     let mode = |value: &[u8]| {
         let known = [b"log".as_slice(), b"fix", b"off", b"enforce"];
@@ -308,7 +307,8 @@ fn enforced(
             enforce.and(of_switch(switch).not())
         }
         (Patch::V1, switch) => {
-            // Only with MODULE_SIG_FORCE and only with Secure Boot off; then it wins over sig_enforce too.
+            // The parameter works only with MODULE_SIG_FORCE and only without Secure Boot. It then overrides
+            // sig_enforce too.
             if force == Tri::No || secure == Tri::Yes {
                 reasons.because(if force == Tri::No {
                     format!(
@@ -339,7 +339,7 @@ fn enforced(
     (enforce, effective)
 }
 
-/// Which facts leave enforcement open.
+/// The unknown facts that leave enforcement undecided.
 fn missing_for(
     boot: &Boot<'_>,
     arguments: &KernelArguments,
@@ -388,7 +388,7 @@ fn locked(
     reasons: &mut Reasons,
 ) -> Tri {
     let Some(config) = boot.config else {
-        // A kernel whose configuration is not known may have it.
+        // A kernel with an unknown configuration may have it.
         if enforced != Tri::Yes {
             reasons.missing("the kernel's configuration");
         }
@@ -397,7 +397,7 @@ fn locked(
     if !config.has("SECURITY_LOCKDOWN_LSM") {
         return Tri::No;
     }
-    // Which security modules start is decided by lsm= or by CONFIG_LSM, but an early one always starts.
+    // `lsm=` or CONFIG_LSM selects the security modules that start, but an early one always starts.
     let built_in = config.text("LSM").unwrap_or_default().into_bytes();
     let list = arguments.values("lsm").last().unwrap_or(&built_in);
     let early = config.has("SECURITY_LOCKDOWN_LSM_EARLY");
@@ -446,7 +446,7 @@ fn locked(
     Tri::No
 }
 
-/// The fact that is missing where a bootconfig is asked for.
+/// The unknown fact if a bootconfig is requested.
 const BOOTCONFIG: &str = "the bootconfig in the initrd, which may hold more parameters";
 
 fn asks_for_bootconfig(arguments: &KernelArguments, dialect: Dialect) -> bool {

@@ -1,8 +1,8 @@
-//! cpio archives of the format newc, one after another in a member.
+//! cpio archives in newc format, concatenated in one member of an initrd.
 
 use std::io::{self, BufRead, Read};
 
-/// The longest name of a file; the kernel's own limit is PATH_MAX.
+/// The longest file name. The limit of the kernel is PATH_MAX.
 const LONGEST_NAME: u64 = 4096;
 const HEADER: usize = 110;
 const TRAILER: &[u8] = b"TRAILER!!!";
@@ -10,7 +10,7 @@ const TYPE: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EntryKind {
     Regular,
@@ -27,14 +27,14 @@ pub(super) struct ArchiveEntry<'e, R> {
 }
 
 impl<R: Read> ArchiveEntry<'_, R> {
-    /// The contents.
+    /// The contents of the entry.
     pub(super) fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.body.read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// The contents, to be read.
+    /// A reader of the contents.
     pub(super) fn body(&mut self) -> impl Read {
         &mut self.body
     }
@@ -44,7 +44,7 @@ impl<R: Read> ArchiveEntry<'_, R> {
     }
 }
 
-/// Where an archive is read, counted from its first byte: everything in it begins at a multiple of four.
+/// A reader with its offset in the archive: everything in an archive is aligned to four bytes.
 struct Counted<R> {
     inner: R,
     at: u64,
@@ -58,11 +58,12 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Gives each entry of the archives in a member to `visit`. With `one` it ends behind the first archive, else at the end of
-/// the member.
+/// Passes each entry of the archives in a member to `visit`. With `one` it ends after the first archive,
+/// otherwise at the end of the member.
 ///
 /// # Errors
-/// In words, when something in it is not an archive of this format.
+///
+/// If something in it is not an archive in this format.
 pub(super) fn entries<R: BufRead>(
     member: &mut R,
     one: bool,
@@ -74,7 +75,7 @@ pub(super) fn entries<R: BufRead>(
         let Some(first) = after_padding(archive.inner).map_err(failed)? else { return Ok(()) };
         let mut header = [0; HEADER];
         header[0] = first;
-        // The padding belongs to nothing.
+        // The padding is not part of the archive.
         archive.at = 1;
         archive.read_exact(&mut header[1..]).map_err(|e| cut(&e))?;
         while !entry(&mut archive, &header, &mut visit)? {
@@ -93,16 +94,16 @@ fn cut(e: &io::Error) -> String {
     }
 }
 
-/// Where the first byte is that is not NUL.
+/// The position of the first byte that is not NUL.
 pub(super) fn first_not_zero(bytes: &[u8]) -> Option<usize> {
-    // A gigabyte of them is passed over in blocks.
+    // Padding may have gigabytes, so it is compared in blocks.
     const ZEROS: [u8; 4096] = [0; 4096];
     let is_zero = |block: &&[u8]| *block == &ZEROS[..block.len()];
     let start = bytes.chunks(ZEROS.len()).take_while(is_zero).map(<[u8]>::len).sum();
     bytes[start..].iter().position(|byte| *byte != 0).map(|at| start + at)
 }
 
-/// The first byte that is not NUL.
+/// The first byte after the padding.
 fn after_padding(archive: &mut impl BufRead) -> io::Result<Option<u8>> {
     loop {
         let bytes = match archive.fill_buf() {
@@ -118,13 +119,13 @@ fn after_padding(archive: &mut impl BufRead) -> io::Result<Option<u8>> {
     }
 }
 
-/// Reads the entry of that header, of which `true` is the last one.
+/// Reads the entry after a header. Returns true for the last entry.
 fn entry<R: Read>(
     archive: &mut Counted<&mut R>,
     header: &[u8; HEADER],
     visit: &mut impl FnMut(&mut ArchiveEntry<'_, R>) -> Result<(), String>,
 ) -> Result<bool, String> {
-    // The last digit says whether there are checksums, which the kernel does not look at.
+    // The last digit of the magic number indicates checksums, which the kernel ignores.
     if !matches!(&header[..6], b"070701" | b"070702") {
         return Err("it is not a cpio archive of the format newc".to_owned());
     }
@@ -161,7 +162,7 @@ fn entry<R: Read>(
 }
 
 fn number(digits: &[u8]) -> Option<u32> {
-    // from_str_radix takes a sign, the kernel does not.
+    // from_str_radix accepts a sign, but the kernel does not.
     let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
     u32::from_str_radix(text, 16).ok()
 }

@@ -1,4 +1,4 @@
-//! Which kernel modules are in an initrd, and which builds they are.
+//! The kernel modules in an initrd, and their builds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -13,22 +13,22 @@ use crate::limits::{INITRD, KERNEL_LIST, MODULE};
 use crate::modprobe::index::is_file_of;
 use crate::sys::{FileError, Root};
 
-/// The largest `modules.dep` inside.
+/// The largest `modules.dep` in an initrd.
 const LARGEST_INDEX: u64 = KERNEL_LIST;
-/// Endings of files that are filesystems of their own, in which modules may be.
+/// Suffixes of filesystem images, which may contain modules.
 const IMAGES: [&str; 5] = [".squashfs", ".erofs", ".sfs", ".img", ".ext4"];
 
-/// A module inside.
+/// A module in an initrd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitrdModule {
-    /// Its path in the archive, without `/` in front.
+    /// The path in the archive, without a leading `/`.
     pub path: String,
-    /// Which build it is; none where that was not asked, an error where it is not known.
+    /// The build. None if it was not requested, an error if it is unknown.
     pub build: Option<Result<ModuleBuild, String>>,
 }
 
 impl InitrdModule {
-    /// Another file of the same module is there, at another path: which one is loaded is not known.
+    /// Another file of the same module exists at another path, and it is unknown which one is loaded.
     fn unclear_beside(&mut self, other: &InitrdModule) {
         if self.path != other.path {
             self.build = Some(Err(format!("{} and {} are both in it", other.path, self.path)));
@@ -36,47 +36,47 @@ impl InitrdModule {
     }
 }
 
-/// What distinguishes a module's build.
+/// What identifies the build of a module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleBuild {
-    /// Its vermagic; the first word is the kernel release.
+    /// The vermagic; its first word is the kernel release.
     pub vermagic: Option<String>,
-    /// Its source and its contents.
+    /// The hash of its sources, and its build id.
     pub identity: BuildIdentity,
 }
 
-/// What an initrd says about a module.
+/// The result of looking up a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FoundInInitrd<'c> {
-    /// It is in there.
+    /// The initrd contains it.
     Module(&'c InitrdModule),
-    /// It is not.
+    /// The initrd does not contain it.
     Absent,
-    /// It is not known.
+    /// It is unknown, and why.
     Unknown(&'c str),
 }
 
 /// The modules of one or more initrds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitrdContents {
-    /// Of each kernel release, by the name that the kernel uses.
+    /// Modules by kernel release and by the kernel's name.
     modules: BTreeMap<String, BTreeMap<String, InitrdModule>>,
-    /// Why there may be more.
+    /// Why the initrds may contain more modules.
     unknown: Option<String>,
 }
 
 impl InitrdContents {
-    /// Reads an initrd. Only of the modules named in `wanted` (as the kernel writes names) it is looked which build
-    /// they are.
+    /// Reads an initrd. Only the builds of the modules in `wanted` (the kernel's names) are determined.
     pub fn read(bytes: &[u8], wanted: &BTreeSet<String>) -> InitrdContents {
         let end = &bytes[bytes.len().saturating_sub(END)..];
         InitrdContents::read_from(bytes.len() as u64, end, || Ok(bytes), wanted)
     }
 
-    /// The same of a file, which is not held in memory.
+    /// The same for a file, which is not held in memory.
     ///
     /// # Errors
-    /// When it is larger than is looked into, or its end cannot be read.
+    ///
+    /// If it exceeds the size limit, or its end cannot be read.
     pub fn of_file(root: &Root, path: &str, wanted: &BTreeSet<String>) -> Result<InitrdContents, FileError> {
         let (mut file, size) = root.open_within(path, INITRD)?;
         let mut end = Vec::new();
@@ -87,7 +87,7 @@ impl InitrdContents {
         let open = || root.open_watched(path, INITRD).map_err(|e| e.to_string());
         let contents = InitrdContents::read_from(size, &end, open, wanted);
         match contents.unknown {
-            // It may be read the next time, and is not to be kept.
+            // The next attempt may succeed, so the result must not be kept in the cache.
             Some(reason) if root.has_unread(path) => {
                 Err(root.read_failed(path, std::io::Error::other(reason)))
             }
@@ -95,7 +95,7 @@ impl InitrdContents {
         }
     }
 
-    /// `open` begins it once more.
+    /// `open` opens the initrd again.
     fn read_from<R: Read>(
         length: u64,
         end: &[u8],
@@ -116,11 +116,11 @@ impl InitrdContents {
             let read = open().and_then(|file| {
                 let mut input = Input::new(file.take(without_bootconfig(end, length)));
                 members(&mut input, &mut budget, |mut member, plain| {
-                    // A member that is not compressed ends where its archive does.
+                    // An uncompressed member ends where its archive ends.
                     archive::entries(&mut member, plain, |entry| reading.visit(entry))
                 })
             });
-            // Of a large module the headers are behind what they speak of: then all is read once more.
+            // The section headers of a large module come after its sections, so the initrd is read again.
             let is_done =
                 read.is_err() || reading.builds.values().all(|build| matches!(build, Build::Known(_)));
             builds = std::mem::take(&mut reading.builds);
@@ -134,12 +134,12 @@ impl InitrdContents {
         }
     }
 
-    /// One that could not be read.
+    /// The contents of an initrd that could not be read.
     pub fn unreadable(reason: String) -> InitrdContents {
         InitrdContents { unknown: Some(reason), ..InitrdContents::default() }
     }
 
-    /// Forgets all other modules.
+    /// Removes all other modules.
     pub fn retain(&mut self, wanted: &BTreeSet<String>) {
         for modules in self.modules.values_mut() {
             modules.retain(|name, _| wanted.contains(name));
@@ -161,7 +161,7 @@ impl InitrdContents {
         self.unknown = self.unknown.take().or(later.unknown);
     }
 
-    /// What it says about a module of a kernel.
+    /// Looks up a module of a kernel.
     pub fn find(&self, release: &str, module: &str) -> FoundInInitrd<'_> {
         match (self.modules.get(release).and_then(|m| m.get(&kernel_name(module))), &self.unknown) {
             (Some(module), _) => FoundInInitrd::Module(module),
@@ -170,17 +170,16 @@ impl InitrdContents {
         }
     }
 
-    /// The names of the modules of a kernel, as the kernel writes them.
+    /// The kernel's names of the modules of a kernel release.
     pub fn modules(&self, release: &str) -> impl Iterator<Item = &str> {
         self.modules.get(release).into_iter().flat_map(BTreeMap::keys).map(String::as_str)
     }
 
-    /// The kernel releases that it has modules of.
     pub fn releases(&self) -> impl Iterator<Item = &str> {
         self.modules.keys().map(String::as_str)
     }
 
-    /// Why there may be more in it than was found.
+    /// Why it may contain more modules than were found.
     pub fn unknown(&self) -> Option<&str> {
         self.unknown.as_deref()
     }
@@ -189,19 +188,19 @@ impl InitrdContents {
 struct ContentsReading<'w> {
     wanted: &'w BTreeSet<String>,
     found: InitrdContents,
-    /// Further files of modules that are there already: release, name, module.
+    /// Further files of modules that were already found: release, name, module.
     again: Vec<(String, String, InitrdModule)>,
-    /// `modules.dep` of each release; it is often behind the modules.
+    /// `modules.dep` of each release, which often comes after the modules.
     indexes: BTreeMap<String, Vec<u8>>,
-    /// What is known of the large modules, by their number among all entries.
+    /// The large modules, by their number among all entries.
     builds: BTreeMap<usize, Build>,
-    /// Of the entry.
+    /// The number of the entry.
     number: usize,
 }
 
-/// A large module.
+/// The state of reading a large module.
 enum Build {
-    /// Another one is read first: they are held in memory one at a time.
+    /// Another module is read first: only one is held in memory at a time.
     Waiting,
     Reading(ModuleReading),
     Known(Result<ModuleBuild, String>),
@@ -232,14 +231,14 @@ impl ContentsReading<'_> {
         let module = InitrdModule { path: path.clone(), build };
         let modules = self.found.modules.entry(release.to_owned()).or_default();
         match modules.get(&name) {
-            // The same path again replaces the earlier file.
+            // A later file with the same path replaces the earlier one.
             Some(known) if known.path != path => self.again.push((release.to_owned(), name, module)),
             _ => drop(modules.insert(name, module)),
         }
         Ok(())
     }
 
-    /// Which build a module is; the outer error is one of the archive.
+    /// The build of a module. The outer error concerns the archive.
     fn build(
         &mut self,
         path: &str,
@@ -279,14 +278,14 @@ impl ContentsReading<'_> {
                 return not_yet();
             }
         };
-        // Small ones are read as often as large ones ask for it.
+        // In later passes, small modules are read again.
         if reading.is_large() {
             self.builds.insert(self.number, Build::Known(known.clone()));
         }
         Ok(known)
     }
 
-    /// Of several files of a module, that counts which `modules.dep` names.
+    /// Of several files of a module, the one that `modules.dep` names counts.
     fn finish(mut self) -> InitrdContents {
         for (release, name, other) in self.again {
             let known = self.found.modules.get_mut(&release).and_then(|modules| modules.get_mut(&name));
@@ -305,7 +304,7 @@ impl ContentsReading<'_> {
     }
 }
 
-/// The release, and the path below its module directory.
+/// The release, and the path relative to its module directory.
 fn below_modules(path: &str) -> Option<(&str, &str)> {
     let path = path.strip_prefix("usr/").unwrap_or(path).strip_prefix("lib/modules/")?;
     path.split_once('/')

@@ -1,4 +1,4 @@
-//! The members of an initrd one after another, without their compression, and within limits.
+//! The members of an initrd in sequence, uncompressed, and within limits.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
@@ -8,14 +8,14 @@ use crate::kernel::module_image::{xz, zstd};
 use crate::limits::INITRD_UNPACKED;
 use crate::sys::clock::Stopwatch;
 
-/// How long one initrd may take.
+/// The time limit for one initrd.
 const MOST_TIME: Duration = Duration::from_secs(30);
-/// The size of a block in lz4's legacy format, after decompression.
+/// The size of an uncompressed block in lz4's legacy format.
 const LZ4_BLOCK: usize = 8 << 20;
-/// How much is read at a time.
+/// The size of one read.
 const BLOCK: usize = 64 << 10;
 const BEGINNING: usize = 4 << 10;
-/// The end of an initrd by which a bootconfig is found.
+/// The size of the end of an initrd that shows whether it has a bootconfig.
 pub(super) const END: usize = 20;
 
 const CPIO: &[u8] = b"0707";
@@ -23,7 +23,7 @@ const GZIP: &[u8] = &[0x1f, 0x8b];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const LZ4: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
-/// Those that some kernels know and this reader does not.
+/// Compressions that some kernels support and this reader does not.
 const OTHERS: [(&[u8], &str); 4] = [
     (&[0x42, 0x5a, 0x68], "bzip2"),
     (&[0x5d, 0x00, 0x00], "lzma"),
@@ -45,15 +45,16 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// All bytes once more; the time goes on.
+    /// Starts again with all bytes. The time limit is not reset.
     pub(super) fn begin(&mut self) {
         self.bytes = INITRD_UNPACKED;
     }
 
-    /// Takes bytes out of it.
+    /// Subtracts bytes.
     ///
     /// # Errors
-    /// When nothing is left.
+    ///
+    /// If a limit is exceeded.
     pub(super) fn spend(&mut self, bytes: u64) -> io::Result<()> {
         let limit = |what| io::Error::other(what);
         self.bytes =
@@ -65,7 +66,7 @@ impl Budget {
     }
 }
 
-/// A member of which each byte is taken out of the budget.
+/// A member whose bytes are subtracted from the budget.
 pub(super) struct Limited<'b, R> {
     inner: R,
     budget: &'b mut Budget,
@@ -78,7 +79,7 @@ impl<R> Limited<'_, R> {
     }
 }
 
-/// What is passed over counts when the next bytes are asked for.
+/// Skipped bytes are subtracted when the next bytes are requested.
 impl<R: BufRead> BufRead for Limited<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.budget.spend(std::mem::take(&mut self.passed))?;
@@ -99,7 +100,7 @@ impl<R: Read> Read for Limited<'_, R> {
     }
 }
 
-/// A reader that can look ahead.
+/// A reader with lookahead.
 pub(super) struct Input<R> {
     inner: R,
     buffer: Vec<u8>,
@@ -114,7 +115,7 @@ impl<R: Read> Input<R> {
         Input { inner, buffer: vec![0; BLOCK], start: 0, end: 0, is_ended: false, consumed: 0 }
     }
 
-    /// The next bytes, and at least so many (not more than [`BEGINNING`]) where there are so many.
+    /// The next bytes: at least `least` of them (at most [`BEGINNING`]) if the input has so many.
     fn peek(&mut self, least: usize) -> io::Result<&[u8]> {
         while self.end - self.start < least && !self.is_ended {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -131,7 +132,7 @@ impl<R: Read> Input<R> {
         Ok(&self.buffer[self.start..self.end])
     }
 
-    /// Passes over NUL bytes; whether anything follows.
+    /// Skips NUL bytes. Returns whether anything follows.
     fn skip_padding(&mut self) -> io::Result<bool> {
         loop {
             let bytes = self.peek(1)?;
@@ -160,7 +161,7 @@ impl<R: Read> Read for Input<R> {
 
 impl<R: Read> BufRead for Input<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        // So much that a decoder can be chosen by it.
+        // Enough bytes to recognize the compression.
         self.peek(BEGINNING)
     }
 
@@ -170,17 +171,18 @@ impl<R: Read> BufRead for Input<R> {
     }
 }
 
-/// Gives each member to `take`, which reads it to its end, and whether it is plain.
+/// Passes each member to `take`, with whether it is uncompressed; `take` reads it to its end.
 ///
 /// # Errors
-/// In words, when a member is damaged, of an unknown kind, or beyond the limits.
+///
+/// If a member is damaged, of an unknown format, or exceeds a limit.
 pub(super) fn members<R: Read>(
     rest: &mut Input<R>,
     budget: &mut Budget,
     mut take: impl FnMut(Limited<'_, &mut dyn BufRead>, bool) -> Result<(), String>,
 ) -> Result<(), String> {
     let failed = |e: io::Error| e.to_string();
-    // What the boot loader pads with, and what cpio fills its last block with.
+    // The padding of the boot loader, and of cpio's last block.
     while rest.skip_padding().map_err(failed)? {
         let before = rest.consumed;
         let head: Vec<u8> = rest.peek(XZ.len()).map_err(failed)?.iter().copied().take(XZ.len()).collect();
@@ -204,7 +206,7 @@ pub(super) fn members<R: Read>(
                 None => "it is not a cpio archive of a known compression".to_owned(),
             });
         }
-        // A member that took nothing would be met for ever.
+        // A member that consumes nothing would repeat forever.
         if rest.consumed == before {
             return Err("an empty member".to_owned());
         }
@@ -212,8 +214,8 @@ pub(super) fn members<R: Read>(
     Ok(())
 }
 
-/// The length of an initrd without the bootconfig that it may end in, which the kernel cuts off: data, its size, a checksum, a
-/// mark.
+/// The length of an initrd without the bootconfig at its end, which the kernel removes: data, size, checksum,
+/// magic.
 pub(super) fn without_bootconfig(end: &[u8], length: u64) -> u64 {
     let cut = || {
         let rest = end.strip_suffix(b"#BOOTCONFIG\n")?;
@@ -224,7 +226,7 @@ pub(super) fn without_bootconfig(end: &[u8], length: u64) -> u64 {
     cut().unwrap_or(length)
 }
 
-/// lz4's legacy format: blocks with their sizes in front, up to the end or to something that cannot be a size.
+/// lz4's legacy format: blocks, each preceded by its size, up to the end or to a value that cannot be a size.
 struct Lz4<'r, R> {
     rest: &'r mut Input<R>,
     packed: Vec<u8>,
@@ -237,7 +239,7 @@ impl<'r, R: Read> Lz4<'r, R> {
         Lz4 { rest, packed: Vec::new(), block: Vec::new(), at: 0 }
     }
 
-    /// Whether there is another block.
+    /// Reads the next block. Returns false at the end.
     fn refill(&mut self) -> io::Result<bool> {
         while self.rest.peek(LZ4.len())?.starts_with(LZ4) {
             self.rest.consume(LZ4.len());
@@ -247,7 +249,7 @@ impl<'r, R: Read> Lz4<'r, R> {
         if size == 0 {
             return Ok(false);
         }
-        // What cannot be made smaller becomes a little larger.
+        // Data that cannot be compressed grows a little.
         if size > LZ4_BLOCK + LZ4_BLOCK / 128 {
             return Err(io::Error::other("lz4: a block that is too large"));
         }

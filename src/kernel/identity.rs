@@ -13,27 +13,28 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// The longest variant in an id, in bytes.
+/// In bytes; the longest variant in a kernel id.
 const VARIANT_LIMIT: usize = 31;
-/// The longest version in an id, in bytes.
+/// In bytes; the longest version in a kernel id.
 const VERSION_LIMIT: usize = 15;
-/// The longest version or variant in a release, in bytes.
+/// In bytes; the longest version or variant in a kernel release.
 const RELEASE_PART_LIMIT: usize = 30;
 
-/// A kernel, by name.
+/// The name of a kernel, in either form.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KernelName {
-    /// `org.clearlinux`, or what this system's clr-boot-manager was built with.
+    /// `org.clearlinux`, or the namespace that the clr-boot-manager of this system was built with.
     pub namespace: String,
-    /// `native`, `ltscurrent` …: clr-boot-manager's "type".
+    /// For example `native` or `ltscurrent`; clr-boot-manager calls it "type".
     pub variant: String,
-    /// `6.15.7`.
+    /// For example `6.15.7`.
     pub version: String,
-    /// `1591`: clr-boot-manager's "release", as written in the companion files.
+    /// For example `1591`; clr-boot-manager calls it "release". The value is the one in the names of the
+    /// companion files.
     pub number: i32,
 }
 
-/// A text that is no name of a kernel.
+/// A text is not the name of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is neither a kernel id (NAMESPACE.VARIANT.VERSION-NUMBER) nor a kernel release (VERSION-NUMBER.VARIANT)"
@@ -41,7 +42,8 @@ pub struct KernelName {
 pub struct MalformedName(pub String);
 
 impl KernelName {
-    /// Reads a kernel id of that namespace; also gives what follows the number, which clr-boot-manager ignores.
+    /// Parses a kernel id of that namespace. Also returns the text after the number, which clr-boot-manager
+    /// ignores.
     pub fn from_id<'a>(text: &'a str, namespace: &str) -> Option<(KernelName, &'a str)> {
         let rest = text.strip_prefix(namespace)?.strip_prefix('.')?;
         let (variant, rest) = scan_set(rest, VARIANT_LIMIT, '.')?;
@@ -56,8 +58,8 @@ impl KernelName {
         Some((name, rest))
     }
 
-    /// Reads a kernel id whose namespace is not known: the version is taken to be the first part that begins with a
-    /// digit. Where the namespace can be known, [`KernelName::from_id`] is the exact reading.
+    /// Parses a kernel id of an unknown namespace: the first part that begins with a digit counts as the
+    /// version. If the namespace is known, [`KernelName::from_id`] is exact.
     pub fn from_any_id(text: &str) -> Option<(KernelName, &str)> {
         let version = text
             .match_indices('.')
@@ -67,10 +69,11 @@ impl KernelName {
         KernelName::from_id(text, &text[..variant])
     }
 
-    /// Reads a kernel release. `namespace` is the one that the name gets.
+    /// Parses a kernel release. `namespace` becomes the namespace of the name.
     ///
-    /// Stricter than clr-boot-manager in two points that no real kernel of this system meets: the version begins with
-    /// a digit, and the variant has no dot (`fc41.x86_64`), because no image could be named so.
+    /// This is stricter than clr-boot-manager in two points that do not concern any real kernel of this
+    /// system: the version begins with a digit, and the variant has no dot (`fc41.x86_64`), because an image
+    /// cannot have such a name.
     pub fn from_release(text: &str, namespace: &str) -> Option<KernelName> {
         let (version, rest) = text.split_once('-')?;
         let (number, variant) = rest.split_once('.')?;
@@ -92,12 +95,13 @@ impl KernelName {
         })
     }
 
-    /// Reads either spelling.
+    /// Parses a kernel id or a kernel release.
     ///
     /// # Errors
-    /// When it is neither.
+    ///
+    /// If it is neither.
     pub fn parse(text: &str, namespace: &str) -> Result<KernelName, MalformedName> {
-        // An id is exact here: a copy such as `….bak` is a file, not a name to ask for.
+        // The whole id must match: a copy such as `….bak` is a file, not the name of a kernel.
         let whole = |(name, rest): (KernelName, &str)| rest.is_empty().then_some(name);
         KernelName::from_id(text, namespace)
             .and_then(whole)
@@ -106,30 +110,28 @@ impl KernelName {
             .ok_or_else(|| MalformedName(text.to_owned()))
     }
 
-    /// The kernel id.
     pub fn id(&self) -> String {
         format!("{}.{}.{}-{}", self.namespace, self.variant, self.version, self.number)
     }
 
-    /// The kernel release.
     pub fn release(&self) -> String {
         format!("{}-{}.{}", self.version, self.number, self.variant)
     }
 
-    /// The number as clr-boot-manager compares it: 16 bits with a sign.
+    /// The number as clr-boot-manager compares it: a signed 16-bit value.
     pub fn compared_number(&self) -> i16 {
-        // Truncation is the point: the field is an int16_t there.
+        // The truncation is intended: clr-boot-manager stores the number as int16_t.
         #[allow(clippy::cast_possible_truncation)]
         let cut = self.number as i16;
         cut
     }
 
-    /// The name of the file that clr-boot-manager writes after a boot that worked.
+    /// The name of the mark that clr-boot-manager writes after a successful boot.
     pub fn booted_mark(&self) -> String {
         format!("k_booted_{}-{}.{}", self.version, self.compared_number(), self.variant)
     }
 
-    /// Whether clr-boot-manager takes the two for the same kernel.
+    /// Whether clr-boot-manager takes both for the same kernel.
     pub fn is_same_to_boot_manager(&self, other: &KernelName) -> bool {
         self.variant == other.variant
             && self.version == other.version
@@ -149,14 +151,14 @@ impl Serialize for KernelName {
     }
 }
 
-/// scanf's `%LIMIT[^stop]`: at least one byte, at most `limit`, none of them `stop`.
+/// `%LIMIT[^stop]` of scanf: at least one byte, at most `limit`, none of them `stop`.
 fn scan_set(text: &str, limit: usize, stop: char) -> Option<(&str, &str)> {
     let end = text.find(stop).unwrap_or(text.len()).min(limit);
-    // A cut inside a character leaves a text that the next literal cannot match: the same "no".
+    // A cut inside of a character leaves a text that the next literal does not match either.
     (end > 0 && text.is_char_boundary(end)).then(|| text.split_at(end))
 }
 
-/// scanf's `%d`: blanks, a sign, digits; a number that does not fit is cut as the C library cuts it.
+/// `%d` of scanf: blanks, a sign, digits. A number that does not fit is truncated as the C library does.
 fn scan_number(text: &str) -> Option<(i32, &str)> {
     let text = text.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
     let (negative, digits) = match text.as_bytes().first()? {

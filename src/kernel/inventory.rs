@@ -1,4 +1,4 @@
-//! What is installed and what is running, as clr-boot-manager would see it.
+//! The installed kernels and the running kernel, as clr-boot-manager sees them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,40 +11,36 @@ use super::headers::{Headers, headers};
 use crate::sys::printable::printable;
 use crate::sys::{FileKind, Listed, Presence, Root, RootKind};
 
-/// The directory of the images.
+/// The directory of the kernel images.
 pub const IMAGES: &str = "/usr/lib/kernel";
-/// The directory of the module trees.
+/// The parent of the module directories.
 pub const MODULES: &str = "/usr/lib/modules";
 /// The directory of the "booted" marks.
 pub const MARKS: &str = "/var/lib/kernel";
-/// Clear Linux's namespace, used where a system has no kernel to read one from.
+/// The namespace of Clear Linux, used if no kernel shows another one.
 pub const DEFAULT_NAMESPACE: &str = "org.clearlinux";
 
-/// What is running.
+/// The running kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Running {
-    /// An image: nothing runs.
+    /// The root is an image: no kernel runs.
     None,
-    /// `uname -r`.
+    /// The output of `uname -r`.
     Known {
-        /// The kernel release.
         release: String,
     },
     /// It cannot be determined.
     Unknown {
-        /// Why.
         reason: String,
     },
 }
 
-/// A file that belongs to a kernel.
+/// Whether a file that belongs to a kernel exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum There {
-    /// It is there.
     Yes,
-    /// It is not.
     No,
     /// It cannot be determined.
     Unknown,
@@ -69,36 +65,31 @@ pub struct Companions {
     pub system_map: There,
     /// `vmlinux-RELEASE`.
     pub vmlinux: There,
-    /// `initrd-ID`, here or in `/etc/kernel`.
+    /// `initrd-ID`, in the same directory or in `/etc/kernel`.
     pub initrd: There,
 }
 
-/// One installed kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Installed {
-    /// Its name.
     #[serde(rename = "release")]
     pub name: KernelName,
-    /// The kernel id.
     pub id: String,
-    /// The file of the image.
+    /// The file name of the image.
     pub image: String,
-    /// Other files that clr-boot-manager takes for this kernel too, such as `….bak`.
+    /// Other files that clr-boot-manager also takes for this kernel, such as `….bak`.
     pub copies: Vec<String>,
-    /// Files beside the image.
     pub companions: Companions,
-    /// The headers.
     pub headers: Headers,
     /// The module directory.
     pub modules: There,
-    /// It has reached multi-user.target once.
+    /// It has reached multi-user.target at least once.
     pub booted: There,
-    /// `default-VARIANT` points to it, or nothing does and it is the highest of its variant.
+    /// `default-VARIANT` points to it, or no such symlink exists and it is the newest kernel of its variant.
     pub tip: bool,
-    /// `default-VARIANT` points to it: clr-boot-manager makes it the boot default while a kernel of its variant runs.
+    /// `default-VARIANT` points to it. clr-boot-manager then makes it the boot default while a kernel of its
+    /// variant runs.
     #[serde(skip)]
     pub is_named: bool,
-    /// It is the running kernel.
     pub running: bool,
 }
 
@@ -109,19 +100,17 @@ impl Installed {
     }
 }
 
-/// A kernel that somebody asked for.
+/// A kernel that a user has named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedKernel<'a> {
-    /// The kernel release.
     pub release: String,
-    /// The kernel id.
     pub id: String,
-    /// It is installed; none when only other files of it are there, which clr-boot-manager does not see.
+    /// The installed kernel. None if only other files of the kernel exist, which clr-boot-manager does not
+    /// see.
     pub installed: Option<&'a Installed>,
 }
 
 impl<'a> NamedKernel<'a> {
-    /// An installed one.
     pub fn of(kernel: &'a Installed) -> NamedKernel<'a> {
         NamedKernel { release: kernel.name.release(), id: kernel.id.clone(), installed: Some(kernel) }
     }
@@ -132,12 +121,12 @@ pub fn module_directory(release: &str) -> String {
     format!("{MODULES}/{release}")
 }
 
-/// Something odd that was found; it is told, and nothing is guessed from it.
+/// Something unusual. It is reported, and nothing is concluded from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Oddity {
     /// The path inside the root.
     pub path: String,
-    /// What is odd, as the rest of a sentence that begins with the path.
+    /// The description, which continues a sentence that begins with the path.
     pub what: String,
 }
 
@@ -145,13 +134,11 @@ pub struct Oddity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Images {
-    /// It was listed.
     Listed,
-    /// There is none: this is no system of clr-boot-manager.
+    /// The directory does not exist: clr-boot-manager does not manage this system.
     Absent,
-    /// It could not: nothing may be concluded from a kernel that was not seen.
+    /// It could not be listed. Nothing may be concluded from the absence of a kernel.
     Unreadable {
-        /// Why.
         reason: String,
     },
 }
@@ -166,18 +153,15 @@ pub struct NoSuchKernel(pub String);
 pub struct Inventory {
     /// The namespace of the kernel ids.
     pub namespace: String,
-    /// What is running.
     pub running: Running,
-    /// Highest number first.
+    /// The newest kernel first.
     pub kernels: Vec<Installed>,
-    /// What was odd.
     pub oddities: Vec<Oddity>,
-    /// Whether the images could be listed.
     pub images: Images,
 }
 
 impl Inventory {
-    /// Looks at a root. What cannot be read is told in the result.
+    /// Observes a root. What cannot be read is recorded in the result.
     pub fn observe(root: &Root) -> Inventory {
         let mut oddities = Vec::new();
         let (entries, images) = match root.list(IMAGES) {
@@ -194,7 +178,7 @@ impl Inventory {
         Inventory { namespace, running, kernels, oddities, images }
     }
 
-    /// Why the kernels are not known, in words; none when they are, also when there are none.
+    /// Why the installed kernels are unknown. None if they are known, even if there are none.
     pub fn unreadable(&self) -> Option<&str> {
         match &self.images {
             Images::Unreadable { reason } => Some(reason),
@@ -202,7 +186,7 @@ impl Inventory {
         }
     }
 
-    /// The kernel of that name, in either spelling; for a variant, its tip.
+    /// The kernel of that id or release. For the name of a variant, its tip.
     pub fn find(&self, asked: &str) -> Option<&Installed> {
         self.kernels
             .iter()
@@ -214,25 +198,25 @@ impl Inventory {
             .or_else(|| self.of_release(asked))
     }
 
-    /// The kernel of that release.
     pub fn of_release(&self, release: &str) -> Option<&Installed> {
         self.kernels.iter().find(|k| k.name.release() == release)
     }
 
-    /// The kernel of that name, in either form; for a variant, its tip.
+    /// The kernel of that id or release. For the name of a variant, its tip.
     ///
     /// # Errors
-    /// When none is installed.
+    ///
+    /// If none is installed.
     pub fn require(&self, asked: &str) -> Result<&Installed, NoSuchKernel> {
         self.find(asked).ok_or_else(|| NoSuchKernel(asked.to_owned()))
     }
 
-    /// The kernel of that name, also one whose image is not there: some other file of it is enough.
+    /// The same as [`Inventory::find`], also for a kernel without an image: any other file of it is enough.
     pub fn named(&self, root: &Root, asked: &str) -> Option<NamedKernel<'_>> {
         if let Some(kernel) = self.find(asked) {
             return Some(NamedKernel::of(kernel));
         }
-        // Somebody else's kernel has a release of another form, and no id.
+        // The release of a kernel that clr-boot-manager does not manage has another form, and no kernel id.
         let name = KernelName::parse(asked, &self.namespace).ok();
         let (release, id) = name.map_or((asked.to_owned(), asked.to_owned()), |n| (n.release(), n.id()));
         if ["", ".", ".."].contains(&release.as_str()) || release.contains(['/', '\0']) {
@@ -244,18 +228,17 @@ impl Inventory {
         any.then_some(NamedKernel { release, id, installed: None })
     }
 
-    /// Whether that release runs.
     pub fn runs(&self, release: &str) -> bool {
         matches!(&self.running, Running::Known { release: running } if running == release)
     }
 
-    /// The running kernel, when it is one of the installed ones.
+    /// The running kernel, if it is installed.
     pub fn running_kernel(&self) -> Option<&Installed> {
         self.kernels.iter().find(|k| k.running)
     }
 
-    /// The kernel that `clr-boot-manager update` makes the default of the next boot: the tip of the running variant; in
-    /// an image, the kernel with the highest number.
+    /// The kernel that `clr-boot-manager update` makes the boot default: the tip of the running variant. For
+    /// an image, the newest kernel.
     pub fn boot_default(&self) -> Option<&Installed> {
         let variant = match &self.running {
             Running::None => return self.kernels.first(),
@@ -277,7 +260,7 @@ impl Inventory {
     }
 }
 
-/// `default-VARIANT` links: variant and text.
+/// The `default-VARIANT` symlinks: variants and link texts.
 fn default_links(root: &Root, entries: &[Listed], oddities: &mut Vec<Oddity>) -> BTreeMap<String, String> {
     let mut links = BTreeMap::new();
     for entry in entries {
@@ -299,7 +282,7 @@ fn default_links(root: &Root, entries: &[Listed], oddities: &mut Vec<Oddity>) ->
     links
 }
 
-/// The namespace is read off the targets of `default-*`, else off an image whose command line file is there.
+/// The namespace in the targets of `default-*`, or in the name of an image that has a command line file.
 fn namespace(entries: &[Listed], links: &BTreeMap<String, String>) -> String {
     let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
     let vote = |id: &'_ str, variant: &str| -> Option<usize> {
@@ -320,7 +303,8 @@ fn namespace(entries: &[Listed], links: &BTreeMap<String, String>) -> String {
             let Some(name) = KernelName::from_release(release, "") else {
                 continue;
             };
-            // With an empty namespace the id is ".VARIANT.VERSION-NUMBER": the end of the image's name.
+            // With an empty namespace the id is ".VARIANT.VERSION-NUMBER", which is the end of the name of
+            // the image.
             let end = name.id();
             for image in entries.iter().filter_map(Listed::text) {
                 if let Some(space) = image.strip_suffix(end.as_str()) {
@@ -328,7 +312,7 @@ fn namespace(entries: &[Listed], links: &BTreeMap<String, String>) -> String {
                 }
             }
         }
-        // `initrd-…` ends like an image.
+        // The name of an initrd ends like the name of an image.
         votes.retain(|space, _| !space.starts_with("initrd-"));
     }
     let best = votes.into_iter().max_by_key(|(space, count)| (*count, Reverse(*space)));
@@ -367,7 +351,7 @@ fn read_images(
             odd("is empty; clr-boot-manager ignores it");
             continue;
         }
-        // clr-boot-manager wants an entry of that name; it may be empty, or a link that leads nowhere.
+        // clr-boot-manager requires a directory entry of that name, which may be empty or a dangling symlink.
         if let Presence::Absent = root.lookup_link(format!("{IMAGES}/cmdline-{}", name.release())) {
             odd(&format!("has no cmdline-{}; clr-boot-manager ignores it", name.release()));
             continue;
@@ -379,7 +363,8 @@ fn read_images(
             ));
         }
         match kernels.iter_mut().find(|k| k.name == name) {
-            // Of two files for one kernel the exact name is the image; names are sorted, so it came first.
+            // Of several files for a kernel, the one with the exact name is the image. Names are sorted, so
+            // it comes first.
             Some(kernel) => kernel.copies.push(text.to_owned()),
             None => kernels.push(describe(root, name, text)),
         }
@@ -391,7 +376,8 @@ fn read_images(
     kernels
 }
 
-/// Files that stand beside images and are none; `install.conf` and `install.d` belong to systemd's kernel-install.
+/// Files beside the images that are not images. `install.conf` and `install.d` belong to kernel-install of
+/// systemd.
 fn is_companion(name: &str) -> bool {
     const PREFIXES: [&str; 6] = ["cmdline-", "config-", "System.map-", "vmlinux-", "initrd-", "default-"];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || ["install.conf", "install.d"].contains(&name)
@@ -443,7 +429,7 @@ fn mark_tips(kernels: &mut [Installed], links: &BTreeMap<String, String>, odditi
             None => odd(format!("points to {target:?}, which is no usable kernel")),
         }
     }
-    // Kernels are sorted: the first of a variant is its highest.
+    // Kernels are sorted, so the first of a variant is its newest.
     for at in 0..kernels.len() {
         let variant = kernels[at].name.variant.clone();
         if !kernels.iter().any(|k| k.tip && k.name.variant == variant) {
@@ -456,7 +442,7 @@ fn running(root: &Root) -> Running {
     if root.kind() == RootKind::Image {
         return Running::None;
     }
-    // The same text as uname(2)'s, and it lies under the root of a copied system too.
+    // This is the same text as from uname(2), and also exists below the root of a copied system.
     match root.read("/proc/sys/kernel/osrelease") {
         Ok(text) => Running::Known { release: String::from_utf8_lossy(&text).trim().to_owned() },
         Err(e) => Running::Unknown { reason: e.to_string() },

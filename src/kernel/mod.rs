@@ -1,4 +1,5 @@
-//! Kernels: their names, their variants and bundles, and what is installed and running.
+//! Kernels: their names, variants and bundles, the kernels that are installed, and the files of kernel
+//! modules.
 
 pub mod config_file;
 pub mod headers;

@@ -1,16 +1,16 @@
-//! What a kernel module file says about itself, without regard to where the file is or which program made it.
+//! The metadata in a kernel module file, independent of its location and of the program that installed it.
 
 use object::read::ReadRef;
 use object::{Object, ObjectSection};
 use serde::{Deserialize, Serialize};
 
-/// The largest `.modinfo`; the lists of aliases of the largest drivers come to a tenth of it.
+/// The largest `.modinfo` section. The alias lists of the largest drivers have a tenth of this size.
 const LARGEST_INFO: usize = 1 << 20;
 
-/// The endings of module files, in the order in which they are looked for.
+/// The suffixes of module files, in the order in which they are looked for.
 pub const ENDINGS: [&str; 4] = [".ko", ".ko.zst", ".ko.xz", ".ko.gz"];
 
-/// The module name in a file name: `snd-x` for `kernel/sound/snd-x.ko.zst`; none when it is not a module file.
+/// The module name in a file name: `snd-x` for `kernel/sound/snd-x.ko.zst`. None if it is not a module file.
 pub fn stem(path: &str) -> Option<&str> {
     let base = path.rsplit('/').next().unwrap_or(path);
     ENDINGS.iter().find_map(|ending| base.strip_suffix(ending)).filter(|stem| !stem.is_empty())
@@ -26,33 +26,34 @@ pub fn kernel_name(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// The fields of a module's `.modinfo` section that are used here, and its build id.
+/// The used fields of the `.modinfo` section, and the build id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModuleInfo {
-    /// Release and build options of the kernel that it was made for; none in a section without it.
+    /// The release and the build options of the kernel that it was built for. None if the section has no such
+    /// field.
     pub vermagic: Option<String>,
-    /// The modules that it is loaded on top of.
+    /// The modules that it depends on.
     pub depends: Vec<String>,
     /// Patterns of the devices, filesystems and protocols that it serves.
     pub aliases: Vec<String>,
-    /// Which build it is.
     pub build: BuildIdentity,
 }
 
-/// What distinguishes one build of a module from another, however the file is compressed, stripped or signed.
+/// What identifies a build of a module, however the file is compressed, stripped or signed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildIdentity {
-    /// A hash of the sources, where the kernel's configuration asks for it or the module has a version.
+    /// The hash of the sources. It exists if the kernel configuration enables it, or if the module has a
+    /// version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub srcversion: Option<String>,
-    /// The linker's hash of the contents, in hexadecimal.
+    /// The build id of the linker, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build_id: Option<String>,
 }
 
 impl BuildIdentity {
-    /// Whether both are the same build; none when they have no field in common. Equal sources decide before the
-    /// linker's hash, which also changes with the compiler and the build directory.
+    /// Whether both are the same build. None if they have no field in common. The hash of the sources is
+    /// compared first, because the build id also changes with the compiler and the build directory.
     pub fn same_as(&self, other: &BuildIdentity) -> Option<bool> {
         let equal = |a: &Option<String>, b: &Option<String>| Some(a.as_ref()? == b.as_ref()?);
         equal(&self.srcversion, &other.srcversion).or_else(|| equal(&self.build_id, &other.build_id))
@@ -62,7 +63,8 @@ impl BuildIdentity {
 /// Reads an uncompressed module.
 ///
 /// # Errors
-/// In words, when it is not an ELF file with a `.modinfo` section.
+///
+/// If it is not an ELF file with a `.modinfo` section.
 pub fn info<'a>(plain: impl ReadRef<'a>) -> Result<ModuleInfo, String> {
     let file = object::File::parse(plain).map_err(|e| format!("it is not an ELF file ({e})"))?;
     let section = file.section_by_name(".modinfo").ok_or("it has no .modinfo section")?;
@@ -71,13 +73,14 @@ pub fn info<'a>(plain: impl ReadRef<'a>) -> Result<ModuleInfo, String> {
         return Err("its .modinfo is larger than 1 MiB".to_owned());
     }
     let mut info = fields(data.split(|b| *b == 0));
-    // A damaged note leaves the module usable.
+    // A damaged note does not make the module unusable.
     info.build.build_id =
         file.build_id().ok().flatten().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
     Ok(info)
 }
 
-/// Reads the entries of one module, each `key=value`. The first entry of a key counts, as for kmod, except `alias`.
+/// Reads the `key=value` entries of one module. As in kmod, the first entry of a key counts, except for
+/// `alias`.
 pub fn fields<'a>(entries: impl Iterator<Item = &'a [u8]>) -> ModuleInfo {
     let mut info = ModuleInfo::default();
     let mut depends = None;

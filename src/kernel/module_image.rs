@@ -1,8 +1,8 @@
-//! A kernel module without its compression, as far as anything of it is asked for.
+//! The uncompressed contents of a kernel module, limited to the parts that are needed.
 //!
-//! Most modules are small and kept whole. Of a large one (a graphics driver comes to 100 MB, with debug information to several
-//! times that) only the headers, the sections that are read here, and the end are kept. The headers lie behind the sections, so
-//! a large module is read more than once.
+//! Most modules are small and kept completely. Of a large module (a graphics driver has 100 MB, with debug
+//! information several times as much) only the headers, the needed sections and the end are kept. The section
+//! headers come after the sections, so a large module is read more than once.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read};
@@ -20,24 +20,26 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use crate::limits::{MODULE, WINDOW};
 use crate::sys::{FileError, Root};
 
-/// Up to this size a module is kept whole, and the sections of a larger one may be as large.
+/// A module up to this size is kept completely. The needed sections of a larger module may have this size
+/// too.
 pub const WHOLE: u64 = 8 << 20;
-/// What is kept of the end of a larger one: there is the signature.
+/// How much of the end of a larger module is kept; the signature is there.
 const TAIL: usize = 1 << 20;
-/// The headers, at the beginning.
+/// The size of the beginning that contains the ELF header.
 const HEAD: u64 = 4096;
-/// The largest table of sections, and of their names.
+/// The largest section table, and the largest table of section names.
 const TABLE: u64 = 4 << 20;
-/// The header, the sections' headers, their names, the sections; the first time goes for finding out that it is large.
+/// One pass to find out that the module is large, then one each for the section headers, their names and the
+/// sections.
 const PASSES: usize = 4;
 const BLOCK: usize = 64 << 10;
-/// The strictest alignment of what stands in a module.
+/// The strictest alignment of a structure in a module.
 const ALIGNED: u64 = 16;
-/// What is taken from a decoder that keeps more than [`WINDOW`], as after `xz -9` or `zstd -22`; that of zstd doubles its
-/// buffer when 16 MiB are full.
+/// How much is taken from a decoder that needs more than [`WINDOW`], as for `xz -9` or `zstd -22`. The
+/// decoder of zstd doubles its buffer when 16 MiB are full.
 const FAR_XZ: u64 = 32 << 20;
 const FAR_ZSTD: u64 = 15 << 20;
-/// What a block of zstd comes to at most.
+/// The largest block of zstd.
 const ZSTD_BLOCK: usize = 128 << 10;
 /// The sections that are read.
 const SECTIONS: [&[u8]; 5] =
@@ -49,19 +51,19 @@ pub enum ImageError {
     /// It is damaged, or not a module.
     #[error("{0}")]
     Damaged(String),
-    /// It is beyond a limit: what it is remains unknown for as long as its bytes are the same.
+    /// It exceeds a limit. Its contents remain unknown as long as its bytes do not change.
     #[error("{0}")]
     TooLarge(String),
     /// It cannot be read to its end.
     #[error("{0}")]
     Unknown(String),
-    /// The file cannot be read, with its name.
+    /// The file cannot be read. The text names it.
     #[error("{0}")]
     Unread(String),
 }
 
 impl ImageError {
-    /// With the path of the file.
+    /// The message with the path of the file.
     pub fn of(&self, path: &str) -> String {
         match self {
             ImageError::Unread(whole) => whole.clone(),
@@ -78,25 +80,25 @@ impl From<FileError> for ImageError {
     }
 }
 
-/// The kept parts.
 #[derive(Debug, Default)]
 pub struct ModuleImage<'b> {
-    /// Each with its place; those of a large module may overlap.
+    /// Pieces with their offsets. The pieces of a large module may overlap.
     pieces: Vec<(u64, Cow<'b, [u8]>)>,
     length: u64,
 }
 
 impl<'b> ModuleImage<'b> {
-    /// A module that is in memory.
+    /// A module that is already in memory.
     pub fn whole(bytes: impl Into<Cow<'b, [u8]>>) -> ModuleImage<'b> {
         let bytes = bytes.into();
         ModuleImage { length: bytes.len() as u64, pieces: vec![(0, bytes)] }
     }
 
-    /// Reads the module in a file of that name, whose ending shows the compression. `open` begins it once more each time.
+    /// Reads a module. The suffix of `name` shows the compression. `open` opens the file again for each pass.
     ///
     /// # Errors
-    /// When it is empty, damaged or beyond the limits.
+    ///
+    /// If it is empty, damaged or exceeds a limit.
     pub fn read<R: BufRead>(
         name: &str,
         mut open: impl FnMut() -> Result<R, ImageError>,
@@ -109,21 +111,22 @@ impl<'b> ModuleImage<'b> {
         }
     }
 
-    /// Reads a file below a root; the ending of `name` shows its compression.
+    /// Reads a file below a root. The suffix of `name` shows its compression.
     ///
     /// # Errors
-    /// When it cannot be read, is empty, damaged or beyond the limits.
+    ///
+    /// If it cannot be read, is empty, damaged or exceeds a limit.
     pub fn of_file(root: &Root, path: &str, name: &str) -> Result<ModuleImage<'b>, ImageError> {
         ModuleImage::read(name, || Ok(io::BufReader::with_capacity(BLOCK, root.open_watched(path, MODULE)?)))
     }
 
-    /// The end of it: all of it, or so much that a signature fits in.
+    /// The end of the module, large enough for a signature.
     pub fn tail(&self) -> &[u8] {
         let ends = self.pieces.iter().filter(|(at, bytes)| at + bytes.len() as u64 == self.length);
         ends.max_by_key(|(_, bytes)| bytes.len()).map_or(&[], |(_, bytes)| bytes)
     }
 
-    /// Bytes of the module.
+    /// The length of the module in bytes.
     pub fn length(&self) -> u64 {
         self.length
     }
@@ -132,7 +135,7 @@ impl<'b> ModuleImage<'b> {
         range.is_empty() || self.read_bytes_at(range.start, range.end - range.start).is_ok()
     }
 
-    /// What is to be read next; nothing when all is there, or nothing can be found.
+    /// The ranges to read next. Empty if everything is there, or nothing can be found.
     fn missing(&self) -> Result<Vec<Range<u64>>, ImageError> {
         match object::FileKind::parse(self) {
             Ok(object::FileKind::Elf64) => self.missing_of::<FileHeader64<Endianness>>(),
@@ -143,7 +146,7 @@ impl<'b> ModuleImage<'b> {
 
     fn missing_of<H: FileHeader<Endian = Endianness>>(&self) -> Result<Vec<Range<u64>>, ImageError> {
         let large = |what: &str| ImageError::TooLarge(format!("its {what} are larger than 4 MiB"));
-        // What the parser does not understand it will not understand with more of the file either.
+        // More of the file would not help the parser.
         let Ok(header) = H::parse(self) else { return Ok(Vec::new()) };
         let Ok(endian) = header.endian() else { return Ok(Vec::new()) };
         let table: u64 = header.e_shoff(endian).into();
@@ -190,7 +193,7 @@ impl<'b> ModuleImage<'b> {
                 wanted.push(range(section));
             } else if kind == SHT_SYMTAB {
                 wanted.push(range(section));
-                // Its names.
+                // The names of the sections.
                 let names = usize::try_from(section.sh_link(endian)).ok().and_then(|link| sections.get(link));
                 wanted.extend(names.map(range));
             }
@@ -233,36 +236,37 @@ impl<'a> ReadRef<'a> for &'a ModuleImage<'_> {
     }
 }
 
-/// A module that is being read, pass by pass.
+/// A module that is read in several passes.
 #[derive(Debug, Default)]
 pub struct ModuleReading {
     image: ModuleImage<'static>,
     wanted: Vec<Range<u64>>,
     passes: usize,
-    /// The signature is not asked for.
+    /// The signature is not needed.
     info_only: bool,
 }
 
 impl ModuleReading {
-    /// Only for what the module says about itself.
+    /// Reads only the metadata.
     pub fn of_info() -> ModuleReading {
         ModuleReading { info_only: true, ..ModuleReading::default() }
     }
 
-    /// Bytes of the module, once it was read.
+    /// The length of the module in bytes, after it was read.
     pub fn length(&self) -> u64 {
         self.image.length
     }
 
-    /// It is not kept whole.
+    /// Whether only parts of it are kept.
     pub fn is_large(&self) -> bool {
         self.image.length > WHOLE
     }
 
-    /// Reads the file from its beginning; gives the image when no other pass is needed.
+    /// Reads the file from its beginning. Returns the image if no other pass is needed.
     ///
     /// # Errors
-    /// When it is empty, damaged or beyond the limits.
+    ///
+    /// If it is empty, damaged or exceeds a limit.
     pub fn pass<'b>(
         &mut self,
         name: &str,
@@ -281,7 +285,7 @@ impl ModuleReading {
                 self.image.length = head.len() as u64;
                 return Ok(Some(ModuleImage::whole(head)));
             }
-            // Enough for the header, which says where those of the sections are.
+            // This is enough for the ELF header, which has the offset of the section headers.
             let start = usize::try_from(HEAD).unwrap_or(usize::MAX);
             self.image = ModuleImage { pieces: vec![(0, head[..start].to_vec().into())], length: MODULE };
             self.wanted = self.image.missing()?;
@@ -302,14 +306,14 @@ impl ModuleReading {
             self.image.pieces.push((length - tail.len() as u64, tail.into()));
         }
         self.wanted = self.image.missing()?;
-        // What is not found by then lies behind the end.
+        // Everything else is beyond the end.
         let is_done = self.wanted.is_empty() || self.passes == PASSES;
         let pieces = is_done.then(|| std::mem::take(&mut self.image.pieces));
         Ok(pieces.map(|pieces| ModuleImage { pieces, length }))
     }
 }
 
-/// The bytes of some ranges, the end, and the length of all of it.
+/// The bytes of the wanted ranges, the end, and the total length.
 type Collected = (Vec<(u64, Vec<u8>)>, Vec<u8>, u64);
 
 fn collect(mut plain: impl Read, wanted: &[Range<u64>], tail: usize) -> io::Result<Collected> {
@@ -333,7 +337,7 @@ fn collect(mut plain: impl Read, wanted: &[Range<u64>], tail: usize) -> io::Resu
             end.drain(..end.len() - tail);
         }
         if read == 0 || at > MODULE {
-            // What is aligned in the file is to be aligned in memory.
+            // What is aligned in the file must be aligned in memory.
             let start = at - end.len() as u64;
             let excess = usize::try_from(start.next_multiple_of(ALIGNED) - start).unwrap_or(0);
             end.drain(..excess.min(end.len()));
@@ -365,10 +369,11 @@ fn fault(name: &str, error: &io::Error) -> ImageError {
     }
 }
 
-/// A reader of what the bytes are without their compression.
+/// A reader of the uncompressed contents.
 ///
 /// # Errors
-/// When the beginning is damaged.
+///
+/// If the beginning is damaged.
 pub fn decoder<'r>(name: &str, file: impl BufRead + 'r) -> Result<Box<dyn Read + 'r>, ImageError> {
     Ok(match format_of(name) {
         Some("zstd") => Box::new(zstd(file)?),
@@ -378,12 +383,13 @@ pub fn decoder<'r>(name: &str, file: impl BufRead + 'r) -> Result<Box<dyn Read +
     })
 }
 
-/// A decoder has to keep more than [`WINDOW`] of what it has given, and has given more than this.
+/// A decoder needs to keep more than [`WINDOW`], and has returned more than its limit.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}: it takes more than {most} MiB of memory to unpack", most = .1 >> 20)]
 struct TooFar(&'static str, u64);
 
-/// A decoder of xz, of which so much is left. What it keeps is not more than what it has given.
+/// A decoder of xz with the number of bytes that it may still return. It never keeps more than it has
+/// returned.
 struct Xz<R: BufRead> {
     inner: XzDecoder<R>,
     left: u64,
@@ -398,7 +404,7 @@ impl<R: BufRead> Read for Xz<R> {
     }
 }
 
-/// A decoder of a frame of zstd. It gives nothing before it has what it keeps.
+/// A decoder of one zstd frame. It returns nothing before its window is allocated.
 struct Zstd<R> {
     decoder: FrameDecoder,
     source: R,
@@ -421,7 +427,8 @@ impl<R: Read> Read for Zstd<R> {
 /// A decoder of one frame of zstd.
 ///
 /// # Errors
-/// When its beginning is damaged.
+///
+/// If its beginning is damaged.
 pub fn zstd<R: BufRead>(mut file: R) -> Result<impl Read, ImageError> {
     let beginning = file.fill_buf().map_err(|e| ImageError::Unknown(e.to_string()))?;
     let mut near = FrameDecoder::new();
@@ -437,19 +444,20 @@ pub fn zstd<R: BufRead>(mut file: R) -> Result<impl Read, ImageError> {
     Ok(Zstd { decoder, source: file, most_blocks })
 }
 
-/// A decoder of xz: of one stream, or of all of them.
+/// A decoder of one or all streams of xz.
 ///
 /// # Errors
-/// When there is no memory for it.
+///
+/// If there is not enough memory.
 pub fn xz<R: BufRead>(mut file: R, all: bool) -> Result<impl Read, ImageError> {
     let unknown = |e: &dyn std::fmt::Display| ImageError::Unknown(format!("xz: {e}"));
     let beginning = file.fill_buf().map_err(|e| unknown(&e))?;
-    // Some tables come on top.
+    // The decoder needs some tables in addition.
     let near = Stream::new_stream_decoder(WINDOW + (1 << 20), 0).map_err(|e| unknown(&e))?;
     let error = XzDecoder::new_stream(beginning, near).read(&mut [0]).err();
     let inner = error.as_ref().and_then(|e| e.get_ref()?.downcast_ref::<liblzma::stream::Error>());
     let looks_far = matches!(inner, Some(liblzma::stream::Error::MemLimit));
-    // One stream looks as far back as its first block says, of several each may look farther.
+    // The first block of a single stream shows its dictionary size. Each of several streams may need more.
     let (memory, left) = if looks_far { (u64::MAX, FAR_XZ) } else { (WINDOW + (1 << 20), u64::MAX) };
     let stream = Stream::new_stream_decoder(memory, if all { CONCATENATED } else { 0 });
     let inner = XzDecoder::new_stream(file, stream.map_err(|e| unknown(&e))?);

@@ -1,11 +1,10 @@
 //! Kernel variants, their families, and the bundles that DKMS needs for them.
 //!
-//! Source: the linux-* packages and clr-bundles of June to August 2025. A variant is compared as a whole word:
-//! `hyperv-lts` is no LTS kernel that DKMS is supported on.
+//! Source: the linux-* packages and clr-bundles of June to August 2025. A variant is compared as a whole:
+//! DKMS is not supported for `hyperv-lts`, although its name contains `lts`.
 
 use serde::Serialize;
 
-/// The family of a variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Family {
@@ -13,7 +12,7 @@ pub enum Family {
     Native,
     /// A long-term kernel.
     Lts,
-    /// Anything else: clouds, virtual machines, real time.
+    /// Other kernels: for clouds, virtual machines, real time.
     Other,
 }
 
@@ -31,46 +30,43 @@ impl std::fmt::Display for Family {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "dkms")]
 pub enum Support {
-    /// These bundles bring DKMS and the headers.
+    /// These bundles contain DKMS and the headers.
     Supported {
         /// The bundle with DKMS, compiler and headers.
         dkms_bundle: &'static str,
-        /// The bundle with the headers alone.
+        /// The bundle with the headers only.
         headers_bundle: &'static str,
     },
-    /// The variant is given up; its users move to another one.
+    /// The variant is discontinued, with a successor.
     Deprecated {
-        /// The bundle of the kernel to move to.
+        /// The bundle of the successor.
         move_to: &'static str,
     },
-    /// There is no bundle for it.
+    /// No bundle exists for it.
     Unsupported,
 }
 
-/// A variant and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Variant {
-    /// Its name, as `uname -r` ends.
+    /// The name, which is the last part of `uname -r`.
     #[serde(rename = "variant")]
     pub name: String,
-    /// Its family.
     pub family: Family,
-    /// Bundles.
     #[serde(flatten)]
     pub support: Support,
 }
 
-/// The variants without a DKMS bundle that are known by name.
+/// Known variants without a DKMS bundle.
 const WITHOUT_BUNDLE: [&str; 9] =
     ["kvm", "hyperv", "hyperv-lts", "gce", "preempt_rt", "preempt-rt", "rt", "iot-lts", "current"];
 
 impl Variant {
-    /// What is known of the variant of that name.
+    /// What is known about the variant of that name.
     pub fn of(name: &str) -> Variant {
         let supported = |dkms_bundle, headers_bundle| Support::Supported { dkms_bundle, headers_bundle };
         let (family, support) = match name {
             "native" => (Family::Native, supported("kernel-native-dkms", "linux-dev")),
-            // `lts` is the guide's word, and Solus's variant.
+            // The documentation says `lts`, which is also a variant of Solus.
             "ltscurrent" | "lts" => (Family::Lts, supported("kernel-lts-dkms", "linux-lts-dev")),
             "ltsprev" => (Family::Lts, supported("kernel-ltsprev-dkms", "linux-ltsprev-dev")),
             "aws" => (Family::Other, supported("kernel-aws-dkms", "kernel-aws-dkms")),
@@ -80,17 +76,16 @@ impl Variant {
         Variant { name: name.to_owned(), family, support }
     }
 
-    /// The name is one that this table was made with, and not only one that was not excluded.
+    /// The name is in this table, and not only unknown.
     pub fn is_known(&self) -> bool {
         self.support != Support::Unsupported || WITHOUT_BUNDLE.contains(&self.name.as_str())
     }
 
-    /// DKMS is supported for it.
     pub fn is_supported(&self) -> bool {
         matches!(self.support, Support::Supported { .. })
     }
 
-    /// The bundle that an admin installs to get headers and DKMS, if there is one.
+    /// The bundle that installs the headers and DKMS, if one exists.
     pub fn dkms_bundle(&self) -> Option<&'static str> {
         match self.support {
             Support::Supported { dkms_bundle, .. } => Some(dkms_bundle),
@@ -99,7 +94,7 @@ impl Variant {
     }
 }
 
-/// `lts2018` … `lts2022` and their like.
+/// `lts2018` to `lts2022`, and similar names.
 fn is_lts_of_a_year(name: &str) -> bool {
     name.strip_prefix("lts").is_some_and(|year| year.len() == 4 && year.bytes().all(|b| b.is_ascii_digit()))
 }
@@ -122,7 +117,7 @@ mod tests {
             ("hyperv-lts", Family::Other, None, true),
             ("hyperv", Family::Other, None, true),
             ("gce", Family::Other, None, true),
-            // As bundle kernel-rt names it, beside the spelling of other sources.
+            // The bundle kernel-rt uses this name; other sources use another one.
             ("preempt_rt", Family::Other, None, true),
             ("preempt-rt", Family::Other, None, true),
             ("rt", Family::Other, None, true),

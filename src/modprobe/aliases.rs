@@ -1,12 +1,12 @@
-//! Which modules of a kernel serve an alias, as its lists of aliases say: `modules.alias`, and of what is built
-//! in `modules.builtin.modinfo`.
+//! Which modules of a kernel serve an alias, according to `modules.alias` and, for built-in modules,
+//! `modules.builtin.modinfo`.
 
 use std::collections::BTreeSet;
 
 use super::pattern;
 use crate::kernel::module_file::{folded, kernel_name};
 
-/// The modules that `modules.alias` names for an alias.
+/// The modules that `modules.alias` lists for an alias.
 pub fn listed(text: &[u8], alias: &str) -> BTreeSet<String> {
     let lines = text.split(|b| *b == b'\n').filter_map(|line| line.strip_prefix(b"alias "));
     let modules_on_kernels = lines.filter_map(|line| {
@@ -33,7 +33,8 @@ fn matching<'a>(
 ) -> BTreeSet<String> {
     let alias = pattern::normalized(alias).unwrap_or_else(|| alias.to_owned());
     let serves = |pattern: &[u8]| {
-        // There are tens of thousands of them, and few begin like the alias.
+        // Comparing the beginning first is fast: there are tens of thousands of patterns, and few begin like
+        // the alias.
         begins_alike(pattern, alias.as_bytes())
             && pattern::normalized(&String::from_utf8_lossy(pattern))
                 .is_some_and(|pattern| pattern::matches(&pattern, &alias))
@@ -42,7 +43,7 @@ fn matching<'a>(
     found.map(|(_, module)| kernel_name(String::from_utf8_lossy(module).trim())).collect()
 }
 
-/// What comes before the first special character of a pattern is the beginning of the alias.
+/// Whether the text before the first special character of a pattern is the beginning of the alias.
 fn begins_alike(pattern: &[u8], alias: &[u8]) -> bool {
     let plain = pattern.iter().take_while(|b| !b"*?[\\".contains(b));
     let mut alias = alias.iter();

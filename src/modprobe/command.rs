@@ -1,12 +1,12 @@
 //! What an `install` command does, as far as its text shows.
 
-/// Programs and builtins of the shell that load nothing, whatever their arguments are.
+/// Programs and shell builtins that load nothing, whatever their arguments are.
 const INERT: [&str; 8] = ["true", "false", ":", "exit", "return", "echo", "printf", "logger"];
-/// Words before a command that change nothing about what it is.
+/// Words before a command that do not change which command runs.
 const PREFIXES: [&str; 3] = ["exec", "command", "builtin"];
 
-/// Whether an `install` command surely loads nothing: each simple command in it is `/bin/false`, `true`, `exit 1` or the
-/// like. kmod runs it with system(3), that is with `sh -c`.
+/// Whether an `install` command certainly loads nothing, because each simple command in it is `/bin/false`,
+/// `true`, `exit 1` or similar. kmod runs the text with system(3), that is with `sh -c`.
 pub fn loads_nothing(command: &str) -> bool {
     simple_commands(command).is_some_and(|commands| commands.iter().all(|words| is_inert(words)))
 }
@@ -16,7 +16,7 @@ fn is_inert(words: &[String]) -> bool {
     while words.peek().is_some_and(|word| PREFIXES.contains(word) || is_assignment(word)) {
         words.next();
     }
-    // Nothing but assignments, or nothing at all.
+    // Only assignments, or nothing.
     words.next().is_none_or(|word| INERT.contains(&word.rsplit('/').next().unwrap_or(word)))
 }
 
@@ -28,8 +28,8 @@ fn is_assignment(word: &str) -> bool {
     })
 }
 
-/// The words of each simple command; none when the text holds a substitution, a group or an open quote, of which only
-/// a shell knows what runs.
+/// The words of each simple command. None if the text has a substitution, a group or an open quote, because
+/// then only a shell can determine what runs.
 fn simple_commands(command: &str) -> Option<Vec<Vec<String>>> {
     let mut parts = vec![String::new()];
     let mut quote = None;
@@ -39,13 +39,13 @@ fn simple_commands(command: &str) -> Option<Vec<Vec<String>>> {
         let starts_a_word = part.is_empty() || part.ends_with([' ', '\t']);
         match (quote, c) {
             (None, '#') if starts_a_word => {
-                // A comment, whatever quotes are in it.
+                // A comment ends at the end of the line, regardless of quotes.
                 if characters.by_ref().any(|c| c == '\n') {
                     parts.push(String::new());
                 }
                 continue;
             }
-            // Output to another descriptor.
+            // A redirection to another descriptor, such as `>&2`.
             (None, '&') if part.ends_with('>') => {}
             (None, ';' | '&' | '|' | '\n') => {
                 parts.push(String::new());

@@ -1,4 +1,4 @@
-//! `modprobe.d`: the lines that change what is loaded for a name.
+//! `modprobe.d`: the directives that change what is loaded for a name.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::pattern;
 use crate::limits::CONFIGURATION;
 use crate::sys::{FileError, FileKind, Presence, Root};
 
-/// Where modprobe looks, the first of several files of one name counts.
+/// The directories that modprobe reads. Of several files with the same name the first counts.
 pub const DIRECTORIES: [&str; 5] = [
     "/etc/modprobe.d",
     "/run/modprobe.d",
@@ -15,35 +15,34 @@ pub const DIRECTORIES: [&str; 5] = [
     "/lib/modprobe.d",
 ];
 
-/// Where a line is.
+/// The position of a directive.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigLine {
     /// The path inside the root.
     pub path: String,
-    /// Its number; of a line that goes on in others, that of the first.
+    /// The line number, from 1. For a continued line, the number of the first line.
     pub line: usize,
 }
 
-/// A line that means something, with names as kmod stores them.
+/// A directive that has an effect, with names as kmod stores them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Directive {
     /// `blacklist MODULE`: the module's own aliases do not load it.
     Blacklist {
-        /// The module.
         module: String,
     },
-    /// `install PATTERN COMMAND`: the command runs in place of loading.
+    /// `install PATTERN COMMAND`: the command runs instead of loading the module.
     Install {
-        /// Names of modules.
+        /// The pattern of module names.
         pattern: String,
         /// The rest of the line.
         command: String,
     },
-    /// `alias PATTERN MODULE`: another name, which comes before the names of modules.
+    /// `alias PATTERN MODULE`: another name, which takes precedence over the names of modules.
     Alias {
-        /// What is asked for.
+        /// The pattern of requested names.
         pattern: String,
-        /// What is loaded.
+        /// The module that is loaded.
         module: String,
     },
     /// `options MODULE TEXT`.
@@ -53,27 +52,26 @@ pub enum Directive {
         /// The rest of the line.
         text: String,
     },
-    /// `softdep PATTERN pre: … post: …`: other modules that are loaded with it.
+    /// `softdep PATTERN pre: … post: …`: other modules that are loaded together with it.
     SoftDependency {
-        /// Names of modules.
+        /// The pattern of module names.
         pattern: String,
-        /// The modules before and after it.
+        /// The modules that are loaded before and after it.
         others: Vec<String>,
     },
 }
 
-/// All of `modprobe.d`, in the order in which kmod reads it.
+/// All directives, in the order in which kmod reads them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModprobeConfig {
-    /// The lines.
     pub directives: Vec<(ConfigLine, Directive)>,
-    /// Why something of it is not known.
+    /// Why some directives are unknown.
     pub unreadable: Vec<String>,
 }
 
 impl ModprobeConfig {
-    /// Where `alias` lines lead what asks for an alias; where there are any, the modules' own aliases are not
-    /// looked at.
+    /// The modules to which `alias` directives map an alias. If there are any, the aliases of the modules are
+    /// not used.
     pub fn leads(&self, alias: &str) -> impl Iterator<Item = (&ConfigLine, &str)> {
         let alias = pattern::normalized(alias).unwrap_or_else(|| alias.to_owned());
         self.directives.iter().filter_map(move |(at, directive)| match directive {
@@ -84,7 +82,6 @@ impl ModprobeConfig {
         })
     }
 
-    /// Reads all of it.
     pub fn load(root: &Root) -> ModprobeConfig {
         let mut config = ModprobeConfig::default();
         let files = files(root, &DIRECTORIES, &mut config.unreadable);
@@ -99,7 +96,7 @@ impl ModprobeConfig {
         config
     }
 
-    /// The modules that are loaded together with `module`, by their names.
+    /// The names of the modules that are loaded together with `module`.
     pub fn soft_dependencies(&self, module: &str) -> impl Iterator<Item = &str> {
         self.directives
             .iter()
@@ -114,7 +111,7 @@ impl ModprobeConfig {
     }
 }
 
-/// Reads one of several files that together must not be larger than so many bytes.
+/// Reads one of several files whose total size is limited; `left` is the remaining size in bytes.
 pub(super) fn read_of_all(root: &Root, path: &str, left: &mut u64) -> Result<Option<Vec<u8>>, FileError> {
     let bytes = root.read_optional(path)?;
     match left.checked_sub(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)) {
@@ -124,15 +121,15 @@ pub(super) fn read_of_all(root: &Root, path: &str, left: &mut u64) -> Result<Opt
     Ok(bytes)
 }
 
-/// The `*.conf` files of several directories, sorted by name; of one name the first directory counts. What is not known
-/// is added to `unreadable`.
+/// The `*.conf` files of several directories, sorted by name. Of several files with the same name the first
+/// counts. What cannot be read is added to `unreadable`.
 pub(super) fn files(root: &Root, directories: &[&str], unreadable: &mut Vec<String>) -> Vec<String> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     let mut dangling: BTreeMap<String, String> = BTreeMap::new();
     for directory in directories {
         let listed = match root.list_optional(directory) {
             Ok(listed) => listed,
-            // kmod and systemd go on without a directory that is a file or a loop of symlinks.
+            // kmod and systemd ignore a directory that is a file or a loop of symlinks.
             Err(e) if e.is_absent() || e.is_no_file() => Vec::new(),
             Err(e) => {
                 unreadable.push(e.to_string());
@@ -146,7 +143,7 @@ pub(super) fn files(root: &Root, directories: &[&str], unreadable: &mut Vec<Stri
             }
             let path = format!("{directory}/{name}");
             match (entry.kind, root.lookup(&path)) {
-                // An image need not have that device.
+                // The device does not need to exist in an image.
                 (FileKind::Link, _) if is_null(root, &path) => {}
                 (FileKind::Link, Presence::Absent) => {
                     dangling.insert(name.to_owned(), path);
@@ -156,7 +153,7 @@ pub(super) fn files(root: &Root, directories: &[&str], unreadable: &mut Vec<Stri
                 (_, Presence::Unreadable(e)) if e.is_no_file() => continue,
                 _ => {}
             }
-            // kmod 30 takes a symlink that leads nowhere for an empty file, kmod 34 skips it.
+            // For a dangling symlink, kmod 30 reads an empty file and kmod 34 skips it.
             if let Some(symlink) = dangling.get(name) {
                 let (symlink, path) = (root.shown_path(symlink), root.shown_path(&path));
                 let (symlink, path) = (symlink.display(), path.display());
@@ -172,17 +169,17 @@ pub(super) fn files(root: &Root, directories: &[&str], unreadable: &mut Vec<Stri
     files.into_values().filter(|path| !is_null(root, path)).collect()
 }
 
-/// Whether a path is a symlink to `/dev/null`: it hides other files of that name and has no lines. Below an image there
-/// need not be such a device.
+/// Whether a path is a symlink to `/dev/null`, which masks other files of that name. The device need not
+/// exist below an image.
 fn is_null(root: &Root, path: &str) -> bool {
     root.read_link(path).is_ok_and(|text| text == std::path::Path::new("/dev/null"))
 }
 
-/// Reads one file.
+/// Parses one file.
 pub fn parse(path: &str, bytes: &[u8]) -> Vec<(ConfigLine, Directive)> {
     let mut directives = Vec::new();
     for (line, text) in wrapped_lines(bytes) {
-        // A comment goes on in the next line too.
+        // A comment can be continued as well.
         if text.starts_with(b"#") {
             continue;
         }
@@ -194,8 +191,8 @@ pub fn parse(path: &str, bytes: &[u8]) -> Vec<(ConfigLine, Directive)> {
     directives
 }
 
-/// The lines with the number of their first one. A backslash at the end of a line joins the next; before any other
-/// character it vanishes.
+/// Joined lines with the number of their first line. A backslash at the end of a line joins the next line;
+/// before any other character it is removed.
 fn wrapped_lines(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
     let mut lines = Vec::new();
     let (mut line, mut first) = (Vec::new(), 1);
@@ -219,12 +216,12 @@ fn wrapped_lines(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
 }
 
 fn directive(text: &str) -> Option<Directive> {
-    // A string ends at a NUL for kmod.
+    // kmod ends a string at a NUL byte.
     let text = text.split('\0').next()?;
     let (command, rest) = word(text)?;
     let (name, rest) = word(rest)?;
     let name = pattern::normalized(name)?;
-    // What follows the separator counts, further blanks included; kmod wants at least one character.
+    // After the separator everything counts, including further blanks. kmod requires at least one character.
     let tail = || rest.get(1..).filter(|tail| !tail.is_empty()).map(str::to_owned);
     Some(match command {
         "alias" => Directive::Alias { pattern: name, module: pattern::normalized(word(rest)?.0)? },
@@ -241,7 +238,7 @@ fn directive(text: &str) -> Option<Directive> {
     })
 }
 
-/// The first word, and what follows it.
+/// The first word, and the rest.
 fn word(text: &str) -> Option<(&str, &str)> {
     let text = text.trim_start_matches([' ', '\t']);
     let end = text.find([' ', '\t']).unwrap_or(text.len());

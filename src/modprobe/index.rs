@@ -1,9 +1,10 @@
-//! Which file modprobe takes for which module of a kernel, and what it loads before.
+//! Which file modprobe loads for a module name, and which files it loads before.
 //!
-//! modprobe reads `modules.dep.bin` alone: a trie of module names, all numbers big-endian, that holds each line of
-//! `modules.dep` as it is. It begins with a mark, a version and the place of the root node. The upper bits of a place say
-//! what stands there, in this order: a prefix (text up to a NUL), children (the first and the last letter, then a place
-//! for each letter between them, 0 for none), values (their number, then of each a priority and text up to a NUL).
+//! modprobe reads only `modules.dep.bin`, a trie of module names that contains the lines of `modules.dep`.
+//! All numbers are big-endian. The file begins with a magic number, a version and the offset of the root
+//! node. The upper bits of an offset say what the node contains, in this order: a prefix (text up to a NUL);
+//! children (the first and the last letter, then an offset for each letter in between, 0 for none); values
+//! (their number, then for each a priority and a text up to a NUL).
 
 use std::cell::OnceCell;
 
@@ -13,7 +14,7 @@ use crate::limits::{KERNEL_INDEX, KERNEL_LIST};
 use crate::sys::Root;
 
 const MARK: u32 = 0xB007_F457;
-/// The upper half of the version; the lower one is for additions.
+/// The upper half of the version. The lower half counts compatible additions.
 const VERSION: u32 = 2;
 const HAS_PREFIX: u32 = 1 << 31;
 const HAS_VALUES: u32 = 1 << 30;
@@ -25,15 +26,14 @@ const PLACE: u32 = (1 << 28) - 1;
 pub struct Index {
     text: Vec<u8>,
     binary: Vec<u8>,
-    /// Where the line of a module is in the text, by [`number_of`] its name, sorted. Two names with one number would lead to a
-    /// line that is not what modprobe finds, and that is looked at.
+    /// The ranges of the lines in the text, sorted by the hash of the module name ([`hash_of`]). If two names
+    /// have the same hash, the line differs from what modprobe finds, and this is checked.
     lines: OnceCell<Vec<(u64, u32, u32)>>,
 }
 
-/// A line of it; paths are below the module directory.
+/// A line of `modules.dep`. Paths are relative to the module directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DependencyEntry {
-    /// The file.
     pub path: String,
     /// All files that modprobe loads before it.
     pub needs: Vec<String>,
@@ -49,10 +49,11 @@ impl DependencyEntry {
 }
 
 impl Index {
-    /// Reads the index of a kernel; an absent one lists nothing.
+    /// Reads the index of a kernel. An absent index lists nothing.
     ///
     /// # Errors
-    /// In words, when it is there and cannot be read.
+    ///
+    /// If it exists and cannot be read.
     pub fn load(root: &Root, release: &str) -> Result<Index, String> {
         let path = format!("{}/modules.dep", module_directory(release));
         let read = |path: &str, limit| root.read_optional_within(path, limit).map_err(|e| e.to_string());
@@ -60,32 +61,34 @@ impl Index {
         Ok(Index::new(text.unwrap_or_default(), binary.unwrap_or_default()))
     }
 
-    /// The index in two files' bytes.
+    /// The index in the contents of the two files.
     pub fn new(text: Vec<u8>, binary: Vec<u8>) -> Index {
         Index { text, binary, lines: OnceCell::new() }
     }
 
-    /// The line of a module, when `modules.dep` and modprobe say the same of it.
+    /// The line of a module, if `modules.dep` and `modules.dep.bin` agree.
     ///
     /// # Errors
-    /// With what stands in its place, if anything.
+    ///
+    /// The differing line in `modules.dep.bin`, if there is one.
     pub fn entry(&self, module: &str) -> Result<DependencyEntry, Option<String>> {
         let lines = self.lines.get_or_init(|| lines(&self.text));
-        let number = number_of(module.as_bytes());
-        // The last one of a name counts.
+        let number = hash_of(module.as_bytes());
+        // The last line of a module counts.
         let at = lines.partition_point(|(of, ..)| *of <= number).checked_sub(1).map(|at| lines[at]);
         let line = at.filter(|(of, ..)| *of == number);
         let line = line.and_then(|(_, start, end)| self.text.get(start as usize..end as usize));
         let Some(line) = line else { return Err(None) };
         match look_up(&self.binary, &folded_name(module.as_bytes())) {
-            // The times of the two files tell nothing once one of them was copied or restored.
+            // The modification times of the two files prove nothing, because one of them may have been copied
+            // or restored.
             Ok(Some(same)) if same == line => DependencyEntry::of_line(line).ok_or(None),
             Ok(_) => Err(Some("something else in modules.dep.bin".to_owned())),
             Err(why) => Err(Some(format!("nothing that modprobe can read (modules.dep.bin {why})"))),
         }
     }
 
-    /// Neither file is there, or both are empty.
+    /// Both files are absent or empty.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty() && self.binary.is_empty()
     }
@@ -95,16 +98,18 @@ impl Index {
         self.found(module).ok()?
     }
 
-    /// The line that modprobe finds for a module, none where there is no line; modprobe reads `modules.dep.bin` alone.
+    /// The line that modprobe finds for a module. None if there is no line; modprobe reads only
+    /// `modules.dep.bin`.
     ///
     /// # Errors
-    /// Says what is wrong with `modules.dep.bin`, in words that go on from its name.
+    ///
+    /// What is wrong with `modules.dep.bin`, as a phrase that follows its name.
     pub fn found(&self, module: &str) -> Result<Option<DependencyEntry>, &'static str> {
         Ok(look_up(&self.binary, &folded_name(module.as_bytes()))?.and_then(DependencyEntry::of_line))
     }
 }
 
-/// Where the line of each module is.
+/// The ranges of the lines, sorted.
 fn lines(text: &[u8]) -> Vec<(u64, u32, u32)> {
     let mut lines = Vec::with_capacity(text.len() / 128);
     let ends = memchr::memchr_iter(b'\n', text).chain([text.len()]);
@@ -113,14 +118,14 @@ fn lines(text: &[u8]) -> Vec<(u64, u32, u32)> {
             let path = &text[start..start + colon];
             let base = &path[memchr::memrchr(b'/', path).map_or(0, |at| at + 1)..];
             let name = ENDINGS.iter().find_map(|ending| base.strip_suffix(ending.as_bytes()));
-            // The limit of the file is far below four gigabytes.
+            // The size limit of the file is far below 4 GB.
             if let (Some(name), Ok(start), Ok(end)) = (name, u32::try_from(start), u32::try_from(end)) {
-                lines.push((number_of(name), start, end));
+                lines.push((hash_of(name), start, end));
             }
         }
         end + 1
     });
-    // Of one name the later line stays behind.
+    // The later line of a module comes last.
     lines.sort_unstable();
     lines
 }
@@ -130,17 +135,18 @@ fn folded_name(name: &[u8]) -> Vec<u8> {
     name.iter().map(|b| folded(*b)).collect()
 }
 
-/// A number for a name (FNV-1a), the same for both spellings, without a copy of it.
-fn number_of(name: &[u8]) -> u64 {
+/// A hash of a name (FNV-1a), which is the same for `-` and `_`.
+fn hash_of(name: &[u8]) -> u64 {
     name.iter()
         .map(|b| folded(*b))
         .fold(0xCBF2_9CE4_8422_2325, |n, b| (n ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3))
 }
 
-/// The first value of a key, which is what modprobe takes.
+/// The first value of a key, which is the one that modprobe uses.
 ///
 /// # Errors
-/// When it is no index, or what is to be read lies outside of it; in words that go on from its name.
+///
+/// If it is not an index, or an offset is out of range; a phrase that follows its name.
 fn look_up<'a>(index: &'a [u8], key: &[u8]) -> Result<Option<&'a [u8]>, &'static str> {
     let mut at = IndexReader { index, at: 0 };
     if at.number().ok() != Some(MARK) {
@@ -151,7 +157,7 @@ fn look_up<'a>(index: &'a [u8], key: &[u8]) -> Result<Option<&'a [u8]>, &'static
     }
     let mut place = at.number()?;
     let mut key = key.iter();
-    // Each turn but the last takes a letter of the key.
+    // Each iteration but the last consumes one letter of the key.
     loop {
         let mut node = IndexReader { index, at: (place & PLACE) as usize };
         if place & HAS_PREFIX != 0 && !node.text()?.iter().all(|letter| key.next() == Some(letter)) {
@@ -211,7 +217,7 @@ impl<'a> IndexReader<'a> {
     }
 }
 
-/// Whether a file name is that of a module; dash and underscore are one letter, as for modprobe.
+/// Whether a file name is that of a module. As in modprobe, `-` and `_` are equal.
 pub fn is_file_of(file: &[u8], module: &str) -> bool {
     file.len() > module.len()
         && file.iter().zip(module.as_bytes()).all(|(a, b)| folded(*a) == folded(*b))
@@ -226,7 +232,7 @@ mod tests {
     const TEXT: &[u8] =
         b"kernel/a/hello.ko.zst:\nupdates/dkms/snd-x.ko: kernel/a/hello.ko.zst b.ko\nkernel/hell.ko:";
 
-    /// The three names of [`TEXT`], put together by hand: `hell` with a child `o`, beside `snd_x`.
+    /// The three names of [`TEXT`], assembled by hand: `hell` with a child `o`, next to `snd_x`.
     fn binary() -> Vec<u8> {
         let mut index = vec![0; 12];
         let mut node = |flags: u32, prefix: &[u8], children: &[(u8, u32)], value: Option<&[u8]>| {
@@ -299,7 +305,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the bytes are, what is found stands in them.
+        /// Whatever the bytes are, the value is a part of them.
         #[test]
         fn any_index(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..9), cut in any::<prop::sample::Index>(), key in "[a-z_]{0,6}") {
             let mut index = binary();

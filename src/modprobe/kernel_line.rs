@@ -1,25 +1,26 @@
-//! The words of a kernel command line that keep modules from being loaded.
+//! The parameters of a kernel command line that prevent modules from being loaded.
 
 use crate::cmdline::parameter::KernelArguments;
 use crate::kernel::module_file::kernel_name;
 
-/// What a kernel command line says about modules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LineWords {
-    /// `module_blacklist=`: the kernel itself refuses these. It compares names exactly, and the last word counts.
+    /// `module_blacklist=`: the kernel refuses these modules. It compares names exactly, and the last
+    /// occurrence counts.
     pub refused: Vec<String>,
-    /// `modprobe.blacklist=`: as `blacklist` in `modprobe.d`. kmod compares names exactly: it finds no name with a dash.
+    /// `modprobe.blacklist=`: like `blacklist` in `modprobe.d`. kmod compares names exactly, so a name with a
+    /// dash never matches.
     pub blacklisted: Vec<String>,
-    /// `rd.driver.blacklist=`: as `blacklist`, in an initrd of dracut only.
+    /// `rd.driver.blacklist=`: like `blacklist`, but only in an initrd of dracut.
     pub blacklisted_in_initrd: Vec<String>,
-    /// `modules_load=`: systemd loads these by name.
+    /// `modules_load=`: systemd loads these modules by name.
     pub loaded: Vec<String>,
-    /// The end of the line leaves open what `module_blacklist=` says.
+    /// The value of `module_blacklist=` is unknown because the end of the line is.
     pub open: bool,
 }
 
 impl LineWords {
-    /// Reads a line.
+    /// Parses a command line.
     pub fn read(line: &[u8]) -> LineWords {
         let arguments = KernelArguments::read(line);
         let listed = |values: &[u8]| -> Vec<String> {
@@ -45,8 +46,9 @@ impl LineWords {
     }
 }
 
-/// The words as libkmod takes `/proc/cmdline` apart: blanks inside double quotes belong to a word, and a quote that is
-/// not closed swallows the rest. It knows neither `--` nor a limit of bytes. A quote before a name goes to the value.
+/// The words of `/proc/cmdline` as libkmod splits them: blanks inside of double quotes belong to a word, and
+/// an open quote extends to the end. libkmod knows neither `--` nor a length limit. A quote before a name
+/// belongs to the value.
 fn kmod_words(line: &[u8]) -> impl Iterator<Item = String> {
     let line = String::from_utf8_lossy(line).into_owned();
     let mut words = Vec::new();

@@ -1,8 +1,8 @@
-//! What modprobe and udev make of a module's name: which file of a kernel they load, and what keeps them from it.
+//! How modprobe and udev load a module by its name: which file of a kernel they load, and what prevents it.
 //!
-//! Measured with kmod 30 and systemd 252. Two things decide. `modules.dep.bin` and `modules.builtin` of a kernel say
-//! which file belongs to a name ([`KernelModules`]). The files in `modprobe.d` and the kernel command line say whether it is
-//! loaded at all ([`LoadRule`]).
+//! Measured with kmod 30 and systemd 252. `modules.dep.bin` and `modules.builtin` of a kernel determine which
+//! file belongs to a name ([`KernelModules`]). `modprobe.d` and the kernel command line determine whether it
+//! is loaded at all ([`LoadRule`]).
 
 pub mod aliases;
 pub mod command;

@@ -5,7 +5,7 @@ use crate::kernel::module_file::kernel_name;
 use crate::limits::CONFIGURATION;
 use crate::sys::Root;
 
-/// Where systemd looks; the first of several files of one name counts.
+/// The directories that systemd reads. Of several files with the same name the first counts.
 pub const DIRECTORIES: [&str; 5] = [
     "/etc/modules-load.d",
     "/run/modules-load.d",
@@ -14,19 +14,19 @@ pub const DIRECTORIES: [&str; 5] = [
     "/lib/modules-load.d",
 ];
 
-/// All of `modules-load.d`.
+/// The contents of `modules-load.d`.
 ///
-/// systemd honours `blacklist` of `modprobe.d` for these names too: a blacklisted module is not loaded by being listed here.
+/// systemd applies `blacklist` in `modprobe.d` to these names as well: listing a blacklisted module does not
+/// load it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModulesLoad {
-    /// Names or aliases, as the kernel writes names, each with the place of its line.
+    /// Names or aliases, as the kernel writes names, each with the position of its line.
     pub names: Vec<(ConfigLine, String)>,
-    /// Why something of it is not known.
+    /// Why some names are unknown.
     pub unreadable: Vec<String>,
 }
 
 impl ModulesLoad {
-    /// Reads all of it.
     pub fn load(root: &Root) -> ModulesLoad {
         let mut found = ModulesLoad::default();
         let mut left = CONFIGURATION;
@@ -40,7 +40,7 @@ impl ModulesLoad {
     }
 }
 
-/// Reads one file: a name on each line, comments with `#` or `;`.
+/// Parses one file: one name per line, comments begin with `#` or `;`.
 pub fn parse(path: &str, bytes: &[u8]) -> Vec<(ConfigLine, String)> {
     let text = String::from_utf8_lossy(bytes);
     let named = text.lines().enumerate().filter_map(|(at, line)| {

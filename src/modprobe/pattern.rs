@@ -1,9 +1,9 @@
-//! fnmatch(3) without flags, as kmod uses it: for the aliases of modules, and for names in `modprobe.d`.
+//! fnmatch(3) without flags, as kmod uses it for aliases and for module names in `modprobe.d`.
 
 use crate::kernel::module_file::kernel_name;
 
-/// A pattern as kmod stores it: `-` becomes `_`, but for what is between brackets. None for a pattern that kmod
-/// refuses: a bracket without its counterpart.
+/// A pattern as kmod stores it: `-` becomes `_`, except between brackets. None for a pattern with an
+/// unbalanced bracket, which kmod rejects.
 pub fn normalized(pattern: &str) -> Option<String> {
     let mut out = String::with_capacity(pattern.len());
     let mut rest = pattern;
@@ -18,11 +18,11 @@ pub fn normalized(pattern: &str) -> Option<String> {
     Some(out)
 }
 
-/// Whether a pattern matches a whole text. Both are as kmod stores them.
+/// Whether a pattern matches a complete text. Both are in the form that kmod stores.
 pub fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
-    // The last `*`, and how much of the text it has taken so far.
+    // The position of the last `*`, and how much of the text it has matched so far.
     let mut star: Option<(usize, usize)> = None;
     loop {
         let matched = match (pattern.get(p), text.get(t)) {
@@ -34,7 +34,7 @@ pub fn matches(pattern: &str, text: &str) -> bool {
             }
             (Some(b'['), Some(byte)) => match bracket(&pattern[p..], *byte) {
                 Some((length, hit)) => hit.then_some(length),
-                // An open bracket without an end stands for itself.
+                // An open bracket without an end matches itself.
                 None => (*byte == b'[').then_some(1),
             },
             (Some(b'?'), Some(_)) => Some(1),
@@ -59,7 +59,8 @@ pub fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// The length of the bracket expression at the start of a pattern, and whether a byte is in it; none when it has no end.
+/// The length of the bracket expression at the start of a pattern, and whether it contains a byte. None if it
+/// has no end.
 fn bracket(pattern: &[u8], byte: u8) -> Option<(usize, bool)> {
     let negated = matches!(pattern.get(1), Some(b'!' | b'^'));
     let first = if negated { 2 } else { 1 };

@@ -1,4 +1,5 @@
-//! What keeps modules of a machine from being loaded, whatever the kernel, and since when.
+//! What prevents modules from being loaded on a machine, on any kernel, and whether this was already so at
+//! the last boot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,18 +7,17 @@ use super::config::{ConfigLine, Directive, ModprobeConfig};
 use super::pattern;
 use crate::sys::{Root, RootKind};
 
-/// `modprobe.d` of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadPolicy {
-    /// Its lines.
     pub config: ModprobeConfig,
-    /// Of each file that can keep a module from being loaded: whether it was as it is when this machine was booted. None
-    /// where that is not known.
+    /// For each file that can prevent a module from being loaded, whether it is unchanged since the last
+    /// boot. None if unknown.
     since_boot: BTreeMap<String, Option<bool>>,
 }
 
 impl LoadPolicy {
-    /// Reads it. Since when is only looked for where one of the modules `names` is concerned.
+    /// Reads `modprobe.d`. Whether files are unchanged is determined only for directives that concern one of
+    /// `names`.
     pub fn observe(root: &Root, names: &BTreeSet<String>) -> LoadPolicy {
         let config = ModprobeConfig::load(root);
         let mut policy = LoadPolicy { config, since_boot: BTreeMap::new() };
@@ -37,12 +37,12 @@ impl LoadPolicy {
         if paths.is_empty() {
             return policy;
         }
-        // The kernel takes its time for this file on large machines: it is not read without need.
+        // `/proc/stat` is slow to read on large machines, so it is read only if needed.
         let booted = boot_time(&root.read("/proc/stat").unwrap_or_default());
         policy.since_boot = paths
             .into_iter()
             .map(|path| {
-                // No program can set the ctime back.
+                // Unlike the mtime, the ctime cannot be set back.
                 let changed = root.lookup(path).stat().map(|stat| stat.ctime_ns / 1_000_000_000);
                 (path.clone(), booted.zip(changed).map(|(booted, changed)| changed < booted))
             })
@@ -50,13 +50,13 @@ impl LoadPolicy {
         policy
     }
 
-    /// Whether a line was there when this machine was booted; none where that is not known.
+    /// Whether a directive was already there when the machine booted. None if unknown.
     pub fn since_boot(&self, line: &ConfigLine) -> Option<bool> {
         self.since_boot.get(&line.path).copied().flatten()
     }
 }
 
-/// When the machine was booted, in seconds since the epoch (`btime` in proc_stat(5)).
+/// The boot time in seconds since the epoch (`btime` in proc_stat(5)).
 fn boot_time(stat: &[u8]) -> Option<i128> {
     let line = stat.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"btime "))?;
     std::str::from_utf8(line).ok()?.trim().parse().ok()

@@ -1,4 +1,4 @@
-//! Which file of a kernel belongs to a module's name, and what that module serves.
+//! Which file of a kernel belongs to a module name, and which aliases the module serves.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -12,23 +12,23 @@ use crate::kernel::module_image::ModuleImage;
 use crate::limits::KERNEL_LIST;
 use crate::sys::{Presence, Root};
 
-/// Which part of a kernel's module directory a file is in.
+/// The part of the module directory that a file is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileOrigin {
     /// `updates/dkms`.
     Dkms,
-    /// `updates`, which depmod prefers to what the kernel brought.
+    /// `updates`, which depmod prefers to the kernel's own modules.
     Updates,
-    /// `extra`, where `make modules_install` of a module puts it.
+    /// `extra`, where `make modules_install` installs a module.
     Extra,
-    /// `kernel`: the kernel brought it, or something replaced what it brought.
+    /// `kernel`: the file came with the kernel, or replaces one that did.
     InTree,
-    /// Anywhere else.
+    /// Another directory.
     Other,
 }
 
 impl FileOrigin {
-    /// Of a path below the module directory.
+    /// The origin of a path relative to the module directory.
     pub fn of(path: &str) -> FileOrigin {
         match path.split_once('/').map(|(first, rest)| (first, rest.starts_with("dkms/"))) {
             Some(("updates", true)) => FileOrigin::Dkms,
@@ -40,28 +40,25 @@ impl FileOrigin {
     }
 }
 
-/// What modprobe finds for a module's name.
+/// What modprobe finds for a module name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
-    /// It is part of the kernel image: modprobe loads nothing, also where there is a file of that name.
+    /// It is built into the kernel. modprobe loads nothing, even if a file of that name exists.
     BuiltIn,
-    /// This file.
     File {
         /// The path inside the root.
         path: String,
-        /// Where it is from.
         origin: FileOrigin,
         /// The names of the modules that are loaded before it.
         needs: Vec<String>,
     },
-    /// `modules.dep` names a file that is not there.
+    /// `modules.dep` names a file that does not exist.
     Dangling {
         /// The path inside the root.
         path: String,
     },
-    /// Nothing.
     Absent,
-    /// It is not known.
+    /// It is unknown, and why.
     Unknown(String),
 }
 
@@ -70,13 +67,13 @@ pub enum Resolution {
 pub enum Claim {
     /// One of its aliases matches.
     Yes,
-    /// None does.
+    /// None of its aliases matches.
     No,
-    /// Its aliases are not known.
+    /// Its aliases are unknown.
     Unknown(String),
 }
 
-/// The modules of one kernel. Each index is read when it is first asked.
+/// The modules of one kernel. Each index is read when it is first needed.
 #[derive(Debug)]
 pub struct KernelModules<'r> {
     root: &'r Root,
@@ -89,7 +86,7 @@ pub struct KernelModules<'r> {
 }
 
 impl<'r> KernelModules<'r> {
-    /// Those of a kernel release.
+    /// The modules of a kernel release.
     pub fn new(root: &'r Root, release: &str) -> KernelModules<'r> {
         KernelModules {
             root,
@@ -122,7 +119,7 @@ impl<'r> KernelModules<'r> {
                 return Resolution::Unknown(format!("{} {why}", path.display()));
             }
         };
-        // depmod.d can name directories elsewhere.
+        // depmod.d can add directories elsewhere, with absolute paths.
         let path = match entry.path.starts_with('/') {
             true => entry.path.clone(),
             false => format!("{}/{}", self.directory, entry.path),
@@ -138,10 +135,11 @@ impl<'r> KernelModules<'r> {
         }
     }
 
-    /// The aliases of a module: of its file, or of a built-in one from `modules.builtin.modinfo`.
+    /// The aliases of a module, from its file or, for a built-in module, from `modules.builtin.modinfo`.
     ///
     /// # Errors
-    /// Says why they are not known.
+    ///
+    /// Why they are unknown.
     pub fn aliases(&self, module: &str) -> Result<Vec<String>, String> {
         match self.resolve(module) {
             Resolution::BuiltIn => self.built_in_aliases(module),
@@ -155,7 +153,7 @@ impl<'r> KernelModules<'r> {
         }
     }
 
-    /// Whether a module serves `alias`: a device's modalias, `fs-TYPE`, `net-pf-N`.
+    /// Whether a module serves `alias`: the modalias of a device, `fs-TYPE` or `net-pf-N`.
     pub fn claims(&self, module: &str, alias: &str) -> Claim {
         match self.aliases(module) {
             Ok(patterns) if claims(patterns.iter().map(String::as_str), alias) => Claim::Yes,
@@ -164,11 +162,12 @@ impl<'r> KernelModules<'r> {
         }
     }
 
-    /// The names of the modules that are listed for an alias: what asks for it loads one or all of them. Nothing
-    /// is looked up by alias where depmod has made no list.
+    /// The names of the modules that are listed for an alias. A request for the alias loads one or all of
+    /// them. Without a list of depmod nothing is loaded by alias.
     ///
     /// # Errors
-    /// Says why they are not known.
+    ///
+    /// Why they are unknown.
     pub fn listed_for(&self, alias: &str) -> Result<BTreeSet<String>, String> {
         let list = self.alias_list.get_or_init(|| {
             let path = format!("{}/modules.alias", self.directory);
@@ -178,7 +177,7 @@ impl<'r> KernelModules<'r> {
         let mut found = aliases::listed(list.as_ref().map_err(Clone::clone)?, alias);
         match self.built_in_info() {
             Ok(all) => found.extend(aliases::built_in(all, alias)),
-            // What a file serves is known without it.
+            // The aliases of module files are known without this file.
             Err(_) if !found.is_empty() => {}
             Err(reason) => return Err(reason),
         }
@@ -204,7 +203,8 @@ impl<'r> KernelModules<'r> {
             .get_or_init(|| self.root.read_optional_within(&path, KERNEL_LIST).map_err(|e| e.to_string()));
         match all {
             Ok(Some(all)) => Ok(all),
-            // Kernels before 5.2 have none, and an absent list is not an empty one.
+            // Kernels before 5.2 do not have this file, so its absence does not mean that no built-in module
+            // matches.
             Ok(None) => Err(format!("there is no {}", self.root.shown_path(&path).display())),
             Err(reason) => Err(reason.clone()),
         }

@@ -8,24 +8,24 @@ use super::kernel_line::LineWords;
 use super::pattern;
 use crate::kernel::module_file::kernel_name;
 
-/// What happens when a module is asked for.
+/// What happens when a module is requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadRule {
-    /// Nothing keeps it from being loaded.
+    /// Nothing prevents it from being loaded.
     Loads,
-    /// Its aliases do not load it, and neither does `modules-load.d`: only `modprobe NAME`, or a module that depends on it.
+    /// Neither its aliases nor `modules-load.d` load it, only `modprobe NAME` or a module that depends on it.
     OnlyByName(LoadBlocker),
-    /// Its name leads to another module: only its own aliases load it, or a module that depends on it.
+    /// Its name leads to another module. Only its own aliases load it, or a module that depends on it.
     OnlyByAlias(LoadBlocker),
-    /// A command decides.
+    /// An `install` command decides.
     Command(LoadBlocker),
     /// It is not loaded.
     Never(LoadBlocker),
-    /// It is not known.
+    /// It is unknown, and why.
     Unknown(String),
 }
 
-/// What keeps a module from being loaded.
+/// What prevents a module from being loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadBlocker {
     /// `blacklist` in `modprobe.d`.
@@ -34,16 +34,16 @@ pub enum LoadBlocker {
     LineBlacklist(String),
     /// `module_blacklist=` on the kernel command line names this module.
     LineRefuses(String),
-    /// `install` in `modprobe.d`.
+    /// `install` in `modprobe.d`, with the command.
     Install(ConfigLine, String),
-    /// `alias` in `modprobe.d` leads the name to another module.
+    /// `alias` in `modprobe.d` leads the name to another module, which is the second value.
     Alias(ConfigLine, String),
-    /// A module that it is loaded on top of is not loaded.
+    /// A module that it depends on is not loaded.
     Dependency(String, Box<LoadBlocker>),
 }
 
 impl LoadBlocker {
-    /// The line of `modprobe.d`; none when it is on the kernel command line.
+    /// The position in `modprobe.d`. None if the cause is on the kernel command line.
     pub fn line(&self) -> Option<&ConfigLine> {
         match self {
             LoadBlocker::Blacklist(at) | LoadBlocker::Install(at, _) | LoadBlocker::Alias(at, _) => Some(at),
@@ -52,7 +52,7 @@ impl LoadBlocker {
         }
     }
 
-    /// The module that it is about, where that is another one than was asked for.
+    /// The module that is not loaded, if it is a dependency of the requested module.
     pub fn dependency(&self) -> Option<&str> {
         match self {
             LoadBlocker::Dependency(module, _) => Some(module),
@@ -60,7 +60,7 @@ impl LoadBlocker {
         }
     }
 
-    /// The word of the kernel command line; none when it is in `modprobe.d`.
+    /// The parameter on the kernel command line. None if the cause is in `modprobe.d`.
     pub fn word(&self) -> Option<&'static str> {
         match self {
             LoadBlocker::LineBlacklist(_) => Some("modprobe.blacklist"),
@@ -89,7 +89,7 @@ impl LoadRule {
     }
 }
 
-/// What happens to `module` on a kernel that is booted with a line of these words. `needs` are the modules that
+/// What happens to `module` on a kernel whose command line has these words. `needs` are the modules that
 /// modprobe loads before it.
 pub fn load_rule(config: &ModprobeConfig, line: &LineWords, module: &str, needs: &[String]) -> LoadRule {
     let mut rule = own_rule(config, line, &kernel_name(module));
@@ -99,7 +99,7 @@ pub fn load_rule(config: &ModprobeConfig, line: &LineWords, module: &str, needs:
             LoadRule::Never(why) => LoadRule::Never(LoadBlocker::Dependency(need, Box::new(why))),
             LoadRule::Command(why) => LoadRule::Command(LoadBlocker::Dependency(need, Box::new(why))),
             LoadRule::Unknown(reason) => LoadRule::Unknown(reason),
-            // A dependency is loaded as the file that it is.
+            // A dependency is loaded by its file.
             LoadRule::Loads | LoadRule::OnlyByName(_) | LoadRule::OnlyByAlias(_) => continue,
         };
         if more.rank() > rule.rank() {
@@ -113,7 +113,7 @@ fn own_rule(config: &ModprobeConfig, line: &LineWords, module: &str) -> LoadRule
     if line.refused.iter().any(|name| name == module) {
         return LoadRule::Never(LoadBlocker::LineRefuses(module.to_owned()));
     }
-    // Only the first command counts.
+    // Only the first `install` directive counts.
     let command = config.directives.iter().find_map(|(at, directive)| match directive {
         Directive::Install { pattern, command } if pattern::matches(pattern, module) => {
             Some(LoadBlocker::Install(at.clone(), command.clone()))
@@ -126,7 +126,7 @@ fn own_rule(config: &ModprobeConfig, line: &LineWords, module: &str) -> LoadRule
         }
         other => other,
     };
-    // An alias of that name leads elsewhere for those that ask by name; a device is found by the module's own aliases.
+    // An alias of that name redirects requests by name. A device still finds the module by its own aliases.
     let elsewhere = config.directives.iter().find_map(|(at, directive)| match directive {
         Directive::Alias { pattern, module: to } if to != module && pattern::matches(pattern, module) => {
             Some(LoadBlocker::Alias(at.clone(), to.clone()))
@@ -149,7 +149,7 @@ fn own_rule(config: &ModprobeConfig, line: &LineWords, module: &str) -> LoadRule
     }
     match (command, blacklisted, elsewhere) {
         (Some(command), _, _) => LoadRule::Command(command),
-        // Only a module that depends on it is left.
+        // Only a module that depends on it still loads it.
         (None, Some(blacklisted), _) => LoadRule::OnlyByName(blacklisted),
         (None, None, Some(elsewhere)) => LoadRule::OnlyByAlias(elsewhere),
         (None, None, None) => LoadRule::Loads,
@@ -193,10 +193,10 @@ mod tests {
             ("install b /bin/false", "", "a", &["b"], "never Dependency(\"b\", Install("),
             ("install b /x", "", "a", &["b"], "command Dependency(\"b\", Install("),
             ("", "module_blacklist=b", "a", &["b"], "never Dependency(\"b\", LineRefuses("),
-            // What others need is loaded by its name.
+            // A dependency is loaded by its name.
             ("blacklist b", "modprobe.blacklist=b", "a", &["b"], "loads"),
             ("blacklist a\ninstall b /bin/false", "", "a", &["b"], "never Dependency("),
-            // The name leads elsewhere, and the aliases are switched off.
+            // The name leads to another module, and the module's aliases are disabled.
             ("alias a off", "", "a", &[], "only by alias Alias("),
             ("alias b off", "", "a", &["b"], "loads"),
             ("alias a off\nblacklist a", "", "a", &[], "only by name Blacklist("),
@@ -214,7 +214,7 @@ mod tests {
         let words = LineWords::default();
         assert_eq!(load_rule(&config, &words, "a", &[]), LoadRule::Unknown("EIO".to_owned()));
         config.directives = parse("/f", b"install a /bin/false");
-        // What is known to keep it away does so, whatever else is written.
+        // A known reason not to load it applies, whatever else is configured.
         assert!(matches!(load_rule(&config, &words, "a", &[]), LoadRule::Never(_)));
     }
 }
