@@ -1,7 +1,7 @@
 //! How much is read of files that others have written.
 //!
-//! A larger file is unknown, and a message names the file and the limit. With these limits each program needs less than
-//! 64 MiB of memory, whatever a root contains. Limits that are not constants of this module:
+//! A larger file is unknown, and a message names the file and the limit. With these limits each program needs
+//! less than 64 MiB of memory, whatever a root contains. Limits that are not constants of this module:
 //! - a configuration file, a boot entry, a fragment, a value in `/proc`, `/sys` or EFI: 256 KiB
 //!   ([`crate::sys::root::READ_LIMIT`]);
 //! - a kernel image, which is unpacked block by block: 512 MiB;

@@ -1,11 +1,13 @@
 //! How long a module stays required after its last use.
 //!
-//! A requirement does not end because a file, or the entry of the module in the DKMS tree, has disappeared: both can
-//! be lost by accident. It ends
-//! - after a boot in which the module could load and nothing known or configured used it. Whether it could load is known
-//!   only if an earlier boot of the same kernel had it, so this takes two complete boots of one kernel;
+//! A requirement does not end because a file, or the entry of the module in the DKMS tree, has disappeared:
+//! both can be lost by accident. It ends
+//! - after a boot in which the module could load and nothing known or configured used it. Whether it could
+//!   load is known only if an earlier boot of the same kernel had it, so this takes two complete boots of one
+//!   kernel;
 //! - when an admin runs `clr-dkms forget`, or lists the module in `[modules] optional`;
-//! - when an admin removes the module with dkms, which is recognized by what `dkms remove` leaves: [`is_removed`].
+//! - when an admin removes the module with dkms, which is recognized by what `dkms remove` leaves:
+//!   [`is_removed`].
 
 use super::importance::KnownModule;
 use crate::requirement::{IdleBoot, Importance, Requirement};

@@ -1,13 +1,14 @@
 //! One kernel, two spellings, by clr-boot-manager's grammar.
 //!
-//! - the *kernel id* `NAMESPACE.VARIANT.VERSION-NUMBER` names the image in `/usr/lib/kernel` and the boot entry;
+//! - the *kernel id* `NAMESPACE.VARIANT.VERSION-NUMBER` names the image in `/usr/lib/kernel` and the boot
+//!   entry;
 //! - the *kernel release* `VERSION-NUMBER.VARIANT` is what `uname -r` says, and names the module directory.
 //!
-//! clr-boot-manager 3.3.1 reads an id with `scanf("NAMESPACE.%31[^.].%15[^-]-%d")`: whatever follows the number is
-//! ignored, blanks and a sign before the number are accepted, and the number is cut to 16 bits when kernels are
-//! compared and when the "booted" mark is named, but not in the names of the companion files. It reads the release
-//! of the running kernel by other rules: at the first dash and the first dot after it, with up to 30 characters for
-//! the version and for the variant.
+//! clr-boot-manager 3.3.1 reads an id with `scanf("NAMESPACE.%31[^.].%15[^-]-%d")`: whatever follows the
+//! number is ignored, blanks and a sign before the number are accepted, and the number is cut to 16 bits when
+//! kernels are compared and when the "booted" mark is named, but not in the names of the companion files. It
+//! reads the release of the running kernel by other rules: at the first dash and the first dot after it, with
+//! up to 30 characters for the version and for the variant.
 
 use std::fmt;
 

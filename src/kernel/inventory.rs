@@ -27,13 +27,9 @@ pub enum Running {
     /// The root is an image: no kernel runs.
     None,
     /// The output of `uname -r`.
-    Known {
-        release: String,
-    },
+    Known { release: String },
     /// It cannot be determined.
-    Unknown {
-        reason: String,
-    },
+    Unknown { reason: String },
 }
 
 /// Whether a file that belongs to a kernel exists.

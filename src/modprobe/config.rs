@@ -28,9 +28,7 @@ pub struct ConfigLine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Directive {
     /// `blacklist MODULE`: the module's own aliases do not load it.
-    Blacklist {
-        module: String,
-    },
+    Blacklist { module: String },
     /// `install PATTERN COMMAND`: the command runs instead of loading the module.
     Install {
         /// The pattern of module names.
