@@ -15,7 +15,7 @@ use crate::requirement::ListedModules;
 use crate::sys::{FileError, Root, capacity};
 
 /// The directories of `clr-dkms.conf` and `clr-dkms.conf.d`, in ascending priority.
-pub const FOLDERS: [&str; 3] = ["/usr/share/defaults/clr-dkms", "/run/clr-dkms", "/etc/clr-dkms"];
+pub const DIRECTORIES: [&str; 3] = ["/usr/share/defaults/clr-dkms", "/run/clr-dkms", "/etc/clr-dkms"];
 
 /// The programs that `[tools]` may name.
 pub const TOOLS: [&str; 5] = ["bash", "clr-boot-manager", "depmod", "dkms", "motd-update.sh"];
@@ -169,7 +169,7 @@ pub enum ConfigError {
 /// Reads the settings of a root. Errors are returned, and the other settings still apply.
 pub fn load(root: &Root) -> (Settings, Vec<ConfigError>) {
     let (mut settings, mut errors) = (Settings::default(), Vec::new());
-    for directory in FOLDERS {
+    for directory in DIRECTORIES {
         let directory = Path::new(directory);
         let mut files = vec![directory.join("clr-dkms.conf")];
         let drop_ins = directory.join("clr-dkms.conf.d");
@@ -279,14 +279,14 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, is_own: bool) ->
             s.metrics = match value {
                 "" => None,
                 path if path.starts_with('/') => Some(PathBuf::from(path)),
-                _ => return Err(format!("{value:?} is no absolute path")),
+                _ => return Err(format!("{value:?} is not an absolute path")),
             };
         }
         ("report", "notify-timeout") => s.notify_timeout = deadline(value)?,
         ("tools", name) if TOOLS.contains(&name) => {
             let path = Path::new(value);
             if !path.is_absolute() {
-                return Err(format!("{value:?} is no absolute path"));
+                return Err(format!("{value:?} is not an absolute path"));
             }
             if is_own {
                 s.tools.insert(name.to_owned(), path.to_owned());
@@ -324,7 +324,7 @@ fn names(value: &str) -> Result<BTreeSet<String>, String> {
     let names: Vec<&str> = value.split([' ', '\t', ',']).filter(|name| !name.is_empty()).collect();
     match names.iter().find(|name| !is_usable_name(name)) {
         Some(odd) if odd.contains('/') => Err(format!("{odd:?}: give the name alone, without a version")),
-        Some(odd) => Err(format!("{odd:?} is no name of a module")),
+        Some(odd) => Err(format!("{odd:?} is not the name of a module")),
         None => Ok(names.into_iter().map(str::to_owned).collect()),
     }
 }
@@ -339,7 +339,7 @@ fn yes_or_no(value: &str) -> Result<bool, String> {
 
 fn deadline(value: &str) -> Result<Duration, String> {
     match duration(value)? {
-        Duration::ZERO => Err("with no time at all nothing would be done; accepted: 1 s and more".to_owned()),
+        Duration::ZERO => Err("a time limit of zero is not accepted; the minimum is 1 s".to_owned()),
         time => Ok(time),
     }
 }
@@ -360,7 +360,7 @@ pub fn duration(value: &str) -> Result<Duration, String> {
     let seconds = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
     // Longer times are not useful, and the limit excludes overflows in calculations with times.
     seconds.filter(|s| *s <= 7 * 24 * 3600).map(Duration::from_secs).ok_or_else(|| {
-        format!("{value:?} is no time; accepted: a number with s, min or h, at most a week (90, 90 s, 2 h)")
+        format!("{value:?} is not a time span; accepted: a number with s, min or h, at most a week (90, 90 s, 2 h)")
     })
 }
 
@@ -442,7 +442,7 @@ mod tests {
             ("[build]\ntimout = 3\n", "[build] timout: unknown key; known: timeout, jobs, trust"),
             ("[build]\ntrust = maybe\n", "\"maybe\" is not one of yes, no"),
             ("[build]\njobs = 0\n", "neither auto nor a number"),
-            ("[build]\ntimeout = 3 # minutes\n", "is no time"),
+            ("[build]\ntimeout = 3 # minutes\n", "is not a time span"),
             ("[boot]\npolicy = never\n", "\"never\" is not one of defer, hold, report"),
             ("[modules]\ncritical = zfs/2.2\n", "give the name alone"),
             ("[motd]\nshow = true\n", "\"true\" is not one of yes, no"),
@@ -450,7 +450,7 @@ mod tests {
             ("show = no\n", "unknown section"),
             ("[motd]\nshow\n", ":2: \"show\" is neither"),
             ("[tools]\nmake = /usr/bin/make\n", "unknown program"),
-            ("[tools]\ndkms = dkms\n", "no absolute path"),
+            ("[tools]\ndkms = dkms\n", "not an absolute path"),
         ];
         for (text, expected) in table {
             let (settings, errors) = parsed(text);

@@ -275,7 +275,10 @@ pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
     }
     match serde_json::from_slice::<Head>(&bytes) {
         Ok(head) if head.schema > SCHEMA => {
-            return Stored::Bad(format!("{} is of a newer clr-dkms", root.shown_path(path).display()));
+            return Stored::Bad(format!(
+                "{} was written by a newer clr-dkms",
+                root.shown_path(path).display()
+            ));
         }
         // Every other fault is reported by the second parse.
         Ok(_) | Err(_) => {}
@@ -308,6 +311,7 @@ pub struct WishesFile {
 
 /// The SHA-256 of the module files that the last run checked completely.
 pub fn checked(root: &Root) -> BTreeMap<String, String> {
+    // Without a readable record the files are checked again, or count as not checked completely.
     load::<RunRecord>(root, RECORD).good().map(|record| record.checked).unwrap_or_default()
 }
 

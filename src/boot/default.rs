@@ -47,7 +47,7 @@ pub fn set(
     let said = run.err().map(|failed| failed.what);
     if boots(&seen, inventory, id) {
         if let Some(said) = said {
-            tracing::warn!("{said}; the boot default is {id} all the same");
+            tracing::warn!("{said}; the boot default is {id} nevertheless");
         }
         return Ok(true);
     }
@@ -110,12 +110,12 @@ fn refusal(root: &Root, files: &BootFiles, inventory: &Inventory, id: &str) -> O
         // clr-boot-manager writes the name into loader.conf even if no such entry exists.
         Loader::SystemdBoot if !entries().any(|e| e.file.to_ascii_lowercase().ends_with(&usual)) => {
             return Some(format!(
-                "its boot entry {} has not the name that clr-boot-manager knows",
+                "its boot entry {} does not have the name that clr-boot-manager uses",
                 first.file
             ));
         }
         Loader::Syslinux if !entries().any(|e| e.file == id) => {
-            return Some(format!("its LABEL {} is not the one that clr-boot-manager knows", first.file));
+            return Some(format!("its LABEL {} is not the one that clr-boot-manager uses", first.file));
         }
         Loader::SystemdBoot | Loader::Syslinux => {}
     }
@@ -125,7 +125,7 @@ fn refusal(root: &Root, files: &BootFiles, inventory: &Inventory, id: &str) -> O
             Some(theirs(default.set_by, &format!("chooses {what}")))
         }
         Some(default) if default.id.is_none() => Some(format!(
-            "{} is {}, which is no kernel of this system: an admin has chosen it, and can choose another one",
+            "{} is {}, which is not a kernel of this system; an admin has chosen it and can choose another one",
             default.set_by, default.entry
         )),
         Some(_) => None,

@@ -93,7 +93,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = Result<String, &'static str>> {
     text.split_inclusive(|b| *b == b'\n').map(|line| match line.strip_suffix(b"\n") {
         None => Err("its last line has no newline"),
         Some(_) if line.len() > LONGEST_LINE => Err("it has a line of more than 8,190 bytes"),
-        Some(line) if line.contains(&0) => Err("it has a NUL in it"),
+        Some(line) if line.contains(&0) => Err("it has a NUL byte"),
         Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
     })
 }
@@ -104,7 +104,7 @@ fn ours(root: &Root) -> Result<Option<Vec<u8>>, String> {
     match root.lookup_link(CONFIG) {
         Presence::Absent => return Ok(None),
         Presence::There(stat) if stat.kind == crate::sys::FileKind::File => {}
-        Presence::There(_) => return Err(refused("it is no plain file".to_owned())),
+        Presence::There(_) => return Err(refused("it is not a regular file".to_owned())),
         Presence::Unreadable(e) => return Err(e.to_string()),
     }
     let text = root.read(CONFIG).map_err(|e| e.to_string())?;
@@ -133,7 +133,7 @@ fn without(text: &[u8]) -> Result<Vec<u8>, &'static str> {
             false => kept.extend_from_slice(line),
         }
     }
-    if inside { Err("our lines in it begin and do not end") } else { Ok(kept) }
+    if inside { Err("it has the first line of our block but not the last") } else { Ok(kept) }
 }
 
 /// Writes our block. Returns whether the file has changed.

@@ -228,19 +228,19 @@ fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option
             Some(&format!("write `default {}` there", entry.file)),
         ),
         (NamedEntry::Open, SetBy::LoaderConf) => Problem::odd(
-            format!("the default of {source} is {name}: which entry that is, only the boot loader knows"),
+            format!("the default of {source} is {name}: only the boot loader knows which entry that is"),
             None,
         ),
         (NamedEntry::Open, _) => Problem::odd(
-            format!("{source} chooses {name}: which entry that is, only the boot loader knows"),
+            format!("{source} chooses {name}: only the boot loader knows which entry that is"),
             Some(take_back),
         ),
         // If the default names no entry, the boot loader chooses one itself.
         (NamedEntry::Nothing, SetBy::LoaderConf) => {
-            Problem::breaks(format!("the default of {source} is {name}, which is no entry"), None)
+            Problem::breaks(format!("the default of {source} is {name}, which is not an entry"), None)
         }
         (NamedEntry::Nothing, _) => Problem::odd(
-            format!("{source} names {name}, which is no entry: the boot loader ignores it"),
+            format!("{source} names {name}, which is not an entry; the boot loader ignores it"),
             None,
         ),
     })
@@ -327,7 +327,7 @@ mod tests {
                 None,
                 None,
                 None,
-                &["default of L is Clear-three.conf, which is no entry"],
+                &["default of L is Clear-three.conf, which is not an entry"],
             ),
             (b"timeout 10\n", None, None, None, &["L names no default"]),
             (b"defaults Clear-one.conf", None, None, None, &["L names no default"]),
@@ -345,7 +345,13 @@ mod tests {
                 Some((two, LoaderEntryDefault)),
                 &["every boot"],
             ),
-            (b"default Clear-one.conf", Some("x"), Some("@saved"), None, &["x, which is no entry", "@saved"]),
+            (
+                b"default Clear-one.conf",
+                Some("x"),
+                Some("@saved"),
+                None,
+                &["x, which is not an entry", "@saved"],
+            ),
             (
                 b"default Clear-one.conf",
                 Some("x"),

@@ -212,7 +212,8 @@ fn seen(
         Loader::SystemdBoot => {
             let variables = match firmware {
                 Some(true) if !efi::shows_variables(root) => {
-                    let what = "the EFI variables cannot be seen here: what they make the default cannot be determined";
+                    let what =
+                        "the EFI variables are not visible here, so the default that they select is unknown";
                     unknown = Some(Problem::odd(what.to_owned(), None));
                     None
                 }
@@ -338,7 +339,7 @@ fn misplaced(live: &Root) -> Option<Problem> {
     (live.lookup(&device).stat()?.stands_for != root).then(|| {
         let device = device.display();
         Problem::breaks(
-            format!("the boot entries lie in /boot of the root filesystem, and the firmware reads {device}"),
+            format!("the boot entries are in /boot of the root filesystem, but the firmware reads {device}"),
             Some("move them out of /boot, then run `clr-boot-manager update`"),
         )
     })
@@ -388,9 +389,10 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
     let Some(default) = menu.default.as_ref().filter(|d| !d.set_by.overrides()) else { return };
     let next = inventory.boot_default();
     let (what, is_other_default) = match (&default.id, next) {
-        (None, _) => {
-            (format!("the boot default is {}, which is no kernel of clr-boot-manager", default.entry), false)
-        }
+        (None, _) => (
+            format!("the boot default is {}, which is not a kernel of clr-boot-manager", default.entry),
+            false,
+        ),
         (Some(id), Some(next)) if *id != next.id => {
             let what =
                 format!("the boot default is {id}, and `clr-boot-manager update` makes it {}", next.id);
@@ -401,16 +403,21 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
     menu.problems.push(Problem { is_other_default, ..Problem::odd(what, None) });
 }
 
+/// Whether a word is a parameter that clr-boot-manager puts in front of a command line.
+pub(super) fn is_added(word: &[u8]) -> bool {
+    // The last two are from Solus.
+    let added: [&[u8]; 4] = [b"root=", b"rd.luks.uuid=", b"rootflags=", b"rd.vconsole."];
+    added.iter().any(|prefix| word.starts_with(prefix))
+}
+
 /// Whether the words of an entry are those of a command line, after words that clr-boot-manager adds.
 fn is_made_of(options: &[u8], line: &[u8]) -> bool {
-    // The last two are from Solus.
-    const OWN: [&[u8]; 5] = [b"root=", b"initrd=", b"rd.luks.uuid=", b"rootflags=", b"rd.vconsole."];
     let words = |text: &'_ [u8]| -> Vec<Vec<u8>> {
         text.split(u8::is_ascii_whitespace).filter(|w| !w.is_empty()).map(<[u8]>::to_vec).collect()
     };
     let (is, should) = (words(options), words(line));
     let Some(front) = is.len().checked_sub(should.len()) else { return false };
-    is[front..] == should && is[..front].iter().all(|word| OWN.iter().any(|own| word.starts_with(own)))
+    is[front..] == should && is[..front].iter().all(|word| word.starts_with(b"initrd=") || is_added(word))
 }
 
 #[cfg(test)]

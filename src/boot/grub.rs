@@ -136,7 +136,7 @@ fn choose(menu: &mut Menu, items: &[Item], assigned: Option<&str>, environment: 
         None if menu.entries.is_empty() => {}
         None => {
             let what =
-                format!("the default of {path} is {wanted}: which entry that is, only the boot loader knows");
+                format!("the default of {path} is {wanted}: only the boot loader knows which entry that is");
             menu.problems.push(Problem::odd(what, None));
         }
     }
@@ -282,7 +282,7 @@ mod tests {
             let menu = parse(file(value).as_bytes(), environment.as_bytes(), NS, "P");
             menu.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
         };
-        assert_eq!(told("7", ""), "the default of P is 7: which entry that is, only the boot loader knows");
+        assert_eq!(told("7", ""), "the default of P is 7: only the boot loader knows which entry that is");
         assert!(
             told("0", "next_entry=1\n").starts_with(&format!("next_entry of grubenv chooses {old} (entry "))
         );

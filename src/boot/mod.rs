@@ -54,12 +54,11 @@ impl std::fmt::Display for BootBlocker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             BootBlocker::Chroot => f.write_str(
-                "the boot entries are left to the system around this one: there, run \
-                 `clr-boot-manager update --path=DIR`",
+                "in a chroot the boot entries are not written: run `clr-boot-manager update --path=DIR` outside of it",
             ),
             BootBlocker::Path(path) => write!(
                 f,
-                "below a path with [ * ? or \\ clr-boot-manager finds no command line fragment: give {} another name",
+                "clr-boot-manager finds no command line fragments below a path with [ * ? or \\: rename {}",
                 path.display()
             ),
             BootBlocker::NotRegular(path) => f.write_str(&not_regular(&path.display().to_string())),
@@ -149,11 +148,11 @@ fn run(root: &Root, tools: &Tools, deadline: Duration, words: &[&str]) -> Result
     let hint = match done.ended {
         Ended::Exit(0) => return Ok(()),
         Ended::Signal(11) | Ended::Exit(139) => {
-            "; an empty file in loader/entries, or an empty loader.conf, crashes it: delete that file and run it again"
+            "; an empty loader.conf or an empty file in loader/entries crashes it: delete that file and run it again"
         }
         _ => "",
     };
-    let cause = cause(&said).unwrap_or("it said nothing");
+    let cause = cause(&said).unwrap_or("it printed nothing");
     Err(failed(Some(done.ended), format!("{command}: {}: {cause}{hint}", done.ended)))
 }
 

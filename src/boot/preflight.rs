@@ -120,9 +120,7 @@ fn refuse_blocking(place: &EntryPlace) -> Result<(), String> {
 }
 
 fn stuck(what: &str, error: &FileError) -> String {
-    format!(
-        "empty files crash clr-boot-manager, and what is there cannot be moved away ({error}); delete {what}"
-    )
+    format!("empty files crash clr-boot-manager, and cannot be renamed ({error}); delete {what}")
 }
 
 fn stray(device: &Path, names: &[impl AsRef<str>]) -> String {
@@ -166,7 +164,7 @@ fn move_away(place: &EntryPlace, empty: &[String]) -> Result<Vec<String>, String
         if place.root.rename(place.path(path), &new).map_err(fail)? {
             place.root.sync(place.path(directory)).map_err(fail)?;
             repaired.push(format!(
-                "{} was empty, which crashes clr-boot-manager: it is {new} now",
+                "{} was empty, which crashes clr-boot-manager; it was renamed to {new}",
                 place.shown_path(path)
             ));
         }
@@ -238,6 +236,7 @@ fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> Result<()
     if needed <= free {
         return Ok(());
     }
+    // A directory that cannot be listed has no file to suggest for removal.
     let spare: Vec<String> = place
         .list(&directory)
         .unwrap_or_default()
@@ -262,11 +261,9 @@ fn is_spare(name: &str, inventory: &Inventory) -> bool {
 
 fn too_little(place: &str, needed: u64, free: u64, spare: &[String]) -> String {
     let clear = match spare {
-        [] => {
-            "remove from it what is not needed, such as a kernel of another variant (`swupd bundle-remove`)"
-                .to_owned()
-        }
-        files => format!("remove from it what is of kernels that are gone: {}", files.join(", ")),
+        [] => "free some space, for example by removing a kernel of another variant (`swupd bundle-remove`)"
+            .to_owned(),
+        files => format!("remove files of kernels that are no longer installed: {}", files.join(", ")),
     };
     format!(
         "the boot partition {place} has {} MiB free, and clr-boot-manager needs {} MiB to write the kernels; {clear}",

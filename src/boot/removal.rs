@@ -28,7 +28,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub fn defer(root: &Root, tools: &Tools) -> Result<bool, String> {
     let armed = deferral::arm(root)?;
     if let Err(why) = watch(root, tools) {
-        tracing::warn!("should clr-dkms be removed, {CONFIG} stays until the next reboot: {why}");
+        tracing::warn!("if clr-dkms is removed, {CONFIG} remains until the next reboot: {why}");
     }
     Ok(armed)
 }
@@ -61,7 +61,8 @@ fn watch(root: &Root, tools: &Tools) -> Result<(), String> {
     if !is_possible(root) {
         return Ok(());
     }
-    let program = own_directory().map_err(|e| format!("our own place is unknown: {e}"))?.join("clr-dkms");
+    let program =
+        own_directory().map_err(|e| format!("the path of this program is unknown: {e}"))?.join("clr-dkms");
     let write =
         |kind: &str, text: String| root.write(unit(kind), text.as_bytes(), 0o644).map_err(|e| e.to_string());
     write("service", service_text(&program))?;
@@ -125,8 +126,8 @@ fn service_text(program: &Path) -> String {
          ExecStart=-/bin/rm -rf {ours}\n\
          ExecStart=-/bin/sh -c '[ ! -x /usr/bin/motd-update.sh ] || exec /usr/bin/motd-update.sh'\n\
          ExecStart=-/bin/systemctl --no-block stop {paths} {NAME}.path\n\
-         ExecStart=/bin/echo 'clr-dkms is gone: swupd makes the boot files itself again. What waited for clr-dkms \
-         is applied by clr-boot-manager update'\n",
+         ExecStart=/bin/echo 'clr-dkms is removed: swupd writes the boot files itself again. Run clr-boot-manager \
+         update to apply what waited for clr-dkms'\n",
         ours = ours.join(" "),
         paths = paths.join(" "),
     )

@@ -104,7 +104,7 @@ impl RestrictedUpdate<'_> {
         let said = done?;
         let wrong = self.wrong_since(&before);
         match (wrong.is_empty(), said) {
-            (true, Some(said)) => tracing::warn!("{said}; the boot files are as they should be all the same"),
+            (true, Some(said)) => tracing::warn!("{said}; the boot files are correct nevertheless"),
             (true, None) => {}
             (false, said) => {
                 return Err(RestrictedError::Failed(
@@ -140,7 +140,7 @@ impl RestrictedUpdate<'_> {
             let done = done.map_err(|e| failed(format!("clr-boot-manager cannot be started: {e}")))?;
             let text = String::from_utf8_lossy(&done.output).into_owned();
             text.lines().for_each(|line| tracing::debug!("clr-boot-manager: {line}"));
-            let cause = || super::cause(&text).unwrap_or("it reported nothing").to_owned();
+            let cause = || super::cause(&text).unwrap_or("it printed nothing").to_owned();
             match done.ended {
                 Ended::Exit(0) => {}
                 ended => {
@@ -190,15 +190,15 @@ impl RestrictedUpdate<'_> {
             return Some(why);
         }
         if lock::is_held(self.root, SWUPD_LOCK) {
-            return Some("swupd is at work".to_owned());
+            return Some("swupd is running".to_owned());
         }
         if !self.root.is_live() {
             return None;
         }
         match processes::is_running("clr-boot-manager") {
             Ok(false) => None,
-            Ok(true) => Some("clr-boot-manager is at work already".to_owned()),
-            Err(e) => Some(format!("whether clr-boot-manager is at work is unknown: {e}")),
+            Ok(true) => Some("clr-boot-manager is already running".to_owned()),
+            Err(e) => Some(format!("whether clr-boot-manager is running is unknown: {e}")),
         }
     }
 
@@ -348,6 +348,6 @@ impl RestrictedUpdate<'_> {
             !compare::have_same_contents(copy, source).unwrap_or(false)
         };
         let unlike = files.into_iter().filter(differs);
-        unlike.map(|(name, source)| format!("{name} on the boot partition is not as {source}")).collect()
+        unlike.map(|(name, source)| format!("{name} on the boot partition differs from {source}")).collect()
     }
 }

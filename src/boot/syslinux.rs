@@ -80,7 +80,7 @@ pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
                 menu.default = Some(DefaultEntry { entry, id, set_by: SetBy::SyslinuxDefault });
             }
             None => {
-                let what = format!("the DEFAULT of {path} is {name}, which is no LABEL");
+                let what = format!("the DEFAULT of {path} is {name}, which is not a LABEL");
                 // A menu program is not a kernel, and only it knows its default.
                 let menu_program = name.ends_with(".c32");
                 menu.problems.push(Problem { breaks: !menu_program, ..Problem::odd(what, None) });
@@ -141,7 +141,7 @@ mod tests {
         };
         assert_eq!(
             told("DEFAULT vesamenu.c32\nLABEL x\n"),
-            ["the DEFAULT of P is vesamenu.c32, which is no LABEL"]
+            ["the DEFAULT of P is vesamenu.c32, which is not a LABEL"]
         );
         assert_eq!(told("LABEL x\n"), ["P names no DEFAULT: somebody must choose at the boot prompt"]);
         assert_eq!(told(""), [""; 0]);

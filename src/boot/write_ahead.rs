@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 
 use super::entries::{ENTRIES, LOADER};
-use super::files::{self, usual_ending};
+use super::files::{self, is_added, usual_ending};
 use super::foresee::{UpdateInput, foresee};
 use super::inputs::OS_RELEASE;
 use super::menu::EntryPlace;
@@ -26,8 +26,6 @@ use crate::sys::{FileError, Root, compare};
 
 /// An initrd with this suffix is loaded before all others.
 const MICROCODE: &str = "-ucode.cpio";
-/// The parameters that clr-boot-manager puts in front of a line. The last two are from Solus.
-const OWN: [&[u8]; 4] = [b"root=", b"rd.luks.uuid=", b"rootflags=", b"rd.vconsole."];
 
 /// A file to write.
 #[derive(Debug, PartialEq, Eq)]
@@ -148,7 +146,7 @@ pub fn report(done: Result<Vec<String>, String>) {
             written.iter().for_each(|path| tracing::debug!("written ahead of clr-boot-manager: {path}"))
         }
         Err(why) => {
-            tracing::warn!("not all could be written ahead of clr-boot-manager, which does it itself: {why}")
+            tracing::warn!("some files could not be written ahead; clr-boot-manager writes them: {why}")
         }
     }
 }
@@ -317,13 +315,12 @@ impl ExpectedEntry<'_> {
     /// What clr-boot-manager puts in front of the line, including blanks. None if the line itself begins with
     /// such words, because their origin is ambiguous then.
     fn words_in_front<'t>(&self, options: &'t [u8]) -> Option<&'t [u8]> {
-        let is_own = |text: &[u8]| OWN.iter().any(|own| text.starts_with(own));
         let mut rest = options;
-        while is_own(rest) {
+        while is_added(rest) {
             rest = &rest[rest.iter().position(|b| *b == b' ')? + 1..];
         }
         let front = &options[..options.len() - rest.len()];
-        (front.starts_with(b"root=") && !is_own(self.line.trim_ascii_start())).then_some(front)
+        (front.starts_with(b"root=") && !is_added(self.line.trim_ascii_start())).then_some(front)
     }
 }
 

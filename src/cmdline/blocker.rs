@@ -265,11 +265,11 @@ fn removal(sources: &CmdlineSources, by: &WordOrigin, culprits: &[WordOrigin]) -
     let is_ours = |word: &CmdlineWord| written_switch(&word.bytes, PARAMETER) == Switch::On;
     let what = match removed.map(|r| &r.effect) {
         Some(Effect::Took(words)) if words.iter().any(is_ours) => {
-            format!("takes {PARAMETER} out of the line again")
+            format!("removes {PARAMETER} from the line")
         }
         Some(Effect::TookPart { of, left }) => {
             let of = of.iter().map(|w| text(&w.bytes)).collect::<Vec<_>>().join(" ");
-            format!("takes a part of {of} out of the line, and leaves {} behind", text(left))
+            format!("removes a part of {of} from the line and leaves {}", text(left))
         }
         _ => format!("keeps {PARAMETER} from being effective"),
     };
@@ -288,7 +288,7 @@ fn end(sources: &CmdlineSources) -> Option<(WordOrigin, Edit, String)> {
     let shown = |word: &CmdlineWord| -> String { text(&word.bytes).chars().take(40).collect() };
     for word in &merged.words {
         let Some(origin) = word.origins.first() else { continue };
-        let deaf = |why: String| format!("has {why}, behind which the kernel reads no parameter");
+        let deaf = |why: String| format!("has {why}, after which the kernel reads no parameters");
         if is_dashes(&word.bytes) {
             return Some((origin.clone(), Edit::DropDashes, deaf("the word --".to_owned())));
         }

@@ -18,8 +18,8 @@ pub fn explain(sources: &CmdlineSources, merged: &Merged) -> Vec<String> {
         .collect();
     for removed in &merged.removed {
         let (words, what) = match &removed.effect {
-            Effect::Took(words) => (words, "takes it out again"),
-            Effect::TookPart { of, .. } => (of, "takes a part of it out again"),
+            Effect::Took(words) => (words, "removes it"),
+            Effect::TookPart { of, .. } => (of, "removes a part of it"),
             Effect::NotThere | Effect::NotAtAnEnd => continue,
         };
         told.extend(
@@ -64,7 +64,7 @@ mod tests {
         sources
             .removals
             .push(RemovalFile { path: "/r.conf".into(), bytes: Some(b"sig_unenforce\n".to_vec()) });
-        let part = "/usr/share/kernel/cmdline.d/v.conf:2 sets module.sig_unenforce, and /r.conf:1 takes a part of it out again";
+        let part = "/usr/share/kernel/cmdline.d/v.conf:2 sets module.sig_unenforce, and /r.conf:1 removes a part of it";
         assert_eq!(told(&sources), [part]);
         sources.vendor = vec![fragment(Some(Mask::SameName))];
         let masked = "/usr/share/kernel/cmdline.d/v.conf sets module.sig_unenforce, and is masked by /etc/kernel/cmdline.d/v.conf";

@@ -177,13 +177,11 @@ impl KernelArguments {
                 && argument.mentions(base)
                 && !matches!(argument.says(name), Some(Boolean::True))
             {
-                remarks.push("a quote that is not closed swallows the rest of the line".to_owned());
+                remarks.push("an open quote extends to the end of the line".to_owned());
             } else if argument.is_named(name) {
                 match argument.says(name) {
                     None | Some(Boolean::True | Boolean::Open) => {}
-                    Some(Boolean::False) => {
-                        remarks.push(format!("{whole} says false, which changes nothing"))
-                    }
+                    Some(Boolean::False) => remarks.push(format!("{whole} is false, which changes nothing")),
                     Some(Boolean::LaterWord) => {
                         remarks.push(format!("whether {whole} counts depends on the kernel's version"));
                     }
@@ -194,15 +192,15 @@ impl KernelArguments {
             } else if argument.name_mentions(base) {
                 remarks.push(format!("{whole} is not {name}: the kernel ignores it without a message"));
             } else if argument.mentions(base) {
-                remarks.push(format!("{whole} holds {base} as data of another parameter"));
+                remarks.push(format!("{whole} contains {base} as the value of another parameter"));
             }
         }
         for (argument, why) in self.unheard.iter().filter(|(a, _)| a.is_named(name)) {
             let whole = shown(&argument.text());
             remarks.push(match why {
-                Deaf::BehindDashes => format!("{whole} stands behind `--`, where the kernel does not look"),
+                Deaf::BehindDashes => format!("{whole} comes after `--`, which the kernel does not read"),
                 Deaf::TooFar => {
-                    format!("{whole} stands behind byte {LINE_LIMIT}, where the kernel cuts the line")
+                    format!("{whole} comes after byte {LINE_LIMIT}, where the kernel cuts the line")
                 }
             });
         }

@@ -127,7 +127,7 @@ fn mask_of(fragment: &Fragment) -> Option<Masked> {
 fn masked_in_words(fragment: &Fragment) -> Option<String> {
     let by = match fragment.mask.as_ref()? {
         Mask::SameName => "an entry of the same name in /etc/kernel/cmdline.d",
-        Mask::DevNull => "a link to /dev/null",
+        Mask::DevNull => "a symlink to /dev/null",
     };
     Some(format!("{} by {by}", fragment.path.display()))
 }
@@ -164,7 +164,7 @@ fn removal(removed: &super::merge::Removed) -> RemovalReport {
         Effect::NotThere => ("none", Some("it is not on the line".to_owned())),
         Effect::NotAtAnEnd => (
             "none",
-            Some("where it first stands, a word goes on behind it; later places are not tried".to_owned()),
+            Some("its first occurrence is inside of a word; later occurrences are not tried".to_owned()),
         ),
     };
     RemovalReport { by: removed.by.clone(), text: text(&removed.text), effect, detail }
@@ -182,7 +182,7 @@ fn remarks(sources: &CmdlineSources, merged: &Merged) -> Vec<String> {
     } else if merged.line.len() > LINE_WARNING {
         let length = merged.line.len();
         remarks.push(format!(
-            "the line has {length} bytes, and the boot loader puts some words in front: the kernel keeps {LINE_LIMIT}"
+            "the line has {length} bytes, and the boot loader adds some words: the kernel keeps {LINE_LIMIT}"
         ));
     }
     if sources.glob_blind {

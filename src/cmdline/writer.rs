@@ -146,7 +146,7 @@ fn enable(plan: &mut WriterPlan, sources: &[CmdlineSources], ours: &Ours, may_un
         would.push(write.clone());
         match now.local.iter().find(|f| f.path == own) {
             Some(_) => blocked.push(CmdlineBlocker {
-                what: "is in the place of our fragment, and is not ours".to_owned(),
+                what: "occupies the path of our fragment, but clr-dkms did not write it".to_owned(),
                 clear: match ours.has(&own) {
                     true => Clear::Verb("enable"),
                     false => Clear::Remove,

@@ -41,7 +41,7 @@ impl fmt::Display for EntryLoss {
         match self {
             EntryLoss::Module { kernel, module, needed } => write!(
                 f,
-                "the boot entry of {kernel} has {PARAMETER}, the configured command line has not, and without it the kernel \
+                "the boot entry of {kernel} has {PARAMETER}, but the configured command line does not; without it the kernel \
                  refuses {module} ({needed})"
             ),
             EntryLoss::Blocked { kernel, module, why } => {

@@ -71,22 +71,22 @@ fn of_file(
         (FoundInInitrd::Absent, Some(FoundInInitrd::Module(_))) if !runs => {
             InitrdForecast::NotReady(match there.own.first() {
                 Some(path) => format!(
-                    "{} does not hold {file}, which the initrd of the running kernel holds",
+                    "{} does not contain {file}, but the initrd of the running kernel does",
                     own(path)
                 ),
-                None => format!(
-                    "kernel {release} has no initrd that holds {file}, which the initrd of the running kernel holds"
-                ),
+                None => format!("kernel {release} has no initrd with {file}, but the running kernel has one"),
             })
         }
         (FoundInInitrd::Unknown(why), Some(FoundInInitrd::Module(_))) if !runs => {
             InitrdForecast::Unknown(format!(
-                "whether the initrd of kernel {release} holds {file}, as that of the running kernel does, is not known: {why}"
+                "it is unknown whether the initrd of kernel {release} contains {file}, as that of the running \
+                 kernel does: {why}"
             ))
         }
         (FoundInInitrd::Absent, Some(FoundInInitrd::Unknown(why))) if !runs => {
             InitrdForecast::Unknown(format!(
-                "whether the initrd of the running kernel holds {file}, and that of {release} has to, is not known: {why}"
+                "it is unknown whether the initrd of the running kernel contains {file}, so that the initrd of \
+                 {release} needs it: {why}"
             ))
         }
         _ => InitrdForecast::Fine,
@@ -111,11 +111,11 @@ pub fn replacement_forecast(
     match (there.find(release, module), held.find(running, file)) {
         (FoundInInitrd::Module(_), _) => InitrdForecast::Fine,
         (FoundInInitrd::Absent, FoundInInitrd::Module(_)) => InitrdForecast::NotReady(format!(
-            "kernel {release} has no initrd that holds it, and the initrd of the running kernel holds {file}"
+            "kernel {release} has no initrd with it, but the initrd of the running kernel contains {file}"
         )),
         (FoundInInitrd::Unknown(why), _) | (FoundInInitrd::Absent, FoundInInitrd::Unknown(why)) => {
             InitrdForecast::Unknown(format!(
-                "whether it has to be in the initrd of kernel {release}, and is there, is not known: {why}"
+                "it is unknown whether the initrd of kernel {release} needs and contains it: {why}"
             ))
         }
         (FoundInInitrd::Absent, FoundInInitrd::Absent) => InitrdForecast::Fine,
@@ -133,24 +133,22 @@ fn wrong_build(
     let build = match &module.build {
         Some(Ok(build)) => build,
         Some(Err(why)) => {
-            return Err(format!("which build of {file} the initrd of {release} holds is not known: {why}"));
+            return Err(format!("the build of {file} in the initrd of {release} is unknown: {why}"));
         }
-        None => return Err(format!("which build of {file} the initrd of {release} holds is not known")),
+        None => return Err(format!("the build of {file} in the initrd of {release} is unknown")),
     };
     let made_for = build.vermagic.as_deref().and_then(|magic| magic.split_ascii_whitespace().next());
     if made_for != Some(release.as_str()) {
         let other = made_for.unwrap_or("no kernel");
-        return Ok(Some(format!("the initrd of {release} holds a {file} that was made for {other}")));
+        return Ok(Some(format!("the initrd of {release} contains a {file} that was made for {other}")));
     }
     let same = there.installed.get(file).and_then(|installed| installed.same_as(&build.identity));
     match same {
         Some(true) => Ok(None),
-        Some(false) => {
-            Ok(Some(format!("the initrd of {release} holds another build of {file} than the installed one")))
-        }
-        None => {
-            Err(format!("whether the initrd of {release} holds the {file} that is installed is not known"))
-        }
+        Some(false) => Ok(Some(format!(
+            "the initrd of {release} contains another build of {file} than the installed one"
+        ))),
+        None => Err(format!("it is unknown whether the initrd of {release} contains the installed {file}")),
     }
 }
 
@@ -193,7 +191,8 @@ pub fn without_successor(system: &System) -> Vec<(String, String)> {
 /// How to make an initrd, as a sentence for people.
 pub fn how_to_make(system: &System, release: &str, path: &str) -> String {
     format!(
-        "make {} for kernel {release}, with dracut for example: `dracut --kver {release} {}`; or set initrd-command in clr-dkms.conf",
+        "create {} for kernel {release}, for example with `dracut --kver {release} {}`; or set initrd-command in \
+         clr-dkms.conf",
         system.shown_path(path),
         system.shown_path(path)
     )

@@ -217,15 +217,15 @@ pub fn remedy(system: &System, module: &str, obstruction: &Obstruction) -> Strin
             let name = at.path.rsplit('/').next().unwrap_or_default();
             let path = system.shown_path(&at.path);
             match at.path.starts_with("/etc/") || at.path.starts_with("/run/") {
-                true => format!("take line {} out of {path}", at.line),
+                true => format!("remove line {} from {path}", at.line),
                 // A file below `/usr` is restored by the next update.
                 false => format!("copy {path} to /etc/modprobe.d/{name} without line {}", at.line),
             }
         }
         (None, Some(word)) => {
-            format!("take {word}= out of the kernel command line (`clr-dkms-cmdline show`)")
+            format!("remove {word}= from the kernel command line (`clr-dkms-cmdline show`)")
         }
-        (None, None) => "remove what keeps it away".to_owned(),
+        (None, None) => "remove the cause".to_owned(),
     };
-    format!("{way}; or, when that is meant, put {module} into `[modules] optional` of clr-dkms.conf")
+    format!("{way}; or, if this is intended, add {module} to `[modules] optional` of clr-dkms.conf")
 }

@@ -50,6 +50,7 @@ pub fn module_status(system: &System, pair: &ModuleOnKernel, record: Option<&Run
             }
         }
         (_, proof) => {
+            // The decision is `Proven`, so there is a proof.
             status.files = proof.clone().unwrap_or_default();
             let unchecked = status.files.iter().find_map(|proof| unchecked(system, proof));
             if let Some(why) = &unchecked {
@@ -105,7 +106,7 @@ pub(super) fn unchecked(system: &System, proof: &Proof) -> Option<String> {
     let decides = |check: &&Check| matches!(check.check, ProofSubject::Symbols | ProofSubject::Dependencies);
     let open = proof.checks.iter().filter(decides).find_map(|check| check.not_made.as_ref())?;
     let is_known = proof.sha256.is_some() && system.checked.get(&proof.path) == proof.sha256.as_ref();
-    (!is_known).then(|| format!("{} could not be checked whole: {open}", proof.path))
+    (!is_known).then(|| format!("{} could not be checked completely: {open}", proof.path))
 }
 
 /// The SHA-256 of each module file that is checked completely, now or by an earlier run.

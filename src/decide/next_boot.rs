@@ -177,7 +177,7 @@ fn by_variables(seen: &LoaderInterface, inventory: &Inventory) -> Option<NextBoo
         let Some(name) = name else { continue };
         let choice = LoaderChoice { entry: name.clone(), set_by };
         if is_open(name) {
-            let reason = format!("{set_by} chooses {name}: which entry that is, only the boot loader knows");
+            let reason = format!("{set_by} chooses {name}: only the boot loader knows which entry that is");
             return Some(NextBoot::Unknown { reason, remembered: None });
         }
         let lower = name.to_ascii_lowercase();

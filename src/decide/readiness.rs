@@ -1,7 +1,7 @@
 //! Whether the modules that the machine requires are ready on a kernel.
 //!
 //! A module is ready if its file is proven and the kernel loads it. "Unknown" is a third answer: it satisfies
-//! no requirement, but it is no reason to leave a kernel either.
+//! no requirement, but does not by itself justify leaving a kernel either.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ pub fn lacks<'n>(kernel: &Candidate, needs: impl Iterator<Item = &'n Requirement
             let module = ModuleName { name: need.module.clone(), version: m.version.clone() };
             Some(lack(need, module.to_string(), &m.state, &m.reason))
         }
-        None => Some(lack(need, need.module.clone(), NOT_REGISTERED, "dkms does not know of it")),
+        None => Some(lack(need, need.module.clone(), NOT_REGISTERED, "dkms does not know it")),
     };
     let mut lacking: Vec<MissingModule> = needs.filter_map(check).collect();
     // Sentences name only the first one.

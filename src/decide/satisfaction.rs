@@ -144,7 +144,7 @@ pub fn unmanaged_status(system: &System, need: &Requirement, release: &str) -> M
         }
         Some(FilesVerdict::Stranger(why) | FilesVerdict::Unknown(why)) => (State::Unknown, why),
         Some(FilesVerdict::Not(state, why)) => (state, why),
-        None => (State::Unknown, format!("the modules of kernel {release} were not looked at")),
+        None => (State::Unknown, format!("the modules of kernel {release} were not examined")),
     };
     (status.state, status.reason) = (state, Some(reason));
     status
@@ -173,7 +173,7 @@ fn replacement<'s>(
     }
     let lacks = format!("kernel {release} has no module {}", need.module);
     if need.aliases.len() >= MOST_USES {
-        let why = format!("{lacks}; it is used for more than what was looked at");
+        let why = format!("{lacks}; it has more uses than were examined");
         return Some(Substitute { verdict: FilesVerdict::Unknown(why), by: Vec::new() });
     }
     let mut all = Substitute { verdict: FilesVerdict::Loads, by: Vec::new() };

@@ -14,26 +14,23 @@ use crate::system::System;
 
 /// Files and directories that no decision depends on, and why.
 pub const DECIDE_NOTHING: [(&str, &str); 17] = [
-    ("/var/cache/clr-dkms", "what is not in the cache is read again from the files themselves"),
-    ("/var/lib/clr-dkms/in-progress.json", "it says only that an earlier run did not end"),
-    ("/var/lib/clr-dkms/before-update.json", "it says only which kernels a report calls new"),
-    ("/var/lib/clr-dkms/metrics", "it says only which metrics file was written last"),
-    ("/run/clr-dkms", "only marks that this program writes for others"),
-    ("/run/clr-dkms.lock", "without the lock nothing is begun, and the error is reported by itself"),
-    ("/run/motd.d", "only texts that this program writes for others"),
-    ("/etc/clr-dkms/motd.d", "only texts for people"),
-    ("/etc/clr-dkms/notify.d", "these programs are run after the decisions"),
-    ("/usr/share/clr-dkms", "only texts for people"),
-    ("/run/swupd", "what swupd does at its next update says nothing about the kernel that boots next"),
-    ("/etc/swupd", "what swupd does at its next update says nothing about the kernel that boots next"),
-    (
-        "/usr/share/defaults/swupd",
-        "what swupd does at its next update says nothing about the kernel that boots next",
-    ),
-    ("/usr/lib/os-release", "it is a part of the fingerprint of a failed build: a build is tried once more"),
-    ("/proc/sys/kernel/tainted", "only reported"),
-    ("/usr/src", "a module without a readable dkms.conf is unknown by itself, on each kernel"),
-    ("/etc/dkms", "a module without a readable dkms.conf is unknown by itself, on each kernel"),
+    ("/var/cache/clr-dkms", "a missing cache entry is read again from the file"),
+    ("/var/lib/clr-dkms/in-progress.json", "it only shows that an earlier run did not finish"),
+    ("/var/lib/clr-dkms/before-update.json", "it only determines which kernels a report calls new"),
+    ("/var/lib/clr-dkms/metrics", "it only names the metrics file that was written last"),
+    ("/run/clr-dkms", "it only contains files that clr-dkms writes for others"),
+    ("/run/clr-dkms.lock", "without the lock no work starts, and the error is reported separately"),
+    ("/run/motd.d", "it only contains texts that clr-dkms writes for others"),
+    ("/etc/clr-dkms/motd.d", "it only contains texts for people"),
+    ("/etc/clr-dkms/notify.d", "these programs run after the decisions"),
+    ("/usr/share/clr-dkms", "it only contains texts for people"),
+    ("/run/swupd", "the next swupd update does not affect which kernel boots next"),
+    ("/etc/swupd", "the next swupd update does not affect which kernel boots next"),
+    ("/usr/share/defaults/swupd", "the next swupd update does not affect which kernel boots next"),
+    ("/usr/lib/os-release", "it only affects whether a failed build is tried again"),
+    ("/proc/sys/kernel/tainted", "it is only reported"),
+    ("/usr/src", "a module without a readable dkms.conf is unknown on every kernel"),
+    ("/etc/dkms", "a module without a readable dkms.conf is unknown on every kernel"),
 ];
 
 /// Directories where a loop of symlinks counts as a known fact, and why.
@@ -43,12 +40,12 @@ const LOOPS: [(&str, &str); 5] = [
         "/usr/share/kernel/cmdline.d",
         "clr-boot-manager cannot read a loop of symlinks either: it counts as empty",
     ),
-    (MODULES, "modprobe cannot read a loop of symlinks either: the module is unknown by itself"),
+    (MODULES, "modprobe cannot read a loop of symlinks either: only the module is unknown"),
     (
         "/lib",
-        "it is a symlink to usr/lib, which is read by itself; systemd and modprobe cannot read a loop either",
+        "it is a symlink to usr/lib, which is read directly; systemd and modprobe cannot read a loop either",
     ),
-    ("/boot", "the boot files are not visible by themselves then"),
+    ("/boot", "the boot files then count as not visible"),
 ];
 
 /// The boot entries, wherever the boot partition is mounted.
@@ -118,7 +115,7 @@ fn nothing(unread: &Unread) -> Option<&'static str> {
     let by_loop =
         LOOPS.iter().find(|(top, _)| unread.is_loop && path.starts_with(top) && path != Path::new(top));
     known
-        .or(is_policy.then_some("a kernel without CONFIG_IMA_READ_POLICY shows its policy to nobody"))
+        .or(is_policy.then_some("a kernel without CONFIG_IMA_READ_POLICY lets no user read its policy"))
         .or(by_loop.map(|(_, why)| *why))
 }
 
@@ -187,7 +184,7 @@ pub fn notes(system: &System) -> Vec<String> {
     let mut notes: Vec<String> = gaps.kernels.values().filter(|what| !is_reason(what)).cloned().collect();
     if let (true, Running::Known { release }) = (runs_foreign_kernel(system), &system.inventory.running) {
         notes.push(format!(
-            "kernel {release} runs, which is not one of clr-boot-manager's: the boot default stays as it is, and \
+            "clr-boot-manager does not know the running kernel {release}: the boot default is not changed, and \
              clr-boot-manager update is not run"
         ));
     }

@@ -32,7 +32,7 @@ pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> EnforcementVerdict {
     };
     let disabled = match runtime.modules_disabled {
         Some(true) => {
-            reasons.because("kernel.modules_disabled is 1: no module is loaded any more, until a reboot");
+            reasons.because("kernel.modules_disabled is 1: no module can be loaded until a reboot");
             Tri::Yes
         }
         Some(false) => Tri::No,
@@ -47,7 +47,7 @@ pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> EnforcementVerdict {
         Some(true)
             if !is_lenient(&KernelArguments::read(boot.line)) || boot.secure_boot == SecureBoot::On =>
         {
-            reasons.because("the IMA policy in force appraises modules");
+            reasons.because("the active IMA policy appraises modules");
             Tri::Yes
         }
         Some(_) => Tri::No,

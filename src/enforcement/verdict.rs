@@ -326,7 +326,7 @@ fn enforced(
             } else {
                 if secure == Tri::Unknown {
                     reasons.missing(format!(
-                        "whether Secure Boot is on, which in a kernel before 5.19.1 takes {PARAMETER} its effect"
+                        "whether Secure Boot is on, which in a kernel before 5.19.1 disables {PARAMETER}"
                     ));
                 }
                 Tri::Unknown

@@ -89,7 +89,7 @@ pub(super) fn entries<R: BufRead>(
 
 fn cut(e: &io::Error) -> String {
     match e.kind() {
-        io::ErrorKind::UnexpectedEof => "it is cut short".to_owned(),
+        io::ErrorKind::UnexpectedEof => "it is truncated".to_owned(),
         _ => e.to_string(),
     }
 }
@@ -173,5 +173,5 @@ fn align(archive: &mut Counted<impl Read>) -> Result<(), String> {
 
 fn skip(archive: &mut Counted<impl Read>, bytes: u64) -> Result<(), String> {
     let skipped = io::copy(&mut archive.take(bytes), &mut io::sink()).map_err(|e| e.to_string())?;
-    if skipped == bytes { Ok(()) } else { Err("it is cut short".to_owned()) }
+    if skipped == bytes { Ok(()) } else { Err("it is truncated".to_owned()) }
 }

@@ -217,7 +217,7 @@ impl ContentsReading<'_> {
         }
         let Some((release, below)) = below_modules(&path) else {
             if self.found.unknown.is_none() && IMAGES.iter().any(|ending| path.ends_with(ending)) {
-                self.found.unknown = Some(format!("it holds {path}, a filesystem of its own"));
+                self.found.unknown = Some(format!("it contains {path}, a filesystem image"));
             }
             return Ok(());
         };
@@ -250,7 +250,7 @@ impl ContentsReading<'_> {
         if entry.size > MODULE {
             return Ok(Err(format!("{path} is larger than 512 MiB")));
         }
-        let not_yet = || Ok(Err(format!("{path}: it is not read to its end")));
+        let not_yet = || Ok(Err(format!("{path}: it could not be read to its end")));
         let before = self.builds.remove(&self.number);
         let is_other_read = self.builds.values().any(|build| matches!(build, Build::Reading(_)));
         let mut reading = match before {

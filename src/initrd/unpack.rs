@@ -257,7 +257,7 @@ impl<'r, R: Read> Lz4<'r, R> {
         self.packed.clear();
         self.rest.by_ref().take(size as u64).read_to_end(&mut self.packed)?;
         if self.packed.len() < size {
-            return Err(io::Error::other("lz4: a block goes on behind the end"));
+            return Err(io::Error::other("lz4: a block extends past the end"));
         }
         self.block.resize(LZ4_BLOCK, 0);
         let length =

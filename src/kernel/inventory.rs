@@ -265,7 +265,7 @@ fn default_links(root: &Root, entries: &[Listed], oddities: &mut Vec<Oddity>) ->
         };
         let path = format!("{IMAGES}/default-{variant}");
         if entry.kind != FileKind::Link {
-            oddities.push(Oddity { path, what: "is no link; clr-boot-manager ignores it".to_owned() });
+            oddities.push(Oddity { path, what: "is not a symlink; clr-boot-manager ignores it".to_owned() });
             continue;
         }
         match root.read_link(&path) {
@@ -326,21 +326,21 @@ fn read_images(
         let path = format!("{IMAGES}/{}", entry.name.to_string_lossy());
         let mut odd = |what: &str| oddities.push(Oddity { path: path.clone(), what: what.to_owned() });
         let Some(text) = entry.text() else {
-            odd("has a name that is no text; it is ignored");
+            odd("has a name that is not valid UTF-8; it is ignored");
             continue;
         };
         let Some((name, rest)) = KernelName::from_id(text, namespace) else {
             if !is_companion(text) {
                 let what = match KernelName::from_any_id(text) {
                     Some(_) => "is a kernel of another namespace; clr-boot-manager ignores it",
-                    None => "is no part of a kernel; it is ignored",
+                    None => "is not part of a kernel; it is ignored",
                 };
                 odd(what);
             }
             continue;
         };
         if entry.kind != FileKind::File {
-            odd("is named like a kernel and is no regular file; clr-boot-manager ignores it");
+            odd("is named like a kernel but is not a regular file; clr-boot-manager ignores it");
             continue;
         }
         if root.lookup_link(&path).stat().is_some_and(|s| s.size == 0) {
@@ -420,9 +420,9 @@ fn mark_tips(kernels: &mut [Installed], links: &BTreeMap<String, String>, odditi
                 odd(format!("points to {}, a kernel of another variant", kernel.id));
             }
             None if target.contains('/') => {
-                odd(format!("points to {target:?}; clr-boot-manager wants the bare file name"));
+                odd(format!("points to {target:?}; clr-boot-manager requires the bare file name"));
             }
-            None => odd(format!("points to {target:?}, which is no usable kernel")),
+            None => odd(format!("points to {target:?}, which is not a usable kernel")),
         }
     }
     // Kernels are sorted, so the first of a variant is its newest.

@@ -150,7 +150,7 @@ fn hash_of(name: &[u8]) -> u64 {
 fn look_up<'a>(index: &'a [u8], key: &[u8]) -> Result<Option<&'a [u8]>, &'static str> {
     let mut at = IndexReader { index, at: 0 };
     if at.number().ok() != Some(MARK) {
-        return Err("is no index");
+        return Err("is not an index");
     }
     if at.number()? >> 16 != VERSION {
         return Err("is of another version");
@@ -194,7 +194,7 @@ struct IndexReader<'a> {
     at: usize,
 }
 
-const CUT: &str = "is cut short";
+const CUT: &str = "is truncated";
 
 impl<'a> IndexReader<'a> {
     fn byte(&mut self) -> Result<u8, &'static str> {
@@ -292,13 +292,13 @@ mod tests {
         let (text, good) = (TEXT.to_vec(), binary());
         let with = |binary: Vec<u8>| told(&Index::new(text.clone(), binary), "hello");
         let unreadable = |why: &str| format!("nothing that modprobe can read (modules.dep.bin {why})");
-        assert_eq!(with(Vec::new()), unreadable("is no index"));
-        assert_eq!(with([b"XXXX", &good[4..]].concat()), unreadable("is no index"));
+        assert_eq!(with(Vec::new()), unreadable("is not an index"));
+        assert_eq!(with([b"XXXX", &good[4..]].concat()), unreadable("is not an index"));
         assert_eq!(
             with([&good[..4], b"\0\x03\0\x01", &good[8..]].concat()),
             unreadable("is of another version")
         );
-        assert_eq!(with(good[..good.len() - 50].to_vec()), unreadable("is cut short"));
+        assert_eq!(with(good[..good.len() - 50].to_vec()), unreadable("is truncated"));
         let other = Index::new(b"kernel/hell.ko: more.ko\nnew.ko:\n".to_vec(), good);
         assert_eq!([told(&other, "hell"), told(&other, "new")], ["something else in modules.dep.bin"; 2]);
         assert_eq!(other.modprobe("hell").map(|e| e.path).as_deref(), Some("kernel/hell.ko"));

@@ -84,7 +84,7 @@ fn what_is_not_there_cannot_be_booted() {
     // The name is all that it writes: an entry of another name would not be found.
     let text = root.text(&path(A_ENTRY));
     root.remove(&path(A_ENTRY)).file(&path("mine.conf"), &text);
-    refused(&root, A_ID, "its boot entry mine.conf has not the name that clr-boot-manager knows");
+    refused(&root, A_ID, "its boot entry mine.conf does not have the name that clr-boot-manager uses");
     root.remove(&path("mine.conf")).file(&path(A_ENTRY), text.replace(A_ID, &format!("{A_ID}.bak")));
     refused(&root, A_ID, "it has no boot entry; `clr-boot-manager update --path=ROOT` makes one of each tip");
     root.remove("boot").directory("boot");
@@ -154,8 +154,8 @@ fn the_choice_of_an_admin_stays() {
     refused(
         &root,
         A_ID,
-        "the default of loader.conf is windows.conf, which is no kernel of this system: an admin has chosen it, and can \
-         choose another one",
+        "the default of loader.conf is windows.conf, which is not a kernel of this system; an admin has chosen it and \
+         can choose another one",
     );
     // That loader.conf names no entry is nobody's choice.
     root.file(LOADER, "timeout 3\n");
@@ -202,7 +202,7 @@ fn syslinux() {
     let entry = |label: &str, id: &str| format!("LABEL {label}\n  KERNEL {id}\nAPPEND quiet\n");
     let menu = |a: &str| format!("{}DEFAULT {B_ID}\n{}", entry(a, A_ID), entry(B_ID, B_ID));
     root.remove("boot").file("boot/syslinux.cfg", menu("mine"));
-    refused(&root, A_ID, "its LABEL mine is not the one that clr-boot-manager knows");
+    refused(&root, A_ID, "its LABEL mine is not the one that clr-boot-manager uses");
     root.file("boot/syslinux.cfg", menu(A_ID));
     root.behave("idle=yes; [[ $1 == set-kernel ]] && sed -i \"s/^DEFAULT .*/DEFAULT $2/\" \"$root/boot/syslinux.cfg\"");
     let boot = Boot::recorded(&root);

@@ -89,7 +89,7 @@ fn entries_of_others_are_left_alone() {
         .file(&path("debian.conf"), "linux /vmlinuz-6.1.0-9-amd64\n");
     is_healthy(&root, &[]);
     root.file(LOADER, "default windows.conf\n");
-    is_healthy(&root, &["the boot default is windows.conf, which is no kernel of clr-boot-manager"]);
+    is_healthy(&root, &["the boot default is windows.conf, which is not a kernel of clr-boot-manager"]);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_variable_chooses_for_every_boot() {
     is_healthy(
         &root,
         &[
-            "the EFI variable LoaderEntryDefault names gone.conf, which is no entry: the boot loader ignores it",
+            "the EFI variable LoaderEntryDefault names gone.conf, which is not an entry; the boot loader ignores it",
         ],
     );
 }
@@ -166,7 +166,7 @@ fn variables_that_cannot_be_read() {
     root.directory("sys/firmware/efi/efivars");
     is_healthy(
         &root,
-        &["the EFI variables cannot be seen here: what they make the default cannot be determined"],
+        &["the EFI variables are not visible here, so the default that they select is unknown"],
     );
     root.file("sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", "x");
     assert!(told(&root, "notes")[0].contains("it is too short for a variable"));
@@ -199,12 +199,15 @@ fn names_of_the_default() {
         is_healthy(
             &root,
             &[&format!(
-                "the default of ROOT/boot/loader/loader.conf is {open}: which entry that is, only the boot loader knows"
+                "the default of ROOT/boot/loader/loader.conf is {open}: only the boot loader knows which entry that is"
             )],
         );
     }
     root.file(LOADER, "default nothing.conf\n");
-    is_degraded(&root, &["the default of ROOT/boot/loader/loader.conf is nothing.conf, which is no entry"]);
+    is_degraded(
+        &root,
+        &["the default of ROOT/boot/loader/loader.conf is nothing.conf, which is not an entry"],
+    );
     root.file(LOADER, format!("default {A_ENTRY}\n"));
     is_healthy(
         &root,
@@ -236,7 +239,7 @@ fn syslinux() {
     is_degraded(
         &root,
         &[
-            "the DEFAULT of ROOT/boot/syslinux.cfg is net.org.clearlinux.native.6.15.8-1592, which is no LABEL",
+            "the DEFAULT of ROOT/boot/syslinux.cfg is net.org.clearlinux.native.6.15.8-1592, which is not a LABEL",
         ],
     );
     root.file("boot/syslinux.cfg", file.replace("module.sig_unenforce", "quiet"));
@@ -278,7 +281,7 @@ fn grub() {
         )],
     );
     root.remove("boot/grub/grubenv").file("boot/grub/grub.cfg", file.replace("\"0\"", "\"2\""));
-    is_healthy(&root, &["the boot default is Debian, which is no kernel of clr-boot-manager"]);
+    is_healthy(&root, &["the boot default is Debian, which is not a kernel of clr-boot-manager"]);
     root.file("boot/grub/grub.cfg", "menuentry\n");
     root.run("clr-dkms", &["status"]).code(3);
     let next = "it is unknown which kernel boots next: there is no boot entry in ROOT/boot".to_owned();

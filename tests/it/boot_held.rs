@@ -149,11 +149,11 @@ fn what_waits_is_named_with_its_time_and_command() {
     let lock = std::fs::File::options().write(true).open(root.at("var/lib/swupd/swupd_lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let plan = root.run("clr-dkms-post-update", &["-n", "--json"]).json();
-    assert_eq!(plan["boot_update_way"], serde_json::json!({"way": "none", "why": "swupd is at work"}));
+    assert_eq!(plan["boot_update_way"], serde_json::json!({"way": "none", "why": "swupd is running"}));
     root.run("clr-dkms-post-update", &["-n"])
-        .shows(&["clr-boot-manager would not be run (swupd is at work)"]);
+        .shows(&["clr-boot-manager would not be run (swupd is running)"]);
     let run = root.post_update();
-    run.code(1).says(&["not brought up to date: microcode: swupd is at work"]);
+    run.code(1).says(&["not brought up to date: microcode: swupd is running"]);
     let waiting = &root.record()["boot"]["waiting"][0];
     assert_eq!(waiting["what"], "microcode");
     assert_eq!(waiting["since"], "2025-07-29T12:00:00Z");
@@ -175,7 +175,7 @@ fn what_waits_is_named_with_its_time_and_command() {
         stdout.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let guard = told("clr-dkms", &["guard"]);
-    let row = "out of date microcode, since 2025-07-29 12:00:00 UTC, because swupd is at work; `clr-boot-manager update";
+    let row = "out of date microcode, since 2025-07-29 12:00:00 UTC, because swupd is running; `clr-boot-manager update";
     assert!(guard.contains(row), "{guard}");
     let status = told("clr-dkms", &["status"]);
     assert!(status.contains("; out of date: microcode since 2025-07-29"), "{status}");
@@ -274,7 +274,7 @@ fn a_good_entry_is_not_replaced_by_one_that_refuses_a_critical_module() {
     let removal = "etc/kernel/cmdline-removal.d/x.conf";
     root.file(removal, "module.sig_unenforce\n");
     let run = root.post_update();
-    run.code(1).says(&["the configured command line has not, and without it the kernel refuses hello/1.0"]);
+    run.code(1).says(&["but the configured command line does not; without it the kernel refuses hello/1.0"]);
     assert!(root.text(&path(B_ENTRY)).contains("module.sig_unenforce"), "the good entry stays");
     assert_eq!(root.boot_default(), ID_B);
     let status = root.run("clr-dkms", &["status", "--all"]);

@@ -38,7 +38,7 @@ fn empty_files_are_moved_away() {
             .directory("boot/loader/entries/directory.conf");
         let moved = |path: &str, name: &str| {
             format!(
-                "ROOT/boot/loader/{path}{name} was empty, which crashes clr-boot-manager: it is {name}.empty now"
+                "ROOT/boot/loader/{path}{name} was empty, which crashes clr-boot-manager; it was renamed to {name}.empty"
             )
         };
         let expected =
@@ -76,7 +76,7 @@ fn an_empty_file_that_cannot_be_moved() {
     root.file("boot/loader/entries/x.conf", "").directory("boot/loader/entries/x.conf.empty");
     let why = prepare(&root).unwrap_err();
     assert!(
-        why.contains("moved away (cannot rename ROOT/boot/loader/entries/x.conf: Is a directory"),
+        why.contains("cannot be renamed (cannot rename ROOT/boot/loader/entries/x.conf: Is a directory"),
         "{why}"
     );
     assert!(why.ends_with("; delete ROOT/boot/loader/entries/x.conf"), "{why}");
@@ -108,14 +108,14 @@ fn too_little(root: &TestRoot, clear: &str) {
     assert!(before == entries(), "a refusal changes nothing");
 }
 
-const GONE: &str = "remove from it what is of kernels that are gone: ";
+const GONE: &str = "remove files of kernels that are no longer installed: ";
 
 #[test]
 fn too_little_room_is_told_before() {
     let root = TestRoot::updated();
     huge(&root, &format!("usr/lib/kernel/{A_ID}"));
     root.file("boot/loader/entries/x.conf", "");
-    too_little(&root, "such as a kernel of another variant (`swupd bundle-remove`)");
+    too_little(&root, "for example by removing a kernel of another variant (`swupd bundle-remove`)");
     for name in ["kernel-org.clearlinux.native.6.1.1-9", "initrd-org.clearlinux.native.6.1.1-9", "x.TmpWrite"]
     {
         root.file(&format!("{IMAGES}/{name}"), "x");

@@ -79,7 +79,7 @@ fn a_mask_of_the_admin() {
 fn a_file_in_the_place_of_ours() {
     let root = without_fragment();
     root.file(&format!("{LOCAL}/clr-dkms.conf"), "other=1\n");
-    let said = "ROOT/etc/kernel/cmdline.d/clr-dkms.conf is in the place of our fragment, and is not ours";
+    let said = "ROOT/etc/kernel/cmdline.d/clr-dkms.conf occupies the path of our fragment, but clr-dkms did not write it";
     // The tree without our names would hide what the command removes: it is asked for by name.
     change(&root, "enable").code(1).says(&[said]);
     assert_eq!(root.text(&format!("{LOCAL}/clr-dkms.conf")), "other=1\n");
@@ -95,27 +95,27 @@ fn removals() {
         (
             "whole",
             &[("r.conf", "# why\nquiet\nmodule.sig_unenforce\n")],
-            &["ROOT/etc/kernel/cmdline-removal.d/r.conf:3 takes module.sig_unenforce out of the line again"],
+            &["ROOT/etc/kernel/cmdline-removal.d/r.conf:3 removes module.sig_unenforce from the line"],
         ),
         (
             "part",
             &[("r.conf", "sig_unenforce\n")],
-            &["r.conf:1 takes a part of module.sig_unenforce out of the line, and leaves module. behind"],
+            &["r.conf:1 removes a part of module.sig_unenforce from the line and leaves module."],
         ),
         (
             "twice in one file",
             &[("r.conf", "module.sig_unenforce\n\n  sig_unenforce\n")],
-            &["r.conf:1 takes module.sig_unenforce out", "r.conf:3 takes a part of module.sig_unenforce"],
+            &["r.conf:1 removes module.sig_unenforce", "r.conf:3 removes a part of module.sig_unenforce"],
         ),
         (
             "two files",
             &[("1 a.conf", "module.sig_unenforce\n"), ("2'b.conf", "module.sig_unenforce")],
-            &["1 a.conf:1 takes module.sig_unenforce out", "2'b.conf:1 takes module.sig_unenforce out"],
+            &["1 a.conf:1 removes module.sig_unenforce", "2'b.conf:1 removes module.sig_unenforce"],
         ),
         (
             "with a neighbour",
             &[("r.conf", "rw module.sig_unenforce\n")],
-            &["r.conf:1 takes module.sig_unenforce out of the line again (\"rw module.sig_unenforce\")"],
+            &["r.conf:1 removes module.sig_unenforce from the line (\"rw module.sig_unenforce\")"],
         ),
     ];
     for (name, files, said) in cases {
@@ -139,8 +139,8 @@ fn a_removal_that_eats_a_part_of_a_neighbour() {
         &root,
         "enable",
         &[
-            "r.conf:2 takes a part of nvidia-drm.modeset=1 out of the line, and leaves nvidia-drm.module.sig_unenforce \
-           behind (\"modeset=1\")",
+            "r.conf:2 removes a part of nvidia-drm.modeset=1 from the line and leaves nvidia-drm.module.sig_unenforce \
+           (\"modeset=1\")",
         ],
     );
     // The removal of another word is not at fault.
@@ -151,7 +151,7 @@ fn a_removal_that_eats_a_part_of_a_neighbour() {
 fn a_removal_that_takes_the_end_of_a_quote() {
     let root = without_fragment();
     root.file("etc/kernel/cmdline", "x=\"a b\"\n").file(&format!("{REMOVALS}/r.conf"), "b\"\n");
-    cleared("quote", &root, "enable", &["r.conf:1 takes a part of x=\"a b\" out of the line"]);
+    cleared("quote", &root, "enable", &["r.conf:1 removes a part of x=\"a b\" from the line"]);
 }
 
 #[test]
@@ -162,8 +162,8 @@ fn what_ends_the_line_for_the_kernel() {
     let local = "etc/kernel/cmdline.d/10-mine.conf";
     for file in [kernel, vendor, "etc/kernel/cmdline", local] {
         for (text, said) in [
-            (&b"a=1\nb=2 -- c=3\nd=4\n"[..], "the word --, behind which the kernel reads no parameter"),
-            (b"a=1\nb=2 \"--\"\n", "the word --, behind which the kernel reads no parameter"),
+            (&b"a=1\nb=2 -- c=3\nd=4\n"[..], "the word --, after which the kernel reads no parameters"),
+            (b"a=1\nb=2 \"--\"\n", "the word --, after which the kernel reads no parameters"),
             (b"a=1\nb=\"2 c=3\nd=4", "a quote that is not closed, in b=\"2 c=3 d=4"),
             (b"a=1\nb=\x002\n", "a NUL byte, behind which every fragment is cut off"),
             (b"a=\x001\nb=\"2\n", "a NUL byte, behind which every fragment is cut off"),
@@ -210,7 +210,7 @@ fn several_at_once() {
         &[
             "clr-ignore-mod-sig.conf masks the vendor's",
             "cmdline-6.15.8-1592.native:1 has the word --",
-            "r.conf:1 takes module.sig_unenforce out",
+            "r.conf:1 removes module.sig_unenforce",
         ],
     );
 }

@@ -187,7 +187,7 @@ fn a_file_in_the_place_of_ours_stays() {
         let run = root.run("clr-dkms-cmdline", &["enable"]);
         run.code(1).says(&[
             "/etc/kernel/cmdline.d/clr-dkms.conf",
-            "is not ours",
+            "clr-dkms did not write it",
             "`rm ROOT/etc/kernel/cmdline.d/clr-dkms.conf",
         ]);
         assert_eq!(settings(&root), before);
@@ -206,7 +206,7 @@ fn a_removal_file_is_named() {
         root.file("etc/kernel/cmdline-removal.d/90-no.conf", "module.sig_unenforce\n");
         let run = cmdline(&root, "enable");
         run.code(1).says(&[
-            "ROOT/etc/kernel/cmdline-removal.d/90-no.conf:1 takes module.sig_unenforce out of the line again",
+            "ROOT/etc/kernel/cmdline-removal.d/90-no.conf:1 removes module.sig_unenforce from the line",
             "to change that: `sed -i -E '1s/^/# /' ROOT/etc/kernel/cmdline-removal.d/90-no.conf`",
         ]);
         assert_eq!(root.text("etc/kernel/cmdline-removal.d/90-no.conf"), "module.sig_unenforce\n");

@@ -192,7 +192,7 @@ fn an_image_is_made_by_its_path() {
     assert!(entry_has_it(&root));
     let other = TestRoot::named("a[b]");
     other.kernel(A).headers(A).tip(A);
-    cmdline(&other, "enable").code(1).says(&["clr-boot-manager was not run", "give ROOT another name"]);
+    cmdline(&other, "enable").code(1).says(&["clr-boot-manager was not run", ": rename ROOT"]);
     assert_eq!(boot_calls(&other), 0);
 }
 
@@ -217,7 +217,7 @@ fn a_chroot_is_left_to_the_system_around_it() {
     }
     run.code(0)
         .shows(&["write /etc/kernel/cmdline.d/clr-dkms.conf"])
-        .says(&["pending: the boot entries are left to"]);
+        .says(&["pending: in a chroot the boot entries are not written"]);
     assert!(!run.stderr.contains("have the new line"), "{}", run.stderr);
     assert_eq!(boot_calls(&root), 0);
 }

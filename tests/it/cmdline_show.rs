@@ -127,25 +127,29 @@ fn without_a_directory_of_kernels_it_cannot_be_told() {
 fn remarks() {
     let long = |length: usize| "x".repeat(length - "quiet rw ".len());
     let cases: Vec<(String, &str, &str)> = vec![
-        ("-- module.sig_unenforce".to_owned(), "off", "stands behind `--`, where the kernel does not look"),
-        ("\"module.sig_unenforce".to_owned(), "unknown", "a quote that is not closed swallows the rest"),
-        ("x=\"module.sig_unenforce".to_owned(), "off", "a quote that is not closed swallows the rest"),
-        ("x=\"module.sig_unenforce\"".to_owned(), "off", "holds sig_unenforce as data of another parameter"),
+        ("-- module.sig_unenforce".to_owned(), "off", "comes after `--`, which the kernel does not read"),
+        ("\"module.sig_unenforce".to_owned(), "unknown", "an open quote extends to the end of the line"),
+        ("x=\"module.sig_unenforce".to_owned(), "off", "an open quote extends to the end of the line"),
+        (
+            "x=\"module.sig_unenforce\"".to_owned(),
+            "off",
+            "contains sig_unenforce as the value of another parameter",
+        ),
         (
             "module.sig_unenforce=2".to_owned(),
             "off",
             "module.sig_unenforce=2 has no boolean value: it is ignored",
         ),
-        ("module.sig_unenforce=0".to_owned(), "off", "says false, which changes nothing"),
+        ("module.sig_unenforce=0".to_owned(), "off", "is false, which changes nothing"),
         ("module.sig_unenforce=enabled".to_owned(), "unknown", "depends on the kernel's version"),
         ("Module.sig_unenforce".to_owned(), "off", "is not module.sig_unenforce: the kernel ignores it"),
         ("sig_unenforce".to_owned(), "off", "is not module.sig_unenforce"),
-        (long(2001), "off", "the line has 2001 bytes, and the boot loader puts some words in front"),
+        (long(2001), "off", "the line has 2001 bytes, and the boot loader adds some words"),
         (long(2048), "off", "the line has 2048 bytes: the kernel cuts it at 2047"),
         (
             long(2048) + " module.sig_unenforce",
             "off",
-            "stands behind byte 2047, where the kernel cuts the line",
+            "comes after byte 2047, where the kernel cuts the line",
         ),
         (
             "a\0b".to_owned(),

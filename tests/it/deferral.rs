@@ -79,7 +79,7 @@ fn a_link_a_fifo_or_a_folder_is_not_followed() {
     for change in cases {
         let root = TestRoot::guarded();
         change(&root);
-        root.run("clr-dkms", &AT_BOOT).says(&["is left alone: it is no plain file"]);
+        root.run("clr-dkms", &AT_BOOT).says(&["is left alone: it is not a regular file"]);
         assert!(!root.outside().join("config").exists());
         root.post_update();
     }

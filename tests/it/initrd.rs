@@ -98,11 +98,11 @@ fn what_cannot_be_read_is_unknown() {
         (damaged("bzip2", 0), "compressed with bzip2"),
         (damaged("lz4-frame", 0), "lz4's frame format"),
         (damaged("odc", 0), "not a cpio archive of the format newc"),
-        (damaged("plain", 3000), "cut short"),
+        (damaged("plain", 3000), "truncated"),
         (damaged("gzip", 9), "unknown: "),
         (damaged("xz", 40), "unknown: "),
         (damaged("zstd", 3), "unknown: "),
-        (damaged("lz4-legacy", 3), "lz4: a block goes on behind the end"),
+        (damaged("lz4-legacy", 3), "lz4: a block extends past the end"),
         (srcversion(&read(b"garbage"), "none"), "not a cpio archive"),
         (srcversion(&read(&[sample("gzip"), b"garbage".to_vec()].concat()), "none"), "not a cpio archive"),
         (srcversion(&InitrdContents::unreadable("EIO".to_owned()), "none"), "unknown: EIO"),
@@ -154,7 +154,7 @@ fn modules_whose_build_is_not_known() {
     // A filesystem inside may hold anything.
     let image = read(&cpio(&[("squash-root.img", b"hsqs"), (&one, &ko("A"))]));
     assert_eq!(srcversion(&image, "two"), "A");
-    assert!(srcversion(&image, "quick").contains("squash-root.img, a filesystem of its own"));
+    assert!(srcversion(&image, "quick").contains("squash-root.img, a filesystem image"));
 }
 
 #[test]

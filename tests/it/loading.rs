@@ -58,7 +58,7 @@ fn the_next_step_names_the_file_and_the_line() {
         root.redacted(module["next_step"].as_str().unwrap())
     };
     root.file(CONF, "\ninstall hello /bin/false\n");
-    assert!(step(&root).starts_with("take line 2 out of ROOT/etc/modprobe.d/x.conf; or,"), "{}", step(&root));
+    assert!(step(&root).starts_with("remove line 2 from ROOT/etc/modprobe.d/x.conf; or,"), "{}", step(&root));
     // An update would bring a file of the system back.
     root.remove(CONF).file("usr/lib/modprobe.d/v.conf", "install hello /bin/false\n");
     assert!(
@@ -131,7 +131,7 @@ fn the_command_line_of_the_next_boot_counts() {
         .says(&["the boot entries stay as they are: a new boot entry of 6.15.7-1591.native"]);
     assert_eq!(root.boot_default(), ID_A);
     expect(&root, "held", 1, ["ok", "blocked"]);
-    root.run("clr-dkms", &["status"]).shows(&["take module_blacklist= out of the kernel command"]);
+    root.run("clr-dkms", &["status"]).shows(&["remove module_blacklist= from the kernel command"]);
     root.remove("etc/kernel/cmdline.d/off.conf").post_update().code(0);
     assert_eq!(root.boot_default(), ID_B);
     expect(&root, "reboot-pending", 0, ["ok", "ok"]);

@@ -73,8 +73,8 @@ fn what_the_initrd_of_the_next_kernel_holds_counts() {
             "another build of hello than the installed one",
         ),
         (foreign, "unsafe", 2, "initrd-stale", "was made for 6.15.7-1591.native"),
-        (other, "unsafe", 2, "initrd-stale", "does not hold hello"),
-        (nothing_known, "unknown", 3, "unknown", "is not known"),
+        (other, "unsafe", 2, "initrd-stale", "does not contain hello"),
+        (nothing_known, "unknown", 3, "unknown", "it is unknown whether the initrd of"),
         (b"garbage".to_vec(), "unknown", 3, "unknown", "not a cpio archive"),
     ];
     for (bytes, verdict, code, state, why) in table {

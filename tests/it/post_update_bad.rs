@@ -338,7 +338,7 @@ fn a_root_with_a_bracket() {
     root.file("usr/share/kernel/cmdline.d/x.conf", "module.sig_unenforce\n");
     let run = root.post_update();
     is_built(&root, &run);
-    run.code(1).says(&["clr-boot-manager was not run", "give ROOT another name"]);
+    run.code(1).says(&["clr-boot-manager was not run", ": rename ROOT"]);
     assert!(root.calls().iter().all(|c| !c.starts_with("clr-boot-manager")));
 }
 

@@ -185,7 +185,7 @@ fn a_stale_binary_index() {
     heals(&root, &["depmod"]);
 }
 
-/// modprobe reads this file, and gives up where it is no index.
+/// modprobe reads this file, and gives up where it is not an index.
 #[test]
 fn a_binary_index_that_is_none() {
     for garbage in [&b""[..], b"junk, and newer than modules.dep"] {

@@ -88,7 +88,7 @@ fn a_check_outlives_the_headers() {
     let other = elf::with_symbols(B, "", &[GOOD[0]], &[]);
     root.file(&TestRoot::ko("hello", B), &other)
         .file(&format!("{}/module/hello.ko", TestRoot::build("hello", "1.0", B)), &other);
-    is(&root, "unknown", "could not be checked whole: the headers of this kernel are not there");
+    is(&root, "unknown", "could not be checked completely: the headers of this kernel are not there");
 }
 
 /// Without Module.symvers the names in System.map are asked, where the module was built without versions.
@@ -146,7 +146,7 @@ fn versions_are_compared_with_who_exports_the_symbol() {
     is(&with_net(0xdddd, &gives(0xcccc), own), "symbols-mismatch", differs);
     // Who cannot be asked is no reason to build anything.
     let root = with_net(0xdddd, b"garbage", own);
-    is(&root, "unknown", "could not be checked whole");
+    is(&root, "unknown", "could not be checked completely");
     assert_eq!(steps(&root), serde_json::json!([]));
 
     let wrong = elf::with_symbols(B, "", &[GOOD[0], ("module_layout", 1, false)], &[]);

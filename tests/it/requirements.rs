@@ -202,7 +202,7 @@ fn a_module_that_dkms_never_owned_holds_a_kernel_back() {
     root.file("etc/modprobe.d/x.conf", "install hello /bin/false\n");
     let (state, step) = on(&root, "hello", B);
     assert_eq!(state, "blocked");
-    assert!(step.contains("take line 1 out of ROOT/etc/modprobe.d/x.conf"), "{step}");
+    assert!(step.contains("remove line 1 from ROOT/etc/modprobe.d/x.conf"), "{step}");
 }
 
 #[test]
