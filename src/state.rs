@@ -85,6 +85,9 @@ pub struct BootRecord {
     pub entries: Option<String>,
     /// The error of the last attempt.
     pub error: Option<String>,
+    /// That is only that the entries are not as configured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub differs: bool,
     /// A kernel is kept from becoming the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,
@@ -141,6 +144,9 @@ pub struct RunRecord {
     pub modules: Vec<ModuleRecord>,
     pub cmdline: CmdlineRecord,
     pub boot: BootRecord,
+    /// Problems of the configuration, or of the place of the run, as sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
     /// Other problems, as sentences.
     pub problems: Vec<String>,
     /// The importance of each module. A critical module is remembered while it is not loaded.
@@ -175,6 +181,7 @@ impl RunRecord {
             modules: Vec::new(),
             cmdline: CmdlineRecord::default(),
             boot: BootRecord::default(),
+            faults: Vec::new(),
             problems: Vec::new(),
             needs: Vec::new(),
             verdict: None,

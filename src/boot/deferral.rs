@@ -8,6 +8,8 @@
 //! 8,191 bytes or more. A setting outside of a section, or in `[GLOBAL]`, applies to every command, including
 //! `os-install`. The setting of clr-dkms is therefore in the sections of three commands.
 
+use std::fmt;
+
 use crate::sys::{FileError, Presence, Root};
 
 /// The file with the setting. It is lost with a reboot.
@@ -26,6 +28,21 @@ pub(super) const BEGIN: &str =
     "# clr-dkms: the boot files change after the DKMS modules are proven; this goes with the next reboot";
 pub(super) const END: &str = "# clr-dkms: end";
 
+/// A line of a configuration file of swupd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwupdLine {
+    /// The file on the host.
+    pub file: String,
+    /// The line number, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for SwupdLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
 /// What swupd does with the boot files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deferral {
@@ -33,8 +50,8 @@ pub enum Deferral {
     Armed,
     /// It runs clr-boot-manager itself.
     Off {
-        /// The file and the line number of an opposite setting.
-        overridden_by: Option<String>,
+        /// The line of an opposite setting.
+        overridden_by: Option<SwupdLine>,
         /// Why our setting could not be written.
         refused: Option<String>,
     },
@@ -44,13 +61,13 @@ pub enum Deferral {
 pub fn observe(root: &Root) -> Deferral {
     let files: Vec<(&str, Vec<u8>)> =
         FILES.iter().map(|path| (*path, root.read(path).unwrap_or_default())).collect();
-    let shown_path = |path: &str, line: usize| format!("{}:{line}", root.shown_path(path).display());
+    let place = |path: &str, line| SwupdLine { file: root.shown_path(path).display().to_string(), line };
     let mut overridden_by = None;
     for command in COMMANDS {
         match effective(&files, command) {
             Some((true, ..)) => {}
             Some((false, path, line)) => {
-                overridden_by = overridden_by.or_else(|| Some(shown_path(path, line)));
+                overridden_by = overridden_by.or_else(|| Some(place(path, line)));
             }
             None => {
                 return Deferral::Off { overridden_by, refused: ours(root).err() };

@@ -3,7 +3,7 @@
 //!
 //! Sources: loader.conf(5) and the source code of systemd-boot.
 
-use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, Problem, SetBy, base_name, image_name};
+use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, MenuFault, SetBy, base_name, image_name};
 use crate::sys::{FileError, Root, efi};
 
 /// The directory of the entries, relative to the top of the boot partition.
@@ -46,7 +46,7 @@ pub(super) fn read(
     let files = match place.list(ENTRIES) {
         Ok(files) => files,
         Err(e) if e.is_no_file() || e.is_absent() => {
-            menu.problems.push(Problem::breaks(e.to_string(), None));
+            menu.problems.push(MenuFault::breaks(e.to_string(), None));
             Vec::new()
         }
         Err(e) => return Err(e),
@@ -56,7 +56,7 @@ pub(super) fn read(
         match place.read_small(&path) {
             // The boot loader ignores an empty entry; clr-boot-manager crashes on it.
             Ok(Some(text)) if text.is_empty() => {
-                menu.problems.push(Problem::breaks(
+                menu.problems.push(MenuFault::breaks(
                     format!("{} is empty", place.shown_path(&path)),
                     Some("delete it"),
                 ));
@@ -64,9 +64,9 @@ pub(super) fn read(
             Ok(Some(text)) => menu.entries.push(parse(file, &text, namespace)),
             Ok(None) => {}
             Err(e) if e.is_denied() => return Err(e),
-            Err(e) if e.is_no_file() => menu.problems.push(Problem::breaks(e.to_string(), None)),
+            Err(e) if e.is_no_file() => menu.problems.push(MenuFault::breaks(e.to_string(), None)),
             Err(e) => {
-                menu.problems.push(Problem::odd(e.to_string(), None));
+                menu.problems.push(MenuFault::odd(e.to_string(), None));
                 menu.unread.push(file.to_owned());
             }
         }
@@ -74,12 +74,12 @@ pub(super) fn read(
     let configuration = match place.read(LOADER) {
         Ok(Some(text)) if text.is_empty() => {
             let what = format!("{} is empty", place.shown_path(LOADER));
-            menu.problems.push(Problem::breaks(what, Some("delete it")));
+            menu.problems.push(MenuFault::breaks(what, Some("delete it")));
             None
         }
         Ok(text) => text,
         Err(e) if e.is_no_file() => {
-            menu.problems.push(Problem::breaks(e.to_string(), None));
+            menu.problems.push(MenuFault::breaks(e.to_string(), None));
             None
         }
         // Without the configuration the default is unknown.
@@ -191,7 +191,7 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
     }
     if !decided && configured.is_none() && menu.entries.len() > 1 {
         let what = format!("{path} names no default: which entry boots is up to the boot loader");
-        menu.problems.push(Problem::odd(what, None));
+        menu.problems.push(MenuFault::odd(what, None));
     }
 }
 
@@ -207,7 +207,7 @@ pub(super) fn undecided(entries: &[BootEntry], variables: &Variables) -> Option<
 }
 
 /// A remark about a name that is configured as the default.
-fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option<Problem> {
+fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option<MenuFault> {
     let once = set_by == SetBy::LoaderEntryOneShot;
     let take_back = match set_by {
         SetBy::LoaderEntryOneShot => "`bootctl set-oneshot \"\"` takes it back",
@@ -218,28 +218,28 @@ fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option
         (NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry), _) if set_by != SetBy::LoaderConf => {
             let when =
                 if once { "for the next boot only" } else { "for every boot, whatever loader.conf says" };
-            Problem::odd(format!("{source} chooses {} {when}", entry.named()), Some(take_back))
+            MenuFault::odd(format!("{source} chooses {} {when}", entry.named()), Some(take_back))
         }
         // Since version 245 the suffix is a part of the name.
-        (NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry), _) => Problem::odd(
+        (NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry), _) => MenuFault::odd(
             format!(
                 "the default of {source} is {name} without .conf, which systemd-boot ignores since version 245"
             ),
             Some(&format!("write `default {}` there", entry.file)),
         ),
-        (NamedEntry::Open, SetBy::LoaderConf) => Problem::odd(
+        (NamedEntry::Open, SetBy::LoaderConf) => MenuFault::odd(
             format!("the default of {source} is {name}: only the boot loader knows which entry that is"),
             None,
         ),
-        (NamedEntry::Open, _) => Problem::odd(
+        (NamedEntry::Open, _) => MenuFault::odd(
             format!("{source} chooses {name}: only the boot loader knows which entry that is"),
             Some(take_back),
         ),
         // If the default names no entry, the boot loader chooses one itself.
         (NamedEntry::Nothing, SetBy::LoaderConf) => {
-            Problem::breaks(format!("the default of {source} is {name}, which is not an entry"), None)
+            MenuFault::breaks(format!("the default of {source} is {name}, which is not an entry"), None)
         }
-        (NamedEntry::Nothing, _) => Problem::odd(
+        (NamedEntry::Nothing, _) => MenuFault::odd(
             format!("{source} names {name}, which is not an entry; the boot loader ignores it"),
             None,
         ),

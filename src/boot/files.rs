@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::entries::{self, Variables};
-use super::menu::{BootEntry, DefaultEntry, EntryPlace, Loader, Menu, Problem};
+use super::menu::{BootEntry, DefaultEntry, EntryPlace, Loader, Menu, MenuFault};
 use super::partition::{self, Lost};
 use super::{grub, syslinux};
 use crate::kernel::inventory::IMAGES;
@@ -20,7 +20,7 @@ pub enum ReadBack {
     /// Each kernel that should have an entry has one, with its effective command line.
     Verified,
     /// Entries are missing or differ.
-    Differs(Vec<String>),
+    Differs(Vec<MenuFault>),
     /// No entries are visible, and it is unknown whether there are any.
     NotVisible,
 }
@@ -49,7 +49,7 @@ pub struct BootFiles {
     /// The freestanding initrds of clr-boot-manager, without the prefix `freestanding-`.
     pub freestanding: BTreeSet<String>,
     /// Faults and unusual facts.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<MenuFault>,
     /// Why no files are visible, with the next step.
     pub invisible: Option<String>,
     /// Entries that could not be read.
@@ -93,7 +93,7 @@ impl BootFiles {
             }
             Ok(None) if root.is_live() => elsewhere(root, firmware == Some(true), inventory),
             Ok(None) => hidden(format!("there is no boot entry below {}", root.shown_path(BOOT).display())),
-            Err(e) => hidden(denied(&e)),
+            Err(e) => hidden(e.to_string()),
         }
     }
 
@@ -117,8 +117,7 @@ impl BootFiles {
         if self.loader.is_none() {
             return ReadBack::NotVisible;
         }
-        let mut wrong: Vec<String> =
-            self.problems.iter().filter(|p| p.breaks).map(Problem::to_string).collect();
+        let mut wrong: Vec<MenuFault> = self.problems.iter().filter(|p| p.breaks).cloned().collect();
         if expected.iter().any(|(id, _)| self.of(id).is_none() && self.is_unread(id)) {
             return ReadBack::NotVisible;
         }
@@ -127,19 +126,24 @@ impl BootFiles {
     }
 
     /// How the entry of a kernel differs from this command line. None if it does not.
-    pub fn differs(&self, id: &str, line: &[u8]) -> Option<String> {
+    pub fn differs(&self, id: &str, line: &[u8]) -> Option<MenuFault> {
         let Some(entry) = self.of(id) else {
-            return Some(format!("there is no boot entry for {id}"));
+            return Some(MenuFault::breaks(format!("there is no boot entry for {id}"), None));
         };
         if is_made_of(&entry.options, line) {
             return None;
         }
-        let mut what = format!("the boot entry {} has another command line than configured", entry.file);
         // clr-boot-manager's script for grub-mkconfig puts the line inside of double quotes.
-        if self.loader == Some(Loader::Grub) && line.iter().any(|b| b"\"$`\\".contains(b)) {
-            what += ", because grub-mkconfig puts it through a shell: configure it without \" $ ` and \\";
-        }
-        Some(what)
+        let is_quoted = self.loader == Some(Loader::Grub) && line.iter().any(|b| b"\"$`\\".contains(b));
+        let (why, clear) = match is_quoted {
+            true => (
+                ", because grub-mkconfig puts it through a shell",
+                Some("configure it without \" $ ` and \\"),
+            ),
+            false => ("", None),
+        };
+        let what = format!("the boot entry {} has another command line than configured{why}", entry.file);
+        Some(MenuFault::breaks(what, clear))
     }
 
     /// An entry with the usual name for this kernel exists, and could not be read.
@@ -149,7 +153,7 @@ impl BootFiles {
     }
 
     /// Unusual facts that endanger nothing.
-    pub fn oddities(&self) -> impl Iterator<Item = &Problem> {
+    pub fn oddities(&self) -> impl Iterator<Item = &MenuFault> {
         self.problems.iter().filter(|p| !p.breaks)
     }
 }
@@ -163,10 +167,6 @@ pub fn usual_ending(id: &str) -> Option<String> {
 
 fn hidden(why: String) -> BootFiles {
     BootFiles { invisible: Some(why), ..BootFiles::default() }
-}
-
-fn denied(error: &FileError) -> String {
-    if error.is_denied() { format!("{error}; ask as root") } else { error.to_string() }
 }
 
 /// The boot loader whose files are at a place, by the rules of clr-boot-manager. With UEFI firmware it writes
@@ -214,13 +214,13 @@ fn seen(
                 Some(true) if !efi::shows_variables(root) => {
                     let what =
                         "the EFI variables are not visible here, so the default that they select is unknown";
-                    unknown = Some(Problem::odd(what.to_owned(), None));
+                    unknown = Some(MenuFault::odd(what.to_owned(), None));
                     None
                 }
                 Some(true) => match Variables::read(root) {
                     Ok(variables) => Some(variables),
                     // One of the entries may name another default.
-                    Err(e) => return hidden(denied(&e)),
+                    Err(e) => return hidden(e.to_string()),
                 },
                 _ => None,
             };
@@ -231,7 +231,7 @@ fn seen(
     };
     let mut menu = match menu {
         Ok(menu) => menu,
-        Err(e) => return hidden(denied(&e)),
+        Err(e) => return hidden(e.to_string()),
     };
     menu.problems.extend(unknown);
     judge(&mut menu, loader, root, inventory);
@@ -320,7 +320,7 @@ fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
             let usual = if firmware { Loader::SystemdBoot } else { Loader::Syslinux };
             seen(&place, live, loader.unwrap_or(usual), Some(firmware), inventory)
         }
-        Err(e) => hidden(denied(&e)),
+        Err(e) => hidden(e.to_string()),
     };
     live.adopt_unread(&partition.root, BOOT);
     files
@@ -328,7 +328,7 @@ fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
 
 /// Entries below `/boot` that the firmware does not read. With any file in an unmounted `/boot`,
 /// clr-boot-manager takes the system for one without a boot partition.
-fn misplaced(live: &Root) -> Option<Problem> {
+fn misplaced(live: &Root) -> Option<MenuFault> {
     let on = |path: &str| live.lookup(path).stat().map(|s| s.on);
     let root = on("/")?;
     if on("/boot/loader")? != root {
@@ -338,9 +338,9 @@ fn misplaced(live: &Root) -> Option<Problem> {
     let device = partition::find(live, true).ok()?;
     (live.lookup(&device).stat()?.stands_for != root).then(|| {
         let device = device.display();
-        Problem::breaks(
-            format!("the boot entries are in /boot of the root filesystem, but the firmware reads {device}"),
-            Some("move them out of /boot, then run `clr-boot-manager update`"),
+        MenuFault::breaks(
+            format!("the boot entries lie in /boot of the root filesystem, and the firmware reads {device}"),
+            Some("move them out of /boot, then run `sudo clr-boot-manager update`"),
         )
     })
 }
@@ -348,40 +348,39 @@ fn misplaced(live: &Root) -> Option<Problem> {
 /// Finds faults of entries and default that do not depend on the boot loader.
 fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
     let is_default = |entry: &BootEntry| menu.default.as_ref().is_some_and(|d| d.entry == entry.file);
+    let update = super::manager_command(root, "update");
     let mut problems = Vec::new();
     for (at, entry) in menu.entries.iter().enumerate() {
         let Some(id) = &entry.id else { continue };
         let same = |e: &&BootEntry| e.id.as_ref() == Some(id) && !e.copy;
         let Some(kernel) = inventory.kernels.iter().find(|k| k.id == *id) else {
             let clear = match loader {
-                // Without its default entry the boot loader chooses one by its own rules.
-                Loader::SystemdBoot if is_default(entry) => {
-                    "make an installed kernel the boot default with `clr-boot-manager set-kernel`, and delete \
-                     the entry only then"
-                }
-                Loader::SystemdBoot => "delete the entry",
-                Loader::Syslinux | Loader::Grub => "`clr-boot-manager update` writes the file again",
+                // Without its default entry the boot loader takes one by rules of its own.
+                Loader::SystemdBoot if is_default(entry) => format!(
+                    "make an installed kernel the boot default with `{}`, and delete the entry only then",
+                    super::manager_command(root, "set-kernel KERNEL_ID")
+                ),
+                Loader::SystemdBoot => "delete the entry".to_owned(),
+                Loader::Syslinux | Loader::Grub => format!("`{update}` writes the file again"),
             };
             let what = format!("the boot entry {} is of the kernel {id}, which is not installed", entry.file);
-            problems.push(Problem { breaks: is_default(entry), ..Problem::odd(what, Some(clear)) });
+            problems.push(MenuFault { breaks: is_default(entry), ..MenuFault::odd(what, Some(&clear)) });
             continue;
         };
         if entry.copy {
             let only = kernel.tip && !menu.entries.iter().any(|e| same(&e));
             let image = entry.image.as_deref().unwrap_or_default();
             let what = format!("the boot entry {} boots {image}, a copy of {id}", entry.file);
-            let clear = format!(
-                "move the copy out of {}, then run `clr-boot-manager update`",
-                root.shown_path(IMAGES).display()
-            );
-            // If only the copy exists, it is the kernel.
+            let clear =
+                format!("move the copy out of {}, then run `{update}`", root.shown_path(IMAGES).display());
+            // Where the copy is all there is, it is the kernel.
             let breaks = kernel.image != image && (is_default(entry) || only);
-            problems.push(Problem { breaks, ..Problem::odd(what, Some(&clear)) });
+            problems.push(MenuFault { breaks, ..MenuFault::odd(what, Some(&clear)) });
         } else if menu.entries[..at].iter().filter(same).count() == 0 {
             let names: Vec<&str> = menu.entries.iter().filter(same).map(|e| e.file.as_str()).collect();
             if names.len() > 1 {
                 let what = format!("the kernel {id} has {} boot entries: {}", names.len(), names.join(", "));
-                problems.push(Problem::odd(what, None));
+                problems.push(MenuFault::odd(what, None));
             }
         }
     }
@@ -394,13 +393,12 @@ fn judge(menu: &mut Menu, loader: Loader, root: &Root, inventory: &Inventory) {
             false,
         ),
         (Some(id), Some(next)) if *id != next.id => {
-            let what =
-                format!("the boot default is {id}, and `clr-boot-manager update` makes it {}", next.id);
+            let what = format!("the boot default is {id}, and clr-boot-manager update makes it {}", next.id);
             (what, true)
         }
         _ => return,
     };
-    menu.problems.push(Problem { is_other_default, ..Problem::odd(what, None) });
+    menu.problems.push(MenuFault { is_other_default, ..MenuFault::odd(what, None) });
 }
 
 /// Whether a word is a parameter that clr-boot-manager puts in front of a command line.

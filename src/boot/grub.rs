@@ -4,7 +4,7 @@
 //! passes each command line to `echo` inside of double quotes, so the file may differ from what was
 //! configured. The contents of the file are what boots.
 
-use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, Problem, SetBy, base_name, image_name};
+use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, MenuFault, SetBy, base_name, image_name};
 use crate::sys::FileError;
 
 /// The configuration, relative to the top of the boot partition.
@@ -20,7 +20,7 @@ const DEPTH: usize = 16;
 ///
 /// If they cannot be read.
 pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileError> {
-    let broken = |what: String| Ok(Menu { problems: vec![Problem::breaks(what, None)], ..Menu::default() });
+    let broken = |what: String| Ok(Menu { problems: vec![MenuFault::breaks(what, None)], ..Menu::default() });
     let text = match place.read(CONFIGURATION) {
         Ok(Some(text)) if text.is_empty() => {
             return broken(format!("{} is empty", place.shown_path(CONFIGURATION)));
@@ -31,7 +31,7 @@ pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileErro
     };
     let (environment, unreadable) = match place.read(ENVIRONMENT) {
         Ok(text) => (text.unwrap_or_default(), None),
-        Err(e) if e.is_no_file() => (Vec::new(), Some(Problem::odd(e.to_string(), None))),
+        Err(e) if e.is_no_file() => (Vec::new(), Some(MenuFault::odd(e.to_string(), None))),
         // The file may name another default.
         Err(e) => return Err(e),
     };
@@ -129,7 +129,7 @@ fn choose(menu: &mut Menu, items: &[Item], assigned: Option<&str>, environment: 
             let entry = &menu.entries[at];
             if set_by == SetBy::GrubNextEntry {
                 let what = format!("next_entry of grubenv chooses {} for the next boot only", entry.named());
-                menu.problems.push(Problem::odd(what, None));
+                menu.problems.push(MenuFault::odd(what, None));
             }
             menu.default = Some(DefaultEntry { entry: entry.file.clone(), id: entry.id.clone(), set_by });
         }
@@ -137,7 +137,7 @@ fn choose(menu: &mut Menu, items: &[Item], assigned: Option<&str>, environment: 
         None => {
             let what =
                 format!("the default of {path} is {wanted}: only the boot loader knows which entry that is");
-            menu.problems.push(Problem::odd(what, None));
+            menu.problems.push(MenuFault::odd(what, None));
         }
     }
 }

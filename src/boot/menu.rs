@@ -120,7 +120,7 @@ pub struct DefaultEntry {
 
 /// A fault, or an unusual fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct MenuFault {
     /// A sentence with the name of the file or entry.
     pub what: String,
     /// The next step.
@@ -131,17 +131,17 @@ pub struct Problem {
     pub is_other_default: bool,
 }
 
-impl Problem {
-    pub(super) fn breaks(what: String, clear: Option<&str>) -> Problem {
-        Problem { breaks: true, ..Problem::odd(what, clear) }
+impl MenuFault {
+    pub(super) fn breaks(what: String, clear: Option<&str>) -> MenuFault {
+        MenuFault { breaks: true, ..MenuFault::odd(what, clear) }
     }
 
-    pub(super) fn odd(what: String, clear: Option<&str>) -> Problem {
-        Problem { what, clear: clear.map(str::to_owned), breaks: false, is_other_default: false }
+    pub(super) fn odd(what: String, clear: Option<&str>) -> MenuFault {
+        MenuFault { what, clear: clear.map(str::to_owned), breaks: false, is_other_default: false }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for MenuFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         self.clear.as_ref().map_or(Ok(()), |clear| write!(f, "; {clear}"))
@@ -155,7 +155,7 @@ pub struct Menu {
     pub entries: Vec<BootEntry>,
     /// The default. None if it cannot be determined.
     pub default: Option<DefaultEntry>,
-    pub problems: Vec<Problem>,
+    pub problems: Vec<MenuFault>,
     /// The names of entries that could not be read.
     pub unread: Vec<String>,
 }

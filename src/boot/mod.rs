@@ -29,7 +29,7 @@ use crate::sys::{Ended, Output, Root, RootKind, Tools};
 
 pub use files::{BootFiles, ReadBack};
 pub use inputs::inputs;
-pub use menu::{BootEntry, DefaultEntry, Loader, Problem, SetBy};
+pub use menu::{BootEntry, DefaultEntry, Loader, MenuFault, SetBy};
 
 /// The result of `clr-boot-manager update`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +80,15 @@ pub fn blocker(root: &Root) -> Option<BootBlocker> {
         return Some(BootBlocker::Path(root.path().to_owned()));
     }
     blocking_files::in_root(root).map(|path| BootBlocker::NotRegular(root.shown_path(path)))
+}
+
+/// A command of clr-boot-manager for the system of that root, as an admin runs it.
+fn manager_command(root: &Root, verb: &str) -> String {
+    let path = match root.kind() == RootKind::Image && !root.is_slash() {
+        true => format!(" --path={}", crate::sys::shell::quoted(&root.path().to_string_lossy())),
+        false => String::new(),
+    };
+    format!("sudo clr-boot-manager {verb}{path}")
 }
 
 /// The command that rewrites the boot entries, for messages.

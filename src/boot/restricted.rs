@@ -318,7 +318,7 @@ impl RestrictedUpdate<'_> {
         let seen = BootFiles::observe(self.root, self.inventory);
         for kernel in self.kernels {
             let line = self.lines.iter().find(|(id, _)| *id == kernel.id);
-            wrong.extend(line.and_then(|(id, line)| seen.differs(id, line)));
+            wrong.extend(line.and_then(|(id, line)| seen.differs(id, line)).map(|fault| fault.to_string()));
         }
         let compared = files::look_into(self.root, |place| {
             self.kernels.iter().flat_map(|kernel| self.unlike(place, kernel)).collect::<Vec<_>>()

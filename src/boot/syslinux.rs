@@ -2,7 +2,7 @@
 //!
 //! Source: the manual of syslinux 6.
 
-use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, Problem, SetBy, base_name, image_name};
+use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, MenuFault, SetBy, base_name, image_name};
 use crate::sys::FileError;
 
 /// The configuration, at the top of the boot partition.
@@ -17,11 +17,11 @@ pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileErro
     match place.read(CONFIGURATION) {
         Ok(Some(text)) if text.is_empty() => {
             let what = format!("{} is empty", place.shown_path(CONFIGURATION));
-            Ok(Menu { problems: vec![Problem::breaks(what, None)], ..Menu::default() })
+            Ok(Menu { problems: vec![MenuFault::breaks(what, None)], ..Menu::default() })
         }
         Ok(text) => Ok(parse(&text.unwrap_or_default(), namespace, &place.shown_path(CONFIGURATION))),
         Err(e) if e.is_no_file() => {
-            Ok(Menu { problems: vec![Problem::breaks(e.to_string(), None)], ..Menu::default() })
+            Ok(Menu { problems: vec![MenuFault::breaks(e.to_string(), None)], ..Menu::default() })
         }
         Err(e) => Err(e),
     }
@@ -83,12 +83,12 @@ pub fn parse(text: &[u8], namespace: &str, path: &str) -> Menu {
                 let what = format!("the DEFAULT of {path} is {name}, which is not a LABEL");
                 // A menu program is not a kernel, and only it knows its default.
                 let menu_program = name.ends_with(".c32");
-                menu.problems.push(Problem { breaks: !menu_program, ..Problem::odd(what, None) });
+                menu.problems.push(MenuFault { breaks: !menu_program, ..MenuFault::odd(what, None) });
             }
         },
         None if !menu.entries.is_empty() => {
             let what = format!("{path} names no DEFAULT: somebody must choose at the boot prompt");
-            menu.problems.push(Problem::odd(what, None));
+            menu.problems.push(MenuFault::odd(what, None));
         }
         None => {}
     }

@@ -28,6 +28,8 @@ use crate::render::{WIDTH, broken, shown};
 use crate::state::LOCK;
 use crate::state::is_ours;
 use crate::state::{self, RECORD, RunRecord};
+use crate::status::enforcement_remedies::ParameterFix;
+use crate::status::remedy::{AdminCommand, CommandTarget};
 use crate::sys::printable::printable_lines;
 use crate::sys::{Lock, Root};
 use crate::system::{KernelCmdline, System};
@@ -203,10 +205,11 @@ fn change(
     };
     if let Some(refused) = refused.as_ref().filter(|r| !accept_losses && !r.modules.is_empty()) {
         let modules = refused.modules.join(", ");
+        let force =
+            AdminCommand::change("clr-dkms-cmdline", &[wish.verb(), "--force"]).to("change it all the same");
+        let step = force.text(&CommandTarget::of_root(&context.root));
         tracing::error!(
-            "the next boot would refuse {modules}, which it takes now: nothing is changed; `clr-dkms-cmdline {} --force` \
-             changes it all the same",
-            wish.verb()
+            "the next boot would refuse {modules}, which it takes now: nothing is changed; {step}"
         );
         return Ok(refused.code());
     }
@@ -229,7 +232,7 @@ fn change(
         || before.is_empty()
         || put_into_entries(context, &inventory, !change.no_refresh, &plan, accept_losses);
     let done = if plan.blockers.is_empty() && refreshed { exit::OK } else { exit::ATTENTION };
-    Ok(done.max(refused.map_or(exit::OK, |refused| refused.tell(&plan))))
+    Ok(done.max(refused.map_or(exit::OK, |refused| refused.tell(&plan, &context.root))))
 }
 
 /// The lines before and after, by kernel.
@@ -258,7 +261,7 @@ fn differences(before: &[KernelCmdline], plan: &WriterPlan) -> String {
 fn tell_unreadable(what: impl Iterator<Item = impl ToString>) -> bool {
     let what: BTreeSet<String> = what.map(|w| w.to_string()).collect();
     for what in &what {
-        tracing::error!("{what}; ask as root");
+        tracing::error!("{what}{}", super::root_hint());
     }
     !what.is_empty()
 }
@@ -272,8 +275,8 @@ pub struct PolicyReport {
     pub wrong: Vec<String>,
     /// What cannot be determined, in words.
     pub unknown: Vec<String>,
-    /// The next step.
-    pub step: Option<String>,
+    /// What makes it as wanted.
+    pub fix: Option<ParameterFix>,
 }
 
 /// Compares the configured lines of the tips with what the configuration wants.
@@ -283,20 +286,20 @@ pub fn policy(context: &Context, system: &System) -> PolicyReport {
     let wanted = parameter_wanted(&context.settings, system, &needs);
     let Breach { wrong, unknown, wish } = wanted.against(system);
     let Some(wish) = wish.filter(|_| !wrong.is_empty() || !unknown.is_empty()) else {
-        return PolicyReport { met: true, wrong, unknown, step: None };
+        return PolicyReport { met: true, wrong, unknown, fix: None };
     };
     let plan = Ours::load(&context.root).map(|ours| {
         let sources: Vec<CmdlineSources> = system.lines.iter().map(|l| l.sources.copy()).collect();
         writer::plan(wish, &sources, &ours)
     });
-    let step = match plan {
+    let fix = match plan {
         Ok(plan) => match plan.blockers.first() {
-            Some(blocker) => blocker.told(&context.root),
-            None => format!("run `clr-dkms-cmdline {}` as root", wish.verb()),
+            Some(blocker) => ParameterFix::InTheWay(blocker.told(&context.root)),
+            None => ParameterFix::Verb(wish.verb()),
         },
-        Err(e) => e.to_string(),
+        Err(e) => ParameterFix::InTheWay(e.to_string()),
     };
-    PolicyReport { met: false, wrong, unknown, step: Some(step) }
+    PolicyReport { met: false, wrong, unknown, fix: Some(fix) }
 }
 
 fn check(context: &Context) -> u8 {
@@ -317,8 +320,8 @@ fn check(context: &Context) -> u8 {
     for wrong in policy.wrong.iter().chain(&policy.unknown) {
         tracing::error!("{wrong}");
     }
-    if let Some(step) = &policy.step {
-        tracing::error!("next step: {step}");
+    if let Some(fix) = &policy.fix {
+        tracing::error!("next step: {}", fix.remedy().text(&CommandTarget::of(&system)));
     }
     match (policy.met, policy.wrong.is_empty()) {
         (true, _) => exit::OK,

@@ -9,14 +9,14 @@ use crate::dkms::proof::{facts_of, installed_file, vermagic_of};
 use crate::dkms::{Cache, ModuleOnKernel, Signature};
 use crate::enforcement::observe::module_taint;
 use crate::exit;
-use crate::kernel::Installed;
 use crate::kernel::inventory::NamedKernel;
+use crate::kernel::{Installed, NoSuchKernel};
 use crate::render::enforcement::screen;
 use crate::render::json;
-use crate::render::shown;
 use crate::status::enforcement::{
     self as report, EnforcementDocument, EnforcementStanding, EnforcementSubject, ModuleFile, Setting,
 };
+use crate::status::remedy::CommandTarget;
 use crate::system::{KernelCmdline, System, line, pairs_of};
 
 /// The arguments of the verb.
@@ -37,8 +37,7 @@ pub struct EnforcementArguments {
 /// When stdout cannot be written.
 pub fn run(context: &Context, arguments: &EnforcementArguments, common: &Common) -> anyhow::Result<u8> {
     let Some(document) = look(context, arguments.kernel.as_deref()) else {
-        let asked = arguments.kernel.as_deref().unwrap_or_default();
-        tracing::error!("{} is no installed kernel; `clr-dkms status` lists them", shown(asked));
+        tracing::error!("{}", NoSuchKernel(arguments.kernel.clone().unwrap_or_default()));
         return Ok(exit::UNKNOWN);
     };
     let text = if arguments.json { json(&document)? } else { screen(&document) };
@@ -100,8 +99,8 @@ fn look(context: &Context, asked: Option<&str>) -> Option<EnforcementDocument> {
         entries_hidden: hidden.as_deref(),
         entries_needed: context.root.is_live(),
         entry_notes: system.boot.problems.iter().map(ToString::to_string).collect(),
-        policy_met: policy.met,
-        policy_step: policy.step,
+        policy_fix: policy.fix,
+        target: CommandTarget::of(&system),
         unreadable: super::cmdline::no_kernels(&context.root, inventory),
     };
     Some(report::document(&subjects, &setting))

@@ -64,6 +64,6 @@ fn whole(row: &Explained) -> String {
     };
     part("meaning", row.meaning);
     part("cause", row.cause);
-    part("next step", row.next.unwrap_or("none"));
+    part("next step", row.next.as_deref().unwrap_or("none"));
     lines.join("\n") + "\n"
 }

@@ -17,10 +17,10 @@ use crate::kernel::Installed;
 use crate::render::style::ScreenStyle;
 use crate::render::{self, json, shown};
 use crate::requirement::{Importance, MissingModule};
-use crate::status::Progress;
-use crate::status::guard::{GuardReport, lacks};
+use crate::status::problem::lacks;
+use crate::status::remedy::{AdminCommand, CommandTarget};
 use crate::system::System;
-use crate::update::boot_default::{self, Observed};
+use crate::update::boot_default;
 use crate::update::overrides::{self, GuardRefusal};
 
 /// The arguments of `guard`.
@@ -92,14 +92,7 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
         need_root(context, "clr-dkms guard --assert")?;
         return boot_default::assert_within(context, &mut cache, arguments.within);
     }
-    let seen = Observed::new(context, &mut cache);
-    let last = seen.record.as_ref().map(|record| &record.boot);
-    let mut report =
-        GuardReport::new(&seen.system, &context.settings, &seen.assessment, last, context.clock.now())
-            .with_errors(seen.record.as_ref());
-    if matches!(crate::status::observation::progress(context), Progress::Working(_)) {
-        report = report.while_building();
-    }
+    let report = crate::status::observation::observe_with(context, &mut cache).guard;
     let text =
         if arguments.json { json(&report)? } else { render::guard::text(&report, &ScreenStyle::here(true)) };
     answer(&text, common.color)?;
@@ -174,8 +167,9 @@ pub fn release(context: &Context, arguments: &ReleaseArguments, common: &Common)
             lacking.iter().filter(|l| l.class == Importance::Critical).cloned().collect();
         let is_said = arguments.force || wishes.released.contains(&target);
         if let Some(lack) = lacks(&critical).filter(|_| !is_said) {
-            let why =
-                format!("kernel {target} lacks {lack}: `clr-dkms release --force` goes ahead without it");
+            let force = AdminCommand::change("clr-dkms", &["release", "--force"]).to("go ahead without it");
+            let step = force.text(&CommandTarget::of_root(&context.root));
+            let why = format!("kernel {target} lacks {lack}; {step}");
             if held.is_none() {
                 return Err(GuardRefusal { code: exit::UNSAFE, why });
             }

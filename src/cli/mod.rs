@@ -162,6 +162,14 @@ pub struct NeedsRoot(pub &'static str);
 #[error("cannot write the answer: {0}")]
 pub struct CannotAnswer(pub std::io::Error);
 
+/// For a user that is not root: how the same is run as root.
+pub fn root_hint() -> String {
+    match nix::unistd::geteuid().is_root() {
+        true => String::new(),
+        false => format!("; run it as root (`{}`)", as_root()),
+    }
+}
+
 fn as_root() -> String {
     let words = std::env::args_os().map(|word| crate::render::shown(&word.to_string_lossy()));
     sudo(words.collect())
@@ -169,9 +177,8 @@ fn as_root() -> String {
 
 /// The command line that runs the same as root, as a shell reads it.
 fn sudo(words: Vec<String>) -> String {
-    // It fails for a NUL alone, and an argument holds none.
-    let quoted = words.iter().map(|word| shlex::try_quote(word).unwrap_or_default());
-    ["sudo".into()].into_iter().chain(quoted).collect::<Vec<_>>().join(" ")
+    let quoted = words.iter().map(|word| crate::sys::shell::quoted(word));
+    ["sudo".to_owned()].into_iter().chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Changing the live system requires root.
@@ -206,9 +213,8 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
         Err(e) if is_broken_pipe(&e) => exit::OK.into(),
         Err(e) => {
             let code = code_of(&e);
-            let is_root = nix::unistd::geteuid().is_root();
-            let hint = match code == exit::DENIED && !is_root && !e.is::<NeedsRoot>() {
-                true => format!("; run it as root (`{}`)", as_root()),
+            let hint = match code == exit::DENIED && !e.is::<NeedsRoot>() {
+                true => root_hint(),
                 false => String::new(),
             };
             // Not by the log: it may go to the journal, and the caller reads stderr.

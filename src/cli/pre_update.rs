@@ -19,6 +19,9 @@ use crate::kernel::inventory::{MODULES, module_directory};
 use crate::kernel::{Headers, Inventory, Running};
 use crate::limits::TEXT;
 use crate::state::{self, SCHEMA, SNAPSHOT, Snapshot};
+use crate::status::problem::Problem;
+use crate::status::remedies::{install_headers, leave_boot_files};
+use crate::status::remedy::{AdminCommand, CommandTarget};
 use crate::sys::{FileKind, Root, RootKind, users};
 use crate::update::boot_files::defers;
 
@@ -92,10 +95,12 @@ fn boot_files_of_image(root: &Root, words: &[OsString]) -> Option<String> {
     let image = Root::open(RootKind::Image, &path).ok()?;
     let has_hook = [HOOK, PROGRAM].iter().all(|file| image.lookup(file).is(FileKind::File));
     (!has_hook).then(|| {
+        let update = AdminCommand::change("clr-boot-manager", &["update"]);
         format!(
-            "swupd leaves the boot files of {0} alone too, as it does here ({CONFIG}), and no clr-dkms is in there to make \
-             them: after this update run `clr-boot-manager update --path={0}`",
-            path.display()
+            "swupd leaves the boot files of {} alone too, as it does here ({CONFIG}), and no clr-dkms is in there to make \
+             them: after this update {}",
+            path.display(),
+            update.text(&CommandTarget::image(&path))
         )
     })
 }
@@ -148,18 +153,15 @@ fn installed_on(tree: &Tree, release: &str) -> Vec<String> {
 }
 
 fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let (mut warnings, target) = (Vec::new(), CommandTarget::of_root(&context.root));
     if tree.modules.is_empty() {
         return warnings;
     }
     for kernel in inventory.tips().iter().filter(|k| k.headers == Headers::Absent) {
         let variant = crate::kernel::Variant::of(&kernel.name.variant);
-        let cure = match variant.dkms_bundle() {
-            Some(bundle) => format!("install them with `swupd bundle-add {bundle}`"),
-            None => "no bundle brings them for this variant".to_owned(),
-        };
+        let step = install_headers(&kernel.name.release(), variant.dkms_bundle()).text(&target);
         warnings.push(format!(
-            "kernel {} has no headers, so no DKMS module can be built for it or its successor; {cure}",
+            "kernel {} has no headers, so no DKMS module can be built for it or its successor; {step}",
             kernel.name
         ));
     }
@@ -195,9 +197,8 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
     if let (true, Deferral::Off { overridden_by: Some(by), .. }) =
         (defers(context), deferral::observe(&context.root))
     {
-        warnings.push(format!(
-            "{by} has swupd make the boot files before the modules are built: take that line out"
-        ));
+        let step = leave_boot_files(&by).text(&target);
+        warnings.push(format!("{}; {step}", Problem::SwupdOverrides(by)));
     }
     warnings.extend(too_little_space(context, inventory, tree));
     warnings

@@ -7,17 +7,19 @@ use clap::Args;
 
 use super::{Common, answer, need_root};
 use crate::context::Context;
+use crate::decide::module_state::status_of;
 use crate::dkms::Cache;
 use crate::dkms::plan::State;
 use crate::exit;
-use crate::kernel::{Inventory, Variant};
+use crate::kernel::Inventory;
 use crate::render::json;
 use crate::render::rebuild::{BuildOutcome, RebuildReport, outcome, screen, seconds};
 use crate::render::{broken, shown};
 use crate::state::LOCK;
 use crate::state::is_ours;
-use crate::state::{self, RECORD, RunRecord};
-use crate::status::catalog::state as explained;
+use crate::state::{self, ModuleRecord, RECORD, RunRecord};
+use crate::status::remedies::of_module_on_kernel;
+use crate::status::remedy::{AdminCommand, CommandTarget};
 use crate::sys::{Lock, interrupt};
 use crate::system::System;
 use crate::update::engine::{self, Attempt, Did, LeftAlone, Order};
@@ -80,7 +82,8 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
     let done = sequence::work(context, Vec::new(), &order, show)?;
     let Done { code, attempts, left_alone, refused } = &done;
     if *code != exit::UNKNOWN || !attempts.is_empty() {
-        let report = report(context, &done, watch.elapsed(), &again(&arguments));
+        let system = System::observe_also(context, &mut Cache::load(&context.root), &order.kernels);
+        let report = report(context, &system, &done, watch.elapsed(), &again(context, &arguments));
         let text = if arguments.json { json(&report)? } else { screen(&report) };
         answer(&text, common.color)?;
     }
@@ -129,8 +132,7 @@ fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
     }
     let missing = left.iter().filter(|l| !l.state.is_fine()).count();
     let mut lines: Vec<String> = planned.iter().flat_map(|p| broken(&p.to_string(), "", "    ")).collect();
-    let inventory = &system.inventory;
-    lines.extend(left.into_iter().flat_map(|l| outcome(&kept(inventory, l))));
+    lines.extend(left.into_iter().flat_map(|l| outcome(&kept(system, l))));
     match (lines.is_empty(), missing) {
         (true, _) => lines.push("nothing to do".to_owned()),
         (false, 0) => {}
@@ -141,8 +143,7 @@ fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
 }
 
 /// What became of each module, and the sum.
-fn report(context: &Context, done: &Done, took: Duration, again: &str) -> RebuildReport {
-    let inventory = Inventory::observe(&context.root);
+fn report(context: &Context, system: &System, done: &Done, took: Duration, again: &str) -> RebuildReport {
     let unindexed = |a: &Attempt| {
         let errors = done.attempts.iter().filter(|other| other.release == a.release);
         errors.filter_map(|other| other.index_error.clone()).next()
@@ -159,7 +160,8 @@ fn report(context: &Context, done: &Done, took: Duration, again: &str) -> Rebuil
         let failure = failure.or_else(|| Some((State::HookFailed, a.hook_error.clone()?)));
         let (state, reason) = failure.map_or((State::Ok, None), |(state, reason)| (state, Some(reason)));
         let (module, kernel) = (a.module.to_string(), a.release.clone());
-        let next = next_step(&inventory, &module, &kernel, state, a.log.is_some());
+        let record = ModuleRecord { error: a.error.clone(), ..status_of(&a.module, &a.release) };
+        let next = next_step(system, record, state);
         BuildOutcome {
             // What was cut short has one next step, in the sum.
             next: next.filter(|_| !cut_short),
@@ -177,7 +179,7 @@ fn report(context: &Context, done: &Done, took: Duration, again: &str) -> Rebuil
     let refused = done.refused.iter().filter(|r| !is_tried(r));
     let mut modules: Vec<BuildOutcome> = tried.collect();
     let undone = modules.iter().filter(|m| m.action.is_none()).count();
-    modules.extend(done.left_alone.iter().chain(refused).map(|l| kept(&inventory, l.clone())));
+    modules.extend(done.left_alone.iter().chain(refused).map(|l| kept(system, l.clone())));
     let count = |which: &dyn Fn(&BuildOutcome) -> bool| modules.iter().filter(|m| which(m)).count();
     let is_left = |state: &dyn Fn(State) -> bool| done.left_alone.iter().filter(|l| state(l.state)).count();
     RebuildReport {
@@ -198,11 +200,10 @@ fn report(context: &Context, done: &Done, took: Duration, again: &str) -> Rebuil
 }
 
 /// What nothing was done about.
-fn kept(inventory: &Inventory, left: LeftAlone) -> BuildOutcome {
-    let module = left.module.to_string();
+fn kept(system: &System, left: LeftAlone) -> BuildOutcome {
     BuildOutcome {
-        next: next_step(inventory, &module, &left.release, left.state, false),
-        module,
+        next: next_step(system, status_of(&left.module, &left.release), left.state),
+        module: left.module.to_string(),
         kernel: left.release,
         state: left.state,
         action: None,
@@ -213,41 +214,20 @@ fn kept(inventory: &Inventory, left: LeftAlone) -> BuildOutcome {
     }
 }
 
-/// What to do about a module that is not there; nothing about one that is as it should be.
-fn next_step(
-    inventory: &Inventory,
-    module: &str,
-    kernel: &str,
-    state: State,
-    has_log: bool,
-) -> Option<String> {
-    let again = format!("`clr-dkms rebuild {module} -k {kernel}`");
-    let variant = || inventory.find(kernel).map(|k| Variant::of(&k.name.variant));
-    match state {
-        State::BuildFailed if has_log => {
-            Some(format!("`clr-dkms logs {module} -k {kernel}`; then fix it, and {again}"))
-        }
-        State::BuildFailed => Some(format!("fix it, then {again}")),
-        State::DependencyFailed => Some(format!("bring what it needs, then {again}")),
-        State::HeadersMissing => Some(match variant().and_then(|v| v.dkms_bundle()) {
-            Some(bundle) => format!("`sudo swupd bundle-add {bundle}` brings them"),
-            None => format!("install the headers of kernel {kernel}"),
-        }),
-        state if state.is_fine() => None,
-        // Which of the two is not wanted is not known here.
-        State::Conflict => explained(state).next.map(str::to_owned),
-        state => explained(state).next.map(|next| next.replace("MODULE", module)),
-    }
+/// What to do about a module that is not there; nothing about one that is as it should be. `before` is what is known of it.
+fn next_step(system: &System, before: ModuleRecord, state: State) -> Option<String> {
+    let remedy = of_module_on_kernel(&ModuleRecord { state, ..before }, false, system)?;
+    Some(remedy.text(&CommandTarget::of(system)))
 }
 
 /// How the same is asked for again.
-fn again(arguments: &RebuildArguments) -> String {
+fn again(context: &Context, arguments: &RebuildArguments) -> String {
     let kernels = arguments.kernel.iter().flat_map(|kernel| ["-k", kernel]);
     let flags = [(arguments.all_kernels, "--all-kernels"), (arguments.force, "--force")];
     let flags = flags.into_iter().filter_map(|(given, flag)| given.then_some(flag));
     let words = arguments.modules.iter().map(String::as_str).chain(kernels).chain(flags);
-    let command = ["clr-dkms", "rebuild"].into_iter().chain(words).collect::<Vec<_>>().join(" ");
+    let words: Vec<&str> = std::iter::once("rebuild").chain(words).collect();
     // By force, what was done is done again.
-    let how = if arguments.force { "begins again" } else { "goes on where it was" };
-    format!("`{command}` {how}")
+    let purpose = if arguments.force { "begin again" } else { "continue" };
+    AdminCommand::change("clr-dkms", &words).to(purpose).text(&CommandTarget::of_root(&context.root))
 }

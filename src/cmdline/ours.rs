@@ -146,7 +146,9 @@ impl Ours {
         let remove = |directories: Vec<&PathBuf>| {
             for directory in directories {
                 if let Err(e) = root.remove_empty_directory(directory) {
-                    tracing::debug!("{e}; the directory that clr-dkms made has been replaced by another file");
+                    tracing::debug!(
+                        "{e}; the directory that clr-dkms made has been replaced by another file"
+                    );
                 }
             }
         };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::loading::{self, LoadForecast, load_forecast};
+use super::loading::{self, LoadForecast, Obstruction, load_forecast};
 use super::module_state::{module_status, would_be_taken};
 use super::satisfaction::CommandLine;
 use crate::cmdline::PARAMETER;
@@ -27,6 +27,8 @@ pub enum EntryLoss {
         module: String,
         /// What prevents it from being loaded, as a sentence.
         why: String,
+        /// The same as values.
+        by: Obstruction,
     },
     /// The initrd of the kernel no longer has a source.
     Initrd {
@@ -44,7 +46,7 @@ impl fmt::Display for EntryLoss {
                 "the boot entry of {kernel} has {PARAMETER}, but the configured command line does not; without it the kernel \
                  refuses {module} ({needed})"
             ),
-            EntryLoss::Blocked { kernel, module, why } => {
+            EntryLoss::Blocked { kernel, module, why, .. } => {
                 write!(f, "a new boot entry of {kernel} would lose {module}: {why}")
             }
             EntryLoss::Initrd { kernel, initrd } => {
@@ -83,8 +85,9 @@ pub fn entry_losses(
     for pair in system.of_kernel(release) {
         let Some(need) = needed(&pair.module.name) else { continue };
         let (kernel, module) = (release.to_owned(), pair.module.to_string());
-        if let Some(why) = blocked_by_refresh(system, pair) {
-            losses.push(EntryLoss::Blocked { kernel, module, why });
+        if let Some(by) = blocked_by_refresh(system, pair) {
+            let why = loading::reason(system, release, &by);
+            losses.push(EntryLoss::Blocked { kernel, module, why, by });
             continue;
         }
         // If an admin has set `sig-unenforce = off`, modules that need the parameter are not missed.
@@ -107,13 +110,11 @@ pub fn entry_losses(
 
 /// What prevents a module from being loaded with the configured command line but not with that of the present
 /// entry.
-fn blocked_by_refresh(system: &System, pair: &ModuleOnKernel) -> Option<String> {
+fn blocked_by_refresh(system: &System, pair: &ModuleOnKernel) -> Option<Obstruction> {
     let forecast = |line| load_forecast(system, pair, None, line);
     match (forecast(CommandLine::Coming), forecast(CommandLine::Configured)) {
         (LoadForecast::Blocked(_), _) => None,
-        (_, LoadForecast::Blocked(why)) if pair.proof.is_ok() => {
-            Some(loading::reason(system, &pair.release, &why))
-        }
+        (_, LoadForecast::Blocked(by)) if pair.proof.is_ok() => Some(by),
         _ => None,
     }
 }

@@ -187,13 +187,3 @@ pub fn without_successor(system: &System) -> Vec<(String, String)> {
     let without = tips.filter(|k| !k.running && !has(&k.name.release()));
     without.map(|k| (k.name.release(), format!("/etc/kernel/initrd-{}", k.id))).collect()
 }
-
-/// How to make an initrd, as a sentence for people.
-pub fn how_to_make(system: &System, release: &str, path: &str) -> String {
-    format!(
-        "create {} for kernel {release}, for example with `dracut --kver {release} {}`; or set initrd-command in \
-         clr-dkms.conf",
-        system.shown_path(path),
-        system.shown_path(path)
-    )
-}

@@ -205,27 +205,3 @@ pub fn reason(system: &System, release: &str, obstruction: &Obstruction) -> Stri
     };
     format!("{before}{what} {left}")
 }
-
-/// What an admin can do about it, as a sentence without a full stop.
-pub fn remedy(system: &System, module: &str, obstruction: &Obstruction) -> String {
-    let blocker = match &obstruction.blocker {
-        LoadBlocker::Dependency(_, blocker) => blocker,
-        own => own,
-    };
-    let way = match (blocker.line(), blocker.word()) {
-        (Some(at), _) => {
-            let name = at.path.rsplit('/').next().unwrap_or_default();
-            let path = system.shown_path(&at.path);
-            match at.path.starts_with("/etc/") || at.path.starts_with("/run/") {
-                true => format!("remove line {} from {path}", at.line),
-                // A file below `/usr` is restored by the next update.
-                false => format!("copy {path} to /etc/modprobe.d/{name} without line {}", at.line),
-            }
-        }
-        (None, Some(word)) => {
-            format!("remove {word}= from the kernel command line (`clr-dkms-cmdline show`)")
-        }
-        (None, None) => "remove the cause".to_owned(),
-    };
-    format!("{way}; or, if this is intended, add {module} to `[modules] optional` of clr-dkms.conf")
-}

@@ -129,7 +129,7 @@ pub fn checked_files(system: &System) -> BTreeMap<String, String> {
 }
 
 /// The state of a proven module.
-pub(super) fn status_of(module: &ModuleName, release: &str) -> ModuleRecord {
+pub fn status_of(module: &ModuleName, release: &str) -> ModuleRecord {
     ModuleRecord {
         module: module.clone(),
         kernel: release.to_owned(),

@@ -44,7 +44,7 @@ pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {
         row(
             "out of date",
             &format!(
-                "{what}, since {}, because {why}; `{command}` does not wait, at your own risk",
+                "{what}, since {}, because {why}; `sudo {command}` does not wait, at your own risk",
                 utc(*since)
             ),
         );

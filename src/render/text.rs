@@ -6,6 +6,7 @@ use super::broken_to;
 use super::modules::Modules;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
 use crate::kernel::Headers;
+use crate::status::problem::Problem;
 use crate::status::{KernelStatus, StatusDocument, Verdict, waiting};
 
 /// What fits on the screen of a terminal, in lines.
@@ -30,8 +31,11 @@ fn screen_of(document: &StatusDocument, older: usize, style: &ScreenStyle) -> St
         return painted(&lines, style);
     }
     let mut footer = footer(document, style);
+    // The first lines and the table of modules have reported the others.
+    let headline = document.headline();
+    let is_reported = |p: &&Problem| Some(*p) == headline || p.is_of_module();
     let unreported: Vec<String> =
-        document.problems.iter().filter(|p| !is_reported(document, p)).cloned().collect();
+        document.problems.iter().filter(|p| !is_reported(p)).map(ToString::to_string).collect();
     let all = if style.all { usize::MAX } else { SOME };
     let problems = section("More problems", &unreported, all, style);
     let notes = section("Seen and left alone", &document.notes, usize::MAX, style);
@@ -70,12 +74,6 @@ fn left_out(problems: usize, notes: usize, style: &ScreenStyle) -> Vec<StyledLin
         "" => Vec::new(),
         what => row("Left out", &format!("{what}; `--all` shows them"), style),
     }
-}
-
-/// The first lines say it already, or the table of modules does.
-fn is_reported(document: &StatusDocument, problem: &str) -> bool {
-    let told = |text: &str| text == problem;
-    told(&document.summary) || document.modules.iter().filter_map(|m| m.problem.as_deref()).any(told)
 }
 
 fn line(text: String) -> StyledLine {
@@ -239,7 +237,7 @@ fn footer(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
             n if !style.all => format!(" and {n} more places"),
             _ => document.unreadable[1..].iter().map(|path| format!(", {path}")).collect(),
         };
-        row("Not seen", &format!("{first}{more}: no permission; ask as root"));
+        row("Not seen", &format!("{first}{more}: only root may look there"));
     }
     lines
 }

@@ -1,7 +1,7 @@
-//! What the enforcement document comes to: one word, one sentence, one next step.
+//! What the enforcement document comes to: one word, one sentence, one problem.
 
 use super::enforcement::{EnforcementStanding, KernelReport, ModuleReport, Setting};
-use crate::cmdline::PARAMETER;
+use super::enforcement_remedies::EnforcementProblem;
 use crate::cmdline::parameter::KernelArguments;
 use crate::dkms::{ModuleName, Signature};
 use crate::enforcement::{LoadOutcome, LoadRefusal, SecureBoot, Tri};
@@ -22,7 +22,7 @@ pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Enfor
     }
     let helpless = first.with("refused").next().is_some() && !first.parameter_would_help();
     let differs = kernels.iter().any(KernelReport::differs);
-    if differs || !setting.policy_met || lacks_entry(first, setting) || helpless {
+    if differs || setting.policy_fix.is_some() || lacks_entry(first, setting) || helpless {
         return EnforcementStanding::Pending;
     }
     EnforcementStanding::Settled
@@ -94,94 +94,90 @@ fn list(modules: &[&ModuleName]) -> String {
     }
 }
 
-/// The next step; none when there is nothing to do.
-pub(super) fn next_step(
+/// What is wrong, or unknown, in its order of importance; none when nothing is.
+pub(super) fn problem(
     kernels: &[KernelReport],
     setting: &Setting<'_>,
     standing: EnforcementStanding,
-) -> Option<String> {
+) -> Option<EnforcementProblem> {
+    use EnforcementProblem as P;
     let kernel = kernels.first()?;
-    if let (false, Some(step)) = (setting.policy_met, &setting.policy_step) {
-        return Some(step.clone());
+    if let Some(fix) = &setting.policy_fix {
+        return Some(P::NotAsWanted(fix.clone()));
     }
     let refused = kernel.modules.iter().find(|m| m.configured == "refused");
-    if let Some(cure) = refused.and_then(|module| cure(kernel, module, setting)) {
-        return Some(cure);
+    if let Some(problem) = refused.and_then(|module| refusal(kernel, module, setting)) {
+        return Some(problem);
     }
     if kernels.iter().any(KernelReport::entry_differs) || lacks_entry(kernel, setting) {
-        return Some("run `clr-boot-manager update` as root".to_owned());
+        return Some(P::EntryDiffers);
     }
     if standing == EnforcementStanding::Unknown {
-        return Some(how_to_know(kernels, kernel, setting));
+        return Some(open_question(kernels, kernel, setting));
     }
     // What runs is no matter of the kernel that was asked for, but of the machine.
     let running = kernels.iter().find(|k| k.running)?;
     let (now, coming) = (running.now.as_ref()?, running.coming());
-    if !now.differs(coming) {
-        return None;
-    }
     let on_again = now.verdict.enforced == Tri::No && coming.verdict.enforced == Tri::Yes;
-    Some(match on_again {
-        true => "reboot when it suits you: only a reboot turns enforcement on again".to_owned(),
-        false => "reboot when it suits you".to_owned(),
-    })
+    now.differs(coming).then_some(P::RebootPending { on_again })
 }
 
-/// What helps a module that the configured line does not help; none where it is refused because the admin wants it so.
-fn cure(kernel: &KernelReport, module: &ModuleReport, setting: &Setting<'_>) -> Option<String> {
-    const SHOW: &str = "`clr-dkms-cmdline show` tells which file it comes from";
-    const SIGN: &str = "sign the modules with a key that this kernel trusts";
+/// Why a module is refused; none where it is refused because the admin wants it so.
+fn refusal(
+    kernel: &KernelReport,
+    module: &ModuleReport,
+    setting: &Setting<'_>,
+) -> Option<EnforcementProblem> {
+    use EnforcementProblem as P;
     let verdict = &kernel.configured.verdict;
     let line = kernel.configured.cmdline.as_deref().unwrap_or_default();
     let on_line = |name: &str| KernelArguments::read(line.as_bytes()).has(name);
     let firmware = setting.machine.secure_boot == SecureBoot::On;
     Some(if module.unfit || matches!(module.signature, Signature::Broken { .. }) {
-        let (module, release) = (&module.module, &kernel.release);
-        // Not `dkms remove`: for the module's last kernel that would forget the module.
-        format!(
-            "as root: `dkms unbuild {module} -k {release}`, then `clr-dkms-post-update`, which builds it again"
-        )
+        P::Unfit { module: module.module.clone(), kernel: kernel.release.clone() }
     } else if verdict.disabled == Tri::Yes {
-        format!("take what disables all modules off the command line; {SHOW}")
+        P::ModulesDisabled
     } else if verdict.ima == Tri::Yes {
-        "boot another kernel, or take the IMA policy that appraises modules away".to_owned()
+        P::ImaAppraises
     } else if kernel.parameter_would_help() {
         return None;
     } else if verdict.enforced == Tri::Yes && kernel.patch == "absent" {
-        format!("this kernel does not know {PARAMETER}: boot another kernel, or {SIGN}")
+        P::ParameterUnknownToKernel
     } else if verdict.enforced == Tri::Yes && firmware {
-        "turn Secure Boot off in the firmware, or boot a kernel of 5.19.1 or later".to_owned()
+        P::EnforcedBySecureBoot
     } else if verdict.enforced == Tri::Yes && on_line("module.sig_enforce") {
-        format!("take module.sig_enforce off the command line; {SHOW}")
+        P::EnforcedOnLine
     } else if verdict.locked == Tri::Yes && on_line("lockdown") {
-        format!("{SIGN}, or take lockdown= off the command line; {SHOW}")
+        P::LockedOnLine
     } else if verdict.locked == Tri::Yes && firmware {
-        format!("{SIGN}, or turn Secure Boot off in the firmware")
+        P::LockedBySecureBoot
     } else {
-        format!("{SIGN}, or boot another kernel")
+        P::NotTrusted
     })
 }
 
-/// How what is not known can be found out.
-fn how_to_know(kernels: &[KernelReport], kernel: &KernelReport, setting: &Setting<'_>) -> String {
+/// What is not known.
+fn open_question(
+    kernels: &[KernelReport],
+    kernel: &KernelReport,
+    setting: &Setting<'_>,
+) -> EnforcementProblem {
+    use EnforcementProblem as P;
     let coming = kernel.coming();
     let line = coming.cmdline.as_deref().unwrap_or_default();
     let open = coming.unsigned() == LoadOutcome::Unknown;
     if open && KernelArguments::read(line.as_bytes()).has("bootconfig") {
-        "boot it and ask again: what the bootconfig in its initrd adds shows only then".to_owned()
+        P::BootconfigUnknown
     } else if open && coming.sig_unenforce == "unknown" {
-        format!(
-            "write {PARAMETER} as a plain word, or leave it out; `clr-dkms-cmdline show` tells which file it comes from"
-        )
+        P::ParameterUnclear
     } else if let (false, Some(module)) = (open, kernel.with("unknown").next()) {
-        let name = &module.module.name;
-        format!("load {name} while this kernel runs and ask again: whether it trusts the key shows only then")
+        P::KeyUnknown { module: module.module.name.clone() }
     } else if !open && now_unknown(kernels) {
-        "ask again as root, with /proc and /sys as the kernel shows them".to_owned()
+        P::RunningUnknown
     } else if setting.entries_needed {
-        "ask again as root; what is missing then shows only when that kernel runs".to_owned()
+        P::EntriesUnknown
     } else {
         // An image has no firmware, and nothing runs in it.
-        "ask `clr-dkms enforcement` on the machine that boots it".to_owned()
+        P::NotThisMachine
     }
 }

@@ -4,11 +4,14 @@
 use serde::Serialize;
 
 use super::Verdict;
+use super::remedies::{of_state, of_verdict};
+use super::remedy::{AdminCommand, CommandTarget, Remedy};
+use crate::dkms::ModuleName;
 use crate::dkms::plan::State;
 use crate::requirement::Importance;
 
 /// One row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explained {
     /// `CD-0…` for verdicts, `CD-1…` for states of a module on a kernel, `CD-2…` for how much a module is needed.
     pub id: &'static str,
@@ -19,28 +22,29 @@ pub struct Explained {
     /// Where it comes from.
     pub cause: &'static str,
     /// The next command or step; none where there is nothing to do.
-    pub next: Option<&'static str>,
+    pub next: Option<String>,
 }
 
-const fn row(
+fn row(
     id: &'static str,
     name: &'static str,
     meaning: &'static str,
     cause: &'static str,
-    next: Option<&'static str>,
+    next: Option<Remedy>,
 ) -> Explained {
-    Explained { id, name, meaning, cause, next }
+    Explained { id, name, meaning, cause, next: next.map(|remedy| remedy.text(&CommandTarget::here())) }
 }
 
 /// The row of a verdict.
 pub fn verdict(verdict: Verdict) -> Explained {
+    let next = of_verdict(verdict);
     match verdict {
         Verdict::Healthy => row(
             "CD-001",
             "healthy",
             "The kernel that runs is the one that boots next, and all modules are there.",
             "Every module that this machine wants is built and proven, and no reboot is due.",
-            None,
+            next,
         ),
         Verdict::RebootPending => row(
             "CD-002",
@@ -48,14 +52,14 @@ pub fn verdict(verdict: Verdict) -> Explained {
             "All modules are there for the next boot, and only a reboot makes them work.",
             "An update has brought a kernel, for which its modules are built and proven; or the running kernel refuses them \
              until it is booted with the command line that its boot entry has now.",
-            Some("reboot when it suits you"),
+            next,
         ),
         Verdict::Building => row(
             "CD-003",
             "building",
             "Modules are being built now.",
-            "An update, or somebody with `clr-dkms rebuild`, has asked for it.",
-            Some("`journalctl -fu clr-dkms` shows how it goes; do not reboot until it has ended"),
+            "An update, or somebody with `clr-dkms rebuild`, has asked for it. `journalctl -fu clr-dkms` shows how it goes.",
+            next,
         ),
         Verdict::Degraded => row(
             "CD-004",
@@ -63,7 +67,7 @@ pub fn verdict(verdict: Verdict) -> Explained {
             "Something is missing or failed; what boots next has all that is critical.",
             "A build failed or something that builds need is missing; or the boot files, the command line or the configuration \
              are not as they should be. The screen of `clr-dkms status` names it below its first line.",
-            Some("`sudo clr-dkms rebuild` tries again what failed, and gives the next step of each module"),
+            next,
         ),
         Verdict::Held => row(
             "CD-005",
@@ -71,7 +75,7 @@ pub fn verdict(verdict: Verdict) -> Explained {
             "The newest kernel is kept from becoming the boot default; a kernel that has what is needed boots next.",
             "A module that works on the running kernel and is needed is not proven for the newest one, or an admin holds a \
              kernel. `sudo clr-dkms release` goes ahead all the same.",
-            Some("`clr-dkms guard` tells what it lacks, and what brings it"),
+            next,
         ),
         Verdict::Unsafe => row(
             "CD-006",
@@ -79,7 +83,7 @@ pub fn verdict(verdict: Verdict) -> Explained {
             "What boots next is without a module that is critical, or no kernel has all that is needed.",
             "The boot default was changed by something else, or is a kernel that is not installed any more; the module is gone from every kernel or will be refused for its \
              signature, or an admin released a kernel that lacks it.",
-            Some("do not reboot; `clr-dkms guard` tells which kernel is the best, and why"),
+            next,
         ),
         Verdict::Unknown => row(
             "CD-007",
@@ -87,50 +91,64 @@ pub fn verdict(verdict: Verdict) -> Explained {
             "It is unknown whether the modules will be there.",
             "A file or directory cannot be read, or it is unknown which kernel boots next: most often because a normal user \
              asks.",
-            Some("`sudo clr-dkms status`"),
+            next,
         ),
         Verdict::NotApplicable => row(
             "CD-008",
             "not-applicable",
             "There is no kernel of clr-boot-manager on this system.",
             "It is no Clear Linux, or its kernels come from elsewhere.",
-            None,
+            next,
         ),
     }
 }
 
+/// What helps a module in a state, whatever module and kernel it is.
+fn next_for_any_module(state: State) -> Option<Remedy> {
+    if state.is_fine()
+        && state != State::Building
+        && state != State::NotAutoinstall
+        && state != State::SkippedExclusive
+    {
+        return None;
+    }
+    let module = ModuleName { name: "MODULE".to_owned(), version: "VERSION".to_owned() };
+    let build = AdminCommand::change("clr-dkms-post-update", &[]);
+    Some(of_state(state, &module, "the module", "KERNEL", Some("BUNDLE"), build.into()))
+}
+
 /// The row of a state.
 pub fn state(state: State) -> Explained {
+    let next = next_for_any_module(state);
     match state {
         State::Ok => row(
             "CD-100",
             "ok",
             "The module is proven: built for this kernel, found by modprobe, and taken by the kernel.",
             "It was built with the headers of this kernel, and has not been changed since.",
-            None,
+            next,
         ),
         State::NotBuilt => row(
             "CD-101",
             "not-built",
             "The module should be there and is not; nothing has been tried yet.",
             "A kernel or a module is new, or files were deleted.",
-            Some("`sudo clr-dkms-post-update`"),
+            next,
         ),
         State::Building => row(
             "CD-116",
             "building",
             "A run that is at work builds the module now, or will.",
-            "An update, or somebody with `clr-dkms rebuild`, has asked for it.",
-            Some("`journalctl -fu clr-dkms` shows how it goes; do not reboot until it has ended"),
+            "An update, or somebody with `clr-dkms rebuild`, has asked for it. `journalctl -fu clr-dkms` shows how it goes.",
+            next,
         ),
         State::BuildFailed => row(
             "CD-102",
             "build-failed",
             "dkms, the compiler or the installation failed.",
             "Most often the source of the module does not know this kernel yet; also a full disk or too little memory. With \
-             the same source, headers and compiler it is not tried again by itself: fix or update the module, then \
-             `sudo clr-dkms rebuild MODULE`.",
-            Some("`clr-dkms logs MODULE` shows the first error"),
+             the same source, headers and compiler it is not tried again by itself. `clr-dkms logs MODULE` shows the first error.",
+            next,
         ),
         State::DependencyFailed => row(
             "CD-103",
@@ -138,7 +156,7 @@ pub fn state(state: State) -> Explained {
             "Something that the module needs is not there.",
             "A module that it is built upon (BUILD_DEPENDS), or that it is loaded on top of, is missing for this kernel. \
              One that is not registered with dkms has to be installed first.",
-            Some("`sudo clr-dkms rebuild` builds it and what it needs, and names what it lacks"),
+            next,
         ),
         State::HeadersMissing => row(
             "CD-104",
@@ -146,49 +164,50 @@ pub fn state(state: State) -> Explained {
             "The kernel's headers are not installed: nothing can be built for it.",
             "The kernel's bundle is there without the one that brings its headers: kernel-native-dkms for native; \
              `clr-dkms-variant --long` names that of another variant.",
-            Some("`sudo swupd bundle-add BUNDLE`"),
+            next,
         ),
         State::HeadersMismatch => row(
             "CD-105",
             "headers-mismatch",
             "The headers are those of another kernel: modules built with them would not load.",
             "Kernel and headers were updated only in part, or a link in /usr/lib/modules leads elsewhere.",
-            Some("`sudo swupd repair`, then `sudo clr-dkms-post-update`"),
+            next,
         ),
         State::SkippedExclusive => row(
             "CD-106",
             "skipped-exclusive",
             "The module's dkms.conf excludes this kernel.",
-            "BUILD_EXCLUSIVE_KERNEL or the like: its author says that it is not for this kernel.",
-            Some("`clr-dkms lint MODULE` shows the pattern; look for a newer version of the module"),
+            "BUILD_EXCLUSIVE_KERNEL or the like: its author says that it is not for this kernel. `clr-dkms lint MODULE` shows \
+             the pattern.",
+            next,
         ),
         State::NotAutoinstall => row(
             "CD-107",
             "not-autoinstall",
             "The module's dkms.conf does not ask to be built by itself.",
             "AUTOINSTALL is missing or is not `yes`: with AUTOINSTALL=\"yes\" it is built after each update.",
-            Some("`sudo clr-dkms rebuild MODULE` builds it this once"),
+            next,
         ),
         State::BrokenSource => row(
             "CD-108",
             "broken-source",
             "The source or the dkms.conf of the module cannot be used.",
             "The directory in /usr/src is gone, or its dkms.conf has an error.",
-            Some("`clr-dkms lint MODULE` says what is wrong and where"),
+            next,
         ),
         State::VermagicMismatch => row(
             "CD-109",
             "vermagic-mismatch",
             "The installed file was made for another kernel: this one refuses it.",
             "A build with the headers of another kernel, or two runs of dkms at once.",
-            Some("`sudo clr-dkms-post-update` builds it again"),
+            next,
         ),
         State::NotInModulesDep => row(
             "CD-110",
             "not-in-modules-dep",
             "The file is there, and modprobe does not find it.",
             "swupd has put its own modules.dep back, or depmod was not run.",
-            Some("`sudo clr-dkms-post-update` runs depmod"),
+            next,
         ),
         State::Blocked => row(
             "CD-118",
@@ -197,7 +216,7 @@ pub fn state(state: State) -> Explained {
             "`install MODULE /bin/false`, `blacklist MODULE` where nothing loads the module by its name, or module_blacklist= \
              or modprobe.blacklist= on the command line of the next boot; for the module or for one that it needs. \
              modules-load.d does not load a blacklisted module.",
-            Some("`clr-dkms status` names the file and the line"),
+            next,
         ),
         State::InitrdStale => row(
             "CD-119",
@@ -205,7 +224,7 @@ pub fn state(state: State) -> Explained {
             "The module is proven, and the initrd of the kernel lacks it or holds another build.",
             "The initrd of the running kernel holds the module, something critical depends on it, and the initrd of this \
              kernel was not made, or was made before the module was built.",
-            Some("make the initrd of this kernel, or set initrd-command in clr-dkms.conf"),
+            next,
         ),
         State::HookFailed => row(
             "CD-120",
@@ -214,16 +233,14 @@ pub fn state(state: State) -> Explained {
             "PRE_BUILD, POST_BUILD, PRE_INSTALL or POST_INSTALL names a file that is not there or is not executable, or \
              the script ended with an error: what it does for the module, such as udev rules, is not done. dkms only \
              warns, or says nothing.",
-            Some(
-                "`clr-dkms logs MODULE` shows it; correct the script, then `sudo clr-dkms rebuild MODULE --force`",
-            ),
+            next,
         ),
         State::SignatureRefused => row(
             "CD-111",
             "signature-refused",
             "The module is there, and the kernel will refuse it for its signature.",
             "The kernel demands signatures, and module.sig_unenforce is not in force.",
-            Some("`clr-dkms enforcement` tells why, and what helps"),
+            next,
         ),
         State::Unknown => row(
             "CD-112",
@@ -232,30 +249,28 @@ pub fn state(state: State) -> Explained {
             "A file cannot be read, a dkms.conf could not be evaluated in time, or the symbols that a module takes \
              could not be compared: without the headers' Module.symvers the names in System.map are asked, and what \
              was checked once holds for the same file.",
-            Some("`sudo clr-dkms status`"),
+            next,
         ),
         State::SymbolsMismatch => row(
             "CD-113",
             "symbols-mismatch",
             "The module needs a symbol that nothing exports, or in another version than it is exported.",
             "The kernel, or a module beneath, was built again since the module was.",
-            Some("`sudo clr-dkms rebuild MODULE --force`"),
+            next,
         ),
         State::Conflict => row(
             "CD-114",
             "conflict",
             "Another module has a file of the same name installed.",
             "Two modules make one file: one of them can have it.",
-            Some(
-                "remove the one that is not wanted: `sudo dkms remove MODULE/VERSION --all`, then `sudo clr-dkms-post-update`",
-            ),
+            next,
         ),
         State::CompilerMissing => row(
             "CD-115",
             "compiler-missing",
             "The compiler, the linker or make is not installed: nothing can be built.",
             "The bundle c-basic is not there.",
-            Some("`sudo swupd bundle-add c-basic`"),
+            next,
         ),
         State::NotManaged => row(
             "CD-117",
@@ -263,16 +278,15 @@ pub fn state(state: State) -> Explained {
             "The module is in use, DKMS does not manage it, and this kernel does not have it: a reboot loses it.",
             "It was installed by hand, by a vendor's installer or by a package, for another kernel; or its entry in the DKMS tree \
              is lost. No run builds it: its source has to be registered first.",
-            Some(
-                "`sudo dkms add DIRECTORY` with its source, then `sudo clr-dkms-post-update`; or install it again for this kernel",
-            ),
+            next,
         ),
     }
 }
 
 /// The row of a class.
 pub fn class(class: Importance) -> Explained {
-    let next = Some("`clr-dkms guard` tells what each module is needed for");
+    let guard = AdminCommand::look("clr-dkms", &["guard"]).to("see what each module is needed for");
+    let next = Some(guard.into());
     match class {
         Importance::Critical => row(
             "CD-201",

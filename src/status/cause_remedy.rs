@@ -1,34 +1,50 @@
 //! What helps against the cause of a failed build.
 
+use super::remedy::{AdminCommand, CommandTarget, Remedy};
 use crate::dkms::cause::{Cause, PackagingFault};
 use crate::dkms::first_error::FirstError;
+use crate::system::System;
 
-/// What has to be done before the build can succeed, in words that go on with "then run …". `names` is the
-/// module, and others that fail for the same cause.
-pub(super) fn cause_remedy(error: Option<&FirstError>, names: &str) -> String {
-    let Some(error) = error else { return format!("fix or update {names}") };
+/// What has to be done before the build can succeed. `names` is the module, and others that fail for the same
+/// cause.
+pub(super) fn cause_remedy(error: Option<&FirstError>, names: &str) -> Remedy {
+    let Some(error) = error else { return Remedy::by_hand(format!("fix or update {names}")) };
+    let swupd = |words: &[&str]| AdminCommand::change("swupd", words);
+    let find_bundle = |file: &str| {
+        let search = AdminCommand::look("swupd", &["search-file", file]).to("see which bundle has it");
+        Remedy::from(search).then(Remedy::by_hand("install that bundle"))
+    };
     match &error.cause {
-        Cause::Module { .. } | Cause::Unknown | Cause::NotConfined => format!("fix or update {names}"),
-        Cause::Packaging(fault) => packaging(fault, error, names),
-        Cause::Headers { .. } => "`swupd repair`, which brings the kernel's headers again".to_owned(),
-        Cause::Toolchain { lacks: Some(lacks), .. } if is_file(lacks) => {
-            format!("install the bundle with {lacks}, which `swupd search-file {lacks}` finds")
-        }
+        Cause::Headers { .. } => return swupd(&["repair"]).to("restore the kernel's headers").into(),
+        Cause::Toolchain { lacks: Some(lacks), .. } if is_file(lacks) => return find_bundle(lacks),
         Cause::Toolchain { .. } => {
-            "`swupd update`, so that the compiler is the one of the kernel's headers".to_owned()
+            return swupd(&["update"]).to("get the compiler of the kernel's headers").into();
         }
+        Cause::MissingProgram { program } => return find_bundle(program),
+        _ => {}
+    }
+    Remedy::by_hand(match &error.cause {
+        Cause::Packaging(fault) => packaging(fault, error, names),
         Cause::Clang { .. } => {
             format!("install clang (bundle llvm), and put LLVM=1 into the MAKE of the dkms.conf of {names}")
         }
         Cause::NoSpace { filesystem: Some(path) } => format!("make room on the file system of {path}"),
         Cause::NoSpace { filesystem: None } => "make room on the file system that is full".to_owned(),
         Cause::NoMemory => "end what needs much memory, or add swap".to_owned(),
-        Cause::MissingProgram { program } => {
-            format!("install the bundle with {program}, which `swupd search-file {program}` finds")
-        }
-        Cause::Dependency { needs: Some(needs) } => format!("bring {needs}, which {names} is built upon"),
-        Cause::Dependency { needs: None } => format!("bring what {names} is built upon"),
+        Cause::Dependency { needs: Some(needs) } => format!("install {needs}, which {names} is built upon"),
+        Cause::Dependency { needs: None } => format!("install what {names} is built upon"),
+        _ => format!("fix or update {names}"),
+    })
+}
+
+/// What helps where nothing confines the programs of a module. An image does not say what this machine trusts.
+pub(super) fn trust(system: &System, run: Remedy) -> Remedy {
+    if CommandTarget::of(system).is_image() {
+        let trust = AdminCommand::change("clr-dkms-post-update", &["--trust"]);
+        return trust.to("build them, if its modules are trusted").into();
     }
+    let setting = "put `[build] trust = yes` into /etc/clr-dkms/clr-dkms.conf";
+    Remedy::by_hand(format!("if the modules are trusted, {setting}")).then(run)
 }
 
 /// A header or a library, and not an option or a version.
@@ -76,7 +92,7 @@ mod tests {
             ("a.c:1:1: error: unknown type name 'x'", "fix or update hello/1.0"),
             (
                 "/bin/sh: 1: flex: not found",
-                "install the bundle with flex, which `swupd search-file flex` finds",
+                "run `swupd search-file flex` to see which bundle has it, then install that bundle",
             ),
             ("cp: error writing '/a/b': No space left on device", "make room on the file system of /a/b"),
             (
@@ -91,7 +107,8 @@ mod tests {
             ),
         ] {
             let error = find(log).error.unwrap();
-            assert_eq!(cause_remedy(Some(&error), "hello/1.0"), remedy, "{log}");
+            let found = cause_remedy(Some(&error), "hello/1.0");
+            assert_eq!(found.text(&CommandTarget::here()), remedy, "{log}");
         }
     }
 }

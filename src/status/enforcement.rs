@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::advice::{next_step, standing, summary};
+use super::advice::{problem, standing, summary};
+use super::enforcement_remedies::{ParameterFix, remedy};
+use super::remedy::CommandTarget;
 use crate::boot::BootEntry;
 use crate::cmdline::explain::explain;
 use crate::cmdline::merge;
@@ -59,10 +61,10 @@ pub struct Setting<'a> {
     pub entries_needed: bool,
     /// What is odd or wrong with the boot entries, and which of them the next boot takes.
     pub entry_notes: Vec<String>,
-    /// `module.sig_unenforce` is as the configuration wants it.
-    pub policy_met: bool,
-    /// What would make it so.
-    pub policy_step: Option<String>,
+    /// What makes `module.sig_unenforce` as the configuration wants it; none where it is.
+    pub policy_fix: Option<ParameterFix>,
+    /// The system that commands are for.
+    pub target: CommandTarget,
     /// The kernels could not be listed, or there is none.
     pub unreadable: Option<String>,
 }
@@ -361,14 +363,14 @@ pub fn document(subjects: &[EnforcementSubject<'_>], setting: &Setting<'_>) -> E
         schema: 1,
         standing,
         summary: summary(&kernels, setting),
-        next_step: next_step(&kernels, setting, standing),
+        next_step: problem(&kernels, setting, standing).map(|p| remedy(&p).text(&setting.target)),
         secure_boot: match setting.machine.secure_boot {
             SecureBoot::On => "on",
             SecureBoot::Off => "off",
             SecureBoot::Unknown => "unknown",
         },
         taint: setting.machine.taint.clone(),
-        policy_met: setting.policy_met,
+        policy_met: setting.policy_fix.is_none(),
         kernels,
         notes,
     }

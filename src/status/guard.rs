@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::steps::{self, listed};
+use super::problem::{Problem, lacks};
+use super::remedies::{Situation, admin_override, of_boot_default, remedy};
+use super::remedy::CommandTarget;
 use crate::boot::deferral::Deferral;
-use crate::boot::menu::SetBy;
-use crate::boot_decision::{AdminOverrides, BootDecision, NextBootSource, Reason, Ruling};
+use crate::boot_decision::{AdminOverrides, NextBootSource, Reason, Ruling};
 use crate::config::{BootPolicy, Settings};
 use crate::decide::assessment::BootAssessment;
-use crate::decide::candidates::is_bootable;
 use crate::decide::next_boot::NextBoot;
-use crate::decide::satisfaction::NOT_REGISTERED;
 use crate::decide::unread::blocked;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule, Requirement};
@@ -29,6 +28,18 @@ pub struct Swupd {
     pub overridden_by: Option<String>,
     /// Why it could not be told.
     pub refused: Option<String>,
+}
+
+impl Swupd {
+    fn of(deferral: &Deferral) -> Swupd {
+        let (overridden_by, refused) = match deferral {
+            Deferral::Armed => (None, None),
+            Deferral::Off { overridden_by, refused } => {
+                (overridden_by.as_ref().map(ToString::to_string), refused.clone())
+            }
+        };
+        Swupd { defers: *deferral == Deferral::Armed, overridden_by, refused }
+    }
 }
 
 /// The answer in one word; the screen and the exit code are made of it.
@@ -91,9 +102,6 @@ pub struct GuardReport {
     pub boots_next_unknown: Option<String>,
     /// It is not installed any more: its modules are not on the disk.
     pub boots_removed: bool,
-    /// The modules that the running kernel lacks and a reboot brings back.
-    #[serde(skip)]
-    pub comes_back: Vec<String>,
     /// The entry of another system, which boots next.
     #[serde(skip)]
     pub other_system: Option<String>,
@@ -130,30 +138,27 @@ pub struct GuardReport {
 
 impl GuardReport {
     /// Makes it.
-    pub fn new(
-        system: &System,
-        settings: &Settings,
-        assessment: &BootAssessment,
-        boot: Option<&BootRecord>,
-        now: Timestamp,
-    ) -> GuardReport {
+    pub(super) fn new(at: Situation<'_>, now: Timestamp) -> GuardReport {
+        let Situation { system, settings, assessment, record, .. } = at;
         let decision = &assessment.decision;
+        let boot: Option<&BootRecord> = record.map(|record| &record.boot);
         let held = boot.and_then(|boot| boot.held_back.as_ref());
         let held = held.filter(|_| decision.ruling == Ruling::Defer);
-        let (overridden_by, refused) = match &system.deferral {
-            Deferral::Armed => (None, None),
-            Deferral::Off { overridden_by, refused } => (overridden_by.clone(), refused.clone()),
+        let word = word(system, assessment);
+        let problem = match word {
+            GuardWord::NotApplicable => None,
+            _ => unreadable(system).map(|what| Problem::Unreadable { what }).or_else(|| problem(assessment)),
+        };
+        let step = match (&problem, word) {
+            (_, GuardWord::NotApplicable) => None,
+            (Some(problem), _) => remedy(problem, at),
+            (None, _) => of_boot_default(at),
         };
         GuardReport {
             schema: 1,
-            summary: summary(system, assessment),
-            next_step: match word(system, assessment) {
-                GuardWord::Unknown if assessment.unknown.is_some() => Some(steps::of_unknown(system)),
-                GuardWord::Unknown if unreadable(system).is_none() => Some(steps::of_open(system)),
-                GuardWord::Unknown => Some("ask again as root".to_owned()),
-                GuardWord::NotApplicable => None,
-                _ => next_step(system, settings, assessment),
-            },
+            summary: problem
+                .map_or_else(|| in_order(word, system, assessment), |problem| problem.to_string()),
+            next_step: step.map(|step| step.text(&CommandTarget::of(system))),
             ruling: decision.ruling,
             because: decision.because,
             is_unsafe: assessment.is_unsafe(),
@@ -168,7 +173,6 @@ impl GuardReport {
             boots_next_source: assessment.next.source(),
             boots_next_unknown: assessment.next.unknown().map(str::to_owned),
             boots_removed: assessment.next.is_removed(),
-            comes_back: assessment.comes_back.clone(),
             other_system: match &assessment.next {
                 NextBoot::OtherSystem { choice } => Some(choice.entry.clone()),
                 _ => None,
@@ -177,39 +181,16 @@ impl GuardReport {
             held_days: held.map(|h| (now.duration_since(h.since).as_hours() / 24).max(0)),
             deferred: held.is_some_and(|h| h.deferred),
             waiting: boot.map(|boot| boot.waiting.clone()).unwrap_or_default(),
-            swupd: Swupd { defers: system.deferral == Deferral::Armed, overridden_by, refused },
+            swupd: Swupd::of(&system.deferral),
             wishes: system.wishes.clone(),
-            lost_wish: lost_wish(system, assessment),
+            lost_wish: lost_wish(system, assessment).map(|problem| problem.to_string()),
             lacking: decision.lacking.clone(),
             next_lacks: assessment.next_lacks.clone(),
             needs: assessment.needs.clone(),
-            word: word(system, assessment),
+            word,
             versions: versions(system),
-            errors: BTreeMap::new(),
+            errors: record.map(|record| errors(record, assessment)).unwrap_or_default(),
         }
-    }
-
-    /// While a run is at work nothing else is to be done.
-    #[must_use]
-    pub fn while_building(mut self) -> GuardReport {
-        self.next_step = Some("wait for the run to end, and do not reboot until then".to_owned());
-        self
-    }
-
-    /// With what the compiler said when the last run failed to build what the target lacks.
-    #[must_use]
-    pub fn with_errors(mut self, record: Option<&RunRecord>) -> GuardReport {
-        let known =
-            record.iter().flat_map(|r| &r.modules).filter(|m| self.target.as_ref() == Some(&m.kernel));
-        for module in known {
-            let is_it = |l: &&MissingModule| {
-                l.module == module.module.to_string() && l.state == module.state.to_string()
-            };
-            if let (Some(lack), Some(error)) = (self.lacking.iter().find(is_it), &module.error) {
-                self.errors.insert(lack.module.clone(), error.to_string());
-            }
-        }
-        self
     }
 
     /// 0: the newest kernel may boot; 1: another one is kept, safely, or it boots without something that is wanted; 2: what
@@ -236,7 +217,7 @@ fn word(system: &System, assessment: &BootAssessment) -> GuardWord {
         GuardWord::Unknown
     } else if decision.ruling == Ruling::Defer {
         GuardWord::Held
-    } else if said(decision).is_some() {
+    } else if admin_override(assessment).is_some() {
         GuardWord::Released
     } else {
         GuardWord::Allowed
@@ -254,16 +235,6 @@ fn may_read_wishes(system: &System) -> bool {
     !system.denied.iter().any(|path| path.display().to_string() == system.shown_path(WISHES))
 }
 
-/// Who lets the target boot in spite of what it lacks; none where it lacks nothing, or nobody has said so.
-fn said(decision: &BootDecision) -> Option<&'static str> {
-    let lacks = !decision.lacking.is_empty() || !decision.default_lacks.is_empty();
-    match decision.because {
-        Reason::Released if lacks => Some("released by an admin"),
-        Reason::Held if lacks && decision.ruling == Ruling::Allow => Some("held by an admin"),
-        _ => None,
-    }
-}
-
 /// `name/version` by name, where no two versions are registered.
 fn versions(system: &System) -> BTreeMap<String, String> {
     let mut versions: BTreeMap<String, Option<String>> = BTreeMap::new();
@@ -275,146 +246,125 @@ fn versions(system: &System) -> BTreeMap<String, String> {
     versions.into_iter().filter_map(|(name, display)| Some((name, display?))).collect()
 }
 
-/// A kernel that has all that works and is needed, other than the target: the running one, else the newest.
-fn full(system: &System, assessment: &BootAssessment) -> Option<String> {
-    let needed = |n: &Requirement| match n.class {
-        Importance::Critical => true,
-        class => class == Importance::Wanted && n.works,
-    };
-    let kernels = &system.inventory.kernels;
-    let mut others = kernels.iter().filter(|k| k.running).chain(kernels.iter().filter(|k| !k.running));
-    let found = others.find(|k| {
-        let release = k.name.release();
-        assessment.decision.target.as_ref() != Some(&release)
-            && is_bootable(system, k)
-            && assessment.lacks_on(&release, needed).is_empty()
-    });
-    found.map(|k| k.name.release())
-}
-
-/// Them in a sentence: of one why it is needed and how it is, of several their names, and what hangs on the first; none
-/// when there is none.
-pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
-    let named = |lack: &MissingModule| match lack.class {
-        Importance::Critical => format!("{} ({})", lack.module, lack.needed),
-        _ => lack.module.clone(),
-    };
-    match lacking {
-        [] => None,
-        [one] => Some(one.to_string()),
-        [first, others @ ..] => {
-            let first = named(first);
-            let names = std::iter::once(first.as_str()).chain(others.iter().map(|lack| lack.module.as_str()));
-            Some(listed(&names.collect::<Vec<_>>()))
-        }
-    }
-}
-
-/// The sentence on a next boot that is unknown, where that makes a difference.
-pub fn open(assessment: &BootAssessment) -> Option<String> {
-    let reason = assessment.next.unknown().filter(|_| assessment.is_open)?;
-    let remembered = assessment.next.shown().map(|release| format!(" (the last run saw {release})"));
-    Some(format!("it is unknown which kernel boots next{}: {reason}", remembered.unwrap_or_default()))
-}
-
-/// The sentence on what is not safe; none when it is.
-pub fn danger(assessment: &BootAssessment) -> Option<String> {
+/// The first error of the last build of what the target lacks, by module.
+fn errors(record: &RunRecord, assessment: &BootAssessment) -> BTreeMap<String, String> {
     let decision = &assessment.decision;
+    let known = record.modules.iter().filter(|m| decision.target.as_ref() == Some(&m.kernel));
+    let error = known.filter_map(|m| Some((m.module.to_string(), m.state.to_string(), m.error.as_ref()?)));
+    let is_lacking = |(module, state, _): &(String, String, _)| {
+        decision.lacking.iter().any(|l| l.module == *module && l.state == *state)
+    };
+    error.filter(is_lacking).map(|(module, _, error)| (module, error.to_string())).collect()
+}
+
+/// What is wrong with the kernel that boots next, or should, as far as the guard acts on it.
+pub(super) fn problems(assessment: &BootAssessment) -> Vec<Problem> {
+    let danger = danger(assessment);
+    // That it boots next without something is reported once.
+    let target = assessment.decision.target.as_deref();
+    let is_reported = danger.is_some() && target.is_some_and(|target| assessment.next.is(target));
+    let held = held(assessment).filter(|_| assessment.acts && !is_reported);
+    [danger, open(assessment), held].into_iter().flatten().collect()
+}
+
+/// The foremost one; that of a kernel that would be held back too, if the guard acted.
+fn problem(assessment: &BootAssessment) -> Option<Problem> {
+    danger(assessment).or_else(|| open(assessment)).or_else(|| held(assessment))
+}
+
+/// The next boot is unknown, and that makes a difference.
+fn open(assessment: &BootAssessment) -> Option<Problem> {
+    let why = assessment.next.unknown().filter(|_| assessment.is_open)?.to_owned();
+    Some(Problem::NextBootUnknown { why, remembered: assessment.next.shown().map(str::to_owned) })
+}
+
+/// What is not safe.
+pub(super) fn danger(assessment: &BootAssessment) -> Option<Problem> {
+    let decision = &assessment.decision;
+    let lacks = assessment.next_lacks.clone();
     if let NextBoot::Removed { release, .. } = &assessment.next {
-        let without = match lacks(&assessment.next_lacks) {
-            Some(lack) => format!("without {lack}"),
-            None => "without its modules".to_owned(),
+        return Some(Problem::BootsRemoved { kernel: release.clone(), lacks });
+    }
+    if let (false, Some(next)) = (lacks.is_empty(), assessment.next.release()) {
+        let by = admin_override(assessment).filter(|_| decision.target.as_deref() == Some(next));
+        let lacks = match (by, decision.lacking.is_empty()) {
+            (Some(_), false) => decision.lacking.clone(),
+            _ => lacks,
         };
-        return Some(format!("kernel {release} boots next, which is not installed any more: {without}"));
+        return Some(Problem::BootsWithout { kernel: next.to_owned(), lacks, by });
     }
-    if let (Some(lack), Some(next)) = (lacks(&assessment.next_lacks), assessment.next.release()) {
-        let who = said(decision).filter(|_| decision.target.as_deref() == Some(next));
-        return Some(match who {
-            Some(who) => {
-                let lack = lacks(&decision.lacking).unwrap_or(lack);
-                format!("kernel {next} boots next although it lacks {lack}: {who}")
-            }
-            None => format!("kernel {next} boots next, without {lack}"),
-        });
-    }
-    let lack = lacks(&decision.default_lacks).or_else(|| lacks(&decision.lacking));
-    match (lack, &decision.default) {
-        (Some(lack), Some(default)) if decision.is_unsafe => {
-            Some(format!("no kernel has all that is needed; the best is {default}, without {lack}"))
-        }
-        _ if decision.is_unsafe => Some("there is no kernel with what is needed".to_owned()),
-        _ => None,
-    }
+    let lacks = [&decision.default_lacks, &decision.lacking].into_iter().find(|lacks| !lacks.is_empty());
+    let best = lacks.cloned().and_then(|lacks| Some((decision.default.clone()?, lacks)));
+    decision.is_unsafe.then_some(Problem::NoGoodKernel { best })
 }
 
 /// Whether the danger rests on nothing but what cannot be determined.
-pub fn is_unseen(assessment: &BootAssessment) -> bool {
+pub(super) fn is_unseen(assessment: &BootAssessment) -> bool {
     let decision = &assessment.decision;
     let lacks = [&assessment.next_lacks, &decision.default_lacks, &decision.lacking];
     let unknown = State::Unknown.to_string();
     lacks.iter().find(|l| !l.is_empty()).is_some_and(|l| l.iter().all(|lack| lack.state == unknown))
 }
 
-/// The sentence on a kernel that is held back; none when none is.
-pub fn held(assessment: &BootAssessment) -> Option<String> {
+/// A kernel is held back, or should be.
+pub(super) fn held(assessment: &BootAssessment) -> Option<Problem> {
     let decision = &assessment.decision;
     if decision.ruling == Ruling::Allow || decision.because == Reason::Unknown {
         return None;
     }
-    let target = decision.target.as_deref().unwrap_or("the new one");
-    let default = decision.default.as_deref().unwrap_or("another one");
-    let next = assessment.next.release().filter(|next| Some(*next) != decision.default.as_deref());
-    Some(match (next, lacks(&decision.lacking)) {
-        (Some(next), Some(lack)) if decision.because != Reason::Held && next == target => {
-            format!("kernel {next} boots next, and lacks {lack}")
+    let is_held = decision.because == Reason::Held;
+    let target = decision.target.clone().unwrap_or_else(|| "the new one".to_owned());
+    let should = decision.default.clone();
+    let next = assessment.next.release().filter(|next| Some(*next) != should.as_deref());
+    Some(match next {
+        Some(next) => {
+            let lacks = if !is_held && next == target { decision.lacking.clone() } else { Vec::new() };
+            Problem::WrongDefault { kernel: next.to_owned(), should, lacks }
         }
-        (Some(next), _) => format!("kernel {next} boots next, and should not: {default} should"),
-        (None, _) if decision.because == Reason::Held => format!("an admin holds kernel {default}"),
-        (None, Some(lack)) => format!("kernel {target} is held back: it lacks {lack}"),
-        (None, None) => format!("kernel {target} is held back: it cannot be booted"),
+        None if is_held => {
+            Problem::HeldByAdmin { kernel: should.unwrap_or_else(|| "another one".to_owned()) }
+        }
+        None => Problem::HeldBack { kernel: target, lacks: decision.lacking.clone() },
     })
 }
 
 /// What is wrong with an admin's word: it cannot be read, or the kernel that it holds cannot be booted.
-pub fn lost_wish(system: &System, assessment: &BootAssessment) -> Option<String> {
+pub(super) fn lost_wish(system: &System, assessment: &BootAssessment) -> Option<Problem> {
     let wishes = &system.wishes;
     match (&wishes.fault, &wishes.hold) {
         (Some(_), _) if !may_read_wishes(system) => None,
-        (Some(fault), _) => Some(format!("what an admin said of the boot default is lost: {fault}")),
+        (Some(why), _) => Some(Problem::OverridesLost { why: why.clone() }),
         (None, Some(hold)) if assessment.decision.because != Reason::Held => {
-            Some(format!("an admin holds kernel {hold}, which cannot be booted"))
+            Some(Problem::HeldUnbootable { kernel: hold.clone() })
         }
         _ => None,
     }
 }
 
 /// What keeps swupd from leaving the boot files to us, where it should.
-pub fn not_deferred(system: &System, settings: &Settings, assessment: &BootAssessment) -> Option<String> {
+pub(super) fn not_deferred(
+    system: &System,
+    settings: &Settings,
+    assessment: &BootAssessment,
+) -> Option<Problem> {
     let wanted = settings.boot_update
         && settings.boot_policy == BootPolicy::Defer
         && assessment.needs.iter().any(|n| n.class > Importance::Optional);
     match &system.deferral {
-        Deferral::Off { overridden_by: Some(by), .. } if wanted => {
-            Some(format!("{by} has swupd run clr-boot-manager before the modules are proven"))
+        Deferral::Off { overridden_by: Some(by), .. } if wanted => Some(Problem::SwupdOverrides(by.clone())),
+        Deferral::Off { refused: Some(why), .. } if wanted => {
+            Some(Problem::SwupdNotAsked { why: why.clone() })
         }
-        Deferral::Off { refused: Some(why), .. } if wanted => Some(why.clone()),
         _ => None,
     }
 }
 
-fn summary(system: &System, assessment: &BootAssessment) -> String {
-    match word(system, assessment) {
-        GuardWord::Unknown => {
-            let unread = unreadable(system).or_else(|| open(assessment));
-            return unread.unwrap_or_else(|| "it is unknown".to_owned());
-        }
-        GuardWord::NotApplicable => return "no kernel of clr-boot-manager is installed here".to_owned(),
-        _ => {}
-    }
-    if let Some(text) = danger(assessment).or_else(|| held(assessment)) {
-        return text;
-    }
+/// The answer where nothing is wrong.
+fn in_order(word: GuardWord, system: &System, assessment: &BootAssessment) -> String {
     let decision = &assessment.decision;
+    if word == GuardWord::NotApplicable {
+        return "no kernel of clr-boot-manager is installed here".to_owned();
+    }
     if let (Reason::Removed, Some(default)) = (decision.because, &decision.default) {
         let why = match system.inventory.running_kernel() {
             Some(running) => format!("no kernel is the default of the type {}", running.name.variant),
@@ -427,66 +377,11 @@ fn summary(system: &System, assessment: &BootAssessment) -> String {
             .to_owned();
     };
     let boots = if assessment.next.is(target) { "boots next" } else { "may be booted" };
-    match (lacks(&decision.lacking), said(decision)) {
-        (Some(lack), Some(who)) => format!("kernel {target} {boots} although it lacks {lack}: {who}"),
-        (Some(lack), None) => {
-            format!(
-                "kernel {target} may be booted: no other one is better, but it is not proven to have {lack}"
-            )
-        }
+    match (lacks(&decision.lacking), admin_override(assessment)) {
+        (Some(lack), Some(by)) => format!("kernel {target} {boots} although it lacks {lack}: {by}"),
+        (Some(lack), None) => format!(
+            "kernel {target} may be booted: no other one is better, but it is not proven to have {lack}"
+        ),
         (None, _) => format!("kernel {target} may be booted: it has what this machine needs"),
-    }
-}
-
-/// The step that an admin can take; none when there is nothing to do.
-pub fn next_step(system: &System, settings: &Settings, assessment: &BootAssessment) -> Option<String> {
-    let decision = &assessment.decision;
-    let should = decision.default.as_ref();
-    let acts = settings.guards();
-    let is_wrong = should.is_some() && assessment.next.release().is_some() && !assessment.is_carried_out();
-    if let Some(by) = assessment.next.choice().filter(|choice| choice.set_by.overrides())
-        && (is_wrong || should.is_some() && assessment.next.release().is_none())
-    {
-        let what = match by.set_by {
-            SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry => "for the next boot only",
-            _ => "for every boot",
-        };
-        return Some(format!(
-            "{} was chosen by an admin {what}: take that back, or boot it by choice",
-            by.entry
-        ));
-    }
-    if is_wrong {
-        return Some(match (acts, decision.ruling, decision.because) {
-            (true, ..) => "run `clr-dkms-post-update` as root: it makes the boot default right".to_owned(),
-            (false, Ruling::Defer, _) | (false, _, Reason::Removed) => format!(
-                "`clr-boot-manager set-kernel` makes {} the boot default",
-                should.map_or("another kernel", String::as_str)
-            ),
-            (false, Ruling::Allow, _) => "run `clr-boot-manager update` as root".to_owned(),
-        });
-    }
-    if let Some(step) = steps::brings_back(&assessment.comes_back) {
-        return Some(step);
-    }
-    if said(decision).is_some()
-        && let Some(kernel) = full(system, assessment)
-    {
-        return Some(format!("`clr-dkms hold {kernel}` keeps the kernel that has it"));
-    }
-    let mut missing = assessment.next_lacks.iter().chain(&decision.default_lacks).chain(&decision.lacking);
-    let is_listed = |module: &str| assessment.needs.iter().any(|n| n.module == module && n.is_listed());
-    if missing.any(|l| l.state == NOT_REGISTERED && is_listed(&l.module)) {
-        return Some("correct the name in clr-dkms.conf, or register it with `dkms add`".to_owned());
-    }
-    match (decision.because, decision.lacking.first()) {
-        (Reason::Held, _) => Some("`clr-dkms release` lets go of it".to_owned()),
-        (Reason::Lacking | Reason::Best, Some(lack)) => Some(format!(
-            "bring {} to kernel {}, or `clr-dkms release{}` goes ahead without it",
-            lack.module,
-            decision.target.as_deref().unwrap_or("?"),
-            if decision.lacking.iter().any(|l| l.class == Importance::Critical) { " --force" } else { "" }
-        )),
-        _ => None,
     }
 }

@@ -4,13 +4,17 @@ mod advice;
 pub mod catalog;
 mod cause_remedy;
 pub mod enforcement;
+pub mod enforcement_remedies;
 pub mod guard;
+mod kernels;
 pub mod lint;
 mod loading;
 pub mod loading_outlook;
 pub mod observation;
+pub mod problem;
 mod problems;
-mod steps;
+pub mod remedies;
+pub mod remedy;
 mod unmanaged;
 pub mod waiting;
 
@@ -21,23 +25,21 @@ use crate::boot::ReadBack;
 use crate::boot_decision::NextBootSource;
 use crate::config::{Settings, SigUnenforce};
 use crate::decide::assessment::{BootAssessment, assess};
-use crate::decide::candidates::is_bootable;
-use crate::decide::module_state::{module_status, parameter_would_help};
-use crate::decide::next_boot::presumed;
-use crate::decide::readiness::Ready;
-use crate::decide::satisfaction::satisfied;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::unread;
-use crate::dkms::ModuleOnKernel;
 use crate::dkms::plan::State;
 use crate::exit;
 use crate::kernel::{Headers, Running, Variant};
 use crate::requirement::Importance;
 use crate::state::{ModuleRecord, RunRecord, Stored};
-use crate::system::{KernelCmdline, System};
+use crate::system::System;
 use guard::GuardReport;
+use kernels::{counts, is_missed, is_reported_below};
 use loading_outlook::{Outlook, loading_outlook};
+use problem::{Problem, ProblemKind, listed};
 use problems::{entries, problems};
+use remedies::{Situation, remedy};
+use remedy::{CommandTarget, Remedy};
 
 /// The answer in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -132,7 +134,7 @@ pub struct ModuleStatus {
     /// It should be there, or is in use now, and will not be there on a kernel that may be booted.
     pub missed: bool,
     /// The sentence that [`Document::problems`] has on it; none where nothing is wrong, or another sentence tells it.
-    pub problem: Option<String>,
+    pub problem: Option<Problem>,
     /// What brings it there; none where nothing has to be done.
     pub next_step: Option<String>,
 }
@@ -177,13 +179,45 @@ pub struct StatusDocument {
     /// When the last run that found something new began.
     pub last_run: Option<Timestamp>,
     /// Everything that is wrong, the most important first.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
+    /// The same, each with what it is about and what helps.
+    pub problem_list: Vec<ProblemReport>,
     /// Odd things that were seen and left alone.
     pub notes: Vec<String>,
     /// Files and directories that we were not allowed to look at.
     pub unreadable: Vec<String>,
     /// Which kernel boots next, which should, and why.
     pub guard: GuardReport,
+}
+
+/// A problem in the document.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProblemReport {
+    /// What kind of problem it is, in a word.
+    pub kind: ProblemKind,
+    /// The module that it is about, as `name/version`.
+    pub module: Option<String>,
+    /// The release of the kernel that it is about.
+    pub kernel: Option<String>,
+    /// The sentence.
+    pub text: String,
+    /// What helps; none where nothing does.
+    pub next_step: Option<String>,
+    /// The words of the command, where one command is all that has to be done.
+    pub command: Option<Vec<String>>,
+}
+
+impl ProblemReport {
+    fn new(problem: &Problem, remedy: Option<&Remedy>, target: &CommandTarget) -> ProblemReport {
+        ProblemReport {
+            kind: problem.kind(),
+            module: problem.module(),
+            kernel: problem.kernel().map(str::to_owned),
+            text: problem.to_string(),
+            next_step: remedy.map(|remedy| remedy.text(target)),
+            command: remedy.and_then(Remedy::command).map(|command| command.words(target)),
+        }
+    }
 }
 
 /// Whether a run is at work, or was broken off.
@@ -207,6 +241,16 @@ impl StatusDocument {
         document
     }
 
+    /// The problem that the summary is about; none where it says something else.
+    pub fn headline(&self) -> Option<&Problem> {
+        let is_said = match self.verdict {
+            Verdict::Degraded | Verdict::Held | Verdict::Unsafe => true,
+            Verdict::Unknown => self.unreadable.is_empty(),
+            _ => false,
+        };
+        self.problems.first().filter(|_| is_said)
+    }
+
     /// What a reboot would come to, where the verdict alone does not say it.
     pub fn on_reboot(&self) -> Option<String> {
         let ok_now = |name: &str| {
@@ -223,9 +267,7 @@ impl StatusDocument {
         let names: Vec<&str> = lost.iter().map(String::as_str).collect();
         match (self.verdict, names.as_slice()) {
             (Verdict::Held | Verdict::Degraded, []) => Some("a reboot is safe".to_owned()),
-            (Verdict::Held | Verdict::Degraded, names) => {
-                Some(format!("a reboot loses {}", steps::listed(names)))
-            }
+            (Verdict::Held | Verdict::Degraded, names) => Some(format!("a reboot loses {}", listed(names))),
             _ => None,
         }
     }
@@ -239,6 +281,15 @@ impl Progress {
     }
 }
 
+/// What a document is made from.
+#[derive(Debug, Clone, Copy)]
+struct DocumentSources<'a> {
+    system: &'a System,
+    record: &'a Stored<RunRecord>,
+    progress: &'a Progress,
+    settings: &'a Settings,
+}
+
 /// Makes the document.
 pub fn document(
     system: &System,
@@ -247,49 +298,102 @@ pub fn document(
     settings: &Settings,
     now: Timestamp,
 ) -> StatusDocument {
+    let of = DocumentSources { system, record, progress, settings };
     let known = record.as_good();
-    let display = |mut module: ModuleRecord| {
-        module.log = module.log.map(|log| system.shown_path(&log));
-        // A matter of the record alone.
-        (module.inputs, module.hook) = (None, None);
-        for file in &mut module.files {
-            file.path = system.shown_path(&file.path);
-        }
-        if !module.state.is_proven() && progress.builds(&module) {
-            module = ModuleRecord { state: State::Building, reason: None, error: None, log: None, ..module };
-        }
-        module
-    };
     let assessment = assess(system, settings, known);
     let next_boot = assessment.next.shown().map(str::to_owned);
-    let kernels = kernels(system, &assessment);
-    let managed = modules_on(&kernels, system).map(|p| module_status(system, p, known));
-    let modules: Vec<ModuleRecord> =
-        managed.chain(unmanaged::rows(system, &assessment)).map(display).collect();
-    let kernels = with_modules(kernels, &modules, system, &assessment);
-    let modules = statuses(modules, system, settings, &assessment, &kernels);
-    let mut problems = problems(system, record, progress, settings, &modules, &assessment);
-    let (danger, held) = (guard::danger(&assessment), guard::held(&assessment));
-    let is_held = held.is_some() && assessment.acts && assessment.is_carried_out();
-    // That it boots next without something is reported once.
-    let target = assessment.decision.target.as_deref();
-    let twice = danger.is_some() && target.is_some_and(|target| assessment.next.is(target));
-    let held = held.filter(|_| assessment.acts && !twice);
-    for said in [held, danger.clone(), guard::open(&assessment)].into_iter().flatten() {
-        problems.insert(0, said);
+    let kernels = kernels::matter(system, &assessment);
+    let records = kernels::modules_on(of, &kernels, &assessment);
+    let kernels = kernels::with_modules(kernels, &records, system, &assessment);
+    let modules: Vec<ModuleStatus> =
+        records.iter().map(|record| module(record, system, settings, &assessment)).collect();
+    let at =
+        Situation { system, settings, assessment: &assessment, progress, record: known, modules: &records };
+    let target = CommandTarget::of(system);
+    let mut problems = problems(of, &modules, &assessment);
+    let verdict = verdict(of, &records, &assessment, &problems);
+    if verdict == Verdict::Unknown {
+        // The first one is the reason for the verdict.
+        problems.sort_by_key(|problem| !problem.is_unknown());
     }
-    let running = match &system.inventory.running {
-        Running::Known { release } => Some(release.clone()),
-        _ => None,
+    let guard = GuardReport::new(at, now);
+    // Waiting for a run does not make known what is unknown.
+    let progress = if verdict == Verdict::Unknown { &Progress::None } else { progress };
+    let at = Situation { progress, ..at };
+    let reported = |problem: &Problem| ProblemReport::new(problem, remedy(problem, at).as_ref(), &target);
+    let mut document = StatusDocument {
+        schema: 1,
+        verdict,
+        id: catalog::verdict(verdict).id,
+        may_reboot: match verdict {
+            Verdict::Healthy | Verdict::RebootPending | Verdict::Degraded | Verdict::Held => Some(true),
+            Verdict::Building | Verdict::Unsafe => Some(false),
+            Verdict::Unknown | Verdict::NotApplicable => None,
+        },
+        summary: String::new(),
+        next_step: None,
+        root: system.root.display().to_string(),
+        kernels,
+        modules,
+        running: match &system.inventory.running {
+            Running::Known { release } => Some(release.clone()),
+            _ => None,
+        },
+        next_boot,
+        next_boot_source: assessment.next.source(),
+        next_boot_unknown: assessment.next.unknown().map(str::to_owned),
+        sig_unenforce_wanted: sig_unenforce_wanted(settings, system, &assessment.needs),
+        unsigned_modules: loading_outlook(system),
+        boot_entries: match &entries(system, &assessment) {
+            // What was seen by the last run, when more could be seen then.
+            ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
+            seen => Some(seen.word().to_owned()),
+        },
+        boot_updated: known.and_then(|r| r.boot.updated),
+        last_run: known.map(|r| r.started),
+        problem_list: problems.iter().map(reported).collect(),
+        problems,
+        notes: notes(system, &assessment, assessment.held_back.is_some()),
+        unreadable: system.denied.iter().map(|path| path.display().to_string()).collect(),
+        guard,
     };
+    document.summary = summary(&document, &assessment);
+    let step = match document.headline() {
+        Some(problem) => remedy(problem, at),
+        None => remedies::of_verdict(verdict),
+    };
+    document.next_step = match (verdict, step) {
+        (Verdict::Unsafe, Some(step)) if step != Remedy::Wait => {
+            Some(format!("do not reboot yet; {}", step.text(&target)))
+        }
+        (Verdict::Unsafe, None) => Some("do not reboot yet".to_owned()),
+        (_, step) => step.map(|step| step.text(&target)),
+    };
+    document
+}
+
+/// The answer in one word.
+fn verdict(
+    of: DocumentSources<'_>,
+    modules: &[ModuleRecord],
+    assessment: &BootAssessment,
+    problems: &[Problem],
+) -> Verdict {
+    let DocumentSources { system, record, progress, .. } = of;
+    let is_held = guard::held(assessment).is_some() && assessment.acts && assessment.is_carried_out();
     let unreadable = guard::unreadable(system).is_some() || matches!(record, Stored::Unreadable(_));
     let unknown = assessment.unknown_target.is_some()
-        || modules.iter().any(|m| m.record.state == State::Unknown && counts(&m.record, system));
+        || modules.iter().any(|m| m.state == State::Unknown && counts(m, system));
     // What is seen to be missing is missing, whatever else cannot be read.
-    let is_unsafe = danger.is_some() && !(unknown && guard::is_unseen(&assessment));
-    let is_pending = (running.is_some() && next_boot.is_some() && running != next_boot)
+    let is_unsafe = guard::danger(assessment).is_some() && !(unknown && guard::is_unseen(assessment));
+    let running = match &system.inventory.running {
+        Running::Known { release } => Some(release.as_str()),
+        _ => None,
+    };
+    let next = assessment.next.shown();
+    let is_pending = (running.is_some() && next.is_some() && running != next)
         || !assessment.refused_until_reboot.is_empty();
-    let verdict = if unreadable {
+    if unreadable {
         Verdict::Unknown
     } else if system.inventory.kernels.is_empty() {
         Verdict::NotApplicable
@@ -308,161 +412,29 @@ pub fn document(
         Verdict::RebootPending
     } else {
         Verdict::Healthy
-    };
-    let mut document = StatusDocument {
-        schema: 1,
-        verdict,
-        id: catalog::verdict(verdict).id,
-        may_reboot: match verdict {
-            Verdict::Healthy | Verdict::RebootPending | Verdict::Degraded | Verdict::Held => Some(true),
-            Verdict::Building | Verdict::Unsafe => Some(false),
-            Verdict::Unknown | Verdict::NotApplicable => None,
-        },
-        summary: String::new(),
-        next_step: None,
-        root: system.root.display().to_string(),
-        kernels,
-        modules,
-        running,
-        next_boot,
-        next_boot_source: assessment.next.source(),
-        next_boot_unknown: assessment.next.unknown().map(str::to_owned),
-        sig_unenforce_wanted: sig_unenforce_wanted(settings, system, &assessment.needs),
-        unsigned_modules: loading_outlook(system),
-        boot_entries: match &entries(system, &assessment) {
-            // What was seen by the last run, when more could be seen then.
-            ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
-            seen => Some(seen.word().to_owned()),
-        },
-        boot_updated: known.and_then(|r| r.boot.updated),
-        last_run: known.map(|r| r.started),
-        problems,
-        notes: notes(system, &assessment, assessment.held_back.is_some()),
-        unreadable: system.denied.iter().map(|path| path.display().to_string()).collect(),
-        guard: GuardReport::new(system, settings, &assessment, known.map(|record| &record.boot), now),
-    };
-    document.summary = summary(&document, &assessment);
-    document.next_step =
-        steps::next_step(&document, progress, system).map(|step| steps::for_root(step, system));
-    document
+    }
 }
 
-fn statuses(
-    modules: Vec<ModuleRecord>,
+fn module(
+    record: &ModuleRecord,
     system: &System,
     settings: &Settings,
     assessment: &BootAssessment,
-    kernels: &[KernelStatus],
-) -> Vec<ModuleStatus> {
-    let status = |record: ModuleRecord| {
-        // What an admin wants refused is missed by nobody.
-        let by_wish = (settings.sig_unenforce == SigUnenforce::Off && is_reported_below(&record, system))
-            || (record.state == State::Blocked && assessment.is_listed_as_optional(&record.module.name));
-        let missed = is_missed(&record, system, assessment) && !by_wish;
-        ModuleStatus {
-            id: catalog::state(record.state).id,
-            class: assessment.class_of(&record.module.name),
-            missed,
-            problem: problems::of_module(&record, system, assessment),
-            next_step: steps::of_module(&record, missed, system, kernels)
-                .filter(|_| !by_wish)
-                .map(|step| steps::for_root(step, system)),
-            record,
-        }
-    };
-    modules.into_iter().map(status).collect()
-}
-
-/// Whether the state of a module on a kernel matters for the verdict: on the next boot always; on another tip only
-/// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be determined
-/// which kernel boots next, every tip matters.
-fn counts(module: &ModuleRecord, system: &System) -> bool {
-    let Some(next) = presumed(system) else { return true };
-    if !module.module.is_managed() {
-        // Nothing brings it to the other kernels, and nothing was meant to.
-        return next.name.release() == module.kernel;
+) -> ModuleStatus {
+    let name = &record.module.name;
+    // What an admin wants refused is missed by nobody.
+    let by_wish = (settings.sig_unenforce == SigUnenforce::Off && is_reported_below(record, system))
+        || (record.state == State::Blocked && assessment.is_listed_as_optional(name));
+    let missed = is_missed(record, system, assessment) && !by_wish;
+    let step = remedies::of_module_on_kernel(record, missed, system).filter(|_| !by_wish);
+    ModuleStatus {
+        id: catalog::state(record.state).id,
+        class: assessment.class_of(name),
+        missed,
+        problem: problems::of_module(record, system, assessment),
+        next_step: step.map(|step| step.text(&CommandTarget::of(system))),
+        record: record.clone(),
     }
-    let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
-    kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
-}
-
-/// The kernel refuses the module, and the parameter would help. That it is not configured is told where it is wanted; where
-/// the admin does not want it, all is as it should be.
-fn is_reported_below(module: &ModuleRecord, system: &System) -> bool {
-    module.state == State::SignatureRefused && parameter_would_help(system, &module.kernel)
-}
-
-/// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
-fn is_missed(module: &ModuleRecord, system: &System, assessment: &BootAssessment) -> bool {
-    if !counts(module, system) || matches!(module.state, State::Ok | State::Building) {
-        return false;
-    }
-    let next = presumed(system).map(|k| k.name.release());
-    let in_use = || {
-        system.inventory.running_kernel().is_some_and(|running| {
-            let mut on_running =
-                system.modules_on_kernels.iter().filter(|p| p.release == running.name.release());
-            let name = &module.module.name;
-            on_running.any(|p| p.module.name == *name && p.proof.is_ok())
-                || system.files.in_force(name, &running.name.release()).is_some()
-        })
-    };
-    // Its author may leave out a kernel that has come to have the module itself.
-    let is_there = || {
-        let need = assessment.needs.iter().find(|need| need.module == module.module.name);
-        need.is_some_and(|need| satisfied(system, need, &module.kernel, Some(module)) == Some(Ready::Yes))
-    };
-    !module.state.is_fine() || (next.as_ref() == Some(&module.kernel) && in_use() && !is_there())
-}
-
-/// The kernels that matter, and those that could be fallen back to; their modules are counted in
-/// [`with_modules`].
-fn kernels(system: &System, assessment: &BootAssessment) -> Vec<KernelStatus> {
-    let next = assessment.next.shown();
-    let status = |line: &KernelCmdline, fallback: bool| {
-        let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == line.release)?;
-        let boots_next = next == Some(line.release.as_str());
-        (!fallback || boots_next || is_bootable(system, kernel)).then(|| KernelStatus {
-            release: line.release.clone(),
-            id: line.id.clone(),
-            variant: Variant::of(&kernel.name.variant),
-            running: kernel.running,
-            next_boot: boots_next,
-            held_back: assessment.held_back.as_ref() == Some(&line.release) && !boots_next,
-            tip: kernel.tip,
-            fallback: fallback && !boots_next,
-            headers: kernel.headers.clone(),
-            modules_ready: 0,
-            modules_needed: 0,
-            sig_unenforce: line.switch.word(),
-        })
-    };
-    let matter = system.lines.iter().filter_map(|line| status(line, false));
-    matter.chain(system.fallback_lines.iter().filter_map(|line| status(line, true))).collect()
-}
-
-/// The modules on those kernels.
-fn modules_on<'f>(kernels: &[KernelStatus], system: &'f System) -> impl Iterator<Item = &'f ModuleOnKernel> {
-    let shown = |p: &&ModuleOnKernel| kernels.iter().any(|k| k.release == p.release);
-    system.modules_on_kernels.iter().chain(system.fallbacks.iter().filter(shown))
-}
-
-fn with_modules(
-    mut kernels: Vec<KernelStatus>,
-    modules: &[ModuleRecord],
-    system: &System,
-    assessment: &BootAssessment,
-) -> Vec<KernelStatus> {
-    for kernel in &mut kernels {
-        let mine = || modules.iter().filter(|m| m.kernel == kernel.release);
-        let is_needed = |m: &&ModuleRecord| {
-            let should_be = !m.state.is_fine() && m.module.is_managed();
-            m.state.works() || should_be || is_missed(m, system, assessment)
-        };
-        let (ready, needed) = (mine().filter(|m| m.state.works()).count(), mine().filter(is_needed).count());
-        (kernel.modules_ready, kernel.modules_needed) = (ready, needed);
-    }
-    kernels
 }
 
 fn notes(system: &System, assessment: &BootAssessment, is_held: bool) -> Vec<String> {
@@ -493,7 +465,7 @@ fn summary(document: &StatusDocument, assessment: &BootAssessment) -> String {
     match (document.verdict, next) {
         (Verdict::RebootPending, Some(k)) if !assessment.refused_until_reboot.is_empty() => {
             let names: Vec<&str> = assessment.refused_until_reboot.iter().map(String::as_str).collect();
-            format!("kernel {} refuses {} until it is booted again", k.release, steps::listed(&names))
+            format!("kernel {} refuses {} until it is booted again", k.release, listed(&names))
         }
         // Of a healthy system only what its admin wants refused is not ready.
         (Verdict::Healthy | Verdict::RebootPending, Some(k)) if k.modules_ready < k.modules_needed => {
@@ -512,6 +484,9 @@ fn summary(document: &StatusDocument, assessment: &BootAssessment) -> String {
             format!("this user may not look at {}{more}", document.unreadable[0])
         }
         (Verdict::NotApplicable, _) => "no kernel of clr-boot-manager is installed here".to_owned(),
-        _ => document.problems.first().cloned().unwrap_or_else(|| "it cannot be determined".to_owned()),
+        _ => {
+            let headline = document.headline().map(ToString::to_string);
+            headline.unwrap_or_else(|| "it cannot be determined".to_owned())
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is said of modules that DKMS does not manage.
 
+use super::remedy::{AdminCommand, CommandTarget};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::satisfaction::{replaced_by, unmanaged_status};
 use crate::requirement::{Importance, Requirement};
@@ -33,8 +34,9 @@ pub(super) fn notes(system: &System, assessment: &BootAssessment) -> Vec<String>
         format!("{module} is loaded and has no file below /usr/lib/modules: a reboot loses it")
     });
     let unregistered = system.files.unregistered.iter().map(|path| {
-        let path = system.shown_path(path);
-        format!("{path} has a dkms.conf and is not registered: `dkms add {path}` has DKMS manage it")
+        let add = AdminCommand::change("dkms", &["add", path]).to("have DKMS manage it");
+        let step = add.text(&CommandTarget::of(system));
+        format!("{} has a dkms.conf and is not registered: {step}", system.shown_path(path))
     });
     let required = assessment.needs.iter().filter(|need| need.class > Importance::Optional);
     let replaced = required

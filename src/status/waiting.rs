@@ -4,13 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::state::WaitingPart;
 
-/// The sentence on one of them.
-pub fn sentence(part: &WaitingPart) -> String {
-    let since = part.since.strftime("%Y-%m-%d %H:%M:%S UTC");
-    let WaitingPart { what, why, command, .. } = part;
-    format!("out of date since {since}: {what}, because {why}; `{command}` does not wait, at your own risk")
-}
-
 /// All of them in short: those of one day together, the oldest first; none where nothing waits.
 pub fn listed(waiting: &[WaitingPart]) -> Option<String> {
     let mut days: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -44,11 +37,6 @@ mod tests {
             listed(&[new, old.clone(), kernel]).unwrap(),
             "out of date: microcode since 2025-07-29; the boot loader, kernel 6.1.1-1.native and its boot entry \
              since 2025-08-02"
-        );
-        assert_eq!(
-            sentence(&old),
-            "out of date since 2025-07-29 23:00:00 UTC: microcode, because swupd is at work; `clr-boot-manager \
-             update` does not wait, at your own risk"
         );
     }
 }

@@ -192,7 +192,7 @@ pub fn bring_up_to_date(
             let error = format!("clr-boot-manager was not run: {not_run}; `{command}` runs it all the same");
             tracing::error!("boot entries: {error}");
             let mut result = refused(last, not_run);
-            result.record.error = Some(error);
+            (result.record.error, result.record.differs) = (Some(error), false);
             result
         }
         UpdateWay::Blocked(_) | UpdateWay::Foreign(_) => refused(last, not_run),
@@ -258,7 +258,11 @@ fn restricted(
         }
         Err(RestrictedError::Failed(error)) => {
             tracing::error!("boot entries: {error}");
-            UpdateResult { record: BootRecord { error: Some(error), ..last }, whole: false, touched: true }
+            UpdateResult {
+                record: BootRecord { error: Some(error), differs: false, ..last },
+                whole: false,
+                touched: true,
+            }
         }
     }
 }

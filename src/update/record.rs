@@ -17,6 +17,7 @@ use crate::exit;
 use crate::kernel::Running;
 use crate::message;
 use crate::state::{self, CmdlineRecord, IN_PROGRESS, RECORD, RunRecord, SCHEMA, SNAPSHOT, Snapshot, Stored};
+use crate::status::problem::{Problem, ProblemKind};
 use crate::status::{Progress, StatusDocument, Verdict, document};
 use crate::sys::{FileError, sandbox};
 use crate::system::System;
@@ -26,8 +27,7 @@ impl Run<'_> {
     fn record(&self, assessment: BootAssessment) -> RunRecord {
         let Run { context, system, attempts, .. } = self;
         let before = self.before.as_good();
-        let mut problems = self.faults.clone();
-        problems.extend(attempts.iter().filter_map(|a| a.index_error.clone()));
+        let problems = attempts.iter().filter_map(|a| a.index_error.clone()).collect();
         let next = next_boot(system);
         RunRecord {
             schema: SCHEMA,
@@ -52,6 +52,7 @@ impl Run<'_> {
                 blockers: self.blockers.clone(),
             },
             boot: self.boot.clone(),
+            faults: self.faults.clone(),
             problems,
             needs: assessment.needs,
             checked: checked_files(system),
@@ -160,21 +161,22 @@ impl Run<'_> {
         let verdict_before = self.before.as_good().and_then(|old| old.verdict.as_deref());
         // A file that cannot be written does not keep the others from being written.
         publish::write_all(self.context, &document, verdict_before).and(saved).and(ended.map(|_| ()))?;
-        Ok(report_result(&document, &self.faults, self.attempts.is_empty()))
+        Ok(report_result(&document, self.attempts.is_empty()))
     }
 }
 
 /// Logs the result and returns the exit code.
-fn report_result(document: &StatusDocument, faults: &[String], was_idle: bool) -> u8 {
+fn report_result(document: &StatusDocument, was_idle: bool) -> u8 {
     // A fault of the configuration has an exit code of its own.
     let failed = match document.verdict {
         Verdict::Unknown | Verdict::Held | Verdict::Unsafe => true,
-        Verdict::Degraded => document.problems.iter().any(|p| !faults.contains(p)),
+        Verdict::Degraded => document.problems.iter().any(|p| p.kind() != ProblemKind::SetupFault),
         _ => false,
     };
     // A kernel held by an admin is not an error; any other problem is.
     let by_admin = document.verdict == Verdict::Held && document.guard.because == Reason::Held;
-    let unreported = document.problems.iter().find(|p| **p != document.summary && !faults.contains(p));
+    let is_known = |p: &Problem| matches!(p.kind(), ProblemKind::HeldByAdmin | ProblemKind::SetupFault);
+    let unreported = document.problems.iter().find(|p| !is_known(p));
     let failed = failed && !(by_admin && unreported.is_none() && document.guard.lacking.is_empty());
     if by_admin {
         tracing::info!("{}", document.summary);

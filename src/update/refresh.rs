@@ -47,10 +47,11 @@ pub fn prepare(context: &Context, inventory: &Inventory) -> Result<(), String> {
 /// Runs `clr-boot-manager update` where it can be run, and reads the entries back. An error is logged, and is
 /// in the record that is given back; `last` is what it was before.
 pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &str) -> BootRecord {
-    let failed = |error: String| {
+    let failed_with = |error: String, differs| {
         tracing::error!("boot entries: {error}");
-        BootRecord { error: Some(error), ..last.clone() }
+        BootRecord { error: Some(error), differs, ..last.clone() }
     };
+    let failed = |error: String| failed_with(error, false);
     let update = match before.blocker {
         // The entries are as configured: there is nothing to run.
         Some(_) if before.verified => boot::Update { error: None },
@@ -74,8 +75,13 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
     expected.retain(|(id, _)| left.kernels.iter().any(|kernel| kernel.id == *id));
     let seen = BootFiles::observe(&context.root, &left).read_back(&expected);
     let error = match (&seen, update.error) {
-        (ReadBack::Differs(wrong), said) => {
-            Some(wrong.iter().cloned().chain(said).collect::<Vec<_>>().join("; "))
+        (ReadBack::Differs(wrong), None) => {
+            let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+            return failed_with(wrong.join("; "), true);
+        }
+        (ReadBack::Differs(wrong), Some(said)) => {
+            wrong.iter().for_each(|fault| tracing::error!("boot entries: {fault}"));
+            Some(said)
         }
         // On a live system the boot partition is usually not mounted; in a copy or an image nothing else can
         // be it.

@@ -417,6 +417,7 @@ impl BootFileSteps for Run<'_> {
                 tracing::error!("the boot default: {e}");
                 let known = self.boot.error.take();
                 self.boot.error = Some(known.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
+                self.boot.differs = false;
             }
         }
         Ok(())

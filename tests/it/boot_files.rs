@@ -75,7 +75,7 @@ fn an_entry_of_a_vanished_kernel() {
     // Without its default entry the loader boots what it likes.
     let set = gone.replace(
         "delete the entry",
-        "make an installed kernel the boot default with `clr-boot-manager set-kernel`, and delete the entry only then",
+        "make an installed kernel the boot default with `sudo clr-boot-manager set-kernel KERNEL_ID`, and delete the entry only then",
     );
     assert_eq!(told(&root, "problems"), [next.to_owned(), set]);
 }
@@ -116,7 +116,7 @@ fn an_entry_that_boots_a_copy() {
         &root,
         &[&format!(
             "the boot entry {B_ENTRY} boots {B_ID}.bak, a copy of {B_ID}; move the copy out of ROOT/usr/lib/kernel, \
-             then run `clr-boot-manager update`"
+             then run `sudo clr-boot-manager update`"
         )],
     );
     // Of a kernel that is neither a tip nor the default it is odd.
@@ -209,10 +209,7 @@ fn names_of_the_default() {
         &["the default of ROOT/boot/loader/loader.conf is nothing.conf, which is not an entry"],
     );
     root.file(LOADER, format!("default {A_ENTRY}\n"));
-    is_healthy(
-        &root,
-        &[&format!("the boot default is {A_ID}, and `clr-boot-manager update` makes it {B_ID}")],
-    );
+    is_healthy(&root, &[&format!("the boot default is {A_ID}, and clr-boot-manager update makes it {B_ID}")]);
     root.file(LOADER, "timeout 10\n");
     is_healthy(
         &root,

@@ -175,12 +175,15 @@ fn what_waits_is_named_with_its_time_and_command() {
         stdout.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let guard = told("clr-dkms", &["guard"]);
-    let row = "out of date microcode, since 2025-07-29 12:00:00 UTC, because swupd is running; `clr-boot-manager update";
+    let row = "out of date microcode, since 2025-07-29 12:00:00 UTC, because swupd is running; `sudo clr-boot-manager update";
     assert!(guard.contains(row), "{guard}");
     let status = told("clr-dkms", &["status"]);
     assert!(status.contains("; out of date: microcode since 2025-07-29"), "{status}");
     let motd = told("clr-dkms-motd", &["--dry-run"]);
-    assert!(motd.contains("out of date: microcode since 2025-07-29; `clr-boot-manager update"), "{motd}");
+    assert!(
+        motd.contains("out of date: microcode since 2025-07-29; `sudo clr-boot-manager update"),
+        "{motd}"
+    );
     drop(lock);
     if has_namespaces() {
         root.post_update().code(1);

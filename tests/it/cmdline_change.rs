@@ -332,7 +332,7 @@ fn usage_and_configuration_have_their_codes() {
 
 #[test]
 fn what_is_used_and_will_be_refused_is_named() {
-    let warned = "warning: hello/1.0 will be refused at the next boot; undo: `clr-dkms-cmdline default`";
+    let warned = "warning: hello/1.0 will be refused at the next boot; run `sudo clr-dkms-cmdline default` to undo this";
     // Critical, and on no kernel any more.
     let root = TestRoot::proven();
     root.run("clr-dkms-cmdline", &["disable", "--dry-run"]).code(2).says(&[warned]);
@@ -340,14 +340,16 @@ fn what_is_used_and_will_be_refused_is_named() {
     root.run("clr-dkms-cmdline", &["disable"]).code(2).says(&[warned]);
     root.run("clr-dkms", &["status"]).code(2);
     // Said again, it is undone by what clears the line.
-    root.run("clr-dkms-cmdline", &["disable"]).code(2).says(&["undo: `clr-dkms-cmdline enable`"]);
+    root.run("clr-dkms-cmdline", &["disable"])
+        .code(2)
+        .says(&["run `sudo clr-dkms-cmdline enable` to undo this"]);
     root.run("clr-dkms-cmdline", &["enable"]).code(0);
     root.run("clr-dkms", &["status"]).code(0);
     cmdline(&root, "disable").code(2).says(&[warned]);
     // A fragment of ours does not come back with `default`.
     let root = TestRoot::proven();
     root.remove(FRAGMENT).run("clr-dkms-cmdline", &["enable"]).code(0);
-    cmdline(&root, "disable").code(2).says(&["undo: `clr-dkms-cmdline enable`"]);
+    cmdline(&root, "disable").code(2).says(&["run `sudo clr-dkms-cmdline enable` to undo this"]);
 }
 
 #[test]

@@ -85,11 +85,11 @@ fn every_combination() {
                         continue;
                     };
                     let step = match (setting, line) {
-                        ("off", _) => "next step: run `clr-dkms-cmdline disable` as root",
+                        ("off", _) => "next step: run `sudo clr-dkms-cmdline disable`",
                         (_, Line::Masked) => {
                             "next step: ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf masks the vendor's fragment"
                         }
-                        _ => "next step: run `clr-dkms-cmdline enable` as root",
+                        _ => "next step: run `sudo clr-dkms-cmdline enable`",
                     };
                     run.says(&[wrong, step]);
                 }
@@ -105,7 +105,7 @@ fn what_it_asks_for_satisfies_it() {
         [("auto", Line::Off, "enable"), ("on", Line::Off, "enable"), ("off", Line::On, "disable")]
     {
         let root = laid_out(setting, true, line, Patched::Yes);
-        check(&root).code(1).says(&[&format!("run `clr-dkms-cmdline {verb}` as root")]);
+        check(&root).code(1).says(&[&format!("run `sudo clr-dkms-cmdline {verb}`")]);
         root.run("clr-dkms-cmdline", &[verb]).code(0);
         check(&root).code(0);
     }
@@ -168,7 +168,7 @@ fn modules_that_cannot_be_listed_matter_to_auto_alone() {
         let run = check(&root);
         run.code(code);
         if code == 3 {
-            run.says(&["ROOT/var/lib/dkms", "; ask as root"]);
+            run.says(&["ROOT/var/lib/dkms"]);
         }
     }
 }
@@ -194,6 +194,6 @@ fn files_that_cannot_be_read() {
         set_mode(&root.at(path), 0o000);
         let run = Run::of(command.output().unwrap(), &root);
         set_mode(&root.at(path), 0o755);
-        run.code(3).prints("").says(&[&format!("ROOT{path}"), "; ask as root"]);
+        run.code(3).prints("").says(&[&format!("ROOT{path}"), "; run it as root (`sudo "]);
     }
 }

@@ -103,7 +103,10 @@ fn what_cannot_be_read_is_not_taken_for_absent() {
         }
         let Some(mut command) = as_nobody(&root, "clr-dkms-cmdline", &[verb]) else { return };
         set_mode(&root.at(FRAGMENT), 0o000);
-        Run::of(command.output().unwrap(), &root).code(3).prints("").says(&[FRAGMENT, "; ask as root"]);
+        Run::of(command.output().unwrap(), &root)
+            .code(3)
+            .prints("")
+            .says(&[FRAGMENT, "; run it as root (`sudo "]);
         assert!(!root.has("etc/kernel"), "{verb}");
     }
 }

@@ -40,7 +40,7 @@ fn who_has_it_proven_keeps_it() {
     );
     let status = root.run("clr-dkms", &["status", "--json"]).json();
     assert!(status["problems"][0].as_str().unwrap().starts_with(&why), "{status:#}");
-    assert!(status["next_step"].as_str().unwrap().contains("`dkms remove bello/2 --all`"), "{status:#}");
+    assert!(status["next_step"].as_str().unwrap().contains("`sudo dkms remove bello/2 --all`"), "{status:#}");
     assert!(root.text("run/motd.d/clr-dkms.motd").contains("bello/2 is not ready"));
     for arguments in [&["rebuild", "bello"][..], &["rebuild", "bello", "--force"]] {
         let told = format!("bello/2 on {B}: conflict: hello.ko on this kernel is that of\n    hello/1.0");

@@ -142,7 +142,7 @@ fn a_kernel_that_is_not_there() {
     let root = in_force();
     for asked in [LTS, "lts", "", "..", "6.15.7-1591.native/", "\u{1b}[31m"] {
         let run = root.run("clr-dkms", &["enforcement", "--kernel", asked]);
-        run.code(3).prints("").says(&["is no installed kernel", "`clr-dkms status`"]);
+        run.code(3).prints("").says(&["is not an installed kernel", "`clr-dkms status`"]);
         assert!(!run.stderr.contains('\u{1b}'), "{:?}", run.stderr);
     }
     root.remove("usr/lib/kernel");

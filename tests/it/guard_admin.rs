@@ -36,7 +36,7 @@ fn a_hold_lasts_until_it_is_released() {
     root.file("etc/swupd/config", "[update]\nno_boot_update=false\n");
     root.post_update().code(1).says(&["an admin holds", "error: ROOT/etc/swupd/config:2 has swupd run"]);
     root.remove("etc/swupd/config");
-    root.run("clr-dkms", &["guard"]).code(1).shows(&["`clr-dkms release` lets go of it"]);
+    root.run("clr-dkms", &["guard"]).code(1).shows(&["run `sudo clr-dkms release` to end the hold"]);
     release(&root, &[]).code(0).says(&["is held no more"]);
     assert_eq!((root.boot_default().as_str(), root.has(WISHES)), (ID_B, false));
 }
@@ -167,13 +167,13 @@ fn without_what_is_critical_only_by_force() {
         let root = TestRoot::held();
         root.forget_calls();
         release(&root, kernel).code(2).says(&[
-            "error: kernel 6.15.8-1592.native lacks hello/1.0 (critical: backs /data (hello); build-failed): \
-             `clr-dkms release --force` goes ahead without it",
+            "error: kernel 6.15.8-1592.native lacks hello/1.0 (critical: backs /data (hello); build-failed); \
+             run `sudo clr-dkms release --force` to go ahead without it",
         ]);
         assert_eq!((root.has(WISHES), root.boot_default().as_str(), root.calls().len()), (false, ID_A, 0));
     }
     let root = TestRoot::held();
-    root.run("clr-dkms", &["guard"]).code(1).shows(&["`clr-dkms release\n  --force` goes ahead"]);
+    root.run("clr-dkms", &["guard"]).code(1).shows(&["held: fix or update hello/1.0, then run"]);
     // To let go of a hold is allowed, and says nothing of what the other kernel may lack.
     hold(&root, &[A]).code(0);
     release(&root, &[B])
@@ -198,7 +198,9 @@ fn without_what_is_wanted_it_is_released() {
         "6.15.8-1592.native will be without other/2 (wanted",
     ]);
     let guard = root.run("clr-dkms", &["guard"]);
-    guard.code(1).shows(&["! released: `clr-dkms hold 6.15.7-1591.native` keeps the kernel that has it\n"]);
+    guard.code(1).shows(&[
+        "! released: run `sudo clr-dkms hold 6.15.7-1591.native` to keep the kernel\n  that has it\n",
+    ]);
     let summary = "kernel 6.15.8-1592.native boots next although it lacks hello/1.0 and other/2";
     assert_eq!(root.guard()["summary"], format!("{summary}: released by an admin"));
     // No kernel has all any more.
@@ -207,7 +209,9 @@ fn without_what_is_wanted_it_is_released() {
     let root = wanted();
     hold(&root, &[B]).code(1).says(&["no boot entry yet (held by an admin)"]);
     assert_eq!(root.guard()["summary"], format!("{summary}: held by an admin"));
-    root.run("clr-dkms", &["guard"]).code(1).shows(&["! released: `clr-dkms hold 6.15.7-1591.native`"]);
+    root.run("clr-dkms", &["guard"])
+        .code(1)
+        .shows(&["! released: run `sudo clr-dkms hold 6.15.7-1591.native`"]);
 }
 
 #[test]

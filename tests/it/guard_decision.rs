@@ -265,7 +265,7 @@ fn a_module_that_is_not_built_by_itself_and_works() {
     let root = TestRoot::guarded();
     root.module("hello", "1.0", "AUTOINSTALL=no\n").post_update().code(1);
     assert_eq!(root.boot_default(), ID_A);
-    root.run("clr-dkms", &["status"]).shows(&["`dkms install hello/1.0 -k 6.15.8-1592.native`"]);
+    root.run("clr-dkms", &["status"]).shows(&["run `sudo clr-dkms rebuild hello -k\n"]);
     let root = TestRoot::guarded();
     root.module("hello", "1.0", "BUILD_EXCLUSIVE_KERNEL=\"^6\\.15\\.7\"\n").post_update().code(1);
     assert_eq!(root.boot_default(), ID_A);
@@ -326,7 +326,7 @@ fn boot_files_that_cannot_be_seen_by_this_user() {
     let Some(mut command) = crate::support::run::as_nobody(&root, "clr-dkms", &["guard"]) else { return };
     let run = crate::support::Run::of(command.output().unwrap(), &root);
     // The run before this one has seen them: that is remembered, and not known.
-    run.code(3).shows(&["unknown: ask again as root", "the last run saw 6.15.7-1591.native"]);
+    run.code(3).shows(&["unknown: run `sudo clr-dkms status`", "the last run saw 6.15.7-1591.native"]);
 }
 
 #[test]

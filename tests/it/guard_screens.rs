@@ -87,7 +87,9 @@ fn not_applicable() {
 fn unknown() {
     let root = TestRoot::proven();
     root.remove("var/lib/dkms").file("var/lib/dkms", "");
-    root.run("clr-dkms", &["guard"]).code(3).shows(&["? unknown: ask again as root\n  ", "var/lib/dkms"]);
+    root.run("clr-dkms", &["guard"])
+        .code(3)
+        .shows(&["? unknown: make what cannot be read readable, then ask again\n  ", "var/lib/dkms"]);
 }
 
 #[test]
@@ -105,7 +107,7 @@ fn while_a_run_is_at_work() {
 fn a_name_that_nobody_has() {
     let root = TestRoot::proven();
     root.conf("[modules]\ncritical = zsf\n");
-    let step = "correct the name in clr-dkms.conf, or register it with `dkms add`";
+    let step = "correct the name in clr-dkms.conf; or run `sudo dkms add DIRECTORY`\n  to register it";
     root.run("clr-dkms", &["guard"]).code(2).shows(&[&format!("✘ unsafe: {step}\n"), "not-registered"]);
 }
 

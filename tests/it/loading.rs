@@ -58,7 +58,7 @@ fn the_next_step_names_the_file_and_the_line() {
         root.redacted(module["next_step"].as_str().unwrap())
     };
     root.file(CONF, "\ninstall hello /bin/false\n");
-    assert!(step(&root).starts_with("remove line 2 from ROOT/etc/modprobe.d/x.conf; or,"), "{}", step(&root));
+    assert!(step(&root).starts_with("remove line 2 from ROOT/etc/modprobe.d/x.conf; or "), "{}", step(&root));
     // An update would bring a file of the system back.
     root.remove(CONF).file("usr/lib/modprobe.d/v.conf", "install hello /bin/false\n");
     assert!(

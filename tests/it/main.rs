@@ -66,6 +66,7 @@ mod prose;
 mod readme;
 mod rebuild;
 mod rebuild_progress;
+mod remedies;
 mod replace;
 mod replacements;
 mod requirements;

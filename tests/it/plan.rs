@@ -125,7 +125,7 @@ fn without_a_compiler_nothing_is_tried() {
         &context.settings,
         context.clock.now(),
     );
-    assert!(document.next_step.unwrap().contains("`swupd bundle-add c-basic`"));
+    assert!(document.next_step.unwrap().contains("`sudo swupd bundle-add c-basic`"));
 }
 
 /// What a record says of the headers is over once they have come.

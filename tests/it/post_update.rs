@@ -370,7 +370,9 @@ fn the_fragment_is_made_sure_of() {
     assert!(root.has("etc/kernel/cmdline.d/clr-dkms.conf"));
     let forced = root.run("clr-dkms-cmdline", &["default", "--force"]);
     forced.code(2).shows(&["remove /etc/kernel/cmdline.d/clr-dkms.conf"]);
-    forced.says(&["hello/1.0 will be refused at the next boot; undo: `clr-dkms-cmdline enable`"]);
+    forced.says(&[
+        "hello/1.0 will be refused at the next boot; run `sudo clr-dkms-cmdline enable` to undo this",
+    ]);
 }
 
 #[test]

@@ -251,7 +251,7 @@ fn a_source_that_is_gone_is_told_and_nothing_is_removed() {
     root.remove("usr/src/hello-1.0");
     root.post_update().code(1).says(&["hello/1.0 is not ready", "broken-source"]);
     assert!(root.has(&TestRoot::ko("hello", B)));
-    root.run("clr-dkms", &["status"]).code(1).shows(&["put the source of hello/1.0 back"]);
+    root.run("clr-dkms", &["status"]).code(1).shows(&["restore the source of hello/1.0"]);
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn told_to_stop_in_the_middle_of_a_build() {
         );
         root.run("clr-dkms", &["status"])
             .code(1)
-            .shows(&["the last run was broken off", "goes on where it was"]);
+            .shows(&["the last run was broken off", "continue where the last run stopped"]);
         go_on(&root);
         converges(&root, &["hello", "other"]);
     }

@@ -56,7 +56,7 @@ fn missing_headers_name_the_bundle() {
     for (release, cure) in [
         (A, "swupd bundle-add kernel-native-dkms"),
         (LTS, "swupd bundle-add kernel-lts-dkms"),
-        ("6.6.9-7.kvm", "no bundle brings them"),
+        ("6.6.9-7.kvm", "install the headers of kernel 6.6.9-7.kvm"),
     ] {
         let root = TestRoot::new();
         root.kernel(release).module("hello", "1.0", "");
@@ -178,7 +178,7 @@ fn an_image_that_swupd_leaves_alone_because_of_us_is_not_forgotten() {
     let root = TestRoot::held();
     let image = TestRoot::updated();
     let path = image.path().display().to_string();
-    let said = format!("after this update run `clr-boot-manager update --path={path}`");
+    let said = format!("after this update run `sudo clr-boot-manager update --path={path}`");
     started_by_swupd(&root, &path).code(0).says(&[&said]);
     // Where swupd makes the boot files, or a hook in the image does, there is nothing to say.
     let quiet = |root: &TestRoot, path: &str| {

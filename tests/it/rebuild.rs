@@ -191,7 +191,7 @@ fn what_cannot_be_built_is_told_named_or_not() {
     let told = |module: &str| {
         format!(
             "{module} on {B}: headers-missing: the kernel's headers are not\n    installed\n  \
-             next step: `sudo swupd bundle-add kernel-native-dkms` brings them\n"
+             next step: run `sudo swupd bundle-add kernel-native-dkms` to install the\n    headers\n"
         )
     };
     let all = told("hello/1.0") + &told("other/2");
@@ -219,7 +219,11 @@ fn what_the_kernel_will_refuse_is_not_done() {
     let refused = format!("hello/1.0 on {B}: signature-refused: ");
     rebuild(&root, &["hello", "-n"]).code(1).shows(&[&refused, "0 to do, 1 cannot be done\n"]);
     let run = rebuild(&root, &["hello"]);
-    run.code(1).shows(&[&refused, "`clr-dkms enforcement`", "0 built, 1 refused for the signature in"]);
+    run.code(1).shows(&[
+        &refused,
+        "run `sudo clr-dkms-cmdline enable`",
+        "0 built, 1 refused for the signature in",
+    ]);
     rebuild(&root, &["hello", "-f"]).code(1).shows(&[&refused, "1 built, 1 refused for the signature in"]);
 }
 

@@ -221,7 +221,7 @@ fn stopped_at_the_keyboard() {
                 // What is in its place is completed.
                 format!("hello/1.0 on {B}: ok (built in 0.0 s)"),
                 format!("other/2 on {B}: not-built: the run was asked to stop"),
-                "stopped after 0.0 s: 1 of 2 done; `clr-dkms rebuild` goes on where it was".to_owned(),
+                "stopped after 0.0 s: 1 of 2 done; run `sudo clr-dkms rebuild` to continue".to_owned(),
                 String::new(),
             ]
         );
@@ -246,7 +246,9 @@ fn what_was_not_begun_is_told_too() {
     assert!(text.contains(&format!("other/2 on {B}: not-built: the run was asked to stop")), "{text}");
     let again = text.replace("\r\n ", "");
     assert!(
-        again.contains("0 of 2 done; `clr-dkms rebuild hello other -k native --force` begins again"),
+        again.contains(
+            "0 of 2 done; run `sudo clr-dkms rebuild hello other -k native --force` to begin again"
+        ),
         "{again}"
     );
 }

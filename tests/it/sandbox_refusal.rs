@@ -41,7 +41,9 @@ const NEXT_STEP: &str = "`[build] trust = yes` in clr-dkms.conf";
 #[test]
 fn a_module_whose_file_is_not_evaluated_is_unknown() {
     let live = "put `[build] trust = yes` into /etc/clr-dkms/clr-dkms.conf";
-    for (root, next_step) in [(TestRoot::updated(), live), (image(), "run `clr-dkms-post-update --trust")] {
+    for (root, next_step) in
+        [(TestRoot::updated(), live), (image(), "run `sudo clr-dkms-post-update --trust")]
+    {
         root.module("hello", "1.0", "");
         post_update(&root, Without::Both, &[]).code(3).says(&[CAUSE, NEXT_STEP]);
         let (state, reason) = state(&root);

@@ -131,7 +131,7 @@ fn the_parameter_is_masked() {
     let screen = status(&root).stdout;
     let first = screen.split("\n\n").next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        first.starts_with("✘ unsafe: do not reboot yet; run `clr-dkms-cmdline enable` as root"),
+        first.starts_with("✘ unsafe: do not reboot yet; run `sudo clr-dkms-cmdline enable` to"),
         "{screen}"
     );
     assert!(first.contains("without hello/1.0 (wanted; signature-refused)"), "{screen}");

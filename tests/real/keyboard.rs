@@ -51,7 +51,7 @@ fn control_c_leaves_a_clean_tree() {
             &format!("slow/1.0 on {A}: not-built: the run was asked to stop"),
             // What is in its place is completed.
             &format!("alpha/1.0 on {A}: ok"),
-            "1 of 2 done; `clr-dkms rebuild` goes on where it was",
+            "1 of 2 done; run `sudo clr-dkms rebuild` to continue",
         ] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }

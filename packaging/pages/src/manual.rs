@@ -137,7 +137,7 @@ fn states() -> anyhow::Result<(String, String)> {
             roff.control("RS", []);
             roff.control("PP", []);
             paragraph(&mut roff, &format!("Cause: {}", row.cause));
-            if let Some(next) = row.next {
+            if let Some(next) = &row.next {
                 roff.control("PP", []);
                 paragraph(&mut roff, &format!("Next step: {next}."));
             }

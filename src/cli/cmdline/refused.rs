@@ -9,7 +9,9 @@ use crate::dkms::plan::State;
 use crate::exit;
 use crate::requirement::Importance;
 use crate::state::{self, RECORD, RunRecord};
+use crate::status::remedy::{AdminCommand, CommandTarget};
 use crate::status::{Progress, Verdict, document};
+use crate::sys::Root;
 use crate::system::System;
 
 /// Modules that this machine uses, and that the next boot will refuse without the parameter.
@@ -65,7 +67,7 @@ impl Refused {
     }
 
     /// Says so, and gives the exit code.
-    pub(super) fn tell(&self, plan: &WriterPlan) -> u8 {
+    pub(super) fn tell(&self, plan: &WriterPlan, root: &Root) -> u8 {
         if self.modules.is_empty() {
             return exit::OK;
         }
@@ -73,7 +75,9 @@ impl Refused {
         let masks = plan.steps.iter().any(|step| matches!(step, WriterStep::WriteMask(_)));
         let undo = if masks { "default" } else { "enable" };
         let modules = self.modules.join(", ");
-        tracing::warn!("{modules} will be refused at the next boot; undo: `clr-dkms-cmdline {undo}`");
+        let undo = AdminCommand::change("clr-dkms-cmdline", &[undo]).to("undo this");
+        let undo = undo.text(&CommandTarget::of_root(root));
+        tracing::warn!("{modules} will be refused at the next boot; {undo}");
         self.code()
     }
 }

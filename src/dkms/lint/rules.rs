@@ -134,12 +134,12 @@ pub(super) const RULES: &[LintRule] = &[
     ),
     rule("destination", Error, Values(conf::destination), DESTINATION),
     rule("deprecated", Advice, Values(conf::deprecated), "take it out"),
-    rule("depends-itself", Error, Values(conf::depends_itself), "take it out of BUILD_DEPENDS"),
+    rule("depends-itself", Error, Values(conf::depends_itself), "remove it from BUILD_DEPENDS"),
     rule(
         "depends-unknown",
         Warning,
         Values(conf::depends_unknown),
-        "install that module first, or take it out of BUILD_DEPENDS",
+        "install that module first, or remove it from BUILD_DEPENDS",
     ),
     rule("kernel-module", Advice, Values(conf::kernel_module), "none when that is meant"),
     // The value and the source.
@@ -148,7 +148,7 @@ pub(super) const RULES: &[LintRule] = &[
         "patch-missing",
         Error,
         Values(source::patch_missing),
-        "put the file into the directory patches, or take it out of PATCH",
+        "put the file into the directory patches, or remove it from PATCH",
     ),
     rule(
         "hook-missing",

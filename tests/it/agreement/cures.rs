@@ -12,7 +12,7 @@ use super::scene::{Flavour, Kernel, Module, STATES, Scene, Staged};
 use crate::support::{A, B, TestRoot};
 
 /// Programs of others that a step may name.
-const OTHERS: [&str; 4] = ["swupd", "dkms", "journalctl", "clr-boot-manager"];
+const OTHERS: [&str; 5] = ["swupd", "dkms", "dracut", "journalctl", "clr-boot-manager"];
 
 /// What stands between backticks.
 fn commands(step: &str) -> impl Iterator<Item = &str> {
@@ -38,7 +38,7 @@ pub(super) fn are_there(steps: &BTreeSet<String>) {
 
 #[test]
 fn the_commands_of_the_table_are_there() {
-    are_there(&catalog::all().iter().filter_map(|row| row.next.map(str::to_owned)).collect());
+    are_there(&catalog::all().into_iter().filter_map(|row| row.next).collect());
 }
 
 /// What the admin has to do, before a command of ours can; false where there is nothing.

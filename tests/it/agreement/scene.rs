@@ -397,6 +397,7 @@ fn record() -> RunRecord {
         modules: Vec::new(),
         cmdline: CmdlineRecord { wanted: true, in_force: true, blockers: Vec::new() },
         boot: BootRecord { updated: Some(moment()), ..BootRecord::default() },
+        faults: Vec::new(),
         problems: Vec::new(),
         needs: Vec::new(),
         checked: Default::default(),

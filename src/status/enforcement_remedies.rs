@@ -1,0 +1,129 @@
+//! What can be wrong with whether a kernel takes modules, and what to do about it.
+
+use super::remedies::run;
+use super::remedy::{AdminCommand, Remedy};
+use crate::cmdline::PARAMETER;
+use crate::dkms::ModuleName;
+
+/// What is wrong, or unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnforcementProblem {
+    /// `module.sig_unenforce` is not as the configuration wants it.
+    NotAsWanted(ParameterFix),
+    /// The installed file of a module cannot be loaded, whatever its signature.
+    Unfit {
+        /// The module.
+        module: ModuleName,
+        /// The release of the kernel.
+        kernel: String,
+    },
+    /// The command line disables all modules.
+    ModulesDisabled,
+    /// An IMA policy appraises modules.
+    ImaAppraises,
+    /// The kernel enforces signatures and does not know the parameter.
+    ParameterUnknownToKernel,
+    /// Secure Boot has the kernel enforce signatures.
+    EnforcedBySecureBoot,
+    /// `module.sig_enforce` is on the command line.
+    EnforcedOnLine,
+    /// `lockdown=` is on the command line.
+    LockedOnLine,
+    /// Secure Boot locks the kernel down.
+    LockedBySecureBoot,
+    /// The kernel enforces signatures, and does not trust this one.
+    NotTrusted,
+    /// A boot entry is not as configured.
+    EntryDiffers,
+    /// A bootconfig in the initrd adds to the command line.
+    BootconfigUnknown,
+    /// The parameter is written in a way that cannot be determined.
+    ParameterUnclear,
+    /// Whether the kernel trusts the key of a module is unknown.
+    KeyUnknown {
+        /// The name of the module.
+        module: String,
+    },
+    /// What the running kernel does is unknown.
+    RunningUnknown,
+    /// What the boot entries say is unknown.
+    EntriesUnknown,
+    /// Only the machine that boots the image knows it.
+    NotThisMachine,
+    /// The next boot differs from what runs.
+    RebootPending {
+        /// Enforcement is off now, and on at the next boot.
+        on_again: bool,
+    },
+}
+
+/// What makes `module.sig_unenforce` as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParameterFix {
+    /// A verb of `clr-dkms-cmdline`.
+    Verb(&'static str),
+    /// Something is in the way: what, and how it is removed, in words.
+    InTheWay(String),
+}
+
+impl ParameterFix {
+    /// What to do.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            ParameterFix::Verb(verb) => AdminCommand::change("clr-dkms-cmdline", &[verb]).into(),
+            ParameterFix::InTheWay(what) => Remedy::by_hand(what.clone()),
+        }
+    }
+}
+
+/// What to do about it.
+pub fn remedy(problem: &EnforcementProblem) -> Remedy {
+    use EnforcementProblem as P;
+    let sign = || Remedy::by_hand("sign the modules with a key that this kernel trusts");
+    let other_kernel = || Remedy::by_hand("boot another kernel");
+    let no_secure_boot = || Remedy::by_hand("turn Secure Boot off in the firmware");
+    let take_out = |word: &str| {
+        let show = AdminCommand::look("clr-dkms-cmdline", &["show"]).to("see which file it comes from");
+        Remedy::from(show).then(Remedy::by_hand(format!("take {word} off the command line")))
+    };
+    let ask = |purpose: &str| AdminCommand::change("clr-dkms", &["enforcement"]).to(purpose).into();
+    match problem {
+        P::NotAsWanted(fix) => fix.remedy(),
+        // Not `dkms remove`: for the module's last kernel that would forget the module.
+        P::Unfit { module, kernel } => {
+            let unbuild = AdminCommand::change("dkms", &["unbuild", &module.to_string(), "-k", kernel]);
+            Remedy::from(unbuild).then(run())
+        }
+        P::ModulesDisabled => take_out("what disables all modules"),
+        P::ImaAppraises => other_kernel().or(Remedy::by_hand("remove the IMA policy that appraises modules")),
+        P::ParameterUnknownToKernel => {
+            Remedy::by_hand(format!("boot another kernel, as this one does not know {PARAMETER}")).or(sign())
+        }
+        P::EnforcedBySecureBoot => no_secure_boot().or(Remedy::by_hand("boot a kernel of 5.19.1 or later")),
+        P::EnforcedOnLine => take_out("module.sig_enforce"),
+        P::LockedOnLine => sign().or(take_out("lockdown=")),
+        P::LockedBySecureBoot => sign().or(no_secure_boot()),
+        P::NotTrusted => sign().or(other_kernel()),
+        P::EntryDiffers => AdminCommand::change("clr-boot-manager", &["update"]).into(),
+        P::BootconfigUnknown => Remedy::by_hand(
+            "boot it and ask again: what the bootconfig in its initrd adds is known only then",
+        ),
+        P::ParameterUnclear => {
+            let show = AdminCommand::look("clr-dkms-cmdline", &["show"]).to("see which file it comes from");
+            Remedy::from(show)
+                .then(Remedy::by_hand(format!("write {PARAMETER} as a plain word, or leave it out")))
+        }
+        P::KeyUnknown { module } => Remedy::by_hand(format!(
+            "load {module} while this kernel runs and ask again: whether it trusts the key is known only then"
+        )),
+        P::RunningUnknown => ask("ask with /proc and /sys as the kernel shows them"),
+        P::EntriesUnknown => {
+            ask("see the boot entries; what is still missing is known when that kernel runs")
+        }
+        P::NotThisMachine => Remedy::by_hand("ask on the machine that boots it"),
+        P::RebootPending { on_again: true } => {
+            Remedy::by_hand("reboot when it suits you: only a reboot turns enforcement on again")
+        }
+        P::RebootPending { on_again: false } => Remedy::Reboot(Vec::new()),
+    }
+}

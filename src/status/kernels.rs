@@ -1,0 +1,126 @@
+//! The kernels of the status document, and the modules on them.
+
+use super::{DocumentSources, KernelStatus, unmanaged};
+use crate::decide::assessment::BootAssessment;
+use crate::decide::candidates::is_bootable;
+use crate::decide::module_state::{module_status, parameter_would_help};
+use crate::decide::next_boot::presumed;
+use crate::decide::readiness::Ready;
+use crate::decide::satisfaction::satisfied;
+use crate::dkms::ModuleOnKernel;
+use crate::dkms::plan::State;
+use crate::kernel::{Headers, Variant};
+use crate::state::ModuleRecord;
+use crate::system::{KernelCmdline, System};
+
+/// The kernels that matter, and those that could be fallen back to; their modules are counted in
+/// [`with_modules`].
+pub(super) fn matter(system: &System, assessment: &BootAssessment) -> Vec<KernelStatus> {
+    let next = assessment.next.shown();
+    let status = |line: &KernelCmdline, fallback: bool| {
+        let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == line.release)?;
+        let boots_next = next == Some(line.release.as_str());
+        (!fallback || boots_next || is_bootable(system, kernel)).then(|| KernelStatus {
+            release: line.release.clone(),
+            id: line.id.clone(),
+            variant: Variant::of(&kernel.name.variant),
+            running: kernel.running,
+            next_boot: boots_next,
+            held_back: assessment.held_back.as_ref() == Some(&line.release) && !boots_next,
+            tip: kernel.tip,
+            fallback: fallback && !boots_next,
+            headers: kernel.headers.clone(),
+            modules_ready: 0,
+            modules_needed: 0,
+            sig_unenforce: line.switch.word(),
+        })
+    };
+    let matter = system.lines.iter().filter_map(|line| status(line, false));
+    matter.chain(system.fallback_lines.iter().filter_map(|line| status(line, true))).collect()
+}
+
+/// The modules on those kernels, as they are shown: with paths as the host sees them.
+pub(super) fn modules_on(
+    of: DocumentSources<'_>,
+    kernels: &[KernelStatus],
+    assessment: &BootAssessment,
+) -> Vec<ModuleRecord> {
+    let DocumentSources { system, progress, .. } = of;
+    let is_shown = |p: &&ModuleOnKernel| kernels.iter().any(|k| k.release == p.release);
+    let all = system.modules_on_kernels.iter().chain(system.fallbacks.iter().filter(is_shown));
+    let display = |mut module: ModuleRecord| {
+        module.log = module.log.map(|log| system.shown_path(&log));
+        // A matter of the record alone.
+        (module.inputs, module.hook) = (None, None);
+        for file in &mut module.files {
+            file.path = system.shown_path(&file.path);
+        }
+        if !module.state.is_proven() && progress.builds(&module) {
+            module = ModuleRecord { state: State::Building, reason: None, error: None, log: None, ..module };
+        }
+        module
+    };
+    let managed = all.map(|p| module_status(system, p, of.record.as_good()));
+    managed.chain(unmanaged::rows(system, assessment)).map(display).collect()
+}
+
+/// The same kernels, with how many modules are ready for each.
+pub(super) fn with_modules(
+    mut kernels: Vec<KernelStatus>,
+    modules: &[ModuleRecord],
+    system: &System,
+    assessment: &BootAssessment,
+) -> Vec<KernelStatus> {
+    for kernel in &mut kernels {
+        let mine = || modules.iter().filter(|m| m.kernel == kernel.release);
+        let is_needed = |m: &&ModuleRecord| {
+            let should_be = !m.state.is_fine() && m.module.is_managed();
+            m.state.works() || should_be || is_missed(m, system, assessment)
+        };
+        let (ready, needed) = (mine().filter(|m| m.state.works()).count(), mine().filter(is_needed).count());
+        (kernel.modules_ready, kernel.modules_needed) = (ready, needed);
+    }
+    kernels
+}
+
+/// Whether the state of a module on a kernel matters for the verdict: on the next boot always; on another tip only
+/// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be determined
+/// which kernel boots next, every tip matters.
+pub(super) fn counts(module: &ModuleRecord, system: &System) -> bool {
+    let Some(next) = presumed(system) else { return true };
+    if !module.module.is_managed() {
+        // Nothing brings it to the other kernels, and nothing was meant to.
+        return next.name.release() == module.kernel;
+    }
+    let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
+    kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
+}
+
+/// The kernel refuses the module, and the parameter would help. That it is not configured is reported where it is wanted; where
+/// the admin does not want it, all is as it should be.
+pub(super) fn is_reported_below(module: &ModuleRecord, system: &System) -> bool {
+    module.state == State::SignatureRefused && parameter_would_help(system, &module.kernel)
+}
+
+/// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
+pub(super) fn is_missed(module: &ModuleRecord, system: &System, assessment: &BootAssessment) -> bool {
+    if !counts(module, system) || matches!(module.state, State::Ok | State::Building) {
+        return false;
+    }
+    let next = presumed(system).map(|k| k.name.release());
+    let in_use = || {
+        system.inventory.running_kernel().is_some_and(|running| {
+            let mut on_running =
+                system.modules_on_kernels.iter().filter(|p| p.release == running.name.release());
+            let name = &module.module.name;
+            on_running.any(|p| p.module.name == *name && p.proof.is_ok())
+                || system.files.in_force(name, &running.name.release()).is_some()
+        })
+    };
+    // Its author may leave out a kernel that has come to have the module itself.
+    let is_there = || {
+        let need = assessment.needs.iter().find(|need| need.module == module.module.name);
+        need.is_some_and(|need| satisfied(system, need, &module.kernel, Some(module)) == Some(Ready::Yes))
+    };
+    !module.state.is_fine() || (next.as_ref() == Some(&module.kernel) && in_use() && !is_there())
+}

@@ -1,0 +1,484 @@
+//! What should the admin do: the one function that answers it, for every report.
+
+use super::cause_remedy::{self, cause_remedy};
+use super::problem::{AdminOverride, Problem, listed};
+use super::remedy::{AdminCommand, Remedy};
+use super::{Progress, Verdict};
+use crate::boot::deferral::SwupdLine;
+use crate::boot::inputs::BootPart;
+use crate::boot::menu::SetBy;
+use crate::boot_decision::{Reason, Ruling};
+use crate::config::Settings;
+use crate::decide::assessment::BootAssessment;
+use crate::decide::candidates::is_bootable;
+use crate::decide::entry_loss::EntryLoss;
+use crate::decide::loading::{LoadForecast, Obstruction, file_forecast, load_forecast};
+use crate::decide::module_state::parameter_would_help;
+use crate::decide::satisfaction::{CommandLine, NOT_REGISTERED};
+use crate::dkms::cause::Cause;
+use crate::dkms::conf::ConfError;
+use crate::dkms::plan::State;
+use crate::dkms::{ModuleName, ModuleOnKernel, Source};
+use crate::kernel::module_file::kernel_name;
+use crate::kernel::{Installed, Variant};
+use crate::modprobe::LoadBlocker;
+use crate::requirement::{Importance, MissingModule, Requirement};
+use crate::state::{ModuleRecord, RunRecord};
+use crate::system::System;
+
+/// What a remedy depends on, beside the problem.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The observed system.
+    pub system: &'a System,
+    /// The settings.
+    pub settings: &'a Settings,
+    /// What is required, and which kernel should boot.
+    pub assessment: &'a BootAssessment,
+    /// Whether a run is at work.
+    pub progress: &'a Progress,
+    /// The record of the last run.
+    pub record: Option<&'a RunRecord>,
+    /// The modules on the kernels that matter.
+    pub modules: &'a [ModuleRecord],
+}
+
+/// What to do about a problem; none where nothing can be done.
+pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
+    use Problem as P;
+    Some(match problem {
+        P::ModuleNotReady(record) | P::ModuleRefused(record) => of_module(record, None, at.system),
+        P::NextBootUnknown { .. } => find_out_next_boot(at.system),
+        problem if problem.is_of_boot_default() => return of_boot_default(at),
+        P::Unreadable { .. } if !at.system.denied.is_empty() => as_root(),
+        P::Unreadable { .. } if is_refused(at.system, |_| true) => cause_remedy::trust(at.system, run()),
+        P::Unreadable { .. } => Remedy::by_hand("make what cannot be read readable, then ask again"),
+        P::RunBrokenOff => continue_run(),
+        P::BootUpdateFailed { .. } | P::SetupFault { .. } => Remedy::by_hand("correct that").then(run()),
+        P::BootEntry(fault) if fault.clear.is_some() => {
+            Remedy::by_hand("correct the boot entries as the problems say").then(run())
+        }
+        P::NoInitrd { kernel, path, .. } => make_initrd(kernel, path),
+        P::EntryLoss(EntryLoss::Blocked { module, by, .. }) => unblock(at.system, module, by),
+        P::OverridesLost { .. } | P::HeldUnbootable { .. } => {
+            let hold = AdminCommand::change("clr-dkms", &["hold"]).to("hold the running kernel");
+            Remedy::from(hold).or(AdminCommand::change("clr-dkms", &["release"]).to("hold none"))
+        }
+        P::SwupdOverrides(by) => leave_boot_files(by),
+        P::SwupdNotAsked { .. } => Remedy::by_hand("correct that file").then(run()),
+        P::ParameterMissing { .. } => enable_parameter(),
+        P::Waiting(part) => of_waiting(&part.what, at),
+        _ => run(),
+    })
+}
+
+/// What to do where a verdict alone says it; none where nothing has to be done.
+pub fn of_verdict(verdict: Verdict) -> Option<Remedy> {
+    let look = |verb, purpose: &str| Remedy::from(AdminCommand::look("clr-dkms", &[verb]).to(purpose));
+    match verdict {
+        Verdict::Healthy | Verdict::NotApplicable => None,
+        Verdict::RebootPending => Some(Remedy::Reboot(Vec::new())),
+        Verdict::Building => Some(Remedy::Wait),
+        Verdict::Degraded => Some(look("status", "see what is wrong, and what helps")),
+        Verdict::Held | Verdict::Unsafe => Some(look("guard", "see what the kernel lacks, and what helps")),
+        Verdict::Unknown => Some(as_root()),
+    }
+}
+
+/// Another run does what is left to do.
+pub(super) fn run() -> Remedy {
+    AdminCommand::change("clr-dkms-post-update", &[]).into()
+}
+
+fn continue_run() -> Remedy {
+    AdminCommand::change("clr-dkms-post-update", &[]).to("continue where the last run stopped").into()
+}
+
+/// Root can read more.
+pub(super) fn as_root() -> Remedy {
+    AdminCommand::change("clr-dkms", &["status"]).into()
+}
+
+fn enable_parameter() -> Remedy {
+    let enable = AdminCommand::change("clr-dkms-cmdline", &["enable"]);
+    enable.to("add module.sig_unenforce, or to see what is in the way").into()
+}
+
+/// What brings a part of the boot files up to date that waits.
+fn of_waiting(part: &BootPart, at: Situation<'_>) -> Remedy {
+    let now = at.assessment.decision.ruling;
+    let waited_for_proof =
+        at.record.and_then(|record| record.guard.as_ref()).is_some_and(|then| then.ruling == Ruling::Defer);
+    let update = AdminCommand::change("clr-boot-manager", &["update"]);
+    let at_own_risk = || update.to(format!("bring {part} up to date at your own risk"));
+    match (now, of_boot_default(at)) {
+        // Nothing but the kernel that was held back kept a run from it.
+        (Ruling::Allow, _) if waited_for_proof => run(),
+        // It ends with what holds the kernel back.
+        (Ruling::Defer, Some(remedy)) => remedy.or(at_own_risk()),
+        _ => at_own_risk().into(),
+    }
+}
+
+fn make_initrd(kernel: &str, path: &str) -> Remedy {
+    let dracut = AdminCommand::change("dracut", &["--kver", kernel, path]);
+    let make = dracut.to(format!("make the initrd of kernel {kernel}, or make it with another program"));
+    Remedy::from(make).or(Remedy::by_hand("set initrd-command in clr-dkms.conf"))
+}
+
+/// What makes it known which kernel boots next.
+fn find_out_next_boot(system: &System) -> Remedy {
+    if !system.denied.is_empty() {
+        as_root()
+    } else if system.boot.loader.is_none() {
+        Remedy::by_hand("mount the boot partition, then ask again")
+    } else if system.boot.entries.is_empty() {
+        run()
+    } else {
+        set_kernel(None).into()
+    }
+}
+
+/// Makes a kernel the boot default; the id of the kernel, where it is known which one.
+fn set_kernel(id: Option<&str>) -> AdminCommand {
+    let set = AdminCommand::change("clr-boot-manager", &["set-kernel", id.unwrap_or("KERNEL_ID")]);
+    set.to("choose the boot default")
+}
+
+/// What brings the boot default to where it should be, or to the kernel that should be the default what it lacks; none
+/// where nothing has to be done.
+pub fn of_boot_default(at: Situation<'_>) -> Option<Remedy> {
+    let Situation { system, assessment, .. } = at;
+    let decision = &assessment.decision;
+    if matches!(at.progress, Progress::Working(_)) {
+        return Some(Remedy::Wait);
+    }
+    if let Some(remedy) = of_wrong_default(at) {
+        return Some(remedy);
+    }
+    // To repair it is another matter, and not the way back to a machine that works.
+    if !assessment.comes_back.is_empty() {
+        return Some(Remedy::Reboot(assessment.comes_back.clone()));
+    }
+    if admin_override(assessment).is_some()
+        && let Some(kernel) = complete_kernel(system, assessment)
+    {
+        let hold = AdminCommand::change("clr-dkms", &["hold", &kernel]);
+        return Some(hold.to("keep the kernel that has it").into());
+    }
+    if decision.because == Reason::Held {
+        return Some(AdminCommand::change("clr-dkms", &["release"]).to("end the hold").into());
+    }
+    // An admin has accepted what it lacks.
+    if decision.because == Reason::Released && !assessment.is_unsafe() {
+        return None;
+    }
+    let mut missing = assessment.next_lacks.iter().chain(&decision.default_lacks).chain(&decision.lacking);
+    let is_listed = |module: &str| assessment.needs.iter().any(|n| n.module == module && n.is_listed());
+    if missing.any(|l| l.state == NOT_REGISTERED && is_listed(&l.module)) {
+        let add = AdminCommand::change("dkms", &["add", "DIRECTORY"]).to("register it");
+        return Some(Remedy::by_hand("correct the name in clr-dkms.conf").or(add));
+    }
+    of_lacking(at)
+}
+
+/// What brings what a kernel lacks.
+fn of_lacking(at: Situation<'_>) -> Option<Remedy> {
+    let Situation { system, assessment, .. } = at;
+    let decision = &assessment.decision;
+    let (lacks, kernel) = match assessment.next_lacks.as_slice() {
+        [] if !decision.lacking.is_empty() => (&decision.lacking, decision.target.as_deref()),
+        [] => (&decision.default_lacks, decision.default.as_deref()),
+        _ => (&assessment.next_lacks, assessment.next.shown()),
+    };
+    let first = lacks.first()?;
+    let is_it = |m: &&ModuleRecord| Some(m.kernel.as_str()) == kernel && m.module.to_string() == first.module;
+    let bring = match at.modules.iter().find(is_it) {
+        Some(record) => {
+            // What one step helps is named in it.
+            let is_alike = |l: &&MissingModule| l.state == record.state.to_string();
+            let names: Vec<&str> = lacks.iter().filter(is_alike).map(|l| l.module.as_str()).collect();
+            of_module(record, Some(&listed(&names)), system)
+        }
+        None => {
+            let kernel = kernel.unwrap_or("that boots next");
+            Remedy::by_hand(format!("install {} for kernel {kernel}", first.module))
+        }
+    };
+    let may_go_ahead = assessment.acts
+        && !assessment.is_unsafe()
+        && decision.ruling == Ruling::Defer
+        && lacks.iter().all(|lack| lack.class < Importance::Critical);
+    if !may_go_ahead {
+        return Some(bring);
+    }
+    let them = if lacks.len() == 1 { "it" } else { "them" };
+    let release = AdminCommand::change("clr-dkms", &["release"]);
+    Some(bring.or(release.to(format!("go ahead without {them}"))))
+}
+
+/// What makes another kernel the boot default, where that is wrong.
+fn of_wrong_default(at: Situation<'_>) -> Option<Remedy> {
+    let (assessment, decision) = (at.assessment, &at.assessment.decision);
+    let should = decision.default.as_deref()?;
+    let is_wrong = assessment.next.release().is_some() && !assessment.is_carried_out();
+    let choice = assessment.next.choice().filter(|choice| choice.set_by.overrides());
+    if let Some(by) = choice.filter(|_| is_wrong || assessment.next.release().is_none()) {
+        let what = match by.set_by {
+            SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry => "for the next boot only",
+            _ => "for every boot",
+        };
+        return Some(Remedy::by_hand(format!(
+            "{} was chosen by an admin {what}: take that back, or boot it by choice",
+            by.entry
+        )));
+    }
+    is_wrong.then(|| match (at.settings.guards(), decision.ruling, decision.because) {
+        (true, ..) if *at.progress == Progress::BrokenOff => continue_run(),
+        (true, ..) => AdminCommand::change("clr-dkms-post-update", &[]).to("correct the boot default").into(),
+        (false, Ruling::Defer, _) | (false, _, Reason::Removed) => {
+            let kernel = at.system.inventory.kernels.iter().find(|k| k.name.release() == should);
+            set_kernel(kernel.map(|k| k.id.as_str())).into()
+        }
+        (false, Ruling::Allow, _) => AdminCommand::change("clr-boot-manager", &["update"]).into(),
+    })
+}
+
+/// How an admin lets the target boot in spite of what it lacks; none where it lacks nothing, or nobody has said so.
+pub fn admin_override(assessment: &BootAssessment) -> Option<AdminOverride> {
+    let decision = &assessment.decision;
+    let lacks = !decision.lacking.is_empty() || !decision.default_lacks.is_empty();
+    match decision.because {
+        Reason::Released if lacks => Some(AdminOverride::Released),
+        Reason::Held if lacks && decision.ruling == Ruling::Allow => Some(AdminOverride::Held),
+        _ => None,
+    }
+}
+
+/// A kernel that has all that works and is needed, other than the target: the running one, else the newest.
+fn complete_kernel(system: &System, assessment: &BootAssessment) -> Option<String> {
+    let needed = |n: &Requirement| match n.class {
+        Importance::Critical => true,
+        class => class == Importance::Wanted && n.works,
+    };
+    let kernels = &system.inventory.kernels;
+    let mut others = kernels.iter().filter(|k| k.running).chain(kernels.iter().filter(|k| !k.running));
+    let found = others.find(|k| {
+        let release = k.name.release();
+        assessment.decision.target.as_ref() != Some(&release)
+            && is_bootable(system, k)
+            && assessment.lacks_on(&release, needed).is_empty()
+    });
+    found.map(|k| k.name.release())
+}
+
+/// What brings a module to a kernel; none where nothing has to be done.
+pub fn of_module_on_kernel(record: &ModuleRecord, is_missed: bool, system: &System) -> Option<Remedy> {
+    match record.state {
+        State::Building => Some(Remedy::Wait),
+        state if state.is_fine() && !is_missed => None,
+        _ => Some(of_module(record, None, system)),
+    }
+}
+
+/// What brings a module that is not ready to a kernel. `names` is that module, and others that the same is done for.
+fn of_module(record: &ModuleRecord, names: Option<&str>, system: &System) -> Remedy {
+    let ModuleRecord { module, kernel, state, .. } = record;
+    let installed = system.inventory.kernels.iter().find(|k| k.name.release() == *kernel);
+    match state {
+        State::SignatureRefused if parameter_would_help(system, kernel) => return enable_parameter(),
+        State::InitrdStale => {
+            let own = system.initrds.get(kernel).and_then(|initrds| initrds.own.first().cloned());
+            let path = own.or_else(|| installed.map(|k| format!("/etc/kernel/initrd-{}", k.id)));
+            return make_initrd(kernel, &path.unwrap_or_default());
+        }
+        State::Blocked => {
+            if let Some(by) = obstruction(record, system) {
+                return unblock(system, &module.name, &by);
+            }
+        }
+        State::BrokenSource if is_gone(module, system) => {
+            return Remedy::by_hand(format!("restore the source of {module}")).or(give_up(module));
+        }
+        State::NotManaged => return not_managed(record, system, installed),
+        State::Unknown if is_refused(system, |pair| pair.module == *module) => {
+            return cause_remedy::trust(system, build(module, kernel, installed));
+        }
+        _ => {}
+    }
+    let whole = module.to_string();
+    let variant = installed.map(|k| Variant::of(&k.name.variant));
+    let bundle = variant.and_then(|v| v.dkms_bundle());
+    if *state == State::BuildFailed {
+        let run = build(module, kernel, installed);
+        return match &record.error {
+            Some(error) if error.cause == Cause::NotConfined => cause_remedy::trust(system, run),
+            error => cause_remedy(error.as_ref(), names.unwrap_or(&whole)).then(run),
+        };
+    }
+    of_state(*state, module, names.unwrap_or(&whole), kernel, bundle, build(module, kernel, installed))
+}
+
+/// What brings a module in a state to a kernel. `run` builds it there.
+pub fn of_state(
+    state: State,
+    module: &ModuleName,
+    names: &str,
+    kernel: &str,
+    bundle: Option<&str>,
+    run: Remedy,
+) -> Remedy {
+    let swupd = |words: &[&str]| AdminCommand::change("swupd", words);
+    match state {
+        State::Building => Remedy::Wait,
+        State::SignatureRefused => {
+            AdminCommand::look("clr-dkms", &["enforcement"]).to("see why, and what helps").into()
+        }
+        State::HeadersMissing => install_headers(kernel, bundle),
+        State::Blocked => AdminCommand::look("clr-dkms", &["status"]).to("see the file and the line").into(),
+        State::InitrdStale => make_initrd(kernel, "/etc/kernel/initrd-KERNEL_ID"),
+        State::HeadersMismatch => Remedy::from(swupd(&["repair"])).then(run),
+        State::DependencyFailed => Remedy::by_hand("install what it needs").then(run),
+        State::BuildFailed => Remedy::by_hand(format!("fix or update {names}")).then(run),
+        State::NotAutoinstall => {
+            let build = AdminCommand::change("clr-dkms", &["rebuild", &module.name, "-k", kernel]);
+            Remedy::from(build.to("build it this once"))
+                .or(Remedy::by_hand("put AUTOINSTALL=\"yes\" into its dkms.conf"))
+        }
+        State::SkippedExclusive => Remedy::by_hand("stay on the running kernel")
+            .or(Remedy::by_hand(format!("find a version of {} for the new one", module.name))),
+        State::HookFailed => {
+            let logs = AdminCommand::look("clr-dkms", &["logs", &module.name]).to("see why");
+            let again = ["rebuild", &module.name, "-k", kernel, "--force"];
+            Remedy::from(logs)
+                .then(Remedy::by_hand("correct the script"))
+                .then(AdminCommand::change("clr-dkms", &again))
+        }
+        State::BrokenSource => {
+            let lint = AdminCommand::look("clr-dkms", &["lint", &module.name]).to("see what is wrong");
+            Remedy::from(lint).or(give_up(module))
+        }
+        State::Conflict => {
+            let remove = give_up(module);
+            Remedy::from(remove.to("keep the other one, or do the same with that one")).then(run)
+        }
+        State::NotManaged => {
+            Remedy::from(AdminCommand::change("dkms", &["add", "DIRECTORY"]).to("register its source"))
+                .then(run)
+        }
+        State::CompilerMissing => {
+            let add = swupd(&["bundle-add", "c-basic"]).to("install the compiler (for clang: llvm)");
+            Remedy::from(add).then(run)
+        }
+        State::Unknown => Remedy::by_hand("make what cannot be read readable").then(run),
+        State::Ok
+        | State::NotBuilt
+        | State::VermagicMismatch
+        | State::SymbolsMismatch
+        | State::NotInModulesDep => run,
+    }
+}
+
+/// What brings the headers of a kernel; the bundle has them, where there is one.
+pub fn install_headers(kernel: &str, bundle: Option<&str>) -> Remedy {
+    match bundle {
+        Some(bundle) => {
+            AdminCommand::change("swupd", &["bundle-add", bundle]).to("install the headers").into()
+        }
+        None => Remedy::by_hand(format!("install the headers of kernel {kernel}")),
+    }
+}
+
+/// What has swupd leave the boot files to clr-dkms.
+pub fn leave_boot_files(by: &SwupdLine) -> Remedy {
+    let take_out = Remedy::by_hand(format!("remove that line from {}", by.file));
+    take_out.or(Remedy::by_hand("set `[boot] policy = hold`"))
+}
+
+/// What builds a module for a kernel: by itself a run builds for the kernel that is the default of its variant.
+fn build(module: &ModuleName, kernel: &str, installed: Option<&Installed>) -> Remedy {
+    match installed.is_some_and(|k| k.tip) {
+        true => run(),
+        false => AdminCommand::change("clr-dkms", &["rebuild", &module.name, "-k", kernel]).into(),
+    }
+}
+
+fn give_up(module: &ModuleName) -> AdminCommand {
+    AdminCommand::change("dkms", &["remove", &module.to_string(), "--all"]).to("give it up")
+}
+
+/// The next step for a module that DKMS does not manage.
+fn not_managed(record: &ModuleRecord, system: &System, installed: Option<&Installed>) -> Remedy {
+    let name = &record.module.name;
+    let step = match system.files.unregistered_source(name) {
+        Some(path) => Remedy::from(AdminCommand::change("dkms", &["add", path])).then(build(
+            &record.module,
+            &record.kernel,
+            installed,
+        )),
+        None => {
+            Remedy::by_hand(format!("install {name} for kernel {} as it was installed before", record.kernel))
+                .or(AdminCommand::change("dkms", &["add", "DIRECTORY"]).to("have DKMS manage its source"))
+        }
+    };
+    match system.in_use.loaded.contains(&kernel_name(name)) {
+        true => step,
+        false => step.or(AdminCommand::change("clr-dkms", &["forget", name]).to("give it up")),
+    }
+}
+
+/// What keeps a module from being loaded.
+fn obstruction(record: &ModuleRecord, system: &System) -> Option<Obstruction> {
+    let is_it = |p: &&ModuleOnKernel| p.module == record.module && p.release == record.kernel;
+    let forecast = match system.modules_on_kernels.iter().find(is_it) {
+        Some(pair) => load_forecast(system, pair, None, CommandLine::Coming),
+        // DKMS does not manage it: most have one file of their own name.
+        None => {
+            let file = kernel_name(&record.module.name);
+            file_forecast(system, &record.kernel, &file, true, CommandLine::Coming)
+        }
+    };
+    match forecast {
+        LoadForecast::Blocked(by) | LoadForecast::Remark(by) => Some(by),
+        LoadForecast::Loads | LoadForecast::Unknown(_) => None,
+    }
+}
+
+/// What takes away what keeps a module from being loaded.
+fn unblock(system: &System, module: &str, by: &Obstruction) -> Remedy {
+    let blocker = match &by.blocker {
+        LoadBlocker::Dependency(_, blocker) => blocker,
+        own => own,
+    };
+    let way = match (blocker.line(), blocker.word()) {
+        (Some(at), _) => {
+            let name = at.path.rsplit('/').next().unwrap_or_default();
+            let path = system.shown_path(&at.path);
+            Remedy::by_hand(match at.path.starts_with("/etc/") || at.path.starts_with("/run/") {
+                true => format!("remove line {} from {path}", at.line),
+                // A file below `/usr` is restored by the next update.
+                false => format!("copy {path} to /etc/modprobe.d/{name} without line {}", at.line),
+            })
+        }
+        (None, Some(word)) => {
+            Remedy::from(AdminCommand::look("clr-dkms-cmdline", &["show"]).to("see where it comes from"))
+                .then(Remedy::by_hand(format!("remove {word}= from the kernel command line")))
+        }
+        (None, None) => Remedy::by_hand("remove the cause"),
+    };
+    let name = module.split('/').next().unwrap_or(module);
+    way.or(Remedy::by_hand(format!(
+        "if this is intended, add {name} to `[modules] optional` of clr-dkms.conf"
+    )))
+}
+
+/// Whether the dkms.conf of such a module is not evaluated because nothing confines it.
+fn is_refused(system: &System, is_meant: impl Fn(&ModuleOnKernel) -> bool) -> bool {
+    let mut all = system.modules_on_kernels.iter();
+    all.any(|pair| is_meant(pair) && matches!(pair.conf, Err(ConfError::Refused(_))))
+}
+
+fn is_gone(module: &ModuleName, system: &System) -> bool {
+    let mut all = system.modules_on_kernels.iter();
+    all.any(|p| p.module == *module && matches!(p.source, Source::Broken { .. }))
+}
