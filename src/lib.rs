@@ -4,7 +4,7 @@
 //!
 //! One direction, nothing goes back: **observe** ([`system`]: one value, read from a root directory) → **decide** ([`decide`],
 //! [`dkms::plan`], [`cmdline::writer::plan`]: pure functions on values) → **act** ([`update`], with [`dkms::build`],
-//! [`cmdline::writer::apply`], [`boot::update`]) → **report** ([`state`], [`status`], [`render`], [`motd`]: renderings of
+//! [`cmdline::writer::apply`], [`boot::update`]) → **report** ([`state`], [`report`]: renderings of
 //! the same values). What cannot be read is unknown, which is not absent.
 //!
 //! # The layers
@@ -29,7 +29,7 @@
 //! | [`system`] | everything that was observed, as one value |
 //! | [`decide`] | the state of a module on a kernel, how much it is required, which kernel may be the boot default, whether the parameter is wanted |
 //! | [`requirement`], [`boot_decision`] | what is required, and what was decided, as it is recorded and reported |
-//! | [`status`] | the documents that every report is made from, of the whole and of enforcement; [`render`] their texts, [`motd`] its three lines |
+//! | [`report`] | the documents for status, enforcement and guard; [`report::render`] writes the screens, [`report::motd`] the message of the day |
 //! | [`state`] | the record of a run, and what else lies in `/var/lib/clr-dkms` |
 //! | [`config`] | `clr-dkms.conf`; [`context`] is the one value that is handed down; [`exit`] the exit codes |
 //! | [`update`] | the worker: the sequence of a run, the build queue, the boot files, publishing results, progress |
@@ -50,11 +50,9 @@ pub mod kernel;
 pub mod limits;
 pub mod message;
 pub mod modprobe;
-pub mod motd;
-pub mod render;
+pub mod report;
 pub mod requirement;
 pub mod state;
-pub mod status;
 pub mod sys;
 pub mod system;
 pub mod update;

@@ -11,12 +11,12 @@ use crate::enforcement::observe::module_taint;
 use crate::exit;
 use crate::kernel::inventory::NamedKernel;
 use crate::kernel::{Installed, NoSuchKernel};
-use crate::render::enforcement::screen;
-use crate::render::json;
-use crate::status::enforcement::{
+use crate::report::enforcement::{
     self as report, EnforcementDocument, EnforcementStanding, EnforcementSubject, ModuleFile, Setting,
 };
-use crate::status::remedy::CommandTarget;
+use crate::report::remedy::CommandTarget;
+use crate::report::render::enforcement::screen;
+use crate::report::render::json;
 use crate::system::{KernelCmdline, System, line, pairs_of};
 
 /// The arguments of the verb.

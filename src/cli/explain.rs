@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::{Common, answer};
 use crate::exit;
-use crate::render::json;
-use crate::render::{broken, shown};
-use crate::status::catalog::{self, Explained};
+use crate::report::catalog::{self, Explained};
+use crate::report::render::json;
+use crate::report::render::{broken, shown};
 
 /// The arguments of the verb.
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::decide::assess;
 use crate::dkms::Cache;
 use crate::exit;
-use crate::render::shown;
+use crate::report::render::shown;
 use crate::requirement::{Importance, Requirement, Use};
 use crate::state::LOCK;
 use crate::state::is_ours;

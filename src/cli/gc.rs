@@ -6,7 +6,7 @@ use super::{Common, answer, need_root};
 use crate::context::Context;
 use crate::dkms::gc::How;
 use crate::exit;
-use crate::render::{json, shown};
+use crate::report::render::{json, shown};
 use crate::state::{LOCK, is_ours};
 use crate::sys::{Lock, interrupt};
 use crate::update::gc::{self, GcDocument};

@@ -14,11 +14,11 @@ use crate::decide::candidates::is_bootable;
 use crate::dkms::Cache;
 use crate::exit;
 use crate::kernel::Installed;
-use crate::render::style::ScreenStyle;
-use crate::render::{self, json, shown};
+use crate::report::problem::lacks;
+use crate::report::remedy::{AdminCommand, CommandTarget};
+use crate::report::render::style::ScreenStyle;
+use crate::report::render::{self, json, shown};
 use crate::requirement::{Importance, MissingModule};
-use crate::status::problem::lacks;
-use crate::status::remedy::{AdminCommand, CommandTarget};
 use crate::system::System;
 use crate::update::boot_default;
 use crate::update::overrides::{self, GuardRefusal};
@@ -92,7 +92,7 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
         need_root(context, "clr-dkms guard --assert")?;
         return boot_default::assert_within(context, &mut cache, arguments.within);
     }
-    let report = crate::status::observation::observe_with(context, &mut cache).guard;
+    let report = crate::report::observation::observe_with(context, &mut cache).guard;
     let text =
         if arguments.json { json(&report)? } else { render::guard::text(&report, &ScreenStyle::here(true)) };
     answer(&text, common.color)?;

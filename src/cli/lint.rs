@@ -17,9 +17,9 @@ use crate::exit;
 use crate::kernel::inventory::module_directory;
 use crate::kernel::{Inventory, NoSuchKernel, Running, module_file};
 use crate::limits::{KERNEL_LIST, TEXT};
-use crate::render::json;
-use crate::render::lint::screen;
-use crate::status::lint::{LintDocument, Target};
+use crate::report::lint::{LintDocument, Target};
+use crate::report::render::json;
+use crate::report::render::lint::screen;
 use crate::sys::{FileKind, Presence, Root};
 
 /// Stands for any kernel where none is known: a file may compute with the numbers.

@@ -11,7 +11,7 @@ use crate::dkms::log::{self, LOGS};
 use crate::exit;
 use crate::kernel::{Inventory, KernelName};
 use crate::limits::LOG;
-use crate::render::shown;
+use crate::report::render::shown;
 use crate::state::{self, RECORD, RunRecord};
 use crate::sys::lines::each_line;
 use crate::sys::printable::LONGEST;

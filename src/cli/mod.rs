@@ -171,7 +171,7 @@ pub fn root_hint() -> String {
 }
 
 fn as_root() -> String {
-    let words = std::env::args_os().map(|word| crate::render::shown(&word.to_string_lossy()));
+    let words = std::env::args_os().map(|word| crate::report::render::shown(&word.to_string_lossy()));
     sudo(words.collect())
 }
 
@@ -219,7 +219,7 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
             };
             // Not by the log: it may go to the journal, and the caller reads stderr.
             use std::io::Write;
-            let text = crate::render::shown(&format!("{e:#}{hint}"));
+            let text = crate::report::render::shown(&format!("{e:#}{hint}"));
             // If stderr is closed too, the exit code is the only report.
             writeln!(anstream::stderr(), "{program}: error: {text}").ok();
             code.into()

@@ -33,7 +33,7 @@ pub struct MotdArguments {
 /// When the root or the configuration cannot be used, or the fragment cannot be written.
 pub fn run(arguments: MotdArguments) -> anyhow::Result<u8> {
     let context = arguments.common.strict_world("clr-dkms-motd")?;
-    let document = crate::status::observation::observe(&context);
+    let document = crate::report::observation::observe(&context);
     if arguments.dry_run {
         answer(&motd::text(&context, &document)?, arguments.common.color)?;
         return Ok(exit::OK);

@@ -8,7 +8,7 @@ use clap::Parser;
 
 use super::{Common, answer, need_root};
 use crate::exit;
-use crate::render::json;
+use crate::report::render::json;
 use crate::state::{LOCK, is_ours};
 use crate::sys::{Lock, chroot, interrupt};
 use crate::update::engine::Order;

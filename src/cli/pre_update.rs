@@ -18,10 +18,10 @@ use crate::exit;
 use crate::kernel::inventory::{MODULES, module_directory};
 use crate::kernel::{Headers, Inventory, Running};
 use crate::limits::TEXT;
+use crate::report::problem::Problem;
+use crate::report::remedies::{install_headers, leave_boot_files};
+use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::state::{self, SCHEMA, SNAPSHOT, Snapshot};
-use crate::status::problem::Problem;
-use crate::status::remedies::{install_headers, leave_boot_files};
-use crate::status::remedy::{AdminCommand, CommandTarget};
 use crate::sys::{FileKind, Root, RootKind, users};
 use crate::update::boot_files::defers;
 

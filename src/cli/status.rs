@@ -12,11 +12,11 @@ use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
 use super::{Common, answer};
 use crate::exit;
-use crate::render::json;
-use crate::render::style::ScreenStyle;
-use crate::render::{metrics, text};
-use crate::status::Verdict;
-use crate::status::observation::observe;
+use crate::report::Verdict;
+use crate::report::observation::observe;
+use crate::report::render::json;
+use crate::report::render::style::ScreenStyle;
+use crate::report::render::{metrics, text};
 
 macro_rules! status_examples {
     () => {

@@ -6,8 +6,8 @@ use serde::Serialize;
 use super::{Common, answer};
 use crate::exit;
 use crate::kernel::{Installed, Inventory, KernelName, Running, Support, Variant};
-use crate::render::json;
-use crate::render::shown;
+use crate::report::render::json;
+use crate::report::render::shown;
 
 /// Tell the variant of a kernel, and whether DKMS is supported for it.
 ///

@@ -2,7 +2,7 @@
 //!
 //! [`verdict`] has the rules, as pure functions of facts. They agree with every row of
 //! `tests/data/enforcement-vectors.jsonl`, which was measured on booted kernels. [`observe`] reads the facts
-//! of a root, [`config`] and [`patch`] those of one kernel. The reports are in [`crate::status`].
+//! of a root, [`config`] and [`patch`] those of one kernel. The reports are in [`crate::report`].
 
 pub mod config;
 pub mod observe;

@@ -12,7 +12,7 @@ use crate::decide::assessment::assess;
 use crate::dkms::plan::{State, decide};
 use crate::dkms::{Cache, Decision, ModuleName, PlanStep};
 use crate::exit;
-use crate::render::{broken, shown};
+use crate::report::render::{broken, shown};
 use crate::state::{self, RECORD, RunRecord};
 use crate::system::System;
 

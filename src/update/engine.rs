@@ -21,7 +21,7 @@ use crate::dkms::{
     Cache, Decision, DkmsConf, ModuleName, ModuleOnKernel, PlanStep, Source, Stage, Tree, depmod, inputs,
     plan, replace,
 };
-use crate::render::shown;
+use crate::report::render::shown;
 use crate::state::RunRecord;
 use crate::sys::{child::ChildGuard, interrupt, work_politely};
 use crate::system::System;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::context::Context;
-use crate::motd::{FRAGMENT, OWN_TEXTS, fragment, shipped_text};
-use crate::status::StatusDocument;
+use crate::report::StatusDocument;
+use crate::report::motd::{FRAGMENT, OWN_TEXTS, fragment, shipped_text};
 use crate::sys::{FileError, Written};
 
 /// How long `motd-update.sh`, which concatenates some files, may take.

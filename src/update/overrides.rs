@@ -9,10 +9,10 @@ use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
 use crate::dkms::Cache;
 use crate::exit;
+use crate::report::Verdict;
+use crate::report::observation::observe as observe_status;
 use crate::requirement::{Importance, Requirement};
 use crate::state::{self, LOCK, SCHEMA, WISHES, is_ours};
-use crate::status::Verdict;
-use crate::status::observation::observe as observe_status;
 use crate::sys::{Lock, interrupt};
 use crate::system::System;
 

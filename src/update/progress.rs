@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::engine::{Attempt, Event};
 use crate::dkms::PlanStep;
-use crate::render::progress::{self, ProgressBoard, ProgressRow, spent};
+use crate::report::render::progress::{self, ProgressBoard, ProgressRow, spent};
 use crate::sys::live::{self, Live};
 use crate::sys::{Clock, Stopwatch, interrupt};
 

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use crate::context::Context;
 use crate::kernel::Images;
+use crate::report::{StatusDocument, Verdict};
 use crate::state::{RECORD, RunRecord, Stored};
-use crate::status::{StatusDocument, Verdict};
 use crate::sys::{Ended, FileError, FileKind, RootKind};
 use crate::system::System;
 
@@ -112,7 +112,7 @@ fn put_metrics(context: &Context, document: &StatusDocument) -> anyhow::Result<(
         );
     }
     root.link(METRICS, path)?;
-    root.write(path, crate::render::metrics::text(document).as_bytes(), 0o644)?;
+    root.write(path, crate::report::render::metrics::text(document).as_bytes(), 0o644)?;
     Ok(())
 }
 
@@ -134,7 +134,7 @@ fn notify(context: &Context, document: &StatusDocument, before: &str) {
     let mut names: Vec<&str> = listed.iter().filter_map(|file| file.text()).collect();
     names.retain(|name| !name.starts_with('.') && !name.ends_with('~'));
     names.sort_unstable();
-    let text = match crate::render::json(document) {
+    let text = match crate::report::render::json(document) {
         Ok(text) => text,
         Err(e) => return tracing::warn!("{e}"),
     };

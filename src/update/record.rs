@@ -16,9 +16,9 @@ use crate::dkms::plan::State;
 use crate::exit;
 use crate::kernel::Running;
 use crate::message;
+use crate::report::problem::{Problem, ProblemKind};
+use crate::report::{Progress, StatusDocument, Verdict, document};
 use crate::state::{self, CmdlineRecord, IN_PROGRESS, RECORD, RunRecord, SCHEMA, SNAPSHOT, Snapshot, Stored};
-use crate::status::problem::{Problem, ProblemKind};
-use crate::status::{Progress, StatusDocument, Verdict, document};
 use crate::sys::{FileError, sandbox};
 use crate::system::System;
 

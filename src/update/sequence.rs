@@ -17,9 +17,9 @@ use crate::dkms::{Cache, ModuleOnKernel};
 use crate::exit;
 use crate::kernel::Images;
 use crate::kernel::inventory::IMAGES;
+use crate::report::observation::observe as observe_status;
 use crate::requirement::Importance;
 use crate::state::{self, BootRecord, IN_PROGRESS, InProgress, RECORD, RunRecord, SCHEMA, Stored};
-use crate::status::observation::observe as observe_status;
 use crate::sys::{interrupt, lock};
 use crate::system::System;
 

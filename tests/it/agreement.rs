@@ -10,8 +10,8 @@ mod scene;
 use std::collections::BTreeSet;
 
 use clr_dkms::dkms::plan::State;
+use clr_dkms::report::catalog;
 use clr_dkms::requirement::Importance;
-use clr_dkms::status::catalog;
 
 use self::publish::Told;
 use self::scene::{Flavour, Kernel, Module, STATES, Scene};

@@ -119,9 +119,9 @@ fn the_help_of_status_explains_its_screen() {
     let screen = help.split_once("The screen:\n").unwrap().1;
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
     let screens = concat!(
-        include_str!("../../src/render/text.rs"),
-        include_str!("../../src/render/modules.rs"),
-        include_str!("../../src/render/style.rs"),
+        include_str!("../../src/report/render/text.rs"),
+        include_str!("../../src/report/render/modules.rs"),
+        include_str!("../../src/report/render/style.rs"),
         include_str!("../../src/sys/terminal.rs"),
     );
     for word in [

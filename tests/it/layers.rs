@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// The modules of the crate from the bottom up. Modules of one row know nothing of each other.
-const LAYERS: [&[&str]; 18] = [
+const LAYERS: [&[&str]; 17] = [
     &["sys", "message", "limits", "exit"],
     &["kernel"],
     &["cmdline"],
@@ -20,8 +20,7 @@ const LAYERS: [&[&str]; 18] = [
     &["usage"],
     &["system"],
     &["decide"],
-    &["status"],
-    &["render", "motd"],
+    &["report"],
     &["update"],
     &["cli"],
 ];

@@ -118,10 +118,10 @@ fn without_a_compiler_nothing_is_tried() {
     let decisions: Vec<Decision> = system.modules_on_kernels.iter().map(decide).collect();
     let why = "to build it, the compiler gcc must be installed".to_owned();
     assert_eq!(decisions, [Decision::Leave { state: State::CompilerMissing, why }, Decision::Proven]);
-    let document = clr_dkms::status::document(
+    let document = clr_dkms::report::document(
         &system,
         &clr_dkms::state::Stored::Absent,
-        &clr_dkms::status::Progress::None,
+        &clr_dkms::report::Progress::None,
         &context.settings,
         context.clock.now(),
     );

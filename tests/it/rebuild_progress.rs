@@ -123,6 +123,8 @@ fn what_is_logged_stands_above() {
     terminal.wait_for(&format!("  other/2 on {B}    build   0 s"));
     let_build(&root, "hello");
     terminal.wait_for("1 of 2 done");
+    // The rows are drawn one after the other.
+    terminal.wait_for(&format!("  other/2 on {B}    build"));
     let rows = terminal.rows();
     let at = |text: &str| {
         rows.iter().position(|row| row.contains(text)).unwrap_or_else(|| panic!("{text} in {rows:#?}"))

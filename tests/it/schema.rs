@@ -13,9 +13,9 @@ use clr_dkms::dkms::first_error::ErrorKind;
 use clr_dkms::dkms::proof::ProofSubject;
 use clr_dkms::enforcement::LoadOutcome;
 use clr_dkms::kernel::variant::Family;
-use clr_dkms::render::metrics;
+use clr_dkms::report::catalog;
+use clr_dkms::report::render::metrics;
 use clr_dkms::requirement::Importance;
-use clr_dkms::status::catalog;
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::{config::Settings, context::Context};
 use rustix::fs::FlockOperation;
@@ -441,7 +441,7 @@ fn hostile_names_stay_within_their_quotes() {
         clock: Clock::from_environment(),
         settings: Settings::default(),
     };
-    let mut document = clr_dkms::status::observation::observe(&context);
+    let mut document = clr_dkms::report::observation::observe(&context);
     let hostile = ["a\"} 1\n# TYPE x counter\nx 2", "back\\slash\\", "ü \u{1b}[31m\0\r\u{9b}", "\\n\\\"", ""];
     let module = document.modules[0].clone();
     let kernel = document.kernels[0].clone();

@@ -8,10 +8,10 @@ use std::path::{Component, Path, PathBuf};
 
 use clr_dkms::decide::module_state::module_status;
 use clr_dkms::dkms::{Cache, architecture, plan::State};
-use clr_dkms::render::style::ScreenStyle;
-use clr_dkms::render::text;
+use clr_dkms::report::render::style::ScreenStyle;
+use clr_dkms::report::render::text;
+use clr_dkms::report::{Progress, document};
 use clr_dkms::state::Stored;
-use clr_dkms::status::{Progress, document};
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::system::System;
 use clr_dkms::{config::Settings, context::Context};

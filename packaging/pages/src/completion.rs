@@ -6,7 +6,7 @@
 use clap::builder::{PossibleValuesParser, ValueHint};
 use clap::{Arg, Command};
 use clap_complete::{Shell, generate};
-use clr_dkms::status::catalog;
+use clr_dkms::report::catalog;
 
 const BASH: &str = include_str!("completion.bash");
 const ZSH: &str = include_str!("completion.zsh");

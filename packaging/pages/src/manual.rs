@@ -115,7 +115,7 @@ pub(crate) fn pages(programs: &[Command]) -> anyhow::Result<Vec<(String, String)
 
 /// clr-dkms-states(7): every verdict and every state of a module.
 fn states() -> anyhow::Result<(String, String)> {
-    let rows = clr_dkms::status::catalog::all();
+    let rows = clr_dkms::report::catalog::all();
     let what = "what the verdicts and states of clr-dkms mean";
     let mut roff = begun("clr-dkms-states", "7", "System Administration", what);
     roff.control("SH", ["SYNOPSIS"]);

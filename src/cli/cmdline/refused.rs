@@ -7,10 +7,10 @@ use crate::decide::assess;
 use crate::dkms::Cache;
 use crate::dkms::plan::State;
 use crate::exit;
+use crate::report::remedy::{AdminCommand, CommandTarget};
+use crate::report::{Progress, Verdict, document};
 use crate::requirement::Importance;
 use crate::state::{self, RECORD, RunRecord};
-use crate::status::remedy::{AdminCommand, CommandTarget};
-use crate::status::{Progress, Verdict, document};
 use crate::sys::Root;
 use crate::system::System;
 

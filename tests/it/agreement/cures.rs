@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 
 use clr_dkms::dkms::plan::State;
+use clr_dkms::report::catalog;
 use clr_dkms::requirement::Importance;
-use clr_dkms::status::catalog;
 use serde_json::Value;
 
 use super::scene::{Flavour, Kernel, Module, STATES, Scene, Staged};

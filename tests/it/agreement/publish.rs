@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use clr_dkms::motd;
-use clr_dkms::render::style::ScreenStyle;
-use clr_dkms::render::{metrics, text};
-use clr_dkms::status::{StatusDocument, Verdict, catalog};
+use clr_dkms::report::motd;
+use clr_dkms::report::render::style::ScreenStyle;
+use clr_dkms::report::render::{metrics, text};
+use clr_dkms::report::{StatusDocument, Verdict, catalog};
 use clr_dkms::update::publish;
 use serde_json::Value;
 

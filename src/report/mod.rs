@@ -10,11 +10,13 @@ mod kernels;
 pub mod lint;
 mod loading;
 pub mod loading_outlook;
+pub mod motd;
 pub mod observation;
 pub mod problem;
 mod problems;
 pub mod remedies;
 pub mod remedy;
+pub mod render;
 mod unmanaged;
 pub mod waiting;
 

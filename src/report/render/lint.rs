@@ -2,7 +2,7 @@
 
 use super::{broken, shown};
 use crate::dkms::lint::Finding;
-use crate::status::lint::{LintDocument, Target};
+use crate::report::lint::{LintDocument, Target};
 
 /// The whole screen.
 pub fn screen(document: &LintDocument) -> String {

@@ -6,8 +6,8 @@ use super::text::foremost;
 use super::{broken_to, shown};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
+use crate::report::{KernelStatus, ModuleStatus, StatusDocument};
 use crate::requirement::Importance;
-use crate::status::{KernelStatus, ModuleStatus, StatusDocument};
 
 /// Names that are longer do not widen the table.
 const NAME: usize = 28;

@@ -1,7 +1,7 @@
 //! The enforcement screen: the answer, the times side by side where they differ, and why.
 
 use super::{broken, shown};
-use crate::status::enforcement::{EnforcementDocument, KernelReport, KernelView, ModuleReport};
+use crate::report::enforcement::{EnforcementDocument, KernelReport, KernelView, ModuleReport};
 
 /// The kinds of modules, as the table spells them.
 const KINDS: [(&str, &str); 4] = [

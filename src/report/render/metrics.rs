@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::dkms::plan::State;
-use crate::status::{StatusDocument, Verdict};
+use crate::report::{StatusDocument, Verdict};
 use crate::sys::printable::{LONGEST, cut, is_hidden};
 
 const VERDICTS: [Verdict; 8] = [

@@ -3,9 +3,9 @@
 use super::broken_to;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
 use super::text::{NOTHING, answer, utc};
+use crate::report::guard::{GuardReport, GuardWord};
 use crate::requirement::Importance;
 use crate::state::WaitingPart;
-use crate::status::guard::{GuardReport, GuardWord};
 
 /// The whole screen, with ANSI styles; anyone that prints it takes them out where they are not wanted.
 pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {

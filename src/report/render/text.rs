@@ -6,8 +6,8 @@ use super::broken_to;
 use super::modules::Modules;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
 use crate::kernel::Headers;
-use crate::status::problem::Problem;
-use crate::status::{KernelStatus, StatusDocument, Verdict, waiting};
+use crate::report::problem::Problem;
+use crate::report::{KernelStatus, StatusDocument, Verdict, waiting};
 
 /// What fits on the screen of a terminal, in lines.
 pub const PAGE: usize = 24;

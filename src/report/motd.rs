@@ -1,7 +1,7 @@
 //! The fragment for the message of the day: at most three lines, from the status document.
 
 use crate::dkms::first_error::FirstError;
-use crate::status::{StatusDocument, Verdict, waiting};
+use crate::report::{StatusDocument, Verdict, waiting};
 use crate::sys::printable::printable;
 
 /// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.
@@ -23,13 +23,13 @@ const PLACEHOLDERS: [&str; 7] =
 pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
     match verdict {
         Verdict::NotApplicable => None,
-        Verdict::Healthy => Some(include_str!("../motd.d/healthy")),
-        Verdict::RebootPending => Some(include_str!("../motd.d/reboot-pending")),
-        Verdict::Building => Some(include_str!("../motd.d/building")),
-        Verdict::Degraded => Some(include_str!("../motd.d/degraded")),
-        Verdict::Held => Some(include_str!("../motd.d/held")),
-        Verdict::Unsafe => Some(include_str!("../motd.d/unsafe")),
-        Verdict::Unknown => Some(include_str!("../motd.d/unknown")),
+        Verdict::Healthy => Some(include_str!("../../motd.d/healthy")),
+        Verdict::RebootPending => Some(include_str!("../../motd.d/reboot-pending")),
+        Verdict::Building => Some(include_str!("../../motd.d/building")),
+        Verdict::Degraded => Some(include_str!("../../motd.d/degraded")),
+        Verdict::Held => Some(include_str!("../../motd.d/held")),
+        Verdict::Unsafe => Some(include_str!("../../motd.d/unsafe")),
+        Verdict::Unknown => Some(include_str!("../../motd.d/unknown")),
     }
 }
 
