@@ -12,7 +12,7 @@ use super::inputs::{OS_RELEASE, TIMEOUT};
 use super::menu::EntryPlace;
 use crate::cmdline::sources::{ADMIN, LOCAL, REMOVALS, VENDOR};
 use crate::kernel::inventory::IMAGES;
-use crate::sys::{FileKind, Listed, Root};
+use crate::sys::{FileKind, Listed, Root, Stat};
 
 /// The device number of `/dev/null`: major 1, minor 3.
 const DEV_NULL: u64 = 1 << 8 | 3;
@@ -82,7 +82,10 @@ fn first(root: &Root, directory: &str, filter: NameFilter) -> Option<PathBuf> {
     paths.find(|path| blocks(root, path))
 }
 
-/// Whether a path, at the end of its symlinks, is a FIFO, a socket or a device other than `/dev/null`.
+/// Whether a path, at the end of its symlinks, is a FIFO, a socket or a device other than `/dev/null`. With
+/// `--path` clr-boot-manager follows an absolute symlink of the root to a file of the host.
 fn blocks(root: &Root, path: &Path) -> bool {
-    root.lookup(path).stat().is_some_and(|s| s.kind == FileKind::Other && s.stands_for != DEV_NULL)
+    let blocking = |s: Stat| s.kind == FileKind::Other && s.stands_for != DEV_NULL;
+    let in_root = root.lookup(path).stat().is_some_and(blocking);
+    in_root || (!root.is_slash() && root.stat_from_host(path).is_some_and(blocking))
 }

@@ -279,6 +279,14 @@ impl Root {
         self.look(path.as_ref(), OFlag::O_PATH | OFlag::O_NOFOLLOW)
     }
 
+    /// What a program of the host finds at a path of this root: it follows absolute symlinks out of the root.
+    /// Only the type is read. None if there is nothing, or if it cannot be determined.
+    pub fn stat_from_host(&self, path: impl AsRef<Path>) -> Option<Stat> {
+        let below = path.as_ref().strip_prefix("/").unwrap_or(path.as_ref());
+        // An error has no consequence here: the program that opens the file reports it.
+        nix::sys::stat::stat(&self.path.join(below)).ok().map(Stat::from)
+    }
+
     fn look(&self, path: &Path, flags: OFlag) -> Presence {
         let looked = if self.is_slash() {
             let links = flags.contains(OFlag::O_NOFOLLOW);

@@ -263,7 +263,7 @@ fn a_live_system_takes_root() {
     assert_eq!(refused, format!("{A_ID} is not made the boot default: {why}"));
 }
 
-/// Puts a FIFO, or the device `/dev/zero` where it can be made, in place of a file.
+/// Puts a FIFO, a symlink to `/dev/zero`, or that device where it can be made, in place of a file.
 fn replaced(root: &TestRoot, path: &str, by: &str) {
     let parent = Path::new(path).parent().unwrap().to_str().unwrap();
     root.directory(parent);
@@ -272,6 +272,8 @@ fn replaced(root: &TestRoot, path: &str, by: &str) {
     }
     let command = match by {
         "device" => Command::new("mknod").arg(root.at(path)).args(["c", "1", "5"]).status(),
+        // clr-boot-manager follows it to the device of the host.
+        "link" => Command::new("ln").args(["-s", "/dev/zero"]).arg(root.at(path)).status(),
         _ => Command::new("mkfifo").arg(root.at(path)).status(),
     };
     if !command.unwrap().success() {
@@ -300,7 +302,7 @@ fn files_that_would_block_clr_boot_manager_are_refused() {
         "usr/lib/initrd.d/x.cpio".to_owned(),
         "usr/lib/os-release".to_owned(),
     ] {
-        for by in ["fifo", "device"] {
+        for by in ["fifo", "device", "link"] {
             let root = TestRoot::updated();
             replaced(&root, &path, by);
             let blocker = boot::blocker(&Boot::of(&root).root).map(|blocker| blocker.to_string());
@@ -314,7 +316,7 @@ fn files_that_would_block_clr_boot_manager_are_refused() {
         format!("{IMAGES}/kernel-{A_ID}"),
         "boot/syslinux.cfg".to_owned(),
     ] {
-        for by in ["fifo", "device"] {
+        for by in ["fifo", "device", "link"] {
             let root = TestRoot::updated();
             assert_eq!(Boot::of(&root).update().error, None);
             replaced(&root, &path, by);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::evaluate::{self, ConfFile, SCRIPT, Tracing};
 use super::version::{self, DkmsRules};
@@ -12,7 +13,11 @@ use super::{ConfError, DkmsConf};
 use crate::dkms::{Cache, Registered, Source};
 use crate::kernel::inventory::module_directory;
 use crate::limits::TEXT;
+use crate::sys::clock::Stopwatch;
 use crate::sys::{Fingerprint, Root, Tools};
+
+/// A file that takes longer than this is evaluated once only.
+const TRACED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the files of all modules have in common on one kernel, looked at once.
 #[derive(Debug)]
@@ -77,9 +82,11 @@ impl<'a> ConfReader<'a> {
                         evaluate::evaluate(root, self.tools, module, self.release, &files, tracing)?;
                     Ok(conf)
                 };
-                // The trace, which says on which line a fault is, is made only where there is one.
+                // The trace gives the line numbers of faults. A slow file is not evaluated a second time for it.
+                let started = Stopwatch::start();
                 let conf = evaluated(Tracing::Off)?;
-                if conf.has_faults() { evaluated(Tracing::On) } else { Ok(conf) }
+                let is_traced = conf.has_faults() && started.elapsed() < TRACED_WITHIN;
+                if is_traced { evaluated(Tracing::On) } else { Ok(conf) }
             });
             // Why it could not be read, or bash not be run, is not a property of what is in the files.
             if !matches!(conf, Err(ConfError::CannotTell(_) | ConfError::Refused(_))) {
