@@ -194,12 +194,13 @@ fn ours(root: &TestRoot, is_sudo: bool, words: &[String], image: bool) -> Option
 
 /// What is on this machine where programs of ours write on a live system.
 fn host() -> BTreeSet<String> {
-    let listed = |directory: &str| match Path::new(directory).exists() {
-        true => fs::read_dir(directory)
+    let listed = |place: &str| match Path::new(place) {
+        directory if directory.is_dir() => fs::read_dir(directory)
             .unwrap()
             .map(|entry| entry.unwrap().path().display().to_string())
             .collect(),
-        false => Vec::new(),
+        file if file.exists() => vec![place.to_owned()],
+        _ => Vec::new(),
     };
     let places =
         ["/run/motd.d", "/run/clr-dkms", "/var/lib/clr-dkms", "/etc/clr-dkms", "/etc/kernel", "/run/swupd"];

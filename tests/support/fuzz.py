@@ -172,13 +172,20 @@ def mutate_bytes(rng, data):
     return bytes(data)
 
 
+def is_inside(top, path):
+    """Whether a path leads to a place in the root. A change may have put a symlink to the host in the way."""
+    top, path = os.path.realpath(top), os.path.realpath(path)
+    return path == top or path.startswith(top + "/")
+
+
 def mutate(rng, top, tree, bombs):
     """Changes one entry of the tree, and says how."""
     inside = rng.choice(sorted(tree.entries))
     path = os.path.join(top, inside)
     kind, value = tree.entries[inside]
-    if not os.path.lexists(path):
+    if not is_inside(top, os.path.dirname(path)) or not os.path.lexists(path):
         return f"{inside}: gone"
+    is_directory = os.path.isdir(path) and not os.path.islink(path)
     how = rng.randrange(40)
     if kind == "file" and how < 22 and os.path.isfile(path) and not os.path.islink(path):
         with open(path, "wb") as file:
@@ -250,7 +257,7 @@ def mutate(rng, top, tree, bombs):
             with open(path, "wb") as file:
                 file.write(tree.entries[other][1])
         return f"{inside}: {other}"
-    if how == 37 and os.path.isdir(path):
+    if how == 37 and is_directory:
         deep = path
         for _ in range(rng.choice([3, 60, 900])):
             deep += "/d"
@@ -266,7 +273,7 @@ def mutate(rng, top, tree, bombs):
                 with open(f"{stem}{number}{ending}", "wb") as file:
                     file.write(mutate_bytes(rng, value) if number % 3 else value)
         return f"{inside}: many"
-    if how == 39 and os.path.isdir(path) and rng.randrange(20) == 0:
+    if how == 39 and is_directory and rng.randrange(20) == 0:
         for number in range(70_000):
             os.symlink("x", f"{path}/{number}.conf")
         return f"{inside}: 70000 entries"
@@ -400,6 +407,8 @@ def main():
                     changes.append(f"nothing: {e}")
             searched = os.path.join(top, "var/lib/dkms", STAND_INS)
             try:
+                if not is_inside(top, searched):
+                    raise NotADirectoryError(searched)
                 shutil.copytree(tools, searched, symlinks=True)
             except OSError:
                 # A change has taken the place: nothing is built then.
