@@ -25,7 +25,7 @@ pub enum Lost {
     #[error("{0}; mount the boot partition at /boot and ask again")]
     Unnamed(String),
     /// It is not mounted, and only root can read it nevertheless.
-    #[error("the boot partition {path} is not mounted; run this as root to read it", path = .0.display())]
+    #[error("the boot partition {path} is not mounted, and only root can read it", path = .0.display())]
     Closed(PathBuf),
 }
 

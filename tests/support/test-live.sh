@@ -227,7 +227,7 @@ check 'the dirty one gets a device' partition "$work/dirty"
 check 'status of an unmounted ext4 with a dirty journal' looked_at "$work/dirty" 1
 check 'it names the file on the device' said "loader/entries/empty.conf on $device is empty; delete it"
 check 'nobody is told to ask as root' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms status --json)" 0
-check 'and which partition it is' said "boot partition $device is not mounted, and only root can look into it"
+check 'and which partition it is' said "boot partition $device is not mounted, and only root can read it"
 # clr-boot-manager mounts it, and crashes: the empty entry, which only the journal knows, is moved away on the partition.
 mounting() {
     cat >"$work/tools/clr-boot-manager" <<END
