@@ -83,7 +83,7 @@ fn exit_code_0_and_an_old_entry() {
 fn an_entry_without_bytes_crashes_it_and_is_moved_away() {
     let Some(scene) = not_yet_booted("boot-empty") else { return };
     scene.write("boot/loader/entries/Clear-linux-native-6.1.1-1.conf", "");
-    scene.post_update().exits(0).says(&["Clear-linux-native-6.1.1-1.conf.empty now"]);
+    scene.post_update().exits(0).says(&["it was renamed to Clear-linux-native-6.1.1-1.conf.empty"]);
     is_good(&scene);
 }
 
