@@ -21,10 +21,11 @@ pub mod restricted;
 pub mod syslinux;
 pub mod write_ahead;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::kernel::Inventory;
+use crate::sys::shell::quoted;
 use crate::sys::{Ended, Output, Root, RootKind, Tools};
 
 pub use files::{BootFiles, ReadBack};
@@ -82,21 +83,21 @@ pub fn blocker(root: &Root) -> Option<BootBlocker> {
     blocking_files::in_root(root).map(|path| BootBlocker::NotRegular(root.shown_path(path)))
 }
 
+/// A command of clr-boot-manager, as it is typed into a shell; for an image with its path.
+fn typed(verb: &str, image: Option<&Path>) -> String {
+    let path = image.map(|path| format!(" --path={}", quoted(&path.to_string_lossy())));
+    format!("clr-boot-manager {verb}{}", path.unwrap_or_default())
+}
+
 /// A command of clr-boot-manager for the system of that root, as an admin runs it.
 fn manager_command(root: &Root, verb: &str) -> String {
-    let path = match root.kind() == RootKind::Image && !root.is_slash() {
-        true => format!(" --path={}", crate::sys::shell::quoted(&root.path().to_string_lossy())),
-        false => String::new(),
-    };
-    format!("sudo clr-boot-manager {verb}{path}")
+    let is_image = root.kind() == RootKind::Image && !root.is_slash();
+    format!("sudo {}", typed(verb, is_image.then(|| root.path())))
 }
 
 /// The command that rewrites the boot entries, for messages.
 pub fn update_command(root: &Root) -> String {
-    match root.is_slash() {
-        true => "clr-boot-manager update".to_owned(),
-        false => format!("clr-boot-manager update --path={}", root.path().display()),
-    }
+    typed("update", (!root.is_slash()).then(|| root.path()))
 }
 
 /// Runs `clr-boot-manager update`. Its exit code proves nothing, so use [`BootFiles::read_back`]. After a
