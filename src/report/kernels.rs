@@ -18,7 +18,7 @@ use crate::system::{KernelCmdline, System};
 pub(super) fn matter(system: &System, assessment: &BootAssessment) -> Vec<KernelStatus> {
     let next = assessment.next.shown();
     let status = |line: &KernelCmdline, fallback: bool| {
-        let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == line.release)?;
+        let kernel = system.inventory.of_release(&line.release)?;
         let boots_next = next == Some(line.release.as_str());
         (!fallback || boots_next || is_bootable(system, kernel)).then(|| KernelStatus {
             release: line.release.clone(),
@@ -92,7 +92,7 @@ pub(super) fn counts(module: &ModuleRecord, system: &System) -> bool {
         // Nothing brings it to the other kernels, and nothing was meant to.
         return next.name.release() == module.kernel;
     }
-    let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == module.kernel);
+    let kernel = system.inventory.of_release(&module.kernel);
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
 }
 

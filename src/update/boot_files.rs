@@ -265,7 +265,7 @@ pub fn assert_default(
     let Some(release) = asserted.filter(|_| assessment.acts) else {
         return Ok(false);
     };
-    let Some(kernel) = system.inventory.kernels.iter().find(|k| k.name.release() == release) else {
+    let Some(kernel) = system.inventory.of_release(release) else {
         return Ok(false);
     };
     // Where nothing of it can be seen, nothing can be said of it, nor changed.

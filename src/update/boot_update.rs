@@ -130,7 +130,7 @@ pub fn outdated(
     now: &inputs::BootInputs,
 ) -> Vec<BootPart> {
     let is_kept = |release: &String| {
-        let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == *release);
+        let kernel = system.inventory.of_release(release);
         kernel.is_some_and(|k| update_candidate(system, k).is_refreshed(&assessment.decision))
     };
     // Until we took over, swupd had clr-boot-manager run itself: without a record nothing but an entry can be

@@ -248,7 +248,7 @@ fn with_symbols<T>(
     release: &str,
     ask: impl FnOnce(&KernelSymbols<'_>) -> T,
 ) -> Result<T, String> {
-    let kernel = system.inventory.kernels.iter().find(|k| k.name.release() == release);
+    let kernel = system.inventory.of_release(release);
     let kernel = kernel.ok_or_else(|| format!("kernel {release} is not installed"))?;
     KernelSymbols::load(&context.root, release, &kernel.headers, context.clock.now()).map(|scope| ask(&scope))
 }
@@ -365,7 +365,7 @@ pub(super) fn pairs_now(
     system: &System,
     release: &str,
 ) -> Vec<ModuleOnKernel> {
-    let Some(kernel) = system.inventory.kernels.iter().find(|k| k.name.release() == release) else {
+    let Some(kernel) = system.inventory.of_release(release) else {
         return Vec::new();
     };
     let tree = Tree::observe(&context.root);
