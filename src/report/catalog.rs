@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::Verdict;
-use super::remedies::{of_state, of_verdict};
+use super::remedies::{of_state, of_verdict, run};
 use super::remedy::{AdminCommand, CommandTarget, Remedy};
 use crate::dkms::ModuleName;
 use crate::dkms::plan::State;
@@ -27,6 +27,11 @@ pub struct Explained {
     pub next: Option<String>,
 }
 
+/// How the ids of verdicts, of states and of importance classes begin.
+const OF_VERDICT: &str = "CD-0";
+const OF_STATE: &str = "CD-1";
+const OF_CLASS: &str = "CD-2";
+
 /// The texts of a row.
 #[derive(Debug, Deserialize)]
 struct CatalogText {
@@ -40,19 +45,30 @@ struct CatalogText {
 static TEXTS: LazyLock<Vec<CatalogText>> =
     LazyLock::new(|| serde_json::from_str(include_str!("catalog.json")).unwrap_or_default());
 
-/// The row with a word, of one of the three kinds of ids.
-fn row(kind: &str, name: &str, next: Option<Remedy>) -> Explained {
-    let next = next.map(|remedy| remedy.text(&CommandTarget::here()));
-    match TEXTS.iter().find(|text| text.id.starts_with(kind) && text.name == name) {
-        Some(&CatalogText { id, name, meaning, cause }) => Explained { id, name, meaning, cause, next },
-        // The test below finds a word without texts.
-        None => Explained { id: "", name: "", meaning: "", cause: "", next },
-    }
+/// The texts of a word, of one of the three kinds of ids.
+fn text(kind: &str, name: &str) -> &'static CatalogText {
+    // The test below finds a word without texts.
+    const NONE: CatalogText = CatalogText { id: "", name: "", meaning: "", cause: "" };
+    TEXTS.iter().find(|text| text.id.starts_with(kind) && text.name == name).unwrap_or(&NONE)
+}
+
+/// The id of a verdict.
+pub fn verdict_id(verdict: Verdict) -> &'static str {
+    text(OF_VERDICT, &verdict.to_string()).id
+}
+
+/// The id of a state.
+pub fn state_id(state: State) -> &'static str {
+    text(OF_STATE, &state.to_string()).id
+}
+
+fn row(&CatalogText { id, name, meaning, cause }: &'static CatalogText, next: Option<Remedy>) -> Explained {
+    Explained { id, name, meaning, cause, next: next.map(|remedy| remedy.text(&CommandTarget::here())) }
 }
 
 /// The row of a verdict.
 pub fn verdict(verdict: Verdict) -> Explained {
-    row("CD-0", &verdict.to_string(), of_verdict(verdict))
+    row(text(OF_VERDICT, &verdict.to_string()), of_verdict(verdict))
 }
 
 /// The next step for a module in a state, for any module and kernel.
@@ -65,19 +81,18 @@ fn next_for_any_module(state: State) -> Option<Remedy> {
         return None;
     }
     let module = ModuleName { name: "MODULE".to_owned(), version: "VERSION".to_owned() };
-    let build = AdminCommand::change("clr-dkms-post-update", &[]);
-    Some(of_state(state, &module, "the module", "KERNEL", Some("BUNDLE"), build.into()))
+    Some(of_state(state, &module, "the module", "KERNEL", Some("BUNDLE"), run()))
 }
 
 /// The row of a state.
 pub fn state(state: State) -> Explained {
-    row("CD-1", &state.to_string(), next_for_any_module(state))
+    row(text(OF_STATE, &state.to_string()), next_for_any_module(state))
 }
 
 /// The row of an importance class.
 pub fn class(class: Importance) -> Explained {
     let guard = AdminCommand::look("clr-dkms", &["guard"]).to("see what each module is needed for");
-    row("CD-2", &class.to_string(), Some(guard.into()))
+    row(text(OF_CLASS, &class.to_string()), Some(guard.into()))
 }
 
 /// All rows, by id.

@@ -82,10 +82,11 @@ pub fn remedy(problem: &EnforcementProblem) -> Remedy {
     let sign = || Remedy::by_hand("sign the modules with a key that this kernel trusts");
     let other_kernel = || Remedy::by_hand("boot another kernel");
     let no_secure_boot = || Remedy::by_hand("turn Secure Boot off in the firmware");
-    let take_out = |word: &str| {
+    let in_its_file = |change: String| {
         let show = AdminCommand::look("clr-dkms-cmdline", &["show"]).to("see which file it comes from");
-        Remedy::from(show).then(Remedy::by_hand(format!("take {word} off the command line")))
+        Remedy::from(show).then(Remedy::by_hand(change))
     };
+    let take_out = |word: &str| in_its_file(format!("take {word} off the command line"));
     let ask = |purpose: &str| AdminCommand::change("clr-dkms", &["enforcement"]).to(purpose).into();
     match problem {
         P::NotAsWanted(fix) => fix.remedy(),
@@ -108,11 +109,7 @@ pub fn remedy(problem: &EnforcementProblem) -> Remedy {
         P::BootconfigUnknown => Remedy::by_hand(
             "boot it and ask again: what the bootconfig in its initrd adds is known only then",
         ),
-        P::ParameterUnclear => {
-            let show = AdminCommand::look("clr-dkms-cmdline", &["show"]).to("see which file it comes from");
-            Remedy::from(show)
-                .then(Remedy::by_hand(format!("write {PARAMETER} as a plain word, or leave it out")))
-        }
+        P::ParameterUnclear => in_its_file(format!("write {PARAMETER} as a plain word, or leave it out")),
         P::KeyUnknown { module } => Remedy::by_hand(format!(
             "load {module} while this kernel runs and ask again: whether it trusts the key is known only then"
         )),

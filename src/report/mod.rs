@@ -135,7 +135,7 @@ pub struct ModuleStatus {
     pub class: Importance,
     /// It should be there, or is in use now, and will not be there on a kernel that may be booted.
     pub missed: bool,
-    /// The sentence that [`Document::problems`] has on it; none where nothing is wrong, or another sentence tells it.
+    /// The sentence that [`StatusDocument::problems`] has on it; none where nothing is wrong, or another sentence tells it.
     pub problem: Option<Problem>,
     /// What brings it there; none where nothing has to be done.
     pub next_step: Option<String>,
@@ -326,7 +326,7 @@ pub fn document(
     let mut document = StatusDocument {
         schema: 1,
         verdict,
-        id: catalog::verdict(verdict).id,
+        id: catalog::verdict_id(verdict),
         may_reboot: match verdict {
             Verdict::Healthy | Verdict::RebootPending | Verdict::Degraded | Verdict::Held => Some(true),
             Verdict::Building | Verdict::Unsafe => Some(false),
@@ -430,7 +430,7 @@ fn module(
     let missed = is_missed(record, system, assessment) && !by_wish;
     let step = remedies::of_module_on_kernel(record, missed, system).filter(|_| !by_wish);
     ModuleStatus {
-        id: catalog::state(record.state).id,
+        id: catalog::state_id(record.state),
         class: assessment.class_of(name),
         missed,
         problem: problems::of_module(record, system, assessment),

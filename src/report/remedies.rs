@@ -87,11 +87,15 @@ pub fn of_verdict(verdict: Verdict) -> Option<Remedy> {
 
 /// Another run does what is left to do.
 pub(super) fn run() -> Remedy {
-    AdminCommand::change("clr-dkms-post-update", &[]).into()
+    post_update().into()
+}
+
+fn post_update() -> AdminCommand {
+    AdminCommand::change("clr-dkms-post-update", &[])
 }
 
 fn continue_run() -> Remedy {
-    AdminCommand::change("clr-dkms-post-update", &[]).to("continue where the last run stopped").into()
+    post_update().to("continue where the last run stopped").into()
 }
 
 /// Root can read more.
@@ -235,9 +239,9 @@ fn of_wrong_default(at: Situation<'_>) -> Option<Remedy> {
     }
     is_wrong.then(|| match (at.settings.guards(), decision.ruling, decision.because) {
         (true, ..) if *at.progress == Progress::BrokenOff => continue_run(),
-        (true, ..) => AdminCommand::change("clr-dkms-post-update", &[]).to("correct the boot default").into(),
+        (true, ..) => post_update().to("correct the boot default").into(),
         (false, Ruling::Defer, _) | (false, _, Reason::Removed) => {
-            let kernel = at.system.inventory.kernels.iter().find(|k| k.name.release() == should);
+            let kernel = at.system.inventory.of_release(should);
             set_kernel(kernel.map(|k| k.id.as_str())).into()
         }
         (false, Ruling::Allow, _) => AdminCommand::change("clr-boot-manager", &["update"]).into(),
@@ -284,7 +288,7 @@ pub fn of_module_on_kernel(record: &ModuleRecord, is_missed: bool, system: &Syst
 /// What brings a module that is not ready to a kernel. `names` is that module, and others that the same is done for.
 fn of_module(record: &ModuleRecord, names: Option<&str>, system: &System) -> Remedy {
     let ModuleRecord { module, kernel, state, .. } = record;
-    let installed = system.inventory.kernels.iter().find(|k| k.name.release() == *kernel);
+    let installed = system.inventory.of_release(kernel);
     match state {
         State::SignatureRefused if parameter_would_help(system, kernel) => return enable_parameter(),
         State::InitrdStale => {
