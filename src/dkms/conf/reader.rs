@@ -82,7 +82,7 @@ impl<'a> ConfReader<'a> {
                         evaluate::evaluate(root, self.tools, module, self.release, &files, tracing)?;
                     Ok(conf)
                 };
-                // The trace gives the line numbers of faults. A slow file is not evaluated a second time for it.
+                // The trace gives the line numbers of faults. A slow file is not evaluated again for them.
                 let started = Stopwatch::start();
                 let conf = evaluated(Tracing::Off)?;
                 let is_traced = conf.has_faults() && started.elapsed() < TRACED_WITHIN;
