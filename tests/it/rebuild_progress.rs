@@ -85,7 +85,7 @@ fn on_a_terminal_each_module_at_work_has_a_line() {
         root.behave(WAITING);
         let mut terminal = Terminal::run(&root, columns, "", "clr-dkms", &["rebuild"]);
         terminal.wait_for("build   0 s\r\n");
-        let rows = terminal.rows();
+        let rows = terminal.wait_for_rows(|rows| lively(rows).len() == 2);
         let [sum, hello] = lively(&rows)[..] else { panic!("{rows:#?}") };
         assert_eq!(sum, "0 of 2 done, 0 s");
         let expected = match columns {
@@ -123,9 +123,8 @@ fn what_is_logged_stands_above() {
     terminal.wait_for(&format!("  other/2 on {B}    build   0 s"));
     let_build(&root, "hello");
     terminal.wait_for("1 of 2 done");
-    // The rows are drawn one after the other.
-    terminal.wait_for(&format!("  other/2 on {B}    build"));
-    let rows = terminal.rows();
+    // The rows below are drawn after the first one.
+    let rows = terminal.wait_for_rows(|rows| lively(rows).len() == 2);
     let at = |text: &str| {
         rows.iter().position(|row| row.contains(text)).unwrap_or_else(|| panic!("{text} in {rows:#?}"))
     };
@@ -148,7 +147,8 @@ fn a_terminal_that_is_made_narrow() {
     terminal.wait_for(&format!("  hello/1.0 on {B}  build   0 s"));
     fs::write(root.tools().join("shrink"), "").unwrap();
     terminal.wait_for("  hello/1.0 on..  build   0 s");
-    assert_eq!(lively(&terminal.rows()).len(), 2, "{:#?}", terminal.rows());
+    let rows = terminal.wait_for_rows(|rows| lively(rows).len() == 2);
+    assert_eq!(lively(&rows).len(), 2, "{rows:#?}");
     let_build(&root, "hello");
     let_build(&root, "other");
     assert!(terminal.ends().success());

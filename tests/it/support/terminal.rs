@@ -64,17 +64,29 @@ impl Terminal {
         Terminal { script, said, bytes: Vec::new(), columns }
     }
 
-    /// Waits until something can be read on it.
+    /// Waits until this text was written to it, even if it has been erased since.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, text: &str) -> &mut Terminal {
+        self.wait(|terminal| terminal.text().contains(text));
+        self
+    }
+
+    /// Waits until its rows are as they should be, and gives them.
+    #[track_caller]
+    pub(crate) fn wait_for_rows(&mut self, is_awaited: impl Fn(&[String]) -> bool) -> Vec<String> {
+        self.wait(|terminal| is_awaited(&terminal.rows()));
+        self.rows()
+    }
+
+    #[track_caller]
+    fn wait(&mut self, is_over: impl Fn(&Terminal) -> bool) {
         let watch = Instant::now();
-        while !self.text().contains(text) {
-            assert!(watch.elapsed() < Duration::from_secs(60), "no {text:?} in {:?}", self.text());
+        while !is_over(self) {
+            assert!(watch.elapsed() < Duration::from_secs(60), "not so: {:?}", self.text());
             if let Ok(bytes) = self.said.recv_timeout(Duration::from_millis(20)) {
                 self.bytes.extend(bytes);
             }
         }
-        self
     }
 
     /// Types.
