@@ -28,7 +28,7 @@ pub use super::stat::{FileKind, Listed, Presence, Stat, Written};
 /// value of the kernel, a record of something. `crate::limits` has the others.
 pub const READ_LIMIT: u64 = 256 << 10;
 /// The most entries of a directory.
-const LIST_LIMIT: usize = 1 << 16;
+pub(super) const LIST_LIMIT: usize = 1 << 16;
 
 /// What a root is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -326,13 +326,10 @@ impl Root {
         let path = path.as_ref();
         let fail = |e: Errno| self.fail_read("list", path, e);
         let fd = self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(fail)?;
-        let mut found = Vec::new();
-        for entry in entries(fd).map_err(fail)? {
-            if found.len() == LIST_LIMIT {
-                let what = format!("it has more than {LIST_LIMIT} entries");
-                return Err(self.fail_read("list", path, io::Error::new(io::ErrorKind::FileTooLarge, what)));
-            }
-            found.push(entry.map_err(fail)?);
+        let mut found = entries(fd, LIST_LIMIT + 1).map_err(fail)?;
+        if found.len() > LIST_LIMIT {
+            let what = format!("it has more than {LIST_LIMIT} entries");
+            return Err(self.fail_read("list", path, io::Error::new(io::ErrorKind::FileTooLarge, what)));
         }
         found.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
         Ok(found)

@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use nix::dir::Type;
 use nix::sys::stat::{FileStat, SFlag};
+use rustix::fs::FileType;
 
 use super::error::FileError;
 
@@ -32,11 +32,11 @@ impl FileKind {
     }
 
     /// From the type in a directory entry.
-    pub(super) fn of_type(of: Type) -> FileKind {
+    pub(super) fn of_type(of: FileType) -> FileKind {
         match of {
-            Type::File => FileKind::File,
-            Type::Directory => FileKind::Directory,
-            Type::Symlink => FileKind::Link,
+            FileType::RegularFile => FileKind::File,
+            FileType::Directory => FileKind::Directory,
+            FileType::Symlink => FileKind::Link,
             _ => FileKind::Other,
         }
     }

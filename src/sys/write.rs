@@ -16,7 +16,7 @@ use nix::unistd::{Pid, UnlinkatFlags, fsync, getpid, linkat, symlinkat, syncfs, 
 
 use super::compare::have_same_contents;
 use super::directory::entries;
-use super::root::{FileError, FileKind, Presence, Root, Stat, Written};
+use super::root::{FileError, FileKind, LIST_LIMIT, Listed, Presence, Root, Stat, Written};
 
 impl Root {
     /// Makes a directory and its parents, mode 0755.
@@ -314,10 +314,8 @@ impl Root {
 
     fn some_names(&self, path: &Path) -> Result<Vec<OsString>, FileError> {
         let fail = |e: Errno| self.fail("list", path, e);
-        let mut names = Vec::new();
-        for entry in entries(self.directory(path)?).map_err(fail)?.take(1024) {
-            names.push(entry.map_err(fail)?.name);
-        }
+        let found = entries(self.directory(path)?, 1024).map_err(fail)?;
+        let mut names: Vec<OsString> = found.into_iter().map(|entry| entry.name).collect();
         names.sort_unstable();
         Ok(names)
     }
@@ -373,8 +371,10 @@ fn finished(file: Flock<File>, mode: u32) -> io::Result<Option<Flock<File>>> {
 /// Removes the temporary files that killed writers of `name` left: their process is gone, and nobody has the
 /// file locked, as a writer in another container that shares the directory would.
 fn sweep(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    for entry in entries(directory.try_clone()?)? {
-        let file = entry?.name;
+    // A descriptor of its own: one that is shared would share its position in the directory.
+    let listing =
+        openat(directory, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    for Listed { name: file, .. } in entries(listing, LIST_LIMIT)? {
         let of = file.as_bytes().strip_prefix(b".").and_then(|rest| rest.strip_prefix(name.as_bytes()));
         let writer = of.and_then(|rest| std::str::from_utf8(rest.strip_prefix(b".")?).ok()?.parse().ok());
         let Some(writer) = writer.filter(|pid| *pid > 0).map(Pid::from_raw) else { continue };
