@@ -1,4 +1,4 @@
-//! Running dkms and depmod for one module on one kernel, with everything they say kept in a log.
+//! Runs dkms and depmod for one module on one kernel, and logs all of their output.
 
 use std::fs::File;
 use std::io::Write;
@@ -19,38 +19,39 @@ use super::{DkmsConf, ModuleName, Source, toolchain};
 use crate::kernel::inventory::module_directory;
 use crate::sys::{Ended, FileKind, Root, Tools};
 
-/// The codes with which dkms says that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
+/// The exit codes with which dkms reports that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
 const EXCLUDED: [i32; 2] = [77, 9];
 
-/// How many files of a failed build are looked at.
+/// The maximum number of files of a failed build that are listed.
 const MOST_LISTED: usize = 20_000;
 
-/// How an attempt ended, when it did not end well.
+/// Why an attempt did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// dkms.conf excludes this kernel, as dkms itself found.
+    /// dkms found that dkms.conf excludes this kernel.
     Excluded,
-    /// We were asked to stop.
+    /// A stop was requested.
     Interrupted,
     /// A step failed.
     Step {
-        /// What was done, and how it ended.
+        /// The step, and how it ended.
         what: String,
         /// The first error in the log.
         error: Option<Box<FirstError>>,
         /// The last lines of the log.
         last_lines: Vec<String>,
-        /// It follows from the inputs of the build: while they are the same it would fail again.
+        /// The failure follows from the inputs of the build: the same inputs would fail again.
         lasting: bool,
     },
 }
 
-/// Something of ours went wrong on the way.
+/// A failure of clr-dkms itself, outside of dkms.
 fn broken(what: String) -> Failure {
     Failure::Step { what, error: None, last_lines: Vec::new(), lasting: false }
 }
 
-/// dkms was not started. A refusal is lasting for this machine, and not for the inputs of the build.
+/// The failure of a call that was not started. A refusal by the sandbox depends on the machine, not on the
+/// inputs of the build.
 fn not_run(error: NotRun) -> Failure {
     Failure::Step {
         error: error.is_refusal.then(|| Box::new(FirstError::not_confined(error.what.clone()))),
@@ -60,7 +61,7 @@ fn not_run(error: NotRun) -> Failure {
     }
 }
 
-/// What is worked on, with what.
+/// A module to be worked on, and everything that its steps need.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
     /// The system.
@@ -75,39 +76,43 @@ pub struct Job<'a> {
     pub conf: &'a DkmsConf,
     /// The kernel release.
     pub release: &'a str,
-    /// The time of one call of dkms.
+    /// The time limit of one call of dkms.
     pub deadline: Duration,
-    /// The processors for make; none for all of them.
+    /// The number of make jobs; none means one per processor.
     pub make_jobs: Option<usize>,
-    /// Called with each step when it is begun.
+    /// Called at the start of each step.
     pub begun: &'a dyn Fn(&PlanStep),
-    /// Whether the build may take the place of what is installed, and whether that is proven and may come
-    /// back; else why not, and whether another build of the same would not help.
+    /// Judges the new build. `Ok(true)` means that the installed files are proven and may be restored later.
+    /// An error has the reason why the build must not be installed, and whether the same build would fail
+    /// again.
     pub judge: &'a dyn Fn() -> Result<bool, (String, bool)>,
 }
 
-/// The log of a new attempt; those before it move up. A file without a name where none can be made.
+/// Opens the log of a new attempt and rotates the older ones. If the log cannot be created, an unnamed file
+/// in memory takes its place.
 ///
 /// # Errors
-/// When not even that is possible.
+///
+/// If that file cannot be created either.
 pub fn new_log(root: &Root, module: &ModuleName, release: &str) -> Result<File, Failure> {
     log::begin(root, &log::path(module, release)).map_err(broken)
 }
 
-/// What the steps of a module have come to.
+/// The result of the steps of a module.
 #[derive(Debug, Default)]
 pub struct StepsDone {
-    /// The replacement of its installed files: they are in place, and neither the index nor dkms knows of them
-    /// yet.
+    /// The replacement of its installed files. The files are in place; the index and the link of dkms are not
+    /// updated yet.
     pub replacement: Option<Replacement>,
-    /// A hook script of dkms.conf is not an executable file, in words: dkms goes on without it.
+    /// Why a hook script of dkms.conf was skipped: dkms continues if the script is not an executable file.
     pub hook_error: Option<String>,
 }
 
-/// Runs the steps of one module on one kernel (all but [`PlanStep::Index`]), one after the other.
+/// Runs the steps of one module on one kernel, except [`PlanStep::Index`], in the given order.
 ///
 /// # Errors
-/// With how it failed; the installed files are those from before then.
+///
+/// If a step fails. The installed files are then the previous ones.
 pub fn run(job: &Job<'_>, steps: &[PlanStep], log: &File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, .. } = *job;
     let log = log.try_clone().map_err(|e| broken(format!("cannot share the log: {e}")))?;
@@ -155,7 +160,8 @@ fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
         Ended::Exit(0) => Ok(()),
         Ended::Exit(code) if EXCLUDED.contains(&code) => Err(Failure::Excluded),
         Ended::Interrupted => {
-            // The next build empties it first; until then half a build would lie there, of any size.
+            // The next build empties the directory first. Until then the remains of this one would use disk
+            // space.
             if let Err(e) = job.root.remove_tree(scratch(job.module)) {
                 tracing::warn!("{e}; the next build removes it");
             }
@@ -165,8 +171,8 @@ fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
     }
 }
 
-/// A build that entered the headers of another kernel, most often the running one, is made once more with a
-/// `uname` that answers with the right one; how the last one ended.
+/// Repeats a build that entered the headers of another kernel, usually of the running one, with a `uname`
+/// that answers with the target kernel. Returns how the last attempt ended.
 fn once_more(job: &Job<'_>, ended: Ended, log: &mut File) -> Result<Ended, Failure> {
     let Job { root, module, release, .. } = *job;
     let make_log = match ended {
@@ -175,7 +181,7 @@ fn once_more(job: &Job<'_>, ended: Ended, log: &mut File) -> Result<Ended, Failu
         _ => return Ok(ended),
     };
     let Some(other) = log::other_release(root, log, &make_log, facts(job)) else { return Ok(ended) };
-    // Whatever it has looked into, what is made for this kernel is good.
+    // The headers do not matter if the result is good for this kernel.
     if ended == Ended::Exit(0) && (job.judge)().is_ok() {
         return Ok(ended);
     }
@@ -201,11 +207,11 @@ fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
         Err(e) => return broken(format!("cannot share the log: {e}")),
     };
     let findings = log::findings(job.root, log, &make_log(job.module), facts(job));
-    // Only what a compiler says of a line of source follows from the source: a missing program, header or
-    // byte of memory may be there tomorrow, without any sign of it in the inputs.
+    // Only a compiler error in the source follows from the source. A missing program, header or lack of
+    // memory may be gone tomorrow, without any change of the inputs.
     let in_source = findings.error.as_ref().is_some_and(is_lasting);
     let what = format!("dkms {verb}: {ended}");
-    // A script may fail and print nothing.
+    // A script may fail without output.
     let hook = findings.phase.filter(|phase| phase.is_hook());
     let error = findings.error.or_else(|| hook.map(|phase| FirstError::of_hook(phase, &what, "")));
     let error = error.map(|error| at_its_line(job, error));
@@ -217,13 +223,13 @@ fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
     }
 }
 
-/// The same build fails in the same way: at a line of its source, or because it builds for another kernel, whatever
-/// `uname` says.
+/// Whether the same build fails again: the error is in the source, or it builds for another kernel in spite
+/// of the replaced `uname`.
 fn is_lasting(error: &FirstError) -> bool {
     error.is_in_source() || error.is_for_other_kernel()
 }
 
-/// The error of a build for another kernel, with the line of the source that asks for it.
+/// Adds the line of the source that asks for the running kernel.
 fn at_its_line(job: &Job<'_>, error: FirstError) -> FirstError {
     let Cause::Packaging(PackagingFault::OtherKernel { release: Some(other) }) = &error.cause else {
         return error;
@@ -237,7 +243,7 @@ fn at_its_line(job: &Job<'_>, error: FirstError) -> FirstError {
     FirstError { kind, file: Some(file), line: Some(line), message, context, ..error }
 }
 
-/// What is known of the build beside its log.
+/// What is known of the build in addition to its log.
 fn facts(job: &Job<'_>) -> BuildFacts {
     let directory = scratch(job.module);
     BuildFacts {
@@ -248,11 +254,11 @@ fn facts(job: &Job<'_>) -> BuildFacts {
     }
 }
 
-/// The `.ko` files that a build has left, by name.
+/// The names of the `.ko` files that a build has left.
 fn made(root: &Root, directory: &str) -> Vec<String> {
     let (mut found, mut waiting, mut left) = (Vec::new(), vec![directory.to_owned()], MOST_LISTED);
     while let Some(directory) = waiting.pop() {
-        // Only for a report: what cannot be listed adds nothing to it.
+        // Only used in a report, which is shorter if a directory cannot be listed.
         for entry in root.list_optional(&directory).unwrap_or_default() {
             let name = entry.name.to_string_lossy();
             left -= 1;
@@ -268,7 +274,7 @@ fn made(root: &Root, directory: &str) -> Vec<String> {
     found
 }
 
-/// Has the build judged, has dkms install it in trees of ours, and puts the files into their places.
+/// Judges the build, installs it with dkms into staging trees, and moves the files into place.
 fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, conf, .. } = *job;
     let refused = |(why, lasting): (String, bool)| {
@@ -303,7 +309,7 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Fail
     let switched = set.and_then(|set| set.switch(root).map(|()| set));
     let replacement = switched.map_err(|e| {
         note(log, "putting the files into their places failed");
-        // As a line of its own: a full disk is then found in the log.
+        // On a line of its own, so that the search for errors recognises a full disk.
         if let Err(e) = writeln!(log, "{e}") {
             tracing::warn!("cannot write the build log: {e}");
         }
@@ -317,7 +323,7 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Fail
     Ok(StepsDone { replacement: Some(replacement), hook_error })
 }
 
-/// What the log says of a build that is not installed.
+/// The error, found in the log, of a build that is not installed.
 fn refused_for(job: &Job<'_>, log: &File) -> Option<FirstError> {
     let Job { root, module, release, .. } = *job;
     let make_log = format!("{}/log/make.log", build_directory(module, release));
@@ -326,7 +332,7 @@ fn refused_for(job: &Job<'_>, log: &File) -> Option<FirstError> {
     Some(at_its_line(job, error.or_else(|| other.map(FirstError::of_other_kernel))?))
 }
 
-/// `dkms install` in trees of ours: where the built files belong.
+/// Runs `dkms install` in staging trees. Returns the built files and their destinations.
 fn staged_install(
     job: &Job<'_>,
     force: bool,
@@ -334,12 +340,13 @@ fn staged_install(
     log: &mut File,
 ) -> Result<Vec<(String, String)>, Failure> {
     let Job { root, module, release, conf, .. } = *job;
-    // dkms may keep the kernel's own module of the same version and say "installed": then, and only then,
-    // force it.
+    // dkms keeps the kernel's own module if it has the same version, and still reports "installed". Only then
+    // is `--force` used.
     for force in if force { &[true][..] } else { &[false, true] } {
         let staging = Staging::lay_out(root, module, release, conf).map_err(|e| broken(e.to_string()))?;
         let ended = dkms(job, "install", Some((&staging, *force)), directives, log).map_err(not_run)?;
-        // The code says little (4 and 8 come after a good install too): the disk decides.
+        // The exit code is not reliable (4 and 8 also follow a good installation): the result on disk
+        // decides.
         match (staging.installed(conf), ended) {
             (Ok(Some(files)), _) => return Ok(files),
             (_, Ended::Interrupted) => return Err(Failure::Interrupted),
@@ -360,28 +367,29 @@ fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &mut File) -> Result<
     hooks::run((job.root, job.tools), job.module, (hook, command), job.deadline, log)
 }
 
-/// Runs the POST_INSTALL script of a module that is in place, in the way of dkms. In an image it is run with
-/// the image as `/`.
+/// Runs the POST_INSTALL script of an installed module as dkms does. For an image the script runs with the
+/// image as `/`.
 ///
 /// # Errors
-/// In words: dkms itself would say nothing of it, and the module is there.
+///
+/// If the script did not succeed. dkms itself would not report that, and the module stays installed.
 pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), String> {
     let mut log = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
     run_hook(job, Hook::PostInstall, job.conf.hook("POST_INSTALL"), &mut log).map_err(|e| e.to_string())
 }
 
-/// Where dkms builds, for any kernel.
+/// The build directory of dkms, which all kernels share.
 fn scratch(module: &ModuleName) -> String {
     format!("{TREE}/{}/{}/build", module.name, module.version)
 }
 
-/// Where dkms lets make write meanwhile.
+/// The log that make writes meanwhile.
 pub(super) fn make_log(module: &ModuleName) -> String {
     scratch(module) + "/make.log"
 }
 
-/// Why dkms cannot be let loose on this module in this root: a link on its way would lead it outside, or the root's
-/// own path is one that dkms cannot take. None for the system's own root.
+/// Why dkms must not work on this module in this root: a symlink would lead it outside, or dkms cannot handle
+/// the path of the root. None for `/`.
 pub fn way_out_of_root(
     (root, tools): (&Root, &Tools),
     module: &ModuleName,
@@ -391,7 +399,7 @@ pub fn way_out_of_root(
     way_out_of((GivenRoot::for_build(root), tools), module, release, conf)
 }
 
-/// The same for what dkms is given in another way.
+/// As [`way_out_of_root`], for a root that dkms reaches by another path.
 pub(super) fn way_out_of(
     (given, tools): (GivenRoot<'_>, &Tools),
     module: &ModuleName,
@@ -420,7 +428,7 @@ pub(super) fn way_out_of(
         build_directory(module, release),
         format!("{}/log", build_directory(module, release)),
         built_directory(module, release),
-        // dkms has openssl write the signing key, through a link too.
+        // dkms lets openssl write the signing key, also through a symlink.
         format!("{TREE}/mok.key"),
         format!("{TREE}/mok.pub"),
         directory.clone(),
@@ -440,7 +448,7 @@ pub(super) fn way_out_of(
             on_the_way.push(place.display().to_string());
         }
     }
-    // A symlink that means the same to the host as inside the root is as good as a directory.
+    // A symlink that leads to the same place on the host and inside the root is as good as a directory.
     let leads_out =
         |path: &&String| root.lookup_link(path).is(FileKind::Link) && !root.host_finds(path, path);
     on_the_way.iter().find(leads_out).map(|path| {
@@ -448,8 +456,8 @@ pub(super) fn way_out_of(
     })
 }
 
-/// Gives the `source` link of a module in a root a text that leads to the same directory from inside and from outside:
-/// dkms, which knows nothing of roots, would follow an absolute one into the host.
+/// Rewrites the `source` link of a module in a root so that it leads to the same directory from inside and
+/// from outside. dkms does not support roots and would follow an absolute link into the host.
 pub(super) fn portable_source(
     root: &Root,
     module: &ModuleName,

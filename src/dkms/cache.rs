@@ -1,5 +1,5 @@
-//! What is dear to find out and follows from contents alone: evaluated `dkms.conf`s, what module files say of
-//! themselves, and what is found in kernel images. Losing it costs time only.
+//! A cache of facts that are expensive to get and depend on file contents only: evaluated `dkms.conf` files,
+//! facts about module files, and findings in kernel images. Losing it only costs time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,10 +13,9 @@ use crate::initrd::InitrdContents;
 use crate::limits::{RECORD, has_too_many_values};
 use crate::sys::{FileError, Root, Stat};
 
-/// Where it lies.
+/// The path of the cache.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
-/// Changed whenever the meaning of a field, or a limit of module files, changes: an old cache is then
-/// forgotten.
+/// Increased when the meaning of a field or a limit of module files changes: older caches are then discarded.
 const SCHEMA: u32 = 11;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +23,7 @@ struct Contents {
     schema: u32,
     confs: BTreeMap<String, Result<DkmsConf, ConfError>>,
     files: BTreeMap<String, CacheEntry>,
-    /// Module files beyond a limit, each of which may take seconds to unpack so far.
+    /// Module files beyond a limit. Finding that out may take seconds of unpacking.
     #[serde(default)]
     too_large: BTreeMap<String, TooLargeFile>,
     #[serde(default)]
@@ -33,7 +32,7 @@ struct Contents {
     dkms: Option<Program>,
     #[serde(default)]
     initrds: BTreeMap<String, CachedInitrd>,
-    /// For what an initrd was made last, by kernel release.
+    /// By kernel release: the inputs of the initrd that was made last.
     #[serde(default)]
     initrds_made: BTreeMap<String, String>,
 }
@@ -47,7 +46,7 @@ struct TooLargeFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct CachedInitrd {
     identity: String,
-    /// The modules that it was looked through for.
+    /// The modules that the initrd was searched for.
     wanted: BTreeSet<String>,
     contents: InitrdContents,
 }
@@ -61,7 +60,7 @@ struct Program {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Image {
     identity: String,
-    /// It holds the parameter's name; none when it could not be looked into.
+    /// Whether the image contains the name of the parameter; none if it could not be read.
     patched: Option<bool>,
 }
 
@@ -69,21 +68,21 @@ struct Image {
 struct CacheEntry {
     identity: String,
     facts: FileFacts,
-    /// What was found out about its symbols, with the identity of what they were compared with.
+    /// The result of the symbol check, with the identity of everything that the symbols were compared with.
     symbols: Option<(String, Result<(), Wrong>)>,
 }
 
-/// The cache, and what of it was used.
+/// The cache, and which of its entries were used.
 #[derive(Debug, Default)]
 pub struct Cache {
     contents: Contents,
     used: BTreeSet<String>,
-    /// Something was found out, or forgotten, since it was read.
+    /// Something was added or removed since the cache was read.
     changed: bool,
 }
 
 impl Cache {
-    /// Reads it; whatever is wrong with it, an empty one serves too.
+    /// Reads the cache. If it is missing or damaged, an empty one takes its place.
     pub fn load(root: &Root) -> Cache {
         let contents = root
             .read_within(CACHE, RECORD)
@@ -95,15 +94,17 @@ impl Cache {
         Cache { contents: contents.unwrap_or_default(), changed, ..Cache::default() }
     }
 
-    /// What was used until now was used of a disk that has changed: only what is used from here on is kept.
+    /// Forgets which entries were used: the disk has changed, and only entries that are used from here on are
+    /// kept.
     pub fn start_over(&mut self) {
         self.used.clear();
     }
 
-    /// Writes what was used, when that is not what was read.
+    /// Writes the entries that were used, if they differ from those that were read.
     ///
     /// # Errors
-    /// When it cannot be written.
+    ///
+    /// If the file cannot be written.
     pub fn save(&mut self, root: &Root) -> Result<(), FileError> {
         let used = &self.used;
         let kept = &mut self.contents;
@@ -124,44 +125,44 @@ impl Cache {
         root.write_json(CACHE, &self.contents).map(|_| ())
     }
 
-    /// The evaluated file of that key.
+    /// The evaluated file with this key.
     pub fn conf(&mut self, key: &str) -> Option<Result<DkmsConf, ConfError>> {
         self.used.insert(key.to_owned());
         self.contents.confs.get(key).cloned()
     }
 
-    /// Keeps an evaluated file, or that it cannot be.
+    /// Adds an evaluated file, or the reason why it could not be evaluated.
     pub fn keep_conf(&mut self, key: String, conf: Result<DkmsConf, ConfError>) {
         self.contents.confs.insert(key, conf);
         self.changed = true;
     }
 
-    /// Forgets files that could not be evaluated.
+    /// Removes the files that could not be evaluated.
     pub fn forget_failures(&mut self) {
         let before = self.contents.confs.len();
         self.contents.confs.retain(|_, conf| conf.is_ok());
         self.changed |= self.contents.confs.len() != before;
     }
 
-    /// What is known of a module file that still is the same one.
+    /// The facts about a module file, if the file is unchanged.
     pub fn file(&mut self, path: &str, stat: &Stat) -> Option<FileFacts> {
         self.used.insert(path.to_owned());
         self.contents.files.get(path).filter(|e| e.identity == identity(stat)).map(|e| e.facts.clone())
     }
 
-    /// Why a module file that still is the same one is beyond a limit.
+    /// Why an unchanged module file is beyond a limit.
     pub fn too_large(&self, path: &str, stat: &Stat) -> Option<String> {
         self.contents.too_large.get(path).filter(|e| e.identity == identity(stat)).map(|e| e.reason.clone())
     }
 
-    /// Keeps that a module file is beyond a limit.
+    /// Records that a module file is beyond a limit.
     pub fn keep_too_large(&mut self, path: &str, stat: &Stat, reason: String) {
         self.used.insert(path.to_owned());
         self.contents.too_large.insert(path.to_owned(), TooLargeFile { identity: identity(stat), reason });
         self.changed = true;
     }
 
-    /// The version of the dkms program with that identity, as `look` finds it out.
+    /// The version of the dkms program with this identity; `look` determines it if it is not cached.
     pub fn dkms_version(&mut self, identity: &str, look: impl FnOnce() -> Option<String>) -> Option<String> {
         if self.contents.dkms.as_ref().is_none_or(|known| known.identity != identity) {
             self.contents.dkms = Some(Program { identity: identity.to_owned(), version: look() });
@@ -170,7 +171,8 @@ impl Cache {
         self.contents.dkms.as_ref().and_then(|known| known.version.clone())
     }
 
-    /// Whether a kernel image holds the parameter's name, as `look` finds it out; that it could not be read is not kept.
+    /// Whether a kernel image contains the name of the parameter; `look` determines it if it is not cached. A
+    /// failed read is not cached.
     pub fn image(
         &mut self,
         path: &str,
@@ -190,7 +192,8 @@ impl Cache {
         }
     }
 
-    /// What an initrd holds of the modules in `wanted`, as `look` finds it out; that it could not be read is not kept.
+    /// Which of the modules in `wanted` an initrd contains; `look` determines it if it is not cached. A
+    /// failed read is not cached.
     pub fn initrd(
         &mut self,
         path: &str,
@@ -216,7 +219,7 @@ impl Cache {
         }
     }
 
-    /// Whether no initrd was made for a kernel with these inputs before; from now on one was.
+    /// Records the inputs of the initrd that is made now. Returns whether they differ from the recorded ones.
     pub fn is_new_initrd(&mut self, release: &str, inputs: &str) -> bool {
         let before = self.contents.initrds_made.insert(release.to_owned(), inputs.to_owned());
         let is_new = before.as_deref() != Some(inputs);
@@ -224,7 +227,7 @@ impl Cache {
         is_new
     }
 
-    /// Keeps what was read from a module file.
+    /// Adds the facts about a module file.
     pub fn keep_file(&mut self, path: &str, stat: &Stat, facts: FileFacts) {
         self.contents
             .files
@@ -232,11 +235,12 @@ impl Cache {
         self.changed = true;
     }
 
-    /// Whether the symbols of a module file, whose facts are known, are there: as `look` finds it out. `inputs` is the
-    /// identity of what they are compared with.
+    /// Whether the symbols that a module file needs are available; `look` determines it if it is not cached.
+    /// `inputs` is the identity of everything that they are compared with.
     ///
     /// # Errors
-    /// As `look`; that is not kept.
+    ///
+    /// As `look`. An error is not cached.
     pub fn symbols(
         &mut self,
         path: &str,
@@ -249,7 +253,8 @@ impl Cache {
             Some((compared, answer)) if compared == inputs => Ok(answer.clone()),
             _ => {
                 let answer = look()?;
-                // Another module, which is none of the inputs, may bring what is missing.
+                // A missing symbol is checked again: a module that is not among the inputs may export it by
+                // now.
                 if let (Some(known), false) = (known, matches!(answer, Err(Wrong::Missing(_)))) {
                     known.symbols = Some((inputs.to_owned(), answer.clone()));
                     self.changed = true;
@@ -260,7 +265,7 @@ impl Cache {
     }
 }
 
-/// Any change of the bytes changes the ctime, which no program can set back.
+/// Every change of the contents changes the ctime, which no program can reset.
 pub(super) fn identity(stat: &Stat) -> String {
     format!("{} {} {} {}", stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns)
 }

@@ -1,4 +1,4 @@
-//! Calls of dkms: their arguments, their environment, and what confines them.
+//! Calls of dkms: arguments, environment and sandbox.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,15 +15,15 @@ use crate::kernel::inventory::{IMAGES, MODULES, module_directory};
 use crate::sys::sandbox::{SandboxError, ShownTree, Sight, is_refusal};
 use crate::sys::{Child, Ended, Output, Root, Sandbox, Tools};
 
-/// Where an admin's additions to dkms.conf files and the settings of dkms are.
+/// The directory with an admin's additions to dkms.conf files and with the settings of dkms.
 const SETTINGS: &str = "/etc/dkms";
 
 /// Why dkms was not run.
 pub(super) struct NotRun {
     pub(super) what: String,
-    /// Nothing but the sandbox was in the way.
+    /// The sandbox is the only reason.
     is_sandbox: bool,
-    /// This machine offers nothing that confines it.
+    /// The machine offers no way to confine the call.
     pub(super) is_refusal: bool,
 }
 
@@ -33,11 +33,12 @@ impl From<String> for NotRun {
     }
 }
 
-/// Runs dkms with one of its verbs, confined as far as the verb allows: a build, and all that is done to
-/// another root than the system's own. Where nothing can confine it, it is run only if modules are trusted.
+/// Runs dkms with one of its verbs. Builds, and everything that is done to a root other than `/`, are
+/// confined. If the machine cannot confine them, they run only if modules are trusted.
 ///
 /// # Errors
-/// When it cannot be started.
+///
+/// If dkms cannot be started.
 pub(super) fn dkms(
     job: &Job<'_>,
     verb: &str,
@@ -48,10 +49,11 @@ pub(super) fn dkms(
     run_dkms(job, &|| child(job, verb, staging, directives), (verb, None), log)
 }
 
-/// `dkms build` with a `uname` that answers make with the kernel that the build is for.
+/// Runs `dkms build` with a `uname` that reports the target kernel to make.
 ///
 /// # Errors
-/// When it cannot be started.
+///
+/// If dkms cannot be started.
 pub(super) fn build_with(job: &Job<'_>, uname: &TargetUname<'_>, log: &mut File) -> Result<Ended, NotRun> {
     let directory = uname.directory().map_err(|e| e.to_string())?;
     let first = GivenRoot::for_build(job.root).plain_path(directory.clone());
@@ -59,7 +61,7 @@ pub(super) fn build_with(job: &Job<'_>, uname: &TargetUname<'_>, log: &mut File)
     run_dkms(job, &child, ("build", Some(directory)), log)
 }
 
-/// Runs a call of dkms, which is made again where it is repeated; what is shown to it beside all else.
+/// Runs a call of dkms. `child` makes the call, again for each repetition; `more` is shown to it in addition.
 fn run_dkms(
     job: &Job<'_>,
     child: &dyn Fn() -> Result<Child, String>,
@@ -68,7 +70,7 @@ fn run_dkms(
 ) -> Result<Ended, NotRun> {
     let sight = match (job.root.is_slash(), verb) {
         (true, "build") => Some(seen_by_build(job)),
-        // An installation on the live system is the business of its scripts.
+        // On the live system the scripts of a module need access to the whole machine during installation.
         (true, _) => None,
         (false, _) => Some(seen_in_image(GivenRoot::for_build(job.root), job.module, &[])?),
     };
@@ -83,14 +85,14 @@ fn run_dkms(
     }
 }
 
-/// The child with the strength of a build.
+/// Confines a child in the same way as a build.
 pub(super) fn confined(tools: &Tools, child: Child, sight: Sight) -> Child {
     let sandbox = Sandbox::build(sight).trusted(tools.trusts_modules());
-    // A compiler cache would be in the home directory, which cannot be written to.
+    // A compiler cache would be in the home directory, which is not writable.
     child.env("HOME", "/tmp").confined(sandbox)
 }
 
-/// The call.
+/// Makes the call.
 fn child(
     job: &Job<'_>,
     verb: &str,
@@ -103,7 +105,7 @@ fn child(
     let host = |path: &str| root.host_path(path).map(plain).map_err(|e| e.to_string());
     let mut child = call(tools, verb, module, release, job.deadline)?;
     if let (Some(number), None) = (job.make_jobs, staging) {
-        // Its own default is all processors, for each of the builds beside each other.
+        // By default each parallel build would use all processors.
         child = child.arg("-j").arg(number.to_string());
     }
     let headers = host(&format!("{}/build", module_directory(release)))?;
@@ -119,8 +121,8 @@ fn child(
         child = given.named_in(child)?.arg("--kernelsourcedir").arg(&headers);
     }
     if !root.is_slash() {
-        // Measured with 3.0.10: whatever --dkmstree says, the signing key is looked for, and made, in the
-        // host's tree; only these variables (of framework.conf) say otherwise.
+        // Measured with 3.0.10: dkms looks for the signing key, and creates it, in the tree of the host in
+        // spite of --dkmstree. Only these variables (of framework.conf) change that.
         child = child
             .env("sign_file", headers.join("scripts/sign-file"))
             .env("mok_signing_key", host(TREE)?.join("mok.key"))
@@ -147,7 +149,7 @@ fn run_logged(job: &Job<'_>, child: Child, log: &mut File) -> Result<Ended, NotR
     Ok(done.ended)
 }
 
-/// The directories that dkms writes to: those of a module may be symlinks.
+/// The directories that dkms writes to. Those of a module may be symlinks.
 fn written_to(module: &ModuleName) -> [PathBuf; 3] {
     let tree = PathBuf::from(TREE);
     let named = tree.join(&module.name);
@@ -155,8 +157,8 @@ fn written_to(module: &ModuleName) -> [PathBuf; 3] {
     [tree, named, version]
 }
 
-/// What a build reads and writes beside what everybody sees: the module's directory may be a symlink, and its
-/// source may lie anywhere.
+/// The paths that a build reads and writes in addition to the common ones. The directory of the module may be
+/// a symlink, and its source may be anywhere.
 fn seen_by_build(job: &Job<'_>) -> Sight {
     let real = |path: &Path| job.root.real_path(path).ok().map(PathBuf::into_os_string);
     let source = match job.source {
@@ -170,9 +172,9 @@ fn seen_by_build(job: &Job<'_>) -> Sight {
     }
 }
 
-/// What dkms sees for another root: this machine, read-only, with the parts of the root that a Makefile names
-/// by their usual paths over its own. The compiler and its libraries are those of this machine. It writes to
-/// the DKMS tree, to our state directory, and to what is in `more`.
+/// What dkms sees when it works on another root: this machine, read-only, with the directories of the root
+/// that a Makefile refers to mounted at their usual paths. The compiler and its libraries are those of this
+/// machine. The DKMS tree, the state directory and the directories in `more` are writable.
 pub(super) fn seen_in_image(
     given: GivenRoot<'_>,
     module: &ModuleName,
@@ -186,7 +188,7 @@ pub(super) fn seen_in_image(
     };
     let trees = [
         shown(MODULES, MODULES),
-        // Where `/lib` is not a symlink.
+        // Only if `/lib` is not a symlink.
         shown(MODULES, "/lib/modules"),
         shown(IMAGES, IMAGES),
         shown(SOURCES, SOURCES),
@@ -200,7 +202,7 @@ pub(super) fn seen_in_image(
     if let Some(alias) = given.alias {
         let source = root.path().to_owned();
         trees.push(ShownTree { source, target: alias.to_owned(), is_writable: false });
-        // What is mounted in it for this call is not shown with it.
+        // The mount of a tree does not include what is mounted in it for this call.
         trees.extend(writable.iter().map(|path| ShownTree {
             source: path.clone(),
             target: given.plain_path(path.clone()),
@@ -208,7 +210,7 @@ pub(super) fn seen_in_image(
         }));
     }
     Ok(Sight {
-        // It may lie where nothing of this machine is seen: in `/tmp`, in `/run`.
+        // The root may be in a directory that the sandbox hides, such as `/tmp` or `/run`.
         shown: vec![root.path().as_os_str().to_owned()],
         writable: writable.into_iter().map(PathBuf::into_os_string).collect(),
         trees,
@@ -216,18 +218,18 @@ pub(super) fn seen_in_image(
     })
 }
 
-/// Where a root is found too whose own path dkms and kbuild cannot work with: the first of these that is
-/// there, and does not hold it.
+/// Alternative paths for a root whose own path dkms and kbuild cannot handle. The first that exists and is
+/// not above the root is used.
 const PLAIN: [&str; 4] = ["/mnt", "/media", "/srv", "/opt"];
 
-/// How long it may take to find out whether a mount namespace can be had.
+/// The time limit of the test whether a mount namespace is available.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A root with the path by which dkms is given it: its own, or another one in a mount namespace.
+/// A root, and the path that is passed to dkms: its own, or an alternative in a mount namespace.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GivenRoot<'a> {
     root: &'a Root,
-    /// The character of its path that would be taken for something else.
+    /// The first character of its path that dkms or kbuild would misinterpret.
     odd: Option<char>,
     alias: Option<&'static Path>,
 }
@@ -238,8 +240,8 @@ impl<'a> GivenRoot<'a> {
         GivenRoot::new(root, "/._+-~@,=[]")
     }
 
-    /// For `dkms unbuild`: whether originals of other kernels are left it asks by an unquoted path, and it
-    /// removes them all when it finds none. To bash a path with a bracket is a pattern.
+    /// For `dkms unbuild`. To find out whether originals for other kernels remain, dkms uses an unquoted
+    /// path, and it removes all of them if it finds none. In bash, brackets in a path are a pattern.
     pub(super) fn for_unbuild(root: &'a Root) -> GivenRoot<'a> {
         GivenRoot::new(root, "/._+-~@,=")
     }
@@ -252,13 +254,12 @@ impl<'a> GivenRoot<'a> {
         GivenRoot { root, odd, alias }
     }
 
-    /// The root.
     pub(super) fn root(self) -> &'a Root {
         self.root
     }
 
-    /// The character because of which it cannot be worked on: there is no mount namespace in which it could
-    /// have another path.
+    /// The character that prevents work on this root: no mount namespace is available to give it another
+    /// path.
     pub(super) fn obstacle(self, tools: &Tools) -> Option<char> {
         self.odd.filter(|_| !self.can_have_alias(tools))
     }
@@ -271,7 +272,7 @@ impl<'a> GivenRoot<'a> {
         probe().is_some_and(|done| done.ended.is_success() && done.layers.is_some_and(|l| l.namespaces))
     }
 
-    /// A path of this machine, as dkms is given it.
+    /// The path that dkms gets for a path of this machine.
     pub(super) fn plain_path(self, path: PathBuf) -> PathBuf {
         match (self.alias, path.strip_prefix(self.root.path())) {
             (Some(alias), Ok(below)) => alias.join(below),
@@ -279,7 +280,7 @@ impl<'a> GivenRoot<'a> {
         }
     }
 
-    /// Names its directories: dkms knows nothing of roots.
+    /// Adds the options for the directories of the root, because dkms does not support roots.
     pub(super) fn named_in(self, mut child: Child) -> Result<Child, String> {
         for (option, directory) in
             [("--dkmstree", TREE), ("--sourcetree", SOURCES), ("--installtree", MODULES)]
@@ -291,7 +292,7 @@ impl<'a> GivenRoot<'a> {
     }
 }
 
-/// dkms with one of its verbs, for a module on a kernel.
+/// A call of dkms with a verb, for one module and one kernel.
 pub(super) fn call(
     tools: &Tools,
     verb: &str,
@@ -300,9 +301,9 @@ pub(super) fn call(
     deadline: Duration,
 ) -> Result<Child, String> {
     let child = tools.child("dkms", deadline).map_err(|e| e.to_string())?;
-    // From 3.4 on dkms does not sign what it builds in a chroot, and takes a unit with mounts of its own for
-    // one. A value in framework.conf overrides the environment, so what an admin has set there stays
-    // (measured with 3.4.3).
+    // Since 3.4 dkms does not sign what it builds in a chroot, and mistakes a unit with its own mounts for
+    // one. A value in framework.conf overrides the environment, so the admin's setting wins (measured with
+    // 3.4.3).
     Ok(child.env("try_sign_modules", "true").args([
         verb,
         "-m",

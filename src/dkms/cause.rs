@@ -1,46 +1,46 @@
-//! The cause of a failed build: what has to change before it can succeed. Beside it stands
-//! [`super::first_error::ErrorKind`], which says what printed the error.
+//! The cause of a failed build: what has to change before it can succeed. [`super::first_error::ErrorKind`],
+//! in contrast, says which program printed the error.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::first_error::{ErrorKind, FirstError};
 
-/// Why a build failed, with the values that its remedy needs. A value is none where the log does not name it.
+/// Why a build failed, with the values that its remedy needs. A value is none if the log does not contain it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "kebab-case")]
 pub enum Cause {
     /// The module's source does not support this kernel.
     Module {
-        /// The symbol, type or function that this kernel does not have, or has with another shape.
+        /// The symbol, type or function that this kernel lacks or defines differently.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         symbol: Option<String>,
-        /// The header that this kernel does not have.
+        /// The header that this kernel lacks.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         header: Option<String>,
     },
-    /// `dkms.conf`, a Makefile, a patch or a hook script is wrong. Where, is the error's own file and line.
+    /// `dkms.conf`, a Makefile, a patch or a hook script is wrong. The file and line are those of the error.
     Packaging(PackagingFault),
     /// The kernel's headers are missing or broken.
     Headers {
-        /// The file or directory that is not there.
+        /// The missing file or directory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         missing: Option<String>,
     },
-    /// Compiler, plugins, libraries or pahole do not fit the kernel's headers.
+    /// The compiler, its plugins, a library or pahole does not fit the kernel's headers.
     Toolchain {
-        /// The compiler that the kernel was built by.
+        /// The compiler of the kernel.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kernel_compiler: Option<String>,
-        /// The compiler of this machine.
+        /// The compiler on this machine.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         compiler: Option<String>,
-        /// What the toolchain lacks: an option, a library, a library's header or version.
+        /// What the toolchain lacks: an option, a library, a header of a library, or a version.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lacks: Option<String>,
     },
-    /// The kernel was built by clang, and the module was not.
+    /// The kernel was built with clang, the module with another compiler.
     Clang {
-        /// The compiler that the kernel was built by.
+        /// The compiler of the kernel.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kernel_compiler: Option<String>,
     },
@@ -54,33 +54,33 @@ pub enum Cause {
     NoMemory,
     /// A program is not installed.
     MissingProgram {
-        /// Its name, or the name of the Perl or Python module.
+        /// The name of the program, or of the Perl or Python module.
         program: String,
     },
-    /// Another module that this one is built upon is not there.
+    /// Another module that this one depends on is missing.
     Dependency {
-        /// Its name.
+        /// The name of that module.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         needs: Option<String>,
     },
-    /// This machine offers neither namespaces nor Landlock, and its modules are not trusted.
+    /// The machine offers neither namespaces nor Landlock, and its modules are not trusted.
     NotConfined,
-    /// Unknown, or a cause that a later version knows.
+    /// Unknown, or a cause that only later versions know.
     #[default]
     Unknown,
 }
 
-/// What is wrong with the packaging of a module.
+/// What is wrong in the packaging of a module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "kebab-case")]
 pub enum PackagingFault {
-    /// It builds for another kernel than the one that dkms asks for: most often for the running one.
+    /// It builds for another kernel than requested, usually for the running one.
     OtherKernel {
         /// The release that it builds for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         release: Option<String>,
     },
-    /// make succeeded, and a file that `dkms.conf` names was not made.
+    /// make succeeded without making a file that `dkms.conf` names.
     WrongName {
         /// The file that `dkms.conf` names.
         expected: String,
@@ -88,37 +88,37 @@ pub enum PackagingFault {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         built: Vec<String>,
     },
-    /// There is no Makefile, or none with a target.
+    /// There is no Makefile, or it has no target.
     NoMakefile {
-        /// The directory that lacks it.
+        /// The directory without a Makefile.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         directory: Option<String>,
     },
     /// A file that the Makefile needs is not part of the source.
     MissingFile {
-        /// Which.
+        /// The name of the file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
-    /// A patch of `dkms.conf` is missing, or does not apply.
+    /// A patch of `dkms.conf` is missing or does not apply.
     Patch {
-        /// Its name.
+        /// The name of the patch.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         patch: Option<String>,
     },
-    /// A script is missing, not executable, or fails.
+    /// A script is missing, is not executable or fails.
     Script {
-        /// Which.
+        /// The name of the script.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         script: Option<String>,
     },
     /// The Makefile sets `SUBDIRS`, which kernels of 5.4 and later ignore.
     Subdirs,
-    /// The Makefile, or `dkms.conf`, has an error.
+    /// The Makefile or `dkms.conf` contains an error.
     Mistake,
 }
 
-/// The words of [`Cause::word`], which are those of the JSON.
+/// The words that [`Cause::word`] returns, which are also those of the JSON output.
 pub const WORDS: [&str; 11] = [
     "module",
     "packaging",
@@ -151,43 +151,44 @@ impl Cause {
         }
     }
 
-    /// It depends on the moment: the same build may succeed later, with nothing changed.
+    /// It is temporary: the same build may succeed later without any change.
     pub fn is_transient(&self) -> bool {
         matches!(self, Cause::NoSpace { .. } | Cause::NoMemory)
     }
 }
 
-/// For a flattened field: a record without a cause, or with one of a later version, is read all the same.
+/// For a flattened field: a record without a cause, or with one of a later version, can still be read.
 pub(super) fn known_or_unknown<'de, D: Deserializer<'de>>(from: D) -> Result<Cause, D::Error> {
     Option::<Cause>::deserialize(from).map(Option::unwrap_or_default)
 }
 
-/// What dkms was doing.
+/// The phase of dkms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// A patch of `dkms.conf` was applied.
+    /// Applying a patch of `dkms.conf`.
     Patch,
-    /// The PRE_BUILD script.
+    /// Running the PRE_BUILD script.
     PreBuild,
-    /// The MAKE command.
+    /// Running the MAKE command.
     Make,
-    /// The POST_BUILD script.
+    /// Running the POST_BUILD script.
     PostBuild,
-    /// The PRE_INSTALL script.
+    /// Running the PRE_INSTALL script.
     PreInstall,
-    /// The files were installed.
+    /// Installing the files.
     Install,
-    /// The POST_INSTALL script.
+    /// Running the POST_INSTALL script.
     PostInstall,
-    /// A phase that a later version knows.
+    /// A phase that only later versions know.
     #[serde(other)]
     Other,
 }
 
-/// Errors that no line of a log says.
+/// Errors that are not found in a line of a log.
 impl FirstError {
-    /// The error of a build that met a full file system: what its victims say of it is often lost with the room.
+    /// The error of a build that met a full file system. The affected programs often cannot write their own
+    /// message.
     pub fn of_full(found: Option<FirstError>, filesystem: String) -> FirstError {
         let message = format!("{filesystem} is full");
         let cause = Cause::NoSpace { filesystem: Some(filesystem) };
@@ -207,7 +208,7 @@ impl FirstError {
         }
     }
 
-    /// The error of a build that was not begun, as nothing of this machine confines it.
+    /// The error of a build that was not started because the machine cannot confine it.
     pub fn not_confined(message: String) -> FirstError {
         FirstError {
             kind: ErrorKind::Other,
@@ -220,7 +221,7 @@ impl FirstError {
         }
     }
 
-    /// The error of a build that succeeded, for another kernel.
+    /// The error of a build that succeeded for another kernel.
     pub fn of_other_kernel(release: String) -> FirstError {
         FirstError {
             kind: ErrorKind::Make,
@@ -233,7 +234,7 @@ impl FirstError {
         }
     }
 
-    /// The error of a hook script that has printed none.
+    /// The error of a hook script that printed none.
     pub fn of_hook(phase: Phase, message: &str, command: &str) -> FirstError {
         let script = command.split_ascii_whitespace().next().map(str::to_owned);
         FirstError {
@@ -249,14 +250,14 @@ impl FirstError {
 }
 
 impl FirstError {
-    /// The build was for another kernel than the one that dkms asked for.
+    /// The build was for another kernel than requested.
     pub fn is_for_other_kernel(&self) -> bool {
         matches!(self.cause, Cause::Packaging(PackagingFault::OtherKernel { .. }))
     }
 }
 
 impl Phase {
-    /// A hook script of dkms.conf runs.
+    /// The phase runs a hook script of dkms.conf.
     pub fn is_hook(self) -> bool {
         matches!(self, Phase::PreBuild | Phase::PostBuild | Phase::PreInstall | Phase::PostInstall)
     }

@@ -1,4 +1,4 @@
-//! From an error of a build log to its cause: what is tried, in this order.
+//! Rules that derive the cause from an error in a build log, in the order in which they are applied.
 
 use std::sync::LazyLock;
 
@@ -8,10 +8,10 @@ use super::cause::{Cause, PackagingFault};
 use super::first_error::{ErrorKind, FirstError};
 use super::log_evidence::{BuildFacts, Evidence, headers_release};
 
-/// An error, with all that is known.
+/// An error with everything that is known about it.
 pub(super) struct Case<'a> {
     pub(super) error: &'a FirstError,
-    /// The error's own line and its context.
+    /// The line of the error, and its context.
     pub(super) text: &'a str,
     /// The directory that make was in.
     pub(super) directory: Option<&'a str>,
@@ -19,12 +19,12 @@ pub(super) struct Case<'a> {
     pub(super) known: &'a BuildFacts,
 }
 
-/// From the groups of a pattern to the cause; none where another rule knows more.
+/// Derives the cause from the groups of a pattern; none if another rule fits better.
 type Find = fn(&Captures<'_>, &Case<'_>) -> Option<Cause>;
 
-/// The group `what` is what the cause is about.
+/// The group `what` is the subject of the cause.
 const RULES: &[(&str, Find)] = &[
-    // Compilers and libraries.
+    // Compiler and libraries.
     (r"(?P<what>incompatible gcc/plugin versions|failed to initialize plugin|cannot load plugin)", toolchain),
     (r"Compiler version check failed|Failed CC version check", toolchain),
     (r"(?P<what>C compiler cannot create executables|cannot run C compiled programs)", toolchain),
@@ -45,7 +45,7 @@ const RULES: &[(&str, Find)] = &[
     (r"please install (?P<what>lib[\w.+]+)(?:-dev|-devel)?\b", toolchain),
     (r"cannot find -l(?P<what>[\w.+]+)", library),
     (r"cannot find (?P<what>[\w./+-]+\.[oa])\b", missing_file),
-    // Headers, and modules that this one is built upon.
+    // Headers, and modules that this one depends on.
     (
         r"Kernel configuration is invalid|(?P<what>include/generated/autoconf\.h) or|parse error in symbol dump file",
         headers,
@@ -87,7 +87,7 @@ const RULES: &[(&str, Find)] = &[
     (r"Patch (?P<what>\S+) as specified|patch (?P<name>\S+) failed", patch),
     (r"Build of (?P<what>\S+\.ko\S*) failed for", wrong_name),
     (r"Could not (?:locate dkms\.conf|find module source)|Bad conf file", mistake),
-    // What the kernel does not have.
+    // What the kernel lacks.
     (r"GPL-incompatible module .* uses (?:GPL-only )?symbol ['‘](?P<what>\w+)", symbol),
     (r"symbol (?P<what>\w+) from namespace", symbol),
     (r#""?(?P<what>\w+)"? \[\S+\] undefined!"#, undefined),
@@ -135,7 +135,8 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
         clang_option: one(
             r"^(?:-mretpoline-external-thunk|-fsplit-lto-unit|-mstack-alignment|-Qunused-arguments|-mno-global-merge|-mllvm|-fexperimental-|-flto=thin|-fdebug-info-for-profiling|-improved-fs-|-Wno-gnu$|-fno-sanitize-|-mharden-sls|--target=|-integrated-as|-Werror=unknown-warning-option|-fvisibility-|-Wno-initializer-overrides)",
         ),
-        // What each kernel exports to all modules: without one of them the list of symbols is not this kernel's.
+        // Every kernel exports these to all modules. If one is missing, the list of symbols is not that of
+        // this kernel.
         basic_symbol: one(
             r"^(?:_?printk|__fentry__|mcount|module_layout|__stack_chk_fail|snprintf|sprintf|kfree|k?memcpy|memset|__kmalloc\w*|kmalloc_caches|mutex_lock|mutex_unlock|param_ops_\w+|__x86_return_thunk|_raw_spin_lock|__this_module)$",
         ),
@@ -152,7 +153,7 @@ pub(super) fn cause(case: &Case<'_>) -> Cause {
     match kind {
         ErrorKind::NoSpace => return Cause::NoSpace { filesystem: filesystem(case.text) },
         ErrorKind::NoMemory => return Cause::NoMemory,
-        // Whatever fails with another kernel's headers says nothing of the right ones.
+        // A failure with the headers of another kernel proves nothing about the right ones.
         ErrorKind::Compiler
         | ErrorKind::Linker
         | ErrorKind::Modpost
@@ -176,12 +177,12 @@ pub(super) fn cause(case: &Case<'_>) -> Cause {
     found.unwrap_or_else(|| by_kind(case))
 }
 
-/// The cause where no rule knows more than what printed the error.
+/// The cause if only the program that printed the error is known.
 fn by_kind(case: &Case<'_>) -> Cause {
     let error = case.error;
     let of_kernel = error.file.as_deref().is_some_and(|file| is_kernels(file, case));
     match error.kind {
-        // Of a compiler without a place it is its command line, or the compiler itself, that is at fault.
+        // A compiler error without a place concerns its command line or the compiler itself.
         ErrorKind::Compiler if error.file.is_none() => lacking(case, None),
         ErrorKind::Compiler | ErrorKind::Modpost | ErrorKind::Objtool | ErrorKind::Linker => {
             Cause::Module { symbol: None, header: None }
@@ -195,7 +196,7 @@ fn by_kind(case: &Case<'_>) -> Cause {
     }
 }
 
-/// A header that the compiler did not find.
+/// A header that the compiler cannot find.
 fn missing_header(case: &Case<'_>) -> Option<Cause> {
     let error = case.error;
     if error.kind != ErrorKind::Compiler {
@@ -212,8 +213,8 @@ fn missing_header(case: &Case<'_>) -> Option<Cause> {
     })
 }
 
-/// Whether a path lies in the kernel's headers. A relative one of kbuild's own directories does, unless make is
-/// in the module's.
+/// Whether a path is in the kernel's headers. A relative path in a directory of kbuild is, unless make is in
+/// the directory of the module.
 fn is_kernels(path: &str, case: &Case<'_>) -> bool {
     if headers_release(path).is_some() || PATTERNS.kernel_path.is_match(path) {
         return true;
@@ -223,7 +224,7 @@ fn is_kernels(path: &str, case: &Case<'_>) -> bool {
     PATTERNS.kernel_file.is_match(path) && (in_headers || directory.is_empty())
 }
 
-/// What a group says: `what`, or `name` in the other half of a pattern.
+/// The group `what`, or `name` in the alternative of a pattern.
 fn said(captures: &Captures<'_>) -> Option<String> {
     let group = captures.name("what").or_else(|| captures.name("name"))?;
     Some(group.as_str().trim_end_matches(['.', ',']).to_owned())
@@ -242,7 +243,7 @@ fn library(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     Some(lacking(case, Some(format!("lib{}", said(captures)?))))
 }
 
-/// configure could not build the smallest module, and does not say why.
+/// configure could not build even the smallest module and does not report why.
 fn empty_module(_: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     let kernel_compiler = kernel_compiler(case);
     Some(match is_by_clang(case) {
@@ -260,8 +261,8 @@ fn is_by_clang(case: &Case<'_>) -> bool {
     case.known.by_clang || kernel_compiler(case).is_some_and(is_clang)
 }
 
-/// An option that the compiler does not have: clang's own ones come from the configuration of a kernel that clang
-/// built.
+/// An option that the compiler does not know. Options of clang come from the configuration of a kernel that
+/// was built with clang.
 fn option(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     let option = said(captures)?;
     let used_clang = PATTERNS.by_clang.is_match(case.text);
@@ -291,7 +292,7 @@ fn running_kernel(_: &Captures<'_>, _: &Case<'_>) -> Option<Cause> {
     Some(other_kernel(None))
 }
 
-/// The `build` directory of a kernel is not there: of the one that it is for, its headers are missing.
+/// The `build` directory of a kernel is missing. If it is the target kernel, its headers are missing.
 fn build_directory(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     let path = said(captures)?;
     let release = headers_release(&path)?;
@@ -302,7 +303,7 @@ fn build_directory(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     })
 }
 
-/// A file that make, a linker or a script does not find.
+/// A file that make, a linker or a script cannot find.
 fn missing_file(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     let name = said(captures)?;
     Some(match is_kernels(&name, case) {
@@ -317,7 +318,7 @@ fn no_rule(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
         return Some(Cause::Packaging(PackagingFault::Subdirs));
     }
     let directory = case.directory.unwrap_or_default();
-    // A goal such as `modules`, which a directory of headers always has.
+    // A goal such as `modules`, which complete headers always have.
     let is_goal = !target.contains(['/', '.']);
     if is_goal && is_kernels(&format!("{directory}/"), case) || is_kernels(&target, case) {
         return Some(Cause::Headers { missing: Some(target) });
@@ -340,7 +341,7 @@ fn no_makefile(_: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     })
 }
 
-/// Something that was to be run and could not be: a program, or a script of the headers or of the module.
+/// A program that could not be run: one of the machine, or a script of the headers or of the module.
 fn command(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     let name = said(captures)?.trim_matches(['\'', '"', '`', '‘', '’']).to_owned();
     if name.is_empty() || name.starts_with('-') {
@@ -364,7 +365,7 @@ fn no_compiler(_: &Captures<'_>, _: &Case<'_>) -> Option<Cause> {
     Some(Cause::MissingProgram { program: "gcc".to_owned() })
 }
 
-/// The interpreter of a script: with a carriage return at its end the script was written on another system.
+/// The interpreter of a script. A carriage return at its end shows that the script has DOS line ends.
 fn interpreter(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     let program = said(captures)?;
     match program.ends_with("^M") || program.ends_with('\r') {
@@ -390,7 +391,7 @@ fn subdirs(_: &Captures<'_>, _: &Case<'_>) -> Option<Cause> {
     Some(Cause::Packaging(PackagingFault::Subdirs))
 }
 
-/// What this kernel does not have. In what is not the compiler's or kbuild's own word it may be anything.
+/// What this kernel lacks. Only in a message of the compiler or of kbuild is it certainly a symbol.
 fn symbol(captures: &Captures<'_>, _: &Case<'_>) -> Option<Cause> {
     Some(Cause::Module { symbol: said(captures), header: None })
 }
@@ -411,7 +412,7 @@ fn undefined(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     })
 }
 
-/// A path on the file system that is full, as the line names it.
+/// A path on the full file system, as the line names it.
 fn filesystem(text: &str) -> Option<String> {
     let line = text.lines().next().unwrap_or_default();
     let paths = PATTERNS.path.captures_iter(line).map(|found| found["path"].to_owned());

@@ -1,4 +1,4 @@
-//! Modules that make a file of one name: only one of them can have it on a kernel. Pure.
+//! Modules that make a file with the same name: only one of them can be installed on a kernel. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,12 +7,12 @@ use super::conf::BuiltModule;
 use super::{ModuleName, ModuleOnKernel, Stage, plan};
 use crate::kernel::module_file::kernel_name;
 
-/// Who else makes a file of a module's, and has it.
+/// Another module that makes the same file and has precedence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rival {
-    /// The module that has it.
+    /// The module with precedence.
     pub module: ModuleName,
-    /// The name of the file, without ending.
+    /// The name of the file, without its ending.
     pub file: String,
 }
 
@@ -26,10 +26,10 @@ impl fmt::Display for Rival {
     }
 }
 
-/// Names each pair's rival, where it has one. The pairs are those of one kernel.
+/// Sets the rival of each pair that has one. All pairs are of the same kernel.
 ///
-/// A file stays with who has it proven, else with whom dkms has it installed, else it goes to the first by name that
-/// asks for it: so no run ever takes back what the one before it gave.
+/// A file stays with the module for which it is proven, else with the module that dkms has installed, else it
+/// goes to the first module by name that asks for it. So no run takes back what the previous run installed.
 pub fn find(modules_on_kernels: &mut [ModuleOnKernel]) {
     let names: Vec<Vec<String>> = modules_on_kernels
         .iter()
@@ -40,7 +40,7 @@ pub fn find(modules_on_kernels: &mut [ModuleOnKernel]) {
     let contends =
         |at: &usize| modules_on_kernels[*at].conflict.is_none() && is_contender(&modules_on_kernels[*at]);
     let mut ranked: Vec<usize> = (0..modules_on_kernels.len()).filter(contends).collect();
-    // Stable: pairs come by name.
+    // The sort is stable, and the pairs are sorted by name.
     ranked.sort_by_cached_key(|at| rank(&modules_on_kernels[*at]));
     let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
     for at in ranked {
@@ -60,18 +60,19 @@ pub fn find(modules_on_kernels: &mut [ModuleOnKernel]) {
     }
 }
 
-/// The name of a file that both lists have.
+/// The name of a file that both lists contain.
 pub fn shared(one: &[BuiltModule], other: &[BuiltModule]) -> Option<String> {
     let is_made = |name: &str| one.iter().any(|built| kernel_name(&built.name) == kernel_name(name));
     other.iter().find(|built| is_made(&built.name)).map(|built| built.name.clone())
 }
 
-/// Who neither has a file nor asks for it keeps nobody from it.
+/// A module that neither has a file nor asks for it does not compete for it.
 fn is_contender(pair: &ModuleOnKernel) -> bool {
     pair.stage == Stage::Installed || plan::unwanted(pair).is_none()
 }
 
-/// Who has the file, then who asks for it, then who has it no more and does not ask for it.
+/// Modules that have the file come first, then those that ask for it, then those that neither have it any
+/// more nor ask for it.
 fn rank(pair: &ModuleOnKernel) -> u8 {
     let installed = pair.stage == Stage::Installed;
     match &pair.proof {
@@ -91,7 +92,8 @@ mod tests {
     use crate::dkms::{DkmsConf, Flaw, Source};
     use crate::kernel::Headers;
 
-    /// A module that makes these files. Its proof: 0 proven, 1 installed and altered, 2 new, 3 new and not asked for.
+    /// A module that makes these files. `how`: 0 proven, 1 installed and altered, 2 new, 3 new without
+    /// AUTOINSTALL.
     fn pair(name: &str, files: &[&str], how: u8) -> ModuleOnKernel {
         let built = files.iter().map(|f| BuiltModule { name: (*f).to_owned(), location: String::new() });
         ModuleOnKernel {
@@ -114,7 +116,7 @@ mod tests {
         shared(&one.conf.as_ref().ok()?.built, &other.conf.as_ref().ok()?.built)
     }
 
-    /// Who loses, and to whom.
+    /// The modules that lose, each with its rival.
     fn lost(mut modules_on_kernels: Vec<ModuleOnKernel>) -> Vec<String> {
         find(&mut modules_on_kernels);
         let told =

@@ -1,10 +1,10 @@
-//! `depmod` for one kernel, in a directory of its own: the indexes that modprobe reads are replaced when all
-//! of them are made, and only then.
+//! Runs `depmod` for one kernel in a temporary base directory. The indexes that modprobe reads are replaced
+//! only after all new ones are complete.
 //!
-//! depmod writes each index beside the old one and renames it. On a full disk it renames a truncated one all
-//! the same (kmod 30: an empty `modules.dep`, exit code 1), and a truncated `modules.dep.bin` is a kernel
-//! without any module. It also does not sync. `--outdir` exists from kmod 31 on only; a base directory with
-//! symlinks to the parts of the module directory gives the same bytes with every version.
+//! depmod writes each index to a temporary file and renames it. On a full disk it also renames a truncated
+//! one (kmod 30: an empty `modules.dep` and exit code 1), and with a truncated `modules.dep.bin` the kernel
+//! finds no module at all. It also does not sync. `--outdir` requires kmod 31. A base directory with symlinks
+//! to the parts of the module directory gives the same bytes with every version.
 
 use std::time::Duration;
 
@@ -13,17 +13,19 @@ use crate::kernel::inventory::module_directory;
 use crate::limits::SYMBOL_MAP;
 use crate::sys::{FileError, FileKind, Presence, Root, Tools};
 
-/// What the base directories begin with: a few megabytes, which need no disk. Not below `/usr/lib/modules`:
-/// what is left there by a run that was killed would look like another kernel.
+/// The prefix of the base directories. They need a few megabytes in memory and no disk space. They are not
+/// below `/usr/lib/modules`, where the remains of a killed run would look like another kernel.
 const BASES: &str = "/run/clr-dkms-depmod-";
-/// Without these two modprobe finds nothing.
+/// The indexes without which modprobe finds nothing.
 const VITAL: [&str; 2] = ["modules.dep", "modules.dep.bin"];
 
-/// Makes the indexes of a kernel. `without` are the paths of files in it that are about to be removed: they
-/// stay while the old index names them, and the new one does not know them.
+/// Makes the indexes of a kernel. `without` are the paths of files that are about to be removed: they stay
+/// while the old index lists them, and the new index leaves them out.
 ///
 /// # Errors
-/// In words. The old indexes are in place then, or some of them with the others new.
+///
+/// If an index cannot be made or replaced. Either all old indexes are still in place, or some have been
+/// replaced.
 pub fn run(
     root: &Root,
     tools: &Tools,
@@ -32,7 +34,7 @@ pub fn run(
     deadline: Duration,
 ) -> Result<(), String> {
     let directory = module_directory(release);
-    // Below a root it may lead to another kernel's directory.
+    // In a root it may lead to the directory of another kernel.
     if !root.is_slash() && root.lookup_link(&directory).is(FileKind::Link) {
         return Err(format!(
             "depmod was not run for {release}: {} is a symlink",
@@ -50,7 +52,7 @@ pub fn run(
     made
 }
 
-/// Lays out the base directory; gives the directory in it that stands for the module directory.
+/// Creates the base directory. Returns the directory in it that represents the module directory.
 fn laid_out(root: &Root, base: &str, release: &str, without: &[&str]) -> Result<String, FileError> {
     let made = format!("{base}/lib/modules/{release}");
     root.remove_tree(base)?;
@@ -58,11 +60,11 @@ fn laid_out(root: &Root, base: &str, release: &str, without: &[&str]) -> Result<
     Ok(made)
 }
 
-/// A directory with symlinks to the entries of another one, but for some files below it.
+/// Fills a directory with symlinks to the entries of another one, except for some files below it.
 fn mirror(root: &Root, directory: &str, made: &str, without: &[&str]) -> Result<(), FileError> {
     root.make_directories(made)?;
     for entry in root.list(directory)? {
-        // depmod enters neither `build` nor `source`, at any depth.
+        // depmod skips `build` and `source` at every level.
         let is_read = |name: &&str| !DEPMOD.contains(name) && !["build", "source"].contains(name);
         let Some(name) = entry.text().filter(is_read) else { continue };
         let (path, link) = (format!("{directory}/{name}"), format!("{made}/{name}"));
@@ -82,7 +84,7 @@ fn mirror(root: &Root, directory: &str, made: &str, without: &[&str]) -> Result<
 fn called(root: &Root, tools: &Tools, base: &str, release: &str, deadline: Duration) -> Result<(), String> {
     let child = tools.child("depmod", deadline).map_err(|e| e.to_string())?;
     let base = root.host_path(base).map_err(|e| e.to_string())?;
-    // It is over in a second, and without it what was installed before is not found.
+    // It takes about a second, and an interruption would leave modules that modprobe does not find.
     let child = child.arg("-b").arg(base).args(["-a", release]).uninterruptible();
     let done = child.run().map_err(|e| format!("depmod cannot be started: {e}"))?;
     if done.ended.is_success() {

@@ -1,8 +1,8 @@
-//! The first error of a build log: what an admin wants to see of ten thousand lines.
+//! Finds the first error of a build log: the line that explains the failure.
 //!
-//! Each line belongs to the first class of [`CLASSES`] whose pattern it matches. Of the errors the one of the lowest
-//! rank is told, and of several the first: a full disk explains all the rest, a compiler's own line wins over what make
-//! says of it later. A log of any size is read once, in a small and constant room.
+//! Each line belongs to the first class of [`CLASSES`] whose pattern it matches. The error with the lowest
+//! rank is reported, and the first one of several: a full disk explains all other errors, and a message of
+//! the compiler is more precise than a later one of make. A log of any size is read once, in constant memory.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -18,25 +18,24 @@ use super::first_error_classes::{CLASSES, LineClass, PASSING, RANKS, Role};
 pub use super::log_evidence::BuildFacts;
 use super::log_evidence::Evidence;
 
-/// With what our own line in a log begins behind which a build was made once more: what stands before it counts no
-/// longer.
+/// The prefix of the log line before which a build was repeated. Lines before it do not count.
 pub(super) const ONCE_MORE: &str = "once more: ";
-/// The longest message or line that is kept, in characters.
+/// The maximum length of a message or line, in characters.
 const MESSAGE_LIMIT: usize = 300;
-/// How much of a line is looked at, in bytes.
+/// How many bytes of a line are examined.
 const LINE_LIMIT: usize = 8 << 10;
 /// How many of the last lines are kept.
 const LAST_LINES: usize = 12;
-/// The rank from which on an error is but the echo of what went wrong before it.
+/// From this rank on, an error only repeats an earlier one.
 const ECHO: usize = 6;
 
-/// Who has said it, or what it is about.
+/// The program that printed the error, or its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorKind {
-    /// The disk is full, or a quota.
+    /// A full disk or an exceeded quota.
     NoSpace,
-    /// There was no memory; somebody was killed for it.
+    /// Memory was exhausted, or a process was killed for lack of it.
     NoMemory,
     /// The disk cannot be written or read.
     Disk,
@@ -48,9 +47,9 @@ pub enum ErrorKind {
     Modpost,
     /// kbuild's check of machine code.
     Objtool,
-    /// A patch that does not fit.
+    /// A patch that does not apply.
     Patch,
-    /// A program that is not there.
+    /// A program that is not installed.
     MissingProgram,
     /// A shell, Perl or Python script.
     Script,
@@ -58,7 +57,7 @@ pub enum ErrorKind {
     Make,
     /// dkms itself.
     Dkms,
-    /// Another program, or a kind that a later version knows.
+    /// Another program, or a kind that only later versions know.
     #[default]
     #[serde(other)]
     Other,
@@ -67,37 +66,37 @@ pub enum ErrorKind {
 /// The first error of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstError {
-    /// Who has said it.
+    /// The program that printed it, or its subject.
     #[serde(default)]
     pub kind: ErrorKind,
     /// What has to change before the build can succeed.
     #[serde(flatten, deserialize_with = "cause::known_or_unknown")]
     pub cause: Cause,
-    /// What dkms was doing, where the log says it.
+    /// The phase of dkms, if the log shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// The source file, as the log names it, when one was said.
+    /// The source file, as the log names it.
     pub file: Option<String>,
     /// The line in it.
     pub line: Option<u32>,
     /// The message, without control characters.
     pub message: String,
-    /// What belongs to it in the log, a few lines: the line of source, notes, the rest of a message of several lines;
-    /// of an echo of make or dkms the lines before it; the compilers, where they are the cause. Without control
-    /// characters.
+    /// A few lines of the log that belong to the error: the line of source, notes, and the rest of a message
+    /// with several lines; for a message of make or dkms the lines before it; the compilers, if they are the
+    /// cause. Without control characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub context: Vec<String>,
 }
 
 impl FirstError {
-    /// In few words: the file without its directory.
+    /// A short form: the file without its directory.
     pub fn short(&self) -> String {
         let file = self.file.as_ref().map(|f| f.rsplit('/').next().unwrap_or(f).to_owned());
         FirstError { file, ..self.clone() }.to_string()
     }
 
-    /// It is said of a line of source: the same source gives it again. A header may be installed tomorrow, and a
-    /// compiler that breaks down may have met bad memory.
+    /// The error is in a line of source, and the same source gives it again. A missing header may be
+    /// installed later, and a crash of the compiler may come from bad memory.
     pub fn is_in_source(&self) -> bool {
         let passing = ["No such file", "internal compiler error"];
         self.kind == ErrorKind::Compiler
@@ -116,29 +115,29 @@ impl std::fmt::Display for FirstError {
     }
 }
 
-/// What a log tells.
+/// The findings in a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
     /// The first error.
     pub error: Option<FirstError>,
-    /// Something is said that has nothing to do with source and kernel, and may be gone tomorrow.
+    /// A temporary error, independent of source and kernel, was found.
     pub passing: bool,
-    /// The kernel whose headers make entered, though the build was for another one.
+    /// The kernel whose headers make entered, if it is not the target kernel.
     pub other_release: Option<String>,
-    /// The directives whose hook scripts dkms has gone on without, for they are not executable files.
+    /// The directives whose hook scripts dkms skipped because they are not executable files.
     pub unrun_hooks: Vec<String>,
-    /// What dkms did last.
+    /// The last phase of dkms.
     pub phase: Option<Phase>,
-    /// The last lines that are not empty, without control characters, for the journal.
+    /// The last lines that are not empty, for the journal. Without control characters.
     pub last_lines: Vec<String>,
 }
 
-/// Finds it in a text of which nothing else is known.
+/// Searches a text without further knowledge of the build.
 pub fn find(log: &str) -> Findings {
     find_with(log, BuildFacts::default())
 }
 
-/// Finds it in a text, of a build of which more is known.
+/// Searches the text of a build about which more is known.
 pub fn find_with(log: &str, known: BuildFacts) -> Findings {
     let mut search = Search::with(known);
     log.lines().for_each(|line| search.line(line));
@@ -161,7 +160,7 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     }
 });
 
-/// The search through one log, or several after each other.
+/// A search through one log, or several consecutive ones.
 #[derive(Debug, Default)]
 pub struct Search {
     known: BuildFacts,
@@ -170,20 +169,20 @@ pub struct Search {
     found: [Option<Found>; RANKS],
     /// An error of a command whose failure make ignores.
     ignored: Option<Found>,
-    /// The rank whose error is a heading: the next line says what it is.
+    /// The rank whose error is a heading that the next line completes.
     heading: Option<usize>,
-    /// The rank whose error still collects its context, and what belongs to it.
+    /// The rank whose error still collects context, and its class.
     open: Option<(usize, &'static LineClass)>,
     number: usize,
-    /// The number of the last line in which make gives up a target.
+    /// The number of the last line in which make reported a failed target.
     given_up: usize,
-    /// The last lines that are no noise.
+    /// The last lines other than noise.
     before: VecDeque<String>,
     last: VecDeque<String>,
     passing: bool,
 }
 
-/// An error, and where it was found.
+/// An error, and its place.
 #[derive(Debug)]
 struct Found {
     /// The number of its line.
@@ -196,7 +195,7 @@ struct Found {
 }
 
 impl Search {
-    /// A search through the log of a build of which more is known.
+    /// A search through the log of a build about which more is known.
     pub fn with(known: BuildFacts) -> Search {
         Search { known, ..Search::default() }
     }
@@ -204,7 +203,8 @@ impl Search {
     /// Reads a log to its end.
     ///
     /// # Errors
-    /// When it cannot be read; what was read until then counts.
+    ///
+    /// If it cannot be read. The lines before the error count.
     pub fn read(&mut self, mut log: impl Read) -> io::Result<()> {
         let mut block = vec![0; 64 << 10];
         let mut line = Vec::with_capacity(LINE_LIMIT);
@@ -227,7 +227,7 @@ impl Search {
         }
     }
 
-    /// The next line.
+    /// Examines the next line.
     pub fn line(&mut self, raw: &str) {
         let raw = raw.trim_end();
         let plain = if raw.contains('\u{1b}') {
@@ -235,7 +235,7 @@ impl Search {
         } else {
             Cow::from(raw)
         };
-        // What a carriage return has written over was progress.
+        // Text before a carriage return was overwritten on the screen; it is progress output.
         let line = plain.rsplit('\r').next().unwrap_or(&plain);
         if line.trim().is_empty() {
             return;
@@ -279,7 +279,7 @@ impl Search {
             self.go_on(open, said.trim(), line);
             return;
         }
-        // More of the same belongs to the first one.
+        // Further errors of the same kind belong to the first one.
         if let Some((open, _)) = self.open.filter(|(open, of)| *open == rank && of.more) {
             self.add(open, line);
             return;
@@ -307,7 +307,7 @@ impl Search {
         }
     }
 
-    /// Completes a heading by the line behind it; false where that is another heading or the like.
+    /// Completes a heading with the next line. Returns false if that line is a heading too.
     fn say(&mut self, rank: usize, line: &str) -> bool {
         let said =
             line.trim().trim_start_matches("configure: error:").trim_start().trim_start_matches('*').trim();
@@ -320,7 +320,7 @@ impl Search {
         true
     }
 
-    /// A line that is no error of its own.
+    /// A line that is not an error itself.
     fn context(&mut self, line: &str, class: Option<&LineClass>, captures: Option<&Captures<'_>>) {
         let role = class.map(|class| class.role);
         if let Some((rank, of)) = self.open {
@@ -347,7 +347,7 @@ impl Search {
         }
     }
 
-    /// The next line of a message in lines that begin with stars: the sentence is completed before all else.
+    /// The next line of a message whose lines begin with asterisks. It completes the sentence first.
     fn go_on(&mut self, rank: usize, said: &str, line: &str) {
         if let Some(Found { error, line: whole, .. }) = &mut self.found[rank]
             && error.context.is_empty()
@@ -371,7 +371,7 @@ impl Search {
         }
     }
 
-    /// make goes on in spite of an error: what was found since it last gave up a target may be that one.
+    /// make continues in spite of an error, which may be one that was found since the last failed target.
     fn ignore(&mut self) {
         self.open = None;
         for found in &mut self.found {
@@ -382,7 +382,7 @@ impl Search {
         self.before.clear();
     }
 
-    /// make gives up a target. With several jobs at once, the error may have come before one that was ignored.
+    /// make reports a failed target. With parallel jobs its error may be older than one that was ignored.
     fn give_up(&mut self, target: &str) {
         self.given_up = self.number;
         let mine =
@@ -392,7 +392,7 @@ impl Search {
         }
     }
 
-    /// What was found.
+    /// The findings.
     pub fn finish(self) -> Findings {
         let Search { found, ignored, evidence, known, last, passing, .. } = self;
         let found = found.into_iter().flatten().next().or(ignored);
@@ -403,7 +403,7 @@ impl Search {
     }
 }
 
-/// The error with its cause, and with the lines that hold it.
+/// The error with its cause and its context.
 fn explained(found: Found, evidence: &Evidence, known: &BuildFacts) -> FirstError {
     let Found { line, directory, mut error, .. } = found;
     let text = std::iter::once(&line).chain(&error.context).cloned().collect::<Vec<_>>().join("\n");
@@ -440,7 +440,7 @@ fn stem(path: &str) -> &str {
     name.split_once('.').map_or(name, |(stem, _)| stem)
 }
 
-/// Puts a line behind the last ones, in the room of the one that leaves them.
+/// Appends a line to the last ones, and reuses the memory of the line that is dropped.
 fn push(lines: &mut VecDeque<String>, line: &str, limit: usize) {
     let mut room = if lines.len() == limit { lines.pop_front() } else { None }.unwrap_or_default();
     room.clear();
@@ -448,7 +448,7 @@ fn push(lines: &mut VecDeque<String>, line: &str, limit: usize) {
     lines.push_back(room);
 }
 
-/// At most [`MESSAGE_LIMIT`] characters; what a terminal would obey is shown or left out.
+/// At most [`MESSAGE_LIMIT`] characters; control characters are escaped or removed.
 fn shortened(line: &str) -> String {
     let line = line.trim_end().replace('\t', "        ");
     line.chars().filter(|c| !c.is_control()).take(MESSAGE_LIMIT).collect()

@@ -1,48 +1,51 @@
-//! What the lines of a build log are: the patterns of [`super::first_error`], in the order in which they are tried.
+//! The classes of lines in a build log: the patterns of [`super::first_error`], in the order in which they
+//! are tried.
 
 use super::first_error::ErrorKind;
 
-/// How many ranks there are.
+/// The number of ranks.
 pub(super) const RANKS: usize = 9;
 
-/// Words of an error that has nothing to do with source and kernel, and may be gone tomorrow.
+/// Messages of temporary errors, independent of source and kernel.
 pub(super) const PASSING: &str = "No space left on device|Killed|Cannot allocate memory|virtual memory exhausted|\
     Read-only file system|Input/output error|out of memory|memory exhausted|Resource temporarily unavailable|\
     Too many open files|Disk quota exceeded|Text file busy|Stale file handle";
 
-/// What a line is.
+/// The role of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Progress, warnings, commands as they are echoed: it belongs to nothing.
+    /// Progress, warnings and echoed commands, which belong to no error.
     Noise,
-    /// It belongs to the error before it.
+    /// It belongs to the preceding error.
     Detail,
-    /// make says that it ignores the error before it.
+    /// make ignores the preceding error.
     Ignored,
-    /// An error, with its rank: 0 explains all others; 1 is a tool's own word on what it was given; 2 to 4 are less and
-    /// less certain to be why; 5 is dkms's own; 6 and 7 are the echo of make and dkms; 8 is a probe that may well fail.
+    /// An error with its rank. 0: explains all others; 1: the message of a tool about its input; 2 to 4:
+    /// decreasingly certain; 5: an error of dkms itself; 6 and 7: make and dkms repeat an earlier error; 8: a
+    /// probe that may fail.
     Error(ErrorKind, usize),
 }
 
-/// One class of lines.
+/// A class of lines.
 #[derive(Debug)]
 pub(super) struct LineClass {
     pub(super) role: Role,
-    /// With the groups `file`, `line`, `message` (else the whole line) and `target`, where there are such.
+    /// A pattern with the groups `file`, `line`, `message` (by default the whole line) and `target`, as far
+    /// as they apply.
     pub(super) pattern: &'static str,
-    /// More lines of its rank, and lines of no class, right behind it belong to it.
+    /// Following lines of the same rank or of no class belong to it.
     pub(super) more: bool,
-    /// Indented lines right behind it belong to it.
+    /// Following indented lines belong to it.
     pub(super) indented: bool,
-    /// How many lines of those are kept.
+    /// How many of these lines are kept.
     pub(super) room: usize,
-    /// It is a heading: the line behind it says what it is.
+    /// It is a heading: the next line has the message.
     pub(super) heading: bool,
-    /// Its lines begin with stars.
+    /// Its lines begin with asterisks.
     pub(super) starred: bool,
 }
 
-/// How many lines are usually kept beside the error's own.
+/// How many lines are kept in addition to that of the error, by default.
 const CONTEXT: usize = 4;
 
 const fn line(role: Role, pattern: &'static str) -> LineClass {
@@ -57,7 +60,7 @@ const fn list(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineClass 
     LineClass { more: true, ..error(kind, rank, pattern) }
 }
 
-/// A message of several lines, which are all worth reading.
+/// A message with several lines, all of which are kept.
 const fn block(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineClass {
     LineClass { room: 10, ..list(kind, rank, pattern) }
 }
@@ -68,13 +71,13 @@ const fn heading(kind: ErrorKind, rank: usize, pattern: &'static str) -> LineCla
 
 /// The classes.
 pub(super) const CLASSES: &[LineClass] = &[
-    // Lines of source, carets, and where an error of Rust or of lld is.
+    // Lines of source, carets, and the places of errors of Rust or lld.
     line(Role::Detail, r"^ *\d* \|"),
     line(Role::Detail, r"^\s*~*\^[~^ ]*$"),
     line(Role::Detail, r"^\s*--> (?P<file>\S+?):(?P<line>\d+):\d+$"),
     line(Role::Detail, r"^>>> "),
     line(Role::Detail, r"^\S+: note: "),
-    // Progress of kbuild, our own lines, commands that a shell or make echoes.
+    // Progress of kbuild, lines of clr-dkms, and echoed commands.
     line(Role::Noise, r"^  [A-Z][A-Z0-9_]*\s+(?:\[M\]\s+)?\S+$"),
     line(Role::Noise, r"^(?:# |\++ )"),
     line(
@@ -90,7 +93,7 @@ pub(super) const CLASSES: &[LineClass] = &[
     ),
     line(Role::Noise, r"^\S+:\d+: recipe for target .* failed$"),
     line(Role::Ignored, r"^\S*make(?:\[\d+\])?: \[.*\(ignored\)$"),
-    // What explains everything else.
+    // Errors that explain all others.
     error(ErrorKind::NoSpace, 0, r"(?:^|[:\]] )\W?(?:No space left on device|Disk quota exceeded)\b"),
     error(
         ErrorKind::NoMemory,
@@ -102,7 +105,7 @@ pub(super) const CLASSES: &[LineClass] = &[
         0,
         r": \W?(?:Read-only file system|Input/output error|Structure needs cleaning)\W*$",
     ),
-    // What dkms prints beside its work: it signs what it can, and asks where it is.
+    // Other output of dkms: about signing, and about its environment.
     line(Role::Noise, r"^stat: cannot statx? '?/proc/1/root|^modinfo: ERROR: |^depmod: (?:WARNING|ERROR): "),
     line(
         Role::Noise,
@@ -112,7 +115,7 @@ pub(super) const CLASSES: &[LineClass] = &[
         Role::Noise,
         r"^(?:Generating an? RSA|writing new private key|-----$|[.+*]{4,}$|Can't load \S*\.rnd into RNG|At main\.c:\d+:|- SSL error:|sign-file: |(?:/usr)?/s?bin/dkms: line \d+: )",
     ),
-    // Compiler and assembler. What configure tries out is meant to fail now and then.
+    // Compiler and assembler. Compilations by configure are expected to fail now and then.
     error(
         ErrorKind::Compiler,
         8,
@@ -131,14 +134,14 @@ pub(super) const CLASSES: &[LineClass] = &[
     error(ErrorKind::Compiler, 1, r"^error\[E\d+\]: (?P<message>.*)"),
     error(ErrorKind::Compiler, 1, r"^(?P<file><command-line>|\S+\.[chS]): fatal error: (?P<message>.*)"),
     block(ErrorKind::Compiler, 1, r"^(?:\w+: )?Compiler version check failed"),
-    // What is built for the kernel's own sake.
+    // Problems of the tools that kbuild builds and uses.
     error(ErrorKind::Other, 1, r"^(?:\S+: )?\S+: version [`']\S+' not found\b"),
     error(
         ErrorKind::Other,
         1,
         r"^(?:Failed to parse base BTF|FAILED: load BTF|libbpf: .*failed|Error: failed to load BTF)",
     ),
-    // kbuild's own checks.
+    // Checks by kbuild.
     error(
         ErrorKind::Objtool,
         1,
@@ -153,16 +156,16 @@ pub(super) const CLASSES: &[LineClass] = &[
         r"^(?:(?:\S*/)?(?:[\w.]+-)*ld(?:\.\w+)?: )?(?P<file>\S+?):(?P<line>\d+|\(\S+\)): (?P<message>(?:undefined reference to|multiple definition of) .*)",
     ),
     list(ErrorKind::Linker, 1, r"^(?:\S*/)?(?:[\w.]+-)*ld(?:\.\w+)?: (?:error: )?(?P<message>.*)"),
-    // A compiler that says nothing of a line.
+    // A compiler error without a place.
     error(
         ErrorKind::Compiler,
         1,
         r"^(?:\S*/)?(?:[\w.]+-)*(?:gcc|g\+\+|cc1(?:plus)?|clang|cc|as|cpp|lto1|rustc)(?:-[\d.]+)?: (?:[Ff]atal |internal compiler )?[Ee]rror: (?P<message>.*)",
     ),
-    // Patches, as dkms and patch say it.
+    // Patches, as reported by dkms and patch.
     list(ErrorKind::Patch, 1, r"^Error!\s+(?P<message>(?:Application of )?[Pp]atch .*)"),
     list(ErrorKind::Patch, 2, r"^(?:Hunk #\d+ FAILED|patch: \*\*\*\*|error: patch failed)"),
-    // make: what it found by itself, and what it says of others.
+    // make: its own errors, and its reports about others.
     error(ErrorKind::Make, 6, r"^\S*make(?:\[\d+\])?: \*\*\* \[(?:\S+:\d+: )?(?P<target>.*)\] "),
     error(ErrorKind::Make, 2, r"^(?P<file>\S+?):(?P<line>\d+): \*\*\* (?P<message>.*)"),
     block(
@@ -181,7 +184,7 @@ pub(super) const CLASSES: &[LineClass] = &[
         r"^\S*make(?:\[\d+\])?: (?P<message>(?:execvp: )?\S+: (?:No such file or directory|Permission denied|[Cc]ommand not found))$",
     ),
     error(ErrorKind::Make, 2, r"^\S*make(?:\[\d+\])?: \*\*\* (?P<message>.*)"),
-    // Programs that are not there, and scripts that fail.
+    // Missing programs and failing scripts.
     error(
         ErrorKind::MissingProgram,
         3,
@@ -210,9 +213,9 @@ pub(super) const CLASSES: &[LineClass] = &[
     heading(ErrorKind::Other, 2, r"^(?P<message>configure: error:(?: in [`'].*':)?)\s*$"),
     LineClass { starred: true, ..block(ErrorKind::Other, 2, r"^configure: error: ") },
     block(ErrorKind::Other, 2, r"^The kernel header file .* does not exist"),
-    // dkms goes on without a hook script, and what it should have made is missing.
+    // dkms continues without a hook script, and a later step misses its result.
     error(ErrorKind::Script, 2, r"^Warning:? +(?P<message>The \w+ script is not executable\.)"),
-    // Anybody who calls it an error.
+    // Any other line that calls itself an error.
     error(ErrorKind::Other, 3, r"^\s*(?:ERROR|FATAL|[Ee]rror|[Ff]atal|FAILED)(?: error)?: "),
     error(ErrorKind::Other, 3, r"^\S+: (?:fatal )?(?:error|ERROR): "),
     error(

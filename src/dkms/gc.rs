@@ -1,7 +1,7 @@
-//! What is left of kernels that are gone, and may be removed. Pure: from what was observed to a plan.
+//! Finds what is left of removed kernels and may be deleted. Pure: computes a plan from observations.
 //!
-//! The rule is that of every careful collector: what is not proven to be garbage stays; what carries another name than
-//! ours stays; and where anything could not be read, everything stays.
+//! The rule is that of a conservative garbage collector: everything stays unless it is proven to be garbage,
+//! foreign names are never touched, and if anything could not be read, everything stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,43 +12,44 @@ use super::{ModuleName, architecture, is_usable_name};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, KernelName, Running};
 
-/// What kernels there are, and what names one: whatever keeps a kernel's modules.
+/// The kernels that exist, and all references to kernels: each of them keeps the modules of a kernel.
 #[derive(Debug, Clone, Default)]
 pub struct KeptKernel {
-    /// The namespace of this system's kernels.
+    /// The namespace of the kernels of this system.
     pub namespace: String,
-    /// The release of the running kernel; none in an image.
+    /// The release of the running kernel; none for an image.
     pub running: Option<String>,
     /// The installed kernels.
     pub installed: Vec<KernelName>,
-    /// The names of all that lies in the directory of the images, and the texts of the links there.
+    /// The names of all files in the directory of the kernel images, and the targets of the symlinks there.
     pub beside_images: Vec<String>,
-    /// Everything that names a kernel to boot: the names, ids and images of the boot entries, also of those that could
-    /// not be read, and what lies in `/boot`.
+    /// Everything that refers to a bootable kernel: names, ids and images of the boot entries, including
+    /// those that could not be read, and the files in `/boot`.
     pub to_boot: Vec<String>,
 }
 
 impl KeptKernel {
-    /// Of the inventory, and of what else there is to read.
+    /// Collects the kernels from the inventory and from the other sources.
     pub fn new(inventory: &Inventory, beside_images: Vec<String>, to_boot: Vec<String>) -> KeptKernel {
         let running = match &inventory.running {
             Running::Known { release } => Some(release.clone()),
-            // What is not known is told by `Observed::unreadable`, and stops everything.
+            // Unknown facts are in `Observed::unreadable` and prevent all removals.
             Running::None | Running::Unknown { .. } => None,
         };
         let installed = inventory.kernels.iter().map(|k| k.name.clone()).collect();
         KeptKernel { namespace: inventory.namespace.clone(), running, installed, beside_images, to_boot }
     }
 
-    /// Why nothing of that kernel may be touched, as far as files beside its modules say; none when it is gone.
+    /// Why nothing of this kernel may be touched, judging by files other than its modules; none if the kernel
+    /// is gone.
     ///
-    /// A "booted" mark (`k_booted_…` in `/var/lib/kernel`) keeps nothing: clr-boot-manager leaves marks behind, and a
-    /// kernel without an image boots no more. A kernel that is *held*, once there is such a thing, is one that a state
-    /// file of ours names as the boot default to go back to: it has a boot entry, which keeps it here; the state file's
-    /// names then belong into `to_boot`, so that also an entry that was lost does not cost its modules.
+    /// A "booted" mark (`k_booted_…` in `/var/lib/kernel`) keeps nothing: clr-boot-manager does not remove
+    /// all marks, and a kernel without an image cannot boot. A kernel that a state file names as the default
+    /// to return to has a boot entry, which keeps it.
     pub fn why(&self, release: &str) -> Option<String> {
         let name = match KernelName::from_release(release, &self.namespace) {
-            // Written in another way than clr-boot-manager writes it (a sign, something behind the number): not its.
+            // Not as clr-boot-manager writes it (a sign, or characters after the number), so not one of its
+            // kernels.
             Some(name) if name.release() == release && is_usable_name(release) => name,
             _ => return Some("it is not named as clr-boot-manager names its kernels".to_owned()),
         };
@@ -71,12 +72,13 @@ impl KeptKernel {
     }
 }
 
-/// Whether a text names a kernel: as release, as id of any namespace, or as clr-boot-manager names a boot entry.
+/// Whether a text refers to a kernel: by its release, by an id in any namespace, or by the name that
+/// clr-boot-manager gives to a boot entry.
 fn says(text: &str, name: &KernelName) -> bool {
     let KernelName { variant, version, .. } = name;
-    // What is compared in 16 bits is meant by both numbers.
+    // clr-boot-manager compares numbers in 16 bits, so both numbers refer to the same kernel.
     let numbers = BTreeSet::from([name.number, i32::from(name.compared_number())]);
-    // A boot partition knows no case.
+    // Names on a boot partition ignore case.
     let text = text.to_lowercase();
     numbers.iter().any(|number| {
         [
@@ -89,7 +91,7 @@ fn says(text: &str, name: &KernelName) -> bool {
     })
 }
 
-/// Whether a text holds a word that no longer number swallows.
+/// Whether a text contains a word that is not part of a longer number.
 fn holds(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let before = text[..at].chars().next_back();
@@ -98,69 +100,69 @@ fn holds(text: &str, word: &str) -> bool {
     })
 }
 
-/// What kind of thing is left.
+/// The kind of a leftover.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum GcLeftover {
-    /// `T/M/original_module/K`: the kernel's own module of the same name, put aside by dkms.
+    /// `T/M/original_module/K`: the kernel's own module with the same name, archived by dkms.
     Original,
-    /// `T/M/V/K`: what dkms built, with what a killed build left beside it.
+    /// `T/M/V/K`: what dkms has built, and the remains of a killed build next to it.
     Build {
-        /// Which module.
+        /// The module.
         #[serde(flatten)]
         module: ModuleName,
-        /// `dkms unbuild` can do something about it: the module's source is there, and built files too.
+        /// `dkms unbuild` can handle it: the source of the module and built files exist.
         #[serde(skip)]
         dkms_can: bool,
     },
-    /// `/usr/lib/modules/K`, with nothing in it but what dkms and depmod put there.
+    /// `/usr/lib/modules/K` that contains only files of dkms and depmod.
     Modules {
         /// Its files.
         #[serde(skip)]
         files: Vec<PathBuf>,
-        /// Its directories, itself last, each behind those in it.
+        /// Its directories, the innermost first and itself last.
         #[serde(skip)]
         directories: Vec<PathBuf>,
     },
-    /// `T/M/kernel-K-A`: the link that says which version is installed.
+    /// `T/M/kernel-K-A`: the link that shows the installed version.
     Claim,
-    /// `T/M/V/build`, from a build for the kernel that failed or was killed.
+    /// `T/M/V/build` of a build that failed or was killed.
     Scratch,
-    /// A log of ours that is long out of use.
+    /// A log of clr-dkms that was not used for a long time.
     Log {
-        /// The module is gone: then it does not matter whether the kernel is.
+        /// The module is gone, so the kernel does not matter.
         #[serde(skip)]
         orphan: bool,
     },
 }
 
-/// One thing that was found.
+/// A leftover that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thing {
-    /// The kernel release that it is of.
+    /// The release of its kernel.
     pub release: String,
-    /// What it is.
+    /// The kind.
     pub left: GcLeftover,
     /// The path inside the root.
     pub path: String,
-    /// How much room it takes, in bytes.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// Why it is not what it seems, or must not be touched.
+    /// Why it is not what it seems to be, or must not be touched.
     pub blocker: Option<String>,
 }
 
-/// Everything that was observed.
+/// All observations.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// What could not be read.
     pub unreadable: Vec<String>,
-    /// What was found of kernels that may be gone.
+    /// Leftovers of kernels that may be gone.
     pub things: Vec<Thing>,
-    /// What else was found and is nobody's to remove, with the reason.
+    /// Other things that must not be removed, with the reason.
     pub odd: Vec<GcRefusal>,
 }
 
-/// Something that is left alone.
+/// Something that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct GcRefusal {
     /// A kernel release, or a path inside the root.
@@ -169,22 +171,22 @@ pub struct GcRefusal {
     pub why: String,
 }
 
-/// How something is removed.
+/// The way to remove a leftover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
-    /// `dkms unbuild`, and what that leaves by ourselves.
+    /// With `dkms unbuild`; clr-dkms removes what that leaves.
     DkmsUnbuild,
-    /// By ourselves.
+    /// By clr-dkms itself.
     Remove,
 }
 
-/// One thing to remove.
+/// A leftover that is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GcRemoval {
     /// The release of the kernel that is gone.
     pub kernel: String,
-    /// What it is.
+    /// The kind.
     #[serde(flatten)]
     pub what: GcLeftover,
     /// The path inside the root.
@@ -193,26 +195,26 @@ pub struct GcRemoval {
     pub why: String,
     /// How it is removed.
     pub how: How,
-    /// The room that it takes, in bytes.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GcPlan {
-    /// What could not be read; then there are no removals.
+    /// What could not be read. Then there are no removals.
     pub unreadable: Vec<String>,
-    /// In the order in which they are done.
+    /// The removals, in order.
     pub removals: Vec<GcRemoval>,
-    /// What is left alone, and why.
+    /// What is kept, and why.
     pub left_alone: Vec<GcRefusal>,
 }
 
-/// Decides.
+/// Computes the plan.
 pub fn decide(kept: &KeptKernel, observed: &Observed) -> GcPlan {
     let mut plan = GcPlan { unreadable: observed.unreadable.clone(), ..GcPlan::default() };
     if plan.unreadable.is_empty() && kept.installed.is_empty() {
-        // Of a system without any kernel nothing can be told; it may be no system at all.
+        // Without any kernel nothing can be concluded; the directory may not be a system at all.
         plan.unreadable.push(format!("there is no kernel in {IMAGES}: is this the root of a system?"));
     }
     if !plan.unreadable.is_empty() {
@@ -222,7 +224,7 @@ pub fn decide(kept: &KeptKernel, observed: &Observed) -> GcPlan {
     let mut releases: BTreeMap<&str, Vec<&Thing>> = BTreeMap::new();
     for thing in &observed.things {
         if let GcLeftover::Log { orphan } = thing.left {
-            // A log tells nothing about its kernel, and keeps nothing.
+            // A log neither proves anything about its kernel nor keeps it.
             if orphan || kept.why(&thing.release).is_none() {
                 plan.removals.push(removal(thing));
             }
@@ -235,7 +237,8 @@ pub fn decide(kept: &KeptKernel, observed: &Observed) -> GcPlan {
             plan.left_alone.push(GcRefusal { what: release.to_owned(), why });
             continue;
         }
-        // One thing that is not as dkms leaves it makes the whole kernel one that somebody may still work with.
+        // If one thing is not as dkms leaves it, somebody may still work with this kernel, and all of it
+        // stays.
         let of_kernel = |thing: &&&Thing| thing.left != GcLeftover::Scratch && thing.blocker.is_some();
         if let Some((thing, why)) = things.iter().find(of_kernel).and_then(|t| Some((t, t.blocker.clone()?)))
         {
@@ -261,9 +264,9 @@ pub fn decide(kept: &KeptKernel, observed: &Observed) -> GcPlan {
     plan
 }
 
-/// The order within a kernel. Originals go first: `dkms unbuild` would put them back into the kernel's directory (it does
-/// outside of Debian). That directory goes before the claims, which tell what in it was dkms's; wherever a run is
-/// killed, what is left is still known for what it is.
+/// The order within a kernel. Originals go first, because `dkms unbuild` would copy them back to the kernel's
+/// directory (except on Debian). That directory goes before the claims, which identify the files of dkms in
+/// it. So if a run is killed, the next run still recognises what is left.
 fn order(left: &GcLeftover) -> u8 {
     match left {
         GcLeftover::Original => 0,
@@ -298,7 +301,7 @@ fn removal(thing: &Thing) -> GcRemoval {
     }
 }
 
-/// The kernel that the link `kernel-K-A` of this machine's architecture is of.
+/// The kernel of a link `kernel-K-A` for the architecture of this machine.
 pub fn claimed_release(name: &str) -> Option<String> {
     let rest = name.strip_prefix("kernel-")?.strip_suffix(&architecture())?;
     rest.strip_suffix('-').map(str::to_owned)
@@ -349,7 +352,7 @@ mod tests {
             assert_eq!(beside.why(GONE).is_some(), keeps, "{text}");
             assert_eq!(to_boot.why(GONE).is_some(), keeps, "{text}");
         }
-        // What clr-boot-manager takes for the same kernel is the same: it compares 16 bits.
+        // clr-boot-manager compares 16 bits, so it treats both as the same kernel.
         assert_eq!(kept().why("6.15.7-67127.native").as_deref(), Some("it is running"));
         let wrapped =
             KeptKernel { to_boot: vec!["Clear-linux-native-6.15.8-1592.conf".to_owned()], ..kept() };
@@ -405,7 +408,7 @@ mod tests {
         let plan = decided(GcLeftover::Claim);
         let refusal = GcRefusal { what: GONE.to_owned(), why: "/odd is a link".to_owned() };
         assert_eq!((plan.removals.len(), plan.left_alone), (0, vec![refusal]));
-        // The build directory is no part of the kernel's: it is left by itself.
+        // The build directory does not belong to the kernel, so it is kept without effect on the rest.
         let plan = decided(GcLeftover::Scratch);
         assert_eq!((plan.removals.len(), plan.left_alone.len()), (1, 1));
     }

@@ -1,9 +1,10 @@
-//! PRE_INSTALL, POST_INSTALL and POST_REMOVE of a module.
+//! Runs the PRE_INSTALL, POST_INSTALL and POST_REMOVE scripts of a module.
 //!
-//! dkms runs them where it runs itself, whatever trees it is given: a udev rule for an image would be written
-//! on this machine. So for an image they are left out of its call, and run here with the image as `/`, as
-//! dkms would run them: the words of the directive, the first of which is a file of the source. POST_INSTALL
-//! is run here on the live system too: dkms neither says nor returns how it ended (measured with 3.0.10).
+//! dkms runs them on the machine where it runs itself, whatever trees it works on: a script for an image
+//! would write its udev rule on this machine. For an image the scripts are therefore left out of the call of
+//! dkms and are run here with the image as `/`. As in dkms, the words of the directive are the command, and
+//! the first one is a file of the source. POST_INSTALL is run here on the live system too, because dkms
+//! neither prints nor returns its result (measured with 3.0.10).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,21 +15,21 @@ use super::log::note;
 use super::tree::TREE;
 use crate::sys::{Child, Ended, FileKind, Output, Presence, Root, Sandbox, Tools};
 
-/// A script that dkms.conf has run when a module is installed or uninstalled.
+/// A script of dkms.conf that runs when a module is installed or uninstalled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// Before.
+    /// Before the installation.
     PreInstall,
-    /// Afterwards.
+    /// After the installation.
     PostInstall,
-    /// After its files are gone.
+    /// After the removal of the files.
     PostRemove,
 }
 
-/// Why a script has not done its work, in words.
+/// Why a script was not successful.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HookFailure {
-    /// It is not there, or is not executable: dkms warns, and goes on.
+    /// It is missing or not executable: dkms warns and continues.
     NotExecutable(String),
     /// It failed, or could not be run.
     Failed(String),
@@ -53,10 +54,11 @@ impl Hook {
     }
 }
 
-/// Runs a script of a module; in an image with the image as `/`.
+/// Runs a script of a module; for an image with the image as `/`.
 ///
 /// # Errors
-/// When it fails, cannot be run, is not there or is not executable.
+///
+/// If it is missing or not executable, cannot be run, or fails.
 pub(super) fn run(
     (root, tools): (&Root, &Tools),
     module: &ModuleName,
@@ -84,10 +86,11 @@ pub(super) fn run(
     }
 }
 
-/// A script of a module, to be run in an image with the image as `/`; none where dkms would only warn.
+/// A script of a module, prepared to run in an image with the image as `/`; none if dkms would only warn.
 ///
 /// # Errors
-/// In words: when it cannot be run in the image.
+///
+/// If it cannot run in the image.
 pub(super) fn child_in_image(
     (root, tools): (&Root, &Tools),
     module: &ModuleName,
@@ -113,15 +116,15 @@ pub(super) fn child_in_image(
     }
     let child = tools.child_at(&script, deadline).args(words).env("dkms_tree", TREE);
     Ok(Some(match root.is_slash() {
-        // dkms runs it in the source, with all that it has itself.
+        // dkms runs it in the source directory, with its own rights.
         true => child.in_directory(&directory),
         false => child.confined(Sandbox::image(root.path(), &directory)),
     }))
 }
 
-/// The interpreter that the first line of a script names.
+/// The interpreter in the first line of a script.
 fn interpreter(root: &Root, script: &Path) -> Option<PathBuf> {
-    /// As much as the kernel reads.
+    /// As many bytes as the kernel reads.
     const FIRST_LINE: u64 = 256;
     let start = root.read_start(script, FIRST_LINE).ok()?;
     let line = start.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;

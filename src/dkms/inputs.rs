@@ -1,14 +1,14 @@
-//! What the outcome of a build follows from: source, `dkms.conf` with its overrides, headers, compiler, dkms. A build that
-//! failed fails again while all of that is the same.
+//! The inputs that decide the outcome of a build: source, `dkms.conf` with its overrides, headers, compiler,
+//! dkms. A failed build fails again while all of them are unchanged.
 
 use crate::kernel::inventory::module_directory;
 use crate::sys::{FileKind, Fingerprint, Root, Stat, Tools};
 
 use super::{ModuleName, Source};
 
-/// Where an admin's overrides lie.
+/// The directory of the admin's overrides.
 const OVERRIDES: &str = "/etc/dkms";
-/// The headers by what changes with each of their builds.
+/// Files of the headers that change with each build of the kernel.
 const HEADERS: [&str; 6] = [
     ".config",
     "Makefile",
@@ -17,13 +17,14 @@ const HEADERS: [&str; 6] = [
     "include/generated/autoconf.h",
     "include/generated/utsrelease.h",
 ];
-/// The programs that a build is made with.
+/// The programs that a build uses.
 const PROGRAMS: [&str; 6] = ["dkms", "make", "gcc", "cc", "clang", "ld"];
-/// A source tree with more entries than this is not looked through.
+/// Source trees with more entries are not examined.
 const MOST: usize = 20_000;
 
-/// The fingerprint of a build's inputs. Files count by name, size and times, as for make: nobody reads 40 MB of source to
-/// find out that nothing is to be done. None when the source is larger than that, or leads elsewhere by links to directories.
+/// The fingerprint of the inputs of a build. Files count by name, size and times, as in make: reading 40 MB
+/// of source would be too expensive for a run without work. None if the source has too many entries, or
+/// contains symlinks to directories elsewhere.
 pub fn fingerprint(
     root: &Root,
     tools: &Tools,
@@ -38,21 +39,23 @@ pub fn fingerprint(
         tree(root, &path.to_string_lossy(), &mut left, &mut fingerprint)?;
     }
     tree(root, OVERRIDES, &mut left, &mut fingerprint)?;
-    // An update of the system may repair what no file above tells of.
+    // An update of the system may fix what none of the other inputs shows. If the file cannot be read, it
+    // does not contribute.
     fingerprint.add(root.read("/usr/lib/os-release").unwrap_or_default());
     let headers = format!("{}/build", module_directory(release));
     for file in HEADERS {
         entry(root, &format!("{headers}/{file}"), &mut fingerprint);
     }
     for program in PROGRAMS {
-        // Only the fingerprint of a failed build: at worst it is tried once more.
+        // Only used to recognise a failed build; without it the build is tried once more at worst.
         fingerprint.add(tools.identity(program).unwrap_or_default());
     }
     Some(fingerprint.finish())
 }
 
 fn tree(root: &Root, directory: &str, left: &mut usize, fingerprint: &mut Fingerprint) -> Option<()> {
-    // A directory that cannot be listed counts by its own times, which its parent has told.
+    // A directory that cannot be listed still counts by its own times, which are part of the entry in its
+    // parent.
     for found in root.list_optional(directory).unwrap_or_default() {
         if found.name == ".git" {
             continue;
@@ -63,7 +66,7 @@ fn tree(root: &Root, directory: &str, left: &mut usize, fingerprint: &mut Finger
         match found.kind {
             FileKind::Directory => tree(root, &path, left, fingerprint)?,
             FileKind::Link if root.lookup(&path).is(FileKind::Directory) => return None,
-            // A link counts with its text, and with what it leads to.
+            // A symlink counts by its text, empty if unreadable, and by its target.
             FileKind::Link => {
                 fingerprint.add(root.read_link(&path).unwrap_or_default().as_os_str().as_encoded_bytes())
             }
@@ -73,7 +76,7 @@ fn tree(root: &Root, directory: &str, left: &mut usize, fingerprint: &mut Finger
     Some(())
 }
 
-/// A directory counts by name alone: its times change when somebody looks in with an editor.
+/// A directory counts by its name alone, because editors change its times.
 fn entry(root: &Root, path: &str, fingerprint: &mut Fingerprint) {
     fingerprint.add(path);
     match root.lookup(path).stat() {

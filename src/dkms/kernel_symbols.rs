@@ -1,4 +1,5 @@
-//! A kernel as a module meets it when it is loaded: its index, its symbols, the modules beneath.
+//! A kernel as a module sees it when it is loaded: the index, the exported symbols, and the modules that it
+//! depends on.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ use crate::limits::{KERNEL_INDEX, KERNEL_LIST, SYMBOL_MAP};
 use crate::modprobe::index::{DependencyEntry, Index, is_file_of};
 use crate::sys::{Directory, Fingerprint, Presence, Root};
 
-/// A kernel that modules are proven on.
+/// A kernel against which modules are checked.
 #[derive(Debug)]
 pub struct KernelSymbols<'a> {
     pub(super) root: &'a Root,
@@ -33,10 +34,11 @@ pub struct KernelSymbols<'a> {
 }
 
 impl<'a> KernelSymbols<'a> {
-    /// Reads what is asked about each module.
+    /// Reads the parts that are needed for every module.
     ///
     /// # Errors
-    /// In words, when `modules.dep` is there and cannot be read.
+    ///
+    /// If `modules.dep` exists and cannot be read.
     pub fn load(
         root: &'a Root,
         release: &'a str,
@@ -57,7 +59,7 @@ impl<'a> KernelSymbols<'a> {
         })
     }
 
-    /// Where dkms installs to, when it is there.
+    /// The directory that dkms installs to, if it can be opened. A failed read is in `Root::unread`.
     pub(super) fn installed(&self) -> Option<&Directory<'a>> {
         self.installed.get_or_init(|| self.root.open_directory(self.inside(INSTALLED)).ok()).as_ref()
     }
@@ -66,18 +68,19 @@ impl<'a> KernelSymbols<'a> {
         format!("{}/{below}", module_directory(self.release))
     }
 
-    /// A module as the kernel writes its name, and the modules that modprobe loads before it.
+    /// The name of a module as the kernel writes it, and the modules that modprobe loads before it.
     pub fn beneath(&self, module: &str) -> (String, Vec<String>) {
         let needs = self.index.entry(module).map(|entry| entry.needs).unwrap_or_default();
         let names = needs.iter().filter_map(|need| module_file::stem(need)).map(str::to_owned).collect();
         (module_file::kernel_name(module), names)
     }
 
-    /// Whether what a file takes from the kernel and from other modules is there; `entry` is its line of `modules.dep`,
-    /// without which nothing is known of other modules.
+    /// Whether everything that a file takes from the kernel and from other modules exists. `entry` is its
+    /// line of `modules.dep`; without it nothing is known of other modules.
     ///
     /// # Errors
-    /// Says why it cannot be determined.
+    ///
+    /// If it cannot be determined.
     pub fn symbols(
         &self,
         cache: &mut Cache,
@@ -96,12 +99,12 @@ impl<'a> KernelSymbols<'a> {
         let mut inputs = Fingerprint::default();
         inputs.add(list_there.stat().map(|stat| cache::identity(&stat)).unwrap_or_default());
         inputs.add(&without);
-        // An answer without the line is one that asked nobody else.
+        // Without the line, only the kernel was asked.
         inputs.add(if entry.is_some() { "all" } else { "the kernel alone" });
         for need in needs {
             inputs.add(need);
             let stat = self.root.lookup(self.inside(need)).stat();
-            // Only the key of a cache: what cannot be looked at is judged once more.
+            // Only part of the key of the cache: without it the file is checked once more.
             inputs.add(stat.map(|stat| cache::identity(&stat)).unwrap_or_default());
         }
         let needs: Vec<String> = needs.iter().map(|need| self.inside(need)).collect();
@@ -111,7 +114,8 @@ impl<'a> KernelSymbols<'a> {
         })
     }
 
-    /// The list of what the kernel exports: its Module.symvers or, without that, its System.map, and why.
+    /// The name and the text of the list of exported symbols: `Module.symvers`, or else `System.map` with the
+    /// reason.
     fn exports(&self) -> Result<(String, String), String> {
         let list = self.inside("build/Module.symvers");
         let why = match self.symvers_there.get_or_init(|| self.root.lookup(&list)) {
@@ -123,8 +127,8 @@ impl<'a> KernelSymbols<'a> {
         Ok((format!("{IMAGES}/System.map-{}", self.release), why.to_owned()))
     }
 
-    /// As [`KernelSymbols::judge`], where only the names of what the kernel exports are known, from its System.map; `without` is
-    /// why.
+    /// As [`KernelSymbols::judge`], if only the names of the exported symbols are known, from System.map;
+    /// `without` is the reason.
     fn judge_names(
         &self,
         path: &str,
@@ -134,7 +138,7 @@ impl<'a> KernelSymbols<'a> {
     ) -> Result<Result<(), Wrong>, String> {
         let image = self.image(path)?;
         let file = symbols::read(&image)?;
-        // What takes nothing lacks nothing.
+        // A module without imports cannot lack anything.
         if file.takes_nothing() {
             return Ok(Ok(()));
         }
@@ -152,7 +156,7 @@ impl<'a> KernelSymbols<'a> {
         match answer.map_err(|e| self.root.read_failed(path_of_map, e).to_string())? {
             Some(Ok(true)) => Ok(Ok(())),
             Some(Err(wrong)) => Ok(Err(wrong)),
-            // The map lists nothing, or the file was built against versions that it does not list.
+            // The map is empty, or the file was built with versions, which the map does not have.
             Some(Ok(false)) | None => Err(without.to_owned()),
         }
     }
@@ -160,7 +164,8 @@ impl<'a> KernelSymbols<'a> {
     /// The same for a file that is not installed yet, with the files that will be loaded before it.
     ///
     /// # Errors
-    /// Says why it cannot be determined.
+    ///
+    /// If it cannot be determined.
     pub(super) fn symbols_with(&self, path: &str, needs: &[String]) -> Result<Result<(), Wrong>, String> {
         match self.exports()? {
             (list, without) if without.is_empty() => self.judge(path, &list, true, needs),
@@ -168,7 +173,7 @@ impl<'a> KernelSymbols<'a> {
         }
     }
 
-    /// `all`: nothing but these files is loaded before it.
+    /// `all`: only these files are loaded before it.
     fn judge(
         &self,
         path: &str,
@@ -215,11 +220,12 @@ impl<'a> KernelSymbols<'a> {
         read.map(Option::unwrap_or_default).map_err(|e| e.to_string())
     }
 
-    /// Whether the modules are there that a module is loaded on top of: those that depmod found, and those that it
-    /// names itself (`depends`). Gives why not all of it could be checked.
+    /// Whether the modules that a module depends on exist: those that depmod found, and those that the module
+    /// itself lists (`depends`). Returns the reason if not everything could be checked.
     ///
     /// # Errors
-    /// With every one that is not there.
+    ///
+    /// All modules that do not exist.
     pub fn dependencies(
         &self,
         name: &str,
@@ -256,11 +262,12 @@ impl<'a> KernelSymbols<'a> {
         if flaws.is_empty() { Ok(not_made) } else { Err(flaws) }
     }
 
-    /// The files that modprobe will load before one that names these modules; those of the same set are not
-    /// installed yet.
+    /// The files that modprobe will load before a file that depends on these modules; files of the same set
+    /// are not installed yet.
     ///
     /// # Errors
-    /// With the first module that is not there, or why that is unknown.
+    ///
+    /// The first module that does not exist, or the reason why that is unknown.
     pub(super) fn files_before(
         &self,
         depends: &[String],
@@ -280,7 +287,7 @@ impl<'a> KernelSymbols<'a> {
                 add(self.inside(&entry.path));
                 entry.needs.iter().for_each(|need| add(self.inside(need)));
             } else if let Some((path, _)) = find_file(self.root, &self.inside(INSTALLED), name) {
-                // Installed in this run; the index follows.
+                // Installed during this run; the index follows.
                 add(path);
             } else if !self.is_built_in(name)? {
                 return Err(format!("{name}, which it is loaded on top of, is not there"));
@@ -303,7 +310,7 @@ impl<'a> KernelSymbols<'a> {
         Ok(text.split(|b| *b == b'\n').any(base))
     }
 
-    /// Its file lies where dkms installs to.
+    /// Whether its file is where dkms installs to.
     fn is_among_ours(&self, module: &str) -> Result<bool, String> {
         let files = self.root.list_optional(self.inside(INSTALLED)).map_err(|e| e.to_string())?;
         Ok(files.iter().any(|file| is_file_of(file.name.as_bytes(), module)))

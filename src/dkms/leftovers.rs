@@ -1,4 +1,4 @@
-//! Looking for what is left of kernels that are gone: in the DKMS tree, and in the directory of the module trees.
+//! Searches the DKMS tree and the directory of the module trees for leftovers of removed kernels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,9 +13,10 @@ use crate::kernel::inventory::{MODULES, module_directory};
 use crate::sys::users::user_of;
 use crate::sys::{FileError, FileKind, Listed, Presence, Root};
 
-/// How much of a log is read to see for which kernel it was.
+/// How many bytes of a log are read to find its kernel.
 const FIRST_LINES: u64 = 16 << 10;
-/// What depmod writes; `modules.order` and `modules.builtin*` otherwise come with a kernel.
+/// The files that depmod writes, and those that it reads: `modules.order` and `modules.builtin*` come with a
+/// kernel.
 pub(super) const DEPMOD: [&str; 11] = [
     "modules.alias",
     "modules.alias.bin",
@@ -29,13 +30,15 @@ pub(super) const DEPMOD: [&str; 11] = [
     "modules.symbols.bin",
     "modules.weakdep",
 ];
-/// Where dkms may install to besides: there a file counts as dkms's when a build of its name is in the tree.
+/// Other directories that dkms may install to. A file there belongs to dkms if the tree has a build with its
+/// name.
 const ELSEWHERE: [&str; 3] = ["extra/", "updates/", "kernel/extra/"];
-/// What changed less than this many nanoseconds ago may be a dkms at work that some admin has called: our lock does not
-/// keep it away. A day, because a build may stand still for as long as a laptop sleeps, and because garbage has time.
+/// If something is younger than this many nanoseconds, a dkms of an admin may still be working on it: the
+/// lock of clr-dkms does not exclude that. One day, because a build may pause while a laptop is suspended,
+/// and because removal is not urgent.
 const RECENT: i128 = 24 * 3600 * 1_000_000_000;
 
-/// One file or directory, found by walking.
+/// A file or directory that was found.
 struct LeftoverPiece {
     path: PathBuf,
     kind: FileKind,
@@ -44,12 +47,12 @@ struct LeftoverPiece {
     mounted: bool,
 }
 
-/// Observes. `now_ns` is the time in nanoseconds since the epoch.
+/// Collects the leftovers. `now_ns` is the time in nanoseconds since the epoch.
 pub fn observe(root: &Root, kept: &KeptKernel, now_ns: i128) -> Observed {
     let mut look = LeftoverScan { root, kept, now_ns, found: Observed::default(), built: BTreeMap::new() };
     for directory in [TREE, MODULES] {
         match root.lookup_link(directory) {
-            // What it leads to may be another system's.
+            // The target may belong to another system.
             Presence::There(s) if s.kind != FileKind::Directory => {
                 let what = root.shown_path(directory).display().to_string();
                 look.found
@@ -72,7 +75,7 @@ struct LeftoverScan<'a> {
     kept: &'a KeptKernel,
     now_ns: i128,
     found: Observed,
-    /// Kernel release to the names, without ending, of what dkms has built for it.
+    /// By kernel release: the names, without ending, of the files that dkms has built.
     built: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -92,7 +95,7 @@ impl LeftoverScan<'_> {
         })
     }
 
-    /// The text of a name below `directory` that dkms could have given.
+    /// The text of a name below `directory` that dkms could have assigned.
     fn usable(&mut self, directory: &str, entry: &Listed) -> Option<String> {
         match entry.text().filter(|n| is_usable_name(n)) {
             Some(name) => Some(name.to_owned()),
@@ -204,12 +207,12 @@ impl LeftoverScan<'_> {
         }
     }
 
-    /// The entries of what may be no directory: that is told elsewhere.
+    /// The entries of a path that may not be a directory, which is reported elsewhere.
     fn list_directory(&mut self, path: &str) -> Vec<Listed> {
         if self.root.lookup_link(path).is(FileKind::Directory) { self.list(path) } else { Vec::new() }
     }
 
-    /// A directory of a kernel in the tree. Its contents matter only where the kernel may be gone.
+    /// A directory of a kernel in the tree. Its contents matter only if the kernel may be gone.
     fn directory_of(&mut self, release: String, left: GcLeftover, path: String, kind: FileKind) {
         let mut thing = Thing { release, left, path, bytes: 0, blocker: None };
         if self.kept.why(&thing.release).is_none() {
@@ -225,7 +228,7 @@ impl LeftoverScan<'_> {
         self.found.things.push(thing);
     }
 
-    /// Why the directory is not as dkms leaves it.
+    /// How the directory differs from what dkms leaves.
     fn other_than_dkms(&self, thing: &Thing, pieces: &[LeftoverPiece]) -> Option<String> {
         if let Some(why) = not_plain(self.root, pieces) {
             return Some(why);
@@ -237,12 +240,12 @@ impl LeftoverScan<'_> {
         other.map(|name| format!("holds {}, which is not of this architecture's dkms", name.escape_debug()))
     }
 
-    /// Why a dkms may be at work there: something is staged, and it is new or somebody has it open.
+    /// Why a dkms may be working there: something is staged, and it is recent or in use.
     fn at_work(&self, path: &str, pieces: &[LeftoverPiece]) -> Option<String> {
         let is_staged = |p: &&LeftoverPiece| p.path.to_string_lossy().contains("/.tmp_");
         let mut staged = pieces.iter().filter(is_staged).peekable();
         staged.peek()?;
-        // What lies in the future is of an unknown age.
+        // The age of a file from the future is unknown.
         if staged.any(|p| self.now_ns - p.mtime_ns < RECENT) {
             return Some("holds a build that is not a day old: a dkms may be at work".to_owned());
         }
@@ -258,7 +261,7 @@ impl LeftoverScan<'_> {
         }
     }
 
-    /// The build directory is one for all kernels; whose it is stands in the first line of its log.
+    /// The build directory is shared by all kernels. The first line of its log names the kernel.
     fn scratch(&mut self, path: String, kind: FileKind) {
         if kind != FileKind::Directory {
             return self.odd(&path, "is no directory");
@@ -278,7 +281,7 @@ impl LeftoverScan<'_> {
             Ok(pieces) => pieces,
             Err(e) => return self.unreadable(&e),
         };
-        // Links in it are a source's own, and are removed as links.
+        // Symlinks in it belong to the source and are removed as symlinks.
         let mounted = pieces.iter().any(|p| p.mounted).then(|| "holds a filesystem of its own".to_owned());
         let fresh = pieces.iter().any(|p| self.now_ns - p.mtime_ns < RECENT);
         let fresh = fresh.then(|| "is not a day old: a dkms may be at work".to_owned());
@@ -289,7 +292,7 @@ impl LeftoverScan<'_> {
 
     fn modules(&mut self) {
         for entry in self.list(MODULES) {
-            // A name that is not text does not belong to a kernel of ours.
+            // A name that is not valid text cannot belong to a kernel of this system.
             let Some(name) = entry.text() else { continue };
             let path = module_directory(name);
             let release = moved_by_swupd(name).unwrap_or(name).to_owned();
@@ -305,7 +308,7 @@ impl LeftoverScan<'_> {
                 };
                 let none = BTreeSet::new();
                 let built = self.built.get(&thing.release).unwrap_or(&none);
-                // Who puts a kernel in place may begin with its directories.
+                // The installation of a kernel may begin with its directories.
                 let known = self.found.things.iter().any(|other| other.release == thing.release);
                 let fresh = !known && pieces.iter().any(|p| self.now_ns - p.mtime_ns < RECENT);
                 let too_fresh =
@@ -321,7 +324,7 @@ impl LeftoverScan<'_> {
                     pieces.into_iter().partition(|p| p.kind == FileKind::Directory);
                 thing.left = GcLeftover::Modules {
                     files: files.into_iter().map(|p| p.path).collect(),
-                    // Found from the outside in.
+                    // They were found from the outside in.
                     directories: directories.into_iter().rev().map(|p| p.path).collect(),
                 };
             }
@@ -329,14 +332,14 @@ impl LeftoverScan<'_> {
         }
     }
 
-    /// `path` and all below it, the outer before the inner. What is mounted there is not entered.
+    /// `path` and everything below it, outer entries before inner ones. Mount points are not entered.
     fn walk(&self, path: &str, kind: FileKind) -> Result<Vec<LeftoverPiece>, FileError> {
         let mut pieces = Vec::new();
         let mut open = vec![(PathBuf::from(path), kind)];
         while let Some((path, kind)) = open.pop() {
             let stat = match self.root.lookup_link(&path) {
                 Presence::There(stat) => stat,
-                // It was there a moment ago: somebody works here, and the next run will see what came of it.
+                // It has just disappeared: somebody works here, and the next run sees the result.
                 Presence::Absent => continue,
                 Presence::Unreadable(e) => return Err(e),
             };
@@ -351,7 +354,7 @@ impl LeftoverScan<'_> {
     }
 }
 
-/// Why what was walked is not just directories and files of this filesystem.
+/// Why this is not a plain tree of directories and files on one file system.
 fn not_plain(root: &Root, pieces: &[LeftoverPiece]) -> Option<String> {
     pieces.iter().enumerate().find_map(|(at, piece)| {
         let what = match piece.kind {
@@ -375,19 +378,19 @@ fn stem(file: &str) -> Option<&str> {
     ENDINGS.iter().find_map(|ending| file.strip_suffix(ending)).filter(|stem| !stem.is_empty())
 }
 
-/// Whether a file in the directory of a kernel's modules was put there by dkms or by depmod.
+/// Whether a file in the module directory of a kernel was written by dkms or depmod.
 fn is_left_by_dkms(path: &Path, directory: &str, built: &BTreeSet<String>) -> bool {
     let Some(text) = path.strip_prefix(directory).ok().and_then(Path::to_str) else { return false };
     let Some((place, name)) = text.rsplit_once('/') else { return DEPMOD.contains(&text) };
-    // Also what a run of ours had set aside when it was killed.
+    // This includes backups of a run that was killed.
     let Some(stem) = stem(name_before(name).unwrap_or(name)) else { return false };
     let full = format!("{directory}/{text}");
     (place == INSTALLED && is_dkms_own(&full))
         || (built.contains(stem) && ELSEWHERE.iter().any(|e| text.starts_with(e)))
 }
 
-/// The kernel of a directory that `swupd bundle-remove` could not remove, because it was not empty, and has renamed to
-/// `.deleted.SECONDS.RELEASE`.
+/// The kernel of a directory that `swupd bundle-remove` renamed to `.deleted.SECONDS.RELEASE` because it was
+/// not empty.
 fn moved_by_swupd(name: &str) -> Option<&str> {
     let (seconds, release) = name.strip_prefix(".deleted.")?.split_once('.')?;
     let is_time = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,4 +1,5 @@
-//! What modprobe would load under a module's name on a kernel, anyone that put it there, and whether the kernel accepts it.
+//! What modprobe would load for a module name on a kernel, whatever its origin, and whether the kernel
+//! accepts it.
 
 use std::collections::BTreeMap;
 
@@ -10,41 +11,41 @@ use crate::modprobe::{Claim, FileOrigin, KernelModules, Resolution};
 /// What modprobe would load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loadable {
-    /// Nothing: it is part of the kernel.
+    /// Nothing: it is built into the kernel.
     BuiltIn {
-        /// It serves what the module is used for.
+        /// Whether it supports what the module is used for.
         serves: Serves,
     },
     /// A file.
     File {
-        /// Where it is from.
+        /// Its origin.
         origin: FileOrigin,
-        /// It serves what the module is used for.
+        /// Whether it supports what the module is used for.
         serves: Serves,
-        /// The same proof as that of a module of DKMS.
+        /// The same proof as for a module of DKMS.
         proof: Result<Box<Proof>, Vec<Flaw>>,
     },
     /// Nothing.
     Absent,
-    /// It is not known.
+    /// It is unknown.
     Unknown {
         /// Why.
         reason: String,
     },
 }
 
-/// Whether the aliases of a file match the device, filesystem or protocol that a module is used for.
+/// Whether the aliases of a file match the device, file system or protocol that a module is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Serves {
     /// One of them does.
     Yes,
     /// None does.
     No,
-    /// It was not asked, or nothing is known to compare with.
+    /// It was not checked, or nothing is known to compare with.
     Unknown,
 }
 
-/// Looks for it. `aliases` are what the module is found by for what it is used for.
+/// Determines it. `aliases` are the aliases by which the module is found for its use.
 pub fn loadable<'a>(
     scope: &KernelSymbols<'_>,
     modules: &KernelModules<'_>,
@@ -67,14 +68,14 @@ pub fn loadable<'a>(
     }
 }
 
-/// The modules of a kernel that serve an alias, by name; or why they are not known. Those that are listed for it
-/// and have no file, or have no such alias themselves, are not among them.
+/// The modules of a kernel that serve an alias, by name, or the reason why they are unknown. Modules that are
+/// listed for the alias are left out if they have no file or do not have the alias themselves.
 pub type Serving = Result<BTreeMap<String, Loadable>, String>;
 
-/// The most modules that are looked at for one alias; kernels list three at most.
+/// The maximum number of modules that are checked for one alias; kernels list three at most.
 const MOST_SERVING: usize = 32;
 
-/// Looks for them.
+/// Determines them.
 pub fn serving(
     scope: &KernelSymbols<'_>,
     modules: &KernelModules<'_>,
@@ -92,7 +93,7 @@ pub fn serving(
         }
         match modules.claims(&name, alias) {
             Claim::Yes => Some((name, found)),
-            // The list is an old one.
+            // The list is outdated.
             Claim::No => None,
             Claim::Unknown(reason) => Some((name, Loadable::Unknown { reason })),
         }

@@ -1,8 +1,8 @@
-//! The log of a build: one file for a module and a kernel, the attempts before it beside it, and none of them large.
+//! Build logs: one file for each module and kernel, next to those of previous attempts, with limited size.
 //!
-//! A build that writes without end must fill no disk, and must not fail because of us. So dkms writes into plain files,
-//! and while it does we give back the room in the middle of those that grow too large. A pipe would be a way to count
-//! too, but dkms dies of a closed one, and anyone that make leaves behind keeps it open.
+//! A build with endless output must not fill the disk, and must not fail because of clr-dkms. dkms therefore
+//! writes to plain files, and clr-dkms frees the space in the middle of files that grow too large. A pipe
+//! would allow counting too, but dkms dies if it is closed, and background processes of make keep it open.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -18,17 +18,18 @@ use crate::sys::{FileError, Root, punch_hole};
 
 /// Where the logs are.
 pub const LOGS: &str = "/var/log/clr-dkms";
-/// How many attempts have their logs kept.
+/// How many attempts are kept.
 pub const ATTEMPTS: usize = 5;
-/// What is kept of the beginning, and of the end, of what dkms says, and of what make says, in bytes.
+/// How many bytes are kept of the beginning and of the end, both of the output of dkms and of make.
 const HEAD: u64 = 8 << 20;
 const TAIL: u64 = 8 << 20;
-/// From which size on the middle is left out: what stands in its place has to fit in.
+/// The middle is removed from this size on, which leaves room for the line in its place.
 const LIMIT: u64 = HEAD + TAIL + (64 << 10);
-/// How often the sizes are looked at. A gigabyte a second can write 50 MB meanwhile.
+/// How often the sizes are checked. At a gigabyte per second a build writes 50 MB meanwhile.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The log file of a module on a kernel, inside the root. A name holds no slash, so no two modules share one.
+/// The log file of a module on a kernel, inside the root. Names contain no slash, so no two modules share a
+/// file.
 pub fn path(module: &ModuleName, release: &str) -> String {
     format!("{LOGS}/{}/{}/{release}.log", module.name, module.version)
 }
@@ -36,16 +37,17 @@ pub fn path(module: &ModuleName, release: &str) -> String {
 /// The first error in the log of a module on a kernel.
 pub fn first_error(root: &Root, module: &ModuleName, release: &str) -> Option<FirstError> {
     let mut search = Search::with(toolchain::facts(root, release));
-    // Only for a report: a log that cannot be read has no first error.
+    // Only used in a report, which is shorter if the log cannot be read.
     look(&mut search, root.open_file(path(module, release)).ok()?);
     search.finish().error
 }
 
-/// Makes room for the log of a new attempt, and begins it: the last one is `K.log`, those before it `K.log.1` and so
-/// on. Where it cannot be written it is in memory only: the module is wanted all the same.
+/// Rotates the logs and opens the one of a new attempt: the newest is `K.log`, older ones are `K.log.1` and
+/// so on. If it cannot be written, it is kept in memory: the module is built nevertheless.
 ///
 /// # Errors
-/// When there is no memory for it either.
+///
+/// If there is not enough memory for it.
 pub(super) fn begin(root: &Root, path: &str) -> Result<File, String> {
     let name = path.rsplit('/').next().unwrap_or(path);
     let numbered = |text: &str, n: usize| if n == 0 { text.to_owned() } else { format!("{text}.{n}") };
@@ -63,14 +65,14 @@ pub(super) fn begin(root: &Root, path: &str) -> Result<File, String> {
     unnamed_file().map_err(|e| format!("no place for a log: {e}"))
 }
 
-/// A line of ours. A log that cannot be written (a full disk) is no reason to stop a build.
+/// Writes a line of clr-dkms. A build continues if its log cannot be written, for example on a full disk.
 pub(super) fn note(log: &mut File, text: &str) {
     if let Err(e) = writeln!(log, "# clr-dkms: {text}") {
         tracing::warn!("cannot write the build log: {e}");
     }
 }
 
-/// Does the work that writes into the log and into the file `beside`, and keeps both from growing without end.
+/// Runs `work`, which writes to the log and to the file `beside`, and limits the size of both.
 pub(super) fn kept_small<T>(root: &Root, log: &File, beside: &str, work: impl FnOnce() -> T) -> T {
     let (working, done) = mpsc::channel::<()>();
     let watch = move || {
@@ -94,7 +96,7 @@ pub(super) fn kept_small<T>(root: &Root, log: &File, beside: &str, work: impl Fn
     })
 }
 
-/// Leaves out the middle of a log that has grown too large; writing goes on at its end.
+/// Removes the middle of a log that is too large. Writing continues at its end.
 pub(super) fn settle(log: &mut File) {
     let mut settled = || -> io::Result<()> {
         let mut ends = Ends::of(log.try_clone()?)?;
@@ -112,7 +114,7 @@ pub(super) fn settle(log: &mut File) {
             }
             log.set_len(at)?;
         }
-        // The child has moved the position that we share with it.
+        // The child has moved the file position, which it shares with this process.
         log.seek(SeekFrom::End(0)).map(|_| ())
     };
     if let Err(e) = settled() {
@@ -120,7 +122,7 @@ pub(super) fn settle(log: &mut File) {
     }
 }
 
-/// Copies the log of make into ours.
+/// Appends the log of make to ours.
 pub(super) fn append(root: &Root, log: &mut File, path: &str) {
     match root.open_file(path) {
         Ok(from) => copy(from, log, path),
@@ -135,8 +137,9 @@ fn copy(from: File, log: &mut File, path: &str) {
     }
 }
 
-/// What the log of a failed step tells, and make's log, which is copied into it: the next build of this module, for any
-/// kernel, wipes that one. Both are read where they were written, for the copy may not fit on the disk.
+/// The findings in the log of a failed step and in the log of make, which is then appended to it: the next
+/// build of this module, for any kernel, deletes the log of make. Both are read in place, because the copy
+/// may not fit on the disk.
 pub(super) fn findings(root: &Root, mut log: File, make_log: &str, known: BuildFacts) -> Findings {
     let release = known.release.clone();
     let mut search = Search::with(known);
@@ -159,21 +162,21 @@ pub(super) fn findings(root: &Root, mut log: File, make_log: &str, known: BuildF
     search.finish()
 }
 
-/// The kernel whose headers make entered instead of those of the right one. Nothing is copied.
+/// The kernel whose headers make entered instead of those of the target kernel. Nothing is copied.
 pub(super) fn other_release(root: &Root, log: &File, make_log: &str, known: BuildFacts) -> Option<String> {
     let mut search = Search::with(known);
     match log.try_clone() {
         Ok(file) => look(&mut search, file),
         Err(e) => tracing::warn!("cannot read the build log: {e}"),
     }
-    // Where it cannot be read it shows nothing.
+    // A log that cannot be read shows nothing.
     if let Ok(file) = root.open_file(make_log) {
         look(&mut search, file);
     }
     search.finish().other_release
 }
 
-/// The directives whose hook scripts dkms has gone on without, as the log of what has succeeded says.
+/// The directives whose hook scripts dkms skipped, according to the log of a successful step.
 pub(super) fn unrun_hooks(log: &File) -> Vec<String> {
     let mut search = Search::default();
     match log.try_clone() {
@@ -183,7 +186,8 @@ pub(super) fn unrun_hooks(log: &File) -> Vec<String> {
     search.finish().unrun_hooks
 }
 
-/// Whether make's log is of that kernel: one that failed earlier for another may still lie there.
+/// Whether the log of make is of that kernel: the log of an earlier failure for another kernel may still
+/// exist.
 fn is_of(log: &File, release: Option<&str>, root: &Root, path: &str) -> Result<bool, FileError> {
     let mut start = [0; 512];
     let length = log.read_at(&mut start, 0).map_err(|cause| FileError {
@@ -195,19 +199,19 @@ fn is_of(log: &File, release: Option<&str>, root: &Root, path: &str) -> Result<b
 }
 
 fn look(search: &mut Search, log: File) {
-    // What cannot be read back tells no error; how the step ended is told in any case.
+    // A log that cannot be read contributes no error. How the step ended is reported in any case.
     if let Err(e) = Ends::of(log).and_then(|ends| search.read(ends)) {
         tracing::warn!("cannot read a build log: {e}");
     }
 }
 
-/// A file without the middle of it, where it is too large. It does not depend on the position that is shared with
-/// a child.
+/// Reads a file without its middle if the file is too large. Independent of the file position that is shared
+/// with a child.
 struct Ends {
     file: File,
     at: u64,
     size: u64,
-    /// Where the end begins, and what stands in front of it.
+    /// The offset of the end part, and the text before it.
     tail: u64,
     left_out: io::Cursor<String>,
 }
@@ -217,7 +221,7 @@ impl Ends {
         let size = file.metadata()?.len();
         let mut ends = Ends { file, at: 0, size, tail: 0, left_out: io::Cursor::default() };
         if size > LIMIT {
-            // From the beginning of a line, when there is one near.
+            // Starts at a line break if there is one nearby.
             let mut start = [0; 4096];
             let length = ends.file.read_at(&mut start, size - TAIL)?;
             let line = start[..length].iter().position(|b| *b == b'\n').map_or(0, |at| at as u64 + 1);
@@ -242,7 +246,7 @@ impl Read for Ends {
                 (self.at, room) = (self.tail, into.len());
             }
         }
-        // What is written meanwhile belongs to nobody.
+        // What is written meanwhile is not read.
         room = room.min(usize::try_from(self.size.saturating_sub(self.at)).unwrap_or(room));
         let length = self.file.read_at(&mut into[..room], self.at)?;
         self.at += length as u64;

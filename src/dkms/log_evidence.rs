@@ -1,4 +1,5 @@
-//! What the lines of a build log say beside errors: where make is, which compilers meet, what was made.
+//! What the lines of a build log show besides errors: the directory of make, the compilers, the files that
+//! were made.
 
 use std::sync::LazyLock;
 
@@ -6,14 +7,14 @@ use regex::{Captures, Regex, RegexSet};
 
 use super::cause::Phase;
 
-/// What is known of a build beside its log. Nothing has to be known.
+/// Known facts about a build in addition to its log. All are optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildFacts {
-    /// The kernel release that it was for.
+    /// The kernel release that the build is for.
     pub release: Option<String>,
-    /// The compiler of that kernel, as its configuration names it.
+    /// The compiler of that kernel, according to its configuration.
     pub kernel_compiler: Option<String>,
-    /// The kernel was built by clang.
+    /// The kernel was built with clang.
     pub by_clang: bool,
     /// The modules that BUILD_DEPENDS names.
     pub depends: Vec<String>,
@@ -23,20 +24,20 @@ pub struct BuildFacts {
     pub directory: Option<String>,
 }
 
-/// What was gathered from the lines until now.
+/// What was collected from the lines so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Evidence {
     /// The directories that make has entered and not left.
     directories: Vec<String>,
-    /// The directory of the last `make -C` that a line shows.
+    /// The directory of the last `make -C` in the log.
     called_in: Option<String>,
-    /// The release that the log says it is for.
+    /// The kernel release according to the log.
     pub(super) release: Option<String>,
-    /// The first release of other headers that make entered, or was sent to.
+    /// The first release of other headers that make entered or was started in.
     pub(super) other_release: Option<String>,
-    /// make entered the headers of the right kernel, or was sent there.
+    /// make entered the headers of the target kernel or was started there.
     pub(super) own_headers: bool,
-    /// The compiler that the kernel was built by.
+    /// The compiler of the kernel.
     pub(super) kernel_compiler: Option<String>,
     /// The compiler that was used.
     pub(super) compiler: Option<String>,
@@ -46,9 +47,9 @@ pub(super) struct Evidence {
     pub(super) subdirs: bool,
     /// The kernel's list of symbols is missing.
     pub(super) no_symvers: bool,
-    /// The hook scripts that dkms went on without, by their directives.
+    /// The directives whose hook scripts dkms skipped.
     pub(super) unrun_hooks: Vec<String>,
-    /// What dkms does.
+    /// The phase of dkms.
     pub(super) phase: Option<Phase>,
     /// What the next line names.
     awaits: Option<Mark>,
@@ -71,7 +72,7 @@ enum Mark {
     InPhase(Phase),
 }
 
-/// Lines that say something. The group is what is said.
+/// Lines with facts. The group is the value.
 const MARKS: &[(Mark, &str)] = &[
     (Mark::Header, r"^DKMS (?:\(\S+\) )?make\.log for \S+ for kernel (\S+)"),
     (Mark::Entering, r"^\S*make(?:\[\d+\])?: Entering directory ['`‘](.+)['’]$"),
@@ -128,7 +129,7 @@ impl Evidence {
         self.directories.last().or(self.called_in.as_ref()).map(String::as_str)
     }
 
-    /// Takes what a line says.
+    /// Examines a line.
     pub(super) fn line(&mut self, line: &str, known: &BuildFacts) {
         match self.awaits.take() {
             Some(Mark::BuiltByNext) => self.kernel_compiler = Some(line.trim().to_owned()),
@@ -166,7 +167,7 @@ impl Evidence {
                 self.called_in = Some(said());
             }
             Mark::BuiltBy => self.kernel_compiler = Some(said()),
-            // pahole's versions are compared with the same words, and are plain numbers.
+            // Messages about versions of pahole use the same words, with plain numbers.
             Mark::Using if self.kernel_compiler.is_some() => self.compiler = Some(said()),
             Mark::Using => {}
             Mark::BuiltByNext | Mark::UsingNext => self.awaits = Some(mark),
@@ -192,7 +193,8 @@ impl Evidence {
     fn enters(&mut self, directory: &str, known: &BuildFacts) {
         let Some(release) = headers_release(directory) else { return };
         let Some(wanted) = known.release.as_ref().or(self.release.as_ref()) else { return };
-        // `build` may be a symlink to a directory with any name; Debian's headers have a part that kernels share.
+        // `build` may be a symlink to a directory with any name, and kernels of Debian share a part of their
+        // headers.
         let may_be_own =
             directory.starts_with("/usr/src/") && (self.own_headers || release.ends_with("-common"));
         if release == wanted {

@@ -1,7 +1,7 @@
-//! DKMS: its tree on disk, `dkms.conf`, which builds in which order, running one build, and proving its result.
+//! DKMS: its tree on disk, `dkms.conf`, the decision what to build, running one build, and proving the
+//! result.
 //!
-//! What dkms reports is a hint; what lies on disk is the result. Nothing here believes an exit code or the word
-//! "installed".
+//! The result on disk counts. Exit codes and the word "installed" of dkms are only hints.
 
 pub mod build;
 pub mod cache;
@@ -60,7 +60,7 @@ pub struct ModuleName {
 }
 
 impl ModuleName {
-    /// DKMS knows it: others have no version.
+    /// DKMS knows the module. Others have no version.
     pub fn is_managed(&self) -> bool {
         !self.version.is_empty()
     }
@@ -75,13 +75,14 @@ impl fmt::Display for ModuleName {
     }
 }
 
-/// Whether dkms, a shell script that splits at blanks, slashes and commas, can take this name or version.
+/// Whether dkms can handle this name or version: it is a shell script that splits at blanks, slashes and
+/// commas.
 pub fn is_usable_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~-:@%=^".contains(&b);
     !text.is_empty() && !text.starts_with(['-', '.']) && text.bytes().all(plain)
 }
 
-/// Compares versions as `sort -V` does for plain ones: runs of digits by value, all else by bytes.
+/// Compares versions as `sort -V` does for simple ones: runs of digits by value, everything else by bytes.
 pub fn compare_versions(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
     while !a.is_empty() && !b.is_empty() {
@@ -101,17 +102,17 @@ pub fn compare_versions(a: &str, b: &str) -> Ordering {
     a.len().cmp(&b.len())
 }
 
-/// The digits, or the bytes that are none, at the start.
+/// The digits, or the other bytes, at the start.
 fn leading_run(text: &[u8]) -> &[u8] {
     let digits = text[0].is_ascii_digit();
     let end = text.iter().position(|b| b.is_ascii_digit() != digits).unwrap_or(text.len());
     &text[..end]
 }
 
-/// The architecture as dkms and `uname -m` call it.
+/// The architecture, as dkms and `uname -m` name it.
 pub fn architecture() -> String {
     static MACHINE: OnceLock<String> = OnceLock::new();
-    // uname(2) fails for a bad address only.
+    // uname(2) fails for an invalid address only.
     let machine = || {
         nix::sys::utsname::uname()
             .map_or_else(|_| String::new(), |name| name.machine().to_string_lossy().into_owned())

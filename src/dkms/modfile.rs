@@ -1,4 +1,4 @@
-//! A module file: which kernel it was made for, and what it is signed with.
+//! A module file: the kernel that it was made for, and its signature.
 
 use std::io::{self, Read};
 
@@ -13,18 +13,18 @@ use crate::sys::{FileError, Root};
 
 pub use crate::kernel::module_file::ENDINGS;
 
-/// What a module file says of itself.
+/// The facts in a module file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileFacts {
-    /// Its vermagic, whole (the first word is the kernel release), or why it is no module.
+    /// Its complete vermagic, whose first word is the kernel release, or why this is not a module.
     pub vermagic: Result<String, String>,
-    /// SHA-256 of the file as it lies on disk, in hexadecimal.
+    /// SHA-256 of the file on disk, in hexadecimal.
     pub sha256: String,
-    /// The modules that it says it is loaded on top of.
+    /// The modules that it depends on, according to itself.
     pub depends: Vec<String>,
-    /// Its signature; compressed modules are signed first.
+    /// Its signature. Modules are signed before they are compressed.
     pub signature: Signature,
-    /// Which build it is.
+    /// The identity of the build.
     #[serde(default)]
     pub build: BuildIdentity,
 }
@@ -32,7 +32,8 @@ pub struct FileFacts {
 /// SHA-256 of a file, in hexadecimal.
 ///
 /// # Errors
-/// When it cannot be read, or is too large for a module.
+///
+/// If it cannot be read or is too large for a module.
 pub(super) fn sha256(root: &Root, path: &str) -> Result<String, FileError> {
     let (file, _) = root.open_within(path, MODULE)?;
     digest(file).map_err(|e| root.read_failed(path, e))
@@ -55,14 +56,16 @@ fn digest(mut file: impl Read) -> io::Result<String> {
 /// Reads a module file.
 ///
 /// # Errors
-/// Says why it is not known what it is.
+///
+/// If it cannot be read or unpacked.
 pub fn of_file(root: &Root, path: &str) -> Result<FileFacts, ImageError> {
     of_file_named(root, path, path)
 }
 
-/// The same, where the file has another name for a while, whose ending does not show the compression.
+/// The same for a file with a temporary name, whose ending does not show the compression.
 ///
 /// # Errors
+///
 /// As [`of_file`].
 pub(super) fn of_file_named(root: &Root, path: &str, name: &str) -> Result<FileFacts, ImageError> {
     let (file, size) = root.open_within(path, MODULE)?;
@@ -75,7 +78,7 @@ pub(super) fn of_file_named(root: &Root, path: &str, name: &str) -> Result<FileF
     known(name, &bytes)
 }
 
-/// Reads the bytes of a file of that name.
+/// Reads the contents of a file with this name.
 pub fn read(name: &str, bytes: &[u8]) -> FileFacts {
     known(name, bytes).unwrap_or_else(|why| unusable(digest_of(bytes), why.to_string()))
 }

@@ -1,4 +1,4 @@
-//! Looking for logs of ours that nobody asks for any more.
+//! Finds logs of clr-dkms that are no longer of use.
 
 use super::ModuleName;
 use super::gc::{GcLeftover, GcRefusal, Observed, Thing};
@@ -6,11 +6,11 @@ use super::log::LOGS;
 use super::tree::TREE;
 use crate::sys::{FileError, FileKind, Listed, Root};
 
-/// A log that was written less than this many nanoseconds ago is kept, whatever it is of: 90 days.
+/// Logs that are younger than this many nanoseconds (90 days) are kept.
 const KEPT: i128 = 90 * 24 * 3600 * 1_000_000_000;
 
-/// Adds the old logs to what was observed. `now_ns` is the time in nanoseconds since the epoch. A directory of logs that
-/// cannot be read keeps what is in it, and nothing else: it tells nothing about kernels.
+/// Adds the old logs to the observations. `now_ns` is the time in nanoseconds since the epoch. A directory of
+/// logs that cannot be read is kept, without effect on anything else: it says nothing about kernels.
 pub fn observe(root: &Root, now_ns: i128, found: &mut Observed) {
     if let Err(e) = look(root, now_ns, found) {
         found.odd.push(GcRefusal { what: LOGS.to_owned(), why: e.to_string() });
@@ -22,7 +22,7 @@ fn look(root: &Root, now_ns: i128, found: &mut Observed) -> Result<(), FileError
         let Some(text) = directory_name(&name) else { continue };
         let path = format!("{LOGS}/{text}");
         for entry in directory(root, &path)? {
-            // An earlier layout had them here, in a directory NAME-VERSION.
+            // An earlier version had them here, in a directory NAME-VERSION.
             logs(root, &path, &entry, now_ns, || was_split(root, text), found);
             let Some(version) = directory_name(&entry) else { continue };
             let inner = format!("{path}/{version}");
@@ -35,7 +35,7 @@ fn look(root: &Root, now_ns: i128, found: &mut Observed) -> Result<(), FileError
     Ok(())
 }
 
-/// The entries of a directory; none of a link to one, which may be anybody's.
+/// The entries of a directory; none for a symlink, which may lead anywhere.
 fn directory(root: &Root, path: &str) -> Result<Vec<Listed>, FileError> {
     if root.lookup_link(path).is(FileKind::Directory) { root.list(path) } else { Ok(Vec::new()) }
 }
@@ -60,7 +60,7 @@ fn logs(
     found.things.push(Thing { release: release.to_owned(), left, path, bytes: stat.size, blocker: None });
 }
 
-/// The kernel of `K.log` or `K.log.3`.
+/// The kernel of a log named `K.log` or `K.log.3`.
 fn release_of_log(name: &str) -> Option<&str> {
     let plain = match name.rsplit_once('.') {
         Some((log, number)) if number.parse::<u8>().is_ok() => log,
@@ -69,12 +69,12 @@ fn release_of_log(name: &str) -> Option<&str> {
     plain.strip_suffix(".log").filter(|release| !release.is_empty())
 }
 
-/// Certainly not in the tree.
+/// Whether the module is certainly not in the tree.
 fn is_gone(root: &Root, module: &ModuleName) -> bool {
     root.lookup_link(format!("{TREE}/{}/{}", module.name, module.version)).is_absent()
 }
 
-/// None of the modules that `NAME-VERSION` can mean is in the tree.
+/// Whether none of the modules that `NAME-VERSION` may mean is in the tree.
 fn was_split(root: &Root, directory: &str) -> bool {
     let module = |(at, _): (usize, &str)| ModuleName {
         name: directory[..at].to_owned(),

@@ -1,9 +1,9 @@
-//! The order of work: what others are built upon comes first. Pure.
+//! The build order: modules that others depend on come first. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The order of the modules of one kernel: what others are built upon first, else as given. A second list holds the
-/// modules that depend on each other in a circle; what is merely built upon one of those stands behind it.
+/// The order of the modules of one kernel: dependencies first, otherwise as given. The second list has the
+/// modules of dependency cycles; modules that only depend on a cycle come after it.
 pub fn order(modules: &[(String, Vec<String>)]) -> (Vec<usize>, BTreeSet<usize>) {
     let by_name: BTreeMap<&str, usize> =
         modules.iter().enumerate().map(|(at, (name, _))| (name.as_str(), at)).collect();
@@ -17,7 +17,8 @@ pub fn order(modules: &[(String, Vec<String>)]) -> (Vec<usize>, BTreeSet<usize>)
     };
     let circle: BTreeSet<usize> = (0..modules.len()).filter(|at| needs_itself(*at)).collect();
     let (mut ordered, mut placed) = (Vec::new(), BTreeSet::new());
-    // Without the circles, which come in the first round, no round is left without one that is ready.
+    // The modules of cycles are ordered in the first round, so every further round finds a module that is
+    // ready.
     while ordered.len() < modules.len() {
         let is_ready = |at: &usize| needs(*at).all(|need| placed.contains(&need));
         let ready: Vec<usize> = (0..modules.len())
@@ -44,7 +45,8 @@ mod tests {
         );
         let (all, circle) = order(&named(&[("a", &["b"]), ("b", &["a"]), ("c", &[])]));
         assert_eq!((all, circle), (vec![0, 1, 2], BTreeSet::from([0, 1])));
-        // What is built upon one of a circle, or lies between two of them, is not in it, and comes behind it.
+        // A module that depends on a cycle, or is between two cycles, is not part of one, and comes after
+        // them.
         let list: &[(&str, &[&str])] =
             &[("d", &["c"]), ("c", &["a"]), ("a", &["b"]), ("b", &["a"]), ("e", &["e", "c"])];
         assert_eq!(order(&named(list)), (vec![2, 3, 4, 1, 0], BTreeSet::from([2, 3, 4])));

@@ -1,9 +1,10 @@
-//! A PKCS#7 message as the kernel reads one: who signed, or why it refuses to read on.
+//! Reads a PKCS#7 message as the kernel does: the signer, or why the kernel refuses the message.
 //!
-//! The kernel's reader takes more than DER: a message that the library cannot read may be one that the kernel can, so it
-//! is unknown. What every kernel refuses is called broken; where a kernel may stop at something that it does not know, it
-//! does not see a flaw behind that, and nothing is called broken. What the kernel refuses for reasons that are not certain
-//! (a certificate that it cannot use, attributes nobody signed) is not called broken either.
+//! The parser of the kernel accepts more than DER. A message that the library cannot read may be valid for
+//! the kernel, so it is unknown. A message is called broken only if every kernel refuses it. A kernel may
+//! stop at something that it does not know before it reaches a flaw, and then the message is not called
+//! broken. Nor is it if the refusal is not certain, for example because of a certificate that the kernel
+//! cannot use, or attributes that are not signed.
 
 use cms::content_info::{CmsVersion, ContentInfo};
 use cms::signed_data::{SignedData, SignerIdentifier, SignerInfo};
@@ -13,13 +14,13 @@ use x509_cert::der::{Decode, ErrorKind, SliceReader};
 
 /// The longest message that the kernel reads.
 const SIZE_LIMIT: usize = 65_535;
-/// A sequence, with or without the bit that says that elements are inside.
+/// A sequence, with and without the bit for a constructed value.
 const OUTER_TAGS: [u8; 2] = [0x30, 0x10];
 const SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
 const DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.1");
 const INDIRECT_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.1.4");
 
-/// What the kernel calls a digest or an algorithm, and whether each kernel since 5.13 knows it.
+/// The id and the kernel's name of a digest or algorithm, and whether every kernel since 5.13 supports it.
 type Known = (&'static str, &'static str, bool);
 
 const DIGESTS: [Known; 12] = [
@@ -27,7 +28,7 @@ const DIGESTS: [Known; 12] = [
     ("2.16.840.1.101.3.4.2.2", "sha384", true),
     ("2.16.840.1.101.3.4.2.3", "sha512", true),
     ("2.16.840.1.101.3.4.2.4", "sha224", true),
-    // Left out by some kernels, or for some kernels still to come.
+    // Some kernels, or kernels of the future, do not support these.
     ("1.2.840.113549.2.5", "md5", false),
     ("1.3.14.3.2.26", "sha1", false),
     ("2.16.840.1.101.3.4.2.8", "sha3-256", false),
@@ -52,7 +53,7 @@ const ALGORITHMS: [Known; 11] = [
     ("2.16.840.1.101.3.4.3.19", "ml-dsa87", false),
 ];
 
-/// Why there is no signer, in words.
+/// Why no signer could be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pkcs7Error {
     /// Every kernel refuses the message.
@@ -61,12 +62,12 @@ pub(super) enum Pkcs7Error {
     Unknown(String),
 }
 
-/// What the message says of its first signer.
+/// What the message states about its first signer.
 #[derive(Debug)]
 pub(super) struct Signer {
     pub(super) digest: String,
     pub(super) algorithm: String,
-    /// The name of the issuer of the key's certificate, or the key's id where there is no serial number.
+    /// The name of the issuer of the certificate, or the id of the key if there is no serial number.
     pub(super) issuer: String,
     pub(super) serial: Option<String>,
 }
@@ -74,7 +75,8 @@ pub(super) struct Signer {
 /// Reads a message.
 ///
 /// # Errors
-/// When it cannot be read, or every kernel refuses it.
+///
+/// If it cannot be read, or every kernel refuses it.
 pub(super) fn read(message: &[u8]) -> Result<Signer, Pkcs7Error> {
     if message.len() > SIZE_LIMIT {
         return Err(Pkcs7Error::Broken("it is longer than 65,535 bytes"));
@@ -83,7 +85,7 @@ pub(super) fn read(message: &[u8]) -> Result<Signer, Pkcs7Error> {
         return Err(Pkcs7Error::Broken("an element is of another kind"));
     }
     let unknown = |e: x509_cert::der::Error| Pkcs7Error::Unknown(e.to_string());
-    // What follows the outermost element is not looked at.
+    // Data after the outermost element is ignored.
     let mut reader = SliceReader::new(message).map_err(unknown)?;
     let outer = match ContentInfo::decode(&mut reader) {
         Ok(outer) => outer,
@@ -103,14 +105,14 @@ pub(super) fn read(message: &[u8]) -> Result<Signer, Pkcs7Error> {
         || data.signer_infos.0.iter().any(|info| !is_known_everywhere(info));
     match (first, flaw(&data)) {
         (Some(signer), None) => Ok(signer),
-        // Kernels that stop at something that they do not know do not see the flaw behind it.
+        // A kernel that stops at something unknown does not reach the flaw.
         (Some(signer), Some(_)) if may_stop => Ok(signer),
         (_, Some(why)) => Err(Pkcs7Error::Broken(why)),
         (None, None) => Err(Pkcs7Error::Broken("it has no signer")),
     }
 }
 
-/// Why every kernel refuses signed data that it can read to its end.
+/// Why every kernel refuses these signed data, if it reads them to the end.
 fn flaw(data: &SignedData) -> Option<&'static str> {
     let content = &data.encap_content_info;
     let mut infos = data.signer_infos.0.iter();
@@ -161,7 +163,7 @@ fn is_known_everywhere(info: &SignerInfo) -> bool {
     is(&DIGESTS, info.digest_alg.oid) && is(&ALGORITHMS, info.signature_algorithm.oid)
 }
 
-/// What the kernel calls it; what it has no name for is called by its usual name, or by its number.
+/// The name that the kernel uses; else the common name, or the number.
 fn name(known: &[Known], id: ObjectIdentifier) -> String {
     let usual = || DB.by_oid(&id).map(str::to_owned);
     find(known, id).map(|(_, name, _)| (*name).to_owned()).or_else(usual).unwrap_or_else(|| id.to_string())

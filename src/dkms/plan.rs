@@ -1,4 +1,4 @@
-//! Which module to build for which kernel, in which order, and why; and which to leave alone, and why. Pure.
+//! Decides which modules to build for which kernel, with which steps and why, and which to leave alone. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,56 +10,56 @@ use super::conflict::Rival;
 use super::{DkmsConf, Flaw, ModuleName, Proof, Source, Stage};
 use crate::kernel::Headers;
 
-/// The state of a module on a kernel, as every report names it.
+/// The state of a module on a kernel, as all reports name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Proven.
     Ok,
-    /// It should be there and is not; nothing has been tried yet.
+    /// It should be installed and is not; nothing was tried yet.
     NotBuilt,
-    /// A run that is at work builds it now.
+    /// The current run is building it.
     Building,
     /// dkms, the compiler or the installation failed.
     BuildFailed,
-    /// Something it needs is not there.
+    /// Something that it depends on is missing.
     DependencyFailed,
-    /// No headers for this kernel.
+    /// The headers of this kernel are not installed.
     HeadersMissing,
     /// The headers are for another kernel.
     HeadersMismatch,
     /// Its dkms.conf excludes this kernel.
     SkippedExclusive,
-    /// Its dkms.conf does not ask to be built by itself.
+    /// Its dkms.conf does not set AUTOINSTALL.
     NotAutoinstall,
-    /// Another module makes a file of the same name, and has it on this kernel.
+    /// Another module makes a file with the same name and is installed on this kernel.
     Conflict,
-    /// A program that builds are made with is not installed: the kernel's compiler, make or a linker.
+    /// A program for builds is not installed: the compiler of the kernel, make or a linker.
     CompilerMissing,
     /// Its source or its dkms.conf cannot be used.
     BrokenSource,
     /// The installed file is for another kernel.
     VermagicMismatch,
-    /// It was built against other symbol versions, or needs a symbol that is not there.
+    /// It was built with other symbol versions, or needs a symbol that does not exist.
     SymbolsMismatch,
-    /// The kernel will refuse it for its signature, or for having none.
+    /// The kernel will refuse it because of its signature, or because it has none.
     SignatureRefused,
     /// modprobe does not find it.
     NotInModulesDep,
-    /// It is in use, this kernel does not have it, and DKMS does not know it.
+    /// It is in use, missing on this kernel, and not known to DKMS.
     NotManaged,
-    /// modprobe.d or the kernel command line keeps it from being loaded.
+    /// modprobe.d or the kernel command line prevents it from being loaded.
     Blocked,
-    /// The initrd of the kernel lacks it, or holds another build.
+    /// The initrd of the kernel lacks it or contains another build.
     InitrdStale,
-    /// Its files are proven, and a hook script of its dkms.conf is missing or has failed.
+    /// Its files are proven; a hook script of its dkms.conf is missing or has failed.
     HookFailed,
     /// It cannot be determined.
     Unknown,
 }
 
 impl State {
-    /// Its files are proven; whether the kernel takes them is another matter.
+    /// Its files are proven. The kernel may still refuse to load them.
     pub fn is_proven(self) -> bool {
         use State::{Blocked, HookFailed, InitrdStale, Ok, SignatureRefused};
         matches!(self, Ok | HookFailed | SignatureRefused | Blocked | InitrdStale)
@@ -70,12 +70,12 @@ impl State {
         matches!(self, State::Ok | State::HookFailed)
     }
 
-    /// Nobody has to do anything about it.
+    /// No action is needed.
     pub fn is_fine(self) -> bool {
         matches!(self, State::Ok | State::SkippedExclusive | State::NotAutoinstall)
     }
 
-    /// It is seen on the disk at any time: what a record says of it may be over.
+    /// It is derived from the disk at any time, so a recorded one may be outdated.
     pub fn is_seen(self) -> bool {
         use State::{CompilerMissing, Conflict, HeadersMismatch, HeadersMissing};
         matches!(self, Conflict | CompilerMissing | HeadersMissing | HeadersMismatch)
@@ -110,7 +110,7 @@ impl fmt::Display for State {
     }
 }
 
-/// The facts of one module on one kernel.
+/// The facts about one module on one kernel.
 #[derive(Debug, Clone)]
 pub struct ModuleOnKernel {
     /// The module.
@@ -119,47 +119,48 @@ pub struct ModuleOnKernel {
     pub release: String,
     /// Its source.
     pub source: Source,
-    /// How far dkms has come.
+    /// How far dkms has got.
     pub stage: Stage,
-    /// Its evaluated dkms.conf, or why there is none.
+    /// Its evaluated dkms.conf, or why that is not available.
     pub conf: Result<DkmsConf, ConfError>,
     /// What was proven, or what is wrong.
     pub proof: Result<Vec<Proof>, Vec<Flaw>>,
     /// All built files in the DKMS tree are for this kernel.
     pub built_files_good: bool,
-    /// Files in the kernel's `updates/dkms` with the names of this module that no other module has.
+    /// Files in the kernel's `updates/dkms` that have the names of this module and belong to no other module.
     pub in_the_way: Vec<String>,
     /// The headers of the kernel.
     pub headers: Headers,
-    /// Who else makes a file of this module's, and has it.
+    /// Another module that makes the same file and has precedence.
     pub conflict: Option<Rival>,
-    /// Programs that a build for this kernel needs, and that are not installed.
+    /// Programs that a build for this kernel needs and that are not installed.
     pub programs_missing: Vec<String>,
-    /// Of each of its files by `modules.dep`, as the kernel writes names: the modules that are loaded before it.
+    /// For each of its files in `modules.dep`, by its name in the kernel: the modules that are loaded before
+    /// it.
     pub beneath: BTreeMap<String, Vec<String>>,
 }
 
 impl ModuleOnKernel {
-    /// What its dkms.conf says is not known, and may be any moment.
+    /// The contents of its dkms.conf are unknown, and may become known at any time.
     pub fn is_conf_unread(&self) -> bool {
         matches!(self.conf, Err(ConfError::CannotTell(_) | ConfError::Refused(_)))
     }
 }
 
-/// One step towards a proof.
+/// A step towards a proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "step", content = "path")]
 pub enum PlanStep {
-    /// Remove the directory of a build that is not whole or not good. dkms trips over half of one for ever, with --force
-    /// too; and `dkms unbuild` takes away what is installed before there is anything better.
+    /// Remove the directory of an incomplete or bad build. dkms never recovers from an incomplete one, not
+    /// even with --force, and `dkms unbuild` would remove the installed files before there is a replacement.
     RemoveTree(String),
-    /// Set a build aside until there is another one.
+    /// Set a build aside until a new one is complete.
     SetAside(String),
     /// `dkms build`.
     Build,
-    /// `dkms install` beside what is installed, and the replacement of that.
+    /// `dkms install` into staging trees, and the replacement of the installed files.
     Install,
-    /// The same with `--force`, which overrules what dkms has against it.
+    /// As `Install`, with `--force`, which overrides the objections of dkms.
     Reinstall,
     /// `depmod`, once for all modules of the kernel.
     Index,
@@ -178,28 +179,28 @@ impl fmt::Display for PlanStep {
     }
 }
 
-/// What is to be done about one module on one kernel.
+/// The decision about one module on one kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Nothing: it is proven.
+    /// Nothing to do: it is proven.
     Proven,
-    /// These steps.
+    /// Run these steps.
     Work {
-        /// In order.
+        /// The steps, in order.
         steps: Vec<PlanStep>,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// Nothing can or should be done.
     Leave {
-        /// The state that this is.
+        /// The resulting state.
         state: State,
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
 
-/// Decides about one pair.
+/// Decides about one module on one kernel.
 pub fn decide(pair: &ModuleOnKernel) -> Decision {
     let flaws = match &pair.proof {
         Ok(_) => return Decision::Proven,
@@ -210,9 +211,9 @@ pub fn decide(pair: &ModuleOnKernel) -> Decision {
         let (state, why) = unwanted(pair).unwrap_or_else(|| (State::Conflict, conflict.to_string()));
         return Decision::Leave { state, why };
     }
-    // Files that are good and not listed want an index, anyone that had them built.
+    // Good files that are not listed need a new index, whatever has built them.
     let is_unlisted = |f: &Flaw| matches!(f, Flaw::NotListed { .. });
-    // Who needs a module that is not there can be helped only by that one.
+    // If a dependency is missing, only that module can be repaired.
     let is_anothers = |f: &Flaw| matches!(f, Flaw::Dependency { .. });
     let unlisted = flaws.iter().any(is_unlisted) && flaws.iter().all(|f| is_unlisted(f) || is_anothers(f));
     if pair.stage == Stage::Installed && unlisted {
@@ -236,7 +237,7 @@ pub fn decide(pair: &ModuleOnKernel) -> Decision {
     built_with(pair, installed_by(pair, steps), why)
 }
 
-/// The steps that build a pair again, whatever there is. What works stays until its successor is there.
+/// The steps that build a module again in any case. Working files stay until the new ones are complete.
 pub fn forced(pair: &ModuleOnKernel, why: &str) -> Decision {
     if let Some(conflict) = &pair.conflict {
         return Decision::Leave { state: State::Conflict, why: conflict.to_string() };
@@ -255,7 +256,7 @@ fn installed_by(pair: &ModuleOnKernel, mut steps: Vec<PlanStep>) -> Vec<PlanStep
     steps
 }
 
-/// The steps, where the programs for them are there.
+/// These steps, if the programs for them are installed.
 fn built_with(pair: &ModuleOnKernel, steps: Vec<PlanStep>, why: String) -> Decision {
     if pair.programs_missing.is_empty() || !steps.contains(&PlanStep::Build) {
         return Decision::Work { steps, why };
@@ -264,12 +265,12 @@ fn built_with(pair: &ModuleOnKernel, steps: Vec<PlanStep>, why: String) -> Decis
     Decision::Leave { state: State::CompilerMissing, why }
 }
 
-/// Nothing is wrong but `modules.dep`: the files are there, and good.
+/// Whether only `modules.dep` is wrong: the files exist and are good.
 pub fn is_unlisted_only(flaws: &[Flaw]) -> bool {
     flaws.iter().all(|f| matches!(f, Flaw::NotListed { .. }))
 }
 
-/// What a heal comes to, in words; none for a module that was not there before.
+/// Describes a repair; none for a module that was not installed before.
 pub fn drift(pair: &ModuleOnKernel, steps: &[PlanStep]) -> Option<String> {
     let flaws = pair.proof.as_ref().err()?;
     if pair.stage == Stage::Added && pair.in_the_way.is_empty() {
@@ -293,7 +294,7 @@ pub fn drift(pair: &ModuleOnKernel, steps: &[PlanStep]) -> Option<String> {
     Some(format!("{}: {cure}", flaws.iter().map(what).collect::<Vec<_>>().join(", ")))
 }
 
-/// The pair as if its dkms.conf asked to be built by itself.
+/// The pair as if its dkms.conf had AUTOINSTALL=yes.
 pub fn asked_for(pair: &ModuleOnKernel) -> ModuleOnKernel {
     let mut pair = pair.clone();
     if let Ok(conf) = &mut pair.conf {
@@ -312,7 +313,8 @@ pub fn built_directory(module: &ModuleName, release: &str) -> String {
     build_directory(module, release) + "/module"
 }
 
-/// Why nobody wants this module on this kernel, or can: it is not for it, does not ask for it, or is broken.
+/// Why this module is not wanted on this kernel, or cannot be built: it excludes the kernel, does not set
+/// AUTOINSTALL, or is broken.
 pub fn unwanted(pair: &ModuleOnKernel) -> Option<(State, String)> {
     match &pair.source {
         Source::Broken { reason } => return Some((State::BrokenSource, reason.clone())),
@@ -369,7 +371,7 @@ fn without_headers(pair: &ModuleOnKernel) -> Option<(State, String)> {
     }
 }
 
-/// The state that flaws amount to, where nothing was tried or trying did not help.
+/// The state for these flaws, if nothing was tried, or trying did not help.
 pub fn state_of(flaws: &[Flaw]) -> State {
     let is = |test: fn(&Flaw) -> bool| flaws.iter().any(test);
     if is(|f| {
@@ -440,7 +442,7 @@ mod tests {
         let good = |stage| ModuleOnKernel { built_files_good: true, ..pair(stage, missing()) };
         assert_eq!(steps(&good(Stage::Built)), "dkms install, depmod");
         assert_eq!(steps(&good(Stage::Installed)), "dkms install --force, depmod");
-        // Whatever is in its place stays until its successor is there.
+        // An existing file stays until its successor is complete.
         let file = "/usr/lib/modules/K/updates/dkms/hello.ko";
         let there = |stage| ModuleOnKernel { in_the_way: vec![file.to_owned()], ..good(stage) };
         assert_eq!(steps(&there(Stage::Built)), "dkms install, depmod");
@@ -449,7 +451,7 @@ mod tests {
         assert_eq!(steps(&orphan), "dkms build, dkms install, depmod");
         let unlisted = vec![Flaw::NotListed { name: "hello".to_owned(), instead: None }];
         assert_eq!(steps(&pair(Stage::Installed, unlisted.clone())), "depmod");
-        // Another's file that is not there is no reason to build this one.
+        // A missing file of another module is not a reason to build this one.
         let lost = vec![Flaw::Dependency { name: "hello".to_owned(), needs: "other".to_owned() }];
         assert_eq!(steps(&pair(Stage::Installed, [unlisted, lost.clone()].concat())), "depmod");
         assert_eq!(steps(&pair(Stage::Installed, lost)), "dependency-failed");

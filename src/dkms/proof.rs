@@ -1,5 +1,5 @@
-//! The proof that a module is there for a kernel: every built file exists, was made for that kernel, and is the one
-//! that modprobe will find.
+//! The proof that a module works on a kernel: every built file exists, was made for that kernel, and is the
+//! file that modprobe finds.
 
 use std::fmt;
 
@@ -18,37 +18,37 @@ use crate::kernel::module_image::ImageError;
 use crate::modprobe::index::DependencyEntry;
 use crate::sys::{Directory, Presence, Root};
 
-/// Where Clear's and Debian's dkms install to, below the module directory.
+/// The directory that the dkms of Clear Linux and of Debian installs to, below the module directory.
 pub const INSTALLED: &str = "updates/dkms";
 
-/// One file that was found good.
+/// A file that was checked and is good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// The path inside the root.
     pub path: String,
-    /// Its vermagic; the first word is the kernel release.
+    /// Its vermagic, whose first word is the kernel release.
     pub vermagic: String,
-    /// Bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// Its signature; not in records of before this was looked at.
+    /// Its signature. Old records lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
-    /// When its contents last changed.
+    /// When its contents were last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtime: Option<Timestamp>,
     /// SHA-256 of the file, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// When it was checked, in whole seconds.
+    /// The time of the check, in whole seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked: Option<Timestamp>,
-    /// What was checked; empty in records of before this was kept, as the three above.
+    /// The checks. Empty in old records, which lack the three fields above too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
 }
 
 impl Proof {
-    /// Of a file that was made for the kernel; nothing else of it has been checked.
+    /// The proof of a file that was made for the kernel. Other checks are added later.
     pub(super) fn of_file(
         path: String,
         vermagic: String,
@@ -69,30 +69,31 @@ impl Proof {
     }
 }
 
-/// Something that was to be checked of a file.
+/// A check of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What.
+    /// What was checked.
     pub check: ProofSubject,
-    /// Why it could not be; none when it was, and the file is good.
+    /// Why it could not be checked; none if it was, with a good result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_made: Option<String>,
 }
 
-/// What can be checked of a file.
+/// The checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProofSubject {
     /// It was made for this kernel release.
     Vermagic,
-    /// What it takes from the kernel and from other modules is there, in the version that it was built against.
+    /// Everything that it takes from the kernel and from other modules exists, in the version that it was
+    /// built with.
     Symbols,
     /// modprobe finds it.
     #[serde(rename = "modules.dep")]
     ModulesDep,
-    /// The modules that it is loaded on top of are there.
+    /// The modules that it depends on exist.
     Dependencies,
-    /// The kernel takes its signature, or takes it without one, at its next boot.
+    /// At its next boot the kernel accepts its signature, or accepts it without one.
     Signature,
 }
 
@@ -100,16 +101,16 @@ pub enum ProofSubject {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "flaw")]
 pub enum Flaw {
-    /// No file of that name is installed.
+    /// No file with that name is installed.
     Missing {
         /// The name, without ending.
         name: String,
     },
-    /// It is no module that can be read.
+    /// It cannot be read as a module.
     Damaged {
         /// The path inside the root.
         path: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// It was made for another kernel.
@@ -119,37 +120,37 @@ pub enum Flaw {
         /// Its vermagic.
         found: String,
     },
-    /// dkms has another version, or none, installed on this kernel: the file is not this module's.
+    /// dkms has installed another version or none on this kernel, so the file does not belong to this module.
     NotInstalled,
-    /// It is not the file that this version's build made.
+    /// It differs from the file that the build of this version made.
     Differs {
         /// The path inside the root.
         path: String,
     },
-    /// `modules.dep` does not list it: modprobe does not find it.
+    /// `modules.dep` does not list it, so modprobe does not find it.
     NotListed {
         /// The name, without ending.
         name: String,
-        /// What `modules.dep` lists instead, if anything.
+        /// The path that `modules.dep` lists instead, if any.
         instead: Option<String>,
     },
-    /// It was built against other versions of the kernel's symbols, or takes one that is not there.
+    /// It was built with other versions of the kernel's symbols, or takes one that does not exist.
     Symbols {
         /// The path inside the root.
         path: String,
-        /// Which.
+        /// The symbol.
         wrong: Wrong,
     },
-    /// A module that it is loaded on top of is not there.
+    /// A module that it depends on does not exist.
     Dependency {
         /// The name, without ending.
         name: String,
-        /// The name of the other one.
+        /// The name of the other module.
         needs: String,
     },
     /// It cannot be determined.
     Unknown {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -181,13 +182,13 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// Whether a file lies where only dkms puts files.
+/// Whether a file is in the directory of dkms.
 pub fn is_dkms_own(path: &str) -> bool {
     path.rsplit_once('/')
         .is_some_and(|(directory, _)| directory.ends_with("/updates/dkms") && !directory.contains("/../"))
 }
 
-/// The file of a built module in the kernel's directory: path inside the root, and what it is.
+/// The file of a built module in the directory of the kernel: the path inside the root, and the file.
 pub fn installed_file(root: &Root, release: &str, built: &BuiltModule) -> Option<(String, Presence)> {
     let directory = module_directory(release);
     let location = built.location.trim_matches('/');
@@ -196,7 +197,7 @@ pub fn installed_file(root: &Root, release: &str, built: &BuiltModule) -> Option
         .find_map(|place| find_file(root, &format!("{directory}/{place}"), &built.name))
 }
 
-/// The file `NAME.ko*` in a directory, whatever it is.
+/// The file `NAME.ko*` in a directory.
 pub fn find_file(root: &Root, directory: &str, name: &str) -> Option<(String, Presence)> {
     let at = |name: &str| format!("{directory}/{name}");
     match root.open_directory(directory) {
@@ -211,7 +212,7 @@ fn find_in(directory: &Directory<'_>, name: &str) -> Option<(String, Presence)> 
     files.into_iter().find_map(|file| directory.lookup(&file).map(|there| (file, there)))
 }
 
-/// What a module file says of itself, from the cache or from the file.
+/// The facts in a module file, from the cache or from the file.
 pub fn facts_of(root: &Root, cache: &mut Cache, path: &str, there: &Presence) -> Result<FileFacts, Flaw> {
     let stat = match there {
         Presence::There(stat) => stat,
@@ -246,10 +247,11 @@ pub fn facts_of(root: &Root, cache: &mut Cache, path: &str, there: &Presence) ->
     }
 }
 
-/// Checks one file against a kernel release; gives its vermagic.
+/// Checks a file against a kernel release. Returns its vermagic.
 ///
 /// # Errors
-/// With what is wrong with it.
+///
+/// The flaw that was found.
 pub fn vermagic_of(system: &FileFacts, release: &str, path: &str) -> Result<String, Flaw> {
     match &system.vermagic {
         Err(reason) => Err(Flaw::Damaged { path: path.to_owned(), reason: reason.clone() }),
@@ -258,7 +260,7 @@ pub fn vermagic_of(system: &FileFacts, release: &str, path: &str) -> Result<Stri
     }
 }
 
-/// Whether every built file of a module in the DKMS tree is there and was made for the kernel.
+/// Whether every built file of a module in the DKMS tree exists and was made for the kernel.
 pub fn built_files_good(
     scope: &KernelSymbols<'_>,
     cache: &mut Cache,
@@ -270,26 +272,26 @@ pub fn built_files_good(
         && conf.built.iter().all(|built| {
             find_file(root, &directory, &built.name).is_some_and(|(path, there)| {
                 let system = facts_of(root, cache, &path, &there);
-                // What could not be read is not good: it is built again, and the old file stays in force.
+                // A file that cannot be read is not good: it is built again, and the installed file stays.
                 system.and_then(|system| vermagic_of(&system, scope.release, &path)).is_ok()
                     && !matches!(scope.symbols(cache, &path, &there, None), Ok(Err(_)))
             })
         })
 }
 
-/// What is known of a build before any of it is installed.
+/// The judgement about a build before any of it is installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProofStanding {
-    /// Its files were made for this kernel, and find in it all that they take.
+    /// Its files were made for this kernel, which has everything that they take.
     Proven,
-    /// Nothing speaks against it, but not all could be checked.
+    /// No flaw was found, but not everything could be checked.
     Unchecked(String),
     /// The kernel will not load it.
     Flawed(Vec<Flaw>),
 }
 
-/// Proves the build of a module in the DKMS tree against what will be loaded before it; gives its signatures
-/// too.
+/// Checks the build of a module in the DKMS tree against everything that will be loaded before it. Returns
+/// its signatures too.
 pub fn prove_built(
     scope: &KernelSymbols<'_>,
     cache: &mut Cache,
@@ -327,7 +329,7 @@ pub fn prove_built(
         match judged {
             Ok(Ok(())) => {}
             Ok(Err(wrong @ Wrong::Version(_))) => flaws.push(Flaw::Symbols { path: path.clone(), wrong }),
-            // What is installed in the same run may export it: the next index knows.
+            // A module that is installed in the same run may export it: the next index decides.
             Ok(Err(wrong @ Wrong::Missing(_))) => {
                 unchecked = Some(Flaw::Symbols { path: path.clone(), wrong }.to_string());
             }
@@ -347,12 +349,12 @@ pub fn prove_built(
 pub struct InstalledSet {
     /// Their signatures.
     pub signatures: Vec<Signature>,
-    /// Nothing about them is unchecked.
+    /// Every check was made.
     pub checked: bool,
 }
 
-/// The installed files with the names of a module, when all of them are proven as those of the version that
-/// dkms has installed, whichever that is; none when there is nothing that works.
+/// The installed files with the names of a module, if all of them are proven as files of the version that
+/// dkms has installed, whichever that is. None if there is no working set.
 pub fn prove_installed(
     scope: &KernelSymbols<'_>,
     cache: &mut Cache,
@@ -370,10 +372,11 @@ pub fn prove_installed(
     })
 }
 
-/// Proves all built modules of a module on one kernel.
+/// Proves all built files of a module on one kernel.
 ///
 /// # Errors
-/// With every flaw that was found.
+///
+/// All flaws that were found.
 pub fn prove(
     scope: &KernelSymbols<'_>,
     cache: &mut Cache,
@@ -419,14 +422,15 @@ fn prove_one(
         return Ok(proof);
     }
     let path = &proof.path;
-    // dkms leaves an older version's file in place when a module has no version of its own, and says "installed".
+    // For a module without a version of its own, dkms keeps the file of an older version and still reports
+    // "installed".
     let made = find_file(root, &built_directory(module, scope.release), &built.name)
         .and_then(|(path, there)| facts_of(root, cache, &path, &there).ok());
     match made {
         Some(made) if Some(&made.sha256) != proof.sha256.as_ref() => {
             return Err(vec![Flaw::Differs { path: path.clone() }]);
         }
-        // Outside of dkms's own directory it may be the kernel's own module of the same name.
+        // Outside of the directory of dkms it may be the kernel's own module with the same name.
         None if !is_dkms_own(path) => return Err(missing()),
         _ => {}
     }
@@ -444,8 +448,8 @@ fn prove_one(
     if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
 }
 
-/// What a file is loaded with: the symbols that it takes, and the modules beneath. Gives what was checked, or could not be,
-/// and adds what is wrong.
+/// Checks the symbols that a file takes and the modules that it depends on. Returns the checks, and adds the
+/// flaws that were found.
 #[expect(clippy::too_many_arguments, reason = "each is a fact of one file, read once by the caller")]
 pub(super) fn loads_with(
     scope: &KernelSymbols<'_>,
@@ -458,7 +462,7 @@ pub(super) fn loads_with(
     flaws: &mut Vec<Flaw>,
 ) -> Vec<Check> {
     let depended = entry.map_or(Ok(None), |entry| scope.dependencies(name, &system.depends, entry));
-    // Of modules that are not there nothing can be asked.
+    // Modules that do not exist cannot be asked.
     let asked = entry.filter(|_| matches!(depended, Ok(None)));
     let symbols = match scope.symbols(cache, path, there, asked) {
         Ok(Ok(())) => None,

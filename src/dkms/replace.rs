@@ -1,15 +1,15 @@
-//! Replacing the installed files of a module on a kernel, as one set: at no instant is a file that modprobe
-//! resolves missing, cut short or unproven.
+//! Replaces the installed files of a module on a kernel as one set. At no time is a file that modprobe finds
+//! missing, truncated or unproven.
 //!
-//! dkms copies onto the installed file in place, one file after the other, and puts its own link before the
-//! index. Here a proven build is written beside the installed files under names that neither depmod nor dkms
-//! takes for modules, the files from before get a second name (a hard link needs no room, and keeps theirs),
-//! and what is about to happen is written down. Only then are the new files renamed into their places. The
-//! index follows, then dkms's link, and at last the second names and the journal go. Whatever ends a run in
-//! between, [`recover`] makes one version whole: the one from before, when that was proven, else the new one.
+//! dkms overwrites the installed files in place, one after the other, and updates its link before the index.
+//! Here a proven build is written next to the installed files under names that neither depmod nor dkms takes
+//! for modules, the old files get a second name (a hard link, which needs no space and keeps their data), and
+//! a journal describes what follows. Only then are the new files renamed into place. The index follows, then
+//! the link of dkms, and finally the second names and the journal are removed. After an interruption at any
+//! point, [`recover`] completes one version: the old one if it was proven, else the new one.
 //!
-//! depmod reads every file that ends in `.ko`, `.ko.zst` and so on, also in hidden directories (kmod 30), so
-//! the names end otherwise.
+//! depmod reads every file that ends in `.ko`, `.ko.zst` and so on, even in hidden directories (kmod 30), so
+//! the temporary names end differently.
 
 mod recover;
 
@@ -28,44 +28,45 @@ use crate::sys::{FileError, FileKind, Root};
 
 pub use recover::recover;
 
-/// Our state directory.
+/// The state directory of clr-dkms.
 pub(super) const STATE: &str = "/var/lib/clr-dkms";
-/// What the name of a journal in it begins with: there is one for each module and kernel.
+/// The prefix of the name of a journal. There is one for each module and kernel.
 const JOURNAL: &str = "replacing-";
 
-/// A file with its contents.
+/// A file with the checksum of its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct KnownFile {
     path: String,
     sha256: String,
 }
 
-/// The files of a module on a kernel that take the place of others; also what the journal says.
+/// The new files of a module on a kernel, and the files that they replace. This is also the format of the
+/// journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replacement {
     module: ModuleName,
     release: String,
     new: Vec<KnownFile>,
-    /// All files with these names, whatever their ending.
+    /// All files with these names, with any ending.
     old: Vec<KnownFile>,
-    /// The old files are proven: they may come back.
+    /// The old files are proven, so they may be restored.
     old_proven: bool,
-    /// The text of dkms's link before.
+    /// The previous text of the link of dkms.
     claim: Option<String>,
-    /// A POST_INSTALL script is still to be run.
+    /// A POST_INSTALL script must still run.
     post_install: bool,
 }
 
-/// What may be done with a set whose replacement was interrupted.
+/// How an interrupted replacement is completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// All is done.
+    /// Only the clean-up is left.
     Finish,
-    /// The old files are proven and there.
+    /// The old files are proven and exist.
     Back,
-    /// The new files are there.
+    /// The new files exist.
     Forward,
-    /// Neither set is whole.
+    /// Neither set is complete.
     None,
 }
 
@@ -83,12 +84,12 @@ fn backup(path: &str) -> String {
     beside(path, "aside")
 }
 
-/// The name of a new file until it is in its place.
+/// The temporary name of a new file.
 fn staged(path: &str) -> String {
     beside(path, "new")
 }
 
-/// The name of the file that something of ours stands for; none for what is not ours.
+/// The final name of a file with a temporary or second name; none for a foreign file.
 pub fn name_before(name: &str) -> Option<&str> {
     let name = name.strip_prefix(".tmp_")?;
     name.strip_suffix("_aside").or_else(|| name.strip_suffix("_new"))
@@ -100,7 +101,7 @@ fn stem(file: &str) -> Option<&str> {
 }
 
 fn contents(root: &Root, path: &str) -> Option<String> {
-    // What cannot be read is not the file that is looked for.
+    // A file that cannot be read is not the expected one.
     modfile::sha256(root, path).ok()
 }
 
@@ -109,11 +110,12 @@ fn has(root: &Root, path: &str, sha256: &str) -> bool {
 }
 
 impl Replacement {
-    /// Writes the new files, gives the old ones their second names, and writes the journal: from here on all
-    /// room that is needed is taken. `files` are the paths of built files and where they belong.
+    /// Writes the new files, gives the old ones their second names, and writes the journal. All space that is
+    /// needed is allocated afterwards. `files` are the paths of built files and their destinations.
     ///
     /// # Errors
-    /// When there is no room, or something cannot be read; nothing has changed then.
+    ///
+    /// If there is not enough space, or something cannot be read. Nothing has changed then.
     pub(super) fn stage(
         root: &Root,
         module: &ModuleName,
@@ -124,7 +126,7 @@ impl Replacement {
     ) -> Result<Replacement, FileError> {
         let claim = match root.read_link(claim_path(module, release)) {
             Ok(text) => Some(text),
-            // A roll-back would take away a link that it does not know.
+            // Going back would remove a link that the journal does not contain.
             Err(e) if e.leaves_open() => return Err(e),
             Err(_) => None,
         };
@@ -152,7 +154,7 @@ impl Replacement {
             match root.lookup_link(&old).stat().map(|stat| stat.kind) {
                 None => {}
                 Some(FileKind::Directory) => {
-                    // It is not a module, and no file can take its place.
+                    // A directory is not a module, and a file cannot replace it.
                     root.remove_tree(backup(&old))?;
                     root.rename(&old, split(&backup(&old)).1)?;
                 }
@@ -160,7 +162,7 @@ impl Replacement {
                     root.remove_tree(backup(&old))?;
                     root.hard_link(&old, split(&backup(&old)).1)?;
                     self.keep_original(root, &old)?;
-                    // What cannot be read has no contents that could come back.
+                    // Contents that cannot be read cannot be restored.
                     let sha256 = contents(root, &old).unwrap_or_default();
                     self.old.push(KnownFile { path: old, sha256 });
                 }
@@ -169,9 +171,8 @@ impl Replacement {
         Ok(())
     }
 
-    /// dkms archives a kernel's own module whose place it takes, and brings it back when it is uninstalled.
-    /// Where dkms installs to its own directory nothing of the kernel is touched, and depmod prefers that
-    /// directory.
+    /// dkms archives a module of the kernel before it replaces it, and restores it on removal. In its own
+    /// directory it replaces no file of the kernel, and depmod prefers that directory.
     fn keep_original(&self, root: &Root, path: &str) -> Result<(), FileError> {
         if self.claim.is_some() || is_dkms_own(path) {
             return Ok(());
@@ -185,21 +186,22 @@ impl Replacement {
         format!("{STATE}/{JOURNAL}{}@{}.json", self.module.name, self.release)
     }
 
-    /// The old files may come back.
+    /// The old files may be restored.
     pub fn can_go_back(&self) -> bool {
         self.old_proven && !self.old.is_empty()
     }
 
-    /// Old files that are still there beside the new ones: the next index must not see them.
+    /// Old files that still exist next to the new ones. The next index must leave them out.
     pub fn superseded(&self) -> impl Iterator<Item = &str> {
         let is_new = |path: &str| self.new.iter().any(|new| new.path == path);
         self.old.iter().map(|old| old.path.as_str()).filter(move |path| !is_new(path))
     }
 
-    /// Puts all new files into their places.
+    /// Renames all new files into place.
     ///
     /// # Errors
-    /// When one cannot be renamed; the old ones are back then, where that is possible.
+    ///
+    /// If one cannot be renamed. The old files are then restored, as far as possible.
     pub(super) fn switch(&self, root: &Root) -> Result<(), FileError> {
         let rename = |new: &KnownFile| root.rename(staged(&new.path), split(&new.path).1);
         let done = self.new.iter().try_for_each(|new| rename(new).map(drop)).and_then(|()| self.sync(root));
@@ -211,21 +213,22 @@ impl Replacement {
         directories.into_iter().try_for_each(|directory| root.sync_directory(directory))
     }
 
-    /// Makes dkms's link: from now on dkms says that the module is installed.
+    /// Creates the link of dkms, which then reports the module as installed.
     ///
     /// # Errors
-    /// When it cannot be made.
+    ///
+    /// If it cannot be created.
     pub fn claim(&self, root: &Root) -> Result<(), FileError> {
         let text = format!("{}/{}/{}", self.module.version, self.release, architecture());
         root.link(claim_path(&self.module, &self.release), text.as_ref()).map(drop)
     }
 
-    /// A POST_INSTALL script is still to be run.
+    /// A POST_INSTALL script must still run.
     pub fn wants_post_install(&self) -> bool {
         self.post_install
     }
 
-    /// It has been run: nothing but the traces is left to be removed.
+    /// Records that the script has run: only the clean-up is left.
     pub fn post_install_done(&mut self, root: &Root) {
         self.post_install = false;
         if let Err(e) = root.write_json(self.journal(), self) {
@@ -233,7 +236,7 @@ impl Replacement {
         }
     }
 
-    /// Ends it: the new files stay.
+    /// Completes the replacement: the new files stay.
     pub fn finish(&self, root: &Root) {
         for path in self.superseded() {
             remove(root, path);
@@ -242,7 +245,7 @@ impl Replacement {
         self.remove_traces(root);
     }
 
-    /// Puts the old files back, and the link, and the build that was set aside for this one.
+    /// Restores the old files, the link, and the build that was set aside.
     pub fn go_back(&self, root: &Root) {
         for old in &self.old {
             let kept = backup(&old.path);
@@ -273,7 +276,7 @@ impl Replacement {
     }
 
     fn remove_traces(&self, root: &Root) {
-        // The journal last: with it a second name is known to be one.
+        // The journal goes last: without it a second name could not be recognised.
         let staged = self.new.iter().map(|new| staged(&new.path));
         let backups = self.new.iter().flat_map(|new| {
             let (directory, name) = split(&new.path);
@@ -303,7 +306,7 @@ impl Replacement {
         }
     }
 
-    /// Makes one version whole.
+    /// Completes one version.
     fn recover(&self, root: &Root) {
         if let Err(e) = self.can_be_read(root) {
             tracing::error!("{e}; what was left of an interrupted installation stays as it is");
@@ -319,7 +322,7 @@ impl Replacement {
                     let there = has(root, &new.path, &new.sha256);
                     if there { Ok(()) } else { root.rename(staged(&new.path), split(&new.path).1).map(drop) }
                 });
-                // Without the link the module is installed again, with its script.
+                // Without the link the module is installed again, and its script runs then.
                 let claimed = |()| match self.post_install {
                     true => root.remove(claim_path(module, release)).map(drop),
                     false => self.claim(root),
@@ -342,7 +345,7 @@ impl Replacement {
     }
 }
 
-/// dkms's own mark of the version that is installed on a kernel.
+/// The link of dkms that shows the installed version on a kernel.
 pub(super) fn claim_path(module: &ModuleName, release: &str) -> String {
     format!("{TREE}/{}/kernel-{release}-{}", module.name, architecture())
 }
@@ -353,17 +356,18 @@ fn remove(root: &Root, path: &str) {
     }
 }
 
-/// Sets a build in the DKMS tree aside until there is another one.
+/// Sets a build in the DKMS tree aside until a new one is complete.
 ///
 /// # Errors
-/// When it cannot be renamed; then it is where it was.
+///
+/// If it cannot be renamed. It is then unchanged.
 pub(super) fn set_build_aside(root: &Root, path: &str) -> Result<(), FileError> {
-    // What an interrupted run has left there is older than this one.
+    // The leftover of an interrupted run is older than this build.
     root.remove_tree(backup(path))?;
     root.rename(path, split(&backup(path)).1).map(drop)
 }
 
-/// Takes such a build back, or removes it when there is another one.
+/// Restores a build that was set aside, or removes it if there is a new one.
 pub(super) fn settle_build(root: &Root, path: &str, superseded: bool) {
     let kept = backup(path);
     if !root.lookup_link(&kept).is_there() {
@@ -391,8 +395,8 @@ mod tests {
         format!("{}/{INSTALLED}/{name}", module_directory("K"))
     }
 
-    /// Whatever was renamed before the end, and whether the old files were proven: afterwards all files and the link
-    /// belong to one version, and nothing is left over.
+    /// Whatever was renamed before the interruption, and whether or not the old files were proven: afterwards
+    /// all files and the link belong to one version, and no temporary file is left.
     #[test]
     fn no_interruption_leaves_a_mixture() {
         let module = ModuleName { name: "pair".to_owned(), version: "2".to_owned() };
@@ -424,7 +428,7 @@ mod tests {
             let is_complete = switched == [true, true] && claimed && !script;
             let is_new = there[0] == b"new";
             assert_eq!(is_new, is_complete || !proven, "{case}");
-            // With a script that is still to be run the module is to be installed once more.
+            // If a script must still run, the module must be installed again.
             let version = root.read_link(&link).ok().map(|text| text.iter().next().unwrap().to_owned());
             let expected = if is_new { Some("2").filter(|_| !script) } else { Some("1") };
             assert_eq!(version.as_deref(), expected.map(AsRef::as_ref), "{case}");
@@ -434,7 +438,7 @@ mod tests {
         }
     }
 
-    /// A file that only cannot be read now may be the only whole one.
+    /// A file that cannot be read at the moment may be the only complete one.
     #[test]
     fn a_file_that_cannot_be_read_is_not_given_up() {
         let module = ModuleName { name: "pair".to_owned(), version: "2".to_owned() };

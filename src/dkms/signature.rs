@@ -1,9 +1,10 @@
-//! The signature at the end of a module file, as far as it can be judged without a key.
+//! Reads the signature at the end of a module file, as far as it can be judged without a key.
 //!
-//! The layout is that of the kernel's `scripts/sign-file`: the module, a PKCS#7 message, twelve bytes that describe it,
-//! a line of text. What the kernel answers falls into two classes: a module that is unsigned, or signed in a way that
-//! it does not know, or by a key that it does not have, may load where nothing enforces signatures; a module whose
-//! signature cannot be read never loads. The order of the checks below decides which it is, and is the kernel's.
+//! The layout is that of `scripts/sign-file` of the kernel: the module, a PKCS#7 message, twelve bytes that
+//! describe it, and a line of text. There are two classes of refusals. A module that is unsigned, signed in
+//! an unknown way or signed with an unknown key may load if signatures are not enforced. A module whose
+//! signature cannot be parsed never loads. The order of the checks below decides between them and is that of
+//! the kernel.
 
 use std::fmt;
 
@@ -12,48 +13,50 @@ use serde::{Deserialize, Serialize};
 use super::pkcs7::{self, Pkcs7Error, Signer};
 use crate::kernel::module_image::ModuleImage;
 
-/// The very last bytes of a signed module.
+/// The last bytes of a signed module.
 const MAGIC: &[u8] = b"~Module signature appended~\n";
-/// Between the message and the magic: algorithm, digest, kind, two lengths, three bytes of padding, and the length of
-/// the message, most significant byte first. All but kind and length are zero for PKCS#7.
+/// The length of the description between the message and the magic: algorithm, digest, kind, two lengths,
+/// three bytes of padding, and the length of the message as a big-endian number. All except kind and length
+/// are zero for PKCS#7.
 const HEADER: usize = 12;
 const PKCS7: u8 = 2;
-/// How much of the magic has to be there for "it was cut off".
+/// How many bytes of the magic show that a file was truncated.
 const TELLING: usize = 8;
 
-/// What a module file says of its signature; nothing is verified.
+/// The signature in a module file. It is not verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Signature {
-    /// To the kernel there is none. Such a module loads where signatures are not enforced.
+    /// The kernel sees no signature. Such a module loads if signatures are not enforced.
     Unsigned {
-        /// What there is instead, where something hints at a signature.
+        /// What was found instead, if something resembles a signature.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
-    /// There is one that can be read. Only who has the key can tell whether it is good: where signatures are not
-    /// enforced such a module loads, unless the kernel has the key and the signature is bad.
+    /// A signature that can be parsed. Whether it is valid can be determined only with the key. If signatures
+    /// are not enforced, such a module loads, unless the kernel has the key and the signature is invalid.
     Signed {
-        /// The digest, as the kernel calls it (`sha512`); a number with dots when it has no name, `unknown` when a
-        /// flaw stands before it that only some kernels see.
+        /// The digest, as the kernel names it (`sha512`); a dotted number if it has no name, `unknown` after
+        /// a flaw that only some kernels detect.
         digest: String,
-        /// The algorithm: `rsa`, `ecdsa` or another, as for the digest.
+        /// The algorithm: `rsa`, `ecdsa` or another one; otherwise as for the digest.
         algorithm: String,
-        /// Who issued the certificate of the key, as in RFC 4514; the key's id in hexadecimal when `serial` is none.
+        /// The issuer of the certificate of the key, as in RFC 4514; the id of the key in hexadecimal if
+        /// `serial` is none.
         issuer: String,
         /// The serial number of that certificate, in hexadecimal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         serial: Option<String>,
     },
-    /// There is one that we cannot read; a kernel may be able to. To a kernel that enforces nothing it is like one of a
-    /// key that is not known.
+    /// A signature that clr-dkms cannot parse, while a kernel may be able to. A kernel that does not enforce
+    /// signatures treats it like one with an unknown key.
     Unknown {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// There is one that no kernel takes: the module loads nowhere, whatever the command line says.
+    /// A signature that every kernel refuses: the module never loads, whatever the command line says.
     Broken {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -75,20 +78,20 @@ impl fmt::Display for Signature {
     }
 }
 
-/// Reads the signature of a module, which is not compressed any more.
+/// Reads the signature of an uncompressed module.
 pub fn read(plain: &[u8]) -> Signature {
     match plain.strip_suffix(MAGIC) {
-        // The magic alone is no signature.
+        // The magic alone is not a signature.
         Some([]) | None => Signature::Unsigned { note: hint(plain) },
         Some(signed) => described(signed),
     }
 }
 
-/// Reads the signature of a module of which the end is there.
+/// Reads the signature of a module whose end was kept.
 pub(super) fn of_image(image: &ModuleImage<'_>) -> Signature {
     let tail = image.tail();
     match read(tail) {
-        // Where the beginning of the message is not among what is kept.
+        // The beginning of the message was not kept.
         Signature::Broken { .. }
             if image.length() > tail.len() as u64 && length(tail) > tail.len() as u64 =>
         {
@@ -98,13 +101,13 @@ pub(super) fn of_image(image: &ModuleImage<'_>) -> Signature {
     }
 }
 
-/// How long the message claims to be.
+/// The length of the message according to the description.
 fn length(tail: &[u8]) -> u64 {
     let header = tail.strip_suffix(MAGIC).and_then(|signed| signed.last_chunk::<4>());
     header.map_or(0, |length| u64::from(u32::from_be_bytes(*length)))
 }
 
-/// Judges what stands before the magic.
+/// Judges the bytes before the magic.
 fn described(signed: &[u8]) -> Signature {
     let broken = |reason: &str| Signature::Broken { reason: reason.to_owned() };
     let Some((before, header)) = signed.split_last_chunk::<HEADER>().filter(|(before, _)| !before.is_empty())
@@ -139,11 +142,11 @@ fn described(signed: &[u8]) -> Signature {
     }
 }
 
-/// What hints at a signature in a file that does not end in one.
+/// Traces of a signature in a file that does not end with one.
 fn hint(plain: &[u8]) -> Option<String> {
     let header = |end: usize| {
         let header = end.checked_sub(HEADER).and_then(|start| plain.get(start..end));
-        // The text alone is in the kernel's own programs too.
+        // The text alone also occurs in programs of the kernel.
         header.is_some_and(|bytes| bytes.starts_with(&[0, 0, PKCS7, 0, 0, 0, 0, 0]))
     };
     let cut = (TELLING..MAGIC.len()).rev().find(|length| plain.ends_with(&MAGIC[..*length]));

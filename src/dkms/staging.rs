@@ -1,11 +1,10 @@
-//! Directories in which `dkms install` does its work without touching what is installed.
+//! Directories in which `dkms install` works without touching the installed files.
 //!
-//! What dkms does when it installs, apart from copying files: the scripts of dkms.conf, OBSOLETE_BY, the
-//! comparison with the kernel's own module of the same name, and the choice of the place, which depends on
-//! the distribution. All of it it does as well in a DKMS tree and a module tree of ours (`--dkmstree`,
-//! `--installtree`; measured with 3.0.10 and 3.4.3), which hold just what it looks at. The result says what
-//! belongs where; what dkms would do to other modules (3.2 rebuilds those with BUILD_DEPENDS_REBUILD,
-//! uninstalling them first) does not happen.
+//! Besides copying files, dkms runs the scripts of dkms.conf, handles OBSOLETE_BY, compares the module with
+//! the kernel's own one, and selects a destination that depends on the distribution. It does all that also in
+//! a separate DKMS tree and module tree (`--dkmstree`, `--installtree`; measured with 3.0.10 and 3.4.3),
+//! which contain exactly what it examines. The result shows which file belongs where. Side effects on other
+//! modules are avoided: dkms 3.2 rebuilds modules with BUILD_DEPENDS_REBUILD and uninstalls them first.
 
 use std::path::PathBuf;
 
@@ -19,7 +18,7 @@ use crate::kernel::inventory::module_directory;
 use crate::limits::{KERNEL_LIST, MODULE};
 use crate::sys::{FileError, FileKind, Presence, Root};
 
-/// Where they are: each begins with this name in the state directory.
+/// The prefix of their names in the state directory.
 pub(super) const STAGING: &str = "staging-";
 
 /// The two trees for one module on one kernel.
@@ -31,10 +30,11 @@ pub(super) struct Staging<'a> {
 }
 
 impl<'a> Staging<'a> {
-    /// Lays them out.
+    /// Creates them.
     ///
     /// # Errors
-    /// When something cannot be read or written.
+    ///
+    /// If something cannot be read or written.
     pub(super) fn lay_out(
         root: &'a Root,
         module: &'a ModuleName,
@@ -56,7 +56,7 @@ impl<'a> Staging<'a> {
                 staging.link(&format!("{kernel}/{name}"), &path)?;
             }
         }
-        // dkms takes the compression of the kernel's modules for that of its own: some look for it here.
+        // dkms uses the compression of the kernel's modules for its own, and some versions look for it here.
         for ending in staging.built_endings()? {
             root.write(format!("{kernel}/kernel/compressed{ending}"), b"", 0o644)?;
         }
@@ -71,7 +71,7 @@ impl<'a> Staging<'a> {
         format!("{}/dkms", self.base)
     }
 
-    /// The directory of the module trees inside the root.
+    /// The directory of the module trees, inside the root.
     pub(super) fn install_tree(&self) -> String {
         format!("{}/modules", self.base)
     }
@@ -86,7 +86,7 @@ impl<'a> Staging<'a> {
         Ok(ENDINGS[1..].iter().copied().filter(ends).collect())
     }
 
-    /// The kernel's own files with the names of the module, below the module directory.
+    /// The kernel's own files with the names of the module, relative to the module directory.
     fn originals(&self, conf: &DkmsConf) -> Result<Vec<String>, FileError> {
         let kernel_directory = module_directory(self.release);
         let order =
@@ -106,11 +106,12 @@ impl<'a> Staging<'a> {
         Ok(found)
     }
 
-    /// What dkms has installed: the paths of the built files and where they belong. None where it has not
-    /// done so.
+    /// What dkms has installed: the paths of the built files and their destinations. None if it has installed
+    /// nothing.
     ///
     /// # Errors
-    /// When that cannot be read.
+    ///
+    /// If that cannot be read.
     pub(super) fn installed(&self, conf: &DkmsConf) -> Result<Option<Vec<(String, String)>>, FileError> {
         let link =
             format!("{}/{}/kernel-{}-{}", self.dkms_tree(), self.module.name, self.release, architecture());
@@ -156,10 +157,11 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// As a program on the host is given them.
+    /// Their paths for a program on the host.
     ///
     /// # Errors
-    /// When they are not there.
+    ///
+    /// If they do not exist.
     pub(super) fn paths(&self) -> Result<[PathBuf; 2], FileError> {
         Ok([self.root.host_path(self.dkms_tree())?, self.root.host_path(self.install_tree())?])
     }

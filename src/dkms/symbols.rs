@@ -1,7 +1,8 @@
-//! Symbols: what a module takes from the kernel and from other modules, in which version, and whether that is there.
+//! Symbols: what a module takes from the kernel and from other modules, in which version, and whether that
+//! exists.
 //!
-//! Nobody may be sent to rebuild a module that loads. So a version counts as wrong only against the one who really
-//! exports the symbol, and a symbol as missing only when everybody who could export it was asked.
+//! A module that loads must never be reported as broken. A version is therefore wrong only in comparison with
+//! the actual exporter of the symbol, and a symbol is missing only if all possible exporters were asked.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -13,23 +14,24 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::module_file::kernel_name;
 use crate::sys::lines::each_line;
 
-/// What the linkers of some architectures leave undefined; the kernel passes over them.
+/// Symbols that the linkers of some architectures leave undefined. The kernel skips them.
 const SPECIAL: [&[u8]; 2] = [b"_GLOBAL_OFFSET_TABLE_", b".TOC."];
-/// Its version stands for the layout of the kernel's own structures; the kernel looks at it first.
+/// The version of this symbol represents the layout of the kernel's own structures. The kernel checks it
+/// first.
 const LAYOUT: &[u8] = b"module_layout";
-/// A record of `__versions`: a long, and the name in what is left.
+/// The size of a record of `__versions`: a long, followed by the name.
 const RECORD: usize = 64;
-/// The longest line of System.map: a name has at most 512 characters.
+/// The longest line of System.map. A name has at most 512 characters.
 const LONGEST_LINE: usize = 4096;
-/// The most symbols that a module takes, or gives; the largest drivers come to some thousands.
+/// The maximum number of symbols that a module takes or exports. The largest drivers have a few thousand.
 const MOST: usize = 1 << 16;
 
-/// One symbol that a module takes.
+/// A symbol that a module takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SymbolUse {
-    /// The version (CRC) that it was built against; none without versions.
+    /// The version (CRC) that it was built with; none for a module without versions.
     version: Option<u32>,
-    /// The module does without it.
+    /// The module works without it.
     weak: bool,
 }
 
@@ -46,23 +48,24 @@ pub struct Symbols<'a> {
 pub enum Wrong {
     /// This symbol has another version.
     Version(String),
-    /// Nothing exports this symbol.
+    /// This symbol is not exported.
     Missing(String),
 }
 
-/// A symbol that the kernel alone cannot answer for.
+/// A symbol that the kernel itself does not export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSymbol<'a> {
     name: &'a [u8],
     need: SymbolUse,
-    /// `Module.symvers` knows it, of a module.
+    /// `Module.symvers` lists it as a symbol of a module.
     known: bool,
 }
 
-/// Reads a module that is not compressed any more.
+/// Reads an uncompressed module.
 ///
 /// # Errors
-/// Says why it cannot be read.
+///
+/// If it cannot be parsed.
 pub fn read<'a, R: ReadRef<'a>>(plain: R) -> Result<Symbols<'a>, String> {
     let told = |e: object::Error| e.to_string();
     let file = File::parse(plain).map_err(told)?;
@@ -86,7 +89,7 @@ pub fn read<'a, R: ReadRef<'a>>(plain: R) -> Result<Symbols<'a>, String> {
     if let Some(version) = versions.get(LAYOUT) {
         symbols.needs.insert(LAYOUT, SymbolUse { version: Some(*version), weak: true });
     }
-    // Names of namespaces stand there too: more exports than there are lead to no false alarm.
+    // The section also has the names of namespaces. Additional exports cause no false alarm.
     if let Some(section) = file.section_by_name("__ksymtab_strings") {
         for name in section.data().map_err(told)?.split(|b| *b == 0).filter(|name| !name.is_empty()) {
             symbols.exports.entry(name).or_default();
@@ -98,10 +101,10 @@ pub fn read<'a, R: ReadRef<'a>>(plain: R) -> Result<Symbols<'a>, String> {
     Ok(symbols)
 }
 
-/// The version of an export: the value itself, or four bytes where it points to.
+/// The version of an export: the value itself, or the four bytes that it points to.
 fn version_of<'a, R: ReadRef<'a>>(file: &File<'a, R>, symbol: &impl ObjectSymbol<'a>) -> Option<u32> {
     let Some(index) = symbol.section_index() else { return u32::try_from(symbol.address()).ok() };
-    // An export without a version contradicts none: see `agree`.
+    // Without a version an export agrees with every version: see `agree`.
     let data = file.section_by_index(index).ok()?.data().ok()?;
     let start = usize::try_from(symbol.address()).ok()?;
     number(data.get(start..)?, file.endianness())
@@ -112,18 +115,18 @@ fn number(bytes: &[u8], endianness: Endianness) -> Option<u32> {
     Some(if endianness == Endianness::Little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
 }
 
-/// `__versions`, and the pair of sections that holds longer names.
+/// Reads `__versions`, and the two sections for longer names.
 fn versions<'a, R: ReadRef<'a>>(file: &File<'a, R>) -> Result<HashMap<&'a [u8], u32>, object::Error> {
     let data = |name: &str| -> Result<&'a [u8], object::Error> {
         file.section_by_name(name).map_or(Ok(&[][..]), |section| section.data())
     };
     let endianness = file.endianness();
     let long = if file.is_64() { 8 } else { 4 };
-    // The low half of the long, which the other byte order puts last.
+    // The low half of the long, which comes last in big-endian files.
     let low = if endianness == Endianness::Little { 0 } else { long - 4 };
     let mut versions = HashMap::new();
     let until_zero = |name: &'a [u8]| name.split(|b| *b == 0).next().unwrap_or_default();
-    // More are found out to be too many where they are taken.
+    // The limit is checked where the symbols are taken.
     for record in data("__versions")?.chunks_exact(RECORD).take(MOST) {
         versions.extend(number(&record[low..], endianness).map(|crc| (until_zero(&record[long..]), crc)));
     }
@@ -133,11 +136,13 @@ fn versions<'a, R: ReadRef<'a>>(file: &File<'a, R>) -> Result<HashMap<&'a [u8], 
 }
 
 impl<'a> Symbols<'a> {
-    /// Compares with the `Module.symvers` of the kernel. `own` tells of a module, with underscores, whether the file
-    /// that is loaded under that name is the kernel's own. Gives what only other modules can answer for.
+    /// Compares with the `Module.symvers` of the kernel. `own` returns for a module, with underscores in its
+    /// name, whether the file that is loaded for that name is the kernel's own. Returns the symbols that only
+    /// other modules can export; none if the list is unusable.
     ///
     /// # Errors
-    /// With the first symbol that the kernel itself exports in another version. None when the list tells nothing.
+    ///
+    /// The first symbol that the kernel itself exports in another version.
     pub fn against_kernel(
         &self,
         list: &[u8],
@@ -171,16 +176,18 @@ impl<'a> Symbols<'a> {
 }
 
 impl Symbols<'_> {
-    /// It takes no symbol from the kernel or from another module.
+    /// The module takes no symbol from the kernel or from other modules.
     pub fn takes_nothing(&self) -> bool {
         self.needs.is_empty()
     }
 
-    /// Compares with the names that a kernel exports, as its System.map lists them; `of_modules` says whether some module
-    /// exports a name. Gives whether names are all that it was built against; none when the map lists no export.
+    /// Compares with the names of the symbols that a kernel exports, as listed in its System.map.
+    /// `of_modules` returns whether a module exports a name. Returns whether the module was built without
+    /// versions; none if the map lists no export.
     ///
     /// # Errors
-    /// When the map cannot be read.
+    ///
+    /// If the map cannot be read.
     pub fn against_names(
         &self,
         map: impl io::BufRead,
@@ -205,26 +212,26 @@ impl Symbols<'_> {
     }
 }
 
-/// The key of the map that is equal to a name: it lives as long as the file.
+/// The key of the map that equals a name: it lives as long as the file.
 fn borrowed<'a>(needs: &BTreeMap<&'a [u8], SymbolUse>, name: &[u8]) -> &'a [u8] {
     needs.get_key_value(name).map_or(&[], |(key, _)| *key)
 }
 
-/// What the modules that a module is loaded on top of answer, asked one after the other.
+/// The exports of the modules that a module depends on, collected one after the other.
 #[derive(Debug)]
 pub struct Answers<'o, 'a> {
     open: &'o [OpenSymbol<'a>],
-    /// Whether one of them has each symbol, and whether in the right version.
+    /// For each symbol: whether one of them exports it, and whether in the right version.
     found: Vec<(bool, bool)>,
 }
 
 impl<'o, 'a> Answers<'o, 'a> {
-    /// Nobody was asked yet.
+    /// Before any module was asked.
     pub fn new(open: &'o [OpenSymbol<'a>]) -> Answers<'o, 'a> {
         Answers { open, found: vec![(false, false); open.len()] }
     }
 
-    /// Asks a module.
+    /// Adds the exports of a module.
     pub fn ask(&mut self, exporter: &Symbols<'_>) {
         for (symbol, (is_there, agrees)) in self.open.iter().zip(&mut self.found) {
             if let Some(version) = exporter.exports.get(symbol.name) {
@@ -234,10 +241,12 @@ impl<'o, 'a> Answers<'o, 'a> {
         }
     }
 
-    /// The answer, when all were asked; `listed` says whether the kernel's list of all symbols of modules has one.
+    /// The result, after all modules were asked. `listed` returns whether the kernel's list of all symbols of
+    /// modules has a symbol.
     ///
     /// # Errors
-    /// With the first that has another version, or that nothing exports.
+    ///
+    /// The first symbol with another version, or that nothing exports.
     pub fn verdict(&self, listed: impl Fn(&str) -> bool) -> Result<(), Wrong> {
         for (symbol, found) in self.open.iter().zip(&self.found) {
             let name = text(symbol.name);
@@ -254,7 +263,7 @@ impl<'o, 'a> Answers<'o, 'a> {
     }
 }
 
-/// Whether two versions do not contradict each other; zero stands for none.
+/// Whether two versions agree. Zero means that there is none.
 fn agree(one: Option<u32>, other: Option<u32>) -> bool {
     match (one.filter(|v| *v != 0), other.filter(|v| *v != 0)) {
         (Some(one), Some(other)) => one == other,
@@ -262,7 +271,7 @@ fn agree(one: Option<u32>, other: Option<u32>) -> bool {
     }
 }
 
-/// The name of a module by a path without or with an ending: with underscores, as the kernel has it.
+/// The name of the module in a file, with underscores as in the kernel. `path` may lack the ending.
 pub fn module_name(path: &[u8]) -> String {
     let file = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
     let end = memchr::memmem::find(file, b".ko").unwrap_or(file.len());

@@ -1,19 +1,19 @@
-//! The programs that a kernel's modules are built with, as the configuration of its headers names them.
+//! The programs that modules of a kernel are built with, according to the configuration of its headers.
 
 use super::first_error::BuildFacts;
 use crate::kernel::config_file::value;
 use crate::kernel::inventory::module_directory;
 use crate::sys::Root;
 
-/// The configuration of a kernel's headers; empty where there is none to read, and the usual programs count.
+/// The configuration of a kernel's headers. Empty if it cannot be read; the usual programs are then assumed.
 pub fn config(root: &Root, release: &str) -> Vec<u8> {
     let build = format!("{}/build", module_directory(release));
     let files = [".config", "include/config/auto.conf"].map(|file| format!("{build}/{file}"));
-    // Without it nothing is known to be missing, and the build says what is.
+    // Without it no program is known to be missing, and the build reports that.
     files.iter().find_map(|file| root.read(file).ok()).unwrap_or_default()
 }
 
-/// What is known of each build for a kernel.
+/// The facts that are known about every build for a kernel.
 pub(super) fn facts(root: &Root, release: &str) -> BuildFacts {
     let config = config(root, release);
     BuildFacts {
@@ -24,17 +24,17 @@ pub(super) fn facts(root: &Root, release: &str) -> BuildFacts {
     }
 }
 
-/// The compiler that the kernel was built by: `gcc-12 (Debian 12.2.0-14) 12.2.0`.
+/// The compiler of the kernel: `gcc-12 (Debian 12.2.0-14) 12.2.0`.
 fn version_text(config: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(value(config, "CONFIG_CC_VERSION_TEXT")?);
     Some(text.strip_prefix('"')?.trim_end_matches('"').to_owned())
 }
 
-/// Which programs a build with that configuration lacks, in words; `has` tells whether one is installed.
+/// The programs that a build with that configuration lacks, as text; `has` returns whether one is installed.
 ///
-/// dkms takes the compiler that the configuration names, if there is one of that name, and leaves it to make otherwise;
-/// for a kernel made by clang it asks for clang. Whatever may do counts as enough: a build that fails tells more than
-/// one that is wrongly left alone.
+/// dkms uses the compiler in the configuration if a program with that name exists, and otherwise leaves the
+/// choice to make. For a kernel built with clang it requires clang. In doubt a program counts as present: a
+/// failed build is more informative than one that was wrongly skipped.
 pub fn missing(config: &[u8], has: impl Fn(&str) -> bool) -> Vec<String> {
     let is_set = |name: &str| value(config, name) == Some(b"y");
     // The first word, as dkms reads it.

@@ -1,7 +1,7 @@
-//! The DKMS tree, read from disk: which modules are registered, built and installed for which kernel.
+//! The DKMS tree as it is on disk: which modules are registered, built and installed for which kernel.
 //!
-//! The layout is that of dkms 3.0.10 (Debian 12) and 3.2.1 (Clear Linux); a direct reading gives the same answers
-//! as `dkms status` and takes milliseconds instead of seconds.
+//! The layout is that of dkms 3.0.10 (Debian 12) and 3.2.1 (Clear Linux). Reading it gives the same answers
+//! as `dkms status`, in milliseconds instead of seconds.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,67 +12,68 @@ use crate::kernel::inventory::Oddity;
 use crate::limits::TEXT;
 use crate::sys::{Directory, FileKind, Listed, Presence, Root};
 
-/// Where a dkms that nobody configured keeps its tree.
+/// The default location of the tree.
 pub const TREE: &str = "/var/lib/dkms";
-/// Where the sources are.
+/// The directory of the sources.
 pub const SOURCES: &str = "/usr/src";
 
-/// How far dkms has come with a module on a kernel, in its own words.
+/// How far dkms has got with a module on a kernel, in its own words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Registered only.
+    /// Only registered.
     Added,
-    /// A directory for the kernel is there without built files: dkms answers 3 for ever.
+    /// There is a directory for the kernel without built files. Every further build then fails with exit code
+    /// 3.
     HalfBuilt,
-    /// Built files are in the tree.
+    /// The tree has built files.
     Built,
-    /// The tree says that they are installed.
+    /// The tree marks them as installed.
     Installed,
 }
 
 /// The source directory of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// It is there, at this path inside the root.
+    /// It exists.
     Directory {
-        /// Inside the root.
+        /// The path inside the root.
         path: PathBuf,
-        /// The text of the link means the same from outside the root as from inside.
+        /// The link has the same target from outside the root as from inside.
         portable: bool,
     },
-    /// The link leads nowhere, or there is none.
+    /// The link is missing or dangling.
     Broken {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// It cannot be determined.
     Unknown {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// One registered module.
+/// A registered module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registered {
     /// Its name and version.
     pub module: ModuleName,
     /// Its source.
     pub source: Source,
-    /// Kernel releases (of this architecture) with a directory, and whether `module/` is in it.
+    /// The kernel releases (for this architecture) with a directory, and whether it has a `module/`.
     pub builds: BTreeMap<String, bool>,
 }
 
 /// The tree.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tree {
-    /// Sorted by name; of one name the highest version first.
+    /// Sorted by name, and by descending version for each name.
     pub modules: Vec<Registered>,
-    /// Which version of a module is installed on which kernel: (name, release) to version.
+    /// The version of a module that is installed on a kernel: (name, release) to version.
     pub installed: BTreeMap<(String, String), String>,
-    /// What was odd.
+    /// Irregularities.
     pub oddities: Vec<Oddity>,
-    /// The tree could not be listed: nothing may be concluded from a module that is not in it.
+    /// Why the tree could not be listed. Then nothing may be concluded from the absence of a module.
     pub unreadable: Option<String>,
 }
 
@@ -108,7 +109,7 @@ impl Tree {
             .map(|(_, m)| m)
     }
 
-    /// How far dkms has come with a module on a kernel.
+    /// How far dkms has got with a module on a kernel.
     pub fn stage(&self, registered: &Registered, release: &str) -> Stage {
         let name = &registered.module;
         let built = registered.builds.get(release);
@@ -121,7 +122,7 @@ impl Tree {
         }
     }
 
-    /// Which version of a module dkms says is installed on a kernel.
+    /// The version of a module that dkms marks as installed on a kernel.
     pub fn installed_version(&self, name: &str, release: &str) -> Option<&str> {
         self.installed.get(&(name.to_owned(), release.to_owned())).map(String::as_str)
     }
@@ -187,8 +188,8 @@ impl Tree {
     }
 }
 
-/// Whether an entry is a directory to dkms, which asks `[[ -d … ]]`: a symlink to one counts. Resolved below
-/// the root, so that no symlink leads out of it.
+/// Whether dkms, which checks `[[ -d … ]]`, treats an entry as a directory: symlinks to one count. The
+/// symlink is resolved inside the root.
 fn is_directory(root: &Root, parent: &str, entry: &Listed) -> bool {
     match entry.kind {
         FileKind::Directory => true,
@@ -199,31 +200,32 @@ fn is_directory(root: &Root, parent: &str, entry: &Listed) -> bool {
     }
 }
 
-/// The version in the text of a `kernel-K-A` link, when it is the relative `VERSION/K/A` that dkms writes.
+/// The version in the target of a `kernel-K-A` link, if that is the relative path `VERSION/K/A` that dkms
+/// writes.
 fn claimed_version(
     directory: &Directory<'_>,
     link: &str,
     release: &str,
     architecture: &str,
 ) -> Option<String> {
-    // A link that cannot be read claims nothing: the module then counts as not installed, which is looked into.
+    // A link that cannot be read counts as absent. The module is then not installed, and a run examines it.
     let text = directory.read_link(link).ok()?;
     let rest = Path::new(release).join(architecture);
     let version = text.to_str()?.strip_suffix(rest.to_str()?)?.strip_suffix('/')?;
     is_usable_name(version).then(|| version.to_owned())
 }
 
-/// Whether a version is the `#MODULE_VERSION#` of a dkms.conf that was registered as the project keeps it. `dkms add`
-/// takes that, and no build can succeed.
+/// Whether a version is the unexpanded `#MODULE_VERSION#` from the dkms.conf of a source repository. `dkms
+/// add` accepts it, but no build can succeed.
 fn is_placeholder_version(version: &str) -> bool {
     version.contains('#') && is_placeholder(version) && is_usable_name(&version.replace('#', "_"))
 }
 
-/// Why a module with such a version cannot be built, with the line of its `dkms.conf`.
+/// Why a module with such a version cannot be built, with the line in its `dkms.conf`.
 fn placeholder(root: &Root, module: &ModuleName) -> Source {
     let version = &module.version;
     let conf = format!("{TREE}/{module}/source/dkms.conf");
-    // Without the file the version alone is the reason.
+    // Without the file, the version alone is the reason.
     let text = root.read_within(conf, TEXT).unwrap_or_default();
     let line =
         text.split(|b| *b == b'\n').position(|line| memchr::memmem::find(line, version.as_bytes()).is_some());
@@ -233,7 +235,7 @@ fn placeholder(root: &Root, module: &ModuleName) -> Source {
     Source::Broken { reason }
 }
 
-/// The source of a module; none when dkms itself would not list the module at all.
+/// The source of a module; none if dkms would not list the module at all.
 fn source(root: &Root, module: &ModuleName) -> Option<Source> {
     if !is_usable_name(&module.version) {
         return Some(placeholder(root, module));
@@ -247,7 +249,8 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
             Err(e) => return unknown(e.to_string()),
         },
         Presence::Unreadable(e) => return unknown(e.to_string()),
-        // A directory or nothing in the place of the link: broken when the source is there, else not listed.
+        // Instead of the link there is a directory or nothing: the module is broken if a source exists, and
+        // otherwise not listed.
         other => {
             let sources = format!("{SOURCES}/{}-{}", module.name, module.version);
             return match root.lookup(&sources) {
@@ -256,7 +259,7 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
             };
         }
     };
-    // dkms, pointed into a root from outside, writes the path as the host sees it.
+    // dkms on the host, working on a root, writes the path of the host.
     let path = match root.inside(&text).filter(|_| text.is_absolute() && !root.is_slash()) {
         Some(inside) => inside,
         None => PathBuf::from(&link),
@@ -272,7 +275,7 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
 fn builds(root: &Root, module: &ModuleName, architecture: &str) -> BTreeMap<String, bool> {
     let directory = format!("{TREE}/{}/{}", module.name, module.version);
     let mut builds = BTreeMap::new();
-    // What cannot be listed is not built as far as we can prove, and a build will say why.
+    // A directory that cannot be listed counts as not built. A build then reports the reason.
     for entry in root.list(&directory).unwrap_or_default() {
         let Some(release) = entry.text().filter(|_| entry.kind == FileKind::Directory) else {
             continue;

@@ -1,8 +1,9 @@
-//! A `uname` for the make step of modules whose Makefile builds for the running kernel: the most frequent fault
-//! of `dkms.conf` modules, for dkms builds for a kernel that does not run yet.
+//! A replacement for `uname` in the make step, for modules whose Makefile builds for the running kernel. That
+//! is the most frequent error in modules of DKMS, which builds for kernels that are not running yet.
 //!
-//! It comes first on the `PATH` of a build, only after the plain build was seen to enter the headers of another
-//! kernel. It answers `-r` alone, and make alone: a hook script that dkms runs gets what the system's own says.
+//! It comes first in the `PATH` of a build, and only after a plain build has entered the headers of another
+//! kernel. It changes only the answer to `-r`, and only for make: hook scripts that dkms runs get the answer
+//! of the system.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +12,13 @@ use super::replace::STATE;
 use super::staging::STAGING;
 use crate::sys::{FileError, FileKind, Root, Tools};
 
-/// How many files of a source are looked at for the line that asks for the running kernel.
+/// How many files of a source are searched for the line that asks for the running kernel.
 const MOST_LISTED: usize = 5_000;
-/// How much of each, in bytes.
+/// How many bytes of each file are searched.
 const MAKEFILE: u64 = 256 << 10;
 
-/// What it does. Its caller is make where the process below dkms, of all that are between them, is a make: it is
-/// the MAKE command that dkms itself runs.
+/// The script. Its caller is make if the process below dkms, among all between them, is a make: that is the
+/// MAKE command, which dkms runs itself.
 const SCRIPT: &str = r#"#!/bin/sh
 # Made by clr-dkms for one build, and removed after it.
 is_of_make() {
@@ -41,17 +42,18 @@ esac
 exec 'PROGRAM' "$@"
 "#;
 
-/// One that lies in a directory of its own, until it is dropped.
+/// A replacement in its own directory, which exists until the value is dropped.
 pub(super) struct TargetUname<'a> {
     root: &'a Root,
     directory: String,
 }
 
 impl<'a> TargetUname<'a> {
-    /// Lays it out.
+    /// Creates it.
     ///
     /// # Errors
-    /// In words: when there is no `uname` on this machine, or it cannot be written.
+    ///
+    /// If this machine has no `uname`, or the file cannot be written.
     pub(super) fn lay_out(
         root: &'a Root,
         tools: &Tools,
@@ -59,12 +61,12 @@ impl<'a> TargetUname<'a> {
         release: &str,
     ) -> Result<TargetUname<'a>, String> {
         let own = tools.find("uname").map_err(|e| e.to_string())?;
-        // The name of a release comes from a directory: it must not end the quotes.
+        // The release is the name of a directory, so it may contain quotes.
         let own = own.display().to_string();
         if release.contains('\'') || own.contains('\'') {
             return Err(format!("the name {release} cannot be quoted"));
         }
-        // What is left of it after a kill is removed as what is left of an installation is.
+        // After a kill it is removed together with the staging trees.
         let directory = format!("{STATE}/{STAGING}{}-{}-{release}-uname", module.name, module.version);
         let uname = TargetUname { root, directory };
         let text = SCRIPT.replace("RELEASE", release).replace("PROGRAM", &own);
@@ -76,7 +78,8 @@ impl<'a> TargetUname<'a> {
     /// The directory on this machine.
     ///
     /// # Errors
-    /// When it is not there any more.
+    ///
+    /// If it no longer exists.
     pub(super) fn directory(&self) -> Result<PathBuf, FileError> {
         self.root.real_path(&self.directory)
     }
@@ -90,11 +93,11 @@ impl Drop for TargetUname<'_> {
     }
 }
 
-/// The file of a source, and the line in it, that asks for the running kernel.
+/// The file and the line of a source that ask for the running kernel.
 pub(super) fn asks_for_running(root: &Root, source: &Path) -> Option<(String, u32)> {
     let (mut waiting, mut left) = (vec![source.to_owned()], MOST_LISTED);
     while let Some(directory) = waiting.pop() {
-        // Only for a report: what cannot be listed or read adds nothing to it.
+        // Only used in a report, which is shorter if something cannot be listed or read.
         for entry in root.list_optional(&directory).unwrap_or_default() {
             left = left.checked_sub(1)?;
             let path = directory.join(&entry.name);
@@ -118,7 +121,7 @@ fn is_makefile(name: &str) -> bool {
     ["Makefile", "makefile", "GNUmakefile", "Kbuild", "dkms.conf"].contains(&name) || name.ends_with(".mk")
 }
 
-/// The first line that calls `uname` for the release, and is not a comment.
+/// The first line that calls `uname` for the release and is not a comment.
 fn running_line(text: &str) -> Option<u32> {
     let calls = |line: &str| {
         let mut words = line.split(|c: char| c.is_whitespace() || "()`\"';|&".contains(c));

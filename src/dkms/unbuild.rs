@@ -1,14 +1,15 @@
-//! `dkms unbuild`: takes a module off one kernel, and leaves it registered.
+//! Runs `dkms unbuild`: removes a module from one kernel and keeps it registered.
 //!
-//! What 3.0.10 does for a kernel whose directory is gone, as tried: with the module's source in place it removes the
-//! installed file (where one is left), the `kernel-K-A` link, the kernel's original and `V/K`, and exits with 0, also
-//! when it is called again. Without the source or its dkms.conf it exits with 4, with a dkms.conf that is not valid
-//! with 8, and does nothing. Where not every file that dkms.conf names is in `V/K/A/module` it exits with 0 and does
-//! nothing. So its exit code says little; what is left afterwards is removed by who calls this.
+//! Measured with 3.0.10 for a kernel whose directory is gone: if the source of the module exists, dkms
+//! removes the installed file if there is one, the `kernel-K-A` link, the original of the kernel and `V/K`.
+//! It exits with code 0, also if it is called again. Without the source or its dkms.conf it exits with 4,
+//! with an invalid dkms.conf with 8, and does nothing. If a file that dkms.conf names is missing in
+//! `V/K/A/module`, it exits with 0 and does nothing. So the exit code proves nothing, and the caller removes
+//! what is left.
 //!
-//! When it has taken the installed file away it runs POST_REMOVE, where it runs itself. So for an image the
-//! script is left out of the call, which is confined as a build is, and is run here with the image as `/`: it
-//! may have to remove what POST_INSTALL has written there.
+//! After the removal of the installed file dkms runs POST_REMOVE on the machine where it runs itself. For an
+//! image the script is therefore left out of the call, which is confined like a build, and is run here with
+//! the image as `/`: it may have to remove what POST_INSTALL has written there.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,13 +21,14 @@ use super::{Cache, DkmsConf, ModuleName, Registered, Source, Tree, architecture,
 use crate::kernel::inventory::{MODULES, module_directory};
 use crate::sys::{Child, Ended, Presence, Root, Tools};
 
-/// Longer than the scripts of any module take; dkms itself is done in less than a second.
+/// The time limit, which allows for slow scripts. dkms itself needs less than a second.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs it.
 ///
 /// # Errors
-/// In words, why dkms was not called or did not end well. Both leave what there was for others to remove.
+///
+/// If dkms was not called or has failed. The caller removes what is left in both cases.
 pub fn run(
     root: &Root,
     tools: &Tools,
@@ -40,7 +42,7 @@ pub fn run(
     if let Source::Broken { reason } | Source::Unknown { reason } = &registered.source {
         return Err(reason.clone());
     }
-    // There is no kernel that would read an index.
+    // There is no kernel left that could use an index.
     let mut child = call::call(tools, "unbuild", module, release, DEADLINE)?.arg("--no-depmod");
     let mut post_remove = String::new();
     if !root.is_slash() {
@@ -53,7 +55,7 @@ pub fn run(
     let done = run_dkms(child);
     let is_gone = || matches!(root.lookup_link(claim_path(module, release)), Presence::Absent);
     if !post_remove.is_empty() && was_installed && is_gone() {
-        // dkms goes on too when it fails: what it should have removed is the admin's to look for.
+        // dkms continues after a failure too. The admin has to look for what the script should have removed.
         if let Err(e) = run_post_remove((root, tools), module, &post_remove) {
             tracing::warn!("{e}; what POST_INSTALL made may still be there");
         }
@@ -61,7 +63,7 @@ pub fn run(
     done
 }
 
-/// The call for a root that is not the system's own.
+/// Makes the call for a root other than `/`.
 fn in_image(
     (root, tools): (&Root, &Tools),
     registered: &Registered,
@@ -76,7 +78,7 @@ fn in_image(
     }
     build::portable_source(root, module, &registered.source).map_err(|e| e.to_string())?;
     let modules = root.real_path(MODULES).map_err(|e| e.to_string())?;
-    // The headers are gone with the kernel: it is named so that dkms does not look for the host's.
+    // The headers are gone together with the kernel. Naming them keeps dkms from using those of the host.
     let headers = given.plain_path(modules.join(release).join("build"));
     let mut child = given.named_in(child)?.arg("--kernelsourcedir").arg(headers);
     if !conf.hook("POST_REMOVE").is_empty() {
@@ -86,17 +88,17 @@ fn in_image(
     Ok(call::confined(tools, child, sight))
 }
 
-/// Whether dkms says that it is installed on that kernel.
+/// Whether dkms marks this version as installed on that kernel.
 fn is_installed(root: &Root, module: &ModuleName, release: &str) -> bool {
     let text = format!("{}/{release}/{}", module.version, architecture());
-    // Of what cannot be read nothing is known to have been taken away.
+    // If the link cannot be read, it is not known whether anything was removed.
     root.read_link(claim_path(module, release)).is_ok_and(|link| link.as_os_str() == text.as_str())
 }
 
 fn run_dkms(child: Child) -> Result<(), String> {
     tracing::debug!("{}", child.display());
-    // It takes away link, file and build one after the other; what a stop would leave is removed by the next run, and
-    // it is over in a moment.
+    // It removes link, file and build one after the other. It takes a moment only, and the next run removes
+    // what a deadline would leave.
     let done = child.uninterruptible().run().map_err(|e| format!("dkms cannot be started: {e}"))?;
     let said = String::from_utf8_lossy(&done.output).into_owned();
     for line in said.lines().filter(|l| !l.trim().is_empty()) {

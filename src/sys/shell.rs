@@ -1,6 +1,6 @@
-//! Words of a command that a person types into a shell.
+//! Quoting for commands that are shown to users.
 
-/// A word as a shell reads it back: as it is where no shell minds, else in quotes.
+/// A word in a form that a shell reads back unchanged, with quotes if necessary.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {

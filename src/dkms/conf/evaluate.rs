@@ -15,19 +15,19 @@ use crate::sys::{Ended, Output, Root, Tools};
 
 /// The program that bash runs.
 pub(super) const SCRIPT: &str = include_str!("conf.sh");
-/// Where an admin's additions to the files are.
+/// The directory of the admin's overrides.
 const OVERRIDES: &str = "/etc/dkms";
-/// How long one evaluation may take.
+/// The time limit of one evaluation.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How much it may answer, in bytes.
+/// The maximum size of the answer, in bytes.
 const ANSWER_LIMIT: u64 = 256 << 10;
-/// The first record of an answer: what is before it is the trace.
+/// The first record of an answer. The trace is before it.
 const START: &[u8] = b"start=start";
 
-/// A file that is evaluated: its path inside the root, and its bytes.
+/// A file to evaluate: its path inside the root, and its contents.
 pub type ConfFile = (PathBuf, Vec<u8>);
 
-/// Whether bash also says what it runs.
+/// Whether bash prints the commands that it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tracing {
     Off,
@@ -35,11 +35,11 @@ pub(super) enum Tracing {
 }
 
 pub(super) fn overrides(root: &Root) -> Option<BTreeSet<OsString>> {
-    // None: then each override is looked for by its name, and one that cannot be read is an error.
+    // Without a list, each override is opened by name, and one that cannot be read is an error.
     Some(root.list_optional(OVERRIDES).ok()?.into_iter().map(|entry| entry.name).collect())
 }
 
-/// The file itself and the admin's overrides, in dkms's order.
+/// The file itself and the admin's overrides, in the order of dkms.
 pub(super) fn with_overrides(
     root: &Root,
     main: ConfFile,
@@ -67,11 +67,11 @@ pub(super) fn with_overrides(
     Ok(files)
 }
 
-/// The files of a source directory. The admin's overrides count for a module that is registered.
+/// The files of a source directory. The admin's overrides apply to registered modules only.
 ///
 /// # Errors
-/// When the `dkms.conf` is absent ([`ConfError::Unusable`]), or one of the files cannot be read or is too
-/// large.
+///
+/// If the `dkms.conf` does not exist ([`ConfError::Unusable`]), or a file cannot be read or is too large.
 pub fn files(
     root: &Root,
     directory: &Path,
@@ -133,15 +133,15 @@ pub(super) fn evaluate(
     let texts: Vec<(&str, &[u8])> =
         paths.iter().map(String::as_str).zip(files.iter().map(|(_, bytes)| &bytes[..])).collect();
     let trace = Trace::read(trace, &texts);
-    // dkms skips its test of the configuration when the file is not there; so do we.
+    // As dkms, skip the check of the configuration if the file is missing.
     let config = root.read_within(format!("{}/build/.config", module_directory(release)), TEXT).ok();
     let mut conf = DkmsConf::of_answer(records, release, config.as_deref(), &paths)?;
     conf.locate(&trace);
     Ok((conf, trace))
 }
 
-/// A path without symlinks, so that nothing of the host is read for a root; what is not there can only be
-/// named.
+/// A path without symlinks, so that a root does not lead to files of the host. A path that does not exist is
+/// only joined.
 fn for_bash(root: &Root, path: impl AsRef<Path>) -> PathBuf {
     root.real_path(path.as_ref()).unwrap_or_else(|_| root.shown_path(path.as_ref()))
 }
@@ -174,7 +174,7 @@ fn answer(
         let what = format!("{file} was not evaluated: {e}");
         if is_refusal(&e) { ConfError::Refused(what) } else { ConfError::CannotTell(what) }
     })?;
-    // Ended by a signal, bash answers all the same, by its EXIT trap.
+    // After a signal bash still prints an answer, because of its EXIT trap.
     if matches!(done.ended, Ended::Exit(_)) && done.output.ends_with(b"end=end\0") {
         return Ok(done.output);
     }
@@ -186,8 +186,8 @@ fn answer(
     })
 }
 
-/// What a `dkms.conf` may read beside the programs and `/etc` of the machine: its source, the admin's
-/// overrides, the headers, and the directories that it is given.
+/// What a `dkms.conf` may read in addition to the programs and `/etc` of the machine: its source, the admin's
+/// overrides, the headers, and the directories that are passed to it.
 fn seen(root: &Root, files: &[ConfFile], build: &str) -> Sight {
     let real = |path: &Path| root.real_path(path).ok().map(PathBuf::into_os_string);
     let directories: BTreeSet<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();

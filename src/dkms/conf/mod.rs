@@ -1,5 +1,5 @@
-//! `dkms.conf` is a bash program whose values may differ per kernel, so bash evaluates it, once for each
-//! kernel: builds and lint read the same value. A static reading can only advise.
+//! A `dkms.conf` is a bash program whose values may differ between kernels, so bash evaluates it for each
+//! kernel. Builds and lint use the same value. Reading it without bash is only good for advice.
 
 mod evaluate;
 mod reader;
@@ -19,22 +19,22 @@ pub use version::DkmsRules;
 
 use crate::sys::FileError;
 
-/// Why there is no evaluated file, in words.
+/// Why there is no evaluated file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConfError {
-    /// It is not there, or bash gets no answer out of it: dkms would not either.
+    /// It does not exist, or bash returned no answer; dkms fails in the same way.
     Unusable(String),
-    /// It could not be read, or bash not be run: it may be good.
+    /// It could not be read, or bash could not run: the file may be good.
     CannotTell(String),
-    /// It was not evaluated because this machine offers nothing that confines it.
+    /// It was not evaluated because this machine offers no way to confine it.
     Refused(String),
-    /// As unusable, because bash did not come to an end with it in time.
+    /// As `Unusable`: bash did not finish in time.
     TimedOut(String),
 }
 
 impl ConfError {
-    /// In words.
+    /// The reason as text.
     pub fn reason(&self) -> &str {
         match self {
             ConfError::Unusable(reason)
@@ -49,8 +49,8 @@ impl ConfError {
     }
 }
 
-/// What the text of a file seems to say of `AUTOINSTALL`, without running it: for advice, where there is no
-/// time to ask bash.
+/// The apparent value of `AUTOINSTALL` in a text, without running it: for advice when there is no time to run
+/// bash.
 pub fn seems_autoinstall(text: &str) -> Option<bool> {
     let value = text.lines().filter_map(|line| line.trim().strip_prefix("AUTOINSTALL=")).next_back()?;
     let unquoted = value.trim_start_matches(['"', '\'']);
@@ -58,7 +58,8 @@ pub fn seems_autoinstall(text: &str) -> Option<bool> {
     Some(unquoted[..end].eq_ignore_ascii_case("yes"))
 }
 
-/// Whether a value is one that a build of the project replaces: `#MODULE_VERSION#`, `@VERSION@` and the like.
+/// Whether a value is a placeholder for the build system of a project: `#MODULE_VERSION#`, `@VERSION@` and
+/// the like.
 pub fn is_placeholder(value: &str) -> bool {
     let is_word = |word: &str| {
         word.len() > 1
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn placeholders() {
-        // Each is in the dkms.conf of a project.
+        // Each occurs in the dkms.conf of a project.
         for value in [
             "#MODULE_VERSION#",
             "@VERSION@",

@@ -1,4 +1,4 @@
-//! Evaluates the files of all modules for one kernel, or takes what they come to from the cache.
+//! Evaluates the files of all modules for one kernel, or takes the values from the cache.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,13 +19,13 @@ use crate::sys::{Fingerprint, Root, Tools};
 /// A file that takes longer than this is evaluated once only.
 const TRACED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the files of all modules have in common on one kernel, looked at once.
+/// What all evaluations for one kernel have in common.
 #[derive(Debug)]
 pub struct ConfReader<'a> {
     root: &'a Root,
     tools: &'a Tools,
     release: &'a str,
-    /// The names of the admin's overrides; none when they cannot be listed.
+    /// The names of the admin's overrides; none if they cannot be listed.
     overrides: Option<BTreeSet<OsString>>,
     rules: DkmsRules,
     sources: &'a ConfSources,
@@ -34,7 +34,7 @@ pub struct ConfReader<'a> {
 }
 
 impl<'a> ConfReader<'a> {
-    /// Looks at it.
+    /// Reads the common part.
     pub fn new(
         root: &'a Root,
         tools: &'a Tools,
@@ -54,10 +54,11 @@ impl<'a> ConfReader<'a> {
         ConfReader { root, tools, release, overrides, sources, rules: version::rules(tools, cache), around }
     }
 
-    /// Evaluates the file of a module, or takes it from the cache.
+    /// Evaluates the files of a module, or takes the value from the cache.
     ///
     /// # Errors
-    /// When there is no answer.
+    ///
+    /// If there is no answer.
     pub fn load(&self, cache: &mut Cache, registered: &Registered) -> Result<DkmsConf, ConfError> {
         let (root, module) = (self.root, &registered.module);
         let source = match &registered.source {
@@ -88,7 +89,7 @@ impl<'a> ConfReader<'a> {
                 let is_traced = conf.has_faults() && started.elapsed() < TRACED_WITHIN;
                 if is_traced { evaluated(Tracing::On) } else { Ok(conf) }
             });
-            // Why it could not be read, or bash not be run, is not a property of what is in the files.
+            // A failure to read the files or to run bash is not a property of the files.
             if !matches!(conf, Err(ConfError::CannotTell(_) | ConfError::Refused(_))) {
                 cache.keep_conf(key, conf.clone());
             }
@@ -97,8 +98,8 @@ impl<'a> ConfReader<'a> {
         conf.map(|conf| conf.under(self.rules))
     }
 
-    /// All that the answer depends on: the files, the kernel, its headers, and the directory that a file may
-    /// source from.
+    /// Everything that the answer depends on: the files, the kernel, its headers, and the directory that the
+    /// file may source from.
     fn key(&self, files: &[ConfFile], directory: &str) -> String {
         let mut key = Fingerprint::default();
         for (path, bytes) in files {
@@ -114,9 +115,9 @@ impl<'a> ConfReader<'a> {
 /// What was evaluated, by root and key.
 type Evaluated = BTreeMap<(PathBuf, String), Result<DkmsConf, ConfError>>;
 
-/// The answer that this process has had for that key, else that of `evaluate`: on a slow machine a file costs
-/// a second, and a process may look at the machine more than once with a cache that was empty, or could not
-/// be written.
+/// Returns the answer that this process got before for that key, or else the result of `evaluate`. On a slow
+/// machine one evaluation takes a second, and a process may observe the machine more than once with a cache
+/// that was empty or could not be written.
 fn once(
     root: &Root,
     key: &str,
@@ -133,7 +134,7 @@ fn once(
     conf
 }
 
-/// What the files of a module are on every kernel: read once in a look at all of them.
+/// The files of the modules, which are the same for every kernel and are read once per observation.
 #[derive(Debug, Default)]
 pub struct ConfSources(RefCell<BTreeMap<PathBuf, (Vec<u8>, String)>>);
 
@@ -156,10 +157,11 @@ fn identity(root: &Root, path: impl AsRef<Path>) -> String {
     stat.map_or_else(String::new, |stat| format!("{} {} {}", stat.size, stat.mtime_ns, stat.ctime_ns))
 }
 
-/// Evaluates the file of a module for a kernel, or takes it from the cache.
+/// Evaluates the files of a module for a kernel, or takes the value from the cache.
 ///
 /// # Errors
-/// When there is no answer.
+///
+/// If there is no answer.
 pub fn load(
     root: &Root,
     tools: &Tools,

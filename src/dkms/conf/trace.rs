@@ -1,5 +1,5 @@
-//! What bash ran of a `dkms.conf`, command by command, with the line of each: the output of its `set -x`,
-//! with a `PS4` that names file and line. Code that did not run is not in it.
+//! The commands of a `dkms.conf` that bash ran, each with its line: the output of `set -x` with a `PS4` that
+//! contains file and line. Code that did not run is not included.
 
 /// The directives of a `dkms.conf`.
 pub const DIRECTIVES: [&str; 33] = [
@@ -38,15 +38,15 @@ pub const DIRECTIVES: [&str; 33] = [
     "STRIP",
 ];
 
-/// A line of one of the files that were evaluated: the file's number, and the line counted from 1.
+/// A line of an evaluated file: the index of the file, and the line number, from 1.
 pub type FileLine = (usize, usize);
 
-/// A command that bash ran, an assignment among them.
+/// A command that bash ran. Assignments are commands too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedCommand {
-    /// Where it begins.
+    /// The place where it begins.
     pub at: FileLine,
-    /// As `set -x` writes it, quoted by bash.
+    /// The text in the output of `set -x`, quoted by bash.
     pub text: String,
 }
 
@@ -55,9 +55,9 @@ pub struct TracedCommand {
 pub struct Assignment<'a> {
     /// The variable.
     pub name: &'a str,
-    /// What is between the brackets.
+    /// The text between the brackets.
     pub index: Option<&'a str>,
-    /// What follows the equals sign, quoted by bash.
+    /// The text after the equals sign, quoted by bash.
     pub value: &'a str,
 }
 
@@ -69,12 +69,12 @@ impl<'a> Assignment<'a> {
     }
 }
 
-/// What bash ran, in that order.
+/// The commands, in the order in which bash ran them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Trace(Vec<TracedCommand>);
 
 impl Trace {
-    /// Reads the output of `set -x`. `files` are the paths as bash knows them, with their texts.
+    /// Parses the output of `set -x`. `files` are the paths that bash was given, and their contents.
     pub fn read(output: &[u8], files: &[(&str, &[u8])]) -> Trace {
         let output = String::from_utf8_lossy(output);
         let mut commands: Vec<TracedCommand> = Vec::new();
@@ -85,7 +85,7 @@ impl Trace {
                     is_ours = at.is_some();
                     commands.extend(at.map(|at| TracedCommand { at, text: text.to_owned() }));
                 }
-                // A value goes on.
+                // The continuation of a value.
                 None if is_ours => commands.last_mut().into_iter().for_each(|last| last.text += line),
                 None => {}
             }
@@ -97,12 +97,12 @@ impl Trace {
         Trace(commands)
     }
 
-    /// Everything that bash ran.
+    /// All commands.
     pub fn commands(&self) -> &[TracedCommand] {
         &self.0
     }
 
-    /// The assignments, with where they are.
+    /// The assignments, with their places.
     pub fn assignments(&self) -> impl DoubleEndedIterator<Item = (FileLine, Assignment<'_>)> {
         self.0.iter().filter_map(|command| Some((command.at, Assignment::of(&command.text)?)))
     }
@@ -112,11 +112,11 @@ impl Trace {
         self.assignments().rev().find(|(_, found)| found.name == name).map(|(at, _)| at)
     }
 
-    /// The assignment that gives element `index` of a variable, as far as its text shows that.
+    /// The assignment to element `index` of a variable, as far as the text shows it.
     pub fn line_of_element(&self, name: &str, index: usize) -> Option<FileLine> {
         let wanted = index.to_string();
         let gives = |found: &Assignment<'_>| match found.index {
-            // `[$i]` and the like: the index that it had is not shown.
+            // An index such as `[$i]`, whose value is not shown.
             Some(text) => text.trim() == wanted || text.contains('$') || text.contains(char::is_alphabetic),
             None => index == 0 || found.value.starts_with('('),
         };
@@ -124,8 +124,8 @@ impl Trace {
     }
 }
 
-/// Where the command of a line of output is, and its text; no place for a command of another file. None for a
-/// line that continues a value.
+/// The place of the command in a line of output, and its text; without a place for a command of another file.
+/// None for a line that continues a value.
 fn position<'l>(line: &'l str, files: &[(&str, &[u8])]) -> Option<(Option<FileLine>, &'l str)> {
     let rest = line.strip_prefix('@')?.trim_start_matches('@');
     for (file, (path, _)) in files.iter().enumerate() {
@@ -139,8 +139,8 @@ fn position<'l>(line: &'l str, files: &[(&str, &[u8])]) -> Option<(Option<FileLi
     number.bytes().all(|b| b.is_ascii_digit()).then_some((None, text))
 }
 
-/// The line where a command begins. Bash names the last one of a command that has several; an assignment is
-/// looked for upwards from there.
+/// The line where a command begins. For a command of several lines bash reports the last one, so the
+/// assignment is searched upwards from there.
 fn first_line(command: &TracedCommand, text: &[u8]) -> usize {
     let lines: Vec<&[u8]> = text.split(|b| *b == b'\n').collect();
     let last = command.at.1.clamp(1, lines.len() - usize::from(text.ends_with(b"\n") && lines.len() > 1));
@@ -159,7 +159,7 @@ fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// The name at the beginning, what is in brackets behind it, and the rest.
+/// The name at the beginning, the text in brackets after it, and the rest.
 pub fn left_side(text: &str) -> Option<(&str, Option<&str>, &str)> {
     let length = text.bytes().take_while(|b| is_name(*b)).count();
     if length == 0 || text.starts_with(|c: char| c.is_ascii_digit()) {

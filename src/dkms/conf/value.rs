@@ -1,5 +1,5 @@
-//! The value of an evaluated `dkms.conf` for one kernel, and what makes dkms refuse it. Builds and lint read
-//! the same one.
+//! The value of an evaluated `dkms.conf` for one kernel, and why dkms refuses it. Builds and lint use the
+//! same value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,17 +12,17 @@ use super::version::DkmsRules;
 use crate::dkms::compare_versions;
 use crate::kernel::config_file::is_set;
 
-/// What a record of `BUILT_MODULE_NAME` and its sisters comes to.
+/// A record of `BUILT_MODULE_NAME` and the related directives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuiltModule {
     /// The installed file's name, without `.ko`.
     pub name: String,
-    /// `DEST_MODULE_LOCATION`, below the module directory; Clear's and Debian's dkms put it into
+    /// `DEST_MODULE_LOCATION`, relative to the module directory. The dkms of Clear Linux and of Debian uses
     /// `updates/dkms` instead.
     pub location: String,
 }
 
-/// The same record as it is written.
+/// The same record as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ModuleRecord {
     /// `BUILT_MODULE_NAME`.
@@ -35,12 +35,12 @@ pub struct ModuleRecord {
     pub location: String,
 }
 
-/// Why a module is not for a kernel.
+/// Why a module excludes a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exclusion {
     /// The directive.
     pub directive: String,
-    /// What it asks for, in words that follow its name.
+    /// The condition, as text that follows the name.
     pub condition: String,
 }
 
@@ -50,20 +50,20 @@ impl fmt::Display for Exclusion {
     }
 }
 
-/// Where bash cannot go on.
+/// A syntax error that ends the evaluation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyntaxError {
-    /// Which of the files.
+    /// The index of the file.
     pub file: usize,
-    /// Counted from 1.
+    /// The line number, from 1.
     pub line: Option<usize>,
-    /// In bash's words.
+    /// The message of bash.
     pub message: String,
-    /// The line of the quote that is not closed, when that is the cause; known to an evaluation with a trace.
+    /// The line of the unclosed quote, if that is the cause. Only an evaluation with a trace determines it.
     pub quote: Option<usize>,
 }
 
-/// What makes dkms refuse a file.
+/// A kind of refusal by dkms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalKind {
@@ -71,7 +71,7 @@ pub enum RefusalKind {
     NameMissing,
     /// `PACKAGE_VERSION` has no value.
     VersionMissing,
-    /// There is not one record.
+    /// There is no record.
     NoModule,
     /// A record without a name.
     ModuleNameMissing,
@@ -79,24 +79,24 @@ pub enum RefusalKind {
     ModuleNameEnding,
     /// A record without `DEST_MODULE_LOCATION`.
     DestinationMissing,
-    /// A `DEST_MODULE_LOCATION` that begins with none of the three directories.
+    /// A `DEST_MODULE_LOCATION` that begins with none of the three allowed directories.
     Destination,
-    /// A word in `AUTOINSTALL` that is neither yes nor no; only some versions refuse it.
+    /// A word in `AUTOINSTALL` other than yes and no; only some versions refuse it.
     AutoinstallWord,
 }
 
 /// Why dkms refuses a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// The reason.
+    /// The kind.
     pub kind: RefusalKind,
-    /// The directive that is at fault.
+    /// The directive in error.
     pub directive: String,
-    /// Which element of it.
+    /// The index of the element.
     pub element: Option<usize>,
     /// Its value.
     pub value: String,
-    /// Where the directive is given; none when nothing gives it, or that was not looked for.
+    /// The place where the directive is set; none if nothing sets it, or without a trace.
     pub at: Option<FileLine>,
 }
 
@@ -132,18 +132,18 @@ pub struct DkmsConf {
     pub package_name: String,
     /// `PACKAGE_VERSION`.
     pub package_version: String,
-    /// `AUTOINSTALL` asks for it, by the rule of the installed dkms.
+    /// `AUTOINSTALL` is set, by the rules of the installed dkms.
     #[serde(skip)]
     pub autoinstall: bool,
-    /// What it says.
+    /// The value of `AUTOINSTALL`.
     pub autoinstall_value: String,
-    /// What a build makes: the records with a name.
+    /// The files of a build: the records that have a name.
     pub built: Vec<BuiltModule>,
-    /// The records as they are written.
+    /// The records as written in the file.
     pub records: Vec<ModuleRecord>,
     /// `BUILD_DEPENDS`: names of modules.
     pub depends: Vec<String>,
-    /// `MAKE` is given, for this kernel or for others.
+    /// `MAKE` is set, for this kernel or for others.
     pub makes: bool,
     /// The value of `MAKE` for this kernel.
     pub make: String,
@@ -151,18 +151,18 @@ pub struct DkmsConf {
     pub patches: Vec<String>,
     /// The scripts, with their arguments, by directive: `PRE_BUILD` and the like.
     pub hooks: BTreeMap<String, String>,
-    /// Directives that are given and that dkms has deprecated.
+    /// Directives in the file that dkms has deprecated.
     pub deprecated: Vec<String>,
     /// Why the module is not for this kernel.
     pub excluded: Vec<Exclusion>,
-    /// It has a syntax error: what follows does not count.
+    /// A syntax error: the rest of the file has no effect.
     pub syntax: Option<SyntaxError>,
     /// Why dkms refuses the file.
     pub refusals: Vec<Refusal>,
 }
 
 impl DkmsConf {
-    /// Reads what bash answers: the records behind the trace.
+    /// Parses the answer of bash: the records after the trace.
     pub(super) fn of_answer(
         records: &[u8],
         release: &str,
@@ -217,13 +217,13 @@ impl DkmsConf {
         }
     }
 
-    /// What follows from the records.
+    /// Computes what follows from the records.
     fn resolve(&mut self) {
         let is_only = self.records.len() == 1;
         for record in &self.records {
             let written = [&record.dest, &record.built].into_iter().find(|name| !name.is_empty());
             let name = written.or(is_only.then_some(&self.package_name));
-            // A record without a name cannot be looked for.
+            // A record without a name cannot be searched for.
             if let Some(name) = name.filter(|name| !name.is_empty()) {
                 self.built.push(BuiltModule { name: name.clone(), location: record.location.clone() });
             }
@@ -231,7 +231,7 @@ impl DkmsConf {
         self.refusals = self.refused();
     }
 
-    /// Whether the script of a directive, a patch or `MAKE` may bring what is not in the source.
+    /// Whether a script, a patch or `MAKE` may add files to the source.
     pub fn prepares(&self) -> bool {
         !self.patches.is_empty()
             || ["PRE_BUILD", "POST_ADD"].iter().any(|hook| self.hooks.contains_key(*hook))
@@ -242,8 +242,8 @@ impl DkmsConf {
         self.hooks.get(directive).map_or("", String::as_str)
     }
 
-    /// The value under the rules of the installed dkms, which are not part of what is cached: the next dkms
-    /// may have others.
+    /// The value by the rules of the installed dkms. The rules are not part of the cached value, because the
+    /// next dkms may have others.
     #[must_use]
     pub fn under(mut self, rules: DkmsRules) -> DkmsConf {
         self.autoinstall = rules.autoinstall.asks(&self.autoinstall_value);
@@ -256,12 +256,12 @@ impl DkmsConf {
         self
     }
 
-    /// Whether a trace would say more: where a fault is.
+    /// Whether a trace is useful: to find the place of a fault.
     pub(super) fn has_faults(&self) -> bool {
         !self.refusals.is_empty() || self.syntax.is_some()
     }
 
-    /// Notes where the faults are.
+    /// Adds the places of the faults.
     pub(super) fn locate(&mut self, trace: &Trace) {
         for refusal in &mut self.refusals {
             refusal.at = match refusal.element {
@@ -271,7 +271,7 @@ impl DkmsConf {
         }
     }
 
-    /// All that makes dkms refuse the file: what its `read_conf` looks at, in 3.0.10 and in 3.4.3.
+    /// Everything for which dkms refuses the file: the checks of its `read_conf` in 3.0.10 and 3.4.3.
     fn refused(&self) -> Vec<Refusal> {
         use RefusalKind::*;
         let mut refusals = Vec::new();
@@ -315,12 +315,12 @@ impl DkmsConf {
     }
 }
 
-/// How a destination may begin.
+/// The allowed beginnings of a destination.
 pub const DESTINATIONS: [&str; 3] = ["/kernel", "/updates", "/extra"];
-/// Directives that old versions of dkms do not know.
+/// Directives that are unknown to old versions of dkms.
 const RANGES: [&str; 2] = ["BUILD_EXCLUSIVE_KERNEL_MIN", "BUILD_EXCLUSIVE_KERNEL_MAX"];
 
-/// The exclusion that a record of the answer names, or comes to.
+/// The exclusion that results from a record of the answer.
 fn excluded(key: &str, value: &str, release: &str, config: Option<&[u8]>) -> Option<Exclusion> {
     let is = |directive: &str| {
         Some(Exclusion { directive: directive.to_owned(), condition: format!("is {value}") })
@@ -333,7 +333,7 @@ fn excluded(key: &str, value: &str, release: &str, config: Option<&[u8]>) -> Opt
             Some(Exclusion { directive: directive.to_owned(), condition: condition.to_owned() })
         }
         "exclusive_config" => {
-            // dkms skips its test of the configuration when the file is not there; so do we.
+            // As dkms, skip the check of the configuration if the file is missing.
             let config = config?;
             let unmet = value.split_ascii_whitespace().find(|word| match word.strip_prefix('!') {
                 Some(name) => is_set(config, name),
@@ -344,14 +344,14 @@ fn excluded(key: &str, value: &str, release: &str, config: Option<&[u8]>) -> Opt
         }
         "kernel_min" if is_older() => is(RANGES[0]),
         "kernel_max" if compare_versions(release, value).is_gt() => is(RANGES[1]),
-        // Without mentioning it during the build, dkms then refuses to install on that kernel and on later
+        // dkms does not report this during the build. It then refuses to install on that kernel and on later
         // ones, whatever the highest version is.
         "obsolete_by" if !is_older() => is("OBSOLETE_BY"),
         _ => None,
     }
 }
 
-/// Bash says `FILE: line N: what is wrong`, and more lines.
+/// Parses a message of bash, `FILE: line N: MESSAGE`, which may have more lines.
 fn syntax_error(said: &str, files: &[String]) -> Option<SyntaxError> {
     let first = said.lines().find(|line| !line.is_empty())?;
     let found = files.iter().enumerate().find_map(|(file, path)| {

@@ -1,32 +1,32 @@
-//! The version of the installed dkms, and what it decides.
+//! The version of the installed dkms, and the rules that depend on it.
 //!
-//! It is read out of the program, which is a script that prints it: no process is started to find out that
-//! there is nothing to do. (3.0.10 and 3.2.1 both hold the text `dkms-VERSION`.)
+//! It is read from the program, which is a script that prints it, so that a run without work starts no
+//! process. (Both 3.0.10 and 3.2.1 contain the text `dkms-VERSION`.)
 
 use serde::{Deserialize, Serialize};
 
 use crate::dkms::{Cache, compare_versions};
 use crate::sys::Tools;
 
-/// The first version that knows only `yes`, `no` and nothing as a value of `AUTOINSTALL`.
+/// The first version that accepts only `yes`, `no` and the empty value for `AUTOINSTALL`.
 const STRICT: &str = "3.1.7";
 
-/// The first version that looks at the lowest and the highest kernel version of a module.
+/// The first version with a minimum and a maximum kernel version.
 const RANGES: &str = "3.0.11";
 
-/// How `AUTOINSTALL` is understood.
+/// The interpretation of `AUTOINSTALL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Autoinstall {
     /// Any word means yes, even "no": before 3.1.7.
     AnyWord,
     /// `yes`, `no` or nothing; another word makes the whole file invalid.
     YesOrNo,
-    /// The version is not known: any word but "no" means yes.
+    /// The version is unknown: any word except "no" means yes.
     Unknown,
 }
 
 impl Autoinstall {
-    /// The rule of a version.
+    /// The interpretation by a version.
     pub fn of_version(version: Option<&str>) -> Autoinstall {
         match version {
             None => Autoinstall::Unknown,
@@ -35,7 +35,7 @@ impl Autoinstall {
         }
     }
 
-    /// Whether a value asks to be built by itself.
+    /// Whether a value asks for automatic builds.
     pub fn asks(self, value: &str) -> bool {
         let is = |word: &str| value.eq_ignore_ascii_case(word);
         match self {
@@ -51,17 +51,17 @@ impl Autoinstall {
     }
 }
 
-/// What a version makes of a `dkms.conf`.
+/// How a version of dkms interprets a `dkms.conf`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DkmsRules {
-    /// How `AUTOINSTALL` is understood.
+    /// The interpretation of `AUTOINSTALL`.
     pub autoinstall: Autoinstall,
-    /// `BUILD_EXCLUSIVE_KERNEL_MIN` and `_MAX` are looked at.
+    /// `BUILD_EXCLUSIVE_KERNEL_MIN` and `_MAX` have an effect.
     pub knows_ranges: bool,
 }
 
 impl DkmsRules {
-    /// Those of a version; one that is not known is taken for a new one.
+    /// The rules of a version. An unknown version is assumed to be new.
     pub fn of_version(version: Option<&str>) -> DkmsRules {
         DkmsRules {
             autoinstall: Autoinstall::of_version(version),

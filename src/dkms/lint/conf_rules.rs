@@ -1,4 +1,4 @@
-//! Rules on the value for one kernel.
+//! Rules about the value for one kernel.
 
 use super::view::{ConfView, Hit, LintPlace};
 use super::{Expected, KernelOwn, Severity};
@@ -7,22 +7,22 @@ use crate::dkms::conf::{DESTINATIONS, RefusalKind, is_placeholder};
 use crate::dkms::is_usable_name;
 use crate::kernel::module_file::kernel_name;
 
-/// No module has a tenth as many records; a file that has more keeps nobody waiting.
+/// No real module has even a tenth as many records. The limit bounds the time for a bad file.
 const RECORD_LIMIT: usize = 500;
 
-/// What makes dkms refuse the file.
+/// Reasons for dkms to refuse the file.
 pub(super) fn refused(view: &ConfView<'_>, kind: RefusalKind) -> Vec<Hit> {
     let refusals = view.conf.refusals.iter().filter(|refusal| refusal.kind == kind);
     let hit = |refusal| Hit::new(view.place_of_refusal(refusal), refusal.to_string());
     refusals.take(RECORD_LIMIT).map(hit).collect()
 }
 
-/// A value that a build of the project was to replace.
+/// A value that the build system of the project should have replaced.
 pub(super) fn placeholder(view: &ConfView<'_>) -> Vec<Hit> {
     let conf = view.conf;
     let package = [("PACKAGE_NAME", &conf.package_name), ("PACKAGE_VERSION", &conf.package_version)];
     let what = |directive: &str, value: &str| format!("{directive} is {value:?}, which is a placeholder");
-    // In a path make takes what follows a # for a comment.
+    // make treats the text after a # in a path as a comment.
     let fails = |value: &str| if value.contains('#') { Severity::Error } else { Severity::Warning };
     let package = package.into_iter().filter(|(_, value)| is_placeholder(value)).map(|(directive, value)| {
         Hit::new(view.place(directive), what(directive, value)).severity(fails(value))
@@ -48,7 +48,7 @@ pub(super) fn name_unusable(view: &ConfView<'_>) -> Vec<Hit> {
     values.map(|(directive, value)| Hit::new(view.place(directive), what(directive, value))).collect()
 }
 
-/// The name and the version that are expected, where one is, and what says so.
+/// The expected name and version, as far as there are, and what determines them.
 fn expected(view: &ConfView<'_>) -> Option<(Option<String>, String, &'static str)> {
     let (name, version) = (&view.conf.package_name, &view.conf.package_version);
     if name.is_empty() || version.is_empty() {
@@ -104,7 +104,7 @@ pub(super) fn autoinstall_no(view: &ConfView<'_>) -> Vec<Hit> {
     autoinstall(view, |value| value.eq_ignore_ascii_case("no"), what)
 }
 
-/// Refused by the versions that know only yes and no.
+/// Refused by versions that accept only yes and no.
 pub(super) fn autoinstall_word(view: &ConfView<'_>) -> Vec<Hit> {
     let is_word = |value: &str| !["", "yes", "no"].iter().any(|known| value.eq_ignore_ascii_case(known));
     let what = |value: &str| format!("AUTOINSTALL is {value:?}: dkms 3.1.7 and later refuse the file");
@@ -132,7 +132,7 @@ pub(super) fn module_name_unusable(view: &ConfView<'_>) -> Vec<Hit> {
         .collect()
 }
 
-/// One that dkms refuses; or that it takes, and that leads elsewhere by its `..` or by a longer name.
+/// A destination that dkms refuses, or that it accepts although its `..` or a longer name leads elsewhere.
 pub(super) fn destination(view: &ConfView<'_>) -> Vec<Hit> {
     let mut hits = refused(view, RefusalKind::Destination);
     for (at, record) in view.conf.records.iter().enumerate().take(RECORD_LIMIT) {
@@ -152,7 +152,7 @@ pub(super) fn destination(view: &ConfView<'_>) -> Vec<Hit> {
     hits
 }
 
-/// The directory that a path means, without its `..`.
+/// The first directory of a path after its `..` are resolved.
 fn first_directory(path: &str) -> Option<&str> {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
@@ -187,7 +187,7 @@ pub(super) fn depends_unknown(view: &ConfView<'_>) -> Vec<Hit> {
     unknown.map(|name| Hit::new(view.place("BUILD_DEPENDS"), what(name))).collect()
 }
 
-/// A name under which the kernel has something of its own.
+/// The name of something in the kernel itself.
 pub(super) fn kernel_module(view: &ConfView<'_>) -> Vec<Hit> {
     let records = view.conf.records.iter().enumerate().take(RECORD_LIMIT);
     let own = records.filter_map(|(at, record)| {

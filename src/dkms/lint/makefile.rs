@@ -1,38 +1,39 @@
-//! What a Makefile or Kbuild file of a module says, read without running make: advice only, as make alone
-//! knows what its variables and conditions come to.
+//! Reads a Makefile or Kbuild file of a module without running make. The result is only good for advice,
+//! because only make can evaluate variables and conditions.
 
 use std::collections::BTreeMap;
 
 /// An entry of `obj-m` or `obj-$(CONFIG_X)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KbuildObject {
-    /// The module: the file without `.o`, and without its directory.
+    /// The module: the name of the file without `.o` and without its directory.
     pub name: String,
-    /// The option that decides whether it is made.
+    /// The option that decides whether it is built.
     pub option: Option<String>,
-    /// Counted from 1.
+    /// The line number, from 1.
     pub line: usize,
 }
 
-/// What was found in one file.
+/// The findings in one file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Makefile {
     /// The modules that it names.
     pub objects: Vec<KbuildObject>,
-    /// Some of what it makes is named by a variable, a function or another file.
+    /// Some of the names are given by a variable, a function or another file.
     pub is_partial: bool,
-    /// `uname -r`: the line, and the variable that it is assigned to.
+    /// Uses of `uname -r`: the line, and the variable that is assigned.
     pub running_kernel: Vec<(usize, Option<String>)>,
     /// The first line with `SUBDIRS=` and without `M=`.
     pub subdirs: Option<usize>,
-    /// The variables that it assigns, each with the words of all its assignments: which of them counts is not known.
+    /// The variables that it assigns, each with the words of all assignments, because it is unknown which of
+    /// them is effective.
     pub variables: BTreeMap<String, Vec<String>>,
     /// The text, without comments.
     text: String,
 }
 
 impl Makefile {
-    /// Reads a text, whatever it is.
+    /// Reads a file with any contents.
     pub fn read(bytes: &[u8]) -> Makefile {
         let text = String::from_utf8_lossy(bytes);
         let mut makefile = Makefile::default();
@@ -62,12 +63,12 @@ impl Makefile {
         makefile
     }
 
-    /// Whether the value of a variable is asked for.
+    /// Whether the value of a variable is used.
     pub fn uses(&self, variable: &str) -> bool {
         [format!("$({variable})"), format!("${{{variable}}}")].iter().any(|use_| self.text.contains(use_))
     }
 
-    /// Whether it gives a value to an option, itself or for a make that it calls.
+    /// Whether it sets an option, for itself or for a make that it calls.
     pub fn gives(&self, option: &str) -> bool {
         self.variables.contains_key(option) || self.text.contains(&format!("{option}="))
     }
@@ -76,7 +77,7 @@ impl Makefile {
         let Some(condition) = name.strip_prefix("obj-") else { return };
         let option = match condition {
             "m" => None,
-            // Of an external module nothing is built in.
+            // Nothing of an external module is built in.
             "y" | "n" => return,
             other => match variable(other) {
                 Some(option) if option.starts_with("CONFIG_") => Some(option.to_owned()),
@@ -92,14 +93,14 @@ impl Makefile {
                     let name = object.rsplit('/').next().unwrap_or_default().to_owned();
                     self.objects.push(KbuildObject { name, option: option.clone(), line });
                 }
-                // A subdirectory has a file of its own.
+                // A subdirectory has its own file.
                 None if word.ends_with('/') && !word.contains('$') => {}
                 _ => self.is_partial = true,
             }
         }
     }
 
-    /// A word with the variables in it that the file itself gives, one level deep.
+    /// A word with the variables that the file itself sets, expanded one level deep.
     fn expanded(&self, word: &str) -> Vec<String> {
         if let Some(words) = variable(word).and_then(|name| self.variables.get(name)) {
             return words.clone();
@@ -114,8 +115,8 @@ impl Makefile {
     }
 }
 
-/// The lines without comments, those that a backslash continues put together; each with the number of its
-/// first one.
+/// The lines without comments. Lines that end with a backslash are joined. Each has the number of its first
+/// line.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     let mut continues = false;
@@ -137,7 +138,7 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// `NAME = VALUE`, with any of make's operators; a recipe has none.
+/// `NAME = VALUE` with any operator of make; recipes are excluded.
 fn assignment(line: &str) -> Option<(&str, &str)> {
     if line.starts_with('\t') && !line.trim_start().starts_with("obj-") {
         return None;
@@ -150,7 +151,7 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && is_prefixed && name.bytes().all(is_plain)).then_some((name, value))
 }
 
-/// `NAME` of `$(NAME)` and `${NAME}`.
+/// `NAME` in `$(NAME)` and `${NAME}`.
 fn variable(text: &str) -> Option<&str> {
     let inner = text.strip_prefix("$(").and_then(|rest| rest.strip_suffix(')'));
     inner.or_else(|| text.strip_prefix("${")?.strip_suffix('}'))

@@ -1,9 +1,9 @@
-//! Advice on a `dkms.conf` and its source: the rules of Clear Linux's guide, and the traps that are known.
+//! Checks a `dkms.conf` and its source against the rules of Clear Linux's guide and against known mistakes.
 //! Pure.
 //!
-//! Bash's evaluation decides what a value is, and its trace on which line it is given; what the text of a
-//! Makefile says is advice. An error is only what makes the installed dkms fail or never build the module.
-//! The rules are the rows of [`rules::RULES`].
+//! The evaluation by bash decides the values, and its trace the lines. Findings in the text of a Makefile are
+//! advice. Only what makes the installed dkms fail or never build the module is an error. The rules are the
+//! rows of [`rules::RULES`].
 
 mod conf_rules;
 pub mod makefile;
@@ -25,15 +25,15 @@ use rules::{Check, LintRule, RULES};
 use source::SourceFiles;
 use view::{ConfView, Hit, LintPlace};
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// The installed dkms fails, or never builds the module.
     Error,
-    /// It will not do what was probably meant.
+    /// It probably does not do what was meant.
     Warning,
-    /// It could be better.
+    /// It could be improved.
     Advice,
 }
 
@@ -47,35 +47,35 @@ impl std::fmt::Display for Severity {
     }
 }
 
-/// One thing that was found.
+/// A finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The file or directory.
     pub file: String,
-    /// Counted from 1; none when it is not a single line, or which one is not known.
+    /// The line number, from 1; none if it is not a single line or is unknown.
     pub line: Option<usize>,
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// The name of the problem, which never changes.
+    /// The id of the problem, which never changes.
     pub id: &'static str,
     /// What is wrong.
     #[serde(rename = "text")]
     pub what: String,
-    /// What clears it.
+    /// The remedy.
     #[serde(rename = "next_step")]
     pub clear: String,
 }
 
-/// A file that counts for a module.
+/// A file that is evaluated for a module.
 #[derive(Debug)]
 pub struct ConfText {
-    /// As it is to be shown.
+    /// The name to be shown.
     pub name: String,
     /// Its contents.
     pub bytes: Vec<u8>,
 }
 
-/// What the kernel itself has under the name of a module.
+/// What the kernel itself has with the name of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelOwn {
     /// A module of its own.
@@ -84,50 +84,50 @@ pub enum KernelOwn {
     BuiltIn,
 }
 
-/// What the files come to for one kernel.
+/// The result of the files for one kernel.
 #[derive(Debug)]
 pub struct Answer {
     /// The kernel release.
     pub release: String,
-    /// It is a kernel whose modules matter here, not one that only stands for any.
+    /// Modules are needed on this kernel; otherwise it only serves as an example.
     pub matters: bool,
-    /// Which of the subject's texts the files are that were evaluated for it.
+    /// The evaluated files, as indexes into the texts of the subject.
     pub texts: Vec<usize>,
-    /// The configuration of its headers, when they are there.
+    /// The configuration of its headers, if they are installed.
     pub config: Option<Vec<u8>>,
-    /// The modules that the kernel brings itself, by the name that the kernel uses.
+    /// The modules that are part of the kernel, by their names in the kernel.
     pub own_modules: BTreeMap<String, KernelOwn>,
-    /// The value and the trace that bash gives, or why it gives none.
+    /// The value and the trace of bash, or why there is no answer.
     pub evaluated: Result<(DkmsConf, Trace), String>,
 }
 
-/// What name and version should be.
+/// The expected name and version.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Anything: a checkout may be anywhere.
+    /// Any: a checkout may be anywhere.
     Anything,
-    /// Those of the module as it is registered.
+    /// Those of the registered module.
     Module(ModuleName),
-    /// `NAME-VERSION` is this name of a directory.
+    /// `NAME-VERSION` must equal this name of a directory.
     Directory(String),
 }
 
 /// Everything that is known of one module.
 #[derive(Debug)]
 pub struct LintSubject<'a> {
-    /// The `dkms.conf`, and what overrides it, in the order in which they count.
+    /// The `dkms.conf` and its overrides, in order of evaluation.
     pub texts: Vec<ConfText>,
-    /// The source directory, as it is to be shown.
+    /// The source directory, as it is shown.
     pub directory: String,
-    /// What name and version should be.
+    /// The expected name and version.
     pub expected: Expected,
     /// Root builds from this directory.
     pub builds_here: bool,
-    /// What the files come to, for each kernel.
+    /// The result of the files for each kernel.
     pub answers: Vec<Answer>,
-    /// dkms knows the source; none when that cannot be read.
+    /// dkms knows the source; none if that cannot be read.
     pub is_registered: Option<bool>,
-    /// The names of all registered modules; none when they cannot be read.
+    /// The names of all registered modules; none if they cannot be read.
     pub modules: Option<&'a BTreeSet<String>>,
     /// The rules of the installed dkms.
     pub rules: DkmsRules,
@@ -136,7 +136,7 @@ pub struct LintSubject<'a> {
 }
 
 impl LintSubject<'_> {
-    /// Takes an answer with the files that it is of; a file that counts for several kernels is kept once.
+    /// Adds an answer and its files. A file that applies to several kernels is stored once.
     pub fn take(&mut self, mut answer: Answer, files: Vec<ConfFile>, show: impl Fn(&Path) -> String) {
         for (path, bytes) in files {
             let name = show(&path);
@@ -170,7 +170,7 @@ pub fn without_conf(directory: &str, source: &SourceFiles, binaries_only: bool) 
     }
 }
 
-/// A registered module whose source is gone.
+/// A registered module whose source does not exist.
 pub fn without_source(module: &ModuleName, reason: &str) -> Finding {
     let (name, version) = (shell::quoted(&module.name), shell::quoted(&module.version));
     Finding {
@@ -210,7 +210,7 @@ pub fn lint(subject: &LintSubject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// What the rules find in the value for one kernel, in the order of the rules.
+/// The findings in the value for one kernel, in the order of the rules.
 fn of_conf(view: &ConfView<'_>) -> Vec<(&'static LintRule, Hit)> {
     let mut found = Vec::new();
     for rule in RULES {
@@ -244,12 +244,12 @@ fn finding(subject: &LintSubject<'_>, rule: &LintRule, hit: Hit) -> Finding {
     }
 }
 
-/// ` (for kernel K)`, when it is not so for all of them.
+/// ` (for kernel K)`, if it does not apply to all kernels.
 fn for_some(kernels: &[String], all: usize) -> String {
     if kernels.len() == all { String::new() } else { format!(" (for kernel {})", kernels.join(", ")) }
 }
 
-/// Equal things together, with the kernels that they are so for, in the order of their first appearance.
+/// Groups equal items, each with the kernels that it applies to, in the order of their first occurrence.
 fn grouped<T: PartialEq>(items: impl Iterator<Item = (T, String)>) -> Vec<(T, Vec<String>)> {
     let mut groups: Vec<(T, Vec<String>)> = Vec::new();
     for (item, kernel) in items {

@@ -1,4 +1,4 @@
-//! The rules: one row each. A new rule is a row here, a function beside its sisters, and a case in
+//! The table of the rules. A new rule is a row here, a function next to similar ones, and a case in
 //! `tests/it/lint.rs`.
 
 use super::Severity::{Advice, Error, Warning};
@@ -7,12 +7,12 @@ use super::{LintSubject, Severity, conf_rules as conf, source_rules as source, t
 use crate::dkms::conf::RefusalKind as Refused;
 use Check::{Subject, Text, Values};
 
-/// What a rule looks at.
+/// The input of a rule.
 #[derive(Clone, Copy)]
 pub(super) enum Check {
-    /// How the value for a kernel came to be, also of one that excludes the kernel.
+    /// How the value for a kernel was computed. Kernels that the module excludes are included.
     Text(fn(&ConfView<'_>) -> Vec<Hit>),
-    /// The value for a kernel that the module is for.
+    /// The value for a kernel that the module does not exclude.
     Values(fn(&ConfView<'_>) -> Vec<Hit>),
     /// Everything that is known of the module, once.
     Subject(fn(&LintSubject<'_>) -> Vec<Hit>),
@@ -20,15 +20,15 @@ pub(super) enum Check {
 
 /// A rule.
 pub(super) struct LintRule {
-    /// The name of the problem, which never changes.
+    /// The id of the problem, which never changes.
     pub(super) id: &'static str,
-    /// How bad it usually is.
+    /// The default severity.
     pub(super) severity: Severity,
-    /// What usually clears it.
+    /// The default remedy.
     pub(super) clear: &'static str,
-    /// When it finds something, the rules that follow would only find consequences.
+    /// After a finding of this rule the following rules would only find consequences.
     pub(super) is_last: bool,
-    /// What finds it.
+    /// The function.
     pub(super) check: Check,
 }
 
@@ -49,9 +49,9 @@ const fn last(rule: LintRule) -> LintRule {
 const RENAME: &str = "make them the same: directory /usr/src/PACKAGE_NAME-PACKAGE_VERSION";
 const DESTINATION: &str = "use /extra, /updates, or a directory below /kernel";
 
-/// In the order in which they are looked at.
+/// The rules, in order.
 pub(super) const RULES: &[LintRule] = &[
-    // How the value came to be.
+    // How the value was computed.
     rule(
         "no-answer",
         Error,

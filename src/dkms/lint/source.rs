@@ -1,5 +1,4 @@
-//! The files of a module's source, as far as their names, kinds, modes and a few texts say something. No
-//! symlink is followed.
+//! The files of a module's source: names, kinds, modes, and the contents of a few. Symlinks are not followed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,26 +8,26 @@ use crate::kernel::module_file::ENDINGS;
 use crate::limits::TEXT;
 use crate::sys::{FileKind, Root, Stat};
 
-/// How many entries are looked at.
+/// How many entries are examined.
 const ENTRY_LIMIT: usize = 20_000;
-/// How deep.
+/// The maximum depth.
 const DEPTH_LIMIT: usize = 32;
 /// How many Makefiles are read.
 const MAKEFILE_LIMIT: usize = 100;
-/// How many bytes of C are looked through for a licence.
+/// How many bytes of C files are searched for a licence.
 const TEXT_LIMIT: u64 = 32 << 20;
 
 /// The users that may own and write a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// These users; and the group root: a source that root builds from.
+    /// These users, and the group root: for a source that root builds from.
     Users(Vec<u32>),
-    /// Its owner, and that user's group: a checkout, which concerns that user only.
+    /// Its owner, and the group of that user: for a checkout, which concerns that user only.
     Owner,
 }
 
 impl Trust {
-    /// Why somebody else can write it.
+    /// Why another user can write it.
     fn broken(&self, stat: &Stat) -> Option<String> {
         let writes = |bit: u32| stat.mode & bit != 0;
         match self {
@@ -37,7 +36,7 @@ impl Trust {
             Trust::Users(users) if !users.contains(&stat.owner) => {
                 Some(format!("it belongs to user {}", stat.owner))
             }
-            // A group of the same number as a trusted user is that user's own, by custom.
+            // By convention a group with the number of a trusted user is the private group of that user.
             Trust::Users(users) if writes(0o020) && stat.group != 0 && !users.contains(&stat.group) => {
                 Some(format!("group {} can write it", stat.group))
             }
@@ -49,44 +48,44 @@ impl Trust {
 /// A file or directory that another user can write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Writable {
-    /// Below the source directory; empty for the directory itself.
+    /// Relative to the source directory; empty for the directory itself.
     pub path: PathBuf,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
-/// An entry below the source directory.
+/// An entry in the source directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceEntry {
-    /// What it is; of a symlink the symlink itself.
+    /// Its kind. Symlinks are not followed.
     pub kind: FileKind,
     /// Its permissions.
     pub mode: u32,
 }
 
-/// What was found.
+/// The files of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SourceFiles {
-    /// Everything that was seen, by its path below the directory.
+    /// All entries, by path relative to the directory.
     pub entries: BTreeMap<PathBuf, SourceEntry>,
-    /// There is something to compile, or to unpack and compile.
+    /// There is something to compile, or an archive to unpack and compile.
     pub sources: bool,
-    /// Compiled modules, below the directory.
+    /// Compiled modules, relative to the directory.
     pub compiled: Vec<PathBuf>,
-    /// What another user can write.
+    /// Entries that another user can write.
     pub writable: Vec<Writable>,
-    /// Directories that could not be looked into.
+    /// Directories that could not be listed.
     pub unseen: Vec<String>,
-    /// There was more than is looked at.
+    /// There are more entries than the limit.
     pub cut: bool,
-    /// Each Makefile and Kbuild file that was read, by its path below the directory.
+    /// All Makefiles and Kbuild files that were read, by path relative to the directory.
     pub makefiles: BTreeMap<PathBuf, Makefile>,
-    /// Whether `MODULE_LICENSE` is in a C file; none when not every source could be looked through.
+    /// Whether a C file contains `MODULE_LICENSE`; none if not every source could be searched.
     pub is_licensed: Option<bool>,
 }
 
 impl SourceFiles {
-    /// Everything was seen: what was not found is not there.
+    /// Everything was examined: what was not found does not exist.
     pub fn is_whole(&self) -> bool {
         self.unseen.is_empty() && !self.cut
     }
@@ -96,8 +95,7 @@ impl SourceFiles {
         ["Makefile", "Kbuild"].iter().any(|name| self.entries.contains_key(Path::new(name)))
     }
 
-    /// The files that may have been meant for the `dkms.conf` of this source: in a subdirectory, or a
-    /// template.
+    /// Files that may have been meant as the `dkms.conf` of this source: in a subdirectory, or templates.
     pub fn other_confs(&self) -> Vec<&Path> {
         let is_conf = |path: &Path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -110,10 +108,10 @@ impl SourceFiles {
             .collect()
     }
 
-    /// Looks at the files of a directory.
+    /// Examines the files of a directory.
     pub fn observe(root: &Root, directory: &Path, trust: &Trust) -> SourceFiles {
         let mut found = SourceFiles::default();
-        // A symlink that leads to the directory has been followed once, by the caller.
+        // The caller has resolved a symlink that leads to the directory.
         found.judge(root.lookup(directory).stat(), PathBuf::new(), trust);
         let mut waiting = vec![(PathBuf::new(), 0)];
         while let Some((below, depth)) = waiting.pop() {
@@ -136,7 +134,7 @@ impl SourceFiles {
                 found.entries.insert(path.clone(), SourceEntry { kind: entry.kind, mode });
                 match entry.kind {
                     FileKind::Directory if depth >= DEPTH_LIMIT => found.cut = true,
-                    // What git keeps is not part of the source, and there is much of it.
+                    // The data of git are not part of the source, and are large.
                     FileKind::Directory if entry.name == ".git" => {}
                     FileKind::Directory => waiting.push((path, depth + 1)),
                     FileKind::File | FileKind::Link => found.sort(path),
@@ -164,7 +162,7 @@ impl SourceFiles {
         }
     }
 
-    /// Reads the Makefiles, and looks for a licence.
+    /// Reads the Makefiles, and searches for a licence.
     fn read(&mut self, root: &Root, directory: &Path) {
         let mut left = TEXT_LIMIT;
         let mut license = Some(false);
@@ -173,7 +171,7 @@ impl SourceFiles {
             let is_makefile = ["Makefile", "Kbuild"].contains(&&*name);
             let may_have_license = license != Some(true) && (is_c(path) || ends(path, &[".h"]));
             if entry.kind == FileKind::Directory || !(is_makefile || may_have_license) {
-                // What is not C cannot be looked through.
+                // Only C can be searched.
                 if license == Some(false) && ends(path, &OTHER_SOURCES) {
                     license = None;
                 }
@@ -191,7 +189,7 @@ impl SourceFiles {
                 Some(bytes) if is_makefile => {
                     self.makefiles.insert(path.clone(), Makefile::read(&bytes));
                 }
-                // What cannot be read may name any module.
+                // A Makefile that cannot be read may name any module.
                 None if is_makefile => self.cut |= entry.kind == FileKind::File,
                 Some(bytes) => {
                     left -= bytes.len() as u64;
@@ -206,7 +204,7 @@ impl SourceFiles {
     }
 }
 
-/// What is compiled, or unpacked and compiled, and is not C.
+/// Files that are compiled, or unpacked and compiled, and are not C.
 const OTHER_SOURCES: [&str; 16] = [
     ".S",
     ".s",

@@ -1,5 +1,5 @@
-//! Rules on the files of the source, alone or together with the value for a kernel. A Makefile is not run:
-//! what its text says is at most a warning.
+//! Rules about the files of the source, alone or together with the value for a kernel. Makefiles are not run,
+//! so findings in their text are warnings at most.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::dkms::{compare_versions, is_usable_name};
 use crate::kernel::config_file::value;
 use crate::sys::{FileKind, shell};
 
-/// The first kernel that does not know `SUBDIRS=`.
+/// The first kernel that ignores `SUBDIRS=`.
 const WITHOUT_SUBDIRS: &str = "5.3";
 
-/// A directory with nothing but compiled modules.
+/// A directory that contains only compiled modules.
 pub(super) fn precompiled(directory: &str) -> Finding {
     Finding {
         file: directory.to_owned(),
@@ -30,7 +30,7 @@ pub(super) fn precompiled(directory: &str) -> Finding {
 const PRECOMPILED: &str =
     "it holds compiled modules and no source: they fit one kernel only, and not this system's";
 
-/// A path as the file names it, below the source; none for one that leads out of it.
+/// The path that a file names, relative to the source; none if it leads outside.
 fn below(path: &str) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for component in Path::new(path).components() {
@@ -44,12 +44,13 @@ fn below(path: &str) -> Option<PathBuf> {
     Some(clean)
 }
 
-/// What may bring files that are not in the source: a script that runs before the build, or `MAKE` itself.
+/// Whether nothing can add files to the source: neither a script that runs before the build, nor `MAKE`
+/// itself.
 fn is_as_it_is(view: &ConfView<'_>) -> bool {
     !view.conf.prepares() && !view.conf.makes
 }
 
-/// The entry of a file; none when it is not there, `Some(None)` when that is not known.
+/// The entry of a file; none if it does not exist, `Some(None)` if that is unknown.
 fn entry(view: &ConfView<'_>, path: &str) -> Option<Option<SourceEntry>> {
     let source = view.subject.source;
     let Some(path) = below(path) else { return Some(None) };
@@ -81,13 +82,13 @@ pub(super) fn patch_missing(view: &ConfView<'_>) -> Vec<Hit> {
             at.unwrap_or_else(|| view.place("PATCH")),
             format!("PATCH names {patch}, and there is no patches/{patch}: each build fails"),
         );
-        // It runs before the patches are looked for.
+        // The script runs before dkms looks for the patches.
         if view.conf.hook("POST_ADD").is_empty() { hit } else { hit.severity(Severity::Warning) }
     };
     missing.map(hit).collect()
 }
 
-/// The scripts that dkms runs: directive and file.
+/// The scripts that dkms runs, as directive and file.
 fn scripts<'v>(view: &'v ConfView<'_>) -> impl Iterator<Item = (&'v str, &'v str)> {
     let file = |script: &'v String| script.split(' ').next().filter(|file| !file.is_empty());
     view.conf.hooks.iter().filter_map(move |(directive, script)| Some((directive.as_str(), file(script)?)))
@@ -111,7 +112,7 @@ pub(super) fn hook_not_executable(view: &ConfView<'_>) -> Vec<Hit> {
     plain.map(hit).collect()
 }
 
-/// A `BUILT_MODULE_LOCATION` that is not there or empty, as a git submodule is that was not fetched.
+/// A `BUILT_MODULE_LOCATION` that is missing or empty, such as a git submodule that was not fetched.
 pub(super) fn location_missing(view: &ConfView<'_>) -> Vec<Hit> {
     let mut hits = Vec::new();
     for (at, record) in view.conf.records.iter().enumerate() {
@@ -136,7 +137,7 @@ fn makefiles<'v>(view: &'v ConfView<'_>) -> impl Iterator<Item = (&'v PathBuf, &
     view.subject.source.makefiles.iter()
 }
 
-/// The names that the records ask for, as the file of the build is called.
+/// The names in the records, as the build names its files.
 fn wanted<'v>(view: &'v ConfView<'_>) -> impl Iterator<Item = (usize, &'v str)> {
     let name = |record: &'v crate::dkms::conf::ModuleRecord| match record.built.is_empty() {
         true => view.conf.package_name.as_str(),
@@ -164,7 +165,7 @@ pub(super) fn module_not_made(view: &ConfView<'_>) -> Vec<Hit> {
     missing.map(hit).collect()
 }
 
-/// A module that is made only with an option that nothing sets.
+/// A module that is built only with an option that nothing sets.
 pub(super) fn module_conditional(view: &ConfView<'_>) -> Vec<Hit> {
     let is_given = |option: &str| {
         let assigns = format!("{option}=");
@@ -196,7 +197,7 @@ pub(super) fn module_conditional(view: &ConfView<'_>) -> Vec<Hit> {
     hits
 }
 
-/// A Makefile that takes the running kernel, and a `MAKE` that does not give it another one.
+/// A Makefile that uses the running kernel, and a `MAKE` that does not pass another one.
 pub(super) fn make_running_kernel(view: &ConfView<'_>) -> Vec<Hit> {
     let make = view.conf.make.as_str();
     if make.contains("uname -r") {
@@ -205,7 +206,7 @@ pub(super) fn make_running_kernel(view: &ConfView<'_>) -> Vec<Hit> {
         return vec![Hit::new(view.place("MAKE"), what)];
     }
     let release = view.answer.release.as_str();
-    // Without MAKE, and with -C, it is the kernel's own Makefile that is asked first.
+    // Without MAKE, or with -C, the Makefile of the kernel is read first.
     let is_kernels = make.is_empty() || make.split_ascii_whitespace().any(|word| word.starts_with("-C"));
     let Some((path, file)) = makefiles(view).find(|(path, _)| path.as_os_str() == "Makefile") else {
         return Vec::new();
@@ -237,7 +238,7 @@ pub(super) fn subdirs(view: &ConfView<'_>) -> Vec<Hit> {
     lines.map(|at| Hit::new(at, what).severity(Severity::Warning)).collect()
 }
 
-/// The values that bash gave, for each kernel.
+/// The values for each kernel for which bash gave an answer.
 fn confs<'s>(subject: &'s LintSubject<'s>) -> impl Iterator<Item = ConfView<'s>> {
     subject.answers.iter().filter_map(|answer| ConfView::of(subject, answer))
 }
@@ -247,7 +248,7 @@ pub(super) fn precompiled_only(subject: &LintSubject<'_>) -> Vec<Hit> {
     if source.compiled.is_empty() || !source.is_whole() || source.sources {
         return Vec::new();
     }
-    // What it prepares may bring the source.
+    // The preparation may add the source.
     let severity = match confs(subject).any(|view| view.conf.prepares()) {
         true => Severity::Warning,
         false => Severity::Error,
@@ -275,11 +276,11 @@ pub(super) fn no_license(subject: &LintSubject<'_>) -> Vec<Hit> {
         LintPlace::Directory,
         "no source file has a MODULE_LICENSE: the kernel's build refuses the module",
     );
-    // MAKE may bring more source.
+    // MAKE may add more source.
     vec![if confs(subject).any(|view| view.conf.makes) { hit.severity(Severity::Warning) } else { hit }]
 }
 
-/// A source in the place of sources that dkms does not know.
+/// A source in `/usr/src` that dkms does not know.
 pub(super) fn not_registered(subject: &LintSubject<'_>) -> Vec<Hit> {
     let Expected::Directory(directory) = &subject.expected else { return Vec::new() };
     let named = confs(subject).next().map(|view| (&view.conf.package_name, &view.conf.package_version));

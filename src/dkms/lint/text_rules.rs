@@ -1,10 +1,10 @@
-//! Rules on how a value came to be: what bash answers, and what its trace shows.
+//! Rules about how a value was computed: the answers of bash, and its trace.
 
 use super::view::{ConfView, Hit, LintPlace};
 use super::{LintSubject, Severity, for_some, grouped};
 use crate::dkms::conf::{DIRECTIVES, Exclusion, left_side};
 
-/// Kernels for which bash gives no answer.
+/// Kernels for which bash gave no answer.
 pub(super) fn no_answer(subject: &LintSubject<'_>) -> Vec<Hit> {
     let silent =
         subject.answers.iter().filter_map(|a| Some((a.evaluated.as_ref().err()?.clone(), a.release.clone())));
@@ -25,7 +25,7 @@ pub(super) fn not_text(subject: &LintSubject<'_>) -> Vec<Hit> {
         .collect()
 }
 
-/// `DIRECTIVE = …`: bash runs a command of that name.
+/// `DIRECTIVE = …`: bash runs a command with that name.
 pub(super) fn blank_at_equals(view: &ConfView<'_>) -> Vec<Hit> {
     let commands = view.trace.commands().iter().filter_map(|command| {
         let (word, rest) = command.text.split_once(' ')?;
@@ -38,7 +38,7 @@ pub(super) fn blank_at_equals(view: &ConfView<'_>) -> Vec<Hit> {
     commands.map(|(at, directive)| Hit::new(view.at(Some(at)), what(directive))).collect()
 }
 
-/// A variable that nothing uses, with a name that differs from a directive's in one or two letters.
+/// A variable that nothing uses, with a name that differs from a directive in one or two letters.
 pub(super) fn misspelt(view: &ConfView<'_>) -> Vec<Hit> {
     let is_used = |name: &str| {
         let used = [format!("${name}"), format!("${{{name}")];
@@ -47,7 +47,7 @@ pub(super) fn misspelt(view: &ConfView<'_>) -> Vec<Hit> {
     };
     let hits = view.trace.assignments().filter_map(|(at, assignment)| {
         let name = assignment.name;
-        // Names of four or five letters are too near to others.
+        // Names of four or five letters are too similar to others.
         let is_candidate = name.len() > 6 && !DIRECTIVES.contains(&name) && !is_used(name);
         let near = |directive: &&&str| strsim::osa_distance(&name.to_ascii_uppercase(), directive) <= 2;
         let meant = DIRECTIVES.iter().filter(|_| is_candidate).find(near)?;
@@ -59,7 +59,7 @@ pub(super) fn misspelt(view: &ConfView<'_>) -> Vec<Hit> {
     hits
 }
 
-/// `uname -r` in the file: the kernel that runs, which need not be the one that is built for.
+/// `uname -r` in the file: the running kernel may differ from the target kernel.
 pub(super) fn running_kernel(view: &ConfView<'_>) -> Vec<Hit> {
     let mut lines: Vec<_> =
         view.trace.commands().iter().filter(|command| command.text == "uname -r").map(|c| c.at).collect();
@@ -92,14 +92,14 @@ fn broken(view: &ConfView<'_>, by_quote: bool) -> Vec<Hit> {
         [] => "what follows does not count".to_owned(),
         gone => format!("what follows does not count; without a value: {}", gone.join(", ")),
     };
-    // What bash read before it is enough for dkms, if it is complete.
+    // What bash has read before the error is enough for dkms, if it is complete.
     let is_enough = conf.refusals.is_empty() && conf.autoinstall;
     let severity = if is_enough { Severity::Warning } else { Severity::Error };
     let what = match by_quote {
         true => format!("the quote that opens here is never closed: {rest}"),
         false => format!("{}: {rest}", error.message),
     };
-    // Bash counts a line more than there is when the file ends too early; the file then has no such line.
+    // If the file ends too early, bash reports the line after the last one, which does not exist.
     let file = view.answer.texts.get(error.file).copied().unwrap_or_default();
     let lines = view.subject.texts.get(file).map_or(1, |text| line_count(&text.bytes));
     let line = error.quote.or(error.line).map(|line| line.min(lines).max(1));
@@ -110,7 +110,7 @@ fn line_count(bytes: &[u8]) -> usize {
     bytes.split_inclusive(|b| *b == b'\n').count()
 }
 
-/// Lines that end as those of DOS do, when that reaches a value.
+/// DOS line ends that become part of a value.
 pub(super) fn carriage_return(view: &ConfView<'_>) -> Vec<Hit> {
     let conf = view.conf;
     let records = conf.records.iter().flat_map(|r| [&r.built, &r.dest, &r.location]);
@@ -128,7 +128,7 @@ pub(super) fn carriage_return(view: &ConfView<'_>) -> Vec<Hit> {
     )]
 }
 
-/// A value that goes on to a line where another directive begins.
+/// A value that extends to a line where another directive begins.
 pub(super) fn quote_swallows(view: &ConfView<'_>) -> Vec<Hit> {
     let mut hits: Vec<Hit> = Vec::new();
     for command in view.trace.commands() {
@@ -161,7 +161,7 @@ pub(super) fn excluded(subject: &LintSubject<'_>) -> Vec<Hit> {
             true => {
                 Hit::new(at, what).clear(format!("none when that is meant; else change {}", reason.directive))
             }
-            // Many a file looks into the kernel's configuration, and takes one that is not there for a no.
+            // Many files search the configuration of the kernel and treat a missing one as "no".
             false => Hit::new(at, what + " (its headers are not there, which may be why)")
                 .severity(Severity::Advice)
                 .clear("install the headers of the kernel, and ask again"),

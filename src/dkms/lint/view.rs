@@ -1,30 +1,30 @@
-//! What a rule sees, and what it answers.
+//! What a rule examines, and what it returns.
 
 use std::path::PathBuf;
 
 use super::{Answer, LintSubject, Severity};
 use crate::dkms::conf::{DkmsConf, FileLine, Refusal, Trace};
 
-/// Where something is.
+/// The place of a finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LintPlace {
-    /// In one of the files that bash evaluates, on a line where one is known.
+    /// In one of the files that bash evaluates, with the line if it is known.
     Conf(usize, Option<usize>),
-    /// In a file of the source, below its directory.
+    /// In a file of the source, relative to its directory.
     Source(PathBuf, Option<usize>),
     /// In the source as a whole.
     Directory,
 }
 
-/// What a rule found.
+/// A finding of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hit {
     pub(super) place: LintPlace,
     /// What is wrong.
     pub(super) what: String,
-    /// How bad it is, when it is not as bad as the rule says.
+    /// The severity, if it differs from that of the rule.
     pub(super) severity: Option<Severity>,
-    /// What clears it, when it is not what the rule says.
+    /// The remedy, if it differs from that of the rule.
     pub(super) clear: Option<String>,
 }
 
@@ -42,7 +42,7 @@ impl Hit {
     }
 }
 
-/// The value for one kernel, with all that is known beside it.
+/// The value for one kernel, with everything else that is known.
 pub(super) struct ConfView<'a> {
     pub(super) subject: &'a LintSubject<'a>,
     pub(super) answer: &'a Answer,
@@ -51,29 +51,29 @@ pub(super) struct ConfView<'a> {
 }
 
 impl<'a> ConfView<'a> {
-    /// None where bash gave no answer.
+    /// None if bash gave no answer.
     pub(super) fn of(subject: &'a LintSubject<'a>, answer: &'a Answer) -> Option<ConfView<'a>> {
         let (conf, trace) = answer.evaluated.as_ref().ok()?;
         Some(ConfView { subject, answer, conf, trace })
     }
 
-    /// The place of a line that the trace names; the first file as a whole when none is known.
+    /// The place of a line in the trace; the first file as a whole if it is unknown.
     pub(super) fn at(&self, at: Option<FileLine>) -> LintPlace {
         let file = |file: usize| self.answer.texts.get(file).copied().unwrap_or_default();
         at.map_or(LintPlace::Conf(0, None), |(of, line)| LintPlace::Conf(file(of), Some(line)))
     }
 
-    /// Where a directive is given last.
+    /// The place where a directive is set last.
     pub(super) fn place(&self, directive: &str) -> LintPlace {
         self.at(self.trace.line_of(directive))
     }
 
-    /// Where an element of a directive is given.
+    /// The place where an element of a directive is set.
     pub(super) fn place_of_element(&self, directive: &str, index: usize) -> LintPlace {
         self.at(self.trace.line_of_element(directive, index))
     }
 
-    /// Where a refusal has its cause. A name that is missing belongs to the record that has a destination.
+    /// The place that causes a refusal. A missing name is reported at the record that has a destination.
     pub(super) fn place_of_refusal(&self, refusal: &Refusal) -> LintPlace {
         match (refusal.at, refusal.element) {
             (None, Some(index)) => self.place_of_element("DEST_MODULE_LOCATION", index),

@@ -1,4 +1,4 @@
-//! Making whole what an interrupted run has left.
+//! Completes the replacements that an interrupted run has left.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,12 @@ use crate::kernel::inventory::MODULES;
 use crate::sys::{FileError, FileKind, Presence, Root};
 
 impl Replacement {
-    /// Checks that each file of both sets is there or is known not to be: one that only could not be read is not to be
-    /// given up.
+    /// Checks that every file of both sets either can be read or is certainly absent: a file that only cannot
+    /// be read must not be given up.
     ///
     /// # Errors
-    /// Which one could not be read.
+    ///
+    /// The file that could not be read.
     pub(super) fn can_be_read(&self, root: &Root) -> Result<(), FileError> {
         let files = self.old.iter().chain(&self.new).map(|known| &known.path);
         for path in files.flat_map(|path| [path.clone(), backup(path), staged(path)]) {
@@ -28,9 +29,9 @@ impl Replacement {
     }
 }
 
-/// Makes whole what an interrupted run has left, before anything is observed. Gives the kernels whose index
-/// may not belong to the files that are in place now; none when nothing was left. What cannot be read stays as it
-/// is, and with a journal all that it may be about.
+/// Completes interrupted replacements, before anything is observed. Returns the kernels whose index may not
+/// match their files; none if there was nothing to do. Whatever cannot be read stays unchanged, and so does
+/// everything that an unreadable journal may refer to.
 pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> {
     let (mut stale, mut found, mut is_known) = (BTreeSet::new(), false, true);
     let entries = root.list_optional(STATE).unwrap_or_else(|e| {
@@ -54,7 +55,7 @@ pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> 
                     set.recover(root);
                     stale.insert(set.release);
                 }
-                // A journal is written whole before anything is renamed.
+                // A journal is complete before anything is renamed, so nothing has happened yet.
                 Err(_) => remove(root, &path),
             },
             Err(e) if e.leaves_open() => {
@@ -65,7 +66,7 @@ pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> 
         }
     }
     found |= recover_builds(root, modules);
-    // A set that could not be read has kept its journal, and needs the second names of its files.
+    // A set that could not be read has kept its journal and needs the second names of its files.
     let has_journal = |e: &crate::sys::Listed| e.text().is_some_and(|name| name.starts_with(JOURNAL));
     is_known &= root.list_optional(STATE).is_ok_and(|left| !left.iter().any(has_journal));
     if is_known {
@@ -74,13 +75,13 @@ pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> 
     found.then_some(stale)
 }
 
-/// What has no journal: only a name that is gone is a reason to take back what was made for this kernel. Gives whether there
-/// was anything.
+/// Handles second names without a journal. One is taken back only if the file with the first name is gone.
+/// Returns whether there were any.
 fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
     let mut found = false;
     for release in directories(root, MODULES) {
         let directory = format!("{}/{INSTALLED}", module_directory(&release));
-        // What cannot be listed is reported by the observation of it.
+        // A directory that cannot be listed is reported when it is observed.
         for entry in root.list_optional(&directory).unwrap_or_default() {
             let Some(name) = entry.text() else { continue };
             let Some(before) = name_before(name) else { continue };
@@ -88,14 +89,14 @@ fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
             let is_lost = match root.lookup_link(&old) {
                 Presence::Absent => name == split(&backup(&old)).1,
                 Presence::There(_) => false,
-                // It may be gone, and this the only one.
+                // The file may be gone, and this the only copy.
                 Presence::Unreadable(_) => continue,
             };
             let is_of_kernel = match modfile::of_file_named(root, &path, before) {
                 Ok(system) => {
                     system.vermagic.is_ok_and(|text| text.split_ascii_whitespace().next() == Some(&release))
                 }
-                // It may be the only one.
+                // It may be the only copy.
                 Err(_) if is_lost => continue,
                 Err(_) => false,
             };
@@ -111,7 +112,7 @@ fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
     found
 }
 
-/// Whether there was one.
+/// Restores or removes builds that were set aside. Returns whether there were any.
 fn recover_builds(root: &Root, modules: &[Registered]) -> bool {
     let (own, mut found) = (architecture(), false);
     for module in modules.iter().map(|m| &m.module) {
@@ -128,7 +129,7 @@ fn recover_builds(root: &Root, modules: &[Registered]) -> bool {
     found
 }
 
-/// The names of the directories in a directory. What cannot be listed is reported by the observation of it.
+/// The names of the subdirectories. A directory that cannot be listed is reported when it is observed.
 fn directories(root: &Root, path: &str) -> Vec<String> {
     let entries = root.list_optional(path).unwrap_or_default();
     let directories = entries.iter().filter(|entry| entry.kind == FileKind::Directory);

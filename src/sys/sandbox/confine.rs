@@ -1,4 +1,4 @@
-//! The two processes of a sandbox that takes rights away.
+//! The two processes of a sandbox that restricts rights.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -21,7 +21,7 @@ use super::request::{
 };
 use super::{enter, namespaces, restrict, seccomp, tree};
 
-/// The first process: makes the namespaces, starts the second process in them, and waits for it.
+/// The first process: creates the namespaces, starts the second process in them, and waits for it.
 pub(super) fn outer(request: &Request, strength: Strength, exchange: &Exchange) -> Option<SandboxOutcome> {
     if let Err(e) = prepare(request, exchange) {
         return Some(SandboxOutcome::NotStarted(e.to_string()));
@@ -41,8 +41,8 @@ pub(super) fn outer(request: &Request, strength: Strength, exchange: &Exchange) 
     }
 }
 
-/// dkms refuses to work for another user than root. For a copy of a system in a directory of one's own, the
-/// root of a user namespace is enough.
+/// dkms requires root. For the copy of a system in a directory of the caller, root of a user namespace is
+/// enough.
 fn stands_in_for_root(request: &Request) -> bool {
     matches!(&request.confinement, Confinement::Rights(Strength::Build, sight) if !sight.trees.is_empty())
 }
@@ -53,13 +53,14 @@ fn prepare(request: &Request, exchange: &Exchange) -> io::Result<()> {
         return Err(io::Error::other("the process that asked is gone"));
     }
     close_inherited(exchange.number());
-    // When memory runs out, it is this that goes first. Without /proc it is as likely as everybody else.
+    // If memory runs out, this process should be killed first. Without /proc it has the same chance as all
+    // others.
     #[allow(clippy::disallowed_methods)] // of this process, whatever the root is
     std::fs::write("/proc/self/oom_score_adj", "1000").ok();
     Ok(())
 }
 
-/// Closes what our own caller left open: a confined program could write to it.
+/// Closes the descriptors that the caller left open: a confined program could write to them.
 fn close_inherited(kept: i32) {
     #[allow(clippy::disallowed_methods)] // of this process, whatever the root is
     let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
@@ -68,14 +69,14 @@ fn close_inherited(kept: i32) {
     });
     for fd in listed.unwrap_or_else(|_| (3..1024).collect()) {
         if fd > 2 && fd != kept {
-            // One that is not open is closed already.
+            // An error means that it was not open.
             nix::unistd::close(fd).ok();
         }
     }
 }
 
-/// Starts the second process and waits for it. Without a PID namespace all that is left of its group is ended
-/// then.
+/// Starts the second process and waits for it. Without a PID namespace, the rest of its process group is
+/// killed afterwards.
 fn start_inner(request: &Request, strength: Strength, exchange: &Exchange) -> io::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let is_build = strength == Strength::Build;
@@ -91,7 +92,8 @@ fn start_inner(request: &Request, strength: Strength, exchange: &Exchange) -> io
         .arg(std::process::id().to_string())
         .stdin(exchange.file()?)
         .spawn()?;
-    // A build is in our process group: the signal has reached it too, and it may take a moment to end.
+    // A build is in the process group of this process: the signal has reached it too, and it may need a
+    // moment to end.
     if request.namespaces || is_build {
         child.wait()?;
         return Ok(());
@@ -100,7 +102,7 @@ fn start_inner(request: &Request, strength: Strength, exchange: &Exchange) -> io
     while child.try_wait()?.is_none() && !stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(2));
     }
-    // Until the group is empty, as each that ends may leave others behind.
+    // Until the group is empty, because each process may have started others.
     while killpg(group, Signal::SIGKILL).is_ok() {
         while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
         std::thread::sleep(Duration::from_millis(1));
@@ -108,15 +110,15 @@ fn start_inner(request: &Request, strength: Strength, exchange: &Exchange) -> io
     Ok(())
 }
 
-/// The second process: sees what it may see, gives up what it may not have, runs the program and reports how
-/// it ended. `number` is the process identifier of the first one, which no other sandbox has.
+/// The second process: gains its view, drops its rights, runs the program and reports how it ended. `number`
+/// is the process id of the first process, which no other sandbox shares.
 pub(super) fn inner(
     request: &Request,
     (strength, sight): (Strength, &Sight),
     exchange: &Exchange,
     number: u32,
 ) -> Option<SandboxOutcome> {
-    // A build stays in the group that is asked to stop.
+    // A build stays in the process group that is signalled to stop.
     let apart = || if strength == Strength::Build { Ok(()) } else { setsid().map(drop) };
     if let Err(e) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).and_then(|()| apart()) {
         return Some(SandboxOutcome::NotStarted(e.to_string()));
@@ -151,7 +153,7 @@ pub(super) fn inner_of_image(
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         tree::enter_image(root)?;
         nix::unistd::chdir(directory).map_err(|e| failed(&directory.display().to_string(), e))?;
-        // All that it sees is the image: of this machine there is nothing to be kept from it.
+        // It sees only the image, so nothing of this machine has to be hidden.
         let whole = Sight { writable: vec!["/".into()], ..Sight::default() };
         let layers = confine(request, Strength::Build, &whole, 0)?;
         run(request, layers, exchange)
@@ -169,14 +171,14 @@ fn confine(request: &Request, strength: Strength, sight: &Sight, number: u32) ->
     restrict::limit(strength, request.seconds, others).map_err(|e| failed("limits", e))?;
     let kept = if identity == Identity::FileOwner { restrict::FILES } else { CapabilitySet::empty() };
     restrict::keep_capabilities(kept).map_err(|e| failed("capabilities", e))?;
-    // Both were reset with the identity.
+    // The change of identity has reset both.
     nix::sys::prctl::set_dumpable(false)?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     let landlock = restrict::landlock(strength, sight, request.namespaces).unwrap_or_else(|e| {
         tracing::debug!("{e}");
         false
     });
-    // A build sends signals to its own processes, and changes the modes of its own files.
+    // A build sends signals to its own processes and changes the modes of its own files.
     let is_apart = request.namespaces || strength == Strength::Build;
     let seccomp = seccomp::filter(is_apart).unwrap_or_else(|e| {
         tracing::debug!("{e}");
@@ -185,7 +187,7 @@ fn confine(request: &Request, strength: Strength, sight: &Sight, number: u32) ->
     Ok(Layers { namespaces: request.namespaces, landlock, seccomp, identity })
 }
 
-/// Becomes an unprivileged user where that is possible, and can read what it is to read.
+/// Becomes an unprivileged user if possible, with access to everything that it must read.
 fn identity(request: &Request, sight: &Sight, number: u32) -> io::Result<Identity> {
     if !geteuid().is_root() {
         return Ok(if restrict::is_unprivileged(geteuid()) {
@@ -204,13 +206,13 @@ fn identity(request: &Request, sight: &Sight, number: u32) -> io::Result<Identit
     }
     match restrict::become_unprivileged(number) {
         Ok(()) => Ok(Identity::Unprivileged),
-        // The only user of a user namespace.
+        // A user namespace may have only one user.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EPERM)) => Ok(Identity::Root),
         Err(e) => Err(e),
     }
 }
 
-/// The processes and threads that a user has: a limit counts them too.
+/// The number of processes and threads of a user, which a limit includes.
 fn processes_of(user: Uid) -> u64 {
     use std::os::unix::fs::MetadataExt;
     #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is

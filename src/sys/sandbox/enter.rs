@@ -1,5 +1,4 @@
-//! The hidden entrance of our programs: a process that is asked to confine itself, and to run another program
-//! then.
+//! The hidden entry point of our programs: a process that confines itself and then runs another program.
 
 use std::ffi::OsString;
 use std::io;
@@ -10,14 +9,14 @@ use std::process::{Command, Stdio};
 use super::request::{Confinement, Exchange, Request, SandboxOutcome, SandboxReport, Strength};
 use super::{confine, view};
 
-/// The hidden first argument for the process that makes the namespaces.
+/// The hidden first argument of the process that creates the namespaces.
 pub(super) const OUTER: &str = "__sandbox";
-/// The hidden first argument for the first process inside of them.
+/// The hidden first argument of the first process inside of them.
 pub(super) const INNER: &str = "__sandbox-inner";
-/// The exit code of a process that could not do what it was asked for; the report has the reason.
+/// The exit code of a process that could not do its work. The report has the reason.
 const NOT_DONE: i32 = 113;
 
-/// Does what standard input asks for, where the first argument says so. The result is the exit code.
+/// Handles the request on standard input if the first argument is one of these. Returns the exit code.
 pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
     let argument = arguments.nth(1)?;
     let is_inner = argument == INNER;
@@ -40,7 +39,7 @@ pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
             match outcome {
                 None => 0,
                 Some(outcome) => {
-                    // Without a report the other side knows that something failed.
+                    // Without a report the other side still sees that something failed.
                     exchange.report(&SandboxReport { layers: None, outcome }).ok();
                     NOT_DONE
                 }
@@ -48,14 +47,14 @@ pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
         }
         Err(e) => {
             use io::Write;
-            // Where stderr is gone too, the exit code is all that can be said.
+            // If stderr is closed too, only the exit code is left.
             writeln!(io::stderr(), "{e}").ok();
             NOT_DONE
         }
     })
 }
 
-/// It does not come back, unless it fails.
+/// Replaces this process. Returns only on failure.
 #[allow(clippy::disallowed_methods)] // the one place that becomes another program
 fn become_program(
     request: &Request,

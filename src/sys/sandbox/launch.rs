@@ -1,4 +1,4 @@
-//! The side that asks: starts the first process of a sandbox, and reads what it reported.
+//! The requesting side: starts the first process of a sandbox, and reads its report.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,24 +8,24 @@ use super::request::{Confinement, Exchange, Layers, Request, SandboxOutcome, San
 use super::{Sandbox, enter};
 use crate::sys::child::{Child, Ended, Finished, unnamed_file};
 
-/// Our own program, whatever became of its file since it was started.
+/// This program, even if its file was replaced since the start.
 const SELF: &str = "/proc/self/exe";
-/// Where one of our programs is where there is no `/proc`.
+/// The path of one of our programs, for a system without `/proc`.
 const INSTALLED: &str = "/usr/bin/clr-dkms";
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-/// The weakest layers that an evaluation of this process had.
+/// The weakest layers of all evaluations by this process.
 static IN_FORCE: Mutex<Option<Layers>> = Mutex::new(None);
-/// Why no namespaces can be had here, once that is known.
+/// Why namespaces are not available here, once that is known.
 static NO_NAMESPACES: Mutex<Option<String>> = Mutex::new(None);
 
 /// Why a program was not run in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SandboxError {
-    /// Something failed on the way.
+    /// A step failed.
     #[error("{0}")]
     NotStarted(String),
-    /// The machine offers no layer that confines it.
+    /// The machine has no layer to confine it.
     #[error(
         "nothing keeps it from writing files and from signalling processes: Landlock is not available, nor are \
          namespaces ({0}); --trust runs it all the same, and so does `[build] trust = yes` in clr-dkms.conf \
@@ -34,20 +34,19 @@ pub enum SandboxError {
     Refused(String),
 }
 
-/// Whether a program was not run because the machine offers nothing that confines it.
+/// Whether a program was not run because the machine has no layer to confine it.
 pub fn is_refusal(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     matches!(inner, Some(SandboxError::Refused(_)))
 }
 
-/// Names the program that is started again, for a process that is not one of our programs: a test, a
-/// benchmark.
+/// Sets the program to start, for a process that is not one of our programs: a test or a benchmark.
 pub fn use_program(path: &Path) {
-    // The first one counts: all of them are of the same build.
+    // The first call wins: all programs are of the same build.
     PROGRAM.get_or_init(|| path.to_owned());
 }
 
-/// The weakest layers that an evaluation by this process had; none when nothing was evaluated.
+/// The weakest layers of all evaluations by this process; none if there was no evaluation.
 pub fn in_force() -> Option<Layers> {
     *IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -80,14 +79,15 @@ fn no_namespaces() -> Option<String> {
 /// Runs the program of `child` in a sandbox.
 ///
 /// # Errors
-/// When it cannot be started; [`SandboxError`] is inside then, where the sandbox is the reason.
+///
+/// If it cannot be started. If the sandbox is the reason, the error contains a [`SandboxError`].
 pub(in crate::sys) fn run(mut child: Child, sandbox: &Sandbox) -> io::Result<Finished> {
     let program = std::mem::replace(&mut child.program, own_program()?).into_os_string();
     let arguments = std::mem::replace(&mut child.arguments, vec![enter::OUTER.into()]);
     let needs_namespaces = !matches!(sandbox.confinement, Confinement::Rights(..));
     let mut confinement = sandbox.confinement.clone();
     if let Confinement::Rights(Strength::Build, sight) = &mut confinement {
-        // It may be where nothing else is seen. Where it is not there at all, starting it says so.
+        // It may be in a directory that is otherwise hidden. If it does not exist, starting it reports that.
         #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
         sight.shown.extend(std::fs::canonicalize(&program).ok().map(PathBuf::into_os_string));
     }
@@ -118,7 +118,7 @@ pub(in crate::sys) fn run(mut child: Child, sandbox: &Sandbox) -> io::Result<Fin
             Some(SandboxOutcome::Became) => {}
             Some(SandboxOutcome::Exit(code)) => done.ended = Ended::Exit(code),
             Some(SandboxOutcome::Signal(number)) => done.ended = Ended::Signal(number),
-            // The process that waited for it was killed: by the kernel, for want of memory.
+            // The waiting process was killed by the kernel for lack of memory.
             Some(SandboxOutcome::Started) => done.ended = Ended::Signal(9),
             Some(SandboxOutcome::NoNamespaces(why)) if request.namespaces && !needs_namespaces => {
                 tracing::debug!("no namespaces: {why}");

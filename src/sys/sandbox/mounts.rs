@@ -1,4 +1,4 @@
-//! Mounts in a namespace of our own: for a sandbox, and for this process in a plain `chroot`.
+//! Mounts in a private namespace: for a sandbox, and for this process in a plain `chroot`.
 #![allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is; and in our memory
 
 use std::fs::{self, File, Permissions};
@@ -16,11 +16,11 @@ use nix::unistd::{chdir, chroot, fchdir};
 use crate::sys::mount::unescaped;
 
 const NONE: Option<&Path> = None;
-/// What a minimal `/dev` holds, by minor number of the memory devices.
+/// The files of a minimal `/dev`, with the minor numbers of the memory devices.
 pub(in crate::sys) const DEVICES: [(&str, u64); 5] =
     [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
-/// The options of mountinfo(5) that stay when a mount becomes read-only: a user namespace must not take them
-/// away.
+/// The options in mountinfo(5) that must be kept when a mount becomes read-only: a user namespace must not
+/// remove them.
 const KEPT: [(&[u8], MsFlags); 6] = [
     (b"nosuid", MsFlags::MS_NOSUID),
     (b"nodev", MsFlags::MS_NODEV),
@@ -30,7 +30,7 @@ const KEPT: [(&[u8], MsFlags); 6] = [
     (b"relatime", MsFlags::MS_RELATIME),
 ];
 
-/// The error with what was being done.
+/// An error, with the failed operation.
 pub(super) fn failed(what: &str, error: impl Into<io::Error>) -> io::Error {
     let error = error.into();
     io::Error::new(error.kind(), format!("{what}: {error}"))
@@ -40,7 +40,7 @@ fn about(what: &str, path: &Path) -> impl FnOnce(Errno) -> io::Error {
     move |e| failed(&format!("{what} {}", path.display()), e)
 }
 
-/// Shows `source`, with all that is mounted below it, at `target` too.
+/// Shows `source`, with everything that is mounted below it, at `target` too.
 pub(in crate::sys) fn bind(source: &Path, target: &Path) -> io::Result<()> {
     mount(Some(source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .map_err(about("cannot show", source))
@@ -52,22 +52,22 @@ pub(super) fn tmpfs(target: &Path, options: &str) -> io::Result<()> {
     mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options)).map_err(about("cannot cover", target))
 }
 
-/// The processes of the own PID namespace.
+/// The processes of the current PID namespace.
 pub(super) fn proc(target: &Path) -> io::Result<()> {
     filesystem("proc", target, MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)
 }
 
-/// A filesystem of the kernel's own.
+/// A virtual filesystem of the kernel.
 pub(in crate::sys) fn filesystem(kind: &str, target: &Path, flags: MsFlags) -> io::Result<()> {
     mount(Some(kind), target, Some(kind), flags, NONE)
         .map_err(|e| failed(&format!("cannot mount {kind} at {}", target.display()), e))
 }
 
-/// A minimal `/dev` at `target`: the devices that every program uses, those of the root `machine` where it
+/// A minimal `/dev` at `target` with the devices that every program uses, taken from the root `machine` if it
 /// has them.
 pub(in crate::sys) fn minimal_devices(machine: &Path, target: &Path) -> io::Result<()> {
     make_directory(target)?;
-    // Devices are allowed: where the machine has none, as in a chroot, they are made here.
+    // Device files are allowed, because they are created here if the machine has none, as in a chroot.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some("mode=0755,size=1m"))
         .map_err(about("cannot cover", target))?;
@@ -79,7 +79,7 @@ pub(in crate::sys) fn minimal_devices(machine: &Path, target: &Path) -> io::Resu
         } else {
             mknod(&device, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, minor))
                 .map_err(about("cannot make", &device))?;
-            // The umask had its say before.
+            // The umask was applied to the mode at creation.
             fs::set_permissions(&device, Permissions::from_mode(0o666))?;
         }
     }
@@ -89,7 +89,7 @@ pub(in crate::sys) fn minimal_devices(machine: &Path, target: &Path) -> io::Resu
     Ok(())
 }
 
-/// Makes a directory, unless something is there.
+/// Creates a directory, unless something exists there.
 pub(in crate::sys) fn make_directory(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -110,7 +110,7 @@ pub(super) fn make_read_only(mounts: &[u8], top: &Path, writable: &[PathBuf]) ->
         }
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | kept;
         match mount(NONE, &point, NONE, flags, NONE) {
-            // Another mount covers it: nobody can reach it.
+            // Another mount covers it, so it is not reachable.
             Ok(()) | Err(Errno::ENOENT | Errno::EINVAL | Errno::ENOTDIR) => {}
             Err(e) => return Err(about("cannot make read-only", &point)(e)),
         }
@@ -118,7 +118,7 @@ pub(super) fn make_read_only(mounts: &[u8], top: &Path, writable: &[PathBuf]) ->
     Ok(())
 }
 
-/// The mount points of mountinfo(5), each with the options that must stay.
+/// The mount points in mountinfo(5), each with the options that must be kept.
 fn mount_points(mounts: &[u8]) -> impl Iterator<Item = (PathBuf, MsFlags)> {
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
@@ -132,11 +132,12 @@ fn mount_points(mounts: &[u8]) -> impl Iterator<Item = (PathBuf, MsFlags)> {
     })
 }
 
-/// From now on no mount of this process is seen by another namespace. Gives whether `/` is the root of a
-/// chroot.
+/// Makes the mounts of this process invisible to other namespaces from now on. Returns whether `/` is the
+/// root of a chroot.
 ///
-/// That is a property of the mount that the image lies in, whose root is outside of the chroot; so this goes
-/// there for a moment. A root directory that is below the working directory stops no `..`.
+/// The propagation is a property of the mount that contains the image, whose root is outside of the chroot,
+/// so this process changes there for a moment: `..` leads out of a root directory that is below the working
+/// directory.
 pub(in crate::sys) fn keep_mounts_private() -> io::Result<bool> {
     chdir("/")?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -157,7 +158,7 @@ pub(in crate::sys) fn keep_mounts_private() -> io::Result<bool> {
         Ok(!is_same(&at, &inside))
     })();
     if let Err(e) = fchdir(here.as_fd()).and_then(|()| chroot(".")) {
-        // With another root than the image's nothing may be done at all.
+        // With another root directory nothing may be done at all.
         tracing::error!("cannot go back into the image: {e}");
         std::process::exit(70);
     }

@@ -1,4 +1,4 @@
-//! Namespaces of our own: made directly by root, and through a user namespace by everybody else.
+//! Namespaces: created directly by root, and through a user namespace by other users.
 
 use std::io;
 
@@ -10,16 +10,15 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::restrict;
 
-/// What the first process inside needs until everything is in its place.
+/// The capabilities that the first process needs until everything is set up.
 const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_CHROOT);
 
-/// Puts this process into new namespaces of these kinds, and the processes that it starts into a new PID
-/// namespace.
+/// Moves this process to new namespaces of these kinds, and its future children to a new PID namespace.
 ///
-/// A process that may not make them gets the right to do so in a user namespace. The user is the same inside:
-/// a uid 0 that stands for a user would make programs believe that they may do anything. Root that lacks the
-/// right becomes another user first, as a uid 0 that stands for itself can still read all files of root.
-/// `as_root` is for programs that refuse to work as another user: it stands for the caller all the same.
+/// Without the required right, the process gets it in a user namespace. The user has the same number inside:
+/// with uid 0 programs would assume rights that they do not have. Root without the right becomes another user
+/// first, because uid 0 mapped to itself can still read all files of root. `as_root` is for programs that
+/// refuse to run as another user: uid 0 is then mapped to the caller.
 pub(super) fn enter(kinds: CloneFlags, as_root: bool) -> io::Result<()> {
     match unshare(kinds) {
         Err(Errno::EPERM) => {}
@@ -27,7 +26,7 @@ pub(super) fn enter(kinds: CloneFlags, as_root: bool) -> io::Result<()> {
     }
     if geteuid().is_root() && !as_root {
         restrict::become_unprivileged(std::process::id())?;
-        // Else the files by which the namespace is set up belong to root.
+        // Otherwise the files in /proc that set up the namespace belong to root.
         nix::sys::prctl::set_dumpable(true)?;
     }
     let (user, group) = (geteuid(), getegid());
@@ -44,7 +43,7 @@ pub(super) fn enter(kinds: CloneFlags, as_root: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the user and group outside of a user namespace a number inside.
+/// Maps the user and group outside of a user namespace to numbers inside.
 fn map_identity(inside: Uid, user: Uid, inside_group: Gid, group: Gid) -> io::Result<()> {
     let map = |path: &str, text: &str| -> io::Result<()> {
         let fd = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;

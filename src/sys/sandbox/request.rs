@@ -1,4 +1,4 @@
-//! What the processes of a sandbox are asked for, and what they report.
+//! The requests to the processes of a sandbox, and their reports.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,48 +11,48 @@ use serde::{Deserialize, Serialize};
 
 use super::SandboxView;
 
-/// What a confined program is to do.
+/// The kind of a confined program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Strength {
-    /// Read and compute.
+    /// It reads and computes.
     Evaluate,
-    /// Compile what nobody vouches for.
+    /// It compiles untrusted source.
     ScratchBuild,
-    /// Build a registered module.
+    /// It builds a registered module.
     Build,
 }
 
 impl Strength {
-    /// It runs as a user that owns nothing, where we are root.
+    /// It runs as a user that owns nothing, if the caller is root.
     pub(super) fn is_unprivileged(self) -> bool {
         self != Strength::Build
     }
 }
 
-/// What a confined program sees of the machine beside its programs, libraries and `/etc`. Paths are absolute
-/// and free of symlinks; what does not exist is left out.
+/// What a confined program sees of the machine in addition to programs, libraries and `/etc`. Paths are
+/// absolute and without symlinks. Those that do not exist are skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sight {
-    /// Roots of installed systems beside `/`.
+    /// Roots of installed systems other than `/`.
     pub roots: Vec<OsString>,
-    /// What is visible at its own path.
+    /// Paths that are visible in place.
     pub shown: Vec<OsString>,
-    /// Directories that are visible, and whose files can be read, whatever their modes are.
+    /// Directories that are visible, and whose files are readable whatever their modes are.
     pub readable: Vec<OsString>,
-    /// Directories that are visible and can be written to.
+    /// Directories that are visible and writable.
     pub writable: Vec<OsString>,
-    /// What takes the place of directories of the machine, for another root than `/`; in namespaces only.
+    /// Replacements for directories of the machine, for a root other than `/`; only with namespaces.
     pub trees: Vec<ShownTree>,
 }
 
-/// A directory that is found at another path too, in the place of what is there.
+/// A directory that is also shown at another path, where it hides what is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShownTree {
-    /// Its path on the host, free of symlinks.
+    /// Its path on the host, without symlinks.
     pub source: PathBuf,
-    /// Where it is shown. A symlink, or what is not there, is left as it is.
+    /// The path where it is shown. A symlink or a missing path is skipped.
     pub target: PathBuf,
-    /// It can be written to there.
+    /// It is writable there.
     pub is_writable: bool,
 }
 
@@ -62,11 +62,11 @@ pub struct ShownTree {
 pub enum Identity {
     /// A user that owns nothing, without groups and capabilities.
     Unprivileged,
-    /// The user that runs us, without capabilities.
+    /// The user that runs clr-dkms, without capabilities.
     Caller,
-    /// Root without capabilities: what belongs to root can be read, but nothing else is open to it.
+    /// Root without capabilities, which can read the files of root only.
     Root,
-    /// Root, with the capabilities that concern the owners and modes of files alone.
+    /// Root with only the capabilities that concern the owners and modes of files.
     FileOwner,
 }
 
@@ -79,12 +79,12 @@ pub struct Layers {
     pub landlock: bool,
     /// A filter of system calls.
     pub seccomp: bool,
-    /// As whom it ran.
+    /// The identity that it ran with.
     pub identity: Identity,
 }
 
 impl Layers {
-    /// Neither writing to files of others nor signalling their processes was possible.
+    /// It could neither write to files of others nor signal their processes.
     pub fn are_enough(self) -> bool {
         self.namespaces || (self.landlock && self.seccomp)
     }
@@ -109,7 +109,7 @@ impl std::fmt::Display for Layers {
 pub(super) enum Confinement {
     View(SandboxView),
     Rights(Strength, Sight),
-    /// The root of an installed system is `/`; it begins in that directory of it.
+    /// Run with the root of an installed system as `/`, starting in that directory.
     Image {
         root: OsString,
         directory: OsString,
@@ -121,32 +121,32 @@ pub(super) struct Request {
     pub(super) confinement: Confinement,
     pub(super) program: OsString,
     pub(super) arguments: Vec<OsString>,
-    /// The process that asks; without it nobody wants the result.
+    /// The requesting process. Without it the result is not needed.
     pub(super) parent: u32,
-    /// Namespaces are tried.
+    /// Try namespaces.
     pub(super) namespaces: bool,
-    /// It is run without a layer too.
+    /// Run it even without a layer.
     pub(super) is_trusted: bool,
-    /// The limit of processor time for each process, in seconds.
+    /// The limit of processor time per process, in seconds.
     pub(super) seconds: u64,
 }
 
-/// How far it came.
+/// How far the process has come.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum SandboxOutcome {
-    /// The process becomes the program now: it ends as the program ends.
+    /// The process becomes the program, and ends as the program ends.
     Became,
     /// The program runs.
     Started,
-    /// It left with this code.
+    /// It exited with this code.
     Exit(i32),
     /// A signal killed it.
     Signal(i32),
-    /// No namespaces can be made or furnished here.
+    /// Namespaces cannot be created or set up here.
     NoNamespaces(String),
     /// The program was not started.
     NotStarted(String),
-    /// No layer can be had, and it is not trusted.
+    /// No layer is available, and the program is not trusted.
     Refused,
 }
 
@@ -156,7 +156,7 @@ pub(super) struct SandboxReport {
     pub(super) outcome: SandboxOutcome,
 }
 
-/// The file that holds a request, and the report behind it.
+/// The file with the request, followed by the report.
 #[derive(Debug)]
 pub(super) struct Exchange {
     file: File,
@@ -164,14 +164,14 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// A file with that request.
+    /// A file with this request.
     pub(super) fn new(file: File, request: &Request) -> io::Result<Exchange> {
         let text = serde_json::to_vec(request)?;
         file.write_all_at(&text, 0)?;
         Ok(Exchange { file, request_size: text.len() as u64 })
     }
 
-    /// The request on standard input, where no report is behind it yet.
+    /// The request on standard input. It must not have a report yet.
     pub(super) fn from_stdin() -> io::Result<(Request, Exchange)> {
         let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let text = read_from(&file, 0)?;
@@ -193,7 +193,7 @@ impl Exchange {
         self.file.write_all_at(&serde_json::to_vec(report)?, self.request_size)
     }
 
-    /// The last report; none when there was none.
+    /// The last report, if there is one.
     pub(super) fn last_report(&self) -> io::Result<Option<SandboxReport>> {
         let text = read_from(&self.file, self.request_size)?;
         Ok(if text.is_empty() { None } else { serde_json::from_slice(&text).ok() })

@@ -1,4 +1,4 @@
-//! What a process gives up for itself and for all that it starts: its identity, its privileges, and its room.
+//! What a process gives up for itself and its children: identity, privileges and resources.
 
 use std::io;
 use std::path::Path;
@@ -11,29 +11,29 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::request::{Sight, Strength};
 use super::tree::left_out;
 
-/// Users and groups that own nothing, one for each sandbox: the number of processes is limited for a user,
-/// and one that takes all of them must not stop another one. systemd leaves the numbers from here to
-/// 0x7ffdffff unused.
+/// The first number of users and groups that own nothing. Each sandbox has its own: the limit of processes is
+/// per user, and a program that uses all of them must not affect other sandboxes. systemd leaves the numbers
+/// from here to 0x7ffdffff unused.
 const UNPRIVILEGED: u32 = 0x7000_0000;
-/// Where these have no meaning, as in a container: systemd leaves it unused too, and `nobody` has processes
-/// on some machines.
+/// Used if those numbers are not mapped, as in a container. systemd leaves this one unused too; `nobody` has
+/// processes on some machines.
 const UNPRIVILEGED_IN_CONTAINER: u32 = 65_533;
-/// The capabilities that concern the owners and modes of files alone.
+/// The capabilities that concern the owners and modes of files only.
 pub(super) const FILES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID);
 
-/// What an evaluation may take.
+/// The limits of an evaluation.
 const EVALUATION: &[(Resource, u64)] = &[
-    // What one process may map, in bytes.
+    // The memory that one process may map, in bytes.
     (Resource::RLIMIT_AS, 512 << 20),
-    // The size of a file, the output included.
+    // The size of a file, including the output.
     (Resource::RLIMIT_FSIZE, 32 << 20),
     (Resource::RLIMIT_NPROC, 128),
     (Resource::RLIMIT_NOFILE, 256),
 ];
-/// What a compiler may take: the largest public module needs a tenth of this.
+/// The limits of a compilation. The largest public module needs a tenth of this.
 const COMPILATION: &[(Resource, u64)] = &[
     (Resource::RLIMIT_AS, 8 << 30),
     (Resource::RLIMIT_FSIZE, 2 << 30),
@@ -41,12 +41,12 @@ const COMPILATION: &[(Resource, u64)] = &[
     (Resource::RLIMIT_NOFILE, 1024),
 ];
 
-/// The user and the group of a sandbox; `number` is one of its processes.
+/// The number of the user and group of a sandbox; `number` is the id of one of its processes.
 pub(super) fn unprivileged(number: u32) -> u32 {
     UNPRIVILEGED | number
 }
 
-/// Becomes a user that owns nothing and is in no group; no capability is left then.
+/// Becomes a user without files and groups, and loses all capabilities.
 pub(super) fn become_unprivileged(number: u32) -> io::Result<()> {
     setgroups(&[])?;
     let become_user = |number: u32| {
@@ -65,7 +65,7 @@ pub(super) fn is_unprivileged(user: Uid) -> bool {
     user.as_raw() == UNPRIVILEGED_IN_CONTAINER || user.as_raw() >= UNPRIVILEGED
 }
 
-/// Gives up every other capability; none can be gained again, not even by a program of root.
+/// Gives up all other capabilities. None can be gained again, not even by a set-user-ID program.
 pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     nix::sys::prctl::set_no_new_privs()?;
     rustix::thread::clear_ambient_capability_set()?;
@@ -74,7 +74,7 @@ pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
-/// Sets the limits. The number of processes is that of a user: `others` are those that this one has outside.
+/// Sets the limits. The limit of processes is per user: `others` are those outside of the sandbox.
 pub(super) fn limit(strength: Strength, seconds: u64, others: u64) -> io::Result<()> {
     let of_strength = match strength {
         Strength::Evaluate => EVALUATION,
@@ -88,7 +88,7 @@ pub(super) fn limit(strength: Strength, seconds: u64, others: u64) -> io::Result
         (Resource::RLIMIT_MEMLOCK, 0),
     ];
     for (resource, limit) in of_strength.iter().copied().chain(common) {
-        // A caller's lower limit stays.
+        // A lower limit of the caller is kept.
         let (_, hard) = nix::sys::resource::getrlimit(resource)?;
         let others = if resource == Resource::RLIMIT_NPROC { others } else { 0 };
         let limit = (limit + others).min(hard);
@@ -97,11 +97,12 @@ pub(super) fn limit(strength: Strength, seconds: u64, others: u64) -> io::Result
     Ok(())
 }
 
-/// Lets this process read what it is to see, and write to what it may write to; also to `/tmp` where that is
-/// private, or where a build cannot do without. True when the kernel has Landlock.
+/// Restricts this process with Landlock to the paths that it may read and write. `/tmp` is writable if it is
+/// private, or if a build needs it. Returns whether the kernel has Landlock.
 ///
 /// # Errors
-/// When the kernel has it and refuses what is asked for.
+///
+/// If the kernel has Landlock and refuses the rules.
 pub(super) fn landlock(strength: Strength, sight: &Sight, has_own_root: bool) -> io::Result<bool> {
     use landlock::{
         ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -138,7 +139,7 @@ pub(super) fn landlock(strength: Strength, sight: &Sight, has_own_root: bool) ->
     }
     rules.extend(sight.writable.iter().map(|path| (path.into(), AccessFs::from_all(KNOWN))));
     for (path, access) in rules {
-        // What is not there cannot be allowed, and need not be.
+        // A path that does not exist needs no permission.
         let Ok(fd) = PathFd::new(&path) else { continue };
         let access = if path.is_dir() { access } else { access & AccessFs::from_file(KNOWN) };
         ruleset = ruleset.add_rule(PathBeneath::new(fd, access)).map_err(|e| said(&e))?;

@@ -1,4 +1,4 @@
-//! The system calls that a confined program may make.
+//! The system calls that a confined program may use.
 
 use std::io;
 
@@ -10,12 +10,13 @@ use seccompiler::{
 
 type Rules = std::collections::BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// The last system call that is known here (`mseal`); later ones, io_uring and clone3, whose flags a filter
-/// cannot read, are answered as an older kernel would answer.
+/// The last system call that is known here (`mseal`). Later ones, io_uring, and clone3, whose flags a filter
+/// cannot read, fail as on an older kernel.
 const LAST: c_long = 462;
 const UNKNOWN: [c_long; 4] =
     [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_clone3];
-/// What no evaluation and no build needs: other processes, other namespaces, the network, the kernel.
+/// System calls that no evaluation and no build needs: for other processes, other namespaces, the network and
+/// the kernel.
 const FORBIDDEN: &[c_long] = &[
     libc::SYS_acct,
     libc::SYS_add_key,
@@ -70,8 +71,8 @@ const FORBIDDEN: &[c_long] = &[
     libc::SYS_userfaultfd,
     libc::SYS_vhangup,
 ];
-/// What only a PID namespace, and a read-only mount, make harmless: signals, leaving the process group, and
-/// the changes to files that Landlock does not see.
+/// System calls that are harmless only in a PID namespace with read-only mounts: signals, leaving the process
+/// group, and changes to files that Landlock does not cover.
 const FORBIDDEN_OUTSIDE: &[c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
@@ -99,7 +100,7 @@ const FORBIDDEN_OUTSIDE: &[c_long] = &[
     libc::SYS_tkill,
     libc::SYS_truncate,
     libc::SYS_utimensat,
-    // fchmodat2, which libc does not name for every architecture.
+    // fchmodat2, which libc does not define for every architecture.
     452,
 ];
 #[cfg(target_arch = "x86_64")]
@@ -124,7 +125,7 @@ const FORBIDDEN_OUTSIDE_HERE: &[c_long] = &[
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const FORBIDDEN_OUTSIDE_HERE: &[c_long] = &[];
-/// The flags of clone(2) that make a namespace.
+/// The flags of clone(2) that create a namespace.
 const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWCGROUP,
     libc::CLONE_NEWIPC,
@@ -134,17 +135,19 @@ const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWUSER,
     libc::CLONE_NEWUTS,
 ];
-/// ioctl(2): TIOCSTI and TIOCLINUX put text into a terminal.
+/// ioctl(2): TIOCSTI and TIOCLINUX insert text into the input of a terminal.
 const TERMINAL: [u64; 2] = [0x5412, 0x541c];
-/// ioctl(2): FIOSETOWN and SIOCSPGRP have signals sent to another process; FS_IOC_SETFLAGS changes a file.
+/// ioctl(2): FIOSETOWN and SIOCSPGRP direct signals to another process; FS_IOC_SETFLAGS changes a file.
 const OWNER: [u64; 3] = [0x8901, 0x8902, 0x4008_6602];
-/// fcntl(2): F_SETOWN, F_SETSIG and F_SETOWN_EX have signals sent to another process.
+/// fcntl(2): F_SETOWN, F_SETSIG and F_SETOWN_EX direct signals to another process.
 const SIGNALS: [u64; 3] = [8, 10, 15];
 
-/// Filters the system calls of this process from now on. False where this architecture has no filter.
+/// Filters the system calls of this process from now on. Returns false if there is no filter for this
+/// architecture.
 ///
 /// # Errors
-/// When the kernel refuses it.
+///
+/// If the kernel refuses the filter.
 pub(super) fn filter(has_namespaces: bool) -> io::Result<bool> {
     let Ok(target) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(false) };
     let failed = |e: &dyn std::fmt::Display| io::Error::other(format!("seccomp: {e}"));

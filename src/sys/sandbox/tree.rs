@@ -1,9 +1,9 @@
-//! The files that an evaluation sees: a root in memory, in which what is needed of the machine is shown
+//! The files that an evaluation sees: a root in memory that shows the required parts of the machine
 //! read-only.
 //!
-//! The machine's own root is shown at one directory that every system has, and the new root is made at
-//! another one: then nothing of the machine is covered while it is shown. Both are seen by this process
-//! alone.
+//! The root of the machine is mounted on one directory that every system has, and the new root is created on
+//! another one, so that nothing of the machine is covered while it is used. Only this process sees either of
+//! them.
 #![allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is; and in memory of this process
 
 use std::ffi::{OsStr, OsString};
@@ -21,33 +21,33 @@ use super::mounts::{
 };
 use super::request::{Sight, Strength};
 
-/// Where the root of the machine is found.
+/// Where the root of the machine is mounted.
 const MACHINE: &str = "/etc";
-/// Where the new root is made.
+/// Where the new root is created.
 const NEW: &str = "/usr";
-/// What of a root is not shown: files of users, other filesystems, sockets, devices, and what everybody may
-/// write.
+/// The parts of a root that are not shown: files of users, other filesystems, sockets, devices, and
+/// directories that everybody may write to.
 const LEFT_OUT: [&str; 12] =
     ["dev", "proc", "run", "tmp", "home", "lost+found", "media", "mnt", "net", "root", "srv", "var"];
-/// The part of it that is not shown to a build of a registered module: that may lie anywhere, and so may keys
-/// and tools.
+/// How many of them are not shown to a build of a registered module: its source may be anywhere, and so may
+/// keys and tools.
 const LEFT_OUT_OF_BUILD: usize = 4;
-/// The private `/tmp`, and where else it is found.
+/// The private `/tmp`, and its other paths.
 const TEMPORARY: [&str; 3] = ["tmp", "var/tmp", "dev/shm"];
 /// Its size for an evaluation.
 const TMP: &str = "mode=1777,size=64m,nr_inodes=16k";
-/// The same for a compiler.
+/// Its size for a compiler.
 const TMP_OF_BUILD: &str = "mode=1777,size=50%";
-/// Mount points and copies of directories.
+/// The size of file systems for mount points.
 const SKELETON: &str = "mode=0755,size=1m,nr_inodes=16k";
-/// The copy of a directory whose files not everybody may read.
+/// The size of the copy of a directory with files that not everybody may read.
 const COPY: &str = "mode=0755,size=64m,nr_inodes=32k";
-/// How many bytes are copied at most; other files are there, and cannot be read.
+/// How many bytes are copied at most. Further files exist but cannot be read.
 const COPY_LIMIT: u64 = 48 << 20;
-/// How many entries of a directory are looked at or copied.
+/// How many entries of a directory are examined or copied.
 const ENTRY_LIMIT: usize = 20_000;
 
-/// What of a root is not shown.
+/// The parts of a root that are not shown.
 pub(super) fn left_out(strength: Strength) -> &'static [&'static str] {
     match strength {
         Strength::Build => &LEFT_OUT[..LEFT_OUT_OF_BUILD],
@@ -55,7 +55,7 @@ pub(super) fn left_out(strength: Strength) -> &'static [&'static str] {
     }
 }
 
-/// Makes it, and makes it the root of this process, which becomes that user afterwards.
+/// Creates the root and makes it the root of this process, which becomes that user afterwards.
 pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io::Result<()> {
     keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
     let (machine, new) = (Path::new(MACHINE), Path::new(NEW));
@@ -85,8 +85,8 @@ pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io:
     for path in &sight.writable {
         let (path, target) = (Path::new(path), inside(new, path));
         show(machine, new, path)?;
-        // A mount of its own, which stays as it is when those around it become read-only. What is not there
-        // is left out.
+        // A separate mount, which stays unchanged when those around it become read-only. A missing path is
+        // skipped.
         if target.symlink_metadata().is_err() {
             continue;
         }
@@ -112,10 +112,10 @@ pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io:
     Ok(nix::unistd::chdir("/")?)
 }
 
-/// Makes an installed system the root of this process, furnished with what programs expect everywhere.
+/// Makes an installed system the root of this process, with the mounts that programs expect.
 pub(super) fn enter_image(root: &Path) -> io::Result<()> {
     keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
-    // The order matters: the image may lie anywhere, and so do the devices.
+    // The order matters: both the image and the devices may be anywhere.
     let (machine, new) = (Path::new(MACHINE), Path::new(NEW));
     bind(Path::new("/"), machine)?;
     bind(&inside(machine, root), new)?;
@@ -136,12 +136,12 @@ fn inside(root: &Path, path: impl AsRef<Path>) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Shows the directories of a root in the new one; those that are left out are empty.
+/// Shows the directories of a root in the new one. Those that are left out are empty.
 fn populate(from: &Path, to: &Path, left_out: &[&str]) -> io::Result<()> {
     for entry in fs::read_dir(from).map_err(|e| failed("the root cannot be listed", e))? {
         let entry = entry?;
         let (name, kind, target) = (entry.file_name(), entry.file_type()?, to.join(entry.file_name()));
-        // What was shown for a root around this one.
+        // Already shown for a root that contains this one.
         if target.symlink_metadata().is_ok() {
             continue;
         }
@@ -164,14 +164,14 @@ fn furnish(machine: &Path, new: &Path, strength: Strength) -> io::Result<()> {
     }
     minimal_devices(machine, &new.join("dev"))?;
     let own = new.join("proc");
-    // A container in which parts of /proc are covered allows no new one in a user namespace. The old one
-    // shows the processes of the container, and lets nothing be done to them.
+    // In a container that covers parts of /proc, a user namespace cannot mount a new one. The existing one
+    // shows the processes of the container, but the sandbox cannot act on them.
     proc(&own).or_else(|e| bind(&machine.join("proc"), &own).map_err(|_| e))?;
     let is_evaluation = strength == Strength::Evaluate;
     tmpfs(&new.join(TEMPORARY[0]), if is_evaluation { TMP } else { TMP_OF_BUILD })?;
     for name in &TEMPORARY[1..] {
         let target = new.join(name);
-        // What is on the host's filesystem exists already.
+        // A directory on the filesystem of the host exists already; a missing one makes the mount below fail.
         make_directory(&target).ok();
         if target.is_dir() {
             bind(&new.join(TEMPORARY[0]), &target)?;
@@ -180,7 +180,7 @@ fn furnish(machine: &Path, new: &Path, strength: Strength) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the directories of a path in the new root that are not there.
+/// Creates the missing directories of a path in the new root.
 fn make_directories(new: &Path, path: &Path) -> io::Result<()> {
     let mut at = new.to_owned();
     for part in path.components() {
@@ -192,7 +192,7 @@ fn make_directories(new: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a directory, with all that is in it, to a user. No symlink is followed.
+/// Changes the owner of a directory and of everything in it. Symlinks are not followed.
 pub(super) fn hand_over(directory: &Path, user: u32) -> io::Result<()> {
     std::os::unix::fs::lchown(directory, Some(user), Some(user))?;
     for entry in fs::read_dir(directory)? {
@@ -205,7 +205,7 @@ pub(super) fn hand_over(directory: &Path, user: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Shows a file or directory at its own path. False where it is not there.
+/// Shows a file or directory at its own path. Returns false if it does not exist.
 fn show(machine: &Path, new: &Path, path: &Path) -> io::Result<bool> {
     let (source, target) = (inside(machine, path), inside(new, path));
     let Ok(found) = source.symlink_metadata() else { return Ok(false) };
@@ -221,7 +221,7 @@ fn show(machine: &Path, new: &Path, path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Covers each directory on the way to `path` that not everybody may pass, and shows what is in it again.
+/// Covers each parent directory of `path` that not everybody may enter, and shows its contents again.
 fn open_up(machine: &Path, new: &Path, path: &Path) -> io::Result<()> {
     let mut at = PathBuf::new();
     for part in path.components() {
@@ -249,13 +249,13 @@ fn open_up(machine: &Path, new: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether everybody may read every file of a directory, and pass all that is above it.
+/// Whether everybody may read every file of a directory, and enter all directories above it.
 pub(super) fn all_can_reach(directory: &Path) -> bool {
     let passable = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & 0o1 != 0);
     directory.ancestors().skip(1).all(passable) && all_can_read(directory)
 }
 
-/// Whether everybody may read every file of a directory, and pass its directories.
+/// Whether everybody may read every file of a directory, and enter its subdirectories.
 fn all_can_read(directory: &Path) -> bool {
     let mut waiting = vec![directory.to_owned()];
     let mut seen = 0;
@@ -267,7 +267,7 @@ fn all_can_read(directory: &Path) -> bool {
         let Ok(entries) = fs::read_dir(&directory) else { return false };
         for entry in entries {
             seen += 1;
-            // What is beyond is found out when it is read.
+            // Files beyond the limit are checked when they are read.
             if seen > ENTRY_LIMIT {
                 return true;
             }
@@ -287,8 +287,8 @@ fn all_can_read(directory: &Path) -> bool {
     true
 }
 
-/// Copies a directory into memory, readable for everybody. No symlink is followed: somebody else may own it,
-/// and exchange its parts meanwhile.
+/// Copies a directory into memory, readable by everybody. Symlinks are not followed, because another user may
+/// own the directory and change it meanwhile.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let from = rustix::fs::openat2(CWD, from, flags, rustix::fs::Mode::empty(), ResolveFlags::NO_SYMLINKS)?;

@@ -1,5 +1,5 @@
-//! Running a program that sees other files than everybody else: in a mount namespace of its own, which ends
-//! with it.
+//! Runs a program in a mount namespace of its own, in which it sees other files than the rest of the system.
+//! The namespace ends with the program.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,43 +12,43 @@ use serde::{Deserialize, Serialize};
 use super::mounts::{bind, failed, keep_mounts_private, make_read_only, tmpfs};
 use super::namespaces;
 
-/// What a directory of a view shows under a name.
+/// An entry of a directory of a view.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shown {
-    /// The file at this path of the host.
+    /// The file with this path on the host.
     File(PathBuf),
     /// A symlink with this text.
     Symlink(String),
 }
 
-/// A directory that shows nothing but what is listed. It can be written to, and what is written is lost.
+/// A directory that contains only the listed entries. It is writable, and what is written is lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShownDirectory {
     /// Its path on the host, free of symlinks.
     pub path: PathBuf,
-    /// What is in it, by name.
+    /// Its entries, by name.
     pub entries: Vec<(String, Shown)>,
 }
 
-/// What is different for the program.
+/// The differences to the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxView {
     /// Directories with other contents.
     pub directories: Vec<ShownDirectory>,
-    /// Directories of the host, free of symlinks, that cannot be written to. Those that are not there are
-    /// left out.
+    /// Directories of the host, without symlinks in their paths, that become read-only. Those that do not
+    /// exist are skipped.
     pub read_only: Vec<PathBuf>,
 }
 
-/// Makes the view for this process.
+/// Creates the view for this process.
 pub(super) fn make(view: &SandboxView) -> io::Result<()> {
-    // Without root, a user namespace gives the right to mount: enough for the copy of a system in a directory
-    // of one's own.
+    // A user namespace allows mounting without root, which is enough for the copy of a system in a directory
+    // of the caller.
     namespaces::enter(CloneFlags::CLONE_NEWNS, true)
         .map_err(|e| failed("no mount namespace can be had", e))?;
     keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
-    // Opened before anything is covered: what a directory shows may come from that very directory.
+    // Opened before anything is covered, because an entry may come from the covered directory.
     let mut opened = Vec::new();
     for directory in &view.directories {
         for (name, shown) in &directory.entries {
