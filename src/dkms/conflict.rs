@@ -138,7 +138,7 @@ mod tests {
         ] {
             assert_eq!(two(a, b), [told], "{a} {b}");
         }
-        assert_eq!(two(3, 3), [""; 0], "who does not ask for it keeps nobody from it");
+        assert_eq!(two(3, 3), [""; 0], "modules that do not ask for a file do not compete for it");
         let chain = vec![pair("a", &["w", "x-y"], 2), pair("b", &["x_y", "z"], 2), pair("c", &["z"], 2)];
         assert_eq!(lost(chain), ["b to a"]);
     }

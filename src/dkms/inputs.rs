@@ -80,7 +80,7 @@ fn tree(root: &Root, directory: &str, left: &mut usize, fingerprint: &mut Finger
 fn entry(root: &Root, path: &str, fingerprint: &mut Fingerprint) {
     fingerprint.add(path);
     match root.lookup(path).stat() {
-        Some(Stat { kind: FileKind::Directory, .. }) => fingerprint.add("folder"),
+        Some(Stat { kind: FileKind::Directory, .. }) => fingerprint.add("directory"),
         Some(stat) => fingerprint.add(format!("{} {} {}", stat.size, stat.mtime_ns, stat.ctime_ns)),
         None => fingerprint.add("none"),
     }

@@ -57,7 +57,7 @@ pub fn observe(root: &Root, kept: &KeptKernel, now_ns: i128) -> Observed {
                 let what = root.shown_path(directory).display().to_string();
                 look.found
                     .unreadable
-                    .push(format!("{what} is no directory: what is in it may be somebody else's"));
+                    .push(format!("{what} is not a directory: its target may belong to another system"));
             }
             Presence::Unreadable(e) => look.unreadable(&e),
             Presence::There(_) | Presence::Absent => {}
@@ -148,7 +148,7 @@ impl LeftoverScan<'_> {
                     None => self.odd(&path, "is of another architecture"),
                 }
             } else if entry.kind != FileKind::Directory {
-                self.odd(&path, "is no directory");
+                self.odd(&path, "is not a directory");
             } else if self.mounted(&path) {
                 self.odd(&path, "is a filesystem of its own");
             } else {
@@ -159,7 +159,7 @@ impl LeftoverScan<'_> {
 
     fn originals(&mut self, directory: &str, kind: FileKind) {
         if kind != FileKind::Directory || self.mounted(directory) {
-            self.odd(directory, "is no plain directory");
+            self.odd(directory, "is not a plain directory");
             return;
         }
         for entry in self.list(directory) {
@@ -180,7 +180,7 @@ impl LeftoverScan<'_> {
                 }
                 Err(e) => return self.unreadable(&e),
             },
-            _ => Some("is no link".to_owned()),
+            _ => Some("is not a symlink".to_owned()),
         };
         self.found.things.push(Thing { release, left: GcLeftover::Claim, path, bytes: 0, blocker });
     }
@@ -264,7 +264,7 @@ impl LeftoverScan<'_> {
     /// The build directory is shared by all kernels. The first line of its log names the kernel.
     fn scratch(&mut self, path: String, kind: FileKind) {
         if kind != FileKind::Directory {
-            return self.odd(&path, "is no directory");
+            return self.odd(&path, "is not a directory");
         }
         let log = match self.root.read_start(format!("{path}/make.log"), FIRST_LINES) {
             Ok(log) => log,

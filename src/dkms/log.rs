@@ -59,7 +59,7 @@ pub(super) fn begin(root: &Root, path: &str) -> Result<File, String> {
     let plain = |file: &File| file.metadata().is_ok_and(|m| m.is_file());
     match root.create(path) {
         Ok(log) if plain(&log) => return Ok(log),
-        Ok(_) => tracing::warn!("{path} is no file; the module is built without a log"),
+        Ok(_) => tracing::warn!("{path} is not a file; the module is built without a log"),
         Err(e) => tracing::warn!("{e}; the module is built without a log"),
     }
     unnamed_file().map_err(|e| format!("no place for a log: {e}"))

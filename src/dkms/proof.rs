@@ -159,7 +159,7 @@ impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Flaw::Missing { name } => write!(f, "{name}.ko is not installed"),
-            Flaw::Damaged { path, reason } => write!(f, "{path} is no usable module: {reason}"),
+            Flaw::Damaged { path, reason } => write!(f, "{path} is not a usable module: {reason}"),
             Flaw::Vermagic { path, found } => {
                 let release = found.split_ascii_whitespace().next().unwrap_or_default();
                 write!(f, "{path} was made for {release}")

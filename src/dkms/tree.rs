@@ -255,7 +255,7 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
             let sources = format!("{SOURCES}/{}-{}", module.name, module.version);
             return match root.lookup(&sources) {
                 Presence::Absent if matches!(other, Presence::Absent) => None,
-                _ => broken(format!("{} is no link", root.shown_path(&link).display())),
+                _ => broken(format!("{} is not a symlink", root.shown_path(&link).display())),
             };
         }
     };

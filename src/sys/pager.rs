@@ -56,7 +56,7 @@ impl Rights {
         Rights::of(effective, nix::unistd::getuid().as_raw(), login(), on_behalf)
     }
 
-    /// `login` is the user who has logged in, if it was one.
+    /// `login` is the user of the login session, if there is one.
     fn of(effective: u32, real: u32, login: Option<u32>, on_behalf: bool) -> Rights {
         match on_behalf || effective != real || login.is_some_and(|login| login != effective) {
             true => Rights::Borrowed,

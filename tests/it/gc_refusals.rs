@@ -112,7 +112,7 @@ fn links_in_place_of_directories_and_other_architectures_are_left_alone() {
 }
 
 #[test]
-fn where_something_cannot_be_told_nothing_is_touched() {
+fn where_something_is_unknown_nothing_is_touched() {
     let root = left_over();
     root.remove("proc/sys/kernel/osrelease");
     blind(&root, "osrelease");
@@ -123,13 +123,13 @@ fn where_something_cannot_be_told_nothing_is_touched() {
     let root = left_over();
     fs::rename(root.at("usr/lib/modules"), root.outside().join("m")).unwrap();
     root.link("usr/lib/modules", root.outside().join("m"));
-    blind(&root, "is no directory");
+    blind(&root, "is not a directory");
     let root = left_over();
     root.file("boot/loader/entries/broken.conf", "");
     blind(&root, "the boot files are not in order");
     let root = left_over();
     root.remove("var/lib/dkms").file("var/lib/dkms", "x");
-    blind(&root, "is no directory");
+    blind(&root, "is not a directory");
 }
 
 #[test]

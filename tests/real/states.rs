@@ -119,7 +119,7 @@ const ROWS: &[Row] = &[
         |s, n| s.write(&file(n), "\x7fELF garbage"),
         "installed+",
         "not-built",
-        "is no usable module",
+        "is not a usable module",
         "ok",
     ),
     (
