@@ -3,7 +3,9 @@
 //! The serialized forms are part of the record and of the JSON reports: keys and words are only added.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::requirement::MissingModule;
@@ -14,12 +16,82 @@ pub struct AdminOverrides {
     /// The kernel release that must be the boot default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
-    /// Kernel releases that may become the default despite missing modules.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub released: BTreeSet<String>,
+    /// The user, the time and the reason of that request. Empty in files of version 0.1.
+    #[serde(default, skip_serializing_if = "OverrideNote::is_empty")]
+    pub held: OverrideNote,
+    /// Modules that a kernel may lack and still become the default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<Allowance>,
+    /// The file of version 0.1 has a `released` key, which became `allowed`: it is to be written again.
+    #[serde(skip)]
+    pub is_converted: bool,
     /// Why the requests cannot be read. `hold` is then the one that the last run recorded.
     #[serde(skip)]
     pub fault: Option<String>,
+}
+
+impl AdminOverrides {
+    /// Whether a kernel may boot without a module.
+    pub fn allows(&self, kernel: &str, module: &str) -> bool {
+        self.allowed.iter().any(|allowance| allowance.kernel == kernel && allowance.without == module)
+    }
+
+    /// Nothing is requested.
+    pub fn is_empty(&self) -> bool {
+        self.hold.is_none() && self.allowed.is_empty()
+    }
+
+    /// The kernel releases that may boot without a module.
+    pub fn allowed_kernels(&self) -> BTreeSet<String> {
+        self.allowed.iter().map(|allowance| allowance.kernel.clone()).collect()
+    }
+}
+
+/// The user, the time and the reason of a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideNote {
+    /// The name of a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl OverrideNote {
+    pub fn is_empty(&self) -> bool {
+        *self == OverrideNote::default()
+    }
+}
+
+/// In parentheses after a space, or nothing.
+impl fmt::Display for OverrideNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = self.by.as_ref().map(|by| format!("by {by}"));
+        let since = self.since.map(|since| format!("since {}", since.strftime("%Y-%m-%d")));
+        let who: Vec<String> = by.into_iter().chain(since).collect();
+        let whole: Vec<String> =
+            [who.join(" ")].into_iter().chain(self.reason.clone()).filter(|part| !part.is_empty()).collect();
+        if whole.is_empty() { Ok(()) } else { write!(f, " ({})", whole.join(": ")) }
+    }
+}
+
+/// An admin accepts that one kernel lacks one module. It ends with that kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowance {
+    /// The kernel release.
+    pub kernel: String,
+    /// The name of the module, without a version.
+    pub without: String,
+    #[serde(flatten)]
+    pub note: OverrideNote,
+}
+
+impl fmt::Display for Allowance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kernel {} without {}{}", self.kernel, self.without, self.note)
+    }
 }
 
 /// How the kernel that boots next is known.
@@ -52,7 +124,7 @@ pub enum Ruling {
 pub enum Reason {
     /// All required modules are proven for the target.
     Proven,
-    /// An admin has released the target despite missing modules.
+    /// An admin has allowed the target to boot without the modules that it lacks.
     Released,
     /// An admin holds a kernel.
     Held,

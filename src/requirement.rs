@@ -176,6 +176,13 @@ pub struct MissingModule {
     pub reason: String,
 }
 
+impl MissingModule {
+    /// The name of the module, without a version.
+    pub fn name(&self) -> &str {
+        self.module.split_once('/').map_or(self.module.as_str(), |(name, _)| name)
+    }
+}
+
 impl fmt::Display for MissingModule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.class {

@@ -4,14 +4,14 @@
 //! All files are JSON. Each begins with `schema`; a file with a higher schema than [`SCHEMA`] is not used.
 //! Fields are only added, and files of version 0.1 remain readable. Times are in RFC 3339 format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::boot::inputs::{BootInputs, BootPart};
-use crate::boot_decision::{AdminOverrides, BootDecision, NextBootSource, Reason};
+use crate::boot_decision::{AdminOverrides, Allowance, BootDecision, NextBootSource, OverrideNote, Reason};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
@@ -314,6 +314,37 @@ pub struct WishesFile {
     pub schema: u32,
     #[serde(flatten)]
     pub wishes: AdminOverrides,
+    /// Kernel releases that version 0.1 let boot without any module that they lacked. It is only read.
+    #[serde(default, skip_serializing)]
+    pub released: BTreeSet<String>,
+}
+
+/// An allowance for each module that a kernel lacked when the last run let it boot on the word of an admin,
+/// or that was not ready on a kernel that was not to boot then.
+fn allowances_of_released(released: &BTreeSet<String>, record: Option<&RunRecord>) -> Vec<Allowance> {
+    let Some(record) = record else { return Vec::new() };
+    let of_target =
+        |kernel: &String| record.guard.as_ref().filter(|decision| decision.target.as_ref() == Some(kernel));
+    let lacked = |kernel: &String| -> BTreeSet<String> {
+        match of_target(kernel) {
+            Some(decision) if decision.because == Reason::Released => {
+                let lacking = decision.lacking.iter().chain(&decision.default_lacks);
+                lacking.map(|lack| lack.name().to_owned()).collect()
+            }
+            // It lacked nothing that is required, or its release did not count.
+            Some(_) => BTreeSet::new(),
+            None => {
+                let on = record.modules.iter().filter(|m| m.kernel == *kernel && !m.state.is_fine());
+                on.map(|m| m.module.name.clone()).collect()
+            }
+        }
+    };
+    let allowances = |kernel: &String| {
+        let allowance =
+            |without| Allowance { kernel: kernel.clone(), without, note: OverrideNote::default() };
+        lacked(kernel).into_iter().map(allowance).collect::<Vec<_>>()
+    };
+    released.iter().flat_map(allowances).collect()
 }
 
 /// The SHA-256 of the module files that the last run checked completely.
@@ -323,10 +354,17 @@ pub fn checked(root: &Root) -> BTreeMap<String, String> {
 }
 
 /// The requests of an admin about the boot default. If the file cannot be used, the hold is taken from the
-/// last record, and no kernel counts as released.
+/// last record, and no kernel may lack a module.
 pub fn wishes(root: &Root) -> AdminOverrides {
     match load::<WishesFile>(root, WISHES) {
-        Stored::Good(file) => file.wishes,
+        Stored::Good(WishesFile { mut wishes, released, .. }) => {
+            if !released.is_empty() {
+                let record = load::<RunRecord>(root, RECORD).good();
+                wishes.allowed.extend(allowances_of_released(&released, record.as_ref()));
+                wishes.is_converted = true;
+            }
+            wishes
+        }
         Stored::Absent => AdminOverrides::default(),
         Stored::Bad(reason) | Stored::Unreadable(reason) => {
             let last = load::<RunRecord>(root, RECORD).good().and_then(|record| record.guard);

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod forget;
 pub mod gc;
 pub mod guard;
+pub mod hold;
 pub mod lint;
 pub mod logs;
 pub mod motd;
@@ -15,6 +16,7 @@ pub mod pre_update;
 pub mod rebuild;
 pub mod status;
 pub mod variant;
+pub mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

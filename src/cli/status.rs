@@ -6,10 +6,12 @@ use super::enforcement::{self, EnforcementArguments};
 use super::explain::{self, ExplainArguments};
 use super::forget::{self, ForgetArguments};
 use super::gc::{self, GcArguments};
-use super::guard::{self, GuardArguments, KernelArguments, ReleaseArguments};
+use super::guard::{self, GuardArguments};
+use super::hold::{self, AllowArguments, HoldArguments, ReleaseArguments, UnholdArguments};
 use super::lint::{self, LintArguments};
 use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
+use super::wait::{self, WaitArguments};
 use super::{Common, answer};
 use crate::exit;
 use crate::report::Verdict;
@@ -102,7 +104,7 @@ enum AdminVerb {
     /// Until then the kernel that has them stays the default.
     ///
     /// Exit code 0: the newest kernel may be booted; 1: another one is kept, and is safe, or it boots without
-    /// a module that is wanted, by an admin's word; 2: what boots next is without a module that is critical;
+    /// a module that is wanted, which an admin has allowed; 2: what boots next is without a module that is critical;
     /// 3: it cannot be determined, or there is no kernel of clr-boot-manager.
     #[command(
         after_help = "Examples:\n  clr-dkms guard\n  clr-dkms guard --json | jq '.needs[] | select(.class == \"critical\")'"
@@ -136,31 +138,58 @@ enum AdminVerb {
     Explain(ExplainArguments),
     /// Keep a kernel as the boot default, whatever is proven; without KERNEL, the running one
     ///
-    /// It lasts until `clr-dkms release`, over updates and reboots.
+    /// It lasts until `clr-dkms unhold`, over updates and reboots. While it lasts, `clr-dkms status` shows
+    /// `held`, and the user, the time and the reason of the request. What `clr-dkms allow` accepted before
+    /// ends.
     ///
-    /// `clr-dkms status` says `held` from then on.
+    /// Exit code 0: done, or already so; 1: done, but a module is missing on the kernel that boots next; 2:
+    /// done, but what boots next lacks something that is needed; 3: there is no such kernel, or it cannot be
+    /// determined which one.
+    #[command(after_help = "Examples:\n  clr-dkms hold --reason 'the new driver flickers'\n  \
+        clr-dkms hold 6.15.7-1591.native\n  clr-dkms hold --dry-run native")]
+    Hold(HoldArguments),
+    /// End a hold
     ///
-    /// Exit code 0: done, or so already; 1: done, but a module is not there on the kernel that boots next; 2:
-    /// done, but what boots next is without something that is needed; 3: there is no such kernel, or it
-    /// cannot be determined which one.
-    #[command(
-        after_help = "Examples:\n  clr-dkms hold\n  clr-dkms hold 6.15.7-1591.native\n  clr-dkms hold --dry-run native"
-    )]
-    Hold(KernelArguments),
-    /// Let go of a kernel that is held, or go ahead with one that lacks a module
+    /// The newest kernel becomes the boot default if the modules that this machine needs are proven for it.
     ///
-    /// Without KERNEL: what `clr-dkms hold` said is taken back; where nothing was said, the kernel that is
-    /// held back may be booted in spite of what it lacks. That is remembered for this kernel, and for no
-    /// other. Without a module that is critical (on which a disk, the network or the display hangs) it goes
-    /// ahead with --force only.
+    /// Exit code 0: done, or no kernel is held; 1: done, but a module is missing; 2: done, but what boots next
+    /// lacks something that is needed; 3: it cannot be determined.
+    #[command(after_help = "Examples:\n  clr-dkms unhold\n  clr-dkms unhold --dry-run")]
+    Unhold(UnholdArguments),
+    /// Let a kernel boot without a module that this machine needs
     ///
-    /// Exit code 0: done, or nothing to let go of; 1: done, but a module is not there; 2: done, but what
-    /// boots next is without something that is needed, or refused for want of --force; 3: there is no such
-    /// kernel, or it cannot be determined which one.
-    #[command(
-        after_help = "Examples:\n  clr-dkms release --dry-run\n  clr-dkms release\n  clr-dkms release --force 6.15.8-1592.native"
-    )]
+    /// It applies to this kernel and this module only, and ends when the kernel is removed, or with the next
+    /// `clr-dkms hold`. `clr-dkms status` shows it. On a terminal it asks for confirmation; --yes answers the
+    /// question. Without a critical module (a disk, the network or the display depends on it) it also needs
+    /// --force.
+    ///
+    /// Exit code 0: done; 1: done, but a module is missing, or it was not confirmed; 2: done, but what boots
+    /// next lacks something that is needed, or a critical module needs --force; 3: there is no such kernel,
+    /// or it does not lack that module.
+    #[command(after_help = "Examples:\n  clr-dkms allow native --without v4l2loopback\n  \
+        clr-dkms allow 6.15.8-1592.native --without zfs --force\n  \
+        clr-dkms allow native --without hello --dry-run")]
+    Allow(AllowArguments),
+    /// End a hold; the name of `unhold` in version 0.1
+    ///
+    /// Without a hold nothing is changed, and the `clr-dkms allow` command is named that lets a kernel boot
+    /// without a module.
+    ///
+    /// Exit code 0: done; 1: no kernel is held, or a module is missing; 2: what boots next lacks something
+    /// that is needed; 3: it cannot be determined.
+    #[command(hide = true, after_help = "Examples:\n  clr-dkms unhold")]
     Release(ReleaseArguments),
+    /// Wait until no run is at work and none is requested or queued
+    ///
+    /// `swupd update` ends before the modules are built. This waits for the run that it has requested, then
+    /// prints the verdict. Ctrl-C ends the wait and nothing else.
+    ///
+    /// Exit code 0: a reboot is safe, also if a kernel is held back; 2: unsafe, what boots next lacks
+    /// something that is needed; 3: it cannot be determined; 75: the time is over, and a run is still at work
+    /// or requested.
+    #[command(after_help = "Examples:\n  swupd update && clr-dkms wait && reboot\n  \
+        clr-dkms wait --timeout 30min")]
+    Wait(WaitArguments),
     /// Say that a module is not required any more, which is only remembered to be
     ///
     /// What this machine used once is required of every kernel until a boot has shown that nothing uses it
@@ -233,13 +262,18 @@ pub fn run(arguments: AdminArguments) -> anyhow::Result<u8> {
             errors.iter().for_each(|e| tracing::error!("{e}"));
             context
         }
-        AdminVerb::Status(_) | AdminVerb::Check(_) => arguments.common.report_world("clr-dkms")?,
+        AdminVerb::Status(_) | AdminVerb::Check(_) | AdminVerb::Wait(_) => {
+            arguments.common.report_world("clr-dkms")?
+        }
         _ => arguments.common.strict_world("clr-dkms")?,
     };
     let status = match arguments.verb {
         AdminVerb::Guard(asked) => return guard::run(&context, asked, &arguments.common),
-        AdminVerb::Hold(asked) => return guard::hold(&context, &asked, &arguments.common),
-        AdminVerb::Release(asked) => return guard::release(&context, &asked, &arguments.common),
+        AdminVerb::Hold(asked) => return hold::hold(&context, &asked, &arguments.common),
+        AdminVerb::Unhold(asked) => return hold::unhold(&context, &asked, &arguments.common),
+        AdminVerb::Allow(asked) => return hold::allow(&context, &asked, &arguments.common),
+        AdminVerb::Release(asked) => return hold::release(&context, &asked, &arguments.common),
+        AdminVerb::Wait(asked) => return wait::run(&context, &asked, &arguments.common),
         AdminVerb::Forget(asked) => return forget::run(&context, &asked, &arguments.common),
         AdminVerb::Status(status) => status,
         AdminVerb::Logs(asked) => return logs::run(&context, &asked, &arguments.common),

@@ -88,7 +88,9 @@ fn choose_once(
     let running_may_do =
         kernels.iter().any(|k| k.running && k.bootable && critical().all(|n| may_have(k, n)));
 
-    let (ruling, chosen, because) = choose(kernels, target, is_orphaned, wishes, has_all, |k| {
+    let is_accepted =
+        |k: &Candidate| lacks(k, needed().filter(|n| !wishes.allows(&k.release, &n.module))).is_empty();
+    let (ruling, chosen, because) = choose(kernels, target, is_orphaned, wishes, has_all, is_accepted, |k| {
         let there = critical().filter(|n| may_have(k, n)).count();
         let is_sure = (k.default || !running_may_do) && lacks(k, critical()).is_empty();
         (there, is_sure, k.running, needed().count() - lacks(k, needed()).len())
@@ -114,6 +116,7 @@ fn choose<'k>(
     is_orphaned: bool,
     wishes: &AdminOverrides,
     has_all: impl Fn(&Candidate) -> bool,
+    is_accepted: impl Fn(&Candidate) -> bool,
     worth: impl Fn(&Candidate) -> (usize, bool, bool, usize),
 ) -> (Ruling, Option<&'k Candidate>, Reason) {
     let bootable = || kernels.iter().filter(|k| k.bootable);
@@ -145,7 +148,7 @@ fn choose<'k>(
     }
     match target {
         Some(t) if has_all(t) => return (Ruling::Allow, target, Reason::Proven),
-        Some(t) if wishes.released.contains(&t.release) => return (Ruling::Allow, target, Reason::Released),
+        Some(t) if is_accepted(t) => return (Ruling::Allow, target, Reason::Released),
         _ => {}
     }
     // A default that has everything stays the default: it may come from an earlier update and not have been
@@ -185,10 +188,10 @@ pub fn keep_default(decision: BootDecision, default: Option<String>) -> BootDeci
 #[cfg(test)]
 mod tests {
     #![allow(clippy::expect_used)]
-    use std::collections::BTreeSet;
 
     use super::super::readiness::Missing;
     use super::*;
+    use crate::boot_decision::{Allowance, OverrideNote};
     use proptest::prelude::*;
 
     fn kernel(release: &str, flags: &str, modules: &[(&str, Ready)]) -> Candidate {
@@ -262,6 +265,15 @@ mod tests {
         assert_eq!(usual(no(), no(), &zfs, &nothing), "Defer 1 Best unsafe");
     }
 
+    fn allowing(kernel: &str, without: &[&str]) -> AdminOverrides {
+        let allowance = |module: &&str| Allowance {
+            kernel: kernel.to_owned(),
+            without: (*module).to_owned(),
+            note: OverrideNote::default(),
+        };
+        AdminOverrides { allowed: without.iter().map(allowance).collect(), ..AdminOverrides::default() }
+    }
+
     #[test]
     fn an_admin_has_the_last_word() {
         let zfs = [need("zfs", Importance::Critical, true)];
@@ -270,12 +282,12 @@ mod tests {
         assert_eq!(usual(Ready::Yes, Ready::Yes, &zfs, &hold("1")), "Defer 1 Held");
         assert_eq!(usual(Ready::Yes, no(), &zfs, &hold("2")), "Allow 2 Held unsafe");
         assert_eq!(usual(Ready::Yes, no(), &zfs, &hold("gone")), "Defer 1 Lacking");
-        let released =
-            AdminOverrides { released: BTreeSet::from(["2".to_owned()]), ..AdminOverrides::default() };
-        assert_eq!(usual(Ready::Yes, no(), &zfs, &released), "Allow 2 Released unsafe");
-        let other =
-            AdminOverrides { released: BTreeSet::from(["3".to_owned()]), ..AdminOverrides::default() };
-        assert_eq!(usual(Ready::Yes, no(), &zfs, &other), "Defer 1 Lacking");
+        let allowed = |kernel, without| allowing(kernel, &[without]);
+        assert_eq!(usual(Ready::Yes, no(), &zfs, &allowed("2", "zfs")), "Allow 2 Released unsafe");
+        assert_eq!(usual(Ready::Yes, Ready::Yes, &zfs, &allowed("2", "zfs")), "Allow 2 Proven");
+        // Another kernel, another module.
+        assert_eq!(usual(Ready::Yes, no(), &zfs, &allowed("3", "zfs")), "Defer 1 Lacking");
+        assert_eq!(usual(Ready::Yes, no(), &zfs, &allowed("2", "wifi")), "Defer 1 Lacking");
     }
 
     #[test]
@@ -439,8 +451,8 @@ mod tests {
         });
         let needs = needs.collect();
         let hold = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string());
-        let released = Some(take(20)).filter(|n| *n < 5).map(|n| n.to_string()).into_iter().collect();
-        (kernels, (count - 1).to_string(), needs, AdminOverrides { hold, released, fault: None })
+        let released = Some(take(20)).filter(|n| *n < 5).map(|n| allowing(&n.to_string(), &MODULES));
+        (kernels, (count - 1).to_string(), needs, AdminOverrides { hold, ..released.unwrap_or_default() })
     }
 
     proptest! {
@@ -477,7 +489,7 @@ mod tests {
             });
             let unclear = |n: &Requirement| matches!(default.modules.get(&n.module), Some(Ready::Unknown(_)));
             let kept = works.clone().all(|n| is_there(default, n) || (default.running && unclear(n)));
-            let said = chosen || wishes.released.contains(&default.release);
+            let said = chosen || wishes.allowed_kernels().contains(&default.release);
             prop_assert!(kept || said || decision.is_unsafe);
             // No kernel is held back without a reason.
             let full = kernels.iter().find(|k| k.release == target).filter(|k| k.bootable);

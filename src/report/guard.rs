@@ -1,6 +1,6 @@
 //! What the boot guard has decided, as a document.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use super::problem::{Problem, lacks};
 use super::remedies::{Situation, admin_override, of_boot_default, remedy};
 use super::remedy::CommandTarget;
 use crate::boot::deferral::Deferral;
-use crate::boot_decision::{AdminOverrides, NextBootSource, Reason, Ruling};
+use crate::boot_decision::{AdminOverrides, NextBootSource, OverrideNote, Reason, Ruling};
 use crate::config::{BootPolicy, Settings};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::next_boot::NextBoot;
@@ -42,12 +42,22 @@ impl Swupd {
     }
 }
 
+/// What an admin has requested.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdminWishes {
+    #[serde(flatten)]
+    pub wishes: AdminOverrides,
+    /// The kernel releases that may boot without a module. Older versions reported only these.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub released: BTreeSet<String>,
+}
+
 /// The answer in one word; the screen and the exit code are made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardWord {
     /// The newest kernel may be booted.
     Allowed,
-    /// It boots without something that is wanted, by an admin's word.
+    /// It boots without something that is wanted, which an admin has allowed.
     Released,
     /// Another kernel is kept.
     Held,
@@ -63,7 +73,7 @@ impl std::fmt::Display for GuardWord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             GuardWord::Allowed => "allowed",
-            GuardWord::Released => "released",
+            GuardWord::Released => "accepted",
             GuardWord::Held => "held",
             GuardWord::Unsafe => "unsafe",
             GuardWord::Unknown => "unknown",
@@ -116,7 +126,7 @@ pub struct GuardReport {
     /// What swupd does.
     pub swupd: Swupd,
     /// What an admin has said.
-    pub wishes: AdminOverrides,
+    pub wishes: AdminWishes,
     /// What is wrong with that.
     pub lost_wish: Option<String>,
     /// What the target lacks of what is needed.
@@ -147,7 +157,9 @@ impl GuardReport {
         let word = word(system, assessment);
         let problem = match word {
             GuardWord::NotApplicable => None,
-            _ => unreadable(system).map(|what| Problem::Unreadable { what }).or_else(|| problem(assessment)),
+            _ => unreadable(system)
+                .map(|what| Problem::Unreadable { what })
+                .or_else(|| problem(assessment, &system.wishes.held)),
         };
         let step = match (&problem, word) {
             (_, GuardWord::NotApplicable) => None,
@@ -182,7 +194,7 @@ impl GuardReport {
             deferred: held.is_some_and(|h| h.deferred),
             waiting: boot.map(|boot| boot.waiting.clone()).unwrap_or_default(),
             swupd: Swupd::of(&system.deferral),
-            wishes: system.wishes.clone(),
+            wishes: AdminWishes { released: system.wishes.allowed_kernels(), wishes: system.wishes.clone() },
             lost_wish: lost_wish(system, assessment).map(|problem| problem.to_string()),
             lacking: decision.lacking.clone(),
             next_lacks: assessment.next_lacks.clone(),
@@ -258,18 +270,18 @@ fn errors(record: &RunRecord, assessment: &BootAssessment) -> BTreeMap<String, S
 }
 
 /// What is wrong with the kernel that boots next, or should, as far as the guard acts on it.
-pub(super) fn problems(assessment: &BootAssessment) -> Vec<Problem> {
+pub(super) fn problems(assessment: &BootAssessment, note: &OverrideNote) -> Vec<Problem> {
     let danger = danger(assessment);
     // That it boots next without something is reported once.
     let target = assessment.decision.target.as_deref();
     let is_reported = danger.is_some() && target.is_some_and(|target| assessment.next.is(target));
-    let held = held(assessment).filter(|_| assessment.acts && !is_reported);
+    let held = held(assessment, note).filter(|_| assessment.acts && !is_reported);
     [danger, open(assessment), held].into_iter().flatten().collect()
 }
 
 /// The foremost one; that of a kernel that would be held back too, if the guard acted.
-fn problem(assessment: &BootAssessment) -> Option<Problem> {
-    danger(assessment).or_else(|| open(assessment)).or_else(|| held(assessment))
+fn problem(assessment: &BootAssessment, note: &OverrideNote) -> Option<Problem> {
+    danger(assessment).or_else(|| open(assessment)).or_else(|| held(assessment, note))
 }
 
 /// The next boot is unknown, and that makes a difference.
@@ -307,7 +319,7 @@ pub(super) fn is_unseen(assessment: &BootAssessment) -> bool {
 }
 
 /// A kernel is held back, or should be.
-pub(super) fn held(assessment: &BootAssessment) -> Option<Problem> {
+pub(super) fn held(assessment: &BootAssessment, note: &OverrideNote) -> Option<Problem> {
     let decision = &assessment.decision;
     if decision.ruling == Ruling::Allow || decision.because == Reason::Unknown {
         return None;
@@ -322,7 +334,8 @@ pub(super) fn held(assessment: &BootAssessment) -> Option<Problem> {
             Problem::WrongDefault { kernel: next.to_owned(), should, lacks }
         }
         None if is_held => {
-            Problem::HeldByAdmin { kernel: should.unwrap_or_else(|| "another one".to_owned()) }
+            let kernel = should.unwrap_or_else(|| "another one".to_owned());
+            Problem::HeldByAdmin { kernel, note: note.clone() }
         }
         None => Problem::HeldBack { kernel: target, lacks: decision.lacking.clone() },
     })

@@ -382,7 +382,9 @@ fn verdict(
     problems: &[Problem],
 ) -> Verdict {
     let DocumentSources { system, record, progress, .. } = of;
-    let is_held = guard::held(assessment).is_some() && assessment.acts && assessment.is_carried_out();
+    let is_held = guard::held(assessment, &system.wishes.held).is_some()
+        && assessment.acts
+        && assessment.is_carried_out();
     let unreadable = guard::unreadable(system).is_some() || matches!(record, Stored::Unreadable(_));
     let unknown = assessment.unknown_target.is_some()
         || modules.iter().any(|m| m.state == State::Unknown && counts(m, system));

@@ -7,6 +7,7 @@ use strum::{EnumDiscriminants, IntoStaticStr};
 
 use crate::boot::MenuFault;
 use crate::boot::deferral::SwupdLine;
+use crate::boot_decision::OverrideNote;
 use crate::cmdline::PARAMETER;
 use crate::decide::entry_loss::EntryLoss;
 use crate::dkms::ModuleName;
@@ -62,6 +63,8 @@ pub enum Problem {
     HeldByAdmin {
         /// Its release.
         kernel: String,
+        /// The user, the time and the reason of the request.
+        note: OverrideNote,
     },
     /// A kernel is kept from becoming the boot default.
     HeldBack {
@@ -149,7 +152,7 @@ pub enum Problem {
 /// How an admin lets a kernel boot that lacks something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminOverride {
-    /// By `clr-dkms release`.
+    /// By `clr-dkms allow`.
     Released,
     /// By `clr-dkms hold`.
     Held,
@@ -158,7 +161,7 @@ pub enum AdminOverride {
 impl fmt::Display for AdminOverride {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            AdminOverride::Released => "released by an admin",
+            AdminOverride::Released => "allowed by an admin",
             AdminOverride::Held => "held by an admin",
         })
     }
@@ -194,7 +197,7 @@ impl Problem {
             P::BootsRemoved { kernel, .. }
             | P::BootsWithout { kernel, .. }
             | P::WrongDefault { kernel, .. } => Some(kernel),
-            P::HeldByAdmin { kernel } | P::HeldBack { kernel, .. } | P::HeldUnbootable { kernel } => {
+            P::HeldByAdmin { kernel, .. } | P::HeldBack { kernel, .. } | P::HeldUnbootable { kernel } => {
                 Some(kernel)
             }
             P::NoGoodKernel { best } => best.as_ref().map(|(kernel, _)| kernel.as_str()),
@@ -316,7 +319,7 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Res
                 write!(f, "kernel {kernel} boots next, and should not: {should} should")
             }
         },
-        P::HeldByAdmin { kernel } => write!(f, "an admin holds kernel {kernel}"),
+        P::HeldByAdmin { kernel, note } => write!(f, "an admin holds kernel {kernel}{note}"),
         P::HeldBack { kernel, lacks: lacking } => match lacks(lacking) {
             Some(lack) => write!(f, "kernel {kernel} is held back: it lacks {lack}"),
             None => write!(f, "kernel {kernel} is held back: it cannot be booted"),

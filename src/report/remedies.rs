@@ -7,7 +7,7 @@ use super::{Progress, Verdict};
 use crate::boot::deferral::SwupdLine;
 use crate::boot::inputs::BootPart;
 use crate::boot::menu::SetBy;
-use crate::boot_decision::{Reason, Ruling};
+use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::config::Settings;
 use crate::decide::assessment::BootAssessment;
 use crate::decide::candidates::is_bootable;
@@ -62,7 +62,7 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         P::EntryLoss(EntryLoss::Blocked { module, by, .. }) => unblock(at.system, module, by),
         P::OverridesLost { .. } | P::HeldUnbootable { .. } => {
             let hold = AdminCommand::change("clr-dkms", &["hold"]).to("hold the running kernel");
-            Remedy::from(hold).or(AdminCommand::change("clr-dkms", &["release"]).to("hold none"))
+            Remedy::from(hold).or(AdminCommand::change("clr-dkms", &["unhold"]).to("hold none"))
         }
         P::SwupdOverrides(by) => leave_boot_files(by),
         P::SwupdNotAsked { .. } => Remedy::by_hand("correct that file").then(run()),
@@ -171,7 +171,7 @@ pub fn of_boot_default(at: Situation<'_>) -> Option<Remedy> {
         return Some(hold.to("keep the kernel that has it").into());
     }
     if decision.because == Reason::Held {
-        return Some(AdminCommand::change("clr-dkms", &["release"]).to("end the hold").into());
+        return Some(AdminCommand::change("clr-dkms", &["unhold"]).to("end the hold").into());
     }
     // An admin has accepted what it lacks.
     if decision.because == Reason::Released && !assessment.is_unsafe() {
@@ -216,9 +216,19 @@ fn of_lacking(at: Situation<'_>) -> Option<Remedy> {
     if !may_go_ahead {
         return Some(bring);
     }
-    let them = if lacks.len() == 1 { "it" } else { "them" };
-    let release = AdminCommand::change("clr-dkms", &["release"]);
-    Some(bring.or(release.to(format!("go ahead without {them}"))))
+    match kernel.and_then(|kernel| allow(&system.wishes, kernel, lacks)) {
+        Some(allow) => Some(bring.or(allow)),
+        None => Some(bring),
+    }
+}
+
+/// What lets a kernel boot without the modules that it lacks; none where an admin has allowed that.
+pub fn allow(known: &AdminOverrides, kernel: &str, lacks: &[MissingModule]) -> Option<AdminCommand> {
+    let new: Vec<&str> = lacks.iter().map(MissingModule::name).filter(|m| !known.allows(kernel, m)).collect();
+    let without = new.iter().flat_map(|module| ["--without", *module]);
+    let words: Vec<&str> = ["allow", kernel].into_iter().chain(without).collect();
+    let them = if new.len() == 1 { "it" } else { "them" };
+    (!new.is_empty()).then(|| AdminCommand::change("clr-dkms", &words).to(format!("go ahead without {them}")))
 }
 
 /// What makes another kernel the boot default, where that is wrong.

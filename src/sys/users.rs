@@ -1,4 +1,4 @@
-//! Which processes use a directory.
+//! Which processes use a directory, and which user runs this program.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -32,6 +32,15 @@ pub fn user_of(directory: &Path) -> std::io::Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// The name of the user that runs this program: with sudo(8), the one that called it.
+pub fn own_name() -> String {
+    let by_sudo = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    let uid = nix::unistd::getuid();
+    // Without an entry in the database of users, the number has to do.
+    let known = || nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    by_sudo.or_else(known).unwrap_or_else(|| uid.to_string())
 }
 
 /// Whether a process of that number runs; a zombie does not.

@@ -19,7 +19,7 @@ use crate::system::System;
 use crate::usage::Usage;
 
 /// A request to the worker: its path unit waits for it.
-const REQUEST: &str = "/run/clr-dkms/requested";
+pub(super) const REQUEST: &str = "/run/clr-dkms/requested";
 /// How long a boot or a shutdown waits for a run that is at work.
 const SHORT: Duration = Duration::from_secs(15);
 /// The machine, and what follows for its boot default.

@@ -60,7 +60,7 @@ pub fn update_reason(
     match (last, target) {
         (_, Some(line)) if system.boot.loader.is_some() && system.boot.of(&line.id).is_none() => {
             let how = match decision.because {
-                Reason::Released => " (released by an admin)",
+                Reason::Released => " (allowed by an admin)",
                 Reason::Held if decision.ruling == Ruling::Allow => " (held by an admin)",
                 Reason::Proven if decision.default_lacks.is_empty() => {
                     " (all that this machine needs is proven)"

@@ -14,6 +14,7 @@ pub mod initrd;
 pub mod motd;
 pub mod overrides;
 pub mod parameter;
+pub mod pending;
 pub mod progress;
 pub mod publish;
 mod record;

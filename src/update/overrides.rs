@@ -1,5 +1,7 @@
 //! Stores an admin's override of the boot default, and carries it out.
 
+use serde::Serialize;
+
 use super::boot_default::Observed;
 use super::engine::Order;
 use super::progress::ProgressMode;
@@ -12,11 +14,12 @@ use crate::exit;
 use crate::report::Verdict;
 use crate::report::observation::observe as observe_status;
 use crate::requirement::{Importance, Requirement};
-use crate::state::{self, LOCK, SCHEMA, WISHES, is_ours};
-use crate::sys::{Lock, interrupt};
+use crate::state::{self, LOCK, SCHEMA, WISHES, WishesFile, is_ours};
+use crate::sys::{FileError, Lock, interrupt};
 use crate::system::System;
 
 /// Why an override is refused.
+#[derive(Debug)]
 pub struct GuardRefusal {
     /// The exit code.
     pub code: u8,
@@ -31,29 +34,56 @@ impl GuardRefusal {
     }
 }
 
-/// The result of a change.
-#[derive(Debug)]
+/// The result of a change, as a document.
+#[derive(Debug, Serialize)]
 pub struct OverrideResult {
+    /// It grows only when a field changes its meaning.
+    pub schema: u32,
+    /// Nothing was written.
+    pub dry_run: bool,
+    /// What is requested is not what was requested before.
+    pub changed: bool,
+    /// Why nothing was changed.
+    pub refused: Option<String>,
+    /// What is requested now; in a dry run, what would be requested.
+    #[serde(flatten)]
+    pub wishes: AdminOverrides,
+    /// The kernel release that should be the boot default.
+    pub default: Option<String>,
+    /// The kernel release that boots next as things are.
+    pub boots_next: Option<String>,
     /// The exit code.
-    pub code: u8,
-    /// In a dry run, what would be done.
+    pub exit_code: u8,
+    /// In a dry run, what would be done, in lines.
+    #[serde(skip)]
     pub foretold: Vec<String>,
 }
 
-impl From<u8> for OverrideResult {
-    fn from(code: u8) -> OverrideResult {
-        OverrideResult { code, foretold: Vec::new() }
+impl OverrideResult {
+    fn new(seen: &Observed, dry_run: bool, code: u8) -> OverrideResult {
+        OverrideResult {
+            schema: SCHEMA,
+            dry_run,
+            changed: false,
+            refused: None,
+            wishes: seen.system.wishes.clone(),
+            default: seen.assessment.decision.default.clone(),
+            boots_next: seen.assessment.next.shown().map(str::to_owned),
+            exit_code: code,
+            foretold: Vec::new(),
+        }
     }
 }
 
-/// Stores an override, and carries it out.
+/// Stores an override, and carries it out. `change` makes the new requests of those that were observed, or
+/// none where there is nothing to do.
 ///
 /// # Errors
 /// When the lock cannot be taken, or something cannot be written.
 pub fn change(
     context: &Context,
     dry_run: bool,
-    change: impl FnOnce(&System, &BootAssessment) -> Result<AdminOverrides, GuardRefusal>,
+    change: impl FnOnce(&System, &BootAssessment) -> Result<Option<AdminOverrides>, GuardRefusal>,
 ) -> anyhow::Result<OverrideResult> {
     let mut lock = None;
     if !dry_run {
@@ -62,16 +92,21 @@ pub fn change(
     }
     let mut cache = Cache::load(&context.root);
     let seen = Observed::new(context, &mut cache);
-    let mut wishes = match change(&seen.system, &seen.assessment) {
+    let wishes = match change(&seen.system, &seen.assessment) {
         Ok(wishes) => wishes,
-        Err(refusal) => {
-            tracing::error!("{}", refusal.why);
-            return Ok(refusal.code.into());
+        Err(GuardRefusal { code, why }) => {
+            tracing::error!("{why}");
+            return Ok(OverrideResult { refused: Some(why), ..OverrideResult::new(&seen, dry_run, code) });
         }
     };
-    // Overrides for kernels that are not installed any more are dropped.
-    let installed: Vec<String> = seen.system.inventory.kernels.iter().map(|k| k.name.release()).collect();
-    wishes.released.retain(|release| installed.contains(release));
+    let Some(mut wishes) = wishes else {
+        let known = seen.system.wishes.clone();
+        return Ok(match dry_run {
+            true => OverrideResult { exit_code: exit::OK, ..foretold(context, seen, known, false) },
+            false => OverrideResult::new(&seen, dry_run, exit::OK),
+        });
+    };
+    drop_gone(&mut wishes, &seen.system);
     let is_damaged = wishes.fault.take().is_some() || seen.system.wishes.fault.is_some();
     let is_new = is_damaged || wishes != seen.system.wishes;
     if dry_run {
@@ -80,7 +115,8 @@ pub fn change(
     // If the boot default has changed since, the same override is carried out again.
     let is_done = seen.assessment.is_carried_out() || !seen.assessment.acts;
     if !is_new && is_done {
-        return Ok(if wishes == AdminOverrides::default() { exit::OK } else { code_of(&seen) }.into());
+        let code = if wishes.is_empty() { exit::OK } else { code_of(&seen) };
+        return Ok(OverrideResult::new(&seen, dry_run, code));
     }
     if is_damaged {
         match state::set_aside(&context.root, WISHES) {
@@ -90,12 +126,10 @@ pub fn change(
             Err(e) => tracing::warn!("what was said before cannot be kept: {e}"),
         }
     }
-    if !is_new {
-        tracing::debug!("it has been said before");
-    } else if wishes == AdminOverrides::default() {
-        context.root.remove(WISHES)?;
+    if is_new {
+        store(context, &wishes)?;
     } else {
-        context.root.write_json(WISHES, &state::WishesFile { schema: SCHEMA, wishes })?;
+        tracing::debug!("it has been said before");
     }
     if !seen.assessment.acts {
         tracing::warn!(
@@ -114,20 +148,55 @@ pub fn change(
         Verdict::Held if document.guard.because == Reason::Held && is_done => exit::OK,
         _ => done.code,
     };
-    Ok(code.into())
+    Ok(OverrideResult {
+        changed: is_new,
+        wishes,
+        default: document.guard.default,
+        boots_next: document.guard.boots_next,
+        ..OverrideResult::new(&seen, dry_run, code)
+    })
+}
+
+fn store(context: &Context, wishes: &AdminOverrides) -> Result<(), FileError> {
+    if wishes.is_empty() {
+        return context.root.remove(WISHES).map(drop);
+    }
+    let file = WishesFile { schema: SCHEMA, wishes: wishes.clone(), released: Default::default() };
+    context.root.write_json(WISHES, &file).map(drop)
+}
+
+/// An allowance ends with its kernel.
+fn drop_gone(wishes: &mut AdminOverrides, system: &System) {
+    let installed: Vec<String> = system.inventory.kernels.iter().map(|k| k.name.release()).collect();
+    wishes.allowed.retain(|allowance| installed.contains(&allowance.kernel));
+}
+
+/// Writes the requests again where kernels with an allowance are gone, and where the file is of version 0.1:
+/// what a kernel lacked when it was released is known only until the next record is written.
+pub(super) fn keep_current(context: &Context, system: &System) {
+    if system.wishes.fault.is_some() || system.inventory.unreadable().is_some() {
+        return;
+    }
+    let mut current = system.wishes.clone();
+    drop_gone(&mut current, system);
+    let is_due = current.is_converted || current != system.wishes;
+    // The next run tries again; a kernel that is gone does not boot.
+    if is_due && let Err(e) = store(context, &current) {
+        tracing::error!("what an admin allowed cannot be recorded: {e}");
+    }
 }
 
 /// The result of a dry run.
 fn foretold(context: &Context, mut seen: Observed, wishes: AdminOverrides, is_new: bool) -> OverrideResult {
     let file = context.root.shown_path(WISHES);
-    let mut lines = match (is_new, wishes == AdminOverrides::default()) {
+    let mut lines = match (is_new, wishes.is_empty()) {
         (false, _) => vec!["nothing to write".to_owned()],
         (true, true) => vec![format!("would remove {}", file.display())],
         (true, false) => vec![format!("would write {}", file.display())],
     };
     if is_new {
-        lines.extend(wishes.hold.iter().map(|kernel| format!("  hold {kernel}")));
-        lines.extend(wishes.released.iter().map(|kernel| format!("  release {kernel}")));
+        lines.extend(wishes.hold.iter().map(|kernel| format!("  hold {kernel}{}", wishes.held)));
+        lines.extend(wishes.allowed.iter().map(|allowance| format!("  allow {allowance}")));
     }
     seen.system.wishes = wishes;
     seen.assessment = assess(&seen.system, &context.settings, seen.record.as_ref());
@@ -136,7 +205,8 @@ fn foretold(context: &Context, mut seen: Observed, wishes: AdminOverrides, is_ne
         (true, None) => "no kernel would be chosen".to_owned(),
         (false, _) => "the boot files would stay as they are".to_owned(),
     });
-    OverrideResult { code: code_of(&seen), foretold: lines }
+    let code = code_of(&seen);
+    OverrideResult { changed: is_new, foretold: lines, ..OverrideResult::new(&seen, true, code) }
 }
 
 /// The exit code where the decision has been carried out.

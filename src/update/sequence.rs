@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::boot_files::{self, BootFileSteps};
 use super::engine::{self, Attempt, LeftAlone, Order, Planned};
 use super::progress::{Display, ProgressMode};
-use super::{initrd, parameter, publish};
+use super::{initrd, overrides, parameter, publish};
 use crate::boot_decision::Ruling;
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
@@ -24,7 +24,7 @@ use crate::sys::{interrupt, lock};
 use crate::system::System;
 
 /// swupd's lock file, locked with fcntl(2) (swupd 7.0.0; `state_dir` is fixed at its build).
-const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
+pub(super) const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
 /// The longest wait for swupd: if it hangs, modules must still be built.
 const SWUPD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
@@ -161,6 +161,7 @@ impl<'a> Run<'a> {
         cache.forget_failures();
         engine::recover(context);
         let system = System::observe_also(context, &mut cache, &order.kernels);
+        overrides::keep_current(context, &system);
         Run {
             context,
             order,

@@ -104,6 +104,9 @@ fn walk(class: Importance) {
     }
     assert!(failed.is_empty(), "{class}, {} of them:\n{}", failed.len(), failed.join("\n\n"));
     cures::are_there(&steps);
+    // Only a wanted module is given up without a further word.
+    let allows = steps.iter().any(|step| step.contains("clr-dkms allow 6.15.8-1592.native --without hello`"));
+    assert_eq!(allows, class == Importance::Wanted, "{steps:?}");
     // None of them would do to be right by chance.
     let all = ["building", "degraded", "healthy", "reboot-pending", "unknown"];
     assert!(all.iter().all(|v| verdicts.contains(*v)), "{verdicts:?}");

@@ -74,7 +74,7 @@ fn a_kernel_that_an_admin_holds_is_never_deleted() {
 fn letting_go_of_it_updates_everything() {
     let root = old_is_held();
     root.file("etc/kernel/cmdline.d/x.conf", "x=1\n").post_update();
-    root.run("clr-dkms", &["release"]).code(0);
+    root.run("clr-dkms", &["unhold"]).code(0);
     assert_eq!(root.boot_default(), ID_B);
     assert!(root.text(&path(B_ENTRY)).contains("x=1"));
     assert!(!root.has(&format!("usr/lib/kernel/{ID_OLD}")), "now nothing needs it any more");

@@ -338,7 +338,7 @@ fn files_that_would_block_clr_boot_manager_are_refused() {
 fn the_programs_do_not_wait_for_a_blocking_file() {
     let loader = "boot/loader/loader.conf".to_owned();
     for path in [loader, format!("usr/lib/kernel/cmdline-{A}"), A_ENTRY.to_owned()] {
-        for (program, arguments) in [("clr-dkms", &["release"][..]), ("clr-dkms-post-update", &[])] {
+        for (program, arguments) in [("clr-dkms", &["unhold"][..]), ("clr-dkms-post-update", &[])] {
             let root = crate::unread::held_by_admin();
             root.conf("[modules]\ncritical = hello\n[boot]\ntimeout = 5\n").forget_calls();
             root.file("etc/kernel/cmdline.d/new.conf", "new=1\n");

@@ -1,7 +1,7 @@
 //! The screens of `clr-dkms guard` and `status` while the guard has something to say.
 
 use crate::support::guard::FAILS_ON_B;
-use crate::support::{A, TestRoot};
+use crate::support::{A, B, TestRoot};
 
 /// Both screens, the document, and the widths.
 fn golden(name: &str, root: &TestRoot, guard: i32, status: i32) {
@@ -47,14 +47,14 @@ fn unsafe_on_every_kernel() {
 #[test]
 fn held_by_an_admin() {
     let root = TestRoot::proven();
-    root.run("clr-dkms", &["hold"]).code(0);
+    root.run("clr-dkms", &["hold", "--reason", "the new\ndriver flickers"]).code(0);
     golden("held_by_an_admin", &root, 1, 1);
 }
 
 #[test]
 fn released() {
     let root = TestRoot::held();
-    root.run("clr-dkms", &["release", "--force"]).code(2);
+    root.run("clr-dkms", &["allow", B, "--without", "hello", "--yes", "--force"]).code(2);
     golden("released", &root, 2, 2);
 }
 

@@ -82,4 +82,5 @@ mod tree_properties;
 mod unread;
 mod variant;
 mod vectors;
+mod wait;
 mod write_ahead;

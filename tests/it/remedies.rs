@@ -14,11 +14,20 @@ const WISHES: &str = "var/lib/clr-dkms/boot-wishes.json";
 /// Something that is wrong with a system.
 type Scene = (&'static str, fn(&TestRoot));
 
-const SCENES: [Scene; 19] = [
+const SCENES: [Scene; 21] = [
     ("nothing was built yet", |root| hello(root, "")),
     ("a build failed", |root| {
         hello(root, "");
         root.behave("[[ $verb != build ]] || { code=10; said='hello.c:1:5: error: no'; }").post_update();
+    }),
+    ("a build of a module that is in use failed", |root| {
+        hello(root, "");
+        root.installed("hello", "1.0", A).loads(&["hello"]).entry(ID_A, "quiet rw", true);
+        root.behave("[[ $verb != build ]] || { code=10; said='hello.c:1:5: error: no'; }").post_update();
+    }),
+    ("a kernel is held", |root| {
+        proven(root);
+        root.run("clr-dkms", &["hold", B]);
     }),
     ("no headers", |root| {
         hello(root, "");
@@ -226,6 +235,9 @@ fn check(image: bool) {
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     assert!(seen.len() > 7, "{seen:?}");
+    // An image runs no kernel that has something to lose.
+    assert_eq!(seen.contains("clr-dkms allow"), !image, "{seen:?}");
+    assert!(seen.contains("clr-dkms unhold") && !seen.contains("clr-dkms release"), "{seen:?}");
     assert_eq!(host(), before, "nothing is changed outside of the root");
 }
 

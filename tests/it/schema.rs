@@ -111,6 +111,10 @@ fn unmanaged() -> TestRoot {
     root
 }
 
+/// A hold of a kernel that is not there.
+const GONE: &str = r#"{"schema": 1, "hold": "6.1.1-1.native",
+    "held": {"by": "admin", "since": "2025-07-29T12:00:00Z", "reason": "a test"}}"#;
+
 /// A machine of each kind.
 fn roots() -> Vec<(&'static str, TestRoot)> {
     let with = |root: TestRoot, change: fn(&TestRoot)| {
@@ -142,11 +146,17 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
             "an image",
             with(TestRoot::new(), |r| r.kernel(B).headers(B).tip(B).module("hello", "1.0", "").forget()),
         ),
-        ("released", with(TestRoot::held(), |r| drop(r.run("clr-dkms", &["release", "--force"])))),
+        (
+            "released",
+            with(TestRoot::held(), |r| {
+                let words = ["allow", B, "--without", "hello", "--yes", "--force", "--reason", "no data"];
+                drop(r.run("clr-dkms", &words));
+            }),
+        ),
         (
             "a hold of what is gone",
             with(TestRoot::proven(), |r| {
-                r.file("var/lib/clr-dkms/boot-wishes.json", r#"{"schema": 1, "hold": "6.1.1-1.native"}"#);
+                r.file("var/lib/clr-dkms/boot-wishes.json", GONE);
                 r.file("run/swupd/config", "[update]\nurl=x").forget()
             }),
         ),

@@ -74,7 +74,7 @@ fn another_default_is_set_by_a_rename() {
     let root = booted();
     assert_eq!(changed_by_boot_manager(&root, "clr-dkms", &["hold", A]), [""; 0]);
     assert_eq!(root.text(LOADER), format!("default {A_ENTRY}\n"));
-    assert_eq!(changed_by_boot_manager(&root, "clr-dkms", &["release"]), [""; 0]);
+    assert_eq!(changed_by_boot_manager(&root, "clr-dkms", &["unhold"]), [""; 0]);
     assert_eq!(root.text(LOADER), format!("default {B_ENTRY}\n"));
 }
 

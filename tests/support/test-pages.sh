@@ -86,8 +86,10 @@ for name in "${programs[@]}"; do
     fi
 done
 offers status clr-dkms sta
-offers 'rebuild release' clr-dkms -q re
-offers 'rebuild release' clr-dkms help re
+offers 'rebuild' clr-dkms -q re
+offers 'rebuild' clr-dkms help re
+offers 'unhold' clr-dkms unh
+offers '--without' clr-dkms allow native --wi
 offers '--kernel' clr-dkms rebuild hello --k
 offers "$kernels" clr-dkms rebuild -p "$system" -f -k ''
 offers "$kernels" clr-dkms --root = "$system" rebuild --kernel =

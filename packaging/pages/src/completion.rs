@@ -16,7 +16,7 @@ const ZSH: &str = include_str!("completion.zsh");
 /// # Errors
 /// When what clap_complete makes is not what we know how to complete.
 pub(crate) fn of(program: &Command) -> anyhow::Result<[(String, String); 3]> {
-    let program = &worded(program.clone());
+    let program = &worded(offered(program));
     let name = program.get_name();
     let (zsh, fish) =
         (generated(Shell::Zsh, program)?, with_words(&generated(Shell::Fish, program)?, program));
@@ -25,6 +25,22 @@ pub(crate) fn of(program: &Command) -> anyhow::Result<[(String, String); 3]> {
         (format!("zsh/site-functions/_{name}"), with_system(&zsh)?),
         (format!("fish/vendor_completions.d/{name}.fish"), fish),
     ])
+}
+
+/// The program without its hidden verbs, which clap_complete offers.
+fn offered(program: &Command) -> Command {
+    if !program.get_subcommands().any(Command::is_hide_set) {
+        return program.clone();
+    }
+    // clap takes names that live for ever; this program ends soon.
+    let name: &'static str = program.get_name().to_owned().leak();
+    let own = program.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str()));
+    let verbs = program.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help");
+    let program = Command::new(name).version(env!("CARGO_PKG_VERSION"));
+    let mut offered = program.args(own.cloned()).subcommands(verbs.cloned());
+    // This makes `help`, which offers the verbs.
+    offered.build();
+    offered
 }
 
 /// What `explain` knows is offered to it. It takes any word all the same, and says itself what it does not know.

@@ -18,7 +18,7 @@ const COMMON_EXITS: [(&str, &str); 5] = [
 ];
 
 /// Path, what it is, and what the names of the pages that speak of it end with; none for all.
-const FILES: [(&str, &str, &[&str]); 15] = [
+const FILES: [(&str, &str, &[&str]); 16] = [
     ("/etc/clr-dkms/clr-dkms.conf", "The configuration; see clr-dkms.conf(5).", &[]),
     (
         "/var/lib/clr-dkms/last-run.json",
@@ -37,8 +37,8 @@ const FILES: [(&str, &str, &[&str]); 15] = [
     ),
     (
         "/var/lib/clr-dkms/boot-wishes.json",
-        "What `clr-dkms hold` and `clr-dkms release` said.",
-        &["-guard", "-hold", "-release"],
+        "What `clr-dkms hold` and `clr-dkms allow` requested: by whom, when and why.",
+        &["-guard", "-hold", "-unhold", "-allow"],
     ),
     (
         "/run/swupd/config",
@@ -75,17 +75,14 @@ const FILES: [(&str, &str, &[&str]); 15] = [
         "There while a reboot is pending, and safe.",
         &["dkms", "-post-update", "-status"],
     ),
+    ("/run/clr-dkms/requested", "There while a run is requested that has not begun.", &["-wait"]),
     ("/etc/clr-dkms/motd.d/VERDICT", "An admin's own text for a verdict.", &["-motd"]),
     (
         "/var/lib/dkms, /usr/src",
         "The modules as DKMS keeps them, and their sources.",
         &["-rebuild", "-lint", "-gc", "-post-update"],
     ),
-    (
-        "/usr/lib/kernel",
-        "The kernels that are installed.",
-        &["-guard", "-variant", "-gc", "-hold", "-release"],
-    ),
+    ("/usr/lib/kernel", "The kernels that are installed.", &["-guard", "-variant", "-gc", "-hold", "-allow"]),
 ];
 
 /// Every page, by its path below `/usr/share`.

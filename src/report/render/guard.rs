@@ -49,14 +49,15 @@ pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {
             ),
         );
     }
-    if let Some(hold) = &report.wishes.hold {
-        row("admin holds", hold);
+    let wishes = &report.wishes.wishes;
+    if let Some(hold) = &wishes.hold {
+        row("admin holds", &format!("{hold}{}", wishes.held));
     }
     if let Some(lost) = &report.lost_wish {
         row("admin's word", lost);
     }
-    for release in &report.wishes.released {
-        row("admin released", release);
+    for allowance in &wishes.allowed {
+        row("admin allows", &allowance.to_string());
     }
     if !report.needs.is_empty() {
         lines.extend(title("Modules".to_owned()));

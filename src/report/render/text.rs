@@ -293,5 +293,7 @@ fn boot_files(document: &StatusDocument) -> String {
     let held = guard.held_since.map(|since| format!("the newest kernel waits since {}", utc(since)));
     let waits = waiting::listed(&guard.waiting);
     let overridden = guard.swupd.overridden_by.as_ref().map(|by| format!("overridden by {by}"));
-    [Some(made), held, waits, overridden].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let allowed = guard.wishes.wishes.allowed.iter().map(|allowance| format!("allowed: {allowance}"));
+    let all = [Some(made), held, waits, overridden].into_iter().flatten().chain(allowed);
+    all.collect::<Vec<_>>().join("; ")
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use clr_dkms::boot::foresee::UpdateInput;
-use clr_dkms::boot_decision::{AdminOverrides, BootDecision};
+use clr_dkms::boot_decision::{AdminOverrides, Allowance, BootDecision, OverrideNote};
 use clr_dkms::decide::boot_choice::{choose_default, keep_default};
 use clr_dkms::decide::entry_loss::EntryLoss;
 use clr_dkms::decide::readiness::{Candidate, Missing, Ready, lacks};
@@ -274,10 +274,16 @@ impl Machine {
         let needs = self.needs(running.filter(|_| self.disk.running_is_installed()));
         let kind = running.map(|k| self.disk.kernels[k].name.variant.as_str());
         let target = kind.and_then(|kind| self.disk.tip(kind)).map(|k| self.release(k));
+        let allowance = |kernel: &usize, module: &str| Allowance {
+            kernel: self.release(*kernel),
+            without: module.to_owned(),
+            note: OverrideNote::default(),
+        };
+        let allowances = |kernel| MODULES.iter().map(move |module| allowance(kernel, module));
         let wishes = AdminOverrides {
             hold: self.hold.map(|k| self.release(k)),
-            released: self.released.iter().map(|k| self.release(*k)).collect(),
-            fault: None,
+            allowed: self.released.iter().flat_map(allowances).collect(),
+            ..AdminOverrides::default()
         };
         let is_orphaned = running.is_some() && target.is_none();
         let mut decision = choose_default(&candidates, target.as_deref(), is_orphaned, &needs, &wishes);

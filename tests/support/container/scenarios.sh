@@ -412,15 +412,32 @@ scenario_admin() {
     check 'a reboot' reboot
     check 'it boots' boot
     check 'the old kernel runs' runs "$old"
-    check 'release' inside clr-dkms release
+    check 'unhold' inside clr-dkms unhold
     check 'the new kernel is the default' default_is "$good"
     update bad
     check 'a kernel without its module is no default' not default_is "$bad"
-    check 'without what is critical it is not released' not inside clr-dkms release
+    check 'a critical module is not given up without --force' not inside clr-dkms allow native --without hello --yes
     check 'the default stays' not default_is "$bad"
-    inside clr-dkms release --force >/dev/null 2>&1
-    check 'but when it is released it is' default_is "$bad"
+    inside clr-dkms allow native --without hello --yes --force >/dev/null 2>&1
+    check 'with --force the kernel is the default' default_is "$bad"
     check 'which is unsafe' verdict_is unsafe
+}
+
+# `swupd update && clr-dkms wait && reboot`: the wait begins before the worker does.
+scenario_wait() {
+    check 'swupd update good' inside swupd update good
+    check 'the wait ends, and a reboot is safe' inside timeout 300 clr-dkms wait
+    check 'the worker has ended' is "$(inside systemctl is-active clr-dkms.service)" inactive
+    check 'the new kernel is the default' default_is "$good"
+    touch "$root/etc/machine/hold-build"
+    check 'swupd update bad' inside timeout 20 swupd update bad
+    check 'the time is over' is "$(inside clr-dkms wait --timeout 2s >/dev/null 2>&1; echo $?)" 75
+    rm "$root/etc/machine/hold-build"
+    check 'a kernel is held back, and a reboot is safe' inside timeout 300 clr-dkms wait
+    check 'the status is held' verdict_is held
+    check 'the worker is not started again' inside systemctl stop clr-dkms.path clr-dkms-watch.path
+    touch "/proc/$leader/root/run/clr-dkms/requested"
+    check 'a request that nothing serves' is "$(inside timeout 20 clr-dkms wait >/dev/null 2>&1; echo $?)" 3
 }
 
 # More runs of swupd than systemd would start a failing unit.

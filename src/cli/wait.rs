@@ -1,0 +1,61 @@
+//! `clr-dkms wait`: returns when no run is at work and none is to come.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Common, answer};
+use crate::config::duration;
+use crate::context::Context;
+use crate::exit;
+use crate::report::Verdict;
+use crate::report::observation::observe;
+use crate::report::render::shown;
+use crate::sys::clock::Stopwatch;
+use crate::update::pending::{WaitOutcome, wait};
+
+/// The arguments of the verb.
+#[derive(Debug, Args)]
+pub struct WaitArguments {
+    /// Give up after TIME, as 90s or 30min; without it, there is no limit
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
+}
+
+/// Runs it. Ctrl-C ends it, as it ends any program that changes nothing.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run(context: &Context, arguments: &WaitArguments, common: &Common) -> anyhow::Result<u8> {
+    let watch = Stopwatch::start();
+    let document = loop {
+        let rest = arguments.timeout.map(|limit| limit.saturating_sub(watch.elapsed()));
+        match wait(context, rest) {
+            WaitOutcome::Quiet => {}
+            WaitOutcome::TimedOut(what) => {
+                tracing::error!("timed out: {what}");
+                return Ok(exit::BUSY);
+            }
+            WaitOutcome::Unknown(why) => {
+                tracing::error!("{why}");
+                return Ok(exit::UNKNOWN);
+            }
+        }
+        let document = observe(context);
+        // Another run has begun meanwhile.
+        if document.verdict != Verdict::Building {
+            break document;
+        }
+    };
+    answer(&format!("{}: {}\n", document.verdict, shown(&document.summary)), common.color)?;
+    Ok(reboot_code(document.verdict))
+}
+
+/// 0 if a reboot is safe, whatever else is wrong.
+fn reboot_code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Healthy | Verdict::RebootPending | Verdict::Degraded | Verdict::Held => exit::OK,
+        Verdict::Unsafe => exit::UNSAFE,
+        Verdict::Building | Verdict::Unknown | Verdict::NotApplicable => exit::UNKNOWN,
+    }
+}

@@ -1,0 +1,196 @@
+//! Whether a run is at work, or will be without a further request.
+
+use std::time::Duration;
+
+use super::boot_default::REQUEST;
+use super::sequence::SWUPD_LOCK;
+use crate::context::Context;
+use crate::state::LOCK;
+use crate::sys::clock::Stopwatch;
+use crate::sys::{Presence, lock};
+
+/// The worker, what requests it, and what an update starts.
+const UNITS: [&str; 5] = [
+    "clr-dkms.service",
+    "clr-dkms-trigger.service",
+    "clr-dkms-watch.service",
+    "clr-dkms-boot.service",
+    "update-triggers.target",
+];
+/// What starts the worker for a request.
+const WATCH: &str = "clr-dkms.path";
+/// Present if systemd is the service manager.
+const SYSTEMD: &str = "/run/systemd/system";
+/// The time limit for systemctl.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// The time between two looks: each costs less than a millisecond, or one call of systemctl.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How many looks in a row must find nothing: between a change of files and the request for a run, systemd
+/// has to start a unit.
+const QUIET_LOOKS: u32 = 2;
+
+/// What there is to wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PendingWork {
+    /// Nothing.
+    None,
+    /// A run or an update, in words.
+    Work(String),
+    /// A run is requested, and nothing starts it.
+    Unserved,
+    /// It is unknown, and why.
+    Unknown(String),
+}
+
+/// How the wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitOutcome {
+    /// No run is at work, requested or queued.
+    Quiet,
+    /// The time is over; what is still there.
+    TimedOut(String),
+    /// It is unknown, and why.
+    Unknown(String),
+}
+
+/// The state of a unit.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct UnitState {
+    name: String,
+    active: String,
+    has_job: bool,
+}
+
+/// Waits until no run is at work and none is requested or queued.
+pub fn wait(context: &Context, patience: Option<Duration>) -> WaitOutcome {
+    let watch = Stopwatch::start();
+    let (mut quiet, mut reported) = (0, None);
+    loop {
+        let found = pending(context);
+        quiet = if found == PendingWork::None { quiet + 1 } else { 0 };
+        let left = match found {
+            PendingWork::None if quiet >= looks(context) => return WaitOutcome::Quiet,
+            PendingWork::None => None,
+            PendingWork::Work(what) => Some(what),
+            PendingWork::Unserved => {
+                let why = format!(
+                    "a run is requested ({}), and {WATCH} is not active to start it; run `sudo clr-dkms-post-update`",
+                    context.root.shown_path(REQUEST).display()
+                );
+                return WaitOutcome::Unknown(why);
+            }
+            PendingWork::Unknown(why) => return WaitOutcome::Unknown(why),
+        };
+        if left.is_some() && left != reported {
+            tracing::info!("waiting: {}", left.as_deref().unwrap_or_default());
+            reported.clone_from(&left);
+        }
+        let rest = patience.map(|patience| patience.saturating_sub(watch.elapsed()));
+        if let (Some(Duration::ZERO), Some(what)) = (rest, &left) {
+            return WaitOutcome::TimedOut(what.clone());
+        }
+        std::thread::sleep(rest.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).max(Duration::from_millis(10)));
+    }
+}
+
+/// Without systemd there is nothing that starts later.
+fn looks(context: &Context) -> u32 {
+    if asks_systemd(context) { QUIET_LOOKS } else { 1 }
+}
+
+fn asks_systemd(context: &Context) -> bool {
+    context.root.is_live() && context.root.lookup(SYSTEMD).is_there()
+}
+
+fn pending(context: &Context) -> PendingWork {
+    let root = &context.root;
+    if lock::is_held(root, SWUPD_LOCK) {
+        return PendingWork::Work("swupd is at work".to_owned());
+    }
+    if lock::is_held(root, LOCK) {
+        return PendingWork::Work("a run is at work".to_owned());
+    }
+    let is_requested = match root.lookup(REQUEST) {
+        Presence::Absent => false,
+        Presence::Unreadable(why) => return PendingWork::Unknown(why.to_string()),
+        Presence::There(_) => true,
+    };
+    if !asks_systemd(context) {
+        return match is_requested {
+            true => PendingWork::Work("a run is requested".to_owned()),
+            false => PendingWork::None,
+        };
+    }
+    match unit_states(context) {
+        Ok(states) => of_units(&states, is_requested),
+        Err(why) => PendingWork::Unknown(why),
+    }
+}
+
+fn of_units(states: &[UnitState], is_requested: bool) -> PendingWork {
+    let is_changing = |unit: &UnitState| {
+        unit.has_job || ["activating", "deactivating", "reloading"].contains(&unit.active.as_str())
+    };
+    if let Some(unit) = states.iter().find(|unit| unit.name != WATCH && is_changing(unit)) {
+        let word = if unit.has_job { "queued" } else { unit.active.as_str() };
+        return PendingWork::Work(format!("{} is {word}", unit.name));
+    }
+    let is_served =
+        states.iter().any(|unit| unit.name == WATCH && (unit.active == "active" || is_changing(unit)));
+    match (is_requested, is_served) {
+        (false, _) => PendingWork::None,
+        (true, true) => PendingWork::Work("a run is requested".to_owned()),
+        (true, false) => PendingWork::Unserved,
+    }
+}
+
+fn unit_states(context: &Context) -> Result<Vec<UnitState>, String> {
+    let child = context.tools.child("systemctl", DEADLINE).map_err(|e| e.to_string())?;
+    let child = child.args(["show", "--property=Id,ActiveState,Job"]).args(UNITS).arg(WATCH);
+    let done = child.run().map_err(|e| format!("systemctl cannot be started: {e}"))?;
+    let said = String::from_utf8_lossy(&done.output);
+    match done.ended.is_success() {
+        true => Ok(parsed(&said)),
+        false => Err(format!("whether a run is queued is unknown: systemctl: {}", said.trim())),
+    }
+}
+
+/// Blocks of `NAME=VALUE`, one for each unit, with empty lines between them.
+fn parsed(said: &str) -> Vec<UnitState> {
+    let unit = |block: &str| {
+        let value = |name: &str| {
+            let line = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        // 0 in older versions, and nothing in later ones, stands for no job.
+        let has_job = !["", "0"].contains(&value("Job").as_str());
+        UnitState { name: value("Id"), active: value("ActiveState"), has_job }
+    };
+    said.split("\n\n").filter(|block| !block.trim().is_empty()).map(unit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(worker: &str, watch: &str, is_requested: bool) -> PendingWork {
+        let said = format!("Id=clr-dkms.service\n{worker}\n\nId=clr-dkms.path\nActiveState={watch}\n");
+        of_units(&parsed(&said), is_requested)
+    }
+
+    #[test]
+    fn what_systemd_says_of_units() {
+        let work = |what: &str| PendingWork::Work(what.to_owned());
+        let idle = "ActiveState=inactive";
+        assert_eq!(found(idle, "active", false), PendingWork::None);
+        assert_eq!(found("ActiveState=failed\nJob=0", "active", false), PendingWork::None);
+        assert_eq!(found(idle, "inactive", false), PendingWork::None);
+        assert_eq!(found(idle, "active", true), work("a run is requested"));
+        assert_eq!(found(idle, "inactive", true), PendingWork::Unserved);
+        assert_eq!(found("ActiveState=activating", "active", false), work("clr-dkms.service is activating"));
+        assert_eq!(
+            found("Job=712\nActiveState=inactive", "inactive", true),
+            work("clr-dkms.service is queued")
+        );
+    }
+}
