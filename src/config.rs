@@ -112,6 +112,8 @@ pub struct Settings {
     pub notify_timeout: Duration,
     /// `[tools]`: the paths of programs, by name.
     pub tools: BTreeMap<String, PathBuf>,
+    /// What is wrong with the configuration files, for reports. Only [`crate::cli::Common`] fills it in.
+    pub faults: Vec<String>,
 }
 
 impl Settings {
@@ -138,6 +140,7 @@ impl Default for Settings {
             metrics: None,
             notify_timeout: Duration::from_secs(30),
             tools: BTreeMap::new(),
+            faults: Vec::new(),
         }
     }
 }

@@ -35,6 +35,7 @@
 //! | [`update`] | the worker: the sequence of a run, the build queue, the boot files, publishing results, progress |
 //! | [`cli`] | one file for each program or subcommand: arguments, call, print, exit code |
 
+pub mod automation;
 pub mod boot;
 pub mod boot_decision;
 pub mod cli;

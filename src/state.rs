@@ -159,6 +159,9 @@ pub struct RunRecord {
     /// long as the file is unchanged, even without the headers of its kernel.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checked: BTreeMap<String, String>,
+    /// The fingerprint of the source that an installed file was built from, by the SHA-256 of the file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub built_from: BTreeMap<String, String>,
     /// The decision about the boot default. Not in records of versions without a boot guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<BootDecision>,
@@ -186,6 +189,7 @@ impl RunRecord {
             needs: Vec::new(),
             verdict: None,
             checked: BTreeMap::new(),
+            built_from: BTreeMap::new(),
             guard: None,
             sandbox: None,
         }

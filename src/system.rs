@@ -14,13 +14,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::automation::AutomationFault;
 use crate::boot::deferral::{self, Deferral};
 use crate::boot::loader_interface::LoaderInterface;
 use crate::boot::{self, BootBlocker, BootFiles, ReadBack};
 use crate::boot_decision::{AdminOverrides, NextBootSource};
 use crate::context::Context;
 use crate::dkms::conf::{self, ConfError};
-use crate::dkms::{Cache, ModuleOnKernel, Tree};
+use crate::dkms::source_change::SourceFiles;
+use crate::dkms::{Cache, ModuleName, ModuleOnKernel, Tree};
 use crate::enforcement::{KernelFacts, Machine};
 use crate::kernel::headers::{Headers, headers};
 use crate::kernel::inventory::{NamedKernel, There};
@@ -97,6 +99,8 @@ pub struct System {
     pub denied: Vec<PathBuf>,
     /// The SHA-256 of the module files that the last run could check completely.
     pub checked: BTreeMap<String, String>,
+    /// What is wrong with the units and hooks. None if it was not observed, or nothing is installed.
+    pub automation: Option<Vec<AutomationFault>>,
     /// Every failed read of this run; see [`crate::decide::unread`].
     pub unread: Vec<Unread>,
 }
@@ -187,9 +191,24 @@ impl System {
             fallbacks,
             lines,
             fallback_lines,
+            automation: None,
             // These two come last, after all other reads.
             denied: context.root.denied(),
             unread: context.root.unread(),
+        }
+    }
+
+    /// Marks the proven modules whose source has changed since they were built. It looks at every file of the
+    /// sources, so only reports do it, and runs that an admin asked for.
+    pub fn look_at_sources(&mut self, root: &Root) {
+        let record = state::load::<RunRecord>(root, RECORD).good();
+        let built_from = record.map(|record| record.built_from).unwrap_or_default();
+        let mut sources: BTreeMap<ModuleName, Option<SourceFiles>> = BTreeMap::new();
+        for pair in self.modules_on_kernels.iter_mut().filter(|pair| pair.proof.is_ok()) {
+            let look = || SourceFiles::observe(root, &pair.source);
+            let files = sources.entry(pair.module.clone()).or_insert_with(look);
+            pair.source_changed =
+                files.as_ref().is_some_and(|files| files.differ_from_build(root, pair, &built_from));
         }
     }
 

@@ -71,12 +71,14 @@ enum CmdlineVerb {
     /// Where no bundle ships a fragment there is nothing to mask: `[cmdline] sig-unenforce = off` in
     /// clr-dkms.conf keeps clr-dkms-post-update from writing ours again.
     ///
-    /// Modules that this machine uses, and that the next boot will refuse because of it, are named.
+    /// Modules that this machine uses, and that the next boot will refuse because of it, are named. Nothing is
+    /// changed where one of them is critical, unless --force is given. Where the next run would set the
+    /// parameter again, that is said.
     ///
     /// Exit code 0: it is off; 1: a file that is not ours sets it, the boot entries could not be made, or a
-    /// module that is wanted will be refused; 2: what boots next will be without a module that is critical;
+    /// module that is wanted will be refused; 2: what boots next would be without a module that is critical;
     /// 3: it cannot be determined what sets it. The same with --dry-run.
-    Disable(Change),
+    Disable(DefaultChange),
     /// Take back every change that clr-dkms-cmdline made
     ///
     /// Nothing is changed where the next boot would then refuse a module that is used and that it takes now,
@@ -92,7 +94,7 @@ enum CmdlineVerb {
     /// any DKMS module is to be loaded by a kernel that demands signatures. Nothing is printed but what is
     /// wrong.
     ///
-    /// Exit code 0: it is as wanted; 1: it is not; 3: it cannot be determined.
+    /// Exit code 0: it is as wanted, or there is no kernel; 1: it is not; 3: it cannot be determined.
     Check,
     /// Show the command line that clr-boot-manager makes of the files of today
     ///
@@ -100,7 +102,7 @@ enum CmdlineVerb {
     /// lost a part. Behind `root=…`, which clr-boot-manager puts in front, this is what the next
     /// `clr-boot-manager update` writes.
     ///
-    /// Exit code 0: shown; 3: it cannot be determined, or there is no such kernel.
+    /// Exit code 0: shown, or no kernel is installed; 3: it cannot be determined, or there is no such kernel.
     Show(ShowArguments),
 }
 
@@ -118,7 +120,7 @@ struct Change {
 struct DefaultChange {
     #[command(flatten)]
     change: Change,
-    /// Also where the next boot will refuse a module that it takes now
+    /// Also where the next boot will refuse a module that it takes now, or is without a critical one
     #[arg(long, short)]
     force: bool,
 }
@@ -146,8 +148,7 @@ pub fn run(arguments: CmdlineArguments) -> anyhow::Result<u8> {
         CmdlineVerb::Show(show) => return self::show(&context, &show, &arguments.common),
         CmdlineVerb::Check => return Ok(check(&context)),
         CmdlineVerb::Enable(change) => (Wish::Enable, change, false),
-        // Its name says what it does.
-        CmdlineVerb::Disable(change) => (Wish::Disable, change, true),
+        CmdlineVerb::Disable(DefaultChange { change, force }) => (Wish::Disable, change, force),
         CmdlineVerb::Default(DefaultChange { change, force }) => (Wish::Default, change, force),
     };
     if change.dry_run {
@@ -168,12 +169,23 @@ pub fn no_kernels(root: &Root, inventory: &Inventory) -> Option<String> {
     Some(format!("{why}; is this the root of a system?"))
 }
 
-/// `accept_losses`: also where a kernel then refuses what it takes now.
+/// The exit code of a report where there is no kernel: 0 as for the verdict `not-applicable`, unless the
+/// kernels could not be listed.
+pub fn without_kernel(inventory: &Inventory, why: &str) -> u8 {
+    if matches!(inventory.images, Images::Unreadable { .. }) || !inventory.kernels.is_empty() {
+        tracing::error!("{why}");
+        return exit::UNKNOWN;
+    }
+    tracing::info!("{why}");
+    exit::OK
+}
+
+/// `force`: also where a kernel then refuses what it takes now.
 fn change(
     context: &Context,
     wish: Wish,
     change: &Change,
-    accept_losses: bool,
+    force: bool,
     common: &Common,
 ) -> anyhow::Result<u8> {
     let inventory = Inventory::observe(&context.root);
@@ -198,12 +210,10 @@ fn change(
     let ours = Ours::load(&context.root)?;
     let plan = writer::plan(wish, &sources, &ours);
     // Before the change: what a kernel refuses does not look as if it were used.
-    let refused = match wish {
-        Wish::Disable => Some(Refused::foresee(context, &plan, false)),
-        Wish::Default => Some(Refused::foresee(context, &plan, true)),
-        Wish::Enable | Wish::Ensure => None,
-    };
-    if let Some(refused) = refused.as_ref().filter(|r| !accept_losses && !r.modules.is_empty()) {
+    let newly = matches!(wish, Wish::Disable | Wish::Default).then(|| Refused::foresee(context, &plan, true));
+    // To disable it says that modules may be refused, and not that the machine may be without its disk.
+    let is_against = |r: &&Refused| !r.modules.is_empty() && (wish != Wish::Disable || r.is_unsafe);
+    if let Some(refused) = newly.as_ref().filter(|r| !force && is_against(r)) {
         let modules = refused.modules.join(", ");
         let force =
             AdminCommand::change("clr-dkms-cmdline", &[wish.verb(), "--force"]).to("change it all the same");
@@ -213,6 +223,10 @@ fn change(
         );
         return Ok(refused.code());
     }
+    let refused = match wish {
+        Wish::Disable => Some(Refused::foresee(context, &plan, false)),
+        _ => newly,
+    };
     let would = if change.dry_run { "would " } else { "" };
     let steps = plan.steps.iter().flat_map(|step| broken(&format!("{would}{step}"), "", "  "));
     let mut text: String = steps.map(|line| shown(&line) + "\n").collect();
@@ -230,7 +244,13 @@ fn change(
     }
     let refreshed = change.dry_run
         || before.is_empty()
-        || put_into_entries(context, &inventory, !change.no_refresh, &plan, accept_losses);
+        || put_into_entries(context, &inventory, !change.no_refresh, &plan, force || wish == Wish::Disable);
+    if wish == Wish::Disable
+        && plan.blockers.is_empty()
+        && let Some(warning) = refused::set_again(context, &plan)
+    {
+        tracing::warn!("{warning}");
+    }
     let done = if plan.blockers.is_empty() && refreshed { exit::OK } else { exit::ATTENTION };
     Ok(done.max(refused.map_or(exit::OK, |refused| refused.tell(&plan, &context.root))))
 }
@@ -306,8 +326,7 @@ fn check(context: &Context) -> u8 {
     let mut cache = Cache::load(&context.root);
     let system = System::observe(context, &mut cache);
     if let Some(why) = no_kernels(&context.root, &system.inventory) {
-        tracing::error!("{why}");
-        return exit::UNKNOWN;
+        return without_kernel(&system.inventory, &why);
     }
     let of_lines = system.lines.iter().flat_map(|l| &l.sources.unreadable).map(ToString::to_string);
     // What modules there are is asked only where it depends on them.
@@ -353,8 +372,8 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
     };
     if kernels.is_empty() {
         let why = no_kernels(&context.root, &inventory);
-        tracing::error!("{}", why.unwrap_or_else(|| "no kernel is the tip of its variant".to_owned()));
-        return Ok(exit::UNKNOWN);
+        let why = why.unwrap_or_else(|| "no kernel is the tip of its variant".to_owned());
+        return Ok(without_kernel(&inventory, &why));
     }
     for kernel in kernels.iter().filter(|k| k.installed.is_none()) {
         let directory = context.root.shown_path(IMAGES);

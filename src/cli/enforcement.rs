@@ -10,7 +10,7 @@ use crate::dkms::{Cache, ModuleOnKernel, Signature};
 use crate::enforcement::observe::module_taint;
 use crate::exit;
 use crate::kernel::inventory::NamedKernel;
-use crate::kernel::{Installed, NoSuchKernel};
+use crate::kernel::{Images, Installed, NoSuchKernel};
 use crate::report::enforcement::{
     self as report, EnforcementDocument, EnforcementStanding, EnforcementSubject, ModuleFile, Setting,
 };
@@ -36,7 +36,7 @@ pub struct EnforcementArguments {
 /// # Errors
 /// When stdout cannot be written.
 pub fn run(context: &Context, arguments: &EnforcementArguments, common: &Common) -> anyhow::Result<u8> {
-    let Some(document) = look(context, arguments.kernel.as_deref()) else {
+    let Some((document, is_applicable)) = look(context, arguments.kernel.as_deref()) else {
         tracing::error!("{}", NoSuchKernel(arguments.kernel.clone().unwrap_or_default()));
         return Ok(exit::UNKNOWN);
     };
@@ -46,12 +46,14 @@ pub fn run(context: &Context, arguments: &EnforcementArguments, common: &Common)
         EnforcementStanding::Settled => exit::OK,
         EnforcementStanding::Pending => exit::ATTENTION,
         EnforcementStanding::Refused => exit::UNSAFE,
-        EnforcementStanding::Unknown => exit::UNKNOWN,
+        EnforcementStanding::Unknown if is_applicable => exit::UNKNOWN,
+        EnforcementStanding::Unknown => exit::OK,
     })
 }
 
-/// Observes, and makes the document; none when the kernel that was asked for is not there.
-fn look(context: &Context, asked: Option<&str>) -> Option<EnforcementDocument> {
+/// Observes, and makes the document; none when the kernel that was asked for is not there. The second value is false
+/// where no kernel is installed, so that there is nothing to know.
+fn look(context: &Context, asked: Option<&str>) -> Option<(EnforcementDocument, bool)> {
     let mut cache = Cache::load(&context.root);
     let system = System::observe(context, &mut cache);
     let inventory = &system.inventory;
@@ -103,7 +105,10 @@ fn look(context: &Context, asked: Option<&str>) -> Option<EnforcementDocument> {
         target: CommandTarget::of(&system),
         unreadable: super::cmdline::no_kernels(&context.root, inventory),
     };
-    Some(report::document(&subjects, &setting))
+    let is_listed = !matches!(inventory.images, Images::Unreadable { .. });
+    let is_unread = crate::decide::unread::blocked(&system).is_some();
+    let is_applicable = !is_listed || is_unread || !inventory.kernels.is_empty() || asked.is_some();
+    Some((report::document(&subjects, &setting), is_applicable))
 }
 
 /// The installed files of a module, with what they say of their signatures.

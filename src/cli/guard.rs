@@ -22,21 +22,21 @@ pub struct GuardArguments {
     json: bool,
     /// Point the boot default to the kernel that should be booted (clr-dkms-hold.service, at boot and
     /// shutdown)
-    #[arg(long, help_heading = "For units", conflicts_with = "json")]
+    #[arg(long, hide = true, conflicts_with = "json")]
     pub(super) assert: bool,
     /// Configure swupd, repair modules.dep, restore the message of the day, request a run
     /// (clr-dkms-boot.service)
-    #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert"])]
+    #[arg(long, hide = true, conflicts_with_all = ["json", "assert"])]
     pub(super) at_boot: bool,
     /// With --at-boot or --assert: end after TIME, and leave the rest to the next run
-    #[arg(long, help_heading = "For units", value_name = "TIME", value_parser = duration,
+    #[arg(long, hide = true, value_name = "TIME", value_parser = duration,
         conflicts_with_all = ["json", "may_mark_booted", "disarm"])]
     within: Option<Duration>,
     /// Exit 1 when the running kernel lacks a critical module that the last good one had, else 0
-    #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert", "at_boot"])]
+    #[arg(long, hide = true, conflicts_with_all = ["json", "assert", "at_boot"])]
     may_mark_booted: bool,
     /// Undo the swupd setting of --at-boot (before clr-dkms is removed)
-    #[arg(long, help_heading = "For units", conflicts_with_all = ["json", "assert", "at_boot", "may_mark_booted"])]
+    #[arg(long, hide = true, conflicts_with_all = ["json", "assert", "at_boot", "may_mark_booted"])]
     disarm: bool,
 }
 

@@ -1,6 +1,7 @@
 //! One file for each program and subcommand: arguments, call, print, exit code. This file holds what they
 //! share.
 
+pub mod check;
 pub mod cmdline;
 pub mod enforcement;
 pub mod explain;
@@ -128,15 +129,21 @@ impl Common {
         Common::strictly(context, errors)
     }
 
-    /// As [`Common::strict_world`], for reports: a configuration file that could not be read makes the answer
-    /// unknown, but is not a configuration error.
+    /// As [`Common::context`], for reports: an error in a configuration file is a part of the report, and a
+    /// file that could not be read makes the answer unknown.
     ///
     /// # Errors
-    /// As [`Common::strict_world`].
+    /// When the root cannot be opened, or this user may not read a configuration file.
     pub fn report_world(&self, program: &'static str) -> anyhow::Result<Context> {
-        let (context, mut errors) = self.context(program)?;
-        errors.retain(|e| !matches!(e, ConfigError::File(e) if e.leaves_open() && !e.is_denied()));
-        Common::strictly(context, errors)
+        let (mut context, errors) = self.context(program)?;
+        for error in errors {
+            match error {
+                ConfigError::File(e) if e.is_denied() => return Err(ConfigError::File(e).into()),
+                ConfigError::File(e) if e.leaves_open() => {}
+                error => context.settings.faults.push(error.to_string()),
+            }
+        }
+        Ok(context)
     }
 
     fn strictly(context: Context, errors: Vec<ConfigError>) -> anyhow::Result<Context> {

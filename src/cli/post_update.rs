@@ -42,7 +42,7 @@ pub struct PostUpdateArguments {
     #[arg(long, requires = "dry_run")]
     json: bool,
     /// Wait for a running swupd: a half-written kernel cannot be built for (clr-dkms.service)
-    #[arg(long, help_heading = "For units", conflicts_with = "dry_run")]
+    #[arg(long, hide = true, conflicts_with = "dry_run")]
     after_swupd: bool,
     #[command(flatten)]
     common: Common,

@@ -13,7 +13,7 @@ use crate::dkms::plan::State;
 use crate::exit;
 use crate::kernel::Inventory;
 use crate::report::remedies::of_module_on_kernel;
-use crate::report::remedy::{AdminCommand, CommandTarget};
+use crate::report::remedy::{AdminCommand, CommandTarget, Remedy};
 use crate::report::render::json;
 use crate::report::render::rebuild::{BuildOutcome, RebuildReport, outcome, screen, seconds};
 use crate::report::render::{broken, shown};
@@ -33,7 +33,7 @@ pub struct RebuildArguments {
     /// Modules, as NAME or NAME/VERSION; without one all that ask for it
     #[arg(value_name = "MODULE")]
     modules: Vec<String>,
-    /// A kernel release, a kernel id or a variant; without one the default kernel of each variant
+    /// A kernel release, a kernel id, a variant or `running`; without one the default kernel of each variant
     #[arg(long, short, value_name = "KERNEL", conflicts_with = "all_kernels")]
     kernel: Vec<String>,
     /// Every installed kernel
@@ -64,7 +64,8 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
     };
     if arguments.dry_run {
         let mut cache = Cache::load(&context.root);
-        let system = System::observe_also(context, &mut cache, &order.kernels);
+        let mut system = System::observe_also(context, &mut cache, &order.kernels);
+        system.look_at_sources(&context.root);
         if let Some(why) = sequence::unreadable(context, &system).or(engine::unknown_module(&system, &order))
         {
             tracing::error!("{why}");
@@ -101,6 +102,16 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
 }
 
 fn order(context: &Context, arguments: &RebuildArguments) -> Result<Order, String> {
+    // A name begins with neither.
+    if let Some(path) = arguments.modules.iter().find(|asked| asked.starts_with(['.', '/'])) {
+        let build = AdminCommand::change("clr-dkms", &["rebuild", "NAME"]);
+        let add = Remedy::from(AdminCommand::change("dkms", &["add", path]).to("register it")).then(build);
+        return Err(format!(
+            "{} is a path, and rebuild takes names of modules that are registered with dkms; {}",
+            shown(path),
+            add.text(&CommandTarget::of_root(&context.root))
+        ));
+    }
     let inventory = Inventory::observe(&context.root);
     if let Some(why) = super::cmdline::no_kernels(&context.root, &inventory) {
         return Err(why);

@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::check::{self, CheckArguments};
 use super::enforcement::{self, EnforcementArguments};
 use super::explain::{self, ExplainArguments};
 use super::forget::{self, ForgetArguments};
@@ -14,11 +15,10 @@ use super::rebuild::{self, RebuildArguments};
 use super::wait::{self, WaitArguments};
 use super::{Common, answer};
 use crate::exit;
-use crate::report::Verdict;
-use crate::report::observation::observe;
+use crate::report::observation::observe_whole;
 use crate::report::render::json;
 use crate::report::render::style::ScreenStyle;
-use crate::report::render::{metrics, text};
+use crate::report::render::{metrics, nagios, text};
 
 macro_rules! status_examples {
     () => {
@@ -31,6 +31,13 @@ macro_rules! status_examples {
 /// Begin with `clr-dkms status`: its first line is the verdict and what to do, the lines below it say why. A
 /// KERNEL is named by its release (6.15.7-1591.native), by its id (org.clearlinux.native.6.15.7-1591) or by
 /// its variant (native, ltscurrent …), which is the kernel that boots by default of that variant.
+///
+/// `running` as a KERNEL is the kernel that runs now.
+///
+/// The other programs: clr-dkms-post-update does all the work after an update, clr-dkms-pre-update looks at
+/// the system before one, clr-dkms-cmdline changes module.sig_unenforce on the kernel command line,
+/// clr-dkms-motd writes the message of the day, and clr-dkms-variant names the variant of a kernel and its
+/// bundles.
 ///
 /// Exit code 0: healthy, or done, or nothing to do; 1: attention, but safe, or not all done; 2: unsafe, what
 /// boots next is without something that is needed; 3: it cannot be determined.
@@ -110,12 +117,14 @@ enum AdminVerb {
         after_help = "Examples:\n  clr-dkms guard\n  clr-dkms guard --json | jq '.needs[] | select(.class == \"critical\")'"
     )]
     Guard(GuardArguments),
-    /// Tell by the exit code alone, for monitors and scripts; nothing is printed
+    /// Give the verdict as an exit code, for monitors and scripts
+    ///
+    /// Nothing is printed unless --nagios or --json is given.
     ///
     /// Exit code 0: healthy, also with a reboot pending; 1: attention, but safe; 2: unsafe; 3: it cannot be
     /// determined: as Nagios and Icinga expect.
     #[command(
-        after_help = "Examples:\n  clr-dkms check || clr-dkms status\n  clr-dkms check --reboot-pending && systemctl reboot"
+        after_help = "Examples:\n  clr-dkms check || clr-dkms status\n  clr-dkms check --reboot-pending && systemctl reboot\n  clr-dkms check --nagios"
     )]
     Check(CheckArguments),
     /// Show the last log of a build, the first error first
@@ -239,18 +248,24 @@ enum Format {
     Prometheus,
 }
 
-#[derive(Debug, Args)]
-struct CheckArguments {
-    /// Exit 0 when a reboot is pending and safe, 1 when none is, or it is not safe
-    #[arg(long)]
-    reboot_pending: bool,
-}
-
 /// Runs it.
 ///
 /// # Errors
 /// When the root or the configuration cannot be used, or stdout cannot be written.
 pub fn run(arguments: AdminArguments) -> anyhow::Result<u8> {
+    let (is_nagios, color) =
+        (matches!(&arguments.verb, AdminVerb::Check(asked) if asked.nagios), arguments.common.color);
+    match run_verb(arguments) {
+        // A monitor knows no other exit codes than those of its interface.
+        Err(error) if is_nagios => {
+            answer(&nagios::of_error(&error), color)?;
+            Ok(exit::UNKNOWN)
+        }
+        done => done,
+    }
+}
+
+fn run_verb(arguments: AdminArguments) -> anyhow::Result<u8> {
     let context = match arguments.verb {
         // A typo in the configuration must not keep the boot guard from its work.
         AdminVerb::Guard(_) | AdminVerb::Explain(_) => {
@@ -262,7 +277,7 @@ pub fn run(arguments: AdminArguments) -> anyhow::Result<u8> {
             errors.iter().for_each(|e| tracing::error!("{e}"));
             context
         }
-        AdminVerb::Status(_) | AdminVerb::Check(_) | AdminVerb::Wait(_) => {
+        AdminVerb::Status(_) | AdminVerb::Check(_) | AdminVerb::Wait(_) | AdminVerb::Enforcement(_) => {
             arguments.common.report_world("clr-dkms")?
         }
         _ => arguments.common.strict_world("clr-dkms")?,
@@ -278,20 +293,13 @@ pub fn run(arguments: AdminArguments) -> anyhow::Result<u8> {
         AdminVerb::Status(status) => status,
         AdminVerb::Logs(asked) => return logs::run(&context, &asked, &arguments.common),
         AdminVerb::Explain(asked) => return explain::run(&asked, &arguments.common),
-        AdminVerb::Check(asked) => {
-            let verdict = observe(&context).verdict;
-            return Ok(match asked.reboot_pending {
-                true if verdict == Verdict::RebootPending => exit::OK,
-                true => exit::ATTENTION,
-                false => verdict.exit_code(),
-            });
-        }
+        AdminVerb::Check(asked) => return check::run(&context, &asked, &arguments.common),
         AdminVerb::Enforcement(asked) => return enforcement::run(&context, &asked, &arguments.common),
         AdminVerb::Rebuild(asked) => return rebuild::run(&context, asked, &arguments.common),
         AdminVerb::Lint(asked) => return lint::run(&context, &asked, &arguments.common),
         AdminVerb::Gc(asked) => return gc::run(&context, &asked, &arguments.common),
     };
-    let document = observe(&context);
+    let document = observe_whole(&context);
     let text = match status.format {
         Format::Prometheus => metrics::text(&document),
         Format::Text if !status.json => text::screen(&document, &ScreenStyle::here(status.all)),

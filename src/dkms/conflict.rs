@@ -109,6 +109,7 @@ mod tests {
             conflict: None,
             programs_missing: Vec::new(),
             beneath: std::collections::BTreeMap::new(),
+            source_changed: false,
         }
     }
 

@@ -30,6 +30,7 @@ pub mod plan;
 pub mod proof;
 pub mod replace;
 pub mod signature;
+pub mod source_change;
 mod staging;
 pub mod symbols;
 pub mod toolchain;

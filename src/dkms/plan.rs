@@ -138,6 +138,8 @@ pub struct ModuleOnKernel {
     /// For each of its files in `modules.dep`, by its name in the kernel: the modules that are loaded before
     /// it.
     pub beneath: BTreeMap<String, Vec<String>>,
+    /// Its source has changed since it was built. False unless [`crate::dkms::source_change`] was asked.
+    pub source_changed: bool,
 }
 
 impl ModuleOnKernel {
@@ -414,6 +416,7 @@ mod tests {
             conflict: None,
             programs_missing: Vec::new(),
             beneath: BTreeMap::new(),
+            source_changed: false,
         }
     }
 

@@ -13,6 +13,8 @@ use crate::sys::{FileKind, Listed, Presence, Root, RootKind};
 
 /// The directory of the kernel images.
 pub const IMAGES: &str = "/usr/lib/kernel";
+/// The word of an admin for the kernel that runs now.
+pub const RUNNING: &str = "running";
 /// The parent of the module directories.
 pub const MODULES: &str = "/usr/lib/modules";
 /// The directory of the "booted" marks.
@@ -182,8 +184,12 @@ impl Inventory {
         }
     }
 
-    /// The kernel of that id or release. For the name of a variant, its tip.
+    /// The kernel of that id or release. For the name of a variant, its tip. For [`RUNNING`], the running
+    /// kernel.
     pub fn find(&self, asked: &str) -> Option<&Installed> {
+        if asked == RUNNING {
+            return self.running_kernel();
+        }
         self.kernels
             .iter()
             .find(|k| k.tip && k.name.variant == asked)

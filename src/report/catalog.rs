@@ -15,7 +15,8 @@ use crate::requirement::Importance;
 /// A row of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explained {
-    /// `CD-0…` for verdicts, `CD-1…` for states of a module on a kernel, `CD-2…` for importance classes.
+    /// `CD-0…` for verdicts, `CD-1…` for states of a module on a kernel, `CD-2…` for importance classes,
+    /// `CD-3…` for other problems.
     pub id: &'static str,
     /// The word that screens and JSON use.
     pub name: &'static str,
@@ -27,10 +28,11 @@ pub struct Explained {
     pub next: Option<String>,
 }
 
-/// How the ids of verdicts, of states and of importance classes begin.
+/// How the ids of verdicts, of states, of importance classes and of other problems begin.
 const OF_VERDICT: &str = "CD-0";
 const OF_STATE: &str = "CD-1";
 const OF_CLASS: &str = "CD-2";
+const OF_OTHER_PROBLEM: &str = "CD-3";
 
 /// The texts of a row.
 #[derive(Debug, Deserialize)]
@@ -45,7 +47,7 @@ struct CatalogText {
 static TEXTS: LazyLock<Vec<CatalogText>> =
     LazyLock::new(|| serde_json::from_str(include_str!("catalog.json")).unwrap_or_default());
 
-/// The texts of a word, of one of the three kinds of ids.
+/// The texts of a word, of one of the kinds of ids.
 fn text(kind: &str, name: &str) -> &'static CatalogText {
     // The test below finds a word without texts.
     const NONE: CatalogText = CatalogText { id: "", name: "", meaning: "", cause: "" };
@@ -95,6 +97,12 @@ pub fn class(class: Importance) -> Explained {
     row(text(OF_CLASS, &class.to_string()), Some(guard.into()))
 }
 
+/// The row of the problem that clr-dkms is not started automatically.
+pub fn automation() -> Explained {
+    let look = AdminCommand::look("clr-dkms", &["status"]).to("see which unit or hook, and what helps");
+    row(text(OF_OTHER_PROBLEM, "automation"), Some(look.into()))
+}
+
 /// All rows, by id.
 pub fn all() -> Vec<Explained> {
     use State as S;
@@ -133,7 +141,8 @@ pub fn all() -> Vec<Explained> {
         S::HookFailed,
     ];
     let classes = [Importance::Critical, Importance::Wanted, Importance::Optional];
-    verdicts.map(verdict).into_iter().chain(states.map(state)).chain(classes.map(class)).collect()
+    let rows = verdicts.map(verdict).into_iter().chain(states.map(state)).chain(classes.map(class));
+    rows.chain([automation()]).collect()
 }
 
 /// The rows that an id or a name stands for: `unknown` is a verdict and a state.

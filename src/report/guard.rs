@@ -205,14 +205,14 @@ impl GuardReport {
         }
     }
 
-    /// 0: the newest kernel may boot; 1: another one is kept, safely, or it boots without something that is wanted; 2: what
-    /// boots next is not safe; 3: it cannot be determined, or there is no kernel.
+    /// 0: the newest kernel may boot, or there is no kernel; 1: another one is kept, safely, or it boots without something that is wanted; 2: what
+    /// boots next is not safe; 3: it cannot be determined.
     pub fn exit_code(&self) -> u8 {
         match self.word {
-            GuardWord::Allowed => 0,
+            GuardWord::Allowed | GuardWord::NotApplicable => 0,
             GuardWord::Released | GuardWord::Held => 1,
             GuardWord::Unsafe => 2,
-            GuardWord::Unknown | GuardWord::NotApplicable => 3,
+            GuardWord::Unknown => 3,
         }
     }
 }

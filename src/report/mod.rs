@@ -23,6 +23,7 @@ pub mod waiting;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::automation::{AutomationFault, Duty};
 use crate::boot::ReadBack;
 use crate::boot_decision::NextBootSource;
 use crate::config::{Settings, SigUnenforce};
@@ -41,7 +42,7 @@ use loading_outlook::{Outlook, loading_outlook};
 use problem::{Problem, ProblemKind, listed};
 use problems::{entries, problems};
 use remedies::{Situation, remedy};
-use remedy::{CommandTarget, Remedy};
+use remedy::{AdminCommand, CommandTarget, Remedy};
 
 /// The answer in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,10 +71,10 @@ impl Verdict {
     /// The exit code of a report with this verdict.
     pub fn exit_code(self) -> u8 {
         match self {
-            Verdict::Healthy | Verdict::RebootPending => exit::OK,
+            Verdict::Healthy | Verdict::RebootPending | Verdict::NotApplicable => exit::OK,
             Verdict::Building | Verdict::Degraded | Verdict::Held => exit::ATTENTION,
             Verdict::Unsafe => exit::UNSAFE,
-            Verdict::Unknown | Verdict::NotApplicable => exit::UNKNOWN,
+            Verdict::Unknown => exit::UNKNOWN,
         }
     }
 }
@@ -139,6 +140,9 @@ pub struct ModuleStatus {
     pub problem: Option<Problem>,
     /// What brings it there; none where nothing has to be done.
     pub next_step: Option<String>,
+    /// The source is newer than the build.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub source_changed: bool,
 }
 
 /// The document.
@@ -188,8 +192,33 @@ pub struct StatusDocument {
     pub notes: Vec<String>,
     /// Files and directories that we were not allowed to look at.
     pub unreadable: Vec<String>,
+    /// What is wrong with the units and hooks that start clr-dkms. None where they are not installed, or were
+    /// not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub automation: Option<AutomationReport>,
     /// Which kernel boots next, which should, and why.
     pub guard: GuardReport,
+}
+
+/// Whether clr-dkms is started automatically.
+#[derive(Debug, Clone, Serialize)]
+pub struct AutomationReport {
+    /// `on`, `limited` or `off`: modules are built after an update.
+    pub rebuild: &'static str,
+    /// Units and hooks that do not do their work.
+    pub faults: Vec<AutomationFault>,
+}
+
+impl AutomationReport {
+    fn new(faults: &[AutomationFault]) -> AutomationReport {
+        let mut of_rebuild = faults.iter().filter(|fault| fault.duty == Duty::Rebuild).peekable();
+        let rebuild = match (of_rebuild.peek().is_some(), of_rebuild.any(|fault| fault.is_off)) {
+            (false, _) => "on",
+            (true, false) => "limited",
+            (true, true) => "off",
+        };
+        AutomationReport { rebuild, faults: faults.to_vec() }
+    }
 }
 
 /// A problem in the document.
@@ -356,6 +385,7 @@ pub fn document(
         problem_list: problems.iter().map(reported).collect(),
         problems,
         notes: notes(system, &assessment, assessment.held_back.is_some()),
+        automation: system.automation.as_deref().map(AutomationReport::new),
         unreadable: system.denied.iter().map(|path| path.display().to_string()).collect(),
         guard,
     };
@@ -437,6 +467,9 @@ fn module(
         missed,
         problem: problems::of_module(record, system, assessment),
         next_step: step.map(|step| step.text(&CommandTarget::of(system))),
+        source_changed: system
+            .of_kernel(&record.kernel)
+            .any(|pair| pair.module == record.module && pair.source_changed),
         record: record.clone(),
     }
 }
@@ -447,6 +480,15 @@ fn notes(system: &System, assessment: &BootAssessment, is_held: bool) -> Vec<Str
     // That clr-boot-manager would have it otherwise is why it is held.
     let odd = system.boot.oddities().filter(|problem| !(is_held && problem.is_other_default));
     notes.extend(odd.map(ToString::to_string).chain(system.boot.invisible.clone()));
+    for pair in system.modules_on_kernels.iter().filter(|pair| pair.source_changed) {
+        let words = ["rebuild", &pair.module.name, "-k", &pair.release];
+        let build = AdminCommand::change("clr-dkms", &words).to("build it again");
+        let step = build.text(&CommandTarget::of(system));
+        notes.push(format!(
+            "{} on kernel {}: its source is newer than the build; {step}",
+            pair.module, pair.release
+        ));
+    }
     notes.extend(unmanaged::notes(system, assessment));
     notes.extend(loading::notes(system));
     notes.extend(system.boot_blocker.as_ref().map(ToString::to_string));

@@ -1,6 +1,7 @@
 //! Observes a machine and makes its status document.
 
 use super::{Progress, StatusDocument, document};
+use crate::automation;
 use crate::context::Context;
 use crate::dkms::Cache;
 use crate::state::{self, IN_PROGRESS, InProgress, LOCK, RECORD, Stored};
@@ -12,7 +13,18 @@ pub fn observe(context: &Context) -> StatusDocument {
     observe_with(context, &mut Cache::load(&context.root))
 }
 
-/// The same, with a cache that was loaded before.
+/// The same with what costs more: changed sources, and the units and hooks that start clr-dkms. The message of
+/// the day does not depend on them.
+pub fn observe_whole(context: &Context) -> StatusDocument {
+    let record = state::load(&context.root, RECORD);
+    let progress = progress(context);
+    let mut system = System::observe(context, &mut Cache::load(&context.root));
+    system.look_at_sources(&context.root);
+    system.automation = automation::observe(&context.root, &context.tools);
+    document(&system, &record, &progress, &context.settings, context.clock.now())
+}
+
+/// The same as [`observe`], with a cache that was loaded before.
 pub fn observe_with(context: &Context, cache: &mut Cache) -> StatusDocument {
     let record = state::load(&context.root, RECORD);
     let progress = progress(context);

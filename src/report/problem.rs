@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use strum::{EnumDiscriminants, IntoStaticStr};
 
+use crate::automation::AutomationFault;
 use crate::boot::MenuFault;
 use crate::boot::deferral::SwupdLine;
 use crate::boot_decision::OverrideNote;
@@ -128,6 +129,8 @@ pub enum Problem {
     },
     /// Kernels or fragments have changed since the boot entries were made.
     BootFilesOutdated,
+    /// A unit or a hook that starts clr-dkms does not do its work.
+    Automation(AutomationFault),
     /// Something was wrong before the last run began: with the configuration, or with the place where it ran.
     SetupFault {
         /// Which one.
@@ -257,6 +260,7 @@ impl fmt::Display for Problem {
             P::RunBrokenOff => f.write_str("the last run was broken off before its end"),
             P::NeverRun => f.write_str("clr-dkms-post-update has not run on this system yet"),
             P::BootEntry(fault) => fault.fmt(f),
+            P::Automation(fault) => fault.fmt(f),
             P::NoInitrd { kernel, shown, .. } => {
                 write!(
                     f,

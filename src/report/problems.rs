@@ -80,6 +80,8 @@ pub(super) fn problems(
             problems.push(Problem::ParameterMissing { kernels, of: coming_lines(system).count() });
         }
     }
+    problems.extend(system.automation.iter().flatten().cloned().map(Problem::Automation));
+    problems.extend(settings.faults.iter().map(|what| Problem::SetupFault { what: what.clone() }));
     match of.record {
         Stored::Good(record) => problems.extend(recorded(of, record, assessment, &problems)),
         Stored::Bad(why) => problems.push(Problem::RecordDamaged { why: why.clone() }),
@@ -119,7 +121,8 @@ fn recorded(
     problems.extend(
         boot.error.iter().filter(|_| !is_seen).map(|why| Problem::BootUpdateFailed { why: why.clone() }),
     );
-    problems.extend(record.faults.iter().map(|what| Problem::SetupFault { what: what.clone() }));
+    let faults = record.faults.iter().filter(|what| !of.settings.faults.contains(what));
+    problems.extend(faults.map(|what| Problem::SetupFault { what: what.clone() }));
     problems.extend(record.problems.iter().map(|what| Problem::Recorded { what: what.clone() }));
     problems.extend(boot.waiting.iter().cloned().map(Problem::Waiting));
     problems

@@ -4,6 +4,7 @@ use super::cause_remedy::{self, cause_remedy};
 use super::problem::{AdminOverride, Problem, listed};
 use super::remedy::{AdminCommand, Remedy};
 use super::{Progress, Verdict};
+use crate::automation::{AutomationFault, Defect};
 use crate::boot::deferral::SwupdLine;
 use crate::boot::inputs::BootPart;
 use crate::boot::menu::SetBy;
@@ -58,6 +59,7 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         P::BootEntry(fault) if fault.clear.is_some() => {
             Remedy::by_hand("correct the boot entries as the problems say").then(run())
         }
+        P::Automation(fault) => of_automation(fault),
         P::NoInitrd { kernel, path, .. } => make_initrd(kernel, path),
         P::EntryLoss(EntryLoss::Blocked { module, by, .. }) => unblock(at.system, module, by),
         P::OverridesLost { .. } | P::HeldUnbootable { .. } => {
@@ -70,6 +72,19 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         P::Waiting(part) => of_waiting(&part.what, at),
         _ => run(),
     })
+}
+
+/// What brings a unit or a hook back.
+pub(super) fn of_automation(fault: &AutomationFault) -> Remedy {
+    let systemctl = |verb: &str| AdminCommand::change("systemctl", &[verb, &fault.what]);
+    match fault.defect {
+        Defect::Masked => systemctl("unmask").into(),
+        Defect::NotEnabled | Defect::Missing => Remedy::by_hand("install clr-dkms again"),
+        Defect::Failed => {
+            let look = AdminCommand::look("systemctl", &["status", &fault.what]).to("see why");
+            Remedy::from(look).then(systemctl("restart"))
+        }
+    }
 }
 
 /// What to do where a verdict alone says it; none where nothing has to be done.

@@ -62,6 +62,7 @@ pub(super) fn pairs_with(
                 conflict: None,
                 programs_missing: Vec::new(),
                 beneath: BTreeMap::new(),
+                source_changed: false,
             };
             if let (Ok(conf), Ok(scope), Ok(_)) = (&pair.conf, &scope, &pair.proof) {
                 pair.beneath = conf.built.iter().map(|built| scope.beneath(&built.name)).collect();

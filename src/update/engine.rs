@@ -156,6 +156,9 @@ impl Order {
     fn decide(&self, pair: &ModuleOnKernel) -> Decision {
         match plan::decide(pair) {
             Decision::Proven if self.force => plan::forced(pair, "it was asked for"),
+            Decision::Proven if self.by_hand && pair.source_changed => {
+                plan::forced(pair, "its source has changed since it was built")
+            }
             Decision::Work { steps, why } if self.force && !steps.contains(&PlanStep::Build) => {
                 plan::forced(pair, &why)
             }

@@ -1,6 +1,8 @@
 //! The record of a run, and its result.
 
-use super::engine::Did;
+use std::collections::BTreeMap;
+
+use super::engine::{Attempt, Did};
 use super::sequence::{Done, Run, is_of_tip};
 use super::{boot_files, engine, publish};
 use crate::boot::deferral;
@@ -56,11 +58,34 @@ impl Run<'_> {
             problems,
             needs: assessment.needs,
             checked: checked_files(system),
+            built_from: self.built_from(),
             verdict: None,
             guard: None,
             // What was in the cache was evaluated by a run before.
             sandbox: sandbox::in_force().or(before.and_then(|record| record.sandbox)),
         }
+    }
+
+    /// The sources of the files that this run built, and what earlier runs recorded for files that are still
+    /// installed.
+    fn built_from(&self) -> BTreeMap<String, String> {
+        let before = self.before.as_good().map(|record| &record.built_from);
+        let mut known = BTreeMap::new();
+        for pair in self.system.modules_on_kernels.iter().chain(&self.system.fallbacks) {
+            let is_built = |a: &&Attempt| {
+                a.module == pair.module
+                    && a.release == pair.release
+                    && a.did == Did::Built
+                    && a.failure.is_none()
+            };
+            let built = self.attempts.iter().rfind(is_built).and_then(|attempt| attempt.source.as_ref());
+            for sum in pair.proof.iter().flatten().filter_map(|proof| proof.sha256.as_ref()) {
+                if let Some(source) = built.or_else(|| before?.get(sum)) {
+                    known.insert(sum.clone(), source.clone());
+                }
+            }
+        }
+        known
     }
 
     /// Modules on other kernels than the tips are recorded if they were built by hand, also in a run before:

@@ -160,8 +160,11 @@ impl<'a> Run<'a> {
         // again.
         cache.forget_failures();
         engine::recover(context);
-        let system = System::observe_also(context, &mut cache, &order.kernels);
+        let mut system = System::observe_also(context, &mut cache, &order.kernels);
         overrides::keep_current(context, &system);
+        if order.by_hand {
+            system.look_at_sources(root);
+        }
         Run {
             context,
             order,
@@ -306,6 +309,9 @@ impl<'a> Run<'a> {
         if !attempts.is_empty() {
             self.cache.start_over();
             self.system = System::observe_also(self.context, &mut self.cache, &self.order.kernels);
+            if self.order.by_hand {
+                self.system.look_at_sources(&self.context.root);
+            }
         }
         self.attempts.extend(attempts);
         let mut left_alone = engine::left_alone(&self.system, self.order);

@@ -93,7 +93,7 @@ fn two_updates_without_a_reboot_keep_the_proven_kernel() {
     is_whole(&root, ID_A, A);
     assert_eq!(root.boot_default(), ID_B, "{run:?}");
     run.code(1);
-    root.run("clr-dkms-cmdline", &["disable"]);
+    root.run("clr-dkms-cmdline", &["disable", "--force"]);
     is_whole(&root, ID_B, B);
     // Each of the two refuses the module then, by an admin's word; the running kernel is the best there is.
     assert_eq!(root.boot_default(), ID_A);
@@ -227,7 +227,7 @@ fn the_kernel_that_boots_is_repaired_while_another_is_held_back() {
 #[test]
 fn disabling_the_parameter_leaves_the_default_and_repairs_it() {
     let root = TestRoot::held().faithful();
-    let run = root.run("clr-dkms-cmdline", &["disable"]);
+    let run = root.run("clr-dkms-cmdline", &["disable", "--force"]);
     run.code(2).says(&["hello/1.0 will be refused at the next boot"]);
     assert_eq!(root.boot_default(), ID_A);
     assert!(!root.has(&path(B_ENTRY)));
@@ -236,7 +236,7 @@ fn disabling_the_parameter_leaves_the_default_and_repairs_it() {
     }
     // What an earlier run, or somebody by hand, has left.
     root.file(LOADER, format!("default {B_ENTRY}\n")).entry(ID_B, "quiet rw", true);
-    root.run("clr-dkms-cmdline", &["disable"]).shows(&["nothing to change"]);
+    root.run("clr-dkms-cmdline", &["disable", "--force"]).shows(&["nothing to change"]);
     assert_eq!(root.boot_default(), ID_A);
 }
 

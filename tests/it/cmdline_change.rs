@@ -335,9 +335,12 @@ fn what_is_used_and_will_be_refused_is_named() {
     let warned = "warning: hello/1.0 will be refused at the next boot; run `sudo clr-dkms-cmdline default` to undo this";
     // Critical, and on no kernel any more.
     let root = TestRoot::proven();
-    root.run("clr-dkms-cmdline", &["disable", "--dry-run"]).code(2).says(&[warned]);
+    for arguments in [&["disable", "--dry-run"][..], &["disable"]] {
+        root.run("clr-dkms-cmdline", arguments).code(2).says(&["nothing is changed", "disable --force"]);
+    }
+    root.run("clr-dkms-cmdline", &["disable", "--dry-run", "--force"]).code(2).says(&[warned]);
     assert_eq!(root.run("clr-dkms", &["status"]).code, 0, "nothing is changed");
-    root.run("clr-dkms-cmdline", &["disable"]).code(2).says(&[warned]);
+    root.run("clr-dkms-cmdline", &["disable", "--force"]).code(2).says(&[warned]);
     root.run("clr-dkms", &["status"]).code(2);
     // Said again, it is undone by what clears the line.
     root.run("clr-dkms-cmdline", &["disable"])
@@ -345,11 +348,13 @@ fn what_is_used_and_will_be_refused_is_named() {
         .says(&["run `sudo clr-dkms-cmdline enable` to undo this"]);
     root.run("clr-dkms-cmdline", &["enable"]).code(0);
     root.run("clr-dkms", &["status"]).code(0);
-    cmdline(&root, "disable").code(2).says(&[warned]);
+    root.run("clr-dkms-cmdline", &["disable", "--force"]).code(2).says(&[warned]);
     // A fragment of ours does not come back with `default`.
     let root = TestRoot::proven();
     root.remove(FRAGMENT).run("clr-dkms-cmdline", &["enable"]).code(0);
-    cmdline(&root, "disable").code(2).says(&["run `sudo clr-dkms-cmdline enable` to undo this"]);
+    root.run("clr-dkms-cmdline", &["disable", "--force"])
+        .code(2)
+        .says(&["run `sudo clr-dkms-cmdline enable` to undo this"]);
 }
 
 #[test]

@@ -146,9 +146,9 @@ fn a_kernel_that_is_not_there() {
         assert!(!run.stderr.contains('\u{1b}'), "{:?}", run.stderr);
     }
     root.remove("usr/lib/kernel");
-    root.run("clr-dkms", &["enforcement"]).code(3).shows(&["there is no kernel in", "ROOT/usr/lib/kernel"]);
+    root.run("clr-dkms", &["enforcement"]).code(0).shows(&["there is no kernel in", "ROOT/usr/lib/kernel"]);
     root.file("usr/lib/kernel", "a file");
-    root.run("clr-dkms", &["enforcement"]).code(3).shows(&["ROOT/usr/lib/kernel"]);
+    root.run("clr-dkms", &["enforcement"]).code(0).shows(&["ROOT/usr/lib/kernel"]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 17] = [
     &["boot_decision"],
     &["config"],
     &["state", "context"],
-    &["usage"],
+    &["automation", "usage"],
     &["system"],
     &["decide"],
     &["report"],

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod agreement;
+mod automation;
 mod boot_default;
 mod boot_files;
 mod boot_foresee;

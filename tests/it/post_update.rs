@@ -55,7 +55,8 @@ fn a_new_kernel_gets_its_module() {
     assert!(!root.has("var/lib/clr-dkms/in-progress.json"));
     let record = root.record();
     let parts = record["boot"]["parts"].as_object().unwrap().values();
-    let fingerprints = parts.chain([&record["boot"]["inputs"]]).map(|f| f.as_str().unwrap());
+    let sources = record["built_from"].as_object().unwrap().values();
+    let fingerprints = parts.chain([&record["boot"]["inputs"]]).chain(sources).map(|f| f.as_str().unwrap());
     let text = TestRoot::timeless(&root.text("var/lib/clr-dkms/last-run.json"));
     let text = fingerprints.fold(text, |text, fingerprint| text.replace(fingerprint, "[fingerprint]"));
     // The layers are those that this machine offers.

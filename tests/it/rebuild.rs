@@ -248,3 +248,31 @@ fn a_missing_program_or_header_is_looked_for_again() {
         assert_eq!(root.short_calls()[0], format!("build hello {A}"), "{said}");
     }
 }
+
+#[test]
+fn a_source_that_changed_in_place_is_built_again() {
+    let root = settled();
+    root.file("usr/src/hello-1.0/hello.c", "int changed;\n");
+    let shown = format!("hello/1.0 on kernel {B}: its source is newer than the build");
+    root.run("clr-dkms", &["status", "--all"]).code(0).shows(&[&shown]);
+    // An update leaves alone what is proven.
+    root.post_update().code(0);
+    assert_eq!(root.calls(), Vec::<String>::new());
+    rebuild(&root, &["hello", "-n"]).code(0).shows(&["its source has changed since it was built"]);
+    rebuild(&root, &["hello"]).code(0).prints(&format!("hello/1.0 on {B}: ok (built in 0.0 s)\n{ONE}"));
+    rebuild(&root, &["hello"]).code(0).prints("nothing to do\n");
+    rebuild(&root, &["hello", "-k", "running"]).code(0).shows(&[&format!("hello/1.0 on {A}: ok")]);
+    let all = root.run("clr-dkms", &["status", "--all"]).code(0).stdout.clone();
+    assert!(!all.contains("its source is newer"), "{all}");
+    // A change that keeps size and direction of time is noticed too: the fingerprint differs.
+    let file = std::fs::File::options().write(true).open(root.at("usr/src/hello-1.0/hello.c")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    rebuild(&root, &["hello", "-n"]).code(0).shows(&["its source has changed since it was built"]);
+}
+
+#[test]
+fn a_path_is_not_the_name_of_a_module() {
+    let root = settled();
+    rebuild(&root, &["./hello"]).code(3).says(&["./hello is a path", "dkms add ./hello", "rebuild NAME"]);
+    assert_eq!(root.calls(), Vec::<String>::new());
+}

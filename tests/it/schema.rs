@@ -182,7 +182,17 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
             r.file(&built, &bytes).file(&TestRoot::ko("hello", A), &bytes).forget()
         }),
     ));
-    assert_eq!(roots.len(), 21, "three situations of these names");
+    roots.push((
+        "a masked unit",
+        with(crate::automation::installed(), |r| {
+            r.link("etc/systemd/system/clr-dkms.service", "/dev/null");
+        }),
+    ));
+    roots.push((
+        "a changed source",
+        with(TestRoot::proven(), |r| r.file("usr/src/hello-1.0/hello.c", "changed").forget()),
+    ));
+    assert_eq!(roots.len(), 23, "three situations of these names");
     roots
 }
 
@@ -409,7 +419,7 @@ fn each_verdict_is_among_them_and_has_its_exit_code() {
     for said in said() {
         // As Nagios and Icinga count: OK, WARNING, CRITICAL, UNKNOWN.
         let expected = match said.document["verdict"].as_str().unwrap() {
-            "healthy" | "reboot-pending" => 0,
+            "healthy" | "reboot-pending" | "not-applicable" => 0,
             "building" | "degraded" | "held" => 1,
             "unsafe" => 2,
             _ => 3,

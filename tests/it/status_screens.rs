@@ -148,7 +148,7 @@ fn unknown() {
 
 #[test]
 fn not_applicable() {
-    golden("not_applicable", &TestRoot::new(), 3);
+    golden("not_applicable", &TestRoot::new(), 0);
 }
 
 /// Of what was there for root only it is said that it was not seen, and how to see it.

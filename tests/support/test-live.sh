@@ -333,7 +333,7 @@ umount "$image"/{usr,var,etc,boot} "$image"
 rm -r "$image" /usr/bin/{stand-in,clr-boot-manager}
 
 # 2: the running kernel takes the module, and the next boot will not.
-check 'disable masks the fragment, and says that a module will be refused' is "$(code clr-dkms-cmdline disable)" 2
+check 'disable masks the fragment, and says that a module will be refused' is "$(code clr-dkms-cmdline disable --force)" 2
 check 'with a link' is "$(readlink /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf)" /dev/null
 check 'a service of systemd was never touched' test ! -e "$work/systemctl-was-called"
 

@@ -123,9 +123,12 @@ fn states() -> anyhow::Result<(String, String)> {
         "Each verdict on a system, each state of a module on a kernel, and each class (how much a machine needs a module), has \
          an id that stays the same, a cause, and one next step. `clr-dkms status` shows the words, `clr-dkms explain` tells what stands here.",
     );
-    for (title, prefix) in
-        [("VERDICTS", "CD-0"), ("STATES OF A MODULE", "CD-1"), ("CLASSES OF A MODULE", "CD-2")]
-    {
+    for (title, prefix) in [
+        ("VERDICTS", "CD-0"),
+        ("STATES OF A MODULE", "CD-1"),
+        ("CLASSES OF A MODULE", "CD-2"),
+        ("OTHER PROBLEMS", "CD-3"),
+    ] {
         roff.control("SH", [title]);
         for row in rows.iter().filter(|row| row.id.starts_with(prefix)) {
             roff.control("TP", []);

@@ -1,7 +1,7 @@
 //! What the next boot would refuse once the kernel command line has changed.
 
 use crate::cmdline::writer::{self, WriterPlan, WriterStep};
-use crate::cmdline::{Switch, effective};
+use crate::cmdline::{PARAMETER, Switch, effective};
 use crate::context::Context;
 use crate::decide::assess;
 use crate::dkms::Cache;
@@ -13,12 +13,33 @@ use crate::requirement::Importance;
 use crate::state::{self, RECORD, RunRecord};
 use crate::sys::Root;
 use crate::system::System;
+use crate::update::parameter;
 
 /// Modules that this machine uses, and that the next boot will refuse without the parameter.
 pub(super) struct Refused {
     /// Each as `name/version`.
     pub(super) modules: Vec<String>,
-    is_unsafe: bool,
+    pub(super) is_unsafe: bool,
+}
+
+/// Why the next run would set the parameter again once the plan is carried out, and what prevents that; none
+/// where it would not.
+pub(super) fn set_again(context: &Context, plan: &WriterPlan) -> Option<String> {
+    let mut system = System::observe(context, &mut Cache::load(&context.root));
+    for line in &mut system.lines {
+        line.sources = writer::after(&line.sources, &plan.steps);
+        line.effective = effective(&line.sources);
+        line.switch = line.kernel.switch(&line.effective);
+    }
+    let record = state::load::<RunRecord>(&context.root, RECORD);
+    // What cannot be read keeps the next run from changing anything.
+    let (_, next) = parameter::cmdline_plan(context, &system, record.as_good()).ok()?;
+    (!next.steps.is_empty()).then(|| {
+        format!(
+            "the next run of clr-dkms-post-update sets {PARAMETER} again, because modules need it; set \
+             `[cmdline] sig-unenforce = off` in clr-dkms.conf to keep it off"
+        )
+    })
 }
 
 impl Refused {

@@ -6,6 +6,7 @@ pub mod guard;
 pub mod lint;
 pub mod metrics;
 mod modules;
+pub mod nagios;
 pub mod progress;
 pub mod rebuild;
 pub mod style;

@@ -15,6 +15,7 @@ use crate::dkms::log;
 use crate::dkms::plan::State;
 use crate::dkms::proof::{InstalledSet, ProofStanding, prove_built, prove_installed};
 use crate::dkms::replace::Replacement;
+use crate::dkms::source_change::SourceFiles;
 use crate::dkms::tree::TREE;
 use crate::dkms::{Cache, Decision, Flaw, ModuleName, ModuleOnKernel, PlanStep, Signature, Tree, plan};
 use crate::enforcement::LoadOutcome;
@@ -40,6 +41,8 @@ pub struct Attempt {
     pub log: Option<String>,
     /// The fingerprint of the inputs that it failed with, where it follows from them.
     pub inputs: Option<String>,
+    /// The fingerprint of the source that it was built from.
+    pub source: Option<String>,
     /// What was there before and had to be healed, in words.
     pub drift: Option<String>,
     /// The kernel's directory may have been changed.
@@ -99,6 +102,7 @@ impl Attempt {
             error: None,
             log: None,
             inputs: None,
+            source: None,
             drift: p.drift.clone(),
             touched: false,
             index_error: None,
@@ -147,6 +151,9 @@ pub(super) fn one(
     attempt.log = Some(log::path(&p.module, &p.release));
     // Before the build: a change during the build is a reason to build again.
     let inputs = p.inputs(context);
+    if attempt.did == Did::Built {
+        attempt.source = SourceFiles::observe(&context.root, &p.source).map(|files| files.fingerprint());
+    }
     let installed = installed(context, system, p);
     let log = build::new_log(&context.root, &p.module, &p.release);
     let judge = || judge(context, cache, system, p, installed.as_ref());

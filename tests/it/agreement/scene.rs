@@ -401,6 +401,7 @@ fn record() -> RunRecord {
         problems: Vec::new(),
         needs: Vec::new(),
         checked: Default::default(),
+        built_from: BTreeMap::new(),
         verdict: None,
         guard: None,
         sandbox: None,
