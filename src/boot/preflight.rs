@@ -236,16 +236,59 @@ fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> Result<()
     if needed <= free {
         return Ok(());
     }
+    Err(too_little(&place.name(), needed, free, "the kernels", &spare_files(place, inventory, &wanted)))
+}
+
+/// The files in the directory of the kernels that are neither wanted nor needed.
+fn spare_files(place: &EntryPlace, inventory: &Inventory, wanted: &BTreeMap<String, u64>) -> Vec<String> {
+    let directory = format!("EFI/{}", inventory.namespace);
     // A directory that cannot be listed has no file to suggest for removal.
-    let spare: Vec<String> = place
-        .list(&directory)
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|file| file.text())
-        .filter(|name| !wanted.contains_key(*name) && is_spare(name, inventory))
-        .map(|name| format!("{directory}/{name}"))
-        .collect();
-    Err(too_little(&place.name(), needed, free, &spare))
+    let listed = place.list(&directory).unwrap_or_default();
+    let names = listed.iter().filter_map(|file| file.text());
+    let spare = names.filter(|name| !wanted.contains_key(*name) && is_spare(name, inventory));
+    spare.map(|name| format!("{directory}/{name}")).collect()
+}
+
+/// Why the next kernel of an update will not fit on the boot partition: it is taken to be as large as the
+/// largest of the kernels that boot by default. None if it fits, or if that cannot be determined.
+pub fn no_room_for_another(root: &Root, inventory: &Inventory) -> Option<String> {
+    match boot_partition(root)? {
+        Some(opened) => {
+            let device = opened.device.as_ref().map(|device| device.display().to_string());
+            too_full(&EntryPlace { root: &opened.root, top: "", device }, root, inventory)
+        }
+        None => too_full(&EntryPlace { root, top: BOOT, device: None }, root, inventory),
+    }
+}
+
+/// The boot partition, or None inside if the boot files are in /boot. None if it cannot be determined.
+fn boot_partition(root: &Root) -> Option<Option<partition::Opened>> {
+    if !root.is_live() {
+        return Some(None);
+    }
+    // A warning is not worth a failure: the update itself reports what cannot be read.
+    let firmware = efi::has_firmware(root).ok()?;
+    let Ok(device) = partition::find(root, firmware) else { return Some(None) };
+    let number = root.lookup(&device).stat().map(|s| s.stands_for);
+    if number == root.lookup("/").stat().map(|s| s.on) {
+        return Some(None);
+    }
+    // As above.
+    partition::open(root, device).ok().map(Some)
+}
+
+fn too_full(place: &EntryPlace, root: &Root, inventory: &Inventory) -> Option<String> {
+    // As above.
+    let free = place.root.free_space_for_root(place.path("")).ok()?;
+    let shared: u64 = wanted(root, &[]).values().sum();
+    let own = |kernel: &&Installed| wanted(root, &[*kernel]).values().sum::<u64>().saturating_sub(shared);
+    let largest = inventory.tips().iter().map(own).max().filter(|bytes| *bytes > 0)?;
+    let needed = largest + FOR_ENTRIES;
+    let everything = || wanted(root, &inventory.kernels.iter().collect::<Vec<_>>());
+    (needed > free).then(|| {
+        let spare = spare_files(place, inventory, &everything());
+        too_little(&place.name(), needed, free, "a new kernel", &spare)
+    })
 }
 
 /// Whether a file in the directory of the kernels is no longer needed.
@@ -259,14 +302,14 @@ fn is_spare(name: &str, inventory: &Inventory) -> bool {
     })
 }
 
-fn too_little(place: &str, needed: u64, free: u64, spare: &[String]) -> String {
+fn too_little(place: &str, needed: u64, free: u64, what: &str, spare: &[String]) -> String {
     let clear = match spare {
         [] => "free some space, for example by removing a kernel of another variant (`swupd bundle-remove`)"
             .to_owned(),
         files => format!("remove files of kernels that are no longer installed: {}", files.join(", ")),
     };
     format!(
-        "the boot partition {place} has {} MiB free, and clr-boot-manager needs {} MiB to write the kernels; {clear}",
+        "the boot partition {place} has {} MiB free, and clr-boot-manager needs {} MiB to write {what}; {clear}",
         free >> 20,
         needed.div_ceil(1 << 20)
     )
@@ -353,7 +396,7 @@ mod tests {
             "{said}"
         );
         assert!(stray(Path::new("/dev/sda1"), &["a"]).contains("(a)"));
-        let said = too_little("/dev/sda1", (45 << 20) + 1, (3 << 20) - 1, &[]);
+        let said = too_little("/dev/sda1", (45 << 20) + 1, (3 << 20) - 1, "the kernels", &[]);
         assert!(said.contains("/dev/sda1 has 2 MiB free") && said.contains("needs 46 MiB"), "{said}");
     }
 }

@@ -9,6 +9,7 @@ use clap::Parser;
 
 use super::Common;
 use crate::boot::deferral::{self, CONFIG, Deferral};
+use crate::boot::preflight::no_room_for_another;
 use crate::context::Context;
 use crate::decide::unread::first_that_decides;
 use crate::dkms::proof::INSTALLED;
@@ -18,8 +19,9 @@ use crate::exit;
 use crate::kernel::inventory::{MODULES, module_directory};
 use crate::kernel::{Headers, Inventory, Running};
 use crate::limits::TEXT;
+use crate::report::packages::Packages;
 use crate::report::problem::Problem;
-use crate::report::remedies::{install_headers, leave_boot_files};
+use crate::report::remedies::leave_boot_files;
 use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::state::{self, SCHEMA, SNAPSHOT, Snapshot};
 use crate::sys::{FileKind, Root, RootKind, users};
@@ -158,8 +160,8 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
         return warnings;
     }
     for kernel in inventory.tips().iter().filter(|k| k.headers == Headers::Absent) {
-        let variant = crate::kernel::Variant::of(&kernel.name.variant);
-        let step = install_headers(&kernel.name.release(), variant.dkms_bundle()).text(&target);
+        let release = kernel.name.release();
+        let step = Packages::of(&release, inventory).install_headers(&release).text(&target);
         warnings.push(format!(
             "kernel {} has no headers, so no DKMS module can be built for it or its successor; {step}",
             kernel.name
@@ -201,6 +203,9 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
         warnings.push(format!("{}; {step}", Problem::SwupdOverrides(by)));
     }
     warnings.extend(too_little_space(context, inventory, tree));
+    if context.settings.boot_update {
+        warnings.extend(no_room_for_another(&context.root, inventory));
+    }
     warnings
 }
 

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::Verdict;
+use super::packages::Packages;
 use super::remedies::{of_state, of_verdict, run};
 use super::remedy::{AdminCommand, CommandTarget, Remedy};
 use crate::dkms::ModuleName;
@@ -83,7 +84,8 @@ fn next_for_any_module(state: State) -> Option<Remedy> {
         return None;
     }
     let module = ModuleName { name: "MODULE".to_owned(), version: "VERSION".to_owned() };
-    Some(of_state(state, &module, "the module", "KERNEL", Some("BUNDLE"), run()))
+    let packages = Packages::Swupd { bundle: Some("BUNDLE") };
+    Some(of_state(state, &module, "the module", "KERNEL", &packages, run()))
 }
 
 /// The row of a state.

@@ -1,5 +1,6 @@
 //! What helps against the cause of a failed build.
 
+use super::packages::Packages;
 use super::remedy::{AdminCommand, CommandTarget, Remedy};
 use crate::dkms::cause::{Cause, PackagingFault};
 use crate::dkms::first_error::FirstError;
@@ -7,26 +8,21 @@ use crate::system::System;
 
 /// What has to be done before the build can succeed. `names` is the module, and others that fail for the same
 /// cause.
-pub(super) fn cause_remedy(error: Option<&FirstError>, names: &str) -> Remedy {
+pub(super) fn cause_remedy(error: Option<&FirstError>, names: &str, packages: &Packages) -> Remedy {
     let Some(error) = error else { return Remedy::by_hand(format!("fix or update {names}")) };
-    let swupd = |words: &[&str]| AdminCommand::change("swupd", words);
-    let find_bundle = |file: &str| {
-        let search = AdminCommand::look("swupd", &["search-file", file]).to("see which bundle has it");
-        Remedy::from(search).then(Remedy::by_hand("install that bundle"))
-    };
     match &error.cause {
-        Cause::Headers { .. } => return swupd(&["repair"]).to("restore the kernel's headers").into(),
-        Cause::Toolchain { lacks: Some(lacks), .. } if is_file(lacks) => return find_bundle(lacks),
+        Cause::Headers { .. } => return packages.restore_headers().to("restore the kernel's headers").into(),
+        Cause::Toolchain { lacks: Some(lacks), .. } if is_file(lacks) => return packages.install_file(lacks),
         Cause::Toolchain { .. } => {
-            return swupd(&["update"]).to("get the compiler of the kernel's headers").into();
+            return packages.update().to("get the compiler of the kernel's headers").into();
         }
-        Cause::MissingProgram { program } => return find_bundle(program),
+        Cause::MissingProgram { program } => return packages.install_file(program),
         _ => {}
     }
     Remedy::by_hand(match &error.cause {
         Cause::Packaging(fault) => packaging(fault, error, names),
         Cause::Clang { .. } => {
-            format!("install clang (bundle llvm), and put LLVM=1 into the MAKE of the dkms.conf of {names}")
+            format!("{}, and put LLVM=1 into the MAKE of the dkms.conf of {names}", packages.clang())
         }
         Cause::NoSpace { filesystem: Some(path) } => format!("make room on the file system of {path}"),
         Cause::NoSpace { filesystem: None } => "make room on the file system that is full".to_owned(),
@@ -107,7 +103,7 @@ mod tests {
             ),
         ] {
             let error = find(log).error.unwrap();
-            let found = cause_remedy(Some(&error), "hello/1.0");
+            let found = cause_remedy(Some(&error), "hello/1.0", &Packages::Swupd { bundle: None });
             assert_eq!(found.text(&CommandTarget::here()), remedy, "{log}");
         }
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::problem::{Problem, lacks};
-use super::remedies::{Situation, admin_override, of_boot_default, remedy};
+use super::remedies::{Situation, admin_override, boot_update_error, of_boot_default, remedy};
 use super::remedy::CommandTarget;
 use crate::boot::deferral::Deferral;
 use crate::boot_decision::{AdminOverrides, NextBootSource, OverrideNote, Reason, Ruling};
@@ -159,7 +159,8 @@ impl GuardReport {
             GuardWord::NotApplicable => None,
             _ => unreadable(system)
                 .map(|what| Problem::Unreadable { what })
-                .or_else(|| problem(assessment, &system.wishes.held)),
+                .or_else(|| problem(assessment, &system.wishes.held))
+                .or_else(|| not_updated(at)),
         };
         let step = match (&problem, word) {
             (_, GuardWord::NotApplicable) => None,
@@ -282,6 +283,12 @@ pub(super) fn problems(assessment: &BootAssessment, note: &OverrideNote) -> Vec<
 /// The foremost one; that of a kernel that would be held back too, if the guard acted.
 fn problem(assessment: &BootAssessment, note: &OverrideNote) -> Option<Problem> {
     danger(assessment).or_else(|| open(assessment)).or_else(|| held(assessment, note))
+}
+
+/// The kernel that may boot does not yet, because the boot files could not be updated.
+fn not_updated(at: Situation<'_>) -> Option<Problem> {
+    let why = boot_update_error(at)?.to_owned();
+    Some(Problem::BootUpdateFailed { why })
 }
 
 /// The next boot is unknown, and that makes a difference.

@@ -10,6 +10,7 @@ use crate::decide::satisfaction::satisfied;
 use crate::dkms::ModuleOnKernel;
 use crate::dkms::plan::State;
 use crate::kernel::{Headers, Variant};
+use crate::requirement::{Importance, MissingModule};
 use crate::state::ModuleRecord;
 use crate::system::{KernelCmdline, System};
 
@@ -35,8 +36,21 @@ pub(super) fn matter(system: &System, assessment: &BootAssessment) -> Vec<Kernel
             sig_unenforce: line.switch.word(),
         })
     };
-    let matter = system.lines.iter().filter_map(|line| status(line, false));
-    matter.chain(system.fallback_lines.iter().filter_map(|line| status(line, true))).collect()
+    let mut matter: Vec<KernelStatus> = system.lines.iter().filter_map(|line| status(line, false)).collect();
+    matter.extend(system.fallback_lines.iter().filter_map(|line| status(line, true)));
+    matter.sort_by_cached_key(|k| std::cmp::Reverse(by_version(&k.release)));
+    matter
+}
+
+/// Orders releases by their versions: `6.15.10` is newer than `6.15.9`.
+fn by_version(release: &str) -> Vec<(u64, String)> {
+    let part = |part: &str| {
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        // Longer than any version of a kernel: the largest one.
+        let number = if digits == 0 { 0 } else { part[..digits].parse().unwrap_or(u64::MAX) };
+        (number, part[digits..].to_owned())
+    };
+    release.split(['.', '-']).map(part).collect()
 }
 
 /// The modules on those kernels, as they are shown: with paths as the host sees them.
@@ -78,6 +92,10 @@ pub(super) fn with_modules(
             m.state.works() || should_be || is_missed(m, system, assessment)
         };
         let (ready, needed) = (mine().filter(|m| m.state.works()).count(), mine().filter(is_needed).count());
+        // What the guard requires and no row is about, such as a name that nobody has registered.
+        let is_named = |lack: &MissingModule| mine().any(|m| m.module.to_string() == lack.module);
+        let lacking = assessment.lacks_on(&kernel.release, |need| need.class > Importance::Optional);
+        let needed = needed + lacking.iter().filter(|lack| !is_named(lack)).count();
         (kernel.modules_ready, kernel.modules_needed) = (ready, needed);
     }
     kernels

@@ -12,6 +12,7 @@ mod loading;
 pub mod loading_outlook;
 pub mod motd;
 pub mod observation;
+pub mod packages;
 pub mod problem;
 mod problems;
 pub mod remedies;
@@ -40,7 +41,7 @@ use guard::GuardReport;
 use kernels::{counts, is_missed, is_reported_below};
 use loading_outlook::{Outlook, loading_outlook};
 use problem::{Problem, ProblemKind, listed};
-use problems::{entries, problems};
+use problems::{entries, in_all, problems};
 use remedies::{Situation, remedy};
 use remedy::{AdminCommand, CommandTarget, Remedy};
 
@@ -296,7 +297,10 @@ impl StatusDocument {
         let lost = missed.filter(|m| ok_now(&m.record.module.name)).map(|m| m.record.module.to_string());
         let lost: Vec<String> = lost.collect();
         let names: Vec<&str> = lost.iter().map(String::as_str).collect();
+        // That another kernel boots than the one that should is not what to call safe in one breath.
+        let is_wrong = self.problems.iter().any(|p| p.kind() == ProblemKind::WrongDefault);
         match (self.verdict, names.as_slice()) {
+            (_, []) if is_wrong => None,
             (Verdict::Held | Verdict::Degraded, []) => Some("a reboot is safe".to_owned()),
             (Verdict::Held | Verdict::Degraded, names) => Some(format!("a reboot loses {}", listed(names))),
             _ => None,
@@ -375,7 +379,7 @@ pub fn document(
         next_boot_unknown: assessment.next.unknown().map(str::to_owned),
         sig_unenforce_wanted: sig_unenforce_wanted(settings, system, &assessment.needs),
         unsigned_modules: loading_outlook(system),
-        boot_entries: match &entries(system, &assessment) {
+        boot_entries: match &entries(system, &assessment, known) {
             // What was seen by the last run, when more could be seen then.
             ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
             seen => Some(seen.word().to_owned()),
@@ -531,7 +535,7 @@ fn summary(document: &StatusDocument, assessment: &BootAssessment) -> String {
         }
         (Verdict::NotApplicable, _) => "no kernel of clr-boot-manager is installed here".to_owned(),
         _ => {
-            let headline = document.headline().map(ToString::to_string);
+            let headline = document.headline().map(|first| in_all(first, &document.problems));
             headline.unwrap_or_else(|| "it cannot be determined".to_owned())
         }
     }

@@ -43,7 +43,10 @@ pub fn fragment(document: &StatusDocument, text: &str) -> String {
     let error = failed.and_then(|m| m.error.as_ref()).map(FirstError::short);
     let value = |placeholder: &str| match placeholder {
         "{kernel}" => document.next_boot.clone(),
-        "{problem}" => document.problems.first().map(ToString::to_string),
+        "{problem}" => match document.headline() {
+            Some(_) => Some(document.summary.clone()),
+            None => document.problems.first().map(ToString::to_string),
+        },
         "{error}" => error.clone(),
         "{enforcement}" => document.unsigned_modules.sentence().map(str::to_owned),
         "{waiting}" => waiting::listed(&document.guard.waiting),

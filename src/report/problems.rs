@@ -1,7 +1,7 @@
 //! Everything that is wrong with a system.
 
 use super::kernels::{is_missed, is_reported_below};
-use super::problem::Problem;
+use super::problem::{Problem, listed};
 use super::{DocumentSources, ModuleStatus, Progress, guard};
 use crate::boot::{BootBlocker, ReadBack};
 use crate::cmdline::Switch;
@@ -55,7 +55,7 @@ pub(super) fn problems(
         }
     }
     problems.extend(modules.iter().filter_map(|m| m.problem.clone()));
-    if let ReadBack::Differs(faults) = entries(system, assessment) {
+    if let ReadBack::Differs(faults) = entries(system, assessment, of.record.as_good()) {
         problems.extend(faults.into_iter().map(Problem::BootEntry));
     }
     problems.extend(initrds::without_successor(system).into_iter().map(|(kernel, path)| Problem::NoInitrd {
@@ -128,11 +128,33 @@ fn recorded(
     problems
 }
 
-/// What the boot entries say, but for that of the kernel that is held back: it is not made yet, on purpose.
-pub(super) fn entries(system: &System, assessment: &BootAssessment) -> ReadBack {
+/// What the boot entries say, but for those that are not made yet, on purpose: that of the kernel that is held back, and
+/// those of all new kernels where the whole update of the boot files waits for it.
+pub(super) fn entries(system: &System, assessment: &BootAssessment, record: Option<&RunRecord>) -> ReadBack {
     let line = assessment.held_back.as_ref().and_then(|release| system.cmdline_of(release));
     let Some(line) = line else { return system.boot_entries.clone() };
     let mut expected = expected_entries(&system.lines);
-    expected.retain(|(of, _)| *of != line.id);
+    let waits = record.and_then(|r| r.boot.held_back.as_ref()).is_some_and(|held| held.deferred);
+    let has_entry = |id: &String| system.boot.entries.iter().any(|entry| entry.id.as_ref() == Some(id));
+    let should_boot = |id: &String| {
+        let default = assessment.decision.default.as_deref();
+        default.and_then(|release| system.cmdline_of(release)).is_some_and(|line| line.id == *id)
+    };
+    expected.retain(|(of, _)| *of != line.id && (!waits || has_entry(of) || should_boot(of)));
     system.boot.read_back(&expected)
+}
+
+/// The first problem; where it is about one module of several that are not ready, they are counted before it.
+pub(super) fn in_all(first: &Problem, problems: &[Problem]) -> String {
+    let mut modules: Vec<String> = Vec::new();
+    for module in problems.iter().filter(|p| p.is_of_module()).filter_map(Problem::module) {
+        if !modules.contains(&module) {
+            modules.push(module);
+        }
+    }
+    if !first.is_of_module() || modules.len() < 2 {
+        return first.to_string();
+    }
+    let names: Vec<&str> = modules.iter().map(String::as_str).collect();
+    format!("{} modules are not ready: {}; {first}", modules.len(), listed(&names))
 }

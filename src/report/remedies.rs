@@ -1,6 +1,7 @@
 //! What should the admin do: the one function that answers it, for every report.
 
 use super::cause_remedy::{self, cause_remedy};
+use super::packages::Packages;
 use super::problem::{AdminOverride, Problem, listed};
 use super::remedy::{AdminCommand, Remedy};
 use super::{Progress, Verdict};
@@ -20,8 +21,8 @@ use crate::dkms::cause::Cause;
 use crate::dkms::conf::ConfError;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, ModuleOnKernel, Source};
+use crate::kernel::Installed;
 use crate::kernel::module_file::kernel_name;
-use crate::kernel::{Installed, Variant};
 use crate::modprobe::LoadBlocker;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{ModuleRecord, RunRecord};
@@ -55,7 +56,8 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         P::Unreadable { .. } if is_refused(at.system, |_| true) => cause_remedy::trust(at.system, run()),
         P::Unreadable { .. } => Remedy::by_hand("make what cannot be read readable, then ask again"),
         P::RunBrokenOff => continue_run(),
-        P::BootUpdateFailed { .. } | P::SetupFault { .. } => Remedy::by_hand("correct that").then(run()),
+        P::BootUpdateFailed { .. } => of_failed_boot_update(),
+        P::SetupFault { .. } => Remedy::by_hand("correct that").then(run()),
         P::BootEntry(fault) if fault.clear.is_some() => {
             Remedy::by_hand("correct the boot entries as the problems say").then(run())
         }
@@ -262,6 +264,10 @@ fn of_wrong_default(at: Situation<'_>) -> Option<Remedy> {
             by.entry
         )));
     }
+    // Another run fails for the same reason.
+    if boot_update_error(at).is_some() {
+        return Some(of_failed_boot_update());
+    }
     is_wrong.then(|| match (at.settings.guards(), decision.ruling, decision.because) {
         (true, ..) if *at.progress == Progress::BrokenOff => continue_run(),
         (true, ..) => post_update().to("correct the boot default").into(),
@@ -271,6 +277,21 @@ fn of_wrong_default(at: Situation<'_>) -> Option<Remedy> {
         }
         (false, Ruling::Allow, _) => AdminCommand::change("clr-boot-manager", &["update"]).into(),
     })
+}
+
+/// Why the last run could not update the boot files, where that keeps a kernel that may boot from being the
+/// default.
+pub(super) fn boot_update_error(at: Situation<'_>) -> Option<&str> {
+    let assessment = at.assessment;
+    let waits_for_it = at.settings.boot_update
+        && assessment.decision.ruling == Ruling::Allow
+        && assessment.next.release().is_some()
+        && !assessment.is_carried_out();
+    at.record.filter(|_| waits_for_it)?.boot.error.as_deref()
+}
+
+fn of_failed_boot_update() -> Remedy {
+    Remedy::by_hand("correct that").then(run())
 }
 
 /// How an admin lets the target boot in spite of what it lacks; none where it lacks nothing, or nobody has said so.
@@ -336,16 +357,15 @@ fn of_module(record: &ModuleRecord, names: Option<&str>, system: &System) -> Rem
         _ => {}
     }
     let whole = module.to_string();
-    let variant = installed.map(|k| Variant::of(&k.name.variant));
-    let bundle = variant.and_then(|v| v.dkms_bundle());
+    let packages = Packages::of(kernel, &system.inventory);
     if *state == State::BuildFailed {
         let run = build(module, kernel, installed);
         return match &record.error {
             Some(error) if error.cause == Cause::NotConfined => cause_remedy::trust(system, run),
-            error => cause_remedy(error.as_ref(), names.unwrap_or(&whole)).then(run),
+            error => cause_remedy(error.as_ref(), names.unwrap_or(&whole), &packages).then(run),
         };
     }
-    of_state(*state, module, names.unwrap_or(&whole), kernel, bundle, build(module, kernel, installed))
+    of_state(*state, module, names.unwrap_or(&whole), kernel, &packages, build(module, kernel, installed))
 }
 
 /// What brings a module in a state to a kernel. `run` builds it there.
@@ -354,19 +374,18 @@ pub fn of_state(
     module: &ModuleName,
     names: &str,
     kernel: &str,
-    bundle: Option<&str>,
+    packages: &Packages,
     run: Remedy,
 ) -> Remedy {
-    let swupd = |words: &[&str]| AdminCommand::change("swupd", words);
     match state {
         State::Building => Remedy::Wait,
         State::SignatureRefused => {
             AdminCommand::look("clr-dkms", &["enforcement"]).to("see why, and what helps").into()
         }
-        State::HeadersMissing => install_headers(kernel, bundle),
+        State::HeadersMissing => packages.install_headers(kernel),
         State::Blocked => AdminCommand::look("clr-dkms", &["status"]).to("see the file and the line").into(),
         State::InitrdStale => make_initrd(kernel, "/etc/kernel/initrd-KERNEL_ID"),
-        State::HeadersMismatch => Remedy::from(swupd(&["repair"])).then(run),
+        State::HeadersMismatch => Remedy::from(packages.restore_headers()).then(run),
         State::DependencyFailed => Remedy::by_hand("install what it needs").then(run),
         State::BuildFailed => Remedy::by_hand(format!("fix or update {names}")).then(run),
         State::NotAutoinstall => {
@@ -395,26 +414,13 @@ pub fn of_state(
             Remedy::from(AdminCommand::change("dkms", &["add", "DIRECTORY"]).to("register its source"))
                 .then(run)
         }
-        State::CompilerMissing => {
-            let add = swupd(&["bundle-add", "c-basic"]).to("install the compiler (for clang: llvm)");
-            Remedy::from(add).then(run)
-        }
+        State::CompilerMissing => Remedy::from(packages.install_compiler()).then(run),
         State::Unknown => Remedy::by_hand("make what cannot be read readable").then(run),
         State::Ok
         | State::NotBuilt
         | State::VermagicMismatch
         | State::SymbolsMismatch
         | State::NotInModulesDep => run,
-    }
-}
-
-/// What brings the headers of a kernel; the bundle has them, where there is one.
-pub fn install_headers(kernel: &str, bundle: Option<&str>) -> Remedy {
-    match bundle {
-        Some(bundle) => {
-            AdminCommand::change("swupd", &["bundle-add", bundle]).to("install the headers").into()
-        }
-        None => Remedy::by_hand(format!("install the headers of kernel {kernel}")),
     }
 }
 

@@ -12,6 +12,18 @@ pub fn width() -> usize {
     asked.or_else(seen).filter(|columns| *columns > 0).unwrap_or(WIDTH).clamp(*LIMITS.start(), *LIMITS.end())
 }
 
+/// The default number of lines, and the smallest that a page is laid out for.
+const HEIGHT: usize = 24;
+/// The largest height that is used.
+const HEIGHT_LIMIT: usize = 200;
+
+/// The lines of stdout: `$LINES`, else those of the terminal, else 24.
+pub fn height() -> usize {
+    let asked = std::env::var("LINES").ok().and_then(|text| text.trim().parse().ok());
+    let seen = || console::Term::stdout().size_checked().map(|(lines, _)| usize::from(lines));
+    asked.or_else(seen).filter(|lines| *lines > 0).unwrap_or(HEIGHT).clamp(HEIGHT, HEIGHT_LIMIT)
+}
+
 /// Whether the locale uses UTF-8. The Linux console has no font for the symbols.
 pub fn shows_unicode() -> bool {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

@@ -51,6 +51,7 @@ mod motd;
 mod needs_devices;
 mod needs_hostile;
 mod next_boot;
+mod one_story;
 mod pager;
 mod parallel;
 mod plan;

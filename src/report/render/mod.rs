@@ -15,6 +15,9 @@ pub mod text;
 /// The width that lines keep to, where what they quote lets them.
 pub const WIDTH: usize = 80;
 
+/// The lines of the smallest page that a screen is laid out for.
+pub const PAGE: usize = 24;
+
 /// Text that came from files or programs, safe for a screen; every screen is made of it.
 pub use crate::sys::printable::printable as shown;
 use crate::sys::printable::{LONGEST, cut, is_hidden};

@@ -11,7 +11,7 @@ use crate::requirement::Importance;
 
 /// Names that are longer do not widen the table.
 const NAME: usize = 28;
-/// Modules that are shown in any case, the most important first.
+/// Modules that are shown in any case on the smallest page, the most important first.
 const SOME: usize = 6;
 /// With fewer of these it is no table.
 const FEWEST: usize = 3;
@@ -41,6 +41,8 @@ pub(super) struct Modules<'a> {
     style: &'a ScreenStyle,
     kernels: Vec<&'a KernelStatus>,
     others: usize,
+    /// Not even one kernel fits beside the names: the kernels are below each other.
+    is_narrow: bool,
     rows: Vec<ModuleRow<'a>>,
 }
 
@@ -67,24 +69,31 @@ impl<'a> Modules<'a> {
             }
         }
         rows.sort_by(|a, b| b.rank().cmp(&a.rank()).then_with(|| a.name.cmp(&b.name)));
-        let mut table = Modules { style, kernels: Vec::new(), others: 0, rows };
+        let mut table = Modules { style, kernels: Vec::new(), others: 0, is_narrow: false, rows };
         let all = document.kernels.len();
         let needed = document.kernels.iter().filter(|k| k.next_boot || k.running || k.held_back).count();
         // As many kernels as fit beside each other, and a word on the others.
-        for most in (needed.clamp(1, all.max(1))..=all).rev() {
+        let needed = needed.clamp(1, all.max(1));
+        let with_others = |most: usize| (most, all - most);
+        let at_least_needed = (needed..=all).rev().map(with_others);
+        // The list of kernels counts what has no column.
+        let needed_alone = std::iter::once((needed.min(all), 0));
+        for (most, others) in at_least_needed.chain(needed_alone).chain((1..needed).rev().map(with_others)) {
             table.kernels = foremost(&document.kernels, most);
-            table.others = all - most;
+            table.others = others;
             if columns(&table.title()) <= style.width {
                 return table;
             }
         }
-        table.others = 0;
+        table.is_narrow = true;
+        table.kernels = foremost(&document.kernels, needed);
+        table.others = all - table.kernels.len();
         table
     }
 
     /// Those that are shown in any case.
     fn foremost(&self) -> &[ModuleRow<'a>] {
-        if self.style.all { &self.rows } else { &self.rows[..self.rows.len().min(SOME)] }
+        if self.style.all { &self.rows } else { &self.rows[..self.rows.len().min(self.style.some(SOME))] }
     }
 
     fn name_width(&self) -> usize {
@@ -102,6 +111,9 @@ impl<'a> Modules<'a> {
             bold("Modules", Tone::Plain),
             plain(format!("{:w$}{:10}", "", "class", w = self.name_width().saturating_sub(7) + 4)),
         ];
+        if self.is_narrow {
+            return title;
+        }
         title.extend(
             self.kernels
                 .iter()
@@ -113,27 +125,50 @@ impl<'a> Modules<'a> {
         title
     }
 
-    fn row(&self, row: &ModuleRow) -> StyledLine {
+    fn row(&self, row: &ModuleRow) -> Vec<StyledLine> {
         let width = self.name_width();
-        let mut line = vec![plain(format!("  {:width$}  {:10}", row.name, row.class.to_string()))];
-        for kernel in &self.kernels {
-            let width = self.cell_width(&kernel.release) + 2;
+        let mut first = vec![plain(format!("  {:width$}  {:10}", row.name, row.class.to_string()))];
+        let cells = self.kernels.iter().map(|kernel| {
             let cell = row.on.iter().find(|m| m.record.kernel == kernel.release).map(|m| {
                 let tone = tone_of(m.record.state);
-                toned(format!("{:width$}", format!("{} {}", tone.symbol(self.style), m.record.state)), tone)
+                (format!("{} {}", tone.symbol(self.style), m.record.state), tone)
             });
-            line.push(cell.unwrap_or_else(|| plain(" ".repeat(width))));
+            (kernel.release.as_str(), cell)
+        });
+        let others = (self.others > 0).then(|| ("other kernels", self.on_others(row)));
+        if self.is_narrow {
+            let longest = self.kernels.iter().map(|k| k.release.chars().count()).max().unwrap_or(0);
+            let below = cells.chain(others).filter_map(|(kernel, cell)| {
+                let (text, tone) = cell?;
+                Some(vec![plain(format!("{BELOW}{kernel:longest$}  ")), toned(text, tone)])
+            });
+            return std::iter::once(first).chain(below).collect();
         }
-        if self.others > 0 {
-            let hidden =
-                || row.on.iter().filter(|m| !self.kernels.iter().any(|k| k.release == m.record.kernel));
-            let (tone, text) = match hidden().filter(|m| m.missed).count() {
+        for (kernel, cell) in cells {
+            let width = self.cell_width(kernel) + 2;
+            let (text, tone) = cell.unwrap_or((String::new(), Tone::Plain));
+            first.push(toned(format!("{text:width$}"), tone));
+        }
+        first.extend(others.and_then(|(_, cell)| cell).map(|(text, tone)| toned(text, tone)));
+        vec![first]
+    }
+
+    /// How a module is on the kernels without a column of their own, the worst of them first; none where
+    /// nothing is known of it there.
+    fn on_others(&self, row: &ModuleRow) -> Option<(String, Tone)> {
+        let has_column = |m: &ModuleStatus| self.kernels.iter().any(|k| k.release == m.record.kernel);
+        let hidden: Vec<&&ModuleStatus> = row.on.iter().filter(|m| !has_column(m)).collect();
+        let count = |is_it: &dyn Fn(&ModuleStatus) -> bool| hidden.iter().filter(|m| is_it(m)).count();
+        let (tone, text) = match (count(&|m| m.missed), count(&|m| !m.record.state.is_fine())) {
+            _ if hidden.is_empty() => return None,
+            (0, 0) => match count(&|m| !m.record.state.works()) {
                 0 => (Tone::Good, "ok".to_owned()),
-                n => (Tone::Bad, format!("{n} not ready")),
-            };
-            line.push(toned(format!("{} {text}", tone.symbol(self.style)), tone));
-        }
-        line
+                n => (Tone::Plain, format!("not on {n}")),
+            },
+            (0, n) => (Tone::Attention, format!("{n} not ready")),
+            (n, _) => (Tone::Bad, format!("{n} not ready")),
+        };
+        Some((format!("{} {text}", tone.symbol(self.style)), tone))
     }
 
     /// The lines, with a blank one in front; none when they do not fit into `room` lines with at least that much told of
@@ -165,7 +200,8 @@ impl<'a> Modules<'a> {
             let is_seen = |m: &ModuleStatus| self.kernels.iter().any(|k| k.release == m.record.kernel);
             told.extend(worth.map(|m| (at, ModuleDetail::of(m, several || !is_seen(m), self.style))));
         }
-        let fixed = 2 + rows.len() + usize::from(!hidden.is_empty());
+        let drawn: Vec<Vec<StyledLine>> = rows.iter().map(|row| self.row(row)).collect();
+        let fixed = 2 + drawn.iter().map(Vec::len).sum::<usize>() + usize::from(!hidden.is_empty());
         let mut levels = vec![ModuleDetail::LEVELS; told.len()];
         let height = |levels: &[usize]| -> usize {
             fixed + told.iter().zip(levels).map(|((_, told), level)| told.levels[*level].len()).sum::<usize>()
@@ -186,8 +222,8 @@ impl<'a> Modules<'a> {
             }
         }
         let mut lines = vec![StyledLine::new(), self.title()];
-        for (at, row) in rows.iter().enumerate() {
-            lines.push(self.row(row));
+        for (at, row) in drawn.into_iter().enumerate() {
+            lines.extend(row);
             let mine = told.iter().zip(&levels).filter(|((of, _), _)| *of == at);
             lines.extend(mine.flat_map(|((_, told), level)| told.levels[*level].clone()));
         }
@@ -205,7 +241,8 @@ impl<'a> Modules<'a> {
 /// What there is to tell of a module on a kernel, from much to little.
 struct ModuleDetail {
     missed: bool,
-    /// 0: nothing; 1: one line; 2: the error and the log; 3: and the next command; 4: everything.
+    /// 0: nothing; 1: a line and the next command; 2: the error and the next command; 3: and the log;
+    /// 4: everything. What is dropped last is what to do.
     levels: [Vec<StyledLine>; ModuleDetail::LEVELS + 1],
 }
 
@@ -232,8 +269,10 @@ impl ModuleDetail {
         let log = record.log.iter().map(|log| vec![plain(format!("{BELOW}log:  {log}"))]);
         let next: Vec<StyledLine> =
             module.next_step.iter().flat_map(|step| wrapped(step, "next: ")).collect();
-        let with_log: Vec<StyledLine> = wrapped(&short, &id).into_iter().chain(log.clone()).collect();
-        let with_next: Vec<StyledLine> = with_log.iter().cloned().chain(next.clone()).collect();
+        let one: Vec<StyledLine> = one.into_iter().chain(next.clone()).collect();
+        let error: Vec<StyledLine> = wrapped(&short, &id);
+        let with_next: Vec<StyledLine> = error.iter().chain(&next).cloned().collect();
+        let with_log: Vec<StyledLine> = error.into_iter().chain(log.clone()).chain(next.clone()).collect();
         let mut all = wrapped(reason, &id);
         if let Some(error) = &record.error {
             all.extend(wrapped(&error.to_string(), ""));
@@ -244,7 +283,7 @@ impl ModuleDetail {
         }
         all.extend(log);
         all.extend(next);
-        ModuleDetail { missed, levels: [Vec::new(), one, with_log, with_next, all] }
+        ModuleDetail { missed, levels: [Vec::new(), one, with_next, with_log, all] }
     }
 }
 

@@ -10,6 +10,8 @@ use crate::sys::terminal;
 pub struct ScreenStyle {
     /// Columns.
     pub width: usize,
+    /// Lines of a page.
+    pub height: usize,
     /// Symbols beyond ASCII may be used.
     pub unicode: bool,
     /// Everything, however long.
@@ -19,14 +21,26 @@ pub struct ScreenStyle {
 impl ScreenStyle {
     /// That of where we are run; `all` is as it says.
     pub fn here(all: bool) -> ScreenStyle {
-        ScreenStyle { width: terminal::width(), unicode: terminal::shows_unicode(), all }
+        ScreenStyle {
+            width: terminal::width(),
+            height: terminal::height(),
+            unicode: terminal::shows_unicode(),
+            all,
+        }
+    }
+}
+
+impl ScreenStyle {
+    /// How many items of a list are shown in any case: that many on the smallest page, more on a larger one.
+    pub(super) fn some(&self, on_smallest: usize) -> usize {
+        on_smallest + self.height.saturating_sub(super::PAGE)
     }
 }
 
 impl Default for ScreenStyle {
     /// That of a terminal of 80 columns.
     fn default() -> ScreenStyle {
-        ScreenStyle { width: super::WIDTH, unicode: true, all: false }
+        ScreenStyle { width: super::WIDTH, height: super::PAGE, unicode: true, all: false }
     }
 }
 

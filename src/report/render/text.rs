@@ -9,9 +9,7 @@ use crate::kernel::Headers;
 use crate::report::problem::Problem;
 use crate::report::{KernelStatus, StatusDocument, Verdict, waiting};
 
-/// What fits on the screen of a terminal, in lines.
-pub const PAGE: usize = 24;
-/// Kernels and problems that are shown in any case.
+/// Kernels and problems that are shown in any case on the smallest page.
 const SOME: usize = 4;
 
 /// The whole screen, with ANSI styles; anyone that prints it takes them out where they are not wanted.
@@ -36,7 +34,7 @@ fn screen_of(document: &StatusDocument, older: usize, style: &ScreenStyle) -> St
     let is_reported = |p: &&Problem| Some(*p) == headline || p.is_of_module();
     let unreported: Vec<String> =
         document.problems.iter().filter(|p| !is_reported(p)).map(ToString::to_string).collect();
-    let all = if style.all { usize::MAX } else { SOME };
+    let all = if style.all { usize::MAX } else { style.some(SOME) };
     let problems = section("More problems", &unreported, all, style);
     let notes = section("Seen and left alone", &document.notes, usize::MAX, style);
     lines.extend(kernels(document, style));
@@ -45,7 +43,7 @@ fn screen_of(document: &StatusDocument, older: usize, style: &ScreenStyle) -> St
         1 => Some(line("  and 1 older kernel that can be booted; `--all` shows it".to_owned())),
         n => Some(line(format!("  and {n} older kernels that can be booted; `--all` shows them"))),
     });
-    let room = if style.all { usize::MAX } else { PAGE.saturating_sub(lines.len() + footer.len()) };
+    let room = if style.all { usize::MAX } else { style.height.saturating_sub(lines.len() + footer.len()) };
     let table = Modules::of(document, style);
     let without = |more: usize| room.saturating_sub(more);
     let few = usize::from(!document.notes.is_empty());
@@ -153,7 +151,7 @@ fn kernels(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
     let all = document.kernels.len();
     // Of many those with a role.
     let with_role = document.kernels.iter().filter(|k| k.running || k.next_boot || k.held_back).count();
-    let most = if style.all || all <= SOME { all } else { with_role.max(1) };
+    let most = if style.all || all <= style.some(SOME) { all } else { with_role.max(1) };
     let shown = foremost(&document.kernels, most);
     if shown.is_empty() {
         return Vec::new();
@@ -166,6 +164,10 @@ fn kernels(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
     rows.extend(shown.iter().map(row));
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0) + 2;
     let widths = [width(0), width(1), width(2)];
+    let longest = rows.iter().map(|r| r[3].chars().count()).max().unwrap_or(0);
+    if widths.iter().sum::<usize>() + longest > style.width {
+        return [kernels_below_each_other(&shown, remembered), more_kernels(document, &shown)].concat();
+    }
     let mut lines = vec![StyledLine::new()];
     for (at, row) in rows.iter().enumerate() {
         let cell = |column: usize| format!("{:w$}", row[column], w = widths[column]);
@@ -177,6 +179,29 @@ fn kernels(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
         let name = if kernel.is_none() { bold(cell(0), Tone::Plain) } else { plain(cell(0)) };
         lines.push(vec![name, plain(cell(1)), toned(cell(2), tone), plain(row[3].clone())]);
     }
+    lines.extend(more_kernels(document, &shown));
+    lines
+}
+
+/// The same without a table, where it would be wider than the screen.
+fn kernels_below_each_other(shown: &[&KernelStatus], remembered: bool) -> Vec<StyledLine> {
+    let mut lines = vec![StyledLine::new(), vec![bold("Kernels", Tone::Plain)]];
+    for kernel in shown {
+        let tone = if kernel.modules_ready < kernel.modules_needed { Tone::Bad } else { Tone::Plain };
+        let name = format!("  {}  {}", kernel.release, role(kernel, remembered));
+        lines.push(line(name.trim_end().to_owned()));
+        lines.push(vec![
+            plain("    modules ready: "),
+            toned(ready(kernel), tone),
+            plain(format!("; headers: {}", headers(kernel))),
+        ]);
+    }
+    lines
+}
+
+/// How many kernels are not shown, and how they are; none where all are.
+fn more_kernels(document: &StatusDocument, shown: &[&KernelStatus]) -> Vec<StyledLine> {
+    let all = document.kernels.len();
     if shown.len() < all {
         let others = document.kernels.iter().filter(|k| !shown.iter().any(|s| s.release == k.release));
         let lacking = others.filter(|k| k.modules_ready < k.modules_needed).count();
@@ -184,9 +209,9 @@ fn kernels(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
             0 => "complete".to_owned(),
             n => format!("{n} of them not complete"),
         };
-        lines.push(line(format!("  and {} more kernels, {how}; `--all` shows them", all - shown.len())));
+        return vec![line(format!("  and {} more kernels, {how}; `--all` shows them", all - shown.len()))];
     }
-    lines
+    Vec::new()
 }
 
 fn role(kernel: &KernelStatus, remembered: bool) -> String {

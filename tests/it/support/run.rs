@@ -93,7 +93,7 @@ impl Run {
 /// A command of ours with a fixed clock, the stand-ins first, and nothing of the caller's that could matter.
 pub(crate) fn command(name: &str, tools: &Path) -> std::process::Command {
     let mut command = std::process::Command::new(program(name));
-    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "TERM"] {
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "TERM"] {
         command.env_remove(variable);
     }
     command.env("SOURCE_DATE_EPOCH", MOMENT).env("CLR_DKMS_TOOL_PATH", tools).env("LC_ALL", "C.UTF-8");
