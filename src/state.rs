@@ -141,7 +141,7 @@ pub struct RunRecord {
     /// Kernels that the update installed.
     pub new_kernels: Vec<String>,
     /// Every module on every tip, and modules that were built on request for other kernels.
-    pub modules: Vec<ModuleRecord>,
+    pub modules: ModuleRecords,
     pub cmdline: CmdlineRecord,
     pub boot: BootRecord,
     /// Problems of the configuration, or of the place of the run, as sentences.
@@ -181,7 +181,7 @@ impl RunRecord {
             next_boot: None,
             next_boot_source: None,
             new_kernels: Vec::new(),
-            modules: Vec::new(),
+            modules: ModuleRecords::default(),
             cmdline: CmdlineRecord::default(),
             boot: BootRecord::default(),
             faults: Vec::new(),
@@ -202,7 +202,7 @@ impl RunRecord {
             r.started = Timestamp::UNIX_EPOCH;
             r.finished = Timestamp::UNIX_EPOCH;
             r.new_kernels.clear();
-            r.modules.iter_mut().flat_map(|m| &mut m.files).for_each(|file| file.checked = None);
+            r.modules.list.iter_mut().flat_map(|m| &mut m.files).for_each(|file| file.checked = None);
             r
         };
         timeless(self) == timeless(other)
@@ -210,7 +210,60 @@ impl RunRecord {
 
     /// The record of a module on a kernel.
     pub fn module(&self, module: &ModuleName, release: &str) -> Option<&ModuleRecord> {
-        self.modules.iter().find(|m| m.module == *module && m.kernel == release)
+        self.modules.find(module, release)
+    }
+}
+
+/// The states of modules on kernels. With 100 modules on 10 kernels, each of them is searched several times in
+/// each run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "Vec<ModuleRecord>")]
+pub struct ModuleRecords {
+    list: Vec<ModuleRecord>,
+    /// The positions in `list`, sorted by module and kernel. The first of two equal ones comes first.
+    sorted: Vec<usize>,
+}
+
+impl From<Vec<ModuleRecord>> for ModuleRecords {
+    fn from(list: Vec<ModuleRecord>) -> ModuleRecords {
+        let mut sorted: Vec<usize> = (0..list.len()).collect();
+        sorted.sort_by_key(|at| list[*at].key());
+        ModuleRecords { list, sorted }
+    }
+}
+
+impl FromIterator<ModuleRecord> for ModuleRecords {
+    fn from_iter<I: IntoIterator<Item = ModuleRecord>>(records: I) -> ModuleRecords {
+        records.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl Serialize for ModuleRecords {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.list.serialize(serializer)
+    }
+}
+
+impl std::ops::Deref for ModuleRecords {
+    type Target = [ModuleRecord];
+
+    fn deref(&self) -> &[ModuleRecord] {
+        &self.list
+    }
+}
+
+impl ModuleRecords {
+    fn find(&self, module: &ModuleName, release: &str) -> Option<&ModuleRecord> {
+        let wanted = (module, release);
+        let first = self.sorted.partition_point(|at| self.list[*at].key() < wanted);
+        let found = self.sorted.get(first).map(|at| &self.list[*at]);
+        found.filter(|record| record.key() == wanted)
+    }
+}
+
+impl ModuleRecord {
+    fn key(&self) -> (&ModuleName, &str) {
+        (&self.module, &self.kernel)
     }
 }
 

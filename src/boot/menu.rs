@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::kernel::KernelName;
 use crate::limits::TEXT;
+use crate::modprobe::LineWords;
 use crate::sys::{FileError, Listed, Presence, Root};
 
 /// The boot loader that files belong to.
@@ -29,6 +30,8 @@ pub struct BootEntry {
     pub copy: bool,
     /// The command line, as the boot loader passes it to the kernel.
     pub options: Vec<u8>,
+    /// The parameters of the command line that prevent modules from being loaded.
+    pub words: LineWords,
     /// The names of the initrds without their directories, in the order in which they are loaded.
     pub initrds: Vec<String>,
 }
@@ -40,7 +43,8 @@ impl BootEntry {
         if let Some((name, rest)) = image.as_deref().and_then(|image| KernelName::from_id(image, namespace)) {
             (id, copy) = (Some(name.id()), !rest.is_empty());
         }
-        BootEntry { file: file.to_owned(), id, image, copy, options, initrds: Vec::new() }
+        let words = LineWords::read(&options);
+        BootEntry { file: file.to_owned(), id, image, copy, options, words, initrds: Vec::new() }
     }
 
     pub(super) fn with_initrds(self, initrds: Vec<String>) -> BootEntry {

@@ -1,6 +1,8 @@
 //! Whether a proven module will be loaded at the next boot of a kernel, as far as `modprobe.d` and the
 //! command line decide.
 
+use std::borrow::Cow;
+
 use super::satisfaction::CommandLine;
 use crate::dkms::ModuleOnKernel;
 use crate::kernel::module_file::kernel_name;
@@ -39,7 +41,7 @@ pub fn load_forecast(
     source: CommandLine,
 ) -> LoadForecast {
     let Ok(conf) = &pair.conf else { return LoadForecast::Loads };
-    let words = LineWords::read(&line_of(system, &pair.release, source));
+    let words = words_of(system, &pair.release, source);
     let files: Vec<String> = conf.built.iter().map(|built| kernel_name(&built.name)).collect();
     let is_loaded = |file: &String| system.in_use.loaded.contains(file);
     let required = is_required(&pair.module.name, record);
@@ -89,7 +91,7 @@ pub fn file_forecast(
     critical: bool,
     source: CommandLine,
 ) -> LoadForecast {
-    let words = LineWords::read(&line_of(system, release, source));
+    let words = words_of(system, release, source);
     let beneath = system.of_kernel(release).find_map(|pair| pair.beneath.get(file));
     let rule = load_rule(&system.load_policy.config, &words, file, beneath.map_or(&[][..], Vec::as_slice));
     let loaded = system.in_use.loaded.contains(file);
@@ -164,11 +166,16 @@ fn is_brought_by_another(system: &System, release: &str, file: &str) -> bool {
     })
 }
 
-fn line_of(system: &System, release: &str, source: CommandLine) -> Vec<u8> {
+/// The parameters of the next command line of a kernel that prevent modules from being loaded.
+fn words_of<'s>(system: &'s System, release: &str, source: CommandLine) -> Cow<'s, LineWords> {
     let kernel = system.inventory.of_release(release);
     let entry = kernel.and_then(|k| system.boot.of(&k.id)).filter(|_| source == CommandLine::Coming);
-    let configured = || system.cmdline_of(release).map(|line| line.effective.clone());
-    entry.map(|entry| entry.options.clone()).or_else(configured).unwrap_or_default()
+    let configured = || {
+        Cow::Owned(
+            system.cmdline_of(release).map(|line| LineWords::read(&line.effective)).unwrap_or_default(),
+        )
+    };
+    entry.map_or_else(configured, |entry| Cow::Borrowed(&entry.words))
 }
 
 /// What prevents the module from being loaded, as a sentence without a full stop.

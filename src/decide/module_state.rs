@@ -25,7 +25,7 @@ use crate::system::{InForce, KernelCmdline, System};
 /// No run builds the newest version for a kernel that is not the tip of its variant. On such a kernel the
 /// installed version counts.
 pub fn module_status(system: &System, pair: &ModuleOnKernel, record: Option<&RunRecord>) -> ModuleRecord {
-    let is_tip = system.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release);
+    let is_tip = system.inventory.kernels.iter().any(|k| k.tip && k.name.is_release(&pair.release));
     let older = if is_tip { None } else { system.files.in_force(&pair.module.name, &pair.release) };
     if let Some(status) = older.and_then(|older| status_in_force(system, older)) {
         return status;
@@ -248,7 +248,7 @@ pub fn forecast_signatures(
         line.outcome(known, is_taken.then_some("O"), verdict)
     };
     let outcomes: Vec<LoadOutcome> = proofs.iter().map(outcome).collect();
-    let which = if next_boot(system).is(&line.release) { "the" } else { "its" };
+    let which = || if next_boot(system).is(&line.release) { "the" } else { "its" };
     forecast_of(&outcomes, line, module, verdict, which)
 }
 
@@ -258,7 +258,7 @@ pub fn forecast_own(
     module: &ModuleName,
     verdict: &EnforcementVerdict,
 ) -> SignatureForecast {
-    forecast_of(&[verdict.of(ModuleKind::Trusted)], line, module, verdict, "its")
+    forecast_of(&[verdict.of(ModuleKind::Trusted)], line, module, verdict, || "its")
 }
 
 fn forecast_of(
@@ -266,7 +266,7 @@ fn forecast_of(
     line: &KernelCmdline,
     module: &ModuleName,
     verdict: &EnforcementVerdict,
-    which: &str,
+    which: impl Fn() -> &'static str,
 ) -> SignatureForecast {
     let refused = outcomes.iter().find_map(|outcome| match outcome {
         LoadOutcome::Refused(error) => Some(error.map(|e| format!(" ({})", e.name())).unwrap_or_default()),
@@ -275,13 +275,15 @@ fn forecast_of(
     let release = &line.release;
     match refused {
         Some(error) => SignatureForecast::Refused(format!(
-            "kernel {release} will refuse {module} at {which} next boot{error}"
+            "kernel {release} will refuse {module} at {} next boot{error}",
+            which()
         )),
         None if outcomes.contains(&LoadOutcome::Unknown) => {
             let of_signature = "whether it trusts the key of the signature";
             let fact = verdict.missing.first().map_or(of_signature, String::as_str);
             SignatureForecast::Unknown(format!(
-                "it is unknown whether kernel {release} will load {module} at {which} next boot; not known: {fact}"
+                "it is unknown whether kernel {release} will load {module} at {} next boot; not known: {fact}",
+                which()
             ))
         }
         None => SignatureForecast::Accepted,

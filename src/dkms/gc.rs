@@ -50,7 +50,7 @@ impl KeptKernel {
         let name = match KernelName::from_release(release, &self.namespace) {
             // Not as clr-boot-manager writes it (a sign, or characters after the number), so not one of its
             // kernels.
-            Some(name) if name.release() == release && is_usable_name(release) => name,
+            Some(name) if name.is_release(release) && is_usable_name(release) => name,
             _ => return Some("it is not named as clr-boot-manager names its kernels".to_owned()),
         };
         let is_it = |text: &str| {

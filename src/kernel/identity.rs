@@ -119,6 +119,14 @@ impl KernelName {
         format!("{}-{}.{}", self.version, self.number, self.variant)
     }
 
+    /// Whether `release` is the release of this kernel.
+    pub fn is_release(&self, release: &str) -> bool {
+        let number = release
+            .strip_prefix(&*self.version)
+            .and_then(|rest| rest.strip_prefix('-')?.strip_suffix(&*self.variant)?.strip_suffix('.'));
+        number.is_some_and(|number| number == self.number.to_string())
+    }
+
     /// The number as clr-boot-manager compares it: a signed 16-bit value.
     pub fn compared_number(&self) -> i16 {
         // The truncation is intended: clr-boot-manager stores the number as int16_t.

@@ -201,7 +201,7 @@ impl Inventory {
     }
 
     pub fn of_release(&self, release: &str) -> Option<&Installed> {
-        self.kernels.iter().find(|k| k.name.release() == release)
+        self.kernels.iter().find(|k| k.name.is_release(release))
     }
 
     /// The kernel of that id or release. For the name of a variant, its tip.

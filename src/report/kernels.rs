@@ -108,7 +108,7 @@ pub(super) fn counts(module: &ModuleRecord, system: &System) -> bool {
     let Some(next) = presumed(system) else { return true };
     if !module.module.is_managed() {
         // Nothing brings it to the other kernels, and nothing was meant to.
-        return next.name.release() == module.kernel;
+        return next.name.is_release(&module.kernel);
     }
     let kernel = system.inventory.of_release(&module.kernel);
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))

@@ -28,7 +28,7 @@ impl Packages {
         match inventory.namespace.as_str() {
             SOLUS => Packages::Eopkg { headers: format!("linux-{variant}-headers") },
             _ => {
-                let installed = inventory.kernels.iter().any(|k| k.name.release() == release);
+                let installed = inventory.kernels.iter().any(|k| k.name.is_release(release));
                 let bundle = Variant::of(variant).dkms_bundle().filter(|_| installed);
                 Packages::Swupd { bundle }
             }

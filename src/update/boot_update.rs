@@ -233,7 +233,7 @@ fn restricted(
         Ok(()) => {
             let now = inputs::parts(&context.root);
             let is_done = |part: &BootPart| match part {
-                BootPart::Kernel(release) => kernels.iter().any(|k| k.name.release() == *release),
+                BootPart::Kernel(release) => kernels.iter().any(|k| k.name.is_release(release)),
                 // A whole update is due for these as before.
                 BootPart::Tips => false,
                 _ => true,

@@ -58,7 +58,7 @@ pub(super) fn tip_pairs(system: &System) -> impl Iterator<Item = &ModuleOnKernel
 }
 
 pub(super) fn is_of_tip(system: &System, pair: &ModuleOnKernel) -> bool {
-    system.inventory.kernels.iter().any(|k| k.tip && k.name.release() == pair.release)
+    system.inventory.kernels.iter().any(|k| k.tip && k.name.is_release(&pair.release))
 }
 
 /// What a run came to.

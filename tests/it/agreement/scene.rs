@@ -138,7 +138,7 @@ fn failure() -> &'static ModuleRecord {
         let root = TestRoot::updated();
         root.module("hello", "1.0", "").behave(FAILS_ON_B).post_update().code(1);
         let record: RunRecord = serde_json::from_value(root.record()).unwrap();
-        let failed = record.modules.into_iter().find(|m| m.kernel == B).unwrap();
+        let failed = record.modules.iter().find(|m| m.kernel == B).unwrap().clone();
         assert_eq!(failed.state, State::BuildFailed);
         failed
     })
@@ -199,7 +199,7 @@ impl Scene {
         let root = root.running(running.release);
         let mut listed: BTreeMap<Importance, Vec<&str>> = BTreeMap::new();
         let mut record = record();
-        let mut builds = Vec::new();
+        let (mut builds, mut failed) = (Vec::new(), Vec::new());
         let mut indices: Vec<String> = vec!["kernel/own.ko:\n".to_owned(); scene.kernels.len()];
         for module in &scene.modules {
             if let Some(class) = module.class {
@@ -218,12 +218,13 @@ impl Scene {
                     State::Building => builds.push(format!("{name} on {release}")),
                     State::BuildFailed => {
                         let kernel = release.to_owned();
-                        record.modules.push(ModuleRecord { module: name, kernel, ..failure().clone() });
+                        failed.push(ModuleRecord { module: name, kernel, ..failure().clone() });
                     }
                     _ => {}
                 }
             }
         }
+        record.modules = failed.into();
         for (kernel, index) in scene.kernels.iter().zip(&indices) {
             root.index(kernel.release, index);
         }
@@ -394,7 +395,7 @@ fn record() -> RunRecord {
         next_boot: None,
         next_boot_source: None,
         new_kernels: Vec::new(),
-        modules: Vec::new(),
+        modules: Vec::new().into(),
         cmdline: CmdlineRecord { wanted: true, in_force: true, blockers: Vec::new() },
         boot: BootRecord { updated: Some(moment()), ..BootRecord::default() },
         faults: Vec::new(),
