@@ -101,8 +101,12 @@ told() { # SECONDS
 }
 # Nor a zombie that nobody has collected yet.
 lives() { grep -v ') Z ' "/proc/$(cat "$work/$1")/stat"; }
-# When it was looked at is another matter.
-same_status() { diff <(clr-dkms status --json | grep -v '"checked"') <(grep -v '"checked"' "$work/notified"); }
+# Only status looks at units and hooks, and the times of the checks differ.
+facts() { python3 -c 'import json, sys
+document = json.load(sys.stdin)
+document.pop("automation", None)
+print("\n".join(line for line in json.dumps(document, indent=1).splitlines() if "\"checked\"" not in line))'; }
+same_status() { diff <(clr-dkms status --json | facts) <(facts <"$work/notified"); }
 not() { ! "$@"; }
 mkdir -p $notify /etc/clr-dkms
 printf '[report]\nnotify-timeout = 2 s\nmetrics = /var/lib/node_exporter/clr-dkms.prom\n' >/etc/clr-dkms/clr-dkms.conf
@@ -335,7 +339,7 @@ rm -r "$image" /usr/bin/{stand-in,clr-boot-manager}
 # 2: the running kernel takes the module, and the next boot will not.
 check 'disable masks the fragment, and says that a module will be refused' is "$(code clr-dkms-cmdline disable --force)" 2
 check 'with a link' is "$(readlink /etc/kernel/cmdline.d/clr-ignore-mod-sig.conf)" /dev/null
-check 'a service of systemd was never touched' test ! -e "$work/systemctl-was-called"
+check 'systemd was only asked about units' not grep -v '^show ' "$work/systemctl-was-called"
 
 check 'the stock module tools see no difference' is "$(dkms status hello | grep -ci warning)" 0
 rm -rf /var/lib/dkms/hello /usr/src/hello-1.0
