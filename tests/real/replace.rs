@@ -264,7 +264,7 @@ fn killed_at_any_moment_of_an_installation() {
     back(&scene);
     let begin = Instant::now();
     scene.post_update().exits(0);
-    let whole = begin.elapsed();
+    let mut whole = begin.elapsed();
     let (rounds, mut killed, mut rolled) = (12, 0, 0);
     for round in 0..rounds {
         back(&scene);
@@ -274,7 +274,11 @@ fn killed_at_any_moment_of_an_installation() {
             let run = Running::start(&mut scene.program("post-update"));
             std::thread::sleep(whole * round / rounds);
             run.signal("KILL");
-            killed += u32::from(run.ends().code.is_none());
+            match run.ends().code {
+                None => killed += 1,
+                // The machine has less other work than when the time was measured.
+                Some(_) => whole = whole * 2 / 3,
+            }
             // What is booted then is whole, before any service asks for it.
             let mut boot = scene.program("guard");
             crate::scene::outcome(boot.args(["guard", "--at-boot"])).exits(0);
