@@ -81,3 +81,15 @@ fn imports_go_down_only() {
     assert!(seen > 200, "the sources were not read: {seen} imports");
     assert_eq!(wrong, Vec::<String>::new());
 }
+
+#[test]
+fn the_documented_table_has_every_module() {
+    let page = include_str!("../../docs/architecture.md");
+    let is_described = |module: &&str| {
+        let name = format!("`{module}`");
+        page.lines().any(|line| line.starts_with("| `") && line.split(" | ").next().unwrap().contains(&name))
+    };
+    let missing: Vec<&str> =
+        LAYERS.iter().copied().flatten().copied().filter(|module| !is_described(module)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
