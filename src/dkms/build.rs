@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::call::{GivenRoot, NotRun, build_with, dkms};
+use anyhow::{Context, anyhow};
+
+use super::call::{GivenRoot, build_with, dkms, sandbox_error};
 use super::cause::{Cause, PackagingFault, Phase};
 use super::first_error::{BuildFacts, ErrorKind, FirstError, ONCE_MORE};
 use super::hooks::{self, Hook, HookFailure};
@@ -17,7 +19,8 @@ use super::tree::TREE;
 use super::uname::{self, TargetUname};
 use super::{DkmsConf, ModuleName, Source, toolchain};
 use crate::kernel::inventory::module_directory;
-use crate::sys::{Ended, FileKind, Root, Tools};
+use crate::sys::sandbox::SandboxError;
+use crate::sys::{Ended, FileError, FileKind, Root, Tools};
 
 /// The exit codes with which dkms reports that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
 const EXCLUDED: [i32; 2] = [77, 9];
@@ -46,16 +49,26 @@ pub enum Failure {
 }
 
 /// A failure of clr-dkms itself, outside of dkms.
-fn broken(what: String) -> Failure {
-    Failure::Step { what, error: None, last_lines: Vec::new(), lasting: false }
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::Step { what: format!("{error:#}"), error: None, last_lines: Vec::new(), lasting: false }
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Failure {
+        anyhow!(error).into()
+    }
 }
 
 /// The failure of a call that was not started. A refusal by the sandbox depends on the machine, not on the
 /// inputs of the build.
-fn not_run(error: NotRun) -> Failure {
+fn not_run(error: anyhow::Error) -> Failure {
+    let what = format!("{error:#}");
+    let is_refusal = matches!(sandbox_error(&error), Some(SandboxError::Refused(_)));
     Failure::Step {
-        error: error.is_refusal.then(|| Box::new(FirstError::not_confined(error.what.clone()))),
-        what: error.what,
+        error: is_refusal.then(|| Box::new(FirstError::not_confined(what.clone()))),
+        what,
         last_lines: Vec::new(),
         lasting: false,
     }
@@ -95,7 +108,7 @@ pub struct Job<'a> {
 ///
 /// If that file cannot be created either.
 pub fn new_log(root: &Root, module: &ModuleName, release: &str) -> Result<File, Failure> {
-    log::begin(root, &log::path(module, release)).map_err(broken)
+    Ok(log::begin(root, &log::path(module, release)).context("no place for a log")?)
 }
 
 /// The result of the steps of a module.
@@ -115,8 +128,8 @@ pub struct StepsDone {
 /// If a step fails. The installed files are then the previous ones.
 pub fn run(job: &Job<'_>, steps: &[PlanStep], log: &File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, .. } = *job;
-    let log = log.try_clone().map_err(|e| broken(format!("cannot share the log: {e}")))?;
-    portable_source(root, module, job.source).map_err(|e| broken(e.to_string()))?;
+    let log = log.try_clone().context("cannot share the log")?;
+    portable_source(root, module, job.source)?;
     let done = run_steps(job, steps, log);
     if !matches!(done, Ok(StepsDone { replacement: Some(_), .. })) {
         replace::settle_build(root, &build_directory(module, release), false);
@@ -132,11 +145,11 @@ fn run_steps(job: &Job<'_>, steps: &[PlanStep], mut log: File) -> Result<StepsDo
         match step {
             PlanStep::RemoveTree(path) => {
                 note(&mut log, &format!("removing {path}"));
-                root.remove_tree(path).map_err(|e| broken(e.to_string()))?;
+                root.remove_tree(path)?;
             }
             PlanStep::SetAside(path) => {
                 note(&mut log, &format!("setting {path} aside"));
-                replace::set_build_aside(root, path).map_err(|e| broken(e.to_string()))?;
+                replace::set_build_aside(root, path)?;
             }
             PlanStep::Index => {}
             PlanStep::Build => build(job, &mut log)?,
@@ -188,13 +201,13 @@ fn once_more(job: &Job<'_>, ended: Ended, log: &mut File) -> Result<Ended, Failu
     let uname = match TargetUname::lay_out(root, job.tools, module, release) {
         Ok(uname) => uname,
         Err(why) => {
-            note(log, &format!("it builds for kernel {other}, and cannot be made not to: {why}"));
+            note(log, &format!("it builds for kernel {other}, and cannot be made not to: {why:#}"));
             return Ok(ended);
         }
     };
     append(root, log, &make_log);
     if ended == Ended::Exit(0) {
-        root.remove_tree(build_directory(module, release)).map_err(|e| broken(e.to_string()))?;
+        root.remove_tree(build_directory(module, release))?;
     }
     note(log, &format!("{ONCE_MORE}it builds for kernel {other}; now `uname -r` in make answers {release}"));
     tracing::info!("{module} builds for kernel {other}; it is built once more for {release}");
@@ -204,7 +217,7 @@ fn once_more(job: &Job<'_>, ended: Ended, log: &mut File) -> Result<Ended, Failu
 fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
     let log = match log.try_clone() {
         Ok(log) => log,
-        Err(e) => return broken(format!("cannot share the log: {e}")),
+        Err(e) => return anyhow!("cannot share the log: {e}").into(),
     };
     let findings = log::findings(job.root, log, &make_log(job.module), facts(job));
     // Only a compiler error in the source follows from the source. A missing program, header or lack of
@@ -297,7 +310,8 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Fail
         match run_hook(job, Hook::PreInstall, conf.hook("PRE_INSTALL"), log) {
             Ok(()) => {}
             Err(HookFailure::NotExecutable(why)) => hook_error = Some(why),
-            Err(HookFailure::Failed(what)) => {
+            Err(HookFailure::Failed(error)) => {
+                let what = format!("{error:#}");
                 let error =
                     Some(Box::new(FirstError::of_hook(Phase::PreInstall, &what, conf.hook("PRE_INSTALL"))));
                 return Err(Failure::Step { what, error, last_lines: Vec::new(), lasting: false });
@@ -343,7 +357,7 @@ fn staged_install(
     // dkms keeps the kernel's own module if it has the same version, and still reports "installed". Only then
     // is `--force` used.
     for force in if force { &[true][..] } else { &[false, true] } {
-        let staging = Staging::lay_out(root, module, release, conf).map_err(|e| broken(e.to_string()))?;
+        let staging = Staging::lay_out(root, module, release, conf)?;
         let ended = dkms(job, "install", Some((&staging, *force)), directives, log).map_err(not_run)?;
         // The exit code is not reliable (4 and 8 also follow a good installation): the result on disk
         // decides.
@@ -352,7 +366,7 @@ fn staged_install(
             (_, Ended::Interrupted) => return Err(Failure::Interrupted),
             (Ok(None), Ended::Exit(0)) => {}
             (Ok(None), ended) => return Err(failed(job, "install", ended, log)),
-            (Err(e), _) => return Err(broken(e.to_string())),
+            (Err(e), _) => return Err(e.into()),
         }
     }
     Err(Failure::Step {
@@ -373,9 +387,9 @@ fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &mut File) -> Result<
 /// # Errors
 ///
 /// If the script did not succeed. dkms itself would not report that, and the module stays installed.
-pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), String> {
-    let mut log = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
-    run_hook(job, Hook::PostInstall, job.conf.hook("POST_INSTALL"), &mut log).map_err(|e| e.to_string())
+pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), HookFailure> {
+    let mut log = log.try_clone().context("cannot share the log")?;
+    run_hook(job, Hook::PostInstall, job.conf.hook("POST_INSTALL"), &mut log)
 }
 
 /// The build directory of dkms, which all kernels share.
@@ -458,11 +472,7 @@ pub(super) fn way_out_of(
 
 /// Rewrites the `source` link of a module in a root so that it leads to the same directory from inside and
 /// from outside. dkms does not support roots and would follow an absolute link into the host.
-pub(super) fn portable_source(
-    root: &Root,
-    module: &ModuleName,
-    source: &Source,
-) -> Result<(), crate::sys::FileError> {
+pub(super) fn portable_source(root: &Root, module: &ModuleName, source: &Source) -> Result<(), FileError> {
     let Source::Directory { path, portable: false } = source else {
         return Ok(());
     };

@@ -177,7 +177,7 @@ impl Cache {
         &mut self,
         path: &str,
         stat: &Stat,
-        look: impl FnOnce() -> Result<Option<bool>, String>,
+        look: impl FnOnce() -> anyhow::Result<Option<bool>>,
     ) -> Option<bool> {
         self.used.insert(path.to_owned());
         let identity = identity(stat);
@@ -199,7 +199,7 @@ impl Cache {
         path: &str,
         stat: &Stat,
         wanted: &BTreeSet<String>,
-        look: impl FnOnce() -> Result<InitrdContents, String>,
+        look: impl FnOnce() -> Result<InitrdContents, FileError>,
     ) -> InitrdContents {
         self.used.insert(path.to_owned());
         let identity = identity(stat);
@@ -215,7 +215,7 @@ impl Cache {
                 self.changed = true;
                 contents
             }
-            Err(reason) => InitrdContents::unreadable(reason),
+            Err(reason) => InitrdContents::unreadable(reason.to_string()),
         }
     }
 
@@ -246,8 +246,8 @@ impl Cache {
         path: &str,
         stat: &Stat,
         inputs: &str,
-        look: impl FnOnce() -> Result<Result<(), Wrong>, String>,
-    ) -> Result<Result<(), Wrong>, String> {
+        look: impl FnOnce() -> anyhow::Result<Result<(), Wrong>>,
+    ) -> anyhow::Result<Result<(), Wrong>> {
         let known = self.contents.files.get_mut(path).filter(|e| e.identity == identity(stat));
         match known.as_ref().and_then(|e| e.symbols.as_ref()) {
             Some((compared, answer)) if compared == inputs => Ok(answer.clone()),

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
+
 use super::build::{Job, make_log};
 use super::log::{self, note};
 use super::replace::STATE;
@@ -12,25 +14,15 @@ use super::tree::{SOURCES, TREE};
 use super::uname::TargetUname;
 use super::{ModuleName, Source};
 use crate::kernel::inventory::{IMAGES, MODULES, module_directory};
-use crate::sys::sandbox::{SandboxError, ShownTree, Sight, is_refusal};
+use crate::sys::sandbox::{SandboxError, ShownTree, Sight};
 use crate::sys::{Child, Ended, Output, Root, Sandbox, Tools};
 
 /// The directory with an admin's additions to dkms.conf files and with the settings of dkms.
 const SETTINGS: &str = "/etc/dkms";
 
-/// Why dkms was not run.
-pub(super) struct NotRun {
-    pub(super) what: String,
-    /// The sandbox is the only reason.
-    is_sandbox: bool,
-    /// The machine offers no way to confine the call.
-    pub(super) is_refusal: bool,
-}
-
-impl From<String> for NotRun {
-    fn from(what: String) -> NotRun {
-        NotRun { what, is_sandbox: false, is_refusal: false }
-    }
+/// The reason why dkms was not started, if that is the sandbox.
+pub(super) fn sandbox_error(error: &anyhow::Error) -> Option<&SandboxError> {
+    error.downcast_ref().and_then(SandboxError::of)
 }
 
 /// Runs dkms with one of its verbs. Builds, and everything that is done to a root other than `/`, are
@@ -45,7 +37,7 @@ pub(super) fn dkms(
     staging: Option<(&Staging<'_>, bool)>,
     directives: &[&str],
     log: &mut File,
-) -> Result<Ended, NotRun> {
+) -> anyhow::Result<Ended> {
     run_dkms(job, &|| child(job, verb, staging, directives), (verb, None), log)
 }
 
@@ -54,8 +46,8 @@ pub(super) fn dkms(
 /// # Errors
 ///
 /// If dkms cannot be started.
-pub(super) fn build_with(job: &Job<'_>, uname: &TargetUname<'_>, log: &mut File) -> Result<Ended, NotRun> {
-    let directory = uname.directory().map_err(|e| e.to_string())?;
+pub(super) fn build_with(job: &Job<'_>, uname: &TargetUname<'_>, log: &mut File) -> anyhow::Result<Ended> {
+    let directory = uname.directory()?;
     let first = GivenRoot::for_build(job.root).plain_path(directory.clone());
     let child = || child(job, "build", None, &[]).map(|child| child.first_in_path(&first));
     run_dkms(job, &child, ("build", Some(directory)), log)
@@ -64,10 +56,10 @@ pub(super) fn build_with(job: &Job<'_>, uname: &TargetUname<'_>, log: &mut File)
 /// Runs a call of dkms. `child` makes the call, again for each repetition; `more` is shown to it in addition.
 fn run_dkms(
     job: &Job<'_>,
-    child: &dyn Fn() -> Result<Child, String>,
+    child: &dyn Fn() -> anyhow::Result<Child>,
     (verb, shown): (&str, Option<PathBuf>),
     log: &mut File,
-) -> Result<Ended, NotRun> {
+) -> anyhow::Result<Ended> {
     let sight = match (job.root.is_slash(), verb) {
         (true, "build") => Some(seen_by_build(job)),
         // On the live system the scripts of a module need access to the whole machine during installation.
@@ -77,8 +69,8 @@ fn run_dkms(
     let Some(mut sight) = sight else { return run_logged(job, child()?, log) };
     sight.shown.extend(shown.map(PathBuf::into_os_string));
     match run_logged(job, confined(job.tools, child()?, sight), log) {
-        Err(e) if e.is_sandbox && job.tools.trusts_modules() => {
-            note(log, &format!("not confined: {}", e.what));
+        Err(e) if sandbox_error(&e).is_some() && job.tools.trusts_modules() => {
+            note(log, &format!("not confined: {e:#}"));
             run_logged(job, child()?, log)
         }
         other => other,
@@ -98,11 +90,11 @@ fn child(
     verb: &str,
     staging: Option<(&Staging<'_>, bool)>,
     directives: &[&str],
-) -> Result<Child, String> {
+) -> anyhow::Result<Child> {
     let Job { root, tools, module, release, .. } = *job;
     let given = GivenRoot::for_build(root);
     let plain = |path: PathBuf| given.plain_path(path);
-    let host = |path: &str| root.host_path(path).map(plain).map_err(|e| e.to_string());
+    let host = |path: &str| root.host_path(path).map(plain);
     let mut child = call(tools, verb, module, release, job.deadline)?;
     if let (Some(number), None) = (job.make_jobs, staging) {
         // By default each parallel build would use all processors.
@@ -110,7 +102,7 @@ fn child(
     }
     let headers = host(&format!("{}/build", module_directory(release)))?;
     if let Some((staging, force)) = staging {
-        let [tree, modules] = staging.paths().map_err(|e| e.to_string())?.map(plain);
+        let [tree, modules] = staging.paths()?.map(plain);
         child = child.arg("--no-depmod").arg("--dkmstree").arg(tree).arg("--installtree").arg(modules);
         child = child.arg("--sourcetree").arg(host(SOURCES)?).arg("--kernelsourcedir").arg(&headers);
         child = if force { child.arg("--force") } else { child };
@@ -131,16 +123,13 @@ fn child(
     Ok(child)
 }
 
-fn run_logged(job: &Job<'_>, child: Child, log: &mut File) -> Result<Ended, NotRun> {
+fn run_logged(job: &Job<'_>, child: Child, log: &mut File) -> anyhow::Result<Ended> {
     let Job { root, module, .. } = *job;
     note(log, &child.display());
-    let output = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
+    let output = log.try_clone().context("cannot share the log")?;
     let child = child.output(Output::Into(output));
-    let done = log::kept_small(root, log, &make_log(module), || child.run()).map_err(|e| NotRun {
-        is_sandbox: e.get_ref().is_some_and(|inner| inner.is::<SandboxError>()),
-        is_refusal: is_refusal(&e),
-        what: format!("dkms cannot be started: {e}"),
-    })?;
+    let done = log::kept_small(root, log, &make_log(module), || child.run());
+    let done = done.context("dkms cannot be started")?;
     log::settle(log);
     if let Some(layers) = done.layers {
         note(log, &format!("confined by: {layers}"));
@@ -179,9 +168,8 @@ pub(super) fn seen_in_image(
     given: GivenRoot<'_>,
     module: &ModuleName,
     more: &[PathBuf],
-) -> Result<Sight, String> {
+) -> anyhow::Result<Sight> {
     let root = given.root;
-    let real = |path: &PathBuf| root.real_path(path).map_err(|e| e.to_string());
     let shown = |path: &str, target: &str| {
         let source = root.real_path(path).ok()?;
         Some(ShownTree { source, target: PathBuf::from(target), is_writable: path == TREE })
@@ -197,7 +185,7 @@ pub(super) fn seen_in_image(
     ];
     let writable = written_to(module).into_iter().chain([PathBuf::from(STATE)]).chain(more.iter().cloned());
     let writable = writable.filter(|path| root.lookup(path).is_there());
-    let writable: Vec<PathBuf> = writable.map(|path| real(&path)).collect::<Result<_, _>>()?;
+    let writable: Vec<PathBuf> = writable.map(|path| root.real_path(&path)).collect::<Result<_, _>>()?;
     let mut trees: Vec<ShownTree> = trees.into_iter().flatten().collect();
     if let Some(alias) = given.alias {
         let source = root.path().to_owned();
@@ -281,11 +269,11 @@ impl<'a> GivenRoot<'a> {
     }
 
     /// Adds the options for the directories of the root, because dkms does not support roots.
-    pub(super) fn named_in(self, mut child: Child) -> Result<Child, String> {
+    pub(super) fn named_in(self, mut child: Child) -> anyhow::Result<Child> {
         for (option, directory) in
             [("--dkmstree", TREE), ("--sourcetree", SOURCES), ("--installtree", MODULES)]
         {
-            let path = self.root.real_path(directory).map_err(|e| e.to_string())?;
+            let path = self.root.real_path(directory)?;
             child = child.arg(option).arg(self.plain_path(path));
         }
         Ok(child)
@@ -299,8 +287,8 @@ pub(super) fn call(
     module: &ModuleName,
     release: &str,
     deadline: Duration,
-) -> Result<Child, String> {
-    let child = tools.child("dkms", deadline).map_err(|e| e.to_string())?;
+) -> anyhow::Result<Child> {
+    let child = tools.child("dkms", deadline)?;
     // Since 3.4 dkms does not sign what it builds in a chroot, and mistakes a unit with its own mounts for
     // one. A value in framework.conf overrides the environment, so the admin's setting wins (measured with
     // 3.4.3).

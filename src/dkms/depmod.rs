@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use anyhow::{Context, bail};
+
 use super::leftovers::DEPMOD;
 use crate::kernel::inventory::module_directory;
 use crate::limits::SYMBOL_MAP;
@@ -32,24 +34,23 @@ pub fn run(
     release: &str,
     without: &[&str],
     deadline: Duration,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let directory = module_directory(release);
     // In a root it may lead to the directory of another kernel.
     if !root.is_slash() && root.lookup_link(&directory).is(FileKind::Link) {
-        return Err(format!(
-            "depmod was not run for {release}: {} is a symlink",
-            root.shown_path(&directory).display()
-        ));
+        bail!("depmod was not run for {release}: {} is a symlink", root.shown_path(&directory).display());
     }
     let base = format!("{BASES}{release}");
-    let made = laid_out(root, &base, release, without).map_err(|e| e.to_string()).and_then(|made| {
+    let make = || -> anyhow::Result<()> {
+        let made = laid_out(root, &base, release, without)?;
         called(root, tools, &base, release, deadline)?;
         replace(root, &made, release)
-    });
+    };
+    let done = make();
     if let Err(e) = root.remove_tree(&base) {
         tracing::warn!("{e}; the next depmod removes it");
     }
-    made
+    done
 }
 
 /// Creates the base directory. Returns the directory in it that represents the module directory.
@@ -81,34 +82,34 @@ fn mirror(root: &Root, directory: &str, made: &str, without: &[&str]) -> Result<
     Ok(())
 }
 
-fn called(root: &Root, tools: &Tools, base: &str, release: &str, deadline: Duration) -> Result<(), String> {
-    let child = tools.child("depmod", deadline).map_err(|e| e.to_string())?;
-    let base = root.host_path(base).map_err(|e| e.to_string())?;
+fn called(root: &Root, tools: &Tools, base: &str, release: &str, deadline: Duration) -> anyhow::Result<()> {
+    let child = tools.child("depmod", deadline)?;
+    let base = root.host_path(base)?;
     // It takes about a second, and an interruption would leave modules that modprobe does not find.
     let child = child.arg("-b").arg(base).args(["-a", release]).uninterruptible();
-    let done = child.run().map_err(|e| format!("depmod cannot be started: {e}"))?;
+    let done = child.run().context("depmod cannot be started")?;
     if done.ended.is_success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&done.output);
-    Err(format!("depmod for {release}: {}: {}", done.ended, said.trim()))
+    bail!("depmod for {release}: {}: {}", done.ended, said.trim())
 }
 
-fn replace(root: &Root, made: &str, release: &str) -> Result<(), String> {
+fn replace(root: &Root, made: &str, release: &str) -> anyhow::Result<()> {
     let mut indexes = Vec::new();
     for name in DEPMOD {
         match root.lookup(format!("{made}/{name}")) {
             Presence::There(_) => indexes.push(name),
             Presence::Absent if VITAL.contains(&name) => {
-                return Err(format!("depmod for {release} made no {name}"));
+                bail!("depmod for {release} made no {name}")
             }
             Presence::Absent => {}
-            Presence::Unreadable(e) => return Err(e.to_string()),
+            Presence::Unreadable(e) => return Err(e.into()),
         }
     }
     for name in indexes {
         let to = format!("{}/{name}", module_directory(release));
-        root.copy(format!("{made}/{name}"), to, 0o644, SYMBOL_MAP).map_err(|e| e.to_string())?;
+        root.copy(format!("{made}/{name}"), to, 0o644, SYMBOL_MAP)?;
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context, anyhow, bail};
+
 use super::ModuleName;
 use super::log::note;
 use super::tree::TREE;
@@ -27,19 +29,19 @@ pub enum Hook {
 }
 
 /// Why a script was not successful.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error)]
 pub enum HookFailure {
     /// It is missing or not executable: dkms warns and continues.
+    #[error("{0}")]
     NotExecutable(String),
     /// It failed, or could not be run.
-    Failed(String),
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
 }
 
-impl std::fmt::Display for HookFailure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            HookFailure::NotExecutable(why) | HookFailure::Failed(why) => f.write_str(why),
-        }
+impl From<anyhow::Error> for HookFailure {
+    fn from(error: anyhow::Error) -> HookFailure {
+        HookFailure::Failed(error)
     }
 }
 
@@ -66,9 +68,8 @@ pub(super) fn run(
     deadline: Duration,
     log: &mut File,
 ) -> Result<(), HookFailure> {
-    let failed = |what: String| HookFailure::Failed(what);
     let what = format!("{} of {module}", hook.directive());
-    let child = child_in_image((root, tools), module, (hook, command), deadline).map_err(failed)?;
+    let child = child_in_image((root, tools), module, (hook, command), deadline)?;
     let Some(child) = child else {
         let why = format!("{what} is not an executable file: {command}");
         note(log, &why);
@@ -76,13 +77,13 @@ pub(super) fn run(
     };
     let place = if root.is_slash() { "" } else { ", with the image as /" };
     note(log, &format!("{what}{place}: {command}"));
-    let output = log.try_clone().map_err(|e| failed(format!("cannot share the log: {e}")))?;
+    let output = log.try_clone().context("cannot share the log")?;
     let done = child.output(Output::Into(output)).run();
-    let done = done.map_err(|e| failed(format!("{what} was not run: {e}")))?;
+    let done = done.with_context(|| format!("{what} was not run"))?;
     note(log, &format!("{} after {:.1} s", done.ended, done.took.as_secs_f64()));
     match done.ended {
         Ended::Exit(0) => Ok(()),
-        ended => Err(failed(format!("{what}: {ended}"))),
+        ended => Err(anyhow!("{what}: {ended}").into()),
     }
 }
 
@@ -96,7 +97,7 @@ pub(super) fn child_in_image(
     module: &ModuleName,
     (hook, command): (Hook, &str),
     deadline: Duration,
-) -> Result<Option<Child>, String> {
+) -> anyhow::Result<Option<Child>> {
     let directory = PathBuf::from(format!("{TREE}/{}/{}/source", module.name, module.version));
     let mut words = command.split_ascii_whitespace();
     let Some(first) = words.next() else { return Ok(None) };
@@ -104,7 +105,7 @@ pub(super) fn child_in_image(
     let what = format!("{} of {module}", hook.directive());
     match root.lookup(&script) {
         Presence::There(stat) if stat.kind == FileKind::File && stat.mode & 0o111 != 0 => {}
-        Presence::Unreadable(e) => return Err(format!("{what}: {e}")),
+        Presence::Unreadable(e) => bail!("{what}: {e}"),
         Presence::There(_) | Presence::Absent => return Ok(None),
     }
     if !root.is_slash()
@@ -112,7 +113,7 @@ pub(super) fn child_in_image(
         && !root.lookup(&interpreter).is_there()
     {
         let interpreter = interpreter.display();
-        return Err(format!("{what} was not run: its interpreter {interpreter} is not in the image"));
+        bail!("{what} was not run: its interpreter {interpreter} is not in the image");
     }
     let child = tools.child_at(&script, deadline).args(words).env("dkms_tree", TREE);
     Ok(Some(match root.is_slash() {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 
+use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
 
 use super::proof::{Flaw, INSTALLED, find_file};
@@ -17,7 +18,7 @@ use crate::kernel::module_file::{self, kernel_name};
 use crate::kernel::module_image::ModuleImage;
 use crate::limits::{KERNEL_INDEX, KERNEL_LIST, SYMBOL_MAP};
 use crate::modprobe::index::{DependencyEntry, Index, is_file_of};
-use crate::sys::{Directory, Fingerprint, Presence, Root};
+use crate::sys::{Directory, FileError, Fingerprint, Presence, Root};
 
 /// A kernel against which modules are checked.
 #[derive(Debug)]
@@ -27,9 +28,9 @@ pub struct KernelSymbols<'a> {
     headers: &'a Headers,
     pub(super) index: Index,
     pub(super) now: Timestamp,
-    symvers: OnceCell<Result<Vec<u8>, String>>,
+    symvers: OnceCell<Result<Vec<u8>, FileError>>,
     symvers_there: OnceCell<Presence>,
-    built_in: OnceCell<Result<Vec<u8>, String>>,
+    built_in: OnceCell<Result<Option<Vec<u8>>, FileError>>,
     installed: OnceCell<Option<Directory<'a>>>,
 }
 
@@ -44,7 +45,7 @@ impl<'a> KernelSymbols<'a> {
         release: &'a str,
         headers: &'a Headers,
         now: Timestamp,
-    ) -> Result<KernelSymbols<'a>, String> {
+    ) -> Result<KernelSymbols<'a>, FileError> {
         let index = Index::load(root, release)?;
         Ok(KernelSymbols {
             root,
@@ -87,18 +88,18 @@ impl<'a> KernelSymbols<'a> {
         path: &str,
         there: &Presence,
         entry: Option<&DependencyEntry>,
-    ) -> Result<Result<(), Wrong>, String> {
+    ) -> anyhow::Result<Result<(), Wrong>> {
         let stat = match there {
             Presence::There(stat) => stat,
-            Presence::Unreadable(e) => return Err(e.to_string()),
-            Presence::Absent => return Err("it is not there".to_owned()),
+            Presence::Unreadable(e) => bail!("{e}"),
+            Presence::Absent => bail!("it is not there"),
         };
         let (list, without) = self.exports()?;
         let list_there = self.root.lookup(&list);
         let needs = entry.map_or(&[][..], |entry| &entry.needs);
         let mut inputs = Fingerprint::default();
         inputs.add(list_there.stat().map(|stat| cache::identity(&stat)).unwrap_or_default());
-        inputs.add(&without);
+        inputs.add(without);
         // Without the line, only the kernel was asked.
         inputs.add(if entry.is_some() { "all" } else { "the kernel alone" });
         for need in needs {
@@ -110,21 +111,21 @@ impl<'a> KernelSymbols<'a> {
         let needs: Vec<String> = needs.iter().map(|need| self.inside(need)).collect();
         cache.symbols(path, stat, &inputs.finish(), || match without.is_empty() {
             true => self.judge(path, &list, entry.is_some(), &needs),
-            false => self.judge_names(path, &list, entry.is_some(), &without),
+            false => self.judge_names(path, &list, entry.is_some(), without),
         })
     }
 
     /// The name and the text of the list of exported symbols: `Module.symvers`, or else `System.map` with the
     /// reason.
-    fn exports(&self) -> Result<(String, String), String> {
+    fn exports(&self) -> anyhow::Result<(String, &'static str)> {
         let list = self.inside("build/Module.symvers");
         let why = match self.symvers_there.get_or_init(|| self.root.lookup(&list)) {
             _ if *self.headers != Headers::Present => "the headers of this kernel are not there",
-            Presence::There(_) => return Ok((list, String::new())),
-            Presence::Unreadable(e) => return Err(e.to_string()),
+            Presence::There(_) => return Ok((list, "")),
+            Presence::Unreadable(e) => bail!("{e}"),
             Presence::Absent => "the headers of this kernel have no Module.symvers",
         };
-        Ok((format!("{IMAGES}/System.map-{}", self.release), why.to_owned()))
+        Ok((format!("{IMAGES}/System.map-{}", self.release), why))
     }
 
     /// As [`KernelSymbols::judge`], if only the names of the exported symbols are known, from System.map;
@@ -135,7 +136,7 @@ impl<'a> KernelSymbols<'a> {
         map: &str,
         all: bool,
         without: &str,
-    ) -> Result<Result<(), Wrong>, String> {
+    ) -> anyhow::Result<Result<(), Wrong>> {
         let image = self.image(path)?;
         let file = symbols::read(&image)?;
         // A module without imports cannot lack anything.
@@ -146,18 +147,18 @@ impl<'a> KernelSymbols<'a> {
         let map: Box<dyn Read> = match self.root.open_within(map, SYMBOL_MAP) {
             Ok((file, _)) => Box::new(file.take(SYMBOL_MAP)),
             Err(e) if e.is_absent() => Box::new(std::io::empty()),
-            Err(e) => return Err(e.to_string()),
+            Err(e) => return Err(e.into()),
         };
         let listed = self.symbols_of_modules()?;
         let of_modules = |name: &str| {
             !all || memchr::memmem::find(&listed, format!("alias symbol:{name} ").as_bytes()).is_some()
         };
         let answer = file.against_names(BufReader::new(map), of_modules);
-        match answer.map_err(|e| self.root.read_failed(path_of_map, e).to_string())? {
+        match answer.map_err(|e| self.root.read_failed(path_of_map, e))? {
             Some(Ok(true)) => Ok(Ok(())),
             Some(Err(wrong)) => Ok(Err(wrong)),
             // The map is empty, or the file was built with versions, which the map does not have.
-            Some(Ok(false)) | None => Err(without.to_owned()),
+            Some(Ok(false)) | None => bail!(without.to_owned()),
         }
     }
 
@@ -166,10 +167,10 @@ impl<'a> KernelSymbols<'a> {
     /// # Errors
     ///
     /// If it cannot be determined.
-    pub(super) fn symbols_with(&self, path: &str, needs: &[String]) -> Result<Result<(), Wrong>, String> {
+    pub(super) fn symbols_with(&self, path: &str, needs: &[String]) -> anyhow::Result<Result<(), Wrong>> {
         match self.exports()? {
-            (list, without) if without.is_empty() => self.judge(path, &list, true, needs),
-            (map, without) => self.judge_names(path, &map, true, &without),
+            (list, "") => self.judge(path, &list, true, needs),
+            (map, without) => self.judge_names(path, &map, true, without),
         }
     }
 
@@ -180,10 +181,9 @@ impl<'a> KernelSymbols<'a> {
         list: &str,
         all: bool,
         needs: &[String],
-    ) -> Result<Result<(), Wrong>, String> {
-        let list =
-            self.symvers.get_or_init(|| self.root.read_within(list, KERNEL_INDEX).map_err(|e| e.to_string()));
-        let list = list.as_ref().map_err(Clone::clone)?;
+    ) -> anyhow::Result<Result<(), Wrong>> {
+        let list = self.symvers.get_or_init(|| self.root.read_within(list, KERNEL_INDEX));
+        let list = list.as_ref().map_err(|e| anyhow!("{e}"))?;
         let image = self.image(path)?;
         let kernel = self.inside("kernel/");
         let own = |module: &str| {
@@ -191,9 +191,7 @@ impl<'a> KernelSymbols<'a> {
         };
         let file = symbols::read(&image)?;
         let open = match file.against_kernel(list, own) {
-            Ok(None) => {
-                return Err("the Module.symvers of this kernel lists nothing of the kernel".to_owned());
-            }
+            Ok(None) => bail!("the Module.symvers of this kernel lists nothing of the kernel"),
             Ok(Some(open)) => open,
             Err(wrong) => return Ok(Err(wrong)),
         };
@@ -211,13 +209,13 @@ impl<'a> KernelSymbols<'a> {
         Ok(answers.verdict(listed))
     }
 
-    fn image(&self, path: &str) -> Result<ModuleImage<'static>, String> {
-        ModuleImage::of_file(self.root, path, path).map_err(|why| why.of(path))
+    fn image(&self, path: &str) -> anyhow::Result<ModuleImage<'static>> {
+        ModuleImage::of_file(self.root, path, path).map_err(|why| anyhow!(why.of(path)))
     }
 
-    fn symbols_of_modules(&self) -> Result<Vec<u8>, String> {
+    fn symbols_of_modules(&self) -> Result<Vec<u8>, FileError> {
         let read = self.root.read_optional_within(self.inside("modules.symbols"), KERNEL_LIST);
-        read.map(Option::unwrap_or_default).map_err(|e| e.to_string())
+        read.map(Option::unwrap_or_default)
     }
 
     /// Whether the modules that a module depends on exist: those that depmod found, and those that the module
@@ -254,7 +252,7 @@ impl<'a> KernelSymbols<'a> {
                 (Ok(false), Ok(false)) => {
                     gone.insert(kernel_name(needs));
                 }
-                (Err(reason), _) | (_, Err(reason)) => not_made = Some(reason),
+                (Err(error), _) | (_, Err(error)) => not_made = Some(error.to_string()),
             }
         }
         let gone = gone.into_iter().map(|needs| Flaw::Dependency { name: name.to_owned(), needs });
@@ -272,7 +270,7 @@ impl<'a> KernelSymbols<'a> {
         &self,
         depends: &[String],
         set: &[(String, String)],
-    ) -> Result<Vec<String>, String> {
+    ) -> anyhow::Result<Vec<String>> {
         let mut files: Vec<String> = Vec::new();
         let mut add = |path: String| {
             if !files.contains(&path) {
@@ -290,29 +288,24 @@ impl<'a> KernelSymbols<'a> {
                 // Installed during this run; the index follows.
                 add(path);
             } else if !self.is_built_in(name)? {
-                return Err(format!("{name}, which it is loaded on top of, is not there"));
+                bail!("{name}, which it is loaded on top of, is not there");
             }
         }
         Ok(files)
     }
 
-    fn is_built_in(&self, module: &str) -> Result<bool, String> {
-        let read = || {
-            let text = self
-                .root
-                .read_optional_within(self.inside("modules.builtin"), KERNEL_LIST)
-                .map_err(|e| e.to_string())?;
-            text.ok_or_else(|| "there is no modules.builtin".to_owned())
-        };
-        let text = self.built_in.get_or_init(read).as_ref().map_err(Clone::clone)?;
+    fn is_built_in(&self, module: &str) -> anyhow::Result<bool> {
+        let read = || self.root.read_optional_within(self.inside("modules.builtin"), KERNEL_LIST);
+        let text = self.built_in.get_or_init(read).as_ref().map_err(|e| anyhow!("{e}"))?;
+        let text = text.as_ref().context("there is no modules.builtin")?;
         let base =
             |line: &[u8]| line.rsplit(|b| *b == b'/').next().is_some_and(|file| is_file_of(file, module));
         Ok(text.split(|b| *b == b'\n').any(base))
     }
 
     /// Whether its file is where dkms installs to.
-    fn is_among_ours(&self, module: &str) -> Result<bool, String> {
-        let files = self.root.list_optional(self.inside(INSTALLED)).map_err(|e| e.to_string())?;
+    fn is_among_ours(&self, module: &str) -> anyhow::Result<bool> {
+        let files = self.root.list_optional(self.inside(INSTALLED))?;
         Ok(files.iter().any(|file| is_file_of(file.name.as_bytes(), module)))
     }
 }

@@ -82,7 +82,7 @@ pub fn serving(
     cache: &mut Cache,
     alias: &str,
 ) -> Serving {
-    let listed = modules.listed_for(alias)?;
+    let listed = modules.listed_for(alias).map_err(|e| format!("{e:#}"))?;
     if listed.len() > MOST_SERVING {
         return Err(format!("{} modules of kernel {} are listed for {alias}", listed.len(), scope.release));
     }

@@ -48,7 +48,7 @@ pub fn first_error(root: &Root, module: &ModuleName, release: &str) -> Option<Fi
 /// # Errors
 ///
 /// If there is not enough memory for it.
-pub(super) fn begin(root: &Root, path: &str) -> Result<File, String> {
+pub(super) fn begin(root: &Root, path: &str) -> io::Result<File> {
     let name = path.rsplit('/').next().unwrap_or(path);
     let numbered = |text: &str, n: usize| if n == 0 { text.to_owned() } else { format!("{text}.{n}") };
     for n in (0..ATTEMPTS - 1).rev() {
@@ -62,7 +62,7 @@ pub(super) fn begin(root: &Root, path: &str) -> Result<File, String> {
         Ok(_) => tracing::warn!("{path} is not a file; the module is built without a log"),
         Err(e) => tracing::warn!("{e}; the module is built without a log"),
     }
-    unnamed_file().map_err(|e| format!("no place for a log: {e}"))
+    unnamed_file()
 }
 
 /// Writes a line of clr-dkms. A build continues if its log cannot be written, for example on a full disk.

@@ -108,7 +108,7 @@ fn system(sha256: String, image: Result<ModuleImage<'_>, ImageError>) -> Result<
             Some(vermagic) => (Ok(vermagic), info),
             None => (Err("its .modinfo has no vermagic".to_owned()), ModuleInfo::default()),
         },
-        Err(reason) => (Err(reason), ModuleInfo::default()),
+        Err(reason) => (Err(reason.to_string()), ModuleInfo::default()),
     };
     Ok(FileFacts { vermagic, sha256, depends, signature, build })
 }

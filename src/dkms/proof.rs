@@ -16,7 +16,7 @@ use super::{Cache, DkmsConf, ModuleName, Stage};
 use crate::kernel::inventory::module_directory;
 use crate::kernel::module_image::ImageError;
 use crate::modprobe::index::DependencyEntry;
-use crate::sys::{Directory, Presence, Root};
+use crate::sys::{Directory, FileKind, Presence, Root};
 
 /// The directory that the dkms of Clear Linux and of Debian installs to, below the module directory.
 pub const INSTALLED: &str = "updates/dkms";
@@ -323,8 +323,8 @@ pub fn prove_built(
         if let Signature::Broken { reason } = &system.signature {
             flaws.push(Flaw::Damaged { path: path.clone(), reason: reason.clone() });
         }
-        let judged =
-            scope.files_before(&system.depends, &paths).and_then(|needs| scope.symbols_with(path, &needs));
+        let needs = scope.files_before(&system.depends, &paths);
+        let judged = needs.and_then(|needs| scope.symbols_with(path, &needs));
         signatures.push(system.signature);
         match judged {
             Ok(Ok(())) => {}
@@ -333,7 +333,7 @@ pub fn prove_built(
             Ok(Err(wrong @ Wrong::Missing(_))) => {
                 unchecked = Some(Flaw::Symbols { path: path.clone(), wrong }.to_string());
             }
-            Err(reason) => unchecked = Some(reason),
+            Err(error) => unchecked = Some(error.to_string()),
         }
     }
     let standing = match (flaws.is_empty(), unchecked) {
@@ -424,25 +424,31 @@ fn prove_one(
     let path = &proof.path;
     // For a module without a version of its own, dkms keeps the file of an older version and still reports
     // "installed".
-    let made = find_file(root, &built_directory(module, scope.release), &built.name)
-        .and_then(|(path, there)| facts_of(root, cache, &path, &there).ok());
-    match made {
-        Some(made) if Some(&made.sha256) != proof.sha256.as_ref() => {
+    let is_file = |there: &Presence| match there {
+        Presence::Unreadable(e) => !e.is_no_file(),
+        there => there.is(FileKind::File),
+    };
+    let made = find_file(root, &built_directory(module, scope.release), &built.name);
+    match made.filter(|(_, there)| is_file(there)).map(|(path, there)| facts_of(root, cache, &path, &there)) {
+        Some(Ok(made)) if Some(&made.sha256) != proof.sha256.as_ref() => {
             return Err(vec![Flaw::Differs { path: path.clone() }]);
         }
+        Some(Err(unknown @ Flaw::Unknown { .. })) => return Err(vec![unknown]),
         // Outside of the directory of dkms it may be the kernel's own module with the same name.
-        None if !is_dkms_own(path) => return Err(missing()),
+        Some(Err(_)) | None if !is_dkms_own(path) => return Err(missing()),
         _ => {}
     }
     let mut flaws = Vec::new();
     let below = path.strip_prefix(&scope.inside("")).unwrap_or(path);
-    let entry = match scope.index.entry(&built.name) {
-        Ok(entry) if entry.path == below => Ok(entry),
-        Ok(entry) => Err(Some(entry.path)),
-        Err(instead) => Err(instead),
+    let mut not_listed = |instead| {
+        flaws.push(Flaw::NotListed { name: built.name.clone(), instead });
+        None
     };
-    let entry =
-        entry.map_err(|instead| flaws.push(Flaw::NotListed { name: built.name.clone(), instead })).ok();
+    let entry = match scope.index.entry(&built.name) {
+        Ok(entry) if entry.path == below => Some(entry),
+        Ok(entry) => not_listed(Some(entry.path)),
+        Err(instead) => not_listed(instead),
+    };
     let checks = loads_with(scope, cache, &built.name, path, &there, &system, entry.as_ref(), &mut flaws);
     proof.checks.extend(checks);
     if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
@@ -470,7 +476,7 @@ pub(super) fn loads_with(
             flaws.push(Flaw::Symbols { path: path.to_owned(), wrong });
             None
         }
-        Err(reason) => Some(reason),
+        Err(error) => Some(error.to_string()),
     };
     match depended {
         Ok(not_made) => {

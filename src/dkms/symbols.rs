@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
+use anyhow::anyhow;
 use object::read::ReadRef;
 use object::{Endianness, File, Object, ObjectSection, ObjectSymbol};
 use serde::{Deserialize, Serialize};
@@ -66,14 +67,13 @@ pub struct OpenSymbol<'a> {
 /// # Errors
 ///
 /// If it cannot be parsed.
-pub fn read<'a, R: ReadRef<'a>>(plain: R) -> Result<Symbols<'a>, String> {
-    let told = |e: object::Error| e.to_string();
-    let file = File::parse(plain).map_err(told)?;
-    let many = || format!("it has more than {MOST} symbols that are taken or given");
+pub fn read<'a, R: ReadRef<'a>>(plain: R) -> anyhow::Result<Symbols<'a>> {
+    let file = File::parse(plain)?;
+    let many = || anyhow!("it has more than {MOST} symbols that are taken or given");
     let mut symbols = Symbols::default();
-    let versions = versions(&file).map_err(told)?;
+    let versions = versions(&file)?;
     for symbol in file.symbols() {
-        let name = symbol.name_bytes().map_err(told)?;
+        let name = symbol.name_bytes()?;
         if symbol.is_undefined() && !name.is_empty() && !SPECIAL.contains(&name) {
             let need = SymbolUse { version: versions.get(name).copied(), weak: symbol.is_weak() };
             symbols.needs.insert(name, need);
@@ -91,7 +91,7 @@ pub fn read<'a, R: ReadRef<'a>>(plain: R) -> Result<Symbols<'a>, String> {
     }
     // The section also has the names of namespaces. Additional exports cause no false alarm.
     if let Some(section) = file.section_by_name("__ksymtab_strings") {
-        for name in section.data().map_err(told)?.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        for name in section.data()?.split(|b| *b == 0).filter(|name| !name.is_empty()) {
             symbols.exports.entry(name).or_default();
             if symbols.exports.len() > MOST {
                 return Err(many());

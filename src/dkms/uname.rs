@@ -7,6 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
+
 use super::ModuleName;
 use super::replace::STATE;
 use super::staging::STAGING;
@@ -59,19 +61,15 @@ impl<'a> TargetUname<'a> {
         tools: &Tools,
         module: &ModuleName,
         release: &str,
-    ) -> Result<TargetUname<'a>, String> {
-        let own = tools.find("uname").map_err(|e| e.to_string())?;
+    ) -> anyhow::Result<TargetUname<'a>> {
+        let own = tools.find("uname")?.display().to_string();
         // The release is the name of a directory, so it may contain quotes.
-        let own = own.display().to_string();
-        if release.contains('\'') || own.contains('\'') {
-            return Err(format!("the name {release} cannot be quoted"));
-        }
+        ensure!(!release.contains('\'') && !own.contains('\''), "the name {release} cannot be quoted");
         // After a kill it is removed together with the staging trees.
         let directory = format!("{STATE}/{STAGING}{}-{}-{release}-uname", module.name, module.version);
         let uname = TargetUname { root, directory };
         let text = SCRIPT.replace("RELEASE", release).replace("PROGRAM", &own);
-        root.write(format!("{}/uname", uname.directory), text.as_bytes(), 0o755)
-            .map_err(|e| e.to_string())?;
+        root.write(format!("{}/uname", uname.directory), text.as_bytes(), 0o755)?;
         Ok(uname)
     }
 

@@ -14,6 +14,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
+
 use super::call::{self, GivenRoot};
 use super::hooks::{self, Hook};
 use super::replace::claim_path;
@@ -36,18 +38,17 @@ pub fn run(
     tree: &Tree,
     module: &ModuleName,
     release: &str,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let registered = tree.modules.iter().find(|m| m.module == *module);
-    let registered = registered.ok_or_else(|| format!("dkms does not know {module}"))?;
+    let registered = registered.with_context(|| format!("dkms does not know {module}"))?;
     if let Source::Broken { reason } | Source::Unknown { reason } = &registered.source {
-        return Err(reason.clone());
+        bail!(reason.clone());
     }
     // There is no kernel left that could use an index.
     let mut child = call::call(tools, "unbuild", module, release, DEADLINE)?.arg("--no-depmod");
     let mut post_remove = String::new();
     if !root.is_slash() {
-        let conf = conf::load(root, tools, cache, registered, release);
-        let conf = conf.map_err(|e| e.reason().to_owned())?;
+        let conf = conf::load(root, tools, cache, registered, release)?;
         child = in_image((root, tools), registered, release, &conf, child)?;
         post_remove = conf.hook("POST_REMOVE").to_owned();
     }
@@ -57,7 +58,7 @@ pub fn run(
     if !post_remove.is_empty() && was_installed && is_gone() {
         // dkms continues after a failure too. The admin has to look for what the script should have removed.
         if let Err(e) = run_post_remove((root, tools), module, &post_remove) {
-            tracing::warn!("{e}; what POST_INSTALL made may still be there");
+            tracing::warn!("{e:#}; what POST_INSTALL made may still be there");
         }
     }
     done
@@ -70,14 +71,14 @@ fn in_image(
     release: &str,
     conf: &DkmsConf,
     child: Child,
-) -> Result<Child, String> {
+) -> anyhow::Result<Child> {
     let module = &registered.module;
     let given = GivenRoot::for_unbuild(root);
     if let Some(reason) = build::way_out_of((given, tools), module, release, conf) {
-        return Err(reason);
+        bail!(reason);
     }
-    build::portable_source(root, module, &registered.source).map_err(|e| e.to_string())?;
-    let modules = root.real_path(MODULES).map_err(|e| e.to_string())?;
+    build::portable_source(root, module, &registered.source)?;
+    let modules = root.real_path(MODULES)?;
     // The headers are gone together with the kernel. Naming them keeps dkms from using those of the host.
     let headers = given.plain_path(modules.join(release).join("build"));
     let mut child = given.named_in(child)?.arg("--kernelsourcedir").arg(headers);
@@ -95,11 +96,11 @@ fn is_installed(root: &Root, module: &ModuleName, release: &str) -> bool {
     root.read_link(claim_path(module, release)).is_ok_and(|link| link.as_os_str() == text.as_str())
 }
 
-fn run_dkms(child: Child) -> Result<(), String> {
+fn run_dkms(child: Child) -> anyhow::Result<()> {
     tracing::debug!("{}", child.display());
     // It removes link, file and build one after the other. It takes a moment only, and the next run removes
     // what a deadline would leave.
-    let done = child.uninterruptible().run().map_err(|e| format!("dkms cannot be started: {e}"))?;
+    let done = child.uninterruptible().run().context("dkms cannot be started")?;
     let said = String::from_utf8_lossy(&done.output).into_owned();
     for line in said.lines().filter(|l| !l.trim().is_empty()) {
         tracing::debug!("dkms: {line}");
@@ -111,22 +112,22 @@ fn run_dkms(child: Child) -> Result<(), String> {
         Ended::Exit(0) => Ok(()),
         ended => {
             let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
-            Err(format!("dkms unbuild: {ended}: {}", last.trim()))
+            bail!("dkms unbuild: {ended}: {}", last.trim())
         }
     }
 }
 
-fn run_post_remove((root, tools): (&Root, &Tools), module: &ModuleName, command: &str) -> Result<(), String> {
+fn run_post_remove((root, tools): (&Root, &Tools), module: &ModuleName, command: &str) -> anyhow::Result<()> {
     let child = hooks::child_in_image((root, tools), module, (Hook::PostRemove, command), DEADLINE)?;
     let Some(child) = child else {
-        return Err(format!("POST_REMOVE of {module} is not an executable file: {command}"));
+        bail!("POST_REMOVE of {module} is not an executable file: {command}");
     };
-    let done = child.run().map_err(|e| format!("POST_REMOVE of {module} was not run: {e}"))?;
+    let done = child.run().with_context(|| format!("POST_REMOVE of {module} was not run"))?;
     for line in String::from_utf8_lossy(&done.output).lines() {
         tracing::debug!("POST_REMOVE of {module}: {line}");
     }
     match done.ended {
         Ended::Exit(0) => Ok(()),
-        ended => Err(format!("POST_REMOVE of {module}: {ended}")),
+        ended => bail!("POST_REMOVE of {module}: {ended}"),
     }
 }

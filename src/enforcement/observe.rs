@@ -243,13 +243,13 @@ fn from_image(root: &Root, cache: &mut Cache, image: &str, version: Option<[u32;
         return Patch::Unknown;
     };
     let look = || {
-        let read = root.open_watched(&path, u64::MAX).map_err(|e| e.to_string());
+        let read = root.open_watched(&path, u64::MAX).map_err(anyhow::Error::from);
         let found = read.and_then(|file| patch::from_image(std::io::BufReader::new(file)));
-        found.or_else(|reason| {
-            tracing::debug!("{}: {reason}", root.shown_path(&path).display());
+        found.or_else(|error| {
+            tracing::debug!("{}: {error}", root.shown_path(&path).display());
             // A failed read must not be kept in the cache. An image in an unknown format proves nothing,
             // which is kept.
-            if root.has_unread(&path) { Err(reason) } else { Ok(None) }
+            if root.has_unread(&path) { Err(error) } else { Ok(None) }
         })
     };
     Patch::found(cache.image(&path, &stat, look), version)

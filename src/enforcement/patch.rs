@@ -3,9 +3,10 @@
 
 use std::io::{BufReader, Read};
 
+use anyhow::{anyhow, bail};
 use memchr::memmem;
 
-use crate::kernel::module_image::{ImageError, xz, zstd};
+use crate::kernel::module_image::{xz, zstd};
 
 /// The first kernel version with the second version of the patch.
 const SECOND_FORM: [u32; 3] = [5, 19, 1];
@@ -92,20 +93,20 @@ pub fn from_modinfo(bytes: &[u8], version: Option<[u32; 3]>) -> Patch {
 /// # Errors
 ///
 /// If it is not an image in a known format.
-pub fn from_image(mut image: impl Read) -> Result<Option<bool>, String> {
+pub fn from_image(mut image: impl Read) -> anyhow::Result<Option<bool>> {
     let mut head = [0; 0x250];
-    image.read_exact(&mut head).map_err(|e| format!("it is too short ({e})"))?;
+    image.read_exact(&mut head).map_err(|e| anyhow!("it is too short ({e})"))?;
     if head.get(0x202..0x206) != Some(b"HdrS") {
-        return Err("it has no header of the x86 boot protocol".to_owned());
+        bail!("it has no header of the x86 boot protocol");
     }
     let number = |at: usize| head[at..at + 4].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
     let sectors = if head[0x1f1] == 0 { 4 } else { u64::from(head[0x1f1]) };
     let (offset, length) = (number(0x248), number(0x24c));
     let start = (sectors + 1) * 512 + offset;
     let Some(skip) = start.checked_sub(head.len() as u64).filter(|_| length > 10) else {
-        return Err("its header does not say where the kernel is".to_owned());
+        bail!("its header does not say where the kernel is");
     };
-    let fail = |e: std::io::Error| format!("it cannot be read ({e})");
+    let fail = |e: std::io::Error| anyhow!("it cannot be read ({e})");
     std::io::copy(&mut image.by_ref().take(skip), &mut std::io::sink()).map_err(fail)?;
     let mut magic = [0; 6];
     image.read_exact(&mut magic).map_err(fail)?;
@@ -114,14 +115,13 @@ pub fn from_image(mut image: impl Read) -> Result<Option<bool>, String> {
     let mut beginning = magic.to_vec();
     let read = image.by_ref().take(rest.min(BEGINNING)).read_to_end(&mut beginning).map_err(fail)?;
     let payload = beginning.as_slice().chain(BufReader::new(image.take(rest - read as u64)));
-    let said = |e: ImageError| e.to_string();
     let found = match magic {
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => search(zstd(payload).map_err(said)?),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => search(xz(payload, false).map_err(said)?),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => search(zstd(payload)?),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => search(xz(payload, false)?),
         [0x1f, 0x8b, ..] => search(flate2::bufread::GzDecoder::new(payload)),
-        _ => return Err("the kernel in it is not compressed with zstd, xz or gzip".to_owned()),
+        _ => bail!("the kernel in it is not compressed with zstd, xz or gzip"),
     };
-    found.map_err(|e| format!("the kernel in it cannot be decompressed ({e})"))
+    found.map_err(|e| anyhow!("the kernel in it cannot be decompressed ({e})"))
 }
 
 /// Searches for the names. None if neither is there: the kernel is in an unknown format.
@@ -228,9 +228,9 @@ mod tests {
                     .concat();
             let plain = [vec![7; pad], b"\0module.sig_enforce\0".to_vec(), vec![7; 99]].concat();
             for pack in [gzip, xz, zstd] {
-                assert_eq!(from_image(image(&pack(&patched)).as_slice()), Ok(Some(true)), "{pad}");
-                assert_eq!(from_image(image(&pack(&plain)).as_slice()), Ok(Some(false)), "{pad}");
-                assert_eq!(from_image(image(&pack(b"other")).as_slice()), Ok(None));
+                assert_eq!(from_image(image(&pack(&patched)).as_slice()).unwrap(), Some(true), "{pad}");
+                assert_eq!(from_image(image(&pack(&plain)).as_slice()).unwrap(), Some(false), "{pad}");
+                assert_eq!(from_image(image(&pack(b"other")).as_slice()).unwrap(), None);
             }
         }
         let good = image(&gzip(b"module.sig_enforce\0"));

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, Read};
 
+use anyhow::{Context, bail, ensure};
+
 /// The longest file name. The limit of the kernel is PATH_MAX.
 const LONGEST_NAME: u64 = 4096;
 const HEADER: usize = 110;
@@ -67,19 +69,18 @@ impl<R: Read> Read for Counted<R> {
 pub(super) fn entries<R: BufRead>(
     member: &mut R,
     one: bool,
-    mut visit: impl FnMut(&mut ArchiveEntry<'_, R>) -> Result<(), String>,
-) -> Result<(), String> {
-    let failed = |e: io::Error| e.to_string();
+    mut visit: impl FnMut(&mut ArchiveEntry<'_, R>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     loop {
         let mut archive = Counted { inner: &mut *member, at: 0 };
-        let Some(first) = after_padding(archive.inner).map_err(failed)? else { return Ok(()) };
+        let Some(first) = after_padding(archive.inner)? else { return Ok(()) };
         let mut header = [0; HEADER];
         header[0] = first;
         // The padding is not part of the archive.
         archive.at = 1;
-        archive.read_exact(&mut header[1..]).map_err(|e| cut(&e))?;
+        archive.read_exact(&mut header[1..]).map_err(cut)?;
         while !entry(&mut archive, &header, &mut visit)? {
-            archive.read_exact(&mut header).map_err(|e| cut(&e))?;
+            archive.read_exact(&mut header).map_err(cut)?;
         }
         if one {
             return Ok(());
@@ -87,10 +88,10 @@ pub(super) fn entries<R: BufRead>(
     }
 }
 
-fn cut(e: &io::Error) -> String {
+fn cut(e: io::Error) -> io::Error {
     match e.kind() {
-        io::ErrorKind::UnexpectedEof => "it is truncated".to_owned(),
-        _ => e.to_string(),
+        io::ErrorKind::UnexpectedEof => io::Error::other("it is truncated"),
+        _ => e,
     }
 }
 
@@ -123,19 +124,17 @@ fn after_padding(archive: &mut impl BufRead) -> io::Result<Option<u8>> {
 fn entry<R: Read>(
     archive: &mut Counted<&mut R>,
     header: &[u8; HEADER],
-    visit: &mut impl FnMut(&mut ArchiveEntry<'_, R>) -> Result<(), String>,
-) -> Result<bool, String> {
+    visit: &mut impl FnMut(&mut ArchiveEntry<'_, R>) -> anyhow::Result<()>,
+) -> anyhow::Result<bool> {
     // The last digit of the magic number indicates checksums, which the kernel ignores.
     if !matches!(&header[..6], b"070701" | b"070702") {
-        return Err("it is not a cpio archive of the format newc".to_owned());
+        bail!("it is not a cpio archive of the format newc");
     }
-    let field = |at: usize| number(&header[6 + 8 * at..14 + 8 * at]).ok_or("a damaged header");
+    let field = |at: usize| number(&header[6 + 8 * at..14 + 8 * at]).context("a damaged header");
     let (mode, size, name_size) = (field(1)?, u64::from(field(6)?), u64::from(field(11)?));
-    if name_size == 0 || name_size > LONGEST_NAME {
-        return Err("a damaged header: the length of a name".to_owned());
-    }
-    let mut name = vec![0; usize::try_from(name_size).map_err(|e| e.to_string())?];
-    archive.read_exact(&mut name).map_err(|e| cut(&e))?;
+    ensure!((1..=LONGEST_NAME).contains(&name_size), "a damaged header: the length of a name");
+    let mut name = vec![0; usize::try_from(name_size)?];
+    archive.read_exact(&mut name).map_err(cut)?;
     align(archive)?;
     let name = name.split(|b| *b == 0).next().unwrap_or_default();
     if name == TRAILER {
@@ -167,11 +166,12 @@ fn number(digits: &[u8]) -> Option<u32> {
     u32::from_str_radix(text, 16).ok()
 }
 
-fn align(archive: &mut Counted<impl Read>) -> Result<(), String> {
+fn align(archive: &mut Counted<impl Read>) -> anyhow::Result<()> {
     skip(archive, archive.at.next_multiple_of(4) - archive.at)
 }
 
-fn skip(archive: &mut Counted<impl Read>, bytes: u64) -> Result<(), String> {
-    let skipped = io::copy(&mut archive.take(bytes), &mut io::sink()).map_err(|e| e.to_string())?;
-    if skipped == bytes { Ok(()) } else { Err("it is truncated".to_owned()) }
+fn skip(archive: &mut Counted<impl Read>, bytes: u64) -> anyhow::Result<()> {
+    let skipped = io::copy(&mut archive.take(bytes), &mut io::sink())?;
+    ensure!(skipped == bytes, "it is truncated");
+    Ok(())
 }

@@ -84,8 +84,7 @@ impl InitrdContents {
             .seek(SeekFrom::Start(size.saturating_sub(END as u64)))
             .and_then(|_| file.take(END as u64).read_to_end(&mut end));
         read.map_err(|e| root.read_failed(path, e))?;
-        let open = || root.open_watched(path, INITRD).map_err(|e| e.to_string());
-        let contents = InitrdContents::read_from(size, &end, open, wanted);
+        let contents = InitrdContents::read_from(size, &end, || root.open_watched(path, INITRD), wanted);
         match contents.unknown {
             // The next attempt may succeed, so the result must not be kept in the cache.
             Some(reason) if root.has_unread(path) => {
@@ -99,7 +98,7 @@ impl InitrdContents {
     fn read_from<R: Read>(
         length: u64,
         end: &[u8],
-        mut open: impl FnMut() -> Result<R, String>,
+        mut open: impl FnMut() -> Result<R, FileError>,
         wanted: &BTreeSet<String>,
     ) -> InitrdContents {
         let (mut builds, mut budget) = (BTreeMap::new(), Budget::default());
@@ -113,7 +112,7 @@ impl InitrdContents {
                 number: 0,
             };
             budget.begin();
-            let read = open().and_then(|file| {
+            let read = open().map_err(anyhow::Error::from).and_then(|file| {
                 let mut input = Input::new(file.take(without_bootconfig(end, length)));
                 members(&mut input, &mut budget, |mut member, plain| {
                     // An uncompressed member ends where its archive ends.
@@ -126,8 +125,8 @@ impl InitrdContents {
             builds = std::mem::take(&mut reading.builds);
             if is_done {
                 let mut found = reading.finish();
-                if let Err(reason) = read {
-                    found.unknown = Some(reason);
+                if let Err(error) = read {
+                    found.unknown = Some(error.to_string());
                 }
                 return found;
             }
@@ -209,7 +208,7 @@ enum Build {
 type Member<'b, 'r> = Limited<'b, &'r mut (dyn BufRead + 'r)>;
 
 impl ContentsReading<'_> {
-    fn visit(&mut self, entry: &mut ArchiveEntry<'_, Member<'_, '_>>) -> Result<(), String> {
+    fn visit(&mut self, entry: &mut ArchiveEntry<'_, Member<'_, '_>>) -> anyhow::Result<()> {
         self.number += 1;
         let path = entry.name.trim_start_matches("./").trim_start_matches('/').to_owned();
         if entry.kind == EntryKind::Other {
@@ -222,7 +221,7 @@ impl ContentsReading<'_> {
             return Ok(());
         };
         if below == "modules.dep" && entry.size <= LARGEST_INDEX {
-            let text = entry.read().map_err(|e| e.to_string())?;
+            let text = entry.read()?;
             self.indexes.insert(release.to_owned(), text);
             return Ok(());
         }
@@ -243,7 +242,7 @@ impl ContentsReading<'_> {
         &mut self,
         path: &str,
         entry: &mut ArchiveEntry<'_, Member<'_, '_>>,
-    ) -> Result<Result<ModuleBuild, String>, String> {
+    ) -> anyhow::Result<Result<ModuleBuild, String>> {
         if entry.kind == EntryKind::Symlink {
             return Ok(Err(format!("{path} is a symlink")));
         }
@@ -266,7 +265,7 @@ impl ContentsReading<'_> {
             Some(Build::Waiting) | None => ModuleReading::of_info(),
         };
         let read = reading.pass(path, BufReader::new(entry.body()));
-        entry.archive().budget().spend(reading.length()).map_err(|e| e.to_string())?;
+        entry.archive().budget().spend(reading.length())?;
         let known = match read {
             Ok(Some(image)) => module_file::info(&image)
                 .map(|info| ModuleBuild { vermagic: info.vermagic, identity: info.build })

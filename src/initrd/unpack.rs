@@ -3,6 +3,8 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
 
+use anyhow::{bail, ensure};
+
 use super::archive::first_not_zero;
 use crate::kernel::module_image::{xz, zstd};
 use crate::limits::INITRD_UNPACKED;
@@ -179,13 +181,12 @@ impl<R: Read> BufRead for Input<R> {
 pub(super) fn members<R: Read>(
     rest: &mut Input<R>,
     budget: &mut Budget,
-    mut take: impl FnMut(Limited<'_, &mut dyn BufRead>, bool) -> Result<(), String>,
-) -> Result<(), String> {
-    let failed = |e: io::Error| e.to_string();
+    mut take: impl FnMut(Limited<'_, &mut dyn BufRead>, bool) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     // The padding of the boot loader, and of cpio's last block.
-    while rest.skip_padding().map_err(failed)? {
+    while rest.skip_padding()? {
         let before = rest.consumed;
-        let head: Vec<u8> = rest.peek(XZ.len()).map_err(failed)?.iter().copied().take(XZ.len()).collect();
+        let head: Vec<u8> = rest.peek(XZ.len())?.iter().copied().take(XZ.len()).collect();
         let mut give =
             |inner: &mut dyn BufRead, plain| take(Limited { inner, budget: &mut *budget, passed: 0 }, plain);
         if head.starts_with(CPIO) {
@@ -194,22 +195,20 @@ pub(super) fn members<R: Read>(
         } else if head.starts_with(GZIP) {
             give(&mut BufReader::new(flate2::bufread::GzDecoder::new(&mut *rest)), false)?;
         } else if head.starts_with(XZ) {
-            give(&mut BufReader::new(xz(&mut *rest, false).map_err(|e| e.to_string())?), false)?;
+            give(&mut BufReader::new(xz(&mut *rest, false)?), false)?;
         } else if head.starts_with(ZSTD) {
-            give(&mut BufReader::new(zstd(&mut *rest).map_err(|e| e.to_string())?), false)?;
+            give(&mut BufReader::new(zstd(&mut *rest)?), false)?;
         } else if head.starts_with(LZ4) {
             give(&mut BufReader::new(Lz4::new(rest)), false)?;
         } else {
             let known = OTHERS.iter().find(|(magic, _)| head.starts_with(magic));
-            return Err(match known {
-                Some((_, name)) => format!("it is compressed with {name}"),
-                None => "it is not a cpio archive of a known compression".to_owned(),
-            });
+            match known {
+                Some((_, name)) => bail!("it is compressed with {name}"),
+                None => bail!("it is not a cpio archive of a known compression"),
+            }
         }
         // A member that consumes nothing would repeat forever.
-        if rest.consumed == before {
-            return Err("an empty member".to_owned());
-        }
+        ensure!(rest.consumed != before, "an empty member");
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The metadata in a kernel module file, independent of its location and of the program that installed it.
 
+use anyhow::{Context, anyhow, bail};
 use object::read::ReadRef;
 use object::{Object, ObjectSection};
 use serde::{Deserialize, Serialize};
@@ -65,12 +66,12 @@ impl BuildIdentity {
 /// # Errors
 ///
 /// If it is not an ELF file with a `.modinfo` section.
-pub fn info<'a>(plain: impl ReadRef<'a>) -> Result<ModuleInfo, String> {
-    let file = object::File::parse(plain).map_err(|e| format!("it is not an ELF file ({e})"))?;
-    let section = file.section_by_name(".modinfo").ok_or("it has no .modinfo section")?;
-    let data = section.data().map_err(|e| format!("its .modinfo cannot be read ({e})"))?;
+pub fn info<'a>(plain: impl ReadRef<'a>) -> anyhow::Result<ModuleInfo> {
+    let file = object::File::parse(plain).map_err(|e| anyhow!("it is not an ELF file ({e})"))?;
+    let section = file.section_by_name(".modinfo").context("it has no .modinfo section")?;
+    let data = section.data().map_err(|e| anyhow!("its .modinfo cannot be read ({e})"))?;
     if data.len() > LARGEST_INFO {
-        return Err("its .modinfo is larger than 1 MiB".to_owned());
+        bail!("its .modinfo is larger than 1 MiB");
     }
     let mut info = fields(data.split(|b| *b == 0));
     // A damaged note does not make the module unusable.

@@ -11,7 +11,7 @@ use std::cell::OnceCell;
 use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{ENDINGS, folded};
 use crate::limits::{KERNEL_INDEX, KERNEL_LIST};
-use crate::sys::Root;
+use crate::sys::{FileError, Root};
 
 const MARK: u32 = 0xB007_F457;
 /// The upper half of the version. The lower half counts compatible additions.
@@ -54,10 +54,10 @@ impl Index {
     /// # Errors
     ///
     /// If it exists and cannot be read.
-    pub fn load(root: &Root, release: &str) -> Result<Index, String> {
+    pub fn load(root: &Root, release: &str) -> Result<Index, FileError> {
         let path = format!("{}/modules.dep", module_directory(release));
-        let read = |path: &str, limit| root.read_optional_within(path, limit).map_err(|e| e.to_string());
-        let (text, binary) = (read(&path, KERNEL_LIST)?, read(&format!("{path}.bin"), KERNEL_INDEX)?);
+        let text = root.read_optional_within(&path, KERNEL_LIST)?;
+        let binary = root.read_optional_within(format!("{path}.bin"), KERNEL_INDEX)?;
         Ok(Index::new(text.unwrap_or_default(), binary.unwrap_or_default()))
     }
 

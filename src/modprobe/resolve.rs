@@ -3,6 +3,8 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
+use anyhow::{Context, anyhow, bail};
+
 use super::aliases;
 use super::index::{Index, is_file_of};
 use super::pattern;
@@ -10,7 +12,7 @@ use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{self, ModuleInfo};
 use crate::kernel::module_image::ModuleImage;
 use crate::limits::KERNEL_LIST;
-use crate::sys::{Presence, Root};
+use crate::sys::{FileError, Presence, Root};
 
 /// The part of the module directory that a file is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,10 +81,10 @@ pub struct KernelModules<'r> {
     root: &'r Root,
     directory: String,
     release: String,
-    index: OnceCell<Result<Index, String>>,
-    built_in: OnceCell<Result<Vec<u8>, String>>,
-    built_in_info: OnceCell<Result<Option<Vec<u8>>, String>>,
-    alias_list: OnceCell<Result<Vec<u8>, String>>,
+    index: OnceCell<Result<Index, FileError>>,
+    built_in: OnceCell<Result<Vec<u8>, FileError>>,
+    built_in_info: OnceCell<Result<Option<Vec<u8>>, FileError>>,
+    alias_list: OnceCell<Result<Vec<u8>, FileError>>,
 }
 
 impl<'r> KernelModules<'r> {
@@ -102,12 +104,12 @@ impl<'r> KernelModules<'r> {
     /// What modprobe finds for a name.
     pub fn resolve(&self, module: &str) -> Resolution {
         match self.built_in() {
-            Err(reason) => return Resolution::Unknown(reason.clone()),
+            Err(e) => return Resolution::Unknown(e.to_string()),
             Ok(list) if is_listed(list, module) => return Resolution::BuiltIn,
             Ok(_) => {}
         }
         let index = match self.index.get_or_init(|| Index::load(self.root, &self.release)) {
-            Err(reason) => return Resolution::Unknown(reason.clone()),
+            Err(e) => return Resolution::Unknown(e.to_string()),
             Ok(index) => index,
         };
         let entry = match index.found(module) {
@@ -140,16 +142,16 @@ impl<'r> KernelModules<'r> {
     /// # Errors
     ///
     /// Why they are unknown.
-    pub fn aliases(&self, module: &str) -> Result<Vec<String>, String> {
+    pub fn aliases(&self, module: &str) -> anyhow::Result<Vec<String>> {
         match self.resolve(module) {
             Resolution::BuiltIn => self.built_in_aliases(module),
             Resolution::File { path, .. } => {
-                let image = ModuleImage::of_file(self.root, &path, &path).map_err(|why| why.of(&path))?;
-                let info = module_file::info(&image);
-                info.map(|info| info.aliases).map_err(|why| format!("{path}: {why}"))
+                let image =
+                    ModuleImage::of_file(self.root, &path, &path).map_err(|why| anyhow!(why.of(&path)))?;
+                module_file::info(&image).map(|info| info.aliases).context(path)
             }
             Resolution::Dangling { .. } | Resolution::Absent => Ok(Vec::new()),
-            Resolution::Unknown(reason) => Err(reason),
+            Resolution::Unknown(reason) => bail!(reason),
         }
     }
 
@@ -158,7 +160,7 @@ impl<'r> KernelModules<'r> {
         match self.aliases(module) {
             Ok(patterns) if claims(patterns.iter().map(String::as_str), alias) => Claim::Yes,
             Ok(_) => Claim::No,
-            Err(reason) => Claim::Unknown(reason),
+            Err(error) => Claim::Unknown(format!("{error:#}")),
         }
     }
 
@@ -168,45 +170,41 @@ impl<'r> KernelModules<'r> {
     /// # Errors
     ///
     /// Why they are unknown.
-    pub fn listed_for(&self, alias: &str) -> Result<BTreeSet<String>, String> {
-        let list = self.alias_list.get_or_init(|| {
-            let path = format!("{}/modules.alias", self.directory);
-            let list = self.root.read_optional_within(path, KERNEL_LIST);
-            list.map(Option::unwrap_or_default).map_err(|e| e.to_string())
-        });
-        let mut found = aliases::listed(list.as_ref().map_err(Clone::clone)?, alias);
+    pub fn listed_for(&self, alias: &str) -> anyhow::Result<BTreeSet<String>> {
+        let list = self.alias_list.get_or_init(|| self.list("modules.alias"));
+        let mut found = aliases::listed(list.as_ref().map_err(|e| anyhow!("{e}"))?, alias);
         match self.built_in_info() {
             Ok(all) => found.extend(aliases::built_in(all, alias)),
             // The aliases of module files are known without this file.
             Err(_) if !found.is_empty() => {}
-            Err(reason) => return Err(reason),
+            Err(error) => return Err(error),
         }
         Ok(found)
     }
 
-    fn built_in(&self) -> &Result<Vec<u8>, String> {
-        self.built_in.get_or_init(|| {
-            let list =
-                self.root.read_optional_within(format!("{}/modules.builtin", self.directory), KERNEL_LIST);
-            list.map(Option::unwrap_or_default).map_err(|e| e.to_string())
-        })
+    /// A list of depmod or of the kernel. An absent one is empty.
+    fn list(&self, name: &str) -> Result<Vec<u8>, FileError> {
+        let list = self.root.read_optional_within(format!("{}/{name}", self.directory), KERNEL_LIST);
+        list.map(Option::unwrap_or_default)
     }
 
-    fn built_in_aliases(&self, module: &str) -> Result<Vec<String>, String> {
+    fn built_in(&self) -> &Result<Vec<u8>, FileError> {
+        self.built_in.get_or_init(|| self.list("modules.builtin"))
+    }
+
+    fn built_in_aliases(&self, module: &str) -> anyhow::Result<Vec<String>> {
         self.built_in_info().map(|all| info_of_built_in(all, module).aliases)
     }
 
-    fn built_in_info(&self) -> Result<&[u8], String> {
+    fn built_in_info(&self) -> anyhow::Result<&[u8]> {
         let path = format!("{}/modules.builtin.modinfo", self.directory);
-        let all = self
-            .built_in_info
-            .get_or_init(|| self.root.read_optional_within(&path, KERNEL_LIST).map_err(|e| e.to_string()));
+        let all = self.built_in_info.get_or_init(|| self.root.read_optional_within(&path, KERNEL_LIST));
         match all {
             Ok(Some(all)) => Ok(all),
             // Kernels before 5.2 do not have this file, so its absence does not mean that no built-in module
             // matches.
-            Ok(None) => Err(format!("there is no {}", self.root.shown_path(&path).display())),
-            Err(reason) => Err(reason.clone()),
+            Ok(None) => bail!("there is no {}", self.root.shown_path(&path).display()),
+            Err(e) => bail!("{e}"),
         }
     }
 }

@@ -87,9 +87,7 @@ fn all_unknown(kernels: &[&Installed], reason: &str) -> BTreeMap<String, KernelI
 
 fn read(root: &Root, cache: &mut Cache, path: &str, wanted: &BTreeSet<String>) -> InitrdContents {
     match root.lookup(path).stat() {
-        Some(stat) => cache.initrd(path, &stat, wanted, || {
-            InitrdContents::of_file(root, path, wanted).map_err(|e| e.to_string())
-        }),
+        Some(stat) => cache.initrd(path, &stat, wanted, || InitrdContents::of_file(root, path, wanted)),
         None => InitrdContents::unreadable(format!("{} cannot be read", root.shown_path(path).display())),
     }
 }

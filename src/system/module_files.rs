@@ -165,8 +165,8 @@ fn files_on(
             let serving = in_use.into_iter().map(one).collect();
             (found, serving)
         }
-        Err(reason) => {
-            let unknown = |name: &String| (name.clone(), Loadable::Unknown { reason: reason.clone() });
+        Err(error) => {
+            let unknown = |name: &String| (name.clone(), Loadable::Unknown { reason: error.to_string() });
             (names.iter().map(unknown).collect(), BTreeMap::new())
         }
     }

@@ -43,10 +43,10 @@ pub(super) fn pairs_with(
         .into_iter()
         .map(|(registered, conf)| {
             let stage = tree.stage(registered, &release);
-            let unknown = |reason: &str| Err(vec![Flaw::Unknown { reason: reason.to_owned() }]);
+            let unknown = |reason: String| Err(vec![Flaw::Unknown { reason }]);
             let proof = match (&conf, &scope) {
-                (Err(error), _) => unknown(error.reason()),
-                (_, Err(reason)) => unknown(reason),
+                (Err(error), _) => unknown(error.to_string()),
+                (_, Err(error)) => unknown(error.to_string()),
                 (Ok(conf), Ok(scope)) => prove(scope, cache, &registered.module, stage, conf),
             };
             let mut pair = ModuleOnKernel {

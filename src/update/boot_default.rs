@@ -139,7 +139,7 @@ fn repair_indexes(context: &Context, cache: &mut Cache, seen: &mut Observed) {
             "modules.dep of {release} does not list all that is installed: making it again"
         );
         if let Err(e) = depmod::run(&context.root, &context.tools, release, &[], INDEX_DEADLINE) {
-            tracing::error!("{e}");
+            tracing::error!("{e:#}");
         }
     }
     if !kernels.is_empty() {

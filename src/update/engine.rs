@@ -290,7 +290,7 @@ pub fn recover(context: &Context) -> bool {
     let recovered = replace::recover(root, &Tree::observe(root).modules);
     for release in recovered.iter().flatten() {
         if let Err(e) = depmod::run(root, tools, release, &[], INDEX_DEADLINE) {
-            tracing::error!("{e}");
+            tracing::error!("{e:#}");
         }
     }
     recovered.is_some()
@@ -408,9 +408,10 @@ fn hold_off_shutdown(context: &Context, planned: &[Planned]) -> Option<ChildGuar
 const SIGNING_KEY: &str = "/var/lib/dkms/mok.key";
 
 /// Leaves word that a kernel has no new index.
-fn unindexed(attempts: &mut [Attempt], release: &str, why: &str) {
-    let of_kernel = attempts.iter_mut().filter(|a| a.release == release);
-    of_kernel.take(1).for_each(|a| a.index_error = Some(why.to_owned()));
+fn unindexed(attempts: &mut [Attempt], release: &str, why: String) {
+    if let Some(attempt) = attempts.iter_mut().find(|a| a.release == release) {
+        attempt.index_error = Some(why);
+    }
 }
 
 /// The names of the modules of a kernel that are not there: nothing can be built upon them. What only

@@ -172,7 +172,7 @@ pub fn collect(context: &Context) -> GcDocument {
                 let done =
                     unbuild::run(&context.root, &context.tools, &mut cache, &tree, module, &removal.kernel);
                 if let Err(why) = done {
-                    tracing::info!("{module} on {}: {why}; removed without dkms", removal.kernel);
+                    tracing::info!("{module} on {}: {why:#}; removed without dkms", removal.kernel);
                 }
                 after.push(removal);
             }

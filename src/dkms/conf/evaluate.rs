@@ -10,7 +10,7 @@ use super::{ConfError, DkmsConf};
 use crate::dkms::{ModuleName, architecture, is_usable_name, tree};
 use crate::kernel::inventory::{MODULES, module_directory};
 use crate::limits::TEXT;
-use crate::sys::sandbox::{Sight, is_refusal};
+use crate::sys::sandbox::{SandboxError, Sight};
 use crate::sys::{Ended, Output, Root, Tools};
 
 /// The program that bash runs.
@@ -172,7 +172,10 @@ fn answer(
     tracing::debug!("evaluating {file} for {release}");
     let done = child.run().map_err(|e| {
         let what = format!("{file} was not evaluated: {e}");
-        if is_refusal(&e) { ConfError::Refused(what) } else { ConfError::CannotTell(what) }
+        match SandboxError::of(&e) {
+            Some(SandboxError::Refused(_)) => ConfError::Refused(what),
+            _ => ConfError::CannotTell(what),
+        }
     })?;
     // After a signal bash still prints an answer, because of its EXIT trap.
     if matches!(done.ended, Ended::Exit(_)) && done.output.ends_with(b"end=end\0") {

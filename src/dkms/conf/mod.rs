@@ -20,30 +20,24 @@ pub use version::DkmsRules;
 use crate::sys::FileError;
 
 /// Why there is no evaluated file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConfError {
     /// It does not exist, or bash returned no answer; dkms fails in the same way.
+    #[error("{0}")]
     Unusable(String),
     /// It could not be read, or bash could not run: the file may be good.
+    #[error("{0}")]
     CannotTell(String),
     /// It was not evaluated because this machine offers no way to confine it.
+    #[error("{0}")]
     Refused(String),
     /// As `Unusable`: bash did not finish in time.
+    #[error("{0}")]
     TimedOut(String),
 }
 
 impl ConfError {
-    /// The reason as text.
-    pub fn reason(&self) -> &str {
-        match self {
-            ConfError::Unusable(reason)
-            | ConfError::CannotTell(reason)
-            | ConfError::Refused(reason)
-            | ConfError::TimedOut(reason) => reason,
-        }
-    }
-
     fn of_file(e: &FileError) -> ConfError {
         if e.is_absent() { ConfError::Unusable(e.to_string()) } else { ConfError::CannotTell(e.to_string()) }
     }

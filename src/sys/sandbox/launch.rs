@@ -34,10 +34,11 @@ pub enum SandboxError {
     Refused(String),
 }
 
-/// Whether a program was not run because the machine has no layer to confine it.
-pub fn is_refusal(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    matches!(inner, Some(SandboxError::Refused(_)))
+impl SandboxError {
+    /// The reason why a program was not started, if that is the sandbox.
+    pub fn of(error: &io::Error) -> Option<&SandboxError> {
+        error.get_ref()?.downcast_ref()
+    }
 }
 
 /// Sets the program to start, for a process that is not one of our programs: a test or a benchmark.

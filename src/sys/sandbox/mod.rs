@@ -36,7 +36,7 @@ mod view;
 
 pub use enter::enter;
 pub(super) use launch::run;
-pub use launch::{SandboxError, in_force, is_refusal, use_program};
+pub use launch::{SandboxError, in_force, use_program};
 pub use request::{Identity, Layers, ShownTree, Sight};
 pub use view::{SandboxView, Shown, ShownDirectory};
 

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use super::{Event, Observer, Planned, STOPPED};
 use crate::context::Context;
 use crate::decide::module_state::coming;
@@ -254,10 +256,11 @@ fn with_symbols<T>(
     system: &System,
     release: &str,
     ask: impl FnOnce(&KernelSymbols<'_>) -> T,
-) -> Result<T, String> {
+) -> anyhow::Result<T> {
     let kernel = system.inventory.of_release(release);
-    let kernel = kernel.ok_or_else(|| format!("kernel {release} is not installed"))?;
-    KernelSymbols::load(&context.root, release, &kernel.headers, context.clock.now()).map(|scope| ask(&scope))
+    let kernel = kernel.with_context(|| format!("kernel {release} is not installed"))?;
+    let scope = KernelSymbols::load(&context.root, release, &kernel.headers, context.clock.now())?;
+    Ok(ask(&scope))
 }
 
 /// What is installed and proven now, in whatever version.
@@ -267,6 +270,7 @@ fn installed(context: &Context, system: &System, p: &Planned) -> Option<Installe
     let module = ModuleName { name: p.module.name.clone(), version };
     // The next run does not ask about this version: what is known of it is not kept.
     let mut cache = Cache::default();
+    // If the kernel cannot be read, `judge` refuses the build for that reason.
     with_symbols(context, system, &p.release, |scope| prove_installed(scope, &mut cache, &module, &p.conf))
         .ok()
         .flatten()
@@ -283,7 +287,7 @@ fn judge(
     let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
     let known =
         with_symbols(context, system, &p.release, |scope| prove_built(scope, &mut cache, &p.module, &p.conf));
-    let (standing, signatures) = known.map_err(|reason| (reason, false))?;
+    let (standing, signatures) = known.map_err(|error| (error.to_string(), false))?;
     match (standing, installed) {
         (ProofStanding::Flawed(flaws), _) => {
             let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");

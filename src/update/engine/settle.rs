@@ -55,7 +55,7 @@ impl Settling<'_, '_> {
                 self.index_again();
             }
             if let Err(e) = indexed {
-                unindexed(attempts, &self.release, &e);
+                unindexed(attempts, &self.release, format!("{e:#}"));
             }
         }
         let mut ours: Vec<&mut Attempt> = attempts.iter_mut().filter(|a| a.release == self.release).collect();
@@ -71,19 +71,18 @@ impl Settling<'_, '_> {
         }
     }
 
-    fn index(&self, superseded: &[&str]) -> Result<(), String> {
+    fn index(&self, superseded: &[&str]) -> anyhow::Result<()> {
         let Context { root, tools, .. } = self.context;
         (self.observer)(Event::Index(&self.release));
         let done = depmod::run(root, tools, &self.release, superseded, INDEX_DEADLINE);
         (self.observer)(Event::Indexed(&self.release));
-        done.inspect_err(|e| tracing::error!("{e}"))
+        done.inspect_err(|e| tracing::error!("{e:#}"))
     }
 
     /// After a roll-back. Where it fails, the index names files that are there, and the next run makes it.
     fn index_again(&self) {
-        if let Err(e) = self.index(&[]) {
-            tracing::error!("{e}");
-        }
+        // It has logged its error.
+        self.index(&[]).ok();
     }
 
     /// Makes dkms's links; gives every module of the kernel as it is then.
@@ -120,10 +119,10 @@ impl Settling<'_, '_> {
     }
 
     /// Without an index: what worked is found by the old one. What is new is left as dkms leaves it.
-    fn unindexed(&self, attempt: &mut Attempt, error: &str) -> bool {
+    fn unindexed(&self, attempt: &mut Attempt, error: &anyhow::Error) -> bool {
         let Some(replaced) = &attempt.replaced else { return false };
         if replaced.replacement.can_go_back() {
-            self.roll_back(attempt, error);
+            self.roll_back(attempt, &format!("{error:#}"));
             return true;
         }
         if let Err(e) = replaced.replacement.claim(&self.context.root) {
@@ -150,7 +149,7 @@ impl Settling<'_, '_> {
             // dkms goes on too when this script fails: the module is there.
             if let Err(e) = build::post_install(&job, log) {
                 tracing::warn!("POST_INSTALL of {} on {}: {e}", attempt.module, attempt.release);
-                attempt.hook_error = Some(e);
+                attempt.hook_error = Some(e.to_string());
             }
             replacement.post_install_done(&self.context.root);
         }
