@@ -6,9 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::{Context, anyhow, bail, ensure};
 use ini::{Ini, ParseOption};
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use crate::dkms::is_usable_name;
 use crate::requirement::ListedModules;
@@ -21,7 +24,8 @@ pub const DIRECTORIES: [&str; 3] = ["/usr/share/defaults/clr-dkms", "/run/clr-dk
 pub const TOOLS: [&str; 5] = ["bash", "clr-boot-manager", "depmod", "dkms", "motd-update.sh"];
 
 /// When `module.sig_unenforce` is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "lowercase")]
 pub enum SigUnenforce {
     /// While a module that must be loaded needs it.
     Auto,
@@ -32,7 +36,8 @@ pub enum SigUnenforce {
 }
 
 /// How an unproven kernel is kept from becoming the boot default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum BootPolicy {
     /// swupd leaves the boot files to clr-dkms, which runs clr-boot-manager after the proof.
     Defer,
@@ -219,7 +224,7 @@ pub fn read(file: &Path, bytes: &[u8], is_own: bool, settings: &mut Settings, er
         for (key, value) in properties.iter() {
             let section = section.unwrap_or_default();
             if let Err(what) = set(settings, section, key, value.trim(), is_own) {
-                let (section, key) = (section.to_owned(), key.to_owned());
+                let (section, key, what) = (section.to_owned(), key.to_owned(), what.to_string());
                 errors.push(ConfigError::Entry { file: file.to_owned(), section, key, what });
             }
         }
@@ -239,7 +244,7 @@ fn misfit(text: &str) -> Option<(usize, String)> {
     })
 }
 
-fn set(s: &mut Settings, section: &str, key: &str, value: &str, is_own: bool) -> Result<(), String> {
+fn set(s: &mut Settings, section: &str, key: &str, value: &str, is_own: bool) -> anyhow::Result<()> {
     match (section, key) {
         ("build", "timeout") => s.build_timeout = deadline(value)?,
         ("build", "jobs") => s.build_jobs = jobs(value)?,
@@ -252,28 +257,14 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, is_own: bool) ->
             }
         }
         ("run", "lock-wait") => s.lock_wait = duration(value)?,
-        ("cmdline", "sig-unenforce") => {
-            s.sig_unenforce = match value {
-                "auto" => SigUnenforce::Auto,
-                "on" => SigUnenforce::On,
-                "off" => SigUnenforce::Off,
-                _ => return Err(format!("{value:?} is not one of auto, on, off")),
-            };
-        }
+        ("cmdline", "sig-unenforce") => s.sig_unenforce = one_of(value)?,
         ("boot", "update") => s.boot_update = yes_or_no(value)?,
         ("boot", "timeout") => s.boot_timeout = deadline(value)?,
         ("boot", "initrd-command") => {
             s.initrd_command =
-                shlex::split(value).ok_or_else(|| format!("{value:?} has a quote that is not closed"))?;
+                shlex::split(value).with_context(|| format!("{value:?} has a quote that is not closed"))?;
         }
-        ("boot", "policy") => {
-            s.boot_policy = match value {
-                "defer" => BootPolicy::Defer,
-                "hold" => BootPolicy::Hold,
-                "report" => BootPolicy::Report,
-                _ => return Err(format!("{value:?} is not one of defer, hold, report")),
-            };
-        }
+        ("boot", "policy") => s.boot_policy = one_of(value)?,
         ("modules", "critical") => s.modules.critical = names(value)?,
         ("modules", "wanted") => s.modules.wanted = names(value)?,
         ("modules", "optional") => s.modules.optional = names(value)?,
@@ -282,67 +273,66 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, is_own: bool) ->
             s.metrics = match value {
                 "" => None,
                 path if path.starts_with('/') => Some(PathBuf::from(path)),
-                _ => return Err(format!("{value:?} is not an absolute path")),
+                _ => bail!("{value:?} is not an absolute path"),
             };
         }
         ("report", "notify-timeout") => s.notify_timeout = deadline(value)?,
         ("tools", name) if TOOLS.contains(&name) => {
             let path = Path::new(value);
-            if !path.is_absolute() {
-                return Err(format!("{value:?} is not an absolute path"));
-            }
+            ensure!(path.is_absolute(), "{value:?} is not an absolute path");
             if is_own {
                 s.tools.insert(name.to_owned(), path.to_owned());
             } else {
                 tracing::debug!("[tools] {name} of an image is ignored");
             }
         }
-        ("build", _) => return Err("unknown key; known: timeout, jobs, trust".to_owned()),
-        ("run", _) => return Err("unknown key; known: lock-wait".to_owned()),
-        ("cmdline", _) => return Err("unknown key; known: sig-unenforce".to_owned()),
-        ("boot", _) => return Err("unknown key; known: policy, update, timeout, initrd-command".to_owned()),
-        ("modules", _) => return Err("unknown key; known: critical, wanted, optional".to_owned()),
-        ("motd", _) => return Err("unknown key; known: show".to_owned()),
-        ("report", _) => return Err("unknown key; known: metrics, notify-timeout".to_owned()),
-        ("tools", _) => return Err(format!("unknown program; known: {}", TOOLS.join(", "))),
-        _ => {
-            return Err(
-                "unknown section; known: build, run, cmdline, boot, modules, motd, report, tools".to_owned()
-            );
-        }
+        ("build", _) => bail!("unknown key; known: timeout, jobs, trust"),
+        ("run", _) => bail!("unknown key; known: lock-wait"),
+        ("cmdline", _) => bail!("unknown key; known: sig-unenforce"),
+        ("boot", _) => bail!("unknown key; known: policy, update, timeout, initrd-command"),
+        ("modules", _) => bail!("unknown key; known: critical, wanted, optional"),
+        ("motd", _) => bail!("unknown key; known: show"),
+        ("report", _) => bail!("unknown key; known: metrics, notify-timeout"),
+        ("tools", _) => bail!("unknown program; known: {}", TOOLS.join(", ")),
+        _ => bail!("unknown section; known: build, run, cmdline, boot, modules, motd, report, tools"),
     }
     Ok(())
 }
 
-fn jobs(value: &str) -> Result<Jobs, String> {
+fn jobs(value: &str) -> anyhow::Result<Jobs> {
     match (value, value.parse()) {
         ("auto", _) => Ok(Jobs::Auto),
         (_, Ok(number @ 1..=256)) => Ok(Jobs::Most(number)),
-        _ => Err(format!("{value:?} is neither auto nor a number from 1 to 256")),
+        _ => bail!("{value:?} is neither auto nor a number from 1 to 256"),
     }
 }
 
 /// Names of DKMS modules, separated by blanks or commas.
-fn names(value: &str) -> Result<BTreeSet<String>, String> {
+fn names(value: &str) -> anyhow::Result<BTreeSet<String>> {
     let names: Vec<&str> = value.split([' ', '\t', ',']).filter(|name| !name.is_empty()).collect();
     match names.iter().find(|name| !is_usable_name(name)) {
-        Some(odd) if odd.contains('/') => Err(format!("{odd:?}: give the name alone, without a version")),
-        Some(odd) => Err(format!("{odd:?} is not the name of a module")),
+        Some(odd) if odd.contains('/') => bail!("{odd:?}: give the name alone, without a version"),
+        Some(odd) => bail!("{odd:?} is not the name of a module"),
         None => Ok(names.into_iter().map(str::to_owned).collect()),
     }
 }
 
-fn yes_or_no(value: &str) -> Result<bool, String> {
+/// The variant with this name.
+fn one_of<T: FromStr + VariantNames>(value: &str) -> anyhow::Result<T> {
+    value.parse().map_err(|_| anyhow!("{value:?} is not one of {}", T::VARIANTS.join(", ")))
+}
+
+fn yes_or_no(value: &str) -> anyhow::Result<bool> {
     match value {
         "yes" => Ok(true),
         "no" => Ok(false),
-        _ => Err(format!("{value:?} is not one of yes, no")),
+        _ => bail!("{value:?} is not one of yes, no"),
     }
 }
 
-fn deadline(value: &str) -> Result<Duration, String> {
+fn deadline(value: &str) -> anyhow::Result<Duration> {
     match duration(value)? {
-        Duration::ZERO => Err("a time limit of zero is not accepted; the minimum is 1 s".to_owned()),
+        Duration::ZERO => bail!("a time limit of zero is not accepted; the minimum is 1 s"),
         time => Ok(time),
     }
 }
@@ -351,8 +341,8 @@ fn deadline(value: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 ///
-/// If it is not a time span; the text is for people.
-pub fn duration(value: &str) -> Result<Duration, String> {
+/// If it is not a time span.
+pub fn duration(value: &str) -> anyhow::Result<Duration> {
     let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
     let unit = match value[digits.len()..].trim() {
         "" | "s" => Some(1),
@@ -362,7 +352,7 @@ pub fn duration(value: &str) -> Result<Duration, String> {
     };
     let seconds = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
     // Longer times are not useful, and the limit excludes overflows in calculations with times.
-    seconds.filter(|s| *s <= 7 * 24 * 3600).map(Duration::from_secs).ok_or_else(|| {
+    seconds.filter(|s| *s <= 7 * 24 * 3600).map(Duration::from_secs).with_context(|| {
         format!("{value:?} is not a time span; accepted: a number with s, min or h, at most a week (90, 90 s, 2 h)")
     })
 }

@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::module_file::kernel_name;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, strum::Display,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Importance {
     /// It never holds a kernel back.
     Optional,
@@ -20,16 +23,6 @@ pub enum Importance {
     Wanted,
     /// The root filesystem, a disk, the network or the display depends on it.
     Critical,
-}
-
-impl fmt::Display for Importance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Importance::Optional => "optional",
-            Importance::Wanted => "wanted",
-            Importance::Critical => "critical",
-        })
-    }
 }
 
 /// Where a module file comes from. A file from another origin may be another driver of the same name.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::{Context, anyhow, bail};
+
 use super::entries::{self, Variables};
 use super::files::usual_ending;
 use super::{BootEntry, BootFiles, Loader, SetBy, write_ahead};
@@ -23,18 +25,18 @@ pub fn set(
     files: &BootFiles,
     inventory: &Inventory,
     id: &str,
-) -> Result<bool, String> {
+) -> anyhow::Result<bool> {
     if boots(files, inventory, id) {
         return Ok(false);
     }
-    let refused = |why: String| format!("{id} is not made the boot default: {why}");
+    let refused = || format!("{id} is not made the boot default");
     if let Some(why) = refusal(root, files, inventory, id) {
-        return Err(refused(why));
+        return Err(anyhow!(why).context(refused()));
     }
-    for what in super::preflight::repair(root).map_err(refused)? {
+    for what in super::preflight::repair(root).with_context(refused)? {
         tracing::warn!("{what}");
     }
-    tools.find("clr-boot-manager").map_err(|e| refused(e.to_string()))?;
+    tools.find("clr-boot-manager").with_context(refused)?;
     if files.loader == Some(Loader::SystemdBoot)
         && let Some(entry) = files.of(id).filter(|entry| is_usual(entry, id))
         && let Err(why) = write_ahead::before_new_default(root, &entry.file)
@@ -57,9 +59,9 @@ pub fn set(
         (None, None) => "the boot files name none".to_owned(),
     };
     let said = said.map(|said| format!("{said}; ")).unwrap_or_default();
-    Err(format!(
+    bail!(
         "{said}{id} is not the boot default after `clr-boot-manager set-kernel`: {is}; choose it in the boot menu"
-    ))
+    )
 }
 
 /// Whether that kernel boots next, and not a copy of another kernel that uses its entry.

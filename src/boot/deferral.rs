@@ -10,7 +10,9 @@
 
 use std::fmt;
 
-use crate::sys::{FileError, Presence, Root};
+use anyhow::{Error, anyhow};
+
+use crate::sys::{Presence, Root};
 
 /// The file with the setting. It is lost with a reboot.
 pub const CONFIG: &str = "/run/swupd/config";
@@ -70,7 +72,7 @@ pub fn observe(root: &Root) -> Deferral {
                 overridden_by = overridden_by.or_else(|| Some(place(path, line)));
             }
             None => {
-                return Deferral::Off { overridden_by, refused: ours(root).err() };
+                return Deferral::Off { overridden_by, refused: ours(root).err().map(|e| e.to_string()) };
             }
         }
     }
@@ -116,16 +118,16 @@ fn lines(text: &[u8]) -> impl Iterator<Item = Result<String, &'static str>> {
 }
 
 /// The contents of the file that clr-dkms may write to.
-fn ours(root: &Root) -> Result<Option<Vec<u8>>, String> {
-    let refused = |why: String| format!("{} is left alone: {why}", root.shown_path(CONFIG).display());
+fn ours(root: &Root) -> anyhow::Result<Option<Vec<u8>>> {
+    let refused = |why: &str| anyhow!("{} is left alone: {why}", root.shown_path(CONFIG).display());
     match root.lookup_link(CONFIG) {
         Presence::Absent => return Ok(None),
         Presence::There(stat) if stat.kind == crate::sys::FileKind::File => {}
-        Presence::There(_) => return Err(refused("it is not a regular file".to_owned())),
-        Presence::Unreadable(e) => return Err(e.to_string()),
+        Presence::There(_) => return Err(refused("it is not a regular file")),
+        Presence::Unreadable(e) => return Err(e.into()),
     }
-    let text = root.read(CONFIG).map_err(|e| e.to_string())?;
-    without(&text).map_err(|why| refused(why.to_owned()))?;
+    let text = root.read(CONFIG)?;
+    without(&text).map_err(refused)?;
     Ok(Some(text))
 }
 
@@ -158,16 +160,17 @@ fn without(text: &[u8]) -> Result<Vec<u8>, &'static str> {
 /// # Errors
 ///
 /// If the file of somebody else cannot be extended, or nothing can be written.
-pub fn arm(root: &Root) -> Result<bool, String> {
+pub fn arm(root: &Root) -> anyhow::Result<bool> {
     let known = ours(root)?.unwrap_or_default();
     // At the end of the file, because the last value counts.
-    let mut text = without(&known).map_err(str::to_owned)?;
+    let mut text = without(&known).map_err(Error::msg)?;
     text.extend_from_slice(block().as_bytes());
     if text == known {
         return Ok(false);
     }
     let mode = root.lookup(CONFIG).stat().map_or(0o644, |s| s.mode & 0o777);
-    root.write(CONFIG, &text, mode).map(|_| true).map_err(|e| e.to_string())
+    root.write(CONFIG, &text, mode)?;
+    Ok(true)
 }
 
 /// Removes our block, and the file if nothing else is in it. Returns whether anything has changed.
@@ -175,20 +178,20 @@ pub fn arm(root: &Root) -> Result<bool, String> {
 /// # Errors
 ///
 /// If the file cannot be changed.
-pub fn disarm(root: &Root) -> Result<bool, String> {
+pub fn disarm(root: &Root) -> anyhow::Result<bool> {
     let Some(known) = ours(root)? else { return Ok(false) };
-    let text = without(&known).map_err(str::to_owned)?;
+    let text = without(&known).map_err(Error::msg)?;
     if text == known {
         return Ok(false);
     }
-    let said = |e: FileError| e.to_string();
     if text.is_empty() {
-        root.remove(CONFIG).map_err(said)?;
-        root.remove_empty_directory("/run/swupd").map_err(said)?;
+        root.remove(CONFIG)?;
+        root.remove_empty_directory("/run/swupd")?;
         return Ok(true);
     }
     let mode = root.lookup(CONFIG).stat().map_or(0o644, |s| s.mode & 0o777);
-    root.write(CONFIG, &text, mode).map(|_| true).map_err(said)
+    root.write(CONFIG, &text, mode)?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use crate::sys::{FileError, Presence, Root, RootKind, efi, mount};
 pub(super) const BOOT: &str = "/boot";
 
 /// The result of comparing the entries with what they should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ReadBack {
     /// Each kernel that should have an entry has one, with its effective command line.
     Verified,
@@ -28,11 +29,7 @@ pub enum ReadBack {
 impl ReadBack {
     /// The word for the record.
     pub fn word(&self) -> &'static str {
-        match self {
-            ReadBack::Verified => "verified",
-            ReadBack::Differs(_) => "differs",
-            ReadBack::NotVisible => "not-visible",
-        }
+        self.into()
     }
 }
 
@@ -263,15 +260,15 @@ fn freestanding(place: &EntryPlace, loader: Loader, namespace: &str) -> BTreeSet
 }
 
 /// The device with the boot files of a root. None if they are in `/boot`.
-fn device(root: &Root) -> Result<Option<PathBuf>, String> {
+fn device(root: &Root) -> anyhow::Result<Option<PathBuf>> {
     if !root.is_live() {
         return Ok(None);
     }
     let here = EntryPlace { root, top: BOOT, device: None };
-    let firmware = efi::has_firmware(root).map_err(|e| e.to_string())?;
-    match loader_at(&here, Some(firmware)).map_err(|e| e.to_string())? {
+    let firmware = efi::has_firmware(root)?;
+    match loader_at(&here, Some(firmware))? {
         Some(_) => Ok(None),
-        None => partition::find(root, firmware).map(Some).map_err(|lost| lost.to_string()),
+        None => Ok(Some(partition::find(root, firmware)?)),
     }
 }
 
@@ -280,9 +277,9 @@ fn device(root: &Root) -> Result<Option<PathBuf>, String> {
 /// # Errors
 ///
 /// If it cannot be found or read.
-pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&EntryPlace) -> T) -> Result<T, String> {
+pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&EntryPlace) -> T) -> anyhow::Result<T> {
     let Some(device) = device(root)? else { return Ok(look(&EntryPlace { root, top: BOOT, device: None })) };
-    let partition = partition::open(root, device).map_err(|lost| lost.to_string())?;
+    let partition = partition::open(root, device)?;
     let device = partition.device.map(|device| device.display().to_string());
     Ok(look(&EntryPlace { root: &partition.root, top: "", device }))
 }
@@ -292,15 +289,14 @@ pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&EntryPlace) -> T) -> 
 /// # Errors
 ///
 /// If it cannot be found or written to.
-pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&EntryPlace) -> T) -> Result<T, String> {
+pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&EntryPlace) -> T) -> anyhow::Result<T> {
     let Some(device) = device(root)? else { return Ok(write(&EntryPlace { root, top: BOOT, device: None })) };
-    let said = |e: FileError| e.to_string();
-    if let Some(mounted) = mount::mounted(root, &device).map_err(said)? {
+    if let Some(mounted) = mount::mounted(root, &device)? {
         return Ok(write(&EntryPlace { root: &mounted, top: "", device: None }));
     }
-    let opened = mount::open_for_writing(root, &device).map_err(said)?;
+    let opened = mount::open_for_writing(root, &device)?;
     let done = write(&EntryPlace { root: &opened, top: "", device: Some(device.display().to_string()) });
-    opened.sync("").map_err(said)?;
+    opened.sync("")?;
     Ok(done)
 }
 

@@ -9,6 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use anyhow::{bail, ensure};
+
 use super::BootFiles;
 use super::initrds;
 use crate::kernel::inventory::{IMAGES, There};
@@ -107,9 +109,9 @@ impl UpdateInput {
     /// # Errors
     ///
     /// If an input cannot be read.
-    pub fn observe(root: &Root, inventory: &Inventory, boot: &BootFiles) -> Result<UpdateInput, String> {
+    pub fn observe(root: &Root, inventory: &Inventory, boot: &BootFiles) -> anyhow::Result<UpdateInput> {
         if let Some(why) = inventory.unreadable() {
-            return Err(why.to_owned());
+            bail!(why.to_owned());
         }
         let mode = match (root.kind(), &inventory.running) {
             (RootKind::Image, _) | (_, Running::None) => UpdateMode::Image,
@@ -129,10 +131,10 @@ impl UpdateInput {
             [&kernel.image].into_iter().chain(&kernel.copies).map(file)
         });
         let mut default_links = BTreeMap::new();
-        for entry in root.list_optional(IMAGES).map_err(|e| e.to_string())? {
+        for entry in root.list_optional(IMAGES)? {
             let Some(kind) = entry.text().and_then(|name| name.strip_prefix("default-")) else { continue };
             if entry.kind == FileKind::Link {
-                let text = root.read_link(format!("{IMAGES}/default-{kind}")).map_err(|e| e.to_string())?;
+                let text = root.read_link(format!("{IMAGES}/default-{kind}"))?;
                 default_links.insert(kind.to_owned(), text.to_string_lossy().into_owned());
             }
         }
@@ -140,7 +142,7 @@ impl UpdateInput {
             mode,
             kernels: files.collect(),
             default_links,
-            initrd_sources: initrds::freestanding(root).map_err(|e| e.to_string())?.into_keys().collect(),
+            initrd_sources: initrds::freestanding(root)?.into_keys().collect(),
             initrds_installed: boot.freestanding.clone(),
         })
     }
@@ -161,13 +163,12 @@ impl UpdateInput {
     /// # Errors
     ///
     /// What else it does, or that it is unknown.
-    pub fn can_refresh_alone(&self, file: &str) -> Result<(), String> {
+    pub fn can_refresh_alone(&self, file: &str) -> anyhow::Result<()> {
         let foreseen = foresee(&self.only(file))?;
         let is_all = foreseen.installs.iter().eq([file]);
-        match is_all && foreseen.deletes.is_empty() && foreseen.removes_initrds.is_empty() {
-            true => Ok(()),
-            false => Err(format!("kernel {} cannot be run alone", self.release_of(file))),
-        }
+        let is_alone = is_all && foreseen.deletes.is_empty() && foreseen.removes_initrds.is_empty();
+        ensure!(is_alone, "kernel {} cannot be run alone", self.release_of(file));
+        Ok(())
     }
 
     /// Whether an update leaves the boot default as it is.
@@ -185,7 +186,7 @@ impl UpdateInput {
     pub fn objections(&self, must_boot: &[&KernelName], default: Option<&KernelName>) -> Vec<Objection> {
         let foreseen = match foresee(self) {
             Ok(foreseen) => foreseen,
-            Err(why) => return vec![Objection::Unforeseeable(why)],
+            Err(why) => return vec![Objection::Unforeseeable(why.to_string())],
         };
         let deleted: Vec<&KernelFile> =
             self.kernels.iter().filter(|k| foreseen.deletes.contains(&k.file)).collect();
@@ -246,7 +247,7 @@ fn running<'k>(kernels: &[&'k KernelFile], uname: &Uname) -> Vec<&'k KernelFile>
 /// # Errors
 ///
 /// If it depends on something that could not be read.
-pub fn foresee(input: &UpdateInput) -> Result<Foreseen, String> {
+pub fn foresee(input: &UpdateInput) -> anyhow::Result<Foreseen> {
     let kernels: Vec<&KernelFile> = input.kernels.iter().collect();
     let mut foreseen = Foreseen::default();
     if kernels.is_empty() {
@@ -261,7 +262,7 @@ pub fn foresee(input: &UpdateInput) -> Result<Foreseen, String> {
             return Ok(foreseen);
         }
         UpdateMode::Native(Uname::Unknown) => {
-            return Err("the release of the running kernel cannot be read".to_owned());
+            bail!("the release of the running kernel cannot be read");
         }
         UpdateMode::Native(uname) => uname,
     };

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use anyhow::{Error, anyhow, bail};
+
 use super::blocking_files;
 use super::entries::{ENTRIES, LOADER};
 use super::files::BOOT;
@@ -24,7 +26,7 @@ pub(super) const HALF_WRITTEN: &str = ".TmpWrite";
 /// # Errors
 ///
 /// Why it must not be run, with the next step. A condition that cannot be determined does not prevent it.
-pub fn prepare(root: &Root, inventory: &Inventory) -> Result<Vec<String>, String> {
+pub fn prepare(root: &Root, inventory: &Inventory) -> anyhow::Result<Vec<String>> {
     let kernels = to_install(inventory, root.is_live());
     see_to(root, Some(Copied { inventory, kernels: &kernels }))
 }
@@ -38,7 +40,7 @@ pub fn prepare_for(
     root: &Root,
     inventory: &Inventory,
     kernels: &[&Installed],
-) -> Result<Vec<String>, String> {
+) -> anyhow::Result<Vec<String>> {
     see_to(root, Some(Copied { inventory, kernels }))
 }
 
@@ -47,7 +49,7 @@ pub fn prepare_for(
 /// # Errors
 ///
 /// As [`prepare`].
-pub fn repair(root: &Root) -> Result<Vec<String>, String> {
+pub fn repair(root: &Root) -> anyhow::Result<Vec<String>> {
     see_to(root, None)
 }
 
@@ -58,9 +60,9 @@ struct Copied<'a> {
     kernels: &'a [&'a Installed],
 }
 
-fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, String> {
+fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> anyhow::Result<Vec<String>> {
     if let Some(why) = super::unprivileged(root) {
-        return Err(why);
+        bail!(why);
     }
     let enough_room = |place: &EntryPlace| to_copy.map_or(Ok(()), |copied| enough_room(place, root, copied));
     let where_it_is = |place: &EntryPlace| {
@@ -72,7 +74,7 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
     if !root.is_live() {
         return below_boot();
     }
-    let firmware = efi::has_firmware(root).map_err(|e| e.to_string())?;
+    let firmware = efi::has_firmware(root)?;
     // Without a boot partition, or with the root filesystem on it, the boot files are in /boot.
     let Ok(device) = partition::find(root, firmware) else { return below_boot() };
     let number = root.lookup(&device).stat().map(|s| s.stands_for);
@@ -84,7 +86,7 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
     }
     if firmware && !in_boot.is_empty() && on(BOOT) == on("/") {
         let names: Vec<_> = in_boot.iter().map(|file| file.name.to_string_lossy()).collect();
-        return Err(stray(&device, &names));
+        bail!(stray(&device, &names));
     }
     let opened = match partition::open(root, device) {
         Ok(opened) => opened,
@@ -112,15 +114,15 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>, Strin
 }
 
 /// Refuses if clr-boot-manager would block on a file of the boot partition.
-fn refuse_blocking(place: &EntryPlace) -> Result<(), String> {
+fn refuse_blocking(place: &EntryPlace) -> anyhow::Result<()> {
     match blocking_files::on_partition(place) {
-        Some(path) => Err(super::not_regular(&place.shown_path(&path))),
+        Some(path) => bail!(super::not_regular(&place.shown_path(&path))),
         None => Ok(()),
     }
 }
 
-fn stuck(what: &str, error: &FileError) -> String {
-    format!("empty files crash clr-boot-manager, and cannot be renamed ({error}); delete {what}")
+fn stuck(what: &str, error: &FileError) -> Error {
+    anyhow!("empty files crash clr-boot-manager, and cannot be renamed ({error}); delete {what}")
 }
 
 fn stray(device: &Path, names: &[impl AsRef<str>]) -> String {
@@ -155,7 +157,7 @@ fn empty_files(place: &EntryPlace) -> Vec<String> {
     empty
 }
 
-fn move_away(place: &EntryPlace, empty: &[String]) -> Result<Vec<String>, String> {
+fn move_away(place: &EntryPlace, empty: &[String]) -> anyhow::Result<Vec<String>> {
     let mut repaired = Vec::new();
     for path in empty {
         let fail = |e: FileError| stuck(&place.shown_path(path), &e);
@@ -214,7 +216,7 @@ fn most_at_once(files: &[(u64, Option<u64>)]) -> u64 {
 }
 
 /// Refuses if the new files do not fit.
-fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> Result<(), String> {
+fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> anyhow::Result<()> {
     let inventory = copied.inventory;
     // Without the directory, free space cannot be determined; clr-boot-manager creates it.
     let Ok(free) = place.root.free_space_for_root(place.path("")) else { return Ok(()) };
@@ -236,7 +238,7 @@ fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> Result<()
     if needed <= free {
         return Ok(());
     }
-    Err(too_little(&place.name(), needed, free, "the kernels", &spare_files(place, inventory, &wanted)))
+    bail!(too_little(&place.name(), needed, free, "the kernels", &spare_files(place, inventory, &wanted)))
 }
 
 /// The files in the directory of the kernels that are neither wanted nor needed.

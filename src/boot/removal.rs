@@ -8,6 +8,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
+
 use super::deferral::{self, BEGIN, CONFIG, END};
 use crate::sys::{Root, Tools, Written, own_directory};
 
@@ -25,10 +27,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 ///
 /// As [`deferral::arm`]. If the units cannot be started, this is logged, and the block remains at most until
 /// the next reboot.
-pub fn defer(root: &Root, tools: &Tools) -> Result<bool, String> {
+pub fn defer(root: &Root, tools: &Tools) -> anyhow::Result<bool> {
     let armed = deferral::arm(root)?;
     if let Err(why) = watch(root, tools) {
-        tracing::warn!("if clr-dkms is removed, {CONFIG} remains until the next reboot: {why}");
+        tracing::warn!("if clr-dkms is removed, {CONFIG} remains until the next reboot: {why:#}");
     }
     Ok(armed)
 }
@@ -38,12 +40,12 @@ pub fn defer(root: &Root, tools: &Tools) -> Result<bool, String> {
 /// # Errors
 ///
 /// As [`deferral::disarm`].
-pub fn stop_deferring(root: &Root, tools: &Tools) -> Result<bool, String> {
+pub fn stop_deferring(root: &Root, tools: &Tools) -> anyhow::Result<bool> {
     let disarmed = deferral::disarm(root)?;
     if is_possible(root) {
         let mut was_there = false;
         for kind in ["path", "service"] {
-            was_there |= root.remove(unit(kind)).map_err(|e| e.to_string())?;
+            was_there |= root.remove(unit(kind))?;
         }
         if was_there {
             systemctl(tools, &["stop", &format!("{NAME}.path")])?;
@@ -57,14 +59,12 @@ fn is_possible(root: &Root) -> bool {
     root.is_live() && root.lookup(UNITS).is_there()
 }
 
-fn watch(root: &Root, tools: &Tools) -> Result<(), String> {
+fn watch(root: &Root, tools: &Tools) -> anyhow::Result<()> {
     if !is_possible(root) {
         return Ok(());
     }
-    let program =
-        own_directory().map_err(|e| format!("the path of this program is unknown: {e}"))?.join("clr-dkms");
-    let write =
-        |kind: &str, text: String| root.write(unit(kind), text.as_bytes(), 0o644).map_err(|e| e.to_string());
+    let program = own_directory().context("the path of this program is unknown")?.join("clr-dkms");
+    let write = |kind: &str, text: String| root.write(unit(kind), text.as_bytes(), 0o644);
     write("service", service_text(&program))?;
     if write("path", path_text(&program))? == Written::Same {
         return Ok(());
@@ -75,11 +75,12 @@ fn watch(root: &Root, tools: &Tools) -> Result<(), String> {
     })
 }
 
-fn systemctl(tools: &Tools, words: &[&str]) -> Result<(), String> {
-    let child = tools.child("systemctl", DEADLINE).map_err(|e| e.to_string())?;
-    let done = child.args(words).run().map_err(|e| format!("systemctl cannot be started: {e}"))?;
-    let said = String::from_utf8_lossy(&done.output).trim().to_owned();
-    if done.ended.is_success() { Ok(()) } else { Err(format!("systemctl {}: {said}", words.join(" "))) }
+fn systemctl(tools: &Tools, words: &[&str]) -> anyhow::Result<()> {
+    let child = tools.child("systemctl", DEADLINE)?.args(words);
+    let done = child.run().context("systemctl cannot be started")?;
+    let said = String::from_utf8_lossy(&done.output);
+    ensure!(done.ended.is_success(), "systemctl {}: {}", words.join(" "), said.trim());
+    Ok(())
 }
 
 fn unit(kind: &str) -> String {

@@ -22,7 +22,7 @@ use super::{BootFiles, Loader, blocker, files, preflight, write_ahead};
 use crate::kernel::inventory::{IMAGES, MARKS, MODULES};
 use crate::kernel::{Installed, Inventory};
 use crate::sys::sandbox::{Sandbox, SandboxView, Shown, ShownDirectory};
-use crate::sys::{Ended, FileKind, Listed, Output, Root, Tools, compare, lock, processes};
+use crate::sys::{Ended, FileError, FileKind, Listed, Output, Root, Tools, compare, lock, processes};
 
 /// The file that swupd locks with fcntl(2) while it works. (Version 7.0.0; `state_dir` is fixed at build
 /// time.)
@@ -131,7 +131,7 @@ impl RestrictedUpdate<'_> {
                 0 => RestrictedError::NotRun(why),
                 _ => RestrictedError::Failed(why),
             };
-            let view = self.view(kernel, stale).map_err(failed)?;
+            let view = self.view(kernel, stale).map_err(|e| failed(e.to_string()))?;
             let child = self.tools.child_at(program, self.deadline).args(&arguments);
             let child = child.confined(Sandbox::view(view));
             tracing::info!("running clr-boot-manager update with kernel {} alone", kernel.name);
@@ -160,7 +160,7 @@ impl RestrictedUpdate<'_> {
     pub fn blocker(&self) -> Option<String> {
         match UpdateInput::observe(self.root, self.inventory, self.files) {
             Ok(input) => self.refusal(&input),
-            Err(why) => Some(why),
+            Err(e) => Some(e.to_string()),
         }
     }
 
@@ -187,7 +187,7 @@ impl RestrictedUpdate<'_> {
         }
         let mut alone = self.kernels.iter().map(|kernel| input.can_refresh_alone(&kernel.image));
         if let Some(why) = alone.find_map(Result::err) {
-            return Some(why);
+            return Some(why.to_string());
         }
         if lock::is_held(self.root, SWUPD_LOCK) {
             return Some("swupd is running".to_owned());
@@ -203,14 +203,13 @@ impl RestrictedUpdate<'_> {
     }
 
     /// What clr-boot-manager sees of the system.
-    fn view(&self, kernel: &Installed, stale: &[&String]) -> Result<SandboxView, String> {
-        let said = |e: crate::sys::FileError| e.to_string();
-        let real = |path: &str| self.root.real_path(path).map_err(said);
+    fn view(&self, kernel: &Installed, stale: &[&String]) -> Result<SandboxView, FileError> {
+        let real = |path: &str| self.root.real_path(path);
         let mut images = ShownDirectory { path: real(IMAGES)?, entries: Vec::new() };
         let release = kernel.name.release();
         let beside = ["cmdline", "config", "System.map", "vmlinux"].map(|part| format!("{part}-{release}"));
         let (initrd, more) = (format!("initrd-{}", kernel.id), format!("initrd-{}.", kernel.id));
-        for entry in self.root.list(IMAGES).map_err(said)? {
+        for entry in self.root.list(IMAGES)? {
             let Some(name) = entry.text() else { continue };
             let is_of_it = name == kernel.image || name == initrd || name.starts_with(&more);
             if is_of_it || beside.iter().any(|file| file == name) {
@@ -226,7 +225,7 @@ impl RestrictedUpdate<'_> {
         if !stale.is_empty() {
             let directory = FREESTANDING[0];
             let mut masks = ShownDirectory { path: real(directory)?, entries: Vec::new() };
-            for entry in self.root.list_optional(directory).map_err(said)? {
+            for entry in self.root.list_optional(directory)? {
                 let Some(name) = entry.text() else { continue };
                 if matches!(entry.kind, FileKind::File | FileKind::Link) {
                     masks.entries.push(match entry.kind {
@@ -243,30 +242,29 @@ impl RestrictedUpdate<'_> {
         Ok(view)
     }
 
-    fn symlink(&self, directory: &str, name: &str) -> Result<Shown, String> {
-        let text = self.root.read_link(format!("{directory}/{name}")).map_err(|e| e.to_string())?;
+    fn symlink(&self, directory: &str, name: &str) -> Result<Shown, FileError> {
+        let text = self.root.read_link(format!("{directory}/{name}"))?;
         Ok(Shown::Symlink(text.to_string_lossy().into_owned()))
     }
 
     /// A file under its own name, with symlinks resolved. A dangling symlink is kept.
-    fn shown(&self, directory: &str, entry: &Listed, name: &str) -> Result<(String, Shown), String> {
+    fn shown(&self, directory: &str, entry: &Listed, name: &str) -> Result<(String, Shown), FileError> {
         let shown = match (self.root.real_path(format!("{directory}/{name}")), entry.kind) {
             (Ok(path), _) => Shown::File(path),
             (Err(_), FileKind::Link) => self.symlink(directory, name)?,
-            (Err(e), _) => return Err(e.to_string()),
+            (Err(e), _) => return Err(e),
         };
         Ok((name.to_owned(), shown))
     }
 
-    fn kept(&self) -> Result<KeptFiles, String> {
-        let said = |e: crate::sys::FileError| e.to_string();
+    fn kept(&self) -> anyhow::Result<KeptFiles> {
         let mut on_disk = Vec::new();
         for path in [IMAGES, MODULES, MARKS] {
-            on_disk.push((path, self.root.list_optional(path).map_err(said)?));
+            on_disk.push((path, self.root.list_optional(path)?));
         }
         let namespace = &self.inventory.namespace;
         files::look_into(self.root, |place| {
-            let menu = entries::read(place, namespace, None).map_err(said)?;
+            let menu = entries::read(place, namespace, None)?;
             let directory = format!("EFI/{namespace}");
             let has = |name: &str| {
                 let paths = [format!("{directory}/{name}"), name.to_owned()];
@@ -283,11 +281,11 @@ impl RestrictedUpdate<'_> {
                 missing.chain(entry.initrds.iter().filter(|name| !has(name)).cloned())
             });
             let dangling = named.collect();
-            let listed = place.list(&directory).map_err(said)?;
+            let listed = place.list(&directory)?;
             let half_written =
                 listed.iter().filter_map(Listed::text).filter(|n| n.ends_with(preflight::HALF_WRITTEN));
             Ok(KeptFiles {
-                loader_conf: place.read(LOADER).map_err(said)?,
+                loader_conf: place.read(LOADER)?,
                 on_disk,
                 half_written: half_written.map(str::to_owned).collect(),
                 dangling,
@@ -299,7 +297,7 @@ impl RestrictedUpdate<'_> {
     fn wrong_since(&self, before: &KeptFiles) -> Vec<String> {
         let mut wrong = Vec::new();
         match self.kept() {
-            Err(why) => wrong.push(why),
+            Err(why) => wrong.push(why.to_string()),
             Ok(after) => {
                 if after.loader_conf != before.loader_conf && self.root.is_live() {
                     wrong.push("loader.conf was changed".to_owned());
@@ -325,7 +323,7 @@ impl RestrictedUpdate<'_> {
         });
         match compared {
             Ok(unlike) => wrong.extend(unlike),
-            Err(why) => wrong.push(why),
+            Err(why) => wrong.push(why.to_string()),
         }
         wrong
     }

@@ -64,7 +64,7 @@ struct ForeseenFiles {
 /// # Errors
 ///
 /// If something cannot be read or written. Each file then has either its old or its new contents.
-pub fn before_update(root: &Root, inventory: &Inventory, boot: &BootFiles) -> Result<Vec<String>, String> {
+pub fn before_update(root: &Root, inventory: &Inventory, boot: &BootFiles) -> anyhow::Result<Vec<String>> {
     let foreseen = foresee(&UpdateInput::observe(root, inventory, boot)?)?;
     let is_installed = |kernel: &&Installed| foreseen.installs.contains(&kernel.image);
     let kernels: Vec<&Installed> = inventory.kernels.iter().filter(is_installed).collect();
@@ -83,7 +83,7 @@ pub fn before_update_of(
     inventory: &Inventory,
     boot: &BootFiles,
     kernels: &[&Installed],
-) -> Result<Vec<String>, String> {
+) -> anyhow::Result<Vec<String>> {
     write_all(root, inventory, boot, kernels, None)
 }
 
@@ -93,7 +93,7 @@ fn write_all(
     boot: &BootFiles,
     kernels: &[&Installed],
     default: Option<&Installed>,
-) -> Result<Vec<String>, String> {
+) -> anyhow::Result<Vec<String>> {
     if boot.loader != Some(Loader::SystemdBoot) {
         return Ok(Vec::new());
     }
@@ -109,7 +109,7 @@ fn write_all(
         }
         Ok(planned)
     })?;
-    write(root, &planned.map_err(|e| e.to_string())?)
+    write(root, &planned?)
 }
 
 /// Makes an entry the default in `loader.conf`, without other changes. Returns whether the file has changed.
@@ -117,8 +117,8 @@ fn write_all(
 /// # Errors
 ///
 /// As [`before_update`].
-pub fn before_new_default(root: &Root, entry: &str) -> Result<bool, String> {
-    let text = files::look_into(root, |place| place.read(LOADER))?.map_err(|e| e.to_string())?;
+pub fn before_new_default(root: &Root, entry: &str) -> anyhow::Result<bool> {
+    let text = files::look_into(root, |place| place.read(LOADER))??;
     let Some(text) = text.and_then(|text| with_default(&text, entry)) else { return Ok(false) };
     write(root, &[Write::Text { path: LOADER.to_owned(), text }]).map(|written| !written.is_empty())
 }
@@ -140,7 +140,7 @@ fn with_default(text: &[u8], entry: &str) -> Option<Vec<u8>> {
 }
 
 /// Logs the result. After a failure clr-boot-manager writes the remaining files.
-pub fn report(done: Result<Vec<String>, String>) {
+pub fn report(done: anyhow::Result<Vec<String>>) {
     match done {
         Ok(written) => {
             written.iter().for_each(|path| tracing::debug!("written ahead of clr-boot-manager: {path}"))
@@ -151,11 +151,11 @@ pub fn report(done: Result<Vec<String>, String>) {
     }
 }
 
-fn write(root: &Root, planned: &[Write]) -> Result<Vec<String>, String> {
+fn write(root: &Root, planned: &[Write]) -> anyhow::Result<Vec<String>> {
     if planned.is_empty() {
         return Ok(Vec::new());
     }
-    files::write_into(root, |place| {
+    Ok(files::write_into(root, |place| {
         let write = |write: &Write| -> Result<String, FileError> {
             let path = match write {
                 Write::Copy { from, to } => {
@@ -170,8 +170,7 @@ fn write(root: &Root, planned: &[Write]) -> Result<Vec<String>, String> {
             Ok(path.clone())
         };
         planned.iter().map(write).collect::<Result<Vec<String>, FileError>>()
-    })?
-    .map_err(|e| e.to_string())
+    })??)
 }
 
 /// What clr-boot-manager will write, without files that are already equal.

@@ -51,7 +51,7 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
     }
     if arguments.disarm {
         need_root(context, "clr-dkms guard --disarm")?;
-        removal::stop_deferring(&context.root, &context.tools).map_err(anyhow::Error::msg)?;
+        removal::stop_deferring(&context.root, &context.tools)?;
         return Ok(exit::OK);
     }
     if arguments.at_boot {

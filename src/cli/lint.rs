@@ -76,12 +76,12 @@ pub fn run(context: &Context, arguments: &LintArguments, common: &Common) -> any
 }
 
 /// Kernel releases to evaluate for, and whether modules for them matter here.
-fn kernels(context: &Context, asked: Option<&str>) -> Result<Vec<(String, bool)>, String> {
+fn kernels(context: &Context, asked: Option<&str>) -> Result<Vec<(String, bool)>, NoSuchKernel> {
     let inventory = Inventory::observe(&context.root);
     if let Some(asked) = asked {
         return match inventory.named(&context.root, asked) {
             Some(named) => Ok(vec![(named.release, true)]),
-            None => Err(NoSuchKernel(asked.to_owned()).to_string()),
+            None => Err(NoSuchKernel(asked.to_owned())),
         };
     }
     let installed: Vec<_> = inventory.kernels.iter().map(|k| (k.name.release(), true)).collect();

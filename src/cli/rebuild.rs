@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 
 use super::{Common, answer, need_root};
@@ -101,25 +102,22 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
     })
 }
 
-fn order(context: &Context, arguments: &RebuildArguments) -> Result<Order, String> {
+fn order(context: &Context, arguments: &RebuildArguments) -> anyhow::Result<Order> {
     // A name begins with neither.
     if let Some(path) = arguments.modules.iter().find(|asked| asked.starts_with(['.', '/'])) {
         let build = AdminCommand::change("clr-dkms", &["rebuild", "NAME"]);
         let add = Remedy::from(AdminCommand::change("dkms", &["add", path]).to("register it")).then(build);
-        return Err(format!(
+        bail!(
             "{} is a path, and rebuild takes names of modules that are registered with dkms; {}",
             shown(path),
             add.text(&CommandTarget::of_root(&context.root))
-        ));
+        );
     }
     let inventory = Inventory::observe(&context.root);
     if let Some(why) = super::cmdline::no_kernels(&context.root, &inventory) {
-        return Err(why);
+        bail!(why);
     }
-    let release = |asked: &String| match inventory.require(asked) {
-        Ok(kernel) => Ok(kernel.name.release()),
-        Err(e) => Err(e.to_string()),
-    };
+    let release = |asked: &String| inventory.require(asked).map(|kernel| kernel.name.release());
     let mut kernels = arguments.kernel.iter().map(release).collect::<Result<Vec<_>, _>>()?;
     if arguments.all_kernels {
         kernels = inventory.kernels.iter().map(|k| k.name.release()).collect();

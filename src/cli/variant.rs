@@ -1,5 +1,6 @@
 //! `clr-dkms-variant`: which kind of kernel is this, and does the distribution support DKMS for it?
 
+use anyhow::bail;
 use clap::Parser;
 use serde::Serialize;
 
@@ -94,23 +95,21 @@ pub fn run(arguments: VariantArguments) -> anyhow::Result<u8> {
     Ok(if supported { exit::OK } else { exit::ATTENTION })
 }
 
-fn rows(inventory: &Inventory, arguments: &VariantArguments) -> Result<Vec<VariantRow>, String> {
+fn rows(inventory: &Inventory, arguments: &VariantArguments) -> anyhow::Result<Vec<VariantRow>> {
     if arguments.all {
         if let Some(reason) = inventory.unreadable() {
-            return Err(reason.to_owned());
+            bail!(reason.to_owned());
         }
         if inventory.kernels.is_empty() {
-            return Err("no kernel of this system is installed".to_owned());
+            bail!("no kernel of this system is installed");
         }
         return Ok(inventory.kernels.iter().map(|k| installed_row(inventory, &k.name)).collect());
     }
     let asked = match (&arguments.kernel, &inventory.running) {
         (Some(kernel), _) => kernel.as_str(),
         (None, Running::Known { release }) => release,
-        (None, Running::None) => return Err("in an image no kernel runs: name one, or use --all".to_owned()),
-        (None, Running::Unknown { reason }) => {
-            return Err(format!("the running kernel is not known: {reason}"));
-        }
+        (None, Running::None) => bail!("in an image no kernel runs: name one, or use --all"),
+        (None, Running::Unknown { reason }) => bail!("the running kernel is not known: {reason}"),
     };
     if let Some(kernel) = inventory.find(asked) {
         return Ok(vec![installed_row(inventory, &kernel.name)]);
@@ -131,9 +130,9 @@ fn rows(inventory: &Inventory, arguments: &VariantArguments) -> Result<Vec<Varia
     match KernelName::parse(asked, &inventory.namespace) {
         Ok(name) if Variant::of(&name.variant).is_known() => Ok(vec![installed_row(inventory, &name)]),
         _ if inventory.runs(asked) => {
-            Err(format!("{} runs, and is not one of clr-boot-manager's kernels", shown(asked)))
+            bail!("{} runs, and is not one of clr-boot-manager's kernels", shown(asked))
         }
-        _ => Err(format!("{} is not a kernel of this system", shown(asked))),
+        _ => bail!("{} is not a kernel of this system", shown(asked)),
     }
 }
 

@@ -11,7 +11,8 @@ pub const LINE_LIMIT: usize = 2047;
 pub const LINE_WARNING: usize = 2000;
 
 /// The value of a boolean parameter that stays true once it is true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Switch {
     /// It is true.
     On,
@@ -24,11 +25,7 @@ pub enum Switch {
 impl Switch {
     /// The word for reports.
     pub fn word(self) -> &'static str {
-        match self {
-            Switch::On => "on",
-            Switch::Off => "off",
-            Switch::Unknown => "unknown",
-        }
+        self.into()
     }
 }
 

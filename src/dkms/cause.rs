@@ -2,12 +2,14 @@
 //! in contrast, says which program printed the error.
 
 use serde::{Deserialize, Deserializer, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 
 use super::first_error::{ErrorKind, FirstError};
 
 /// Why a build failed, with the values that its remedy needs. A value is none if the log does not contain it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[serde(tag = "cause", rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Cause {
     /// The module's source does not support this kernel.
     Module {
@@ -118,37 +120,10 @@ pub enum PackagingFault {
     Mistake,
 }
 
-/// The words that [`Cause::word`] returns, which are also those of the JSON output.
-pub const WORDS: [&str; 11] = [
-    "module",
-    "packaging",
-    "headers",
-    "toolchain",
-    "clang",
-    "no-space",
-    "no-memory",
-    "missing-program",
-    "dependency",
-    "not-confined",
-    "unknown",
-];
-
 impl Cause {
     /// The cause without its values.
     pub fn word(&self) -> &'static str {
-        match self {
-            Cause::Module { .. } => "module",
-            Cause::Packaging(_) => "packaging",
-            Cause::Headers { .. } => "headers",
-            Cause::Toolchain { .. } => "toolchain",
-            Cause::Clang { .. } => "clang",
-            Cause::NoSpace { .. } => "no-space",
-            Cause::NoMemory => "no-memory",
-            Cause::MissingProgram { .. } => "missing-program",
-            Cause::Dependency { .. } => "dependency",
-            Cause::NotConfined => "not-confined",
-            Cause::Unknown => "unknown",
-        }
+        self.into()
     }
 
     /// It is temporary: the same build may succeed later without any change.
@@ -284,11 +259,11 @@ mod tests {
             Cause::NotConfined,
             Cause::Unknown,
         ];
-        for (cause, word) in causes.iter().zip(WORDS) {
+        for (cause, word) in causes.iter().zip(Cause::VARIANTS) {
             let json = serde_json::to_value(cause).unwrap();
-            assert_eq!((json["cause"].as_str(), cause.word()), (Some(word), word));
+            assert_eq!((json["cause"].as_str(), cause.word()), (Some(*word), *word));
             assert_eq!(serde_json::from_value::<Cause>(json).unwrap(), *cause);
         }
-        assert_eq!(causes.len(), WORDS.len());
+        assert_eq!(causes.len(), Cause::VARIANTS.len());
     }
 }

@@ -18,7 +18,8 @@ use super::tree::TREE;
 use crate::sys::{Child, Ended, FileKind, Output, Presence, Root, Sandbox, Tools};
 
 /// A script of dkms.conf that runs when a module is installed or uninstalled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum Hook {
     /// Before the installation.
     PreInstall,
@@ -48,11 +49,7 @@ impl From<anyhow::Error> for HookFailure {
 impl Hook {
     /// The directive.
     pub fn directive(self) -> &'static str {
-        match self {
-            Hook::PreInstall => "PRE_INSTALL",
-            Hook::PostInstall => "POST_INSTALL",
-            Hook::PostRemove => "POST_REMOVE",
-        }
+        self.into()
     }
 }
 

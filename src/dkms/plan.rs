@@ -11,8 +11,9 @@ use super::{DkmsConf, Flaw, ModuleName, Proof, Source, Stage};
 use crate::kernel::Headers;
 
 /// The state of a module on a kernel, as all reports name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum State {
     /// Proven.
     Ok,
@@ -79,34 +80,6 @@ impl State {
     pub fn is_seen(self) -> bool {
         use State::{CompilerMissing, Conflict, HeadersMismatch, HeadersMissing};
         matches!(self, Conflict | CompilerMissing | HeadersMissing | HeadersMismatch)
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            State::Ok => "ok",
-            State::NotBuilt => "not-built",
-            State::Building => "building",
-            State::BuildFailed => "build-failed",
-            State::DependencyFailed => "dependency-failed",
-            State::HeadersMissing => "headers-missing",
-            State::HeadersMismatch => "headers-mismatch",
-            State::SkippedExclusive => "skipped-exclusive",
-            State::NotAutoinstall => "not-autoinstall",
-            State::Conflict => "conflict",
-            State::CompilerMissing => "compiler-missing",
-            State::BrokenSource => "broken-source",
-            State::VermagicMismatch => "vermagic-mismatch",
-            State::SymbolsMismatch => "symbols-mismatch",
-            State::SignatureRefused => "signature-refused",
-            State::NotInModulesDep => "not-in-modules-dep",
-            State::NotManaged => "not-managed",
-            State::Blocked => "blocked",
-            State::InitrdStale => "initrd-stale",
-            State::HookFailed => "hook-failed",
-            State::Unknown => "unknown",
-        })
     }
 }
 

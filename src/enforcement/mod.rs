@@ -58,7 +58,8 @@ impl Tri {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum SecureBoot {
     On,
     /// It is off, or the firmware does not support it.
@@ -83,8 +84,9 @@ pub enum ModuleKind {
 }
 
 /// The error with which the kernel refuses a module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "UPPERCASE")]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum LoadRefusal {
     /// A trusted signature is required and missing, or the module is damaged.
     EKeyRejected,
@@ -99,17 +101,13 @@ pub enum LoadRefusal {
 impl LoadRefusal {
     /// The name of the error, as in errno(3).
     pub fn name(self) -> &'static str {
-        match self {
-            LoadRefusal::EKeyRejected => "EKEYREJECTED",
-            LoadRefusal::EPerm => "EPERM",
-            LoadRefusal::EAcces => "EACCES",
-            LoadRefusal::EBadMsg => "EBADMSG",
-        }
+        self.into()
     }
 }
 
 /// What happens to a module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum LoadOutcome {
     /// It loads.
     Loads,
@@ -124,12 +122,7 @@ pub enum LoadOutcome {
 impl LoadOutcome {
     /// The word for reports.
     pub fn word(self) -> &'static str {
-        match self {
-            LoadOutcome::Loads => "loads",
-            LoadOutcome::Taints => "taints",
-            LoadOutcome::Refused(_) => "refused",
-            LoadOutcome::Unknown => "unknown",
-        }
+        self.into()
     }
 
     /// The error of a refusal, if it is known.

@@ -5,8 +5,9 @@
 
 use serde::Serialize;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Family {
     /// The mainline kernel.
     Native,
@@ -14,16 +15,6 @@ pub enum Family {
     Lts,
     /// Other kernels: for clouds, virtual machines, real time.
     Other,
-}
-
-impl std::fmt::Display for Family {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Family::Native => "native",
-            Family::Lts => "lts",
-            Family::Other => "other",
-        })
-    }
 }
 
 /// Whether the distribution supports DKMS for a variant.

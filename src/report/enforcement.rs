@@ -12,7 +12,7 @@ use crate::cmdline::explain::explain;
 use crate::cmdline::merge;
 use crate::dkms::{ModuleName, Signature};
 use crate::enforcement::{
-    EnforcementVerdict, KernelFacts, LoadOutcome, LoadRefusal, Machine, ModuleKind, SecureBoot, Tri, now,
+    EnforcementVerdict, KernelFacts, LoadOutcome, LoadRefusal, Machine, ModuleKind, Tri, now,
 };
 use crate::system::KernelCmdline;
 
@@ -364,11 +364,7 @@ pub fn document(subjects: &[EnforcementSubject<'_>], setting: &Setting<'_>) -> E
         standing,
         summary: summary(&kernels, setting),
         next_step: problem(&kernels, setting, standing).map(|p| remedy(&p).text(&setting.target)),
-        secure_boot: match setting.machine.secure_boot {
-            SecureBoot::On => "on",
-            SecureBoot::Off => "off",
-            SecureBoot::Unknown => "unknown",
-        },
+        secure_boot: setting.machine.secure_boot.into(),
         taint: setting.machine.taint.clone(),
         policy_met: setting.policy_fix.is_none(),
         kernels,

@@ -53,11 +53,13 @@ pub struct AdminWishes {
 }
 
 /// The answer in one word; the screen and the exit code are made of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "kebab-case")]
 pub enum GuardWord {
     /// The newest kernel may be booted.
     Allowed,
     /// It boots without something that is wanted, which an admin has allowed.
+    #[strum(to_string = "accepted")]
     Released,
     /// Another kernel is kept.
     Held,
@@ -67,19 +69,6 @@ pub enum GuardWord {
     Unknown,
     /// No kernel of this system is installed.
     NotApplicable,
-}
-
-impl std::fmt::Display for GuardWord {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            GuardWord::Allowed => "allowed",
-            GuardWord::Released => "accepted",
-            GuardWord::Held => "held",
-            GuardWord::Unsafe => "unsafe",
-            GuardWord::Unknown => "unknown",
-            GuardWord::NotApplicable => "not-applicable",
-        })
-    }
 }
 
 /// The document.
@@ -175,11 +164,7 @@ impl GuardReport {
             ruling: decision.ruling,
             because: decision.because,
             is_unsafe: assessment.is_unsafe(),
-            policy: match settings.boot_policy {
-                BootPolicy::Defer => "defer",
-                BootPolicy::Hold => "hold",
-                BootPolicy::Report => "report",
-            },
+            policy: settings.boot_policy.into(),
             target: decision.target.clone(),
             default: decision.default.clone(),
             boots_next: assessment.next.shown().map(str::to_owned),

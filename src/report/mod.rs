@@ -46,8 +46,9 @@ use remedies::{Situation, remedy};
 use remedy::{AdminCommand, CommandTarget, Remedy};
 
 /// The answer in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Verdict {
     /// All is there.
     Healthy,
@@ -77,21 +78,6 @@ impl Verdict {
             Verdict::Unsafe => exit::UNSAFE,
             Verdict::Unknown => exit::UNKNOWN,
         }
-    }
-}
-
-impl std::fmt::Display for Verdict {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Verdict::Healthy => "healthy",
-            Verdict::RebootPending => "reboot-pending",
-            Verdict::Building => "building",
-            Verdict::Degraded => "degraded",
-            Verdict::Held => "held",
-            Verdict::Unsafe => "unsafe",
-            Verdict::Unknown => "unknown",
-            Verdict::NotApplicable => "not-applicable",
-        })
     }
 }
 

@@ -65,7 +65,7 @@ pub fn assert_again(context: &Context, cache: &mut Cache) -> u8 {
     match boot_files::assert_default(context, &seen.system, &seen.assessment) {
         Ok(_) => exit::OK,
         Err(e) => {
-            tracing::error!("the boot default: {e}");
+            tracing::error!("the boot default: {e:#}");
             exit::ATTENTION
         }
     }

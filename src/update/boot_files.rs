@@ -202,14 +202,14 @@ pub fn refresh(
         && boot.error.is_some()
         && let Err(e) = fall_back(context, system, assessment)
     {
-        tracing::error!("the boot default: {e}");
+        tracing::error!("the boot default: {e:#}");
     }
     boot
 }
 
 /// Where clr-boot-manager has failed half-way, the default may be a kernel that has no entry, and what boots
 /// then only the boot loader knows. The running kernel has shown that it boots.
-fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) -> Result<(), String> {
+fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) -> anyhow::Result<()> {
     let kernels = &system.inventory.kernels;
     let chosen = kernels.iter().find(|k| Some(k.name.release()) == assessment.decision.default);
     let (Some(chosen), Some(running)) = (chosen, system.inventory.running_kernel()) else { return Ok(()) };
@@ -259,7 +259,7 @@ pub fn assert_default(
     context: &Context,
     system: &System,
     assessment: &BootAssessment,
-) -> Result<bool, String> {
+) -> anyhow::Result<bool> {
     let decision = &assessment.decision;
     let asserted = assessment.asserted_default(&assessment.entry_lacks);
     let Some(release) = asserted.filter(|_| assessment.acts) else {
@@ -343,7 +343,7 @@ pub fn defer_by_record(context: &Context, tree: &Tree) {
         Ok(true) => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
         Ok(false) => {}
         // It is tried again, with a warning, once everything is known.
-        Err(e) => tracing::debug!("{e}"),
+        Err(e) => tracing::debug!("{e:#}"),
     }
 }
 
@@ -365,7 +365,7 @@ pub fn put_deferral_right(context: &Context, system: &System, assessment: &BootA
         Ok(true) if wanted => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
         Ok(true) => tracing::info!("swupd makes the boot files itself again: no DKMS module is needed"),
         Ok(false) => {}
-        Err(e) => tracing::warn!("{e}"),
+        Err(e) => tracing::warn!("{e:#}"),
     }
     if let (true, Deferral::Off { overridden_by: Some(by), .. }) = (wanted, deferral::observe(&context.root))
     {

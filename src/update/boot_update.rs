@@ -45,7 +45,8 @@ fn way(context: &Context, system: &System, assessment: &BootAssessment, accept_l
     update_way(&UpdateQuestion {
         is_guarded,
         foreign: running_is_foreign(system),
-        input: UpdateInput::observe(&context.root, &system.inventory, &system.boot),
+        input: UpdateInput::observe(&context.root, &system.inventory, &system.boot)
+            .map_err(|e| e.to_string()),
         unseen: system.boot.invisible.as_deref(),
         kernels: &kernels,
         hold: system.wishes.hold.as_deref(),

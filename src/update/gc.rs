@@ -226,51 +226,50 @@ fn unregistered(root: &Root, before: &Tree, module: &ModuleName) -> Option<Strin
         .then(|| format!("{module} is no longer registered: run `dkms add {module}`"))
 }
 
-fn note(failed: &mut Vec<GcRefusal>, removal: &GcRemoval, done: Result<(), String>) {
+fn note(failed: &mut Vec<GcRefusal>, removal: &GcRemoval, done: Result<(), FileError>) {
     if let Err(why) = done {
-        failed.push(GcRefusal { what: removal.path.clone(), why });
+        failed.push(GcRefusal { what: removal.path.clone(), why: why.to_string() });
     }
 }
 
 /// Removes one thing, with the directories around it that are empty then.
-fn remove(root: &Root, removal: &GcRemoval) -> Result<(), String> {
-    let words = |e: FileError| e.to_string();
+fn remove(root: &Root, removal: &GcRemoval) -> Result<(), FileError> {
     match &removal.what {
         GcLeftover::Modules { files, directories } => {
             // File by file: files added meanwhile are not ours to remove.
             for file in files {
-                root.remove(file).map_err(words)?;
+                root.remove(file)?;
             }
             for directory in directories {
-                root.remove_empty_directory(directory).map_err(words)?;
+                root.remove_empty_directory(directory)?;
             }
         }
         GcLeftover::Claim => {
-            root.remove(&removal.path).map_err(words)?;
+            root.remove(&removal.path)?;
         }
         GcLeftover::Build { .. } => {
             let own = architecture();
-            for entry in root.list_optional(&removal.path).map_err(words)? {
+            for entry in root.list_optional(&removal.path)? {
                 let name = entry.name.to_string_lossy();
                 if name == own.as_str() || name.starts_with(&format!(".tmp_{own}_")) {
-                    root.remove_tree(format!("{}/{name}", removal.path)).map_err(words)?;
+                    root.remove_tree(format!("{}/{name}", removal.path))?;
                 }
             }
-            root.remove_empty_directory(&removal.path).map_err(words)?;
+            root.remove_empty_directory(&removal.path)?;
         }
         GcLeftover::Original => {
-            root.remove_tree(&removal.path).map_err(words)?;
+            root.remove_tree(&removal.path)?;
             let around = removal.path.rsplit_once('/').map_or("", |(around, _)| around);
-            root.remove_empty_directory(around).map_err(words)?;
+            root.remove_empty_directory(around)?;
         }
         GcLeftover::Scratch => {
-            root.remove_tree(&removal.path).map_err(words)?;
+            root.remove_tree(&removal.path)?;
         }
         GcLeftover::Log { .. } => {
-            root.remove(&removal.path).map_err(words)?;
+            root.remove(&removal.path)?;
             let around = Path::new(&removal.path).ancestors().skip(1);
             for directory in around.take_while(|directory| *directory != Path::new(LOGS)) {
-                root.remove_empty_directory(directory).map_err(words)?;
+                root.remove_empty_directory(directory)?;
             }
         }
     }

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::bail;
+
 use crate::context::Context;
 use crate::decide::initrds::{lost_without_initrd, without_successor};
 use crate::decide::module_state::module_status;
@@ -66,27 +68,27 @@ fn inputs(context: &Context, system: &System, release: &str) -> String {
     inputs.finish()
 }
 
-fn run(context: &Context, kernel: &Installed) -> Result<(), String> {
+fn run(context: &Context, kernel: &Installed) -> anyhow::Result<()> {
     let release = kernel.name.release();
     let words = context.settings.initrd_command.iter();
     let mut words = words.map(|word| word.replace("{kernel}", &release).replace("{id}", &kernel.id));
     let program = words.next().unwrap_or_default();
     let path: PathBuf = match program.contains('/') {
         // A root never changes which program runs.
-        true if !context.root.is_slash() => return Err(format!("{program} of another root is not run")),
+        true if !context.root.is_slash() => bail!("{program} of another root is not run"),
         true => Path::new(&program).to_owned(),
-        false => context.tools.find(&program).map_err(|e| e.to_string())?,
+        false => context.tools.find(&program)?,
     };
     let child = context.tools.child_at(&path, context.settings.boot_timeout).args(words);
     let child = child.output(Output::Keep(OUTPUT));
     tracing::info!("running {}", child.display());
-    let finished = child.run().map_err(|e| e.to_string())?;
+    let finished = child.run()?;
     match finished.ended.is_success() {
         true => Ok(()),
         false => {
             let said = String::from_utf8_lossy(&finished.output).trim().to_owned();
             let last = said.lines().next_back().unwrap_or_default().to_owned();
-            Err(format!("{}: {last}", finished.ended))
+            bail!("{}: {last}", finished.ended)
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
+
 use super::boot_default::REQUEST;
 use super::sequence::SWUPD_LOCK;
 use crate::context::Context;
@@ -123,7 +125,7 @@ fn pending(context: &Context) -> PendingWork {
     }
     match unit_states(context) {
         Ok(states) => of_units(&states, is_requested),
-        Err(why) => PendingWork::Unknown(why),
+        Err(e) => PendingWork::Unknown(format!("{e:#}")),
     }
 }
 
@@ -144,15 +146,13 @@ fn of_units(states: &[UnitState], is_requested: bool) -> PendingWork {
     }
 }
 
-fn unit_states(context: &Context) -> Result<Vec<UnitState>, String> {
-    let child = context.tools.child("systemctl", DEADLINE).map_err(|e| e.to_string())?;
+fn unit_states(context: &Context) -> anyhow::Result<Vec<UnitState>> {
+    let child = context.tools.child("systemctl", DEADLINE)?;
     let child = child.args(["show", "--property=Id,ActiveState,Job"]).args(UNITS).arg(WATCH);
-    let done = child.run().map_err(|e| format!("systemctl cannot be started: {e}"))?;
+    let done = child.run().context("systemctl cannot be started")?;
     let said = String::from_utf8_lossy(&done.output);
-    match done.ended.is_success() {
-        true => Ok(parsed(&said)),
-        false => Err(format!("whether a run is queued is unknown: systemctl: {}", said.trim())),
-    }
+    ensure!(done.ended.is_success(), "whether a run is queued is unknown: systemctl: {}", said.trim());
+    Ok(parsed(&said))
 }
 
 /// Blocks of `NAME=VALUE`, one for each unit, with empty lines between them.

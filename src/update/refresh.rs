@@ -37,7 +37,7 @@ impl<'a> From<&'a System> for Before<'a> {
 ///
 /// # Errors
 /// Why it must not be run, with the next step.
-pub fn prepare(context: &Context, inventory: &Inventory) -> Result<(), String> {
+pub fn prepare(context: &Context, inventory: &Inventory) -> anyhow::Result<()> {
     for repaired in boot::preflight::prepare(&context.root, inventory)? {
         tracing::warn!("{repaired}");
     }

@@ -421,9 +421,10 @@ impl BootFileSteps for Run<'_> {
             }
             Ok(false) => {}
             Err(e) => {
-                tracing::error!("the boot default: {e}");
-                let known = self.boot.error.take();
-                self.boot.error = Some(known.map_or_else(|| e.clone(), |known| format!("{known}; {e}")));
+                let error = format!("{e:#}");
+                tracing::error!("the boot default: {error}");
+                self.boot.error =
+                    Some(self.boot.error.take().into_iter().chain([error]).collect::<Vec<_>>().join("; "));
                 self.boot.differs = false;
             }
         }

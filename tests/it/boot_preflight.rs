@@ -257,10 +257,10 @@ fn a_live_system_takes_root() {
     let live = Root::open(RootKind::Live, Path::new("/")).unwrap();
     let inventory = Inventory::observe(&live);
     let why = boot::preflight::prepare(&live, &inventory).unwrap_err();
-    assert_eq!(why, "clr-boot-manager does nothing without root: run this as root");
+    assert_eq!(why.to_string(), "clr-boot-manager does nothing without root: run this as root");
     let (tools, files) = (Tools::from_environment(), boot::BootFiles::default());
     let refused = boot::default::set(&live, &tools, DEADLINE, &files, &inventory, A_ID).unwrap_err();
-    assert_eq!(refused, format!("{A_ID} is not made the boot default: {why}"));
+    assert_eq!(format!("{refused:#}"), format!("{A_ID} is not made the boot default: {why}"));
 }
 
 /// Puts a FIFO, a symlink to `/dev/zero`, or that device where it can be made, in place of a file.

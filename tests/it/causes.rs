@@ -1,8 +1,9 @@
 //! The cause of failed builds: logs after public reports, and logs of reproductions.
 
-use clr_dkms::dkms::cause::{Cause, WORDS};
+use clr_dkms::dkms::cause::Cause;
 use clr_dkms::dkms::first_error::{BuildFacts, FirstError, find_with};
 use serde::Deserialize;
+use strum::VariantNames;
 
 #[derive(Deserialize)]
 struct Labelled {
@@ -88,8 +89,10 @@ fn logs_of_reports_and_reproductions() {
     names.dedup();
     assert_eq!(names.len(), logs.len(), "names are used once");
     assert!(logs.iter().all(|log| log.origin.is_some()), "each has its origin");
-    let unused: Vec<&&str> =
-        WORDS.iter().filter(|word| !logs.iter().any(|log| log.cause.iter().any(|c| c == **word))).collect();
+    let unused: Vec<&&str> = Cause::VARIANTS
+        .iter()
+        .filter(|word| !logs.iter().any(|log| log.cause.iter().any(|c| c == **word)))
+        .collect();
     // Such a build is not begun, and has no log.
     assert_eq!(unused, [&Cause::NotConfined.word()], "no log");
 }

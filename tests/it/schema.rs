@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use boon::{Compiler, Schemas};
 use clr_dkms::boot_decision::{NextBootSource, Reason, Ruling};
 use clr_dkms::cmdline::Switch;
-use clr_dkms::dkms::cause::{self, Phase};
+use clr_dkms::dkms::cause::{Cause, Phase};
 use clr_dkms::dkms::first_error::ErrorKind;
 use clr_dkms::dkms::proof::ProofSubject;
 use clr_dkms::enforcement::LoadOutcome;
@@ -20,6 +20,7 @@ use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::{config::Settings, context::Context};
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
+use strum::VariantNames;
 
 use crate::enforcement_roots::SITUATIONS;
 use crate::support::guard::FAILS_ON_B;
@@ -400,7 +401,7 @@ fn the_words_are_those_of_the_program() {
     let phases = words!(Phase: Patch PreBuild Make PostBuild PreInstall Install PostInstall Other);
     assert_eq!(of("error phase"), typed(&phases));
     let words = |words: &[&str]| -> BTreeSet<String> { words.iter().map(|w| (*w).to_owned()).collect() };
-    assert_eq!(of("error cause"), words(&cause::WORDS));
+    assert_eq!(of("error cause"), words(Cause::VARIANTS));
     assert_eq!(
         of("kernel sig_unenforce"),
         words(&[Switch::On, Switch::Off, Switch::Unknown].map(Switch::word))

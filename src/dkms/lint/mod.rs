@@ -26,8 +26,9 @@ use source::SourceFiles;
 use view::{ConfView, Hit, LintPlace};
 
 /// The severity of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Severity {
     /// The installed dkms fails, or never builds the module.
     Error,
@@ -35,16 +36,6 @@ pub enum Severity {
     Warning,
     /// It could be improved.
     Advice,
-}
-
-impl std::fmt::Display for Severity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Advice => "advice",
-        })
-    }
 }
 
 /// A finding.

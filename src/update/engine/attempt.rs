@@ -73,24 +73,23 @@ pub(super) struct Replaced {
 }
 
 /// What a plan comes to, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 pub enum Did {
     /// It was built, and installed.
+    #[strum(serialize = "build")]
     Built,
     /// What was built before was installed.
+    #[strum(serialize = "install")]
     Installed,
     /// `modules.dep` was made again for it.
+    #[strum(serialize = "depmod")]
     Indexed,
 }
 
 impl Did {
     /// The word of reports.
     pub fn word(self) -> &'static str {
-        match self {
-            Did::Built => "build",
-            Did::Installed => "install",
-            Did::Indexed => "depmod",
-        }
+        self.into()
     }
 }
 

@@ -66,7 +66,7 @@ impl Boot {
     }
 
     pub(crate) fn prepare(&self) -> Result<Vec<String>, String> {
-        boot::preflight::prepare(&self.root, &self.inventory())
+        boot::preflight::prepare(&self.root, &self.inventory()).map_err(|e| format!("{e:#}"))
     }
 
     /// The program itself, without what the library does around it.
@@ -82,6 +82,8 @@ impl Boot {
     }
 
     pub(crate) fn set(&self, id: &str) -> Result<(), String> {
-        boot::default::set(&self.root, &self.tools, DEADLINE, &self.files(), &self.inventory(), id).map(drop)
+        boot::default::set(&self.root, &self.tools, DEADLINE, &self.files(), &self.inventory(), id)
+            .map(drop)
+            .map_err(|e| format!("{e:#}"))
     }
 }
