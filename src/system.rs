@@ -222,6 +222,12 @@ impl System {
         self.lines.iter().chain(&self.fallback_lines).find(|l| l.release == release)
     }
 
+    /// A module of DKMS on a kernel, including the kernels to fall back to.
+    pub fn module_on_kernel(&self, module: &ModuleName, release: &str) -> Option<&ModuleOnKernel> {
+        let mut all = self.modules_on_kernels.iter().chain(&self.fallbacks);
+        all.find(|p| p.module == *module && p.release == release)
+    }
+
     /// The modules of DKMS on one kernel.
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a ModuleOnKernel> {
         self.modules_on_kernels.iter().filter(move |p| p.release == release)

@@ -189,8 +189,10 @@ impl RestrictedUpdate<'_> {
         if let Some(why) = alone.find_map(Result::err) {
             return Some(why.to_string());
         }
-        if lock::is_held(self.root, SWUPD_LOCK) {
-            return Some("swupd is running".to_owned());
+        match lock::is_held(self.root, SWUPD_LOCK) {
+            Ok(false) => {}
+            Ok(true) => return Some("swupd is running".to_owned()),
+            Err(e) => return Some(format!("whether swupd is running is unknown: {e}")),
         }
         if !self.root.is_live() {
             return None;

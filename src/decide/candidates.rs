@@ -9,6 +9,7 @@ use super::module_state::would_be_taken;
 use super::readiness::{Candidate, Missing, Ready};
 use super::satisfaction::{CommandLine, satisfied_with};
 use super::unread::Gaps;
+use crate::dkms::ModuleOnKernel;
 use crate::dkms::plan::State;
 use crate::kernel::Installed;
 use crate::kernel::inventory::There;
@@ -120,12 +121,10 @@ fn unread(what: &str) -> Missing {
 /// The module is not loaded only because of the command line in the boot entry, which the next update
 /// replaces.
 fn blocked_by_entry_only(system: &System, status: &ModuleRecord) -> bool {
-    let mut modules_on_kernels = system.modules_on_kernels.iter().chain(&system.fallbacks);
+    let loads = |pair: &ModuleOnKernel| {
+        let configured = load_forecast(system, pair, None, CommandLine::Configured);
+        matches!(configured, LoadForecast::Loads | LoadForecast::Remark(_))
+    };
     status.state == State::Blocked
-        && modules_on_kernels.find(|p| p.module == status.module && p.release == status.kernel).is_some_and(
-            |pair| {
-                let configured = load_forecast(system, pair, None, CommandLine::Configured);
-                matches!(configured, LoadForecast::Loads | LoadForecast::Remark(_))
-            },
-        )
+        && system.module_on_kernel(&status.module, &status.kernel).is_some_and(loads)
 }

@@ -25,14 +25,13 @@ use crate::system::{InForce, KernelCmdline, System};
 /// No run builds the newest version for a kernel that is not the tip of its variant. On such a kernel the
 /// installed version counts.
 pub fn module_status(system: &System, pair: &ModuleOnKernel, record: Option<&RunRecord>) -> ModuleRecord {
-    let is_tip = system.inventory.kernels.iter().any(|k| k.tip && k.name.is_release(&pair.release));
-    let older = if is_tip { None } else { system.files.in_force(&pair.module.name, &pair.release) };
+    let in_force = system.files.in_force(&pair.module.name, &pair.release);
+    let older = in_force.filter(|_| !system.inventory.is_tip(&pair.release));
     if let Some(status) = older.and_then(|older| status_in_force(system, older)) {
         return status;
     }
     let mut status = status_of(&pair.module, &pair.release);
-    let works = system.files.in_force(&pair.module.name, &pair.release);
-    let works = works.filter(|older| status_in_force(system, older).is_some_and(|s| s.state.works()));
+    let works = in_force.filter(|older| status_in_force(system, older).is_some_and(|s| s.state.works()));
     status.in_force = works.map(|older| older.module.version.clone());
     match (decide(pair), &pair.proof) {
         (Decision::Leave { state, why }, _) => (status.state, status.reason) = (state, Some(why)),

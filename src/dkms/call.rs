@@ -149,6 +149,7 @@ fn written_to(module: &ModuleName) -> [PathBuf; 3] {
 /// The paths that a build reads and writes in addition to the common ones. The directory of the module may be
 /// a symlink, and its source may be anywhere.
 fn seen_by_build(job: &Job<'_>) -> Sight {
+    // A path that does not exist, or cannot be read, cannot be shown; dkms then reports it.
     let real = |path: &Path| job.root.real_path(path).ok().map(PathBuf::into_os_string);
     let source = match job.source {
         Source::Directory { path, .. } => real(path),
@@ -170,6 +171,7 @@ pub(super) fn seen_in_image(
     more: &[PathBuf],
 ) -> anyhow::Result<Sight> {
     let root = given.root;
+    // As above.
     let shown = |path: &str, target: &str| {
         let source = root.real_path(path).ok()?;
         Some(ShownTree { source, target: PathBuf::from(target), is_writable: path == TREE })
@@ -256,6 +258,7 @@ impl<'a> GivenRoot<'a> {
         let Some(target) = self.alias.map(Path::to_owned) else { return false };
         let tree = ShownTree { source: self.root.path().to_owned(), target, is_writable: false };
         let sight = Sight { trees: vec![tree], ..Sight::default() };
+        // Whatever the reason, there is no namespace to rely on.
         let probe = || tools.child("true", PROBE_DEADLINE).ok()?.confined(Sandbox::build(sight)).run().ok();
         probe().is_some_and(|done| done.ended.is_success() && done.layers.is_some_and(|l| l.namespaces))
     }

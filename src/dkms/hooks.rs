@@ -124,6 +124,7 @@ pub(super) fn child_in_image(
 fn interpreter(root: &Root, script: &Path) -> Option<PathBuf> {
     /// As many bytes as the kernel reads.
     const FIRST_LINE: u64 = 256;
+    // A script that cannot be read fails when it is run.
     let start = root.read_start(script, FIRST_LINE).ok()?;
     let line = start.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
     let word = line.split(|b| b.is_ascii_whitespace()).find(|word| !word.is_empty())?;

@@ -71,6 +71,7 @@ impl<'a> KernelSymbols<'a> {
 
     /// The name of a module as the kernel writes it, and the modules that modprobe loads before it.
     pub fn beneath(&self, module: &str) -> (String, Vec<String>) {
+        // A line that modprobe does not find is a flaw of the proof.
         let needs = self.index.entry(module).map(|entry| entry.needs).unwrap_or_default();
         let names = needs.iter().filter_map(|need| module_file::stem(need)).map(str::to_owned).collect();
         (module_file::kernel_name(module), names)

@@ -1,87 +1,21 @@
 //! Decides which modules to build for which kernel, with which steps and why, and which to leave alone. Pure.
 
+mod state;
+mod unwanted;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::conf::ConfError;
 use super::conflict::Rival;
 use super::{DkmsConf, Flaw, ModuleName, Proof, Source, Stage};
 use crate::kernel::Headers;
+use unwanted::without_headers;
 
-/// The state of a module on a kernel, as all reports name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
-#[serde(rename_all = "kebab-case")]
-#[strum(serialize_all = "kebab-case")]
-pub enum State {
-    /// Proven.
-    Ok,
-    /// It should be installed and is not; nothing was tried yet.
-    NotBuilt,
-    /// The current run is building it.
-    Building,
-    /// dkms, the compiler or the installation failed.
-    BuildFailed,
-    /// Something that it depends on is missing.
-    DependencyFailed,
-    /// The headers of this kernel are not installed.
-    HeadersMissing,
-    /// The headers are for another kernel.
-    HeadersMismatch,
-    /// Its dkms.conf excludes this kernel.
-    SkippedExclusive,
-    /// Its dkms.conf does not set AUTOINSTALL.
-    NotAutoinstall,
-    /// Another module makes a file with the same name and is installed on this kernel.
-    Conflict,
-    /// A program for builds is not installed: the compiler of the kernel, make or a linker.
-    CompilerMissing,
-    /// Its source or its dkms.conf cannot be used.
-    BrokenSource,
-    /// The installed file is for another kernel.
-    VermagicMismatch,
-    /// It was built with other symbol versions, or needs a symbol that does not exist.
-    SymbolsMismatch,
-    /// The kernel will refuse it because of its signature, or because it has none.
-    SignatureRefused,
-    /// modprobe does not find it.
-    NotInModulesDep,
-    /// It is in use, missing on this kernel, and not known to DKMS.
-    NotManaged,
-    /// modprobe.d or the kernel command line prevents it from being loaded.
-    Blocked,
-    /// The initrd of the kernel lacks it or contains another build.
-    InitrdStale,
-    /// Its files are proven; a hook script of its dkms.conf is missing or has failed.
-    HookFailed,
-    /// It cannot be determined.
-    Unknown,
-}
-
-impl State {
-    /// Its files are proven. The kernel may still refuse to load them.
-    pub fn is_proven(self) -> bool {
-        use State::{Blocked, HookFailed, InitrdStale, Ok, SignatureRefused};
-        matches!(self, Ok | HookFailed | SignatureRefused | Blocked | InitrdStale)
-    }
-
-    /// Its files are proven, and the kernel loads them.
-    pub fn works(self) -> bool {
-        matches!(self, State::Ok | State::HookFailed)
-    }
-
-    /// No action is needed.
-    pub fn is_fine(self) -> bool {
-        matches!(self, State::Ok | State::SkippedExclusive | State::NotAutoinstall)
-    }
-
-    /// It is derived from the disk at any time, so a recorded one may be outdated.
-    pub fn is_seen(self) -> bool {
-        use State::{CompilerMissing, Conflict, HeadersMismatch, HeadersMissing};
-        matches!(self, Conflict | CompilerMissing | HeadersMissing | HeadersMismatch)
-    }
-}
+pub use state::{State, state_of};
+pub use unwanted::unwanted;
 
 /// The facts about one module on one kernel.
 #[derive(Debug, Clone)]
@@ -286,84 +220,6 @@ pub fn build_directory(module: &ModuleName, release: &str) -> String {
 /// The directory of a module's built files for a kernel, inside the root.
 pub fn built_directory(module: &ModuleName, release: &str) -> String {
     build_directory(module, release) + "/module"
-}
-
-/// Why this module is not wanted on this kernel, or cannot be built: it excludes the kernel, does not set
-/// AUTOINSTALL, or is broken.
-pub fn unwanted(pair: &ModuleOnKernel) -> Option<(State, String)> {
-    match &pair.source {
-        Source::Broken { reason } => return Some((State::BrokenSource, reason.clone())),
-        Source::Unknown { reason } => return Some((State::Unknown, reason.clone())),
-        Source::Directory { .. } => {}
-    }
-    let conf = match &pair.conf {
-        Ok(conf) => conf,
-        Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => {
-            return Some((State::BrokenSource, reason.clone()));
-        }
-        Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
-            return Some((State::Unknown, reason.clone()));
-        }
-    };
-    if let Some(error) = conf.syntax.as_ref().filter(|_| !conf.autoinstall) {
-        let at = error.quote.or(error.line).map(|line| format!(" on line {line}")).unwrap_or_default();
-        let reason = format!(
-            "its dkms.conf has a syntax error{at}, and what follows does not count (check it with bash -n)"
-        );
-        return Some((State::BrokenSource, reason));
-    }
-    if let Some(refusal) = conf.refusals.first() {
-        let at = refusal.at.map(|(_, line)| format!(", line {line}")).unwrap_or_default();
-        return Some((State::BrokenSource, format!("its dkms.conf{at}: {refusal}")));
-    }
-    if let Some(odd) = conf.built.iter().find(|built| !super::is_usable_name(&built.name)) {
-        return Some((State::BrokenSource, format!("its dkms.conf names a module file {:?}", odd.name)));
-    }
-    if let Some(exclusion) = conf.excluded.first() {
-        return Some((State::SkippedExclusive, exclusion.to_string()));
-    }
-    if !conf.autoinstall {
-        return Some((State::NotAutoinstall, "its dkms.conf has no AUTOINSTALL=yes".to_owned()));
-    }
-    if !super::is_usable_name(&pair.release) {
-        return Some((State::NotBuilt, "dkms cannot take the name of this kernel".to_owned()));
-    }
-    None
-}
-
-fn without_headers(pair: &ModuleOnKernel) -> Option<(State, String)> {
-    match &pair.headers {
-        Headers::Present => None,
-        Headers::Absent => Some((State::HeadersMissing, "the kernel's headers are not installed".to_owned())),
-        Headers::Incomplete => Some((
-            State::HeadersMissing,
-            "the kernel's headers have no include/config/kernel.release".to_owned(),
-        )),
-        Headers::OtherRelease { release } => {
-            Some((State::HeadersMismatch, format!("the kernel's headers are those of {release}")))
-        }
-        Headers::Unreadable { reason } => Some((State::Unknown, reason.clone())),
-    }
-}
-
-/// The state for these flaws, if nothing was tried, or trying did not help.
-pub fn state_of(flaws: &[Flaw]) -> State {
-    let is = |test: fn(&Flaw) -> bool| flaws.iter().any(test);
-    if is(|f| {
-        matches!(f, Flaw::Missing { .. } | Flaw::Damaged { .. } | Flaw::NotInstalled | Flaw::Differs { .. })
-    }) {
-        State::NotBuilt
-    } else if is(|f| matches!(f, Flaw::Vermagic { .. })) {
-        State::VermagicMismatch
-    } else if is(|f| matches!(f, Flaw::Symbols { .. })) {
-        State::SymbolsMismatch
-    } else if is(|f| matches!(f, Flaw::NotListed { .. })) {
-        State::NotInModulesDep
-    } else if is(|f| matches!(f, Flaw::Dependency { .. })) {
-        State::DependencyFailed
-    } else {
-        State::Unknown
-    }
 }
 
 #[cfg(test)]

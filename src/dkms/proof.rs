@@ -364,6 +364,7 @@ pub fn prove_installed(
     let there = conf.built.iter().filter(|built| installed_file(scope.root, scope.release, built).is_some());
     let proofs: Result<Vec<Proof>, Vec<Flaw>> =
         there.map(|built| prove_one(scope, cache, installed, Stage::Installed, built)).collect();
+    // A file that cannot be read is not known to work. Only a forced build replaces it.
     let proofs = proofs.ok().filter(|proofs| !proofs.is_empty())?;
     let checked = proofs.iter().flat_map(|proof| &proof.checks).all(|check| check.not_made.is_none());
     Some(InstalledSet {

@@ -121,14 +121,17 @@ fn is_makefile(name: &str) -> bool {
 
 /// The first line that calls `uname` for the release and is not a comment.
 fn running_line(text: &str) -> Option<u32> {
-    let calls = |line: &str| {
-        let mut words = line.split(|c: char| c.is_whitespace() || "()`\"';|&".contains(c));
-        let is_call = |word: &str| word == "uname" || word.ends_with("/uname");
-        words.any(is_call) && words.next().is_some_and(|option| matches!(option, "-r" | "--kernel-release"))
-    };
     let mut lines = text.lines().enumerate();
-    let (at, _) = lines.find(|(_, line)| !line.trim_start().starts_with('#') && calls(line))?;
+    let (at, _) = lines.find(|(_, line)| !line.trim_start().starts_with('#') && asks_release(line))?;
     u32::try_from(at + 1).ok()
+}
+
+/// Whether a text calls `uname` for the release of the running kernel.
+pub(super) fn asks_release(text: &str) -> bool {
+    let words = text.split(|c: char| c.is_whitespace() || "()`\"';|&".contains(c));
+    let mut words = words.filter(|word| !word.is_empty());
+    let is_call = |word: &str| word == "uname" || word.ends_with("/uname");
+    words.any(is_call) && words.next().is_some_and(|option| matches!(option, "-r" | "--kernel-release"))
 }
 
 #[cfg(test)]

@@ -230,6 +230,11 @@ impl Inventory {
         any.then_some(NamedKernel { release, id, installed: None })
     }
 
+    /// Whether the kernel of that release is the tip of its variant.
+    pub fn is_tip(&self, release: &str) -> bool {
+        self.of_release(release).is_some_and(|kernel| kernel.tip)
+    }
+
     pub fn runs(&self, release: &str) -> bool {
         matches!(&self.running, Running::Known { release: running } if running == release)
     }

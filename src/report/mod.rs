@@ -458,8 +458,8 @@ fn module(
         problem: problems::of_module(record, system, assessment),
         next_step: step.map(|step| step.text(&CommandTarget::of(system))),
         source_changed: system
-            .of_kernel(&record.kernel)
-            .any(|pair| pair.module == record.module && pair.source_changed),
+            .module_on_kernel(&record.module, &record.kernel)
+            .is_some_and(|pair| pair.source_changed),
         record: record.clone(),
     }
 }

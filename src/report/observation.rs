@@ -37,8 +37,11 @@ pub fn progress(context: &Context) -> Progress {
     match state::load::<InProgress>(&context.root, IN_PROGRESS) {
         // What may not be read says nothing of a run.
         Stored::Absent | Stored::Unreadable(_) => Progress::None,
-        // Of a run that was killed, what it has left behind may hold the lock for a while.
-        Stored::Good(run) if lock::is_held(&context.root, LOCK) && users::is_alive(run.pid) => {
+        // Of a run that was killed, what it has left behind may hold the lock for a while. If the lock cannot
+        // be seen, the process decides.
+        Stored::Good(run)
+            if lock::is_held(&context.root, LOCK).unwrap_or(true) && users::is_alive(run.pid) =>
+        {
             Progress::Working(run.builds)
         }
         _ => Progress::BrokenOff,

@@ -464,8 +464,7 @@ fn not_managed(record: &ModuleRecord, system: &System, installed: Option<&Instal
 
 /// What keeps a module from being loaded.
 fn obstruction(record: &ModuleRecord, system: &System) -> Option<Obstruction> {
-    let is_it = |p: &&ModuleOnKernel| p.module == record.module && p.release == record.kernel;
-    let forecast = match system.modules_on_kernels.iter().find(is_it) {
+    let forecast = match system.module_on_kernel(&record.module, &record.kernel) {
         Some(pair) => load_forecast(system, pair, None, CommandLine::Coming),
         // DKMS does not manage it: most have one file of their own name.
         None => {

@@ -6,7 +6,7 @@
 //! unlocks the file, which also releases it from a daemon that a build left running.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -111,7 +111,16 @@ impl Lock {
 pub fn wait_while_held(root: &Root, path: &str, patience: Duration) {
     let watch = Stopwatch::start();
     let mut reported = false;
-    while is_held(root, path) && watch.elapsed() < patience && !interrupt::asked() {
+    while watch.elapsed() < patience && !interrupt::asked() {
+        match is_held(root, path) {
+            Ok(true) => {}
+            Ok(false) => return,
+            // A bare chroot has no /proc, and no swupd.
+            Err(e) => {
+                tracing::debug!("whether {} is locked is unknown: {e}", root.shown_path(path).display());
+                return;
+            }
+        }
         if !reported {
             tracing::info!("waiting for the process that holds {}", root.shown_path(path).display());
             reported = true;
@@ -121,26 +130,29 @@ pub fn wait_while_held(root: &Root, path: &str, patience: Duration) {
 }
 
 /// Whether a process holds the lock at `path` now. Needs no permission for the file, and changes nothing.
+///
+/// # Errors
+///
+/// If that is unknown.
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
-pub fn is_held(root: &Root, path: &str) -> bool {
-    let Ok(file) = root.open_at(Path::new(path), OFlag::O_PATH) else { return false };
-    let Ok(stat) = fstat(&file) else { return false };
-    // Without /proc no lock is known.
-    let Ok(locks) = File::open("/proc/locks") else { return false };
+pub fn is_held(root: &Root, path: &str) -> io::Result<bool> {
+    let file = match root.open_at(Path::new(path), OFlag::O_PATH) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(false),
+        file => file?,
+    };
+    let inode = fstat(&file)?.st_ino;
+    let locks = File::open("/proc/locks")?;
     let (mut filesystem_of, mut is_held) = (None, false);
     // Any user can have a million locks.
-    let read = each_line(BufReader::new(locks), LONGEST_LINE, |line| {
+    each_line(BufReader::new(locks), LONGEST_LINE, |line| {
         let line = String::from_utf8_lossy(line);
-        let Some(device) = locked_on(&line, stat.st_ino) else { return };
+        let Some(device) = locked_on(&line, inode) else { return };
         let known = filesystem_of.get_or_insert_with(|| filesystem(&file));
         // An unknown filesystem counts as the same: a needless wait is better than to work beside a process
         // that writes.
         is_held |= known.is_none_or(|known| device == known);
-    });
-    if let Err(e) = read {
-        tracing::debug!("/proc/locks cannot be read: {e}");
-    }
-    is_held
+    })?;
+    Ok(is_held)
 }
 
 /// The device (major and minor number) of a lock on a file with that inode number. A line is "1: FLOCK
@@ -187,6 +199,7 @@ fn describe(holders: &[Holder]) -> String {
 #[allow(clippy::disallowed_methods)] // /proc of the machine we run on, whatever the root is
 fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
     let mut found = Vec::new();
+    // Without /proc the lock is waited for all the same; only its holder cannot be named.
     let Ok(processes) = std::fs::read_dir("/proc") else { return found };
     for process in processes.flatten() {
         let name = process.file_name();
@@ -263,7 +276,7 @@ mod tests {
         let copy = held._file.try_clone().unwrap();
         std::mem::forget(held);
         drop(copy);
-        assert!(is_held(&root, "/run/x.lock"));
+        assert!(is_held(&root, "/run/x.lock").unwrap());
         let holders = holders(&root.real_path("/run/x.lock").unwrap(), |name| name == "clr-dkms");
         assert!(holders.iter().any(|h| h.pid == orphan.id().cast_signed() && h.is_child), "{holders:?}");
         end_orphans(&holders);
@@ -290,7 +303,7 @@ mod tests {
     fn a_file_of_the_same_inode_elsewhere_is_not_locked() {
         let (_directory, root) = scratch();
         let held = Lock::take(&root, "/run/x.lock", Duration::ZERO, |_| true).unwrap();
-        assert!(is_held(&root, "/run/x.lock"));
+        assert!(is_held(&root, "/run/x.lock").unwrap());
         let inode = root.lookup("/run/x.lock").stat().unwrap().inode;
         let locks = std::fs::read_to_string("/proc/locks").unwrap();
         let file = root.open_at(Path::new("/run/x.lock"), OFlag::O_PATH).unwrap();

@@ -12,14 +12,15 @@ use super::Child;
 use super::sandbox::{Sandbox, Sight};
 
 /// The directories, in order.
-const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const DIRECTORIES: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// How many bytes of a script are read.
 const SCRIPT: u64 = 4 << 20;
 
 /// The environment variable with directories, separated by colons, that are searched first. Tests put
 /// stand-ins there.
-pub const FIRST_FOLDERS: &str = "CLR_DKMS_TOOL_PATH";
+pub const FIRST_DIRECTORIES: &str = "CLR_DKMS_TOOL_PATH";
 
 /// A program that is not installed on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -41,12 +42,12 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// The fixed directories, with those of [`FIRST_FOLDERS`] before them.
+    /// The fixed directories, with those of [`FIRST_DIRECTORIES`] before them.
     pub fn from_environment() -> Tools {
-        let first = std::env::var_os(FIRST_FOLDERS).unwrap_or_default();
+        let first = std::env::var_os(FIRST_DIRECTORIES).unwrap_or_default();
         let directories = std::env::split_paths(&first)
             .filter(|directory| directory.is_absolute())
-            .chain(FOLDERS.map(PathBuf::from))
+            .chain(DIRECTORIES.map(PathBuf::from))
             .collect();
         Tools { directories, named: BTreeMap::new(), trusts_modules: false, evaluates_modules: true }
     }
@@ -81,7 +82,7 @@ impl Tools {
     pub fn sandbox(&self, name: &str, mut sight: Sight) -> Sandbox {
         #[allow(clippy::disallowed_methods)] // a program of the machine we run on, whatever the root is
         let real = self.find(name).ok().and_then(|path| path.canonicalize().ok());
-        let first = self.directories.iter().take(self.directories.len() - FOLDERS.len()).cloned();
+        let first = self.directories.iter().take(self.directories.len() - DIRECTORIES.len()).cloned();
         let directories = real.iter().filter_map(|path| path.parent()).map(Path::to_owned).chain(first);
         sight.shown.extend(directories.map(PathBuf::into_os_string));
         Sandbox::evaluate(sight).trusted(self.trusts_modules)

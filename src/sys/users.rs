@@ -69,6 +69,7 @@ const GENERATIONS: usize = 5;
 pub fn caller(name: &str) -> Option<Vec<OsString>> {
     let mut pid = std::process::id();
     for _ in 0..GENERATIONS {
+        // An ancestor that cannot be read is not a caller that can be asked.
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         if field("Name:") == Some(name) {

@@ -117,9 +117,8 @@ fn display(steps: &[PlanStep]) -> String {
 
 /// Kernels other than the tips that matter, if only their `modules.dep` has to be made again.
 pub fn index_plans(system: &System) -> Vec<Planned> {
-    let is_tip = |release: &str| system.inventory.kernels.iter().any(|k| k.tip && k.name.is_release(release));
-    let kernels: Vec<String> =
-        system.lines.iter().map(|l| l.release.clone()).filter(|release| !is_tip(release)).collect();
+    let releases = system.lines.iter().map(|line| line.release.clone());
+    let kernels: Vec<String> = releases.filter(|release| !system.inventory.is_tip(release)).collect();
     if kernels.is_empty() {
         return Vec::new();
     }

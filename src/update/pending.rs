@@ -106,11 +106,12 @@ fn asks_systemd(context: &Context) -> bool {
 
 fn pending(context: &Context) -> PendingWork {
     let root = &context.root;
-    if lock::is_held(root, SWUPD_LOCK) {
-        return PendingWork::Work("swupd is at work".to_owned());
-    }
-    if lock::is_held(root, LOCK) {
-        return PendingWork::Work("a run is at work".to_owned());
+    for (path, holder) in [(SWUPD_LOCK, "swupd"), (LOCK, "a run")] {
+        match lock::is_held(root, path) {
+            Ok(false) => {}
+            Ok(true) => return PendingWork::Work(format!("{holder} is at work")),
+            Err(e) => return PendingWork::Unknown(format!("whether {holder} is at work is unknown: {e}")),
+        }
     }
     let is_requested = match root.lookup(REQUEST) {
         Presence::Absent => false,

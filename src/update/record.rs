@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::engine::{Attempt, Did};
-use super::sequence::{Done, Run, is_of_tip};
+use super::sequence::{Done, Run};
 use super::{boot_files, engine, publish};
 use crate::boot::deferral;
 use crate::boot_decision::Reason;
@@ -92,14 +92,14 @@ impl Run<'_> {
     /// a build that failed is otherwise reported as "nothing has been tried yet".
     fn is_recorded(&self, pair: &ModuleOnKernel) -> bool {
         let known = self.before.as_good().and_then(|r| r.module(&pair.module, &pair.release));
-        is_of_tip(&self.system, pair)
-            || self.attempts.iter().any(|a| a.module == pair.module && a.release == pair.release)
+        self.system.inventory.is_tip(&pair.release)
+            || self.attempt(&pair.module, &pair.release).is_some()
             || known.is_some_and(|m| m.state == State::BuildFailed)
     }
 
     fn module_record(&self, pair: &ModuleOnKernel) -> state::ModuleRecord {
         let previous = self.before.as_good();
-        let attempt = self.attempts.iter().find(|a| a.module == pair.module && a.release == pair.release);
+        let attempt = self.attempt(&pair.module, &pair.release);
         let known = previous.and_then(|r| r.module(&pair.module, &pair.release));
         let mut record = module_status(&self.system, pair, if attempt.is_some() { None } else { previous });
         record.log = known.and_then(|k| k.log.clone());
@@ -157,7 +157,7 @@ impl Run<'_> {
             // Of what was asked for by hand, the result is printed at the end.
             let reported = self.order.by_hand
                 && self.left_alone.iter().chain(&refused).any(|left| left.is(&m.module, &m.kernel));
-            if !reported && !self.attempts.iter().any(|a| a.module == m.module && a.release == m.kernel) {
+            if !reported && self.attempt(&m.module, &m.kernel).is_none() {
                 let reason = m.reason.as_deref().unwrap_or("?");
                 tracing::error!("{} on {}: {}: {reason}", m.module, m.kernel, m.state);
             }

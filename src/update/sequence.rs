@@ -13,7 +13,7 @@ use crate::boot_decision::Ruling;
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
 use crate::decide::unread::blocked;
-use crate::dkms::{Cache, ModuleOnKernel};
+use crate::dkms::{Cache, ModuleName, ModuleOnKernel};
 use crate::exit;
 use crate::kernel::Images;
 use crate::kernel::inventory::IMAGES;
@@ -54,11 +54,7 @@ pub fn unreadable(context: &Context, system: &System) -> Option<String> {
 }
 
 pub(super) fn tip_pairs(system: &System) -> impl Iterator<Item = &ModuleOnKernel> {
-    system.modules_on_kernels.iter().filter(|pair| is_of_tip(system, pair))
-}
-
-pub(super) fn is_of_tip(system: &System, pair: &ModuleOnKernel) -> bool {
-    system.inventory.kernels.iter().any(|k| k.tip && k.name.is_release(&pair.release))
+    system.modules_on_kernels.iter().filter(|pair| system.inventory.is_tip(&pair.release))
 }
 
 /// What a run came to.
@@ -241,11 +237,14 @@ impl<'a> Run<'a> {
 
     /// What is left to build: clr-boot-manager may have deleted a kernel meanwhile.
     fn undone(&self) -> Vec<Planned> {
-        let is_done =
-            |p: &Planned| self.attempts.iter().any(|a| a.module == p.module && a.release == p.release);
         let mut planned = self.planned();
-        planned.retain(|p| !is_done(p) && !self.would_fail_again(p));
+        planned.retain(|p| self.attempt(&p.module, &p.release).is_none() && !self.would_fail_again(p));
         planned
+    }
+
+    /// The attempt of this run on a module on a kernel.
+    pub(super) fn attempt(&self, module: &ModuleName, release: &str) -> Option<&Attempt> {
+        self.attempts.iter().find(|a| a.module == *module && a.release == release)
     }
 
     /// Writes what the run is about to do, before anything is changed.

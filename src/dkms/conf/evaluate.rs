@@ -99,7 +99,8 @@ pub fn traced(
     release: &str,
 ) -> Result<(DkmsConf, Trace), ConfError> {
     let nameless = ModuleName { name: String::new(), version: String::new() };
-    let evaluated = evaluate(root, tools, module.unwrap_or(&nameless), release, files, Tracing::On)?;
+    let evaluation = Evaluation { root, tools, module: module.unwrap_or(&nameless), release, files };
+    let evaluated = evaluation.run(Tracing::On)?;
     let (name, version) = (&evaluated.0.package_name, &evaluated.0.package_version);
     let is_asked = |bytes: &[u8]| {
         [&b"$module"[..], b"${module"].iter().any(|word| memchr::memmem::find(bytes, word).is_some())
@@ -107,37 +108,80 @@ pub fn traced(
     let asks_its_name = module.is_none() && files.iter().any(|(_, bytes)| is_asked(bytes));
     if asks_its_name && is_usable_name(name) && is_usable_name(version) {
         let named = ModuleName { name: name.clone(), version: version.clone() };
-        return evaluate(root, tools, &named, release, files, Tracing::On);
+        return Evaluation { module: &named, ..evaluation }.run(Tracing::On);
     }
     Ok(evaluated)
 }
 
-/// Lets bash evaluate the files for a kernel.
-pub(super) fn evaluate(
-    root: &Root,
-    tools: &Tools,
-    module: &ModuleName,
-    release: &str,
-    files: &[ConfFile],
-    tracing: Tracing,
-) -> Result<(DkmsConf, Trace), ConfError> {
-    let output = answer(root, tools, module, release, files, tracing)?;
-    let (trace, records) = output.split_at(memchr::memchr(0, &output).unwrap_or(output.len()));
-    let Some(trace) = trace.strip_suffix(START) else {
-        return Err(ConfError::Unusable(
-            "its dkms.conf has more values than a dkms.conf can have".to_owned(),
-        ));
-    };
-    let paths: Vec<String> =
-        files.iter().map(|(path, _)| for_bash(root, path).to_string_lossy().into_owned()).collect();
-    let texts: Vec<(&str, &[u8])> =
-        paths.iter().map(String::as_str).zip(files.iter().map(|(_, bytes)| &bytes[..])).collect();
-    let trace = Trace::read(trace, &texts);
-    // As dkms, skip the check of the configuration if the file is missing.
-    let config = root.read_within(format!("{}/build/.config", module_directory(release)), TEXT).ok();
-    let mut conf = DkmsConf::of_answer(records, release, config.as_deref(), &paths)?;
-    conf.locate(&trace);
-    Ok((conf, trace))
+/// The files of a module, and the kernel that bash evaluates them for.
+#[derive(Clone, Copy)]
+pub(super) struct Evaluation<'a> {
+    pub(super) root: &'a Root,
+    pub(super) tools: &'a Tools,
+    pub(super) module: &'a ModuleName,
+    pub(super) release: &'a str,
+    pub(super) files: &'a [ConfFile],
+}
+
+impl Evaluation<'_> {
+    /// Lets bash evaluate the files.
+    pub(super) fn run(self, tracing: Tracing) -> Result<(DkmsConf, Trace), ConfError> {
+        let Evaluation { root, release, files, .. } = self;
+        let output = self.answer(tracing)?;
+        let (trace, records) = output.split_at(memchr::memchr(0, &output).unwrap_or(output.len()));
+        let Some(trace) = trace.strip_suffix(START) else {
+            return Err(ConfError::Unusable(
+                "its dkms.conf has more values than a dkms.conf can have".to_owned(),
+            ));
+        };
+        let path = |(path, _): &ConfFile| for_bash(root, path).to_string_lossy().into_owned();
+        let paths: Vec<String> = files.iter().map(path).collect();
+        let texts: Vec<(&str, &[u8])> =
+            paths.iter().map(String::as_str).zip(files.iter().map(|(_, bytes)| &bytes[..])).collect();
+        let trace = Trace::read(trace, &texts);
+        // As dkms, skip the check of the configuration if the file is missing.
+        let config = root.read_optional_within(format!("{}/build/.config", module_directory(release)), TEXT);
+        let config = config.map_err(|e| ConfError::of_file(&e))?;
+        let mut conf = DkmsConf::of_answer(records, release, config.as_deref(), &paths)?;
+        conf.locate(&trace);
+        Ok((conf, trace))
+    }
+
+    /// The whole answer of bash.
+    fn answer(self, tracing: Tracing) -> Result<Vec<u8>, ConfError> {
+        let Evaluation { root, tools, module, release, files } = self;
+        let build = format!("{}/build", module_directory(release));
+        let directives = if tracing == Tracing::On { DIRECTIVES.join("|") } else { String::new() };
+        let child = tools.child("bash", DEADLINE).map_err(|e| ConfError::CannotTell(e.to_string()))?;
+        let mut child = child
+            .args(["--noprofile", "--norc", "-c", SCRIPT, "dkms.conf", release, &architecture()])
+            .args([&build, tree::TREE, tree::SOURCES, MODULES].map(|path| for_bash(root, path)))
+            .args([&module.name, &module.version, &directives])
+            .output(Output::KeepAnswer(ANSWER_LIMIT))
+            .confined(tools.sandbox("bash", seen(root, files, &build)));
+        for (path, _) in files {
+            child = child.arg(root.real_path(path).map_err(|e| ConfError::of_file(&e))?);
+        }
+        let file = root.shown_path(&files[0].0).display().to_string();
+        tracing::debug!("evaluating {file} for {release}");
+        let done = child.run().map_err(|e| {
+            let what = format!("{file} was not evaluated: {e}");
+            match SandboxError::of(&e) {
+                Some(SandboxError::Refused(_)) => ConfError::Refused(what),
+                _ => ConfError::CannotTell(what),
+            }
+        })?;
+        // After a signal bash still prints an answer, because of its EXIT trap.
+        if matches!(done.ended, Ended::Exit(_)) && done.output.ends_with(b"end=end\0") {
+            return Ok(done.output);
+        }
+        let what = format!("evaluating {file} gave no answer ({})", done.ended);
+        Err(match done.ended {
+            Ended::Interrupted => ConfError::CannotTell(what),
+            Ended::TimedOut => ConfError::TimedOut(what),
+            Ended::Exit(_) | Ended::Signal(_) => ConfError::Unusable(what),
+        })
+    }
 }
 
 /// A path without symlinks, so that a root does not lead to files of the host. A path that does not exist is
@@ -146,52 +190,10 @@ fn for_bash(root: &Root, path: impl AsRef<Path>) -> PathBuf {
     root.real_path(path.as_ref()).unwrap_or_else(|_| root.shown_path(path.as_ref()))
 }
 
-/// The whole answer of bash.
-fn answer(
-    root: &Root,
-    tools: &Tools,
-    module: &ModuleName,
-    release: &str,
-    files: &[ConfFile],
-    tracing: Tracing,
-) -> Result<Vec<u8>, ConfError> {
-    let cannot_tell = |e: &dyn std::fmt::Display| ConfError::CannotTell(e.to_string());
-    let build = format!("{}/build", module_directory(release));
-    let directives = if tracing == Tracing::On { DIRECTIVES.join("|") } else { String::new() };
-    let child = tools.child("bash", DEADLINE).map_err(|e| cannot_tell(&e))?;
-    let mut child = child
-        .args(["--noprofile", "--norc", "-c", SCRIPT, "dkms.conf", release, &architecture()])
-        .args([&build, tree::TREE, tree::SOURCES, MODULES].map(|path| for_bash(root, path)))
-        .args([&module.name, &module.version, &directives])
-        .output(Output::KeepAnswer(ANSWER_LIMIT))
-        .confined(tools.sandbox("bash", seen(root, files, &build)));
-    for (path, _) in files {
-        child = child.arg(root.real_path(path).map_err(|e| ConfError::of_file(&e))?);
-    }
-    let file = root.shown_path(&files[0].0).display().to_string();
-    tracing::debug!("evaluating {file} for {release}");
-    let done = child.run().map_err(|e| {
-        let what = format!("{file} was not evaluated: {e}");
-        match SandboxError::of(&e) {
-            Some(SandboxError::Refused(_)) => ConfError::Refused(what),
-            _ => ConfError::CannotTell(what),
-        }
-    })?;
-    // After a signal bash still prints an answer, because of its EXIT trap.
-    if matches!(done.ended, Ended::Exit(_)) && done.output.ends_with(b"end=end\0") {
-        return Ok(done.output);
-    }
-    let what = format!("evaluating {file} gave no answer ({})", done.ended);
-    Err(match done.ended {
-        Ended::Interrupted => ConfError::CannotTell(what),
-        Ended::TimedOut => ConfError::TimedOut(what),
-        Ended::Exit(_) | Ended::Signal(_) => ConfError::Unusable(what),
-    })
-}
-
 /// What a `dkms.conf` may read in addition to the programs and `/etc` of the machine: its source, the admin's
 /// overrides, the headers, and the directories that are passed to it.
 fn seen(root: &Root, files: &[ConfFile], build: &str) -> Sight {
+    // A path that does not exist, or cannot be read, cannot be shown; bash then reports it.
     let real = |path: &Path| root.real_path(path).ok().map(PathBuf::into_os_string);
     let directories: BTreeSet<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();
     let own_root = (!root.is_slash()).then(|| root.path().as_os_str().to_owned());

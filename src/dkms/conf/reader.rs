@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::evaluate::{self, ConfFile, SCRIPT, Tracing};
+use super::evaluate::{self, ConfFile, Evaluation, SCRIPT, Tracing};
 use super::version::{self, DkmsRules};
 use super::{ConfError, DkmsConf};
 use crate::dkms::{Cache, Registered, Source};
@@ -78,11 +78,9 @@ impl<'a> ConfReader<'a> {
         }
         let conf = known.unwrap_or_else(|| {
             let conf = once(root, &key, || {
-                let evaluated = |tracing| {
-                    let (conf, _) =
-                        evaluate::evaluate(root, self.tools, module, self.release, &files, tracing)?;
-                    Ok(conf)
-                };
+                let evaluation =
+                    Evaluation { root, tools: self.tools, module, release: self.release, files: &files };
+                let evaluated = |tracing| evaluation.run(tracing).map(|(conf, _)| conf);
                 // The trace gives the line numbers of faults. A slow file is not evaluated again for them.
                 let started = Stopwatch::start();
                 let conf = evaluated(Tracing::Off)?;

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::dkms::uname::asks_release;
+
 /// An entry of `obj-m` or `obj-$(CONFIG_X)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KbuildObject {
@@ -44,7 +46,7 @@ impl Makefile {
             let words = line.split_ascii_whitespace().collect::<Vec<_>>();
             makefile.is_partial |= matches!(words.first(), Some(&("include" | "-include" | "sinclude")));
             let assigned = assignment(line);
-            if line.contains("uname -r") {
+            if asks_release(line) {
                 makefile.running_kernel.push((*number, assigned.map(|(name, _)| name.to_owned())));
             }
             if words.iter().any(|w| w.starts_with("SUBDIRS=")) && !words.iter().any(|w| w.starts_with("M=")) {

@@ -8,6 +8,7 @@ use super::makefile::Makefile;
 use super::source::SourceEntry;
 use super::view::{ConfView, Hit, LintPlace};
 use super::{Expected, Finding, LintSubject, Severity};
+use crate::dkms::uname::asks_release;
 use crate::dkms::{compare_versions, is_usable_name};
 use crate::kernel::config_file::value;
 use crate::sys::{FileKind, shell};
@@ -200,7 +201,7 @@ pub(super) fn module_conditional(view: &ConfView<'_>) -> Vec<Hit> {
 /// A Makefile that uses the running kernel, and a `MAKE` that does not pass another one.
 pub(super) fn make_running_kernel(view: &ConfView<'_>) -> Vec<Hit> {
     let make = view.conf.make.as_str();
-    if make.contains("uname -r") {
+    if asks_release(make) {
         let what =
             "MAKE builds for the kernel that runs, by `uname -r`, and not for the one that is asked for";
         return vec![Hit::new(view.place("MAKE"), what)];
