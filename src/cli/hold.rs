@@ -12,8 +12,8 @@ use crate::decide::candidates::is_bootable;
 use crate::dkms::Cache;
 use crate::exit;
 use crate::kernel::Installed;
+use crate::report::boot_remedies;
 use crate::report::problem::lacks;
-use crate::report::remedies;
 use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::report::render::{json, shown};
 use crate::requirement::{Importance, MissingModule};
@@ -179,7 +179,7 @@ pub fn release(context: &Context, arguments: &ReleaseArguments, common: &Common)
         }
         let decision = &assessment.decision;
         let target = decision.target.as_deref().filter(|_| decision.holds_back());
-        let allow = target.and_then(|kernel| remedies::allow(&system.wishes, kernel, &decision.lacking));
+        let allow = target.and_then(|kernel| boot_remedies::allow(&system.wishes, kernel, &decision.lacking));
         let allow = allow.unwrap_or_else(|| {
             let words = ["allow", "KERNEL", "--without", "MODULE"];
             AdminCommand::change("clr-dkms", &words).to("let a kernel boot without a module")

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::boot_remedies::{admin_override, boot_update_error, of_boot_default};
 use super::problem::{Problem, lacks};
-use super::remedies::{Situation, admin_override, boot_update_error, of_boot_default, remedy};
+use super::remedies::{Situation, remedy};
 use super::remedy::CommandTarget;
 use crate::boot::deferral::Deferral;
 use crate::boot_decision::{AdminOverrides, NextBootSource, OverrideNote, Reason, Ruling};

@@ -1,6 +1,7 @@
 //! The status document: one value, made from facts and the record; text, JSON and the MOTD are renderings of it.
 
 mod advice;
+pub mod boot_remedies;
 pub mod catalog;
 mod cause_remedy;
 pub mod enforcement;
@@ -19,6 +20,7 @@ pub mod remedies;
 pub mod remedy;
 pub mod render;
 mod unmanaged;
+mod verdict;
 pub mod waiting;
 
 use jiff::Timestamp;
@@ -32,54 +34,20 @@ use crate::decide::assessment::{BootAssessment, assess};
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::unread;
 use crate::dkms::plan::State;
-use crate::exit;
 use crate::kernel::{Headers, Running, Variant};
 use crate::requirement::Importance;
 use crate::state::{ModuleRecord, RunRecord, Stored};
 use crate::system::System;
 use guard::GuardReport;
-use kernels::{counts, is_missed, is_reported_below};
+use kernels::{is_missed, is_reported_below};
 use loading_outlook::{Outlook, loading_outlook};
 use problem::{Problem, ProblemKind, listed};
 use problems::{entries, in_all, problems};
 use remedies::{Situation, remedy};
 use remedy::{AdminCommand, CommandTarget, Remedy};
 
-/// The answer in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
-#[serde(rename_all = "kebab-case")]
-#[strum(serialize_all = "kebab-case")]
-pub enum Verdict {
-    /// All is there.
-    Healthy,
-    /// All is there for the next boot, which is another kernel than the running one, or makes the running one
-    /// take its modules.
-    RebootPending,
-    /// A run is at work.
-    Building,
-    /// Something is missing or failed.
-    Degraded,
-    /// The newest kernel is kept from becoming the boot default; what boots next has what is needed.
-    Held,
-    /// What boots next is without a module that is critical.
-    Unsafe,
-    /// It cannot be determined.
-    Unknown,
-    /// No kernel of this system is installed.
-    NotApplicable,
-}
-
-impl Verdict {
-    /// The exit code of a report with this verdict.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Verdict::Healthy | Verdict::RebootPending | Verdict::NotApplicable => exit::OK,
-            Verdict::Building | Verdict::Degraded | Verdict::Held => exit::ATTENTION,
-            Verdict::Unsafe => exit::UNSAFE,
-            Verdict::Unknown => exit::UNKNOWN,
-        }
-    }
-}
+pub use verdict::Verdict;
+use verdict::verdict;
 
 /// One kernel.
 #[derive(Debug, Clone, Serialize)]
@@ -392,51 +360,6 @@ pub fn document(
         (_, step) => step.map(|step| step.text(&target)),
     };
     document
-}
-
-/// The answer in one word.
-fn verdict(
-    of: DocumentSources<'_>,
-    modules: &[ModuleRecord],
-    assessment: &BootAssessment,
-    problems: &[Problem],
-) -> Verdict {
-    let DocumentSources { system, record, progress, .. } = of;
-    let is_held = guard::held(assessment, &system.wishes.held).is_some()
-        && assessment.acts
-        && assessment.is_carried_out();
-    let unreadable = guard::unreadable(system).is_some() || matches!(record, Stored::Unreadable(_));
-    let unknown = assessment.unknown_target.is_some()
-        || modules.iter().any(|m| m.state == State::Unknown && counts(m, system));
-    // What is seen to be missing is missing, whatever else cannot be read.
-    let is_unsafe = guard::danger(assessment).is_some() && !(unknown && guard::is_unseen(assessment));
-    let running = match &system.inventory.running {
-        Running::Known { release } => Some(release.as_str()),
-        _ => None,
-    };
-    let next = assessment.next.shown();
-    let is_pending = (running.is_some() && next.is_some() && running != next)
-        || !assessment.refused_until_reboot.is_empty();
-    if unreadable {
-        Verdict::Unknown
-    } else if system.inventory.kernels.is_empty() {
-        Verdict::NotApplicable
-    } else if is_unsafe {
-        // Also while a run is at work: until it ends this is what a reboot would find.
-        Verdict::Unsafe
-    } else if unknown || assessment.is_open {
-        Verdict::Unknown
-    } else if matches!(progress, Progress::Working(_)) {
-        Verdict::Building
-    } else if is_held {
-        Verdict::Held
-    } else if !problems.is_empty() {
-        Verdict::Degraded
-    } else if is_pending {
-        Verdict::RebootPending
-    } else {
-        Verdict::Healthy
-    }
 }
 
 fn module(
