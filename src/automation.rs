@@ -18,31 +18,24 @@ const UNIT_DIRECTORIES: [&str; 4] = [
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a unit or a hook is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
 pub enum Duty {
     /// Modules are built after an update.
+    #[strum(to_string = "automatic rebuild")]
     Rebuild,
     /// The boot default is kept on a kernel whose modules are proven.
+    #[strum(to_string = "boot guard")]
     BootGuard,
     /// The message of the day is kept up to date.
+    #[strum(to_string = "message of the day")]
     Message,
     /// The system is checked before an update.
+    #[strum(to_string = "check before an update")]
     PreUpdate,
     /// Modules are built in an image after swupd has updated it.
+    #[strum(to_string = "automatic rebuild in images")]
     Images,
-}
-
-impl std::fmt::Display for Duty {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Duty::Rebuild => "automatic rebuild",
-            Duty::BootGuard => "boot guard",
-            Duty::Message => "message of the day",
-            Duty::PreUpdate => "check before an update",
-            Duty::Images => "automatic rebuild in images",
-        })
-    }
 }
 
 /// A unit, what it is for, and the target that starts it.

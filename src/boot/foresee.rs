@@ -7,7 +7,6 @@
 //! and none counts as kept.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use anyhow::{bail, ensure};
 
@@ -77,30 +76,21 @@ pub struct Foreseen {
 }
 
 /// Why an update must not be run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Objection {
     /// It cannot be determined what it would do.
+    #[error("what it would do cannot be determined: {0}")]
     Unforeseeable(String),
     /// It would or could delete a kernel that must boot. The value is its release.
+    #[error("it would delete kernel {0}")]
     Deletes(String),
     /// It would make this kernel the default, at least for a moment. The value is its release.
+    #[error("it would make {0} the boot default")]
     MakesDefault(String),
     /// It would delete initrds that the entry of this kernel names, and would not rewrite the entry. The
     /// value is the release.
+    #[error("it would delete initrds that the boot entry of {0} names")]
     Strands(String),
-}
-
-impl fmt::Display for Objection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Objection::Unforeseeable(why) => write!(f, "what it would do cannot be determined: {why}"),
-            Objection::Deletes(release) => write!(f, "it would delete kernel {release}"),
-            Objection::MakesDefault(release) => write!(f, "it would make {release} the boot default"),
-            Objection::Strands(release) => {
-                write!(f, "it would delete initrds that the boot entry of {release} names")
-            }
-        }
-    }
 }
 
 impl UpdateInput {

@@ -73,21 +73,28 @@ pub(super) fn base_name(path: &[u8]) -> String {
 }
 
 /// What makes an entry the default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
 pub enum SetBy {
     /// `default` in `loader.conf`.
+    #[strum(to_string = "the default of loader.conf")]
     LoaderConf,
     /// The EFI variable of that name, for every boot.
+    #[strum(to_string = "the EFI variable LoaderEntryDefault")]
     LoaderEntryDefault,
     /// The EFI variable of that name, for the next boot only.
+    #[strum(to_string = "the EFI variable LoaderEntryOneShot")]
     LoaderEntryOneShot,
     /// `DEFAULT` in `syslinux.cfg`.
+    #[strum(to_string = "the DEFAULT of syslinux.cfg")]
     SyslinuxDefault,
     /// `set default=` in `grub.cfg`, or the first entry.
+    #[strum(to_string = "the default of grub.cfg")]
     GrubDefault,
     /// `saved_entry` in `grubenv`.
+    #[strum(to_string = "saved_entry of grubenv")]
     GrubSavedEntry,
     /// `next_entry` in `grubenv`, for the next boot only.
+    #[strum(to_string = "next_entry of grubenv")]
     GrubNextEntry,
 }
 
@@ -95,20 +102,6 @@ impl SetBy {
     /// Whether it overrides what clr-boot-manager writes, and is not changed by its updates.
     pub fn overrides(self) -> bool {
         matches!(self, SetBy::LoaderEntryDefault | SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry)
-    }
-}
-
-impl fmt::Display for SetBy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SetBy::LoaderConf => "the default of loader.conf",
-            SetBy::LoaderEntryDefault => "the EFI variable LoaderEntryDefault",
-            SetBy::LoaderEntryOneShot => "the EFI variable LoaderEntryOneShot",
-            SetBy::SyslinuxDefault => "the DEFAULT of syslinux.cfg",
-            SetBy::GrubDefault => "the default of grub.cfg",
-            SetBy::GrubSavedEntry => "saved_entry of grubenv",
-            SetBy::GrubNextEntry => "next_entry of grubenv",
-        })
     }
 }
 

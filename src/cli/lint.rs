@@ -264,14 +264,14 @@ impl<'a> Bench<'a> {
                     target.findings.push(without_conf(&show(directory), &source, binaries));
                     return target;
                 }
-                Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
-                    target.unreadable = Some(reason);
+                Err(error) => {
+                    target.unreadable = Some(error.to_string());
                     return target;
                 }
             };
             match self.answer(&files, module.as_ref(), (release, *matters)) {
                 Ok(answer) => subject.take(answer, files, show),
-                Err(reason) => target.unreadable = Some(reason),
+                Err(error) => target.unreadable = Some(error.to_string()),
             }
             // One that does not end for this kernel is not waited for again.
             if subject.answers.last().is_some_and(|answer| answer.evaluated.is_err()) {
@@ -288,12 +288,12 @@ impl<'a> Bench<'a> {
         files: &[ConfFile],
         module: Option<&ModuleName>,
         (release, matters): (&str, bool),
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, ConfError> {
         let (root, tools) = (&self.context.root, &self.context.tools);
         let evaluated = match conf::traced(root, tools, files, module, release) {
             Ok((conf, trace)) => Ok((conf.under(self.rules), trace)),
             Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => Err(reason),
-            Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => return Err(reason),
+            Err(error) => return Err(error),
         };
         Ok(Answer {
             release: release.to_owned(),

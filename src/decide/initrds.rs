@@ -7,7 +7,7 @@ use super::loading::is_required;
 use crate::dkms::ModuleOnKernel;
 use crate::initrd::{FoundInInitrd, InitrdModule};
 use crate::kernel::Running;
-use crate::kernel::module_file::kernel_name;
+use crate::kernel::module_file::{kernel_name, made_for};
 use crate::state::RunRecord;
 use crate::system::System;
 use crate::system::initrds::KernelInitrds;
@@ -137,7 +137,7 @@ fn wrong_build(
         }
         None => return Err(format!("the build of {file} in the initrd of {release} is unknown")),
     };
-    let made_for = build.vermagic.as_deref().and_then(|magic| magic.split_ascii_whitespace().next());
+    let made_for = build.vermagic.as_deref().and_then(made_for);
     if made_for != Some(release.as_str()) {
         let other = made_for.unwrap_or("no kernel");
         return Ok(Some(format!("the initrd of {release} contains a {file} that was made for {other}")));

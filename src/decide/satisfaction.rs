@@ -11,6 +11,7 @@ use super::module_state::{
 use super::readiness::{Missing, Ready};
 use crate::dkms::loadable::{Loadable, Serves};
 use crate::dkms::plan::State;
+use crate::dkms::proof::in_words;
 use crate::dkms::{Flaw, ModuleName, Proof};
 use crate::modprobe::FileOrigin;
 use crate::requirement::{Importance, ModuleOrigin, Requirement};
@@ -379,7 +380,7 @@ fn accepted(
             }
         }
         Loadable::File { proof: Err(flaws), .. } => {
-            let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
+            let why = in_words(flaws);
             let is_unknown = flaws.iter().any(|flaw| matches!(flaw, Flaw::Unknown { .. }));
             Err(match is_unknown {
                 true => FilesVerdict::Unknown(why),

@@ -394,7 +394,7 @@ pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), HookFailure> {
 
 /// The build directory of dkms, which all kernels share.
 fn scratch(module: &ModuleName) -> String {
-    format!("{TREE}/{}/{}/build", module.name, module.version)
+    format!("{TREE}/{module}/build")
 }
 
 /// The log that make writes meanwhile.
@@ -476,7 +476,7 @@ pub(super) fn portable_source(root: &Root, module: &ModuleName, source: &Source)
     let Source::Directory { path, portable: false } = source else {
         return Ok(());
     };
-    let link = format!("{TREE}/{}/{}/source", module.name, module.version);
+    let link = format!("{TREE}/{module}/source");
     let (target, directory) =
         (root.real_path(path)?, root.real_path(Path::new(&link).parent().unwrap_or(path))?);
     let common = target.components().zip(directory.components()).take_while(|(a, b)| a == b).count();

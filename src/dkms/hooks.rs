@@ -95,7 +95,7 @@ pub(super) fn child_in_image(
     (hook, command): (Hook, &str),
     deadline: Duration,
 ) -> anyhow::Result<Option<Child>> {
-    let directory = PathBuf::from(format!("{TREE}/{}/{}/source", module.name, module.version));
+    let directory = PathBuf::from(format!("{TREE}/{module}/source"));
     let mut words = command.split_ascii_whitespace();
     let Some(first) = words.next() else { return Ok(None) };
     let script = directory.join(first);

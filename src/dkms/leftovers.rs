@@ -253,8 +253,8 @@ impl LeftoverScan<'_> {
     }
 
     fn in_use(&self, path: &str) -> Option<String> {
-        let user = self.root.real_path(path).map_err(|e| e.to_string());
-        match user.and_then(|real| user_of(&real).map_err(|e| e.to_string())) {
+        let user = || anyhow::Ok(user_of(&self.root.real_path(path)?)?);
+        match user() {
             Ok(None) => None,
             Ok(Some(who)) => Some(format!("is in use by {who}")),
             Err(e) => Some(format!("may be in use: {e}")),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Cache;
 use super::kernel_symbols::KernelSymbols;
-use super::proof::{Flaw, Proof, facts_of, loads_with, vermagic_of};
+use super::proof::{Flaw, Proof, loads_with};
 use crate::modprobe::{Claim, FileOrigin, KernelModules, Resolution};
 
 /// What modprobe would load.
@@ -122,17 +122,12 @@ fn prove_listed(
     path: String,
 ) -> Result<Proof, Vec<Flaw>> {
     let there = scope.root.lookup(&path);
-    let system = facts_of(scope.root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
-    let vermagic = vermagic_of(&system, scope.release, &path).map_err(|flaw| vec![flaw])?;
-    let mut proof = Proof::of_file(path, vermagic, &system, &there, scope.now);
+    let (system, mut proof) = Proof::begin(scope, cache, path, &there).map_err(|flaw| vec![flaw])?;
     let mut flaws = Vec::new();
-    let entry = match scope.index.modprobe(name) {
-        Some(entry) => Some(entry),
-        None => {
-            flaws.push(Flaw::NotListed { name: name.to_owned(), instead: None });
-            None
-        }
-    };
+    let entry = scope.index.modprobe(name);
+    if entry.is_none() {
+        flaws.push(Flaw::NotListed { name: name.to_owned(), instead: None });
+    }
     let checks = loads_with(scope, cache, name, &proof.path, &there, &system, entry.as_ref(), &mut flaws);
     proof.checks.extend(checks);
     if flaws.is_empty() { Ok(proof) } else { Err(flaws) }

@@ -75,12 +75,13 @@ pub(super) fn note(log: &mut File, text: &str) {
 /// Runs `work`, which writes to the log and to the file `beside`, and limits the size of both.
 pub(super) fn kept_small<T>(root: &Root, log: &File, beside: &str, work: impl FnOnce() -> T) -> T {
     let (working, done) = mpsc::channel::<()>();
+    let give_back = || -> anyhow::Result<()> {
+        punch_hole(log, HEAD, TAIL, LIMIT)?;
+        Ok(root.punch_hole(beside, HEAD, TAIL, LIMIT)?)
+    };
     let watch = move || {
         while done.recv_timeout(PAUSE) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let given_back = punch_hole(log, HEAD, TAIL, LIMIT)
-                .map_err(|e| e.to_string())
-                .and_then(|()| root.punch_hole(beside, HEAD, TAIL, LIMIT).map_err(|e| e.to_string()));
-            if let Err(e) = given_back {
+            if let Err(e) = give_back() {
                 tracing::warn!("the size of the build log is not watched: {e}");
                 return;
             }

@@ -71,7 +71,7 @@ fn release_of_log(name: &str) -> Option<&str> {
 
 /// Whether the module is certainly not in the tree.
 fn is_gone(root: &Root, module: &ModuleName) -> bool {
-    root.lookup_link(format!("{TREE}/{}/{}", module.name, module.version)).is_absent()
+    root.lookup_link(format!("{TREE}/{module}")).is_absent()
 }
 
 /// Whether none of the modules that `NAME-VERSION` may mean is in the tree.

@@ -4,12 +4,12 @@ mod state;
 mod unwanted;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::Serialize;
 
 use super::conf::ConfError;
 use super::conflict::Rival;
+use super::proof::in_words;
 use super::{DkmsConf, Flaw, ModuleName, Proof, Source, Stage};
 use crate::kernel::Headers;
 use unwanted::without_headers;
@@ -57,35 +57,28 @@ impl ModuleOnKernel {
 }
 
 /// A step towards a proof.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case", tag = "step", content = "path")]
 pub enum PlanStep {
     /// Remove the directory of an incomplete or bad build. dkms never recovers from an incomplete one, not
     /// even with --force, and `dkms unbuild` would remove the installed files before there is a replacement.
+    #[strum(to_string = "remove {0}")]
     RemoveTree(String),
     /// Set a build aside until a new one is complete.
+    #[strum(to_string = "set {0} aside")]
     SetAside(String),
     /// `dkms build`.
+    #[strum(to_string = "dkms build")]
     Build,
     /// `dkms install` into staging trees, and the replacement of the installed files.
+    #[strum(to_string = "dkms install")]
     Install,
     /// As `Install`, with `--force`, which overrides the objections of dkms.
+    #[strum(to_string = "dkms install --force")]
     Reinstall,
     /// `depmod`, once for all modules of the kernel.
+    #[strum(to_string = "depmod")]
     Index,
-}
-
-impl fmt::Display for PlanStep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PlanStep::RemoveTree(path) => write!(f, "remove {path}"),
-            PlanStep::SetAside(path) => write!(f, "set {path} aside"),
-            PlanStep::Build => f.write_str("dkms build"),
-            PlanStep::Install => f.write_str("dkms install"),
-            PlanStep::Reinstall => f.write_str("dkms install --force"),
-            PlanStep::Index => f.write_str("depmod"),
-        }
-    }
 }
 
 /// The decision about one module on one kernel.
@@ -115,7 +108,7 @@ pub fn decide(pair: &ModuleOnKernel) -> Decision {
         Ok(_) => return Decision::Proven,
         Err(flaws) => flaws,
     };
-    let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
+    let why = in_words(flaws);
     if let Some(conflict) = &pair.conflict {
         let (state, why) = unwanted(pair).unwrap_or_else(|| (State::Conflict, conflict.to_string()));
         return Decision::Leave { state, why };

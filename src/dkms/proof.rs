@@ -1,8 +1,6 @@
 //! The proof that a module works on a kernel: every built file exists, was made for that kernel, and is the
 //! file that modprobe finds.
 
-use std::fmt;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +12,7 @@ use super::signature::Signature;
 use super::symbols::Wrong;
 use super::{Cache, DkmsConf, ModuleName, Stage};
 use crate::kernel::inventory::module_directory;
+use crate::kernel::module_file::made_for;
 use crate::kernel::module_image::ImageError;
 use crate::modprobe::index::DependencyEntry;
 use crate::sys::{Directory, FileKind, Presence, Root};
@@ -48,24 +47,25 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// The proof of a file that was made for the kernel. Other checks are added later.
-    pub(super) fn of_file(
+    /// The facts in a file, and its proof as far as it was made for the kernel. Other checks are added later.
+    pub(super) fn begin(
+        scope: &KernelSymbols<'_>,
+        cache: &mut Cache,
         path: String,
-        vermagic: String,
-        system: &FileFacts,
         there: &Presence,
-        now: Timestamp,
-    ) -> Proof {
-        Proof {
-            vermagic,
-            size: there.stat().map_or(0, |stat| stat.size),
-            signature: Some(system.signature.clone()),
-            mtime: there.stat().and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok()),
-            sha256: Some(system.sha256.clone()),
-            checked: Some(now),
-            checks: vec![Check { check: ProofSubject::Vermagic, not_made: None }],
+    ) -> Result<(FileFacts, Proof), Flaw> {
+        let facts = facts_of(scope.root, cache, &path, there)?;
+        let proof = Proof {
+            vermagic: vermagic_of(&facts, scope.release, &path)?.to_owned(),
             path,
-        }
+            size: there.stat().map_or(0, |stat| stat.size),
+            signature: Some(facts.signature.clone()),
+            mtime: there.stat().and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok()),
+            sha256: Some(facts.sha256.clone()),
+            checked: Some(scope.now),
+            checks: vec![Check { check: ProofSubject::Vermagic, not_made: None }],
+        };
+        Ok((facts, proof))
     }
 }
 
@@ -98,15 +98,17 @@ pub enum ProofSubject {
 }
 
 /// What is wrong with a module on a kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case", tag = "flaw")]
 pub enum Flaw {
     /// No file with that name is installed.
+    #[error("{name}.ko is not installed")]
     Missing {
         /// The name, without ending.
         name: String,
     },
     /// It cannot be read as a module.
+    #[error("{path} is not a usable module: {reason}")]
     Damaged {
         /// The path inside the root.
         path: String,
@@ -114,6 +116,7 @@ pub enum Flaw {
         reason: String,
     },
     /// It was made for another kernel.
+    #[error("{path} was made for {}", made_for(found).unwrap_or_default())]
     Vermagic {
         /// The path inside the root.
         path: String,
@@ -121,13 +124,16 @@ pub enum Flaw {
         found: String,
     },
     /// dkms has installed another version or none on this kernel, so the file does not belong to this module.
+    #[error("dkms has not installed this version")]
     NotInstalled,
     /// It differs from the file that the build of this version made.
+    #[error("{path} is not the file that was built")]
     Differs {
         /// The path inside the root.
         path: String,
     },
     /// `modules.dep` does not list it, so modprobe does not find it.
+    #[error("modules.dep {}", not_listed(name, instead.as_deref()))]
     NotListed {
         /// The name, without ending.
         name: String,
@@ -135,6 +141,7 @@ pub enum Flaw {
         instead: Option<String>,
     },
     /// It was built with other versions of the kernel's symbols, or takes one that does not exist.
+    #[error("{path} {wrong}")]
     Symbols {
         /// The path inside the root.
         path: String,
@@ -142,6 +149,7 @@ pub enum Flaw {
         wrong: Wrong,
     },
     /// A module that it depends on does not exist.
+    #[error("{name} needs {needs}, which is not there")]
     Dependency {
         /// The name, without ending.
         name: String,
@@ -149,37 +157,23 @@ pub enum Flaw {
         needs: String,
     },
     /// It cannot be determined.
+    #[error("{reason}")]
     Unknown {
         /// The reason.
         reason: String,
     },
 }
 
-impl fmt::Display for Flaw {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Flaw::Missing { name } => write!(f, "{name}.ko is not installed"),
-            Flaw::Damaged { path, reason } => write!(f, "{path} is not a usable module: {reason}"),
-            Flaw::Vermagic { path, found } => {
-                let release = found.split_ascii_whitespace().next().unwrap_or_default();
-                write!(f, "{path} was made for {release}")
-            }
-            Flaw::NotInstalled => f.write_str("dkms has not installed this version"),
-            Flaw::Differs { path } => write!(f, "{path} is not the file that was built"),
-            Flaw::NotListed { name, instead: None } => write!(f, "modules.dep does not list {name}"),
-            Flaw::NotListed { name, instead: Some(path) } => {
-                write!(f, "modules.dep lists {path} for {name}")
-            }
-            Flaw::Symbols { path, wrong: Wrong::Version(symbol) } => {
-                write!(f, "{path} was built against other symbol versions: {symbol}")
-            }
-            Flaw::Symbols { path, wrong: Wrong::Missing(symbol) } => {
-                write!(f, "{path} needs symbol {symbol}, which nothing exports")
-            }
-            Flaw::Dependency { name, needs } => write!(f, "{name} needs {needs}, which is not there"),
-            Flaw::Unknown { reason } => f.write_str(reason),
-        }
+fn not_listed(name: &str, instead: Option<&str>) -> String {
+    match instead {
+        None => format!("does not list {name}"),
+        Some(path) => format!("lists {path} for {name}"),
     }
+}
+
+/// Flaws in one sentence.
+pub fn in_words(flaws: &[Flaw]) -> String {
+    flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether a file is in the directory of dkms.
@@ -252,10 +246,10 @@ pub fn facts_of(root: &Root, cache: &mut Cache, path: &str, there: &Presence) ->
 /// # Errors
 ///
 /// The flaw that was found.
-pub fn vermagic_of(system: &FileFacts, release: &str, path: &str) -> Result<String, Flaw> {
-    match &system.vermagic {
+pub fn vermagic_of<'f>(facts: &'f FileFacts, release: &str, path: &str) -> Result<&'f str, Flaw> {
+    match &facts.vermagic {
         Err(reason) => Err(Flaw::Damaged { path: path.to_owned(), reason: reason.clone() }),
-        Ok(found) if found.split_ascii_whitespace().next() == Some(release) => Ok(found.clone()),
+        Ok(found) if made_for(found) == Some(release) => Ok(found),
         Ok(found) => Err(Flaw::Vermagic { path: path.to_owned(), found: found.clone() }),
     }
 }
@@ -271,9 +265,8 @@ pub fn built_files_good(
     !conf.built.is_empty()
         && conf.built.iter().all(|built| {
             find_file(root, &directory, &built.name).is_some_and(|(path, there)| {
-                let system = facts_of(root, cache, &path, &there);
                 // A file that cannot be read is not good: it is built again, and the installed file stays.
-                system.and_then(|system| vermagic_of(&system, scope.release, &path)).is_ok()
+                Proof::begin(scope, cache, path.clone(), &there).is_ok()
                     && !matches!(scope.symbols(cache, &path, &there, None), Ok(Err(_)))
             })
         })
@@ -309,17 +302,13 @@ pub fn prove_built(
     let paths: Vec<(String, String)> =
         set.iter().map(|(name, path, _)| (name.clone(), path.clone())).collect();
     for (_, path, there) in &set {
-        let system = match facts_of(scope.root, cache, path, there) {
-            Ok(system) => system,
+        let system = match Proof::begin(scope, cache, path.clone(), there) {
+            Ok((system, _)) => system,
             Err(flaw) => {
                 flaws.push(flaw);
                 continue;
             }
         };
-        if let Err(flaw) = vermagic_of(&system, scope.release, path) {
-            flaws.push(flaw);
-            continue;
-        }
         if let Signature::Broken { reason } = &system.signature {
             flaws.push(Flaw::Damaged { path: path.clone(), reason: reason.clone() });
         }
@@ -416,9 +405,7 @@ fn prove_one(
         .map(|(file, there)| (scope.inside(&format!("{INSTALLED}/{file}")), there))
         .or_else(|| installed_file(root, scope.release, built))
         .ok_or_else(missing)?;
-    let system = facts_of(root, cache, &path, &there).map_err(|flaw| vec![flaw])?;
-    let vermagic = vermagic_of(&system, scope.release, &path).map_err(|flaw| vec![flaw])?;
-    let mut proof = Proof::of_file(path, vermagic, &system, &there, scope.now);
+    let (system, mut proof) = Proof::begin(scope, cache, path, &there).map_err(|flaw| vec![flaw])?;
     if stage != Stage::Installed {
         return Ok(proof);
     }

@@ -46,7 +46,7 @@ impl<'a> Staging<'a> {
         root.remove_tree(&staging.base)?;
         let (own, kernel_directory) = (architecture(), module_directory(release));
         let version = format!("{}/{}/{}", staging.dkms_tree(), module.name, module.version);
-        let source = format!("{TREE}/{}/{}/source", module.name, module.version);
+        let source = format!("{TREE}/{module}/source");
         staging.link(&format!("{version}/source"), &source)?;
         staging.link(&format!("{version}/{release}/{own}"), &build_directory(module, release))?;
         let kernel = format!("{}/{release}", staging.install_tree());

@@ -44,12 +44,14 @@ pub struct Symbols<'a> {
 }
 
 /// What is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wrong {
     /// This symbol has another version.
+    #[error("was built against other symbol versions: {0}")]
     Version(String),
     /// This symbol is not exported.
+    #[error("needs symbol {0}, which nothing exports")]
     Missing(String),
 }
 

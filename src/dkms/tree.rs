@@ -240,7 +240,7 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
     if !is_usable_name(&module.version) {
         return Some(placeholder(root, module));
     }
-    let link = format!("{TREE}/{}/{}/source", module.name, module.version);
+    let link = format!("{TREE}/{module}/source");
     let broken = |reason: String| Some(Source::Broken { reason });
     let unknown = |reason: String| Some(Source::Unknown { reason });
     let text = match root.lookup_link(&link) {
@@ -273,7 +273,7 @@ fn source(root: &Root, module: &ModuleName) -> Option<Source> {
 }
 
 fn builds(root: &Root, module: &ModuleName, architecture: &str) -> BTreeMap<String, bool> {
-    let directory = format!("{TREE}/{}/{}", module.name, module.version);
+    let directory = format!("{TREE}/{module}");
     let mut builds = BTreeMap::new();
     // A directory that cannot be listed counts as not built. A build then reports the reason.
     for entry in root.list(&directory).unwrap_or_default() {

@@ -61,6 +61,11 @@ impl BuildIdentity {
     }
 }
 
+/// The kernel release in a vermagic.
+pub fn made_for(vermagic: &str) -> Option<&str> {
+    vermagic.split_ascii_whitespace().next()
+}
+
 /// Reads an uncompressed module.
 ///
 /// # Errors

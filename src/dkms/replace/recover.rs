@@ -9,6 +9,7 @@ use super::{
 use crate::dkms::Registered;
 use crate::dkms::staging::STAGING;
 use crate::kernel::inventory::MODULES;
+use crate::kernel::module_file::made_for;
 use crate::sys::{FileError, FileKind, Presence, Root};
 
 impl Replacement {
@@ -93,9 +94,7 @@ fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
                 Presence::Unreadable(_) => continue,
             };
             let is_of_kernel = match modfile::of_file_named(root, &path, before) {
-                Ok(system) => {
-                    system.vermagic.is_ok_and(|text| text.split_ascii_whitespace().next() == Some(&release))
-                }
+                Ok(system) => system.vermagic.is_ok_and(|text| made_for(&text) == Some(&release)),
                 // It may be the only copy.
                 Err(_) if is_lost => continue,
                 Err(_) => false,
@@ -116,7 +115,7 @@ fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
 fn recover_builds(root: &Root, modules: &[Registered]) -> bool {
     let (own, mut found) = (architecture(), false);
     for module in modules.iter().map(|m| &m.module) {
-        let directory = format!("{TREE}/{}/{}", module.name, module.version);
+        let directory = format!("{TREE}/{module}");
         for kernel in directories(root, &directory) {
             let path = format!("{directory}/{kernel}/{own}");
             if root.lookup_link(backup(&path)).is(FileKind::Directory) {

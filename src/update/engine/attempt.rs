@@ -15,7 +15,7 @@ use crate::dkms::first_error::FirstError;
 use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::log;
 use crate::dkms::plan::State;
-use crate::dkms::proof::{InstalledSet, ProofStanding, prove_built, prove_installed};
+use crate::dkms::proof::{InstalledSet, ProofStanding, in_words, prove_built, prove_installed};
 use crate::dkms::replace::Replacement;
 use crate::dkms::source_change::SourceFiles;
 use crate::dkms::tree::TREE;
@@ -289,7 +289,7 @@ fn judge(
     let (standing, signatures) = known.map_err(|error| (error.to_string(), false))?;
     match (standing, installed) {
         (ProofStanding::Flawed(flaws), _) => {
-            let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
+            let why = in_words(&flaws);
             return Err((why, flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }))));
         }
         (ProofStanding::Unchecked(reason), Some(InstalledSet { checked: true, .. })) => {

@@ -8,7 +8,7 @@ use super::attempt::{AttemptResult, Replaced, job, pairs_now};
 use super::{Attempt, Event, INDEX_DEADLINE, Observer, unindexed};
 use crate::context::Context;
 use crate::dkms::plan::State;
-use crate::dkms::proof::{facts_of, installed_file};
+use crate::dkms::proof::{facts_of, in_words, installed_file};
 use crate::dkms::{Cache, Flaw, ModuleOnKernel, build, depmod};
 use crate::system::System;
 
@@ -105,7 +105,7 @@ impl Settling<'_, '_> {
         let lasting = left.as_ref().is_some_and(|left| left.lasting);
         let inputs = replaced.inputs.clone().filter(|_| lasting);
         if replaced.replacement.can_go_back() {
-            let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
+            let why = in_words(flaws);
             attempt.inputs = inputs;
             self.roll_back(attempt, &why);
             return true;
