@@ -94,7 +94,8 @@ enum CmdlineVerb {
     /// any DKMS module is to be loaded by a kernel that demands signatures. Nothing is printed but what is
     /// wrong.
     ///
-    /// Exit code 0: it is as wanted, or there is no kernel; 1: it is not; 3: it cannot be determined.
+    /// Exit code 0: it is as wanted, or there is no kernel; 1: it is not, or a setting in clr-dkms.conf is
+    /// invalid; 3: it cannot be determined.
     Check,
     /// Show the command line that clr-boot-manager makes of the files of today
     ///
@@ -102,7 +103,8 @@ enum CmdlineVerb {
     /// lost a part. Behind `root=…`, which clr-boot-manager puts in front, this is what the next
     /// `clr-boot-manager update` writes.
     ///
-    /// Exit code 0: shown, or no kernel is installed; 3: it cannot be determined, or there is no such kernel.
+    /// Exit code 0: shown, or no kernel is installed; 3: a file cannot be read that may add to the line, or
+    /// there is no such kernel.
     Show(ShowArguments),
 }
 
@@ -143,7 +145,10 @@ struct ShowArguments {
 /// # Errors
 /// When the root or the configuration cannot be used, or a file cannot be written.
 pub fn run(arguments: CmdlineArguments) -> anyhow::Result<u8> {
-    let context = arguments.common.strict_world("clr-dkms-cmdline")?;
+    let context = match arguments.verb {
+        CmdlineVerb::Show(_) | CmdlineVerb::Check => arguments.common.report_world("clr-dkms-cmdline")?,
+        _ => arguments.common.strict_world("clr-dkms-cmdline")?,
+    };
     let (wish, change, force) = match arguments.verb {
         CmdlineVerb::Show(show) => return self::show(&context, &show, &arguments.common),
         CmdlineVerb::Check => return Ok(check(&context)),
@@ -297,16 +302,22 @@ pub struct PolicyReport {
     pub unknown: Vec<String>,
     /// What makes it as wanted.
     pub fix: Option<ParameterFix>,
+    /// The names of the modules without which the next boot is not safe, as things are.
+    pub unsafe_without: Vec<String>,
 }
 
 /// Compares the configured lines of the tips with what the configuration wants.
 pub fn policy(context: &Context, system: &System) -> PolicyReport {
     let record = state::load::<RunRecord>(&context.root, RECORD).good();
-    let needs = assess(system, &context.settings, record.as_ref()).needs;
-    let wanted = parameter_wanted(&context.settings, system, &needs);
+    let assessment = assess(system, &context.settings, record.as_ref());
+    let decision = &assessment.decision;
+    let lacks = assessment.next_lacks.iter().chain(&decision.default_lacks).chain(&decision.lacking);
+    let is_unsafe = assessment.is_unsafe();
+    let unsafe_without = lacks.filter(|_| is_unsafe).map(|lack| lack.name().to_owned()).collect();
+    let wanted = parameter_wanted(&context.settings, system, &assessment.needs);
     let Breach { wrong, unknown, wish } = wanted.against(system);
     let Some(wish) = wish.filter(|_| !wrong.is_empty() || !unknown.is_empty()) else {
-        return PolicyReport { met: true, wrong, unknown, fix: None };
+        return PolicyReport { met: true, wrong, unknown, fix: None, unsafe_without };
     };
     let plan = Ours::load(&context.root).map(|ours| {
         let sources: Vec<CmdlineSources> = system.lines.iter().map(|l| l.sources.copy()).collect();
@@ -319,7 +330,7 @@ pub fn policy(context: &Context, system: &System) -> PolicyReport {
         },
         Err(e) => ParameterFix::InTheWay(e.to_string()),
     };
-    PolicyReport { met: false, wrong, unknown, fix: Some(fix) }
+    PolicyReport { met: false, wrong, unknown, fix: Some(fix), unsafe_without }
 }
 
 fn check(context: &Context) -> u8 {
@@ -342,10 +353,14 @@ fn check(context: &Context) -> u8 {
     if let Some(fix) = &policy.fix {
         tracing::error!("next step: {}", fix.remedy().text(&CommandTarget::of(&system)));
     }
-    match (policy.met, policy.wrong.is_empty()) {
+    // The valid settings count, as in `clr-dkms status`.
+    for fault in &context.settings.faults {
+        tracing::error!("{fault}");
+    }
+    match (policy.met && context.settings.faults.is_empty(), policy.wrong.is_empty()) {
         (true, _) => exit::OK,
-        (false, false) => exit::ATTENTION,
-        (false, true) => exit::UNKNOWN,
+        (false, true) if !policy.met => exit::UNKNOWN,
+        (false, _) => exit::ATTENTION,
     }
 }
 
@@ -385,6 +400,9 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
     }
     let sources: Vec<CmdlineSources> =
         kernels.iter().map(|k| CmdlineSources::observe(&context.root, &k.release)).collect();
+    let is_unread = tell_unreadable(sources.iter().flat_map(|s| &s.unreadable))
+        || tell_unreadable(first_that_decides(&context.root.unread()).into_iter());
+    let code = if is_unread { exit::UNKNOWN } else { exit::OK };
     if show.raw {
         // Bytes, not text: what is on the line is not ours to repair. A terminal would obey some of them.
         let raw: Vec<u8> = sources.iter().flat_map(|s| [effective(s).as_slice(), b"\n"].concat()).collect();
@@ -393,7 +411,7 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
         } else {
             std::io::Write::write_all(&mut std::io::stdout(), &raw)?;
         }
-        return Ok(exit::OK);
+        return Ok(code);
     }
     let lines = kernels.iter().zip(&sources).map(|(k, s)| report(&k.release, &k.id, s, &merge(s)));
     let lines: Vec<LineReport> = lines.collect();
@@ -403,5 +421,5 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
         screen(&lines)
     };
     answer(&text, common.color)?;
-    Ok(exit::OK)
+    Ok(code)
 }

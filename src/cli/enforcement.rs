@@ -5,14 +5,14 @@ use clap::Args;
 use super::{Common, answer};
 use crate::context::Context;
 use crate::decide::next_boot::{next_boot, presumed};
-use crate::dkms::proof::{facts_of, installed_file, vermagic_of};
+use crate::dkms::proof::{Flaw, facts_of, installed_file, vermagic_of};
 use crate::dkms::{Cache, ModuleOnKernel, Signature};
 use crate::enforcement::observe::module_taint;
 use crate::exit;
 use crate::kernel::inventory::NamedKernel;
 use crate::kernel::{Images, Installed, NoSuchKernel};
 use crate::report::enforcement::{
-    self as report, EnforcementDocument, EnforcementStanding, EnforcementSubject, ModuleFile, Setting,
+    self as report, EnforcementDocument, EnforcementSubject, FileFitness, ModuleFile, Setting,
 };
 use crate::report::remedy::CommandTarget;
 use crate::report::render::enforcement::screen;
@@ -36,24 +36,17 @@ pub struct EnforcementArguments {
 /// # Errors
 /// When stdout cannot be written.
 pub fn run(context: &Context, arguments: &EnforcementArguments, common: &Common) -> anyhow::Result<u8> {
-    let Some((document, is_applicable)) = look(context, arguments.kernel.as_deref()) else {
+    let Some(document) = look(context, arguments.kernel.as_deref()) else {
         tracing::error!("{}", NoSuchKernel(arguments.kernel.clone().unwrap_or_default()));
         return Ok(exit::UNKNOWN);
     };
     let text = if arguments.json { json(&document)? } else { screen(&document) };
     answer(&text, common.color)?;
-    Ok(match document.standing {
-        EnforcementStanding::Settled => exit::OK,
-        EnforcementStanding::Pending => exit::ATTENTION,
-        EnforcementStanding::Refused => exit::UNSAFE,
-        EnforcementStanding::Unknown if is_applicable => exit::UNKNOWN,
-        EnforcementStanding::Unknown => exit::OK,
-    })
+    Ok(document.exit_code)
 }
 
-/// Observes, and makes the document; none when the kernel that was asked for is not there. The second value is false
-/// where no kernel is installed, so that there is nothing to know.
-fn look(context: &Context, asked: Option<&str>) -> Option<(EnforcementDocument, bool)> {
+/// Observes, and makes the document; none when the kernel that was asked for is not there.
+fn look(context: &Context, asked: Option<&str>) -> Option<EnforcementDocument> {
     let mut cache = Cache::load(&context.root);
     let system = System::observe(context, &mut cache);
     let inventory = &system.inventory;
@@ -71,6 +64,7 @@ fn look(context: &Context, asked: Option<&str>) -> Option<(EnforcementDocument, 
     let of = |lines: &[KernelCmdline], release: &str| lines.iter().position(|l| l.release == release);
     let others = kernels.iter().filter(|k| of(&system.lines, &k.release).is_none());
     let others: Vec<KernelCmdline> = others.map(|k| line(context, &mut cache, k)).collect();
+    let policy = super::cmdline::policy(context, &system);
     let mut subjects = Vec::new();
     for kernel in &kernels {
         let release = kernel.release.as_str();
@@ -88,10 +82,15 @@ fn look(context: &Context, asked: Option<&str>) -> Option<(EnforcementDocument, 
             refreshed: kernel.installed.is_some_and(|k| k.tip || k.running),
             boots_next: next.is(release),
             entry: system.boot.of(&line.id),
-            modules: modules_on_kernels.iter().flat_map(|pair| files(context, &mut cache, pair)).collect(),
+            modules: modules_on_kernels
+                .iter()
+                .flat_map(|pair| {
+                    let unsafe_without = policy.unsafe_without.contains(&pair.module.name);
+                    files(context, &mut cache, pair, unsafe_without)
+                })
+                .collect(),
         });
     }
-    let policy = super::cmdline::policy(context, &system);
     // Without an installed kernel nobody has looked for entries.
     let nothing =
         || system.boot.loader.is_none().then(|| "there is no boot entry: no kernel is installed".to_owned());
@@ -104,31 +103,41 @@ fn look(context: &Context, asked: Option<&str>) -> Option<(EnforcementDocument, 
         policy_fix: policy.fix,
         target: CommandTarget::of(&system),
         unreadable: super::cmdline::no_kernels(&context.root, inventory),
+        not_applicable: !matches!(inventory.images, Images::Unreadable { .. })
+            && crate::decide::unread::blocked(&system).is_none()
+            && inventory.kernels.is_empty()
+            && asked.is_none(),
     };
-    let is_listed = !matches!(inventory.images, Images::Unreadable { .. });
-    let is_unread = crate::decide::unread::blocked(&system).is_some();
-    let is_applicable = !is_listed || is_unread || !inventory.kernels.is_empty() || asked.is_some();
-    Some((report::document(&subjects, &setting), is_applicable))
+    Some(report::document(&subjects, &setting))
 }
 
 /// The installed files of a module, with what they say of their signatures.
-fn files(context: &Context, cache: &mut Cache, pair: &ModuleOnKernel) -> Vec<ModuleFile> {
+fn files(
+    context: &Context,
+    cache: &mut Cache,
+    pair: &ModuleOnKernel,
+    unsafe_without: bool,
+) -> Vec<ModuleFile> {
     let Ok(conf) = &pair.conf else { return Vec::new() };
     let mut files = Vec::new();
     for built in &conf.built {
         let Some((path, there)) = installed_file(&context.root, &pair.release, built) else { continue };
-        let (signature, unfit) = match facts_of(&context.root, cache, &path, &there) {
+        let unsigned = Signature::Unsigned { note: None };
+        let (signature, fitness) = match facts_of(&context.root, cache, &path, &there) {
             Ok(system) => {
                 let flaw = vermagic_of(&system, &pair.release, &path).err();
-                (system.signature, flaw.map(|flaw| flaw.to_string()))
+                let fitness = flaw.map_or(FileFitness::Fit, |flaw| FileFitness::Unfit(flaw.to_string()));
+                (system.signature, fitness)
             }
-            Err(flaw) => (Signature::Unsigned { note: None }, Some(flaw.to_string())),
+            Err(Flaw::Unknown { reason }) => (unsigned, FileFitness::Unread(reason)),
+            Err(flaw) => (unsigned, FileFitness::Unfit(flaw.to_string())),
         };
         files.push(ModuleFile {
             module: pair.module.clone(),
             path: context.root.shown_path(&path).display().to_string(),
             signature,
-            unfit,
+            fitness,
+            unsafe_without,
             loaded: module_taint(&context.root, &built.name),
         });
     }

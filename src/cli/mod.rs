@@ -29,7 +29,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::sys::lock::LockError;
 use crate::sys::log::{self, Verbosity};
-use crate::sys::{Clock, FileError, Root, RootKind, Tools};
+use crate::sys::{Clock, FileError, FileKind, Presence, Root, RootKind, Tools};
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -108,7 +108,10 @@ impl Common {
             (None, None) => (RootKind::Live, PathBuf::from("/")),
         };
         log::start(program, self.talk(), kind == RootKind::Live);
-        let root = Root::open(kind, &path).map_err(BadRoot)?;
+        let root = Root::open(kind, &path).map_err(BadRoot::Unopened)?;
+        if kind != RootKind::Live && !holds_system(&root) {
+            return Err(BadRoot::NoSystem(root.path().to_owned()).into());
+        }
         let (settings, errors) = config::load(&root);
         let mut tools = Tools::from_environment();
         for (name, path) in &settings.tools {
@@ -156,10 +159,29 @@ impl Common {
     }
 }
 
-/// `--root` names no root.
+/// `--root` or `--live-root` does not name a system.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}; give --root or --live-root a directory that holds a system")]
-pub struct BadRoot(pub FileError);
+pub enum BadRoot {
+    /// It cannot be opened as a directory.
+    #[error("{0}; give --root or --live-root a directory that holds a system")]
+    Unopened(FileError),
+    /// It is a directory without a system, such as a mount point where nothing is mounted.
+    #[error(
+        "there is no system in {root}: it has neither etc nor usr; give --root or --live-root a directory that \
+         holds a system",
+        root = .0.display()
+    )]
+    NoSystem(PathBuf),
+}
+
+/// What cannot be looked at may be there.
+fn holds_system(root: &Root) -> bool {
+    ["/usr", "/etc"].iter().any(|path| match root.lookup(path) {
+        Presence::There(stat) => stat.kind == FileKind::Directory,
+        Presence::Absent => false,
+        Presence::Unreadable(_) => true,
+    })
+}
 
 /// A program needs to be root.
 #[derive(Debug, thiserror::Error)]

@@ -74,8 +74,9 @@ enum AdminVerb {
     /// Tell whether kernels take modules without a trusted signature: as configured, at the next boot, and
     /// now
     ///
-    /// Exit code 0: the three agree and are as wanted; 1: something is pending, differs, or is not as wanted;
-    /// 2: a module that is in use will be refused at the next boot; 3: it cannot be determined.
+    /// Exit code 0: the kernel that boots next does as wanted, also if a reboot is needed for that; 1: a boot
+    /// entry differs, something is not as wanted, or a module that is in use will be refused at the next boot;
+    /// 2: so that what boots next is not safe; 3: it cannot be determined.
     #[command(after_help = "Examples:\n  clr-dkms enforcement\n  clr-dkms enforcement --kernel native\n  \
         clr-dkms enforcement --json | jq '.kernels[0].next_boot.loads'")]
     Enforcement(EnforcementArguments),
@@ -110,9 +111,9 @@ enum AdminVerb {
     /// A new kernel becomes the boot default once the modules that this machine needs are proven for it.
     /// Until then the kernel that has them stays the default.
     ///
-    /// Exit code 0: the newest kernel may be booted; 1: another one is kept, and is safe, or it boots without
-    /// a module that is wanted, which an admin has allowed; 2: what boots next is without a module that is critical;
-    /// 3: it cannot be determined, or there is no kernel of clr-boot-manager.
+    /// Exit code 0: the newest kernel may be booted, or there is no kernel of clr-boot-manager; 1: another one
+    /// is kept, and is safe, or it boots without a module that is wanted, which an admin has allowed; 2: what
+    /// boots next is without a module that is critical; 3: it cannot be determined.
     #[command(
         after_help = "Examples:\n  clr-dkms guard\n  clr-dkms guard --json | jq '.needs[] | select(.class == \"critical\")'"
     )]

@@ -5,6 +5,7 @@ use super::enforcement_remedies::EnforcementProblem;
 use crate::cmdline::parameter::KernelArguments;
 use crate::dkms::{ModuleName, Signature};
 use crate::enforcement::{LoadOutcome, LoadRefusal, SecureBoot, Tri};
+use crate::exit;
 
 /// One word for the whole.
 pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> EnforcementStanding {
@@ -26,6 +27,28 @@ pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Enfor
         return EnforcementStanding::Pending;
     }
     EnforcementStanding::Settled
+}
+
+/// As [`crate::report::Verdict::exit_code`]: a reboot that is safe and leads to what is wanted needs no attention,
+/// and what is refused is unsafe only if the next boot is.
+pub(super) fn exit_code(
+    kernels: &[KernelReport],
+    setting: &Setting<'_>,
+    standing: EnforcementStanding,
+    problem: Option<&EnforcementProblem>,
+) -> u8 {
+    let is_lost = |m: &ModuleReport| m.unsafe_without && m.coming() == "refused";
+    match standing {
+        EnforcementStanding::Unknown if setting.not_applicable => exit::OK,
+        _ if kernels.iter().filter(|k| k.boots_next).flat_map(|k| &k.modules).any(is_lost) => exit::UNSAFE,
+        EnforcementStanding::Unknown => exit::UNKNOWN,
+        EnforcementStanding::Refused => exit::ATTENTION,
+        EnforcementStanding::Settled => exit::OK,
+        EnforcementStanding::Pending => match problem {
+            Some(EnforcementProblem::RebootPending { .. }) => exit::OK,
+            _ => exit::ATTENTION,
+        },
+    }
 }
 
 /// The running kernel does not say what it does.
@@ -59,8 +82,12 @@ pub(super) fn summary(kernels: &[KernelReport], setting: &Setting<'_>) -> String
     let open = names(kernel.with("unknown"));
     if !open.is_empty() {
         let what = list(&open);
+        let fact = match kernel.with("unknown").find(|m| m.unread) {
+            Some(module) => &module.signature_text,
+            None => "whether it trusts the key of the signature",
+        };
         return format!(
-            "it cannot be determined whether kernel {release} will load {what} {when}; not known: whether it trusts the key of the signature"
+            "it cannot be determined whether kernel {release} will load {what} {when}; not known: {fact}"
         );
     }
     match coming.unsigned() {
@@ -170,6 +197,8 @@ fn open_question(
         P::BootconfigUnknown
     } else if open && coming.sig_unenforce == "unknown" {
         P::ParameterUnclear
+    } else if kernel.with("unknown").any(|m| m.unread) {
+        P::ModuleUnread
     } else if let (false, Some(module)) = (open, kernel.with("unknown").next()) {
         P::KeyUnknown { module: module.module.name.clone() }
     } else if !open && now_unknown(kernels) {

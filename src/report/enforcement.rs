@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::advice::{problem, standing, summary};
+use super::advice::{exit_code, problem, standing, summary};
 use super::enforcement_remedies::{ParameterFix, remedy};
 use super::remedy::CommandTarget;
 use crate::boot::BootEntry;
@@ -25,10 +25,33 @@ pub struct ModuleFile {
     pub path: String,
     /// What the file says of its signature.
     pub signature: Signature,
-    /// Why no kernel takes it, whatever its signature: it is no module, or one of another kernel.
-    pub unfit: Option<String>,
+    /// Whether a kernel takes it at all.
+    pub fitness: FileFitness,
+    /// Without it the next boot is not safe.
+    pub unsafe_without: bool,
     /// The taint letters of the module that is loaded under that name now.
     pub loaded: Option<String>,
+}
+
+/// Whether a file can be loaded, whatever its signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileFitness {
+    /// It is a module of that kernel.
+    Fit,
+    /// It is not a module, or one of another kernel; the reason.
+    Unfit(String),
+    /// It cannot be read; the reason.
+    Unread(String),
+}
+
+impl FileFitness {
+    /// Why it is not known to be fit.
+    fn reason(&self) -> Option<&str> {
+        match self {
+            FileFitness::Fit => None,
+            FileFitness::Unfit(why) | FileFitness::Unread(why) => Some(why),
+        }
+    }
 }
 
 /// What the document says of one kernel is made from this.
@@ -67,6 +90,8 @@ pub struct Setting<'a> {
     pub target: CommandTarget,
     /// The kernels could not be listed, or there is none.
     pub unreadable: Option<String>,
+    /// No kernel is installed, so that there is nothing to know.
+    pub not_applicable: bool,
 }
 
 /// One word for the whole.
@@ -119,6 +144,12 @@ pub struct ModuleReport {
     /// No kernel takes the file, whatever its signature.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unfit: bool,
+    /// The file cannot be read.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
+    /// Without it the next boot is not safe.
+    #[serde(skip)]
+    pub(super) unsafe_without: bool,
     /// As configured.
     pub configured: &'static str,
     /// At the next boot; none without a boot entry.
@@ -181,6 +212,9 @@ pub struct EnforcementDocument {
     pub kernels: Vec<KernelReport>,
     /// What else is to be known.
     pub notes: Vec<String>,
+    /// The exit code.
+    #[serde(skip)]
+    pub exit_code: u8,
 }
 
 /// The kinds that reports name.
@@ -306,17 +340,20 @@ fn module(
 ) -> ModuleReport {
     // What another kernel has loaded is no evidence for this one.
     let loaded = file.loaded.as_deref().filter(|_| now.is_some());
-    let of = |view: &KernelView| match &file.unfit {
-        Some(_) => LoadOutcome::Refused(None),
-        None => line.outcome(&file.signature, loaded, &view.verdict),
+    let of = |view: &KernelView| match &file.fitness {
+        FileFitness::Unfit(_) => LoadOutcome::Refused(None),
+        FileFitness::Unread(_) => LoadOutcome::Unknown,
+        FileFitness::Fit => line.outcome(&file.signature, loaded, &view.verdict),
     };
     let coming = of(next.unwrap_or(configured));
     ModuleReport {
         module: file.module.clone(),
         path: file.path.clone(),
-        signature_text: file.unfit.clone().unwrap_or_else(|| file.signature.to_string()),
+        signature_text: file.fitness.reason().map_or_else(|| file.signature.to_string(), str::to_owned),
         signature: file.signature.clone(),
-        unfit: file.unfit.is_some(),
+        unfit: matches!(file.fitness, FileFitness::Unfit(_)),
+        unread: matches!(file.fitness, FileFitness::Unread(_)),
+        unsafe_without: file.unsafe_without,
         configured: of(configured).word(),
         next_boot: next.map(|view| of(view).word()),
         now: now.map(|view| of(view).word()),
@@ -359,11 +396,13 @@ pub fn document(subjects: &[EnforcementSubject<'_>], setting: &Setting<'_>) -> E
         }
         notes.push(note);
     }
+    let problem = problem(&kernels, setting, standing);
     EnforcementDocument {
         schema: 1,
         standing,
+        exit_code: exit_code(&kernels, setting, standing, problem.as_ref()),
         summary: summary(&kernels, setting),
-        next_step: problem(&kernels, setting, standing).map(|p| remedy(&p).text(&setting.target)),
+        next_step: problem.map(|p| remedy(&p).text(&setting.target)),
         secure_boot: setting.machine.secure_boot.into(),
         taint: setting.machine.taint.clone(),
         policy_met: setting.policy_fix.is_none(),

@@ -44,6 +44,8 @@ pub enum EnforcementProblem {
         /// The name of the module.
         module: String,
     },
+    /// The file of a module cannot be read.
+    ModuleUnread,
     /// What the running kernel does is unknown.
     RunningUnknown,
     /// What the boot entries say is unknown.
@@ -113,6 +115,7 @@ pub fn remedy(problem: &EnforcementProblem) -> Remedy {
         P::KeyUnknown { module } => Remedy::by_hand(format!(
             "load {module} while this kernel runs and ask again: whether it trusts the key is known only then"
         )),
+        P::ModuleUnread => Remedy::by_hand("make what cannot be read readable, then ask again"),
         P::RunningUnknown => ask("ask with /proc and /sys as the kernel shows them"),
         P::EntriesUnknown => {
             ask("see the boot entries; what is still missing is known when that kernel runs")

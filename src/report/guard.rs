@@ -211,7 +211,8 @@ fn word(system: &System, assessment: &BootAssessment) -> GuardWord {
     } else if system.inventory.kernels.is_empty() {
         GuardWord::NotApplicable
     } else if assessment.is_unsafe() {
-        GuardWord::Unsafe
+        // `status` does not call it unsafe either where that rests on nothing but what cannot be determined.
+        if is_unseen(assessment) { GuardWord::Unknown } else { GuardWord::Unsafe }
     } else if assessment.is_open {
         GuardWord::Unknown
     } else if decision.ruling == Ruling::Defer {

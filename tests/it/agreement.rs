@@ -1,7 +1,8 @@
-//! Status, message of the day, check, JSON, metrics and guard are asked about every state of a module on a kernel of every
-//! role: they tell the same, and what they tell is true.
+//! Status, message of the day, check, JSON, metrics and guard are asked about every state of a module on a kernel
+//! of every role: they agree, and what they say is true.
 
 mod cures;
+mod exit_codes;
 mod oracle;
 mod publish;
 mod random;

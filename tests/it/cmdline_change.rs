@@ -321,7 +321,9 @@ fn usage_and_configuration_have_their_codes() {
     root.run("clr-dkms-cmdline", &["toggle"]).code(64);
     root.run("clr-dkms-cmdline", &["enable", "--raw"]).code(64);
     root.file("etc/clr-dkms/clr-dkms.conf", "[cmdline]\nsig-unenforced = on\n");
-    for verb in ["show", "enable", "disable", "default"] {
+    // A report is complete all the same.
+    root.run("clr-dkms-cmdline", &["show"]).code(0).shows(&["module.sig_unenforce is on"]);
+    for verb in ["enable", "disable", "default"] {
         let run = root.run("clr-dkms-cmdline", &[verb]);
         run.code(78)
             .prints("")

@@ -153,10 +153,10 @@ fn without_a_kernel_there_is_nothing_to_check() {
 }
 
 #[test]
-fn a_fault_of_the_configuration_is_no_answer() {
+fn a_fault_of_the_configuration_is_not_as_wanted() {
     let root = TestRoot::system();
     configured(&root, "maybe");
-    check(&root).code(78).says(&["[cmdline] sig-unenforce"]);
+    check(&root).code(1).says(&["[cmdline] sig-unenforce"]);
 }
 
 #[test]

@@ -176,25 +176,25 @@ pub(crate) const SITUATIONS: &[Situation] = situations! {
         root.remove("boot");
         root
     };
-    not_booted 1 [] {
+    not_booted 0 [] {
         let root = enforced();
         root.entry(A_ID, ON, true);
         root
     };
     update_not_booted 0 [] updated(ON);
-    update_without_the_parameter 2 [] updated(OFF);
-    switched_at_run_time 1 [] {
+    update_without_the_parameter 1 [] updated(OFF);
+    switched_at_run_time 2 [] {
         let root = enforced();
         root.link(MASK, "/dev/null").booted(OFF, "Y", Some("Y"));
         root
     };
-    switched_at_run_time_against_the_policy 1 [] {
+    switched_at_run_time_against_the_policy 0 [] {
         let root = enforced();
         root.link(MASK, "/dev/null").booted(OFF, "Y", Some("Y"));
         root.file("etc/clr-dkms/clr-dkms.conf", "[cmdline]\nsig-unenforce = off\n");
         root
     };
-    switched_at_run_time_and_in_use 2 [] {
+    switched_at_run_time_and_in_use 1 [] {
         let root = enforced();
         root.booted(OFF, "Y", Some("Y")).loaded("hello", "OE");
         root
@@ -231,7 +231,7 @@ pub(crate) const SITUATIONS: &[Situation] = situations! {
     };
     solus 0 [] solus();
     solus_lts 0 ["--kernel", "lts"] solus();
-    signed_module_of_a_foreign_key 2 [] {
+    signed_module_of_a_foreign_key 1 [] {
         let root = in_force();
         signed(&root, A, SIGNED);
         root.entry(A_ID, OFF, true);
@@ -248,12 +248,12 @@ pub(crate) const SITUATIONS: &[Situation] = situations! {
         root.loaded("hello", "O");
         root
     };
-    broken_signature 2 [] {
+    broken_signature 1 [] {
         let root = updated(ON);
         signed(&root, B, b"no signature at all");
         root
     };
-    modules_disabled 1 [] {
+    modules_disabled 0 [] {
         let root = in_force();
         root.file("proc/sys/kernel/modules_disabled", "1\n");
         root
@@ -310,7 +310,7 @@ pub(crate) const SITUATIONS: &[Situation] = situations! {
         root.file("boot/loader/loader.conf", "default debian.conf\n");
         root
     };
-    three_modules 2 [] {
+    three_modules 1 [] {
         let root = in_force();
         root.module("other", "2", "").installed("other", "2", A).module("third", "3", "").installed("third", "3", A);
         root.entry(A_ID, OFF, true);
@@ -322,7 +322,7 @@ pub(crate) const SITUATIONS: &[Situation] = situations! {
         root.entry(A_ID, "quiet rw \"module.sig_unenforce", true);
         root
     };
-    one_shot 2 [] {
+    one_shot 1 [] {
         let root = in_force();
         root.kernel(LTS).headers(LTS).tip(LTS).config(LTS, CLEAR).modinfo(LTS, false);
         root.installed("hello", "1.0", LTS).entry(LTS_ID, ON, false).secure_boot(false);
