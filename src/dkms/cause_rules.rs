@@ -41,6 +41,7 @@ const RULES: &[(&str, Find)] = &[
         toolchain,
     ),
     (r"(?:Producer: '.*' Reader: '|[Ii]nvalid bitcode|Unknown attribute kind)", toolchain),
+    (r"unrecogni[sz]ed emulation mode: llvm", without_lld),
     (r"internal compiler error|\(core dumped\)|Segmentation fault|Illegal instruction", toolchain),
     (r"please install (?P<what>lib[\w.+]+)(?:-dev|-devel)?\b", toolchain),
     (r"cannot find -l(?P<what>[\w.+]+)", library),
@@ -66,6 +67,7 @@ const RULES: &[(&str, Find)] = &[
     // make.
     (r"SUBDIRS'? (?:was|is|has been) (?:removed|no longer)", subdirs),
     (r"\*\*\* (?P<what>(?:/usr)?/lib/modules/[^/]+/build)/?: No such file", build_directory),
+    (r"\*\*\* (?:/usr)?/lib/modules//build/?: No such file", no_release),
     (r"\*\*\* (?P<what>/\S+): No such file or directory", missing_file),
     (r"No rule to make target ['`‘](?P<what>[^'’]+)['’]", no_rule),
     (r"(?:No targets specified and no makefile found|No targets\.)", no_makefile),
@@ -272,6 +274,11 @@ fn option(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     })
 }
 
+/// A linker other than lld was given the options of a kernel that was built with clang.
+fn without_lld(_: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
+    Some(Cause::Clang { kernel_compiler: kernel_compiler(case) })
+}
+
 fn headers(captures: &Captures<'_>, _: &Case<'_>) -> Option<Cause> {
     Some(Cause::Headers { missing: said(captures) })
 }
@@ -301,6 +308,11 @@ fn build_directory(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
         true => Cause::Headers { missing: Some(path) },
         false => other_kernel(Some(release.to_owned())),
     })
+}
+
+/// The variable that should contain the kernel release is empty.
+fn no_release(_: &Captures<'_>, _: &Case<'_>) -> Option<Cause> {
+    Some(Cause::Packaging(PackagingFault::Mistake))
 }
 
 /// A file that make, a linker or a script cannot find.

@@ -8,7 +8,7 @@ use crate::system::System;
 
 /// What has to be done before the build can succeed. `names` is the module, and others that fail for the same
 /// cause.
-pub(super) fn cause_remedy(error: Option<&FirstError>, names: &str, packages: &Packages) -> Remedy {
+pub fn cause_remedy(error: Option<&FirstError>, names: &str, packages: &Packages) -> Remedy {
     let Some(error) = error else { return Remedy::by_hand(format!("fix or update {names}")) };
     match &error.cause {
         Cause::Headers { .. } => return packages.restore_headers().to("restore the kernel's headers").into(),

@@ -3,7 +3,7 @@
 mod advice;
 pub mod boot_remedies;
 pub mod catalog;
-mod cause_remedy;
+pub mod cause_remedy;
 pub mod enforcement;
 pub mod enforcement_remedies;
 pub mod guard;

@@ -2,13 +2,16 @@
 
 use clr_dkms::dkms::cause::Cause;
 use clr_dkms::dkms::first_error::{BuildFacts, FirstError, find_with};
+use clr_dkms::report::cause_remedy::cause_remedy;
+use clr_dkms::report::packages::Packages;
+use clr_dkms::report::remedy::CommandTarget;
 use serde::Deserialize;
 use strum::VariantNames;
 
 #[derive(Deserialize)]
-struct Labelled {
-    name: String,
-    log: String,
+pub(crate) struct Labelled {
+    pub(crate) name: String,
+    pub(crate) log: String,
     /// The causes that are acceptable.
     cause: Vec<String>,
     /// What an admin must be shown.
@@ -22,6 +25,8 @@ struct Labelled {
     by_clang: bool,
     #[serde(default)]
     depends: Vec<String>,
+    /// What an admin is told to do about it.
+    pub(crate) remedy: String,
 }
 
 impl Labelled {
@@ -36,7 +41,7 @@ impl Labelled {
     }
 }
 
-fn labelled(file: &str) -> Vec<Labelled> {
+pub(crate) fn labelled(file: &str) -> Vec<Labelled> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file);
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
@@ -53,6 +58,12 @@ fn shown(error: &FirstError) -> String {
     format!("{error}\n{}", error.context.join("\n"))
 }
 
+/// What is said to help, on Clear Linux.
+fn remedy(error: &FirstError) -> String {
+    let packages = Packages::Swupd { bundle: Some("kernel-native-dkms") };
+    cause_remedy(Some(error), "NAME/VERSION", &packages).text(&CommandTarget::here())
+}
+
 #[track_caller]
 fn all_have_their_cause(logs: &[Labelled]) {
     let mut wrong = Vec::new();
@@ -60,9 +71,11 @@ fn all_have_their_cause(logs: &[Labelled]) {
         let error = log.error();
         let shown = shown(&error);
         let lacks: Vec<&String> = log.shows.iter().filter(|words| !shown.contains(words.as_str())).collect();
-        if !log.cause.iter().any(|word| word == error.cause.word()) || !lacks.is_empty() {
+        let remedy = remedy(&error);
+        let is_right = log.cause.iter().any(|word| word == error.cause.word());
+        if !is_right || !lacks.is_empty() || remedy != log.remedy {
             wrong.push(format!(
-                "{}: {:?}, not {:?}; lacks {lacks:?}\n  {}",
+                "{}: {:?}, not {:?}; lacks {lacks:?}; {remedy}\n  {}",
                 log.name,
                 error.cause,
                 log.cause,
@@ -88,7 +101,13 @@ fn logs_of_reports_and_reproductions() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), logs.len(), "names are used once");
-    assert!(logs.iter().all(|log| log.origin.is_some()), "each has its origin");
+    let origin = |log: &Labelled| {
+        let origin = log.origin.clone().unwrap_or_default();
+        let report = origin.strip_prefix("public report: ").map(|at| at.split_once('/').is_some());
+        report.unwrap_or(origin.starts_with("reproduction: "))
+    };
+    assert!(logs.iter().all(origin), "each has its origin");
+    assert!(logs.len() >= 40);
     let unused: Vec<&&str> = Cause::VARIANTS
         .iter()
         .filter(|word| !logs.iter().any(|log| log.cause.iter().any(|c| c == **word)))
