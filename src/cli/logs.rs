@@ -11,6 +11,8 @@ use crate::dkms::log::{self, LOGS};
 use crate::exit;
 use crate::kernel::{Inventory, KernelName};
 use crate::limits::LOG;
+use crate::report::ModuleStatus;
+use crate::report::observation::observe;
 use crate::report::render::shown;
 use crate::state::{self, RECORD, RunRecord};
 use crate::sys::lines::each_line;
@@ -94,9 +96,24 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
         }
     };
     let mut text = format!("{} on {}: {}\n", log.module, log.release, root.shown_path(&path).display());
-    if let Some(error) = log::first_error(root, &log.module, &log.release) {
-        text += &format!("first error: {}\n", shown(&error.to_string()));
-        text.extend(error.context.iter().map(|line| format!("    {}\n", shown(line))));
+    let logged = log::first_error(root, &log.module, &log.release);
+    if logged.is_some()
+        || record
+            .as_ref()
+            .and_then(|r| r.module(&log.module, &log.release))
+            .is_some_and(|m| m.error.is_some())
+    {
+        // What `status` reports of it: the log does not contain all that is known of the cause.
+        let document = observe(context);
+        let is_it = |m: &&ModuleStatus| m.record.module == log.module && m.record.kernel == log.release;
+        let known = document.modules.iter().find(is_it).filter(|m| !m.record.state.is_proven());
+        if let Some(error) = known.and_then(|m| m.record.error.as_ref()).or(logged.as_ref()) {
+            text += &format!("first error: {}\n", shown(&error.to_string()));
+            text.extend(error.context.iter().map(|line| format!("    {}\n", shown(line))));
+            text += &format!("cause: {}\n", error.cause.word());
+        }
+        let step = known.and_then(|m| m.next_step.as_deref());
+        text.extend(step.map(|step| format!("next step: {}\n", shown(step))));
     }
     text.push('\n');
     let is_paged = !arguments.no_pager && std::io::stdout().is_terminal();

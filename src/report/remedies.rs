@@ -234,8 +234,9 @@ pub fn of_state(
             Remedy::from(remove.to("keep the other one, or do the same with that one")).then(run)
         }
         State::NotManaged => {
-            Remedy::from(AdminCommand::change("dkms", &["add", "DIRECTORY"]).to("register its source"))
-                .then(run)
+            let add = AdminCommand::change("dkms", &["add", "DIRECTORY"]).to("have DKMS manage its source");
+            Remedy::by_hand(format!("install {} for kernel {kernel} as it was installed before", module.name))
+                .or(add)
         }
         State::CompilerMissing => Remedy::from(packages.install_compiler()).then(run),
         State::Unknown => Remedy::by_hand("make what cannot be read readable").then(run),
@@ -275,8 +276,8 @@ fn not_managed(record: &ModuleRecord, system: &System, installed: Option<&Instal
             installed,
         )),
         None => {
-            Remedy::by_hand(format!("install {name} for kernel {} as it was installed before", record.kernel))
-                .or(AdminCommand::change("dkms", &["add", "DIRECTORY"]).to("have DKMS manage its source"))
+            let packages = Packages::of(&record.kernel, &system.inventory);
+            of_state(State::NotManaged, &record.module, name, &record.kernel, &packages, run())
         }
     };
     match system.in_use.loaded.contains(&kernel_name(name)) {

@@ -6,6 +6,7 @@ mod exit_codes;
 mod oracle;
 mod publish;
 mod random;
+mod remedies;
 mod scene;
 
 use std::collections::BTreeSet;

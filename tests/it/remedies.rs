@@ -12,9 +12,9 @@ use crate::support::{A, B, TestRoot};
 const WISHES: &str = "var/lib/clr-dkms/boot-wishes.json";
 
 /// Something that is wrong with a system.
-type Scene = (&'static str, fn(&TestRoot));
+pub(crate) type Scene = (&'static str, fn(&TestRoot));
 
-const SCENES: [Scene; 21] = [
+pub(crate) const SCENES: [Scene; 21] = [
     ("nothing was built yet", |root| hello(root, "")),
     ("a build failed", |root| {
         hello(root, "");
@@ -216,14 +216,20 @@ fn host() -> BTreeSet<String> {
     places.into_iter().flat_map(listed).collect()
 }
 
+/// A system in that state; `image`: in an image.
+pub(crate) fn root_of(put: fn(&TestRoot), image: bool) -> TestRoot {
+    let root = if image { TestRoot::new() } else { TestRoot::updated() };
+    for kernel in [A, B] {
+        root.kernel(kernel).headers(kernel).tip(kernel).file(FRAGMENT, "module.sig_unenforce\n");
+    }
+    put(&root);
+    root
+}
+
 fn check(image: bool) {
     let (before, mut failed, mut seen) = (host(), Vec::new(), BTreeSet::new());
     for (name, put) in SCENES {
-        let root = if image { TestRoot::new() } else { TestRoot::updated() };
-        for kernel in [A, B] {
-            root.kernel(kernel).headers(kernel).tip(kernel).file(FRAGMENT, "module.sig_unenforce\n");
-        }
-        put(&root);
+        let root = root_of(put, image);
         for (text, (is_sudo, words)) in commands(&texts(&root, image)) {
             seen.insert(words.iter().take(2).cloned().collect::<Vec<_>>().join(" "));
             let fault = fault(&root, is_sudo, &words, image);
