@@ -99,13 +99,20 @@ impl SourceFiles {
     pub fn other_confs(&self) -> Vec<&Path> {
         let is_conf = |path: &Path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("dkms.conf") || name.ends_with(".dkms")
+            // `NAME.dkms` is the file that debhelper installs as dkms.conf. Some projects have a Makefile.dkms,
+            // which calls dkms.
+            let is_debhelpers = name.ends_with(".dkms") && !name.to_lowercase().starts_with("makefile");
+            name.starts_with("dkms.conf") || is_debhelpers
         };
-        self.entries
+        let mut found: Vec<&Path> = self
+            .entries
             .iter()
             .filter(|(path, entry)| entry.kind != FileKind::Directory && is_conf(path))
             .map(|(path, _)| path.as_path())
-            .collect()
+            .collect();
+        // One that can be used as it is comes before templates.
+        found.sort_by_key(|path| path.file_name().is_none_or(|name| name != "dkms.conf"));
+        found
     }
 
     /// Examines the files of a directory.
