@@ -96,9 +96,16 @@ pub struct Job<'a> {
     /// Called at the start of each step.
     pub begun: &'a dyn Fn(&PlanStep),
     /// Judges the new build. `Ok(true)` means that the installed files are proven and may be restored later.
-    /// An error has the reason why the build must not be installed, and whether the same build would fail
-    /// again.
-    pub judge: &'a dyn Fn() -> Result<bool, (String, bool)>,
+    pub judge: &'a dyn Fn() -> Result<bool, BuildRefusal>,
+}
+
+/// Why a build must not be installed.
+#[derive(Debug)]
+pub struct BuildRefusal {
+    /// The reason.
+    pub why: String,
+    /// The same build would be refused again.
+    pub lasting: bool,
 }
 
 /// Opens the log of a new attempt and rotates the older ones. If the log cannot be created, an unnamed file
@@ -290,7 +297,7 @@ fn made(root: &Root, directory: &str) -> Vec<String> {
 /// Judges the build, installs it with dkms into staging trees, and moves the files into place.
 fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, conf, .. } = *job;
-    let refused = |(why, lasting): (String, bool)| {
+    let refused = |BuildRefusal { why, lasting }| {
         let error = refused_for(job, log);
         Failure::Step {
             what: format!("it was built, and is not installed: {why}"),

@@ -150,11 +150,7 @@ impl<'a> KernelSymbols<'a> {
             Err(e) if e.is_absent() => Box::new(std::io::empty()),
             Err(e) => return Err(e.into()),
         };
-        let listed = self.symbols_of_modules()?;
-        let of_modules = |name: &str| {
-            !all || memchr::memmem::find(&listed, format!("alias symbol:{name} ").as_bytes()).is_some()
-        };
-        let answer = file.against_names(BufReader::new(map), of_modules);
+        let answer = file.against_names(BufReader::new(map), self.exported_by_modules(all)?);
         match answer.map_err(|e| self.root.read_failed(path_of_map, e))? {
             Some(Ok(true)) => Ok(Ok(())),
             Some(Err(wrong)) => Ok(Err(wrong)),
@@ -203,20 +199,20 @@ impl<'a> KernelSymbols<'a> {
         for path in needs {
             answers.ask(&symbols::read(&self.image(path)?)?);
         }
-        let exports = self.symbols_of_modules()?;
-        let listed = |name: &str| {
-            !all || memchr::memmem::find(&exports, format!("alias symbol:{name} ").as_bytes()).is_some()
-        };
-        Ok(answers.verdict(listed))
+        Ok(answers.verdict(self.exported_by_modules(all)?))
     }
 
     fn image(&self, path: &str) -> anyhow::Result<ModuleImage<'static>> {
         ModuleImage::of_file(self.root, path, path).map_err(|why| anyhow!(why.of(path)))
     }
 
-    fn symbols_of_modules(&self) -> Result<Vec<u8>, FileError> {
-        let read = self.root.read_optional_within(self.inside("modules.symbols"), KERNEL_LIST);
-        read.map(Option::unwrap_or_default)
+    /// Whether some module of the kernel exports a symbol. Without `all` any may.
+    fn exported_by_modules(&self, all: bool) -> Result<impl Fn(&str) -> bool + use<>, FileError> {
+        let list = self.root.read_optional_within(self.inside("modules.symbols"), KERNEL_LIST)?;
+        let list = list.unwrap_or_default();
+        Ok(move |name: &str| {
+            !all || memchr::memmem::find(&list, format!("alias symbol:{name} ").as_bytes()).is_some()
+        })
     }
 
     /// Whether the modules that a module depends on exist: those that depmod found, and those that the module

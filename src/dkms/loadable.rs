@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Cache;
 use super::kernel_symbols::KernelSymbols;
-use super::proof::{Flaw, Proof, loads_with};
+use super::proof::{BegunProof, Flaw, Proof};
 use crate::modprobe::{Claim, FileOrigin, KernelModules, Resolution};
 
 /// What modprobe would load.
@@ -122,13 +122,8 @@ fn prove_listed(
     path: String,
 ) -> Result<Proof, Vec<Flaw>> {
     let there = scope.root.lookup(&path);
-    let (system, mut proof) = Proof::begin(scope, cache, path, &there).map_err(|flaw| vec![flaw])?;
-    let mut flaws = Vec::new();
+    let begun = BegunProof::of(scope, cache, name, path, &there).map_err(|flaw| vec![flaw])?;
     let entry = scope.index.modprobe(name);
-    if entry.is_none() {
-        flaws.push(Flaw::NotListed { name: name.to_owned(), instead: None });
-    }
-    let checks = loads_with(scope, cache, name, &proof.path, &there, &system, entry.as_ref(), &mut flaws);
-    proof.checks.extend(checks);
-    if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
+    let unlisted = entry.is_none().then(|| Flaw::NotListed { name: name.to_owned(), instead: None });
+    begun.finish(scope, cache, entry.as_ref(), unlisted.into_iter().collect())
 }

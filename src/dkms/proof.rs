@@ -46,29 +46,6 @@ pub struct Proof {
     pub checks: Vec<Check>,
 }
 
-impl Proof {
-    /// The facts in a file, and its proof as far as it was made for the kernel. Other checks are added later.
-    pub(super) fn begin(
-        scope: &KernelSymbols<'_>,
-        cache: &mut Cache,
-        path: String,
-        there: &Presence,
-    ) -> Result<(FileFacts, Proof), Flaw> {
-        let facts = facts_of(scope.root, cache, &path, there)?;
-        let proof = Proof {
-            vermagic: vermagic_of(&facts, scope.release, &path)?.to_owned(),
-            path,
-            size: there.stat().map_or(0, |stat| stat.size),
-            signature: Some(facts.signature.clone()),
-            mtime: there.stat().and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok()),
-            sha256: Some(facts.sha256.clone()),
-            checked: Some(scope.now),
-            checks: vec![Check { check: ProofSubject::Vermagic, not_made: None }],
-        };
-        Ok((facts, proof))
-    }
-}
-
 /// A check of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
@@ -266,7 +243,7 @@ pub fn built_files_good(
         && conf.built.iter().all(|built| {
             find_file(root, &directory, &built.name).is_some_and(|(path, there)| {
                 // A file that cannot be read is not good: it is built again, and the installed file stays.
-                Proof::begin(scope, cache, path.clone(), &there).is_ok()
+                BegunProof::of(scope, cache, &built.name, path.clone(), &there).is_ok()
                     && !matches!(scope.symbols(cache, &path, &there, None), Ok(Err(_)))
             })
         })
@@ -301,9 +278,9 @@ pub fn prove_built(
     }
     let paths: Vec<(String, String)> =
         set.iter().map(|(name, path, _)| (name.clone(), path.clone())).collect();
-    for (_, path, there) in &set {
-        let system = match Proof::begin(scope, cache, path.clone(), there) {
-            Ok((system, _)) => system,
+    for (name, path, there) in &set {
+        let system = match BegunProof::of(scope, cache, name, path.clone(), there) {
+            Ok(begun) => begun.facts,
             Err(flaw) => {
                 flaws.push(flaw);
                 continue;
@@ -405,11 +382,11 @@ fn prove_one(
         .map(|(file, there)| (scope.inside(&format!("{INSTALLED}/{file}")), there))
         .or_else(|| installed_file(root, scope.release, built))
         .ok_or_else(missing)?;
-    let (system, mut proof) = Proof::begin(scope, cache, path, &there).map_err(|flaw| vec![flaw])?;
+    let begun = BegunProof::of(scope, cache, &built.name, path, &there).map_err(|flaw| vec![flaw])?;
     if stage != Stage::Installed {
-        return Ok(proof);
+        return Ok(begun.proof);
     }
-    let path = &proof.path;
+    let path = &begun.proof.path;
     // For a module without a version of its own, dkms keeps the file of an older version and still reports
     // "installed".
     let is_file = |there: &Presence| match there {
@@ -418,7 +395,7 @@ fn prove_one(
     };
     let made = find_file(root, &built_directory(module, scope.release), &built.name);
     match made.filter(|(_, there)| is_file(there)).map(|(path, there)| facts_of(root, cache, &path, &there)) {
-        Some(Ok(made)) if Some(&made.sha256) != proof.sha256.as_ref() => {
+        Some(Ok(made)) if made.sha256 != begun.facts.sha256 => {
             return Err(vec![Flaw::Differs { path: path.clone() }]);
         }
         Some(Err(unknown @ Flaw::Unknown { .. })) => return Err(vec![unknown]),
@@ -437,47 +414,72 @@ fn prove_one(
         Ok(entry) => not_listed(Some(entry.path)),
         Err(instead) => not_listed(instead),
     };
-    let checks = loads_with(scope, cache, &built.name, path, &there, &system, entry.as_ref(), &mut flaws);
-    proof.checks.extend(checks);
-    if flaws.is_empty() { Ok(proof) } else { Err(flaws) }
+    begun.finish(scope, cache, entry.as_ref(), flaws)
 }
 
-/// Checks the symbols that a file takes and the modules that it depends on. Returns the checks, and adds the
-/// flaws that were found.
-#[expect(clippy::too_many_arguments, reason = "each is a fact of one file, read once by the caller")]
-pub(super) fn loads_with(
-    scope: &KernelSymbols<'_>,
-    cache: &mut Cache,
-    name: &str,
-    path: &str,
-    there: &Presence,
-    system: &FileFacts,
-    entry: Option<&DependencyEntry>,
-    flaws: &mut Vec<Flaw>,
-) -> Vec<Check> {
-    let depended = entry.map_or(Ok(None), |entry| scope.dependencies(name, &system.depends, entry));
-    // Modules that do not exist cannot be asked.
-    let asked = entry.filter(|_| matches!(depended, Ok(None)));
-    let symbols = match scope.symbols(cache, path, there, asked) {
-        Ok(Ok(())) => None,
-        Ok(Err(wrong)) => {
-            flaws.push(Flaw::Symbols { path: path.to_owned(), wrong });
-            None
+/// A file whose proof has begun: it was made for the kernel.
+pub(super) struct BegunProof<'a> {
+    name: &'a str,
+    there: &'a Presence,
+    facts: FileFacts,
+    proof: Proof,
+}
+
+impl<'a> BegunProof<'a> {
+    /// Checks that the file of a module was made for the kernel.
+    pub(super) fn of(
+        scope: &KernelSymbols<'_>,
+        cache: &mut Cache,
+        name: &'a str,
+        path: String,
+        there: &'a Presence,
+    ) -> Result<BegunProof<'a>, Flaw> {
+        let facts = facts_of(scope.root, cache, &path, there)?;
+        let proof = Proof {
+            vermagic: vermagic_of(&facts, scope.release, &path)?.to_owned(),
+            path,
+            size: there.stat().map_or(0, |stat| stat.size),
+            signature: Some(facts.signature.clone()),
+            mtime: there.stat().and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok()),
+            sha256: Some(facts.sha256.clone()),
+            checked: Some(scope.now),
+            checks: vec![Check { check: ProofSubject::Vermagic, not_made: None }],
+        };
+        Ok(BegunProof { name, there, facts, proof })
+    }
+
+    /// Checks the symbols that it takes and the modules that it depends on. `flaws` were found before.
+    pub(super) fn finish(
+        mut self,
+        scope: &KernelSymbols<'_>,
+        cache: &mut Cache,
+        entry: Option<&DependencyEntry>,
+        mut flaws: Vec<Flaw>,
+    ) -> Result<Proof, Vec<Flaw>> {
+        let path = self.proof.path.as_str();
+        let depended =
+            entry.map_or(Ok(None), |entry| scope.dependencies(self.name, &self.facts.depends, entry));
+        // Modules that do not exist cannot be asked.
+        let asked = entry.filter(|_| matches!(depended, Ok(None)));
+        let symbols = match scope.symbols(cache, path, self.there, asked) {
+            Ok(Ok(())) => None,
+            Ok(Err(wrong)) => {
+                flaws.push(Flaw::Symbols { path: path.to_owned(), wrong });
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        match depended {
+            Ok(not_made) => {
+                let done = [
+                    (ProofSubject::Symbols, symbols),
+                    (ProofSubject::ModulesDep, None),
+                    (ProofSubject::Dependencies, not_made),
+                ];
+                self.proof.checks.extend(done.map(|(check, not_made)| Check { check, not_made }));
+            }
+            Err(more) => flaws.extend(more),
         }
-        Err(error) => Some(error.to_string()),
-    };
-    match depended {
-        Ok(not_made) => {
-            let done = [
-                (ProofSubject::Symbols, symbols),
-                (ProofSubject::ModulesDep, None),
-                (ProofSubject::Dependencies, not_made),
-            ];
-            done.map(|(check, not_made)| Check { check, not_made }).into()
-        }
-        Err(more) => {
-            flaws.extend(more);
-            Vec::new()
-        }
+        if flaws.is_empty() { Ok(self.proof) } else { Err(flaws) }
     }
 }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use super::{Event, Observer, Planned, STOPPED};
 use crate::context::Context;
 use crate::decide::module_state::coming;
-use crate::dkms::build::{self, Failure, Job, StepsDone};
+use crate::dkms::build::{self, BuildRefusal, Failure, Job, StepsDone};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::log;
@@ -233,7 +233,7 @@ pub(super) fn job<'a>(
     p: &'a Planned,
     make_jobs: Option<usize>,
     begun: &'a dyn Fn(&PlanStep),
-    judge: &'a dyn Fn() -> Result<bool, (String, bool)>,
+    judge: &'a dyn Fn() -> Result<bool, BuildRefusal>,
 ) -> Job<'a> {
     Job {
         root: &context.root,
@@ -282,18 +282,19 @@ fn judge(
     system: &System,
     p: &Planned,
     installed: Option<&InstalledSet>,
-) -> Result<bool, (String, bool)> {
+) -> Result<bool, BuildRefusal> {
+    let refuse = |why, lasting| BuildRefusal { why, lasting };
     let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
     let known =
         with_symbols(context, system, &p.release, |scope| prove_built(scope, &mut cache, &p.module, &p.conf));
-    let (standing, signatures) = known.map_err(|error| (error.to_string(), false))?;
+    let (standing, signatures) = known.map_err(|error| refuse(error.to_string(), false))?;
     match (standing, installed) {
         (ProofStanding::Flawed(flaws), _) => {
             let why = in_words(&flaws);
-            return Err((why, flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }))));
+            return Err(refuse(why, flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }))));
         }
         (ProofStanding::Unchecked(reason), Some(InstalledSet { checked: true, .. })) => {
-            return Err((format!("{reason}, and the installed file works"), false));
+            return Err(refuse(format!("{reason}, and the installed file works"), false));
         }
         (ProofStanding::Unchecked(_) | ProofStanding::Proven, _) => {}
     }
@@ -305,7 +306,8 @@ fn judge(
         })
     };
     if installed.is_some_and(|set| !set.signatures.iter().any(refused)) && signatures.iter().any(refused) {
-        return Err(("the kernel will refuse its signature, and takes the installed file".to_owned(), false));
+        let why = "the kernel will refuse its signature, and takes the installed file";
+        return Err(refuse(why.to_owned(), false));
     }
     Ok(installed.is_some())
 }
