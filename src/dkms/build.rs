@@ -36,22 +36,33 @@ pub enum Failure {
     /// A stop was requested.
     Interrupted,
     /// A step failed.
-    Step {
-        /// The step, and how it ended.
-        what: String,
-        /// The first error in the log.
-        error: Option<Box<FirstError>>,
-        /// The last lines of the log.
-        last_lines: Vec<String>,
-        /// The failure follows from the inputs of the build: the same inputs would fail again.
-        lasting: bool,
-    },
+    Step(StepFailure),
+}
+
+/// How a step failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepFailure {
+    /// The step, and how it ended.
+    pub what: String,
+    /// The first error in the log.
+    pub error: Option<Box<FirstError>>,
+    /// The last lines of the log.
+    pub last_lines: Vec<String>,
+    /// The failure follows from the inputs of the build: the same inputs would fail again.
+    pub lasting: bool,
+}
+
+impl StepFailure {
+    fn of(what: impl Into<String>, error: Option<FirstError>) -> Failure {
+        let (what, error) = (what.into(), error.map(Box::new));
+        Failure::Step(StepFailure { what, error, ..StepFailure::default() })
+    }
 }
 
 /// A failure of clr-dkms itself, outside of dkms.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
-        Failure::Step { what: format!("{error:#}"), error: None, last_lines: Vec::new(), lasting: false }
+        StepFailure::of(format!("{error:#}"), None)
     }
 }
 
@@ -66,12 +77,8 @@ impl From<FileError> for Failure {
 fn not_run(error: anyhow::Error) -> Failure {
     let what = format!("{error:#}");
     let is_refusal = matches!(sandbox_error(&error), Some(SandboxError::Refused(_)));
-    Failure::Step {
-        error: is_refusal.then(|| Box::new(FirstError::not_confined(what.clone()))),
-        what,
-        last_lines: Vec::new(),
-        lasting: false,
-    }
+    let error = is_refusal.then(|| FirstError::not_confined(what.clone()));
+    StepFailure::of(what, error)
 }
 
 /// A module to be worked on, and everything that its steps need.
@@ -235,12 +242,12 @@ fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
     let hook = findings.phase.filter(|phase| phase.is_hook());
     let error = findings.error.or_else(|| hook.map(|phase| FirstError::of_hook(phase, &what, "")));
     let error = error.map(|error| at_its_line(job, error));
-    Failure::Step {
+    Failure::Step(StepFailure {
         lasting: verb == "build" && matches!(ended, Ended::Exit(_)) && in_source && !findings.passing,
         error: error.map(Box::new),
         what,
         last_lines: findings.last_lines,
-    }
+    })
 }
 
 /// Whether the same build fails again: the error is in the source, or it builds for another kernel in spite
@@ -299,12 +306,12 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Fail
     let Job { root, module, release, conf, .. } = *job;
     let refused = |BuildRefusal { why, lasting }| {
         let error = refused_for(job, log);
-        Failure::Step {
+        Failure::Step(StepFailure {
             what: format!("it was built, and is not installed: {why}"),
             lasting: lasting || error.as_ref().is_some_and(is_lasting),
             error: error.map(Box::new),
             last_lines: Vec::new(),
-        }
+        })
     };
     let old_proven = (job.judge)().map_err(refused)?;
     let has_post_install = !conf.hook("POST_INSTALL").is_empty();
@@ -319,9 +326,8 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Fail
             Err(HookFailure::NotExecutable(why)) => hook_error = Some(why),
             Err(HookFailure::Failed(error)) => {
                 let what = format!("{error:#}");
-                let error =
-                    Some(Box::new(FirstError::of_hook(Phase::PreInstall, &what, conf.hook("PRE_INSTALL"))));
-                return Err(Failure::Step { what, error, last_lines: Vec::new(), lasting: false });
+                let error = FirstError::of_hook(Phase::PreInstall, &what, conf.hook("PRE_INSTALL"));
+                return Err(StepFailure::of(what, Some(error)));
             }
         }
     }
@@ -334,12 +340,7 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Fail
         if let Err(e) = writeln!(log, "{e}") {
             tracing::warn!("cannot write the build log: {e}");
         }
-        Failure::Step {
-            what: e.to_string(),
-            error: log::first_error(root, module, release).map(Box::new),
-            last_lines: Vec::new(),
-            lasting: false,
-        }
+        StepFailure::of(e.to_string(), log::first_error(root, module, release))
     })?;
     Ok(StepsDone { replacement: Some(replacement), hook_error })
 }
@@ -376,12 +377,8 @@ fn staged_install(
             (Err(e), _) => return Err(e.into()),
         }
     }
-    Err(Failure::Step {
-        what: "dkms says that it is done, and has not installed all files".to_owned(),
-        error: log::first_error(root, module, release).map(Box::new),
-        last_lines: Vec::new(),
-        lasting: false,
-    })
+    let what = "dkms says that it is done, and has not installed all files";
+    Err(StepFailure::of(what, log::first_error(root, module, release)))
 }
 
 fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &mut File) -> Result<(), HookFailure> {

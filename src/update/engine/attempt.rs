@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use super::{Event, Observer, Planned, STOPPED};
 use crate::context::Context;
 use crate::decide::module_state::coming;
-use crate::dkms::build::{self, BuildRefusal, Failure, Job, StepsDone};
+use crate::dkms::build::{self, BuildRefusal, Failure, Job, StepFailure, StepsDone};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::log;
@@ -164,7 +164,7 @@ pub(super) fn one(
     // Somebody else's dkms may have done it meanwhile. After a failed build of what was there already, that
     // is no sign.
     let forced = p.steps.iter().any(|step| matches!(step, PlanStep::SetAside(_)));
-    if let Err(Failure::Step { what, .. }) = &done
+    if let Err(Failure::Step(StepFailure { what, .. })) = &done
         && !forced
         && still_to_do(context, cache, system, p).is_some_and(|left| left.is_done())
     {
@@ -192,7 +192,7 @@ pub(super) fn one(
         Err(Failure::Interrupted) => {
             attempt.failure = Some((State::NotBuilt, STOPPED.to_owned()));
         }
-        Err(Failure::Step { what, error, last_lines, lasting }) => {
+        Err(Failure::Step(StepFailure { what, error, last_lines, lasting })) => {
             tell_log(context, &attempt, error.as_deref(), &last_lines);
             let full = full_filesystem(context);
             let remark = full.as_ref().map(|place| format!("; {place} is full")).unwrap_or_default();
