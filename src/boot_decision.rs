@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::requirement::MissingModule;
+use crate::sys::TimeStyle;
 
 /// What an admin has requested. A request stays in effect until the admin changes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,15 +66,21 @@ impl OverrideNote {
     }
 }
 
-/// In parentheses after a space, or nothing.
-impl fmt::Display for OverrideNote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl OverrideNote {
+    /// In parentheses after a space, or nothing.
+    pub fn text(&self, times: &TimeStyle) -> String {
         let by = self.by.as_ref().map(|by| format!("by {by}"));
-        let since = self.since.map(|since| format!("since {}", since.strftime("%Y-%m-%d")));
+        let since = self.since.map(|since| format!("since {}", times.day(since)));
         let who: Vec<String> = by.into_iter().chain(since).collect();
         let whole: Vec<String> =
             [who.join(" ")].into_iter().chain(self.reason.clone()).filter(|part| !part.is_empty()).collect();
-        if whole.is_empty() { Ok(()) } else { write!(f, " ({})", whole.join(": ")) }
+        if whole.is_empty() { String::new() } else { format!(" ({})", whole.join(": ")) }
+    }
+}
+
+impl fmt::Display for OverrideNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(&TimeStyle::Utc))
     }
 }
 
@@ -88,9 +95,16 @@ pub struct Allowance {
     pub note: OverrideNote,
 }
 
+impl Allowance {
+    /// What is accepted, and the note.
+    pub fn text(&self, times: &TimeStyle) -> String {
+        format!("kernel {} without {}{}", self.kernel, self.without, self.note.text(times))
+    }
+}
+
 impl fmt::Display for Allowance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "kernel {} without {}{}", self.kernel, self.without, self.note)
+        f.write_str(&self.text(&TimeStyle::Utc))
     }
 }
 

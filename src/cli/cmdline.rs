@@ -347,11 +347,14 @@ fn check(context: &Context) -> u8 {
         return exit::UNKNOWN;
     }
     let policy = policy(context, &system);
-    for wrong in policy.wrong.iter().chain(&policy.unknown) {
-        tracing::error!("{wrong}");
+    for wrong in &policy.wrong {
+        tracing::warn!("{wrong}");
+    }
+    for unknown in &policy.unknown {
+        tracing::error!("{unknown}");
     }
     if let Some(fix) = &policy.fix {
-        tracing::error!("next step: {}", fix.remedy().text(&CommandTarget::of(&system)));
+        tracing::warn!("next step: {}", fix.remedy().text(&CommandTarget::of(&system)));
     }
     // The valid settings count, as in `clr-dkms status`.
     for fault in &context.settings.faults {

@@ -17,6 +17,7 @@ use crate::report::enforcement::{
 use crate::report::remedy::CommandTarget;
 use crate::report::render::enforcement::screen;
 use crate::report::render::json;
+use crate::report::render::style::ScreenStyle;
 use crate::system::{KernelCmdline, System, line, pairs_of};
 
 /// The arguments of the verb.
@@ -40,7 +41,8 @@ pub fn run(context: &Context, arguments: &EnforcementArguments, common: &Common)
         tracing::error!("{}", NoSuchKernel(arguments.kernel.clone().unwrap_or_default()));
         return Ok(exit::UNKNOWN);
     };
-    let text = if arguments.json { json(&document)? } else { screen(&document) };
+    let style = ScreenStyle::here(true, context.clock.now());
+    let text = if arguments.json { json(&document)? } else { screen(&document, &style, common.verbose > 0) };
     answer(&text, common.color)?;
     Ok(document.exit_code)
 }

@@ -63,8 +63,8 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
         return boot_default::assert_within(context, &mut cache, arguments.within);
     }
     let report = crate::report::observation::observe_with(context, &mut cache).guard;
-    let text =
-        if arguments.json { json(&report)? } else { render::guard::text(&report, &ScreenStyle::here(true)) };
+    let style = ScreenStyle::here(true, context.clock.now());
+    let text = if arguments.json { json(&report)? } else { render::guard::text(&report, &style) };
     answer(&text, common.color)?;
     Ok(report.exit_code())
 }

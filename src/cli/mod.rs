@@ -265,7 +265,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn code_of(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
-        if cause.is::<BadRoot>() {
+        if cause.is::<BadRoot>() || cause.is::<status::NeedsTerminal>() {
             return exit::USAGE;
         }
         if cause.is::<ConfigError>() {
@@ -301,6 +301,22 @@ pub fn answer(text: &str, color: Color) -> anyhow::Result<()> {
     answer_by(color, |out| out.write_all(text.as_bytes()))
 }
 
+fn choice(color: Color) -> anstream::ColorChoice {
+    match color {
+        Color::Auto => anstream::AutoStream::choice(&std::io::stdout()),
+        Color::Always => anstream::ColorChoice::Always,
+        Color::Never => anstream::ColorChoice::Never,
+    }
+}
+
+/// A text with its styles, or without them where they are not wanted.
+fn styled(text: &str, color: Color) -> String {
+    match choice(color) {
+        anstream::ColorChoice::Never => anstream::adapter::strip_str(text).to_string(),
+        _ => text.to_owned(),
+    }
+}
+
 /// The same for an answer that is not in memory as a whole.
 ///
 /// # Errors
@@ -310,12 +326,7 @@ pub fn answer_by(
     write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
     use std::io::Write;
-    let choice = match color {
-        Color::Auto => anstream::AutoStream::choice(&std::io::stdout()),
-        Color::Always => anstream::ColorChoice::Always,
-        Color::Never => anstream::ColorChoice::Never,
-    };
-    let mut out = anstream::AutoStream::new(std::io::stdout(), choice);
+    let mut out = anstream::AutoStream::new(std::io::stdout(), choice(color));
     write(&mut out).and_then(|()| out.flush()).map_err(CannotAnswer)?;
     Ok(())
 }

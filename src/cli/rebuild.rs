@@ -17,6 +17,7 @@ use crate::report::remedies::of_module_on_kernel;
 use crate::report::remedy::{AdminCommand, CommandTarget, Remedy};
 use crate::report::render::json;
 use crate::report::render::rebuild::{BuildOutcome, RebuildReport, outcome, screen, seconds};
+use crate::report::render::style::ScreenStyle;
 use crate::report::render::{broken, shown};
 use crate::state::LOCK;
 use crate::state::is_ours;
@@ -86,7 +87,8 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
     if *code != exit::UNKNOWN || !attempts.is_empty() {
         let system = System::observe_also(context, &mut Cache::load(&context.root), &order.kernels);
         let report = report(context, &system, &done, watch.elapsed(), &again(context, &arguments));
-        let text = if arguments.json { json(&report)? } else { screen(&report) };
+        let style = ScreenStyle::here(true, context.clock.now());
+        let text = if arguments.json { json(&report)? } else { screen(&report, &style) };
         answer(&text, common.color)?;
     }
     let failed =
@@ -141,7 +143,8 @@ fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
     }
     let missing = left.iter().filter(|l| !l.state.is_fine()).count();
     let mut lines: Vec<String> = planned.iter().flat_map(|p| broken(&p.to_string(), "", "    ")).collect();
-    lines.extend(left.into_iter().flat_map(|l| outcome(&kept(system, l))));
+    let style = ScreenStyle::here(true, context.clock.now());
+    lines.extend(left.into_iter().flat_map(|l| outcome(&kept(system, l), &style)));
     match (lines.is_empty(), missing) {
         (true, _) => lines.push("nothing to do".to_owned()),
         (false, 0) => {}

@@ -1,6 +1,8 @@
 //! `clr-dkms status`: may I reboot, and will my modules be there?
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+mod show;
+
+use clap::{Parser, Subcommand};
 
 use super::check::{self, CheckArguments};
 use super::enforcement::{self, EnforcementArguments};
@@ -14,15 +16,15 @@ use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
 use super::wait::{self, WaitArguments};
 use super::{Common, answer};
+use show::StatusArguments;
+
 use crate::exit;
-use crate::report::observation::observe_whole;
-use crate::report::render::json;
-use crate::report::render::style::ScreenStyle;
-use crate::report::render::{metrics, nagios, text};
+use crate::report::render::nagios;
+pub(super) use show::NeedsTerminal;
 
 macro_rules! status_examples {
     () => {
-        "  clr-dkms status\n  clr-dkms status --json | jq .verdict\n  clr-dkms status --root /mnt"
+        "  clr-dkms status\n  clr-dkms status v4l2loopback\n  clr-dkms status --watch\n  clr-dkms status --json | jq .verdict\n  clr-dkms status --root /mnt"
     };
 }
 
@@ -56,16 +58,17 @@ pub struct AdminArguments {
 
 #[derive(Debug, Subcommand)]
 enum AdminVerb {
-    /// Show kernels and modules, and one verdict
+    /// Show kernels and modules, and one verdict; or all that is known of one module
     ///
     /// The first line is the verdict and what to do next, the lines below it say why; then come the kernels,
     /// the modules on the kernels that matter, and what is known of the boot. What has no room is counted;
-    /// --all shows it. Each word and each id is explained by `clr-dkms explain WORD`, and in
+    /// --all shows it. With MODULE: its versions, its class and why, and on each kernel its state, the cause,
+    /// the first error, the log, the signatures and what helps. Each word and each id is explained by `clr-dkms explain WORD`, and in
     /// clr-dkms-states(7).
     ///
     /// Exit code 0: all is there, also when a reboot is pending; 1: something is missing, failed or being
     /// built, but the next boot is safe; 2: what boots next is without something that is needed; 3: it cannot
-    /// be determined.
+    /// be determined, or there is no such module.
     #[command(
         after_help = concat!("Examples:\n", status_examples!()),
         after_long_help = concat!("Examples:\n", status_examples!(), "\n\n", include_str!("status/screen.txt"))
@@ -226,29 +229,6 @@ enum AdminVerb {
     Gc(GcArguments),
 }
 
-#[derive(Debug, Args)]
-struct StatusArguments {
-    /// The whole document, as JSON; the same as --format json
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
-    /// How to print it
-    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
-    format: Format,
-    /// Every kernel, module and note, on however many lines
-    #[arg(long, short)]
-    all: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// The whole document.
-    Json,
-    /// Metrics, as node_exporter's textfile collector reads them.
-    Prometheus,
-}
-
 /// Runs it.
 ///
 /// # Errors
@@ -275,7 +255,8 @@ fn run_verb(arguments: AdminArguments) -> anyhow::Result<u8> {
             if matches!(&arguments.verb, AdminVerb::Guard(asked) if asked.at_boot || asked.assert) {
                 context.tools.evaluate_no_module();
             }
-            errors.iter().for_each(|e| tracing::error!("{e}"));
+            // The answer does not depend on it: what is valid applies.
+            errors.iter().for_each(|e| tracing::warn!("{e}"));
             context
         }
         AdminVerb::Status(_) | AdminVerb::Check(_) | AdminVerb::Wait(_) | AdminVerb::Enforcement(_) => {
@@ -283,29 +264,21 @@ fn run_verb(arguments: AdminArguments) -> anyhow::Result<u8> {
         }
         _ => arguments.common.strict_world("clr-dkms")?,
     };
-    let status = match arguments.verb {
-        AdminVerb::Guard(asked) => return guard::run(&context, asked, &arguments.common),
-        AdminVerb::Hold(asked) => return hold::hold(&context, &asked, &arguments.common),
-        AdminVerb::Unhold(asked) => return hold::unhold(&context, &asked, &arguments.common),
-        AdminVerb::Allow(asked) => return hold::allow(&context, &asked, &arguments.common),
-        AdminVerb::Release(asked) => return hold::release(&context, &asked, &arguments.common),
-        AdminVerb::Wait(asked) => return wait::run(&context, &asked, &arguments.common),
-        AdminVerb::Forget(asked) => return forget::run(&context, &asked, &arguments.common),
-        AdminVerb::Status(status) => status,
-        AdminVerb::Logs(asked) => return logs::run(&context, &asked, &arguments.common),
-        AdminVerb::Explain(asked) => return explain::run(&asked, &arguments.common),
-        AdminVerb::Check(asked) => return check::run(&context, &asked, &arguments.common),
-        AdminVerb::Enforcement(asked) => return enforcement::run(&context, &asked, &arguments.common),
-        AdminVerb::Rebuild(asked) => return rebuild::run(&context, asked, &arguments.common),
-        AdminVerb::Lint(asked) => return lint::run(&context, &asked, &arguments.common),
-        AdminVerb::Gc(asked) => return gc::run(&context, &asked, &arguments.common),
-    };
-    let document = observe_whole(&context);
-    let text = match status.format {
-        Format::Prometheus => metrics::text(&document),
-        Format::Text if !status.json => text::screen(&document, &ScreenStyle::here(status.all)),
-        Format::Text | Format::Json => json(&document)?,
-    };
-    answer(&text, arguments.common.color)?;
-    Ok(document.verdict.exit_code())
+    match arguments.verb {
+        AdminVerb::Guard(asked) => guard::run(&context, asked, &arguments.common),
+        AdminVerb::Hold(asked) => hold::hold(&context, &asked, &arguments.common),
+        AdminVerb::Unhold(asked) => hold::unhold(&context, &asked, &arguments.common),
+        AdminVerb::Allow(asked) => hold::allow(&context, &asked, &arguments.common),
+        AdminVerb::Release(asked) => hold::release(&context, &asked, &arguments.common),
+        AdminVerb::Wait(asked) => wait::run(&context, &asked, &arguments.common),
+        AdminVerb::Forget(asked) => forget::run(&context, &asked, &arguments.common),
+        AdminVerb::Status(asked) => show::run(&context, &asked, &arguments.common),
+        AdminVerb::Logs(asked) => logs::run(&context, &asked, &arguments.common),
+        AdminVerb::Explain(asked) => explain::run(&asked, &arguments.common),
+        AdminVerb::Check(asked) => check::run(&context, &asked, &arguments.common),
+        AdminVerb::Enforcement(asked) => enforcement::run(&context, &asked, &arguments.common),
+        AdminVerb::Rebuild(asked) => rebuild::run(&context, asked, &arguments.common),
+        AdminVerb::Lint(asked) => lint::run(&context, &asked, &arguments.common),
+        AdminVerb::Gc(asked) => gc::run(&context, &asked, &arguments.common),
+    }
 }

@@ -78,17 +78,23 @@ impl ParameterFix {
     }
 }
 
+/// A change of the file that a word of the kernel command line comes from.
+fn in_its_file(change: String) -> Remedy {
+    let show = AdminCommand::look("clr-dkms-cmdline", &["show"]).to("see which file it comes from");
+    Remedy::from(show).then(Remedy::by_hand(change))
+}
+
+/// What removes a word from the kernel command line.
+pub(super) fn take_out(word: &str) -> Remedy {
+    in_its_file(format!("remove {word} from the kernel command line"))
+}
+
 /// What to do about it.
 pub fn remedy(problem: &EnforcementProblem) -> Remedy {
     use EnforcementProblem as P;
     let sign = || Remedy::by_hand("sign the modules with a key that this kernel trusts");
     let other_kernel = || Remedy::by_hand("boot another kernel");
     let no_secure_boot = || Remedy::by_hand("turn Secure Boot off in the firmware");
-    let in_its_file = |change: String| {
-        let show = AdminCommand::look("clr-dkms-cmdline", &["show"]).to("see which file it comes from");
-        Remedy::from(show).then(Remedy::by_hand(change))
-    };
-    let take_out = |word: &str| in_its_file(format!("take {word} off the command line"));
     let ask = |purpose: &str| AdminCommand::change("clr-dkms", &["enforcement"]).to(purpose).into();
     match problem {
         P::NotAsWanted(fix) => fix.remedy(),

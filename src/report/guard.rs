@@ -128,6 +128,9 @@ pub struct GuardReport {
     /// The answer in one word.
     #[serde(skip)]
     pub word: GuardWord,
+    /// What the summary is about; none where nothing is wrong.
+    #[serde(skip)]
+    pub problem: Option<Problem>,
     /// `name/version` by name, where there is one version.
     #[serde(skip)]
     pub versions: BTreeMap<String, String>,
@@ -159,8 +162,7 @@ impl GuardReport {
         };
         GuardReport {
             schema: 1,
-            summary: problem
-                .map_or_else(|| in_order(word, system, assessment), |problem| problem.to_string()),
+            summary: problem.as_ref().map_or_else(|| in_order(word, system, assessment), ToString::to_string),
             next_step: step.map(|step| step.text(&CommandTarget::of(system))),
             ruling: decision.ruling,
             because: decision.because,
@@ -187,6 +189,7 @@ impl GuardReport {
             next_lacks: assessment.next_lacks.clone(),
             needs: assessment.needs.clone(),
             word,
+            problem,
             versions: versions(system),
             errors: record.map(|record| errors(record, assessment)).unwrap_or_default(),
         }

@@ -11,6 +11,7 @@ mod kernels;
 pub mod lint;
 mod loading;
 pub mod loading_outlook;
+pub mod module;
 pub mod motd;
 pub mod observation;
 pub mod packages;
@@ -37,6 +38,7 @@ use crate::dkms::plan::State;
 use crate::kernel::{Headers, Running, Variant};
 use crate::requirement::Importance;
 use crate::state::{ModuleRecord, RunRecord, Stored};
+use crate::sys::TimeStyle;
 use crate::system::System;
 use guard::GuardReport;
 use kernels::{is_missed, is_reported_below};
@@ -235,6 +237,11 @@ impl StatusDocument {
             _ => false,
         };
         self.problems.first().filter(|_| is_said)
+    }
+
+    /// What the summary says of that problem, with its times in that style.
+    pub fn headline_text(&self, times: &TimeStyle) -> Option<String> {
+        self.headline().map(|first| in_all(first, &self.problems, times))
     }
 
     /// What a reboot would come to, where the verdict alone does not say it.
@@ -444,7 +451,7 @@ fn summary(document: &StatusDocument, assessment: &BootAssessment) -> String {
         }
         (Verdict::NotApplicable, _) => "no kernel of clr-boot-manager is installed here".to_owned(),
         _ => {
-            let headline = document.headline().map(|first| in_all(first, &document.problems));
+            let headline = document.headline_text(&TimeStyle::Utc);
             headline.unwrap_or_else(|| "it cannot be determined".to_owned())
         }
     }

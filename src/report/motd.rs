@@ -2,6 +2,7 @@
 
 use crate::dkms::first_error::FirstError;
 use crate::report::{StatusDocument, Verdict, waiting};
+use crate::sys::TimeStyle;
 use crate::sys::printable::printable;
 
 /// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.
@@ -49,7 +50,7 @@ pub fn fragment(document: &StatusDocument, text: &str) -> String {
         },
         "{error}" => error.clone(),
         "{enforcement}" => document.unsigned_modules.sentence().map(str::to_owned),
-        "{waiting}" => waiting::listed(&document.guard.waiting),
+        "{waiting}" => waiting::listed(&document.guard.waiting, &TimeStyle::Utc),
         "{command}" => document.guard.waiting.first().map(|part| part.command.clone()),
         // Read on that system, where the root is /.
         "{log}" => failed.and_then(|m| m.log.as_deref()).map(|log| inside(log, &document.root)),

@@ -1,5 +1,6 @@
 //! Observes a machine and makes its status document.
 
+use super::module::{ModuleDocument, module_document};
 use super::{Progress, StatusDocument, document};
 use crate::automation;
 use crate::context::Context;
@@ -22,6 +23,16 @@ pub fn observe_whole(context: &Context) -> StatusDocument {
     system.look_at_sources(&context.root);
     system.automation = automation::observe(&context.root, &context.tools);
     document(&system, &record, &progress, &context.settings, context.clock.now())
+}
+
+/// All that is known of one module. None if there is no such module.
+pub fn observe_module(context: &Context, cache: &mut Cache, asked: &str) -> Option<ModuleDocument> {
+    let record = state::load(&context.root, RECORD);
+    let progress = progress(context);
+    let mut system = System::observe(context, cache);
+    system.look_at_sources(&context.root);
+    let document = document(&system, &record, &progress, &context.settings, context.clock.now());
+    module_document(&system, &document, asked)
 }
 
 /// The same as [`observe`], with a cache that was loaded before.

@@ -15,6 +15,7 @@ use crate::dkms::ModuleName;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule};
 use crate::state::{ModuleRecord, WaitingPart};
+use crate::sys::TimeStyle;
 
 /// One thing that is wrong. The order of the variants is that of their importance: a cause comes before what follows from
 /// it.
@@ -236,6 +237,22 @@ impl Problem {
     }
 }
 
+/// A problem as a sentence.
+struct ProblemSentence<'a>(&'a Problem, &'a TimeStyle);
+
+impl Problem {
+    /// The sentence, with its times in that style.
+    pub fn sentence(&self, times: &TimeStyle) -> String {
+        ProblemSentence(self, times).to_string()
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ProblemSentence(self, &TimeStyle::Utc).fmt(f)
+    }
+}
+
 /// A problem is a sentence in JSON.
 impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -243,10 +260,11 @@ impl Serialize for Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ProblemSentence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Problem as P;
-        match self {
+        let ProblemSentence(problem, times) = self;
+        match problem {
             P::ModuleNotReady(record) | P::ModuleRefused(record) => write_module(f, record),
             P::NextBootUnknown { why, remembered } => {
                 let remembered = remembered.iter().map(|release| format!(" (the last run saw {release})"));
@@ -289,15 +307,15 @@ impl fmt::Display for Problem {
             P::Waiting(WaitingPart { what, since, why, command }) => write!(
                 f,
                 "out of date since {}: {what}, because {why}; `sudo {command}` does not wait, at your own risk",
-                since.strftime("%Y-%m-%d %H:%M:%S UTC")
+                times.moment(*since)
             ),
-            default => write_boot_default(f, default),
+            default => write_boot_default(f, default, times),
         }
     }
 }
 
 /// The sentence on the kernel that boots next, or should.
-fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
+fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &TimeStyle) -> fmt::Result {
     use Problem as P;
     match problem {
         P::BootsRemoved { kernel, lacks: lacking } => {
@@ -323,7 +341,7 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Res
                 write!(f, "kernel {kernel} boots next, and should not: {should} should")
             }
         },
-        P::HeldByAdmin { kernel, note } => write!(f, "an admin holds kernel {kernel}{note}"),
+        P::HeldByAdmin { kernel, note } => write!(f, "an admin holds kernel {kernel}{}", note.text(times)),
         P::HeldBack { kernel, lacks: lacking } => match lacks(lacking) {
             Some(lack) => write!(f, "kernel {kernel} is held back: it lacks {lack}"),
             None => write!(f, "kernel {kernel} is held back: it cannot be booted"),

@@ -12,6 +12,7 @@ use crate::decide::next_boot::coming_lines;
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::dkms::plan::State;
 use crate::state::{ModuleRecord, RunRecord, Stored};
+use crate::sys::TimeStyle;
 use crate::system::{System, expected_entries};
 
 /// What is wrong with a module; none where nothing is, or another problem says it.
@@ -145,7 +146,7 @@ pub(super) fn entries(system: &System, assessment: &BootAssessment, record: Opti
 }
 
 /// The first problem; where it is about one module of several that are not ready, they are counted before it.
-pub(super) fn in_all(first: &Problem, problems: &[Problem]) -> String {
+pub(super) fn in_all(first: &Problem, problems: &[Problem], times: &TimeStyle) -> String {
     let mut modules: Vec<String> = Vec::new();
     for module in problems.iter().filter(|p| p.is_of_module()).filter_map(Problem::module) {
         if !modules.contains(&module) {
@@ -153,8 +154,8 @@ pub(super) fn in_all(first: &Problem, problems: &[Problem]) -> String {
         }
     }
     if !first.is_of_module() || modules.len() < 2 {
-        return first.to_string();
+        return first.sentence(times);
     }
     let names: Vec<&str> = modules.iter().map(String::as_str).collect();
-    format!("{} modules are not ready: {}; {first}", modules.len(), listed(&names))
+    format!("{} modules are not ready: {}; {}", modules.len(), listed(&names), first.sentence(times))
 }

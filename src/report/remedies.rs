@@ -2,6 +2,7 @@
 
 use super::boot_remedies::{find_out_next_boot, of_boot_default, of_failed_boot_update};
 use super::cause_remedy::{self, cause_remedy};
+use super::enforcement_remedies::take_out;
 use super::packages::Packages;
 use super::problem::Problem;
 use super::remedy::{AdminCommand, Remedy};
@@ -56,6 +57,12 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         P::RunBrokenOff => continue_run(),
         P::BootUpdateFailed { .. } => of_failed_boot_update(),
         P::SetupFault { .. } => Remedy::by_hand("correct that").then(run()),
+        // Another run fails for the same reason.
+        P::BootEntry(_) | P::BootFilesOutdated
+            if at.record.is_some_and(|record| record.boot.error.is_some()) =>
+        {
+            Remedy::by_hand("correct what keeps the boot files from being updated").then(run())
+        }
         P::BootEntry(fault) if fault.clear.is_some() => {
             Remedy::by_hand("correct the boot entries as the problems say").then(run())
         }
@@ -318,10 +325,7 @@ fn unblock(system: &System, module: &str, by: &Obstruction) -> Remedy {
                 false => format!("copy {path} to /etc/modprobe.d/{name} without line {}", at.line),
             })
         }
-        (None, Some(word)) => {
-            Remedy::from(AdminCommand::look("clr-dkms-cmdline", &["show"]).to("see where it comes from"))
-                .then(Remedy::by_hand(format!("remove {word}= from the kernel command line")))
-        }
+        (None, Some(word)) => take_out(&format!("{word}=")),
         (None, None) => Remedy::by_hand("remove the cause"),
     };
     let name = module.split('/').next().unwrap_or(module);

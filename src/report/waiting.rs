@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::state::WaitingPart;
+use crate::sys::TimeStyle;
 
 /// All of them in short: those of one day together, the oldest first; none where nothing waits.
-pub fn listed(waiting: &[WaitingPart]) -> Option<String> {
+pub fn listed(waiting: &[WaitingPart], times: &TimeStyle) -> Option<String> {
     let mut days: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for part in waiting {
-        days.entry(part.since.strftime("%Y-%m-%d").to_string()).or_default().push(part.what.to_string());
+        days.entry(times.day(part.since)).or_default().push(part.what.to_string());
     }
     let days: Vec<String> =
         days.iter().map(|(day, parts)| format!("{} since {day}", parts.join(", "))).collect();
@@ -32,6 +33,7 @@ mod tests {
         let new = part(BootPart::BootLoader, "2025-08-02T01:00:00Z");
         let old = part(BootPart::Microcode, "2025-07-29T23:00:00Z");
         let kernel = part(BootPart::Kernel("6.1.1-1.native".to_owned()), "2025-08-02T23:00:00Z");
+        let listed = |parts: &[WaitingPart]| listed(parts, &TimeStyle::Utc);
         assert_eq!(listed(&[]), None);
         assert_eq!(
             listed(&[new, old.clone(), kernel]).unwrap(),

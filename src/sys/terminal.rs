@@ -24,6 +24,28 @@ pub fn height() -> usize {
     asked.or_else(seen).filter(|lines| *lines > 0).unwrap_or(HEIGHT).clamp(HEIGHT, HEIGHT_LIMIT)
 }
 
+/// Whether stdout is a terminal.
+pub fn is_terminal() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stdout())
+}
+
+/// Puts a page in the place of the one before it, without a moment in which nothing is shown.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn redraw(page: &str, is_first: bool) -> std::io::Result<()> {
+    use std::io::Write;
+    // What is higher than the terminal would scroll it.
+    let rows = console::Term::stdout().size_checked().map_or(usize::MAX, |(rows, _)| usize::from(rows));
+    // Home; then each line, and nothing behind it; then nothing below.
+    let begin = if is_first { "\u{1b}[2J\u{1b}[H" } else { "\u{1b}[H" };
+    let lines = page.lines().take(rows.saturating_sub(1));
+    let lines: String = lines.map(|line| format!("{line}\u{1b}[K\n")).collect();
+    let mut out = std::io::stdout().lock();
+    write!(out, "{begin}{lines}\u{1b}[J")?;
+    out.flush()
+}
+
 /// Whether the locale uses UTF-8. The Linux console has no font for the symbols.
 pub fn shows_unicode() -> bool {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

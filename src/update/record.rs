@@ -159,7 +159,8 @@ impl Run<'_> {
                 && self.left_alone.iter().chain(&refused).any(|left| left.is(&m.module, &m.kernel));
             if !reported && self.attempt(&m.module, &m.kernel).is_none() {
                 let reason = m.reason.as_deref().unwrap_or("?");
-                tracing::error!("{} on {}: {}: {reason}", m.module, m.kernel, m.state);
+                // Nothing was tried: this run has not failed in anything.
+                tracing::warn!("{} on {}: {}: {reason}", m.module, m.kernel, m.state);
             }
         }
         let code = self.finish(record)?;
@@ -198,22 +199,24 @@ fn report_result(document: &StatusDocument, was_idle: bool) -> u8 {
         Verdict::Degraded => document.problems.iter().any(|p| p.kind() != ProblemKind::SetupFault),
         _ => false,
     };
-    // A kernel held by an admin is not an error; any other problem is.
+    // A kernel held by an admin is as wanted.
     let by_admin = document.verdict == Verdict::Held && document.guard.because == Reason::Held;
     let is_known = |p: &Problem| matches!(p.kind(), ProblemKind::HeldByAdmin | ProblemKind::SetupFault);
     let unreported = document.problems.iter().find(|p| !is_known(p));
     let failed = failed && !(by_admin && unreported.is_none() && document.guard.lacking.is_empty());
     if by_admin {
         tracing::info!("{}", document.summary);
-        unreported.inspect(|problem| tracing::error!("{problem}"));
+        unreported.inspect(|problem| tracing::warn!("{problem}"));
     } else if failed {
         let step = document.next_step.as_deref().unwrap_or("see `clr-dkms status`");
         let kernel = document.guard.target.as_deref().unwrap_or_default();
         let text = format!("{}; next step: {step}", document.summary);
         match document.verdict {
             Verdict::Unsafe => tracing::error!(message_id = message::UNSAFE, dkms_kernel = kernel, "{text}"),
-            Verdict::Held => tracing::error!(message_id = message::HELD_BACK, dkms_kernel = kernel, "{text}"),
-            _ => tracing::error!("{text}"),
+            Verdict::Held => tracing::warn!(message_id = message::HELD_BACK, dkms_kernel = kernel, "{text}"),
+            Verdict::Unknown => tracing::error!("{text}"),
+            // What this run failed in has been reported as an error.
+            _ => tracing::warn!("{text}"),
         }
     } else if !was_idle {
         tracing::info!("{}", document.summary);

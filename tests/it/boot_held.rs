@@ -175,7 +175,7 @@ fn what_waits_is_named_with_its_time_and_command() {
         stdout.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let guard = told("clr-dkms", &["guard"]);
-    let row = "out of date microcode, since 2025-07-29 12:00:00 UTC, because swupd is running; `sudo clr-boot-manager update";
+    let row = "out of date microcode, since 2025-07-29 12:00:00 UTC (just now), because swupd is running; `sudo clr-boot-manager update";
     assert!(guard.contains(row), "{guard}");
     let status = told("clr-dkms", &["status"]);
     assert!(status.contains("; out of date: microcode since 2025-07-29"), "{status}");

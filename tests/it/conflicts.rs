@@ -147,7 +147,7 @@ fn of_two_that_are_named_at_once_one_gets_it() {
     let quiet = format!("AUTOINSTALL=\"\"\n{SHARED}");
     root.module("one", "1", &quiet).module("two", "1", &quiet);
     let told = format!(
-        "one/1 on {B}: ok (built in 0.0 s)\ntwo/1 on {B}: conflict: shared.ko on this kernel is that of\n    one/1"
+        "one/1 on {B}: ok (built in 0.0 s)\n✘ two/1 on {B}: conflict: shared.ko on this kernel is that of\n    one/1"
     );
     root.run("clr-dkms", &["rebuild", "one", "two"]).code(1).shows(&[&told]);
     assert!(!root.short_calls().iter().any(|call| call.contains("two")));

@@ -350,6 +350,13 @@ pub(crate) const SITUATIONS: &[Situation] = situations! {
         root.file(FRAGMENT, "module.sig_unenforce\n");
         root
     };
+    two_kernels_and_five_modules 1 [] {
+        let root = updated(OFF);
+        for (name, version) in [("cam", "1.2"), ("nvidia-open", "575.64.05"), ("v4l2loopback", "0.15.1"), ("zfs", "2.3.3")] {
+            root.module(name, version, "").installed(name, version, A).installed(name, version, B);
+        }
+        root
+    };
     several_kernels 0 [] {
         let root = updated(ON);
         root.kernel(LTS).headers(LTS).tip(LTS).config(LTS, CLEAR).modinfo(LTS, true);

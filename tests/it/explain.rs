@@ -120,6 +120,7 @@ fn the_help_of_status_explains_its_screen() {
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
     let screens = concat!(
         include_str!("../../src/report/render/text.rs"),
+        include_str!("../../src/report/render/kernels.rs"),
         include_str!("../../src/report/render/modules.rs"),
         include_str!("../../src/report/render/style.rs"),
         include_str!("../../src/sys/terminal.rs"),
@@ -129,6 +130,7 @@ fn the_help_of_status_explains_its_screen() {
         "class",
         "Signatures",
         "Boot files",
+        "Automation",
         "Changed",
         "Not seen",
         "Left out",

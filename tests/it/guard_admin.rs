@@ -44,9 +44,9 @@ fn a_hold_lasts_until_it_is_ended() {
     }
     assert!(!run.stderr.contains("error") && !run.stderr.contains("warning"), "{}", run.stderr);
     root.run("clr-dkms", &["status"]).code(1).shows(&["held: "]);
-    // Something else that is wrong is an error all the same.
+    // Something else that is wrong is reported all the same.
     root.file("etc/swupd/config", "[update]\nno_boot_update=false\n");
-    root.post_update().code(1).says(&["an admin holds", "error: ROOT/etc/swupd/config:2 has swupd run"]);
+    root.post_update().code(1).says(&["an admin holds", "warning: ROOT/etc/swupd/config:2 has swupd run"]);
     root.remove("etc/swupd/config");
     root.run("clr-dkms", &["guard"]).code(1).shows(&["run `sudo clr-dkms unhold` to end the hold"]);
     unhold(&root).code(0).says(&["is no longer held"]);

@@ -225,7 +225,7 @@ fn older_kernels_that_can_be_booted_are_shown() {
     let screen = root.run("clr-dkms", &["status"]);
     screen.shows(&["and 1 older kernel that can be booted"]);
     assert!(!screen.stdout.contains(A), "{}", screen.stdout);
-    root.run("clr-dkms", &["status", "--all"]).shows(&[&format!("  {A}  older"), "1 of 1"]);
+    root.run("clr-dkms", &["status", "--all"]).shows(&[&format!("✔ {A}  older"), "1 of 1"]);
     // Without an entry it cannot be booted.
     root.remove(&format!("boot/loader/entries/{ENTRY_A}"));
     assert!(!status(&root).1["kernels"].as_array().unwrap().iter().any(|k| k["release"] == A));

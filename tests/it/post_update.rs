@@ -196,7 +196,8 @@ fn a_module_that_fails_does_not_stop_the_others() {
     let run = root.post_update();
     run.code(1).says(&["bad/2.5 on 6.15.8-1592.native: build-failed", "/src/bad.c:7: no such thing"]);
     // The first error is known: what belongs to it is told, and no end of the log.
-    run.says(&["the first error of bad/2.5 on", ".log):\n  /src/bad.c:7: no such thing\n", "7 | int x;"]);
+    run.says(&["around the first error of bad/2.5 on", "7 | int x;"]);
+    assert_eq!(run.stderr.matches("/src/bad.c:7: no such thing").count(), 1, "{}", run.stderr);
     assert!(!run.stderr.contains("make: ***"), "{}", run.stderr);
     run.says(&[&format!("var/log/clr-dkms/bad/2.5/{B}.log")]);
     assert_eq!(["a", "bad", "z"].map(|m| root.recorded(m, B)), ["ok", "build-failed", "ok"]);

@@ -41,13 +41,13 @@ fn by_force_a_module_is_built_anew() {
     assert_eq!(root.calls(), Vec::<String>::new());
     rebuild(&root, &["hello", "--force"])
         .code(0)
-        .prints(&format!("hello/1.0 on {B}: ok (built in 0.0 s)\n{ONE}"));
+        .prints(&format!("✔ hello/1.0 on {B}: ok (built in 0.0 s)\n{ONE}"));
     let expected = [format!("build hello {B}"), format!("install hello {B} --force"), format!("depmod {B}")];
     assert_eq!(root.short_calls(), expected);
     // The older kernel, by name; nothing is left of what was set aside.
     rebuild(&root, &["hello/1.0", "-f", "-k", A])
         .code(0)
-        .prints(&format!("hello/1.0 on {A}: ok (built in 0.0 s)\n{ONE}"));
+        .prints(&format!("✔ hello/1.0 on {A}: ok (built in 0.0 s)\n{ONE}"));
     assert!(!root.tree().keys().any(|path| path.contains("_aside")));
     root.run("clr-dkms", &["status"]).code(0);
 }
@@ -80,7 +80,7 @@ fn what_failed_before_is_tried_again_by_hand_only() {
     root.forget_calls().post_update().code(1).says(&["left alone", "`clr-dkms rebuild`"]);
     assert_eq!(root.calls(), Vec::<String>::new());
     root.behave("");
-    rebuild(&root, &["hello"]).code(0).prints(&format!("hello/1.0 on {A}: ok (built in 0.0 s)\n{ONE}"));
+    rebuild(&root, &["hello"]).code(0).prints(&format!("✔ hello/1.0 on {A}: ok (built in 0.0 s)\n{ONE}"));
     assert_eq!(root.recorded("hello", A), "ok");
 }
 
@@ -118,7 +118,7 @@ fn what_does_not_ask_for_it_is_built_when_it_is_named() {
     let root = TestRoot::system();
     root.module("quiet", "1", "AUTOINSTALL=\"\"\n");
     rebuild(&root, &[]).code(0).prints("nothing to do\n");
-    rebuild(&root, &["quiet"]).code(0).prints(&format!("quiet/1 on {A}: ok (built in 0.0 s)\n{ONE}"));
+    rebuild(&root, &["quiet"]).code(0).prints(&format!("✔ quiet/1 on {A}: ok (built in 0.0 s)\n{ONE}"));
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn kernels_are_chosen() {
     assert_eq!(planned(&["-k", A, "-k", LTS]), [A, LTS]);
     assert_eq!(planned(&["--all-kernels"]).len(), 3);
     rebuild(&root, &["--all-kernels", "-k", A]).code(64);
-    rebuild(&root, &["-k", A]).code(0).prints(&format!("hello/1.0 on {A}: ok (built in 0.0 s)\n{ONE}"));
+    rebuild(&root, &["-k", A]).code(0).prints(&format!("✔ hello/1.0 on {A}: ok (built in 0.0 s)\n{ONE}"));
 }
 
 #[test]
@@ -189,8 +189,10 @@ fn what_cannot_be_built_is_told_named_or_not() {
     root.remove(&format!("usr/lib/modules/{B}/build")).remove(&format!("usr/lib/modules/{B}/updates"));
     root.module("old", "1", "BUILD_EXCLUSIVE_KERNEL=\"^5[.]\"\n").module("off", "1", "AUTOINSTALL=\"\"\n");
     let told = |module: &str| {
+        // The name decides where the line breaks.
+        let (fits, wraps) = if module.len() > 7 { ("", "not ") } else { (" not", "") };
         format!(
-            "{module} on {B}: headers-missing: the kernel's headers are not\n    installed\n  \
+            "✘ {module} on {B}: headers-missing: the kernel's headers are{fits}\n    {wraps}installed\n  \
              next step: run `sudo swupd bundle-add kernel-native-dkms` to install the\n    headers\n"
         )
     };
@@ -259,7 +261,7 @@ fn a_source_that_changed_in_place_is_built_again() {
     root.post_update().code(0);
     assert_eq!(root.calls(), Vec::<String>::new());
     rebuild(&root, &["hello", "-n"]).code(0).shows(&["its source has changed since it was built"]);
-    rebuild(&root, &["hello"]).code(0).prints(&format!("hello/1.0 on {B}: ok (built in 0.0 s)\n{ONE}"));
+    rebuild(&root, &["hello"]).code(0).prints(&format!("✔ hello/1.0 on {B}: ok (built in 0.0 s)\n{ONE}"));
     rebuild(&root, &["hello"]).code(0).prints("nothing to do\n");
     rebuild(&root, &["hello", "-k", "running"]).code(0).shows(&[&format!("hello/1.0 on {A}: ok")]);
     let all = root.run("clr-dkms", &["status", "--all"]).code(0).stdout.clone();

@@ -100,7 +100,7 @@ fn on_a_terminal_each_module_at_work_has_a_line() {
         assert!(terminal.ends().success());
         let rows = terminal.rows();
         assert_eq!(lively(&rows), Vec::<&String>::new(), "{rows:#?}");
-        let end = format!("hello/1.0 on {B}: ok (built in 0.0 s)");
+        let end = format!("✔ hello/1.0 on {B}: ok (built in 0.0 s)");
         let end: String = rows.join("").split(&end).skip(1).collect();
         assert!(end.contains("2 built in 0.0 s"), "{rows:#?}");
         for line in drawn(&terminal.text()) {
@@ -216,13 +216,13 @@ fn stopped_at_the_keyboard() {
         assert_eq!(lively(&rows), Vec::<&String>::new(), "{rows:#?}");
         assert!(is_sane(&root));
         let at =
-            rows.iter().position(|row| row.starts_with("hello/1.0")).unwrap_or_else(|| panic!("{rows:#?}"));
+            rows.iter().position(|row| row.starts_with("✔ hello/1.0")).unwrap_or_else(|| panic!("{rows:#?}"));
         assert_eq!(
             rows[at..],
             [
                 // What is in its place is completed.
-                format!("hello/1.0 on {B}: ok (built in 0.0 s)"),
-                format!("other/2 on {B}: not-built: the run was asked to stop"),
+                format!("✔ hello/1.0 on {B}: ok (built in 0.0 s)"),
+                format!("! other/2 on {B}: not-built: the run was asked to stop"),
                 "stopped after 0.0 s: 1 of 2 done; run `sudo clr-dkms rebuild` to continue".to_owned(),
                 String::new(),
             ]

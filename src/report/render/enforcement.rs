@@ -1,9 +1,14 @@
 //! The enforcement screen: the answer, the times side by side where they differ, and why.
 
-use super::{broken, shown};
-use crate::report::enforcement::{EnforcementDocument, KernelReport, KernelView, ModuleReport};
+use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
+use super::text::{NOTHING, mark, marked};
+use super::{broken_to, shown};
+use crate::dkms::{ModuleName, Signature};
+use crate::report::enforcement::{
+    EnforcementDocument, EnforcementStanding, KernelReport, KernelView, ModuleReport,
+};
 
-/// The kinds of modules, as the table spells them.
+/// The kinds of modules, as the table names them.
 const KINDS: [(&str, &str); 4] = [
     ("unsigned", "unsigned"),
     ("unknown_key", "unknown key"),
@@ -11,40 +16,204 @@ const KINDS: [(&str, &str); 4] = [
     ("damaged", "damaged"),
 ];
 
-/// The whole screen.
-pub fn screen(document: &EnforcementDocument) -> String {
-    let mut out = broken(&document.summary, "", "  ");
-    let step = document.next_step.as_deref().unwrap_or("none");
-    out.extend(broken(&format!("next step: {step}"), "", "  "));
-    // The one that was asked for, or boots next, and the running one whole; of the others what matters.
-    for (at, kernel) in document.kernels.iter().enumerate() {
-        if at == 0 || kernel.running {
-            out.push(String::new());
-            out.extend(self::kernel(kernel));
+/// The whole screen, with ANSI styles: the sentence, what each kernel does, what becomes of each module, and why. With
+/// `is_whole` also the errors, the certificates and the reasons of every kernel.
+pub fn screen(document: &EnforcementDocument, style: &ScreenStyle, is_whole: bool) -> String {
+    let tone = match document.standing {
+        EnforcementStanding::Settled => Tone::Good,
+        EnforcementStanding::Pending => Tone::Attention,
+        EnforcementStanding::Refused => Tone::Bad,
+        EnforcementStanding::Unknown => Tone::Unknown,
+    };
+    let mut lines = marked(Some(tone), broken_to(style.width, &document.summary, "  ", "  "), style);
+    let step = document.next_step.as_deref().unwrap_or(NOTHING);
+    let step = broken_to(style.width, step, "  next: ", "    ");
+    lines.extend(step.into_iter().map(|text| vec![plain(text)]));
+    lines.extend(of_kernels(document, style));
+    lines.extend(of_modules(document, style));
+    lines.push(StyledLine::new());
+    if let Some(first) = document.kernels.first().filter(|_| !is_whole) {
+        let mut columns = columns(first);
+        // Why it is configured so is said with the rest, where the next boot has not taken it up.
+        if first.next_boot.is_some() {
+            columns.retain(|column| column.times.iter().any(|(name, _)| *name != "configured"));
+        }
+        lines.extend(reasons(&columns, style));
+    }
+    let (tone, taint) = match document.taint.as_deref() {
+        None => (None, String::new()),
+        Some("") => (Some(Tone::Good), "; the running kernel is not tainted".to_owned()),
+        Some(letters) => (Some(Tone::Plain), format!("; the running kernel is tainted: {letters}")),
+    };
+    let secure_boot = format!("Secure Boot: {}{taint}", document.secure_boot);
+    lines.extend(marked(tone, broken_to(style.width, &secure_boot, "  ", "    "), style));
+    for note in &document.notes {
+        let texts = broken_to(style.width, &format!("note: {note}"), "  ", "    ");
+        lines.extend(marked(Some(Tone::Attention), texts, style));
+    }
+    for kernel in document.kernels.iter().filter(|_| is_whole) {
+        lines.push(StyledLine::new());
+        lines.extend(self::kernel(kernel, style));
+    }
+    painted(&lines, style)
+}
+
+/// What each kernel does with each kind of module; a line for the times that differ.
+fn of_kernels(document: &EnforcementDocument, style: &ScreenStyle) -> Vec<StyledLine> {
+    if document.kernels.is_empty() {
+        return Vec::new();
+    }
+    let name = |kernel: &KernelReport| format!("{}{}", kernel.release, roles(kernel));
+    let cells = |cells: Vec<&str>| -> String {
+        let widths = KINDS.map(|(_, label)| label.len().max(8) + 2);
+        let cells = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<String>()
+    };
+    // Where the four kinds do not fit beside the times, they stand below them.
+    let room = style.width.saturating_sub(2 + cells(KINDS.map(|(_, label)| label).to_vec()).trim_end().len());
+    let times = document.kernels.iter().filter(|k| columns(k).len() > 1).flat_map(columns);
+    let times = times.map(|column| column.name().len() + 4).max().unwrap_or(0);
+    let names = document.kernels.iter().map(|kernel| name(kernel).chars().count() + 2);
+    let width = names.filter(|width| *width <= room).chain([times, 20]).max().unwrap_or(0);
+    let is_wide = width <= room;
+    let width = if is_wide { width } else { 4 };
+    let title = cells(KINDS.map(|(_, label)| label).to_vec());
+    let mut lines = vec![StyledLine::new()];
+    match is_wide {
+        true => lines.push(vec![bold(format!("{:w$}", "Kernels", w = width + 2), Tone::Plain), plain(title)]),
+        false => {
+            lines.push(vec![bold("Kernels", Tone::Plain)]);
+            lines.push(vec![plain(format!("{:w$}{title}", "", w = width + 2))]);
         }
     }
-    out.push(String::new());
-    for kernel in document.kernels.iter().skip(1).filter(|k| !k.running) {
+    for kernel in &document.kernels {
         let columns = columns(kernel);
-        let times = columns
-            .iter()
-            .filter_map(|column| Some(format!("{} ({})", cell(column.view()?, "unsigned"), column.name())));
-        let times: Vec<String> = times.collect();
-        out.extend(broken(&format!("Kernel {}: unsigned: {}", kernel.release, times.join("; ")), "", "  "));
+        let of_view = |view: &KernelView| {
+            let word = |(kind, _): &(&str, &str)| match view.loads.get(kind).copied().unwrap_or_default() {
+                "taints" => "taints E",
+                word => word,
+            };
+            cells(KINDS.iter().map(word).collect())
+        };
+        let tone = tone_of(kernel);
+        let first = mark(Some(tone), style);
+        match columns.as_slice() {
+            [one] if is_wide && name(kernel).chars().count() + 2 <= width => {
+                let row = one.view().map(&of_view).unwrap_or_default();
+                lines.push(vec![first, plain(format!("{:width$}", name(kernel))), toned(row, tone)]);
+            }
+            several => {
+                lines.push(vec![first, plain(name(kernel))]);
+                for column in several {
+                    let row = column.view().map(&of_view).unwrap_or_default();
+                    match is_wide {
+                        true => {
+                            lines.push(vec![plain(format!("    {:w$}", column.name(), w = width - 2) + &row)])
+                        }
+                        false => {
+                            lines.push(vec![plain(format!("    {}:", column.name()))]);
+                            lines.push(vec![plain(format!("{:w$}{row}", "", w = width + 2))]);
+                        }
+                    }
+                }
+            }
+        }
     }
-    if out.last().is_some_and(|line| !line.is_empty()) {
-        out.push(String::new());
+    lines
+}
+
+/// How a kernel fares: with its modules, or where it has none with any.
+fn tone_of(kernel: &KernelReport) -> Tone {
+    let outcome = kernel.coming().loads.get("unsigned").copied().unwrap_or("unknown");
+    let now = kernel.now.as_ref().and_then(|now| now.loads.get("unsigned"));
+    let is_any = |word: &str| kernel.modules.iter().any(|m| m.coming() == word);
+    match kernel.modules.is_empty() {
+        _ if is_any("refused") => Tone::Bad,
+        _ if kernel.differs() => Tone::Attention,
+        _ if is_any("unknown") || now == Some(&"unknown") => Tone::Unknown,
+        true if outcome == "unknown" => Tone::Unknown,
+        true if outcome == "refused" => Tone::Plain,
+        _ => Tone::Good,
     }
-    let taint = match document.taint.as_deref() {
-        None => String::new(),
-        Some("") => "; the running kernel is not tainted".to_owned(),
-        Some(letters) => format!("; the running kernel is tainted: {letters}"),
+}
+
+/// A row for each module, and a column for each kernel that has one.
+fn of_modules(document: &EnforcementDocument, style: &ScreenStyle) -> Vec<StyledLine> {
+    let mut names: Vec<&ModuleName> = Vec::new();
+    for module in document.kernels.iter().flat_map(|kernel| &kernel.modules) {
+        if !names.contains(&&module.module) {
+            names.push(&module.module);
+        }
+    }
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let shown_names: Vec<String> = names.iter().map(|name| shown(&name.to_string())).collect();
+    let width = shown_names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5) + 2;
+    let of = |kernel: &KernelReport, name: &ModuleName| -> Option<(Tone, String)> {
+        let mut files = kernel.modules.iter().filter(|m| m.module == *name);
+        let worst = files.clone().max_by_key(|m| {
+            ["loads", "taints", "unknown", "refused"].iter().position(|w| *w == m.coming())
+        })?;
+        let (tone, word) = match worst.coming() {
+            "loads" => (Tone::Good, "loads"),
+            "taints" => (Tone::Good, "taints E"),
+            "refused" => (Tone::Bad, "refused"),
+            _ => (Tone::Unknown, "unknown"),
+        };
+        let is_loaded = kernel.running && files.any(|m| m.loaded.is_some());
+        Some((tone, format!("{word}{}", if is_loaded { ", loaded" } else { "" })))
     };
-    out.push(format!("Secure Boot: {}{taint}", document.secure_boot));
-    for note in &document.notes {
-        out.extend(broken(&format!("note: {note}"), "", "  "));
+    let with_modules: Vec<&KernelReport> =
+        document.kernels.iter().filter(|k| !k.modules.is_empty()).collect();
+    let column = |kernel: &KernelReport| kernel.release.chars().count().max(18) + 2;
+    // As many kernels as fit; the first is the one that the question is about.
+    let mut kernels: Vec<&KernelReport> = Vec::new();
+    let mut used = 2 + width + SIGNATURE;
+    for kernel in with_modules {
+        used += column(kernel);
+        if used <= style.width + 2 || kernels.is_empty() {
+            kernels.push(kernel);
+        }
     }
-    out.iter().map(|line| shown(line) + "\n").collect()
+    let mut title =
+        format!("{:w$}{:SIGNATURE$}", "", "signature", w = (width + 2).saturating_sub("Modules".len()));
+    title.extend(kernels.iter().map(|k| format!("{:w$}", k.release, w = column(k))));
+    let mut lines = vec![StyledLine::new(), vec![bold("Modules", Tone::Plain), plain(title)]];
+    for (name, shown_name) in names.iter().zip(&shown_names) {
+        let files = document.kernels.iter().flat_map(|k| &k.modules).filter(|m| m.module == **name);
+        let signature = files.map(short_signature).next().unwrap_or_default();
+        let mut row = vec![plain(format!("  {shown_name:width$}{signature:SIGNATURE$}"))];
+        for kernel in &kernels {
+            let (tone, text) = match of(kernel, name) {
+                Some((tone, text)) => (tone, format!("{} {text}", tone.symbol(style))),
+                None => (Tone::Plain, String::new()),
+            };
+            row.push(toned(format!("{text:w$}", w = column(kernel)), tone));
+        }
+        lines.push(row);
+    }
+    lines
+}
+
+/// The width of the column of signatures.
+const SIGNATURE: usize = 11;
+
+/// What a file says of its signature, in a word.
+fn short_signature(module: &ModuleReport) -> &'static str {
+    match &module.signature {
+        _ if module.unfit => "unfit",
+        Signature::Unsigned { .. } => "unsigned",
+        Signature::Signed { .. } => "signed",
+        Signature::Unknown { .. } => "unknown",
+        Signature::Broken { .. } => "broken",
+    }
+}
+
+fn roles(kernel: &KernelReport) -> String {
+    let roles = [(kernel.boots_next, "next boot"), (kernel.running, "running")];
+    let roles: Vec<&str> = roles.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect();
+    if roles.is_empty() { String::new() } else { format!(" ({})", roles.join(", ")) }
 }
 
 /// A kernel at one time, or at several at which it does the same.
@@ -86,29 +255,27 @@ fn columns(kernel: &KernelReport) -> Vec<Column<'_>> {
     columns
 }
 
-fn kernel(kernel: &KernelReport) -> Vec<String> {
-    let roles = [(kernel.boots_next, "next boot"), (kernel.running, "running")];
-    let roles: Vec<&str> = roles.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect();
-    let roles = if roles.is_empty() { String::new() } else { format!(" ({})", roles.join(", ")) };
-    let mut out = vec![format!("Kernel {}{roles}", kernel.release)];
+/// The errors, the reasons and the files of a kernel.
+fn kernel(kernel: &KernelReport, style: &ScreenStyle) -> Vec<StyledLine> {
+    let mut lines = vec![vec![bold(format!("Kernel {}{}", kernel.release, roles(kernel)), Tone::Plain)]];
     let columns = columns(kernel);
-    let row = |label: &str, cells: Vec<String>| {
-        // Three fit into 80 columns only when they stand closer.
-        let width = if cells.len() > 2 { 22 } else { 24 };
-        let cells: String = cells.iter().map(|cell| format!("{cell:width$}")).collect();
-        format!("  {label:12}  {cells}").trim_end().to_owned()
+    let cell = |view: &KernelView, kind: &str| {
+        let word = view.loads.get(kind).copied().unwrap_or_default();
+        view.error.get(kind).map_or(word.to_owned(), |error| format!("{word} {}", error.name()))
     };
-    out.push(row("", columns.iter().map(Column::name).collect()));
     for (kind, label) in KINDS {
-        out.push(row(label, columns.iter().filter_map(Column::view).map(|view| cell(view, kind)).collect()));
+        let of = |column: &Column<'_>| Some(format!("{} ({})", cell(column.view()?, kind), column.name()));
+        let cells: Vec<String> = columns.iter().filter_map(of).collect();
+        let texts = broken_to(style.width, &format!("{label}: {}", cells.join("; ")), "  ", "    ");
+        lines.extend(texts.into_iter().map(|text| vec![plain(text)]));
     }
-    out.extend(reasons(&columns));
-    out.extend(kernel.modules.iter().flat_map(module));
-    out
+    lines.extend(reasons(&columns, style));
+    lines.extend(kernel.modules.iter().flat_map(|file| module(file, style)));
+    lines
 }
 
 /// Why, for each column; where the same comes of different lines, for each of them.
-fn reasons(columns: &[Column<'_>]) -> Vec<String> {
+fn reasons(columns: &[Column<'_>], style: &ScreenStyle) -> Vec<StyledLine> {
     let mut groups: Vec<Vec<(&'static str, &KernelView)>> = Vec::new();
     for column in columns {
         let of_before = groups.len();
@@ -125,33 +292,28 @@ fn reasons(columns: &[Column<'_>]) -> Vec<String> {
         let mut label =
             if groups.len() > 1 { format!("why ({}): ", names(group)) } else { "why: ".to_owned() };
         for reason in &group[0].1.because {
-            out.extend(broken(&format!("{label}{reason}"), "  ", "    "));
+            let texts = broken_to(style.width, &format!("{label}{reason}"), "  ", "    ");
+            out.extend(texts.into_iter().map(|text| vec![plain(text)]));
             label = "and: ".to_owned();
         }
     }
     out
 }
 
-fn cell(view: &KernelView, kind: &str) -> String {
-    let word = match view.loads.get(kind).copied().unwrap_or_default() {
-        "taints" => "loads, taints E",
-        word => word,
-    };
-    match view.error.get(kind) {
-        Some(error) => format!("{word} {}", error.name()),
-        None => word.to_owned(),
-    }
-}
-
-fn module(module: &ModuleReport) -> Vec<String> {
+fn module(module: &ModuleReport, style: &ScreenStyle) -> Vec<StyledLine> {
+    let mut tone = Tone::Good;
     let fate = match module.coming() {
         "loads" => "will load".to_owned(),
         "taints" => "will load and taint".to_owned(),
         "refused" => {
+            tone = Tone::Bad;
             let error = module.error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
             format!("will be refused{error}")
         }
-        _ => "it cannot be determined whether it will load".to_owned(),
+        _ => {
+            tone = Tone::Unknown;
+            "it cannot be determined whether it will load".to_owned()
+        }
     };
     let name = module.path.rsplit('/').next().unwrap_or(&module.path);
     let loaded = match module.loaded.as_deref() {
@@ -159,5 +321,6 @@ fn module(module: &ModuleReport) -> Vec<String> {
         Some("") => "; loaded now".to_owned(),
         Some(letters) => format!("; loaded now, taint {letters}"),
     };
-    broken(&format!("{} {name}: {}: {fate}{loaded}", module.module, module.signature_text), "  ", "    ")
+    let text = format!("{} {name}: {}: {fate}{loaded}", module.module, module.signature_text);
+    marked(Some(tone), broken_to(style.width, &text, "  ", "    "), style)
 }

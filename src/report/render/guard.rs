@@ -1,8 +1,8 @@
 //! The screen of `clr-dkms guard`.
 
 use super::broken_to;
-use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
-use super::text::{NOTHING, answer, utc};
+use super::style::{ScreenStyle, StyledLine, Tone, bold, painted};
+use super::text::{NOTHING, answer, marked};
 use crate::report::guard::{GuardReport, GuardWord};
 use crate::requirement::Importance;
 use crate::state::WaitingPart;
@@ -17,48 +17,15 @@ pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {
         GuardWord::NotApplicable => Tone::Plain,
     };
     let step = report.next_step.as_deref().unwrap_or(NOTHING);
-    let mut lines = answer(&report.word.to_string(), tone, step, &report.summary, style);
+    let summary = report.problem.as_ref().map(|problem| problem.sentence(&style.times));
+    let summary = summary.unwrap_or_else(|| report.summary.clone());
+    let mut lines = answer(&report.word.to_string(), tone, step, &summary, style);
     if report.word == GuardWord::NotApplicable {
         return painted(&lines, style);
     }
-    let wrapped = |text: &str, first: &str, other: &str| -> Vec<StyledLine> {
-        broken_to(style.width, text, first, other).into_iter().map(|text| vec![plain(text)]).collect()
-    };
-    let title = |text: String| vec![StyledLine::new(), vec![bold(text, Tone::Plain)]];
     lines.push(StyledLine::new());
-    let mut row = |name: &str, text: &str| {
-        let first = format!("{name:<15} ");
-        lines.extend(wrapped(text, &first, &" ".repeat(first.len())));
-    };
-    let unknown = "unknown";
-    row("boots next", &boots_next(report));
-    row("should boot", report.default.as_deref().unwrap_or("no kernel is there"));
-    row("newest", report.target.as_deref().unwrap_or(unknown));
-    row("policy", report.policy);
-    row("swupd", &swupd(report));
-    if let Some(since) = report.held_since {
-        row("held since", &utc(since));
-    }
-    for part in &report.waiting {
-        let WaitingPart { what, since, why, command } = part;
-        row(
-            "out of date",
-            &format!(
-                "{what}, since {}, because {why}; `sudo {command}` does not wait, at your own risk",
-                utc(*since)
-            ),
-        );
-    }
-    let wishes = &report.wishes.wishes;
-    if let Some(hold) = &wishes.hold {
-        row("admin holds", &format!("{hold}{}", wishes.held));
-    }
-    if let Some(lost) = &report.lost_wish {
-        row("admin's word", lost);
-    }
-    for allowance in &wishes.allowed {
-        row("admin allows", &allowance.to_string());
-    }
+    lines.extend(rows(report, style));
+    let title = |text: String| vec![StyledLine::new(), vec![bold(text, Tone::Plain)]];
     if !report.needs.is_empty() {
         lines.extend(title("Modules".to_owned()));
         let name = |module: &str| report.versions.get(module).map_or(module, String::as_str).to_owned();
@@ -70,9 +37,13 @@ pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {
             let now = if is_missed { "; does not work now" } else { "" };
             let first = format!("  {:<width$}  {:<8}  ", name(&need.module), need.class.to_string());
             let other = " ".repeat(first.chars().count());
-            let tone = if is_missed { Tone::Bad } else { Tone::Plain };
+            let tone = match (is_missed, need.works) {
+                (true, _) => Tone::Bad,
+                (false, true) => Tone::Good,
+                (false, false) => Tone::Plain,
+            };
             let texts = broken_to(style.width, &format!("{}{now}", need.reason), &first, &other);
-            lines.extend(texts.into_iter().map(|text| vec![toned(text, tone)]));
+            lines.extend(marked(Some(tone), texts, style));
         }
     }
     if !report.lacking.is_empty() {
@@ -81,14 +52,65 @@ pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {
         for lack in &report.lacking {
             let reason = report.errors.get(&lack.module).unwrap_or(&lack.reason);
             let why = format!("{} ({}: {}): {reason}", lack.module, lack.class, lack.needed);
-            lines.extend(wrapped(&why, "  ", "    "));
+            let tone = if lack.class == Importance::Critical { Tone::Bad } else { Tone::Attention };
+            lines.extend(marked(Some(tone), broken_to(style.width, &why, "  ", "    "), style));
         }
     }
     painted(&lines, style)
 }
 
+/// What is known of the boot default, and what an admin has requested.
+fn rows(report: &GuardReport, style: &ScreenStyle) -> Vec<StyledLine> {
+    let mut lines = Vec::new();
+    let mut row = |tone: Option<Tone>, name: &str, text: &str| {
+        let first = format!("  {name:<15} ");
+        let texts = broken_to(style.width, text, &first, &" ".repeat(first.len()));
+        lines.extend(marked(tone, texts, style));
+    };
+    let is_seen = report.boots_next_unknown.is_none() && report.other_system.is_none();
+    let boots_next = match (report.boots_next.as_ref(), report.default.as_ref()) {
+        _ if report.is_unsafe => Tone::Bad,
+        (Some(_), _) if report.boots_removed => Tone::Bad,
+        (Some(next), Some(default)) if is_seen && next == default => Tone::Good,
+        (Some(_), Some(_)) if is_seen => Tone::Attention,
+        _ if report.other_system.is_some() => Tone::Attention,
+        _ => Tone::Unknown,
+    };
+    row(Some(boots_next), "boots next", &boots_next_text(report));
+    row(None, "should boot", report.default.as_deref().unwrap_or("no kernel is there"));
+    row(None, "newest", report.target.as_deref().unwrap_or("unknown"));
+    row(None, "policy", report.policy);
+    let swupd = &report.swupd;
+    row(Some(if swupd.defers { Tone::Good } else { Tone::Attention }), "swupd", &swupd_text(report));
+    if let Some(since) = report.held_since {
+        row(Some(Tone::Attention), "held since", &style.times.moment(since));
+    }
+    for part in &report.waiting {
+        let WaitingPart { what, since, why, command } = part;
+        row(
+            Some(Tone::Attention),
+            "out of date",
+            &format!(
+                "{what}, since {}, because {why}; `sudo {command}` does not wait, at your own risk",
+                style.times.moment(*since)
+            ),
+        );
+    }
+    let wishes = &report.wishes.wishes;
+    if let Some(hold) = &wishes.hold {
+        row(Some(Tone::Attention), "admin holds", &format!("{hold}{}", wishes.held.text(&style.times)));
+    }
+    if let Some(lost) = &report.lost_wish {
+        row(Some(Tone::Attention), "admin's word", lost);
+    }
+    for allowance in &wishes.allowed {
+        row(Some(Tone::Attention), "admin allows", &allowance.text(&style.times));
+    }
+    lines
+}
+
 /// The kernel that boots next, and how that is known where it is not simply the boot default.
-fn boots_next(report: &GuardReport) -> String {
+fn boots_next_text(report: &GuardReport) -> String {
     let release = report.boots_next.as_deref();
     match (&report.other_system, &report.boots_next_unknown, release) {
         (Some(entry), ..) => format!("{entry}, which is not a kernel of this system"),
@@ -101,7 +123,7 @@ fn boots_next(report: &GuardReport) -> String {
     }
 }
 
-fn swupd(report: &GuardReport) -> String {
+fn swupd_text(report: &GuardReport) -> String {
     let swupd = &report.swupd;
     match (swupd.defers, &swupd.overridden_by, &swupd.refused) {
         (true, ..) => "leaves the boot files to clr-dkms".to_owned(),

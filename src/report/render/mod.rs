@@ -3,8 +3,11 @@
 pub mod cmdline;
 pub mod enforcement;
 pub mod guard;
+mod kernels;
 pub mod lint;
 pub mod metrics;
+pub mod module;
+mod module_detail;
 mod modules;
 pub mod nagios;
 pub mod progress;

@@ -1,10 +1,10 @@
 //! The table of modules on the status screen: by class, with the state on each kernel, and below each failure what went
 //! wrong, the log, and the next command.
 
+use super::kernels::foremost;
+use super::module_detail::{BELOW, ModuleDetail, details};
+use super::shown;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, columns, plain, toned};
-use super::text::foremost;
-use super::{broken_to, shown};
-use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::report::{KernelStatus, ModuleStatus, StatusDocument};
 use crate::requirement::Importance;
@@ -15,8 +15,6 @@ const NAME: usize = 28;
 const SOME: usize = 6;
 /// With fewer of these it is no table.
 const FEWEST: usize = 3;
-/// Indents of what stands below a module.
-const BELOW: &str = "    ";
 
 /// One module on all kernels.
 struct ModuleRow<'a> {
@@ -47,7 +45,7 @@ pub(super) struct Modules<'a> {
 }
 
 /// How a state looks.
-fn tone_of(state: State) -> Tone {
+pub(super) fn tone_of(state: State) -> Tone {
     match state {
         State::Ok => Tone::Good,
         State::SkippedExclusive | State::NotAutoinstall => Tone::Plain,
@@ -172,10 +170,15 @@ impl<'a> Modules<'a> {
     }
 
     /// The lines, with a blank one in front; none when they do not fit into `room` lines with at least that much told of
-    /// the first module that will be missed, and of each other one: 0 is nothing, 4 is everything.
+    /// the first module that will be missed, and of each other one: the levels of [`ModuleDetail`].
     pub(super) fn fitted(&self, room: usize, least: (usize, usize)) -> Option<Vec<StyledLine>> {
+        self.fitted_from(FEWEST, room, least)
+    }
+
+    /// The same with at least that many rows.
+    fn fitted_from(&self, fewest: usize, room: usize, least: (usize, usize)) -> Option<Vec<StyledLine>> {
         let most = self.foremost().len();
-        (FEWEST.min(most)..=most)
+        (fewest.min(most)..=most)
             .rev()
             .map(|rows| self.table(rows, room, least))
             .find(|lines| lines.len() <= room)
@@ -183,8 +186,13 @@ impl<'a> Modules<'a> {
 
     /// The same, of as much as needs be.
     pub(super) fn squeezed(&self, room: usize) -> Vec<StyledLine> {
-        let fitted = [(2, 1), (1, 1), (2, 0), (1, 0)].into_iter().find_map(|least| self.fitted(room, least));
-        fitted.unwrap_or_else(|| self.table(FEWEST.min(self.rows.len()), room, (0, 0)))
+        let least = [(3, 2), (3, 1), (3, 0), (2, 1), (1, 1), (2, 0), (1, 0)];
+        // Below the first module that is missed it is always said what to do.
+        let few = || match self.rows.iter().any(ModuleRow::is_missed) {
+            true => self.fitted_from(1, room, (1, 0)).unwrap_or_else(|| self.table(1, room, (1, 0))),
+            false => self.table(FEWEST.min(self.rows.len()), room, (0, 0)),
+        };
+        least.into_iter().find_map(|least| self.fitted(room, least)).unwrap_or_else(few)
     }
 
     /// With that many rows, in `room` lines if that can be. What can be read elsewhere goes first.
@@ -192,13 +200,11 @@ impl<'a> Modules<'a> {
         if self.rows.is_empty() {
             return Vec::new();
         }
-        let (rows, hidden) = self.rows.split_at(most);
+        let (rows, hidden) = self.rows.split_at(most.min(self.rows.len()));
         let mut told: Vec<(usize, ModuleDetail)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
-            let several = row.on.iter().filter(|m| m.missed).count() > 1;
-            let worth = row.on.iter().filter(|m| m.record.state != State::Ok && m.record.reason.is_some());
             let is_seen = |m: &ModuleStatus| self.kernels.iter().any(|k| k.release == m.record.kernel);
-            told.extend(worth.map(|m| (at, ModuleDetail::of(m, several || !is_seen(m), self.style))));
+            told.extend(details(&row.on, &is_seen, self.style).into_iter().map(|detail| (at, detail)));
         }
         let drawn: Vec<Vec<StyledLine>> = rows.iter().map(|row| self.row(row)).collect();
         let fixed = 2 + drawn.iter().map(Vec::len).sum::<usize>() + usize::from(!hidden.is_empty());
@@ -236,61 +242,4 @@ impl<'a> Modules<'a> {
         }
         lines
     }
-}
-
-/// What there is to tell of a module on a kernel, from much to little.
-struct ModuleDetail {
-    missed: bool,
-    /// 0: nothing; 1: a line and the next command; 2: the error and the next command; 3: and the log;
-    /// 4: everything. What is dropped last is what to do.
-    levels: [Vec<StyledLine>; ModuleDetail::LEVELS + 1],
-}
-
-impl ModuleDetail {
-    const LEVELS: usize = 4;
-
-    fn of(module: &ModuleStatus, several: bool, style: &ScreenStyle) -> ModuleDetail {
-        let record = &module.record;
-        let on = if several { format!(" on {}", record.kernel) } else { String::new() };
-        let id = format!("{}{on}: ", module.id);
-        let wrapped = |text: &str, first: &str| -> Vec<StyledLine> {
-            let first = format!("{BELOW}{first}");
-            broken_to(style.width, text, &first, "      ").into_iter().map(|text| vec![plain(text)]).collect()
-        };
-        let reason = record.reason.as_deref().unwrap_or_default();
-        let missed = module.missed;
-        if !missed {
-            // Why it is not there is worth a line where there is room.
-            let line = wrapped(reason, &format!("{} on {}: ", module.id, record.kernel));
-            return ModuleDetail { missed, levels: [Vec::new(), Vec::new(), Vec::new(), Vec::new(), line] };
-        }
-        let short = record.error.as_ref().map_or_else(|| reason.to_owned(), FirstError::short);
-        let one = vec![vec![plain(cut(&format!("{BELOW}{id}{}", shown(&short)), style.width))]];
-        let log = record.log.iter().map(|log| vec![plain(format!("{BELOW}log:  {log}"))]);
-        let next: Vec<StyledLine> =
-            module.next_step.iter().flat_map(|step| wrapped(step, "next: ")).collect();
-        let one: Vec<StyledLine> = one.into_iter().chain(next.clone()).collect();
-        let error: Vec<StyledLine> = wrapped(&short, &id);
-        let with_next: Vec<StyledLine> = error.iter().chain(&next).cloned().collect();
-        let with_log: Vec<StyledLine> = error.into_iter().chain(log.clone()).chain(next.clone()).collect();
-        let mut all = wrapped(reason, &id);
-        if let Some(error) = &record.error {
-            all.extend(wrapped(&error.to_string(), ""));
-            // Not broken again: a caret must stay below what it points to.
-            let context =
-                error.context.iter().map(|line| cut(&format!("{BELOW}  {}", shown(line)), style.width));
-            all.extend(context.map(|line| vec![plain(line)]));
-        }
-        all.extend(log);
-        all.extend(next);
-        ModuleDetail { missed, levels: [Vec::new(), one, with_next, with_log, all] }
-    }
-}
-
-/// A line that ends at the width of the screen.
-fn cut(line: &str, width: usize) -> String {
-    if line.chars().count() <= width {
-        return line.to_owned();
-    }
-    line.chars().take(width.saturating_sub(3)).chain("...".chars()).collect()
 }

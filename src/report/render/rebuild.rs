@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::modules::tone_of;
 use super::progress::spent;
+use super::style::ScreenStyle;
 use super::{broken, shown};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
@@ -65,17 +67,17 @@ pub fn seconds(time: Duration) -> f64 {
 }
 
 /// The text of it, at most 80 columns where paths and names let it.
-pub fn screen(report: &RebuildReport) -> String {
+pub fn screen(report: &RebuildReport, style: &ScreenStyle) -> String {
     if report.modules.is_empty() && report.stopped.is_none() {
         return "nothing to do\n".to_owned();
     }
-    let mut lines: Vec<String> = report.modules.iter().flat_map(outcome).collect();
+    let mut lines: Vec<String> = report.modules.iter().flat_map(|module| outcome(module, style)).collect();
     lines.extend(broken(&sum(report), "", "  "));
     lines.iter().map(|line| shown(line) + "\n").collect()
 }
 
 /// What is told of one module.
-pub fn outcome(m: &BuildOutcome) -> Vec<String> {
+pub fn outcome(m: &BuildOutcome, style: &ScreenStyle) -> Vec<String> {
     let took = spent(Duration::from_secs_f64(m.seconds));
     let reason = m.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let how = match (m.action, m.state) {
@@ -89,7 +91,8 @@ pub fn outcome(m: &BuildOutcome) -> Vec<String> {
         (None, state) if state.is_fine() => format!("left alone ({state}){reason}"),
         (None, state) => format!("{state}{reason}"),
     };
-    let mut lines = broken(&format!("{} on {}: {how}", m.module, m.kernel), "", "    ");
+    let mark = format!("{} ", tone_of(m.state).symbol(style));
+    let mut lines = broken(&format!("{} on {}: {how}", m.module, m.kernel), &mark, "    ");
     let more = |word: &str, text: &str| broken(text, &format!("  {word}: "), "    ");
     lines.extend(m.error.iter().flat_map(|error| more("first error", &error.to_string())));
     // A path is not broken at its blanks.

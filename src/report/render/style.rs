@@ -1,12 +1,13 @@
 //! How a screen is drawn: its width, its symbols, its colours.
 
 use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
 
 use super::shown;
-use crate::sys::terminal;
+use crate::sys::{TimeStyle, terminal};
 
 /// How the screen of a document is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScreenStyle {
     /// Columns.
     pub width: usize,
@@ -16,16 +17,19 @@ pub struct ScreenStyle {
     pub unicode: bool,
     /// Everything, however long.
     pub all: bool,
+    /// How times are written.
+    pub times: TimeStyle,
 }
 
 impl ScreenStyle {
-    /// That of where we are run; `all` is as it says.
-    pub fn here(all: bool) -> ScreenStyle {
+    /// That of where we are run, at that time; `all` is as it says.
+    pub fn here(all: bool, now: Timestamp) -> ScreenStyle {
         ScreenStyle {
             width: terminal::width(),
             height: terminal::height(),
             unicode: terminal::shows_unicode(),
             all,
+            times: TimeStyle::local(now),
         }
     }
 }
@@ -40,7 +44,8 @@ impl ScreenStyle {
 impl Default for ScreenStyle {
     /// That of a terminal of 80 columns.
     fn default() -> ScreenStyle {
-        ScreenStyle { width: super::WIDTH, height: super::PAGE, unicode: true, all: false }
+        let times = TimeStyle::Utc;
+        ScreenStyle { width: super::WIDTH, height: super::PAGE, unicode: true, all: false, times }
     }
 }
 

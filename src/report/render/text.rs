@@ -1,16 +1,18 @@
 //! The status screen: the answer first, then what it rests on. What does not matter gives way, so that it stays on one page.
 
-use jiff::Timestamp;
-
 use super::broken_to;
+use super::kernels::kernels;
 use super::modules::Modules;
-use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
-use crate::kernel::Headers;
-use crate::report::problem::Problem;
-use crate::report::{KernelStatus, StatusDocument, Verdict, waiting};
+use super::style::{ScreenStyle, Span, StyledLine, Tone, bold, painted, plain, toned};
+use crate::dkms::plan::State;
+use crate::report::problem::{Problem, ProblemKind};
+use crate::report::{ModuleStatus, StatusDocument, Verdict, waiting};
 
-/// Kernels and problems that are shown in any case on the smallest page.
+/// Problems that are shown in any case on the smallest page.
 const SOME: usize = 4;
+
+/// How much is said at least of the modules where all problems are to have room.
+const SHORTER: [(usize, usize); 3] = [(3, 3), (3, 2), (2, 2)];
 
 /// The whole screen, with ANSI styles; anyone that prints it takes them out where they are not wanted.
 pub fn screen(document: &StatusDocument, style: &ScreenStyle) -> String {
@@ -25,18 +27,23 @@ pub fn screen(document: &StatusDocument, style: &ScreenStyle) -> String {
 fn screen_of(document: &StatusDocument, older: usize, style: &ScreenStyle) -> String {
     let mut lines = head(document, style);
     if document.verdict == Verdict::NotApplicable {
-        lines.extend(section("Seen and left alone", &document.notes, usize::MAX, style));
+        lines.extend(section("Seen and left alone", &notes(document), usize::MAX, style));
         return painted(&lines, style);
     }
     let mut footer = footer(document, style);
     // The first lines and the table of modules have reported the others.
     let headline = document.headline();
-    let is_reported = |p: &&Problem| Some(*p) == headline || p.is_of_module();
-    let unreported: Vec<String> =
-        document.problems.iter().filter(|p| !is_reported(p)).map(ToString::to_string).collect();
+    let has_row = |p: &Problem| p.kind() == ProblemKind::Automation && document.automation.is_some();
+    let is_reported = |p: &&Problem| Some(*p) == headline || p.is_of_module() || has_row(p);
+    let unreported: Vec<(Option<Tone>, String)> = document
+        .problems
+        .iter()
+        .filter(|p| !is_reported(p))
+        .map(|p| (Some(tone_of(p)), p.sentence(&style.times)))
+        .collect();
     let all = if style.all { usize::MAX } else { style.some(SOME) };
     let problems = section("More problems", &unreported, all, style);
-    let notes = section("Seen and left alone", &document.notes, usize::MAX, style);
+    let notes = section("Seen and left alone", &notes(document), usize::MAX, style);
     lines.extend(kernels(document, style));
     lines.extend(match older {
         0 => None,
@@ -47,9 +54,11 @@ fn screen_of(document: &StatusDocument, older: usize, style: &ScreenStyle) -> St
     let table = Modules::of(document, style);
     let without = |more: usize| room.saturating_sub(more);
     let few = usize::from(!document.notes.is_empty());
-    if let Some(modules) = table.fitted(without(problems.len() + notes.len()), (3, 3)) {
+    if let Some(modules) = table.fitted(without(problems.len() + notes.len()), (4, 4)) {
         lines.extend([modules, footer, problems, notes].concat());
-    } else if let Some(modules) = table.fitted(without(problems.len() + few), (2, 2)) {
+    } else if let Some(modules) =
+        SHORTER.into_iter().find_map(|least| table.fitted(without(problems.len() + few), least))
+    {
         lines.extend([modules, footer, problems, left_out(0, document.notes.len(), style)].concat());
     } else {
         footer.extend(left_out(unreported.len(), document.notes.len(), style));
@@ -70,7 +79,7 @@ fn left_out(problems: usize, notes: usize, style: &ScreenStyle) -> Vec<StyledLin
     let what = counted.into_iter().flatten().collect::<Vec<_>>().join(" and ");
     match what.as_str() {
         "" => Vec::new(),
-        what => row("Left out", &format!("{what}; `--all` shows them"), style),
+        what => row(None, "Left out", &format!("{what}; `--all` shows them"), style),
     }
 }
 
@@ -80,7 +89,8 @@ fn line(text: String) -> StyledLine {
 
 /// The verdict and what to do about it; below that, why.
 fn head(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
-    let why = format!("{} [{}]", document.summary, document.id);
+    let summary = document.headline_text(&style.times).unwrap_or_else(|| document.summary.clone());
+    let why = format!("{summary} [{}]", document.id);
     let step = document.next_step.clone().unwrap_or_else(|| NOTHING.to_owned());
     let action: Vec<String> = document.on_reboot().into_iter().chain([step]).collect();
     answer(&document.verdict.to_string(), tone(document.verdict), &action.join("; "), &why, style)
@@ -118,14 +128,54 @@ fn tone(verdict: Verdict) -> Tone {
     }
 }
 
+/// How bad a problem is.
+fn tone_of(problem: &Problem) -> Tone {
+    use ProblemKind as Kind;
+    match problem.kind() {
+        _ if problem.is_unknown() => Tone::Unknown,
+        Kind::BootsRemoved | Kind::BootsWithout | Kind::NoGoodKernel => Tone::Bad,
+        Kind::ModuleNotReady | Kind::ModuleRefused | Kind::BootUpdateFailed | Kind::BootEntry => Tone::Bad,
+        _ => Tone::Attention,
+    }
+}
+
+/// The notes: what they are about has no state.
+fn notes(document: &StatusDocument) -> Vec<(Option<Tone>, String)> {
+    document.notes.iter().map(|note| (None, note.clone())).collect()
+}
+
+/// What stands before a line: the symbol of its state, or nothing.
+pub(super) fn mark(tone: Option<Tone>, style: &ScreenStyle) -> Span {
+    match tone {
+        Some(tone) => toned(format!("{} ", tone.symbol(style)), tone),
+        None => plain("  "),
+    }
+}
+
+/// Lines of which the first one has a symbol, where it has a state. The texts begin with two blanks for it.
+pub(super) fn marked(tone: Option<Tone>, texts: Vec<String>, style: &ScreenStyle) -> Vec<StyledLine> {
+    let rest = |text: &String| text.get(2..).unwrap_or_default().to_owned();
+    let mut lines = texts.iter();
+    let first = lines.next().map(|text| vec![mark(tone, style), plain(rest(text))]);
+    first.into_iter().chain(lines.map(|text| vec![plain(text.clone())])).collect()
+}
+
 /// A title and its items; of many the first ones, and how many there are more.
-fn section(title: &str, items: &[String], most: usize, style: &ScreenStyle) -> Vec<StyledLine> {
+pub(super) fn section(
+    title: &str,
+    items: &[(Option<Tone>, String)],
+    most: usize,
+    style: &ScreenStyle,
+) -> Vec<StyledLine> {
     if items.is_empty() {
         return Vec::new();
     }
     let mut lines = vec![StyledLine::new(), vec![bold(title, Tone::Plain)]];
     let shown = if items.len() > most { &items[..most.saturating_sub(1)] } else { items };
-    lines.extend(shown.iter().flat_map(|item| broken_to(style.width, item, "  ", "    ")).map(line));
+    let item = |(tone, item): &(Option<Tone>, String)| {
+        marked(*tone, broken_to(style.width, item, "  ", "    "), style)
+    };
+    lines.extend(shown.iter().flat_map(item));
     if shown.len() < items.len() {
         let more = items.len() - shown.len();
         lines.push(line(format!("  and {more} more; `--all` shows them")));
@@ -133,127 +183,28 @@ fn section(title: &str, items: &[String], most: usize, style: &ScreenStyle) -> V
     lines
 }
 
-/// How much a kernel matters for the next boot.
-pub(super) fn weight(kernel: &KernelStatus) -> (bool, bool, bool, bool, bool) {
-    let lacks = kernel.modules_ready < kernel.modules_needed;
-    (kernel.next_boot, kernel.running, kernel.held_back, lacks, kernel.tip)
-}
-
-/// The ones that matter most, in the order that they have.
-pub(super) fn foremost(kernels: &[KernelStatus], most: usize) -> Vec<&KernelStatus> {
-    let mut ranked: Vec<&KernelStatus> = kernels.iter().collect();
-    ranked.sort_by_key(|k| std::cmp::Reverse(weight(k)));
-    ranked.truncate(most);
-    kernels.iter().filter(|k| ranked.iter().any(|r| std::ptr::eq(*r, *k))).collect()
-}
-
-fn kernels(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
-    let all = document.kernels.len();
-    // Of many those with a role.
-    let with_role = document.kernels.iter().filter(|k| k.running || k.next_boot || k.held_back).count();
-    let most = if style.all || all <= style.some(SOME) { all } else { with_role.max(1) };
-    let shown = foremost(&document.kernels, most);
-    if shown.is_empty() {
-        return Vec::new();
-    }
-    let mut rows: Vec<[String; 4]> = vec![["Kernels", "role", "modules ready", "headers"].map(str::to_owned)];
-    let remembered = document.next_boot_unknown.is_some();
-    let row = |k: &&KernelStatus| {
-        [format!("  {}", k.release), role(k, remembered), ready(k), headers(k).to_owned()]
-    };
-    rows.extend(shown.iter().map(row));
-    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0) + 2;
-    let widths = [width(0), width(1), width(2)];
-    let longest = rows.iter().map(|r| r[3].chars().count()).max().unwrap_or(0);
-    if widths.iter().sum::<usize>() + longest > style.width {
-        return [kernels_below_each_other(&shown, remembered), more_kernels(document, &shown)].concat();
-    }
-    let mut lines = vec![StyledLine::new()];
-    for (at, row) in rows.iter().enumerate() {
-        let cell = |column: usize| format!("{:w$}", row[column], w = widths[column]);
-        let kernel = at.checked_sub(1).and_then(|at| shown.get(at));
-        let tone = match kernel {
-            Some(k) if k.modules_ready < k.modules_needed => Tone::Bad,
-            _ => Tone::Plain,
-        };
-        let name = if kernel.is_none() { bold(cell(0), Tone::Plain) } else { plain(cell(0)) };
-        lines.push(vec![name, plain(cell(1)), toned(cell(2), tone), plain(row[3].clone())]);
-    }
-    lines.extend(more_kernels(document, &shown));
-    lines
-}
-
-/// The same without a table, where it would be wider than the screen.
-fn kernels_below_each_other(shown: &[&KernelStatus], remembered: bool) -> Vec<StyledLine> {
-    let mut lines = vec![StyledLine::new(), vec![bold("Kernels", Tone::Plain)]];
-    for kernel in shown {
-        let tone = if kernel.modules_ready < kernel.modules_needed { Tone::Bad } else { Tone::Plain };
-        let name = format!("  {}  {}", kernel.release, role(kernel, remembered));
-        lines.push(line(name.trim_end().to_owned()));
-        lines.push(vec![
-            plain("    modules ready: "),
-            toned(ready(kernel), tone),
-            plain(format!("; headers: {}", headers(kernel))),
-        ]);
-    }
-    lines
-}
-
-/// How many kernels are not shown, and how they are; none where all are.
-fn more_kernels(document: &StatusDocument, shown: &[&KernelStatus]) -> Vec<StyledLine> {
-    let all = document.kernels.len();
-    if shown.len() < all {
-        let others = document.kernels.iter().filter(|k| !shown.iter().any(|s| s.release == k.release));
-        let lacking = others.filter(|k| k.modules_ready < k.modules_needed).count();
-        let how = match lacking {
-            0 => "complete".to_owned(),
-            n => format!("{n} of them not complete"),
-        };
-        return vec![line(format!("  and {} more kernels, {how}; `--all` shows them", all - shown.len()))];
-    }
-    Vec::new()
-}
-
-fn role(kernel: &KernelStatus, remembered: bool) -> String {
-    let next = if remembered { "next boot (remembered)" } else { "next boot" };
-    let roles = [
-        (kernel.running, "running"),
-        (kernel.next_boot, next),
-        (kernel.held_back, "held back"),
-        (kernel.fallback, "older"),
-    ];
-    roles.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect::<Vec<_>>().join(", ")
-}
-
-fn ready(kernel: &KernelStatus) -> String {
-    match kernel.modules_needed {
-        0 => "none needed".to_owned(),
-        needed => format!("{} of {needed}", kernel.modules_ready),
-    }
-}
-
-fn headers(kernel: &KernelStatus) -> &'static str {
-    match kernel.headers {
-        Headers::Present => "present",
-        Headers::Absent => "missing",
-        Headers::Incomplete => "incomplete",
-        Headers::OtherRelease { .. } => "of another kernel",
-        Headers::Unreadable { .. } => "unreadable",
-    }
-}
-
 /// What holds for the whole machine.
 fn footer(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
     let mut lines = vec![StyledLine::new()];
-    let mut row = |name: &str, text: &str| lines.extend(row(name, text, style));
+    let mut row = |tone: Option<Tone>, name: &str, text: &str| lines.extend(row(tone, name, text, style));
     let is_in_summary = document.verdict == Verdict::Unknown;
     if let Some(reason) = document.next_boot_unknown.as_ref().filter(|_| !is_in_summary) {
-        row("Next boot", &format!("unknown: {reason}"));
+        row(Some(Tone::Unknown), "Next boot", &format!("unknown: {reason}"));
     }
-    row("Signatures", &format!("{} ({})", unsigned(document), parameter(document)));
-    row("Boot files", &boot_files(document));
+    let signatures = format!("{} ({})", unsigned(document), parameter(document));
+    row(Some(tone_of_signatures(document)), "Signatures", &signatures);
+    row(Some(tone_of_boot_files(document)), "Boot files", &boot_files(document, style));
+    if let Some(automation) = &document.automation {
+        let faults: Vec<String> = automation.faults.iter().map(ToString::to_string).collect();
+        let (tone, text) = match faults.is_empty() {
+            true => (Tone::Good, "on: modules are built after each update".to_owned()),
+            false if automation.faults.iter().any(|fault| fault.is_off) => (Tone::Bad, faults.join("; ")),
+            false => (Tone::Attention, faults.join("; ")),
+        };
+        row(Some(tone), "Automation", &text);
+    }
     if let Some(time) = document.last_run {
-        row("Changed", &utc(time));
+        row(None, "Changed", &style.times.moment(time));
     }
     if let Some(first) = document.unreadable.first() {
         let more = match document.unreadable.len() - 1 {
@@ -262,17 +213,32 @@ fn footer(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
             n if !style.all => format!(" and {n} more places"),
             _ => document.unreadable[1..].iter().map(|path| format!(", {path}")).collect(),
         };
-        row("Not seen", &format!("{first}{more}: only root may look there"));
+        row(Some(Tone::Unknown), "Not seen", &format!("{first}{more}: only root may look there"));
     }
     lines
 }
 
-fn row(name: &str, text: &str, style: &ScreenStyle) -> Vec<StyledLine> {
-    broken_to(style.width, text, &format!("{name:<12}"), "            ").into_iter().map(line).collect()
+/// A name and what is known of it.
+pub(super) fn row(tone: Option<Tone>, name: &str, text: &str, style: &ScreenStyle) -> Vec<StyledLine> {
+    let first = format!("  {name:<12}");
+    marked(tone, broken_to(style.width, text, &first, &" ".repeat(first.len())), style)
 }
 
-pub(super) fn utc(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+/// Whether modules without a trusted signature load, where that matters.
+fn tone_of_signatures(document: &StatusDocument) -> Tone {
+    let is_refused = |m: &ModuleStatus| m.missed && m.record.state == State::SignatureRefused;
+    let on = document.kernels.iter().filter(|k| k.sig_unenforce == "on").count();
+    let outlook = &document.unsigned_modules;
+    match (document.sig_unenforce_wanted, outlook.next_boot) {
+        _ if document.modules.iter().any(is_refused) => Tone::Bad,
+        (true, _) if on == 0 => Tone::Bad,
+        (true, _) if on < document.kernels.len() => Tone::Attention,
+        (true, Some("refused")) => Tone::Bad,
+        (_, Some("loads" | "taints" | "refused")) => Tone::Good,
+        // Of an image nothing is known of the machine that boots it.
+        (true, _) => Tone::Unknown,
+        (false, _) => Tone::Plain,
+    }
 }
 
 /// What became of `module.sig_unenforce`.
@@ -305,9 +271,26 @@ fn unsigned(document: &StatusDocument) -> String {
     }
 }
 
+/// Whether they are as configured.
+fn tone_of_boot_files(document: &StatusDocument) -> Tone {
+    let guard = &document.guard;
+    let is_open = guard.held_since.is_some()
+        || !guard.waiting.is_empty()
+        || guard.swupd.overridden_by.is_some()
+        || !guard.wishes.wishes.allowed.is_empty();
+    match document.boot_entries.as_deref() {
+        Some("differs") => Tone::Bad,
+        _ if is_open => Tone::Attention,
+        Some("verified") => Tone::Good,
+        _ if document.boot_updated.is_some() => Tone::Unknown,
+        _ => Tone::Plain,
+    }
+}
+
 /// Whether they are current, since when they wait, and what has swupd write them itself.
-fn boot_files(document: &StatusDocument) -> String {
-    let made = match (document.boot_entries.as_deref(), document.boot_updated.map(utc)) {
+fn boot_files(document: &StatusDocument, style: &ScreenStyle) -> String {
+    let moment = |time| style.times.moment(time);
+    let made = match (document.boot_entries.as_deref(), document.boot_updated.map(moment)) {
         (Some("verified"), Some(when)) => format!("as configured, made {when}"),
         (Some("verified"), None) => "as configured".to_owned(),
         (Some("differs"), _) => "not as configured".to_owned(),
@@ -315,10 +298,11 @@ fn boot_files(document: &StatusDocument) -> String {
         (_, None) => "not made by clr-dkms yet".to_owned(),
     };
     let guard = &document.guard;
-    let held = guard.held_since.map(|since| format!("the newest kernel waits since {}", utc(since)));
-    let waits = waiting::listed(&guard.waiting);
+    let held = guard.held_since.map(|since| format!("the newest kernel waits since {}", moment(since)));
+    let waits = waiting::listed(&guard.waiting, &style.times);
     let overridden = guard.swupd.overridden_by.as_ref().map(|by| format!("overridden by {by}"));
-    let allowed = guard.wishes.wishes.allowed.iter().map(|allowance| format!("allowed: {allowance}"));
+    let allowed = guard.wishes.wishes.allowed.iter();
+    let allowed = allowed.map(|allowance| format!("allowed: {}", allowance.text(&style.times)));
     let all = [Some(made), held, waits, overridden].into_iter().flatten().chain(allowed);
     all.collect::<Vec<_>>().join("; ")
 }

@@ -312,16 +312,16 @@ fn judge(
     Ok(installed.is_some())
 }
 
-/// What its log says of a failure: the first error with the lines around it, else the end.
+/// What its log says of a failure: the lines around the first error, which [`tell`] reports, else the end.
 fn tell_log(context: &Context, attempt: &Attempt, error: Option<&FirstError>, last_lines: &[String]) {
     let Attempt { module, release, log, .. } = attempt;
     let log = log.as_ref().map(|log| context.root.shown_path(log).display().to_string()).unwrap_or_default();
     match error.filter(|error| !error.context.is_empty()) {
-        Some(error) => tracing::error!(
-            "the first error of {module} on {release} ({log}):\n  {error}\n    {}",
+        Some(error) => tracing::info!(
+            "around the first error of {module} on {release} ({log}):\n    {}",
             error.context.join("\n    ")
         ),
-        None if error.is_none() && !last_lines.is_empty() => tracing::error!(
+        None if error.is_none() && !last_lines.is_empty() => tracing::info!(
             "the end of the log of {module} on {release} ({log}):\n  {}",
             last_lines.join("\n  ")
         ),

@@ -151,7 +151,9 @@ impl Told {
     #[track_caller]
     fn row(&self, title: &str, name: &str) -> &str {
         let mut table = self.all.lines().skip_while(|line| !line.starts_with(title));
-        let row = table.find(|line| line.starts_with(&format!("  {name} ")));
+        // The line of a kernel begins with a symbol.
+        let is_it = |line: &str| line.chars().skip(2).collect::<String>().starts_with(&format!("{name} "));
+        let row = table.find(|line| is_it(line));
         row.unwrap_or_else(|| panic!("no {name} in\n{}", self.all))
     }
 

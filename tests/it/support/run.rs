@@ -97,6 +97,7 @@ pub(crate) fn command(name: &str, tools: &Path) -> std::process::Command {
         command.env_remove(variable);
     }
     command.env("SOURCE_DATE_EPOCH", MOMENT).env("CLR_DKMS_TOOL_PATH", tools).env("LC_ALL", "C.UTF-8");
+    command.env("TZ", "UTC");
     // The name that a hold is recorded with.
     command.env("SUDO_USER", "admin");
     command
