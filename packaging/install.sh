@@ -355,7 +355,7 @@ uninstall_all() {
     stop_if_refused uninstall
     # All our programs hold this lock while they change something; taking the ground from under a build helps nobody.
     if [[ -f $lock ]] && command -v flock >/dev/null; then
-        flock -n -E 75 -- "$lock" true || die 75 "a program of clr-dkms is at work (it holds $lock), nothing was changed; try again later"
+        flock -n -E 75 -- "$lock" true || die 75 "a program of clr-dkms is running (it holds $lock), nothing was changed; try again later"
     fi
 
     # What clr-dkms-cmdline wrote into /etc is ours too, and only it knows which files those are.

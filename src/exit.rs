@@ -10,9 +10,9 @@ pub const UNSAFE: u8 = 2;
 pub const UNKNOWN: u8 = 3;
 /// Wrong usage.
 pub const USAGE: u8 = 64;
-/// A fault of ours.
+/// An internal error.
 pub const FAULT: u8 = 70;
-/// Another run is at work.
+/// Another run is in progress.
 pub const BUSY: u8 = 75;
 /// No permission.
 pub const DENIED: u8 = 77;

@@ -1,37 +1,41 @@
-//! clr-dkms rebuilds DKMS modules after an update of Clear Linux, and tells the truth about the next boot.
+//! clr-dkms rebuilds DKMS modules after an update of Clear Linux, and reports whether the next boot will have
+//! them.
 //!
-//! # The way the data goes
+//! # Data flow
 //!
-//! One direction, nothing goes back: **observe** ([`system`]: one value, read from a root directory) → **decide** ([`decide`],
-//! [`dkms::plan`], [`cmdline::writer::plan`]: pure functions on values) → **act** ([`update`], with [`dkms::build`],
-//! [`cmdline::writer::apply`], [`boot::update`]) → **report** ([`state`], [`report`]: renderings of
-//! the same values). What cannot be read is unknown, which is not absent.
+//! Data flows in one direction. **Observe** ([`system`]) reads one value from a root directory. **Decide**
+//! ([`decide`], [`dkms::plan`], [`cmdline::writer::plan`]) has pure functions on values. **Act** ([`update`],
+//! with [`dkms::build`], [`cmdline::writer::apply`], [`boot::update`]) carries out the decisions. **Report**
+//! ([`state`], [`report`]) renders the same values. What cannot be read is unknown, which differs from
+//! absent.
 //!
-//! # The layers
+//! # Layers
 //!
-//! `bin → cli → update → {status, render, motd} → decide → {system, usage} →
-//! {boot, enforcement, dkms, initrd, modprobe, cmdline, kernel} → sys`; imports go down only, and `tests/it/layers.rs`
-//! checks it. A program calls its file in [`cli`], which parses the arguments, calls
-//! [`update`] or a report, prints the answer and gives the exit code. [`update`] alone orders steps.
-//! [`sys`] alone starts a process, writes a file and reads the clock, and knows nothing of kernels or DKMS: `.clippy.toml`
-//! checks that.
+//! `bin → cli → update → report → decide → {system, usage} →
+//! {boot, enforcement, dkms, initrd, modprobe, cmdline, kernel} → sys`
 //!
-//! | room | what |
+//! Imports only go down; `tests/it/layers.rs` checks this. A program calls its file in [`cli`], which parses
+//! the arguments, calls [`update`] or a report, prints the answer and returns the exit code. Only [`update`]
+//! orders steps. Only [`sys`] starts processes, writes files and reads the clock, which `.clippy.toml`
+//! checks. It knows nothing about kernels or DKMS.
+//!
+//! | module | contents |
 //! | --- | --- |
-//! | [`kernel`] | identity (two spellings of one kernel), variant and bundles, what is installed and running |
-//! | [`cmdline`] | fragments, clr-boot-manager's merge, the kernel's reading of a parameter, the writer |
-//! | [`enforcement`] | does a kernel refuse modules without a trusted signature: facts and rules |
-//! | [`modprobe`] | which file modprobe takes for a module's name, and what keeps it from loading it |
-//! | [`initrd`] | the cpio archives that the boot loader hands to a kernel, and the modules in them |
-//! | [`dkms`] | the tree on disk, dkms.conf, the plan, running one build, the proof of its result, advice on what others wrote |
-//! | [`boot`] | running clr-boot-manager, what lies in the boot partition, reading entries back |
+//! | [`kernel`] | kernel names (release and id), variants and bundles, the installed and the running kernels |
+//! | [`cmdline`] | fragments, how clr-boot-manager merges them, how the kernel reads a parameter, the writer |
+//! | [`enforcement`] | whether a kernel refuses modules without a trusted signature: facts and rules |
+//! | [`modprobe`] | which file modprobe loads for a module name, and what prevents it |
+//! | [`initrd`] | the cpio archives that the boot loader passes to a kernel, and the modules in them |
+//! | [`dkms`] | the DKMS tree, dkms.conf, the plan, one build, the proof of its result, lint |
+//! | [`boot`] | running clr-boot-manager, the boot partition, reading boot entries back |
 //! | [`usage`] | what the running machine uses, and the modules that this depends on |
-//! | [`system`] | everything that was observed, as one value |
-//! | [`decide`] | the state of a module on a kernel, how much it is required, which kernel may be the boot default, whether the parameter is wanted |
-//! | [`requirement`], [`boot_decision`] | what is required, and what was decided, as it is recorded and reported |
-//! | [`report`] | the documents for status, enforcement and guard; [`report::render`] writes the screens, [`report::motd`] the message of the day |
-//! | [`state`] | the record of a run, and what else lies in `/var/lib/clr-dkms` |
-//! | [`config`] | `clr-dkms.conf`; [`context`] is the one value that is handed down; [`exit`] the exit codes |
+//! | [`system`] | the complete observation, as one value |
+//! | [`decide`] | the state and importance of modules, which kernel may boot by default, whether the parameter is wanted |
+//! | [`requirement`], [`boot_decision`] | requirements and decisions, in the form of records and reports |
+//! | [`report`] | the documents of status, enforcement and guard; [`report::render`] has the screens |
+//! | [`state`] | the record of a run, and the other files in `/var/lib/clr-dkms` |
+//! | [`automation`] | whether the units and hooks that start clr-dkms are in place |
+//! | [`config`], [`context`], [`exit`] | `clr-dkms.conf`; the value that every function gets; the exit codes |
 //! | [`update`] | the worker: the sequence of a run, the build queue, the boot files, publishing results, progress |
 //! | [`cli`] | one file for each program or subcommand: arguments, call, print, exit code |
 

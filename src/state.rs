@@ -51,7 +51,8 @@ pub struct ModuleRecord {
     /// inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<String>,
-    /// What a hook script of dkms.conf failed to do for these files, as a sentence. It cannot be observed later.
+    /// What a hook script of dkms.conf failed to do for these files, as a sentence. It cannot be observed
+    /// later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
     /// The proven files.
@@ -214,8 +215,8 @@ impl RunRecord {
     }
 }
 
-/// The states of modules on kernels. With 100 modules on 10 kernels, each of them is searched several times in
-/// each run.
+/// The states of modules on kernels. With 100 modules on 10 kernels, each of them is searched several times
+/// in each run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Vec<ModuleRecord>")]
 pub struct ModuleRecords {
@@ -435,7 +436,7 @@ pub fn wishes(root: &Root) -> AdminOverrides {
     }
 }
 
-/// Whether a process of that name is a run of ours, as opposed to a child that a killed run left behind.
+/// Whether a process of that name is a run of clr-dkms, as opposed to a child that a killed run left behind.
 pub fn is_ours(program: &str) -> bool {
     program.starts_with("clr-dkms")
 }

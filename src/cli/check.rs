@@ -10,10 +10,10 @@ use crate::report::Verdict;
 use crate::report::observation::observe_whole;
 use crate::report::render::{json, nagios};
 
-/// The arguments of the verb.
+/// The arguments of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArguments {
-    /// Exit 0 when a reboot is pending and safe, 1 when none is, or it is not safe
+    /// Exit 0 if a reboot is pending and safe, 1 if none is pending or it is not safe
     #[arg(long)]
     reboot_pending: bool,
     /// Print one line with performance data, for Nagios and Icinga; exit with 0, 1, 2 or 3 also after an
@@ -37,10 +37,10 @@ struct CheckReport<'a> {
     next_step: Option<&'a str>,
 }
 
-/// Runs it.
+/// Runs `check`.
 ///
 /// # Errors
-/// When stdout cannot be written.
+/// If stdout cannot be written.
 pub fn run(context: &Context, asked: &CheckArguments, common: &Common) -> anyhow::Result<u8> {
     let document = observe_whole(context);
     let verdict = document.verdict;

@@ -35,12 +35,12 @@ use crate::sys::{Lock, Root};
 use crate::system::{KernelCmdline, System};
 use crate::update::cmdline::{lines, put_into_entries};
 
-/// Put module.sig_unenforce on the kernel command line, or take it off, and show the line.
+/// Add module.sig_unenforce to the kernel command line or remove it, and show the line.
 ///
 /// A Clear Linux kernel refuses every module that was not signed when the kernel was built, unless this
 /// parameter is on its command line. Only files that clr-dkms-cmdline wrote itself are ever changed or
-/// removed: what else stands in the way is named, with the command that would clear it. Afterwards
-/// `clr-boot-manager update` is run, and the boot entries are read back.
+/// removed. If another file prevents the change, it is named, with the command that would remove the
+/// obstacle. Afterwards `clr-boot-manager update` is run, and the boot entries are read back.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-cmdline",
@@ -60,48 +60,46 @@ pub struct CmdlineArguments {
 enum CmdlineVerb {
     /// Make the parameter effective, with the smallest change
     ///
-    /// Nothing, where a fragment in force sets it; else our own mask is removed, or
-    /// /etc/kernel/cmdline.d/clr-dkms.conf is written.
+    /// If a fragment in force sets it, nothing is changed. Otherwise the mask that clr-dkms-cmdline wrote is
+    /// removed, or /etc/kernel/cmdline.d/clr-dkms.conf is written.
     ///
-    /// Exit code 0: it is effective; 1: something stands in the way, or the boot entries could not be made;
-    /// 3: it cannot be determined what sets it.
+    /// Exit code 0: it is effective; 1: something prevents it, or the boot entries could not be written; 3:
+    /// it cannot be determined what sets it.
     Enable(Change),
-    /// Take it off the line: mask the vendor's fragment
+    /// Remove the parameter from the line: mask the vendor's fragment
     ///
-    /// Where no bundle ships a fragment there is nothing to mask: `[cmdline] sig-unenforce = off` in
-    /// clr-dkms.conf keeps clr-dkms-post-update from writing ours again.
+    /// If no bundle ships a fragment there is nothing to mask: `[cmdline] sig-unenforce = off` in
+    /// clr-dkms.conf keeps clr-dkms-post-update from writing its own again.
     ///
-    /// Modules that this machine uses, and that the next boot will refuse because of it, are named. Nothing is
-    /// changed where one of them is critical, unless --force is given. Where the next run would set the
-    /// parameter again, that is said.
+    /// Modules that this machine uses, and that the next boot will refuse because of the change, are listed.
+    /// If one of them is critical, nothing is changed unless --force is given. If the next run would set the
+    /// parameter again, this is reported.
     ///
-    /// Exit code 0: it is off; 1: a file that is not ours sets it, the boot entries could not be made, or a
-    /// module that is wanted will be refused; 2: what boots next would be without a module that is critical;
-    /// 3: it cannot be determined what sets it. The same with --dry-run.
+    /// Exit code 0: it is off; 1: a file that is not from clr-dkms sets it, the boot entries could not be
+    /// written, or a wanted module will be refused; 2: the next boot would lack a critical module; 3: it
+    /// cannot be determined what sets it. The codes are the same with --dry-run.
     Disable(DefaultChange),
-    /// Take back every change that clr-dkms-cmdline made
+    /// Revert every change that clr-dkms-cmdline made
     ///
-    /// Nothing is changed where the next boot would then refuse a module that is used and that it takes now,
+    /// If the next boot would then refuse a module that is in use and that it accepts now, nothing is changed
     /// unless --force is given.
     ///
-    /// Exit code 0: done, or nothing to do; 1: something is in the way, the boot entries could not be made,
-    /// or a module that is wanted would be refused; 2: what boots next would be without a module that is
-    /// critical.
+    /// Exit code 0: done, or nothing to do; 1: something prevents it, the boot entries could not be written,
+    /// or a wanted module would be refused; 2: the next boot would lack a critical module.
     Default(DefaultChange),
-    /// Tell whether the configured line is as the configuration wants it
+    /// Check whether the configured line matches the configuration
     ///
-    /// `[cmdline] sig-unenforce` in clr-dkms.conf: `on` and `off` say it; `auto` wants the parameter on while
-    /// any DKMS module is to be loaded by a kernel that demands signatures. Nothing is printed but what is
-    /// wrong.
+    /// `[cmdline] sig-unenforce` in clr-dkms.conf can be `on`, `off` or `auto`. With `auto` the parameter is
+    /// wanted on as long as a kernel that requires signatures has to load any DKMS module. Only differences
+    /// are printed.
     ///
-    /// Exit code 0: it is as wanted, or there is no kernel; 1: it is not, or a setting in clr-dkms.conf is
+    /// Exit code 0: it matches, or no kernel is installed; 1: it does not match, or a setting in clr-dkms.conf is
     /// invalid; 3: it cannot be determined.
     Check,
-    /// Show the command line that clr-boot-manager makes of the files of today
+    /// Show the command line that clr-boot-manager makes of the present files
     ///
-    /// Each word with the file and line that it comes from; `-` marks what is masked or removed, `~` what
-    /// lost a part. Behind `root=…`, which clr-boot-manager puts in front, this is what the next
-    /// `clr-boot-manager update` writes.
+    /// Each word is shown with its file and line. `-` marks what is masked or removed, `~` what lost a part.
+    /// This is what the next `clr-boot-manager update` writes after `root=…`.
     ///
     /// Exit code 0: shown, or no kernel is installed; 3: a file cannot be read that may add to the line, or
     /// there is no such kernel.
@@ -110,10 +108,10 @@ enum CmdlineVerb {
 
 #[derive(Debug, Args)]
 struct Change {
-    /// Say what would be changed, and the line before and after
+    /// Print what would be changed, and the line before and after
     #[arg(long, short = 'n')]
     dry_run: bool,
-    /// Leave the boot entries as they are
+    /// Do not update the boot entries
     #[arg(long)]
     no_refresh: bool,
 }
@@ -122,28 +120,28 @@ struct Change {
 struct DefaultChange {
     #[command(flatten)]
     change: Change,
-    /// Also where the next boot will refuse a module that it takes now, or is without a critical one
+    /// Continue even if the next boot will refuse a module that it accepts now, or lack a critical one
     #[arg(long, short)]
     force: bool,
 }
 
 #[derive(Debug, Args)]
 struct ShowArguments {
-    /// A kernel release, a kernel id or a variant; without it the default kernel of each variant
+    /// A kernel release, a kernel id or a variant; the default is the default kernel of each variant
     #[arg(long, short, value_name = "KERNEL")]
     kernel: Option<String>,
-    /// The line and nothing else
+    /// Print only the line
     #[arg(long, requires = "kernel", conflicts_with = "json")]
     raw: bool,
-    /// All of it, as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Runs it.
+/// Runs `clr-dkms-cmdline`.
 ///
 /// # Errors
-/// When the root or the configuration cannot be used, or a file cannot be written.
+/// If the root or the configuration cannot be used, or a file cannot be written.
 pub fn run(arguments: CmdlineArguments) -> anyhow::Result<u8> {
     let context = match arguments.verb {
         CmdlineVerb::Show(_) | CmdlineVerb::Check => arguments.common.report_world("clr-dkms-cmdline")?,
@@ -164,7 +162,7 @@ pub fn run(arguments: CmdlineArguments) -> anyhow::Result<u8> {
     self::change(&context, wish, &change, force, &arguments.common)
 }
 
-/// Why there is no kernel to speak of, in words; none when there is one.
+/// Why there is no kernel to report on; none if there is one.
 pub fn no_kernels(root: &Root, inventory: &Inventory) -> Option<String> {
     let why = match (&inventory.images, inventory.kernels.is_empty()) {
         (Images::Unreadable { reason }, _) => reason.clone(),
@@ -174,8 +172,8 @@ pub fn no_kernels(root: &Root, inventory: &Inventory) -> Option<String> {
     Some(format!("{why}; is this the root of a system?"))
 }
 
-/// The exit code of a report where there is no kernel: 0 as for the verdict `not-applicable`, unless the
-/// kernels could not be listed.
+/// The exit code of a report without a kernel: 0 as for the verdict `not-applicable`, unless the kernels
+/// could not be listed.
 pub fn without_kernel(inventory: &Inventory, why: &str) -> u8 {
     if matches!(inventory.images, Images::Unreadable { .. }) || !inventory.kernels.is_empty() {
         tracing::error!("{why}");
@@ -185,7 +183,7 @@ pub fn without_kernel(inventory: &Inventory, why: &str) -> u8 {
     exit::OK
 }
 
-/// `force`: also where a kernel then refuses what it takes now.
+/// With `force` the change is made even if a kernel then refuses what it accepts now.
 fn change(
     context: &Context,
     wish: Wish,
@@ -195,7 +193,7 @@ fn change(
 ) -> anyhow::Result<u8> {
     let inventory = Inventory::observe(&context.root);
     if let Some(why) = no_kernels(&context.root, &inventory) {
-        // To take back what is ours, no kernel has to be there.
+        // Reverting our own changes does not need a kernel.
         if wish != Wish::Default {
             tracing::error!("{why}");
             return Ok(exit::UNKNOWN);
@@ -203,8 +201,8 @@ fn change(
         tracing::debug!("{why}");
     }
     let before = lines(context, &inventory);
-    // What cannot be read may set the parameter, or be in the place where we would write. Taking back needs
-    // none of it.
+    // An unreadable file may set the parameter, or be at the path that would be written. A revert does not
+    // depend on it.
     if wish != Wish::Default && tell_unreadable(before.iter().flat_map(|l| &l.sources.unreadable)) {
         return Ok(exit::UNKNOWN);
     }
@@ -214,17 +212,17 @@ fn change(
     let sources: Vec<CmdlineSources> = before.iter().map(|l| l.sources.copy()).collect();
     let ours = Ours::load(&context.root)?;
     let plan = writer::plan(wish, &sources, &ours);
-    // Before the change: what a kernel refuses does not look as if it were used.
+    // Computed before the change: modules that a kernel refuses do not appear to be in use.
     let newly = matches!(wish, Wish::Disable | Wish::Default).then(|| Refused::foresee(context, &plan, true));
-    // To disable it says that modules may be refused, and not that the machine may be without its disk.
+    // With `disable` the admin accepts that modules are refused, but not that the machine loses its disk.
     let is_against = |r: &&Refused| !r.modules.is_empty() && (wish != Wish::Disable || r.is_unsafe);
     if let Some(refused) = newly.as_ref().filter(|r| !force && is_against(r)) {
         let modules = refused.modules.join(", ");
         let force =
-            AdminCommand::change("clr-dkms-cmdline", &[wish.verb(), "--force"]).to("change it all the same");
+            AdminCommand::change("clr-dkms-cmdline", &[wish.verb(), "--force"]).to("change it anyway");
         let step = force.text(&CommandTarget::of_root(&context.root));
         tracing::error!(
-            "the next boot would refuse {modules}, which it takes now: nothing is changed; {step}"
+            "the next boot would refuse {modules}, which it accepts now: nothing is changed; {step}"
         );
         return Ok(refused.code());
     }
@@ -260,12 +258,12 @@ fn change(
     Ok(done.max(refused.map_or(exit::OK, |refused| refused.tell(&plan, &context.root))))
 }
 
-/// The lines before and after, by kernel.
+/// The command lines before and after the change, by kernel.
 fn differences(before: &[KernelCmdline], plan: &WriterPlan) -> String {
     if plan.steps.is_empty() {
         return String::new();
     }
-    // As it is, where it fits in.
+    // Without quotes, if it fits into the line.
     let quoted = |name: &str, text: &str| -> String {
         let whole = format!("{name}{text}").trim_end().to_owned();
         if whole.chars().count() <= WIDTH {
@@ -282,7 +280,7 @@ fn differences(before: &[KernelCmdline], plan: &WriterPlan) -> String {
     before.iter().map(of_kernel).collect()
 }
 
-/// Tells, once each, what cannot be read; true when there is any.
+/// Logs each unreadable item once. Returns whether there is any.
 fn tell_unreadable(what: impl Iterator<Item = impl ToString>) -> bool {
     let what: BTreeSet<String> = what.map(|w| w.to_string()).collect();
     for what in &what {
@@ -291,22 +289,22 @@ fn tell_unreadable(what: impl Iterator<Item = impl ToString>) -> bool {
     !what.is_empty()
 }
 
-/// Whether the parameter is as wanted, and what to do where it is not.
+/// Whether the parameter is as configured, and what to do if it is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyReport {
-    /// It is.
+    /// Whether it is as configured.
     pub met: bool,
-    /// What is wrong, in words.
+    /// What is wrong, as phrases.
     pub wrong: Vec<String>,
-    /// What cannot be determined, in words.
+    /// What cannot be determined, as phrases.
     pub unknown: Vec<String>,
-    /// What makes it as wanted.
+    /// What corrects it.
     pub fix: Option<ParameterFix>,
     /// The names of the modules without which the next boot is not safe, as things are.
     pub unsafe_without: Vec<String>,
 }
 
-/// Compares the configured lines of the tips with what the configuration wants.
+/// Compares the configured lines of the tips with the `[cmdline] sig-unenforce` setting.
 pub fn policy(context: &Context, system: &System) -> PolicyReport {
     let record = state::load::<RunRecord>(&context.root, RECORD).good();
     let assessment = assess(system, &context.settings, record.as_ref());
@@ -340,7 +338,7 @@ fn check(context: &Context) -> u8 {
         return without_kernel(&system.inventory, &why);
     }
     let of_lines = system.lines.iter().flat_map(|l| &l.sources.unreadable).map(ToString::to_string);
-    // What modules there are is asked only where it depends on them.
+    // The modules are observed only if the setting depends on them.
     let auto = context.settings.sig_unenforce == SigUnenforce::Auto;
     let of_tree = system.tree.unreadable.clone().filter(|_| auto);
     if tell_unreadable(of_lines.chain(of_tree)) {
@@ -396,7 +394,7 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
     for kernel in kernels.iter().filter(|k| k.installed.is_none()) {
         let directory = context.root.shown_path(IMAGES);
         tracing::info!(
-            "{} has no image in {}: clr-boot-manager makes no entry for it",
+            "{} has no image in {}: clr-boot-manager writes no entry for it",
             shown(&kernel.release),
             directory.display()
         );
@@ -407,7 +405,8 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
         || tell_unreadable(first_that_decides(&context.root.unread()).into_iter());
     let code = if is_unread { exit::UNKNOWN } else { exit::OK };
     if show.raw {
-        // Bytes, not text: what is on the line is not ours to repair. A terminal would obey some of them.
+        // Bytes, not text: the line is printed unchanged. On a terminal it is escaped, because it may contain
+        // control sequences.
         let raw: Vec<u8> = sources.iter().flat_map(|s| [effective(s).as_slice(), b"\n"].concat()).collect();
         if std::io::stdout().is_terminal() {
             answer(&printable_lines(&String::from_utf8_lossy(&raw)), common.color)?;

@@ -1,4 +1,4 @@
-//! `clr-dkms enforcement`: will my kernel take my module after the next reboot, and why?
+//! `clr-dkms enforcement`: whether a kernel accepts a module after the next reboot, and why.
 
 use clap::Args;
 
@@ -20,22 +20,22 @@ use crate::report::render::json;
 use crate::report::render::style::ScreenStyle;
 use crate::system::{KernelCmdline, System, line, pairs_of};
 
-/// The arguments of the verb.
+/// The arguments of `enforcement`.
 #[derive(Debug, Args)]
 pub struct EnforcementArguments {
-    /// A kernel release, a kernel id or a variant; without it every installed kernel, the one that boots next
-    /// first
+    /// A kernel release, a kernel id or a variant; the default is every installed kernel, the one that boots
+    /// next first
     #[arg(long, short, value_name = "KERNEL")]
     kernel: Option<String>,
-    /// The whole document, as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Runs it.
+/// Runs `enforcement`.
 ///
 /// # Errors
-/// When stdout cannot be written.
+/// If stdout cannot be written.
 pub fn run(context: &Context, arguments: &EnforcementArguments, common: &Common) -> anyhow::Result<u8> {
     let Some(document) = look(context, arguments.kernel.as_deref()) else {
         tracing::error!("{}", NoSuchKernel(arguments.kernel.clone().unwrap_or_default()));
@@ -62,7 +62,7 @@ fn look(context: &Context, asked: Option<&str>) -> Option<EnforcementDocument> {
         kernels.sort_by_key(|k| (!is_default(&k.name.release()), !k.running));
         kernels.into_iter().map(NamedKernel::of).collect()
     };
-    // The facts are of the kernels that matter; what is known of the others is looked up here.
+    // The observation covers the kernels in use; other kernels are looked up here.
     let of = |lines: &[KernelCmdline], release: &str| lines.iter().position(|l| l.release == release);
     let others = kernels.iter().filter(|k| of(&system.lines, &k.release).is_none());
     let others: Vec<KernelCmdline> = others.map(|k| line(context, &mut cache, k)).collect();
@@ -93,7 +93,7 @@ fn look(context: &Context, asked: Option<&str>) -> Option<EnforcementDocument> {
                 .collect(),
         });
     }
-    // Without an installed kernel nobody has looked for entries.
+    // If no kernel is installed, the entries were not read.
     let nothing =
         || system.boot.loader.is_none().then(|| "there is no boot entry: no kernel is installed".to_owned());
     let hidden = system.boot.invisible.clone().or_else(nothing);
@@ -113,7 +113,7 @@ fn look(context: &Context, asked: Option<&str>) -> Option<EnforcementDocument> {
     Some(report::document(&subjects, &setting))
 }
 
-/// The installed files of a module, with what they say of their signatures.
+/// The installed files of a module, with their signature data.
 fn files(
     context: &Context,
     cache: &mut Cache,

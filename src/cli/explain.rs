@@ -9,13 +9,13 @@ use crate::report::catalog::{self, Explained};
 use crate::report::render::json;
 use crate::report::render::{broken, shown};
 
-/// The arguments of the verb.
+/// The arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArguments {
-    /// An id (CD-102) or a word of a screen (build-failed); without one, all of them
+    /// An id (CD-102) or a word of a screen (build-failed); the default is all of them
     #[arg(value_name = "ID")]
     id: Option<String>,
-    /// The answer as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -26,10 +26,10 @@ struct ExplainDocument {
     states: Vec<Explained>,
 }
 
-/// Runs it.
+/// Runs `explain`.
 ///
 /// # Errors
-/// When stdout cannot be written.
+/// If stdout cannot be written.
 pub fn run(arguments: &ExplainArguments, common: &Common) -> anyhow::Result<u8> {
     let rows = match &arguments.id {
         None => catalog::all(),

@@ -1,4 +1,4 @@
-//! `clr-dkms forget`: an admin says that a module is not required any more.
+//! `clr-dkms forget`: records that a module is not required any more.
 
 use clap::Args;
 
@@ -18,21 +18,21 @@ use crate::update::engine::Order;
 use crate::update::progress::ProgressMode;
 use crate::update::sequence;
 
-/// The arguments of the verb.
+/// The arguments of `forget`.
 #[derive(Debug, Args)]
 pub struct ForgetArguments {
     /// A module, by the name that `clr-dkms guard` shows, without a version
     #[arg(value_name = "MODULE")]
     module: String,
-    /// Say what would be forgotten; change nothing
+    /// Print what would be forgotten; change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
 }
 
-/// Runs it.
+/// Runs `forget`.
 ///
 /// # Errors
-/// When the lock cannot be had, or something cannot be written.
+/// If the lock cannot be taken, or a file cannot be written.
 pub fn run(context: &Context, arguments: &ForgetArguments, common: &Common) -> anyhow::Result<u8> {
     let mut lock = None;
     if !arguments.dry_run {
@@ -47,7 +47,7 @@ pub fn run(context: &Context, arguments: &ForgetArguments, common: &Common) -> a
             return Ok(exit::UNKNOWN);
         }
         Stored::Bad(reason) | Stored::Unreadable(reason) => {
-            tracing::error!("what is remembered is not known: {reason}");
+            tracing::error!("the remembered modules are unknown: {reason}");
             return Ok(exit::UNKNOWN);
         }
     };
@@ -68,8 +68,8 @@ pub fn run(context: &Context, arguments: &ForgetArguments, common: &Common) -> a
             return Ok(exit::OK);
         }
         tracing::error!(
-            "{name} is {} for what is seen now ({}), not for what is remembered: `optional = {name}` under [modules] in \
-             clr-dkms.conf makes it optional",
+            "{name} is {} because of the present state ({}), not because of a record: \
+             `optional = {name}` under [modules] in clr-dkms.conf makes it optional",
             need.class,
             need.reason
         );

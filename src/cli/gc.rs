@@ -1,4 +1,4 @@
-//! `clr-dkms gc`: remove what DKMS has left of kernels that are gone.
+//! `clr-dkms gc`: removes what DKMS has left of kernels that are not installed any more.
 
 use clap::Args;
 
@@ -11,21 +11,21 @@ use crate::state::{LOCK, is_ours};
 use crate::sys::{Lock, interrupt};
 use crate::update::gc::{self, GcDocument};
 
-/// The arguments of the verb.
+/// The arguments of `gc`.
 #[derive(Debug, Args)]
 pub struct GcArguments {
-    /// Say what would be removed, and what is left alone, and why; change nothing
+    /// Print what would be removed, and what is kept and why; change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
-    /// What is (or would be) removed and left alone, as JSON
+    /// Print JSON: what is (or would be) removed, and what is kept
     #[arg(long)]
     json: bool,
 }
 
-/// Runs it.
+/// Runs `gc`.
 ///
 /// # Errors
-/// When the lock cannot be had, or stdout cannot be written.
+/// If the lock cannot be taken, or stdout cannot be written.
 pub fn run(context: &Context, arguments: &GcArguments, common: &Common) -> anyhow::Result<u8> {
     let document = if arguments.dry_run {
         gc::dry_run(context)
@@ -50,7 +50,7 @@ pub fn run(context: &Context, arguments: &GcArguments, common: &Common) -> anyho
     })
 }
 
-/// The answer for a person.
+/// The result as text.
 fn screen(document: &GcDocument) -> String {
     let GcDocument { plan, failed, dry_run, .. } = document;
     if !plan.unreadable.is_empty() {
@@ -81,12 +81,12 @@ fn counted(things: usize) -> String {
     if things == 1 { "1 leftover".to_owned() } else { format!("{things} leftovers") }
 }
 
-/// Bytes, as a person reads them.
+/// A size in a unit that is easy to read.
 fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let fits = UNITS.iter().find(|(_, unit)| bytes >= *unit);
     match fits {
-        // Rounded down: no more than was there.
+        // Rounded down, so that it does not promise more than there was.
         Some((name, unit)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
         None => format!("{bytes} bytes"),
     }

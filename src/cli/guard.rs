@@ -20,8 +20,7 @@ pub struct GuardArguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Point the boot default to the kernel that should be booted (clr-dkms-hold.service, at boot and
-    /// shutdown)
+    /// Set the boot default to the kernel that should boot (clr-dkms-hold.service, at boot and shutdown)
     #[arg(long, hide = true, conflicts_with = "json")]
     pub(super) assert: bool,
     /// Configure swupd, repair modules.dep, restore the message of the day, request a run
@@ -32,7 +31,7 @@ pub struct GuardArguments {
     #[arg(long, hide = true, value_name = "TIME", value_parser = duration,
         conflicts_with_all = ["json", "may_mark_booted", "disarm"])]
     within: Option<Duration>,
-    /// Exit 1 when the running kernel lacks a critical module that the last good one had, else 0
+    /// Exit 1 if the running kernel lacks a critical module that the last good one had, otherwise 0
     #[arg(long, hide = true, conflicts_with_all = ["json", "assert", "at_boot"])]
     may_mark_booted: bool,
     /// Undo the swupd setting of --at-boot (before clr-dkms is removed)
@@ -43,7 +42,7 @@ pub struct GuardArguments {
 /// Runs `guard`.
 ///
 /// # Errors
-/// When the lock cannot be had, or something cannot be written.
+/// If the lock cannot be taken, or a file cannot be written.
 pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> anyhow::Result<u8> {
     let mut cache = Cache::load(&context.root);
     if arguments.may_mark_booted {

@@ -1,4 +1,4 @@
-//! `clr-dkms hold`, `unhold`, `allow` and `release`: an admin's word on which kernel boots next.
+//! `clr-dkms hold`, `unhold`, `allow` and `release`: an admin's override of which kernel boots next.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -53,7 +53,7 @@ pub struct UnholdArguments {
     options: OverrideOptions,
 }
 
-/// The arguments of `release`, which 0.1 had for two purposes.
+/// The arguments of `release`, which had two purposes in version 0.1.
 #[derive(Debug, Args)]
 pub struct ReleaseArguments {
     /// Ignored
@@ -102,7 +102,7 @@ fn note(context: &Context, reason: Option<&str>) -> OverrideNote {
 /// Runs `hold`.
 ///
 /// # Errors
-/// When the lock cannot be had, or something cannot be written.
+/// If the lock cannot be taken, or a file cannot be written.
 pub fn hold(context: &Context, arguments: &HoldArguments, common: &Common) -> anyhow::Result<u8> {
     let options = &arguments.options;
     change(context, "clr-dkms hold", options, common, |system, _| {
@@ -131,7 +131,7 @@ pub fn hold(context: &Context, arguments: &HoldArguments, common: &Common) -> an
             true => system.wishes.held.clone(),
             false => note(context, arguments.reason.as_deref()),
         };
-        // The last word counts: what was allowed before is to be proven again.
+        // The latest request replaces the earlier ones: an allowed kernel must be proven again.
         Ok(Some(AdminOverrides { hold: Some(release), held, ..AdminOverrides::default() }))
     })
 }
@@ -140,7 +140,7 @@ fn named<'f>(system: &'f System, asked: &str) -> Result<&'f Installed, GuardRefu
     system.inventory.require(asked).map_err(|e| GuardRefusal::unknown(e.to_string()))
 }
 
-/// The requests without the hold; none where there is no hold.
+/// The requests without the hold; none if there is no hold.
 fn without_hold(system: &System, dry_run: bool) -> Option<AdminOverrides> {
     let mut wishes = system.wishes.clone();
     let held = wishes.hold.take();
@@ -148,14 +148,14 @@ fn without_hold(system: &System, dry_run: bool) -> Option<AdminOverrides> {
     if let Some(held) = held.as_ref().filter(|_| !dry_run) {
         tracing::info!("{held} is no longer held");
     }
-    // A file that cannot be used may hold a kernel.
+    // A faulty file may contain a hold.
     (held.is_some() || wishes.fault.is_some()).then_some(wishes)
 }
 
 /// Runs `unhold`.
 ///
 /// # Errors
-/// As [`hold`].
+/// As for [`hold`].
 pub fn unhold(context: &Context, arguments: &UnholdArguments, common: &Common) -> anyhow::Result<u8> {
     let options = &arguments.options;
     change(context, "clr-dkms unhold", options, common, |system, _| {
@@ -167,10 +167,11 @@ pub fn unhold(context: &Context, arguments: &UnholdArguments, common: &Common) -
     })
 }
 
-/// Runs `release`: as `unhold` if a kernel is held. Without a hold, version 0.1 accepted what a kernel lacks.
+/// Runs `release`: like `unhold` if a kernel is held. Without a hold, version 0.1 accepted what a kernel
+/// lacks.
 ///
 /// # Errors
-/// As [`hold`].
+/// As for [`hold`].
 pub fn release(context: &Context, arguments: &ReleaseArguments, common: &Common) -> anyhow::Result<u8> {
     let options = &arguments.options;
     change(context, "clr-dkms release", options, common, |system, assessment| {
@@ -233,7 +234,7 @@ fn lacking(
     Ok((release, found))
 }
 
-/// Whether a person on a terminal agrees; none where there is no terminal.
+/// Whether the user confirms on a terminal; none without a terminal.
 fn confirmed(question: &str) -> std::io::Result<Option<bool>> {
     let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
     if !stdin.is_terminal() || !stderr.is_terminal() {
@@ -246,7 +247,7 @@ fn confirmed(question: &str) -> std::io::Result<Option<bool>> {
     Ok(Some(["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str())))
 }
 
-/// Asks before the lock is taken: a person may take a while to answer.
+/// Asks before the lock is taken, because the answer may take a while.
 fn ask(context: &Context, arguments: &AllowArguments) -> anyhow::Result<Result<(), GuardRefusal>> {
     let seen = Observed::new(context, &mut Cache::load(&context.root));
     let (release, lacking) = match lacking(&seen.system, &seen.assessment, arguments) {
@@ -269,7 +270,7 @@ fn ask(context: &Context, arguments: &AllowArguments) -> anyhow::Result<Result<(
 /// Runs `allow`.
 ///
 /// # Errors
-/// As [`hold`].
+/// As for [`hold`].
 pub fn allow(context: &Context, arguments: &AllowArguments, common: &Common) -> anyhow::Result<u8> {
     let dry_run = arguments.options.dry_run;
     let asked = match arguments.yes || dry_run {
@@ -294,7 +295,7 @@ pub fn allow(context: &Context, arguments: &AllowArguments, common: &Common) -> 
         if let Some(held) = &wishes.hold {
             tracing::info!("{held} is held: {release} does not boot by default until `clr-dkms unhold`");
         } else if !is_target {
-            tracing::info!("{release} is not held back: it is remembered for when it would be");
+            tracing::info!("{release} is not held back: the permission is stored for that case");
         } else {
             for lack in &lacking {
                 tracing::warn!("{release} {} without {lack}", if dry_run { "would be" } else { "will be" });

@@ -1,4 +1,4 @@
-//! `clr-dkms lint`: what is wrong with a `dkms.conf` or its source, on which line, and what clears it.
+//! `clr-dkms lint`: reports faults of a `dkms.conf` or its source, with the line and the correction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,28 +22,28 @@ use crate::report::render::json;
 use crate::report::render::lint::screen;
 use crate::sys::{FileKind, Presence, Root};
 
-/// Stands for any kernel where none is known: a file may compute with the numbers.
+/// Used if no kernel is known. A dkms.conf may do arithmetic with the version numbers.
 const ANY_KERNEL: &str = "6.15.0-1.native";
 
-/// The arguments of the verb.
+/// The arguments of `lint`.
 #[derive(Debug, Args)]
 pub struct LintArguments {
-    /// A directory with a dkms.conf (./NAME for one that is called as a module is), or a registered module;
-    /// without any, every registered module
+    /// A directory with a dkms.conf (./NAME if it has the name of a module), or a registered module; the
+    /// default is every registered module
     #[arg(value_name = "DIR|MODULE[/VERSION]")]
     targets: Vec<PathBuf>,
-    /// Evaluate for this kernel: a release, a kernel id or a variant; without it, for every installed kernel
+    /// Evaluate for this kernel: a release, a kernel id or a variant; the default is every installed kernel
     #[arg(long, short, value_name = "KERNEL")]
     kernel: Option<String>,
-    /// The whole document, as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Runs it.
+/// Runs `lint`.
 ///
 /// # Errors
-/// When stdout cannot be written.
+/// If stdout cannot be written.
 pub fn run(context: &Context, arguments: &LintArguments, common: &Common) -> anyhow::Result<u8> {
     let kernels = match kernels(context, arguments.kernel.as_deref()) {
         Ok(kernels) => kernels,
@@ -75,7 +75,7 @@ pub fn run(context: &Context, arguments: &LintArguments, common: &Common) -> any
     })
 }
 
-/// Kernel releases to evaluate for, and whether modules for them matter here.
+/// The kernel releases to evaluate for, and whether modules are built for them here.
 fn kernels(context: &Context, asked: Option<&str>) -> Result<Vec<(String, bool)>, NoSuchKernel> {
     let inventory = Inventory::observe(&context.root);
     if let Some(asked) = asked {
@@ -92,13 +92,13 @@ fn kernels(context: &Context, asked: Option<&str>) -> Result<Vec<(String, bool)>
     })
 }
 
-/// What is to be looked at.
+/// A target of the check.
 enum Asked {
     /// A registered module.
     Module(ModuleName, Source),
-    /// A directory inside the root, and its name as it was given.
+    /// A directory inside the root, and its name on the command line.
     Directory(PathBuf, PathBuf),
-    /// Nothing of that name is there.
+    /// There is no such target.
     Nothing(String, String),
 }
 
@@ -108,13 +108,13 @@ impl Asked {
     }
 }
 
-/// Everything that all targets share.
+/// What all targets share.
 struct Bench<'a> {
     context: &'a Context,
     tree: &'a Tree,
     kernels: Vec<(String, bool)>,
     names: Option<BTreeSet<String>>,
-    /// The directories of the registered sources; none when the tree cannot be read.
+    /// The directories of the registered sources; none if the tree is unreadable.
     registered: Option<BTreeSet<PathBuf>>,
     rules: DkmsRules,
 }
@@ -132,10 +132,10 @@ impl<'a> Bench<'a> {
         Bench { context, tree, kernels, names, registered, rules }
     }
 
-    /// Every registered module, and every source beside theirs that is not registered.
+    /// Every registered module, and every unregistered source next to them.
     fn everything(&self) -> Vec<Asked> {
         let root = &self.context.root;
-        // Where they cannot be listed, the modules are what can be looked at.
+        // If they cannot be listed, only the modules are checked.
         let beside = root.list(tree::SOURCES).unwrap_or_default().into_iter().filter_map(|entry| {
             let path = Path::new(tree::SOURCES).join(&entry.name);
             let is_known = self.registered.as_ref()?.contains(&real_inside(root, &path)?);
@@ -145,7 +145,7 @@ impl<'a> Bench<'a> {
         self.tree.modules.iter().map(Asked::of).chain(beside).collect()
     }
 
-    /// What a word of the command line means.
+    /// The targets that an argument names.
     fn named(&self, target: &Path) -> Vec<Asked> {
         let given = target.to_string_lossy();
         let is_path = target.is_absolute() || given.starts_with('.') || given.ends_with('/');
@@ -159,7 +159,7 @@ impl<'a> Bench<'a> {
         vec![self.directory(target)]
     }
 
-    /// The directory that a path means: from where we stand, or from `/` of a root that is not ours.
+    /// The directory of a path argument: relative to the working directory, or to `/` of another root.
     fn directory(&self, target: &Path) -> Asked {
         let root = &self.context.root;
         let from = match std::env::current_dir() {
@@ -174,12 +174,12 @@ impl<'a> Bench<'a> {
         }
         match root.lookup(&inside) {
             Presence::There(stat) if stat.kind == FileKind::Directory => {
-                // In a root that is not ours a path means another one to anyone that reads it.
+                // The path inside another root is not valid on the host, so the host path is shown.
                 let given = if root.is_slash() { given } else { root.shown_path(&inside) };
                 Asked::Directory(inside, given)
             }
             Presence::There(_) => {
-                let why = "it is no directory; take an archive apart first (tar -xf)";
+                let why = "it is not a directory; unpack an archive first (tar -xf)";
                 Asked::Nothing(given.to_string_lossy().into_owned(), why.to_owned())
             }
             Presence::Absent => {
@@ -198,7 +198,7 @@ impl<'a> Bench<'a> {
                 Target { name, directory: None, unreadable: Some(reason), findings: Vec::new() }
             }
             Asked::Module(module, Source::Directory { path, .. }) => {
-                // The source, and not the link in the DKMS tree that leads to it.
+                // The source directory, not the symlink to it in the DKMS tree.
                 let path = root.real_path(&path).ok().and_then(|host| root.inside(&host)).unwrap_or(path);
                 let display = root.shown_path(&path);
                 self.read(module.to_string(), &path, &display, Some(module))
@@ -216,7 +216,7 @@ impl<'a> Bench<'a> {
                 findings: Vec::new(),
             },
             Asked::Directory(inside, given) => {
-                // An archive that `dkms mktarball` made holds the source one directory further down.
+                // An archive of `dkms mktarball` has the source in a subdirectory.
                 let below = |directory: &Path| directory.join("dkms_source_tree");
                 let packed = !root.lookup(inside.join("dkms.conf")).is_there()
                     && root.lookup(below(&inside).join("dkms.conf")).is_there();
@@ -229,7 +229,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Reads a source directory: inside the root, and as it is to be shown.
+    /// Reads a source directory. It is a path inside the root; `display` is how it is shown.
     fn read(&self, name: String, directory: &Path, display: &Path, module: Option<ModuleName>) -> Target {
         let root = &self.context.root;
         let real = real_inside(root, directory);
@@ -273,7 +273,7 @@ impl<'a> Bench<'a> {
                 Ok(answer) => subject.take(answer, files, show),
                 Err(error) => target.unreadable = Some(error.to_string()),
             }
-            // One that does not end for this kernel is not waited for again.
+            // An evaluation that timed out is not repeated for another kernel.
             if subject.answers.last().is_some_and(|answer| answer.evaluated.is_err()) {
                 break;
             }
@@ -282,7 +282,7 @@ impl<'a> Bench<'a> {
         target
     }
 
-    /// What the files come to for a kernel, and what of the kernel itself matters for it.
+    /// The values of the files for a kernel, and what is needed to know of that kernel.
     fn answer(
         &self,
         files: &[ConfFile],
@@ -299,14 +299,15 @@ impl<'a> Bench<'a> {
             release: release.to_owned(),
             matters,
             texts: Vec::new(),
-            // Without them the configuration is not known.
+            // Without these files the configuration is unknown.
             config: root.read_within(format!("{}/build/.config", module_directory(release)), TEXT).ok(),
             own_modules: own_modules(root, release),
             evaluated,
         })
     }
 
-    /// On the system that runs only root may own what root builds from; a copy may be anybody's.
+    /// On the running system only root may own the files that root builds from. A copy may belong to any
+    /// user.
     fn trust(&self, builds_here: bool) -> Trust {
         let me = nix::unistd::geteuid().as_raw();
         match (builds_here, self.context.root.is_live()) {
@@ -317,13 +318,13 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Where a directory really is, inside the root.
+/// The path of a directory inside the root, with symlinks resolved.
 fn real_inside(root: &Root, path: &Path) -> Option<PathBuf> {
     root.real_path(path).ok().and_then(|host| root.inside(&host))
 }
 
-/// The modules that a kernel brings itself, and those that are built in. Where the lists cannot be read none
-/// is known: it is for advice.
+/// The modules that a kernel includes, as files or built in. An unreadable list counts as empty, because this
+/// is only advice.
 fn own_modules(root: &Root, release: &str) -> BTreeMap<String, KernelOwn> {
     let read = |list: &str| root.read_within(format!("{}/{list}", module_directory(release)), KERNEL_LIST);
     let mut found = BTreeMap::new();
@@ -337,7 +338,8 @@ fn own_modules(root: &Root, release: &str) -> BTreeMap<String, KernelOwn> {
     found
 }
 
-/// A path for people: what is below the source as it was named, the rest as the host sees it.
+/// A path for display: relative to the source as it was named if it is below it, otherwise as the host sees
+/// it.
 fn show(display: &Path, directory: &Path, path: &Path, root: &Root) -> String {
     let shown = match path.strip_prefix(directory) {
         Ok(rest) if rest.as_os_str().is_empty() => display.to_owned(),

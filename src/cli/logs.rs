@@ -1,4 +1,4 @@
-//! `clr-dkms logs`: the last log of a build, the first error first.
+//! `clr-dkms logs`: shows the last log of a build, with the first error on top.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
@@ -19,40 +19,40 @@ use crate::sys::lines::each_line;
 use crate::sys::printable::LONGEST;
 use crate::sys::{FileError, FileKind, Root, pager};
 
-/// The arguments of the verb.
+/// The arguments of `logs`.
 #[derive(Debug, Args)]
 pub struct LogsArguments {
     /// A module, as NAME or NAME/VERSION
     #[arg(value_name = "MODULE")]
     module: Option<String>,
-    /// A kernel release, a kernel id or a variant; without one the kernel of the newest log
+    /// A kernel release, a kernel id or a variant; the default is the kernel of the newest log
     #[arg(long, short, value_name = "KERNEL")]
     kernel: Option<String>,
-    /// Print it as it is, also on a terminal
+    /// Print directly, also on a terminal
     #[arg(long)]
     no_pager: bool,
 }
 
-/// One log that is there.
+/// An existing log.
 struct FoundLog {
     module: ModuleName,
     release: String,
-    /// When it was written last, in nanoseconds since the epoch.
+    /// The time of the last change, in nanoseconds since the epoch.
     written: i128,
 }
 
-/// Runs it.
+/// Runs `logs`.
 ///
 /// # Errors
-/// When stdout cannot be written.
+/// If stdout cannot be written.
 pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> anyhow::Result<u8> {
     let root = &context.root;
     let kernel = arguments.kernel.as_ref().map(|asked| {
         let inventory = Inventory::observe(root);
-        // A kernel that is gone still has its logs.
+        // A kernel that is not installed any more still has its logs.
         let gone = || match KernelName::parse(asked, &inventory.namespace) {
             Ok(name) => name.release(),
-            // Not a kernel id either: the logs are named by the release, whatever it is.
+            // Not a kernel id either. Logs are named after the release, whatever its form.
             Err(_) => asked.clone(),
         };
         let installed = inventory.find(asked).map(|kernel| kernel.name.release());
@@ -119,7 +119,7 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
     let is_paged = !arguments.no_pager && std::io::stdout().is_terminal();
     let pager = if is_paged { pager::start(&context.tools) } else { None };
     match pager {
-        // The pager was closed before the end of the log: that is not a fault.
+        // A pager that is closed before the end of the log is not an error.
         Some(mut pager) => {
             print(&text, file, &mut pager.input()).ok();
             pager.wait();
@@ -129,10 +129,11 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
     Ok(exit::OK)
 }
 
-/// The text, and the lines of the log: a terminal obeys nothing that compilers and scripts have printed.
+/// Prints the text, and the lines of the log. Control sequences in the output of compilers and scripts are
+/// escaped.
 fn print(text: &str, log: impl BufRead, out: &mut dyn Write) -> io::Result<()> {
     let mut done = out.write_all(text.as_bytes());
-    // One byte more than is shown, so that it is seen that there is more.
+    // One byte more than is shown, to notice that the line is longer.
     each_line(log, 4 * LONGEST + 1, |line| {
         let line = String::from_utf8_lossy(line);
         let line = line.split('\t').map(shown).collect::<Vec<_>>().join("\t");

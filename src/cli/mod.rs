@@ -1,4 +1,4 @@
-//! One file for each program and subcommand: arguments, call, print, exit code. This file holds what they
+//! One file for each program and subcommand: arguments, call, print, exit code. This file has what they
 //! share.
 
 pub mod check;
@@ -36,16 +36,16 @@ use crate::sys::{Clock, FileError, FileKind, Presence, Root, RootKind, Tools};
 pub enum Color {
     /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// In any case.
+    /// Always.
     Always,
-    /// Not at all.
+    /// Never.
     Never,
 }
 
 /// The options of every program.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Work on the system installed in DIR, which is not running; from inside a chroot, `--root /`
+    /// Work on the system installed in DIR, which is not running; inside a chroot, use `--root /`
     #[arg(
         long,
         short = 'p',
@@ -65,7 +65,7 @@ pub struct Common {
         hide_short_help = true
     )]
     pub live_root: Option<PathBuf>,
-    /// Evaluate and build modules also where this machine has nothing that confines them
+    /// Evaluate and build modules even if this machine cannot confine them
     #[arg(long, global = true, help_heading = "Target", hide_short_help = true)]
     pub trust: bool,
     /// Print errors only
@@ -99,7 +99,7 @@ impl Common {
     /// Starts the log, opens the root and reads the configuration.
     ///
     /// # Errors
-    /// When the root cannot be opened. Configuration errors are returned beside the valid part of the
+    /// If the root cannot be opened. Configuration errors are returned together with the valid part of the
     /// settings.
     pub fn context(&self, program: &'static str) -> anyhow::Result<(Context, Vec<ConfigError>)> {
         let (kind, path) = match (&self.root, &self.live_root) {
@@ -123,7 +123,7 @@ impl Common {
         Ok((Context { root, tools, clock: Clock::from_environment(), settings }, errors))
     }
 
-    /// As [`Common::context`], for programs that go no further with a faulty configuration.
+    /// Like [`Common::context`], for programs that stop at a faulty configuration.
     ///
     /// # Errors
     /// Also for a faulty configuration: every fault is logged, and the first one is the error.
@@ -132,11 +132,11 @@ impl Common {
         Common::strictly(context, errors)
     }
 
-    /// As [`Common::context`], for reports: an error in a configuration file is a part of the report, and a
-    /// file that could not be read makes the answer unknown.
+    /// Like [`Common::context`], for reports: an error in a configuration file is part of the report, and an
+    /// unreadable file makes the answer unknown.
     ///
     /// # Errors
-    /// When the root cannot be opened, or this user may not read a configuration file.
+    /// If the root cannot be opened, or this user may not read a configuration file.
     pub fn report_world(&self, program: &'static str) -> anyhow::Result<Context> {
         let (mut context, errors) = self.context(program)?;
         for error in errors {
@@ -183,17 +183,17 @@ fn holds_system(root: &Root) -> bool {
     })
 }
 
-/// A program needs to be root.
+/// The program must be run as root.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} changes the system: run it as root (`{again}`), or give it a --root of your own", again = as_root())]
 pub struct NeedsRoot(pub &'static str);
 
-/// The answer cannot be written: a full disk, a terminal that is gone.
+/// The answer cannot be written, for example because of a full disk or a closed terminal.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the answer: {0}")]
 pub struct CannotAnswer(pub std::io::Error);
 
-/// For a user that is not root: how the same is run as root.
+/// A hint for other users than root: the command that runs the same as root.
 pub fn root_hint() -> String {
     match nix::unistd::geteuid().is_root() {
         true => String::new(),
@@ -206,7 +206,7 @@ fn as_root() -> String {
     sudo(words.collect())
 }
 
-/// The command line that runs the same as root, as a shell reads it.
+/// The command that runs the same as root, quoted for a shell.
 fn sudo(words: Vec<String>) -> String {
     let quoted = words.iter().map(|word| crate::sys::shell::quoted(word));
     ["sudo".to_owned()].into_iter().chain(quoted).collect::<Vec<_>>().join(" ")
@@ -223,7 +223,7 @@ pub fn need_root(context: &Context, program: &'static str) -> Result<(), NeedsRo
     Ok(())
 }
 
-/// Parses the arguments, runs the program and gives its exit code. An error is printed once.
+/// Parses the arguments, runs the program and returns its exit code. An error is printed once.
 pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Result<u8>) -> ExitCode {
     // Before anything else: a sandboxed child enters here and executes another program.
     if let Some(code) = crate::sys::sandbox::enter(std::env::args_os()) {
@@ -248,7 +248,7 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
                 true => root_hint(),
                 false => String::new(),
             };
-            // Not by the log: it may go to the journal, and the caller reads stderr.
+            // Not through the log, which may be the journal: the caller reads stderr.
             use std::io::Write;
             let text = crate::report::render::shown(&format!("{e:#}{hint}"));
             // If stderr is closed too, the exit code is the only report.
@@ -258,7 +258,7 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
     }
 }
 
-/// The reader of the output has gone away: `clr-dkms status | head -1`.
+/// Whether the reader of the output was closed, as in `clr-dkms status | head -1`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<CannotAnswer>().is_some_and(|e| e.0.kind() == std::io::ErrorKind::BrokenPipe)
 }
@@ -296,7 +296,7 @@ fn code_of_file(error: &FileError) -> u8 {
 /// Prints an answer to stdout.
 ///
 /// # Errors
-/// When stdout cannot be written.
+/// If stdout cannot be written.
 pub fn answer(text: &str, color: Color) -> anyhow::Result<()> {
     answer_by(color, |out| out.write_all(text.as_bytes()))
 }
@@ -317,10 +317,10 @@ fn styled(text: &str, color: Color) -> String {
     }
 }
 
-/// The same for an answer that is not in memory as a whole.
+/// Like [`answer`], for an answer that is not completely in memory.
 ///
 /// # Errors
-/// When it cannot be written.
+/// If it cannot be written.
 pub fn answer_by(
     color: Color,
     write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,

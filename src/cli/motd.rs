@@ -6,11 +6,11 @@ use super::{Common, answer, need_root};
 use crate::exit;
 use crate::update::motd;
 
-/// Write the message of the day's fragment from the present state.
+/// Write clr-dkms's fragment of the message of the day.
 ///
-/// At most three lines go to /run/motd.d/clr-dkms.motd; where there is nothing to say the file is removed.
-/// Afterwards motd-update.sh is run, where it exists and something has changed. The mark
-/// /run/clr-dkms/reboot-required and the metrics are brought up to date too.
+/// At most three lines are written to /run/motd.d/clr-dkms.motd. If there is nothing to report the file is
+/// removed. If something has changed and motd-update.sh exists, it is run afterwards. The mark
+/// /run/clr-dkms/reboot-required and the metrics are updated too.
 ///
 /// Exit code 0: done, or nothing to do; 1: the file could not be written.
 #[derive(Debug, Parser)]
@@ -27,10 +27,10 @@ pub struct MotdArguments {
     common: Common,
 }
 
-/// Runs it.
+/// Runs `clr-dkms-motd`.
 ///
 /// # Errors
-/// When the root or the configuration cannot be used, or the fragment cannot be written.
+/// If the root or the configuration cannot be used, or the fragment cannot be written.
 pub fn run(arguments: MotdArguments) -> anyhow::Result<u8> {
     let context = arguments.common.strict_world("clr-dkms-motd")?;
     let document = crate::report::observation::observe(&context);
@@ -39,7 +39,7 @@ pub fn run(arguments: MotdArguments) -> anyhow::Result<u8> {
         return Ok(exit::OK);
     }
     need_root(&context, "clr-dkms-motd")?;
-    // The mark that a reboot is safe must not outlive that any more than the message.
+    // The mark that a reboot is safe must be updated together with the message.
     crate::update::publish::write(&context, &document)?;
     Ok(exit::OK)
 }

@@ -1,5 +1,5 @@
-//! `clr-dkms-post-update`, the main job: after an update, build what is missing, prove it, put the command
-//! line and the boot entries right, and leave a record.
+//! `clr-dkms-post-update`, the main job: after an update it builds missing modules, proves them, corrects the
+//! command line and the boot entries, and writes a record.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::update::engine::Order;
 use crate::update::progress::ProgressMode;
 use crate::update::{dry_run, sequence};
 
-/// Rebuild the DKMS modules for the kernels that an update brought, and make the next boot ready.
+/// Rebuild the DKMS modules for the kernels of an update, and prepare the next boot.
 ///
 /// systemd runs it after an update; running it by hand is harmless. For the default kernel of each variant,
 /// every DKMS module with AUTOINSTALL is built and installed unless it is proven to be installed already.
@@ -41,23 +41,23 @@ pub struct PostUpdateArguments {
     /// With --dry-run: the plan as JSON
     #[arg(long, requires = "dry_run")]
     json: bool,
-    /// Wait for a running swupd: a half-written kernel cannot be built for (clr-dkms.service)
+    /// Wait for a running swupd: modules cannot be built for an incomplete kernel (clr-dkms.service)
     #[arg(long, hide = true, conflicts_with = "dry_run")]
     after_swupd: bool,
     #[command(flatten)]
     common: Common,
 }
 
-/// Runs it.
+/// Runs `clr-dkms-post-update`.
 ///
 /// # Errors
-/// When it cannot begin, or cannot write its results. Failures of single modules are reported in the record
-/// and in the exit code.
+/// If it cannot start, or cannot write its results. Failures of single modules are part of the record and of
+/// the exit code.
 pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
     // Before any file is opened and before the log is started: its error is logged below.
     let bare = bare_chroot(&arguments.common, arguments.dry_run);
     let (context, config_errors) = arguments.common.context("clr-dkms-post-update")?;
-    // A typo must not keep modules from being built: the valid part of the configuration applies.
+    // A typing error must not prevent modules from being built: the valid part of the configuration applies.
     let faults: Vec<String> = config_errors.iter().map(ToString::to_string).collect();
     let known: Vec<String> = faults.iter().cloned().chain(bare).collect();
     for fault in &known {
@@ -75,7 +75,8 @@ pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
             sequence::wait_for_swupd(&context);
         }
         let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
-        // swupd's hooks and systemd run it without a terminal on stdin, and keep its output: no progress is drawn.
+        // swupd's hooks and systemd run it without a terminal on stdin, and keep its output: no progress is
+        // drawn.
         let watched = std::io::stdin().is_terminal();
         let show = if watched {
             ProgressMode::live_or(ProgressMode::Nothing, arguments.common.quiet)
@@ -87,8 +88,8 @@ pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
     Ok(if code == exit::OK && !faults.is_empty() { exit::CONFIG } else { code })
 }
 
-/// Where update-trigger.sh runs us in a plain chroot, what dkms needs is mounted for us alone. Gives why it
-/// could not be: the next report shows it.
+/// If update-trigger.sh runs the program in a plain chroot, mounts what dkms needs in a private namespace.
+/// Returns why that failed, for the next report.
 fn bare_chroot(common: &Common, dry_run: bool) -> Option<String> {
     let is_slash = common.root.as_deref() == Some(Path::new("/"));
     if !is_slash || !nix::unistd::geteuid().is_root() {
@@ -97,7 +98,7 @@ fn bare_chroot(common: &Common, dry_run: bool) -> Option<String> {
     let refused = chroot::furnish(!dry_run).err();
     (!chroot::is_furnished()).then(|| {
         format!(
-            "no module could be looked at or built: this chroot has no /proc or no /dev/null, and they cannot be \
+            "no module could be examined or built: this chroot has no /proc or no /dev/null, and they cannot be \
              mounted ({}); run `clr-dkms-post-update --root DIR` on the system around it",
             refused.map_or_else(|| "nothing was tried".to_owned(), |e| e.to_string())
         )

@@ -1,5 +1,5 @@
-//! `clr-dkms-pre-update`: a snapshot before the update, and a warning about what would make it fail. Quick:
-//! it runs no other program.
+//! `clr-dkms-pre-update`: takes a snapshot before the update, and warns about problems that it would cause.
+//! It is fast, because it runs no other program.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -27,19 +27,20 @@ use crate::state::{self, SCHEMA, SNAPSHOT, Snapshot};
 use crate::sys::{FileKind, Root, RootKind, users};
 use crate::update::boot_files::defers;
 
-/// What swupd runs in an image, and what that runs.
+/// The hook that swupd runs in an image, and the program that the hook runs.
 const HOOK: &str = "/usr/libexec/updater/50-clr-dkms-hook.sh";
 const PROGRAM: &str = "/usr/bin/clr-dkms-post-update";
-/// What one build may need at its peak besides its result, in bytes; measured on small modules: 3 to 30 MB.
+/// The space in bytes that one build may need temporarily, in addition to its result. Measured with small
+/// modules: 3 to 30 MB.
 const BUILD_SPACE: u64 = 64 << 20;
-/// How many times its result a large module's build directory takes.
+/// The size of a large module's build directory, as a multiple of its result.
 const BUILD_FACTOR: u64 = 16;
 
 /// Take a snapshot of kernels and modules before an update, and warn about what would make it fail.
 ///
-/// swupd calls it. What it warns of can be repaired before the update is begun.
+/// swupd calls it. The causes of its warnings can be repaired before the update begins.
 ///
-/// Exit code 0: always, but for wrong usage: an update is never held up.
+/// Exit code 0: always, except for wrong usage: it never stops an update.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-pre-update",
@@ -48,14 +49,14 @@ const BUILD_FACTOR: u64 = 16;
     clr-dkms-pre-update --dry-run"
 )]
 pub struct PreUpdateArguments {
-    /// Warn only; write no snapshot
+    /// Only warn; write no snapshot
     #[arg(long, short = 'n')]
     dry_run: bool,
     #[command(flatten)]
     common: Common,
 }
 
-/// Runs it; whatever goes wrong is logged.
+/// Runs `clr-dkms-pre-update`. Every error is logged.
 ///
 /// # Errors
 /// Never.
@@ -70,7 +71,7 @@ pub fn run(arguments: PreUpdateArguments) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-/// The directory that swupd was given by `--path`, when that is not the running system.
+/// The directory that swupd was called with as `--path`, if it is not the running system.
 fn image_of(words: &[OsString]) -> Option<PathBuf> {
     let mut words = words.iter().skip(1);
     let mut image = None;
@@ -86,9 +87,9 @@ fn image_of(words: &[OsString]) -> Option<PathBuf> {
     image.filter(|path| path.is_absolute() && path != Path::new("/"))
 }
 
-/// With `--path` swupd reads the settings of the running system, and runs its hooks, ours too: what we have
-/// it leave alone here it leaves alone there as well. Where the image has a hook of ours, that makes up for
-/// it.
+/// With `--path` swupd uses the settings and hooks of the running system. If clr-dkms configured it to leave
+/// the boot files alone here, it leaves those of the image alone too. If the image has the hook of clr-dkms,
+/// the hook writes them.
 fn boot_files_of_image(root: &Root, words: &[OsString]) -> Option<String> {
     let path = image_of(words)?;
     if deferral::observe(root) != Deferral::Armed {
@@ -99,8 +100,8 @@ fn boot_files_of_image(root: &Root, words: &[OsString]) -> Option<String> {
     (!has_hook).then(|| {
         let update = AdminCommand::change("clr-boot-manager", &["update"]);
         format!(
-            "swupd leaves the boot files of {} alone too, as it does here ({CONFIG}), and no clr-dkms is in there to make \
-             them: after this update {}",
+            "swupd leaves the boot files of {} alone too, as on this system ({CONFIG}), and the image has no \
+             clr-dkms to write them: after this update {}",
             path.display(),
             update.text(&CommandTarget::image(&path))
         )
@@ -139,7 +140,7 @@ fn look(context: &Context, dry_run: bool) {
             .map(|release| (release.clone(), installed_on(&tree, &release)))
             .collect(),
     };
-    // An unchanged state is not written again.
+    // An unchanged snapshot is not written again.
     let old = state::load::<Snapshot>(&context.root, SNAPSHOT).good();
     if old.is_some_and(|old| old.kernels == snapshot.kernels && old.running == snapshot.running) {
         return;
@@ -180,8 +181,8 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
                     registered.module
                 )),
                 Source::Directory { path, .. } => {
-                    // Without time to ask bash, the text can only advise; one that cannot be read advises the
-                    // same.
+                    // There is no time to ask bash, and the text is good enough for advice. An unreadable
+                    // text leads to the same advice.
                     let text = context.root.read_within(path.join("dkms.conf"), TEXT).unwrap_or_default();
                     if conf::seems_autoinstall(&String::from_utf8_lossy(&text)) != Some(true) {
                         warnings.push(format!(
@@ -194,8 +195,8 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
             }
         }
     }
-    // What a file in /run lacks is put there again after this update, and the default pointed back if need
-    // be.
+    // Files in /run that are missing are written again after this update, and the boot default is corrected
+    // if needed.
     if let (true, Deferral::Off { overridden_by: Some(by), .. }) =
         (defers(context), deferral::observe(&context.root))
     {
@@ -209,14 +210,14 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
     warnings
 }
 
-/// Compares the free space with an estimate of what building every installed module for one more kernel
-/// takes.
+/// Compares the free space with an estimate of the space for building every installed module for one more
+/// kernel.
 fn too_little_space(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String> {
     let root = &context.root;
     let (mut sum, mut largest) = (0, 0);
     for kernel in inventory.tips() {
         let directory = format!("{}/{INSTALLED}", module_directory(&kernel.name.release()));
-        // For an estimate, what cannot be listed counts as nothing.
+        // In an estimate, an unreadable directory counts as empty.
         let files = root.list_optional(&directory).unwrap_or_default();
         let sizes = files
             .iter()
@@ -232,7 +233,7 @@ fn too_little_space(context: &Context, inventory: &Inventory, tree: &Tree) -> Ve
     [(MODULES, sum), (TREE, sum + build)]
         .into_iter()
         .filter_map(|(directory, need)| {
-            // Only for a warning: what is unknown is not too little.
+            // An unknown amount of free space causes no warning.
             let free = root.free_space(directory).ok()?;
             (free < need).then(|| {
                 format!(

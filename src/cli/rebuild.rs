@@ -1,4 +1,4 @@
-//! `clr-dkms rebuild`: the same work as after an update, by hand, for chosen modules and kernels.
+//! `clr-dkms rebuild`: builds chosen modules for chosen kernels by hand, like after an update.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,33 +29,34 @@ use crate::update::parameter;
 use crate::update::progress::ProgressMode;
 use crate::update::sequence::{self, Done};
 
-/// The arguments of the verb.
+/// The arguments of `rebuild`.
 #[derive(Debug, Args)]
 pub struct RebuildArguments {
-    /// Modules, as NAME or NAME/VERSION; without one all that ask for it
+    /// Modules, as NAME or NAME/VERSION; the default is all with AUTOINSTALL
     #[arg(value_name = "MODULE")]
     modules: Vec<String>,
-    /// A kernel release, a kernel id, a variant or `running`; without one the default kernel of each variant
+    /// A kernel release, a kernel id, a variant or `running`; the default is the default kernel of each
+    /// variant
     #[arg(long, short, value_name = "KERNEL", conflicts_with = "all_kernels")]
     kernel: Vec<String>,
-    /// Every installed kernel
+    /// Build for every installed kernel
     #[arg(long)]
     all_kernels: bool,
-    /// Also what is proven to be there
+    /// Also rebuild modules that are proven
     #[arg(long, short)]
     force: bool,
-    /// Say what would be done, and why; change nothing
+    /// Print what would be done, and why; change nothing
     #[arg(long, short = 'n', conflicts_with = "json")]
     dry_run: bool,
-    /// What became of it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Runs it.
+/// Runs `rebuild`.
 ///
 /// # Errors
-/// When it cannot begin, or cannot write what it found.
+/// If it cannot start, or cannot write its results.
 pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> anyhow::Result<u8> {
     let order = match order(context, &arguments) {
         Ok(order) => order,
@@ -105,7 +106,7 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
 }
 
 fn order(context: &Context, arguments: &RebuildArguments) -> anyhow::Result<Order> {
-    // A name begins with neither.
+    // The name of a module begins with neither.
     if let Some(path) = arguments.modules.iter().find(|asked| asked.starts_with(['.', '/'])) {
         let build = AdminCommand::change("clr-dkms", &["rebuild", "NAME"]);
         let add = Remedy::from(AdminCommand::change("dkms", &["add", path]).to("register it")).then(build);
@@ -129,13 +130,13 @@ fn order(context: &Context, arguments: &RebuildArguments) -> anyhow::Result<Orde
     Ok(Order { modules: arguments.modules.clone(), kernels, force: arguments.force, by_hand: true })
 }
 
-/// What would be done, and the exit code of it.
+/// The text of the plan, and the exit code.
 fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
     let planned = engine::plan(system, order);
     let mut left = engine::left_alone(system, order);
-    // What waits for another module may be there with that one.
+    // Modules that wait for another module may become ready when that one is built.
     left.retain(|l| l.state != State::DependencyFailed || !planned.iter().any(|p| p.release == l.release));
-    // A run would write the parameter first.
+    // A run would set the parameter first.
     let record = state::load::<RunRecord>(&context.root, RECORD).good();
     if parameter::cmdline_plan(context, system, record.as_ref()).is_ok_and(|(_, plan)| plan.steps.is_empty())
     {
@@ -154,7 +155,7 @@ fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
     (text, if missing > 0 { exit::ATTENTION } else { exit::OK })
 }
 
-/// What became of each module, and the sum.
+/// The result of each module, and the summary.
 fn report(context: &Context, system: &System, done: &Done, took: Duration, again: &str) -> RebuildReport {
     let unindexed = |a: &Attempt| {
         let errors = done.attempts.iter().filter(|other| other.release == a.release);
@@ -175,7 +176,7 @@ fn report(context: &Context, system: &System, done: &Done, took: Duration, again
         let record = ModuleRecord { error: a.error.clone(), ..status_of(&a.module, &a.release) };
         let next = next_step(system, record, state);
         BuildOutcome {
-            // What was cut short has one next step, in the sum.
+            // Interrupted modules share one next step, which is in the summary.
             next: next.filter(|_| !cut_short),
             state,
             reason,
@@ -211,7 +212,7 @@ fn report(context: &Context, system: &System, done: &Done, took: Duration, again
     }
 }
 
-/// What nothing was done about.
+/// The result for a module that was left alone.
 fn kept(system: &System, left: LeftAlone) -> BuildOutcome {
     BuildOutcome {
         next: next_step(system, status_of(&left.module, &left.release), left.state),
@@ -226,20 +227,20 @@ fn kept(system: &System, left: LeftAlone) -> BuildOutcome {
     }
 }
 
-/// What to do about a module that is not there; nothing about one that is as it should be. `before` is what is known of it.
+/// The next step for a module that is not ready; none if nothing is wrong. `before` is its earlier record.
 fn next_step(system: &System, before: ModuleRecord, state: State) -> Option<String> {
     let remedy = of_module_on_kernel(&ModuleRecord { state, ..before }, false, system)?;
     Some(remedy.text(&CommandTarget::of(system)))
 }
 
-/// How the same is asked for again.
+/// The command that repeats the request.
 fn again(context: &Context, arguments: &RebuildArguments) -> String {
     let kernels = arguments.kernel.iter().flat_map(|kernel| ["-k", kernel]);
     let flags = [(arguments.all_kernels, "--all-kernels"), (arguments.force, "--force")];
     let flags = flags.into_iter().filter_map(|(given, flag)| given.then_some(flag));
     let words = arguments.modules.iter().map(String::as_str).chain(kernels).chain(flags);
     let words: Vec<&str> = std::iter::once("rebuild").chain(words).collect();
-    // By force, what was done is done again.
+    // With --force, completed modules would be built again.
     let purpose = if arguments.force { "begin again" } else { "continue" };
     AdminCommand::change("clr-dkms", &words).to(purpose).text(&CommandTarget::of_root(&context.root))
 }

@@ -1,4 +1,4 @@
-//! `clr-dkms-variant`: which kind of kernel is this, and does the distribution support DKMS for it?
+//! `clr-dkms-variant`: the variant of a kernel, and whether the distribution supports DKMS for it.
 
 use anyhow::bail;
 use clap::Parser;
@@ -10,13 +10,13 @@ use crate::kernel::{Installed, Inventory, KernelName, Running, Support, Variant}
 use crate::report::render::json;
 use crate::report::render::shown;
 
-/// Tell the variant of a kernel, and whether DKMS is supported for it.
+/// Print the variant of a kernel, and whether DKMS is supported for it.
 ///
-/// Without KERNEL it is the running one. A KERNEL is named by its release (6.15.7-1591.native), by its id
+/// The default is the running kernel. A KERNEL is named by its release (6.15.7-1591.native), by its id
 /// (org.clearlinux.native.6.15.7-1591) or by its variant (native).
 ///
 /// Exit code 0: DKMS is supported for the variant, with --all for each; 1: it is not; 3: it cannot be
-/// determined, as the kernel is not one of this system.
+/// determined, because the kernel is not one of this system.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms-variant",
@@ -31,13 +31,13 @@ pub struct VariantArguments {
     /// A kernel release, a kernel id or a variant
     #[arg(value_name = "KERNEL", conflicts_with = "all")]
     kernel: Option<String>,
-    /// Every installed kernel, with its release
+    /// List every installed kernel, with its release
     #[arg(long)]
     all: bool,
-    /// A table with family and bundles
+    /// Print a table with family and bundles
     #[arg(long, conflicts_with = "json")]
     long: bool,
-    /// All of it, as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -53,7 +53,7 @@ struct VariantRow {
     installed: bool,
     running: bool,
     tip: bool,
-    /// What lies on disk of it.
+    /// Its files on disk.
     details: Option<Installed>,
 }
 
@@ -63,10 +63,10 @@ struct VariantDocument {
     kernels: Vec<VariantRow>,
 }
 
-/// Runs it.
+/// Runs `clr-dkms-variant`.
 ///
 /// # Errors
-/// When the root or the configuration cannot be used, or stdout cannot be written.
+/// If the root or the configuration cannot be used, or stdout cannot be written.
 pub fn run(arguments: VariantArguments) -> anyhow::Result<u8> {
     let context = arguments.common.strict_world("clr-dkms-variant")?;
     let inventory = Inventory::observe(&context.root);
@@ -85,7 +85,7 @@ pub fn run(arguments: VariantArguments) -> anyhow::Result<u8> {
     } else if arguments.common.quiet {
         String::new()
     } else if arguments.all {
-        // Several kernels are of one variant.
+        // Several kernels have the same variant.
         let row = |r: &VariantRow| [r.variant.name.clone(), r.release.clone().unwrap_or_default()];
         columns(&rows.iter().map(row).collect::<Vec<_>>())
     } else {
@@ -109,7 +109,7 @@ fn rows(inventory: &Inventory, arguments: &VariantArguments) -> anyhow::Result<V
         (Some(kernel), _) => kernel.as_str(),
         (None, Running::Known { release }) => release,
         (None, Running::None) => bail!("in an image no kernel runs: name one, or use --all"),
-        (None, Running::Unknown { reason }) => bail!("the running kernel is not known: {reason}"),
+        (None, Running::Unknown { reason }) => bail!("the running kernel is unknown: {reason}"),
     };
     if let Some(kernel) = inventory.find(asked) {
         return Ok(vec![installed_row(inventory, &kernel.name)]);
@@ -130,7 +130,7 @@ fn rows(inventory: &Inventory, arguments: &VariantArguments) -> anyhow::Result<V
     match KernelName::parse(asked, &inventory.namespace) {
         Ok(name) if Variant::of(&name.variant).is_known() => Ok(vec![installed_row(inventory, &name)]),
         _ if inventory.runs(asked) => {
-            bail!("{} runs, and is not one of clr-boot-manager's kernels", shown(asked))
+            bail!("{} is running, and is not one of clr-boot-manager's kernels", shown(asked))
         }
         _ => bail!("{} is not a kernel of this system", shown(asked)),
     }
@@ -174,7 +174,7 @@ fn table(rows: &[VariantRow]) -> String {
     columns(&lines)
 }
 
-/// Lines with their cells in columns, two blanks apart.
+/// Aligns cells in columns that are separated by two spaces.
 pub(super) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
     let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();

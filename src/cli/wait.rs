@@ -1,4 +1,4 @@
-//! `clr-dkms wait`: returns when no run is at work and none is to come.
+//! `clr-dkms wait`: returns when no run is in progress and none is to come.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use crate::report::render::shown;
 use crate::sys::clock::Stopwatch;
 use crate::update::pending::{WaitOutcome, wait};
 
-/// The arguments of the verb.
+/// The arguments of `wait`.
 #[derive(Debug, Args)]
 pub struct WaitArguments {
-    /// Give up after TIME, as 90s or 30min; without it, there is no limit
+    /// Give up after TIME, such as 90s or 30min; the default is no limit
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
 }
 
-/// Runs it. Ctrl-C ends it, as it ends any program that changes nothing.
+/// Runs `wait`. Ctrl-C ends it like any program that changes nothing.
 ///
 /// # Errors
-/// When stdout cannot be written.
+/// If stdout cannot be written.
 pub fn run(context: &Context, arguments: &WaitArguments, common: &Common) -> anyhow::Result<u8> {
     let watch = Stopwatch::start();
     let document = loop {
@@ -42,7 +42,7 @@ pub fn run(context: &Context, arguments: &WaitArguments, common: &Common) -> any
             }
         }
         let document = observe(context);
-        // Another run has begun meanwhile.
+        // Another run has started meanwhile.
         if document.verdict != Verdict::Building {
             break document;
         }

@@ -1,4 +1,5 @@
-//! The status document: one value, made from facts and the record; text, JSON and the MOTD are renderings of it.
+//! The status document: one value, made from facts and the record; text, JSON and the MOTD are renderings of
+//! it.
 
 mod advice;
 pub mod boot_remedies;
@@ -93,7 +94,8 @@ pub struct ModuleStatus {
     pub class: Importance,
     /// It should be there, or is in use now, and will not be there on a kernel that may be booted.
     pub missed: bool,
-    /// The sentence that [`StatusDocument::problems`] has on it; none where nothing is wrong, or another sentence tells it.
+    /// The sentence that [`StatusDocument::problems`] has on it; none where nothing is wrong, or another
+    /// sentence tells it.
     pub problem: Option<Problem>,
     /// What brings it there; none where nothing has to be done.
     pub next_step: Option<String>,
@@ -111,7 +113,8 @@ pub struct StatusDocument {
     pub verdict: Verdict,
     /// The id of the verdict, which `clr-dkms explain` knows.
     pub id: &'static str,
-    /// Whether the machine may be rebooted now: nothing that is critical will be missing. None where that cannot be determined.
+    /// Whether the machine may be rebooted now: nothing that is critical will be missing. None where that
+    /// cannot be determined.
     pub may_reboot: Option<bool>,
     /// The answer in one sentence.
     pub summary: String,
@@ -208,7 +211,7 @@ impl ProblemReport {
     }
 }
 
-/// Whether a run is at work, or was broken off.
+/// Whether a run is active, or was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// Neither.

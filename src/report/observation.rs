@@ -14,8 +14,8 @@ pub fn observe(context: &Context) -> StatusDocument {
     observe_with(context, &mut Cache::load(&context.root))
 }
 
-/// The same with what costs more: changed sources, and the units and hooks that start clr-dkms. The message of
-/// the day does not depend on them.
+/// The same with what costs more: changed sources, and the units and hooks that start clr-dkms. The message
+/// of the day does not depend on them.
 pub fn observe_whole(context: &Context) -> StatusDocument {
     let record = state::load(&context.root, RECORD);
     let progress = progress(context);
@@ -43,7 +43,7 @@ pub fn observe_with(context: &Context, cache: &mut Cache) -> StatusDocument {
     document(&system, &record, &progress, &context.settings, context.clock.now())
 }
 
-/// Whether a run is at work, or was broken off.
+/// Whether a run is active, or was interrupted.
 pub fn progress(context: &Context) -> Progress {
     match state::load::<InProgress>(&context.root, IN_PROGRESS) {
         // What may not be read says nothing of a run.

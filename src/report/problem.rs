@@ -17,8 +17,8 @@ use crate::requirement::{Importance, MissingModule};
 use crate::state::{ModuleRecord, WaitingPart};
 use crate::sys::TimeStyle;
 
-/// One thing that is wrong. The order of the variants is that of their importance: a cause comes before what follows from
-/// it.
+/// One thing that is wrong. The order of the variants is that of their importance: a cause comes before what
+/// follows from it.
 #[derive(Debug, Clone, PartialEq, Eq, EnumDiscriminants)]
 #[strum_discriminants(name(ProblemKind), derive(PartialOrd, Ord, IntoStaticStr, Serialize))]
 #[strum_discriminants(strum(serialize_all = "kebab-case"), serde(rename_all = "kebab-case"))]
@@ -275,7 +275,7 @@ impl fmt::Display for ProblemSentence<'_> {
             P::BootUpdateFailed { why } | P::SwupdNotAsked { why } | P::RecordDamaged { why } => {
                 f.write_str(why)
             }
-            P::RunBrokenOff => f.write_str("the last run was broken off before its end"),
+            P::RunBrokenOff => f.write_str("the last run was interrupted before its end"),
             P::NeverRun => f.write_str("clr-dkms-post-update has not run on this system yet"),
             P::BootEntry(fault) => fault.fmt(f),
             P::Automation(fault) => fault.fmt(f),
@@ -286,12 +286,14 @@ impl fmt::Display for ProblemSentence<'_> {
                 )
             }
             P::EntryLoss(loss) => loss.fmt(f),
-            P::OverridesLost { why } => write!(f, "what an admin said of the boot default is lost: {why}"),
+            P::OverridesLost { why } => {
+                write!(f, "the admin's requests for the boot default are lost: {why}")
+            }
             P::HeldUnbootable { kernel } => {
                 write!(f, "an admin holds kernel {kernel}, which cannot be booted")
             }
             P::SwupdOverrides(by) => {
-                write!(f, "{by} has swupd run clr-boot-manager before the modules are proven")
+                write!(f, "{by} makes swupd run clr-boot-manager before the modules are proven")
             }
             P::ParameterMissing { kernels, of } => match kernels.as_slice() {
                 [one, other, third, more @ ..] if !more.is_empty() => write!(
@@ -388,8 +390,8 @@ fn write_module(f: &mut fmt::Formatter<'_>, record: &ModuleRecord) -> fmt::Resul
     }
 }
 
-/// Them in a sentence: of one why it is needed and how it is, of several their names, and what depends on the first; none
-/// when there is none.
+/// Them in a sentence: of one why it is needed and how it is, of several their names, and what depends on the
+/// first; none when there is none.
 pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
     let named = |lack: &MissingModule| match lack.class {
         Importance::Critical => format!("{} ({})", lack.module, lack.needed),

@@ -36,7 +36,7 @@ pub struct Situation<'a> {
     pub settings: &'a Settings,
     /// What is required, and which kernel should boot.
     pub assessment: &'a BootAssessment,
-    /// Whether a run is at work.
+    /// Whether a run is active.
     pub progress: &'a Progress,
     /// The record of the last run.
     pub record: Option<&'a RunRecord>,
@@ -261,7 +261,8 @@ pub fn leave_boot_files(by: &SwupdLine) -> Remedy {
     take_out.or(Remedy::by_hand("set `[boot] policy = hold`"))
 }
 
-/// What builds a module for a kernel: by itself a run builds for the kernel that is the default of its variant.
+/// What builds a module for a kernel: by itself a run builds for the kernel that is the default of its
+/// variant.
 fn build(module: &ModuleName, kernel: &str, installed: Option<&Installed>) -> Remedy {
     match installed.is_some_and(|k| k.tip) {
         true => run(),

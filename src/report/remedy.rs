@@ -17,7 +17,7 @@ pub enum Remedy {
     Do(String),
     /// A reboot, and the modules that it brings back.
     Reboot(Vec<String>),
-    /// Waiting for the run that is at work.
+    /// Waiting for the active run.
     Wait,
     /// One after the other.
     Then(Vec<Remedy>),

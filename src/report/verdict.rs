@@ -21,7 +21,7 @@ pub enum Verdict {
     /// All is there for the next boot, which is another kernel than the running one, or makes the running one
     /// take its modules.
     RebootPending,
-    /// A run is at work.
+    /// A run is active.
     Building,
     /// Something is missing or failed.
     Degraded,
@@ -75,7 +75,7 @@ pub(super) fn verdict(
     } else if system.inventory.kernels.is_empty() {
         Verdict::NotApplicable
     } else if is_unsafe {
-        // Also while a run is at work: until it ends this is what a reboot would find.
+        // Also while a run is active: until it ends this is what a reboot would find.
         Verdict::Unsafe
     } else if unknown || assessment.is_open {
         Verdict::Unknown

@@ -27,7 +27,7 @@ mod tests {
         let part = |what, since: &str| WaitingPart {
             what,
             since: since.parse().unwrap(),
-            why: "swupd is at work".to_owned(),
+            why: "swupd is running".to_owned(),
             command: "clr-boot-manager update".to_owned(),
         };
         let new = part(BootPart::BootLoader, "2025-08-02T01:00:00Z");

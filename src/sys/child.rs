@@ -1,5 +1,5 @@
-//! Child processes: an argument vector (no shell), a group of their own, a deadline, no standard input, an
-//! fixed environment, and the output in a file.
+//! Child processes: an argument vector (no shell), a process group of their own, a deadline, no standard
+//! input, a fixed environment, and the output in a file.
 //!
 //! The output goes to a file because a grandchild that keeps running would hold a pipe open. Each child has
 //! its own process group because killing only the leader of a build leaves a subshell that continues to build
@@ -23,8 +23,8 @@ use super::clock::Stopwatch;
 use super::interrupt;
 use super::sandbox::{self, Layers, Sandbox};
 
-/// The environment variable that marks the children of a run, with its process id. By it the next run
-/// recognises the children that a killed run left behind.
+/// The environment variable that marks the children of a run, with its process id. The next run uses it to
+/// recognise the children that a killed run left behind.
 pub const MARK: &str = "CLR_DKMS_RUN";
 /// How long a group may take to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
@@ -59,7 +59,7 @@ impl std::fmt::Display for Ended {
             Ended::Exit(code) => write!(f, "exit code {code}"),
             Ended::Signal(number) => write!(f, "killed by signal {number}"),
             Ended::TimedOut => f.write_str("stopped at its deadline"),
-            Ended::Interrupted => f.write_str("stopped because we were asked to stop"),
+            Ended::Interrupted => f.write_str("stopped on request"),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! A plain `chroot` into an image, as update-trigger.sh makes one: without `/proc` and `/sys`, and with an
 //! empty `/dev`.
 //!
-//! dkms, make and bash need `/proc` (behind `/dev/fd`) and `/dev/null`; we need them ourselves. They are
-//! mounted in a mount namespace of this process: nobody else sees them, nothing is written to the image but
-//! empty directories, and they end with the process, whatever ends it.
+//! dkms, make and bash need `/proc` (behind `/dev/fd`) and `/dev/null`, and so does clr-dkms. They are
+//! mounted in a private mount namespace of this process. Other processes do not see them, only empty
+//! directories are written to the image, and the mounts end with the process.
 
 use std::io;
 use std::path::Path;
@@ -17,18 +17,18 @@ use super::sandbox::mounts::{
     bind, filesystem, is_same, keep_mounts_private, make_directory, minimal_devices,
 };
 
-/// Where the root of the image is found a second time: a program that is given this path works on an image,
-/// and not on the machine around it.
+/// A second path of the image's root. A program that is given this path works on an image, and not on the
+/// surrounding machine.
 const SECOND: &str = "/run/clr-dkms/root";
-/// Where the path of the image is kept once it can be used.
+/// The path of the image, once it is usable.
 static IMAGE_PATH: OnceLock<&Path> = OnceLock::new();
 
-/// A path other than `/` for the root that this process sees as `/`, where [`furnish`] has made one.
+/// A path other than `/` for the root that this process sees as `/`, if [`furnish`] has created one.
 pub(super) fn image_path() -> Option<&'static Path> {
     IMAGE_PATH.get().copied()
 }
 
-/// Whether programs find here what they expect everywhere.
+/// Whether the files exist that programs expect on every system.
 pub fn is_furnished() -> bool {
     Path::new("/proc/self/fd").is_dir() && is_null_device()
 }
@@ -37,14 +37,14 @@ fn is_null_device() -> bool {
     stat("/dev/null").is_ok_and(|s| SFlag::from_bits_truncate(s.st_mode).contains(SFlag::S_IFCHR))
 }
 
-/// Mounts what is missing, when `/` is the root of a chroot. To be called before there is a second thread,
-/// and before a directory is held open. Elsewhere nothing is done. `second` makes the image reachable by
-/// another path too, for which a directory is made in it.
+/// Mounts what is missing, if `/` is the root of a chroot; otherwise does nothing. It must be called before a
+/// second thread exists, and before a directory is held open. With `second` the image also gets another path,
+/// for which a directory is created in it.
 ///
 /// # Errors
-/// When the kernel refuses it, as in a container without the privilege: it is as bare then as it was.
+/// If the kernel refuses it, as in a container without the privilege. Nothing is mounted then.
 pub fn furnish(second: bool) -> io::Result<()> {
-    // The root of the first process can be seen where there is a /proc, by root.
+    // Root can see the root of the first process if /proc is mounted.
     let of_init = stat("/proc/1/root/.");
     if is_furnished() && of_init.is_ok_and(|init| stat("/").is_ok_and(|own| is_same(&own, &init))) {
         return Ok(());
@@ -54,11 +54,12 @@ pub fn furnish(second: bool) -> io::Result<()> {
         return Ok(());
     }
     put(Path::new("/proc/self"), "proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)?;
-    // What only clr-boot-manager asks, of the disk that the image is on; without it that fails, and says so.
+    // Only clr-boot-manager needs it, to query the disk of the image. Without it clr-boot-manager fails with
+    // a message.
     put(Path::new("/sys/dev"), "sysfs", MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV).ok();
     if !is_null_device() {
-        // The one of the machine, with its disks; where that is not to be had, the few that every program
-        // uses.
+        // The /dev of the machine, with its disks. If it cannot be mounted, the few devices that every
+        // program uses.
         let whole = put(Path::new("/dev/null"), "devtmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC);
         whole.or_else(|_| minimal_devices(Path::new("/"), Path::new("/dev")))?;
     }
@@ -69,7 +70,7 @@ pub fn furnish(second: bool) -> io::Result<()> {
     make_directory(Path::new("/run/clr-dkms"))?;
     make_directory(second)?;
     bind(Path::new("/"), second)?;
-    // A second call would have mounted it a second time, at the same place.
+    // A second call would have mounted the same path again.
     IMAGE_PATH.set(second).ok();
     Ok(())
 }

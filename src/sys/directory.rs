@@ -56,7 +56,7 @@ impl Directory<'_> {
     /// When it is not a symlink, or cannot be read.
     pub fn read_link(&self, name: &str) -> Result<PathBuf, FileError> {
         let text = readlinkat(&self.fd, name);
-        let text = text.map_err(|e| self.root.fail_read("read the link", &self.path.join(name), e))?;
+        let text = text.map_err(|e| self.root.fail_read("read the symlink", &self.path.join(name), e))?;
         Ok(PathBuf::from(text))
     }
 }

@@ -27,9 +27,9 @@ struct Screen {
 impl Screen {
     /// Prints text above the lines, and redraws the lines that have changed.
     ///
-    /// They are cut before the last column and each has an end of its own, so that a terminal that is made
-    /// wider has nothing to join; one that is made narrower may leave the upper part of what it has broken,
-    /// and what is above is never written over.
+    /// Lines are cut before the last column, and each ends with a newline, so that a terminal that becomes
+    /// wider does not join them. A terminal that becomes narrower may leave parts of wrapped lines. Text
+    /// above the lines is never overwritten.
     fn draw(&mut self, above: &str) -> io::Result<()> {
         let (rows, columns) = self.term.size();
         let lines = (self.lines)(usize::from(rows).saturating_sub(1), usize::from(columns).saturating_sub(1));
@@ -104,7 +104,7 @@ impl Drop for Live {
 }
 
 /// stderr, above the progress lines: whole lines, without control characters. It never fails, because a build
-/// must be ended in good order also when the terminal was closed.
+/// must be ended properly even if the terminal was closed.
 #[derive(Debug)]
 pub struct Above;
 

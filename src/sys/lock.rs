@@ -35,7 +35,7 @@ const ORPHANS_LEAVE: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
-    #[error("another run is at work: {holder} holds {path}", path = path.display())]
+    #[error("another run is active: {holder} holds {path}", path = path.display())]
     Busy {
         /// Its name and process id.
         holder: String,
@@ -60,7 +60,7 @@ pub struct Lock {
 struct Holder {
     pid: i32,
     name: String,
-    /// It is a child of a run of clr-dkms, and not a run itself.
+    /// Whether it is a child of a run of clr-dkms, and not a run itself.
     is_child: bool,
 }
 
@@ -190,7 +190,7 @@ fn device_of_mount(mounts: &str, id: u64) -> Option<(u32, u32)> {
 
 fn describe(holders: &[Holder]) -> String {
     match holders {
-        [] => "a process that cannot be seen from here".to_owned(),
+        [] => "a process that is not visible here".to_owned(),
         [first, ..] => format!("{} (pid {})", first.name, first.pid),
     }
 }

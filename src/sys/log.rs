@@ -81,8 +81,9 @@ impl Visit for Message {
 /// The most fields of an event.
 const FIELDS: usize = 8;
 
-/// A layer that gets the text of each event as [`printable_lines`] gives it. journalctl(1) shows a message as
-/// it is when its output is not a terminal, and hides one as a blob where a byte is not printable.
+/// A layer that passes on the text of each event as [`printable_lines`] returns it. journalctl(1) prints a
+/// message unchanged if its output is not a terminal, and replaces one with an unprintable byte by the word
+/// "blob data".
 struct Printable<L>(L);
 
 impl<S: tracing::Subscriber, L: Layer<S>> Layer<S> for Printable<L> {

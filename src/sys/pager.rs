@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn whose_rights_these_are() {
         let table = [
-            // Effective, real, login, on behalf of somebody.
+            // Effective, real, login, on behalf of another user.
             ((1000, 1000, Some(1000), false), Rights::Own),
             ((0, 0, Some(0), false), Rights::Own),
             ((0, 0, None, false), Rights::Own),

@@ -38,9 +38,9 @@ impl Root {
         let path = Path::new(path);
         match self.open_at(path, OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK) {
             Ok(fd) => punch_hole(&File::from(fd), head, tail, limit)
-                .map_err(|e| self.fail("give back the room of", path, e)),
+                .map_err(|e| self.fail("free the space of", path, e)),
             Err(Errno::ENOENT) => Ok(()),
-            Err(e) => Err(self.fail("give back the room of", path, e)),
+            Err(e) => Err(self.fail("free the space of", path, e)),
         }
     }
 }

@@ -202,7 +202,8 @@ impl Root {
 
     /// The error for a file that is too large together with the others of its kind.
     pub fn too_large_with_others(&self, path: impl AsRef<Path>, limit: u64) -> FileError {
-        let what = format!("with the others of its kind it is larger than {}", size_text(limit));
+        let what =
+            format!("together with the other files of its kind it is larger than {}", size_text(limit));
         self.fail_read("read", path.as_ref(), io::Error::new(io::ErrorKind::FileTooLarge, what))
     }
 
@@ -263,8 +264,8 @@ impl Root {
         }
     }
 
-    /// Whether the path of the root has a character that is special in glob(7): a program that puts the path into a
-    /// pattern does not find the files below it.
+    /// Whether the path of the root has a character that is special in glob(7): a program that puts the path
+    /// into a pattern does not find the files below it.
     pub fn is_pattern(&self) -> bool {
         self.path().to_string_lossy().contains(['[', '*', '?', '\\'])
     }
@@ -314,7 +315,7 @@ impl Root {
             .open_at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)
             // With an empty path readlinkat reads the symlink that the descriptor refers to.
             .and_then(|fd| readlinkat(&fd, ""))
-            .map_err(|e| self.fail_read("read the link", path, e))?;
+            .map_err(|e| self.fail_read("read the symlink", path, e))?;
         Ok(PathBuf::from(text))
     }
 
@@ -419,7 +420,7 @@ impl Root {
     }
 
     fn filesystem_of(&self, path: &Path) -> Result<Statvfs, FileError> {
-        let fail = |e: Errno| self.fail_read("look at the filesystem of", path, e);
+        let fail = |e: Errno| self.fail_read("query the filesystem of", path, e);
         let fd = self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(fail)?;
         fstatvfs(fd.as_fd()).map_err(fail)
     }

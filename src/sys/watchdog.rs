@@ -23,7 +23,7 @@ pub fn end_after(limit: Duration, code: u8, what: &'static str) {
                 let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
                 nix::unistd::alarm::set(seconds.try_into().unwrap_or(u32::MAX).max(1));
             }
-            Err(e) => tracing::warn!("the deadline of {} s is not kept: {e}", limit.as_secs()),
+            Err(e) => tracing::warn!("the deadline of {} s cannot be set: {e}", limit.as_secs()),
         }
     }
 }

@@ -32,16 +32,16 @@ impl Root {
             match self.open_at(&done, OFlag::O_PATH | OFlag::O_DIRECTORY) {
                 Ok(_) => continue,
                 Err(Errno::ENOENT) => {}
-                Err(e) => return Err(self.fail("make the directory", &done, e)),
+                Err(e) => return Err(self.fail("create the directory", &done, e)),
             }
             let parent_fd = self.directory(&parent)?;
             match mkdirat(&parent_fd, name.as_os_str(), Mode::from_bits_truncate(0o755)) {
                 Ok(()) | Err(Errno::EEXIST) => {}
-                Err(e) => return Err(self.fail("make the directory", &done, e)),
+                Err(e) => return Err(self.fail("create the directory", &done, e)),
             }
             // A dangling symlink may be in the way: it is reported here rather than at the write.
             self.open_at(&done, OFlag::O_PATH | OFlag::O_DIRECTORY)
-                .map_err(|e| self.fail("make the directory", &done, e))?;
+                .map_err(|e| self.fail("create the directory", &done, e))?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! The boot default at boot and at shutdown, and whether a kernel may be marked as booted: what units ask of
-//! the guard.
+//! The boot default at boot and at shutdown, and whether a kernel may be marked as booted. Systemd units call
+//! these functions.
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ use crate::sys::{Lock, watchdog};
 use crate::system::System;
 use crate::usage::Usage;
 
-/// A request to the worker: its path unit waits for it.
+/// Requests a run of the worker: a path unit starts it when this file appears.
 pub(super) const REQUEST: &str = "/run/clr-dkms/requested";
-/// How long a boot or a shutdown waits for a run that is at work.
+/// The longest wait, at boot or at shutdown, for a run that holds the lock.
 const SHORT: Duration = Duration::from_secs(15);
-/// The machine, and what follows for its boot default.
+/// An observation of the machine, and what follows from it for the boot default.
 pub struct Observed {
     /// The machine.
     pub system: System,
     /// The record of the last run.
     pub record: Option<RunRecord>,
-    /// What this machine needs, and the decision.
+    /// What this machine needs, and the decision which kernel boots.
     pub assessment: BootAssessment,
 }
 
@@ -42,10 +42,10 @@ impl Observed {
     }
 }
 
-/// As [`assert_again`], with the lock, and at most for that long.
+/// Like [`assert_again`], but takes the lock first, and ends after the time `within`.
 ///
 /// # Errors
-/// When the lock cannot be taken.
+/// If the lock cannot be taken.
 pub fn assert_within(context: &Context, cache: &mut Cache, within: Option<Duration>) -> anyhow::Result<u8> {
     if let Some(limit) = within {
         watchdog::end_after(limit, exit::ATTENTION, "the boot default may not be as it should be");
@@ -54,8 +54,8 @@ pub fn assert_within(context: &Context, cache: &mut Cache, within: Option<Durati
     Ok(assert_again(context, cache))
 }
 
-/// Points the default back, after something had clr-boot-manager run. Gives the exit code; what is not 0 is
-/// explained.
+/// Restores the boot default after another program has run clr-boot-manager. Returns the exit code; the
+/// reason for any code except 0 is logged.
 pub fn assert_again(context: &Context, cache: &mut Cache) -> u8 {
     let seen = Observed::new(context, cache);
     if let Some(unknown) = boot_files::undetermined(context, &seen.system, &seen.assessment) {
@@ -71,42 +71,42 @@ pub fn assert_again(context: &Context, cache: &mut Cache) -> u8 {
     }
 }
 
-/// The first thing after a boot, without a build. What is cheap and vital comes first. What fails keeps
-/// nothing else from being done.
+/// The first step after a boot; it builds nothing. Cheap and important work comes first, and a failed step
+/// does not prevent the following ones.
 ///
 /// # Errors
-/// When the lock cannot be taken, or something cannot be written.
+/// If the lock cannot be taken, or a file cannot be written.
 pub fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -> anyhow::Result<u8> {
     let mut done = Ok(());
     let tree = Tree::observe(&context.root);
-    // Without the lock: a run that is at work may take an hour, and swupd may come before its end.
+    // This does not wait for the lock: a run may hold it for an hour, and swupd may run before it ends.
     boot_files::defer_by_record(context, &tree);
-    // Whatever was broken off by a power cut goes on; with nothing to do the worker ends at once.
+    // The worker resumes what a power cut interrupted. It ends at once if there is nothing to do.
     let request = || context.root.write(REQUEST, b"", 0o644).map(drop).map_err(anyhow::Error::from);
     if !tree.modules.is_empty() || tree.unreadable.is_some() {
         done = done.and(request());
     }
     if let Some(limit) = within {
         let code = if done.is_ok() { exit::OK } else { exit::ATTENTION };
-        watchdog::end_after(limit, code, "the rest is left to clr-dkms.service, which is asked for");
+        watchdog::end_after(limit, code, "clr-dkms.service was requested and does the rest");
     }
     let lock = Lock::take(&context.root, LOCK, SHORT.min(context.settings.lock_wait), is_ours);
     if lock.is_ok() {
-        // A power cut may have left the files of two versions, and services will ask for them. Without a
-        // journal this costs nothing.
+        // After a power cut the files of two versions may be installed, and services are about to load them.
+        // Without a journal this costs nothing.
         engine::recover(context);
     }
     let mut seen = Observed::new(context, cache);
-    boot_files::put_deferral_right(context, &seen.system, &seen.assessment);
+    boot_files::correct_deferral(context, &seen.system, &seen.assessment);
     match lock {
         Ok(_lock) => repair_indexes(context, cache, &mut seen),
-        // The run that holds it repairs them too.
+        // The run that holds the lock repairs them too.
         Err(e) => done = Err(e.into()),
     }
     let document = observe_with(context, cache);
     let known = seen.record.as_ref().and_then(|record| record.verdict.as_ref());
-    // A program that wants to know of a new verdict is run when there is a network, and a machine may require
-    // what the tree does not know.
+    // Programs in notify.d need the network, so the worker runs them. The worker is also needed if a required
+    // module is missing in the DKMS tree.
     let is_news = known.is_some_and(|verdict| *verdict != document.verdict.to_string());
     let requires = seen.assessment.needs.iter().any(|need| need.class > Importance::Optional);
     if tree.modules.is_empty() && (is_news || requires) {
@@ -114,20 +114,19 @@ pub fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -
     }
     match seen.system.modules_on_kernels.iter().any(ModuleOnKernel::is_conf_unread) {
         true => {
-            tracing::info!("a dkms.conf is to be evaluated first: the report is left to clr-dkms.service")
+            tracing::info!("a dkms.conf must be evaluated first: clr-dkms.service writes the report")
         }
         false => done = done.and(publish::write(context, &document).map_err(anyhow::Error::from)),
     }
     if let Err(e) = cache.save(&context.root) {
-        tracing::debug!("{e}; the worker finds out again what was found out now");
+        tracing::debug!("{e}; the worker repeats these checks");
     }
     done.map(|()| exit::OK)
 }
 
-/// Makes `modules.dep` again where it does not list what is installed.
+/// Rebuilds `modules.dep` where it does not list what is installed.
 fn repair_indexes(context: &Context, cache: &mut Cache, seen: &mut Observed) {
-    // swupd may have put its own modules.dep back: what is installed is found again before anybody looks for
-    // it.
+    // swupd may have restored its own modules.dep. Services that load modules start only after this.
     let due = engine::plan(&seen.system, &Order::default());
     let due = due.into_iter().chain(engine::index_plans(&seen.system));
     let mut kernels: Vec<String> = due.filter(|p| p.steps == [PlanStep::Index]).map(|p| p.release).collect();
@@ -136,7 +135,7 @@ fn repair_indexes(context: &Context, cache: &mut Cache, seen: &mut Observed) {
         tracing::warn!(
             message_id = message::INDEX_HEALED,
             dkms_kernel = release.as_str(),
-            "modules.dep of {release} does not list all that is installed: making it again"
+            "modules.dep of {release} does not list all installed modules: rebuilding it"
         );
         if let Err(e) = depmod::run(&context.root, &context.tools, release, &[], INDEX_DEADLINE) {
             tracing::error!("{e:#}");
@@ -147,8 +146,8 @@ fn repair_indexes(context: &Context, cache: &mut Cache, seen: &mut Observed) {
     }
 }
 
-/// The exit code for a unit that asks whether the running kernel may be marked as booted: 0 unless something
-/// critical is known to be lost.
+/// The exit code for a unit that asks whether the running kernel may be marked as booted: 0, unless a
+/// critical module is known to be lost.
 pub fn may_mark_booted(context: &Context, cache: &mut Cache) -> u8 {
     let seen = Observed::new(context, cache);
     let can_tell = Usage::can_tell(&context.root);

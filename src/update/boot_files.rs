@@ -1,5 +1,5 @@
-//! The boot files: clr-boot-manager makes them if the guard allows it; otherwise they are kept, or the
-//! default is pointed to the kernel that should boot.
+//! The boot files. If the guard allows it, clr-boot-manager writes them. Otherwise they are kept, or the boot
+//! default is set to the kernel that should boot.
 
 use super::boot_update::{self, bring_up_to_date};
 use crate::boot::deferral::{self, Deferral};
@@ -19,32 +19,32 @@ use crate::state::{self, BootRecord, HeldBack, RECORD, RunRecord, Stored};
 use crate::sys::RootKind;
 use crate::system::{System, expected_entries};
 
-/// Whether the guard acts on the system that is worked on.
+/// Whether the guard acts on the system below the root.
 pub fn is_guarded(context: &Context) -> bool {
     guard_acts(context.root.kind() == RootKind::Image, &context.settings)
 }
 
-/// Whether swupd is to leave the boot files to us here.
+/// Whether swupd should leave the boot files to clr-dkms on this system.
 pub fn defers(context: &Context) -> bool {
     is_guarded(context) && context.settings.boot_policy == BootPolicy::Defer
 }
 
-/// The release of the kernel that runs, where it is not named as clr-boot-manager names kernels: then it is
-/// not asked to decide anything. One of its own that is not installed any more keeps it from deleting, which
-/// is foreseen.
+/// The release of the running kernel if it is not named as clr-boot-manager names kernels. clr-boot-manager
+/// then cannot decide correctly which kernels to keep, and is not run. A running kernel of clr-boot-manager
+/// that is not installed any more prevents only deletions, which is foreseen.
 pub fn running_is_foreign(system: &System) -> Option<String> {
     let Running::Known { release } = &system.inventory.running else { return None };
     KernelName::from_release(release, &system.inventory.namespace).is_none().then(|| release.clone())
 }
 
-/// Why the boot manager is to be run, if it is. `last` is what became of it the last time.
+/// Why clr-boot-manager should be run; none if it should not. `last` is the result of its last run.
 pub fn update_reason(
     context: &Context,
     last: Option<&BootRecord>,
     system: &System,
     assessment: &BootAssessment,
 ) -> Option<String> {
-    // Of what is unknown clr-boot-manager might make, or delete, the wrong thing.
+    // With incomplete knowledge clr-boot-manager might write or delete the wrong files.
     if !context.settings.boot_update || assessment.unknown.is_some() {
         return None;
     }
@@ -75,27 +75,28 @@ pub fn update_reason(
         _ if matches!(system.boot_entries, ReadBack::Differs(_)) => {
             Some("the boot entries are not as configured".to_owned())
         }
-        None => Some("we have not run it on this system yet".to_owned()),
+        None => Some("clr-dkms has not run it on this system yet".to_owned()),
         Some(boot) if boot.error.is_some() => Some("it failed the last time".to_owned()),
         Some(boot) if boot.inputs.as_deref() != Some(&system.boot_inputs) => {
             Some("kernels or fragments have changed since it last ran".to_owned())
         }
         Some(boot) if boot.held_back.is_some() && decision.ruling == Ruling::Allow => {
-            Some(format!("{} is held back no more", decision.target.as_deref().unwrap_or("no kernel")))
+            Some(format!("{} is not held back any more", decision.target.as_deref().unwrap_or("no kernel")))
         }
         Some(_) => None,
     }
 }
 
-/// What a new boot entry of the kernel that is to boot would keep from being loaded.
+/// What a new boot entry of the next kernel would prevent from being loaded.
 fn blocked_by_refresh(context: &Context, system: &System, assessment: &BootAssessment) -> Option<EntryLoss> {
     let release = assessment.decision.default.as_deref()?;
     let losses = entry_losses(system, &context.settings, &assessment.needs, release, None);
     losses.into_iter().find(EntryLoss::is_blocked)
 }
 
-/// Why the boot files are to be brought up to date while a kernel is held back: what is to boot must boot as
-/// configured, and what every kernel loads must not stay old. The new kernel itself waits for its proof.
+/// Why the boot files must be updated although a kernel is held back: the kernel that boots must boot as
+/// configured, and the parts that all kernels load must not become outdated. The new kernel itself waits for
+/// its proof.
 fn outdated_reason(
     context: &Context,
     system: &System,
@@ -106,7 +107,7 @@ fn outdated_reason(
     if let ReadBack::Differs(_) = entries_of(system, default) {
         return Some(format!("the boot entry of {} is not as configured", default.unwrap_or("the default")));
     }
-    // Until we took over, swupd had clr-boot-manager run itself.
+    // There is no record of the parts as long as swupd itself ran clr-boot-manager.
     if last.parts.is_empty() {
         return None;
     }
@@ -115,7 +116,7 @@ fn outdated_reason(
     (!parts.is_empty()).then(|| format!("out of date: {}", parts.join(", ")))
 }
 
-/// The entries of one kernel, beside what they should be.
+/// Compares the boot entries of one kernel with what they should be.
 fn entries_of(system: &System, release: Option<&str>) -> ReadBack {
     let mut expected = expected_entries(&system.lines);
     let id = system.lines.iter().find(|l| Some(l.release.as_str()) == release).map(|l| &l.id);
@@ -123,37 +124,36 @@ fn entries_of(system: &System, release: Option<&str>) -> ReadBack {
     system.boot.read_back(&expected)
 }
 
-/// The steps that bring the boot files up to date. [`take_steps`] orders them, for the worker as for the
-/// model of it that tests check.
+/// The steps that update the boot files. [`take_steps`] orders them, for the worker and for the model that
+/// tests check.
 pub trait BootFileSteps {
-    /// Why a step did not come to its end, so that those after it are not taken.
+    /// Why a step was interrupted, so that the following steps are not taken.
     type Stop;
 
-    /// Has clr-boot-manager make the files, as far as the guard allows it; where a whole update fails, a
-    /// kernel that has a boot entry stays the default.
+    /// Lets clr-boot-manager write the files, as far as the guard allows it. If an unrestricted update fails,
+    /// a kernel that has a boot entry stays the default.
     ///
     /// # Errors
-    /// When it did not come to its end.
+    /// If it was interrupted.
     fn refresh(&mut self) -> Result<(), Self::Stop>;
 
-    /// Points the boot default to the kernel that should boot, where clr-boot-manager would choose another
-    /// one.
+    /// Sets the boot default to the kernel that should boot, if clr-boot-manager would choose another one.
     ///
     /// # Errors
-    /// When it did not come to its end.
+    /// If it was interrupted.
     fn point_default(&mut self) -> Result<(), Self::Stop>;
 }
 
-/// Takes the steps: a kernel becomes the default only after its boot files were made.
+/// Takes the steps. A kernel becomes the default only after its boot files were written.
 ///
 /// # Errors
-/// Those of the step that did not come to its end.
+/// If a step was interrupted.
 pub fn take_steps<S: BootFileSteps>(steps: &mut S) -> Result<(), S::Stop> {
     steps.refresh()?;
     steps.point_default()
 }
 
-/// Brings the boot files up to date, as far as the guard allows it.
+/// Updates the boot files, as far as the guard allows it.
 pub fn refresh(
     context: &Context,
     system: &System,
@@ -173,10 +173,10 @@ pub fn refresh(
             let done = bring_up_to_date(context, system, assessment, last, &why, false);
             (done.record, done.whole, done.touched)
         }
-        // An update that is switched off is not tried again: its last error is dropped.
+        // A disabled update is not tried again, so its last error is dropped.
         None => {
             let error = last.error.filter(|_| context.settings.boot_update);
-            // While it is unknown what is out of date, the list of waiting parts is kept.
+            // Without knowledge of what is outdated, the list of waiting parts is kept.
             let waiting = if assessment.unknown.is_some() { last.waiting } else { Vec::new() };
             (BootRecord { error, waiting, ..last }, false, false)
         }
@@ -187,7 +187,7 @@ pub fn refresh(
     }
     boot.held_back = assessment.held_back.clone().map(|kernel| HeldBack {
         kernel,
-        // A clock that was wrong once must not hide how long it has been held.
+        // If the clock was wrong once, a time in the future must not hide how long it has been held.
         since: was_held.as_ref().map_or(context.clock.now(), |held| held.since.min(context.clock.now())),
         deferred: !touched && was_held.is_none_or(|held| held.deferred),
     });
@@ -195,7 +195,8 @@ pub fn refresh(
         tracing::error!("the boot files are left as they are: {unknown}");
         boot.held_back = known_held;
     } else if !ran && boot.held_back.is_some() {
-        // No update is due for a kernel that is held back; an older failure is reported again when one is.
+        // No update is due for a kernel that is held back. An older failure is reported again when one is
+        // due.
         boot.error = None;
     }
     if whole
@@ -207,8 +208,8 @@ pub fn refresh(
     boot
 }
 
-/// Where clr-boot-manager has failed half-way, the default may be a kernel that has no entry, and what boots
-/// then only the boot loader knows. The running kernel has shown that it boots.
+/// If clr-boot-manager failed half-way, the default may be a kernel without an entry, and the choice of the
+/// boot loader is unknown. The running kernel is known to boot.
 fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) -> anyhow::Result<()> {
     let kernels = &system.inventory.kernels;
     let chosen = kernels.iter().find(|k| Some(k.name.release()) == assessment.decision.default);
@@ -224,24 +225,24 @@ fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) ->
     let deadline = context.settings.boot_timeout;
     default::set(&context.root, &context.tools, deadline, &seen, &system.inventory, &running.id)?;
     let (now, later) = (running.name.release(), chosen.name.release());
-    tracing::warn!("{now} is the boot default for now: {later} has no boot entry that is whole");
+    tracing::warn!("{now} is the boot default for now: {later} has no complete boot entry");
     Ok(())
 }
 
-/// The decision wants another default than clr-boot-manager would choose by itself.
+/// Whether the decision requires another default than clr-boot-manager would choose.
 pub fn points_default(assessment: &BootAssessment) -> bool {
     assessment.acts && assessment.asserted_default(&[]).is_some()
 }
 
-/// Why it is unknown whether the boot default is the right one; none where it is known, or nobody asks for
-/// it.
+/// Why it is unknown whether the boot default is the right one. None if it is known, or if it does not
+/// matter.
 pub fn undetermined(context: &Context, system: &System, assessment: &BootAssessment) -> Option<String> {
     let is_asked = assessment.acts && !matches!(system.inventory.images, Images::Absent);
     if !is_asked {
         return None;
     }
     let unreadable = assessment.unknown.clone().or_else(|| super::sequence::unreadable(context, system));
-    // Where another kernel than clr-boot-manager's choice is to boot, the default must be seen.
+    // If a kernel other than clr-boot-manager's choice should boot, the default must be readable.
     let points = points_default(assessment);
     let next = &assessment.next;
     let is_right = assessment.decision.default.as_deref().is_some_and(|release| next.is(release));
@@ -250,11 +251,11 @@ pub fn undetermined(context: &Context, system: &System, assessment: &BootAssessm
     unreadable.or_else(hidden).or_else(blocker)
 }
 
-/// Points the boot default to the kernel of the decision, where clr-boot-manager would not have it so by
-/// itself. Gives whether anything was changed.
+/// Sets the boot default to the kernel of the decision, if clr-boot-manager would choose another one. Returns
+/// whether anything was changed.
 ///
 /// # Errors
-/// In words, with the next step.
+/// If it cannot be set. The message includes the next step.
 pub fn assert_default(
     context: &Context,
     system: &System,
@@ -268,7 +269,7 @@ pub fn assert_default(
     let Some(kernel) = system.inventory.of_release(release) else {
         return Ok(false);
     };
-    // Where nothing of it can be seen, nothing can be said of it, nor changed.
+    // Without access to the boot files, nothing can be checked or changed.
     if system.boot_blocker.is_some() {
         return Ok(false);
     }
@@ -288,7 +289,7 @@ pub fn assert_default(
             _ => format!("{release} is the boot default again, because {}", why(decision)),
         };
         match decision.because {
-            // As asked for, and not for what the catalogue says of the others.
+            // The admin asked for it, so it is not a warning.
             Reason::Held => tracing::info!("{message}"),
             _ => {
                 tracing::warn!(message_id = message::DEFAULT_PUT_BACK, dkms_kernel = release, "{message}");
@@ -298,8 +299,8 @@ pub fn assert_default(
     Ok(changed)
 }
 
-/// The record once the default was pointed to another kernel: what was wrong with the boot files may have
-/// been that alone.
+/// The boot record after the default was set to another kernel, which may have been the only fault of the
+/// boot files.
 pub fn after_new_default(context: &Context, system: &System, boot: BootRecord) -> BootRecord {
     if boot.error.is_none() || system.boot_entries != ReadBack::Verified {
         return boot;
@@ -315,11 +316,11 @@ pub fn after_new_default(context: &Context, system: &System, boot: BootRecord) -
     }
 }
 
-/// Why the default is what it is, in words.
+/// Why this kernel is the default, as a phrase.
 pub fn why(decision: &BootDecision) -> String {
     match (decision.because, decision.lacking.first()) {
         (Reason::Held, _) => "an admin holds it".to_owned(),
-        (Reason::Unknown, _) => "a fact that decides could not be read".to_owned(),
+        (Reason::Unknown, _) => "a fact that the decision depends on could not be read".to_owned(),
         (_, Some(lack)) => {
             let target = decision.target.as_deref().unwrap_or("the new kernel");
             format!("{target} lacks {lack}")
@@ -328,9 +329,9 @@ pub fn why(decision: &BootDecision) -> String {
     }
 }
 
-/// Has swupd leave the boot files to us where the last run knew of a module that is needed, or where no run
-/// has left a record and there is any module. It costs next to nothing; [`put_deferral_right`] has the last
-/// word.
+/// Configures swupd to leave the boot files to clr-dkms if the last run recorded a required module, or if
+/// there is no record and any module is registered. It is cheap, and can be wrong; [`correct_deferral`]
+/// decides with complete information.
 pub fn defer_by_record(context: &Context, tree: &Tree) {
     let needed = match state::load::<RunRecord>(&context.root, RECORD) {
         Stored::Good(record) => record.needs.iter().any(|need| need.class > Importance::Optional),
@@ -342,18 +343,18 @@ pub fn defer_by_record(context: &Context, tree: &Tree) {
     match removal::defer(&context.root, &context.tools) {
         Ok(true) => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
         Ok(false) => {}
-        // It is tried again, with a warning, once everything is known.
+        // `correct_deferral` tries it again, with a warning.
         Err(e) => tracing::debug!("{e:#}"),
     }
 }
 
 /// Configures whether swupd leaves the boot files to clr-dkms.
-pub fn put_deferral_right(context: &Context, system: &System, assessment: &BootAssessment) {
+pub fn correct_deferral(context: &Context, system: &System, assessment: &BootAssessment) {
     if !context.root.is_slash() && context.root.kind() == RootKind::Image {
         return;
     }
     if system.tree.unreadable.is_some() || assessment.unknown.is_some() {
-        // What is needed is unknown: what swupd was configured to do before stays.
+        // It is unknown what is needed, so the configuration of swupd stays.
         return;
     }
     let wanted = defers(context) && assessment.needs.iter().any(|n| n.class > Importance::Optional);
@@ -363,7 +364,7 @@ pub fn put_deferral_right(context: &Context, system: &System, assessment: &BootA
     };
     match done {
         Ok(true) if wanted => tracing::info!("swupd leaves the boot files to clr-dkms from now on"),
-        Ok(true) => tracing::info!("swupd makes the boot files itself again: no DKMS module is needed"),
+        Ok(true) => tracing::info!("swupd writes the boot files itself again: no DKMS module is needed"),
         Ok(false) => {}
         Err(e) => tracing::warn!("{e:#}"),
     }
@@ -371,7 +372,7 @@ pub fn put_deferral_right(context: &Context, system: &System, assessment: &BootA
     {
         tracing::warn!(
             message_id = message::SWUPD_OVERRIDES,
-            "{by} has swupd run clr-boot-manager before the modules are proven"
+            "{by} makes swupd run clr-boot-manager before the modules are proven"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Bringing the boot files up to date: by a whole update where that is safe, by a restricted one where
-//! another kernel is kept from booting, and else not at all, with a note of what waits.
+//! Updates the boot files. There are three ways: an unrestricted update where that is safe, a restricted one
+//! while another kernel must not become bootable, or none. In the last case the record has the reason.
 
 use serde::Serialize;
 
@@ -17,19 +17,18 @@ use crate::kernel::{Installed, KernelName};
 use crate::state::{BootRecord, WaitingPart};
 use crate::system::{System, expected_entries};
 
-/// What became of it.
+/// The result of an update of the boot files.
 #[derive(Debug)]
 pub struct UpdateResult {
-    /// The record of it.
     pub record: BootRecord,
-    /// clr-boot-manager was run, the whole update.
+    /// Whether clr-boot-manager was run without restrictions.
     pub whole: bool,
-    /// Boot files were brought up to date in one of the two ways.
+    /// Whether boot files were updated, in one of the two ways.
     pub touched: bool,
 }
 
-/// Observes what the way depends on, and decides. `accept_losses` is the word of an admin that an entry may
-/// lose what a module needs.
+/// Observes what the way depends on, and decides. With `accept_losses` an admin accepts that a boot entry
+/// loses what a module needs.
 fn way(context: &Context, system: &System, assessment: &BootAssessment, accept_losses: bool) -> UpdateWay {
     let losses = |kernel: &Installed| {
         // Without the list each initrd of the entry counts as lost, and the update is not run.
@@ -55,25 +54,22 @@ fn way(context: &Context, system: &System, assessment: &BootAssessment, accept_l
     })
 }
 
-/// What a run would do with the boot files.
+/// How a run would update the boot files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "way", rename_all = "kebab-case")]
 pub enum ForeseenUpdate {
-    /// `clr-boot-manager update`.
+    /// An unrestricted `clr-boot-manager update`.
     Whole,
-    /// A restricted update, which touches neither the boot default nor another kernel.
+    /// A restricted update, which changes neither the boot default nor the entry of another kernel.
     Restricted {
         /// The releases of the kernels whose boot files are refreshed.
         kernels: Vec<String>,
     },
     /// Nothing is run.
-    None {
-        /// Why.
-        why: String,
-    },
+    None { why: String },
 }
 
-/// Says it, without doing anything.
+/// Returns how a run would update the boot files, and changes nothing.
 pub fn foreseen(context: &Context, system: &System, assessment: &BootAssessment) -> ForeseenUpdate {
     let names = match way(context, system, assessment, false) {
         UpdateWay::Whole => return ForeseenUpdate::Whole,
@@ -93,7 +89,7 @@ fn installed<'s>(system: &'s System, names: &[KernelName]) -> Vec<&'s Installed>
     names.iter().filter_map(find).collect()
 }
 
-/// Why clr-boot-manager is not to be run; none where it is.
+/// Why clr-boot-manager is not to be run; none if it is to be run.
 fn reason_not_run(way: &UpdateWay) -> Option<String> {
     let joined = |texts: Vec<String>| Some(texts.join("; "));
     match way {
@@ -106,7 +102,7 @@ fn reason_not_run(way: &UpdateWay) -> Option<String> {
     }
 }
 
-/// A kernel without what its entry would lose.
+/// A kernel as a candidate, with an empty list of what its entry would lose.
 fn update_candidate(system: &System, kernel: &Installed) -> UpdateCandidate {
     UpdateCandidate {
         name: kernel.name.clone(),
@@ -122,8 +118,8 @@ fn update_candidate(system: &System, kernel: &Installed) -> UpdateCandidate {
     }
 }
 
-/// The parts of the boot files that are out of date, as far as a restricted update can change that. `last` is
-/// what became of the boot files before.
+/// The outdated parts of the boot files that a restricted update can renew. `last` is the record of the last
+/// update.
 pub fn outdated(
     system: &System,
     assessment: &BootAssessment,
@@ -134,14 +130,13 @@ pub fn outdated(
         let kernel = system.inventory.of_release(release);
         kernel.is_some_and(|k| update_candidate(system, k).is_refreshed(&assessment.decision))
     };
-    // Until we took over, swupd had clr-boot-manager run itself: without a record nothing but an entry can be
-    // wrong.
+    // There is no record of the parts as long as swupd itself ran clr-boot-manager. Then only an entry can be
+    // outdated.
     let known = if last.parts.is_empty() { now } else { &last.parts };
     let mut changed = inputs::changed(known, now);
     changed.retain(|part| match part {
         BootPart::Kernel(release) => is_kept(release),
-        // What the entries say is compared with what they should; which kernel is a tip makes no difference
-        // to them.
+        // The entries themselves are compared with the expected ones, which does not depend on the tips.
         BootPart::Fragments | BootPart::Tips => false,
         _ => true,
     });
@@ -157,7 +152,7 @@ pub fn outdated(
     changed
 }
 
-/// Does it, because of `why`.
+/// Updates the boot files for the reason `why`.
 pub fn bring_up_to_date(
     context: &Context,
     system: &System,
@@ -190,7 +185,7 @@ pub fn bring_up_to_date(
         }
         UpdateWay::Loses(_) => {
             let command = boot::update_command(&context.root);
-            let error = format!("clr-boot-manager was not run: {not_run}; `{command}` runs it all the same");
+            let error = format!("clr-boot-manager was not run: {not_run}; `{command}` runs it anyway");
             tracing::error!("boot entries: {error}");
             let mut result = refused(last, not_run);
             (result.record.error, result.record.differs) = (Some(error), false);
@@ -235,7 +230,7 @@ fn restricted(
             let now = inputs::parts(&context.root);
             let is_done = |part: &BootPart| match part {
                 BootPart::Kernel(release) => kernels.iter().any(|k| k.name.is_release(release)),
-                // A whole update is due for these as before.
+                // Only an unrestricted update changes these.
                 BootPart::Tips => false,
                 _ => true,
             };
@@ -268,7 +263,7 @@ fn restricted(
     }
 }
 
-/// The command lines of kernels, also of those that are not among the observed lines.
+/// The command lines of kernels, including those that are not among the observed lines.
 fn lines_of(context: &Context, system: &System, kernels: &[&Installed]) -> Vec<(String, Vec<u8>)> {
     let mut lines = expected_entries(&system.lines);
     lines.retain(|(id, _)| kernels.iter().any(|k| k.id == *id));
@@ -281,7 +276,7 @@ fn lines_of(context: &Context, system: &System, kernels: &[&Installed]) -> Vec<(
     lines
 }
 
-/// Notes what waits, and since when.
+/// Records which parts wait, and since when.
 fn wait(
     context: &Context,
     system: &System,
@@ -293,7 +288,7 @@ fn wait(
     let outdated = outdated(system, assessment, &last, &inputs::parts(&context.root));
     let since = |what: &BootPart| {
         let known = last.waiting.iter().find(|waiting| waiting.what == *what);
-        // A clock that was wrong once must not hide for years how long it has been.
+        // If the clock was wrong once, a time in the future must not hide for years how long it has waited.
         known.map_or(now, |waiting| waiting.since.min(now))
     };
     let waiting: Vec<WaitingPart> = outdated
@@ -306,11 +301,7 @@ fn wait(
         })
         .collect();
     for part in waiting.iter().filter(|part| !last.waiting.iter().any(|known| known.what == part.what)) {
-        tracing::warn!(
-            "not brought up to date: {}: {why}; `{}` does it all the same",
-            part.what,
-            part.command
-        );
+        tracing::warn!("not brought up to date: {}: {why}; `{}` does it anyway", part.what, part.command);
     }
     BootRecord { waiting, ..last }
 }

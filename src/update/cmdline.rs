@@ -1,4 +1,4 @@
-//! Brings the boot entries up to date after the fragments have changed.
+//! Updates the boot entries after the fragments have changed.
 
 use super::boot_default::assert_again;
 use super::boot_files::is_guarded;
@@ -15,7 +15,7 @@ use crate::kernel::inventory::NamedKernel;
 use crate::state::{self, BootRecord, RECORD, RunRecord, Stored};
 use crate::system::{KernelCmdline, System, expected_entries, kernels_that_matter, line};
 
-/// The lines of the kernels that matter.
+/// The command lines of the kernels in question.
 pub fn lines(context: &Context, inventory: &Inventory) -> Vec<KernelCmdline> {
     let mut cache = Cache::load(&context.root);
     kernels_that_matter(inventory)
@@ -24,8 +24,8 @@ pub fn lines(context: &Context, inventory: &Inventory) -> Vec<KernelCmdline> {
         .collect()
 }
 
-/// Has the boot entries made again, unless they are as configured; false when that was to be done, and was
-/// not.
+/// Updates the boot entries, unless they are as configured. Returns false if an update was due and did not
+/// succeed.
 pub fn put_into_entries(
     context: &Context,
     inventory: &Inventory,
@@ -40,10 +40,10 @@ pub fn put_into_entries(
         entry.is_some_and(|e| line.kernel.switch(&e.options) != line.switch)
     };
     let record = state::load::<RunRecord>(&context.root, RECORD);
-    // A record that could not be read is not written over: see `note`.
+    // An unreadable record is not overwritten; see `note`.
     let last = record.as_good().map(|r| r.boot.clone()).unwrap_or_default();
     let as_configured = boot.read_back(&expected_entries(&lines)) == ReadBack::Verified;
-    // Without a change of ours only what an earlier run left undone is made good.
+    // If no fragment has changed, this only completes what an earlier run could not do.
     let undone = || last.error.is_some() || lines.iter().any(says_otherwise);
     if as_configured && last.error.is_some() {
         let (inputs, entries) =
@@ -68,8 +68,8 @@ pub fn put_into_entries(
         tracing::info!("pending: `{command}` puts the line into the boot entries{who}");
         return true;
     }
-    // An image may be made on a machine that has no such program, and nothing boots from a copy; on a live
-    // system it must be there.
+    // A machine that prepares an image may lack clr-boot-manager, and a copy is never booted. On a live
+    // system clr-boot-manager must exist.
     if let (false, Err(missing)) = (context.root.is_live(), context.tools.find("clr-boot-manager")) {
         tracing::warn!(
             "pending: {missing}; on a machine that has it, run `clr-boot-manager update --path=DIR`"
@@ -96,7 +96,7 @@ pub fn put_into_entries(
     match done.entries.as_deref().filter(|_| good) {
         Some("verified") => tracing::info!("the boot entries have the new line"),
         Some("not-visible") => {
-            tracing::info!("clr-boot-manager is done; the boot entries could not be read back")
+            tracing::info!("clr-boot-manager has finished; the boot entries could not be read back")
         }
         _ => {}
     }
@@ -104,8 +104,8 @@ pub fn put_into_entries(
     good && points_right
 }
 
-/// Points the boot default to the kernel that should boot, where it is another one: a run that was killed may
-/// have left it so. False, and reported, when that failed.
+/// Sets the boot default to the kernel that should boot: a killed run may have left another one. Reports a
+/// failure and returns false.
 fn default_again(context: &Context, may_refresh: bool) -> bool {
     if !may_refresh || !is_guarded(context) {
         return true;
@@ -113,8 +113,7 @@ fn default_again(context: &Context, may_refresh: bool) -> bool {
     assert_again(context, &mut Cache::load(&context.root)) == exit::OK
 }
 
-/// Puts it into the record, so that reports know of it. Without a record there is nothing that could become
-/// untrue.
+/// Records the result for reports. Without a record there is nothing to correct.
 fn note(context: &Context, record: Stored<RunRecord>, boot: BootRecord) {
     if let Stored::Good(record) = record
         && let Err(e) = context.root.write_json(RECORD, &RunRecord { boot, ..record })

@@ -16,19 +16,19 @@ use crate::report::render::{broken, shown};
 use crate::state::{self, RECORD, RunRecord};
 use crate::system::System;
 
-/// What a run would do.
+/// The plan of a run.
 #[derive(Debug, Default, Serialize)]
 pub struct DryRunPlan {
     schema: u32,
     unreadable: Vec<String>,
-    /// Why there is nothing to do, where it is not that all is done.
+    /// Why there is nothing to do, except that everything is done.
     idle: Option<&'static str>,
     modules: Vec<PlannedModule>,
     cmdline: Vec<String>,
     #[serde(rename = "cmdline_obstacles")]
     cmdline_blockers: Vec<String>,
     boot_update: Option<String>,
-    /// How the boot files would be brought up to date; none where they would stay as they are.
+    /// How the boot files would be updated; none if they would stay as they are.
     boot_update_way: Option<ForeseenUpdate>,
 }
 
@@ -42,7 +42,7 @@ struct PlannedModule {
 }
 
 impl DryRunPlan {
-    /// The text of it, at most 80 columns where names let it.
+    /// The plan as text, at most 80 columns wide except for long names.
     pub fn text(&self) -> String {
         let mut lines: Vec<String> =
             self.unreadable.iter().cloned().chain(self.idle.map(str::to_owned)).collect();
@@ -67,7 +67,7 @@ impl DryRunPlan {
                 ),
                 ForeseenUpdate::None { why } => {
                     format!(
-                        "the boot files wait: clr-boot-manager would not be run ({why}), though {because}"
+                        "the boot files wait: clr-boot-manager would not be run ({why}), although {because}"
                     )
                 }
             });
@@ -79,19 +79,18 @@ impl DryRunPlan {
         lines.map(|line| shown(&line) + "\n").collect()
     }
 
-    /// The exit code.
     pub fn code(&self) -> u8 {
         if self.unreadable.is_empty() { exit::OK } else { exit::UNKNOWN }
     }
 }
 
-/// What a run would do now.
+/// The plan of a run that would start now.
 pub fn plan(context: &Context) -> DryRunPlan {
     let mut cache = Cache::load(&context.root);
     let system = System::observe(context, &mut cache);
     let unreadable: Vec<String> = unreadable(context, &system).into_iter().collect();
     let idle = (unreadable.is_empty() && system.inventory.kernels.is_empty()).then_some(NO_KERNEL);
-    // A run goes no further then.
+    // The run would end here.
     if !unreadable.is_empty() || idle.is_some() {
         return DryRunPlan { schema: 1, unreadable, idle, ..DryRunPlan::default() };
     }

@@ -1,7 +1,7 @@
-//! Building what the plan says, several modules at a time, and one `depmod` for each kernel that changed.
+//! Builds what the plan lists, several modules at a time, and runs one `depmod` for each changed kernel.
 //!
-//! The kernel of the next boot comes first. Two kernels of one module are never built at once: dkms has one
-//! build directory for all of them, and without a lock puts files of one kernel into the other (measured).
+//! The kernel of the next boot comes first. A module is never built for two kernels at once: dkms has one
+//! build directory for all of them, no lock, and then mixes the files of both kernels (measured).
 
 mod attempt;
 mod queue;
@@ -30,44 +30,40 @@ use attempt::{one, tell, tell_drift};
 use queue::{Queue, held, next};
 use settle::Settling;
 
-/// Why something was not done.
+/// The message for what was not done.
 const STOPPED: &str = "the run was asked to stop";
 
-/// How long one `depmod` may take; it takes about a second for 4,000 modules.
+/// The time limit of one `depmod`, which takes about a second for 4,000 modules.
 pub const INDEX_DEADLINE: Duration = Duration::from_secs(300);
 
-/// What happens during the work.
+/// An event of the build phase, for the progress display.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
-    /// A module has its turn.
+    /// The work on a module begins.
     Begun(&'a Planned),
-    /// A step of it is begun.
+    /// A step of it begins.
     Step(&'a Planned, &'a PlanStep),
-    /// It has come to an end, good or bad.
+    /// The work on a module ended, successfully or not.
     Done(&'a Attempt),
-    /// `depmod` is begun for a kernel.
+    /// `depmod` begins for a kernel.
     Index(&'a str),
-    /// It has ended.
+    /// `depmod` ended for a kernel.
     Indexed(&'a str),
 }
 
-/// Called for each event when it happens, from several threads.
+/// Called for each event at the time when it happens, from several threads.
 pub type Observer<'a> = dyn Fn(Event<'_>) + Sync + 'a;
 
-/// One module on one kernel that something is to be done about.
+/// The steps that are planned for one module on one kernel.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    /// The module.
     pub module: ModuleName,
-    /// The kernel release.
     pub release: String,
-    /// What is to be done.
     pub steps: Vec<PlanStep>,
-    /// Why.
     pub why: String,
     source: Source,
     conf: DkmsConf,
-    /// Why it fails without being tried.
+    /// Why it fails without an attempt.
     hopeless: Option<(State, String)>,
     drift: Option<String>,
 }
@@ -79,25 +75,25 @@ impl std::fmt::Display for Planned {
 }
 
 impl Planned {
-    /// The fingerprint of its inputs; none where it would not tell everything.
+    /// The fingerprint of its inputs; none if it cannot cover all of them.
     fn inputs(&self, context: &Context) -> Option<String> {
-        // What it is built upon may be built again in the same run.
+        // A module that it depends on may be rebuilt in the same run.
         let alone = self.conf.depends.is_empty();
         let look =
             || inputs::fingerprint(&context.root, &context.tools, &self.module, &self.source, &self.release);
         alone.then(look).flatten()
     }
 
-    /// The names of the modules that it is built upon.
+    /// The names of the modules that it depends on.
     pub(super) fn built_upon(&self) -> &[String] {
         &self.conf.depends
     }
 
-    /// The last attempt failed with the very same inputs, as the record says.
+    /// Whether the record says that the last attempt failed with the same inputs.
     pub fn would_fail_again(&self, context: &Context, record: Option<&RunRecord>) -> bool {
         let known = record.and_then(|r| r.module(&self.module, &self.release));
         let before = known.and_then(|m| m.inputs.as_ref());
-        // Only a build is spared; files that are good want to be installed all the same.
+        // Only a repeated build is avoided. Good files are installed nevertheless.
         let is_same = |inputs: String| {
             before.is_some_and(|before| *before == inputs || *before == on_running(context, &inputs))
         };
@@ -105,7 +101,7 @@ impl Planned {
     }
 }
 
-/// The fingerprint of a build whose outcome may depend on the running kernel.
+/// The fingerprint of a build with a result that may depend on the running kernel.
 fn on_running(context: &Context, inputs: &str) -> String {
     let running = context.root.read("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{inputs} on {}", String::from_utf8_lossy(&running).trim())
@@ -115,7 +111,7 @@ fn display(steps: &[PlanStep]) -> String {
     steps.iter().map(PlanStep::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Kernels other than the tips that matter, if only their `modules.dep` has to be made again.
+/// Kernels in use other than the tips that need a new `modules.dep`, and nothing else.
 pub fn index_plans(system: &System) -> Vec<Planned> {
     let releases = system.lines.iter().map(|line| line.release.clone());
     let kernels: Vec<String> = releases.filter(|release| !system.inventory.is_tip(release)).collect();
@@ -127,21 +123,21 @@ pub fn index_plans(system: &System) -> Vec<Planned> {
     planned
 }
 
-/// What is to be built.
+/// The selection of what to build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Order {
-    /// Modules, as NAME or NAME/VERSION; none means all.
+    /// Modules, as NAME or NAME/VERSION. An empty list selects all modules.
     pub modules: Vec<String>,
-    /// Kernel releases; none means the tips.
+    /// Kernel releases. An empty list selects the tips.
     pub kernels: Vec<String>,
-    /// Also what is proven.
+    /// Rebuild modules that are proven, too.
     pub force: bool,
-    /// A user asked for it: modules that failed before are tried again.
+    /// A user requested it: modules that failed before are tried again.
     pub by_hand: bool,
 }
 
 impl Order {
-    /// Whether a module is meant by a word.
+    /// Whether the argument `asked` names this module.
     pub fn names(&self, asked: &str, module: &ModuleName) -> bool {
         asked == module.name || asked == module.to_string()
     }
@@ -150,7 +146,7 @@ impl Order {
         self.modules.is_empty() || self.modules.iter().any(|asked| self.names(asked, module))
     }
 
-    /// What is to be done about a pair, for this order.
+    /// The decision about a module on a kernel, for this order.
     fn decide(&self, pair: &ModuleOnKernel) -> Decision {
         match plan::decide(pair) {
             Decision::Proven if self.force => plan::forced(pair, "it was asked for"),
@@ -160,7 +156,7 @@ impl Order {
             Decision::Work { steps, why } if self.force && !steps.contains(&PlanStep::Build) => {
                 plan::forced(pair, &why)
             }
-            // A module that is named is wanted, whatever its AUTOINSTALL says.
+            // A module that is named explicitly is wanted even if its AUTOINSTALL does not request it.
             Decision::Leave { state: State::NotAutoinstall, .. } if !self.modules.is_empty() => {
                 plan::decide(&plan::asked_for(pair))
             }
@@ -169,7 +165,7 @@ impl Order {
     }
 }
 
-/// A module that was asked for and is not there, in a sentence.
+/// An error message if a requested module does not exist.
 pub fn unknown_module(system: &System, order: &Order) -> Option<String> {
     let is_there =
         |asked: &&String| system.modules_on_kernels.iter().any(|pair| order.names(asked, &pair.module));
@@ -182,27 +178,24 @@ pub fn unknown_module(system: &System, order: &Order) -> Option<String> {
     ))
 }
 
-/// The kernels of an order.
+/// The kernels that an order selects.
 fn kernels(system: &System, order: &Order) -> Vec<String> {
     let tips = system.inventory.tips().into_iter().map(|k| k.name.release());
     if order.kernels.is_empty() { tips.collect() } else { order.kernels.clone() }
 }
 
-/// A module that nothing can be done about on a kernel, and why.
+/// A module on a kernel that nothing can be done about, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftAlone {
-    /// The module.
     pub module: ModuleName,
-    /// The kernel release.
     pub release: String,
-    /// What is true of it.
+    /// The state of the module.
     pub state: State,
-    /// Why.
     pub why: String,
 }
 
 impl LeftAlone {
-    /// Whether it is that module on that kernel.
+    /// Whether this is about `module` on `release`.
     pub fn is(&self, module: &ModuleName, release: &str) -> bool {
         self.module == *module && self.release == release
     }
@@ -213,7 +206,8 @@ fn asked<'a>(system: &'a System, order: &'a Order) -> impl Iterator<Item = &'a M
     system.modules_on_kernels.iter().filter(move |p| kernels.contains(&p.release) && order.wants(&p.module))
 }
 
-/// What an order leaves alone: all that should be there and cannot be built, and what was named in any case.
+/// The modules of an order that are left alone: those that should be installed but cannot be built, and those
+/// that were named.
 pub fn left_alone(system: &System, order: &Order) -> Vec<LeftAlone> {
     let left = |pair: &ModuleOnKernel| match order.decide(pair) {
         Decision::Leave { state, why } if !order.modules.is_empty() || !state.is_fine() => {
@@ -224,7 +218,7 @@ pub fn left_alone(system: &System, order: &Order) -> Vec<LeftAlone> {
     asked(system, order).filter_map(left).collect()
 }
 
-/// What an order asks for, is proven, and will be refused for its signature.
+/// The modules of an order that are proven, but have a signature that the kernel will refuse.
 pub fn refused(system: &System, order: &Order) -> Vec<LeftAlone> {
     let proven = asked(system, order).filter(|pair| pair.proof.is_ok());
     let known = proven.map(|pair| module_status(system, pair, None));
@@ -239,17 +233,17 @@ pub fn refused(system: &System, order: &Order) -> Vec<LeftAlone> {
         .collect()
 }
 
-/// The work, in order: the next boot's kernel first, then the running one; what others are built upon before
-/// them.
+/// The work in its order: first the kernel of the next boot, then the running one; dependencies before the
+/// modules that need them.
 pub fn plan(system: &System, order: &Order) -> Vec<Planned> {
     let mut planned = Vec::new();
     let mut kernels = kernels(system, order);
     let next = presumed(system).map(|k| k.name.release());
-    // Stable: else as they were named, or by their numbers.
+    // A stable sort: otherwise in the order of the command line or of the versions.
     kernels.sort_by_key(|release| (next.as_ref() != Some(release), !system.inventory.runs(release)));
     for release in kernels {
         let modules_on_kernels: Vec<&ModuleOnKernel> = system.of_kernel(&release).collect();
-        // A module without a usable dkms.conf is left alone, whatever it depends on.
+        // A module without a usable dkms.conf is left alone, so its dependencies do not matter.
         let conf = |p: &ModuleOnKernel| p.conf.clone().unwrap_or_default();
         let named: Vec<_> =
             modules_on_kernels.iter().map(|p| (p.module.name.clone(), conf(p).depends)).collect();
@@ -258,12 +252,13 @@ pub fn plan(system: &System, order: &Order) -> Vec<Planned> {
             let pair = modules_on_kernels[at];
             if let (true, Decision::Work { steps, why }) = (order.wants(&pair.module), order.decide(pair)) {
                 let conf = conf(pair);
-                // Two modules that install the same file: only one of them can have it.
+                // If two modules install the same file, only one of them is built.
                 let taken = planned.iter().filter(|p: &&Planned| p.release == release).find_map(|p| {
                     let file = conflict::shared(&p.conf.built, &conf.built)?;
                     Some((State::Conflict, Rival { module: p.module.clone(), file }.to_string()))
                 });
-                let in_circle = || "BUILD_DEPENDS leads back to the module itself".to_owned();
+                let in_circle =
+                    || "BUILD_DEPENDS leads back to the module itself (a dependency cycle)".to_owned();
                 let in_circle = circle.contains(&at).then(|| (State::DependencyFailed, in_circle()));
                 let hopeless = in_circle.or(taken);
                 planned.push(Planned {
@@ -282,8 +277,8 @@ pub fn plan(system: &System, order: &Order) -> Vec<Planned> {
     planned
 }
 
-/// Makes whole what an interrupted run has left of replacing modules, before anything is observed; true when
-/// there was something.
+/// Completes or reverts a replacement of modules that was interrupted. Called before anything is observed.
+/// Returns whether there was one.
 pub fn recover(context: &Context) -> bool {
     let Context { root, tools, .. } = context;
     let recovered = replace::recover(root, &Tree::observe(root).modules);
@@ -335,7 +330,7 @@ pub fn run(
             let watch = context.clock.stopwatch();
             observer(Event::Begun(p));
             let mut attempt = one(context, &cache, system, p, &missing, share.make_jobs, observer);
-            // What waits for it is built upon what dkms knows and modprobe finds.
+            // Modules that depend on this one build against what dkms has registered and modprobe finds.
             if attempt.replaced.is_some() && held(&queue).is_awaited(p) {
                 settling(&p.release).settle(std::slice::from_mut(&mut attempt), false);
             }
@@ -345,7 +340,7 @@ pub fn run(
             // Not in the condition below: the lock would be held for its whole body.
             let finished = held(&queue).done(p, attempt);
             if let Some(mut attempts) = finished {
-                // The others build on; what they add to is not of this kernel.
+                // The other threads continue to build; for this kernel no work is left.
                 settling(&p.release).settle(&mut attempts, true);
                 held(&queue).attempts.extend(attempts);
             }
@@ -353,10 +348,10 @@ pub fn run(
         }
     };
     in_threads(share.jobs, &work);
-    // A worker that has panicked leaves its module undone; the other attempts are still reported.
+    // A worker thread that has panicked leaves its module undone; the other attempts are still reported.
     let Queue { mut attempts, waiting, .. } = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
     if interrupt::asked() {
-        // What is in its place is completed: it takes a second.
+        // Files that are already in place are completed: it takes a second.
         let begun: BTreeSet<String> =
             attempts.iter().filter(|a| a.replaced.is_some()).map(|a| a.release.clone()).collect();
         begun.iter().for_each(|release| settling(release).settle(&mut attempts, true));
@@ -366,7 +361,7 @@ pub fn run(
     attempts
 }
 
-/// Does the work in so many threads, at a low priority.
+/// Does the work in `jobs` threads, at a low priority.
 fn in_threads(jobs: usize, work: &(dyn Fn() + Sync)) {
     std::thread::scope(|scope| {
         let polite = || {
@@ -375,7 +370,7 @@ fn in_threads(jobs: usize, work: &(dyn Fn() + Sync)) {
         };
         let start = |_| std::thread::Builder::new().spawn_scoped(scope, polite).map(drop);
         let started: Vec<_> = (0..jobs).map(start).collect();
-        // Where no thread can be started (RLIMIT_NPROC), the work is done in this one.
+        // If no thread can be started (RLIMIT_NPROC), this thread does the work.
         if let Some(Err(e)) = started.iter().find(|started| started.is_err()) {
             tracing::debug!("not all threads for building could be started: {e}");
         }
@@ -385,7 +380,7 @@ fn in_threads(jobs: usize, work: &(dyn Fn() + Sync)) {
     });
 }
 
-/// Has logind refuse a shutdown while modules are built; a user can override that. It ends when the value is
+/// Makes logind delay a shutdown while modules are built; a user can override that. It ends when the value is
 /// dropped.
 fn hold_off_shutdown(context: &Context, planned: &[Planned]) -> Option<ChildGuard> {
     if !context.root.is_live() || !planned.iter().any(|p| p.steps.contains(&PlanStep::Build)) {
@@ -398,23 +393,23 @@ fn hold_off_shutdown(context: &Context, planned: &[Planned]) -> Option<ChildGuar
         "--why=DKMS modules are being built",
         "cat",
     ]);
-    // Without logind there is nothing to ask; an interrupted build is resumed after the boot.
-    child.beside().map_err(|e| tracing::debug!("a shutdown is not held off: {e}")).ok()
+    // Without logind a shutdown cannot be delayed; the next boot resumes an interrupted build.
+    child.beside().map_err(|e| tracing::debug!("the shutdown cannot be delayed: {e}")).ok()
 }
 
-/// dkms makes this key when it first signs a module, without a lock: two at once would each sign with one of
-/// their own.
+/// dkms creates this key when it first signs a module. It uses no lock: two first builds at the same time
+/// would sign with different keys.
 const SIGNING_KEY: &str = "/var/lib/dkms/mok.key";
 
-/// Leaves word that a kernel has no new index.
+/// Records in the attempts that a kernel has no new index.
 fn unindexed(attempts: &mut [Attempt], release: &str, why: String) {
     if let Some(attempt) = attempts.iter_mut().find(|a| a.release == release) {
         attempt.index_error = Some(why);
     }
 }
 
-/// The names of the modules of a kernel that are not there: nothing can be built upon them. What only
-/// `modules.dep` does not list is there.
+/// The names of the modules that are missing on a kernel, so that nothing can be built on top of them. A
+/// module that only `modules.dep` does not list is not missing.
 fn not_ready(system: &System, release: &str) -> BTreeSet<String> {
     let is_there = |p: &ModuleOnKernel| match &p.proof {
         Ok(_) => true,

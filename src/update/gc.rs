@@ -1,4 +1,4 @@
-//! Removes what DKMS has left of kernels that are gone.
+//! Removes what DKMS has left of kernels that are not installed any more.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,32 +14,32 @@ use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, Running};
 use crate::sys::{FileError, FileKind, Presence, Root, interrupt};
 
-/// Where boot files may be, beside the entries.
+/// Directories that may have boot files, in addition to the entries.
 const BOOT: [&str; 5] = ["/boot", "/boot/loader", "/boot/loader/entries", "/boot/grub", "/boot/syslinux"];
 
-/// What was to be done, and what came of it.
+/// The plan and result of a clean-up.
 #[derive(Debug, Serialize)]
 pub struct GcDocument {
     /// The schema of this document.
     pub schema: u32,
-    /// Nothing was changed.
+    /// Whether this was a dry run, which changes nothing.
     pub dry_run: bool,
-    /// What is (or would be) removed, and what is left alone.
+    /// What is (or would be) removed, and what is kept.
     #[serde(flatten)]
     pub plan: GcPlan,
     /// What could not be removed, and why.
     pub failed: Vec<GcRefusal>,
-    /// Bytes; in a dry run those that would be freed.
+    /// The number of freed bytes. In a dry run, of those that would be freed.
     pub freed: u64,
 }
 
-/// What a run would remove.
+/// Returns what a run would remove.
 pub fn dry_run(context: &Context) -> GcDocument {
     let plan = look(context);
     GcDocument { schema: 1, dry_run: true, freed: room(&plan.removals), failed: Vec::new(), plan }
 }
 
-/// Observes and decides. Changes nothing.
+/// Observes and decides, without changing anything.
 fn look(context: &Context) -> GcPlan {
     let (kept, unreadable) = kept(context);
     let now = context.clock.now().as_nanosecond();
@@ -51,38 +51,38 @@ fn look(context: &Context) -> GcPlan {
     decide(&kept, &observed)
 }
 
-/// When each file of a module directory was last changed.
+/// The times of the last change of the files in a module directory.
 fn times(root: &Root, plan: &GcPlan) -> BTreeMap<PathBuf, i128> {
     let of_directories = plan.removals.iter().filter_map(|r| match &r.what {
         GcLeftover::Modules { files, .. } => Some(files),
         _ => None,
     });
-    // One without a time counts as changed later, and stays.
+    // A file without a readable time counts as changed later, and is kept.
     let time = |file: &PathBuf| Some((file.clone(), root.lookup_link(file).stat()?.ctime_ns));
     of_directories.flatten().filter_map(time).collect()
 }
 
-/// Why something must be kept after all: its kernel is installed again, or it was written to after it was
+/// Why something must be kept after all: its kernel is installed again, or it was changed after it was
 /// observed.
 fn come_back(context: &Context, seen: &BTreeMap<PathBuf, i128>, removal: &GcRemoval) -> Option<String> {
     let (kept, unreadable) = kept(context);
     let of_kernel = removal.what != GcLeftover::Log { orphan: true };
     let kernel = || kept.why(&removal.kernel).filter(|_| of_kernel);
     if let Some(why) = unreadable.into_iter().next().or_else(kernel) {
-        return Some(format!("{why}; it was not so when we began"));
+        return Some(format!("{why}; this changed during the clean-up"));
     }
     let GcLeftover::Modules { files, .. } = &removal.what else { return None };
-    // What dkms has removed meanwhile is gone, as it should be.
+    // dkms may have removed it meanwhile, as intended.
     let changed = files.iter().find(|file| match context.root.lookup_link(file) {
         Presence::Absent => false,
         Presence::There(stat) => Some(&stat.ctime_ns) != seen.get(*file),
-        // Nor may one that cannot be looked at be removed.
+        // What cannot be examined is not removed either.
         Presence::Unreadable(_) => true,
     })?;
-    Some(format!("{} has been written since we began", changed.display()))
+    Some(format!("{} was changed during the clean-up", changed.display()))
 }
 
-/// What keeps a kernel, and what could not be read of it.
+/// The kernels that must be kept, and the errors of reading them.
 fn kept(context: &Context) -> (KeptKernel, Vec<String>) {
     let root = &context.root;
     let inventory = Inventory::observe(root);
@@ -100,7 +100,7 @@ fn kept(context: &Context) -> (KeptKernel, Vec<String>) {
     let mut to_boot: Vec<String> =
         BOOT.iter().flat_map(|directory| keep(names_in(root, directory))).collect();
     let boot = BootFiles::observe(root, &inventory);
-    // Without kernels there was nothing to look for, which stops us for itself.
+    // If no kernel is installed, the clean-up is refused for that reason.
     if !inventory.kernels.is_empty() {
         to_boot.extend(named_by(&boot));
         unreadable.extend(blind(root, &boot));
@@ -108,7 +108,7 @@ fn kept(context: &Context) -> (KeptKernel, Vec<String>) {
     (KeptKernel::new(&inventory, beside_images, to_boot), unreadable)
 }
 
-/// The names in a directory, and the texts of links there.
+/// The names in a directory, and the targets of its symlinks.
 fn names_in(root: &Root, directory: &str) -> Result<Vec<String>, FileError> {
     let mut names = Vec::new();
     for entry in root.list_optional(directory)? {
@@ -123,45 +123,44 @@ fn names_in(root: &Root, directory: &str) -> Result<Vec<String>, FileError> {
     Ok(names)
 }
 
-/// Everything in the boot files that may name a kernel. Entries that cannot be read are named in the
-/// problems.
+/// Every text in the boot files that may name a kernel. Unreadable entries are listed in the problems.
 fn named_by(boot: &BootFiles) -> Vec<String> {
     let of_entries = boot.entries.iter().flat_map(|e| {
-        // An entry whose line is not understood may still be named after its kernel.
+        // If the kernel line of an entry is not understood, its file may still be named after its kernel.
         [Some(e.file.clone()), e.id.clone(), e.image.clone()].into_iter().flatten()
     });
     let of_default = boot.default.iter().flat_map(|d| [Some(d.entry.clone()), d.id.clone()]).flatten();
     of_entries.chain(of_default).chain(boot.problems.iter().map(|p| p.what.clone())).collect()
 }
 
-/// Why it cannot be determined what the boot entries name.
+/// Why it cannot be determined which kernels the boot entries name.
 fn blind(root: &Root, boot: &BootFiles) -> Option<String> {
     let Some(why) = &boot.invisible else {
-        // An entry that cannot be read may belong to any kernel, and damaged boot files may need every kernel
-        // for their repair.
+        // An unreadable entry may belong to any kernel, and damaged boot files may need every kernel for
+        // their repair.
         let broken = boot.problems.iter().find(|p| p.breaks);
-        return broken.map(|p| format!("the boot files are not in order: {p}"));
+        return broken.map(|p| format!("the boot files are damaged: {p}"));
     };
-    // A live system has them somewhere. An image is often made before it has any.
+    // A live system always has boot entries. An image is often prepared before it has any.
     let files = [entries::ENTRIES, entries::LOADER, syslinux::CONFIGURATION, grub::CONFIGURATION];
     let any = || files.iter().any(|file| !matches!(root.lookup(format!("/boot/{file}")), Presence::Absent));
     (root.is_live() || any()).then(|| why.clone())
 }
 
-/// Removes, and looks again at what remains.
+/// Removes what is planned, and checks what remains.
 pub fn collect(context: &Context) -> GcDocument {
     let plan = look(context);
     let seen = times(&context.root, &plan);
     let mut cache = Cache::load(&context.root);
     let tree = Tree::observe(&context.root);
     let mut failed: Vec<GcRefusal> = Vec::new();
-    // What dkms left of a build goes last, when the files that are known by it are gone.
+    // The build remains of dkms are removed last, because they identify the other files.
     let mut after: Vec<&GcRemoval> = Vec::new();
     for (at, removal) in plan.removals.iter().enumerate() {
         if interrupt::asked() {
             break;
         }
-        // An update may bring the kernel back while we work on others.
+        // An update may reinstall the kernel during the clean-up.
         if let Some(why) = come_back(context, &seen, removal) {
             failed.push(GcRefusal { what: removal.path.clone(), why });
             continue;
@@ -181,7 +180,7 @@ pub fn collect(context: &Context) -> GcDocument {
         let last = plan.removals.get(at + 1).is_none_or(|next| next.kernel != removal.kernel);
         if last {
             for removal in after.drain(..) {
-                // Also while dkms was at work.
+                // Checked again, because dkms takes time.
                 if let Some(why) = come_back(context, &seen, removal) {
                     failed.push(GcRefusal { what: removal.path.clone(), why });
                     continue;
@@ -219,7 +218,7 @@ fn module_of(removal: &GcRemoval) -> Option<&ModuleName> {
     }
 }
 
-/// Says so when a module that was registered no longer is.
+/// A message if a module that was registered no longer is.
 fn unregistered(root: &Root, before: &Tree, module: &ModuleName) -> Option<String> {
     let knows = |tree: &Tree| tree.modules.iter().any(|m| m.module == *module);
     (knows(before) && !knows(&Tree::observe(root)))
@@ -232,11 +231,11 @@ fn note(failed: &mut Vec<GcRefusal>, removal: &GcRemoval, done: Result<(), FileE
     }
 }
 
-/// Removes one thing, with the directories around it that are empty then.
+/// Removes one thing, and the directories above it that become empty.
 fn remove(root: &Root, removal: &GcRemoval) -> Result<(), FileError> {
     match &removal.what {
         GcLeftover::Modules { files, directories } => {
-            // File by file: files added meanwhile are not ours to remove.
+            // File by file: files that were added meanwhile must stay.
             for file in files {
                 root.remove(file)?;
             }

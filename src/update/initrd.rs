@@ -1,5 +1,5 @@
-//! `[boot] initrd-command`: makes the initrd of a kernel after its modules are proven, and before its boot
-//! entry is made.
+//! `[boot] initrd-command`: builds the initrd of a kernel after its modules are proven, and before its boot
+//! entry is written.
 
 use std::path::{Path, PathBuf};
 
@@ -16,11 +16,11 @@ use crate::sys::child::Output;
 use crate::sys::{Fingerprint, RootKind};
 use crate::system::System;
 
-/// The output that is kept of it.
+/// The maximum size of the command's output that is kept.
 const OUTPUT: u64 = 4 << 10;
 
-/// Runs the command for each kernel whose initrd is missing or stale, once for each state of its modules: a
-/// command that does not help is not run again by itself. Gives whether it was run.
+/// Runs the command for each kernel with a missing or stale initrd. It runs once for each state of the
+/// modules: an unsuccessful command is not repeated automatically. Returns whether it was run.
 pub fn make(
     context: &Context,
     cache: &mut Cache,
@@ -36,11 +36,13 @@ pub fn make(
         let release = kernel.name.release();
         let inputs = inputs(context, system, &release);
         if !cache.is_new_initrd(&release, &inputs) && !by_hand {
-            tracing::info!("initrd-command is not run again for {release}: nothing has changed since it was");
+            tracing::info!(
+                "initrd-command is not run again for {release}: nothing has changed since its last run"
+            );
             continue;
         }
         match run(context, kernel) {
-            Ok(()) => tracing::info!("initrd-command has made an initrd for {release}"),
+            Ok(()) => tracing::info!("initrd-command has built an initrd for {release}"),
             Err(why) => tracing::error!("initrd-command for {release}: {why}"),
         }
         ran = true;
@@ -56,7 +58,7 @@ fn is_due(system: &System, kernel: &Installed, record: Option<&RunRecord>) -> bo
         || without_successor(system).iter().any(|(of, _)| *of == release)
 }
 
-/// What it depends on: the command itself, and the proven files.
+/// The fingerprint of the command itself and of the proven files.
 fn inputs(context: &Context, system: &System, release: &str) -> String {
     let mut inputs = Fingerprint::default();
     for word in &context.settings.initrd_command {
@@ -74,7 +76,7 @@ fn run(context: &Context, kernel: &Installed) -> anyhow::Result<()> {
     let mut words = words.map(|word| word.replace("{kernel}", &release).replace("{id}", &kernel.id));
     let program = words.next().unwrap_or_default();
     let path: PathBuf = match program.contains('/') {
-        // A root never changes which program runs.
+        // The program of a root never runs on the host.
         true if !context.root.is_slash() => bail!("{program} of another root is not run"),
         true => Path::new(&program).to_owned(),
         false => context.tools.find(&program)?,

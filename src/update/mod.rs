@@ -1,7 +1,7 @@
 //! The worker, and the only place that orders steps: observe, decide, prepare, build, refresh the boot files,
 //! publish.
 //!
-//! The programs in [`crate::cli`] call it; it does not know them.
+//! The programs in [`crate::cli`] call it; it does not depend on them.
 
 pub mod boot_default;
 pub mod boot_files;

@@ -1,4 +1,4 @@
-//! Writes the fragment of the message of the day.
+//! Writes clr-dkms's fragment of the message of the day.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use crate::report::StatusDocument;
 use crate::report::motd::{FRAGMENT, OWN_TEXTS, fragment, shipped_text};
 use crate::sys::{FileError, Written};
 
-/// How long `motd-update.sh`, which concatenates some files, may take.
+/// The time limit of `motd-update.sh`, which concatenates some files.
 const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The fragment, with an admin's own text for the verdict where there is one.
+/// The text of the fragment. An admin's own text for the verdict takes precedence.
 ///
 /// # Errors
-/// When an admin's own text cannot be read.
+/// If an admin's own text cannot be read.
 pub fn text(context: &Context, document: &StatusDocument) -> Result<String, FileError> {
     if !context.settings.motd_show {
         return Ok(String::new());
@@ -25,10 +25,10 @@ pub fn text(context: &Context, document: &StatusDocument) -> Result<String, File
     })
 }
 
-/// Writes or removes the fragment, and has the message of the day made again when that changed anything.
+/// Writes or removes the fragment, and updates the message of the day if that changed anything.
 ///
 /// # Errors
-/// When the fragment cannot be written. A failing `motd-update.sh` is only logged: the next one shows the
+/// If the fragment cannot be written. A failure of `motd-update.sh` is only logged: its next run includes the
 /// fragment.
 pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileError> {
     let text = text(context, document)?;
@@ -39,7 +39,7 @@ pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileErr
     };
     if changed && context.root.is_live() {
         match context.tools.child("motd-update.sh", UPDATE_DEADLINE) {
-            // Other systems show the fragments themselves.
+            // Other systems read the fragments directly.
             Err(missing) => tracing::debug!("{missing}"),
             Ok(child) => match child.run() {
                 Ok(done) if done.ended.is_success() => {}

@@ -21,14 +21,13 @@ use crate::system::System;
 /// Why an override is refused.
 #[derive(Debug)]
 pub struct GuardRefusal {
-    /// The exit code.
     pub code: u8,
-    /// Why, with the next step.
+    /// The reason, with the next step.
     pub why: String,
 }
 
 impl GuardRefusal {
-    /// It is unknown what is meant.
+    /// A refusal because it is unknown which kernel is meant.
     pub fn unknown(why: impl Into<String>) -> GuardRefusal {
         GuardRefusal { code: exit::UNKNOWN, why: why.into() }
     }
@@ -37,24 +36,23 @@ impl GuardRefusal {
 /// The result of a change, as a document.
 #[derive(Debug, Serialize)]
 pub struct OverrideResult {
-    /// It grows only when a field changes its meaning.
+    /// Increased only if the meaning of a field changes.
     pub schema: u32,
-    /// Nothing was written.
+    /// Whether nothing was written.
     pub dry_run: bool,
-    /// What is requested is not what was requested before.
+    /// Whether the requests differ from the previous ones.
     pub changed: bool,
     /// Why nothing was changed.
     pub refused: Option<String>,
-    /// What is requested now; in a dry run, what would be requested.
+    /// The requests now. In a dry run, the requests afterwards.
     #[serde(flatten)]
     pub wishes: AdminOverrides,
     /// The kernel release that should be the boot default.
     pub default: Option<String>,
-    /// The kernel release that boots next as things are.
+    /// The kernel release that boots next in the present state.
     pub boots_next: Option<String>,
-    /// The exit code.
     pub exit_code: u8,
-    /// In a dry run, what would be done, in lines.
+    /// The lines that describe what a dry run would do.
     #[serde(skip)]
     pub foretold: Vec<String>,
 }
@@ -75,11 +73,11 @@ impl OverrideResult {
     }
 }
 
-/// Stores an override, and carries it out. `change` makes the new requests of those that were observed, or
-/// none where there is nothing to do.
+/// Stores an override, and carries it out. `change` computes the new requests from the observed ones; it
+/// returns none if there is nothing to do.
 ///
 /// # Errors
-/// When the lock cannot be taken, or something cannot be written.
+/// If the lock cannot be taken, or a file cannot be written.
 pub fn change(
     context: &Context,
     dry_run: bool,
@@ -121,20 +119,23 @@ pub fn change(
     if is_damaged {
         match state::set_aside(&context.root, WISHES) {
             Ok(aside) => {
-                tracing::warn!("what was said before is kept as {}", context.root.shown_path(aside).display())
+                tracing::warn!(
+                    "the previous requests are kept as {}",
+                    context.root.shown_path(aside).display()
+                )
             }
-            Err(e) => tracing::warn!("what was said before cannot be kept: {e}"),
+            Err(e) => tracing::warn!("the previous requests cannot be kept: {e}"),
         }
     }
     if is_new {
         store(context, &wishes)?;
     } else {
-        tracing::debug!("it has been said before");
+        tracing::debug!("it was requested before");
     }
     if !seen.assessment.acts {
         tracing::warn!(
-            "[boot] policy = report, update = no, or an image: it is remembered, and the boot files stay as \
-             they are"
+            "[boot] policy = report, update = no, or an image: it is stored, and the boot files \
+             stay as they are"
         );
     }
     let done = sequence::work(context, Vec::new(), &Order::default(), ProgressMode::Nothing)?;
@@ -171,8 +172,8 @@ fn drop_gone(wishes: &mut AdminOverrides, system: &System) {
     wishes.allowed.retain(|allowance| installed.contains(&allowance.kernel));
 }
 
-/// Writes the requests again where kernels with an allowance are gone, and where the file is of version 0.1:
-/// what a kernel lacked when it was released is known only until the next record is written.
+/// Rewrites the requests if a kernel with an allowance is gone, or if the file is of version 0.1: what a
+/// kernel lacked at its release is known only until the next record is written.
 pub(super) fn keep_current(context: &Context, system: &System) {
     if system.wishes.fault.is_some() || system.inventory.unreadable().is_some() {
         return;
@@ -180,7 +181,7 @@ pub(super) fn keep_current(context: &Context, system: &System) {
     let mut current = system.wishes.clone();
     drop_gone(&mut current, system);
     let is_due = current.is_converted || current != system.wishes;
-    // The next run tries again; a kernel that is gone does not boot.
+    // The next run tries again. Until then it has no effect, because the kernel is gone.
     if is_due && let Err(e) = store(context, &current) {
         tracing::error!("what an admin allowed cannot be recorded: {e}");
     }
@@ -209,7 +210,7 @@ fn foretold(context: &Context, mut seen: Observed, wishes: AdminOverrides, is_ne
     OverrideResult { changed: is_new, foretold: lines, ..OverrideResult::new(&seen, true, code) }
 }
 
-/// The exit code where the decision has been carried out.
+/// The exit code after the decision was carried out.
 fn code_of(seen: &Observed) -> u8 {
     let decision = &seen.assessment.decision;
     let needed =

@@ -1,4 +1,4 @@
-//! `module.sig_unenforce` in the fragments, where the modules of this machine need it.
+//! Adds `module.sig_unenforce` to the fragments if the modules of this machine need it.
 
 use crate::cmdline::writer::{self, Ours, Wish};
 use crate::cmdline::{CmdlineSources, PARAMETER};
@@ -10,10 +10,10 @@ use crate::state::RunRecord;
 use crate::sys::FileError;
 use crate::system::System;
 
-/// What is to be done about the parameter; nothing where it is not wanted.
+/// How the fragments change so that the parameter is set; no change if it is not needed.
 ///
 /// # Errors
-/// When the files that were written by us before cannot be read.
+/// If the files that clr-dkms has written before cannot be read.
 pub fn cmdline_plan(
     context: &Context,
     system: &System,
@@ -29,7 +29,7 @@ pub fn cmdline_plan(
     Ok((ours, plan))
 }
 
-/// Writes the parameter where it is wanted; returns what prevents it, and whether a file was changed.
+/// Sets the parameter if it is needed. Returns what prevents it, and whether a file was changed.
 pub(super) fn ensure(context: &Context, system: &System, record: Option<&RunRecord>) -> (Vec<String>, bool) {
     let mut changed = false;
     let done = cmdline_plan(context, system, record).and_then(|(ours, plan)| {

@@ -1,4 +1,4 @@
-//! Whether a run is at work, or will be without a further request.
+//! Whether a run is in progress, or will start without a further request.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::state::LOCK;
 use crate::sys::clock::Stopwatch;
 use crate::sys::{Presence, lock};
 
-/// The worker, what requests it, and what an update starts.
+/// The units of the worker, of its requests, and those that an update starts.
 const UNITS: [&str; 5] = [
     "clr-dkms.service",
     "clr-dkms-trigger.service",
@@ -19,39 +19,39 @@ const UNITS: [&str; 5] = [
     "clr-dkms-boot.service",
     "update-triggers.target",
 ];
-/// What starts the worker for a request.
+/// The unit that starts the worker on request.
 const WATCH: &str = "clr-dkms.path";
 /// Present if systemd is the service manager.
 const SYSTEMD: &str = "/run/systemd/system";
 /// The time limit for systemctl.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The time between two looks: each costs less than a millisecond, or one call of systemctl.
+/// The interval between two checks. A check takes less than a millisecond, or one call of systemctl.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// How many looks in a row must find nothing: between a change of files and the request for a run, systemd
-/// has to start a unit.
+/// How many consecutive checks must find nothing. Between a change of files and the request for a run,
+/// systemd has to start a unit.
 const QUIET_LOOKS: u32 = 2;
 
-/// What there is to wait for.
+/// The work that is left to wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum PendingWork {
-    /// Nothing.
+    /// None.
     None,
-    /// A run or an update, in words.
+    /// A run or an update, as a phrase.
     Work(String),
-    /// A run is requested, and nothing starts it.
+    /// A run is requested, but no unit starts it.
     Unserved,
-    /// It is unknown, and why.
+    /// Unknown, with the reason.
     Unknown(String),
 }
 
 /// How the wait ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitOutcome {
-    /// No run is at work, requested or queued.
+    /// No run is in progress, requested or queued.
     Quiet,
-    /// The time is over; what is still there.
+    /// The time limit is over. The phrase says what is still in progress.
     TimedOut(String),
-    /// It is unknown, and why.
+    /// Unknown, with the reason.
     Unknown(String),
 }
 
@@ -63,7 +63,7 @@ struct UnitState {
     has_job: bool,
 }
 
-/// Waits until no run is at work and none is requested or queued.
+/// Waits until no run is in progress, requested or queued.
 pub fn wait(context: &Context, patience: Option<Duration>) -> WaitOutcome {
     let watch = Stopwatch::start();
     let (mut quiet, mut reported) = (0, None);
@@ -95,7 +95,7 @@ pub fn wait(context: &Context, patience: Option<Duration>) -> WaitOutcome {
     }
 }
 
-/// Without systemd there is nothing that starts later.
+/// The number of checks. Without systemd one is enough: nothing can start later.
 fn looks(context: &Context) -> u32 {
     if asks_systemd(context) { QUIET_LOOKS } else { 1 }
 }
@@ -156,14 +156,14 @@ fn unit_states(context: &Context) -> anyhow::Result<Vec<UnitState>> {
     Ok(parsed(&said))
 }
 
-/// Blocks of `NAME=VALUE`, one for each unit, with empty lines between them.
+/// Parses blocks of `NAME=VALUE`, one for each unit, separated by empty lines.
 fn parsed(said: &str) -> Vec<UnitState> {
     let unit = |block: &str| {
         let value = |name: &str| {
             let line = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             line.unwrap_or_default().trim().to_owned()
         };
-        // 0 in older versions, and nothing in later ones, stands for no job.
+        // No job is `0` in older versions of systemd, and empty in later ones.
         let has_job = !["", "0"].contains(&value("Job").as_str());
         UnitState { name: value("Id"), active: value("ActiveState"), has_job }
     };

@@ -1,4 +1,4 @@
-//! Progress of the builds: lines that are redrawn on a terminal, lines of the log elsewhere.
+//! Shows the progress of builds: redrawn lines on a terminal, log messages elsewhere.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,19 +8,19 @@ use crate::report::render::progress::{self, ProgressBoard, ProgressRow, spent};
 use crate::sys::live::{self, Live};
 use crate::sys::{Clock, Stopwatch, interrupt};
 
-/// How the work is shown.
+/// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProgressMode {
-    /// Lines on the terminal that are redrawn.
+    /// As lines on the terminal that are redrawn.
     Live,
-    /// By a line of the log at the end of each module; the one at its begin is always there.
+    /// As a log message at the end of each module. The one at its start is always logged.
     Log,
     /// Not at all.
     Nothing,
 }
 
 impl ProgressMode {
-    /// On a terminal, unless nothing is to be said, else in this way.
+    /// The live display on a terminal unless `quiet` is set; otherwise the given mode.
     pub fn live_or(otherwise: ProgressMode, quiet: bool) -> ProgressMode {
         match quiet {
             true => ProgressMode::Nothing,
@@ -30,7 +30,7 @@ impl ProgressMode {
     }
 }
 
-/// What is shown of one run of the engine, until it is dropped.
+/// The progress display of one run of the engine. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Display {
     clock: Clock,
@@ -63,7 +63,7 @@ impl Work {
         }
     }
 
-    /// Gives the time that it was at work.
+    /// Ends a piece of work, and returns its stopwatch.
     fn end(&mut self, what: &str) -> Option<Stopwatch> {
         let at = self.rows.iter().position(|(name, ..)| name == what)?;
         Some(self.rows.remove(at).2)
@@ -71,7 +71,7 @@ impl Work {
 }
 
 impl Display {
-    /// Of so many modules.
+    /// A display for this number of modules.
     pub fn of(total: usize, show: ProgressMode, clock: Clock) -> Display {
         let work = Work { done: 0, total, watch: clock.stopwatch(), rows: Vec::new() };
         let work = Arc::new(Mutex::new(work));
@@ -82,7 +82,7 @@ impl Display {
         Display { clock, show, work, _live: live }
     }
 
-    /// Takes note of an event.
+    /// Handles an event.
     pub fn note(&self, event: Event<'_>) {
         let begun = |what: String, stage| held(&self.work).rows.push((what, stage, self.clock.stopwatch()));
         match event {
@@ -124,12 +124,12 @@ fn stage(step: &PlanStep) -> &'static str {
         PlanStep::RemoveTree(_) | PlanStep::SetAside(_) => "prepare",
         PlanStep::Build => "build",
         PlanStep::Install | PlanStep::Reinstall => "install",
-        // Its depmod comes after the kernel's last module; what is done of it now is the proof.
+        // The depmod comes after the last module of the kernel. Until then the module is being proven.
         PlanStep::Index => "prove",
     }
 }
 
-/// The end of what has a line for its begin: dkms was run.
+/// Logs the end of an attempt whose start was logged, which is one that ran dkms.
 fn log(attempt: &Attempt) {
     let Attempt { module, release, took, .. } = attempt;
     match (&attempt.log, &attempt.failure) {

@@ -1,5 +1,5 @@
-//! Where the document of a run goes beside the record: the message of the day, the mark that a reboot is due,
-//! metrics, and the programs of an admin that want to know of a new verdict.
+//! Publishes the document of a run: the message of the day, the mark that a reboot is due, metrics, and the
+//! programs of the admin that are notified of a new verdict.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,22 +13,22 @@ use crate::state::{RECORD, RunRecord, Stored};
 use crate::sys::{Ended, FileError, FileKind, RootKind};
 use crate::system::System;
 
-/// There while a reboot is pending *and* safe.
+/// Exists while a reboot is pending *and* safe.
 pub const REBOOT_REQUIRED: &str = "/run/clr-dkms/reboot-required";
-/// Executables that get the document on their standard input when the verdict has changed.
+/// Executables that receive the document on their standard input when the verdict has changed.
 const NOTIFY: &str = "/etc/clr-dkms/notify.d";
 
-/// A link to the metrics file that was written last: when the setting changes or goes away, nobody writes
-/// that file any more, and what reads it does not ask for its age.
+/// A symlink to the metrics file that was last written. If the setting changes, it identifies the old file,
+/// which must be removed: a reader of metrics does not check their age.
 const METRICS: &str = "/var/lib/clr-dkms/metrics";
-/// What every metrics file of ours begins with.
+/// The first bytes of every metrics file of clr-dkms.
 const METRICS_BEGIN: &[u8] = b"# HELP clr_dkms_";
 
 /// Writes the message of the day, the mark and the metrics.
 ///
 /// # Errors
-/// When the message of the day or the mark cannot be written; the other one is still written. Errors of the
-/// metrics file are only logged: the run itself did not fail.
+/// If the message of the day or the mark cannot be written; the other one is still written. Errors of the
+/// metrics file are only logged, because the run itself did not fail.
 pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileError> {
     let marked = match document.verdict {
         Verdict::RebootPending => context
@@ -41,11 +41,10 @@ pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileErr
     super::motd::write(context, document).and(marked)
 }
 
-/// The same after a run, and tells the programs that want to know when the verdict is not the one of
-/// `before`.
+/// Like [`write`], for the end of a run. Also runs the programs of the admin if the verdict is not `before`.
 ///
 /// # Errors
-/// As [`write`]: programs are a gift to others too.
+/// As for [`write`]. A failure of a program is only logged.
 pub fn write_all(
     context: &Context,
     document: &StatusDocument,
@@ -58,8 +57,8 @@ pub fn write_all(
     written
 }
 
-/// Notes in the record why nothing was done: a hook's exit code and output are thrown away. Where nothing of
-/// ours has been written before, it is done in images only, where a first record decides nothing.
+/// Records why nothing was done, because swupd discards the exit code and output of a hook. If there is no
+/// record yet, only images get one, where a first record affects no decision.
 pub fn record_unknown(
     context: &Context,
     system: &System,
@@ -86,7 +85,7 @@ pub fn record_unknown(
     }
 }
 
-/// Writes the metrics where they are wanted, and removes the file that is wanted no more.
+/// Writes the metrics file if it is configured, and removes one that is not configured any more.
 pub fn write_metrics(context: &Context, document: &StatusDocument) {
     if let Err(e) = put_metrics(context, document) {
         tracing::warn!("[report] metrics: {e}");
@@ -96,7 +95,7 @@ pub fn write_metrics(context: &Context, document: &StatusDocument) {
 fn put_metrics(context: &Context, document: &StatusDocument) -> anyhow::Result<()> {
     let root = &context.root;
     let wanted = context.settings.metrics.as_ref();
-    // One that cannot be read names no file that could be removed.
+    // An unreadable symlink does not name a file to remove.
     if let Some(old) = root.read_link(METRICS).ok().filter(|old| Some(old) != wanted) {
         if is_metrics(context, &old)? {
             root.remove(&old)?;
@@ -104,10 +103,10 @@ fn put_metrics(context: &Context, document: &StatusDocument) -> anyhow::Result<(
         root.remove(METRICS)?;
     }
     let Some(path) = wanted else { return Ok(()) };
-    // A slip in the setting must not cost a file of somebody else.
+    // A mistake in the setting must not delete an unrelated file.
     if root.lookup_link(path).stat().is_some() && !is_metrics(context, path)? {
         anyhow::bail!(
-            "{} is there, and holds no metrics of ours: left alone",
+            "{} exists and is not a metrics file of clr-dkms: left alone",
             root.shown_path(path).display()
         );
     }
@@ -116,13 +115,13 @@ fn put_metrics(context: &Context, document: &StatusDocument) -> anyhow::Result<(
     Ok(())
 }
 
-/// It is a file that we have written, or an empty one that was made for us.
+/// Whether clr-dkms has written the file, or the file is empty.
 fn is_metrics(context: &Context, path: &PathBuf) -> Result<bool, FileError> {
     let bytes = context.root.read_optional(path)?;
     Ok(bytes.is_some_and(|bytes| bytes.is_empty() || bytes.starts_with(METRICS_BEGIN)))
 }
 
-/// Runs the programs one after the other. Of a root that is not `/` no program is run.
+/// Runs the programs one after the other. Programs of a root other than `/` are never run.
 fn notify(context: &Context, document: &StatusDocument, before: &str) {
     if !context.root.is_live() {
         return;
@@ -152,8 +151,8 @@ fn notify(context: &Context, document: &StatusDocument, before: &str) {
             Ok(None) => {}
             Ok(Some(open)) => {
                 tracing::warn!(
-                    "{path} is not run: {} can be changed by others than root; `chown root` and `chmod go-w` \
-                     close it",
+                    "{path} is not run: {} can be changed by users other than root; run `chown root` and \
+                     `chmod go-w` on it",
                     open.display()
                 );
                 continue;
@@ -181,8 +180,8 @@ fn notify(context: &Context, document: &StatusDocument, before: &str) {
     }
 }
 
-/// The first of a program's file, the target of its symlink and the directories above that users other than
-/// root can change: any of them could replace the program, which runs as root.
+/// The first path that users other than root can change: the file of a program, the target of its symlink, or
+/// a directory above them. Each of them could replace the program, which runs as root.
 fn open_to_others(context: &Context, path: &Path) -> Result<Option<PathBuf>, FileError> {
     let real = context.root.real_path(path)?;
     let is_open = |part: &&Path| {

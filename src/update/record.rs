@@ -61,13 +61,13 @@ impl Run<'_> {
             built_from: self.built_from(),
             verdict: None,
             guard: None,
-            // What was in the cache was evaluated by a run before.
+            // Cached dkms.conf values were evaluated by an earlier run.
             sandbox: sandbox::in_force().or(before.and_then(|record| record.sandbox)),
         }
     }
 
-    /// The sources of the files that this run built, and what earlier runs recorded for files that are still
-    /// installed.
+    /// The source fingerprints of the files that this run built, and the recorded ones of files that are
+    /// still installed.
     fn built_from(&self) -> BTreeMap<String, String> {
         let before = self.before.as_good().map(|record| &record.built_from);
         let mut known = BTreeMap::new();
@@ -88,8 +88,9 @@ impl Run<'_> {
         known
     }
 
-    /// Modules on other kernels than the tips are recorded if they were built by hand, also in a run before:
-    /// a build that failed is otherwise reported as "nothing has been tried yet".
+    /// Whether a module on a kernel belongs into the record. On kernels other than the tips that is one that
+    /// a user built, in this run or before; otherwise a failed build would be reported as "nothing has been
+    /// tried yet".
     fn is_recorded(&self, pair: &ModuleOnKernel) -> bool {
         let known = self.before.as_good().and_then(|r| r.module(&pair.module, &pair.release));
         self.system.inventory.is_tip(&pair.release)
@@ -122,22 +123,22 @@ impl Run<'_> {
         record
     }
 
-    /// Writes the record while the run goes on. Should it be broken off now, the next one knows which boot
-    /// files were made. The verdict stays the one that was published.
+    /// Writes the record during a run. If the run is interrupted, the next one knows which boot files were
+    /// written. The verdict stays the published one.
     pub(super) fn record_interim(&mut self) {
         let record = self.record(self.assess());
         let decision = assess(&self.system, &self.context.settings, Some(&record)).decision;
         let verdict = self.before.as_good().and_then(|old| old.verdict.clone());
         let record = RunRecord { guard: Some(decision), verdict, ..record };
         if let Err(e) = self.write(&record) {
-            tracing::warn!("{e}; should this run be broken off, the next one refreshes the boot files again");
+            tracing::warn!("{e}; if this run is interrupted, the next one refreshes the boot files again");
         }
         self.interim = Some(record);
     }
 
     fn write(&self, record: &RunRecord) -> Result<(), FileError> {
         let written = self.interim.as_ref().or(self.before.as_good());
-        // A record that could not be read may hold what this one does not know.
+        // An unreadable record may have information that this one lacks.
         if matches!(self.before, Stored::Unreadable(_))
             || written.is_some_and(|old| old.tells_the_same_as(record))
         {
@@ -149,12 +150,12 @@ impl Run<'_> {
     /// Writes the record and the message of the day, and reports the result.
     pub(super) fn publish(mut self) -> anyhow::Result<Done> {
         let assessment = self.assess();
-        boot_files::put_deferral_right(self.context, &self.system, &assessment);
+        boot_files::correct_deferral(self.context, &self.system, &assessment);
         self.system.deferral = deferral::observe(&self.context.root);
         let record = self.record(assessment);
         let refused = engine::refused(&self.system, self.order);
         for m in record.modules.iter().filter(|m| !m.state.is_fine()) {
-            // Of what was asked for by hand, the result is printed at the end.
+            // A run by hand prints its results at the end.
             let reported = self.order.by_hand
                 && self.left_alone.iter().chain(&refused).any(|left| left.is(&m.module, &m.kernel));
             if !reported && self.attempt(&m.module, &m.kernel).is_none() {
@@ -171,9 +172,9 @@ impl Run<'_> {
     fn finish(&mut self, record: RunRecord) -> anyhow::Result<u8> {
         let Run { context, system, .. } = self;
         if let Err(e) = self.cache.save(&context.root) {
-            tracing::warn!("{e}; the next run takes longer, and nothing else is lost");
+            tracing::warn!("{e}; the next run takes longer; nothing else is lost");
         }
-        // With the results of this run's builds, as every report after it decides.
+        // This uses the results of this run's builds, like all later reports.
         let decision = assess(system, &context.settings, Some(&record)).decision;
         let stored = Stored::Good(RunRecord { guard: Some(decision), ..record });
         let now = context.clock.now();
@@ -185,7 +186,7 @@ impl Run<'_> {
         };
         let ended = self.context.root.remove(IN_PROGRESS);
         let verdict_before = self.before.as_good().and_then(|old| old.verdict.as_deref());
-        // A file that cannot be written does not keep the others from being written.
+        // An error of one file does not prevent the others from being written.
         publish::write_all(self.context, &document, verdict_before).and(saved).and(ended.map(|_| ()))?;
         Ok(report_result(&document, self.attempts.is_empty()))
     }
@@ -193,13 +194,13 @@ impl Run<'_> {
 
 /// Logs the result and returns the exit code.
 fn report_result(document: &StatusDocument, was_idle: bool) -> u8 {
-    // A fault of the configuration has an exit code of its own.
+    // A configuration fault has its own exit code.
     let failed = match document.verdict {
         Verdict::Unknown | Verdict::Held | Verdict::Unsafe => true,
         Verdict::Degraded => document.problems.iter().any(|p| p.kind() != ProblemKind::SetupFault),
         _ => false,
     };
-    // A kernel held by an admin is as wanted.
+    // A kernel that an admin holds is not an error; any other problem is.
     let by_admin = document.verdict == Verdict::Held && document.guard.because == Reason::Held;
     let is_known = |p: &Problem| matches!(p.kind(), ProblemKind::HeldByAdmin | ProblemKind::SetupFault);
     let unreported = document.problems.iter().find(|p| !is_known(p));
@@ -229,7 +230,7 @@ fn report_result(document: &StatusDocument, was_idle: bool) -> u8 {
     }
 }
 
-/// Kernels that the snapshot before the update did not know.
+/// The kernels that are not in the snapshot from before the update.
 fn new_kernels(context: &Context, system: &System) -> Vec<String> {
     let Some(snapshot) = state::load::<Snapshot>(&context.root, SNAPSHOT).good() else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Refreshing the boot entries with clr-boot-manager, and reading them back.
+//! Refreshes the boot entries with clr-boot-manager, and reads them back.
 
 use crate::boot::{self, BootBlocker, BootFiles, ReadBack, write_ahead};
 use crate::context::Context;
@@ -6,18 +6,17 @@ use crate::kernel::Inventory;
 use crate::state::BootRecord;
 use crate::system::{KernelCmdline, System, expected_entries};
 
-/// What a refresh has to know.
+/// What a refresh needs to know.
 #[derive(Debug, Clone, Copy)]
 pub struct Before<'a> {
-    /// The kernels.
     pub inventory: &'a Inventory,
-    /// What is on the boot partition.
+    /// The files on the boot partition.
     pub files: &'a BootFiles,
     /// The command lines that the entries should have.
     pub lines: &'a [KernelCmdline],
-    /// They have them already.
+    /// Whether the entries have these command lines already.
     pub verified: bool,
-    /// Why the boot manager cannot be run here.
+    /// Why clr-boot-manager cannot be run here.
     pub blocker: Option<&'a BootBlocker>,
 }
 
@@ -33,7 +32,7 @@ impl<'a> From<&'a System> for Before<'a> {
     }
 }
 
-/// Makes sure that clr-boot-manager can be run, and tells what was repaired for it.
+/// Repairs what would prevent clr-boot-manager from running, and logs each repair.
 ///
 /// # Errors
 /// Why it must not be run, with the next step.
@@ -44,8 +43,8 @@ pub fn prepare(context: &Context, inventory: &Inventory) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `clr-boot-manager update` where it can be run, and reads the entries back. An error is logged, and is
-/// in the record that is given back; `last` is what it was before.
+/// Runs `clr-boot-manager update` if possible, and reads the entries back. An error is logged and part of the
+/// returned record. `last` is the previous record.
 pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &str) -> BootRecord {
     let failed_with = |error: String, differs| {
         tracing::error!("boot entries: {error}");
@@ -53,7 +52,7 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
     };
     let failed = |error: String| failed_with(error, false);
     let update = match before.blocker {
-        // The entries are as configured: there is nothing to run.
+        // The entries are as configured, so there is nothing to run.
         Some(_) if before.verified => boot::Update { error: None },
         Some(BootBlocker::Chroot) => {
             tracing::info!("{}", BootBlocker::Chroot);
@@ -69,7 +68,7 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
             boot::update(&context.root, &context.tools, context.settings.boot_timeout)
         }
     };
-    // It deletes kernels, and no entry of these is to be there any more.
+    // An update deletes kernels, and their entries must be gone too.
     let left = Inventory::observe(&context.root);
     let mut expected = expected_entries(before.lines);
     expected.retain(|(id, _)| left.kernels.iter().any(|kernel| kernel.id == *id));
@@ -83,14 +82,14 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
             wrong.iter().for_each(|fault| tracing::error!("boot entries: {fault}"));
             Some(said)
         }
-        // On a live system the boot partition is usually not mounted; in a copy or an image nothing else can
-        // be it.
+        // On a live system the boot partition is usually not mounted. A copy or an image has no other boot
+        // partition.
         (ReadBack::NotVisible, None) if !context.root.is_live() => {
             let boot = context.root.shown_path("/boot");
             Some(format!("clr-boot-manager update wrote no boot entry below {}", boot.display()))
         }
         (ReadBack::Verified, Some(said)) => {
-            tracing::warn!("{said}; the boot entries are as they should be all the same");
+            tracing::warn!("{said}; nevertheless the boot entries are correct");
             None
         }
         (_, said) => said,
@@ -99,7 +98,7 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
         return failed(error);
     }
     BootRecord {
-        // Read again: clr-boot-manager deletes old kernels, and that change needs no reaction.
+        // Read again: clr-boot-manager deletes old kernels, and that change must not cause another update.
         inputs: Some(boot::inputs(&context.root)),
         updated: Some(context.clock.now()),
         entries: Some(seen.word().to_owned()),

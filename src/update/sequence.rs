@@ -23,19 +23,19 @@ use crate::state::{self, BootRecord, IN_PROGRESS, InProgress, RECORD, RunRecord,
 use crate::sys::{interrupt, lock};
 use crate::system::System;
 
-/// swupd's lock file, locked with fcntl(2) (swupd 7.0.0; `state_dir` is fixed at its build).
+/// swupd's lock file, which it locks with fcntl(2) (swupd 7.0.0; `state_dir` is fixed at its build).
 pub(super) const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
-/// The longest wait for swupd: if it hangs, modules must still be built.
+/// The longest wait for swupd. If it hangs, modules must still be built.
 const SWUPD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// Waits for a swupd that is at work on this root.
+/// Waits for a swupd process that works on this root.
 pub fn wait_for_swupd(context: &Context) {
     lock::wait_while_held(&context.root, SWUPD_LOCK, SWUPD_PATIENCE);
 }
 
-/// Why nothing is done where there is no kernel.
+/// The message if no kernel is installed.
 pub(super) const NO_KERNEL: &str = "no kernel of clr-boot-manager is installed: nothing to do";
-/// Why a module that failed is left alone.
+/// Why a module that failed before is left alone.
 pub(super) const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and \
      compiler; `clr-dkms rebuild` tries it again";
 
@@ -44,7 +44,7 @@ pub fn unreadable(context: &Context, system: &System) -> Option<String> {
     let directory = context.root.shown_path(IMAGES);
     match &system.inventory.images {
         Images::Absent => Some(format!(
-            "there is no {}: {} is no system with kernels of clr-boot-manager",
+            "there is no {}: {} is not a system with kernels of clr-boot-manager",
             directory.display(),
             context.root.path().display()
         )),
@@ -57,16 +57,15 @@ pub(super) fn tip_pairs(system: &System) -> impl Iterator<Item = &ModuleOnKernel
     system.modules_on_kernels.iter().filter(|pair| system.inventory.is_tip(&pair.release))
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Done {
-    /// The exit code.
     pub code: u8,
-    /// What was tried.
+    /// The attempts that were made.
     pub attempts: Vec<Attempt>,
-    /// What was asked for and left alone.
+    /// What was requested and left alone.
     pub left_alone: Vec<LeftAlone>,
-    /// What is there, and will be refused for its signature.
+    /// The installed modules with a signature that the kernel will refuse.
     pub refused: Vec<LeftAlone>,
 }
 
@@ -85,7 +84,7 @@ pub(super) struct Run<'a> {
     pub(super) started: Timestamp,
     /// The record of the run before.
     pub(super) before: Stored<RunRecord>,
-    /// The record that this run wrote before it built the rest.
+    /// The record that was written before the rest was built.
     pub(super) interim: Option<RunRecord>,
     pub(super) cache: Cache,
     pub(super) system: System,
@@ -104,7 +103,7 @@ pub(super) struct Run<'a> {
 /// Does all the work of a run.
 ///
 /// # Errors
-/// When it cannot write what it found.
+/// If its result cannot be written.
 pub fn work(
     context: &Context,
     faults: Vec<String>,
@@ -137,7 +136,7 @@ pub fn work(
 }
 
 impl<'a> Run<'a> {
-    /// Repairs what a killed run left behind, and observes the machine.
+    /// Completes what a killed run left behind, and observes the machine.
     fn observe(context: &'a Context, faults: Vec<String>, order: &'a Order) -> Run<'a> {
         let root = &context.root;
         let started = context.clock.now();
@@ -149,11 +148,11 @@ impl<'a> Run<'a> {
             }
         }
         if !matches!(state::load::<InProgress>(root, IN_PROGRESS), Stored::Absent) {
-            tracing::warn!("the last run was broken off before its end: going on from what is on disk");
+            tracing::warn!("the last run was interrupted before its end: continuing from the state on disk");
         }
         let mut cache = Cache::load(root);
-        // A dkms.conf that bash did not evaluate last time may be evaluated now; reports do not wait for it
-        // again.
+        // bash may be able to evaluate a dkms.conf that failed last time. Reports do not try again, because
+        // that may take long.
         cache.forget_failures();
         engine::recover(context);
         let mut system = System::observe_also(context, &mut cache, &order.kernels);
@@ -180,8 +179,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The exit code where the run ends here: something that decides could not be read, or no kernel is
-    /// installed.
+    /// The exit code if the run ends here: input of a decision is unreadable, or no kernel is installed.
     fn nothing_to_do(&self) -> Option<u8> {
         let Run { context, system, .. } = self;
         let unknown = engine::unknown_module(system, self.order);
@@ -200,17 +198,17 @@ impl<'a> Run<'a> {
             tracing::info!("{} {}", oddity.path, oddity.what);
         }
         if let Some(fault) = &system.wishes.fault {
-            tracing::warn!("what an admin said of the boot default is lost: {fault}");
+            tracing::warn!("the admin's requests for the boot default are lost: {fault}");
         }
         None
     }
 
-    /// What is to be built, as the machine is now.
+    /// What to build, according to the present state of the machine.
     fn planned(&self) -> Vec<Planned> {
         let system = &self.system;
         let mut planned = engine::plan(system, self.order);
-        // Nothing is built for a kernel that runs while the tip is held back, but it boots next, and modprobe
-        // must find what it has.
+        // A running kernel that is not a tip gets no builds. It still needs a correct index, because it boots
+        // next while the tip is held back.
         if self.order.kernels.is_empty() {
             let running = engine::index_plans(system);
             planned.extend(running.into_iter().filter(|p| system.inventory.runs(&p.release)));
@@ -222,7 +220,7 @@ impl<'a> Run<'a> {
         !self.order.by_hand && planned.would_fail_again(self.context, self.before.as_good())
     }
 
-    /// What is to be built, without what would fail again.
+    /// What to build, without what would fail again.
     fn decide(&self) -> Vec<Planned> {
         let mut planned = self.planned();
         planned.retain(|p| {
@@ -235,7 +233,7 @@ impl<'a> Run<'a> {
         planned
     }
 
-    /// What is left to build: clr-boot-manager may have deleted a kernel meanwhile.
+    /// What is left to build. Planned again, because clr-boot-manager may have deleted a kernel meanwhile.
     fn undone(&self) -> Vec<Planned> {
         let mut planned = self.planned();
         planned.retain(|p| self.attempt(&p.module, &p.release).is_none() && !self.would_fail_again(p));
@@ -247,7 +245,7 @@ impl<'a> Run<'a> {
         self.attempts.iter().find(|a| a.module == *module && a.release == release)
     }
 
-    /// Writes what the run is about to do, before anything is changed.
+    /// Records what the run is about to do, before anything is changed.
     fn prepare(&mut self, planned: &[Planned], show: ProgressMode) {
         self.display = Some(Display::of(planned.len(), show, self.context.clock));
         if planned.is_empty() {
@@ -256,7 +254,7 @@ impl<'a> Run<'a> {
         let builds = planned.iter().map(|p| format!("{} on {}", p.module, p.release)).collect();
         let intent = InProgress { schema: SCHEMA, started: self.started, pid: std::process::id(), builds };
         if let Err(e) = self.context.root.write_json(IN_PROGRESS, &intent) {
-            tracing::warn!("{e}; should this run be broken off, no report will show it");
+            tracing::warn!("{e}; if this run is interrupted, no report will show it");
         }
     }
 
@@ -264,8 +262,9 @@ impl<'a> Run<'a> {
         assess(&self.system, &self.context.settings, self.before.as_good())
     }
 
-    /// What the guard requires on the kernel that may become the boot default, with the modules that it is
-    /// built upon; and the rest. Where the guard does not act all is built at once.
+    /// Splits the plan: first what the guard requires on the kernel that may become the boot default, with
+    /// the dependencies of these modules; then the rest. If the guard does not act there is only the first
+    /// part.
     fn split(&self, planned: Vec<Planned>) -> (Vec<Planned>, Vec<Planned>) {
         if planned.is_empty() {
             return (planned, Vec::new());
@@ -296,7 +295,8 @@ impl<'a> Run<'a> {
             .partition(|p| Some(&p.release) == target.as_ref() && required.contains(&p.module.name))
     }
 
-    /// Builds, and observes the result: what is true now is read from disk, not concluded from what was done.
+    /// Builds, and observes the machine again: the new state is read from disk, not concluded from the
+    /// actions.
     fn build(&mut self, planned: &[Planned]) {
         let display = &self.display;
         let observer = |event: engine::Event<'_>| {
@@ -322,11 +322,10 @@ impl<'a> Run<'a> {
         self.system.observe_again(self.context, &mut self.cache, &self.order.kernels);
     }
 
-    /// Sets `module.sig_unenforce` in the fragments where it is needed.
+    /// Sets `module.sig_unenforce` in the fragments if it is needed.
     fn ensure_parameter(&mut self) {
         let (blockers, changed) = match blocked(&self.system) {
-            // A fragment that was not read may have the parameter, and a module that was not seen may need
-            // it.
+            // An unread fragment may set the parameter, and an unread module may need it.
             Some(unknown) => (vec![unknown], false),
             None => {
                 let done = parameter::ensure(self.context, &self.system, self.before.as_good());
@@ -341,9 +340,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Makes the initrds that are missing or stale.
+    /// Builds the initrds that are missing or stale.
     fn make_initrds(&mut self) {
-        // By hand, a command that has not helped is tried once more, and not once for each refresh.
+        // A run by hand repeats a command that did not help, but only once in the run.
         let by_hand = self.order.by_hand && !self.initrds_tried;
         self.initrds_tried = true;
         let record = self.before.as_good();
@@ -352,8 +351,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Refreshes the boot files before the rest is built, where all that the guard requires is proven and
-    /// something is to be refreshed. What was done is recorded: the rest may take an hour.
+    /// Refreshes the boot files before the rest is built, if everything that the guard requires is proven and
+    /// a refresh is due. The result is recorded, because the rest may take an hour.
     fn refresh_boot_files_early(&mut self) {
         if !self.assess().acts {
             return;
@@ -375,8 +374,8 @@ impl<'a> Run<'a> {
         self.record_interim();
     }
 
-    /// Refreshes the boot files as far as the guard allows it. What failed in this run is tried again only
-    /// where something changed since.
+    /// Refreshes the boot files as far as the guard allows it. A refresh that failed in this run is repeated
+    /// only if its inputs have changed.
     fn refresh_boot_files(&mut self) {
         if self.failed_with.as_deref() != Some(self.system.boot_inputs.as_str()) {
             let Ok(()) = boot_files::take_steps(self);
@@ -384,14 +383,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether a run before, or this one, has recorded what it did with the boot files.
+    /// Whether this run, or one before, has recorded a result for the boot files.
     fn has_refreshed(&self) -> bool {
         self.interim.is_some() || self.before.as_good().is_some()
     }
 
-    /// The mark of the run stays: the next one, and every report, knows that this one did not end.
+    /// The mark of the run stays, so that the next run and every report know that this one did not end.
     fn stopped(self) -> Done {
-        tracing::error!("asked to stop; the next run goes on from here");
+        tracing::error!("stop requested; the next run continues from here");
         let Run { attempts, left_alone, .. } = self;
         Done { code: exit::ATTENTION, attempts, left_alone, refused: Vec::new() }
     }
@@ -409,8 +408,8 @@ impl BootFileSteps for Run<'_> {
     }
 
     fn point_default(&mut self) -> Result<(), Self::Stop> {
-        // With its boot entry a kernel may take what it would have refused before, and clr-boot-manager
-        // deletes kernels.
+        // With its new boot entry a kernel may accept a module that it would have refused before, and
+        // clr-boot-manager deletes kernels.
         let assessment = self.assess();
         match boot_files::assert_default(self.context, &self.system, &assessment) {
             Ok(true) => {

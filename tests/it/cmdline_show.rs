@@ -15,7 +15,7 @@ fn raw_is_the_line_and_a_newline_and_nothing_else() {
     let vectors = vectors::all();
     assert_eq!(vectors.len(), 401);
     let talk = format!(
-        "clr-dkms-cmdline: {KERNEL} has no image in ROOT/usr/lib/kernel: clr-boot-manager makes no entry for it\n"
+        "clr-dkms-cmdline: {KERNEL} has no image in ROOT/usr/lib/kernel: clr-boot-manager writes no entry for it\n"
     );
     for vector in vectors {
         // The vector's own files and nothing else: no image, no directory of modules.

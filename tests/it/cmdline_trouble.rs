@@ -1,4 +1,5 @@
-//! `clr-dkms-cmdline` where it may not, or cannot: another run, no permission, no space, no root, hostile files.
+//! `clr-dkms-cmdline` where it may not, or cannot: another run, no permission, no space, no root, hostile
+//! files.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ fn two_at_once() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let run = root.run("clr-dkms-cmdline", &["enable"]);
-    run.code(75).prints("").says(&["another run is at work", "ROOT/run/clr-dkms.lock"]);
+    run.code(75).prints("").says(&["another run is active", "ROOT/run/clr-dkms.lock"]);
     assert!(!root.has(OWN));
     // Who only looks does not wait.
     for arguments in [&["show"][..], &["check"], &["enable", "--dry-run"]] {

@@ -19,7 +19,7 @@ fn it_is_armed_while_something_is_needed() {
     insta::assert_snapshot!("deferral_config", root.text(CONFIG));
     root.conf("[modules]\noptional = hello\n")
         .post_update()
-        .says(&["swupd makes the boot files itself again"]);
+        .says(&["swupd writes the boot files itself again"]);
     assert!(!root.has("run/swupd"));
 }
 
@@ -40,7 +40,7 @@ fn foreign_lines_that_say_otherwise_are_overruled_in_the_same_file() {
     root.file(CONFIG, "[update]\nno_boot_update=false\n");
     let run = root.post_update();
     run.code(0);
-    assert!(!run.stderr.contains("has swupd run clr-boot-manager"), "{}", run.stderr);
+    assert!(!run.stderr.contains("makes swupd run clr-boot-manager"), "{}", run.stderr);
     assert_eq!(swupd(&root)["defers"], true);
 }
 

@@ -126,7 +126,7 @@ fn where_something_is_unknown_nothing_is_touched() {
     blind(&root, "is not a directory");
     let root = left_over();
     root.file("boot/loader/entries/broken.conf", "");
-    blind(&root, "the boot files are not in order");
+    blind(&root, "the boot files are damaged");
     let root = left_over();
     root.remove("var/lib/dkms").file("var/lib/dkms", "x");
     blind(&root, "is not a directory");
@@ -239,6 +239,6 @@ fn a_kernel_that_comes_back_meanwhile_is_left_alone() {
     root.run("clr-dkms", &["gc", "-n"]).code(0).shows(&["would `dkms unbuild`", "would remove"]);
     let modules = root.at(&format!("usr/lib/modules/{gone}"));
     root.behave(&format!("[[ $verb != unbuild ]] || echo new >{}/modules.dep", modules.display()));
-    root.run("clr-dkms", &["gc"]).code(1).says(&["modules.dep", "has been written since we began"]);
+    root.run("clr-dkms", &["gc"]).code(1).says(&["modules.dep", "was changed during the clean-up"]);
     assert_eq!(root.text(&format!("usr/lib/modules/{gone}/modules.dep")), "new\n");
 }

@@ -46,7 +46,7 @@ fn a_hold_lasts_until_it_is_ended() {
     root.run("clr-dkms", &["status"]).code(1).shows(&["held: "]);
     // Something else that is wrong is reported all the same.
     root.file("etc/swupd/config", "[update]\nno_boot_update=false\n");
-    root.post_update().code(1).says(&["an admin holds", "warning: ROOT/etc/swupd/config:2 has swupd run"]);
+    root.post_update().code(1).says(&["an admin holds", "warning: ROOT/etc/swupd/config:2 makes swupd run"]);
     root.remove("etc/swupd/config");
     root.run("clr-dkms", &["guard"]).code(1).shows(&["run `sudo clr-dkms unhold` to end the hold"]);
     unhold(&root).code(0).says(&["is no longer held"]);
@@ -462,7 +462,7 @@ fn a_new_word_in_place_of_a_damaged_one() {
 fn a_word_on_a_machine_that_only_reports() {
     let root = TestRoot::proven();
     root.conf("[boot]\npolicy = report\n");
-    hold(&root, &[A]).says(&["it is remembered, and the boot files stay as they are"]);
+    hold(&root, &[A]).says(&["it is stored, and the boot files stay as they are"]);
     assert_eq!((root.boot_default().as_str(), wishes(&root)), (ID_B, serde_json::json!({"hold": A})));
 }
 

@@ -1,4 +1,5 @@
-//! A critical module that the running kernel takes from its initrd, and the initrd of the kernel that boots next.
+//! A critical module that the running kernel takes from its initrd, and the initrd of the kernel that boots
+//! next.
 
 use crate::initrd::cpio;
 use crate::loading::expect;
@@ -13,8 +14,8 @@ pub(crate) fn initrd(release: &str, module: &str, srcversion: &str) -> Vec<u8> {
     cpio(&[(&format!("usr/lib/modules/{release}/updates/dkms/{module}.ko"), &ko(release, srcversion))])
 }
 
-/// `hello` backs `/data`, and is in the initrd that an admin made for the running kernel [`A`]; [`B`] has none yet. Both
-/// kernels have the build 2.
+/// `hello` backs `/data`, and is in the initrd that an admin made for the running kernel [`A`]; [`B`] has
+/// none yet. Both kernels have the build 2.
 pub(crate) fn machine() -> TestRoot {
     let root = TestRoot::proven();
     for release in [A, B] {
@@ -85,7 +86,8 @@ fn what_the_initrd_of_the_next_kernel_holds_counts() {
         let module = document["modules"].as_array().unwrap().iter().find(|m| m["kernel"] == B).unwrap();
         assert!(module["reason"].as_str().unwrap_or_default().contains(why), "{}", module["reason"]);
     }
-    // A freestanding initrd is loaded with every kernel, also compressed; a vendor's beside the image counts too.
+    // A freestanding initrd is loaded with every kernel, also compressed; a vendor's beside the image counts
+    // too.
     let root = machine();
     root.remove(&format!("etc/kernel/initrd-{ID_A}")).file(freestanding, &both);
     expect(&root, "reboot-pending", 0, ["ok", "ok"]);
@@ -191,7 +193,7 @@ fn a_command_makes_the_initrd_before_the_boot_entry() {
     // With another command.
     program(&made);
     root.conf("[boot]\ninitrd-command = make-initrd again {id}\n");
-    root.post_update().code(0).says(&["has made an initrd for 6.15.8-1592.native"]);
+    root.post_update().code(0).says(&["has built an initrd for 6.15.8-1592.native"]);
     assert_eq!((root.boot_default().as_str(), calls().lines().count()), (ID_B, 2));
     expect(&root, "reboot-pending", 0, ["ok", "ok"]);
     // What fails is reported; a program of the root itself is not run for it.

@@ -55,11 +55,12 @@ fn what_is_built_upon_a_circle_is_not_in_it() {
     for (name, needs) in [("all", "one"), ("one", "two"), ("two", "one"), ("more", "all")] {
         root.module(name, "1", &format!("BUILD_DEPENDS[0]={needs}\n"));
     }
+    let cycle = "BUILD_DEPENDS leads back to the module itself (a dependency cycle)";
     root.post_update().code(1).says(&[
-        &format!("one/1 on {B}: dependency-failed: BUILD_DEPENDS leads back to the module itself"),
-        &format!("two/1 on {B}: dependency-failed: BUILD_DEPENDS leads back to the module itself"),
-        &format!("all/1 on {B}: dependency-failed: it is built upon one, which is not there"),
-        &format!("more/1 on {B}: dependency-failed: it is built upon all, which is not there"),
+        &format!("one/1 on {B}: dependency-failed: {cycle}"),
+        &format!("two/1 on {B}: dependency-failed: {cycle}"),
+        &format!("all/1 on {B}: dependency-failed: it depends on one, which is not there"),
+        &format!("more/1 on {B}: dependency-failed: it depends on all, which is not there"),
     ]);
 }
 

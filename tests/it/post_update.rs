@@ -169,7 +169,7 @@ fn what_is_built_upon_a_failure_is_not_tried() {
     root.behave("[[ $module != z ]] || code=10");
     let run = root.post_update();
     run.code(1).says(&[
-        "a/1 on 6.15.8-1592.native: dependency-failed: it is built upon z, which is not there",
+        "a/1 on 6.15.8-1592.native: dependency-failed: it depends on z, which is not there",
         "absent",
     ]);
     let builds: Vec<String> = root.short_calls().into_iter().filter(|c| c.starts_with("build")).collect();
@@ -183,7 +183,7 @@ fn a_circle_is_told_and_stops_nobody_else() {
     let root = TestRoot::updated();
     root.module("a", "1", "BUILD_DEPENDS[0]=\"b\"\n").module("b", "1", "BUILD_DEPENDS[0]=\"a\"\n");
     root.module("c", "1", "").module("own", "1", "BUILD_DEPENDS[0]=\"own\"\n");
-    root.post_update().code(1).says(&["BUILD_DEPENDS leads back to the module itself"]);
+    root.post_update().code(1).says(&["BUILD_DEPENDS leads back to the module itself (a dependency cycle)"]);
     let states = ["a", "b", "c", "own"].map(|m| root.recorded(m, B));
     assert_eq!(states, ["dependency-failed", "dependency-failed", "ok", "dependency-failed"]);
 }

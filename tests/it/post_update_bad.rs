@@ -131,7 +131,7 @@ fn garbage_in_the_mark_of_a_run() {
         let root = pending();
         root.file(IN_PROGRESS, garbage);
         let run = root.post_update();
-        run.code(0).says(&["the last run was broken off before its end"]);
+        run.code(0).says(&["the last run was interrupted before its end"]);
         is_built(&root, &run);
         assert!(!root.has(IN_PROGRESS));
     }

@@ -76,7 +76,7 @@ fn end(child: Child, root: &TestRoot) -> Run {
 #[track_caller]
 pub(crate) fn converges(root: &TestRoot, modules: &[&str]) {
     let run = root.post_update();
-    run.code(0).says(&["the last run was broken off before its end"]);
+    run.code(0).says(&["the last run was interrupted before its end"]);
     for module in modules {
         assert_eq!(root.recorded(module, B), "ok", "{module}");
     }
@@ -94,7 +94,7 @@ fn two_at_once() {
     let watch = Instant::now();
     let second = root.post_update();
     let holder = format!("clr-dkms-post-update (pid {}) holds ROOT/run/clr-dkms.lock", first.id());
-    second.code(75).says(&["another run is at work", &holder]);
+    second.code(75).says(&["another run is active", &holder]);
     assert!((1..20).contains(&watch.elapsed().as_secs()), "lock-wait is one second: {:?}", watch.elapsed());
     root.run("clr-dkms-cmdline", &["disable"]).code(75).says(&[&holder]);
     assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new());
@@ -139,7 +139,7 @@ fn told_to_stop_in_the_middle_of_a_build() {
         let watch = Instant::now();
         signal(&child, name);
         let run = end(child, &root);
-        run.code(1).says(&["asked to stop", "the next run goes on from here"]);
+        run.code(1).says(&["stop requested; the next run continues from here"]);
         assert!(watch.elapsed() < Duration::from_secs(10), "{:?}", watch.elapsed());
         all_gone(&pids);
         assert!(root.has(IN_PROGRESS), "the next run has to know");
@@ -152,7 +152,7 @@ fn told_to_stop_in_the_middle_of_a_build() {
         );
         root.run("clr-dkms", &["status"])
             .code(1)
-            .shows(&["the last run was broken off", "continue where the last run stopped"]);
+            .shows(&["the last run was interrupted", "continue where the last run stopped"]);
         go_on(&root);
         converges(&root, &["hello", "other"]);
     }
@@ -205,7 +205,7 @@ fn killed_in_the_middle_of_an_index() {
     root.run("clr-dkms", &["status"]).code(1);
     go_on(&root);
     let run = root.post_update();
-    run.code(0).says(&["left behind by a run that was killed", "the last run was broken off"]);
+    run.code(0).says(&["left behind by a run that was killed", "the last run was interrupted"]);
     all_gone(&pids);
     assert_eq!([root.recorded("hello", B), root.recorded("other", B)], ["ok", "ok"]);
     let before = root.tree();

@@ -1,4 +1,5 @@
-//! Every command that a report gives can be run as it is: for the system that was looked at, and for no other one.
+//! Every command that a report gives can be run as it is: for the system that was looked at, and for no other
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -91,7 +92,7 @@ pub(crate) const SCENES: [Scene; 21] = [
         proven(root);
         root.remove("boot/loader/entries").directory("boot/loader/entries");
     }),
-    ("a run was broken off", |root| {
+    ("a run was interrupted", |root| {
         hello(root, "");
         let run = r#"{"schema": 1, "started": "2025-07-29T12:00:00Z", "pid": 1, "builds": []}"#;
         root.file("var/lib/clr-dkms/in-progress.json", run);

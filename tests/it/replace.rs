@@ -206,7 +206,7 @@ fn a_depmod_that_fails_changes_nothing() {
         let index = |name: &str| fs::read(root.at(&format!("usr/lib/modules/{B}/{name}"))).unwrap();
         let before = ["modules.dep", "modules.dep.bin"].map(index);
         root.behave(&format!("[[ $verb != depmod ]] || {{ {depmod}; }}"));
-        root.post_update().code(1).says(&["what was installed before is in place again"]);
+        root.post_update().code(1).says(&["rolled back to what was installed before"]);
         still_works(&root);
         assert_eq!(["modules.dep", "modules.dep.bin"].map(index), before);
         heals(&root, "2.0");

@@ -1,5 +1,5 @@
-//! What the machine needs comes from use, not from the DKMS tree: who else owns a module, what is lost, and what is
-//! remembered.
+//! What the machine needs comes from use, not from the DKMS tree: who else owns a module, what is lost, and
+//! what is remembered.
 
 use crate::support::guard::{ID_A, ID_B};
 use crate::support::root::FRAGMENT;
@@ -47,7 +47,8 @@ pub(crate) fn put(root: &TestRoot, release: &str, path: &str, alias: &str) {
         .index(release, &format!("{index}{path}:\n"));
 }
 
-/// [`A`] runs with `hello` of a vendor, which DKMS never knew and which backs `/`; an update has brought [`B`].
+/// [`A`] runs with `hello` of a vendor, which DKMS never knew and which backs `/`; an update has brought
+/// [`B`].
 pub(crate) fn vendor() -> TestRoot {
     let root = TestRoot::updated();
     root.entry(ID_A, WORDS, true).file(&format!("var/lib/kernel/k_booted_{A}"), "");
@@ -166,7 +167,8 @@ fn a_module_that_dkms_never_owned_has_the_parameter_too() {
     root.post_update();
     assert_eq!(check(&root), 0);
     root.run("clr-dkms-cmdline", &["show", "--raw", "-k", A]).shows(&["module.sig_unenforce"]);
-    // A module that came with the kernel is signed by its own key, and one that nobody requires asks for nothing.
+    // A module that came with the kernel is signed by its own key, and one that nobody requires asks for
+    // nothing.
     let in_tree = without_parameter(vendor());
     in_tree.remove(&format!("usr/lib/modules/{A}/extra/hello.ko")).index(A, "kernel/own.ko:\n").loads(&[]);
     put(&in_tree, A, "kernel/fs/hello.ko", "fs-hello");
@@ -368,7 +370,7 @@ fn an_admin_ends_what_is_remembered() {
     let root = TestRoot::guarded();
     root.run("clr-dkms", &["forget", "hello"]).code(3).says(&["has not run on this system yet"]);
     root.file("var/lib/clr-dkms/last-run.json", "{");
-    root.run("clr-dkms", &["forget", "hello"]).code(3).says(&["what is remembered is not known"]);
+    root.run("clr-dkms", &["forget", "hello"]).code(3).says(&["the remembered modules are unknown"]);
 }
 
 #[test]

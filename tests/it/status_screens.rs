@@ -127,7 +127,7 @@ fn not_safe() {
     golden("unsafe", &root, 2);
 }
 
-/// A run is at work, and until it ends a reboot would find a kernel without what is critical.
+/// A run is active, and until it ends a reboot would find a kernel without what is critical.
 #[test]
 fn not_safe_while_a_run_is_at_work() {
     let root = machine();

@@ -82,7 +82,9 @@ fn kernels_of_nobody_cannot_be_told() {
         let root = root.running(release);
         variant(&root, &[]).code(3).prints("").says(&["clr-dkms-variant: error: "]);
         if !release.is_empty() {
-            variant(&root, &[release]).code(3).says(&["runs, and is not one of clr-boot-manager's kernels"]);
+            variant(&root, &[release])
+                .code(3)
+                .says(&["is running, and is not one of clr-boot-manager's kernels"]);
         }
     }
 }

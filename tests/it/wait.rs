@@ -1,4 +1,5 @@
-//! `clr-dkms wait` returns when no run is at work and none is to come, with the answer to whether a reboot is safe.
+//! `clr-dkms wait` returns when no run is active and none is to come, with the answer to whether a reboot is
+//! safe.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ fn a_run_that_does_not_end_in_time() {
     let root = TestRoot::proven();
     let run = root.at_work(&[]);
     let started = Instant::now();
-    root.run("clr-dkms", &["wait", "--timeout", "1s"]).code(75).prints("").says(&["a run is at work"]);
+    root.run("clr-dkms", &["wait", "--timeout", "1s"]).code(75).prints("").says(&["a run is active"]);
     assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
     drop(run);
 }
@@ -59,7 +60,7 @@ fn an_update_is_waited_for() {
     root.file("var/lib/swupd/swupd_lock", "");
     let lock = std::fs::File::open(root.at("var/lib/swupd/swupd_lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    root.run("clr-dkms", &["wait", "--timeout", "1s"]).code(75).says(&["swupd is at work"]);
+    root.run("clr-dkms", &["wait", "--timeout", "1s"]).code(75).says(&["swupd is running"]);
 }
 
 /// The request is followed by a run, and the wait by the answer.
@@ -76,7 +77,7 @@ fn it_lasts_until_the_run_has_ended() {
     assert!(still(&mut waiting), "a run is requested");
     let run = root.at_work(&[]);
     root.remove(REQUEST);
-    assert!(still(&mut waiting), "a run is at work");
+    assert!(still(&mut waiting), "a run is active");
     root.remove("var/lib/clr-dkms/in-progress.json");
     drop(run);
     assert_eq!(waiting.wait().unwrap().code(), Some(0));

@@ -108,7 +108,7 @@ fn stopped_by_a_signal() {
     assert!(outcome.err.contains("asked to stop"), "{}", outcome.err);
     let status = scene.status(1);
     assert_eq!(status["verdict"], "degraded");
-    assert!(status["problems"].to_string().contains("broken off"), "{status:#}");
+    assert!(status["problems"].to_string().contains("interrupted before its end"), "{status:#}");
     trap.open();
     scene.heals();
 }
@@ -144,10 +144,11 @@ fn a_second_run_waits_or_goes_away() {
     // Given the time to read its own configuration, the second one waits: only a third one reads this.
     std::thread::sleep(Duration::from_millis(300));
     let third = Instant::now();
-    scene.post_update().exits(75).says(&["another run is at work", "clr-dkms-post-update (pid "]);
+    scene.post_update().exits(75).says(&["another run is active", "clr-dkms-post-update (pid "]);
     assert!(third.elapsed() < Duration::from_secs(2));
     first.ends().exits(0);
-    // Whether the second one waits depends on which configuration it saw; never does it build beside the first.
+    // Whether the second one waits depends on which configuration it saw; never does it build beside the
+    // first.
     let second = second.ends();
     assert!([Some(0), Some(75)].contains(&second.code), "{second:?}");
     assert_eq!(scene.calls("dkms").lines().count(), 2, "{}", scene.calls("dkms"));
@@ -196,8 +197,8 @@ fn killed_at_the_mark() {
     killed_in(&scene, &Trap::set(&scene, "ln", "*kernel-*"));
 }
 
-/// In the proof, the boot files, the record, the message: none of them is a program that could be trapped, so it is
-/// struck at many moments. What others read is whole at each of them.
+/// In the proof, the boot files, the record, the message: none of them is a program that could be trapped, so
+/// it is struck at many moments. What others read is whole at each of them.
 #[test]
 fn killed_at_any_moment() {
     let Some(scene) = Scene::installed("killed-anywhere") else { return };
@@ -221,7 +222,7 @@ fn killed_at_any_moment() {
         scene.proven("alpha", A);
         assert!(!scene.path("var/lib/clr-dkms/in-progress.json").exists());
     }
-    println!("{broken_off} of {rounds} runs of {whole:?} were broken off");
+    println!("{broken_off} of {rounds} runs of {whole:?} were interrupted");
     assert!(broken_off * 4 > rounds, "{broken_off} of {rounds}");
     scene.heals();
 }

@@ -247,7 +247,7 @@ put /run/clr-dkms/clr-dkms.conf ''
 put /run/motd.d/clr-dkms.motd ' * text'
 installed=$(tree)
 exec 8<"$image/run/clr-dkms.lock" && flock 8
-refuses 'uninstall during a run' uninstall 75 'a program of clr-dkms is at work'
+refuses 'uninstall during a run' uninstall 75 'a program of clr-dkms is running'
 exec 8<&-
 for path in var etc; do
     mv "$image/$path" "$scratch/host/$path" && ln -s "$scratch/host/$path" "$image/$path"

@@ -159,14 +159,14 @@ check 'a failing one is told of, with what it said' hears '02-fails: exit code 3
 check 'a daemon that goes on keeps nobody waiting' lives daemon
 check 'a killed one is told of' hears '04-killed: killed by signal 9'
 check 'what cannot be started is told of' hears '05-no-program cannot be started'
-check 'what others can write is refused' hears "11-writable is not run: $notify/11-writable can be changed by others than root"
+check 'what others can write is refused' hears "11-writable is not run: $notify/11-writable can be changed by users other than root"
 check 'what belongs to others is refused' hears "13-of-nobody is not run: $notify/13-of-nobody can be changed"
 check 'what lies in a directory of others is refused' hears "14-behind-a-link is not run: $work/open"
 check 'none of them has run' is "$(find "$work" -maxdepth 1 -name 'ran*')" ''
 kill "$(cat "$work/daemon")"
 chmod 775 $notify
 check 'a directory that others can write to' told 5
-check 'nothing in it is run' said "10-good is not run: $notify can be changed by others than root"
+check 'nothing in it is run' said "10-good is not run: $notify can be changed by users other than root"
 chmod 755 $notify
 rm -r /etc/clr-dkms
 check 'the settings go' is "$(code clr-dkms-post-update)" 0

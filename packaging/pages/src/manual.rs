@@ -5,14 +5,15 @@ use clap::Command;
 use clap_mangen::Man;
 use roff::{Roff, bold, roman};
 
-/// The day of the last change to what all pages say. Not the day of the build: the same source makes the same pages.
+/// The day of the last change to what all pages say. Not the day of the build: the same source makes the same
+/// pages.
 const DATE: &str = "2026-11-22";
 
 /// What every program may answer, beside its own codes.
 const COMMON_EXITS: [(&str, &str); 5] = [
     ("64", "Wrong usage."),
     ("70", "A fault of the program."),
-    ("75", "Another run is at work, and did not end in time."),
+    ("75", "Another run is active, and did not end in time."),
     ("77", "No permission: what changes the system needs root."),
     ("78", "Bad configuration."),
 ];
@@ -88,7 +89,8 @@ const FILES: [(&str, &str, &[&str]); 16] = [
 /// Every page, by its path below `/usr/share`.
 ///
 /// # Errors
-/// When a program or a verb says nothing of itself, of its exit codes, or has no example: no page without these.
+/// When a program or a verb says nothing of itself, of its exit codes, or has no example: no page without
+/// these.
 pub(crate) fn pages(programs: &[Command]) -> anyhow::Result<Vec<(String, String)>> {
     let mut commands: Vec<&Command> = Vec::new();
     for program in programs {

@@ -1,4 +1,4 @@
-//! What the next boot would refuse once the kernel command line has changed.
+//! Determines what the next boot would refuse after a change of the kernel command line.
 
 use crate::cmdline::writer::{self, WriterPlan, WriterStep};
 use crate::cmdline::{PARAMETER, Switch, effective};
@@ -17,13 +17,11 @@ use crate::update::parameter;
 
 /// Modules that this machine uses, and that the next boot will refuse without the parameter.
 pub(super) struct Refused {
-    /// Each as `name/version`.
     pub(super) modules: Vec<String>,
     pub(super) is_unsafe: bool,
 }
 
-/// Why the next run would set the parameter again once the plan is carried out, and what prevents that; none
-/// where it would not.
+/// Why the next run would set the parameter again, and what prevents that; none if it would not set it.
 pub(super) fn set_again(context: &Context, plan: &WriterPlan) -> Option<String> {
     let mut system = System::observe(context, &mut Cache::load(&context.root));
     for line in &mut system.lines {
@@ -32,7 +30,7 @@ pub(super) fn set_again(context: &Context, plan: &WriterPlan) -> Option<String> 
         line.switch = line.kernel.switch(&line.effective);
     }
     let record = state::load::<RunRecord>(&context.root, RECORD);
-    // What cannot be read keeps the next run from changing anything.
+    // If something is unreadable, the next run changes nothing.
     let (_, next) = parameter::cmdline_plan(context, &system, record.as_good()).ok()?;
     (!next.steps.is_empty()).then(|| {
         format!(
@@ -43,8 +41,8 @@ pub(super) fn set_again(context: &Context, plan: &WriterPlan) -> Option<String> 
 }
 
 impl Refused {
-    /// Once the boot entries have the line that the plan makes. `newly`: only those that the next boot takes
-    /// now.
+    /// Determines what is refused once the boot entries have the planned line. With `newly`, only modules
+    /// that the next boot accepts now.
     pub(super) fn foresee(context: &Context, plan: &WriterPlan, newly: bool) -> Refused {
         let mut system = System::observe(context, &mut Cache::load(&context.root));
         let record = state::load::<RunRecord>(&context.root, RECORD);
@@ -78,7 +76,6 @@ impl Refused {
         Refused { modules, is_unsafe }
     }
 
-    /// The exit code for it.
     pub(super) fn code(&self) -> u8 {
         match (self.modules.is_empty(), self.is_unsafe) {
             (true, _) => exit::OK,
@@ -87,12 +84,12 @@ impl Refused {
         }
     }
 
-    /// Says so, and gives the exit code.
+    /// Logs the refused modules, and returns the exit code.
     pub(super) fn tell(&self, plan: &WriterPlan, root: &Root) -> u8 {
         if self.modules.is_empty() {
             return exit::OK;
         }
-        // What was ours and is removed comes back by another verb than what was masked.
+        // The removal of our fragment and a new mask are reverted by different verbs.
         let masks = plan.steps.iter().any(|step| matches!(step, WriterStep::WriteMask(_)));
         let undo = if masks { "default" } else { "enable" };
         let modules = self.modules.join(", ");

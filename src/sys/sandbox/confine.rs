@@ -50,7 +50,7 @@ fn stands_in_for_root(request: &Request) -> bool {
 fn prepare(request: &Request, exchange: &Exchange) -> io::Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     if u32::try_from(getppid().as_raw()) != Ok(request.parent) {
-        return Err(io::Error::other("the process that asked is gone"));
+        return Err(io::Error::other("the requesting process has ended"));
     }
     close_inherited(exchange.number());
     // If memory runs out, this process should be killed first. Without /proc it has the same chance as all

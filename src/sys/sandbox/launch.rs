@@ -28,7 +28,7 @@ pub enum SandboxError {
     /// The machine has no layer to confine it.
     #[error(
         "nothing keeps it from writing files and from signalling processes: Landlock is not available, nor are \
-         namespaces ({0}); --trust runs it all the same, and so does `[build] trust = yes` in clr-dkms.conf \
+         namespaces ({0}); --trust runs it anyway, and so does `[build] trust = yes` in clr-dkms.conf \
          of this machine"
     )]
     Refused(String),
@@ -69,7 +69,7 @@ pub(super) fn own_program() -> io::Result<PathBuf> {
     }
     let candidates = [SELF, INSTALLED].map(Path::new);
     candidates.into_iter().find(|path| path.exists()).map(Path::to_owned).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, format!("neither {SELF} nor {INSTALLED} is there"))
+        io::Error::new(io::ErrorKind::NotFound, format!("neither {SELF} nor {INSTALLED} exists"))
     })
 }
 

@@ -159,7 +159,7 @@ pub(in crate::sys) fn keep_mounts_private() -> io::Result<bool> {
     })();
     if let Err(e) = fchdir(here.as_fd()).and_then(|()| chroot(".")) {
         // With another root directory nothing may be done at all.
-        tracing::error!("cannot go back into the image: {e}");
+        tracing::error!("cannot return to the image: {e}");
         std::process::exit(70);
     }
     Ok(changed?)

@@ -57,7 +57,7 @@ pub(super) fn left_out(strength: Strength) -> &'static [&'static str] {
 
 /// Creates the root and makes it the root of this process, which becomes that user afterwards.
 pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io::Result<()> {
-    keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
+    keep_mounts_private().map_err(|e| failed("mounts cannot be made private", e))?;
     let (machine, new) = (Path::new(MACHINE), Path::new(NEW));
     bind(Path::new("/"), machine)?;
     tmpfs(new, SKELETON)?;
@@ -114,7 +114,7 @@ pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io:
 
 /// Makes an installed system the root of this process, with the mounts that programs expect.
 pub(super) fn enter_image(root: &Path) -> io::Result<()> {
-    keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
+    keep_mounts_private().map_err(|e| failed("mounts cannot be made private", e))?;
     // The order matters: both the image and the devices may be anywhere.
     let (machine, new) = (Path::new(MACHINE), Path::new(NEW));
     bind(Path::new("/"), machine)?;

@@ -46,8 +46,8 @@ pub(super) fn make(view: &SandboxView) -> io::Result<()> {
     // A user namespace allows mounting without root, which is enough for the copy of a system in a directory
     // of the caller.
     namespaces::enter(CloneFlags::CLONE_NEWNS, true)
-        .map_err(|e| failed("no mount namespace can be had", e))?;
-    keep_mounts_private().map_err(|e| failed("mounts cannot be kept apart", e))?;
+        .map_err(|e| failed("a mount namespace cannot be created", e))?;
+    keep_mounts_private().map_err(|e| failed("mounts cannot be made private", e))?;
     // Opened before anything is covered, because an entry may come from the covered directory.
     let mut opened = Vec::new();
     for directory in &view.directories {

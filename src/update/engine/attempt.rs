@@ -1,4 +1,4 @@
-//! One planned module: its steps, the state on disk afterwards, and its report.
+//! One planned module: its steps, its state on disk afterwards, and its report.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -25,39 +25,37 @@ use crate::kernel::inventory::MODULES;
 use crate::message;
 use crate::system::{System, pairs_of};
 
-/// Less free space than this is none, in bytes.
+/// A filesystem with less free space than this, in bytes, counts as full.
 const ROOM: u64 = 256 << 10;
 
-/// What became of one planned module.
+/// The result of one planned module.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// The module.
     pub module: ModuleName,
-    /// The kernel release.
     pub release: String,
-    /// How it failed, in a state and in words.
+    /// How it failed: the state and the reason.
     pub failure: Option<(State, String)>,
-    /// The first error of its log.
+    /// The first error in its log.
     pub error: Option<FirstError>,
-    /// Its log inside the root, when dkms was run.
+    /// The path of its log inside the root, if dkms was run.
     pub log: Option<String>,
-    /// The fingerprint of the inputs that it failed with, where it follows from them.
+    /// The fingerprint of the inputs, if the failure follows from them.
     pub inputs: Option<String>,
     /// The fingerprint of the source that it was built from.
     pub source: Option<String>,
-    /// What was there before and had to be healed, in words.
+    /// The unexpected state before the attempt that had to be repaired, as a phrase.
     pub drift: Option<String>,
-    /// The kernel's directory may have been changed.
+    /// Whether the module directory of the kernel may have changed.
     pub(super) touched: bool,
-    /// The kernel's `depmod` failed.
+    /// The error of the kernel's `depmod`.
     pub index_error: Option<String>,
     /// A hook script of dkms.conf is not an executable file, could not be run, or failed.
     pub hook_error: Option<String>,
-    /// What was to be done.
+    /// The kind of work.
     pub did: Did,
-    /// How long it took.
+    /// The duration.
     pub took: Duration,
-    /// Its files, which are in place while the index and dkms do not know them yet.
+    /// Its files, if they are in place but neither the index nor dkms lists them yet.
     pub(super) replaced: Option<Replaced>,
 }
 
@@ -72,29 +70,29 @@ pub(super) struct Replaced {
     pub(super) settled: bool,
 }
 
-/// What a plan comes to, in a word.
+/// The kind of work, as reports name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 pub enum Did {
-    /// It was built, and installed.
+    /// Built and installed.
     #[strum(serialize = "build")]
     Built,
-    /// What was built before was installed.
+    /// Installed from a previous build.
     #[strum(serialize = "install")]
     Installed,
-    /// `modules.dep` was made again for it.
+    /// `modules.dep` was rebuilt for it.
     #[strum(serialize = "depmod")]
     Indexed,
 }
 
 impl Did {
-    /// The word of reports.
+    /// The word in reports.
     pub fn word(self) -> &'static str {
         self.into()
     }
 }
 
 impl Attempt {
-    /// Nothing has been done yet.
+    /// An attempt before its first step.
     fn new(p: &Planned) -> Attempt {
         Attempt {
             module: p.module.clone(),
@@ -118,18 +116,18 @@ impl Attempt {
         }
     }
 
-    /// We were asked to stop before it was done.
+    /// An attempt that was not made because of a request to stop.
     pub(super) fn stopped(p: &Planned) -> Attempt {
         Attempt { failure: Some((State::NotBuilt, STOPPED.to_owned())), ..Attempt::new(p) }
     }
 
-    /// Its end was not waited for.
+    /// Whether it was not completed because of a request to stop.
     pub fn is_stopped(&self) -> bool {
         matches!(&self.failure, Some((State::NotBuilt, _)))
     }
 }
 
-/// Works on one.
+/// Carries out one planned module.
 pub(super) fn one(
     context: &Context,
     cache: &Mutex<&mut Cache>,
@@ -150,7 +148,7 @@ pub(super) fn one(
     }
     tracing::info!("{p}");
     attempt.log = Some(log::path(&p.module, &p.release));
-    // Before the build: a change during the build is a reason to build again.
+    // Determined before the build, so that a change during the build leads to another build.
     let inputs = p.inputs(context);
     if attempt.did == Did::Built {
         attempt.source = SourceFiles::observe(&context.root, &p.source).map(|files| files.fingerprint());
@@ -161,14 +159,14 @@ pub(super) fn one(
     let begun = |step: &PlanStep| observer(Event::Step(p, step));
     let job = job(context, p, make_jobs, &begun, &judge);
     let mut done = log.as_ref().map_err(Clone::clone).and_then(|log| build::run(&job, &p.steps, log));
-    // Somebody else's dkms may have done it meanwhile. After a failed build of what was there already, that
-    // is no sign.
+    // Another dkms process may have done it meanwhile. If the module was built before as well, its presence
+    // after a failed build proves nothing.
     let forced = p.steps.iter().any(|step| matches!(step, PlanStep::SetAside(_)));
     if let Err(Failure::Step(StepFailure { what, .. })) = &done
         && !forced
         && still_to_do(context, cache, system, p).is_some_and(|left| left.is_done())
     {
-        tracing::info!("{} on {}: {what}, and the module is there all the same", p.module, p.release);
+        tracing::info!("{} on {}: {what}, but the module is installed", p.module, p.release);
         done = Ok(StepsDone::default());
     }
     match done {
@@ -198,7 +196,7 @@ pub(super) fn one(
             let remark = full.as_ref().map(|place| format!("; {place} is full")).unwrap_or_default();
             attempt.inputs = inputs.filter(|_| lasting && full.is_none());
             if error.as_ref().is_some_and(|error| error.is_for_other_kernel()) {
-                // It may build for the running kernel, and a reboot makes that the right one.
+                // The build may target the running kernel by mistake, and succeed after a reboot.
                 attempt.inputs = attempt.inputs.map(|inputs| super::on_running(context, &inputs));
             }
             attempt.failure = Some((State::BuildFailed, what + &remark));
@@ -217,7 +215,7 @@ fn refusal(context: &Context, p: &Planned, missing: &BTreeSet<String>) -> Option
         return p.hopeless.clone();
     }
     if let Some(first) = p.conf.depends.iter().find(|name| missing.contains(*name)) {
-        return Some((State::DependencyFailed, format!("it is built upon {first}, which is not there")));
+        return Some((State::DependencyFailed, format!("it depends on {first}, which is not there")));
     }
     let tools = (&context.root, &context.tools);
     if let Some(reason) = build::way_out_of_root(tools, &p.module, &p.release, &p.conf) {
@@ -227,7 +225,7 @@ fn refusal(context: &Context, p: &Planned, missing: &BTreeSet<String>) -> Option
     Some((State::DependencyFailed, missing.to_string()))
 }
 
-/// What dkms is to be called with for a planned module.
+/// The arguments of dkms for a planned module.
 pub(super) fn job<'a>(
     context: &'a Context,
     p: &'a Planned,
@@ -249,7 +247,7 @@ pub(super) fn job<'a>(
     }
 }
 
-/// The kernel of a planned module as modules meet it.
+/// Calls a function with the symbols of the kernel for a planned module.
 fn with_symbols<T>(
     context: &Context,
     system: &System,
@@ -262,12 +260,12 @@ fn with_symbols<T>(
     Ok(ask(&scope))
 }
 
-/// What is installed and proven now, in whatever version.
+/// The installed and proven state of a module, in any version.
 fn installed(context: &Context, system: &System, p: &Planned) -> Option<InstalledSet> {
     let tree = Tree::observe(&context.root);
     let version = tree.installed_version(&p.module.name, &p.release)?.to_owned();
     let module = ModuleName { name: p.module.name.clone(), version };
-    // The next run does not ask about this version: what is known of it is not kept.
+    // The next run does not need the facts about this version, so they are not cached.
     let mut cache = Cache::default();
     // If the kernel cannot be read, `judge` refuses the build for that reason.
     with_symbols(context, system, &p.release, |scope| prove_installed(scope, &mut cache, &module, &p.conf))
@@ -275,7 +273,8 @@ fn installed(context: &Context, system: &System, p: &Planned) -> Option<Installe
         .flatten()
 }
 
-/// Whether the build of a module may take the place of what is installed; gives whether that may come back.
+/// Decides whether a build may replace what is installed. Returns whether a later step may restore the
+/// previous files.
 fn judge(
     context: &Context,
     cache: &Mutex<&mut Cache>,
@@ -298,7 +297,7 @@ fn judge(
         }
         (ProofStanding::Unchecked(_) | ProofStanding::Proven, _) => {}
     }
-    // With a file that the kernel refuses, one that it takes would be lost.
+    // A file that the kernel refuses must not replace one that it accepts.
     let line = system.lines.iter().find(|line| line.release == p.release);
     let refused = |signature: &Signature| {
         line.is_some_and(|line| {
@@ -306,13 +305,13 @@ fn judge(
         })
     };
     if installed.is_some_and(|set| !set.signatures.iter().any(refused)) && signatures.iter().any(refused) {
-        let why = "the kernel will refuse its signature, and takes the installed file";
+        let why = "the kernel will refuse its signature, and accepts the installed file";
         return Err(refuse(why.to_owned(), false));
     }
     Ok(installed.is_some())
 }
 
-/// What its log says of a failure: the lines around the first error, which [`tell`] reports, else the end.
+/// Logs the reason of a failure: the first error with the lines around it, or the end of the build log.
 fn tell_log(context: &Context, attempt: &Attempt, error: Option<&FirstError>, last_lines: &[String]) {
     let Attempt { module, release, log, .. } = attempt;
     let log = log.as_ref().map(|log| context.root.shown_path(log).display().to_string()).unwrap_or_default();
@@ -329,25 +328,25 @@ fn tell_log(context: &Context, attempt: &Attempt, error: Option<&FirstError>, la
     }
 }
 
-/// What would have to be done for a module now.
+/// The state of a module after an attempt.
 pub(super) struct AttemptResult {
     steps: Vec<PlanStep>,
-    /// Why.
+    /// The reason, as a phrase.
     pub(super) why: String,
-    /// Another build of the same would not help.
+    /// Another build with the same inputs would not help.
     pub(super) lasting: bool,
 }
 
 impl AttemptResult {
-    /// At most the index is left to be made.
+    /// Whether nothing is left to do, except for the index.
     pub(super) fn is_done(&self) -> bool {
         self.steps.is_empty() || self.steps == [PlanStep::Index]
     }
 
-    /// None when the module would be left alone.
+    /// None if the module would be left alone.
     pub(super) fn of(pair: &ModuleOnKernel) -> Option<AttemptResult> {
         let is_symbols = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Symbols { .. }));
-        // What is built by name need not ask for it.
+        // A module that was requested by name is built even if its AUTOINSTALL does not request it.
         match plan::decide(&plan::asked_for(pair)) {
             Decision::Work { steps, why } => {
                 Some(AttemptResult { steps, why, lasting: pair.proof.as_ref().is_err_and(is_symbols) })
@@ -370,7 +369,7 @@ fn still_to_do(
         .and_then(AttemptResult::of)
 }
 
-/// Every newest module on a kernel, as the disk is now.
+/// The newest version of every module on a kernel, in its present state on disk.
 pub(super) fn pairs_now(
     context: &Context,
     cache: &Mutex<&mut Cache>,
@@ -385,8 +384,8 @@ pub(super) fn pairs_now(
     pairs_of(context, &mut cache, &tree, kernel)
 }
 
-/// A place that builds write to and that has no room left: what its victims say of it is often lost with the
-/// room.
+/// A directory that builds write to on a full filesystem. The error messages of a build on a full filesystem
+/// are often lost.
 fn full_filesystem(context: &Context) -> Option<String> {
     [TREE, MODULES, "/tmp"]
         .into_iter()
@@ -412,7 +411,7 @@ pub(super) fn tell_drift(attempts: &[Attempt]) {
     }
 }
 
-/// One line a module: quiet on success, loud on failure.
+/// Logs one line for each module: at a low level on success, as an error on failure.
 pub(super) fn tell(context: &Context, attempt: &Attempt) {
     let (module, release) = (&attempt.module, &attempt.release);
     match (&attempt.failure, &attempt.error) {

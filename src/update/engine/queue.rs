@@ -1,4 +1,4 @@
-//! The work that is left, handed out so that no two builds are in each other's way.
+//! The queue of the remaining work. It hands out modules so that no two builds use the same directories.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,23 +7,23 @@ use std::time::Duration;
 use super::{Attempt, Planned};
 use crate::sys::interrupt;
 
-/// How often a worker without work looks again.
+/// The interval at which an idle worker thread checks the queue.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// The work that is left, and what is at work.
+/// The remaining work, and the work in progress.
 pub(super) struct Queue<'a> {
     pub(super) waiting: VecDeque<&'a Planned>,
     pub(super) busy: Vec<&'a Planned>,
-    /// By kernel: the names of modules that others are built upon and that are not there.
+    /// By kernel: the names of missing modules that others depend on.
     pub(super) missing: BTreeMap<String, BTreeSet<String>>,
     pub(super) attempts: Vec<Attempt>,
-    /// Until one module has been built there is no signing key: nobody else works meanwhile.
+    /// Until the first module is built there is no signing key, so only one module is built at a time.
     pub(super) alone: bool,
 }
 
 impl<'a> Queue<'a> {
-    /// The next one that can be worked on: the first whose module nobody works on, for whatever kernel (its
-    /// versions and kernels share directories), and whose dependencies are done.
+    /// Takes the first item that can be worked on: its dependencies are done, and no thread works on its
+    /// module for any kernel (the versions and kernels of a module share directories).
     fn take(&mut self) -> Option<&'a Planned> {
         if self.alone && !self.busy.is_empty() {
             return None;
@@ -44,29 +44,29 @@ impl<'a> Queue<'a> {
         Some(p)
     }
 
-    /// Whether something that is left is built upon a module.
+    /// Whether a remaining module depends on this one.
     pub(super) fn is_awaited(&self, p: &Planned) -> bool {
         let upon =
             |other: &&Planned| other.release == p.release && other.conf.depends.contains(&p.module.name);
         self.waiting.iter().any(upon)
     }
 
-    /// Notes an attempt. When it was the last one of a kernel that is to be completed, all attempts of that
-    /// kernel are taken out, and those of other kernels stay for their own last one: a kernel whose attempts
-    /// were taken by another thread would never be completed.
+    /// Records an attempt. If it was the last one of a kernel, and the kernel changed, the attempts of that
+    /// kernel are removed and returned, so that the caller completes it. Attempts of other kernels stay: a
+    /// kernel without its attempts would never be completed.
     pub(super) fn done(&mut self, p: &Planned, attempt: Attempt) -> Option<Vec<Attempt>> {
         self.busy.retain(|b| !std::ptr::eq(*b, p));
         if attempt.failure.is_none() {
             if let Some(missing) = self.missing.get_mut(&p.release) {
                 missing.remove(&p.module.name);
             }
-            // It has been signed now, or this kernel wants no signature.
+            // The signing key exists now, or this kernel needs no signature.
             self.alone &= attempt.log.is_none();
         }
         self.attempts.push(attempt);
         let same = |other: &&Planned| other.release == p.release;
         let last = !self.waiting.iter().any(same) && !self.busy.iter().any(same);
-        // After a module that was refused or did not compile, modules.dep is still valid.
+        // modules.dep remains valid after a module that was refused or did not compile.
         let changed = |a: &Attempt| a.release == p.release && (a.touched || a.replaced.is_some());
         (last && self.attempts.iter().any(changed))
             .then(|| self.attempts.extract_if(.., |a| a.release == p.release).collect())
@@ -74,11 +74,11 @@ impl<'a> Queue<'a> {
 }
 
 pub(super) fn held<'q, 'a>(queue: &'q Mutex<Queue<'a>>) -> MutexGuard<'q, Queue<'a>> {
-    // What a worker that has panicked left behind is still a queue.
+    // The queue remains usable after a worker thread has panicked.
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for something to do; none when nothing is left, or we are asked to stop.
+/// Waits for the next item; none if nothing is left, or after a request to stop.
 pub(super) fn next<'a>(queue: &Mutex<Queue<'a>>, ready: &Condvar) -> Option<&'a Planned> {
     let mut queue = held(queue);
     loop {
@@ -88,7 +88,7 @@ pub(super) fn next<'a>(queue: &Mutex<Queue<'a>>, ready: &Condvar) -> Option<&'a 
         if let Some(p) = queue.take() {
             return Some(p);
         }
-        // Looked at again now and then, so that a signal is noticed.
+        // A time limit, because a signal does not wake up the wait.
         let (again, _) = ready.wait_timeout(queue, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner);
         queue = again;
     }
@@ -112,7 +112,7 @@ mod tests {
         }
     }
 
-    /// Two kernels end at the same time: each gives its own attempts, whichever thread comes first to them.
+    /// Two kernels end at the same time: each returns its own attempts, whichever thread asks first.
     #[test]
     fn a_finished_kernel_takes_no_attempt_of_another() {
         let all = [planned("a", "K1"), planned("a", "K2"), planned("b", "K2"), planned("c", "K3")];

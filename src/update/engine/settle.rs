@@ -1,5 +1,5 @@
-//! Completing what was put into its place on a kernel: the index, dkms's link, the proof. What does not stand
-//! it is rolled back to what worked before.
+//! Completes what was put in place on a kernel: the index, the links of dkms, and the proof. What cannot be
+//! proven is rolled back to the files that worked before.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -12,21 +12,21 @@ use crate::dkms::proof::{facts_of, in_words, installed_file};
 use crate::dkms::{Cache, Flaw, ModuleOnKernel, build, depmod};
 use crate::system::System;
 
-/// What one kernel is completed with.
+/// What is needed to complete one kernel.
 pub(super) struct Settling<'a, 'c> {
     pub(super) context: &'a Context,
     pub(super) cache: &'a Mutex<&'c mut Cache>,
     pub(super) system: &'a System,
     pub(super) release: String,
-    /// Held while a kernel is completed: depmod has one directory for a kernel, and POST_INSTALL scripts
-    /// write the same files whatever the kernel.
+    /// Held while a kernel is completed: depmod uses one directory for each kernel, and POST_INSTALL scripts
+    /// write the same files for every kernel.
     pub(super) turn: &'a Mutex<()>,
     pub(super) observer: &'a Observer<'a>,
 }
 
 impl Settling<'_, '_> {
-    /// Completes the attempts of the kernel. `last`: nothing more is built for it, so nothing more will be
-    /// rolled back.
+    /// Completes the attempts of the kernel. With `last` no more builds follow for it, so nothing can be
+    /// rolled back any more.
     pub(super) fn settle(&self, attempts: &mut [Attempt], last: bool) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ours: Vec<&mut Attempt> = attempts.iter_mut().filter(|a| a.release == self.release).collect();
@@ -79,16 +79,17 @@ impl Settling<'_, '_> {
         done.inspect_err(|e| tracing::error!("{e:#}"))
     }
 
-    /// After a roll-back. Where it fails, the index names files that are there, and the next run makes it.
+    /// Rebuilds the index after a rollback. If that fails, the index lists only files that exist, and the
+    /// next run rebuilds it.
     fn index_again(&self) {
         // It has logged its error.
         self.index(&[]).ok();
     }
 
-    /// Makes dkms's links; gives every module of the kernel as it is then.
+    /// Creates the links of dkms. Returns the state of every module of the kernel afterwards.
     fn claimed(&self, attempts: &[&mut Attempt]) -> Vec<ModuleOnKernel> {
         for replaced in attempts.iter().filter_map(|a| a.replaced.as_ref()).filter(|r| !r.settled) {
-            // Without its link the module is not proven, which is looked at next.
+            // Without its link the module is not proven, which is checked next.
             if let Err(e) = replaced.replacement.claim(&self.context.root) {
                 tracing::error!("{e}");
             }
@@ -96,7 +97,7 @@ impl Settling<'_, '_> {
         pairs_now(self.context, self.cache, self.system, &self.release)
     }
 
-    /// Whether it was rolled back.
+    /// Returns whether it was rolled back.
     fn prove(&self, attempt: &mut Attempt, modules_on_kernels: &[ModuleOnKernel]) -> bool {
         let Some(replaced) = &attempt.replaced else { return false };
         let Some(pair) = modules_on_kernels.iter().find(|p| p.module == attempt.module) else { return false };
@@ -111,14 +112,14 @@ impl Settling<'_, '_> {
             return true;
         }
         if let Some(left) = left.filter(|left| !left.is_done()) {
-            let what = format!("dkms says that it is done, and it is not: {}", left.why);
+            let what = format!("dkms reports success, but the result is not proven: {}", left.why);
             attempt.inputs = inputs;
             attempt.failure = Some((State::BuildFailed, what));
         }
         false
     }
 
-    /// Without an index: what worked is found by the old one. What is new is left as dkms leaves it.
+    /// Without a new index, the old one finds the files that worked. New modules stay as dkms installed them.
     fn unindexed(&self, attempt: &mut Attempt, error: &anyhow::Error) -> bool {
         let Some(replaced) = &attempt.replaced else { return false };
         if replaced.replacement.can_go_back() {
@@ -134,7 +135,7 @@ impl Settling<'_, '_> {
     fn roll_back(&self, attempt: &mut Attempt, why: &str) {
         if let Some(replaced) = attempt.replaced.take() {
             replaced.replacement.go_back(&self.context.root);
-            let what = format!("it was built, and what was installed before is in place again: {why}");
+            let what = format!("it was built, and then rolled back to what was installed before: {why}");
             attempt.failure = Some((State::BuildFailed, what));
             super::attempt::tell(self.context, attempt);
         }
@@ -146,7 +147,7 @@ impl Settling<'_, '_> {
         let Replaced { replacement, planned, log, .. } = replaced;
         if replacement.wants_post_install() {
             let job = job(self.context, planned, None, &|_| {}, &|| Ok(false));
-            // dkms goes on too when this script fails: the module is there.
+            // dkms continues too if this script fails: the module is installed.
             if let Err(e) = build::post_install(&job, log) {
                 tracing::warn!("POST_INSTALL of {} on {}: {e}", attempt.module, attempt.release);
                 attempt.hook_error = Some(e.to_string());
@@ -155,7 +156,7 @@ impl Settling<'_, '_> {
         }
     }
 
-    /// Rolls back what other modules that worked do not work with.
+    /// Rolls back modules that other modules do not work with, if those worked before.
     fn keep_dependents(&self, attempts: &mut [&mut Attempt]) {
         if !attempts.iter().any(|a| a.replaced.as_ref().is_some_and(|r| r.replacement.can_go_back())) {
             return;
@@ -172,7 +173,7 @@ impl Settling<'_, '_> {
         for broken in modules_on_kernels.iter().filter(worked).filter(is_broken) {
             let mut beneath = self.beneath(broken);
             let why = format!("{} does not load with it", broken.module);
-            // What was built upon one that goes back goes back as well.
+            // Modules that were built on top of one that is rolled back are rolled back as well.
             while let Some(attempt) = attempts.iter_mut().find(|a| {
                 a.replaced.as_ref().is_some_and(|r| {
                     let conf = &r.planned.conf;
@@ -191,14 +192,14 @@ impl Settling<'_, '_> {
         }
     }
 
-    /// The names, with underscores, of the modules that the files of a module are loaded on top of.
+    /// The names, with underscores, of the modules that a module depends on.
     fn beneath(&self, pair: &ModuleOnKernel) -> BTreeSet<String> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let root = &self.context.root;
         let built = pair.conf.iter().flat_map(|conf| &conf.built);
         built
             .filter_map(|built| installed_file(root, &self.release, built))
-            // What one that cannot be read is built upon is unknown: nothing is taken back for it.
+            // The dependencies of an unreadable module are unknown, so nothing is rolled back for it.
             .filter_map(|(path, there)| facts_of(root, &mut cache, &path, &there).ok())
             .flat_map(|system| system.depends)
             .map(|name| name.replace('-', "_"))

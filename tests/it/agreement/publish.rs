@@ -354,7 +354,7 @@ impl Told {
             let row = self.row("Modules", &name);
             assert!(row.contains(&state) && row.contains(&text(&module["class"])), "{row}");
             let is_reported = self.all.lines().any(|l| l.trim_start().starts_with(&id));
-            // A run that is at work is told by the first lines.
+            // The first lines report an active run.
             assert_eq!(is_reported, !["ok", "building"].contains(&state.as_str()), "{id}:\n{}", self.all);
         }
     }

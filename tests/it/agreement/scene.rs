@@ -1,4 +1,5 @@
-//! Machines with kernels in every role and modules in every state, made on a disk as each of them comes about.
+//! Machines with kernels in every role and modules in every state, made on a disk as each of them comes
+//! about.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +19,8 @@ use jiff::Timestamp;
 use crate::support::guard::FAILS_ON_B;
 use crate::support::{B, TestRoot, elf, machine};
 
-/// Every state. A new one does not compile in [`Scene::put`], and is missed here by `the_walk_knows_every_state`.
+/// Every state. A new one does not compile in [`Scene::put`], and is missed here by
+/// `the_walk_knows_every_state`.
 pub(super) const STATES: [State; 18] = [
     State::Ok,
     State::NotBuilt,
@@ -417,7 +419,7 @@ impl Staged {
         document(&system, &record, &self.progress, &self.context.settings, self.context.clock.now())
     }
 
-    /// The run that is at work is killed.
+    /// The active run is killed.
     pub(super) fn end_run(&mut self) {
         self.run = None;
     }

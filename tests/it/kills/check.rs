@@ -103,7 +103,7 @@ pub(super) fn broken_promise(root: &TestRoot, before: &NextBoot) -> Option<Strin
     (!says_so).then(|| format!("{} boots next: {lacks}; the verdict is {verdict}", now.release))
 }
 
-/// Files that only a run that is at work may have.
+/// Files that only an active run may have.
 pub(super) fn leftovers(root: &TestRoot) -> Vec<String> {
     let is_temporary = |path: &String| {
         let name = path.rsplit('/').next().unwrap();

@@ -15,7 +15,8 @@ pub(crate) const HELLO_FAILS_ON_B: &str =
 const WORDS: &str = "quiet rw module.sig_unenforce";
 
 impl TestRoot {
-    /// [`A`] runs and is the boot default, with `hello` loaded and `/data` on it; an update has brought [`B`].
+    /// [`A`] runs and is the boot default, with `hello` loaded and `/data` on it; an update has brought
+    /// [`B`].
     pub(crate) fn guarded() -> TestRoot {
         let root = TestRoot::updated();
         root.module("hello", "1.0", "").installed("hello", "1.0", A).entry(ID_A, WORDS, true);
@@ -38,7 +39,7 @@ impl TestRoot {
         root
     }
 
-    /// A run is at work until the value goes: what it builds, each as `module/version on kernel`.
+    /// A run is active until the value goes: what it builds, each as `module/version on kernel`.
     pub(crate) fn at_work(&self, builds: &[&str]) -> std::fs::File {
         let mark = serde_json::json!({
             "schema": 1, "started": "2025-07-29T12:00:00Z", "pid": 1, "builds": builds,
