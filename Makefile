@@ -8,18 +8,18 @@ DATADIR ?= $(PREFIX)/share
 LICENSEDIR ?= $(DATADIR)/licenses/clr-dkms
 BINDIR_FROM ?= target/release
 PAGES_FROM ?= target/pages
-# The compiler runs as the owner of this tree, and what needs root asks for it: `make` works as root, with sudo and
-# as a normal user that has sudo, in any order.
+# The compiler runs as the owner of this tree, and steps that need root use run-as.sh. So `make` works as
+# root, with sudo, and as a normal user that has sudo, in any order.
 OWNER := tests/support/run-as.sh owner
 ROOT := tests/support/run-as.sh root
 CARGO ?= $(OWNER) cargo
-# Both end with one line: the second installs, the first names the command that does.
+# If packages are missing, the first prints the command that installs them, and the second installs them.
 CHECK := tests/support/ensure-packages.sh --check
 INSTALL := tests/support/ensure-packages.sh
 
-# The installer takes its settings from the environment, so no blank or quote in DESTDIR can break a command line here.
+# The installer takes its settings from the environment, so that a space or quote in DESTDIR is harmless.
 export DESTDIR PREFIX BINDIR LIBEXECDIR UNITDIR DATADIR LICENSEDIR BINDIR_FROM PAGES_FROM
-# The name of what was asked for, in messages.
+# The requested targets, for messages.
 export MAKECMDGOALS
 # install, demo and tests look for the programs here, whatever the caller's environment says.
 export CARGO_TARGET_DIR := $(CURDIR)/target
@@ -54,7 +54,7 @@ compile:
 	target/release/clr-dkms-pages target/pages
 	touch $(BUILT)
 
-# Without the touch, a program that a change did not concern would look out of date to make for ever.
+# Without the touch, make would always consider a program outdated that a change did not affect.
 $(BUILT) &: $(SOURCES)
 	$(MAKE) --no-print-directory build
 
@@ -94,12 +94,12 @@ test-systemd: ## the part of test that boots containers: updates, failures, powe
 	$(MAKE) --no-print-directory build
 	$(ROOT) tests/support/test-systemd.sh
 
-# RUNS=50000 makes so many runs, however long that takes; SEED=N makes those of that seed once more.
+# RUNS=50000 makes this number of runs, however long they take. SEED=N repeats the runs of a seed.
 fuzz: fetch ## the programs on roots of the tests with some files changed, for a minute (RUNS=N, SEED=N); no root rights needed
 	CLR_DKMS_FUZZ="$(if $(RUNS),--runs $(RUNS),--seconds 60)$(if $(SEED), --seed $(SEED))" \
 	    $(CARGO) test --locked --test it fuzz:: -- --nocapture
 
-# Outside of test: what it downloads changes without us.
+# Not a part of test, because the packages that it downloads change.
 test-packages: ## the *-dkms packages of this Debian: linted, built and proven (downloads them, installs none; as root)
 	@$(INSTALL) build dkms test
 	@$(MAKE) --no-print-directory fetch
@@ -112,7 +112,7 @@ check: ready lint unit shell ## the quick part of test: needs no root, no dkms a
 ready:
 	@$(CHECK) build check
 
-# First, and alone: what comes later can do without a network.
+# It runs first and alone. The later steps do not need the network.
 fetch:
 	@$(CHECK) build
 	@$(INSTALL) --crates $(CARGO)
@@ -124,7 +124,7 @@ lint: ready fetch
 unit: fetch
 	$(CARGO) test --locked
 
-# Every file that starts as a shell script does; the trees in tests/roots are recorded input, not ours.
+# Every file that starts like a shell script. The trees in tests/roots are recorded input.
 shell: ready
 	find hooks packaging src tests .ci -path tests/roots -prune -o -type f -exec \
 	    awk 'FNR == 1 && /^#!.*[\/ ](ba)?sh( |$$)/ { printf "%s%c", FILENAME, 0 } { nextfile }' {} + | xargs -0 shellcheck
@@ -146,7 +146,7 @@ audit: fetch ## licences, bans and sources of everything that we depend on
 	$(CARGO) deny --version >/dev/null 2>&1 || env -u CARGO_TARGET_DIR $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
 
-# Builds nothing when the programs are there and current, so that `sudo make install` runs no compiler.
+# Builds nothing if the programs are up to date, so that `sudo make install` does not run the compiler.
 install: $(if $(filter target/release,$(BINDIR_FROM)),$(BUILT)) ## everything into DESTDIR/PREFIX; refuses to overwrite what is not ours
 	packaging/install.sh install
 
@@ -156,6 +156,6 @@ uninstall: ## what install put there, and the records of the programs; says what
 deb: $(if $(filter target/release,$(BINDIR_FROM)),$(BUILT)) ## a Debian package for trying it out, in target/
 	packaging/deb/build.sh target
 
-# Some of it is root's: containers, and scratch roots of a demo that was interrupted.
+# Some files belong to root: containers, and scratch roots of an interrupted demo.
 clean: ## removes target/
 	$(ROOT) rm -rf --one-file-system target

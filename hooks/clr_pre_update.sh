@@ -1,6 +1,6 @@
 #!/bin/sh
-# swupd runs this file before it updates: /usr/bin/clr_pre_update.sh, without arguments, the old system still in place, the
-# output shown on its terminal. It ignores our exit status; we end with 0 all the same, for a check must never stop an update.
+# swupd runs /usr/bin/clr_pre_update.sh before an update, without arguments, and shows its output on the terminal. It
+# ignores the exit status. The script nevertheless exits with 0, because a check must never stop an update.
 program=/usr/bin/clr-dkms-pre-update
 
 if [ -x "$program" ]; then

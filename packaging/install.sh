@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Puts clr-dkms into a system or into a package directory, and takes it away again without a trace.
+# Installs clr-dkms into a system or into a package directory, and uninstalls it completely.
 #
 #     packaging/install.sh install|uninstall          called by `make install` and `make uninstall`
 #
 # Settings are environment variables: see settings(). Exit codes: 0 done or nothing to do, 1 refused or not all done, 64 wrong
-# usage, 70 a fault of ours, 75 busy, 77 no permission.
+# usage, 70 internal error, 75 busy, 77 no permission.
 #
-# DATADIR/clr-dkms/manifest names what this script put there (kind, SHA-256 or link text, path without DESTDIR). Only what
-# is in it, and still has that content, is ever replaced or removed. Everything is checked before anything is changed. The
-# manifest is written before the files, with the old and the new content of each, and again after them: so a run that was
-# cut short is completed by running the same command again.
+# DATADIR/clr-dkms/manifest lists what this script installed (kind, SHA-256 or symlink target, path without DESTDIR). Only
+# listed files with unchanged contents are replaced or removed. Everything is checked before anything is changed. The
+# manifest is written before the files, with the old and the new contents of each, and again after them. An interrupted
+# run is completed by running the same command again.
 set -euo pipefail
 shopt -s nullglob
 export LC_ALL=C
@@ -41,7 +41,8 @@ cleanup() {
 
 # --- settings ----------------------------------------------------------------------------------------------------------
 
-# directory NAME DEFAULT: an absolute directory without anything that a unit file or the manifest would have to quote.
+# directory NAME DEFAULT: an absolute directory without characters that need quotes in a unit file or in the
+# manifest.
 directory() {
     local value=${!1:-$2}
     [[ $value == /* ]] || die 64 "$1 must be an absolute path, not '$value'"
@@ -59,7 +60,7 @@ settings() {
     directory UNITDIR "$PREFIX/lib/systemd/system"
     directory DATADIR "$PREFIX/share"
     directory LICENSEDIR "$DATADIR/licenses/clr-dkms"
-    # Only read and cleaned by uninstall: the programs themselves always use /etc, /var and /run.
+    # Only uninstall uses these. The programs themselves always use /etc, /var and /run.
     directory SYSCONFDIR /etc
     directory LOCALSTATEDIR /var
     directory RUNSTATEDIR /run
@@ -77,7 +78,7 @@ settings() {
 # --- what belongs on the system ----------------------------------------------------------------------------------------
 
 add() { # add PATH KIND VALUE
-    [[ $1 != *[!A-Za-z0-9/._+@-]* ]] || die 70 "a file to install has an odd name: '$1'"
+    [[ $1 != *[!A-Za-z0-9/._+@-]* ]] || die 70 "a file to install has an invalid name: '$1'"
     plan+=("$1")
     want[$1]=$2$tab$3
 }
@@ -100,7 +101,7 @@ add_text() { # add_text SOURCE PATH MODE: a file that names our programs under /
     add_file "$source" "$2" "$3"
 }
 
-# Callers come after what they call, so that a run that is cut short leaves no hook without its program.
+# Files come before their callers, so that an interrupted run leaves no hook without its program.
 make_plan() {
     local name entry path
     local -a links=()
@@ -144,7 +145,7 @@ make_plan() {
 
 there() { [[ -e $DESTDIR$1 || -L $DESTDIR$1 ]]; }
 
-# state PATH: sets `state` to "kind<tab>value" of what is there. Links are never followed.
+# state PATH: sets `state` to "kind<tab>value" of the file. Symlinks are not followed.
 state() {
     local file=$DESTDIR$1 sum
     if [[ -L $file ]]; then state=link$tab$(readlink -- "$file")
@@ -173,7 +174,7 @@ read_manifest() {
                 *) kind=bad ;;
             esac
             [[ $kind != bad && $path == /* && $path/ != */../* ]] ||
-                die 1 "$file line $number makes no sense, so nothing was changed; restore it, or remove what is installed by hand"
+                die 1 "$file line $number is invalid, so nothing was changed; restore it, or remove what is installed by hand"
             if [[ $kind == dir ]]; then
                 [[ ! -d $DESTDIR$path ]] || directories+=("$path")
                 continue
@@ -185,14 +186,14 @@ read_manifest() {
     } <"$file"
 }
 
-# stays_inside DIRECTORY: in an image no link may lead us to the files of the machine that we run on.
+# stays_inside DIRECTORY: no symlink in an image may lead to files of the host.
 stays_inside() {
     [[ -n $DESTDIR && -z ${leads_to[$1]:-} ]] || return 0
     leads_to[$1]=$(realpath -m -- "$DESTDIR$1")
-    [[ ${leads_to[$1]}/ == "$real_root"/* ]] || refusals+=("$DESTDIR$1 leads out of $DESTDIR through a link, to ${leads_to[$1]}")
+    [[ ${leads_to[$1]}/ == "$real_root"/* ]] || refusals+=("$DESTDIR$1 leads out of $DESTDIR through a symlink, to ${leads_to[$1]}")
 }
 
-# can_change DIRECTORY: it is a directory that we may write to, or can be made.
+# can_change DIRECTORY: whether it is writable, or can be created.
 can_change() {
     local dir=$1
     while [[ -n $dir ]] && ! there "$dir"; do dir=${dir%/*}; done
@@ -220,7 +221,7 @@ make_directory() {
     mkdir -m 755 -- "$DESTDIR$1"
 }
 
-# Its name is fixed, so that the next run cleans up what a killed one left.
+# The name is fixed, so that the next run removes what a killed one left.
 temp_of() { temp=$DESTDIR${1%/*}/.${1##*/}.clr-dkms-new; }
 
 put() {
@@ -247,7 +248,7 @@ write_manifest() { # write_manifest LINES
     put "$manifest"
 }
 
-# lines_of PATH: what the manifest that is there says about it; more than one line after a run that was cut short.
+# lines_of PATH: the lines of the present manifest about it. After an interrupted run there are several.
 lines_of() {
     local line
     for line in "${!was[@]}"; do [[ $line != *"$tab$1" ]] || printf '%s\n' "$line"; done | sort
@@ -255,7 +256,8 @@ lines_of() {
 
 directory_lines() { ((${#directories[@]} == 0)) || printf 'dir\t-\t%s\n' "${directories[@]}" | sort -u; }
 
-# Removes our directories that are empty now, the deepest first; what others use by now stays in the list.
+# Removes our directories that have become empty, the deepest first. Directories that others use stay in the
+# list.
 drop_directories() {
     local dir
     local -a all=("${directories[@]}")
@@ -323,7 +325,7 @@ install_all() {
     for path in "${modes[@]}"; do chmod "${mode_of[$path]}" -- "$DESTDIR$path"; done
     for path in "${gone[@]}"; do take "$path"; done
     ((${#gone[@]} == 0)) || drop_directories
-    # A power cut must not leave a manifest that promises what never reached the disk.
+    # After a power cut the manifest must not list files that never reached the disk.
     [[ -n $DESTDIR ]] || sync -f -- "$DESTDIR$manifest"
     write_manifest "$after$(directory_lines)"
     acting=
@@ -338,14 +340,15 @@ uninstall_all() {
     local lock=$DESTDIR$RUNSTATEDIR/clr-dkms.lock
     local -a runtime=("$RUNSTATEDIR/clr-dkms.lock" "$RUNSTATEDIR/clr-dkms" "$RUNSTATEDIR/motd.d/clr-dkms.motd"
         "$LOCALSTATEDIR/cache/clr-dkms" "$LOCALSTATEDIR/lib/clr-dkms" "$LOCALSTATEDIR/log/clr-dkms")
-    # Another owner of the fragment: a DKMS bundle that was added after us ships the very same file.
+    # The fragment may have another owner: a DKMS bundle that was added later ships the same file.
     local -a bundles=("$DESTDIR"/usr/share/clear/bundles/kernel-*-dkms)
     local -a theirs=("$SYSCONFDIR/clr-dkms" "$SYSCONFDIR/kernel/cmdline.d/$fragment_name") removed=() altered=()
     if ! there "$manifest"; then
         printf 'nothing to do: there is no %s (DESTDIR and PREFIX must be those of the installation)\n' "$DESTDIR$manifest"
         return 0
     fi
-    # The metrics that nobody will write any more: [report] metrics may name any file, and this link tells which it was.
+    # The metrics are not updated any more. [report] metrics may name any file, and this symlink identifies
+    # it.
     path=$(readlink -- "$DESTDIR$LOCALSTATEDIR/lib/clr-dkms/metrics") || path=
     if [[ $path == /* && -f $DESTDIR$path && $(head -c 16 -- "$DESTDIR$path" | tr -d '\0') == '# HELP clr_dkms_' ]]; then runtime+=("$path"); fi
     for path in "${old[@]}" "${runtime[@]}" "$manifest"; do
@@ -353,23 +356,24 @@ uninstall_all() {
         if there "$path"; then can_change "${path%/*}"; fi
     done
     stop_if_refused uninstall
-    # All our programs hold this lock while they change something; taking the ground from under a build helps nobody.
+    # All our programs hold this lock while they change something. Their files must not be removed during a
+    # build.
     if [[ -f $lock ]] && command -v flock >/dev/null; then
         flock -n -E 75 -- "$lock" true || die 75 "a program of clr-dkms is running (it holds $lock), nothing was changed; try again later"
     fi
 
-    # What clr-dkms-cmdline wrote into /etc is ours too, and only it knows which files those are.
+    # Only clr-dkms-cmdline knows which files it wrote into /etc.
     if there "$LOCALSTATEDIR/lib/clr-dkms/cmdline.json"; then
-        # For an image it is ours that is run: a program of the image has no business on this machine.
+        # For an image the program of the host is used: programs of an image must not run here.
         [[ -z $DESTDIR ]] || writer=$BINDIR_FROM/clr-dkms-cmdline
         "$writer" -q default ${DESTDIR:+--root "$DESTDIR"} ||
-            die 1 "clr-dkms-cmdline could not take back what it wrote in $SYSCONFDIR/kernel/cmdline.d, nothing was removed; " \
-                "take it away by hand, remove $DESTDIR$LOCALSTATEDIR/lib/clr-dkms/cmdline.json and try again"
+            die 1 "clr-dkms-cmdline could not revert its changes in $SYSCONFDIR/kernel/cmdline.d, nothing was removed; " \
+                "revert them by hand, remove $DESTDIR$LOCALSTATEDIR/lib/clr-dkms/cmdline.json and try again"
     fi
     if [[ -z $DESTDIR && $RUNSTATEDIR == /run ]]; then
-        # Else swupd would leave the boot files to a program that is gone, until the next reboot.
-        "$BINDIR/clr-dkms" -q guard --disarm || warn "/run/swupd/config still tells swupd to leave clr-boot-manager alone: remove those lines"
-        # Their stop actions are programs of ours. There are none to be stopped where systemd knows of none.
+        # Otherwise swupd would leave the boot files to a removed program until the next reboot.
+        "$BINDIR/clr-dkms" -q guard --disarm || warn "/run/swupd/config still keeps swupd from running clr-boot-manager: remove the lines of clr-dkms"
+        # Their stop actions run our programs. If systemd does not run, there is nothing to stop.
         [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-hold.service 2>/dev/null || true
     fi
     acting=1
@@ -395,7 +399,7 @@ uninstall_all() {
         if rm -rf --one-file-system -- "$DESTDIR$path"; then removed+=("$path"); else failed=1; fi
         if [[ $path == */clr-dkms.motd && -x /usr/bin/motd-update.sh ]]; then next+=' && motd-update.sh'; fi
     done
-    # Ours, or of others and empty.
+    # The directory may be ours, or an empty one of another program.
     rmdir -- "$DESTDIR$RUNSTATEDIR/motd.d" 2>/dev/null || true
     drop_directories
     if [[ -z $kept$failed ]]; then

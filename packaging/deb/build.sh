@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes a Debian package for trying it out: packaging/deb/build.sh DIRECTORY, called by `make deb`.
+# Builds a Debian package for trials: packaging/deb/build.sh DIRECTORY, called by `make deb`.
 #
-# What is in it is what `make install` puts into a directory, so there is one list of files and not two; cargo-deb would want
-# a second one. The manifest of the installer stays out: dpkg has its own, and `make uninstall` must not take away what
-# belongs to a package. Settings of the installer (BINDIR_FROM, PAGES_FROM) count; those of places do not.
+# The package contains what `make install` writes into a directory, so that there is only one list of files; cargo-deb
+# would need a second one. The manifest of the installer is left out: dpkg has its own, and `make uninstall` must not
+# remove files of a package. The settings BINDIR_FROM and PAGES_FROM of the installer apply, those of target directories
+# do not.
 set -euo pipefail
 umask 022
 
@@ -19,7 +20,7 @@ rm "$package/usr/share/clr-dkms/manifest"
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)
 architecture=$(dpkg --print-architecture)
-# The newest version of a symbol that any of them asks for.
+# The newest version of a symbol that any of the programs needs.
 glibc=$(objdump -T "$package"/usr/bin/clr-dkms* 2>/dev/null | grep -o 'GLIBC_[0-9][0-9.]*' | sed 's/GLIBC_//' | sort -uV | tail -n 1) || true
 mkdir "$package/DEBIAN"
 sed "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@GLIBC@/${glibc:-2.34}/" "$here/control" >"$package/DEBIAN/control"

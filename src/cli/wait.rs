@@ -17,7 +17,7 @@ use crate::update::pending::{WaitOutcome, wait};
 /// The arguments of `wait`.
 #[derive(Debug, Args)]
 pub struct WaitArguments {
-    /// Give up after TIME, such as 90s or 30min; the default is no limit
+    /// Give up after TIME, such as 90s or 30min; by default it waits as long as necessary
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
 }

@@ -1,4 +1,4 @@
-//! What the enforcement document comes to: one word, one sentence, one problem.
+//! The conclusion of the enforcement document: one word, one sentence, one problem.
 
 use super::enforcement::{EnforcementStanding, KernelReport, ModuleReport, Setting};
 use super::enforcement_remedies::EnforcementProblem;
@@ -7,7 +7,7 @@ use crate::dkms::{ModuleName, Signature};
 use crate::enforcement::{LoadOutcome, LoadRefusal, SecureBoot, Tri};
 use crate::exit;
 
-/// One word for the whole.
+/// The word for all kernels together.
 pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> EnforcementStanding {
     let Some(first) = kernels.first() else { return EnforcementStanding::Unknown };
     let loaded: Vec<&ModuleName> =
@@ -51,7 +51,7 @@ pub(super) fn exit_code(
     }
 }
 
-/// The running kernel does not say what it does.
+/// Whether the behaviour of the running kernel is unknown.
 fn now_unknown(kernels: &[KernelReport]) -> bool {
     kernels.iter().filter_map(|k| k.now.as_ref()).any(|now| now.unsigned() == LoadOutcome::Unknown)
 }
@@ -60,7 +60,7 @@ fn lacks_entry(kernel: &KernelReport, setting: &Setting<'_>) -> bool {
     kernel.installed && setting.entries_hidden.is_none() && kernel.next_boot.is_none()
 }
 
-/// The sentence that answers the question.
+/// The sentence that answers whether modules will be loaded.
 pub(super) fn summary(kernels: &[KernelReport], setting: &Setting<'_>) -> String {
     let Some(kernel) = kernels.first() else {
         return setting.unreadable.clone().unwrap_or_else(|| "there is no kernel".to_owned());
@@ -121,7 +121,7 @@ fn list(modules: &[&ModuleName]) -> String {
     }
 }
 
-/// What is wrong, or unknown, in its order of importance; none when nothing is.
+/// The most important fault or unknown; none if there is none.
 pub(super) fn problem(
     kernels: &[KernelReport],
     setting: &Setting<'_>,
@@ -142,14 +142,14 @@ pub(super) fn problem(
     if standing == EnforcementStanding::Unknown {
         return Some(open_question(kernels, kernel, setting));
     }
-    // What runs is no matter of the kernel that was asked for, but of the machine.
+    // This concerns the machine, whichever kernel was asked for.
     let running = kernels.iter().find(|k| k.running)?;
     let (now, coming) = (running.now.as_ref()?, running.coming());
     let on_again = now.verdict.enforced == Tri::No && coming.verdict.enforced == Tri::Yes;
     now.differs(coming).then_some(P::RebootPending { on_again })
 }
 
-/// Why a module is refused; none where it is refused because the admin wants it so.
+/// Why a module is refused; none if the admin has configured it so.
 fn refusal(
     kernel: &KernelReport,
     module: &ModuleReport,
@@ -183,7 +183,7 @@ fn refusal(
     })
 }
 
-/// What is not known.
+/// What is unknown.
 fn open_question(
     kernels: &[KernelReport],
     kernel: &KernelReport,
@@ -206,7 +206,7 @@ fn open_question(
     } else if setting.entries_needed {
         P::EntriesUnknown
     } else {
-        // An image has no firmware, and nothing runs in it.
+        // An image has no firmware, and no kernel runs in it.
         P::NotThisMachine
     }
 }

@@ -13,7 +13,7 @@ use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::ModuleRecord;
 use crate::system::System;
 
-/// What makes it known which kernel boots next.
+/// How to determine which kernel boots next.
 pub(super) fn find_out_next_boot(system: &System) -> Remedy {
     if !system.denied.is_empty() {
         as_root()
@@ -26,14 +26,14 @@ pub(super) fn find_out_next_boot(system: &System) -> Remedy {
     }
 }
 
-/// Makes a kernel the boot default; the id of the kernel, where it is known which one.
+/// Makes a kernel the boot default. `id` is the kernel id, if it is known.
 fn set_kernel(id: Option<&str>) -> AdminCommand {
     let set = AdminCommand::change("clr-boot-manager", &["set-kernel", id.unwrap_or("KERNEL_ID")]);
     set.to("choose the boot default")
 }
 
-/// What brings the boot default to where it should be, or to the kernel that should be the default what it lacks; none
-/// where nothing has to be done.
+/// The remedy for the boot default: it corrects the default, or adds what the right kernel lacks. None if nothing
+/// has to be done.
 pub fn of_boot_default(at: Situation<'_>) -> Option<Remedy> {
     let Situation { system, assessment, .. } = at;
     let decision = &assessment.decision;
@@ -43,7 +43,7 @@ pub fn of_boot_default(at: Situation<'_>) -> Option<Remedy> {
     if let Some(remedy) = of_wrong_default(at) {
         return Some(remedy);
     }
-    // To repair it is another matter, and not the way back to a machine that works.
+    // A repair of that kernel is a separate matter; a working machine comes first.
     if !assessment.comes_back.is_empty() {
         return Some(Remedy::Reboot(assessment.comes_back.clone()));
     }
@@ -69,7 +69,7 @@ pub fn of_boot_default(at: Situation<'_>) -> Option<Remedy> {
     of_lacking(at)
 }
 
-/// What brings what a kernel lacks.
+/// The remedy for what a kernel lacks.
 fn of_lacking(at: Situation<'_>) -> Option<Remedy> {
     let Situation { system, assessment, .. } = at;
     let decision = &assessment.decision;
@@ -82,7 +82,7 @@ fn of_lacking(at: Situation<'_>) -> Option<Remedy> {
     let is_it = |m: &&ModuleRecord| Some(m.kernel.as_str()) == kernel && m.module.to_string() == first.module;
     let bring = match at.modules.iter().find(is_it) {
         Some(record) => {
-            // What one step helps is named in it.
+            // Modules with the same remedy are named together.
             let is_alike = |l: &&MissingModule| l.state == record.state.to_string();
             let names: Vec<&str> = lacks.iter().filter(is_alike).map(|l| l.module.as_str()).collect();
             of_module(record, Some(&listed(&names)), system)
@@ -105,7 +105,8 @@ fn of_lacking(at: Situation<'_>) -> Option<Remedy> {
     }
 }
 
-/// What lets a kernel boot without the modules that it lacks; none where an admin has allowed that.
+/// The command that lets a kernel boot without the modules that it lacks; none if an admin has already
+/// allowed that.
 pub fn allow(known: &AdminOverrides, kernel: &str, lacks: &[MissingModule]) -> Option<AdminCommand> {
     let new: Vec<&str> = lacks.iter().map(MissingModule::name).filter(|m| !known.allows(kernel, m)).collect();
     let without = new.iter().flat_map(|module| ["--without", *module]);
@@ -114,7 +115,7 @@ pub fn allow(known: &AdminOverrides, kernel: &str, lacks: &[MissingModule]) -> O
     (!new.is_empty()).then(|| AdminCommand::change("clr-dkms", &words).to(format!("go ahead without {them}")))
 }
 
-/// What makes another kernel the boot default, where that is wrong.
+/// The remedy for a wrong boot default.
 fn of_wrong_default(at: Situation<'_>) -> Option<Remedy> {
     let (assessment, decision) = (at.assessment, &at.assessment.decision);
     let should = decision.default.as_deref()?;
@@ -130,7 +131,7 @@ fn of_wrong_default(at: Situation<'_>) -> Option<Remedy> {
             by.entry
         )));
     }
-    // Another run fails for the same reason.
+    // Another run would fail for the same reason.
     if boot_update_error(at).is_some() {
         return Some(of_failed_boot_update());
     }
@@ -145,7 +146,7 @@ fn of_wrong_default(at: Situation<'_>) -> Option<Remedy> {
     })
 }
 
-/// Why the last run could not update the boot files, where that keeps a kernel that may boot from being the
+/// Why the last run could not update the boot files, if that prevents the right kernel from being the
 /// default.
 pub(super) fn boot_update_error(at: Situation<'_>) -> Option<&str> {
     let assessment = at.assessment;
@@ -160,7 +161,8 @@ pub(super) fn of_failed_boot_update() -> Remedy {
     Remedy::by_hand("correct that").then(run())
 }
 
-/// How an admin lets the target boot in spite of what it lacks; none where it lacks nothing, or nobody has said so.
+/// How an admin has let the target boot in spite of what it lacks; none if it lacks nothing, or there is no such
+/// request.
 pub fn admin_override(assessment: &BootAssessment) -> Option<AdminOverride> {
     let decision = &assessment.decision;
     let lacks = !decision.lacking.is_empty() || !decision.default_lacks.is_empty();
@@ -171,7 +173,7 @@ pub fn admin_override(assessment: &BootAssessment) -> Option<AdminOverride> {
     }
 }
 
-/// A kernel that has all that works and is needed, other than the target: the running one, else the newest.
+/// A kernel other than the target that has every required module: the running one, otherwise the newest.
 fn complete_kernel(system: &System, assessment: &BootAssessment) -> Option<String> {
     let needed = |n: &Requirement| match n.class {
         Importance::Critical => true,

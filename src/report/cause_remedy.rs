@@ -1,4 +1,4 @@
-//! What helps against the cause of a failed build.
+//! The remedy for the cause of a failed build.
 
 use super::packages::Packages;
 use super::remedy::{AdminCommand, CommandTarget, Remedy};
@@ -6,7 +6,7 @@ use crate::dkms::cause::{Cause, PackagingFault};
 use crate::dkms::first_error::FirstError;
 use crate::system::System;
 
-/// What has to be done before the build can succeed. `names` is the module, and others that fail for the same
+/// What must be done before the build can succeed. `names` are the module and others that fail for the same
 /// cause.
 pub fn cause_remedy(error: Option<&FirstError>, names: &str, packages: &Packages) -> Remedy {
     let Some(error) = error else { return Remedy::by_hand(format!("fix or update {names}")) };
@@ -33,7 +33,8 @@ pub fn cause_remedy(error: Option<&FirstError>, names: &str, packages: &Packages
     })
 }
 
-/// What helps where nothing confines the programs of a module. An image does not say what this machine trusts.
+/// The remedy if the machine cannot confine the programs of a module. For an image, the setting `trust` of
+/// the machine that builds is unknown.
 pub(super) fn trust(system: &System, run: Remedy) -> Remedy {
     if CommandTarget::of(system).is_image() {
         let trust = AdminCommand::change("clr-dkms-post-update", &["--trust"]);
@@ -43,7 +44,7 @@ pub(super) fn trust(system: &System, run: Remedy) -> Remedy {
     Remedy::by_hand(format!("if the modules are trusted, {setting}")).then(run)
 }
 
-/// A header or a library, and not an option or a version.
+/// Whether it is a header or a library, and not an option or a version.
 fn is_file(lacks: &str) -> bool {
     lacks.ends_with(".h") || lacks.starts_with("lib")
 }

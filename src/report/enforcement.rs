@@ -16,20 +16,20 @@ use crate::enforcement::{
 };
 use crate::system::KernelCmdline;
 
-/// One built module of a kernel.
+/// A built module file of a kernel.
 #[derive(Debug, Clone)]
 pub struct ModuleFile {
     /// The DKMS module that it belongs to.
     pub module: ModuleName,
-    /// The path of the file as the host spells it.
+    /// The path of the file on the host.
     pub path: String,
-    /// What the file says of its signature.
+    /// The signature in the file.
     pub signature: Signature,
-    /// Whether a kernel takes it at all.
+    /// Whether any kernel can load it.
     pub fitness: FileFitness,
-    /// Without it the next boot is not safe.
+    /// Whether the next boot is unsafe without it.
     pub unsafe_without: bool,
-    /// The taint letters of the module that is loaded under that name now.
+    /// The taint letters of the module that is now loaded under this name.
     pub loaded: Option<String>,
 }
 
@@ -54,51 +54,52 @@ impl FileFitness {
     }
 }
 
-/// What the document says of one kernel is made from this.
+/// The input of the report on one kernel.
 #[derive(Debug)]
 pub struct EnforcementSubject<'a> {
     /// The kernel and its configured command line.
     pub line: &'a KernelCmdline,
-    /// Its image is there; without one nothing can boot it.
+    /// Whether its image exists. Without one it cannot be booted.
     pub installed: bool,
     /// It runs.
     pub running: bool,
-    /// It is a tip, or runs: clr-boot-manager refreshes its entry. Others it leaves alone, or deletes.
+    /// Whether it is a tip or runs. clr-boot-manager refreshes the entries of such kernels, and ignores or
+    /// deletes others.
     pub refreshed: bool,
     /// It boots next.
     pub boots_next: bool,
-    /// Its boot entry; none when there is none, or none can be seen.
+    /// Its boot entry; none if it has none, or if entries are not visible.
     pub entry: Option<&'a BootEntry>,
     /// Its built modules.
     pub modules: Vec<ModuleFile>,
 }
 
-/// What holds for all kernels.
+/// The input that is the same for all kernels.
 #[derive(Debug)]
 pub struct Setting<'a> {
     /// The machine.
     pub machine: &'a Machine,
-    /// Why no boot entry can be seen; none when they can.
+    /// Why boot entries are not visible; none if they are.
     pub entries_hidden: Option<&'a str>,
-    /// That alone makes the answer unknown: the machine boots from them.
+    /// Whether this makes the answer unknown, because the machine boots from these entries.
     pub entries_needed: bool,
-    /// What is odd or wrong with the boot entries, and which of them the next boot takes.
+    /// Oddities and faults of the boot entries, and which entry boots next.
     pub entry_notes: Vec<String>,
-    /// What makes `module.sig_unenforce` as the configuration wants it; none where it is.
+    /// What sets `module.sig_unenforce` as configured; none if it is.
     pub policy_fix: Option<ParameterFix>,
     /// The system that commands are for.
     pub target: CommandTarget,
-    /// The kernels could not be listed, or there is none.
+    /// Why no kernel is known: they could not be listed, or none is installed.
     pub unreadable: Option<String>,
     /// No kernel is installed, so that there is nothing to know.
     pub not_applicable: bool,
 }
 
-/// One word for the whole.
+/// The word for all kernels together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EnforcementStanding {
-    /// Configuration, boot entry and running kernel agree, and are as wanted.
+    /// The configuration, the boot entry and the running kernel agree, and are as wanted.
     Settled,
     /// Something is pending, differs, or is not as wanted.
     Pending,
@@ -108,84 +109,80 @@ pub enum EnforcementStanding {
     Unknown,
 }
 
-/// What a kernel does at one time.
+/// How a kernel treats modules at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KernelView {
-    /// The command line that decides; none when it cannot be read.
+    /// The command line that was evaluated; none if it cannot be read.
     pub cmdline: Option<String>,
-    /// `module.sig_unenforce` on it: `on`, `off`, `unknown`.
+    /// The value of `module.sig_unenforce` on it: `on`, `off` or `unknown`.
     pub sig_unenforce: &'static str,
     /// `loads`, `taints`, `refused` or `unknown`, by kind of module.
     pub loads: BTreeMap<&'static str, &'static str>,
     /// The error of each refusal that is known.
     pub error: BTreeMap<&'static str, LoadRefusal>,
-    /// Why, in words.
+    /// The reasons, as phrases.
     pub because: Vec<String>,
     /// The facts that are missing.
     pub missing: Vec<String>,
-    /// The boot entry that it was read from.
+    /// The boot entry that the command line was read from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
     #[serde(skip)]
     pub(super) verdict: EnforcementVerdict,
 }
 
-/// What happens to one built module, three times.
+/// What happens to one built module: as configured, at the next boot, and now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModuleReport {
-    /// The DKMS module.
     pub module: ModuleName,
-    /// The file.
     pub path: String,
-    /// What it says of its signature.
+    /// The signature in the file.
     pub signature: Signature,
-    /// The same in words, or why no kernel takes the file.
+    /// The signature as text, or why no kernel loads the file.
     pub signature_text: String,
-    /// No kernel takes the file, whatever its signature.
+    /// Whether no kernel loads the file, whatever its signature.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unfit: bool,
     /// The file cannot be read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unread: bool,
-    /// Without it the next boot is not safe.
+    /// Whether the next boot is unsafe without it.
     #[serde(skip)]
     pub(super) unsafe_without: bool,
     /// As configured.
     pub configured: &'static str,
     /// At the next boot; none without a boot entry.
     pub next_boot: Option<&'static str>,
-    /// Now; none where the kernel does not run.
+    /// Now; none if the kernel does not run.
     pub now: Option<&'static str>,
-    /// The error, where it is refused as configured or at the next boot.
+    /// The error, if it is refused as configured or at the next boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<LoadRefusal>,
-    /// It is loaded now, with these taint letters.
+    /// The taint letters, if it is loaded now.
     pub loaded: Option<String>,
 }
 
 /// One kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KernelReport {
-    /// The kernel release.
     pub release: String,
-    /// The kernel id.
     pub id: String,
-    /// Its image is there; without one nothing can boot it.
+    /// Whether its image exists. Without one it cannot be booted.
     pub installed: bool,
-    /// It runs.
+    /// Whether it runs.
     pub running: bool,
-    /// It boots next.
+    /// Whether it boots next.
     pub boots_next: bool,
-    /// clr-boot-manager refreshes its boot entry.
+    /// Whether clr-boot-manager refreshes its boot entry.
     #[serde(skip)]
     pub(super) refreshed: bool,
-    /// Whether it knows `module.sig_unenforce`: `v1`, `v2`, `absent`, `unknown`.
+    /// Whether it supports `module.sig_unenforce`: `v1`, `v2`, `absent` or `unknown`.
     pub patch: &'static str,
-    /// Today's files.
+    /// According to the present files.
     pub configured: KernelView,
-    /// The boot entry; none when there is none, or it cannot be seen.
+    /// According to the boot entry; none if it has none, or if entries are not visible.
     pub next_boot: Option<KernelView>,
-    /// The running kernel; none for the others.
+    /// The running kernel; none for other kernels.
     pub now: Option<KernelView>,
     /// Its built modules.
     pub modules: Vec<ModuleReport>,
@@ -194,23 +191,23 @@ pub struct KernelReport {
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EnforcementDocument {
-    /// Grows only when a field changes its meaning.
+    /// Increased only if the meaning of a field changes.
     pub schema: u32,
-    /// One word.
+    /// The word for all kernels together.
     pub standing: EnforcementStanding,
     /// The answer in one sentence.
     pub summary: String,
-    /// What to do next; none when there is nothing to do.
+    /// The next step; none if there is nothing to do.
     pub next_step: Option<String>,
     /// `on`, `off` or `unknown`.
     pub secure_boot: &'static str,
-    /// What taints the running kernel, as letters.
+    /// The taint letters of the running kernel.
     pub taint: Option<String>,
-    /// `module.sig_unenforce` is as the configuration wants it.
+    /// Whether `module.sig_unenforce` is as configured.
     pub policy_met: bool,
-    /// The kernels; the one that boots next first.
+    /// The kernels, the one that boots next first.
     pub kernels: Vec<KernelReport>,
-    /// What else is to be known.
+    /// Further remarks.
     pub notes: Vec<String>,
     /// The exit code.
     #[serde(skip)]
@@ -225,7 +222,7 @@ const KINDS: [(&str, ModuleKind); 4] = [
     ("damaged", ModuleKind::Damaged),
 ];
 
-/// What one verdict says, with the line that it is about.
+/// The view of one command line and its verdict.
 fn view(
     line: Option<&[u8]>,
     entry: Option<&BootEntry>,
@@ -254,7 +251,7 @@ impl KernelView {
         self.verdict.of(ModuleKind::Unsigned)
     }
 
-    /// What is known of both is not the same.
+    /// Whether the known parts of both differ.
     pub(super) fn differs(&self, other: &KernelView) -> bool {
         let differ = |(kind, word): (&&str, &&str)| {
             let there = other.loads.get(kind).copied().unwrap_or("unknown");
@@ -267,7 +264,7 @@ impl KernelView {
 }
 
 impl KernelReport {
-    /// Makes it.
+    /// Builds the report on a kernel.
     pub fn new(subject: &EnforcementSubject<'_>, machine: &Machine) -> KernelReport {
         let line = subject.line;
         let mut configured =
@@ -301,18 +298,18 @@ impl KernelReport {
         }
     }
 
-    /// What counts at the next boot: the entry, or what it will be made of.
+    /// The view at the next boot: the boot entry, or the configuration that it will be made from.
     pub fn coming(&self) -> &KernelView {
         self.next_boot.as_ref().unwrap_or(&self.configured)
     }
 
-    /// The files of modules that fare so at the next boot: `loads`, `taints`, `refused`, `unknown`.
+    /// The module files with this outcome at the next boot: `loads`, `taints`, `refused` or `unknown`.
     pub(super) fn with<'a>(&'a self, word: &'a str) -> impl Iterator<Item = &'a ModuleReport> {
         self.modules.iter().filter(move |m| m.coming() == word)
     }
 
-    /// It is configured without the parameter, and would do otherwise with it: whether that is as wanted is a matter of
-    /// the policy.
+    /// Whether the parameter is not configured and would change the outcome. The policy decides whether this
+    /// is wanted.
     pub(super) fn parameter_would_help(&self) -> bool {
         let verdict = &self.configured.verdict;
         self.configured.sig_unenforce != "on"
@@ -338,7 +335,7 @@ fn module(
     next: Option<&KernelView>,
     now: Option<&KernelView>,
 ) -> ModuleReport {
-    // What another kernel has loaded is no evidence for this one.
+    // Modules that another kernel has loaded are not evidence for this one.
     let loaded = file.loaded.as_deref().filter(|_| now.is_some());
     let of = |view: &KernelView| match &file.fitness {
         FileFitness::Unfit(_) => LoadOutcome::Refused(None),
@@ -363,13 +360,13 @@ fn module(
 }
 
 impl ModuleReport {
-    /// What happens at the next boot.
+    /// The outcome at the next boot.
     pub fn coming(&self) -> &'static str {
         self.next_boot.unwrap_or(self.configured)
     }
 }
 
-/// Makes the document. The first subject is the one that the question is about.
+/// Builds the document. The first subject is the kernel that the question is about.
 pub fn document(subjects: &[EnforcementSubject<'_>], setting: &Setting<'_>) -> EnforcementDocument {
     let kernels: Vec<KernelReport> = subjects.iter().map(|s| KernelReport::new(s, setting.machine)).collect();
     let standing = standing(&kernels, setting);

@@ -1,35 +1,35 @@
-//! What can be wrong with whether a kernel takes modules, and what to do about it.
+//! The problems of enforcement, and their remedies.
 
 use super::remedies::run;
 use super::remedy::{AdminCommand, Remedy};
 use crate::cmdline::PARAMETER;
 use crate::dkms::ModuleName;
 
-/// What is wrong, or unknown.
+/// A fault, or an unknown fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnforcementProblem {
-    /// `module.sig_unenforce` is not as the configuration wants it.
+    /// `module.sig_unenforce` is not as configured.
     NotAsWanted(ParameterFix),
     /// The installed file of a module cannot be loaded, whatever its signature.
     Unfit {
         /// The module.
         module: ModuleName,
-        /// The release of the kernel.
+        /// The kernel release.
         kernel: String,
     },
     /// The command line disables all modules.
     ModulesDisabled,
     /// An IMA policy appraises modules.
     ImaAppraises,
-    /// The kernel enforces signatures and does not know the parameter.
+    /// The kernel enforces signatures and does not support the parameter.
     ParameterUnknownToKernel,
-    /// Secure Boot has the kernel enforce signatures.
+    /// The kernel enforces signatures because of Secure Boot.
     EnforcedBySecureBoot,
     /// `module.sig_enforce` is on the command line.
     EnforcedOnLine,
     /// `lockdown=` is on the command line.
     LockedOnLine,
-    /// Secure Boot locks the kernel down.
+    /// The kernel is locked down because of Secure Boot.
     LockedBySecureBoot,
     /// The kernel enforces signatures, and does not trust this one.
     NotTrusted,
@@ -37,7 +37,7 @@ pub enum EnforcementProblem {
     EntryDiffers,
     /// A bootconfig in the initrd adds to the command line.
     BootconfigUnknown,
-    /// The parameter is written in a way that cannot be determined.
+    /// The value of the parameter cannot be determined from the way it is written.
     ParameterUnclear,
     /// Whether the kernel trusts the key of a module is unknown.
     KeyUnknown {
@@ -46,25 +46,25 @@ pub enum EnforcementProblem {
     },
     /// The file of a module cannot be read.
     ModuleUnread,
-    /// What the running kernel does is unknown.
+    /// The behaviour of the running kernel is unknown.
     RunningUnknown,
-    /// What the boot entries say is unknown.
+    /// The contents of the boot entries are unknown.
     EntriesUnknown,
-    /// Only the machine that boots the image knows it.
+    /// Only the machine that boots the image can determine it.
     NotThisMachine,
-    /// The next boot differs from what runs.
+    /// The next boot differs from the running system.
     RebootPending {
         /// Enforcement is off now, and on at the next boot.
         on_again: bool,
     },
 }
 
-/// What makes `module.sig_unenforce` as it is wanted.
+/// What sets `module.sig_unenforce` as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ParameterFix {
     /// A verb of `clr-dkms-cmdline`.
     Verb(&'static str),
-    /// Something is in the way: what, and how it is removed, in words.
+    /// An obstacle, and how to remove it, as a phrase.
     InTheWay(String),
 }
 
@@ -98,7 +98,7 @@ pub fn remedy(problem: &EnforcementProblem) -> Remedy {
     let ask = |purpose: &str| AdminCommand::change("clr-dkms", &["enforcement"]).to(purpose).into();
     match problem {
         P::NotAsWanted(fix) => fix.remedy(),
-        // Not `dkms remove`: for the module's last kernel that would forget the module.
+        // Not `dkms remove`: for the last kernel of a module it would unregister the module.
         P::Unfit { module, kernel } => {
             let unbuild = AdminCommand::change("dkms", &["unbuild", &module.to_string(), "-k", kernel]);
             Remedy::from(unbuild).then(run())

@@ -1,4 +1,4 @@
-//! What the boot guard has decided, as a document.
+//! The document about the decision of the boot guard.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,14 +20,14 @@ use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{BootRecord, RunRecord, WISHES, WaitingPart};
 use crate::system::System;
 
-/// What swupd does about the boot files.
+/// How swupd treats the boot files.
 #[derive(Debug, Clone, Serialize)]
 pub struct Swupd {
-    /// It leaves them to us.
+    /// Whether it leaves them to clr-dkms.
     pub defers: bool,
-    /// The file and line that says otherwise.
+    /// The file and line that overrides this.
     pub overridden_by: Option<String>,
-    /// Why it could not be told.
+    /// Why it could not be configured.
     pub refused: Option<String>,
 }
 
@@ -53,18 +53,18 @@ pub struct AdminWishes {
     pub released: BTreeSet<String>,
 }
 
-/// The answer in one word; the screen and the exit code are made of it.
+/// The answer as a word; the screen and the exit code depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
 #[strum(serialize_all = "kebab-case")]
 pub enum GuardWord {
-    /// The newest kernel may be booted.
+    /// The newest kernel may boot.
     Allowed,
-    /// It boots without something that is wanted, which an admin has allowed.
+    /// It boots without something that is wanted, as an admin has allowed.
     #[strum(to_string = "accepted")]
     Released,
-    /// Another kernel is kept.
+    /// Another kernel stays the default.
     Held,
-    /// What boots next is without something critical.
+    /// The kernel that boots next lacks a critical module.
     Unsafe,
     /// It cannot be determined.
     Unknown,
@@ -75,17 +75,16 @@ pub enum GuardWord {
 /// The document.
 #[derive(Debug, Clone, Serialize)]
 pub struct GuardReport {
-    /// Grows only when a field changes its meaning.
+    /// Increased only if the meaning of a field changes.
     pub schema: u32,
     /// The answer in one sentence.
     pub summary: String,
-    /// What to do next; none when there is nothing to do.
+    /// The next step; none if there is nothing to do.
     pub next_step: Option<String>,
     /// `allow` or `defer`.
     pub ruling: Ruling,
-    /// Why.
     pub because: Reason,
-    /// What boots next is, or would be, without something critical.
+    /// Whether the kernel that boots next lacks a critical module, or would.
     #[serde(rename = "unsafe")]
     pub is_unsafe: bool,
     /// `defer`, `hold` or `report`.
@@ -94,53 +93,53 @@ pub struct GuardReport {
     pub target: Option<String>,
     /// The kernel release that should be the default.
     pub default: Option<String>,
-    /// The release of the kernel that boots next as things are, or that did when it was last seen.
+    /// The release of the kernel that boots next, or that did when it was last known.
     pub boots_next: Option<String>,
-    /// How it is known; none where it is not.
+    /// How it is known; none if it is unknown.
     pub boots_next_source: Option<NextBootSource>,
-    /// Why it is not known now, in a sentence; none where it is.
+    /// Why it is unknown now, as a sentence; none if it is known.
     pub boots_next_unknown: Option<String>,
-    /// It is not installed any more: its modules are not on the disk.
+    /// Whether it is not installed any more, so that its modules are not on the disk.
     pub boots_removed: bool,
-    /// The entry of another system, which boots next.
+    /// The entry of another system, if that boots next.
     #[serde(skip)]
     pub other_system: Option<String>,
     /// Since when a kernel is held back.
     pub held_since: Option<Timestamp>,
-    /// Days since then, whole ones.
+    /// The number of whole days since then.
     pub held_days: Option<i64>,
-    /// The boot files have not been touched since.
+    /// Whether the boot files have not been changed since.
     pub deferred: bool,
-    /// Parts of the boot files that are out of date, because nothing could be run that does not touch the boot default.
+    /// Parts of the boot files that are outdated, because they could not be updated without changing the boot
+    /// default.
     pub waiting: Vec<WaitingPart>,
-    /// What swupd does.
+    /// The setting of swupd.
     pub swupd: Swupd,
-    /// What an admin has said.
+    /// The requests of an admin.
     pub wishes: AdminWishes,
-    /// What is wrong with that.
+    /// What is wrong with these requests.
     pub lost_wish: Option<String>,
-    /// What the target lacks of what is needed.
+    /// The required modules that the target lacks.
     pub lacking: Vec<MissingModule>,
-    /// What the kernel that boots next lacks of what is critical.
+    /// The critical modules that the kernel that boots next lacks.
     pub next_lacks: Vec<MissingModule>,
-    /// How much each module is needed.
+    /// The importance of each module.
     pub needs: Vec<Requirement>,
-    /// The answer in one word.
+    /// The answer as a word.
     #[serde(skip)]
     pub word: GuardWord,
     /// What the summary is about; none where nothing is wrong.
     #[serde(skip)]
     pub problem: Option<Problem>,
-    /// `name/version` by name, where there is one version.
+    /// `name/version` by name, for modules with one version.
     #[serde(skip)]
     pub versions: BTreeMap<String, String>,
-    /// The first error of the compiler, by what the target lacks.
+    /// The first compiler error, by the name of the module that the target lacks.
     #[serde(skip)]
     pub errors: BTreeMap<String, String>,
 }
 
 impl GuardReport {
-    /// Makes it.
     pub(super) fn new(at: Situation<'_>, now: Timestamp) -> GuardReport {
         let Situation { system, settings, assessment, record, .. } = at;
         let decision = &assessment.decision;
@@ -195,8 +194,8 @@ impl GuardReport {
         }
     }
 
-    /// 0: the newest kernel may boot, or there is no kernel; 1: another one is kept, safely, or it boots without something that is wanted; 2: what
-    /// boots next is not safe; 3: it cannot be determined.
+    /// 0: the newest kernel may boot, or there is no kernel; 1: another one stays the default, safely, or it
+    /// boots without something that is wanted; 2: the next boot is unsafe; 3: it cannot be determined.
     pub fn exit_code(&self) -> u8 {
         match self.word {
             GuardWord::Allowed | GuardWord::NotApplicable => 0,
@@ -233,12 +232,12 @@ pub(super) fn unreadable(system: &System) -> Option<String> {
     known.map(str::to_owned).or_else(|| blocked(system))
 }
 
-/// This user may; who may not cannot say that they are lost.
+/// Whether this user may read the requests. Otherwise they must not be reported as lost.
 fn may_read_wishes(system: &System) -> bool {
     !system.denied.iter().any(|path| path.display().to_string() == system.shown_path(WISHES))
 }
 
-/// `name/version` by name, where no two versions are registered.
+/// `name/version` by name, for modules that are registered in one version.
 fn versions(system: &System) -> BTreeMap<String, String> {
     let mut versions: BTreeMap<String, Option<String>> = BTreeMap::new();
     for pair in system.modules_on_kernels.iter().chain(&system.fallbacks) {
@@ -249,7 +248,7 @@ fn versions(system: &System) -> BTreeMap<String, String> {
     versions.into_iter().filter_map(|(name, display)| Some((name, display?))).collect()
 }
 
-/// The first error of the last build of what the target lacks, by module.
+/// The first error of the last build of each module that the target lacks.
 fn errors(record: &RunRecord, assessment: &BootAssessment) -> BTreeMap<String, String> {
     let decision = &assessment.decision;
     let known = record.modules.iter().filter(|m| decision.target.as_ref() == Some(&m.kernel));
@@ -260,34 +259,34 @@ fn errors(record: &RunRecord, assessment: &BootAssessment) -> BTreeMap<String, S
     error.filter(is_lacking).map(|(module, _, error)| (module, error.to_string())).collect()
 }
 
-/// What is wrong with the kernel that boots next, or should, as far as the guard acts on it.
+/// The problems of the kernel that boots next, or should, as far as the guard acts on it.
 pub(super) fn problems(assessment: &BootAssessment, note: &OverrideNote) -> Vec<Problem> {
     let danger = danger(assessment);
-    // That it boots next without something is reported once.
+    // What the next kernel lacks is reported only once.
     let target = assessment.decision.target.as_deref();
     let is_reported = danger.is_some() && target.is_some_and(|target| assessment.next.is(target));
     let held = held(assessment, note).filter(|_| assessment.acts && !is_reported);
     [danger, open(assessment), held].into_iter().flatten().collect()
 }
 
-/// The foremost one; that of a kernel that would be held back too, if the guard acted.
+/// The most important problem. A kernel that would only be held back if the guard acted counts too.
 fn problem(assessment: &BootAssessment, note: &OverrideNote) -> Option<Problem> {
     danger(assessment).or_else(|| open(assessment)).or_else(|| held(assessment, note))
 }
 
-/// The kernel that may boot does not yet, because the boot files could not be updated.
+/// The boot files could not be updated, so the kernel that may boot does not boot yet.
 fn not_updated(at: Situation<'_>) -> Option<Problem> {
     let why = boot_update_error(at)?.to_owned();
     Some(Problem::BootUpdateFailed { why })
 }
 
-/// The next boot is unknown, and that makes a difference.
+/// The next boot is unknown, and the kernels differ in what is required.
 fn open(assessment: &BootAssessment) -> Option<Problem> {
     let why = assessment.next.unknown().filter(|_| assessment.is_open)?.to_owned();
     Some(Problem::NextBootUnknown { why, remembered: assessment.next.shown().map(str::to_owned) })
 }
 
-/// What is not safe.
+/// What is unsafe about the next boot.
 pub(super) fn danger(assessment: &BootAssessment) -> Option<Problem> {
     let decision = &assessment.decision;
     let lacks = assessment.next_lacks.clone();
@@ -307,7 +306,7 @@ pub(super) fn danger(assessment: &BootAssessment) -> Option<Problem> {
     decision.is_unsafe.then_some(Problem::NoGoodKernel { best })
 }
 
-/// Whether the danger rests on nothing but what cannot be determined.
+/// Whether the danger follows only from what cannot be determined.
 pub(super) fn is_unseen(assessment: &BootAssessment) -> bool {
     let decision = &assessment.decision;
     let lacks = [&assessment.next_lacks, &decision.default_lacks, &decision.lacking];
@@ -338,7 +337,7 @@ pub(super) fn held(assessment: &BootAssessment, note: &OverrideNote) -> Option<P
     })
 }
 
-/// What is wrong with an admin's word: it cannot be read, or the kernel that it holds cannot be booted.
+/// What is wrong with the requests of an admin: they cannot be read, or the held kernel cannot be booted.
 pub(super) fn lost_wish(system: &System, assessment: &BootAssessment) -> Option<Problem> {
     let wishes = &system.wishes;
     match (&wishes.fault, &wishes.hold) {
@@ -351,7 +350,7 @@ pub(super) fn lost_wish(system: &System, assessment: &BootAssessment) -> Option<
     }
 }
 
-/// What keeps swupd from leaving the boot files to us, where it should.
+/// What prevents swupd from leaving the boot files to clr-dkms.
 pub(super) fn not_deferred(
     system: &System,
     settings: &Settings,
@@ -369,7 +368,7 @@ pub(super) fn not_deferred(
     }
 }
 
-/// The answer where nothing is wrong.
+/// The answer if there is no problem.
 fn in_order(word: GuardWord, system: &System, assessment: &BootAssessment) -> String {
     let decision = &assessment.decision;
     if word == GuardWord::NotApplicable {

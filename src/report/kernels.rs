@@ -14,8 +14,7 @@ use crate::requirement::{Importance, MissingModule};
 use crate::state::ModuleRecord;
 use crate::system::{KernelCmdline, System};
 
-/// The kernels that matter, and those that could be fallen back to; their modules are counted in
-/// [`with_modules`].
+/// The kernels in use, and those to fall back to. [`with_modules`] counts their modules.
 pub(super) fn matter(system: &System, assessment: &BootAssessment) -> Vec<KernelStatus> {
     let next = assessment.next.shown();
     let status = |line: &KernelCmdline, fallback: bool| {
@@ -46,14 +45,14 @@ pub(super) fn matter(system: &System, assessment: &BootAssessment) -> Vec<Kernel
 fn by_version(release: &str) -> Vec<(u64, String)> {
     let part = |part: &str| {
         let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
-        // Longer than any version of a kernel: the largest one.
+        // A number that is longer than any version of a kernel counts as the largest.
         let number = if digits == 0 { 0 } else { part[..digits].parse().unwrap_or(u64::MAX) };
         (number, part[digits..].to_owned())
     };
     release.split(['.', '-']).map(part).collect()
 }
 
-/// The modules on those kernels, as they are shown: with paths as the host sees them.
+/// The modules on those kernels for display, with paths on the host.
 pub(super) fn modules_on(
     of: DocumentSources<'_>,
     kernels: &[KernelStatus],
@@ -64,7 +63,7 @@ pub(super) fn modules_on(
     let all = system.modules_on_kernels.iter().chain(system.fallbacks.iter().filter(is_shown));
     let display = |mut module: ModuleRecord| {
         module.log = module.log.map(|log| system.shown_path(&log));
-        // A matter of the record alone.
+        // Only the record needs these.
         (module.inputs, module.hook) = (None, None);
         for file in &mut module.files {
             file.path = system.shown_path(&file.path);
@@ -78,7 +77,7 @@ pub(super) fn modules_on(
     managed.chain(unmanaged::rows(system, assessment)).map(display).collect()
 }
 
-/// The same kernels, with how many modules are ready for each.
+/// The same kernels, with the number of modules that are ready for each.
 pub(super) fn with_modules(
     mut kernels: Vec<KernelStatus>,
     modules: &[ModuleRecord],
@@ -92,7 +91,7 @@ pub(super) fn with_modules(
             m.state.works() || should_be || is_missed(m, system, assessment)
         };
         let (ready, needed) = (mine().filter(|m| m.state.works()).count(), mine().filter(is_needed).count());
-        // What the guard requires and no row is about, such as a name that nobody has registered.
+        // Requirements without a row, such as a name that is not registered.
         let is_named = |lack: &MissingModule| mine().any(|m| m.module.to_string() == lack.module);
         let lacking = assessment.lacks_on(&kernel.release, |need| need.class > Importance::Optional);
         let needed = needed + lacking.iter().filter(|lack| !is_named(lack)).count();
@@ -101,26 +100,27 @@ pub(super) fn with_modules(
     kernels
 }
 
-/// Whether the state of a module on a kernel matters for the verdict: on the next boot always; on another tip only
-/// where it could be built; on an old kernel that still runs not, as nobody boots it again. Where it cannot be determined
-/// which kernel boots next, every tip matters.
+/// Whether the state of a module on a kernel affects the verdict. On the next kernel it always does; on
+/// another tip only if the module could be built there; on an old running kernel it does not, because that is
+/// not booted again. If the next kernel is unknown, every tip counts.
 pub(super) fn counts(module: &ModuleRecord, system: &System) -> bool {
     let Some(next) = presumed(system) else { return true };
     if !module.module.is_managed() {
-        // Nothing brings it to the other kernels, and nothing was meant to.
+        // It was not meant to be built for the other kernels.
         return next.name.is_release(&module.kernel);
     }
     let kernel = system.inventory.of_release(&module.kernel);
     kernel.is_some_and(|k| k.name == next.name || (k.tip && k.headers != Headers::Absent))
 }
 
-/// The kernel refuses the module, and the parameter would help. That it is not configured is reported where it is wanted; where
-/// the admin does not want it, all is as it should be.
+/// Whether the kernel refuses the module and the parameter would help. The missing parameter is then a
+/// problem of its own, or the admin does not want it.
 pub(super) fn is_reported_below(module: &ModuleRecord, system: &System) -> bool {
     module.state == State::SignatureRefused && parameter_would_help(system, &module.kernel)
 }
 
-/// The module will be missed on this kernel: it should be there, or it is in use now and nothing will bring it there.
+/// Whether the module will be missed on this kernel: it should be installed there, or is in use now and will
+/// not be built for it.
 pub(super) fn is_missed(module: &ModuleRecord, system: &System, assessment: &BootAssessment) -> bool {
     if !counts(module, system) || matches!(module.state, State::Ok | State::Building) {
         return false;
@@ -135,7 +135,7 @@ pub(super) fn is_missed(module: &ModuleRecord, system: &System, assessment: &Boo
                 || system.files.in_force(name, &running.name.release()).is_some()
         })
     };
-    // Its author may leave out a kernel that has come to have the module itself.
+    // The author of a module may exclude a kernel that includes it.
     let is_there = || {
         let need = assessment.needs.iter().find(|need| need.module == module.module.name);
         need.is_some_and(|need| satisfied(system, need, &module.kernel, Some(module)) == Some(Ready::Yes))

@@ -4,47 +4,47 @@ use serde::Serialize;
 
 use crate::dkms::lint::{Finding, Severity};
 
-/// What was found in all targets.
+/// The findings of all targets.
 #[derive(Debug, Serialize)]
 pub struct LintDocument {
-    /// Grows when a field changes its meaning.
+    /// Increased only if the meaning of a field changes.
     pub schema: u32,
-    /// The sum, in one sentence.
+    /// The summary, as one sentence.
     pub summary: String,
-    /// The kernels that the files were evaluated for; none when no kernel is known.
+    /// The kernels that the files were evaluated for; empty if none is known.
     pub kernels: Vec<String>,
-    /// The modules and directories, in the order in which they were named.
+    /// The modules and directories, in the order of the command line.
     pub targets: Vec<Target>,
 }
 
 /// One module or directory.
 #[derive(Debug, Serialize)]
 pub struct Target {
-    /// `name/version` of a registered module, or the directory as it was named.
+    /// `name/version` of a registered module, or the directory as it was given.
     pub name: String,
     /// The source directory.
     #[serde(rename = "folder")]
     pub directory: Option<String>,
-    /// Why it could not be read, or not all of it.
+    /// Why it could not be read, or only partly.
     pub unreadable: Option<String>,
-    /// What was found.
+    /// The findings.
     pub findings: Vec<Finding>,
 }
 
 impl LintDocument {
-    /// The document of these targets.
+    /// Builds the document.
     pub fn of(kernels: Vec<String>, targets: Vec<Target>) -> LintDocument {
         let mut document = LintDocument { schema: 1, summary: String::new(), kernels, targets };
         document.summary = document.sum();
         document
     }
 
-    /// How many findings are of that severity.
+    /// The number of findings with this severity.
     pub fn count(&self, severity: Severity) -> usize {
         self.targets.iter().flat_map(|t| &t.findings).filter(|f| f.severity == severity).count()
     }
 
-    /// How many targets could not be read.
+    /// The number of targets that could not be read.
     pub fn unreadable(&self) -> usize {
         self.targets.iter().filter(|t| t.unreadable.is_some()).count()
     }

@@ -1,4 +1,4 @@
-//! Remarks on what keeps modules from being loaded, where nothing is lost by it.
+//! Remarks on what prevents modules from being loaded, if nothing in use is affected.
 
 use crate::decide::initrds::{InitrdForecast, initrd_forecast};
 use crate::decide::loading::{LoadForecast, load_forecast, reason};
@@ -11,7 +11,7 @@ pub(super) fn notes(system: &System) -> impl Iterator<Item = String> {
     system.modules_on_kernels.iter().filter_map(|pair| note(system, pair))
 }
 
-/// What keeps a module from being loaded in one way or another, where nothing is lost by that.
+/// The remark on one module, if something prevents it from being loaded and nothing in use is affected.
 fn note(system: &System, pair: &ModuleOnKernel) -> Option<String> {
     pair.proof.as_ref().ok()?;
     if let InitrdForecast::Remark(why) = initrd_forecast(system, pair, None) {

@@ -1,4 +1,5 @@
-//! The enforcement verdict as `status` and the message of the day tell it: in a word, now and at the next boot.
+//! The enforcement verdict for `status` and the message of the day: one word for now and one for the next
+//! boot.
 
 use serde::Serialize;
 
@@ -7,24 +8,24 @@ use crate::decide::next_boot;
 use crate::enforcement::{EnforcementVerdict, ModuleKind, now};
 use crate::system::{KernelCmdline, System};
 
-/// What kernels do with modules without a trusted signature: `loads`, `taints`, `refused`, `unknown`.
+/// How kernels treat modules without a trusted signature: `loads`, `taints`, `refused` or `unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Outlook {
     /// The running kernel, now; none in an image.
     pub now: Option<&'static str>,
-    /// The kernel of the next boot, with its boot entry or, where that cannot be seen, the configured command line; none
-    /// when there is no such kernel.
+    /// The kernel of the next boot, with its boot entry or, if that is not visible, the configured command
+    /// line. None without such a kernel.
     pub next_boot: Option<&'static str>,
 }
 
 impl Outlook {
-    /// The sentence for the message of the day: only where such modules really load, or will.
+    /// The sentence for the message of the day. Only if such modules really load, or will.
     pub fn sentence(&self) -> Option<&'static str> {
         let loads = |word: Option<&str>| matches!(word, Some("loads" | "taints"));
         match (loads(self.now), loads(self.next_boot)) {
             (true, true) => Some("signature enforcement is disabled"),
             (false, true) => Some("signature enforcement will be disabled at the next boot"),
-            // What the next boot does is not known, or is the contrary.
+            // The next boot is unknown, or differs.
             (true, false) if self.next_boot == Some("refused") => {
                 Some("signature enforcement is disabled until the next boot")
             }
@@ -34,7 +35,6 @@ impl Outlook {
     }
 }
 
-/// Makes it.
 pub fn loading_outlook(system: &System) -> Outlook {
     let next = next_boot(system).map(|(_, verdict)| verdict.of(ModuleKind::Unsigned).word());
     let now = system.machine.runtime.as_ref().zip(system.running.as_ref()).map(|(runtime, kernel)| {
@@ -44,7 +44,7 @@ pub fn loading_outlook(system: &System) -> Outlook {
     Outlook { now, next_boot: next }
 }
 
-/// The kernel of the next boot, and what it will do.
+/// The kernel of the next boot, and how it treats modules.
 fn next_boot(system: &System) -> Option<(&KernelCmdline, EnforcementVerdict)> {
     let line = system.cmdline_of(next_boot::next_boot(system).shown()?)?;
     Some((line, coming(system, line)))

@@ -1,5 +1,5 @@
-//! The status document: one value, made from facts and the record; text, JSON and the MOTD are renderings of
-//! it.
+//! The status document: one value, built from observation and record. Text, JSON and the message of the day
+//! are renderings of it.
 
 mod advice;
 pub mod boot_remedies;
@@ -62,44 +62,43 @@ pub struct KernelStatus {
     /// Variant, family and bundles.
     #[serde(flatten)]
     pub variant: Variant,
-    /// It runs.
+    /// Whether it runs.
     pub running: bool,
-    /// It boots next, or did when that was last seen.
+    /// Whether it boots next, or did when that was last known.
     pub next_boot: bool,
-    /// It is kept from becoming the default.
+    /// Whether it is kept from becoming the default.
     pub held_back: bool,
-    /// It is the tip of its variant.
+    /// Whether it is the tip of its variant.
     pub tip: bool,
-    /// It is none of these: an older one that could be booted.
+    /// Whether it is an older kernel that could still be booted.
     pub fallback: bool,
-    /// Its headers.
     pub headers: Headers,
-    /// Modules that are proven.
+    /// The number of proven modules.
     pub modules_ready: usize,
-    /// Modules that should be there.
+    /// The number of modules that should be there.
     pub modules_needed: usize,
-    /// `module.sig_unenforce` in its configured command line: `on`, `off`, `unknown`.
+    /// The value of `module.sig_unenforce` in its configured command line: `on`, `off` or `unknown`.
     pub sig_unenforce: &'static str,
 }
 
 /// One module on one kernel.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModuleStatus {
-    /// Which, and how it is; paths as the host spells them.
+    /// Its record, with paths on the host.
     #[serde(flatten)]
     pub record: ModuleRecord,
-    /// The id of its state, which `clr-dkms explain` knows.
+    /// The id of its state, for `clr-dkms explain`.
     pub id: &'static str,
-    /// How much this machine needs it.
+    /// Its importance on this machine.
     pub class: Importance,
-    /// It should be there, or is in use now, and will not be there on a kernel that may be booted.
+    /// Whether it should be there or is in use now, and will be missing on a kernel that may be booted.
     pub missed: bool,
-    /// The sentence that [`StatusDocument::problems`] has on it; none where nothing is wrong, or another
-    /// sentence tells it.
+    /// Its sentence in [`StatusDocument::problems`]. None if nothing is wrong, or another sentence reports
+    /// it.
     pub problem: Option<Problem>,
-    /// What brings it there; none where nothing has to be done.
+    /// The next step that installs it; none if nothing has to be done.
     pub next_step: Option<String>,
-    /// The source is newer than the build.
+    /// Whether the source is newer than the build.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub source_changed: bool,
 }
@@ -107,56 +106,57 @@ pub struct ModuleStatus {
 /// The document.
 #[derive(Debug, Clone, Serialize)]
 pub struct StatusDocument {
-    /// Grows only when a field changes its meaning.
+    /// Increased only if the meaning of a field changes.
     pub schema: u32,
     /// The answer.
     pub verdict: Verdict,
-    /// The id of the verdict, which `clr-dkms explain` knows.
+    /// The id of the verdict, for `clr-dkms explain`.
     pub id: &'static str,
-    /// Whether the machine may be rebooted now: nothing that is critical will be missing. None where that
-    /// cannot be determined.
+    /// Whether the machine may be rebooted now without losing a critical module. None if that cannot be
+    /// determined.
     pub may_reboot: Option<bool>,
     /// The answer in one sentence.
     pub summary: String,
-    /// The root as the host sees it; paths below are written with it.
+    /// The path of the root on the host. Paths in the document begin with it.
     pub root: String,
-    /// What to do next; none when there is nothing to do.
+    /// The next step; none if there is nothing to do.
     pub next_step: Option<String>,
-    /// The running kernel release.
+    /// The release of the running kernel.
     pub running: Option<String>,
-    /// The release of the kernel that boots next, or that did when it was last seen.
+    /// The release of the kernel that boots next, or that did when it was last known.
     pub next_boot: Option<String>,
-    /// How it is known; none where it is not.
+    /// How it is known; none if it is unknown.
     pub next_boot_source: Option<NextBootSource>,
-    /// Why it is not known now, in a sentence; none where it is.
+    /// Why it is unknown now, as a sentence; none if it is known.
     pub next_boot_unknown: Option<String>,
-    /// Kernels that matter.
+    /// The kernels in use.
     pub kernels: Vec<KernelStatus>,
-    /// Modules on them.
+    /// The modules on them.
     pub modules: Vec<ModuleStatus>,
-    /// `module.sig_unenforce` is wanted.
+    /// Whether `module.sig_unenforce` is wanted.
     pub sig_unenforce_wanted: bool,
-    /// What kernels do with modules without a trusted signature.
+    /// How kernels treat modules without a trusted signature.
     pub unsigned_modules: Outlook,
-    /// What the boot entries say: `verified`, `differs`, `not-visible`; none before the first update by us.
+    /// The state of the boot entries: `verified`, `differs` or `not-visible`. None before the first update by
+    /// clr-dkms.
     pub boot_entries: Option<String>,
-    /// When the boot files were last updated by us.
+    /// When clr-dkms last updated the boot files.
     pub boot_updated: Option<Timestamp>,
-    /// When the last run that found something new began.
+    /// The start of the last run that found something new.
     pub last_run: Option<Timestamp>,
-    /// Everything that is wrong, the most important first.
+    /// All problems, the most important first.
     pub problems: Vec<Problem>,
-    /// The same, each with what it is about and what helps.
+    /// The same, each with its subject and its remedy.
     pub problem_list: Vec<ProblemReport>,
-    /// Odd things that were seen and left alone.
+    /// Oddities that are not problems.
     pub notes: Vec<String>,
-    /// Files and directories that we were not allowed to look at.
+    /// Files and directories that this user may not read.
     pub unreadable: Vec<String>,
-    /// What is wrong with the units and hooks that start clr-dkms. None where they are not installed, or were
-    /// not looked at.
+    /// Faults of the units and hooks that start clr-dkms. None if they are not installed, or were not
+    /// checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub automation: Option<AutomationReport>,
-    /// Which kernel boots next, which should, and why.
+    /// Which kernel boots next, which one should, and why.
     pub guard: GuardReport,
 }
 
@@ -184,17 +184,17 @@ impl AutomationReport {
 /// A problem in the document.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProblemReport {
-    /// What kind of problem it is, in a word.
+    /// The kind of problem.
     pub kind: ProblemKind,
-    /// The module that it is about, as `name/version`.
+    /// The module that it concerns, as `name/version`.
     pub module: Option<String>,
-    /// The release of the kernel that it is about.
+    /// The release of the kernel that it concerns.
     pub kernel: Option<String>,
     /// The sentence.
     pub text: String,
-    /// What helps; none where nothing does.
+    /// The remedy; none if there is none.
     pub next_step: Option<String>,
-    /// The words of the command, where one command is all that has to be done.
+    /// The words of the command, if one command is the whole remedy.
     pub command: Option<Vec<String>>,
 }
 
@@ -214,16 +214,16 @@ impl ProblemReport {
 /// Whether a run is active, or was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// Neither.
+    /// No run is active or was interrupted.
     None,
-    /// One is at work; what it builds, each as `module/version on kernel`.
+    /// A run is active. It builds these, each as `module/version on kernel`.
     Working(Vec<String>),
-    /// One was killed before its end.
+    /// A run was killed before its end.
     BrokenOff,
 }
 
 impl StatusDocument {
-    /// The same without older kernels, and without the modules on them.
+    /// The document without older kernels and the modules on them.
     #[must_use]
     pub fn without_fallbacks(&self) -> StatusDocument {
         let mut document = self.clone();
@@ -232,7 +232,7 @@ impl StatusDocument {
         document
     }
 
-    /// The problem that the summary is about; none where it says something else.
+    /// The problem that the summary is about; none if it is about something else.
     pub fn headline(&self) -> Option<&Problem> {
         let is_said = match self.verdict {
             Verdict::Degraded | Verdict::Held | Verdict::Unsafe => true,
@@ -247,7 +247,7 @@ impl StatusDocument {
         self.headline().map(|first| in_all(first, &self.problems, times))
     }
 
-    /// What a reboot would come to, where the verdict alone does not say it.
+    /// What a reboot would lead to, if the verdict alone does not say it.
     pub fn on_reboot(&self) -> Option<String> {
         let ok_now = |name: &str| {
             let running = |m: &&ModuleStatus| Some(&m.record.kernel) == self.running.as_ref();
@@ -261,7 +261,7 @@ impl StatusDocument {
         let lost = missed.filter(|m| ok_now(&m.record.module.name)).map(|m| m.record.module.to_string());
         let lost: Vec<String> = lost.collect();
         let names: Vec<&str> = lost.iter().map(String::as_str).collect();
-        // That another kernel boots than the one that should is not what to call safe in one breath.
+        // A next boot of the wrong kernel is not called safe.
         let is_wrong = self.problems.iter().any(|p| p.kind() == ProblemKind::WrongDefault);
         match (self.verdict, names.as_slice()) {
             (_, []) if is_wrong => None,
@@ -273,14 +273,14 @@ impl StatusDocument {
 }
 
 impl Progress {
-    /// Whether a run builds that module for that kernel now, or will.
+    /// Whether the active run builds that module for that kernel.
     fn builds(&self, module: &ModuleRecord) -> bool {
         let this = || format!("{} on {}", module.module, module.kernel);
         matches!(self, Progress::Working(builds) if builds.contains(&this()))
     }
 }
 
-/// What a document is made from.
+/// The input of the document.
 #[derive(Debug, Clone, Copy)]
 struct DocumentSources<'a> {
     system: &'a System,
@@ -289,7 +289,7 @@ struct DocumentSources<'a> {
     settings: &'a Settings,
 }
 
-/// Makes the document.
+/// Builds the document.
 pub fn document(
     system: &System,
     record: &Stored<RunRecord>,
@@ -312,11 +312,11 @@ pub fn document(
     let mut problems = problems(of, &modules, &assessment);
     let verdict = verdict(of, &records, &assessment, &problems);
     if verdict == Verdict::Unknown {
-        // The first one is the reason for the verdict.
+        // The first problem is the reason for the verdict.
         problems.sort_by_key(|problem| !problem.is_unknown());
     }
     let guard = GuardReport::new(at, now);
-    // Waiting for a run does not make known what is unknown.
+    // A run that is active does not resolve what is unknown.
     let progress = if verdict == Verdict::Unknown { &Progress::None } else { progress };
     let at = Situation { progress, ..at };
     let reported = |problem: &Problem| ProblemReport::new(problem, remedy(problem, at).as_ref(), &target);
@@ -344,7 +344,7 @@ pub fn document(
         sig_unenforce_wanted: sig_unenforce_wanted(settings, system, &assessment.needs),
         unsigned_modules: loading_outlook(system),
         boot_entries: match &entries(system, &assessment, known) {
-            // What was seen by the last run, when more could be seen then.
+            // The result of the last run, which may have had access to more.
             ReadBack::NotVisible => known.and_then(|r| r.boot.entries.clone()),
             seen => Some(seen.word().to_owned()),
         },
@@ -379,7 +379,7 @@ fn module(
     assessment: &BootAssessment,
 ) -> ModuleStatus {
     let name = &record.module.name;
-    // What an admin wants refused is missed by nobody.
+    // A refusal that the admin has configured is not a fault.
     let by_wish = (settings.sig_unenforce == SigUnenforce::Off && is_reported_below(record, system))
         || (record.state == State::Blocked && assessment.is_listed_as_optional(name));
     let missed = is_missed(record, system, assessment) && !by_wish;
@@ -400,7 +400,7 @@ fn module(
 fn notes(system: &System, assessment: &BootAssessment, is_held: bool) -> Vec<String> {
     let odd = system.inventory.oddities.iter().chain(&system.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
-    // That clr-boot-manager would have it otherwise is why it is held.
+    // A kernel is held because clr-boot-manager would choose another default, so that is not a problem.
     let odd = system.boot.oddities().filter(|problem| !(is_held && problem.is_other_default));
     notes.extend(odd.map(ToString::to_string).chain(system.boot.invisible.clone()));
     for pair in system.modules_on_kernels.iter().filter(|pair| pair.source_changed) {
@@ -436,7 +436,7 @@ fn summary(document: &StatusDocument, assessment: &BootAssessment) -> String {
             let names: Vec<&str> = assessment.refused_until_reboot.iter().map(String::as_str).collect();
             format!("kernel {} refuses {} until it is booted again", k.release, listed(&names))
         }
-        // Of a healthy system only what its admin wants refused is not ready.
+        // On a healthy system only modules that its admin wants to be refused are not ready.
         (Verdict::Healthy | Verdict::RebootPending, Some(k)) if k.modules_ready < k.modules_needed => {
             let refused = document.modules.iter().filter(|m| m.record.kernel == k.release);
             refused.filter_map(|m| m.record.reason.clone()).next().unwrap_or_else(|| ready(k))

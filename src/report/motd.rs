@@ -5,22 +5,22 @@ use crate::report::{StatusDocument, Verdict, waiting};
 use crate::sys::TimeStyle;
 use crate::sys::printable::printable;
 
-/// Where the fragment goes. `/run` is empty after a reboot: it is written again at boot.
+/// The path of the fragment. `/run` is empty after a reboot, so it is written again at boot.
 pub const FRAGMENT: &str = "/run/motd.d/clr-dkms.motd";
-/// Where an admin's own texts are, one file a verdict.
+/// The directory with an admin's own texts, one file for each verdict.
 pub const OWN_TEXTS: &str = "/etc/clr-dkms/motd.d";
 /// The longest line, in characters.
 const WIDTH: usize = 100;
-/// The most lines.
+/// The maximum number of lines.
 const LINES: usize = 3;
 
-/// What may be shortened in the middle of a line.
+/// The placeholders that may be shortened in the middle of a line.
 const ELASTIC: [&str; 3] = ["{problem}", "{error}", "{waiting}"];
-/// What a text may ask for.
+/// The placeholders of a text.
 const PLACEHOLDERS: [&str; 7] =
     ["{kernel}", "{problem}", "{error}", "{log}", "{enforcement}", "{waiting}", "{command}"];
 
-/// The shipped text for a verdict; none where there is nothing to say.
+/// The shipped text for a verdict; none if there is nothing to report.
 pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
     match verdict {
         Verdict::NotApplicable => None,
@@ -34,11 +34,12 @@ pub fn shipped_text(verdict: Verdict) -> Option<&'static str> {
     }
 }
 
-/// Fills a text: `{kernel}` is the next boot's release, `{problem}` the first thing that is wrong, `{error}` the first
-/// error of the first failed build and `{log}` its log; `{enforcement}` says that modules load without a trusted
-/// signature, where they really do or will; `{waiting}` names the parts of the boot files that are out of date, and since
-/// when, and `{command}` is the one that applies them. A line with a placeholder that has no value is left out, and so is
-/// one that an earlier line begins with. Nothing to say is an empty string.
+/// Fills in the placeholders of a text. `{kernel}` is the release of the next boot. `{problem}` is the first
+/// problem. `{error}` is the first error of the first failed build, and `{log}` its log. `{enforcement}` says
+/// that modules load without a trusted signature, if they really do or will. `{waiting}` lists the outdated
+/// parts of the boot files, with a date, and `{command}` updates them. A line is omitted if one of its
+/// placeholders has no value, or if an earlier line begins with it. The result is empty if there is nothing
+/// to report.
 pub fn fragment(document: &StatusDocument, text: &str) -> String {
     let failed = document.modules.iter().map(|m| &m.record).find(|m| m.error.is_some());
     let error = failed.and_then(|m| m.error.as_ref()).map(FirstError::short);
@@ -52,13 +53,13 @@ pub fn fragment(document: &StatusDocument, text: &str) -> String {
         "{enforcement}" => document.unsigned_modules.sentence().map(str::to_owned),
         "{waiting}" => waiting::listed(&document.guard.waiting, &TimeStyle::Utc),
         "{command}" => document.guard.waiting.first().map(|part| part.command.clone()),
-        // Read on that system, where the root is /.
+        // Users read it on that system, where the root is /.
         "{log}" => failed.and_then(|m| m.log.as_deref()).map(|log| inside(log, &document.root)),
         plain => Some(plain.to_owned()),
     };
     let mut lines: Vec<(String, String)> = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        // One value cannot bring in another's placeholder: the line is split, not replaced again and again.
+        // The line is split once, so that a placeholder in a value is not replaced.
         let parts = split_keeping(line).map(|part| Some((ELASTIC.contains(&part), value(part)?)));
         let Some(parts) = parts.collect::<Option<Vec<(bool, String)>>>() else { continue };
         let whole: String = parts.iter().map(|(_, text)| text.as_str()).collect();
@@ -69,7 +70,7 @@ pub fn fragment(document: &StatusDocument, text: &str) -> String {
     lines.iter().take(LINES).map(|(_, line)| cut(line) + "\n").collect()
 }
 
-/// The parts as one line. What is elastic gives way, so that what stands behind it is not cut off.
+/// Joins the parts to one line. Elastic parts are shortened, so that the text after them is not cut off.
 fn fitted(parts: &[(bool, String)]) -> String {
     let length = |text: &str| text.chars().count();
     let excess = parts.iter().map(|(_, text)| length(text)).sum::<usize>().saturating_sub(WIDTH);
@@ -113,7 +114,7 @@ fn cut(line: &str) -> String {
     shortened(&clean, WIDTH)
 }
 
-/// At most that many characters, cut between words where one ends near enough.
+/// At most this number of characters, cut between words if possible.
 fn shortened(text: &str, length: usize) -> String {
     let kept: String = text.chars().take(length.saturating_sub(3)).collect();
     let whole = kept.rfind(' ').filter(|at| kept.len() - at < 20).map_or(kept.as_str(), |at| &kept[..at]);
@@ -144,7 +145,7 @@ mod tests {
             assert_eq!(line.chars().count(), WIDTH, "{line}");
             assert!(line.ends_with('x') && line.contains("e...x"), "{line}");
         }
-        // What fits is left alone, and so is what would hardly be left.
+        // Text that fits is unchanged, and so is text of which hardly anything would be left.
         assert_eq!(fitted(&[part(true, 50), part(false, 50)]).len(), 100);
         assert_eq!(fitted(&[part(true, 20), part(false, 150)]).len(), 170);
     }

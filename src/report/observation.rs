@@ -9,13 +9,13 @@ use crate::state::{self, IN_PROGRESS, InProgress, LOCK, RECORD, Stored};
 use crate::sys::{lock, users};
 use crate::system::System;
 
-/// Observes, and makes the document. Changes nothing.
+/// Observes, and builds the document. Changes nothing.
 pub fn observe(context: &Context) -> StatusDocument {
     observe_with(context, &mut Cache::load(&context.root))
 }
 
-/// The same with what costs more: changed sources, and the units and hooks that start clr-dkms. The message
-/// of the day does not depend on them.
+/// Like [`observe`], with more expensive checks: changed sources, and the units and hooks that start
+/// clr-dkms. The message of the day does not depend on them.
 pub fn observe_whole(context: &Context) -> StatusDocument {
     let record = state::load(&context.root, RECORD);
     let progress = progress(context);
@@ -46,9 +46,9 @@ pub fn observe_with(context: &Context, cache: &mut Cache) -> StatusDocument {
 /// Whether a run is active, or was interrupted.
 pub fn progress(context: &Context) -> Progress {
     match state::load::<InProgress>(&context.root, IN_PROGRESS) {
-        // What may not be read says nothing of a run.
+        // An unreadable file says nothing about a run.
         Stored::Absent | Stored::Unreadable(_) => Progress::None,
-        // Of a run that was killed, what it has left behind may hold the lock for a while. If the lock cannot
+        // After a run was killed, its children may hold the lock for a while. If the lock cannot
         // be seen, the process decides.
         Stored::Good(run)
             if lock::is_held(&context.root, LOCK).unwrap_or(true) && users::is_alive(run.pid) =>

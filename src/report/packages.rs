@@ -6,12 +6,12 @@ use crate::kernel::{Inventory, Variant};
 /// The namespace of the kernels of Solus.
 const SOLUS: &str = "com.solus-project";
 
-/// What installs the headers of a kernel, and what a build needs.
+/// The commands that install kernel headers and build tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packages {
     /// swupd of Clear Linux.
     Swupd {
-        /// The bundle with DKMS, compiler and headers; none where the kernel has none.
+        /// The bundle with DKMS, compiler and headers; none if the kernel has none.
         bundle: Option<&'static str>,
     },
     /// eopkg of Solus.
@@ -22,7 +22,7 @@ pub enum Packages {
 }
 
 impl Packages {
-    /// Those of a kernel, by its release. The namespace of the installed kernels is that of a distribution.
+    /// The package manager for a kernel. The namespace of the installed kernels identifies the distribution.
     pub fn of(release: &str, inventory: &Inventory) -> Packages {
         let variant = release.rsplit('.').next().unwrap_or_default();
         match inventory.namespace.as_str() {
@@ -35,7 +35,7 @@ impl Packages {
         }
     }
 
-    /// What installs the headers of a kernel.
+    /// The command that installs the headers of a kernel.
     pub fn install_headers(&self, kernel: &str) -> Remedy {
         let install = match self {
             Packages::Swupd { bundle: Some(bundle) } => {
@@ -49,7 +49,7 @@ impl Packages {
         install.to("install the headers").into()
     }
 
-    /// What restores headers that are not as they were installed.
+    /// The command that restores altered headers.
     pub(super) fn restore_headers(&self) -> AdminCommand {
         match self {
             Packages::Swupd { .. } => AdminCommand::change("swupd", &["repair"]),
@@ -59,7 +59,7 @@ impl Packages {
         }
     }
 
-    /// What installs a compiler.
+    /// The command that installs a compiler.
     pub(super) fn install_compiler(&self) -> AdminCommand {
         match self {
             Packages::Swupd { .. } => {
@@ -73,7 +73,7 @@ impl Packages {
         }
     }
 
-    /// What installs the newest version of everything.
+    /// The command that updates the system.
     pub(super) fn update(&self) -> AdminCommand {
         match self {
             Packages::Swupd { .. } => AdminCommand::change("swupd", &["update"]),
@@ -81,7 +81,7 @@ impl Packages {
         }
     }
 
-    /// What installs a file that no bundle or package is known of.
+    /// The remedy for a missing file without a known bundle or package.
     pub(super) fn install_file(&self, file: &str) -> Remedy {
         match self {
             Packages::Swupd { .. } => {
@@ -93,7 +93,7 @@ impl Packages {
         }
     }
 
-    /// Where clang comes from.
+    /// Where to get clang.
     pub(super) fn clang(&self) -> &'static str {
         match self {
             Packages::Swupd { .. } => "install clang (bundle llvm)",

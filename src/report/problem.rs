@@ -1,4 +1,4 @@
-//! What can be wrong. A report is made of these values; their sentences are written here and nowhere else.
+//! The problems that reports list. Their sentences are written only here.
 
 use std::fmt;
 
@@ -17,8 +17,7 @@ use crate::requirement::{Importance, MissingModule};
 use crate::state::{ModuleRecord, WaitingPart};
 use crate::sys::TimeStyle;
 
-/// One thing that is wrong. The order of the variants is that of their importance: a cause comes before what
-/// follows from it.
+/// One problem. The variants are in the order of their importance: a cause comes before its consequences.
 #[derive(Debug, Clone, PartialEq, Eq, EnumDiscriminants)]
 #[strum_discriminants(name(ProblemKind), derive(PartialOrd, Ord, IntoStaticStr, Serialize))]
 #[strum_discriminants(strum(serialize_all = "kebab-case"), serde(rename_all = "kebab-case"))]
@@ -28,10 +27,10 @@ pub enum Problem {
     BootsRemoved {
         /// Its release.
         kernel: String,
-        /// What is critical and will be missing.
+        /// The critical modules that will be missing.
         lacks: Vec<MissingModule>,
     },
-    /// The kernel that boots next lacks something critical.
+    /// The kernel that boots next lacks a critical module.
     BootsWithout {
         /// Its release.
         kernel: String,
@@ -42,7 +41,7 @@ pub enum Problem {
     },
     /// No kernel has all that is needed.
     NoGoodKernel {
-        /// The best one, and what it lacks; none where there is no kernel.
+        /// The best one, and what it lacks; none if there is no kernel.
         best: Option<(String, Vec<MissingModule>)>,
     },
     /// It is unknown which kernel boots next, and the kernels differ in what is needed.
@@ -58,7 +57,7 @@ pub enum Problem {
         kernel: String,
         /// The release of the one that should.
         should: Option<String>,
-        /// What the one that boots next lacks, where that is why.
+        /// What the kernel that boots next lacks, if that is the reason.
         lacks: Vec<MissingModule>,
     },
     /// An admin holds a kernel.
@@ -72,7 +71,7 @@ pub enum Problem {
     HeldBack {
         /// Its release.
         kernel: String,
-        /// What it lacks; nothing where it cannot be booted.
+        /// What it lacks; empty if it cannot be booted.
         lacks: Vec<MissingModule>,
     },
     /// A fact could not be read.
@@ -91,20 +90,20 @@ pub enum Problem {
         /// Why.
         why: String,
     },
-    /// The boot entries are not as they should be.
+    /// The boot entries are not correct.
     BootEntry(MenuFault),
-    /// A kernel has no initrd where the running kernel has one of its own.
+    /// A kernel has no initrd of its own, but the running kernel has one.
     NoInitrd {
         /// The release of the kernel.
         kernel: String,
-        /// Where it is expected, inside the root.
+        /// The expected path inside the root.
         path: String,
-        /// The same as the host sees it.
+        /// The expected path on the host.
         shown: String,
     },
-    /// A boot entry that is made again as configured would lose something.
+    /// An entry that is written again as configured would lose something.
     EntryLoss(EntryLoss),
-    /// What an admin has said of the boot default cannot be read.
+    /// The requests of an admin about the boot default cannot be read.
     OverridesLost {
         /// Why.
         why: String,
@@ -114,9 +113,9 @@ pub enum Problem {
         /// Its release.
         kernel: String,
     },
-    /// A line of swupd's configuration has it update the boot files before the modules are proven.
+    /// A line of swupd's configuration makes it update the boot files before the modules are proven.
     SwupdOverrides(SwupdLine),
-    /// swupd could not be asked to leave the boot files to clr-dkms.
+    /// swupd could not be configured to leave the boot files to clr-dkms.
     SwupdNotAsked {
         /// Why.
         why: String,
@@ -125,19 +124,19 @@ pub enum Problem {
     ParameterMissing {
         /// The releases of the kernels without it.
         kernels: Vec<String>,
-        /// How many kernels there are.
+        /// The number of kernels.
         of: usize,
     },
-    /// Kernels or fragments have changed since the boot entries were made.
+    /// Kernels or fragments have changed since the boot entries were written.
     BootFilesOutdated,
     /// A unit or a hook that starts clr-dkms does not do its work.
     Automation(AutomationFault),
-    /// Something was wrong before the last run began: with the configuration, or with the place where it ran.
+    /// The configuration, or the environment of the last run, was faulty before it began.
     SetupFault {
         /// Which one.
         what: String,
     },
-    /// What else the last run recorded.
+    /// Another problem that the last run recorded.
     Recorded {
         /// What.
         what: String,
@@ -153,7 +152,7 @@ pub enum Problem {
     NeverRun,
 }
 
-/// How an admin lets a kernel boot that lacks something.
+/// How an admin has allowed a kernel to boot that lacks something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminOverride {
     /// By `clr-dkms allow`.
@@ -172,12 +171,12 @@ impl fmt::Display for AdminOverride {
 }
 
 impl Problem {
-    /// What kind it is.
+    /// The kind of problem.
     pub fn kind(&self) -> ProblemKind {
         self.into()
     }
 
-    /// A module that it is about, as `name/version`.
+    /// The module that it concerns, as `name/version`.
     pub fn module(&self) -> Option<String> {
         use Problem as P;
         match self {
@@ -194,7 +193,7 @@ impl Problem {
         }
     }
 
-    /// The release of a kernel that it is about.
+    /// The release of the kernel that it concerns.
     pub fn kernel(&self) -> Option<&str> {
         use Problem as P;
         match self {
@@ -217,7 +216,7 @@ impl Problem {
         }
     }
 
-    /// It says only that something is unknown.
+    /// Whether it only says that something is unknown.
     pub fn is_unknown(&self) -> bool {
         match self {
             Problem::Unreadable { .. } | Problem::NextBootUnknown { .. } => true,
@@ -226,12 +225,12 @@ impl Problem {
         }
     }
 
-    /// It is about a module on a kernel.
+    /// Whether it concerns a module on a kernel.
     pub fn is_of_module(&self) -> bool {
         matches!(self, Problem::ModuleNotReady(_) | Problem::ModuleRefused(_))
     }
 
-    /// It is about the kernel that boots next, or should.
+    /// Whether it concerns the kernel that boots next, or should.
     pub fn is_of_boot_default(&self) -> bool {
         self.kind() < ProblemKind::Unreadable
     }
@@ -253,7 +252,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A problem is a sentence in JSON.
+/// JSON has the sentence of a problem.
 impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -316,7 +315,7 @@ impl fmt::Display for ProblemSentence<'_> {
     }
 }
 
-/// The sentence on the kernel that boots next, or should.
+/// The sentence about the kernel that boots next, or should.
 fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &TimeStyle) -> fmt::Result {
     use Problem as P;
     match problem {
@@ -348,12 +347,12 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &Tim
             Some(lack) => write!(f, "kernel {kernel} is held back: it lacks {lack}"),
             None => write!(f, "kernel {kernel} is held back: it cannot be booted"),
         },
-        // The others have been written.
+        // The other variants were written already.
         _ => Ok(()),
     }
 }
 
-/// The sentence on a module that will be missed.
+/// The sentence about a module that will be missed.
 fn write_module(f: &mut fmt::Formatter<'_>, record: &ModuleRecord) -> fmt::Result {
     let ModuleRecord { module, kernel, state, reason, .. } = record;
     let why = |other: &'static str| reason.as_deref().unwrap_or(other);
@@ -367,7 +366,7 @@ fn write_module(f: &mut fmt::Formatter<'_>, record: &ModuleRecord) -> fmt::Resul
         }
         State::HookFailed => f.write_str(why("a hook script of its dkms.conf has failed")),
         State::SignatureRefused => f.write_str(why("the kernel will refuse it for its signature")),
-        // Two modules are in it: the other one's name is half of the news.
+        // The name of the other module is an important part of the message.
         State::Conflict => {
             let why = why("another module has its file");
             write!(f, "{module} is not ready for kernel {kernel} (conflict): {why}")
@@ -390,8 +389,8 @@ fn write_module(f: &mut fmt::Formatter<'_>, record: &ModuleRecord) -> fmt::Resul
     }
 }
 
-/// Them in a sentence: of one why it is needed and how it is, of several their names, and what depends on the
-/// first; none when there is none.
+/// Missing modules as a phrase. For one module it includes its purpose and state; for several, their names
+/// and what depends on the first. None if there are none.
 pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
     let named = |lack: &MissingModule| match lack.class {
         Importance::Critical => format!("{} ({})", lack.module, lack.needed),
@@ -408,7 +407,7 @@ pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
     }
 }
 
-/// Names in a sentence: all of three, of more the first two.
+/// Names in a sentence: up to three, otherwise the first two and the number of others.
 pub(super) fn listed(names: &[&str]) -> String {
     match names {
         [] => String::new(),

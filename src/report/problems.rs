@@ -1,4 +1,4 @@
-//! Everything that is wrong with a system.
+//! Collects all problems of a system.
 
 use super::kernels::{is_missed, is_reported_below};
 use super::problem::{Problem, listed};
@@ -15,18 +15,18 @@ use crate::state::{ModuleRecord, RunRecord, Stored};
 use crate::sys::TimeStyle;
 use crate::system::{System, expected_entries};
 
-/// What is wrong with a module; none where nothing is, or another problem says it.
+/// The problem of a module; none if nothing is wrong, or another problem covers it.
 pub(super) fn of_module(
     record: &ModuleRecord,
     system: &System,
     assessment: &BootAssessment,
 ) -> Option<Problem> {
     let decision = &assessment.decision;
-    // Why a kernel is held back is one problem.
+    // The reason why a kernel is held back is a problem of its own.
     let is_reported = assessment.held_back.is_some()
         && decision.target.as_ref() == Some(&record.kernel)
         && decision.lacking.iter().any(|l| l.module == record.module.to_string());
-    // An admin may want a module blocked.
+    // An admin may block a module on purpose.
     let is_wanted = record.state == State::Blocked && assessment.is_listed_as_optional(&record.module.name);
     if !is_missed(record, system, assessment) || is_reported || is_wanted {
         return None;
@@ -39,7 +39,7 @@ pub(super) fn of_module(
     }
 }
 
-/// All of them, the most important first.
+/// All problems, the most important first.
 pub(super) fn problems(
     of: DocumentSources<'_>,
     modules: &[ModuleStatus],
@@ -100,7 +100,7 @@ pub(super) fn problems(
     problems
 }
 
-/// What the last run left undone. `known` is what is seen now.
+/// Problems that the last run recorded. `known` are the problems that are observed now.
 fn recorded(
     of: DocumentSources<'_>,
     record: &RunRecord,
@@ -129,8 +129,8 @@ fn recorded(
     problems
 }
 
-/// What the boot entries say, but for those that are not made yet, on purpose: that of the kernel that is held back, and
-/// those of all new kernels where the whole update of the boot files waits for it.
+/// Problems of the boot entries. Entries that are missing on purpose are not included: that of a kernel that
+/// is held back, and those of all new kernels if the unrestricted update waits for it.
 pub(super) fn entries(system: &System, assessment: &BootAssessment, record: Option<&RunRecord>) -> ReadBack {
     let line = assessment.held_back.as_ref().and_then(|release| system.cmdline_of(release));
     let Some(line) = line else { return system.boot_entries.clone() };
@@ -145,7 +145,7 @@ pub(super) fn entries(system: &System, assessment: &BootAssessment, record: Opti
     system.boot.read_back(&expected)
 }
 
-/// The first problem; where it is about one module of several that are not ready, they are counted before it.
+/// The first problem. If it concerns one of several modules that are not ready, their number comes first.
 pub(super) fn in_all(first: &Problem, problems: &[Problem], times: &TimeStyle) -> String {
     let mut modules: Vec<String> = Vec::new();
     for module in problems.iter().filter(|p| p.is_of_module()).filter_map(Problem::module) {

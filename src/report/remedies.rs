@@ -1,4 +1,4 @@
-//! What should the admin do: the one function that answers it, for every report.
+//! The remedy for each problem: the one function that all reports use.
 
 use super::boot_remedies::{find_out_next_boot, of_boot_default, of_failed_boot_update};
 use super::cause_remedy::{self, cause_remedy};
@@ -27,7 +27,7 @@ use crate::modprobe::LoadBlocker;
 use crate::state::{ModuleRecord, RunRecord};
 use crate::system::System;
 
-/// What a remedy depends on, beside the problem.
+/// What a remedy depends on, in addition to the problem.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
     /// The observed system.
@@ -44,7 +44,7 @@ pub struct Situation<'a> {
     pub modules: &'a [ModuleRecord],
 }
 
-/// What to do about a problem; none where nothing can be done.
+/// The remedy for a problem; none if there is none.
 pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
     use Problem as P;
     Some(match problem {
@@ -81,7 +81,7 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
     })
 }
 
-/// What brings a unit or a hook back.
+/// The remedy for a faulty unit or hook.
 pub(super) fn of_automation(fault: &AutomationFault) -> Remedy {
     let systemctl = |verb: &str| AdminCommand::change("systemctl", &[verb, &fault.what]);
     match fault.defect {
@@ -94,7 +94,7 @@ pub(super) fn of_automation(fault: &AutomationFault) -> Remedy {
     }
 }
 
-/// What to do where a verdict alone says it; none where nothing has to be done.
+/// The remedy that follows from a verdict alone; none if nothing has to be done.
 pub fn of_verdict(verdict: Verdict) -> Option<Remedy> {
     let look = |verb, purpose: &str| Remedy::from(AdminCommand::look("clr-dkms", &[verb]).to(purpose));
     match verdict {
@@ -107,7 +107,7 @@ pub fn of_verdict(verdict: Verdict) -> Option<Remedy> {
     }
 }
 
-/// Another run does what is left to do.
+/// Another run completes the work.
 pub(super) fn run() -> Remedy {
     post_update().into()
 }
@@ -130,7 +130,7 @@ fn enable_parameter() -> Remedy {
     enable.to("add module.sig_unenforce, or to see what is in the way").into()
 }
 
-/// What brings a part of the boot files up to date that waits.
+/// The remedy for an outdated part of the boot files.
 fn of_waiting(part: &BootPart, at: Situation<'_>) -> Remedy {
     let now = at.assessment.decision.ruling;
     let waited_for_proof =
@@ -138,9 +138,9 @@ fn of_waiting(part: &BootPart, at: Situation<'_>) -> Remedy {
     let update = AdminCommand::change("clr-boot-manager", &["update"]);
     let at_own_risk = || update.to(format!("bring {part} up to date at your own risk"));
     match (now, of_boot_default(at)) {
-        // Nothing but the kernel that was held back kept a run from it.
+        // Only the held kernel prevented a run from doing it.
         (Ruling::Allow, _) if waited_for_proof => run(),
-        // It ends with what holds the kernel back.
+        // It ends together with the reason why the kernel is held back.
         (Ruling::Defer, Some(remedy)) => remedy.or(at_own_risk()),
         _ => at_own_risk().into(),
     }
@@ -152,7 +152,7 @@ fn make_initrd(kernel: &str, path: &str) -> Remedy {
     Remedy::from(make).or(Remedy::by_hand("set initrd-command in clr-dkms.conf"))
 }
 
-/// What brings a module to a kernel; none where nothing has to be done.
+/// The remedy for a module on a kernel; none if nothing has to be done.
 pub fn of_module_on_kernel(record: &ModuleRecord, is_missed: bool, system: &System) -> Option<Remedy> {
     match record.state {
         State::Building => Some(Remedy::Wait),
@@ -161,7 +161,8 @@ pub fn of_module_on_kernel(record: &ModuleRecord, is_missed: bool, system: &Syst
     }
 }
 
-/// What brings a module that is not ready to a kernel. `names` is that module, and others that the same is done for.
+/// The remedy for a module that is not ready on a kernel. `names` are that module and others with the same
+/// remedy.
 pub(super) fn of_module(record: &ModuleRecord, names: Option<&str>, system: &System) -> Remedy {
     let ModuleRecord { module, kernel, state, .. } = record;
     let installed = system.inventory.of_release(kernel);
@@ -198,7 +199,7 @@ pub(super) fn of_module(record: &ModuleRecord, names: Option<&str>, system: &Sys
     of_state(*state, module, names.unwrap_or(&whole), kernel, &packages, build(module, kernel, installed))
 }
 
-/// What brings a module in a state to a kernel. `run` builds it there.
+/// The remedy for the state of a module on a kernel. `run` builds it there.
 pub fn of_state(
     state: State,
     module: &ModuleName,
@@ -255,13 +256,13 @@ pub fn of_state(
     }
 }
 
-/// What has swupd leave the boot files to clr-dkms.
+/// The remedy if swupd does not leave the boot files to clr-dkms.
 pub fn leave_boot_files(by: &SwupdLine) -> Remedy {
     let take_out = Remedy::by_hand(format!("remove that line from {}", by.file));
     take_out.or(Remedy::by_hand("set `[boot] policy = hold`"))
 }
 
-/// What builds a module for a kernel: by itself a run builds for the kernel that is the default of its
+/// The command that builds a module for a kernel. An ordinary run builds only for the default kernel of each
 /// variant.
 fn build(module: &ModuleName, kernel: &str, installed: Option<&Installed>) -> Remedy {
     match installed.is_some_and(|k| k.tip) {
@@ -294,11 +295,11 @@ fn not_managed(record: &ModuleRecord, system: &System, installed: Option<&Instal
     }
 }
 
-/// What keeps a module from being loaded.
+/// What prevents a module from being loaded.
 fn obstruction(record: &ModuleRecord, system: &System) -> Option<Obstruction> {
     let forecast = match system.module_on_kernel(&record.module, &record.kernel) {
         Some(pair) => load_forecast(system, pair, None, CommandLine::Coming),
-        // DKMS does not manage it: most have one file of their own name.
+        // DKMS does not manage it, so its file probably has the same name.
         None => {
             let file = kernel_name(&record.module.name);
             file_forecast(system, &record.kernel, &file, true, CommandLine::Coming)
@@ -310,7 +311,7 @@ fn obstruction(record: &ModuleRecord, system: &System) -> Option<Obstruction> {
     }
 }
 
-/// What takes away what keeps a module from being loaded.
+/// The remedy for what prevents a module from being loaded.
 fn unblock(system: &System, module: &str, by: &Obstruction) -> Remedy {
     let blocker = match &by.blocker {
         LoadBlocker::Dependency(_, blocker) => blocker,
@@ -322,7 +323,7 @@ fn unblock(system: &System, module: &str, by: &Obstruction) -> Remedy {
             let path = system.shown_path(&at.path);
             Remedy::by_hand(match at.path.starts_with("/etc/") || at.path.starts_with("/run/") {
                 true => format!("remove line {} from {path}", at.line),
-                // A file below `/usr` is restored by the next update.
+                // A file below `/usr` would be restored by the next update.
                 false => format!("copy {path} to /etc/modprobe.d/{name} without line {}", at.line),
             })
         }
@@ -335,7 +336,7 @@ fn unblock(system: &System, module: &str, by: &Obstruction) -> Remedy {
     )))
 }
 
-/// Whether the dkms.conf of such a module is not evaluated because nothing confines it.
+/// Whether the dkms.conf of such a module is not evaluated because the machine cannot confine it.
 fn is_refused(system: &System, is_meant: impl Fn(&ModuleOnKernel) -> bool) -> bool {
     let mut all = system.modules_on_kernels.iter();
     all.any(|pair| is_meant(pair) && matches!(pair.conf, Err(ConfError::Refused(_))))

@@ -1,4 +1,4 @@
-//! What an admin can do about a problem, as values, and the one place that writes it as text.
+//! What an admin can do about a problem, as values. The text is written only here.
 
 use std::path::{Path, PathBuf};
 
@@ -13,47 +13,47 @@ use crate::system::System;
 pub enum Remedy {
     /// A command.
     Run(AdminCommand),
-    /// Something that no command does, in words.
+    /// A step without a command, as a phrase.
     Do(String),
-    /// A reboot, and the modules that it brings back.
+    /// A reboot, and the modules that it makes available.
     Reboot(Vec<String>),
     /// Waiting for the active run.
     Wait,
-    /// One after the other.
+    /// Several steps, in this order.
     Then(Vec<Remedy>),
-    /// Any one of these; the first one is the best.
+    /// Alternatives, the best one first.
     Or(Vec<Remedy>),
 }
 
-/// A command line as values. Paths in it are those inside the root.
+/// A command line as values. Its paths are inside the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminCommand {
     program: &'static str,
     arguments: Vec<String>,
     as_root: bool,
-    /// What it is for, where its name does not say it: `to …`.
+    /// Its purpose, if the name does not say it: `to …`.
     purpose: Option<String>,
 }
 
 impl AdminCommand {
-    /// A command that reads only: every user may run it.
+    /// A command that only reads, which every user may run.
     pub fn look(program: &'static str, arguments: &[&str]) -> AdminCommand {
         let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
         AdminCommand { program, arguments, as_root: false, purpose: None }
     }
 
-    /// A command that changes the system: it needs root.
+    /// A command that changes the system, which requires root.
     pub fn change(program: &'static str, arguments: &[&str]) -> AdminCommand {
         AdminCommand { as_root: true, ..AdminCommand::look(program, arguments) }
     }
 
-    /// The same with what it is for, as `install the headers`.
+    /// Adds the purpose, such as `install the headers`.
     #[must_use]
     pub fn to(self, purpose: impl Into<String>) -> AdminCommand {
         AdminCommand { purpose: Some(purpose.into()), ..self }
     }
 
-    /// The words of the command line for a root, without what makes a user root.
+    /// The words of the command line for a root, without `sudo`.
     pub fn words(&self, target: &CommandTarget) -> Vec<String> {
         let own = std::iter::once(self.program.to_owned()).chain(self.arguments.iter().cloned());
         let Some(root) = &target.image else { return own.collect() };
@@ -62,12 +62,12 @@ impl AdminCommand {
             "swupd" => own.chain(["--path".to_owned(), root]).collect(),
             "clr-boot-manager" => own.chain([format!("--path={root}")]).collect(),
             program if program.starts_with("clr-dkms") => own.chain(["--root".to_owned(), root]).collect(),
-            // These know no other root than their own.
+            // These programs have no option for another root.
             _ => ["chroot".to_owned(), root].into_iter().chain(own).collect(),
         }
     }
 
-    /// As text. What needs root begins with `sudo`, everywhere.
+    /// The command as text. Commands that require root always begin with `sudo`.
     pub fn text(&self, target: &CommandTarget) -> String {
         let words = self.words(target);
         let quoted: Vec<String> = words.iter().map(|word| quoted(word)).collect();
@@ -87,33 +87,33 @@ impl From<AdminCommand> for Remedy {
 /// The system that commands are for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandTarget {
-    /// The root of an image; none where they are for the system that they are run on.
+    /// The root of an image; none if the commands are for the system that they run on.
     image: Option<PathBuf>,
 }
 
 impl CommandTarget {
-    /// The system that the commands are run on.
+    /// The system that the commands run on.
     pub fn here() -> CommandTarget {
         CommandTarget { image: None }
     }
 
-    /// They are for an image.
+    /// Whether they are for an image.
     pub fn is_image(&self) -> bool {
         self.image.is_some()
     }
 
-    /// That of a root.
+    /// The target for a root.
     pub fn of_root(root: &Root) -> CommandTarget {
         let is_image = root.kind() == RootKind::Image && !root.is_slash();
         CommandTarget { image: is_image.then(|| root.path().to_owned()) }
     }
 
-    /// An image in a directory.
+    /// The target for an image in a directory.
     pub fn image(directory: &Path) -> CommandTarget {
         CommandTarget { image: Some(directory.to_owned()) }
     }
 
-    /// That of an observation. In an image the commands are for that image, and not for the system that asks.
+    /// The target for an observation. For an image the commands name that image.
     pub fn of(system: &System) -> CommandTarget {
         let is_image = system.inventory.running == Running::None && system.root != Path::new("/");
         CommandTarget { image: is_image.then(|| system.root.clone()) }
@@ -121,12 +121,12 @@ impl CommandTarget {
 }
 
 impl Remedy {
-    /// Something that no command does.
+    /// A step without a command.
     pub fn by_hand(what: impl Into<String>) -> Remedy {
         Remedy::Do(what.into())
     }
 
-    /// This, and another one afterwards.
+    /// This step, followed by another one.
     #[must_use]
     pub fn then(self, other: impl Into<Remedy>) -> Remedy {
         match self {
@@ -138,7 +138,7 @@ impl Remedy {
         }
     }
 
-    /// This, or another one.
+    /// This step, or another one.
     #[must_use]
     pub fn or(self, other: impl Into<Remedy>) -> Remedy {
         match self {
@@ -150,7 +150,7 @@ impl Remedy {
         }
     }
 
-    /// The command, where one command is all that has to be done.
+    /// The command, if one command is the whole remedy.
     pub fn command(&self) -> Option<&AdminCommand> {
         match self {
             Remedy::Run(command) => Some(command),
@@ -158,7 +158,7 @@ impl Remedy {
         }
     }
 
-    /// As text. What needs root begins with `sudo`, everywhere.
+    /// The remedy as text. Commands that require root always begin with `sudo`.
     pub fn text(&self, target: &CommandTarget) -> String {
         let joined = |all: &[Remedy], by: &str| {
             all.iter().map(|remedy| remedy.text(target)).collect::<Vec<_>>().join(by)

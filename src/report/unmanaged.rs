@@ -1,4 +1,4 @@
-//! What is said of modules that DKMS does not manage.
+//! The reports on modules that DKMS does not manage.
 
 use super::remedy::{AdminCommand, CommandTarget};
 use crate::decide::assessment::BootAssessment;
@@ -7,18 +7,18 @@ use crate::requirement::{Importance, Requirement};
 use crate::state::ModuleRecord;
 use crate::system::System;
 
-/// Those that the machine uses or requires, on each kernel that matters.
+/// The modules that the machine uses or requires, on each kernel in use.
 pub(super) fn rows<'a>(
     system: &'a System,
     assessment: &'a BootAssessment,
 ) -> impl Iterator<Item = ModuleRecord> + 'a {
     let is_managed =
         |need: &Requirement| system.tree.modules.iter().any(|known| known.module.name == need.module);
-    // Of what only the configuration lists, the name may be wrong: the guard says so.
+    // A module that only the configuration lists may have a wrong name, which the guard reports.
     let is_seen = |need: &Requirement| {
         need.origin.is_some() || need.works || (need.class > Importance::Optional && !need.is_listed())
     };
-    // What cannot be listed may be in the tree.
+    // If the tree cannot be listed, the module may be in it.
     let is_known = system.tree.unreadable.is_none();
     let needs = assessment.needs.iter().filter(move |need| is_known && !is_managed(need) && is_seen(need));
     needs.flat_map(move |need| {
@@ -26,7 +26,7 @@ pub(super) fn rows<'a>(
     })
 }
 
-/// What is only reported.
+/// Remarks that are not problems.
 pub(super) fn notes(system: &System, assessment: &BootAssessment) -> Vec<String> {
     let is_required = |module: &String| assessment.needs.iter().any(|need| need.modules().contains(module));
     let without = system.files.without_file.iter().filter(|module| !is_required(module));

@@ -11,23 +11,24 @@ use crate::exit;
 use crate::kernel::Running;
 use crate::state::{ModuleRecord, Stored};
 
-/// The answer in one word.
+/// The answer as a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Verdict {
-    /// All is there.
+    /// Everything is in place.
     Healthy,
-    /// All is there for the next boot, which is another kernel than the running one, or makes the running one
-    /// take its modules.
+    /// Everything is in place for the next boot, which starts another kernel, or makes the running one accept
+    /// its modules.
     RebootPending,
     /// A run is active.
     Building,
     /// Something is missing or failed.
     Degraded,
-    /// The newest kernel is kept from becoming the boot default; what boots next has what is needed.
+    /// The newest kernel is kept from becoming the boot default; the kernel that boots next has what is
+    /// needed.
     Held,
-    /// What boots next is without a module that is critical.
+    /// The kernel that boots next lacks a critical module.
     Unsafe,
     /// It cannot be determined.
     Unknown,
@@ -61,7 +62,7 @@ pub(super) fn verdict(
     let unreadable = guard::unreadable(system).is_some() || matches!(record, Stored::Unreadable(_));
     let unknown = assessment.unknown_target.is_some()
         || modules.iter().any(|m| m.state == State::Unknown && counts(m, system));
-    // What is seen to be missing is missing, whatever else cannot be read.
+    // A module that is known to be missing counts, even if other facts are unreadable.
     let is_unsafe = guard::danger(assessment).is_some() && !(unknown && guard::is_unseen(assessment));
     let running = match &system.inventory.running {
         Running::Known { release } => Some(release.as_str()),
@@ -75,7 +76,7 @@ pub(super) fn verdict(
     } else if system.inventory.kernels.is_empty() {
         Verdict::NotApplicable
     } else if is_unsafe {
-        // Also while a run is active: until it ends this is what a reboot would find.
+        // Also while a run is active, because a reboot would find this state until the run ends.
         Verdict::Unsafe
     } else if unknown || assessment.is_open {
         Verdict::Unknown

@@ -1,11 +1,11 @@
-//! Parts of the boot files that are out of date on purpose, in words.
+//! Text about parts of the boot files that are outdated on purpose.
 
 use std::collections::BTreeMap;
 
 use crate::state::WaitingPart;
 use crate::sys::TimeStyle;
 
-/// All of them in short: those of one day together, the oldest first; none where nothing waits.
+/// A short list of all parts, grouped by day, the oldest first. None if no part waits.
 pub fn listed(waiting: &[WaitingPart], times: &TimeStyle) -> Option<String> {
     let mut days: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for part in waiting {

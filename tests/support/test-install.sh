@@ -264,7 +264,7 @@ check 'fragments are not touched where none is ours' test ! -e "$scratch/cmdline
 put /var/lib/clr-dkms/cmdline.json '{}'
 installed=$(tree)
 touch "$scratch/cmdline-fails"
-refuses 'fragments of ours that cannot be taken back' uninstall 1 'could not take back'
+refuses 'fragments of ours that cannot be taken back' uninstall 1 'could not revert its changes'
 rm "$scratch/cmdline-fails" "$scratch/cmdline-was-called"
 check 'nothing happened so far' same "$installed" "$(tree)"
 installer uninstall

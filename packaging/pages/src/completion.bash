@@ -1,14 +1,15 @@
-# Completion of @PROGRAM@ in bash. It starts no process, so that nobody waits for a Tab.
+# Completion of @PROGRAM@ in bash. No process is started, so that the completion is immediate.
 # shellcheck shell=bash disable=SC2086 # lists of words are meant to be split
 
-# Sets what may follow: `verbs`; `options`; `takes`, the kind of value after an option; `operand`, the kind of an argument.
+# Sets what may follow: `verbs`; `options`; `takes`, the kind of value after an option; `operand`, the kind of
+# an argument.
 _@FUNCTION@_known() {
     case $1 in
 @KNOWN@
     esac
 }
 
-# Adds what begins as the word under the cursor does. Odd names are left out: they would need quotes.
+# Adds names that begin like the word under the cursor. Names that need quotes are left out.
 _@FUNCTION@_offer() {
     local word
     for word; do
@@ -38,7 +39,7 @@ _@FUNCTION@_value() {
     esac
     case $1 in *DIR*)
         while IFS= read -r directory; do COMPREPLY+=("$directory"); done < <(compgen -d -- "$cur")
-        # Outside of a Tab there is nothing to set.
+        # Outside of a completion there is nothing to set.
         compopt -o filenames 2>/dev/null ;;
     esac
     return 0
@@ -48,7 +49,7 @@ _@FUNCTION@() {
     local cur=${COMP_WORDS[COMP_CWORD]} verb='' root='' pending='' plain='' word at
     local verbs options takes operand
     COMPREPLY=()
-    # bash makes three words of --root=DIR.
+    # bash splits --root=DIR into three words.
     [[ $cur != '=' ]] || cur=''
     _@FUNCTION@_known ''
     for ((at = 1; at < COMP_CWORD; at++)); do
@@ -56,7 +57,7 @@ _@FUNCTION@() {
         if [[ $word == '=' ]]; then
             continue
         elif [[ -n $pending ]]; then
-            # What belongs to that root is offered.
+            # Offers what exists in that root.
             if [[ $pending == --root= || $pending == --path= || $pending == -p= || $pending == --live-root= ]]; then
                 word=${word//[\\\"\']/}
                 root=${word/#\~/$HOME}

@@ -1,7 +1,7 @@
 //! Completions for bash, zsh and fish.
 //!
-//! Those of zsh and fish are clap_complete's. For bash that one completes neither behind an option nor a value of the
-//! system, so there the table is ours, made of the same commands; what reads it is `completion.bash`.
+//! clap_complete generates those of zsh and fish. For bash it completes neither the value of an option nor names that
+//! exist on the system. Therefore this generates a table from the same commands, which `completion.bash` reads.
 
 use clap::builder::{PossibleValuesParser, ValueHint};
 use clap::{Arg, Command};
@@ -14,7 +14,7 @@ const ZSH: &str = include_str!("completion.zsh");
 /// The files of one program, by their path below `/usr/share`.
 ///
 /// # Errors
-/// When what clap_complete makes is not what we know how to complete.
+/// If the output of clap_complete does not have the expected form.
 pub(crate) fn of(program: &Command) -> anyhow::Result<[(String, String); 3]> {
     let program = &worded(offered(program));
     let name = program.get_name();
@@ -32,18 +32,18 @@ fn offered(program: &Command) -> Command {
     if !program.get_subcommands().any(Command::is_hide_set) {
         return program.clone();
     }
-    // clap takes names that live for ever; this program ends soon.
+    // clap requires static names, and this program ends soon.
     let name: &'static str = program.get_name().to_owned().leak();
     let own = program.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str()));
     let verbs = program.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help");
     let program = Command::new(name).version(env!("CARGO_PKG_VERSION"));
     let mut offered = program.args(own.cloned()).subcommands(verbs.cloned());
-    // This makes `help`, which offers the verbs.
+    // This creates `help`, which offers the verbs.
     offered.build();
     offered
 }
 
-/// What `explain` knows is offered to it. It takes any word all the same, and says itself what it does not know.
+/// Offers the ids and words that `explain` knows. The program itself still accepts any word, and reports unknown ones.
 fn worded(program: Command) -> Command {
     let mut words: Vec<&str> = catalog::all().iter().flat_map(|row| [row.id, row.name]).collect();
     words.sort_unstable();
@@ -57,7 +57,7 @@ fn worded(program: Command) -> Command {
     })
 }
 
-/// What an argument takes: values with commas between them, or a word that names KERNEL, MODULE or DIR; else nothing.
+/// The values of an argument, separated by commas; or one of the words KERNEL, MODULE and DIR; or nothing.
 fn kind(argument: &Arg) -> String {
     if !argument.get_num_args().is_some_and(|n| n.takes_values()) {
         return String::new();
@@ -125,7 +125,7 @@ fn generated(shell: Shell, program: &Command) -> anyhow::Result<String> {
     Ok(String::from_utf8(out)?)
 }
 
-/// Of the hints that clap_complete knows, three that no program of ours means stand for what only we know.
+/// Three hints of clap_complete that no program uses serve as marks for kernels, modules and roots.
 fn hinted(command: Command) -> Command {
     command
         .mut_args(|argument| {
@@ -141,7 +141,7 @@ fn hinted(command: Command) -> Command {
         .mut_subcommands(hinted)
 }
 
-/// What clap_complete leaves out for fish: the words that an argument of a verb may be.
+/// The possible values of the arguments of a verb, which clap_complete omits for fish.
 fn with_words(fish: &str, program: &Command) -> String {
     let function = program.get_name().replace('-', "_");
     let mut lines = fish.to_owned();

@@ -1,5 +1,5 @@
-# What of the system is offered. Nothing here starts a process, so that nobody waits for a Tab.
-_clr_dkms_root() { # the root that was asked for, in `root`; _arguments hides it from us in $words
+# Offers names that exist on the system. No process is started, so that the completion is immediate.
+_clr_dkms_root() { # sets `root` to the requested root, which _arguments removes from $words
     local -a typed=(${(z)LBUFFER})
     local -i at
     root=

@@ -1,4 +1,4 @@
-//! clr-dkms-status(5): the document of `clr-dkms status --json`, field by field, made of its schema.
+//! clr-dkms-status(5): the document of `clr-dkms status --json`, field by field, generated from its schema.
 
 use anyhow::Context;
 use indexmap::IndexMap;
@@ -10,7 +10,7 @@ use crate::manual::{begun, highlighted, paragraph};
 
 const SCHEMA: &str = include_str!("../../status.schema.json");
 
-/// As much of JSON Schema as ours uses. Properties keep their order, which is that of the document.
+/// The part of JSON Schema that our schema uses. Properties keep the order of the document.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct Schema {
@@ -34,7 +34,7 @@ struct Schema {
 }
 
 impl Schema {
-    /// What it refers to, with the description that stands here, if one does.
+    /// The referenced schema. A description of this one takes precedence.
     fn resolved(&self, whole: &Schema) -> anyhow::Result<Schema> {
         let Some(reference) = &self.reference else { return Ok(self.clone()) };
         let name = reference.trim_start_matches("#/$defs/");
@@ -46,7 +46,7 @@ impl Schema {
         Ok(found)
     }
 
-    /// What a value may be: `string or null`, `array of objects`, `one of allow, defer`.
+    /// The type of a value: `string or null`, `array of objects`, `one of allow, defer`.
     fn shape(&self, whole: &Schema) -> anyhow::Result<String> {
         let schema = self.resolved(whole)?;
         let mut shapes: Vec<String> = match &schema.kind {
@@ -76,23 +76,23 @@ impl Schema {
 /// The page, with its path below `/usr/share`.
 ///
 /// # Errors
-/// When the schema is none, or a field is not described.
+/// If the schema is invalid, or a field has no description.
 pub(crate) fn page() -> anyhow::Result<(String, String)> {
     let whole: Schema = serde_json::from_str(SCHEMA)?;
     let mut roff = begun("clr-dkms-status", "5", "File Formats", "the JSON document of clr-dkms status");
     roff.control("SH", ["SYNOPSIS"]);
     roff.text([bold("clr-dkms status --json")]);
     roff.control("SH", ["DESCRIPTION"]);
-    paragraph(&mut roff, whole.description.as_deref().context("the schema says nothing of itself")?);
+    paragraph(&mut roff, whole.description.as_deref().context("the schema has no description")?);
     roff.control("PP", []);
     paragraph(
         &mut roff,
-        "Brackets behind a name stand for each value of an array, a dot for a field of an object. A field is always there \
-         unless it is called optional.",
+        "Brackets after a name denote each value of an array, a dot denotes a field of an object. A field is always present \
+         unless it is marked as optional.",
     );
-    let mut told = Vec::new();
+    let mut explained = Vec::new();
     roff.control("SH", ["FIELDS"]);
-    fields(&mut roff, &whole, &whole, "", &mut told)?;
+    fields(&mut roff, &whole, &whole, "", &mut explained)?;
     roff.control("SH", ["EXAMPLES"]);
     roff.control("EX", []);
     for line in [
@@ -105,7 +105,7 @@ pub(crate) fn page() -> anyhow::Result<(String, String)> {
     roff.control("SH", ["FILES"]);
     roff.control("TP", []);
     roff.text([bold("/usr/share/clr-dkms/status.schema.json")]);
-    paragraph(&mut roff, "The schema that this page is made of (JSON Schema, draft 2020-12).");
+    paragraph(&mut roff, "The schema from which this page is generated (JSON Schema, draft 2020-12).");
     roff.control("SH", ["SEE ALSO"]);
     paragraph(
         &mut roff,
@@ -114,13 +114,14 @@ pub(crate) fn page() -> anyhow::Result<(String, String)> {
     Ok(("man/man5/clr-dkms-status.5".to_owned(), highlighted(&roff.to_roff())))
 }
 
-/// The fields of an object, each followed by its own; `told` has what was explained before, and where.
+/// The fields of an object, each followed by its own fields. `explained` lists the definitions that were explained
+/// before, and where.
 fn fields(
     roff: &mut Roff,
     whole: &Schema,
     object: &Schema,
     way: &str,
-    told: &mut Vec<(String, String)>,
+    explained: &mut Vec<(String, String)>,
 ) -> anyhow::Result<()> {
     for (name, field) in &object.properties {
         let way = format!("{way}{name}");
@@ -132,7 +133,7 @@ fn fields(
         let inner = resolved.items.as_deref().or(resolved.any_of.iter().find(|s| s.reference.is_some()));
         let inner = inner.unwrap_or(field);
         let below = if resolved.items.is_some() { format!("{way}[]") } else { way };
-        let before = inner.reference.as_ref().and_then(|r| told.iter().find(|(known, _)| known == r));
+        let before = inner.reference.as_ref().and_then(|r| explained.iter().find(|(known, _)| known == r));
         let inside = inner.resolved(whole)?;
         match before {
             Some((_, place)) if !inside.properties.is_empty() => {
@@ -141,8 +142,8 @@ fn fields(
             }
             _ => paragraph(roff, said),
         }
-        told.extend(inner.reference.iter().map(|r| (r.clone(), below.clone())));
-        fields(roff, whole, &inside, &format!("{below}."), told)?;
+        explained.extend(inner.reference.iter().map(|r| (r.clone(), below.clone())));
+        fields(roff, whole, &inside, &format!("{below}."), explained)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Writes the manual pages and the completions of every program: `clr-dkms-pages DIR`.
 //!
-//! They are made of what the programs accept, so that they never drift. DIR is laid out as `/usr/share` is.
+//! They are generated from the arguments of the programs. DIR has the layout of `/usr/share`.
 
 mod completion;
 mod document;
@@ -14,7 +14,7 @@ use clap::{Command, CommandFactory};
 use clr_dkms::sys::{Root, RootKind};
 use clr_dkms::{cli, exit};
 
-/// The six programs, as clap knows them, with everything that comes from a parent filled in.
+/// The six programs, as clap knows them, with everything that they inherit filled in.
 fn programs() -> [Command; 6] {
     let mut programs = [
         cli::status::AdminArguments::command(),

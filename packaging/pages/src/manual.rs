@@ -5,20 +5,19 @@ use clap::Command;
 use clap_mangen::Man;
 use roff::{Roff, bold, roman};
 
-/// The day of the last change to what all pages say. Not the day of the build: the same source makes the same
-/// pages.
+/// The date of the last change to the pages. It is not the date of the build, so that builds are reproducible.
 const DATE: &str = "2026-11-22";
 
-/// What every program may answer, beside its own codes.
+/// The exit codes of every program, in addition to its own.
 const COMMON_EXITS: [(&str, &str); 5] = [
     ("64", "Wrong usage."),
-    ("70", "A fault of the program."),
+    ("70", "Internal error."),
     ("75", "Another run is active, and did not end in time."),
-    ("77", "No permission: what changes the system needs root."),
+    ("77", "No permission: changes to the system require root."),
     ("78", "Bad configuration."),
 ];
 
-/// Path, what it is, and what the names of the pages that speak of it end with; none for all.
+/// A path, its description, and the ends of the names of the pages that list it; an empty list means all pages.
 const FILES: [(&str, &str, &[&str]); 16] = [
     ("/etc/clr-dkms/clr-dkms.conf", "The configuration; see clr-dkms.conf(5).", &[]),
     (
@@ -28,14 +27,10 @@ const FILES: [(&str, &str, &[&str]); 16] = [
     ),
     (
         "/var/log/clr-dkms/MODULE/VERSION/KERNEL.log",
-        "What dkms and make said in the last build; .log.1 to .log.4 are of the attempts before.",
+        "The output of dkms and make in the last build; .log.1 to .log.4 are of earlier attempts.",
         &["dkms", "-status", "-post-update", "-rebuild", "-gc"],
     ),
-    (
-        "/var/lib/clr-dkms/before-update.json",
-        "The kernels and modules that were there before the update.",
-        &["-pre-update"],
-    ),
+    ("/var/lib/clr-dkms/before-update.json", "The kernels and modules before the update.", &["-pre-update"]),
     (
         "/var/lib/clr-dkms/boot-wishes.json",
         "What `clr-dkms hold` and `clr-dkms allow` requested: by whom, when and why.",
@@ -43,12 +38,13 @@ const FILES: [(&str, &str, &[&str]); 16] = [
     ),
     (
         "/run/swupd/config",
-        "Tells swupd to leave clr-boot-manager alone until the modules are proven; only some lines of it are ours.",
+        "Keeps swupd from running clr-boot-manager before the modules are proven. clr-dkms owns only some of its \
+         lines.",
         &["dkms", "-guard", "-post-update"],
     ),
     (
         "/etc/kernel/cmdline.d/clr-dkms.conf",
-        "Sets module.sig_unenforce, where no bundle does.",
+        "Sets module.sig_unenforce, if no bundle does.",
         &["-post-update", "-cmdline"],
     ),
     (
@@ -68,34 +64,33 @@ const FILES: [(&str, &str, &[&str]); 16] = [
     ),
     (
         "/usr/share/clr-dkms/status.schema.json",
-        "A JSON Schema of `clr-dkms status --json`; clr-dkms-status(5) is made of it.",
+        "A JSON Schema of `clr-dkms status --json`; clr-dkms-status(5) is generated from it.",
         &["-status"],
     ),
     (
         "/run/clr-dkms/reboot-required",
-        "There while a reboot is pending, and safe.",
+        "Exists while a reboot is pending and safe.",
         &["dkms", "-post-update", "-status"],
     ),
-    ("/run/clr-dkms/requested", "There while a run is requested that has not begun.", &["-wait"]),
+    ("/run/clr-dkms/requested", "Exists while a run is requested that has not begun.", &["-wait"]),
     ("/etc/clr-dkms/motd.d/VERDICT", "An admin's own text for a verdict.", &["-motd"]),
     (
         "/var/lib/dkms, /usr/src",
-        "The modules as DKMS keeps them, and their sources.",
+        "The modules of DKMS, and their sources.",
         &["-rebuild", "-lint", "-gc", "-post-update"],
     ),
-    ("/usr/lib/kernel", "The kernels that are installed.", &["-guard", "-variant", "-gc", "-hold", "-allow"]),
+    ("/usr/lib/kernel", "The installed kernels.", &["-guard", "-variant", "-gc", "-hold", "-allow"]),
 ];
 
 /// Every page, by its path below `/usr/share`.
 ///
 /// # Errors
-/// When a program or a verb says nothing of itself, of its exit codes, or has no example: no page without
-/// these.
+/// If a program or a verb lacks a description, its exit codes or an example.
 pub(crate) fn pages(programs: &[Command]) -> anyhow::Result<Vec<(String, String)>> {
     let mut commands: Vec<&Command> = Vec::new();
     for program in programs {
         commands.push(program);
-        // The verbs of the others are few and short: they stand in the page of their program.
+        // The other programs have few and short verbs, which are part of the page of their program.
         if has_verb_pages(program) {
             commands.extend(verbs(program));
         }
@@ -122,8 +117,9 @@ fn states() -> anyhow::Result<(String, String)> {
     roff.control("SH", ["DESCRIPTION"]);
     paragraph(
         &mut roff,
-        "Each verdict on a system, each state of a module on a kernel, and each class (how much a machine needs a module), has \
-         an id that stays the same, a cause, and one next step. `clr-dkms status` shows the words, `clr-dkms explain` tells what stands here.",
+        "Each verdict on a system, each state of a module on a kernel, and each class (the importance of a module for a \
+         machine) has a stable id, a cause, and one next step. `clr-dkms status` shows the words, and \
+         `clr-dkms explain` prints these explanations.",
     );
     for (title, prefix) in [
         ("VERDICTS", "CD-0"),
@@ -164,7 +160,7 @@ fn has_verb_pages(program: &Command) -> bool {
     program.get_name() == "clr-dkms"
 }
 
-/// What may be asked for; `help` is a way to ask for this very text.
+/// The visible verbs, without `help`.
 fn verbs(command: &Command) -> impl Iterator<Item = &Command> {
     command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set())
 }
@@ -175,7 +171,7 @@ fn name(command: &Command) -> &str {
 }
 
 fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
-    // One section for all options: headings of --help become sections of their own else.
+    // One section for all options. Otherwise the headings of --help become sections.
     let plain = command
         .clone()
         .mut_args(|a| a.help_heading(None).hide_short_help(false))
@@ -192,7 +188,7 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
     let mut out = Vec::new();
     man.render_title(&mut out)?;
     let mut roff = Roff::new();
-    // Names of programs and pages are to be copied: no hyphen of ours is put into them.
+    // No hyphenation, because names of programs and pages are copied from the page.
     roff.control("nh", []).control("ad", ["l"]);
     roff.to_writer(&mut out)?;
     man.render_name_section(&mut out)?;
@@ -214,7 +210,7 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
         example(&title, &lines).to_writer(&mut out)?;
     }
     section("EXIT STATUS", &[]).to_writer(&mut out)?;
-    ensure!(!exits.is_empty(), "it says nothing of \"Exit code 0:\"");
+    ensure!(!exits.is_empty(), "it lacks \"Exit code 0:\"");
     for (of, codes) in &exits {
         let mut roff = Roff::new();
         if !of.is_empty() {
@@ -229,8 +225,8 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
         roff.control("SS", ["all"]);
         roff.to_writer(&mut out)?;
     }
-    let told = |code: &str| exits.iter().flat_map(|(_, codes)| codes).any(|(own, _)| own == code);
-    items(&COMMON_EXITS.into_iter().filter(|(code, _)| !told(code)).collect::<Vec<_>>())
+    let is_listed = |code: &str| exits.iter().flat_map(|(_, codes)| codes).any(|(own, _)| own == code);
+    items(&COMMON_EXITS.into_iter().filter(|(code, _)| !is_listed(code)).collect::<Vec<_>>())
         .to_writer(&mut out)?;
     section("FILES", &[]).to_writer(&mut out)?;
     let files: Vec<(&str, &str)> = FILES
@@ -242,11 +238,11 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
     section("EXAMPLES", &[]).to_writer(&mut out)?;
     examples(command)?.to_writer(&mut out)?;
     section("SEE ALSO", &[see_also(command, names)]).to_writer(&mut out)?;
-    // A line break on both sides of an empty line is one too many for mandoc.
+    // mandoc warns of a line break before and after an empty line.
     Ok(highlighted(&String::from_utf8(out)?.replace("\n.br\n\n.br\n", "\n.sp\n")))
 }
 
-/// What `--help` says after the examples: titles with a colon, each followed by lines that stay as they are.
+/// The sections of `--help` after the examples: titles with a colon, each followed by literal lines.
 fn more(command: &Command) -> Vec<(String, Vec<String>)> {
     let text = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
     let mut parts: Vec<(String, Vec<String>)> = Vec::new();
@@ -275,7 +271,7 @@ fn example(title: &str, lines: &[String]) -> Roff {
     roff
 }
 
-/// A verb as a part of its program's page; returns its exit codes, which are listed with those of the others.
+/// A verb as a part of its program's page. Returns its exit codes, for the common list.
 fn verb_in_page(verb: &Command, out: &mut Vec<u8>) -> anyhow::Result<Option<Exits>> {
     let (description, exits) = description(verb)?;
     let mut roff = Roff::new();
@@ -286,7 +282,7 @@ fn verb_in_page(verb: &Command, out: &mut Vec<u8>) -> anyhow::Result<Option<Exit
         paragraph(&mut roff, text);
     }
     roff.to_writer(out)?;
-    // Options of all verbs are listed once, for the program.
+    // Options that all verbs share are listed once, for the program.
     let own = verb.clone().mut_args(|argument| {
         let hide = argument.is_global_set() || argument.get_id() == "help";
         argument.hide(hide)
@@ -298,7 +294,7 @@ fn verb_in_page(verb: &Command, out: &mut Vec<u8>) -> anyhow::Result<Option<Exit
     Ok(exits.into_iter().next().map(|(_, codes)| (verb.get_name().to_owned(), codes)))
 }
 
-/// Whose codes, empty where there is no need to say; each code with what it means.
+/// The name of a verb, or an empty text for the program; and each code with its meaning.
 type Exits = (String, Vec<(String, String)>);
 
 /// The description, and the exit codes in it: `Exit code 0: all is there; 1: something is not.`
@@ -306,7 +302,7 @@ fn description(command: &Command) -> anyhow::Result<(String, Vec<Exits>)> {
     let text = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string);
     let text = text.context("it has no description")?;
     let about = about(command);
-    // The first line stands in NAME already.
+    // The first line is in the NAME section.
     let text = text.strip_prefix(&about).unwrap_or(&text).trim_start_matches('.').trim().to_owned();
     let (before, codes) = match text.split_once("Exit code 0: ") {
         Some((before, codes)) => (before.trim().to_owned(), codes),
@@ -397,7 +393,7 @@ fn examples(command: &Command) -> anyhow::Result<Roff> {
     Ok(roff)
 }
 
-/// The program's page names all; every other one names the program's, which leads to all.
+/// The page of the program lists all pages; every other page lists only that of the program.
 fn see_also(command: &Command, names: &[&str]) -> String {
     let own = name(command);
     let mut pages: Vec<String> = names
@@ -422,7 +418,7 @@ fn see_also(command: &Command, names: &[&str]) -> String {
     pages.join(", ")
 }
 
-/// What stands between backquotes is printed bold, without them.
+/// Prints text between backquotes in bold, without the backquotes.
 pub(crate) fn highlighted(page: &str) -> String {
     let mut out = String::new();
     for line in page.split_inclusive('\n') {
