@@ -356,7 +356,7 @@ fn check(context: &Context) -> u8 {
     }
     // The valid settings count, as in `clr-dkms status`.
     for fault in &context.settings.faults {
-        tracing::error!("{fault}");
+        tracing::warn!("{fault}");
     }
     match (policy.met && context.settings.faults.is_empty(), policy.wrong.is_empty()) {
         (true, _) => exit::OK,
