@@ -63,7 +63,7 @@ pub struct PreUpdateArguments {
 pub fn run(arguments: PreUpdateArguments) -> anyhow::Result<u8> {
     match arguments.common.context("clr-dkms-pre-update") {
         Ok((context, config_errors)) => {
-            config_errors.iter().for_each(|e| tracing::error!("{e}"));
+            config_errors.iter().for_each(|e| tracing::warn!("{e}"));
             look(&context, arguments.dry_run);
         }
         Err(e) => tracing::error!("{e:#}"),

@@ -109,8 +109,8 @@ fn pending(context: &Context) -> PendingWork {
     for (path, holder) in [(SWUPD_LOCK, "swupd"), (LOCK, "a run")] {
         match lock::is_held(root, path) {
             Ok(false) => {}
-            Ok(true) => return PendingWork::Work(format!("{holder} is at work")),
-            Err(e) => return PendingWork::Unknown(format!("whether {holder} is at work is unknown: {e}")),
+            Ok(true) => return PendingWork::Work(format!("{holder} is active")),
+            Err(e) => return PendingWork::Unknown(format!("whether {holder} is active is unknown: {e}")),
         }
     }
     let is_requested = match root.lookup(REQUEST) {

@@ -79,7 +79,9 @@ fn when_the_setting_goes_the_file_goes() {
 fn what_is_not_ours_stays() {
     let root = TestRoot::guarded();
     root.file("etc/precious", "root:x:0:0\n").conf("[report]\nmetrics = /etc/precious\n");
-    root.post_update().code(0).says(&["[report] metrics: ROOT/etc/precious is there", "left alone"]);
+    root.post_update()
+        .code(0)
+        .says(&["[report] metrics: ROOT/etc/precious exists and is not a metrics file", "left alone"]);
     assert_eq!(root.text("etc/precious"), "root:x:0:0\n");
     // Nor is it removed when somebody has put another file in its place.
     root.conf(ON).post_update().code(0);

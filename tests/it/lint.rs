@@ -465,7 +465,7 @@ fn what_cannot_be_read() {
     };
     cannot(&root, &["nothing"], &["neither a registered module nor a directory"]);
     cannot(&root, &["hello/2.0"], &["neither a registered module nor a directory"]);
-    cannot(&root, &["/usr/src/hello-1.0/Makefile"], &["no directory"]);
+    cannot(&root, &["/usr/src/hello-1.0/Makefile"], &["it is not a directory"]);
     // One that cannot be read does not hide the others.
     cannot(&root, &["hello", "nothing"], &["2 modules: 1 could not be read", "hello/1.0: no findings"]);
     fs::File::options().write(true).open(root.at(CONF)).unwrap().set_len(1 << 30).unwrap();

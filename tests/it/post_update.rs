@@ -368,7 +368,7 @@ fn the_fragment_is_made_sure_of() {
     settles(&root);
     // Without it the module would be lost: that takes a word more.
     let refused = root.run("clr-dkms-cmdline", &["default"]);
-    refused.code(2).says(&["the next boot would refuse hello/1.0, which it takes now: nothing is changed"]);
+    refused.code(2).says(&["the next boot would refuse hello/1.0, which it accepts now: nothing is changed"]);
     assert!(root.has("etc/kernel/cmdline.d/clr-dkms.conf"));
     let forced = root.run("clr-dkms-cmdline", &["default", "--force"]);
     forced.code(2).shows(&["remove /etc/kernel/cmdline.d/clr-dkms.conf"]);

@@ -361,7 +361,9 @@ fn an_admin_ends_what_is_remembered() {
     root.run("clr-dkms", &["forget", "hello"]).code(0).says(&["there is nothing to forget"]);
     // What is in use is not a matter of memory.
     let root = TestRoot::held();
-    root.run("clr-dkms", &["forget", "hello"]).code(1).says(&["for what is seen now (backs /data (hello))"]);
+    root.run("clr-dkms", &["forget", "hello"])
+        .code(1)
+        .says(&["because of the present state (backs /data (hello))"]);
     assert_eq!(root.boot_default(), ID_A);
     // Nor does the configuration need a verb.
     let root = TestRoot::held().rebooted(B);

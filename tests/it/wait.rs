@@ -60,7 +60,7 @@ fn an_update_is_waited_for() {
     root.file("var/lib/swupd/swupd_lock", "");
     let lock = std::fs::File::open(root.at("var/lib/swupd/swupd_lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    root.run("clr-dkms", &["wait", "--timeout", "1s"]).code(75).says(&["swupd is running"]);
+    root.run("clr-dkms", &["wait", "--timeout", "1s"]).code(75).says(&["swupd is active"]);
 }
 
 /// The request is followed by a run, and the wait by the answer.
