@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
-use super::call::{GivenRoot, build_with, dkms, sandbox_error};
+use super::build_hooks::{self, BuildHooks};
+use super::call::{BuildAids, GivenRoot, build_with, dkms, sandbox_error};
 use super::cause::{Cause, PackagingFault, Phase};
 use super::first_error::{BuildFacts, ErrorKind, FirstError, ONCE_MORE};
 use super::hooks::{self, Hook, HookFailure};
@@ -53,7 +54,7 @@ pub struct StepFailure {
 }
 
 impl StepFailure {
-    fn of(what: impl Into<String>, error: Option<FirstError>) -> Failure {
+    pub(super) fn of(what: impl Into<String>, error: Option<FirstError>) -> Failure {
         let (what, error) = (what.into(), error.map(Box::new));
         Failure::Step(StepFailure { what, error, ..StepFailure::default() })
     }
@@ -182,9 +183,12 @@ fn run_steps(job: &Job<'_>, steps: &[PlanStep], mut log: File) -> Result<StepsDo
 }
 
 fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
-    let ended = dkms(job, "build", None, &[], log).map_err(not_run)?;
-    match once_more(job, ended, log)? {
-        Ended::Exit(0) => Ok(()),
+    let hooks = BuildHooks::lay_out(job)?;
+    let aids = BuildAids { uname: None, hooks: hooks.as_ref() };
+    let mut from = log::length(log);
+    let ended = build_with(job, aids, log).map_err(not_run)?;
+    match once_more(job, ended, aids, &mut from, log)? {
+        Ended::Exit(0) => hooks.map_or(Ok(()), |_| build_hooks::have_succeeded(job, log, from)),
         Ended::Exit(code) if EXCLUDED.contains(&code) => Err(Failure::Excluded),
         Ended::Interrupted => {
             // The next build empties the directory first. Until then the remains of this one would use disk
@@ -194,13 +198,21 @@ fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
             }
             Err(Failure::Interrupted)
         }
-        ended => Err(failed(job, "build", ended, log)),
+        ended => Err(build_hooks::discard(job, failed(job, "build", ended, log))?),
     }
 }
 
 /// Repeats a build that entered the headers of another kernel, usually of the running one, with a `uname`
 /// that answers with the target kernel. Returns how the last attempt ended.
-fn once_more(job: &Job<'_>, ended: Ended, log: &mut File) -> Result<Ended, Failure> {
+///
+/// `from` is the position in the log where the output of the last attempt begins.
+fn once_more(
+    job: &Job<'_>,
+    ended: Ended,
+    aids: BuildAids<'_>,
+    from: &mut u64,
+    log: &mut File,
+) -> Result<Ended, Failure> {
     let Job { root, module, release, .. } = *job;
     let make_log = match ended {
         Ended::Exit(0) => format!("{}/log/make.log", build_directory(module, release)),
@@ -225,7 +237,8 @@ fn once_more(job: &Job<'_>, ended: Ended, log: &mut File) -> Result<Ended, Failu
     }
     note(log, &format!("{ONCE_MORE}it builds for kernel {other}; now `uname -r` in make answers {release}"));
     tracing::info!("{module} builds for kernel {other}; it is built once more for {release}");
-    build_with(job, &uname, log).map_err(not_run)
+    *from = log::length(log);
+    build_with(job, BuildAids { uname: Some(&uname), ..aids }, log).map_err(not_run)
 }
 
 fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::build::{Job, make_log};
+use super::build_hooks::BuildHooks;
 use super::log::{self, note};
 use super::replace::STATE;
 use super::staging::Staging;
@@ -38,26 +39,43 @@ pub(super) fn dkms(
     directives: &[&str],
     log: &mut File,
 ) -> anyhow::Result<Ended> {
-    run_dkms(job, &|| child(job, verb, staging, directives), (verb, None), log)
+    run_dkms(job, &|| child(job, verb, staging, directives), (verb, Vec::new()), log)
 }
 
-/// Runs `dkms build` with a `uname` that reports the target kernel to make.
+/// What is laid out for one build.
+#[derive(Clone, Copy)]
+pub(super) struct BuildAids<'a> {
+    /// A `uname` that reports the target kernel to make.
+    pub(super) uname: Option<&'a TargetUname<'a>>,
+    /// The wrapper of its hook scripts.
+    pub(super) hooks: Option<&'a BuildHooks<'a>>,
+}
+
+/// Runs `dkms build`.
 ///
 /// # Errors
 ///
 /// If dkms cannot be started.
-pub(super) fn build_with(job: &Job<'_>, uname: &TargetUname<'_>, log: &mut File) -> anyhow::Result<Ended> {
-    let directory = uname.directory()?;
-    let first = GivenRoot::for_build(job.root).plain_path(directory.clone());
-    let child = || child(job, "build", None, &[]).map(|child| child.first_in_path(&first));
-    run_dkms(job, &child, ("build", Some(directory)), log)
+pub(super) fn build_with(job: &Job<'_>, aids: BuildAids<'_>, log: &mut File) -> anyhow::Result<Ended> {
+    let uname = aids.uname.map(TargetUname::directory).transpose()?;
+    let hooks = aids.hooks.map(BuildHooks::directory).transpose()?;
+    let first = uname.clone().map(|directory| GivenRoot::for_build(job.root).plain_path(directory));
+    let directives: Vec<&str> = aids.hooks.iter().flat_map(|hooks| hooks.directives()).collect();
+    let child = || {
+        let child = child(job, "build", None, &directives)?;
+        Ok(match &first {
+            Some(first) => child.first_in_path(first),
+            None => child,
+        })
+    };
+    run_dkms(job, &child, ("build", uname.into_iter().chain(hooks).collect()), log)
 }
 
 /// Runs a call of dkms. `child` makes the call, again for each repetition; `more` is shown to it in addition.
 fn run_dkms(
     job: &Job<'_>,
     child: &dyn Fn() -> anyhow::Result<Child>,
-    (verb, shown): (&str, Option<PathBuf>),
+    (verb, shown): (&str, Vec<PathBuf>),
     log: &mut File,
 ) -> anyhow::Result<Ended> {
     let sight = match (job.root.is_slash(), verb) {
@@ -67,7 +85,7 @@ fn run_dkms(
         (false, _) => Some(seen_in_image(GivenRoot::for_build(job.root), job.module, &[])?),
     };
     let Some(mut sight) = sight else { return run_logged(job, child()?, log) };
-    sight.shown.extend(shown.map(PathBuf::into_os_string));
+    sight.shown.extend(shown.into_iter().map(PathBuf::into_os_string));
     match run_logged(job, confined(job.tools, child()?, sight), log) {
         Err(e) if sandbox_error(&e).is_some() && job.tools.trusts_modules() => {
             note(log, &format!("not confined: {e:#}"));
@@ -106,11 +124,11 @@ fn child(
         child = child.arg("--no-depmod").arg("--dkmstree").arg(tree).arg("--installtree").arg(modules);
         child = child.arg("--sourcetree").arg(host(SOURCES)?).arg("--kernelsourcedir").arg(&headers);
         child = if force { child.arg("--force") } else { child };
-        for directive in directives {
-            child = child.arg("--directive").arg(*directive);
-        }
     } else if !root.is_slash() {
         child = given.named_in(child)?.arg("--kernelsourcedir").arg(&headers);
+    }
+    for directive in directives {
+        child = child.arg("--directive").arg(*directive);
     }
     if !root.is_slash() {
         // Measured with 3.0.10: dkms looks for the signing key, and creates it, in the tree of the host in

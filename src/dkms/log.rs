@@ -65,6 +65,11 @@ pub(super) fn begin(root: &Root, path: &str) -> io::Result<File> {
     unnamed_file()
 }
 
+/// How long a log is now.
+pub(super) fn length(log: &File) -> u64 {
+    log.metadata().map_or(0, |metadata| metadata.len())
+}
+
 /// Writes a line of clr-dkms. A build continues if its log cannot be written, for example on a full disk.
 pub(super) fn note(log: &mut File, text: &str) {
     if let Err(e) = writeln!(log, "# clr-dkms: {text}") {

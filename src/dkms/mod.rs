@@ -4,6 +4,7 @@
 //! The result on disk counts. Exit codes and the word "installed" of dkms are only hints.
 
 pub mod build;
+mod build_hooks;
 pub mod cache;
 mod call;
 pub mod cause;

@@ -55,6 +55,57 @@ fn pre_build_that_is_not_executable() {
 }
 
 #[test]
+fn post_install_that_is_not_executable() {
+    let Some(scene) = with("hook-post-mode", "POST_INSTALL=hook.sh") else { return };
+    script(&scene, "exit 0", 0o644);
+    reported_until_corrected(&scene, "POST_INSTALL of alpha/1.0 is not an executable file");
+}
+
+#[test]
+fn pre_build_and_post_build_that_are_missing() {
+    for directive in ["PRE_BUILD", "POST_BUILD"] {
+        let Some(scene) = with(&format!("hook-gone-{directive}"), &format!("{directive}=hook.sh")) else {
+            return;
+        };
+        reported_until_corrected(&scene, &format!("{directive} of alpha/1.0 is not an executable file"));
+    }
+}
+
+/// dkms 3.0 continues without a word; a later one counts the module as built, and installs it the next time.
+#[track_caller]
+fn fails_every_time(directive: &str, phase: &str) {
+    let Some(scene) = with(&format!("hook-{phase}"), &format!("{directive}=hook.sh")) else { return };
+    script(&scene, "echo no rest >&2; exit 7", 0o755);
+    for _ in 0..3 {
+        scene.post_update().exits(1);
+        let record = scene.record();
+        let module = entry(&record, "alpha/1.0", A);
+        assert_eq!(
+            (&module["state"], &module["error"]["phase"]),
+            (&"build-failed".into(), &phase.into()),
+            "{module:#}"
+        );
+        assert_eq!(module["error"]["cause"], "packaging", "{module:#}");
+        let status = scene.status(1);
+        assert!(status["problems"][0].as_str().unwrap().contains("alpha/1.0"), "{status:#}");
+    }
+    script(&scene, "exit 0", 0o755);
+    outcome(scene.program("rebuild").args(["alpha", "--force"])).exits(0);
+    assert_eq!(scene.state("alpha/1.0", A), "ok");
+    scene.settled();
+}
+
+#[test]
+fn pre_build_that_fails() {
+    fails_every_time("PRE_BUILD", "pre-build");
+}
+
+#[test]
+fn post_build_that_fails() {
+    fails_every_time("POST_BUILD", "post-build");
+}
+
+#[test]
 fn a_patch_that_does_not_apply_or_is_missing() {
     let Some(scene) = with("patch-fails", "PATCH[0]=fix.patch") else { return };
     let failed = |shown: &str| {
