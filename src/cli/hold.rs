@@ -214,11 +214,14 @@ fn lacking(
             None if system.wishes.allows(&release, name) => {}
             None => {
                 let names: Vec<&str> = all.iter().map(MissingModule::name).collect();
-                let lacks = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-                return Err(GuardRefusal::unknown(format!(
-                    "{} is not a required module that kernel {release} lacks; it lacks: {lacks}",
-                    shown(asked)
-                )));
+                return Err(GuardRefusal::unknown(match names.as_slice() {
+                    [] => format!("kernel {release} lacks no required module: nothing has to be allowed"),
+                    names => format!(
+                        "{} is not a required module that kernel {release} lacks; it lacks: {}",
+                        shown(asked),
+                        names.join(", ")
+                    ),
+                }));
             }
         }
     }

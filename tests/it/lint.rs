@@ -329,7 +329,13 @@ fn a_conf_that_is_elsewhere() {
         assert!(shown.contains(&format!("next step: use {file}, or what")), "{shown}");
         root.file(CONF, GOOD);
     }
-    assert!(next_step("dkms.txt").contains("next step: write one"));
+    for file in ["dkms.txt", "Makefile.dkms"] {
+        assert!(next_step(file).contains("next step: write one"));
+        root.file(CONF, GOOD);
+    }
+    // One that can be used as it is comes first.
+    root.file("usr/src/hello-1.0/a/dkms.conf.in", GOOD);
+    assert!(next_step("b/dkms.conf").contains("b/dkms.conf first"));
 }
 
 #[test]
