@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow};
 use super::build_hooks::{self, BuildHooks};
 use super::call::{BuildAids, GivenRoot, build_with, dkms, sandbox_error};
 use super::cause::{Cause, PackagingFault, Phase};
+pub use super::failure::{Failure, StepFailure};
 use super::first_error::{BuildFacts, ErrorKind, FirstError, ONCE_MORE};
 use super::hooks::{self, Hook, HookFailure};
 use super::log::{self, append, note};
@@ -28,50 +29,6 @@ const EXCLUDED: [i32; 2] = [77, 9];
 
 /// The maximum number of files of a failed build that are listed.
 const MOST_LISTED: usize = 20_000;
-
-/// Why an attempt did not succeed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// dkms found that dkms.conf excludes this kernel.
-    Excluded,
-    /// A stop was requested.
-    Interrupted,
-    /// A step failed.
-    Step(StepFailure),
-}
-
-/// How a step failed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StepFailure {
-    /// The step, and how it ended.
-    pub what: String,
-    /// The first error in the log.
-    pub error: Option<Box<FirstError>>,
-    /// The last lines of the log.
-    pub last_lines: Vec<String>,
-    /// The failure follows from the inputs of the build: the same inputs would fail again.
-    pub lasting: bool,
-}
-
-impl StepFailure {
-    pub(super) fn of(what: impl Into<String>, error: Option<FirstError>) -> Failure {
-        let (what, error) = (what.into(), error.map(Box::new));
-        Failure::Step(StepFailure { what, error, ..StepFailure::default() })
-    }
-}
-
-/// A failure of clr-dkms itself, outside of dkms.
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Failure {
-        StepFailure::of(format!("{error:#}"), None)
-    }
-}
-
-impl From<FileError> for Failure {
-    fn from(error: FileError) -> Failure {
-        anyhow!(error).into()
-    }
-}
 
 /// The failure of a call that was not started. A refusal by the sandbox depends on the machine, not on the
 /// inputs of the build.

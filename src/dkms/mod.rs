@@ -12,6 +12,7 @@ mod cause_rules;
 pub mod conf;
 pub mod conflict;
 pub mod depmod;
+mod failure;
 pub mod first_error;
 mod first_error_classes;
 pub mod gc;
