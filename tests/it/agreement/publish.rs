@@ -97,7 +97,8 @@ impl Told {
         assert_eq!((nothing, nothing_again), (String::new(), String::new()));
         let (guard_code, guard) = run(&["guard", "--json"]);
         let guard: Value = serde_json::from_str(&guard).unwrap();
-        assert_eq!(guard_code == 2, guard["unsafe"] == true, "{guard:#}");
+        // What rests on nothing but unread facts is unknown in both.
+        assert_eq!(guard_code == 2, guard["unsafe"] == true && code != 3, "{guard:#}");
         let told = Told {
             json: serde_json::from_str(&json).unwrap(),
             code,
