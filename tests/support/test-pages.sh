@@ -97,7 +97,7 @@ offers '6.15.7-1591.native' clr-dkms hold -p "${system/ /\\ }" 6.15.7
 offers 'native' clr-dkms-variant -p "$system" --long n
 offers 'hello hello/1.0' clr-dkms rebuild --live-root "$system" zfs h
 offers 'hello hello/1.0 kernel zfs zfs/2.2.4' clr-dkms lint -p "$system" -k native ''
-offers '' clr-dkms status -p "$system" ''
+offers 'hello hello/1.0 zfs zfs/2.2.4' clr-dkms status -p "$system" ''
 offers '--dry-run' clr-dkms-post-update --dr
 offers 'always auto' clr-dkms-cmdline --color a
 offers 'json prometheus text' clr-dkms status --format ''
