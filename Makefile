@@ -77,7 +77,8 @@ pictures: timeline ## and docs/*.png: screens in a real terminal, of machines as
 test: export CLR_DKMS_NO_SKIPS = $(if $(shell command -v apt-get),1)
 test: ## everything, in under 20 minutes; what CI runs (installs what is missing, as root)
 	@$(INSTALL) build dkms test systemd
-	$(MAKE) --no-print-directory check
+	@# The last two lines run these groups with more cases.
+	$(MAKE) --no-print-directory check UNIT_OPTIONS='-- --skip unread:: --skip kills::'
 	$(OWNER) python3 tests/support/test-stand-in.py & $(MAKE) --no-print-directory build && wait $$!
 	$(ROOT) tests/support/test-scratch-root.sh
 	$(ROOT) tests/support/test-live.sh
@@ -122,7 +123,7 @@ lint: ready fetch
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 unit: fetch
-	$(CARGO) test --locked
+	$(CARGO) test --locked $(UNIT_OPTIONS)
 
 # Every file that starts like a shell script. The trees in tests/roots are recorded input.
 shell: ready

@@ -73,7 +73,7 @@ fn scenes() -> impl Strategy<Value = Scene> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, max_shrink_iters: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_machine(scene in scenes()) {
