@@ -200,15 +200,15 @@ impl System {
 
     /// Marks the proven modules whose source has changed since they were built. It looks at every file of the
     /// sources, so only reports do it, and runs that an admin asked for.
-    pub fn look_at_sources(&mut self, root: &Root) {
-        let record = state::load::<RunRecord>(root, RECORD).good();
-        let built_from = record.map(|record| record.built_from).unwrap_or_default();
+    /// `record` is that of the last run.
+    pub fn look_at_sources(&mut self, root: &Root, record: Option<&RunRecord>) {
+        let built_from = record.map(|record| &record.built_from);
         let mut sources: BTreeMap<ModuleName, Option<SourceFiles>> = BTreeMap::new();
         for pair in self.modules_on_kernels.iter_mut().filter(|pair| pair.proof.is_ok()) {
             let look = || SourceFiles::observe(root, &pair.source);
             let files = sources.entry(pair.module.clone()).or_insert_with(look);
             pair.source_changed =
-                files.as_ref().is_some_and(|files| files.differ_from_build(root, pair, &built_from));
+                files.as_ref().is_some_and(|files| files.differ_from_build(root, pair, built_from));
         }
     }
 

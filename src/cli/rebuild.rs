@@ -68,7 +68,7 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
     if arguments.dry_run {
         let mut cache = Cache::load(&context.root);
         let mut system = System::observe_also(context, &mut cache, &order.kernels);
-        system.look_at_sources(&context.root);
+        system.look_at_sources(&context.root, state::load(&context.root, RECORD).as_good());
         if let Some(why) = sequence::unreadable(context, &system).or(engine::unknown_module(&system, &order))
         {
             tracing::error!("{why}");

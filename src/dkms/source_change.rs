@@ -24,15 +24,22 @@ impl SourceFiles {
 
     fn add(&mut self, root: &Root, directory: &str) -> Option<()> {
         // A directory that cannot be listed leaves it unknown whether the source has changed.
-        for found in root.list_optional(directory).ok()? {
+        let listed = root.list_optional(directory).ok()?;
+        if listed.is_empty() {
+            return Some(());
+        }
+        // Its path is resolved once, not for each of thousands of files.
+        let opened = root.open_directory(directory).ok()?;
+        for found in listed {
             if found.name == ".git" {
                 continue;
             }
             if self.0.len() == MOST {
                 return None;
             }
-            let path = format!("{directory}/{}", found.name.to_string_lossy());
-            match (found.kind, root.lookup(&path).stat()) {
+            let name = found.name.to_string_lossy();
+            let path = format!("{directory}/{name}");
+            match (found.kind, opened.lookup(&name).and_then(|there| there.stat())) {
                 (FileKind::Directory, _) => self.add(root, &path)?,
                 (_, Some(Stat { kind: FileKind::Directory, .. })) => return None,
                 (_, Some(stat)) => self.0.push((path, stat)),
@@ -62,12 +69,12 @@ impl SourceFiles {
         &self,
         root: &Root,
         pair: &ModuleOnKernel,
-        built_from: &BTreeMap<String, String>,
+        built_from: Option<&BTreeMap<String, String>>,
     ) -> bool {
         let Some(installed) = pair.proof.as_ref().ok().and_then(|proofs| proofs.first()) else {
             return false;
         };
-        if let Some(then) = installed.sha256.as_ref().and_then(|sum| built_from.get(sum)) {
+        if let Some(then) = installed.sha256.as_ref().and_then(|sum| built_from?.get(sum)) {
             return *then != self.fingerprint();
         }
         let newest = self.0.iter().map(|(_, stat)| stat.mtime_ns).max();

@@ -5,7 +5,7 @@ use super::{Progress, StatusDocument, document};
 use crate::automation;
 use crate::context::Context;
 use crate::dkms::Cache;
-use crate::state::{self, IN_PROGRESS, InProgress, LOCK, RECORD, Stored};
+use crate::state::{self, IN_PROGRESS, InProgress, LOCK, RECORD, RunRecord, Stored};
 use crate::sys::{lock, users};
 use crate::system::System;
 
@@ -17,30 +17,39 @@ pub fn observe(context: &Context) -> StatusDocument {
 /// Like [`observe`], with more expensive checks: changed sources, and the units and hooks that start
 /// clr-dkms. The message of the day does not depend on them.
 pub fn observe_whole(context: &Context) -> StatusDocument {
-    let record = state::load(&context.root, RECORD);
-    let progress = progress(context);
-    let mut system = System::observe(context, &mut Cache::load(&context.root));
-    system.look_at_sources(&context.root);
-    system.automation = automation::observe(&context.root, &context.tools);
-    document(&system, &record, &progress, &context.settings, context.clock.now())
+    observe_also(context, &mut Cache::load(&context.root), |system, record| {
+        system.look_at_sources(&context.root, record);
+        system.automation = automation::observe(&context.root, &context.tools);
+    })
+    .1
 }
 
 /// All that is known of one module. None if there is no such module.
 pub fn observe_module(context: &Context, cache: &mut Cache, asked: &str) -> Option<ModuleDocument> {
-    let record = state::load(&context.root, RECORD);
-    let progress = progress(context);
-    let mut system = System::observe(context, cache);
-    system.look_at_sources(&context.root);
-    let document = document(&system, &record, &progress, &context.settings, context.clock.now());
+    let look =
+        |system: &mut System, record: Option<&RunRecord>| system.look_at_sources(&context.root, record);
+    let (system, document) = observe_also(context, cache, look);
     module_document(&system, &document, asked)
 }
 
 /// The same as [`observe`], with a cache that was loaded before.
 pub fn observe_with(context: &Context, cache: &mut Cache) -> StatusDocument {
+    observe_also(context, cache, |_, _| {}).1
+}
+
+/// Observes, and builds the document. `also` adds what only some reports look at; it gets the record of the
+/// last run.
+fn observe_also(
+    context: &Context,
+    cache: &mut Cache,
+    also: impl FnOnce(&mut System, Option<&RunRecord>),
+) -> (System, StatusDocument) {
     let record = state::load(&context.root, RECORD);
     let progress = progress(context);
-    let system = System::observe(context, cache);
-    document(&system, &record, &progress, &context.settings, context.clock.now())
+    let mut system = System::observe(context, cache);
+    also(&mut system, record.as_good());
+    let document = document(&system, &record, &progress, &context.settings, context.clock.now());
+    (system, document)
 }
 
 /// Whether a run is active, or was interrupted.

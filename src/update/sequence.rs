@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
         let mut system = System::observe_also(context, &mut cache, &order.kernels);
         overrides::keep_current(context, &system);
         if order.by_hand {
-            system.look_at_sources(root);
+            system.look_at_sources(root, before.as_good());
         }
         Run {
             context,
@@ -309,7 +309,9 @@ impl<'a> Run<'a> {
             self.cache.start_over();
             self.system = System::observe_also(self.context, &mut self.cache, &self.order.kernels);
             if self.order.by_hand {
-                self.system.look_at_sources(&self.context.root);
+                // The record as this run has continued it.
+                let record = state::load(&self.context.root, RECORD);
+                self.system.look_at_sources(&self.context.root, record.as_good());
             }
         }
         self.attempts.extend(attempts);
