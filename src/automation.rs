@@ -190,26 +190,17 @@ fn is_wanted_by(root: &Root, unit: &str, target: &str) -> bool {
 /// Units that systemd does not start again. A run that ended with an error is started again by the next update.
 fn failed_units(tools: &Tools) -> Vec<String> {
     let names = UNITS.iter().map(|unit| unit.name);
-    let asked = tools.child("systemctl", PATIENCE).map(|child| {
-        child
-            .arg("show")
-            .arg("--property=Id,ActiveState,Result")
-            .args(names)
-            .output(Output::Keep(64 << 10))
-            .run()
+    let asked = tools.child("systemctl", PATIENCE).map_err(anyhow::Error::from).and_then(|child| {
+        let child = child.arg("show").arg("--property=Id,ActiveState,Result").args(names);
+        Ok(child.output(Output::Keep(64 << 10)).run()?)
     });
-    let text = match asked {
-        Ok(Ok(done)) => String::from_utf8_lossy(&done.output).into_owned(),
-        Ok(Err(e)) => {
-            tracing::debug!("systemctl: {e}");
-            return Vec::new();
-        }
+    match asked {
+        Ok(done) => failed_in(&String::from_utf8_lossy(&done.output)),
         Err(e) => {
-            tracing::debug!("{e}");
-            return Vec::new();
+            tracing::debug!("systemctl: {e}");
+            Vec::new()
         }
-    };
-    failed_in(&text)
+    }
 }
 
 /// The failed units in the output of `systemctl show`, which has one block of `KEY=VALUE` lines for each unit.

@@ -64,9 +64,7 @@ impl OverrideNote {
     pub fn is_empty(&self) -> bool {
         *self == OverrideNote::default()
     }
-}
 
-impl OverrideNote {
     /// In parentheses after a space, or nothing.
     pub fn text(&self, times: &TimeStyle) -> String {
         let by = self.by.as_ref().map(|by| format!("by {by}"));

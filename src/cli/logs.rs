@@ -77,11 +77,12 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
         logs.retain(|log| log.module.name == *asked || log.module.to_string() == *asked);
     }
     let record = state::load::<RunRecord>(root, RECORD).good();
-    let failed = |log: &FoundLog| {
+    let has_error = |log: &FoundLog| {
         let known = record.as_ref().and_then(|r| r.module(&log.module, &log.release));
-        arguments.module.is_none() && known.is_some_and(|m| m.error.is_some())
+        known.is_some_and(|m| m.error.is_some())
     };
-    let Some(log) = logs.iter().max_by_key(|log| (failed(log), log.written)) else {
+    let is_first = |log: &FoundLog| arguments.module.is_none() && has_error(log);
+    let Some(log) = logs.iter().max_by_key(|log| (is_first(log), log.written)) else {
         let of = arguments.module.as_ref().map(|m| format!(" of {}", shown(m))).unwrap_or_default();
         let on = kernel.map(|(_, release)| format!(" for kernel {}", shown(&release))).unwrap_or_default();
         tracing::error!("there is no log{of}{on} in {}", root.shown_path(LOGS).display());
@@ -96,25 +97,7 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
         }
     };
     let mut text = format!("{} on {}: {}\n", log.module, log.release, root.shown_path(&path).display());
-    let logged = log::first_error(root, &log.module, &log.release);
-    if logged.is_some()
-        || record
-            .as_ref()
-            .and_then(|r| r.module(&log.module, &log.release))
-            .is_some_and(|m| m.error.is_some())
-    {
-        // What `status` reports of it: the log does not contain all that is known of the cause.
-        let document = observe(context);
-        let is_it = |m: &&ModuleStatus| m.record.module == log.module && m.record.kernel == log.release;
-        let known = document.modules.iter().find(is_it).filter(|m| !m.record.state.is_proven());
-        if let Some(error) = known.and_then(|m| m.record.error.as_ref()).or(logged.as_ref()) {
-            text += &format!("first error: {}\n", shown(&error.to_string()));
-            text.extend(error.context.iter().map(|line| format!("    {}\n", shown(line))));
-            text += &format!("cause: {}\n", error.cause.word());
-        }
-        let step = known.and_then(|m| m.next_step.as_deref());
-        text.extend(step.map(|step| format!("next step: {}\n", shown(step))));
-    }
+    text += &why_it_failed(context, log, has_error(log));
     text.push('\n');
     let is_paged = !arguments.no_pager && std::io::stdout().is_terminal();
     let pager = if is_paged { pager::start(&context.tools) } else { None };
@@ -127,6 +110,28 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
         None => answer_by(common.color, |out| print(&text, file, out))?,
     }
     Ok(exit::OK)
+}
+
+/// The first error of a build that failed, its cause and the next step; nothing of another build. `is_recorded`: the last
+/// run recorded an error.
+fn why_it_failed(context: &Context, log: &FoundLog, is_recorded: bool) -> String {
+    let logged = log::first_error(&context.root, &log.module, &log.release);
+    let mut text = String::new();
+    if logged.is_none() && !is_recorded {
+        return text;
+    }
+    // What `status` reports of it: the log does not contain all that is known of the cause.
+    let document = observe(context);
+    let is_it = |m: &&ModuleStatus| m.record.module == log.module && m.record.kernel == log.release;
+    let known = document.modules.iter().find(is_it).filter(|m| !m.record.state.is_proven());
+    if let Some(error) = known.and_then(|m| m.record.error.as_ref()).or(logged.as_ref()) {
+        text += &format!("first error: {}\n", shown(&error.to_string()));
+        text.extend(error.context.iter().map(|line| format!("    {}\n", shown(line))));
+        text += &format!("cause: {}\n", error.cause.word());
+    }
+    let step = known.and_then(|m| m.next_step.as_deref());
+    text.extend(step.map(|step| format!("next step: {}\n", shown(step))));
+    text
 }
 
 /// Prints the text, and the lines of the log. Control sequences in the output of compilers and scripts are

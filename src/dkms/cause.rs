@@ -125,11 +125,6 @@ impl Cause {
     pub fn word(&self) -> &'static str {
         self.into()
     }
-
-    /// It is temporary: the same build may succeed later without any change.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Cause::NoSpace { .. } | Cause::NoMemory)
-    }
 }
 
 /// For a flattened field: a record without a cause, or with one of a later version, can still be read.
