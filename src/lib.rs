@@ -27,6 +27,7 @@
 //! | [`modprobe`] | which file modprobe loads for a module name, and what prevents it |
 //! | [`initrd`] | the cpio archives that the boot loader passes to a kernel, and the modules in them |
 //! | [`dkms`] | the DKMS tree, dkms.conf, the plan, one build, the proof of its result, lint |
+//! | [`adopt`] | foreign module sources: unpacking them, and finding out how they are built |
 //! | [`boot`] | running clr-boot-manager, the boot partition, reading boot entries back |
 //! | [`usage`] | what the running machine uses, and the modules that this depends on |
 //! | [`system`] | the complete observation, as one value |
@@ -39,6 +40,7 @@
 //! | [`update`] | the worker: the sequence of a run, the build queue, the boot files, publishing results, progress |
 //! | [`cli`] | one file for each program or subcommand: arguments, call, print, exit code |
 
+pub mod adopt;
 pub mod automation;
 pub mod boot;
 pub mod boot_decision;

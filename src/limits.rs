@@ -41,6 +41,13 @@ pub const WINDOW: u64 = 8 << 20;
 /// A build log, which is read line by line. clr-dkms keeps its own logs below 32 MiB.
 pub const LOG: u64 = 64 << 20;
 
+/// All files of a module's source that is adopted. The largest known one has 385 MB.
+pub const ADOPTED_SOURCE: u64 = 1 << 30;
+/// The entries of a module's source that is adopted.
+pub const ADOPTED_ENTRIES: usize = 50_000;
+/// How deep the directories of a module's source are nested.
+pub const ADOPTED_DEPTH: usize = 32;
+
 /// Whether a JSON text has more than [`VALUES`] values.
 pub fn has_too_many_values(json: &[u8]) -> bool {
     // Commas in strings are counted too, so the count is an upper bound.

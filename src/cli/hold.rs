@@ -238,7 +238,7 @@ fn lacking(
 }
 
 /// Whether the user confirms on a terminal; none without a terminal.
-fn confirmed(question: &str) -> std::io::Result<Option<bool>> {
+pub(super) fn confirmed(question: &str) -> std::io::Result<Option<bool>> {
     let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
     if !stdin.is_terminal() || !stderr.is_terminal() {
         return Ok(None);

@@ -1,6 +1,6 @@
 //! `clr-dkms lint`: reports faults of a `dkms.conf` or its source, with the line and the correction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -10,13 +10,13 @@ use crate::context::Context;
 use crate::dkms::conf::{self, ConfError, ConfFile, DkmsRules};
 use crate::dkms::lint::source::{SourceFiles, Trust};
 use crate::dkms::lint::{
-    Answer, Expected, KernelOwn, LintSubject, Severity, lint, without_conf, without_source,
+    Answer, Expected, LintSubject, Severity, lint, own_modules, without_conf, without_source,
 };
 use crate::dkms::{Cache, ModuleName, Source, Tree, tree};
 use crate::exit;
 use crate::kernel::inventory::module_directory;
-use crate::kernel::{Inventory, NoSuchKernel, Running, module_file};
-use crate::limits::{KERNEL_LIST, TEXT};
+use crate::kernel::{Inventory, NoSuchKernel, Running};
+use crate::limits::TEXT;
 use crate::report::lint::{LintDocument, Target};
 use crate::report::render::json;
 use crate::report::render::lint::screen;
@@ -321,21 +321,6 @@ impl<'a> Bench<'a> {
 /// The path of a directory inside the root, with symlinks resolved.
 fn real_inside(root: &Root, path: &Path) -> Option<PathBuf> {
     root.real_path(path).ok().and_then(|host| root.inside(&host))
-}
-
-/// The modules that a kernel includes, as files or built in. An unreadable list counts as empty, because this
-/// is only advice.
-fn own_modules(root: &Root, release: &str) -> BTreeMap<String, KernelOwn> {
-    let read = |list: &str| root.read_within(format!("{}/{list}", module_directory(release)), KERNEL_LIST);
-    let mut found = BTreeMap::new();
-    for (list, own) in [("modules.dep", KernelOwn::Module), ("modules.builtin", KernelOwn::BuiltIn)] {
-        let text = read(list).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let paths = text.lines().filter_map(|line| line.split(':').next());
-        let names = paths.filter(|path| path.starts_with("kernel/")).filter_map(module_file::stem);
-        found.extend(names.map(|name| (module_file::kernel_name(name), own)));
-    }
-    found
 }
 
 /// A path for display: relative to the source as it was named if it is below it, otherwise as the host sees

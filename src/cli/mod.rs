@@ -1,6 +1,7 @@
 //! One file for each program and subcommand: arguments, call, print, exit code. This file has what they
 //! share.
 
+pub mod add;
 pub mod check;
 pub mod cmdline;
 pub mod enforcement;

@@ -4,6 +4,7 @@ mod show;
 
 use clap::{Parser, Subcommand};
 
+use super::add::{self, AddArguments};
 use super::check::{self, CheckArguments};
 use super::enforcement::{self, EnforcementArguments};
 use super::explain::{self, ExplainArguments};
@@ -96,6 +97,25 @@ enum AdminVerb {
     #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
         clr-dkms rebuild --all-kernels --dry-run\n  clr-dkms rebuild -q --json | jq '.modules[] | select(.state != \"ok\")'")]
     Rebuild(RebuildArguments),
+    /// Adopt the source of a module: find out how it is built, build it, register and install it
+    ///
+    /// SOURCE is a directory, a git checkout, an archive (tar, also compressed by gzip, xz, zstd or bzip2;
+    /// zip), an archive of `dkms mktarball`, or a package for DKMS (.deb, .rpm). It is unpacked into a scratch
+    /// directory, where nothing leads out of. Its dkms.conf is used, completed or generated, and each decision
+    /// is shown with the line of the source that it rests on. No script of the source is run to install it.
+    /// What has to run to find out how it is built, and a first build for each kernel with headers, run in a
+    /// sandbox as a user that owns nothing.
+    ///
+    /// After a confirmation the source is copied to /usr/src, registered with DKMS, built and installed as
+    /// after an update, with the kernel command line and the boot files. When a kernel does not get the module,
+    /// everything is taken back.
+    ///
+    /// Exit code 0: the module is installed and proven on every kernel, or was before; with --dry-run: it can
+    /// be adopted; 1: it cannot be adopted or built, or it was not confirmed; 3: something cannot be
+    /// determined; 75: another run is at work; 77: no permission.
+    #[command(after_help = "Examples:\n  clr-dkms add ./v4l2loopback --dry-run\n  \
+        clr-dkms add hello-1.0.tar.gz --yes\n  clr-dkms add ./driver --conf module/dkms.conf --version 1.2")]
+    Add(AddArguments),
     /// Read dkms.conf files and their sources, and say what is wrong, on which line, and what clears it
     ///
     /// Each dkms.conf is read as text, and run by bash as dkms would run it, but without write access. An
@@ -272,6 +292,7 @@ fn run_verb(arguments: AdminArguments) -> anyhow::Result<u8> {
         AdminVerb::Release(asked) => hold::release(&context, &asked, &arguments.common),
         AdminVerb::Wait(asked) => wait::run(&context, &asked, &arguments.common),
         AdminVerb::Forget(asked) => forget::run(&context, &asked, &arguments.common),
+        AdminVerb::Add(asked) => add::run(&context, asked, &arguments.common),
         AdminVerb::Status(asked) => show::run(&context, &asked, &arguments.common),
         AdminVerb::Logs(asked) => logs::run(&context, &asked, &arguments.common),
         AdminVerb::Explain(asked) => explain::run(&asked, &arguments.common),

@@ -30,6 +30,7 @@ pub mod order;
 mod pkcs7;
 pub mod plan;
 pub mod proof;
+pub mod register;
 pub mod replace;
 pub mod signature;
 pub mod source_change;

@@ -1,6 +1,7 @@
 //! The status document: one value, built from observation and record. Text, JSON and the message of the day
 //! are renderings of it.
 
+pub mod add;
 mod advice;
 pub mod boot_remedies;
 pub mod catalog;

@@ -79,13 +79,23 @@ impl Tools {
     }
 
     /// A sandbox in which the program `name` evaluates foreign text.
-    pub fn sandbox(&self, name: &str, mut sight: Sight) -> Sandbox {
+    pub fn sandbox(&self, name: &str, sight: Sight) -> Sandbox {
+        Sandbox::evaluate(self.with_program(name, sight)).trusted(self.trusts_modules)
+    }
+
+    /// A sandbox in which the program `name` builds a foreign source.
+    pub fn scratch_sandbox(&self, name: &str, sight: Sight) -> Sandbox {
+        Sandbox::scratch_build(self.with_program(name, sight)).trusted(self.trusts_modules)
+    }
+
+    /// Shows the directory of a program, and those that are searched first.
+    fn with_program(&self, name: &str, mut sight: Sight) -> Sight {
         #[allow(clippy::disallowed_methods)] // a program of the machine we run on, whatever the root is
         let real = self.find(name).ok().and_then(|path| path.canonicalize().ok());
         let first = self.directories.iter().take(self.directories.len() - DIRECTORIES.len()).cloned();
         let directories = real.iter().filter_map(|path| path.parent()).map(Path::to_owned).chain(first);
         sight.shown.extend(directories.map(PathBuf::into_os_string));
-        Sandbox::evaluate(sight).trusted(self.trusts_modules)
+        sight
     }
 
     /// The `PATH` that children get.

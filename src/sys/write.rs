@@ -328,6 +328,16 @@ impl Root {
         self.open_written(path.as_ref(), OFlag::O_TRUNC, 0o644)
     }
 
+    /// A new file in a new tree, with that mode and not yet on disk; parents are made. Nothing may exist there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create_new(&self, path: impl AsRef<Path>, mode: u32) -> Result<File, FileError> {
+        let file = self.open_written(path.as_ref(), OFlag::O_EXCL, 0o600)?;
+        fchmod(&file, Mode::from_bits_truncate(mode)).map_err(|e| self.fail("write", path.as_ref(), e))?;
+        Ok(file)
+    }
+
     /// A lock file: made when absent, never truncated or removed, and not accessible to others, which could
     /// block a run with a lock of their own.
     ///

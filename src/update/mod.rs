@@ -3,6 +3,7 @@
 //!
 //! The programs in [`crate::cli`] call it; it does not depend on them.
 
+pub mod adopt;
 pub mod boot_default;
 pub mod boot_files;
 pub mod boot_update;
@@ -19,4 +20,5 @@ pub mod progress;
 pub mod publish;
 mod record;
 pub mod refresh;
+pub mod registration;
 pub mod sequence;

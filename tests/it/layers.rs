@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 17] = [
     &["modprobe"],
     &["initrd"],
     &["boot", "dkms"],
-    &["enforcement"],
+    &["enforcement", "adopt"],
     &["requirement"],
     &["boot_decision"],
     &["config"],

@@ -1,6 +1,8 @@
 //! Tests of the library and of the programs on fixture roots: no root rights, no network, no kernel headers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod add;
+mod add_hostile;
 mod agreement;
 mod automation;
 mod boot_default;

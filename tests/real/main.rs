@@ -6,6 +6,7 @@
 //! Roots are made below `target/real`, and kept there when a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod add;
 mod boot_manager;
 mod conf;
 mod conflicts;

@@ -10,6 +10,8 @@ use crate::dkms::uname::asks_release;
 pub struct KbuildObject {
     /// The module: the name of the file without `.o` and without its directory.
     pub name: String,
+    /// The directory of its files, relative to the Makefile; empty for the same one.
+    pub directory: String,
     /// The option that decides whether it is built.
     pub option: Option<String>,
     /// The line number, from 1.
@@ -92,8 +94,9 @@ impl Makefile {
         for word in value.split_ascii_whitespace().flat_map(|word| self.expanded(word)).collect::<Vec<_>>() {
             match word.strip_suffix(".o") {
                 Some(object) if !object.contains('$') => {
-                    let name = object.rsplit('/').next().unwrap_or_default().to_owned();
-                    self.objects.push(KbuildObject { name, option: option.clone(), line });
+                    let (directory, name) = object.rsplit_once('/').unwrap_or(("", object));
+                    let (directory, name) = (directory.to_owned(), name.to_owned());
+                    self.objects.push(KbuildObject { name, directory, option: option.clone(), line });
                 }
                 // A subdirectory has its own file.
                 None if word.ends_with('/') && !word.contains('$') => {}
@@ -119,7 +122,7 @@ impl Makefile {
 
 /// The lines without comments. Lines that end with a backslash are joined. Each has the number of its first
 /// line.
-fn logical_lines(text: &str) -> Vec<(usize, String)> {
+pub(crate) fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     let mut continues = false;
     for (at, line) in text.lines().enumerate() {
@@ -141,7 +144,7 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 }
 
 /// `NAME = VALUE` with any operator of make; recipes are excluded.
-fn assignment(line: &str) -> Option<(&str, &str)> {
+pub(crate) fn assignment(line: &str) -> Option<(&str, &str)> {
     if line.starts_with('\t') && !line.trim_start().starts_with("obj-") {
         return None;
     }

@@ -7,6 +7,7 @@
 
 mod conf_rules;
 pub mod makefile;
+mod own_modules;
 mod rules;
 pub mod source;
 mod source_rules;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use super::conf::{ConfFile, DkmsConf, DkmsRules, Trace};
 use super::{ModuleName, tree};
 use crate::sys::shell;
+pub use own_modules::own_modules;
 use rules::{Check, LintRule, RULES};
 use source::SourceFiles;
 use view::{ConfView, Hit, LintPlace};

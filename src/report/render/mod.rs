@@ -1,5 +1,6 @@
 //! Renderings for people.
 
+pub mod add;
 pub mod cmdline;
 pub mod enforcement;
 pub mod guard;

@@ -1,0 +1,145 @@
+//! What was decided about a source, why it was refused, and the lines that say so.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// A line of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// The file, relative to the top of the source.
+    pub file: PathBuf,
+    /// The line number, from 1.
+    pub line: usize,
+    /// The line.
+    pub text: String,
+}
+
+impl Evidence {
+    /// The line with that number.
+    pub fn of(file: &Path, line: usize, text: &str) -> Evidence {
+        let text = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+        Evidence { file: file.to_owned(), line, text: text.trim().to_owned() }
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.file.display(), self.line, self.text)
+    }
+}
+
+/// A decision, and what it rests on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// What was decided.
+    pub subject: &'static str,
+    /// The result.
+    pub value: String,
+    /// The reason.
+    pub why: String,
+    /// The line that says so, if one does.
+    pub evidence: Option<Evidence>,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.subject, self.value, self.why)
+    }
+}
+
+/// Why a source cannot be adopted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdoptError {
+    /// There are modules, and nothing to build them from.
+    #[error(
+        "{}: only precompiled modules are there. A module must be built with the headers of the kernel that \
+         loads it, so its source is needed", .0.display()
+    )]
+    Precompiled(PathBuf),
+    /// There is nothing to build.
+    #[error("there is no source of a kernel module in it: no dkms.conf, and no Makefile with obj-m")]
+    NoSource,
+    /// A part of the source is missing.
+    #[error("{}: the submodule is empty. `git submodule update --init` fetches it; archives that a web site \
+             makes lack submodules", .path.display())]
+    EmptySubmodule {
+        /// Its directory.
+        path: PathBuf,
+        /// The line of `.gitmodules`.
+        evidence: Option<Evidence>,
+    },
+    /// More than one answer is possible.
+    #[error("{what}: {}; {option}", .choices.join(", "))]
+    Ambiguous {
+        /// The question.
+        what: &'static str,
+        /// The answers.
+        choices: Vec<String>,
+        /// How to choose.
+        option: &'static str,
+    },
+    /// A placeholder whose value is unknown.
+    #[error("the value of the placeholder {token} is unknown")]
+    Placeholder {
+        /// The placeholder.
+        token: String,
+        /// Where it is.
+        evidence: Evidence,
+    },
+    /// The project is prepared for the build in a way that is its own.
+    #[error("{why}")]
+    NeedsRecipe {
+        /// What it needs.
+        why: String,
+        /// Where it says so.
+        evidence: Option<Evidence>,
+    },
+    /// There is no version.
+    #[error("no version was found; give one with --version")]
+    NoVersion,
+    /// dkms does not accept a name or a version.
+    #[error("{0:?} cannot be a {1} of a DKMS module; give another one with --{1}")]
+    BadName(String, &'static str),
+    /// The `dkms.conf` is not usable.
+    #[error("{reason}")]
+    Conf {
+        /// The reason.
+        reason: String,
+        /// The line.
+        evidence: Option<Evidence>,
+    },
+    /// Something could not be read or evaluated.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl AdoptError {
+    /// The identifier of the cause, which never changes.
+    pub fn id(&self) -> &'static str {
+        match self {
+            AdoptError::Precompiled(_) => "precompiled-only",
+            AdoptError::NoSource => "no-module-source",
+            AdoptError::EmptySubmodule { .. } => "empty-submodule",
+            AdoptError::Ambiguous { .. } => "ambiguous",
+            AdoptError::Placeholder { .. } => "placeholder",
+            AdoptError::NeedsRecipe { .. } => "needs-recipe",
+            AdoptError::NoVersion => "no-version",
+            AdoptError::BadName(..) => "bad-name",
+            AdoptError::Conf { .. } => "unusable-dkms-conf",
+            AdoptError::Unknown(_) => "unknown",
+        }
+    }
+
+    /// The line that forces it.
+    pub fn evidence(&self) -> Option<&Evidence> {
+        match self {
+            AdoptError::Placeholder { evidence, .. } => Some(evidence),
+            AdoptError::EmptySubmodule { evidence, .. }
+            | AdoptError::NeedsRecipe { evidence, .. }
+            | AdoptError::Conf { evidence, .. } => evidence.as_ref(),
+            _ => None,
+        }
+    }
+}

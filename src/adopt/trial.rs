@@ -1,0 +1,297 @@
+//! Tries a source in the scratch directory: what make would do, and a build by dkms in a tree of its own. All
+//! of it runs in a sandbox, as a user that owns nothing.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::find::Adoptable;
+use super::place::SOURCES;
+use crate::dkms::proof::{facts_of, find_file, vermagic_of};
+use crate::dkms::{Cache, architecture, tree};
+use crate::kernel::inventory::{MODULES, module_directory};
+use crate::sys::sandbox::{ShownTree, Sight};
+use crate::sys::{Child, Ended, FileError, Output, Root, Tools};
+
+/// The DKMS tree in the scratch root.
+const TREE: &str = "/tree";
+/// The time limit of a probe.
+const PROBE: Duration = Duration::from_secs(120);
+/// How much of the output of a probe is kept.
+const PROBE_OUTPUT: u64 = 4 << 20;
+
+/// A source in the scratch directory, and a kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial<'a> {
+    /// The system.
+    pub root: &'a Root,
+    /// The programs.
+    pub tools: &'a Tools,
+    /// The scratch directory.
+    pub scratch: &'a Root,
+    /// The source.
+    pub found: &'a Adoptable,
+    /// The kernel release.
+    pub release: &'a str,
+    /// The time limit of a build.
+    pub deadline: Duration,
+}
+
+/// What `make -n` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// It enters the headers of the kernel.
+    pub enters_target: bool,
+    /// The headers of other kernels that it enters.
+    pub others: Vec<String>,
+    /// The end of the output.
+    pub last_lines: Vec<String>,
+}
+
+impl Probe {
+    /// It builds for the kernel that it is meant for, and for no other.
+    pub fn is_good(&self) -> bool {
+        self.enters_target && self.others.is_empty()
+    }
+}
+
+/// Why a trial came to no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrialFailure {
+    /// Its steps could not be run.
+    #[error("{0}")]
+    NotRun(String),
+    /// dkms failed.
+    #[error("dkms build: {0}")]
+    Build(String),
+    /// The file is not there, or not for this kernel.
+    #[error("{0}")]
+    Flawed(String),
+}
+
+impl From<FileError> for TrialFailure {
+    fn from(e: FileError) -> TrialFailure {
+        TrialFailure::NotRun(e.to_string())
+    }
+}
+
+impl Trial<'_> {
+    /// Registers the source in the tree of the trial.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn prepare(&self) -> Result<(), TrialFailure> {
+        let Adoptable { name, version, .. } = self.found;
+        self.scratch.remove_tree(TREE)?;
+        let version_tree = format!("{TREE}/{name}/{version}");
+        self.scratch.make_directories(&version_tree)?;
+        let source = self.scratch.real_path(self.source())?;
+        self.scratch.link(format!("{version_tree}/source"), &source)?;
+        Ok(())
+    }
+
+    fn source(&self) -> PathBuf {
+        Path::new(SOURCES).join(format!("{}-{}", self.found.name, self.found.version))
+    }
+
+    /// The headers, as a path of this machine.
+    fn headers(&self) -> Result<PathBuf, TrialFailure> {
+        Ok(self.root.real_path(format!("{}/build", module_directory(self.release)))?)
+    }
+
+    fn sight(&self) -> Sight {
+        let root = self.root;
+        let shown = |path: &str, target: &str| {
+            let source = root.real_path(path).ok()?;
+            Some(ShownTree { source, target: PathBuf::from(target), is_writable: false })
+        };
+        let trees =
+            [shown(MODULES, MODULES), shown(MODULES, "/lib/modules"), shown(tree::SOURCES, tree::SOURCES)];
+        let own = !root.is_slash();
+        Sight {
+            shown: own.then(|| root.path().as_os_str().to_owned()).into_iter().collect(),
+            writable: vec![self.scratch.path().as_os_str().to_owned()],
+            trees: if own { trees.into_iter().flatten().collect() } else { Vec::new() },
+            ..Sight::default()
+        }
+    }
+
+    fn confined(&self, program: &str, child: Child) -> Child {
+        child.env("HOME", "/tmp").confined(self.tools.scratch_sandbox(program, self.sight()))
+    }
+
+    /// Asks make what it would do, after the preparations of the `dkms.conf`.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn probe(&self) -> Result<Probe, TrialFailure> {
+        let not_run = |e: &dyn std::fmt::Display| TrialFailure::NotRun(e.to_string());
+        let Adoptable { name, version, conf, .. } = self.found;
+        let build = format!("{TREE}/{name}/{version}/build");
+        self.scratch.remove_tree(&build)?;
+        self.scratch.make_directories(&build)?;
+        let (build, source) = (self.scratch.real_path(&build)?, self.scratch.real_path(self.source())?);
+        let headers = self.headers()?;
+        // The values were evaluated for the trees of the system.
+        let here = |text: &str| {
+            let of = |path: &str| self.root.real_path(path).unwrap_or_else(|_| self.root.shown_path(path));
+            let trees = [(tree::TREE, TREE), (tree::SOURCES, SOURCES)];
+            trees.iter().fold(text.to_owned(), |text, (system, own)| {
+                let own = self.scratch.shown_path(own).display().to_string();
+                // The headers of other distributions are below /usr/src.
+                let module = format!("{}/{name}", of(system).display());
+                text.replace(&module, &format!("{own}/{name}"))
+            })
+        };
+        let make = match conf.make.trim() {
+            "" => format!("make -C {} M={}", headers.display(), build.display()),
+            make => here(make),
+        };
+        // As dkms does it.
+        let make = match make.strip_prefix("make") {
+            Some(rest) => format!("make KERNELRELEASE={}{rest}", self.release),
+            None => make,
+        };
+        let prepare = here(conf.hook("PRE_BUILD"));
+        let prepare = if prepare.is_empty() { String::new() } else { format!("./{prepare} && ") };
+        // Without its preparations make still says where it goes.
+        let script = format!(
+            "cp -a \"$1/.\" \"$2\" && cd \"$2\" && {{ {prepare}true; }} >/dev/null 2>&1; cd \"$2\"; \
+             export MAKEFLAGS=nw; {make}"
+        );
+        let child = self.tools.child("bash", PROBE).map_err(|e| not_run(&e))?;
+        let child = child
+            .args(["--noprofile", "--norc", "-c", &script, "probe"])
+            .args([&source, &build])
+            .env("kernelver", self.release)
+            .output(Output::Keep(PROBE_OUTPUT));
+        let done = self.confined("bash", child).run().map_err(|e| not_run(&e))?;
+        if matches!(done.ended, Ended::TimedOut | Ended::Interrupted) {
+            return Err(not_run(&format!("make -n: {}", done.ended)));
+        }
+        let own = [self.scratch.path().to_owned(), headers];
+        Ok(read(&String::from_utf8_lossy(&done.output), &own, self.release))
+    }
+
+    /// Builds it with dkms, and checks the modules. All output goes into the log.
+    ///
+    /// # Errors
+    /// When it cannot be built, or what was built is not for this kernel.
+    pub fn build(&self, log: &File) -> Result<Vec<String>, TrialFailure> {
+        let not_run = |e: &dyn std::fmt::Display| TrialFailure::NotRun(e.to_string());
+        let Adoptable { name, version, conf, .. } = self.found;
+        self.prepare()?;
+        let child = self.tools.child("dkms", self.deadline).map_err(|e| not_run(&e))?;
+        let child = child
+            .args(["build", "-m", name, "-v", version, "-k", self.release, "--dkmstree"])
+            .arg(self.scratch.real_path(TREE)?)
+            .arg("--sourcetree")
+            .arg(self.scratch.real_path(SOURCES)?)
+            .arg("--kernelsourcedir")
+            .arg(self.headers()?)
+            // The keys of the system are not for a trial.
+            .env("sign_file", "/nonexistent")
+            .output(Output::Into(log.try_clone().map_err(|e| not_run(&e))?));
+        let done = self.confined("dkms", child).run().map_err(|e| not_run(&e))?;
+        if !done.ended.is_success() {
+            return Err(TrialFailure::Build(done.ended.to_string()));
+        }
+        let directory = format!("{TREE}/{name}/{version}/{}/{}/module", self.release, architecture());
+        let mut proven = Vec::new();
+        let mut cache = Cache::default();
+        for built in &conf.built {
+            let Some((path, there)) = find_file(self.scratch, &directory, &built.name) else {
+                return Err(TrialFailure::Flawed(format!("{}.ko was not built", built.name)));
+            };
+            let facts = facts_of(self.scratch, &mut cache, &path, &there);
+            let vermagic = facts.and_then(|facts| vermagic_of(&facts, self.release, &path).map(drop));
+            vermagic.map_err(|flaw| TrialFailure::Flawed(flaw.to_string()))?;
+            proven.push(built.name.clone());
+        }
+        Ok(proven)
+    }
+
+    /// The log that dkms writes.
+    pub fn make_log(&self) -> Option<String> {
+        let Adoptable { name, version, .. } = self.found;
+        let path = format!("{TREE}/{name}/{version}/build/make.log");
+        let text = self.scratch.read_within(path, crate::limits::LOG).ok()?;
+        Some(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// Reads the directories that make enters.
+fn read(output: &str, own: &[PathBuf; 2], release: &str) -> Probe {
+    let [scratch, headers] = own;
+    let mut entered: BTreeSet<&str> = BTreeSet::new();
+    for line in output.lines() {
+        let Some((_, rest)) = line.split_once(": Entering directory ") else { continue };
+        entered.insert(rest.trim_matches(['\'', '`', '"']));
+    }
+    // What make would enter: `make -C DIRECTORY`, where the Makefile does not use $(MAKE).
+    for line in output.lines() {
+        let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "-C").skip(1);
+        entered
+            .extend(words.next().filter(|word| word.starts_with('/')).map(|word| word.trim_end_matches('/')));
+    }
+    // make also names a directory that is not there.
+    for line in output.lines().filter(|line| line.contains("No such file or directory")) {
+        let path = line.trim_start_matches("make").trim_start_matches([':', ' ', '*']);
+        let path = path.split_once(": No such").map_or("", |(path, _)| path);
+        if path.starts_with("/lib/modules/") {
+            entered.insert(path);
+        }
+    }
+    let is_of_kernel = |path: &str| {
+        let path = Path::new(path);
+        let name = path.components().nth_back(1).map(|part| part.as_os_str().to_string_lossy().into_owned());
+        path.starts_with(headers)
+            || (path.ends_with("build") && name.as_deref() == Some(release))
+            || path.file_name().is_some_and(|n| n.to_string_lossy() == format!("linux-headers-{release}"))
+    };
+    let is_headers = |path: &str| path.starts_with("/lib/modules/") || path.starts_with("/usr/");
+    // Debian's headers of a kernel go on in the common ones.
+    let is_common = |path: &str| path.trim_end_matches('/').ends_with("-common");
+    let others = entered.iter().filter(|path| {
+        !is_of_kernel(path) && !Path::new(path).starts_with(scratch) && is_headers(path) && !is_common(path)
+    });
+    Probe {
+        enters_target: entered.iter().any(|path| is_of_kernel(path)),
+        others: others.map(|path| (*path).to_owned()).collect(),
+        last_lines: output
+            .lines()
+            .rev()
+            .take(5)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_that_make_enters() {
+        let own = [PathBuf::from("/var/tmp/s"), PathBuf::from("/usr/lib/modules/6.1-1.native/build")];
+        let probe = |text: &str| read(text, &own, "6.1-1.native");
+        let good = probe(
+            "make: Entering directory '/var/tmp/s/tree/a/1/build'\nmake -C x\n\
+             make[1]: Entering directory '/usr/lib/modules/6.1-1.native/build'\n",
+        );
+        assert!(good.is_good());
+        let running = probe("make[1]: Entering directory '/usr/lib/modules/6.9-1.native/build'\n");
+        assert!(!running.enters_target);
+        assert_eq!(running.others, ["/usr/lib/modules/6.9-1.native/build"]);
+        let printed = probe("make EXTRA=\"\" -C /lib/modules/6.1-1.native/build M=/var/tmp/s modules\n");
+        assert!(printed.is_good());
+        assert!(!probe("make -C /lib/modules/6.9/build/ M=/x modules\n").is_good());
+        let absent = probe("make[1]: *** /lib/modules/6.9/build: No such file or directory.  Stop.\n");
+        assert_eq!(absent.others, ["/lib/modules/6.9/build"]);
+        assert!(!probe("make: Nothing to be done for 'all'.\n").is_good());
+    }
+}

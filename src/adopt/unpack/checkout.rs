@@ -1,0 +1,100 @@
+//! What git knows of a checkout. git obeys the configuration in the checkout, which may name programs, so it
+//! runs in a sandbox that cannot write.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::sys::sandbox::Sight;
+use crate::sys::{Output, Tools};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// The longest list of files.
+const LIST: u64 = 16 << 20;
+
+/// The version of a checkout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitVersion {
+    /// The nearest tag, and the number of commits since; none without a tag.
+    pub tag: Option<(String, u64)>,
+    /// The abbreviated commit.
+    pub commit: String,
+}
+
+/// A checkout.
+pub(super) struct Checkout {
+    /// The tracked files, also of submodules. The directory of an empty submodule is among them.
+    pub(super) tracked: Vec<PathBuf>,
+    pub(super) version: Option<GitVersion>,
+}
+
+impl Checkout {
+    pub(super) fn observe(tools: &Tools, directory: &Path) -> Result<Checkout, String> {
+        let list = git(tools, directory, &["ls-files", "-z", "--cached", "--recurse-submodules"])?;
+        let tracked = list.split(|b| *b == 0).filter(|name| !name.is_empty());
+        let tracked: Vec<PathBuf> = tracked.map(path_of).collect();
+        if tracked.is_empty() {
+            return Err("it tracks none".to_owned());
+        }
+        // Without a commit there is no version.
+        let commit = git(tools, directory, &["rev-parse", "--short=7", "HEAD"]).ok();
+        let described = git(tools, directory, &["describe", "--tags", "--long", "--abbrev=7"]).ok();
+        let version = commit.map(|commit| GitVersion {
+            tag: described.as_deref().and_then(|text| tag_of(&String::from_utf8_lossy(text))),
+            commit: String::from_utf8_lossy(&commit).trim().to_owned(),
+        });
+        Ok(Checkout { tracked, version })
+    }
+}
+
+fn path_of(name: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    PathBuf::from(OsString::from_vec(name.to_owned()))
+}
+
+/// Parses `TAG-COMMITS-gHASH`.
+fn tag_of(text: &str) -> Option<(String, u64)> {
+    let mut parts = text.trim().rsplitn(3, '-');
+    let (_, commits, tag) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((tag.to_owned(), commits.parse().ok()?))
+}
+
+fn git(tools: &Tools, directory: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
+    let child = tools.child("git", DEADLINE).map_err(|e| e.to_string())?;
+    let sight = Sight { shown: vec![directory.as_os_str().to_owned()], ..Sight::default() };
+    let done = child
+        .args([
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "core.fsmonitor=false",
+            "-c",
+            "core.hooksPath=/dev/null",
+            "-C",
+        ])
+        .arg(directory)
+        .args(arguments)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .output(Output::KeepAnswer(LIST))
+        .confined(tools.sandbox("git", sight))
+        .run()
+        .map_err(|e| e.to_string())?;
+    match done.ended.is_success() && (done.output.len() as u64) < LIST {
+        true => Ok(done.output),
+        false => Err(format!("git {}: {}", arguments[0], done.ended)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions() {
+        assert_eq!(tag_of("v0.0.22-13-g2539d59\n"), Some(("v0.0.22".to_owned(), 13)));
+        assert_eq!(tag_of("ttkmd-2.10.0-6-g4af7192"), Some(("ttkmd-2.10.0".to_owned(), 6)));
+        assert_eq!(tag_of("3fae723"), None);
+    }
+}

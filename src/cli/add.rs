@@ -1,0 +1,199 @@
+//! `clr-dkms add`: from the source of a module to a module that survives updates.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::hold::confirmed;
+use super::{Common, answer, need_root};
+use crate::context::Context;
+use crate::dkms::register::source_directory;
+use crate::exit;
+use crate::report::add::{AddDocument, StepResult};
+use crate::report::remedy::{AdminCommand, CommandTarget, Remedy};
+use crate::report::render::add::{found, rest};
+use crate::report::render::json;
+use crate::state::{LOCK, is_ours};
+use crate::sys::{Lock, interrupt};
+use crate::update::adopt::{self, AddOrder, Prepared};
+use crate::update::progress::ProgressMode;
+use crate::update::registration::{self, Before};
+use crate::update::sequence::{Done, wait_for_swupd};
+
+/// The arguments of the verb.
+#[derive(Debug, Args)]
+pub struct AddArguments {
+    /// A directory, a git checkout, an archive or a package
+    #[arg(value_name = "SOURCE")]
+    source: PathBuf,
+    /// The name of the module, in place of the one in the source
+    #[arg(long)]
+    name: Option<String>,
+    /// Its version, in place of the one in the source
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
+    /// The dkms.conf to use, where the source has several: a path in the source
+    #[arg(long, value_name = "PATH")]
+    conf: Option<PathBuf>,
+    /// Say what would be done, and why; build and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    yes: bool,
+    /// Do not build it in scratch before it is registered
+    #[arg(long)]
+    no_build: bool,
+    /// Put it in the place of an older version, which stays until this one is proven
+    #[arg(long)]
+    replace: bool,
+    /// The whole document, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the lock cannot be had, or something cannot be written.
+pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyhow::Result<u8> {
+    if !arguments.dry_run {
+        need_root(context, "clr-dkms add")?;
+    }
+    interrupt::watch()?;
+    let order = AddOrder {
+        source: arguments.source.clone(),
+        name: arguments.name.clone(),
+        version: arguments.version.clone(),
+        conf: arguments.conf.clone(),
+        no_build: arguments.no_build,
+        look_only: arguments.dry_run,
+    };
+    let mut document = AddDocument::default();
+    let mut prepared = adopt::prepare(context, &order, &mut document);
+    let before = match &prepared {
+        Some(source) => match registration::compare(context, source, arguments.replace) {
+            Ok(before) => Some(before),
+            Err(e) => {
+                document.step("register", StepResult::Failed, e.to_string());
+                prepared = None;
+                None
+            }
+        },
+        None => None,
+    };
+    let shown = document.steps.len();
+    if !arguments.json {
+        answer(&found(&document), common.color)?;
+    }
+    let code = match (prepared, before) {
+        (Some(_), Some(_)) if arguments.dry_run => exit::OK,
+        (Some(prepared), Some(before)) => {
+            confirm_and_install(context, &arguments, common, (&prepared, &before), &mut document)?
+        }
+        _ => exit::ATTENTION,
+    };
+    let text = if arguments.json { json(&document)? } else { rest(&document, shown) };
+    answer(&text, common.color)?;
+    Ok(code)
+}
+
+fn confirm_and_install(
+    context: &Context,
+    arguments: &AddArguments,
+    common: &Common,
+    (prepared, before): (&Prepared, &Before),
+    document: &mut AddDocument,
+) -> anyhow::Result<u8> {
+    let module = &prepared.module;
+    if !arguments.yes {
+        let question = format!("Register {module}, and build and install it as root?");
+        let why = match confirmed(&question)? {
+            Some(true) => None,
+            Some(false) => Some("not confirmed: nothing has been changed"),
+            None => Some("without a terminal to ask on, --yes confirms; nothing has been changed"),
+        };
+        if let Some(why) = why {
+            document.step("register", StepResult::Failed, why);
+            return Ok(exit::ATTENTION);
+        }
+    }
+    wait_for_swupd(context);
+    let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+    // Another run may have changed something meanwhile.
+    let before = match registration::compare(context, prepared, arguments.replace) {
+        Ok(now) if now == *before => now,
+        Ok(_) => {
+            document.step("register", StepResult::Failed, "something has changed meanwhile: try again");
+            return Ok(exit::ATTENTION);
+        }
+        Err(e) => {
+            document.step("register", StepResult::Failed, e.to_string());
+            return Ok(exit::ATTENTION);
+        }
+    };
+    if let Err(e) = registration::register(context, prepared, &before) {
+        document.step("register", StepResult::Failed, e.to_string());
+        return Ok(exit::ATTENTION);
+    }
+    let directory = context.root.shown_path(source_directory(module));
+    match before.is_registered {
+        true => document.step("register", StepResult::Skipped, format!("{module} is registered already")),
+        false => document.step("register", StepResult::Done, format!("{}", directory.display())),
+    }
+    let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
+    let done = registration::install(context, prepared, &before, show)?;
+    Ok(finish(context, (prepared, &before), &done, document))
+}
+
+/// Keeps what works, and takes back what does not.
+fn finish(
+    context: &Context,
+    (prepared, before): (&Prepared, &Before),
+    done: &Done,
+    document: &mut AddDocument,
+) -> u8 {
+    let module = &prepared.module;
+    let failed = done.attempts.iter().filter_map(|attempt| {
+        let (_, why) = attempt.failure.as_ref()?;
+        Some(format!("{}: {why}", attempt.release))
+    });
+    let left = done.left_alone.iter().filter(|left| !left.state.is_fine());
+    let left = left.map(|left| format!("{}: {}", left.release, left.why));
+    let mut problems: Vec<String> = failed.chain(left).collect();
+    if interrupt::asked() {
+        problems.push("the run was asked to stop".to_owned());
+    }
+    if done.code == exit::UNKNOWN && done.attempts.is_empty() {
+        problems.push("it cannot be determined what is to be done".to_owned());
+    }
+    if !problems.is_empty() {
+        problems.iter().for_each(|why| document.step("install", StepResult::Failed, why));
+        if !before.is_registered {
+            match registration::take_back(context, prepared, before).as_slice() {
+                [] => document.step("undo", StepResult::Done, "nothing of it is left"),
+                errors => errors.iter().for_each(|e| document.step("undo", StepResult::Failed, e)),
+            }
+        }
+        return exit::ATTENTION;
+    }
+    for attempt in &done.attempts {
+        document.step("install", StepResult::Done, format!("{}: installed and proven", attempt.release));
+    }
+    if done.attempts.is_empty() {
+        document.step("install", StepResult::Skipped, "nothing to do");
+    }
+    for refused in &done.refused {
+        document.step("load", StepResult::Warning, format!("{}: {}", refused.release, refused.why));
+    }
+    for error in registration::remove_others(context, before) {
+        document.step("replace", StepResult::Failed, error);
+    }
+    document.installed = !document.has_failed();
+    let remove = AdminCommand::change("dkms", &["remove", &module.to_string(), "--all"]);
+    let delete = AdminCommand::change("rm", &["-r", &source_directory(module)]);
+    if context.root.is_slash() {
+        document.undo = Some(Remedy::from(remove).then(delete).text(&CommandTarget::of_root(&context.root)));
+    }
+    if document.installed && done.refused.is_empty() { exit::OK } else { exit::ATTENTION }
+}

@@ -1,0 +1,101 @@
+//! Registers a source with DKMS, and takes the registration back.
+//!
+//! In the DKMS tree a registered module is the symlink `MODULE/VERSION/source`, so that is what is written:
+//! `dkms add` checks less than is checked here, and accepts versions such as `#MODULE_VERSION#`.
+
+use anyhow::bail;
+
+use super::replace::claim_path;
+use super::tree::{SOURCES, TREE};
+use super::{Cache, ModuleName, Tree, unbuild};
+use crate::sys::{FileError, FileKind, Presence, Root, Tools};
+
+/// The directory of a source below `/usr/src`.
+pub fn source_directory(module: &ModuleName) -> String {
+    format!("{SOURCES}/{}-{}", module.name, module.version)
+}
+
+fn version_directory(module: &ModuleName) -> String {
+    format!("{TREE}/{}/{}", module.name, module.version)
+}
+
+/// Registers the source in [`source_directory`].
+///
+/// # Errors
+/// When it cannot be written.
+pub fn add(root: &Root, module: &ModuleName) -> Result<(), FileError> {
+    let link = format!("{}/source", version_directory(module));
+    root.make_directories(version_directory(module))?;
+    root.link(&link, source_directory(module).as_ref())?;
+    root.sync_directory(version_directory(module))
+}
+
+/// Takes a module from every kernel, and forgets it. The source stays. Returns the releases of the kernels
+/// whose `modules.dep` is to be made again.
+///
+/// # Errors
+/// When something cannot be read or removed.
+pub fn remove(root: &Root, tools: &Tools, module: &ModuleName) -> anyhow::Result<Vec<String>> {
+    let tree = Tree::observe(root);
+    if let Some(reason) = &tree.unreadable {
+        bail!("{reason}");
+    }
+    let Some(registered) = tree.modules.iter().find(|known| known.module == *module) else {
+        return Ok(Vec::new());
+    };
+    let installed = tree.installed.iter().filter(|((name, _), version)| {
+        *name == registered.module.name && **version == registered.module.version
+    });
+    let changed: Vec<String> = installed.map(|((_, release), _)| release.clone()).collect();
+    for release in &changed {
+        unbuild::run(root, tools, &mut Cache::default(), &tree, module, release)?;
+        let claim = claim_path(module, release);
+        if root.lookup_link(&claim).is_there() {
+            bail!("{module} is still installed on {release} after dkms unbuild");
+        }
+    }
+    let named = format!("{TREE}/{}", module.name);
+    root.remove_tree(version_directory(module))?;
+    root.remove_empty_directory(&named)?;
+    Ok(changed)
+}
+
+/// Whether two directories have the same files, with the same contents and the same execute bits.
+///
+/// # Errors
+/// When something cannot be read.
+pub fn is_same_source(
+    (root, directory): (&Root, &str),
+    (other, other_directory): (&Root, &str),
+) -> Result<bool, FileError> {
+    let list = |root: &Root, path: &str| root.list(path);
+    let (ours, theirs) = (list(root, directory)?, list(other, other_directory)?);
+    if ours != theirs {
+        return Ok(false);
+    }
+    for entry in ours {
+        let Some(name) = entry.text() else { return Ok(false) };
+        let (one, two) = (format!("{directory}/{name}"), format!("{other_directory}/{name}"));
+        let is_same = match entry.kind {
+            FileKind::Directory => is_same_source((root, &one), (other, &two))?,
+            FileKind::Link => root.read_link(&one)? == other.read_link(&two)?,
+            FileKind::File => match (root.lookup_link(&one), other.lookup_link(&two)) {
+                (Presence::There(a), Presence::There(b)) => {
+                    a.size == b.size
+                        && (a.mode & 0o100 == b.mode & 0o100)
+                        && crate::sys::compare::have_same_contents(
+                            root.open_file(&one)?,
+                            other.open_file(&two)?,
+                        )
+                        .map_err(|e| root.read_failed(&one, e))?
+                }
+                _ => false,
+            },
+            FileKind::Other => false,
+        };
+        if !is_same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

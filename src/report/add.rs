@@ -1,0 +1,79 @@
+//! The document of `clr-dkms add`.
+
+use serde::Serialize;
+
+use crate::adopt::{Decision, Evidence};
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepResult {
+    /// It is done.
+    Done,
+    /// It was left out.
+    Skipped,
+    /// It is done, and something should be known about it.
+    Warning,
+    /// It failed, and ended the run.
+    Failed,
+}
+
+/// A step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AddStep {
+    /// Its name.
+    pub step: &'static str,
+    /// How it ended.
+    pub result: StepResult,
+    /// What came of it.
+    pub text: String,
+    /// The identifier of the cause of a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'static str>,
+    /// The line of the source that forces it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// What became of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+pub struct AddDocument {
+    /// Grows when a field changes its meaning.
+    pub schema: u32,
+    /// The source, as it was given.
+    pub source: String,
+    /// The name of the module, once it is known.
+    pub name: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// The directory of the source that is built.
+    pub directory: Option<String>,
+    /// The modules that it makes.
+    pub modules: Vec<String>,
+    /// What was decided about the source, and why.
+    pub decisions: Vec<Decision>,
+    /// The resulting `dkms.conf`.
+    pub dkms_conf: Option<String>,
+    /// The changes to the project's own file.
+    pub changes: Vec<String>,
+    /// The project's own file; none when the file was generated.
+    pub original: Option<String>,
+    /// The steps, in order.
+    pub steps: Vec<AddStep>,
+    /// The module is installed and proven on every kernel that boots by default of its variant.
+    pub installed: bool,
+    /// What takes it back.
+    pub undo: Option<String>,
+}
+
+impl AddDocument {
+    /// Adds a step.
+    pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
+        self.steps.push(AddStep { step, result, text: text.into(), cause: None, evidence: None });
+    }
+
+    /// A step has failed.
+    pub fn has_failed(&self) -> bool {
+        self.steps.iter().any(|step| step.result == StepResult::Failed)
+    }
+}

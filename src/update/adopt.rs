@@ -1,0 +1,300 @@
+//! Trying a source: unpack, find, probe, build in scratch. Nothing is written outside of a scratch directory.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::adopt::unpack::{Unpacked, unpack};
+use crate::adopt::{
+    AdoptError, Adoptable, SOURCES, Search, Trial, TrialFailure, difference, find, inspect, place,
+    with_kernel,
+};
+use crate::context::Context;
+use crate::dkms::lint::Severity;
+use crate::dkms::{Cache, ModuleName, conf, first_error};
+use crate::kernel::{Headers, Inventory};
+use crate::report::add::{AddDocument, AddStep, StepResult};
+use crate::sys::{FileKind, Scratch, child};
+
+/// Stands for any kernel where none is installed: a `dkms.conf` may compute with the numbers.
+const ANY_KERNEL: &str = "6.15.0-1.native";
+/// The directory of clr-dkms in a root.
+const STATE: &str = "/var/lib/clr-dkms";
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct AddOrder {
+    /// The source, on this machine.
+    pub source: PathBuf,
+    /// The name of the module.
+    pub name: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// The `dkms.conf` in the source.
+    pub conf: Option<PathBuf>,
+    /// Do not build before the registration.
+    pub no_build: bool,
+    /// Only look: nothing is built.
+    pub look_only: bool,
+}
+
+/// A source that was tried.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) scratch: Scratch,
+    pub(super) source: PathBuf,
+    /// The module.
+    pub module: ModuleName,
+}
+
+/// The directory on this machine for a scratch directory: below the root, so that programs in a sandbox see
+/// it as they see the root.
+fn scratch(context: &Context) -> Result<Scratch, String> {
+    let root = &context.root;
+    let places = ["/var/tmp", "/tmp"];
+    let place = places.into_iter().find(|place| root.lookup(place).is(FileKind::Directory));
+    let place = match place {
+        Some(place) => place,
+        // An image may have neither.
+        None => {
+            root.make_directories(STATE).map_err(|e| e.to_string())?;
+            STATE
+        }
+    };
+    let parent = root.real_path(place).map_err(|e| e.to_string())?;
+    Scratch::new(&parent).map_err(|e| format!("no scratch directory in {}: {e}", parent.display()))
+}
+
+/// Unpacks, finds out, and tries. The document has each step. None when one failed.
+pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) -> Option<Prepared> {
+    document.schema = 1;
+    document.source = order.source.display().to_string();
+    let scratch = match scratch(context) {
+        Ok(scratch) => scratch,
+        Err(why) => {
+            document.step("unpack", StepResult::Failed, why);
+            return None;
+        }
+    };
+    let unpacked = match unpack(&context.tools, &order.source, scratch.root()) {
+        Ok(unpacked) => unpacked,
+        Err(e) => {
+            document.step("unpack", StepResult::Failed, e.to_string());
+            return None;
+        }
+    };
+    document.step("unpack", StepResult::Done, unpacked.kind.to_string());
+    for note in &unpacked.notes {
+        document.step("unpack", StepResult::Warning, note);
+    }
+    let inventory = Inventory::observe(&context.root);
+    let tips = inventory.tips();
+    let kernels: Vec<(String, bool)> =
+        tips.iter().map(|kernel| (kernel.name.release(), kernel.headers == Headers::Present)).collect();
+    let release = kernels.first().map_or(ANY_KERNEL, |(release, _)| release);
+    let search = Search {
+        root: &context.root,
+        tools: &context.tools,
+        scratch: scratch.root(),
+        unpacked: &unpacked,
+        name: order.name.as_deref(),
+        version: order.version.as_deref(),
+        conf: order.conf.as_deref(),
+        release,
+    };
+    let found = find(&search).and_then(|found| {
+        let source = place(scratch.root(), &unpacked, &found)?;
+        Ok((found, source))
+    });
+    let (mut found, source) = match found {
+        Ok(found) => found,
+        Err(e) => {
+            refuse(document, &e);
+            return None;
+        }
+    };
+    let module = ModuleName { name: found.name.clone(), version: found.version.clone() };
+    document.step("find", StepResult::Done, module.to_string());
+    if !found.conf.hook("POST_ADD").is_empty() {
+        document.step("find", StepResult::Warning, "its POST_ADD script is not run");
+    }
+    let tried = try_it(context, (&scratch, &unpacked), order, &kernels, &mut found, document);
+    describe(document, &found);
+    let releases: Vec<String> = kernels.iter().map(|(release, _)| release.clone()).collect();
+    inspect_it(context, (&scratch, &source), &releases, document);
+    tried.then_some(Prepared { scratch, source, module })
+}
+
+/// Warns of what `clr-dkms lint` finds. Advice is for the authors of the source.
+fn inspect_it(
+    context: &Context,
+    (scratch, source): (&Scratch, &Path),
+    releases: &[String],
+    document: &mut AddDocument,
+) {
+    let (root, tools) = (&context.root, &context.tools);
+    let rules = conf::version::rules(tools, &mut Cache::default());
+    match inspect((root, tools), (scratch.root(), source), releases, rules) {
+        Ok(findings) => {
+            for found in findings.iter().filter(|found| found.severity != Severity::Advice) {
+                let line = found.line.map(|line| format!(":{line}")).unwrap_or_default();
+                let text = format!("{}{line}: {} [{}]", found.file, found.what, found.id);
+                document.step("lint", StepResult::Warning, text);
+            }
+        }
+        Err(e) => document.step("lint", StepResult::Warning, e.to_string()),
+    }
+}
+
+fn refuse(document: &mut AddDocument, error: &AdoptError) {
+    document.steps.push(AddStep {
+        step: "find",
+        result: StepResult::Failed,
+        text: error.to_string(),
+        cause: Some(error.id()),
+        evidence: error.evidence().cloned(),
+    });
+}
+
+fn describe(document: &mut AddDocument, found: &Adoptable) {
+    document.name = Some(found.name.clone());
+    document.version = Some(found.version.clone());
+    let base = found.base.display().to_string();
+    document.directory = Some(if base.is_empty() { ".".to_owned() } else { base });
+    document.modules = found.conf.built.iter().map(|built| built.name.clone()).collect();
+    document.decisions.clone_from(&found.decisions);
+    document.dkms_conf = Some(found.text.clone());
+    if let Some((path, text)) = &found.original {
+        document.original = Some(path.display().to_string());
+        document.changes = difference(text, &found.text);
+    }
+}
+
+/// Probes, and builds in scratch. False when it cannot be built.
+fn try_it(
+    context: &Context,
+    (scratch, unpacked): (&Scratch, &Unpacked),
+    order: &AddOrder,
+    kernels: &[(String, bool)],
+    found: &mut Adoptable,
+    document: &mut AddDocument,
+) -> bool {
+    if kernels.is_empty() {
+        document.step("probe", StepResult::Skipped, "no kernel is installed");
+        return true;
+    }
+    for (release, has_headers) in kernels {
+        if !has_headers {
+            let why = format!("the headers of {release} are not installed");
+            document.step("probe", StepResult::Skipped, why);
+            continue;
+        }
+        match probe(context, (scratch, unpacked), release, found) {
+            Ok(ProbeOutcome::Good) => document.step("probe", StepResult::Done, entered(release)),
+            Ok(ProbeOutcome::Given(decision)) => {
+                document.step("probe", StepResult::Done, format!("{}, {decision}", entered(release)));
+            }
+            Ok(ProbeOutcome::Bad(why)) => document.step("probe", StepResult::Warning, why),
+            Err(why) => document.step("probe", StepResult::Warning, why),
+        }
+        if order.no_build || order.look_only {
+            continue;
+        }
+        let trial = trial(context, scratch, found, release);
+        if let Err(failure) = build(&trial) {
+            document.step("build", StepResult::Failed, format!("{release}: {failure}"));
+            return false;
+        }
+        let text = format!("{release}: built and proven in scratch");
+        document.step("build", StepResult::Done, text);
+    }
+    true
+}
+
+fn entered(release: &str) -> String {
+    format!("make enters the headers of {release}")
+}
+
+enum ProbeOutcome {
+    Good,
+    /// It had to be given the kernel.
+    Given(String),
+    Bad(String),
+}
+
+fn trial<'a>(
+    context: &'a Context,
+    scratch: &'a Scratch,
+    found: &'a Adoptable,
+    release: &'a str,
+) -> Trial<'a> {
+    Trial {
+        root: &context.root,
+        tools: &context.tools,
+        scratch: scratch.root(),
+        found,
+        release,
+        deadline: context.settings.build_timeout,
+    }
+}
+
+/// Asks make where it goes; if it goes elsewhere, gives it the kernel by the variables of the Makefile.
+fn probe(
+    context: &Context,
+    (scratch, unpacked): (&Scratch, &Unpacked),
+    release: &str,
+    found: &mut Adoptable,
+) -> Result<ProbeOutcome, String> {
+    let first = trial(context, scratch, found, release).probe().map_err(|e| e.to_string())?;
+    if first.is_good() {
+        return Ok(ProbeOutcome::Good);
+    }
+    let others = first.others.join(", ");
+    if let Some((mut other, decision)) = with_kernel(scratch.root(), unpacked, found) {
+        other.conf.make = format!("{} {}", found.conf.make, given(context, &decision.value, release));
+        let again = trial(context, scratch, &other, release).probe().map_err(|e| e.to_string())?;
+        if again.is_good() {
+            let text = decision.to_string();
+            other.decisions.push(decision);
+            let conf = Path::new(SOURCES).join(format!("{}-{}", other.name, other.version)).join("dkms.conf");
+            let written = scratch.root().write(conf, other.text.as_bytes(), 0o644);
+            written.map_err(|e| e.to_string())?;
+            *found = other;
+            return Ok(ProbeOutcome::Given(text));
+        }
+    }
+    Ok(ProbeOutcome::Bad(match others.is_empty() {
+        true => format!(
+            "make -n does not show that the headers of {release} are used: {}",
+            first.last_lines.last().map_or("it prints nothing", String::as_str)
+        ),
+        false => format!("for {release} make enters {others}"),
+    }))
+}
+
+/// The variables with the values that bash would give them.
+fn given(context: &Context, variables: &str, release: &str) -> String {
+    let headers = format!("{}/build", crate::kernel::inventory::module_directory(release));
+    let headers = context.root.real_path(&headers).unwrap_or_else(|_| context.root.shown_path(&headers));
+    variables.replace("${kernelver}", release).replace("${kernel_source_dir}", &headers.display().to_string())
+}
+
+/// Builds in scratch; an error has the first error of the log.
+fn build(trial: &Trial<'_>) -> Result<(), String> {
+    let log: File = child::unnamed_file().map_err(|e| e.to_string())?;
+    let Err(failure) = trial.build(&log) else { return Ok(()) };
+    if !matches!(failure, TrialFailure::Build(_)) {
+        return Err(failure.to_string());
+    }
+    // What cannot be read back leaves the exit code.
+    let said = child::tail(log, 64 << 10).unwrap_or_default();
+    let (made, said) = (trial.make_log().unwrap_or_default(), String::from_utf8_lossy(&said));
+    let first = [made.as_str(), &said].into_iter().find_map(|text| first_error::find(text).error);
+    Err(match first {
+        Some(error) => format!("{failure}: {}", error.short()),
+        None => {
+            let text = if made.is_empty() { &said } else { made.as_str() };
+            let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+            format!("{failure}: {last}")
+        }
+    })
+}

@@ -1,0 +1,211 @@
+//! Registering an adopted source, and building and installing it as after an update; and the way back.
+
+use std::path::Path;
+
+use super::adopt::Prepared;
+use super::engine::{INDEX_DEADLINE, Order};
+use super::progress::ProgressMode;
+use super::sequence::{self, Done};
+use crate::context::Context;
+use crate::dkms::register::{self, source_directory};
+use crate::dkms::{ModuleName, Tree, compare_versions, depmod};
+use crate::kernel::Inventory;
+use crate::sys::{FileError, FileKind, Presence};
+
+/// The end of the name of a directory that is not complete yet.
+const UNFINISHED: &str = ".clr-dkms-add";
+
+/// Why a source cannot be registered beside what is there.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// Another source has its name and version.
+    #[error(
+        "{0} is there already, with other contents: give this one another version (--version), or remove the \
+         other one first"
+    )]
+    Taken(String),
+    /// Other versions are registered.
+    #[error("{0} is registered; --replace puts this one in its place")]
+    OtherVersion(ModuleName),
+    /// A newer version is registered, which dkms would go on building.
+    #[error("{0} is registered, which is newer: remove it first")]
+    Newer(ModuleName),
+    /// Something cannot be read or written.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// Something cannot be determined.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// What was there before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Before {
+    /// The same source, registered under the same name and version.
+    pub is_registered: bool,
+    /// The same source, in its directory.
+    pub has_source: bool,
+    /// Other versions.
+    pub others: Vec<ModuleName>,
+    /// The kernels that have one of them.
+    pub kernels: Vec<String>,
+}
+
+/// Compares a source with what is there.
+///
+/// # Errors
+/// When it cannot be registered.
+pub fn compare(context: &Context, prepared: &Prepared, replace: bool) -> Result<Before, RegisterError> {
+    let (root, module) = (&context.root, &prepared.module);
+    let tree = Tree::observe(root);
+    if let Some(reason) = &tree.unreadable {
+        return Err(RegisterError::Unknown(reason.clone()));
+    }
+    let directory = source_directory(module);
+    let shown = || root.shown_path(&directory).display().to_string();
+    let has_source = match root.lookup_link(&directory) {
+        Presence::Absent => false,
+        Presence::Unreadable(e) => return Err(e.into()),
+        Presence::There(stat) if stat.kind == FileKind::Directory => {
+            let ours = prepared.source.display().to_string();
+            if !register::is_same_source((root, &directory), (prepared.scratch.root(), &ours))? {
+                return Err(RegisterError::Taken(shown()));
+            }
+            true
+        }
+        Presence::There(_) => return Err(RegisterError::Taken(shown())),
+    };
+    let is_registered = tree.modules.iter().any(|known| known.module == *module);
+    if is_registered && !has_source {
+        return Err(RegisterError::Taken(format!("{module} in the DKMS tree")));
+    }
+    let others = tree.modules.iter().map(|known| &known.module);
+    let others: Vec<ModuleName> =
+        others.filter(|other| other.name == module.name && *other != module).cloned().collect();
+    if let Some(other) = others.first().filter(|_| !replace) {
+        return Err(RegisterError::OtherVersion(other.clone()));
+    }
+    let is_newer = |other: &&ModuleName| compare_versions(&other.version, &module.version).is_gt();
+    if let Some(newer) = others.iter().find(is_newer) {
+        return Err(RegisterError::Newer(newer.clone()));
+    }
+    let installed = tree.installed.iter().filter(|((name, _), version)| {
+        *name == module.name && others.iter().any(|other| other.version == **version)
+    });
+    let kernels = installed.map(|((_, release), _)| release.clone()).collect();
+    Ok(Before { is_registered, has_source, others, kernels })
+}
+
+/// Copies the source to `/usr/src` and registers it. Both appear at once, complete and on disk.
+///
+/// # Errors
+/// When something cannot be written; nothing is left then.
+pub fn register(context: &Context, prepared: &Prepared, before: &Before) -> Result<(), RegisterError> {
+    let (root, module) = (&context.root, &prepared.module);
+    let directory = source_directory(module);
+    if !before.has_source {
+        let name = format!("{}-{}", module.name, module.version);
+        let unfinished = format!("{}/.{name}{UNFINISHED}", crate::dkms::tree::SOURCES);
+        // Of a run that was killed.
+        root.remove_tree(&unfinished)?;
+        let written = copy(context, prepared, &prepared.source, Path::new(&unfinished))
+            .and_then(|()| Ok(root.sync(&unfinished)?))
+            .and_then(|()| Ok(root.rename(&unfinished, &name)?))
+            .and_then(|_| Ok(root.sync_directory(crate::dkms::tree::SOURCES)?));
+        if let Err(e) = written {
+            root.remove_tree(&unfinished)?;
+            return Err(e);
+        }
+    }
+    if !before.is_registered
+        && let Err(e) = register::add(root, module)
+    {
+        if !before.has_source {
+            root.remove_tree(&directory)?;
+        }
+        return Err(e.into());
+    }
+    Ok(())
+}
+
+fn copy(context: &Context, prepared: &Prepared, from: &Path, to: &Path) -> Result<(), RegisterError> {
+    let (root, scratch) = (&context.root, prepared.scratch.root());
+    root.make_directories(to)?;
+    for entry in scratch.list(from)? {
+        let (from, to) = (from.join(&entry.name), to.join(&entry.name));
+        match entry.kind {
+            FileKind::Directory => copy(context, prepared, &from, &to)?,
+            FileKind::Link => {
+                root.link(&to, &scratch.read_link(&from)?)?;
+            }
+            FileKind::File => {
+                let executable = scratch.lookup_link(&from).stat().is_some_and(|stat| stat.mode & 0o100 != 0);
+                let mut new = root.create_new(&to, if executable { 0o755 } else { 0o644 })?;
+                let mut old = scratch.open_file(&from)?;
+                std::io::copy(&mut old, &mut new).map_err(|e| root.read_failed(&to, e))?;
+            }
+            FileKind::Other => {}
+        }
+    }
+    Ok(())
+}
+
+/// Takes back what [`register`] did, and what was installed since. The errors are returned as text.
+pub fn take_back(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
+    let (root, module) = (&context.root, &prepared.module);
+    let mut errors = Vec::new();
+    if !before.is_registered {
+        errors.extend(remove(context, module));
+    }
+    if !before.has_source
+        && errors.is_empty()
+        && let Err(e) = root.remove_tree(source_directory(module))
+    {
+        errors.push(e.to_string());
+    }
+    errors
+}
+
+/// Takes a module from every kernel and from the DKMS tree. The errors are returned as text.
+fn remove(context: &Context, module: &ModuleName) -> Vec<String> {
+    let mut errors = Vec::new();
+    match register::remove(&context.root, &context.tools, module) {
+        Ok(kernels) => {
+            for release in kernels {
+                let done = depmod::run(&context.root, &context.tools, &release, &[], INDEX_DEADLINE);
+                errors.extend(done.err().map(|e| format!("{e:#}")));
+            }
+        }
+        Err(e) => errors.push(format!("{e:#}")),
+    }
+    errors
+}
+
+/// Builds and installs the module as after an update, and brings the boot files up to date.
+///
+/// # Errors
+/// When what was found cannot be written.
+pub fn install(
+    context: &Context,
+    prepared: &Prepared,
+    before: &Before,
+    show: ProgressMode,
+) -> anyhow::Result<Done> {
+    // A kernel that has another version is to have this one before that is removed.
+    let mut kernels = before.kernels.clone();
+    if !kernels.is_empty() {
+        let inventory = Inventory::observe(&context.root);
+        kernels.retain(|release| inventory.of_release(release).is_some());
+        kernels.extend(inventory.tips().into_iter().map(|kernel| kernel.name.release()));
+        kernels.sort();
+        kernels.dedup();
+    }
+    let modules = vec![prepared.module.to_string()];
+    let order = Order { modules, kernels, by_hand: true, ..Order::default() };
+    sequence::work(context, Vec::new(), &order, show)
+}
+
+/// Removes the other versions, once the new one is proven. The errors are returned as text.
+pub fn remove_others(context: &Context, before: &Before) -> Vec<String> {
+    before.others.iter().flat_map(|other| remove(context, other)).collect()
+}

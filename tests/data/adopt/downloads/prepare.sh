@@ -1,0 +1,3 @@
+#!/bin/sh
+# wget is needed
+wget https://example.org/linux.tar.xz

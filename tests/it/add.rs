@@ -1,0 +1,312 @@
+//! `clr-dkms add`: what it makes of each layout of a source, and what it leaves on disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::run::set_mode;
+use crate::support::tree::difference;
+use crate::support::{A, B, Run, TestRoot};
+
+/// The sources of the tests.
+fn fixture(layout: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/adopt").join(layout)
+}
+
+/// A system with two kernels, and with a directory for temporary files.
+fn system() -> TestRoot {
+    let root = TestRoot::updated();
+    root.directory("var/tmp");
+    root
+}
+
+fn add(root: &TestRoot, source: &Path, more: &[&str]) -> Run {
+    let source = source.display().to_string();
+    root.run("clr-dkms", &[&["add", &source], more].concat())
+}
+
+fn looked_at(source: &Path, more: &[&str]) -> (i32, Value) {
+    let root = system();
+    let before = root.tree();
+    let run = add(&root, source, &[&["--dry-run", "--json"], more].concat());
+    let changes = difference(&before, &root.tree(), false);
+    assert!(changes.iter().all(|change| change.contains(".stand-ins")), "{changes:?}");
+    (run.code, run.json())
+}
+
+/// A copy of a source that a test may change, in a directory of that name.
+fn copy(root: &TestRoot, layout: &str, name: &str) -> PathBuf {
+    let target = root.outside().join(name);
+    let done = Command::new("cp").arg("-r").arg(fixture(layout)).arg(&target).status();
+    assert!(done.unwrap().success());
+    target
+}
+
+fn tar(directory: &Path, archive: &Path, options: &[&str]) {
+    let (parent, name) = (directory.parent().unwrap(), directory.file_name().unwrap());
+    let status =
+        Command::new("tar").args(options).arg("-cf").arg(archive).arg("-C").arg(parent).arg(name).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn each_layout_is_understood() {
+    for (layout, name, version, directory, modules) in [
+        ("conf-at-top", "hello", "1.0", ".", &["hello"][..]),
+        ("conf-in-subdirectory", "hello", "0.8", ".", &["hello"]),
+        ("template", "hello", "2.1", ".", &["hello"]),
+        ("debian-dkms", "hello", "3.2", "src", &["hello"]),
+        ("no-autoinstall", "hello", "1.0", ".", &["hello"]),
+        ("computed-version", "hello", "4.5", ".", &["hello"]),
+        ("guide", "custom_module", "1.0", ".", &["custom_module"]),
+        ("kbuild-variables", "hello", "0.3", ".", &["hello"]),
+        ("kbuild-branch", "hello", "7.1", ".", &["hello"]),
+    ] {
+        let (code, found) = looked_at(&fixture(layout), &[]);
+        assert_eq!(code, 0, "{layout}: {found:#}");
+        assert_eq!(found["name"], name, "{layout}");
+        assert_eq!(found["version"], version, "{layout}");
+        assert_eq!(found["directory"], directory, "{layout}");
+        assert_eq!(found["modules"], serde_json::json!(modules), "{layout}");
+        let conf = found["dkms_conf"].as_str().unwrap();
+        assert!(conf.contains(&format!("PACKAGE_VERSION={}", quoted(layout, version))), "{layout}: {conf}");
+        assert!(conf.contains("AUTOINSTALL="), "{layout}: {conf}");
+    }
+}
+
+/// The guide's example has no quotes, and is left as it is.
+fn quoted(layout: &str, version: &str) -> String {
+    if layout == "guide" { version.to_owned() } else { format!("\"{version}\"") }
+}
+
+#[test]
+fn decisions_name_the_lines_that_they_rest_on() {
+    let lines = |layout: &str| {
+        let (_, found) = looked_at(&fixture(layout), &[]);
+        let decisions = found["decisions"].as_array().unwrap().clone();
+        let line = |decision: &Value| {
+            let evidence = decision.get("evidence").filter(|evidence| !evidence.is_null())?;
+            let (file, line) = (evidence["file"].as_str()?, evidence["line"].as_u64()?);
+            Some(format!("{} {file}:{line}", decision["subject"].as_str()?))
+        };
+        decisions.iter().filter_map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        lines("conf-in-subdirectory"),
+        [
+            "version hello.c:1",
+            "placeholder dkms/dkms.conf:2",
+            "name dkms/dkms.conf:1",
+            "directory Makefile:2"
+        ]
+    );
+    assert_eq!(
+        lines("template"),
+        [
+            "version Makefile:1",
+            "placeholder Makefile:5",
+            "placeholder dkms.conf.in:2",
+            "placeholder Makefile:5",
+            "name dkms.conf.in:1",
+            "directory Makefile:3"
+        ]
+    );
+    assert_eq!(lines("kbuild-branch"), ["module Makefile:2", "command Makefile:1", "version configure.ac:1"]);
+}
+
+#[test]
+fn generated_files_call_make_as_the_makefile_wants_it() {
+    let make = |layout: &str| {
+        let (_, found) = looked_at(&fixture(layout), &[]);
+        let conf = found["dkms_conf"].as_str().unwrap().to_owned();
+        conf.lines().find(|line| line.starts_with("MAKE=")).unwrap().to_owned()
+    };
+    assert_eq!(make("kbuild-variables"), "MAKE=\"make KVER=${kernelver} KDIR=${kernel_source_dir}\"");
+    assert_eq!(
+        make("kbuild-branch"),
+        "MAKE=\"make -C ${kernel_source_dir} \
+         M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build CONFIG_HELLO=m modules\""
+    );
+}
+
+#[test]
+fn each_refusal_has_its_cause_and_its_line() {
+    for (layout, cause, line) in [
+        ("several-confs", "ambiguous", None),
+        ("several-makefiles", "ambiguous", None),
+        ("placeholder-left", "placeholder", Some("dkms.conf:3")),
+        ("precompiled", "precompiled-only", None),
+        ("no-source", "no-module-source", None),
+        ("empty-submodule", "empty-submodule", Some(".gitmodules:2")),
+        ("downloads", "needs-recipe", Some("prepare.sh:3")),
+        ("cmake", "needs-recipe", Some("driver/CMakeLists.txt:2")),
+        ("no-version", "no-version", None),
+        ("unclosed-quote", "unusable-dkms-conf", Some("dkms.conf:1")),
+    ] {
+        let (code, found) = looked_at(&fixture(layout), &[]);
+        assert_eq!(code, 1, "{layout}: {found:#}");
+        let step = found["steps"].as_array().unwrap().last().unwrap().clone();
+        assert_eq!((&step["result"], &step["cause"]), (&"failed".into(), &cause.into()), "{layout}: {step}");
+        let evidence = step.get("evidence").map(|e| format!("{}:{}", e["file"].as_str().unwrap(), e["line"]));
+        assert_eq!(evidence.as_deref(), line, "{layout}: {step}");
+    }
+}
+
+#[test]
+fn choices_are_made_by_options() {
+    let (code, found) = looked_at(&fixture("several-confs"), &["--conf", "b/dkms.conf"]);
+    assert_eq!((code, &found["name"], &found["directory"]), (0, &"other".into(), &"b".into()));
+    let (code, found) = looked_at(&fixture("no-version"), &["--version", "9", "--name", "mine"]);
+    assert_eq!((code, &found["name"], &found["version"]), (0, &"mine".into(), &"9".into()));
+    let (code, found) = looked_at(&fixture("conf-at-top"), &["--version", "../../9"]);
+    assert_eq!((code, &found["steps"][1]["cause"]), (1, &"bad-name".into()));
+    let (code, found) = looked_at(&fixture("conf-at-top"), &["--conf", "nowhere"]);
+    assert_eq!((code, &found["steps"][1]["result"]), (1, &"failed".into()));
+}
+
+#[test]
+fn archives_are_taken_as_directories_are() {
+    let root = system();
+    let source = copy(&root, "no-version", "hello-3.4");
+    for (archive, option) in
+        [("a.tar", None), ("a.tar.gz", Some("-z")), ("a.tar.xz", Some("-J")), ("a.tbz2", Some("-j"))]
+    {
+        let archive = root.outside().join(archive);
+        tar(&source, &archive, option.as_slice());
+        let (code, found) = looked_at(&archive, &[]);
+        assert_eq!((code, &found["version"]), (0, &"3.4".into()), "{found:#}");
+    }
+    // As `dkms mktarball` lays it out, here without a directory around it.
+    let inside = root.outside().join("inside");
+    fs::create_dir_all(inside.join("dkms_main_tree/6.1")).unwrap();
+    fs::rename(copy(&root, "conf-at-top", "x"), inside.join("dkms_source_tree")).unwrap();
+    let archive = root.outside().join("hello-dkms.tar.gz");
+    let packed = Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(&inside).arg(".").status();
+    assert!(packed.unwrap().success());
+    let (code, found) = looked_at(&archive, &[]);
+    assert_eq!((code, &found["name"]), (0, &"hello".into()), "{found:#}");
+    assert_eq!(found["steps"][0]["text"], "archive of dkms mktarball");
+    assert_eq!(found["steps"][1]["result"], "warning");
+}
+
+#[test]
+fn a_checkout_gives_what_git_tracks_and_its_tag() {
+    let root = system();
+    let source = copy(&root, "no-version", "project");
+    let git = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        command
+            .args(["-c", "user.name=x", "-c", "user.email=x@example.org", "-C"])
+            .arg(&source)
+            .args(arguments);
+        let done = command.env("GIT_CONFIG_GLOBAL", "/dev/null").output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["commit", "-qm", "one"]);
+    git(&["tag", "v1.5"]);
+    fs::write(source.join("dkms.conf"), "PACKAGE_NAME=untracked\n").unwrap();
+    // git would run it for each listing.
+    let marker = root.outside().join("marker");
+    git(&["config", "core.fsmonitor", &format!("touch {}", marker.display())]);
+    let (code, found) = looked_at(&source, &[]);
+    assert_eq!((code, &found["name"], &found["version"]), (0, &"hello".into(), &"1.5".into()), "{found:#}");
+    assert_eq!(found["steps"][0]["text"], "git checkout");
+    assert!(!marker.exists());
+}
+
+#[test]
+fn a_source_is_installed_and_the_same_one_again_is_nothing_to_do() {
+    use std::os::unix::fs::MetadataExt;
+    let root = system();
+    let source = copy(&root, "conf-at-top", "hello");
+    set_mode(&source.join("hello.c"), 0o6777);
+    add(&root, &source, &["--yes"]).code(0).shows(&["built and proven in scratch", "installed and proven"]);
+    let installed = root.at("usr/src/hello-1.0/hello.c").metadata().unwrap();
+    assert_eq!(installed.mode() & 0o7777, 0o755);
+    assert_eq!(root.text("usr/src/hello-1.0/Makefile"), "obj-m := hello.o\n");
+    for kernel in [A, B] {
+        assert_eq!(root.has(&TestRoot::ko("hello", kernel)), kernel == B, "{kernel}");
+    }
+    assert_eq!(fs::read_dir(root.at("var/tmp")).unwrap().count(), 0);
+    let before = root.tree();
+    add(&root, &source, &["--yes"]).code(0).shows(&["registered already", "nothing to do"]);
+    let changes = difference(&before, &root.tree(), false);
+    assert!(
+        !changes.iter().any(|change| change.contains("usr/src") || change.contains("/hello")),
+        "{changes:?}"
+    );
+}
+
+#[test]
+fn without_a_confirmation_nothing_is_installed() {
+    let root = system();
+    let run = add(&root, &fixture("conf-at-top"), &[]);
+    run.code(1).shows(&["--yes confirms", "PACKAGE_NAME=\"hello\""]);
+    assert!(!root.has("usr/src/hello-1.0") && !root.has("var/lib/dkms/hello"));
+}
+
+#[test]
+fn another_source_of_that_name_is_not_overwritten() {
+    let root = system();
+    root.file("usr/src/hello-1.0/mine", "mine\n");
+    add(&root, &fixture("conf-at-top"), &["--yes"]).code(1).shows(&["with other contents"]);
+    assert_eq!(root.text("usr/src/hello-1.0/mine"), "mine\n");
+    assert!(!root.has("var/lib/dkms/hello") && !root.has("usr/src/hello-1.0/hello.c"));
+}
+
+#[test]
+fn another_version_is_replaced_on_request_only() {
+    let root = system();
+    root.module("hello", "0.9", "").installed("hello", "0.9", A).installed("hello", "0.9", B);
+    root.link("var/lib/dkms/hello/0.9/source", "../../../../../usr/src/hello-0.9");
+    add(&root, &fixture("conf-at-top"), &["--yes"]).code(1).shows(&["--replace"]);
+    assert!(!root.has("usr/src/hello-1.0"));
+    add(&root, &fixture("conf-at-top"), &["--yes", "--replace"]).code(0);
+    assert!(root.has("var/lib/dkms/hello/1.0/source") && !root.has("var/lib/dkms/hello/0.9"));
+    for kernel in [A, B] {
+        let file = fs::read(root.at(&TestRoot::ko("hello", kernel))).unwrap();
+        assert!(file.ends_with(b"hello/1.0"), "{kernel}");
+    }
+    // dkms would go on building the newer one.
+    let older = copy(&root, "conf-at-top", "older");
+    add(&root, &older, &["--yes", "--replace", "--version", "0.1"]).code(1).shows(&["which is newer"]);
+    assert!(root.has("var/lib/dkms/hello/1.0/source") && !root.has("usr/src/hello-0.1"));
+}
+
+#[test]
+fn after_a_failure_nothing_stays() {
+    for (behaviour, more, expected) in [
+        // The build in scratch fails.
+        ("[[ $verb != build ]] || { code=10; said='hello.c:1:5: error: no'; }", &[][..], "hello.c:1: no"),
+        // The installation fails.
+        ("[[ $verb != install ]] || code=6", &["--no-build"], "failed"),
+        // The file is for another kernel.
+        ("made_for=6.15.7-1591.native", &[], "was made"),
+    ] {
+        let root = system();
+        root.behave(behaviour);
+        let run = add(&root, &fixture("conf-at-top"), &[&["--yes"], more].concat());
+        run.code(1).shows(&[expected]);
+        for path in ["usr/src/hello-1.0", "usr/src/.hello-1.0.clr-dkms-add", "var/lib/dkms/hello"] {
+            assert!(!root.has(path), "{path} after {behaviour}");
+        }
+        assert!(![A, B].iter().any(|kernel| root.has(&TestRoot::ko("hello", kernel))), "{behaviour}");
+        assert_eq!(fs::read_dir(root.at("var/tmp")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn what_a_killed_run_left_is_replaced() {
+    let root = system();
+    root.file("usr/src/.hello-1.0.clr-dkms-add/half", "half\n");
+    add(&root, &fixture("conf-at-top"), &["--yes"]).code(0);
+    assert!(!root.has("usr/src/.hello-1.0.clr-dkms-add") && !root.has("usr/src/hello-1.0/half"));
+    // Killed between the copy and the registration.
+    root.remove("var/lib/dkms/hello");
+    add(&root, &fixture("conf-at-top"), &["--yes"]).code(0);
+    assert!(root.has("var/lib/dkms/hello/1.0/source"));
+}
