@@ -84,8 +84,7 @@ pub(super) fn check_recipe(source: &SourceTree<'_>, base: &Path, conf: &DkmsConf
         && let Some(text) = source.text(&path)
     {
         for (at, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if !line.starts_with('#') && DOWNLOADS.iter().any(|word| line.contains(word)) {
+            if downloads(line.trim()) {
                 return Err(AdoptError::NeedsRecipe {
                     why: format!("its PRE_BUILD script {script} downloads something while it builds"),
                     evidence: Some(Evidence::of(&path, at + 1, &text)),
@@ -97,6 +96,14 @@ pub(super) fn check_recipe(source: &SourceTree<'_>, base: &Path, conf: &DkmsConf
         true => check_build_system(source, base),
         false => Ok(()),
     }
+}
+
+/// A line of a script that fetches something. To look for the program, or to speak of it, is not to run it.
+fn downloads(line: &str) -> bool {
+    let only_names_it = ["command -v", "which ", "type ", "echo ", "printf "];
+    !line.starts_with('#')
+        && DOWNLOADS.iter().any(|word| line.contains(word))
+        && !only_names_it.iter().any(|word| line.contains(word))
 }
 
 /// Refuses a directory whose Makefile is made by cmake or configure.
@@ -117,7 +124,19 @@ pub(super) fn check_build_system(source: &SourceTree<'_>, base: &Path) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::VERSION;
+    use super::{VERSION, downloads};
+
+    #[test]
+    fn lines_that_fetch() {
+        assert!(
+            downloads("curl -fL \"$url\" -o x")
+                && downloads("wget -c https://x")
+                && downloads("a && git clone b")
+        );
+        for line in ["if command -v curl >/dev/null; then", "# wget x", "echo \"wget is missing\"", "make"] {
+            assert!(!downloads(line), "{line}");
+        }
+    }
 
     #[test]
     fn versions_in_code() {

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::run::set_mode;
-use crate::support::tree::difference;
+use crate::support::run::{command, set_mode};
+use crate::support::tree::{self, difference};
 use crate::support::{A, B, Run, TestRoot};
 
 /// The sources of the tests.
@@ -309,4 +310,34 @@ fn what_a_killed_run_left_is_replaced() {
     root.remove("var/lib/dkms/hello");
     add(&root, &fixture("conf-at-top"), &["--yes"]).code(0);
     assert!(root.has("var/lib/dkms/hello/1.0/source"));
+}
+
+#[test]
+fn killed_at_any_moment_the_source_is_absent_or_complete_and_the_next_run_finishes() {
+    let whole = system();
+    add(&whole, &fixture("conf-at-top"), &["--yes"]).code(0);
+    let expected = tree::read(&whole.at("usr/src/hello-1.0"));
+    let contents = |tree: &tree::Tree| {
+        tree.iter().map(|(name, entry)| (name.clone(), entry.what.clone())).collect::<Vec<_>>()
+    };
+    let mut killed = 0;
+    for milliseconds in (0..12).map(|n| 30 + n * n * 25) {
+        let root = system();
+        let mut command = command("clr-dkms", &root.tools());
+        command.arg("add").arg(fixture("conf-at-top")).args(["--yes", "--live-root"]).arg(root.path());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        killed += i32::from(!child.wait().unwrap().success());
+        let source = root.at("usr/src/hello-1.0");
+        assert!(
+            !source.exists() || contents(&tree::read(&source)) == contents(&expected),
+            "{milliseconds} ms"
+        );
+        assert!(source.exists() || !root.has("var/lib/dkms/hello"), "{milliseconds} ms");
+        add(&root, &fixture("conf-at-top"), &["--yes"]).code(0);
+        assert_eq!(contents(&tree::read(&source)), contents(&expected), "{milliseconds} ms");
+        assert!(root.has(&TestRoot::ko("hello", B)), "{milliseconds} ms");
+    }
+    assert!(killed > 0);
 }
