@@ -321,7 +321,7 @@ fn killed_at_any_moment_the_source_is_absent_or_complete_and_the_next_run_finish
         tree.iter().map(|(name, entry)| (name.clone(), entry.what.clone())).collect::<Vec<_>>()
     };
     let mut killed = 0;
-    for milliseconds in (0..12).map(|n| 30 + n * n * 25) {
+    for milliseconds in (0..6).map(|n| 30 + n * n * 90) {
         let root = system();
         let mut command = command("clr-dkms", &root.tools());
         command.arg("add").arg(fixture("conf-at-top")).args(["--yes", "--live-root"]).arg(root.path());
