@@ -24,7 +24,7 @@ pub mod processes;
 mod punch_hole;
 pub mod root;
 pub mod sandbox;
-mod scratch;
+pub mod scratch;
 pub mod shell;
 mod stat;
 pub mod terminal;

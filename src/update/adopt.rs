@@ -13,7 +13,7 @@ use crate::dkms::lint::Severity;
 use crate::dkms::{Cache, ModuleName, conf, first_error};
 use crate::kernel::{Headers, Inventory};
 use crate::report::add::{AddDocument, AddStep, StepResult};
-use crate::sys::{FileKind, Scratch, child};
+use crate::sys::{FileKind, Scratch, child, scratch};
 
 /// Stands for any kernel where none is installed: a `dkms.conf` may compute with the numbers.
 const ANY_KERNEL: &str = "6.15.0-1.native";
@@ -46,15 +46,16 @@ pub struct Prepared {
     pub module: ModuleName,
 }
 
+/// The directories for scratch directories: the first one that is there is used.
+const SCRATCH: [&str; 3] = ["/var/tmp", "/tmp", STATE];
+
 /// The directory on this machine for a scratch directory: below the root, so that programs in a sandbox see
 /// it as they see the root.
-fn scratch(context: &Context) -> Result<Scratch, String> {
+fn new_scratch(context: &Context) -> Result<Scratch, String> {
     let root = &context.root;
-    let places = ["/var/tmp", "/tmp"];
-    let place = places.into_iter().find(|place| root.lookup(place).is(FileKind::Directory));
+    let place = SCRATCH.into_iter().find(|place| root.lookup(place).is(FileKind::Directory));
     let place = match place {
         Some(place) => place,
-        // An image may have neither.
         None => {
             root.make_directories(STATE).map_err(|e| e.to_string())?;
             STATE
@@ -64,11 +65,25 @@ fn scratch(context: &Context) -> Result<Scratch, String> {
     Scratch::new(&parent).map_err(|e| format!("no scratch directory in {}: {e}", parent.display()))
 }
 
+/// Removes the scratch directories of killed runs.
+pub fn remove_abandoned(context: &Context) {
+    let root = &context.root;
+    for place in SCRATCH.into_iter().filter(|place| root.lookup(place).is(FileKind::Directory)) {
+        match root.real_path(place) {
+            Ok(parent) => scratch::remove_abandoned(&parent),
+            Err(e) => tracing::debug!("{e}"),
+        }
+    }
+}
+
 /// Unpacks, finds out, and tries. The document has each step. None when one failed.
 pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) -> Option<Prepared> {
     document.schema = 1;
     document.source = order.source.display().to_string();
-    let scratch = match scratch(context) {
+    if !order.look_only {
+        remove_abandoned(context);
+    }
+    let scratch = match new_scratch(context) {
         Ok(scratch) => scratch,
         Err(why) => {
             document.step("unpack", StepResult::Failed, why);

@@ -281,6 +281,7 @@ pub fn plan(system: &System, order: &Order) -> Vec<Planned> {
 /// Returns whether there was one.
 pub fn recover(context: &Context) -> bool {
     let Context { root, tools, .. } = context;
+    super::adopt::remove_abandoned(context);
     let recovered = replace::recover(root, &Tree::observe(root).modules);
     for release in recovered.iter().flatten() {
         if let Err(e) = depmod::run(root, tools, release, &[], INDEX_DEADLINE) {

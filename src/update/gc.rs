@@ -149,6 +149,7 @@ fn blind(root: &Root, boot: &BootFiles) -> Option<String> {
 
 /// Removes what is planned, and checks what remains.
 pub fn collect(context: &Context) -> GcDocument {
+    super::adopt::remove_abandoned(context);
     let plan = look(context);
     let seen = times(&context.root, &plan);
     let mut cache = Cache::load(&context.root);

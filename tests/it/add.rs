@@ -338,6 +338,7 @@ fn killed_at_any_moment_the_source_is_absent_or_complete_and_the_next_run_finish
         add(&root, &fixture("conf-at-top"), &["--yes"]).code(0);
         assert_eq!(contents(&tree::read(&source)), contents(&expected), "{milliseconds} ms");
         assert!(root.has(&TestRoot::ko("hello", B)), "{milliseconds} ms");
+        assert_eq!(fs::read_dir(root.at("var/tmp")).unwrap().count(), 0, "{milliseconds} ms");
     }
     assert!(killed > 0);
 }
