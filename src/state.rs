@@ -4,6 +4,8 @@
 //! All files are JSON. Each begins with `schema`; a file with a higher schema than [`SCHEMA`] is not used.
 //! Fields are only added, and files of version 0.1 remain readable. Times are in RFC 3339 format.
 
+pub mod added;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;

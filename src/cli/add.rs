@@ -186,7 +186,7 @@ fn finish(
     for refused in &done.refused {
         document.step("load", StepResult::Warning, format!("{}: {}", refused.release, refused.why));
     }
-    for error in registration::remove_others(context, before) {
+    for error in registration::remove_others(context, prepared, before) {
         document.step("replace", StepResult::Failed, error);
     }
     document.installed = !document.has_failed();

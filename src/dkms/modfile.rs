@@ -34,7 +34,7 @@ pub struct FileFacts {
 /// # Errors
 ///
 /// If it cannot be read or is too large for a module.
-pub(super) fn sha256(root: &Root, path: &str) -> Result<String, FileError> {
+pub fn sha256(root: &Root, path: &str) -> Result<String, FileError> {
     let (file, _) = root.open_within(path, MODULE)?;
     digest(file).map_err(|e| root.read_failed(path, e))
 }
@@ -83,7 +83,8 @@ pub fn read(name: &str, bytes: &[u8]) -> FileFacts {
     known(name, bytes).unwrap_or_else(|why| unusable(digest_of(bytes), why.to_string()))
 }
 
-fn digest_of(bytes: &[u8]) -> String {
+/// SHA-256 of these bytes, in hexadecimal.
+pub fn digest_of(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -10,7 +10,8 @@ use crate::context::Context;
 use crate::dkms::register::{self, source_directory};
 use crate::dkms::{ModuleName, Tree, compare_versions, depmod};
 use crate::kernel::Inventory;
-use crate::sys::{FileError, FileKind, Presence};
+use crate::state::added::{AddedManifest, AddedSource, ManifestError, tree_fingerprint};
+use crate::sys::{FileError, FileKind, Presence, Root};
 
 /// The end of the name of a directory that is not complete yet.
 const UNFINISHED: &str = ".clr-dkms-add";
@@ -33,6 +34,9 @@ pub enum RegisterError {
     /// Something cannot be read or written.
     #[error("{0}")]
     File(#[from] FileError),
+    /// The manifest cannot be used or written.
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
     /// Something cannot be determined.
     #[error("{0}")]
     Unknown(String),
@@ -110,10 +114,12 @@ pub fn register(context: &Context, prepared: &Prepared, before: &Before) -> Resu
         root.remove_tree(&unfinished)?;
         let written = copy(context, prepared, &prepared.source, Path::new(&unfinished))
             .and_then(|()| Ok(root.sync(&unfinished)?))
+            .and_then(|()| record_source(root, module, &unfinished))
             .and_then(|()| Ok(root.rename(&unfinished, &name)?))
             .and_then(|_| Ok(root.sync_directory(crate::dkms::tree::SOURCES)?));
         if let Err(e) = written {
             root.remove_tree(&unfinished)?;
+            AddedManifest::load(root)?.forget_source(root, module)?;
             return Err(e);
         }
     }
@@ -122,10 +128,18 @@ pub fn register(context: &Context, prepared: &Prepared, before: &Before) -> Resu
     {
         if !before.has_source {
             root.remove_tree(&directory)?;
+            AddedManifest::load(root)?.forget_source(root, module)?;
         }
         return Err(e.into());
     }
     Ok(())
+}
+
+/// Records the copy of a source before it gets its name.
+fn record_source(root: &Root, module: &ModuleName, unfinished: &str) -> Result<(), RegisterError> {
+    let fingerprint = tree_fingerprint(root, unfinished)?;
+    let source = AddedSource { path: source_directory(module), fingerprint };
+    Ok(AddedManifest::load(root)?.record_source(root, module, source)?)
 }
 
 fn copy(context: &Context, prepared: &Prepared, from: &Path, to: &Path) -> Result<(), RegisterError> {
@@ -159,11 +173,16 @@ pub fn take_back(context: &Context, prepared: &Prepared, before: &Before) -> Vec
     }
     if !before.has_source
         && errors.is_empty()
-        && let Err(e) = root.remove_tree(source_directory(module))
+        && let Err(e) = remove_source(root, module)
     {
         errors.push(e.to_string());
     }
     errors
+}
+
+fn remove_source(root: &Root, module: &ModuleName) -> Result<(), ManifestError> {
+    root.remove_tree(source_directory(module))?;
+    AddedManifest::load(root)?.forget_source(root, module)
 }
 
 /// Takes a module from every kernel and from the DKMS tree. The errors are returned as text.
@@ -205,7 +224,17 @@ pub fn install(
     sequence::work(context, Vec::new(), &order, show)
 }
 
-/// Removes the other versions, once the new one is proven. The errors are returned as text.
-pub fn remove_others(context: &Context, before: &Before) -> Vec<String> {
-    before.others.iter().flat_map(|other| remove(context, other)).collect()
+/// Removes the other versions, once the new one is proven. Their side files pass to it. The errors are
+/// returned as text.
+pub fn remove_others(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
+    let mut errors = Vec::new();
+    for other in &before.others {
+        let passed = AddedManifest::load(&context.root)
+            .and_then(|mut manifest| manifest.pass_on(&context.root, other, &prepared.module));
+        match passed {
+            Ok(()) => errors.extend(remove(context, other)),
+            Err(e) => errors.push(e.to_string()),
+        }
+    }
+    errors
 }

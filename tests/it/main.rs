@@ -3,6 +3,7 @@
 
 mod add;
 mod add_hostile;
+mod add_manifest;
 mod agreement;
 mod automation;
 mod boot_default;
