@@ -237,7 +237,7 @@ fn read(output: &str, own: &[PathBuf; 2], release: &str) -> Probe {
     }
     // make also names a directory that is not there.
     for line in output.lines().filter(|line| line.contains("No such file or directory")) {
-        let path = line.trim_start_matches("make").trim_start_matches([':', ' ', '*']);
+        let path = line.find('/').map_or("", |at| &line[at..]);
         let path = path.split_once(": No such").map_or("", |(path, _)| path);
         if path.starts_with("/lib/modules/") {
             entered.insert(path);
