@@ -24,6 +24,9 @@ export MAKECMDGOALS
 # install, demo and tests look for the programs here, whatever the caller's environment says.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
+# Tests of fixtures wait for namespaces about a third of their time.
+THREADS = $(shell echo $$((2 * $$(nproc))))
+
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline clr-dkms-motd clr-dkms-variant
@@ -75,10 +78,11 @@ pictures: timeline ## and docs/*.png: screens in a real terminal, of machines as
 # The tests of the stand-in wait for the most part: beside the build.
 # On Clear Linux no bundle has some of the tools: what needs one is left out there.
 test: export CLR_DKMS_NO_SKIPS = $(if $(shell command -v apt-get),1)
+test: export CLR_DKMS_EVERY_CASE = 1
 test: ## everything, in under 20 minutes; what CI runs (installs what is missing, as root)
 	@$(INSTALL) build dkms test systemd
 	@# The last two lines run these groups with more cases.
-	$(MAKE) --no-print-directory check UNIT_OPTIONS='-- --skip unread:: --skip kills::'
+	$(MAKE) --no-print-directory check UNIT_OPTIONS='-- --skip unread:: --skip kills:: --test-threads $(THREADS)'
 	$(OWNER) python3 tests/support/test-stand-in.py & $(MAKE) --no-print-directory build && wait $$!
 	$(ROOT) tests/support/test-scratch-root.sh
 	$(ROOT) tests/support/test-live.sh
@@ -87,7 +91,7 @@ test: ## everything, in under 20 minutes; what CI runs (installs what is missing
 	$(OWNER) tests/support/test-fleet.sh
 	CLR_DKMS_REAL=1 $(CARGO) --config 'target."cfg(all())".runner = ["$(CURDIR)/tests/support/run-as.sh", "root"]' \
 	    test --locked --test real
-	CLR_DKMS_UNREAD=15 $(CARGO) test --locked --test it unread::
+	CLR_DKMS_UNREAD=15 $(CARGO) test --locked --test it unread:: -- --test-threads $(THREADS)
 	CLR_DKMS_KILLS=300 $(CARGO) test --locked --test it kills::
 
 test-systemd: ## the part of test that boots containers: updates, failures, power cuts under the real systemd (as root)

@@ -6,7 +6,7 @@ use clr_dkms::requirement::Importance;
 use super::{ROLES, Role, on};
 use crate::enforcement_roots::{A_ID, SITUATIONS, in_force};
 use crate::support::run::{as_nobody, set_mode};
-use crate::support::{Run, TestRoot};
+use crate::support::{Run, TestRoot, cases};
 
 /// The reports, `status` first.
 const REPORTS: [&[&str]; 7] = [
@@ -80,7 +80,7 @@ fn the_same_state_has_the_same_code_in_every_report() {
         .flat_map(|(class, state)| ROLES.map(|role| (class, state, role)))
         // What is loaded without a file is reported, and is not in that role.
         .filter(|(_, state, role)| *state != State::NotManaged || *role == Role::HeldBack);
-    let codes = each(all.map(|(class, state, role)| {
+    let codes = each(cases(all, 5).map(|(class, state, role)| {
         let run = move || agree(&role.scene(state, class).stage().root);
         (format!("{class} {state} on {role:?}"), Box::new(run) as Box<dyn FnOnce() -> i32>)
     }));
@@ -91,7 +91,7 @@ fn the_same_state_has_the_same_code_in_every_report() {
 #[test]
 fn enforcement_has_the_code_of_the_status() {
     let whole = SITUATIONS.iter().filter(|situation| situation.arguments.is_empty());
-    let codes = each(whole.map(|situation| {
+    let codes = each(cases(whole, 3).map(|situation| {
         let run = || agree(&(situation.root)());
         (situation.name.to_owned(), Box::new(run) as Box<dyn FnOnce() -> i32>)
     }));

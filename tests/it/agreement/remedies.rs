@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::scene::STATES;
 use super::{ROLES, Role, on};
-use crate::support::{A, B, TestRoot};
+use crate::support::cases::is_every;
+use crate::support::{A, B, TestRoot, cases};
 
 /// What is said to help, by what it is about; for each remedy where it is said.
 #[derive(Default)]
@@ -201,7 +202,7 @@ fn every_state_has_one_remedy() {
         // What is loaded without a file is reported, and has no role of its own.
         *state != State::NotManaged || matches!(role, Role::Next | Role::HeldBack)
     });
-    all(shown.map(|(at, (state, role))| {
+    all(cases(shown, 5).map(|(at, (state, role))| {
         let class = classes[at % 2];
         on(&format!("{class} {state} on {role:?}"), || {
             let staged = role.scene(state, class).stage();
@@ -215,7 +216,7 @@ fn every_state_has_one_remedy() {
 #[test]
 fn every_system_of_the_reports_has_one_remedy_for_each_problem() {
     let both = crate::remedies::SCENES.iter().flat_map(|scene| [(scene, false), (scene, true)]);
-    all(both.map(|((name, put), image)| {
+    all(cases(both, 3).map(|((name, put), image)| {
         on(&format!("{name}, image: {image}"), || check(&crate::remedies::root_of(*put, image), None))
     }));
 }
@@ -236,7 +237,9 @@ fn every_cause_has_one_remedy() {
     let logs = logs.map(|log| (log.name.as_str(), log.log.as_str())).chain(more);
     let logs: Vec<(&str, &str)> = logs.collect();
     assert!(logs.len() > 15, "{}", logs.len());
-    let found = all(logs.iter().enumerate().map(|(at, (name, log))| {
+    let mut tried = 0;
+    let found = all(cases(logs.iter().enumerate(), 3).map(|(at, (name, log))| {
+        tried += 1;
         on(name, || {
             let root = if at % 2 == 0 { TestRoot::updated() } else { TestRoot::new() };
             root.kernel(A).headers(A).kernel(B).headers(B).tip(B).module("hello", "1.0", "");
@@ -250,6 +253,6 @@ fn every_cause_has_one_remedy() {
             check(&root, (at % 4 == 0).then_some(B))
         })
     }));
-    assert!(found >= logs.len(), "the logs of {found} builds for {} causes", logs.len());
-    assert!(causes.len() >= 9, "{causes:?}");
+    assert!(found >= tried, "the logs of {found} builds for {tried} causes");
+    assert!(causes.len() >= if is_every() { 9 } else { 4 }, "{causes:?}");
 }
