@@ -5,6 +5,7 @@
 //! Fields are only added, and files of version 0.1 remain readable. Times are in RFC 3339 format.
 
 pub mod added;
+pub mod change;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -13,7 +13,7 @@ use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::kernel_name;
 use crate::limits::{CONFIGURATION, SYSTEM_LIST};
 use crate::requirement::Use;
-use crate::sys::{Root, mount};
+use crate::sys::{FileError, Root, mount};
 pub use configured::{Configured, CurrentBoot};
 
 /// The most mounts that are followed, and the most devices below them.
@@ -68,14 +68,9 @@ impl Usage {
         // As in `bytes`.
         let list = root.read_within(MODULES, CONFIGURATION).unwrap_or_default();
         let list = String::from_utf8_lossy(&list);
-        // The taint flags follow the address in parentheses. O means an out-of-tree module, E means that the
-        // signature was not accepted.
         let (mut loaded, mut own, mut trusted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for line in list.lines() {
-            let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            let has = |letter: char| words.iter().skip(6).any(|taint| taint.contains(letter));
-            let Some(name) = words.first().map(|name| (*name).to_owned()) else { continue };
-            match (has('O'), has('E')) {
+        for LoadedLine { name, taints } in list.lines().filter_map(LoadedLine::of) {
+            match (taints.contains('O'), taints.contains('E')) {
                 (false, _) => drop(own.insert(name.clone())),
                 (true, false) => drop(trusted.insert(name.clone())),
                 (true, true) => {}
@@ -106,6 +101,34 @@ impl Usage {
     pub fn out_of_tree(&self) -> impl Iterator<Item = &String> {
         self.loaded.difference(&self.own)
     }
+}
+
+/// A line of `/proc/modules`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedLine {
+    /// The name of the module.
+    pub name: String,
+    /// Its taint flags, such as `OE`: O for an out-of-tree module, E if its signature was not accepted.
+    pub taints: String,
+}
+
+impl LoadedLine {
+    /// The flags follow the address, in parentheses.
+    fn of(line: &str) -> Option<LoadedLine> {
+        let mut words = line.split_ascii_whitespace();
+        let name = words.next()?.to_owned();
+        let taints: String = words.skip(5).collect();
+        Some(LoadedLine { name, taints: taints.trim_matches(['(', ')']).to_owned() })
+    }
+}
+
+/// The loaded modules.
+///
+/// # Errors
+/// If the kernel does not report them.
+pub fn loaded(root: &Root) -> Result<Vec<LoadedLine>, FileError> {
+    let list = root.read_within(MODULES, CONFIGURATION)?;
+    Ok(String::from_utf8_lossy(&list).lines().filter_map(LoadedLine::of).collect())
 }
 
 fn text(root: &Root, path: &str) -> String {

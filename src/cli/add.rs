@@ -7,17 +7,21 @@ use clap::Args;
 use super::hold::confirmed;
 use super::{Common, answer, need_root};
 use crate::context::Context;
+use crate::dkms::ModuleName;
 use crate::dkms::register::source_directory;
 use crate::exit;
+use crate::kernel::module_file::stem;
 use crate::report::add::{AddDocument, StepResult};
-use crate::report::remedy::{AdminCommand, CommandTarget, Remedy};
+use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::report::render::add::{found, rest};
 use crate::report::render::json;
 use crate::state::{LOCK, is_ours};
-use crate::sys::{Lock, interrupt};
+use crate::sys::{Lock, RootKind, interrupt};
 use crate::update::adopt::{self, AddOrder, Prepared};
+use crate::update::loading::{self, LoadOutcome};
 use crate::update::progress::ProgressMode;
 use crate::update::registration::{self, Before};
+use crate::update::removal;
 use crate::update::sequence::{Done, wait_for_swupd};
 
 /// The arguments of the verb.
@@ -47,6 +51,9 @@ pub struct AddArguments {
     /// Put it in the place of an older version, which stays until this one is proven
     #[arg(long)]
     replace: bool,
+    /// Load it into the running kernel, once it is installed
+    #[arg(long)]
+    load: bool,
     /// The whole document, as JSON
     #[arg(long)]
     json: bool,
@@ -57,10 +64,17 @@ pub struct AddArguments {
 /// # Errors
 /// When the lock cannot be had, or something cannot be written.
 pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyhow::Result<u8> {
+    if arguments.load && context.root.kind() == RootKind::Image {
+        tracing::error!("--load loads into the running kernel, and no kernel runs in an image");
+        return Ok(exit::USAGE);
+    }
     if !arguments.dry_run {
         need_root(context, "clr-dkms add")?;
     }
     interrupt::watch()?;
+    if !arguments.dry_run {
+        removal::recover_first(context)?;
+    }
     let order = AddOrder {
         source: arguments.source.clone(),
         name: arguments.name.clone(),
@@ -143,7 +157,60 @@ fn confirm_and_install(
     }
     let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
     let done = registration::install(context, prepared, &before, show)?;
-    Ok(finish(context, (prepared, &before), &done, document))
+    let code = finish(context, (prepared, &before), &done, document);
+    match document.installed && arguments.load {
+        true => Ok(code.max(load_all(context, module, document))),
+        false => Ok(code),
+    }
+}
+
+/// Loads it, and says what became of it.
+fn load_all(context: &Context, module: &ModuleName, document: &mut AddDocument) -> u8 {
+    let files = match loading::files(context, module) {
+        Ok(Ok(files)) => files,
+        Ok(Err(why)) => {
+            document.step("load", StepResult::Skipped, why);
+            return exit::ATTENTION;
+        }
+        Err(e) => {
+            document.step("load", StepResult::Failed, e.to_string());
+            return exit::UNKNOWN;
+        }
+    };
+    let mut code = exit::OK;
+    for file in files {
+        let name = stem(&file).unwrap_or(&file).to_owned();
+        let (result, text) = match loading::load(context, &file) {
+            Ok(LoadOutcome::Loaded { taints, devices }) => {
+                (StepResult::Done, loaded(&name, &taints, &devices))
+            }
+            Ok(LoadOutcome::Before) => {
+                let until = "what is loaded stays until it is unloaded or the next boot";
+                (StepResult::Warning, format!("{name} was loaded before: {until}"))
+            }
+            Ok(LoadOutcome::Refused { why, log, .. }) => {
+                let log: String = log.iter().map(|line| format!("; kernel: {line}")).collect();
+                (StepResult::Failed, format!("{name} is not loaded: {why}{log}"))
+            }
+            Err(why) => (StepResult::Failed, format!("{name}: {why}")),
+        };
+        if result == StepResult::Failed {
+            code = exit::ATTENTION;
+        }
+        document.step("load", result, text);
+    }
+    code
+}
+
+fn loaded(name: &str, taints: &str, devices: &[String]) -> String {
+    let taints = match taints {
+        "" => String::new(),
+        letters => format!(", marked {letters} by the kernel"),
+    };
+    match devices {
+        [] => format!("{name} is loaded{taints}; it drives no device"),
+        devices => format!("{name} is loaded{taints}; it drives {}", devices.join(", ")),
+    }
 }
 
 /// Keeps what works, and takes back what does not.
@@ -186,14 +253,11 @@ fn finish(
     for refused in &done.refused {
         document.step("load", StepResult::Warning, format!("{}: {}", refused.release, refused.why));
     }
-    for error in registration::remove_others(context, prepared, before) {
+    for error in registration::keep(context, prepared, before) {
         document.step("replace", StepResult::Failed, error);
     }
     document.installed = !document.has_failed();
-    let remove = AdminCommand::change("dkms", &["remove", &module.to_string(), "--all"]);
-    let delete = AdminCommand::change("rm", &["-r", &source_directory(module)]);
-    if context.root.is_slash() {
-        document.undo = Some(Remedy::from(remove).then(delete).text(&CommandTarget::of_root(&context.root)));
-    }
+    let remove = AdminCommand::change("clr-dkms", &["remove", &module.to_string()]);
+    document.undo = Some(remove.text(&CommandTarget::of_root(&context.root)));
     if document.installed && done.refused.is_empty() { exit::OK } else { exit::ATTENTION }
 }

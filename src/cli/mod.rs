@@ -16,6 +16,7 @@ pub mod motd;
 pub mod post_update;
 pub mod pre_update;
 pub mod rebuild;
+pub mod remove;
 pub mod status;
 pub mod variant;
 pub mod wait;

@@ -127,7 +127,8 @@ fn order(context: &Context, arguments: &RebuildArguments) -> anyhow::Result<Orde
     }
     let mut once = BTreeSet::new();
     kernels.retain(|release| once.insert(release.clone()));
-    Ok(Order { modules: arguments.modules.clone(), kernels, force: arguments.force, by_hand: true })
+    let (modules, force) = (arguments.modules.clone(), arguments.force);
+    Ok(Order { modules, kernels, force, by_hand: true, ..Order::default() })
 }
 
 /// The text of the plan, and the exit code.

@@ -15,6 +15,7 @@ use super::hold::{self, AllowArguments, HoldArguments, ReleaseArguments, UnholdA
 use super::lint::{self, LintArguments};
 use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
+use super::remove::{self, RemoveArguments};
 use super::wait::{self, WaitArguments};
 use super::{Common, answer};
 use show::StatusArguments;
@@ -116,6 +117,23 @@ enum AdminVerb {
     #[command(after_help = "Examples:\n  clr-dkms add ./v4l2loopback --dry-run\n  \
         clr-dkms add hello-1.0.tar.gz --yes\n  clr-dkms add ./driver --conf module/dkms.conf --version 1.2")]
     Add(AddArguments),
+    /// Remove a module: unload it, take it from every kernel and from DKMS, and take back what `add` wrote
+    ///
+    /// The module is unloaded, if nothing uses it. Files in /etc that `clr-dkms add` wrote are removed, unless
+    /// they were edited since. The module is removed from every kernel and from the DKMS tree, and its source
+    /// from /usr/src if `clr-dkms add` put it there. The boot files are brought up to date as after an update.
+    /// A run that is interrupted is completed by the next run of clr-dkms.
+    ///
+    /// A module that the machine depends on (a mounted filesystem, swap, the default route, the display, or
+    /// [modules] critical in clr-dkms.conf) is only removed with --force.
+    ///
+    /// Exit code 0: it is removed, or with --dry-run would be; 1: it is in use, critical or has several
+    /// versions, or not all of it could be removed; 2: it is removed, and the next boot lacks something
+    /// critical; 3: there is no such module, or it cannot be determined; 75: another run is at work; 77: no
+    /// permission.
+    #[command(after_help = "Examples:\n  clr-dkms remove hello --dry-run\n  clr-dkms remove hello/1.0\n  \
+        clr-dkms remove nvidia --force")]
+    Remove(RemoveArguments),
     /// Read dkms.conf files and their sources, and say what is wrong, on which line, and what clears it
     ///
     /// Each dkms.conf is read as text, and run by bash as dkms would run it, but without write access. An
@@ -293,6 +311,7 @@ fn run_verb(arguments: AdminArguments) -> anyhow::Result<u8> {
         AdminVerb::Wait(asked) => wait::run(&context, &asked, &arguments.common),
         AdminVerb::Forget(asked) => forget::run(&context, &asked, &arguments.common),
         AdminVerb::Add(asked) => add::run(&context, asked, &arguments.common),
+        AdminVerb::Remove(asked) => remove::run(&context, &asked, &arguments.common),
         AdminVerb::Status(asked) => show::run(&context, &asked, &arguments.common),
         AdminVerb::Logs(asked) => logs::run(&context, &asked, &arguments.common),
         AdminVerb::Explain(asked) => explain::run(&asked, &arguments.common),

@@ -30,34 +30,40 @@ pub fn add(root: &Root, module: &ModuleName) -> Result<(), FileError> {
     root.sync_directory(version_directory(module))
 }
 
-/// Takes a module from every kernel, and forgets it. The source stays. Returns the releases of the kernels
-/// whose `modules.dep` is to be made again.
+/// The kernels that have this version of a module.
+pub fn kernels_of(tree: &Tree, module: &ModuleName) -> Vec<String> {
+    let installed = tree.installed.iter();
+    let of_it = installed.filter(|((name, _), version)| *name == module.name && **version == module.version);
+    of_it.map(|((_, release), _)| release.clone()).collect()
+}
+
+/// Takes a module from every kernel. It stays registered. The `modules.dep` of these kernels is to be made
+/// again.
 ///
 /// # Errors
 /// When something cannot be read or removed.
-pub fn remove(root: &Root, tools: &Tools, module: &ModuleName) -> anyhow::Result<Vec<String>> {
+pub fn uninstall(root: &Root, tools: &Tools, module: &ModuleName) -> anyhow::Result<()> {
     let tree = Tree::observe(root);
     if let Some(reason) = &tree.unreadable {
         bail!("{reason}");
     }
-    let Some(registered) = tree.modules.iter().find(|known| known.module == *module) else {
-        return Ok(Vec::new());
-    };
-    let installed = tree.installed.iter().filter(|((name, _), version)| {
-        *name == registered.module.name && **version == registered.module.version
-    });
-    let changed: Vec<String> = installed.map(|((_, release), _)| release.clone()).collect();
-    for release in &changed {
-        unbuild::run(root, tools, &mut Cache::default(), &tree, module, release)?;
-        let claim = claim_path(module, release);
+    for release in kernels_of(&tree, module) {
+        unbuild::run(root, tools, &mut Cache::default(), &tree, module, &release)?;
+        let claim = claim_path(module, &release);
         if root.lookup_link(&claim).is_there() {
             bail!("{module} is still installed on {release} after dkms unbuild");
         }
     }
-    let named = format!("{TREE}/{}", module.name);
+    Ok(())
+}
+
+/// Takes back the registration of a module that no kernel has any more.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn forget(root: &Root, module: &ModuleName) -> Result<(), FileError> {
     root.remove_tree(version_directory(module))?;
-    root.remove_empty_directory(&named)?;
-    Ok(changed)
+    root.remove_empty_directory(format!("{TREE}/{}", module.name)).map(drop)
 }
 
 /// Whether two directories have the same files, with the same contents and the same execute bits.

@@ -16,6 +16,8 @@ pub enum StepResult {
     Warning,
     /// It failed, and ended the run.
     Failed,
+    /// It would be done: this is a dry run.
+    Planned,
 }
 
 /// A step.

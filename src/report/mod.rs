@@ -21,6 +21,7 @@ pub mod problem;
 mod problems;
 pub mod remedies;
 pub mod remedy;
+pub mod remove;
 pub mod render;
 mod unmanaged;
 mod verdict;

@@ -13,6 +13,7 @@ pub mod efi;
 mod error;
 pub mod fingerprint;
 pub mod interrupt;
+pub mod kernel_log;
 pub mod lines;
 pub mod live;
 pub mod lock;

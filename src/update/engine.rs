@@ -134,6 +134,8 @@ pub struct Order {
     pub force: bool,
     /// A user requested it: modules that failed before are tried again.
     pub by_hand: bool,
+    /// The run is a part of the change of a module: it is not to be taken for one that a killed run left.
+    pub is_part: bool,
 }
 
 impl Order {

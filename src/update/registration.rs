@@ -3,18 +3,18 @@
 use std::path::Path;
 
 use super::adopt::Prepared;
-use super::engine::{INDEX_DEADLINE, Order};
+use super::engine::Order;
 use super::progress::ProgressMode;
+use super::removal::{self, UNFINISHED};
 use super::sequence::{self, Done};
 use crate::context::Context;
 use crate::dkms::register::{self, source_directory};
-use crate::dkms::{ModuleName, Tree, compare_versions, depmod};
+use crate::dkms::tree::SOURCES;
+use crate::dkms::{ModuleName, Tree, compare_versions};
 use crate::kernel::Inventory;
 use crate::state::added::{AddedManifest, AddedSource, ManifestError, tree_fingerprint};
+use crate::state::change::{ChangeKind, ModuleChange};
 use crate::sys::{FileError, FileKind, Presence, Root};
-
-/// The end of the name of a directory that is not complete yet.
-const UNFINISHED: &str = ".clr-dkms-add";
 
 /// Why a source cannot be registered beside what is there.
 #[derive(Debug, thiserror::Error)]
@@ -106,33 +106,33 @@ pub fn compare(context: &Context, prepared: &Prepared, replace: bool) -> Result<
 /// When something cannot be written; nothing is left then.
 pub fn register(context: &Context, prepared: &Prepared, before: &Before) -> Result<(), RegisterError> {
     let (root, module) = (&context.root, &prepared.module);
-    let directory = source_directory(module);
-    if !before.has_source {
-        let name = format!("{}-{}", module.name, module.version);
-        let unfinished = format!("{}/.{name}{UNFINISHED}", crate::dkms::tree::SOURCES);
-        // Of a run that was killed.
-        root.remove_tree(&unfinished)?;
-        let written = copy(context, prepared, &prepared.source, Path::new(&unfinished))
-            .and_then(|()| Ok(root.sync(&unfinished)?))
-            .and_then(|()| record_source(root, module, &unfinished))
-            .and_then(|()| Ok(root.rename(&unfinished, &name)?))
-            .and_then(|_| Ok(root.sync_directory(crate::dkms::tree::SOURCES)?));
-        if let Err(e) = written {
-            root.remove_tree(&unfinished)?;
-            AddedManifest::load(root)?.forget_source(root, module)?;
-            return Err(e);
+    if before.is_registered {
+        return Ok(());
+    }
+    let keeps_source = before.has_source;
+    ModuleChange { keeps_source, ..ModuleChange::new(module, ChangeKind::Add) }.write(root)?;
+    let placed = if before.has_source { Ok(()) } else { place(context, prepared) };
+    let done = placed.and_then(|()| Ok(register::add(root, module)?));
+    if done.is_err() {
+        for error in take_back(context, prepared, before) {
+            tracing::error!("{error}");
         }
     }
-    if !before.is_registered
-        && let Err(e) = register::add(root, module)
-    {
-        if !before.has_source {
-            root.remove_tree(&directory)?;
-            AddedManifest::load(root)?.forget_source(root, module)?;
-        }
-        return Err(e.into());
-    }
-    Ok(())
+    done
+}
+
+/// Copies the source to its place.
+fn place(context: &Context, prepared: &Prepared) -> Result<(), RegisterError> {
+    let (root, module) = (&context.root, &prepared.module);
+    let name = format!("{}-{}", module.name, module.version);
+    let unfinished = format!("{SOURCES}/.{name}{UNFINISHED}");
+    // Of a run that was killed.
+    root.remove_tree(&unfinished)?;
+    copy(context, prepared, &prepared.source, Path::new(&unfinished))?;
+    root.sync(&unfinished)?;
+    record_source(root, module, &unfinished)?;
+    root.rename(&unfinished, &name)?;
+    Ok(root.sync_directory(SOURCES)?)
 }
 
 /// Records the copy of a source before it gets its name.
@@ -166,38 +166,10 @@ fn copy(context: &Context, prepared: &Prepared, from: &Path, to: &Path) -> Resul
 
 /// Takes back what [`register`] did, and what was installed since. The errors are returned as text.
 pub fn take_back(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
-    let (root, module) = (&context.root, &prepared.module);
-    let mut errors = Vec::new();
-    if !before.is_registered {
-        errors.extend(remove(context, module));
+    match before.is_registered {
+        true => Vec::new(),
+        false => removal::take_back(context, &prepared.module, before.has_source).errors,
     }
-    if !before.has_source
-        && errors.is_empty()
-        && let Err(e) = remove_source(root, module)
-    {
-        errors.push(e.to_string());
-    }
-    errors
-}
-
-fn remove_source(root: &Root, module: &ModuleName) -> Result<(), ManifestError> {
-    root.remove_tree(source_directory(module))?;
-    AddedManifest::load(root)?.forget_source(root, module)
-}
-
-/// Takes a module from every kernel and from the DKMS tree. The errors are returned as text.
-fn remove(context: &Context, module: &ModuleName) -> Vec<String> {
-    let mut errors = Vec::new();
-    match register::remove(&context.root, &context.tools, module) {
-        Ok(kernels) => {
-            for release in kernels {
-                let done = depmod::run(&context.root, &context.tools, &release, &[], INDEX_DEADLINE);
-                errors.extend(done.err().map(|e| format!("{e:#}")));
-            }
-        }
-        Err(e) => errors.push(format!("{e:#}")),
-    }
-    errors
 }
 
 /// Builds and installs the module as after an update, and brings the boot files up to date.
@@ -220,19 +192,20 @@ pub fn install(
         kernels.dedup();
     }
     let modules = vec![prepared.module.to_string()];
-    let order = Order { modules, kernels, by_hand: true, ..Order::default() };
+    let order = Order { modules, kernels, by_hand: true, is_part: true, ..Order::default() };
     sequence::work(context, Vec::new(), &order, show)
 }
 
-/// Removes the other versions, once the new one is proven. Their side files pass to it. The errors are
+/// Keeps the module, once it is proven, and removes the other versions. Their side files pass to it. The errors are
 /// returned as text.
-pub fn remove_others(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
-    let mut errors = Vec::new();
+pub fn keep(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
+    let ended = ModuleChange::end(&context.root);
+    let mut errors: Vec<String> = ended.err().into_iter().map(|e| e.to_string()).collect();
     for other in &before.others {
         let passed = AddedManifest::load(&context.root)
             .and_then(|mut manifest| manifest.pass_on(&context.root, other, &prepared.module));
         match passed {
-            Ok(()) => errors.extend(remove(context, other)),
+            Ok(()) => errors.extend(removal::take_back(context, other, false).errors),
             Err(e) => errors.push(e.to_string()),
         }
     }

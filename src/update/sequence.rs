@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::boot_files::{self, BootFileSteps};
 use super::engine::{self, Attempt, LeftAlone, Order, Planned};
 use super::progress::{Display, ProgressMode};
-use super::{initrd, overrides, parameter, publish};
+use super::{initrd, overrides, parameter, publish, removal};
 use crate::boot_decision::Ruling;
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
@@ -154,6 +154,9 @@ impl<'a> Run<'a> {
         // bash may be able to evaluate a dkms.conf that failed last time. Reports do not try again, because
         // that may take long.
         cache.forget_failures();
+        if !order.is_part {
+            removal::recover(context);
+        }
         engine::recover(context);
         let mut system = System::observe_also(context, &mut cache, &order.kernels);
         overrides::keep_current(context, &system);

@@ -342,3 +342,60 @@ fn killed_at_any_moment_the_source_is_absent_or_complete_and_the_next_run_finish
     }
     assert!(killed > 0);
 }
+
+/// A system with one kernel, which runs, and a stand-in for modprobe.
+fn loading(modprobe: &str) -> TestRoot {
+    let root = TestRoot::system();
+    root.directory("var/tmp").file("proc/modules", "");
+    let script = format!("#!/bin/bash\ncd \"${{0%/var/lib/dkms/*}}\" || exit 1\n{modprobe}\n");
+    let path = root.tools().join("modprobe");
+    fs::write(&path, script).unwrap();
+    set_mode(&path, 0o755);
+    root
+}
+
+#[test]
+fn a_module_is_loaded_on_request() {
+    let root = loading(
+        "echo \"$2 16384 0 - Live 0x0000000000000000 (OE)\" >>proc/modules\n\
+         mkdir -p sys/module/hello/drivers sys/bus/usb/drivers/hello\n\
+         ln -s ../../../bus/usb/drivers/hello sys/module/hello/drivers/usb:hello\n\
+         ln -s ../../../../module/hello sys/bus/usb/drivers/hello/module\n\
+         ln -s ../../../../devices/1-1:1.0 sys/bus/usb/drivers/hello/1-1:1.0\n\
+         touch sys/bus/usb/drivers/hello/bind",
+    );
+    let run = add(&root, &fixture("conf-at-top"), &["--yes", "--load"]);
+    run.code(0).shows(&["hello is loaded, marked OE by the kernel; it drives 1-1:1.0"]);
+    let run = add(&root, &fixture("conf-at-top"), &["--yes", "--load"]);
+    run.code(0).shows(&["hello was loaded before"]);
+    let last = run.stdout.lines().last().unwrap_or_default().to_owned();
+    assert_eq!(last, "undo: run `sudo clr-dkms remove hello/1.0`");
+}
+
+#[test]
+fn a_module_that_the_kernel_refuses_stays_installed() {
+    let root = loading("echo 'modprobe: ERROR: could not insert hello: Exec format error' >&2; exit 1");
+    let run = add(&root, &fixture("conf-at-top"), &["--yes", "--load"]);
+    run.code(1).shows(&["hello is not loaded", "Exec format error"]);
+    assert!(root.has(&TestRoot::ko("hello", A)));
+}
+
+#[test]
+fn nothing_is_loaded_for_an_image_or_another_kernel() {
+    // The kernel that an update brought has it, the running one does not.
+    let root = system();
+    add(&root, &fixture("conf-at-top"), &["--yes", "--load"])
+        .code(1)
+        .shows(&[&format!("{A}, does not have")]);
+    let image = root.path().display().to_string();
+    let source = fixture("conf-at-top").display().to_string();
+    let on_image = |more: &[&str]| {
+        let mut command = command("clr-dkms", &root.tools());
+        command.args(["add", &source, "--yes", "--root", &image]).args(more).output().unwrap()
+    };
+    assert_eq!(on_image(&["--load"]).status.code(), Some(64));
+    let done = on_image(&[]);
+    let text = String::from_utf8(done.stdout).unwrap();
+    let undo = format!("undo: run `sudo clr-dkms remove hello/1.0 --root {image}`");
+    assert_eq!(text.lines().last(), Some(undo.as_str()), "{text}");
+}

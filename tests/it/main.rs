@@ -72,6 +72,7 @@ mod readme;
 mod rebuild;
 mod rebuild_progress;
 mod remedies;
+mod remove;
 mod replace;
 mod replacements;
 mod requirements;

@@ -24,6 +24,11 @@ pub fn rest(document: &AddDocument, from: usize) -> String {
     text(&out)
 }
 
+/// The steps of another verb.
+pub fn steps(steps: &[AddStep]) -> String {
+    text(&steps.iter().flat_map(step).collect::<Vec<_>>())
+}
+
 fn text(lines: &[String]) -> String {
     lines.iter().map(|line| shown(line) + "\n").collect()
 }
@@ -34,6 +39,7 @@ fn step(step: &AddStep) -> Vec<String> {
         StepResult::Skipped => "skipped: ",
         StepResult::Warning => "warning: ",
         StepResult::Failed => "failed: ",
+        StepResult::Planned => "would be done: ",
     };
     let cause = step.cause.map(|cause| format!(" [{cause}]")).unwrap_or_default();
     let mut out = broken(&format!("{word}{}{cause}", step.text), &format!("{:<9} ", step.step), "          ");

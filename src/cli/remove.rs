@@ -1,0 +1,224 @@
+//! `clr-dkms remove`: takes a module back.
+
+use clap::Args;
+
+use super::{Common, answer, need_root};
+use crate::context::Context;
+use crate::decide::assess;
+use crate::dkms::register::source_directory;
+use crate::dkms::{Cache, ModuleName};
+use crate::exit;
+use crate::report::add::StepResult;
+use crate::report::remove::RemoveDocument;
+use crate::report::render::add::steps;
+use crate::report::render::json;
+use crate::state::added::{AddedManifest, AddedState};
+use crate::state::{self, LOCK, RECORD, RunRecord, is_ours};
+use crate::sys::{Lock, interrupt};
+use crate::system::System;
+use crate::update::engine::Order;
+use crate::update::progress::ProgressMode;
+use crate::update::removal::{self, ChoiceError, Removal, RemovalOutcome};
+use crate::update::sequence::{self, wait_for_swupd};
+
+/// The arguments of `remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArguments {
+    /// A module that is registered with DKMS; with several versions, NAME/VERSION
+    #[arg(value_name = "MODULE[/VERSION]")]
+    module: String,
+    /// Also remove a module that the machine depends on, or that is in use: it stays loaded until the next
+    /// boot
+    #[arg(long, short)]
+    force: bool,
+    /// Print what would be removed; change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// The whole document, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `remove`.
+///
+/// # Errors
+/// If the lock cannot be taken, or stdout cannot be written.
+pub fn run(context: &Context, arguments: &RemoveArguments, common: &Common) -> anyhow::Result<u8> {
+    let (mut lock, mut completed) = (None, None);
+    if !arguments.dry_run {
+        need_root(context, "clr-dkms remove")?;
+        interrupt::watch()?;
+        wait_for_swupd(context);
+        lock = Some(Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?);
+        completed = removal::recover(context);
+    }
+    let mut document = RemoveDocument { schema: 1, dry_run: arguments.dry_run, ..RemoveDocument::default() };
+    let code = match planned(context, arguments) {
+        Ok(removal) => {
+            describe(&mut document, &removal);
+            carry_out(context, arguments, &removal, &mut document)?
+        }
+        Err(ChoiceError::NotThere { .. }) if completed.as_ref().is_some_and(|m| is_meant(m, arguments)) => {
+            document.name.clone_from(&arguments.module);
+            document.step("remove", StepResult::Done, "the interrupted removal is completed");
+            document.removed = true;
+            work(context)?
+        }
+        Err(e) => {
+            tracing::error!("{e}");
+            return Ok(match e {
+                ChoiceError::Several(..) => exit::ATTENTION,
+                ChoiceError::NotThere { .. } | ChoiceError::Unknown(_) => exit::UNKNOWN,
+            });
+        }
+    };
+    drop(lock);
+    let text = if arguments.json { json(&document)? } else { steps(&document.steps) };
+    answer(&text, common.color)?;
+    Ok(code)
+}
+
+fn is_meant(module: &ModuleName, arguments: &RemoveArguments) -> bool {
+    arguments.module == module.name || arguments.module == module.to_string()
+}
+
+fn planned(context: &Context, arguments: &RemoveArguments) -> Result<Removal, ChoiceError> {
+    let unknown = |e: &dyn std::fmt::Display| ChoiceError::Unknown(e.to_string());
+    let manifest = AddedManifest::load(&context.root).map_err(|e| unknown(&e))?;
+    let mut cache = Cache::load(&context.root);
+    let system = System::observe(context, &mut cache);
+    let module = removal::choose(&system.tree, &manifest, &arguments.module)?;
+    let record = state::load::<RunRecord>(&context.root, RECORD);
+    let assessment = assess(&system, &context.settings, record.as_good());
+    removal::look(context, &system, (&assessment, &manifest), &module).map_err(|e| unknown(&e))
+}
+
+fn describe(document: &mut RemoveDocument, removal: &Removal) {
+    document.name.clone_from(&removal.module.name);
+    document.version.clone_from(&removal.module.version);
+    document.kernels.clone_from(&removal.kernels);
+    document.loaded = removal.loaded.iter().map(|loaded| loaded.name.clone()).collect();
+    document.critical.clone_from(&removal.critical);
+}
+
+fn carry_out(
+    context: &Context,
+    arguments: &RemoveArguments,
+    removal: &Removal,
+    document: &mut RemoveDocument,
+) -> anyhow::Result<u8> {
+    let module = &removal.module;
+    let in_use = removal.in_use();
+    let severity = if arguments.force { StepResult::Warning } else { StepResult::Failed };
+    let all_the_same = if arguments.force { "" } else { "; --force removes it all the same" };
+    if let Some(why) = &removal.critical {
+        document.step("check", severity, format!("{module} is critical: {why}{all_the_same}"));
+    }
+    if let Some(why) = &in_use {
+        let until = "; it stays loaded until the next boot";
+        let more = if arguments.force { until } else { all_the_same };
+        document.step("unload", severity, format!("{why}{more}"));
+    }
+    if document.has_failed() {
+        return Ok(exit::ATTENTION);
+    }
+    if arguments.dry_run {
+        plan(context, removal, in_use.is_none(), document);
+        return Ok(exit::OK);
+    }
+    if in_use.is_none() {
+        match removal::unload(context, removal) {
+            Ok(gone) if gone.is_empty() => document.step("unload", StepResult::Skipped, "it is not loaded"),
+            Ok(gone) => document.step("unload", StepResult::Done, gone.join(", ")),
+            Err(why) => {
+                document.step("unload", StepResult::Failed, format!("{why}; nothing was removed"));
+                return Ok(exit::ATTENTION);
+            }
+        }
+    }
+    let done = removal::take_back(context, module, false);
+    report(context, removal, &done, document);
+    if document.has_failed() {
+        return Ok(exit::ATTENTION);
+    }
+    document.removed = true;
+    work(context)
+}
+
+/// Brings the boot files and the record up to date, as after an update.
+fn work(context: &Context) -> anyhow::Result<u8> {
+    let done = sequence::work(context, Vec::new(), &Order::default(), ProgressMode::Nothing)?;
+    // Other problems of this system are for `status` to report.
+    Ok(if done.code == exit::UNSAFE { exit::UNSAFE } else { exit::OK })
+}
+
+fn plan(context: &Context, removal: &Removal, unloads: bool, document: &mut RemoveDocument) {
+    let shown = |path: &str| context.root.shown_path(path).display().to_string();
+    if unloads && !document.loaded.is_empty() {
+        let names = document.loaded.join(", ");
+        document.step("unload", StepResult::Planned, names);
+    }
+    for (file, state) in &removal.files {
+        match state {
+            AddedState::Unedited => document.step("files", StepResult::Planned, remove(&shown(&file.path))),
+            AddedState::Edited => document.step("files", StepResult::Skipped, edited(&shown(&file.path))),
+            AddedState::Absent => {}
+        }
+    }
+    for release in &removal.kernels {
+        document.step("uninstall", StepResult::Planned, format!("from {release}"));
+    }
+    if removal.is_registered {
+        document.step(
+            "register",
+            StepResult::Planned,
+            format!("{} is not registered any more", removal.module),
+        );
+    }
+    let directory = shown(&source_directory(&removal.module));
+    source(removal.source, &directory, StepResult::Planned, document);
+}
+
+fn report(context: &Context, removal: &Removal, done: &RemovalOutcome, document: &mut RemoveDocument) {
+    let shown = |path: &str| context.root.shown_path(path).display().to_string();
+    for path in &done.removed {
+        document.step("files", StepResult::Done, remove(&shown(path)));
+    }
+    for path in &done.edited {
+        document.step("files", StepResult::Warning, edited(&shown(path)));
+    }
+    if !done.errors.is_empty() {
+        done.errors.iter().for_each(|error| document.step("remove", StepResult::Failed, error));
+        let rest = "the next run of clr-dkms completes the removal";
+        document.step("remove", StepResult::Warning, rest);
+        return;
+    }
+    for release in &done.kernels {
+        document.step("uninstall", StepResult::Done, format!("from {release}"));
+    }
+    if removal.is_registered {
+        document.step("register", StepResult::Done, format!("{} is not registered any more", removal.module));
+    }
+    let directory = shown(&source_directory(&removal.module));
+    source(done.source, &directory, StepResult::Done, document);
+}
+
+fn remove(path: &str) -> String {
+    format!("remove {path}")
+}
+
+fn edited(path: &str) -> String {
+    format!("{path} stays: it was edited after clr-dkms wrote it")
+}
+
+fn source(state: Option<AddedState>, directory: &str, result: StepResult, document: &mut RemoveDocument) {
+    match state {
+        Some(AddedState::Unedited) => document.step("source", result, remove(directory)),
+        Some(AddedState::Edited) => document.step("source", StepResult::Warning, edited(directory)),
+        Some(AddedState::Absent) => document.step("source", StepResult::Skipped, "it is gone already"),
+        None => {
+            let why = format!("{directory} stays: clr-dkms add did not write it");
+            document.step("source", StepResult::Skipped, why);
+        }
+    }
+}

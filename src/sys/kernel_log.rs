@@ -1,0 +1,93 @@
+//! What the running kernel says: its answer to a module file, and its log.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+
+use super::{FileError, Root};
+
+/// The longest record of the log.
+const RECORD: usize = 8 << 10;
+/// The most records that are read.
+const MOST: usize = 1000;
+/// The kernel decompresses the file. Not in the header of `init_module(2)` that nix knows.
+const COMPRESSED: i32 = 4;
+
+/// The log of the running kernel, from now on.
+#[derive(Debug)]
+pub struct KernelLog {
+    file: File,
+}
+
+impl KernelLog {
+    /// Skips what is in it. None where it cannot be read, as in most containers.
+    #[allow(clippy::disallowed_methods)] // of the machine we run on
+    pub fn from_now() -> Option<KernelLog> {
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let mut file = options.open("/dev/kmsg").ok()?;
+        file.seek(SeekFrom::End(0)).ok()?;
+        Some(KernelLog { file })
+    }
+
+    /// The messages since then.
+    pub fn messages(mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut record = [0; RECORD];
+        for _ in 0..MOST {
+            match self.file.read(&mut record) {
+                Ok(0) => break,
+                Ok(length) => found.extend(message(&record[..length])),
+                // Records were overwritten before they were read.
+                Err(e) if e.raw_os_error() == Some(Errno::EPIPE as i32) => {}
+                // None is left.
+                Err(_) => break,
+            }
+        }
+        found
+    }
+}
+
+/// The text of a record: "6,339,5140900,-;hello: loading out-of-tree module taints kernel.", and lines with
+/// further values.
+fn message(record: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(record);
+    let (_, text) = text.split_once(';')?;
+    text.lines().next().map(str::to_owned)
+}
+
+/// Why the running kernel refuses a module file. None if it takes it: then it is unloaded again.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn refusal(root: &Root, path: &str) -> Result<Option<Errno>, FileError> {
+    let file = root.open_file(path)?;
+    let flags = if path.ends_with(".ko") { 0 } else { COMPRESSED };
+    match finit_module(&file, c"", ModuleInitFlags::from_bits_retain(flags as u32)) {
+        Err(errno) => Ok(Some(errno)),
+        Ok(()) => {
+            let name = path.rsplit('/').next().and_then(|name| name.split('.').next()).unwrap_or_default();
+            let name = std::ffi::CString::new(name.replace('-', "_")).unwrap_or_default();
+            if let Err(e) = delete_module(&name, DeleteModuleFlags::O_NONBLOCK) {
+                tracing::warn!("cannot unload {}: {e}", name.to_string_lossy());
+            }
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_has_one_line_of_text() {
+        let record = b"4,1339,5140900,-;hello: unknown parameter 'x;y' ignored\n SUBSYSTEM=module\n";
+        assert_eq!(message(record).as_deref(), Some("hello: unknown parameter 'x;y' ignored"));
+        assert_eq!(message(b"nothing"), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! Loading a module into the running kernel, and what becomes of it there.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use crate::context::Context;
+use crate::dkms::ModuleName;
+use crate::dkms::plan::built_directory;
+use crate::dkms::register;
+use crate::dkms::tree::Tree;
+use crate::kernel::module_file::{kernel_name, stem};
+use crate::kernel::{Inventory, Running};
+use crate::sys::kernel_log::{KernelLog, refusal};
+use crate::sys::{FileError, FileKind, Root};
+use crate::usage::{self, LoadedLine};
+
+/// The time limit of modprobe, which waits for the initialization of the module.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What became of a module file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadOutcome {
+    /// It is loaded.
+    Loaded {
+        /// The letters by which the kernel marks it.
+        taints: String,
+        /// The devices that it drives, as sysfs names them.
+        devices: Vec<String>,
+    },
+    /// It was loaded before.
+    Before,
+    /// It is not loaded.
+    Refused {
+        /// Why, as a sentence.
+        why: String,
+        /// The error number of the kernel, if it is known.
+        errno: Option<Errno>,
+        /// What the kernel wrote into its log meanwhile.
+        log: Vec<String>,
+    },
+}
+
+/// The files of a module that the running kernel has, or why there is nothing to load.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn files(context: &Context, module: &ModuleName) -> Result<Result<Vec<String>, String>, FileError> {
+    let root = &context.root;
+    let release = match Inventory::observe(root).running {
+        Running::Known { release } => release,
+        Running::None => return Ok(Err("no kernel runs there".to_owned())),
+        Running::Unknown { reason } => return Ok(Err(format!("the running kernel is unknown: {reason}"))),
+    };
+    if !register::kernels_of(&Tree::observe(root), module).contains(&release) {
+        return Ok(Err(format!("the running kernel, {release}, does not have it; the next boot may")));
+    }
+    let entries = root.list_optional(built_directory(module, &release))?;
+    let files = entries.iter().filter_map(|entry| entry.text()).filter(|name| stem(name).is_some());
+    Ok(Ok(files.map(|name| format!("{}/{name}", built_directory(module, &release))).collect()))
+}
+
+/// Loads a module file with modprobe.
+///
+/// # Errors
+/// When modprobe cannot be run, or the kernel does not report what is loaded.
+pub fn load(context: &Context, file: &str) -> Result<LoadOutcome, String> {
+    let root = &context.root;
+    let name = kernel_name(stem(file).unwrap_or(file));
+    let is_loaded = || usage::loaded(root).map(|lines| lines.into_iter().find(|line| line.name == name));
+    if is_loaded().map_err(|e| e.to_string())?.is_some() {
+        return Ok(LoadOutcome::Before);
+    }
+    let log = if root.is_live() { KernelLog::from_now() } else { None };
+    let child = context.tools.child("modprobe", DEADLINE).map_err(|e| e.to_string())?;
+    let done = child.args(["--", &name]).run().map_err(|e| e.to_string())?;
+    if let Some(LoadedLine { taints, .. }) = is_loaded().map_err(|e| e.to_string())? {
+        return Ok(LoadOutcome::Loaded { taints, devices: devices(root, &name) });
+    }
+    let log = log.map(KernelLog::messages).unwrap_or_default();
+    let said = String::from_utf8_lossy(&done.output).into_owned();
+    let said = said.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim).map(str::to_owned);
+    // modprobe reports the answer of the kernel as a sentence only.
+    let answer = if root.is_live() { refusal(root, file).map_err(|e| e.to_string())? } else { None };
+    let why = match (answer, said) {
+        (Some(errno), _) => format!("{}: {}", meaning(errno), errno),
+        (None, Some(said)) => said,
+        (None, None) => format!("modprobe: {}", done.ended),
+    };
+    Ok(LoadOutcome::Refused { why, errno: answer, log })
+}
+
+/// What the answer of the kernel means.
+fn meaning(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EKEYREJECTED | Errno::ENOKEY | Errno::EKEYEXPIRED | Errno::EKEYREVOKED | Errno::EBADMSG => {
+            "the kernel does not trust its signature"
+        }
+        Errno::ENOEXEC => "it was not built for the running kernel",
+        Errno::ENOENT => "it needs a symbol that the running kernel does not have",
+        Errno::EPERM => "the running kernel does not let modules be loaded",
+        Errno::ENODEV | Errno::ENXIO => "it found no device that it drives",
+        Errno::EBUSY => "another driver has its device or its name",
+        Errno::EEXIST => "the running kernel has a module of that name built in",
+        Errno::ENOMEM => "the kernel has no memory for it",
+        _ => "its initialization failed",
+    }
+}
+
+/// The devices that a loaded module drives. What cannot be read is left out: it is for information.
+fn devices(root: &Root, name: &str) -> Vec<String> {
+    let drivers = format!("/sys/module/{name}/drivers");
+    let links = |directory: &str| {
+        let entries = root.list_optional(directory).unwrap_or_default();
+        let links = entries.into_iter().filter(|entry| entry.kind == FileKind::Link);
+        links.filter_map(|entry| entry.text().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let of_driver = |driver: String| {
+        let devices = links(&format!("{drivers}/{driver}"));
+        devices.into_iter().filter(|device| device != "module").collect::<Vec<_>>()
+    };
+    links(&drivers).into_iter().flat_map(of_driver).collect()
+}
