@@ -195,7 +195,7 @@ impl<'a> Bench<'a> {
         let root = &self.context.root;
         match asked {
             Asked::Nothing(name, reason) => {
-                Target { name, directory: None, unreadable: Some(reason), findings: Vec::new() }
+                Target { name, folder: None, unreadable: Some(reason), findings: Vec::new() }
             }
             Asked::Module(module, Source::Directory { path, .. }) => {
                 // The source directory, not the symlink to it in the DKMS tree.
@@ -205,13 +205,13 @@ impl<'a> Bench<'a> {
             }
             Asked::Module(module, Source::Broken { reason }) => Target {
                 name: module.to_string(),
-                directory: None,
+                folder: None,
                 unreadable: None,
                 findings: vec![without_source(&module, &reason)],
             },
             Asked::Module(module, Source::Unknown { reason }) => Target {
                 name: module.to_string(),
-                directory: None,
+                folder: None,
                 unreadable: Some(reason),
                 findings: Vec::new(),
             },
@@ -238,7 +238,7 @@ impl<'a> Bench<'a> {
         let source = SourceFiles::observe(root, directory, &self.trust(builds_here));
         let show = |path: &Path| show(display, directory, path, root);
         let mut target =
-            Target { name, directory: Some(show(directory)), unreadable: None, findings: Vec::new() };
+            Target { name, folder: Some(show(directory)), unreadable: None, findings: Vec::new() };
         let expected = match (module.clone(), directory.file_name().and_then(|n| n.to_str())) {
             (Some(module), _) => Expected::Module(module),
             (None, Some(name)) if builds_here => Expected::Directory(name.to_owned()),

@@ -22,9 +22,8 @@ pub struct LintDocument {
 pub struct Target {
     /// `name/version` of a registered module, or the directory as it was given.
     pub name: String,
-    /// The source directory.
-    #[serde(rename = "folder")]
-    pub directory: Option<String>,
+    /// The source directory, by its name in the document.
+    pub folder: Option<String>,
     /// Why it could not be read, or only partly.
     pub unreadable: Option<String>,
     /// The findings.

@@ -63,7 +63,7 @@ fn the_boot_files_decide_and_not_the_exit_code() {
     assert!(boot.set(B_ID).unwrap_err().contains("clr-boot-manager is not installed"));
 }
 
-/// Nothing was run, nothing was changed, and the reason is told.
+/// Nothing was run, nothing was changed, and the reason is reported.
 #[track_caller]
 fn refused(root: &TestRoot, id: &str, why: &str) {
     let before = root.tree();
@@ -142,7 +142,7 @@ fn the_choice_of_an_admin_stays() {
             format!("the EFI variable {name} leaves the choice to the boot loader, {theirs} set-{word}");
         refused(&set(name, "@saved"), A_ID, &format!("{does} \"\"` takes it back"));
     }
-    // One that names nothing decides nothing, and one that names the same kernel is no hindrance.
+    // One that names nothing decides nothing, and one that names the same kernel changes nothing.
     let root = set("LoaderEntryDefault", "gone.conf");
     assert_eq!(Boot::of(&root).set(A_ID), Ok(()));
     let root = set("LoaderEntryDefault", A_ENTRY);

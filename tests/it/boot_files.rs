@@ -284,7 +284,7 @@ fn grub() {
     let next = "it is unknown which kernel boots next: there is no boot entry in ROOT/boot".to_owned();
     let absent = |id: &str| format!("there is no boot entry for {id}");
     assert_eq!(told(&root, "problems"), [next, absent(B_ID), absent(A_ID)]);
-    // What a shell takes out of a line is no riddle.
+    // What a shell removes from a line is known.
     root.file("boot/grub/grub.cfg", &file).file("etc/kernel/cmdline", "x=\"a b\"\n");
     assert!(told(&root, "problems")[0].contains("because grub-mkconfig puts it through a shell"));
 }
@@ -324,7 +324,7 @@ fn garbage_everywhere() {
     root.run("clr-dkms", &["status"]).code(0);
     root.file(LOADER, &garbage);
     root.run("clr-dkms", &["status"]);
-    // Things that are no files, and directories that are none.
+    // Things that are not files, and directories that are not directories.
     let root = healthy();
     root.directory(&path("directory.conf"));
     symlink("/dev/zero", root.at(&path("device.conf"))).unwrap();

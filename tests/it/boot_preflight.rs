@@ -185,7 +185,7 @@ fn calls(root: &TestRoot) -> usize {
 }
 
 #[test]
-fn a_crash_is_mended_and_it_is_run_again() {
+fn a_crash_is_repaired_and_it_is_run_again() {
     let root = TestRoot::updated();
     root.file("boot/loader/entries/x.conf", "");
     assert_eq!(Boot::of(&root).update().error, None);
@@ -204,7 +204,7 @@ fn what_may_pass_is_tried_twice() {
         assert_eq!(calls(&root), 2 * (at + 1), "{end}");
     }
     for (lines, runs, said) in [
-        ("code=1; [[ -e $here/twice ]] && echo second >&2; >$here/twice; code=1", 2, "it was told to fail"),
+        ("code=1; [[ -e $here/twice ]] && echo second >&2; >$here/twice; code=1", 2, "it failed as asked"),
         ("code=139", 2, "exit code 139"),
         ("code=2", 1, "exit code 2"),
     ] {
@@ -227,7 +227,7 @@ fn it_is_not_run_again_where_it_cannot_work() {
         "{error}"
     );
     assert_eq!(calls(&root), 1);
-    // The partition fills up while a kernel is copied: then too, the reason is told.
+    // The partition fills up while a kernel is copied: then too, the reason is reported.
     let root = TestRoot::updated();
     let boot = Boot::of(&root);
     boot.switch("STAND_IN_ESP_FULL=copy");

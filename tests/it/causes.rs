@@ -25,7 +25,7 @@ pub(crate) struct Labelled {
     by_clang: bool,
     #[serde(default)]
     depends: Vec<String>,
-    /// What an admin is told to do about it.
+    /// What an admin is advised to do.
     pub(crate) remedy: String,
 }
 

@@ -30,7 +30,7 @@ fn line(root: &TestRoot) -> String {
     root.run("clr-dkms-cmdline", &["show", "--raw", "-k", A]).stdout
 }
 
-/// Files and links. The lock stays for ever by design; directories that were made are no setting.
+/// Files and links. The lock stays for ever by design; directories that were made are not settings.
 fn settings(root: &TestRoot) -> Tree {
     let mut tree = root.tree();
     tree.retain(|path, entry| path != "run/clr-dkms.lock" && !entry.what.starts_with("directory"));

@@ -61,7 +61,7 @@ fn line_at<'a>(sources: &'a CmdlineSources, origin: &WordOrigin) -> &'a [u8] {
     let bytes = match fragments.find(|f| f.path == origin.path) {
         Some(fragment) => &fragment.bytes,
         None if origin.path == Path::new("/k") => &sources.kernel,
-        None => sources.admin.as_ref().expect("an origin that is no file"),
+        None => sources.admin.as_ref().expect("an origin that is not a file"),
     };
     bytes.split(|b| *b == b'\n').nth(origin.line - 1).expect("no such line")
 }
@@ -87,7 +87,7 @@ proptest! {
                 None => prop_assert!(piece.bytes.iter().all(|b| *b == b' '), "{piece:?}"),
             }
         }
-        // The words are all that is no separator, in their order.
+        // The words are all that is not a separator, in their order.
         let solid = |bytes: &[u8]| -> Vec<u8> {
             bytes.iter().copied().filter(|b| !parameter::is_separator(*b)).collect()
         };

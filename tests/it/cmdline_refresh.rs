@@ -130,7 +130,7 @@ fn a_failure_is_told_and_the_next_run_tries_again() {
     ]);
 }
 
-/// The record knows of a failure where no entry can tell of it.
+/// The record knows of a failure where no entry shows it.
 #[test]
 fn a_failure_without_any_entry_is_tried_again() {
     let root = settled();
@@ -227,7 +227,7 @@ fn a_chroot_is_left_to_the_system_around_it() {
     assert_eq!(boot_calls(&root), 0);
 }
 
-/// Reports go on from what was done: nothing is pending, and no old failure is told.
+/// Reports go on from what was done: nothing is pending, and no old failure is reported.
 #[test]
 fn the_record_learns_of_it() {
     let root = TestRoot::updated();

@@ -37,7 +37,7 @@ fn two_at_once() {
     let run = root.run("clr-dkms-cmdline", &["enable"]);
     run.code(75).prints("").says(&["another run is active", "ROOT/run/clr-dkms.lock"]);
     assert!(!root.has(OWN));
-    // Who only looks does not wait.
+    // A report does not wait.
     for arguments in [&["show"][..], &["check"], &["enable", "--dry-run"]] {
         root.run("clr-dkms-cmdline", arguments).code(0);
     }
@@ -84,7 +84,7 @@ fn without_permission_the_file_is_named() {
         });
         assert_eq!(differs, Vec::<String>::new(), "{closed}");
         if closed == "etc" {
-            // And a note of what did not come to be is no claim.
+            // And a note of what was not made claims nothing.
             assert!(root.has(STATE));
             root.run("clr-dkms-cmdline", &["default"]).code(0).prints("nothing to change\n");
             assert!(!root.has("var/lib/clr-dkms"), "{:?}", root.text(STATE));

@@ -140,7 +140,7 @@ fn a_loser_keeps_nobody_from_anything() {
     rests(&root);
 }
 
-/// Nobody asks for them but the person who names both.
+/// They are required only if both are named.
 #[test]
 fn of_two_that_are_named_at_once_one_gets_it() {
     let root = TestRoot::updated();

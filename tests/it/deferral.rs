@@ -1,4 +1,4 @@
-//! Deferral on disk: swupd is told, and nobody else's words are lost.
+//! Deferral on disk: swupd is configured, and no setting of others is lost.
 
 use crate::support::TestRoot;
 use crate::support::guard::FAILS_ON_B;

@@ -29,11 +29,7 @@ fn each_situation_has_its_screen_and_its_code() {
         let (root, name) = ((situation.root)(), situation.name);
         let before = root.tree();
         let (run, json) = (situation.run(&root, &[]), situation.run(&root, &["--json"]));
-        assert_eq!(
-            difference(&before, &root.tree(), true),
-            Vec::<String>::new(),
-            "who looks changes nothing"
-        );
+        assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new(), "a report changes nothing");
         if (run.code, json.code) != (situation.code, situation.code) || !run.stderr.is_empty() {
             wrong.push(format!("{name}: {} instead of {}: {}", run.code, situation.code, run.stderr));
         }

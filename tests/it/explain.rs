@@ -148,7 +148,7 @@ fn the_help_of_status_explains_its_screen() {
     assert!(help.contains("--live-root") && help.contains("After \"held\""), "{help}");
 }
 
-/// A full disk is no fault of the program.
+/// A full disk is not a fault of the program.
 #[test]
 fn an_answer_that_cannot_be_written() {
     let root = TestRoot::updated();

@@ -312,7 +312,7 @@ fn nothing_is_found_where_nothing_failed() {
         "all went well",
         "  CC [M]  /x/error.o\n  LD [M]  /x/fatal.ko",
         "gcc -Werror=implicit -c error.c -o error.o",
-        "a.c:3:1: warning: this is no error: really",
+        "a.c:3:1: warning: this is not an error: really",
         "Skipping BTF generation for x.ko due to unavailability of vmlinux",
         "a.o: warning: objtool: error_path()+0x1: unreachable instruction",
         "make: Leaving directory '/x'",
@@ -349,7 +349,7 @@ fn a_record_of_another_version_is_read() {
     assert_eq!(serde_json::from_str::<FirstError>(newer).unwrap().kind, Other);
 }
 
-/// What may be gone tomorrow is no reason to leave a module alone.
+/// What may be gone tomorrow does not stop further attempts.
 #[test]
 fn what_lies_in_the_source() {
     for (line, in_source) in [

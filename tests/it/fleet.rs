@@ -30,7 +30,7 @@ fn the_file_follows_the_state() {
     let reader = std::fs::File::open(root.at(FILE)).unwrap();
     root.repair("hello-1.0").post_update().code(0);
     assert_eq!((told(&root).as_str(), mode()), ("reboot-pending", 0o644));
-    // Another file in its place, so who reads the old one reads it to its end.
+    // Another file in its place, so a reader of the old one reads it to its end.
     let inode = |m: std::fs::Metadata| m.ino();
     assert_ne!(inode(reader.metadata().unwrap()), inode(root.at(FILE).metadata().unwrap()));
     let directory = root.at(FILE).parent().unwrap().read_dir().unwrap().count();

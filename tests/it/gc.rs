@@ -233,7 +233,7 @@ fn remains_of_builds_go_when_they_are_old() {
     user.wait().unwrap();
     assert!(changes(&root, &[], 0).contains(&format!("- {scratch}")));
 
-    // Of a kernel that is there, or that is not told, it stays.
+    // Of a kernel that is there, or that is unknown, it stays.
     for log in [log.replace(B, A), "make".to_owned()] {
         let root = left_over();
         root.file(&format!("{scratch}/make.log"), log);

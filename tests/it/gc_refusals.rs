@@ -18,7 +18,7 @@ fn kept(root: &TestRoot, why: &str) {
     assert_eq!(root.calls(), [""; 0], "{why}");
 }
 
-/// Nothing changes, and it is told that it cannot be determined.
+/// Nothing changes, and it is reported that it cannot be determined.
 #[track_caller]
 fn blind(root: &TestRoot, why: &str) {
     root.run("clr-dkms", &["gc", "-n"]).code(3).says(&[why, "nothing was changed"]);
@@ -207,7 +207,7 @@ fn who_else_is_at_work_is_waited_for() {
     assert!(root.has(&TestRoot::build("alpha", "1.0", B)));
 }
 
-/// Who puts a kernel in place may begin with its directories.
+/// An installation of a kernel may begin with its directories.
 #[test]
 fn folders_of_a_kernel_that_is_just_coming_are_left_alone() {
     let root = crate::support::TestRoot::system();

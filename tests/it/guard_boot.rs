@@ -148,7 +148,7 @@ fn at_boot_one_part_that_fails_keeps_no_other_from_its_work() {
         for path in expected {
             assert!(root.has(&format!("run/{path}")), "{what}: no {path}\n{}", run.stderr);
         }
-        assert!(run.code == 0 || !run.stderr.is_empty(), "{what} is told");
+        assert!(run.code == 0 || !run.stderr.is_empty(), "{what} is reported");
     }
 }
 

@@ -1,4 +1,4 @@
-//! `clr-dkms lint`: every finding with its line, the screens, the exit codes, and files that are no files.
+//! `clr-dkms lint`: every finding with its line, the screens, the exit codes, and what is not a file.
 
 use std::fs;
 use std::process::Command;
@@ -29,7 +29,7 @@ fn system(conf: &str) -> TestRoot {
     root
 }
 
-/// Whatever the umask of who runs the tests.
+/// Whatever the umask of the tests.
 fn tidy(root: &TestRoot) {
     set_mode(&root.at("usr/src/hello-1.0"), 0o755);
     for file in fs::read_dir(root.at("usr/src/hello-1.0")).unwrap() {
@@ -454,7 +454,7 @@ fn the_screen_and_the_document() {
         flat(&root, &[]).stdout.replace(" next step:", "\n  next step:").replace(" ROOT", "\nROOT")
     );
     insta::assert_snapshot!("lint_json", run(&root, &["--json"]).stdout);
-    assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new(), "who looks changes nothing");
+    assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new(), "a report changes nothing");
     run(&root, &["other", "other/2.0"])
         .code(0)
         .prints("2 modules: no findings\nother/2.0: no findings\nother/2.0: no findings\n");
@@ -520,7 +520,7 @@ fn hostile_sources() {
     }
     root.directory(&deep);
     flat(&root, &[]).shows(&["[not-all-seen]"]);
-    // It writes nothing, whatever it is told to.
+    // It writes nothing, whatever it is asked for.
     root.file(CONF, format!("{GOOD}echo x >{}/written\n", root.outside().display()));
     flat(&root, &[]).code(0);
     let landlock = fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|l| l.contains("landlock"));

@@ -15,7 +15,7 @@ fn motd(root: &TestRoot) -> Run {
     for line in written.lines() {
         assert!(line.starts_with(" * ") && line.chars().count() <= 100, "{line}");
     }
-    // Of a copy or an image nobody is told.
+    // A copy or an image has no message.
     assert!(!root.calls().iter().any(|c| c.starts_with("motd-update.sh")));
     run
 }
@@ -109,7 +109,7 @@ fn own_texts_that_are_garbage() {
     assert!(!text.contains(['\u{1b}', '\u{7}']) && text.contains(B), "{text:?}");
     root.remove("etc/clr-dkms/motd.d/degraded").directory("etc/clr-dkms/motd.d/degraded");
     let run = root.run("clr-dkms-motd", &[]);
-    assert!(run.code != 0 || root.has(FRAGMENT), "neither told nor shown");
+    assert!(run.code != 0 || root.has(FRAGMENT), "neither reported nor shown");
     if run.code != 0 {
         run.says(&["ROOT/etc/clr-dkms/motd.d/degraded"]);
     }

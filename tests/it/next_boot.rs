@@ -22,7 +22,7 @@ fn next_of(document: &Value) -> [&str; 3] {
     ["verdict", "next_boot", "next_boot_source"].map(|field| document[field].as_str().unwrap_or("null"))
 }
 
-/// The same as a user who may not look into the boot partition.
+/// The same as a user without access to the boot partition.
 fn hidden(root: &TestRoot, arguments: &[&str]) -> Option<Run> {
     run::set_mode(&root.at("boot"), 0o700);
     let mut command = run::as_nobody(root, "clr-dkms", arguments)?;

@@ -1,4 +1,4 @@
-//! Which work there is, in which order, and how it is told.
+//! Which work there is, in which order, and how it is reported.
 
 use std::fs;
 

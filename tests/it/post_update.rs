@@ -195,7 +195,7 @@ fn a_module_that_fails_does_not_stop_the_others() {
     root.behave("[[ $module != bad ]] || { code=10; said=$'/src/bad.c:7:3: error: no such thing\\n    7 | int x;\\nmake: *** [x] Error 1'; }");
     let run = root.post_update();
     run.code(1).says(&["bad/2.5 on 6.15.8-1592.native: build-failed", "/src/bad.c:7: no such thing"]);
-    // The first error is known: what belongs to it is told, and no end of the log.
+    // The first error is known: what belongs to it is reported, and no end of the log.
     run.says(&["around the first error of bad/2.5 on", "7 | int x;"]);
     assert_eq!(run.stderr.matches("/src/bad.c:7: no such thing").count(), 1, "{}", run.stderr);
     assert!(!run.stderr.contains("make: ***"), "{}", run.stderr);
@@ -209,14 +209,14 @@ fn a_module_that_fails_does_not_stop_the_others() {
     assert_eq!(root.short_calls()[0], "clr-boot-manager");
     assert_eq!(root.short_calls()[6..], [format!("depmod {B}")]);
     assert!(root.text("run/motd.d/clr-dkms.motd").contains("bad/2.5"));
-    // With the same inputs it would fail again: it is left alone, and told.
+    // With the same inputs it would fail again: it is left alone, and reported.
     let known = root.record()["modules"].clone();
     root.forget_calls().post_update().code(1).says(&["bad/2.5 on 6.15.8-1592.native: left alone"]);
     assert_eq!(root.calls(), Vec::<String>::new());
     assert_eq!(root.record()["modules"], known);
     let dry = root.run("clr-dkms-post-update", &["-n"]);
     dry.code(0).shows(&["bad/2.5 on 6.15.8-1592.native: left alone (build-failed)"]);
-    // Mended, the next run makes it good, and nothing of the failure stays.
+    // After a repair the next run makes it good, and nothing of the failure stays.
     root.repair("bad-2.5").post_update().code(0);
     assert_eq!(root.short_calls()[..2], [format!("build bad {B}"), format!("install bad {B}")]);
     assert!(!root.text("run/motd.d/clr-dkms.motd").contains("bad/2.5"));

@@ -65,7 +65,7 @@ fn it_runs_again_when_kernels_or_fragments_have_changed() {
 #[test]
 fn it_can_be_switched_off() {
     let root = mounted();
-    // What is wrong with the entries is told all the same.
+    // What is wrong with the entries is reported all the same.
     let run = root.file("etc/clr-dkms/clr-dkms.conf", "[boot]\nupdate = no\n").post_update();
     run.code(1).says(&["there is no boot entry for org.clearlinux.native.6.15.8-1592"]);
     assert_eq!(boot_calls(&root), 0);
@@ -82,7 +82,7 @@ fn doing_nothing_with_exit_code_0_is_found_out() {
         .says(&["boot entries: there is no boot entry for org.clearlinux.native.6.15.8-1592"]);
     assert!(root.record()["boot"]["error"].is_string());
     root.run("clr-dkms", &["status"]).code(1).shows(&["there is no boot entry for"]);
-    // A failure is no reason to leave it at that.
+    // A failure does not stop further attempts.
     root.behave("");
     root.post_update().code(0);
     assert_eq!((boot_calls(&root), &root.record()["boot"]["error"]), (2, &serde_json::Value::Null));
@@ -101,7 +101,7 @@ fn an_entry_with_another_line_is_found_out() {
 #[test]
 fn failing_is_told_and_the_modules_are_built_all_the_same() {
     for (lines, said) in [
-        ("code=1", "exit code 1: [FATAL] it was told to fail"),
+        ("code=1", "exit code 1: [FATAL] it failed as asked"),
         ("code=139", "exit code 139"),
         ("[[ $verb != clr-boot-manager ]] || kill -SEGV $$", "killed by signal 11"),
     ] {

@@ -211,7 +211,7 @@ fn a_depmod_that_does_nothing_is_found_out() {
     root.post_update().code(1).says(&["hello/1.0 is not ready for kernel", "not-in-modules-dep"]);
     assert_eq!(root.recorded("hello", B), "not-in-modules-dep");
     root.behave("[[ $verb != depmod ]] || code=3");
-    root.post_update().code(1).says(&["depmod for 6.15.8-1592.native: exit code 3", "it was told to fail"]);
+    root.post_update().code(1).says(&["depmod for 6.15.8-1592.native: exit code 3", "it failed as asked"]);
     root.behave("");
     root.post_update().code(0);
     assert_eq!(root.record()["problems"], serde_json::json!([]));

@@ -1,4 +1,4 @@
-//! `clr-dkms-post-update` beside another run, told to stop, and killed.
+//! `clr-dkms-post-update` beside another run, asked to stop, and killed.
 
 use std::fs;
 use std::path::Path;
@@ -100,7 +100,7 @@ fn two_at_once() {
     assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new());
     assert!(pids.iter().all(lives), "the build of the first run is none of their business");
 
-    // Who only looks does not wait.
+    // A report does not wait.
     root.run("clr-dkms", &["status"]).code(1).shows(&["building: "]);
     root.run("clr-dkms-motd", &["--dry-run"]).code(0).shows(&["modules are being built"]);
     root.run("clr-dkms-post-update", &["--dry-run"]).code(0);

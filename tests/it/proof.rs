@@ -144,7 +144,7 @@ fn versions_are_compared_with_who_exports_the_symbol() {
     let differs = "was built against other symbol versions: net_open";
     is(&with_net(0xcccc, &gives(0xdddd), other), "symbols-mismatch", differs);
     is(&with_net(0xdddd, &gives(0xcccc), own), "symbols-mismatch", differs);
-    // Who cannot be asked is no reason to build anything.
+    // Nothing is built only because a program gives no answer.
     let root = with_net(0xdddd, b"garbage", own);
     is(&root, "unknown", "could not be checked completely");
     assert_eq!(steps(&root), serde_json::json!([]));

@@ -1,8 +1,6 @@
 //! Prose uses the words of the field: the rules are in `tests/data/banned-words`.
 //!
 //! Of Rust sources the comments and the string literals are read, of every other text file all of it.
-//! `tests/data/banned-words-pending` lists the files that have not been rewritten yet. A listed file without
-//! a finding fails too, so the list only shrinks; `CLR_DKMS_PROSE=shrink` removes such lines from it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use regex::{Regex, RegexBuilder};
 
-/// What is read, below the repository. Recorded inputs and the tests' own literals are not prose.
-const READ: [&str; 15] = [
+/// What is read, below the repository. Recorded inputs are not prose.
+const READ: [&str; 18] = [
     ".ci",
     ".github",
     "CHANGELOG.md",
@@ -27,10 +25,15 @@ const READ: [&str; 15] = [
     "packaging",
     "src",
     "systemd",
+    "tests/it",
+    "tests/real",
+    "tests/support",
 ];
 
-/// Pictures, and text that is not ours.
-const SKIPPED: [&str; 1] = ["png"];
+/// Pictures, and screens of the programs.
+const SKIPPED: [&str; 2] = ["png", "snap"];
+/// It has the words on purpose.
+const THIS: &str = file!();
 
 /// Takes the place of code between two pieces of prose: no expression matches across it.
 const CODE: char = '\u{1}';
@@ -243,7 +246,7 @@ fn collect(path: &Path, found: &mut BTreeSet<PathBuf>) {
         }
     } else if path.is_file() && !path.is_symlink() {
         let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
-        if !SKIPPED.contains(&extension.as_str()) {
+        if !SKIPPED.contains(&extension.as_str()) && !path.ends_with(THIS) {
             found.insert(path.to_owned());
         }
     }
@@ -268,31 +271,15 @@ fn all_findings() -> Vec<(String, Vec<Finding>)> {
 
 #[test]
 fn prose_avoids_the_banned_words() {
-    let list = repository().join("tests/data/banned-words-pending");
-    let text = fs::read_to_string(&list).unwrap();
-    let is_comment = |line: &&str| line.starts_with('#');
-    let pending: BTreeSet<&str> = text.lines().filter(|line| !is_comment(line)).collect();
     let files = all_findings();
     assert!(files.len() > 100, "the sources were not read: {} files", files.len());
-
-    let unclean: BTreeSet<&str> =
-        files.iter().filter(|(_, found)| !found.is_empty()).map(|(name, _)| name.as_str()).collect();
-    if std::env::var_os("CLR_DKMS_PROSE").is_some_and(|value| value == "shrink") {
-        let kept = text.lines().filter(|line| line.starts_with('#') || unclean.contains(line));
-        fs::write(&list, kept.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
-        return;
-    }
-
     let mut wrong = String::new();
-    for (name, found) in files.iter().filter(|(name, _)| !pending.contains(name.as_str())) {
+    for (name, found) in &files {
         for Finding { line, words, instead, .. } in found {
             wrong += &format!("{name}:{line}: \"{words}\": write {instead}\n");
         }
     }
-    for name in pending.difference(&unclean) {
-        wrong += &format!("{name} is clean or gone: remove it from tests/data/banned-words-pending\n");
-    }
-    assert!(wrong.is_empty(), "\n{wrong}(CLR_DKMS_PROSE=shrink removes clean files from the list)");
+    assert!(wrong.is_empty(), "\n{wrong}");
 }
 
 /// What the rules say of a text, as words.

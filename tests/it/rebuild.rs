@@ -200,7 +200,7 @@ fn what_cannot_be_built_is_told_named_or_not() {
     rebuild(&root, &["-n"]).code(1).prints(&format!("{all}0 to do, 2 cannot be done\n"));
     let run = rebuild(&root, &[]);
     run.code(1).prints(&format!("{all}0 built, 2 cannot be built in 0.0 s\n"));
-    assert!(!run.stderr.contains("error: hello/1.0 on"), "it is told once: {}", run.stderr);
+    assert!(!run.stderr.contains("error: hello/1.0 on"), "it is reported once: {}", run.stderr);
     let one = told("hello/1.0");
     rebuild(&root, &["hello"]).code(1).prints(&format!("{one}0 built, 1 cannot be built in 0.0 s\n"));
     rebuild(&root, &["hello", "-n"]).code(1).prints(&format!("{one}0 to do, 1 cannot be done\n"));

@@ -126,7 +126,7 @@ fn commands(text: &str) -> BTreeMap<String, (bool, Vec<String>)> {
         let words = shlex::split(quoted.strip_prefix("sudo ").unwrap_or(quoted))?;
         let first = if words[0] == "chroot" { words.get(2)? } else { words.first()? };
         let is_known = first.starts_with("clr-dkms") || OTHERS.iter().any(|(program, _)| program == first);
-        // The name of a program alone is no command line of another one.
+        // The name of a program alone is not a command line of another one.
         let is_command = is_known && (words.len() > 1 || first.starts_with("clr-dkms-p"));
         is_command.then(|| (quoted.to_owned(), (quoted.starts_with("sudo "), words)))
     };

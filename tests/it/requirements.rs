@@ -1,4 +1,4 @@
-//! What the machine needs comes from use, not from the DKMS tree: who else owns a module, what is lost, and
+//! What the machine needs comes from use, not from the DKMS tree: which other owner a module has, what is lost, and
 //! what is remembered.
 
 use crate::support::guard::{ID_A, ID_B};

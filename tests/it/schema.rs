@@ -32,7 +32,7 @@ pub(crate) fn schema() -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The same for us: what it does not name must not be there. Who reads documents of later versions has to be more generous.
+/// The same for us: what it does not name must not be there. A reader of documents of later versions has to be more generous.
 fn strict(mut schema: Value) -> Value {
     match &mut schema {
         Value::Object(fields) => {
@@ -289,7 +289,7 @@ fn other_documents_are_refused() {
             "a document without {field} is taken"
         );
     }
-    // As a monitor should read it: what later versions add is no fault.
+    // As a monitor should read it: what later versions add is not a fault.
     let mut later = said()[0].document.clone();
     later["new"] = json!(1);
     assert_eq!(faults(&schema(), "", [("later", &later)]), "");

@@ -1,4 +1,4 @@
-//! What is wrong with a machine is no failure of the command that reports it, and nothing is printed twice.
+//! What is wrong with a machine is not a failure of the command that reports it, and nothing is printed twice.
 
 use crate::support::TestRoot;
 

@@ -87,7 +87,7 @@ fn good_signatures_are_named_and_never_called_verified() {
     }
 }
 
-/// Kernels that do not know a digest or an algorithm stop there: that is no refusal, even if a flaw follows.
+/// Kernels that do not know a digest or an algorithm stop there: that is not a refusal, even if a flaw follows.
 #[test]
 fn what_only_some_kernels_know_is_never_broken() {
     assert!(reading(MD5).starts_with("signed with md5 by CN=Lab key"), "{}", reading(MD5));
@@ -128,7 +128,7 @@ fn the_measured_kinds() {
     soft(&good[..good.len() - 1], Some("the end of its signature is missing"));
     soft(&good[..good.len() - 20], Some("the end of its signature is missing"));
     soft(&good[..good.len() - 28], None);
-    // fake_magic: the text alone, behind what is no header
+    // fake_magic: the text alone, behind what is not a header
     assert!(matches!(
         signature::read(&[&module[..], b"x", &[0; 12], MAGIC].concat()),
         Signature::Unsigned { note: Some(_) }

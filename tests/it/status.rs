@@ -10,7 +10,7 @@ fn status(root: &TestRoot) -> Run {
     let json = root.run("clr-dkms", &["status", "--json"]);
     assert_eq!((json.code, &json.stderr), (run.code, &run.stderr), "both tell the same");
     json.json();
-    assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new(), "who looks changes nothing");
+    assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new(), "a report changes nothing");
     assert!(!run.stdout.contains('\u{1b}'), "no colour where nobody looks: {:?}", run.stdout);
     run
 }
@@ -197,7 +197,7 @@ fn a_damaged_record_is_told_and_the_facts_count() {
         root.post_update().code(0);
         root.file("var/lib/clr-dkms/last-run.json", garbage);
         status(&root).code(1).shows(&["last-run.json", "hello/1.0  wanted    ✔ ok"]);
-        assert_eq!(root.text("var/lib/clr-dkms/last-run.json"), garbage, "who looks changes nothing");
+        assert_eq!(root.text("var/lib/clr-dkms/last-run.json"), garbage, "a report changes nothing");
     }
 }
 

@@ -224,7 +224,7 @@ fn names_that_are_long_or_hostile() {
     root.post_update();
     let text = seen(&root, Seen { columns: "200", ..USUAL });
     assert!(!text.contains('\u{7}') && text.contains("odd\\u{7}name"), "{text}");
-    // Odd widths are no reason to fall over.
+    // Odd widths are harmless.
     for columns in ["1", "0", "40", "41", "99999", "-5", "garbage", ""] {
         let mut command = root.command("clr-dkms", &["status"]);
         let run = Run::of(command.env("COLUMNS", columns).output().unwrap(), &root);

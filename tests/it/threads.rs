@@ -1,4 +1,4 @@
-//! A user who may start no further process (RLIMIT_NPROC): no thread and no child can be started.
+//! A user without permission for a further process (RLIMIT_NPROC): no thread and no child can be started.
 
 use std::process::Command;
 
@@ -23,7 +23,7 @@ fn user(number: u32) -> Option<u32> {
     is_possible.then_some(uid)
 }
 
-/// The programs as a user who owns the root, and may have that many processes.
+/// The programs as the owner of the root, with that many processes.
 fn limited(root: &TestRoot, uid: u32, processes: usize, name: &str, arguments: &[&str]) -> Run {
     let top = root.path().parent().unwrap();
     let done = Command::new("chown").args(["-R", "-h", &format!("{uid}:{uid}")]).arg(top).status();

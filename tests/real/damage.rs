@@ -47,7 +47,7 @@ fn an_orphan_file_without_anything_in_the_tree() {
     let Some(scene) = Scene::installed("w1-orphan") else { return };
     fs::remove_file(link(&scene)).unwrap();
     fs::remove_dir_all(scene.path(&format!("var/lib/dkms/alpha/1.0/{A}"))).unwrap();
-    // Whoever left it there: it is not what this source makes.
+    // Wherever it came from: it is not what this source makes.
     flip_a_byte(&scene.path(ALPHA));
     scene.heals();
     assert!(
@@ -258,7 +258,7 @@ fn leftovers_of_a_build_are_in_nobodys_way() {
     scene.heals();
 }
 
-/// A directory for the kernel with nothing but a leftover in it is no build.
+/// A directory for the kernel with nothing but a leftover in it is not a build.
 #[test]
 fn leftovers_alone_are_no_build() {
     let Some(scene) = Scene::with_kernel("leftovers-alone") else { return };
@@ -297,7 +297,7 @@ fn a_file_of_the_kernel_that_hides_the_module() {
     let Some(scene) = Scene::installed("hidden") else { return };
     let own = scene.path(&format!("usr/lib/modules/{A}/kernel/drivers/alpha.ko"));
     fs::copy(scene.path(ALPHA), &own).unwrap();
-    // This depmod is told to look at the kernel's own directories first.
+    // This depmod is configured to look at the kernel's own directories first.
     let directory = scene.tools.join("depmod.d");
     fs::create_dir(&directory).unwrap();
     fs::write(directory.join("search.conf"), "search built-in kernel updates\n").unwrap();

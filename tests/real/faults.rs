@@ -54,7 +54,7 @@ fn headers_that_vanish_during_the_build() {
     assert_eq!(scene.status(1)["verdict"], "degraded");
     assert!(scene.motd().contains("alpha/1.0"), "{}", scene.motd());
     assert_eq!(scene.state("alpha/1.0", A), "headers-missing");
-    // Still away: that is told, and nothing is tried.
+    // Still away: that is reported, and nothing is tried.
     scene.record_calls("dkms");
     scene.post_update().exits(1).says(&["headers"]);
     assert_eq!(scene.calls("dkms"), "");
@@ -131,13 +131,13 @@ fn a_read_only_usr() {
     scene.heals();
 }
 
-/// Each file that a run reads or that dkms keeps, one after the other: garbage in it is told or repaired, and what was
+/// Each file that a run reads or that dkms keeps, one after the other: garbage in it is reported or repaired, and what was
 /// there before it works again as soon as the file does.
 #[test]
 fn garbage_in_every_file() {
     let Some(scene) = Scene::installed("garbage") else { return };
     let kernel = format!("usr/lib/modules/{A}");
-    // Where nobody but the one who owns the file can repair it, what was there is put back.
+    // Where nobody but the owner of the file can repair it, what was there is put back.
     let table = [
         ("var/lib/clr-dkms/last-run.json".to_owned(), false),
         ("var/lib/clr-dkms/in-progress.json".to_owned(), false),

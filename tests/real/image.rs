@@ -111,7 +111,7 @@ fn a_path_with_a_bracket() {
     let before = scene.listing();
     scene.post_update().exits(1);
     assert_eq!(before.differences(&scene.listing()), [""; 0]);
-    // Whoever sees this root by another name looks after the boot files and the command line.
+    // The system that sees this root by another name looks after the boot files and the command line.
     scene.configure("[boot]\nupdate = no\n[cmdline]\nsig-unenforce = off\n");
     scene.post_update().exits(0);
     scene.settled();

@@ -55,7 +55,7 @@ fn control_c_leaves_a_clean_tree() {
         ] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
-        // What dkms was about to make is no module, and nothing of it is in the way.
+        // What dkms was about to make is not a module, and nothing of it is in the way.
         assert!(!scene.path(&format!("usr/lib/modules/{A}/updates/dkms/slow.ko")).exists());
         assert!(!scene.path(&format!("var/lib/dkms/slow/kernel-{A}-x86_64")).exists());
         let listing = format!("{:?}", scene.listing());

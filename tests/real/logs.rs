@@ -12,7 +12,7 @@ const LOG: &str = "var/log/clr-dkms/alpha/1.0/6.15.7-1591.native.log";
 fn first(scene: &Scene, script: &str, options: &[&str]) {
     scene.module("alpha", "1.0", options);
     let conf = scene.read("usr/src/alpha-1.0/dkms.conf");
-    // A make that is no word of its own is none that dkms would give options to.
+    // A make that is not a word of its own is none that dkms would give options to.
     let make = "make -C $kernel_source_dir M=$dkms_tree/alpha/1.0/build";
     let make = format!("bash $dkms_tree/alpha/1.0/build/first.sh && {make}");
     scene.write("usr/src/alpha-1.0/dkms.conf", format!("{conf}MAKE[0]=\"{make}\"\n"));

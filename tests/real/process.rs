@@ -80,7 +80,7 @@ impl Drop for Running {
     }
 }
 
-/// Makes a tool stop after its work while it is told to, so that a test can strike in the middle.
+/// Makes a tool stop after its work while a file asks for it, so that a test can strike in the middle.
 #[derive(Debug)]
 pub(crate) struct Trap<'a> {
     place: PathBuf,

@@ -19,7 +19,7 @@ pub(crate) fn add_to_conf(scene: &Scene, module: &str, lines: &str) {
     edit(scene, module, "dkms.conf", |text| text + lines);
 }
 
-/// Gives it a description, by which its built file can be told from another one's.
+/// Gives it a description, by which its built file can be distinguished from another one's.
 pub(crate) fn describe(scene: &Scene, module: &str, file: &str, text: &str) {
     edit(scene, module, file, |source| source.replace("a module that does nothing", text));
 }

@@ -31,7 +31,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // When the test has failed, that is what is to be told.
+        // When the test has failed, that is what is to be reported.
         Command::new("umount").arg("-l").arg(&self.0).status().ok();
     }
 }

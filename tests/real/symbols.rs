@@ -56,7 +56,7 @@ fn headers_with_other_versions() {
     assert_eq!(bytes[version_at(&bytes, "module_layout")..][..4], [0x78, 0x56, 0x34, 0x12]);
 }
 
-/// Two DKMS modules; the one takes a symbol of the other, and nobody told kbuild.
+/// Two DKMS modules; the one takes a symbol of the other, and kbuild does not know.
 #[test]
 fn a_module_on_top_of_one_that_goes_away() {
     let Some(scene) = Scene::with_kernel("symbols-on-top") else { return };

@@ -101,10 +101,10 @@ def median(times, run):
 
 
 def row(what, today, here):
-    print(f"| {what} | {spelt(today)} | {spelt(here)} | {today / here:.1f} |", flush=True)
+    print(f"| {what} | {duration(today)} | {duration(here)} | {today / here:.1f} |", flush=True)
 
 
-def spelt(seconds):
+def duration(seconds):
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 
@@ -158,7 +158,7 @@ def growth():
         idle, peak = statistics.median(took for took, _ in runs), max(memory for _, memory in runs)
         status = median(20, lambda: ours(path, "clr-dkms", "status", "--json")[0])
         pair = status * 1e6 / (modules * kernels)
-        print(f"| {modules} x {kernels} | {spelt(status)} | {spelt(idle)} | {pair:.0f} | {peak:.1f} MiB |", flush=True)
+        print(f"| {modules} x {kernels} | {duration(status)} | {duration(idle)} | {pair:.0f} | {peak:.1f} MiB |", flush=True)
 
 
 def timed(run):

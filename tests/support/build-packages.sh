@@ -58,8 +58,8 @@ kernel=6.1.0-1591.native
 scratch_running "$root" "$kernel"
 mount --bind "$root/usr/lib/modules" "$(readlink -f /lib/modules)"
 
-# told MODULE: its state, and what that is due to.
-told() {
+# reported MODULE: its state, and what that is due to.
+reported() {
     "$programs/clr-dkms" status --json --live-root "$root" >"$work/status.json" || true
     python3 - "$1" "$work/status.json" <<'END'
 import json, sys
@@ -89,7 +89,7 @@ for package in "${wanted[@]}"; do
     "$programs/clr-dkms" rebuild --live-root "$root" "$module/$version" >"$work/$package.log" 2>&1 || code=$?
     took=$((${EPOCHREALTIME/./} - start))
     "$programs/clr-dkms" status --json --live-root "$root" >"$work/status.json" || true
-    IFS=$'\t' read -r state why < <(told "$module/$version")
+    IFS=$'\t' read -r state why < <(reported "$module/$version")
     printf '%-20s %-32s %5d.%d  %-18s %.120s\n' "$package" "$module/$version" $((took / 1000000)) \
         $((took / 100000 % 10)) "$state" "$why"
     if [[ $state == build-failed && " ${may_fail[*]} " == *" $package "* ]]; then

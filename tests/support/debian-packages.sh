@@ -20,7 +20,7 @@ needs() { # needs PROGRAM…: ends the test where one is not here
 download() { # download DIRECTORY PACKAGE…: ends the test where that cannot be done
     local options=(-q -o Dpkg::Use-Pty=0) directory=$1
     shift
-    # root's apt would hand the download to a user who may not write here.
+    # root's apt would hand the download to a user that may not write here.
     ((EUID)) || options+=(-o APT::Sandbox::User=root)
     if ! (cd "$directory" && apt-get "${options[@]}" download "$@" >../log 2>&1); then
         tail -n 5 "$directory/../log" >&2

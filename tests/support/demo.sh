@@ -67,7 +67,7 @@ update() {
     step "swupd update: the pre-update hook"
     expect_code 0 clr-dkms-pre-update --live-root "$root"
     step "swupd update: the files of kernel $new arrive; clr-boot-manager is not run, because /run/swupd/config says so"
-    check "swupd is told to leave the boot files alone" holds "$root/run/swupd/config" "[update] no_boot_update=true"
+    check "swupd is configured to leave the boot files alone" holds "$root/run/swupd/config" "[update] no_boot_update=true"
     scratch_kernel "$root" native 6.15.8 1592
     say "the boot default is still: $(default)"
     expect_code 1 clr-dkms status --live-root "$root"
@@ -147,7 +147,7 @@ check "the boot default is $old again" test "$(default)" = Clear-linux-native-6.
 step "Why?"
 expect_code 1 clr-dkms guard --live-root "$root"
 
-step "3. A mended source arrives, and the next run lets the kernel in"
+step "3. A repaired source arrives, and the next run lets the kernel in"
 scratch_module "$root" hello 1.0 --autoinstall yes > /dev/null
 expect_code 0 clr-dkms-post-update --live-root "$root"
 check "the boot default is $new now" test "$(default)" = Clear-linux-native-6.15.8-1592.conf

@@ -78,7 +78,7 @@ lint() {
 all() {
     lint "$1" --root "$root"
     local read
-    read=$(grep -c '^      "folder": "' "$work/answer" || true)
+    read=$(grep -c '^      "unreadable": null' "$work/answer" || true)
     ((read == ${#seen[@]})) || fail "$1: ${#seen[@]} modules are registered, and $read were read"
     printf '%s: %s\n' "$1" "$(sed -n 's/^  "summary": "\(.*\)",$/\1/p' "$work/answer")"
     sed -n 's/^ *"id": "\(.*\)",$/\1/p' "$work/answer" | sort | uniq -c

@@ -214,8 +214,8 @@ MODULE_DESCRIPTION("$1, a module that does nothing");
 END
 }
 
-# Called again for the same NAME and VERSION it only writes the source anew:
-# that is how a broken module gets mended.
+# Called again for the same NAME and VERSION it only writes the source again:
+# that is how a broken module is repaired.
 # dkms 3.0.10 takes AUTOINSTALL="no" for yes, as all before 3.1.7.
 scratch_module() {
     (($# >= 3)) || _scratch_die "scratch_module ROOT NAME VERSION [OPTIONS]" || return

@@ -26,7 +26,7 @@ check() { # check WHAT COMMAND…: passes if the command succeeds; what it print
 
 get_promtool() {
     local options=(-q -o Dpkg::Use-Pty=0)
-    # root's apt would hand the download to a user who may not write here.
+    # root's apt would hand the download to a user that may not write here.
     ((EUID)) || options+=(-o APT::Sandbox::User=root)
     # A fresh machine has no list of packages yet.
     download() { (cd "$scratch" && apt-get "${options[@]}" download prometheus); }

@@ -125,7 +125,7 @@ first=$(tree)
 rm "$image/usr/bin/clr-dkms"
 chmod 600 "$image/usr/bin/clr-dkms-motd"
 installer install
-check 'a deleted file comes back, a wrong mode is mended' same "$first" "$(tree)"
+check 'a deleted file comes back, a wrong mode is corrected' same "$first" "$(tree)"
 
 installer uninstall
 check 'uninstall succeeds' ended 0
@@ -273,14 +273,14 @@ check 'records are removed, choices of an admin stay' same "$before" "$(tree)"
 for path in /var/lib/clr-dkms /var/lib/node_exporter/clr-dkms.prom /run/clr-dkms.lock "$image/etc/clr-dkms stays" 'cmdline.d/clr-ignore-mod-sig.conf stays'; do
     check "uninstall says '$path'" said "$path"
 done
-# Where the link tells of a file that holds no metrics of ours, that file is somebody else's.
+# Where the link leads to a file that holds no metrics of ours, that file is somebody else's.
 installer install
 mkdir -p "$image/var/lib/clr-dkms"
 ln -s /var/lib/node_exporter/of-another.prom "$image/var/lib/clr-dkms/metrics"
 installer uninstall
 check 'metrics of others stay' same "$before" "$(tree)"
 
-# A run that is killed at any of its steps is mended by the next one; nothing is forgotten.
+# A run that is killed at any of its steps is repaired by the next one; nothing is forgotten.
 cat >"$scratch/mv" <<'END'
 #!/bin/sh
 left=$(($(cat "$COUNT") - 1))

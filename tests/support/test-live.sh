@@ -86,14 +86,14 @@ check 'status says that a reboot is pending' is "$(code clr-dkms status)" 0
 check 'status says what to do' said 'reboot-pending: reboot when it suits you'
 check 'status names the kernel' said "the DKMS module is ready for kernel $new [CD-002]"
 
-# Programs that want to know of a new verdict. Each run of `told` begins with another verdict in the record than the one that is
+# Programs that want to know of a new verdict. Each run of `notified` begins with another verdict in the record than the one that is
 # true, as after a reboot, and takes less than the seconds that are given.
 notify=/etc/clr-dkms/notify.d
 program() { # NAME LINES…: one in notify.d
     printf '%s\n' '#!/bin/sh' "${@:2}" >"$notify/$1"
     chmod 755 "$notify/$1"
 }
-told() { # SECONDS
+notified() { # SECONDS
     local watch=$SECONDS
     sed -i 's/"verdict": "[a-z-]*"/"verdict": "degraded"/' /var/lib/clr-dkms/last-run.json
     is "$(code clr-dkms-post-update)" 0 || { cat "$work/err"; return 1; }
@@ -111,13 +111,13 @@ not() { ! "$@"; }
 mkdir -p $notify /etc/clr-dkms
 printf '[report]\nnotify-timeout = 2 s\nmetrics = /var/lib/node_exporter/clr-dkms.prom\n' >/etc/clr-dkms/clr-dkms.conf
 program 10-good "cat >$work/notified; echo \$CLR_DKMS_VERDICT_BEFORE \$CLR_DKMS_VERDICT >$work/verdicts"
-check 'a new verdict is told' told 10
+check 'a new verdict is passed on' notified 10
 check 'the document is that of status' same_status
 check 'before and after' is "$(cat "$work/verdicts")" 'degraded reboot-pending'
 check 'the metrics are written' grep -q '^clr_dkms_reboot_pending 1' /var/lib/node_exporter/clr-dkms.prom
 rm "$work/notified"
 check 'a run without news' is "$(code clr-dkms-post-update)" 0
-check 'nobody is told of it' test ! -e "$work/notified"
+check 'nobody is notified' test ! -e "$work/notified"
 # The reboot itself changes the verdict.
 echo $new >"$work/osrelease"
 rm -f /run/clr-dkms/requested
@@ -129,7 +129,7 @@ check 'the worker' is "$(code clr-dkms-post-update)" 0
 check 'the worker tells them' is "$(cat "$work/verdicts")" 'reboot-pending healthy'
 echo $old >"$work/osrelease"
 check 'back again' is "$(code clr-dkms-post-update)" 0
-check 'they are told of that too' is "$(cat "$work/verdicts")" 'healthy reboot-pending'
+check 'they are notified of that too' is "$(cat "$work/verdicts")" 'healthy reboot-pending'
 # Bad ones, before and after the good one.
 program 00-hangs "sleep 613 & echo \$! >$work/child; sleep 613"
 program 01-deaf 'exec <&-; exit 0'
@@ -148,24 +148,24 @@ mv "$notify/12-of-nobody" "$notify/13-of-nobody"
 program 14-behind-a-link "touch $work/ran14"
 mv "$notify/14-behind-a-link" "$work/open/" && ln -s "$work/open/14-behind-a-link" $notify/
 rm "$work/notified"
-check 'bad ones do not keep the good one from its news' told 20
-check 'the good one is told' same_status
+check 'bad ones do not keep the good one from its news' notified 20
+check 'the good one is notified' same_status
 cp "$work/err" "$work/err.notify"
 hears() { grep -F -- "$1" "$work/err.notify" || { cat "$work/err.notify"; false; }; }
-check 'the hanging one is told of' hears '00-hangs: stopped at its deadline'
+check 'the hanging one is reported' hears '00-hangs: stopped at its deadline'
 check 'it is gone with its children' not lives child
-check 'who does not listen is no fault' not grep -F 01-deaf "$work/err.notify"
-check 'a failing one is told of, with what it said' hears '02-fails: exit code 3: it went wrong'
+check 'a program that does not read is not a fault' not grep -F 01-deaf "$work/err.notify"
+check 'a failing one is reported, with its message' hears '02-fails: exit code 3: it went wrong'
 check 'a daemon that goes on keeps nobody waiting' lives daemon
-check 'a killed one is told of' hears '04-killed: killed by signal 9'
-check 'what cannot be started is told of' hears '05-no-program cannot be started'
+check 'a killed one is reported' hears '04-killed: killed by signal 9'
+check 'what cannot be started is reported' hears '05-no-program cannot be started'
 check 'what others can write is refused' hears "11-writable is not run: $notify/11-writable can be changed by users other than root"
 check 'what belongs to others is refused' hears "13-of-nobody is not run: $notify/13-of-nobody can be changed"
 check 'what lies in a directory of others is refused' hears "14-behind-a-link is not run: $work/open"
 check 'none of them has run' is "$(find "$work" -maxdepth 1 -name 'ran*')" ''
 kill "$(cat "$work/daemon")"
 chmod 775 $notify
-check 'a directory that others can write to' told 5
+check 'a directory that others can write to' notified 5
 check 'nothing in it is run' said "10-good is not run: $notify can be changed by users other than root"
 chmod 755 $notify
 rm -r /etc/clr-dkms
@@ -230,7 +230,7 @@ check 'it names the kernel' said 'LoaderEntryOneShot chooses org.clearlinux.nati
 check 'the dirty one gets a device' partition "$work/dirty"
 check 'status of an unmounted ext4 with a dirty journal' looked_at "$work/dirty" 1
 check 'it names the file on the device' said "loader/entries/empty.conf on $device is empty; delete it"
-check 'nobody is told to ask as root' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms status --json)" 0
+check 'nobody is asked to be root' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms status --json)" 0
 check 'and which partition it is' said "boot partition $device is not mounted, and only root can read it"
 # clr-boot-manager mounts it, and crashes: the empty entry, which only the journal knows, is moved away on the partition.
 mounting() {
@@ -248,7 +248,7 @@ mkdir -p /etc/kernel/cmdline.d
 echo live=1 >/etc/kernel/cmdline.d/live.conf
 mounts=$(cat /proc/self/mountinfo)
 check 'a run with an empty entry on an unmounted partition' is "$(code clr-dkms-post-update)" 0
-check 'it says what it has mended' said "loader/entries/empty.conf on $device was empty"
+check 'it says what it has repaired' said "loader/entries/empty.conf on $device was empty"
 check 'nothing stays mounted' is "$(cat /proc/self/mountinfo)" "$mounts"
 check 'the filesystem is clean' e2fsck -fn "$device"
 check 'it is mounted to be looked at' mount "$device" "$work/mnt"
@@ -260,7 +260,7 @@ check 'a run with an empty loader.conf on a partition that is mounted elsewhere'
 check 'it says so' said "$work/mnt/loader/loader.conf was empty"
 check 'the default is written' grep -q default "$work/mnt/loader/loader.conf"
 umount "$work/mnt"
-# Too little room for what has grown: the reason is told in place of clr-boot-manager's.
+# Too little room for what has grown: the reason is reported in place of clr-boot-manager's.
 kernel=(/usr/lib/kernel/org.clearlinux.native.6.15.8-1592)
 cp -a "${kernel[0]}" "$work/image"
 truncate -s 1G "${kernel[0]}"
@@ -298,7 +298,7 @@ umount /boot /sys/firmware /dev
 
 check 'nobody may see the status' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms status)" 0
 check 'nobody may not run the hook' is "$(code setpriv --reuid=nobody --clear-groups clr-dkms-post-update)" 77
-check 'and is told why' said 'run it as root'
+check 'and the reason is reported' said 'run it as root'
 
 # As update-trigger.sh calls it under chroot: an image, without a running kernel.
 rm /usr/lib/modules/$new/updates/dkms/hello.ko*

@@ -89,7 +89,7 @@ check 'crates that cannot be downloaded: nothing else' same "$(wc -l <"$scratch/
 stub cargo 'case " $* " in *" -vV "*) echo "host: here" ;; *" --offline "*) ;; *) exit 101 ;; esac'
 check 'crates that are there: no network, no word' same "$(said stubbed "$ensure" --crates "$scratch/stubs/cargo")" 'exit 0'
 
-# --- who runs it -------------------------------------------------------------------------------------------------------
+# --- the user that runs it --------------------------------------------------------------------------------------------------
 
 check 'a wrong call' same "$("$run_as" nobody id 2>&1; echo $?)" $'clr-dkms: usage: run-as.sh owner|root COMMAND…\n64'
 check 'the exit code is that of the command' same "$("$run_as" owner sh -c 'exit 7'; echo $?)" 7

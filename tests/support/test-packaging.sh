@@ -83,7 +83,7 @@ END
     check 'installed again, over itself' deb -i "$package"
     check 'an upgrade leaves records and logs' test -e "$root/var/log/clr-dkms/hello/log"
     check 'it is removed' deb -r clr-dkms
-    check 'removed: swupd is told nothing of ours any more' same "$(cat "$root/run/swupd/config")" $'[GLOBAL]\n# of an admin'
+    check 'removed: swupd has no setting of ours any more' same "$(cat "$root/run/swupd/config")" $'[GLOBAL]\n# of an admin'
     check 'removed: no mask in /etc' test ! -L "$root/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"
     check 'removed: no metrics' test ! -e "$root/var/lib/clr-dkms.prom"
     check 'removed: no program' test ! -e "$root/usr/bin/clr-dkms"

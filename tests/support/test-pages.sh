@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Tests the manual pages and the completions: makes them anew, has mandoc and man read each page, and presses Tab in a real
+# Tests the manual pages and the completions: makes them again, has mandoc and man read each page, and presses Tab in a real
 # bash and a real zsh on a system with three kernels. What needs a program that is not here is left out, and that is said.
 # The last line is "N passed, M failed".
 set -uo pipefail
 export LC_ALL=C.UTF-8
-# A strange home, with its configuration of shells and of man, is no part of this.
+# A strange home, with its configuration of shells and of man, is not a part of this.
 unset MANPAGER PAGER MANPATH MANOPT BASH_ENV ENV
 
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The pictures in docs/: the timeline is what its source gives, the screens are small enough for a page, and those that
-# README.md shows are there, with words for who cannot see them. Nothing is drawn, and no terminal is needed.
+# README.md shows are there, with words in place of them. Nothing is drawn, and no terminal is needed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,7 +12,7 @@ wrong() {
 
 tests/support/pictures-timeline.py check || failed=1
 for picture in docs/*.png; do
-    [[ $(head -c 8 "$picture" | od -An -tx1) == ' 89 50 4e 47 0d 0a 1a 0a' ]] || wrong "$picture is no PNG"
+    [[ $(head -c 8 "$picture" | od -An -tx1) == ' 89 50 4e 47 0d 0a 1a 0a' ]] || wrong "$picture is not a PNG"
     size=$(wc -c <"$picture")
     ((size < 60000)) || wrong "$picture has $size bytes: 60,000 are too many"
 done

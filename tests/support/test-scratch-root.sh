@@ -126,7 +126,7 @@ broken_module() {
     check "broken module: the older kernel takes it" scratch_dkms "$root" install broken/2.0 -k "$lts"
     check "broken module: both files" test -e "$root/usr/lib/modules/$lts/updates/dkms/broken-a.ko" \
         -a -e "$root/usr/lib/modules/$lts/updates/dkms/broken_b.ko"
-    check "broken module: mended" scratch_module "$root" broken 2.0
+    check "broken module: repaired" scratch_module "$root" broken 2.0
     check "broken module: builds then" scratch_dkms "$root" install broken/2.0 -k "$native"
 }
 

@@ -13,7 +13,7 @@ use crate::requirement::Importance;
 const NAME: usize = 28;
 /// Modules that are shown in any case on the smallest page, the most important first.
 const SOME: usize = 6;
-/// With fewer of these it is no table.
+/// With fewer of these there is no point in a table.
 const FEWEST: usize = 3;
 
 /// One module on all kernels.
@@ -169,7 +169,7 @@ impl<'a> Modules<'a> {
         Some((format!("{} {text}", tone.symbol(self.style)), tone))
     }
 
-    /// The lines, with a blank one in front; none when they do not fit into `room` lines with at least that much told of
+    /// The lines, with a blank one in front; none when they do not fit into `room` lines with at least that much about
     /// the first module that will be missed, and of each other one: the levels of [`ModuleDetail`].
     pub(super) fn fitted(&self, room: usize, least: (usize, usize)) -> Option<Vec<StyledLine>> {
         self.fitted_from(FEWEST, room, least)

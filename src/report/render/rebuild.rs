@@ -76,7 +76,7 @@ pub fn screen(report: &RebuildReport, style: &ScreenStyle) -> String {
     lines.iter().map(|line| shown(line) + "\n").collect()
 }
 
-/// What is told of one module.
+/// The result for one module.
 pub fn outcome(m: &BuildOutcome, style: &ScreenStyle) -> Vec<String> {
     let took = spent(Duration::from_secs_f64(m.seconds));
     let reason = m.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -85,7 +85,7 @@ pub fn outcome(m: &BuildOutcome, style: &ScreenStyle) -> Vec<String> {
         (Some("build"), State::Ok) => format!("ok (built in {took})"),
         (Some(_), State::Ok) => format!("ok (installed in {took})"),
         (_, State::SignatureRefused) => format!("{}{reason}", m.state),
-        // Who was not tried took no time.
+        // A module that was not tried took no time.
         (Some(_), state) if m.log.is_some() => format!("{state} after {took}{reason}"),
         (Some(_), state) => format!("{state}{reason}"),
         (None, state) if state.is_fine() => format!("left alone ({state}){reason}"),

@@ -209,7 +209,7 @@ fn footer(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
     if let Some(first) = document.unreadable.first() {
         let more = match document.unreadable.len() - 1 {
             0 => String::new(),
-            // All of them are a matter of the JSON, and of a person who asks for all.
+            // All of them are a matter of the JSON, and of `--all`.
             n if !style.all => format!(" and {n} more places"),
             _ => document.unreadable[1..].iter().map(|path| format!(", {path}")).collect(),
         };

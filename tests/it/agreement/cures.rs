@@ -79,7 +79,7 @@ fn repair(staged: &mut Staged, state: State) -> bool {
     true
 }
 
-/// The module in question, as `status` tells of it.
+/// The module in question, as `status` reports it.
 fn hello(staged: &Staged) -> Value {
     let document = staged.root.run("clr-dkms", &["status", "--json"]).json();
     let is_it = |m: &&Value| m["name"] == "hello" && m["kernel"] == A;
@@ -155,7 +155,7 @@ fn what_is_said_brings_the_module_to_another_kernel() {
     cures(&[Kernel::new(A, "rn"), Kernel::new(B, "t")], &command);
 }
 
-/// Tried and failed is no longer "nothing has been tried yet", on a kernel that is no tip either.
+/// Tried and failed is no longer "nothing has been tried yet", on a kernel that is not a tip either.
 #[test]
 fn what_did_not_help_is_told() {
     let kernels = vec![Kernel::new(A, "rn"), Kernel::new(B, "t")];

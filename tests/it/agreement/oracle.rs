@@ -55,7 +55,7 @@ impl Scene {
         (0..self.kernels.len()).any(whole)
     }
 
-    /// Fails where what is told is not so.
+    /// Fails where a report is wrong.
     pub(super) fn is_told_by(&self, told: &Told) {
         let (next, running) = (self.next(), self.running());
         let critical = || self.modules.iter().filter(|m| Scene::is_critical(m));
@@ -89,7 +89,7 @@ impl Scene {
             );
             return;
         }
-        // What cannot be determined is not told.
+        // What cannot be determined is not reported.
         assert_eq!(told.code == 3, unknown, "{}", told.verdict());
         if unknown {
             assert_eq!((told.verdict(), told.may_reboot()), ("unknown", None));

@@ -1,4 +1,4 @@
-//! Everything that a person or a program is told of a machine, and what of it has to agree.
+//! Everything that is reported of a machine, and what of it has to agree.
 
 use std::collections::BTreeSet;
 

@@ -85,7 +85,7 @@ fn module<const N: usize>(name: &str, class: Importance, on: [State; N]) -> Modu
     Module { name: name.to_owned(), version: "1.0", class: Some(class), on: on.into() }
 }
 
-/// The running kernel refuses a wanted module that is installed for it: that is no reason to stay on a kernel.
+/// The running kernel refuses a wanted module that is installed for it: that does not justify staying on a kernel.
 #[test]
 fn what_is_refused_now_keeps_nothing() {
     use State::{Conflict, HeadersMissing, NotBuilt, Ok, SignatureRefused};

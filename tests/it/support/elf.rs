@@ -1,4 +1,4 @@
-//! The smallest files that are kernel modules to everybody who only reads what they say of themselves.
+//! The smallest files that are kernel modules to everything that only reads what they say of themselves.
 
 /// A module with only a `.modinfo`; `vermagic` is that of `release`.
 pub(crate) fn module(release: &str) -> Vec<u8> {

@@ -54,7 +54,7 @@ impl TestRoot {
     /// As [`TestRoot::new`], in a directory of that name.
     pub(crate) fn named(name: &str) -> TestRoot {
         let temp = scratch::directory();
-        // The programs spell the root without links; so must who compares with it.
+        // The programs spell the root without links; so must a comparison with it.
         let path = temp.path().canonicalize().unwrap().join(name);
         let root = TestRoot { temp, path, live: false };
         for directory in [

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What makes a container a Clear Linux machine: kernels in Clear's layout, its stock units, stand-ins of its programs.
 # Sourced by run.sh.
-# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with who sources it
+# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with the script that sources it
 
 old=6.15.7-1591.native good=6.15.8-1592.native bad=6.15.9-1593.native
 # The critical module does not compile for $bad, the optional one not for $good_but.
@@ -17,9 +17,9 @@ make_payload() {
         find "$update" -mindepth 1 -maxdepth 1 ! -name usr -exec rm -rf {} + &&
             rm -rf "${update:?}"/usr/{bin,src,share,lib/motd.d} || return
     done
-    # A mended source of the critical module, and a file that concerns nobody.
-    scratch_skeleton "$work/mended" && scratch_module "$work/mended" hello 1.0 >/dev/null &&
-        mkdir -p "$payload"/{mended/usr,other/usr/share/other} && cp -a "$work/mended/usr/src" "$payload/mended/usr/" &&
+    # A repaired source of the critical module, and a file that concerns nobody.
+    scratch_skeleton "$work/repaired" && scratch_module "$work/repaired" hello 1.0 >/dev/null &&
+        mkdir -p "$payload"/{repaired/usr,other/usr/share/other} && cp -a "$work/repaired/usr/src" "$payload/repaired/usr/" &&
         echo other >"$payload/other/usr/share/other/file"
 }
 

@@ -4,7 +4,7 @@
 #
 # The layers, from below: `base` (Debian with systemd and dkms; kept in target/), `clear` (what makes it a Clear Linux
 # machine, see clear.sh), and one for each machine, below $work/NAME. All functions mean the machine $machine.
-# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with who sources it
+# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with the script that sources it
 
 nspawn='' leader='' loop=''  # process ids of systemd-nspawn and of the machine's first process, while the machine runs
 

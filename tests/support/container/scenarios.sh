@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The life of a machine, each scenario on a fresh one. Sourced by test-systemd.sh; facts are read from the disk.
-# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with who sources it
+# shellcheck disable=SC2034,SC2154,SC2030,SC2031 # names are shared with the script that sources it
 
 # --- what is asked of a machine --------------------------------------------------------------------------------------
 
@@ -12,7 +12,7 @@ unchanged() { diff <(printf '%s\n' "$1") <(boot_files); }
 failed_are() { is "$(inside systemctl --failed --plain --no-legend | cut -d' ' -f1 | paste -sd' ')" "$1"; }
 status() { inside clr-dkms status --json >"$machine/status.json"; }
 verdict_is() { status; is "$(sed -n 's/^  "verdict": "\(.*\)",$/\1/p' "$machine/status.json")" "$1"; }
-told() { status; grep -F -- "$1" "$machine/status.json" || { sed -n '/"problems"/,/"needs"/p' "$machine/status.json"; false; }; }
+reported() { status; grep -F -- "$1" "$machine/status.json" || { sed -n '/"problems"/,/"needs"/p' "$machine/status.json"; false; }; }
 runs() { is "$(inside cat /proc/sys/kernel/osrelease)" "$1"; }
 worker() { is "$(inside systemctl show -P Result clr-dkms.service)" "$1"; }
 motd_says() { grep -F -- "$1" "/proc/$leader/root/run/motd.d/clr-dkms.motd" || { inside cat /run/motd.d/clr-dkms.motd; false; }; }
@@ -63,7 +63,7 @@ scenario_proven() {
     check 'the new kernel is marked as booted' booted_mark "$good"
 }
 
-# A critical module that does not compile: nothing of the boot partition changes, until it is mended.
+# A critical module that does not compile: nothing of the boot partition changes, until it is repaired.
 scenario_held() {
     local before
     before=$(boot_files)
@@ -71,9 +71,9 @@ scenario_held() {
     check 'the boot partition is as it was' unchanged "$before"
     check 'the old kernel is the default' default_is "$old"
     check 'the worker failed' worker exit-code
-    check 'systemd tells of it' failed_are clr-dkms.service
+    check 'systemd reports it' failed_are clr-dkms.service
     check 'the status is held' verdict_is held
-    check 'it names the module' told "$bad is held back: it lacks hello/1.0 (critical: listed in clr-dkms.conf; build-failed)"
+    check 'it names the module' reported "$bad is held back: it lacks hello/1.0 (critical: listed in clr-dkms.conf; build-failed)"
     check 'so does the message of the day' motd_says "hello/1.0"
     check 'and the journal' logged "hello/1.0 on $bad: build-failed" -u clr-dkms.service -p err
     check 'with the compiler'"'"'s words' logged "storage size of 'now' isn't known" -u clr-dkms.service
@@ -86,8 +86,8 @@ scenario_held() {
     check 'nothing has changed by that' unchanged "$before"
     check 'it is held still' verdict_is held
     # The fix arrives.
-    update mended
-    check 'the mended module is there' has_module "$bad"
+    update repaired
+    check 'the repaired module is there' has_module "$bad"
     check 'the new kernel is the default' default_is "$bad"
     check 'the worker succeeded' worker success
     check 'no unit failed' failed_are ''
@@ -98,7 +98,7 @@ scenario_optional() {
     update good-but
     check 'the new kernel is the default' default_is "$good_but"
     check 'the critical module is there' has_module "$good_but"
-    check 'the optional one is told of' told 'extra/1.0'
+    check 'the optional one is reported' reported 'extra/1.0'
     check 'nothing is held' not grep -q '"verdict": "held"' "$machine/status.json"
 }
 
@@ -182,7 +182,7 @@ scenario_overridden() {
     check 'the old kernel is the default all the same' default_is "$old"
     check 'by set-kernel' not is "$(calls set-kernel)" 0
     check 'it is held' verdict_is held
-    check 'the status says what overrides us' told /etc/swupd/config:2
+    check 'the status says what overrides us' reported /etc/swupd/config:2
 }
 
 scenario_foreign_config() {
@@ -200,7 +200,7 @@ scenario_foreign_config() {
     cp "$machine/foreign" "$directory/config"
     update other
     check 'one that swupd cannot read to its end is left alone' cmp "$machine/foreign" "$directory/config"
-    check 'the status says so' told 'is left alone: its last line has no newline'
+    check 'the status says so' reported 'is left alone: its last line has no newline'
 }
 
 scenario_partition_full() {
@@ -209,14 +209,14 @@ scenario_partition_full() {
     switch STAND_IN_ESP_FULL=copy
     update good
     check 'the boot partition is as it was' unchanged "$before"
-    check 'systemd tells of it' failed_are clr-dkms.service
+    check 'systemd reports it' failed_are clr-dkms.service
     check 'the journal says why' logged 'No space left on device' -u clr-dkms.service -p err
-    check 'the status says what is missing' told 'there is no boot entry for org.clearlinux.native.6.15.8-1592'
+    check 'the status says what is missing' reported 'there is no boot entry for org.clearlinux.native.6.15.8-1592'
     switch STAND_IN_ESP_FULL=entry
     update other
-    check 'an empty entry is no default' default_is "$old"
-    check 'the old kernel boots next' told "\"boots_next\": \"$old\""
-    check 'systemd tells of it again' failed_are clr-dkms.service
+    check 'an empty entry is not a default' default_is "$old"
+    check 'the old kernel boots next' reported "\"boots_next\": \"$old\""
+    check 'systemd reports it again' failed_are clr-dkms.service
     switch
     update other
     check 'with room the new kernel is the default' default_is "$good"
@@ -415,7 +415,7 @@ scenario_admin() {
     check 'unhold' inside clr-dkms unhold
     check 'the new kernel is the default' default_is "$good"
     update bad
-    check 'a kernel without its module is no default' not default_is "$bad"
+    check 'a kernel without its module is not a default' not default_is "$bad"
     check 'a critical module is not given up without --force' not inside clr-dkms allow native --without hello --yes
     check 'the default stays' not default_is "$bad"
     inside clr-dkms allow native --without hello --yes --force >/dev/null 2>&1
