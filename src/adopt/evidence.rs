@@ -55,15 +55,14 @@ pub enum AdoptError {
     /// There are modules, and nothing to build them from.
     #[error(
         "{}: only precompiled modules are there. A module must be built with the headers of the kernel that \
-         loads it, so its source is needed", .0.display()
+         loads it", .0.display()
     )]
     Precompiled(PathBuf),
     /// There is nothing to build.
     #[error("there is no source of a kernel module in it: no dkms.conf, and no Makefile with obj-m")]
     NoSource,
     /// A part of the source is missing.
-    #[error("{}: the submodule is empty. `git submodule update --init` fetches it; archives that a web site \
-             makes lack submodules", .path.display())]
+    #[error("{}: the submodule is empty, as in archives that a web site makes", .path.display())]
     EmptySubmodule {
         /// Its directory.
         path: PathBuf,
@@ -71,7 +70,7 @@ pub enum AdoptError {
         evidence: Option<Evidence>,
     },
     /// More than one answer is possible.
-    #[error("{what}: {}; {option}", .choices.join(", "))]
+    #[error("{what}: {}", .choices.join(", "))]
     Ambiguous {
         /// The question.
         what: &'static str,
@@ -97,10 +96,10 @@ pub enum AdoptError {
         evidence: Option<Evidence>,
     },
     /// There is no version.
-    #[error("no version was found; give one with --version")]
+    #[error("no version was found")]
     NoVersion,
     /// dkms does not accept a name or a version.
-    #[error("{0:?} cannot be a {1} of a DKMS module; give another one with --{1}")]
+    #[error("{0:?} cannot be a {1} of a DKMS module")]
     BadName(String, &'static str),
     /// The `dkms.conf` is not usable.
     #[error("{reason}")]
@@ -130,6 +129,35 @@ impl AdoptError {
             AdoptError::Conf { .. } => "unusable-dkms-conf",
             AdoptError::Unknown(_) => "unknown",
         }
+    }
+
+    /// What helps, as a phrase. None where only the error itself says what to do.
+    pub fn next_step(&self) -> Option<String> {
+        let given = "give another dkms.conf with --conf";
+        Some(match self {
+            AdoptError::Precompiled(_) => "ask the maker of the module for its source".to_owned(),
+            AdoptError::NoSource => {
+                "give the directory or the archive with the source of the module".to_owned()
+            }
+            AdoptError::EmptySubmodule { .. } => {
+                "clone the project with git, run `git submodule update --init` there, and add the checkout"
+                    .to_owned()
+            }
+            AdoptError::Ambiguous { option, .. } => (*option).to_owned(),
+            AdoptError::Placeholder { token, evidence } => {
+                format!("write the value in place of {token} in {}, or {given}", evidence.file.display())
+            }
+            AdoptError::NeedsRecipe { .. } => {
+                "prepare the source as its documentation says, and add the result".to_owned()
+            }
+            AdoptError::NoVersion => "give one with --version".to_owned(),
+            AdoptError::BadName(_, what) => format!("give another {what} with --{what}"),
+            AdoptError::Conf { evidence: Some(line), .. } => {
+                format!("correct line {} of {}, or {given}", line.line, line.file.display())
+            }
+            AdoptError::Conf { evidence: None, .. } => given.to_owned(),
+            AdoptError::Unknown(_) => return None,
+        })
     }
 
     /// The line that forces it.

@@ -101,7 +101,10 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
         answer(&found(&document), common.color)?;
     }
     let code = match (prepared, before) {
-        (Some(_), Some(_)) if arguments.dry_run => exit::OK,
+        (Some(prepared), Some(_)) if arguments.dry_run => {
+            plan(context, &prepared, &mut document);
+            exit::OK
+        }
         (Some(prepared), Some(before)) => {
             confirm_and_install(context, &arguments, common, (&prepared, &before), &mut document)?
         }
@@ -110,6 +113,14 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
     let text = if arguments.json { json(&document)? } else { rest(&document, shown) };
     answer(&text, common.color)?;
     Ok(code)
+}
+
+fn plan(context: &Context, prepared: &Prepared, document: &mut AddDocument) {
+    let directory = context.root.shown_path(source_directory(&prepared.module));
+    document.step("register", StepResult::Planned, directory.display().to_string());
+    for release in &prepared.releases {
+        document.step("install", StepResult::Planned, format!("on {release}"));
+    }
 }
 
 fn confirm_and_install(

@@ -5,10 +5,11 @@ use serde::Serialize;
 use crate::adopt::{Decision, Evidence};
 
 /// How a step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepResult {
     /// It is done.
+    #[default]
     Done,
     /// It was left out.
     Skipped,
@@ -21,7 +22,7 @@ pub enum StepResult {
 }
 
 /// A step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 pub struct AddStep {
     /// Its name.
     pub step: &'static str,
@@ -35,6 +36,9 @@ pub struct AddStep {
     /// The line of the source that forces it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
+    /// What helps after a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_step: Option<String>,
 }
 
 /// What became of a source.
@@ -71,7 +75,13 @@ pub struct AddDocument {
 impl AddDocument {
     /// Adds a step.
     pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep { step, result, text: text.into(), cause: None, evidence: None });
+        self.steps.push(AddStep { step, result, text: text.into(), ..AddStep::default() });
+    }
+
+    /// Adds a step that failed, with what helps.
+    pub fn failed(&mut self, step: &'static str, text: impl Into<String>, next_step: Option<String>) {
+        let text = text.into();
+        self.steps.push(AddStep { step, result: StepResult::Failed, text, next_step, ..AddStep::default() });
     }
 
     /// A step has failed.

@@ -30,7 +30,7 @@ pub struct RemoveDocument {
 impl RemoveDocument {
     /// Adds a step.
     pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep { step, result, text: text.into(), cause: None, evidence: None });
+        self.steps.push(AddStep { step, result, text: text.into(), ..AddStep::default() });
     }
 
     /// A step has failed.

@@ -3,22 +3,30 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::adopt::unpack::{Unpacked, unpack};
+use crate::adopt::unpack::{UnpackError, Unpacked, unpack};
 use crate::adopt::{
     AdoptError, Adoptable, SOURCES, Search, Trial, TrialFailure, difference, find, inspect, place,
     with_kernel,
 };
 use crate::context::Context;
+use crate::dkms::first_error::{self, FirstError};
 use crate::dkms::lint::Severity;
-use crate::dkms::{Cache, ModuleName, conf, first_error};
+use crate::dkms::{Cache, ModuleName, Tree, conf};
 use crate::kernel::{Headers, Inventory};
 use crate::report::add::{AddDocument, AddStep, StepResult};
+use crate::report::cause_remedy::cause_remedy;
+use crate::report::packages::Packages;
+use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::sys::{FileKind, Scratch, child, scratch};
 
 /// Stands for any kernel where none is installed: a `dkms.conf` may compute with the numbers.
 const ANY_KERNEL: &str = "6.15.0-1.native";
 /// The directory of clr-dkms in a root.
 const STATE: &str = "/var/lib/clr-dkms";
+
+/// What a source may be.
+const KINDS: &str = "give a directory, a git checkout, or an archive: tar (also compressed by gzip, xz, zstd or \
+                     bzip2), zip, deb, rpm; nothing is downloaded";
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +52,8 @@ pub struct Prepared {
     pub(super) source: PathBuf,
     /// The module.
     pub module: ModuleName,
+    /// The kernels that it is for.
+    pub releases: Vec<String>,
 }
 
 /// The directories for scratch directories: the first one that is there is used.
@@ -93,7 +103,12 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     let unpacked = match unpack(&context.tools, &order.source, scratch.root()) {
         Ok(unpacked) => unpacked,
         Err(e) => {
-            document.step("unpack", StepResult::Failed, e.to_string());
+            let next = match &e {
+                UnpackError::NotOpened { .. } => Some(instead(context, &order.source)),
+                UnpackError::Format => Some(KINDS.to_owned()),
+                _ => None,
+            };
+            document.failed("unpack", e.to_string(), next);
             return None;
         }
     };
@@ -102,10 +117,8 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
         document.step("unpack", StepResult::Warning, note);
     }
     let inventory = Inventory::observe(&context.root);
-    let tips = inventory.tips();
-    let kernels: Vec<(String, bool)> =
-        tips.iter().map(|kernel| (kernel.name.release(), kernel.headers == Headers::Present)).collect();
-    let release = kernels.first().map_or(ANY_KERNEL, |(release, _)| release);
+    let releases: Vec<String> = inventory.tips().iter().map(|kernel| kernel.name.release()).collect();
+    let release = releases.first().map_or(ANY_KERNEL, String::as_str);
     let search = Search {
         root: &context.root,
         tools: &context.tools,
@@ -132,11 +145,10 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     if !found.conf.hook("POST_ADD").is_empty() {
         document.step("find", StepResult::Warning, "its POST_ADD script is not run");
     }
-    let tried = try_it(context, (&scratch, &unpacked), order, &kernels, &mut found, document);
+    let tried = try_it(context, (&scratch, &unpacked), order, &inventory, &mut found, document);
     describe(document, &found);
-    let releases: Vec<String> = kernels.iter().map(|(release, _)| release.clone()).collect();
     inspect_it(context, (&scratch, &source), &releases, document);
-    tried.then_some(Prepared { scratch, source, module })
+    tried.then_some(Prepared { scratch, source, module, releases })
 }
 
 /// Warns of what `clr-dkms lint` finds. Advice is for the authors of the source.
@@ -167,7 +179,24 @@ fn refuse(document: &mut AddDocument, error: &AdoptError) {
         text: error.to_string(),
         cause: Some(error.id()),
         evidence: error.evidence().cloned(),
+        next_step: error.next_step(),
     });
+}
+
+/// What helps when the source cannot be opened.
+fn instead(context: &Context, asked: &Path) -> String {
+    let is_meant = |module: &ModuleName| {
+        asked.to_str().is_some_and(|asked| asked == module.name || asked == module.to_string())
+    };
+    let known = Tree::observe(&context.root).modules.into_iter().find(|known| is_meant(&known.module));
+    match known {
+        Some(known) => {
+            let rebuild = AdminCommand::change("clr-dkms", &["rebuild", &known.module.to_string()]);
+            let text = rebuild.text(&CommandTarget::of_root(&context.root));
+            format!("{} is registered already; {text}", known.module)
+        }
+        None => KINDS.to_owned(),
+    }
 }
 
 fn describe(document: &mut AddDocument, found: &Adoptable) {
@@ -189,16 +218,18 @@ fn try_it(
     context: &Context,
     (scratch, unpacked): (&Scratch, &Unpacked),
     order: &AddOrder,
-    kernels: &[(String, bool)],
+    inventory: &Inventory,
     found: &mut Adoptable,
     document: &mut AddDocument,
 ) -> bool {
+    let kernels = inventory.tips();
     if kernels.is_empty() {
         document.step("probe", StepResult::Skipped, "no kernel is installed");
         return true;
     }
-    for (release, has_headers) in kernels {
-        if !has_headers {
+    for kernel in kernels {
+        let release = &kernel.name.release();
+        if kernel.headers != Headers::Present {
             let why = format!("the headers of {release} are not installed");
             document.step("probe", StepResult::Skipped, why);
             continue;
@@ -215,8 +246,11 @@ fn try_it(
             continue;
         }
         let trial = trial(context, scratch, found, release);
-        if let Err(failure) = build(&trial) {
-            document.step("build", StepResult::Failed, format!("{release}: {failure}"));
+        if let Err((failure, error)) = build(&trial) {
+            let packages = Packages::of(release, inventory);
+            let remedy = error.map(|error| cause_remedy(Some(&error), &found.name, &packages));
+            let next = remedy.map(|remedy| remedy.text(&CommandTarget::of_root(&context.root)));
+            document.failed("build", format!("{release}: {failure}"), next);
             return false;
         }
         let text = format!("{release}: built and proven in scratch");
@@ -293,23 +327,23 @@ fn given(context: &Context, variables: &str, release: &str) -> String {
     variables.replace("${kernelver}", release).replace("${kernel_source_dir}", &headers.display().to_string())
 }
 
-/// Builds in scratch; an error has the first error of the log.
-fn build(trial: &Trial<'_>) -> Result<(), String> {
-    let log: File = child::unnamed_file().map_err(|e| e.to_string())?;
+/// Builds in scratch. A failure is described, with the first error of the log.
+fn build(trial: &Trial<'_>) -> Result<(), (String, Option<Box<FirstError>>)> {
+    let log: File = child::unnamed_file().map_err(|e| (e.to_string(), None))?;
     let Err(failure) = trial.build(&log) else { return Ok(()) };
     if !matches!(failure, TrialFailure::Build(_)) {
-        return Err(failure.to_string());
+        return Err((failure.to_string(), None));
     }
     // What cannot be read back leaves the exit code.
     let said = child::tail(log, 64 << 10).unwrap_or_default();
     let (made, said) = (trial.make_log().unwrap_or_default(), String::from_utf8_lossy(&said));
     let first = [made.as_str(), &said].into_iter().find_map(|text| first_error::find(text).error);
     Err(match first {
-        Some(error) => format!("{failure}: {}", error.short()),
+        Some(error) => (format!("{failure}: {}", error.short()), Some(Box::new(error))),
         None => {
             let text = if made.is_empty() { &said } else { made.as_str() };
             let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            format!("{failure}: {last}")
+            (format!("{failure}: {last}"), None)
         }
     })
 }

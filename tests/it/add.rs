@@ -150,9 +150,22 @@ fn each_refusal_has_its_cause_and_its_line() {
         assert_eq!(code, 1, "{layout}: {found:#}");
         let step = found["steps"].as_array().unwrap().last().unwrap().clone();
         assert_eq!((&step["result"], &step["cause"]), (&"failed".into(), &cause.into()), "{layout}: {step}");
+        assert!(step["next_step"].is_string(), "{layout}: {step}");
         let evidence = step.get("evidence").map(|e| format!("{}:{}", e["file"].as_str().unwrap(), e["line"]));
         assert_eq!(evidence.as_deref(), line, "{layout}: {step}");
     }
+}
+
+#[test]
+fn what_is_not_a_source_is_named_with_what_helps() {
+    let root = system();
+    root.module("bello", "2", "");
+    root.file("text", "hello\n");
+    let kinds = "next:     give a directory, a git checkout, or an archive";
+    add(&root, Path::new("/nowhere/x"), &["-n"]).code(1).shows(&["cannot open /nowhere/x", kinds]);
+    add(&root, &root.at("text"), &["-n"]).code(1).shows(&["it is not an archive that is known", kinds]);
+    let registered = "bello/2 is registered already; run `sudo clr-dkms rebuild bello/2`";
+    add(&root, Path::new("bello/2"), &["-n"]).code(1).shows(&[registered]);
 }
 
 #[test]

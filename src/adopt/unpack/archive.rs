@@ -51,12 +51,7 @@ pub(super) fn extract(mut file: File, into: &mut Extraction<'_>) -> Result<Forma
     let mut head = Vec::new();
     let read = (&mut file).take(512).read_to_end(&mut head).and_then(|_| file.seek(SeekFrom::Start(0)));
     read.map_err(|e| UnpackError::Source(e.to_string()))?;
-    let format = Format::of(&head).ok_or_else(|| {
-        UnpackError::Source(
-            "it is not an archive that is known: tar (also compressed by gzip, xz, zstd or bzip2), zip, deb, rpm"
-                .to_owned(),
-        )
-    })?;
+    let format = Format::of(&head).ok_or(UnpackError::Format)?;
     let file = BufReader::new(file);
     match format {
         Format::Tar(compression) => tar(decompressed(compression, file)?, into, None)?,

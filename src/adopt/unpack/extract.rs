@@ -75,6 +75,17 @@ pub enum UnpackError {
         /// The reason.
         fault: EntryFault,
     },
+    /// It cannot be opened.
+    #[error("cannot open {}: {reason}", path.display())]
+    NotOpened {
+        /// Its path, as it was given.
+        path: PathBuf,
+        /// The reason.
+        reason: io::Error,
+    },
+    /// It is not an archive of a known format.
+    #[error("it is not an archive that is known")]
+    Format,
     /// The whole of it is refused.
     #[error("{0}")]
     Source(String),

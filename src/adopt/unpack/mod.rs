@@ -75,7 +75,7 @@ pub struct Unpacked {
 /// When it cannot be read, or is refused.
 #[allow(clippy::disallowed_methods)] // a path of the caller, whatever the root is
 pub fn unpack(tools: &Tools, source: &Path, scratch: &Root) -> Result<Unpacked, UnpackError> {
-    let cannot = |e: std::io::Error| UnpackError::Source(e.to_string());
+    let cannot = |reason| UnpackError::NotOpened { path: source.to_owned(), reason };
     let source = source.canonicalize().map_err(cannot)?;
     let mut into = Extraction::new(scratch, SOURCE)?;
     if source.is_dir() {

@@ -44,6 +44,7 @@ fn step(step: &AddStep) -> Vec<String> {
     let cause = step.cause.map(|cause| format!(" [{cause}]")).unwrap_or_default();
     let mut out = broken(&format!("{word}{}{cause}", step.text), &format!("{:<9} ", step.step), "          ");
     out.extend(step.evidence.iter().map(line));
+    out.extend(step.next_step.iter().flat_map(|next| broken(next, "next:     ", "          ")));
     out
 }
 
