@@ -281,6 +281,13 @@ pub struct InProgress {
     pub pid: u32,
     /// `module/version on kernel`, in the order of work.
     pub builds: Vec<String>,
+    /// The fingerprint of the source of each build that was begun and replaces no other, by
+    /// `module/version on kernel`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, String>,
+    /// The fingerprint of the source of each file that was built, by the SHA-256 of the file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub built_from: BTreeMap<String, String>,
 }
 
 /// The kernels and installed modules before an update.

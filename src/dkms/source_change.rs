@@ -2,12 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use super::Source;
-use super::plan::ModuleOnKernel;
+use super::plan::{ModuleOnKernel, built_directory};
+use super::proof::find_file;
+use super::{DkmsConf, ModuleName, Source, modfile};
 use crate::sys::{FileKind, Fingerprint, Root, Stat};
 
 /// A source tree with more entries than this is not examined.
 const MOST: usize = 20_000;
+
+/// The SHA-256 of each file that the build of a module in the DKMS tree has made.
+pub fn sums_of_build(root: &Root, module: &ModuleName, release: &str, conf: &DkmsConf) -> Vec<String> {
+    let directory = built_directory(module, release);
+    let files = conf.built.iter().filter_map(|built| find_file(root, &directory, &built.name));
+    // A file that cannot be read is not installed either.
+    files.filter_map(|(path, _)| modfile::sha256(root, &path).ok()).collect()
+}
 
 /// The files of a source tree, with their sizes and modification times.
 #[derive(Debug, Default)]

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::run_mark::RunMark;
 use crate::context::Context;
 use crate::decide::module_state::module_status;
 use crate::decide::next_boot::presumed;
@@ -300,7 +301,7 @@ pub fn run(
     cache: &mut Cache,
     system: &System,
     planned: &[Planned],
-    observer: &Observer<'_>,
+    (observer, mark): (&Observer<'_>, &RunMark<'_>),
 ) -> Vec<Attempt> {
     if planned.is_empty() {
         return Vec::new();
@@ -332,7 +333,7 @@ pub fn run(
             let missing = held(&queue).missing.get(&p.release).cloned().unwrap_or_default();
             let watch = context.clock.stopwatch();
             observer(Event::Begun(p));
-            let mut attempt = one(context, &cache, system, p, &missing, share.make_jobs, observer);
+            let mut attempt = one(context, &cache, system, p, &missing, share.make_jobs, (observer, mark));
             // Modules that depend on this one build against what dkms has registered and modprobe finds.
             if attempt.replaced.is_some() && held(&queue).is_awaited(p) {
                 settling(&p.release).settle(std::slice::from_mut(&mut attempt), false);

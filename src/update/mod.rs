@@ -23,4 +23,5 @@ mod record;
 pub mod refresh;
 pub mod registration;
 pub mod removal;
+pub mod run_mark;
 pub mod sequence;

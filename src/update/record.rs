@@ -13,8 +13,9 @@ use crate::decide::assessment::{BootAssessment, assess};
 use crate::decide::module_state::{checked_files, module_status, tell_hook};
 use crate::decide::next_boot::{coming_lines, next_boot};
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
-use crate::dkms::ModuleOnKernel;
 use crate::dkms::plan::State;
+use crate::dkms::source_change::sums_of_build;
+use crate::dkms::{ModuleOnKernel, Stage};
 use crate::exit;
 use crate::kernel::Running;
 use crate::message;
@@ -66,26 +67,39 @@ impl Run<'_> {
         }
     }
 
-    /// The source fingerprints of the files that this run built, and the recorded ones of files that are
-    /// still installed.
+    /// The source fingerprints of the files that this run, or one that was killed before it, has built, and the
+    /// recorded ones of files that are still there.
     fn built_from(&self) -> BTreeMap<String, String> {
         let before = self.before.as_good().map(|record| &record.built_from);
+        let by_killed = self.mark.built_from();
         let mut known = BTreeMap::new();
         for pair in self.system.modules_on_kernels.iter().chain(&self.system.fallbacks) {
-            let is_built = |a: &&Attempt| {
-                a.module == pair.module
-                    && a.release == pair.release
-                    && a.did == Did::Built
-                    && a.failure.is_none()
-            };
-            let built = self.attempts.iter().rfind(is_built).and_then(|attempt| attempt.source.as_ref());
-            for sum in pair.proof.iter().flatten().filter_map(|proof| proof.sha256.as_ref()) {
-                if let Some(source) = built.or_else(|| before?.get(sum)) {
-                    known.insert(sum.clone(), source.clone());
+            let is_of = |a: &&Attempt| a.module == pair.module && a.release == pair.release;
+            let built = self.attempts.iter().rfind(is_of).and_then(|attempt| match attempt.did {
+                // After a failure the files are those from before.
+                Did::Built => attempt.source.clone().filter(|_| attempt.failure.is_none()),
+                Did::Installed => self.mark.source_of(&pair.module, &pair.release),
+                Did::Indexed => None,
+            });
+            for sum in self.sums_of(pair) {
+                let recorded = || by_killed.get(&sum).or_else(|| before?.get(&sum)).cloned();
+                if let Some(source) = built.clone().or_else(recorded) {
+                    known.insert(sum, source);
                 }
             }
         }
         known
+    }
+
+    /// The SHA-256 of the files of a module that are installed, or will be without another build.
+    fn sums_of(&self, pair: &ModuleOnKernel) -> Vec<String> {
+        match (&pair.proof, &pair.conf) {
+            (Ok(proofs), _) => proofs.iter().filter_map(|proof| proof.sha256.clone()).collect(),
+            (Err(_), Ok(conf)) if matches!(pair.stage, Stage::Built | Stage::Installed) => {
+                sums_of_build(&self.context.root, &pair.module, &pair.release, conf)
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Whether a module on a kernel belongs into the record. On kernels other than the tips that is one that

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::boot_files::{self, BootFileSteps};
 use super::engine::{self, Attempt, LeftAlone, Order, Planned};
 use super::progress::{Display, ProgressMode};
+use super::run_mark::RunMark;
 use super::{initrd, overrides, parameter, publish, removal};
 use crate::boot_decision::Ruling;
 use crate::context::Context;
@@ -19,7 +20,7 @@ use crate::kernel::Images;
 use crate::kernel::inventory::IMAGES;
 use crate::report::observation::observe as observe_status;
 use crate::requirement::Importance;
-use crate::state::{self, BootRecord, IN_PROGRESS, InProgress, RECORD, RunRecord, SCHEMA, Stored};
+use crate::state::{self, BootRecord, RECORD, RunRecord, Stored};
 use crate::sys::{interrupt, lock};
 use crate::system::System;
 
@@ -37,7 +38,7 @@ pub fn wait_for_swupd(context: &Context) {
 pub(super) const NO_KERNEL: &str = "no kernel of clr-boot-manager is installed: nothing to do";
 /// Why a module that failed before is left alone.
 pub(super) const FAILED_BEFORE: &str = "left alone: it failed before with the same source, headers and \
-     compiler; `clr-dkms rebuild` tries it again";
+     compiler; `sudo clr-dkms rebuild` tries it again";
 
 /// Why it cannot be determined what is to be done.
 pub fn unreadable(context: &Context, system: &System) -> Option<String> {
@@ -82,6 +83,7 @@ pub(super) struct Run<'a> {
     /// Faults found before the run, which its record reports.
     pub(super) faults: Vec<String>,
     pub(super) started: Timestamp,
+    pub(super) mark: RunMark<'a>,
     /// The record of the run before.
     pub(super) before: Stored<RunRecord>,
     /// The record that was written before the rest was built.
@@ -147,9 +149,7 @@ impl<'a> Run<'a> {
                 Err(e) => tracing::warn!("{reason}, and cannot be kept: {e}"),
             }
         }
-        if !matches!(state::load::<InProgress>(root, IN_PROGRESS), Stored::Absent) {
-            tracing::warn!("the last run was interrupted before its end: continuing from the state on disk");
-        }
+        let mark = RunMark::take_over(root, started);
         let mut cache = Cache::load(root);
         // bash may be able to evaluate a dkms.conf that failed last time. Reports do not try again, because
         // that may take long.
@@ -168,6 +168,7 @@ impl<'a> Run<'a> {
             order,
             faults,
             started,
+            mark,
             boot: before.as_good().map(|record| record.boot.clone()).unwrap_or_default(),
             before,
             interim: None,
@@ -254,11 +255,7 @@ impl<'a> Run<'a> {
         if planned.is_empty() {
             return;
         }
-        let builds = planned.iter().map(|p| format!("{} on {}", p.module, p.release)).collect();
-        let intent = InProgress { schema: SCHEMA, started: self.started, pid: std::process::id(), builds };
-        if let Err(e) = self.context.root.write_json(IN_PROGRESS, &intent) {
-            tracing::warn!("{e}; if this run is interrupted, no report will show it");
-        }
+        self.mark.begin(planned.iter().map(|p| format!("{} on {}", p.module, p.release)).collect());
     }
 
     pub(super) fn assess(&self) -> BootAssessment {
@@ -307,7 +304,8 @@ impl<'a> Run<'a> {
                 display.note(event);
             }
         };
-        let attempts = engine::run(self.context, &mut self.cache, &self.system, planned, &observer);
+        let Run { context, mark, .. } = self;
+        let attempts = engine::run(context, &mut self.cache, &self.system, planned, (&observer, mark));
         if !attempts.is_empty() {
             self.cache.start_over();
             self.system = System::observe_also(self.context, &mut self.cache, &self.order.kernels);

@@ -365,6 +365,7 @@ fn a_root_with_a_blank() {
 
 #[test]
 fn dkms_that_is_not_installed() {
+    use clr_dkms::update::run_mark::RunMark;
     use clr_dkms::{config::Settings, context::Context, dkms::Cache, sys::*, system::System, update::engine};
     // By the library: a root cannot hide the machine's own dkms.
     let root = pending();
@@ -379,7 +380,8 @@ fn dkms_that_is_not_installed() {
     let mut cache = Cache::default();
     let system = System::observe(&context, &mut cache);
     let plans = engine::plan(&system, &engine::Order::default());
-    let attempts = engine::run(&context, &mut cache, &system, &plans, &|_| {});
+    let mark = RunMark::take_over(&context.root, context.clock.now());
+    let attempts = engine::run(&context, &mut cache, &system, &plans, (&|_| {}, &mark));
     let (_, reason) = attempts[0].failure.clone().unwrap();
     assert_eq!(root.redacted(&reason), "dkms is not installed (looked in OUTSIDE/dkms)");
     assert!(!root.has(&TestRoot::ko("hello", B)));

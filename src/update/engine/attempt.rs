@@ -17,13 +17,14 @@ use crate::dkms::log;
 use crate::dkms::plan::State;
 use crate::dkms::proof::{InstalledSet, ProofStanding, in_words, prove_built, prove_installed};
 use crate::dkms::replace::Replacement;
-use crate::dkms::source_change::SourceFiles;
+use crate::dkms::source_change::{SourceFiles, sums_of_build};
 use crate::dkms::tree::TREE;
 use crate::dkms::{Cache, Decision, Flaw, ModuleName, ModuleOnKernel, PlanStep, Signature, Tree, plan};
 use crate::enforcement::LoadOutcome;
 use crate::kernel::inventory::MODULES;
 use crate::message;
 use crate::system::{System, pairs_of};
+use crate::update::run_mark::RunMark;
 
 /// A filesystem with less free space than this, in bytes, counts as full.
 const ROOM: u64 = 256 << 10;
@@ -135,7 +136,7 @@ pub(super) fn one(
     p: &Planned,
     missing: &BTreeSet<String>,
     make_jobs: Option<usize>,
-    observer: &Observer<'_>,
+    (observer, mark): (&Observer<'_>, &RunMark<'_>),
 ) -> Attempt {
     let mut attempt = Attempt::new(p);
     if p.steps == [PlanStep::Index] {
@@ -153,15 +154,24 @@ pub(super) fn one(
     if attempt.did == Did::Built {
         attempt.source = SourceFiles::observe(&context.root, &p.source).map(|files| files.fingerprint());
     }
+    // A build that replaces another one does not stay if the run is killed before its installation.
+    let forced = p.steps.iter().any(|step| matches!(step, PlanStep::SetAside(_)));
+    if let (Some(source), false) = (&attempt.source, forced) {
+        mark.building(&p.module, &p.release, source);
+    }
     let installed = installed(context, system, p);
     let log = build::new_log(&context.root, &p.module, &p.release);
-    let judge = || judge(context, cache, system, p, installed.as_ref());
+    let judge = || {
+        if let Some(source) = &attempt.source {
+            mark.built(sums_of_build(&context.root, &p.module, &p.release, &p.conf), source);
+        }
+        judge(context, cache, system, p, installed.as_ref())
+    };
     let begun = |step: &PlanStep| observer(Event::Step(p, step));
     let job = job(context, p, make_jobs, &begun, &judge);
     let mut done = log.as_ref().map_err(Clone::clone).and_then(|log| build::run(&job, &p.steps, log));
     // Another dkms process may have done it meanwhile. If the module was built before as well, its presence
     // after a failed build proves nothing.
-    let forced = p.steps.iter().any(|step| matches!(step, PlanStep::SetAside(_)));
     if let Err(Failure::Step(StepFailure { what, .. })) = &done
         && !forced
         && still_to_do(context, cache, system, p).is_some_and(|left| left.is_done())
