@@ -22,8 +22,17 @@ pub enum ReadBack {
     Verified,
     /// Entries are missing or differ.
     Differs(Vec<MenuFault>),
-    /// No entries are visible, and it is unknown whether there are any.
+    /// It is unknown: no entries are visible, or a command line is not known.
     NotVisible,
+}
+
+/// The boot entry that a kernel should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedEntry {
+    /// The kernel id.
+    pub id: String,
+    /// The effective command line; none if a file that it is made from could not be read.
+    pub line: Option<Vec<u8>>,
 }
 
 impl ReadBack {
@@ -109,24 +118,30 @@ impl BootFiles {
             .or_else(|| mine().next())
     }
 
-    /// Compares the entries with the expected kernel ids and effective command lines.
-    pub fn read_back(&self, expected: &[(String, Vec<u8>)]) -> ReadBack {
+    /// Compares the entries with those that are expected.
+    pub fn read_back(&self, expected: &[ExpectedEntry]) -> ReadBack {
         if self.loader.is_none() {
             return ReadBack::NotVisible;
         }
         let mut wrong: Vec<MenuFault> = self.problems.iter().filter(|p| p.breaks).cloned().collect();
-        if expected.iter().any(|(id, _)| self.of(id).is_none() && self.is_unread(id)) {
+        if expected.iter().any(|kernel| self.of(&kernel.id).is_none() && self.is_unread(&kernel.id)) {
             return ReadBack::NotVisible;
         }
-        wrong.extend(expected.iter().filter_map(|(id, line)| self.differs(id, line)));
-        if wrong.is_empty() { ReadBack::Verified } else { ReadBack::Differs(wrong) }
+        wrong.extend(expected.iter().filter_map(|kernel| self.differs(kernel)));
+        match wrong.is_empty() {
+            false => ReadBack::Differs(wrong),
+            true if expected.iter().any(|kernel| kernel.line.is_none()) => ReadBack::NotVisible,
+            true => ReadBack::Verified,
+        }
     }
 
-    /// How the entry of a kernel differs from this command line. None if it does not.
-    pub fn differs(&self, id: &str, line: &[u8]) -> Option<MenuFault> {
+    /// How the entry of a kernel is known to differ from the expected one. None if it is not.
+    pub fn differs(&self, expected: &ExpectedEntry) -> Option<MenuFault> {
+        let ExpectedEntry { id, line } = expected;
         let Some(entry) = self.of(id) else {
             return Some(MenuFault::breaks(format!("there is no boot entry for {id}"), None));
         };
+        let line = line.as_ref()?;
         if is_made_of(&entry.options, line) {
             return None;
         }

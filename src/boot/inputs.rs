@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,13 @@ pub fn inputs(root: &Root) -> String {
         whole.add(fingerprint.as_bytes());
     }
     whole.finish()
+}
+
+/// Whether a path is one of the inputs.
+pub fn are_read_from(path: &Path) -> bool {
+    let directories = [IMAGES, OF_ADMIN, ADMIN, LOCAL, REMOVALS, VENDOR, TIMEOUT, SYSTEMD];
+    let mut inputs = directories.iter().chain(&FREESTANDING).chain(&LOADERS).chain(&OS_RELEASE);
+    inputs.any(|input| path.starts_with(input) || Path::new(input).starts_with(path))
 }
 
 /// The fingerprint of each part.

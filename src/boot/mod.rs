@@ -55,7 +55,7 @@ impl std::fmt::Display for BootBlocker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             BootBlocker::Chroot => f.write_str(
-                "in a chroot the boot entries are not written: run `clr-boot-manager update --path=DIR` outside of it",
+                "in a chroot the boot entries are not written: run `sudo clr-boot-manager update --path=DIR` outside of it",
             ),
             BootBlocker::Path(path) => write!(
                 f,

@@ -306,7 +306,7 @@ fn is_spare(name: &str, inventory: &Inventory) -> bool {
 
 fn too_little(place: &str, needed: u64, free: u64, what: &str, spare: &[String]) -> String {
     let clear = match spare {
-        [] => "free some space, for example by removing a kernel of another variant (`swupd bundle-remove`)"
+        [] => "free some space, for example by removing a kernel of another variant (`sudo swupd bundle-remove`)"
             .to_owned(),
         files => format!("remove files of kernels that are no longer installed: {}", files.join(", ")),
     };

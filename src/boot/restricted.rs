@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::entries::{self, LOADER};
+use super::files::ExpectedEntry;
 use super::foresee::UpdateInput;
 use super::initrds::{self, FREESTANDING};
 use super::menu::EntryPlace;
@@ -42,8 +43,8 @@ pub struct RestrictedUpdate<'a> {
     pub files: &'a BootFiles,
     /// The kernels whose entries are written, the boot default last.
     pub kernels: &'a [&'a Installed],
-    /// The expected command lines, by kernel id.
-    pub lines: &'a [(String, Vec<u8>)],
+    /// The expected entries.
+    pub lines: &'a [ExpectedEntry],
 }
 
 /// Why a restricted update did not succeed.
@@ -317,8 +318,8 @@ impl RestrictedUpdate<'_> {
         }
         let seen = BootFiles::observe(self.root, self.inventory);
         for kernel in self.kernels {
-            let line = self.lines.iter().find(|(id, _)| *id == kernel.id);
-            wrong.extend(line.and_then(|(id, line)| seen.differs(id, line)).map(|fault| fault.to_string()));
+            let line = self.lines.iter().find(|of| of.id == kernel.id);
+            wrong.extend(line.and_then(|of| seen.differs(of)).map(|fault| fault.to_string()));
         }
         let compared = files::look_into(self.root, |place| {
             self.kernels.iter().flat_map(|kernel| self.unlike(place, kernel)).collect::<Vec<_>>()

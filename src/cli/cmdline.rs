@@ -26,6 +26,7 @@ use crate::report::enforcement_remedies::ParameterFix;
 use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::report::render::cmdline::{screen, word_diff};
 use crate::report::render::json;
+use crate::report::render::style::ScreenStyle;
 use crate::report::render::{WIDTH, broken, shown};
 use crate::state::LOCK;
 use crate::state::is_ours;
@@ -314,8 +315,8 @@ pub fn policy(context: &Context, system: &System) -> PolicyReport {
     let unsafe_without = lacks.filter(|_| is_unsafe).map(|lack| lack.name().to_owned()).collect();
     let wanted = parameter_wanted(&context.settings, system, &assessment.needs);
     let Breach { wrong, unknown, wish } = wanted.against(system);
-    let Some(wish) = wish.filter(|_| !wrong.is_empty() || !unknown.is_empty()) else {
-        return PolicyReport { met: true, wrong, unknown, fix: None, unsafe_without };
+    let Some(wish) = wish else {
+        return PolicyReport { met: unknown.is_empty(), wrong, unknown, fix: None, unsafe_without };
     };
     let plan = Ours::load(&context.root).map(|ours| {
         let sources: Vec<CmdlineSources> = system.lines.iter().map(|l| l.sources.copy()).collect();
@@ -420,7 +421,7 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
     let text = if show.json {
         json(&CmdlineDocument { schema: 1, parameter: PARAMETER, kernels: lines })?
     } else {
-        screen(&lines)
+        screen(&lines, &ScreenStyle::here(true, context.clock.now()))
     };
     answer(&text, common.color)?;
     Ok(code)

@@ -161,7 +161,10 @@ fn names(root: &Root, directory: &str, unreadable: &mut Vec<FileError>) -> Vec<O
             })
             .collect(),
         Err(e) => {
-            unreadable.push(e);
+            // clr-boot-manager cannot list a loop of symlinks either.
+            if !e.is_no_file() {
+                unreadable.push(e);
+            }
             Vec::new()
         }
     }

@@ -189,8 +189,10 @@ fn forecast_loading(
 /// the configured command line is used.
 pub fn coming(system: &System, line: &KernelCmdline) -> EnforcementVerdict {
     let entry = system.boot.of(&line.id);
-    let words = entry.map_or(line.effective.as_slice(), |e| e.options.as_slice());
-    line.verdict_with(words, &system.machine)
+    match entry {
+        Some(entry) => line.verdict_with(&entry.options, &system.machine),
+        None => line.configured_verdict(&system.machine),
+    }
 }
 
 /// What a kernel does at its next boot with the signatures of a proven module.
@@ -215,7 +217,7 @@ fn signature_forecast(system: &System, pair: &ModuleOnKernel, proofs: &[Proof]) 
 /// its entry.
 pub fn would_be_taken(system: &System, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
     system.cmdline_of(release).is_some_and(|line| {
-        let verdict = line.verdict_with(&line.effective, &system.machine);
+        let verdict = line.configured_verdict(&system.machine);
         forecast_signatures(system, line, module, proofs, &verdict) == SignatureForecast::Accepted
     })
 }

@@ -351,7 +351,7 @@ fn accepted(
             let forecast = system.cmdline_of(release).map(|line| {
                 let verdict = match with {
                     CommandLine::Coming => coming(system, line),
-                    CommandLine::Configured => line.verdict_with(&line.effective, &system.machine),
+                    CommandLine::Configured => line.configured_verdict(&system.machine),
                 };
                 match is_own {
                     true => forecast_own(line, &name, &verdict),

@@ -43,15 +43,20 @@ impl Wanted {
             Wanted::Off => (Switch::Off, Wish::Disable, "is configured, and not wanted,"),
         };
         let said = |unknown: bool, what: &str| {
-            let lines = coming_lines(system).filter(|l| l.switch != right);
+            let lines = coming_lines(system).filter(|l| l.switch != right && l.unread().is_none());
             let lines = lines.filter(|l| (l.switch == Switch::Unknown) == unknown);
             let releases: Vec<&str> = lines.map(|l| l.release.as_str()).collect();
             (!releases.is_empty()).then(|| format!("{PARAMETER} {what} for kernel {}", releases.join(", ")))
         };
+        let wrong = said(false, what);
+        let unclear = said(true, "is written in a way that cannot be determined");
+        // No change makes a file readable.
+        let wish = (wrong.is_some() || unclear.is_some()).then_some(wish);
+        let unread = coming_lines(system).find_map(KernelCmdline::unread).map(ToString::to_string);
         Breach {
-            wrong: said(false, what).into_iter().collect(),
-            unknown: said(true, "is written in a way that cannot be determined").into_iter().collect(),
-            wish: Some(wish),
+            wrong: wrong.into_iter().collect(),
+            unknown: unclear.into_iter().chain(unread).collect(),
+            wish,
         }
     }
 }

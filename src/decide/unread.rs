@@ -85,6 +85,12 @@ pub fn gaps(system: &System) -> Gaps {
             }
         }
     }
+    // A file that only its owner may read is not among the failed reads of a normal user.
+    for line in &system.lines {
+        if let Some(error) = line.unread() {
+            gaps.kernels.entry(line.release.clone()).or_insert_with(|| error.to_string());
+        }
+    }
     if let Running::Unknown { reason } = &system.inventory.running {
         gaps.everything.get_or_insert_with(|| format!("the running kernel is unknown: {reason}"));
     }

@@ -113,7 +113,7 @@ fn runtime(root: &Root, appraises: impl Fn(&[u8]) -> bool) -> Runtime {
         (Some(true), Some(true)) => Some(true),
         _ => None,
     };
-    let no_ima = has_lockdown.is_some() && !root.lookup(format!("{SECURITY}/ima")).is_there();
+    let no_ima = has_lockdown.is_some() && matches!(root.lookup(format!("{SECURITY}/ima")), Presence::Absent);
     let policy = pseudo_file(root, &format!("{SECURITY}/ima/policy"));
     Runtime {
         sig_enforce,
@@ -142,7 +142,8 @@ fn secure_boot(root: &Root) -> SecureBoot {
         (Ok(Some(1)), Ok(Some(1))) | (Ok(Some(0)), _) => SecureBoot::Off,
         (Ok(Some(1)), Ok(_)) => match byte(MOK_STATE, SHIM) {
             Ok(Some(1)) => SecureBoot::Off,
-            _ => SecureBoot::On,
+            Ok(_) => SecureBoot::On,
+            Err(_) => SecureBoot::Unknown,
         },
         // If EFI variables are visible and this one is absent, the firmware does not support Secure Boot.
         (Ok(None), _) if efi::shows_variables(root) => SecureBoot::Off,

@@ -64,6 +64,23 @@ impl EnforcementVerdict {
     }
 }
 
+impl EnforcementVerdict {
+    /// The same, if the command line may have other words because one of its files could not be read.
+    pub fn with_unknown_words(self, reason: String) -> EnforcementVerdict {
+        let open = Tri::Unknown;
+        EnforcementVerdict {
+            disabled: open,
+            ima: open,
+            checked: self.checked,
+            demanded: open,
+            enforced: open,
+            locked: open,
+            because: Vec::new(),
+            missing: vec![reason],
+        }
+    }
+}
+
 /// A rule that takes precedence over the others.
 fn gate(closed: Tri, error: LoadRefusal, behind: LoadOutcome) -> LoadOutcome {
     match (closed, behind) {

@@ -18,7 +18,11 @@ pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Enfor
         return EnforcementStanding::Refused;
     }
     let open = first.coming().unsigned() == LoadOutcome::Unknown || first.with("unknown").next().is_some();
-    if open || now_unknown(kernels) || (setting.entries_hidden.is_some() && setting.entries_needed) {
+    if open
+        || first.is_line_unread()
+        || now_unknown(kernels)
+        || (setting.entries_hidden.is_some() && setting.entries_needed)
+    {
         return EnforcementStanding::Unknown;
     }
     let helpless = first.with("refused").next().is_some() && !first.parameter_would_help();
@@ -193,7 +197,9 @@ fn open_question(
     let coming = kernel.coming();
     let line = coming.cmdline.as_deref().unwrap_or_default();
     let open = coming.unsigned() == LoadOutcome::Unknown;
-    if open && KernelArguments::read(line.as_bytes()).has("bootconfig") {
+    if kernel.is_line_unread() {
+        P::CmdlineUnread
+    } else if open && KernelArguments::read(line.as_bytes()).has("bootconfig") {
         P::BootconfigUnknown
     } else if open && coming.sig_unenforce == "unknown" {
         P::ParameterUnclear

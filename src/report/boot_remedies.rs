@@ -2,13 +2,14 @@
 
 use super::Progress;
 use super::problem::{AdminOverride, listed};
-use super::remedies::{Situation, as_root, continue_run, of_module, post_update, run};
+use super::remedies::{Situation, as_root, continue_run, of_module, of_unknown, post_update, run};
 use super::remedy::{AdminCommand, Remedy};
 use crate::boot::menu::SetBy;
 use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::candidates::is_bootable;
 use crate::decide::satisfaction::NOT_REGISTERED;
+use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::ModuleRecord;
 use crate::system::System;
@@ -87,6 +88,7 @@ fn of_lacking(at: Situation<'_>) -> Option<Remedy> {
             let names: Vec<&str> = lacks.iter().filter(is_alike).map(|l| l.module.as_str()).collect();
             of_module(record, Some(&listed(&names)), system)
         }
+        None if first.state == State::Unknown.to_string() => of_unknown(run()),
         None => {
             let kernel = kernel.unwrap_or("that boots next");
             Remedy::by_hand(format!("install {} for kernel {kernel}", first.module))

@@ -267,9 +267,10 @@ impl KernelReport {
     /// Builds the report on a kernel.
     pub fn new(subject: &EnforcementSubject<'_>, machine: &Machine) -> KernelReport {
         let line = subject.line;
-        let mut configured =
-            view(Some(&line.effective), None, &line.kernel, line.verdict_with(&line.effective, machine));
-        if configured.verdict.demanded != Tri::No {
+        let known = line.unread().is_none();
+        let words = known.then_some(line.effective.as_slice());
+        let mut configured = view(words, None, &line.kernel, line.configured_verdict(machine));
+        if known && configured.verdict.demanded != Tri::No {
             configured.because.extend(explain(&line.sources, &merge(&line.sources)));
         }
         let next_boot = subject.entry.map(|entry| {
@@ -317,6 +318,11 @@ impl KernelReport {
             && verdict.checked != Tri::No
             && verdict.demanded != Tri::No
             && self.patch != "absent"
+    }
+
+    /// Whether a file of the configured command line could not be read.
+    pub(super) fn is_line_unread(&self) -> bool {
+        self.configured.cmdline.is_none()
     }
 
     pub(super) fn entry_differs(&self) -> bool {
@@ -402,7 +408,7 @@ pub fn document(subjects: &[EnforcementSubject<'_>], setting: &Setting<'_>) -> E
         next_step: problem.map(|p| remedy(&p).text(&setting.target)),
         secure_boot: setting.machine.secure_boot.into(),
         taint: setting.machine.taint.clone(),
-        policy_met: setting.policy_fix.is_none(),
+        policy_met: setting.policy_fix.is_none() && !kernels.iter().any(KernelReport::is_line_unread),
         kernels,
         notes,
     }

@@ -35,6 +35,8 @@ pub enum EnforcementProblem {
     NotTrusted,
     /// A boot entry is not as configured.
     EntryDiffers,
+    /// A file of the configured command line cannot be read.
+    CmdlineUnread,
     /// A bootconfig in the initrd adds to the command line.
     BootconfigUnknown,
     /// The value of the parameter cannot be determined from the way it is written.
@@ -121,6 +123,7 @@ pub fn remedy(problem: &EnforcementProblem) -> Remedy {
         P::KeyUnknown { module } => Remedy::by_hand(format!(
             "load {module} while this kernel runs and ask again: whether it trusts the key is known only then"
         )),
+        P::CmdlineUnread => ask("read the whole command line"),
         P::ModuleUnread => Remedy::by_hand("make what cannot be read readable, then ask again"),
         P::RunningUnknown => ask("ask with /proc and /sys as the kernel shows them"),
         P::EntriesUnknown => {

@@ -1,9 +1,11 @@
 //! Collects all problems of a system.
 
+use std::path::Path;
+
 use super::kernels::{is_missed, is_reported_below};
 use super::problem::{Problem, listed};
 use super::{DocumentSources, ModuleStatus, Progress, guard};
-use crate::boot::{BootBlocker, ReadBack};
+use crate::boot::{BootBlocker, ReadBack, inputs};
 use crate::cmdline::Switch;
 use crate::decide::assessment::BootAssessment;
 use crate::decide::entry_loss::entry_losses;
@@ -75,7 +77,8 @@ pub(super) fn problems(
         problems.push(Problem::RunBrokenOff);
     }
     if sig_unenforce_wanted(settings, system, &assessment.needs) {
-        let lines = coming_lines(system).filter(|l| l.switch != Switch::On);
+        // A file that cannot be read is a problem of its own.
+        let lines = coming_lines(system).filter(|l| l.switch != Switch::On && l.unread().is_none());
         let kernels: Vec<String> = lines.map(|l| l.release.clone()).collect();
         if !kernels.is_empty() {
             problems.push(Problem::ParameterMissing { kernels, of: coming_lines(system).count() });
@@ -114,7 +117,8 @@ fn recorded(
         && boot.error.is_none()
         && boot.inputs.as_ref() != Some(&system.boot_inputs)
         && system.boot_entries != ReadBack::Verified
-        && system.boot_blocker != Some(BootBlocker::Chroot);
+        && system.boot_blocker != Some(BootBlocker::Chroot)
+        && !are_inputs_unread(system);
     if is_outdated {
         problems.push(Problem::BootFilesOutdated);
     }
@@ -129,6 +133,16 @@ fn recorded(
     problems
 }
 
+/// Whether an input of clr-boot-manager could not be read, so that it is not known whether they have changed.
+fn are_inputs_unread(system: &System) -> bool {
+    let denied = system.denied.iter().map(|path| match path.strip_prefix(&system.root) {
+        Ok(inside) => Path::new("/").join(inside),
+        Err(_) => path.clone(),
+    });
+    let failed = system.unread.iter().map(|unread| unread.path.clone());
+    denied.chain(failed).any(|path| inputs::are_read_from(&path))
+}
+
 /// Problems of the boot entries. Entries that are missing on purpose are not included: that of a kernel that
 /// is held back, and those of all new kernels if the unrestricted update waits for it.
 pub(super) fn entries(system: &System, assessment: &BootAssessment, record: Option<&RunRecord>) -> ReadBack {
@@ -141,7 +155,7 @@ pub(super) fn entries(system: &System, assessment: &BootAssessment, record: Opti
         let default = assessment.decision.default.as_deref();
         default.and_then(|release| system.cmdline_of(release)).is_some_and(|line| line.id == *id)
     };
-    expected.retain(|(of, _)| *of != line.id && (!waits || has_entry(of) || should_boot(of)));
+    expected.retain(|of| of.id != line.id && (!waits || has_entry(&of.id) || should_boot(&of.id)));
     system.boot.read_back(&expected)
 }
 

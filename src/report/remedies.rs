@@ -125,6 +125,11 @@ pub(super) fn as_root() -> Remedy {
     AdminCommand::change("clr-dkms", &["status"]).into()
 }
 
+/// The remedy for a module with an unknown state.
+pub(super) fn of_unknown(then: Remedy) -> Remedy {
+    Remedy::by_hand("make what cannot be read readable").then(then)
+}
+
 fn enable_parameter() -> Remedy {
     let enable = AdminCommand::change("clr-dkms-cmdline", &["enable"]);
     enable.to("add module.sig_unenforce, or to see what is in the way").into()
@@ -247,7 +252,7 @@ pub fn of_state(
                 .or(add)
         }
         State::CompilerMissing => Remedy::from(packages.install_compiler()).then(run),
-        State::Unknown => Remedy::by_hand("make what cannot be read readable").then(run),
+        State::Unknown => of_unknown(run),
         State::Ok
         | State::NotBuilt
         | State::VermagicMismatch

@@ -1,5 +1,6 @@
 //! The command line of one kernel, and how the kernel treats modules when it is booted with it.
 
+use crate::boot::files::ExpectedEntry;
 use crate::cmdline::{CmdlineSources, Switch, effective};
 use crate::context::Context;
 use crate::dkms::{Cache, Signature};
@@ -7,6 +8,7 @@ use crate::enforcement::{
     EnforcementVerdict, KernelFacts, LoadOutcome, Machine, ModuleKind, Patch, Tri, at_boot,
 };
 use crate::kernel::inventory::NamedKernel;
+use crate::sys::FileError;
 
 #[derive(Debug)]
 pub struct KernelCmdline {
@@ -23,6 +25,21 @@ pub struct KernelCmdline {
 }
 
 impl KernelCmdline {
+    /// The first file of the line that could not be read: clr-boot-manager, which runs as root, may find more
+    /// words.
+    pub fn unread(&self) -> Option<&FileError> {
+        self.sources.unreadable.first()
+    }
+
+    /// How the kernel treats modules when it is booted with its configured line.
+    pub fn configured_verdict(&self, machine: &Machine) -> EnforcementVerdict {
+        let verdict = self.verdict_with(&self.effective, machine);
+        match self.unread() {
+            Some(error) => verdict.with_unknown_words(error.to_string()),
+            None => verdict,
+        }
+    }
+
     /// How the kernel treats modules when it is booted with `line`.
     pub fn verdict_with(&self, line: &[u8], machine: &Machine) -> EnforcementVerdict {
         at_boot(&self.kernel.boot(line, machine))
@@ -60,14 +77,18 @@ impl KernelCmdline {
     /// Whether the parameter makes a difference to this kernel. Unknown counts as yes, because Clear Linux
     /// kernels demand signatures and know the parameter.
     pub fn takes_the_parameter(&self, machine: &Machine) -> bool {
-        let verdict = self.verdict_with(&self.effective, machine);
+        let verdict = self.configured_verdict(machine);
         verdict.checked != Tri::No && verdict.demanded != Tri::No && self.kernel.patch != Patch::Absent
     }
 }
 
-/// The expected boot entries: kernel ids and effective command lines.
-pub fn expected_entries(lines: &[KernelCmdline]) -> Vec<(String, Vec<u8>)> {
-    lines.iter().map(|line| (line.id.clone(), line.effective.clone())).collect()
+/// The expected boot entries.
+pub fn expected_entries(lines: &[KernelCmdline]) -> Vec<ExpectedEntry> {
+    let expected = |line: &KernelCmdline| {
+        let is_known = line.unread().is_none();
+        ExpectedEntry { id: line.id.clone(), line: is_known.then(|| line.effective.clone()) }
+    };
+    lines.iter().map(expected).collect()
 }
 
 /// Observes the command line of one kernel.
@@ -78,7 +99,10 @@ pub fn line(context: &Context, cache: &mut Cache, kernel: &NamedKernel<'_>) -> K
     let system = KernelFacts::observe(&context.root, cache, &kernel.release, image);
     sources.dialect = system.dialect();
     KernelCmdline {
-        switch: system.switch(&effective),
+        switch: match sources.unreadable.is_empty() {
+            true => system.switch(&effective),
+            false => Switch::Unknown,
+        },
         kernel: system,
         id: kernel.id.clone(),
         release: kernel.release.clone(),

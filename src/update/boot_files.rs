@@ -120,7 +120,7 @@ fn outdated_reason(
 fn entries_of(system: &System, release: Option<&str>) -> ReadBack {
     let mut expected = expected_entries(&system.lines);
     let id = system.lines.iter().find(|l| Some(l.release.as_str()) == release).map(|l| &l.id);
-    expected.retain(|(of, _)| Some(of) == id);
+    expected.retain(|of| Some(&of.id) == id);
     system.boot.read_back(&expected)
 }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::boot_files::{is_guarded, running_is_foreign};
 use super::refresh::refresh;
+use crate::boot::files::ExpectedEntry;
 use crate::boot::foresee::{Objection, UpdateInput};
 use crate::boot::inputs::{self, BootPart};
 use crate::boot::restricted::{RestrictedError, RestrictedUpdate};
@@ -142,9 +143,9 @@ pub fn outdated(
     });
     let expected = expected_entries(&system.lines);
     for line in system.lines.iter().filter(|line| is_kept(&line.release)) {
-        let configured = expected.iter().find(|(id, _)| *id == line.id);
+        let configured = expected.iter().find(|of| of.id == line.id);
         let part = BootPart::Kernel(line.release.clone());
-        let differs = configured.is_some_and(|(id, line)| system.boot.differs(id, line).is_some());
+        let differs = configured.is_some_and(|of| system.boot.differs(of).is_some());
         if system.boot.loader.is_some() && differs && !changed.contains(&part) {
             changed.push(part);
         }
@@ -199,7 +200,7 @@ fn restricted_update<'a>(
     context: &'a Context,
     system: &'a System,
     kernels: &'a [&'a Installed],
-    lines: &'a [(String, Vec<u8>)],
+    lines: &'a [ExpectedEntry],
 ) -> RestrictedUpdate<'a> {
     RestrictedUpdate {
         root: &context.root,
@@ -264,13 +265,15 @@ fn restricted(
 }
 
 /// The command lines of kernels, including those that are not among the observed lines.
-fn lines_of(context: &Context, system: &System, kernels: &[&Installed]) -> Vec<(String, Vec<u8>)> {
+fn lines_of(context: &Context, system: &System, kernels: &[&Installed]) -> Vec<ExpectedEntry> {
     let mut lines = expected_entries(&system.lines);
-    lines.retain(|(id, _)| kernels.iter().any(|k| k.id == *id));
+    lines.retain(|of| kernels.iter().any(|k| k.id == of.id));
     for kernel in kernels {
-        if !lines.iter().any(|(id, _)| *id == kernel.id) {
+        if !lines.iter().any(|of| of.id == kernel.id) {
             let sources = crate::cmdline::CmdlineSources::observe(&context.root, &kernel.name.release());
-            lines.push((kernel.id.clone(), crate::cmdline::effective(&sources)));
+            let is_known = sources.unreadable.is_empty();
+            let line = is_known.then(|| crate::cmdline::effective(&sources));
+            lines.push(ExpectedEntry { id: kernel.id.clone(), line });
         }
     }
     lines

@@ -71,7 +71,7 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
     // An update deletes kernels, and their entries must be gone too.
     let left = Inventory::observe(&context.root);
     let mut expected = expected_entries(before.lines);
-    expected.retain(|(id, _)| left.kernels.iter().any(|kernel| kernel.id == *id));
+    expected.retain(|of| left.kernels.iter().any(|kernel| kernel.id == of.id));
     let seen = BootFiles::observe(&context.root, &left).read_back(&expected);
     let error = match (&seen, update.error) {
         (ReadBack::Differs(wrong), None) => {

@@ -88,6 +88,7 @@ mod support;
 mod threads;
 mod tree_properties;
 mod unread;
+mod unread_cmdline;
 mod variant;
 mod vectors;
 mod wait;
