@@ -6,7 +6,9 @@ use super::{Common, answer, need_root};
 use crate::context::Context;
 use crate::dkms::gc::How;
 use crate::exit;
-use crate::report::render::{json, shown};
+use crate::report::render::json;
+use crate::report::render::style::{ScreenStyle, Tone, painted, plain};
+use crate::report::render::text::mark;
 use crate::state::{LOCK, is_ours};
 use crate::sys::{Lock, interrupt};
 use crate::update::gc::{self, GcDocument};
@@ -41,7 +43,11 @@ pub fn run(context: &Context, arguments: &GcArguments, common: &Common) -> anyho
     for failed in &document.failed {
         tracing::error!("{}: {}", failed.what, failed.why);
     }
-    let text = if arguments.json { json(&document)? } else { screen(&document) };
+    let text = if arguments.json {
+        json(&document)?
+    } else {
+        screen(&document, &ScreenStyle::here(true, context.clock.now()))
+    };
     answer(&text, common.color)?;
     Ok(match (document.plan.unreadable.is_empty(), document.failed.is_empty()) {
         (false, _) => exit::UNKNOWN,
@@ -51,30 +57,36 @@ pub fn run(context: &Context, arguments: &GcArguments, common: &Common) -> anyho
 }
 
 /// The result as text.
-fn screen(document: &GcDocument) -> String {
+fn screen(document: &GcDocument, style: &ScreenStyle) -> String {
     let GcDocument { plan, failed, dry_run, .. } = document;
-    if !plan.unreadable.is_empty() {
-        return "nothing is removed: not everything could be read\n".to_owned();
-    }
     let mut lines = Vec::new();
+    let mut line = |tone: Tone, text: &str| lines.push(vec![mark(Some(tone), style), plain(text)]);
+    if !plan.unreadable.is_empty() {
+        line(Tone::Unknown, "nothing is removed: not everything could be read");
+        return painted(&lines, style);
+    }
     if *dry_run {
         for r in &plan.removals {
             let how = match r.how {
                 How::DkmsUnbuild => "`dkms unbuild`",
                 How::Remove => "remove",
             };
-            lines.push(format!("would {how} {}: {}", r.path, r.why));
+            line(Tone::Attention, &format!("would {how} {}: {}", r.path, r.why));
         }
-        lines.extend(plan.left_alone.iter().map(|l| format!("left alone: {}: {}", l.what, l.why)));
+        let left_alone = plan.left_alone.iter();
+        left_alone.for_each(|l| line(Tone::Plain, &format!("left alone: {}: {}", l.what, l.why)));
     }
     let gone = plan.removals.iter().filter(|r| failed.iter().all(|f| f.what != r.path)).count();
     let freed = size(document.freed);
-    lines.push(match (plan.removals.len(), dry_run) {
-        (0, _) => "nothing to remove".to_owned(),
-        (_, true) => format!("would remove {}, {freed}", counted(gone)),
-        (_, false) => format!("removed {}, {freed} freed", counted(gone)),
-    });
-    lines.iter().map(|line| shown(line) + "\n").collect()
+    match (plan.removals.len(), dry_run) {
+        (0, _) => line(Tone::Good, "nothing to remove"),
+        (_, true) => line(Tone::Attention, &format!("would remove {}, {freed}", counted(gone))),
+        (_, false) => {
+            let tone = if failed.is_empty() { Tone::Good } else { Tone::Bad };
+            line(tone, &format!("removed {}, {freed} freed", counted(gone)));
+        }
+    }
+    painted(&lines, style)
 }
 
 fn counted(things: usize) -> String {

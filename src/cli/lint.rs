@@ -20,6 +20,7 @@ use crate::limits::TEXT;
 use crate::report::lint::{LintDocument, Target};
 use crate::report::render::json;
 use crate::report::render::lint::screen;
+use crate::report::render::style::ScreenStyle;
 use crate::sys::{FileKind, Presence, Root};
 
 /// Used if no kernel is known. A dkms.conf may do arithmetic with the version numbers.
@@ -66,7 +67,8 @@ pub fn run(context: &Context, arguments: &LintArguments, common: &Common) -> any
     let targets = targets.into_iter().map(|asked| bench.look(asked)).collect();
     let known = bench.kernels.iter().filter(|(_, matters)| *matters).map(|(release, _)| release.clone());
     let document = LintDocument::of(known.collect(), targets);
-    let text = if arguments.json { json(&document)? } else { screen(&document) };
+    let style = ScreenStyle::here(true, context.clock.now());
+    let text = if arguments.json { json(&document)? } else { screen(&document, &style) };
     answer(&text, common.color)?;
     Ok(match (document.unreadable(), document.count(Severity::Error) + document.count(Severity::Warning)) {
         (0, 0) => exit::OK,

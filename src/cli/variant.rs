@@ -9,6 +9,7 @@ use crate::exit;
 use crate::kernel::{Installed, Inventory, KernelName, Running, Support, Variant};
 use crate::report::render::json;
 use crate::report::render::shown;
+use crate::report::render::style::{ScreenStyle, Tone};
 
 /// Print the variant of a kernel, and whether DKMS is supported for it.
 ///
@@ -81,7 +82,7 @@ pub fn run(arguments: VariantArguments) -> anyhow::Result<u8> {
     let text = if arguments.json {
         json(&VariantDocument { schema: 1, kernels: rows })?
     } else if arguments.long {
-        table(&rows)
+        table(&rows, &ScreenStyle::here(true, context.clock.now()))
     } else if arguments.common.quiet {
         String::new()
     } else if arguments.all {
@@ -150,10 +151,15 @@ fn installed_row(inventory: &Inventory, name: &KernelName) -> VariantRow {
     }
 }
 
-fn table(rows: &[VariantRow]) -> String {
+fn table(rows: &[VariantRow], style: &ScreenStyle) -> String {
     let mut lines =
-        vec![["VARIANT", "FAMILY", "DKMS", "DKMS BUNDLE", "HEADERS BUNDLE", "KERNEL"].map(str::to_owned)];
+        vec![["  VARIANT", "FAMILY", "DKMS", "DKMS BUNDLE", "HEADERS BUNDLE", "KERNEL"].map(str::to_owned)];
     for row in rows {
+        let tone = match &row.variant.support {
+            Support::Supported { .. } => Tone::Good,
+            Support::Deprecated { .. } => Tone::Attention,
+            Support::Unsupported => Tone::Bad,
+        };
         let (dkms, bundle, headers) = match &row.variant.support {
             Support::Supported { dkms_bundle, headers_bundle } => {
                 ("supported", *dkms_bundle, *headers_bundle)
@@ -163,7 +169,7 @@ fn table(rows: &[VariantRow]) -> String {
         };
         let kernel = row.release.clone().unwrap_or_else(|| "-".to_owned());
         lines.push([
-            row.variant.name.clone(),
+            format!("{} {}", tone.symbol(style), row.variant.name),
             row.variant.family.to_string(),
             dkms.to_owned(),
             bundle.to_owned(),

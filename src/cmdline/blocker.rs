@@ -38,6 +38,8 @@ pub enum Clear {
     TakeOut(Vec<u8>),
     /// A verb of `clr-dkms-cmdline`.
     Verb(&'static str),
+    /// Nothing clears it; `clr-dkms-cmdline show` has the details.
+    Show,
 }
 
 /// A change of one line of a file.
@@ -102,9 +104,9 @@ impl CmdlineBlocker {
         match &self.clear {
             // A directory may contain files that are worth keeping.
             Clear::Remove if root.lookup_link(&self.path).is(FileKind::Directory) => {
-                format!("mv {path} {path}.off")
+                format!("sudo mv {path} {path}.off")
             }
-            Clear::Remove => format!("rm {path}"),
+            Clear::Remove => format!("sudo rm {path}"),
             Clear::Edit(edits) => {
                 let scripts = edits.iter().map(|(line, edit)| format!("{line}{}", edit.script()));
                 let script = format!("'{}'", scripts.collect::<Vec<_>>().join(";"));
@@ -113,26 +115,32 @@ impl CmdlineBlocker {
                         let (directory, copy) =
                             (root.shown_path(LOCAL), root.shown_path(Path::new(LOCAL).join(name)));
                         let (directory, copy) = (quoted(&directory), quoted(&copy));
-                        format!("mkdir -p {directory} && sed -E {script} {path} >{copy}")
+                        format!(
+                            "sudo mkdir -p {directory} && sed -E {script} {path} | sudo tee {copy} >/dev/null"
+                        )
                     }
-                    _ => format!("sed -i -E {script} {path}"),
+                    _ => format!("sudo sed -i -E {script} {path}"),
                 }
             }
             Clear::TakeOut(bytes) => {
                 let file = Path::new(REMOVALS).join("no-sig-unenforce.conf");
                 let (directory, file) = (quoted(&root.shown_path(REMOVALS)), quoted(&root.shown_path(file)));
                 let text = quoted(Path::new(&*String::from_utf8_lossy(bytes)));
-                format!("mkdir -p {directory} && printf '%s\\n' {text} >>{file}")
+                format!("sudo mkdir -p {directory} && printf '%s\\n' {text} | sudo tee -a {file} >/dev/null")
             }
-            Clear::Verb(verb) => {
-                let root_path = quoted(root.path());
-                match root.kind() {
-                    RootKind::Live => format!("clr-dkms-cmdline {verb}"),
-                    RootKind::Image => format!("clr-dkms-cmdline {verb} --root {root_path}"),
-                    RootKind::LiveCopy => format!("clr-dkms-cmdline {verb} --live-root {root_path}"),
-                }
-            }
+            Clear::Verb(verb) => format!("sudo {}", own_command(root, verb)),
+            Clear::Show => own_command(root, "show"),
         }
+    }
+}
+
+/// A verb of clr-dkms-cmdline for a root.
+fn own_command(root: &Root, verb: &str) -> String {
+    let path = quoted(root.path());
+    match root.kind() {
+        RootKind::Live => format!("clr-dkms-cmdline {verb}"),
+        RootKind::Image => format!("clr-dkms-cmdline {verb} --root {path}"),
+        RootKind::LiveCopy => format!("clr-dkms-cmdline {verb} --live-root {path}"),
     }
 }
 
@@ -324,7 +332,7 @@ fn length(sources: &CmdlineSources) -> CmdlineBlocker {
         }
         _ => format!("and the other files do not give a line with {PARAMETER}"),
     };
-    CmdlineBlocker { path, line: None, what, clear: Clear::Verb("show") }
+    CmdlineBlocker { path, line: None, what, clear: Clear::Show }
 }
 
 /// What sets the parameter, if it is not a file of clr-dkms.
@@ -352,14 +360,14 @@ fn setter(sources: &CmdlineSources, word: &CmdlineWord, origin: &WordOrigin) -> 
     };
     if word.origins.len() > 1 {
         let what = format!("has a part of {}, which a removal has glued together", text(&word.bytes));
-        return blocker(what, Clear::Verb("show"));
+        return blocker(what, Clear::Show);
     }
     if memchr::memmem::find(&word.bytes, b"unenforce").is_none() {
         let what = format!(
             "has {}: whether an initrd then sets {PARAMETER} cannot be determined",
             text(&word.bytes)
         );
-        return blocker(what, Clear::Verb("show"));
+        return blocker(what, Clear::Show);
     }
     if origin.path == sources.kernel_path {
         let what = format!("is the kernel's own line, and sets {PARAMETER}");

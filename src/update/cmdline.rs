@@ -72,7 +72,7 @@ pub fn put_into_entries(
     // system clr-boot-manager must exist.
     if let (false, Err(missing)) = (context.root.is_live(), context.tools.find("clr-boot-manager")) {
         tracing::warn!(
-            "pending: {missing}; on a machine that has it, run `clr-boot-manager update --path=DIR`"
+            "pending: {missing}; on a machine that has it, run `sudo clr-boot-manager update --path=DIR`"
         );
         return true;
     }

@@ -223,7 +223,7 @@ fn module_of(removal: &GcRemoval) -> Option<&ModuleName> {
 fn unregistered(root: &Root, before: &Tree, module: &ModuleName) -> Option<String> {
     let knows = |tree: &Tree| tree.modules.iter().any(|m| m.module == *module);
     (knows(before) && !knows(&Tree::observe(root)))
-        .then(|| format!("{module} is no longer registered: run `dkms add {module}`"))
+        .then(|| format!("{module} is no longer registered: run `sudo dkms add {module}`"))
 }
 
 fn note(failed: &mut Vec<GcRefusal>, removal: &GcRemoval, done: Result<(), FileError>) {

@@ -151,8 +151,8 @@ fn notify(context: &Context, document: &StatusDocument, before: &str) {
             Ok(None) => {}
             Ok(Some(open)) => {
                 tracing::warn!(
-                    "{path} is not run: {} can be changed by users other than root; run `chown root` and \
-                     `chmod go-w` on it",
+                    "{path} is not run: {} can be changed by users other than root; run `sudo chown root` and \
+                     `sudo chmod go-w` on it",
                     open.display()
                 );
                 continue;

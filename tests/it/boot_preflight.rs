@@ -115,7 +115,7 @@ fn too_little_room_is_told_before() {
     let root = TestRoot::updated();
     huge(&root, &format!("usr/lib/kernel/{A_ID}"));
     root.file("boot/loader/entries/x.conf", "");
-    too_little(&root, "for example by removing a kernel of another variant (`swupd bundle-remove`)");
+    too_little(&root, "for example by removing a kernel of another variant (`sudo swupd bundle-remove`)");
     for name in ["kernel-org.clearlinux.native.6.1.1-9", "initrd-org.clearlinux.native.6.1.1-9", "x.TmpWrite"]
     {
         root.file(&format!("{IMAGES}/{name}"), "x");
@@ -125,7 +125,7 @@ fn too_little_room_is_told_before() {
     // What runs, what is installed and what is not ours is of use.
     for name in [&format!("kernel-{A_ID}"), "kernel-org.other.native.6.1.1-9", "shim.efi"] {
         root.file(&format!("{IMAGES}/{name}"), "x");
-        too_little(&root, "(`swupd bundle-remove`)");
+        too_little(&root, "(`sudo swupd bundle-remove`)");
     }
     // It is there already: nothing will be copied.
     huge(&root, &format!("{IMAGES}/kernel-{A_ID}"));
@@ -152,7 +152,7 @@ fn initrds_need_room_too() {
     ] {
         let root = TestRoot::updated();
         huge(&root, &path);
-        too_little(&root, "(`swupd bundle-remove`)");
+        too_little(&root, "(`sudo swupd bundle-remove`)");
     }
     let root = TestRoot::updated();
     huge(&root, "usr/lib/initrd.d/x");
@@ -164,7 +164,7 @@ fn initrds_need_room_too() {
     huge(&root, &format!("usr/lib/kernel/initrd-{A_ID}.more"));
     assert_eq!(prepare(&root).unwrap(), [""; 0]);
     root.file(&format!("usr/lib/kernel/initrd-{A_ID}"), "x");
-    too_little(&root, "(`swupd bundle-remove`)");
+    too_little(&root, "(`sudo swupd bundle-remove`)");
     root.link(&format!("etc/kernel/initrd-{A_ID}"), "/dev/null");
     assert_eq!(prepare(&root).unwrap(), [""; 0], "an admin has masked it");
     huge(&root, "usr/lib/kernel/initrd-org.clearlinux.native.6.1.1-9");
@@ -177,7 +177,7 @@ fn an_image_gets_all_kernels() {
     root.kernel(A).kernel(B).kernel(LTS).tip(B);
     assert_eq!(prepare(&root).unwrap(), [""; 0]);
     huge(&root, &format!("usr/lib/kernel/{A_ID}"));
-    too_little(&root, "(`swupd bundle-remove`)");
+    too_little(&root, "(`sudo swupd bundle-remove`)");
 }
 
 fn calls(root: &TestRoot) -> usize {

@@ -47,7 +47,8 @@ fn cleared(name: &str, root: &TestRoot, verb: &str, blockers: &[&str]) {
     assert_eq!(foreign(root), before, "{name}");
     for command in commands {
         let command = command.replace("ROOT", &root.path().display().to_string());
-        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        let output =
+            Command::new("sh").args(["-c", &format!("sudo() {{ \"$@\"; }}; {command}")]).output().unwrap();
         assert!(output.status.success(), "{name}: {command}: {output:?}");
     }
     let run = change(root, verb);

@@ -82,8 +82,8 @@ fn an_admins_mask_is_never_touched() {
             FRAGMENT,
             // Of a directory nothing is thrown away.
             match mask {
-                "directory" => "`mv ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf ROOT/etc",
-                _ => "`rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf`",
+                "directory" => "`sudo mv ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf ROOT/etc",
+                _ => "`sudo rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf`",
             },
         ]);
         for verb in ["default", "disable"] {
@@ -188,7 +188,7 @@ fn a_file_in_the_place_of_ours_stays() {
         run.code(1).says(&[
             "/etc/kernel/cmdline.d/clr-dkms.conf",
             "clr-dkms did not write it",
-            "`rm ROOT/etc/kernel/cmdline.d/clr-dkms.conf",
+            "`sudo rm ROOT/etc/kernel/cmdline.d/clr-dkms.conf",
         ]);
         assert_eq!(settings(&root), before);
     }
@@ -207,7 +207,7 @@ fn a_removal_file_is_named() {
         let run = cmdline(&root, "enable");
         run.code(1).says(&[
             "ROOT/etc/kernel/cmdline-removal.d/90-no.conf:1 removes module.sig_unenforce from the line",
-            "to change that: `sed -i -E '1s/^/# /' ROOT/etc/kernel/cmdline-removal.d/90-no.conf`",
+            "to change that: `sudo sed -i -E '1s/^/# /' ROOT/etc/kernel/cmdline-removal.d/90-no.conf`",
         ]);
         assert_eq!(root.text("etc/kernel/cmdline-removal.d/90-no.conf"), "module.sig_unenforce\n");
     }

@@ -112,7 +112,9 @@ fn what_it_asks_for_satisfies_it() {
     // Our own mask is the admin's order; the step back is a command of ours.
     let root = laid_out("auto", true, Line::On, Patched::Yes);
     root.run("clr-dkms-cmdline", &["disable"]).code(0);
-    check(&root).code(1).says(&["masks the vendor's fragment", "`clr-dkms-cmdline enable --live-root ROOT`"]);
+    check(&root)
+        .code(1)
+        .says(&["masks the vendor's fragment", "`sudo clr-dkms-cmdline enable --live-root ROOT`"]);
     root.run("clr-dkms-cmdline", &["enable"]).code(0);
     check(&root).code(0);
 }

@@ -183,7 +183,7 @@ fn where_it_is_missing_the_step_is_named() {
         cmdline(&root, "enable")
             .code(0)
             .shows(&["write /etc"])
-            .says(&["warning: pending: clr-boot-manager", "run `clr-boot-manager update --path=DIR`"]);
+            .says(&["warning: pending: clr-boot-manager", "run `sudo clr-boot-manager update --path=DIR`"]);
         assert!(root.has(OWN));
     }
 }

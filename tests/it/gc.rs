@@ -94,7 +94,7 @@ fn what_a_gone_kernel_left_is_removed_and_the_module_stays_registered() {
     root.forget_calls();
     assert_eq!(changes(&root, &[], 0), [""; 0]);
     assert_eq!(root.calls(), [""; 0]);
-    root.run("clr-dkms", &["gc"]).code(0).prints("nothing to remove\n");
+    root.run("clr-dkms", &["gc"]).code(0).prints("✔ nothing to remove\n");
 }
 
 /// `swupd bundle-remove` removes the files of its bundle, and renames what is not empty.

@@ -170,7 +170,7 @@ fn a_mount_inside_is_left_alone() {
         crate::support::run::skipped("nothing can be mounted here");
         return;
     }
-    assert_eq!(String::from_utf8_lossy(&done.stdout), "nothing to remove\n");
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "+ nothing to remove\n");
     assert!(root.has("usr/src/alpha-1.0/dkms.conf") && root.has(&TestRoot::ko("alpha", B)));
 }
 

@@ -351,7 +351,8 @@ fn a_source_that_is_not_registered() {
     let unregistered = (1, vec!["not-registered warning -".to_owned()]);
     assert_eq!(found(&root, &[]), unregistered);
     assert_eq!(found(&root, &["/usr/src/other-2"]), unregistered);
-    flat(&root, &[]).shows(&["2 modules: 1 warning", "next step: register it: `dkms add -m other -v 2`"]);
+    flat(&root, &[])
+        .shows(&["2 modules: 1 warning", "next step: register it: `sudo dkms add -m other -v 2`"]);
     root.link("var/lib/dkms/other/2/source", "/usr/src/other-2");
     assert_eq!(found(&root, &[]), (0, vec![]));
 }
@@ -372,7 +373,7 @@ fn a_checkout_belongs_to_whoever_has_it() {
     set_mode(&root.at("home/me/hello/a.c"), 0o666);
     assert_eq!(found(&root, &["/home/me/hello"]), (1, vec!["writable-by-others warning -".to_owned()]));
     root.link("home/me/it's", "hello");
-    flat(&root, &["/home/me/it's"]).shows(&["`chmod -R go-w 'ROOT/home/me/it'\\''s'`"]);
+    flat(&root, &["/home/me/it's"]).shows(&["`sudo chmod -R go-w 'ROOT/home/me/it'\\''s'`"]);
     // A source that dkms would take from where it lies has the name that dkms looks for.
     root.link("usr/src/hello-1.1", "hello-1.0");
     assert_eq!(found(&root, &["/usr/src/hello-1.1"]), (1, vec!["version-differs warning 2".to_owned()]));
@@ -449,24 +450,25 @@ fn the_screen_and_the_document() {
     // Where a line breaks depends on how long the path of the root is.
     let short = |line: &str| line.chars().count() <= 80 || line.starts_with("ROOT/");
     assert!(screen.stdout.lines().all(short), "{}", screen.stdout);
-    insta::assert_snapshot!(
-        "lint",
-        flat(&root, &[]).stdout.replace(" next step:", "\n  next step:").replace(" ROOT", "\nROOT")
-    );
+    let text = flat(&root, &[]).stdout.replace(" next step:", "\n    next step:");
+    let marks = ["✔", "✘", "!", "–"];
+    let text =
+        marks.iter().fold(text, |text, mark| text.replace(&format!(" {mark} "), &format!("\n{mark} ")));
+    insta::assert_snapshot!("lint", text);
     insta::assert_snapshot!("lint_json", run(&root, &["--json"]).stdout);
     assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new(), "a report changes nothing");
     run(&root, &["other", "other/2.0"])
         .code(0)
-        .prints("2 modules: no findings\nother/2.0: no findings\nother/2.0: no findings\n");
+        .prints("✔ 2 modules: no findings\n✔ other/2.0: no findings\n✔ other/2.0: no findings\n");
     let empty = TestRoot::system();
-    run(&empty, &[]).code(0).prints("no module is registered with DKMS\n");
+    run(&empty, &[]).code(0).prints("✔ no module is registered with DKMS\n");
 }
 
 #[test]
 fn what_cannot_be_read() {
     let root = system(GOOD);
     let cannot = |root: &TestRoot, target: &[&str], parts: &[&str]| {
-        flat(root, target).code(3).shows(&[&["cannot tell: "], parts].concat());
+        flat(root, target).code(3).shows(&[&["unknown: "], parts].concat());
         assert_eq!(run(root, &[&["--json"], target].concat()).code(3).json()["schema"], 1);
     };
     cannot(&root, &["nothing"], &["neither a registered module nor a directory"]);
@@ -491,7 +493,7 @@ fn what_nobody_may_read() {
     let root = system(GOOD);
     set_mode(&root.at(CONF), 0o000);
     let Some(mut command) = as_nobody(&root, "clr-dkms", &["lint"]) else { return };
-    Run::of(command.output().unwrap(), &root).code(3).shows(&["cannot tell: cannot read", "(os error 13)"]);
+    Run::of(command.output().unwrap(), &root).code(3).shows(&["unknown: cannot read", "(os error 13)"]);
     set_mode(&root.at(CONF), 0o644);
     root.directory("usr/src/hello-1.0/secret");
     set_mode(&root.at("usr/src/hello-1.0/secret"), 0o000);
@@ -648,8 +650,8 @@ fn a_checkout_is_named_from_where_one_stands() {
         command.args(["lint", target]).current_dir(root.at(directory));
         Run::of(command.output().unwrap(), &root)
     };
-    stand("usr/src/hello-1.0", ".").code(1).shows(&["\ndkms.conf:5: warning: AUTOINSTALL is no"]);
-    stand("usr/src", "hello-1.0").code(1).shows(&["\nhello-1.0/dkms.conf:5: warning:"]);
-    stand("usr/src", "./hello-1.0/dkms.conf").code(1).shows(&["\nhello-1.0/dkms.conf:5: warning:"]);
-    stand("usr/src/hello-1.0", "nothing-here").code(3).shows(&["nothing-here: cannot tell"]);
+    stand("usr/src/hello-1.0", ".").code(1).shows(&["\n! dkms.conf:5: warning: AUTOINSTALL is no"]);
+    stand("usr/src", "hello-1.0").code(1).shows(&["\n! hello-1.0/dkms.conf:5: warning:"]);
+    stand("usr/src", "./hello-1.0/dkms.conf").code(1).shows(&["\n! hello-1.0/dkms.conf:5: warning:"]);
+    stand("usr/src/hello-1.0", "nothing-here").code(3).shows(&["nothing-here: unknown"]);
 }

@@ -382,14 +382,15 @@ fn an_admins_mask_is_told_and_kept() {
     let root = one_module();
     root.link("etc/kernel/cmdline.d/clr-ignore-mod-sig.conf", "/dev/null");
     // No kernel will take it after a reboot, and this one does now.
-    root.post_update()
-        .code(2)
-        .says(&["module.sig_unenforce is needed", "`rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"]);
+    root.post_update().code(2).says(&[
+        "module.sig_unenforce is needed",
+        "`sudo rm ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf",
+    ]);
     assert!(root.at("etc/kernel/cmdline.d/clr-ignore-mod-sig.conf").is_symlink());
     assert_eq!(root.recorded("hello", B), "signature-refused");
     assert_eq!(root.record()["cmdline"]["in_force"], false);
     let dry = root.run("clr-dkms-post-update", &["-n"]);
-    dry.code(0).shows(&["`rm\n    ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"]);
+    dry.code(0).shows(&["`sudo\n    rm\n    ROOT/etc/kernel/cmdline.d/clr-ignore-mod-sig.conf"]);
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn what_failed_before_is_tried_again_by_hand_only() {
     root.behave("[[ $verb != build ]] || { code=10; said='/src/hello.c:1:1: error: no'; }")
         .post_update()
         .code(1);
-    root.forget_calls().post_update().code(1).says(&["left alone", "`clr-dkms rebuild`"]);
+    root.forget_calls().post_update().code(1).says(&["left alone", "`sudo clr-dkms rebuild`"]);
     assert_eq!(root.calls(), Vec::<String>::new());
     root.behave("");
     rebuild(&root, &["hello"]).code(0).prints(&format!("✔ hello/1.0 on {A}: ok (built in 0.0 s)\n{ONE}"));

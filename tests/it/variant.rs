@@ -57,7 +57,13 @@ fn each_variant_is_told_when_it_runs() {
         let long = variant(&root, &["--long"]);
         let lines: Vec<&str> = long.code(code).stdout.lines().collect();
         let cells: Vec<&str> = lines[1].split("  ").map(str::trim).filter(|c| !c.is_empty()).collect();
-        assert_eq!(cells, [name, family, dkms, bundle, headers, &release], "{}", long.stdout);
+        let mark = match dkms {
+            "supported" => "✔",
+            "deprecated" => "!",
+            _ => "✘",
+        };
+        let first = format!("{mark} {name}");
+        assert_eq!(cells, [&first, family, dkms, bundle, headers, &release], "{}", long.stdout);
         let json = variant(&root, &["--json"]).code(code).json();
         let row = &json["kernels"][0];
         assert_eq!(

@@ -51,7 +51,7 @@ fn collected(scene: &Scene) {
     assert_eq!(scene.state("alpha/1.0", A), "ok");
     let before = scene.listing();
     let again = scene.run("gc").exits(0);
-    assert_eq!(again.out, "nothing to remove\n");
+    assert_eq!(again.out, "+ nothing to remove\n");
     assert_eq!(before.differences(&scene.listing()), [""; 0]);
 }
 

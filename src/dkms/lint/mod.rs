@@ -173,7 +173,7 @@ pub fn without_source(module: &ModuleName, reason: &str) -> Finding {
         id: "no-source",
         what: reason.to_owned(),
         clear: format!(
-            "put the source back, or take the module out: `dkms remove -m {name} -v {version} --all`"
+            "put the source back, or take the module out: `sudo dkms remove -m {name} -v {version} --all`"
         ),
     }
 }

@@ -292,7 +292,7 @@ pub(super) fn not_registered(subject: &LintSubject<'_>) -> Vec<Hit> {
     if subject.is_registered != Some(false) {
         return Vec::new();
     }
-    let clear = format!("register it: `dkms add -m {name} -v {version}`");
+    let clear = format!("register it: `sudo dkms add -m {name} -v {version}`");
     vec![Hit::new(LintPlace::Directory, "it is not registered with DKMS, and never built").clear(clear)]
 }
 
@@ -315,10 +315,10 @@ pub(super) fn writable_by_others(subject: &LintSubject<'_>) -> Vec<Hit> {
     let hit = match subject.builds_here {
         true => Hit::new(LintPlace::Directory, what + "; root runs what stands there at each new kernel")
             .clear(format!(
-                "`chown -R root:root {directory}` and `chmod -R go-w {directory}`, when the files are good"
+                "`sudo chown -R root:root {directory}` and `sudo chmod -R go-w {directory}`, when the files are good"
             )),
         false => Hit::new(LintPlace::Directory, what)
-            .clear(format!("`chmod -R go-w {directory}`, when the files are good")),
+            .clear(format!("`sudo chmod -R go-w {directory}`, when the files are good")),
     };
     vec![hit]
 }

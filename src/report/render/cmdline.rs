@@ -1,6 +1,8 @@
 //! The command line of a kernel as a table of words and origins.
 
-use super::{WIDTH, broken, shown};
+use super::style::{ScreenStyle, StyledLine, Tone, painted, plain};
+use super::text::{mark, marked, section};
+use super::{broken_to, shown};
 use crate::cmdline::report::{CmdlineWordReport, LineReport, WordState};
 
 /// The widest first column, with which the path of the usual fragment still fits in; a longer word stands on a line of its
@@ -10,29 +12,38 @@ const COLUMN: usize = 22;
 const NARROW: usize = 6;
 
 /// The screen for some kernels.
-pub fn screen(lines: &[LineReport]) -> String {
-    let tables: Vec<String> = lines.iter().map(table).collect();
+pub fn screen(lines: &[LineReport], style: &ScreenStyle) -> String {
+    let tables: Vec<String> = lines.iter().map(|line| painted(&table(line, style), style)).collect();
     tables.join("\n")
 }
 
-fn table(line: &LineReport) -> String {
-    let mut out = vec![format!("{}: module.sig_unenforce is {}", line.release, line.sig_unenforce)];
+fn table(line: &LineReport, style: &ScreenStyle) -> Vec<StyledLine> {
+    let tone = match line.sig_unenforce {
+        "on" => Tone::Good,
+        // Whether it is wanted is not known here.
+        "off" => Tone::Plain,
+        _ => Tone::Unknown,
+    };
+    let first = format!("  {}: module.sig_unenforce is {}", line.release, line.sig_unenforce);
+    let mut out = marked(Some(tone), vec![first], style);
     // As it is, where it fits in; anyone that wants the bytes asks for them.
-    match line.cmdline.trim_end() {
-        short if short.chars().count() <= WIDTH - 2 => out.push(format!("  {short}")),
-        long => out.extend(broken(long, "  ", "  ")),
-    }
-    out.push(String::new());
+    let texts = match line.cmdline.trim_end() {
+        short if short.chars().count() <= style.width.saturating_sub(4) => vec![format!("    {short}")],
+        long => broken_to(style.width, long, "    ", "    "),
+    };
+    out.extend(texts.into_iter().map(|text| vec![plain(text)]));
+    out.push(StyledLine::new());
     let width = line.words.iter().map(|r| r.word.chars().count()).filter(|n| *n <= COLUMN).max().unwrap_or(0);
-    out.extend(line.words.iter().flat_map(|r| row(r, width)));
+    out.extend(line.words.iter().flat_map(|r| row(r, width, style)));
     // A mask that hides no word is worth a line too: it may be there for a fragment to come.
     let tells = |r: &CmdlineWordReport, path: &std::path::Path| {
         r.origins.iter().any(|o| o.path == path)
             || r.by.as_deref().is_some_and(|by| std::path::Path::new(by) == path)
     };
     for mask in line.masks.iter().filter(|m| !line.words.iter().any(|r| tells(r, &m.path))) {
-        out.push(format!("- {:width$}  {}", "(no word)", mask.path.display()));
-        out.push(format!("  {:width$}  masked by {}", "", mask.by.display()));
+        let first = format!("  {:width$}  {}", "(no word)", mask.path.display());
+        let second = format!("  {:width$}  masked by {}", "", mask.by.display());
+        out.extend(marked(Some(Tone::Plain), vec![first, second], style));
     }
     let idle: Vec<String> = line
         .removals
@@ -40,17 +51,23 @@ fn table(line: &LineReport) -> String {
         .filter(|r| r.effect != "removed")
         .map(|r| format!("{}: \"{}\": {}", r.by, r.text, r.detail.as_deref().unwrap_or_default()))
         .collect();
-    section(&mut out, "Removals that did not take whole words", &idle);
-    section(&mut out, "Remarks", &line.remarks);
-    section(&mut out, "Not read", &line.unreadable);
-    out.iter().flat_map(|line| line.split('\n')).map(|line| shown(line) + "\n").collect()
+    for (title, tone, items) in [
+        ("Removals that did not take whole words", Tone::Attention, &idle),
+        ("Remarks", Tone::Attention, &line.remarks),
+        ("Not read", Tone::Unknown, &line.unreadable),
+    ] {
+        let items: Vec<(Option<Tone>, String)> =
+            items.iter().map(|item| (Some(tone), item.clone())).collect();
+        out.extend(section(title, &items, usize::MAX, style));
+    }
+    out
 }
 
-fn row(row: &CmdlineWordReport, width: usize) -> Vec<String> {
-    let mark = match row.state {
-        WordState::Effective => ' ',
-        WordState::PartRemoved => '~',
-        WordState::Removed | WordState::Masked => '-',
+fn row(row: &CmdlineWordReport, width: usize, style: &ScreenStyle) -> Vec<StyledLine> {
+    let tone = match row.state {
+        WordState::Effective => Tone::Good,
+        WordState::PartRemoved => Tone::Attention,
+        WordState::Removed | WordState::Masked => Tone::Plain,
     };
     let mut places: Vec<String> = row.origins.iter().map(ToString::to_string).collect();
     if let Some(by) = &row.by {
@@ -62,18 +79,18 @@ fn row(row: &CmdlineWordReport, width: usize) -> Vec<String> {
         places.push(format!("{how} {by}"));
     }
     let word = row.word.as_str();
-    let fits = |place: &String| width + 4 + place.chars().count() <= WIDTH;
+    let fits = |place: &String| width + 4 + place.chars().count() <= style.width;
     let mut places = places.iter().peekable();
     let beside = places.next_if(|place| word.chars().count() <= width && fits(place));
     let first = match beside {
-        Some(place) => format!("{mark} {word:width$}  {place}"),
-        None => format!("{mark} {word}"),
+        Some(place) => format!("{word:width$}  {place}"),
+        None => word.to_owned(),
     };
     let indented = |place: &String| {
         let blanks = if fits(place) { width + 4 } else { NARROW };
-        format!("{:blanks$}{place}", "")
+        vec![plain(format!("{:blanks$}{place}", ""))]
     };
-    [first].into_iter().chain(places.map(indented)).collect()
+    [vec![mark(Some(tone), style), plain(first)]].into_iter().chain(places.map(indented)).collect()
 }
 
 /// Two lines with what is only in the first marked `[-so-]`, and what is only in the second `{+so+}`.
@@ -101,12 +118,4 @@ pub fn word_diff(before: &[u8], after: &[u8]) -> (String, String) {
         second += &marked(&will, "{+", "+}");
     }
     (first, second)
-}
-
-fn section(out: &mut Vec<String>, title: &str, items: &[String]) {
-    if !items.is_empty() {
-        out.push(String::new());
-        out.push(title.to_owned());
-        out.extend(items.iter().flat_map(|item| broken(item, "  ", "    ")));
-    }
 }

@@ -1,35 +1,56 @@
 //! The screen of `clr-dkms lint`: the sum, then each finding with what clears it.
 
-use super::{broken, shown};
-use crate::dkms::lint::Finding;
+use super::broken_to;
+use super::style::{ScreenStyle, StyledLine, Tone, painted, plain};
+use super::text::marked;
+use crate::dkms::lint::{Finding, Severity};
 use crate::report::lint::{LintDocument, Target};
 
 /// The whole screen.
-pub fn screen(document: &LintDocument) -> String {
-    let mut out = broken(&document.summary, "", "  ");
+pub fn screen(document: &LintDocument, style: &ScreenStyle) -> String {
+    let findings = document.targets.iter().flat_map(|target| &target.findings);
+    let tone = match document.unreadable() {
+        // The most severe one comes first.
+        0 => findings.map(|found| found.severity).min().map_or(Tone::Good, tone_of),
+        _ => Tone::Unknown,
+    };
+    let mut out = marked(Some(tone), broken_to(style.width, &document.summary, "  ", "    "), style);
     for target in &document.targets {
         // The findings name their file; a module without any wants to be named too.
         if target.findings.is_empty() && target.unreadable.is_none() {
-            out.push(format!("{}: no findings", target.name));
+            let text = vec![format!("  {}: no findings", target.name)];
+            out.extend(marked(Some(Tone::Good), text, style));
         }
-        out.extend(unreadable(target));
-        out.extend(target.findings.iter().flat_map(finding));
+        out.extend(unreadable(target, style));
+        out.extend(target.findings.iter().flat_map(|found| finding(found, style)));
     }
-    out.iter().map(|line| shown(line) + "\n").collect()
+    painted(&out, style)
 }
 
-fn unreadable(target: &Target) -> Vec<String> {
+fn tone_of(severity: Severity) -> Tone {
+    match severity {
+        Severity::Error => Tone::Bad,
+        Severity::Warning => Tone::Attention,
+        Severity::Advice => Tone::Plain,
+    }
+}
+
+fn unreadable(target: &Target, style: &ScreenStyle) -> Vec<StyledLine> {
     let Some(reason) = &target.unreadable else {
         return Vec::new();
     };
-    broken(&format!("{}: cannot tell: {reason}", target.name), "", "    ")
+    let text = format!("{}: unknown: {reason}", target.name);
+    marked(Some(Tone::Unknown), broken_to(style.width, &text, "  ", "    "), style)
 }
 
-fn finding(finding: &Finding) -> Vec<String> {
+fn finding(finding: &Finding, style: &ScreenStyle) -> Vec<StyledLine> {
     let line = finding.line.map(|line| format!("{line}:")).unwrap_or_default();
     let Finding { file, severity, what, id, clear, .. } = finding;
     // The path is not broken at its blanks.
-    let mut out = broken(&format!("{severity}: {what} [{id}]"), &format!("{file}:{line} "), "    ");
-    out.extend(broken(&format!("next step: {clear}"), "  ", "    "));
+    let text = format!("{severity}: {what} [{id}]");
+    let text = broken_to(style.width, &text, &format!("  {file}:{line} "), "    ");
+    let mut out = marked(Some(tone_of(*severity)), text, style);
+    let step = broken_to(style.width, &format!("next step: {clear}"), "    ", "      ");
+    out.extend(step.into_iter().map(|text| vec![plain(text)]));
     out
 }
