@@ -28,6 +28,7 @@
 //! | [`initrd`] | the cpio archives that the boot loader passes to a kernel, and the modules in them |
 //! | [`dkms`] | the DKMS tree, dkms.conf, the plan, one build, the proof of its result, lint |
 //! | [`adopt`] | foreign module sources: unpacking them, and finding out how they are built |
+//! | [`transfer`] | archives with a module's source and proven binaries: manifest, signature, what fits a kernel |
 //! | [`boot`] | running clr-boot-manager, the boot partition, reading boot entries back |
 //! | [`usage`] | what the running machine uses, and the modules that this depends on |
 //! | [`system`] | the complete observation, as one value |
@@ -62,5 +63,6 @@ pub mod requirement;
 pub mod state;
 pub mod sys;
 pub mod system;
+pub mod transfer;
 pub mod update;
 pub mod usage;

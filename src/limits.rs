@@ -47,6 +47,8 @@ pub const ADOPTED_SOURCE: u64 = 1 << 30;
 pub const ADOPTED_ENTRIES: usize = 50_000;
 /// How deep the directories of a module's source are nested.
 pub const ADOPTED_DEPTH: usize = 32;
+/// The manifest of an exported module. It lists each file of the source and each symbol of the binaries.
+pub const TRANSFER_MANIFEST: u64 = 8 << 20;
 
 /// Whether a JSON text has more than [`VALUES`] values.
 pub fn has_too_many_values(json: &[u8]) -> bool {

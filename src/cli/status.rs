@@ -8,10 +8,12 @@ use super::add::{self, AddArguments};
 use super::check::{self, CheckArguments};
 use super::enforcement::{self, EnforcementArguments};
 use super::explain::{self, ExplainArguments};
+use super::export::{self, ExportArguments};
 use super::forget::{self, ForgetArguments};
 use super::gc::{self, GcArguments};
 use super::guard::{self, GuardArguments};
 use super::hold::{self, AllowArguments, HoldArguments, ReleaseArguments, UnholdArguments};
+use super::import::{self, ImportArguments};
 use super::lint::{self, LintArguments};
 use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
@@ -134,6 +136,41 @@ enum AdminVerb {
     #[command(after_help = "Examples:\n  clr-dkms remove hello --dry-run\n  clr-dkms remove hello/1.0\n  \
         clr-dkms remove nvidia --force")]
     Remove(RemoveArguments),
+    /// Write an archive with the source of a module and its proven binaries, for other machines
+    ///
+    /// The archive is laid out as `dkms mktarball` does it. It also has a manifest, with the SHA-256 of each
+    /// file, the vermagic and the symbol versions of the binaries, and a fingerprint of what they were built
+    /// from. Only what is proven is exported: of each installed kernel, or of those that are named. A kernel
+    /// that is named and not proven is an error.
+    ///
+    /// On other machines `clr-dkms import FILE` installs it. Sign it with `minisign -S -m FILE`: binaries
+    /// without a valid signature are not used there.
+    ///
+    /// Exit code 0: the archive is written; 1: it is not; 3: it cannot be determined what is proven.
+    #[command(after_help = "Examples:\n  clr-dkms export v4l2loopback v4l2loopback.tar.gz\n  \
+        clr-dkms export hello/1.0 -k native hello.tar.gz && minisign -S -m hello.tar.gz")]
+    Export(ExportArguments),
+    /// Install modules that another machine has exported, without a compiler where the binaries fit
+    ///
+    /// FILE is an archive of `clr-dkms export`, or of `dkms mktarball`. Everything in it is compared with its
+    /// manifest, and the binaries with this machine: architecture, kernel release, vermagic, and the version
+    /// of each symbol. Binaries that fit are installed. For other kernels the module is built from the source
+    /// in the archive, as after an update.
+    ///
+    /// A manifest protects against damage only. Binaries are therefore used only when FILE.minisig is a valid
+    /// signature by a key in /etc/clr-dkms/keys.d (NAME.pub, a public key of minisign), or with
+    /// --trust-binaries. An archive that was changed after it was signed is refused.
+    ///
+    /// After a confirmation the sources are copied to /usr/src and registered with DKMS, and the modules are
+    /// installed with the kernel command line and the boot files. A module that works on no kernel is taken
+    /// back.
+    ///
+    /// Exit code 0: the modules are installed and proven on every kernel, or were before; with --dry-run: they
+    /// can be imported; 1: something is not, or it was not confirmed; 3: something cannot be determined; 75:
+    /// another run is at work; 77: no permission.
+    #[command(after_help = "Examples:\n  clr-dkms import hello.tar.gz --dry-run\n  \
+        clr-dkms import --yes *.tar.gz\n  clr-dkms import --yes --root /mnt hello.tar.gz")]
+    Import(ImportArguments),
     /// Read dkms.conf files and their sources, and say what is wrong, on which line, and what clears it
     ///
     /// Each dkms.conf is read as text, and run by bash as dkms would run it, but without write access. An
@@ -312,6 +349,8 @@ fn run_verb(arguments: AdminArguments) -> anyhow::Result<u8> {
         AdminVerb::Forget(asked) => forget::run(&context, &asked, &arguments.common),
         AdminVerb::Add(asked) => add::run(&context, asked, &arguments.common),
         AdminVerb::Remove(asked) => remove::run(&context, &asked, &arguments.common),
+        AdminVerb::Export(asked) => export::run(&context, &asked, &arguments.common),
+        AdminVerb::Import(asked) => import::run(&context, &asked, &arguments.common),
         AdminVerb::Status(asked) => show::run(&context, &asked, &arguments.common),
         AdminVerb::Logs(asked) => logs::run(&context, &asked, &arguments.common),
         AdminVerb::Explain(asked) => explain::run(&asked, &arguments.common),

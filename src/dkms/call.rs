@@ -118,7 +118,12 @@ fn child(
         // By default each parallel build would use all processors.
         child = child.arg("-j").arg(number.to_string());
     }
-    let headers = host(&format!("{}/build", module_directory(release)))?;
+    let modules = module_directory(release);
+    let headers = match root.lookup(format!("{modules}/build")).is_absent() {
+        // Only a build needs them, and only a module that is built gets here then.
+        true => host(&modules)?.join("build"),
+        false => host(&format!("{modules}/build"))?,
+    };
     if let Some((staging, force)) = staging {
         let [tree, modules] = staging.paths()?.map(plain);
         child = child.arg("--no-depmod").arg("--dkmstree").arg(tree).arg("--installtree").arg(modules);

@@ -60,6 +60,21 @@ impl<'a> KernelSymbols<'a> {
         })
     }
 
+    /// The system.
+    pub fn root(&self) -> &'a Root {
+        self.root
+    }
+
+    /// The kernel release.
+    pub fn release(&self) -> &'a str {
+        self.release
+    }
+
+    /// The files of the kernel's own modules that `modules.dep` lists.
+    pub fn own_modules(&self) -> impl Iterator<Item = String> {
+        self.index.paths().filter(|path| path.starts_with("kernel/")).map(|path| self.inside(path))
+    }
+
     /// The directory that dkms installs to, if it can be opened. A failed read is in `Root::unread`.
     pub(super) fn installed(&self) -> Option<&Directory<'a>> {
         self.installed.get_or_init(|| self.root.open_directory(self.inside(INSTALLED)).ok()).as_ref()

@@ -121,7 +121,10 @@ pub fn decide(pair: &ModuleOnKernel) -> Decision {
     if pair.stage == Stage::Installed && unlisted {
         return Decision::Work { steps: vec![PlanStep::Index], why };
     }
-    if let Some((state, why)) = unwanted(pair).or_else(|| without_headers(pair)) {
+    // What is built already, perhaps on another machine, can be installed without headers.
+    let is_built = matches!(pair.stage, Stage::Built | Stage::Installed) && pair.built_files_good;
+    let without_headers = || if is_built { None } else { without_headers(pair) };
+    if let Some((state, why)) = unwanted(pair).or_else(without_headers) {
         return Decision::Leave { state, why };
     }
     if flaws.iter().any(|f| matches!(f, Flaw::Unknown { .. })) {
@@ -296,6 +299,9 @@ mod tests {
         let exclusion = || Exclusion { directive: "X".to_owned(), condition: "is y".to_owned() };
         assert_eq!(steps(&conf(&|c| c.excluded.push(exclusion()))), "skipped-exclusive");
         assert_eq!(steps(&ModuleOnKernel { headers: Headers::Absent, ..base() }), "headers-missing");
+        let built = pair(Stage::Built, missing());
+        let built = ModuleOnKernel { built_files_good: true, headers: Headers::Absent, ..built };
+        assert_eq!(steps(&built), "dkms install, depmod", "only a build needs headers");
         let other = Headers::OtherRelease { release: "6.1".to_owned() };
         assert_eq!(steps(&ModuleOnKernel { headers: other, ..base() }), "headers-mismatch");
         assert_eq!(

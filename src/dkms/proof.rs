@@ -268,10 +268,19 @@ pub fn prove_built(
     module: &ModuleName,
     conf: &DkmsConf,
 ) -> (ProofStanding, Vec<Signature>) {
-    let directory = built_directory(module, scope.release);
+    prove_files(scope, cache, &built_directory(module, scope.release), conf)
+}
+
+/// The same for files in any directory of the root.
+pub fn prove_files(
+    scope: &KernelSymbols<'_>,
+    cache: &mut Cache,
+    directory: &str,
+    conf: &DkmsConf,
+) -> (ProofStanding, Vec<Signature>) {
     let (mut flaws, mut unchecked, mut set, mut signatures) = (Vec::new(), None, Vec::new(), Vec::new());
     for built in &conf.built {
-        match find_file(scope.root, &directory, &built.name) {
+        match find_file(scope.root, directory, &built.name) {
             Some((path, there)) => set.push((built.name.clone(), path, there)),
             None => flaws.push(Flaw::Missing { name: built.name.clone() }),
         }

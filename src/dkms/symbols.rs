@@ -178,6 +178,16 @@ impl<'a> Symbols<'a> {
 }
 
 impl Symbols<'_> {
+    /// The symbols that the module takes, by name, with their versions.
+    pub fn taken(&self) -> impl Iterator<Item = (String, Option<u32>)> {
+        self.needs.iter().map(|(name, need)| (text(name), need.version))
+    }
+
+    /// The symbols that the module exports, by name, with their versions.
+    pub fn given(&self) -> impl Iterator<Item = (String, Option<u32>)> {
+        self.exports.iter().map(|(name, version)| (text(name), *version))
+    }
+
     /// The module takes no symbol from the kernel or from other modules.
     pub fn takes_nothing(&self) -> bool {
         self.needs.is_empty()

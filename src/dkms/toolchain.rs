@@ -25,7 +25,7 @@ pub(super) fn facts(root: &Root, release: &str) -> BuildFacts {
 }
 
 /// The compiler of the kernel: `gcc-12 (Debian 12.2.0-14) 12.2.0`.
-fn version_text(config: &[u8]) -> Option<String> {
+pub fn version_text(config: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(value(config, "CONFIG_CC_VERSION_TEXT")?);
     Some(text.strip_prefix('"')?.trim_end_matches('"').to_owned())
 }

@@ -88,6 +88,12 @@ impl Index {
         }
     }
 
+    /// The files that `modules.dep` lists, as far as their paths are text.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        let lines = self.text.split(|b| *b == b'\n');
+        lines.filter_map(|line| str::from_utf8(line).ok()?.split_once(':').map(|(path, _)| path))
+    }
+
     /// Both files are absent or empty.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty() && self.binary.is_empty()

@@ -20,7 +20,7 @@ use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::sys::{FileKind, Scratch, child, scratch};
 
 /// Stands for any kernel where none is installed: a `dkms.conf` may compute with the numbers.
-const ANY_KERNEL: &str = "6.15.0-1.native";
+pub(super) const ANY_KERNEL: &str = "6.15.0-1.native";
 /// The directory of clr-dkms in a root.
 const STATE: &str = "/var/lib/clr-dkms";
 
@@ -61,7 +61,7 @@ const SCRATCH: [&str; 3] = ["/var/tmp", "/tmp", STATE];
 
 /// The directory on this machine for a scratch directory: below the root, so that programs in a sandbox see
 /// it as they see the root.
-fn new_scratch(context: &Context) -> Result<Scratch, String> {
+pub(super) fn new_scratch(context: &Context) -> Result<Scratch, String> {
     let root = &context.root;
     let place = SCRATCH.into_iter().find(|place| root.lookup(place).is(FileKind::Directory));
     let place = match place {

@@ -137,6 +137,8 @@ pub struct Order {
     pub by_hand: bool,
     /// The run is a part of the change of a module: it is not to be taken for one that a killed run left.
     pub is_part: bool,
+    /// What is built and not installed was put into the DKMS tree by this run: to install it is not a repair.
+    pub is_import: bool,
 }
 
 impl Order {
@@ -271,7 +273,7 @@ pub fn plan(system: &System, order: &Order) -> Vec<Planned> {
                     source: pair.source.clone(),
                     conf,
                     hopeless,
-                    drift: plan::drift(pair, &steps),
+                    drift: plan::drift(pair, &steps).filter(|_| !order.is_import),
                     steps,
                 });
             }

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 17] = [
     &["modprobe"],
     &["initrd"],
     &["boot", "dkms"],
-    &["enforcement", "adopt"],
+    &["enforcement", "adopt", "transfer"],
     &["requirement"],
     &["boot_decision"],
     &["config"],

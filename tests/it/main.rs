@@ -86,6 +86,7 @@ mod status_module;
 mod status_screens;
 mod support;
 mod threads;
+mod transfer;
 mod tree_properties;
 mod unread;
 mod unread_cmdline;

@@ -29,6 +29,7 @@ mod space;
 mod speed;
 mod states;
 mod symbols;
+mod transfer;
 mod uname;
 mod update;
 mod versions;

@@ -22,6 +22,10 @@ REFRESHED = os.path.join(WORK, "refreshed")
 KERNELS = [("6.15.7", "1591"), ("6.15.8", "1592")]
 RELEASES = [f"{version}-{number}.native" for version, number in KERNELS]
 MODULES = 8
+# The median of 41 public projects: 8 C files, of about 560 lines each.
+FILES = 8
+# How many times faster an import of such modules has to be than their build.
+LEAST = 20
 ENVIRONMENT = {
     **os.environ,
     "SCRATCH_CACHE": os.path.join(TOP, "target", "scratch-cache"),
@@ -36,14 +40,14 @@ def scratch(*words):
     subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def root(name, modules=MODULES):
+def root(name, modules=MODULES, kernels=KERNELS, files=1):
     path = os.path.join(WORK, name)
     scratch("scratch_skeleton", path)
-    for version, number in KERNELS:
+    for version, number in kernels:
         scratch("scratch_kernel", path, "native", version, number)
     scratch("scratch_running", path, RELEASES[1])
     for number in range(modules):
-        scratch("scratch_module", path, f"module{number}", "1.0", "--autoinstall", "yes")
+        scratch("scratch_module", path, f"module{number}", "1.0", "--autoinstall", "yes", "--files", str(files))
     return path
 
 
@@ -139,8 +143,34 @@ def main():
     status = median(3, lambda: timed(lambda: scratch("scratch_dkms", other, "status")))
     row("all states", status, median(50, lambda: ours(one, "clr-dkms", "status", "--json")[0]))
     print(f"\npeak memory with nothing to do: {peak:.1f} MiB")
+    transfer()
     growth()
     shutil.rmtree(WORK)
+
+
+def transfer():
+    """Modules that are imported instead of being built. With the median number of C files of 41 public projects, and with
+    one file that does nothing, the least that a build can be."""
+    print(f"\n| {MODULES} modules, one kernel | built by clr-dkms | imported | times faster |")
+    print("| --- | --- | --- | --- |", flush=True)
+    for files in [FILES, 1]:
+        builder = root("builder", kernels=KERNELS[1:], files=files)
+        built, _ = ours(builder, "clr-dkms-post-update")
+        archives = [os.path.join(WORK, f"module{number}.tar.gz") for number in range(MODULES)]
+        for number, archive in enumerate(archives):
+            ours(builder, "clr-dkms", "export", f"module{number}", archive)
+        times = []
+        for _ in range(3):
+            target = root("target", modules=0, kernels=KERNELS[1:])
+            os.makedirs(os.path.join(target, "var/tmp"))
+            times.append(ours(target, "clr-dkms", "import", "--yes", "--trust-binaries", *archives)[0])
+            shutil.rmtree(target)
+        shutil.rmtree(builder)
+        took = statistics.median(times)
+        what = f"each of {files} C files" if files > 1 else "each of one empty C file"
+        print(f"| {what} | {spelt(built)} | {spelt(took)} | {built / took:.1f} |", flush=True)
+        if files == FILES and built < LEAST * took:
+            sys.exit(f"bench: an import is to be at least {LEAST} times faster than a build")
 
 
 def growth():

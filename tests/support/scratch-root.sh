@@ -9,7 +9,7 @@
 #   scratch_kernel   ROOT VARIANT VERSION RELNUM [--no-headers]
 #   scratch_headers  ROOT RELEASE     headers that say RELEASE, VERSION-RELNUM.VARIANT
 #   scratch_module   ROOT NAME VERSION [--autoinstall yes|no|'']
-#                    [--broken-for REGEX] [--built-name N]…
+#                    [--broken-for REGEX] [--built-name N]… [--files N]
 #   scratch_many     ROOT MODULES KERNELS      as if so many modules were installed on so many kernels, without a build
 #   scratch_dkms     ROOT ARGS…       the real dkms, in the root
 # ROOT's path must not contain blanks. The merged headers (60 MB, made once, then
@@ -214,12 +214,29 @@ MODULE_DESCRIPTION("$1, a module that does nothing");
 END
 }
 
+# One more file of a module, of about 560 lines, as drivers have them: what it includes is most of its work.
+_scratch_part() {
+    local n
+    printf '#include <linux/%s.h>\n' module pci usb netdevice interrupt slab workqueue
+    for ((n = 0; n < 80; n++)); do
+        cat <<END
+int part$1_$n(struct net_device *device, const char *text, size_t length);
+int part$1_$n(struct net_device *device, const char *text, size_t length)
+{
+	size_t i, sum = $n;
+	for (i = 0; i < length; i++) sum = sum * 31 + text[i];
+	return device && netif_running(device) ? sum & 0x7fff : -ENODEV;
+}
+END
+    done
+}
+
 # Called again for the same NAME and VERSION it only writes the source again:
 # that is how a broken module is repaired.
 # dkms 3.0.10 takes AUTOINSTALL="no" for yes, as all before 3.1.7.
 scratch_module() {
     (($# >= 3)) || _scratch_die "scratch_module ROOT NAME VERSION [OPTIONS]" || return
-    local root name=$2 version=$3 autoinstall=yes broken='' source i names=()
+    local root name=$2 version=$3 autoinstall=yes broken='' files=1 source i names=()
     root=$(_scratch_root "$1") || return
     shift 3
     while (($#)); do
@@ -227,6 +244,7 @@ scratch_module() {
             --autoinstall) autoinstall=${2?} ;;
             --broken-for) broken=${2:?} ;;
             --built-name) names+=("${2:?}") ;;
+            --files) files=${2:?} ;;
             *) _scratch_die "scratch_module: what is $1?" || return ;;
         esac
         shift 2
@@ -243,6 +261,12 @@ scratch_module() {
         _scratch_source "${names[i]}" "$version" >"$source/${names[i]}.c"
     done
     printf 'obj-m := %s\n' "${names[*]/%/.o}" >"$source/Makefile"
+    if ((files > 1)); then
+        ((${#names[@]} == 1)) || _scratch_die "scratch_module: --files is for one module" || return
+        mv "$source/$name.c" "$source/main.c" || return
+        for ((i = 1; i < files; i++)); do _scratch_part "$i" >"$source/part$i.c"; done
+        printf '%s-y := main.o%s\n' "$name" "$(seq -f ' part%g.o' -s '' $((files - 1)))" >>"$source/Makefile"
+    fi
     if [[ $broken ]]; then
         # In a file of its own the expression needs no quoting for make.
         printf '%s\n' "$broken" >"$source/broken-for.regex"

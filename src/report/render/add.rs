@@ -29,11 +29,11 @@ pub fn steps(steps: &[AddStep]) -> String {
     text(&steps.iter().flat_map(step).collect::<Vec<_>>())
 }
 
-fn text(lines: &[String]) -> String {
+pub(super) fn text(lines: &[String]) -> String {
     lines.iter().map(|line| shown(line) + "\n").collect()
 }
 
-fn step(step: &AddStep) -> Vec<String> {
+pub(super) fn step(step: &AddStep) -> Vec<String> {
     let word = match step.result {
         StepResult::Done => "",
         StepResult::Skipped => "skipped: ",

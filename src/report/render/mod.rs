@@ -15,6 +15,7 @@ pub mod progress;
 pub mod rebuild;
 pub mod style;
 pub mod text;
+pub mod transfer;
 
 /// The width that lines keep to, where what they quote lets them.
 pub const WIDTH: usize = 80;

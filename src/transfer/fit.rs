@@ -1,0 +1,182 @@
+//! Whether the binaries of an archive fit a kernel of this machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::archive::{in_hexadecimal, symbols_of};
+use super::manifest::{ExportedBuild, ExportedModule};
+use crate::dkms::kernel_symbols::KernelSymbols;
+use crate::dkms::proof::{ProofStanding, find_file, in_words, prove_files};
+use crate::dkms::{Cache, DkmsConf, architecture, symbols};
+use crate::kernel::module_file::{self, made_for};
+use crate::kernel::module_image::ModuleImage;
+
+/// How many modules of a kernel are read at most for the versions of symbols.
+const MOST_COMPARED: usize = 2_000;
+
+/// Why binaries are not used for a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// They are for another architecture.
+    #[error("they are for {0}")]
+    Architecture(String),
+    /// The archive has other modules than the `dkms.conf` names for this kernel.
+    #[error("the archive has {found} and the dkms.conf names {expected}")]
+    Modules {
+        /// Those of the archive.
+        found: String,
+        /// Those of the `dkms.conf`.
+        expected: String,
+    },
+    /// The `dkms.conf` excludes the kernel.
+    #[error("its dkms.conf excludes this kernel: {0}")]
+    Excluded(String),
+    /// The manifest says something else than the file.
+    #[error("the manifest says something else about {name} than the file: {what}")]
+    Manifest {
+        /// The module.
+        name: String,
+        /// What differs.
+        what: String,
+    },
+    /// The vermagic is not that of the kernel.
+    #[error("the vermagic of {name} is {found:?}, and that of the kernel's own modules is {expected:?}")]
+    Vermagic {
+        /// The module.
+        name: String,
+        /// Its vermagic.
+        found: String,
+        /// That of the kernel.
+        expected: String,
+    },
+    /// The kernel would not load them.
+    #[error("{0}")]
+    Flawed(String),
+    /// Whether the kernel would load them cannot be determined.
+    #[error("it cannot be determined whether they fit: {0}")]
+    Unknown(String),
+}
+
+impl Misfit {
+    /// An identifier for scripts.
+    pub fn id(&self) -> &'static str {
+        match self {
+            Misfit::Architecture(_) => "architecture",
+            Misfit::Modules { .. } => "modules",
+            Misfit::Excluded(_) => "excluded",
+            Misfit::Manifest { .. } => "manifest",
+            Misfit::Vermagic { .. } => "vermagic",
+            Misfit::Flawed(_) => "does-not-fit",
+            Misfit::Unknown(_) => "unknown",
+        }
+    }
+}
+
+/// Checks a build whose files are in `directory`, a path inside the root, against the kernel of `scope`.
+///
+/// # Errors
+/// The first reason not to use it.
+pub fn fit(
+    scope: &KernelSymbols<'_>,
+    cache: &mut Cache,
+    directory: &str,
+    build: &ExportedBuild,
+    conf: &DkmsConf,
+) -> Result<(), Misfit> {
+    if build.architecture != architecture() {
+        return Err(Misfit::Architecture(build.architecture.clone()));
+    }
+    if let Some(exclusion) = conf.excluded.first() {
+        return Err(Misfit::Excluded(exclusion.to_string()));
+    }
+    let found: BTreeSet<&str> = build.modules.iter().map(|module| module.name.as_str()).collect();
+    let expected: BTreeSet<&str> = conf.built.iter().map(|built| built.name.as_str()).collect();
+    if found != expected {
+        let list = |names: BTreeSet<&str>| match names.is_empty() {
+            true => "no module".to_owned(),
+            false => names.into_iter().collect::<Vec<_>>().join(", "),
+        };
+        return Err(Misfit::Modules { found: list(found), expected: list(expected) });
+    }
+    for module in &build.modules {
+        agrees(scope, directory, module)?;
+    }
+    match prove_files(scope, cache, directory, conf).0 {
+        ProofStanding::Proven => {}
+        ProofStanding::Flawed(flaws) => return Err(Misfit::Flawed(in_words(&flaws))),
+        ProofStanding::Unchecked(reason) => compare_with_own_modules(scope, build, reason)?,
+    }
+    let Some(expected) = vermagic_of_kernel(scope) else { return Ok(()) };
+    match build.modules.iter().find(|module| module.vermagic.trim_end() != expected.trim_end()) {
+        None => Ok(()),
+        Some(module) => {
+            Err(Misfit::Vermagic { name: module.name.clone(), found: module.vermagic.clone(), expected })
+        }
+    }
+}
+
+/// Compares a module with its description.
+fn agrees(scope: &KernelSymbols<'_>, directory: &str, module: &ExportedModule) -> Result<(), Misfit> {
+    let name = || module.name.clone();
+    let missing = || Misfit::Manifest { name: name(), what: "there is no such file".to_owned() };
+    let (path, _) = find_file(scope.root(), directory, &module.name).ok_or_else(missing)?;
+    let image = ModuleImage::of_file(scope.root(), &path, &path).map_err(|e| Misfit::Flawed(e.of(&path)))?;
+    let info = module_file::info(&image).map_err(|e| Misfit::Flawed(format!("{path}: {e:#}")))?;
+    let symbols = symbols_of(&image).map_err(|e| Misfit::Flawed(format!("{path}: {e}")))?;
+    let is_same = [
+        (info.vermagic.as_deref() == Some(&module.vermagic), "vermagic"),
+        (info.depends == module.depends, "depends"),
+        (symbols == module.symbols, "symbols"),
+    ];
+    match is_same.into_iter().find(|(is_same, _)| !is_same) {
+        None => Ok(()),
+        Some((_, what)) => Err(Misfit::Manifest { name: name(), what: what.to_owned() }),
+    }
+}
+
+/// Compares the versions of symbols with those that the kernel's own modules take and give: what they take
+/// they were built with. This answers where the headers of the kernel are not installed. `reason` says what
+/// is not known without it.
+fn compare_with_own_modules(
+    scope: &KernelSymbols<'_>,
+    build: &ExportedBuild,
+    reason: String,
+) -> Result<(), Misfit> {
+    let mut open: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, version) in build.modules.iter().flat_map(|module| &module.symbols) {
+        // Its own modules may give it, but without a version nothing can be compared.
+        let Some(version) = version else { return Err(Misfit::Unknown(reason)) };
+        open.insert(name, version);
+    }
+    for path in scope.own_modules().take(MOST_COMPARED) {
+        if open.is_empty() {
+            break;
+        }
+        // A module that cannot be read shows nothing.
+        let Ok(image) = ModuleImage::of_file(scope.root(), &path, &path) else { continue };
+        let Ok(symbols) = symbols::read(&image) else { continue };
+        for (name, version) in symbols.taken().chain(symbols.given()) {
+            let Some(version) = version.map(in_hexadecimal) else { continue };
+            match open.get(name.as_str()) {
+                Some(wanted) if *wanted == version => drop(open.remove(name.as_str())),
+                Some(wanted) => {
+                    return Err(Misfit::Flawed(format!(
+                        "they were built with version {wanted} of {name}, and {path} with {version}"
+                    )));
+                }
+                None => {}
+            }
+        }
+    }
+    match open.keys().next() {
+        None => Ok(()),
+        Some(name) => Err(Misfit::Unknown(format!("{reason}, and no module of the kernel shows {name}"))),
+    }
+}
+
+/// The vermagic of a module of the kernel itself; none if none can be read.
+fn vermagic_of_kernel(scope: &KernelSymbols<'_>) -> Option<String> {
+    let path = scope.own_modules().next()?;
+    let image = ModuleImage::of_file(scope.root(), &path, &path).ok()?;
+    let vermagic = module_file::info(&image).ok()?.vermagic?;
+    (made_for(&vermagic) == Some(scope.release())).then_some(vermagic)
+}

@@ -1,0 +1,187 @@
+//! Registering imported modules, putting their binaries into the DKMS tree, and installing them as after an
+//! update.
+
+use std::collections::BTreeSet;
+
+use super::ReadyImport;
+use crate::context::Context;
+use crate::dkms::plan::build_directory;
+use crate::dkms::register::source_directory;
+use crate::dkms::source_change::SourceFiles;
+use crate::dkms::{ModuleName, Tree, architecture, modfile};
+use crate::exit;
+use crate::kernel::Inventory;
+use crate::limits::MODULE;
+use crate::report::add::StepResult;
+use crate::report::remedy::{AdminCommand, CommandTarget};
+use crate::report::transfer::{ImportOrigin, ImportedArchive};
+use crate::state::change::ModuleChange;
+use crate::state::{self, RECORD, RunRecord};
+use crate::sys::{FileError, interrupt};
+use crate::transfer::{BINARIES, ExportedBuild};
+use crate::update::engine::Order;
+use crate::update::progress::ProgressMode;
+use crate::update::registration;
+use crate::update::sequence::{self, Done};
+
+/// Registers a module and puts its binaries into the DKMS tree, as dkms would have left them after a build.
+/// False when that failed; nothing of it is left then.
+pub fn register(context: &Context, ready: &ReadyImport, found: &mut ImportedArchive) -> bool {
+    let (prepared, before) = (&ready.prepared, &ready.before);
+    if let Err(e) = registration::register(context, prepared, before) {
+        found.step("register", StepResult::Failed, e.to_string());
+        return false;
+    }
+    let module = &prepared.module;
+    let directory = context.root.shown_path(source_directory(module));
+    match before.is_registered {
+        true => found.step("register", StepResult::Skipped, format!("{module} is registered already")),
+        false => found.step("register", StepResult::Done, format!("{}", directory.display())),
+    }
+    let placed = builds(ready).try_for_each(|build| place(context, ready, build));
+    // From here on a later run completes what a killed one leaves: the next one installs or builds it.
+    let placed = placed.and_then(|()| ModuleChange::end(&context.root));
+    if let Err(e) = placed {
+        found.step("install", StepResult::Failed, e.to_string());
+        undo(context, ready, found);
+        return false;
+    }
+    true
+}
+
+/// The builds of the archive that are used.
+fn builds(ready: &ReadyImport) -> impl Iterator<Item = &ExportedBuild> {
+    let all = ready.manifest.iter().flat_map(|manifest| &manifest.builds);
+    all.filter(|build| ready.of(ImportOrigin::Archive).any(|release| release == build.kernel))
+}
+
+/// Puts a build into the DKMS tree. It appears there complete.
+fn place(context: &Context, ready: &ReadyImport, build: &ExportedBuild) -> Result<(), FileError> {
+    let root = &context.root;
+    let directory = build_directory(&ready.prepared.module, &build.kernel);
+    let kernel = directory.rsplit_once('/').map_or("", |(kernel, _)| kernel).to_owned();
+    // As dkms names its own, so that what a killed run left is found.
+    let unfinished = format!("{kernel}/.tmp_{}_import", architecture());
+    root.remove_tree(&unfinished)?;
+    let scratch = ready.prepared.scratch.root();
+    for sum in &build.files {
+        let top = ready.prepared.source.parent().unwrap_or(&ready.prepared.source);
+        let from = top.join(BINARIES).join(build.directory()).join(&sum.path);
+        let from = scratch.real_path(&from)?;
+        // The scratch directory is below the root.
+        let from = root.inside(&from).unwrap_or(from);
+        root.copy(from, format!("{unfinished}/{}", sum.path), 0o644, MODULE)?;
+    }
+    // Directories with other files are from a build that does not work.
+    root.remove_tree(&directory)?;
+    root.rename(&unfinished, &architecture())?;
+    root.sync_directory(&kernel)
+}
+
+/// Takes back what the import did.
+fn undo(context: &Context, ready: &ReadyImport, found: &mut ImportedArchive) {
+    if ready.before.is_registered {
+        return;
+    }
+    match registration::take_back(context, &ready.prepared, &ready.before).as_slice() {
+        [] => found.step("undo", StepResult::Done, "nothing of it is left"),
+        errors => errors.iter().for_each(|e| found.step("undo", StepResult::Failed, e)),
+    }
+}
+
+/// Installs the registered modules, builds what the archives have no binaries for, and brings the boot files
+/// up to date.
+///
+/// # Errors
+/// When what was found cannot be written.
+pub fn install(context: &Context, ready: &[&ReadyImport], show: ProgressMode) -> anyhow::Result<Done> {
+    let inventory = Inventory::observe(&context.root);
+    let mut kernels: BTreeSet<String> =
+        inventory.tips().into_iter().map(|kernel| kernel.name.release()).collect();
+    for ready in ready {
+        kernels.extend(ready.of(ImportOrigin::Archive).map(str::to_owned));
+        // A kernel that has another version is to have this one before that is removed.
+        let others = ready.before.kernels.iter().filter(|release| inventory.of_release(release).is_some());
+        kernels.extend(others.cloned());
+    }
+    let order = Order {
+        modules: ready.iter().map(|ready| ready.prepared.module.to_string()).collect(),
+        kernels: kernels.into_iter().collect(),
+        by_hand: true,
+        is_import: true,
+        ..Order::default()
+    };
+    let done = sequence::work(context, Vec::new(), &order, show)?;
+    remember(context, ready);
+    Ok(done)
+}
+
+/// Records which source the binaries were built from, so that a later change of the source is noticed.
+fn remember(context: &Context, ready: &[&ReadyImport]) {
+    let root = &context.root;
+    let Some(mut record) = state::load::<RunRecord>(root, RECORD).good() else { return };
+    let (mut is_changed, tree) = (false, Tree::observe(root));
+    for ready in ready.iter().filter(|ready| builds(ready).next().is_some()) {
+        let registered = tree.modules.iter().find(|known| known.module == ready.prepared.module);
+        let files = registered.and_then(|known| SourceFiles::observe(root, &known.source));
+        let Some(files) = files else { continue };
+        let of_modules = |path: &str| modfile::ENDINGS.iter().any(|ending| path.ends_with(ending));
+        for sum in builds(ready).flat_map(|build| &build.files).filter(|sum| of_modules(&sum.path)) {
+            let known = record.built_from.insert(sum.sha256.clone(), files.fingerprint());
+            is_changed |= known.as_deref() != Some(&files.fingerprint());
+        }
+    }
+    if is_changed && let Err(e) = root.write_json(RECORD, &record) {
+        tracing::warn!("{e}; whether the source has changed is then judged by its times");
+    }
+}
+
+/// Reports what became of a module. A module that works on a kernel stays; one that works on none is taken
+/// back. True when it is installed on all of them.
+pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut ImportedArchive) -> bool {
+    let module = &ready.prepared.module;
+    let is_ours = |of: &ModuleName| of == module;
+    let attempts: Vec<_> = done.attempts.iter().filter(|attempt| is_ours(&attempt.module)).collect();
+    for attempt in &attempts {
+        match &attempt.failure {
+            Some((_, why)) => {
+                found.step("install", StepResult::Failed, format!("{}: {why}", attempt.release));
+            }
+            None => {
+                let text = format!("{}: installed and proven", attempt.release);
+                found.step("install", StepResult::Done, text);
+            }
+        }
+    }
+    for left in done.left_alone.iter().filter(|left| is_ours(&left.module) && !left.state.is_fine()) {
+        found.step("install", StepResult::Failed, format!("{}: {}", left.release, left.why));
+    }
+    if interrupt::asked() {
+        found.step("install", StepResult::Failed, "the run was asked to stop");
+    } else if done.code == exit::UNKNOWN && done.attempts.is_empty() {
+        found.step("install", StepResult::Failed, "it cannot be determined what is to be done");
+    }
+    let works = attempts.iter().any(|attempt| attempt.failure.is_none())
+        || ready.of(ImportOrigin::Present).next().is_some();
+    if found.has_failed() && !works {
+        undo(context, ready, found);
+        return false;
+    }
+    if attempts.is_empty() && !found.has_failed() {
+        found.step("install", StepResult::Skipped, "nothing to do");
+    }
+    let mut is_refused = false;
+    for refused in done.refused.iter().filter(|refused| is_ours(&refused.module)) {
+        found.step("load", StepResult::Warning, format!("{}: {}", refused.release, refused.why));
+        is_refused = true;
+    }
+    if !found.has_failed() {
+        for error in registration::keep(context, &ready.prepared, &ready.before) {
+            found.step("replace", StepResult::Failed, error);
+        }
+    }
+    found.installed = !found.has_failed();
+    let remove = AdminCommand::change("clr-dkms", &["remove", &module.to_string()]);
+    found.undo = Some(remove.text(&CommandTarget::of_root(&context.root)));
+    found.installed && !is_refused
+}
