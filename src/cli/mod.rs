@@ -19,6 +19,7 @@ pub mod post_update;
 pub mod pre_update;
 pub mod rebuild;
 pub mod remove;
+pub mod setup;
 pub mod status;
 pub mod variant;
 pub mod wait;

@@ -18,6 +18,7 @@ use super::lint::{self, LintArguments};
 use super::logs::{self, LogsArguments};
 use super::rebuild::{self, RebuildArguments};
 use super::remove::{self, RemoveArguments};
+use super::setup::{self, SetupArguments};
 use super::wait::{self, WaitArguments};
 use super::{Common, answer};
 use show::StatusArguments;
@@ -171,6 +172,23 @@ enum AdminVerb {
     #[command(after_help = "Examples:\n  clr-dkms import hello.tar.gz --dry-run\n  \
         clr-dkms import --yes *.tar.gz\n  clr-dkms import --yes --root /mnt hello.tar.gz")]
     Import(ImportArguments),
+    /// Make a system ready for modules: bundles, kernel command line, boot entries
+    ///
+    /// It looks for what a build needs: dkms, a compiler, make, and the headers of the kernels that boot by
+    /// default. The bundles that have what is missing (kernel-native-dkms, kernel-lts-dkms …) are shown, and
+    /// installed with swupd after a confirmation. module.sig_unenforce is set where a kernel refuses modules
+    /// without a trusted signature, unless the configuration does not want it. Modules that are registered are
+    /// built, the boot entries are brought up to date, and it is said whether a reboot is due. It can be
+    /// repeated: what is there is left alone.
+    ///
+    /// On a system without swupd it says what is missing.
+    ///
+    /// Exit code 0: the system is ready, perhaps after a reboot; with --dry-run: it is, or can be made so; 1:
+    /// something is missing, or it was not confirmed; 3: it cannot be determined what is there; 75: another
+    /// run is at work; 77: no permission.
+    #[command(after_help = "Examples:\n  clr-dkms setup --dry-run\n  clr-dkms setup --yes\n  \
+        clr-dkms setup --root /mnt --yes")]
+    Setup(SetupArguments),
     /// Read dkms.conf files and their sources, and say what is wrong, on which line, and what clears it
     ///
     /// Each dkms.conf is read as text, and run by bash as dkms would run it, but without write access. An
@@ -351,6 +369,7 @@ fn run_verb(arguments: AdminArguments) -> anyhow::Result<u8> {
         AdminVerb::Remove(asked) => remove::run(&context, &asked, &arguments.common),
         AdminVerb::Export(asked) => export::run(&context, &asked, &arguments.common),
         AdminVerb::Import(asked) => import::run(&context, &asked, &arguments.common),
+        AdminVerb::Setup(asked) => setup::run(&context, &asked, &arguments.common),
         AdminVerb::Status(asked) => show::run(&context, &asked, &arguments.common),
         AdminVerb::Logs(asked) => logs::run(&context, &asked, &arguments.common),
         AdminVerb::Explain(asked) => explain::run(&asked, &arguments.common),

@@ -18,6 +18,7 @@ pub mod next_boot;
 pub mod readiness;
 mod requirements;
 pub mod satisfaction;
+pub mod setup;
 pub mod sig_unenforce;
 pub mod unread;
 pub mod update_way;

@@ -23,6 +23,7 @@ pub mod remedies;
 pub mod remedy;
 pub mod remove;
 pub mod render;
+pub mod setup;
 pub mod transfer;
 mod unmanaged;
 mod verdict;

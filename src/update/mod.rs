@@ -27,3 +27,4 @@ pub mod registration;
 pub mod removal;
 pub mod run_mark;
 pub mod sequence;
+pub mod setup;

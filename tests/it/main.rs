@@ -79,6 +79,7 @@ mod requirements;
 mod sandbox;
 mod sandbox_refusal;
 mod schema;
+mod setup;
 mod severity;
 mod signature;
 mod status;

@@ -13,6 +13,7 @@ mod modules;
 pub mod nagios;
 pub mod progress;
 pub mod rebuild;
+pub mod setup;
 pub mod style;
 pub mod text;
 pub mod transfer;

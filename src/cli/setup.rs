@@ -1,0 +1,105 @@
+//! `clr-dkms setup`: makes a system ready for modules.
+
+use clap::Args;
+
+use super::hold::confirmed;
+use super::{Common, answer, need_root};
+use crate::context::Context;
+use crate::exit;
+use crate::report::add::StepResult;
+use crate::report::render::json;
+use crate::report::render::setup::{found, rest};
+use crate::report::setup::SetupDocument;
+use crate::state::{LOCK, is_ours};
+use crate::sys::{Lock, interrupt};
+use crate::update::progress::ProgressMode;
+use crate::update::sequence::wait_for_swupd;
+use crate::update::setup::{self, SetupPlan};
+
+/// The arguments of `setup`.
+#[derive(Debug, Args)]
+pub struct SetupArguments {
+    /// Print what is missing and what would be done; change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    yes: bool,
+    /// Print the whole document as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `setup`.
+///
+/// # Errors
+/// When the lock cannot be had, or something cannot be written.
+pub fn run(context: &Context, arguments: &SetupArguments, common: &Common) -> anyhow::Result<u8> {
+    if !arguments.dry_run {
+        need_root(context, "clr-dkms setup")?;
+    }
+    interrupt::watch()?;
+    let plan = match SetupPlan::observe(context) {
+        Ok(plan) => plan,
+        Err(why) => {
+            tracing::error!("{why}");
+            return Ok(exit::UNKNOWN);
+        }
+    };
+    let mut document = SetupDocument::default();
+    plan.describe(context, &mut document);
+    if arguments.dry_run {
+        setup::foresee(context, &mut document);
+    }
+    let shown = document.steps.len();
+    if !arguments.json {
+        answer(&found(&document), common.color)?;
+    }
+    if !arguments.dry_run && get_bundles(context, arguments, &plan, &mut document)? {
+        let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+        let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
+        setup::complete(context, show, &mut document)?;
+        document.ready = !document.has_failed();
+    }
+    let text = if arguments.json { json(&document)? } else { rest(&document, shown) };
+    answer(&text, common.color)?;
+    Ok(if document.has_failed() { exit::ATTENTION } else { exit::OK })
+}
+
+/// Installs the bundles that are missing, and looks whether that helped. False when nothing else is to be
+/// done.
+fn get_bundles(
+    context: &Context,
+    arguments: &SetupArguments,
+    plan: &SetupPlan,
+    document: &mut SetupDocument,
+) -> anyhow::Result<bool> {
+    if plan.bundles().is_empty() {
+        return Ok(true);
+    }
+    if !arguments.yes {
+        let question = format!("Install {} with swupd?", plan.bundles().join(", "));
+        let why = match confirmed(&question)? {
+            Some(true) => None,
+            Some(false) => Some("not confirmed: nothing has been changed"),
+            None => Some("without a terminal to ask on, --yes confirms; nothing has been changed"),
+        };
+        if let Some(why) = why {
+            document.step("bundle", StepResult::Failed, why);
+            return Ok(false);
+        }
+    }
+    wait_for_swupd(context);
+    if !plan.install(context, document) {
+        return Ok(false);
+    }
+    match SetupPlan::observe(context) {
+        Ok(after) if !after.bundles().is_empty() || (after.is_unfilled() && !plan.is_unfilled()) => {
+            let missing = after.missing().join("; ");
+            document.step("bundle", StepResult::Failed, format!("still missing: {missing}"));
+        }
+        Ok(_) => {}
+        Err(why) => document.step("bundle", StepResult::Failed, why),
+    }
+    Ok(true)
+}
