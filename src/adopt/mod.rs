@@ -8,6 +8,7 @@ mod evidence;
 mod find;
 mod generate;
 mod inspect;
+pub mod owner;
 mod place;
 mod placeholder;
 mod substitute;

@@ -48,7 +48,8 @@ pub struct AddArguments {
     /// Do not build it in scratch before it is registered
     #[arg(long)]
     no_build: bool,
-    /// Put it in the place of an older version, which stays until this one is proven
+    /// Put it in the place of an older version, or of another source of the same version, which stays until
+    /// this one is proven
     #[arg(long)]
     replace: bool,
     /// Load it into the running kernel, once it is installed
@@ -162,7 +163,7 @@ fn confirm_and_install(
         return Ok(exit::ATTENTION);
     }
     let directory = context.root.shown_path(source_directory(module));
-    match before.is_registered {
+    match before.is_registered && !before.replaces_source {
         true => document.step("register", StepResult::Skipped, format!("{module} is registered already")),
         false => document.step("register", StepResult::Done, format!("{}", directory.display())),
     }
@@ -247,7 +248,7 @@ fn finish(
     }
     if !problems.is_empty() {
         problems.iter().for_each(|why| document.step("install", StepResult::Failed, why));
-        if !before.is_registered {
+        if !before.is_registered || before.replaces_source {
             match registration::take_back(context, prepared, before).as_slice() {
                 [] => document.step("undo", StepResult::Done, "nothing of it is left"),
                 errors => errors.iter().for_each(|e| document.step("undo", StepResult::Failed, e)),

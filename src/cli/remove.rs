@@ -5,8 +5,8 @@ use clap::Args;
 use super::{Common, answer, need_root};
 use crate::context::Context;
 use crate::decide::assess;
+use crate::dkms::Cache;
 use crate::dkms::register::source_directory;
-use crate::dkms::{Cache, ModuleName};
 use crate::exit;
 use crate::report::add::StepResult;
 use crate::report::remove::RemoveDocument;
@@ -18,7 +18,7 @@ use crate::sys::{Lock, interrupt};
 use crate::system::System;
 use crate::update::engine::Order;
 use crate::update::progress::ProgressMode;
-use crate::update::removal::{self, ChoiceError, Removal, RemovalOutcome};
+use crate::update::removal::{self, ChoiceError, Recovered, Removal, RemovalOutcome};
 use crate::update::sequence::{self, wait_for_swupd};
 
 /// The arguments of `remove`.
@@ -44,13 +44,13 @@ pub struct RemoveArguments {
 /// # Errors
 /// If the lock cannot be taken, or stdout cannot be written.
 pub fn run(context: &Context, arguments: &RemoveArguments, common: &Common) -> anyhow::Result<u8> {
-    let (mut lock, mut completed) = (None, None);
+    let (mut lock, mut recovered) = (None, Recovered::Nothing);
     if !arguments.dry_run {
         need_root(context, "clr-dkms remove")?;
         interrupt::watch()?;
         wait_for_swupd(context);
         lock = Some(Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?);
-        completed = removal::recover(context);
+        recovered = removal::recover(context);
     }
     let mut document = RemoveDocument { schema: 1, dry_run: arguments.dry_run, ..RemoveDocument::default() };
     let code = match planned(context, arguments) {
@@ -58,7 +58,7 @@ pub fn run(context: &Context, arguments: &RemoveArguments, common: &Common) -> a
             describe(&mut document, &removal);
             carry_out(context, arguments, &removal, &mut document)?
         }
-        Err(ChoiceError::NotThere { .. }) if completed.as_ref().is_some_and(|m| is_meant(m, arguments)) => {
+        Err(ChoiceError::NotThere { .. }) if is_meant(&recovered, arguments) => {
             document.name.clone_from(&arguments.module);
             document.step("remove", StepResult::Done, "the interrupted removal is completed");
             document.removed = true;
@@ -78,7 +78,9 @@ pub fn run(context: &Context, arguments: &RemoveArguments, common: &Common) -> a
     Ok(code)
 }
 
-fn is_meant(module: &ModuleName, arguments: &RemoveArguments) -> bool {
+/// Whether that module was removed just now.
+fn is_meant(recovered: &Recovered, arguments: &RemoveArguments) -> bool {
+    let Recovered::Removed(module) = recovered else { return false };
     arguments.module == module.name || arguments.module == module.to_string()
 }
 

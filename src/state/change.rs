@@ -18,6 +18,8 @@ pub const CHANGE: &str = "/var/lib/clr-dkms/change.json";
 pub enum ChangeKind {
     /// The module is registered and installed. Until that is proven, it is taken back.
     Add,
+    /// The source of the module is replaced by another one of the same version.
+    Replace,
     /// The module is removed.
     Remove,
 }
@@ -32,6 +34,9 @@ pub struct ModuleChange {
     pub module: ModuleName,
     /// What is being changed.
     pub change: ChangeKind,
+    /// The fingerprint of the new source of a replacement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     /// The source was there before, and stays.
     #[serde(default)]
     pub keeps_source: bool,
@@ -44,7 +49,7 @@ impl ModuleChange {
     /// The change of a module that no kernel has yet.
     pub fn new(module: &ModuleName, change: ChangeKind) -> ModuleChange {
         let (module, kernels) = (module.clone(), BTreeSet::new());
-        ModuleChange { schema: SCHEMA, module, change, keeps_source: false, kernels }
+        ModuleChange { schema: SCHEMA, module, change, fingerprint: None, keeps_source: false, kernels }
     }
 
     /// Writes it.

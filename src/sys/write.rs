@@ -13,6 +13,7 @@ use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::signal::kill;
 use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, fsync, getpid, linkat, symlinkat, syncfs, unlinkat};
+use rustix::fs::RenameFlags;
 
 use super::compare::have_same_contents;
 use super::directory::entries;
@@ -236,6 +237,17 @@ impl Root {
             Err(Errno::ENOENT) => Ok(false),
             Err(e) => Err(self.fail("rename", path, e)),
         }
+    }
+
+    /// Exchanges two entries of one directory at once.
+    ///
+    /// # Errors
+    /// When one of them is not there, or the filesystem cannot do it.
+    pub fn exchange(&self, path: impl AsRef<Path>, name: &str) -> Result<(), FileError> {
+        let path = path.as_ref();
+        let (directory, old) = self.parent_and_name(path)?;
+        rustix::fs::renameat_with(&directory, old, &directory, name, RenameFlags::EXCHANGE)
+            .map_err(|e| self.fail("exchange", path, e))
     }
 
     /// Gives a file or symlink a second name in its own directory; its contents stay as long as either

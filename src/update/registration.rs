@@ -5,8 +5,9 @@ use std::path::Path;
 use super::adopt::Prepared;
 use super::engine::Order;
 use super::progress::ProgressMode;
-use super::removal::{self, UNFINISHED};
+use super::removal;
 use super::sequence::{self, Done};
+use crate::adopt::owner::owner;
 use crate::context::Context;
 use crate::dkms::register::{self, source_directory};
 use crate::dkms::tree::SOURCES;
@@ -21,10 +22,17 @@ use crate::sys::{FileError, FileKind, Presence, Root};
 pub enum RegisterError {
     /// Another source has its name and version.
     #[error(
-        "{0} is there already, with other contents: give this one another version (--version), or remove the \
-         other one first"
+        "{0} is there already, with other contents: --replace puts this one in its place, once it is proven"
     )]
     Taken(String),
+    /// A package installed the directory.
+    #[error(
+        "{0} belongs to the package {1}, which would overwrite it: give this one another version (--version)"
+    )]
+    Owned(String, String),
+    /// The registration has no source that could be compared.
+    #[error("{0} is registered, and its source is not in /usr/src: remove it first (clr-dkms remove)")]
+    NoSource(ModuleName),
     /// Other versions are registered.
     #[error("{0} is registered; --replace puts this one in its place")]
     OtherVersion(ModuleName),
@@ -49,6 +57,10 @@ pub struct Before {
     pub is_registered: bool,
     /// The same source, in its directory.
     pub has_source: bool,
+    /// Another source, which this one is to replace, is in its directory.
+    pub replaces_source: bool,
+    /// What `clr-dkms add` recorded of it.
+    pub recorded: Option<AddedSource>,
     /// Other versions.
     pub others: Vec<ModuleName>,
     /// The kernels that have one of them.
@@ -67,21 +79,28 @@ pub fn compare(context: &Context, prepared: &Prepared, replace: bool) -> Result<
     }
     let directory = source_directory(module);
     let shown = || root.shown_path(&directory).display().to_string();
+    let mut replaces_source = false;
     let has_source = match root.lookup_link(&directory) {
         Presence::Absent => false,
         Presence::Unreadable(e) => return Err(e.into()),
         Presence::There(stat) if stat.kind == FileKind::Directory => {
             let ours = prepared.source.display().to_string();
             if !register::is_same_source((root, &directory), (prepared.scratch.root(), &ours))? {
-                return Err(RegisterError::Taken(shown()));
+                if !replace {
+                    return Err(RegisterError::Taken(shown()));
+                }
+                if let Some(package) = owner(root, &context.tools, &directory)? {
+                    return Err(RegisterError::Owned(shown(), package));
+                }
+                replaces_source = true;
             }
-            true
+            !replaces_source
         }
         Presence::There(_) => return Err(RegisterError::Taken(shown())),
     };
     let is_registered = tree.modules.iter().any(|known| known.module == *module);
-    if is_registered && !has_source {
-        return Err(RegisterError::Taken(format!("{module} in the DKMS tree")));
+    if is_registered && !has_source && !replaces_source {
+        return Err(RegisterError::NoSource(module.clone()));
     }
     let others = tree.modules.iter().map(|known| &known.module);
     let others: Vec<ModuleName> =
@@ -93,11 +112,10 @@ pub fn compare(context: &Context, prepared: &Prepared, replace: bool) -> Result<
     if let Some(newer) = others.iter().find(is_newer) {
         return Err(RegisterError::Newer(newer.clone()));
     }
-    let installed = tree.installed.iter().filter(|((name, _), version)| {
-        *name == module.name && others.iter().any(|other| other.version == **version)
-    });
-    let kernels = installed.map(|((_, release), _)| release.clone()).collect();
-    Ok(Before { is_registered, has_source, others, kernels })
+    let replaced = others.iter().chain(replaces_source.then_some(module));
+    let kernels = replaced.flat_map(|other| register::kernels_of(&tree, other)).collect();
+    let recorded = AddedManifest::load(root)?.of(module).and_then(|added| added.source.clone());
+    Ok(Before { is_registered, has_source, replaces_source, recorded, others, kernels })
 }
 
 /// Copies the source to `/usr/src` and registers it. Both appear at once, complete and on disk.
@@ -106,12 +124,14 @@ pub fn compare(context: &Context, prepared: &Prepared, replace: bool) -> Result<
 /// When something cannot be written; nothing is left then.
 pub fn register(context: &Context, prepared: &Prepared, before: &Before) -> Result<(), RegisterError> {
     let (root, module) = (&context.root, &prepared.module);
-    if before.is_registered {
+    if before.is_registered && !before.replaces_source {
         return Ok(());
     }
     let keeps_source = before.has_source;
-    ModuleChange { keeps_source, ..ModuleChange::new(module, ChangeKind::Add) }.write(root)?;
-    let placed = if before.has_source { Ok(()) } else { place(context, prepared) };
+    let kind = if before.replaces_source { ChangeKind::Replace } else { ChangeKind::Add };
+    let change = ModuleChange { keeps_source, ..ModuleChange::new(module, kind) };
+    change.write(root)?;
+    let placed = if before.has_source { Ok(()) } else { place(context, prepared, change) };
     let done = placed.and_then(|()| Ok(register::add(root, module)?));
     if done.is_err() {
         for error in take_back(context, prepared, before) {
@@ -121,17 +141,24 @@ pub fn register(context: &Context, prepared: &Prepared, before: &Before) -> Resu
     done
 }
 
-/// Copies the source to its place.
-fn place(context: &Context, prepared: &Prepared) -> Result<(), RegisterError> {
+/// Copies the source to its place. A source that it replaces gets its temporary name.
+fn place(context: &Context, prepared: &Prepared, change: ModuleChange) -> Result<(), RegisterError> {
     let (root, module) = (&context.root, &prepared.module);
     let name = format!("{}-{}", module.name, module.version);
-    let unfinished = format!("{SOURCES}/.{name}{UNFINISHED}");
+    let unfinished = removal::unfinished(module);
     // Of a run that was killed.
     root.remove_tree(&unfinished)?;
     copy(context, prepared, &prepared.source, Path::new(&unfinished))?;
     root.sync(&unfinished)?;
-    record_source(root, module, &unfinished)?;
-    root.rename(&unfinished, &name)?;
+    if change.change == ChangeKind::Replace {
+        let fingerprint = Some(tree_fingerprint(root, &unfinished)?);
+        ModuleChange { fingerprint, ..change }.write(root)?;
+        root.exchange(&unfinished, &name)?;
+        record_source(root, module, &source_directory(module))?;
+    } else {
+        record_source(root, module, &unfinished)?;
+        root.rename(&unfinished, &name)?;
+    }
     Ok(root.sync_directory(SOURCES)?)
 }
 
@@ -166,10 +193,58 @@ fn copy(context: &Context, prepared: &Prepared, from: &Path, to: &Path) -> Resul
 
 /// Takes back what [`register`] did, and what was installed since. The errors are returned as text.
 pub fn take_back(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
-    match before.is_registered {
-        true => Vec::new(),
-        false => removal::take_back(context, &prepared.module, before.has_source).errors,
+    let module = &prepared.module;
+    if before.replaces_source
+        && let Err(e) = exchange_back(context, module, before)
+    {
+        return vec![e.to_string()];
     }
+    let mut errors = match before.is_registered {
+        true => Vec::new(),
+        false => removal::take_back(context, module, before.has_source || before.replaces_source).errors,
+    };
+    if !before.kernels.is_empty() {
+        errors.extend(restore(context, module, before).err().map(|e| format!("{e:#}")));
+    }
+    errors.extend(ModuleChange::end(&context.root).err().map(|e| e.to_string()));
+    errors
+}
+
+/// Gives the source that was replaced its name back.
+fn exchange_back(context: &Context, module: &ModuleName, before: &Before) -> Result<(), RegisterError> {
+    let root = &context.root;
+    if removal::is_exchanged(root, module)? {
+        root.exchange(removal::unfinished(module), &format!("{}-{}", module.name, module.version))?;
+        root.sync_directory(SOURCES)?;
+    }
+    let mut manifest = AddedManifest::load(root)?;
+    match &before.recorded {
+        Some(source) => manifest.record_source(root, module, source.clone())?,
+        None => manifest.forget_source(root, module)?,
+    }
+    root.remove_tree(removal::unfinished(module))?;
+    Ok(())
+}
+
+/// Installs what a kernel had before. It is still built, or built again from the source that it was built from.
+fn restore(context: &Context, module: &ModuleName, before: &Before) -> anyhow::Result<Done> {
+    let own = before.is_registered.then_some(module);
+    let modules = before.others.iter().chain(own).map(ToString::to_string).collect();
+    let order = Order {
+        modules,
+        kernels: existing(context, before),
+        force: before.replaces_source,
+        by_hand: true,
+        is_part: true,
+    };
+    sequence::work(context, Vec::new(), &order, ProgressMode::Nothing)
+}
+
+/// The kernels of these that are still installed.
+fn existing(context: &Context, before: &Before) -> Vec<String> {
+    let inventory = Inventory::observe(&context.root);
+    let kernels = before.kernels.iter().filter(|release| inventory.of_release(release).is_some());
+    kernels.cloned().collect()
 }
 
 /// Builds and installs the module as after an update, and brings the boot files up to date.
@@ -183,23 +258,26 @@ pub fn install(
     show: ProgressMode,
 ) -> anyhow::Result<Done> {
     // A kernel that has another version is to have this one before that is removed.
-    let mut kernels = before.kernels.clone();
+    let mut kernels = existing(context, before);
     if !kernels.is_empty() {
         let inventory = Inventory::observe(&context.root);
-        kernels.retain(|release| inventory.of_release(release).is_some());
         kernels.extend(inventory.tips().into_iter().map(|kernel| kernel.name.release()));
         kernels.sort();
         kernels.dedup();
     }
     let modules = vec![prepared.module.to_string()];
-    let order = Order { modules, kernels, by_hand: true, is_part: true, ..Order::default() };
+    let force = before.replaces_source;
+    let order = Order { modules, kernels, force, by_hand: true, is_part: true };
     sequence::work(context, Vec::new(), &order, show)
 }
 
 /// Keeps the module, once it is proven, and removes the other versions. Their side files pass to it. The errors are
 /// returned as text.
 pub fn keep(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
-    let ended = ModuleChange::end(&context.root);
+    let root = &context.root;
+    // What was replaced.
+    let old = root.remove_tree(removal::unfinished(&prepared.module)).map(drop);
+    let ended = old.and_then(|()| ModuleChange::end(root));
     let mut errors: Vec<String> = ended.err().into_iter().map(|e| e.to_string()).collect();
     for other in &before.others {
         let passed = AddedManifest::load(&context.root)

@@ -15,7 +15,9 @@ use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{kernel_name, stem};
 use crate::kernel::{Headers, Inventory, Running};
 use crate::requirement::{Importance, Requirement};
-use crate::state::added::{AddedFile, AddedManifest, AddedState, ManifestError};
+use crate::state::added::{
+    AddedFile, AddedManifest, AddedSource, AddedState, ManifestError, tree_fingerprint,
+};
 use crate::state::change::{CHANGE, ChangeKind, ModuleChange};
 use crate::state::{LOCK, RECORD, RunRecord, Stored, is_ours, load};
 use crate::sys::lock::LockError;
@@ -24,7 +26,7 @@ use crate::system::System;
 use crate::usage;
 
 /// The end of the name of a directory in `/usr/src` that is not complete yet, or not any more.
-pub const UNFINISHED: &str = ".clr-dkms-add";
+const UNFINISHED: &str = ".clr-dkms-add";
 /// The time limit of `rmmod`.
 const UNLOAD: Duration = Duration::from_secs(30);
 
@@ -94,6 +96,30 @@ pub struct RemovalOutcome {
     pub source: Option<AddedState>,
     /// What could not be done.
     pub errors: Vec<String>,
+}
+
+/// The directory of a source until it is complete, and of one that is replaced or removed.
+pub fn unfinished(module: &ModuleName) -> String {
+    format!("{SOURCES}/{}", unfinished_name(module))
+}
+
+fn unfinished_name(module: &ModuleName) -> String {
+    format!(".{}-{}{UNFINISHED}", module.name, module.version)
+}
+
+/// Whether the source of a replacement that is in progress has its final name.
+///
+/// # Errors
+/// When the sources cannot be read.
+pub fn is_exchanged(root: &Root, module: &ModuleName) -> Result<bool, FileError> {
+    let Some(change) = ModuleChange::left(root).good() else { return Ok(false) };
+    let directory = source_directory(module);
+    match change.fingerprint.filter(|_| change.module == *module) {
+        Some(new) if root.lookup_link(&directory).is_there() => {
+            Ok(tree_fingerprint(root, &directory)? == new)
+        }
+        _ => Ok(false),
+    }
 }
 
 /// The module that is meant by `NAME` or `NAME/VERSION`.
@@ -274,33 +300,49 @@ pub fn recover_first(context: &Context) -> Result<(), LockError> {
     Ok(())
 }
 
-/// Completes what a killed run has begun. Only for the holder of the lock. Returns the module that was taken
-/// back.
-pub fn recover(context: &Context) -> Option<ModuleName> {
+/// What [`recover`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovered {
+    /// There was nothing to do, or it could not be done.
+    Nothing,
+    /// The module was taken back.
+    Removed(ModuleName),
+    /// The module has its new source. Some kernels may have it from the old one.
+    Replaced(ModuleName),
+}
+
+/// Completes what a killed run has begun. Only for the holder of the lock.
+pub fn recover(context: &Context) -> Recovered {
     let root = &context.root;
     let change = match ModuleChange::left(root) {
-        Stored::Absent => return None,
+        Stored::Absent => return Recovered::Nothing,
         Stored::Good(change) => change,
         Stored::Unreadable(why) => {
             tracing::error!("{why}; the change of a module that was interrupted is not completed");
-            return None;
+            return Recovered::Nothing;
         }
         Stored::Bad(why) => {
             tracing::error!("{why}; the change of a module that was interrupted is not completed");
             if let Err(e) = ModuleChange::end(root) {
                 tracing::error!("{e}");
             }
-            return None;
+            return Recovered::Nothing;
         }
     };
     let module = change.module.clone();
     match change.change {
+        ChangeKind::Replace => {
+            return replaced(root, &module).unwrap_or_else(|e| {
+                tracing::error!("{e:#}");
+                Recovered::Nothing
+            });
+        }
         ChangeKind::Remove => tracing::warn!("the removal of {module} was interrupted: completing it"),
         ChangeKind::Add if is_everywhere(root, &module) => {
             if let Err(e) = ModuleChange::end(root) {
                 tracing::error!("{e}");
             }
-            return None;
+            return Recovered::Nothing;
         }
         ChangeKind::Add => {
             tracing::warn!("clr-dkms add was interrupted before {module} was installed: taking it back");
@@ -308,7 +350,22 @@ pub fn recover(context: &Context) -> Option<ModuleName> {
     }
     let errors = complete(context, change).errors;
     errors.iter().for_each(|error| tracing::error!("{error}"));
-    errors.is_empty().then_some(module)
+    if errors.is_empty() { Recovered::Removed(module) } else { Recovered::Nothing }
+}
+
+/// Completes a replacement whose new source has its final name, and forgets one that has not come so far.
+fn replaced(root: &Root, module: &ModuleName) -> anyhow::Result<Recovered> {
+    let is_exchanged = is_exchanged(root, module)?;
+    if is_exchanged {
+        tracing::warn!("the replacement of {module} was interrupted: completing it");
+        let path = source_directory(module);
+        let fingerprint = tree_fingerprint(root, &path)?;
+        AddedManifest::load(root)?.record_source(root, module, AddedSource { path, fingerprint })?;
+        register::add(root, module)?;
+    }
+    root.remove_tree(unfinished(module))?;
+    ModuleChange::end(root)?;
+    Ok(if is_exchanged { Recovered::Replaced(module.clone()) } else { Recovered::Nothing })
 }
 
 /// Whether each kernel that boots by default of its variant, and for which modules can be built, has it.
@@ -365,15 +422,14 @@ fn unregister(context: &Context, module: &ModuleName, kernels: &BTreeSet<String>
 
 /// Removes the source that `clr-dkms add` put there, if it was not edited. It disappears at once.
 fn source(root: &Root, module: &ModuleName) -> Result<Option<AddedState>, ManifestError> {
-    let unfinished = format!(".{}-{}{UNFINISHED}", module.name, module.version);
-    root.remove_tree(format!("{SOURCES}/{unfinished}"))?;
+    root.remove_tree(unfinished(module))?;
     let mut manifest = AddedManifest::load(root)?;
     let Some(source) = manifest.of(module).and_then(|added| added.source.clone()) else { return Ok(None) };
     let state = source.state(root)?;
     if state == AddedState::Unedited {
-        root.rename(source_directory(module), &unfinished)?;
+        root.rename(source_directory(module), &unfinished_name(module))?;
         root.sync_directory(SOURCES)?;
-        root.remove_tree(format!("{SOURCES}/{unfinished}"))?;
+        root.remove_tree(unfinished(module))?;
     }
     manifest.forget_source(root, module)?;
     Ok(Some(state))

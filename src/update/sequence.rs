@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use super::boot_files::{self, BootFileSteps};
 use super::engine::{self, Attempt, LeftAlone, Order, Planned};
 use super::progress::{Display, ProgressMode};
+use super::removal::{self, Recovered};
 use super::run_mark::RunMark;
-use super::{initrd, overrides, parameter, publish, removal};
+use super::{initrd, overrides, parameter, publish};
 use crate::boot_decision::Ruling;
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
@@ -112,7 +113,12 @@ pub fn work(
     order: &Order,
     show: ProgressMode,
 ) -> anyhow::Result<Done> {
-    let mut run = Run::observe(context, faults, order);
+    let mut order = order.clone();
+    if !order.is_part && matches!(removal::recover(context), Recovered::Replaced(_)) {
+        // Finds what was built from the old source.
+        order.by_hand = true;
+    }
+    let mut run = Run::observe(context, faults, &order);
     if let Some(code) = run.nothing_to_do() {
         return Ok(code.into());
     }
@@ -154,9 +160,6 @@ impl<'a> Run<'a> {
         // bash may be able to evaluate a dkms.conf that failed last time. Reports do not try again, because
         // that may take long.
         cache.forget_failures();
-        if !order.is_part {
-            removal::recover(context);
-        }
         engine::recover(context);
         let mut system = System::observe_also(context, &mut cache, &order.kernels);
         overrides::keep_current(context, &system);

@@ -4,6 +4,7 @@
 mod add;
 mod add_hostile;
 mod add_manifest;
+mod add_replace;
 mod agreement;
 mod automation;
 mod boot_default;

@@ -57,10 +57,15 @@ fn the_example_of_the_guide_is_installed_from_each_kind_of_package() {
             fs::read_to_string(format!("{GUIDE}/src/Makefile")).unwrap()
         );
         assert_eq!(fs::read_dir(scene.path("var/tmp")).unwrap().count(), 0, "{source}");
-        for path in ["var/lib/dkms/custom_module", "usr/src/custom_module-1.0"] {
-            fs::remove_dir_all(scene.path(path)).unwrap();
+        let done = outcome(scene.program("clr-dkms").args(["remove", "custom_module"])).exits(0);
+        assert!(done.out.contains("usr/src/custom_module-1.0"), "{source}: {}", done.out);
+        for path in ["var/lib/dkms/custom_module", "usr/src/custom_module-1.0", "var/lib/clr-dkms/added.json"]
+        {
+            assert!(!scene.path(path).exists(), "{source}: {path}");
         }
-        fs::remove_file(installed).unwrap();
+        assert!(!installed.exists(), "{source}");
+        let index = scene.read(&format!("usr/lib/modules/{A}/modules.dep"));
+        assert!(!index.contains("custom_module"), "{source}: {index}");
     }
     fs::remove_dir_all(beside).unwrap();
 }
