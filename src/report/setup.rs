@@ -47,7 +47,7 @@ pub struct SetupDocument {
 impl SetupDocument {
     /// Adds a step.
     pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep { step, result, text: text.into(), cause: None, evidence: None });
+        self.steps.push(AddStep { step, result, text: text.into(), ..AddStep::default() });
     }
 
     /// A step has failed.

@@ -92,7 +92,7 @@ pub struct ImportedArchive {
 impl ImportedArchive {
     /// Adds a step.
     pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep { step, result, text: text.into(), cause: None, evidence: None });
+        self.steps.push(AddStep { step, result, text: text.into(), ..AddStep::default() });
     }
 
     /// A step has failed.

@@ -150,9 +150,17 @@ impl<'a> ImportCheck<'a> {
         let checked = Checked { signature: &signature, manifest: manifest.as_ref(), top: &top };
         let kernels = self.kernels(&module, &confs, &checked).map_err(|why| ("check", why))?;
         self.report(&kernels, manifest.as_ref(), found);
-        let prepared = Prepared { scratch, source: PathBuf::from(source), module };
+        let releases = kernels.iter().map(|kernel| kernel.kernel.clone()).collect();
+        let prepared = Prepared { scratch, source: PathBuf::from(source), module, releases };
         let before = registration::compare(self.context, &prepared, self.order.replace);
         let before = before.map_err(|e| ("register", e.to_string()))?;
+        if before.replaces_source {
+            let module = &prepared.module;
+            let why = format!(
+                "{module} is registered with another source: remove it first (clr-dkms remove {module})"
+            );
+            return Err(("register", why));
+        }
         Ok(ReadyImport { prepared, before, manifest, kernels })
     }
 

@@ -236,6 +236,7 @@ fn restore(context: &Context, module: &ModuleName, before: &Before) -> anyhow::R
         force: before.replaces_source,
         by_hand: true,
         is_part: true,
+        ..Order::default()
     };
     sequence::work(context, Vec::new(), &order, ProgressMode::Nothing)
 }
@@ -267,7 +268,7 @@ pub fn install(
     }
     let modules = vec![prepared.module.to_string()];
     let force = before.replaces_source;
-    let order = Order { modules, kernels, force, by_hand: true, is_part: true };
+    let order = Order { modules, kernels, force, by_hand: true, is_part: true, ..Order::default() };
     sequence::work(context, Vec::new(), &order, show)
 }
 

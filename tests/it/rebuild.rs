@@ -187,6 +187,8 @@ fn what_is_named_and_left_alone_is_told() {
 fn what_cannot_be_built_is_told_named_or_not() {
     let root = settled();
     root.remove(&format!("usr/lib/modules/{B}/build")).remove(&format!("usr/lib/modules/{B}/updates"));
+    // What is built would be installed without headers.
+    root.remove(&format!("var/lib/dkms/hello/1.0/{B}")).remove(&format!("var/lib/dkms/other/2/{B}"));
     root.module("old", "1", "BUILD_EXCLUSIVE_KERNEL=\"^5[.]\"\n").module("off", "1", "AUTOINSTALL=\"\"\n");
     let told = |module: &str| {
         // The name decides where the line breaks.

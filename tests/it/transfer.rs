@@ -105,7 +105,7 @@ fn sum(path: &Path) -> Value {
     serde_json::json!({ "size": bytes.len(), "sha256": digest })
 }
 
-/// Writes the module of a build anew, with a manifest that agrees.
+/// Writes the module of a build again, with a manifest that agrees.
 fn set_module(directory: &Path, manifest: &mut Value, bytes: &[u8]) {
     let build = &mut manifest["builds"][0];
     let at = format!(
@@ -608,7 +608,7 @@ fn an_older_version_stays_until_the_new_one_is_proven() {
     // Another source of the same name and version.
     let target = builder.target();
     target.module("hello", "1.0", "# mine\n");
-    import(&target, &file, &["--yes", "--replace"]).code(1).shows(&["with other contents"]);
+    import(&target, &file, &["--yes", "--replace"]).code(1).shows(&["is registered with another source"]);
     assert!(target.text("usr/src/hello-1.0/dkms.conf").ends_with("# mine\n"));
 }
 

@@ -168,7 +168,7 @@ def transfer():
         shutil.rmtree(builder)
         took = statistics.median(times)
         what = f"each of {files} C files" if files > 1 else "each of one empty C file"
-        print(f"| {what} | {spelt(built)} | {spelt(took)} | {built / took:.1f} |", flush=True)
+        print(f"| {what} | {duration(built)} | {duration(took)} | {built / took:.1f} |", flush=True)
         if files == FILES and built < LEAST * took:
             sys.exit(f"bench: an import is to be at least {LEAST} times faster than a build")
 

@@ -13,8 +13,8 @@ pub(super) const BELOW: &str = "    ";
 /// What is known of a module on the kernels on which the same helps, from little to much.
 pub(super) struct ModuleDetail {
     pub(super) missed: bool,
-    /// 0: nothing; 1: what to do; 2: and the log; 3: and a line on the cause; 4: the whole cause; 5: everything.
-    /// What is dropped last is what to do. Without a log, 2 has the line on the cause.
+    /// 0: nothing; 1: what to do; 2: and a line on the cause; 3: and the log; 4: the whole cause; 5: everything.
+    /// What is dropped last is what to do.
     pub(super) levels: [Vec<StyledLine>; ModuleDetail::LEVELS + 1],
 }
 
@@ -101,13 +101,10 @@ impl ModuleDetail {
         let all = [everything(&causes, is_named, style), next.clone()].concat();
         // Without a command, the cause is what there is to say.
         let least = if next.is_empty() { lines.clone() } else { next.clone() };
-        let with_log = match log.is_empty() {
-            true => [lines.clone(), next.clone()].concat(),
-            false => [log.clone(), next.clone()].concat(),
-        };
-        let with_line = [lines, log.clone(), next.clone()].concat();
+        let with_line = [lines.clone(), next.clone()].concat();
+        let with_log = [lines, log.clone(), next.clone()].concat();
         let with_cause = [cause, log, next].concat();
-        ModuleDetail { missed, levels: [Vec::new(), least, with_log, with_line, with_cause, all] }
+        ModuleDetail { missed, levels: [Vec::new(), least, with_line, with_log, with_cause, all] }
     }
 }
 

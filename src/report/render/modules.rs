@@ -186,10 +186,10 @@ impl<'a> Modules<'a> {
 
     /// The same, of as much as needs be.
     pub(super) fn squeezed(&self, room: usize) -> Vec<StyledLine> {
-        let least = [(3, 2), (3, 1), (3, 0), (2, 1), (2, 0)];
-        // Below the first module that is missed there are always its log and what to do.
+        let least = [(3, 2), (3, 1), (3, 0), (2, 1), (1, 1), (2, 0), (1, 0)];
+        // Below the first module that is missed it is always said what to do.
         let few = || match self.rows.iter().any(ModuleRow::is_missed) {
-            true => self.fitted_from(1, room, (2, 0)).unwrap_or_else(|| self.table(1, room, (2, 0))),
+            true => self.fitted_from(1, room, (1, 0)).unwrap_or_else(|| self.table(1, room, (1, 0))),
             false => self.table(FEWEST.min(self.rows.len()), room, (0, 0)),
         };
         least.into_iter().find_map(|least| self.fitted(room, least)).unwrap_or_else(few)

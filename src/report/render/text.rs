@@ -12,7 +12,7 @@ use crate::report::{ModuleStatus, StatusDocument, Verdict, waiting};
 const SOME: usize = 4;
 
 /// How much is said at least of the modules where all problems are to have room.
-const SHORTER: [(usize, usize); 3] = [(3, 3), (3, 2), (3, 1)];
+const SHORTER: [(usize, usize); 3] = [(3, 3), (3, 2), (2, 2)];
 
 /// The whole screen, with ANSI styles; anyone that prints it takes them out where they are not wanted.
 pub fn screen(document: &StatusDocument, style: &ScreenStyle) -> String {
