@@ -180,7 +180,7 @@ mod tests {
          RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n";
     const SIGNATURE: &str = "untrusted comment: signature from minisign secret key\n\
          RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=\n\
-         trusted comment: timestamp:1635443258\tfile:test\thashed\n\
+         trusted comment: timestamp:1633700835\tfile:test\tprehashed\n\
          wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJAgAooBQ==\n";
 
     fn keys(text: &str, mode: u32) -> SigningKeys {
@@ -198,10 +198,12 @@ mod tests {
             |signature: &str, archive: &[u8]| keys.check(Some(signature.as_bytes()), archive).unwrap();
         assert!(check(SIGNATURE, b"test").is_valid());
         assert!(matches!(check(SIGNATURE, b"tesT"), ArchiveSignature::Altered { .. }));
-        for length in (0..SIGNATURE.len()).step_by(7) {
+        // The decoder needs no padding.
+        let end = SIGNATURE.trim_end().trim_end_matches('=').len();
+        for length in (0..end).step_by(7) {
             assert!(!check(&SIGNATURE[..length], b"test").is_valid(), "{length}");
         }
-        let other = SIGNATURE.replace("timestamp:1635443258", "timestamp:1635443259");
+        let other = SIGNATURE.replace("timestamp:1633700835", "timestamp:1633700836");
         assert!(matches!(check(&other, b"test"), ArchiveSignature::Altered { .. }));
         assert_eq!(keys.check(None, &b"test"[..]).unwrap(), ArchiveSignature::Absent);
         assert!(matches!(check("garbage", b"test"), ArchiveSignature::Unusable(_)));
