@@ -45,7 +45,8 @@ pub struct Decision {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.subject, self.value, self.why)
+        let value = if self.value.is_empty() { "nothing" } else { &self.value };
+        write!(f, "{}: {value} ({})", self.subject, self.why)
     }
 }
 

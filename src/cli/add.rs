@@ -8,6 +8,7 @@ use super::hold::confirmed;
 use super::{Common, answer, need_root};
 use crate::context::Context;
 use crate::dkms::ModuleName;
+use crate::dkms::plan::State;
 use crate::dkms::register::source_directory;
 use crate::exit;
 use crate::kernel::module_file::stem;
@@ -240,6 +241,10 @@ fn finish(
     let left = done.left_alone.iter().filter(|left| !left.state.is_fine());
     let left = left.map(|left| format!("{}: {}", left.release, left.why));
     let mut problems: Vec<String> = failed.chain(left).collect();
+    let not_proven = if problems.is_empty() { registration::not_proven(context, module) } else { Vec::new() };
+    let (open, flawed): (Vec<_>, Vec<_>) =
+        not_proven.into_iter().partition(|left| left.state == State::Unknown);
+    problems.extend(flawed.iter().map(ToString::to_string));
     if interrupt::asked() {
         problems.push("the run was asked to stop".to_owned());
     }
@@ -256,8 +261,11 @@ fn finish(
         }
         return exit::ATTENTION;
     }
-    for attempt in &done.attempts {
+    for attempt in done.attempts.iter().filter(|a| !open.iter().any(|left| left.is(&a.module, &a.release))) {
         document.step("install", StepResult::Done, format!("{}: installed and proven", attempt.release));
+    }
+    for left in &open {
+        document.step("install", StepResult::Warning, left.to_string());
     }
     if done.attempts.is_empty() {
         document.step("install", StepResult::Skipped, "nothing to do");
@@ -271,5 +279,9 @@ fn finish(
     document.installed = !document.has_failed();
     let remove = AdminCommand::change("clr-dkms", &["remove", &module.to_string()]);
     document.undo = Some(remove.text(&CommandTarget::of_root(&context.root)));
-    if document.installed && done.refused.is_empty() { exit::OK } else { exit::ATTENTION }
+    match document.installed && done.refused.is_empty() {
+        true if open.is_empty() => exit::OK,
+        true => exit::UNKNOWN,
+        false => exit::ATTENTION,
+    }
 }

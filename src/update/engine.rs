@@ -199,6 +199,12 @@ pub struct LeftAlone {
     pub why: String,
 }
 
+impl std::fmt::Display for LeftAlone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}: {}", self.release, self.state, self.why)
+    }
+}
+
 impl LeftAlone {
     /// Whether this is about `module` on `release`.
     pub fn is(&self, module: &ModuleName, release: &str) -> bool {

@@ -3,19 +3,22 @@
 use std::path::Path;
 
 use super::adopt::Prepared;
-use super::engine::Order;
+use super::engine::{LeftAlone, Order};
 use super::progress::ProgressMode;
 use super::removal;
 use super::sequence::{self, Done};
 use crate::adopt::owner::owner;
 use crate::context::Context;
+use crate::decide::module_state::module_status;
+use crate::dkms::plan::State;
 use crate::dkms::register::{self, source_directory};
 use crate::dkms::tree::SOURCES;
-use crate::dkms::{ModuleName, Tree, compare_versions};
+use crate::dkms::{Cache, ModuleName, Tree, compare_versions};
 use crate::kernel::Inventory;
 use crate::state::added::{AddedManifest, AddedSource, ManifestError, tree_fingerprint};
 use crate::state::change::{ChangeKind, ModuleChange};
 use crate::sys::{FileError, FileKind, Presence, Root};
+use crate::system::System;
 
 /// Why a source cannot be registered beside what is there.
 #[derive(Debug, thiserror::Error)]
@@ -270,6 +273,24 @@ pub fn install(
     let force = before.replaces_source;
     let order = Order { modules, kernels, force, by_hand: true, is_part: true, ..Order::default() };
     sequence::work(context, Vec::new(), &order, show)
+}
+
+/// The kernels that boot by default of their variant and on which the module is not proven, with the reason. A
+/// build can succeed although a module that it needs is not there.
+pub fn not_proven(context: &Context, module: &ModuleName) -> Vec<LeftAlone> {
+    let system = System::observe(context, &mut Cache::load(&context.root));
+    let of_tips = system.modules_on_kernels.iter().filter(|pair| system.inventory.is_tip(&pair.release));
+    let states = of_tips.filter(|pair| pair.module == *module).map(|pair| {
+        let status = module_status(&system, pair, None);
+        (pair.proof.is_err() || status.state == State::Unknown, status)
+    });
+    let left = states.filter(|(is_flawed, m)| *is_flawed && !m.state.is_fine()).map(|(_, m)| LeftAlone {
+        module: m.module,
+        release: m.kernel,
+        state: m.state,
+        why: m.reason.unwrap_or_default(),
+    });
+    left.collect()
 }
 
 /// Keeps the module, once it is proven, and removes the other versions. Their side files pass to it. The errors are

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::run::{command, set_mode};
 use crate::support::tree::{self, difference};
-use crate::support::{A, B, Run, TestRoot};
+use crate::support::{A, B, Run, TestRoot, elf};
 
 /// The sources of the tests.
 fn fixture(layout: &str) -> PathBuf {
@@ -166,6 +166,29 @@ fn what_is_not_a_source_is_named_with_what_helps() {
     add(&root, &root.at("text"), &["-n"]).code(1).shows(&["it is not an archive that is known", kinds]);
     let registered = "bello/2 is registered already; run `sudo clr-dkms rebuild bello/2`";
     add(&root, Path::new("bello/2"), &["-n"]).code(1).shows(&[registered]);
+}
+
+#[test]
+fn what_cannot_be_checked_is_installed_and_unknown() {
+    let root = system();
+    let template = root.tools().join("templates").join(format!("{B}.ko"));
+    fs::write(template, elf::with_symbols(B, "gone_one", &[], &[])).unwrap();
+    let run = add(&root, &fixture("conf-at-top"), &["--yes"]);
+    run.code(3).shows(&["install   warning: 6.15.8-1592.native: unknown:", "there is no modules.builtin"]);
+    assert!(root.has(&TestRoot::ko("hello", B)));
+}
+
+/// The build succeeds: only the whole kernel shows that it cannot be loaded.
+#[test]
+fn a_module_that_needs_one_that_is_not_there_is_taken_back() {
+    let root = system();
+    let template = root.tools().join("templates").join(format!("{B}.ko"));
+    fs::write(template, elf::with_symbols(B, "gone_one", &[], &[])).unwrap();
+    // What is built in is known here.
+    root.file(&format!("usr/lib/modules/{B}/modules.builtin"), "kernel/fs/built-in.ko\n");
+    let run = add(&root, &fixture("conf-at-top"), &["--yes"]);
+    run.code(1).shows(&["dependency-failed: hello needs gone_one", "nothing of it is left"]);
+    assert!(!root.has("usr/src/hello-1.0") && !root.has("var/lib/dkms/hello"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::ReadyImport;
 use crate::context::Context;
-use crate::dkms::plan::build_directory;
+use crate::dkms::plan::{State, build_directory};
 use crate::dkms::register::source_directory;
 use crate::dkms::source_change::SourceFiles;
 use crate::dkms::{ModuleName, Tree, architecture, modfile};
@@ -142,26 +142,35 @@ pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut I
     let module = &ready.prepared.module;
     let is_ours = |of: &ModuleName| of == module;
     let attempts: Vec<_> = done.attempts.iter().filter(|attempt| is_ours(&attempt.module)).collect();
+    let mut done_on = Vec::new();
     for attempt in &attempts {
         match &attempt.failure {
             Some((_, why)) => {
                 found.step("install", StepResult::Failed, format!("{}: {why}", attempt.release));
             }
-            None => {
-                let text = format!("{}: installed and proven", attempt.release);
-                found.step("install", StepResult::Done, text);
-            }
+            None => done_on.push(attempt.release.as_str()),
         }
     }
     for left in done.left_alone.iter().filter(|left| is_ours(&left.module) && !left.state.is_fine()) {
         found.step("install", StepResult::Failed, format!("{}: {}", left.release, left.why));
+    }
+    let flawed = if found.has_failed() { Vec::new() } else { registration::not_proven(context, module) };
+    let is_flawed = |release: &str| flawed.iter().any(|left| left.release == release);
+    for release in done_on.into_iter().filter(|release| !is_flawed(release)) {
+        found.step("install", StepResult::Done, format!("{release}: installed and proven"));
+    }
+    for left in &flawed {
+        // Without headers not everything can be checked. What the archive says was compared before.
+        let is_open = left.state == State::Unknown;
+        let result = if is_open { StepResult::Warning } else { StepResult::Failed };
+        found.step("install", result, left.to_string());
     }
     if interrupt::asked() {
         found.step("install", StepResult::Failed, "the run was asked to stop");
     } else if done.code == exit::UNKNOWN && done.attempts.is_empty() {
         found.step("install", StepResult::Failed, "it cannot be determined what is to be done");
     }
-    let works = attempts.iter().any(|attempt| attempt.failure.is_none())
+    let works = attempts.iter().any(|attempt| attempt.failure.is_none() && !is_flawed(&attempt.release))
         || ready.of(ImportOrigin::Present).next().is_some();
     if found.has_failed() && !works {
         undo(context, ready, found);
