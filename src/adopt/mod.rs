@@ -23,4 +23,4 @@ pub use find::{Adoptable, Search, find};
 pub use generate::with_kernel;
 pub use inspect::inspect;
 pub use place::{SOURCES, place};
-pub use trial::{Probe, Trial, TrialFailure};
+pub use trial::{Trial, TrialFailure};

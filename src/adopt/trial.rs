@@ -1,13 +1,13 @@
 //! Tries a source in the scratch directory: what make would do, and a build by dkms in a tree of its own. All
 //! of it runs in a sandbox, as a user that owns nothing.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::find::Adoptable;
 use super::place::SOURCES;
+use crate::dkms::probe::Probe;
 use crate::dkms::proof::{facts_of, find_file, vermagic_of};
 use crate::dkms::{Cache, architecture, tree};
 use crate::kernel::inventory::{MODULES, module_directory};
@@ -36,24 +36,6 @@ pub struct Trial<'a> {
     pub release: &'a str,
     /// The time limit of a build.
     pub deadline: Duration,
-}
-
-/// What `make -n` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// It enters the headers of the kernel.
-    pub enters_target: bool,
-    /// The headers of other kernels that it enters.
-    pub others: Vec<String>,
-    /// The end of the output.
-    pub last_lines: Vec<String>,
-}
-
-impl Probe {
-    /// It builds for the kernel that it is meant for, and for no other.
-    pub fn is_good(&self) -> bool {
-        self.enters_target && self.others.is_empty()
-    }
 }
 
 /// Why a trial came to no result.
@@ -171,7 +153,7 @@ impl Trial<'_> {
             return Err(not_run(&format!("make -n: {}", done.ended)));
         }
         let own = [self.scratch.path().to_owned(), headers];
-        Ok(read(&String::from_utf8_lossy(&done.output), &own, self.release))
+        Ok(Probe::read(&String::from_utf8_lossy(&done.output), &own, self.release))
     }
 
     /// Builds it with dkms, and checks the modules. All output goes into the log.
@@ -218,80 +200,5 @@ impl Trial<'_> {
         let path = format!("{TREE}/{name}/{version}/build/make.log");
         let text = self.scratch.read_within(path, crate::limits::LOG).ok()?;
         Some(String::from_utf8_lossy(&text).into_owned())
-    }
-}
-
-/// Reads the directories that make enters.
-fn read(output: &str, own: &[PathBuf; 2], release: &str) -> Probe {
-    let [scratch, headers] = own;
-    let mut entered: BTreeSet<&str> = BTreeSet::new();
-    for line in output.lines() {
-        let Some((_, rest)) = line.split_once(": Entering directory ") else { continue };
-        entered.insert(rest.trim_matches(['\'', '`', '"']));
-    }
-    // What make would enter: `make -C DIRECTORY`, where the Makefile does not use $(MAKE).
-    for line in output.lines() {
-        let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "-C").skip(1);
-        entered
-            .extend(words.next().filter(|word| word.starts_with('/')).map(|word| word.trim_end_matches('/')));
-    }
-    // make also names a directory that is not there.
-    for line in output.lines().filter(|line| line.contains("No such file or directory")) {
-        let path = line.find('/').map_or("", |at| &line[at..]);
-        let path = path.split_once(": No such").map_or("", |(path, _)| path);
-        if path.starts_with("/lib/modules/") {
-            entered.insert(path);
-        }
-    }
-    let is_of_kernel = |path: &str| {
-        let path = Path::new(path);
-        let name = path.components().nth_back(1).map(|part| part.as_os_str().to_string_lossy().into_owned());
-        path.starts_with(headers)
-            || (path.ends_with("build") && name.as_deref() == Some(release))
-            || path.file_name().is_some_and(|n| n.to_string_lossy() == format!("linux-headers-{release}"))
-    };
-    let is_headers = |path: &str| path.starts_with("/lib/modules/") || path.starts_with("/usr/");
-    // Debian's headers of a kernel go on in the common ones.
-    let is_common = |path: &str| path.trim_end_matches('/').ends_with("-common");
-    let others = entered.iter().filter(|path| {
-        !is_of_kernel(path) && !Path::new(path).starts_with(scratch) && is_headers(path) && !is_common(path)
-    });
-    Probe {
-        enters_target: entered.iter().any(|path| is_of_kernel(path)),
-        others: others.map(|path| (*path).to_owned()).collect(),
-        last_lines: output
-            .lines()
-            .rev()
-            .take(5)
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-            .collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn directories_that_make_enters() {
-        let own = [PathBuf::from("/var/tmp/s"), PathBuf::from("/usr/lib/modules/6.1-1.native/build")];
-        let probe = |text: &str| read(text, &own, "6.1-1.native");
-        let good = probe(
-            "make: Entering directory '/var/tmp/s/tree/a/1/build'\nmake -C x\n\
-             make[1]: Entering directory '/usr/lib/modules/6.1-1.native/build'\n",
-        );
-        assert!(good.is_good());
-        let running = probe("make[1]: Entering directory '/usr/lib/modules/6.9-1.native/build'\n");
-        assert!(!running.enters_target);
-        assert_eq!(running.others, ["/usr/lib/modules/6.9-1.native/build"]);
-        let printed = probe("make EXTRA=\"\" -C /lib/modules/6.1-1.native/build M=/var/tmp/s modules\n");
-        assert!(printed.is_good());
-        assert!(!probe("make -C /lib/modules/6.9/build/ M=/x modules\n").is_good());
-        let absent = probe("make[1]: *** /lib/modules/6.9/build: No such file or directory.  Stop.\n");
-        assert_eq!(absent.others, ["/lib/modules/6.9/build"]);
-        assert!(!probe("make: Nothing to be done for 'all'.\n").is_good());
     }
 }

@@ -7,32 +7,33 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
+use super::build_for_target::{for_target_at_once, once_more};
 use super::build_hooks::{self, BuildHooks};
 use super::call::{BuildAids, GivenRoot, build_with, dkms, sandbox_error};
 use super::cause::{Cause, PackagingFault, Phase};
 pub use super::failure::{Failure, StepFailure};
-use super::first_error::{BuildFacts, ErrorKind, FirstError, ONCE_MORE};
+use super::first_error::{BuildFacts, ErrorKind, FirstError};
 use super::hooks::{self, Hook, HookFailure};
 use super::log::{self, append, note};
 use super::plan::{PlanStep, build_directory, built_directory};
 use super::replace::{self, Replacement};
 use super::staging::Staging;
 use super::tree::TREE;
-use super::uname::{self, TargetUname};
+use super::uname;
 use super::{DkmsConf, ModuleName, Source, toolchain};
 use crate::kernel::inventory::module_directory;
 use crate::sys::sandbox::SandboxError;
 use crate::sys::{Ended, FileError, FileKind, Root, Tools};
 
 /// The exit codes with which dkms reports that a dkms.conf excludes a kernel: 77 since 3.0.9, 9 before.
-const EXCLUDED: [i32; 2] = [77, 9];
+pub(super) const EXCLUDED: [i32; 2] = [77, 9];
 
 /// The maximum number of files of a failed build that are listed.
 const MOST_LISTED: usize = 20_000;
 
 /// The failure of a call that was not started. A refusal by the sandbox depends on the machine, not on the
 /// inputs of the build.
-fn not_run(error: anyhow::Error) -> Failure {
+pub(super) fn not_run(error: anyhow::Error) -> Failure {
     let what = format!("{error:#}");
     let is_refusal = matches!(sandbox_error(&error), Some(SandboxError::Refused(_)));
     let error = is_refusal.then(|| FirstError::not_confined(what.clone()));
@@ -143,8 +144,14 @@ fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
     let hooks = BuildHooks::lay_out(job)?;
     let aids = BuildAids { uname: None, hooks: hooks.as_ref() };
     let mut from = log::length(log);
-    let ended = build_with(job, aids, log).map_err(not_run)?;
-    match once_more(job, ended, aids, &mut from, log)? {
+    let ended = match for_target_at_once(job, aids, &mut from, log)? {
+        Some(ended) => ended,
+        None => {
+            let ended = build_with(job, aids, log).map_err(not_run)?;
+            once_more(job, ended, aids, &mut from, log)?
+        }
+    };
+    match ended {
         Ended::Exit(0) => hooks.map_or(Ok(()), |_| build_hooks::have_succeeded(job, log, from)),
         Ended::Exit(code) if EXCLUDED.contains(&code) => Err(Failure::Excluded),
         Ended::Interrupted => {
@@ -157,45 +164,6 @@ fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
         }
         ended => Err(build_hooks::discard(job, failed(job, "build", ended, log))?),
     }
-}
-
-/// Repeats a build that entered the headers of another kernel, usually of the running one, with a `uname`
-/// that answers with the target kernel. Returns how the last attempt ended.
-///
-/// `from` is the position in the log where the output of the last attempt begins.
-fn once_more(
-    job: &Job<'_>,
-    ended: Ended,
-    aids: BuildAids<'_>,
-    from: &mut u64,
-    log: &mut File,
-) -> Result<Ended, Failure> {
-    let Job { root, module, release, .. } = *job;
-    let make_log = match ended {
-        Ended::Exit(0) => format!("{}/log/make.log", build_directory(module, release)),
-        Ended::Exit(code) if !EXCLUDED.contains(&code) => make_log(module),
-        _ => return Ok(ended),
-    };
-    let Some(other) = log::other_release(root, log, &make_log, facts(job)) else { return Ok(ended) };
-    // The headers do not matter if the result is good for this kernel.
-    if ended == Ended::Exit(0) && (job.judge)().is_ok() {
-        return Ok(ended);
-    }
-    let uname = match TargetUname::lay_out(root, job.tools, module, release) {
-        Ok(uname) => uname,
-        Err(why) => {
-            note(log, &format!("it builds for kernel {other}, and cannot be made not to: {why:#}"));
-            return Ok(ended);
-        }
-    };
-    append(root, log, &make_log);
-    if ended == Ended::Exit(0) {
-        root.remove_tree(build_directory(module, release))?;
-    }
-    note(log, &format!("{ONCE_MORE}it builds for kernel {other}; now `uname -r` in make answers {release}"));
-    tracing::info!("{module} builds for kernel {other}; it is built once more for {release}");
-    *from = log::length(log);
-    build_with(job, BuildAids { uname: Some(&uname), ..aids }, log).map_err(not_run)
 }
 
 fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
@@ -241,7 +209,7 @@ fn at_its_line(job: &Job<'_>, error: FirstError) -> FirstError {
 }
 
 /// What is known of the build in addition to its log.
-fn facts(job: &Job<'_>) -> BuildFacts {
+pub(super) fn facts(job: &Job<'_>) -> BuildFacts {
     let directory = scratch(job.module);
     BuildFacts {
         depends: job.conf.depends.clone(),
@@ -367,7 +335,7 @@ pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), HookFailure> {
 }
 
 /// The build directory of dkms, which all kernels share.
-fn scratch(module: &ModuleName) -> String {
+pub(super) fn scratch(module: &ModuleName) -> String {
     format!("{TREE}/{module}/build")
 }
 

@@ -79,10 +79,9 @@ fn run_dkms(
     log: &mut File,
 ) -> anyhow::Result<Ended> {
     let sight = match (job.root.is_slash(), verb) {
-        (true, "build") => Some(seen_by_build(job)),
+        (true, "build") | (false, _) => Some(sight_of_build(job)?),
         // On the live system the scripts of a module need access to the whole machine during installation.
         (true, _) => None,
-        (false, _) => Some(seen_in_image(GivenRoot::for_build(job.root), job.module, &[])?),
     };
     let Some(mut sight) = sight else { return run_logged(job, child()?, log) };
     sight.shown.extend(shown.into_iter().map(PathBuf::into_os_string));
@@ -92,6 +91,18 @@ fn run_dkms(
             run_logged(job, child()?, log)
         }
         other => other,
+    }
+}
+
+/// What a build sees.
+///
+/// # Errors
+///
+/// If a directory that it writes to cannot be found.
+pub(super) fn sight_of_build(job: &Job<'_>) -> anyhow::Result<Sight> {
+    match job.root.is_slash() {
+        true => Ok(seen_by_build(job)),
+        false => seen_in_image(GivenRoot::for_build(job.root), job.module, &[]),
     }
 }
 

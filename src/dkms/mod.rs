@@ -4,6 +4,7 @@
 //! The result on disk counts. Exit codes and the word "installed" of dkms are only hints.
 
 pub mod build;
+mod build_for_target;
 mod build_hooks;
 pub mod cache;
 mod call;
@@ -29,6 +30,7 @@ pub mod old_logs;
 pub mod order;
 mod pkcs7;
 pub mod plan;
+pub mod probe;
 pub mod proof;
 pub mod register;
 pub mod replace;

@@ -36,7 +36,8 @@ fn a_makefile_that_asks_uname_is_given_the_right_kernel() {
     scene.post_update().exits(0);
     scene.proven("alpha", A);
     let log = log(&scene);
-    assert!(log.contains("once more: it builds for kernel"), "{log}");
+    assert!(log.contains("make -n: it builds for kernel"), "{log}");
+    assert!(!log.contains("once more"), "one build is enough: {log}");
     scene.settled();
 }
 
@@ -58,4 +59,47 @@ fn a_module_that_builds_for_another_kernel_in_any_case_is_named_and_remembered()
     assert!(error["file"].as_str().unwrap().ends_with("/Makefile"), "{error:#}");
     scene.post_update().exits(1);
     assert_eq!(scene.calls("dkms"), calls);
+}
+
+/// The lines of a silent Makefile are seen, and those of one that calls make by its name.
+#[test]
+fn a_silent_makefile_is_seen_before_the_build() {
+    let Some(scene) = builds_for("uname-silent", "$(shell uname -r)", "") else { return };
+    let makefile = scene.read("usr/src/alpha-1.0/Makefile");
+    let silent = makefile.replace("\t$(MAKE)", "\t@make -s");
+    assert_ne!(silent, makefile);
+    scene.write("usr/src/alpha-1.0/Makefile", silent);
+    scene.post_update().exits(0);
+    scene.proven("alpha", A);
+    let log = log(&scene);
+    assert!(log.contains("make -n: it builds for kernel") && !log.contains("once more"), "{log}");
+    scene.settled();
+}
+
+/// `make -n` may be wrong: the module is then built as it is.
+#[test]
+fn a_makefile_that_misleads_the_question_is_built() {
+    let version = format!("$(if $(findstring n,$(firstword -$(MAKEFLAGS))),6.0.0-other,{A})");
+    let Some(scene) = builds_for("uname-misled", &version, "") else { return };
+    let makefile = scene.read("usr/src/alpha-1.0/Makefile");
+    // It does not build where `uname` does not answer with the running kernel.
+    let strict = makefile.replace("all:\n", &format!("all:\n\t@test \"$$(uname -r)\" != {A}\n"));
+    scene.write("usr/src/alpha-1.0/Makefile", strict);
+    scene.post_update().exits(0);
+    scene.proven("alpha", A);
+    let log = log(&scene);
+    let seen = log.contains("make -n: it builds for kernel 6.0.0-other");
+    assert!(seen && log.contains("once more: as it is"), "{log}");
+    scene.settled();
+}
+
+/// A Makefile that is right is built at once, and the question leaves nothing behind.
+#[test]
+fn a_makefile_that_is_given_the_kernel_is_built_at_once() {
+    let Some(scene) = builds_for("uname-right", "$(KERNELRELEASE)", "") else { return };
+    scene.post_update().exits(0);
+    scene.proven("alpha", A);
+    let log = log(&scene);
+    assert!(!log.contains("make -n") && !log.contains("once more"), "{log}");
+    scene.settled();
 }
