@@ -3,6 +3,7 @@
 use super::first_error::BuildFacts;
 use crate::kernel::config_file::value;
 use crate::kernel::inventory::module_directory;
+use crate::limits::TEXT;
 use crate::sys::Root;
 
 /// The configuration of a kernel's headers. Empty if it cannot be read; the usual programs are then assumed.
@@ -10,7 +11,7 @@ pub fn config(root: &Root, release: &str) -> Vec<u8> {
     let build = format!("{}/build", module_directory(release));
     let files = [".config", "include/config/auto.conf"].map(|file| format!("{build}/{file}"));
     // Without it no program is known to be missing, and the build reports that.
-    files.iter().find_map(|file| root.read(file).ok()).unwrap_or_default()
+    files.iter().find_map(|file| root.read_within(file, TEXT).ok()).unwrap_or_default()
 }
 
 /// The facts that are known about every build for a kernel.

@@ -177,3 +177,14 @@ fn a_module_directory_that_is_a_symlink_out_of_the_root() {
     assert_eq!(tree::difference(&before, &after, true), Vec::<String>::new());
     assert_eq!(root.recorded("hello", B), "ok");
 }
+
+#[test]
+fn the_configuration_of_a_kernel_may_be_as_large_as_that_of_a_distribution() {
+    let root = TestRoot::updated();
+    root.module("hello", "1.0", "");
+    let config = [b"CONFIG_CC_IS_CLANG=y\n".as_slice(), &[b'#'; 300 << 10]].concat();
+    root.file(&format!("usr/lib/modules/{B}/build/.config"), config);
+    let status = root.run("clr-dkms", &["status", "--json"]).json().to_string();
+    assert!(status.contains("to build it, the compiler clang must be installed"), "{status}");
+    assert!(!status.contains("larger than"), "{status}");
+}
