@@ -74,8 +74,11 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
         need_root(context, "clr-dkms add")?;
     }
     interrupt::watch()?;
-    if !arguments.dry_run {
-        removal::recover_first(context)?;
+    if !arguments.dry_run
+        && let Err(why) = removal::recover_first(context)?
+    {
+        tracing::error!("{why}");
+        return Ok(exit::UNKNOWN);
     }
     let order = AddOrder {
         source: arguments.source.clone(),

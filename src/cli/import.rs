@@ -55,8 +55,11 @@ pub fn run(context: &Context, arguments: &ImportArguments, common: &Common) -> a
         need_root(context, "clr-dkms import")?;
     }
     interrupt::watch()?;
-    if !arguments.dry_run {
-        recover_first(context)?;
+    if !arguments.dry_run
+        && let Err(why) = recover_first(context)?
+    {
+        tracing::error!("{why}");
+        return Ok(exit::UNKNOWN);
     }
     let order = ImportOrder {
         trust_binaries: arguments.trust_binaries,

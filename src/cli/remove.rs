@@ -50,7 +50,13 @@ pub fn run(context: &Context, arguments: &RemoveArguments, common: &Common) -> a
         interrupt::watch()?;
         wait_for_swupd(context);
         lock = Some(Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?);
-        recovered = removal::recover(context);
+        recovered = match removal::recover(context) {
+            Ok(recovered) => recovered,
+            Err(why) => {
+                tracing::error!("{why}");
+                return Ok(exit::UNKNOWN);
+            }
+        };
     }
     let mut document = RemoveDocument { schema: 1, dry_run: arguments.dry_run, ..RemoveDocument::default() };
     let code = match planned(context, arguments) {

@@ -37,6 +37,17 @@ pub fn kernels_of(tree: &Tree, module: &ModuleName) -> Vec<String> {
     of_it.map(|((_, release), _)| release.clone()).collect()
 }
 
+/// Why it is unknown which kernels have a module: the tree, or a symlink in it, could not be read. None if that
+/// is known.
+pub fn kernels_unknown(root: &Root, tree: &Tree, module: &ModuleName) -> Option<String> {
+    let directory = format!("{TREE}/{}", module.name);
+    let claims = format!("{directory}/kernel-");
+    let is_it =
+        |path: &str| path == directory || path.strip_prefix(&claims).is_some_and(|rest| !rest.contains('/'));
+    let unread = || root.unread().into_iter().find(|unread| unread.path.to_str().is_some_and(is_it));
+    tree.unreadable.clone().or_else(|| unread().map(|unread| unread.what))
+}
+
 /// Takes a module from every kernel. It stays registered. The `modules.dep` of these kernels is to be made
 /// again.
 ///
@@ -44,14 +55,16 @@ pub fn kernels_of(tree: &Tree, module: &ModuleName) -> Vec<String> {
 /// When something cannot be read or removed.
 pub fn uninstall(root: &Root, tools: &Tools, module: &ModuleName) -> anyhow::Result<()> {
     let tree = Tree::observe(root);
-    if let Some(reason) = &tree.unreadable {
+    if let Some(reason) = kernels_unknown(root, &tree, module) {
         bail!("{reason}");
     }
     for release in kernels_of(&tree, module) {
         unbuild::run(root, tools, &mut Cache::default(), &tree, module, &release)?;
         let claim = claim_path(module, &release);
-        if root.lookup_link(&claim).is_there() {
-            bail!("{module} is still installed on {release} after dkms unbuild");
+        match root.lookup_link(&claim) {
+            Presence::Absent => {}
+            Presence::There(_) => bail!("{module} is still installed on {release} after dkms unbuild"),
+            Presence::Unreadable(e) => return Err(e.into()),
         }
     }
     Ok(())

@@ -107,12 +107,24 @@ impl Presence {
         matches!(self, Presence::There(s) if s.kind == kind)
     }
 
+    /// The facts, when it is there.
+    ///
+    /// # Errors
+    /// When it cannot be determined whether it is there.
+    pub fn known(self) -> Result<Option<Stat>, FileError> {
+        match self {
+            Presence::There(s) => Ok(Some(s)),
+            Presence::Absent => Ok(None),
+            Presence::Unreadable(e) => Err(e),
+        }
+    }
+
     /// It is certainly not there.
     pub fn is_absent(&self) -> bool {
         matches!(self, Presence::Absent)
     }
 
-    /// The facts, when it is there.
+    /// The facts, when it is there. For callers to which an unreadable file is as good as none.
     pub fn stat(&self) -> Option<Stat> {
         match self {
             Presence::There(s) => Some(*s),

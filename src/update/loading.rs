@@ -52,7 +52,11 @@ pub fn files(context: &Context, module: &ModuleName) -> Result<Result<Vec<String
         Running::None => return Ok(Err("no kernel runs there".to_owned())),
         Running::Unknown { reason } => return Ok(Err(format!("the running kernel is unknown: {reason}"))),
     };
-    if !register::kernels_of(&Tree::observe(root), module).contains(&release) {
+    let tree = Tree::observe(root);
+    if let Some(why) = register::kernels_unknown(root, &tree, module) {
+        return Ok(Err(format!("whether the running kernel has it is unknown: {why}")));
+    }
+    if !register::kernels_of(&tree, module).contains(&release) {
         return Ok(Err(format!("the running kernel, {release}, does not have it; the next boot may")));
     }
     let entries = root.list_optional(built_directory(module, &release))?;

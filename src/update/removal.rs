@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::bail;
+
 use super::engine::INDEX_DEADLINE;
 use crate::context::Context;
 use crate::decide::BootAssessment;
@@ -21,7 +23,7 @@ use crate::state::added::{
 use crate::state::change::{CHANGE, ChangeKind, ModuleChange};
 use crate::state::{LOCK, RECORD, RunRecord, Stored, is_ours, load};
 use crate::sys::lock::LockError;
-use crate::sys::{Ended, FileError, FileKind, Lock, Root};
+use crate::sys::{Ended, FileKind, Lock, Presence, Root};
 use crate::system::System;
 use crate::usage;
 
@@ -111,14 +113,18 @@ fn unfinished_name(module: &ModuleName) -> String {
 ///
 /// # Errors
 /// When the sources cannot be read.
-pub fn is_exchanged(root: &Root, module: &ModuleName) -> Result<bool, FileError> {
-    let Some(change) = ModuleChange::left(root).good() else { return Ok(false) };
+pub fn is_exchanged(root: &Root, module: &ModuleName) -> Result<bool, ManifestError> {
+    let change = match ModuleChange::left(root) {
+        Stored::Good(change) => change,
+        // A damaged one is reported and deleted by `recover`.
+        Stored::Absent | Stored::Bad(_) => return Ok(false),
+        Stored::Unreadable(why) => return Err(ManifestError::Unknown(why)),
+    };
     let directory = source_directory(module);
-    match change.fingerprint.filter(|_| change.module == *module) {
-        Some(new) if root.lookup_link(&directory).is_there() => {
-            Ok(tree_fingerprint(root, &directory)? == new)
-        }
-        _ => Ok(false),
+    let is_there = root.lookup_link(&directory).known()?.is_some();
+    match change.fingerprint.filter(|_| change.module == *module && is_there) {
+        Some(new) => Ok(tree_fingerprint(root, &directory)? == new),
+        None => Ok(false),
     }
 }
 
@@ -155,13 +161,13 @@ pub fn choose(tree: &Tree, manifest: &AddedManifest, asked: &str) -> Result<Modu
 /// Looks at what the removal of a module would take back.
 ///
 /// # Errors
-/// When something cannot be read.
+/// When something cannot be read, or the running kernel is unknown.
 pub fn look(
     context: &Context,
     system: &System,
     (assessment, manifest): (&BootAssessment, &AddedManifest),
     module: &ModuleName,
-) -> Result<Removal, FileError> {
+) -> anyhow::Result<Removal> {
     let (root, tree) = (&context.root, &system.tree);
     let kernels = register::kernels_of(tree, module);
     let added = manifest.of(module);
@@ -172,7 +178,7 @@ pub fn look(
         is_registered: tree.modules.iter().any(|known| known.module == *module),
         loaded: loaded(root, system, module, &kernels)?,
         critical: critical(assessment, module, &kernels),
-        files: files.collect::<Result<_, FileError>>()?,
+        files: files.collect::<anyhow::Result<_>>()?,
         source: match added.and_then(|added| added.source.as_ref()) {
             Some(source) => Some(source.state(root)?),
             None => None,
@@ -199,10 +205,18 @@ fn loaded(
     system: &System,
     module: &ModuleName,
     kernels: &[String],
-) -> Result<Vec<LoadedFile>, FileError> {
-    let Running::Known { release } = &system.inventory.running else { return Ok(Vec::new()) };
-    if !kernels.contains(release) {
-        return Ok(Vec::new());
+) -> anyhow::Result<Vec<LoadedFile>> {
+    let release = match &system.inventory.running {
+        Running::Known { release } if kernels.contains(release) => release,
+        Running::Unknown { reason } if !kernels.is_empty() => {
+            bail!("whether {module} is loaded is unknown, as is the running kernel: {reason}")
+        }
+        Running::Known { .. } | Running::Unknown { .. } | Running::None => return Ok(Vec::new()),
+    };
+    match usage::loaded(root) {
+        // A kernel without CONFIG_MODULES has no list.
+        Err(e) if !e.is_absent() => return Err(e.into()),
+        Ok(_) | Err(_) => {}
     }
     let mut found = Vec::new();
     for entry in root.list_optional(built_directory(module, release))? {
@@ -215,6 +229,7 @@ fn loaded(
         let holders = holders.iter().filter_map(|entry| entry.text()).map(str::to_owned).collect();
         // Kernels without CONFIG_MODULE_UNLOAD have no such file.
         let count = root.read_optional(format!("/sys/module/{name}/refcnt"))?;
+        // A text that is not a number leaves it unknown.
         let references = count.and_then(|text| String::from_utf8_lossy(&text).trim().parse().ok());
         found.push(LoadedFile { name, holders, references });
     }
@@ -287,17 +302,17 @@ pub fn take_back(context: &Context, module: &ModuleName, keeps_source: bool) -> 
     complete(context, ModuleChange { keeps_source, ..ModuleChange::new(module, ChangeKind::Remove) })
 }
 
-/// Completes what a killed run has begun, if there is anything.
+/// Completes what a killed run has begun, if there is anything. The inner error is that of [`recover`].
 ///
 /// # Errors
 /// When the lock cannot be taken.
-pub fn recover_first(context: &Context) -> Result<(), LockError> {
-    // Without the lock it may be the change of a run that is active.
-    if context.root.lookup_link(CHANGE).is_there() {
-        let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
-        recover(context);
+pub fn recover_first(context: &Context) -> Result<Result<(), String>, LockError> {
+    if context.root.lookup_link(CHANGE).is_absent() {
+        return Ok(Ok(()));
     }
-    Ok(())
+    // Without the lock it may be the change of a run that is active.
+    let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+    Ok(recover(context).map(drop))
 }
 
 /// What [`recover`] did.
@@ -312,37 +327,37 @@ pub enum Recovered {
 }
 
 /// Completes what a killed run has begun. Only for the holder of the lock.
-pub fn recover(context: &Context) -> Recovered {
+///
+/// # Errors
+/// Why it is unknown what is to be completed. No other module may be changed then: its change would be
+/// recorded in place of this one.
+pub fn recover(context: &Context) -> Result<Recovered, String> {
     let root = &context.root;
+    let unknown =
+        |why: String| format!("{why}; the change of a module that was interrupted is not completed");
     let change = match ModuleChange::left(root) {
-        Stored::Absent => return Recovered::Nothing,
+        Stored::Absent => return Ok(Recovered::Nothing),
         Stored::Good(change) => change,
-        Stored::Unreadable(why) => {
-            tracing::error!("{why}; the change of a module that was interrupted is not completed");
-            return Recovered::Nothing;
-        }
+        Stored::Unreadable(why) => return Err(unknown(why)),
         Stored::Bad(why) => {
-            tracing::error!("{why}; the change of a module that was interrupted is not completed");
+            tracing::error!("{}", unknown(why));
             if let Err(e) = ModuleChange::end(root) {
                 tracing::error!("{e}");
             }
-            return Recovered::Nothing;
+            return Ok(Recovered::Nothing);
         }
     };
     let module = change.module.clone();
     match change.change {
         ChangeKind::Replace => {
-            return replaced(root, &module).unwrap_or_else(|e| {
-                tracing::error!("{e:#}");
-                Recovered::Nothing
-            });
+            return replaced(root, &module).map_err(|e| unknown(format!("{e:#}")));
         }
         ChangeKind::Remove => tracing::warn!("the removal of {module} was interrupted: completing it"),
-        ChangeKind::Add if is_everywhere(root, &module) => {
+        ChangeKind::Add if is_everywhere(root, &module).map_err(unknown)? => {
             if let Err(e) = ModuleChange::end(root) {
                 tracing::error!("{e}");
             }
-            return Recovered::Nothing;
+            return Ok(Recovered::Nothing);
         }
         ChangeKind::Add => {
             tracing::warn!("clr-dkms add was interrupted before {module} was installed: taking it back");
@@ -350,7 +365,7 @@ pub fn recover(context: &Context) -> Recovered {
     }
     let errors = complete(context, change).errors;
     errors.iter().for_each(|error| tracing::error!("{error}"));
-    if errors.is_empty() { Recovered::Removed(module) } else { Recovered::Nothing }
+    Ok(if errors.is_empty() { Recovered::Removed(module) } else { Recovered::Nothing })
 }
 
 /// Completes a replacement whose new source has its final name, and forgets one that has not come so far.
@@ -368,13 +383,26 @@ fn replaced(root: &Root, module: &ModuleName) -> anyhow::Result<Recovered> {
     Ok(if is_exchanged { Recovered::Replaced(module.clone()) } else { Recovered::Nothing })
 }
 
-/// Whether each kernel that boots by default of its variant, and for which modules can be built, has it.
-fn is_everywhere(root: &Root, module: &ModuleName) -> bool {
-    let have = register::kernels_of(&Tree::observe(root), module);
+/// Whether each kernel that boots by default of its variant, and for which modules can be built, has it. The
+/// error is why that is unknown.
+fn is_everywhere(root: &Root, module: &ModuleName) -> Result<bool, String> {
+    let tree = Tree::observe(root);
     let inventory = Inventory::observe(root);
-    let mut tips =
-        inventory.tips().into_iter().filter(|kernel| kernel.headers == Headers::Present).peekable();
-    tips.peek().is_some() && tips.all(|kernel| have.contains(&kernel.name.release()))
+    let unknown = register::kernels_unknown(root, &tree, module);
+    if let Some(why) = unknown.or_else(|| inventory.unreadable().map(str::to_owned)) {
+        return Err(why);
+    }
+    let have = register::kernels_of(&tree, module);
+    let mut is_some = false;
+    for kernel in inventory.tips() {
+        match &kernel.headers {
+            Headers::Present if !have.contains(&kernel.name.release()) => return Ok(false),
+            Headers::Present => is_some = true,
+            Headers::Unreadable { reason } => return Err(reason.clone()),
+            Headers::Absent | Headers::OtherRelease { .. } | Headers::Incomplete => {}
+        }
+    }
+    Ok(is_some)
 }
 
 /// Removes everything of a module but what is loaded. It may have been removed in part.
@@ -382,7 +410,12 @@ fn complete(context: &Context, mut change: ModuleChange) -> RemovalOutcome {
     let root = &context.root;
     let mut done = RemovalOutcome::default();
     change.change = ChangeKind::Remove;
-    change.kernels.extend(register::kernels_of(&Tree::observe(root), &change.module));
+    let tree = Tree::observe(root);
+    if let Some(why) = register::kernels_unknown(root, &tree, &change.module) {
+        done.errors.push(why);
+        return done;
+    }
+    change.kernels.extend(register::kernels_of(&tree, &change.module));
     let result = change
         .write(root)
         .map_err(anyhow::Error::from)
@@ -412,10 +445,15 @@ fn side_files(root: &Root, module: &ModuleName, done: &mut RemovalOutcome) -> an
 fn unregister(context: &Context, module: &ModuleName, kernels: &BTreeSet<String>) -> anyhow::Result<()> {
     let Context { root, tools, .. } = context;
     register::uninstall(root, tools, module)?;
-    // Those of kernels that are not installed any more are gone.
-    let is_there = |release: &&String| root.lookup(module_directory(release)).is(FileKind::Directory);
-    for release in kernels.iter().filter(is_there) {
-        depmod::run(root, tools, release, &[], INDEX_DEADLINE)?;
+    for release in kernels {
+        match root.lookup(module_directory(release)) {
+            Presence::There(stat) if stat.kind == FileKind::Directory => {
+                depmod::run(root, tools, release, &[], INDEX_DEADLINE)?;
+            }
+            // Those of kernels that are not installed any more are gone.
+            Presence::There(_) | Presence::Absent => {}
+            Presence::Unreadable(e) => return Err(e.into()),
+        }
     }
     Ok(register::forget(root, module)?)
 }
@@ -436,16 +474,20 @@ fn source(root: &Root, module: &ModuleName) -> Result<Option<AddedState>, Manife
 }
 
 /// Forgets that the module was required, when no version of it is left.
-fn forget(root: &Root, module: &ModuleName) -> Result<(), FileError> {
+fn forget(root: &Root, module: &ModuleName) -> anyhow::Result<()> {
     let tree = Tree::observe(root);
     let is_left = tree.modules.iter().any(|known| known.module.name == module.name);
-    // Without a record nothing is remembered.
-    let Stored::Good(mut record) = load::<RunRecord>(root, RECORD) else { return Ok(()) };
+    let mut record = match load::<RunRecord>(root, RECORD) {
+        Stored::Good(record) => record,
+        // Without a record nothing is remembered. The next run sets a damaged one aside.
+        Stored::Absent | Stored::Bad(_) => return Ok(()),
+        Stored::Unreadable(why) => bail!(why),
+    };
     let before = record.needs.len();
     record.needs.retain(|need| need.module != module.name);
     match is_left || tree.unreadable.is_some() || record.needs.len() == before {
         true => Ok(()),
-        false => root.write_json(RECORD, &record).map(drop),
+        false => Ok(root.write_json(RECORD, &record).map(drop)?),
     }
 }
 

@@ -114,9 +114,14 @@ pub fn work(
     show: ProgressMode,
 ) -> anyhow::Result<Done> {
     let mut order = order.clone();
-    if !order.is_part && matches!(removal::recover(context), Recovered::Replaced(_)) {
-        // Finds what was built from the old source.
-        order.by_hand = true;
+    if !order.is_part {
+        match removal::recover(context) {
+            // Finds what was built from the old source.
+            Ok(Recovered::Replaced(_)) => order.by_hand = true,
+            Ok(Recovered::Removed(_) | Recovered::Nothing) => {}
+            // A failed read is in `Root::unread`, so the run decides nothing either.
+            Err(why) => tracing::error!("{why}"),
+        }
     }
     let mut run = Run::observe(context, faults, &order);
     if let Some(code) = run.nothing_to_do() {

@@ -224,3 +224,60 @@ fn an_addition_that_was_killed_is_taken_back_by_the_next_run() {
     root.post_update();
     assert!(root.has(&TestRoot::ko("hello", B)) && !root.has("var/lib/clr-dkms/change.json"));
 }
+
+/// A file that exists and cannot be read: a loop of symlinks.
+fn make_unreadable(root: &TestRoot, path: &str) {
+    root.link(path, path.rsplit('/').next().unwrap());
+}
+
+#[test]
+fn a_module_is_not_removed_while_it_is_unknown_whether_it_is_loaded() {
+    for path in ["proc/modules", "proc/sys/kernel/osrelease"] {
+        for force in [&[][..], &["--force"]] {
+            let root = system();
+            root.module("hello", "1.0", "").installed("hello", "1.0", A).uses_hello(&[], 0);
+            make_unreadable(&root, path);
+            let run = root.run("clr-dkms", &[&["remove", "hello"], force].concat());
+            run.code(3).says(&["cannot read", path]);
+            assert!(root.has(&TestRoot::ko("hello", A)) && root.has("var/lib/dkms/hello/1.0"), "{path}");
+        }
+    }
+    // Without a list the kernel has no modules at all.
+    let root = system();
+    root.module("hello", "1.0", "").installed("hello", "1.0", A);
+    assert!(!root.has("proc/modules"));
+    root.run("clr-dkms", &["remove", "hello"]).code(0).shows(&["it is not loaded"]);
+}
+
+#[test]
+fn a_change_that_cannot_be_read_is_not_overwritten() {
+    let root = with_hello();
+    let change = "var/lib/clr-dkms/change.json";
+    make_unreadable(&root, change);
+    root.run("clr-dkms", &["remove", "hello"]).code(3).says(&["change.json", "is not completed"]);
+    let source = source().display().to_string();
+    root.run("clr-dkms", &["add", &source, "--yes"]).code(3).says(&["change.json", "is not completed"]);
+    assert!(root.at(change).is_symlink() && root.has(&TestRoot::ko("hello", B)));
+}
+
+#[test]
+fn an_addition_is_not_taken_back_while_it_is_unknown_which_kernels_have_it() {
+    let root = with_hello();
+    let change = "var/lib/clr-dkms/change.json";
+    root.file(change, r#"{"schema": 1, "name": "hello", "version": "1.0", "change": "add"}"#);
+    make_unreadable(&root, &format!("usr/lib/modules/{B}/build/include/config/kernel.release"));
+    root.post_update().says(&["kernel.release", "is not completed"]);
+    assert!(root.has(change) && root.has("usr/src/hello-1.0") && root.has(&TestRoot::ko("hello", B)));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_leaves_the_removal_for_the_next_run() {
+    let root = with_hello();
+    let record = root.text("var/lib/clr-dkms/last-run.json");
+    make_unreadable(&root, "var/lib/clr-dkms/last-run.json");
+    root.run("clr-dkms", &["remove", "hello", "--force"]).code(1).shows(&["last-run.json"]);
+    assert!(root.has("var/lib/clr-dkms/change.json"));
+    root.remove("var/lib/clr-dkms/last-run.json").file("var/lib/clr-dkms/last-run.json", record);
+    root.post_update();
+    assert!(!root.has("var/lib/clr-dkms/change.json") && !root.has("var/lib/dkms/hello"));
+}
