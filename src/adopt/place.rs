@@ -22,6 +22,7 @@ pub fn place(scratch: &Root, unpacked: &Unpacked, found: &Adoptable) -> Result<P
     let target = Path::new(SOURCES).join(format!("{}-{}", found.name, found.version));
     scratch.make_directories(&target).map_err(unknown)?;
     for (path, kind) in &source.entries {
+        // What is outside of the base is not built.
         let Ok(below) = path.strip_prefix(&found.base) else { continue };
         if below.as_os_str().is_empty() || is_product(&source, path) {
             continue;
@@ -48,7 +49,7 @@ pub fn place(scratch: &Root, unpacked: &Unpacked, found: &Adoptable) -> Result<P
             }
             FileKind::File => {
                 let is_hook = is_hook(found, below);
-                let stat = scratch.lookup_link(&from).stat();
+                let stat = scratch.lookup_link(&from).known().map_err(unknown)?;
                 let mode = stat.map_or(0o644, |stat| stat.mode & 0o777);
                 copy(scratch, &from, &to, if is_hook { 0o755 } else { mode })?;
             }

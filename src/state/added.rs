@@ -358,8 +358,9 @@ pub fn tree_fingerprint(root: &Root, directory: &str) -> Result<String, FileErro
                 FileKind::Link => found.add(root.read_link(&path)?.as_os_str().as_encoded_bytes()),
                 FileKind::File => {
                     found.add(modfile::sha256(root, &path)?);
-                    let mode = root.lookup_link(&path).stat().map_or(0, |stat| stat.mode);
-                    found.add(if mode & 0o100 == 0 { "file" } else { "executable" });
+                    let executable =
+                        root.lookup_link(&path).known()?.is_some_and(|stat| stat.mode & 0o100 != 0);
+                    found.add(if executable { "executable" } else { "file" });
                 }
                 FileKind::Other => found.add("other"),
             }

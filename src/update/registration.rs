@@ -183,7 +183,8 @@ fn copy(context: &Context, prepared: &Prepared, from: &Path, to: &Path) -> Resul
                 root.link(&to, &scratch.read_link(&from)?)?;
             }
             FileKind::File => {
-                let executable = scratch.lookup_link(&from).stat().is_some_and(|stat| stat.mode & 0o100 != 0);
+                let stat = scratch.lookup_link(&from).known()?;
+                let executable = stat.is_some_and(|stat| stat.mode & 0o100 != 0);
                 let mut new = root.create_new(&to, if executable { 0o755 } else { 0o644 })?;
                 let mut old = scratch.open_file(&from)?;
                 std::io::copy(&mut old, &mut new).map_err(|e| root.read_failed(&to, e))?;
