@@ -69,6 +69,7 @@ pub fn find(search: &Search<'_>) -> Result<Adoptable, AdoptError> {
         None => Finder { search, source: &source, decisions: Vec::new() }.without_conf(),
     };
     let empty = substitute::empty_submodules(&source, &search.unpacked.empty_submodules);
+    source.is_read()?;
     match (found, empty.into_iter().next()) {
         (Err(AdoptError::NoSource | AdoptError::Conf { evidence: None, .. }), Some((path, evidence))) => {
             Err(AdoptError::EmptySubmodule { path, evidence })
@@ -268,6 +269,7 @@ impl Finder<'_> {
 
     fn places(&self, conf: &DkmsConf) -> Places {
         // As the evaluation gives it the directory of the tree.
+        // A tree that is not there yet is only joined.
         let tree = self.search.root.real_path(tree::TREE);
         let tree = tree.unwrap_or_else(|_| self.search.root.shown_path(tree::TREE));
         let build = tree.join(&conf.package_name).join(&conf.package_version).join("build");

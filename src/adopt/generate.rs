@@ -220,8 +220,19 @@ fn kernel_variables(text: &str) -> Vec<(String, &'static str, usize)> {
 
 /// The same with the kernel in the variables of the Makefile, for a MAKE that does not give it; none where
 /// there is nothing to give. The decision has the variables as its value.
-pub fn with_kernel(scratch: &Root, unpacked: &Unpacked, found: &Adoptable) -> Option<(Adoptable, Decision)> {
-    let source = SourceTree::observe(scratch, &unpacked.top).ok()?;
+///
+/// # Errors
+/// When the source cannot be read.
+pub fn with_kernel(
+    scratch: &Root,
+    unpacked: &Unpacked,
+    found: &Adoptable,
+) -> Result<Option<(Adoptable, Decision)>, AdoptError> {
+    let source = SourceTree::observe(scratch, &unpacked.top)?;
+    Ok(given_kernel(&source, found))
+}
+
+fn given_kernel(source: &SourceTree<'_>, found: &Adoptable) -> Option<(Adoptable, Decision)> {
     let makes = |file: &&KbuildFile| file.directory() == found.base && name_of(&file.path) != "Kbuild";
     let file = source.kbuild.iter().find(makes)?;
     let is_given = |name: &str| {

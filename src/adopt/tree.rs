@@ -1,6 +1,8 @@
 //! The files of an unpacked source.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::evidence::{AdoptError, Evidence};
@@ -44,6 +46,8 @@ pub(super) struct SourceTree<'r> {
     top: PathBuf,
     pub(super) entries: BTreeMap<PathBuf, FileKind>,
     pub(super) kbuild: Vec<KbuildFile>,
+    /// The first failed read of a file, as a sentence.
+    unread: RefCell<Option<String>>,
 }
 
 impl<'r> SourceTree<'r> {
@@ -52,7 +56,8 @@ impl<'r> SourceTree<'r> {
     /// # Errors
     /// When something cannot be read.
     pub(super) fn observe(root: &'r Root, top: &Path) -> Result<SourceTree<'r>, AdoptError> {
-        let mut tree = SourceTree { root, top: top.to_owned(), entries: BTreeMap::new(), kbuild: Vec::new() };
+        let (entries, kbuild) = (BTreeMap::new(), Vec::new());
+        let mut tree = SourceTree { root, top: top.to_owned(), entries, kbuild, unread: RefCell::default() };
         let mut waiting = vec![PathBuf::new()];
         while let Some(directory) = waiting.pop() {
             let listed = root.list(top.join(&directory)).map_err(|e| AdoptError::Unknown(e.to_string()))?;
@@ -75,7 +80,14 @@ impl<'r> SourceTree<'r> {
                 tree.kbuild.push(KbuildFile { path, text, makefile });
             }
         }
+        tree.is_read()?;
         Ok(tree)
+    }
+
+    /// # Errors
+    /// When a file could not be read: what was found without it is unknown.
+    pub(super) fn is_read(&self) -> Result<(), AdoptError> {
+        self.unread.borrow().clone().map_or(Ok(()), |why| Err(AdoptError::Unknown(why)))
     }
 
     /// The text of files in the same directory that a Makefile includes. Behind its own text: the lines keep
@@ -99,9 +111,18 @@ impl<'r> SourceTree<'r> {
         files.map(|(path, _)| path.as_path())
     }
 
-    /// The text of a file; none if there is no such file, it is too large, or it is not text.
+    /// The text of a file; none if there is no such file, it is too large, or it is not text. Every other error
+    /// is kept for [`SourceTree::is_read`].
     pub(super) fn text(&self, path: &Path) -> Option<String> {
-        let bytes = self.root.read_within(self.top.join(path), TEXT).ok()?;
+        let bytes = match self.root.read_within(self.top.join(path), TEXT) {
+            Ok(bytes) => bytes,
+            Err(e) => {
+                if !e.is_absent() && !e.is_no_file() && e.cause.kind() != ErrorKind::FileTooLarge {
+                    self.unread.borrow_mut().get_or_insert(e.to_string());
+                }
+                return None;
+            }
+        };
         (!bytes.contains(&0)).then(|| String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -143,4 +164,23 @@ pub(super) fn plain(path: &Path) -> PathBuf {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sys::RootKind;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_an_absent_one() {
+        // Nothing is mapped at address 0, so that a read there is EIO.
+        let root = Root::open(RootKind::Image, Path::new("/proc/self")).unwrap();
+        let (entries, kbuild) = (BTreeMap::new(), Vec::new());
+        let tree = SourceTree { root: &root, top: "/".into(), entries, kbuild, unread: RefCell::default() };
+        assert_eq!((tree.text(Path::new("no-such-file")), tree.text(Path::new("task"))), (None, None));
+        tree.is_read().unwrap();
+        assert_eq!(tree.text(Path::new("mem")), None);
+        assert!(matches!(tree.is_read(), Err(AdoptError::Unknown(why)) if why.contains("/mem: ")));
+    }
 }

@@ -84,6 +84,7 @@ impl Trial<'_> {
 
     fn sight(&self) -> Sight {
         let root = self.root;
+        // A path that does not exist, or cannot be read, cannot be shown; make then reports it.
         let shown = |path: &str, target: &str| {
             let source = root.real_path(path).ok()?;
             Some(ShownTree { source, target: PathBuf::from(target), is_writable: false })
@@ -117,6 +118,7 @@ impl Trial<'_> {
         let headers = self.headers()?;
         // The values were evaluated for the trees of the system.
         let here = |text: &str| {
+            // A path that cannot be resolved is only joined, as for the evaluation.
             let of = |path: &str| self.root.real_path(path).unwrap_or_else(|_| self.root.shown_path(path));
             let trees = [(tree::TREE, TREE), (tree::SOURCES, SOURCES)];
             trees.iter().fold(text.to_owned(), |text, (system, own)| {
@@ -194,7 +196,7 @@ impl Trial<'_> {
         Ok(proven)
     }
 
-    /// The log that dkms writes.
+    /// The log that dkms writes. None if it cannot be read: it is for a message only.
     pub fn make_log(&self) -> Option<String> {
         let Adoptable { name, version, .. } = self.found;
         let path = format!("{TREE}/{name}/{version}/build/make.log");

@@ -298,7 +298,8 @@ fn probe(
         return Ok(ProbeOutcome::Good);
     }
     let others = first.others.join(", ");
-    if let Some((mut other, decision)) = with_kernel(scratch.root(), unpacked, found) {
+    let with_kernel = with_kernel(scratch.root(), unpacked, found).map_err(|e| e.to_string())?;
+    if let Some((mut other, decision)) = with_kernel {
         other.conf.make = format!("{} {}", found.conf.make, given(context, &decision.value, release));
         let again = trial(context, scratch, &other, release).probe().map_err(|e| e.to_string())?;
         if again.is_good() {
@@ -323,6 +324,7 @@ fn probe(
 /// The variables with the values that bash would give them.
 fn given(context: &Context, variables: &str, release: &str) -> String {
     let headers = format!("{}/build", crate::kernel::inventory::module_directory(release));
+    // A path that cannot be resolved is only joined; make reports it.
     let headers = context.root.real_path(&headers).unwrap_or_else(|_| context.root.shown_path(&headers));
     variables.replace("${kernelver}", release).replace("${kernel_source_dir}", &headers.display().to_string())
 }
