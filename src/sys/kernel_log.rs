@@ -44,7 +44,7 @@ impl KernelLog {
                 Ok(length) => found.extend(message(&record[..length])),
                 // Records were overwritten before they were read.
                 Err(e) if e.raw_os_error() == Some(Errno::EPIPE as i32) => {}
-                // None is left.
+                // EAGAIN: none is left. After another error the rest is unknown; it is for a message only.
                 Err(_) => break,
             }
         }

@@ -22,16 +22,32 @@ pub fn user_of(directory: &Path) -> std::io::Result<Option<String>> {
         }
         let at = process.path();
         let is_below = |link: std::path::PathBuf| {
-            // A process may end while it is looked at.
-            std::fs::read_link(link).is_ok_and(|target| target.starts_with(directory))
+            let target = std::fs::read_link(link).map(Some).or_else(unless_hidden)?;
+            std::io::Result::Ok(target.is_some_and(|target| target.starts_with(directory)))
         };
-        let mut open = std::fs::read_dir(at.join("fd")).into_iter().flatten().flatten();
-        if is_below(at.join("cwd")) || open.any(|fd| is_below(fd.path())) {
+        let mut uses = is_below(at.join("cwd"))?;
+        for fd in std::fs::read_dir(at.join("fd")).map(Some).or_else(unless_hidden)?.into_iter().flatten() {
+            let fd = fd.map(Some).or_else(unless_hidden)?;
+            uses = uses || fd.map_or(Ok(false), |fd| is_below(fd.path()))?;
+        }
+        if uses {
+            // The number has to do then.
             let name = std::fs::read_to_string(at.join("comm")).unwrap_or_default();
             return Ok(Some(format!("{} (pid {pid})", name.trim())));
         }
     }
     Ok(None)
+}
+
+/// A process may end while it is looked at, or be that of another user; any other error leaves its files
+/// unknown.
+fn unless_hidden<T>(e: std::io::Error) -> std::io::Result<Option<T>> {
+    let is_gone = e.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32);
+    match e.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => Ok(None),
+        _ if is_gone => Ok(None),
+        _ => Err(e),
+    }
 }
 
 /// The name of the user that runs this program: with sudo(8), the one that called it.
@@ -52,9 +68,11 @@ pub fn is_alive(pid: u32) -> bool {
         // With hidepid= nothing more is known about it.
         Ok(()) | Err(nix::errno::Errno::EPERM) => {
             // "123 (name) S 1 …": a name may hold anything, also a parenthesis.
+            // One that cannot be read counts as running.
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
         }
+        // ESRCH is the only other error of signal 0.
         Err(_) => false,
     }
 }

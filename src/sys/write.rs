@@ -404,12 +404,14 @@ fn sweep(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
             continue;
         }
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        // A symlink cannot be opened with these flags, nor locked.
-        let is_locked = openat(directory, file.as_os_str(), flags, Mode::empty()).is_ok_and(|fd| {
-            let lock = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock);
-            lock.is_err_and(|(_, e)| e == Errno::EWOULDBLOCK)
-        });
-        if !is_locked {
+        let is_free = match openat(directory, file.as_os_str(), flags, Mode::empty()) {
+            Ok(fd) => Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).is_ok(),
+            // A symlink cannot be opened with these flags, nor locked.
+            Err(Errno::ELOOP) => true,
+            // It may be locked. A later write removes it.
+            Err(_) => false,
+        };
+        if is_free {
             remove_if_there(directory, &file)?;
         }
     }

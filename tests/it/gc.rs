@@ -229,6 +229,18 @@ fn remains_of_builds_go_when_they_are_old() {
     let mut user =
         std::process::Command::new("sleep").arg("60").current_dir(root.at(scratch)).spawn().unwrap();
     root.run("clr-dkms", &["gc", "-n"]).code(0).shows(&["is in use by sleep (pid "]);
+    // Files of a process that cannot be listed may be in the directory.
+    if crate::unread::has_strace() {
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-e", "inject=openat:error=EMFILE"]);
+        strace.args(["-P", &format!("/proc/{}/fd", user.id())]);
+        let gc = root.command("clr-dkms", &["gc", "-n"]);
+        strace.arg(gc.get_program()).args(gc.get_args());
+        for (variable, value) in gc.get_envs() {
+            value.map(|value| strace.env(variable, value));
+        }
+        crate::support::Run::of(strace.output().unwrap(), &root).code(0).shows(&["may be in use: "]);
+    }
     user.kill().unwrap();
     user.wait().unwrap();
     assert!(changes(&root, &[], 0).contains(&format!("- {scratch}")));

@@ -283,7 +283,7 @@ fn is_recorded(root: &Path) -> bool {
     record["verdict"] == "unknown"
 }
 
-fn has_strace() -> bool {
+pub(crate) fn has_strace() -> bool {
     let works = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     let works = works.is_ok_and(|status| status.success());
     if !works {

@@ -62,7 +62,14 @@ pub(super) fn make(view: &SandboxView) -> io::Result<()> {
             opened.push((directory.path.join(name), shown, fd));
         }
     }
-    let read_only: Vec<&PathBuf> = view.read_only.iter().filter(|path| look(path).is_ok()).collect();
+    let mut read_only: Vec<&PathBuf> = Vec::new();
+    for path in &view.read_only {
+        match path.symlink_metadata() {
+            Ok(_) => read_only.push(path),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(&format!("{} cannot be protected", path.display()), e)),
+        }
+    }
     read_only.iter().try_for_each(|path| bind(path, path))?;
     if !read_only.is_empty() {
         #[allow(clippy::disallowed_methods)] // of this process, whatever the root is
