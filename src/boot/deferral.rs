@@ -59,7 +59,7 @@ pub enum Deferral {
     },
 }
 
-/// Reads what swupd will read. A file that cannot be read counts as empty.
+/// Reads what swupd will read. A file that cannot be read counts as empty: swupd cannot read it either.
 pub fn observe(root: &Root) -> Deferral {
     let files: Vec<(&str, Vec<u8>)> =
         FILES.iter().map(|path| (*path, root.read(path).unwrap_or_default())).collect();

@@ -75,12 +75,16 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> anyhow::Result<Vec<String
         return below_boot();
     }
     let firmware = efi::has_firmware(root)?;
-    // Without a boot partition, or with the root filesystem on it, the boot files are in /boot.
-    let Ok(device) = partition::find(root, firmware) else { return below_boot() };
+    let device = match partition::find(root, firmware) {
+        Ok(device) => device,
+        Err(e @ partition::Lost::Unreadable(_)) => return Err(e.into()),
+        // Without a boot partition, or with the root filesystem on it, the boot files are in /boot.
+        Err(partition::Lost::Unnamed(_) | partition::Lost::Closed(_)) => return below_boot(),
+    };
     let number = root.lookup(&device).stat().map(|s| s.stands_for);
     let on = |path: &str| root.lookup(path).stat().map(|s| s.on);
     // Listing the directory triggers an automount.
-    let in_boot = root.list_optional(BOOT).unwrap_or_default();
+    let in_boot = root.list_optional(BOOT)?;
     if number == on("/") {
         return below_boot();
     }
@@ -218,8 +222,12 @@ fn most_at_once(files: &[(u64, Option<u64>)]) -> u64 {
 /// Refuses if the new files do not fit.
 fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> anyhow::Result<()> {
     let inventory = copied.inventory;
-    // Without the directory, free space cannot be determined; clr-boot-manager creates it.
-    let Ok(free) = place.root.free_space_for_root(place.path("")) else { return Ok(()) };
+    let free = match place.root.free_space_for_root(place.path("")) {
+        Ok(free) => free,
+        // Without the directory, free space cannot be determined; clr-boot-manager creates it.
+        Err(e) if e.is_absent() => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
     let directory = format!("EFI/{}", inventory.namespace);
     let there = |path: String| place.root.lookup(place.path(&path)).stat().map(|s| s.size);
     let wanted = wanted(root, copied.kernels);
@@ -270,7 +278,11 @@ fn boot_partition(root: &Root) -> Option<Option<partition::Opened>> {
     }
     // A warning is not worth a failure: the update itself reports what cannot be read.
     let firmware = efi::has_firmware(root).ok()?;
-    let Ok(device) = partition::find(root, firmware) else { return Some(None) };
+    let device = match partition::find(root, firmware) {
+        Ok(device) => device,
+        Err(partition::Lost::Unreadable(_)) => return None,
+        Err(partition::Lost::Unnamed(_) | partition::Lost::Closed(_)) => return Some(None),
+    };
     let number = root.lookup(&device).stat().map(|s| s.stands_for);
     if number == root.lookup("/").stat().map(|s| s.on) {
         return Some(None);
