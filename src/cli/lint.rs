@@ -137,14 +137,21 @@ impl<'a> Bench<'a> {
     /// Every registered module, and every unregistered source next to them.
     fn everything(&self) -> Vec<Asked> {
         let root = &self.context.root;
-        // If they cannot be listed, only the modules are checked.
-        let beside = root.list(tree::SOURCES).unwrap_or_default().into_iter().filter_map(|entry| {
+        let (entries, unread) = match root.list_optional(tree::SOURCES) {
+            Ok(entries) => (entries, None),
+            Err(e) => {
+                let shown = root.shown_path(tree::SOURCES).display().to_string();
+                (Vec::new(), Some(Asked::Nothing(shown, e.to_string())))
+            }
+        };
+        let beside = entries.into_iter().filter_map(|entry| {
             let path = Path::new(tree::SOURCES).join(&entry.name);
+            // A symlink that leads nowhere is not a source.
             let is_known = self.registered.as_ref()?.contains(&real_inside(root, &path)?);
-            let is_source = !is_known && root.lookup(path.join("dkms.conf")).is_there();
+            let is_source = !is_known && !root.lookup(path.join("dkms.conf")).is_absent();
             is_source.then(|| Asked::Directory(path.clone(), root.shown_path(&path)))
         });
-        self.tree.modules.iter().map(Asked::of).chain(beside).collect()
+        self.tree.modules.iter().map(Asked::of).chain(beside).chain(unread).collect()
     }
 
     /// The targets that an argument names.

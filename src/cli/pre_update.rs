@@ -95,6 +95,7 @@ fn boot_files_of_image(root: &Root, words: &[OsString]) -> Option<String> {
     if deferral::observe(root) != Deferral::Armed {
         return None;
     }
+    // swupd reports an image that cannot be opened.
     let image = Root::open(RootKind::Image, &path).ok()?;
     let has_hook = [HOOK, PROGRAM].iter().all(|file| image.lookup(file).is(FileKind::File));
     (!has_hook).then(|| {
@@ -181,9 +182,18 @@ fn warnings(context: &Context, inventory: &Inventory, tree: &Tree) -> Vec<String
                     registered.module
                 )),
                 Source::Directory { path, .. } => {
-                    // There is no time to ask bash, and the text is good enough for advice. An unreadable
-                    // text leads to the same advice.
-                    let text = context.root.read_within(path.join("dkms.conf"), TEXT).unwrap_or_default();
+                    // There is no time to ask bash, and the text is good enough for advice.
+                    let text = match context.root.read_within(path.join("dkms.conf"), TEXT) {
+                        Ok(text) => text,
+                        Err(e) => {
+                            warnings.push(format!(
+                                "{} is in use on {release}, and whether it will be built for a new kernel is \
+                                 unknown: {e}",
+                                registered.module
+                            ));
+                            continue;
+                        }
+                    };
                     if conf::seems_autoinstall(&String::from_utf8_lossy(&text)) != Some(true) {
                         warnings.push(format!(
                             "{} is in use on {release}, but its dkms.conf does not say AUTOINSTALL=yes: it will not be \

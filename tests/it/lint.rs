@@ -485,6 +485,12 @@ fn what_cannot_be_read() {
     cannot(&root, &[], &["cannot read"]);
     root.link(CONF, "dkms.conf");
     cannot(&root, &[], &["cannot read"]);
+    // Nor does that of a source that is not registered count as absent, nor the list of sources as empty.
+    let root = system(GOOD);
+    root.link("usr/src/other-2/dkms.conf", "dkms.conf");
+    cannot(&root, &[], &["2 modules: 1 could not be read", "usr/src/other-2/dkms.conf"]);
+    root.link("usr/src", "src");
+    cannot(&root, &[], &["cannot list"]);
     root.run("clr-dkms", &["lint", "--no-such-option"]).code(64);
 }
 

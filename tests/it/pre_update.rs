@@ -69,6 +69,16 @@ fn missing_headers_name_the_bundle() {
 }
 
 #[test]
+fn a_dkms_conf_that_cannot_be_read_says_nothing_about_autoinstall() {
+    let root = settled();
+    let conf = [b"AUTOINSTALL=yes\n".as_slice(), &[b'#'; 1 << 20]].concat();
+    root.file("usr/src/hello-1.0/dkms.conf", conf);
+    let run = pre_update(&root);
+    run.says(&["hello/1.0 is in use on", A, "is unknown: cannot read", "larger than 1 MiB"]);
+    assert!(!run.stderr.contains("will not be built"), "{}", run.stderr);
+}
+
+#[test]
 fn a_module_in_use_that_will_not_be_built_is_told() {
     for autoinstall in ["AUTOINSTALL=\"no\"\n", "AUTOINSTALL=\n", "AUTOINSTALL=''\n"] {
         let root = settled();
