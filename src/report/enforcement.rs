@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::advice::{exit_code, problem, standing, summary};
+use super::enforcement_conclusion::{exit_code, problem, standing, summary};
 use super::enforcement_remedies::{ParameterFix, remedy};
 use super::remedy::CommandTarget;
 use crate::boot::BootEntry;

@@ -2,11 +2,11 @@
 //! are renderings of it.
 
 pub mod add;
-mod advice;
 pub mod boot_remedies;
 pub mod catalog;
 pub mod cause_remedy;
 pub mod enforcement;
+mod enforcement_conclusion;
 pub mod enforcement_remedies;
 pub mod guard;
 mod kernels;
