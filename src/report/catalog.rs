@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
 use super::Verdict;
 use super::packages::Packages;
@@ -107,44 +108,12 @@ pub fn automation() -> Explained {
 
 /// All rows, by id.
 pub fn all() -> Vec<Explained> {
-    use State as S;
-    use Verdict as V;
-    let verdicts = [
-        V::Healthy,
-        V::RebootPending,
-        V::Building,
-        V::Degraded,
-        V::Held,
-        V::Unsafe,
-        V::Unknown,
-        V::NotApplicable,
-    ];
-    let states = [
-        S::Ok,
-        S::NotBuilt,
-        S::BuildFailed,
-        S::DependencyFailed,
-        S::HeadersMissing,
-        S::HeadersMismatch,
-        S::SkippedExclusive,
-        S::NotAutoinstall,
-        S::BrokenSource,
-        S::VermagicMismatch,
-        S::NotInModulesDep,
-        S::SignatureRefused,
-        S::Unknown,
-        S::SymbolsMismatch,
-        S::Conflict,
-        S::CompilerMissing,
-        S::Building,
-        S::NotManaged,
-        S::Blocked,
-        S::InitrdStale,
-        S::HookFailed,
-    ];
-    let classes = [Importance::Critical, Importance::Wanted, Importance::Optional];
-    let rows = verdicts.map(verdict).into_iter().chain(states.map(state)).chain(classes.map(class));
-    rows.chain([automation()]).collect()
+    let verdicts = Verdict::VARIANTS.iter().copied().map(verdict);
+    let states = State::VARIANTS.iter().copied().map(state);
+    let classes = Importance::VARIANTS.iter().copied().map(class);
+    let mut rows: Vec<Explained> = verdicts.chain(states).chain(classes).chain([automation()]).collect();
+    rows.sort_by_key(|row| row.id);
+    rows
 }
 
 /// The rows that an id or a name stands for: `unknown` is a verdict and a state.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::dkms::Flaw;
 
 /// The state of a module on a kernel, as all reports name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::VariantArray)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum State {
