@@ -9,17 +9,15 @@ use crate::system::System;
 /// What must be done before the build can succeed. `names` are the module and others that fail for the same
 /// cause.
 pub fn cause_remedy(error: Option<&FirstError>, names: &str, packages: &Packages) -> Remedy {
-    let Some(error) = error else { return Remedy::by_hand(format!("fix or update {names}")) };
-    match &error.cause {
+    let fix_module = || format!("fix or update {names}");
+    let Some(error) = error else { return Remedy::by_hand(fix_module()) };
+    let by_hand = match &error.cause {
         Cause::Headers { .. } => return packages.restore_headers().to("restore the kernel's headers").into(),
         Cause::Toolchain { lacks: Some(lacks), .. } if is_file(lacks) => return packages.install_file(lacks),
         Cause::Toolchain { .. } => {
             return packages.update().to("get the compiler of the kernel's headers").into();
         }
         Cause::MissingProgram { program } => return packages.install_file(program),
-        _ => {}
-    }
-    Remedy::by_hand(match &error.cause {
         Cause::Packaging(fault) => packaging(fault, error, names),
         Cause::Clang { .. } => {
             format!("{}, and put LLVM=1 into the MAKE of the dkms.conf of {names}", packages.clang())
@@ -29,8 +27,10 @@ pub fn cause_remedy(error: Option<&FirstError>, names: &str, packages: &Packages
         Cause::NoMemory => "end what needs much memory, or add swap".to_owned(),
         Cause::Dependency { needs: Some(needs) } => format!("install {needs}, which {names} is built upon"),
         Cause::Dependency { needs: None } => format!("install what {names} is built upon"),
-        _ => format!("fix or update {names}"),
-    })
+        // The remedy for a machine that cannot confine it depends on the system: see `trust`.
+        Cause::Module { .. } | Cause::NotConfined | Cause::Unknown => fix_module(),
+    };
+    Remedy::by_hand(by_hand)
 }
 
 /// The remedy if the machine cannot confine the programs of a module. For an image, the setting `trust` of
