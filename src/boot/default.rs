@@ -146,7 +146,11 @@ fn theirs(by: SetBy, does: &str) -> String {
     let take_back = match by {
         SetBy::LoaderEntryOneShot => "; `bootctl set-oneshot \"\"` takes it back",
         SetBy::LoaderEntryDefault => "; `bootctl set-default \"\"` takes it back",
-        _ => "",
+        SetBy::LoaderConf
+        | SetBy::SyslinuxDefault
+        | SetBy::GrubDefault
+        | SetBy::GrubSavedEntry
+        | SetBy::GrubNextEntry => "",
     };
     format!("{by} {does}, whatever clr-boot-manager writes: that is an admin's choice{take_back}")
 }

@@ -267,7 +267,10 @@ fn seen(
 /// Only systemd-boot has a directory for them. For the other loaders clr-boot-manager puts them at the top of
 /// the partition.
 fn freestanding(place: &EntryPlace, loader: Loader, namespace: &str) -> BTreeSet<String> {
-    let directory = if loader == Loader::SystemdBoot { format!("EFI/{namespace}") } else { String::new() };
+    let directory = match loader {
+        Loader::SystemdBoot => format!("EFI/{namespace}"),
+        Loader::Syslinux | Loader::Grub => String::new(),
+    };
     // clr-boot-manager lists the directory before it deletes files, so it cannot delete them either.
     let listed = place.list(&directory).unwrap_or_default();
     let names = listed.iter().filter_map(|file| file.text()?.strip_prefix("freestanding-"));

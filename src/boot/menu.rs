@@ -101,7 +101,22 @@ pub enum SetBy {
 impl SetBy {
     /// Whether it overrides what clr-boot-manager writes, and is not changed by its updates.
     pub fn overrides(self) -> bool {
-        matches!(self, SetBy::LoaderEntryDefault | SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry)
+        match self {
+            SetBy::LoaderEntryDefault | SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry => true,
+            SetBy::LoaderConf | SetBy::SyslinuxDefault | SetBy::GrubDefault | SetBy::GrubSavedEntry => false,
+        }
+    }
+
+    /// Whether it counts for the next boot only.
+    pub fn is_for_one_boot(self) -> bool {
+        match self {
+            SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry => true,
+            SetBy::LoaderConf
+            | SetBy::LoaderEntryDefault
+            | SetBy::SyslinuxDefault
+            | SetBy::GrubDefault
+            | SetBy::GrubSavedEntry => false,
+        }
     }
 }
 

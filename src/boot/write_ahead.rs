@@ -94,8 +94,9 @@ fn write_all(
     kernels: &[&Installed],
     default: Option<&Installed>,
 ) -> anyhow::Result<Vec<String>> {
-    if boot.loader != Some(Loader::SystemdBoot) {
-        return Ok(Vec::new());
+    match boot.loader {
+        Some(Loader::SystemdBoot) => {}
+        Some(Loader::Syslinux | Loader::Grub) | None => return Ok(Vec::new()),
     }
     let planned = files::look_into(root, |place| -> Result<Vec<Write>, FileError> {
         let plan = plan(place, root, inventory, boot, kernels)?;

@@ -1,10 +1,9 @@
-//! What should the admin do about the kernel that boots next.
+//! The remedies for the kernel that boots next.
 
 use super::Progress;
 use super::problem::{AdminOverride, listed};
 use super::remedies::{Situation, as_root, continue_run, of_module, of_unknown, post_update, run};
 use super::remedy::{AdminCommand, Remedy};
-use crate::boot::menu::SetBy;
 use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::candidates::is_bootable;
@@ -124,10 +123,7 @@ fn of_wrong_default(at: Situation<'_>) -> Option<Remedy> {
     let is_wrong = assessment.next.release().is_some() && !assessment.is_carried_out();
     let choice = assessment.next.choice().filter(|choice| choice.set_by.overrides());
     if let Some(by) = choice.filter(|_| is_wrong || assessment.next.release().is_none()) {
-        let what = match by.set_by {
-            SetBy::LoaderEntryOneShot | SetBy::GrubNextEntry => "for the next boot only",
-            _ => "for every boot",
-        };
+        let what = if by.set_by.is_for_one_boot() { "for the next boot only" } else { "for every boot" };
         return Some(Remedy::by_hand(format!(
             "{} was chosen by an admin {what}: take that back, or boot it by choice",
             by.entry
