@@ -1,4 +1,6 @@
-//! What an admin can do about a problem, as values. The text is written only here.
+//! What an admin can do about a problem, as values, and the text of these values. Which remedy a problem has
+//! is decided in `remedies.rs` and the other files whose names end in `remedies` or `remedy`; a fault in the
+//! boot files brings its own ([`MenuFault::clear`](crate::boot::MenuFault::clear)).
 
 use std::path::{Path, PathBuf};
 

@@ -46,11 +46,11 @@ _cd_answer() {
     for i in CLEAN REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE \
         MODULES_CONF_OBSOLETE_ONLY; do
         n="${i}[@]"
-        # CLEAN=true is what a file says that serves old versions too, and dkms does not mind it.
+        # A file that also serves old versions of dkms sets CLEAN=true, and dkms does not warn about it.
         [[ ${!n} && $i${!n} != CLEANtrue ]] && _cd_say deprecated "$i"
     done
-    # Of an array the first value counts, for the whole source: so it is for dkms before 3.3.0, which knows no such
-    # directive for a single file.
+    # The first value of an array applies to the whole source, as in dkms before 3.3.0, where these directives
+    # cannot be set for a single module.
     [[ $BUILD_EXCLUSIVE_KERNEL && ! $_cd_kernel =~ $BUILD_EXCLUSIVE_KERNEL ]] &&
         _cd_say excluded "BUILD_EXCLUSIVE_KERNEL is $BUILD_EXCLUSIVE_KERNEL"
     [[ $BUILD_EXCLUSIVE_ARCH && ! $_cd_arch =~ $BUILD_EXCLUSIVE_ARCH ]] &&
