@@ -1,5 +1,5 @@
-//! The problems that reports list, and their sentences. A fault that the domain found brings its own sentence,
-//! such as [`MenuFault`].
+//! The problems that reports list, and their sentences. A fault that the domain found brings its own
+//! sentence, such as [`MenuFault`].
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! Imports go down the layers of `src/lib.rs` only: no module depends on one above it, so there is no import circle.
+//! Imports go down the layers of `docs/architecture.md` only: no module depends on one above it, so there is
+//! no import cycle.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -80,6 +81,22 @@ fn imports_go_down_only() {
     }
     assert!(seen > 200, "the sources were not read: {seen} imports");
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// The drawing names every module once, in the order of the layers from the top down.
+#[test]
+fn the_drawing_has_the_layers() {
+    let page = include_str!("../../docs/architecture.md");
+    let (_, drawing) = page.split_once("## The layers").unwrap();
+    let drawing = drawing.split("```").nth(1).unwrap();
+    let module = |word: &'static str| word.strip_suffix('/').or_else(|| word.strip_suffix(".rs"));
+    let drawn: Vec<&str> =
+        drawing.split_whitespace().filter_map(module).filter(|name| *name != "bin").collect();
+    let level = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));
+    let levels: Vec<Option<usize>> = drawn.iter().map(|module| level(module)).collect();
+    assert!(levels.iter().all(Option::is_some) && levels.is_sorted_by(|a, b| a >= b), "{drawn:?}");
+    let all: BTreeSet<&str> = LAYERS.iter().copied().flatten().copied().collect();
+    assert_eq!((drawn.len(), drawn.into_iter().collect::<BTreeSet<&str>>()), (all.len(), all));
 }
 
 #[test]
