@@ -81,6 +81,10 @@ pub enum Use {
     },
     /// `[modules]` in clr-dkms.conf lists it.
     Listed,
+    /// `clr-dkms add` keeps these drivers of the kernel from being loaded in its favour.
+    Replaces {
+        drivers: Vec<String>,
+    },
     /// It was required before, and nothing shows that this has ended.
     Remembered,
 }
@@ -88,8 +92,11 @@ pub enum Use {
 impl Use {
     /// Whether the machine depends on it: without the module a filesystem, a network or a display is lost.
     pub fn is_critical(&self) -> bool {
-        use Use::{DefaultRoute, Display, Mount, Pool, Swap};
-        matches!(self, Mount { .. } | Swap { .. } | Pool { .. } | DefaultRoute { .. } | Display)
+        use Use::{DefaultRoute, Display, Mount, Pool, Replaces, Swap};
+        matches!(
+            self,
+            Mount { .. } | Swap { .. } | Pool { .. } | DefaultRoute { .. } | Display | Replaces { .. }
+        )
     }
 }
 
@@ -105,6 +112,9 @@ impl fmt::Display for Use {
             Use::Installed => f.write_str("installed for the running kernel"),
             Use::ModulesLoad { file } => write!(f, "listed in {file}"),
             Use::Listed => f.write_str(LISTED),
+            Use::Replaces { drivers } => {
+                write!(f, "drives the devices of {}, which is blacklisted", drivers.join(", "))
+            }
             Use::Remembered => f.write_str("in use before, and not given up since"),
         }
     }

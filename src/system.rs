@@ -7,6 +7,7 @@ pub mod initrds;
 mod kernel_cmdline;
 mod module_files;
 mod modules_on_kernel;
+mod replaced_drivers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -40,6 +41,7 @@ pub use kernel_cmdline::{KernelCmdline, expected_entries, line};
 pub use module_files::{InForce, ModuleFiles};
 pub use modules_on_kernel::pairs_of;
 use modules_on_kernel::{Endless, pairs_with};
+pub use replaced_drivers::ReplacedDrivers;
 
 /// What an observation takes over from an earlier one.
 #[derive(Debug, Default)]
@@ -91,6 +93,8 @@ pub struct System {
     pub initrds: BTreeMap<String, KernelInitrds>,
     /// What prevents modules from being loaded, on any kernel.
     pub load_policy: LoadPolicy,
+    /// The drivers that are blacklisted in favour of a module, or why they are unknown.
+    pub replaced_drivers: Result<ReplacedDrivers, String>,
     /// What an admin has requested for the boot default.
     pub wishes: AdminOverrides,
     /// Whether swupd leaves the boot files to clr-dkms.
@@ -160,6 +164,7 @@ impl System {
         let of_pairs = modules_on_kernels.iter().chain(&fallbacks).flat_map(names_beneath);
         let names = of_pairs.chain(in_use.depended_on.keys().cloned()).chain(serving.iter().cloned());
         let load_policy = LoadPolicy::observe(&context.root, &names.collect());
+        let replaced_drivers = replaced_drivers::observe(&context.root, &load_policy.config);
         let initrds = initrds::observe(
             &context.root,
             cache,
@@ -181,6 +186,7 @@ impl System {
             files,
             load_policy,
             initrds,
+            replaced_drivers,
             wishes: state::wishes(&context.root),
             checked: state::checked(&context.root),
             deferral: deferral::observe(&context.root),

@@ -11,6 +11,8 @@ use crate::dkms::probe::Probe;
 use crate::dkms::proof::{facts_of, find_file, vermagic_of};
 use crate::dkms::{Cache, architecture, tree};
 use crate::kernel::inventory::{MODULES, module_directory};
+use crate::kernel::module_file::{self, ModuleInfo};
+use crate::kernel::module_image::ModuleImage;
 use crate::sys::sandbox::{ShownTree, Sight};
 use crate::sys::{Child, Ended, FileError, Output, Root, Tools};
 
@@ -36,6 +38,27 @@ pub struct Trial<'a> {
     pub release: &'a str,
     /// The time limit of a build.
     pub deadline: Duration,
+}
+
+/// A module that a trial built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltModule {
+    /// Its name.
+    pub name: String,
+    /// The modules that it depends on.
+    pub depends: Vec<String>,
+    /// Patterns of the devices, filesystems and protocols that it serves.
+    pub aliases: Vec<String>,
+    /// The firmware files that it may ask for.
+    pub firmware: Vec<String>,
+}
+
+impl BuiltModule {
+    /// What the metadata of its file say.
+    pub fn new(name: &str, info: ModuleInfo) -> BuiltModule {
+        let ModuleInfo { depends, aliases, firmware, .. } = info;
+        BuiltModule { name: name.to_owned(), depends, aliases, firmware }
+    }
 }
 
 /// Why a trial came to no result.
@@ -162,7 +185,7 @@ impl Trial<'_> {
     ///
     /// # Errors
     /// When it cannot be built, or what was built is not for this kernel.
-    pub fn build(&self, log: &File) -> Result<Vec<String>, TrialFailure> {
+    pub fn build(&self, log: &File) -> Result<Vec<BuiltModule>, TrialFailure> {
         let not_run = |e: &dyn std::fmt::Display| TrialFailure::NotRun(e.to_string());
         let Adoptable { name, version, conf, .. } = self.found;
         self.prepare()?;
@@ -191,7 +214,10 @@ impl Trial<'_> {
             let facts = facts_of(self.scratch, &mut cache, &path, &there);
             let vermagic = facts.and_then(|facts| vermagic_of(&facts, self.release, &path).map(drop));
             vermagic.map_err(|flaw| TrialFailure::Flawed(flaw.to_string()))?;
-            proven.push(built.name.clone());
+            let flawed = |why: String| TrialFailure::Flawed(why);
+            let image = ModuleImage::of_file(self.scratch, &path, &path).map_err(|e| flawed(e.of(&path)))?;
+            let info = module_file::info(&image).map_err(|e| flawed(format!("{path}: {e:#}")))?;
+            proven.push(BuiltModule::new(&built.name, info));
         }
         Ok(proven)
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::add_side_files::SideFileArguments;
 use super::hold::confirmed;
 use super::{Common, answer, need_root};
 use crate::context::Context;
@@ -24,6 +25,7 @@ use crate::update::progress::ProgressMode;
 use crate::update::registration::{self, Before};
 use crate::update::removal;
 use crate::update::sequence::{Done, wait_for_swupd};
+use crate::update::side_files::{SideConsent, write_side_files};
 
 /// The arguments of the verb.
 #[derive(Debug, Args)]
@@ -56,6 +58,8 @@ pub struct AddArguments {
     /// Load it into the running kernel, once it is installed
     #[arg(long)]
     load: bool,
+    #[command(flatten)]
+    side: SideFileArguments,
     /// The whole document, as JSON
     #[arg(long)]
     json: bool,
@@ -148,6 +152,8 @@ fn confirm_and_install(
             return Ok(exit::ATTENTION);
         }
     }
+    let is_asked = !arguments.yes && !arguments.json;
+    let consent = arguments.side.consent(&document.side, is_asked)?;
     wait_for_swupd(context);
     let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
     // Another run may have changed something meanwhile.
@@ -173,7 +179,7 @@ fn confirm_and_install(
     }
     let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
     let done = registration::install(context, prepared, &before, show)?;
-    let code = finish(context, (prepared, &before), &done, document);
+    let code = finish(context, (prepared, &before), &done, consent, document);
     match document.installed && arguments.load {
         true => Ok(code.max(load_all(context, module, document))),
         false => Ok(code),
@@ -234,6 +240,7 @@ fn finish(
     context: &Context,
     (prepared, before): (&Prepared, &Before),
     done: &Done,
+    consent: SideConsent,
     document: &mut AddDocument,
 ) -> u8 {
     let module = &prepared.module;
@@ -280,9 +287,12 @@ fn finish(
         document.step("replace", StepResult::Failed, error);
     }
     document.installed = !document.has_failed();
+    if document.installed {
+        write_side_files(context, module, consent, document);
+    }
     let remove = AdminCommand::change("clr-dkms", &["remove", &module.to_string()]);
     document.undo = Some(remove.text(&CommandTarget::of_root(&context.root)));
-    match document.installed && done.refused.is_empty() {
+    match !document.has_failed() && done.refused.is_empty() {
         true if open.is_empty() => exit::OK,
         true => exit::UNKNOWN,
         false => exit::ATTENTION,

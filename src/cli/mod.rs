@@ -2,6 +2,7 @@
 //! share.
 
 pub mod add;
+mod add_side_files;
 pub mod check;
 pub mod cmdline;
 pub mod enforcement;

@@ -5,6 +5,7 @@
 //! could not be read is unknown, and an unknown fact never counts as yes.
 
 pub mod assessment;
+pub mod blacklisting;
 pub mod boot_choice;
 pub mod candidates;
 pub mod entry_loss;

@@ -13,7 +13,7 @@ use crate::dkms::{ModuleName, Proof};
 use crate::kernel::Running;
 use crate::kernel::module_file::kernel_name;
 use crate::modprobe::FileOrigin;
-use crate::requirement::{Importance, ModuleOrigin, Requirement};
+use crate::requirement::{Importance, ModuleOrigin, Requirement, Use};
 use crate::state::{ModuleRecord, RunRecord};
 use crate::system::System;
 
@@ -30,7 +30,8 @@ pub(super) fn requirements(
     };
     let before: Vec<Requirement> = record
         .iter()
-        .flat_map(|record| record.needs.iter().filter(|need| !was_removed(system, record, need)).cloned())
+        .flat_map(|record| record.needs.iter().filter(|need| !was_removed(system, record, need)))
+        .map(|need| without_replaced(system, need))
         .collect();
     let mut modules: Vec<KnownModule> = Vec::new();
     let registered: BTreeSet<&str> =
@@ -50,6 +51,10 @@ pub(super) fn requirements(
         // Records of version 0.1 contain only DKMS modules, and no origin.
         add(&need.module, need.modules(), need.origin.is_none_or(|origin| origin == ModuleOrigin::Dkms));
     }
+    // Without it no driver is left for its devices, even if DKMS no longer manages it.
+    for name in system.replaced_drivers.iter().flat_map(|replaced| replaced.keys()) {
+        add(name, vec![kernel_name(name)], true);
+    }
     // A module that was loaded without an installed file is reported, but no kernel can be required to have
     // it.
     let has_file = |name: &&String| !system.files.without_file.contains(*name);
@@ -57,11 +62,43 @@ pub(super) fn requirements(
         add(name, vec![name.clone()], false);
     }
     let mut needs = classify(&modules, &settings.modules, &system.in_use, &before, running);
+    needs.iter_mut().for_each(|need| add_replaced(system, need));
     for need in needs.iter_mut().filter(|need| !need.works && need.class > Importance::Optional) {
         let is_registered = registered.contains(need.module.as_str());
         need.works = running.is_some_and(|running| works_on(system, need, running, is_registered));
     }
     needs
+}
+
+/// A recorded requirement without the drivers that the module replaced: a blacklist is known to be in force or
+/// not.
+fn without_replaced(system: &System, need: &Requirement) -> Requirement {
+    let mut need = need.clone();
+    let is_replaced = |why: &Use| matches!(why, Use::Replaces { .. });
+    if system.replaced_drivers.is_err() || !need.why.iter().any(is_replaced) {
+        return need;
+    }
+    need.why.retain(|why| !is_replaced(why));
+    match need.why.iter().find(|why| **why != Use::Remembered) {
+        Some(first) if first.is_critical() => need.reason = first.to_string(),
+        Some(first) => (need.class, need.reason) = (Importance::Wanted, first.to_string()),
+        None => (need.class, need.reason) = (Importance::Wanted, Use::Installed.to_string()),
+    }
+    need
+}
+
+/// Makes a module critical on every kernel while drivers are blacklisted in its favour. An admin may have
+/// listed it as optional.
+fn add_replaced(system: &System, need: &mut Requirement) {
+    let replaced = system.replaced_drivers.as_ref().ok().and_then(|replaced| replaced.get(&need.module));
+    let Some(drivers) = replaced.filter(|_| !(need.is_listed() && need.class == Importance::Optional)) else {
+        return;
+    };
+    let why = Use::Replaces { drivers: drivers.iter().cloned().collect() };
+    if need.class != Importance::Critical {
+        (need.class, need.reason) = (Importance::Critical, why.to_string());
+    }
+    need.why.push(why);
 }
 
 /// A module that DKMS manages.

@@ -94,6 +94,10 @@ pub fn gaps(system: &System) -> Gaps {
     if let Running::Unknown { reason } = &system.inventory.running {
         gaps.everything.get_or_insert_with(|| format!("the running kernel is unknown: {reason}"));
     }
+    // A blacklist that is not known makes an unknown module critical.
+    if let Err(why) = &system.replaced_drivers {
+        gaps.everything.get_or_insert_with(|| why.clone());
+    }
     // The requirements are determined on the running kernel, and the next boot must satisfy them.
     let running = system.inventory.running_kernel().map(|kernel| kernel.name.release());
     let next = next_boot(system).shown().map(str::to_owned);

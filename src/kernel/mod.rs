@@ -2,6 +2,7 @@
 //! modules.
 
 pub mod config_file;
+pub mod firmware;
 pub mod headers;
 pub mod identity;
 pub mod inventory;

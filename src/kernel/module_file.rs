@@ -37,6 +37,8 @@ pub struct ModuleInfo {
     pub depends: Vec<String>,
     /// Patterns of the devices, filesystems and protocols that it serves.
     pub aliases: Vec<String>,
+    /// The firmware files that it may ask for.
+    pub firmware: Vec<String>,
     pub build: BuildIdentity,
 }
 
@@ -86,7 +88,7 @@ pub fn info<'a>(plain: impl ReadRef<'a>) -> anyhow::Result<ModuleInfo> {
 }
 
 /// Reads the `key=value` entries of one module. As in kmod, the first entry of a key counts, except for
-/// `alias`.
+/// `alias` and `firmware`.
 pub fn fields<'a>(entries: impl Iterator<Item = &'a [u8]>) -> ModuleInfo {
     let mut info = ModuleInfo::default();
     let mut depends = None;
@@ -99,6 +101,7 @@ pub fn fields<'a>(entries: impl Iterator<Item = &'a [u8]>) -> ModuleInfo {
             b"depends" if depends.is_none() => depends = Some(text(value)),
             b"srcversion" if info.build.srcversion.is_none() => info.build.srcversion = Some(text(value)),
             b"alias" => info.aliases.push(text(value)),
+            b"firmware" => info.firmware.push(text(value)),
             _ => {}
         }
     }

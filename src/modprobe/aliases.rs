@@ -8,23 +8,31 @@ use crate::kernel::module_file::{folded, kernel_name};
 
 /// The modules that `modules.alias` lists for an alias.
 pub fn listed(text: &[u8], alias: &str) -> BTreeSet<String> {
+    matching(lines(text), alias)
+}
+
+/// The patterns in `modules.alias` with their modules.
+pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let lines = text.split(|b| *b == b'\n').filter_map(|line| line.strip_prefix(b"alias "));
-    let modules_on_kernels = lines.filter_map(|line| {
+    lines.filter_map(|line| {
         let (pattern, module) = line.split_at_checked(memchr::memrchr(b' ', line)?)?;
         Some((pattern, &module[1..]))
-    });
-    matching(modules_on_kernels, alias)
+    })
 }
 
 /// The modules whose entries in `modules.builtin.modinfo` (`MODULE.alias=PATTERN`, separated by NUL) match an
 /// alias.
 pub fn built_in(info: &[u8], alias: &str) -> BTreeSet<String> {
+    matching(built_in_entries(info), alias)
+}
+
+/// The patterns in `modules.builtin.modinfo` with their modules.
+pub(super) fn built_in_entries(info: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     const KEY: &[u8] = b".alias=";
-    let modules_on_kernels = info.split(|b| *b == 0).filter_map(|entry| {
+    info.split(|b| *b == 0).filter_map(|entry| {
         let (module, rest) = entry.split_at_checked(memchr::memmem::find(entry, KEY)?)?;
         Some((&rest[KEY.len()..], module))
-    });
-    matching(modules_on_kernels, alias)
+    })
 }
 
 fn matching<'a>(

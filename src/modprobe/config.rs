@@ -191,7 +191,7 @@ pub fn parse(path: &str, bytes: &[u8]) -> Vec<(ConfigLine, Directive)> {
 
 /// Joined lines with the number of their first line. A backslash at the end of a line joins the next line;
 /// before any other character it is removed.
-fn wrapped_lines(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
+pub fn wrapped_lines(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
     let mut lines = Vec::new();
     let (mut line, mut first) = (Vec::new(), 1);
     let mut number = 1;

@@ -6,8 +6,10 @@
 
 pub mod aliases;
 pub mod command;
+pub mod competing;
 pub mod config;
 pub mod index;
+pub mod intersect;
 pub mod kernel_line;
 pub mod modules_load;
 pub mod pattern;

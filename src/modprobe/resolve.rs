@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, anyhow, bail};
 
 use super::aliases;
+use super::competing::{CommonAliases, competing};
 use super::index::{Index, is_file_of};
 use super::pattern;
 use crate::kernel::inventory::module_directory;
@@ -180,6 +181,47 @@ impl<'r> KernelModules<'r> {
             Err(error) => return Err(error),
         }
         Ok(found)
+    }
+
+    /// The modules that came with this kernel, as files or built in, and that claim a device of `patterns`;
+    /// the names in `own` are left out. `devices` are the aliases of the devices of this machine.
+    ///
+    /// # Errors
+    ///
+    /// Why they are unknown.
+    pub fn competing(
+        &self,
+        own: &BTreeSet<String>,
+        patterns: &[String],
+        devices: &[String],
+    ) -> anyhow::Result<CommonAliases> {
+        let list = self.alias_list.get_or_init(|| self.list("modules.alias"));
+        let list = list.as_ref().map_err(|e| anyhow!("{e}"))?;
+        if list.is_empty() {
+            let path = self.root.shown_path(format!("{}/modules.alias", self.directory));
+            bail!("{} is absent or empty", path.display());
+        }
+        let mut found = competing(patterns, devices, aliases::lines(list));
+        // Kernels before 5.2 do not list them; a blacklist has no effect on built-in drivers.
+        if let Ok(info) = self.built_in_info() {
+            let built_in = competing(patterns, devices, aliases::built_in_entries(info));
+            for (module, pairs) in built_in {
+                found.entry(module).or_insert(pairs);
+            }
+        }
+        let mut unknown = None;
+        found.retain(|module, _| {
+            !own.contains(module)
+                && match self.resolve(module) {
+                    Resolution::BuiltIn | Resolution::File { origin: FileOrigin::InTree, .. } => true,
+                    Resolution::Unknown(why) => {
+                        unknown = Some(why);
+                        false
+                    }
+                    Resolution::File { .. } | Resolution::Dangling { .. } | Resolution::Absent => false,
+                }
+        });
+        unknown.map_or(Ok(found), |why| bail!(why))
     }
 
     /// A list of depmod or of the kernel. An absent one is empty.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::side_files::SideDocument;
 use crate::adopt::{Decision, Evidence};
 
 /// How a step ended.
@@ -68,6 +69,9 @@ pub struct AddDocument {
     pub steps: Vec<AddStep>,
     /// The module is installed and proven on every kernel that boots by default of its variant.
     pub installed: bool,
+    /// The side files, the drivers of the same devices, and missing firmware.
+    #[serde(flatten)]
+    pub side: SideDocument,
     /// What takes it back.
     pub undo: Option<String>,
 }

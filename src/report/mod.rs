@@ -24,6 +24,7 @@ pub mod remedy;
 pub mod remove;
 pub mod render;
 pub mod setup;
+pub mod side_files;
 pub mod transfer;
 mod unmanaged;
 mod verdict;

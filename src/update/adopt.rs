@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use super::side_offer::{BuiltOnKernel, complete, find_side_files};
 use crate::adopt::unpack::{UnpackError, Unpacked, unpack};
 use crate::adopt::{
-    AdoptError, Adoptable, SOURCES, Search, Trial, TrialFailure, difference, find, inspect, place,
-    with_kernel,
+    AdoptError, Adoptable, BuiltModule, SOURCES, Search, Trial, TrialFailure, difference, find, inspect,
+    place, with_kernel,
 };
 use crate::context::Context;
 use crate::dkms::first_error::{self, FirstError};
@@ -148,7 +149,9 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     let tried = try_it(context, (&scratch, &unpacked), order, &inventory, &mut found, document);
     describe(document, &found);
     inspect_it(context, (&scratch, &source), &releases, document);
-    tried.then_some(Prepared { scratch, source, module, releases })
+    find_side_files(&scratch, &unpacked, &module.name, document);
+    complete(context, &module.name, tried.as_ref()?, document);
+    Some(Prepared { scratch, source, module, releases })
 }
 
 /// Warns of what `clr-dkms lint` finds. Advice is for the authors of the source.
@@ -213,7 +216,8 @@ fn describe(document: &mut AddDocument, found: &Adoptable) {
     }
 }
 
-/// Probes, and builds in scratch. False when it cannot be built.
+/// Probes, and builds in scratch. Returns the modules that were built for each kernel; none when it cannot be
+/// built.
 fn try_it(
     context: &Context,
     (scratch, unpacked): (&Scratch, &Unpacked),
@@ -221,11 +225,11 @@ fn try_it(
     inventory: &Inventory,
     found: &mut Adoptable,
     document: &mut AddDocument,
-) -> bool {
+) -> Option<Vec<BuiltOnKernel>> {
+    let mut built = Vec::new();
     let kernels = inventory.tips();
     if kernels.is_empty() {
         document.step("probe", StepResult::Skipped, "no kernel is installed");
-        return true;
     }
     for kernel in kernels {
         let release = &kernel.name.release();
@@ -246,17 +250,20 @@ fn try_it(
             continue;
         }
         let trial = trial(context, scratch, found, release);
-        if let Err((failure, error)) = build(&trial) {
-            let packages = Packages::of(release, inventory);
-            let remedy = error.map(|error| cause_remedy(Some(&error), &found.name, &packages));
-            let next = remedy.map(|remedy| remedy.text(&CommandTarget::of_root(&context.root)));
-            document.failed("build", format!("{release}: {failure}"), next);
-            return false;
+        match build(&trial) {
+            Ok(modules) => built.push((release.clone(), modules)),
+            Err((failure, error)) => {
+                let packages = Packages::of(release, inventory);
+                let remedy = error.map(|error| cause_remedy(Some(&error), &found.name, &packages));
+                let next = remedy.map(|remedy| remedy.text(&CommandTarget::of_root(&context.root)));
+                document.failed("build", format!("{release}: {failure}"), next);
+                return None;
+            }
         }
         let text = format!("{release}: built and proven in scratch");
         document.step("build", StepResult::Done, text);
     }
-    true
+    Some(built)
 }
 
 fn entered(release: &str) -> String {
@@ -330,9 +337,12 @@ fn given(context: &Context, variables: &str, release: &str) -> String {
 }
 
 /// Builds in scratch. A failure is described, with the first error of the log.
-fn build(trial: &Trial<'_>) -> Result<(), (String, Option<Box<FirstError>>)> {
+fn build(trial: &Trial<'_>) -> Result<Vec<BuiltModule>, (String, Option<Box<FirstError>>)> {
     let log: File = child::unnamed_file().map_err(|e| (e.to_string(), None))?;
-    let Err(failure) = trial.build(&log) else { return Ok(()) };
+    let failure = match trial.build(&log) {
+        Ok(modules) => return Ok(modules),
+        Err(failure) => failure,
+    };
     if !matches!(failure, TrialFailure::Build(_)) {
         return Err((failure.to_string(), None));
     }

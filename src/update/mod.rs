@@ -28,3 +28,5 @@ pub mod removal;
 pub mod run_mark;
 pub mod sequence;
 pub mod setup;
+pub mod side_files;
+pub mod side_offer;

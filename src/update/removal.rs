@@ -16,7 +16,7 @@ use crate::dkms::{ModuleName, Tree, depmod};
 use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{kernel_name, stem};
 use crate::kernel::{Headers, Inventory, Running};
-use crate::requirement::{Importance, Requirement};
+use crate::requirement::{Importance, Requirement, Use};
 use crate::state::added::{
     AddedFile, AddedManifest, AddedSource, AddedState, ManifestError, tree_fingerprint,
 };
@@ -173,12 +173,13 @@ pub fn look(
     let added = manifest.of(module);
     let files = added.map(|added| added.files.as_slice()).unwrap_or_default();
     let files = files.iter().map(|file| Ok((file.clone(), file.state(root)?)));
+    let files = files.collect::<anyhow::Result<Vec<_>>>()?;
     Ok(Removal {
         module: module.clone(),
         is_registered: tree.modules.iter().any(|known| known.module == *module),
         loaded: loaded(root, system, module, &kernels)?,
-        critical: critical(assessment, module, &kernels),
-        files: files.collect::<anyhow::Result<_>>()?,
+        critical: critical(assessment, module, &kernels, &files),
+        files,
         source: match added.and_then(|added| added.source.as_ref()) {
             Some(source) => Some(source.state(root)?),
             None => None,
@@ -187,8 +188,14 @@ pub fn look(
     })
 }
 
-/// Why the machine depends on the module. A version that no kernel has is not depended on.
-fn critical(assessment: &BootAssessment, module: &ModuleName, kernels: &[String]) -> Option<String> {
+/// Why the machine depends on the module. A version that no kernel has is not depended on. A blacklist in its
+/// favour does not count if it is removed with the module.
+fn critical(
+    assessment: &BootAssessment,
+    module: &ModuleName,
+    kernels: &[String],
+    files: &[(AddedFile, AddedState)],
+) -> Option<String> {
     if kernels.is_empty() {
         return None;
     }
@@ -196,7 +203,12 @@ fn critical(assessment: &BootAssessment, module: &ModuleName, kernels: &[String]
         return Some(format!("what depends on it is unknown: {unknown}"));
     }
     let is_it = |need: &&Requirement| need.module == module.name && need.class == Importance::Critical;
-    assessment.needs.iter().find(is_it).map(|need| need.reason.clone())
+    let stays = files.iter().any(|(file, state)| *state == AddedState::Edited && !file.drivers.is_empty());
+    let counts = |why: &&Use| stays || !matches!(why, Use::Replaces { .. });
+    let is_needed = |need: &&Requirement| {
+        need.is_listed() || need.why.iter().filter(counts).any(Use::is_critical) || need.why.is_empty()
+    };
+    assessment.needs.iter().filter(is_it).find(is_needed).map(|need| need.reason.clone())
 }
 
 /// What of it is loaded: the modules that DKMS installed for the running kernel.

@@ -5,6 +5,7 @@ mod add;
 mod add_hostile;
 mod add_manifest;
 mod add_replace;
+mod add_side_files;
 mod agreement;
 mod automation;
 mod boot_default;

@@ -193,7 +193,8 @@ fn roots() -> Vec<(&'static str, TestRoot)> {
         "a changed source",
         with(TestRoot::proven(), |r| r.file("usr/src/hello-1.0/hello.c", "changed").forget()),
     ));
-    assert_eq!(roots.len(), 23, "three situations of these names");
+    roots.push(("a blacklisted driver", crate::add_side_files::blacklisted()));
+    assert_eq!(roots.len(), 24, "three situations of these names");
     roots
 }
 

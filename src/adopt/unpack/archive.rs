@@ -16,6 +16,18 @@ const STREAM: u64 = ADOPTED_SOURCE + (ADOPTED_ENTRIES as u64 * 2048);
 
 /// Where a package for a distribution has the sources of its modules.
 const PACKAGED: &str = "usr/src/";
+/// The directories of a package that have side files.
+const BESIDE: [&str; 9] = [
+    "etc/modprobe.d/",
+    "usr/lib/modprobe.d/",
+    "lib/modprobe.d/",
+    "etc/udev/rules.d/",
+    "usr/lib/udev/rules.d/",
+    "lib/udev/rules.d/",
+    "etc/modules-load.d/",
+    "usr/lib/modules-load.d/",
+    "lib/modules-load.d/",
+];
 
 /// The kind of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +56,17 @@ impl Format {
         let found = by_magic.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, format)| format);
         found.or_else(|| (head.get(257..262) == Some(b"ustar")).then_some(Format::Tar("no compression")))
     }
+}
+
+/// The name of a side file of a package; none for its other files.
+pub(super) fn beside(name: &[u8]) -> Option<&[u8]> {
+    let name = name.strip_prefix(b"./").unwrap_or(name);
+    let name = name.strip_prefix(b"/").unwrap_or(name);
+    let is_one = |directory: &&str| {
+        let rest = name.strip_prefix(directory.as_bytes());
+        rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(&b'/'))
+    };
+    BESIDE.iter().any(is_one).then_some(name)
 }
 
 /// Extracts an archive.
@@ -125,7 +148,12 @@ fn tar(stream: impl Read, into: &mut Extraction<'_>, package: Option<()>) -> Res
             None => &name[..],
             Some(()) => match packaged(&name) {
                 Some(name) => name,
-                None => continue,
+                None => {
+                    if let Some(name) = beside(&name).filter(|_| kind.is_file()) {
+                        into.keep(name, size, &mut entry)?;
+                    }
+                    continue;
+                }
             },
         };
         let mode = entry.header().mode().map_err(damaged)?;

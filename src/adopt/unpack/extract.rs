@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
+use crate::adopt::side_files::LARGEST;
 use crate::limits::{ADOPTED_DEPTH, ADOPTED_ENTRIES, ADOPTED_SOURCE};
 use crate::sys::{FileError, Root};
 
 /// The longest name of a file, and the longest path, that Linux accepts.
 const LONGEST_NAME: usize = 255;
 const LONGEST_PATH: usize = 4095;
+/// The most side files of a package.
+const MOST_BESIDE: usize = 64;
 
 /// Why an entry is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,12 +118,19 @@ pub(super) struct Extraction<'r> {
     below: PathBuf,
     written: BTreeMap<PathBuf, Written>,
     left: u64,
+    beside: Vec<(PathBuf, String)>,
 }
 
 impl<'r> Extraction<'r> {
     pub(super) fn new(root: &'r Root, below: &str) -> Result<Extraction<'r>, UnpackError> {
         root.make_directories(below)?;
-        Ok(Extraction { root, below: PathBuf::from(below), written: BTreeMap::new(), left: ADOPTED_SOURCE })
+        Ok(Extraction {
+            root,
+            below: PathBuf::from(below),
+            written: BTreeMap::new(),
+            left: ADOPTED_SOURCE,
+            beside: Vec::new(),
+        })
     }
 
     /// Writes one entry. `name` is relative to the directory.
@@ -174,6 +184,25 @@ impl<'r> Extraction<'r> {
         };
         self.written.insert(path, kind);
         Ok(())
+    }
+
+    /// Keeps the text of a small file of a package that is not a part of its source. Other files of these
+    /// directories are not used.
+    pub(super) fn keep(&mut self, name: &[u8], size: u64, body: &mut dyn Read) -> Result<(), UnpackError> {
+        let Ok(path) = clean(name) else { return Ok(()) };
+        let is_wanted = size <= LARGEST as u64 && self.beside.len() < MOST_BESIDE;
+        let mut bytes = Vec::new();
+        if is_wanted && !self.beside.iter().any(|(known, _)| *known == path) {
+            let read = body.take(size).read_to_end(&mut bytes);
+            read.map_err(|e| UnpackError::Source(format!("the package is damaged: {e}")))?;
+            self.beside.extend(String::from_utf8(bytes).ok().map(|text| (path, text)));
+        }
+        Ok(())
+    }
+
+    /// The files that [`Extraction::keep`] kept.
+    pub(super) fn beside(&self) -> &[(PathBuf, String)] {
+        &self.beside
     }
 
     /// Checks that nothing is in the way of an entry.

@@ -67,6 +67,8 @@ pub struct Unpacked {
     pub empty_submodules: Vec<PathBuf>,
     /// What was left out, and why.
     pub notes: Vec<String>,
+    /// The files of a package that are for `modprobe.d`, `rules.d` and `modules-load.d`, with their texts.
+    pub beside: Vec<(PathBuf, String)>,
 }
 
 /// Unpacks the source at a path of this machine.
@@ -100,6 +102,7 @@ fn archived(format: Format, file: &str, into: &Extraction<'_>) -> Result<Unpacke
         git: None,
         empty_submodules: Vec::new(),
         notes: Vec::new(),
+        beside: into.beside().to_vec(),
     };
     if has(MKTARBALL_SOURCE) {
         found.kind = SourceKind::Mktarball;
@@ -158,6 +161,7 @@ fn directory(tools: &Tools, source: &Path, into: &mut Extraction<'_>) -> Result<
         git: None,
         empty_submodules: Vec::new(),
         notes: Vec::new(),
+        beside: Vec::new(),
     };
     if root.lookup_link(GIT).is_there() {
         match Checkout::observe(tools, source) {

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::archive::{decompressed, no_sources, packaged, with_head};
+use super::archive::{beside, decompressed, no_sources, packaged, with_head};
 use super::extract::{Entry, EntryFault, Extraction, UnpackError};
 use crate::limits::ADOPTED_ENTRIES;
 
@@ -78,7 +78,9 @@ fn cpio(mut archive: impl Read, into: &mut Extraction<'_>) -> Result<(), UnpackE
             return Ok(());
         }
         let mut body = (&mut archive).take(size);
-        if let Some(name) = packaged(name) {
+        if let Some(name) = beside(name).filter(|_| mode & 0o170_000 == 0o100_000) {
+            into.keep(name, size, &mut body)?;
+        } else if let Some(name) = packaged(name) {
             let mode = u32::try_from(mode).unwrap_or(0);
             match mode & 0o170_000 {
                 0o040_000 => into.take(name, Entry::Directory)?,

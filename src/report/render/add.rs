@@ -1,5 +1,6 @@
 //! The screen of `clr-dkms add`: a line for each step, what was decided and why, the `dkms.conf`.
 
+use super::side_files::offered;
 use super::{broken, shown};
 use crate::adopt::{Decision, Evidence};
 use crate::report::add::{AddDocument, AddStep, StepResult};
@@ -12,6 +13,7 @@ pub fn found(document: &AddDocument) -> String {
     out.extend(document.decisions.iter().flat_map(decision));
     out.extend(conf(document));
     out.extend(document.steps.iter().skip(at).flat_map(step));
+    out.extend(offered(&document.side));
     text(&out)
 }
 

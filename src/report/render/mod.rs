@@ -14,6 +14,7 @@ pub mod nagios;
 pub mod progress;
 pub mod rebuild;
 pub mod setup;
+mod side_files;
 pub mod style;
 pub mod text;
 pub mod transfer;

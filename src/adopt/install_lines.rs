@@ -1,0 +1,185 @@
+//! The lines by which a project installs files into `modprobe.d`, `udev/rules.d` and `modules-load.d`. They
+//! are read and never run.
+
+use std::collections::BTreeMap;
+
+use super::side_files::SideFileKind;
+
+/// What a line installs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct InstallLine {
+    /// The number of the line, from 1.
+    pub(super) line: usize,
+    pub(super) kind: SideFileKind,
+    pub(super) contents: InstalledContents,
+    /// The name of the installed file; none if it is that of the source.
+    pub(super) name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum InstalledContents {
+    /// The file of the source with one of these names.
+    File(Vec<String>),
+    /// The text itself: `echo TEXT > FILE`.
+    Text(String),
+}
+
+/// The commands that copy files. The lines of `debian/install` have no command.
+const COPIES: [&str; 5] = ["cp", "install", "ln", "dh_install", "mv"];
+
+/// Reads a Makefile, a shell script or an `install` file of debhelper (`is_list`).
+pub(super) fn install_lines(text: &str, is_list: bool) -> Vec<InstallLine> {
+    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    let mut found = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let line = line.trim().trim_start_matches(['@', '-']);
+        if line.starts_with('#') {
+            continue;
+        }
+        if let Some((name, value)) = assignment(line) {
+            let value = expanded(value, &values);
+            // The first value: what a script sets later is for other cases.
+            values.entry(name.to_owned()).or_insert(value);
+            continue;
+        }
+        found.extend(of_line(at + 1, &expanded(line, &values), is_list));
+    }
+    found
+}
+
+/// `NAME=VALUE` of a shell or `NAME := VALUE` of make.
+fn assignment(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.split_once('=')?;
+    let name = name.trim_end_matches([' ', '\t', ':', '?']).trim_start_matches("export ");
+    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    is_name.then(|| (name, value.trim().trim_matches(['"', '\''])))
+}
+
+/// Replaces `$NAME`, `${NAME}` and `$(NAME)` by known values.
+fn expanded(text: &str, values: &BTreeMap<String, String>) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        let closing = match after.as_bytes().first() {
+            Some(b'{') => Some('}'),
+            Some(b'(') => Some(')'),
+            _ => None,
+        };
+        let (name, behind) = match closing {
+            Some(closing) => match after[1..].split_once(closing) {
+                Some(parts) => parts,
+                None => ("", after),
+            },
+            None => {
+                let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                after.split_at(end.unwrap_or(after.len()))
+            }
+        };
+        match values.get(name) {
+            Some(value) => out.push_str(value),
+            None => {
+                out.push('$');
+                out.push_str(&after[..after.len() - behind.len()]);
+            }
+        }
+        rest = behind;
+    }
+    out + rest
+}
+
+fn of_line(line: usize, text: &str, is_list: bool) -> Option<InstallLine> {
+    let words: Vec<&str> = text.split_ascii_whitespace().map(|w| w.trim_matches(['"', '\'', ';'])).collect();
+    let (at, kind, name) = words.iter().enumerate().rev().find_map(|(at, word)| {
+        let (kind, name) = target(word)?;
+        Some((at, kind, name))
+    })?;
+    let is_copy = words[..at].iter().any(|word| COPIES.contains(&word.rsplit('/').next().unwrap_or(word)));
+    if is_copy || is_list {
+        let is_file = |word: &&&str| !word.starts_with('-') && !word.contains('$') && target(word).is_none();
+        let names: Vec<String> = words[..at]
+            .iter()
+            .filter(is_file)
+            .map(|word| word.rsplit('/').next().unwrap_or(word).to_owned())
+            .collect();
+        let contents = InstalledContents::File(names);
+        return Some(InstallLine { line, kind, contents, name });
+    }
+    let written = echoed(text)?;
+    Some(InstallLine { line, kind, contents: InstalledContents::Text(written), name: Some(name?) })
+}
+
+/// The directory that a path is in, and the name of the file, if the path has one that is known.
+fn target(word: &str) -> Option<(SideFileKind, Option<String>)> {
+    let word = word.trim_start_matches('>');
+    let (kind, rest) = SideFileKind::ALL.into_iter().find_map(|kind| {
+        let (_, rest) = word.split_once(kind.directory_name())?;
+        Some((kind, rest))
+    })?;
+    let name = rest.strip_prefix('/').or(rest.is_empty().then_some(""))?;
+    let is_usable = kind.is_usable_name(name);
+    Some((kind, is_usable.then(|| name.to_owned())))
+}
+
+/// The text of `echo TEXT > FILE` or `echo TEXT | tee FILE`.
+fn echoed(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("echo ")?;
+    let end = rest.find(['>', '|'])?;
+    let written = rest[..end].trim();
+    let quote = written.chars().next().filter(|c| ['"', '\''].contains(c));
+    let written = match quote {
+        Some(quote) => written.strip_prefix(quote)?.strip_suffix(quote)?,
+        None => written,
+    };
+    // What the shell would compute is unknown; an option is not a part of the text.
+    let is_plain =
+        !written.is_empty() && !written.starts_with('-') && !written.contains(['$', '`', '\\', '"']);
+    is_plain.then(|| format!("{written}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(text: &str, is_list: bool) -> Vec<(usize, String, Option<String>)> {
+        let shown = |line: InstallLine| {
+            let contents = match line.contents {
+                InstalledContents::File(names) => names.join(" "),
+                InstalledContents::Text(text) => format!("text {text}"),
+            };
+            (line.line, format!("{} {contents}", line.kind), line.name)
+        };
+        install_lines(text, is_list).into_iter().map(shown).collect()
+    }
+
+    #[test]
+    fn lines_of_makefiles_and_scripts() {
+        let text = "MODNAME := linuwu\n\
+            \t@sudo rm -f /etc/modprobe.d/blacklist-x.conf\n\
+            \t@echo \"blacklist acer_wmi\" | sudo tee /etc/modprobe.d/blacklist-x.conf > /dev/null\n\
+            \techo \"$(MODNAME)\" > /etc/modules-load.d/$(MODNAME).conf\n\
+            cp udev-50-tt.rules /etc/udev/rules.d/50-tt.rules\n\
+            OPTIONS_FILE=\"88x2bu.conf\"\n\
+            cp -f ${OPTIONS_FILE} /etc/modprobe.d\n\
+            install -Dm644 a/x.conf $(DESTDIR)/etc/modprobe.d/y.conf\n\
+            mkdir -p /etc/modules-load.d\n\
+            echo $(date) > /etc/modprobe.d/date.conf\n\
+            # cp x.rules /etc/udev/rules.d\n\
+            if [ -f /etc/modprobe.d/z.conf ]; then\n";
+        let some = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            files(text, false),
+            [
+                (3, "modprobe text blacklist acer_wmi\n".to_owned(), some("blacklist-x.conf")),
+                (4, "modules-load text linuwu\n".to_owned(), some("linuwu.conf")),
+                (5, "udev cp udev-50-tt.rules".to_owned(), some("50-tt.rules")),
+                (7, "modprobe cp 88x2bu.conf".to_owned(), None),
+                (8, "modprobe install x.conf".to_owned(), some("y.conf")),
+            ]
+        );
+        assert_eq!(
+            files("binder usr/src/anbox-1\nanbox.conf /etc/modules-load.d/\n", true),
+            [(2, "modules-load anbox.conf".to_owned(), None)]
+        );
+    }
+}
