@@ -33,7 +33,7 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%) target/pages/man/man8/clr-dkms.8
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf packaging/pages/Cargo.toml packaging/pages/src/*)
 
-.PHONY: help setup build compile ready fetch demo timeline pictures test fuzz test-systemd test-packages check lint unit shell bench lines audit install uninstall deb clean
+.PHONY: help setup build compile ready fetch demo timeline pictures test fuzz test-systemd test-packages check lint unit shell bench test-sources lines audit install uninstall deb clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
@@ -137,6 +137,11 @@ shell: ready
 	$(OWNER) tests/support/test-pages.sh
 	tests/support/test-pictures.sh
 	tests/support/test-make.sh
+
+test-sources: ready ## adopts the projects in SOURCES, a directory of checkouts (real dkms, half an hour)
+	@[ -n "$(SOURCES)" ] || { echo 'name the directory of the checkouts: make test-sources SOURCES=DIR' >&2; exit 64; }
+	$(CARGO) build --locked --bin clr-dkms
+	$(OWNER) tests/support/test-sources.sh $(SOURCES)
 
 lines: ## how many lines of code there are, by directory: without blanks, comments and tests
 	@python3 tests/support/count-lines.py

@@ -335,7 +335,18 @@ install_all() {
     [[ -n $DESTDIR ]] || printf 'Next: systemctl daemon-reload && %s/clr-dkms-post-update\n' "$BINDIR"
 }
 
+# The manifest of `clr-dkms add`: it has a key on each line.
+blacklists() { there "$added" && grep -q '^ *"kind": "blacklist"' -- "$DESTDIR$added"; }
+
+# Modules, and below each the files that belong to it.
+added_by_add() {
+    there "$added" || return 0
+    sed -n -e 's/^ *"name": "\(.*\)",*$/\1/p' -e 's/^ *"version": "\(.*\)",*$/\/\1/p' \
+        -e 's/^ *"path": "\(.*\)",*$/    \1/p' -- "$DESTDIR$added" | sed -e ':a' -e '$!N' -e 's/\n\//\//;ta' -e 'P;D'
+}
+
 uninstall_all() {
+    local added=$LOCALSTATEDIR/lib/clr-dkms/added.json left
     local path kept='' failed='' count=0 index next='systemctl daemon-reload' writer=$BINDIR/clr-dkms-cmdline
     local lock=$DESTDIR$RUNSTATEDIR/clr-dkms.lock
     local -a runtime=("$RUNSTATEDIR/clr-dkms.lock" "$RUNSTATEDIR/clr-dkms" "$RUNSTATEDIR/motd.d/clr-dkms.motd"
@@ -376,6 +387,7 @@ uninstall_all() {
         # Their stop actions run our programs. If systemd does not run, there is nothing to stop.
         [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-hold.service 2>/dev/null || true
     fi
+    left=$(added_by_add)
     acting=1
     for ((index = ${#old[@]} - 1; index >= 0; index--)); do # callers before what they call
         path=${old[index]}
@@ -396,6 +408,10 @@ uninstall_all() {
     done
     for path in "${runtime[@]}"; do
         there "$path" || continue
+        if [[ $path == "$LOCALSTATEDIR/lib/clr-dkms" ]] && blacklists; then
+            find "$DESTDIR$path" -mindepth 1 ! -name added.json -delete || failed=1
+            continue
+        fi
         if rm -rf --one-file-system -- "$DESTDIR$path"; then removed+=("$path"); else failed=1; fi
         if [[ $path == */clr-dkms.motd && -x /usr/bin/motd-update.sh ]]; then next+=' && motd-update.sh'; fi
     done
@@ -411,6 +427,11 @@ uninstall_all() {
     acting=
     printf 'removed from %s: %d installed files' "${DESTDIR:-/}" "$count"
     printf '%s\n' "${removed[*]:+, and the records ${removed[*]}}"
+    [[ -z $left ]] || printf 'clr-dkms add put these there, and they stay:\n%s\n' "$left"
+    if there "$added"; then
+        printf '%s stays: drivers of the kernel are blacklisted for these modules\n' "$DESTDIR$added"
+        printf '%s\n' 'install clr-dkms again and run "clr-dkms remove MODULE" to take them back'
+    fi
     for path in "${theirs[@]}"; do
         if there "$path"; then printf '%s stays: it is the choice of an admin; remove it if you do not want it\n' "$DESTDIR$path"; fi
     done

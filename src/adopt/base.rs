@@ -108,6 +108,7 @@ pub(super) fn find(
                 what: "several directories have a Makefile for the modules of the dkms.conf",
                 choices: elsewhere.iter().map(|(path, _)| path.display().to_string()).collect(),
                 option: "give one of them as the source, and the dkms.conf by --conf",
+                by_conf: false,
             });
         }
         [first, ..] => {

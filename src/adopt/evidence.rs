@@ -79,6 +79,8 @@ pub enum AdoptError {
         choices: Vec<String>,
         /// How to choose.
         option: &'static str,
+        /// The answer is a value of `--conf`.
+        by_conf: bool,
     },
     /// A placeholder whose value is unknown.
     #[error("the value of the placeholder {token} is unknown")]
@@ -116,6 +118,14 @@ pub enum AdoptError {
 }
 
 impl AdoptError {
+    /// The files among which one is to be chosen.
+    pub fn confs(&self) -> &[String] {
+        match self {
+            AdoptError::Ambiguous { choices, by_conf: true, .. } => choices,
+            _ => &[],
+        }
+    }
+
     /// The identifier of the cause, which never changes.
     pub fn id(&self) -> &'static str {
         match self {

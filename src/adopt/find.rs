@@ -118,6 +118,7 @@ fn chosen_conf(search: &Search<'_>, source: &SourceTree<'_>) -> Result<Option<Pa
                     what: "several dkms.conf files are there",
                     choices: std::iter::once(*path).chain(alike).map(|p| p.display().to_string()).collect(),
                     option: "choose one with --conf",
+                    by_conf: true,
                 }),
             }
         }

@@ -86,6 +86,7 @@ pub(super) fn generate(tree: &SourceTree<'_>) -> Result<Generated, AdoptError> {
             what: "several directories have a Makefile with obj-m",
             choices: directories.iter().map(|path| path.display().to_string()).collect(),
             option: "give one of them as the source",
+            by_conf: false,
         });
     }
     let main = parent.unwrap_or(first);

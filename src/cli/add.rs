@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::add_side_files::SideFileArguments;
-use super::hold::confirmed;
+use super::hold::{chosen, confirmed};
 use super::{Common, answer, need_root};
 use crate::context::Context;
 use crate::dkms::ModuleName;
@@ -52,7 +52,7 @@ pub struct AddArguments {
     #[arg(long)]
     no_build: bool,
     /// Put it in the place of an older version, or of another source of the same version, which stays until
-    /// this one is proven
+    /// this one is proven, or of a module of the kernel
     #[arg(long)]
     replace: bool,
     /// Load it into the running kernel, once it is installed
@@ -84,7 +84,7 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
         tracing::error!("{why}");
         return Ok(exit::UNKNOWN);
     }
-    let order = AddOrder {
+    let mut order = AddOrder {
         source: arguments.source.clone(),
         name: arguments.name.clone(),
         version: arguments.version.clone(),
@@ -94,6 +94,13 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
     };
     let mut document = AddDocument::default();
     let mut prepared = adopt::prepare(context, &order, &mut document);
+    if !document.choices.is_empty()
+        && let Some(at) = chosen("Which dkms.conf?", &document.choices)?
+    {
+        order.conf = Some(PathBuf::from(&document.choices[at]));
+        document = AddDocument::default();
+        prepared = adopt::prepare(context, &order, &mut document);
+    }
     let before = match &prepared {
         Some(source) => match registration::compare(context, source, arguments.replace) {
             Ok(before) => Some(before),
@@ -140,17 +147,9 @@ fn confirm_and_install(
     document: &mut AddDocument,
 ) -> anyhow::Result<u8> {
     let module = &prepared.module;
-    if !arguments.yes {
-        let question = format!("Register {module}, and build and install it as root?");
-        let why = match confirmed(&question)? {
-            Some(true) => None,
-            Some(false) => Some("not confirmed: nothing has been changed"),
-            None => Some("without a terminal to ask on, --yes confirms; nothing has been changed"),
-        };
-        if let Some(why) = why {
-            document.step("register", StepResult::Failed, why);
-            return Ok(exit::ATTENTION);
-        }
+    if let Some(why) = unconfirmed(arguments, module, document)? {
+        document.step("register", StepResult::Failed, why);
+        return Ok(exit::ATTENTION);
     }
     let is_asked = !arguments.yes && !arguments.json;
     let consent = arguments.side.consent(&document.side, is_asked)?;
@@ -184,6 +183,35 @@ fn confirm_and_install(
         true => Ok(code.max(load_all(context, module, document))),
         false => Ok(code),
     }
+}
+
+/// Why the module is not to be registered.
+fn unconfirmed(
+    arguments: &AddArguments,
+    module: &ModuleName,
+    document: &AddDocument,
+) -> std::io::Result<Option<&'static str>> {
+    let nothing = "not confirmed: nothing has been changed";
+    if !document.in_kernel.is_empty() && !arguments.replace {
+        let names = document.in_kernel.join(", ");
+        match confirmed(&format!("Install this {names} in place of what the kernel has?"))? {
+            Some(true) => {}
+            Some(false) => return Ok(Some(nothing)),
+            None => {
+                return Ok(Some(
+                    "the kernel has the module already: --replace installs this one in its place",
+                ));
+            }
+        }
+    }
+    if arguments.yes {
+        return Ok(None);
+    }
+    Ok(match confirmed(&format!("Register {module}, and build and install it as root?"))? {
+        Some(true) => None,
+        Some(false) => Some(nothing),
+        None => Some("without a terminal to ask on, --yes confirms; nothing has been changed"),
+    })
 }
 
 /// Loads it, and says what became of it.

@@ -250,6 +250,23 @@ pub(super) fn confirmed(question: &str) -> std::io::Result<Option<bool>> {
     Ok(Some(["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str())))
 }
 
+/// The choice that the user makes on a terminal, counted from 0; none without a terminal, or without a valid
+/// answer.
+pub(super) fn chosen(question: &str, choices: &[String]) -> std::io::Result<Option<usize>> {
+    let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
+    if !stdin.is_terminal() || !stderr.is_terminal() {
+        return Ok(None);
+    }
+    for (at, choice) in choices.iter().enumerate() {
+        writeln!(stderr, "{:>3}  {}", at + 1, shown(choice))?;
+    }
+    write!(stderr, "{} [1-{}] ", shown(question), choices.len())?;
+    stderr.flush()?;
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line)?;
+    Ok(line.trim().parse::<usize>().ok().and_then(|at| at.checked_sub(1)).filter(|at| *at < choices.len()))
+}
+
 /// Asks before the lock is taken, because the answer may take a while.
 fn ask(context: &Context, arguments: &AllowArguments) -> anyhow::Result<Result<(), GuardRefusal>> {
     let seen = Observed::new(context, &mut Cache::load(&context.root));

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::hold::chosen;
 use super::{Common, answer, need_root};
 use crate::context::Context;
 use crate::decide::assess;
@@ -59,7 +60,14 @@ pub fn run(context: &Context, arguments: &RemoveArguments, common: &Common) -> a
         };
     }
     let mut document = RemoveDocument { schema: 1, dry_run: arguments.dry_run, ..RemoveDocument::default() };
-    let code = match planned(context, arguments) {
+    let mut planned_removal = planned(context, &arguments.module);
+    if let Err(ChoiceError::Several(name, versions)) = &planned_removal {
+        let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
+        if let Some(at) = chosen(&format!("Which version of {name}?"), &versions)? {
+            planned_removal = planned(context, &versions[at]);
+        }
+    }
+    let code = match planned_removal {
         Ok(removal) => {
             describe(&mut document, &removal);
             carry_out(context, arguments, &removal, &mut document)?
@@ -90,12 +98,12 @@ fn is_meant(recovered: &Recovered, arguments: &RemoveArguments) -> bool {
     arguments.module == module.name || arguments.module == module.to_string()
 }
 
-fn planned(context: &Context, arguments: &RemoveArguments) -> Result<Removal, ChoiceError> {
+fn planned(context: &Context, asked: &str) -> Result<Removal, ChoiceError> {
     let unknown = |e: &dyn std::fmt::Display| ChoiceError::Unknown(e.to_string());
     let manifest = AddedManifest::load(&context.root).map_err(|e| unknown(&e))?;
     let mut cache = Cache::load(&context.root);
     let system = System::observe(context, &mut cache);
-    let module = removal::choose(&system.tree, &manifest, &arguments.module)?;
+    let module = removal::choose(&system.tree, &manifest, asked)?;
     let record = state::load::<RunRecord>(&context.root, RECORD);
     let assessment = assess(&system, &context.settings, record.as_good());
     removal::look(context, &system, (&assessment, &manifest), &module).map_err(|e| unknown(&e))

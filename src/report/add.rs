@@ -65,6 +65,10 @@ pub struct AddDocument {
     pub changes: Vec<String>,
     /// The project's own file; none when the file was generated.
     pub original: Option<String>,
+    /// The files among which one is to be chosen with `--conf`.
+    pub choices: Vec<String>,
+    /// The modules that a kernel has without it.
+    pub in_kernel: Vec<String>,
     /// The steps, in order.
     pub steps: Vec<AddStep>,
     /// The module is installed and proven on every kernel that boots by default of its variant.

@@ -11,8 +11,9 @@ use crate::adopt::{
 };
 use crate::context::Context;
 use crate::dkms::first_error::{self, FirstError};
-use crate::dkms::lint::Severity;
+use crate::dkms::lint::{KernelOwn, Severity, own_modules};
 use crate::dkms::{Cache, ModuleName, Tree, conf};
+use crate::kernel::module_file::kernel_name;
 use crate::kernel::{Headers, Inventory};
 use crate::report::add::{AddDocument, AddStep, StepResult};
 use crate::report::cause_remedy::cause_remedy;
@@ -137,6 +138,7 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     let (mut found, source) = match found {
         Ok(found) => found,
         Err(e) => {
+            document.choices = e.confs().to_vec();
             refuse(document, &e);
             return None;
         }
@@ -148,10 +150,32 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     }
     let tried = try_it(context, (&scratch, &unpacked), order, &inventory, &mut found, document);
     describe(document, &found);
+    availability(context, &releases, document);
     inspect_it(context, (&scratch, &source), &releases, document);
     find_side_files(&scratch, &unpacked, &module.name, document);
     complete(context, &module.name, tried.as_ref()?, document);
     Some(Prepared { scratch, source, module, releases })
+}
+
+/// Warns of the modules that a kernel has already.
+fn availability(context: &Context, releases: &[String], document: &mut AddDocument) {
+    for release in releases {
+        let own = own_modules(&context.root, release);
+        for name in document.modules.clone() {
+            let how = match own.get(&kernel_name(&name)) {
+                None => continue,
+                Some(KernelOwn::Module) => "has",
+                Some(KernelOwn::BuiltIn) => "has built in",
+            };
+            let text = format!(
+                "{release} {how} a module {name} already; `swupd search-file {name}.ko` finds its bundle"
+            );
+            document.step("available", StepResult::Warning, text);
+            if !document.in_kernel.contains(&name) {
+                document.in_kernel.push(name);
+            }
+        }
+    }
 }
 
 /// Warns of what `clr-dkms lint` finds. Advice is for the authors of the source.

@@ -230,7 +230,7 @@ fn exchange_back(context: &Context, module: &ModuleName, before: &Before) -> Res
     Ok(())
 }
 
-/// Installs what a kernel had before. It is still built, or built again from the source that it was built from.
+/// Installs what a kernel had before. It is still built, or built again from its source.
 fn restore(context: &Context, module: &ModuleName, before: &Before) -> anyhow::Result<Done> {
     let own = before.is_registered.then_some(module);
     let modules = before.others.iter().chain(own).map(ToString::to_string).collect();
@@ -294,8 +294,8 @@ pub fn not_proven(context: &Context, module: &ModuleName) -> Vec<LeftAlone> {
     left.collect()
 }
 
-/// Keeps the module, once it is proven, and removes the other versions. Their side files pass to it. The errors are
-/// returned as text.
+/// Keeps the module, once it is proven, and removes the other versions, whose side files pass to it. The
+/// errors are returned as text.
 pub fn keep(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
     let root = &context.root;
     // What was replaced.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::run::{command, set_mode};
 use crate::support::tree::{self, difference};
-use crate::support::{A, B, Run, TestRoot, elf};
+use crate::support::{A, B, Run, TestRoot, cases, elf};
 
 /// The sources of the tests.
 fn fixture(layout: &str) -> PathBuf {
@@ -357,7 +357,7 @@ fn killed_at_any_moment_the_source_is_absent_or_complete_and_the_next_run_finish
         tree.iter().map(|(name, entry)| (name.clone(), entry.what.clone())).collect::<Vec<_>>()
     };
     let mut killed = 0;
-    for milliseconds in (0..6).map(|n| 30 + n * n * 90) {
+    for milliseconds in cases((0..40).map(|n| 30 + n * 60), 7) {
         let root = system();
         let mut command = command("clr-dkms", &root.tools());
         command.arg("add").arg(fixture("conf-at-top")).args(["--yes", "--live-root"]).arg(root.path());
@@ -434,4 +434,35 @@ fn nothing_is_loaded_for_an_image_or_another_kernel() {
     let text = String::from_utf8(done.stdout).unwrap();
     let undo = format!("undo: run `sudo clr-dkms remove hello/1.0 --root {image}`");
     assert_eq!(text.lines().last(), Some(undo.as_str()), "{text}");
+}
+
+#[test]
+fn a_module_that_the_kernel_has_is_replaced_on_request() {
+    for (list, said) in
+        [("modules.dep", "has a module hello"), ("modules.builtin", "has built in a module hello")]
+    {
+        let root = system();
+        let file = format!("usr/lib/modules/{B}/{list}");
+        let ending = if list == "modules.dep" { ":" } else { "" };
+        let text = if root.has(&file) { root.text(&file) } else { String::new() };
+        root.file(&file, text + &format!("kernel/drivers/hello.ko{ending}\n"));
+        let run = add(&root, &fixture("conf-at-top"), &["--yes", "--json"]);
+        let document = run.code(1).json();
+        assert_eq!(document["in_kernel"], serde_json::json!(["hello"]), "{document:#}");
+        let steps = document["steps"].as_array().unwrap();
+        let step = steps.iter().find(|step| step["step"] == "available").unwrap();
+        assert!(step["text"].as_str().unwrap().contains(said), "{step}");
+        assert!(!root.has("usr/src/hello-1.0"));
+    }
+    let root = system();
+    root.file(&format!("usr/lib/modules/{B}/modules.builtin"), "kernel/drivers/hello.ko\n");
+    add(&root, &fixture("conf-at-top"), &["--yes", "--replace"]).code(0);
+}
+
+#[test]
+fn the_choices_are_in_the_document() {
+    let (code, found) = looked_at(&fixture("several-confs"), &[]);
+    assert_eq!((code, &found["choices"]), (1, &serde_json::json!(["a/dkms.conf", "b/dkms.conf"])));
+    let (_, found) = looked_at(&fixture("several-makefiles"), &[]);
+    assert_eq!(found["choices"], serde_json::json!([]));
 }

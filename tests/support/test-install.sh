@@ -280,6 +280,28 @@ ln -s /var/lib/node_exporter/of-another.prom "$image/var/lib/clr-dkms/metrics"
 installer uninstall
 check 'metrics of others stay' same "$before" "$(tree)"
 
+# What `clr-dkms add` put there is listed; its manifest stays while it blacklists drivers.
+added() {
+    put /var/lib/clr-dkms/added.json "$(printf '%s\n' '{' '  "schema": 1,' '  "modules": [' '    {' \
+        '      "name": "hello",' '      "version": "1.0",' '      "source": {' \
+        '        "path": "/usr/src/hello-1.0",' '        "fingerprint": "x"' '      },' '      "files": [' '        {' \
+        '          "path": "/etc/modprobe.d/hello.conf",' "          \"kind\": \"$1\"," \
+        '          "sha256": "x"' '        }' '      ]' '    }' '  ]' '}')"
+}
+for kind in modprobe blacklist; do
+    installer install
+    added "$kind"
+    put /var/lib/clr-dkms/last-run.json '{}'
+    installer uninstall
+    check "uninstall with $kind: exit code" ended 0
+    check "uninstall with $kind: lists what add made" same "$(grep -A2 -x hello/1.0 "$out")" \
+        $'hello/1.0\n    /usr/src/hello-1.0\n    /etc/modprobe.d/hello.conf'
+done
+check 'the manifest of add stays with a blacklist' same "$(ls "$image/var/lib/clr-dkms")" added.json
+check 'uninstall says so' said 'added.json stays'
+rm -r "$image/var/lib/clr-dkms"
+check 'nothing else stays' same "$before" "$(tree)"
+
 # A run that is killed at any of its steps is repaired by the next one; nothing is forgotten.
 cat >"$scratch/mv" <<'END'
 #!/bin/sh

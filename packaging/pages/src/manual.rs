@@ -18,7 +18,7 @@ const COMMON_EXITS: [(&str, &str); 5] = [
 ];
 
 /// A path, its description, and the ends of the names of the pages that list it; an empty list means all pages.
-const FILES: [(&str, &str, &[&str]); 16] = [
+const FILES: [(&str, &str, &[&str]); 18] = [
     ("/etc/clr-dkms/clr-dkms.conf", "The configuration; see clr-dkms.conf(5).", &[]),
     (
         "/var/lib/clr-dkms/last-run.json",
@@ -35,6 +35,16 @@ const FILES: [(&str, &str, &[&str]); 16] = [
         "/var/lib/clr-dkms/boot-wishes.json",
         "What `clr-dkms hold` and `clr-dkms allow` requested: by whom, when and why.",
         &["-guard", "-hold", "-unhold", "-allow"],
+    ),
+    (
+        "/var/lib/clr-dkms/added.json",
+        "What `clr-dkms add` put on the machine, so that `clr-dkms remove` takes it back.",
+        &["-add", "-remove"],
+    ),
+    (
+        "/var/lib/clr-dkms/change.json",
+        "The change of a module that is in progress; the next run completes or takes back what a killed one left.",
+        &["-add", "-remove"],
     ),
     (
         "/run/swupd/config",
@@ -77,7 +87,7 @@ const FILES: [(&str, &str, &[&str]); 16] = [
     (
         "/var/lib/dkms, /usr/src",
         "The modules of DKMS, and their sources.",
-        &["-rebuild", "-lint", "-gc", "-post-update"],
+        &["-rebuild", "-lint", "-gc", "-add", "-remove", "-post-update"],
     ),
     ("/usr/lib/kernel", "The installed kernels.", &["-guard", "-variant", "-gc", "-hold", "-allow"]),
 ];
