@@ -1,6 +1,6 @@
 //! Which installed package owns a directory of the system: from the databases of dpkg, rpm, eopkg and swupd.
 
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::time::Duration;
 
 use crate::limits::LOG;
@@ -25,7 +25,7 @@ const LINE: usize = 8 << 10;
 /// The package that owns it. Only what the databases say: swupd deletes its manifests on request.
 ///
 /// # Errors
-/// When a database cannot be read.
+/// When a database cannot be read, or rpm does not answer.
 pub fn owner(root: &Root, tools: &Tools, path: &str) -> Result<Option<String>, FileError> {
     if let Some(found) = of_dpkg(root, path)? {
         return Ok(Some(found));
@@ -36,7 +36,7 @@ pub fn owner(root: &Root, tools: &Tools, path: &str) -> Result<Option<String>, F
     if let Some(found) = of_swupd(root, path)? {
         return Ok(Some(found));
     }
-    Ok(of_rpm(root, tools, path))
+    of_rpm(root, tools, path)
 }
 
 /// Whether a line of a text file satisfies a condition.
@@ -85,7 +85,7 @@ fn of_swupd(root: &Root, path: &str) -> Result<Option<String>, FileError> {
         directories.push(format!("{SWUPD}/cache/{server}/manifest"));
     }
     for directory in directories {
-        if !root.lookup(&directory).is(FileKind::Directory) {
+        if root.lookup(&directory).known()?.is_none_or(|stat| stat.kind != FileKind::Directory) {
             continue;
         }
         for version in names(root, &directory)?.iter().filter(|name| name.parse::<u32>().is_ok()) {
@@ -108,15 +108,23 @@ fn is_of_manifest(line: &str, path: &str) -> bool {
 }
 
 /// rpm looks at the files of the machine that it runs on.
-fn of_rpm(root: &Root, tools: &Tools, path: &str) -> Option<String> {
-    if !root.is_slash() || !RPM.iter().any(|database| root.lookup(database).is(FileKind::Directory)) {
-        return None;
+fn of_rpm(root: &Root, tools: &Tools, path: &str) -> Result<Option<String>, FileError> {
+    if !root.is_slash() || RPM.iter().all(|database| root.lookup(database).is_absent()) {
+        return Ok(None);
     }
     // Without the program there is no package of it.
-    let child = tools.child("rpm", DEADLINE).ok()?;
-    let done = child.args(["-qf", "--qf", "%{NAME}\\n", path]).run().ok()?;
-    let names = String::from_utf8_lossy(&done.output).into_owned();
-    names.lines().next().filter(|_| done.ended == Ended::Exit(0)).map(str::to_owned)
+    let Ok(child) = tools.child("rpm", DEADLINE) else { return Ok(None) };
+    let failed = |why: String| FileError { action: "ask", path: "rpm".into(), cause: io::Error::other(why) };
+    let done = child.args(["-qf", "--qf", "%{NAME}\\n", path]).run().map_err(|e| failed(e.to_string()))?;
+    match done.ended {
+        Ended::Exit(0) => {
+            let names = String::from_utf8_lossy(&done.output).into_owned();
+            Ok(names.lines().next().map(str::to_owned))
+        }
+        // No package owns it.
+        Ended::Exit(_) => Ok(None),
+        ended => Err(failed(ended.to_string())),
+    }
 }
 
 #[cfg(test)]
@@ -149,5 +157,16 @@ mod tests {
             assert_eq!(owned(&at(directory), manifest).as_deref(), Some("bundle kernel-native-dkms"));
         }
         assert_eq!(owned(&at("manifest"), &manifest.replace("D...", ".d..")), None);
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_read_leaves_the_owner_unknown() {
+        for path in [DPKG, EOPKG, BUNDLES, &format!("{SWUPD}/manifest"), &format!("{SWUPD}/cache")] {
+            let directory = tempfile::tempdir().unwrap();
+            let root = Root::open(RootKind::Image, directory.path()).unwrap();
+            let (_, name) = path.rsplit_once('/').unwrap();
+            root.link(path, std::path::Path::new(name)).unwrap();
+            assert!(owner(&root, &Tools::from_environment(), PATH).is_err(), "{path}");
+        }
     }
 }
