@@ -116,7 +116,7 @@ fn add_source(
 }
 
 fn source_file(root: &Root, inside: &str, path: String) -> Result<SourceEntry, ExportError> {
-    let executable = root.lookup(inside).stat().is_some_and(|stat| stat.mode & 0o100 != 0);
+    let executable = root.lookup(inside).known()?.is_some_and(|stat| stat.mode & 0o100 != 0);
     Ok(SourceEntry::File { sum: sum_of(root, inside, path)?, executable })
 }
 
@@ -169,6 +169,7 @@ pub fn describe_build(
         }
     }
     let log = format!("{directory}/{MAKE_LOG}");
+    // It is for people: one that cannot be looked at is left out.
     if root.lookup_link(&log).stat().is_some_and(|stat| stat.kind == FileKind::File && stat.size < LOG) {
         files.push(sum_of(root, &log, MAKE_LOG.to_owned())?);
     }

@@ -8,7 +8,7 @@ use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::proof::{ProofStanding, find_file, in_words, prove_files};
 use crate::dkms::{Cache, DkmsConf, architecture, symbols};
 use crate::kernel::module_file::{self, made_for};
-use crate::kernel::module_image::ModuleImage;
+use crate::kernel::module_image::{ImageError, ModuleImage};
 
 /// How many modules of a kernel are read at most for the versions of symbols.
 const MOST_COMPARED: usize = 2_000;
@@ -105,7 +105,7 @@ pub fn fit(
         ProofStanding::Flawed(flaws) => return Err(Misfit::Flawed(in_words(&flaws))),
         ProofStanding::Unchecked(reason) => compare_with_own_modules(scope, build, reason)?,
     }
-    let Some(expected) = vermagic_of_kernel(scope) else { return Ok(()) };
+    let Some(expected) = vermagic_of_kernel(scope)? else { return Ok(()) };
     match build.modules.iter().find(|module| module.vermagic.trim_end() != expected.trim_end()) {
         None => Ok(()),
         Some(module) => {
@@ -173,10 +173,18 @@ fn compare_with_own_modules(
     }
 }
 
-/// The vermagic of a module of the kernel itself; none if none can be read.
-fn vermagic_of_kernel(scope: &KernelSymbols<'_>) -> Option<String> {
-    let path = scope.own_modules().next()?;
-    let image = ModuleImage::of_file(scope.root(), &path, &path).ok()?;
-    let vermagic = module_file::info(&image).ok()?.vermagic?;
-    (made_for(&vermagic) == Some(scope.release())).then_some(vermagic)
+/// The vermagic of a module of the kernel itself; none if it has none, or is damaged.
+///
+/// # Errors
+/// When the module cannot be read.
+fn vermagic_of_kernel(scope: &KernelSymbols<'_>) -> Result<Option<String>, Misfit> {
+    let Some(path) = scope.own_modules().next() else { return Ok(None) };
+    let image = match ModuleImage::of_file(scope.root(), &path, &path) {
+        Ok(image) => image,
+        Err(ImageError::Damaged(_)) => return Ok(None),
+        Err(e) => return Err(Misfit::Unknown(e.of(&path))),
+    };
+    // A damaged module shows nothing.
+    let vermagic = module_file::info(&image).ok().and_then(|info| info.vermagic);
+    Ok(vermagic.filter(|vermagic| made_for(vermagic) == Some(scope.release())))
 }

@@ -143,7 +143,7 @@ impl SigningKeys {
 
 /// Reads one key.
 fn key(root: &Root, path: &str) -> Result<PublicKey, String> {
-    let owner = root.lookup(KEYS).stat().map(|stat| (stat.owner, stat.mode));
+    let directory = root.lookup(KEYS).known().map_err(|e| e.to_string())?;
     let stat = match root.lookup(path) {
         Presence::There(stat) => stat,
         Presence::Absent => return Err("it is a dangling symlink".to_owned()),
@@ -154,8 +154,8 @@ fn key(root: &Root, path: &str) -> Result<PublicKey, String> {
     }
     // In an image of a user, root is that user.
     let is_ours = |owner: u32| owner == 0 || (!root.is_slash() && owner == nix::unistd::geteuid().as_raw());
-    let places = [Some((stat.owner, stat.mode)), owner];
-    if places.into_iter().flatten().any(|(owner, mode)| mode & WRITABLE != 0 || !is_ours(owner)) {
+    let places = [Some(stat), directory];
+    if places.into_iter().flatten().any(|stat| stat.mode & WRITABLE != 0 || !is_ours(stat.owner)) {
         return Err("others than root can write it".to_owned());
     }
     let bytes = root.read_within(path, LONGEST).map_err(|e| e.to_string())?;

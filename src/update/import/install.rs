@@ -119,6 +119,7 @@ pub fn install(context: &Context, ready: &[&ReadyImport], show: ProgressMode) ->
 /// Records which source the binaries were built from, so that a later change of the source is noticed.
 fn remember(context: &Context, ready: &[&ReadyImport]) {
     let root = &context.root;
+    // Without it, as without its source, whether that has changed is judged by its times.
     let Some(mut record) = state::load::<RunRecord>(root, RECORD).good() else { return };
     let (mut is_changed, tree) = (false, Tree::observe(root));
     for ready in ready.iter().filter(|ready| builds(ready).next().is_some()) {
