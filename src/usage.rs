@@ -94,6 +94,7 @@ impl Usage {
 
     /// Whether the running kernel reports which modules are loaded.
     pub fn can_tell(root: &Root) -> bool {
+        // The reason makes no difference: the list is unknown.
         root.open_file(MODULES).is_ok()
     }
 
@@ -180,6 +181,7 @@ impl UsageScan<'_> {
     /// Adds the modules of a device's driver and of the buses that it is attached to.
     fn add_drivers(&mut self, device: &str, what: &Use) {
         // Symlinks in sysfs lead to /sys/devices, where the parent directories are the buses.
+        // A failed read is in `Root::unread`; see `bytes`. This also applies below.
         let real = self.root.real_path(device).ok().and_then(|host| self.root.inside(&host));
         let Some(real) = real else { return };
         for place in real

@@ -88,6 +88,7 @@ fn effective<'f>(files: &'f [(&'f str, Vec<u8>)], command: &str) -> Option<(bool
     for (path, text) in files {
         let mut section: Option<String> = None;
         for (at, line) in lines(text).enumerate() {
+            // swupd stops there too.
             let Ok(line) = line else { break };
             if line.starts_with([';', '#']) {
                 continue;

@@ -208,6 +208,7 @@ fn leads_to_dev_null(root: &Root, path: &Path) -> bool {
         if path == Path::new("/dev/null") {
             return true;
         }
+        // Something other than a symlink. A failed read is in `Root::unread`.
         let Ok(text) = root.read_link(&path) else {
             return false;
         };

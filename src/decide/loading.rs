@@ -40,6 +40,7 @@ pub fn load_forecast(
     record: Option<&RunRecord>,
     source: CommandLine,
 ) -> LoadForecast {
+    // Without a dkms.conf nothing is proven, and only a proven module is asked about.
     let Ok(conf) = &pair.conf else { return LoadForecast::Loads };
     let words = words_of(system, &pair.release, source);
     let files: Vec<String> = conf.built.iter().map(|built| kernel_name(&built.name)).collect();

@@ -65,7 +65,7 @@ pub(super) fn begin(root: &Root, path: &str) -> io::Result<File> {
     unnamed_file()
 }
 
-/// How long a log is now.
+/// How long a log is now; 0 if that is unknown, so that it is searched from its beginning.
 pub(super) fn length(log: &File) -> u64 {
     log.metadata().map_or(0, |metadata| metadata.len())
 }

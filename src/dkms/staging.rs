@@ -134,6 +134,7 @@ impl<'a> Staging<'a> {
                 at.rsplit('/').next() == Some(name)
                     // With symlink_modules, dkms links to the built file.
                     && (*kind == FileKind::Link
+                        // A file that cannot be read is not the expected one.
                         || modfile::sha256(self.root, at).is_ok_and(|of| of == sha256))
             };
             match there.iter().find(is_it).and_then(|(at, _)| at.strip_prefix(&format!("{kernel}/"))) {

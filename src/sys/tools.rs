@@ -109,6 +109,7 @@ impl Tools {
     /// # Errors
     /// When no executable file of that name is there.
     pub fn find(&self, name: &str) -> Result<PathBuf, MissingTool> {
+        // What cannot be looked at cannot be run either.
         let executable =
             |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
         let (found, searched) = match self.named.get(name) {

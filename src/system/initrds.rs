@@ -47,6 +47,7 @@ pub(super) fn observe(
     in_use: &BTreeMap<String, Dependents>,
     others: BTreeSet<String>,
 ) -> BTreeMap<String, KernelInitrds> {
+    // What is in an initrd is compared with proven modules, and without a dkms.conf nothing is proven.
     let of_pairs = modules_on_kernels.iter().filter_map(|pair| pair.conf.as_ref().ok());
     let mut wanted: BTreeSet<String> =
         of_pairs.flat_map(|conf| conf.built.iter().map(|built| kernel_name(&built.name))).collect();

@@ -104,6 +104,7 @@ impl Planned {
 
 /// The fingerprint of a build with a result that may depend on the running kernel.
 fn on_running(context: &Context, inputs: &str) -> String {
+    // A failed read is in `Root::unread`, and blocks every decision.
     let running = context.root.read("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{inputs} on {}", String::from_utf8_lossy(&running).trim())
 }

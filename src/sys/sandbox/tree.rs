@@ -208,6 +208,7 @@ pub(super) fn hand_over(directory: &Path, user: u32) -> io::Result<()> {
 /// Shows a file or directory at its own path. Returns false if it does not exist.
 fn show(machine: &Path, new: &Path, path: &Path) -> io::Result<bool> {
     let (source, target) = (inside(machine, path), inside(new, path));
+    // What cannot be looked at is not shown; the program in the sandbox then reports it.
     let Ok(found) = source.symlink_metadata() else { return Ok(false) };
     if target.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (found.dev(), found.ino())) {
         return Ok(true);
@@ -255,7 +256,8 @@ pub(super) fn all_can_reach(directory: &Path) -> bool {
     directory.ancestors().skip(1).all(passable) && all_can_read(directory)
 }
 
-/// Whether everybody may read every file of a directory, and enter its subdirectories.
+/// Whether everybody may read every file of a directory, and enter its subdirectories. What cannot be looked at
+/// counts as unreadable for others: the directory is then copied, which reports the error.
 fn all_can_read(directory: &Path) -> bool {
     let mut waiting = vec![directory.to_owned()];
     let mut seen = 0;
