@@ -1,6 +1,8 @@
 //! Taking a module back: from the running kernel, from every installed kernel, from the DKMS tree, with its
 //! side files, and with its source if `clr-dkms add` put it there.
 
+mod recover;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -13,19 +15,18 @@ use crate::dkms::plan::built_directory;
 use crate::dkms::register::{self, source_directory};
 use crate::dkms::tree::SOURCES;
 use crate::dkms::{ModuleName, Tree, depmod};
+use crate::kernel::Running;
 use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{kernel_name, stem};
-use crate::kernel::{Headers, Inventory, Running};
 use crate::requirement::{Importance, Requirement, Use};
-use crate::state::added::{
-    AddedFile, AddedManifest, AddedSource, AddedState, ManifestError, tree_fingerprint,
-};
-use crate::state::change::{CHANGE, ChangeKind, ModuleChange};
-use crate::state::{LOCK, RECORD, RunRecord, Stored, is_ours, load};
-use crate::sys::lock::LockError;
-use crate::sys::{Ended, FileKind, Lock, Presence, Root};
+use crate::state::added::{AddedFile, AddedManifest, AddedState, ManifestError, tree_fingerprint};
+use crate::state::change::{ChangeKind, ModuleChange};
+use crate::state::{RECORD, RunRecord, Stored, load};
+use crate::sys::{Ended, FileKind, Presence, Root};
 use crate::system::System;
 use crate::usage;
+
+pub use recover::{Recovered, recover, recover_first};
 
 /// The end of the name of a directory in `/usr/src` that is not complete yet, or not any more.
 const UNFINISHED: &str = ".clr-dkms-add";
@@ -312,109 +313,6 @@ pub fn unload(context: &Context, removal: &Removal) -> Result<Vec<String>, Strin
 /// Takes a module back. A run that is killed leaves the change behind, which the next run completes.
 pub fn take_back(context: &Context, module: &ModuleName, keeps_source: bool) -> RemovalOutcome {
     complete(context, ModuleChange { keeps_source, ..ModuleChange::new(module, ChangeKind::Remove) })
-}
-
-/// Completes what a killed run has begun, if there is anything. The inner error is that of [`recover`].
-///
-/// # Errors
-/// When the lock cannot be taken.
-pub fn recover_first(context: &Context) -> Result<Result<(), String>, LockError> {
-    if context.root.lookup_link(CHANGE).is_absent() {
-        return Ok(Ok(()));
-    }
-    // Without the lock it may be the change of a run that is active.
-    let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
-    Ok(recover(context).map(drop))
-}
-
-/// What [`recover`] did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recovered {
-    /// There was nothing to do, or it could not be done.
-    Nothing,
-    /// The module was taken back.
-    Removed(ModuleName),
-    /// The module has its new source. Some kernels may have it from the old one.
-    Replaced(ModuleName),
-}
-
-/// Completes what a killed run has begun. Only for the holder of the lock.
-///
-/// # Errors
-/// Why it is unknown what is to be completed. No other module may be changed then: its change would be
-/// recorded in place of this one.
-pub fn recover(context: &Context) -> Result<Recovered, String> {
-    let root = &context.root;
-    let unknown =
-        |why: String| format!("{why}; the change of a module that was interrupted is not completed");
-    let change = match ModuleChange::left(root) {
-        Stored::Absent => return Ok(Recovered::Nothing),
-        Stored::Good(change) => change,
-        Stored::Unreadable(why) => return Err(unknown(why)),
-        Stored::Bad(why) => {
-            tracing::error!("{}", unknown(why));
-            if let Err(e) = ModuleChange::end(root) {
-                tracing::error!("{e}");
-            }
-            return Ok(Recovered::Nothing);
-        }
-    };
-    let module = change.module.clone();
-    match change.change {
-        ChangeKind::Replace => {
-            return replaced(root, &module).map_err(|e| unknown(format!("{e:#}")));
-        }
-        ChangeKind::Remove => tracing::warn!("the removal of {module} was interrupted: completing it"),
-        ChangeKind::Add if is_everywhere(root, &module).map_err(unknown)? => {
-            if let Err(e) = ModuleChange::end(root) {
-                tracing::error!("{e}");
-            }
-            return Ok(Recovered::Nothing);
-        }
-        ChangeKind::Add => {
-            tracing::warn!("clr-dkms add was interrupted before {module} was installed: taking it back");
-        }
-    }
-    let errors = complete(context, change).errors;
-    errors.iter().for_each(|error| tracing::error!("{error}"));
-    Ok(if errors.is_empty() { Recovered::Removed(module) } else { Recovered::Nothing })
-}
-
-/// Completes a replacement whose new source has its final name, and forgets one that has not come so far.
-fn replaced(root: &Root, module: &ModuleName) -> anyhow::Result<Recovered> {
-    let is_exchanged = is_exchanged(root, module)?;
-    if is_exchanged {
-        tracing::warn!("the replacement of {module} was interrupted: completing it");
-        let path = source_directory(module);
-        let fingerprint = tree_fingerprint(root, &path)?;
-        AddedManifest::load(root)?.record_source(root, module, AddedSource { path, fingerprint })?;
-        register::add(root, module)?;
-    }
-    root.remove_tree(unfinished(module))?;
-    ModuleChange::end(root)?;
-    Ok(if is_exchanged { Recovered::Replaced(module.clone()) } else { Recovered::Nothing })
-}
-
-/// Whether each kernel that boots by default of its variant, and for which modules can be built, has it. The
-/// error is why that is unknown.
-fn is_everywhere(root: &Root, module: &ModuleName) -> Result<bool, String> {
-    let tree = Tree::observe(root);
-    let inventory = Inventory::observe(root);
-    let unknown = register::kernels_unknown(root, &tree, module);
-    if let Some(why) = unknown.or_else(|| inventory.unreadable().map(str::to_owned)) {
-        return Err(why);
-    }
-    let have = register::kernels_of(&tree, module);
-    let mut is_some = false;
-    for kernel in inventory.tips() {
-        match &kernel.headers {
-            Headers::Present if !have.contains(&kernel.name.release()) => return Ok(false),
-            Headers::Present => is_some = true,
-            Headers::Unreadable { reason } => return Err(reason.clone()),
-            Headers::Absent | Headers::OtherRelease { .. } | Headers::Incomplete => {}
-        }
-    }
-    Ok(is_some)
 }
 
 /// Removes everything of a module but what is loaded. It may have been removed in part.

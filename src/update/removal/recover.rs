@@ -1,0 +1,115 @@
+//! Completing the change of a module that a killed run has begun.
+
+use super::{complete, is_exchanged, unfinished};
+use crate::context::Context;
+use crate::dkms::register::{self, source_directory};
+use crate::dkms::{ModuleName, Tree};
+use crate::kernel::{Headers, Inventory};
+use crate::state::added::{AddedManifest, AddedSource, tree_fingerprint};
+use crate::state::change::{CHANGE, ChangeKind, ModuleChange};
+use crate::state::{LOCK, Stored, is_ours};
+use crate::sys::lock::LockError;
+use crate::sys::{Lock, Root};
+
+/// Completes what a killed run has begun, if there is anything. The inner error is that of [`recover`].
+///
+/// # Errors
+/// When the lock cannot be taken.
+pub fn recover_first(context: &Context) -> Result<Result<(), String>, LockError> {
+    if context.root.lookup_link(CHANGE).is_absent() {
+        return Ok(Ok(()));
+    }
+    // Without the lock it may be the change of a run that is active.
+    let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+    Ok(recover(context).map(drop))
+}
+
+/// What [`recover`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovered {
+    /// There was nothing to do, or it could not be done.
+    Nothing,
+    /// The module was taken back.
+    Removed(ModuleName),
+    /// The module has its new source. Some kernels may have it from the old one.
+    Replaced(ModuleName),
+}
+
+/// Completes what a killed run has begun. Only for the holder of the lock.
+///
+/// # Errors
+/// Why it is unknown what is to be completed. No other module may be changed then: its change would be
+/// recorded in place of this one.
+pub fn recover(context: &Context) -> Result<Recovered, String> {
+    let root = &context.root;
+    let unknown =
+        |why: String| format!("{why}; the change of a module that was interrupted is not completed");
+    let change = match ModuleChange::left(root) {
+        Stored::Absent => return Ok(Recovered::Nothing),
+        Stored::Good(change) => change,
+        Stored::Unreadable(why) => return Err(unknown(why)),
+        Stored::Bad(why) => {
+            tracing::error!("{}", unknown(why));
+            if let Err(e) = ModuleChange::end(root) {
+                tracing::error!("{e}");
+            }
+            return Ok(Recovered::Nothing);
+        }
+    };
+    let module = change.module.clone();
+    match change.change {
+        ChangeKind::Replace => {
+            return replaced(root, &module).map_err(|e| unknown(format!("{e:#}")));
+        }
+        ChangeKind::Remove => tracing::warn!("the removal of {module} was interrupted: completing it"),
+        ChangeKind::Add if is_everywhere(root, &module).map_err(unknown)? => {
+            if let Err(e) = ModuleChange::end(root) {
+                tracing::error!("{e}");
+            }
+            return Ok(Recovered::Nothing);
+        }
+        ChangeKind::Add => {
+            tracing::warn!("clr-dkms add was interrupted before {module} was installed: taking it back");
+        }
+    }
+    let errors = complete(context, change).errors;
+    errors.iter().for_each(|error| tracing::error!("{error}"));
+    Ok(if errors.is_empty() { Recovered::Removed(module) } else { Recovered::Nothing })
+}
+
+/// Completes a replacement whose new source has its final name, and forgets one that has not come so far.
+fn replaced(root: &Root, module: &ModuleName) -> anyhow::Result<Recovered> {
+    let is_exchanged = is_exchanged(root, module)?;
+    if is_exchanged {
+        tracing::warn!("the replacement of {module} was interrupted: completing it");
+        let path = source_directory(module);
+        let fingerprint = tree_fingerprint(root, &path)?;
+        AddedManifest::load(root)?.record_source(root, module, AddedSource { path, fingerprint })?;
+        register::add(root, module)?;
+    }
+    root.remove_tree(unfinished(module))?;
+    ModuleChange::end(root)?;
+    Ok(if is_exchanged { Recovered::Replaced(module.clone()) } else { Recovered::Nothing })
+}
+
+/// Whether each kernel that boots by default of its variant, and for which modules can be built, has it. The
+/// error is why that is unknown.
+fn is_everywhere(root: &Root, module: &ModuleName) -> Result<bool, String> {
+    let tree = Tree::observe(root);
+    let inventory = Inventory::observe(root);
+    let unknown = register::kernels_unknown(root, &tree, module);
+    if let Some(why) = unknown.or_else(|| inventory.unreadable().map(str::to_owned)) {
+        return Err(why);
+    }
+    let have = register::kernels_of(&tree, module);
+    let mut is_some = false;
+    for kernel in inventory.tips() {
+        match &kernel.headers {
+            Headers::Present if !have.contains(&kernel.name.release()) => return Ok(false),
+            Headers::Present => is_some = true,
+            Headers::Unreadable { reason } => return Err(reason.clone()),
+            Headers::Absent | Headers::OtherRelease { .. } | Headers::Incomplete => {}
+        }
+    }
+    Ok(is_some)
+}
