@@ -111,8 +111,8 @@ impl<'r> SourceTree<'r> {
         files.map(|(path, _)| path.as_path())
     }
 
-    /// The text of a file; none if there is no such file, it is too large, or it is not text. Every other error
-    /// is kept for [`SourceTree::is_read`].
+    /// The text of a file; none if there is no such file, it is too large, or it is not text. Every other
+    /// error is kept for [`SourceTree::is_read`].
     pub(super) fn text(&self, path: &Path) -> Option<String> {
         let bytes = match self.root.read_within(self.top.join(path), TEXT) {
             Ok(bytes) => bytes,

@@ -37,8 +37,8 @@ pub fn kernels_of(tree: &Tree, module: &ModuleName) -> Vec<String> {
     of_it.map(|((_, release), _)| release.clone()).collect()
 }
 
-/// Why it is unknown which kernels have a module: the tree, or a symlink in it, could not be read. None if that
-/// is known.
+/// Why it is unknown which kernels have a module: the tree, or a symlink in it, could not be read. None if
+/// that is known.
 pub fn kernels_unknown(root: &Root, tree: &Tree, module: &ModuleName) -> Option<String> {
     let directory = format!("{TREE}/{}", module.name);
     let claims = format!("{directory}/kernel-");

@@ -212,8 +212,8 @@ fn identity(request: &Request, sight: &Sight, number: u32) -> io::Result<Identit
     }
 }
 
-/// The number of processes and threads of a user, which a limit includes. What cannot be read is left out: the
-/// limit is then stricter.
+/// The number of processes and threads of a user, which a limit includes. What cannot be read is left out:
+/// the limit is then stricter.
 fn processes_of(user: Uid) -> u64 {
     use std::os::unix::fs::MetadataExt;
     #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is

@@ -256,8 +256,8 @@ pub(super) fn all_can_reach(directory: &Path) -> bool {
     directory.ancestors().skip(1).all(passable) && all_can_read(directory)
 }
 
-/// Whether everybody may read every file of a directory, and enter its subdirectories. What cannot be looked at
-/// counts as unreadable for others: the directory is then copied, which reports the error.
+/// Whether everybody may read every file of a directory, and enter its subdirectories. What cannot be looked
+/// at counts as unreadable for others: the directory is then copied, which reports the error.
 fn all_can_read(directory: &Path) -> bool {
     let mut waiting = vec![directory.to_owned()];
     let mut seen = 0;
