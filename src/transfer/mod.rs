@@ -1,5 +1,5 @@
-//! Carrying a module from one machine to others: an archive with its source and proven binaries, a manifest of
-//! both, and what a machine checks before it uses the binaries.
+//! Carrying a module from one machine to others: an archive with its source and proven binaries, a manifest
+//! of both, and what a machine checks before it uses the binaries.
 
 mod archive;
 mod fit;

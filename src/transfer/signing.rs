@@ -76,8 +76,8 @@ pub struct SigningKeys {
 }
 
 impl SigningKeys {
-    /// Reads the keys. Only files that no other user than root can write are used, because a key decides which
-    /// binaries are installed.
+    /// Reads the keys. Only files that no other user than root can write are used, because a key decides
+    /// which binaries are installed.
     ///
     /// # Errors
     /// When the directory cannot be listed.

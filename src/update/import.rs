@@ -148,19 +148,16 @@ impl<'a> ImportCheck<'a> {
             Confs { context: self.context, scratch: &scratch, source: &source, known: RefCell::default() };
         let module = self.module(&confs, manifest.as_ref(), found).map_err(|why| ("check", why))?;
         let checked = Checked { signature: &signature, manifest: manifest.as_ref(), top: &top };
-        let kernels = self.kernels(&module, &confs, &checked).map_err(|why| ("check", why))?;
-        self.report(&kernels, manifest.as_ref(), found);
-        let releases = kernels.iter().map(|kernel| kernel.kernel.clone()).collect();
-        let prepared = Prepared { scratch, source: PathBuf::from(source), module, releases };
+        let known = confs.known;
+        let releases = self.inventory.tips().iter().map(|kernel| kernel.name.release()).collect();
+        let prepared = Prepared { scratch, source: PathBuf::from(&source), module, releases };
         let before = registration::compare(self.context, &prepared, self.order.replace);
         let before = before.map_err(|e| ("register", e.to_string()))?;
-        if before.replaces_source {
-            let module = &prepared.module;
-            let why = format!(
-                "{module} is registered with another source: remove it first (clr-dkms remove {module})"
-            );
-            return Err(("register", why));
-        }
+        let confs = Confs { context: self.context, scratch: &prepared.scratch, source: &source, known };
+        // What is installed may be built from a source that is replaced.
+        let installed = (!before.replaces_source).then_some(&prepared.module);
+        let kernels = self.kernels(installed, &confs, &checked).map_err(|why| ("check", why))?;
+        self.report(&kernels, manifest.as_ref(), found);
         Ok(ReadyImport { prepared, before, manifest, kernels })
     }
 
@@ -209,7 +206,7 @@ impl<'a> ImportCheck<'a> {
     /// and for the others that the archive has binaries for.
     fn kernels(
         &self,
-        module: &ModuleName,
+        installed: Option<&ModuleName>,
         confs: &Confs<'_>,
         checked: &Checked<'_>,
     ) -> Result<Vec<ImportedKernel>, String> {
@@ -225,7 +222,7 @@ impl<'a> ImportCheck<'a> {
             let mut add = |origin, reason: Option<String>, cause| {
                 found.push(ImportedKernel { kernel: release.clone(), origin, reason, cause });
             };
-            let present = self.system.module_on_kernel(module, &release);
+            let present = installed.and_then(|module| self.system.module_on_kernel(module, &release));
             if present.is_some_and(|pair| pair.proof.is_ok()) {
                 add(ImportOrigin::Present, None, None);
                 continue;

@@ -90,6 +90,7 @@ mod status_screens;
 mod support;
 mod threads;
 mod transfer;
+mod transfer_refused;
 mod tree_properties;
 mod unread;
 mod unread_cmdline;

@@ -1,4 +1,5 @@
-//! `clr-dkms setup`: the bundles, the kernel command line and the boot entries, on systems with and without swupd.
+//! `clr-dkms setup`: the bundles, the kernel command line and the boot entries, on systems with and without
+//! swupd.
 
 use std::fs;
 
@@ -145,7 +146,8 @@ fn what_swupd_does_not_bring_is_named() {
     // It succeeds, and the headers are not there.
     fs::write(
         root.tools().join("swupd-behaviour"),
-        "mkdir -p \"$root/usr/share/clear/bundles\"; touch \"$root/usr/share/clear/bundles/kernel-native-dkms\"; exit 0\n",
+        "mkdir -p \"$root/usr/share/clear/bundles\"\n\
+         touch \"$root/usr/share/clear/bundles/kernel-native-dkms\"\nexit 0\n",
     )
     .unwrap();
     setup(&root, &["--yes"]).code(1).shows(&["still missing: the headers of kernel"]);

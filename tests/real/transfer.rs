@@ -1,4 +1,4 @@
-//! `clr-dkms export` and `clr-dkms import` with the real dkms: what one root has built is used in another one.
+//! `clr-dkms export` and `clr-dkms import` with the real dkms: what one root has built is used in another.
 
 use std::fs;
 use std::path::{Path, PathBuf};

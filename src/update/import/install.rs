@@ -39,8 +39,12 @@ pub fn register(context: &Context, ready: &ReadyImport, found: &mut ImportedArch
         false => found.step("register", StepResult::Done, format!("{}", directory.display())),
     }
     let placed = builds(ready).try_for_each(|build| place(context, ready, build));
-    // From here on a later run completes what a killed one leaves: the next one installs or builds it.
-    let placed = placed.and_then(|()| ModuleChange::end(&context.root));
+    // From here on the next run completes what a killed one leaves: it installs or builds the module. Whether
+    // another source has been replaced is found by the record of the change.
+    let placed = placed.and_then(|()| match before.replaces_source {
+        true => Ok(()),
+        false => ModuleChange::end(&context.root),
+    });
     if let Err(e) = placed {
         found.step("install", StepResult::Failed, e.to_string());
         undo(context, ready, found);
@@ -80,7 +84,7 @@ fn place(context: &Context, ready: &ReadyImport, build: &ExportedBuild) -> Resul
 
 /// Takes back what the import did.
 fn undo(context: &Context, ready: &ReadyImport, found: &mut ImportedArchive) {
-    if ready.before.is_registered {
+    if ready.before.is_registered && !ready.before.replaces_source {
         return;
     }
     match registration::take_back(context, &ready.prepared, &ready.before).as_slice() {
@@ -108,9 +112,13 @@ pub fn install(context: &Context, ready: &[&ReadyImport], show: ProgressMode) ->
         modules: ready.iter().map(|ready| ready.prepared.module.to_string()).collect(),
         kernels: kernels.into_iter().collect(),
         by_hand: true,
+        is_part: true,
         is_import: true,
         ..Order::default()
     };
+    // Before the run, so that it does not take the binaries for those of a source that was replaced; and after
+    // it, if there was no record.
+    remember(context, ready);
     let done = sequence::work(context, Vec::new(), &order, show)?;
     remember(context, ready);
     Ok(done)
@@ -173,7 +181,8 @@ pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut I
     }
     let works = attempts.iter().any(|attempt| attempt.failure.is_none() && !is_flawed(&attempt.release))
         || ready.of(ImportOrigin::Present).next().is_some();
-    if found.has_failed() && !works {
+    // A source that was replaced worked before.
+    if found.has_failed() && (!works || ready.before.replaces_source) {
         undo(context, ready, found);
         return false;
     }
