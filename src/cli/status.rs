@@ -33,11 +33,12 @@ macro_rules! status_examples {
     };
 }
 
-/// Tell whether it is safe to reboot, and whether the DKMS modules will be there and will be taken.
+/// Report whether a reboot is safe, and whether the next kernel has its DKMS modules and accepts them.
 ///
-/// Begin with `clr-dkms status`: its first line is the verdict and what to do, the lines below it say why. A
-/// KERNEL is named by its release (6.15.7-1591.native), by its id (org.clearlinux.native.6.15.7-1591) or by
-/// its variant (native, ltscurrent …), which is the kernel that boots by default of that variant.
+/// Start with `clr-dkms status`: its first line is the verdict and the next step, the lines below it give the
+/// reasons. A KERNEL is named by its release (6.15.7-1591.native), by its id
+/// (org.clearlinux.native.6.15.7-1591) or by its variant (native, ltscurrent …), which is the kernel that
+/// boots by default of that variant.
 ///
 /// `running` as a KERNEL is the kernel that runs now.
 ///
@@ -46,8 +47,8 @@ macro_rules! status_examples {
 /// clr-dkms-motd writes the message of the day, and clr-dkms-variant names the variant of a kernel and its
 /// bundles.
 ///
-/// Exit code 0: healthy, or done, or nothing to do; 1: attention, but safe, or not all done; 2: unsafe, what
-/// boots next is without something that is needed; 3: it cannot be determined.
+/// Exit code 0: healthy, or done, or nothing to do; 1: attention, but safe, or not all done; 2: unsafe, the
+/// kernel that boots next lacks something that is needed; 3: it cannot be determined.
 #[derive(Debug, Parser)]
 #[command(
     name = "clr-dkms",
@@ -63,76 +64,76 @@ pub struct AdminArguments {
 
 #[derive(Debug, Subcommand)]
 enum AdminVerb {
-    /// Show kernels and modules, and one verdict; or all that is known of one module
+    /// Show the verdict, the kernels and the modules; or everything that is known about one module
     ///
-    /// The first line is the verdict and what to do next, the lines below it say why; then come the kernels,
-    /// the modules on the kernels that matter, and what is known of the boot. What has no room is counted;
-    /// --all shows it. With MODULE: its versions, its class and why, and on each kernel its state, the cause,
-    /// the first error, the log, the signatures and what helps. Each word and each id is explained by `clr-dkms explain WORD`, and in
-    /// clr-dkms-states(7).
+    /// The first line is the verdict and the next step, the lines below it give the reasons. The kernels, the
+    /// modules on the kernels that matter, and the state of the boot files follow. What does not fit on the
+    /// screen is counted; --all shows it. With MODULE: its versions, its class with the reason, and on each
+    /// kernel its state, the cause, the first error, the log, the signatures and the remedy. Each word and
+    /// each id is explained by `clr-dkms explain WORD`, and in clr-dkms-states(7).
     ///
-    /// Exit code 0: all is there, also when a reboot is pending; 1: something is missing, failed or being
-    /// built, but the next boot is safe; 2: what boots next is without something that is needed; 3: it cannot
-    /// be determined, or there is no such module.
+    /// Exit code 0: everything is in place, even if a reboot is pending; 1: something is missing, has failed
+    /// or is being built, but the next boot is safe; 2: the kernel that boots next lacks something that is
+    /// needed; 3: it cannot be determined, or there is no such module.
     #[command(
         after_help = concat!("Examples:\n", status_examples!()),
         after_long_help = concat!("Examples:\n", status_examples!(), "\n\n", include_str!("status/screen.txt"))
     )]
     Status(StatusArguments),
-    /// Tell whether kernels take modules without a trusted signature: as configured, at the next boot, and
+    /// Show whether kernels accept modules without a trusted signature: as configured, at the next boot, and
     /// now
     ///
-    /// Exit code 0: the kernel that boots next does as wanted, also if a reboot is needed for that; 1: a boot
-    /// entry differs, something is not as wanted, or a module that is in use will be refused at the next boot;
-    /// 2: so that what boots next is not safe; 3: it cannot be determined.
+    /// Exit code 0: the kernel that boots next behaves as wanted, even if a reboot is needed for that; 1: a
+    /// boot entry differs, something is not as wanted, or a module in use will be refused at the next boot;
+    /// 2: a critical module will be refused, so that the next boot is not safe; 3: it cannot be determined.
     #[command(after_help = "Examples:\n  clr-dkms enforcement\n  clr-dkms enforcement --kernel native\n  \
         clr-dkms enforcement --json | jq '.kernels[0].next_boot.loads'")]
     Enforcement(EnforcementArguments),
     /// Build and install modules by hand, as clr-dkms-post-update does after an update
     ///
-    /// What is proven to be there is left alone, unless --force is given; what failed before is tried again.
-    /// A module that is named is built also when its dkms.conf has no AUTOINSTALL=yes. With --force a module
-    /// that worked stays when the new build fails. On a terminal it shows what is at work, elsewhere a line
-    /// at the begin and at the end of each module (on stderr; none with -q); at the end what became of each
-    /// module. Ctrl-C ends what is being built and takes it back; what was done before stays.
+    /// Modules that are proven are left alone, unless --force is given; builds that failed before are tried
+    /// again. A module that is named is built even if its dkms.conf has no AUTOINSTALL=yes. If a build with
+    /// --force fails, the installed module stays. The progress is shown on a terminal; elsewhere a line is
+    /// printed at the beginning and at the end of each module (on stderr; none with -q). The result of each
+    /// module is printed last. Ctrl-C stops the current build and removes it; what was completed stays.
     ///
-    /// Exit code 0: all that was asked for is there; 1: something is not, or cannot be built; 3: there is no
-    /// such module or kernel.
+    /// Exit code 0: everything that was requested is installed; 1: something is not, or cannot be built; 3:
+    /// there is no such module or kernel.
     #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
         clr-dkms rebuild --all-kernels --dry-run\n  clr-dkms rebuild -q --json | jq '.modules[] | select(.state != \"ok\")'")]
     Rebuild(RebuildArguments),
     /// Adopt the source of a module: find out how it is built, build it, register and install it
     ///
     /// SOURCE is a directory, a git checkout, an archive (tar, also compressed by gzip, xz, zstd or bzip2;
-    /// zip), an archive of `dkms mktarball`, or a package for DKMS (.deb, .rpm). It is unpacked into a scratch
-    /// directory, where nothing leads out of. Its dkms.conf is used, completed or generated, and each decision
-    /// is shown with the line of the source that it rests on. No script of the source is run to install it.
-    /// What has to run to find out how it is built, and a first build for each kernel with headers, run in a
-    /// sandbox as a user that owns nothing.
+    /// zip), an archive of `dkms mktarball`, or a package for DKMS (.deb, .rpm). It is unpacked into a
+    /// scratch directory, where nothing leads out of. Its dkms.conf is used, completed or generated, and each
+    /// decision is shown with the line of the source that it rests on. No script of the source is run to
+    /// install it. What has to run to find out how it is built, and a first build for each kernel with
+    /// headers, run in a sandbox as a user that owns nothing.
     ///
     /// After a confirmation the source is copied to /usr/src, registered with DKMS, built and installed as
-    /// after an update, with the kernel command line and the boot files. When a kernel does not get the module,
-    /// everything is taken back.
+    /// after an update, with the kernel command line and the boot files. When a kernel does not get the
+    /// module, everything is taken back.
     ///
     /// Exit code 0: the module is installed and proven on every kernel, or was before; with --dry-run: it can
     /// be adopted; 1: it cannot be adopted or built, or it was not confirmed; 3: something cannot be
-    /// determined; 75: another run is at work; 77: no permission.
+    /// determined; 75: another run is active; 77: no permission.
     #[command(after_help = "Examples:\n  clr-dkms add ./v4l2loopback --dry-run\n  \
         clr-dkms add hello-1.0.tar.gz --yes\n  clr-dkms add ./driver --conf module/dkms.conf --version 1.2")]
     Add(AddArguments),
     /// Remove a module: unload it, take it from every kernel and from DKMS, and take back what `add` wrote
     ///
-    /// The module is unloaded, if nothing uses it. Files in /etc that `clr-dkms add` wrote are removed, unless
-    /// they were edited since. The module is removed from every kernel and from the DKMS tree, and its source
-    /// from /usr/src if `clr-dkms add` put it there. The boot files are brought up to date as after an update.
-    /// A run that is interrupted is completed by the next run of clr-dkms.
+    /// The module is unloaded, if nothing uses it. Files in /etc that `clr-dkms add` wrote are removed,
+    /// unless they were edited since. The module is removed from every kernel and from the DKMS tree, and its
+    /// source from /usr/src if `clr-dkms add` put it there. The boot files are brought up to date as after an
+    /// update. A run that is interrupted is completed by the next run of clr-dkms.
     ///
     /// A module that the machine depends on (a mounted filesystem, swap, the default route, the display, or
     /// [modules] critical in clr-dkms.conf) is only removed with --force.
     ///
     /// Exit code 0: it is removed, or with --dry-run would be; 1: it is in use, critical or has several
     /// versions, or not all of it could be removed; 2: it is removed, and the next boot lacks something
-    /// critical; 3: there is no such module, or it cannot be determined; 75: another run is at work; 77: no
+    /// critical; 3: there is no such module, or it cannot be determined; 75: another run is active; 77: no
     /// permission.
     #[command(after_help = "Examples:\n  clr-dkms remove hello --dry-run\n  clr-dkms remove hello/1.0\n  \
         clr-dkms remove nvidia --force")]
@@ -168,7 +169,7 @@ enum AdminVerb {
     ///
     /// Exit code 0: the modules are installed and proven on every kernel, or were before; with --dry-run: they
     /// can be imported; 1: something is not, or it was not confirmed; 3: something cannot be determined; 75:
-    /// another run is at work; 77: no permission.
+    /// another run is active; 77: no permission.
     #[command(after_help = "Examples:\n  clr-dkms import hello.tar.gz --dry-run\n  \
         clr-dkms import --yes *.tar.gz\n  clr-dkms import --yes --root /mnt hello.tar.gz")]
     Import(ImportArguments),
@@ -185,57 +186,56 @@ enum AdminVerb {
     ///
     /// Exit code 0: the system is ready, perhaps after a reboot; with --dry-run: it is, or can be made so; 1:
     /// something is missing, or it was not confirmed; 3: it cannot be determined what is there; 75: another
-    /// run is at work; 77: no permission.
+    /// run is active; 77: no permission.
     #[command(after_help = "Examples:\n  clr-dkms setup --dry-run\n  clr-dkms setup --yes\n  \
         clr-dkms setup --root /mnt --yes")]
     Setup(SetupArguments),
-    /// Read dkms.conf files and their sources, and say what is wrong, on which line, and what clears it
+    /// Check dkms.conf files and their sources: what is wrong, in which line, and how to correct it
     ///
     /// Each dkms.conf is read as text, and run by bash as dkms would run it, but without write access. An
-    /// error keeps a module from being built or lets others have root run what they like; a warning is most
-    /// likely not what was meant. The name in brackets at the end of a finding stays the same in later
-    /// versions.
+    /// error keeps a module from being built, or lets other users run commands as root; a warning is probably
+    /// not what was meant. The name in brackets at the end of a finding stays the same in later versions.
     ///
-    /// Exit code 0: nothing but advice; 1: warnings or errors; 3: something cannot be read.
+    /// Exit code 0: no findings, or only advice; 1: warnings or errors; 3: something cannot be read.
     #[command(
         after_help = "Examples:\n  clr-dkms lint\n  clr-dkms lint v4l2loopback\n  clr-dkms lint ./my-module\n  \
         clr-dkms lint --kernel native hello/1.0\n  clr-dkms lint --json | jq '.targets[].findings[].id'"
     )]
     Lint(LintArguments),
-    /// Tell which kernel boots next, which one should, and why
+    /// Show which kernel boots next, which one should, and why
     ///
     /// A new kernel becomes the boot default once the modules that this machine needs are proven for it.
     /// Until then the kernel that has them stays the default.
     ///
-    /// Exit code 0: the newest kernel may be booted, or there is no kernel of clr-boot-manager; 1: another one
-    /// is kept, and is safe, or it boots without a module that is wanted, which an admin has allowed; 2: what
-    /// boots next is without a module that is critical; 3: it cannot be determined.
+    /// Exit code 0: the newest kernel may be booted, or there is no kernel of clr-boot-manager; 1: another
+    /// kernel is kept as the default and is safe, or the kernel boots without a wanted module, which an admin
+    /// has allowed; 2: the kernel that boots next lacks a critical module; 3: it cannot be determined.
     #[command(
         after_help = "Examples:\n  clr-dkms guard\n  clr-dkms guard --json | jq '.needs[] | select(.class == \"critical\")'"
     )]
     Guard(GuardArguments),
-    /// Give the verdict as an exit code, for monitors and scripts
+    /// Report the verdict as an exit code, for monitors and scripts
     ///
     /// Nothing is printed unless --nagios or --json is given.
     ///
-    /// Exit code 0: healthy, also with a reboot pending; 1: attention, but safe; 2: unsafe; 3: it cannot be
-    /// determined: as Nagios and Icinga expect.
+    /// Exit code 0: healthy, even if a reboot is pending; 1: attention, but safe; 2: unsafe; 3: it cannot be
+    /// determined. These are the codes that Nagios and Icinga expect.
     #[command(
         after_help = "Examples:\n  clr-dkms check || clr-dkms status\n  clr-dkms check --reboot-pending && systemctl reboot\n  clr-dkms check --nagios"
     )]
     Check(CheckArguments),
-    /// Show the last log of a build, the first error first
+    /// Show the log of the last build, the first error first
     ///
-    /// Without MODULE: the newest log of a build that failed, else the newest of all. On a terminal it goes
-    /// through a pager: $PAGER, else less; with the rights of another user (sudo) it is less in any case, in
-    /// its secure mode.
+    /// Without MODULE: the newest log of a failed build; if there is none, the newest log. On a terminal a
+    /// pager shows it: $PAGER, or less; with the rights of another user (sudo) it is always less, in its
+    /// secure mode.
     ///
     /// Exit code 0: shown; 3: there is no such log, or it cannot be read.
     #[command(
         after_help = "Examples:\n  clr-dkms logs\n  clr-dkms logs v4l2loopback\n  clr-dkms logs hello/1.0 -k native | grep warning"
     )]
     Logs(LogsArguments),
-    /// Explain a verdict, a state or a class of a module: what it means, where it comes from, what to do
+    /// Explain a verdict, a state or a class of a module: its meaning, its cause, and what to do
     ///
     /// Exit code 0: explained; 3: there is no such id or word.
     #[command(
@@ -244,13 +244,13 @@ enum AdminVerb {
     Explain(ExplainArguments),
     /// Keep a kernel as the boot default, whatever is proven; without KERNEL, the running one
     ///
-    /// It lasts until `clr-dkms unhold`, over updates and reboots. While it lasts, `clr-dkms status` shows
-    /// `held`, and the user, the time and the reason of the request. What `clr-dkms allow` accepted before
-    /// ends.
+    /// The hold lasts until `clr-dkms unhold`, across updates and reboots. Until then `clr-dkms status` shows
+    /// `held`, with the user, the time and the reason of the request. A hold ends everything that `clr-dkms
+    /// allow` has accepted before.
     ///
-    /// Exit code 0: done, or already so; 1: done, but a module is missing on the kernel that boots next; 2:
-    /// done, but what boots next lacks something that is needed; 3: there is no such kernel, or it cannot be
-    /// determined which one.
+    /// Exit code 0: done, or nothing to do; 1: done, but a module is missing on the kernel that boots next;
+    /// 2: done, but the kernel that boots next lacks something that is needed; 3: there is no such kernel, or
+    /// it cannot be determined which one.
     #[command(after_help = "Examples:\n  clr-dkms hold --reason 'the new driver flickers'\n  \
         clr-dkms hold 6.15.7-1591.native\n  clr-dkms hold --dry-run native")]
     Hold(HoldArguments),
@@ -258,8 +258,8 @@ enum AdminVerb {
     ///
     /// The newest kernel becomes the boot default if the modules that this machine needs are proven for it.
     ///
-    /// Exit code 0: done, or no kernel is held; 1: done, but a module is missing; 2: done, but what boots next
-    /// lacks something that is needed; 3: it cannot be determined.
+    /// Exit code 0: done, or no kernel is held; 1: done, but a module is missing; 2: done, but the kernel
+    /// that boots next lacks something that is needed; 3: it cannot be determined.
     #[command(after_help = "Examples:\n  clr-dkms unhold\n  clr-dkms unhold --dry-run")]
     Unhold(UnholdArguments),
     /// Let a kernel boot without a module that this machine needs
@@ -281,43 +281,42 @@ enum AdminVerb {
     /// Without a hold nothing is changed, and the `clr-dkms allow` command is named that lets a kernel boot
     /// without a module.
     ///
-    /// Exit code 0: done; 1: no kernel is held, or a module is missing; 2: what boots next lacks something
-    /// that is needed; 3: it cannot be determined.
+    /// Exit code 0: done; 1: no kernel is held, or a module is missing; 2: the kernel that boots next lacks
+    /// something that is needed; 3: it cannot be determined.
     #[command(hide = true, after_help = "Examples:\n  clr-dkms unhold")]
     Release(ReleaseArguments),
-    /// Wait until no run is at work and none is requested or queued
+    /// Wait until no run is active, requested or queued
     ///
-    /// `swupd update` ends before the modules are built. This waits for the run that it has requested, then
-    /// prints the verdict. Ctrl-C ends the wait and nothing else.
+    /// `swupd update` ends before the modules are built. This command waits for the run that swupd has
+    /// requested, and then prints the verdict. Ctrl-C ends only the wait.
     ///
-    /// Exit code 0: a reboot is safe, also if a kernel is held back; 2: unsafe, what boots next lacks
-    /// something that is needed; 3: it cannot be determined; 75: the time is over, and a run is still at work
-    /// or requested.
+    /// Exit code 0: a reboot is safe, even if a kernel is held back; 2: unsafe, the kernel that boots next
+    /// lacks something that is needed; 3: it cannot be determined; 75: the timeout has expired, and a run is
+    /// still active or requested.
     #[command(after_help = "Examples:\n  swupd update && clr-dkms wait && reboot\n  \
         clr-dkms wait --timeout 30min")]
     Wait(WaitArguments),
-    /// Say that a module is not required any more, which is only remembered to be
+    /// Stop requiring a module that this machine used in the past
     ///
-    /// What this machine used once is required of every kernel until a boot has shown that nothing uses it
-    /// any more, also when its file or its entry in the DKMS tree is lost. This ends it at once. What is in
-    /// use, installed for the running kernel or listed is required all the same: `[modules] optional` in
-    /// clr-dkms.conf is for that.
+    /// A module that this machine has used is required on every kernel until a boot has shown that nothing
+    /// uses it any more, even if its file or its entry in the DKMS tree is lost. This command ends the
+    /// requirement at once. A module that is in use, installed for the running kernel, or listed in
+    /// clr-dkms.conf stays required; to change that, add it to `[modules] optional` in clr-dkms.conf.
     ///
-    /// Exit code 0: it is forgotten, or was not required; 1: it is required for another reason than memory,
-    /// or something else is wrong; 2: what boots next is without a module that is critical; 3: no such module
-    /// is remembered.
+    /// Exit code 0: done, or the module was not required; 1: it is required for another reason, or something
+    /// else is wrong; 2: the kernel that boots next lacks a critical module; 3: no such module is remembered.
     #[command(after_help = "Examples:\n  clr-dkms forget zfs\n  clr-dkms forget --dry-run zfs")]
     Forget(ForgetArguments),
-    /// Remove what DKMS has left of kernels that are gone
+    /// Remove what DKMS has left of kernels that are not installed any more
     ///
-    /// Built modules, links and directories in /var/lib/dkms and /usr/lib/modules, of kernels that have no
-    /// image, no boot entry and no file of their own any more; by `dkms unbuild`, so that every module stays
-    /// registered for the kernels to come. Logs of builds for such kernels, and of modules that are gone,
-    /// when they are older than 90 days. What is not proven to be garbage stays, and where anything cannot be
-    /// read, everything does.
+    /// It removes built modules, symlinks and directories in /var/lib/dkms and /usr/lib/modules of kernels
+    /// without an image, a boot entry and files of their own. It uses `dkms unbuild`, so that every module
+    /// stays registered for later kernels. Logs of builds for such kernels, and of modules that are not
+    /// registered any more, are removed after 90 days. Whatever may still be needed stays, and if anything
+    /// cannot be read, nothing is removed.
     ///
     /// Exit code 0: done, or nothing to do; 1: something could not be removed; 3: something could not be
-    /// read, and nothing was changed; 75: another run is at work; 77: no permission.
+    /// read, and nothing was changed; 75: another run is active; 77: no permission.
     #[command(after_help = "Examples:\n  clr-dkms gc --dry-run\n  clr-dkms gc\n  clr-dkms gc --root /mnt")]
     Gc(GcArguments),
 }
