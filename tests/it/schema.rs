@@ -14,6 +14,7 @@ use clr_dkms::dkms::proof::ProofSubject;
 use clr_dkms::enforcement::LoadOutcome;
 use clr_dkms::kernel::variant::Family;
 use clr_dkms::report::catalog;
+use clr_dkms::report::module::ModuleStanding;
 use clr_dkms::report::render::metrics;
 use clr_dkms::requirement::Importance;
 use clr_dkms::sys::{Clock, Root, RootKind, Tools};
@@ -69,6 +70,8 @@ struct Said {
     name: &'static str,
     code: i32,
     document: Value,
+    /// Those of each module that it names.
+    modules: Vec<Value>,
     /// Those of `--format prometheus`.
     metrics: String,
 }
@@ -78,7 +81,8 @@ fn at_work() -> TestRoot {
     let root = TestRoot::guarded();
     root.file(
         "var/lib/clr-dkms/in-progress.json",
-        r#"{"schema": 1, "started": "2025-07-29T12:00:00Z", "pid": 1, "builds": []}"#,
+        r#"{"schema": 1, "started": "2025-07-29T12:00:00Z", "pid": 1,
+            "builds": ["hello/1.0 on 6.15.8-1592.native"]}"#,
     );
     root.file("run/clr-dkms.lock", "");
     root
@@ -108,6 +112,7 @@ fn unmanaged() -> TestRoot {
     root.block("8:3", &format!("{disk}/ata1/host0/block/sda/sda3"), &[]);
     root.file("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n/dev/sda3 partition 1 0 -2\n");
     root.module("zfs", "2.3", "").file("proc/spl/kstat/zfs/tank/state", "ONLINE\n");
+    root.module("gone", "1", "").remove("usr/src/gone-1");
     root.module("late", "1", "").file("etc/modules-load.d/late.conf", "late\n");
     root
 }
@@ -212,7 +217,11 @@ fn said() -> &'static [Said] {
             let metrics = root.run("clr-dkms", &["status", "--format", "prometheus"]);
             assert_eq!(run.code, metrics.code, "{name}");
             assert_eq!(run.code, root.run("clr-dkms", &["check"]).code, "{name}");
-            said.push(Said { name, code: run.code, document: run.json(), metrics: metrics.stdout });
+            let document = run.json();
+            let named = document["modules"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap());
+            let of_one = |module| root.run("clr-dkms", &["status", module, "--json"]).json();
+            let modules = named.collect::<BTreeSet<&str>>().into_iter().map(of_one).collect();
+            said.push(Said { name, code: run.code, document, modules, metrics: metrics.stdout });
         }
         said
     })
@@ -260,6 +269,40 @@ fn the_guards_own_document_is_a_part_of_it() {
     assert!(golden.len() >= 9, "the golden files of guard: {}", golden.len());
     let documents = golden.iter().map(|(name, d)| (name.as_str(), d));
     assert_eq!(faults(&strict(schema()), "#/$defs/guard", documents), "");
+}
+
+/// The documents of `status MODULE`, each with the name of its situation.
+fn of_modules() -> impl Iterator<Item = (&'static str, &'static Value)> {
+    said().iter().flat_map(|s| s.modules.iter().map(|document| (s.name, document)))
+}
+
+#[test]
+fn the_document_of_one_module_is_a_part_of_it() {
+    const OF_ONE: &str = "#/$defs/module_status";
+    let strict = strict(schema());
+    assert_eq!(faults(&strict, OF_ONE, of_modules()), "");
+    let golden = golden(&["standing", "versions"]);
+    assert!(golden.len() >= 2, "the golden files of status MODULE: {}", golden.len());
+    assert_eq!(faults(&strict, OF_ONE, golden.iter().map(|(name, d)| (name.as_str(), d))), "");
+    let standings: BTreeSet<&str> = of_modules().map(|(_, d)| d["standing"].as_str().unwrap()).collect();
+    assert_eq!(standings, BTreeSet::from(["building", "missed", "ready", "unknown", "unsafe"]));
+    let (_, held) = of_modules().find(|(name, _)| *name == "held").unwrap();
+    let changes: [fn(&mut Value); 4] = [
+        |d| d["new"] = json!(1),
+        |d| d["kernels"][0]["new"] = json!(1),
+        |d| d["versions"][0]["new"] = json!(1),
+        |d| d["standing"] = json!("fine"),
+    ];
+    for change in changes {
+        let mut document = held.clone();
+        change(&mut document);
+        assert_ne!(faults(&strict, OF_ONE, [("held", &document)]), "", "{document} is taken");
+    }
+    for field in held.as_object().unwrap().keys() {
+        let mut document = held.clone();
+        document.as_object_mut().unwrap().remove(field);
+        assert_ne!(faults(&strict, OF_ONE, [("held", &document)]), "", "without {field} it is taken");
+    }
 }
 
 #[test]
@@ -340,6 +383,9 @@ fn nothing_in_the_schema_is_stale_or_without_a_word() {
     for (_, document) in documents() {
         cover(&schema, &schema, document, &mut seen);
     }
+    for (_, document) in of_modules() {
+        cover(&schema, &schema["$defs"]["module_status"], document, &mut seen);
+    }
     let mut all = Vec::new();
     properties(&schema, "", &mut all);
     assert!(all.len() > 80, "{}", all.len());
@@ -401,6 +447,8 @@ fn the_words_are_those_of_the_program() {
     assert_eq!(of("error kind"), typed(&kinds));
     let phases = words!(Phase: Patch PreBuild Make PostBuild PreInstall Install PostInstall Other);
     assert_eq!(of("error phase"), typed(&phases));
+    let standings = words!(ModuleStanding: Ready Building Missed Unsafe Unknown);
+    assert_eq!(of("module_status standing"), typed(&standings));
     let words = |words: &[&str]| -> BTreeSet<String> { words.iter().map(|w| (*w).to_owned()).collect() };
     assert_eq!(of("error cause"), words(Cause::VARIANTS));
     assert_eq!(
