@@ -174,11 +174,21 @@ fn udev_commands(text: &str) -> Vec<usize> {
         .collect()
 }
 
-/// The rules, with the numbers of their first lines.
+/// The rules, with the numbers of their first lines. A backslash at the end of a line continues it; elsewhere it is
+/// a part of the value.
 fn udev_lines(text: &str) -> impl Iterator<Item = (usize, String)> {
-    let lines = config::wrapped_lines(text.as_bytes()).into_iter();
-    let lines = lines.map(|(at, line)| (at, String::from_utf8_lossy(&line).trim().to_owned()));
-    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    let mut rules: Vec<(usize, String)> = Vec::new();
+    let mut continues = false;
+    for (at, line) in text.lines().enumerate() {
+        let (part, is_continued) = line.strip_suffix('\\').map_or((line, false), |part| (part, true));
+        match rules.last_mut().filter(|_| continues) {
+            Some((_, rule)) => rule.push_str(part.trim_start()),
+            None => rules.push((at + 1, part.trim_start().to_owned())),
+        }
+        continues = is_continued;
+    }
+    let rules = rules.into_iter().map(|(at, rule)| (at, rule.trim().to_owned()));
+    rules.filter(|(_, rule)| !rule.is_empty() && !rule.starts_with('#'))
 }
 
 /// The keys of a rule. None if it is not one.
