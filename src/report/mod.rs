@@ -42,7 +42,7 @@ use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::unread;
 use crate::dkms::plan::State;
 use crate::kernel::{Headers, Running, Variant};
-use crate::requirement::Importance;
+use crate::requirement::{Importance, Use};
 use crate::state::{ModuleRecord, RunRecord, Stored};
 use crate::sys::TimeStyle;
 use crate::system::System;
@@ -254,12 +254,18 @@ impl StatusDocument {
 
     /// What a reboot would lead to, if the verdict alone does not say it.
     pub fn on_reboot(&self) -> Option<String> {
+        let is_loaded = |name: &str| {
+            let needs = self.guard.needs.iter();
+            needs.filter(|need| need.module == name).any(|need| need.why.contains(&Use::Loaded))
+        };
         let ok_now = |name: &str| {
             let running = |m: &&ModuleStatus| Some(&m.record.kernel) == self.running.as_ref();
-            self.modules
-                .iter()
-                .filter(running)
-                .any(|m| m.record.module.name == name && m.record.state.works())
+            // A signature that the next boot refuses does not unload a module.
+            self.modules.iter().filter(running).any(|m| {
+                let state = m.record.state;
+                m.record.module.name == name
+                    && (state.works() || (state == State::SignatureRefused && is_loaded(name)))
+            })
         };
         let next = self.next_boot.as_ref()?;
         let missed = self.modules.iter().filter(|m| m.missed && m.record.kernel == *next);

@@ -271,6 +271,9 @@ fn what_nothing_depends_on_is_reported_and_holds_nothing() {
     verdict(&root, "degraded", 1);
     let run = root.run("clr-dkms", &["status"]);
     run.code(1).shows(&["a reboot loses hello"]);
+    // It is loaded, although the running kernel would refuse it at its next boot.
+    root.link("etc/kernel/cmdline.d/clr-ignore-mod-sig.conf", "/dev/null").post_update();
+    root.run("clr-dkms", &["status"]).code(1).shows(&["signature-refused", "a reboot loses hello"]);
     // Unless an admin wants it.
     let root = vendor();
     root.mounts(&[]).conf("[modules]\nwanted = hello\n").post_update().code(1);
