@@ -150,7 +150,7 @@ enum AdminVerb {
     ///
     /// Exit code 0: the archive is written; 1: it is not; 3: it cannot be determined what is proven.
     #[command(after_help = "Examples:\n  clr-dkms export v4l2loopback v4l2loopback.tar.gz\n  \
-        clr-dkms export hello/1.0 -k native hello.tar.gz && minisign -S -m hello.tar.gz")]
+        clr-dkms export hello/1.0 hello.tar.gz && minisign -S -m hello.tar.gz")]
     Export(ExportArguments),
     /// Install modules that another machine has exported, without a compiler where the binaries fit
     ///

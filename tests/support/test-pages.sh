@@ -86,8 +86,8 @@ for name in "${programs[@]}"; do
     fi
 done
 offers status clr-dkms sta
-offers 'rebuild' clr-dkms -q re
-offers 'rebuild' clr-dkms help re
+offers 'rebuild' clr-dkms -q reb
+offers 'rebuild remove' clr-dkms help re
 offers 'unhold' clr-dkms unh
 offers '--without' clr-dkms allow native --wi
 offers '--kernel' clr-dkms rebuild hello --k

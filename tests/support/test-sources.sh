@@ -5,6 +5,7 @@
 #
 # A project fails when it is refused without a cause, when it leaves anything behind, or when it does not end
 # as tests/data/adopt/sources.txt says.
+# shellcheck disable=SC2031 # functions of the library that run in a subshell have a root of their own
 set -uo pipefail
 export LC_ALL=C.UTF-8
 
