@@ -1,5 +1,5 @@
-//! A part of the cases of a slow test, so that `cargo test` stays quick; all of them with `CLR_DKMS_EVERY_CASE=1`, as in
-//! `make test`.
+//! A part of the cases of a slow test, so that all tests end in time; all of them with `CLR_DKMS_EVERY_CASE=1`, as
+//! before a release.
 
 const ALL: &str = "CLR_DKMS_EVERY_CASE";
 
