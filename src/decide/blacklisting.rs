@@ -96,6 +96,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::decide::module_state::status_of;
     use crate::dkms::plan::State;
     use crate::state::{ModuleRecord, ModuleRecords};
     use crate::usage::Dependents;
@@ -105,18 +106,8 @@ mod tests {
     }
 
     fn record(states: &[(&str, State)], source: Option<NextBootSource>) -> RunRecord {
-        let of = |(kernel, state): &(&str, State)| ModuleRecord {
-            module: module(),
-            kernel: (*kernel).to_owned(),
-            state: *state,
-            reason: None,
-            error: None,
-            log: None,
-            inputs: None,
-            hook: None,
-            files: Vec::new(),
-            in_force: None,
-        };
+        let of =
+            |(kernel, state): &(&str, State)| ModuleRecord { state: *state, ..status_of(&module(), kernel) };
         let modules: ModuleRecords = states.iter().map(of).collect();
         RunRecord {
             running: Some("A".to_owned()),

@@ -42,6 +42,18 @@ pub struct AddStep {
     pub next_step: Option<String>,
 }
 
+impl AddStep {
+    /// A step without a cause, a line of the source and a next step.
+    pub fn new(step: &'static str, result: StepResult, text: impl Into<String>) -> AddStep {
+        AddStep { step, result, text: text.into(), ..AddStep::default() }
+    }
+
+    /// One of the steps has failed.
+    pub fn has_failed(steps: &[AddStep]) -> bool {
+        steps.iter().any(|step| step.result == StepResult::Failed)
+    }
+}
+
 /// What became of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 pub struct AddDocument {
@@ -83,17 +95,16 @@ pub struct AddDocument {
 impl AddDocument {
     /// Adds a step.
     pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep { step, result, text: text.into(), ..AddStep::default() });
+        self.steps.push(AddStep::new(step, result, text));
     }
 
     /// Adds a step that failed, with what helps.
     pub fn failed(&mut self, step: &'static str, text: impl Into<String>, next_step: Option<String>) {
-        let text = text.into();
-        self.steps.push(AddStep { step, result: StepResult::Failed, text, next_step, ..AddStep::default() });
+        self.steps.push(AddStep { next_step, ..AddStep::new(step, StepResult::Failed, text) });
     }
 
     /// A step has failed.
     pub fn has_failed(&self) -> bool {
-        self.steps.iter().any(|step| step.result == StepResult::Failed)
+        AddStep::has_failed(&self.steps)
     }
 }

@@ -47,12 +47,12 @@ pub struct SetupDocument {
 impl SetupDocument {
     /// Adds a step.
     pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep { step, result, text: text.into(), ..AddStep::default() });
+        self.steps.push(AddStep::new(step, result, text));
     }
 
     /// A step has failed.
     pub fn has_failed(&self) -> bool {
-        self.steps.iter().any(|step| step.result == StepResult::Failed)
+        AddStep::has_failed(&self.steps)
     }
 }
 

@@ -200,23 +200,27 @@ pub(super) fn one(
         Err(Failure::Interrupted) => {
             attempt.failure = Some((State::NotBuilt, STOPPED.to_owned()));
         }
-        Err(Failure::Step(StepFailure { what, error, last_lines, lasting })) => {
-            tell_log(context, &attempt, error.as_deref(), &last_lines);
-            let full = full_filesystem(context);
-            let remark = full.as_ref().map(|place| format!("; {place} is full")).unwrap_or_default();
-            attempt.inputs = inputs.filter(|_| lasting && full.is_none());
-            if error.as_ref().is_some_and(|error| error.is_for_other_kernel()) {
-                // The build may target the running kernel by mistake, and succeed after a reboot.
-                attempt.inputs = attempt.inputs.map(|inputs| super::on_running(context, &inputs));
-            }
-            attempt.failure = Some((State::BuildFailed, what + &remark));
-            attempt.error = error.map(|error| *error);
-            if let Some(place) = full {
-                attempt.error = Some(FirstError::of_full(attempt.error.take(), place));
-            }
-        }
+        Err(Failure::Step(failure)) => take_failure(context, &mut attempt, inputs, failure),
     }
     attempt
+}
+
+/// Takes over the failure of a step. `inputs` is the fingerprint of the build.
+fn take_failure(context: &Context, attempt: &mut Attempt, inputs: Option<String>, failure: StepFailure) {
+    let StepFailure { what, error, last_lines, lasting } = failure;
+    tell_log(context, attempt, error.as_deref(), &last_lines);
+    let full = full_filesystem(context);
+    let remark = full.as_ref().map(|place| format!("; {place} is full")).unwrap_or_default();
+    attempt.inputs = inputs.filter(|_| lasting && full.is_none());
+    if error.as_ref().is_some_and(|error| error.is_for_other_kernel()) {
+        // The build may target the running kernel by mistake, and succeed after a reboot.
+        attempt.inputs = attempt.inputs.take().map(|inputs| super::on_running(context, &inputs));
+    }
+    attempt.failure = Some((State::BuildFailed, what + &remark));
+    attempt.error = error.map(|error| *error);
+    if let Some(place) = full {
+        attempt.error = Some(FirstError::of_full(attempt.error.take(), place));
+    }
 }
 
 /// Why a planned module fails without a build.
