@@ -130,7 +130,7 @@ fn why_it_failed(context: &Context, log: &FoundLog, is_recorded: bool) -> String
         text += &format!("cause: {}\n", error.cause.word());
     }
     let step = known.and_then(|m| m.next_step.as_deref());
-    text.extend(step.map(|step| format!("next step: {}\n", shown(step))));
+    text.extend(step.map(|step| format!("next: {}\n", shown(step))));
     text
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::boot_remedies::{admin_override, boot_update_error, of_boot_default};
-use super::problem::{Problem, lacks};
+use super::problem::{Problem, are_unknown, lacks};
 use super::remedies::{Situation, remedy};
 use super::remedy::CommandTarget;
 use crate::boot::deferral::Deferral;
@@ -15,7 +15,6 @@ use crate::config::{BootPolicy, Settings};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::next_boot::NextBoot;
 use crate::decide::unread::blocked;
-use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{BootRecord, RunRecord, WISHES, WaitingPart};
 use crate::system::System;
@@ -310,8 +309,7 @@ pub(super) fn danger(assessment: &BootAssessment) -> Option<Problem> {
 pub(super) fn is_unseen(assessment: &BootAssessment) -> bool {
     let decision = &assessment.decision;
     let lacks = [&assessment.next_lacks, &decision.default_lacks, &decision.lacking];
-    let unknown = State::Unknown.to_string();
-    lacks.iter().find(|l| !l.is_empty()).is_some_and(|l| l.iter().all(|lack| lack.state == unknown))
+    lacks.iter().find(|l| !l.is_empty()).is_some_and(|l| are_unknown(l))
 }
 
 /// A kernel is held back, or should be.

@@ -222,6 +222,8 @@ impl Problem {
         match self {
             Problem::Unreadable { .. } | Problem::NextBootUnknown { .. } => true,
             Problem::ModuleNotReady(record) => record.state == State::Unknown,
+            Problem::BootsWithout { lacks, .. } => are_unknown(lacks),
+            Problem::NoGoodKernel { best } => best.as_ref().is_some_and(|(_, lacks)| are_unknown(lacks)),
             _ => false,
         }
     }
@@ -327,9 +329,19 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &Tim
         P::BootsWithout { kernel, lacks: lacking, by } => {
             let lack = lacks(lacking).unwrap_or_default();
             match by {
+                None if are_unknown(lacking) => {
+                    write!(f, "it is unknown whether kernel {kernel}, which boots next, has {lack}")
+                }
                 Some(by) => write!(f, "kernel {kernel} boots next although it lacks {lack}: {by}"),
                 None => write!(f, "kernel {kernel} boots next, without {lack}"),
             }
+        }
+        P::NoGoodKernel { best: Some((kernel, lacking)) } if are_unknown(lacking) => {
+            let lack = lacks(lacking).unwrap_or_default();
+            write!(
+                f,
+                "it is unknown whether a kernel has all that is needed; the best is {kernel}, if it has {lack}"
+            )
         }
         P::NoGoodKernel { best: Some((kernel, lacking)) } => {
             let lack = lacks(lacking).unwrap_or_default();
@@ -337,6 +349,9 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &Tim
         }
         P::NoGoodKernel { best: None } => f.write_str("there is no kernel with what is needed"),
         P::WrongDefault { kernel, should, lacks: lacking } => match (lacks(lacking), should) {
+            (Some(lack), _) if are_unknown(lacking) => {
+                write!(f, "kernel {kernel} boots next, and it is unknown whether it has {lack}")
+            }
             (Some(lack), _) => write!(f, "kernel {kernel} boots next, and lacks {lack}"),
             (None, should) => {
                 let should = should.as_deref().unwrap_or("another one");
@@ -345,6 +360,9 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &Tim
         },
         P::HeldByAdmin { kernel, note } => write!(f, "an admin holds kernel {kernel}{}", note.text(times)),
         P::HeldBack { kernel, lacks: lacking } => match lacks(lacking) {
+            Some(lack) if are_unknown(lacking) => {
+                write!(f, "kernel {kernel} is held back: it is unknown whether it has {lack}")
+            }
             Some(lack) => write!(f, "kernel {kernel} is held back: it lacks {lack}"),
             None => write!(f, "kernel {kernel} is held back: it cannot be booted"),
         },
@@ -390,6 +408,12 @@ fn write_module(f: &mut fmt::Formatter<'_>, record: &ModuleRecord) -> fmt::Resul
     }
 }
 
+/// Whether it cannot be determined of any of these modules that it is missing.
+pub(super) fn are_unknown(lacking: &[MissingModule]) -> bool {
+    let unknown = State::Unknown.to_string();
+    !lacking.is_empty() && lacking.iter().all(|lack| lack.state == unknown)
+}
+
 /// Missing modules as a phrase. For one module it includes its purpose and state; for several, their names
 /// and what depends on the first. None if there are none.
 pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
@@ -399,6 +423,8 @@ pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
     };
     match lacking {
         [] => None,
+        // The sentence says already that its state is unknown.
+        [one] if are_unknown(lacking) => Some(named(one)),
         [one] => Some(one.to_string()),
         [first, others @ ..] => {
             let first = named(first);

@@ -265,7 +265,7 @@ fn a_module_that_is_not_built_by_itself_and_works() {
     let root = TestRoot::guarded();
     root.module("hello", "1.0", "AUTOINSTALL=no\n").post_update().code(1);
     assert_eq!(root.boot_default(), ID_A);
-    root.run("clr-dkms", &["status"]).shows(&["run `sudo clr-dkms rebuild hello -k\n"]);
+    root.run("clr-dkms", &["status"]).shows(&["run\n  `sudo clr-dkms rebuild hello -k 6.15.8-1592.native`"]);
     let root = TestRoot::guarded();
     root.module("hello", "1.0", "BUILD_EXCLUSIVE_KERNEL=\"^6\\.15\\.7\"\n").post_update().code(1);
     assert_eq!(root.boot_default(), ID_A);

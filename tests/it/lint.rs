@@ -326,11 +326,11 @@ fn a_conf_that_is_elsewhere() {
     };
     for file in ["packaging/dkms.conf", "dkms.conf.in", "debian/hello.dkms"] {
         let shown = next_step(file);
-        assert!(shown.contains(&format!("next step: use {file}, or what")), "{shown}");
+        assert!(shown.contains(&format!("next: use {file}, or what")), "{shown}");
         root.file(CONF, GOOD);
     }
     for file in ["dkms.txt", "Makefile.dkms"] {
-        assert!(next_step(file).contains("next step: write one"));
+        assert!(next_step(file).contains("next: write one"));
         root.file(CONF, GOOD);
     }
     // One that can be used as it is comes first.
@@ -351,8 +351,7 @@ fn a_source_that_is_not_registered() {
     let unregistered = (1, vec!["not-registered warning -".to_owned()]);
     assert_eq!(found(&root, &[]), unregistered);
     assert_eq!(found(&root, &["/usr/src/other-2"]), unregistered);
-    flat(&root, &[])
-        .shows(&["2 modules: 1 warning", "next step: register it: `sudo dkms add -m other -v 2`"]);
+    flat(&root, &[]).shows(&["2 modules: 1 warning", "next: register it: `sudo dkms add -m other -v 2`"]);
     root.link("var/lib/dkms/other/2/source", "/usr/src/other-2");
     assert_eq!(found(&root, &[]), (0, vec![]));
 }

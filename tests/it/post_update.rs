@@ -278,7 +278,11 @@ fn headers_decide_whether_it_can_be_built() {
         let run = root.post_update();
         // What was not determined has an exit code of its own.
         let code = if state == "unknown" { 3 } else { 1 };
-        run.code(code).says(&[&format!("kernel {B} is held back: it lacks hello/1.0 (wanted; {state})")]);
+        let lacks = match state {
+            "unknown" => "it is unknown whether it has hello/1.0".to_owned(),
+            state => format!("it lacks hello/1.0 (wanted; {state})"),
+        };
+        run.code(code).says(&[&format!("kernel {B} is held back: {lacks}")]);
         assert_eq!(root.recorded("hello", B), state);
         assert!(root.record().to_string().contains(step), "{}", root.record());
         assert_eq!(root.short_calls(), ["clr-boot-manager", "clr-boot-manager"], "update and set-kernel");

@@ -195,7 +195,7 @@ fn what_cannot_be_built_is_told_named_or_not() {
         let (fits, wraps) = if module.len() > 7 { ("", "not ") } else { (" not", "") };
         format!(
             "✘ {module} on {B}: headers-missing: the kernel's headers are{fits}\n    {wraps}installed\n  \
-             next step: run `sudo swupd bundle-add kernel-native-dkms` to install the\n    headers\n"
+             next: run `sudo swupd bundle-add kernel-native-dkms` to install the headers\n"
         )
     };
     let all = told("hello/1.0") + &told("other/2");

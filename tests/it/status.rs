@@ -206,7 +206,7 @@ fn what_a_record_says_is_no_proof() {
     let root = pending();
     root.post_update().code(0);
     root.remove(&TestRoot::ko("hello", B));
-    status(&root).code(1).shows(&["hello/1.0  wanted    ! not-built"]);
+    status(&root).code(1).shows(&["hello/1.0  wanted    ✘ not-built"]);
 }
 
 #[test]

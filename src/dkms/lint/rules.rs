@@ -76,7 +76,7 @@ pub(super) const RULES: &[LintRule] = &[
     )),
     last(rule("carriage-return", Error, Text(text::carriage_return), "take them out: sed -i 's/\\r$//'")),
     rule("quote-swallows", Warning, Text(text::quote_swallows), "close the quote on its own line"),
-    rule("excluded", Warning, Subject(text::excluded), "none when that is meant"),
+    rule("excluded", Warning, Subject(text::excluded), "none, if that is intended"),
     // The value itself.
     rule(
         "name-missing",
@@ -100,7 +100,12 @@ pub(super) const RULES: &[LintRule] = &[
     rule("name-differs", Warning, Values(conf::name_differs), RENAME),
     rule("version-differs", Warning, Values(conf::version_differs), RENAME),
     rule("autoinstall-missing", Warning, Values(conf::autoinstall_missing), "write AUTOINSTALL=\"yes\""),
-    rule("autoinstall-no", Warning, Values(conf::autoinstall_no), "none when that is meant; else write yes"),
+    rule(
+        "autoinstall-no",
+        Warning,
+        Values(conf::autoinstall_no),
+        "none, if that is intended; otherwise write yes",
+    ),
     rule("autoinstall-word", Warning, Values(conf::autoinstall_word), "write AUTOINSTALL=\"yes\""),
     rule(
         "no-module",
@@ -133,7 +138,7 @@ pub(super) const RULES: &[LintRule] = &[
         DESTINATION,
     ),
     rule("destination", Error, Values(conf::destination), DESTINATION),
-    rule("deprecated", Advice, Values(conf::deprecated), "take it out"),
+    rule("deprecated", Advice, Values(conf::deprecated), "remove it"),
     rule("depends-itself", Error, Values(conf::depends_itself), "remove it from BUILD_DEPENDS"),
     rule(
         "depends-unknown",
@@ -141,7 +146,7 @@ pub(super) const RULES: &[LintRule] = &[
         Values(conf::depends_unknown),
         "install that module first, or remove it from BUILD_DEPENDS",
     ),
-    rule("kernel-module", Advice, Values(conf::kernel_module), "none when that is meant"),
+    rule("kernel-module", Advice, Values(conf::kernel_module), "none, if that is intended"),
     // The value and the source.
     rule("no-makefile", Error, Values(source::no_makefile), "write a Makefile, or MAKE[0]"),
     rule(

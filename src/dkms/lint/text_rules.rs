@@ -158,9 +158,8 @@ pub(super) fn excluded(subject: &LintSubject<'_>) -> Vec<Hit> {
         let is = if kernels.len() == 1 { "is" } else { "are" };
         let what = format!("kernel {} {is} left out: {reason}", kernels.join(", "));
         match is_complete {
-            true => {
-                Hit::new(at, what).clear(format!("none when that is meant; else change {}", reason.directive))
-            }
+            true => Hit::new(at, what)
+                .clear(format!("none, if that is intended; otherwise change {}", reason.directive)),
             // Many files search the configuration of the kernel and treat a missing one as "no".
             false => Hit::new(at, what + " (its headers are not there, which may be why)")
                 .severity(Severity::Advice)

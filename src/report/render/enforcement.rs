@@ -71,10 +71,12 @@ fn of_kernels(document: &EnforcementDocument, style: &ScreenStyle) -> Vec<Styled
     };
     // Where the four kinds do not fit beside the times, they stand below them.
     let room = style.width.saturating_sub(2 + cells(KINDS.map(|(_, label)| label).to_vec()).trim_end().len());
-    let times = document.kernels.iter().filter(|k| columns(k).len() > 1).flat_map(columns);
-    let times = times.map(|column| column.name().len() + 4).max().unwrap_or(0);
-    let names = document.kernels.iter().map(|kernel| name(kernel).chars().count() + 2);
-    let width = names.filter(|width| *width <= room).chain([times, 20]).max().unwrap_or(0);
+    let fits = |kernel: &KernelReport| name(kernel).chars().count() + 2 <= room;
+    // A kernel has a line for each time, below its name, where the times differ or the name is too long.
+    let by_time = document.kernels.iter().filter(|k| columns(k).len() > 1 || !fits(k));
+    let times = by_time.flat_map(columns).map(|column| column.name().len() + 4).max().unwrap_or(0);
+    let names = document.kernels.iter().filter(|k| fits(k)).map(|kernel| name(kernel).chars().count() + 2);
+    let width = names.chain([times, 20]).max().unwrap_or(0);
     let is_wide = width <= room;
     let width = if is_wide { width } else { 4 };
     let title = cells(KINDS.map(|(_, label)| label).to_vec());

@@ -101,7 +101,7 @@ fn rows(report: &GuardReport, style: &ScreenStyle) -> Vec<StyledLine> {
         row(Some(Tone::Attention), "admin holds", &format!("{hold}{}", wishes.held.text(&style.times)));
     }
     if let Some(lost) = &report.lost_wish {
-        row(Some(Tone::Attention), "admin's word", lost);
+        row(Some(Tone::Attention), "request", lost);
     }
     for allowance in &wishes.allowed {
         row(Some(Tone::Attention), "admin allows", &allowance.text(&style.times));

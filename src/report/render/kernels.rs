@@ -1,10 +1,11 @@
 //! The list of kernels on the status screen.
 
-use super::modules::tone_of;
+use super::modules::tone_on;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, plain, toned};
 use super::text::mark;
 use crate::dkms::plan::State;
 use crate::kernel::Headers;
+use crate::report::problem::ProblemKind;
 use crate::report::{KernelStatus, StatusDocument};
 
 /// Kernels that are shown in any case on the smallest page.
@@ -34,11 +35,12 @@ fn tone(kernel: &KernelStatus, document: &StatusDocument) -> Tone {
         return if is_open { Tone::Attention } else { Tone::Good };
     }
     let is_all = |state: State| !lacking.is_empty() && lacking.iter().all(|m| m.record.state == state);
-    let is_any = |tone: Tone| lacking.iter().any(|m| tone_of(m.record.state) == tone);
+    let is_any = |tone: Tone| lacking.iter().any(|m| tone_on(m) == tone);
     match lacking.is_empty() {
         _ if is_all(State::Unknown) => Tone::Unknown,
         _ if is_any(Tone::Busy) => Tone::Busy,
-        // What is required and is not registered has no row.
+        // What is required and is not registered has no row. It may be registered where something is unread.
+        true if document.problems.iter().any(|p| p.kind() == ProblemKind::Unreadable) => Tone::Unknown,
         true => Tone::Bad,
         false if is_any(Tone::Bad) => Tone::Bad,
         false => Tone::Attention,

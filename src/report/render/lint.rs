@@ -50,7 +50,7 @@ fn finding(finding: &Finding, style: &ScreenStyle) -> Vec<StyledLine> {
     let text = format!("{severity}: {what} [{id}]");
     let text = broken_to(style.width, &text, &format!("  {file}:{line} "), "    ");
     let mut out = marked(Some(tone_of(*severity)), text, style);
-    let step = broken_to(style.width, &format!("next step: {clear}"), "    ", "      ");
+    let step = broken_to(style.width, &format!("next: {clear}"), "    ", "      ");
     out.extend(step.into_iter().map(|text| vec![plain(text)]));
     out
 }

@@ -29,31 +29,40 @@ pub const PAGE: usize = 24;
 pub use crate::sys::printable::printable as shown;
 use crate::sys::printable::{LONGEST, cut, is_hidden};
 
-/// A text broken at blanks, with something in front of its first line and of the others; a word that is too long stays
-/// whole, so that it can be copied.
+/// A text broken at blanks, with something in front of its first line and of the others. A word that is too long stays
+/// whole, and so does a command between backquotes that fits on a line: both can be copied.
 pub fn broken(text: &str, first: &str, other: &str) -> Vec<String> {
     broken_to(WIDTH, text, first, other)
 }
 
 /// The same for a screen of that many columns.
 pub fn broken_to(width: usize, text: &str, first: &str, other: &str) -> Vec<String> {
-    let mut lines = vec![first.to_owned()];
-    let mut fresh = true;
-    for word in cut(text, LONGEST).split_whitespace().map(shown) {
-        let length = lines.last().map_or(0, |l| l.chars().count());
-        if !fresh && length + 1 + word.chars().count() > width - 2 {
-            lines.push(other.to_owned());
-            fresh = true;
-        }
-        if let Some(line) = lines.last_mut() {
-            if !fresh {
-                line.push(' ');
-            }
-            line.push_str(&word);
-        }
-        fresh = false;
+    let words: Vec<String> = cut(text, LONGEST).split_whitespace().map(shown).collect();
+    if words.is_empty() {
+        return vec![first.to_owned()];
     }
-    lines
+    let width = width.saturating_sub(2);
+    let options = textwrap::Options::new(width)
+        .initial_indent(first)
+        .subsequent_indent(other)
+        .break_words(false)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit);
+    let text = with_whole_commands(&words.join(" "), width.saturating_sub(other.chars().count()));
+    textwrap::wrap(&text, options).iter().map(|line| line.replace(KEPT_BLANK, " ")).collect()
+}
+
+/// A blank at which no line is broken. It is whitespace, so that it is never part of a word.
+const KEPT_BLANK: char = '\u{a0}';
+
+/// The text, with [`KEPT_BLANK`] in the commands that fit into so many columns with their backquotes.
+fn with_whole_commands(text: &str, columns: usize) -> String {
+    let parts = text.split('`').enumerate().map(|(at, part)| match at % 2 == 1 {
+        true if part.chars().count() + 3 <= columns => part.replace(' ', &KEPT_BLANK.to_string()),
+        _ => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("`")
 }
 
 /// A value as JSON with a final newline. What must not reach a screen is escaped although JSON lets it stand: what takes the

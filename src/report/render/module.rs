@@ -2,7 +2,7 @@
 
 use super::broken_to;
 use super::module_detail::{BELOW, cut, log_lines};
-use super::modules::tone_of;
+use super::modules::tone_on;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain};
 use super::text::{NOTHING, answer, marked, row, section};
 use crate::dkms::plan::State;
@@ -69,7 +69,7 @@ fn on_kernel(kernel: &ModuleOfKernel, style: &ScreenStyle) -> Vec<StyledLine> {
     let roles = if roles.is_empty() { String::new() } else { format!(" ({})", roles.join(", ")) };
     let first =
         format!("{}{roles}: {} {} [{}]", record.kernel, record.module, record.state, kernel.status.id);
-    let tone = tone_of(record.state);
+    let tone = tone_on(&kernel.status);
     let mut lines = marked(Some(tone), broken_to(style.width, &first, "  ", "    "), style);
     if let Some(version) = &record.in_force {
         lines.extend(wrapped(&format!("{}/{version} is in force there", record.module.name), ""));

@@ -56,6 +56,14 @@ pub(super) fn tone_of(state: State) -> Tone {
     }
 }
 
+/// How a module on a kernel stands. One that is required and missing is worse than one that could be built.
+pub(super) fn tone_on(module: &ModuleStatus) -> Tone {
+    match module.record.state {
+        State::NotBuilt if module.missed && module.class > Importance::Optional => Tone::Bad,
+        state => tone_of(state),
+    }
+}
+
 impl<'a> Modules<'a> {
     pub(super) fn of(document: &'a StatusDocument, style: &'a ScreenStyle) -> Modules<'a> {
         let mut rows: Vec<ModuleRow<'a>> = Vec::new();
@@ -128,7 +136,7 @@ impl<'a> Modules<'a> {
         let mut first = vec![plain(format!("  {:width$}  {:10}", row.name, row.class.to_string()))];
         let cells = self.kernels.iter().map(|kernel| {
             let cell = row.on.iter().find(|m| m.record.kernel == kernel.release).map(|m| {
-                let tone = tone_of(m.record.state);
+                let tone = tone_on(m);
                 (format!("{} {}", tone.symbol(self.style), m.record.state), tone)
             });
             (kernel.release.as_str(), cell)

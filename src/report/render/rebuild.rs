@@ -102,7 +102,7 @@ pub fn outcome(m: &BuildOutcome, style: &ScreenStyle) -> Vec<String> {
             .filter(|_| m.action.is_some() && !m.state.is_proven())
             .map(|log| format!("  log: {log}")),
     );
-    lines.extend(m.next.iter().flat_map(|next| more("next step", next)));
+    lines.extend(m.next.iter().flat_map(|next| more("next", next)));
     lines
 }
 

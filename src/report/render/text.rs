@@ -79,7 +79,10 @@ fn left_out(problems: usize, notes: usize, style: &ScreenStyle) -> Vec<StyledLin
     let what = counted.into_iter().flatten().collect::<Vec<_>>().join(" and ");
     match what.as_str() {
         "" => Vec::new(),
-        what => row(None, "Left out", &format!("{what}; `--all` shows them"), style),
+        what => {
+            let them = if problems + notes == 1 { "it" } else { "them" };
+            row(None, "Left out", &format!("{what}; `--all` shows {them}"), style)
+        }
     }
 }
 

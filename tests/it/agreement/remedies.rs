@@ -69,7 +69,7 @@ impl Claims {
             }
             seen += 1;
             assert_eq!(line("cause: ").as_deref(), module["error"]["cause"].as_str(), "{run:?}");
-            let step = line("next step: ").map_or(Value::Null, Value::from);
+            let step = line("next: ").map_or(Value::Null, Value::from);
             assert!(step.is_string(), "{run:?}");
             let about = format!("{name} on {kernel}: build-failed");
             self.add(about, &step, "logs");
