@@ -99,7 +99,7 @@ enum CmdlineVerb {
     Check,
     /// Show the command line that clr-boot-manager makes of the present files
     ///
-    /// Each word is shown with its file and line. `-` marks what is masked or removed, `~` what lost a part.
+    /// Each word is shown with its file and line. `–` marks what is masked or removed, `!` what lost a part.
     /// This is what the next `clr-boot-manager update` writes after `root=…`.
     ///
     /// Exit code 0: shown, or no kernel is installed; 3: a file cannot be read that may add to the line, or

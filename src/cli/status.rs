@@ -37,10 +37,8 @@ macro_rules! status_examples {
 ///
 /// Start with `clr-dkms status`: its first line is the verdict and the next step, the lines below it give the
 /// reasons. A KERNEL is named by its release (6.15.7-1591.native), by its id
-/// (org.clearlinux.native.6.15.7-1591) or by its variant (native, ltscurrent …), which is the kernel that
-/// boots by default of that variant.
-///
-/// `running` as a KERNEL is the kernel that runs now.
+/// (org.clearlinux.native.6.15.7-1591), by its variant (native, ltscurrent …) for the default kernel of that
+/// variant, or by `running`.
 ///
 /// The other programs: clr-dkms-post-update does all the work after an update, clr-dkms-pre-update looks at
 /// the system before one, clr-dkms-cmdline changes module.sig_unenforce on the kernel command line,
@@ -106,9 +104,9 @@ enum AdminVerb {
     ///
     /// SOURCE is a directory, a git checkout, an archive (tar, also compressed by gzip, xz, zstd or bzip2;
     /// zip), an archive of `dkms mktarball`, or a package for DKMS (.deb, .rpm). It is unpacked into a
-    /// scratch directory, where nothing leads out of. Its dkms.conf is used, completed or generated, and each
-    /// decision is shown with the line of the source that it rests on. No script of the source is run to
-    /// install it. What has to run to find out how it is built, and a first build for each kernel with
+    /// scratch directory; nothing is written outside it. Its dkms.conf is used, completed or generated, and
+    /// each decision is shown with the line of the source that it rests on. No installation script of the
+    /// source is run. The commands that find out how it is built, and a first build for each kernel with
     /// headers, run in a sandbox as a user that owns nothing.
     ///
     /// After a confirmation the source is copied to /usr/src, registered with DKMS, built and installed as
