@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::DkmsConf;
 use super::conf::ConfError;
 use super::modfile::FileFacts;
+use super::own_versions::NotShown;
 use super::symbols::Wrong;
 use crate::initrd::InitrdContents;
 use crate::limits::{RECORD, has_too_many_values};
@@ -16,7 +17,7 @@ use crate::sys::{FileError, Root, Stat};
 /// The path of the cache.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Increased when the meaning of a field or a limit of module files changes: older caches are then discarded.
-const SCHEMA: u32 = 11;
+const SCHEMA: u32 = 12;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
@@ -69,8 +70,12 @@ struct CacheEntry {
     identity: String,
     facts: FileFacts,
     /// The result of the symbol check, with the identity of everything that the symbols were compared with.
-    symbols: Option<(String, Result<(), Wrong>)>,
+    symbols: Option<(String, SymbolAnswer)>,
 }
+
+/// What was found out about the symbols that a module takes: whether they agree, or that the kernel does not
+/// show it.
+type SymbolAnswer = Result<Result<(), Wrong>, NotShown>;
 
 /// The cache, and which of its entries were used.
 #[derive(Debug, Default)]
@@ -240,7 +245,7 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// As `look`. An error is not cached.
+    /// As `look`. An error is not cached, unless it is a [`NotShown`].
     pub fn symbols(
         &mut self,
         path: &str,
@@ -250,16 +255,19 @@ impl Cache {
     ) -> anyhow::Result<Result<(), Wrong>> {
         let known = self.contents.files.get_mut(path).filter(|e| e.identity == identity(stat));
         match known.as_ref().and_then(|e| e.symbols.as_ref()) {
-            Some((compared, answer)) if compared == inputs => Ok(answer.clone()),
+            Some((compared, answer)) if compared == inputs => answer.clone().map_err(Into::into),
             _ => {
-                let answer = look()?;
+                let answer: SymbolAnswer = match look() {
+                    Ok(answer) => Ok(answer),
+                    Err(e) => Err(e.downcast::<NotShown>()?),
+                };
                 // A missing symbol is checked again: a module that is not among the inputs may export it by
                 // now.
-                if let (Some(known), false) = (known, matches!(answer, Err(Wrong::Missing(_)))) {
+                if let (Some(known), false) = (known, matches!(answer, Ok(Err(Wrong::Missing(_))))) {
                     known.symbols = Some((inputs.to_owned(), answer.clone()));
                     self.changed = true;
                 }
-                Ok(answer)
+                answer.map_err(Into::into)
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A kernel as a module sees it when it is loaded: the index, the exported symbols, and the modules that it
 //! depends on.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
 
+use super::own_versions::{NotShown, OwnVersions};
 use super::proof::{Flaw, INSTALLED, find_file};
 use super::symbols::{self, Answers, Wrong};
 use super::{Cache, cache};
@@ -32,6 +33,7 @@ pub struct KernelSymbols<'a> {
     symvers_there: OnceCell<Presence>,
     built_in: OnceCell<Result<Option<Vec<u8>>, FileError>>,
     installed: OnceCell<Option<Directory<'a>>>,
+    own_versions: RefCell<OwnVersions>,
 }
 
 impl<'a> KernelSymbols<'a> {
@@ -57,6 +59,7 @@ impl<'a> KernelSymbols<'a> {
             symvers_there: OnceCell::new(),
             built_in: OnceCell::new(),
             installed: OnceCell::new(),
+            own_versions: RefCell::default(),
         })
     }
 
@@ -116,6 +119,11 @@ impl<'a> KernelSymbols<'a> {
         let mut inputs = Fingerprint::default();
         inputs.add(list_there.stat().map(|stat| cache::identity(&stat)).unwrap_or_default());
         inputs.add(without);
+        if !without.is_empty() {
+            // The modules that answer then. Each installation of modules of a kernel writes this file.
+            let listed = self.root.lookup(self.inside("modules.dep")).stat();
+            inputs.add(listed.map(|stat| cache::identity(&stat)).unwrap_or_default());
+        }
         // Without the line, only the kernel was asked.
         inputs.add(if entry.is_some() { "all" } else { "the kernel alone" });
         for need in needs {
@@ -127,7 +135,7 @@ impl<'a> KernelSymbols<'a> {
         let needs: Vec<String> = needs.iter().map(|need| self.inside(need)).collect();
         cache.symbols(path, stat, &inputs.finish(), || match without.is_empty() {
             true => self.judge(path, &list, entry.is_some(), &needs),
-            false => self.judge_names(path, &list, entry.is_some(), without),
+            false => self.judge_names(path, &list, entry.is_some(), &needs, without),
         })
     }
 
@@ -145,13 +153,14 @@ impl<'a> KernelSymbols<'a> {
     }
 
     /// As [`KernelSymbols::judge`], if only the names of the exported symbols are known, from System.map;
-    /// `without` is the reason.
+    /// `without` is the reason. Versions are those that the modules of the kernel were built with.
     fn judge_names(
         &self,
         path: &str,
         map: &str,
         all: bool,
-        without: &str,
+        needs: &[String],
+        without: &'static str,
     ) -> anyhow::Result<Result<(), Wrong>> {
         let image = self.image(path)?;
         let file = symbols::read(&image)?;
@@ -167,11 +176,23 @@ impl<'a> KernelSymbols<'a> {
         };
         let answer = file.against_names(BufReader::new(map), self.exported_by_modules(all)?);
         match answer.map_err(|e| self.root.read_failed(path_of_map, e))? {
-            Some(Ok(true)) => Ok(Ok(())),
-            Some(Err(wrong)) => Ok(Err(wrong)),
+            Some(Ok(true)) => return Ok(Ok(())),
+            Some(Err(wrong)) => return Ok(Err(wrong)),
             // The map is empty, or the file was built with versions, which the map does not have.
-            Some(Ok(false)) | None => bail!(without.to_owned()),
+            Some(Ok(false)) | None => {}
         }
+        let Some(open) = file.with_versions() else { bail!(without) };
+        let mut answers = Answers::new(&open);
+        for path in needs {
+            answers.ask(&symbols::read(&self.image(path)?)?);
+        }
+        let open = match answers.unanswered(self.exported_by_modules(true)?) {
+            Ok(open) => open,
+            Err(wrong) => return Ok(Err(wrong)),
+        };
+        let mut own = self.own_versions.borrow_mut();
+        let compared = own.compare(self.root, self.own_modules(), &open);
+        compared.map_err(|symbol| anyhow!(NotShown { without: without.to_owned(), symbol }))
     }
 
     /// The same for a file that is not installed yet, with the files that will be loaded before it.
@@ -182,7 +203,7 @@ impl<'a> KernelSymbols<'a> {
     pub(super) fn symbols_with(&self, path: &str, needs: &[String]) -> anyhow::Result<Result<(), Wrong>> {
         match self.exports()? {
             (list, "") => self.judge(path, &list, true, needs),
-            (map, without) => self.judge_names(path, &map, true, without),
+            (map, without) => self.judge_names(path, &map, true, needs, without),
         }
     }
 

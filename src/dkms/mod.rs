@@ -28,6 +28,7 @@ mod log_evidence;
 pub mod modfile;
 pub mod old_logs;
 pub mod order;
+mod own_versions;
 mod pkcs7;
 pub mod plan;
 pub mod probe;

@@ -64,6 +64,18 @@ pub struct OpenSymbol<'a> {
     known: bool,
 }
 
+impl OpenSymbol<'_> {
+    /// Its name.
+    pub fn name(&self) -> String {
+        text(self.name)
+    }
+
+    /// Whether a version of it is that which the module was built with.
+    pub fn agrees_with(&self, version: u32) -> bool {
+        agree(self.need.version, Some(version))
+    }
+}
+
 /// Reads an uncompressed module.
 ///
 /// # Errors
@@ -188,6 +200,12 @@ impl Symbols<'_> {
         self.exports.iter().map(|(name, version)| (text(name), *version))
     }
 
+    /// What the module takes, each with its version; none if one has no version.
+    pub fn with_versions(&self) -> Option<Vec<OpenSymbol<'_>>> {
+        let open = self.needs.iter().map(|(name, need)| OpenSymbol { name, need: *need, known: false });
+        self.needs.values().all(|need| need.version.is_some()).then(|| open.collect())
+    }
+
     /// The module takes no symbol from the kernel or from other modules.
     pub fn takes_nothing(&self) -> bool {
         self.needs.is_empty()
@@ -251,6 +269,20 @@ impl<'o, 'a> Answers<'o, 'a> {
                 *agrees |= agree(symbol.need.version, *version);
             }
         }
+    }
+
+    /// The symbols that none of these modules exports, and no other one by `listed`: the kernel itself does.
+    ///
+    /// # Errors
+    ///
+    /// The first symbol that they export in another version.
+    pub fn unanswered(&self, listed: impl Fn(&str) -> bool) -> Result<Vec<&'o OpenSymbol<'a>>, Wrong> {
+        let wrong = self.open.iter().zip(&self.found).find(|(_, found)| matches!(found, (true, false)));
+        if let Some((symbol, _)) = wrong {
+            return Err(Wrong::Version(text(symbol.name)));
+        }
+        let left = self.open.iter().zip(&self.found).filter(|(_, (is_there, _))| !is_there);
+        Ok(left.map(|(symbol, _)| symbol).filter(|symbol| !listed(&text(symbol.name))).collect())
     }
 
     /// The result, after all modules were asked. `listed` returns whether the kernel's list of all symbols of

@@ -203,7 +203,7 @@ pub(super) fn symbols_of(image: &ModuleImage<'_>) -> Result<BTreeMap<String, Opt
 }
 
 /// The version of a symbol, as `Module.symvers` has it.
-pub(super) fn in_hexadecimal(version: u32) -> String {
+fn in_hexadecimal(version: u32) -> String {
     format!("{version:#010x}")
 }
 

@@ -1,17 +1,14 @@
 //! Whether the binaries of an archive fit a kernel of this machine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::archive::{in_hexadecimal, symbols_of};
+use super::archive::symbols_of;
 use super::manifest::{ExportedBuild, ExportedModule};
 use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::proof::{ProofStanding, find_file, in_words, prove_files};
-use crate::dkms::{Cache, DkmsConf, architecture, symbols};
+use crate::dkms::{Cache, DkmsConf, architecture};
 use crate::kernel::module_file::{self, made_for};
 use crate::kernel::module_image::{ImageError, ModuleImage};
-
-/// How many modules of a kernel are read at most for the versions of symbols.
-const MOST_COMPARED: usize = 2_000;
 
 /// Why binaries are not used for a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,7 +100,7 @@ pub fn fit(
     match prove_files(scope, cache, directory, conf).0 {
         ProofStanding::Proven => {}
         ProofStanding::Flawed(flaws) => return Err(Misfit::Flawed(in_words(&flaws))),
-        ProofStanding::Unchecked(reason) => compare_with_own_modules(scope, build, reason)?,
+        ProofStanding::Unchecked(reason) => return Err(Misfit::Unknown(reason)),
     }
     let Some(expected) = vermagic_of_kernel(scope)? else { return Ok(()) };
     match build.modules.iter().find(|module| module.vermagic.trim_end() != expected.trim_end()) {
@@ -130,46 +127,6 @@ fn agrees(scope: &KernelSymbols<'_>, directory: &str, module: &ExportedModule) -
     match is_same.into_iter().find(|(is_same, _)| !is_same) {
         None => Ok(()),
         Some((_, what)) => Err(Misfit::Manifest { name: name(), what: what.to_owned() }),
-    }
-}
-
-/// Compares the versions of symbols with those that the kernel's own modules take and give: what they take
-/// they were built with. This answers where the headers of the kernel are not installed. `reason` says what
-/// is not known without it.
-fn compare_with_own_modules(
-    scope: &KernelSymbols<'_>,
-    build: &ExportedBuild,
-    reason: String,
-) -> Result<(), Misfit> {
-    let mut open: BTreeMap<&str, &str> = BTreeMap::new();
-    for (name, version) in build.modules.iter().flat_map(|module| &module.symbols) {
-        // Its own modules may give it, but without a version nothing can be compared.
-        let Some(version) = version else { return Err(Misfit::Unknown(reason)) };
-        open.insert(name, version);
-    }
-    for path in scope.own_modules().take(MOST_COMPARED) {
-        if open.is_empty() {
-            break;
-        }
-        // A module that cannot be read shows nothing.
-        let Ok(image) = ModuleImage::of_file(scope.root(), &path, &path) else { continue };
-        let Ok(symbols) = symbols::read(&image) else { continue };
-        for (name, version) in symbols.taken().chain(symbols.given()) {
-            let Some(version) = version.map(in_hexadecimal) else { continue };
-            match open.get(name.as_str()) {
-                Some(wanted) if *wanted == version => drop(open.remove(name.as_str())),
-                Some(wanted) => {
-                    return Err(Misfit::Flawed(format!(
-                        "they were built with version {wanted} of {name}, and {path} with {version}"
-                    )));
-                }
-                None => {}
-            }
-        }
-    }
-    match open.keys().next() {
-        None => Ok(()),
-        Some(name) => Err(Misfit::Unknown(format!("{reason}, and no module of the kernel shows {name}"))),
     }
 }
 

@@ -264,10 +264,25 @@ fn without_a_compiler_and_headers_binaries_are_installed() {
     for program in ["gcc", "make", "ld"] {
         fs::remove_file(target.tools().join(program)).unwrap();
     }
-    import(&target, &builder.signed(), &["--yes"]).code(0).shows(&["the binaries of the archive fit"]);
+    let run = import(&target, &builder.signed(), &["--yes"]);
+    run.code(0).shows(&["the binaries of the archive fit", "installed and proven"]);
     assert!(target.has(&TestRoot::ko("hello", B)));
-    target.forget_calls().post_update();
+    let before = target.forget_calls().tree();
+    target.post_update().code(0);
     assert_eq!(target.calls(), Vec::<String>::new());
+    assert_eq!(target.recorded("hello", B), "ok");
+    let changes = difference(&before, &target.tree(), false);
+    assert!(!changes.iter().any(|change| change.contains("hello")), "{changes:?}");
+    let status = target.run("clr-dkms", &["status", "--json"]).json();
+    assert_eq!(status["verdict"], "reboot-pending", "{status:#}");
+    // Another kernel of the same release: its own modules have other versions.
+    target.remove(&format!("usr/lib/modules/{B}/kernel/own.ko"));
+    kernel(&target, 2);
+    target.remove(&format!("usr/lib/modules/{B}/build"));
+    // The installation of a kernel makes its index.
+    target.index(B, &target.text(&format!("usr/lib/modules/{B}/modules.dep")));
+    target.post_update();
+    assert_ne!(target.recorded("hello", B), "ok");
 }
 
 #[test]

@@ -28,6 +28,12 @@ if [[ ! -d $root/usr/lib/modules ]]; then
     [[ $code ]] || { echo "the version of $headers is unknown" >&2; exit 1; }
     scratch_skeleton "$root" && mkdir -p "$root/var/tmp" || exit
     scratch_kernel "$root" native "$((code >> 16)).$((code >> 8 & 255)).$((code & 255))" 1500 || exit
+    # The headers come without the kernel's own modules. What exports something counts as built in, so that
+    # modules that depend on it can be proven.
+    for modules in "$root"/usr/lib/modules/*; do
+        awk -F '\t' '$3 != "vmlinux" { print "kernel/" $3 ".ko" }' "$modules/build/Module.symvers" |
+            sort -u >>"$modules/modules.builtin" || exit
+    done
 fi
 mkdir -p "$work/out"
 
