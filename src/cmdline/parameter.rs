@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
+
 use crate::kernel::module_file::folded;
 
 /// The number of bytes that the kernel keeps of a command line.
@@ -11,8 +13,9 @@ pub const LINE_LIMIT: usize = 2047;
 pub const LINE_WARNING: usize = 2000;
 
 /// The value of a boolean parameter that stays true once it is true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
-#[strum(serialize_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Switch {
     /// It is true.
     On,
@@ -20,13 +23,6 @@ pub enum Switch {
     Off,
     /// It depends on the kernel version (`=enabled`), on an open quote, or on an additional bootconfig.
     Unknown,
-}
-
-impl Switch {
-    /// The word for reports.
-    pub fn word(self) -> &'static str {
-        self.into()
-    }
 }
 
 /// How kernels differ in reading a command line.

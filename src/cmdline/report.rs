@@ -71,7 +71,7 @@ pub struct LineReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmdline_hex: Option<String>,
     /// `on`, `off` or `unknown`.
-    pub sig_unenforce: &'static str,
+    pub sig_unenforce: Switch,
     /// The masked fragments, as sentences.
     pub masked: Vec<String>,
     /// The length of the line in bytes.
@@ -97,7 +97,7 @@ pub fn report(release: &str, id: &str, sources: &CmdlineSources, merged: &Merged
         cmdline_hex: std::str::from_utf8(&merged.line)
             .is_err()
             .then(|| merged.line.iter().map(|b| format!("{b:02x}")).collect()),
-        sig_unenforce: switch.word(),
+        sig_unenforce: switch,
         masked: all_fragments(sources).filter_map(masked_in_words).collect(),
         length: merged.line.len(),
         words: rows(sources, merged),

@@ -8,12 +8,11 @@ use super::loading::{self, LoadForecast, load_forecast};
 use super::next_boot::next_boot;
 use super::satisfaction::CommandLine;
 use super::unread::blocked;
-use crate::cmdline::Switch;
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{self, Decision, State, decide};
 use crate::dkms::proof::{Check, ProofSubject};
 use crate::dkms::{ModuleName, ModuleOnKernel, Proof};
-use crate::enforcement::{EnforcementVerdict, LoadOutcome, ModuleKind, Tri, now};
+use crate::enforcement::{EnforcementVerdict, LoadOutcome, ModuleKind, now};
 use crate::kernel::Running;
 use crate::kernel::module_file::{kernel_name, stem};
 use crate::modprobe::FileOrigin;
@@ -294,9 +293,5 @@ fn forecast_of(
 /// Whether the parameter would make a kernel that refuses modules accept them, and is not configured. A
 /// missing parameter is reported separately.
 pub fn parameter_would_help(system: &System, release: &str) -> bool {
-    system.cmdline_of(release).is_some_and(|line| {
-        line.switch != Switch::On
-            && coming(system, line).disabled != Tri::Yes
-            && line.takes_the_parameter(&system.machine)
-    })
+    system.cmdline_of(release).is_some_and(|line| line.parameter_would_help(&system.machine))
 }

@@ -105,9 +105,30 @@ impl LoadRefusal {
     }
 }
 
-/// What happens to a module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+/// What happens to a module, as a word for reports. A worse one is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::Display)]
+#[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
+pub enum LoadWord {
+    /// It loads.
+    Loads,
+    /// It loads and taints the kernel with `E`, unsigned module.
+    Taints,
+    /// It depends on an unknown fact.
+    Unknown,
+    /// It is refused.
+    Refused,
+}
+
+impl LoadWord {
+    /// Whether the module loads.
+    pub fn is_loaded(self) -> bool {
+        matches!(self, LoadWord::Loads | LoadWord::Taints)
+    }
+}
+
+/// What happens to a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadOutcome {
     /// It loads.
     Loads,
@@ -120,9 +141,14 @@ pub enum LoadOutcome {
 }
 
 impl LoadOutcome {
-    /// The word for reports.
-    pub fn word(self) -> &'static str {
-        self.into()
+    /// The outcome without the error of a refusal.
+    pub fn word(self) -> LoadWord {
+        match self {
+            LoadOutcome::Loads => LoadWord::Loads,
+            LoadOutcome::Taints => LoadWord::Taints,
+            LoadOutcome::Refused(_) => LoadWord::Refused,
+            LoadOutcome::Unknown => LoadWord::Unknown,
+        }
     }
 
     /// The error of a refusal, if it is known.

@@ -5,6 +5,7 @@ use std::io::{BufReader, Read};
 
 use anyhow::{anyhow, bail};
 use memchr::memmem;
+use serde::Serialize;
 
 use crate::kernel::module_image::{xz, zstd};
 
@@ -20,7 +21,8 @@ const KERNEL_LIMIT: u64 = 512 << 20;
 const BEGINNING: u64 = 4 << 10;
 
 /// The patch that a kernel has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Patch {
     /// The first version, before 5.19.1.
     V1,
@@ -39,16 +41,6 @@ impl Patch {
             Some(version) if version >= SECOND_FORM => Patch::V2,
             Some(_) => Patch::V1,
             None => Patch::Unknown,
-        }
-    }
-
-    /// The word for reports.
-    pub fn word(self) -> &'static str {
-        match self {
-            Patch::V1 => "v1",
-            Patch::V2 => "v2",
-            Patch::Absent => "absent",
-            Patch::Unknown => "unknown",
         }
     }
 

@@ -9,10 +9,10 @@ use super::enforcement_remedies::{ParameterFix, remedy};
 use super::remedy::CommandTarget;
 use crate::boot::BootEntry;
 use crate::cmdline::explain::explain;
-use crate::cmdline::merge;
+use crate::cmdline::{Switch, merge};
 use crate::dkms::{ModuleName, Signature};
 use crate::enforcement::{
-    EnforcementVerdict, KernelFacts, LoadOutcome, LoadRefusal, Machine, ModuleKind, Tri, now,
+    EnforcementVerdict, KernelFacts, LoadOutcome, LoadRefusal, LoadWord, Machine, ModuleKind, Patch, Tri, now,
 };
 use crate::system::KernelCmdline;
 
@@ -115,9 +115,9 @@ pub struct KernelView {
     /// The command line that was evaluated; none if it cannot be read.
     pub cmdline: Option<String>,
     /// The value of `module.sig_unenforce` on it: `on`, `off` or `unknown`.
-    pub sig_unenforce: &'static str,
+    pub sig_unenforce: Switch,
     /// `loads`, `taints`, `refused` or `unknown`, by kind of module.
-    pub loads: BTreeMap<&'static str, &'static str>,
+    pub loads: BTreeMap<&'static str, LoadWord>,
     /// The error of each refusal that is known.
     pub error: BTreeMap<&'static str, LoadRefusal>,
     /// The reasons, as phrases.
@@ -150,11 +150,11 @@ pub struct ModuleReport {
     #[serde(skip)]
     pub(super) unsafe_without: bool,
     /// As configured.
-    pub configured: &'static str,
+    pub configured: LoadWord,
     /// At the next boot; none without a boot entry.
-    pub next_boot: Option<&'static str>,
+    pub next_boot: Option<LoadWord>,
     /// Now; none if the kernel does not run.
-    pub now: Option<&'static str>,
+    pub now: Option<LoadWord>,
     /// The error, if it is refused as configured or at the next boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<LoadRefusal>,
@@ -177,7 +177,11 @@ pub struct KernelReport {
     #[serde(skip)]
     pub(super) refreshed: bool,
     /// Whether it supports `module.sig_unenforce`: `v1`, `v2`, `absent` or `unknown`.
-    pub patch: &'static str,
+    pub patch: Patch,
+    /// Whether `module.sig_unenforce` is not configured and would change the outcome. The policy decides whether
+    /// that is wanted.
+    #[serde(skip)]
+    pub(super) parameter_would_help: bool,
     /// According to the present files.
     pub configured: KernelView,
     /// According to the boot entry; none if it has none, or if entries are not visible.
@@ -235,7 +239,7 @@ fn view(
     because.extend(verdict.missing.iter().filter(|_| open).map(|fact| format!("not known: {fact}")));
     KernelView {
         cmdline: line.map(|l| String::from_utf8_lossy(l).into_owned()),
-        sig_unenforce: line.map_or("unknown", |l| kernel.switch(l).word()),
+        sig_unenforce: line.map_or(Switch::Unknown, |l| kernel.switch(l)),
         loads: outcomes().map(|(name, outcome)| (name, outcome.word())).collect(),
         error: outcomes().filter_map(|(name, outcome)| Some((name, outcome.error()?))).collect(),
         because,
@@ -253,10 +257,10 @@ impl KernelView {
 
     /// Whether the known parts of both differ.
     pub(super) fn differs(&self, other: &KernelView) -> bool {
-        let differ = |(kind, word): (&&str, &&str)| {
-            let there = other.loads.get(kind).copied().unwrap_or("unknown");
+        let differ = |(kind, word): (&&str, &LoadWord)| {
+            let there = other.loads.get(kind).copied().unwrap_or(LoadWord::Unknown);
             let errors = (self.error.get(kind), other.error.get(kind));
-            let known = *word != "unknown" && there != "unknown";
+            let known = *word != LoadWord::Unknown && there != LoadWord::Unknown;
             known && (*word != there || matches!(errors, (Some(one), Some(another)) if one != another))
         };
         self.loads.iter().any(differ)
@@ -291,7 +295,8 @@ impl KernelReport {
             running: subject.running,
             boots_next: subject.boots_next,
             refreshed: subject.refreshed,
-            patch: line.kernel.patch.word(),
+            patch: line.kernel.patch,
+            parameter_would_help: line.parameter_would_help(machine),
             modules: modules.collect(),
             configured,
             next_boot,
@@ -304,20 +309,9 @@ impl KernelReport {
         self.next_boot.as_ref().unwrap_or(&self.configured)
     }
 
-    /// The module files with this outcome at the next boot: `loads`, `taints`, `refused` or `unknown`.
-    pub(super) fn with<'a>(&'a self, word: &'a str) -> impl Iterator<Item = &'a ModuleReport> {
+    /// The module files with this outcome at the next boot.
+    pub(super) fn with(&self, word: LoadWord) -> impl Iterator<Item = &ModuleReport> {
         self.modules.iter().filter(move |m| m.coming() == word)
-    }
-
-    /// Whether the parameter is not configured and would change the outcome. The policy decides whether this
-    /// is wanted.
-    pub(super) fn parameter_would_help(&self) -> bool {
-        let verdict = &self.configured.verdict;
-        self.configured.sig_unenforce != "on"
-            && verdict.disabled != Tri::Yes
-            && verdict.checked != Tri::No
-            && verdict.demanded != Tri::No
-            && self.patch != "absent"
     }
 
     /// Whether a file of the configured command line could not be read.
@@ -367,7 +361,7 @@ fn module(
 
 impl ModuleReport {
     /// The outcome at the next boot.
-    pub fn coming(&self) -> &'static str {
+    pub fn coming(&self) -> LoadWord {
         self.next_boot.unwrap_or(self.configured)
     }
 }
@@ -392,7 +386,7 @@ pub fn document(subjects: &[EnforcementSubject<'_>], setting: &Setting<'_>) -> E
     if kernels.iter().any(KernelReport::entry_differs) {
         let mut note = "the next `clr-boot-manager update`, which each update runs, makes the boot entries as configured".to_owned();
         let lost = |k: &&KernelReport| {
-            k.modules.iter().any(|m| m.configured == "refused" && m.coming() != "refused")
+            k.modules.iter().any(|m| m.configured == LoadWord::Refused && m.coming() != LoadWord::Refused)
         };
         if let Some(kernel) = kernels.iter().find(lost) {
             note += &format!(": then kernel {} refuses modules that it takes now", kernel.release);

@@ -2,9 +2,10 @@
 
 use super::enforcement::{EnforcementStanding, KernelReport, ModuleReport, Setting};
 use super::enforcement_remedies::EnforcementProblem;
+use crate::cmdline::Switch;
 use crate::cmdline::parameter::KernelArguments;
 use crate::dkms::{ModuleName, Signature};
-use crate::enforcement::{LoadOutcome, LoadRefusal, SecureBoot, Tri};
+use crate::enforcement::{LoadOutcome, LoadRefusal, LoadWord, Patch, SecureBoot, Tri};
 use crate::exit;
 
 /// The word for all kernels together.
@@ -14,10 +15,11 @@ pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Enfor
         kernels.iter().flat_map(|k| &k.modules).filter(|m| m.loaded.is_some()).map(|m| &m.module).collect();
     let in_use = |m: &ModuleReport| loaded.iter().any(|name| name.name == m.module.name);
     let next = kernels.iter().filter(|k| k.boots_next);
-    if next.flat_map(|k| &k.modules).any(|m| in_use(m) && m.coming() == "refused") {
+    if next.flat_map(|k| &k.modules).any(|m| in_use(m) && m.coming() == LoadWord::Refused) {
         return EnforcementStanding::Refused;
     }
-    let open = first.coming().unsigned() == LoadOutcome::Unknown || first.with("unknown").next().is_some();
+    let open =
+        first.coming().unsigned() == LoadOutcome::Unknown || first.with(LoadWord::Unknown).next().is_some();
     if open
         || first.is_line_unread()
         || now_unknown(kernels)
@@ -25,7 +27,7 @@ pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Enfor
     {
         return EnforcementStanding::Unknown;
     }
-    let helpless = first.with("refused").next().is_some() && !first.parameter_would_help();
+    let helpless = first.with(LoadWord::Refused).next().is_some() && !first.parameter_would_help;
     let differs = kernels.iter().any(KernelReport::differs);
     if differs || setting.policy_fix.is_some() || lacks_entry(first, setting) || helpless {
         return EnforcementStanding::Pending;
@@ -41,7 +43,7 @@ pub(super) fn exit_code(
     standing: EnforcementStanding,
     problem: Option<&EnforcementProblem>,
 ) -> u8 {
-    let is_lost = |m: &ModuleReport| m.unsafe_without && m.coming() == "refused";
+    let is_lost = |m: &ModuleReport| m.unsafe_without && m.coming() == LoadWord::Refused;
     match standing {
         EnforcementStanding::Unknown if setting.not_applicable => exit::OK,
         _ if kernels.iter().filter(|k| k.boots_next).flat_map(|k| &k.modules).any(is_lost) => exit::UNSAFE,
@@ -73,8 +75,8 @@ pub(super) fn summary(kernels: &[KernelReport], setting: &Setting<'_>) -> String
     let release = &kernel.release;
     let coming = kernel.coming();
     let named = |error: Option<LoadRefusal>| error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
-    let refused = names(kernel.with("refused"));
-    if let Some(first) = kernel.with("refused").next() {
+    let refused = names(kernel.with(LoadWord::Refused));
+    if let Some(first) = kernel.with(LoadWord::Refused).next() {
         return format!("kernel {release} will refuse {} {when}{}", list(&refused), named(first.error));
     }
     if coming.unsigned() == LoadOutcome::Unknown {
@@ -83,10 +85,10 @@ pub(super) fn summary(kernels: &[KernelReport], setting: &Setting<'_>) -> String
             "it cannot be determined whether kernel {release} will load unsigned modules {when}; not known: {fact}"
         );
     }
-    let open = names(kernel.with("unknown"));
+    let open = names(kernel.with(LoadWord::Unknown));
     if !open.is_empty() {
         let what = list(&open);
-        let fact = match kernel.with("unknown").find(|m| m.unread) {
+        let fact = match kernel.with(LoadWord::Unknown).find(|m| m.unread) {
             Some(module) => &module.signature_text,
             None => "whether it trusts the key of the signature",
         };
@@ -136,7 +138,7 @@ pub(super) fn problem(
     if let Some(fix) = &setting.policy_fix {
         return Some(P::NotAsWanted(fix.clone()));
     }
-    let refused = kernel.modules.iter().find(|m| m.configured == "refused");
+    let refused = kernel.modules.iter().find(|m| m.configured == LoadWord::Refused);
     if let Some(problem) = refused.and_then(|module| refusal(kernel, module, setting)) {
         return Some(problem);
     }
@@ -170,9 +172,9 @@ fn refusal(
         P::ModulesDisabled
     } else if verdict.ima == Tri::Yes {
         P::ImaAppraises
-    } else if kernel.parameter_would_help() {
+    } else if kernel.parameter_would_help {
         return None;
-    } else if verdict.enforced == Tri::Yes && kernel.patch == "absent" {
+    } else if verdict.enforced == Tri::Yes && kernel.patch == Patch::Absent {
         P::ParameterUnknownToKernel
     } else if verdict.enforced == Tri::Yes && firmware {
         P::EnforcedBySecureBoot
@@ -201,11 +203,11 @@ fn open_question(
         P::CmdlineUnread
     } else if open && KernelArguments::read(line.as_bytes()).has("bootconfig") {
         P::BootconfigUnknown
-    } else if open && coming.sig_unenforce == "unknown" {
+    } else if open && coming.sig_unenforce == Switch::Unknown {
         P::ParameterUnclear
-    } else if kernel.with("unknown").any(|m| m.unread) {
+    } else if kernel.with(LoadWord::Unknown).any(|m| m.unread) {
         P::ModuleUnread
-    } else if let (false, Some(module)) = (open, kernel.with("unknown").next()) {
+    } else if let (false, Some(module)) = (open, kernel.with(LoadWord::Unknown).next()) {
         P::KeyUnknown { module: module.module.name.clone() }
     } else if !open && now_unknown(kernels) {
         P::RunningUnknown

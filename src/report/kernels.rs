@@ -32,7 +32,7 @@ pub(super) fn matter(system: &System, assessment: &BootAssessment) -> Vec<Kernel
             headers: kernel.headers.clone(),
             modules_ready: 0,
             modules_needed: 0,
-            sig_unenforce: line.switch.word(),
+            sig_unenforce: line.switch,
         })
     };
     let mut matter: Vec<KernelStatus> = system.lines.iter().filter_map(|line| status(line, false)).collect();

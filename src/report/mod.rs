@@ -36,6 +36,7 @@ use serde::Serialize;
 use crate::automation::{AutomationFault, Duty};
 use crate::boot::ReadBack;
 use crate::boot_decision::NextBootSource;
+use crate::cmdline::Switch;
 use crate::config::{Settings, SigUnenforce};
 use crate::decide::assessment::{BootAssessment, assess};
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
@@ -83,7 +84,7 @@ pub struct KernelStatus {
     /// The number of modules that should be there.
     pub modules_needed: usize,
     /// The value of `module.sig_unenforce` in its configured command line: `on`, `off` or `unknown`.
-    pub sig_unenforce: &'static str,
+    pub sig_unenforce: Switch,
 }
 
 /// One module on one kernel.

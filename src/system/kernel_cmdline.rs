@@ -80,6 +80,13 @@ impl KernelCmdline {
         let verdict = self.configured_verdict(machine);
         verdict.checked != Tri::No && verdict.demanded != Tri::No && self.kernel.patch != Patch::Absent
     }
+
+    /// Whether the parameter is not configured, and would make this kernel accept modules that it refuses.
+    pub fn parameter_would_help(&self, machine: &Machine) -> bool {
+        self.switch != Switch::On
+            && self.configured_verdict(machine).disabled != Tri::Yes
+            && self.takes_the_parameter(machine)
+    }
 }
 
 /// The expected boot entries.

@@ -49,6 +49,7 @@ mod kills;
 mod layers;
 mod limits;
 mod lint;
+mod lint_hostile;
 mod loading;
 mod loading_initrd;
 mod modprobe;

@@ -3,6 +3,7 @@
 use super::style::{ScreenStyle, StyledLine, Tone, painted, plain};
 use super::text::{mark, marked, section};
 use super::{broken_to, shown};
+use crate::cmdline::Switch;
 use crate::cmdline::report::{CmdlineWordReport, LineReport, WordState};
 
 /// The widest first column, with which the path of the usual fragment still fits in; a longer word stands on a line of its
@@ -19,10 +20,10 @@ pub fn screen(lines: &[LineReport], style: &ScreenStyle) -> String {
 
 fn table(line: &LineReport, style: &ScreenStyle) -> Vec<StyledLine> {
     let tone = match line.sig_unenforce {
-        "on" => Tone::Good,
+        Switch::On => Tone::Good,
         // Whether it is wanted is not known here.
-        "off" => Tone::Plain,
-        _ => Tone::Unknown,
+        Switch::Off => Tone::Plain,
+        Switch::Unknown => Tone::Unknown,
     };
     let first = format!("  {}: module.sig_unenforce is {}", line.release, line.sig_unenforce);
     let mut out = marked(Some(tone), vec![first], style);

@@ -4,6 +4,7 @@ use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
 use super::text::{NOTHING, mark, marked};
 use super::{broken_to, shown};
 use crate::dkms::{ModuleName, Signature};
+use crate::enforcement::LoadWord;
 use crate::report::enforcement::{
     EnforcementDocument, EnforcementStanding, KernelReport, KernelView, ModuleReport,
 };
@@ -91,11 +92,12 @@ fn of_kernels(document: &EnforcementDocument, style: &ScreenStyle) -> Vec<Styled
     for kernel in &document.kernels {
         let columns = columns(kernel);
         let of_view = |view: &KernelView| {
-            let word = |(kind, _): &(&str, &str)| match view.loads.get(kind).copied().unwrap_or_default() {
-                "taints" => "taints E",
-                word => word,
-            };
-            cells(KINDS.iter().map(word).collect())
+            cells(
+                KINDS
+                    .iter()
+                    .map(|(kind, _)| view.loads.get(kind).map_or("", |word| shown_word(*word)))
+                    .collect(),
+            )
         };
         let tone = tone_of(kernel);
         let first = mark(Some(tone), style);
@@ -124,17 +126,27 @@ fn of_kernels(document: &EnforcementDocument, style: &ScreenStyle) -> Vec<Styled
     lines
 }
 
+/// An outcome in a table; a module that taints does so with `E`.
+fn shown_word(word: LoadWord) -> &'static str {
+    match word {
+        LoadWord::Loads => "loads",
+        LoadWord::Taints => "taints E",
+        LoadWord::Refused => "refused",
+        LoadWord::Unknown => "unknown",
+    }
+}
+
 /// How a kernel fares: with its modules, or where it has none with any.
 fn tone_of(kernel: &KernelReport) -> Tone {
-    let outcome = kernel.coming().loads.get("unsigned").copied().unwrap_or("unknown");
-    let now = kernel.now.as_ref().and_then(|now| now.loads.get("unsigned"));
-    let is_any = |word: &str| kernel.modules.iter().any(|m| m.coming() == word);
+    let outcome = kernel.coming().unsigned().word();
+    let now = kernel.now.as_ref().map(|now| now.unsigned().word());
+    let is_any = |word: LoadWord| kernel.modules.iter().any(|m| m.coming() == word);
     match kernel.modules.is_empty() {
-        _ if is_any("refused") => Tone::Bad,
+        _ if is_any(LoadWord::Refused) => Tone::Bad,
         _ if kernel.differs() => Tone::Attention,
-        _ if is_any("unknown") || now == Some(&"unknown") => Tone::Unknown,
-        true if outcome == "unknown" => Tone::Unknown,
-        true if outcome == "refused" => Tone::Plain,
+        _ if is_any(LoadWord::Unknown) || now == Some(LoadWord::Unknown) => Tone::Unknown,
+        true if outcome == LoadWord::Unknown => Tone::Unknown,
+        true if outcome == LoadWord::Refused => Tone::Plain,
         _ => Tone::Good,
     }
 }
@@ -154,15 +166,13 @@ fn of_modules(document: &EnforcementDocument, style: &ScreenStyle) -> Vec<Styled
     let width = shown_names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5) + 2;
     let of = |kernel: &KernelReport, name: &ModuleName| -> Option<(Tone, String)> {
         let mut files = kernel.modules.iter().filter(|m| m.module == *name);
-        let worst = files.clone().max_by_key(|m| {
-            ["loads", "taints", "unknown", "refused"].iter().position(|w| *w == m.coming())
-        })?;
-        let (tone, word) = match worst.coming() {
-            "loads" => (Tone::Good, "loads"),
-            "taints" => (Tone::Good, "taints E"),
-            "refused" => (Tone::Bad, "refused"),
-            _ => (Tone::Unknown, "unknown"),
+        let worst = files.clone().map(ModuleReport::coming).max()?;
+        let tone = match worst {
+            LoadWord::Loads | LoadWord::Taints => Tone::Good,
+            LoadWord::Refused => Tone::Bad,
+            LoadWord::Unknown => Tone::Unknown,
         };
+        let word = shown_word(worst);
         let is_loaded = kernel.running && files.any(|m| m.loaded.is_some());
         Some((tone, format!("{word}{}", if is_loaded { ", loaded" } else { "" })))
     };
@@ -262,8 +272,11 @@ fn kernel(kernel: &KernelReport, style: &ScreenStyle) -> Vec<StyledLine> {
     let mut lines = vec![vec![bold(format!("Kernel {}{}", kernel.release, roles(kernel)), Tone::Plain)]];
     let columns = columns(kernel);
     let cell = |view: &KernelView, kind: &str| {
-        let word = view.loads.get(kind).copied().unwrap_or_default();
-        view.error.get(kind).map_or(word.to_owned(), |error| format!("{word} {}", error.name()))
+        let word = view.loads.get(kind).map(LoadWord::to_string).unwrap_or_default();
+        match view.error.get(kind) {
+            Some(error) => format!("{word} {}", error.name()),
+            None => word,
+        }
     };
     for (kind, label) in KINDS {
         let of = |column: &Column<'_>| Some(format!("{} ({})", cell(column.view()?, kind), column.name()));
@@ -305,14 +318,14 @@ fn reasons(columns: &[Column<'_>], style: &ScreenStyle) -> Vec<StyledLine> {
 fn module(module: &ModuleReport, style: &ScreenStyle) -> Vec<StyledLine> {
     let mut tone = Tone::Good;
     let fate = match module.coming() {
-        "loads" => "will load".to_owned(),
-        "taints" => "will load and taint".to_owned(),
-        "refused" => {
+        LoadWord::Loads => "will load".to_owned(),
+        LoadWord::Taints => "will load and taint".to_owned(),
+        LoadWord::Refused => {
             tone = Tone::Bad;
             let error = module.error.map(|e| format!(" ({})", e.name())).unwrap_or_default();
             format!("will be refused{error}")
         }
-        _ => {
+        LoadWord::Unknown => {
             tone = Tone::Unknown;
             "it cannot be determined whether it will load".to_owned()
         }

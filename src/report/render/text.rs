@@ -4,7 +4,9 @@ use super::broken_to;
 use super::kernels::kernels;
 use super::modules::Modules;
 use super::style::{ScreenStyle, Span, StyledLine, Tone, bold, painted, plain, toned};
+use crate::cmdline::Switch;
 use crate::dkms::plan::State;
+use crate::enforcement::LoadWord;
 use crate::report::problem::{Problem, ProblemKind};
 use crate::report::{ModuleStatus, StatusDocument, Verdict, waiting};
 
@@ -230,14 +232,14 @@ pub(super) fn row(tone: Option<Tone>, name: &str, text: &str, style: &ScreenStyl
 /// Whether modules without a trusted signature load, where that matters.
 fn tone_of_signatures(document: &StatusDocument) -> Tone {
     let is_refused = |m: &ModuleStatus| m.missed && m.record.state == State::SignatureRefused;
-    let on = document.kernels.iter().filter(|k| k.sig_unenforce == "on").count();
+    let on = document.kernels.iter().filter(|k| k.sig_unenforce == Switch::On).count();
     let outlook = &document.unsigned_modules;
     match (document.sig_unenforce_wanted, outlook.next_boot) {
         _ if document.modules.iter().any(is_refused) => Tone::Bad,
         (true, _) if on == 0 => Tone::Bad,
         (true, _) if on < document.kernels.len() => Tone::Attention,
-        (true, Some("refused")) => Tone::Bad,
-        (_, Some("loads" | "taints" | "refused")) => Tone::Good,
+        (true, Some(LoadWord::Refused)) => Tone::Bad,
+        (_, Some(LoadWord::Loads | LoadWord::Taints | LoadWord::Refused)) => Tone::Good,
         // Of an image nothing is known of the machine that boots it.
         (true, _) => Tone::Unknown,
         (false, _) => Tone::Plain,
@@ -246,7 +248,7 @@ fn tone_of_signatures(document: &StatusDocument) -> Tone {
 
 /// What became of `module.sig_unenforce`.
 fn parameter(document: &StatusDocument) -> String {
-    let on = document.kernels.iter().filter(|k| k.sig_unenforce == "on").count();
+    let on = document.kernels.iter().filter(|k| k.sig_unenforce == Switch::On).count();
     match (on, document.kernels.len(), document.sig_unenforce_wanted) {
         (0, _, true) => "sig_unenforce: wanted, and not configured".to_owned(),
         (0, _, false) => "sig_unenforce: not needed".to_owned(),
@@ -256,10 +258,10 @@ fn parameter(document: &StatusDocument) -> String {
 }
 
 fn unsigned(document: &StatusDocument) -> String {
-    let known = |word: Option<&'static str>, time: &str| match word {
-        Some("loads" | "taints") => Some(("load", time.to_owned())),
-        Some("refused") => Some(("are refused", time.to_owned())),
-        _ => None,
+    let known = |word: Option<LoadWord>, time: &str| match word {
+        Some(LoadWord::Loads | LoadWord::Taints) => Some(("load", time.to_owned())),
+        Some(LoadWord::Refused) => Some(("are refused", time.to_owned())),
+        Some(LoadWord::Unknown) | None => None,
     };
     let loading_outlook = &document.unsigned_modules;
     match (known(loading_outlook.now, "now"), known(loading_outlook.next_boot, "at the next boot")) {
