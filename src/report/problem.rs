@@ -232,11 +232,6 @@ impl Problem {
     pub fn is_of_module(&self) -> bool {
         matches!(self, Problem::ModuleNotReady(_) | Problem::ModuleRefused(_))
     }
-
-    /// Whether it concerns the kernel that boots next, or should.
-    pub fn is_of_boot_default(&self) -> bool {
-        self.kind() < ProblemKind::Unreadable
-    }
 }
 
 /// A problem as a sentence.

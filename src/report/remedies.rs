@@ -50,7 +50,12 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
     Some(match problem {
         P::ModuleNotReady(record) | P::ModuleRefused(record) => of_module(record, None, at.system),
         P::NextBootUnknown { .. } => find_out_next_boot(at.system),
-        problem if problem.is_of_boot_default() => return of_boot_default(at),
+        P::BootsRemoved { .. }
+        | P::BootsWithout { .. }
+        | P::NoGoodKernel { .. }
+        | P::WrongDefault { .. }
+        | P::HeldByAdmin { .. }
+        | P::HeldBack { .. } => return of_boot_default(at),
         P::Unreadable { .. } if !at.system.denied.is_empty() => as_root(),
         P::Unreadable { .. } if is_refused(at.system, |_| true) => cause_remedy::trust(at.system, run()),
         P::Unreadable { .. } => Remedy::by_hand("make what cannot be read readable, then ask again"),
@@ -77,7 +82,12 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         P::SwupdNotAsked { .. } => Remedy::by_hand("correct that file").then(run()),
         P::ParameterMissing { .. } => enable_parameter(),
         P::Waiting(part) => of_waiting(&part.what, at),
-        _ => run(),
+        P::BootEntry(_)
+        | P::BootFilesOutdated
+        | P::EntryLoss(EntryLoss::Module { .. } | EntryLoss::Initrd { .. })
+        | P::Recorded { .. }
+        | P::RecordDamaged { .. }
+        | P::NeverRun => run(),
     })
 }
 
