@@ -6,6 +6,7 @@ use super::{Common, answer};
 use crate::context::Context;
 use crate::decide::next_boot::{next_boot, presumed};
 use crate::dkms::proof::{Flaw, facts_of, installed_file, vermagic_of};
+use crate::dkms::tree::{Stage, TREE};
 use crate::dkms::{Cache, ModuleOnKernel, Signature};
 use crate::enforcement::observe::module_taint;
 use crate::exit;
@@ -120,7 +121,22 @@ fn files(
     pair: &ModuleOnKernel,
     unsafe_without: bool,
 ) -> Vec<ModuleFile> {
-    let Ok(conf) = &pair.conf else { return Vec::new() };
+    let conf = match &pair.conf {
+        Ok(conf) => conf,
+        // It has files, and only its dkms.conf names them.
+        Err(why) if pair.is_conf_unread() && pair.stage >= Stage::Built => {
+            let directory = format!("{TREE}/{}/{}", pair.module, pair.release);
+            return vec![ModuleFile {
+                module: pair.module.clone(),
+                path: context.root.shown_path(&directory).display().to_string(),
+                signature: Signature::Unsigned { note: None },
+                fitness: FileFitness::Unread(why.to_string()),
+                unsafe_without,
+                loaded: None,
+            }];
+        }
+        Err(_) => return Vec::new(),
+    };
     let mut files = Vec::new();
     for built in &conf.built {
         let Some((path, there)) = installed_file(&context.root, &pair.release, built) else { continue };

@@ -18,7 +18,7 @@ pub const TREE: &str = "/var/lib/dkms";
 pub const SOURCES: &str = "/usr/src";
 
 /// How far dkms has got with a module on a kernel, in its own words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Only registered.
     Added,

@@ -49,6 +49,18 @@ fn each_situation_has_its_screen_and_its_code() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn a_module_whose_files_are_unknown_makes_the_answer_unknown() {
+    let root = (SITUATIONS.iter().find(|s| s.name == "fragment_in_force").unwrap().root)();
+    root.run("clr-dkms", &["enforcement"]).code(0);
+    // It is not absent, and cannot be read.
+    root.remove("usr/src/hello-1.0/dkms.conf").directory("usr/src/hello-1.0/dkms.conf");
+    let run = root.run("clr-dkms", &["enforcement"]);
+    run.code(3).shows(&["?", "hello/1.0", "dkms.conf"]);
+    let document = root.run("clr-dkms", &["enforcement", "--json"]).json();
+    assert_eq!(document["kernels"][0]["modules"][0]["next_boot"], "unknown", "{document}");
+}
+
 /// The sentence, the tables, the reason and the command; certificates and the reasons of the other kernels with `-v` only.
 #[test]
 fn two_kernels_and_five_modules_fit_on_a_page() {
