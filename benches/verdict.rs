@@ -1,4 +1,5 @@
-//! How long the pure parts take: the merge of command lines, and the enforcement verdict. `make bench` runs it.
+//! How long the pure parts take: the merge of command lines, and the enforcement verdict. `make bench` runs
+//! it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::hint::black_box;

@@ -155,8 +155,8 @@ fn nothing(tree: &SourceTree<'_>) -> AdoptError {
     }
 }
 
-/// The command that builds it. A Makefile that distinguishes the call by kbuild is left to kbuild; others know
-/// best how to call it, and get the kernel by their own variables.
+/// The command that builds it. A Makefile that distinguishes the call by kbuild is left to kbuild; others
+/// know best how to call it, and get the kernel by their own variables.
 fn make_line(tree: &SourceTree<'_>, main: &KbuildFile, modules: &[FoundModule]) -> (String, Decision) {
     let mut options: Vec<&str> = modules.iter().filter_map(|module| module.option.as_deref()).collect();
     options.sort_unstable();

@@ -9,8 +9,9 @@ use crate::requirement::{Importance, Requirement};
 use crate::state::RunRecord;
 use crate::system::System;
 
-/// The running kernel and the critical module that it is known to lack while another kernel had it; none in doubt. Where the
-/// loaded modules are unknown (`can_tell` is false), only a file that is not there counts as lost.
+/// The running kernel and the critical module that it is known to lack while another kernel had it; none in
+/// doubt. Where the loaded modules are unknown (`can_tell` is false), only a file that is not there counts as
+/// lost.
 pub fn lost_on_running<'a>(
     system: &System,
     record: Option<&RunRecord>,

@@ -70,8 +70,8 @@ pub(super) fn requirements(
     needs
 }
 
-/// A recorded requirement without the drivers that the module replaced: a blacklist is known to be in force or
-/// not.
+/// A recorded requirement without the drivers that the module replaced: a blacklist is known to be in force
+/// or not.
 fn without_replaced(system: &System, need: &Requirement) -> Requirement {
     let mut need = need.clone();
     let is_replaced = |why: &Use| matches!(why, Use::Replaces { .. });

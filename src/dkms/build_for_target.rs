@@ -12,8 +12,8 @@ use super::uname::TargetUname;
 use crate::sys::Ended;
 
 /// Builds with a `uname` that answers with the target kernel, if `make -n` says that the Makefile builds for
-/// another one. Returns how that ended; none if the module is to be built as it is, because the answer of make
-/// may be wrong. `from` is the position in the log where the output of the last attempt begins.
+/// another one. Returns how that ended; none if the module is to be built as it is, because the answer of
+/// make may be wrong. `from` is the position in the log where the output of the last attempt begins.
 ///
 /// # Errors
 ///

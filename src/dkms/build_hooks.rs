@@ -1,8 +1,8 @@
 //! The PRE_BUILD and POST_BUILD scripts of a build.
 //!
-//! dkms 3.0 ignores how they end: a module whose script has failed counts as built, and is installed (measured
-//! with 3.0.10). They have to run in the middle of a build, so dkms runs a wrapper in their place, which writes
-//! the exit code of a script that failed to the log.
+//! dkms 3.0 ignores how they end: a module whose script has failed counts as built, and is installed
+//! (measured with 3.0.10). They have to run in the middle of a build, so dkms runs a wrapper in their place,
+//! which writes the exit code of a script that failed to the log.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -26,8 +26,8 @@ const HOOKS: [(&str, &str, Phase); 2] =
 /// What the wrapper writes before the directive and the exit code.
 const FAILED: &str = "# clr-dkms: the script failed: ";
 
-/// As in dkms, the words of the directive are the command, and the first one is a file of the source. It runs in
-/// the build directory. dkms warns of a script that is not executable, and continues.
+/// As in dkms, the words of the directive are the command, and the first one is a file of the source. It runs
+/// in the build directory. dkms warns of a script that is not executable, and continues.
 const SCRIPT: &str = r#"#!/bin/sh
 # Made by clr-dkms for one build, and removed after it.
 hook=$1 script=$2
@@ -104,8 +104,8 @@ impl Drop for BuildHooks<'_> {
     }
 }
 
-/// Fails if a script has failed in spite of a build that succeeded. `from` is the position in the log where the
-/// build begins.
+/// Fails if a script has failed in spite of a build that succeeded. `from` is the position in the log where
+/// the build begins.
 ///
 /// # Errors
 ///
@@ -117,7 +117,8 @@ pub(super) fn have_succeeded(job: &Job<'_>, log: &File, from: u64) -> Result<(),
     Err(discard(job, StepFailure::of(what, Some(error)))?)
 }
 
-/// Removes the build of a module whose script has failed: to dkms it is built, and the next run would install it.
+/// Removes the build of a module whose script has failed: to dkms it is built, and the next run would install
+/// it.
 ///
 /// # Errors
 ///

@@ -1,9 +1,9 @@
 //! A replacement for `uname` in the make step, for modules whose Makefile builds for the running kernel. That
 //! is the most frequent error in modules of DKMS, which builds for kernels that are not running yet.
 //!
-//! It comes first in the `PATH` of a build, and only if `make -n` names the headers of another kernel, or a plain
-//! build has entered them. It changes only the answer to `-r`, and only for make: hook scripts that dkms runs get the answer
-//! of the system.
+//! It comes first in the `PATH` of a build, and only if `make -n` names the headers of another kernel, or a
+//! plain build has entered them. It changes only the answer to `-r`, and only for make: hook scripts that
+//! dkms runs get the answer of the system.
 
 use std::path::{Path, PathBuf};
 

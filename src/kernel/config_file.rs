@@ -1,8 +1,8 @@
 //! The configuration that a kernel was built with, as kconfig writes it: `CONFIG_NAME=value`, and
 //! `# CONFIG_NAME is not set`.
 
-/// The options that a text names, without `CONFIG_`: the value as it is written, none for one that the text says is not
-/// set.
+/// The options that a text names, without `CONFIG_`: the value as it is written, none for one that the text
+/// says is not set.
 pub fn options(text: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter_map(|line| {
         if let Some(unset) = line.strip_prefix(b"# CONFIG_") {

@@ -108,8 +108,8 @@ impl std::fmt::Display for ModuleStanding {
     }
 }
 
-/// The name of the module that is asked for: by its name, as `NAME/VERSION`, or by one of its kernel modules. None if
-/// there is none.
+/// The name of the module that is asked for: by its name, as `NAME/VERSION`, or by one of its kernel modules.
+/// None if there is none.
 fn named(system: &System, document: &StatusDocument, asked: &str) -> Option<String> {
     let (name, version) =
         asked.split_once('/').map_or((asked, None), |(name, version)| (name, Some(version)));

@@ -52,8 +52,8 @@ fn mount_points(mounts: &[u8], device: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Decodes a field of mountinfo, `/proc/mounts`, `/proc/swaps` or fstab. Blanks and backslashes are written as `\` and
-/// three octal digits there.
+/// Decodes a field of mountinfo, `/proc/mounts`, `/proc/swaps` or fstab. Blanks and backslashes are written
+/// as `\` and three octal digits there.
 pub fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = field;

@@ -340,7 +340,8 @@ impl Root {
         self.open_written(path.as_ref(), OFlag::O_TRUNC, 0o644)
     }
 
-    /// A new file in a new tree, with that mode and not yet on disk; parents are made. Nothing may exist there.
+    /// A new file in a new tree, with that mode and not yet on disk; parents are made. Nothing may exist
+    /// there.
     ///
     /// # Errors
     /// When it cannot be made.

@@ -139,7 +139,8 @@ fn chosen_versions<'t>(
     let reader = conf::ConfReader::new(&context.root, &context.tools, cache, sources, release);
     for registered in &tree.modules {
         let known = chosen.last().filter(|(last, _)| last.module.name == registered.module.name);
-        // Versions of a module come in descending order. A version that cannot be read may have `AUTOINSTALL`.
+        // Versions of a module come in descending order. A version that cannot be read may have
+        // `AUTOINSTALL`.
         let is_refused = |conf: &DkmsConf| !conf.refusals.is_empty();
         if known.is_some_and(|(_, conf)| asks(conf) || conf.as_ref().map_or(true, is_refused)) {
             continue;

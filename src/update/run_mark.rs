@@ -35,8 +35,8 @@ impl<'a> RunMark<'a> {
         self.change("no report will show it", |mark| mark.builds = builds);
     }
 
-    /// Records what a build is made from that leaves its files in the DKMS tree where there are none yet. They
-    /// stay there if the run is killed.
+    /// Records what a build is made from that leaves its files in the DKMS tree where there are none yet.
+    /// They stay there if the run is killed.
     pub fn building(&self, module: &ModuleName, release: &str, source: &str) {
         self.change(SOURCE_UNKNOWN, |mark| {
             mark.sources.insert(key(module, release), source.to_owned());

@@ -1,5 +1,5 @@
-//! What `clr-dkms add` offers beside the module: the side files of the source, a blacklist of the drivers that
-//! claim the same devices, and a line in `modules-load.d`.
+//! What `clr-dkms add` offers beside the module: the side files of the source, a blacklist of the drivers
+//! that claim the same devices, and a line in `modules-load.d`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

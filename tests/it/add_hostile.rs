@@ -1,5 +1,5 @@
-//! Archives that want to write elsewhere, or to take all memory: each is refused with its reason, and nothing is
-//! written outside of the scratch directory.
+//! Archives that want to write elsewhere, or to take all memory: each is refused with its reason, and nothing
+//! is written outside of the scratch directory.
 
 use std::fs;
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! The side files of `clr-dkms add`: what is found, what is asked, what is written, and what a blacklist means
-//! for the kernels.
+//! The side files of `clr-dkms add`: what is found, what is asked, what is written, and what a blacklist
+//! means for the kernels.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Status, message of the day, check, JSON, metrics and guard are asked about every state of a module on a kernel
-//! of every role: they agree, and what they say is true.
+//! Status, message of the day, check, JSON, metrics and guard are asked about every state of a module on a
+//! kernel of every role: they agree, and what they say is true.
 
 mod cures;
 mod exit_codes;
@@ -134,7 +134,8 @@ fn optional_modules() {
 #[test]
 fn the_walk_knows_every_state() {
     let mut known: BTreeSet<String> = STATES.iter().map(ToString::to_string).collect();
-    // What keeps a module from being loaded is mostly a matter of the machine, and not of a kernel: tests/it/loading.rs.
+    // What keeps a module from being loaded is mostly a matter of the machine, and not of a kernel:
+    // tests/it/loading.rs.
     known.extend(["blocked", "initrd-stale", "hook-failed"].map(str::to_owned));
     let rows = catalog::all();
     let explained: BTreeSet<String> =

@@ -122,8 +122,8 @@ fn names(root: &TestRoot, directory: &str, prefix: &str) -> BTreeSet<String> {
     names.filter_map(|name| name.strip_prefix(prefix).map(str::to_owned)).collect()
 }
 
-/// Whether clr-boot-manager cannot tell two of the kernels apart by type and number: then the order of a directory
-/// decides which of them it takes.
+/// Whether clr-boot-manager cannot tell two of the kernels apart by type and number: then the order of a
+/// directory decides which of them it takes.
 fn has_twins(machine: &Machine) -> bool {
     let keys: BTreeSet<_> =
         machine.kernels.iter().map(|(kind, _, number, ..)| (kind, wrapped(*number))).collect();
@@ -191,8 +191,8 @@ proptest! {
     }
 }
 
-/// 600 random states, and what clr-boot-manager 3.3.1 as Clear Linux builds it made of them natively. In some of them two
-/// kernels compare equal to it: there it goes by the order of a directory.
+/// 600 random states, and what clr-boot-manager 3.3.1 as Clear Linux builds it made of them natively. In some
+/// of them two kernels compare equal to it: there it goes by the order of a directory.
 const VECTORS: &str = include_str!("../data/update-vectors.jsonl");
 
 fn texts(value: &serde_json::Value) -> BTreeSet<String> {

@@ -1,5 +1,5 @@
-//! What must boot is never deleted, and what is not proven is never the boot default, not even for a moment; what every
-//! kernel loads is brought up to date all the same.
+//! What must boot is never deleted, and what is not proven is never the boot default, not even for a moment;
+//! what every kernel loads is brought up to date all the same.
 
 use std::time::{Duration, Instant};
 

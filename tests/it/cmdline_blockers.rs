@@ -1,5 +1,5 @@
-//! What stands in the way of `enable` and `disable`: each thing is named with file and line, nothing of it is touched, and
-//! the command that is named clears it.
+//! What stands in the way of `enable` and `disable`: each thing is named with file and line, nothing of it is
+//! touched, and the command that is named clears it.
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
-//! The command line of any files: no panic, every byte with its origin, and a writer that takes everything back.
+//! The command line of any files: no panic, every byte with its origin, and a writer that takes everything
+//! back.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -224,8 +225,8 @@ impl Laid {
         self.sources().iter().map(|s| parameter::read_switch(&effective(s), PARAMETER)).collect()
     }
 
-    /// Plans and applies; what differs then, beside what the plan names and the state file, is a fault. Gives whether
-    /// nothing stood in the way.
+    /// Plans and applies; what differs then, beside what the plan names and the state file, is a fault. Gives
+    /// whether nothing stood in the way.
     fn grant(&self, wish: Wish) -> Result<bool, TestCaseError> {
         let sources = self.sources();
         let before = self.tree();

@@ -1,4 +1,5 @@
-//! The keys of the configuration are described in three places: by the parser, in the file of defaults, and in its manual page.
+//! The keys of the configuration are described in three places: by the parser, in the file of defaults, and
+//! in its manual page.
 
 use std::collections::BTreeMap;
 use std::path::Path;

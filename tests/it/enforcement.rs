@@ -1,4 +1,5 @@
-//! `clr-dkms enforcement`: the screens, the document, the exit codes, and that `status` and the message of the day agree.
+//! `clr-dkms enforcement`: the screens, the document, the exit codes, and that `status` and the message of
+//! the day agree.
 
 use serde_json::Value;
 
@@ -61,7 +62,8 @@ fn a_module_whose_files_are_unknown_makes_the_answer_unknown() {
     assert_eq!(document["kernels"][0]["modules"][0]["next_boot"], "unknown", "{document}");
 }
 
-/// The sentence, the tables, the reason and the command; certificates and the reasons of the other kernels with `-v` only.
+/// The sentence, the tables, the reason and the command; certificates and the reasons of the other kernels
+/// with `-v` only.
 #[test]
 fn two_kernels_and_five_modules_fit_on_a_page() {
     let situation = SITUATIONS.iter().find(|s| s.name == "two_kernels_and_five_modules").unwrap();

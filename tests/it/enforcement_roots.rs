@@ -1,4 +1,5 @@
-//! One root for each situation that an admin meets, for `clr-dkms enforcement` and for what must agree with it.
+//! One root for each situation that an admin meets, for `clr-dkms enforcement` and for what must agree with
+//! it.
 
 use crate::support::machine::{CLEAR, DEBIAN};
 use crate::support::root::FRAGMENT;

@@ -64,8 +64,8 @@ impl Row {
         format!("{} {:?} secure boot {:?}", self.kernel, shown, self.secboot)
     }
 
-    /// The measured results, by our kinds. A module that is damaged and signed by an unknown key is "unknown key", and
-    /// so on for the other soft failures.
+    /// The measured results, by our kinds. A module that is damaged and signed by an unknown key is "unknown
+    /// key", and so on for the other soft failures.
     fn measured(&self) -> Vec<(ModuleKind, &str)> {
         let kind = |name: &str| match name {
             "signed" => ModuleKind::Trusted,
@@ -164,7 +164,8 @@ fn named(kind: ModuleKind) -> Option<&'static str> {
     }
 }
 
-/// What the document should say: the word, and the error beside it. Each of the measured kernels checks signatures.
+/// What the document should say: the word, and the error beside it. Each of the measured kernels checks
+/// signatures.
 fn words(kind: ModuleKind, measured: &str) -> (&'static str, Option<&str>) {
     match (measured, kind) {
         ("ok", ModuleKind::Trusted) => ("loads", None),
@@ -173,7 +174,8 @@ fn words(kind: ModuleKind, measured: &str) -> (&'static str, Option<&str>) {
     }
 }
 
-/// The row as files: configuration, list of built-in parameters, command line, EFI variables; no image, no proc.
+/// The row as files: configuration, list of built-in parameters, command line, EFI variables; no image, no
+/// proc.
 fn written(row: &Row) -> TestRoot {
     let root = TestRoot::new();
     let release = row.release();

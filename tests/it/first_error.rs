@@ -29,7 +29,8 @@ fn all_found<'a>(logs: impl IntoIterator<Item = (&'a str, String, Expected)>) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Made with gcc 12, make 4.3, kbuild of Linux 6.1, and dkms 3.0.10 (2.8.8 and 3.2.1 for those of dkms-samples).
+/// Made with gcc 12, make 4.3, kbuild of Linux 6.1, and dkms 3.0.10 (2.8.8 and 3.2.1 for those of
+/// dkms-samples).
 #[test]
 fn logs_of_real_builds() {
     let table: &[(&str, Expected)] = &[

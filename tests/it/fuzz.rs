@@ -1,8 +1,8 @@
-//! Roots of the tests with some files changed: the programs crash on none of them, come to an end, answer in JSON where that
-//! was asked for, and stay below 64 MiB.
+//! Roots of the tests with some files changed: the programs crash on none of them, come to an end, answer in
+//! JSON where that was asked for, and stay below 64 MiB.
 //!
-//! A hundred runs by default, always the same ones. `make fuzz` makes others; `CLR_DKMS_FUZZ` has the arguments of
-//! `tests/support/fuzz.py`.
+//! A hundred runs by default, always the same ones. `make fuzz` makes others; `CLR_DKMS_FUZZ` has the
+//! arguments of `tests/support/fuzz.py`.
 
 use std::path::Path;
 use std::process::Command;

@@ -10,8 +10,8 @@ use crate::support::run::set_mode;
 use crate::support::tree::difference;
 use crate::support::{A, B, Run, TestRoot};
 
-/// A root with the module `alpha` on a kernel that is there ([`A`]) and on one that is gone ([`B`]), of which only what
-/// dkms and depmod put there is left.
+/// A root with the module `alpha` on a kernel that is there ([`A`]) and on one that is gone ([`B`]), of which
+/// only what dkms and depmod put there is left.
 pub(crate) fn left_over() -> TestRoot {
     let root = TestRoot::updated();
     root.module("alpha", "1.0", "").installed("alpha", "1.0", A).installed("alpha", "1.0", B);

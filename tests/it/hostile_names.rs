@@ -1,5 +1,5 @@
-//! Names and texts of others that would deceive anyone that reads them: in file names, configurations, logs and boot entries. No
-//! screen shows them as they are; JSON carries them, escaped.
+//! Names and texts of others that would deceive anyone that reads them: in file names, configurations, logs
+//! and boot entries. No screen shows them as they are; JSON carries them, escaped.
 
 use clr_dkms::sys::printable::is_hidden;
 

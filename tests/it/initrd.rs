@@ -1,5 +1,5 @@
-//! Initrds: small ones that the real cpio and the real compressors made (`tests/support/record-initrd.sh`), and hostile
-//! ones.
+//! Initrds: small ones that the real cpio and the real compressors made (`tests/support/record-initrd.sh`),
+//! and hostile ones.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -206,7 +206,8 @@ fn lz4_block_of(bytes: &[u8]) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Whatever the bytes are, the answer is one of three, and a module that is found is one of those that were packed.
+    /// Whatever the bytes are, the answer is one of three, and a module that is found is one of those that
+    /// were packed.
     #[test]
     fn any_initrd(
         name in prop::sample::select(READABLE.to_vec()),

@@ -1,5 +1,5 @@
-//! Files that are too large, or unpack to too much: each program stays below 64 MiB, says which file it is and what the limit
-//! is, and takes nothing for absent. Large files of real machines are judged all the same.
+//! Files that are too large, or unpack to too much: each program stays below 64 MiB, says which file it is
+//! and what the limit is, and takes nothing for absent. Large files of real machines are judged all the same.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,8 +21,8 @@ fn bomb(window: u8, mebibytes: usize) -> Vec<u8> {
     [b"\x28\xb5\x2f\xfd\0", &[window][..], &blocks, &block(1)].concat()
 }
 
-/// A run, and its peak of memory in bytes. The peak of a process counts from before it became our program, so it is started by
-/// a small one.
+/// A run, and its peak of memory in bytes. The peak of a process counts from before it became our program, so
+/// it is started by a small one.
 fn measured(root: &TestRoot, name: &str, arguments: &[&str]) -> Option<(Run, u64)> {
     let script = "import os, sys\n\
                   pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)\n\
@@ -62,7 +62,8 @@ fn machine() -> TestRoot {
     root
 }
 
-/// What lies there is larger than anything of its kind: `status` reports it as unknown, with the file and the limit.
+/// What lies there is larger than anything of its kind: `status` reports it as unknown, with the file and the
+/// limit.
 #[test]
 fn what_is_too_large_is_unknown() {
     let modules = format!("usr/lib/modules/{A}");
@@ -195,7 +196,8 @@ fn large_modules_in_an_initrd_are_found() {
     }
 }
 
-/// The kernel passes over NUL bytes between archives: a gigabyte of them is read within the time that an initrd may take.
+/// The kernel passes over NUL bytes between archives: a gigabyte of them is read within the time that an
+/// initrd may take.
 #[test]
 fn padding_takes_no_time() {
     let contents = InitrdContents::read(&bomb(0x38, 1024), &["one".to_owned()].into());

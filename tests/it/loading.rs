@@ -1,12 +1,13 @@
-//! A module that is built and proven, and that `modprobe.d` or the kernel command line keeps from being loaded.
+//! A module that is built and proven, and that `modprobe.d` or the kernel command line keeps from being
+//! loaded.
 
 use crate::support::guard::{ID_A, ID_B};
 use crate::support::{A, B, TestRoot};
 
 const CONF: &str = "etc/modprobe.d/x.conf";
 
-/// `hello` backs `/data`, is proven for [`A`] and [`B`], and loaded. The machine was booted before any file of this test
-/// was written, or after all of them.
+/// `hello` backs `/data`, is proven for [`A`] and [`B`], and loaded. The machine was booted before any file
+/// of this test was written, or after all of them.
 fn machine(booted_before: bool) -> TestRoot {
     let root = TestRoot::proven();
     root.file(

@@ -1,5 +1,5 @@
-//! `modprobe.d`, the kernel command line and the indexes, against what the real modprobe said about the same files
-//! (`tests/support/record-modprobe.py`).
+//! `modprobe.d`, the kernel command line and the indexes, against what the real modprobe said about the same
+//! files (`tests/support/record-modprobe.py`).
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -141,7 +141,8 @@ fn a_typo_in_the_configuration_is_78() {
     root.run("clr-dkms-motd", &[]).code(78).says(&["ROOT/etc/clr-dkms/clr-dkms.conf: [motd] show"]);
 }
 
-/// Only on the live system itself: so in namespaces of our own, with directories of the root in the place of the machine's.
+/// Only on the live system itself: so in namespaces of our own, with directories of the root in the place of
+/// the machine's.
 #[test]
 fn on_a_live_system_the_message_of_the_day_is_made_anew() {
     let root = pending();

@@ -69,7 +69,8 @@ fn a_damaged_record_is_kept_aside() {
     }
 }
 
-/// Whatever lies in the place of a file of ours: modules are built and indexed first, then the fault is reported.
+/// Whatever lies in the place of a file of ours: modules are built and indexed first, then the fault is
+/// reported.
 #[track_caller]
 fn a_folder_in_the_place_of(path: &str) {
     let root = pending();

@@ -171,8 +171,8 @@ fn a_default_that_leads_nowhere_leaves_the_highest_kernel() {
         let run = root.post_update();
         run.says(&["/usr/lib/kernel/default-native points to"]);
         assert_eq!(root.recorded("hello", B), "ok", "{target}");
-        // The tip is the highest of the variant then, and it gets an entry. clr-boot-manager makes no kernel the default,
-        // and none was set: it is pointed to the one that has what is needed.
+        // The tip is the highest of the variant then, and it gets an entry. clr-boot-manager makes no kernel
+        // the default, and none was set: it is pointed to the one that has what is needed.
         assert!(root.has("boot/loader/entries/Clear-linux-native-6.15.8-1592.conf"), "{target}");
         assert_eq!(root.record()["next_boot"], B, "{target}");
         run.code(0);

@@ -1,4 +1,5 @@
-//! Links in every place that is written: nothing outside of the root is made, changed or handed to another program.
+//! Links in every place that is written: nothing outside of the root is made, changed or handed to another
+//! program.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +8,8 @@ use std::path::PathBuf;
 use crate::support::tree::{self, Tree, difference};
 use crate::support::{A, B, TestRoot, elf};
 
-/// The directory outside, filled so that whatever a link is meant to lead to is there, and what it held before.
+/// The directory outside, filled so that whatever a link is meant to lead to is there, and what it held
+/// before.
 struct Outside {
     root: TestRoot,
     before: Tree,
@@ -160,7 +162,8 @@ fn sources() {
     link_at("usr/src", "directory");
 }
 
-/// Inside the root the link is good, and from outside it leads to the directory of the same name of the machine.
+/// Inside the root the link is good, and from outside it leads to the directory of the same name of the
+/// machine.
 #[test]
 fn a_source_link_that_means_something_else_from_outside() {
     for way in 0..2 {

@@ -164,7 +164,8 @@ fn it_is_quick() {
         })
         .collect();
     times.sort();
-    // Without optimisation, beside all other tests, the bound only tells that no child and no pause has crept in.
+    // Without optimisation, beside all other tests, the bound only tells that no child and no pause has crept
+    // in.
     let bound = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 20 });
     assert!(times[2] < bound, "{times:?}");
 }

@@ -1,7 +1,7 @@
 //! What README.md and docs/ show of the programs is what the programs print.
 //!
-//! `<!-- output: NAME -->` before a code block names a golden screen, or a verb of `clr-dkms` with its arguments.
-//! The block begins with the command; the rest is compared. `INSTA_UPDATE=always` writes it again.
+//! `<!-- output: NAME -->` before a code block names a golden screen, or a verb of `clr-dkms` with its
+//! arguments. The block begins with the command; the rest is compared. `INSTA_UPDATE=always` writes it again.
 
 use std::fs;
 use std::path::{Path, PathBuf};

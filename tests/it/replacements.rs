@@ -1,5 +1,5 @@
-//! A kernel without a required module may have another one for the same device, filesystem or interface: drivers
-//! are renamed, become part of others, and are taken into the kernel.
+//! A kernel without a required module may have another one for the same device, filesystem or interface:
+//! drivers are renamed, become part of others, and are taken into the kernel.
 
 use crate::loading_initrd::initrd;
 use crate::requirements::{on, put, status, vendor, verdict};

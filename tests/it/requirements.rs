@@ -1,5 +1,5 @@
-//! What the machine needs comes from use, not from the DKMS tree: which other owner a module has, what is lost, and
-//! what is remembered.
+//! What the machine needs comes from use, not from the DKMS tree: which other owner a module has, what is
+//! lost, and what is remembered.
 
 use crate::support::guard::{ID_A, ID_B};
 use crate::support::root::FRAGMENT;

@@ -1,4 +1,5 @@
-//! What is wrong with a machine is not a failure of the command that reports it, and nothing is printed twice.
+//! What is wrong with a machine is not a failure of the command that reports it, and nothing is printed
+//! twice.
 
 use crate::support::TestRoot;
 
@@ -59,7 +60,8 @@ fn a_report_on_a_broken_machine_is_not_an_error() {
             let all = lines.len();
             lines.dedup();
             assert_eq!(lines.len(), all, "{what}");
-            // 3: it could not be determined, and that is a failure. 78: a verb that goes no further with a typo.
+            // 3: it could not be determined, and that is a failure. 78: a verb that goes no further with a
+            // typo.
             assert!([3, 78].contains(&run.code) || !run.stderr.contains("error: "), "{what}");
         }
     }

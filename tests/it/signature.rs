@@ -1,5 +1,5 @@
-//! Signatures at the end of module files: real ones, and damaged ones of the kinds that were measured on booted kernels.
-//! What loads where nothing is enforced must not be called broken; what never loads must.
+//! Signatures at the end of module files: real ones, and damaged ones of the kinds that were measured on
+//! booted kernels. What loads where nothing is enforced must not be called broken; what never loads must.
 
 use std::io::Write;
 
@@ -87,7 +87,8 @@ fn good_signatures_are_named_and_never_called_verified() {
     }
 }
 
-/// Kernels that do not know a digest or an algorithm stop there: that is not a refusal, even if a flaw follows.
+/// Kernels that do not know a digest or an algorithm stop there: that is not a refusal, even if a flaw
+/// follows.
 #[test]
 fn what_only_some_kernels_know_is_never_broken() {
     assert!(reading(MD5).starts_with("signed with md5 by CN=Lab key"), "{}", reading(MD5));
@@ -205,8 +206,8 @@ fn what_reads_well_and_is_refused_all_the_same() {
     assert_eq!(reading(&nobody), "broken signature: its PKCS#7 message cannot be used: it has no signer");
 }
 
-/// The kernel reads BER, and not all of it. What only a reader of BER can read is unknown: never refused for that, and
-/// never believed.
+/// The kernel reads BER, and not all of it. What only a reader of BER can read is unknown: never refused for
+/// that, and never believed.
 #[test]
 fn what_is_not_der_is_unknown() {
     let good = reading(ISSUER);

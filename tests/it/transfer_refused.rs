@@ -39,8 +39,8 @@ fn step<'d>(document: &'d Value, name: &str, result: &str) -> Vec<&'d str> {
     found.map(|step| step["text"].as_str().unwrap()).collect()
 }
 
-/// Each archive agrees with its manifest and is signed, unless the case is about that; the module is then built
-/// from the source.
+/// Each archive agrees with its manifest and is signed, unless the case is about that; the module is then
+/// built from the source.
 #[test]
 fn binaries_that_do_not_fit_are_not_used() {
     let builder = Builder::new();

@@ -1,5 +1,5 @@
-//! Whatever mixture of directories, links and files dkms, crashes and hands have left: no panic, and "ok" just where a
-//! second, simple reading of the disk says so too.
+//! Whatever mixture of directories, links and files dkms, crashes and hands have left: no panic, and "ok"
+//! just where a second, simple reading of the disk says so too.
 
 use std::cell::Cell;
 use std::fs;
@@ -245,7 +245,8 @@ fn list(root: &TestRoot, path: &str, listed: Listed, form: &dyn Fn(String) -> Ve
     put(root, path, thing, &form(text));
 }
 
-/// The second opinion: a few plain questions to the disk, asked where a `chroot` into the root would ask them.
+/// The second opinion: a few plain questions to the disk, asked where a `chroot` into the root would ask
+/// them.
 struct Oracle<'a>(&'a Path);
 
 impl Oracle<'_> {

@@ -1,7 +1,8 @@
-//! An error is injected into each read of a run, from outside: strace(1) has the kernel give it back. Neither the boot
-//! default nor `/etc` changes to anything unsafe, and what could not be read is reported as unknown.
+//! An error is injected into each read of a run, from outside: strace(1) has the kernel give it back. Neither
+//! the boot default nor `/etc` changes to anything unsafe, and what could not be read is reported as unknown.
 //!
-//! A part of the reads by default; every N-th one with `CLR_DKMS_UNREAD=N`, as `make test` does, and each one with 1.
+//! A part of the reads by default; every N-th one with `CLR_DKMS_UNREAD=N`, as `make test` does, and each one
+//! with 1.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,8 +22,8 @@ const CALLS: [&str; 8] =
 const MOVED: &str = "assert, moved";
 /// Of each scene so many reads are tried by default.
 const SAMPLE: usize = 20;
-/// What is opened to be written into, or compared with what is to be written: the decisions are made by then, and that
-/// it could not be written is reported by itself.
+/// What is opened to be written into, or compared with what is to be written: the decisions are made by then,
+/// and that it could not be written is reported by itself.
 const WRITTEN: [&str; 6] =
     ["/run", "/var", "/var/lib", "/var/cache", "/var/lib/clr-dkms", "/var/lib/clr-dkms/last-run.json"];
 /// Where a loop of symlinks is a fact, and no read that failed: nothing else can read it either.
@@ -157,8 +158,8 @@ fn path_in(line: &str, root: &str) -> Option<String> {
     })
 }
 
-/// Calls on an open file are counted for each path by itself: reads of pipes, such as the one that says that a child has
-/// ended, differ in number from run to run.
+/// Calls on an open file are counted for each path by itself: reads of pipes, such as the one that says that
+/// a child has ended, differ in number from run to run.
 fn is_counted_by_path(call: &str) -> bool {
     ["read", "getdents64"].contains(&call)
 }
@@ -197,8 +198,9 @@ struct Injected {
     output: std::process::Output,
 }
 
-/// The error is put into the call of that number. Files of the machine around the root, such as the list of its mounts,
-/// take more or fewer calls at another time: then the numbers beside it are tried. None where that read was not met.
+/// The error is put into the call of that number. Files of the machine around the root, such as the list of
+/// its mounts, take more or fewer calls at another time: then the numbers beside it are tried. None where
+/// that read was not met.
 fn run(scene: &Scene, read: &Read, error: &str) -> Option<Injected> {
     let numbers = [0, 1, -1, 2, -2, 3, -3, 0, 1, -1].into_iter();
     numbers.filter_map(|by| read.number.checked_add_signed(by)).find_map(|number| {

@@ -1,5 +1,5 @@
-//! What a user may not read of the kernel command line leaves the enforcement and the boot entries unknown: it is
-//! not a difference, and not a missing parameter.
+//! What a user may not read of the kernel command line leaves the enforcement and the boot entries unknown:
+//! it is not a difference, and not a missing parameter.
 
 use crate::support::run::{as_nobody, set_mode};
 use crate::support::{A, B, Run, TestRoot};

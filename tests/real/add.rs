@@ -1,4 +1,5 @@
-//! `clr-dkms add` with the real dkms, make and compiler: the example of Clear Linux's guide, in each kind of package.
+//! `clr-dkms add` with the real dkms, make and compiler: the example of Clear Linux's guide, in each kind of
+//! package.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -21,8 +21,8 @@ fn with_switches(scene: &Scene, switches: &str) {
 
 const ENTRY: &str = "boot/loader/entries/Clear-linux-native-6.15.7-1591.conf";
 
-/// Record, status and message report the failure. `verdict` is `unknown` where no boot entry is left that says which kernel
-/// boots next.
+/// Record, status and message report the failure. `verdict` is `unknown` where no boot entry is left that
+/// says which kernel boots next.
 #[track_caller]
 fn is_reported(scene: &Scene, verdict: &str, words: &[&str]) {
     let code = if verdict == "unknown" { 3 } else { 1 };
@@ -57,7 +57,8 @@ fn exit_code_0_and_nothing_done() {
     with_switches(&scene, "STAND_IN_DO_NOTHING=1");
     scene.post_update();
     let record = scene.record();
-    // With no entry in sight the ESP may simply not be mounted: it cannot be determined, and must not be called verified.
+    // With no entry in sight the ESP may simply not be mounted: it cannot be determined, and must not be
+    // called verified.
     assert_ne!(record["boot"]["entries"], "verified", "{record:#}");
     fs::create_dir_all(scene.path("boot/loader/entries")).unwrap();
     scene.write("boot/loader/entries/other.conf", "title Other\nlinux /EFI/other\noptions quiet\n");

@@ -228,7 +228,8 @@ fn an_old_binary_index_with_a_new_time() {
     scene.heals();
 }
 
-/// Its words are all there; what leads to them, at its end, or the mark at its beginning, is not: modprobe finds nothing.
+/// Its words are all there; what leads to them, at its end, or the mark at its beginning, is not: modprobe
+/// finds nothing.
 #[test]
 fn a_binary_index_that_is_cut_or_has_another_mark() {
     let Some(scene) = Scene::installed("cut-binary") else { return };

@@ -1,5 +1,5 @@
-//! What goes wrong around a build: headers that vanish, a make that leaves a daemon, endless output, directories that
-//! cannot be written, garbage in every file, a clock that jumps, many failures at once.
+//! What goes wrong around a build: headers that vanish, a make that leaves a daemon, endless output,
+//! directories that cannot be written, garbage in every file, a clock that jumps, many failures at once.
 
 use std::fs;
 use std::path::PathBuf;
@@ -131,8 +131,8 @@ fn a_read_only_usr() {
     scene.heals();
 }
 
-/// Each file that a run reads or that dkms keeps, one after the other: garbage in it is reported or repaired, and what was
-/// there before it works again as soon as the file does.
+/// Each file that a run reads or that dkms keeps, one after the other: garbage in it is reported or repaired,
+/// and what was there before it works again as soon as the file does.
 #[test]
 fn garbage_in_every_file() {
     let Some(scene) = Scene::installed("garbage") else { return };

@@ -11,7 +11,8 @@ const BUILT: &str = "var/lib/dkms/alpha/1.0/6.15.8-1592.native";
 /// The directory of the modules of [`B`].
 const MODULES: &str = "usr/lib/modules/6.15.8-1592.native";
 
-/// A module on two kernels, of which the second is then taken away as its package is, but for what depmod and dkms made.
+/// A module on two kernels, of which the second is then taken away as its package is, but for what depmod and
+/// dkms made.
 pub(crate) fn left_over(name: &str) -> Option<Scene> {
     let scene = Scene::installed(name)?;
     scene.kernel("native", B);
@@ -90,8 +91,8 @@ fn gc_keeps_a_module_registered_without_any_kernel() {
     scene.heals();
 }
 
-/// As it was tried by hand: with the conf gone dkms exits with 4 and does nothing, with one that lost its words with 8;
-/// with one that names another file with 0, and does nothing.
+/// As it was tried by hand: with the conf gone dkms exits with 4 and does nothing, with one that lost its
+/// words with 8; with one that names another file with 0, and does nothing.
 #[test]
 fn gc_removes_what_dkms_does_not() {
     for (at, conf) in ["", "PACKAGE_NAME=alpha\n", "renamed"].into_iter().enumerate() {

@@ -1,4 +1,5 @@
-//! What the real dkms only warns of, or says nothing of, around a build that succeeds; and patches that do not apply.
+//! What the real dkms only warns of, or says nothing of, around a build that succeeds; and patches that do
+//! not apply.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

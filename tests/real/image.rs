@@ -209,7 +209,8 @@ fn script(scene: &Scene, name: &str, text: &str) {
     fs::set_permissions(scene.path(&path), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A module that names the headers as most do, whose PRE_BUILD writes where it should not, and that installs a udev rule.
+/// A module that names the headers as most do, whose PRE_BUILD writes where it should not, and that installs
+/// a udev rule.
 #[test]
 fn an_image_from_one_end_to_the_other() {
     let Some(scene) = Scene::with_kernel("image-whole") else { return };

@@ -1,7 +1,8 @@
-//! The real layer: the programs against the real dkms, the real depmod and real kernel headers, in scratch roots.
+//! The real layer: the programs against the real dkms, the real depmod and real kernel headers, in scratch
+//! roots.
 //!
-//! Run as root: `CLR_DKMS_REAL=1 cargo test --locked --test real`. Without that variable every test says so and
-//! passes, so that plain `cargo test` needs nothing; with it, a missing part of the machine is a failure.
+//! Run as root: `CLR_DKMS_REAL=1 cargo test --locked --test real`. Without that variable every test says so
+//! and passes, so that plain `cargo test` needs nothing; with it, a missing part of the machine is a failure.
 //!
 //! Roots are made below `target/real`, and kept there when a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]

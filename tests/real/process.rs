@@ -10,8 +10,8 @@ use crate::scene::{Outcome, Scene};
 /// The longest wait for anything that is going to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The processes, other than this one, with something of the root at hand: in their arguments, as their directory or
-/// open.
+/// The processes, other than this one, with something of the root at hand: in their arguments, as their
+/// directory or open.
 pub(crate) fn in_root(root: &Path) -> Vec<String> {
     let below = format!("{}/", root.display());
     let mine = |path: &Path| path.starts_with(root);

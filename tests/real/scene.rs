@@ -117,8 +117,8 @@ impl Scene {
             std::mem::forget(template);
             root
         });
-        // The headers are shared by hard links, all else is copied: with fractions of seconds, which depmod's two
-        // files and the boot manager's inputs are compared by.
+        // The headers are shared by hard links, all else is copied: with fractions of seconds, which depmod's
+        // two files and the boot manager's inputs are compared by.
         let script = r#"set -euo pipefail; shopt -s nullglob
             tar -C "$1" --format=posix --exclude='./usr/lib/modules/*/build' -cf - . | tar -C "$2" -xpf -
             for b in "$1"/usr/lib/modules/*/build; do cp -al "$b" "$2/${b#"$1"/}"; done"#;
@@ -160,8 +160,8 @@ impl Scene {
         self.own_headers(release);
     }
 
-    /// Whenever another root links to the shared headers, or is removed, their ctime changes. A real system's do not:
-    /// so the files that are looked at by their times are this root's alone.
+    /// Whenever another root links to the shared headers, or is removed, their ctime changes. A real system's
+    /// do not: so the files that are looked at by their times are this root's alone.
     fn own_headers(&self, release: &str) {
         for name in [".config", "Makefile", "Module.symvers", "include/generated/autoconf.h"] {
             let inside = format!("usr/lib/modules/{release}/build/{name}");

@@ -61,9 +61,9 @@ fn status_beside_dkms(scene: &Scene, names: &[String]) {
     assert!(ours[25] < Duration::from_millis(10) && ours[25] * 20 < theirs, "{ours:?} {theirs:?}");
 }
 
-/// The whole process, as `make build` makes it, on trees that no build has made: with nothing to do it takes a time that
-/// grows as modules times kernels do, and little memory. The limits leave room for a machine that does other things too;
-/// what it really takes, `make bench` tells.
+/// The whole process, as `make build` makes it, on trees that no build has made: with nothing to do it takes
+/// a time that grows as modules times kernels do, and little memory. The limits leave room for a machine that
+/// does other things too; what it really takes, `make bench` tells.
 #[test]
 fn a_hundred_modules_on_ten_kernels() {
     let mut times = Vec::new();

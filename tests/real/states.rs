@@ -1,5 +1,5 @@
-//! Every state that dkms, a crash or a hand can leave a module in: what we say of it beside what `dkms status` says, and
-//! what one run makes of it.
+//! Every state that dkms, a crash or a hand can leave a module in: what we say of it beside what `dkms
+//! status` says, and what one run makes of it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,8 +14,9 @@ const LTS: &str = "6.12.40-1570.ltscurrent";
 /// How a state is made out of a module that is built, installed and listed.
 type Make = fn(&Scene, &str);
 
-/// A state: the module's name, how it is made, what dkms says of it, what we say, what our reason holds, and our state
-/// after a run. `+` after a word of dkms: with a remark. `none`: no line. Two words: older dkms, and 3.1.1 on.
+/// A state: the module's name, how it is made, what dkms says of it, what we say, what our reason holds, and
+/// our state after a run. `+` after a word of dkms: with a remark. `none`: no line. Two words: older dkms,
+/// and 3.1.1 on.
 type Row = (&'static str, Make, &'static str, &'static str, &'static str, &'static str);
 
 fn file(name: &str) -> String {
@@ -221,8 +222,8 @@ const ROWS: &[Row] = &[
     ("unlisted", |_, _| (), "installed", "not-in-modules-dep", "modules.dep does not list unlisted", "ok"),
 ];
 
-/// What dkms says of a module: without a line, `none`. Each is asked for alone: 3.0.10 falls silent about all that come
-/// after a module whose dkms.conf is gone.
+/// What dkms says of a module: without a line, `none`. Each is asked for alone: 3.0.10 falls silent about all
+/// that come after a module whose dkms.conf is gone.
 fn told_by_dkms(scene: &Scene, name: &str) -> String {
     let module = format!("{name}/1.0");
     let asked = ["scratch_dkms".as_ref(), scene.root.as_os_str(), "status".as_ref(), module.as_ref()];

@@ -1,4 +1,5 @@
-//! A whole update: a kernel comes, its modules are built; one that does not compile is reported everywhere, and healed.
+//! A whole update: a kernel comes, its modules are built; one that does not compile is reported everywhere,
+//! and healed.
 
 use std::process::Command;
 

@@ -99,8 +99,8 @@ impl SourceFiles {
     pub fn other_confs(&self) -> Vec<&Path> {
         let is_conf = |path: &Path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            // `NAME.dkms` is the file that debhelper installs as dkms.conf. Some projects have a Makefile.dkms,
-            // which calls dkms.
+            // `NAME.dkms` is the file that debhelper installs as dkms.conf. Some projects have a
+            // Makefile.dkms, which calls dkms.
             let is_debhelpers = name.ends_with(".dkms") && !name.to_lowercase().starts_with("makefile");
             name.starts_with("dkms.conf") || is_debhelpers
         };

@@ -1,4 +1,5 @@
-//! The status document as metrics, in the text format that Prometheus and node_exporter's textfile collector read.
+//! The status document as metrics, in the text format that Prometheus and node_exporter's textfile collector
+//! read.
 
 use std::fmt::Write;
 
@@ -109,8 +110,8 @@ fn family(
     });
 }
 
-/// Backslash, quote and newline are written as the format wants them; what else must not reach a screen it would take as it
-/// is.
+/// Backslash, quote and newline are written as the format wants them; what else must not reach a screen it
+/// would take as it is.
 fn escaped(text: &str) -> String {
     let mut out = String::new();
     for c in cut(text, LONGEST).chars() {

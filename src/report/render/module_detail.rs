@@ -1,5 +1,5 @@
-//! What stands below a module in the table of the status screen: what is wrong, the log, and the next command.
-//! What is the same on several kernels is said once.
+//! What stands below a module in the table of the status screen: what is wrong, the log, and the next
+//! command. What is the same on several kernels is said once.
 
 use super::style::{ScreenStyle, StyledLine, plain};
 use super::{broken_to, shown};
@@ -13,8 +13,8 @@ pub(super) const BELOW: &str = "    ";
 /// What is known of a module on the kernels on which the same helps, from little to much.
 pub(super) struct ModuleDetail {
     pub(super) missed: bool,
-    /// 0: nothing; 1: what to do; 2: and a line on the cause; 3: and the log; 4: the whole cause; 5: everything.
-    /// What is dropped last is what to do.
+    /// 0: nothing; 1: what to do; 2: and a line on the cause; 3: and the log; 4: the whole cause; 5:
+    /// everything. What is dropped last is what to do.
     pub(super) levels: [Vec<StyledLine>; ModuleDetail::LEVELS + 1],
 }
 
@@ -39,7 +39,8 @@ impl SameCause<'_> {
     }
 }
 
-/// The details of one module, given how it is on each kernel; `is_seen` says whether the table has a column for that one.
+/// The details of one module, given how it is on each kernel; `is_seen` says whether the table has a column
+/// for that one.
 pub(super) fn details(
     module: &[&ModuleStatus],
     is_seen: &dyn Fn(&ModuleStatus) -> bool,

@@ -121,8 +121,8 @@ pub fn columns(line: &[Span]) -> usize {
     line.iter().map(|span| shown(&span.text).chars().count()).sum()
 }
 
-/// The lines with ANSI styles, without blanks at their ends; anyone that prints them takes the styles out where they are not
-/// wanted. What came from files and programs is shown, not obeyed.
+/// The lines with ANSI styles, without blanks at their ends; anyone that prints them takes the styles out
+/// where they are not wanted. What came from files and programs is shown, not obeyed.
 pub fn painted(lines: &[StyledLine], style: &ScreenStyle) -> String {
     let mut out = String::new();
     for line in lines {

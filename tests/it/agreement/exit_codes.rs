@@ -19,8 +19,8 @@ const REPORTS: [&[&str]; 7] = [
     &["clr-dkms-cmdline", "show"],
 ];
 
-/// Fails where two reports give the same state different codes. A report on a part of the system may be content with
-/// that part while the whole is not, and never the other way round.
+/// Fails where two reports give the same state different codes. A report on a part of the system may be
+/// content with that part while the whole is not, and never the other way round.
 fn agree(root: &TestRoot) -> i32 {
     let codes = REPORTS.map(|words| root.run(words[0], &words[1..]).code);
     let [status, check, nagios, guard, enforcement, cmdline, show] = codes;
@@ -28,7 +28,8 @@ fn agree(root: &TestRoot) -> i32 {
     assert_eq!(guard == 2, status == 2, "the guard, {codes:?}");
     for part in [guard, enforcement, cmdline, show] {
         assert!((0..=3).contains(&part), "{codes:?}");
-        // What a kernel would do with modules that nobody has is unknown to one report, and nothing to the whole.
+        // What a kernel would do with modules that nobody has is unknown to one report, and nothing to the
+        // whole.
         let is_idle = part == enforcement && part == 3 && !has_unknown_module(root);
         assert!(status != 0 || part == 0 || is_idle, "the whole is healthy, {codes:?}");
         assert!(part != 2 || status == 2, "{codes:?}");

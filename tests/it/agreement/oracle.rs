@@ -18,7 +18,8 @@ impl Scene {
         self.modules.iter().filter(twin).any(|m| self.is_ok(m, at))
     }
 
-    /// What the machine needs of it is there: for what is critical the module itself, else any file of its name.
+    /// What the machine needs of it is there: for what is critical the module itself, else any file of its
+    /// name.
     fn has(&self, module: &Module, at: usize) -> bool {
         self.is_ok(module, at) || (!Scene::is_critical(module) && self.has_twin(module, at))
     }
@@ -42,8 +43,8 @@ impl Scene {
         self.modules.iter().flat_map(|m| m.on.iter().enumerate().map(move |(at, state)| (m, at, *state)))
     }
 
-    /// Some kernel that this machine can fall back to, or boots anyway, has all that it needs: what is critical and there is
-    /// somewhere, and what is wanted and works now.
+    /// Some kernel that this machine can fall back to, or boots anyway, has all that it needs: what is
+    /// critical and there is somewhere, and what is wanted and works now.
     fn has_a_whole_kernel(&self) -> bool {
         let is_there = |m: &Module| (0..self.kernels.len()).any(|at| self.is_ok(m, at));
         let needed = |m: &&Module| match m.class {
@@ -65,8 +66,8 @@ impl Scene {
             self.modules_on_kernels().any(|(_, at, state)| state == State::Unknown && self.matters(at));
         let builds = self.modules_on_kernels().any(|(.., state)| state == State::Building);
 
-        // No kernel without what is critical is the default, if there is one with it. The one that runs is not left for what
-        // cannot be determined of it.
+        // No kernel without what is critical is the default, if there is one with it. The one that runs is
+        // not left for what cannot be determined of it.
         let has_critical = |at: usize| critical().all(|m| self.is_ok(m, at));
         let default = self.kernels.iter().position(|k| Some(k.release) == told.default()).unwrap();
         // Nor for another module's file of the same name, which may serve as well.

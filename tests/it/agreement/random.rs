@@ -12,7 +12,8 @@ const FLAVOURS: [Flavour; 5] =
     [Flavour::Usual, Flavour::Bare, Flavour::Mixed, Flavour::Foreign, Flavour::Strict];
 const CLASSES: [Importance; 3] = [Importance::Critical, Importance::Wanted, Importance::Optional];
 
-/// Kernels and their roles: each machine has one that runs, one that boots next, and the tip of the running one's variant.
+/// Kernels and their roles: each machine has one that runs, one that boots next, and the tip of the running
+/// one's variant.
 const MACHINES: [&[(&str, &str)]; 8] = [
     &[(A, "r"), (B, "nt")],
     &[(A, "rn"), (B, "t-")],
@@ -85,7 +86,8 @@ fn module<const N: usize>(name: &str, class: Importance, on: [State; N]) -> Modu
     Module { name: name.to_owned(), version: "1.0", class: Some(class), on: on.into() }
 }
 
-/// The running kernel refuses a wanted module that is installed for it: that does not justify staying on a kernel.
+/// The running kernel refuses a wanted module that is installed for it: that does not justify staying on a
+/// kernel.
 #[test]
 fn what_is_refused_now_keeps_nothing() {
     use State::{Conflict, HeadersMissing, NotBuilt, Ok, SignatureRefused};
@@ -101,7 +103,8 @@ fn what_is_refused_now_keeps_nothing() {
     assert_ne!(told.verdict(), "unsafe");
 }
 
-/// The default has another module's file of the name of a critical one; a kernel of another type has the module itself.
+/// The default has another module's file of the name of a critical one; a kernel of another type has the
+/// module itself.
 #[test]
 fn a_kernel_that_is_known_to_have_it_is_better_than_one_that_may() {
     use State::{Conflict, NotBuilt, Ok};

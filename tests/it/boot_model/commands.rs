@@ -61,8 +61,8 @@ pub(super) fn run(
     let default = machine.disk.default;
     // What an admin lets an entry lose counts as lost before.
     let is_said = matches!(command, Command::Cmdline { accept_losses: true });
-    // What is left of a kernel that is not installed any more is not a default to go back to. Nor is one whose entry
-    // clr-boot-manager had deleted, and not yet written again, when the power went.
+    // What is left of a kernel that is not installed any more is not a default to go back to. Nor is one
+    // whose entry clr-boot-manager had deleted, and not yet written again, when the power went.
     let is_whole = |k: &usize| {
         let kernel = &machine.disk.kernels[*k];
         kernel.is_installed() && kernel.entry.is_some()

@@ -106,8 +106,8 @@ impl TestRoot {
         )
     }
 
-    /// Somebody has written into every boot entry: what clr-boot-manager makes of it is not foreseen then, and not written
-    /// ahead of it.
+    /// Somebody has written into every boot entry: what clr-boot-manager makes of it is not foreseen then,
+    /// and not written ahead of it.
     pub(crate) fn entries_edited(&self) -> &TestRoot {
         for entry in std::fs::read_dir(self.at("boot/loader/entries")).unwrap() {
             let path = entry.unwrap().path();

@@ -1,4 +1,5 @@
-//! What the tests share: a builder of roots, stand-ins for the programs of others, and runs of our own programs.
+//! What the tests share: a builder of roots, stand-ins for the programs of others, and runs of our own
+//! programs.
 
 pub(crate) mod boot;
 pub(crate) mod cases;

@@ -103,7 +103,8 @@ pub(crate) fn command(name: &str, tools: &Path) -> std::process::Command {
     command
 }
 
-/// A shell script in mount and user namespaces of its own, where this machine allows that; `$1` … are what is added.
+/// A shell script in mount and user namespaces of its own, where this machine allows that; `$1` … are what is
+/// added.
 pub(crate) fn unshared(tools: &Path, script: &str) -> std::process::Command {
     let mut command = std::process::Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
@@ -111,15 +112,16 @@ pub(crate) fn unshared(tools: &Path, script: &str) -> std::process::Command {
     command
 }
 
-/// A test leaves out what this machine does not offer. Where all of it is to be run, as in `make test`, it fails instead.
+/// A test leaves out what this machine does not offer. Where all of it is to be run, as in `make test`, it
+/// fails instead.
 pub(crate) fn skipped(why: impl std::fmt::Display) {
     let is_allowed = std::env::var_os("CLR_DKMS_NO_SKIPS").is_none_or(|value| value.is_empty());
     assert!(is_allowed, "nothing may be left out: {why}");
     eprintln!("skipped: {why}");
 }
 
-/// A command of ours on that root, run by a user that does not own its files. Only root can become another user:
-/// without root rights, and where the programs are out of reach for others, there is none.
+/// A command of ours on that root, run by a user that does not own its files. Only root can become another
+/// user: without root rights, and where the programs are out of reach for others, there is none.
 pub(crate) fn as_nobody(root: &TestRoot, name: &str, arguments: &[&str]) -> Option<std::process::Command> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can run {name} as another user");

@@ -14,7 +14,8 @@ const LENGTH: usize = "/tmp/".len() + PREFIX.len() + LETTERS;
 
 /// An empty directory that is removed with the value.
 ///
-/// Its path is as long as that of one in `/tmp`, if that can be: screens break their lines by the length of paths.
+/// Its path is as long as that of one in `/tmp`, if that can be: screens break their lines by the length of
+/// paths.
 pub(crate) fn directory() -> tempfile::TempDir {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     let place = PLACE.get_or_init(place);
@@ -26,8 +27,8 @@ pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::Builder::new().prefix(prefix).rand_bytes(letters).tempdir_in(place).unwrap()
 }
 
-/// Memory, where there is enough of it: thousands of small files, each of them synced and soon removed, are most of
-/// what a run costs on a disk. `TMPDIR` decides otherwise.
+/// Memory, where there is enough of it: thousands of small files, each of them synced and soon removed, are
+/// most of what a run costs on a disk. `TMPDIR` decides otherwise.
 fn place() -> PathBuf {
     let memory = Path::new("/dev/shm");
     let roomy = statvfs(memory).is_ok_and(|s| {

@@ -18,8 +18,8 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Runs one of our programs on this root, on a terminal of so many columns and 24 rows; `first` are lines of shell
-    /// before it. The terminal's settings before and after are left in the directory of the tools.
+    /// Runs one of our programs on this root, on a terminal of so many columns and 24 rows; `first` are lines
+    /// of shell before it. The terminal's settings before and after are left in the directory of the tools.
     pub(crate) fn run(
         root: &TestRoot,
         columns: usize,
@@ -135,7 +135,8 @@ pub(crate) fn is_sane(root: &TestRoot) -> bool {
     read("before") == read("after")
 }
 
-/// A terminal of endless height. It knows what we write: text, line ends, one row up, and the erasing of what follows.
+/// A terminal of endless height. It knows what we write: text, line ends, one row up, and the erasing of what
+/// follows.
 fn screen(text: &str, columns: usize) -> Vec<String> {
     let (mut rows, mut row, mut column): (Vec<Vec<char>>, usize, usize) = (vec![Vec::new()], 0, 0);
     let mut chars = text.chars();
