@@ -314,7 +314,7 @@ pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&EntryPlace) -> T) -
     }
     let opened = mount::open_for_writing(root, &device)?;
     let done = write(&EntryPlace { root: &opened, top: "", device: Some(device.display().to_string()) });
-    opened.sync("")?;
+    opened.sync("/")?;
     Ok(done)
 }
 

@@ -279,6 +279,7 @@ umount /boot
 rm -r /etc/kernel/cmdline.d
 mounting
 check 'all is well again' is "$(code clr-dkms-post-update)" 0
+check 'the files on the unmounted partition were written ahead of clr-boot-manager' not said 'written ahead'
 printf '#!/bin/sh\n%s "$@"\n' "$stand_in" >"$work/tools/clr-boot-manager"
 # Somebody else has it mounted to be written to: there is no way to it that is sure to write nothing.
 unshare --mount sh -c "mount $device $work/mnt && : >$work/there && exec sleep 60" &
