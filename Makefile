@@ -33,7 +33,7 @@ PROGRAMS := clr-dkms clr-dkms-pre-update clr-dkms-post-update clr-dkms-cmdline c
 BUILT := $(PROGRAMS:%=target/release/%) target/pages/man/man8/clr-dkms.8
 SOURCES := $(wildcard Cargo.toml Cargo.lock build.rs src/*.rs src/*/*.rs src/*/*.sh cmdline.d/* motd.d/* packaging/*.conf packaging/pages/Cargo.toml packaging/pages/src/*)
 
-.PHONY: help setup build compile ready fetch demo timeline pictures test fuzz test-systemd test-packages check lint unit shell bench test-sources lines audit install uninstall deb clean
+.PHONY: help setup build compile ready fetch demo timeline pictures test fuzz test-systemd test-vm test-vm-long test-packages check lint unit shell bench test-sources lines audit install uninstall deb clean
 
 help: ## this text
 	@echo 'clr-dkms: is it safe to reboot, and will the modules be there?'
@@ -97,6 +97,19 @@ test-systemd: ## the part of test that boots containers: updates, failures, powe
 	@$(INSTALL) build dkms test systemd
 	$(MAKE) --no-print-directory build
 	$(ROOT) tests/support/test-systemd.sh
+
+# Not a part of test, because of its time. SCENES=… plays only the scenes whose names contain a word.
+VM := CLR_DKMS_VM=1 $(CARGO) --config 'target."cfg(all())".runner = ["$(CURDIR)/tests/support/run-as.sh", "root"]' \
+    test --locked --test vm --
+
+test-vm: ## kernels that are really booted, in virtual machines: predictions against outcomes (as root, 25 minutes)
+	@$(INSTALL) build vm
+	$(MAKE) --no-print-directory build
+	$(VM) $(SCENES)
+
+test-vm-long: export CLR_DKMS_VM_LONG = 1
+test-vm-long: ## the same with a compilation in the guest and more power cuts (as root, an hour)
+	@$(MAKE) --no-print-directory test-vm
 
 # RUNS=50000 makes this number of runs, however long they take. SEED=N repeats the runs of a seed.
 fuzz: fetch ## the programs on roots of the tests with some files changed, for a minute (RUNS=N, SEED=N); no root rights needed

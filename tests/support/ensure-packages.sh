@@ -2,7 +2,7 @@
 # Makes sure that what the make targets call is on this machine.
 #
 #   ensure-packages.sh GROUP…             installs what is missing: build | check | dkms | demo | test |
-#                                         systemd | timeline | pictures
+#                                         systemd | vm | timeline | pictures
 #   ensure-packages.sh --check GROUP…     installs nothing, and names the command that does
 #   ensure-packages.sh --cargo            prints the path of a cargo that is new enough
 #   ensure-packages.sh --crates CARGO…    downloads the crates of Cargo.lock with that cargo, if any is missing
@@ -189,6 +189,30 @@ group_systemd() {
     fi
 }
 
+# Machines with booted kernels. Their disk is built from packages of Debian, and on Debian only.
+group_vm() {
+    if has apt-get; then
+        has qemu-system-x86_64 || lack QEMU qemu-system-x86 ""
+        has qemu-img || lack qemu-img qemu-utils ""
+        some_path /usr/share/OVMF/OVMF_CODE_4M.fd || lack "UEFI firmware for QEMU" ovmf ""
+        some_path /usr/lib/systemd/boot/efi/systemd-bootx64.efi || lack systemd-boot systemd-boot-efi ""
+        has debootstrap || lack debootstrap debootstrap ""
+        has sgdisk || lack sgdisk gdisk ""
+        has mkfs.vfat || lack mkfs.vfat dosfstools ""
+        has mkfs.ext4 || lack mkfs.ext4 e2fsprogs ""
+        has mcopy || lack mtools mtools ""
+        has mkfs.cramfs || lack mkfs.cramfs util-linux ""
+        has cpio || lack cpio cpio ""
+        has lz4 || lack lz4 lz4 ""
+        has zstd || lack zstd zstd ""
+        has readelf || lack readelf binutils ""
+        has openssl || lack openssl openssl ""
+        has sbsign || lack sbsign sbsigntool ""
+        has cert-to-efi-sig-list || lack efitools efitools ""
+        has python3 || lack python3 python3 ""
+    fi
+}
+
 # What draws docs/: no bundle of Clear Linux is known for most of it.
 group_timeline() {
     has neato || lack graphviz graphviz ""
@@ -313,7 +337,7 @@ fetch_crates() {
     return 1
 }
 
-readonly all_groups='build, check, dkms, demo, test, systemd, timeline, pictures'
+readonly all_groups='build, check, dkms, demo, test, systemd, vm, timeline, pictures'
 if (($# == 0)); then
     say "usage: $self [--check] GROUP…   or: $self --cargo   or: $self --crates CARGO…   groups: $all_groups"
     exit 2

@@ -1,0 +1,94 @@
+//! The disk that all machines share, the machine that was booted with it, and the product that they get.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::machine::{Machine, Outcome, host};
+
+/// The size of the disk by which the product gets into a machine: it must not depend on the product.
+const PAYLOAD: u64 = 96 << 20;
+
+/// What a run begins with, below `target/vm`.
+pub(crate) struct Image {
+    top: PathBuf,
+    key: String,
+}
+
+impl Image {
+    /// Builds what is not there yet: some minutes for the disk, one boot for the machine.
+    pub(crate) fn prepare() -> Outcome<Image> {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let top = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| repository.join("target"), PathBuf::from)
+            .join("vm");
+        fs::create_dir_all(&top).map_err(|e| format!("{}: {e}", top.display()))?;
+        let script = repository.join("tests/vm/image/build.sh");
+        let disk = top.join("disk");
+        let built = Command::new(&script).arg(&disk).status().map_err(|e| e.to_string())?;
+        if !built.success() {
+            return Err("the disk cannot be built".into());
+        }
+        let key = fs::read_to_string(disk.join(".disk")).map_err(|e| e.to_string())?;
+        let image = Image { key: key.trim().to_owned(), top };
+        for old in fs::read_dir(&image.top).map_err(|e| e.to_string())?.flatten() {
+            let name = old.file_name().to_string_lossy().into_owned();
+            if name.starts_with("clear-") && !name.ends_with(&image.key) {
+                fs::remove_dir_all(old.path()).map_err(|e| e.to_string())?;
+            }
+        }
+        if !image.clear().join("complete").exists() {
+            image.first_boot()?;
+        }
+        image.pack(repository)?;
+        Ok(image)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.top
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.top.join("disk")
+    }
+
+    /// The booted machine without the product.
+    pub(crate) fn clear(&self) -> PathBuf {
+        self.top.join(format!("clear-{}", self.key))
+    }
+
+    /// The booted machine with it; the first scene makes it.
+    pub(crate) fn ready(&self) -> PathBuf {
+        self.top.join("ready")
+    }
+
+    fn first_boot(&self) -> Outcome<()> {
+        // It is of another disk.
+        fs::remove_dir_all(self.ready()).ok();
+        let variables = Path::new("/usr/share/OVMF/OVMF_VARS_4M.fd");
+        let mut machine = Machine::new(&self.clear(), &self.disk().join("base.img"), variables)?;
+        let payload = fs::File::create(self.clear().join("payload.img")).map_err(|e| e.to_string())?;
+        payload.set_len(PAYLOAD).map_err(|e| e.to_string())?;
+        machine.switch_on(None)?;
+        machine.wait_for_boot()?;
+        machine.save("clear")?;
+        machine.cut_power();
+        fs::write(self.clear().join("complete"), "").map_err(|e| e.to_string())
+    }
+
+    /// Puts what `make install` installs onto the second disk of the machine.
+    fn pack(&self, repository: &Path) -> Outcome<()> {
+        let tree = self.top.join("product");
+        fs::remove_dir_all(&tree).ok();
+        let mut install = Command::new(repository.join("packaging/install.sh"));
+        host(install.arg("install").env("DESTDIR", &tree).current_dir(repository))?;
+        let archive = self.clear().join("payload.img");
+        host(Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&archive).arg("."))?;
+        let file = fs::File::options().write(true).open(&archive).map_err(|e| e.to_string())?;
+        let size = file.metadata().map_err(|e| e.to_string())?.len();
+        if size > PAYLOAD {
+            return Err(format!("the product has {size} bytes, which is too much for the second disk"));
+        }
+        file.set_len(PAYLOAD).map_err(|e| e.to_string())
+    }
+}

@@ -1,0 +1,310 @@
+//! Scenes: what is done to a machine, as values, and how they are played.
+
+use crate::facts::{Facts, Prediction, short};
+use crate::machine::{Machine, Outcome};
+
+/// The kernel that runs at first.
+pub(crate) const A: &str = "6.1.192-1591.native";
+/// The first one that an update brings.
+pub(crate) const B: &str = "6.1.192-1592.native";
+/// The second one.
+pub(crate) const C: &str = "6.1.192-1593.native";
+
+/// Where a scene begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    /// A booted machine without clr-dkms.
+    Clear,
+    /// A booted machine with it, whose modules are built, loaded and in use.
+    Ready,
+}
+
+/// When a scene is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// By both targets.
+    Always,
+    /// By `make test-vm-long` only.
+    Long,
+}
+
+/// What is done to a machine, or asked of it.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// A script that must succeed.
+    Do(&'static str, String),
+    /// A script that must end with this exit code.
+    Exits(&'static str, String, i32),
+    /// `swupd update`, as far as the worker that it starts.
+    Update(&'static str),
+    /// Waits until nothing is left to do.
+    Settle,
+    /// Asks for the prediction, reboots, and compares.
+    Reboot,
+    /// The same with the prediction that a user without rights gets.
+    RebootAsUser,
+    /// The same, by a power cut in place of an orderly reboot.
+    PowerCut,
+    /// A power cut at a random moment of a script, between two times in milliseconds after its start; then
+    /// nothing is predicted, but the machine must boot and converge.
+    CutDuring(&'static str, String, u64, u64),
+    /// A script whose output is the outcome; a limit is exceeded if it fails.
+    Measure(&'static str, &'static str),
+    /// What must be true now.
+    Is(Fact),
+}
+
+/// What can be true of a machine.
+#[derive(Debug, Clone)]
+pub(crate) enum Fact {
+    /// This kernel runs.
+    Runs(&'static str),
+    /// `loader.conf` names this kernel.
+    Default(&'static str),
+    /// The verdict of `status`.
+    Verdict(&'static str),
+    /// A kernel is held back.
+    Held(&'static str),
+    /// The module is loaded.
+    Loaded(&'static str),
+    /// It was loaded without being asked for.
+    LoadedByItself(&'static str),
+    /// modprobe fails with this error.
+    Error(&'static str, &'static str),
+    /// There is a default route.
+    Route(bool),
+    /// The filesystem of the data is mounted.
+    Data(bool),
+    /// The boot partition is mounted at `/boot`.
+    BootMounted(bool),
+    /// Secure Boot is on.
+    SecureBoot(bool),
+    /// The bits of `/proc/sys/kernel/tainted`.
+    Tainted(i64),
+    /// No unit has failed.
+    NoFailedUnit,
+    /// No entry of the boot loader is empty.
+    WholeEntries,
+    /// An EFI variable of the boot loader.
+    Variable(&'static str, Option<&'static str>),
+}
+
+/// A scene.
+#[derive(Debug, Clone)]
+pub(crate) struct Scene {
+    pub(crate) name: &'static str,
+    /// For the table.
+    pub(crate) about: &'static str,
+    pub(crate) from: From,
+    pub(crate) when: When,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) scene: &'static str,
+    pub(crate) situation: String,
+    pub(crate) predicted: String,
+    pub(crate) happened: String,
+    pub(crate) differences: Vec<String>,
+}
+
+/// A scene while it is played.
+pub(crate) struct Play<'a> {
+    pub(crate) machine: &'a mut Machine,
+    pub(crate) rows: Vec<Row>,
+    scene: &'static str,
+    /// What was done since the last row.
+    done: Vec<String>,
+    random: u64,
+}
+
+/// Waits until systemd has no job, and the worker neither runs nor is requested.
+const SETTLED: &str = "calm=0
+for i in $(seq 400); do
+    if [ \"$(systemctl is-active clr-dkms.service)\" != activating ] && [ ! -e /run/clr-dkms/requested ] &&
+        [ -z \"$(systemctl list-jobs --no-legend)\" ]; then
+        calm=$((calm + 1)); [ $calm -lt 2 ] || exit 0
+    else
+        calm=0
+    fi
+    sleep 0.5
+done
+systemctl list-jobs; exit 1";
+
+impl Play<'_> {
+    pub(crate) fn new<'a>(machine: &'a mut Machine, scene: &'static str, random: u64) -> Play<'a> {
+        Play { machine, rows: Vec::new(), scene, done: Vec::new(), random }
+    }
+
+    /// Plays one step.
+    pub(crate) fn step(&mut self, step: &Step) -> Outcome<()> {
+        match step {
+            Step::Do(what, script) => self.script(what, script, 0),
+            Step::Exits(what, script, code) => self.script(what, script, *code),
+            Step::Update(release) => {
+                self.script(&format!("update to {}", short(release)), &format!("swupd update {release}"), 0)?;
+                self.settle()
+            }
+            Step::Settle => self.settle(),
+            Step::Reboot | Step::PowerCut | Step::RebootAsUser => self.boot_as_predicted(step),
+            Step::CutDuring(what, script, least, most) => self.cut_during(what, script, *least, *most),
+            Step::Measure(limit, script) => self.measure(limit, script),
+            Step::Is(fact) => self.is(fact),
+        }
+    }
+
+    fn script(&mut self, what: &str, script: &str, code: i32) -> Outcome<()> {
+        let answer = self.machine.run(script)?;
+        if answer.code != code {
+            return Err(format!("{what}: exit code {} in place of {code}:\n{}", answer.code, answer.text));
+        }
+        if !what.is_empty() {
+            self.done.push(what.to_owned());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn settle(&mut self) -> Outcome<()> {
+        self.script("", SETTLED, 0).map_err(|e| format!("it does not come to rest: {e}"))
+    }
+
+    fn measure(&mut self, limit: &str, script: &str) -> Outcome<()> {
+        let answer = self.machine.run(script)?;
+        let differences =
+            if answer.code == 0 { Vec::new() } else { vec![format!("exit code {}", answer.code)] };
+        self.rows.push(Row {
+            scene: self.scene,
+            situation: std::mem::take(&mut self.done).join("; "),
+            predicted: limit.to_owned(),
+            happened: answer.text.trim().replace('\n', "; "),
+            differences,
+        });
+        Ok(())
+    }
+
+    fn boot_as_predicted(&mut self, step: &Step) -> Outcome<()> {
+        let (cut, by) = match step {
+            Step::PowerCut => (true, ""),
+            Step::RebootAsUser => (false, "setpriv --reuid=1000 --regid=1000 --clear-groups "),
+            _ => (false, ""),
+        };
+        let prediction = Prediction::of(self.machine, by)?;
+        if cut {
+            self.machine.run("sync")?;
+            self.machine.cut_power();
+            self.machine.switch_on(None)?;
+            self.machine.wait_for_boot()?;
+        } else {
+            self.machine.reboot()?;
+        }
+        self.settle()?;
+        let facts = Facts::of(self.machine)?;
+        let mut situation = std::mem::take(&mut self.done).join("; ");
+        for (is, text) in [(cut, "power cut"), (!by.is_empty(), "asked by a user without rights")] {
+            if is {
+                situation += &format!("{}{text}", if situation.is_empty() { "" } else { "; " });
+            }
+        }
+        self.rows.push(Row {
+            scene: self.scene,
+            situation,
+            predicted: prediction.text(),
+            happened: facts.text(),
+            differences: prediction.compare(&facts),
+        });
+        Ok(())
+    }
+
+    /// A number that the seed of the run determines.
+    fn number(&mut self, least: u64, most: u64) -> u64 {
+        // xorshift64
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        least + self.random % (most - least).max(1)
+    }
+
+    fn cut_during(&mut self, what: &str, script: &str, least: u64, most: u64) -> Outcome<()> {
+        let wait = self.number(least, most);
+        self.machine.send(script)?;
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        self.machine.cut_power();
+        self.machine.switch_on(None)?;
+        self.machine.wait_for_boot()?;
+        self.settle()?;
+        let facts = Facts::of(self.machine)?;
+        let mut differences = Vec::new();
+        for name in ["e100", "mii", "cramfs"] {
+            if facts.letters(name).is_none() {
+                differences.push(format!("{name} is not loaded: {:?}", facts.error(name)));
+            }
+        }
+        if !facts.route() || !facts.data() {
+            differences.push("what is critical does not work".into());
+        }
+        if facts.entries().values().any(|size| *size == 0) {
+            differences.push(format!("an entry is empty: {:?}", facts.entries()));
+        }
+        let status = self
+            .machine
+            .run("clr-dkms-post-update >/run/vm-run 2>&1; clr-dkms check; echo $?; clr-dkms status --json")?;
+        let verdict = status.text.lines().find_map(|line| line.trim().strip_prefix("\"verdict\": \""));
+        let verdict = verdict.map(|v| v.trim_end_matches("\",")).unwrap_or("none").to_owned();
+        if !matches!(verdict.as_str(), "healthy" | "reboot-pending") {
+            differences.push(format!("it has not converged: {}", status.text));
+        }
+        self.rows.push(Row {
+            scene: self.scene,
+            situation: format!("power cut {wait} ms into: {what}"),
+            predicted: "boots, critical modules work, converges".into(),
+            happened: format!("{}; then {verdict}", facts.text()),
+            differences,
+        });
+        Ok(())
+    }
+
+    fn is(&mut self, fact: &Fact) -> Outcome<()> {
+        let found = match fact {
+            Fact::Verdict(_) => self.of_status("verdict")?,
+            Fact::Held(_) => self.held()?,
+            _ => String::new(),
+        };
+        let facts = Facts::of(self.machine)?;
+        let holds = match fact {
+            Fact::Runs(release) => facts.release() == *release,
+            Fact::Default(release) => facts.default().as_deref() == Some(*release),
+            Fact::Verdict(wanted) | Fact::Held(wanted) => found == *wanted,
+            Fact::Loaded(module) => facts.letters(module).is_some(),
+            Fact::LoadedByItself(module) => facts.loaded_by_itself(module),
+            Fact::Error(module, error) => facts.error(module).as_deref() == Some(*error),
+            Fact::Route(is) => facts.route() == *is,
+            Fact::Data(is) => facts.data() == *is,
+            Fact::BootMounted(is) => facts.boot_mounted() == *is,
+            Fact::SecureBoot(is) => facts.secure_boot() == *is,
+            Fact::Tainted(bits) => facts.tainted() == *bits,
+            Fact::NoFailedUnit => facts.failed_units() == "[]",
+            Fact::WholeEntries => {
+                !facts.entries().is_empty() && facts.entries().values().all(|size| *size > 0)
+            }
+            Fact::Variable(name, value) => facts.variable(name).as_deref() == *value,
+        };
+        if holds { Ok(()) } else { Err(format!("not so: {fact:?} {found}\n{facts:#?}")) }
+    }
+
+    fn of_status(&mut self, key: &str) -> Outcome<String> {
+        let answer = self.machine.run("clr-dkms status --json")?;
+        let status: serde_json::Value = serde_json::from_str(&answer.text).map_err(|e| e.to_string())?;
+        Ok(status[key].as_str().unwrap_or("none").to_owned())
+    }
+
+    /// The kernel that is held back.
+    fn held(&mut self) -> Outcome<String> {
+        let answer = self.machine.run("clr-dkms status --json")?;
+        let status: serde_json::Value = serde_json::from_str(&answer.text).map_err(|e| e.to_string())?;
+        let kernels = status["kernels"].as_array().cloned().unwrap_or_default();
+        let held = kernels.iter().find(|kernel| kernel["held_back"] == true);
+        Ok(held.and_then(|kernel| kernel["release"].as_str()).unwrap_or("none").to_owned())
+    }
+}
