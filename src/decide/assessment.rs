@@ -3,7 +3,7 @@
 
 use super::boot_choice::{choose_default, keep_default};
 use super::candidates::{candidate, initrd_requirement};
-use super::module_state::{module_status, refused_now};
+use super::module_state::{may_be_refused_now, module_status, refused_now};
 use super::next_boot::{NextBoot, booted_from_installed, next_boot};
 use super::readiness::{Candidate, Ready, lacks};
 use super::requirements::{keep_remembered, requirements};
@@ -11,6 +11,7 @@ use super::unread::gaps;
 use crate::boot_decision::BootDecision;
 use crate::config::Settings;
 use crate::dkms::plan::State;
+use crate::dkms::{ModuleName, Proof};
 use crate::kernel::{KernelName, Running};
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{ModuleRecord, RunRecord};
@@ -39,6 +40,9 @@ pub struct BootAssessment {
     /// Modules (`name/version`) that are proven for the running kernel, which also boots next, but that it
     /// refuses until then.
     pub refused_until_reboot: Vec<String>,
+    /// Modules that the running kernel, which boots next, may refuse now, because their signature may not be trusted,
+    /// and accepts after it is booted again.
+    pub may_be_refused_until_reboot: Vec<String>,
     /// The fact that could not be read, if nothing can be decided without it.
     pub unknown: Option<String>,
     /// No `default-TYPE` symlink names the target, so clr-boot-manager leaves the boot default as it is.
@@ -149,7 +153,11 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
             _ => Vec::new(),
         },
         refused_until_reboot: match booted_next {
-            Some(kernel) if kernel.running => refused_until_reboot(system, &states),
+            Some(kernel) if kernel.running => until_reboot(system, &states, refused_now),
+            _ => Vec::new(),
+        },
+        may_be_refused_until_reboot: match booted_next {
+            Some(kernel) if kernel.running => until_reboot(system, &states, may_be_refused_now),
             _ => Vec::new(),
         },
         leaves_default: system.inventory.running != Running::None
@@ -215,9 +223,13 @@ fn comes_back(kernel: &Candidate, needs: &[Requirement]) -> Vec<String> {
 }
 
 /// Modules that the running kernel refuses now and accepts after it is booted again.
-fn refused_until_reboot(system: &System, states: &[ModuleRecord]) -> Vec<String> {
+fn until_reboot(
+    system: &System,
+    states: &[ModuleRecord],
+    is_refused: fn(&System, &ModuleName, &[Proof]) -> bool,
+) -> Vec<String> {
     let is_refused = |s: &&ModuleRecord| {
-        s.state == State::Ok && system.inventory.runs(&s.kernel) && refused_now(system, &s.module, &s.files)
+        s.state == State::Ok && system.inventory.runs(&s.kernel) && is_refused(system, &s.module, &s.files)
     };
     states.iter().filter(is_refused).map(|s| s.module.to_string()).collect()
 }

@@ -224,12 +224,36 @@ pub fn would_be_taken(system: &System, release: &str, module: &ModuleName, proof
 /// Whether the running kernel refuses the files now. Then the module does not work today, and nothing is lost
 /// without it.
 pub fn refused_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
-    let (Some(runtime), Some(kernel)) = (&system.machine.runtime, &system.running) else { return false };
-    let Running::Known { release } = &system.inventory.running else { return false };
-    let Some(line) = system.cmdline_of(release) else { return false };
+    matches!(forecast_now(system, module, proofs), Some((SignatureForecast::Refused(_), _)))
+}
+
+/// Whether the running kernel may refuse the files now: it refuses modules that are signed with a key that it does
+/// not trust, whether it trusts this key is unknown, and none of the modules is loaded.
+pub fn may_be_refused_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
+    let is_loaded = |proof: &Proof| {
+        stem(&proof.path).is_some_and(|name| system.in_use.loaded.contains(&kernel_name(name)))
+    };
+    match forecast_now(system, module, proofs) {
+        Some((SignatureForecast::Unknown(_), verdict)) => {
+            matches!(verdict.of(ModuleKind::UnknownKey), LoadOutcome::Refused(_))
+                && !proofs.iter().any(is_loaded)
+        }
+        _ => false,
+    }
+}
+
+/// What the running kernel does now with the files, and its enforcement verdict; none if that is not known.
+fn forecast_now(
+    system: &System,
+    module: &ModuleName,
+    proofs: &[Proof],
+) -> Option<(SignatureForecast, EnforcementVerdict)> {
+    let (runtime, kernel) = (system.machine.runtime.as_ref()?, system.running.as_ref()?);
+    let Running::Known { release } = &system.inventory.running else { return None };
+    let line = system.cmdline_of(release)?;
     let words = system.machine.line.as_deref().unwrap_or_default();
     let verdict = now(&kernel.boot(words, &system.machine), runtime);
-    matches!(forecast_signatures(system, line, module, proofs, &verdict), SignatureForecast::Refused(_))
+    Some((forecast_signatures(system, line, module, proofs, &verdict), verdict))
 }
 
 /// What a kernel does with the proven files of a module under an enforcement verdict.

@@ -452,6 +452,11 @@ fn summary(document: &StatusDocument, assessment: &BootAssessment) -> String {
             let names: Vec<&str> = assessment.refused_until_reboot.iter().map(String::as_str).collect();
             format!("kernel {} refuses {} until it is booted again", k.release, listed(&names))
         }
+        (Verdict::RebootPending, Some(k)) if !assessment.may_be_refused_until_reboot.is_empty() => {
+            let names = assessment.may_be_refused_until_reboot.iter().map(String::as_str);
+            let names = listed(&names.collect::<Vec<_>>());
+            format!("kernel {} may refuse {names} until it is booted again", k.release)
+        }
         // On a healthy system only modules that its admin wants to be refused are not ready.
         (Verdict::Healthy | Verdict::RebootPending, Some(k)) if k.modules_ready < k.modules_needed => {
             let refused = document.modules.iter().filter(|m| m.record.kernel == k.release);

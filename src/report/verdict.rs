@@ -70,7 +70,8 @@ pub(super) fn verdict(
     };
     let next = assessment.next.shown();
     let is_pending = (running.is_some() && next.is_some() && running != next)
-        || !assessment.refused_until_reboot.is_empty();
+        || !assessment.refused_until_reboot.is_empty()
+        || !assessment.may_be_refused_until_reboot.is_empty();
     if unreadable {
         Verdict::Unknown
     } else if system.inventory.kernels.is_empty() {

@@ -15,7 +15,7 @@ const MASK: &str = "etc/kernel/cmdline.d/clr-ignore-mod-sig.conf";
 /// The command line with and without the bundle's fragment.
 pub(crate) const ON: &str = "quiet rw module.sig_unenforce";
 pub(crate) const OFF: &str = "quiet rw";
-const SIGNED: &[u8] = include_bytes!("../data/signatures/issuer.der");
+pub(crate) const SIGNED: &[u8] = include_bytes!("../data/signatures/issuer.der");
 
 /// A situation.
 pub(crate) struct Situation {
@@ -81,7 +81,7 @@ fn debian(words: &str, level: &str) -> TestRoot {
 }
 
 /// The module's installed file with something behind it.
-fn signed(root: &TestRoot, release: &str, message: &[u8]) {
+pub(crate) fn signed(root: &TestRoot, release: &str, message: &[u8]) {
     let mut header = [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     header[8..].copy_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
     let bytes = [&elf::module(release), message, &header, b"~Module signature appended~\n"].concat();

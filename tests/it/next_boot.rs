@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::enforcement_roots::{SIGNED, signed};
 use crate::support::guard::{ID_A, ID_B};
 use crate::support::{A, B, LTS, Run, TestRoot, machine, run};
 
@@ -178,6 +179,22 @@ fn the_record_has_what_boots_next() {
     assert_eq!((&record["next_boot"], &record["next_boot_source"]), (&json!(A), &json!("entry")));
     root.repair("hello-1.0").post_update().code(0);
     assert_eq!(root.record()["next_boot"], B);
+}
+
+/// DKMS signs with a key of its own, which a machine owner may have enrolled.
+#[test]
+fn a_signature_that_the_running_kernel_may_not_trust_waits_for_the_reboot_too() {
+    let root = TestRoot::system();
+    root.module("hello", "1.0", "").installed("hello", "1.0", A);
+    signed(&root, A, SIGNED);
+    root.config(A, &format!("{}CONFIG_SECONDARY_TRUSTED_KEYRING=y\n", machine::CLEAR)).modinfo(A, true);
+    root.secure_boot(false).booted("quiet rw", "Y", Some("N")).post_update().code(0);
+    let (code, document) = status(&root);
+    assert_eq!((code, next_of(&document)), (0, ["reboot-pending", A, "entry"]), "{document:#}");
+    assert_eq!(document["summary"], format!("kernel {A} may refuse hello/1.0 until it is booted again"));
+    // A module that is loaded shows that nothing waits.
+    root.loaded("hello", "O");
+    assert_eq!(status(&root).1["verdict"], "healthy");
 }
 
 #[test]

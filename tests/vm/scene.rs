@@ -7,8 +7,6 @@ use crate::machine::{Machine, Outcome};
 pub(crate) const A: &str = "6.1.192-1591.native";
 /// The first one that an update brings.
 pub(crate) const B: &str = "6.1.192-1592.native";
-/// The second one.
-pub(crate) const C: &str = "6.1.192-1593.native";
 
 /// Where a scene begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
