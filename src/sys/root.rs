@@ -129,14 +129,15 @@ impl Root {
 
     pub(super) fn fail(&self, action: &'static str, path: &Path, cause: impl Into<io::Error>) -> FileError {
         let error = FileError { action, path: self.shown_path(path), cause: cause.into() };
-        if error.is_denied() {
+        // What the kernel refuses to root, no user may read.
+        if error.is_denied() && !nix::unistd::geteuid().is_root() {
             let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
             denied.insert(error.path.clone());
         }
         error
     }
 
-    /// The host paths of everything that could not be read for lack of permission so far, sorted.
+    /// The host paths of everything that could not be read so far and that root can read, sorted.
     pub fn denied(&self) -> Vec<PathBuf> {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }

@@ -101,3 +101,20 @@ impl Root {
         }));
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::root::RootKind;
+    use super::*;
+
+    #[test]
+    fn what_root_is_refused_is_not_a_matter_of_rights() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(RootKind::Image, directory.path()).unwrap();
+        let path = Path::new("/sys/kernel/security/ima/policy");
+        assert!(root.fail_read("read", path, Errno::EACCES).is_denied());
+        let is_root = nix::unistd::geteuid().is_root();
+        assert_eq!((root.denied().is_empty(), root.unread().is_empty()), (is_root, !is_root));
+    }
+}
