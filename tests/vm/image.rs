@@ -9,6 +9,11 @@ use crate::machine::{Machine, Outcome, host};
 /// The size of the disk by which the product gets into a machine: it must not depend on the product.
 const PAYLOAD: u64 = 96 << 20;
 
+/// The real clr-boot-manager, if `CLR_BOOT_MANAGER` names it: it takes the place of the stand-in.
+pub(crate) fn real_boot_manager() -> Option<PathBuf> {
+    std::env::var_os("CLR_BOOT_MANAGER").map(PathBuf::from)
+}
+
 /// What a run begins with, below `target/vm`.
 pub(crate) struct Image {
     top: PathBuf,
@@ -82,6 +87,10 @@ impl Image {
         fs::remove_dir_all(&tree).ok();
         let mut install = Command::new(repository.join("packaging/install.sh"));
         host(install.arg("install").env("DESTDIR", &tree).current_dir(repository))?;
+        if let Some(real) = real_boot_manager() {
+            let place = tree.join("usr/libexec/clr-boot-manager-real");
+            fs::copy(&real, &place).map_err(|e| format!("{}: {e}", real.display()))?;
+        }
         let archive = self.clear().join("payload.img");
         host(Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&archive).arg("."))?;
         let file = fs::File::options().write(true).open(&archive).map_err(|e| e.to_string())?;

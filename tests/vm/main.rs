@@ -110,7 +110,9 @@ fn report(image: &Image, played: Vec<Played>, whole: bool, start: Instant) -> Ou
         }
         rows.extend(one.rows.iter().map(|row| (one.scene.about, row.clone())));
     }
-    let text = table::text(&rows, &limits);
+    let by = image::real_boot_manager()
+        .map_or("the stand-in for clr-boot-manager", |_| "the real clr-boot-manager");
+    let text = format!("Played with {by}.\n\n{}", table::text(&rows, &limits));
     std::fs::write(image.dir().join("tested-on-vm.md"), &text).map_err(|e| e.to_string())?;
     if whole && failed == 0 && std::env::var_os("CLR_DKMS_VM_DOCS").is_some() {
         table::into_docs(&text)?;

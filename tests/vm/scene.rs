@@ -1,5 +1,9 @@
 //! Scenes: what is done to a machine, as values, and how they are played.
 
+use std::rc::Rc;
+
+use serde_json::Value;
+
 use crate::facts::{Facts, Prediction, short};
 use crate::machine::{Machine, Outcome};
 
@@ -7,6 +11,8 @@ use crate::machine::{Machine, Outcome};
 pub(crate) const A: &str = "6.1.192-1591.native";
 /// The first one that an update brings.
 pub(crate) const B: &str = "6.1.192-1592.native";
+/// The second one.
+pub(crate) const C: &str = "6.1.192-1593.native";
 
 /// Where a scene begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +122,9 @@ pub(crate) struct Play<'a> {
     /// What was done since the last row.
     done: Vec<String>,
     random: u64,
+    /// What was found out since the last step that changed something.
+    facts: Option<Rc<Facts>>,
+    status: Option<Rc<Value>>,
 }
 
 /// Waits until systemd has no job, and the worker neither runs nor is requested.
@@ -133,11 +142,14 @@ systemctl list-jobs; exit 1";
 
 impl Play<'_> {
     pub(crate) fn new<'a>(machine: &'a mut Machine, scene: &'static str, random: u64) -> Play<'a> {
-        Play { machine, rows: Vec::new(), scene, done: Vec::new(), random }
+        Play { machine, rows: Vec::new(), scene, done: Vec::new(), random, facts: None, status: None }
     }
 
     /// Plays one step.
     pub(crate) fn step(&mut self, step: &Step) -> Outcome<()> {
+        if !matches!(step, Step::Is(_)) {
+            (self.facts, self.status) = (None, None);
+        }
         match step {
             Step::Do(what, script) => self.script(what, script, 0),
             Step::Exits(what, script, code) => self.script(what, script, *code),
@@ -198,7 +210,7 @@ impl Play<'_> {
             self.machine.reboot()?;
         }
         self.settle()?;
-        let facts = Facts::of(self.machine)?;
+        let facts = self.facts()?;
         let mut situation = std::mem::take(&mut self.done).join("; ");
         for (is, text) in [(cut, "power cut"), (!by.is_empty(), "asked by a user without rights")] {
             if is {
@@ -265,11 +277,11 @@ impl Play<'_> {
 
     fn is(&mut self, fact: &Fact) -> Outcome<()> {
         let found = match fact {
-            Fact::Verdict(_) => self.of_status("verdict")?,
-            Fact::Held(_) => self.held()?,
+            Fact::Verdict(_) => self.status()?["verdict"].as_str().unwrap_or("none").to_owned(),
+            Fact::Held(_) => held(&*self.status()?),
             _ => String::new(),
         };
-        let facts = Facts::of(self.machine)?;
+        let facts = self.facts()?;
         let holds = match fact {
             Fact::Runs(release) => facts.release() == *release,
             Fact::Default(release) => facts.default().as_deref() == Some(*release),
@@ -291,18 +303,28 @@ impl Play<'_> {
         if holds { Ok(()) } else { Err(format!("not so: {fact:?} {found}\n{facts:#?}")) }
     }
 
-    fn of_status(&mut self, key: &str) -> Outcome<String> {
-        let answer = self.machine.run("clr-dkms status --json")?;
-        let status: serde_json::Value = serde_json::from_str(&answer.text).map_err(|e| e.to_string())?;
-        Ok(status[key].as_str().unwrap_or("none").to_owned())
+    fn facts(&mut self) -> Outcome<Rc<Facts>> {
+        if let Some(known) = &self.facts {
+            return Ok(Rc::clone(known));
+        }
+        let facts = Rc::new(Facts::of(self.machine)?);
+        Ok(Rc::clone(self.facts.insert(facts)))
     }
 
-    /// The kernel that is held back.
-    fn held(&mut self) -> Outcome<String> {
+    fn status(&mut self) -> Outcome<Rc<Value>> {
+        if let Some(known) = &self.status {
+            return Ok(Rc::clone(known));
+        }
         let answer = self.machine.run("clr-dkms status --json")?;
-        let status: serde_json::Value = serde_json::from_str(&answer.text).map_err(|e| e.to_string())?;
-        let kernels = status["kernels"].as_array().cloned().unwrap_or_default();
-        let held = kernels.iter().find(|kernel| kernel["held_back"] == true);
-        Ok(held.and_then(|kernel| kernel["release"].as_str()).unwrap_or("none").to_owned())
+        let status =
+            serde_json::from_str(&answer.text).map_err(|e| format!("status: {e}: {}", answer.text))?;
+        Ok(Rc::clone(self.status.insert(Rc::new(status))))
     }
+}
+
+/// The kernel that is held back.
+fn held(status: &Value) -> String {
+    let mut kernels = status["kernels"].as_array().into_iter().flatten();
+    let held = kernels.find(|kernel| kernel["held_back"] == true);
+    held.and_then(|kernel| kernel["release"].as_str()).unwrap_or("none").to_owned()
 }

@@ -5,7 +5,7 @@ use crate::scene::Fact::{
     Tainted, Variable, Verdict, WholeEntries,
 };
 use crate::scene::Step::{CutDuring, Do, Exits, Is, Measure, PowerCut, Reboot, RebootAsUser, Settle, Update};
-use crate::scene::{A, B, From, Scene, Step, When};
+use crate::scene::{A, B, C, From, Scene, Step, When};
 
 /// The scene that makes the machine which others begin with.
 pub(crate) const FIRST: &str = "first-module";
@@ -18,6 +18,8 @@ pub(crate) fn all() -> Vec<Scene> {
     scenes.extend(partition());
     scenes.extend(variables());
     scenes.extend(cuts());
+    scenes.push(initrd());
+    scenes.push(compiled());
     let limit = "the boot unit takes less than three times as long as with /bin/true";
     scenes.push(scene(
         "boot-time",
@@ -50,6 +52,7 @@ pub(crate) fn first() -> Scene {
         Is(Error("e100", "EKEYREJECTED")),
         Is(Route(false)),
         Is(Tainted(0)),
+        Is(Verdict("reboot-pending")),
         Reboot,
         Is(Runs(A)),
         Is(LoadedByItself("hello")),
@@ -374,9 +377,9 @@ fn variables() -> Vec<Scene> {
                 Is(Runs(B)),
             ],
         ),
-        Scene {
-            from: From::Ready,
-            ..scene(
+        owners_key(),
+        {
+            scene(
                 "secure-boot",
                 "Secure Boot switched on, with a key of the test's own",
                 vec![
@@ -401,6 +404,29 @@ fn variables() -> Vec<Scene> {
             )
         },
     ]
+}
+
+/// A kernel that takes keys of others, and modules that dkms signs with one that is enrolled.
+fn owners_key() -> Scene {
+    let enrolled = "python3 - <<'PY'
+data = open('/usr/share/vm/keys/list', 'rb').read()
+name = '/sys/firmware/efi/efivars/MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23'
+open(name, 'wb', buffering=0).write(b'\\7\\0\\0\\0' + data)
+PY
+printf 'mok_signing_key=/usr/share/vm/keys/key.pem\nmok_certificate=/usr/share/vm/keys/cert.der\n' >>/etc/dkms/framework.conf";
+    scene(
+        "owners-key",
+        "modules signed with a machine owner's key that is enrolled, on a kernel that takes such keys",
+        vec![
+            run("a machine owner's key, for dkms and in MokListRT", enrolled),
+            Update(C),
+            Reboot,
+            Is(Runs(C)),
+            Is(LoadedByItself("e100")),
+            // Out of tree, with a trusted signature.
+            Is(Tainted(1 << 12)),
+        ],
+    )
 }
 
 /// Power cuts at random moments.
@@ -438,4 +464,66 @@ for i in $(seq 99); do echo vm.word=$i >/etc/kernel/cmdline.d/vm.conf; clr-dkms-
         scenes.push(Scene { when: When::Long, ..scene(name, "more power cuts", steps.into()) });
     }
     scenes
+}
+
+/// A freestanding initrd that holds a module for the kernel that runs at first.
+fn initrd() -> Scene {
+    let copy = "mkdir -p /etc/kernel/initrd.d && cp /usr/share/vm/hello.cpio.gz /etc/kernel/initrd.d/ && clr-dkms-post-update";
+    let from_initrd = "dmesg | grep -q 'initrd: loaded hello.ko'";
+    scene(
+        "initrd",
+        "an initrd that holds a module",
+        vec![
+            run("an initrd with hello for 1591", copy),
+            Settle,
+            Reboot,
+            run("", from_initrd),
+            Is(LoadedByItself("hello")),
+            Update(B),
+            Reboot,
+            Is(Runs(B)),
+            Exits("", from_initrd.into(), 1),
+            Is(LoadedByItself("hello")),
+        ],
+    )
+}
+
+/// The example of Clear's guide, really compiled.
+fn compiled() -> Scene {
+    let headers = format!(
+        "cd /usr/lib/modules/{A} && rm -r build && mkdir build && tar -C build -I zstd -xf /usr/share/vm/headers.tar.zst"
+    );
+    let source = "mkdir -p /root/custom/src && cd /root/custom && cat >dkms.conf <<'CONF'
+MAKE=\"make -C src/ KERNELDIR=/lib/modules/${kernelver}/build\"
+CLEAN=\"make -C src/ clean\"
+BUILT_MODULE_NAME=custom_module
+BUILT_MODULE_LOCATION=src/
+PACKAGE_NAME=custom_module
+PACKAGE_VERSION=1.0
+DEST_MODULE_LOCATION=/kernel/drivers/other
+AUTOINSTALL=yes
+CONF
+cat >src/Makefile <<'MAKE'
+obj-m := custom_module.o
+KERNELDIR ?= /lib/modules/$(shell uname -r)/build
+all:
+\t$(MAKE) -C $(KERNELDIR) M=$(CURDIR) modules
+clean:
+\t$(MAKE) -C $(KERNELDIR) M=$(CURDIR) clean
+MAKE
+sed 's/hello/custom/g' /usr/src/hello-1.0/hello.c >src/custom_module.c";
+    let steps = vec![
+        Do("the headers", headers),
+        run("the example of the guide", source),
+        run("clr-dkms add --load", "clr-dkms add /root/custom --yes --autoload --load"),
+        Is(Loaded("custom_module")),
+        Settle,
+        Reboot,
+        Is(LoadedByItself("custom_module")),
+        Is(Verdict("healthy")),
+    ];
+    Scene {
+        when: When::Long,
+        ..scene("compiled", "clr-dkms add, from the source to the loaded module", steps)
+    }
 }

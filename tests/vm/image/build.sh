@@ -16,7 +16,7 @@ out=${1:?OUT}
 mkdir -p "$out"
 out=$(cd -- "$out" && pwd -P)
 
-# shellcheck source=tests/vm/image/releases.sh
+# shellcheck disable=SC1091 # it lies beside this script, and is checked by itself
 . "$here/releases.sh"
 
 say() { printf 'vm image: %s\n' "$*" >&2; }
@@ -31,7 +31,7 @@ declare -A prints=()
 stage() {
     local name=$1 text=$2
     shift 2
-    prints[$name]=$({ declare -f "${FUNCNAME[1]}" configuration name_headers initrd signed source_of; cat /dev/null "$@"; } | sha256sum | head -c 12)
+    prints[$name]=$({ declare -f "${FUNCNAME[1]}"; cat /dev/null "$@"; } | sha256sum | head -c 12)
     [[ $(cat "$out/.$name" 2>/dev/null) != "${prints[$name]}" ]] || return 1
     rm -f "$out/.$name"
     say "$text"
@@ -90,24 +90,28 @@ signed() {
 
 # The headers as Clear has them: one directory, whose Kconfig answers are those of the patched kernel.
 headers() {
-    stage headers 'merges the headers' "$out/.packages" || return 0
+    stage headers 'merges the headers' "$out/.packages" <(declare -f configuration name_headers) || return 0
     local from=$out/x/usr/src/linux-headers-$debian common=$out/x/usr/src/linux-headers-${debian%-cloud-amd64}-common tree=$out/headers
     rm -rf "$tree" && mkdir -p "$tree/arch"
     cp -a "$common"/{Makefile,include} "$tree" && cp -a "$common/arch/x86" "$tree/arch"
     cp -a "$out"/x/usr/lib/linux-kbuild-6.1/{scripts,tools} "$tree"
     tar -C "$from" --exclude='include/config/[A-Z0-9]*' -cf - arch include .config Module.symvers | tar -C "$tree" -xf -
     sed -i -E 's/^(CONFIG_CC_VERSION_TEXT="?gcc)-[0-9]+ /\1 /' "$tree/.config" "$tree/include/config/auto.conf"
-    configuration >"$tree/.config.new" && mv "$tree/.config.new" "$tree/.config"
+    configuration "$A" >"$tree/.config.new" && mv "$tree/.config.new" "$tree/.config"
     name_headers "$tree" "$A"
     finished headers
 }
 
-# Only what the patch changed differs from Debian's.
+# configuration RELEASE: what the patch changed. A and B say like Clear's kernels that they take no key of others, which is true
+# as long as nobody enrols one; C says of itself what Debian's kernel does.
 configuration() {
-    grep -vE '^(# )?CONFIG_(MODULE_SIG_FORCE|MODULE_SIG_ALL|MODULE_SIG_SHA[0-9]*|MODULE_SIG_HASH|LOCK_DOWN_IN_EFI_SECURE_BOOT|IMA_ARCH_POLICY)[ =]' \
-        "$out/x/boot/config-$debian"
+    local changed='MODULE_SIG_FORCE|MODULE_SIG_ALL|MODULE_SIG_SHA[0-9]*|MODULE_SIG_HASH|LOCK_DOWN_IN_EFI_SECURE_BOOT|IMA_ARCH_POLICY'
+    local keyrings='SECONDARY_TRUSTED_KEYRING|INTEGRITY_PLATFORM_KEYRING|INTEGRITY_MACHINE_KEYRING'
+    [[ $1 == "$C" ]] || changed+="|$keyrings|SYSTEM_TRUSTED_KEYS"
+    grep -vE "^(# )?CONFIG_($changed)[ =]" "$out/x/boot/config-$debian"
     printf '%s\n' CONFIG_MODULE_SIG_FORCE=y CONFIG_MODULE_SIG_ALL=y CONFIG_MODULE_SIG_SHA512=y 'CONFIG_MODULE_SIG_HASH="sha512"' \
         '# CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT is not set' '# CONFIG_IMA_ARCH_POLICY is not set'
+    [[ $1 == "$C" ]] || printf '# CONFIG_%s is not set\n' ${keyrings//|/ }
 }
 
 name_headers() { # name_headers TREE RELEASE
@@ -124,7 +128,8 @@ kernel() {
     local release=$1 name=${1%.native}
     local to=$out/payload/$release boot modules from=$out/x/lib/modules/$debian id=org.clearlinux.native.$name module file
     boot=$to/usr/lib/kernel modules=$to/usr/lib/modules/$release
-    stage "kernel-$release" "patches and lays out kernel $release" "$out"/.{headers,keys} "$here"/{patch-kernel.py,files/init} || return 0
+    stage "kernel-$release" "patches and lays out kernel $release" "$out"/.{headers,keys} "$here"/{patch-kernel.py,files/init} \
+        <(declare -f configuration name_headers initrd signed) || return 0
     rm -rf "$to" && mkdir -p "$boot" "$modules/build/include/config" "$modules/build/include/generated" "$modules/build/scripts"
     quietly python3 "$here/patch-kernel.py" "$out/x/boot/vmlinuz-$debian" "$debian" "$release" "$out/vmlinuz"
     signed "$out/vmlinuz" "$boot/$id"
@@ -132,7 +137,7 @@ kernel() {
     ln -s "$id" "$boot/default-native"
     printf '%s\n' console=tty0 console=ttyS0,115200n8 quiet mitigations=off audit=0 random.trust_cpu=on cryptomgr.notests \
         no_timer_check rootfstype=ext4 systemd.show_status=no rw >"$boot/cmdline-$release"
-    configuration >"$boot/config-$release"
+    configuration "$release" >"$boot/config-$release"
     printf 'ffffffff81000000 T _text\n' >"$boot/System.map-$release"
     for module in $own_modules; do
         file=$(cd "$from" && find kernel -name "$module.ko")
@@ -149,7 +154,8 @@ more = [line.replace(b"sig_enforce", b"sig_unenforce") for line in lines if b".p
 open(sys.argv[2], "wb").write(b"\0".join(more + lines))
 PY
     # Nothing is compiled with these: what dkms and clr-dkms read of them is enough.
-    cp "$out"/headers/{Makefile,.config,Module.symvers} "$modules/build/"
+    cp "$out"/headers/{Makefile,Module.symvers} "$modules/build/"
+    configuration "$release" >"$modules/build/.config"
     cp "$out/headers/include/config/auto.conf" "$modules/build/include/config/"
     cp "$out/headers/scripts/sign-file" "$modules/build/scripts/"
     name_headers "$modules/build" "$release"
@@ -174,7 +180,7 @@ initrd() { # initrd FILE MODULES
 # Compiled once: the release in them is replaced by another one of the same length. objects/RELEASE/PACKAGE are those that
 # work; those in broken/ build and are proven, and fail when they are loaded.
 modules() {
-    stage modules 'compiles the modules' "$out/.headers" "$here/files/hello.c" "$here/releases.sh" || return 0
+    stage modules 'compiles the modules' "$out/.headers" "$here/files/hello.c" "$here/releases.sh" <(declare -f source_of) || return 0
     local build=$out/modules package release kind
     rm -rf "$build" "$out/objects" "$out/broken"
     for kind in objects broken; do

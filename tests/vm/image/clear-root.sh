@@ -7,7 +7,7 @@ set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 root=$1
 : "${LAB:?}" "${SUPPORT:?}"
-# shellcheck source=tests/vm/image/releases.sh
+# shellcheck disable=SC1091 # it lies beside this script, and is checked by itself
 . "$here/releases.sh"
 
 units=$root/usr/lib/systemd/system
@@ -28,6 +28,10 @@ cp -a "$LAB/payload/$A/." "$root/"
 touch "$root/var/lib/kernel/k_booted_$A"
 for release in "$B" "$C"; do cp -a "$LAB/payload/$release" "$root/srv/update/$release"; done
 cp -a "$LAB/objects" "$LAB/broken" "$LAB/keys" "$root/usr/share/vm/"
+# An initrd that holds a module for A.
+mkdir -p "$LAB/extra/usr/lib/modules/$A/extra"
+cp "$LAB/objects/$A/hello/hello.ko" "$LAB/extra/usr/lib/modules/$A/extra/"
+(cd "$LAB/extra" && find . | cpio -o -H newc --quiet | gzip -9) >"$root/usr/share/vm/hello.cpio.gz"
 # For the one compilation in the guest.
 tar -C "$LAB/headers" -cf - . | zstd -q -6 -T0 >"$root/usr/share/vm/headers.tar.zst"
 
