@@ -31,7 +31,14 @@ const COPIES: [&str; 5] = ["cp", "install", "ln", "dh_install", "mv"];
 pub(super) fn install_lines(text: &str, is_list: bool) -> Vec<InstallLine> {
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     let mut found = Vec::new();
-    for (at, line) in text.lines().enumerate() {
+    let mut lines = text.lines().enumerate();
+    while let Some((at, line)) = lines.next() {
+        if let Some(document) = HereDocument::of(line) {
+            let body = document.body(&mut lines.by_ref().map(|(_, line)| line), &values);
+            let target = expanded(line, &values);
+            found.extend(body.and_then(|body| written(at + 1, &target, body)));
+            continue;
+        }
         let line = line.trim().trim_start_matches(['@', '-']);
         if line.starts_with('#') {
             continue;
@@ -109,6 +116,67 @@ fn of_line(line: usize, text: &str, is_list: bool) -> Option<InstallLine> {
     Some(InstallLine { line, kind, contents: InstalledContents::Text(written), name: Some(name?) })
 }
 
+/// The beginning of a here-document of the shell: `cat >FILE <<EOF`.
+struct HereDocument<'t> {
+    /// The line that ends it.
+    end: &'t str,
+    /// Its lines are indented by tabs that do not belong to it.
+    is_indented: bool,
+    /// The shell expands nothing in it.
+    is_literal: bool,
+}
+
+impl<'t> HereDocument<'t> {
+    fn of(line: &'t str) -> Option<HereDocument<'t>> {
+        let (before, rest) = line.split_once("<<")?;
+        // `<<<` gives a word.
+        if before.trim_start().starts_with('#') || rest.starts_with('<') {
+            return None;
+        }
+        let (is_indented, rest) = match rest.strip_prefix('-') {
+            Some(rest) => (true, rest.trim_start()),
+            None => (false, rest.trim_start()),
+        };
+        let quote = rest.chars().next().filter(|c| ['"', '\''].contains(c));
+        let (is_literal, end) = match quote {
+            Some(quote) => (true, rest[1..].split(quote).next()?),
+            None => (false, rest.split([' ', '\t', ';', '>', '|', '&', ')']).next()?),
+        };
+        let is_word = !end.is_empty() && end.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        is_word.then_some(HereDocument { end, is_indented, is_literal })
+    }
+
+    /// Takes its lines. None if the shell would compute a part that is unknown.
+    fn body(
+        &self,
+        lines: &mut dyn Iterator<Item = &'t str>,
+        values: &BTreeMap<String, String>,
+    ) -> Option<String> {
+        let mut body = String::new();
+        for line in lines {
+            let line = if self.is_indented { line.trim_start_matches('\t') } else { line };
+            if line == self.end {
+                break;
+            }
+            body.push_str(line);
+            body.push('\n');
+        }
+        if self.is_literal {
+            return Some(body);
+        }
+        let body = expanded(&body, values);
+        (!body.contains(['$', '`', '\\'])).then_some(body)
+    }
+}
+
+/// A line that writes a text into a file.
+fn written(line: usize, text: &str, contents: String) -> Option<InstallLine> {
+    let words = text.split_ascii_whitespace().map(|word| word.trim_matches(['"', '\'', ';']));
+    let (kind, name) = words.rev().find_map(target)?;
+    let name = name?;
+    Some(InstallLine { line, kind, contents: InstalledContents::Text(contents), name: Some(name) })
+}
+
 /// The directory that a path is in, and the name of the file, if the path has one that is known.
 fn target(word: &str) -> Option<(SideFileKind, Option<String>)> {
     let word = word.trim_start_matches('>');
@@ -175,6 +243,22 @@ mod tests {
                 (5, "udev cp udev-50-tt.rules".to_owned(), some("50-tt.rules")),
                 (7, "modprobe cp 88x2bu.conf".to_owned(), None),
                 (8, "modprobe install x.conf".to_owned(), some("y.conf")),
+            ]
+        );
+        let text = "DIR=/etc/modprobe.d\n\
+            cat > $DIR/a.conf <<EOF\noptions $X y=1\nEOF\n\
+            cat <<\"END\" > $DIR/b.conf\noptions b c=$C\nEND\n\
+            cat <<-EOF | sudo tee /etc/modules-load.d/b.conf\n\tb\n\tEOF\n\
+            cat <<EOF >/tmp/x\necho c > /etc/modules-load.d/c.conf\nEOF\n\
+            echo $((1 << 3)) > /etc/modprobe.d/d.conf\n\
+            read x <<< y\n\
+            echo d > /etc/modules-load.d/d.conf\n";
+        assert_eq!(
+            files(text, false),
+            [
+                (5, "modprobe text options b c=$C\n".to_owned(), some("b.conf")),
+                (8, "modules-load text b\n".to_owned(), some("b.conf")),
+                (16, "modules-load text d\n".to_owned(), some("d.conf")),
             ]
         );
         assert_eq!(

@@ -285,7 +285,7 @@ pub fn side_files(scratch: &Root, unpacked: &Unpacked, package: &str) -> Result<
     Ok(found)
 }
 
-/// The Makefiles, the shell scripts and the lists of debhelper.
+/// The Makefiles, the shell scripts, the lists of debhelper, and the spec files of RPM.
 fn scripts(source: &SourceTree<'_>) -> Vec<(PathBuf, String)> {
     let is_list = |path: &Path| {
         let name = name_of(path);
@@ -294,7 +294,8 @@ fn scripts(source: &SourceTree<'_>) -> Vec<(PathBuf, String)> {
     };
     let is_named = |path: &Path| {
         let name = name_of(path);
-        name.starts_with("Makefile") || name.ends_with(".mk") || name.ends_with(".sh") || is_list(path)
+        let ends = [".mk", ".sh", ".spec"].iter().any(|end| name.ends_with(end));
+        name.starts_with("Makefile") || ends || is_list(path)
     };
     let mut found: Vec<(PathBuf, String)> = Vec::new();
     for path in source.files().filter(|path| !is_aside(path)) {
