@@ -53,10 +53,10 @@ impl Probe {
             let next = words.next().filter(|word| word.starts_with('/'));
             entered.extend(next.map(|word| word.trim_end_matches('/')));
         }
-        // make also names a directory that is not there.
-        for line in output.lines().filter(|line| line.contains("No such file or directory")) {
-            let path = line.find('/').map_or("", |at| &line[at..]);
-            let path = path.split_once(": No such").map_or("", |(path, _)| path);
+        // "make: *** DIRECTORY: REASON": it cannot enter it, because it is not there.
+        for line in output.lines() {
+            let Some((_, rest)) = line.split_once(": *** ") else { continue };
+            let path = rest.split_once(": ").map_or("", |(path, _)| path);
             if path.starts_with("/lib/modules/") {
                 entered.insert(path);
             }

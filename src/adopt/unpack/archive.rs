@@ -29,11 +29,37 @@ const BESIDE: [&str; 9] = [
     "lib/modules-load.d/",
 ];
 
+/// How the contents of an archive are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "lowercase")]
+pub enum Compression {
+    #[strum(serialize = "no compression")]
+    None,
+    Gzip,
+    Xz,
+    Zstd,
+    Bzip2,
+}
+
+impl Compression {
+    /// The compression that a file begins with.
+    pub(super) fn of(head: &[u8]) -> Compression {
+        let by_magic: [(&[u8], Compression); 4] = [
+            (&[0x1f, 0x8b], Compression::Gzip),
+            (&[0xfd, b'7', b'z', b'X', b'Z', 0], Compression::Xz),
+            (&[0x28, 0xb5, 0x2f, 0xfd], Compression::Zstd),
+            (b"BZh", Compression::Bzip2),
+        ];
+        let found = by_magic.into_iter().find(|(magic, _)| head.starts_with(magic));
+        found.map_or(Compression::None, |(_, compression)| compression)
+    }
+}
+
 /// The kind of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// tar, with the name of the compression.
-    Tar(&'static str),
+    /// tar.
+    Tar(Compression),
     /// zip.
     Zip,
     /// A Debian package.
@@ -44,17 +70,16 @@ pub enum Format {
 
 impl Format {
     fn of(head: &[u8]) -> Option<Format> {
-        let by_magic: [(&[u8], Format); 7] = [
-            (&[0x1f, 0x8b], Format::Tar("gzip")),
-            (&[0xfd, b'7', b'z', b'X', b'Z', 0], Format::Tar("xz")),
-            (&[0x28, 0xb5, 0x2f, 0xfd], Format::Tar("zstd")),
-            (b"BZh", Format::Tar("bzip2")),
+        let by_magic: [(&[u8], Format); 3] = [
             (b"PK\x03\x04", Format::Zip),
             (b"!<arch>\n", Format::Deb),
             (&[0xed, 0xab, 0xee, 0xdb], Format::Rpm),
         ];
         let found = by_magic.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, format)| format);
-        found.or_else(|| (head.get(257..262) == Some(b"ustar")).then_some(Format::Tar("no compression")))
+        found.or_else(|| match Compression::of(head) {
+            Compression::None if head.get(257..262) != Some(b"ustar") => None,
+            compression => Some(Format::Tar(compression)),
+        })
     }
 }
 
@@ -77,7 +102,7 @@ pub(super) fn extract(mut file: File, into: &mut Extraction<'_>) -> Result<Forma
     let format = Format::of(&head).ok_or(UnpackError::Format)?;
     let file = BufReader::new(file);
     match format {
-        Format::Tar(compression) => tar(decompressed(compression, file)?, into, None)?,
+        Format::Tar(compression) => tar(decompressed(compression, file)?, into, TarContents::Source)?,
         Format::Zip => zip(file, into)?,
         Format::Deb => deb(file, into)?,
         Format::Rpm => super::rpm::extract(file, into)?,
@@ -87,16 +112,16 @@ pub(super) fn extract(mut file: File, into: &mut Extraction<'_>) -> Result<Forma
 
 /// A reader of what was compressed in that way.
 pub(super) fn decompressed<'r>(
-    compression: &str,
+    compression: Compression,
     file: impl BufRead + 'r,
 ) -> Result<Box<dyn Read + 'r>, UnpackError> {
     let unusable = |e: &dyn std::fmt::Display| UnpackError::Source(format!("{compression}: {e}"));
     Ok(match compression {
-        "gzip" => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        "xz" => Box::new(xz(file, true).map_err(|e| unusable(&e))?),
-        "zstd" => Box::new(zstd(file).map_err(|e| unusable(&e))?),
-        "bzip2" => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
-        _ => Box::new(file),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        Compression::Xz => Box::new(xz(file, true).map_err(|e| unusable(&e))?),
+        Compression::Zstd => Box::new(zstd(file).map_err(|e| unusable(&e))?),
+        Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
+        Compression::None => Box::new(file),
     })
 }
 
@@ -107,8 +132,17 @@ pub(super) fn packaged(name: &[u8]) -> Option<&[u8]> {
     name.strip_prefix(PACKAGED.as_bytes()).filter(|rest| !rest.is_empty())
 }
 
-/// Extracts a tar archive; of a package only its sources.
-fn tar(stream: impl Read, into: &mut Extraction<'_>, package: Option<()>) -> Result<(), UnpackError> {
+/// What a tar archive has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TarContents {
+    /// A source.
+    Source,
+    /// The files of a package: only its sources and side files are taken.
+    Package,
+}
+
+/// Extracts a tar archive.
+fn tar(stream: impl Read, into: &mut Extraction<'_>, contents: TarContents) -> Result<(), UnpackError> {
     let damaged = |e: io::Error| UnpackError::Source(format!("the archive is damaged: {e}"));
     let mut archive = tar::Archive::new(stream.take(STREAM));
     // Raw: the crate would hold a name of any length in memory.
@@ -144,9 +178,9 @@ fn tar(stream: impl Read, into: &mut Extraction<'_>, package: Option<()>) -> Res
         }
         let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
         let target = long_link.take().or_else(|| entry.link_name_bytes().map(|text| text.into_owned()));
-        let name = match package {
-            None => &name[..],
-            Some(()) => match packaged(&name) {
+        let name = match contents {
+            TarContents::Source => &name[..],
+            TarContents::Package => match packaged(&name) {
                 Some(name) => name,
                 None => {
                     if let Some(name) = beside(&name).filter(|_| kind.is_file()) {
@@ -242,14 +276,14 @@ fn deb(file: BufReader<File>, into: &mut Extraction<'_>) -> Result<(), UnpackErr
         let name = String::from_utf8_lossy(entry.header().identifier()).into_owned();
         let Some(ending) = name.trim_end_matches('/').strip_prefix("data.tar") else { continue };
         let compression = match ending {
-            "" => "no compression",
-            ".gz" => "gzip",
-            ".xz" => "xz",
-            ".zst" => "zstd",
-            ".bz2" => "bzip2",
+            "" => Compression::None,
+            ".gz" => Compression::Gzip,
+            ".xz" => Compression::Xz,
+            ".zst" => Compression::Zstd,
+            ".bz2" => Compression::Bzip2,
             other => return Err(UnpackError::Source(format!("its data are compressed as {other}"))),
         };
-        tar(decompressed(compression, BufReader::new(entry))?, into, Some(()))?;
+        tar(decompressed(compression, BufReader::new(entry))?, into, TarContents::Package)?;
         return no_sources(into);
     }
     Err(UnpackError::Source("it is not a Debian package: it has no data.tar".to_owned()))

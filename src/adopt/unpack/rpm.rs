@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::archive::{beside, decompressed, no_sources, packaged, with_head};
+use super::archive::{Compression, beside, decompressed, no_sources, packaged, with_head};
 use super::extract::{Entry, EntryFault, Extraction, UnpackError};
 use crate::limits::ADOPTED_ENTRIES;
 
@@ -23,14 +23,10 @@ pub(super) fn extract(mut file: impl BufRead, into: &mut Extraction<'_>) -> Resu
     header(&mut file).map_err(damaged)?;
     let mut head = Vec::new();
     (&mut file).take(6).read_to_end(&mut head).map_err(damaged)?;
-    let compression = match head.as_slice() {
-        [0x1f, 0x8b, ..] => "gzip",
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
-        [b'B', b'Z', b'h', ..] => "bzip2",
-        [b'0', b'7', b'0', b'7', ..] => "no compression",
-        _ => return Err(UnpackError::Source("its data are compressed in an unknown way".to_owned())),
-    };
+    let compression = Compression::of(&head);
+    if compression == Compression::None && !head.starts_with(b"0707") {
+        return Err(UnpackError::Source("its data are compressed in an unknown way".to_owned()));
+    }
     cpio(decompressed(compression, with_head(head, file))?, into)?;
     no_sources(into)
 }
