@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use strum::{IntoStaticStr, VariantNames};
 
 use super::first_error::{ErrorKind, FirstError};
+use crate::sys::Shortage;
 
 /// Why a build failed, with the values that its remedy needs. A value is none if the log does not contain it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, IntoStaticStr, VariantNames)]
@@ -51,6 +52,9 @@ pub enum Cause {
         /// A path on that file system.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         filesystem: Option<String>,
+        /// It has room, and no free inode.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        inodes: bool,
     },
     /// There was not enough memory.
     NoMemory,
@@ -155,13 +159,21 @@ pub enum Phase {
     Other,
 }
 
+/// That a filesystem is full, as the rest of a sentence.
+pub fn lack_of(lack: Shortage) -> &'static str {
+    match lack {
+        Shortage::Space => "is full",
+        Shortage::Inodes => "has no free inode",
+    }
+}
+
 /// Errors that are not found in a line of a log.
 impl FirstError {
     /// The error of a build that met a full file system. The affected programs often cannot write their own
     /// message.
-    pub fn of_full(found: Option<FirstError>, filesystem: String) -> FirstError {
-        let message = format!("{filesystem} is full");
-        let cause = Cause::NoSpace { filesystem: Some(filesystem) };
+    pub fn of_full(found: Option<FirstError>, filesystem: String, lack: Shortage) -> FirstError {
+        let message = format!("{filesystem} {}", lack_of(lack));
+        let cause = Cause::NoSpace { filesystem: Some(filesystem), inodes: lack == Shortage::Inodes };
         let (file, line, context) = (None, None, Vec::new());
         let unsaid = FirstError {
             kind: ErrorKind::NoSpace,
@@ -247,7 +259,7 @@ mod tests {
             Cause::Headers { missing: None },
             Cause::Toolchain { kernel_compiler: some(), compiler: some(), lacks: None },
             Cause::Clang { kernel_compiler: None },
-            Cause::NoSpace { filesystem: some() },
+            Cause::NoSpace { filesystem: some(), inodes: true },
             Cause::NoMemory,
             Cause::MissingProgram { program: "bc".to_owned() },
             Cause::Dependency { needs: some() },

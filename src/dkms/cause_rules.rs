@@ -153,7 +153,9 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
 pub(super) fn cause(case: &Case<'_>) -> Cause {
     let kind = case.error.kind;
     match kind {
-        ErrorKind::NoSpace => return Cause::NoSpace { filesystem: filesystem(case.text) },
+        ErrorKind::NoSpace => {
+            return Cause::NoSpace { filesystem: filesystem(case.text), inodes: false };
+        }
         ErrorKind::NoMemory => return Cause::NoMemory,
         // A failure with the headers of another kernel proves nothing about the right ones.
         ErrorKind::Compiler

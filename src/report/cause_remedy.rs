@@ -22,8 +22,13 @@ pub fn cause_remedy(error: Option<&FirstError>, names: &str, packages: &Packages
         Cause::Clang { .. } => {
             format!("{}, and put LLVM=1 into the MAKE of the dkms.conf of {names}", packages.clang())
         }
-        Cause::NoSpace { filesystem: Some(path) } => format!("make room on the file system of {path}"),
-        Cause::NoSpace { filesystem: None } => "make room on the file system that is full".to_owned(),
+        Cause::NoSpace { filesystem: Some(path), inodes: false } => {
+            format!("make room on the file system of {path}")
+        }
+        Cause::NoSpace { filesystem: Some(path), inodes: true } => {
+            format!("delete files that are not needed on the file system of {path}: it has no free inode")
+        }
+        Cause::NoSpace { filesystem: None, .. } => "make room on the file system that is full".to_owned(),
         Cause::NoMemory => "end what needs much memory, or add swap".to_owned(),
         Cause::Dependency { needs: Some(needs) } => format!("install {needs}, which {names} is built upon"),
         Cause::Dependency { needs: None } => format!("install what {names} is built upon"),

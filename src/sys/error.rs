@@ -17,7 +17,21 @@ pub struct FileError {
     pub cause: io::Error,
 }
 
+/// What a full filesystem has no more of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Room for data.
+    Space,
+    /// Inodes: no further file can be created, whatever the free space is.
+    Inodes,
+}
+
 impl FileError {
+    /// A filesystem is full, or a quota is used up.
+    pub fn is_full(&self) -> bool {
+        matches!(self.cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     /// There is no file of that name.
     pub fn is_absent(&self) -> bool {
         matches!(self.cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)

@@ -79,7 +79,7 @@ pub use fingerprint::Fingerprint;
 pub use lock::Lock;
 pub use output_file::OutputFile;
 pub use punch_hole::punch_hole;
-pub use root::{FileError, FileKind, Listed, Presence, Root, RootKind, Stat, Written};
+pub use root::{FileError, FileKind, Listed, Presence, Root, RootKind, Shortage, Stat, Written};
 pub use sandbox::Sandbox;
 pub use scratch::Scratch;
 pub use time_style::TimeStyle;

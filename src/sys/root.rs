@@ -21,7 +21,7 @@ use super::directory::entries;
 use super::unread::Unread;
 use super::walk::{without_openat2, without_proc};
 
-pub use super::error::FileError;
+pub use super::error::{FileError, Shortage};
 pub use super::stat::{FileKind, Listed, Presence, Stat, Written};
 
 /// The largest file that is read into memory where the reader names no other limit: a configuration file, a
@@ -135,6 +135,11 @@ impl Root {
             denied.insert(error.path.clone());
         }
         error
+    }
+
+    /// An error of a file that was opened by this root and is being written.
+    pub fn write_failed(&self, path: impl AsRef<Path>, cause: io::Error) -> FileError {
+        self.fail("write", path.as_ref(), cause)
     }
 
     /// The host paths of everything that could not be read so far and that root can read, sorted.
@@ -409,6 +414,22 @@ impl Root {
     pub fn free_space(&self, path: impl AsRef<Path>) -> Result<u64, FileError> {
         let fs = self.filesystem_of(path.as_ref())?;
         Ok(fs.blocks_available().saturating_mul(fs.fragment_size()))
+    }
+
+    /// What the filesystem that holds `path` has no more of, if anything; it should have room for that many
+    /// bytes.
+    ///
+    /// # Errors
+    /// As [`Root::free_space`].
+    pub fn shortage(&self, path: impl AsRef<Path>, room: u64) -> Result<Option<Shortage>, FileError> {
+        let fs = self.filesystem_of(path.as_ref())?;
+        let free = fs.blocks_available().saturating_mul(fs.fragment_size());
+        // A filesystem without a fixed number of inodes reports that it has none.
+        Ok(if fs.files() > 0 && fs.files_available() == 0 {
+            Some(Shortage::Inodes)
+        } else {
+            (free < room).then_some(Shortage::Space)
+        })
     }
 
     /// Free bytes for root, which may also use the reserve of a filesystem.

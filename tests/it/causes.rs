@@ -5,6 +5,7 @@ use clr_dkms::dkms::first_error::{BuildFacts, FirstError, find_with};
 use clr_dkms::report::cause_remedy::cause_remedy;
 use clr_dkms::report::packages::Packages;
 use clr_dkms::report::remedy::CommandTarget;
+use clr_dkms::sys::Shortage;
 use serde::Deserialize;
 use strum::VariantNames;
 
@@ -50,7 +51,8 @@ pub(crate) fn labelled(file: &str) -> Vec<Labelled> {
 /// The error of each log, as documents have it.
 pub(crate) fn errors() -> Vec<serde_json::Value> {
     let logs = ["build-logs-labelled.jsonl", "build-logs.jsonl"].into_iter().flat_map(labelled);
-    logs.map(|log| serde_json::to_value(log.error()).unwrap()).collect()
+    let full = FirstError::of_full(None, "/var/lib/dkms".to_owned(), Shortage::Inodes);
+    logs.map(|log| log.error()).chain([full]).map(|error| serde_json::to_value(error).unwrap()).collect()
 }
 
 /// What an admin sees of an error.

@@ -11,6 +11,7 @@ use super::{Event, Observer, Planned, STOPPED};
 use crate::context::Context;
 use crate::decide::module_state::coming;
 use crate::dkms::build::{self, BuildRefusal, Failure, Job, StepFailure, StepsDone};
+use crate::dkms::cause::lack_of;
 use crate::dkms::first_error::FirstError;
 use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::log;
@@ -23,6 +24,7 @@ use crate::dkms::{Cache, Decision, Flaw, ModuleName, ModuleOnKernel, PlanStep, S
 use crate::enforcement::LoadOutcome;
 use crate::kernel::inventory::MODULES;
 use crate::message;
+use crate::sys::Shortage;
 use crate::system::{System, pairs_of};
 use crate::update::run_mark::RunMark;
 
@@ -210,7 +212,8 @@ fn take_failure(context: &Context, attempt: &mut Attempt, inputs: Option<String>
     let StepFailure { what, error, last_lines, lasting } = failure;
     tell_log(context, attempt, error.as_deref(), &last_lines);
     let full = full_filesystem(context);
-    let remark = full.as_ref().map(|place| format!("; {place} is full")).unwrap_or_default();
+    let remark =
+        full.as_ref().map(|(place, lack)| format!("; {place} {}", lack_of(*lack))).unwrap_or_default();
     attempt.inputs = inputs.filter(|_| lasting && full.is_none());
     if error.as_ref().is_some_and(|error| error.is_for_other_kernel()) {
         // The build may target the running kernel by mistake, and succeed after a reboot.
@@ -218,8 +221,8 @@ fn take_failure(context: &Context, attempt: &mut Attempt, inputs: Option<String>
     }
     attempt.failure = Some((State::BuildFailed, what + &remark));
     attempt.error = error.map(|error| *error);
-    if let Some(place) = full {
-        attempt.error = Some(FirstError::of_full(attempt.error.take(), place));
+    if let Some((place, lack)) = full {
+        attempt.error = Some(FirstError::of_full(attempt.error.take(), place, lack));
     }
 }
 
@@ -400,11 +403,12 @@ pub(super) fn pairs_now(
 
 /// A directory that builds write to on a full filesystem. The error messages of a build on a full filesystem
 /// are often lost.
-fn full_filesystem(context: &Context) -> Option<String> {
-    [TREE, MODULES, "/tmp"]
-        .into_iter()
-        .find(|place| context.root.free_space(place).is_ok_and(|free| free < ROOM))
-        .map(|place| context.root.shown_path(place).display().to_string())
+fn full_filesystem(context: &Context) -> Option<(String, Shortage)> {
+    [TREE, MODULES, "/tmp"].into_iter().find_map(|place| {
+        // One that cannot be asked is not known to be full.
+        let lack = context.root.shortage(place, ROOM).ok()??;
+        Some((context.root.shown_path(place).display().to_string(), lack))
+    })
 }
 
 /// A repaired module is not a failure of the update, but an unexpected change is worth a log entry.
