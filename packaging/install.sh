@@ -109,7 +109,9 @@ make_plan() {
         add_file "$BINDIR_FROM/$name" "$BINDIR/$name" 755
     done
     add_file "$top/packaging/clr-dkms.conf" "$DATADIR/defaults/clr-dkms/clr-dkms.conf" 644
-    add_file "$top/packaging/status.schema.json" "$DATADIR/clr-dkms/status.schema.json" 644
+    for entry in modules status; do
+        add_file "$top/packaging/$entry.schema.json" "$DATADIR/clr-dkms/$entry.schema.json" 644
+    done
     for entry in "$top"/motd.d/*; do
         [[ $entry != *'~' ]] || continue # an editor's copy
         add_file "$entry" "$DATADIR/clr-dkms/motd.d/${entry##*/}" 644

@@ -34,7 +34,7 @@ pub(crate) fn schema() -> Value {
 }
 
 /// The same for us: what it does not name must not be there. A reader of documents of later versions has to be more generous.
-fn strict(mut schema: Value) -> Value {
+pub(crate) fn strict(mut schema: Value) -> Value {
     match &mut schema {
         Value::Object(fields) => {
             fields.values_mut().for_each(|v| *v = strict(v.take()));
@@ -213,7 +213,12 @@ fn other_documents_are_refused() {
 }
 
 /// Follows a document along its schema, and notes which properties say something.
-fn cover<'s>(whole: &'s Value, mut schema: &'s Value, value: &Value, seen: &mut BTreeSet<*const Value>) {
+pub(crate) fn cover<'s>(
+    whole: &'s Value,
+    mut schema: &'s Value,
+    value: &Value,
+    seen: &mut BTreeSet<*const Value>,
+) {
     if let Some(reference) = schema["$ref"].as_str() {
         schema = whole.pointer(reference.trim_start_matches('#')).unwrap();
     }
@@ -232,7 +237,7 @@ fn cover<'s>(whole: &'s Value, mut schema: &'s Value, value: &Value, seen: &mut 
 }
 
 /// Every property below a schema, with the way to it.
-fn properties<'s>(schema: &'s Value, way: &str, found: &mut Vec<(String, &'s Value)>) {
+pub(crate) fn properties<'s>(schema: &'s Value, way: &str, found: &mut Vec<(String, &'s Value)>) {
     for (name, part) in schema.as_object().into_iter().flatten() {
         // What is said of a property under a condition is said of the same property.
         if name == "allOf" {

@@ -44,14 +44,14 @@ done
 echo module.sig_unenforce >"$root/usr/share/kernel/cmdline.d/clr-ignore-mod-sig.conf"
 "##;
 
-fn with_swupd(root: &TestRoot) {
+pub(crate) fn with_swupd(root: &TestRoot) {
     let path = root.tools().join("swupd");
     fs::write(&path, SWUPD).unwrap();
     set_mode(&path, 0o755);
 }
 
 /// A system whose kernel has no headers, and that refuses modules without a trusted signature.
-fn bare() -> TestRoot {
+pub(crate) fn bare() -> TestRoot {
     let root = TestRoot::new();
     root.kernel(A).tip(A);
     let root = root.running(A);
@@ -59,7 +59,7 @@ fn bare() -> TestRoot {
     root
 }
 
-fn setup(root: &TestRoot, more: &[&str]) -> Run {
+pub(crate) fn setup(root: &TestRoot, more: &[&str]) -> Run {
     root.run("clr-dkms", &[&["setup"], more].concat())
 }
 

@@ -17,8 +17,11 @@ const COMMON_EXITS: [(&str, &str); 5] = [
     ("78", "Bad configuration."),
 ];
 
+/// Texts for pages: what takes more than a screen of `--help`.
+const GUIDES: [(&str, &str); 1] = [("clr-dkms-add", include_str!("add-guide.txt"))];
+
 /// A path, its description, and the ends of the names of the pages that list it; an empty list means all pages.
-const FILES: [(&str, &str, &[&str]); 18] = [
+const FILES: [(&str, &str, &[&str]); 19] = [
     ("/etc/clr-dkms/clr-dkms.conf", "The configuration; see clr-dkms.conf(5).", &[]),
     (
         "/var/lib/clr-dkms/last-run.json",
@@ -71,6 +74,11 @@ const FILES: [(&str, &str, &[&str]); 18] = [
         "/etc/clr-dkms/notify.d/*",
         "Programs that get the status as JSON on their standard input when the verdict changes; see clr-dkms.conf(5).",
         &["dkms", "-post-update", "-status"],
+    ),
+    (
+        "/usr/share/clr-dkms/modules.schema.json",
+        "A JSON Schema of what add, remove, export, import and setup print with --json.",
+        &["-add", "-remove", "-export", "-import", "-setup"],
     ),
     (
         "/usr/share/clr-dkms/status.schema.json",
@@ -219,6 +227,9 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
     for (title, lines) in more(command) {
         example(&title, &lines).to_writer(&mut out)?;
     }
+    if let Some((_, text)) = GUIDES.iter().find(|(page, _)| *page == name(command)) {
+        guide(text).to_writer(&mut out)?;
+    }
     section("EXIT STATUS", &[]).to_writer(&mut out)?;
     ensure!(!exits.is_empty(), "it lacks \"Exit code 0:\"");
     for (of, codes) in &exits {
@@ -250,6 +261,28 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
     section("SEE ALSO", &[see_also(command, names)]).to_writer(&mut out)?;
     // mandoc warns of a line break before and after an empty line.
     Ok(highlighted(&String::from_utf8(out)?.replace("\n.br\n\n.br\n", "\n.sp\n")))
+}
+
+/// The sections of a guide: titles in capital letters, paragraphs, and commands, which are indented.
+fn guide(text: &str) -> Roff {
+    let mut roff = Roff::new();
+    let mut is_first = true;
+    for block in text.split("\n\n").map(str::trim_end).filter(|block| !block.is_empty()) {
+        if let Some(command) = block.strip_prefix("  ") {
+            roff.control("PP", []).control("RS", []).control("EX", []);
+            roff.text([roman(command)]);
+            roff.control("EE", []).control("RE", []);
+        } else if block.chars().all(|c| c.is_ascii_uppercase() || c == ' ') {
+            roff.control("SH", [block]);
+        } else {
+            if !is_first {
+                roff.control("PP", []);
+            }
+            paragraph(&mut roff, block);
+        }
+        is_first = block.chars().all(|c| c.is_ascii_uppercase() || c == ' ');
+    }
+    roff
 }
 
 /// The sections of `--help` after the examples: titles with a colon, each followed by literal lines.
