@@ -208,7 +208,11 @@ impl System {
     /// sources, so only reports do it, and runs that an admin asked for.
     /// `record` is that of the last run.
     pub fn look_at_sources(&mut self, root: &Root, record: Option<&RunRecord>) {
-        let built_from = record.map(|record| &record.built_from);
+        self.compare_sources(root, record.map(|record| &record.built_from));
+    }
+
+    /// The same with the fingerprints of the sources of built files, by the SHA-256 of the file.
+    pub fn compare_sources(&mut self, root: &Root, built_from: Option<&BTreeMap<String, String>>) {
         let mut sources: BTreeMap<ModuleName, Option<SourceFiles>> = BTreeMap::new();
         for pair in self.modules_on_kernels.iter_mut().filter(|pair| pair.proof.is_ok()) {
             let look = || SourceFiles::observe(root, &pair.source);

@@ -26,7 +26,9 @@ impl Evidence {
 
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.file.display(), self.line, self.text)
+        // Tabs and the columns of a Makefile say nothing here.
+        let text: Vec<&str> = self.text.split_whitespace().collect();
+        write!(f, "{}:{}: {}", self.file.display(), self.line, text.join(" "))
     }
 }
 
@@ -45,7 +47,7 @@ pub struct Decision {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = if self.value.is_empty() { "nothing" } else { &self.value };
+        let value = if self.value.is_empty() { "empty" } else { &self.value };
         write!(f, "{}: {value} ({})", self.subject, self.why)
     }
 }

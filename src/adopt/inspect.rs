@@ -10,13 +10,13 @@ use crate::kernel::inventory::module_directory;
 use crate::limits::TEXT;
 use crate::sys::{Root, Tools};
 
-/// The findings in the source at `directory` of the scratch root.
+/// The findings in the source at `directory` of the scratch root, which will have that name.
 ///
 /// # Errors
 /// When it cannot be read or evaluated.
 pub fn inspect(
     (root, tools): (&Root, &Tools),
-    (scratch, directory): (&Root, &Path),
+    (scratch, directory, name): (&Root, &Path, &str),
     releases: &[String],
     rules: DkmsRules,
 ) -> Result<Vec<Finding>, AdoptError> {
@@ -24,7 +24,7 @@ pub fn inspect(
     let host = scratch.real_path(directory).map_err(|e| unknown(&e))?;
     let inside = root.inside(&host).ok_or_else(|| unknown(&"the scratch directory is in another root"))?;
     let source = SourceFiles::observe(root, &inside, &Trust::Owner);
-    let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = name.to_owned();
     let mut subject = LintSubject {
         texts: Vec::new(),
         directory: name.clone(),

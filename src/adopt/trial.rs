@@ -5,11 +5,15 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::find::Adoptable;
 use super::place::SOURCES;
+use crate::dkms::kernel_symbols::KernelSymbols;
 use crate::dkms::probe::Probe;
-use crate::dkms::proof::{facts_of, find_file, vermagic_of};
+use crate::dkms::proof::{ProofStanding, facts_of, find_file, in_words, prove_files, vermagic_of};
 use crate::dkms::{Cache, architecture, tree};
+use crate::kernel::Headers;
 use crate::kernel::inventory::{MODULES, module_directory};
 use crate::kernel::module_file::{self, ModuleInfo};
 use crate::kernel::module_image::ModuleImage;
@@ -204,7 +208,7 @@ impl Trial<'_> {
         if !done.ended.is_success() {
             return Err(TrialFailure::Build(done.ended.to_string()));
         }
-        let directory = format!("{TREE}/{name}/{version}/{}/{}/module", self.release, architecture());
+        let directory = self.built();
         let mut proven = Vec::new();
         let mut cache = Cache::default();
         for built in &conf.built {
@@ -220,6 +224,31 @@ impl Trial<'_> {
             proven.push(BuiltModule::new(&built.name, info));
         }
         Ok(proven)
+    }
+
+    /// Checks that the kernel has everything that the built modules take. Returns why not all of it could be
+    /// checked.
+    ///
+    /// # Errors
+    /// When the kernel would refuse a module, or nothing can be checked.
+    pub fn prove(&self, now: Timestamp) -> Result<Option<String>, TrialFailure> {
+        let real = self.scratch.real_path(self.built())?;
+        let Some(inside) = self.root.inside(&real) else {
+            return Ok(Some("the scratch directory is in another root".to_owned()));
+        };
+        let scope = KernelSymbols::load(self.root, self.release, &Headers::Present, now)?;
+        let directory = inside.display().to_string();
+        match prove_files(&scope, &mut Cache::default(), &directory, &self.found.conf).0 {
+            ProofStanding::Proven => Ok(None),
+            ProofStanding::Unchecked(reason) => Ok(Some(reason)),
+            ProofStanding::Flawed(flaws) => Err(TrialFailure::Flawed(in_words(&flaws))),
+        }
+    }
+
+    /// The directory in the scratch root with the modules that were built.
+    fn built(&self) -> String {
+        let Adoptable { name, version, .. } = self.found;
+        format!("{TREE}/{name}/{version}/{}/{}/module", self.release, architecture())
     }
 
     /// The log that dkms writes. None if it cannot be read: it is for a message only.

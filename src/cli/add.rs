@@ -17,6 +17,8 @@ use crate::report::add::{AddDocument, StepResult};
 use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::report::render::add::{found, rest};
 use crate::report::render::json;
+use crate::report::render::style::ScreenStyle;
+use crate::report::side_files::SideFileResult;
 use crate::state::{LOCK, is_ours};
 use crate::sys::{Lock, RootKind, interrupt};
 use crate::update::adopt::{self, AddOrder, Prepared};
@@ -113,8 +115,9 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
         None => None,
     };
     let shown = document.steps.len();
+    let style = ScreenStyle::here(true, context.clock.now());
     if !arguments.json {
-        answer(&found(&document), common.color)?;
+        answer(&found(&document, &style), common.color)?;
     }
     let code = match (prepared, before) {
         (Some(prepared), Some(_)) if arguments.dry_run => {
@@ -126,7 +129,7 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
         }
         _ => exit::ATTENTION,
     };
-    let text = if arguments.json { json(&document)? } else { rest(&document, shown) };
+    let text = if arguments.json { json(&document)? } else { rest(&document, shown, &style) };
     answer(&text, common.color)?;
     Ok(code)
 }
@@ -179,10 +182,33 @@ fn confirm_and_install(
     let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
     let done = registration::install(context, prepared, &before, show)?;
     let code = finish(context, (prepared, &before), &done, consent, document);
-    match document.installed && arguments.load {
-        true => Ok(code.max(load_all(context, module, document))),
-        false => Ok(code),
+    match (document.installed, arguments.load) {
+        (true, true) => Ok(code.max(load_all(context, module, document))),
+        (true, false) if context.root.kind() != RootKind::Image => {
+            let text = when_loaded(context, module, document);
+            document.step("load", StepResult::Skipped, text);
+            Ok(code)
+        }
+        _ => Ok(code),
     }
+}
+
+/// When a module is loaded that was not to be loaded now.
+fn when_loaded(context: &Context, module: &ModuleName, document: &AddDocument) -> String {
+    let at_boot = match &document.side.autoload {
+        None => "whether a device loads it at boot is unknown",
+        Some(need) if !need.needed => "its device loads it at boot",
+        Some(need) if matches!(need.result, SideFileResult::Written | SideFileResult::Present) => {
+            "it is loaded at each boot"
+        }
+        Some(_) => "no device loads it at boot: --autoload does",
+    };
+    let now = match loading::files(context, module) {
+        Ok(Ok(_)) => "--load or modprobe loads it now".to_owned(),
+        Ok(Err(why)) => why,
+        Err(e) => e.to_string(),
+    };
+    format!("{at_boot}; {now}")
 }
 
 /// Why the module is not to be registered.
@@ -238,7 +264,7 @@ fn load_all(context: &Context, module: &ModuleName, document: &mut AddDocument) 
                 let until = "what is loaded stays until it is unloaded or the next boot";
                 (StepResult::Warning, format!("{name} was loaded before: {until}"))
             }
-            Ok(LoadOutcome::Refused { why, log, .. }) => {
+            Ok(LoadOutcome::Refused { why, log }) => {
                 let log: String = log.iter().map(|line| format!("; kernel: {line}")).collect();
                 (StepResult::Failed, format!("{name} is not loaded: {why}{log}"))
             }
@@ -279,9 +305,8 @@ fn finish(
     let left = done.left_alone.iter().filter(|left| !left.state.is_fine());
     let left = left.map(|left| format!("{}: {}", left.release, left.why));
     let mut problems: Vec<String> = failed.chain(left).collect();
-    let not_proven = if problems.is_empty() { registration::not_proven(context, module) } else { Vec::new() };
-    let (open, flawed): (Vec<_>, Vec<_>) =
-        not_proven.into_iter().partition(|left| left.state == State::Unknown);
+    let unproven = if problems.is_empty() { done.unproven.as_slice() } else { &[] };
+    let (open, flawed): (Vec<_>, Vec<_>) = unproven.iter().partition(|left| left.state == State::Unknown);
     problems.extend(flawed.iter().map(ToString::to_string));
     if interrupt::asked() {
         problems.push("the run was asked to stop".to_owned());

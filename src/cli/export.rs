@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::kernel::Inventory;
 use crate::report::render::json;
+use crate::report::render::style::ScreenStyle;
 use crate::report::render::transfer::exported;
 use crate::update::export::{self, ExportRefusal};
 
@@ -63,7 +64,8 @@ pub fn run(context: &Context, arguments: &ExportArguments, common: &Common) -> a
         }
         document.written = true;
     }
-    let text = if arguments.json { json(&document)? } else { exported(&document) };
+    let style = ScreenStyle::here(true, context.clock.now());
+    let text = if arguments.json { json(&document)? } else { exported(&document, &style) };
     answer(&text, common.color)?;
     Ok(exit::OK)
 }

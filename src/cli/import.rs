@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::report::add::StepResult;
 use crate::report::render::json;
+use crate::report::render::style::ScreenStyle;
 use crate::report::render::transfer::{checked, imported};
 use crate::report::transfer::{ImportDocument, ImportOrigin, ImportedArchive};
 use crate::state::{LOCK, is_ours};
@@ -74,6 +75,7 @@ pub fn run(context: &Context, arguments: &ImportArguments, common: &Common) -> a
         }
     };
     check.faults().iter().for_each(|fault| tracing::warn!("{fault}"));
+    let style = ScreenStyle::here(true, context.clock.now());
     let mut candidates: Vec<Candidate> = Vec::new();
     for file in &arguments.files {
         let mut archive = ImportedArchive::default();
@@ -87,7 +89,7 @@ pub fn run(context: &Context, arguments: &ImportArguments, common: &Common) -> a
             ready = None;
         }
         if !arguments.json {
-            answer(&checked(&archive), common.color)?;
+            answer(&checked(&archive, &style), common.color)?;
         }
         candidates.push((archive, ready));
     }
@@ -101,7 +103,10 @@ pub fn run(context: &Context, arguments: &ImportArguments, common: &Common) -> a
         ImportDocument { schema: 1, archives: candidates.into_iter().map(|(archive, _)| archive).collect() };
     let text = match arguments.json {
         true => json(&document)?,
-        false => document.archives.iter().zip(shown).map(|(archive, from)| imported(archive, from)).collect(),
+        false => {
+            let archives = document.archives.iter().zip(shown);
+            archives.map(|(archive, from)| imported(archive, from, &style)).collect()
+        }
     };
     answer(&text, common.color)?;
     Ok(if is_refused { exit::ATTENTION } else { code })
@@ -128,8 +133,20 @@ fn confirm_and_install(
     wait_for_swupd(context);
     let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
     let mut is_complete = true;
-    for (archive, candidate) in candidates.iter_mut() {
+    // The record of a change has one module, and a source that is replaced stays in it until the new one is
+    // proven: it comes last, and is finished first.
+    let mut turns: Vec<usize> = (0..candidates.len()).collect();
+    turns.sort_by_key(|at| replaces_source(candidates[*at].1.as_ref()));
+    let replacing = candidates.iter().filter(|(_, ready)| replaces_source(ready.as_ref())).count();
+    for at in &turns {
+        let (archive, candidate) = &mut candidates[*at];
         let Some(ready) = candidate else { continue };
+        if replacing > 1 && replaces_source(Some(ready)) {
+            let why = "other archives of this call replace a source too: import each in a call of its own";
+            archive.step("register", StepResult::Failed, why);
+            (is_complete, *candidate) = (false, None);
+            continue;
+        }
         // Another run may have changed something meanwhile.
         let now = registration::compare(context, &ready.prepared, arguments.replace);
         let registered = match now {
@@ -154,12 +171,18 @@ fn confirm_and_install(
     }
     let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
     let done = import::install(context, &ready, show)?;
-    for (archive, ready) in candidates.iter_mut() {
+    for at in turns.into_iter().rev() {
+        let (archive, ready) = &mut candidates[at];
         if let Some(ready) = ready {
             is_complete &= import::finish(context, ready, &done, archive);
         }
     }
     Ok(if is_complete { exit::OK } else { exit::ATTENTION })
+}
+
+/// Another source of the same version is there.
+fn replaces_source(ready: Option<&ReadyImport>) -> bool {
+    ready.is_some_and(|ready| ready.before.replaces_source)
 }
 
 fn question(candidates: &[Candidate]) -> String {

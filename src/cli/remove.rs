@@ -8,11 +8,13 @@ use crate::context::Context;
 use crate::decide::assess;
 use crate::dkms::Cache;
 use crate::dkms::register::source_directory;
+use crate::dkms::unbuild::WithoutDkms;
 use crate::exit;
 use crate::report::add::StepResult;
 use crate::report::remove::RemoveDocument;
 use crate::report::render::add::steps;
 use crate::report::render::json;
+use crate::report::render::style::ScreenStyle;
 use crate::state::added::{AddedManifest, AddedState};
 use crate::state::{self, LOCK, RECORD, RunRecord, is_ours};
 use crate::sys::{Lock, interrupt};
@@ -87,7 +89,8 @@ pub fn run(context: &Context, arguments: &RemoveArguments, common: &Common) -> a
         }
     };
     drop(lock);
-    let text = if arguments.json { json(&document)? } else { steps(&document.steps) };
+    let style = ScreenStyle::here(true, context.clock.now());
+    let text = if arguments.json { json(&document)? } else { steps(&document.steps, &style) };
     answer(&text, common.color)?;
     Ok(code)
 }
@@ -198,7 +201,7 @@ fn plan(context: &Context, removal: &Removal, unloads: bool, document: &mut Remo
 fn report(context: &Context, removal: &Removal, done: &RemovalOutcome, document: &mut RemoveDocument) {
     let shown = |path: &str| context.root.shown_path(path).display().to_string();
     for path in &done.removed {
-        document.step("files", StepResult::Done, remove(&shown(path)));
+        document.step("files", StepResult::Done, format!("{} is removed", shown(path)));
     }
     for path in &done.edited {
         document.step("files", StepResult::Warning, edited(&shown(path)));
@@ -210,13 +213,27 @@ fn report(context: &Context, removal: &Removal, done: &RemovalOutcome, document:
         return;
     }
     for release in &done.kernels {
-        document.step("uninstall", StepResult::Done, format!("from {release}"));
+        match done.without_dkms.iter().find(|without| without.release == *release) {
+            None => document.step("uninstall", StepResult::Done, format!("from {release}")),
+            Some(without) => without_dkms(without, &shown, document),
+        }
     }
     if removal.is_registered {
         document.step("register", StepResult::Done, format!("{} is not registered any more", removal.module));
     }
     let directory = shown(&source_directory(&removal.module));
     source(done.source, &directory, StepResult::Done, document);
+}
+
+fn without_dkms(without: &WithoutDkms, shown: &dyn Fn(&str) -> String, document: &mut RemoveDocument) {
+    let WithoutDkms { release, why, files } = without;
+    let files: Vec<String> = files.iter().map(|file| shown(file)).collect();
+    let files = match files.as_slice() {
+        [] => "which files it had installed is unknown".to_owned(),
+        files => format!("removed without dkms: {}", files.join(", ")),
+    };
+    let text = format!("from {release}: {why}; {files}; a POST_REMOVE script was not run");
+    document.step("uninstall", StepResult::Warning, text);
 }
 
 fn remove(path: &str) -> String {
@@ -229,6 +246,9 @@ fn edited(path: &str) -> String {
 
 fn source(state: Option<AddedState>, directory: &str, result: StepResult, document: &mut RemoveDocument) {
     match state {
+        Some(AddedState::Unedited) if result == StepResult::Done => {
+            document.step("source", result, format!("{directory} is removed"));
+        }
         Some(AddedState::Unedited) => document.step("source", result, remove(directory)),
         Some(AddedState::Edited) => document.step("source", StepResult::Warning, edited(directory)),
         Some(AddedState::Absent) => document.step("source", StepResult::Skipped, "it is gone already"),

@@ -9,6 +9,7 @@ use crate::exit;
 use crate::report::add::StepResult;
 use crate::report::render::json;
 use crate::report::render::setup::{found, rest};
+use crate::report::render::style::ScreenStyle;
 use crate::report::setup::SetupDocument;
 use crate::state::{LOCK, is_ours};
 use crate::sys::{Lock, interrupt};
@@ -52,8 +53,9 @@ pub fn run(context: &Context, arguments: &SetupArguments, common: &Common) -> an
         setup::foresee(context, &mut document);
     }
     let shown = document.steps.len();
+    let style = ScreenStyle::here(true, context.clock.now());
     if !arguments.json {
-        answer(&found(&document), common.color)?;
+        answer(&found(&document, &style), common.color)?;
     }
     if !arguments.dry_run && get_bundles(context, arguments, &plan, &mut document)? {
         let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
@@ -61,7 +63,7 @@ pub fn run(context: &Context, arguments: &SetupArguments, common: &Common) -> an
         setup::complete(context, show, &mut document)?;
         document.ready = !document.has_failed();
     }
-    let text = if arguments.json { json(&document)? } else { rest(&document, shown) };
+    let text = if arguments.json { json(&document)? } else { rest(&document, shown, &style) };
     answer(&text, common.color)?;
     Ok(if document.has_failed() { exit::ATTENTION } else { exit::OK })
 }

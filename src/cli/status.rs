@@ -100,7 +100,7 @@ enum AdminVerb {
     #[command(after_help = "Examples:\n  clr-dkms rebuild\n  clr-dkms rebuild hello -k native --force\n  \
         clr-dkms rebuild --all-kernels --dry-run\n  clr-dkms rebuild -q --json | jq '.modules[] | select(.state != \"ok\")'")]
     Rebuild(RebuildArguments),
-    /// Adopt the source of a module: find out how it is built, build it, register and install it
+    /// Install a module from its source: find out how it is built, build it, and register it with DKMS
     ///
     /// SOURCE is a directory, a git checkout, an archive (tar, also compressed by gzip, xz, zstd or bzip2;
     /// zip), an archive of `dkms mktarball`, or a package for DKMS (.deb, .rpm). It is unpacked into a

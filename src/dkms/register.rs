@@ -7,7 +7,8 @@ use anyhow::bail;
 
 use super::replace::claim_path;
 use super::tree::{SOURCES, TREE};
-use super::{Cache, ModuleName, Tree, unbuild};
+use super::unbuild::{self, WithoutDkms};
+use super::{Cache, ModuleName, Source, Tree};
 use crate::sys::{FileError, FileKind, Presence, Root, Tools};
 
 /// The directory of a source below `/usr/src`.
@@ -26,7 +27,8 @@ fn version_directory(module: &ModuleName) -> String {
 pub fn add(root: &Root, module: &ModuleName) -> Result<(), FileError> {
     let link = format!("{}/source", version_directory(module));
     root.make_directories(version_directory(module))?;
-    root.link(&link, source_directory(module).as_ref())?;
+    // Relative: it leads to the same directory from outside of the root.
+    root.link(&link, format!("../../../../..{}", source_directory(module)).as_ref())?;
     root.sync_directory(version_directory(module))
 }
 
@@ -49,25 +51,35 @@ pub fn kernels_unknown(root: &Root, tree: &Tree, module: &ModuleName) -> Option<
 }
 
 /// Takes a module from every kernel. It stays registered. The `modules.dep` of these kernels is to be made
-/// again.
+/// again. Returns where dkms could not do it: it needs the source.
 ///
 /// # Errors
 /// When something cannot be read or removed.
-pub fn uninstall(root: &Root, tools: &Tools, module: &ModuleName) -> anyhow::Result<()> {
+pub fn uninstall(root: &Root, tools: &Tools, module: &ModuleName) -> anyhow::Result<Vec<WithoutDkms>> {
     let tree = Tree::observe(root);
     if let Some(reason) = kernels_unknown(root, &tree, module) {
         bail!("{reason}");
     }
+    let registered = tree.modules.iter().find(|known| known.module == *module);
+    if let Some(Source::Unknown { reason }) = registered.map(|known| &known.source) {
+        bail!("{reason}");
+    }
+    let mut without_dkms = Vec::new();
     for release in kernels_of(&tree, module) {
-        unbuild::run(root, tools, &mut Cache::default(), &tree, module, &release)?;
-        let claim = claim_path(module, &release);
-        match root.lookup_link(&claim) {
+        let done = unbuild::run(root, tools, &mut Cache::default(), &tree, module, &release);
+        match root.lookup_link(claim_path(module, &release)) {
             Presence::Absent => {}
-            Presence::There(_) => bail!("{module} is still installed on {release} after dkms unbuild"),
+            Presence::There(_) => {
+                let why = match done {
+                    Ok(()) => "dkms unbuild did nothing".to_owned(),
+                    Err(e) => format!("{e:#}"),
+                };
+                without_dkms.push(unbuild::without_dkms(root, module, &release, why)?);
+            }
             Presence::Unreadable(e) => return Err(e.into()),
         }
     }
-    Ok(())
+    Ok(without_dkms)
 }
 
 /// Takes back the registration of a module that no kernel has any more.

@@ -18,9 +18,13 @@ use anyhow::{Context, bail};
 
 use super::call::{self, GivenRoot};
 use super::hooks::{self, Hook};
+use super::plan::{build_directory, built_directory};
+use super::proof::{INSTALLED, find_file};
 use super::replace::claim_path;
+use super::tree::TREE;
 use super::{Cache, DkmsConf, ModuleName, Registered, Source, Tree, architecture, build, conf};
 use crate::kernel::inventory::{MODULES, module_directory};
+use crate::kernel::module_file::stem;
 use crate::sys::{Child, Ended, Presence, Root, Tools};
 
 /// The time limit, which allows for slow scripts. dkms itself needs less than a second.
@@ -62,6 +66,48 @@ pub fn run(
         }
     }
     done
+}
+
+/// A module that was removed from a kernel, although dkms could not do it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WithoutDkms {
+    /// The release of the kernel.
+    pub release: String,
+    /// Why dkms could not.
+    pub why: String,
+    /// The installed files that were removed. Without them the build is gone too, and it is unknown which
+    /// files were installed.
+    pub files: Vec<String>,
+}
+
+/// Removes an installed module from a kernel as dkms would, but runs no POST_REMOVE. `why` is why dkms cannot.
+///
+/// # Errors
+///
+/// If something cannot be read or removed, or dkms has put a module of the kernel aside.
+pub fn without_dkms(
+    root: &Root,
+    module: &ModuleName,
+    release: &str,
+    why: String,
+) -> anyhow::Result<WithoutDkms> {
+    let original = format!("{TREE}/{}/original_module/{release}", module.name);
+    if root.lookup_link(&original).known()?.is_some() {
+        let shown = root.shown_path(&original);
+        bail!("{why}; a module of the kernel itself is kept in {}: move it back first", shown.display());
+    }
+    let mut files = Vec::new();
+    let directory = format!("{}/{INSTALLED}", module_directory(release));
+    for entry in root.list_optional(built_directory(module, release))? {
+        let Some(name) = entry.text().and_then(stem) else { continue };
+        if let Some((path, _)) = find_file(root, &directory, name) {
+            root.remove(&path)?;
+            files.push(path);
+        }
+    }
+    root.remove(claim_path(module, release))?;
+    root.remove_tree(build_directory(module, release))?;
+    Ok(WithoutDkms { release: release.to_owned(), why, files })
 }
 
 /// Makes the call for a root other than `/`.

@@ -1,4 +1,4 @@
-//! What the running kernel says: its answer to a module file, and its log.
+//! The log of the running kernel.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -6,16 +6,11 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
-
-use super::{FileError, Root};
 
 /// The longest record of the log.
 const RECORD: usize = 8 << 10;
 /// The most records that are read.
 const MOST: usize = 1000;
-/// The kernel decompresses the file. Not in the header of `init_module(2)` that nix knows.
-const COMPRESSED: i32 = 4;
 
 /// The log of the running kernel, from now on.
 #[derive(Debug)]
@@ -58,26 +53,6 @@ fn message(record: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(record);
     let (_, text) = text.split_once(';')?;
     text.lines().next().map(str::to_owned)
-}
-
-/// Why the running kernel refuses a module file. None if it takes it: then it is unloaded again.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn refusal(root: &Root, path: &str) -> Result<Option<Errno>, FileError> {
-    let file = root.open_file(path)?;
-    let flags = if path.ends_with(".ko") { 0 } else { COMPRESSED };
-    match finit_module(&file, c"", ModuleInitFlags::from_bits_retain(flags as u32)) {
-        Err(errno) => Ok(Some(errno)),
-        Ok(()) => {
-            let name = path.rsplit('/').next().and_then(|name| name.split('.').next()).unwrap_or_default();
-            let name = std::ffi::CString::new(name.replace('-', "_")).unwrap_or_default();
-            if let Err(e) = delete_module(&name, DeleteModuleFlags::O_NONBLOCK) {
-                tracing::warn!("cannot unload {}: {e}", name.to_string_lossy());
-            }
-            Ok(None)
-        }
-    }
 }
 
 #[cfg(test)]

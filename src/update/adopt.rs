@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::side_offer::{BuiltOnKernel, complete, find_side_files};
+use super::side_offer::{BuiltOnKernel, STEP, complete, find_side_files};
 use crate::adopt::unpack::{UnpackError, Unpacked, unpack};
 use crate::adopt::{
     AdoptError, Adoptable, BuiltModule, SOURCES, Search, Trial, TrialFailure, difference, find, inspect,
@@ -23,6 +23,8 @@ use crate::sys::{FileKind, Scratch, child, scratch};
 
 /// Stands for any kernel where none is installed: a `dkms.conf` may compute with the numbers.
 pub(super) const ANY_KERNEL: &str = "6.15.0-1.native";
+/// A filesystem with less room is full.
+const ROOM: u64 = 1 << 20;
 /// The directory of clr-dkms in a root.
 const STATE: &str = "/var/lib/clr-dkms";
 
@@ -151,9 +153,17 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     let tried = try_it(context, (&scratch, &unpacked), order, &inventory, &mut found, document);
     describe(document, &found);
     availability(context, &releases, document);
-    inspect_it(context, (&scratch, &source), &releases, document);
+    for text in inspected(context, (&scratch, &source), &module, &releases) {
+        document.step("lint", StepResult::Warning, text);
+    }
     find_side_files(&scratch, &unpacked, &module.name, document);
-    complete(context, &module.name, tried.as_ref()?, document);
+    let tried = tried?;
+    complete(context, &module.name, &tried, document);
+    if tried.is_empty() {
+        let later = "which drivers of the kernel are to be blacklisted, whether a device loads the module, and \
+                     which firmware is missing is known only when it is built";
+        document.step(STEP, StepResult::Skipped, later);
+    }
     Some(Prepared { scratch, source, module, releases })
 }
 
@@ -178,25 +188,26 @@ fn availability(context: &Context, releases: &[String], document: &mut AddDocume
     }
 }
 
-/// Warns of what `clr-dkms lint` finds. Advice is for the authors of the source.
-fn inspect_it(
+/// What `clr-dkms lint` finds in a source that is to be built. Advice is for its authors.
+pub(super) fn inspected(
     context: &Context,
     (scratch, source): (&Scratch, &Path),
+    module: &ModuleName,
     releases: &[String],
-    document: &mut AddDocument,
-) {
+) -> Vec<String> {
     let (root, tools) = (&context.root, &context.tools);
     let rules = conf::version::rules(tools, &mut Cache::default());
-    match inspect((root, tools), (scratch.root(), source), releases, rules) {
-        Ok(findings) => {
-            for found in findings.iter().filter(|found| found.severity != Severity::Advice) {
-                let line = found.line.map(|line| format!(":{line}")).unwrap_or_default();
-                let text = format!("{}{line}: {} [{}]", found.file, found.what, found.id);
-                document.step("lint", StepResult::Warning, text);
-            }
-        }
-        Err(e) => document.step("lint", StepResult::Warning, e.to_string()),
-    }
+    let name = format!("{}-{}", module.name, module.version);
+    let findings = match inspect((root, tools), (scratch.root(), source, &name), releases, rules) {
+        Ok(findings) => findings,
+        Err(e) => return vec![e.to_string()],
+    };
+    let important = findings.iter().filter(|found| found.severity != Severity::Advice);
+    let text = important.map(|found| {
+        let line = found.line.map(|line| format!(":{line}")).unwrap_or_default();
+        format!("{}{line}: {} [{}]", found.file, found.what, found.id)
+    });
+    text.collect()
 }
 
 fn refuse(document: &mut AddDocument, error: &AdoptError) {
@@ -274,9 +285,26 @@ fn try_it(
             continue;
         }
         let trial = trial(context, scratch, found, release);
-        match build(&trial) {
-            Ok(modules) => built.push((release.clone(), modules)),
+        let done = build(&trial).and_then(|modules| {
+            let unchecked = trial.prove(context.clock.now()).map_err(|e| (e.to_string(), None))?;
+            Ok((modules, unchecked))
+        });
+        match done {
+            Ok((modules, unchecked)) => {
+                built.push((release.clone(), modules));
+                match unchecked {
+                    None => {
+                        let text = format!("{release}: built and proven in scratch");
+                        document.step("build", StepResult::Done, text);
+                    }
+                    Some(why) => {
+                        let text = format!("{release}: built in scratch, and not all can be proven: {why}");
+                        document.step("build", StepResult::Warning, text);
+                    }
+                }
+            }
             Err((failure, error)) => {
+                let error = of_full(scratch, error);
                 let packages = Packages::of(release, inventory);
                 let remedy = error.map(|error| cause_remedy(Some(&error), &found.name, &packages));
                 let next = remedy.map(|remedy| remedy.text(&CommandTarget::of_root(&context.root)));
@@ -284,10 +312,21 @@ fn try_it(
                 return None;
             }
         }
-        let text = format!("{release}: built and proven in scratch");
-        document.step("build", StepResult::Done, text);
     }
     Some(built)
+}
+
+/// Names the filesystem of the scratch directory, if it is full.
+fn of_full(scratch: &Scratch, error: Option<Box<FirstError>>) -> Option<Box<FirstError>> {
+    let root = scratch.root();
+    // One that cannot be asked is not known to be full.
+    match root.shortage("/", ROOM).ok().flatten() {
+        Some(lack) => {
+            let place = root.path().display().to_string();
+            Some(Box::new(FirstError::of_full(error.map(|error| *error), place, lack)))
+        }
+        None => error,
+    }
 }
 
 fn entered(release: &str) -> String {

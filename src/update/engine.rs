@@ -140,6 +140,8 @@ pub struct Order {
     pub is_part: bool,
     /// What is built and not installed was put into the DKMS tree by this run: to install it is not a repair.
     pub is_import: bool,
+    /// The fingerprints of the sources that such files were built from, by the SHA-256 of the file.
+    pub built_from: BTreeMap<String, String>,
 }
 
 impl Order {
@@ -243,6 +245,23 @@ pub fn refused(system: &System, order: &Order) -> Vec<LeftAlone> {
             why: m.reason.unwrap_or_default(),
         })
         .collect()
+}
+
+/// The modules of an order that are not proven on a kernel that boots by default of its variant. A build can
+/// succeed although a module that it needs is not there.
+pub fn unproven(system: &System, order: &Order) -> Vec<LeftAlone> {
+    let of_tips = system.modules_on_kernels.iter().filter(|pair| system.inventory.is_tip(&pair.release));
+    let states = of_tips.filter(|pair| order.wants(&pair.module)).map(|pair| {
+        let status = module_status(system, pair, None);
+        (pair.proof.is_err() || status.state == State::Unknown, status)
+    });
+    let left = states.filter(|(is_flawed, m)| *is_flawed && !m.state.is_fine()).map(|(_, m)| LeftAlone {
+        module: m.module,
+        release: m.kernel,
+        state: m.state,
+        why: m.reason.unwrap_or_default(),
+    });
+    left.collect()
 }
 
 /// The work in its order: first the kernel of the next boot, then the running one; dependencies before the

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::adopt::{Prepared, new_scratch, remove_abandoned};
+use super::adopt::{Prepared, inspected, new_scratch, remove_abandoned};
 use super::registration::{self, Before};
 use crate::adopt::unpack::{SourceKind, unpack};
 use crate::context::Context;
@@ -158,6 +158,16 @@ impl<'a> ImportCheck<'a> {
         let installed = (!before.replaces_source).then_some(&prepared.module);
         let kernels = self.kernels(installed, &confs, &checked).map_err(|why| ("check", why))?;
         self.report(&kernels, manifest.as_ref(), found);
+        // Binaries were built by the machine that they come from.
+        let is_built = |kernel: &&ImportedKernel| kernel.origin == ImportOrigin::Build;
+        let built: Vec<String> =
+            kernels.iter().filter(is_built).map(|kernel| kernel.kernel.clone()).collect();
+        if !built.is_empty() {
+            let source = (&prepared.scratch, prepared.source.as_path());
+            for text in inspected(self.context, source, &prepared.module, &built) {
+                found.step("lint", StepResult::Warning, text);
+            }
+        }
         Ok(ReadyImport { prepared, before, manifest, kernels })
     }
 

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use crate::context::Context;
 use crate::dkms::ModuleName;
 use crate::dkms::plan::built_directory;
@@ -11,7 +9,7 @@ use crate::dkms::register;
 use crate::dkms::tree::Tree;
 use crate::kernel::module_file::{kernel_name, stem};
 use crate::kernel::{Inventory, Running};
-use crate::sys::kernel_log::{KernelLog, refusal};
+use crate::sys::kernel_log::KernelLog;
 use crate::sys::{FileError, FileKind, Root};
 use crate::usage::{self, LoadedLine};
 
@@ -32,10 +30,8 @@ pub enum LoadOutcome {
     Before,
     /// It is not loaded.
     Refused {
-        /// Why, as a sentence.
+        /// What modprobe reports.
         why: String,
-        /// The error number of the kernel, if it is known.
-        errno: Option<Errno>,
         /// What the kernel wrote into its log meanwhile.
         log: Vec<String>,
     },
@@ -64,7 +60,8 @@ pub fn files(context: &Context, module: &ModuleName) -> Result<Result<Vec<String
     Ok(Ok(files.map(|name| format!("{}/{name}", built_directory(module, &release))).collect()))
 }
 
-/// Loads a module file with modprobe.
+/// Loads a module file with modprobe. It is tried once: the initialization of a driver may have effects also
+/// if it fails.
 ///
 /// # Errors
 /// When modprobe cannot be run, or the kernel does not report what is loaded.
@@ -83,32 +80,9 @@ pub fn load(context: &Context, file: &str) -> Result<LoadOutcome, String> {
     }
     let log = log.map(KernelLog::messages).unwrap_or_default();
     let said = String::from_utf8_lossy(&done.output).into_owned();
-    let said = said.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim).map(str::to_owned);
-    // modprobe reports the answer of the kernel as a sentence only.
-    let answer = if root.is_live() { refusal(root, file).map_err(|e| e.to_string())? } else { None };
-    let why = match (answer, said) {
-        (Some(errno), _) => format!("{}: {}", meaning(errno), errno),
-        (None, Some(said)) => said,
-        (None, None) => format!("modprobe: {}", done.ended),
-    };
-    Ok(LoadOutcome::Refused { why, errno: answer, log })
-}
-
-/// What the answer of the kernel means.
-fn meaning(errno: Errno) -> &'static str {
-    match errno {
-        Errno::EKEYREJECTED | Errno::ENOKEY | Errno::EKEYEXPIRED | Errno::EKEYREVOKED | Errno::EBADMSG => {
-            "the kernel does not trust its signature"
-        }
-        Errno::ENOEXEC => "it was not built for the running kernel",
-        Errno::ENOENT => "it needs a symbol that the running kernel does not have",
-        Errno::EPERM => "the running kernel does not let modules be loaded",
-        Errno::ENODEV | Errno::ENXIO => "it found no device that it drives",
-        Errno::EBUSY => "another driver has its device or its name",
-        Errno::EEXIST => "the running kernel has a module of that name built in",
-        Errno::ENOMEM => "the kernel has no memory for it",
-        _ => "its initialization failed",
-    }
+    let said = said.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim);
+    let why = said.map_or_else(|| format!("modprobe: {}", done.ended), str::to_owned);
+    Ok(LoadOutcome::Refused { why, log })
 }
 
 /// The devices that a loaded module drives. What cannot be read is left out: it is for information.

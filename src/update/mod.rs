@@ -25,6 +25,7 @@ mod record;
 pub mod refresh;
 pub mod registration;
 pub mod removal;
+pub mod restoring;
 pub mod run_mark;
 pub mod sequence;
 pub mod setup;

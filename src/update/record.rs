@@ -82,7 +82,9 @@ impl Run<'_> {
                 Did::Indexed => None,
             });
             for sum in self.sums_of(pair) {
-                let recorded = || by_killed.get(&sum).or_else(|| before?.get(&sum)).cloned();
+                let given = self.order.built_from.get(&sum);
+                let recorded =
+                    || given.or_else(|| by_killed.get(&sum)).or_else(|| before?.get(&sum)).cloned();
                 if let Some(source) = built.clone().or_else(recorded) {
                     known.insert(sum, source);
                 }
@@ -178,9 +180,11 @@ impl Run<'_> {
                 tracing::warn!("{} on {}: {}: {reason}", m.module, m.kernel, m.state);
             }
         }
+        let unproven =
+            if self.order.by_hand { engine::unproven(&self.system, self.order) } else { Vec::new() };
         let code = self.finish(record)?;
         let Run { attempts, left_alone, .. } = self;
-        Ok(Done { code, attempts, left_alone, refused })
+        Ok(Done { code, attempts, left_alone, refused, unproven })
     }
 
     fn finish(&mut self, record: RunRecord) -> anyhow::Result<u8> {

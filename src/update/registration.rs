@@ -1,24 +1,21 @@
 //! Registering an adopted source, and building and installing it as after an update; and the way back.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use super::adopt::Prepared;
-use super::engine::{LeftAlone, Order};
+use super::engine::Order;
 use super::progress::ProgressMode;
-use super::removal;
 use super::sequence::{self, Done};
+use super::{removal, restoring};
 use crate::adopt::owner::owner;
 use crate::context::Context;
-use crate::decide::module_state::module_status;
-use crate::dkms::plan::State;
 use crate::dkms::register::{self, source_directory};
 use crate::dkms::tree::SOURCES;
-use crate::dkms::{Cache, ModuleName, Tree, compare_versions};
-use crate::kernel::Inventory;
+use crate::dkms::{ModuleName, Tree, compare_versions};
 use crate::state::added::{AddedManifest, AddedSource, ManifestError, tree_fingerprint};
-use crate::state::change::{ChangeKind, ModuleChange};
-use crate::sys::{FileError, FileKind, Presence, Root};
-use crate::system::System;
+use crate::state::change::{ChangeKind, ModuleChange, ReplacedModule};
+use crate::sys::{FileError, FileKind, Presence, Root, Shortage};
 
 /// Why a source cannot be registered beside what is there.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +42,16 @@ pub enum RegisterError {
     /// Something cannot be read or written.
     #[error("{0}")]
     File(#[from] FileError),
+    /// The filesystem of the sources is full.
+    #[error("{error}: {}", remedy_of(.place, *.lack))]
+    Full {
+        /// What failed.
+        error: FileError,
+        /// The directory, as the host sees it.
+        place: PathBuf,
+        /// What the filesystem lacks.
+        lack: Shortage,
+    },
     /// The manifest cannot be used or written.
     #[error("{0}")]
     Manifest(#[from] ManifestError),
@@ -67,7 +74,19 @@ pub struct Before {
     /// Other versions.
     pub others: Vec<ModuleName>,
     /// The kernels that have one of them.
-    pub kernels: Vec<String>,
+    pub kernels: BTreeSet<String>,
+}
+
+impl Before {
+    /// What is to be there again if the module cannot be installed.
+    fn replaced(&self) -> Option<ReplacedModule> {
+        let replaces = self.replaces_source || !self.others.is_empty();
+        replaces.then(|| ReplacedModule {
+            others: self.others.clone(),
+            kernels: self.kernels.clone(),
+            recorded: self.recorded.clone(),
+        })
+    }
 }
 
 /// Compares a source with what is there.
@@ -130,18 +149,44 @@ pub fn register(context: &Context, prepared: &Prepared, before: &Before) -> Resu
     if before.is_registered && !before.replaces_source {
         return Ok(());
     }
-    let keeps_source = before.has_source;
+    let (keeps_source, replaced) = (before.has_source, before.replaced());
     let kind = if before.replaces_source { ChangeKind::Replace } else { ChangeKind::Add };
-    let change = ModuleChange { keeps_source, ..ModuleChange::new(module, kind) };
+    let change = ModuleChange { keeps_source, replaced, ..ModuleChange::new(module, kind) };
     change.write(root)?;
     let placed = if before.has_source { Ok(()) } else { place(context, prepared, change) };
     let done = placed.and_then(|()| Ok(register::add(root, module)?));
-    if done.is_err() {
-        for error in take_back(context, prepared, before) {
-            tracing::error!("{error}");
+    let Err(error) = done else { return Ok(()) };
+    // While it is full.
+    let error = explained(root, error);
+    for error in take_back(context, prepared, before) {
+        tracing::error!("{error}");
+    }
+    Err(error)
+}
+
+/// Adds what a full filesystem has no more of.
+fn explained(root: &Root, error: RegisterError) -> RegisterError {
+    match error {
+        RegisterError::File(error) if error.is_full() => match root.shortage(SOURCES, u64::MAX) {
+            Ok(lack) => {
+                let (place, lack) = (root.shown_path(SOURCES), lack.unwrap_or(Shortage::Space));
+                RegisterError::Full { error, place, lack }
+            }
+            // That cannot be asked.
+            Err(_) => RegisterError::File(error),
+        },
+        error => error,
+    }
+}
+
+fn remedy_of(place: &Path, lack: Shortage) -> String {
+    let place = place.display();
+    match lack {
+        Shortage::Space => format!("make room on the filesystem of {place}"),
+        Shortage::Inodes => {
+            format!("the filesystem of {place} has no free inode: delete files that are not needed there")
         }
     }
-    done
 }
 
 /// Copies the source to its place. A source that it replaces gets its temporary name.
@@ -187,7 +232,8 @@ fn copy(context: &Context, prepared: &Prepared, from: &Path, to: &Path) -> Resul
                 let executable = stat.is_some_and(|stat| stat.mode & 0o100 != 0);
                 let mut new = root.create_new(&to, if executable { 0o755 } else { 0o644 })?;
                 let mut old = scratch.open_file(&from)?;
-                std::io::copy(&mut old, &mut new).map_err(|e| root.read_failed(&to, e))?;
+                // The scratch directory was read before: what fails is the writing.
+                std::io::copy(&mut old, &mut new).map_err(|e| root.write_failed(&to, e))?;
             }
             FileKind::Other => {}
         }
@@ -198,58 +244,17 @@ fn copy(context: &Context, prepared: &Prepared, from: &Path, to: &Path) -> Resul
 /// Takes back what [`register`] did, and what was installed since. The errors are returned as text.
 pub fn take_back(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
     let module = &prepared.module;
-    if before.replaces_source
-        && let Err(e) = exchange_back(context, module, before)
-    {
-        return vec![e.to_string()];
+    if before.replaces_source {
+        return restoring::undo_replacement(context, module);
     }
-    let mut errors = match before.is_registered {
-        true => Vec::new(),
-        false => removal::take_back(context, module, before.has_source || before.replaces_source).errors,
-    };
-    if !before.kernels.is_empty() {
-        errors.extend(restore(context, module, before).err().map(|e| format!("{e:#}")));
+    let replaced = before.replaced();
+    match before.is_registered {
+        true => restoring::restore(
+            context,
+            ModuleChange { replaced, ..ModuleChange::new(module, ChangeKind::Restore) },
+        ),
+        false => removal::take_back_added(context, module, before.has_source, replaced),
     }
-    errors.extend(ModuleChange::end(&context.root).err().map(|e| e.to_string()));
-    errors
-}
-
-/// Gives the source that was replaced its name back.
-fn exchange_back(context: &Context, module: &ModuleName, before: &Before) -> Result<(), RegisterError> {
-    let root = &context.root;
-    if removal::is_exchanged(root, module)? {
-        root.exchange(removal::unfinished(module), &format!("{}-{}", module.name, module.version))?;
-        root.sync_directory(SOURCES)?;
-    }
-    let mut manifest = AddedManifest::load(root)?;
-    match &before.recorded {
-        Some(source) => manifest.record_source(root, module, source.clone())?,
-        None => manifest.forget_source(root, module)?,
-    }
-    root.remove_tree(removal::unfinished(module))?;
-    Ok(())
-}
-
-/// Installs what a kernel had before. It is still built, or built again from its source.
-fn restore(context: &Context, module: &ModuleName, before: &Before) -> anyhow::Result<Done> {
-    let own = before.is_registered.then_some(module);
-    let modules = before.others.iter().chain(own).map(ToString::to_string).collect();
-    let order = Order {
-        modules,
-        kernels: existing(context, before),
-        force: before.replaces_source,
-        by_hand: true,
-        is_part: true,
-        ..Order::default()
-    };
-    sequence::work(context, Vec::new(), &order, ProgressMode::Nothing)
-}
-
-/// The kernels of these that are still installed.
-fn existing(context: &Context, before: &Before) -> Vec<String> {
-    let inventory = Inventory::observe(&context.root);
-    let kernels = before.kernels.iter().filter(|release| inventory.of_release(release).is_some());
-    kernels.cloned().collect()
 }
 
 /// Builds and installs the module as after an update, and brings the boot files up to date.
@@ -262,53 +267,19 @@ pub fn install(
     before: &Before,
     show: ProgressMode,
 ) -> anyhow::Result<Done> {
-    // A kernel that has another version is to have this one before that is removed.
-    let mut kernels = existing(context, before);
-    if !kernels.is_empty() {
-        let inventory = Inventory::observe(&context.root);
-        kernels.extend(inventory.tips().into_iter().map(|kernel| kernel.name.release()));
-        kernels.sort();
-        kernels.dedup();
-    }
+    let kernels = restoring::kernels_to_have_it(context, &before.kernels);
     let modules = vec![prepared.module.to_string()];
     let force = before.replaces_source;
     let order = Order { modules, kernels, force, by_hand: true, is_part: true, ..Order::default() };
     sequence::work(context, Vec::new(), &order, show)
 }
 
-/// The kernels that boot by default of their variant and on which the module is not proven, with the reason. A
-/// build can succeed although a module that it needs is not there.
-pub fn not_proven(context: &Context, module: &ModuleName) -> Vec<LeftAlone> {
-    let system = System::observe(context, &mut Cache::load(&context.root));
-    let of_tips = system.modules_on_kernels.iter().filter(|pair| system.inventory.is_tip(&pair.release));
-    let states = of_tips.filter(|pair| pair.module == *module).map(|pair| {
-        let status = module_status(&system, pair, None);
-        (pair.proof.is_err() || status.state == State::Unknown, status)
-    });
-    let left = states.filter(|(is_flawed, m)| *is_flawed && !m.state.is_fine()).map(|(_, m)| LeftAlone {
-        module: m.module,
-        release: m.kernel,
-        state: m.state,
-        why: m.reason.unwrap_or_default(),
-    });
-    left.collect()
-}
-
 /// Keeps the module, once it is proven, and removes the other versions, whose side files pass to it. The
 /// errors are returned as text.
 pub fn keep(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
-    let root = &context.root;
-    // What was replaced.
-    let old = root.remove_tree(removal::unfinished(&prepared.module)).map(drop);
-    let ended = old.and_then(|()| ModuleChange::end(root));
-    let mut errors: Vec<String> = ended.err().into_iter().map(|e| e.to_string()).collect();
-    for other in &before.others {
-        let passed = AddedManifest::load(&context.root)
-            .and_then(|mut manifest| manifest.pass_on(&context.root, other, &prepared.module));
-        match passed {
-            Ok(()) => errors.extend(removal::take_back(context, other, false).errors),
-            Err(e) => errors.push(e.to_string()),
-        }
-    }
-    errors
+    let replaced = before.replaced();
+    removal::keep(
+        context,
+        &ModuleChange { replaced, ..ModuleChange::new(&prepared.module, ChangeKind::Keep) },
+    )
 }

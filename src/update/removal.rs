@@ -9,18 +9,20 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::engine::INDEX_DEADLINE;
+use super::restoring;
 use crate::context::Context;
 use crate::decide::BootAssessment;
 use crate::dkms::plan::built_directory;
 use crate::dkms::register::{self, source_directory};
 use crate::dkms::tree::SOURCES;
+use crate::dkms::unbuild::WithoutDkms;
 use crate::dkms::{ModuleName, Tree, depmod};
 use crate::kernel::Running;
 use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{kernel_name, stem};
 use crate::requirement::{Importance, Requirement, Use};
 use crate::state::added::{AddedFile, AddedManifest, AddedState, ManifestError, tree_fingerprint};
-use crate::state::change::{ChangeKind, ModuleChange};
+use crate::state::change::{ChangeKind, ModuleChange, ReplacedModule};
 use crate::state::{RECORD, RunRecord, Stored, load};
 use crate::sys::{Ended, FileKind, Presence, Root};
 use crate::system::System;
@@ -95,6 +97,8 @@ pub struct RemovalOutcome {
     pub edited: Vec<String>,
     /// The kernels that had it.
     pub kernels: Vec<String>,
+    /// The kernels of which dkms could not remove it.
+    pub without_dkms: Vec<WithoutDkms>,
     /// What was at the place of the source that `clr-dkms add` put there.
     pub source: Option<AddedState>,
     /// What could not be done.
@@ -315,6 +319,18 @@ pub fn take_back(context: &Context, module: &ModuleName, keeps_source: bool) -> 
     complete(context, ModuleChange { keeps_source, ..ModuleChange::new(module, ChangeKind::Remove) })
 }
 
+/// Takes a module back that could not be installed, and installs again what it has replaced. The errors are
+/// returned as text.
+pub(super) fn take_back_added(
+    context: &Context,
+    module: &ModuleName,
+    keeps_source: bool,
+    replaced: Option<ReplacedModule>,
+) -> Vec<String> {
+    let change = ModuleChange { keeps_source, replaced, ..ModuleChange::new(module, ChangeKind::Remove) };
+    complete(context, change).errors
+}
+
 /// Removes everything of a module but what is loaded. It may have been removed in part.
 fn complete(context: &Context, mut change: ModuleChange) -> RemovalOutcome {
     let root = &context.root;
@@ -326,21 +342,53 @@ fn complete(context: &Context, mut change: ModuleChange) -> RemovalOutcome {
         return done;
     }
     change.kernels.extend(register::kernels_of(&tree, &change.module));
-    let result = change
-        .write(root)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| side_files(root, &change.module, &mut done))
-        .and_then(|()| unregister(context, &change.module, &change.kernels))
-        .and_then(|()| {
-            if !change.keeps_source {
-                done.source = source(root, &change.module)?;
+    let written = change.write(root).map_err(anyhow::Error::from);
+    let result =
+        written.and_then(|()| take_out(context, &change, &mut done)).and_then(|()| match change.replaced {
+            Some(_) => {
+                let change = ModuleChange { change: ChangeKind::Restore, ..change.clone() };
+                done.errors.extend(restoring::restore(context, change));
+                Ok(())
             }
-            forget(root, &change.module)?;
-            Ok(ModuleChange::end(root)?)
+            None => Ok(ModuleChange::end(root)?),
         });
     done.kernels = change.kernels.into_iter().collect();
     done.errors.extend(result.err().map(|e| format!("{e:#}")));
     done
+}
+
+/// Removes what a module has replaced, after the module is proven. The errors are returned as text.
+pub(super) fn keep(context: &Context, change: &ModuleChange) -> Vec<String> {
+    let root = &context.root;
+    let (mut done, tree) = (RemovalOutcome::default(), Tree::observe(root));
+    let mut remove = || -> anyhow::Result<()> {
+        change.write(root)?;
+        root.remove_tree(unfinished(&change.module))?;
+        let Some(replaced) = &change.replaced else { return Ok(ModuleChange::end(root)?) };
+        for other in &replaced.others {
+            if let Some(why) = register::kernels_unknown(root, &tree, other) {
+                bail!(why);
+            }
+            AddedManifest::load(root)?.pass_on(root, other, &change.module)?;
+            let mut of_other = ModuleChange::new(other, ChangeKind::Remove);
+            of_other.kernels.clone_from(&replaced.kernels);
+            of_other.kernels.extend(register::kernels_of(&tree, other));
+            take_out(context, &of_other, &mut done)?;
+        }
+        Ok(ModuleChange::end(root)?)
+    };
+    remove().err().into_iter().map(|e| format!("{e:#}")).collect()
+}
+
+/// Takes a module from the kernels and from the DKMS tree, with its side files and its source.
+fn take_out(context: &Context, change: &ModuleChange, done: &mut RemovalOutcome) -> anyhow::Result<()> {
+    let (root, module) = (&context.root, &change.module);
+    side_files(root, module, done)?;
+    unregister(context, module, &change.kernels, done)?;
+    if !change.keeps_source {
+        done.source = source(root, module)?;
+    }
+    forget(root, module)
 }
 
 /// First, so that no driver of the kernel stays blacklisted without its replacement.
@@ -352,9 +400,14 @@ fn side_files(root: &Root, module: &ModuleName, done: &mut RemovalOutcome) -> an
 }
 
 /// Takes a module from every kernel and from the DKMS tree.
-fn unregister(context: &Context, module: &ModuleName, kernels: &BTreeSet<String>) -> anyhow::Result<()> {
+fn unregister(
+    context: &Context,
+    module: &ModuleName,
+    kernels: &BTreeSet<String>,
+    done: &mut RemovalOutcome,
+) -> anyhow::Result<()> {
     let Context { root, tools, .. } = context;
-    register::uninstall(root, tools, module)?;
+    done.without_dkms = register::uninstall(root, tools, module)?;
     for release in kernels {
         match root.lookup(module_directory(release)) {
             Presence::There(stat) if stat.kind == FileKind::Directory => {

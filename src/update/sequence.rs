@@ -8,9 +8,8 @@ use jiff::Timestamp;
 use super::boot_files::{self, BootFileSteps};
 use super::engine::{self, Attempt, LeftAlone, Order, Planned};
 use super::progress::{Display, ProgressMode};
-use super::removal::{self, Recovered};
 use super::run_mark::RunMark;
-use super::{initrd, overrides, parameter, publish};
+use super::{initrd, overrides, parameter, publish, removal};
 use crate::boot_decision::Ruling;
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
@@ -22,7 +21,7 @@ use crate::kernel::inventory::IMAGES;
 use crate::report::observation::observe as observe_status;
 use crate::requirement::Importance;
 use crate::state::{self, BootRecord, RECORD, RunRecord, Stored};
-use crate::sys::{interrupt, lock};
+use crate::sys::{Root, interrupt, lock};
 use crate::system::System;
 
 /// swupd's lock file, which it locks with fcntl(2) (swupd 7.0.0; `state_dir` is fixed at its build).
@@ -69,11 +68,14 @@ pub struct Done {
     pub left_alone: Vec<LeftAlone>,
     /// The installed modules with a signature that the kernel will refuse.
     pub refused: Vec<LeftAlone>,
+    /// See [`engine::unproven`].
+    pub unproven: Vec<LeftAlone>,
 }
 
 impl From<u8> for Done {
     fn from(code: u8) -> Done {
-        Done { code, attempts: Vec::new(), left_alone: Vec::new(), refused: Vec::new() }
+        let (attempts, left_alone) = (Vec::new(), Vec::new());
+        Done { code, attempts, left_alone, refused: Vec::new(), unproven: Vec::new() }
     }
 }
 
@@ -113,17 +115,13 @@ pub fn work(
     order: &Order,
     show: ProgressMode,
 ) -> anyhow::Result<Done> {
-    let mut order = order.clone();
-    if !order.is_part {
-        match removal::recover(context) {
-            // Finds what was built from the old source.
-            Ok(Recovered::Replaced(_)) => order.by_hand = true,
-            Ok(Recovered::Removed(_) | Recovered::Nothing) => {}
-            // A failed read is in `Root::unread`, so the run decides nothing either.
-            Err(why) => tracing::error!("{why}"),
-        }
+    // A failed read is in `Root::unread`, so the run decides nothing either.
+    if !order.is_part
+        && let Err(why) = removal::recover(context)
+    {
+        tracing::error!("{why}");
     }
-    let mut run = Run::observe(context, faults, &order);
+    let mut run = Run::observe(context, faults, order);
     if let Some(code) = run.nothing_to_do() {
         return Ok(code.into());
     }
@@ -169,7 +167,7 @@ impl<'a> Run<'a> {
         let mut system = System::observe_also(context, &mut cache, &order.kernels);
         overrides::keep_current(context, &system);
         if order.by_hand {
-            system.look_at_sources(root, before.as_good());
+            look_at_sources(&mut system, root, before.as_good(), order);
         }
         Run {
             context,
@@ -320,7 +318,7 @@ impl<'a> Run<'a> {
             if self.order.by_hand {
                 // The record as this run has continued it.
                 let record = state::load(&self.context.root, RECORD);
-                self.system.look_at_sources(&self.context.root, record.as_good());
+                look_at_sources(&mut self.system, &self.context.root, record.as_good(), self.order);
             }
         }
         self.attempts.extend(attempts);
@@ -403,8 +401,17 @@ impl<'a> Run<'a> {
     fn stopped(self) -> Done {
         tracing::error!("stop requested; the next run continues from here");
         let Run { attempts, left_alone, .. } = self;
-        Done { code: exit::ATTENTION, attempts, left_alone, refused: Vec::new() }
+        Done { attempts, left_alone, ..Done::from(exit::ATTENTION) }
     }
+}
+
+/// Marks what was built from another source, by what the record and the order say of built files.
+fn look_at_sources(system: &mut System, root: &Root, record: Option<&RunRecord>, order: &Order) {
+    let mut known = record.map(|record| record.built_from.clone());
+    if !order.built_from.is_empty() {
+        known.get_or_insert_default().extend(order.built_from.clone());
+    }
+    system.compare_sources(root, known.as_ref());
 }
 
 impl BootFileSteps for Run<'_> {

@@ -12,23 +12,23 @@ use crate::support::tree::{self, difference};
 use crate::support::{A, B, Run, TestRoot, cases, elf};
 
 /// The sources of the tests.
-fn fixture(layout: &str) -> PathBuf {
+pub(crate) fn fixture(layout: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/adopt").join(layout)
 }
 
 /// A system with two kernels, and with a directory for temporary files.
-fn system() -> TestRoot {
+pub(crate) fn system() -> TestRoot {
     let root = TestRoot::updated();
     root.directory("var/tmp");
     root
 }
 
-fn add(root: &TestRoot, source: &Path, more: &[&str]) -> Run {
+pub(crate) fn add(root: &TestRoot, source: &Path, more: &[&str]) -> Run {
     let source = source.display().to_string();
     root.run("clr-dkms", &[&["add", &source], more].concat())
 }
 
-fn looked_at(source: &Path, more: &[&str]) -> (i32, Value) {
+pub(crate) fn looked_at(source: &Path, more: &[&str]) -> (i32, Value) {
     let root = system();
     let before = root.tree();
     let run = add(&root, source, &[&["--dry-run", "--json"], more].concat());
@@ -187,7 +187,11 @@ fn a_module_that_needs_one_that_is_not_there_is_taken_back() {
     // What is built in is known here.
     root.file(&format!("usr/lib/modules/{B}/modules.builtin"), "kernel/fs/built-in.ko\n");
     let run = add(&root, &fixture("conf-at-top"), &["--yes"]);
-    run.code(1).shows(&["dependency-failed: hello needs gone_one", "nothing of it is left"]);
+    run.code(1).shows(&[
+        "dependency-failed: hello needs",
+        "gone_one, which is not there",
+        "nothing of it is left",
+    ]);
     assert!(!root.has("usr/src/hello-1.0") && !root.has("var/lib/dkms/hello"));
 }
 
@@ -318,7 +322,7 @@ fn another_version_is_replaced_on_request_only() {
 fn after_a_failure_nothing_stays() {
     for (behaviour, more, expected) in [
         // The build in scratch fails.
-        ("[[ $verb != build ]] || { code=10; said='hello.c:1:5: error: no'; }", &[][..], "hello.c:1: no"),
+        ("[[ $verb != build ]] || { code=10; said='hello.c:1:5: error: no'; }", &[][..], "hello.c:1:"),
         // The installation fails.
         ("[[ $verb != install ]] || code=6", &["--no-build"], "failed"),
         // The file is for another kernel.

@@ -18,7 +18,7 @@ use crate::support::tree::difference;
 use crate::support::{A, B, Run, TestRoot, elf};
 
 const WORDS: &str = "quiet rw module.sig_unenforce";
-const CARD: &str = "pci0000:00/0000:00:1f.6";
+pub(crate) const CARD: &str = "pci0000:00/0000:00:1f.6";
 const ALIAS: &str = "pci:v000010ECd00008168sv*sd*bc*sc*i*";
 const MODALIAS: &str = "pci:v000010ECd00008168sv00001458sd0000E000bc02sc00i00";
 const OPTIONS: &str = "options hello x=1\n";
@@ -34,7 +34,7 @@ fn makes(root: &TestRoot, release: &str, more: &str) {
 }
 
 /// [`A`] runs, is the boot default, and has a driver of its own for the card that `hello` is for.
-fn system() -> TestRoot {
+pub(crate) fn system() -> TestRoot {
     with_driver(TestRoot::system(), &[A])
 }
 
@@ -52,7 +52,7 @@ fn with_driver(root: TestRoot, kernels: &[&str]) -> TestRoot {
 }
 
 /// A source with these files beside its own.
-fn source(root: &TestRoot, files: &[(&str, &str)]) -> PathBuf {
+pub(crate) fn source(root: &TestRoot, files: &[(&str, &str)]) -> PathBuf {
     let source = root.outside().join("hello");
     let conf = "PACKAGE_NAME=\"hello\"\nPACKAGE_VERSION=\"1.0\"\nBUILT_MODULE_NAME[0]=\"hello\"\n\
                 DEST_MODULE_LOCATION[0]=\"/updates/dkms\"\nAUTOINSTALL=\"yes\"\n";
@@ -65,11 +65,11 @@ fn source(root: &TestRoot, files: &[(&str, &str)]) -> PathBuf {
     source
 }
 
-fn usual(root: &TestRoot) -> PathBuf {
+pub(crate) fn usual(root: &TestRoot) -> PathBuf {
     source(root, &[("hello.conf", OPTIONS), ("50-hello.rules", RULES)])
 }
 
-fn add(root: &TestRoot, source: &Path, more: &[&str]) -> Run {
+pub(crate) fn add(root: &TestRoot, source: &Path, more: &[&str]) -> Run {
     let source = source.display().to_string();
     root.run("clr-dkms", &[&["add", &source], more].concat())
 }

@@ -6,7 +6,7 @@
 //! `CLR_DKMS_KILLS=N`, as `make test` does.
 
 mod check;
-mod kill;
+pub(crate) mod kill;
 mod machine;
 
 use std::sync::Mutex;

@@ -3,6 +3,7 @@
 
 mod add;
 mod add_hostile;
+mod add_kills;
 mod add_manifest;
 mod add_replace;
 mod add_side_files;
@@ -82,6 +83,7 @@ mod requirements;
 mod sandbox;
 mod sandbox_refusal;
 mod schema;
+mod schema_modules;
 mod setup;
 mod severity;
 mod signature;

@@ -111,6 +111,28 @@ fn a_source_of_others_stays() {
 }
 
 #[test]
+fn a_module_without_its_source_is_removed_without_dkms() {
+    for gone in ["usr/src/hello-1.0", "usr/src/hello-1.0/dkms.conf"] {
+        let root = with_hello();
+        root.run("clr-dkms", &["rebuild", "hello", "-k", A]).code(0);
+        root.remove(gone);
+        let run = root.run("clr-dkms", &["remove", "hello"]);
+        run.code(0).shows(&["removed without dkms:", "POST_REMOVE", "not registered any more"]);
+        assert!(!root.has("var/lib/dkms/hello") && !root.has("var/lib/clr-dkms/added.json"), "{gone}");
+        for kernel in [A, B] {
+            assert!(!root.has(&TestRoot::ko("hello", kernel)), "{kernel} without {gone}");
+            assert!(!root.text(&format!("usr/lib/modules/{kernel}/modules.dep")).contains("hello"), "{gone}");
+        }
+    }
+    // What dkms has put aside comes first.
+    let root = with_hello();
+    let original = format!("var/lib/dkms/hello/original_module/{B}/x86_64/hello.ko");
+    root.remove("usr/src/hello-1.0").file(&original, "original");
+    root.run("clr-dkms", &["remove", "hello"]).code(1).shows(&["original_module", "move it back first"]);
+    assert!(root.has(&original) && root.has(&TestRoot::ko("hello", B)));
+}
+
+#[test]
 fn one_of_several_versions_is_to_be_chosen() {
     let root = system();
     root.module("hello", "0.9", "").module("hello", "1.0", "").installed("hello", "1.0", B);
@@ -139,7 +161,7 @@ fn a_module_in_use_is_left_as_it_is_unless_forced() {
         root.module("hello", "1.0", "").installed("hello", "1.0", A).uses_hello(holders, references);
         root.run("clr-dkms", &["remove", "hello"]).code(1).shows(&[said, "--force"]);
         assert!(root.has("var/lib/dkms/hello/1.0/source") && root.has(&TestRoot::ko("hello", A)));
-        root.run("clr-dkms", &["remove", "hello", "--force"]).code(0).shows(&[said, "it stays"]);
+        root.run("clr-dkms", &["remove", "hello", "--force"]).code(0).shows(&[said, "stays"]);
         assert!(!root.has("var/lib/dkms/hello") && !root.has(&TestRoot::ko("hello", A)));
         assert!(root.text("proc/modules").starts_with("hello "));
     }

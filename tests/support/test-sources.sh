@@ -78,7 +78,7 @@ for name; do
     printf '| %s | %s |\n' "$name" "${result//|/ }" | cut -c1-200
     before=${#failures[@]}
     wanted=$(sed -n "s/^$name \(.*\)/\1/p" "$expected" 2>/dev/null)
-    [[ ! $wanted || $result == "$wanted "* ]] || failures+=("$name: expected '$wanted', is '$result'")
+    [[ ! $wanted || $result == "$wanted"[\ :]* ]] || failures+=("$name: expected '$wanted', is '$result'")
     [[ $result != 'no '* ]] || failures+=("$name: $result")
     if [[ $result == built* ]]; then
         "$program" --root "$root" remove "${result#built }" --force >>"$out.log" 2>&1 ||

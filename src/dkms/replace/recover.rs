@@ -85,6 +85,9 @@ fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
         // A directory that cannot be listed is reported when it is observed.
         for entry in root.list_optional(&directory).unwrap_or_default() {
             let Some(name) = entry.text() else { continue };
+            if is_unfinished_copy(name) {
+                remove(root, &format!("{directory}/{name}"));
+            }
             let Some(before) = name_before(name) else { continue };
             let (path, old) = (format!("{directory}/{name}"), format!("{directory}/{before}"));
             let is_lost = match root.lookup_link(&old) {
@@ -109,6 +112,14 @@ fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
         }
     }
     found
+}
+
+/// A file that was killed before it got its temporary name is `.NAME.PID`.
+fn is_unfinished_copy(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
+    parts.is_some_and(|(name, process)| {
+        name_before(name).is_some() && process.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 /// Restores or removes builds that were set aside. Returns whether there were any.

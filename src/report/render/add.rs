@@ -1,76 +1,82 @@
 //! The screen of `clr-dkms add`: a line for each step, what was decided and why, the `dkms.conf`.
 
+use super::broken_to;
 use super::side_files::offered;
-use super::{broken, shown};
+use super::style::{ScreenStyle, StyledLine, Tone, painted, plain};
+use super::text::marked;
 use crate::adopt::{Decision, Evidence};
 use crate::report::add::{AddDocument, AddStep, StepResult};
 
+/// The columns before the text of a step: a mark, and its name.
+const INDENT: &str = "            ";
+
 /// What is known before anything is installed.
-pub fn found(document: &AddDocument) -> String {
-    let mut out: Vec<String> = Vec::new();
+pub fn found(document: &AddDocument, style: &ScreenStyle) -> String {
+    let mut out: Vec<StyledLine> = Vec::new();
     let at = document.steps.iter().position(|step| step.step == "find").map_or(0, |at| at + 1);
-    out.extend(document.steps.iter().take(at).flat_map(step));
-    out.extend(document.decisions.iter().flat_map(decision));
-    out.extend(conf(document));
-    out.extend(document.steps.iter().skip(at).flat_map(step));
-    out.extend(offered(&document.side));
-    text(&out)
+    out.extend(document.steps.iter().take(at).flat_map(|one| step(one, style)));
+    out.extend(document.decisions.iter().flat_map(|one| decision(one, style)));
+    out.extend(conf(document).map(|line| vec![plain(line)]));
+    out.extend(document.steps.iter().skip(at).flat_map(|one| step(one, style)));
+    out.extend(offered(&document.side).into_iter().map(|line| vec![plain(line)]));
+    painted(&out, style)
 }
 
 /// The steps from that one on, and what takes it all back.
-pub fn rest(document: &AddDocument, from: usize) -> String {
-    let mut out: Vec<String> = document.steps.iter().skip(from).flat_map(step).collect();
-    if let Some(undo) = &document.undo {
-        out.push(format!("undo: {undo}"));
-    }
-    text(&out)
+pub fn rest(document: &AddDocument, from: usize, style: &ScreenStyle) -> String {
+    let mut out: Vec<StyledLine> =
+        document.steps.iter().skip(from).flat_map(|one| step(one, style)).collect();
+    out.extend(document.undo.iter().map(|undo| vec![plain(format!("undo: {undo}"))]));
+    painted(&out, style)
 }
 
 /// The steps of another verb.
-pub fn steps(steps: &[AddStep]) -> String {
-    text(&steps.iter().flat_map(step).collect::<Vec<_>>())
+pub fn steps(steps: &[AddStep], style: &ScreenStyle) -> String {
+    painted(&steps.iter().flat_map(|one| step(one, style)).collect::<Vec<_>>(), style)
 }
 
-pub(super) fn text(lines: &[String]) -> String {
-    lines.iter().map(|line| shown(line) + "\n").collect()
-}
-
-pub(super) fn step(step: &AddStep) -> Vec<String> {
-    let word = match step.result {
-        StepResult::Done => "",
-        StepResult::Skipped => "skipped: ",
-        StepResult::Warning => "warning: ",
-        StepResult::Failed => "failed: ",
-        StepResult::Planned => "would be done: ",
+pub(super) fn step(step: &AddStep, style: &ScreenStyle) -> Vec<StyledLine> {
+    let (tone, word) = match step.result {
+        StepResult::Done => (Tone::Good, ""),
+        StepResult::Skipped => (Tone::Plain, "skipped: "),
+        StepResult::Warning => (Tone::Attention, "warning: "),
+        StepResult::Failed => (Tone::Bad, "failed: "),
+        StepResult::Planned => (Tone::Plain, "would be done: "),
     };
     let cause = step.cause.map(|cause| format!(" [{cause}]")).unwrap_or_default();
-    let mut out = broken(&format!("{word}{}{cause}", step.text), &format!("{:<9} ", step.step), "          ");
-    out.extend(step.evidence.iter().map(line));
-    out.extend(step.next_step.iter().flat_map(|next| broken(next, "next:     ", "          ")));
+    let mut out = line(Some(tone), step.step, &format!("{word}{}{cause}", step.text), style);
+    out.extend(step.evidence.iter().map(of_source));
+    out.extend(step.next_step.iter().flat_map(|next| line(None, "next:", next, style)));
     out
 }
 
-fn decision(decision: &Decision) -> Vec<String> {
-    let mut out = broken(&decision.to_string(), "          ", "            ");
-    out.extend(decision.evidence.iter().map(line));
+/// A line that begins like a step.
+pub(super) fn line(tone: Option<Tone>, name: &str, text: &str, style: &ScreenStyle) -> Vec<StyledLine> {
+    marked(tone, broken_to(style.width, text, &format!("  {name:<9} "), INDENT), style)
+}
+
+fn decision(decision: &Decision, style: &ScreenStyle) -> Vec<StyledLine> {
+    let text = broken_to(style.width, &decision.to_string(), INDENT, "              ");
+    let mut out: Vec<StyledLine> = text.into_iter().map(|line| vec![plain(line)]).collect();
+    out.extend(decision.evidence.iter().map(of_source));
     out
 }
 
-fn line(evidence: &Evidence) -> String {
-    format!("            {evidence}")
+fn of_source(evidence: &Evidence) -> StyledLine {
+    vec![plain(format!("{INDENT}  {evidence}"))]
 }
 
-fn conf(document: &AddDocument) -> Vec<String> {
-    let Some(text) = &document.dkms_conf else { return Vec::new() };
-    let (title, lines): (String, Vec<String>) = match (&document.original, document.changes.is_empty()) {
-        (Some(path), true) => {
-            (format!("the dkms.conf is {path}, unchanged:"), text.lines().map(str::to_owned).collect())
-        }
-        (Some(path), false) => {
-            (format!("the dkms.conf is {path} with these changes:"), document.changes.clone())
-        }
-        (None, _) => ("the dkms.conf is generated:".to_owned(), text.lines().map(str::to_owned).collect()),
-    };
-    let lines = lines.into_iter().map(|line| format!("            {line}"));
-    std::iter::once(format!("          {title}")).chain(lines).collect()
+fn conf(document: &AddDocument) -> impl Iterator<Item = String> {
+    let text = document.dkms_conf.iter().flat_map(|text| {
+        let (title, lines): (String, Vec<&str>) = match (&document.original, document.changes.is_empty()) {
+            (Some(path), true) => (format!("{path}, unchanged"), text.lines().collect()),
+            (Some(path), false) => {
+                (format!("{path} with these changes"), document.changes.iter().map(String::as_str).collect())
+            }
+            (None, _) => ("generated".to_owned(), text.lines().collect()),
+        };
+        let lines: Vec<String> = lines.into_iter().map(|line| format!("{INDENT}  {line}")).collect();
+        std::iter::once(format!("{INDENT}the dkms.conf is {title}:")).chain(lines)
+    });
+    text.collect::<Vec<_>>().into_iter()
 }

@@ -1,7 +1,7 @@
 //! Registering imported modules, putting their binaries into the DKMS tree, and installing them as after an
 //! update.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ReadyImport;
 use crate::context::Context;
@@ -16,7 +16,6 @@ use crate::report::add::StepResult;
 use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::report::transfer::{ImportOrigin, ImportedArchive};
 use crate::state::change::ModuleChange;
-use crate::state::{self, RECORD, RunRecord};
 use crate::sys::{FileError, interrupt};
 use crate::transfer::{BINARIES, ExportedBuild};
 use crate::update::engine::Order;
@@ -114,35 +113,27 @@ pub fn install(context: &Context, ready: &[&ReadyImport], show: ProgressMode) ->
         by_hand: true,
         is_part: true,
         is_import: true,
+        built_from: built_from(context, ready),
         ..Order::default()
     };
-    // Before the run, so that it does not take the binaries for those of a source that was replaced; and after
-    // it, if there was no record.
-    remember(context, ready);
-    let done = sequence::work(context, Vec::new(), &order, show)?;
-    remember(context, ready);
-    Ok(done)
+    sequence::work(context, Vec::new(), &order, show)
 }
 
-/// Records which source the binaries were built from, so that a later change of the source is noticed.
-fn remember(context: &Context, ready: &[&ReadyImport]) {
+/// The fingerprints of the sources that the binaries were built from, by the SHA-256 of the file: the record
+/// may have those of a source that was replaced.
+fn built_from(context: &Context, ready: &[&ReadyImport]) -> BTreeMap<String, String> {
     let root = &context.root;
-    // Without it, as without its source, whether that has changed is judged by its times.
-    let Some(mut record) = state::load::<RunRecord>(root, RECORD).good() else { return };
-    let (mut is_changed, tree) = (false, Tree::observe(root));
+    let (mut found, tree) = (BTreeMap::new(), Tree::observe(root));
     for ready in ready.iter().filter(|ready| builds(ready).next().is_some()) {
         let registered = tree.modules.iter().find(|known| known.module == ready.prepared.module);
         let files = registered.and_then(|known| SourceFiles::observe(root, &known.source));
+        // Without its source, whether that has changed is judged by its times.
         let Some(files) = files else { continue };
         let of_modules = |path: &str| modfile::ENDINGS.iter().any(|ending| path.ends_with(ending));
-        for sum in builds(ready).flat_map(|build| &build.files).filter(|sum| of_modules(&sum.path)) {
-            let known = record.built_from.insert(sum.sha256.clone(), files.fingerprint());
-            is_changed |= known.as_deref() != Some(&files.fingerprint());
-        }
+        let sums = builds(ready).flat_map(|build| &build.files).filter(|sum| of_modules(&sum.path));
+        found.extend(sums.map(|sum| (sum.sha256.clone(), files.fingerprint())));
     }
-    if is_changed && let Err(e) = root.write_json(RECORD, &record) {
-        tracing::warn!("{e}; whether the source has changed is then judged by its times");
-    }
+    found
 }
 
 /// Reports what became of a module. A module that works on a kernel stays; one that works on none is taken
@@ -163,7 +154,10 @@ pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut I
     for left in done.left_alone.iter().filter(|left| is_ours(&left.module) && !left.state.is_fine()) {
         found.step("install", StepResult::Failed, format!("{}: {}", left.release, left.why));
     }
-    let flawed = if found.has_failed() { Vec::new() } else { registration::not_proven(context, module) };
+    let flawed: Vec<_> = match found.has_failed() {
+        true => Vec::new(),
+        false => done.unproven.iter().filter(|left| is_ours(&left.module)).collect(),
+    };
     let is_flawed = |release: &str| flawed.iter().any(|left| left.release == release);
     for release in done_on.into_iter().filter(|release| !is_flawed(release)) {
         found.step("install", StepResult::Done, format!("{release}: installed and proven"));

@@ -3,13 +3,15 @@
 use super::{complete, is_exchanged, unfinished};
 use crate::context::Context;
 use crate::dkms::register::{self, source_directory};
-use crate::dkms::{ModuleName, Tree};
+use crate::dkms::{Cache, ModuleName, Stage, Tree};
 use crate::kernel::{Headers, Inventory};
 use crate::state::added::{AddedManifest, AddedSource, tree_fingerprint};
 use crate::state::change::{CHANGE, ChangeKind, ModuleChange};
 use crate::state::{LOCK, Stored, is_ours};
+use crate::sys::Lock;
 use crate::sys::lock::LockError;
-use crate::sys::{Lock, Root};
+use crate::system::System;
+use crate::update::{engine, restoring};
 
 /// Completes what a killed run has begun, if there is anything. The inner error is that of [`recover`].
 ///
@@ -31,8 +33,6 @@ pub enum Recovered {
     Nothing,
     /// The module was taken back.
     Removed(ModuleName),
-    /// The module has its new source. Some kernels may have it from the old one.
-    Replaced(ModuleName),
 }
 
 /// Completes what a killed run has begun. Only for the holder of the lock.
@@ -56,16 +56,27 @@ pub fn recover(context: &Context) -> Result<Recovered, String> {
             return Ok(Recovered::Nothing);
         }
     };
+    // A module that is being installed is to be there, or not, before it is decided about.
+    engine::recover(context);
     let module = change.module.clone();
     match change.change {
         ChangeKind::Replace => {
-            return replaced(root, &module).map_err(|e| unknown(format!("{e:#}")));
+            let errors = replaced(context, &change).map_err(|e| unknown(format!("{e:#}")))?;
+            report(&errors);
+            return Ok(Recovered::Nothing);
+        }
+        ChangeKind::Restore => {
+            tracing::warn!("{module} was to be replaced, which failed: restoring what was there before");
+            report(&restoring::restore(context, change));
+            return Ok(Recovered::Nothing);
+        }
+        ChangeKind::Keep => {
+            report(&super::keep(context, &change));
+            return Ok(Recovered::Nothing);
         }
         ChangeKind::Remove => tracing::warn!("the removal of {module} was interrupted: completing it"),
-        ChangeKind::Add if is_everywhere(root, &module).map_err(unknown)? => {
-            if let Err(e) = ModuleChange::end(root) {
-                tracing::error!("{e}");
-            }
+        ChangeKind::Add if is_everywhere(context, &change).map_err(unknown)? => {
+            report(&super::keep(context, &ModuleChange { change: ChangeKind::Keep, ..change }));
             return Ok(Recovered::Nothing);
         }
         ChangeKind::Add => {
@@ -73,28 +84,35 @@ pub fn recover(context: &Context) -> Result<Recovered, String> {
         }
     }
     let errors = complete(context, change).errors;
-    errors.iter().for_each(|error| tracing::error!("{error}"));
+    report(&errors);
     Ok(if errors.is_empty() { Recovered::Removed(module) } else { Recovered::Nothing })
 }
 
-/// Completes a replacement whose new source has its final name, and forgets one that has not come so far.
-fn replaced(root: &Root, module: &ModuleName) -> anyhow::Result<Recovered> {
-    let is_exchanged = is_exchanged(root, module)?;
-    if is_exchanged {
-        tracing::warn!("the replacement of {module} was interrupted: completing it");
-        let path = source_directory(module);
-        let fingerprint = tree_fingerprint(root, &path)?;
-        AddedManifest::load(root)?.record_source(root, module, AddedSource { path, fingerprint })?;
-        register::add(root, module)?;
-    }
-    root.remove_tree(unfinished(module))?;
-    ModuleChange::end(root)?;
-    Ok(if is_exchanged { Recovered::Replaced(module.clone()) } else { Recovered::Nothing })
+fn report(errors: &[String]) {
+    errors.iter().for_each(|error| tracing::error!("{error}"));
 }
 
-/// Whether each kernel that boots by default of its variant, and for which modules can be built, has it. The
-/// error is why that is unknown.
-fn is_everywhere(root: &Root, module: &ModuleName) -> Result<bool, String> {
+/// Completes a replacement whose new source has its final name, and forgets one that has not come so far.
+fn replaced(context: &Context, change: &ModuleChange) -> anyhow::Result<Vec<String>> {
+    let (root, module) = (&context.root, &change.module);
+    if !is_exchanged(root, module)? {
+        root.remove_tree(unfinished(module))?;
+        ModuleChange::end(root)?;
+        return Ok(Vec::new());
+    }
+    tracing::warn!("the replacement of {module} was interrupted: completing it");
+    let path = source_directory(module);
+    let fingerprint = tree_fingerprint(root, &path)?;
+    AddedManifest::load(root)?.record_source(root, module, AddedSource { path, fingerprint })?;
+    register::add(root, module)?;
+    restoring::complete_replacement(context, change)
+}
+
+/// Whether each kernel that boots by default of its variant, and for which modules can be built, has it. In
+/// place of another version it has to be proven there, and on the kernels that had that. The error is why that
+/// is unknown.
+fn is_everywhere(context: &Context, change: &ModuleChange) -> Result<bool, String> {
+    let (root, module) = (&context.root, &change.module);
     let tree = Tree::observe(root);
     let inventory = Inventory::observe(root);
     let unknown = register::kernels_unknown(root, &tree, module);
@@ -111,5 +129,15 @@ fn is_everywhere(root: &Root, module: &ModuleName) -> Result<bool, String> {
             Headers::Absent | Headers::OtherRelease { .. } | Headers::Incomplete => {}
         }
     }
-    Ok(is_some)
+    let Some(replaced) = &change.replaced else { return Ok(is_some) };
+    let kernels: Vec<String> =
+        replaced.kernels.iter().filter(|release| inventory.of_release(release).is_some()).cloned().collect();
+    let system = System::observe_also(context, &mut Cache::load(root), &kernels);
+    let is_proven = |release: &String| {
+        let pair = system.module_on_kernel(module, release);
+        pair.is_some_and(|pair| pair.stage == Stage::Installed && pair.proof.is_ok())
+    };
+    let tips = inventory.tips().into_iter().filter(|kernel| kernel.headers == Headers::Present);
+    let mut tips = tips.map(|kernel| kernel.name.release());
+    Ok(is_some && kernels.iter().all(is_proven) && tips.all(|release| is_proven(&release)))
 }

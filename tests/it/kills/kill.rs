@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where a run is killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Point {
+pub(crate) enum Point {
     /// Before one of its threads makes the N-th system call of that name.
     Call(String, usize),
     /// Before clr-boot-manager makes the N-th change of a file.
@@ -27,15 +27,15 @@ pub(super) enum Point {
 }
 
 /// A run that was not killed, and the points at which it can be.
-pub(super) struct Whole {
-    pub(super) run: Run,
+pub(crate) struct Whole {
+    pub(crate) run: Run,
     calls: Vec<(String, usize)>,
     changes: usize,
 }
 
 impl Whole {
     /// One of the points: of a run of clr-boot-manager one of its own in two of five cases.
-    pub(super) fn point(&self, random: &mut Random) -> Option<Point> {
+    pub(crate) fn point(&self, random: &mut Random) -> Option<Point> {
         if self.changes > 0 && random.below(5) < 2 {
             return Some(Point::BootManager(1 + random.below(self.changes)));
         }
@@ -47,7 +47,7 @@ impl Whole {
 }
 
 /// Whether runs can be killed here in this way.
-pub(super) fn is_possible() -> bool {
+pub(crate) fn is_possible() -> bool {
     let mut command = namespace();
     let done = command.args(["unshare", "-m", "strace", "-f", "-b", "execve", "-o", "/dev/null", "true"]);
     let works = done.output().is_ok_and(|output| output.status.success());
@@ -98,7 +98,7 @@ fn switches(root: &TestRoot, halt: Option<usize>) {
 }
 
 /// Runs it to its end, and notes where it could be killed.
-pub(super) fn whole(root: &TestRoot, program: &str, arguments: &[&str]) -> Whole {
+pub(crate) fn whole(root: &TestRoot, program: &str, arguments: &[&str]) -> Whole {
     switches(root, None);
     let trace = root.tools().join("trace");
     let options = ["-o", trace.to_str().unwrap(), "-e", &format!("trace={CALLS}")].map(str::to_owned);
@@ -124,7 +124,7 @@ pub(super) fn whole(root: &TestRoot, program: &str, arguments: &[&str]) -> Whole
 }
 
 /// Runs it until it comes to that point, and ends it there. False when it never came there.
-pub(super) fn killed(root: &TestRoot, program: &str, arguments: &[&str], point: &Point) -> bool {
+pub(crate) fn killed(root: &TestRoot, program: &str, arguments: &[&str], point: &Point) -> bool {
     let (halt, inject) = match point {
         Point::BootManager(number) => (Some(*number), None),
         Point::Call(call, number) => (None, Some(format!("inject={call}:signal=KILL:when={number}"))),
@@ -152,7 +152,7 @@ pub(super) fn killed(root: &TestRoot, program: &str, arguments: &[&str], point: 
 }
 
 /// Runs it to its end after that, in a process namespace too, with another process id than before.
-pub(super) fn again(root: &TestRoot, program: &str, arguments: &[&str]) -> Run {
+pub(crate) fn again(root: &TestRoot, program: &str, arguments: &[&str]) -> Run {
     switches(root, None);
     let plain = root.command(program, arguments);
     let mut command = namespace();
