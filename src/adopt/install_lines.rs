@@ -142,7 +142,9 @@ impl<'t> HereDocument<'t> {
             Some(quote) => (true, rest[1..].split(quote).next()?),
             None => (false, rest.split([' ', '\t', ';', '>', '|', '&', ')']).next()?),
         };
-        let is_word = !end.is_empty() && end.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        // `1 << 3` computes.
+        let is_word = end.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && end.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         is_word.then_some(HereDocument { end, is_indented, is_literal })
     }
 
