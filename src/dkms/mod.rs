@@ -3,46 +3,15 @@
 //!
 //! The result on disk counts. Exit codes and the word "installed" of dkms are only hints.
 
-pub mod build;
-mod build_for_target;
-mod build_hooks;
+mod building;
 pub mod cache;
-mod call;
-pub mod cause;
-mod cause_rules;
+mod cleanup;
 pub mod conf;
-pub mod conflict;
-pub mod depmod;
-mod failure;
-pub mod first_error;
-mod first_error_classes;
-pub mod gc;
-pub mod hooks;
-pub mod inputs;
-pub mod kernel_symbols;
-pub mod leftovers;
+mod failures;
 pub mod lint;
-pub mod loadable;
-pub mod log;
-mod log_evidence;
-pub mod modfile;
-pub mod old_logs;
-pub mod order;
-mod own_versions;
-mod pkcs7;
-pub mod plan;
-pub mod probe;
-pub mod proof;
-pub mod register;
-pub mod replace;
-pub mod signature;
-pub mod source_change;
-mod staging;
-pub mod symbols;
-pub mod toolchain;
+mod planning;
+mod proving;
 pub mod tree;
-mod uname;
-pub mod unbuild;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -50,10 +19,18 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
+pub use building::{build, hooks, probe, register, replace, unbuild};
+use building::{build_for_target, build_hooks, call, staging, uname};
 pub use cache::Cache;
+pub use cleanup::{gc, leftovers};
 pub use conf::DkmsConf;
+pub use failures::{cause, first_error, log, old_logs};
+use failures::{cause_rules, failure, first_error_classes, log_evidence};
 pub use plan::{Decision, ModuleOnKernel, PlanStep};
+pub use planning::{conflict, inputs, order, plan, source_change, toolchain};
 pub use proof::{Flaw, Proof};
+pub use proving::{depmod, kernel_symbols, loadable, modfile, proof, signature, symbols};
+use proving::{own_versions, pkcs7};
 pub use signature::Signature;
 pub use tree::{Registered, Source, Stage, Tree};
 
