@@ -11,12 +11,15 @@ cd "$(dirname "$0")/../.."
 here=$PWD
 self=$here/tests/support/pictures.sh
 old=6.15.7-1591.native
+# What takes back what the command of a picture did.
+undo=()
 
 # What runs in the terminal: the prompt, and the command as if somebody had typed it. READY gets the window, how many
 # lines are full, and the exit code.
 in_terminal() { # READY COMMAND…
     local ready=$1 line code=0
     shift
+    cd "${from:-.}"
     printf '\033[?25l\033[1m$\033[0m %s\n' "$*"
     "$@" || code=$?
     # xterm answers when it has drawn all that came before.
@@ -37,7 +40,7 @@ shoot() {
     LC_ALL=C.UTF-8 TERM=xterm-256color xterm -geometry "80x$lines+0+0" -b 20 -bw 0 +sb -fa 'DejaVu Sans Mono' -fs 18 \
         -fg '#e6edf3' -bg '#0d1117' "${colours[@]}" -e "$self" in_terminal "$work/ready" "$@" &
     xterm=$!
-    for _ in {1..200}; do [[ -e $work/ready ]] || sleep 0.05; done
+    for _ in {1..2400}; do [[ -e $work/ready ]] || sleep 0.05; done
     read -r window used code <"$work/ready" || { echo "pictures: xterm shows nothing of: $*" >&2; return 1; }
     ((code == expected)) || { echo "pictures: $*: exit code $code instead of $expected" >&2; return 1; }
     import -window "$window" "$picture"
@@ -51,6 +54,7 @@ picture() { # NAME CODE COMMAND…
     local name=$1 lines=24
     shift
     shoot 60 "$work/all.png" "$@"
+    ((!${#undo[@]})) || quietly 0 "${undo[@]}"
     # The cursor needs one, too.
     ((used < 24)) || lines=$((used + 1))
     shoot "$lines" "$work/$name.png" "$@"
@@ -135,13 +139,29 @@ scene_refused() {
     picture enforcement-refused 2 clr-dkms enforcement
 }
 
+# A source without a dkms.conf.
+scene_add() {
+    machine
+    mkdir -p "$work/src/hello-1.0"
+    export from=$work/src
+    # The command is run twice.
+    undo=(clr-dkms remove hello)
+    printf '%s\n' '#include <linux/module.h>' 'static int __init hello_init(void) { return 0; }' \
+        'module_init(hello_init);' 'MODULE_DESCRIPTION("hello");' 'MODULE_LICENSE("GPL");' >"$from/hello-1.0/hello.c"
+    # shellcheck disable=SC2016 # make expands it
+    printf '%s\n' 'obj-m := hello.o' 'KDIR ?= /lib/modules/$(shell uname -r)/build' 'all:' \
+        $'\t$(MAKE) -C $(KDIR) M=$(CURDIR) modules' >"$from/hello-1.0/Makefile"
+    quietly 0 clr-dkms-post-update
+    picture add 0 clr-dkms add ./hello-1.0 --yes
+}
+
 case ${1-} in
     in_terminal) "$@"; exit ;;
     scene_*) ;;
     '')
         ((EUID == 0)) || { echo 'pictures: run it as root' >&2; exit 1; }
         mkdir -p docs target
-        for scene in scene_held scene_pending scene_refused; do
+        for scene in scene_held scene_pending scene_refused scene_add; do
             unshare --mount --propagation private "$self" "$scene"
         done
         exit ;;
