@@ -93,26 +93,23 @@ fn run() -> Outcome<bool> {
     report(&stage.image, played, whole, start)
 }
 
-/// Prints the result, and writes the table.
+/// Prints the result, and writes the table of the last run of each scene.
 fn report(image: &Image, played: Vec<Played>, whole: bool, start: Instant) -> Outcome<bool> {
     let limits = table::Limits::read()?;
     let (mut passed, mut failed) = (0, 0);
-    let mut rows = Vec::new();
-    let order: Vec<&str> = scenes::all().iter().map(|scene| scene.name).collect();
-    let mut played = played;
-    played.sort_by_key(|p| order.iter().position(|name| *name == p.scene.name));
-    for one in &played {
+    for one in played {
         let unexplained = one.rows.iter().any(|row| !row.differences.is_empty() && !limits.explains(row));
         if one.error.is_some() || unexplained {
             failed += 1
         } else {
             passed += 1
         }
-        rows.extend(one.rows.iter().map(|row| (one.scene.about, row.clone())));
+        let rows = if one.error.is_some() { &[][..] } else { &one.rows[..] };
+        table::keep(image.dir(), one.scene.name, rows)?;
     }
     let by = image::real_boot_manager()
         .map_or("the stand-in for clr-boot-manager", |_| "the real clr-boot-manager");
-    let text = format!("Played with {by}.\n\n{}", table::text(&rows, &limits));
+    let text = format!("Last played with {by}.\n\n{}", table::of_all(image.dir(), &limits)?);
     std::fs::write(image.dir().join("tested-on-vm.md"), &text).map_err(|e| e.to_string())?;
     if whole && failed == 0 && std::env::var_os("CLR_DKMS_VM_DOCS").is_some() {
         table::into_docs(&text)?;

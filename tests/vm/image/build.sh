@@ -236,6 +236,8 @@ debian_root() {
     stage debian 'makes a Debian (debootstrap)' <(echo "$root_packages") || return 0
     local mirror
     rm -rf "$out/debian"
+    # Half of the time would go into waiting for the disk.
+    mkdir -p "$out/debian/etc/dpkg/dpkg.cfg.d" && echo force-unsafe-io >"$out/debian/etc/dpkg/dpkg.cfg.d/vm"
     # From where this machine has its own packages.
     # shellcheck disable=SC2016 # for apt to expand
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | head -n 1)
@@ -247,9 +249,12 @@ debian_root() {
 }
 
 clear_root() {
-    stage root 'lays the root out like Clear Linux' "$out"/.{modules,debian,kernel-*} "$here/clear-root.sh" "$here"/files/* "$support"/{clr-boot-manager,swupd} || return 0
+    stage root 'lays the root out like Clear Linux' "$out"/.{modules,debian,kernel-*} "$here/clear-root.sh" "$here"/files/* "$support"/{clr-boot-manager,swupd} "$out/.keys" || return 0
     rm -rf "$out/root" && cp -a --reflink=auto "$out/debian" "$out/root"
     LAB=$out SUPPORT=$support bash "$here/clear-root.sh" "$out/root"
+    # The real clr-boot-manager installs the boot loader from there.
+    mkdir -p "$out/root/usr/lib/systemd/boot/efi"
+    signed /usr/lib/systemd/boot/efi/systemd-bootx64.efi "$out/root/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
     finished root
 }
 
@@ -266,8 +271,8 @@ disk() {
     # The boot partition, as clr-boot-manager fills it.
     quietly env STAND_IN_AS_ROOT=1 "$support/clr-boot-manager" update --path="$out/root"
     mkdir -p "$out/root/boot/EFI/BOOT" "$out/root/boot/EFI/systemd"
-    signed /usr/lib/systemd/boot/efi/systemd-bootx64.efi "$out/root/boot/EFI/BOOT/BOOTX64.EFI"
-    cp "$out/root/boot/EFI/BOOT/BOOTX64.EFI" "$out/root/boot/EFI/systemd/systemd-bootx64.efi"
+    cp "$out/root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" "$out/root/boot/EFI/BOOT/BOOTX64.EFI"
+    cp "$out/root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" "$out/root/boot/EFI/systemd/"
     truncate -s 160M "$work/esp"
     quietly mkfs.vfat -F 32 -n ESP "$work/esp"
     quietly mcopy -s -i "$work/esp" "$out/root/boot"/* ::/
