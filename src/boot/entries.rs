@@ -3,6 +3,7 @@
 //!
 //! Sources: loader.conf(5) and the source code of systemd-boot.
 
+use super::counters::{has_counters, without_counters};
 use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, MenuFault, SetBy, base_name, image_name};
 use crate::sys::{FileError, Root, efi};
 
@@ -137,8 +138,8 @@ enum NamedEntry<'e> {
     Entry(&'e BootEntry),
     /// This entry, if the missing `.conf` is added.
     WithoutEnding(&'e BootEntry),
-    /// A pattern, `@saved`, or an entry that the boot loader generates: only the boot loader knows which
-    /// entry it is.
+    /// A pattern, `@saved`, an entry that the boot loader generates, or one with boot counters: only the boot
+    /// loader knows which entry it is.
     Open,
     /// No entry. The boot loader ignores the name.
     Nothing,
@@ -150,7 +151,16 @@ fn find<'e>(entries: &'e [BootEntry], name: &str) -> NamedEntry<'e> {
         return NamedEntry::Open;
     }
     let known = |name: &str| entries.iter().find(|e| e.file.eq_ignore_ascii_case(name));
+    // Whether counters are a part of the identifier depends on the version of the boot loader, which also renames
+    // such an entry.
+    let is_counted = |entry: &BootEntry| {
+        let plain = without_counters(name);
+        let file = without_counters(&entry.file);
+        (has_counters(name) || has_counters(&entry.file))
+            && (file.eq_ignore_ascii_case(&plain) || file.eq_ignore_ascii_case(&format!("{plain}.conf")))
+    };
     match (known(name), known(&format!("{name}.conf"))) {
+        _ if entries.iter().any(is_counted) => NamedEntry::Open,
         (Some(entry), _) => NamedEntry::Entry(entry),
         (None, Some(entry)) => NamedEntry::WithoutEnding(entry),
         (None, None) => NamedEntry::Nothing,
@@ -174,8 +184,10 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
             SetBy::LoaderEntryDefault => "the EFI variable LoaderEntryDefault",
             _ => path,
         };
+        let plain = without_counters(name);
         let is_it = |file: &String| {
-            file.eq_ignore_ascii_case(name) || file.eq_ignore_ascii_case(&format!("{name}.conf"))
+            let file = without_counters(file);
+            file.eq_ignore_ascii_case(&plain) || file.eq_ignore_ascii_case(&format!("{plain}.conf"))
         };
         if menu.unread.iter().any(is_it) {
             // It may be the entry of any kernel.
@@ -382,6 +394,22 @@ mod tests {
             ("a.conf.bak", false),
         ] {
             assert_eq!(is_entry(name), yes, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_default_with_boot_counters_is_up_to_the_version_of_the_boot_loader() {
+        let file = "Clear-two+3-1.conf";
+        for (name, is_open) in
+            [("Clear-two.conf", true), (file, true), ("clear-TWO+2-2.conf", true), ("Clear-one.conf", false)]
+        {
+            let mut menu = menu();
+            menu.entries[1].file = file.to_owned();
+            choose(&mut menu, Some(name), None, "L");
+            assert_eq!(menu.default.is_none(), is_open, "{name}");
+            let said: String = menu.problems.iter().map(ToString::to_string).collect();
+            assert_eq!(said.contains("only the boot loader knows"), is_open, "{name}: {said}");
+            assert!(!menu.problems.iter().any(|p| p.breaks), "{name}: {said}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::entries::{self, Variables};
+use super::counters::without_counters;
 use super::menu::{BootEntry, DefaultEntry, EntryPlace, Loader, Menu, MenuFault};
 use super::partition::{self, Lost};
 use super::{grub, syslinux};
@@ -161,7 +162,8 @@ impl BootFiles {
     /// An entry with the usual name for this kernel exists, and could not be read.
     fn is_unread(&self, id: &str) -> bool {
         let usual = usual_ending(id);
-        usual.is_some_and(|usual| self.unread.iter().any(|entry| entry.file.ends_with(&usual)))
+        let is_it = |entry: &UnreadEntry, usual: &str| without_counters(&entry.file).ends_with(usual);
+        usual.is_some_and(|usual| self.unread.iter().any(|entry| is_it(entry, &usual)))
     }
 
     /// Unusual facts that endanger nothing.
@@ -248,6 +250,7 @@ fn seen(
     menu.problems.extend(unknown);
     judge(&mut menu, loader, root, inventory);
     let release_of = |file: &str| {
+        let file = without_counters(file);
         let is_it = |id: &str| usual_ending(id).is_some_and(|usual| file.ends_with(&usual));
         inventory.kernels.iter().find(|k| is_it(&k.id)).map(|k| k.name.release())
     };

@@ -1,6 +1,7 @@
 //! The Boot Loader Interface: what EFI variables of systemd-boot and the firmware show about the entries.
 //! Every user can read these variables, even if only root can read the boot partition.
 
+use super::counters::without_counters;
 use super::entries::Variables;
 use crate::sys::{FileError, Root, efi};
 
@@ -29,11 +30,14 @@ impl LoaderInterface {
         })
     }
 
-    /// Whether the boot loader saw an entry of that name at the current boot. None if unknown.
+    /// Whether the boot loader saw an entry of that name at the current boot, with or without counters. None if
+    /// unknown.
     pub fn lists(&self, name: &str) -> Option<bool> {
         let entries = self.entries.as_ref()?;
+        let name = without_counters(name);
         let is_it = |entry: &String| {
-            entry.eq_ignore_ascii_case(name) || entry.eq_ignore_ascii_case(&format!("{name}.conf"))
+            let entry = without_counters(entry);
+            entry.eq_ignore_ascii_case(&name) || entry.eq_ignore_ascii_case(&format!("{name}.conf"))
         };
         Some(entries.iter().any(is_it))
     }
@@ -44,8 +48,10 @@ pub fn is_open(name: &str) -> bool {
     name.contains(['*', '?', '[']) || name.starts_with('@')
 }
 
-/// The kernel release of an entry of clr-boot-manager, from its name `VENDOR-VARIANT-VERSION-NUMBER.conf`.
+/// The kernel release of an entry of clr-boot-manager, from its name `VENDOR-VARIANT-VERSION-NUMBER.conf`, which
+/// may have counters.
 pub fn release_of_entry(name: &str) -> Option<String> {
+    let name = &*without_counters(name);
     let ending = name.len().checked_sub(".conf".len()).filter(|at| name.is_char_boundary(*at));
     let stem = match ending.map(|at| name.split_at(at)) {
         Some((stem, ending)) if ending.eq_ignore_ascii_case(".conf") => stem,
@@ -71,6 +77,9 @@ mod tests {
             "the name that clr-boot-manager writes"
         );
         assert_eq!(release("Solus-lts-6.12.1-7").as_deref(), Some("6.12.1-7.lts"));
+        for counted in ["Solus-lts-6.12.1-7+3", "solus-LTS-6.12.1-7+0-3.conf"] {
+            assert_eq!(release(counted).map(|r| r.to_ascii_lowercase()).as_deref(), Some("6.12.1-7.lts"));
+        }
         for other in ["windows.conf", "native-6.1-2.conf", "a-b-c-d.conf", "x-y-6.1-z.conf", ".conf", "", "ü"]
         {
             assert_eq!(release(other), None, "{other}");
@@ -86,5 +95,8 @@ mod tests {
             (seen.lists("a"), seen.lists("a.CONF"), seen.lists("b")),
             (Some(true), Some(true), Some(false))
         );
+        assert_eq!((seen.lists("a+3-1.conf"), seen.lists("b+3.conf")), (Some(true), Some(false)));
+        seen.entries = Some(vec!["a+2-1.conf".to_owned()]);
+        assert_eq!((seen.lists("a"), seen.lists("a+3.conf")), (Some(true), Some(true)));
     }
 }

@@ -4,6 +4,7 @@
 //! here decides which kernel should boot; see [`crate::decide`].
 
 mod blocking_files;
+pub mod counters;
 pub mod default;
 pub mod deferral;
 pub mod entries;

@@ -4,6 +4,7 @@
 //! boot files are not visible, the EFI variables, which every user can read, may still decide it. Otherwise
 //! the next boot is unknown. What the last run saw is remembered, but does not count as known.
 
+use crate::boot::counters::without_counters;
 use crate::boot::files::usual_ending;
 use crate::boot::loader_interface::{LoaderInterface, is_open, release_of_entry};
 use crate::boot::{DefaultEntry, SetBy};
@@ -180,7 +181,7 @@ fn by_variables(seen: &LoaderInterface, inventory: &Inventory) -> Option<NextBoo
             let reason = format!("{set_by} chooses {name}: only the boot loader knows which entry that is");
             return Some(NextBoot::Unknown { reason, remembered: None });
         }
-        let lower = name.to_ascii_lowercase();
+        let lower = without_counters(name).to_ascii_lowercase();
         let names = |kernel: &&Installed| {
             let usual = usual_ending(&kernel.id).unwrap_or_default().to_ascii_lowercase();
             !usual.is_empty() && (lower.ends_with(&usual) || format!("{lower}.conf").ends_with(&usual))
@@ -287,5 +288,8 @@ mod tests {
         assert_eq!(said(None, Some(old), Some(&[lts])), "none", "the loader ignores it");
         assert_eq!(said(None, Some("auto-windows"), Some(&["auto-windows"])), "other auto-windows");
         assert_eq!(said(None, Some("@saved"), Some(&[lts])), "unknown");
+        let counted = "Clear-linux-lts-6.12.38-1550+3-1.conf";
+        assert_eq!(said(Some(counted), None, None), "installed 6.12.38-1550.lts");
+        assert_eq!(said(Some("Clear-linux-lts-6.1.1-7+3.conf"), None, Some(&[old])), "removed 6.1.1-7.lts");
     }
 }

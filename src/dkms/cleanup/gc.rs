@@ -339,6 +339,7 @@ mod tests {
             ("com.solus-project.native.6.15.8-1592.bak", true),
             ("kernel-org.clearlinux.NATIVE.6.15.8-1592", true),
             ("Clear-linux-native-6.15.8-1592.conf", true),
+            ("Clear-linux-native-6.15.8-1592+3-1.conf", true),
             ("default-native -> org.clearlinux.native.6.15.8-1592", true),
             ("the boot entry x is of the kernel org.clearlinux.native.6.15.8-1592, which", true),
             ("org.clearlinux.native.6.15.8-15920", false),
