@@ -187,7 +187,8 @@ fn is_wanted_by(root: &Root, unit: &str, target: &str) -> bool {
     first.is_some_and(|path| !leads_to_null(root, path))
 }
 
-/// Units that systemd does not start again. A run that ended with an error is started again by the next update.
+/// Units that systemd does not start again. A run that ended with an error is started again by the next
+/// update.
 fn failed_units(tools: &Tools) -> Vec<String> {
     let names = UNITS.iter().map(|unit| unit.name);
     let asked = tools.child("systemctl", PATIENCE).map_err(anyhow::Error::from).and_then(|child| {
@@ -203,7 +204,8 @@ fn failed_units(tools: &Tools) -> Vec<String> {
     }
 }
 
-/// The failed units in the output of `systemctl show`, which has one block of `KEY=VALUE` lines for each unit.
+/// The failed units in the output of `systemctl show`, which has one block of `KEY=VALUE` lines for each
+/// unit.
 fn failed_in(text: &str) -> Vec<String> {
     let value = |block: &str, key: &str| {
         block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)

@@ -203,8 +203,8 @@ pub fn load(root: &Root) -> (Settings, Vec<ConfigError>) {
     (settings, errors)
 }
 
-/// Reads one file into the settings. `is_own` is false for a root other than `/`: a root changes neither which
-/// programs run on this machine nor their sandbox.
+/// Reads one file into the settings. `is_own` is false for a root other than `/`: a root changes neither
+/// which programs run on this machine nor their sandbox.
 pub fn read(file: &Path, bytes: &[u8], is_own: bool, settings: &mut Settings, errors: &mut Vec<ConfigError>) {
     let text = String::from_utf8_lossy(bytes);
     if let Some((line, what)) = misfit(&text) {

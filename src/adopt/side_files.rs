@@ -174,8 +174,8 @@ fn udev_commands(text: &str) -> Vec<usize> {
         .collect()
 }
 
-/// The rules, with the numbers of their first lines. A backslash at the end of a line continues it; elsewhere it is
-/// a part of the value.
+/// The rules, with the numbers of their first lines. A backslash at the end of a line continues it; elsewhere
+/// it is a part of the value.
 fn udev_lines(text: &str) -> impl Iterator<Item = (usize, String)> {
     let mut rules: Vec<(usize, String)> = Vec::new();
     let mut continues = false;

@@ -1,17 +1,17 @@
 //! Boot counters in the names of systemd-boot's entries: `NAME+LEFT.conf` or `NAME+LEFT-DONE.conf`.
 //!
-//! systemd-boot renames such an entry at each boot, and systemd-bless-boot.service removes the counters after a
-//! good one. Up to version 257 systemd-boot identifies the entry by the whole name of its file; since version
-//! 258, and in `bootctl`, the counters are not a part of the identifier. clr-boot-manager writes names without
-//! counters, and does not recognize entries that have them.
+//! systemd-boot renames such an entry at each boot, and systemd-bless-boot.service removes the counters after
+//! a good one. Up to version 257 systemd-boot identifies the entry by the whole name of its file; since
+//! version 258, and in `bootctl`, the counters are not a part of the identifier. clr-boot-manager writes
+//! names without counters, and does not recognize entries that have them.
 
 use std::borrow::Cow;
 
 /// The end of the name of an entry.
 const ENDING: &str = ".conf";
 
-/// Splits a name into what is before its counters, and the ending, which may be missing. None if the name has no
-/// counters.
+/// Splits a name into what is before its counters, and the ending, which may be missing. None if the name has
+/// no counters.
 fn split(name: &str) -> Option<(&str, &str)> {
     let at = name.len().checked_sub(ENDING.len()).filter(|at| name.is_char_boundary(*at));
     let (stem, ending) = match at.map(|at| name.split_at(at)) {
@@ -57,7 +57,8 @@ mod tests {
         ] {
             assert_eq!((without_counters(name).as_ref(), has_counters(name)), (without, true), "{name}");
         }
-        for name in ["a.conf", "a-3-1.conf", "a+.conf", "a+3-.conf", "a+-1.conf", "a+3-1-2.conf", "a+x.conf"] {
+        for name in ["a.conf", "a-3-1.conf", "a+.conf", "a+3-.conf", "a+-1.conf", "a+3-1-2.conf", "a+x.conf"]
+        {
             assert_eq!((without_counters(name).as_ref(), has_counters(name)), (name, false), "{name}");
         }
         for name in ["+3.conf", "", "+", "ü", "a+3.conf.bak"] {

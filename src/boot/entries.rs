@@ -151,8 +151,8 @@ fn find<'e>(entries: &'e [BootEntry], name: &str) -> NamedEntry<'e> {
         return NamedEntry::Open;
     }
     let known = |name: &str| entries.iter().find(|e| e.file.eq_ignore_ascii_case(name));
-    // Whether counters are a part of the identifier depends on the version of the boot loader, which also renames
-    // such an entry.
+    // Whether counters are a part of the identifier depends on the version of the boot loader, which also
+    // renames such an entry.
     let is_counted = |entry: &BootEntry| {
         let plain = without_counters(name);
         let file = without_counters(&entry.file);

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::entries::{self, Variables};
 use super::counters::without_counters;
+use super::entries::{self, Variables};
 use super::menu::{BootEntry, DefaultEntry, EntryPlace, Loader, Menu, MenuFault};
 use super::partition::{self, Lost};
 use super::{grub, syslinux};

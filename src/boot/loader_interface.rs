@@ -30,8 +30,8 @@ impl LoaderInterface {
         })
     }
 
-    /// Whether the boot loader saw an entry of that name at the current boot, with or without counters. None if
-    /// unknown.
+    /// Whether the boot loader saw an entry of that name at the current boot, with or without counters. None
+    /// if unknown.
     pub fn lists(&self, name: &str) -> Option<bool> {
         let entries = self.entries.as_ref()?;
         let name = without_counters(name);
@@ -48,8 +48,8 @@ pub fn is_open(name: &str) -> bool {
     name.contains(['*', '?', '[']) || name.starts_with('@')
 }
 
-/// The kernel release of an entry of clr-boot-manager, from its name `VENDOR-VARIANT-VERSION-NUMBER.conf`, which
-/// may have counters.
+/// The kernel release of an entry of clr-boot-manager, from its name `VENDOR-VARIANT-VERSION-NUMBER.conf`,
+/// which may have counters.
 pub fn release_of_entry(name: &str) -> Option<String> {
     let name = &*without_counters(name);
     let ending = name.len().checked_sub(".conf".len()).filter(|at| name.is_char_boundary(*at));

@@ -94,8 +94,8 @@ enum CmdlineVerb {
     /// wanted on as long as a kernel that requires signatures has to load any DKMS module. Only differences
     /// are printed.
     ///
-    /// Exit code 0: it matches, or no kernel is installed; 1: it does not match, or a setting in clr-dkms.conf is
-    /// invalid; 3: it cannot be determined.
+    /// Exit code 0: it matches, or no kernel is installed; 1: it does not match, or a setting in
+    /// clr-dkms.conf is invalid; 3: it cannot be determined.
     Check,
     /// Show the command line that clr-boot-manager makes of the present files
     ///

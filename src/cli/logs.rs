@@ -112,8 +112,8 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
     Ok(exit::OK)
 }
 
-/// The first error of a build that failed, its cause and the next step; nothing of another build. `is_recorded`: the last
-/// run recorded an error.
+/// The first error of a build that failed, its cause and the next step; nothing of another build.
+/// `is_recorded`: the last run recorded an error.
 fn why_it_failed(context: &Context, log: &FoundLog, is_recorded: bool) -> String {
     let logged = log::first_error(&context.root, &log.module, &log.release);
     let mut text = String::new();

@@ -165,9 +165,9 @@ enum AdminVerb {
     /// installed with the kernel command line and the boot files. A module that works on no kernel is taken
     /// back.
     ///
-    /// Exit code 0: the modules are installed and proven on every kernel, or were before; with --dry-run: they
-    /// can be imported; 1: something is not, or it was not confirmed; 3: something cannot be determined; 75:
-    /// another run is active; 77: no permission.
+    /// Exit code 0: the modules are installed and proven on every kernel, or were before; with --dry-run:
+    /// they can be imported; 1: something is not, or it was not confirmed; 3: something cannot be determined;
+    /// 75: another run is active; 77: no permission.
     #[command(after_help = "Examples:\n  clr-dkms import hello.tar.gz --dry-run\n  \
         clr-dkms import --yes *.tar.gz\n  clr-dkms import --yes --root /mnt hello.tar.gz")]
     Import(ImportArguments),
@@ -176,8 +176,8 @@ enum AdminVerb {
     /// It looks for what a build needs: dkms, a compiler, make, and the headers of the kernels that boot by
     /// default. The bundles that have what is missing (kernel-native-dkms, kernel-lts-dkms …) are shown, and
     /// installed with swupd after a confirmation. module.sig_unenforce is set where a kernel refuses modules
-    /// without a trusted signature, unless the configuration does not want it. Modules that are registered are
-    /// built, the boot entries are brought up to date, and it is said whether a reboot is due. It can be
+    /// without a trusted signature, unless the configuration does not want it. Modules that are registered
+    /// are built, the boot entries are brought up to date, and it is said whether a reboot is due. It can be
     /// repeated: what is there is left alone.
     ///
     /// On a system without swupd it says what is missing.

@@ -139,8 +139,8 @@ impl Ours {
         if !self.wrote.is_empty() {
             return root.write_json(STATE, &Ours { schema: 1, ..self.clone() }).map(|_| ());
         }
-        // The record is removed after the directories that do not contain it: after a kill, the next run still
-        // knows them. A directory with other files in it is not removed.
+        // The record is removed after the directories that do not contain it: after a kill, the next run
+        // still knows them. A directory with other files in it is not removed.
         let (around, elsewhere): (Vec<_>, Vec<_>) =
             self.made.iter().rev().partition(|directory| Path::new(STATE).starts_with(directory));
         let remove = |directories: Vec<&PathBuf>| {

@@ -40,8 +40,8 @@ pub struct BootAssessment {
     /// Modules (`name/version`) that are proven for the running kernel, which also boots next, but that it
     /// refuses until then.
     pub refused_until_reboot: Vec<String>,
-    /// Modules that the running kernel, which boots next, may refuse now, because their signature may not be trusted,
-    /// and accepts after it is booted again.
+    /// Modules that the running kernel, which boots next, may refuse now, because their signature may not be
+    /// trusted, and accepts after it is booted again.
     pub may_be_refused_until_reboot: Vec<String>,
     /// The fact that could not be read, if nothing can be decided without it.
     pub unknown: Option<String>,

@@ -227,8 +227,8 @@ pub fn refused_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> bo
     matches!(forecast_now(system, module, proofs), Some((SignatureForecast::Refused(_), _)))
 }
 
-/// Whether the running kernel may refuse the files now: it refuses modules that are signed with a key that it does
-/// not trust, whether it trusts this key is unknown, and none of the modules is loaded.
+/// Whether the running kernel may refuse the files now: it refuses modules that are signed with a key that it
+/// does not trust, whether it trusts this key is unknown, and none of the modules is loaded.
 pub fn may_be_refused_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
     let is_loaded = |proof: &Proof| {
         stem(&proof.path).is_some_and(|name| system.in_use.loaded.contains(&kernel_name(name)))

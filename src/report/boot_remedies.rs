@@ -32,8 +32,8 @@ fn set_kernel(id: Option<&str>) -> AdminCommand {
     set.to("choose the boot default")
 }
 
-/// The remedy for the boot default: it corrects the default, or adds what the right kernel lacks. None if nothing
-/// has to be done.
+/// The remedy for the boot default: it corrects the default, or adds what the right kernel lacks. None if
+/// nothing has to be done.
 pub fn of_boot_default(at: Situation<'_>) -> Option<Remedy> {
     let Situation { system, assessment, .. } = at;
     let decision = &assessment.decision;
@@ -159,8 +159,8 @@ pub(super) fn of_failed_boot_update() -> Remedy {
     Remedy::by_hand("correct that").then(run())
 }
 
-/// How an admin has let the target boot in spite of what it lacks; none if it lacks nothing, or there is no such
-/// request.
+/// How an admin has let the target boot in spite of what it lacks; none if it lacks nothing, or there is no
+/// such request.
 pub fn admin_override(assessment: &BootAssessment) -> Option<AdminOverride> {
     let decision = &assessment.decision;
     let lacks = !decision.lacking.is_empty() || !decision.default_lacks.is_empty();

@@ -178,8 +178,8 @@ pub struct KernelReport {
     pub(super) refreshed: bool,
     /// Whether it supports `module.sig_unenforce`: `v1`, `v2`, `absent` or `unknown`.
     pub patch: Patch,
-    /// Whether `module.sig_unenforce` is not configured and would change the outcome. The policy decides whether
-    /// that is wanted.
+    /// Whether `module.sig_unenforce` is not configured and would change the outcome. The policy decides
+    /// whether that is wanted.
     #[serde(skip)]
     pub(super) parameter_would_help: bool,
     /// According to the present files.

@@ -35,8 +35,8 @@ pub(super) fn standing(kernels: &[KernelReport], setting: &Setting<'_>) -> Enfor
     EnforcementStanding::Settled
 }
 
-/// As [`crate::report::Verdict::exit_code`]: a reboot that is safe and leads to what is wanted needs no attention,
-/// and what is refused is unsafe only if the next boot is.
+/// As [`crate::report::Verdict::exit_code`]: a reboot that is safe and leads to what is wanted needs no
+/// attention, and what is refused is unsafe only if the next boot is.
 pub(super) fn exit_code(
     kernels: &[KernelReport],
     setting: &Setting<'_>,

@@ -324,7 +324,8 @@ pub fn document(
     let mut problems = problems(of, &modules, &assessment);
     let verdict = verdict(of, &records, &assessment, &problems);
     if verdict == Verdict::Unknown {
-        // The first problem is the reason for the verdict: what could not be read, and then what depends on it.
+        // The first problem is the reason for the verdict: what could not be read, and then what depends on
+        // it.
         problems.sort_by_key(|problem| match problem.kind() {
             ProblemKind::Unreadable | ProblemKind::NextBootUnknown => 0,
             _ if problem.is_unknown() => 1,

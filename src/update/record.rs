@@ -67,8 +67,8 @@ impl Run<'_> {
         }
     }
 
-    /// The source fingerprints of the files that this run, or one that was killed before it, has built, and the
-    /// recorded ones of files that are still there.
+    /// The source fingerprints of the files that this run, or one that was killed before it, has built, and
+    /// the recorded ones of files that are still there.
     fn built_from(&self) -> BTreeMap<String, String> {
         let before = self.before.as_good().map(|record| &record.built_from);
         let by_killed = self.mark.built_from();

@@ -1,5 +1,5 @@
-//! The way back of a module that was to replace another version or another source, and could not be installed.
-//! The change is recorded before, so that the next run completes it.
+//! The way back of a module that was to replace another version or another source, and could not be
+//! installed. The change is recorded before, so that the next run completes it.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! No bytes in a file that the enforcement verdict is made from, and nothing else in its place, make it panic or wait.
+//! No bytes in a file that the enforcement verdict is made from, and nothing else in its place, make it panic
+//! or wait.
 
 use std::process::Command;
 use std::time::Duration;

@@ -125,7 +125,8 @@ proptest! {
         prop_assert_eq!(system.sha256.len(), 64);
     }
 
-    /// A module with some bytes changed, or cut: nearer to the truth than noise, and so deeper in the readers.
+    /// A module with some bytes changed, or cut: nearer to the truth than noise, and so deeper in the
+    /// readers.
     #[test]
     fn a_module_file_with_flaws(at in 0usize..400, byte in any::<u8>(), end in 0usize..500) {
         let mut file = elf::module(A);

@@ -1,9 +1,10 @@
-//! The promise, through the programs: whatever happens in whatever order, and wherever a run is killed together with all
-//! its children, the boot default is a kernel that has every critical module, or it was the default before and the verdict
-//! is unsafe or unknown. The next run then leaves what it would have left without the kill.
+//! The promise, through the programs: whatever happens in whatever order, and wherever a run is killed
+//! together with all its children, the boot default is a kernel that has every critical module, or it was the
+//! default before and the verdict is unsafe or unknown. The next run then leaves what it would have left
+//! without the kill.
 //!
-//! The system calls are counted by strace(1), so a case is the same each time. A few cases by default; N of them with
-//! `CLR_DKMS_KILLS=N`, as `make test` does.
+//! The system calls are counted by strace(1), so a case is the same each time. A few cases by default; N of
+//! them with `CLR_DKMS_KILLS=N`, as `make test` does.
 
 mod check;
 pub(crate) mod kill;
@@ -46,8 +47,8 @@ fn comparable(root: &TestRoot, origin: &str) -> Tree {
         }
         entry.what = entry.what.replace(own, "ROOT").replace(origin, "ROOT");
     }
-    // The cache makes the next run faster, a build that is done again is logged again, and an entry that a kill left
-    // empty is kept under another name.
+    // The cache makes the next run faster, a build that is done again is logged again, and an entry that a
+    // kill left empty is kept under another name.
     tree.retain(|path, _| {
         let is_open = ["var/cache/clr-dkms", "var/log/clr-dkms"].iter().any(|top| path.starts_with(top));
         !is_open && !path.ends_with(".conf.empty")
@@ -55,11 +56,11 @@ fn comparable(root: &TestRoot, origin: &str) -> Tree {
     tree
 }
 
-/// Without the times of files and what is computed from them, and without what is remembered of runs of clr-boot-manager:
-/// where the killed run has written all, there is nothing to be run. Nor with the directories that were not there before:
-/// one that the killed run has made was there for the next one. Nor with what confined an evaluation: a run that is killed
-/// has a user namespace of its own, and its answers are kept. Nor with the log of a build: what the killed run has built is
-/// not built again.
+/// Without the times of files and what is computed from them, and without what is remembered of runs of
+/// clr-boot-manager: where the killed run has written all, there is nothing to be run. Nor with the
+/// directories that were not there before: one that the killed run has made was there for the next one. Nor
+/// with what confined an evaluation: a run that is killed has a user namespace of its own, and its answers
+/// are kept. Nor with the log of a build: what the killed run has built is not built again.
 fn drop_times(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(fields) => {
@@ -116,8 +117,8 @@ fn play(seed: u64) -> (usize, Vec<String>) {
     (kills, wrong.into_iter().map(told).collect())
 }
 
-/// Something that is left of a kernel that clr-boot-manager was deleting when it was killed: without its command line it
-/// never comes back to that kernel.
+/// Something that is left of a kernel that clr-boot-manager was deleting when it was killed: without its
+/// command line it never comes back to that kernel.
 fn is_remains(line: &str, reference: &Tree) -> bool {
     line.starts_with("+ ")
         && [OLD, A, B, C].iter().any(|release| {

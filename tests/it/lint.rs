@@ -207,7 +207,8 @@ fn findings_on_the_source() {
     }
 }
 
-/// What is added to the good file, the files of the source (an empty directory ends in a slash), and what comes of it.
+/// What is added to the good file, the files of the source (an empty directory ends in a slash), and what
+/// comes of it.
 type SourceCase = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
 
 /// The rules that read the source.

@@ -97,6 +97,30 @@ fn lines_have_at_most_110_columns() {
     assert!(wrong.is_empty(), "longer than 110 columns:\n{wrong}");
 }
 
+/// Tables stay on one line.
+#[test]
+fn comments_have_at_most_110_columns() {
+    let mut left =
+        ["benches", "packaging/pages", "src", "tests"].map(|name| repository().join(name)).to_vec();
+    let (mut wrong, mut seen) = (String::new(), 0);
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            seen += 1;
+            for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+                let comment = line.trim_start();
+                let whole = !comment.starts_with("//") || comment.starts_with("//! |");
+                if !whole && line.chars().count() > 110 {
+                    wrong += &format!("{}:{}\n", path.display(), number + 1);
+                }
+            }
+        }
+    }
+    assert!(seen > 300, "{seen} files");
+    assert!(wrong.is_empty(), "longer than 110 columns:\n{wrong}");
+}
+
 /// Links between the pages lead somewhere.
 #[test]
 fn links_lead_to_files() {

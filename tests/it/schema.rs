@@ -1,4 +1,5 @@
-//! The schema of `clr-dkms status --json`, held against documents of each verdict and against the types that write them.
+//! The schema of `clr-dkms status --json`, held against documents of each verdict and against the types that
+//! write them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +34,8 @@ pub(crate) fn schema() -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The same for us: what it does not name must not be there. A reader of documents of later versions has to be more generous.
+/// The same for us: what it does not name must not be there. A reader of documents of later versions has to
+/// be more generous.
 pub(crate) fn strict(mut schema: Value) -> Value {
     match &mut schema {
         Value::Object(fields) => {

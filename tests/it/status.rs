@@ -15,7 +15,8 @@ fn status(root: &TestRoot) -> Run {
     run
 }
 
-/// Lines of more than 80 columns that could be broken: more than one word that cannot be, with what stands before it.
+/// Lines of more than 80 columns that could be broken: more than one word that cannot be, with what stands
+/// before it.
 fn too_wide(screen: &str) -> Vec<String> {
     let wide = |line: &&str| line.chars().count() > 80 && line.split_whitespace().count() > 2;
     screen.lines().filter(wide).map(|line| format!("{} columns: {line}", line.chars().count())).collect()
@@ -127,7 +128,8 @@ fn the_parameter_is_masked() {
     let root = pending();
     root.link("etc/kernel/cmdline.d/clr-ignore-mod-sig.conf", "/dev/null").post_update().code(2);
     status(&root).code(2).shows(&["sig_unenforce:", "not configured"]);
-    // Every module is there, and yet none of them will load: that is what the first lines have to say, and what helps.
+    // Every module is there, and yet none of them will load: that is what the first lines have to say, and
+    // what helps.
     let screen = status(&root).stdout;
     let first = screen.split("\n\n").next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(

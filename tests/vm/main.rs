@@ -1,9 +1,9 @@
-//! Really booted kernels: scenes on machines under QEMU, each prediction of clr-dkms compared with what the kernel and
-//! the boot loader then do.
+//! Really booted kernels: scenes on machines under QEMU, each prediction of clr-dkms compared with what the
+//! kernel and the boot loader then do.
 //!
-//! `make test-vm` runs them, `make test-vm-long` the long ones too. Without `CLR_DKMS_VM=1` nothing is done, so that
-//! plain `cargo test` needs nothing; with it, a missing part of this machine is a failure. Root is needed to build the
-//! disk, which is kept in `target/vm`. Arguments name scenes.
+//! `make test-vm` runs them, `make test-vm-long` the long ones too. Without `CLR_DKMS_VM=1` nothing is done,
+//! so that plain `cargo test` needs nothing; with it, a missing part of this machine is a failure. Root is
+//! needed to build the disk, which is kept in `target/vm`. Arguments name scenes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 mod base64;

@@ -1,7 +1,8 @@
 //! Completions for bash, zsh and fish.
 //!
-//! clap_complete generates those of zsh and fish. For bash it completes neither the value of an option nor names that
-//! exist on the system. Therefore this generates a table from the same commands, which `completion.bash` reads.
+//! clap_complete generates those of zsh and fish. For bash it completes neither the value of an option nor
+//! names that exist on the system. Therefore this generates a table from the same commands, which
+//! `completion.bash` reads.
 
 use clap::builder::{PossibleValuesParser, ValueHint};
 use clap::{Arg, Command};
@@ -43,7 +44,8 @@ fn offered(program: &Command) -> Command {
     offered
 }
 
-/// Offers the ids and words that `explain` knows. The program itself still accepts any word, and reports unknown ones.
+/// Offers the ids and words that `explain` knows. The program itself still accepts any word, and reports
+/// unknown ones.
 fn worded(program: Command) -> Command {
     let mut words: Vec<&str> = catalog::all().iter().flat_map(|row| [row.id, row.name]).collect();
     words.sort_unstable();

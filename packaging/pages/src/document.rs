@@ -114,8 +114,8 @@ pub(crate) fn page() -> anyhow::Result<(String, String)> {
     Ok(("man/man5/clr-dkms-status.5".to_owned(), highlighted(&roff.to_roff())))
 }
 
-/// The fields of an object, each followed by its own fields. `explained` lists the definitions that were explained
-/// before, and where.
+/// The fields of an object, each followed by its own fields. `explained` lists the definitions that were
+/// explained before, and where.
 fn fields(
     roff: &mut Roff,
     whole: &Schema,

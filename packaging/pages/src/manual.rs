@@ -5,7 +5,8 @@ use clap::Command;
 use clap_mangen::Man;
 use roff::{Roff, bold, roman};
 
-/// The date of the last change to the pages. It is not the date of the build, so that builds are reproducible.
+/// The date of the last change to the pages. It is not the date of the build, so that builds are
+/// reproducible.
 const DATE: &str = "2026-11-22";
 
 /// The exit codes of every program, in addition to its own.
@@ -20,7 +21,8 @@ const COMMON_EXITS: [(&str, &str); 5] = [
 /// Texts for pages: what takes more than a screen of `--help`.
 const GUIDES: [(&str, &str); 1] = [("clr-dkms-add", include_str!("add-guide.txt"))];
 
-/// A path, its description, and the ends of the names of the pages that list it; an empty list means all pages.
+/// A path, its description, and the ends of the names of the pages that list it; an empty list means all
+/// pages.
 const FILES: [(&str, &str, &[&str]); 19] = [
     ("/etc/clr-dkms/clr-dkms.conf", "The configuration; see clr-dkms.conf(5).", &[]),
     (

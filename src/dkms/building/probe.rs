@@ -1,8 +1,9 @@
-//! Asks make what it would do (`make -n`), to see for which kernel a Makefile builds before anything is compiled.
+//! Asks make what it would do (`make -n`), to see for which kernel a Makefile builds before anything is
+//! compiled.
 //!
 //! `make -n` also prints the lines that a silent Makefile hides. It runs what calls `$(MAKE)`, so `MAKE` is a
-//! script here that names the headers in place of entering them: all rules of the kernel would take longer than
-//! the build of a small module.
+//! script here that names the headers in place of entering them: all rules of the kernel would take longer
+//! than the build of a small module.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -127,8 +128,8 @@ fi
 exec 'PROGRAM' "$@"
 "#;
 
-/// The recorder in its own directory, and the build directory of dkms as a symlink to the source: a Makefile may
-/// name it. Both exist until the value is dropped.
+/// The recorder in its own directory, and the build directory of dkms as a symlink to the source: a Makefile
+/// may name it. Both exist until the value is dropped.
 struct Stage<'a> {
     root: &'a Root,
     directory: String,

@@ -80,7 +80,8 @@ pub struct WithoutDkms {
     pub files: Vec<String>,
 }
 
-/// Removes an installed module from a kernel as dkms would, but runs no POST_REMOVE. `why` is why dkms cannot.
+/// Removes an installed module from a kernel as dkms would, but runs no POST_REMOVE. `why` is why dkms
+/// cannot.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! The cause of a failed build: what has to change before it can succeed. [`crate::dkms::first_error::ErrorKind`],
-//! in contrast, says which program printed the error.
+//! The cause of a failed build: what has to change before it can succeed.
+//! [`crate::dkms::first_error::ErrorKind`], in contrast, says which program printed the error.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use strum::{IntoStaticStr, VariantNames};

@@ -1,5 +1,5 @@
-//! The classes of lines in a build log: the patterns of [`crate::dkms::first_error`], in the order in which they
-//! are tried.
+//! The classes of lines in a build log: the patterns of [`crate::dkms::first_error`], in the order in which
+//! they are tried.
 
 use crate::dkms::first_error::ErrorKind;
 

@@ -6,8 +6,8 @@ use super::{broken_to, shown};
 use crate::cmdline::Switch;
 use crate::cmdline::report::{CmdlineWordReport, LineReport, WordState};
 
-/// The widest first column, with which the path of the usual fragment still fits in; a longer word stands on a line of its
-/// own.
+/// The widest first column, with which the path of the usual fragment still fits in; a longer word stands on
+/// a line of its own.
 const COLUMN: usize = 22;
 /// How far a place is indented that does not fit in behind the first column.
 const NARROW: usize = 6;

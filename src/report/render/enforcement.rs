@@ -17,8 +17,8 @@ const KINDS: [(&str, &str); 4] = [
     ("damaged", "damaged"),
 ];
 
-/// The whole screen, with ANSI styles: the sentence, what each kernel does, what becomes of each module, and why. With
-/// `is_whole` also the errors, the certificates and the reasons of every kernel.
+/// The whole screen, with ANSI styles: the sentence, what each kernel does, what becomes of each module, and
+/// why. With `is_whole` also the errors, the certificates and the reasons of every kernel.
 pub fn screen(document: &EnforcementDocument, style: &ScreenStyle, is_whole: bool) -> String {
     let tone = match document.standing {
         EnforcementStanding::Settled => Tone::Good,

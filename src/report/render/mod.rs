@@ -29,8 +29,8 @@ pub const PAGE: usize = 24;
 pub use crate::sys::printable::printable as shown;
 use crate::sys::printable::{LONGEST, cut, is_hidden};
 
-/// A text broken at blanks, with something in front of its first line and of the others. A word that is too long stays
-/// whole, and so does a command between backquotes that fits on a line: both can be copied.
+/// A text broken at blanks, with something in front of its first line and of the others. A word that is too
+/// long stays whole, and so does a command between backquotes that fits on a line: both can be copied.
 pub fn broken(text: &str, first: &str, other: &str) -> Vec<String> {
     broken_to(WIDTH, text, first, other)
 }
@@ -65,8 +65,8 @@ fn with_whole_commands(text: &str, columns: usize) -> String {
     parts.collect::<Vec<_>>().join("`")
 }
 
-/// A value as JSON with a final newline. What must not reach a screen is escaped although JSON lets it stand: what takes the
-/// colour out of an answer would take control characters out with it.
+/// A value as JSON with a final newline. What must not reach a screen is escaped although JSON lets it stand:
+/// what takes the colour out of an answer would take control characters out with it.
 ///
 /// # Errors
 /// When it cannot be written as JSON.
@@ -74,7 +74,8 @@ pub fn json<T: serde::Serialize>(value: &T) -> anyhow::Result<String> {
     let mut text = String::new();
     for c in serde_json::to_string_pretty(value)?.chars() {
         match c {
-            // What is above 16 bits takes two of them. The line breaks are ours: JSON has its own escaped already.
+            // What is above 16 bits takes two of them. The line breaks are ours: JSON has its own escaped
+            // already.
             c if is_hidden(c) && c != '\n' => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     text.push_str(&format!("\\u{unit:04x}"));

@@ -1,5 +1,5 @@
-//! The table of modules on the status screen: by class, with the state on each kernel, and below each failure what went
-//! wrong, the log, and the next command.
+//! The table of modules on the status screen: by class, with the state on each kernel, and below each failure
+//! what went wrong, the log, and the next command.
 
 use super::kernels::foremost;
 use super::module_detail::{BELOW, ModuleDetail, details};
@@ -177,8 +177,9 @@ impl<'a> Modules<'a> {
         Some((format!("{} {text}", tone.symbol(self.style)), tone))
     }
 
-    /// The lines, with a blank one in front; none when they do not fit into `room` lines with at least that much about
-    /// the first module that will be missed, and of each other one: the levels of [`ModuleDetail`].
+    /// The lines, with a blank one in front; none when they do not fit into `room` lines with at least that
+    /// much about the first module that will be missed, and of each other one: the levels of
+    /// [`ModuleDetail`].
     pub(super) fn fitted(&self, room: usize, least: (usize, usize)) -> Option<Vec<StyledLine>> {
         self.fitted_from(FEWEST, room, least)
     }

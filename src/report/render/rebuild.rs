@@ -47,7 +47,8 @@ pub struct BuildOutcome {
     pub kernel: String,
     /// What is true of it now.
     pub state: State,
-    /// What was tried: `build` (and install), `install`, `depmod`; nothing of what was left alone or cut short.
+    /// What was tried: `build` (and install), `install`, `depmod`; nothing of what was left alone or cut
+    /// short.
     pub action: Option<&'static str>,
     /// Why it is not ok.
     pub reason: Option<String>,

@@ -1,4 +1,5 @@
-//! The status screen: the answer first, then what it rests on. What does not matter gives way, so that it stays on one page.
+//! The status screen: the answer first, then what it rests on. What does not matter gives way, so that it
+//! stays on one page.
 
 use super::broken_to;
 use super::kernels::kernels;

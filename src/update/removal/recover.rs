@@ -109,8 +109,8 @@ fn replaced(context: &Context, change: &ModuleChange) -> anyhow::Result<Vec<Stri
 }
 
 /// Whether each kernel that boots by default of its variant, and for which modules can be built, has it. In
-/// place of another version it has to be proven there, and on the kernels that had that. The error is why that
-/// is unknown.
+/// place of another version it has to be proven there, and on the kernels that had that. The error is why
+/// that is unknown.
 fn is_everywhere(context: &Context, change: &ModuleChange) -> Result<bool, String> {
     let (root, module) = (&context.root, &change.module);
     let tree = Tree::observe(root);

@@ -1,5 +1,5 @@
-//! One remedy for each state: status, guard, rebuild, logs and explain give it in the same words, and the message of the
-//! day names no other command.
+//! One remedy for each state: status, guard, rebuild, logs and explain give it in the same words, and the
+//! message of the day names no other command.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::support::random::Random;
 use crate::support::{Run, TestRoot};
 
-/// System calls before which a run is killed: those that change something, those that start a child, and the waits for
-/// one. Between two of them nothing changes, so no other moment differs from all of these.
+/// System calls before which a run is killed: those that change something, those that start a child, and the
+/// waits for one. Between two of them nothing changes, so no other moment differs from all of these.
 const CALLS: &str = "rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,symlink,symlinkat,link,linkat,write,\
      pwrite64,ftruncate,fallocate,fsync,fdatasync,syncfs,fchmod,copy_file_range,sendfile,clone3,vfork,mount,\
      clock_nanosleep,flock";
@@ -66,7 +66,8 @@ fn namespace() -> Command {
     command
 }
 
-/// The program in a process namespace of its own, under strace with these options. What it starts is not traced.
+/// The program in a process namespace of its own, under strace with these options. What it starts is not
+/// traced.
 fn start(root: &TestRoot, program: &str, arguments: &[&str], options: &[String]) -> Child {
     let plain = root.command(program, arguments);
     let mut command = namespace();

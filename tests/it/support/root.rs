@@ -111,8 +111,8 @@ impl TestRoot {
     }
 
     /// The directory with the stand-ins. A build for an image sees nothing but the image where the tests put
-    /// their roots, and writes to its DKMS tree alone: so the stand-ins, which write down what they are called
-    /// with, lie in there. Names that begin with a dot are nothing to dkms.
+    /// their roots, and writes to its DKMS tree alone: so the stand-ins, which write down what they are
+    /// called with, lie in there. Names that begin with a dot are nothing to dkms.
     pub(crate) fn tools(&self) -> PathBuf {
         let aside = self.aside();
         if aside.exists() { aside } else { self.path.join(STAND_INS) }
