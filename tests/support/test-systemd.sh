@@ -84,7 +84,8 @@ drop_loop
 mapfile -t names < <(declare -F | sed -n 's/^declare -f scenario_//p')
 (($# == 0)) || names=("$@")
 for name in "${names[@]}"; do
-    while (($(jobs -rp | wc -l) >= ${JOBS:-2})); do wait -n; done
+    # A container that boots waits for half of its time.
+    while (($(jobs -rp | wc -l) >= ${JOBS:-$(($(nproc) * 2))})); do wait -n; done
     # Broken off, it takes its container with it.
     (trap '[[ ! $nspawn ]] || power_cut; drop_loop' EXIT; trap 'exit 1' TERM; passed=0 failed=0; scenario "$name") >"$work/$name.out" 2>&1 &
 done
