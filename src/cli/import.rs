@@ -188,11 +188,20 @@ fn replaces_source(ready: Option<&ReadyImport>) -> bool {
 fn question(candidates: &[Candidate]) -> String {
     let ready: Vec<&ReadyImport> = candidates.iter().filter_map(|(_, ready)| ready.as_ref()).collect();
     let names: Vec<String> = ready.iter().map(|ready| ready.prepared.module.to_string()).collect();
-    let count = |origin| ready.iter().map(|ready| ready.of(origin).count()).sum::<usize>();
-    format!(
-        "Register {}, install {} from binaries and build {} as root?",
-        names.join(", "),
-        count(ImportOrigin::Archive),
-        count(ImportOrigin::Build)
-    )
+    let step = |origin, verb: &str, one: &str, many: &str| match ready
+        .iter()
+        .map(|ready| ready.of(origin).count())
+        .sum()
+    {
+        0 => None,
+        1 => Some(format!("{verb} 1 {one}")),
+        n => Some(format!("{verb} {n} {many}")),
+    };
+    let steps = [
+        Some(format!("Register {}", names.join(", "))),
+        step(ImportOrigin::Archive, "install", "binary", "binaries"),
+        step(ImportOrigin::Build, "build", "module", "modules"),
+    ];
+    let steps: Vec<String> = steps.into_iter().flatten().collect();
+    format!("{} as root?", steps.join(", and "))
 }

@@ -4,6 +4,7 @@
 use std::fs;
 
 use crate::support::run::set_mode;
+use crate::support::terminal::Terminal;
 use crate::support::tree::difference;
 use crate::support::{A, B, LTS, Run, TestRoot};
 
@@ -100,6 +101,19 @@ fn one_command_makes_a_system_ready() {
     root.booted("quiet module.sig_unenforce", "Y", Some("Y"));
     let document = setup(&root, &["--json"]).code(0).json();
     assert_eq!((&document["ready"], &document["reboot_due"]), (&true.into(), &false.into()), "{document:#}");
+}
+
+#[test]
+fn on_a_terminal_the_bundles_are_asked_for() {
+    let root = bare();
+    with_swupd(&root);
+    let calls = |root: &TestRoot| root.calls().iter().filter(|call| call.starts_with("swupd")).count();
+    for (answer, code, called) in [("n\n", 1, 0), ("y\n", 0, 1)] {
+        let mut terminal = Terminal::run(&root, 100, "", "clr-dkms", &["setup"]);
+        terminal.wait_for("Install kernel-native-dkms with swupd? [y/N]").types(answer);
+        assert_eq!(terminal.ends().code(), Some(code), "{}", terminal.text());
+        assert_eq!(calls(&root), called, "{}", terminal.text());
+    }
 }
 
 #[test]

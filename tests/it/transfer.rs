@@ -10,6 +10,7 @@ use minisign::KeyPair;
 use serde_json::Value;
 
 use crate::support::run::{command, set_mode};
+use crate::support::terminal::Terminal;
 use crate::support::tree::{self, difference};
 use crate::support::{A, B, Run, TestRoot, elf};
 
@@ -342,6 +343,20 @@ fn nothing_happens_without_a_confirmation() {
     import(&target, &builder.signed(), &[]).code(1).shows(&["--yes confirms"]);
     let changes = difference(&before, &target.tree(), false);
     assert!(changes.iter().all(|change| change.contains(".stand-ins")), "{changes:?}");
+}
+
+#[test]
+fn on_a_terminal_it_asks_before_it_installs() {
+    let builder = Builder::new();
+    let target = builder.target();
+    let file = builder.signed().display().to_string();
+    for (answer, code) in [("n\n", 1), ("y\n", 0)] {
+        assert!(!target.has("usr/src/hello-1.0"));
+        let mut terminal = Terminal::run(&target, 100, "", "clr-dkms", &["import", &file]);
+        terminal.wait_for("Register hello/1.0, and install 1 binary as root? [y/N]").types(answer);
+        assert_eq!(terminal.ends().code(), Some(code), "{}", terminal.text());
+    }
+    assert!(target.has("usr/src/hello-1.0"));
 }
 
 #[test]
