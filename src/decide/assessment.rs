@@ -3,7 +3,7 @@
 
 use super::boot_choice::{choose_default, keep_default};
 use super::candidates::{candidate, initrd_requirement};
-use super::module_state::{may_be_refused_now, module_status, refused_now};
+use super::module_state::{RefusalNow, module_status, refusal_now};
 use super::next_boot::{NextBoot, booted_from_installed, next_boot};
 use super::readiness::{Candidate, Ready, lacks};
 use super::requirements::{keep_remembered, requirements};
@@ -11,7 +11,6 @@ use super::unread::gaps;
 use crate::boot_decision::BootDecision;
 use crate::config::Settings;
 use crate::dkms::plan::State;
-use crate::dkms::{ModuleName, Proof};
 use crate::kernel::{KernelName, Running};
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{ModuleRecord, RunRecord};
@@ -144,6 +143,13 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     };
     let acts = guard_acts(system.inventory.running == Running::None, settings);
     let default = as_booted.iter().find(|k| Some(&k.release) == decision.default.as_ref());
+    let until_reboot = match booted_next {
+        Some(kernel) if kernel.running => until_reboot(system, &states),
+        _ => Vec::new(),
+    };
+    let waiting = |how: RefusalNow| -> Vec<String> {
+        until_reboot.iter().filter(|(_, refusal)| *refusal == how).map(|(name, _)| name.clone()).collect()
+    };
     BootAssessment {
         entry_lacks: default.map(|k| lacks(k, critical())).unwrap_or_default(),
         is_open: next.unknown().is_some() && makes_a_difference(system, record, &as_booted, &needs),
@@ -152,14 +158,8 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
             Some(kernel) if !kernel.running && next_lacks.is_empty() => comes_back(kernel, &needs),
             _ => Vec::new(),
         },
-        refused_until_reboot: match booted_next {
-            Some(kernel) if kernel.running => until_reboot(system, &states, refused_now),
-            _ => Vec::new(),
-        },
-        may_be_refused_until_reboot: match booted_next {
-            Some(kernel) if kernel.running => until_reboot(system, &states, may_be_refused_now),
-            _ => Vec::new(),
-        },
+        refused_until_reboot: waiting(RefusalNow::Certain),
+        may_be_refused_until_reboot: waiting(RefusalNow::Possible),
         leaves_default: system.inventory.running != Running::None
             && system.inventory.boot_default().is_some_and(|kernel| !kernel.is_named),
         unknown_target: target.and_then(|release| gaps.kernels.get(&release).cloned()),
@@ -222,14 +222,9 @@ fn comes_back(kernel: &Candidate, needs: &[Requirement]) -> Vec<String> {
     needs.iter().filter(is_back).map(|need| need.module.clone()).collect()
 }
 
-/// Modules that the running kernel refuses now and accepts after it is booted again.
-fn until_reboot(
-    system: &System,
-    states: &[ModuleRecord],
-    is_refused: fn(&System, &ModuleName, &[Proof]) -> bool,
-) -> Vec<String> {
-    let is_refused = |s: &&ModuleRecord| {
-        s.state == State::Ok && system.inventory.runs(&s.kernel) && is_refused(system, &s.module, &s.files)
-    };
-    states.iter().filter(is_refused).map(|s| s.module.to_string()).collect()
+/// Modules that the running kernel refuses now, or may refuse, and accepts after it is booted again.
+fn until_reboot(system: &System, states: &[ModuleRecord]) -> Vec<(String, RefusalNow)> {
+    let accepted = states.iter().filter(|s| s.state == State::Ok && system.inventory.runs(&s.kernel));
+    let refused = accepted.filter_map(|s| Some((s, refusal_now(system, &s.module, &s.files)?)));
+    refused.map(|(s, refusal)| (s.module.to_string(), refusal)).collect()
 }

@@ -224,21 +224,32 @@ pub fn would_be_taken(system: &System, release: &str, module: &ModuleName, proof
 /// Whether the running kernel refuses the files now. Then the module does not work today, and nothing is lost
 /// without it.
 pub fn refused_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
-    matches!(forecast_now(system, module, proofs), Some((SignatureForecast::Refused(_), _)))
+    refusal_now(system, module, proofs) == Some(RefusalNow::Certain)
 }
 
-/// Whether the running kernel may refuse the files now: it refuses modules that are signed with a key that it
-/// does not trust, whether it trusts this key is unknown, and none of the modules is loaded.
-pub fn may_be_refused_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> bool {
+/// How certain it is that the running kernel refuses the files of a module now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalNow {
+    /// It refuses them.
+    Certain,
+    /// It refuses modules that are signed with a key that it does not trust, whether it trusts this key is
+    /// unknown, and none of the files is loaded.
+    Possible,
+}
+
+/// Whether the running kernel refuses the files now, or may; none if it takes them, or nothing is known.
+pub fn refusal_now(system: &System, module: &ModuleName, proofs: &[Proof]) -> Option<RefusalNow> {
     let is_loaded = |proof: &Proof| {
         stem(&proof.path).is_some_and(|name| system.in_use.loaded.contains(&kernel_name(name)))
     };
-    match forecast_now(system, module, proofs) {
-        Some((SignatureForecast::Unknown(_), verdict)) => {
-            matches!(verdict.of(ModuleKind::UnknownKey), LoadOutcome::Refused(_))
-                && !proofs.iter().any(is_loaded)
+    let (forecast, verdict) = forecast_now(system, module, proofs)?;
+    let refuses_others = matches!(verdict.of(ModuleKind::UnknownKey), LoadOutcome::Refused(_));
+    match forecast {
+        SignatureForecast::Refused(_) => Some(RefusalNow::Certain),
+        SignatureForecast::Unknown(_) if refuses_others && !proofs.iter().any(is_loaded) => {
+            Some(RefusalNow::Possible)
         }
-        _ => false,
+        SignatureForecast::Unknown(_) | SignatureForecast::Accepted => None,
     }
 }
 

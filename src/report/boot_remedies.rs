@@ -159,8 +159,8 @@ pub(super) fn of_failed_boot_update() -> Remedy {
     Remedy::by_hand("correct that").then(run())
 }
 
-/// How an admin has let the target boot in spite of what it lacks; none if it lacks nothing, or there is no
-/// such request.
+/// How an admin has let the target boot in spite of what it lacks; none if it lacks nothing, or nobody has
+/// requested that.
 pub fn admin_override(assessment: &BootAssessment) -> Option<AdminOverride> {
     let decision = &assessment.decision;
     let lacks = !decision.lacking.is_empty() || !decision.default_lacks.is_empty();

@@ -301,6 +301,15 @@ struct DocumentSources<'a> {
     settings: &'a Settings,
 }
 
+/// The reason for the verdict comes first: what could not be read, and then what depends on it.
+fn unknown_first(problems: &mut [Problem]) {
+    problems.sort_by_key(|problem| match problem.kind() {
+        ProblemKind::Unreadable | ProblemKind::NextBootUnknown => 0,
+        _ if problem.is_unknown() => 1,
+        _ => 2,
+    });
+}
+
 /// Builds the document.
 pub fn document(
     system: &System,
@@ -324,13 +333,7 @@ pub fn document(
     let mut problems = problems(of, &modules, &assessment);
     let verdict = verdict(of, &records, &assessment, &problems);
     if verdict == Verdict::Unknown {
-        // The first problem is the reason for the verdict: what could not be read, and then what depends on
-        // it.
-        problems.sort_by_key(|problem| match problem.kind() {
-            ProblemKind::Unreadable | ProblemKind::NextBootUnknown => 0,
-            _ if problem.is_unknown() => 1,
-            _ => 2,
-        });
+        unknown_first(&mut problems);
     }
     let guard = GuardReport::new(at, now);
     // A run that is active does not resolve what is unknown.

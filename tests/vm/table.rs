@@ -21,8 +21,13 @@ impl Limits {
         fs::read_to_string(docs().join("limits.md")).map(Limits).map_err(|e| e.to_string())
     }
 
-    pub(crate) fn explains(&self, row: &Row) -> bool {
+    fn explains(&self, row: &Row) -> bool {
         self.0.contains(&format!("<!-- vm: {} -->", row.scene))
+    }
+
+    /// Whether each row agrees, or differs as a limit says.
+    pub(crate) fn explain_all(&self, rows: &[Row]) -> bool {
+        rows.iter().all(|row| row.differences.is_empty() || self.explains(row))
     }
 }
 

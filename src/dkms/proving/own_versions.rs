@@ -24,7 +24,7 @@ pub(in crate::dkms) struct OwnVersions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{without}, and none of its modules shows the version of {symbol}")]
 pub(in crate::dkms) struct NotShown {
-    /// Why there is no list of the versions.
+    /// Why the versions are not listed.
     pub(in crate::dkms) without: String,
     /// The symbol.
     pub(in crate::dkms) symbol: String,
