@@ -384,11 +384,16 @@ elif ((EUID != 0)) && ! has sudo; then
     say "missing: $(listed "${missing[@]}"). There is no sudo: as root, run: $(by_hand)"
     exit 1
 fi
-say "installing what is missing: $(listed "${missing[@]}")"
-# The result counts, not the exit code of the package manager.
-if has apt-get; then install_debs || true; else install_bundles || true; fi
-hash -r
-look verify
+# A second time, because a new package may replace one from another source that had a tool.
+for _ in first second; do
+    say "installing what is missing: $(listed "${missing[@]}")"
+    # The result counts, not the exit code of the package manager.
+    if has apt-get; then install_debs || true; else install_bundles || true; fi
+    hash -r
+    before="${missing[*]}"
+    look verify
+    if ((${#missing[@]} == 0)) || [[ ${missing[*]} == "$before" ]]; then break; fi
+done
 if ((${#missing[@]})); then
     say "could not be installed, is the network up? ($(reason)) Still missing: $(listed "${missing[@]}")"
     exit 1

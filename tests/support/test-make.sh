@@ -18,7 +18,7 @@ tree=$scratch/tree
 mkdir -p "$tree/tests/support" "$tree/target/container" "$scratch/bin" "$scratch/stubs"
 cp "$top"/{Makefile,Cargo.toml} "$tree"
 cp "$top"/tests/support/{run-as,ensure-packages,test-make}.sh "$tree/tests/support"
-for tool in awk bash basename cat chown cut dirname env find getent grep head id make mkdir mktemp paste printf rm sed \
+for tool in awk bash basename cat chown cp cut dirname env find getent grep head id make mkdir mktemp paste printf rm sed \
     setpriv sh sort stat tail touch tr uname; do
     ln -s "$(type -P "$tool")" "$scratch/bin/$tool"
 done
@@ -65,6 +65,14 @@ if [[ ! /usr/sbin -ef /usr/bin ]]; then
     rm "$scratch/stubs/asked"
     said stubbed "$ensure" check >/dev/null
     check 'to check, rustfmt and clippy too' grep -q ' rust-web-clippy rustfmt-web ' "$scratch/stubs/asked"
+    # shellcheck disable=SC2016
+    stub apt-get 'for word; do [[ $word != update ]] || exit 0; done; cd "${0%/*}"; lost=python3
+        [[ -e neato ]] || { lost=neato; rm python3; }; cp apt-cache "$lost"'
+    stub python3 :
+    said stubbed "$ensure" timeline demo >"$scratch/said"
+    check 'a package that replaces another one with a needed tool: that tool is installed again' \
+        same "$(cat "$scratch/said")" "$(printf 'ensure-packages.sh: installing what is missing: %s\n' graphviz python3 && echo 'exit 0')"
+    rm "$scratch"/stubs/{python3,neato}
     stub apt-cache 'echo "  Candidate: 1.63.0-1"'
     said stubbed "$ensure" build >"$scratch/said"
     check 'a Rust that is too old is not installed' \
