@@ -387,7 +387,7 @@ uninstall_all() {
         # Otherwise swupd would leave the boot files to a removed program until the next reboot.
         "$BINDIR/clr-dkms" -q guard --disarm || warn "/run/swupd/config still keeps swupd from running clr-boot-manager: remove the lines of clr-dkms"
         # Their stop actions run our programs. If systemd does not run, there is nothing to stop.
-        [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-hold.service 2>/dev/null || true
+        [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-hold.service clr-dkms-trial.service 2>/dev/null || true
     fi
     left=$(added_by_add)
     acting=1

@@ -51,7 +51,10 @@ const fn unit(name: &'static str, duty: Duty, target: Option<&'static str>, is_e
     Unit { name, duty, target, is_essential }
 }
 
-const UNITS: [Unit; 9] = [
+/// The unit that checks a new kernel in its first boot.
+const TRIAL: &str = "clr-dkms-trial.service";
+
+const UNITS: [Unit; 10] = [
     unit("clr-dkms.service", Duty::Rebuild, None, true),
     unit("clr-dkms.path", Duty::Rebuild, Some("multi-user.target"), false),
     unit("clr-dkms-trigger.service", Duty::Rebuild, Some("update-triggers.target"), false),
@@ -59,6 +62,7 @@ const UNITS: [Unit; 9] = [
     unit("clr-dkms-watch.service", Duty::Rebuild, None, false),
     unit("clr-dkms-boot.service", Duty::BootGuard, Some("sysinit.target"), false),
     unit("clr-dkms-hold.service", Duty::BootGuard, Some("multi-user.target"), true),
+    unit(TRIAL, Duty::BootGuard, Some("multi-user.target"), false),
     unit("clr-dkms-motd.service", Duty::Message, None, true),
     unit("clr-dkms-motd.timer", Duty::Message, Some("multi-user.target"), false),
 ];
@@ -145,6 +149,12 @@ pub fn observe(root: &Root, tools: &Tools) -> Option<Vec<AutomationFault>> {
         faults.extend(failed);
     }
     Some(faults)
+}
+
+/// Whether a new kernel is checked in its first boot.
+pub fn checks_new_kernels(root: &Root) -> bool {
+    let is_there = file_of(root, TRIAL).is_some() && !is_masked(root, TRIAL);
+    is_there && is_wanted_by(root, TRIAL, "multi-user.target")
 }
 
 impl Unit {

@@ -151,6 +151,8 @@ pub enum Reason {
     Removed,
     /// A fact that the decision needs could not be read. The default does not change.
     Unknown,
+    /// The target runs on trial. The kernel that is known to work stays the default until the trial is over.
+    Trial,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,10 +172,10 @@ pub struct BootDecision {
 }
 
 impl BootDecision {
-    /// The target is kept from becoming the default. While a fact is unknown, the default is only left
-    /// unchanged.
+    /// The target is kept from becoming the default. While a fact is unknown, or a trial has not ended, the
+    /// default is only left unchanged.
     pub fn holds_back(&self) -> bool {
-        self.ruling == Ruling::Defer && self.because != Reason::Unknown
+        self.ruling == Ruling::Defer && !matches!(self.because, Reason::Unknown | Reason::Trial)
     }
 
     /// The kernel release that must be made the default because clr-boot-manager would not choose it.

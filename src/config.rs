@@ -47,6 +47,18 @@ pub enum BootPolicy {
     Report,
 }
 
+/// What happens when a new kernel runs and a critical module does not work on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum ReturnPolicy {
+    /// The failure is recorded, and the next boot starts the older kernel.
+    No,
+    /// The same, and the message of the day says that a reboot brings it back.
+    Ask,
+    /// The machine reboots into the older kernel, once for each new kernel.
+    Reboot,
+}
+
 /// How many modules are built at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Jobs {
@@ -107,6 +119,10 @@ pub struct Settings {
     /// `[boot] initrd-command`: the program and its arguments. Empty if none is configured.
     pub initrd_command: Vec<String>,
     pub boot_policy: BootPolicy,
+    /// `[boot] trial`: a new kernel becomes the boot default only after a boot in which it works.
+    pub boot_trial: bool,
+    /// `[boot] return`.
+    pub boot_return: ReturnPolicy,
     /// `[modules]`: the importance of modules, regardless of their use.
     pub modules: ListedModules,
     /// `[motd] show`: write the MOTD fragment.
@@ -140,6 +156,8 @@ impl Default for Settings {
             boot_timeout: Duration::from_secs(300),
             initrd_command: Vec::new(),
             boot_policy: BootPolicy::Defer,
+            boot_trial: true,
+            boot_return: ReturnPolicy::Ask,
             modules: ListedModules::default(),
             motd_show: true,
             metrics: None,
@@ -265,6 +283,8 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, is_own: bool) ->
                 shlex::split(value).with_context(|| format!("{value:?} has a quote that is not closed"))?;
         }
         ("boot", "policy") => s.boot_policy = one_of(value)?,
+        ("boot", "trial") => s.boot_trial = yes_or_no(value)?,
+        ("boot", "return") => s.boot_return = one_of(value)?,
         ("modules", "critical") => s.modules.critical = names(value)?,
         ("modules", "wanted") => s.modules.wanted = names(value)?,
         ("modules", "optional") => s.modules.optional = names(value)?,
@@ -289,7 +309,7 @@ fn set(s: &mut Settings, section: &str, key: &str, value: &str, is_own: bool) ->
         ("build", _) => bail!("unknown key; known: timeout, jobs, trust"),
         ("run", _) => bail!("unknown key; known: lock-wait"),
         ("cmdline", _) => bail!("unknown key; known: sig-unenforce"),
-        ("boot", _) => bail!("unknown key; known: policy, update, timeout, initrd-command"),
+        ("boot", _) => bail!("unknown key; known: policy, trial, return, update, timeout, initrd-command"),
         ("modules", _) => bail!("unknown key; known: critical, wanted, optional"),
         ("motd", _) => bail!("unknown key; known: show"),
         ("report", _) => bail!("unknown key; known: metrics, notify-timeout"),

@@ -17,6 +17,10 @@ pub const DRIFT: &str = "e0a7c3b15d8f4926b41d7f9e06c2a853";
 pub const SWUPD_OVERRIDES: &str = "28d5f6b0a9e34c71bd0f83c6e27a1594";
 /// `modules.dep` did not list an installed module, and was rebuilt.
 pub const INDEX_HEALED: &str = "b6c19e04f7d2485e8a3b5d0c71f6e298";
+/// A new kernel does not work.
+pub const TRIAL_FAILED: &str = "5a9d2e7c40b14f86b3e1c8d07f24a619";
+/// The machine is rebooted into the older kernel, because the new one does not work.
+pub const RETURNED: &str = "c07f3b915e6d4a28927ad4e1b85c30f6";
 
 #[cfg(test)]
 mod tests {
@@ -34,6 +38,8 @@ mod tests {
             DRIFT,
             SWUPD_OVERRIDES,
             INDEX_HEALED,
+            TRIAL_FAILED,
+            RETURNED,
         ];
         for id in ids {
             assert_eq!(id.len(), 32);

@@ -6,6 +6,7 @@
 
 pub mod added;
 pub mod change;
+pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 

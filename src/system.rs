@@ -8,6 +8,7 @@ mod kernel_cmdline;
 mod module_files;
 mod modules_on_kernel;
 mod replaced_drivers;
+pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -42,6 +43,7 @@ pub use module_files::{InForce, ModuleFiles};
 pub use modules_on_kernel::pairs_of;
 use modules_on_kernel::{Endless, pairs_with};
 pub use replaced_drivers::ReplacedDrivers;
+pub use trial::TrialFacts;
 
 /// What an observation takes over from an earlier one.
 #[derive(Debug, Default)]
@@ -97,6 +99,8 @@ pub struct System {
     pub replaced_drivers: Result<ReplacedDrivers, String>,
     /// What an admin has requested for the boot default.
     pub wishes: AdminOverrides,
+    /// The trial of a new kernel.
+    pub trial: TrialFacts,
     /// Whether swupd leaves the boot files to clr-dkms.
     pub deferral: Deferral,
     /// Paths that could not be read for lack of permission, as paths on the host.
@@ -142,7 +146,12 @@ impl System {
         known: PriorObservation,
     ) -> System {
         let inventory = Inventory::observe(&context.root);
-        let boot = BootFiles::observe(&context.root, &inventory);
+        let mut boot = BootFiles::observe(&context.root, &inventory);
+        let trial = TrialFacts::observe(&context.root, &boot);
+        if trial.is_armed() {
+            // clr-dkms itself has chosen that entry.
+            boot.problems.retain(|problem| !problem.is_one_shot);
+        }
         let mut kernels = kernels_that_matter(&inventory);
         // An admin may have made another kernel the default.
         let default = boot.default.as_ref().and_then(|d| d.id.as_ref());
@@ -188,6 +197,7 @@ impl System {
             initrds,
             replaced_drivers,
             wishes: state::wishes(&context.root),
+            trial,
             checked: state::checked(&context.root),
             deferral: deferral::observe(&context.root),
             running: running_kernel(&context.root, cache, &inventory, &lines),

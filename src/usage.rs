@@ -4,6 +4,7 @@
 //! What cannot be read adds no dependency; a loaded module then still counts as *wanted*.
 
 mod configured;
+mod presence;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,7 @@ use crate::limits::{CONFIGURATION, SYSTEM_LIST};
 use crate::requirement::Use;
 use crate::sys::{FileError, Root, mount};
 pub use configured::{Configured, CurrentBoot};
+pub use presence::Presence;
 
 /// The most mounts that are followed, and the most devices below them.
 const MOST: usize = 4096;
@@ -58,7 +60,7 @@ impl Usage {
     pub fn observe(root: &Root, release: &str, now: Timestamp) -> Usage {
         let aliases = bytes(root, &format!("{}/modules.alias", module_directory(release)));
         let aliases = filesystem_aliases(&aliases);
-        let mut look = UsageScan { root, found: BTreeMap::new(), seen: BTreeSet::new() };
+        let mut look = UsageScan::new(root);
         look.filesystems(&aliases);
         look.swap();
         look.pools();
@@ -163,6 +165,10 @@ struct UsageScan<'r> {
 }
 
 impl UsageScan<'_> {
+    fn new(root: &Root) -> UsageScan<'_> {
+        UsageScan { root, found: BTreeMap::new(), seen: BTreeSet::new() }
+    }
+
     /// Adds a use of a module. The first use gives the reason, so `/` is scanned before `/home`.
     fn add(&mut self, module: &str, what: &Use, alias: Option<String>) {
         let module = kernel_name(module);
@@ -324,6 +330,13 @@ impl UsageScan<'_> {
     }
 
     fn default_route(&mut self) {
+        for interface in self.default_interfaces() {
+            self.add_interface(interface);
+        }
+    }
+
+    /// The outgoing interfaces of the default routes.
+    fn default_interfaces(&self) -> BTreeSet<String> {
         let route = text(self.root, "/proc/net/route");
         let v4 = route.lines().skip(1).filter_map(|line| {
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -337,10 +350,7 @@ impl UsageScan<'_> {
             let is_default = anywhere && fields.get(1) == Some(&"00");
             fields.get(9).filter(|_| is_default).map(|name| (*name).to_owned())
         });
-        let interfaces: BTreeSet<String> = v4.chain(v6).filter(|name| name != "lo").collect();
-        for interface in interfaces {
-            self.add_interface(interface);
-        }
+        v4.chain(v6).filter(|name| name != "lo").collect()
     }
 
     fn add_interface(&mut self, name: String) {

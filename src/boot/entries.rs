@@ -196,8 +196,14 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
         }
         let named = find(&menu.entries, name);
         menu.problems.extend(remark(&named, name, set_by, source));
-        if !decided && let NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry) = named {
-            menu.default = Some(DefaultEntry { entry: entry.file.clone(), id: entry.id.clone(), set_by });
+        if let NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry) = named {
+            let named = Some(DefaultEntry { entry: entry.file.clone(), id: entry.id.clone(), set_by });
+            if set_by == SetBy::LoaderConf {
+                menu.configured.clone_from(&named);
+            }
+            if !decided {
+                menu.default = named;
+            }
         }
         decided |= named != NamedEntry::Nothing;
     }
@@ -230,7 +236,8 @@ fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option
         (NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry), _) if set_by != SetBy::LoaderConf => {
             let when =
                 if once { "for the next boot only" } else { "for every boot, whatever loader.conf says" };
-            MenuFault::odd(format!("{source} chooses {} {when}", entry.named()), Some(take_back))
+            let fault = MenuFault::odd(format!("{source} chooses {} {when}", entry.named()), Some(take_back));
+            MenuFault { is_one_shot: once, ..fault }
         }
         // Since version 245 the suffix is a part of the name.
         (NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry), _) => MenuFault::odd(

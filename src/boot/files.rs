@@ -53,6 +53,9 @@ pub struct BootFiles {
     pub entries: Vec<BootEntry>,
     /// The entry that boots next. None if it cannot be determined.
     pub default: Option<DefaultEntry>,
+    /// What `loader.conf` makes the default, whatever the EFI variables say. None if that is not an entry, or
+    /// with another boot loader.
+    pub configured: Option<DefaultEntry>,
     /// The freestanding initrds of clr-boot-manager, without the prefix `freestanding-`.
     pub freestanding: BTreeSet<String>,
     /// Faults and unusual facts.
@@ -260,6 +263,7 @@ fn seen(
         place: place.name(),
         entries: menu.entries,
         default: menu.default,
+        configured: menu.configured,
         freestanding: freestanding(place, loader, namespace),
         problems: menu.problems,
         invisible: None,

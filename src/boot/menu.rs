@@ -141,6 +141,8 @@ pub struct MenuFault {
     pub breaks: bool,
     /// It only says that `clr-boot-manager update` would make another kernel the default.
     pub is_other_default: bool,
+    /// It only says that an EFI variable chooses an entry for the next boot.
+    pub is_one_shot: bool,
 }
 
 impl MenuFault {
@@ -149,7 +151,13 @@ impl MenuFault {
     }
 
     pub(super) fn odd(what: String, clear: Option<&str>) -> MenuFault {
-        MenuFault { what, clear: clear.map(str::to_owned), breaks: false, is_other_default: false }
+        MenuFault {
+            what,
+            clear: clear.map(str::to_owned),
+            breaks: false,
+            is_other_default: false,
+            is_one_shot: false,
+        }
     }
 }
 
@@ -167,6 +175,9 @@ pub struct Menu {
     pub entries: Vec<BootEntry>,
     /// The default. None if it cannot be determined.
     pub default: Option<DefaultEntry>,
+    /// What `loader.conf` makes the default, whatever the EFI variables say. None if that is not an entry, or
+    /// with another boot loader.
+    pub configured: Option<DefaultEntry>,
     pub problems: Vec<MenuFault>,
     /// The names of entries that could not be read.
     pub unread: Vec<String>,

@@ -15,6 +15,7 @@ pub mod initrds;
 pub mod inputs;
 pub mod loader_interface;
 pub mod menu;
+pub mod one_shot;
 pub mod partition;
 pub mod preflight;
 pub mod removal;

@@ -6,19 +6,16 @@
 //! the block, are gone after a reboot.
 
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use super::deferral::{self, BEGIN, CONFIG, END};
-use crate::sys::{Root, Tools, Written, own_directory};
+use crate::sys::{Root, Tools, Written, own_directory, systemd};
 
 /// The directory of units that are gone after a reboot.
 const UNITS: &str = "/run/systemd/system";
 /// The name of both units.
 const NAME: &str = "clr-dkms-gone";
-/// The time limit for systemctl.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Makes swupd leave the boot files to clr-dkms as long as clr-dkms is installed. Returns whether anything
 /// has changed.
@@ -48,7 +45,7 @@ pub fn stop_deferring(root: &Root, tools: &Tools) -> anyhow::Result<bool> {
             was_there |= root.remove(unit(kind))?;
         }
         if was_there {
-            systemctl(tools, &["stop", &format!("{NAME}.path")])?;
+            systemd::ask(tools, "systemctl", &["stop", &format!("{NAME}.path")])?;
         }
     }
     Ok(disarmed)
@@ -69,18 +66,12 @@ fn watch(root: &Root, tools: &Tools) -> anyhow::Result<()> {
     if write("path", path_text(&program))? == Written::Same {
         return Ok(());
     }
-    systemctl(tools, &["--no-block", "start", &format!("{NAME}.path")]).inspect_err(|_| {
-        // The next run tries again. A leftover unit does no harm.
-        root.remove(unit("path")).ok();
-    })
-}
-
-fn systemctl(tools: &Tools, words: &[&str]) -> anyhow::Result<()> {
-    let child = tools.child("systemctl", DEADLINE)?.args(words);
-    let done = child.run().context("systemctl cannot be started")?;
-    let said = String::from_utf8_lossy(&done.output);
-    ensure!(done.ended.is_success(), "systemctl {}: {}", words.join(" "), said.trim());
-    Ok(())
+    systemd::ask(tools, "systemctl", &["--no-block", "start", &format!("{NAME}.path")]).map(drop).inspect_err(
+        |_| {
+            // The next run tries again. A leftover unit does no harm.
+            root.remove(unit("path")).ok();
+        },
+    )
 }
 
 fn unit(kind: &str) -> String {

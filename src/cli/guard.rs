@@ -12,7 +12,7 @@ use crate::dkms::Cache;
 use crate::exit;
 use crate::report::render::style::ScreenStyle;
 use crate::report::render::{self, json};
-use crate::update::boot_default;
+use crate::update::{boot_default, trial};
 
 /// The arguments of `guard`.
 #[derive(Debug, Args)]
@@ -27,15 +27,20 @@ pub struct GuardArguments {
     /// (clr-dkms-boot.service)
     #[arg(long, hide = true, conflicts_with_all = ["json", "assert"])]
     pub(super) at_boot: bool,
-    /// With --at-boot or --assert: end after TIME, and leave the rest to the next run
+    /// With --at-boot or --assert: end after TIME, and leave the rest to the next run. With --check-boot:
+    /// wait at most TIME for the modules
     #[arg(long, hide = true, value_name = "TIME", value_parser = duration,
         conflicts_with_all = ["json", "may_mark_booted", "disarm"])]
     within: Option<Duration>,
     /// Exit 1 if the running kernel lacks a critical module that the last good one had, otherwise 0
     #[arg(long, hide = true, conflicts_with_all = ["json", "assert", "at_boot"])]
     may_mark_booted: bool,
-    /// Undo the swupd setting of --at-boot (before clr-dkms is removed)
+    /// If the running kernel is on trial: wait for its critical modules, and end the trial
+    /// (clr-dkms-trial.service)
     #[arg(long, hide = true, conflicts_with_all = ["json", "assert", "at_boot", "may_mark_booted"])]
+    check_boot: bool,
+    /// Undo the swupd setting of --at-boot (before clr-dkms is removed)
+    #[arg(long, hide = true, conflicts_with_all = ["json", "assert", "at_boot", "may_mark_booted", "check_boot"])]
     disarm: bool,
 }
 
@@ -48,9 +53,14 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
     if arguments.may_mark_booted {
         return Ok(boot_default::may_mark_booted(context, &mut cache));
     }
+    if arguments.check_boot {
+        need_root(context, "clr-dkms guard --check-boot")?;
+        return trial::check(context, &mut cache, arguments.within);
+    }
     if arguments.disarm {
         need_root(context, "clr-dkms guard --disarm")?;
         removal::stop_deferring(&context.root, &context.tools)?;
+        trial::forget(context)?;
         return Ok(exit::OK);
     }
     if arguments.at_boot {

@@ -20,7 +20,8 @@ use crate::requirement::{Importance, MissingModule};
 use crate::sys::users;
 use crate::system::System;
 use crate::update::boot_default::Observed;
-use crate::update::overrides::{self, GuardRefusal};
+use crate::update::overrides::{self, GuardRefusal, Request};
+use crate::update::trial;
 
 /// The options that these verbs share.
 #[derive(Debug, Args)]
@@ -72,8 +73,9 @@ pub struct AllowArguments {
     /// A kernel release, a kernel id or a variant
     #[arg(value_name = "KERNEL")]
     kernel: String,
-    /// A module that the kernel may lack, with or without its version (repeat for more)
-    #[arg(long, value_name = "MODULE", required = true)]
+    /// A module that the kernel may lack, with or without its version (repeat for more); without this option,
+    /// a kernel whose first boot failed is tried again
+    #[arg(long, value_name = "MODULE")]
     without: Vec<String>,
     /// Record why; `clr-dkms status` shows it
     #[arg(long, value_name = "TEXT")]
@@ -132,7 +134,7 @@ pub fn hold(context: &Context, arguments: &HoldArguments, common: &Common) -> an
             false => note(context, arguments.reason.as_deref()),
         };
         // The latest request replaces the earlier ones: an allowed kernel must be proven again.
-        Ok(Some(AdminOverrides { hold: Some(release), held, ..AdminOverrides::default() }))
+        Ok(Some(AdminOverrides { hold: Some(release), held, ..AdminOverrides::default() }.into()))
     })
 }
 
@@ -163,7 +165,7 @@ pub fn unhold(context: &Context, arguments: &UnholdArguments, common: &Common) -
         if wishes.is_none() {
             tracing::info!("no kernel is held: nothing to do");
         }
-        Ok(wishes)
+        Ok(wishes.map(Request::from))
     })
 }
 
@@ -176,7 +178,7 @@ pub fn release(context: &Context, arguments: &ReleaseArguments, common: &Common)
     let options = &arguments.options;
     change(context, "clr-dkms release", options, common, |system, assessment| {
         if let Some(wishes) = without_hold(system, options.dry_run) {
-            return Ok(Some(wishes));
+            return Ok(Some(wishes.into()));
         }
         let decision = &assessment.decision;
         let target = decision.target.as_deref().filter(|_| decision.holds_back());
@@ -292,6 +294,9 @@ fn ask(context: &Context, arguments: &AllowArguments) -> anyhow::Result<Result<(
 /// # Errors
 /// As for [`hold`].
 pub fn allow(context: &Context, arguments: &AllowArguments, common: &Common) -> anyhow::Result<u8> {
+    if arguments.without.is_empty() {
+        return try_again(context, arguments, common);
+    }
     let dry_run = arguments.options.dry_run;
     let asked = match arguments.yes || dry_run {
         true => Ok(()),
@@ -321,7 +326,30 @@ pub fn allow(context: &Context, arguments: &AllowArguments, common: &Common) -> 
                 tracing::warn!("{release} {} without {lack}", if dry_run { "would be" } else { "will be" });
             }
         }
-        Ok(Some(wishes))
+        Ok(Some(wishes.into()))
+    })
+}
+
+/// Lets a kernel be booted again whose trial has failed.
+fn try_again(context: &Context, arguments: &AllowArguments, common: &Common) -> anyhow::Result<u8> {
+    change(context, "clr-dkms allow", &arguments.options, common, |system, assessment| {
+        let release = named(system, &arguments.kernel)?.name.release();
+        if !trial::has_failed(system, &release) {
+            let lacking = match assessment.decision.target.as_ref() == Some(&release) {
+                true => assessment.decision.lacking.clone(),
+                false => assessment.lacks_on(&release, |need| need.class > Importance::Optional),
+            };
+            let step = boot_remedies::allow(&system.wishes, &release, &lacking);
+            let step = step.map(|step| format!("; {}", step.text(&CommandTarget::of_root(&context.root))));
+            return Err(GuardRefusal::unknown(format!(
+                "no boot of kernel {release} has failed: there is nothing to try again{}",
+                step.unwrap_or_default()
+            )));
+        }
+        if !arguments.options.dry_run {
+            tracing::info!("kernel {release} is tried again");
+        }
+        Ok(Some(Request { wishes: system.wishes.clone(), try_again: Some(release) }))
     })
 }
 
@@ -330,7 +358,7 @@ fn change(
     verb: &'static str,
     options: &OverrideOptions,
     common: &Common,
-    change: impl FnOnce(&System, &BootAssessment) -> Result<Option<AdminOverrides>, GuardRefusal>,
+    change: impl FnOnce(&System, &BootAssessment) -> Result<Option<Request>, GuardRefusal>,
 ) -> anyhow::Result<u8> {
     if !options.dry_run {
         need_root(context, verb)?;

@@ -7,6 +7,7 @@ use super::module_state::{RefusalNow, module_status, refusal_now};
 use super::next_boot::{NextBoot, booted_from_installed, next_boot};
 use super::readiness::{Candidate, Ready, lacks};
 use super::requirements::{keep_remembered, requirements};
+use super::trial::{self, TrialNow, TrialPlan};
 use super::unread::gaps;
 use crate::boot_decision::BootDecision;
 use crate::config::Settings;
@@ -44,6 +45,10 @@ pub struct BootAssessment {
     pub may_be_refused_until_reboot: Vec<String>,
     /// The fact that could not be read, if nothing can be decided without it.
     pub unknown: Option<String>,
+    /// The chosen kernel is to be booted on trial.
+    pub trial: Option<TrialPlan>,
+    /// The trial that is prepared, under way, or failed.
+    pub trial_now: Option<TrialNow>,
     /// No `default-TYPE` symlink names the target, so clr-boot-manager leaves the boot default as it is.
     pub leaves_default: bool,
     /// A fact about the target that could not be read. The target then counts as lacking the required
@@ -76,8 +81,16 @@ impl BootAssessment {
         self.decision.default.as_deref() == self.next.release()
     }
 
+    /// The chosen kernel is to be booted once, while another one stays the boot default.
+    pub fn is_tried_once(&self) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.once)
+    }
+
     /// The kernel release that must be made the boot default; see [`BootDecision::asserted_default`].
     pub fn asserted_default(&self, entry_lacks: &[MissingModule]) -> Option<&str> {
+        if self.is_tried_once() {
+            return None;
+        }
         self.decision.asserted_default(entry_lacks, self.next.is_removed(), self.leaves_default)
     }
 
@@ -117,13 +130,16 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     if gaps.everything.is_some() {
         keep_remembered(&mut needs, record);
     }
+    trial::apply_to_needs(system, &mut needs);
     // This requirement is derived from the initrds at each run, and is not recorded.
     let all: Vec<Requirement> = needs.iter().cloned().chain(initrd_requirement(system)).collect();
     let next = next_boot(system);
     let as_seen = |as_configured: bool| -> Vec<Candidate> {
         let candidate = |kernel| candidate(system, kernel, &states, &all, &gaps, next.shown(), as_configured);
         // The inventory begins with the newest kernel; candidates are in ascending order.
-        system.inventory.kernels.iter().rev().map(candidate).collect()
+        let mut kernels: Vec<Candidate> = system.inventory.kernels.iter().rev().map(candidate).collect();
+        trial::apply_failure(system, &states, &mut kernels);
+        kernels
     };
     let candidates = as_seen(true);
     // With the present boot entries, not as clr-boot-manager would write them.
@@ -131,6 +147,7 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     let target = system.inventory.boot_default().map(|k| k.name.release());
     let mut decision =
         choose_default(&candidates, target.as_deref(), is_orphaned(system), &all, &system.wishes);
+    decision = trial::while_running(system, decision, &candidates, &all);
     if gaps.everything.is_some() {
         decision = keep_default(decision, next.release().map(str::to_owned));
     }
@@ -142,6 +159,7 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
         (_, None) => Vec::new(),
     };
     let acts = guard_acts(system.inventory.running == Running::None, settings);
+    let trial = trial::plan(system, settings, &decision, &candidates, &all).filter(|_| acts);
     let default = as_booted.iter().find(|k| Some(&k.release) == decision.default.as_ref());
     let until_reboot = match booted_next {
         Some(kernel) if kernel.running => until_reboot(system, &states),
@@ -163,6 +181,8 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
         leaves_default: system.inventory.running != Running::None
             && system.inventory.boot_default().is_some_and(|kernel| !kernel.is_named),
         unknown_target: target.and_then(|release| gaps.kernels.get(&release).cloned()),
+        trial_now: trial::trial_now(system, settings),
+        trial: trial.filter(|_| gaps.everything.is_none()),
         unknown: gaps.everything,
         candidates,
         acts,

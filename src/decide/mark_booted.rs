@@ -38,22 +38,6 @@ pub fn lost_on_running<'a>(
         let is_gone = |flaws: &Vec<Flaw>| flaws.iter().any(|f| matches!(f, Flaw::Missing { .. }));
         modules_on_kernels.any(|p| p.proof.as_ref().is_err_and(is_gone))
     };
-    let loaded = |need: &Requirement| {
-        let module = need.module.as_str();
-        // What is part of the kernel is not loaded.
-        let is_built_in =
-            |file: &str| matches!(system.files.on(&running, file), Some(Loadable::BuiltIn { .. }));
-        let is_loaded = |file: &str| system.in_use.loaded.contains(&kernel_name(file)) || is_built_in(file);
-        let is_replaced = || is_replaced_now(system, need, &running);
-        if need.modules().iter().any(|file| is_loaded(file)) || is_replaced() {
-            return true;
-        }
-        // A dkms.conf that cannot be read does not tell the names of its files.
-        let of_conf = |pair: &ModuleOnKernel| {
-            pair.conf.as_ref().map_or(true, |conf| conf.built.iter().any(|b| is_loaded(&b.name)))
-        };
-        is_loaded(module) || system.modules_on_kernels.iter().filter(|p| p.module.name == module).any(of_conf)
-    };
     let lost = assessment.needs.iter().find(|need| {
         let elsewhere = need.worked_on.as_ref().is_some_and(|on| *on != running);
         let before = record.iter().flat_map(|r| &r.needs).find(|n| n.module == need.module);
@@ -61,10 +45,26 @@ pub fn lost_on_running<'a>(
             elsewhere || before.is_some_and(|n| n.worked_on.as_ref().is_some_and(|on| *on != running));
         // Whether one that an admin has listed was ever loaded is not known: some are, on demand only.
         let missing = match can_tell {
-            true => !need.works || (!need.is_listed() && !loaded(need)),
+            true => !need.works || (!need.is_listed() && !is_there(system, need, &running)),
             false => has_no_file(need),
         };
         need.class == Importance::Critical && elsewhere && missing
     });
     lost.map(|lost| (running.clone(), lost))
+}
+
+/// Whether the running kernel has a required module in use: loaded, built in, or replaced by another one.
+pub fn is_there(system: &System, need: &Requirement, running: &str) -> bool {
+    // What is part of the kernel is not loaded.
+    let is_built_in = |file: &str| matches!(system.files.on(running, file), Some(Loadable::BuiltIn { .. }));
+    let is_loaded = |file: &str| system.in_use.loaded.contains(&kernel_name(file)) || is_built_in(file);
+    if need.modules().iter().any(|file| is_loaded(file)) || is_replaced_now(system, need, running) {
+        return true;
+    }
+    // A dkms.conf that cannot be read does not tell the names of its files.
+    let of_conf = |pair: &ModuleOnKernel| {
+        pair.conf.as_ref().map_or(true, |conf| conf.built.iter().any(|b| is_loaded(&b.name)))
+    };
+    let mut pairs = system.modules_on_kernels.iter().filter(|pair| pair.module.name == need.module);
+    is_loaded(&need.module) || pairs.any(of_conf)
 }

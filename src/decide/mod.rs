@@ -21,6 +21,7 @@ mod requirements;
 pub mod satisfaction;
 pub mod setup;
 pub mod sig_unenforce;
+pub mod trial;
 pub mod unread;
 pub mod update_way;
 

@@ -61,6 +61,8 @@ pub struct UpdateQuestion<'a> {
     pub hold: Option<&'a str>,
     /// The decision about the boot default.
     pub decision: &'a BootDecision,
+    /// The chosen kernel is to be booted once, while another one stays the boot default.
+    pub is_tried_once: bool,
     /// An admin accepts that an entry loses what a module needs.
     pub accept_losses: bool,
 }
@@ -99,7 +101,7 @@ pub fn update_way(question: &UpdateQuestion<'_>) -> UpdateWay {
     {
         return UpdateWay::Loses(chosen.losses.clone());
     }
-    if decision.ruling == Ruling::Allow && objections.is_empty() {
+    if decision.ruling == Ruling::Allow && objections.is_empty() && !question.is_tried_once {
         return UpdateWay::Whole;
     }
     let Some(chosen) = chosen else { return UpdateWay::Blocked(objections) };
@@ -170,6 +172,7 @@ mod tests {
             kernels: &kernels,
             hold,
             decision,
+            is_tried_once: false,
             accept_losses,
         })
     }

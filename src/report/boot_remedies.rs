@@ -8,6 +8,7 @@ use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::candidates::is_bootable;
 use crate::decide::satisfaction::NOT_REGISTERED;
+use crate::decide::trial::FAILED_ON_TRIAL;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::ModuleRecord;
@@ -44,7 +45,9 @@ pub fn of_boot_default(at: Situation<'_>) -> Option<Remedy> {
         return Some(remedy);
     }
     // A repair of that kernel is a separate matter; a working machine comes first.
-    if !assessment.comes_back.is_empty() {
+    let is_advised = failed_on_trial(assessment).is_none()
+        || assessment.trial_now.as_ref().is_some_and(|trial| trial.asks_to_return);
+    if is_advised && !assessment.comes_back.is_empty() {
         return Some(Remedy::Reboot(assessment.comes_back.clone()));
     }
     if admin_override(assessment).is_some()
@@ -55,6 +58,13 @@ pub fn of_boot_default(at: Situation<'_>) -> Option<Remedy> {
     }
     if decision.because == Reason::Held {
         return Some(AdminCommand::change("clr-dkms", &["unhold"]).to("end the hold").into());
+    }
+    if decision.because == Reason::Trial {
+        let look = AdminCommand::look("systemctl", &["status", "clr-dkms-trial.service"]);
+        return Some(look.to("see the check of the new kernel").into());
+    }
+    if let Some(kernel) = failed_on_trial(assessment) {
+        return Some(AdminCommand::change("clr-dkms", &["allow", kernel]).to("try it again").into());
     }
     // An admin has accepted what it lacks.
     if decision.because == Reason::Released && !assessment.is_unsafe() {
@@ -67,6 +77,16 @@ pub fn of_boot_default(at: Situation<'_>) -> Option<Remedy> {
         return Some(Remedy::by_hand("correct the name in clr-dkms.conf").or(add));
     }
     of_lacking(at)
+}
+
+/// The release of the kernel that is held back only because its trial has failed.
+fn failed_on_trial(assessment: &BootAssessment) -> Option<&str> {
+    let decision = &assessment.decision;
+    let has_failed = !decision.lacking.is_empty()
+        && decision.lacking.iter().all(|lack| lack.state == FAILED_ON_TRIAL)
+        && assessment.next_lacks.is_empty()
+        && decision.ruling == Ruling::Defer;
+    decision.target.as_deref().filter(|_| has_failed)
 }
 
 /// The remedy for what a kernel lacks.

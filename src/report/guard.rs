@@ -14,6 +14,7 @@ use crate::boot_decision::{AdminOverrides, NextBootSource, OverrideNote, Reason,
 use crate::config::{BootPolicy, Settings};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::next_boot::NextBoot;
+use crate::decide::trial::{FAILED_ON_TRIAL, TrialNow, TrialStage};
 use crate::decide::unread::blocked;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{BootRecord, RunRecord, WISHES, WaitingPart};
@@ -71,6 +72,57 @@ pub enum GuardWord {
     NotApplicable,
 }
 
+/// The first boot of a new kernel.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrialReport {
+    /// The kernel release.
+    pub kernel: String,
+    /// The release of the kernel to return to.
+    pub fallback: String,
+    pub stage: TrialWord,
+    /// Whether it is booted once, while the other kernel stays the boot default.
+    pub once: bool,
+    pub since: Timestamp,
+    /// The modules that did not work, by their names.
+    pub failed: Vec<String>,
+}
+
+/// How far a trial has got, as a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum TrialWord {
+    /// The kernel boots next.
+    Armed,
+    /// It runs, and has not shown yet that it works.
+    Running,
+    /// Something critical did not work.
+    Failed,
+    /// Its boot ended before that.
+    Unfinished,
+}
+
+impl TrialReport {
+    fn of(trial: &TrialNow) -> TrialReport {
+        let (stage, failed) = match &trial.stage {
+            TrialStage::Armed => (TrialWord::Armed, Vec::new()),
+            TrialStage::Running => (TrialWord::Running, Vec::new()),
+            TrialStage::Failed(modules) => {
+                (TrialWord::Failed, modules.iter().map(|failed| failed.module.clone()).collect())
+            }
+            TrialStage::Unfinished => (TrialWord::Unfinished, Vec::new()),
+        };
+        TrialReport {
+            kernel: trial.kernel.clone(),
+            fallback: trial.fallback.clone(),
+            stage,
+            once: trial.once,
+            since: trial.since,
+            failed,
+        }
+    }
+}
+
 /// The document.
 #[derive(Debug, Clone, Serialize)]
 pub struct GuardReport {
@@ -112,6 +164,8 @@ pub struct GuardReport {
     /// Parts of the boot files that are outdated, because they could not be updated without changing the boot
     /// default.
     pub waiting: Vec<WaitingPart>,
+    /// The first boot of a new kernel; none without a new kernel.
+    pub trial: Option<TrialReport>,
     /// The setting of swupd.
     pub swupd: Swupd,
     /// The requests of an admin.
@@ -180,6 +234,7 @@ impl GuardReport {
             held_days: held.map(|h| (now.duration_since(h.since).as_hours() / 24).max(0)),
             deferred: held.is_some_and(|h| h.deferred),
             waiting: boot.map(|boot| boot.waiting.clone()).unwrap_or_default(),
+            trial: assessment.trial_now.as_ref().map(TrialReport::of),
             swupd: Swupd::of(&system.deferral),
             wishes: AdminWishes { released: system.wishes.allowed_kernels(), wishes: system.wishes.clone() },
             lost_wish: lost_wish(system, assessment).map(|problem| problem.to_string()),
@@ -318,6 +373,11 @@ pub(super) fn held(assessment: &BootAssessment, note: &OverrideNote) -> Option<P
     if decision.ruling == Ruling::Allow || decision.because == Reason::Unknown {
         return None;
     }
+    if let Some(trial) = &assessment.trial_now
+        && let Some(problem) = of_trial(assessment, trial)
+    {
+        return Some(problem);
+    }
     let is_held = decision.because == Reason::Held;
     let target = decision.target.clone().unwrap_or_else(|| "the new one".to_owned());
     let should = decision.default.clone();
@@ -332,6 +392,25 @@ pub(super) fn held(assessment: &BootAssessment, note: &OverrideNote) -> Option<P
             Problem::HeldByAdmin { kernel, note: note.clone() }
         }
         None => Problem::HeldBack { kernel: target, lacks: decision.lacking.clone() },
+    })
+}
+
+/// A kernel that runs on trial, or whose trial has failed, if that is why it is not the default.
+fn of_trial(assessment: &BootAssessment, trial: &TrialNow) -> Option<Problem> {
+    let (decision, kernel) = (&assessment.decision, trial.kernel.clone());
+    let is_carried_out = assessment.next.release().is_none() || assessment.is_carried_out();
+    if !is_carried_out || decision.target.as_ref() != Some(&kernel) || decision.because == Reason::Held {
+        return None;
+    }
+    if decision.because == Reason::Trial {
+        return Some(Problem::OnTrial { kernel, fallback: trial.fallback.clone() });
+    }
+    let lack = decision.lacking.first().filter(|lack| lack.state == FAILED_ON_TRIAL)?;
+    let lack = (trial.stage != TrialStage::Unfinished).then(|| lack.clone());
+    Some(Problem::TrialFailed {
+        kernel,
+        lack,
+        back_to: decision.default.clone().filter(|_| trial.asks_to_return),
     })
 }
 
@@ -366,6 +445,11 @@ pub(super) fn not_deferred(
     }
 }
 
+/// Whether that kernel boots next on trial.
+fn is_armed(trial: &TrialNow, assessment: &BootAssessment) -> bool {
+    trial.once && trial.stage == TrialStage::Armed && assessment.next.is(&trial.kernel)
+}
+
 /// The answer if there is no problem.
 fn in_order(word: GuardWord, system: &System, assessment: &BootAssessment) -> String {
     let decision = &assessment.decision;
@@ -384,6 +468,12 @@ fn in_order(word: GuardWord, system: &System, assessment: &BootAssessment) -> St
             .to_owned();
     };
     let boots = if assessment.next.is(target) { "boots next" } else { "may be booted" };
+    if let Some(trial) = assessment.trial_now.as_ref().filter(|trial| is_armed(trial, assessment)) {
+        return format!(
+            "kernel {target} boots next, on trial: {} stays the boot default until everything critical works",
+            trial.fallback
+        );
+    }
     match (lacks(&decision.lacking), admin_override(assessment)) {
         (Some(lack), Some(by)) => format!("kernel {target} {boots} although it lacks {lack}: {by}"),
         (Some(lack), None) => format!(

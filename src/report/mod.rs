@@ -35,7 +35,7 @@ use serde::Serialize;
 
 use crate::automation::{AutomationFault, Duty};
 use crate::boot::ReadBack;
-use crate::boot_decision::NextBootSource;
+use crate::boot_decision::{NextBootSource, Reason};
 use crate::cmdline::Switch;
 use crate::config::{Settings, SigUnenforce};
 use crate::decide::assessment::{BootAssessment, assess};
@@ -372,7 +372,11 @@ pub fn document(
         last_run: known.map(|r| r.started),
         problem_list: problems.iter().map(reported).collect(),
         problems,
-        notes: notes(system, &assessment, assessment.held_back.is_some()),
+        notes: notes(
+            system,
+            &assessment,
+            assessment.held_back.is_some() || assessment.decision.because == Reason::Trial,
+        ),
         automation: system.automation.as_deref().map(AutomationReport::new),
         unreadable: system.denied.iter().map(|path| path.display().to_string()).collect(),
         guard,

@@ -68,6 +68,22 @@ pub enum Problem {
         /// The user, the time and the reason of the request.
         note: OverrideNote,
     },
+    /// The first boot of a kernel has failed.
+    TrialFailed {
+        /// Its release.
+        kernel: String,
+        /// What did not work; none if its check did not come to an end.
+        lack: Option<MissingModule>,
+        /// The release of the kernel that boots next, while the failed one runs.
+        back_to: Option<String>,
+    },
+    /// A kernel runs on trial.
+    OnTrial {
+        /// Its release.
+        kernel: String,
+        /// The release of the kernel that stays the boot default.
+        fallback: String,
+    },
     /// A kernel is kept from becoming the boot default.
     HeldBack {
         /// Its release.
@@ -186,6 +202,7 @@ impl Problem {
             }
             P::WrongDefault { lacks, .. } | P::HeldBack { lacks, .. } => Some(lacks.first()?.module.clone()),
             P::NoGoodKernel { best } => Some(best.as_ref()?.1.first()?.module.clone()),
+            P::TrialFailed { lack, .. } => Some(lack.as_ref()?.module.clone()),
             P::ModuleNotReady(record) | P::ModuleRefused(record) => Some(record.module.to_string()),
             P::EntryLoss(EntryLoss::Module { module, .. } | EntryLoss::Blocked { module, .. }) => {
                 Some(module.clone())
@@ -201,9 +218,11 @@ impl Problem {
             P::BootsRemoved { kernel, .. }
             | P::BootsWithout { kernel, .. }
             | P::WrongDefault { kernel, .. } => Some(kernel),
-            P::HeldByAdmin { kernel, .. } | P::HeldBack { kernel, .. } | P::HeldUnbootable { kernel } => {
-                Some(kernel)
-            }
+            P::HeldByAdmin { kernel, .. }
+            | P::TrialFailed { kernel, .. }
+            | P::OnTrial { kernel, .. }
+            | P::HeldBack { kernel, .. }
+            | P::HeldUnbootable { kernel } => Some(kernel),
             P::NoGoodKernel { best } => best.as_ref().map(|(kernel, _)| kernel.as_str()),
             P::ModuleNotReady(record) | P::ModuleRefused(record) => Some(&record.kernel),
             P::NoInitrd { kernel, .. } => Some(kernel),
@@ -354,6 +373,31 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &Tim
             }
         },
         P::HeldByAdmin { kernel, note } => write!(f, "an admin holds kernel {kernel}{}", note.text(times)),
+        P::TrialFailed { kernel, lack: Some(lack), back_to } => {
+            let MissingModule { module, needed, reason, .. } = lack;
+            match back_to {
+                // The message of the day has room for the first half.
+                Some(older) => write!(
+                    f,
+                    "kernel {kernel} does not work, a reboot brings {older} back: {module} ({needed}) failed, \
+                     {reason}"
+                ),
+                None => write!(
+                    f,
+                    "kernel {kernel} is held back: {module} ({needed}) did not work on it, {reason}"
+                ),
+            }
+        }
+        P::TrialFailed { kernel, lack: None, .. } => {
+            write!(
+                f,
+                "kernel {kernel} is held back: its boot on trial ended before it had shown that it works"
+            )
+        }
+        P::OnTrial { kernel, fallback } => write!(
+            f,
+            "kernel {kernel} runs on trial: {fallback} stays the boot default until everything critical works"
+        ),
         P::HeldBack { kernel, lacks: lacking } => match lacks(lacking) {
             Some(lack) if are_unknown(lacking) => {
                 write!(f, "kernel {kernel} is held back: it is unknown whether it has {lack}")

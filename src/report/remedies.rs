@@ -55,6 +55,8 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         | P::NoGoodKernel { .. }
         | P::WrongDefault { .. }
         | P::HeldByAdmin { .. }
+        | P::TrialFailed { .. }
+        | P::OnTrial { .. }
         | P::HeldBack { .. } => return of_boot_default(at),
         P::Unreadable { .. } if !at.system.denied.is_empty() => as_root(),
         P::Unreadable { .. } if is_refused(at.system, |_| true) => cause_remedy::trust(at.system, run()),

@@ -1,7 +1,9 @@
 //! Variables of the machine's UEFI firmware, as a root's `sys` shows them.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
+
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use super::root::{FileError, Presence, Root};
 
@@ -42,8 +44,12 @@ pub fn shows_variables(root: &Root) -> bool {
 /// # Errors
 /// When it is there and cannot be read.
 pub fn variable(root: &Root, name: &str, vendor: &str) -> Result<Option<Vec<u8>>, FileError> {
-    let path = PathBuf::from(format!("{VARIABLES}/{name}-{vendor}"));
+    let path = path_of(name, vendor);
     let Some(bytes) = root.read_optional(&path)? else { return Ok(None) };
+    // Left by a program that was killed before it wrote the value: the firmware has no such variable.
+    if bytes.is_empty() {
+        return Ok(None);
+    }
     // Every value is preceded by four bytes of attributes.
     match bytes.split_at_checked(4) {
         Some((_, value)) => Ok(Some(value.to_vec())),
@@ -75,6 +81,57 @@ pub fn texts(root: &Root, name: &str, vendor: &str) -> Result<Option<Vec<String>
     }
     texts.retain(|text| !text.is_empty());
     Ok(Some(texts).filter(|texts| !texts.is_empty()))
+}
+
+/// The attributes of a variable that outlasts a reboot and that the boot loader can read: non-volatile, boot
+/// services, runtime services.
+const LASTING: [u8; 4] = [7, 0, 0, 0];
+
+/// Sets a variable to a text, which is stored as UTF-16 with a NUL at its end.
+///
+/// # Errors
+/// When it cannot be written. It is not set then.
+pub fn set_text(root: &Root, name: &str, vendor: &str, text: &str) -> Result<(), FileError> {
+    let path = path_of(name, vendor);
+    let value = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes);
+    let bytes: Vec<u8> = LASTING.into_iter().chain(value).collect();
+    unset(root, name, vendor)?;
+    // efivarfs takes a variable in one write, and knows neither temporary names nor renames.
+    let mut file = root.create(&path)?;
+    let written = file.write(&bytes).map_err(|e| root.write_failed(&path, e))?;
+    match written == bytes.len() {
+        true => Ok(()),
+        false => Err(root.write_failed(&path, io::Error::other("only a part of it was written"))),
+    }
+}
+
+/// Removes a variable. Returns whether it was there.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn unset(root: &Root, name: &str, vendor: &str) -> Result<bool, FileError> {
+    let path = path_of(name, vendor);
+    make_mutable(root, &path)?;
+    root.remove(&path)
+}
+
+/// efivarfs marks most variables as immutable, so that no `rm -r` deletes one.
+fn make_mutable(root: &Root, path: &std::path::Path) -> Result<(), FileError> {
+    if root.lookup(path).is_absent() {
+        return Ok(());
+    }
+    let file = root.open_file(path)?;
+    match ioctl_getflags(&file) {
+        Ok(flags) if flags.contains(IFlags::IMMUTABLE) => {
+            ioctl_setflags(&file, flags - IFlags::IMMUTABLE).map_err(|e| root.write_failed(path, e.into()))
+        }
+        // Not every filesystem has such flags. The write reports what else is wrong.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn path_of(name: &str, vendor: &str) -> PathBuf {
+    PathBuf::from(format!("{VARIABLES}/{name}-{vendor}"))
 }
 
 /// Decodes little-endian UTF-16 up to the first NUL; invalid code units are replaced.
@@ -115,6 +172,28 @@ mod tests {
         assert_eq!(variable(&root, "Unset", LOADER).unwrap().as_deref(), Some(&[][..]));
         assert_eq!(variable(&root, "Text", GLOBAL).unwrap(), None);
         assert!(variable(&root, "Short", LOADER).unwrap_err().to_string().contains("too short"));
+    }
+
+    #[test]
+    fn a_variable_is_set_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let vars = directory.path().join(VARIABLES.trim_start_matches('/'));
+        std::fs::create_dir_all(&vars).unwrap();
+        let root = Root::open(RootKind::LiveCopy, directory.path()).unwrap();
+        assert!(!unset(&root, "One", LOADER).unwrap());
+        for text in ["a long name.conf", "ü.conf"] {
+            set_text(&root, "One", LOADER, text).unwrap();
+            assert_eq!(super::text(&root, "One", LOADER).unwrap().as_deref(), Some(text));
+        }
+        let bytes = std::fs::read(vars.join(format!("One-{LOADER}"))).unwrap();
+        assert_eq!(bytes, b"\x07\0\0\0\xfc\0.\0c\0o\0n\0f\0\0\0");
+        std::fs::write(vars.join(format!("One-{LOADER}")), "").unwrap();
+        assert_eq!(super::text(&root, "One", LOADER).unwrap(), None);
+        assert!(unset(&root, "One", LOADER).unwrap());
+        assert_eq!(super::text(&root, "One", LOADER).unwrap(), None);
+        std::fs::remove_dir(&vars).unwrap();
+        std::fs::write(&vars, "").unwrap();
+        assert!(set_text(&root, "One", LOADER, "x").is_err());
     }
 
     proptest! {

@@ -29,6 +29,7 @@ pub mod sandbox;
 pub mod scratch;
 pub mod shell;
 mod stat;
+pub mod systemd;
 pub mod terminal;
 mod time_style;
 pub mod tools;

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use super::engine::{INDEX_DEADLINE, Order};
-use super::{boot_files, engine, publish};
+use super::{boot_files, engine, publish, trial};
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
 use crate::decide::mark_booted::lost_on_running;
+use crate::decide::trial::trial_stage;
 use crate::dkms::{Cache, ModuleOnKernel, PlanStep, Tree, depmod};
 use crate::exit;
 use crate::message;
@@ -62,13 +63,26 @@ pub fn assert_again(context: &Context, cache: &mut Cache) -> u8 {
         tracing::error!("which kernel should boot next is unknown, and the boot default stays: {unknown}");
         return exit::UNKNOWN;
     }
-    match boot_files::assert_default(context, &seen.system, &seen.assessment) {
-        Ok(_) => exit::OK,
+    match point(context, cache, seen) {
+        Ok(()) => exit::OK,
         Err(e) => {
             tracing::error!("the boot default: {e:#}");
             exit::ATTENTION
         }
     }
+}
+
+/// Makes the right kernel boot next. A trial is prepared for the first time only by the worker, which knows
+/// whether the boot files are complete.
+fn point(context: &Context, cache: &mut Cache, mut seen: Observed) -> anyhow::Result<()> {
+    if trial::withdraw(context, &seen.system, &seen.assessment)? {
+        seen = Observed::new(context, cache);
+    }
+    boot_files::assert_default(context, &seen.system, &seen.assessment)?;
+    if seen.system.trial.recorded.is_some() {
+        trial::prepare(context, &seen.system, &seen.assessment)?;
+    }
+    Ok(())
 }
 
 /// The first step after a boot; it builds nothing. Cheap and important work comes first, and a failed step
@@ -150,6 +164,13 @@ fn repair_indexes(context: &Context, cache: &mut Cache, seen: &mut Observed) {
 /// critical module is known to be lost.
 pub fn may_mark_booted(context: &Context, cache: &mut Cache) -> u8 {
     let seen = Observed::new(context, cache);
+    if let Some((on_trial, _)) = trial_stage(&seen.system)
+        && seen.system.inventory.runs(&on_trial.kernel)
+    {
+        let kernel = on_trial.kernel.as_str();
+        tracing::info!("{kernel} is not marked as booted: it is on trial");
+        return exit::ATTENTION;
+    }
     let can_tell = Usage::can_tell(&context.root);
     let lost = lost_on_running(&seen.system, seen.record.as_ref(), &seen.assessment, can_tell);
     let Some((running, lost)) = lost else { return exit::OK };

@@ -37,6 +37,9 @@ pub fn running_is_foreign(system: &System) -> Option<String> {
     KernelName::from_release(release, &system.inventory.namespace).is_none().then(|| release.clone())
 }
 
+/// A reason to run clr-boot-manager.
+const FAILED_LAST_TIME: &str = "it failed the last time";
+
 /// Why clr-boot-manager should be run; none if it should not. `last` is the result of its last run.
 pub fn update_reason(
     context: &Context,
@@ -52,9 +55,12 @@ pub fn update_reason(
     if blocked_by_refresh(context, system, assessment).is_some() {
         return None;
     }
-    if is_guarded(context) && decision.ruling == Ruling::Defer {
+    // Before a trial only the entry of the new kernel is written, and nothing is deleted.
+    if is_guarded(context) && (decision.ruling == Ruling::Defer || assessment.is_tried_once()) {
         let last = last.cloned().unwrap_or_default();
-        return outdated_reason(context, system, assessment, &last);
+        let has_failed = decision.ruling == Ruling::Allow && last.error.is_some();
+        return outdated_reason(context, system, assessment, &last)
+            .or_else(|| has_failed.then(|| FAILED_LAST_TIME.to_owned()));
     }
     let target = system.lines.iter().find(|l| Some(&l.release) == decision.target.as_ref());
     match (last, target) {
@@ -76,7 +82,7 @@ pub fn update_reason(
             Some("the boot entries are not as configured".to_owned())
         }
         None => Some("clr-dkms has not run it on this system yet".to_owned()),
-        Some(boot) if boot.error.is_some() => Some("it failed the last time".to_owned()),
+        Some(boot) if boot.error.is_some() => Some(FAILED_LAST_TIME.to_owned()),
         Some(boot) if boot.inputs.as_deref() != Some(&system.boot_inputs) => {
             Some("kernels or fragments have changed since it last ran".to_owned())
         }

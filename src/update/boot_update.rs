@@ -51,6 +51,7 @@ fn way(context: &Context, system: &System, assessment: &BootAssessment, accept_l
         kernels: &kernels,
         hold: system.wishes.hold.as_deref(),
         decision: &assessment.decision,
+        is_tried_once: assessment.is_tried_once(),
         accept_losses,
     })
 }

@@ -31,3 +31,4 @@ pub mod sequence;
 pub mod setup;
 pub mod side_files;
 pub mod side_offer;
+pub mod trial;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::boot_default::Observed;
 use super::engine::Order;
 use super::progress::ProgressMode;
-use super::sequence;
+use super::{sequence, trial};
 use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
@@ -14,6 +14,7 @@ use crate::exit;
 use crate::report::Verdict;
 use crate::report::observation::observe as observe_status;
 use crate::requirement::{Importance, Requirement};
+use crate::state::trial::TRIAL;
 use crate::state::{self, LOCK, SCHEMA, WISHES, WishesFile, is_ours};
 use crate::sys::{FileError, Lock, interrupt};
 use crate::system::System;
@@ -73,6 +74,21 @@ impl OverrideResult {
     }
 }
 
+/// What an admin requests.
+#[derive(Debug)]
+pub struct Request {
+    /// All requests, in place of the earlier ones.
+    pub wishes: AdminOverrides,
+    /// The release of a kernel whose failed trial is to be forgotten.
+    pub try_again: Option<String>,
+}
+
+impl From<AdminOverrides> for Request {
+    fn from(wishes: AdminOverrides) -> Request {
+        Request { wishes, try_again: None }
+    }
+}
+
 /// Stores an override, and carries it out. `change` computes the new requests from the observed ones; it
 /// returns none if there is nothing to do.
 ///
@@ -81,7 +97,7 @@ impl OverrideResult {
 pub fn change(
     context: &Context,
     dry_run: bool,
-    change: impl FnOnce(&System, &BootAssessment) -> Result<Option<AdminOverrides>, GuardRefusal>,
+    change: impl FnOnce(&System, &BootAssessment) -> Result<Option<Request>, GuardRefusal>,
 ) -> anyhow::Result<OverrideResult> {
     let mut lock = None;
     if !dry_run {
@@ -90,17 +106,17 @@ pub fn change(
     }
     let mut cache = Cache::load(&context.root);
     let seen = Observed::new(context, &mut cache);
-    let wishes = match change(&seen.system, &seen.assessment) {
-        Ok(wishes) => wishes,
+    let request = match change(&seen.system, &seen.assessment) {
+        Ok(request) => request,
         Err(GuardRefusal { code, why }) => {
             tracing::error!("{why}");
             return Ok(OverrideResult { refused: Some(why), ..OverrideResult::new(&seen, dry_run, code) });
         }
     };
-    let Some(mut wishes) = wishes else {
+    let Some(Request { mut wishes, try_again }) = request else {
         let known = seen.system.wishes.clone();
         return Ok(match dry_run {
-            true => OverrideResult { exit_code: exit::OK, ..foretold(context, seen, known, false) },
+            true => OverrideResult { exit_code: exit::OK, ..foretold(context, seen, known, false, false) },
             false => OverrideResult::new(&seen, dry_run, exit::OK),
         });
     };
@@ -108,11 +124,15 @@ pub fn change(
     let is_damaged = wishes.fault.take().is_some() || seen.system.wishes.fault.is_some();
     let is_new = is_damaged || wishes != seen.system.wishes;
     if dry_run {
-        return Ok(foretold(context, seen, wishes, is_new));
+        return Ok(foretold(context, seen, wishes, is_new, try_again.is_some()));
     }
     // If the boot default has changed since, the same override is carried out again.
     let is_done = seen.assessment.is_carried_out() || !seen.assessment.acts;
-    if !is_new && is_done {
+    let is_retried = match &try_again {
+        Some(kernel) => trial::try_again(context, &seen.system, kernel)?,
+        None => false,
+    };
+    if !is_new && is_done && !is_retried {
         let code = if wishes.is_empty() { exit::OK } else { code_of(&seen) };
         return Ok(OverrideResult::new(&seen, dry_run, code));
     }
@@ -150,7 +170,7 @@ pub fn change(
         _ => done.code,
     };
     Ok(OverrideResult {
-        changed: is_new,
+        changed: is_new || is_retried,
         wishes,
         default: document.guard.default,
         boots_next: document.guard.boots_next,
@@ -188,7 +208,13 @@ pub(super) fn keep_current(context: &Context, system: &System) {
 }
 
 /// The result of a dry run.
-fn foretold(context: &Context, mut seen: Observed, wishes: AdminOverrides, is_new: bool) -> OverrideResult {
+fn foretold(
+    context: &Context,
+    mut seen: Observed,
+    wishes: AdminOverrides,
+    is_new: bool,
+    is_retried: bool,
+) -> OverrideResult {
     let file = context.root.shown_path(WISHES);
     let mut lines = match (is_new, wishes.is_empty()) {
         (false, _) => vec!["nothing to write".to_owned()],
@@ -199,6 +225,10 @@ fn foretold(context: &Context, mut seen: Observed, wishes: AdminOverrides, is_ne
         lines.extend(wishes.hold.iter().map(|kernel| format!("  hold {kernel}{}", wishes.held)));
         lines.extend(wishes.allowed.iter().map(|allowance| format!("  allow {allowance}")));
     }
+    if is_retried {
+        lines.push(format!("would forget the failed trial in {}", context.root.shown_path(TRIAL).display()));
+        seen.system.trial.recorded = None;
+    }
     seen.system.wishes = wishes;
     seen.assessment = assess(&seen.system, &context.settings, seen.record.as_ref());
     lines.push(match (seen.assessment.acts, &seen.assessment.decision.default) {
@@ -207,7 +237,11 @@ fn foretold(context: &Context, mut seen: Observed, wishes: AdminOverrides, is_ne
         (false, _) => "the boot files would stay as they are".to_owned(),
     });
     let code = code_of(&seen);
-    OverrideResult { changed: is_new, foretold: lines, ..OverrideResult::new(&seen, true, code) }
+    OverrideResult {
+        changed: is_new || is_retried,
+        foretold: lines,
+        ..OverrideResult::new(&seen, true, code)
+    }
 }
 
 /// The exit code after the decision was carried out.

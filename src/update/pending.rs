@@ -2,29 +2,28 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
 use super::boot_default::REQUEST;
 use super::sequence::SWUPD_LOCK;
 use crate::context::Context;
 use crate::state::LOCK;
 use crate::sys::clock::Stopwatch;
-use crate::sys::{Presence, lock};
+use crate::sys::{Presence, lock, systemd};
 
 /// The units of the worker, of its requests, and those that an update starts.
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 6] = [
     "clr-dkms.service",
     "clr-dkms-trigger.service",
     "clr-dkms-watch.service",
     "clr-dkms-boot.service",
+    "clr-dkms-trial.service",
     "update-triggers.target",
 ];
 /// The unit that starts the worker on request.
 const WATCH: &str = "clr-dkms.path";
 /// Present if systemd is the service manager.
 const SYSTEMD: &str = "/run/systemd/system";
-/// The time limit for systemctl.
-const DEADLINE: Duration = Duration::from_secs(20);
 /// The interval between two checks. A check takes less than a millisecond, or one call of systemctl.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How many consecutive checks must find nothing. Between a change of files and the request for a run,
@@ -148,11 +147,9 @@ fn of_units(states: &[UnitState], is_requested: bool) -> PendingWork {
 }
 
 fn unit_states(context: &Context) -> anyhow::Result<Vec<UnitState>> {
-    let child = context.tools.child("systemctl", DEADLINE)?;
-    let child = child.args(["show", "--property=Id,ActiveState,Job"]).args(UNITS).arg(WATCH);
-    let done = child.run().context("systemctl cannot be started")?;
-    let said = String::from_utf8_lossy(&done.output);
-    ensure!(done.ended.is_success(), "whether a run is queued is unknown: systemctl: {}", said.trim());
+    let words = ["show", "--property=Id,ActiveState,Job"].into_iter().chain(UNITS).chain([WATCH]);
+    let said = systemd::ask(&context.tools, "systemctl", &words.collect::<Vec<_>>());
+    let said = said.context("whether a run is queued is unknown")?;
     Ok(parsed(&said))
 }
 

@@ -9,7 +9,7 @@ use super::boot_files::{self, BootFileSteps};
 use super::engine::{self, Attempt, LeftAlone, Order, Planned};
 use super::progress::{Display, ProgressMode};
 use super::run_mark::RunMark;
-use super::{initrd, overrides, parameter, publish, removal};
+use super::{initrd, overrides, parameter, publish, removal, trial};
 use crate::boot_decision::Ruling;
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
@@ -392,6 +392,21 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Makes the right kernel boot next. Returns whether anything was changed.
+    fn point(&mut self) -> anyhow::Result<bool> {
+        if trial::withdraw(self.context, &self.system, &self.assess())? {
+            self.observe_again();
+        }
+        let changed = boot_files::assert_default(self.context, &self.system, &self.assess())?;
+        if changed {
+            self.observe_again();
+        }
+        // What failed may have left a boot entry incomplete.
+        let is_whole = self.boot.error.is_none();
+        let is_prepared = is_whole && trial::prepare(self.context, &self.system, &self.assess())?;
+        Ok(changed || is_prepared)
+    }
+
     /// Whether this run, or one before, has recorded a result for the boot files.
     fn has_refreshed(&self) -> bool {
         self.interim.is_some() || self.before.as_good().is_some()
@@ -428,8 +443,7 @@ impl BootFileSteps for Run<'_> {
     fn point_default(&mut self) -> Result<(), Self::Stop> {
         // With its new boot entry a kernel may accept a module that it would have refused before, and
         // clr-boot-manager deletes kernels.
-        let assessment = self.assess();
-        match boot_files::assert_default(self.context, &self.system, &assessment) {
+        match self.point() {
             Ok(true) => {
                 self.observe_again();
                 let boot = std::mem::take(&mut self.boot);

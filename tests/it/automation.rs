@@ -2,29 +2,11 @@
 
 use crate::support::{Run, TestRoot};
 
-const UNITS: &str = "usr/lib/systemd/system";
-
 /// A healthy system with all units and hooks of this repository.
 pub(crate) fn installed() -> TestRoot {
     let root = TestRoot::system();
     root.module("hello", "1.0", "").post_update().code(0);
-    for unit in
-        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/usr/lib/systemd/system")).unwrap()
-    {
-        let unit = unit.unwrap();
-        let name = unit.file_name().into_string().unwrap();
-        if unit.file_type().unwrap().is_file() {
-            root.file(&format!("{UNITS}/{name}"), std::fs::read(unit.path()).unwrap());
-        } else if name.ends_with(".wants") {
-            for link in std::fs::read_dir(unit.path()).unwrap() {
-                let link = link.unwrap();
-                let to = std::fs::read_link(link.path()).unwrap();
-                root.link(&format!("{UNITS}/{name}/{}", link.file_name().to_str().unwrap()), to);
-            }
-        }
-    }
-    root.file("usr/bin/clr_pre_update.sh", "#!/bin/sh\n");
-    root.file("usr/libexec/updater/50-clr-dkms-hook.sh", "#!/bin/sh\n");
+    root.with_units();
     root
 }
 

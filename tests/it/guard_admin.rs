@@ -215,7 +215,9 @@ fn what_cannot_be_allowed() {
         .says(&["zsf is not a required module that kernel 6.15.8-1592.native lacks; it lacks: hello"]);
     allow(&root, A, &["--yes"]).code(3).says(&["lacks no required module: nothing has to be allowed"]);
     root.run("clr-dkms", &["allow", "--without", "hello"]).code(64);
-    root.run("clr-dkms", &["allow", B]).code(64);
+    root.run("clr-dkms", &["allow", B])
+        .code(3)
+        .says(&["there is nothing to try again", &format!("clr-dkms allow {B} --without hello")]);
     assert_eq!(crate::support::tree::difference(&before, &root.tree(), true), Vec::<String>::new());
 }
 

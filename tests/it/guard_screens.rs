@@ -2,6 +2,7 @@
 
 use crate::support::guard::FAILS_ON_B;
 use crate::support::{A, B, TestRoot};
+use crate::trial::{armed, booted, check, works};
 
 /// Both screens, the document, and the widths.
 fn golden(name: &str, root: &TestRoot, guard: i32, status: i32) {
@@ -49,6 +50,22 @@ fn held_by_an_admin() {
     let root = TestRoot::proven();
     root.run("clr-dkms", &["hold", "--reason", "the new\ndriver flickers"]).code(0);
     golden("held_by_an_admin", &root, 1, 1);
+}
+
+#[test]
+fn on_trial() {
+    golden("trial_armed", &armed(), 0, 0);
+    let root = booted(armed(), B, "2");
+    golden("trial_running", &root, 1, 1);
+    check(&root).code(1);
+    root.post_update();
+    golden("trial_failed_and_runs", &root, 1, 1);
+    let root = booted(root, A, "3");
+    works(&root).post_update();
+    golden("trial_failed", &root, 1, 1);
+    let root = booted(armed(), A, "2");
+    works(&root).post_update();
+    golden("trial_unfinished", &root, 1, 1);
 }
 
 #[test]

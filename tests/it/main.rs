@@ -95,6 +95,7 @@ mod threads;
 mod transfer;
 mod transfer_refused;
 mod tree_properties;
+mod trial;
 mod unread;
 mod unread_cmdline;
 mod variant;

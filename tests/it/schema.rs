@@ -319,7 +319,7 @@ fn the_words_are_those_of_the_program() {
     assert_eq!(of("source"), typed(&words!(NextBootSource: Entry EfiVariable Remembered Expected)));
     assert_eq!(
         of("guard because"),
-        typed(&words!(Reason: Proven Released Held Lacking Best Only Removed Unknown))
+        typed(&words!(Reason: Proven Released Held Lacking Best Only Removed Unknown Trial))
     );
     let checks = words!(ProofSubject: Vermagic Symbols ModulesDep Dependencies Signature);
     assert_eq!(of("check check"), typed(&checks));

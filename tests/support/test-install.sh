@@ -104,7 +104,7 @@ for path in $units/clr-dkms.service $units/clr-dkms-boot.service $fragment $mani
     check "$path is a file" same "$(stat -c %a "$image$path")" 644
 done
 for link in update-triggers.target.wants/clr-dkms-trigger.service sysinit.target.wants/clr-dkms-boot.service \
-    multi-user.target.wants/clr-dkms{-hold.service,-motd.path,-motd.timer,-watch.path,.path}; do
+    multi-user.target.wants/clr-dkms{-hold.service,-trial.service,-motd.path,-motd.timer,-watch.path,.path}; do
     check "$link is a relative link" same "$(readlink "$image$units/$link")" "../${link##*/}"
     check "$link leads to the unit" test -f "$image$units/$link"
 done

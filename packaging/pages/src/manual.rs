@@ -23,7 +23,7 @@ const GUIDES: [(&str, &str); 1] = [("clr-dkms-add", include_str!("add-guide.txt"
 
 /// A path, its description, and the ends of the names of the pages that list it; an empty list means all
 /// pages.
-const FILES: [(&str, &str, &[&str]); 19] = [
+const FILES: [(&str, &str, &[&str]); 20] = [
     ("/etc/clr-dkms/clr-dkms.conf", "The configuration; see clr-dkms.conf(5).", &[]),
     (
         "/var/lib/clr-dkms/last-run.json",
@@ -40,6 +40,11 @@ const FILES: [(&str, &str, &[&str]); 19] = [
         "/var/lib/clr-dkms/boot-wishes.json",
         "What `clr-dkms hold` and `clr-dkms allow` requested: by whom, when and why.",
         &["-guard", "-hold", "-unhold", "-allow"],
+    ),
+    (
+        "/var/lib/clr-dkms/trial.json",
+        "The first boot of a new kernel: what must work in it, and what did not.",
+        &["-guard", "-allow", "-post-update"],
     ),
     (
         "/var/lib/clr-dkms/added.json",

@@ -3,7 +3,7 @@
 use super::broken_to;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, painted};
 use super::text::{NOTHING, answer, marked};
-use crate::report::guard::{GuardReport, GuardWord};
+use crate::report::guard::{GuardReport, GuardWord, TrialReport, TrialWord};
 use crate::requirement::Importance;
 use crate::state::WaitingPart;
 
@@ -77,6 +77,14 @@ fn rows(report: &GuardReport, style: &ScreenStyle) -> Vec<StyledLine> {
         _ => Tone::Unknown,
     };
     row(Some(boots_next), "boots next", &boots_next_text(report));
+    if let Some(trial) = &report.trial {
+        let tone = match trial.stage {
+            TrialWord::Armed => Tone::Good,
+            TrialWord::Running => Tone::Attention,
+            TrialWord::Failed | TrialWord::Unfinished => Tone::Bad,
+        };
+        row(Some(tone), "trial", &trial_text(trial, style));
+    }
     row(None, "should boot", report.default.as_deref().unwrap_or("no kernel is there"));
     row(None, "newest", report.target.as_deref().unwrap_or("unknown"));
     row(None, "policy", report.policy);
@@ -120,6 +128,18 @@ fn boots_next_text(report: &GuardReport) -> String {
             format!("{release}, which is not installed any more")
         }
         (None, None, release) => release.unwrap_or("unknown").to_owned(),
+    }
+}
+
+fn trial_text(trial: &TrialReport, style: &ScreenStyle) -> String {
+    let TrialReport { kernel, fallback, since, failed, .. } = trial;
+    let since = style.times.moment(*since);
+    match (trial.stage, trial.once) {
+        (TrialWord::Armed, true) => format!("{kernel} is booted once; {fallback} stays the boot default"),
+        (TrialWord::Armed, false) => format!("{kernel} is checked in its first boot"),
+        (TrialWord::Running, _) => format!("{kernel} runs, and everything critical has to work"),
+        (TrialWord::Failed, _) => format!("{kernel} failed, prepared {since}: {}", failed.join(", ")),
+        (TrialWord::Unfinished, _) => format!("{kernel} did not show that it works, prepared {since}"),
     }
 }
 

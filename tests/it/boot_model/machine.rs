@@ -364,6 +364,7 @@ impl Machine {
             kernels: &kernels,
             hold: self.hold.map(|k| self.disk.kernels[k].release.as_str()),
             decision: &assessed.decision,
+            is_tried_once: false,
             accept_losses,
         })
     }

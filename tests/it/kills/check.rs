@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::support::TestRoot;
+use crate::trial::one_shot;
 
 /// What boots next, as a boot loader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +32,14 @@ fn entries(root: &TestRoot) -> Vec<(String, String)> {
     names.iter().filter_map(release).collect()
 }
 
-/// The default; without one the boot loader takes the highest entry.
+/// The choice for one boot, then the default; without one the boot loader takes the highest entry.
 pub(super) fn next_boot(root: &TestRoot) -> NextBoot {
     let text = fs::read_to_string(root.at("boot/loader/loader.conf")).unwrap_or_default();
     let named = text.lines().find_map(|line| line.strip_prefix("default "));
     let entries = entries(root);
-    let is_named = |(name, _): &&(String, String)| named == Some(name);
-    let Some((_, release)) = entries.iter().find(is_named).or(entries.first()) else {
+    let find = |named: Option<&str>| entries.iter().find(|(name, _)| named == Some(name));
+    let once = one_shot(root);
+    let Some((_, release)) = find(once.as_deref()).or_else(|| find(named)).or(entries.first()) else {
         return NextBoot { release: "none".to_owned(), lacks: Some("there is no entry".to_owned()) };
     };
     NextBoot { release: release.clone(), lacks: lacks(root, release) }

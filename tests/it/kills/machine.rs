@@ -1,9 +1,11 @@
 //! Generated machines, and what happens to them: changes by others, and runs of our programs.
 
+use super::check::next_boot;
 use crate::support::boot::{A_ENTRY, path};
 use crate::support::guard::{FAILS_ON_B, HELLO_FAILS_ON_B, ID_A};
 use crate::support::random::Random;
 use crate::support::{A, B, TestRoot};
+use crate::trial::{ONE_SHOT, RECORD as TRIAL};
 
 /// A kernel before [`A`], and one after [`B`].
 pub(super) const OLD: &str = "6.15.6-1590.native";
@@ -50,12 +52,14 @@ pub(super) enum Change {
     Source,
     /// The installed file of the module on the newer kernel is lost.
     LostFile,
-    /// The machine is booted into its default.
+    /// The machine is booted into what boots next.
     Reboot,
+    /// The same, and it hangs: it is reset, and boots again.
+    Hang,
 }
 
 /// What is run, the worker and the verbs that change the boot files most often.
-const RUNS: [(&str, &[&str]); 16] = [
+const RUNS: [(&str, &[&str]); 18] = [
     ("clr-dkms-post-update", &[]),
     ("clr-dkms-post-update", &[]),
     ("clr-dkms-post-update", &[]),
@@ -70,6 +74,8 @@ const RUNS: [(&str, &[&str]); 16] = [
     ("clr-dkms", &["allow", B, "--without", "hello", "--yes", "--force"]),
     ("clr-dkms", &["guard", "--assert"]),
     ("clr-dkms", &["guard", "--at-boot"]),
+    ("clr-dkms", &["guard", "--check-boot", "--within=0s"]),
+    ("clr-dkms", &["allow", B]),
     ("clr-dkms", &["rebuild", "--force", "hello/1.0"]),
     ("clr-dkms-pre-update", &[]),
 ];
@@ -110,6 +116,10 @@ pub(super) fn generate(random: &mut Random) -> (TestRoot, Vec<String>) {
     let (what, lines) = random.of(&BEHAVIOURS);
     root.behave(lines);
     explain.push(what.to_owned());
+    if random.one_in(2) {
+        root.with_units().secure_boot(false).boots_once().boot("1");
+        explain.push("new kernels are booted on trial".to_owned());
+    }
     if random.one_in(3) {
         root.run("clr-dkms-post-update", &[]);
         explain.push("the worker has run".to_owned());
@@ -124,7 +134,7 @@ pub(super) fn action(random: &mut Random) -> Action {
         return Action::Run(program, arguments);
     }
     let number = random.below(1000);
-    Action::Change(match random.below(9) {
+    Action::Change(match random.below(11) {
         0..=1 => Change::Fragment(number),
         2 => Change::Microcode(number),
         3 => Change::Initrd,
@@ -132,6 +142,7 @@ pub(super) fn action(random: &mut Random) -> Action {
         5 => Change::Kernel,
         6 => Change::Source,
         7 => Change::LostFile,
+        8 => Change::Hang,
         _ => Change::Reboot,
     })
 }
@@ -152,14 +163,33 @@ pub(super) fn change(root: &TestRoot, change: Change) {
             root.remove(&TestRoot::ko("hello", B)).forget();
         }
         Change::LostFile => {}
-        Change::Reboot => {
-            let release = root.boot_default();
-            let (variant, version) = release.trim_start_matches("org.clearlinux.").split_once('.').unwrap();
-            let release = format!("{version}.{variant}");
-            if root.has(&format!("usr/lib/modules/{release}")) && root.has(&TestRoot::ko("hello", &release)) {
-                root.file("proc/sys/kernel/osrelease", format!("{release}\n"))
-                    .file(&format!("var/lib/kernel/k_booted_{release}"), "");
-            }
+        Change::Reboot => boot(root, &boot_loader(root)),
+        Change::Hang => {
+            boot_loader(root);
+            boot(root, &boot_loader(root));
+        }
+    }
+}
+
+/// The release of the kernel that the boot loader starts. It takes the choice for one boot away.
+fn boot_loader(root: &TestRoot) -> String {
+    let release = next_boot(root).release;
+    if root.has(ONE_SHOT) {
+        root.remove(ONE_SHOT);
+    }
+    release
+}
+
+/// The kernel boots, unless it cannot: then an admin boots the one that ran before.
+fn boot(root: &TestRoot, release: &str) {
+    const BOOT: &str = "proc/sys/kernel/random/boot_id";
+    let number: u32 = if root.has(BOOT) { root.text(BOOT).trim().parse().unwrap() } else { 0 };
+    root.file(BOOT, format!("{}\n", number + 1));
+    if root.has(&format!("usr/lib/modules/{release}")) && root.has(&TestRoot::ko("hello", release)) {
+        root.file("proc/sys/kernel/osrelease", format!("{release}\n"));
+        // A kernel on trial is not marked.
+        if !root.has(TRIAL) {
+            root.file(&format!("var/lib/kernel/k_booted_{release}"), "");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use crate::enforcement_roots::SITUATIONS;
 use crate::support::guard::FAILS_ON_B;
 use crate::support::{A, B, LTS, TestRoot};
+use crate::trial::{armed, booted, check};
 
 /// Somebody holds the lock, as a run at work does.
 fn at_work() -> TestRoot {
@@ -75,6 +76,14 @@ pub(super) fn all() -> Vec<(&'static str, TestRoot)> {
             }),
         ),
         ("held", TestRoot::held()),
+        ("on trial", booted(armed(), B, "2")),
+        (
+            "a failed trial",
+            with(booted(armed(), B, "2"), |r| {
+                check(r);
+                r.post_update();
+            }),
+        ),
         ("unsafe", with(TestRoot::held(), |r| r.updated_by_hand().forget())),
         ("unknown", with(TestRoot::guarded(), |r| r.link("usr/lib/kernel", "kernel").forget())),
         ("not-applicable", TestRoot::new()),
@@ -129,6 +138,6 @@ pub(super) fn all() -> Vec<(&'static str, TestRoot)> {
         with(TestRoot::proven(), |r| r.file("usr/src/hello-1.0/hello.c", "changed").forget()),
     ));
     roots.push(("a blacklisted driver", crate::add_side_files::blacklisted()));
-    assert_eq!(roots.len(), 24, "three situations of these names");
+    assert_eq!(roots.len(), 26, "three situations of these names");
     roots
 }

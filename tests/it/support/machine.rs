@@ -44,6 +44,11 @@ impl TestRoot {
         self.variable("SecureBoot", GLOBAL, &[u8::from(on)]).variable("SetupMode", GLOBAL, &[0])
     }
 
+    /// systemd-boot can boot an entry once.
+    pub(crate) fn boots_once(&self) -> &TestRoot {
+        self.variable("LoaderFeatures", LOADER, &0b111_u64.to_le_bytes())
+    }
+
     /// A variable of systemd-boot.
     pub(crate) fn loader_variable(&self, name: &str, text: &str) -> &TestRoot {
         let text: Vec<u8> = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();

@@ -220,6 +220,31 @@ impl TestRoot {
         self.link(&format!("usr/lib/kernel/default-{variant}"), format!("org.clearlinux.{variant}.{version}"))
     }
 
+    /// All units and hooks of this repository.
+    pub(crate) fn with_units(&self) -> &TestRoot {
+        for unit in
+            std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/usr/lib/systemd/system")).unwrap()
+        {
+            let unit = unit.unwrap();
+            let name = unit.file_name().into_string().unwrap();
+            if unit.file_type().unwrap().is_file() {
+                self.file(&format!("usr/lib/systemd/system/{name}"), std::fs::read(unit.path()).unwrap());
+            } else if name.ends_with(".wants") {
+                for link in std::fs::read_dir(unit.path()).unwrap() {
+                    let link = link.unwrap();
+                    let to = std::fs::read_link(link.path()).unwrap();
+                    self.link(
+                        &format!("usr/lib/systemd/system/{name}/{}", link.file_name().to_str().unwrap()),
+                        to,
+                    );
+                }
+            }
+        }
+        self.file("usr/bin/clr_pre_update.sh", "#!/bin/sh\n");
+        self.file("usr/libexec/updater/50-clr-dkms-hook.sh", "#!/bin/sh\n");
+        self
+    }
+
     /// From now on the root is the copy of a live system.
     pub(crate) fn live(mut self) -> TestRoot {
         self.live = true;

@@ -472,16 +472,16 @@ sandbox_allows() {
 scenario_units() {
     local unit most figure
     check 'verify' is "$(cd "$top/systemd/usr/lib/systemd/system" && inside systemd-analyze verify --man=no clr-dkms.service clr-dkms.path clr-dkms-watch.path clr-dkms-watch.service \
-        clr-dkms-boot.service clr-dkms-hold.service clr-dkms-motd.service clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-trigger.service clr-boot-manager-booted.service \
+        clr-dkms-boot.service clr-dkms-hold.service clr-dkms-trial.service clr-dkms-motd.service clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-trigger.service clr-boot-manager-booted.service \
         dkms-new-kernel.service dkms-remove-old.service swupd-update.service 2>&1)" ''
     cp "$top/tests/support/container/probe.py" "$root/usr/libexec/"
     check 'what a sandbox takes away is seen' probe strict boot '[Service]' Type=oneshot RestrictSUIDSGID=yes
     check 'such as openat2' grep -x 'openat2 38' "$root/var/log/strict"
-    for unit in clr-dkms:work clr-dkms-boot:boot clr-dkms-hold:look clr-dkms-motd:message; do
+    for unit in clr-dkms:work clr-dkms-boot:boot clr-dkms-hold:look clr-dkms-trial:look clr-dkms-motd:message; do
         check "the sandbox of ${unit%:*}.service gets in no one's way" sandbox_allows "${unit%:*}" "${unit#*:}"
     done
     # A tenth of a point for each kind of namespaces, by which a dkms.conf is confined.
-    for unit in clr-dkms:46 clr-dkms-boot:20 clr-dkms-hold:45 clr-dkms-motd:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
+    for unit in clr-dkms:46 clr-dkms-boot:20 clr-dkms-hold:45 clr-dkms-trial:45 clr-dkms-motd:45 clr-dkms-trigger:20 clr-dkms-watch:20; do
         most=${unit#*:} unit=${unit%:*}.service
         cp "$top/systemd/usr/lib/systemd/system/$unit" "$machine/$unit"
         figure=$(systemd-analyze security --offline=true --no-pager "$machine/$unit" 2>&1 | sed -n 's/.*exposure level for .*: \([0-9]*\)\.\([0-9]\).*/\1\2/p')

@@ -1,0 +1,224 @@
+//! The trial of a new kernel: it is booted once, and becomes the boot default only if it works. Pure.
+//!
+//! All modules that the machine requires are proven on disk before a trial. A trial shows what no proof can:
+//! that the kernel boots, and that the modules do their work on its devices.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::readiness::{Candidate, Missing, Ready, lacks};
+use crate::boot::{SetBy, one_shot};
+use crate::boot_decision::{BootDecision, Reason, Ruling};
+use crate::config::{ReturnPolicy, Settings};
+use crate::requirement::{Importance, Requirement, Use};
+use crate::state::ModuleRecord;
+use crate::state::trial::{FailedModule, Trial};
+use crate::system::System;
+
+/// The state of a module, as a word, on a kernel on which it is proven but did not work.
+pub const FAILED_ON_TRIAL: &str = "failed-on-trial";
+
+/// How far the recorded trial has got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TrialStage {
+    /// The kernel boots next, once.
+    Armed,
+    /// It runs, and has not shown yet that it works.
+    Running,
+    /// A critical module did not work.
+    Failed(Vec<FailedModule>),
+    /// It was booted, and its check did not come to an end: it hung, crashed, or lost its power. Or another
+    /// entry was chosen in the boot menu.
+    Unfinished,
+}
+
+/// A trial, for reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrialNow {
+    /// The release of the kernel.
+    pub kernel: String,
+    /// The release of the kernel to return to.
+    pub fallback: String,
+    /// It is booted once, while the fallback stays the boot default. Otherwise it is the boot default.
+    pub once: bool,
+    pub since: Timestamp,
+    pub stage: TrialStage,
+    /// The kernel runs, and an admin wants to return from a kernel that does not work.
+    pub asks_to_return: bool,
+}
+
+/// The trial that is prepared, under way, or failed.
+pub(super) fn trial_now(system: &System, settings: &Settings) -> Option<TrialNow> {
+    let (trial, stage) = trial_stage(system)?;
+    Some(TrialNow {
+        kernel: trial.kernel.clone(),
+        fallback: trial.fallback.clone(),
+        once: trial.entry.is_some(),
+        since: trial.since,
+        stage,
+        asks_to_return: system.inventory.runs(&trial.kernel) && settings.boot_return != ReturnPolicy::No,
+    })
+}
+
+/// A new kernel is to be booted on trial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrialPlan {
+    /// The release of the kernel.
+    pub kernel: String,
+    /// The release of the kernel to return to.
+    pub fallback: String,
+    /// It is booted once, while the fallback stays the boot default. Otherwise it is the boot default.
+    pub once: bool,
+}
+
+/// The recorded trial and its stage. None without a trial, and if the trial is void: its kernel is not
+/// installed any more, or its modules have been built again since they failed.
+pub fn trial_stage(system: &System) -> Option<(&Trial, TrialStage)> {
+    let trial = system.trial.recorded.as_ref()?;
+    system.inventory.of_release(&trial.kernel)?;
+    let runs = system.inventory.runs(&trial.kernel);
+    let current = system.in_use.boot.id.as_ref();
+    let is_later = trial.boot.as_ref().zip(current).is_some_and(|(prepared, current)| prepared != current);
+    let is_consumed = trial.entry.is_some() && is_later && system.trial.one_shot.is_ok();
+    let stage = match &trial.failed {
+        Some(failure) => TrialStage::Failed(failure.modules.clone()),
+        None if runs => TrialStage::Running,
+        None if is_consumed && !system.trial.is_armed() => TrialStage::Unfinished,
+        None => TrialStage::Armed,
+    };
+    let is_failure = matches!(stage, TrialStage::Failed(_) | TrialStage::Unfinished);
+    let is_void = is_failure && !runs && built(system, &trial.kernel, &trial.expects) != trial.built;
+    (!is_void).then_some((trial, stage))
+}
+
+/// The SHA-256 of the proven files of required modules on a kernel, by module.
+pub fn built(system: &System, release: &str, needs: &[Requirement]) -> BTreeMap<String, Vec<String>> {
+    let pairs = system.modules_on_kernels.iter().chain(&system.fallbacks);
+    let pairs = pairs.filter(|p| p.release == release && needs.iter().any(|n| n.module == p.module.name));
+    let built = pairs.map(|pair| {
+        let proofs = pair.proof.iter().flatten().filter_map(|proof| proof.sha256.clone());
+        (pair.module.name.clone(), proofs.collect())
+    });
+    built.collect()
+}
+
+/// The requirements that a new kernel has to fulfil on trial: what works now. A critical module that nothing
+/// uses must be loaded now.
+pub fn expected(system: &System, needs: &[Requirement]) -> Vec<Requirement> {
+    let is_loaded = |need: &Requirement| need.modules().iter().any(|m| system.in_use.loaded.contains(m));
+    let counts = |need: &&Requirement| match need.class {
+        Importance::Optional => false,
+        Importance::Wanted => need.works,
+        Importance::Critical => need.works && (is_loaded(need) || need.why.iter().any(Use::is_critical)),
+    };
+    needs.iter().filter(counts).cloned().collect()
+}
+
+/// The modules that are known not to work on the kernel of a trial.
+fn failed_modules(trial: &Trial, stage: TrialStage) -> Vec<FailedModule> {
+    match stage {
+        TrialStage::Armed | TrialStage::Running => Vec::new(),
+        TrialStage::Failed(modules) => modules,
+        TrialStage::Unfinished => {
+            let why = "its boot on trial ended before it had shown that it works".to_owned();
+            let failed = |need: &Requirement| FailedModule { module: need.module.clone(), why: why.clone() };
+            trial.expects.iter().map(failed).collect()
+        }
+    }
+}
+
+/// Modules that did not work on trial are missing on that kernel, even if they are proven.
+pub(super) fn apply_failure(system: &System, states: &[ModuleRecord], candidates: &mut [Candidate]) {
+    let Some((trial, stage)) = trial_stage(system) else { return };
+    let Some(kernel) = candidates.iter_mut().find(|kernel| kernel.release == trial.kernel) else { return };
+    for FailedModule { module, why } in failed_modules(trial, stage) {
+        let state = states.iter().find(|s| s.kernel == trial.kernel && s.module.name == module);
+        let version = state.map(|state| state.module.version.clone()).unwrap_or_default();
+        let missing = Missing { version, state: FAILED_ON_TRIAL.to_owned(), reason: why };
+        kernel.modules.insert(module, Ready::No(missing));
+    }
+}
+
+/// While a kernel on trial runs, its proven modules that do not work do not count as working.
+pub(super) fn apply_to_needs(system: &System, needs: &mut [Requirement]) {
+    let Some((trial, stage)) = trial_stage(system) else { return };
+    if !system.inventory.runs(&trial.kernel) {
+        return;
+    }
+    for failed in failed_modules(trial, stage) {
+        for need in needs.iter_mut().filter(|need| need.module == failed.module) {
+            need.works = false;
+            need.worked_on = Some(trial.fallback.clone());
+        }
+    }
+}
+
+/// While a kernel runs on trial, the kernel to return to stays the boot default, if it has what is critical.
+pub(super) fn while_running(
+    system: &System,
+    decision: BootDecision,
+    candidates: &[Candidate],
+    needs: &[Requirement],
+) -> BootDecision {
+    let Some((trial, TrialStage::Running)) = trial_stage(system) else { return decision };
+    let is_asked = trial.entry.is_some()
+        && is_tried_first(&decision)
+        && decision.default.as_ref() == Some(&trial.kernel)
+        && can_fall_back(candidates, &trial.fallback, needs);
+    match is_asked {
+        true => BootDecision {
+            ruling: Ruling::Defer,
+            because: Reason::Trial,
+            default: Some(trial.fallback.clone()),
+            is_unsafe: false,
+            default_lacks: Vec::new(),
+            ..decision
+        },
+        false => decision,
+    }
+}
+
+/// Whether a decision is one after which the new kernel is booted on trial. A kernel that an admin holds, or
+/// one without an alternative, is not.
+fn is_tried_first(decision: &BootDecision) -> bool {
+    decision.ruling == Ruling::Allow
+        && matches!(decision.because, Reason::Proven | Reason::Released)
+        && !decision.is_unsafe
+}
+
+fn can_fall_back(candidates: &[Candidate], release: &str, needs: &[Requirement]) -> bool {
+    let critical = || needs.iter().filter(|need| need.class == Importance::Critical);
+    let kernel = candidates.iter().find(|kernel| kernel.release == release);
+    kernel.is_some_and(|kernel| kernel.bootable && lacks(kernel, critical()).is_empty())
+}
+
+/// Decides whether the kernel of a decision is to be booted on trial. None if nothing is required, if the
+/// kernel runs or was booted before, if nothing checks it, or if there is no kernel to return to.
+pub(super) fn plan(
+    system: &System,
+    settings: &Settings,
+    decision: &BootDecision,
+    candidates: &[Candidate],
+    needs: &[Requirement],
+) -> Option<TrialPlan> {
+    let release = decision.default.as_deref().filter(|_| is_tried_first(decision))?;
+    let kernel = candidates.iter().find(|kernel| kernel.release == release)?;
+    // Without a check a trial would never end.
+    if !system.trial.is_checked || kernel.running || kernel.booted || expected(system, needs).is_empty() {
+        return None;
+    }
+    // The running kernel, or the newest one that was good before.
+    let known = candidates.iter().filter(|k| k.release != release && k.is_tried());
+    let known = known.filter(|k| can_fall_back(candidates, &k.release, needs));
+    let fallback = known.max_by_key(|k| k.running)?.release.clone();
+    // An EFI variable of an admin overrides the boot default.
+    let is_overridden =
+        system.boot.default.as_ref().is_some_and(|default| default.set_by == SetBy::LoaderEntryDefault);
+    let has_usual_entry = system.boot.of(&system.inventory.of_release(release)?.id);
+    let once = settings.boot_trial
+        && system.trial.can_boot_once
+        && !is_overridden
+        && has_usual_entry.is_none_or(one_shot::can_choose);
+    Some(TrialPlan { kernel: release.to_owned(), fallback, once })
+}

@@ -1,0 +1,350 @@
+//! The trial of a new kernel: it is booted once, and becomes the boot default only if it works.
+
+use serde_json::{Value, json};
+
+use crate::support::boot::{A_ENTRY, B_ENTRY};
+use crate::support::guard::{ID_A, ID_B};
+use crate::support::tree::difference;
+use crate::support::{A, B, Run, TestRoot};
+
+pub(crate) const RECORD: &str = "var/lib/clr-dkms/trial.json";
+pub(crate) const ONE_SHOT: &str =
+    "sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+const EFI_VARIABLES: &str = "sys/firmware/efi/efivars";
+const CHECK: [&str; 3] = ["guard", "--check-boot", "--within=0s"];
+const MARK: [&str; 2] = ["guard", "--may-mark-booted"];
+const ASSERT: [&str; 2] = ["guard", "--assert"];
+
+/// [`A`] runs, and `/data` depends on `hello`; an update has brought [`B`]. systemd-boot can boot it once.
+fn updated() -> TestRoot {
+    let root = TestRoot::guarded();
+    root.with_units().secure_boot(false).boots_once().boot("1");
+    root.file("etc/fstab", "/dev/sda2 /data hello defaults 0 0\n");
+    root
+}
+
+/// The same after the run of the worker: [`B`] boots next, on trial.
+pub(crate) fn armed() -> TestRoot {
+    let root = updated();
+    root.post_update().code(0);
+    root
+}
+
+/// The boot loader takes the variable away and starts a kernel.
+pub(crate) fn booted(root: TestRoot, release: &str, id: &str) -> TestRoot {
+    let root = root.running(release);
+    if root.has(ONE_SHOT) {
+        root.remove(ONE_SHOT);
+    }
+    root.loads(&[]).mounts(&[]).file("proc/sys/kernel/random/boot_id", format!("{id}\n"));
+    root
+}
+
+/// What depends on `hello` is there.
+pub(crate) fn works(root: &TestRoot) -> &TestRoot {
+    root.loads(&["hello"]).mounts(&[("8:2", "/data", "hello", "/dev/sda2")])
+}
+
+/// The entry of the next boot only. A kill may leave an empty variable.
+pub(crate) fn one_shot(root: &TestRoot) -> Option<String> {
+    let bytes = std::fs::read(root.at(ONE_SHOT)).ok().filter(|bytes| !bytes.is_empty())?;
+    let units: Vec<u16> =
+        bytes[4..].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    Some(String::from_utf16(&units).unwrap().trim_end_matches('\0').to_owned())
+}
+
+fn status(root: &TestRoot) -> Value {
+    root.run("clr-dkms", &["status", "--json"]).json()
+}
+
+/// Verdict, next boot and stage of the trial.
+fn answer(root: &TestRoot) -> [String; 3] {
+    let status = status(root);
+    let text = |value: &Value| value.as_str().unwrap_or("null").to_owned();
+    [text(&status["verdict"]), text(&status["next_boot"]), text(&status["guard"]["trial"]["stage"])]
+}
+
+pub(crate) fn check(root: &TestRoot) -> Run {
+    root.run("clr-dkms", &CHECK)
+}
+
+/// The boot default, the entry of the next boot only, and the answer of `status`.
+fn assert_next(root: &TestRoot, default: &str, once: Option<&str>, answered: [&str; 3]) {
+    assert_eq!((root.boot_default().as_str(), one_shot(root).as_deref()), (default, once));
+    assert_eq!(answer(root), answered);
+}
+
+#[test]
+fn a_new_kernel_is_booted_once_and_becomes_the_default_when_it_works() {
+    let root = updated();
+    root.post_update()
+        .code(0)
+        .says(&[&format!("kernel {B} boots next, on trial: {A} stays the boot default until it works")]);
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+    // A second run has nothing to do.
+    let before = root.tree();
+    root.forget_calls().post_update().code(0);
+    assert_eq!(root.calls(), Vec::<String>::new());
+    assert_eq!(difference(&before, &root.tree(), true), Vec::<String>::new());
+
+    let root = booted(root, B, "2");
+    assert_next(&root, ID_A, None, ["held", A, "running"]);
+    root.run("clr-dkms", &MARK).code(1).says(&["it is on trial"]);
+    root.run("clr-dkms", &ASSERT).code(0);
+    root.post_update();
+    assert_next(&root, ID_A, None, ["held", A, "running"]);
+
+    works(&root);
+    check(&root).code(0).says(&[&format!("kernel {B} works: its trial is over")]);
+    assert!(!root.has(RECORD) && root.has("run/clr-dkms/requested"));
+    root.run("clr-dkms", &MARK).code(0);
+    root.post_update().code(0);
+    assert_next(&root, ID_B, None, ["healthy", B, "null"]);
+    // The older kernel was not deleted.
+    assert!(root.has(&format!("boot/loader/entries/{A_ENTRY}")));
+    check(&root).code(0).says(&[]);
+}
+
+#[test]
+fn what_is_critical_does_not_work() {
+    type Change = fn(&TestRoot) -> &TestRoot;
+    let cases: [(Change, &str); 2] =
+        [(|root| root, "it is not loaded"), (|root| root.loads(&["hello"]), "/data is not mounted")];
+    for (change, why) in cases {
+        let root = booted(armed(), B, "2");
+        change(&root);
+        check(&root)
+            .code(1)
+            .says(&[&format!("kernel {B} does not work: hello is critical, and {why}; {A} boots next")]);
+        root.post_update();
+        root.run("clr-dkms", &MARK).code(1);
+        assert_next(&root, ID_A, None, ["held", A, "failed"]);
+        let answer = status(&root);
+        let back = format!(
+            "kernel {B} does not work, a reboot brings {A} back: hello/1.0 (backs /data (hello)) failed, {why}"
+        );
+        assert_eq!(answer["problems"][0], back);
+        assert_eq!(answer["guard"]["trial"]["failed"], json!(["hello"]));
+        // Nobody changes that by another run, nor by another check.
+        check(&root).code(1);
+
+        let root = booted(root, A, "3");
+        works(&root).post_update();
+        assert_next(&root, ID_A, None, ["held", A, "failed"]);
+        let held =
+            format!("kernel {B} is held back: hello/1.0 (backs /data (hello)) did not work on it, {why}");
+        root.run("clr-dkms", &["status"]).code(1).shows(&["held: ", &format!("clr-dkms allow {B}")]);
+        assert_eq!(status(&root)["problems"][0], held);
+
+        // The admin tries again.
+        let allow = ["allow", B];
+        root.run("clr-dkms", &["allow", B, "--dry-run"]).code(0).shows(&["would forget the failed trial"]);
+        root.run("clr-dkms", &allow).code(0).says(&[&format!("kernel {B} is tried again")]);
+        assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+        root.run("clr-dkms", &allow).code(3).says(&["there is nothing to try again"]);
+    }
+}
+
+#[test]
+fn a_reboot_is_advised_where_that_is_wanted() {
+    for (policy, step) in [("no", format!("clr-dkms allow {B}")), ("ask", "reboot".to_owned())] {
+        let root = armed();
+        root.conf(&format!("[boot]\nreturn = {policy}\n"));
+        let root = booted(root, B, "2");
+        check(&root).code(1);
+        root.post_update();
+        let answer = status(&root);
+        assert!(answer["next_step"].as_str().unwrap().contains(&step), "{answer:#}");
+        let motd = root.run("clr-dkms-motd", &["--dry-run"]).stdout.clone();
+        assert_eq!(motd.contains(&format!("a reboot brings {A} back")), policy == "ask", "{motd}");
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_come_up_is_held_back() {
+    let root = booted(armed(), A, "2");
+    works(&root);
+    let told = format!("kernel {B} is held back: its boot on trial ended before it had shown that it works");
+    for _ in 0..2 {
+        assert_next(&root, ID_A, None, ["held", A, "unfinished"]);
+        assert_eq!(status(&root)["problems"][0], told);
+        check(&root).code(0);
+        root.run("clr-dkms", &ASSERT).code(0);
+        root.post_update();
+    }
+    // It comes up when it is chosen in the boot menu.
+    let root = booted(root, B, "3");
+    works(&root);
+    check(&root).code(0);
+    root.post_update().code(0);
+    assert_next(&root, ID_B, None, ["healthy", B, "null"]);
+}
+
+#[test]
+fn another_build_of_the_module_is_tried_again() {
+    let root = booted(armed(), B, "2");
+    check(&root).code(1);
+    let root = booted(root, A, "3");
+    works(&root).post_update();
+    assert_next(&root, ID_A, None, ["held", A, "failed"]);
+    root.module("hello", "1.1", "").behave("echo another >>\"$built\" 2>/dev/null || :");
+    root.post_update();
+    assert_eq!(root.recorded("hello", B), "ok");
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+}
+
+#[test]
+fn without_the_variable_the_default_is_corrected_afterwards() {
+    for setting in [true, false] {
+        let root = updated();
+        match setting {
+            true => drop(root.conf("[boot]\ntrial = no\n")),
+            false => root
+                .remove("sys/firmware/efi/efivars/LoaderFeatures-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f")
+                .forget(),
+        }
+        root.post_update().code(0);
+        assert_next(&root, ID_B, None, ["reboot-pending", B, "armed"]);
+        let root = booted(root, B, "2");
+        root.run("clr-dkms", &MARK).code(1);
+        check(&root).code(1);
+        assert_next(&root, ID_A, None, ["held", A, "failed"]);
+        let root = booted(root, A, "3");
+        works(&root).post_update();
+        assert_next(&root, ID_A, None, ["held", A, "failed"]);
+        root.run("clr-dkms", &["allow", B]).code(0);
+        assert_next(&root, ID_B, None, ["reboot-pending", B, "armed"]);
+        // A boot into the older kernel shows nothing about the new one.
+        let root = booted(root, A, "4");
+        works(&root).post_update();
+        assert_next(&root, ID_B, None, ["reboot-pending", B, "armed"]);
+        let root = booted(root, B, "5");
+        works(&root);
+        check(&root).code(0);
+        assert_next(&root, ID_B, None, ["healthy", B, "null"]);
+    }
+}
+
+#[test]
+fn clr_boot_manager_by_hand_does_not_end_the_trial() {
+    let root = armed();
+    for command in [&ASSERT[..], &["post-update"]] {
+        root.updated_by_hand();
+        match command {
+            ["post-update"] => root.post_update().code(0),
+            _ => root.run("clr-dkms", command).code(0),
+        };
+        assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+    }
+    // The same after the variable was lost.
+    root.remove(ONE_SHOT);
+    root.run("clr-dkms", &ASSERT).code(0);
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+}
+
+#[test]
+fn the_choice_of_an_admin_comes_first() {
+    let root = armed();
+    root.loader_variable("LoaderEntryOneShot", A_ENTRY);
+    root.run("clr-dkms", &ASSERT).code(0).says(&["an admin has chosen", "waits"]);
+    assert_next(&root, ID_A, Some(A_ENTRY), ["healthy", A, "null"]);
+    let root = booted(root, A, "2");
+    works(&root).post_update().code(0);
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+
+    root.run("clr-dkms", &["hold"]).code(0);
+    assert_next(&root, ID_A, None, ["held", A, "null"]);
+    root.run("clr-dkms", &["unhold"]).code(0);
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+    // A kernel that an admin holds is not on trial.
+    root.run("clr-dkms", &["hold", B]).code(0);
+    assert_eq!((root.boot_default().as_str(), one_shot(&root)), (ID_B, None));
+
+    let root = updated();
+    root.entry(ID_A, "quiet", true).loader_variable("LoaderEntryDefault", B_ENTRY);
+    root.post_update();
+    assert_eq!(one_shot(&root), None);
+}
+
+#[test]
+fn no_trial_without_a_reason_or_a_check() {
+    type Change = fn(&TestRoot);
+    let cases: [(&str, Change); 4] = [
+        ("no requirement", |root| root.remove("var/lib/dkms/hello").loads(&[]).mounts(&[]).forget()),
+        ("booted before", |root| root.file(&format!("var/lib/kernel/k_booted_{B}"), "").forget()),
+        ("the check is masked", |root| {
+            root.link("etc/systemd/system/clr-dkms-trial.service", "/dev/null").forget();
+        }),
+        ("nothing is guarded", |root| root.conf("[boot]\npolicy = report\n").forget()),
+    ];
+    for (case, change) in cases {
+        let root = updated();
+        change(&root);
+        root.post_update();
+        assert!(!root.has(RECORD) && one_shot(&root).is_none(), "{case}");
+    }
+}
+
+#[test]
+fn a_trial_ends_with_its_kernel_or_its_reason() {
+    let root = armed();
+    root.remove(&TestRoot::ko("hello", B)).behave("code=10");
+    root.post_update().code(1);
+    assert_next(&root, ID_A, None, ["held", A, "null"]);
+    assert!(!root.has(RECORD));
+
+    let root = armed();
+    root.run("clr-dkms", &["guard", "--disarm"]).code(0);
+    assert!(!root.has(RECORD) && one_shot(&root).is_none());
+}
+
+#[test]
+fn a_record_that_cannot_be_used() {
+    let root = booted(armed(), B, "2");
+    for text in ["", "{", "{\"schema\": 99}", "[]", "{\"schema\": 1, \"kernel\": 5}"] {
+        root.file(RECORD, text);
+        check(&root).code(70).says(&["trial.json"]);
+        status(&root);
+    }
+    let root = armed();
+    root.file(RECORD, "{").post_update();
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+    assert!(root.text(RECORD).contains(B));
+}
+
+#[test]
+fn the_machine_is_not_rebooted_where_that_is_not_safe() {
+    let root = armed();
+    root.conf("[boot]\nreturn = reboot\n");
+    let root = booted(root, B, "2");
+    check(&root).code(1).says(&["the machine is not rebooted: this is a copy of a system"]);
+    // Once for each kernel.
+    let record: Value = serde_json::from_str(&root.text(RECORD)).unwrap();
+    let mut returned = record;
+    returned["returned"] = json!("2025-07-29T12:00:00Z");
+    root.file(RECORD, returned.to_string());
+    check(&root).code(1).says(&["the machine is not rebooted: it was rebooted before"]);
+    // Not into a kernel that is not known to work.
+    let root = armed();
+    root.conf("[boot]\nreturn = reboot\n");
+    let root = booted(root, B, "2");
+    root.remove(&TestRoot::ko("hello", A));
+    check(&root).code(1).says(&["it is not certain that kernel"]);
+}
+
+#[test]
+fn a_variable_that_cannot_be_written() {
+    let root = updated();
+    let command = root.command("clr-dkms-post-update", &[]);
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", "trace=openat", "-e", "inject=openat:error=EROFS", "-P"]);
+    strace.arg(root.at(EFI_VARIABLES)).arg(command.get_program()).args(command.get_args());
+    strace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let run = Run::of(strace.output().unwrap(), &root);
+    run.code(1).says(&["LoaderEntryOneShot", "Read-only file system", "`trial = no`"]);
+    assert_next(&root, ID_A, None, ["degraded", A, "armed"]);
+    assert!(status(&root)["problems"][0].as_str().unwrap().contains("cannot be booted on trial"));
+    // The next run tries again.
+    root.post_update().code(0);
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+}
