@@ -2,11 +2,12 @@
 
 use std::sync::LazyLock;
 
-use regex::{Captures, Regex, RegexSet};
+use regex::{Captures, Regex};
 
 use crate::dkms::cause::{Cause, PackagingFault};
 use crate::dkms::first_error::{ErrorKind, FirstError};
 use crate::dkms::log_evidence::{BuildFacts, Evidence, headers_release};
+use crate::dkms::patterns::{Patterns, pattern};
 
 /// An error with everything that is known about it.
 pub(in crate::dkms) struct Case<'a> {
@@ -103,51 +104,41 @@ const RULES: &[(&str, Find)] = &[
     (r"undefined (?:reference to|symbol:?) [`'‘]?(?P<what>\w+)", symbol),
 ];
 
-struct Patterns {
-    set: RegexSet,
-    each: Vec<Regex>,
-    kernel_path: Regex,
-    kernel_file: Regex,
-    kernel_header: Regex,
-    library_header: Regex,
-    clang_option: Regex,
-    basic_symbol: Regex,
-    no_header: Regex,
-    by_clang: Regex,
-    is_script: Regex,
-    path: Regex,
-}
-
-#[allow(clippy::expect_used)] // a test compiles each of them
-static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
-    let one = |text: &str| Regex::new(text).expect("pattern");
-    Patterns {
-        set: RegexSet::new(RULES.iter().map(|(text, _)| text)).expect("patterns"),
-        each: RULES.iter().map(|(text, _)| one(text)).collect(),
-        kernel_path: one(r"^/usr/src/(?:linux(?:$|[-/])|kernels/|[\w-]*kernel-headers|ofa_kernel/)"),
-        kernel_file: one(
-            r"^(?:\./)?(?:scripts|arch|tools|certs)/|^(?:\./)?include/(?:linux|asm|asm-generic|generated|config|uapi|net|scsi|sound|media|drm|vdso|trace|crypto|acpi|rdma)/",
-        ),
-        kernel_header: one(
-            r"^(?:\./include/|include/|generated/|config/|\./arch/|linux/(?:kconfig|compiler[-_]\w+|compiler)\.h|asm/(?:types|bitsperlong|posix_types|rwonce|unistd)\.h)",
-        ),
-        library_header: one(
-            r"^(?:openssl/|libelf|gelf\.h|dwarf|elfutils/|sys/|bits/|gnu/|std\w+\.h|string\.h|errno\.h|unistd\.h|features\.h|curses|ncurses|zlib\.h|yaml\.h|gmp\.h|mpc\.h|mpfr\.h|gcc-plugin\.h)",
-        ),
-        clang_option: one(
-            r"^(?:-mretpoline-external-thunk|-fsplit-lto-unit|-mstack-alignment|-Qunused-arguments|-mno-global-merge|-mllvm|-fexperimental-|-flto=thin|-fdebug-info-for-profiling|-improved-fs-|-Wno-gnu$|-fno-sanitize-|-mharden-sls|--target=|-integrated-as|-Werror=unknown-warning-option|-fvisibility-|-Wno-initializer-overrides)",
-        ),
-        // Every kernel exports these to all modules. If one is missing, the list of symbols is not that of
-        // this kernel.
-        basic_symbol: one(
-            r"^(?:_?printk|__fentry__|mcount|module_layout|__stack_chk_fail|snprintf|sprintf|kfree|k?memcpy|memset|__kmalloc\w*|kmalloc_caches|mutex_lock|mutex_unlock|param_ops_\w+|__x86_return_thunk|_raw_spin_lock|__this_module)$",
-        ),
-        no_header: one(r"^['‘]?(?P<what>[^\s'’:]+)['’]?(?:: No such file or directory| file not found)"),
-        by_clang: one(r"^(?:\S*/)?clang(?:-[\d.]+)?:"),
-        is_script: one(r"\.(?:sh|py|pl|bash|awk)$|^configure$"),
-        path: one(r#"(?:^|[\s'"‘`(])(?P<path>/[\w./+~-]*\w)"#),
-    }
+static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| Patterns::new(RULES.iter().map(|(text, _)| *text)));
+static KERNEL_PATH: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^/usr/src/(?:linux(?:$|[-/])|kernels/|[\w-]*kernel-headers|ofa_kernel/)"));
+static KERNEL_FILE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^(?:\./)?(?:scripts|arch|tools|certs)/|^(?:\./)?include/(?:linux|asm|asm-generic|generated|config|uapi|net|scsi|sound|media|drm|vdso|trace|crypto|acpi|rdma)/",
+    )
 });
+static KERNEL_HEADER: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^(?:\./include/|include/|generated/|config/|\./arch/|linux/(?:kconfig|compiler[-_]\w+|compiler)\.h|asm/(?:types|bitsperlong|posix_types|rwonce|unistd)\.h)",
+    )
+});
+static LIBRARY_HEADER: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^(?:openssl/|libelf|gelf\.h|dwarf|elfutils/|sys/|bits/|gnu/|std\w+\.h|string\.h|errno\.h|unistd\.h|features\.h|curses|ncurses|zlib\.h|yaml\.h|gmp\.h|mpc\.h|mpfr\.h|gcc-plugin\.h)",
+    )
+});
+static CLANG_OPTION: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^(?:-mretpoline-external-thunk|-fsplit-lto-unit|-mstack-alignment|-Qunused-arguments|-mno-global-merge|-mllvm|-fexperimental-|-flto=thin|-fdebug-info-for-profiling|-improved-fs-|-Wno-gnu$|-fno-sanitize-|-mharden-sls|--target=|-integrated-as|-Werror=unknown-warning-option|-fvisibility-|-Wno-initializer-overrides)",
+    )
+});
+// Every kernel exports these to all modules. If one is missing, the list of symbols is not that of this kernel.
+static BASIC_SYMBOL: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^(?:_?printk|__fentry__|mcount|module_layout|__stack_chk_fail|snprintf|sprintf|kfree|k?memcpy|memset|__kmalloc\w*|kmalloc_caches|mutex_lock|mutex_unlock|param_ops_\w+|__x86_return_thunk|_raw_spin_lock|__this_module)$",
+    )
+});
+static NO_HEADER: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"^['‘]?(?P<what>[^\s'’:]+)['’]?(?:: No such file or directory| file not found)")
+});
+static BY_CLANG: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(?:\S*/)?clang(?:-[\d.]+)?:"));
+static IS_SCRIPT: LazyLock<Regex> = LazyLock::new(|| pattern(r"\.(?:sh|py|pl|bash|awk)$|^configure$"));
+static PATH: LazyLock<Regex> = LazyLock::new(|| pattern(r#"(?:^|[\s'"‘`(])(?P<path>/[\w./+~-]*\w)"#));
 
 /// The cause of an error.
 pub(in crate::dkms) fn cause(case: &Case<'_>) -> Cause {
@@ -174,10 +165,7 @@ pub(in crate::dkms) fn cause(case: &Case<'_>) -> Cause {
     if let Some(cause) = missing_header(case) {
         return cause;
     }
-    let found = PATTERNS.set.matches(case.text).into_iter().find_map(|at| {
-        let captures = PATTERNS.each[at].captures(case.text)?;
-        RULES[at].1(&captures, case)
-    });
+    let found = PATTERNS.find(case.text).find_map(|(at, captures)| RULES[at].1(&captures, case));
     found.unwrap_or_else(|| by_kind(case))
 }
 
@@ -206,12 +194,12 @@ fn missing_header(case: &Case<'_>) -> Option<Cause> {
     if error.kind != ErrorKind::Compiler {
         return None;
     }
-    let header = PATTERNS.no_header.captures(&error.message)?["what"].to_owned();
-    if PATTERNS.library_header.is_match(&header) {
+    let header = NO_HEADER.captures(&error.message)?["what"].to_owned();
+    if LIBRARY_HEADER.is_match(&header) {
         return Some(lacking(case, Some(header)));
     }
     let by_kernel = error.file.as_deref().is_some_and(|file| is_kernels(file, case));
-    Some(match by_kernel || PATTERNS.kernel_header.is_match(&header) || headers_release(&header).is_some() {
+    Some(match by_kernel || KERNEL_HEADER.is_match(&header) || headers_release(&header).is_some() {
         true => Cause::Headers { missing: Some(header) },
         false => Cause::Module { symbol: None, header: Some(header) },
     })
@@ -220,12 +208,12 @@ fn missing_header(case: &Case<'_>) -> Option<Cause> {
 /// Whether a path is in the kernel's headers. A relative path in a directory of kbuild is, unless make is in
 /// the directory of the module.
 fn is_kernels(path: &str, case: &Case<'_>) -> bool {
-    if headers_release(path).is_some() || PATTERNS.kernel_path.is_match(path) {
+    if headers_release(path).is_some() || KERNEL_PATH.is_match(path) {
         return true;
     }
     let directory = case.directory.unwrap_or_default();
-    let in_headers = headers_release(directory).is_some() || PATTERNS.kernel_path.is_match(directory);
-    PATTERNS.kernel_file.is_match(path) && (in_headers || directory.is_empty())
+    let in_headers = headers_release(directory).is_some() || KERNEL_PATH.is_match(directory);
+    KERNEL_FILE.is_match(path) && (in_headers || directory.is_empty())
 }
 
 /// The group `what`, or `name` in the alternative of a pattern.
@@ -269,8 +257,8 @@ fn is_by_clang(case: &Case<'_>) -> bool {
 /// was built with clang.
 fn option(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     let option = said(captures)?;
-    let used_clang = PATTERNS.by_clang.is_match(case.text);
-    Some(match !used_clang && (is_by_clang(case) || PATTERNS.clang_option.is_match(&option)) {
+    let used_clang = BY_CLANG.is_match(case.text);
+    Some(match !used_clang && (is_by_clang(case) || CLANG_OPTION.is_match(&option)) {
         true => Cause::Clang { kernel_compiler: kernel_compiler(case) },
         false => lacking(case, Some(option)),
     })
@@ -365,7 +353,7 @@ fn command(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
         return Some(Cause::Headers { missing: Some(name) });
     }
     let is_system = ["/bin/", "/usr/bin/", "/usr/sbin/", "/sbin/"].iter().any(|at| name.starts_with(at));
-    Some(match name.contains('/') && !is_system || PATTERNS.is_script.is_match(&name) {
+    Some(match name.contains('/') && !is_system || IS_SCRIPT.is_match(&name) {
         true => Cause::Packaging(PackagingFault::Script { script: Some(name) }),
         false => Cause::MissingProgram { program: name },
     })
@@ -413,7 +401,7 @@ fn symbol(captures: &Captures<'_>, _: &Case<'_>) -> Option<Cause> {
 /// A symbol that nothing exports.
 fn undefined(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     let name = said(captures)?;
-    if PATTERNS.basic_symbol.is_match(&name) {
+    if BASIC_SYMBOL.is_match(&name) {
         return Some(Cause::Headers { missing: Some("Module.symvers".to_owned()) });
     }
     let mut depends = case.known.depends.iter();
@@ -429,7 +417,7 @@ fn undefined(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
 /// A path on the full file system, as the line names it.
 fn filesystem(text: &str) -> Option<String> {
     let line = text.lines().next().unwrap_or_default();
-    let paths = PATTERNS.path.captures_iter(line).map(|found| found["path"].to_owned());
+    let paths = PATH.captures_iter(line).map(|found| found["path"].to_owned());
     paths.filter(|path| !path.contains("/bin/")).last()
 }
 
@@ -439,7 +427,20 @@ mod tests {
 
     #[test]
     fn each_pattern_compiles() {
-        assert_eq!(PATTERNS.each.len(), RULES.len());
+        assert_eq!(PATTERNS.compile(), RULES.len());
+        let single = [
+            &KERNEL_PATH,
+            &KERNEL_FILE,
+            &KERNEL_HEADER,
+            &LIBRARY_HEADER,
+            &CLANG_OPTION,
+            &BASIC_SYMBOL,
+            &NO_HEADER,
+            &BY_CLANG,
+            &IS_SCRIPT,
+            &PATH,
+        ];
+        assert!(single.iter().all(|pattern| !pattern.is_match("")));
     }
 
     #[test]

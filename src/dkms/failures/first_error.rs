@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::LazyLock;
 
-use regex::{Captures, Regex, RegexSet};
+use regex::{Captures, Regex};
 use serde::{Deserialize, Serialize};
 
 use crate::dkms::cause::{self, Cause, PackagingFault, Phase};
@@ -17,6 +17,7 @@ use crate::dkms::cause_rules::{self, Case};
 use crate::dkms::first_error_classes::{CLASSES, LineClass, PASSING, RANKS, Role};
 pub use crate::dkms::log_evidence::BuildFacts;
 use crate::dkms::log_evidence::Evidence;
+use crate::dkms::patterns::{Patterns, pattern};
 
 /// The prefix of the log line before which a build was repeated. Lines before it do not count.
 pub(in crate::dkms) const ONCE_MORE: &str = "once more: ";
@@ -144,21 +145,9 @@ pub fn find_with(log: &str, known: BuildFacts) -> Findings {
     search.finish()
 }
 
-struct Patterns {
-    set: RegexSet,
-    one: Vec<Regex>,
-    passing: Regex,
-}
-
-#[allow(clippy::expect_used)] // a test compiles each of them
-static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
-    let texts = || CLASSES.iter().map(|class| class.pattern);
-    Patterns {
-        set: RegexSet::new(texts()).expect("patterns"),
-        passing: Regex::new(PASSING).expect("pattern"),
-        one: texts().map(|text| Regex::new(text).expect("pattern")).collect(),
-    }
-});
+static PATTERNS: LazyLock<Patterns> =
+    LazyLock::new(|| Patterns::new(CLASSES.iter().map(|class| class.pattern)));
+static TEMPORARY: LazyLock<Regex> = LazyLock::new(|| pattern(PASSING));
 
 /// A search through one log, or several consecutive ones.
 #[derive(Debug, Default)]
@@ -244,15 +233,13 @@ impl Search {
             *self = Search::with(std::mem::take(&mut self.known));
         }
         self.number += 1;
-        self.passing |= PATTERNS.passing.is_match(line);
+        self.passing |= TEMPORARY.is_match(line);
         push(&mut self.last, line, LAST_LINES);
         self.evidence.line(line, &self.known);
         if self.heading.is_some_and(|rank| self.say(rank, line)) {
             return;
         }
-        let first = PATTERNS.set.matches(line).iter().next();
-        let class = first.and_then(|at| Some((&CLASSES[at], PATTERNS.one[at].captures(line)?)));
-        match class {
+        match PATTERNS.find(line).next().map(|(at, captures)| (&CLASSES[at], captures)) {
             Some((class, captures)) => match class.role {
                 Role::Error(kind, rank) => self.error(class, kind, rank, line, &captures),
                 Role::Ignored => self.ignore(),
@@ -288,6 +275,7 @@ impl Search {
         if self.found[rank].is_none() {
             let text = |name| captures.name(name).map(|m| m.as_str());
             let file = text("file").map(shortened);
+            // A number that is larger than any line is none.
             let number = text("line").and_then(|n| n.parse().ok()).filter(|_| file.is_some());
             let context =
                 if rank >= ECHO { self.before.iter().map(|l| shortened(l)).collect() } else { Vec::new() };
@@ -330,6 +318,7 @@ impl Search {
                 None => of.more || (of.indented && line.starts_with(char::is_whitespace)),
             };
             if belongs {
+                // As above.
                 let place =
                     captures.and_then(|c| Some((c.name("file")?, c.name("line")?.as_str().parse().ok()?)));
                 if let (Some(Found { error, .. }), Some((file, number))) = (&mut self.found[rank], place)

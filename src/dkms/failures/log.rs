@@ -56,6 +56,7 @@ pub(in crate::dkms) fn begin(root: &Root, path: &str) -> io::Result<File> {
             tracing::warn!("{e}; that log is overwritten");
         }
     }
+    // The reason makes no difference: only an ordinary file becomes the log.
     let plain = |file: &File| file.metadata().is_ok_and(|m| m.is_file());
     match root.create(path) {
         Ok(log) if plain(&log) => return Ok(log),
@@ -248,6 +249,7 @@ impl Read for Ends {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut room = into.len();
         if self.tail > 0 && self.at < self.tail {
+            // The head is smaller than memory has addresses.
             room = room.min(usize::try_from(HEAD.saturating_sub(self.at)).unwrap_or(room));
             if room == 0 {
                 let length = self.left_out.read(into)?;

@@ -3,9 +3,10 @@
 
 use std::sync::LazyLock;
 
-use regex::{Captures, Regex, RegexSet};
+use regex::{Captures, Regex};
 
 use crate::dkms::cause::Phase;
+use crate::dkms::patterns::{Patterns, pattern};
 
 /// Known facts about a build in addition to its log. All are optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,27 +100,16 @@ const MARKS: &[(Mark, &str)] = &[
     ),
 ];
 
-struct Patterns {
-    set: RegexSet,
-    each: Vec<Regex>,
-    headers: Regex,
-}
-
-#[allow(clippy::expect_used)] // a test compiles each of them
-static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
-    Patterns {
-    set: RegexSet::new(MARKS.iter().map(|(_, text)| text)).expect("patterns"),
-    each: MARKS.iter().map(|(_, text)| Regex::new(text).expect("pattern")).collect(),
-    headers: Regex::new(
+static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| Patterns::new(MARKS.iter().map(|(_, text)| *text)));
+static HEADERS: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
         r"^(?:/usr)?/lib/modules/([^/]+)/(?:build|source)(?:/|$)|^/usr/src/(?:kernels/|linux-headers-)([^/]+)",
     )
-    .expect("pattern"),
-}
 });
 
 /// The release of the kernel whose headers a path lies in.
 pub(in crate::dkms) fn headers_release(path: &str) -> Option<&str> {
-    let captures = PATTERNS.headers.captures(path)?;
+    let captures = HEADERS.captures(path)?;
     captures.get(1).or_else(|| captures.get(2)).map(|m| m.as_str())
 }
 
@@ -136,10 +126,8 @@ impl Evidence {
             Some(Mark::UsingNext) => self.compiler = Some(line.trim().to_owned()),
             _ => {}
         }
-        for at in PATTERNS.set.matches(line) {
-            if let Some(captures) = PATTERNS.each[at].captures(line) {
-                self.take(MARKS[at].0, &captures, known);
-            }
+        for (at, captures) in PATTERNS.find(line) {
+            self.take(MARKS[at].0, &captures, known);
         }
     }
 
@@ -211,7 +199,8 @@ mod tests {
 
     #[test]
     fn each_pattern_compiles() {
-        assert_eq!(PATTERNS.each.len(), MARKS.len());
+        assert_eq!(PATTERNS.compile(), MARKS.len());
+        assert!(!HEADERS.is_match(""));
     }
 
     #[test]

@@ -8,3 +8,4 @@ pub(super) mod first_error_classes;
 pub mod log;
 pub(super) mod log_evidence;
 pub mod old_logs;
+pub(super) mod patterns;

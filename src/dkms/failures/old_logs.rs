@@ -63,6 +63,7 @@ fn logs(
 /// The kernel of a log named `K.log` or `K.log.3`.
 fn release_of_log(name: &str) -> Option<&str> {
     let plain = match name.rsplit_once('.') {
+        // What is not a number is a part of the release.
         Some((log, number)) if number.parse::<u8>().is_ok() => log,
         _ => name,
     };
