@@ -78,6 +78,7 @@ fn rank(pair: &ModuleOnKernel) -> u8 {
     match &pair.proof {
         Ok(_) => 0,
         Err(flaws) if installed && plan::is_unlisted_only(flaws) => 0,
+        // What is wrong with it makes no difference from here on: it is not whole.
         Err(_) if plan::unwanted(pair).is_some() => 3,
         Err(_) if installed => 1,
         Err(_) => 2,

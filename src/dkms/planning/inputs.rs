@@ -4,6 +4,7 @@
 use crate::kernel::inventory::module_directory;
 use crate::sys::{FileKind, Fingerprint, Root, Stat, Tools};
 
+use crate::dkms::source_change::{MOST, walk};
 use crate::dkms::{ModuleName, Source};
 
 /// The directory of the admin's overrides.
@@ -19,12 +20,10 @@ const HEADERS: [&str; 6] = [
 ];
 /// The programs that a build uses.
 const PROGRAMS: [&str; 6] = ["dkms", "make", "gcc", "cc", "clang", "ld"];
-/// Source trees with more entries are not examined.
-const MOST: usize = 20_000;
 
 /// The fingerprint of the inputs of a build. Files count by name, size and times, as in make: reading 40 MB
-/// of source would be too expensive for a run without work. None if the source has too many entries, or
-/// contains symlinks to directories elsewhere.
+/// of source would be too expensive for a run without work. None if the source has too many entries or
+/// symlinks to directories, or cannot be listed.
 pub fn fingerprint(
     root: &Root,
     tools: &Tools,
@@ -44,7 +43,8 @@ pub fn fingerprint(
     fingerprint.add(root.read("/usr/lib/os-release").unwrap_or_default());
     let headers = format!("{}/build", module_directory(release));
     for file in HEADERS {
-        entry(root, &format!("{headers}/{file}"), &mut fingerprint);
+        let path = format!("{headers}/{file}");
+        entry(&path, root.lookup(&path).stat(), &mut fingerprint);
     }
     for program in PROGRAMS {
         // Only used to recognise a failed build; without it the build is tried once more at worst.
@@ -54,32 +54,19 @@ pub fn fingerprint(
 }
 
 fn tree(root: &Root, directory: &str, left: &mut usize, fingerprint: &mut Fingerprint) -> Option<()> {
-    // A directory that cannot be listed still counts by its own times, which are part of the entry in its
-    // parent.
-    for found in root.list_optional(directory).unwrap_or_default() {
-        if found.name == ".git" {
-            continue;
-        }
-        *left = left.checked_sub(1)?;
-        let path = format!("{directory}/{}", found.name.to_string_lossy());
-        entry(root, &path, fingerprint);
-        match found.kind {
-            FileKind::Directory => tree(root, &path, left, fingerprint)?,
-            FileKind::Link if root.lookup(&path).is(FileKind::Directory) => return None,
+    walk(root, directory, left, &mut |path, kind, stat| {
+        entry(path, stat, fingerprint);
+        if kind == FileKind::Link {
             // A symlink counts by its text, empty if unreadable, and by its target.
-            FileKind::Link => {
-                fingerprint.add(root.read_link(&path).unwrap_or_default().as_os_str().as_encoded_bytes())
-            }
-            FileKind::File | FileKind::Other => {}
+            fingerprint.add(root.read_link(path).unwrap_or_default().as_os_str().as_encoded_bytes());
         }
-    }
-    Some(())
+    })
 }
 
 /// A directory counts by its name alone, because editors change its times.
-fn entry(root: &Root, path: &str, fingerprint: &mut Fingerprint) {
+fn entry(path: &str, stat: Option<Stat>, fingerprint: &mut Fingerprint) {
     fingerprint.add(path);
-    match root.lookup(path).stat() {
+    match stat {
         Some(Stat { kind: FileKind::Directory, .. }) => fingerprint.add("directory"),
         Some(stat) => fingerprint.add(format!("{} {} {}", stat.size, stat.mtime_ns, stat.ctime_ns)),
         None => fingerprint.add("none"),

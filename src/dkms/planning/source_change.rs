@@ -8,7 +8,7 @@ use crate::dkms::{DkmsConf, ModuleName, Source, modfile};
 use crate::sys::{FileKind, Fingerprint, Root, Stat};
 
 /// A source tree with more entries than this is not examined.
-const MOST: usize = 20_000;
+pub(in crate::dkms) const MOST: usize = 20_000;
 
 /// The SHA-256 of each file that the build of a module in the DKMS tree has made.
 pub fn sums_of_build(root: &Root, module: &ModuleName, release: &str, conf: &DkmsConf) -> Vec<String> {
@@ -16,6 +16,42 @@ pub fn sums_of_build(root: &Root, module: &ModuleName, release: &str, conf: &Dkm
     let files = conf.built.iter().filter_map(|built| find_file(root, &directory, &built.name));
     // A file that cannot be read is not installed either.
     files.filter_map(|(path, _)| modfile::sha256(root, &path).ok()).collect()
+}
+
+/// Calls `see` for each entry below a directory, except `.git`: its path, what it is, and the file that it
+/// leads to. None if what is there is not known: a directory cannot be listed, there are more entries than
+/// `left`, or a symlink leads to a directory.
+pub(in crate::dkms) fn walk(
+    root: &Root,
+    directory: &str,
+    left: &mut usize,
+    see: &mut dyn FnMut(&str, FileKind, Option<Stat>),
+) -> Option<()> {
+    // The reason makes no difference: what is in the directory is unknown.
+    let listed = root.list_optional(directory).ok()?;
+    if listed.is_empty() {
+        return Some(());
+    }
+    // Its path is resolved once, not for each of thousands of files. The reason makes no difference either.
+    let opened = root.open_directory(directory).ok()?;
+    for found in listed {
+        if found.name == ".git" {
+            continue;
+        }
+        *left = left.checked_sub(1)?;
+        let name = found.name.to_string_lossy();
+        let path = format!("{directory}/{name}");
+        let stat = opened.lookup(&name).and_then(|there| there.stat());
+        let is_directory = stat.is_some_and(|stat| stat.kind == FileKind::Directory);
+        if found.kind != FileKind::Directory && is_directory {
+            return None;
+        }
+        see(&path, found.kind, stat);
+        if found.kind == FileKind::Directory {
+            walk(root, &path, left, see)?;
+        }
+    }
+    Some(())
 }
 
 /// The files of a source tree, with their sizes and modification times.
@@ -27,36 +63,12 @@ impl SourceFiles {
     pub fn observe(root: &Root, source: &Source) -> Option<SourceFiles> {
         let Source::Directory { path, .. } = source else { return None };
         let mut files = SourceFiles::default();
-        files.add(root, &path.to_string_lossy())?;
+        walk(root, &path.to_string_lossy(), &mut { MOST }, &mut |path, _, stat| match stat {
+            // A directory counts by its entries, and a dangling symlink is not an input of a build.
+            Some(Stat { kind: FileKind::Directory, .. }) | None => {}
+            Some(stat) => files.0.push((path.to_owned(), stat)),
+        })?;
         Some(files)
-    }
-
-    fn add(&mut self, root: &Root, directory: &str) -> Option<()> {
-        // A directory that cannot be listed leaves it unknown whether the source has changed.
-        let listed = root.list_optional(directory).ok()?;
-        if listed.is_empty() {
-            return Some(());
-        }
-        // Its path is resolved once, not for each of thousands of files.
-        let opened = root.open_directory(directory).ok()?;
-        for found in listed {
-            if found.name == ".git" {
-                continue;
-            }
-            if self.0.len() == MOST {
-                return None;
-            }
-            let name = found.name.to_string_lossy();
-            let path = format!("{directory}/{name}");
-            match (found.kind, opened.lookup(&name).and_then(|there| there.stat())) {
-                (FileKind::Directory, _) => self.add(root, &path)?,
-                (_, Some(Stat { kind: FileKind::Directory, .. })) => return None,
-                (_, Some(stat)) => self.0.push((path, stat)),
-                // A dangling link is not an input of a build.
-                (_, None) => {}
-            }
-        }
-        Some(())
     }
 
     /// A fingerprint of names, sizes and modification times. Copying the tree with its times keeps it.
@@ -80,6 +92,7 @@ impl SourceFiles {
         pair: &ModuleOnKernel,
         built_from: Option<&BTreeMap<String, String>>,
     ) -> bool {
+        // What is not proven is built again in any case.
         let Some(installed) = pair.proof.as_ref().ok().and_then(|proofs| proofs.first()) else {
             return false;
         };
