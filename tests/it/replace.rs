@@ -273,6 +273,32 @@ fn second_names_that_are_left_over() {
     }
 }
 
+/// It is the only copy: it is not removed before it has its first name again.
+#[test]
+fn a_second_name_that_cannot_be_taken_back_now_is_taken_back_by_the_next_run() {
+    if !crate::unread::has_strace() {
+        return;
+    }
+    let (root, file) = (works(), TestRoot::ko("hello", B));
+    let second = file.replace("hello.ko", ".tmp_hello.ko_aside");
+    root.file(&second, elf::module(B)).remove(&file);
+    root.behave("[[ $verb != install ]] || code=6");
+    let plain = root.command("clr-dkms-post-update", &[]);
+    let mut failing = std::process::Command::new("strace");
+    failing.args(["-o", "/dev/null", "-e", "inject=renameat,renameat2:error=EIO", "-P"]);
+    failing.arg(root.at(&file).parent().unwrap()).arg(plain.get_program()).args(plain.get_args());
+    for (variable, value) in plain.get_envs() {
+        if let Some(value) = value {
+            failing.env(variable, value);
+        }
+    }
+    let output = failing.output().unwrap();
+    assert!(!root.has(&file) && root.has(&second), "{}", String::from_utf8_lossy(&output.stderr));
+    root.post_update();
+    assert_eq!(fs::read(root.at(&file)).unwrap(), elf::module(B));
+    no_trace(&root);
+}
+
 /// Another module that works is built upon what is replaced, and does not load with it.
 #[test]
 fn what_others_need_stays() {

@@ -63,6 +63,7 @@ pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> 
                 tracing::error!("{e}; what was left of an interrupted installation stays as it is");
                 is_known = false;
             }
+            // It is certainly no journal.
             Err(_) => remove(root, &path),
         }
     }
@@ -97,17 +98,24 @@ fn take_back(root: &Root, stale: &mut BTreeSet<String>) -> bool {
                 Presence::Unreadable(_) => continue,
             };
             let is_of_kernel = match modfile::of_file_named(root, &path, before) {
+                // A file without a vermagic is for no kernel.
                 Ok(system) => system.vermagic.is_ok_and(|text| made_for(&text) == Some(&release)),
                 // It may be the only copy.
                 Err(_) if is_lost => continue,
                 Err(_) => false,
             };
             found = true;
-            if is_lost && is_of_kernel && root.rename(&path, before).is_ok() {
-                tracing::warn!("{old}: the file from before an interrupted installation is taken back");
-                stale.insert(release.clone());
-            } else {
+            if !(is_lost && is_of_kernel) {
                 remove(root, &path);
+                continue;
+            }
+            match root.rename(&path, before) {
+                Ok(_) => {
+                    tracing::warn!("{old}: the file from before an interrupted installation is taken back");
+                    stale.insert(release.clone());
+                }
+                // It is the only copy, so it stays.
+                Err(e) => tracing::error!("{e}; the next run tries again"),
             }
         }
     }
@@ -141,6 +149,7 @@ fn recover_builds(root: &Root, modules: &[Registered]) -> bool {
 
 /// The names of the subdirectories. A directory that cannot be listed is reported when it is observed.
 fn directories(root: &Root, path: &str) -> Vec<String> {
+    // The reason makes no difference here; see above.
     let entries = root.list_optional(path).unwrap_or_default();
     let directories = entries.iter().filter(|entry| entry.kind == FileKind::Directory);
     directories.filter_map(|entry| entry.text().map(str::to_owned)).collect()
