@@ -1,6 +1,8 @@
 //! `clr-dkms gc`: what keeps a kernel's leftovers where they are.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 
 use clr_dkms::dkms::architecture;
 
@@ -106,6 +108,10 @@ fn links_in_place_of_directories_and_other_architectures_are_left_alone() {
     let root = left_over();
     root.file(&format!("{t}/1.0/{B}/sparc/module/alpha.ko"), "x");
     kept(&root, "holds sparc, which is not of this architecture's dkms");
+    // Nor is one whose name is not UTF-8.
+    let root = left_over();
+    fs::create_dir(root.at(&format!("{t}/1.0/{B}")).join(OsStr::from_bytes(b"\xffspare"))).unwrap();
+    kept(&root, "spare, which is not of this architecture's dkms");
     let root = left_over();
     root.link(&format!("{t}/kernel-{B}-{}", architecture()), "/etc/passwd");
     kept(&root, "leads to /etc/passwd");

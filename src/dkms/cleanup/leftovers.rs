@@ -1,6 +1,7 @@
 //! Searches the DKMS tree and the directory of the module trees for leftovers of removed kernels.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::dkms::gc::{GcLeftover, GcRefusal, KeptKernel, Observed, Thing, claimed_release};
@@ -234,9 +235,11 @@ impl LeftoverScan<'_> {
             return Some(why);
         }
         let (own, staging) = (architecture(), format!(".tmp_{}_", architecture()));
-        let below =
-            pieces.iter().filter_map(|p| p.path.strip_prefix(&thing.path).ok()?.iter().next()?.to_str());
-        let other = below.into_iter().find(|name| *name != own && !name.starts_with(&staging));
+        // Each piece is the directory itself or below it.
+        let names = pieces.iter().filter_map(|p| p.path.strip_prefix(&thing.path).ok()?.iter().next());
+        // A name that is not UTF-8 is not of dkms either.
+        let other =
+            names.map(OsStr::to_string_lossy).find(|name| *name != own && !name.starts_with(&staging));
         other.map(|name| format!("holds {}, which is not of this architecture's dkms", name.escape_debug()))
     }
 
@@ -316,6 +319,7 @@ impl LeftoverScan<'_> {
                 thing.blocker = not_plain(self.root, &pieces).or(too_fresh).or_else(|| {
                     let files = pieces.iter().filter(|p| p.kind == FileKind::File);
                     let mut own = files.filter(|p| !is_left_by_dkms(&p.path, &thing.path, built));
+                    // Each piece is below the directory.
                     let first = own.next()?.path.strip_prefix(&thing.path).ok()?.display().to_string();
                     Some(format!("holds {}, which is not of dkms or depmod", first.escape_debug()))
                 });
@@ -380,6 +384,7 @@ fn stem(file: &str) -> Option<&str> {
 
 /// Whether a file in the module directory of a kernel was written by dkms or depmod.
 fn is_left_by_dkms(path: &Path, directory: &str, built: &BTreeSet<String>) -> bool {
+    // dkms and depmod write below the directory only, with names in UTF-8.
     let Some(text) = path.strip_prefix(directory).ok().and_then(Path::to_str) else { return false };
     let Some((place, name)) = text.rsplit_once('/') else { return DEPMOD.contains(&text) };
     // This includes backups of a run that was killed.
