@@ -270,9 +270,7 @@ impl Finder<'_> {
 
     fn places(&self, conf: &DkmsConf) -> Places {
         // As the evaluation gives it the directory of the tree.
-        // A tree that is not there yet is only joined.
-        let tree = self.search.root.real_path(tree::TREE);
-        let tree = tree.unwrap_or_else(|_| self.search.root.shown_path(tree::TREE));
+        let tree = self.search.root.resolved_or_joined(tree::TREE);
         let build = tree.join(&conf.package_name).join(&conf.package_version).join("build");
         Places::of(conf, &build.display().to_string())
     }

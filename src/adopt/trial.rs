@@ -111,13 +111,8 @@ impl Trial<'_> {
 
     fn sight(&self) -> Sight {
         let root = self.root;
-        // A path that does not exist, or cannot be read, cannot be shown; make then reports it.
-        let shown = |path: &str, target: &str| {
-            let source = root.real_path(path).ok()?;
-            Some(ShownTree { source, target: PathBuf::from(target), is_writable: false })
-        };
-        let trees =
-            [shown(MODULES, MODULES), shown(MODULES, "/lib/modules"), shown(tree::SOURCES, tree::SOURCES)];
+        let trees = [(MODULES, MODULES), (MODULES, "/lib/modules"), (tree::SOURCES, tree::SOURCES)];
+        let trees = trees.map(|(path, target)| ShownTree::of(root, path, target));
         let own = !root.is_slash();
         Sight {
             shown: own.then(|| root.path().as_os_str().to_owned()).into_iter().collect(),
@@ -145,13 +140,11 @@ impl Trial<'_> {
         let headers = self.headers()?;
         // The values were evaluated for the trees of the system.
         let here = |text: &str| {
-            // A path that cannot be resolved is only joined, as for the evaluation.
-            let of = |path: &str| self.root.real_path(path).unwrap_or_else(|_| self.root.shown_path(path));
             let trees = [(tree::TREE, TREE), (tree::SOURCES, SOURCES)];
             trees.iter().fold(text.to_owned(), |text, (system, own)| {
                 let own = self.scratch.shown_path(own).display().to_string();
                 // The headers of other distributions are below /usr/src.
-                let module = format!("{}/{name}", of(system).display());
+                let module = format!("{}/{name}", self.root.resolved_or_joined(system).display());
                 text.replace(&module, &format!("{own}/{name}"))
             })
         };
@@ -255,6 +248,7 @@ impl Trial<'_> {
     pub fn make_log(&self) -> Option<String> {
         let Adoptable { name, version, .. } = self.found;
         let path = format!("{TREE}/{name}/{version}/build/make.log");
+        // The reason makes no difference: the message has no log then.
         let text = self.scratch.read_within(path, crate::limits::LOG).ok()?;
         Some(String::from_utf8_lossy(&text).into_owned())
     }

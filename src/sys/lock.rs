@@ -79,7 +79,7 @@ impl Lock {
     ) -> Result<Lock, LockError> {
         let mut file = root.open_lock_file(path)?;
         // Without /proc the path cannot be resolved, and no holder can be found either.
-        let real = root.real_path(path).unwrap_or_else(|_| root.shown_path(path));
+        let real = root.resolved_or_joined(path);
         let fail = |e: Errno| FileError { action: "lock", path: real.clone(), cause: e.into() };
         let watch = Stopwatch::start();
         let (mut reported, mut patience) = (false, patience);
@@ -161,6 +161,7 @@ fn locked_on(line: &str, inode: u64) -> Option<(u32, u32)> {
     let mut words = line.split_ascii_whitespace();
     words.find(|word| ["FLOCK", "POSIX", "OFDLCK"].contains(word))?;
     let mut place = words.find(|word| word.matches(':').count() == 2)?.split(':');
+    // The kernel writes numbers; another line is not one of a lock.
     let mut number = || u32::from_str_radix(place.next()?, 16).ok();
     let device = (number()?, number()?);
     (place.next()?.parse() == Ok(inode)).then_some(device)
@@ -175,6 +176,7 @@ fn filesystem(file: &OwnedFd) -> Option<(u32, u32)> {
     if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
         return None;
     }
+    // Without /proc the holder stays unknown.
     device_of_mount(&std::fs::read_to_string("/proc/self/mountinfo").ok()?, stat.stx_mnt_id)
 }
 
@@ -184,6 +186,7 @@ fn device_of_mount(mounts: &str, id: u64) -> Option<(u32, u32)> {
         let mut fields = line.split(' ');
         let is_it = fields.next()?.parse() == Ok(id);
         let (major, minor) = fields.nth(1)?.split_once(':')?;
+        // As above.
         is_it.then_some((major.parse().ok()?, minor.parse().ok()?))
     })
 }
@@ -203,6 +206,7 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return found };
     for process in processes.flatten() {
         let name = process.file_name();
+        // Names in /proc that are not numbers are not processes.
         let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         if u32::try_from(pid) == Ok(std::process::id()) {
             continue;
@@ -212,6 +216,7 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
         let Ok(descriptors) = std::fs::read_dir(directory.join("fd")) else { continue };
         let holds = descriptors.flatten().any(|fd| {
             let info = || std::fs::read_to_string(directory.join("fdinfo").join(fd.file_name()));
+            // A process that ends meanwhile holds nothing.
             std::fs::read_link(fd.path()).is_ok_and(|t| t == path)
                 && info().is_ok_and(|i| i.lines().any(|l| l.starts_with("lock:")))
         });
@@ -219,6 +224,7 @@ fn holders(path: &Path, is_run: fn(&str) -> bool) -> Vec<Holder> {
             // A process that has just ended has nothing to read, and need not be ended.
             let program = std::fs::read_link(directory.join("exe")).unwrap_or_default();
             let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            // The environment of another user is closed: there is no mark to see.
             let marked = std::fs::read(directory.join("environ")).unwrap_or_default();
             let mark = format!("{MARK}=");
             let marked = marked.split(|b| *b == 0).any(|variable| variable.starts_with(mark.as_bytes()));

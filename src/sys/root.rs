@@ -387,7 +387,14 @@ impl Root {
         link.map_err(|e| self.fail_read("resolve (is /proc mounted?)", path, e))
     }
 
-    /// The same, but for `/` without a need for `/proc`: its paths are host paths.
+    /// The same, so that a root does not lead to files of the host. A path that cannot be resolved, such as
+    /// one that does not exist yet, is only joined.
+    pub fn resolved_or_joined(&self, path: impl AsRef<Path>) -> PathBuf {
+        // The reason makes no difference: what gets the path reports what is wrong with it.
+        self.real_path(path.as_ref()).unwrap_or_else(|_| self.shown_path(path))
+    }
+
+    /// As [`Root::real_path`], but for `/` without a need for `/proc`: its paths are host paths.
     ///
     /// # Errors
     /// As [`Root::real_path`].
@@ -404,6 +411,7 @@ impl Root {
 
     /// The path inside the root that a host path stands for, when it is inside.
     pub fn inside(&self, host: &Path) -> Option<PathBuf> {
+        // The only error is that it is outside.
         host.strip_prefix(&self.path).ok().map(|rest| Path::new("/").join(rest))
     }
 

@@ -394,8 +394,7 @@ fn probe(
 /// The variables with the values that bash would give them.
 fn given(context: &Context, variables: &str, release: &str) -> String {
     let headers = format!("{}/build", crate::kernel::inventory::module_directory(release));
-    // A path that cannot be resolved is only joined; make reports it.
-    let headers = context.root.real_path(&headers).unwrap_or_else(|_| context.root.shown_path(&headers));
+    let headers = context.root.resolved_or_joined(&headers);
     variables.replace("${kernelver}", release).replace("${kernel_source_dir}", &headers.display().to_string())
 }
 

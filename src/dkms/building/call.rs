@@ -209,24 +209,22 @@ pub(in crate::dkms) fn seen_in_image(
     more: &[PathBuf],
 ) -> anyhow::Result<Sight> {
     let root = given.root;
-    // As above.
-    let shown = |path: &str, target: &str| {
-        let source = root.real_path(path).ok()?;
-        Some(ShownTree { source, target: PathBuf::from(target), is_writable: path == TREE })
-    };
     let trees = [
-        shown(MODULES, MODULES),
+        (MODULES, MODULES),
         // Only if `/lib` is not a symlink.
-        shown(MODULES, "/lib/modules"),
-        shown(IMAGES, IMAGES),
-        shown(SOURCES, SOURCES),
-        shown(TREE, TREE),
-        shown(SETTINGS, SETTINGS),
+        (MODULES, "/lib/modules"),
+        (IMAGES, IMAGES),
+        (SOURCES, SOURCES),
+        (TREE, TREE),
+        (SETTINGS, SETTINGS),
     ];
+    let shown = |(path, target): (&str, &str)| {
+        Some(ShownTree { is_writable: path == TREE, ..ShownTree::of(root, path, target)? })
+    };
     let writable = written_to(module).into_iter().chain([PathBuf::from(STATE)]).chain(more.iter().cloned());
     let writable = writable.filter(|path| root.lookup(path).is_there());
     let writable: Vec<PathBuf> = writable.map(|path| root.real_path(&path)).collect::<Result<_, _>>()?;
-    let mut trees: Vec<ShownTree> = trees.into_iter().flatten().collect();
+    let mut trees: Vec<ShownTree> = trees.into_iter().filter_map(shown).collect();
     if let Some(alias) = given.alias {
         let source = root.path().to_owned();
         trees.push(ShownTree { source, target: alias.to_owned(), is_writable: false });

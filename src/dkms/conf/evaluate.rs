@@ -134,7 +134,7 @@ impl Evaluation<'_> {
                 "its dkms.conf has more values than a dkms.conf can have".to_owned(),
             ));
         };
-        let path = |(path, _): &ConfFile| for_bash(root, path).to_string_lossy().into_owned();
+        let path = |(path, _): &ConfFile| root.resolved_or_joined(path).to_string_lossy().into_owned();
         let paths: Vec<String> = files.iter().map(path).collect();
         let texts: Vec<(&str, &[u8])> =
             paths.iter().map(String::as_str).zip(files.iter().map(|(_, bytes)| &bytes[..])).collect();
@@ -155,7 +155,7 @@ impl Evaluation<'_> {
         let child = tools.child("bash", DEADLINE).map_err(|e| ConfError::CannotTell(e.to_string()))?;
         let mut child = child
             .args(["--noprofile", "--norc", "-c", SCRIPT, "dkms.conf", release, &architecture()])
-            .args([&build, tree::TREE, tree::SOURCES, MODULES].map(|path| for_bash(root, path)))
+            .args([&build, tree::TREE, tree::SOURCES, MODULES].map(|path| root.resolved_or_joined(path)))
             .args([&module.name, &module.version, &directives])
             .output(Output::KeepAnswer(ANSWER_LIMIT))
             .confined(tools.sandbox("bash", seen(root, files, &build)));
@@ -182,12 +182,6 @@ impl Evaluation<'_> {
             Ended::Exit(_) | Ended::Signal(_) => ConfError::Unusable(what),
         })
     }
-}
-
-/// A path without symlinks, so that a root does not lead to files of the host. A path that does not exist is
-/// only joined.
-fn for_bash(root: &Root, path: impl AsRef<Path>) -> PathBuf {
-    root.real_path(path.as_ref()).unwrap_or_else(|_| root.shown_path(path.as_ref()))
 }
 
 /// What a `dkms.conf` may read in addition to the programs and `/etc` of the machine: its source, the admin's

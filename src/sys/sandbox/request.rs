@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::SandboxView;
+use crate::sys::Root;
 
 /// The kind of a confined program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,16 @@ pub struct ShownTree {
     pub target: PathBuf,
     /// It is writable there.
     pub is_writable: bool,
+}
+
+impl ShownTree {
+    /// A directory of a root, to be read. None for a path that does not exist or cannot be read: the confined
+    /// program then reports that.
+    pub fn of(root: &Root, path: &str, target: &str) -> Option<ShownTree> {
+        // The reason makes no difference; see above.
+        let source = root.real_path(path).ok()?;
+        Some(ShownTree { source, target: PathBuf::from(target), is_writable: false })
+    }
 }
 
 /// The identity of a confined program.
@@ -196,12 +207,14 @@ impl Exchange {
     /// The last report, if there is one.
     pub(super) fn last_report(&self) -> io::Result<Option<SandboxReport>> {
         let text = read_from(&self.file, self.request_size)?;
+        // A report that was cut is none: the inner process was killed.
         Ok(if text.is_empty() { None } else { serde_json::from_slice(&text).ok() })
     }
 }
 
 fn read_from(file: &File, start: u64) -> io::Result<Vec<u8>> {
     let size = file.metadata()?.len().saturating_sub(start);
+    // The file is in memory, so its size fits.
     let mut text = vec![0; usize::try_from(size).unwrap_or(0)];
     file.read_exact_at(&mut text, start)?;
     Ok(text)
