@@ -78,6 +78,8 @@ pictures: timeline ## and docs/*.png: screens in a real terminal, of machines as
 # The tests of the stand-in wait for the most part: beside the build.
 # On Clear Linux no bundle has some of the tools: what needs one is left out there.
 test: export CLR_DKMS_NO_SKIPS = $(if $(shell command -v apt-get),1)
+# `cargo test` alone ends within two minutes.
+test: export CLR_DKMS_MORE_CASES = 1
 test: ## everything, in under 20 minutes; what CI runs (installs what is missing, as root)
 	@$(INSTALL) build dkms test systemd
 	@# The last two lines run these groups with more cases.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::run::{command, set_mode};
 use crate::support::tree::{self, difference};
-use crate::support::{A, B, Run, TestRoot, cases, elf};
+use crate::support::{A, B, Run, TestRoot, cases, elf, few_or};
 
 /// The sources of the tests.
 pub(crate) fn fixture(layout: &str) -> PathBuf {
@@ -361,7 +361,7 @@ fn killed_at_any_moment_the_source_is_absent_or_complete_and_the_next_run_finish
         tree.iter().map(|(name, entry)| (name.clone(), entry.what.clone())).collect::<Vec<_>>()
     };
     let mut killed = 0;
-    for milliseconds in cases((0..40).map(|n| 30 + n * 60), 7) {
+    for milliseconds in cases((0..40).map(|n| 30 + n * 60), few_or(17, 7)) {
         let root = system();
         let mut command = command("clr-dkms", &root.tools());
         command.arg("add").arg(fixture("conf-at-top")).args(["--yes", "--live-root"]).arg(root.path());

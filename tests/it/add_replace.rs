@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::run::command;
 use crate::support::tree;
-use crate::support::{A, B, Run, TestRoot, cases};
+use crate::support::{A, B, Run, TestRoot, cases, few_or};
 
 /// Nothing can be installed of the new version.
 const NO_INSTALL: &str = "[[ $verb != install || $version != 1.0 ]] || code=6";
@@ -116,7 +116,7 @@ fn a_replacement_that_was_killed_is_completed_or_forgotten() {
         files.into_iter().map(|(name, entry)| (name, entry.what)).collect::<Vec<_>>()
     });
     let (mut killed, mut seen) = (0, [0, 0]);
-    for milliseconds in cases((0..40).map(|n| 40 + n * 50), 5) {
+    for milliseconds in cases((0..40).map(|n| 40 + n * 50), few_or(13, 5)) {
         let root = whole.copy();
         let mut command = command("clr-dkms", &root.tools());
         command.arg("add").arg(&other).args(["--yes", "--replace", "--live-root"]).arg(root.path());

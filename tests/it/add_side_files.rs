@@ -15,7 +15,7 @@ use crate::support::guard::{ID_A, ID_B};
 use crate::support::run::command;
 use crate::support::terminal::Terminal;
 use crate::support::tree::difference;
-use crate::support::{A, B, Run, TestRoot, elf};
+use crate::support::{A, B, Run, TestRoot, elf, few_or};
 
 const WORDS: &str = "quiet rw module.sig_unenforce";
 pub(crate) const CARD: &str = "pci0000:00/0000:00:1f.6";
@@ -352,7 +352,7 @@ fn killed_at_any_moment_every_side_file_is_recorded_and_the_next_run_finishes() 
     add(&whole, &source, &["--yes"]).code(0);
     let files = ["etc/modprobe.d/hello.conf", "etc/udev/rules.d/50-hello.rules", BLACKLIST];
     let mut killed = 0;
-    for milliseconds in (0..5).map(|n| 60 + n * 100) {
+    for milliseconds in (0..5).step_by(few_or(2, 1)).map(|n| 60 + n * 100) {
         let root = whole.copy();
         let mut command = command("clr-dkms", &root.tools());
         command.arg("add").arg(&source).args(["--yes", "--side-files", "--live-root"]).arg(root.path());

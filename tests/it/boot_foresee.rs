@@ -7,8 +7,8 @@ use clr_dkms::boot::foresee::{Foreseen, KernelFile, Uname as SystemUname, Update
 use clr_dkms::kernel::KernelName;
 use proptest::prelude::*;
 
-use crate::support::TestRoot;
 use crate::support::boot::{Boot, LOADER};
+use crate::support::{TestRoot, few_or};
 
 const NS: &str = "org.clearlinux";
 const AS_IT_WAS: &str = "default as-it-was.conf\n";
@@ -183,7 +183,7 @@ fn check_default(root: &TestRoot, foreseen: &Foreseen) -> Result<(), TestCaseErr
 
 proptest! {
     // Each case starts the stand-in once, which takes about 80 ms. PROPTEST_CASES does not count here.
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: few_or(15, 60), ..ProptestConfig::default() })]
 
     #[test]
     fn an_update_does_what_was_foreseen(machine in machines()) {

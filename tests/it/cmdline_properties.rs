@@ -13,7 +13,7 @@ use clr_dkms::sys::{Root, RootKind};
 use proptest::prelude::*;
 
 use crate::support::tree::{Tree, difference, read};
-use crate::support::{A, scratch};
+use crate::support::{A, few_or, scratch};
 
 const RELEASES: [&str; 2] = [A, "6.12.38-1550.ltscurrent"];
 
@@ -74,7 +74,7 @@ pub(crate) fn is_left_of(part: &[u8], whole: &[u8]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(few_or(400, 2000)))]
 
     #[test]
     fn every_byte_has_its_origin(sources in any_sources()) {
@@ -257,7 +257,7 @@ impl Laid {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(few_or(80, 400)))]
 
     #[test]
     fn what_is_done_is_taken_back(files in small_root(), wishes in prop::collection::vec(

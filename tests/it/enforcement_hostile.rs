@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::enforcement_roots::{A_ID, in_force};
 use crate::support::machine::bz_image;
-use crate::support::{A, Run, TestRoot};
+use crate::support::{A, Run, TestRoot, few_or};
 
 /// Every file that the verdict on the kernel A is made from.
 fn files() -> Vec<String> {
@@ -145,7 +145,7 @@ fn judged(root: &Root) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: few_or(60, 300), ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes_in_any_file(contents in prop::collection::vec((0usize..64, bytes()), 1..10)) {
@@ -172,7 +172,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: few_or(10, 40), ..ProptestConfig::default() })]
 
     #[test]
     fn the_program_answers_whatever_the_files_hold(contents in prop::collection::vec((0usize..64, bytes()), 1..10)) {

@@ -7,6 +7,8 @@ use clr_dkms::dkms::gc::{GcLeftover, KeptKernel, Observed, Thing, decide};
 use clr_dkms::kernel::KernelName;
 use proptest::prelude::*;
 
+use crate::support::few_or;
+
 /// Releases that meet each other: few versions, numbers that are alike, namings of others.
 fn release() -> impl Strategy<Value = String> {
     let ours = ("6\\.1[25]\\.[0-9]", "(15|159|1591|67127|-1)", "(native|ltscurrent|native-rt)");
@@ -56,7 +58,7 @@ fn kept() -> impl Strategy<Value = KeptKernel> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(few_or(400, 2000)))]
 
     #[test]
     fn nothing_of_a_kernel_that_may_be_there_is_ever_in_the_plan(

@@ -14,7 +14,7 @@ use clr_dkms::sys::{Clock, Root, RootKind, Tools};
 use clr_dkms::system::System;
 use proptest::prelude::*;
 
-use crate::support::{A, B, TestRoot, elf, scratch};
+use crate::support::{A, B, TestRoot, elf, few_or, scratch};
 
 fn root_of(root: &TestRoot) -> Root {
     Root::open(RootKind::LiveCopy, root.path()).unwrap()
@@ -44,7 +44,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: few_or(8, 32), ..ProptestConfig::default() })]
 
     #[test]
     fn any_tree(names in prop::collection::vec((name(), name(), name()), 1..8), text in bytes()) {
@@ -117,7 +117,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: few_or(80, 400), ..ProptestConfig::default() })]
 
     #[test]
     fn any_module_file(text in bytes(), ending in prop::sample::select(modfile::ENDINGS.to_vec())) {

@@ -8,7 +8,7 @@ use std::path::Path;
 use clr_dkms::initrd::{FoundInInitrd, InitrdContents};
 use proptest::prelude::*;
 
-use crate::support::elf;
+use crate::support::{elf, few_or};
 
 const RELEASE: &str = "6.15.7-1591.native";
 const READABLE: [&str; 7] = ["plain", "gzip", "xz", "zstd", "lz4-legacy", "microcode-first", "two-in-a-row"];
@@ -204,7 +204,7 @@ fn lz4_block_of(bytes: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: few_or(60, 300), ..ProptestConfig::default() })]
 
     /// Whatever the bytes are, the answer is one of three, and a module that is found is one of those that
     /// were packed.

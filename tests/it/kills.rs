@@ -29,7 +29,7 @@ const SEED: &str = "CLR_DKMS_KILLS_SEED";
 /// Set to play other machines at each run than those that every run plays.
 const EXPLORE: &str = "CLR_DKMS_KILLS_EXPLORE";
 const WORKER: &str = "clr-dkms-post-update";
-const BY_DEFAULT: usize = 10;
+const BY_DEFAULT: usize = 4;
 /// How many runs of ours a machine sees, and how often each of them is killed.
 const RUNS: usize = 4;
 const KILLS: usize = 4;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::run::command;
 use crate::support::tree::{self, difference};
-use crate::support::{A, B, TestRoot, cases};
+use crate::support::{A, B, TestRoot, cases, few_or};
 
 /// Lines for a stand-in of rmmod: it unloads what is loaded.
 const RMMOD: &str = "#!/bin/bash\n\
@@ -205,7 +205,7 @@ fn an_image_is_not_unloaded_from() {
 fn a_removal_that_was_killed_is_completed_by_the_next_run() {
     let whole = with_hello();
     let mut killed = 0;
-    for milliseconds in cases((0..40).map(|n| 5 + n * 8), 5) {
+    for milliseconds in cases((0..40).map(|n| 5 + n * 8), few_or(13, 5)) {
         let root = whole.copy();
         let mut command = command("clr-dkms", &root.tools());
         command.args(["remove", "hello", "--live-root"]).arg(root.path());

@@ -9,7 +9,7 @@ use clr_dkms::dkms::{Cache, Proof, modfile, proof};
 use clr_dkms::sys::{Root, RootKind};
 use proptest::prelude::*;
 
-use crate::support::{A, TestRoot, elf};
+use crate::support::{A, TestRoot, elf, few_or};
 
 const MAGIC: &[u8] = b"~Module signature appended~\n";
 const ISSUER: &[u8] = include_bytes!("../data/signatures/issuer.der");
@@ -315,7 +315,7 @@ fn any_message() -> impl Strategy<Value = &'static [u8]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: few_or(400, 2000), ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

@@ -18,7 +18,7 @@ use clr_dkms::{config::Settings, context::Context};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use crate::support::{A, TestRoot, elf, modules_dep_bin};
+use crate::support::{A, TestRoot, elf, few_or, modules_dep_bin};
 
 const NAMES: [&str; 2] = ["alpha", "be-ta"];
 const VERSIONS: [&str; 2] = ["1.0", "1.1"];
@@ -337,7 +337,7 @@ fn ok_is_said_where_the_disk_says_so_and_nowhere_else() {
     };
     let (seen, ok) = (Cell::new(0), Cell::new(0));
     let cases = (prop::collection::vec(module(), 1..=2), (listed(), listed()));
-    let config = ProptestConfig { cases: 300, ..ProptestConfig::with_source_file(file!()) };
+    let config = ProptestConfig { cases: few_or(150, 300), ..ProptestConfig::with_source_file(file!()) };
     let outcome = TestRunner::new(config).run(&cases, |(modules, indexes)| {
         let root = TestRoot::system();
         lay_out(&root, &modules, indexes);

@@ -4,11 +4,9 @@ use std::fs;
 
 use super::boot_manager::{Disk, EntryText, INITRD, NS};
 use super::machine::Machine;
-use crate::support::TestRoot;
 use crate::support::boot::{Boot, LOADER};
 use crate::support::random::Random;
-
-const CASES: u64 = 40;
+use crate::support::{TestRoot, few_or};
 
 fn entry_path(disk: &Disk, kernel: usize) -> String {
     let name = &disk.kernels[kernel].name;
@@ -112,7 +110,7 @@ fn state_in(root: &TestRoot, disk: &Disk) -> Vec<String> {
 
 #[test]
 fn the_model_of_clr_boot_manager_does_what_the_stand_in_does() {
-    for seed in 0..CASES {
+    for seed in 0..few_or(10, 40) {
         let mut random = Random::new(seed);
         let mut machine = Machine::generate(&mut random);
         for _ in 0..4 {

@@ -13,6 +13,6 @@ pub(crate) mod scratch;
 pub(crate) mod terminal;
 pub(crate) mod tree;
 
-pub(crate) use cases::cases;
+pub(crate) use cases::{cases, few_or};
 pub(crate) use root::{A, B, LTS, TestRoot, modules_dep_bin};
 pub(crate) use run::Run;
