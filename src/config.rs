@@ -88,6 +88,7 @@ impl Jobs {
     }
 
     fn share_of(self, modules: usize, processors: usize, memory: Option<u64>) -> Share {
+        // More builds than a usize counts: the processors decide.
         let roomy =
             memory.map_or(processors, |m| usize::try_from(m / MEMORY_OF_A_BUILD).unwrap_or(processors));
         // Measurements showed no gain from more than one build per processor.
@@ -370,6 +371,7 @@ pub fn duration(value: &str) -> anyhow::Result<Duration> {
         "h" => Some(3600),
         _ => None,
     };
+    // What is not a number is refused below.
     let seconds = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
     // Longer times are not useful, and the limit excludes overflows in calculations with times.
     seconds.filter(|s| *s <= 7 * 24 * 3600).map(Duration::from_secs).with_context(|| {

@@ -224,6 +224,7 @@ impl System {
     /// The same with the fingerprints of the sources of built files, by the SHA-256 of the file.
     pub fn compare_sources(&mut self, root: &Root, built_from: Option<&BTreeMap<String, String>>) {
         let mut sources: BTreeMap<ModuleName, Option<SourceFiles>> = BTreeMap::new();
+        // What is not proven is built again in any case.
         for pair in self.modules_on_kernels.iter_mut().filter(|pair| pair.proof.is_ok()) {
             let look = || SourceFiles::observe(root, &pair.source);
             let files = sources.entry(pair.module.clone()).or_insert_with(look);

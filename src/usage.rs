@@ -194,6 +194,7 @@ impl UsageScan<'_> {
             .ancestors()
             .take_while(|place| place.starts_with("/sys/devices") && place.components().count() > 3)
         {
+            // Most devices have no driver. A failed read is in `Root::unread`; see above.
             if let Ok(module) = self.root.read_link(place.join("driver/module"))
                 && let Some(name) = module.file_name()
             {

@@ -50,8 +50,10 @@ impl Generated {
             // Writing to a String cannot fail.
             writeln!(text, "BUILT_MODULE_NAME[{at}]=\"{}\"", module.name).ok();
             if !place.is_empty() {
+                // As above.
                 writeln!(text, "BUILT_MODULE_LOCATION[{at}]=\"{place}/\"").ok();
             }
+            // As above.
             writeln!(text, "DEST_MODULE_LOCATION[{at}]=\"/updates\"").ok();
         }
         text + "AUTOINSTALL=\"yes\"\n"

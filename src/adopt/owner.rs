@@ -88,6 +88,7 @@ fn of_swupd(root: &Root, path: &str) -> Result<Option<String>, FileError> {
         if root.lookup(&directory).known()?.is_none_or(|stat| stat.kind != FileKind::Directory) {
             continue;
         }
+        // The versions of swupd are numbers; other directories are none.
         for version in names(root, &directory)?.iter().filter(|name| name.parse::<u32>().is_ok()) {
             for bundle in &bundles {
                 let manifest = format!("{directory}/{version}/Manifest.{bundle}");

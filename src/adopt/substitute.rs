@@ -68,6 +68,8 @@ pub(super) fn needed_submodule(
 ) -> Option<(PathBuf, Option<Evidence>)> {
     let empty = empty_submodules(source, &unpacked.empty_submodules);
     empty.into_iter().find_map(|(path, evidence)| {
+        // A submodule outside of the base is not used by its recipe, and a recipe cannot name one
+        // that is not UTF-8.
         let below = path.strip_prefix(base).ok()?.to_str()?.to_owned();
         let names = |text: &str| text.split_whitespace().any(|word| word.contains(&below));
         let makefiles = source.kbuild.iter().filter(|file| file.path.starts_with(base));

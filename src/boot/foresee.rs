@@ -163,6 +163,7 @@ impl UpdateInput {
 
     /// Whether an update leaves the boot default as it is.
     pub fn leaves_default(&self) -> bool {
+        // The reason makes no difference: what cannot be foreseen may change the default.
         foresee(self).is_ok_and(|foreseen| foreseen.default.is_empty())
     }
 

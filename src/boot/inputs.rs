@@ -157,6 +157,7 @@ fn add_contents(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: Fi
     add_name(root, fingerprint, path, kind);
     // A FIFO or a directory has no contents. A fragment includes the contents of its symlink's target.
     if matches!(kind, FileKind::File | FileKind::Link) {
+        // A failed read is in `Root::unread`, and no update is run then.
         fingerprint.add(root.read(path).unwrap_or_default());
     }
 }
@@ -211,6 +212,7 @@ fn kernels(root: &Root) -> (String, BootInputs) {
 fn fragments(root: &Root) -> String {
     let mut fingerprint = Fingerprint::default();
     for directory in [VENDOR, LOCAL, REMOVALS] {
+        // A failed read is in `Root::unread`; see `add_name`.
         for entry in root.list_optional(directory).unwrap_or_default() {
             let path = format!("{directory}/{}", entry.name.to_string_lossy());
             add_contents(root, &mut fingerprint, &path, entry.kind);
@@ -218,6 +220,7 @@ fn fragments(root: &Root) -> String {
     }
     for path in [ADMIN, TIMEOUT] {
         fingerprint.add(path.as_bytes());
+        // As above.
         fingerprint.add(root.read(path).unwrap_or_default());
     }
     fingerprint.finish()
@@ -230,6 +233,7 @@ fn loaders(root: &Root) -> String {
             add_all(root, &mut fingerprint, path, stat.kind, DEPTH);
         }
     }
+    // A failed read is in `Root::unread`; see `add_name`.
     for entry in root.list_optional(SYSTEMD).unwrap_or_default() {
         if let Some(name) = entry.text().filter(|name| name.starts_with("boot")) {
             add_all(root, &mut fingerprint, &format!("{SYSTEMD}/{name}"), entry.kind, DEPTH);
@@ -241,6 +245,7 @@ fn loaders(root: &Root) -> String {
 fn add_all(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKind, depth: u32) {
     add_identity(root, fingerprint, path, kind);
     if kind == FileKind::Directory && depth > 0 {
+        // As above.
         for entry in root.list_optional(path).unwrap_or_default() {
             let below = format!("{path}/{}", entry.name.to_string_lossy());
             add_all(root, fingerprint, &below, entry.kind, depth - 1);
@@ -252,6 +257,7 @@ fn add_all(root: &Root, fingerprint: &mut Fingerprint, path: &str, kind: FileKin
 fn freestanding(root: &Root) -> (String, String) {
     let (mut microcode, mut initrds) = (Fingerprint::default(), Fingerprint::default());
     for directory in FREESTANDING {
+        // A failed read is in `Root::unread`; see `add_name`.
         for entry in root.list_optional(directory).unwrap_or_default() {
             let name = entry.name.to_string_lossy();
             let part = if name.ends_with("-ucode.cpio") { &mut microcode } else { &mut initrds };
@@ -264,6 +270,7 @@ fn freestanding(root: &Root) -> (String, String) {
 /// Only the name counts. The version changes with every update of the system, and is not part of an entry.
 fn title(root: &Root) -> String {
     let mut fingerprint = Fingerprint::default();
+    // As above, and one of the two files is enough.
     let text = OS_RELEASE.iter().find_map(|path| root.read(path).ok()).unwrap_or_default();
     for line in text.split(|b| *b == b'\n').filter(|line| line.starts_with(b"PRETTY_NAME=")) {
         fingerprint.add(line);

@@ -277,6 +277,7 @@ impl ExpectedEntry<'_> {
         for line in lines {
             match (line.strip_prefix(b"initrd "), line.strip_prefix(b"options "), &options) {
                 (Some(initrd), _, None) => {
+                    // An entry with another name was not written by clr-boot-manager: it is not completed.
                     let name = std::str::from_utf8(initrd.strip_prefix(directory)?).ok()?;
                     names.push(name.to_owned());
                 }

@@ -135,6 +135,7 @@ fn files(
                 loaded: None,
             }];
         }
+        // It has no files, or only the error in its dkms.conf is known, which is the state of the module.
         Err(_) => return Vec::new(),
     };
     let mut files = Vec::new();

@@ -266,6 +266,7 @@ pub(super) fn chosen(question: &str, choices: &[String]) -> std::io::Result<Opti
     stderr.flush()?;
     let mut line = String::new();
     stdin.lock().read_line(&mut line)?;
+    // What is not a number is not a choice.
     Ok(line.trim().parse::<usize>().ok().and_then(|at| at.checked_sub(1)).filter(|at| *at < choices.len()))
 }
 

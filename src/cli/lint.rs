@@ -329,6 +329,7 @@ impl<'a> Bench<'a> {
 
 /// The path of a directory inside the root, with symlinks resolved.
 fn real_inside(root: &Root, path: &Path) -> Option<PathBuf> {
+    // The reason makes no difference: it is not known as a registered source, nor to be below them.
     root.real_path(path).ok().and_then(|host| root.inside(&host))
 }
 
@@ -338,6 +339,7 @@ fn show(display: &Path, directory: &Path, path: &Path, root: &Root) -> String {
     let shown = match path.strip_prefix(directory) {
         Ok(rest) if rest.as_os_str().is_empty() => display.to_owned(),
         Ok(rest) => display.join(rest),
+        // A path elsewhere is shown as a whole.
         Err(_) => root.shown_path(path),
     };
     let shown = shown.strip_prefix(".").unwrap_or(&shown);

@@ -94,6 +94,7 @@ pub fn report(release: &str, id: &str, sources: &CmdlineSources, merged: &Merged
         release: release.to_owned(),
         id: id.to_owned(),
         cmdline: text(&merged.line),
+        // The place of the byte makes no difference: readers get the whole line.
         cmdline_hex: std::str::from_utf8(&merged.line)
             .is_err()
             .then(|| merged.line.iter().map(|b| format!("{b:02x}")).collect()),

@@ -114,6 +114,7 @@ fn blocked_by_refresh(system: &System, pair: &ModuleOnKernel) -> Option<Obstruct
     let forecast = |line| load_forecast(system, pair, None, line);
     match (forecast(CommandLine::Coming), forecast(CommandLine::Configured)) {
         (LoadForecast::Blocked(_), _) => None,
+        // A module that is not proven is not lost by an entry.
         (_, LoadForecast::Blocked(by)) if pair.proof.is_ok() => Some(by),
         _ => None,
     }

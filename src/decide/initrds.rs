@@ -65,6 +65,7 @@ fn of_file(
             // The running kernel has booted with it.
             Ok(Some(why)) if runs => InitrdForecast::Remark(why),
             Ok(Some(why)) => InitrdForecast::NotReady(why),
+            // It has booted with this initrd.
             Err(_) if runs => InitrdForecast::Fine,
             Err(why) => InitrdForecast::Unknown(why),
         },
@@ -166,6 +167,7 @@ pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<(&'s
             && !there.built_in.contains(module)
     };
     let managed = |module: &String| {
+        // A module without an evaluated dkms.conf has a problem of its own.
         let confs = system.of_kernel(running).filter_map(|pair| pair.conf.as_ref().ok());
         confs.flat_map(|conf| &conf.built).any(|built| kernel_name(&built.name) == *module)
     };

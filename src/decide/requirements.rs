@@ -75,6 +75,7 @@ pub(super) fn requirements(
 fn without_replaced(system: &System, need: &Requirement) -> Requirement {
     let mut need = need.clone();
     let is_replaced = |why: &Use| matches!(why, Use::Replaces { .. });
+    // `decide::unread` reports the error; what was recorded stays then.
     if system.replaced_drivers.is_err() || !need.why.iter().any(is_replaced) {
         return need;
     }
@@ -90,6 +91,7 @@ fn without_replaced(system: &System, need: &Requirement) -> Requirement {
 /// Makes a module critical on every kernel while drivers are blacklisted in its favour. An admin may have
 /// listed it as optional.
 fn add_replaced(system: &System, need: &mut Requirement) {
+    // `decide::unread` reports the error: what is required is unknown then.
     let replaced = system.replaced_drivers.as_ref().ok().and_then(|replaced| replaced.get(&need.module));
     let Some(drivers) = replaced.filter(|_| !(need.is_listed() && need.class == Importance::Optional)) else {
         return;
@@ -114,6 +116,7 @@ fn managed(
     // to the module.
     let mut built = system.files.of_dkms.get(name).cloned().unwrap_or_default();
     let confs = || system.modules_on_kernels.iter().filter(|p| p.module.name == name);
+    // The reason makes no difference: the names of its modules are unknown.
     let unclear = !confs().any(|p| p.conf.is_ok());
     if built.is_empty() {
         // Most modules consist of one file of the same name.

@@ -90,6 +90,7 @@ pub fn setup(inputs: &SetupInputs) -> SetupDecision {
             (None, kernels) => {
                 let all: Vec<_> = kernels.iter().map(|kernel| bundle(inputs, kernel)).collect();
                 let first = all.first().cloned().unwrap_or(Err(Unfilled::NoSwupd));
+                // One bundle is enough. Without any, the first reason is given.
                 all.into_iter().find(Result::is_ok).unwrap_or(first)
             }
         };

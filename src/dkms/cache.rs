@@ -145,6 +145,7 @@ impl Cache {
     /// Removes the files that could not be evaluated.
     pub fn forget_failures(&mut self) {
         let before = self.contents.confs.len();
+        // All of them are evaluated again, whatever the reason was.
         self.contents.confs.retain(|_, conf| conf.is_ok());
         self.changed |= self.contents.confs.len() != before;
     }
@@ -189,6 +190,7 @@ impl Cache {
         match self.contents.images.get(path) {
             Some(known) if known.identity == identity => known.patched,
             _ => {
+                // An image that cannot be read leaves it unknown, and is not remembered.
                 let patched = look().ok()?;
                 self.contents.images.insert(path.to_owned(), Image { identity, patched });
                 self.changed = true;

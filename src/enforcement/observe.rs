@@ -47,9 +47,9 @@ impl Machine {
                 has(b"appraise") && (has(b"func=MODULE_CHECK") || !contains(rule, b"func="))
             })
         };
-        // An unreadable policy counts as one that appraises modules. Such policies are rare.
         let ima_policy = match root.read_optional(IMA_POLICY) {
             Ok(policy) => policy.as_deref().is_some_and(appraises),
+            // An unreadable policy counts as one that appraises modules. Such policies are rare.
             Err(_) => true,
         };
         Machine {
@@ -143,6 +143,7 @@ fn secure_boot(root: &Root) -> SecureBoot {
         (Ok(Some(1)), Ok(_)) => match byte(MOK_STATE, SHIM) {
             Ok(Some(1)) => SecureBoot::Off,
             Ok(_) => SecureBoot::On,
+            // `byte` has logged the reason, which makes no difference.
             Err(_) => SecureBoot::Unknown,
         },
         // If EFI variables are visible and this one is absent, the firmware does not support Secure Boot.
@@ -156,6 +157,7 @@ const TAINT_LETTERS: &str = "PFSRMBUDAWCIOELKXTNJ";
 
 fn taint(root: &Root) -> Option<String> {
     let text = pseudo_file(root, "/proc/sys/kernel/tainted")?;
+    // The kernel writes a number. Anything else leaves the taint unknown.
     let bits: u64 = std::str::from_utf8(&text).ok()?.trim().parse().ok()?;
     Some(TAINT_LETTERS.chars().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, c)| c).collect())
 }

@@ -59,8 +59,8 @@ impl Patch {
 pub fn version(release: &str) -> Option<[u32; 3]> {
     let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
     let mut parts = release[..end].trim_end_matches('.').split('.').map(str::parse::<u32>);
-    let mut next = || parts.next().unwrap_or(Ok(0)).ok();
     // A number that is out of range is not part of a version.
+    let mut next = || parts.next().unwrap_or(Ok(0)).ok();
     (!release[..end].is_empty()).then(|| Some([next()?, next()?, next()?])).flatten()
 }
 

@@ -218,6 +218,7 @@ const AT_THE_END: &str = "how the kernel reads the end of the line: a quote is n
 
 /// The first number of a sysctl value, as the kernel reads it: octal after 0, hexadecimal after 0x.
 fn number(value: &[u8]) -> Option<u64> {
+    // What is not a number is refused by the kernel too, here and below.
     let text = std::str::from_utf8(value).ok()?.trim_start();
     let first = text.split_ascii_whitespace().next()?;
     let hexadecimal = first.strip_prefix("0x").or_else(|| first.strip_prefix("0X"));

@@ -314,6 +314,7 @@ fn listed<'t>(text: &'t [u8], module: &str) -> Option<&'t str> {
     text.split(|b| *b == b'\n').find_map(|line| {
         let path = &line[..memchr::memchr(b':', line)?];
         let base = memchr::memrchr(b'/', path).map_or(0, |at| at + 1);
+        // A path that is not UTF-8 cannot be named in a report.
         is_file_of(&path[base..], module).then(|| std::str::from_utf8(path).ok())?
     })
 }

@@ -194,6 +194,7 @@ impl Inventory {
             .iter()
             .find(|k| k.tip && k.name.variant == asked)
             .or_else(|| {
+                // What is not a name of a kernel names none of them.
                 let name = KernelName::parse(asked, &self.namespace).ok()?;
                 self.kernels.iter().find(|k| k.name == name)
             })

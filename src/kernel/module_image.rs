@@ -132,6 +132,7 @@ impl<'b> ModuleImage<'b> {
     }
 
     fn covers(&self, range: &Range<u64>) -> bool {
+        // The reason makes no difference: the piece has to be read.
         range.is_empty() || self.read_bytes_at(range.start, range.end - range.start).is_ok()
     }
 
@@ -158,12 +159,14 @@ impl<'b> ModuleImage<'b> {
         if !self.covers(&headers) {
             return Ok(vec![headers]);
         }
+        // As above.
         let Ok(sections) = header.section_headers(endian, self) else { return Ok(Vec::new()) };
         let range = |section: &H::SectionHeader| -> Range<u64> {
             let (start, size): (u64, u64) =
                 (section.sh_offset(endian).into(), section.sh_size(endian).into());
             start..start.saturating_add(size)
         };
+        // Without names no section is wanted; parsing reports the damage.
         let Some(names) = header
             .section_strings_index(endian, self)
             .ok()
@@ -181,6 +184,7 @@ impl<'b> ModuleImage<'b> {
         let mut wanted = Vec::new();
         for section in sections {
             let at = names.start + u64::from(section.sh_name(endian));
+            // A name outside of the names is that of no section that is wanted.
             let name = self.read_bytes_at_until(at..names.end, 0).unwrap_or_default();
             let kind = section.sh_type(endian);
             let is_small_note = kind == SHT_NOTE && section.sh_size(endian).into() <= BLOCK as u64;
@@ -218,6 +222,7 @@ impl<'a> ReadRef<'a> for &'a ModuleImage<'_> {
             return Ok(&[]);
         }
         let within = |(at, bytes): &'a (u64, Cow<'_, [u8]>)| {
+            // What lies beyond all addresses of memory is not in a piece, here and below.
             let start = usize::try_from(offset.checked_sub(*at)?).ok()?;
             bytes.get(start..start.checked_add(usize::try_from(size).ok()?)?)
         };
@@ -226,6 +231,7 @@ impl<'a> ReadRef<'a> for &'a ModuleImage<'_> {
 
     fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
         let within = |(at, bytes): &'a (u64, Cow<'_, [u8]>)| {
+            // As above, here and below.
             let start = usize::try_from(range.start.checked_sub(*at)?).ok()?;
             let rest = bytes.get(start..)?;
             let end = usize::try_from(range.end.checked_sub(range.start)?).ok()?.min(rest.len());
@@ -326,6 +332,7 @@ fn collect(mut plain: impl Read, wanted: &[Range<u64>], tail: usize) -> io::Resu
         };
         let bytes = &block[..read];
         for (range, (_, piece)) in wanted.iter().zip(&mut pieces) {
+            // What lies beyond all addresses lies behind the block.
             let cut = |place: u64| usize::try_from(place.saturating_sub(at)).unwrap_or(usize::MAX).min(read);
             piece.extend_from_slice(&bytes[cut(range.start)..cut(range.end)]);
         }
@@ -339,6 +346,7 @@ fn collect(mut plain: impl Read, wanted: &[Range<u64>], tail: usize) -> io::Resu
         if read == 0 || at > MODULE {
             // What is aligned in the file must be aligned in memory.
             let start = at - end.len() as u64;
+            // It is smaller than ALIGNED, so there is no error.
             let excess = usize::try_from(start.next_multiple_of(ALIGNED) - start).unwrap_or(0);
             end.drain(..excess.min(end.len()));
             return Ok((pieces, end, at));
@@ -439,6 +447,7 @@ pub fn zstd<R: BufRead>(mut file: R) -> Result<impl Read, ImageError> {
         e @ FrameDecoderError::WindowSizeTooBig { .. } => ImageError::TooLarge(format!("zstd: {e}")),
         e => ImageError::Damaged(format!("zstd: {e}")),
     })?;
+    // 15 MiB fit into any usize.
     let most_blocks =
         if looks_far { usize::try_from(FAR_ZSTD).unwrap_or(0) / ZSTD_BLOCK } else { usize::MAX };
     Ok(Zstd { decoder, source: file, most_blocks })

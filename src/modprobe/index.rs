@@ -91,6 +91,7 @@ impl Index {
     /// The files that `modules.dep` lists, as far as their paths are text.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         let lines = self.text.split(|b| *b == b'\n');
+        // modprobe finds no module by a name that is not UTF-8.
         lines.filter_map(|line| str::from_utf8(line).ok()?.split_once(':').map(|(path, _)| path))
     }
 
@@ -101,6 +102,7 @@ impl Index {
 
     /// The line that modprobe finds for a module.
     pub fn modprobe(&self, module: &str) -> Option<DependencyEntry> {
+        // A damaged index has no line; `found` gives the reason.
         self.found(module).ok()?
     }
 
@@ -155,6 +157,7 @@ fn hash_of(name: &[u8]) -> u64 {
 /// If it is not an index, or an offset is out of range; a phrase that follows its name.
 fn look_up<'a>(index: &'a [u8], key: &[u8]) -> Result<Option<&'a [u8]>, &'static str> {
     let mut at = IndexReader { index, at: 0 };
+    // A file without a first number is not an index either.
     if at.number().ok() != Some(MARK) {
         return Err("is not an index");
     }

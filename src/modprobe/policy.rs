@@ -59,6 +59,7 @@ impl LoadPolicy {
 /// The boot time in seconds since the epoch (`btime` in proc_stat(5)).
 fn boot_time(stat: &[u8]) -> Option<i128> {
     let line = stat.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"btime "))?;
+    // The kernel writes a number. Anything else leaves the time unknown.
     std::str::from_utf8(line).ok()?.trim().parse().ok()
 }
 

@@ -116,6 +116,7 @@ impl<'r> KernelModules<'r> {
         let entry = match index.found(module) {
             Ok(Some(entry)) => entry,
             Ok(None) => return Resolution::Absent,
+            // A kernel without modules has no index.
             Err(_) if index.is_empty() => return Resolution::Absent,
             Err(why) => {
                 let path = self.root.shown_path(format!("{}/modules.dep.bin", self.directory));

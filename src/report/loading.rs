@@ -13,6 +13,7 @@ pub(super) fn notes(system: &System) -> impl Iterator<Item = String> {
 
 /// The remark on one module, if something prevents it from being loaded and nothing in use is affected.
 fn note(system: &System, pair: &ModuleOnKernel) -> Option<String> {
+    // A module that is not proven has a state that says why.
     pair.proof.as_ref().ok()?;
     if let InitrdForecast::Remark(why) = initrd_forecast(system, pair, None) {
         return Some(why);

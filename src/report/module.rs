@@ -124,6 +124,7 @@ fn named(system: &System, document: &StatusDocument, asked: &str) -> Option<Stri
     }
     let pairs = system.modules_on_kernels.iter().chain(&system.fallbacks);
     let makes = pairs.filter(|pair| is_version(&pair.module)).find(|pair| {
+        // What it builds is unknown then; its state gives the reason.
         let built = pair.conf.as_ref().map(|conf| conf.built.as_slice()).unwrap_or_default();
         built.iter().any(|file| kernel_name(&file.name) == kernel_name(name))
     });
@@ -244,6 +245,7 @@ fn notes(system: &System, document: &StatusDocument, name: &str) -> Vec<String> 
     let allowed = document.guard.wishes.wishes.allowed.iter().filter(|allowance| allowance.without == name);
     notes.extend(allowed.map(|allowance| format!("an admin allows {allowance}")));
     let pairs = system.modules_on_kernels.iter().filter(|pair| pair.module.name == name);
+    // A dkms.conf that cannot be evaluated is the state of its module.
     for conf in pairs.filter_map(|pair| pair.conf.as_ref().ok()) {
         if !conf.depends.is_empty() {
             notes.push(format!("it is built after {}", conf.depends.join(", ")));

@@ -137,6 +137,7 @@ fn recorded(
 fn are_inputs_unread(system: &System) -> bool {
     let denied = system.denied.iter().map(|path| match path.strip_prefix(&system.root) {
         Ok(inside) => Path::new("/").join(inside),
+        // A path outside of the root is named as it is.
         Err(_) => path.clone(),
     });
     let failed = system.unread.iter().map(|unread| unread.path.clone());

@@ -316,6 +316,7 @@ fn ended(status: ExitStatus) -> Ended {
 /// Sends SIGTERM to the group, and SIGKILL to the rest of it when its leader is gone or [`GRACE`] is over.
 /// duct's own `kill` would leave the grandchildren running.
 fn end_group(child: &Handle) -> io::Result<()> {
+    // A process id fits into an i32; without one there is no child.
     let Some(group) = child.pids().first().and_then(|pid| i32::try_from(*pid).ok()).map(Pid::from_raw) else {
         return Ok(());
     };
@@ -325,6 +326,7 @@ fn end_group(child: &Handle) -> io::Result<()> {
     // The kernel needs a moment, and the next step must not meet these processes. Zombies that nobody
     // collects are not waited for.
     let watch = Stopwatch::start();
+    // An error means that nobody is left.
     while killpg(group, None).is_ok() && watch.elapsed() < DYING {
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -34,6 +34,7 @@ pub fn is_furnished() -> bool {
 }
 
 fn is_null_device() -> bool {
+    // The reason makes no difference: there is no usable device.
     stat("/dev/null").is_ok_and(|s| SFlag::from_bits_truncate(s.st_mode).contains(SFlag::S_IFCHR))
 }
 
@@ -46,6 +47,7 @@ fn is_null_device() -> bool {
 pub fn furnish(second: bool) -> io::Result<()> {
     // Root can see the root of the first process if /proc is mounted.
     let of_init = stat("/proc/1/root/.");
+    // Without both, the own root may be another one.
     if is_furnished() && of_init.is_ok_and(|init| stat("/").is_ok_and(|own| is_same(&own, &init))) {
         return Ok(());
     }

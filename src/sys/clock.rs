@@ -16,6 +16,7 @@ pub enum Clock {
 impl Clock {
     /// The system's clock, or the moment in `SOURCE_DATE_EPOCH` (seconds) where that is set.
     pub fn from_environment() -> Clock {
+        // As its specification says, a value that is not a time has no effect.
         std::env::var("SOURCE_DATE_EPOCH")
             .ok()
             .and_then(|text| text.parse().ok())

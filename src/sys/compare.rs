@@ -11,6 +11,7 @@ const BLOCK: usize = 256 << 10;
 /// # Errors
 /// When one of them cannot be read.
 pub fn have_same_contents(one: File, other: File) -> io::Result<bool> {
+    // BLOCK is a small constant.
     let block = u64::try_from(BLOCK).unwrap_or(u64::MAX);
     let (mut first, mut second) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
     loop {

@@ -31,6 +31,7 @@ pub fn watch() -> std::io::Result<()> {
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The kernel writes hexadecimal digits. Without them no signal counts as ignored.
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 

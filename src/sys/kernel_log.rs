@@ -24,6 +24,7 @@ impl KernelLog {
     pub fn from_now() -> Option<KernelLog> {
         let mut options = std::fs::OpenOptions::new();
         options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        // The reason makes no difference: a report has no lines of the kernel then.
         let mut file = options.open("/dev/kmsg").ok()?;
         file.seek(SeekFrom::End(0)).ok()?;
         Some(KernelLog { file })

@@ -81,6 +81,7 @@ impl Live {
         let tick = move || {
             while stopped.recv_timeout(LOOK_AGAIN) == Err(RecvTimeoutError::Timeout) {
                 if let Some(screen) = screen().as_mut() {
+                    // As above.
                     screen.draw("").ok();
                 }
             }
@@ -98,6 +99,7 @@ impl Drop for Live {
         // A thread that has panicked draws no more, which is all that is needed.
         self.ticker.take().map(JoinHandle::join);
         if let Some(mut last) = screen().take() {
+            // As above.
             last.take_back().and_then(|()| last.term.flush()).ok();
         }
     }
@@ -110,6 +112,7 @@ pub struct Above;
 
 impl Write for Above {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Without stderr there is nobody to report to.
         match screen().as_mut() {
             Some(screen) => screen.draw(&String::from_utf8_lossy(bytes)).ok(),
             None => io::stderr().write_all(bytes).ok(),

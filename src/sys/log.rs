@@ -115,12 +115,14 @@ impl Visit for Texts {
 
 /// Whether systemd has connected our stderr to the journal: `$JOURNAL_STREAM` names its device and inode.
 fn stderr_is_the_journal() -> bool {
+    // Without it, or with a closed stderr, it is not connected.
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|s| stream == format!("{}:{}", s.st_dev, s.st_ino))
 }
 
 /// Starts the log of `program`. `live` is whether this program works on the system that it runs on.
 pub fn start(program: &'static str, talk: Verbosity, live: bool) {
+    // Without its socket, as in a container, messages go to stderr alone.
     let journal = if live { tracing_journald::layer().ok() } else { None };
     let journal = journal.map(|layer| {
         use tracing_journald::{Priority, PriorityMappings};

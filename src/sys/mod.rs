@@ -69,6 +69,7 @@ pub fn capacity() -> (usize, Option<u64>) {
     // Without /proc the processors alone decide.
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    // What is not a number leaves the memory unknown.
     let kilobytes = available.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
     (processors, kilobytes.map(|k| k << 10))
 }

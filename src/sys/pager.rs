@@ -69,13 +69,16 @@ impl Rights {
 fn login() -> Option<u32> {
     // A kernel without audit has no such file.
     let text = std::fs::read_to_string("/proc/self/loginuid").ok()?;
+    // The kernel writes a number; anything else is as good as no login.
     text.trim().parse().ok().filter(|login| *login != NO_LOGIN)
 }
 
 /// Starts `$PAGER`, else `less`; none where there is no pager, or none is wanted (`PAGER=` or `cat`).
 pub fn start(tools: &Tools) -> Option<Pager> {
+    // A value that is not UTF-8 counts as not set.
     let mut command = command(tools, Rights::of_this_process(), std::env::var("PAGER").ok().as_deref())?;
     command.stdin(Stdio::piped());
+    // The reason makes no difference: the text is printed without a pager.
     command.spawn().ok().map(|child| Pager { child })
 }
 
@@ -86,12 +89,14 @@ fn command(tools: &Tools, rights: Rights, wanted: Option<&str>) -> Option<Comman
     let name = words.next().filter(|name| *name != "cat")?;
     let mut command = match rights {
         Rights::Own => {
+            // As below.
             let program: PathBuf = if name.starts_with('/') { name.into() } else { tools.find(name).ok()? };
             let mut command = Command::new(program);
             command.args(words);
             command
         }
         Rights::Borrowed => {
+            // Without a pager the text is printed as it is.
             let mut command = Command::new(tools.find("less").ok()?);
             let variables = std::env::vars_os().map(|(name, _)| name);
             variables.filter(|name| name.as_encoded_bytes().starts_with(b"LESS")).for_each(|name| {

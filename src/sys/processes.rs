@@ -30,6 +30,7 @@ fn is_shown(proc: &Path, name: &str) -> Result<bool, FileError> {
     let (mut is_found, mut is_any) = (false, false);
     for process in std::fs::read_dir(proc).map_err(failed("list", proc.to_owned()))? {
         let process = process.map_err(failed("list", proc.to_owned()))?;
+        // Names in /proc that are not numbers are not processes.
         if process.file_name().to_str().is_none_or(|name| name.parse::<u32>().is_err()) {
             continue;
         }

@@ -72,6 +72,7 @@ impl From<FileStat> for Stat {
         // The field types differ between architectures; all of them fit.
         Stat {
             kind: FileKind::of_mode(s.st_mode),
+            // A size is never negative.
             size: u64::try_from(s.st_size).unwrap_or(0),
             mtime_ns: i128::from(s.st_mtime) * 1_000_000_000 + i128::from(s.st_mtime_nsec),
             ctime_ns: i128::from(s.st_ctime) * 1_000_000_000 + i128::from(s.st_ctime_nsec),

@@ -7,6 +7,7 @@ const LIMITS: std::ops::RangeInclusive<usize> = 40..=200;
 
 /// The columns of stdout: `$COLUMNS`, else those of the terminal, else 80.
 pub fn width() -> usize {
+    // What is not a number counts as not set.
     let asked = std::env::var("COLUMNS").ok().and_then(|text| text.trim().parse().ok());
     let seen = || console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
     asked.or_else(seen).filter(|columns| *columns > 0).unwrap_or(WIDTH).clamp(*LIMITS.start(), *LIMITS.end())
@@ -19,6 +20,7 @@ const HEIGHT_LIMIT: usize = 200;
 
 /// The lines of stdout: `$LINES`, else those of the terminal, else 24.
 pub fn height() -> usize {
+    // What is not a number counts as not set.
     let asked = std::env::var("LINES").ok().and_then(|text| text.trim().parse().ok());
     let seen = || console::Term::stdout().size_checked().map(|(lines, _)| usize::from(lines));
     asked.or_else(seen).filter(|lines| *lines > 0).unwrap_or(HEIGHT).clamp(HEIGHT, HEIGHT_LIMIT)
@@ -48,6 +50,7 @@ pub fn redraw(page: &str, is_first: bool) -> std::io::Result<()> {
 
 /// Whether the locale uses UTF-8. The Linux console has no font for the symbols.
 pub fn shows_unicode() -> bool {
+    // A value that is not UTF-8 counts as not set.
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let locale =
         ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_ascii_lowercase();

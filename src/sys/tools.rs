@@ -125,6 +125,7 @@ impl Tools {
     /// The bytes of a program that is a script; none when it is not there, or not a script.
     #[allow(clippy::disallowed_methods)] // a program of the machine we run on, whatever the root is
     pub fn text(&self, name: &str) -> Option<Vec<u8>> {
+        // The reason makes no difference: without the program there is no text.
         let path = self.find(name).ok()?;
         // An unreadable script cannot be run either.
         let mut bytes = Vec::new();
@@ -134,6 +135,7 @@ impl Tools {
 
     /// The identity of an installed program: path, size and time; none when it is not installed.
     pub fn identity(&self, name: &str) -> Option<String> {
+        // A program that is missing or cannot be looked at has no identity.
         let path = self.find(name).ok()?;
         let stat = path.metadata().ok()?;
         Some(format!("{} {} {}.{}", path.display(), stat.size(), stat.mtime(), stat.mtime_nsec()))

@@ -16,6 +16,7 @@ use std::path::Path;
 pub fn user_of(directory: &Path) -> std::io::Result<Option<String>> {
     for process in std::fs::read_dir("/proc")? {
         let process = process?;
+        // Names in /proc that are not numbers are not processes.
         let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
         if pid == std::process::id() {
             continue;
@@ -52,6 +53,7 @@ fn unless_hidden<T>(e: std::io::Error) -> std::io::Result<Option<T>> {
 
 /// The name of the user that runs this program: with sudo(8), the one that called it.
 pub fn own_name() -> String {
+    // Without sudo, or with a name that is not UTF-8, the user id decides.
     let by_sudo = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
     let uid = nix::unistd::getuid();
     // Without an entry in the database of users, the number has to do.
@@ -91,10 +93,12 @@ pub fn caller(name: &str) -> Option<Vec<OsString>> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         if field("Name:") == Some(name) {
+            // As above: it cannot be asked.
             let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
             let words = words.strip_suffix(b"\0").unwrap_or(&words);
             return Some(words.split(|b| *b == 0).map(|word| OsString::from_vec(word.to_vec())).collect());
         }
+        // The kernel writes a number, and 0 for the first process.
         pid = field("PPid:")?.parse().ok().filter(|pid| *pid > 0)?;
     }
     None

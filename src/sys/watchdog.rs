@@ -21,6 +21,7 @@ pub fn end_after(limit: Duration, code: u8, what: &'static str) {
         match signal_hook::flag::register_conditional_shutdown(alarm, code.into(), always) {
             Ok(_) => {
                 let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+                // A longer limit than alarm(2) knows becomes its longest.
                 nix::unistd::alarm::set(seconds.try_into().unwrap_or(u32::MAX).max(1));
             }
             Err(e) => tracing::warn!("the deadline of {} s cannot be set: {e}", limit.as_secs()),

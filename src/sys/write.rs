@@ -168,6 +168,7 @@ impl Root {
     /// When it cannot be made.
     pub fn link(&self, path: impl AsRef<Path>, text: &Path) -> Result<Written, FileError> {
         let path = path.as_ref();
+        // What is there and cannot be read as a symlink is replaced.
         if self.read_link(path).is_ok_and(|there| there == text) {
             return Ok(Written::Same);
         }
@@ -399,6 +400,7 @@ fn sweep(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
         openat(directory, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     for Listed { name: file, .. } in entries(listing, LIST_LIMIT)? {
         let of = file.as_bytes().strip_prefix(b".").and_then(|rest| rest.strip_prefix(name.as_bytes()));
+        // A name without a process id is not of a temporary file of ours.
         let writer = of.and_then(|rest| std::str::from_utf8(rest.strip_prefix(b".")?).ok()?.parse().ok());
         let Some(writer) = writer.filter(|pid| *pid > 0).map(Pid::from_raw) else { continue };
         if writer != getpid() && kill(writer, None) != Err(Errno::ESRCH) {
@@ -406,6 +408,7 @@ fn sweep(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
         }
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let is_free = match openat(directory, file.as_os_str(), flags, Mode::empty()) {
+            // An error means that its writer is still at work, or that nothing is known: it stays.
             Ok(fd) => Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).is_ok(),
             // A symlink cannot be opened with these flags, nor locked.
             Err(Errno::ELOOP) => true,

@@ -192,6 +192,7 @@ fn files_of_dkms(root: &Root, known: &FilesQuery<'_>) -> BTreeMap<String, BTreeS
 /// The kernel modules in a build directory. If it cannot be listed, their names come from other sources.
 fn built_files(root: &Root, name: &str, version: &str, release: &str) -> BTreeSet<String> {
     let module = ModuleName { name: name.to_owned(), version: version.to_owned() };
+    // The reason makes no difference: see above.
     let files = root.list_optional(built_directory(&module, release)).unwrap_or_default();
     files.iter().filter_map(|file| stem(file.text()?)).map(kernel_name).collect()
 }

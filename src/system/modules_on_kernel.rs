@@ -82,6 +82,7 @@ pub(super) fn pairs_with(
         .collect();
     conflict::find(&mut modules_on_kernels);
     if modules_on_kernels.iter().any(|pair| pair.proof.is_err()) {
+        // The only error of `find` is that the program is not there.
         let missing =
             toolchain::missing(&toolchain::config(root, &release), |name| context.tools.find(name).is_ok());
         modules_on_kernels.iter_mut().for_each(|pair| pair.programs_missing.clone_from(&missing));
@@ -135,6 +136,7 @@ fn chosen_versions<'t>(
     endless: &Endless,
 ) -> Vec<(&'t Registered, Result<DkmsConf, ConfError>)> {
     let mut chosen: Vec<(&Registered, Result<DkmsConf, ConfError>)> = Vec::new();
+    // A dkms.conf that cannot be evaluated asks for nothing.
     let asks = |conf: &Result<DkmsConf, ConfError>| conf.as_ref().is_ok_and(|c| c.autoinstall);
     let reader = conf::ConfReader::new(&context.root, &context.tools, cache, sources, release);
     for registered in &tree.modules {

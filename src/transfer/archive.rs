@@ -301,6 +301,7 @@ fn append(
         return Err(ExportError::Changed(from.to_owned()));
     }
     let modified = root.lookup(from).stat().map_or(0, |stat| stat.mtime_ns / 1_000_000_000);
+    // A time before 1970 becomes 1970.
     let mut header = header(EntryType::Regular, mode, u64::try_from(modified).unwrap_or(0));
     header.set_size(size);
     let mut reader = Summed::new(file.take(size));

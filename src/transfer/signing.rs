@@ -134,6 +134,7 @@ impl SigningKeys {
             let key = path.clone();
             return Ok(match verifier.finalize() {
                 Ok(()) => ArchiveSignature::Valid { key, comment: signature.trusted_comment().to_owned() },
+                // The only error is that the contents do not agree with the signature.
                 Err(_) => ArchiveSignature::Altered { key },
             });
         }

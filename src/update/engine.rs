@@ -418,6 +418,7 @@ fn hold_off_shutdown(context: &Context, planned: &[Planned]) -> Option<ChildGuar
     if !context.root.is_live() || !planned.iter().any(|p| p.steps.contains(&PlanStep::Build)) {
         return None;
     }
+    // Without the program a shutdown cannot be delayed; the next boot resumes an interrupted build.
     let child = context.tools.child("systemd-inhibit", INDEX_DEADLINE).ok()?.args([
         "--what=shutdown",
         "--mode=block",
@@ -449,6 +450,7 @@ fn not_ready(system: &System, release: &str) -> BTreeSet<String> {
     };
     let states: BTreeMap<&str, bool> =
         system.of_kernel(release).map(|p| (p.module.name.as_str(), is_there(p))).collect();
+    // A module without an evaluated dkms.conf is not built, and depends on nothing.
     let named = system.of_kernel(release).filter_map(|p| p.conf.as_ref().ok()).flat_map(|c| c.depends.iter());
     named.filter(|name| states.get(name.as_str()) != Some(&true)).cloned().collect()
 }

@@ -117,6 +117,7 @@ fn exportable(root: &Root, pair: &ModuleOnKernel) -> Result<(), String> {
     let is_kept = |proof: &Proof| {
         let file = proof.path.rsplit('/').next().unwrap_or_default();
         let built = format!("{}/{file}", built_directory(&pair.module, &pair.release));
+        // A built file that cannot be read is not the installed one.
         proof.sha256.is_some() && modfile::sha256(root, &built).ok() == proof.sha256
     };
     if pair.stage != Stage::Installed || !proofs.iter().all(is_kept) {

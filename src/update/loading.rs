@@ -89,6 +89,7 @@ pub fn load(context: &Context, file: &str) -> Result<LoadOutcome, String> {
 fn devices(root: &Root, name: &str) -> Vec<String> {
     let drivers = format!("/sys/module/{name}/drivers");
     let links = |directory: &str| {
+        // The reason makes no difference: this is for information.
         let entries = root.list_optional(directory).unwrap_or_default();
         let links = entries.into_iter().filter(|entry| entry.kind == FileKind::Link);
         links.filter_map(|entry| entry.text().map(str::to_owned)).collect::<Vec<_>>()

@@ -97,6 +97,7 @@ impl Run<'_> {
     fn sums_of(&self, pair: &ModuleOnKernel) -> Vec<String> {
         match (&pair.proof, &pair.conf) {
             (Ok(proofs), _) => proofs.iter().filter_map(|proof| proof.sha256.clone()).collect(),
+            // The files of a build are recorded whatever is wrong with the installed ones.
             (Err(_), Ok(conf)) if matches!(pair.stage, Stage::Built | Stage::Installed) => {
                 sums_of_build(&self.context.root, &pair.module, &pair.release, conf)
             }

@@ -124,6 +124,7 @@ impl SetupPlan {
 
 fn inputs(context: &Context, inventory: &Inventory) -> Result<SetupInputs, String> {
     let root = &context.root;
+    // The only error is that it is not there.
     let mut found = SetupInputs { has_swupd: context.tools.find("swupd").is_ok(), ..SetupInputs::default() };
     for kernel in inventory.tips() {
         let release = kernel.name.release();
@@ -150,6 +151,7 @@ fn missing_programs(context: &Context, release: &str) -> Result<Vec<String>, Str
     let unread = RefCell::new(None);
     let is_image = root.kind() == RootKind::Image && !root.is_slash();
     let has = |name: &str| match is_image {
+        // As above: the only error is that it is not there.
         false => context.tools.find(name).is_ok(),
         true => PROGRAMS.iter().any(|directory| match root.lookup(format!("{directory}/{name}")) {
             Presence::There(stat) => stat.kind == FileKind::File,

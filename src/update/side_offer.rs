@@ -116,6 +116,7 @@ fn devices(root: &Root) -> Option<Vec<(String, String)>> {
     // observed elsewhere.
     for bus in root.list_optional(BUSES).unwrap_or_default() {
         let directory = format!("{BUSES}/{}/devices", bus.name.to_string_lossy());
+        // As above, here and below.
         for device in root.list_optional(&directory).unwrap_or_default() {
             let path = format!("{directory}/{}", device.name.to_string_lossy());
             let alias = format!("{path}/modalias");

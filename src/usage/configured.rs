@@ -85,9 +85,11 @@ impl CurrentBoot {
         // clr-boot-manager updates the mark of the running kernel at each boot that reaches
         // multi-user.target.
         let mark = root.lookup(format!("{MARKS}/k_booted_{release}")).stat();
+        // A time that no calendar has is none.
         let marked = mark.and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok());
         // `/proc/stat` also has the boot time, but is slow to read on large machines.
         let uptime = word(root, "/proc/uptime");
+        // The kernel writes a number. Without it the boot counts as not complete.
         let seconds = uptime.as_deref().and_then(|text| text.split(['.', ' ']).next()?.parse::<i64>().ok());
         let began = seconds.and_then(|seconds| now.checked_sub(Span::new().try_seconds(seconds).ok()?).ok());
         CurrentBoot { id, is_complete: marked.zip(began).is_some_and(|(marked, began)| marked >= began) }

@@ -38,6 +38,7 @@ impl Checkout {
         }
         // Without a commit there is no version.
         let commit = git(tools, directory, &["rev-parse", "--short=7", "HEAD"]).ok();
+        // Without a tag the version is made from the commit alone.
         let described = git(tools, directory, &["describe", "--tags", "--long", "--abbrev=7"]).ok();
         let version = commit.map(|commit| GitVersion {
             tag: described.as_deref().and_then(|text| tag_of(&String::from_utf8_lossy(text))),
@@ -56,6 +57,7 @@ fn path_of(name: &[u8]) -> PathBuf {
 fn tag_of(text: &str) -> Option<(String, u64)> {
     let mut parts = text.trim().rsplitn(3, '-');
     let (_, commits, tag) = (parts.next()?, parts.next()?, parts.next()?);
+    // A name with hyphens that does not end like one of `git describe` is not one.
     Some((tag.to_owned(), commits.parse().ok()?))
 }
 

@@ -195,6 +195,7 @@ impl<'r> Extraction<'r> {
         if is_wanted && !self.beside.iter().any(|(known, _)| *known == path) {
             let read = body.take(size).read_to_end(&mut bytes);
             read.map_err(|e| UnpackError::Source(format!("the package is damaged: {e}")))?;
+            // Files that are not text are not side files of a module.
             self.beside.extend(String::from_utf8(bytes).ok().map(|text| (path, text)));
         }
         Ok(())

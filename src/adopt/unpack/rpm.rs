@@ -53,6 +53,7 @@ fn cpio(mut archive: impl Read, into: &mut Extraction<'_>) -> Result<(), UnpackE
         let mut header = [0; CPIO_HEADER];
         archive.read_exact(&mut header).map_err(damaged)?;
         let field = |at: usize| {
+            // Digits that are not UTF-8 become none, which is not a number.
             let digits = std::str::from_utf8(&header[6 + 8 * at..14 + 8 * at]).unwrap_or_default();
             u64::from_str_radix(digits, 16).map_err(|_| damaged(io::Error::other("a damaged number")))
         };
@@ -77,6 +78,7 @@ fn cpio(mut archive: impl Read, into: &mut Extraction<'_>) -> Result<(), UnpackE
         if let Some(name) = beside(name).filter(|_| mode & 0o170_000 == 0o100_000) {
             into.keep(name, size, &mut body)?;
         } else if let Some(name) = packaged(name) {
+            // Eight hexadecimal digits fit into 32 bits.
             let mode = u32::try_from(mode).unwrap_or(0);
             match mode & 0o170_000 {
                 0o040_000 => into.take(name, Entry::Directory)?,

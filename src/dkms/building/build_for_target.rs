@@ -40,6 +40,7 @@ pub(in crate::dkms) fn for_target_at_once(
     *from = log::length(log);
     let ended = build_with(job, BuildAids { uname: Some(&uname), ..aids }, log).map_err(not_run)?;
     let make_log = match ended {
+        // The reason makes no difference here: what is installed in the end is judged again.
         Ended::Exit(0) if (job.judge)().is_ok() => return Ok(Some(ended)),
         Ended::Exit(0) => format!("{}/log/make.log", build_directory(module, release)),
         Ended::Exit(code) if !EXCLUDED.contains(&code) => make_log(module),

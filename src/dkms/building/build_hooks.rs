@@ -137,6 +137,7 @@ fn failed_in(log: &File, from: u64) -> Option<(&'static str, Phase, String)> {
     let length = length(log);
     // A log that was shortened meanwhile is searched from its beginning.
     let from = if from > length { 0 } else { from };
+    // LOG is some MiB, so it fits.
     let mut text = vec![0; usize::try_from((length - from).min(LOG)).ok()?];
     if let Err(e) = log.read_exact_at(&mut text, from) {
         tracing::warn!("cannot read the build log: {e}");

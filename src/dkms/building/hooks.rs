@@ -128,5 +128,6 @@ fn interpreter(root: &Root, script: &Path) -> Option<PathBuf> {
     let start = root.read_start(script, FIRST_LINE).ok()?;
     let line = start.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
     let word = line.split(|b| b.is_ascii_whitespace()).find(|word| !word.is_empty())?;
+    // An interpreter whose name is not UTF-8 is not looked for; running the script reports it.
     Some(PathBuf::from(std::str::from_utf8(word).ok()?))
 }

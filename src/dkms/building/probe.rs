@@ -169,6 +169,7 @@ impl Drop for Stage<'_> {
 pub(in crate::dkms) fn other_kernel(job: &Job<'_>) -> anyhow::Result<Option<String>> {
     let Job { root, tools, release, conf, .. } = *job;
     let Source::Directory { path, .. } = job.source else { return Ok(None) };
+    // The reason makes no difference: make is asked then.
     let is_running = nix::sys::utsname::uname().is_ok_and(|name| name.release() == release);
     if is_running || !is_worth_asking(&conf.make, release) {
         return Ok(None);

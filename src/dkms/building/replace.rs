@@ -295,6 +295,7 @@ impl Replacement {
         let in_place = self.new.iter().all(|new| has(root, &new.path, &new.sha256));
         let text = format!("{}/{}/{}", self.module.version, self.release, architecture());
         let link = root.read_link(claim_path(&self.module, &self.release));
+        // A link that cannot be read does not name this build.
         if in_place && !self.post_install && link.is_ok_and(|link| link.as_os_str() == text.as_str()) {
             Way::Finish
         } else if self.can_go_back() && self.old.iter().all(|old| there(old, &backup)) {

@@ -103,6 +103,7 @@ pub(in crate::dkms) fn asks_for_running(root: &Root, source: &Path) -> Option<(S
             match entry.kind {
                 FileKind::Directory if name != ".git" => waiting.insert(0, path),
                 FileKind::File if is_makefile(&name) => {
+                    // As above.
                     let text = root.read_start(&path, MAKEFILE).unwrap_or_default();
                     if let Some(line) = running_line(&String::from_utf8_lossy(&text)) {
                         return Some((path.display().to_string(), line));
@@ -123,6 +124,7 @@ fn is_makefile(name: &str) -> bool {
 fn running_line(text: &str) -> Option<u32> {
     let mut lines = text.lines().enumerate();
     let (at, _) = lines.find(|(_, line)| !line.trim_start().starts_with('#') && asks_release(line))?;
+    // The text is at most MAKEFILE bytes long, so the number fits.
     u32::try_from(at + 1).ok()
 }
 

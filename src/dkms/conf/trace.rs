@@ -131,6 +131,7 @@ fn position<'l>(line: &'l str, files: &[(&str, &[u8])]) -> Option<(Option<FileLi
     for (file, (path, _)) in files.iter().enumerate() {
         let behind = rest.strip_prefix(*path).and_then(|rest| rest.strip_prefix(':'));
         if let Some((number, text)) = behind.and_then(|rest| rest.split_once('@')) {
+            // bash prints a number; anything else is text of the script.
             return number.parse().ok().map(|number| (Some((file, number)), text));
         }
     }

@@ -210,6 +210,7 @@ impl DkmsConf {
             "syntax" => self.syntax = syntax_error(value, files),
             "quote" => {
                 if let Some(error) = &mut self.syntax {
+                    // It is only for the message, which does without the line.
                     error.quote = value.parse().ok();
                 }
             }
@@ -356,6 +357,7 @@ fn syntax_error(said: &str, files: &[String]) -> Option<SyntaxError> {
     let first = said.lines().find(|line| !line.is_empty())?;
     let found = files.iter().enumerate().find_map(|(file, path)| {
         let (line, message) = first.strip_prefix(path.as_str())?.strip_prefix(": line ")?.split_once(": ")?;
+        // As above: without a number the message has no line.
         Some(SyntaxError { file, line: line.parse().ok(), message: message.to_owned(), quote: None })
     });
     Some(found.unwrap_or(SyntaxError { file: 0, line: None, message: first.to_owned(), quote: None }))

@@ -82,6 +82,7 @@ fn find(text: &[u8]) -> Option<String> {
     let at_digits = |at: usize| {
         let rest = &text[at + b"dkms-".len()..];
         let end = rest.iter().position(|b| !b.is_ascii_digit() && *b != b'.').unwrap_or(rest.len());
+        // These bytes are digits and dots: they are UTF-8.
         let version = std::str::from_utf8(&rest[..end]).unwrap_or_default().trim_end_matches('.');
         (version.contains('.') && version.starts_with(|c: char| c.is_ascii_digit()))
             .then(|| version.to_owned())

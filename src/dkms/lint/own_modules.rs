@@ -14,6 +14,7 @@ pub fn own_modules(root: &Root, release: &str) -> BTreeMap<String, KernelOwn> {
     let read = |list: &str| root.read_within(format!("{}/{list}", module_directory(release)), KERNEL_LIST);
     let mut found = BTreeMap::new();
     for (list, own) in [("modules.dep", KernelOwn::Module), ("modules.builtin", KernelOwn::BuiltIn)] {
+        // The reason makes no difference: this is only advice.
         let text = read(list).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let paths = text.lines().filter_map(|line| line.split(':').next());

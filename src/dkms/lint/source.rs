@@ -189,6 +189,7 @@ impl SourceFiles {
                 continue;
             }
             let bytes = match entry.kind {
+                // What is too large or cannot be read is not examined.
                 FileKind::File => root.read_within(directory.join(path), TEXT.min(left)).ok(),
                 _ => None,
             };

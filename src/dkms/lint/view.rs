@@ -53,6 +53,7 @@ pub(super) struct ConfView<'a> {
 impl<'a> ConfView<'a> {
     /// None if bash gave no answer.
     pub(super) fn of(subject: &'a LintSubject<'a>, answer: &'a Answer) -> Option<ConfView<'a>> {
+        // The error is a finding of its own.
         let (conf, trace) = answer.evaluated.as_ref().ok()?;
         Some(ConfView { subject, answer, conf, trace })
     }

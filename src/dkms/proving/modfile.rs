@@ -73,6 +73,7 @@ pub(in crate::dkms) fn of_file_named(root: &Root, path: &str, name: &str) -> Res
         let sha256 = digest(file).map_err(|e| root.read_failed(path, e))?;
         return system(sha256, ModuleImage::of_file(root, path, name));
     }
+    // The size only saves copies while the bytes are read.
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     file.take(WHOLE + 1).read_to_end(&mut bytes).map_err(|e| root.read_failed(path, e))?;
     known(name, &bytes)

@@ -449,6 +449,7 @@ impl<'a> BegunProof<'a> {
             path,
             size: there.stat().map_or(0, |stat| stat.size),
             signature: Some(facts.signature.clone()),
+            // A time that no calendar has is only left out of the report.
             mtime: there.stat().and_then(|stat| Timestamp::from_nanosecond(stat.mtime_ns).ok()),
             sha256: Some(facts.sha256.clone()),
             checked: Some(scope.now),

@@ -116,6 +116,7 @@ fn described(signed: &[u8]) -> Signature {
     };
     let [algorithm, digest, kind, signer, key, pad @ .., a, b, c, d] = *header;
     let length = u32::from_be_bytes([a, b, c, d]);
+    // More bytes than memory has addresses are more than the file has.
     let Some(start) = usize::try_from(length).ok().and_then(|length| before.len().checked_sub(length)) else {
         return broken("it claims to be longer than the file");
     };

@@ -117,6 +117,7 @@ pub fn read<'a, R: ReadRef<'a>>(plain: R) -> anyhow::Result<Symbols<'a>> {
 
 /// The version of an export: the value itself, or the four bytes that it points to.
 fn version_of<'a, R: ReadRef<'a>>(file: &File<'a, R>, symbol: &impl ObjectSymbol<'a>) -> Option<u32> {
+    // Without a version an export agrees with every version: see `agree`. A CRC has 32 bits.
     let Some(index) = symbol.section_index() else { return u32::try_from(symbol.address()).ok() };
     // Without a version an export agrees with every version: see `agree`.
     let data = file.section_by_index(index).ok()?.data().ok()?;
@@ -172,6 +173,7 @@ impl<'a> Symbols<'a> {
             };
             whole |= module == b"vmlinux";
             let Some(need) = left.remove(name) else { continue };
+            // What is not a number is not a version: see `agree`.
             let crc = crc.strip_prefix(b"0x").and_then(|hex| str::from_utf8(hex).ok());
             let crc = crc.and_then(|hex| u32::from_str_radix(hex, 16).ok());
             let same = agree(need.version, crc);

@@ -91,6 +91,7 @@ pub fn text(document: &StatusDocument) -> String {
 }
 
 fn count(number: usize) -> i64 {
+    // No machine has that many.
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -101,6 +102,7 @@ fn family(
     help: &str,
     samples: impl FnOnce(&mut dyn FnMut(&[(&str, &str)], i64)),
 ) {
+    // Writing to a String cannot fail, here and below.
     writeln!(out, "# HELP clr_dkms_{name} {help}\n# TYPE clr_dkms_{name} gauge").ok();
     samples(&mut |labels, value| {
         let labels: Vec<String> =

@@ -64,9 +64,11 @@ fn prepare(request: &Request, exchange: &Exchange) -> io::Result<()> {
 fn close_inherited(kept: i32) {
     #[allow(clippy::disallowed_methods)] // of this process, whatever the root is
     let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
+        // A name that is not a number is not a descriptor.
         let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
         names.collect::<Vec<_>>()
     });
+    // Without /proc every likely descriptor is closed.
     for fd in listed.unwrap_or_else(|_| (3..1024).collect()) {
         if fd > 2 && fd != kept {
             // An error means that it was not open.
@@ -104,6 +106,7 @@ fn start_inner(request: &Request, strength: Strength, exchange: &Exchange) -> io
     }
     // Until the group is empty, because each process may have started others.
     while killpg(group, Signal::SIGKILL).is_ok() {
+        // An error means that no child is left to collect.
         while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -218,6 +221,7 @@ fn processes_of(user: Uid) -> u64 {
     use std::os::unix::fs::MetadataExt;
     #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
     let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
+    // A process that ends meanwhile uses nothing.
     let mine = entries.filter_map(Result::ok).filter(|entry| {
         let is_process = entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
         is_process && entry.metadata().is_ok_and(|found| found.uid() == user.as_raw())

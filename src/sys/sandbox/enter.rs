@@ -20,6 +20,7 @@ const NOT_DONE: i32 = 113;
 pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
     let argument = arguments.nth(1)?;
     let is_inner = argument == INNER;
+    // What is not a number is not a process that asked; the exchange then fails.
     let number = arguments.next().and_then(|number| number.to_str()?.parse().ok()).unwrap_or(0);
     (is_inner || argument == OUTER).then(|| match Exchange::from_stdin() {
         Ok((request, exchange)) => {

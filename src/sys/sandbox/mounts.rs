@@ -73,6 +73,7 @@ pub(in crate::sys) fn minimal_devices(machine: &Path, target: &Path) -> io::Resu
         .map_err(about("cannot cover", target))?;
     for (name, minor) in DEVICES {
         let (source, device) = (machine.join("dev").join(name), target.join(name));
+        // What cannot be looked at is not offered; the program in the sandbox reports it.
         if source.symlink_metadata().is_ok_and(|found| found.file_type().is_char_device()) {
             File::create(&device)?;
             bind(&source, &device)?;

@@ -99,6 +99,7 @@ pub(super) fn enter(strength: Strength, sight: &Sight, user: Option<u32>) -> io:
     }
     for tree in &sight.trees {
         let target = inside(new, &tree.target);
+        // Without that directory there is nothing to mount on: the tree is not shown.
         if target.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             bind(&inside(machine, &tree.source), &target)?;
             if tree.is_writable {
@@ -210,6 +211,7 @@ fn show(machine: &Path, new: &Path, path: &Path) -> io::Result<bool> {
     let (source, target) = (inside(machine, path), inside(new, path));
     // What cannot be looked at is not shown; the program in the sandbox then reports it.
     let Ok(found) = source.symlink_metadata() else { return Ok(false) };
+    // If it cannot be looked at, it is not the same.
     if target.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (found.dev(), found.ino())) {
         return Ok(true);
     }
@@ -252,6 +254,7 @@ fn open_up(machine: &Path, new: &Path, path: &Path) -> io::Result<()> {
 
 /// Whether everybody may read every file of a directory, and enter all directories above it.
 pub(super) fn all_can_reach(directory: &Path) -> bool {
+    // What cannot be looked at is as good as closed, here and below.
     let passable = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & 0o1 != 0);
     directory.ancestors().skip(1).all(passable) && all_can_read(directory)
 }
@@ -262,6 +265,7 @@ fn all_can_read(directory: &Path) -> bool {
     let mut waiting = vec![directory.to_owned()];
     let mut seen = 0;
     while let Some(directory) = waiting.pop() {
+        // As above, here and below.
         let Ok(found) = directory.symlink_metadata() else { return false };
         if found.mode() & 0o5 != 0o5 {
             return false;
@@ -282,6 +286,7 @@ fn all_can_read(directory: &Path) -> bool {
                     }
                 }
                 Ok(_) => {}
+                // As above.
                 Err(_) => return false,
             }
         }
@@ -331,6 +336,7 @@ fn copy_directory(from: &OwnedFd, to: &Path, room: &mut Room) -> io::Result<()> 
                 symlink(OsString::from(OsStr::from_bytes(text.to_bytes())), &target)?;
             }
             FileType::RegularFile => {
+                // A size is never negative.
                 let size = u64::try_from(found.st_size).unwrap_or(u64::MAX);
                 let mut copy = File::create(&target)?;
                 if size > room.bytes {

@@ -185,6 +185,7 @@ pub(super) fn one(
         Ok(StepsDone { replacement, hook_error }) => {
             attempt.touched = true;
             attempt.hook_error = hook_error;
+            // Without a log nothing was run, and nothing replaced.
             attempt.replaced = replacement.zip(log.ok()).map(|(replacement, log)| Replaced {
                 replacement,
                 planned: p.clone(),
