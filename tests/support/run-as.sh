@@ -19,14 +19,15 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf 'clr-dkms: %s\n' "$*" >&2; }
 
-# Files of root in target/ and in docs/ (pictures). The containers of test-systemd need their owners.
-of_root() { # of_root FIND-ACTION…
+# Files of root in target/ and in docs/ (pictures). The systems of test-systemd and test-vm need their owners.
+of_root() { # of_root [OPTION…] -- FIND-ACTION…
+    local -a options=()
+    while [[ $1 != -- ]]; do options+=("$1"); shift; done
     [[ $owner != 0 ]] || return 0
-    find "$top/target" "$top/docs" "$@" 2>/dev/null || true
+    find "$top/target" "$top/docs" "${options[@]}" \
+        \( -path "$top/target/container" -o -path "$top/target/vm" \) -prune -o -user root "${@:2}" 2>/dev/null || true
 }
-give_back() {
-    of_root -path "$top/target/container" -prune -o -user root -exec chown -h -- "$owner:$group" {} +
-}
+give_back() { of_root -- -exec chown -h -- "$owner:$group" {} +; }
 
 as_root() {
     if ((EUID == 0)); then
@@ -46,7 +47,7 @@ as_root() {
 as_owner() {
     if ((EUID == owner)); then
         local stale
-        stale=$(of_root -maxdepth 3 -path "$top/target/container" -prune -o -user root -print -quit)
+        stale=$(of_root -maxdepth 3 -- -print -quit)
         if [[ $stale ]]; then
             say "an earlier run as root has left files in target/: giving them back to you"
             "${BASH_SOURCE[0]}" root true

@@ -15,7 +15,7 @@ same() { diff <(printf '%s\n' "$1") <(printf '%s\n' "$2"); }
 
 # A tree with the files that matter, and a PATH without any compiler.
 tree=$scratch/tree
-mkdir -p "$tree/tests/support" "$tree/target/container" "$scratch/bin" "$scratch/stubs"
+mkdir -p "$tree/tests/support" "$tree/target/container" "$tree/target/vm" "$scratch/bin" "$scratch/stubs"
 cp "$top"/{Makefile,Cargo.toml} "$tree"
 cp "$top"/tests/support/{run-as,ensure-packages,test-make}.sh "$tree/tests/support"
 for tool in awk bash basename cat chown cp cut dirname env find getent grep head id make mkdir mktemp paste printf rm sed \
@@ -111,10 +111,11 @@ if ((EUID == 0)) && id nobody >/dev/null 2>&1; then
         sh -c 'echo "$HOME ${CARGO_HOME-} ${RUSTUP_HOME-}"')" "$(getent passwd nobody | cut -d : -f 6)  "
     check 'what needs root runs as root' same "$("$run_as" root id -u)" 0
     # shellcheck disable=SC2016
-    "$run_as" root sh -c 'mkdir "$1/target/tmp"; touch "$1/target/tmp/a" "$1/target/container/b"; exit 3' sh "$tree"
+    "$run_as" root sh -c 'mkdir "$1/target/tmp"; touch "$1/target/tmp/a" "$1/target/container/b" "$1/target/vm/c"; exit 3' sh "$tree"
     check 'and its exit code is kept' same "$?" 3
     check 'what root has left is given back' same "$(stat -c %U "$tree"/target/tmp{,/a})" $'nobody\nnobody'
     check 'but not in containers' same "$(stat -c %U "$tree/target/container/b")" root
+    check 'and not in machines' same "$(stat -c %U "$tree/target/vm/c")" root
     check 'a user without sudo is asked to call as root' same \
         "$("${as_nobody[@]}" env PATH="$scratch/bin" MAKECMDGOALS=demo "$run_as" root id 2>&1; echo $?)" \
         $'clr-dkms: this needs root, and there is no sudo. As root, run: make demo\n77'
