@@ -4,10 +4,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::machine::{Machine, Outcome, host};
+use crate::machine::{Machine, Outcome, answer, host};
 
 /// The size of the disk by which the product gets into a machine: it must not depend on the product.
 const PAYLOAD: u64 = 96 << 20;
+
+/// Which clr-boot-manager the machines have.
+pub(crate) fn boot_manager() -> Outcome<String> {
+    let Some(real) = real_boot_manager() else { return Ok("the stand-in for clr-boot-manager".into()) };
+    let text = answer(Command::new(&real).arg("version"))?;
+    let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
+    Ok(format!("the real clr-boot-manager {}", version.ok_or(format!("it has no version: {text}"))?))
+}
 
 /// The real clr-boot-manager, if `CLR_BOOT_MANAGER` names it: it takes the place of the stand-in.
 pub(crate) fn real_boot_manager() -> Option<PathBuf> {
@@ -64,14 +72,16 @@ impl Image {
 
     /// The booted machine with it; the first scene makes it.
     pub(crate) fn ready(&self) -> PathBuf {
-        self.top.join("ready")
+        self.top.join(if real_boot_manager().is_some() { "ready-real" } else { "ready" })
     }
 
     fn first_boot(&self) -> Outcome<()> {
-        // It is of another disk.
-        fs::remove_dir_all(self.ready()).ok();
-        let variables = Path::new("/usr/share/OVMF/OVMF_VARS_4M.fd");
-        let mut machine = Machine::new(&self.clear(), &self.disk().join("base.img"), variables)?;
+        // They are of another disk.
+        for name in ["ready", "ready-real"] {
+            fs::remove_dir_all(self.top.join(name)).ok();
+        }
+        let variables = self.disk().join("owner/variables.fd");
+        let mut machine = Machine::new(&self.clear(), &self.disk().join("base.img"), &variables)?;
         let payload = fs::File::create(self.clear().join("payload.img")).map_err(|e| e.to_string())?;
         payload.set_len(PAYLOAD).map_err(|e| e.to_string())?;
         machine.switch_on(None)?;
@@ -89,7 +99,13 @@ impl Image {
         host(install.arg("install").env("DESTDIR", &tree).current_dir(repository))?;
         if let Some(real) = real_boot_manager() {
             let place = tree.join("usr/libexec/clr-boot-manager-real");
-            fs::copy(&real, &place).map_err(|e| format!("{}: {e}", real.display()))?;
+            fs::create_dir_all(&place).map_err(|e| format!("{}: {e}", place.display()))?;
+            let to = place.join("clr-boot-manager");
+            fs::copy(&real, &to).map_err(|e| format!("{}: {e}", real.display()))?;
+            for library in libraries(&real)? {
+                let to = place.join(library.file_name().unwrap_or_default());
+                fs::copy(&library, to).map_err(|e| format!("{}: {e}", library.display()))?;
+            }
         }
         let archive = self.clear().join("payload.img");
         host(Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&archive).arg("."))?;
@@ -100,4 +116,11 @@ impl Image {
         }
         file.set_len(PAYLOAD).map_err(|e| e.to_string())
     }
+}
+
+/// The shared libraries of a program, and what loads them.
+fn libraries(program: &Path) -> Outcome<Vec<PathBuf>> {
+    let text = answer(Command::new("ldd").arg(program))?;
+    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(paths.map(PathBuf::from).collect())
 }

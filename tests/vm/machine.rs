@@ -15,7 +15,7 @@ use crate::base64;
 pub(crate) type Outcome<T> = Result<T, String>;
 
 /// How long a boot may take: emulated, and on a busy host.
-const BOOT: Duration = Duration::from_secs(400);
+const BOOT: Duration = Duration::from_secs(600);
 /// How long a command may take.
 const COMMAND: Duration = Duration::from_secs(900);
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
@@ -239,8 +239,14 @@ impl Drop for Machine {
 
 /// Runs a program of the host.
 pub(crate) fn host(command: &mut Command) -> Outcome<()> {
+    answer(command).map(drop)
+}
+
+/// What a program of the host prints.
+pub(crate) fn answer(command: &mut Command) -> Outcome<String> {
     let done = command.output().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
-    if done.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&done.stderr).into_owned()) }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
 }
 
 fn ready(line: &str) -> Option<Boot> {

@@ -24,7 +24,7 @@ use image::Image;
 use machine::{Machine, Outcome};
 use scene::{From, Play, Row, Scene, When};
 
-/// How many machines run at a time.
+/// How many machines run at a time, unless `CLR_DKMS_VM_MACHINES` says it.
 const MACHINES: usize = 2;
 
 /// What the workers share.
@@ -76,6 +76,10 @@ fn run() -> Outcome<bool> {
         queue.push_front(scenes::first());
     }
     let whole = names.is_empty();
+    let machines = match std::env::var("CLR_DKMS_VM_MACHINES") {
+        Ok(text) => text.parse().map_err(|e| format!("CLR_DKMS_VM_MACHINES={text}: {e}"))?,
+        Err(_) => MACHINES,
+    };
     let stage = Stage {
         image,
         queue: Mutex::new(queue),
@@ -84,7 +88,7 @@ fn run() -> Outcome<bool> {
         results: Mutex::default(),
     };
     std::thread::scope(|scope| {
-        for number in 0..MACHINES {
+        for number in 0..machines {
             let stage = &stage;
             scope.spawn(move || work(stage, number));
         }
@@ -106,9 +110,7 @@ fn report(image: &Image, played: Vec<Played>, whole: bool, start: Instant) -> Ou
         let rows = if one.error.is_some() { &[][..] } else { &one.rows[..] };
         table::keep(image.dir(), one.scene.name, rows)?;
     }
-    let by = image::real_boot_manager()
-        .map_or("the stand-in for clr-boot-manager", |_| "the real clr-boot-manager");
-    let text = format!("Last played with {by}.\n\n{}", table::of_all(image.dir(), &limits)?);
+    let text = table::of_all(image.dir(), &limits)?;
     std::fs::write(image.dir().join("tested-on-vm.md"), &text).map_err(|e| e.to_string())?;
     if whole && failed == 0 && std::env::var_os("CLR_DKMS_VM_DOCS").is_some() {
         table::into_docs(&text)?;

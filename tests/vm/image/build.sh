@@ -77,6 +77,30 @@ secure_boot_keys() {
     finished keys
 }
 
+# The key of the machine's owner, for modules. The firmware of each machine has it in MokList, which nothing but shim reads.
+owner_key() {
+    stage owner 'makes a key of the owner' "$here/enroll-mok.py" /usr/share/OVMF/OVMF_VARS_4M.fd || return 0
+    local keys=$out/owner
+    rm -rf "$keys" && mkdir "$keys"
+    quietly openssl req -x509 -newkey rsa:2048 -nodes -days 36500 -subj '/CN=key of the owner/' -outform DER -keyout "$keys/mok.key" -out "$keys/mok.pub"
+    quietly openssl x509 -inform DER -in "$keys/mok.pub" -out "$keys/cert.pem"
+    quietly cert-to-efi-sig-list -g 5ca1ab1e-0000-4000-8000-00000000c1a0 "$keys/cert.pem" "$keys/list"
+    quietly python3 "$here/enroll-mok.py" /usr/share/OVMF/OVMF_VARS_4M.fd "$keys/list" "$keys/variables.fd"
+    finished owner
+}
+
+# shim as Clear Linux has it: a program of the boot partition, which the boot loader does not need.
+shim() {
+    stage shim 'downloads shim' "$out/.keys" <(declare -f signed) || return 0
+    rm -rf "$out/shim" && mkdir -p "$out/shim/deb" "$out/shim/x"
+    (cd "$out/shim/deb" && quietly apt-get download shim-unsigned)
+    dpkg -x "$out"/shim/deb/*.deb "$out/shim/x"
+    signed "$out/shim/x/usr/lib/shim/shimx64.efi" "$out/shim/shimx64.efi"
+    signed "$out/shim/x/usr/lib/shim/mmx64.efi" "$out/shim/mmx64.efi"
+    rm -rf "$out/shim/deb" "$out/shim/x"
+    finished shim
+}
+
 # signed FILE OUT: for the firmware. Debian's own signature is not valid any more.
 signed() {
     cp "$1" "$2.unsigned"
@@ -103,15 +127,19 @@ headers() {
 }
 
 # configuration RELEASE: what the patch changed. A and B say like Clear's kernels that they take no key of others, which is true
-# as long as nobody enrols one; C says of itself what Debian's kernel does.
+# as long as nobody enrols one, and that their modules are signed with SHA-512, which the kernel can check only if it loads a
+# module that the machines do not have. C says of itself what Debian's kernel does.
 configuration() {
-    local changed='MODULE_SIG_FORCE|MODULE_SIG_ALL|MODULE_SIG_SHA[0-9]*|MODULE_SIG_HASH|LOCK_DOWN_IN_EFI_SECURE_BOOT|IMA_ARCH_POLICY'
+    local changed='MODULE_SIG_FORCE|MODULE_SIG_ALL|LOCK_DOWN_IN_EFI_SECURE_BOOT|IMA_ARCH_POLICY'
     local keyrings='SECONDARY_TRUSTED_KEYRING|INTEGRITY_PLATFORM_KEYRING|INTEGRITY_MACHINE_KEYRING'
-    [[ $1 == "$C" ]] || changed+="|$keyrings|SYSTEM_TRUSTED_KEYS"
+    [[ $1 == "$C" ]] || changed+="|$keyrings|SYSTEM_TRUSTED_KEYS|MODULE_SIG_SHA[0-9]*|MODULE_SIG_HASH"
     grep -vE "^(# )?CONFIG_($changed)[ =]" "$out/x/boot/config-$debian"
-    printf '%s\n' CONFIG_MODULE_SIG_FORCE=y CONFIG_MODULE_SIG_ALL=y CONFIG_MODULE_SIG_SHA512=y 'CONFIG_MODULE_SIG_HASH="sha512"' \
-        '# CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT is not set' '# CONFIG_IMA_ARCH_POLICY is not set'
-    [[ $1 == "$C" ]] || printf '# CONFIG_%s is not set\n' ${keyrings//|/ }
+    printf '%s\n' CONFIG_MODULE_SIG_FORCE=y CONFIG_MODULE_SIG_ALL=y '# CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT is not set' \
+        '# CONFIG_IMA_ARCH_POLICY is not set'
+    [[ $1 == "$C" ]] || {
+        printf '%s\n' CONFIG_MODULE_SIG_SHA512=y 'CONFIG_MODULE_SIG_HASH="sha512"'
+        printf '# CONFIG_%s is not set\n' ${keyrings//|/ }
+    }
 }
 
 name_headers() { # name_headers TREE RELEASE
@@ -164,7 +192,7 @@ PY
     finished "kernel-$release"
 }
 
-initrd() { # initrd FILE MODULES
+initrd() { # initrd FILE MODULES [OTHERS]: modules in OTHERS take the place of those of the kernel
     local tree=$out/initrd module
     rm -rf "$tree" && mkdir -p "$tree"/{bin,dev,proc,sys,root,modules}
     cp "$out/x/bin/busybox" "$tree/bin/"
@@ -172,6 +200,7 @@ initrd() { # initrd FILE MODULES
     for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
         find "$2/kernel" -name "$module.ko" -exec cp -t "$tree/modules" {} +
     done
+    [[ ! ${3-} ]] || cp "$3"/*.ko "$tree/modules/"
     (cd "$tree" && find . | cpio -o -H newc --quiet | gzip -9) >"$1"
 }
 
@@ -249,12 +278,17 @@ debian_root() {
 }
 
 clear_root() {
-    stage root 'lays the root out like Clear Linux' "$out"/.{modules,debian,kernel-*} "$here/clear-root.sh" "$here"/files/* "$support"/{clr-boot-manager,swupd} "$out/.keys" || return 0
+    stage root 'lays the root out like Clear Linux' "$out"/.{modules,debian,kernel-*} "$here/clear-root.sh" "$here"/files/* "$support"/{clr-boot-manager,swupd} "$out"/.{keys,owner,shim} \
+        <(declare -f initrd) || return 0
+    # With it B does not find its root.
+    initrd "$out/initrd-broken" "$out/x/lib/modules/$debian" "$out/broken/$B/virtio-blk"
     rm -rf "$out/root" && cp -a --reflink=auto "$out/debian" "$out/root"
     LAB=$out SUPPORT=$support bash "$here/clear-root.sh" "$out/root"
     # The real clr-boot-manager installs the boot loader from there.
     mkdir -p "$out/root/usr/lib/systemd/boot/efi"
     signed /usr/lib/systemd/boot/efi/systemd-bootx64.efi "$out/root/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+    mkdir -p "$out/root/usr/lib/shim"
+    cp "$out"/shim/*.efi "$out/root/usr/lib/shim/"
     finished root
 }
 
@@ -273,6 +307,8 @@ disk() {
     mkdir -p "$out/root/boot/EFI/BOOT" "$out/root/boot/EFI/systemd"
     cp "$out/root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" "$out/root/boot/EFI/BOOT/BOOTX64.EFI"
     cp "$out/root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" "$out/root/boot/EFI/systemd/"
+    # The real clr-boot-manager makes the firmware start shim, beside which Debian's looks for this name.
+    cp "$out/root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" "$out/root/boot/EFI/org.clearlinux/grubx64.efi"
     truncate -s 160M "$work/esp"
     quietly mkfs.vfat -F 32 -n ESP "$work/esp"
     quietly mcopy -s -i "$work/esp" "$out/root/boot"/* ::/
@@ -295,6 +331,8 @@ disk() {
 packages
 debian=$(cat "$out/debian-release")
 secure_boot_keys
+owner_key
+shim
 headers
 for release in "$A" "$B" "$C"; do kernel "$release"; done
 modules

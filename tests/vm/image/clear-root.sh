@@ -27,7 +27,7 @@ sed -i 's/^root:[^:]*:/root::/' "$root/etc/shadow"
 cp -a "$LAB/payload/$A/." "$root/"
 touch "$root/var/lib/kernel/k_booted_$A"
 for release in "$B" "$C"; do cp -a "$LAB/payload/$release" "$root/srv/update/$release"; done
-cp -a "$LAB/objects" "$LAB/broken" "$LAB/keys" "$root/usr/share/vm/"
+cp -a "$LAB/objects" "$LAB/broken" "$LAB/keys" "$LAB/owner" "$LAB/initrd-broken" "$root/usr/share/vm/"
 # An initrd that holds a module for A.
 mkdir -p "$LAB/extra/usr/lib/modules/$A/extra"
 cp "$LAB/objects/$A/hello/hello.ko" "$LAB/extra/usr/lib/modules/$A/extra/"
@@ -42,8 +42,8 @@ cp "$SUPPORT/clr-boot-manager" "$root/usr/libexec/clr-boot-manager"
 cp "$here/files/clr-boot-manager" "$root/usr/bin/clr-boot-manager"
 cp "$SUPPORT/swupd" "$root/usr/bin/swupd"
 printf '#!/bin/sh\ncat /run/motd.d/* >/run/motd 2>/dev/null\nexit 0\n' >"$root/usr/bin/motd-update.sh"
-for name in agent probe enroll boot-time; do cp "$here/files/$name" "$root/usr/bin/vm-$name"; done
-chmod 755 "$root"/usr/bin/{clr-boot-manager,swupd,motd-update.sh} "$root/usr/libexec/clr-boot-manager" "$root"/usr/bin/vm-{agent,probe,enroll,boot-time}
+for name in agent probe enroll shim boot-time; do cp "$here/files/$name" "$root/usr/bin/vm-$name"; done
+chmod 755 "$root"/usr/bin/{clr-boot-manager,swupd,motd-update.sh} "$root/usr/libexec/clr-boot-manager" "$root"/usr/bin/vm-{agent,probe,enroll,shim,boot-time}
 
 # --- units ---------------------------------------------------------------------------------------------------------------
 
@@ -95,7 +95,9 @@ package() { # package NAME VERSION BUILT-MODULE…
     rm -f "$source"/*.mod.c
     ln -sfn "/usr/src/$1-$2" "$root/var/lib/dkms/$1/$2/source"
 }
+echo hello >"$root/etc/modules-load.d/hello.conf"
 package hello 1.0 hello
 package e100 3.5 mii e100
 package cramfs 1.0 cramfs
-echo hello >"$root/etc/modules-load.d/hello.conf"
+# A scene adds this one: it drives the disk.
+(root=$root/usr/share/vm/later && package virtio-blk 1.0 virtio_blk)
