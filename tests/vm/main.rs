@@ -7,9 +7,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 mod base64;
+mod carried;
 mod facts;
 mod image;
 mod machine;
+mod prediction;
 mod scene;
 mod scenes;
 mod table;

@@ -1,17 +1,20 @@
 //! Scenes: what is done to a machine, as values, and how they are played.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::facts::{Facts, Prediction, short};
+use crate::facts::{Facts, MODULES};
 use crate::machine::{Machine, Outcome};
+use crate::prediction::{Prediction, short};
 
 /// The kernel that runs at first.
 pub(crate) const A: &str = "6.1.192-1591.native";
 /// The one that an update brings.
 pub(crate) const B: &str = "6.1.192-1592.native";
+/// Another one, which says of itself that it takes keys that are enrolled.
+pub(crate) const C: &str = "6.1.192-1593.native";
 
 /// Where a scene begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub(crate) enum Fact {
     Loaded(&'static str),
     /// It was loaded without being asked for.
     LoadedByItself(&'static str),
+    /// It was, and the kernel trusts its signature.
+    Trusted(&'static str),
     /// modprobe fails with this error.
     Error(&'static str, &'static str),
     /// There is a default route.
@@ -124,6 +129,8 @@ pub(crate) struct Play<'a> {
     /// What was found out since the last step that changed something.
     facts: Option<Rc<Facts>>,
     status: Option<Rc<Value>>,
+    /// The built modules that the machine has.
+    modules: BTreeSet<String>,
 }
 
 /// Waits until systemd has no job, and the worker neither runs nor is requested.
@@ -141,7 +148,17 @@ systemctl list-jobs; exit 1";
 
 impl Play<'_> {
     pub(crate) fn new<'a>(machine: &'a mut Machine, scene: &'static str, random: u64) -> Play<'a> {
-        Play { machine, rows: Vec::new(), scene, done: Vec::new(), random, facts: None, status: None }
+        let modules = MODULES.map(str::to_owned).into();
+        Play {
+            machine,
+            rows: Vec::new(),
+            scene,
+            done: Vec::new(),
+            random,
+            facts: None,
+            status: None,
+            modules,
+        }
     }
 
     /// Plays one step.
@@ -200,6 +217,9 @@ impl Play<'_> {
             _ => (false, ""),
         };
         let prediction = Prediction::of(self.machine, by)?;
+        self.modules.extend(prediction.modules().cloned());
+        // It loads nothing: the prediction is of what happens without that.
+        let before = Facts::of(self.machine, &BTreeSet::new())?;
         if cut {
             self.machine.run("sync")?;
             self.machine.cut_power();
@@ -221,7 +241,7 @@ impl Play<'_> {
             situation,
             predicted: prediction.text(),
             happened: facts.text(),
-            differences: prediction.compare(&facts),
+            differences: prediction.compare(&before, &facts),
         });
         Ok(())
     }
@@ -243,7 +263,7 @@ impl Play<'_> {
         self.machine.switch_on(None)?;
         self.machine.wait_for_boot()?;
         self.settle()?;
-        let facts = Facts::of(self.machine)?;
+        let facts = Facts::of(self.machine, &self.modules)?;
         let mut differences = Vec::new();
         for name in ["e100", "mii", "cramfs"] {
             if facts.letters(name).is_none() {
@@ -287,6 +307,9 @@ impl Play<'_> {
             Fact::Verdict(wanted) | Fact::Held(wanted) => found == *wanted,
             Fact::Loaded(module) => facts.letters(module).is_some(),
             Fact::LoadedByItself(module) => facts.loaded_by_itself(module),
+            Fact::Trusted(module) => {
+                facts.loaded_by_itself(module) && !facts.letters(module).is_some_and(|l| l.contains('E'))
+            }
             Fact::Error(module, error) => facts.error(module).as_deref() == Some(*error),
             Fact::Route(is) => facts.route() == *is,
             Fact::Data(is) => facts.data() == *is,
@@ -304,7 +327,7 @@ impl Play<'_> {
         if let Some(known) = &self.facts {
             return Ok(Rc::clone(known));
         }
-        let facts = Rc::new(Facts::of(self.machine)?);
+        let facts = Rc::new(Facts::of(self.machine, &self.modules)?);
         Ok(Rc::clone(self.facts.insert(facts)))
     }
 

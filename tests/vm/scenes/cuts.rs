@@ -1,0 +1,45 @@
+//! Power cuts at random moments.
+
+use super::{run, scene};
+use crate::scene::Step::CutDuring;
+use crate::scene::{A, B, Scene, Step, When};
+
+/// Power cuts at random moments.
+pub(super) fn cuts() -> Vec<Scene> {
+    let build = "for m in hello-1.0/hello e100-3.5/e100 cramfs-1.0/inode; do echo >>/usr/src/$m.c; done; clr-dkms-post-update";
+    let boot_files = "mkdir -p /etc/kernel/cmdline.d
+for i in $(seq 99); do echo vm.word=$i >/etc/kernel/cmdline.d/vm.conf; clr-dkms-post-update; done";
+    let own = format!(
+        "for i in $(seq 99); do clr-dkms hold {A}; clr-dkms unhold; clr-dkms-cmdline disable --force; clr-dkms-cmdline default; done"
+    );
+    let update = format!("cp -a /srv/update/{B}/. / && sync && clr-dkms-post-update");
+    let by_word = |word: &str| -> Step {
+        match word {
+            "build" => CutDuring("modules are built again", build.into(), 500, 6000),
+            "install" => CutDuring("modules are built and installed again", build.into(), 6000, 20_000),
+            "boot files" => CutDuring("clr-boot-manager writes new entries", boot_files.into(), 500, 15_000),
+            "own" => CutDuring("hold, unhold, and a fragment masked and unmasked", own.clone(), 500, 15_000),
+            _ => CutDuring("a run for a new kernel", update.clone(), 4000, 25_000),
+        }
+    };
+    // A hold may be in force when the power is cut.
+    let calm = run("", "clr-dkms unhold; clr-dkms-cmdline default; true");
+    let mut scenes = vec![
+        scene(
+            "cut-modules",
+            "power cuts while modules are built and installed",
+            vec![by_word("build"), by_word("install")],
+        ),
+        scene(
+            "cut-files",
+            "power cuts while files are written",
+            vec![by_word("boot files"), by_word("own"), calm.clone(), by_word("update")],
+        ),
+    ];
+    for name in ["cut-long-1", "cut-long-2", "cut-long-3"] {
+        let mut steps: Vec<Step> = ["build", "boot files", "own"].map(by_word).into();
+        steps.extend([calm.clone(), by_word("install"), by_word("update")]);
+        scenes.push(Scene { when: When::Long, ..scene(name, "more power cuts", steps) });
+    }
+    scenes
+}
