@@ -99,6 +99,11 @@ impl Facts {
         release_of(self.0["boot_partition"]["default"].as_str()?)
     }
 
+    /// Whether clr-boot-manager has a mark that a kernel was booted.
+    pub(crate) fn is_marked(&self, release: &str) -> bool {
+        self.lists("booted", release)
+    }
+
     /// The sizes of the entries.
     pub(crate) fn entries(&self) -> BTreeMap<String, i64> {
         let all = self.0["boot_partition"]["entries"].as_object().cloned().unwrap_or_default();

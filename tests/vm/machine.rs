@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::base64;
+use crate::scene::Failing;
 
 /// Why a step did not work, for people.
 pub(crate) type Outcome<T> = Result<T, String>;
@@ -18,6 +19,8 @@ pub(crate) type Outcome<T> = Result<T, String>;
 const BOOT: Duration = Duration::from_secs(600);
 /// How long a command may take.
 const COMMAND: Duration = Duration::from_secs(900);
+/// What the initrd of a machine writes before it hangs.
+const HANGS: &str = "initrd: hangs";
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 
 /// A kernel that is up, as the agent reports it.
@@ -113,6 +116,13 @@ impl Machine {
 
     /// Waits for the next kernel to be up, as far as systemd has started all that it starts.
     pub(crate) fn wait_for_boot(&mut self) -> Outcome<Boot> {
+        let boot = self.next_kernel()?;
+        self.run("systemctl is-system-running --wait")?;
+        Ok(boot)
+    }
+
+    /// Waits for the agent of the next kernel.
+    fn next_kernel(&mut self) -> Outcome<Boot> {
         let before = self.boot.take();
         let end = Instant::now() + BOOT;
         loop {
@@ -124,7 +134,6 @@ impl Machine {
             if Some(&boot) != before.as_ref() {
                 self.boots += 1;
                 self.boot = Some(boot.clone());
-                self.run("systemctl is-system-running --wait")?;
                 return Ok(boot);
             }
         }
@@ -184,6 +193,35 @@ impl Machine {
     pub(crate) fn reboot(&mut self) -> Outcome<Boot> {
         self.send("systemctl --no-block reboot")?;
         self.wait_for_boot()
+    }
+
+    /// A reboot that one kernel or another does not survive, until `release` is up.
+    pub(crate) fn reboot_into(&mut self, how: Failing, release: &str) -> Outcome<Boot> {
+        self.send("systemctl --no-block reboot")?;
+        let cut = |machine: &mut Machine| {
+            machine.cut_power();
+            machine.switch_on(None)
+        };
+        match how {
+            Failing::ByItself => {}
+            Failing::PowerCut => {
+                self.next_kernel()?;
+                cut(self)?;
+            }
+            Failing::Hang => {
+                let end = Instant::now() + BOOT;
+                while !self.log("console.log").contains(HANGS) {
+                    if Instant::now() > end {
+                        return Err(format!("it does not hang; its console:\n{}", self.log("console.log")));
+                    }
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                cut(self)?;
+            }
+        }
+        while self.next_kernel()?.release != release {}
+        self.run("systemctl is-system-running --wait")?;
+        self.boot.clone().ok_or_else(|| "the machine is off".to_owned())
     }
 
     /// Takes the power away: what the machine had not written to its disk is lost.

@@ -51,6 +51,9 @@ pub(crate) enum Step {
     RebootAsUser,
     /// The same, by a power cut in place of an orderly reboot.
     PowerCut,
+    /// A reboot into a kernel on trial that does not work, until this kernel runs; then the trial must have
+    /// this stage.
+    TrialFails(Failing, &'static str, &'static str),
     /// A power cut at a random moment of a script, between two times in milliseconds after its start; then
     /// nothing is predicted, but the machine must boot and converge.
     CutDuring(&'static str, String, u64, u64),
@@ -58,6 +61,17 @@ pub(crate) enum Step {
     Measure(&'static str, &'static str),
     /// What must be true now.
     Is(Fact),
+}
+
+/// How a boot on trial fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failing {
+    /// It goes on, or reboots by itself.
+    ByItself,
+    /// It loses its power when the new kernel is up, before anything has checked it.
+    PowerCut,
+    /// It hangs before there is a root, until the power is cut.
+    Hang,
 }
 
 /// What can be true of a machine.
@@ -95,6 +109,10 @@ pub(crate) enum Fact {
     WholeEntries,
     /// An EFI variable of the boot loader.
     Variable(&'static str, Option<&'static str>),
+    /// This kernel boots next on trial, and the other stays the default.
+    OnTrial(&'static str, &'static str),
+    /// clr-boot-manager has a mark that this kernel was booted.
+    Marked(&'static str, bool),
 }
 
 /// A scene.
@@ -136,7 +154,7 @@ pub(crate) struct Play<'a> {
 /// Waits until systemd has no job, and the worker neither runs nor is requested.
 const SETTLED: &str = "calm=0
 for i in $(seq 400); do
-    if [ \"$(systemctl is-active clr-dkms.service)\" != activating ] && [ ! -e /run/clr-dkms/requested ] &&
+    if [ \"$(systemctl is-active clr-dkms.service clr-dkms-trial.service | grep -c ^activating)\" = 0 ] && [ ! -e /run/clr-dkms/requested ] &&
         [ -z \"$(systemctl list-jobs --no-legend)\" ]; then
         calm=$((calm + 1)); [ $calm -lt 2 ] || exit 0
     else
@@ -175,6 +193,7 @@ impl Play<'_> {
             }
             Step::Settle => self.settle(),
             Step::Reboot | Step::PowerCut | Step::RebootAsUser => self.boot_as_predicted(step),
+            Step::TrialFails(how, runs, stage) => self.trial_fails(*how, runs, stage),
             Step::CutDuring(what, script, least, most) => self.cut_during(what, script, *least, *most),
             Step::Measure(limit, script) => self.measure(limit, script),
             Step::Is(fact) => self.is(fact),
@@ -242,6 +261,52 @@ impl Play<'_> {
             predicted: prediction.text(),
             happened: facts.text(),
             differences: prediction.compare(&before, &facts),
+        });
+        Ok(())
+    }
+
+    /// A kernel on trial does not work: the machine must run the kernel that it should, with all that is
+    /// critical if that is the older one, and the older one must be the default.
+    fn trial_fails(&mut self, how: Failing, runs: &str, stage: &str) -> Outcome<()> {
+        let guard = guard(self.machine)?;
+        let trial = &guard["trial"];
+        let text = |key: &str| trial[key].as_str().unwrap_or_default().to_owned();
+        let (new, old) = (text("kernel"), text("fallback"));
+        let mut differences = Vec::new();
+        if text("stage") != "armed" || guard["boots_next"].as_str() != Some(&new) {
+            differences.push(format!("no kernel is on trial: {trial}"));
+        }
+        self.machine.reboot_into(how, runs)?;
+        self.settle()?;
+        let facts = self.facts()?;
+        let after = &crate::scene::guard(self.machine)?["trial"];
+        let found = [after["kernel"].as_str(), after["stage"].as_str()];
+        if found != [Some(new.as_str()), Some(stage)] {
+            differences.push(format!("the trial of {new} was to be {stage}, and is {after}"));
+        }
+        if facts.default().as_ref() != Some(&old) {
+            differences.push(format!("{old} was to be the default, and {:?} is", facts.default()));
+        }
+        if facts.release() == old && !(facts.route() && facts.data()) {
+            differences.push("what is critical does not work on the older kernel".into());
+        }
+        let failed: Vec<&str> =
+            after["failed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let once = if trial["once"] == true { "once, " } else { "" };
+        let mut happened = format!("{}; trial {}", facts.text(), after["stage"].as_str().unwrap_or("none"));
+        if !failed.is_empty() {
+            happened += &format!(": {}", failed.join(", "));
+        }
+        self.rows.push(Row {
+            scene: self.scene,
+            situation: std::mem::take(&mut self.done).join("; "),
+            predicted: format!(
+                "boots {} {once}on trial; {} is the default unless it works",
+                short(&new),
+                short(&old)
+            ),
+            happened,
+            differences,
         });
         Ok(())
     }
@@ -319,6 +384,11 @@ impl Play<'_> {
             Fact::NoFailedUnit => facts.failed_units() == "[]",
             Fact::WholeEntries => !facts.entries().is_empty() && whole(&facts.entries()),
             Fact::Variable(name, value) => facts.variable(name).as_deref() == *value,
+            Fact::OnTrial(new, old) => {
+                let once = facts.variable_release("LoaderEntryOneShot");
+                (once.as_deref(), facts.default().as_deref()) == (Some(*new), Some(*old))
+            }
+            Fact::Marked(release, is) => facts.is_marked(release) == *is,
         };
         if holds { Ok(()) } else { Err(format!("not so: {fact:?} {found}\n{facts:#?}")) }
     }
@@ -340,6 +410,11 @@ impl Play<'_> {
             serde_json::from_str(&answer.text).map_err(|e| format!("status: {e}: {}", answer.text))?;
         Ok(Rc::clone(self.status.insert(Rc::new(status))))
     }
+}
+
+fn guard(machine: &mut Machine) -> Outcome<Value> {
+    let answer = machine.run("clr-dkms guard --json")?;
+    serde_json::from_str(&answer.text).map_err(|e| format!("guard: {e}: {}", answer.text))
 }
 
 /// The kernel that is held back.

@@ -70,7 +70,7 @@ mkdir -p "$root"/etc/systemd/{system-generators,network,journald.conf.d,system.c
 ln -sfn /dev/null "$root/etc/systemd/system-generators/systemd-gpt-auto-generator"
 printf '[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n' \
     >"$root/etc/systemd/network/10-card.network"
-printf 'PARTLABEL=root / ext4 defaults 0 1\nPARTLABEL=data /srv/data cramfs ro,nofail,x-systemd.device-timeout=60s 0 0\n' >"$root/etc/fstab"
+printf 'PARTLABEL=root / ext4 defaults 0 1\nPARTLABEL=data /srv/data cramfs ro,nofail,x-systemd.device-timeout=10min 0 0\n' >"$root/etc/fstab"
 printf '[Journal]\nStorage=persistent\nForwardToConsole=no\nRateLimitBurst=0\n' >"$root/etc/systemd/journald.conf.d/vm.conf"
 # A step of the start takes longer here than on a real machine.
 printf '[Manager]\nDefaultTimeoutStartSec=180s\nShowStatus=no\nLogColor=no\n' >"$root/etc/systemd/system.conf.d/vm.conf"

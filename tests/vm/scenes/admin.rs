@@ -1,7 +1,9 @@
 //! What an admin decides, and does by hand.
 
 use super::{breaks, run, scene};
-use crate::scene::Fact::{Data, Default, Error, Held, Loaded, LoadedByItself, Route, Runs, WholeEntries};
+use crate::scene::Fact::{
+    Data, Default, Error, Held, Loaded, LoadedByItself, OnTrial, Route, Runs, WholeEntries,
+};
 use crate::scene::Step::{Exits, Is, PowerCut, Reboot, Settle, Update};
 use crate::scene::{A, B, Scene};
 
@@ -40,9 +42,10 @@ pub(super) fn admin() -> Vec<Scene> {
                 Is(Runs(A)),
                 run("clr-dkms unhold", "clr-dkms unhold"),
                 Settle,
-                Is(Default(B)),
+                Is(OnTrial(B, A)),
                 Reboot,
                 Is(Runs(B)),
+                Is(Default(B)),
             ],
         ),
         scene(
@@ -55,9 +58,10 @@ pub(super) fn admin() -> Vec<Scene> {
                 // The module still does not build.
                 Exits("clr-dkms allow", format!("clr-dkms allow {B} --without hello --yes"), 1),
                 Settle,
-                Is(Default(B)),
+                Is(OnTrial(B, A)),
                 Reboot,
                 Is(Runs(B)),
+                Is(Default(B)),
                 Is(Route(true)),
                 Is(Error("hello", "ENOENT")),
             ],

@@ -5,6 +5,7 @@ mod cuts;
 mod firmware;
 mod modules;
 mod partition;
+mod trial;
 mod updates;
 
 use crate::scene::Fact::{Data, Error, LoadedByItself, NoFailedUnit, Route, Runs, Tainted, Verdict};
@@ -21,6 +22,7 @@ pub(crate) fn all() -> Vec<Scene> {
     scenes.extend(admin::admin());
     scenes.extend(partition::partition());
     scenes.extend(firmware::firmware());
+    scenes.extend(trial::trial());
     scenes.extend(cuts::cuts());
     scenes.push(modules::initrd());
     scenes.push(modules::compiled());
