@@ -15,8 +15,8 @@ pub(crate) const MODULES: [&str; 4] = ["hello", "e100", "mii", "cramfs"];
 pub(crate) struct Facts(Value);
 
 impl Facts {
-    /// Asks the kernel. Of `modules`, those that were not loaded by themselves are loaded now, as a user would
-    /// load them.
+    /// Asks the kernel. Of `modules`, those that were not loaded by themselves are loaded now, as a user
+    /// would load them.
     pub(crate) fn of(machine: &mut Machine, modules: &BTreeSet<String>) -> Outcome<Facts> {
         let names: Vec<&str> = modules.iter().map(String::as_str).collect();
         let answer = machine.run(&format!("MODULES='{}' vm-probe", names.join(" ")))?;

@@ -127,7 +127,8 @@ static CLANG_OPTION: LazyLock<Regex> = LazyLock::new(|| {
         r"^(?:-mretpoline-external-thunk|-fsplit-lto-unit|-mstack-alignment|-Qunused-arguments|-mno-global-merge|-mllvm|-fexperimental-|-flto=thin|-fdebug-info-for-profiling|-improved-fs-|-Wno-gnu$|-fno-sanitize-|-mharden-sls|--target=|-integrated-as|-Werror=unknown-warning-option|-fvisibility-|-Wno-initializer-overrides)",
     )
 });
-// Every kernel exports these to all modules. If one is missing, the list of symbols is not that of this kernel.
+// Every kernel exports these to all modules. If one is missing, the list of symbols is not that of this
+// kernel.
 static BASIC_SYMBOL: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"^(?:_?printk|__fentry__|mcount|module_layout|__stack_chk_fail|snprintf|sprintf|kfree|k?memcpy|memset|__kmalloc\w*|kmalloc_caches|mutex_lock|mutex_unlock|param_ops_\w+|__x86_return_thunk|_raw_spin_lock|__this_module)$",
