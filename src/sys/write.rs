@@ -205,6 +205,16 @@ impl Root {
         Ok(())
     }
 
+    /// Removes the temporary files that killed writers of a file left, where that file is not written again.
+    ///
+    /// # Errors
+    /// When its directory cannot be read, or one of them cannot be removed.
+    pub fn remove_leftovers(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
+        let path = path.as_ref();
+        let (directory, name) = self.parent_and_name(path)?;
+        sweep(&directory, name).map_err(|e| self.fail("write", path, e))
+    }
+
     /// Removes a file or symlink; true when it existed.
     ///
     /// # Errors

@@ -156,10 +156,11 @@ impl Run<'_> {
     fn write(&self, record: &RunRecord) -> Result<(), FileError> {
         let written = self.interim.as_ref().or(self.before.as_good());
         // An unreadable record may have information that this one lacks.
-        if matches!(self.before, Stored::Unreadable(_))
-            || written.is_some_and(|old| old.tells_the_same_as(record))
-        {
+        if matches!(self.before, Stored::Unreadable(_)) {
             return Ok(());
+        }
+        if written.is_some_and(|old| old.tells_the_same_as(record)) {
+            return self.context.root.remove_leftovers(RECORD);
         }
         self.context.root.write_json(RECORD, record).map(|_| ())
     }
