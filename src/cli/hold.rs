@@ -350,7 +350,7 @@ fn try_again(context: &Context, arguments: &AllowArguments, common: &Common) -> 
         if !arguments.options.dry_run {
             tracing::info!("kernel {release} is tried again");
         }
-        Ok(Some(Request { wishes: system.wishes.clone(), try_again: Some(release) }))
+        Ok(Some(Request { wishes: system.wishes.clone(), try_again: true }))
     })
 }
 

@@ -372,11 +372,7 @@ pub fn document(
         last_run: known.map(|r| r.started),
         problem_list: problems.iter().map(reported).collect(),
         problems,
-        notes: notes(
-            system,
-            &assessment,
-            assessment.held_back.is_some() || assessment.decision.because == Reason::Trial,
-        ),
+        notes: notes(system, &assessment),
         automation: system.automation.as_deref().map(AutomationReport::new),
         unreadable: system.denied.iter().map(|path| path.display().to_string()).collect(),
         guard,
@@ -421,7 +417,8 @@ fn module(
     }
 }
 
-fn notes(system: &System, assessment: &BootAssessment, is_held: bool) -> Vec<String> {
+fn notes(system: &System, assessment: &BootAssessment) -> Vec<String> {
+    let is_held = assessment.held_back.is_some() || assessment.decision.because == Reason::Trial;
     let odd = system.inventory.oddities.iter().chain(&system.tree.oddities);
     let mut notes: Vec<String> = odd.map(|o| format!("{} {}", o.path, o.what)).collect();
     // A kernel is held because clr-boot-manager would choose another default, so that is not a problem.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::boot_default::Observed;
 use super::engine::Order;
 use super::progress::ProgressMode;
-use super::{sequence, trial};
+use super::sequence;
 use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
@@ -79,13 +79,14 @@ impl OverrideResult {
 pub struct Request {
     /// All requests, in place of the earlier ones.
     pub wishes: AdminOverrides,
-    /// The release of a kernel whose failed trial is to be forgotten.
-    pub try_again: Option<String>,
+    /// The failed trial is to be forgotten. A run prepares another one if the kernel has to show again that
+    /// it works.
+    pub try_again: bool,
 }
 
 impl From<AdminOverrides> for Request {
     fn from(wishes: AdminOverrides) -> Request {
-        Request { wishes, try_again: None }
+        Request { wishes, try_again: false }
     }
 }
 
@@ -124,28 +125,19 @@ pub fn change(
     let is_damaged = wishes.fault.take().is_some() || seen.system.wishes.fault.is_some();
     let is_new = is_damaged || wishes != seen.system.wishes;
     if dry_run {
-        return Ok(foretold(context, seen, wishes, is_new, try_again.is_some()));
+        return Ok(foretold(context, seen, wishes, is_new, try_again));
     }
     // If the boot default has changed since, the same override is carried out again.
     let is_done = seen.assessment.is_carried_out() || !seen.assessment.acts;
-    let is_retried = match &try_again {
-        Some(kernel) => trial::try_again(context, &seen.system, kernel)?,
-        None => false,
-    };
-    if !is_new && is_done && !is_retried {
+    if try_again {
+        context.root.remove(TRIAL)?;
+    }
+    if !is_new && is_done && !try_again {
         let code = if wishes.is_empty() { exit::OK } else { code_of(&seen) };
         return Ok(OverrideResult::new(&seen, dry_run, code));
     }
     if is_damaged {
-        match state::set_aside(&context.root, WISHES) {
-            Ok(aside) => {
-                tracing::warn!(
-                    "the previous requests are kept as {}",
-                    context.root.shown_path(aside).display()
-                )
-            }
-            Err(e) => tracing::warn!("the previous requests cannot be kept: {e}"),
-        }
+        keep_damaged(context);
     }
     if is_new {
         store(context, &wishes)?;
@@ -170,12 +162,22 @@ pub fn change(
         _ => done.code,
     };
     Ok(OverrideResult {
-        changed: is_new || is_retried,
+        changed: is_new || try_again,
         wishes,
         default: document.guard.default,
         boots_next: document.guard.boots_next,
         ..OverrideResult::new(&seen, dry_run, code)
     })
+}
+
+/// Keeps requests that cannot be read under another name, before they are written again.
+fn keep_damaged(context: &Context) {
+    match state::set_aside(&context.root, WISHES) {
+        Ok(aside) => {
+            tracing::warn!("the previous requests are kept as {}", context.root.shown_path(aside).display())
+        }
+        Err(e) => tracing::warn!("the previous requests cannot be kept: {e}"),
+    }
 }
 
 fn store(context: &Context, wishes: &AdminOverrides) -> Result<(), FileError> {

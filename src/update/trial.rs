@@ -157,18 +157,6 @@ fn record(
     context.root.write_json(TRIAL, &trial)
 }
 
-/// Makes a failed trial be tried again. Returns whether there was one of this kernel.
-///
-/// # Errors
-/// If the record cannot be written.
-pub fn try_again(context: &Context, system: &System, release: &str) -> Result<bool, FileError> {
-    if !has_failed(system, release) {
-        return Ok(false);
-    }
-    // A run writes a new record if the kernel has to show again that it works.
-    context.root.remove(TRIAL)
-}
-
 /// Ends a trial that is prepared, before clr-dkms is removed: nothing would check the kernel.
 ///
 /// # Errors
