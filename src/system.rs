@@ -21,11 +21,13 @@ use crate::boot::deferral::{self, Deferral};
 use crate::boot::loader_interface::LoaderInterface;
 use crate::boot::{self, BootBlocker, BootFiles, ReadBack};
 use crate::boot_decision::{AdminOverrides, NextBootSource};
+use crate::cmdline::effective;
+use crate::cmdline::writer::{self, WriterPlan};
 use crate::context::Context;
 use crate::dkms::conf::{self, ConfError};
 use crate::dkms::source_change::SourceFiles;
 use crate::dkms::{Cache, ModuleName, ModuleOnKernel, Tree};
-use crate::enforcement::{KernelFacts, Machine};
+use crate::enforcement::{EnforcementVerdict, KernelFacts, Machine};
 use crate::kernel::headers::{Headers, headers};
 use crate::kernel::inventory::{NamedKernel, There};
 use crate::kernel::module_file::kernel_name;
@@ -38,6 +40,7 @@ use crate::sys::root::below;
 use crate::sys::unread::Unread;
 use crate::usage::Usage;
 use initrds::KernelInitrds;
+use kernel_cmdline::LineVerdicts;
 pub use kernel_cmdline::{KernelCmdline, expected_entries, line};
 pub use module_files::{InForce, ModuleFiles};
 pub use modules_on_kernel::pairs_of;
@@ -72,6 +75,8 @@ pub struct System {
     pub lines: Vec<KernelCmdline>,
     /// The command lines of the kernels to fall back to.
     pub fallback_lines: Vec<KernelCmdline>,
+    /// How each of these kernels treats modules at its next boot, by kernel release.
+    verdicts: BTreeMap<String, LineVerdicts>,
     /// The EFI variables of the boot loader, or why they cannot be read. Read only if the boot files are not
     /// visible.
     pub loader_interface: Option<Result<LoaderInterface, String>>,
@@ -182,6 +187,8 @@ impl System {
             &in_use.depended_on,
             serving,
         );
+        let machine = Machine::observe(&context.root);
+        let verdicts = verdicts(lines.iter().chain(&fallback_lines), &boot, &machine);
         System {
             boot_inputs: boot::inputs(&context.root),
             boot_entries: boot.read_back(&expected_entries(&lines)),
@@ -190,7 +197,8 @@ impl System {
             boot,
             boot_blocker: boot::blocker(&context.root),
             root: context.root.path().to_owned(),
-            machine: Machine::observe(&context.root),
+            machine,
+            verdicts,
             in_use,
             files,
             load_policy,
@@ -212,6 +220,20 @@ impl System {
             denied: context.root.denied(),
             unread: context.root.unread(),
         }
+    }
+
+    /// Assumes that the changes of a plan are made, and with `is_refreshed` also that the boot entries have the
+    /// new command lines.
+    pub fn assume(&mut self, plan: &WriterPlan, is_refreshed: bool) {
+        for line in &mut self.lines {
+            line.sources = writer::after(&line.sources, &plan.steps);
+            line.effective = effective(&line.sources);
+            line.switch = line.kernel.switch(&line.effective);
+            let entries = self.boot.entries.iter_mut().filter(|_| is_refreshed);
+            let mine = entries.filter(|entry| entry.id.as_ref() == Some(&line.id));
+            mine.for_each(|entry| entry.options.clone_from(&line.effective));
+        }
+        self.verdicts = verdicts(self.lines.iter().chain(&self.fallback_lines), &self.boot, &self.machine);
     }
 
     /// Marks the proven modules whose source has changed since they were built. It looks at every file of the
@@ -243,6 +265,17 @@ impl System {
         self.lines.iter().chain(&self.fallback_lines).find(|l| l.release == release)
     }
 
+    /// How a kernel treats modules at its next boot: with the command line of its boot entry, or with its
+    /// configured command line if the entry is not visible.
+    pub fn verdict_of_entry(&self, release: &str) -> Option<&EnforcementVerdict> {
+        self.verdicts.get(release).map(|verdicts| verdicts.entry.as_ref().unwrap_or(&verdicts.configured))
+    }
+
+    /// The same with the configured command line, which clr-boot-manager writes into the boot entry.
+    pub fn verdict_as_configured(&self, release: &str) -> Option<&EnforcementVerdict> {
+        self.verdicts.get(release).map(|verdicts| &verdicts.configured)
+    }
+
     /// A module of DKMS on a kernel, including the kernels to fall back to.
     pub fn module_on_kernel(&self, module: &ModuleName, release: &str) -> Option<&ModuleOnKernel> {
         let mut all = self.modules_on_kernels.iter().chain(&self.fallbacks);
@@ -253,6 +286,14 @@ impl System {
     pub fn of_kernel<'a>(&'a self, release: &'a str) -> impl Iterator<Item = &'a ModuleOnKernel> {
         self.modules_on_kernels.iter().filter(move |p| p.release == release)
     }
+}
+
+fn verdicts<'a>(
+    lines: impl Iterator<Item = &'a KernelCmdline>,
+    boot: &BootFiles,
+    machine: &Machine,
+) -> BTreeMap<String, LineVerdicts> {
+    lines.map(|line| (line.release.clone(), line.verdicts(boot, machine))).collect()
 }
 
 /// The modules and command lines of the kernels that matter, and of those to fall back to.

@@ -32,12 +32,13 @@ pub(super) fn candidate(
     let release = kernel.name.release();
     let gap = gaps.kernels.get(&release);
     let is_default = default == Some(release.as_str());
+    let states: Vec<&ModuleRecord> = states.iter().filter(|s| s.kernel == release).collect();
     let ready = |need: &Requirement| {
         if let Some(what) = gap {
             // The file that could not be read may belong to this module.
             return Some((need.module.clone(), Ready::Unknown(unread(what))));
         }
-        let status = states.iter().find(|s| s.kernel == release && s.module.name == need.module);
+        let status = states.iter().copied().find(|s| s.module.name == need.module);
         let taken = status.is_some_and(|s| {
             as_configured && (refused_by_entry_only(system, s) || blocked_by_entry_only(system, s))
         });

@@ -5,7 +5,7 @@ use std::fmt;
 use super::loading::{self, LoadForecast, Obstruction, load_forecast};
 use super::module_state::{module_status, would_be_taken};
 use super::satisfaction::CommandLine;
-use crate::cmdline::PARAMETER;
+use crate::cmdline::{PARAMETER, Switch};
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::ModuleOnKernel;
 use crate::requirement::{Importance, Requirement};
@@ -14,12 +14,13 @@ use crate::system::System;
 /// Something that is needed, that the present boot entry has, and that a new one would not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryLoss {
-    /// With the new command line the kernel refuses a module that it accepts with the present one.
-    Module {
+    /// With the new command line the kernel refuses modules that it accepts with the present one.
+    Refused {
         kernel: String,
-        module: String,
-        /// What the module is needed for.
-        needed: String,
+        /// Each module, and what it is needed for.
+        modules: Vec<(String, String)>,
+        /// What makes the difference, as a sentence without a full stop.
+        why: String,
     },
     /// With the new command line a module is not loaded that is loaded with the present one.
     Blocked {
@@ -41,11 +42,15 @@ pub enum EntryLoss {
 impl fmt::Display for EntryLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            EntryLoss::Module { kernel, module, needed } => write!(
-                f,
-                "the boot entry of {kernel} has {PARAMETER}, but the configured command line does not; without it the kernel \
-                 refuses {module} ({needed})"
-            ),
+            EntryLoss::Refused { kernel, modules, why } => {
+                let modules: Vec<String> =
+                    modules.iter().map(|(module, needed)| format!("{module} ({needed})")).collect();
+                write!(
+                    f,
+                    "with a new boot entry {kernel} would refuse {}, which it accepts with the present one: {why}",
+                    modules.join(", ")
+                )
+            }
             EntryLoss::Blocked { kernel, module, why, .. } => {
                 write!(f, "a new boot entry of {kernel} would lose {module}: {why}")
             }
@@ -75,6 +80,7 @@ pub fn entry_losses(
     let line = system.cmdline_of(release);
     let Some(entry) = line.and_then(|line| system.boot.of(&line.id)) else { return Vec::new() };
     let mut losses = Vec::new();
+    let mut refused = Vec::new();
     let needed = |name: &str| {
         let is_it = |need: &&Requirement| {
             need.module == name
@@ -97,8 +103,12 @@ pub fn entry_losses(
             && status.state.works()
             && !would_be_taken(system, release, &status.module, &status.files)
         {
-            losses.push(EntryLoss::Module { kernel, module, needed: need.reason.clone() });
+            refused.push((module, need.reason.clone()));
         }
+    }
+    if !refused.is_empty() {
+        let why = why_refused(system, release);
+        losses.push(EntryLoss::Refused { kernel: release.to_owned(), modules: refused, why });
     }
     let Some(initrds) = initrds else { return losses };
     let own = entry.id.as_ref().map(|id| format!("initrd-{id}"));
@@ -106,6 +116,15 @@ pub fn entry_losses(
     losses
         .extend(lost.map(|initrd| EntryLoss::Initrd { kernel: release.to_owned(), initrd: initrd.clone() }));
     losses
+}
+
+/// Why a kernel refuses modules with its configured command line.
+fn why_refused(system: &System, release: &str) -> String {
+    if system.cmdline_of(release).is_some_and(|line| line.switch != Switch::On) {
+        return format!("the configured command line does not have {PARAMETER}");
+    }
+    let because = system.verdict_as_configured(release).and_then(|verdict| verdict.because.first());
+    because.cloned().unwrap_or_else(|| "the configured command line".to_owned())
 }
 
 /// What prevents a module from being loaded with the configured command line but not with that of the present

@@ -153,9 +153,9 @@ pub fn status_in_force(system: &System, older: &InForce) -> Option<ModuleRecord>
             _ => return None,
         }
     }
-    let line = system.cmdline_of(&older.release);
-    let forecast = line
-        .map(|line| forecast_signatures(system, line, &older.module, &status.files, &coming(system, line)));
+    let line = system.cmdline_of(&older.release).zip(system.verdict_of_entry(&older.release));
+    let forecast =
+        line.map(|(line, verdict)| forecast_signatures(system, line, &older.module, &status.files, verdict));
     match forecast {
         Some(SignatureForecast::Refused(why)) => {
             (status.state, status.reason) = (State::SignatureRefused, Some(why));
@@ -184,16 +184,6 @@ fn forecast_loading(
     };
 }
 
-/// What a kernel does at its next boot, with the command line of its boot entry. If the entry is not visible,
-/// the configured command line is used.
-pub fn coming(system: &System, line: &KernelCmdline) -> EnforcementVerdict {
-    let entry = system.boot.of(&line.id);
-    match entry {
-        Some(entry) => line.verdict_with(&entry.options, &system.machine),
-        None => line.configured_verdict(&system.machine),
-    }
-}
-
 /// What a kernel does at its next boot with the signatures of a proven module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignatureForecast {
@@ -206,8 +196,8 @@ pub enum SignatureForecast {
 }
 
 fn signature_forecast(system: &System, pair: &ModuleOnKernel, proofs: &[Proof]) -> SignatureForecast {
-    match system.cmdline_of(&pair.release) {
-        Some(line) => forecast_signatures(system, line, &pair.module, proofs, &coming(system, line)),
+    match system.cmdline_of(&pair.release).zip(system.verdict_of_entry(&pair.release)) {
+        Some((line, verdict)) => forecast_signatures(system, line, &pair.module, proofs, verdict),
         None => SignatureForecast::Unknown(format!("the command line of kernel {} is unknown", pair.release)),
     }
 }
@@ -215,9 +205,8 @@ fn signature_forecast(system: &System, pair: &ModuleOnKernel, proofs: &[Proof]) 
 /// Whether a kernel accepts the files with its configured command line, which clr-boot-manager writes into
 /// its entry.
 pub fn would_be_taken(system: &System, release: &str, module: &ModuleName, proofs: &[Proof]) -> bool {
-    system.cmdline_of(release).is_some_and(|line| {
-        let verdict = line.configured_verdict(&system.machine);
-        forecast_signatures(system, line, module, proofs, &verdict) == SignatureForecast::Accepted
+    system.cmdline_of(release).zip(system.verdict_as_configured(release)).is_some_and(|(line, verdict)| {
+        forecast_signatures(system, line, module, proofs, verdict) == SignatureForecast::Accepted
     })
 }
 

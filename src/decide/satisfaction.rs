@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 
 use super::initrds::{InitrdForecast, replacement_forecast};
 use super::loading::{self, LoadForecast};
-use super::module_state::{
-    SignatureForecast, coming, forecast_own, forecast_signatures, status_of, unchecked,
-};
+use super::module_state::{SignatureForecast, forecast_own, forecast_signatures, status_of, unchecked};
 use super::readiness::{Missing, Ready};
 use crate::dkms::loadable::{Loadable, Serves};
 use crate::dkms::plan::State;
@@ -348,17 +346,15 @@ fn accepted(
             // A module that came with the kernel matches it, and is signed with the kernel's own key.
             let is_own = origin_of(found) == Some(ModuleOrigin::Kernel);
             let name = ModuleName { name: need.module.clone(), version: String::new() };
-            let forecast = system.cmdline_of(release).map(|line| {
-                let verdict = match with {
-                    CommandLine::Coming => coming(system, line),
-                    CommandLine::Configured => line.configured_verdict(&system.machine),
-                };
-                match is_own {
-                    true => forecast_own(line, &name, &verdict),
-                    false => {
-                        let proofs = std::slice::from_ref(proof.as_ref());
-                        forecast_signatures(system, line, &name, proofs, &verdict)
-                    }
+            let verdict = match with {
+                CommandLine::Coming => system.verdict_of_entry(release),
+                CommandLine::Configured => system.verdict_as_configured(release),
+            };
+            let forecast = system.cmdline_of(release).zip(verdict).map(|(line, verdict)| match is_own {
+                true => forecast_own(line, &name, verdict),
+                false => {
+                    let proofs = std::slice::from_ref(proof.as_ref());
+                    forecast_signatures(system, line, &name, proofs, verdict)
                 }
             });
             match forecast {

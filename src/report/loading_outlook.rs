@@ -3,7 +3,6 @@
 
 use serde::Serialize;
 
-use crate::decide::module_state::coming;
 use crate::decide::next_boot;
 use crate::enforcement::{EnforcementVerdict, LoadWord, ModuleKind, now};
 use crate::system::{KernelCmdline, System};
@@ -45,7 +44,7 @@ pub fn loading_outlook(system: &System) -> Outlook {
 }
 
 /// The kernel of the next boot, and how it treats modules.
-fn next_boot(system: &System) -> Option<(&KernelCmdline, EnforcementVerdict)> {
-    let line = system.cmdline_of(next_boot::next_boot(system).shown()?)?;
-    Some((line, coming(system, line)))
+fn next_boot(system: &System) -> Option<(&KernelCmdline, &EnforcementVerdict)> {
+    let next = next_boot::next_boot(system);
+    system.cmdline_of(next.shown()?).zip(system.verdict_of_entry(next.shown()?))
 }

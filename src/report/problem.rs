@@ -204,9 +204,8 @@ impl Problem {
             P::NoGoodKernel { best } => Some(best.as_ref()?.1.first()?.module.clone()),
             P::TrialFailed { lack, .. } => Some(lack.as_ref()?.module.clone()),
             P::ModuleNotReady(record) | P::ModuleRefused(record) => Some(record.module.to_string()),
-            P::EntryLoss(EntryLoss::Module { module, .. } | EntryLoss::Blocked { module, .. }) => {
-                Some(module.clone())
-            }
+            P::EntryLoss(EntryLoss::Blocked { module, .. }) => Some(module.clone()),
+            P::EntryLoss(EntryLoss::Refused { modules, .. }) => Some(modules.first()?.0.clone()),
             _ => None,
         }
     }
@@ -227,7 +226,7 @@ impl Problem {
             P::ModuleNotReady(record) | P::ModuleRefused(record) => Some(&record.kernel),
             P::NoInitrd { kernel, .. } => Some(kernel),
             P::EntryLoss(
-                EntryLoss::Module { kernel, .. }
+                EntryLoss::Refused { kernel, .. }
                 | EntryLoss::Blocked { kernel, .. }
                 | EntryLoss::Initrd { kernel, .. },
             ) => Some(kernel),

@@ -86,7 +86,7 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         P::Waiting(part) => of_waiting(&part.what, at),
         P::BootEntry(_)
         | P::BootFilesOutdated
-        | P::EntryLoss(EntryLoss::Module { .. } | EntryLoss::Initrd { .. })
+        | P::EntryLoss(EntryLoss::Refused { .. } | EntryLoss::Initrd { .. })
         | P::Recorded { .. }
         | P::RecordDamaged { .. }
         | P::NeverRun => run(),

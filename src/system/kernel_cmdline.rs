@@ -1,5 +1,6 @@
 //! The command line of one kernel, and how the kernel treats modules when it is booted with it.
 
+use crate::boot::BootFiles;
 use crate::boot::files::ExpectedEntry;
 use crate::cmdline::{CmdlineSources, Switch, effective};
 use crate::context::Context;
@@ -24,7 +25,23 @@ pub struct KernelCmdline {
     pub kernel: KernelFacts,
 }
 
+/// How a kernel treats modules.
+#[derive(Debug)]
+pub(super) struct LineVerdicts {
+    /// With its configured command line.
+    pub(super) configured: EnforcementVerdict,
+    /// With the command line of its boot entry. None if the entry is not visible.
+    pub(super) entry: Option<EnforcementVerdict>,
+}
+
 impl KernelCmdline {
+    pub(super) fn verdicts(&self, boot: &BootFiles, machine: &Machine) -> LineVerdicts {
+        LineVerdicts {
+            configured: self.configured_verdict(machine),
+            entry: boot.of(&self.id).map(|entry| self.verdict_with(&entry.options, machine)),
+        }
+    }
+
     /// The first file of the line that could not be read: clr-boot-manager, which runs as root, may find more
     /// words.
     pub fn unread(&self) -> Option<&FileError> {

@@ -363,7 +363,7 @@ impl<'a> Run<'a> {
     /// Refreshes the boot files before the rest is built, if everything that the guard requires is proven and
     /// a refresh is due. The result is recorded, because the rest may take an hour.
     fn refresh_boot_files_early(&mut self) {
-        if !self.assess().acts {
+        if !boot_files::is_guarded(self.context) {
             return;
         }
         self.ensure_parameter();
@@ -394,16 +394,19 @@ impl<'a> Run<'a> {
 
     /// Makes the right kernel boot next. Returns whether anything was changed.
     fn point(&mut self) -> anyhow::Result<bool> {
-        if trial::withdraw(self.context, &self.system, &self.assess())? {
+        let mut assessment = self.assess();
+        if trial::withdraw(self.context, &self.system, &assessment)? {
             self.observe_again();
+            assessment = self.assess();
         }
-        let changed = boot_files::assert_default(self.context, &self.system, &self.assess())?;
+        let changed = boot_files::assert_default(self.context, &self.system, &assessment)?;
         if changed {
             self.observe_again();
+            assessment = self.assess();
         }
         // What failed may have left a boot entry incomplete.
         let is_whole = self.boot.error.is_none();
-        let is_prepared = is_whole && trial::prepare(self.context, &self.system, &self.assess())?;
+        let is_prepared = is_whole && trial::prepare(self.context, &self.system, &assessment)?;
         Ok(changed || is_prepared)
     }
 

@@ -278,19 +278,38 @@ fn a_good_entry_is_not_replaced_by_one_that_refuses_a_critical_module() {
     let removal = "etc/kernel/cmdline-removal.d/x.conf";
     root.file(removal, "module.sig_unenforce\n");
     let run = root.post_update();
-    run.code(1).says(&["but the configured command line does not; without it the kernel refuses hello/1.0"]);
+    run.code(1).says(&[
+        "would refuse hello/1.0 (",
+        "the configured command line does not have module.sig_unenforce",
+    ]);
     assert!(root.text(&path(B_ENTRY)).contains("module.sig_unenforce"), "the good entry stays");
     assert_eq!(root.boot_default(), ID_B);
     let status = root.run("clr-dkms", &["status", "--all"]);
     status.code(1);
     let shown = status.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(shown.contains("without it the kernel refuses hello/1.0"), "{shown}");
+    assert!(shown.contains("does not have module.sig_unenforce"), "{shown}");
     root.run("clr-dkms-cmdline", &["default"]).code(2).says(&["nothing is changed"]);
     assert!(root.text(&path(B_ENTRY)).contains("module.sig_unenforce"));
     root.run("clr-dkms-cmdline", &["default", "--force"]);
     assert!(!root.text(&path(B_ENTRY)).contains("module.sig_unenforce"));
     root.remove(removal).post_update().code(0);
     assert!(root.text(&path(B_ENTRY)).contains("module.sig_unenforce"));
+}
+
+#[test]
+fn a_good_entry_is_not_replaced_by_one_that_locks_the_kernel_down() {
+    let root = TestRoot::proven().faithful();
+    let locked = "CONFIG_SECURITY_LOCKDOWN_LSM=y\nCONFIG_SECURITY_LOCKDOWN_LSM_EARLY=y";
+    root.config(B, CLEAR.replace("# CONFIG_SECURITY_LOCKDOWN_LSM is not set", locked));
+    root.post_update().code(0);
+    let fragment = "etc/kernel/cmdline.d/lock.conf";
+    let run = root.file(fragment, "lockdown=integrity\n").post_update();
+    run.code(1).says(&[
+        "would refuse hello/1.0 (",
+        "which it accepts with the present one: lockdown= on the command line: unsigned modules are refused",
+    ]);
+    assert!(!root.text(&path(B_ENTRY)).contains("lockdown"), "the good entry stays");
+    root.remove(fragment).post_update().code(0);
 }
 
 #[test]

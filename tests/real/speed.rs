@@ -1,4 +1,7 @@
 //! How long a run takes that finds nothing to do, and an answer that scripts wait for.
+//!
+//! Machines differ in speed, so a limit is a multiple of what another program takes for the same question on the
+//! same tree, in the same test. `make bench` prints the times themselves.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -21,49 +24,53 @@ fn eight_modules_on_two_kernels_with_nothing_to_do() {
         scene.proven(name, lts);
     }
     scene.settled();
-    let mut times: Vec<Duration> = (0..10)
-        .map(|_| {
-            let start = Instant::now();
-            scene.post_update().exits(0);
-            start.elapsed()
-        })
-        .collect();
-    times.sort();
-    println!("8 modules x 2 kernels, nothing to do: median of 10 is {:?}, best {:?}", times[5], times[0]);
-    assert!(times[5] < Duration::from_millis(100), "{times:?}");
-    let best = (0..20).map(|_| release_run(&scene).0).min().unwrap();
-    println!("as it is installed: best of 20 is {best:?}");
-    assert!(best < Duration::from_millis(18), "{best:?}");
-    status_beside_dkms(&scene, &names);
+    let theirs = dkms_status(&scene, &[], 2 * names.len());
+    let debug = best(10, || {
+        let start = Instant::now();
+        scene.post_update().exits(0);
+        start.elapsed()
+    });
+    let run = best(20, || release_run(&scene).0);
+    let status = best(50, || {
+        let mut command = Command::new(target().join("release/clr-dkms"));
+        command.env("CLR_DKMS_TOOL_PATH", &scene.tools).args(["status", "--all", "--live-root"]);
+        let (time, text) = told(command.arg(&scene.root));
+        assert!(names.iter().all(|name| text.contains(&format!("{name}/1.0"))), "{text}");
+        time
+    });
+    println!(
+        "8 modules x 2 kernels: dkms status {theirs:?}; a run with nothing to do {run:?}, {debug:?} without \
+         optimization; clr-dkms status {status:?}"
+    );
+    assert!(run * 60 < theirs && debug * 10 < theirs && status * 100 < theirs);
 }
 
-/// The same question to both, in the same run: the states of all modules, by whole processes.
-fn status_beside_dkms(scene: &Scene, names: &[String]) {
-    let told = |command: &mut Command| {
-        let start = Instant::now();
-        let output = command.stderr(Stdio::inherit()).output().unwrap();
-        (start.elapsed(), String::from_utf8(output.stdout).unwrap())
-    };
-    let asked = ["scratch_dkms".as_ref(), scene.root.as_os_str(), "status".as_ref()];
-    let (theirs, text) = told(Command::new(crate::scene::support("scratch-root.sh")).args(asked));
-    assert_eq!(text.lines().filter(|line| line.contains("installed")).count(), 2 * names.len(), "{text}");
-    let mut ours: Vec<Duration> = (0..50)
-        .map(|_| {
-            let mut command = Command::new(target().join("release/clr-dkms"));
-            command.env("CLR_DKMS_TOOL_PATH", &scene.tools).args(["status", "--all", "--live-root"]);
-            let (time, text) = told(command.arg(&scene.root));
-            assert!(names.iter().all(|name| text.contains(&format!("{name}/1.0"))), "{text}");
-            time
-        })
-        .collect();
-    ours.sort();
-    println!("clr-dkms status: median of 50 is {:?}; dkms status: {theirs:?}", ours[25]);
-    assert!(ours[25] < Duration::from_millis(10) && ours[25] * 20 < theirs, "{ours:?} {theirs:?}");
+/// The shortest of several times.
+fn best(times: u32, mut run: impl FnMut() -> Duration) -> Duration {
+    (0..times).map(|_| run()).min().unwrap()
+}
+
+/// What a process takes and prints.
+fn told(command: &mut Command) -> (Duration, String) {
+    let start = Instant::now();
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", output.status);
+    (start.elapsed(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// How long the real `dkms status` takes, which reports so many installed modules.
+fn dkms_status(scene: &Scene, arguments: &[&str], installed: usize) -> Duration {
+    best(3, || {
+        let mut command = Command::new(crate::scene::support("scratch-root.sh"));
+        command.arg("scratch_dkms").arg(&scene.root).arg("status").args(arguments);
+        let (time, text) = told(&mut command);
+        assert_eq!(text.lines().filter(|line| line.ends_with(": installed")).count(), installed, "{text}");
+        time
+    })
 }
 
 /// The whole process, as `make build` makes it, on trees that no build has made: with nothing to do it takes
-/// a time that grows as modules times kernels do, and little memory. The limits leave room for a machine that
-/// does other things too; what it really takes, `make bench` tells.
+/// a time that grows as modules times kernels do, and little memory.
 #[test]
 fn a_hundred_modules_on_ten_kernels() {
     let mut times = Vec::new();
@@ -82,8 +89,11 @@ fn a_hundred_modules_on_ten_kernels() {
         println!("{modules} x {kernels}: best of 20 is {best:?}, {peak} KiB at the most");
         assert!(peak > 1024 && peak < 32 << 10, "{peak} KiB");
         times.push(best);
+        // For all modules less than what the other takes for one of them.
+        let theirs = dkms_status(&scene, &["-m", "m0"], kernels);
+        println!("dkms status of one of the modules: {theirs:?}");
+        assert!(best * 3 < theirs, "{best:?}, {theirs:?}");
     }
-    assert!(times[1] < Duration::from_millis(300), "{times:?}");
     // Four times as many.
     assert!(times[1] < times[0] * 6, "{times:?}");
 }
@@ -128,29 +138,23 @@ fn the_line_of_a_kernel_among_three_with_twenty_fragments() {
         write(format!("usr/lib/kernel/org.clearlinux.native.6.15.{n}-1591"), "image".to_owned());
         write(format!("usr/lib/kernel/cmdline-6.15.{n}-1591.native"), format!("quiet rw n={n}\n"));
     }
+    let mut fragments = Vec::new();
     for n in 10..20 {
         for (directory, whose) in [("usr/share", "vendor"), ("etc", "own")] {
             let text = format!("# why\nkey{n}=value{n} other{n}=\"a b\"\nname{n}\n");
-            write(format!("{directory}/kernel/cmdline.d/{whose}-{n}.conf"), text);
+            let path = format!("{directory}/kernel/cmdline.d/{whose}-{n}.conf");
+            fragments.push(scene.path(&path));
+            write(path, text);
         }
     }
-    let run = || {
+    let ours = best(200, || {
         let mut command = Command::new(&program);
         command.args(["show", "--raw", "--kernel", "6.15.8-1591.native", "--root"]).arg(&scene.root);
-        let start = Instant::now();
-        let output = command.stderr(Stdio::inherit()).output().unwrap();
-        (start.elapsed(), output)
-    };
-    let words = String::from_utf8(run().1.stdout).unwrap();
-    assert!(words.starts_with("quiet rw n=8 ") && words.matches("other").count() == 20, "{words}");
-    let mut times: Vec<Duration> = (0..200)
-        .map(|_| {
-            let (time, output) = run();
-            assert!(output.status.success());
-            time
-        })
-        .collect();
-    times.sort();
-    println!("show --raw: median of 200 is {:?}, best {:?}, worst {:?}", times[100], times[0], times[199]);
-    assert!(times[100] < Duration::from_millis(5), "{times:?}");
+        let (time, words) = told(&mut command);
+        assert!(words.starts_with("quiet rw n=8 ") && words.matches("other").count() == 20, "{words}");
+        time
+    });
+    let cat = best(200, || told(Command::new("cat").args(&fragments)).0);
+    println!("show --raw: {ours:?}; cat of the fragments: {cat:?}");
+    assert!(ours < cat * 4);
 }

@@ -45,31 +45,38 @@ const REAL: &str = "rows-real";
 /// In these directories: which clr-boot-manager it was.
 const BY: &str = "by";
 
-/// Keeps the rows of a scene.
-pub(crate) fn keep(dir: &Path, scene: &str, rows: &[Row]) -> Outcome<()> {
+fn kept_in() -> &'static str {
+    if image::real_boot_manager().is_some() { REAL } else { STAND_IN }
+}
+
+/// Keeps the rows of a scene, and how many seconds it took.
+pub(crate) fn keep(dir: &Path, scene: &str, rows: &[Row], seconds: u64) -> Outcome<()> {
     let rows: Vec<Value> =
         rows.iter().map(|row| json!([row.situation, row.predicted, row.happened, row.differences])).collect();
-    let dir = dir.join(if image::real_boot_manager().is_some() { REAL } else { STAND_IN });
+    let dir = dir.join(kept_in());
     fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
     fs::write(dir.join(BY), image::boot_manager()?).map_err(|e| e.to_string())?;
-    fs::write(dir.join(format!("{scene}.json")), Value::from(rows).to_string()).map_err(|e| e.to_string())
+    fs::write(dir.join(format!("{scene}.json")), json!([seconds, rows]).to_string())
+        .map_err(|e| e.to_string())
 }
 
 /// The rows of the last run of each scene with one clr-boot-manager, by scene.
 struct Kept {
     by: String,
     rows: Vec<(Scene, Vec<Row>)>,
+    seconds: u64,
 }
 
 impl Kept {
     /// None if nothing was played.
     fn read(dir: &Path) -> Outcome<Option<Kept>> {
         let Ok(by) = fs::read_to_string(dir.join(BY)) else { return Ok(None) };
-        let mut rows = Vec::new();
+        let (mut rows, mut seconds) = (Vec::new(), 0);
         for scene in scenes::all() {
             let Ok(kept) = fs::read(dir.join(format!("{}.json", scene.name))) else { continue };
-            let kept: Vec<(String, String, String, Vec<String>)> =
+            let (took, kept): (u64, Vec<(String, String, String, Vec<String>)>) =
                 serde_json::from_slice(&kept).map_err(|e| format!("{}: {e}", scene.name))?;
+            seconds += took;
             let name = scene.name;
             let of_scene = kept.into_iter().map(|(situation, predicted, happened, differences)| Row {
                 scene: name,
@@ -80,7 +87,7 @@ impl Kept {
             });
             rows.push((scene, of_scene.collect()));
         }
-        Ok(Some(Kept { by, rows }))
+        Ok(Some(Kept { by, rows, seconds }))
     }
 
     fn all(&self) -> impl Iterator<Item = (&Scene, usize, &Row)> {
@@ -93,38 +100,53 @@ impl Kept {
         self.all().find(|(scene, n, _)| scene.name == name && *n == number).map(|(_, _, row)| row)
     }
 
-    /// How many rows there are, and how many agree.
+    /// How many rows there are, how many agree, and how long the scenes took.
     fn count(&self) -> String {
         let agree = self.all().filter(|(_, _, row)| row.differences.is_empty()).count();
-        format!("{} rows of {} scenes, of which {agree} agree", self.all().count(), self.rows.len())
+        format!(
+            "{} rows of {} scenes, of which {agree} agree, in {} minutes of emulated machines",
+            self.all().count(),
+            self.rows.len(),
+            self.seconds.div_ceil(60)
+        )
     }
+}
+
+/// The scenes whose last run, with the clr-boot-manager of this one, did not pass, or that were never played.
+pub(crate) fn not_passed(dir: &Path, limits: &Limits) -> Outcome<Vec<&'static str>> {
+    let kept = Kept::read(&dir.join(kept_in()))?.map(|kept| kept.rows).unwrap_or_default();
+    let is_good = |name: &str| {
+        let mut rows = kept.iter().filter(|(scene, _)| scene.name == name).map(|(_, rows)| rows);
+        rows.any(|rows| !rows.is_empty() && limits.explain_all(rows))
+    };
+    Ok(scenes::all().iter().map(|scene| scene.name).filter(|name| !is_good(name)).collect())
 }
 
 /// The tables of the last runs of each scene.
 pub(crate) fn of_all(dir: &Path, limits: &Limits) -> Outcome<String> {
     let stand_in = Kept::read(&dir.join(STAND_IN))?;
+    let real = Kept::read(&dir.join(REAL))?;
+    let is_other = |(scene, number, row): &(&Scene, usize, &Row)| {
+        let other = stand_in.as_ref().and_then(|kept| kept.row(scene.name, *number));
+        other.is_none_or(|other| {
+            (&other.predicted, &other.happened, other.differences.is_empty())
+                != (&row.predicted, &row.happened, row.differences.is_empty())
+        })
+    };
+    let table = |rows: Vec<(&Scene, usize, &Row)>| -> String {
+        rows.into_iter().map(|(scene, n, row)| line(scene.about, n, row, limits)).collect()
+    };
     let mut text = String::new();
     if let Some(kept) = &stand_in {
-        let rows: String = kept.all().map(|(scene, n, row)| line(scene.about, n, row, limits)).collect();
-        text += &format!("With {}: {}.\n\n{HEAD}{rows}", kept.by, kept.count());
+        text += &format!("With {}: {}.\n\n{HEAD}{}", kept.by, kept.count(), table(kept.all().collect()));
     }
-    if let Some(kept) = Kept::read(&dir.join(REAL))? {
-        let is_other = |name: &str, number: usize, row: &Row| {
-            let other = stand_in.as_ref().and_then(|kept| kept.row(name, number));
-            other.is_none_or(|other| {
-                (&other.predicted, &other.happened, other.differences.is_empty())
-                    != (&row.predicted, &row.happened, row.differences.is_empty())
-            })
-        };
-        let others: String = kept
-            .all()
-            .filter(|(scene, n, row)| is_other(scene.name, *n, row))
-            .map(|(scene, n, row)| line(scene.about, n, row, limits))
-            .collect();
+    if let Some(kept) = &real {
+        let others: Vec<_> = kept.all().filter(is_other).collect();
         text += &format!("\nWith {}: {}. ", kept.by, kept.count());
-        text += &match others.is_empty() {
-            true => "Each is as with the stand-in.\n".to_owned(),
-            false => format!("These are not as with the stand-in:\n\n{HEAD}{others}"),
+        text += &match (&stand_in, others.is_empty()) {
+            (None, _) => format!("\n\n{HEAD}{}", table(others)),
+            (_, true) => "Each is as with the stand-in.\n".to_owned(),
+            (_, false) => format!("These are not as with the stand-in:\n\n{HEAD}{}", table(others)),
         };
     }
     Ok(text)

@@ -1,7 +1,7 @@
 //! Determines what the next boot would refuse after a change of the kernel command line.
 
-use crate::cmdline::writer::{self, WriterPlan, WriterStep};
-use crate::cmdline::{PARAMETER, Switch, effective};
+use crate::cmdline::writer::{WriterPlan, WriterStep};
+use crate::cmdline::{PARAMETER, Switch};
 use crate::context::Context;
 use crate::decide::assess;
 use crate::dkms::Cache;
@@ -24,11 +24,7 @@ pub(super) struct Refused {
 /// Why the next run would set the parameter again, and what prevents that; none if it would not set it.
 pub(super) fn set_again(context: &Context, plan: &WriterPlan) -> Option<String> {
     let mut system = System::observe(context, &mut Cache::load(&context.root));
-    for line in &mut system.lines {
-        line.sources = writer::after(&line.sources, &plan.steps);
-        line.effective = effective(&line.sources);
-        line.switch = line.kernel.switch(&line.effective);
-    }
+    system.assume(plan, false);
     let record = state::load::<RunRecord>(&context.root, RECORD);
     // If something is unreadable, the next run changes nothing.
     let (_, next) = parameter::cmdline_plan(context, &system, record.as_good()).ok()?;
@@ -64,13 +60,7 @@ impl Refused {
             (modules, then.verdict == Verdict::Unsafe)
         };
         let (known, _) = if newly { refused(&system) } else { (Vec::new(), false) };
-        for line in &mut system.lines {
-            line.sources = writer::after(&line.sources, &plan.steps);
-            line.effective = effective(&line.sources);
-            line.switch = line.kernel.switch(&line.effective);
-            let mine = system.boot.entries.iter_mut().filter(|e| e.id.as_ref() == Some(&line.id));
-            mine.for_each(|entry| entry.options.clone_from(&line.effective));
-        }
+        system.assume(plan, true);
         let (mut modules, is_unsafe) = refused(&system);
         modules.retain(|module| !known.contains(module));
         Refused { modules, is_unsafe }

@@ -9,7 +9,6 @@ use anyhow::Context as _;
 
 use super::{Event, Observer, Planned, STOPPED};
 use crate::context::Context;
-use crate::decide::module_state::coming;
 use crate::dkms::build::{self, BuildRefusal, Failure, Job, StepFailure, StepsDone};
 use crate::dkms::cause::lack_of;
 use crate::dkms::first_error::FirstError;
@@ -317,9 +316,10 @@ fn judge(
     }
     // A file that the kernel refuses must not replace one that it accepts.
     let line = system.lines.iter().find(|line| line.release == p.release);
+    let line = line.zip(system.verdict_of_entry(&p.release));
     let refused = |signature: &Signature| {
-        line.is_some_and(|line| {
-            matches!(line.outcome(signature, None, &coming(system, line)), LoadOutcome::Refused(_))
+        line.is_some_and(|(line, verdict)| {
+            matches!(line.outcome(signature, None, verdict), LoadOutcome::Refused(_))
         })
     };
     if installed.is_some_and(|set| !set.signatures.iter().any(refused)) && signatures.iter().any(refused) {

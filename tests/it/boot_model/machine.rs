@@ -335,12 +335,14 @@ impl Machine {
                 && !works(self.disk.configured.parameter)
         };
         let lost = (0..MODULES.len()).filter(loses);
-        lost.map(|m| EntryLoss::Module {
-            kernel: self.release(kernel),
-            module: MODULES[m].to_owned(),
-            needed: String::new(),
-        })
-        .collect()
+        let modules: Vec<(String, String)> = lost.map(|m| (MODULES[m].to_owned(), String::new())).collect();
+        let kernel = self.release(kernel);
+        let refused = EntryLoss::Refused { kernel, modules, why: String::new() };
+        if matches!(&refused, EntryLoss::Refused { modules, .. } if modules.is_empty()) {
+            Vec::new()
+        } else {
+            vec![refused]
+        }
     }
 
     pub(super) fn way(&self, assessed: &Assessed, accept_losses: bool, unreadable: Unreadable) -> UpdateWay {

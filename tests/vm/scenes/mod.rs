@@ -30,10 +30,21 @@ pub(crate) fn all() -> Vec<Scene> {
     scenes.push(scene(
         "boot-time",
         "what a boot costs if nothing has changed",
-        vec![Reboot, Measure(limit, "vm-boot-time")],
+        vec![
+            Reboot,
+            Measure(limit, "vm-boot-time"),
+            Measure("without a trial, its unit is not started", TRIAL_UNIT),
+        ],
     ));
     scenes
 }
+
+/// What the unit that checks a trial, and the target that it waits for, add to a boot without a trial.
+const TRIAL_UNIT: &str = r#"
+after() { echo $(($(systemctl show -P ActiveEnterTimestampMonotonic "$1") / 1000)); }
+[ "$(systemctl show -P ConditionResult clr-dkms-trial.service)" = no ] || exit
+echo "clr-dkms-trial.service is not started; multi-user.target is reached after $(after multi-user.target) ms,\
+ boot-complete.target after $(after boot-complete.target) ms""#;
 
 fn scene(name: &'static str, about: &'static str, steps: Vec<Step>) -> Scene {
     Scene { name, about, from: From::Ready, when: When::Always, steps }
