@@ -9,6 +9,8 @@ pub mod change;
 pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -346,8 +348,11 @@ pub fn load<T: DeserializeOwned>(root: &Root, path: &str) -> Stored<T> {
         Err(e) => return Stored::Bad(e.to_string()),
     };
     if limits::has_too_many_values(&bytes) {
-        let (path, most) = (root.shown_path(path), limits::VALUES);
-        return Stored::Unreadable(format!("{} has more than {most} values", path.display()));
+        let what = io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {} values", limits::VALUES),
+        );
+        return Stored::Unreadable(root.fail_read("read", Path::new(path), what).to_string());
     }
     match serde_json::from_slice::<Head>(&bytes) {
         Ok(head) if head.schema > SCHEMA => {

@@ -35,19 +35,18 @@ pub(super) fn fragment_bytes() -> Vec<u8> {
     format!("{PARAMETER}\n").into_bytes()
 }
 
-/// Whether a path still has what clr-dkms wrote. None if it is unknown.
-fn is_ours(root: &Root, path: &Path) -> Option<bool> {
+/// Whether a path still has what clr-dkms wrote.
+fn is_ours(root: &Root, path: &Path) -> Result<bool, FileError> {
     if path.parent() != Some(Path::new(LOCAL)) {
-        return Some(false);
+        return Ok(false);
     }
     match root.lookup_link(path) {
-        Presence::Absent => Some(false),
-        Presence::Unreadable(_) => None,
+        Presence::Absent => Ok(false),
+        Presence::Unreadable(e) => Err(e),
         Presence::There(stat) => match stat.kind {
-            // A failed read is in `Root::unread`, and then no fragment is written.
-            FileKind::Link => root.read_link(path).ok().map(|text| text == Path::new("/dev/null")),
-            FileKind::File => root.read(path).ok().map(|bytes| bytes == fragment_bytes()),
-            FileKind::Directory | FileKind::Other => Some(false),
+            FileKind::Link => root.read_link(path).map(|text| text == Path::new("/dev/null")),
+            FileKind::File => root.read(path).map(|bytes| bytes == fragment_bytes()),
+            FileKind::Directory | FileKind::Other => Ok(false),
         },
     }
 }
@@ -57,7 +56,8 @@ impl Ours {
     ///
     /// # Errors
     ///
-    /// If the state file cannot be read. A damaged file counts as absent, and is reported.
+    /// If the state file, or a file that it names, cannot be read. A damaged file counts as absent, and is
+    /// reported.
     pub fn load(root: &Root) -> Result<Ours, FileError> {
         let Some(bytes) = root.read_optional(STATE)? else {
             return Ok(Ours::default());
@@ -71,9 +71,13 @@ impl Ours {
             }
         };
         let named = ours.wrote.clone();
-        ours.wrote.retain(|path| is_ours(root, path) == Some(true));
-        let lost = |path: &PathBuf| is_ours(root, path) == Some(false);
-        ours.stale = ours.wrote.is_empty() || named.iter().any(lost);
+        ours.wrote.clear();
+        for path in &named {
+            if is_ours(root, path)? {
+                ours.wrote.push(path.clone());
+            }
+        }
+        ours.stale = ours.wrote.is_empty() || ours.wrote != named;
         ours.made.retain(|directory| {
             directory.parent().is_some()
                 && (Path::new(LOCAL).starts_with(directory)

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::initrds::lost_without_initrd;
+use super::initrds::{LostModule, lost_without_initrd};
 use super::loading::{LoadForecast, load_forecast};
 use super::module_state::would_be_taken;
 use super::readiness::{Candidate, Missing, Ready};
@@ -75,7 +75,7 @@ const INITRD: &str = "initrd";
 pub(super) fn initrd_requirement(system: &System) -> Option<Requirement> {
     let running = system.inventory.running_kernel()?.name.release();
     let lost = |k: &Installed| lost_without_initrd(system, &k.name.release());
-    let (_, reason) = system.inventory.kernels.iter().find_map(lost)?;
+    let LostModule { reason, .. } = system.inventory.kernels.iter().find_map(lost)?;
     Some(Requirement {
         module: INITRD.to_owned(),
         class: Importance::Critical,
@@ -93,10 +93,18 @@ pub(super) fn initrd_requirement(system: &System) -> Option<Requirement> {
 fn initrd_of(system: &System, release: &str) -> Ready {
     match lost_without_initrd(system, release) {
         None => Ready::Yes,
-        Some((module, _)) => Ready::No(Missing {
+        Some(LostModule { module, is_certain: true, .. }) => Ready::No(Missing {
             version: release.to_owned(),
             state: "missing".to_owned(),
             reason: format!("kernel {release} has no initrd with {module}, and it is not part of its image"),
+        }),
+        Some(LostModule { module, .. }) => Ready::Unknown(Missing {
+            version: release.to_owned(),
+            state: State::Unknown.to_string(),
+            reason: format!(
+                "whether kernel {release} needs an initrd with {module}, or has one, is unknown: an initrd cannot be \
+                 read completely"
+            ),
         }),
     }
 }

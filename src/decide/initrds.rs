@@ -153,18 +153,29 @@ fn wrong_build(
     }
 }
 
-/// A module, and what depends on it, that something in use depends on, that the admin's initrd of the running
-/// kernel contains, and that neither the image nor the initrds of another kernel contain.
-pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<(&'s str, &'s str)> {
+/// A module that another kernel does not have at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostModule<'s> {
+    pub module: &'s str,
+    /// What depends on it.
+    pub reason: &'s str,
+    /// False if the contents of an initrd are unknown.
+    pub is_certain: bool,
+}
+
+/// A module that something in use depends on, that the admin's initrd of the running kernel contains, and
+/// that neither the image nor the initrds of another kernel contain. What is certain comes first.
+pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<LostModule<'s>> {
     let Running::Known { release: running } = &system.inventory.running else { return None };
     let (held, there) = (system.initrds.get(running)?, system.initrds.get(release)?);
     if running == release || held.of_admin().is_none() || there.of_admin().is_some() {
         return None;
     }
-    let lost = |module: &String| {
-        matches!(held.find(running, module), FoundInInitrd::Module(_))
-            && there.find(release, module) == FoundInInitrd::Absent
-            && !there.built_in.contains(module)
+    let is_certain = |module: &String| match (held.find(running, module), there.find(release, module)) {
+        _ if there.built_in.contains(module) => None,
+        (FoundInInitrd::Absent, _) | (_, FoundInInitrd::Module(_)) => None,
+        (FoundInInitrd::Module(_), FoundInInitrd::Absent) => Some(true),
+        (FoundInInitrd::Unknown(_), _) | (_, FoundInInitrd::Unknown(_)) => Some(false),
     };
     let managed = |module: &String| {
         // A module without an evaluated dkms.conf has a problem of its own.
@@ -172,9 +183,13 @@ pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<(&'s
         confs.flat_map(|conf| &conf.built).any(|built| kernel_name(&built.name) == *module)
     };
     // DKMS modules are requirements of their own.
-    let mut used = system.in_use.depended_on.iter();
-    let (module, dependents) = used.find(|(module, _)| lost(module) && !managed(module))?;
-    Some((module, &dependents.reason))
+    let used = system.in_use.depended_on.iter().filter(|(module, _)| !managed(module));
+    let lost = used.filter_map(|(module, dependents)| {
+        Some(LostModule { module, reason: &dependents.reason, is_certain: is_certain(module)? })
+    });
+    let mut lost: Vec<LostModule<'_>> = lost.collect();
+    lost.sort_by_key(|lost| !lost.is_certain);
+    lost.first().copied()
 }
 
 /// Kernels without an initrd although an admin made one for the running kernel: their releases, and the path

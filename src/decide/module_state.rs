@@ -1,7 +1,7 @@
 //! The state of a module on a kernel. It combines the files on disk, the record of the last run, and what the
 //! kernel will do with the module at its next boot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::initrds::{InitrdForecast, initrd_forecast};
 use super::loading::{self, LoadForecast, load_forecast};
@@ -11,9 +11,10 @@ use super::unread::blocked;
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{self, Decision, State, decide};
 use crate::dkms::proof::{Check, ProofSubject};
-use crate::dkms::{ModuleName, ModuleOnKernel, Proof};
+use crate::dkms::{Flaw, ModuleName, ModuleOnKernel, Proof};
 use crate::enforcement::{EnforcementVerdict, LoadOutcome, ModuleKind, now};
 use crate::kernel::Running;
+use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{kernel_name, stem};
 use crate::modprobe::FileOrigin;
 use crate::state::{ModuleRecord, RunRecord};
@@ -117,11 +118,16 @@ pub fn checked_files(system: &System) -> BTreeMap<String, String> {
     let whole = of_pairs.filter(|proof| unchecked(system, proof).is_none());
     let mut checked: BTreeMap<String, String> =
         whole.filter_map(|proof| Some((proof.path.clone(), proof.sha256.clone()?))).collect();
-    if blocked(system).is_some() {
-        // Without a complete observation, the results of earlier runs are kept.
-        system.checked.iter().for_each(|(path, sum)| {
+    // Without a complete observation, the results of earlier runs are kept.
+    let is_unknown = |flaw: &Flaw| matches!(flaw, Flaw::Unknown { .. } | Flaw::NotListed { .. });
+    let pairs = system.modules_on_kernels.iter().chain(&system.fallbacks);
+    let open = pairs.filter(|pair| pair.proof.as_ref().is_err_and(|flaws| flaws.iter().any(is_unknown)));
+    let open: BTreeSet<String> = open.map(|pair| format!("{}/", module_directory(&pair.release))).collect();
+    let is_blocked = blocked(system).is_some();
+    for (path, sum) in &system.checked {
+        if is_blocked || open.iter().any(|directory| path.starts_with(directory)) {
             checked.entry(path.clone()).or_insert_with(|| sum.clone());
-        });
+        }
     }
     checked
 }

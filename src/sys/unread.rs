@@ -55,7 +55,7 @@ impl Root {
 
     /// An error of a read. It is recorded for [`Root::unread`] unless it is a fact: absent, or not a regular
     /// file.
-    pub(super) fn fail_read(
+    pub(crate) fn fail_read(
         &self,
         action: &'static str,
         path: &Path,

@@ -117,7 +117,8 @@ fn installed(
     builds
 }
 
-/// Determines which modules of the admin's initrd are built into the kernels that have no such initrd.
+/// Determines which modules that the admin's initrd contains, or may contain, are built into the kernels that
+/// have no such initrd.
 fn built_in(
     root: &Root,
     kernels: &[&Installed],
@@ -131,7 +132,7 @@ fn built_in(
     let Some(of_running) = found.get(&running).filter(|initrds| initrds.of_admin().is_some()).cloned() else {
         return;
     };
-    let held = in_use.keys().filter(|m| matches!(of_running.find(&running, m), FoundInInitrd::Module(_)));
+    let held = in_use.keys().filter(|m| of_running.find(&running, m) != FoundInInitrd::Absent);
     let held: Vec<&String> = held.collect();
     for (release, initrds) in found.iter_mut().filter(|(_, initrds)| initrds.of_admin().is_none()) {
         let modules = KernelModules::new(root, release);

@@ -38,7 +38,18 @@ pub fn write(context: &Context, document: &StatusDocument) -> Result<(), FileErr
         _ => context.root.remove(REBOOT_REQUIRED).map(|_| ()),
     };
     write_metrics(context, document);
-    super::motd::write(context, document).and(marked)
+    both(super::motd::write(context, document), marked)
+}
+
+/// The first error of two steps. The second one is logged, because only one is returned.
+pub(super) fn both<E: std::fmt::Display>(first: Result<(), E>, second: Result<(), E>) -> Result<(), E> {
+    match (first, second) {
+        (Err(first), Err(second)) => {
+            tracing::error!("{second}");
+            Err(first)
+        }
+        (first, second) => first.and(second),
+    }
 }
 
 /// Like [`write`], for the end of a run. Also runs the programs of the admin if the verdict is not `before`.

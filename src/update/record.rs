@@ -207,7 +207,8 @@ impl Run<'_> {
         let ended = self.context.root.remove(IN_PROGRESS);
         let verdict_before = self.before.as_good().and_then(|old| old.verdict.as_deref());
         // An error of one file does not prevent the others from being written.
-        publish::write_all(self.context, &document, verdict_before).and(saved).and(ended.map(|_| ()))?;
+        let written = publish::write_all(self.context, &document, verdict_before);
+        publish::both(publish::both(written, saved), ended.map(|_| ()))?;
         Ok(report_result(&document, self.attempts.is_empty()))
     }
 }
@@ -220,12 +221,15 @@ fn report_result(document: &StatusDocument, was_idle: bool) -> u8 {
         Verdict::Degraded => document.problems.iter().any(|p| p.kind() != ProblemKind::SetupFault),
         _ => false,
     };
-    // A kernel that an admin holds is not an error; any other problem is.
-    let by_admin = document.verdict == Verdict::Held && document.guard.because == Reason::Held;
-    let is_known = |p: &Problem| matches!(p.kind(), ProblemKind::HeldByAdmin | ProblemKind::SetupFault);
+    // A kernel that an admin holds, or that runs on trial, is not an error; any other problem is.
+    let is_wanted =
+        document.verdict == Verdict::Held && matches!(document.guard.because, Reason::Held | Reason::Trial);
+    let is_known = |p: &Problem| {
+        matches!(p.kind(), ProblemKind::HeldByAdmin | ProblemKind::OnTrial | ProblemKind::SetupFault)
+    };
     let unreported = document.problems.iter().find(|p| !is_known(p));
-    let failed = failed && !(by_admin && unreported.is_none() && document.guard.lacking.is_empty());
-    if by_admin {
+    let failed = failed && !(is_wanted && unreported.is_none() && document.guard.lacking.is_empty());
+    if is_wanted {
         tracing::info!("{}", document.summary);
         unreported.inspect(|problem| tracing::warn!("{problem}"));
     } else if failed {

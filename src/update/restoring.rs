@@ -8,15 +8,17 @@ use anyhow::bail;
 use super::engine::Order;
 use super::progress::ProgressMode;
 use super::removal;
-use super::sequence;
+use super::sequence::{self, Done};
 use crate::context::Context;
-use crate::dkms::ModuleName;
 use crate::dkms::tree::SOURCES;
+use crate::dkms::{Cache, ModuleName};
+use crate::exit;
 use crate::kernel::Inventory;
 use crate::state::Stored;
 use crate::state::added::AddedManifest;
 use crate::state::change::{ChangeKind, ModuleChange, ReplacedModule};
 use crate::sys::interrupt;
+use crate::system::System;
 
 /// What a source replaced gets its name back, and is built and installed again. The errors are returned as
 /// text.
@@ -57,23 +59,44 @@ fn restored(context: &Context, change: &ModuleChange) -> anyhow::Result<Vec<Stri
     if own {
         exchange_back(context, &change.module, replaced)?;
     }
+    // Of several versions a run installs the newest one.
+    let system = System::observe(context, &mut Cache::load(&context.root));
+    let is_newest = |module: &&ModuleName| system.modules_on_kernels.iter().any(|p| p.module == **module);
     let modules = replaced.others.iter().chain(own.then_some(&change.module));
-    let modules: Vec<String> = modules.map(ToString::to_string).collect();
+    let (modules, older): (Vec<&ModuleName>, Vec<&ModuleName>) = modules.partition(is_newest);
+    let modules: Vec<String> = modules.into_iter().map(ToString::to_string).collect();
     let kernels: Vec<String> = installed(context, &replaced.kernels).into_iter().collect();
+    let older = older.into_iter().map(|module| {
+        format!("{module} is not installed again: a newer version is registered, or nothing of it is known")
+    });
+    let older: Vec<String> = older.filter(|_| !kernels.is_empty()).collect();
     if modules.is_empty() || kernels.is_empty() {
-        return Ok(Vec::new());
+        return Ok(older);
     }
     // A file that was built from the other source has the same name and version.
     let order = Order { modules, kernels, force: own, by_hand: true, is_part: true, ..Order::default() };
     let done = sequence::work(context, Vec::new(), &order, ProgressMode::Nothing)?;
+    Ok(not_installed(&done)?.into_iter().chain(older).collect())
+}
+
+/// What a run was to install and has not installed, as text.
+///
+/// # Errors
+/// If it was stopped, or could not determine what to do: another run is needed.
+fn not_installed(done: &Done) -> anyhow::Result<Vec<String>> {
     if interrupt::asked() {
-        bail!("the run was asked to stop before what was there is installed again");
+        bail!("the run was asked to stop");
+    }
+    if done.code == exit::UNKNOWN && done.attempts.is_empty() {
+        bail!("it cannot be determined what is to be installed");
     }
     let failed = done.attempts.iter().filter_map(|attempt| {
         let (_, why) = attempt.failure.as_ref()?;
-        Some(format!("{} is not installed again on {}: {why}", attempt.module, attempt.release))
+        Some(format!("{} is not installed on {}: {why}", attempt.module, attempt.release))
     });
-    Ok(failed.collect())
+    let left = done.left_alone.iter().filter(|left| !left.state.is_fine());
+    let left = left.map(|left| format!("{} is not installed on {}: {}", left.module, left.release, left.why));
+    Ok(failed.chain(left).collect())
 }
 
 /// Gives the source that was replaced its name back.
@@ -101,17 +124,14 @@ pub(super) fn complete_replacement(context: &Context, change: &ModuleChange) -> 
     let order = Order {
         modules: vec![change.module.to_string()],
         kernels: kernels_to_have_it(context, kernels),
+        // A file that was built from the old source has the same name and version.
+        force: true,
         by_hand: true,
         is_part: true,
         ..Order::default()
     };
     let done = sequence::work(context, Vec::new(), &order, ProgressMode::Nothing)?;
-    if interrupt::asked() {
-        bail!("the run was asked to stop");
-    }
-    let failed = done.attempts.iter().filter(|attempt| attempt.failure.is_some());
-    let failed: Vec<String> =
-        failed.map(|attempt| format!("{} on {} failed", attempt.module, attempt.release)).collect();
+    let failed = not_installed(&done)?;
     if failed.is_empty() {
         root.remove_tree(removal::unfinished(&change.module))?;
         ModuleChange::end(root)?;

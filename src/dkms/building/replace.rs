@@ -151,7 +151,7 @@ impl Replacement {
         let (directory, name) = split(path);
         for ending in ENDINGS {
             let old = format!("{directory}/{}{ending}", stem(name).unwrap_or(name));
-            match root.lookup_link(&old).stat().map(|stat| stat.kind) {
+            match root.lookup_link(&old).known()?.map(|stat| stat.kind) {
                 None => {}
                 Some(FileKind::Directory) => {
                     // A directory is not a module, and a file cannot replace it.
@@ -247,6 +247,11 @@ impl Replacement {
 
     /// Restores the old files, the link, and the build that was set aside.
     pub fn go_back(&self, root: &Root) {
+        // A backup that cannot be read now must not be taken for one that is not needed.
+        if let Err(e) = self.can_be_read(root) {
+            tracing::warn!("{e}; the next run goes on from here");
+            return;
+        }
         for old in &self.old {
             let kept = backup(&old.path);
             if self.old_proven

@@ -75,8 +75,14 @@ fn mirror(root: &Root, directory: &str, made: &str, without: &[&str]) -> Result<
         }
         if without.iter().any(is_within) {
             mirror(root, &path, &link, without)?;
-        } else if let Presence::There(_) = root.lookup(&path) {
-            root.link(link, &root.host_path(&path)?)?;
+            continue;
+        }
+        match root.lookup(&path) {
+            Presence::There(_) => drop(root.link(link, &root.host_path(&path)?)?),
+            Presence::Absent => {}
+            // depmod cannot follow a loop of symlinks either. No other entry may be left out of the index.
+            Presence::Unreadable(e) if e.is_no_file() => {}
+            Presence::Unreadable(e) => return Err(e),
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use crate::dkms::{Cache, ModuleName, Stage, Tree};
 use crate::kernel::{Headers, Inventory};
 use crate::state::added::{AddedManifest, AddedSource, tree_fingerprint};
 use crate::state::change::{CHANGE, ChangeKind, ModuleChange};
-use crate::state::{LOCK, Stored, is_ours};
+use crate::state::{self, LOCK, Stored, is_ours};
 use crate::sys::Lock;
 use crate::sys::lock::LockError;
 use crate::system::System;
@@ -50,6 +50,10 @@ pub fn recover(context: &Context) -> Result<Recovered, String> {
         Stored::Unreadable(why) => return Err(unknown(why)),
         Stored::Bad(why) => {
             tracing::error!("{}", unknown(why));
+            match state::set_aside(root, CHANGE) {
+                Ok(aside) => tracing::error!("it is kept as {}", root.shown_path(&aside).display()),
+                Err(e) => return Err(unknown(e.to_string())),
+            }
             if let Err(e) = ModuleChange::end(root) {
                 tracing::error!("{e}");
             }

@@ -56,8 +56,11 @@ pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> 
                     set.recover(root);
                     stale.insert(set.release);
                 }
-                // A journal is complete before anything is renamed, so nothing has happened yet.
-                Err(_) => remove(root, &path),
+                Err(e) => {
+                    // It was written before the first file was renamed; `take_back` looks at the files alone.
+                    tracing::warn!("{} is damaged ({e}) and is removed", root.shown_path(&path).display());
+                    remove(root, &path);
+                }
             },
             Err(e) if e.leaves_open() => {
                 tracing::error!("{e}; what was left of an interrupted installation stays as it is");
