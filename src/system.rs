@@ -222,8 +222,8 @@ impl System {
         }
     }
 
-    /// Assumes that the changes of a plan are made, and with `is_refreshed` also that the boot entries have the
-    /// new command lines.
+    /// Assumes that the changes of a plan are made, and with `is_refreshed` also that the boot entries have
+    /// the new command lines.
     pub fn assume(&mut self, plan: &WriterPlan, is_refreshed: bool) {
         for line in &mut self.lines {
             line.sources = writer::after(&line.sources, &plan.steps);

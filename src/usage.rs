@@ -71,7 +71,7 @@ impl Usage {
         let list = root.read_within(MODULES, CONFIGURATION).unwrap_or_default();
         let list = String::from_utf8_lossy(&list);
         let (mut loaded, mut own, mut trusted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for LoadedLine { name, taints } in list.lines().filter_map(LoadedLine::of) {
+        for LoadedLine { name, taints, .. } in list.lines().filter_map(LoadedLine::of) {
             match (taints.contains('O'), taints.contains('E')) {
                 (false, _) => drop(own.insert(name.clone())),
                 (true, false) => drop(trusted.insert(name.clone())),
@@ -111,6 +111,8 @@ impl Usage {
 pub struct LoadedLine {
     /// The name of the module.
     pub name: String,
+    /// It is not being initialised or removed.
+    pub is_live: bool,
     /// Its taint flags, such as `OE`: O for an out-of-tree module, E if its signature was not accepted.
     pub taints: String,
 }
@@ -120,8 +122,9 @@ impl LoadedLine {
     fn of(line: &str) -> Option<LoadedLine> {
         let mut words = line.split_ascii_whitespace();
         let name = words.next()?.to_owned();
-        let taints: String = words.skip(5).collect();
-        Some(LoadedLine { name, taints: taints.trim_matches(['(', ')']).to_owned() })
+        let is_live = words.nth(3) == Some("Live");
+        let taints: String = words.skip(1).collect();
+        Some(LoadedLine { name, is_live, taints: taints.trim_matches(['(', ')']).to_owned() })
     }
 }
 

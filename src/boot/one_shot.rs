@@ -3,10 +3,14 @@
 //!
 //! clr-boot-manager neither reads nor writes the variable (observed with 3.3.1).
 
+use std::path::PathBuf;
+
 use super::counters::{has_counters, without_counters};
 use super::{BootEntry, BootFiles, Loader};
 use crate::sys::{FileError, Root, efi};
 
+/// The file that records which entry is booted once, and why.
+pub const TRIAL: &str = "/var/lib/clr-dkms/trial.json";
 const NAME: &str = "LoaderEntryOneShot";
 /// The variable in which the boot loader says what it can do: a bit mask, 64 bits, little-endian.
 const FEATURES: &str = "LoaderFeatures";
@@ -41,6 +45,11 @@ pub fn can_choose(entry: &BootEntry) -> bool {
 /// If the variable exists and cannot be read.
 pub fn chosen(root: &Root) -> Result<Option<String>, FileError> {
     efi::text(root, NAME, efi::LOADER)
+}
+
+/// The path of the variable.
+pub fn path() -> PathBuf {
+    efi::path_of(NAME, efi::LOADER)
 }
 
 /// Makes an entry boot next, once.

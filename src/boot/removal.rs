@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::deferral::{self, BEGIN, CONFIG, END};
+use super::one_shot::{self, TRIAL};
 use crate::sys::{Root, Tools, Written, own_directory, systemd};
 
 /// The directory of units that are gone after a reboot.
@@ -98,6 +99,7 @@ fn service_text(program: &Path) -> String {
         "/run/clr-dkms".to_owned(),
         "/run/clr-dkms.lock".to_owned(),
         "/run/motd.d/clr-dkms.motd".to_owned(),
+        TRIAL.to_owned(),
         unit("service"),
         unit("path"),
     ];
@@ -115,12 +117,15 @@ fn service_text(program: &Path) -> String {
          ExecCondition=/bin/sh -c '[ ! -e {program} ]'\n\
          ExecStart=-/bin/sed -i '/^{BEGIN}$$/,/^{END}$$/d' {CONFIG}\n\
          ExecStart=-/bin/sh -c '[ -s {CONFIG} ] || rm -f {CONFIG}; rmdir /run/swupd 2>/dev/null; true'\n\
+         # Nothing would check the kernel that is booted once, on trial.\n\
+         ExecStart=-/bin/sh -c 'grep -qs .entry.: {TRIAL} && chattr -i {variable} && rm {variable}'\n\
          ExecStart=-/bin/rm -rf {ours}\n\
          ExecStart=-/bin/sh -c '[ ! -x /usr/bin/motd-update.sh ] || exec /usr/bin/motd-update.sh'\n\
          ExecStart=-/bin/systemctl --no-block stop {paths} {NAME}.path\n\
          ExecStart=/bin/echo 'clr-dkms is removed: swupd writes the boot files itself again. Run clr-boot-manager \
          update to apply what waited for clr-dkms'\n",
         ours = ours.join(" "),
+        variable = one_shot::path().display(),
         paths = paths.join(" "),
     )
 }

@@ -9,6 +9,7 @@ use crate::boot_decision::{AdminOverrides, Allowance, OverrideNote};
 use crate::context::Context;
 use crate::decide::assessment::BootAssessment;
 use crate::decide::candidates::is_bootable;
+use crate::decide::trial::has_failed;
 use crate::dkms::Cache;
 use crate::exit;
 use crate::kernel::Installed;
@@ -21,7 +22,6 @@ use crate::sys::users;
 use crate::system::System;
 use crate::update::boot_default::Observed;
 use crate::update::overrides::{self, GuardRefusal, Request};
-use crate::update::trial;
 
 /// The options that these verbs share.
 #[derive(Debug, Args)]
@@ -335,7 +335,7 @@ pub fn allow(context: &Context, arguments: &AllowArguments, common: &Common) -> 
 fn try_again(context: &Context, arguments: &AllowArguments, common: &Common) -> anyhow::Result<u8> {
     change(context, "clr-dkms allow", &arguments.options, common, |system, assessment| {
         let release = named(system, &arguments.kernel)?.name.release();
-        if !trial::has_failed(system, &release) {
+        if !has_failed(system, &release) {
             let lacking = match assessment.decision.target.as_ref() == Some(&release) {
                 true => assessment.decision.lacking.clone(),
                 false => assessment.lacks_on(&release, |need| need.class > Importance::Optional),
@@ -350,7 +350,7 @@ fn try_again(context: &Context, arguments: &AllowArguments, common: &Common) -> 
         if !arguments.options.dry_run {
             tracing::info!("kernel {release} is tried again");
         }
-        Ok(Some(Request { wishes: system.wishes.clone(), try_again: true }))
+        Ok(Some(Request { wishes: system.wishes.clone(), try_again: Some(release) }))
     })
 }
 

@@ -2,8 +2,8 @@
 
 use super::assessment::BootAssessment;
 use super::satisfaction::{is_replaced, is_replaced_now};
+use crate::dkms::Flaw;
 use crate::dkms::loadable::Loadable;
-use crate::dkms::{Flaw, ModuleOnKernel};
 use crate::kernel::module_file::kernel_name;
 use crate::requirement::{Importance, Requirement};
 use crate::state::RunRecord;
@@ -45,7 +45,7 @@ pub fn lost_on_running<'a>(
             elsewhere || before.is_some_and(|n| n.worked_on.as_ref().is_some_and(|on| *on != running));
         // Whether one that an admin has listed was ever loaded is not known: some are, on demand only.
         let missing = match can_tell {
-            true => !need.works || (!need.is_listed() && !is_there(system, need, &running)),
+            true => !need.works || (!need.is_listed() && is_there(system, need, &running) == Ok(false)),
             false => has_no_file(need),
         };
         need.class == Importance::Critical && elsewhere && missing
@@ -53,18 +53,24 @@ pub fn lost_on_running<'a>(
     lost.map(|lost| (running.clone(), lost))
 }
 
-/// Whether the running kernel has a required module in use: loaded, built in, or replaced by another one.
-pub fn is_there(system: &System, need: &Requirement, running: &str) -> bool {
+/// Whether the running kernel has a required module in use: loaded, built in, or replaced by another one. An
+/// error is the reason why that is unknown.
+pub fn is_there(system: &System, need: &Requirement, running: &str) -> Result<bool, String> {
     // What is part of the kernel is not loaded.
     let is_built_in = |file: &str| matches!(system.files.on(running, file), Some(Loadable::BuiltIn { .. }));
     let is_loaded = |file: &str| system.in_use.loaded.contains(&kernel_name(file)) || is_built_in(file);
-    if need.modules().iter().any(|file| is_loaded(file)) || is_replaced_now(system, need, running) {
-        return true;
+    let is_known = need.modules().iter().any(|file| is_loaded(file)) || is_loaded(&need.module);
+    if is_known || is_replaced_now(system, need, running) {
+        return Ok(true);
     }
-    // A dkms.conf that cannot be read does not tell the names of its files.
-    let of_conf = |pair: &ModuleOnKernel| {
-        pair.conf.as_ref().map_or(true, |conf| conf.built.iter().any(|b| is_loaded(&b.name)))
-    };
-    let mut pairs = system.modules_on_kernels.iter().filter(|pair| pair.module.name == need.module);
-    is_loaded(&need.module) || pairs.any(of_conf)
+    let mut unknown = None;
+    for pair in system.modules_on_kernels.iter().filter(|pair| pair.module.name == need.module) {
+        match &pair.conf {
+            Ok(conf) if conf.built.iter().any(|built| is_loaded(&built.name)) => return Ok(true),
+            Ok(_) => {}
+            // It does not tell the names of its files.
+            Err(e) => unknown = Some(e.to_string()),
+        }
+    }
+    unknown.map_or(Ok(false), Err)
 }

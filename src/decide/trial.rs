@@ -11,9 +11,9 @@ use super::readiness::{Candidate, Missing, Ready, lacks};
 use crate::boot::{SetBy, one_shot};
 use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::config::{ReturnPolicy, Settings};
-use crate::requirement::{Importance, Requirement, Use};
+use crate::requirement::{Importance, Requirement};
 use crate::state::ModuleRecord;
-use crate::state::trial::{FailedModule, Trial};
+use crate::state::trial::{FailedModule, Trial, TrialFailure};
 use crate::system::System;
 
 /// The state of a module, as a word, on a kernel on which it is proven but did not work.
@@ -76,6 +76,10 @@ pub struct TrialPlan {
 /// installed any more, or its modules have been built again since they failed.
 pub fn trial_stage(system: &System) -> Option<(&Trial, TrialStage)> {
     let trial = system.trial.recorded.as_ref()?;
+    Some((trial, stage_of(system, trial)?))
+}
+
+fn stage_of(system: &System, trial: &Trial) -> Option<TrialStage> {
     system.inventory.of_release(&trial.kernel)?;
     let runs = system.inventory.runs(&trial.kernel);
     let current = system.in_use.boot.id.as_ref();
@@ -88,31 +92,68 @@ pub fn trial_stage(system: &System) -> Option<(&Trial, TrialStage)> {
         None => TrialStage::Armed,
     };
     let is_failure = matches!(stage, TrialStage::Failed(_) | TrialStage::Unfinished);
-    let is_void = is_failure && !runs && built(system, &trial.kernel, &trial.expects) != trial.built;
-    (!is_void).then_some((trial, stage))
+    // Files that cannot be proven now may still be the same.
+    let is_other = |(module, sums): (&String, &Vec<String>)| trial.built.get(module) != Some(sums);
+    let is_void = is_failure && !runs && built(system, &trial.kernel, &trial.expects).iter().any(is_other);
+    (!is_void).then_some(stage)
 }
 
-/// The SHA-256 of the proven files of required modules on a kernel, by module.
+/// The trials that have failed, with the modules that did not work: the recorded trial, and those before it.
+fn failures(system: &System) -> Vec<(&Trial, Vec<FailedModule>)> {
+    let all = system.trial.recorded.iter().flat_map(|trial| trial.earlier.iter().chain([trial]));
+    let failed = all.filter_map(|trial| Some((trial, failed_modules(trial, stage_of(system, trial)?))));
+    failed.filter(|(_, modules)| !modules.is_empty()).collect()
+}
+
+/// Whether the trial of a kernel has failed.
+pub fn has_failed(system: &System, release: &str) -> bool {
+    failures(system).iter().any(|(trial, _)| trial.kernel == release)
+}
+
+/// The failed trials of other kernels, for the record of the trial of this kernel.
+pub fn failed_before(system: &System, release: &str) -> Vec<Trial> {
+    let others = failures(system).into_iter().filter(|(trial, _)| trial.kernel != release);
+    let alone = |(trial, modules): (&Trial, Vec<FailedModule>)| {
+        // Of a boot that did not end, only the beginning of the trial is known.
+        let failed = trial.failed.clone().unwrap_or(TrialFailure { at: trial.since, modules });
+        Trial { failed: Some(failed), earlier: Vec::new(), ..trial.clone() }
+    };
+    others.map(alone).collect()
+}
+
+/// The SHA-256 of the files of required modules on a kernel, by module; only of modules that are proven.
 pub fn built(system: &System, release: &str, needs: &[Requirement]) -> BTreeMap<String, Vec<String>> {
     let pairs = system.modules_on_kernels.iter().chain(&system.fallbacks);
     let pairs = pairs.filter(|p| p.release == release && needs.iter().any(|n| n.module == p.module.name));
-    let built = pairs.map(|pair| {
-        let proofs = pair.proof.iter().flatten().filter_map(|proof| proof.sha256.clone());
-        (pair.module.name.clone(), proofs.collect())
+    let built = pairs.filter_map(|pair| {
+        let proofs = pair.proof.as_ref().ok()?.iter().filter_map(|proof| proof.sha256.clone());
+        Some((pair.module.name.clone(), proofs.collect()))
     });
     built.collect()
 }
 
-/// The requirements that a new kernel has to fulfil on trial: what works now. A critical module that nothing
-/// uses must be loaded now.
+/// The requirements that a new kernel has to fulfil on trial: what works now. A critical module must be
+/// loaded now: the device of another one may be unplugged. What does not work now because the running kernel
+/// has failed its trial must work on the next one.
 pub fn expected(system: &System, needs: &[Requirement]) -> Vec<Requirement> {
     let is_loaded = |need: &Requirement| need.modules().iter().any(|m| system.in_use.loaded.contains(m));
     let counts = |need: &&Requirement| match need.class {
         Importance::Optional => false,
         Importance::Wanted => need.works,
-        Importance::Critical => need.works && (is_loaded(need) || need.why.iter().any(Use::is_critical)),
+        Importance::Critical => need.works && is_loaded(need),
     };
-    needs.iter().filter(counts).cloned().collect()
+    let mut expected: Vec<Requirement> = needs.iter().filter(counts).cloned().collect();
+    let is_needed = |lost: &&Requirement| {
+        let mut same = needs.iter().filter(|need| need.module == lost.module);
+        same.any(|need| need.class > Importance::Optional)
+    };
+    let failures = failures(system).into_iter().filter(|(trial, _)| system.inventory.runs(&trial.kernel));
+    for lost in failures.flat_map(|(trial, _)| &trial.expects).filter(is_needed) {
+        if !expected.iter().any(|need| need.module == lost.module) {
+            expected.push(lost.clone());
+        }
+    }
+    expected
 }
 
 /// The modules that are known not to work on the kernel of a trial.
@@ -130,24 +171,25 @@ fn failed_modules(trial: &Trial, stage: TrialStage) -> Vec<FailedModule> {
 
 /// Modules that did not work on trial are missing on that kernel, even if they are proven.
 pub(super) fn apply_failure(system: &System, states: &[ModuleRecord], candidates: &mut [Candidate]) {
-    let Some((trial, stage)) = trial_stage(system) else { return };
-    let Some(kernel) = candidates.iter_mut().find(|kernel| kernel.release == trial.kernel) else { return };
-    for FailedModule { module, why } in failed_modules(trial, stage) {
-        let state = states.iter().find(|s| s.kernel == trial.kernel && s.module.name == module);
-        let version = state.map(|state| state.module.version.clone()).unwrap_or_default();
-        let missing = Missing { version, state: FAILED_ON_TRIAL.to_owned(), reason: why };
-        kernel.modules.insert(module, Ready::No(missing));
+    for (trial, modules) in failures(system) {
+        let of_trial = candidates.iter_mut().find(|kernel| kernel.release == trial.kernel);
+        let Some(kernel) = of_trial else { continue };
+        for FailedModule { module, why } in modules {
+            let state = states.iter().find(|s| s.kernel == trial.kernel && s.module.name == module);
+            let version = state.map(|state| state.module.version.clone()).unwrap_or_default();
+            let missing = Missing { version, state: FAILED_ON_TRIAL.to_owned(), reason: why };
+            kernel.modules.insert(module, Ready::No(missing));
+        }
     }
 }
 
 /// While a kernel on trial runs, its proven modules that do not work do not count as working.
 pub(super) fn apply_to_needs(system: &System, needs: &mut [Requirement]) {
-    let Some((trial, stage)) = trial_stage(system) else { return };
-    if !system.inventory.runs(&trial.kernel) {
-        return;
-    }
-    for failed in failed_modules(trial, stage) {
-        for need in needs.iter_mut().filter(|need| need.module == failed.module) {
+    for (trial, modules) in failures(system) {
+        if !system.inventory.runs(&trial.kernel) {
+            continue;
+        }
+        for need in needs.iter_mut().filter(|need| modules.iter().any(|m| m.module == need.module)) {
             need.works = false;
             need.worked_on = Some(trial.fallback.clone());
         }
@@ -155,6 +197,7 @@ pub(super) fn apply_to_needs(system: &System, needs: &mut [Requirement]) {
 }
 
 /// While a kernel runs on trial, the kernel to return to stays the boot default, if it has what is critical.
+/// An update may have brought another kernel meanwhile: it waits until the trial is over.
 pub(super) fn while_running(
     system: &System,
     decision: BootDecision,
@@ -163,8 +206,8 @@ pub(super) fn while_running(
 ) -> BootDecision {
     let Some((trial, TrialStage::Running)) = trial_stage(system) else { return decision };
     let is_asked = trial.entry.is_some()
-        && is_tried_first(&decision)
-        && decision.default.as_ref() == Some(&trial.kernel)
+        && !matches!(decision.because, Reason::Held | Reason::Unknown)
+        && decision.default.as_ref() != Some(&trial.fallback)
         && can_fall_back(candidates, &trial.fallback, needs);
     match is_asked {
         true => BootDecision {
@@ -204,14 +247,20 @@ pub(super) fn plan(
 ) -> Option<TrialPlan> {
     let release = decision.default.as_deref().filter(|_| is_tried_first(decision))?;
     let kernel = candidates.iter().find(|kernel| kernel.release == release)?;
+    // Its record would replace that of the kernel that runs on trial.
+    if matches!(trial_stage(system), Some((_, TrialStage::Running))) {
+        return None;
+    }
     // Without a check a trial would never end.
     if !system.trial.is_checked || kernel.running || kernel.booted || expected(system, needs).is_empty() {
         return None;
     }
-    // The running kernel, or the newest one that was good before.
+    // The newer one of the boot default and the running kernel, or the newest one that was good before.
+    let configured = system.boot.configured.as_ref().and_then(|default| default.id.as_ref());
+    let is_configured = |k: &Candidate| system.inventory.of_release(&k.release).map(|k| &k.id) == configured;
     let known = candidates.iter().filter(|k| k.release != release && k.is_tried());
     let known = known.filter(|k| can_fall_back(candidates, &k.release, needs));
-    let fallback = known.max_by_key(|k| k.running)?.release.clone();
+    let fallback = known.max_by_key(|k| is_configured(k) || k.running)?.release.clone();
     // An EFI variable of an admin overrides the boot default.
     let is_overridden =
         system.boot.default.as_ref().is_some_and(|default| default.set_by == SetBy::LoaderEntryDefault);

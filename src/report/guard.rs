@@ -399,11 +399,11 @@ pub(super) fn held(assessment: &BootAssessment, note: &OverrideNote) -> Option<P
 fn of_trial(assessment: &BootAssessment, trial: &TrialNow) -> Option<Problem> {
     let (decision, kernel) = (&assessment.decision, trial.kernel.clone());
     let is_carried_out = assessment.next.release().is_none() || assessment.is_carried_out();
+    if is_carried_out && decision.because == Reason::Trial {
+        return Some(Problem::OnTrial { kernel, fallback: trial.fallback.clone() });
+    }
     if !is_carried_out || decision.target.as_ref() != Some(&kernel) || decision.because == Reason::Held {
         return None;
-    }
-    if decision.because == Reason::Trial {
-        return Some(Problem::OnTrial { kernel, fallback: trial.fallback.clone() });
     }
     let lack = decision.lacking.first().filter(|lack| lack.state == FAILED_ON_TRIAL)?;
     let lack = (trial.stage != TrialStage::Unfinished).then(|| lack.clone());

@@ -6,10 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::SCHEMA;
+pub use crate::boot::one_shot::TRIAL;
 use crate::requirement::Requirement;
-
-/// The path of the file.
-pub const TRIAL: &str = "/var/lib/clr-dkms/trial.json";
 
 /// A new kernel that has to show in its first boot that it works. The file is removed when it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +35,9 @@ pub struct Trial {
     /// When the machine was rebooted because of the failure. It is rebooted once for each kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned: Option<Timestamp>,
+    /// The trials of other kernels, which failed before this one was prepared. They have none of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Trial>,
 }
 
 /// What did not work.
@@ -68,6 +69,17 @@ impl Trial {
             built: BTreeMap::new(),
             failed: None,
             returned: None,
+            earlier: Vec::new(),
         }
+    }
+
+    /// What is left of the record without the trial of one kernel.
+    pub fn without(mut self, kernel: &str) -> Option<Trial> {
+        self.earlier.retain(|trial| trial.kernel != kernel);
+        if self.kernel != kernel {
+            return Some(self);
+        }
+        let last = self.earlier.pop()?;
+        Some(Trial { earlier: self.earlier, ..last })
     }
 }

@@ -53,7 +53,10 @@ pub fn variable(root: &Root, name: &str, vendor: &str) -> Result<Option<Vec<u8>>
     // Every value is preceded by four bytes of attributes.
     match bytes.split_at_checked(4) {
         Some((_, value)) => Ok(Some(value.to_vec())),
-        None => Err(root.fail_read("read", &path, io::Error::other("it is too short for a variable"))),
+        None => {
+            let short = io::Error::new(io::ErrorKind::InvalidData, "it is too short for a variable");
+            Err(root.fail_read("read", &path, short))
+        }
     }
 }
 
@@ -130,7 +133,7 @@ fn make_mutable(root: &Root, path: &std::path::Path) -> Result<(), FileError> {
     }
 }
 
-fn path_of(name: &str, vendor: &str) -> PathBuf {
+pub fn path_of(name: &str, vendor: &str) -> PathBuf {
     PathBuf::from(format!("{VARIABLES}/{name}-{vendor}"))
 }
 

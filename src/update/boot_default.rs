@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::engine::{INDEX_DEADLINE, Order};
-use super::{boot_files, engine, publish, trial};
+use super::publish::{self, both};
+use super::{boot_files, engine, trial};
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
 use crate::decide::mark_booted::lost_on_running;
@@ -98,7 +99,7 @@ pub fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -
     // The worker resumes what a power cut interrupted. It ends at once if there is nothing to do.
     let request = || context.root.write(REQUEST, b"", 0o644).map(drop).map_err(anyhow::Error::from);
     if !tree.modules.is_empty() || tree.unreadable.is_some() {
-        done = done.and(request());
+        done = both(done, request());
     }
     if let Some(limit) = within {
         let code = if done.is_ok() { exit::OK } else { exit::ATTENTION };
@@ -115,7 +116,7 @@ pub fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -
     match lock {
         Ok(_lock) => repair_indexes(context, cache, &mut seen),
         // The run that holds the lock repairs them too.
-        Err(e) => done = Err(e.into()),
+        Err(e) => done = both(done, Err(e.into())),
     }
     let document = observe_with(context, cache);
     let known = seen.record.as_ref().and_then(|record| record.verdict.as_ref());
@@ -124,13 +125,13 @@ pub fn at_boot(context: &Context, cache: &mut Cache, within: Option<Duration>) -
     let is_news = known.is_some_and(|verdict| *verdict != document.verdict.to_string());
     let requires = seen.assessment.needs.iter().any(|need| need.class > Importance::Optional);
     if tree.modules.is_empty() && (is_news || requires) {
-        done = done.and(request());
+        done = both(done, request());
     }
     match seen.system.modules_on_kernels.iter().any(ModuleOnKernel::is_conf_unread) {
         true => {
             tracing::info!("a dkms.conf must be evaluated first: clr-dkms.service writes the report")
         }
-        false => done = done.and(publish::write(context, &document).map_err(anyhow::Error::from)),
+        false => done = both(done, publish::write(context, &document).map_err(anyhow::Error::from)),
     }
     if let Err(e) = cache.save(&context.root) {
         tracing::debug!("{e}; the worker repeats these checks");
@@ -169,6 +170,11 @@ pub fn may_mark_booted(context: &Context, cache: &mut Cache) -> u8 {
     {
         let kernel = on_trial.kernel.as_str();
         tracing::info!("{kernel} is not marked as booted: it is on trial");
+        return exit::ATTENTION;
+    }
+    // The running kernel may be the one on trial. The next run of the worker repairs the record.
+    if let Some(fault) = &seen.system.trial.fault {
+        tracing::warn!("the running kernel is not marked as booted: {fault}");
         return exit::ATTENTION;
     }
     let can_tell = Usage::can_tell(&context.root);

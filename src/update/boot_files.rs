@@ -187,6 +187,11 @@ pub fn refresh(
             (BootRecord { error, waiting, ..last }, false, false)
         }
     };
+    if assessment.is_tried_once() {
+        // When the trial is over, clr-boot-manager has to run without restrictions, even if nothing else
+        // changes.
+        boot.inputs = None;
+    }
     let is_known = assessment.unknown.is_none() && boot.error.is_none();
     if is_known && boot.parts.is_empty() && boot.waiting.is_empty() {
         boot.parts = inputs::parts(&context.root);

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::boot_default::Observed;
 use super::engine::Order;
 use super::progress::ProgressMode;
-use super::sequence;
+use super::{sequence, trial};
 use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
@@ -79,14 +79,14 @@ impl OverrideResult {
 pub struct Request {
     /// All requests, in place of the earlier ones.
     pub wishes: AdminOverrides,
-    /// The failed trial is to be forgotten. A run prepares another one if the kernel has to show again that
-    /// it works.
-    pub try_again: bool,
+    /// The kernel whose failed trial is to be forgotten. A run prepares another one if the kernel has to show
+    /// again that it works.
+    pub try_again: Option<String>,
 }
 
 impl From<AdminOverrides> for Request {
     fn from(wishes: AdminOverrides) -> Request {
-        Request { wishes, try_again: false }
+        Request { wishes, try_again: None }
     }
 }
 
@@ -117,7 +117,7 @@ pub fn change(
     let Some(Request { mut wishes, try_again }) = request else {
         let known = seen.system.wishes.clone();
         return Ok(match dry_run {
-            true => OverrideResult { exit_code: exit::OK, ..foretold(context, seen, known, false, false) },
+            true => OverrideResult { exit_code: exit::OK, ..foretold(context, seen, known, false, None) },
             false => OverrideResult::new(&seen, dry_run, exit::OK),
         });
     };
@@ -125,14 +125,14 @@ pub fn change(
     let is_damaged = wishes.fault.take().is_some() || seen.system.wishes.fault.is_some();
     let is_new = is_damaged || wishes != seen.system.wishes;
     if dry_run {
-        return Ok(foretold(context, seen, wishes, is_new, try_again));
+        return Ok(foretold(context, seen, wishes, is_new, try_again.as_deref()));
     }
     // If the boot default has changed since, the same override is carried out again.
     let is_done = seen.assessment.is_carried_out() || !seen.assessment.acts;
-    if try_again {
-        context.root.remove(TRIAL)?;
+    if let Some(kernel) = &try_again {
+        trial::try_again(&context.root, &seen.system, kernel)?;
     }
-    if !is_new && is_done && !try_again {
+    if !is_new && is_done && try_again.is_none() {
         let code = if wishes.is_empty() { exit::OK } else { code_of(&seen) };
         return Ok(OverrideResult::new(&seen, dry_run, code));
     }
@@ -162,7 +162,7 @@ pub fn change(
         _ => done.code,
     };
     Ok(OverrideResult {
-        changed: is_new || try_again,
+        changed: is_new || try_again.is_some(),
         wishes,
         default: document.guard.default,
         boots_next: document.guard.boots_next,
@@ -215,7 +215,7 @@ fn foretold(
     mut seen: Observed,
     wishes: AdminOverrides,
     is_new: bool,
-    is_retried: bool,
+    retried: Option<&str>,
 ) -> OverrideResult {
     let file = context.root.shown_path(WISHES);
     let mut lines = match (is_new, wishes.is_empty()) {
@@ -227,9 +227,9 @@ fn foretold(
         lines.extend(wishes.hold.iter().map(|kernel| format!("  hold {kernel}{}", wishes.held)));
         lines.extend(wishes.allowed.iter().map(|allowance| format!("  allow {allowance}")));
     }
-    if is_retried {
+    if let Some(kernel) = retried {
         lines.push(format!("would forget the failed trial in {}", context.root.shown_path(TRIAL).display()));
-        seen.system.trial.recorded = None;
+        seen.system.trial.recorded = seen.system.trial.recorded.and_then(|trial| trial.without(kernel));
     }
     seen.system.wishes = wishes;
     seen.assessment = assess(&seen.system, &context.settings, seen.record.as_ref());
@@ -240,7 +240,7 @@ fn foretold(
     });
     let code = code_of(&seen);
     OverrideResult {
-        changed: is_new || is_retried,
+        changed: is_new || retried.is_some(),
         foretold: lines,
         ..OverrideResult::new(&seen, true, code)
     }

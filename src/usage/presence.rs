@@ -31,12 +31,14 @@ impl Presence<'_> {
         }
     }
 
-    /// The first use of a module that should be there and is not. A cable may be unplugged and a display
-    /// switched off: an interface that exists counts in place of its route, and a display is not looked for.
+    /// The first use of a module that should be there and is not. A boot does without a filesystem that is
+    /// mounted with `nofail`, for example one on a disk that is unplugged. A cable may be unplugged and a
+    /// display switched off: an interface that exists counts in place of its route, and a display is not
+    /// looked for.
     pub fn missing<'n>(&self, need: &'n Requirement) -> Option<&'n Use> {
         need.why.iter().find(|what| match what {
             Use::Mount { point, .. } => self.at_boot.contains(point) && !self.mounted.contains(point),
-            Use::Pool { pool } => !self.root.lookup(format!("/proc/spl/kstat/zfs/{pool}")).is_there(),
+            Use::Pool { pool } => self.root.lookup(format!("/proc/spl/kstat/zfs/{pool}")).is_absent(),
             Use::DefaultRoute { interface } => !self.has_route && !self.has_interface(interface, need),
             Use::Swap { .. }
             | Use::Display
@@ -69,7 +71,8 @@ fn mounted_at_boot(line: &str) -> Option<String> {
     let mut fields = line.split_ascii_whitespace();
     let point = fields.nth(1).filter(|point| point.starts_with('/'))?;
     let mut options = fields.nth(1).unwrap_or_default().split(',');
-    let is_later = options.any(|option| ["noauto", "x-systemd.automount"].contains(&option));
+    let is_later = options.any(|option| ["noauto", "nofail", "x-systemd.automount"].contains(&option));
+    let point = Some(point.trim_end_matches('/')).filter(|point| !point.is_empty()).unwrap_or("/");
     (!is_later).then(|| unescaped(point))
 }
 
@@ -82,8 +85,11 @@ mod tests {
         for (line, point) in [
             ("/dev/sda1 /data ext4 defaults 0 2", Some("/data")),
             ("/dev/sda1 /my\\040data ext4", Some("/my data")),
+            ("/dev/sda1 /data/ ext4", Some("/data")),
+            ("/dev/sda1 / ext4", Some("/")),
             ("/dev/sda1 /data ext4 ro,noauto", None),
-            ("/dev/sda1 /data ext4 x-systemd.automount,nofail 0 0", None),
+            ("/dev/sda1 /data ext4 ro,nofail", None),
+            ("/dev/sda1 /data ext4 x-systemd.automount 0 0", None),
             ("/dev/sda2 none swap sw 0 0", None),
             ("short", None),
             ("", None),

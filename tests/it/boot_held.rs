@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::boot::{A_ENTRY, B_ENTRY, LOADER, path};
 use crate::support::guard::{FAILS_ON_B, ID_A, ID_B};
+use crate::support::machine::CLEAR;
 use crate::support::{A, B, TestRoot, few_or};
 
 /// A kernel before [`A`], and one after [`B`].
@@ -300,7 +301,7 @@ fn a_good_entry_is_not_replaced_by_one_that_refuses_a_critical_module() {
 fn a_good_entry_is_not_replaced_by_one_that_locks_the_kernel_down() {
     let root = TestRoot::proven().faithful();
     let locked = "CONFIG_SECURITY_LOCKDOWN_LSM=y\nCONFIG_SECURITY_LOCKDOWN_LSM_EARLY=y";
-    root.config(B, CLEAR.replace("# CONFIG_SECURITY_LOCKDOWN_LSM is not set", locked));
+    root.config(B, &CLEAR.replace("# CONFIG_SECURITY_LOCKDOWN_LSM is not set", locked));
     root.post_update().code(0);
     let fragment = "etc/kernel/cmdline.d/lock.conf";
     let run = root.file(fragment, "lockdown=integrity\n").post_update();

@@ -3,9 +3,14 @@
 use serde_json::{Value, json};
 
 use crate::support::boot::{A_ENTRY, B_ENTRY};
-use crate::support::guard::{ID_A, ID_B};
+use crate::support::guard::{FAILS_ON_B, ID_A, ID_B};
 use crate::support::tree::difference;
 use crate::support::{A, B, Run, TestRoot};
+
+/// A kernel after [`B`].
+const C: &str = "6.15.9-1593.native";
+const C_ENTRY: &str = "Clear-linux-native-6.15.9-1593.conf";
+const ID_C: &str = "org.clearlinux.native.6.15.9-1593";
 
 pub(crate) const RECORD: &str = "var/lib/clr-dkms/trial.json";
 pub(crate) const ONE_SHOT: &str =
@@ -91,8 +96,13 @@ fn a_new_kernel_is_booted_once_and_becomes_the_default_when_it_works() {
     assert_next(&root, ID_A, None, ["held", A, "running"]);
     root.run("clr-dkms", &MARK).code(1).says(&["it is on trial"]);
     root.run("clr-dkms", &ASSERT).code(0);
-    root.post_update();
+    // Nothing is wrong yet.
+    root.post_update().code(0);
     assert_next(&root, ID_A, None, ["held", A, "running"]);
+    // A module that is being initialised does not work yet.
+    works(&root);
+    root.file("proc/modules", "hello 16384 1 - Loading 0x0000000000000000 (OE)\n");
+    root.run("clr-dkms", &MARK).code(1);
 
     works(&root);
     check(&root).code(0).says(&[&format!("kernel {B} works: its trial is over")]);
@@ -113,9 +123,7 @@ fn what_is_critical_does_not_work() {
     for (change, why) in cases {
         let root = booted(armed(), B, "2");
         change(&root);
-        check(&root)
-            .code(1)
-            .says(&[&format!("kernel {B} does not work: hello is critical, and {why}; {A} boots next")]);
+        check(&root).code(1).says(&[&format!("kernel {B} does not work: hello is critical, and {why}")]);
         root.post_update();
         root.run("clr-dkms", &MARK).code(1);
         assert_next(&root, ID_A, None, ["held", A, "failed"]);
@@ -332,6 +340,137 @@ fn the_machine_is_not_rebooted_where_that_is_not_safe() {
     check(&root).code(1).says(&["it is not certain that kernel"]);
 }
 
+/// An update has brought [`C`].
+fn updated_again(root: &TestRoot) -> &TestRoot {
+    root.kernel(C).headers(C).tip(C)
+}
+
+#[test]
+fn another_new_kernel_waits_until_the_trial_is_over() {
+    for builds in [true, false] {
+        let root = booted(armed(), B, "2");
+        updated_again(&root);
+        if !builds {
+            root.behave(&FAILS_ON_B.replace("1592", "1593"));
+        }
+        root.post_update();
+        root.run("clr-dkms", &ASSERT);
+        assert_next(&root, ID_A, None, ["held", A, "running"]);
+        assert_eq!(status(&root)["guard"]["trial"]["kernel"], B);
+        root.run("clr-dkms", &MARK).code(1);
+        works(&root);
+        check(&root).code(0);
+        root.run("clr-dkms", &MARK).code(0);
+        root.file(&format!("var/lib/kernel/k_booted_{B}"), "").post_update();
+        match builds {
+            true => assert_next(&root, ID_B, Some(C_ENTRY), ["reboot-pending", C, "armed"]),
+            false => assert_next(&root, ID_B, None, ["held", B, "null"]),
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_failed_is_not_the_one_to_return_to() {
+    for is_booted in [true, false] {
+        let root = booted(armed(), B, "2");
+        check(&root).code(1);
+        root.post_update().code(1);
+        let root = if is_booted { root } else { booted(root, A, "3") };
+        if !is_booted {
+            works(&root).post_update().code(1);
+        }
+        // What does not work on B has to work on C.
+        updated_again(&root).post_update();
+        for _ in 0..2 {
+            assert_next(&root, ID_A, Some(C_ENTRY), ["reboot-pending", C, "armed"]);
+            assert_eq!(status(&root)["guard"]["trial"]["fallback"], A);
+            root.run("clr-dkms", &ASSERT);
+            root.post_update();
+        }
+        // C does not come up, and goes away.
+        let root = booted(root, A, "4");
+        works(&root).post_update();
+        assert_next(&root, ID_A, None, ["held", A, "unfinished"]);
+        root.remove(&format!("usr/lib/kernel/{ID_C}"));
+        root.link("usr/lib/kernel/default-native", ID_B);
+        root.post_update();
+        assert_next(&root, ID_A, None, ["held", A, "failed"]);
+        assert_eq!(status(&root)["guard"]["trial"]["kernel"], B);
+        root.run("clr-dkms", &["allow", B]).code(0);
+        assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+    }
+}
+
+#[test]
+fn a_kernel_that_was_the_default_before_its_trial_becomes_it_again() {
+    let root = updated();
+    root.conf("[boot]\ntrial = no\n").post_update().code(0);
+    assert_eq!(root.boot_default(), ID_B);
+    root.conf("").post_update();
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+    let root = booted(root, B, "2");
+    works(&root);
+    check(&root).code(0);
+    root.post_update().code(0);
+    assert_next(&root, ID_B, None, ["healthy", B, "null"]);
+}
+
+#[test]
+fn what_is_unknown_is_not_taken_for_working() {
+    let root = booted(armed(), B, "2");
+    root.file("etc/fstab", vec![b'x'; 20 << 20]);
+    check(&root).code(3).says(&["whether kernel", "works cannot be determined", "etc/fstab"]);
+    assert!(root.has(RECORD));
+    root.run("clr-dkms", &MARK).code(1);
+    // A dkms.conf that cannot be evaluated does not tell which files count.
+    let root = booted(armed(), B, "2");
+    works(&root).loads(&[]).file("usr/src/hello-1.0/dkms.conf", "while :; do :; done\n");
+    root.run("clr-dkms", &MARK).code(1);
+    check(&root);
+    assert!(root.has(RECORD));
+}
+
+#[test]
+fn a_failed_trial_is_not_forgotten_with_a_proof_that_is_lost() {
+    let root = booted(armed(), A, "2");
+    works(&root).post_update();
+    assert_next(&root, ID_A, None, ["held", A, "unfinished"]);
+    // swupd restored its own modules.dep.
+    root.file(&format!("usr/lib/modules/{B}/modules.dep"), "");
+    root.run("clr-dkms", &ASSERT);
+    assert!(root.has(RECORD));
+    root.post_update();
+    assert_next(&root, ID_A, None, ["held", A, "unfinished"]);
+}
+
+/// The boot loader does not delete the variable before a kexec.
+#[test]
+fn a_variable_that_is_still_there() {
+    for is_good in [true, false] {
+        let root = armed().running(B);
+        root.loads(&[]).mounts(&[]).file("proc/sys/kernel/random/boot_id", "2\n");
+        if is_good {
+            works(&root);
+        }
+        check(&root).code(if is_good { 0 } else { 1 });
+        assert_eq!(one_shot(&root), None);
+        root.post_update();
+        assert_eq!(root.boot_default(), if is_good { ID_B } else { ID_A });
+    }
+}
+
+#[test]
+fn a_module_that_an_admin_gives_up_after_the_trial() {
+    let root = booted(armed(), B, "2");
+    check(&root).code(1);
+    root.post_update().code(1);
+    root.run("clr-dkms", &["allow", B, "--without", "hello", "--yes", "--force"]);
+    assert_eq!(root.boot_default(), ID_B);
+    // In the next boot nothing is left to be checked.
+    check(&root).code(0);
+    assert!(!root.has(RECORD));
+}
+
 #[test]
 fn a_variable_that_cannot_be_written() {
     let root = updated();
@@ -344,7 +483,10 @@ fn a_variable_that_cannot_be_written() {
     run.code(1).says(&["LoaderEntryOneShot", "Read-only file system", "`trial = no`"]);
     assert_next(&root, ID_A, None, ["degraded", A, "armed"]);
     assert!(status(&root)["problems"][0].as_str().unwrap().contains("cannot be booted on trial"));
-    // The next run tries again.
+    // It was not booted, so it has not failed. The next run tries again.
+    let root = booted(root, A, "2");
+    works(&root);
+    assert_next(&root, ID_A, None, ["degraded", A, "armed"]);
     root.post_update().code(0);
     assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
 }

@@ -1,7 +1,7 @@
 //! How long a run takes that finds nothing to do, and an answer that scripts wait for.
 //!
-//! Machines differ in speed, so a limit is a multiple of what another program takes for the same question on the
-//! same tree, in the same test. `make bench` prints the times themselves.
+//! Machines differ in speed, so a limit is a multiple of what another program takes for the same question on
+//! the same tree, in the same test. `make bench` prints the times themselves.
 
 use std::fs;
 use std::process::{Command, Stdio};

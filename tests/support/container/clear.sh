@@ -83,7 +83,7 @@ UNIT
     unit dkms-new-kernel.service <<<$'[Unit]\nBindsTo=update-triggers.target\n[Service]\nType=oneshot\nExecStart=/usr/bin/touch /run/stock-new-kernel\n'
     unit dkms-remove-old.service <<<$'[Unit]\nBindsTo=update-triggers.target\nAfter=dkms-new-kernel.service\n[Service]\nType=oneshot\nExecStart=/usr/bin/touch /run/stock-remove-old\n'
     unit swupd-update.service <<<$'[Service]\nType=oneshot\nExecStart=/usr/bin/swupd update\n'
-    unit clr-boot-manager-booted.service <<<$'[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/clr-boot-manager report-booted\n'
+    unit clr-boot-manager-booted.service <<<$'[Service]\nType=oneshot\nExecStart=/usr/bin/clr-boot-manager report-booted\n'
     for name in motd-trigger dkms-new-kernel dkms-remove-old; do
         ln -s "../$name.service" "$root/usr/lib/systemd/system/update-triggers.target.wants/"
     done

@@ -52,7 +52,7 @@ unit motd-trigger.service <<<$'[Unit]\nBindsTo=update-triggers.target\n[Service]
 unit dkms-new-kernel.service <<<$'[Unit]\nBindsTo=update-triggers.target\n[Service]\nType=oneshot\nExecStart=/usr/bin/touch /run/stock-new-kernel\n'
 unit dkms-remove-old.service <<<$'[Unit]\nBindsTo=update-triggers.target\nAfter=dkms-new-kernel.service\n[Service]\nType=oneshot\nExecStart=/usr/bin/touch /run/stock-remove-old\n'
 unit swupd-update.service <<<$'[Service]\nType=oneshot\nExecStart=/usr/bin/swupd update\n'
-unit clr-boot-manager-booted.service <<<$'[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/clr-boot-manager report-booted\n'
+unit clr-boot-manager-booted.service <<<$'[Service]\nType=oneshot\nExecStart=/usr/bin/clr-boot-manager report-booted\n'
 cp "$here/files/vm-agent.service" "$units/"
 for name in motd-trigger dkms-new-kernel dkms-remove-old; do wanted_by update-triggers.target "$name.service"; done
 wanted_by multi-user.target clr-boot-manager-booted.service

@@ -75,7 +75,7 @@ pub(super) fn trial() -> Vec<Scene> {
                 TrialFails(Failing::ByItself, B, "failed"),
                 Is(Route(false)),
                 Is(Marked(B, false)),
-                Is(NoFailedUnit),
+                run("", "! systemctl is-failed -q clr-dkms-trial.service"),
                 run("", says),
                 Reboot,
                 Is(Runs(A)),
