@@ -60,6 +60,9 @@ pub(crate) fn keep(dir: &Path, scene: &str, rows: &[Row], seconds: u64) -> Outco
         .map_err(|e| e.to_string())
 }
 
+/// Situation, prediction, outcome and differences, as they are kept.
+type Cells = (String, String, String, Vec<String>);
+
 /// The rows of the last run of each scene with one clr-boot-manager, by scene.
 struct Kept {
     by: String,
@@ -74,7 +77,7 @@ impl Kept {
         let (mut rows, mut seconds) = (Vec::new(), 0);
         for scene in scenes::all() {
             let Ok(kept) = fs::read(dir.join(format!("{}.json", scene.name))) else { continue };
-            let (took, kept): (u64, Vec<(String, String, String, Vec<String>)>) =
+            let (took, kept): (u64, Vec<Cells>) =
                 serde_json::from_slice(&kept).map_err(|e| format!("{}: {e}", scene.name))?;
             seconds += took;
             let name = scene.name;
