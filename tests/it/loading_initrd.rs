@@ -155,6 +155,14 @@ fn initrds_are_read_without_any_module_of_dkms() {
     root.post_update();
     assert_eq!(root.boot_default(), ID_A);
     assert_eq!(root.guard()["lacking"][0]["module"], format!("initrd/{B}"));
+    // What an initrd contains that cannot be read is unknown.
+    root.file(&format!("etc/kernel/initrd-{ID_A}"), "garbage").post_update();
+    assert_eq!(root.boot_default(), ID_A);
+    let lacking = root.guard()["lacking"][0].clone();
+    assert_eq!((&lacking["module"], &lacking["state"]), (&format!("initrd/{B}").into(), &"unknown".into()));
+    root.file(&format!("usr/lib/modules/{B}/modules.builtin"), "kernel/drivers/nvme/host/nvme.ko\n");
+    root.post_update();
+    assert_eq!(root.boot_default(), ID_B);
 }
 
 #[test]
